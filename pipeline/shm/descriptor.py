@@ -1,0 +1,108 @@
+"""The 64-byte descriptor: what one worker tells another about a piece of a slot.
+
+One record layout serves every edge of the pipeline, so that a consumer walks a burst
+with one precompiled ``Struct.iter_unpack`` into locals. Each kind below says which
+fields it uses; all others are zero. Addresses are IPv4 as host integers, ``ports`` is
+``guest_port << 16 | remote_port``, lengths and offsets are bytes, offsets count from
+the start of the slot.
+
+A *range* is a run of TCP payload that lies in a slot in equal pieces (after GRO each
+piece still has its own headers before it). Byte ``i`` of the range lies at
+``off + ((skip + i) // gso_size) * stride + (skip + i) % gso_size`` for 0 <= i < len.
+A range in one piece has ``gso_size >= skip + len`` (any stride).
+
+::
+
+    0     1     2     4      6        8    12  16  20   24   28  32  36  40
+    kind  flags link  stride gso_size slot off len skip flow seq ack wnd ts_val
+    44     48         52          56    60
+    ts_ecr guest_addr remote_addr ports aux
+"""
+
+from struct import Struct
+from typing import Final
+
+DESCRIPTOR: Final = Struct("<BBHHHIIIIIIIIIIIIII")
+DESCRIPTOR_BYTES: Final = DESCRIPTOR.size
+
+NO_SLOT: Final = 0xFFFFFFFF
+"""Value of ``slot`` in a record that carries no reference to a slot."""
+
+# --- ingress -> demux -------------------------------------------------------------
+FRAME: Final = 1
+"""One Ethernet frame from a guest. link, slot, off, len (both from the Ethernet header on)."""
+TCP_RANGE: Final = 2
+"""In-order TCP/IPv4 segments of one flow, merged by GRO, checksums verified. Also demux -> tcp.
+
+link, flags (TCP flags, OR over the run), slot, off (first payload byte), stride, gso_size,
+len (payload), skip=0, seq, ack, wnd (raw, of the last segment), ts_val, ts_ecr,
+guest_addr, remote_addr, ports, aux = options_off << 16 | frame_off | has_timestamps << 15
+packed by pack_run_aux(): see below. flow = number of wire segments in the run.
+"""
+LINK_UP: Final = 3
+"""A guest link was attached. link, aux = MTU of the link (0 = default)."""
+LINK_DOWN: Final = 4
+"""A guest link is gone: forget its MACs and neighbours. link."""
+
+# --- demux, tcp -> ingress ----------------------------------------------------------
+FRAME_OUT: Final = 10
+"""One whole Ethernet frame to a guest. link, slot, off, len. The reference goes with it."""
+NEIGHBOR: Final = 11
+"""guest_addr is reached through link with the MAC in seq (high 32 bits) and ack (low 16 bits)."""
+NEIGHBOR_GONE: Final = 12
+"""guest_addr has no neighbour any more."""
+TCP_OUT: Final = 13
+"""A TCP range to a guest, headers not yet made; GSO cuts it at gso_size.
+
+flags, gso_size (payload bytes a segment, >0 when len>0; MSS option value when SYN), slot/off/len
+(slot NO_SLOT when len is 0), seq, ack, link = window field as on the wire, ts_val, ts_ecr,
+guest_addr, remote_addr, ports, stride = option bits (OUT_*). SACK blocks, as many as the bits
+say: (skip, flow), (wnd, aux), and when len is 0 also (slot, off).
+Ownership of the slot stays with the tcp worker: the consumer has read the bytes for good
+when it releases the ring entry (the ring's cons_idx is the completion).
+"""
+OUT_TIMESTAMPS: Final = 0x01
+OUT_SACK_SHIFT: Final = 1
+"""Bits 1-2 of stride: number of SACK blocks (0-3)."""
+OUT_SACK_PERMITTED: Final = 0x08
+OUT_WINDOW_SCALE: Final = 0x10
+OUT_WINDOW_SCALE_SHIFT: Final = 8
+"""Bits 8-11 of stride: shift count of the window scale option."""
+
+# --- demux <-> egress, demux <-> resolver ---------------------------------------------
+UDP_DATA: Final = 20
+"""One UDP payload. flow, slot, off, len, guest_addr, remote_addr, ports, link.
+
+From egress and resolver at least 64 bytes before off in the slot belong to the record (headers).
+A guest_addr of 255.255.255.255 from the resolver is sent to the broadcast MAC of that link.
+"""
+UDP_CLOSE: Final = 21
+"""The flow is over (idle, evicted or refused). flow."""
+DIAL: Final = 22
+"""egress -> demux -> tcp: connect to a guest. flow (allocated by egress, bit 31 set), guest_addr,
+ports (guest port; remote port 0 until demux has chosen it), remote_addr (0 until demux has), aux = egress index."""
+DIAL_FAILED: Final = 23
+"""demux -> egress or tcp -> egress: no such guest, or it refused. flow, aux = errno."""
+
+# --- tcp <-> egress -----------------------------------------------------------------
+CONNECT: Final = 30
+"""Open a host connection. flow, guest_addr, remote_addr, ports, gso_size = MSS towards the guest, link."""
+CONNECTED: Final = 31
+"""The host connection of flow stands. (egress -> tcp; tcp -> egress for a dialled guest.)"""
+CONNECT_FAILED: Final = 32
+"""flow, aux = errno."""
+TO_HOST: Final = 33
+"""A range of guest bytes for the host socket. flow, slot, off, stride, gso_size, skip, len. Reference moves."""
+TAKEN: Final = 34
+"""The host socket took len bytes of flow (since the last TAKEN)."""
+TO_GUEST: Final = 35
+"""Host bytes for the guest, in one piece. flow, slot, off, len. Reference moves."""
+SHUTDOWN: Final = 36
+"""End of stream behind all bytes sent so far: FIN from the guest, or EOF from the host. flow."""
+ABORT: Final = 37
+"""Reset: the other side was reset. flow, aux = errno (0 = reset). The receiver forgets the flow."""
+CLOSED: Final = 38
+"""tcp -> egress: both directions have ended and the engine keeps nothing of flow."""
+
+FLOW_FROM_EGRESS: Final = 0x80000000
+"""Set in flow numbers that egress allocated (dialled and forwarded flows)."""
