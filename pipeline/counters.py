@@ -1,0 +1,66 @@
+"""THE table of counters: every number the program keeps, with its unit and meaning.
+
+One row serves the code, ``/stats``, the Prometheus page and the documentation. A row's
+position is its index in each worker's shared-memory block (:class:`CounterBlock`): the
+worker alone writes its block, anybody may read it. Names are
+``<layer>_<object>_<event>``; drops end in their cause.
+"""
+
+from typing import Final, NamedTuple
+
+
+class Counter(NamedTuple):
+    """One row: ``kind`` is "counter" (only grows) or "gauge" (a level)."""
+
+    name: str
+    unit: str
+    help: str
+    kind: str = "counter"
+
+
+TABLE: Final[tuple[Counter, ...]] = (
+    # --- links and ingress --------------------------------------------------------
+    Counter("link_bytes_from_guest", "bytes", "bytes of frames received from guests, Ethernet header included"),
+    Counter("link_bytes_to_guest", "bytes", "bytes of frames sent to guests, Ethernet header included"),
+    Counter("link_frames_from_guest", "frames", "frames received from guests"),
+    Counter("link_frames_to_guest", "frames", "frames sent to guests"),
+    Counter("link_guest_connected", "links", "guest links attached"),
+    Counter("link_guest_disconnected", "links", "guest links ended"),
+    Counter("link_frame_dropped_backlog_full", "frames", "frames to a guest that does not read, while others do"),
+    Counter("link_frame_dropped_no_neighbor", "frames", "frames to an address that no guest has"),
+    Counter("link_frame_dropped_oversized", "frames", "frames longer than the framing allows; the link is closed"),
+    Counter("link_frame_dropped_runt", "frames", "frames shorter than an Ethernet header"),
+    Counter("link_reads_paused_no_slot", "events", "times a link was not read because no slot was free"),
+    # --- demux: Ethernet, ARP, IPv4, ICMP, UDP -------------------------------------
+    # --- tcp ------------------------------------------------------------------------
+    # --- egress: host sockets ---------------------------------------------------------
+    # --- listen: port forwards --------------------------------------------------------
+    # --- resolver: DHCP, DNS ----------------------------------------------------------
+)
+
+INDEX: Final[dict[str, int]] = {row.name: index for index, row in enumerate(TABLE)}
+
+
+class CounterBlock:
+    """One worker's counters in shared memory: ``counts[INDEX[name]] += n``.
+
+    ``counts`` is a memoryview of 64-bit words. Hot code takes the index once at import
+    and adds in place; ``add`` is for the rest.
+    """
+
+    BYTES: Final = (len(TABLE) * 8 + 63) // 64 * 64
+
+    def __init__(self, buf: memoryview) -> None:
+        self.counts = buf[: len(TABLE) * 8].cast("Q")
+
+    def add(self, name: str, n: int = 1) -> None:
+        """Add n to the counter called name; KeyError if the table has no such row."""
+        self.counts[INDEX[name]] += n
+
+    def set(self, name: str, value: int) -> None:
+        """Set the gauge called name."""
+        self.counts[INDEX[name]] = value
+
+    def snapshot(self) -> dict[str, int]:
+        """All counters of this block by name."""
+        return dict(zip(INDEX, self.counts.tolist(), strict=True))
