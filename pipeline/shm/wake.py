@@ -1,0 +1,185 @@
+"""Sleep and wake between worker processes, without a system call while everybody is busy.
+
+Each worker has one bell: a cache line in the segment with two words, and a waiter (eventfd
+or semaphore) that the kernel knows. The protocol between one sleeper and any number of
+ringers, which is Dekker's with the flag on one side and the rings on the other::
+
+    sleeper                              ringer
+    sleeping = 1                         publish (prod_idx = n)
+    full fence                           full fence
+    any ring pending? -> awake, work     sleeping == 1? -> sleeping = 0, post
+    waiter.wait(min(deadline, MAX_SLEEP))
+    sleeping = 0
+
+Without both fences each side may read the other's word before its own store is visible, and
+the sleeper misses an entry that nobody rings for. The ringer clears the flag so that only one
+of a burst pays for the system call. A ringer that is held up between its test and its clear
+may wipe out a later announcement; it posts afterwards in any case, so the sleeper comes back,
+at the latest after MAX_SLEEP if that ringer died right there. Posts that find nobody asleep
+cost one empty breath and are never counted up: a waiter forgets all of them at once.
+
+===============  ========  ==========================================================
+sleeper is       sleeping  a ringer
+===============  ========  ==========================================================
+awake            0         does nothing
+announced        1         clears and posts; the sleeper then does not block
+asleep           1         clears and posts; the sleeper wakes
+being woken      0         does nothing: the post is on its way
+===============  ========  ==========================================================
+"""
+
+import os
+import select
+from typing import Final, Protocol
+
+import posix_ipc
+
+from pipeline.shm.fence import full_fence
+
+BELL_BYTES: Final = 64
+"""A bell has a cache line of its own."""
+MAX_SLEEP: Final = 1.0
+"""Seconds a worker sleeps at most, whatever its deadline: the net under the handshake."""
+
+_SLEEPING: Final = 0
+_CONTROL: Final = 1
+
+
+class Waiter(Protocol):
+    """What a sleeper blocks on. Made before the fork, so that every process can post."""
+
+    def post(self) -> None:
+        """Wake the sleeper, or keep its next wait from blocking."""
+        ...
+
+    def wait(self, timeout: float) -> bool:
+        """Block until a post, at most timeout seconds; whether there was one. Forgets all posts so far."""
+        ...
+
+    def close(self) -> None:
+        """Give this process's handle back."""
+        ...
+
+
+class SemaphoreWaiter:
+    """A POSIX semaphore, for workers that hold no sockets.
+
+    Its name is gone before the constructor returns. The timed wait of POSIX counts on the
+    wall clock: a clock set back during a sleep prolongs that one sleep until the next post.
+    """
+
+    def __init__(self) -> None:
+        self._semaphore = posix_ipc.Semaphore(None, posix_ipc.O_CREX, mode=0o600, initial_value=0)
+        self._semaphore.unlink()
+
+    def post(self) -> None:
+        """Raise the semaphore by one."""
+        self._semaphore.release()
+
+    def wait(self, timeout: float) -> bool:
+        """Block at most timeout seconds. A signal ends the wait early, as if nobody had posted."""
+        semaphore = self._semaphore
+        try:
+            semaphore.acquire(timeout if timeout > 0 else 0)
+            while semaphore.value:
+                semaphore.acquire(0)
+        except (posix_ipc.BusyError, posix_ipc.SignalError):
+            return False
+        return True
+
+    def close(self) -> None:
+        """Unmap the semaphore in this process."""
+        self._semaphore.close()
+
+
+class EventfdWaiter:
+    """A file descriptor to put into epoll, for workers that hold sockets.
+
+    An eventfd where the system has it, else a pipe. Register ``fileno()`` for reading
+    (level-triggered) and call ``clear()`` when it is reported.
+    """
+
+    def __init__(self) -> None:
+        if hasattr(os, "eventfd"):
+            self._read_fd = self._write_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        else:
+            self._read_fd, self._write_fd = os.pipe()
+            os.set_blocking(self._read_fd, False)
+            os.set_blocking(self._write_fd, False)
+
+    def fileno(self) -> int:
+        """The descriptor that becomes readable with a post."""
+        return self._read_fd
+
+    def post(self) -> None:
+        """Make the descriptor readable."""
+        try:
+            os.write(self._write_fd, b"\1\0\0\0\0\0\0\0")
+        except BlockingIOError:
+            return  # a full pipe is readable already, which is all that a post wants
+
+    def clear(self) -> bool:
+        """Forget all posts so far; whether there was one."""
+        posted = False
+        try:
+            while os.read(self._read_fd, 4096):
+                posted = True
+                if self._read_fd == self._write_fd:  # one read empties an eventfd
+                    break
+        except BlockingIOError:
+            return posted
+        return posted
+
+    def wait(self, timeout: float) -> bool:
+        """Block at most timeout seconds, and clear."""
+        poll = select.poll()
+        poll.register(self._read_fd, select.POLLIN)
+        poll.poll(max(timeout, 0.0) * 1000)
+        return self.clear()
+
+    def close(self) -> None:
+        """Close the descriptors in this process."""
+        os.close(self._read_fd)
+        if self._write_fd != self._read_fd:
+            os.close(self._write_fd)
+
+
+class Bell:
+    """One worker's bell. The worker itself announces and waits, all others ring."""
+
+    def __init__(self, line: memoryview, waiter: Waiter) -> None:
+        """``line`` is BELL_BYTES of the segment, zero at the start."""
+        self._words = line[:BELL_BYTES].cast("Q")
+        self.waiter = waiter
+
+    def ring(self) -> None:
+        """After publish: wake the worker if it sleeps or is about to."""
+        full_fence()
+        if self._words[_SLEEPING]:
+            self._words[_SLEEPING] = 0
+            self.waiter.post()
+
+    def notify_control(self) -> None:
+        """After a message was sent on the worker's control socket: wake it in any case."""
+        self._words[_CONTROL] = 1
+        self.waiter.post()
+
+    def take_control(self) -> bool:
+        """For the worker: whether control messages were announced since the last call.
+
+        Clears before the caller reads its socket, so that a message sent meanwhile is announced again.
+        """
+        if not self._words[_CONTROL]:
+            return False
+        self._words[_CONTROL] = 0
+        full_fence()
+        return True
+
+    def announce(self) -> None:
+        """For the worker: sleep is next. Check every ring (and take_control) after this, before the wait."""
+        self._words[_SLEEPING] = 1
+        full_fence()
+
+    def awake(self) -> None:
+        """For the worker: after the wait, or instead of it when the check found work."""
+        self._words[_SLEEPING] = 0
