@@ -30,9 +30,18 @@ TABLE: Final[tuple[Counter, ...]] = (
     Counter("link_frame_dropped_no_neighbor", "frames", "frames to an address that no guest has"),
     Counter("link_frame_dropped_oversized", "frames", "frames longer than the framing allows; the link is closed"),
     Counter("link_frame_dropped_runt", "frames", "frames shorter than an Ethernet header"),
+    Counter("link_handshake_failed", "links", "links refused for what they sent before the first frame"),
     Counter("link_reads_paused_no_slot", "events", "times a link was not read because no slot was free"),
     # --- demux: Ethernet, ARP, IPv4, ICMP, UDP -------------------------------------
+    Counter("ipv4_packet_dropped_bad_checksum", "packets", "IPv4 headers with a wrong checksum"),
+    Counter("ipv4_packet_dropped_bad_length", "packets", "IPv4 headers whose lengths contradict each other"),
+    Counter("ipv4_packet_dropped_bad_version", "packets", "packets of EtherType IPv4 of another version"),
+    Counter("ipv4_packet_dropped_truncated", "packets", "IPv4 packets shorter than their total length"),
     # --- tcp ------------------------------------------------------------------------
+    Counter("tcp_segment_dropped_bad_checksum", "segments", "TCP segments with a wrong checksum"),
+    Counter("tcp_segment_dropped_bad_offset", "segments", "TCP segments whose data offset is impossible"),
+    Counter("tcp_segment_dropped_bad_options", "segments", "TCP segments with an option of impossible length"),
+    Counter("tcp_segment_dropped_truncated", "segments", "TCP segments shorter than a TCP header"),
     # --- egress: host sockets ---------------------------------------------------------
     # --- listen: port forwards --------------------------------------------------------
     # --- resolver: DHCP, DNS ----------------------------------------------------------

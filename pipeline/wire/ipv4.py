@@ -1,0 +1,157 @@
+"""IPv4 header (RFC 791) and textual addresses.
+
+Addresses are ints: the 32-bit value, most significant byte first in text and on the wire.
+Options are accepted and skipped (their length counts, their content does not); headers are
+built without options.
+
+::
+
+    0        1    2          4      6               8    9      10        12   16   20
+    ver|ihl  tos  total_len  ident  flags|frag_off  ttl  proto  checksum  src  dst  options
+"""
+
+from struct import Struct
+from typing import Final, NamedTuple
+
+from pipeline.wire.errors import WireError
+
+FIXED: Final = Struct("!BBHHHBBHII")
+HEADER_LEN: Final = FIXED.size
+MAX_HEADER_LEN: Final = 60
+MAX_TOTAL_LEN: Final = 0xFFFF
+
+PROTO_ICMP: Final = 1
+PROTO_TCP: Final = 6
+PROTO_UDP: Final = 17
+
+FLAG_MF: Final = 1
+FLAG_DF: Final = 2
+
+DEFAULT_TTL: Final = 64
+BROADCAST: Final = 0xFFFFFFFF
+
+_MAX_OCTET: Final = 255
+
+
+class Header(NamedTuple):
+    """One IPv4 header. ``ihl`` and ``frag_off`` in bytes, ``flags`` = FLAG_DF | FLAG_MF."""
+
+    ihl: int
+    tos: int
+    total_len: int
+    ident: int
+    flags: int
+    frag_off: int
+    ttl: int
+    proto: int
+    src: int
+    dst: int
+
+
+def parse(view: memoryview | bytes, off: int, end: int) -> Header:
+    """Read and verify the header at view[off:end]: version, lengths, checksum.
+
+    The packet ends at ``off + total_len``; what follows up to end is Ethernet padding.
+    Raises WireError.
+    """
+    if end - off < HEADER_LEN or end > len(view) or off < 0:
+        raise WireError("ipv4_packet_dropped_truncated")
+    first, tos, total_len, ident, frag, ttl, proto, _, src, dst = FIXED.unpack_from(view, off)
+    if first >> 4 != 4:
+        raise WireError("ipv4_packet_dropped_bad_version")
+    ihl = (first & 15) * 4
+    if ihl < HEADER_LEN or ihl > total_len:
+        raise WireError("ipv4_packet_dropped_bad_length")
+    if total_len > end - off:
+        raise WireError("ipv4_packet_dropped_truncated")
+    if int.from_bytes(view[off : off + ihl], "big") % 0xFFFF:
+        raise WireError("ipv4_packet_dropped_bad_checksum")
+    return Header(ihl, tos, total_len, ident, frag >> 13 & 3, (frag & 0x1FFF) << 3, ttl, proto, src, dst)
+
+
+def build(
+    total_len: int,
+    ident: int,
+    ttl: int,
+    proto: int,
+    src: int,
+    dst: int,
+    *,
+    flags: int = 0,
+    frag_off: int = 0,
+    tos: int = 0,
+) -> bytes:
+    """The 20 bytes of a header without options, checksum included.
+
+    total_len covers header and payload. flags = FLAG_DF | FLAG_MF; frag_off in bytes, a
+    multiple of 8. Raises struct.error when a field does not fit: a caller's bug, not input.
+    """
+    frag = flags << 13 | frag_off >> 3
+    total = (
+        0x4500 + tos + total_len + ident + frag + (ttl << 8) + proto
+        + (src >> 16) + (src & 0xFFFF) + (dst >> 16) + (dst & 0xFFFF)
+    )  # fmt: skip
+    # 0x4500 is in the sum, so it is never the zero of an empty buffer.
+    field = 0xFFFF - (total % 0xFFFF or 0xFFFF)
+    return FIXED.pack(0x45, tos, total_len, ident, frag, ttl, proto, field, src, dst)
+
+
+def pack_into(
+    buf: memoryview | bytearray,
+    off: int,
+    total_len: int,
+    ident: int,
+    ttl: int,
+    proto: int,
+    src: int,
+    dst: int,
+    *,
+    flags: int = 0,
+    frag_off: int = 0,
+    tos: int = 0,
+) -> None:
+    """Write what build() returns at buf[off:]."""
+    header = build(total_len, ident, ttl, proto, src, dst, flags=flags, frag_off=frag_off, tos=tos)
+    buf[off : off + HEADER_LEN] = header
+
+
+def addr_text(addr: int) -> str:
+    """Dotted quad."""
+    return f"{addr >> 24}.{addr >> 16 & 255}.{addr >> 8 & 255}.{addr & 255}"
+
+
+def addr_parse(text: str) -> int:
+    """The address in ``192.168.127.1``: four decimal numbers, no leading zeros. ValueError otherwise."""
+    value = 0
+    parts = text.split(".")
+    if len(parts) != 4:
+        raise ValueError(f"invalid IP address: {text}")
+    for part in parts:
+        # A leading zero is refused because C libraries read such a number as octal.
+        if not (part.isascii() and part.isdigit()) or (part[0] == "0" and len(part) > 1) or len(part) > 3:
+            raise ValueError(f"invalid IP address: {text}")
+        octet = int(part)
+        if octet > _MAX_OCTET:
+            raise ValueError(f"invalid IP address: {text}")
+        value = value << 8 | octet
+    return value
+
+
+def addr_bytes(addr: int) -> bytes:
+    """The four bytes on the wire."""
+    return addr.to_bytes(4, "big")
+
+
+def is_multicast(addr: int) -> bool:
+    """224.0.0.0/4."""
+    return addr >> 28 == 0xE
+
+
+def is_loopback(addr: int) -> bool:
+    """127.0.0.0/8."""
+    return addr >> 24 == 127
+
+
+def is_link_local(addr: int) -> bool:
+    """169.254.0.0/16 (RFC 3927)."""
+    return addr >> 16 == 0xA9FE

@@ -1,0 +1,110 @@
+"""TCP fixed header (RFC 9293 section 3.1). Options: see tcp_options.
+
+This is the readable path, one tuple a header. The burst path (GRO, GSO) uses ``FIXED``
+into locals; a test asserts that both agree.
+
+::
+
+    0         2         4    8    12         13     14   16        18      20
+    src_port  dst_port  seq  ack  offset|0   flags  wnd  checksum  urgent  options
+"""
+
+from struct import Struct
+from typing import Final, NamedTuple
+
+from pipeline.wire import checksum as inet
+from pipeline.wire.errors import WireError
+from pipeline.wire.ipv4 import PROTO_TCP
+
+FIXED: Final = Struct("!HHIIBBHHH")
+HEADER_LEN: Final = FIXED.size
+MAX_OPTIONS_LEN: Final = 40
+
+FIN: Final = 0x01
+SYN: Final = 0x02
+RST: Final = 0x04
+PSH: Final = 0x08
+ACK: Final = 0x10
+URG: Final = 0x20
+ECE: Final = 0x40
+CWR: Final = 0x80
+
+CHECKSUM_OFFSET: Final = 16
+"""Of the checksum field from the start of the header."""
+
+_CHECKSUM: Final = Struct("!H")
+
+
+class Header(NamedTuple):
+    """Fields of the fixed header. ``header_len`` in bytes (options included), ``wnd`` raw."""
+
+    src_port: int
+    dst_port: int
+    seq: int
+    ack: int
+    header_len: int
+    flags: int
+    wnd: int
+    checksum: int
+    urgent: int
+
+
+def parse(view: memoryview | bytes, off: int, end: int) -> Header:
+    """Read the header at view[off:end]; end is where the IP payload ends.
+
+    The checksum is not verified (see verify). Options lie in
+    ``off + HEADER_LEN .. off + header_len``. Raises WireError.
+    """
+    if end - off < HEADER_LEN or end > len(view) or off < 0:
+        raise WireError("tcp_segment_dropped_truncated")
+    src_port, dst_port, seq, ack, offset, flags, wnd, check, urgent = FIXED.unpack_from(view, off)
+    header_len = (offset >> 4) * 4
+    if not HEADER_LEN <= header_len <= end - off:
+        raise WireError("tcp_segment_dropped_bad_offset")
+    return Header(src_port, dst_port, seq, ack, header_len, flags, wnd, check, urgent)
+
+
+def verify(view: memoryview | bytes, off: int, end: int, src: int, dst: int) -> None:
+    """Check the checksum of the segment view[off:end] between two IPv4 addresses. Raises WireError."""
+    if not inet.verify(view[off:end], inet.pseudo_header(src, dst, PROTO_TCP, end - off)):
+        raise WireError("tcp_segment_dropped_bad_checksum")
+
+
+def build(
+    src_port: int,
+    dst_port: int,
+    seq: int,
+    ack: int,
+    flags: int,
+    wnd: int,
+    options: bytes = b"",
+    checksum: int = 0,
+    urgent: int = 0,
+) -> bytes:
+    """Header and options; options must be padded to a multiple of 4 (tcp_options does)."""
+    header_len = HEADER_LEN + len(options)
+    return FIXED.pack(src_port, dst_port, seq, ack, header_len << 2, flags, wnd, checksum, urgent) + options
+
+
+def build_segment(
+    src: int,
+    dst: int,
+    src_port: int,
+    dst_port: int,
+    seq: int,
+    ack: int,
+    flags: int,
+    wnd: int,
+    options: bytes = b"",
+    payload: bytes = b"",
+) -> bytes:
+    """A whole segment between two IPv4 addresses, checksum included."""
+    segment = build(src_port, dst_port, seq, ack, flags, wnd, options) + payload
+    check = inet.checksum(segment, inet.pseudo_header(src, dst, PROTO_TCP, len(segment)))
+    return segment[:CHECKSUM_OFFSET] + _CHECKSUM.pack(check) + segment[CHECKSUM_OFFSET + 2 :]
+
+
+def flags_text(flags: int) -> str:
+    """``SYN|ACK`` for logs and tests; ``-`` for none."""
+    names = ("FIN", "SYN", "RST", "PSH", "ACK", "URG", "ECE", "CWR")
+    return "|".join(name for bit, name in enumerate(names) if flags >> bit & 1) or "-"
