@@ -2,8 +2,8 @@
 
 ::
 
-    0            64           128
-    | prod_idx   | cons_idx   | entry 0 | entry 1 | ... | entry capacity - 1 |
+    0                      64           128
+    | prod_idx | wake_idx  | cons_idx   | entry 0 | entry 1 | ... | entry capacity - 1 |
 
 Two free-running 64-bit counters on cache lines of their own: ``prod_idx`` is stored by the
 producer alone, ``cons_idx`` by the consumer alone. Entry ``i`` of the stream lies at
@@ -23,6 +23,11 @@ released     i < cons_idx                 producer         overwritten by entry 
 
 ``push`` never fails and never blocks: what does not fit waits in the backlog, and a stage
 looks at ``room()`` to stop reading its sources (backpressure). Nothing is dropped here.
+
+A producer that wants to sleep until the consumer has released something says so in
+``wake_idx`` (0 = does not care): the consumer rings its bell when ``cons_idx`` gets there. The
+producer arms it, announces its sleep and looks again (``released``); the consumer releases,
+and looks after a fence (``wake_due``): the handshake of wake.py, the other way round.
 
 The counters do not wrap: at a thousand million entries a second 2**64 takes 584 years, and
 the store that would overflow raises instead of wrapping. Tests start them far into the count.
@@ -52,6 +57,7 @@ SLOT_ENTRY_BYTES: Final = 8
 """Entry of a free ring: one slot number."""
 
 _PROD: Final = 0
+_WAKE: Final = 1
 _CONS: Final = LINE // 8
 
 ORDERED: Final = platform.machine() in ("x86_64", "AMD64", "i686")
@@ -88,17 +94,21 @@ class _ProducerSide(Generic[T]):
         self.prod_idx: int = self._index[_PROD]
         """Entries published since the ring was made."""
         self._cons: int = self._index[_CONS]
-        self._backlog: list[T] = []
-        self.push = self._backlog.append  # the list is never replaced: a bound append is the cheapest push
+        self.queue: list[T] = []
+        """The backlog itself, to test whether publish has something to do. The list is never replaced."""
+        self.push = self.queue.append  # a bound append is the cheapest push there is
+        self.scarce = False
+        """Whether publish or room() last found the ring more than half full."""
+        self._watched = 0
 
     @property
     def backlog(self) -> int:
         """Entries pushed and not yet in the ring."""
-        return len(self._backlog)
+        return len(self.queue)
 
     def push_idx(self) -> int:
         """Index of the entry pushed next: ``completed`` of it is true once all pushed so far is released."""
-        return self.prod_idx + len(self._backlog)
+        return self.prod_idx + len(self.queue)
 
     def cons_idx(self) -> int:
         """Entries released by the consumer, read afresh."""
@@ -106,19 +116,52 @@ class _ProducerSide(Generic[T]):
         return cons
 
     def room(self) -> int:
-        """Entries that still fit behind the backlog; zero or less asks the stage to stop its sources."""
-        return self.capacity - (self.prod_idx - self.cons_idx()) - len(self._backlog)
+        """Entries that still fit behind the backlog; zero or less asks the stage to stop its sources.
+
+        A worker whose ring was found scarce here is woken when the consumer has emptied half of it.
+        """
+        room = self.capacity - (self.prod_idx - self.cons_idx()) - len(self.queue)
+        self.scarce = room < self.capacity >> 1
+        return room
 
     def completed(self, idx: int) -> bool:
         """Whether the consumer released every entry before index idx, so its bytes are read for good."""
         return self._cons >= idx or self.cons_idx() >= idx
+
+    def watch(self, idx: int) -> None:
+        """Let the worker's next sleep end when ``completed(idx)`` becomes true (the lowest idx counts)."""
+        if not self._watched or idx < self._watched:
+            self._watched = max(idx, 1)
+
+    def arm(self) -> bool:
+        """Before sleep: ask the consumer for a bell if anything here waits for it; whether it does."""
+        idx = self._watched
+        if self.scarce or self.queue:
+            # Half empty, not one entry: a producer woken for each release would do nothing else.
+            half = max(self.prod_idx - (self.capacity >> 1), 1)
+            idx = min(idx, half) if idx else half
+        if not idx:
+            return False
+        self._watched = idx
+        self._index[_WAKE] = idx
+        return True
+
+    def released(self) -> bool:
+        """After arm() and the announcement of sleep: whether what arm() asked for is already there."""
+        return self.completed(self._watched)
+
+    def disarm(self) -> None:
+        """After sleep: the consumer need not ring any more."""
+        self._watched = 0
+        self.scarce = False
+        self._index[_WAKE] = 0
 
     def publish(self) -> bool:
         """Move what fits from the backlog into the ring; whether anything moved.
 
         One counter store for the whole burst. True obliges the caller to ring the consumer's bell.
         """
-        n = len(self._backlog)
+        n = len(self.queue)
         if not n:
             return False
         prod = self.prod_idx
@@ -127,6 +170,7 @@ class _ProducerSide(Generic[T]):
             room = self.capacity - prod + self.cons_idx()
             if n > room:
                 n = room
+                self.scarce = True
                 if not n:
                     return False
             if not ORDERED:
@@ -158,10 +202,20 @@ class _ConsumerSide:
         self.cons_idx: int = self._index[_CONS]
         """Entries released since the ring was made."""
         self._prod = self.cons_idx
+        self._looked = self.cons_idx
 
     def pending(self) -> bool:
         """Whether the ring holds an entry, read afresh: for the check before sleep."""
         return bool(self._index[_PROD] != self.cons_idx)
+
+    def wake_due(self) -> bool:
+        """After releases: whether the producer sleeps until one of them and wants its bell rung."""
+        cons = self.cons_idx
+        if cons == self._looked:
+            return False
+        self._looked = cons
+        full_fence()
+        return 0 < self._index[_WAKE] <= cons
 
     def __len__(self) -> int:
         """Entries published and not released, read afresh."""
@@ -177,13 +231,13 @@ class Producer(_ProducerSide[bytes]):
 
     def _write(self, at: int, n: int) -> None:
         size = self.entry_bytes
-        backlog = self._backlog
-        if n == len(backlog):
-            self._entries[at * size : (at + n) * size] = b"".join(backlog)
-            backlog.clear()
+        queue = self.queue
+        if n == len(queue):
+            self._entries[at * size : (at + n) * size] = b"".join(queue)
+            queue.clear()
         else:
-            self._entries[at * size : (at + n) * size] = b"".join(backlog[:n])
-            del backlog[:n]
+            self._entries[at * size : (at + n) * size] = b"".join(queue[:n])
+            del queue[:n]
 
 
 class Consumer(_ConsumerSide):
@@ -235,8 +289,8 @@ class SlotProducer(_ProducerSide[int]):
         self._entries = self._entries.cast("Q")
 
     def _write(self, at: int, n: int) -> None:
-        self._entries[at : at + n] = memoryview(array("Q", self._backlog[:n]))
-        del self._backlog[:n]
+        self._entries[at : at + n] = memoryview(array("Q", self.queue[:n]))
+        del self.queue[:n]
 
 
 class SlotConsumer(_ConsumerSide):
