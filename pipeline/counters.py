@@ -27,16 +27,24 @@ TABLE: Final[tuple[Counter, ...]] = (
     Counter("link_guest_connected", "links", "guest links attached"),
     Counter("link_guest_disconnected", "links", "guest links ended"),
     Counter("link_frame_dropped_backlog_full", "frames", "frames to a guest that does not read, while others do"),
+    Counter("link_frame_dropped_bad_vnet_header", "frames", "frames with an impossible virtio-net header"),
     Counter("link_frame_dropped_no_neighbor", "frames", "frames to an address that no guest has"),
     Counter("link_frame_dropped_oversized", "frames", "frames longer than the framing allows; the link is closed"),
     Counter("link_frame_dropped_runt", "frames", "frames shorter than an Ethernet header"),
     Counter("link_handshake_failed", "links", "links refused for what they sent before the first frame"),
     Counter("link_reads_paused_no_slot", "events", "times a link was not read because no slot was free"),
     # --- demux: Ethernet, ARP, IPv4, ICMP, UDP -------------------------------------
+    Counter("arp_message_dropped_truncated", "messages", "ARP messages shorter than 28 bytes"),
+    Counter("arp_message_dropped_unsupported", "messages", "ARP messages not about IPv4 on Ethernet"),
+    Counter("icmp_message_dropped_bad_checksum", "messages", "ICMP messages with a wrong checksum"),
+    Counter("icmp_message_dropped_truncated", "messages", "ICMP messages shorter than 8 bytes"),
     Counter("ipv4_packet_dropped_bad_checksum", "packets", "IPv4 headers with a wrong checksum"),
     Counter("ipv4_packet_dropped_bad_length", "packets", "IPv4 headers whose lengths contradict each other"),
     Counter("ipv4_packet_dropped_bad_version", "packets", "packets of EtherType IPv4 of another version"),
     Counter("ipv4_packet_dropped_truncated", "packets", "IPv4 packets shorter than their total length"),
+    Counter("udp_datagram_dropped_bad_checksum", "datagrams", "UDP datagrams with a wrong checksum"),
+    Counter("udp_datagram_dropped_bad_length", "datagrams", "UDP datagrams whose length is impossible"),
+    Counter("udp_datagram_dropped_truncated", "datagrams", "UDP datagrams shorter than a UDP header"),
     # --- tcp ------------------------------------------------------------------------
     Counter("tcp_segment_dropped_bad_checksum", "segments", "TCP segments with a wrong checksum"),
     Counter("tcp_segment_dropped_bad_offset", "segments", "TCP segments whose data offset is impossible"),
@@ -45,6 +53,9 @@ TABLE: Final[tuple[Counter, ...]] = (
     # --- egress: host sockets ---------------------------------------------------------
     # --- listen: port forwards --------------------------------------------------------
     # --- resolver: DHCP, DNS ----------------------------------------------------------
+    Counter("dhcp_message_dropped_bad_header", "messages", "DHCP messages without cookie or of unknown op"),
+    Counter("dhcp_message_dropped_bad_options", "messages", "DHCP messages whose options leave their bounds"),
+    Counter("dhcp_message_dropped_truncated", "messages", "DHCP messages shorter than their fixed fields"),
 )
 
 INDEX: Final[dict[str, int]] = {row.name: index for index, row in enumerate(TABLE)}

@@ -1,0 +1,57 @@
+"""A reader of bytes that cannot leave its bounds: for option lists (DHCP, records of handshakes).
+
+For rare messages only: fixed headers are read with one Struct instead.
+"""
+
+from pipeline.wire.errors import WireError
+
+
+class Cursor:
+    """Reads view[off:end] from front to back; running out of bytes raises WireError(reason)."""
+
+    __slots__ = ("_end", "_off", "_reason", "_view")
+
+    def __init__(self, view: memoryview | bytes, off: int, end: int, reason: str) -> None:
+        if not 0 <= off <= end <= len(view):
+            raise WireError(reason)
+        self._view = view
+        self._off = off
+        self._end = end
+        self._reason = reason
+
+    @property
+    def off(self) -> int:
+        """Where the next byte lies."""
+        return self._off
+
+    @property
+    def remaining(self) -> int:
+        """Bytes not read yet."""
+        return self._end - self._off
+
+    def u8(self) -> int:
+        """The next byte."""
+        return self.take(1)[0]
+
+    def u16(self) -> int:
+        """The next two bytes, big-endian."""
+        return int.from_bytes(self.take(2), "big")
+
+    def u32(self) -> int:
+        """The next four bytes, big-endian."""
+        return int.from_bytes(self.take(4), "big")
+
+    def take(self, count: int) -> bytes:
+        """A copy of the next count bytes."""
+        off = self._off
+        after = off + count
+        if count < 0 or after > self._end:
+            raise WireError(self._reason)
+        self._off = after
+        return bytes(self._view[off:after])
+
+    def skip(self, count: int) -> None:
+        """Pass over count bytes."""
+        if not 0 <= count <= self._end - self._off:
+            raise WireError(self._reason)
+        self._off += count

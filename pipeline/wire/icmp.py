@@ -1,0 +1,84 @@
+"""ICMP messages (RFC 792): echo, destination unreachable, time exceeded.
+
+The four bytes behind the checksum mean different things by type; ``rest`` is them as one
+integer (echo: identifier << 16 | sequence number; fragmentation needed: next-hop MTU in
+the low half, RFC 1191).
+
+::
+
+    0     1     2         4     8
+    type  code  checksum  rest  data
+"""
+
+from struct import Struct
+from typing import Final, NamedTuple
+
+from pipeline.wire import checksum as inet
+from pipeline.wire.errors import WireError
+
+FIXED: Final = Struct("!BBHI")
+HEADER_LEN: Final = FIXED.size
+
+ECHO_REPLY: Final = 0
+UNREACHABLE: Final = 3
+SOURCE_QUENCH: Final = 4
+REDIRECT: Final = 5
+ECHO_REQUEST: Final = 8
+TIME_EXCEEDED: Final = 11
+PARAMETER_PROBLEM: Final = 12
+
+ERRORS: Final = frozenset((UNREACHABLE, SOURCE_QUENCH, REDIRECT, TIME_EXCEEDED, PARAMETER_PROBLEM))
+"""Types that report an error: never answered with another one (RFC 1122 section 3.2.2)."""
+
+NET_UNREACHABLE: Final = 0
+HOST_UNREACHABLE: Final = 1
+PROTOCOL_UNREACHABLE: Final = 2
+PORT_UNREACHABLE: Final = 3
+FRAGMENTATION_NEEDED: Final = 4
+ADMINISTRATIVELY_PROHIBITED: Final = 13
+
+TTL_EXCEEDED: Final = 0
+REASSEMBLY_EXCEEDED: Final = 1
+
+
+class Message(NamedTuple):
+    """The 8-byte header; the data lies behind it up to the end of the IP payload."""
+
+    type: int
+    code: int
+    checksum: int
+    rest: int
+
+
+def parse(view: memoryview | bytes, off: int, end: int) -> Message:
+    """Read the message view[off:end] and verify its checksum. Raises WireError."""
+    if end - off < HEADER_LEN or end > len(view) or off < 0:
+        raise WireError("icmp_message_dropped_truncated")
+    message = Message(*FIXED.unpack_from(view, off))
+    if not inet.verify(view[off:end]):
+        raise WireError("icmp_message_dropped_bad_checksum")
+    return message
+
+
+def build(kind: int, code: int, rest: int, data: bytes | memoryview = b"") -> bytes:
+    """A whole message of that type, checksum included."""
+    total = (kind << 8 | code) + (rest >> 16) + (rest & 0xFFFF) + inet.word_sum(data)
+    return FIXED.pack(kind, code, inet.finish(total), rest) + bytes(data)
+
+
+def build_echo(kind: int, ident: int, seq: int, data: bytes | memoryview = b"") -> bytes:
+    """An ECHO_REQUEST or ECHO_REPLY."""
+    return build(kind, 0, ident << 16 | seq, data)
+
+
+def build_unreachable(code: int, quoted: bytes | memoryview, mtu: int = 0) -> bytes:
+    """Destination unreachable about the packet whose header and first 8 bytes are quoted.
+
+    mtu only with FRAGMENTATION_NEEDED.
+    """
+    return build(UNREACHABLE, code, mtu & 0xFFFF, quoted)
+
+
+def build_time_exceeded(code: int, quoted: bytes | memoryview) -> bytes:
+    """TTL_EXCEEDED or REASSEMBLY_EXCEEDED about the packet quoted."""
+    return build(TIME_EXCEEDED, code, 0, quoted)

@@ -1,0 +1,68 @@
+"""UDP header (RFC 768).
+
+::
+
+    0         2         4       6         8
+    src_port  dst_port  length  checksum  payload
+"""
+
+from struct import Struct
+from typing import Final, NamedTuple
+
+from pipeline.wire import checksum as inet
+from pipeline.wire.errors import WireError
+from pipeline.wire.ipv4 import PROTO_UDP
+
+FIXED: Final = Struct("!HHHH")
+HEADER_LEN: Final = FIXED.size
+MAX_PAYLOAD: Final = 65507
+"""65535 less the IPv4 and UDP headers, bytes."""
+
+
+class Header(NamedTuple):
+    """``length`` covers header and payload, bytes. ``checksum`` 0 means: not computed by the sender."""
+
+    src_port: int
+    dst_port: int
+    length: int
+    checksum: int
+
+
+def parse(view: memoryview | bytes, off: int, end: int) -> Header:
+    """Read the header at view[off:end]; end is where the IP payload ends.
+
+    The payload is ``off + 8 .. off + length``; what follows is ignored. The checksum is not
+    verified (see verify). Raises WireError.
+    """
+    if end - off < HEADER_LEN or end > len(view) or off < 0:
+        raise WireError("udp_datagram_dropped_truncated")
+    src_port, dst_port, length, check = FIXED.unpack_from(view, off)
+    if not HEADER_LEN <= length <= end - off:
+        raise WireError("udp_datagram_dropped_bad_length")
+    return Header(src_port, dst_port, length, check)
+
+
+def verify(view: memoryview | bytes, off: int, header: Header, src: int, dst: int) -> None:
+    """Check the checksum, if there is one, of the datagram at off. Raises WireError."""
+    if header.checksum and not inet.verify(
+        view[off : off + header.length], inet.pseudo_header(src, dst, PROTO_UDP, header.length)
+    ):
+        raise WireError("udp_datagram_dropped_bad_checksum")
+
+
+def build(src_port: int, dst_port: int, length: int, checksum: int = 0) -> bytes:
+    """The 8 bytes of a header; length covers header and payload."""
+    return FIXED.pack(src_port, dst_port, length, checksum)
+
+
+def build_checked(
+    src: int, dst: int, src_port: int, dst_port: int, payload_len: int, payload_sum: int
+) -> bytes:
+    """The header with its checksum.
+
+    payload_sum is the sum of the payload's words (checksum.word_sum, or the numpy one of
+    checksum_np for large payloads). A checksum of zero goes out as 0xffff (RFC 768).
+    """
+    length = HEADER_LEN + payload_len
+    total = inet.pseudo_header(src, dst, PROTO_UDP, length) + src_port + dst_port + length + payload_sum
+    return FIXED.pack(src_port, dst_port, length, inet.finish(total) or 0xFFFF)
