@@ -8,8 +8,14 @@ decided elsewhere (topology.py); this module knows only bytes.
 
 import mmap
 import os
+import secrets
 
 import posix_ipc
+
+
+def passing_name() -> str:
+    """A name for the moment between creation and unlinking: tells whose it was, and never collides."""
+    return f"/gvtap-{os.getpid()}-{secrets.token_hex(8)}"
 
 
 class Segment:
@@ -28,7 +34,7 @@ class Segment:
         """
         if size <= 0:
             raise ValueError(f"segment size must be positive, not {size}")
-        shared = posix_ipc.SharedMemory(None, posix_ipc.O_CREX, mode=0o600)
+        shared = posix_ipc.SharedMemory(passing_name(), posix_ipc.O_CREX, mode=0o600)
         try:
             shared.unlink()
             os.ftruncate(shared.fd, size)

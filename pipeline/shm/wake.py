@@ -35,6 +35,7 @@ from typing import Final, Protocol
 import posix_ipc
 
 from pipeline.shm.fence import full_fence
+from pipeline.shm.segment import passing_name
 
 BELL_BYTES: Final = 64
 """A bell has a cache line of its own."""
@@ -69,7 +70,7 @@ class SemaphoreWaiter:
     """
 
     def __init__(self) -> None:
-        self._semaphore = posix_ipc.Semaphore(None, posix_ipc.O_CREX, mode=0o600, initial_value=0)
+        self._semaphore = posix_ipc.Semaphore(passing_name(), posix_ipc.O_CREX, mode=0o600, initial_value=0)
         self._semaphore.unlink()
 
     def post(self) -> None:
