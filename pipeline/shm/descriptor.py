@@ -80,7 +80,7 @@ UDP_CLOSE: Final = 21
 """The flow is over (idle, evicted or refused). flow."""
 DIAL: Final = 22
 """egress -> demux -> tcp: connect to a guest. flow (allocated by egress, bit 31 set), guest_addr,
-ports (guest port; remote port 0 until demux has chosen it), remote_addr (0 until demux has), aux = egress index."""
+ports and remote_addr (the guest's port; the rest is 0 until demux has chosen it), aux = egress index."""
 DIAL_FAILED: Final = 23
 """demux -> egress or tcp -> egress: no such guest, or it refused. flow, aux = errno."""
 
@@ -92,7 +92,7 @@ CONNECTED: Final = 31
 CONNECT_FAILED: Final = 32
 """flow, aux = errno."""
 TO_HOST: Final = 33
-"""A range of guest bytes for the host socket. flow, slot, off, stride, gso_size, skip, len. Reference moves."""
+"""A range of guest bytes for the host. flow, slot, off, stride, gso_size, skip, len. Reference moves."""
 TAKEN: Final = 34
 """The host socket took len bytes of flow (since the last TAKEN)."""
 TO_GUEST: Final = 35
@@ -106,3 +106,27 @@ CLOSED: Final = 38
 
 FLOW_FROM_EGRESS: Final = 0x80000000
 """Set in flow numbers that egress allocated (dialled and forwarded flows)."""
+
+
+def record(
+    kind: int,
+    *,
+    flow: int = 0,
+    slot: int = NO_SLOT,
+    off: int = 0,
+    length: int = 0,
+    link: int = 0,
+    flags: int = 0,
+    gso_size: int = 0,
+    seq: int = 0,
+    ack: int = 0,
+    guest_addr: int = 0,
+    remote_addr: int = 0,
+    ports: int = 0,
+    aux: int = 0,
+) -> bytes:
+    """A record by field names, for the kinds that are not sent by the thousand; those pack directly."""
+    return DESCRIPTOR.pack(
+        kind, flags, link, 0, gso_size, slot, off, length, 0, flow,
+        seq, ack, 0, 0, 0, guest_addr, remote_addr, ports, aux,
+    )  # fmt: skip

@@ -1,0 +1,60 @@
+"""Packs reads of unknown length into slots, so that a short read does not cost a whole slot.
+
+A read gets as much room as it may need; what it left over serves the next read, if that one's
+room still fits. The filler holds one reference to the slot that it is filling and adds one
+for every committed read.
+"""
+
+from typing import Final, Protocol
+
+NO_SLOT: Final = 0xFFFFFFFF
+ALIGN: Final = 64
+
+
+class SlotPool(Protocol):
+    """What the filler needs of an allocator."""
+
+    def alloc(self) -> int:
+        """A slot with one reference, or NO_SLOT."""
+
+    def ref(self, slot: int, n: int = 1) -> None:
+        """Count n more references."""
+
+    def unref(self, slot: int) -> None:
+        """Count one reference less."""
+
+
+class SlotFiller:
+    """Gives room in slots: ``place(room)``, read into [off, off + room) of ``slot``, then ``commit(n)``."""
+
+    __slots__ = ("_gap", "_headroom", "_pool", "_slot_bytes", "off", "slot")
+
+    def __init__(self, pool: SlotPool, slot_bytes: int, headroom: int, gap: int) -> None:
+        """headroom: bytes kept free before the first read of a slot; gap: before each further one."""
+        self._pool = pool
+        self._slot_bytes = slot_bytes
+        self._headroom = headroom
+        self._gap = gap
+        self.slot = NO_SLOT
+        self.off = 0
+
+    def place(self, room: int) -> bool:
+        """Make sure that room bytes lie free at ``off`` of ``slot``. False when no slot is free."""
+        if self.slot != NO_SLOT:
+            if self._slot_bytes - self.off >= room:
+                return True
+            self._pool.unref(self.slot)
+        self.slot = self._pool.alloc()
+        self.off = self._headroom
+        return self.slot != NO_SLOT
+
+    def commit(self, length: int) -> None:
+        """length bytes at ``off`` are in use now, with a reference of their own."""
+        self._pool.ref(self.slot)
+        self.off = (self.off + length + self._gap + ALIGN - 1) // ALIGN * ALIGN
+
+    def retire(self) -> None:
+        """Give the slot back that is being filled."""
+        if self.slot != NO_SLOT:
+            self._pool.unref(self.slot)
+            self.slot = NO_SLOT

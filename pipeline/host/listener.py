@@ -1,0 +1,116 @@
+"""Bound host sockets of port forwards: TCP, UDP and unix paths.
+
+Errors carry the words that clients of the control API know:
+``listen tcp 127.0.0.1:80: bind: address already in use``.
+"""
+
+import errno
+import os
+import socket
+import stat
+from typing import Final
+
+BACKLOG: Final = 4096
+
+
+class ListenError(Exception):
+    """A local address that cannot be bound; the text says which and why."""
+
+
+def split(local: str) -> tuple[str, int]:
+    """``host:port`` -> (host, port); the host may be empty or bracketed. ListenError names what is wrong."""
+    host, colon, port = local.rpartition(":")
+    if not colon:
+        raise ListenError(f"address {local}: missing port in address")
+    if host.startswith("[") and host.endswith("]"):
+        host = host[1:-1]
+    elif ":" in host:
+        raise ListenError(f"address {local}: too many colons in address")
+    if not port.isascii() or not port.isdigit():
+        raise ListenError(f"address {local}: unknown port {port!r}")
+    if int(port) > 65535:
+        raise ListenError(f"address {port}: invalid port")
+    return host, int(port)
+
+
+def bind_inet(protocol: str, local: str) -> socket.socket:
+    """A bound non-blocking socket: TCP listening, UDP ready to receive.
+
+    An empty host is the wildcard of both address families where the system has IPv6.
+    """
+    kind = socket.SOCK_STREAM if protocol == "tcp" else socket.SOCK_DGRAM
+    try:
+        host, port = split(local)
+    except ListenError as error:
+        raise ListenError(f"listen {protocol}: {error}") from None
+    candidates = (
+        [(socket.AF_INET6, "::"), (socket.AF_INET, "0.0.0.0")]
+        if not host
+        else _resolve(protocol, host, port, kind)
+    )
+    failure: OSError | None = None
+    for family, address in candidates:
+        try:
+            return _bind(family, kind, address, port, dual_stack=not host)
+        except OSError as error:
+            failure = error
+            if not host and error.errno not in (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL):
+                break
+    assert failure is not None
+    words = os.strerror(failure.errno or 0).lower()
+    raise ListenError(f"listen {protocol} {local}: bind: {words}") from failure
+
+
+def _resolve(protocol: str, host: str, port: int, kind: int) -> list[tuple[int, str]]:
+    try:
+        found = socket.getaddrinfo(host, port, type=kind)
+    except socket.gaierror:
+        raise ListenError(f"listen {protocol}: lookup {host}: no such host") from None
+    return [(family, str(sockaddr[0])) for family, _, _, _, sockaddr in found]
+
+
+def _bind(family: int, kind: int, address: str, port: int, *, dual_stack: bool) -> socket.socket:
+    sock = socket.socket(family, kind)
+    try:
+        sock.setblocking(False)
+        if kind == socket.SOCK_STREAM:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0 if dual_stack else 1)
+        sock.bind((address, port))
+        if kind == socket.SOCK_STREAM:
+            sock.listen(BACKLOG)
+    except OSError:
+        sock.close()
+        raise
+    return sock
+
+
+def bind_unix(path: str) -> socket.socket:
+    """A listening unix socket at path with mode 0600.
+
+    A socket that nobody serves any more is replaced; any other file there is an error and stays.
+    """
+    try:
+        if stat.S_ISSOCK(os.lstat(path).st_mode):
+            os.unlink(path)
+        else:
+            raise ListenError(f"listen unix {path}: bind: the path exists and is not a socket")
+    except FileNotFoundError:
+        # The usual case: nothing is there yet.
+        pass
+    except OSError as error:
+        raise ListenError(f"listen unix {path}: {os.strerror(error.errno or 0).lower()}") from error
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    old_mask = os.umask(0o177)
+    try:
+        sock.setblocking(False)
+        sock.bind(path)
+        sock.listen(BACKLOG)
+    except OSError as error:
+        sock.close()
+        words = os.strerror(error.errno).lower() if error.errno else str(error)
+        raise ListenError(f"listen unix {path}: bind: {words}") from error
+    finally:
+        os.umask(old_mask)
+    return sock

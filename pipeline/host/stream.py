@@ -1,0 +1,125 @@
+"""One host stream socket of a flow: ranges from the guest go out of slots, host bytes come into slots.
+
+Life cycle of the two directions, which end independently (half-close):
+
+=============  ==========================================  =====================================
+direction      goes on while                                ends by
+=============  ==========================================  =====================================
+to the host    ranges arrive; ``writable`` after an edge    ``finish_writing`` once the queue is out
+from the host  ``readable`` after an edge                   ``read`` returning 0
+=============  ==========================================  =====================================
+
+The socket is registered edge-triggered by the owner, who sets ``readable`` and ``writable``
+on events; this class clears them when the system says that it would block.
+"""
+
+import socket
+from collections import deque
+from collections.abc import Callable
+
+from pipeline.host import tcp
+
+Range = tuple[int, int, int, int, int, int]
+"""(slot, off, stride, gso_size, skip, length), see pipeline.shm.descriptor."""
+
+
+class HostStream:
+    """A connected (or connecting) non-blocking stream socket with its queue of ranges for the host."""
+
+    __slots__ = (
+        "_finish_when_empty",
+        "_queue",
+        "_slots",
+        "queued_bytes",
+        "readable",
+        "sock",
+        "writable",
+        "write_finished",
+    )
+
+    def __init__(self, sock: socket.socket, slots: list[memoryview]) -> None:
+        self.sock = sock
+        self._slots = slots
+        self._queue: deque[Range] = deque()
+        self._finish_when_empty = False
+        self.queued_bytes = 0
+        self.readable = False
+        self.writable = False
+        self.write_finished = False
+
+    def enqueue(self, piece: Range) -> None:
+        """Take over the reference to a range that the host socket shall get."""
+        self._queue.append(piece)
+        self.queued_bytes += piece[5]
+
+    def finish_writing(self) -> None:
+        """Send the FIN when all queued ranges are out (at the next flush)."""
+        self._finish_when_empty = True
+
+    def flush(self, free: Callable[[int], None]) -> int:
+        """Write what the socket takes; give references of written ranges to free.
+
+        Returns the bytes taken. Raises OSError when the connection is broken.
+        """
+        taken = 0
+        queue = self._queue
+        slots = self._slots
+        while queue and self.writable:
+            if len(queue) == 1:
+                slot, off, stride, gso_size, skip, length = queue[0]
+                parts = tcp.pieces(slots[slot], off, stride, gso_size, skip, length)
+                wanted = length
+            else:
+                parts = []
+                wanted = 0
+                for slot, off, stride, gso_size, skip, length in queue:
+                    parts += tcp.pieces(slots[slot], off, stride, gso_size, skip, length)
+                    wanted += length
+                    if len(parts) >= tcp.IOV_MAX:
+                        break
+            if len(parts) > tcp.IOV_MAX:
+                del parts[tcp.IOV_MAX :]
+                wanted = sum(map(len, parts))
+            try:
+                sent = self.sock.send(parts[0]) if len(parts) == 1 else self.sock.sendmsg(parts)
+            except BlockingIOError:
+                self.writable = False
+                break
+            taken += sent
+            if sent < wanted:
+                self.writable = False
+            self._drop_front(sent, free)
+        self.queued_bytes -= taken
+        if self._finish_when_empty and not queue and not self.write_finished:
+            self.write_finished = True
+            tcp.shutdown_write(self.sock)
+        return taken
+
+    def _drop_front(self, count: int, free: Callable[[int], None]) -> None:
+        queue = self._queue
+        while count:
+            slot, off, stride, gso_size, skip, length = queue[0]
+            if count < length:
+                queue[0] = (slot, off, stride, gso_size, skip + count, length - count)
+                return
+            queue.popleft()
+            free(slot)
+            count -= length
+
+    def read(self, view: memoryview) -> int:
+        """Receive into view: bytes read, 0 at the end of the stream, -1 when nothing is there now.
+
+        Raises OSError when the connection is broken.
+        """
+        try:
+            return self.sock.recv_into(view)
+        except BlockingIOError:
+            self.readable = False
+            return -1
+
+    def discard_queue(self, free: Callable[[int], None]) -> None:
+        """Give back all queued references: the host will not get these bytes."""
+        for piece in self._queue:
+            free(piece[0])
+        self._queue.clear()
+        self.queued_bytes = 0

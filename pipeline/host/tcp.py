@@ -1,0 +1,108 @@
+"""Host TCP sockets: non-blocking connect, gather-send from slots, orderly and abortive close.
+
+Knows sockets and byte ranges, no protocol of ours: which flow a socket belongs to is the
+stage's business. Nothing here blocks.
+"""
+
+import errno
+import os
+import socket
+import struct
+from typing import Final
+
+KEEPALIVE_IDLE_S: Final = 60
+IOV_MAX: Final = 512
+"""Pieces given to one sendmsg; Linux takes up to 1024."""
+
+_LINGER_RESET: Final = struct.pack("ii", 1, 0)
+_IN_PROGRESS: Final = frozenset({errno.EINPROGRESS, errno.EWOULDBLOCK, errno.EAGAIN})
+
+REFUSED: Final = frozenset({errno.ECONNREFUSED, errno.ECONNRESET, errno.EPIPE})
+NETWORK_UNREACHABLE: Final = frozenset({errno.ENETUNREACH, errno.ENETDOWN, errno.EACCES, errno.EPERM})
+HOST_UNREACHABLE: Final = frozenset({errno.EHOSTUNREACH, errno.EHOSTDOWN})
+
+
+def connect(address: str, port: int) -> tuple[socket.socket | None, int]:
+    """Begin a connection to address:port.
+
+    Returns (socket, 0) when it is under way or already stands (wait for it to become writable,
+    then ask finish()), or (None, errno) when it failed at once.
+    """
+    try:
+        sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    except OSError as error:
+        return None, error.errno or errno.EIO
+    tune(sock)
+    result = sock.connect_ex((address, port))
+    if result and result not in _IN_PROGRESS:
+        sock.close()
+        return None, result
+    return sock, 0
+
+
+def tune(sock: socket.socket) -> None:
+    """Make a connection fit for the pipeline: non-blocking; TCP also without Nagle, with keep-alive."""
+    sock.setblocking(False)
+    if sock.family in (socket.AF_INET, socket.AF_INET6):
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        if hasattr(socket, "TCP_KEEPIDLE"):
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, KEEPALIVE_IDLE_S)
+
+
+def finish(sock: socket.socket) -> int:
+    """The outcome of connect() once the socket is writable: 0 or an errno (SO_ERROR, read and cleared)."""
+    return sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+
+
+def reset(sock: socket.socket) -> None:
+    """Close with a RST instead of a FIN (SO_LINGER with time 0)."""
+    if sock.family in (socket.AF_INET, socket.AF_INET6):
+        try:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_RESET)
+        except OSError as error:
+            # The socket may have died already; its close below is all that is left to do.
+            if error.errno not in (errno.EINVAL, errno.ENOTCONN):
+                raise
+    sock.close()
+
+
+def shutdown_write(sock: socket.socket) -> int:
+    """Send the FIN. Returns 0, or the errno when the peer is gone already."""
+    try:
+        sock.shutdown(socket.SHUT_WR)
+    except OSError as error:
+        return error.errno or errno.EIO
+    return 0
+
+
+def pieces(
+    slot: memoryview, off: int, stride: int, gso_size: int, skip: int, length: int
+) -> list[memoryview]:
+    """The contiguous parts of a range (layout: pipeline.shm.descriptor) in order."""
+    first = skip % gso_size if gso_size else 0
+    if first + length <= gso_size:
+        begin = off + (skip // gso_size) * stride + first
+        return [slot[begin : begin + length]]
+    base = off + (skip // gso_size) * stride
+    parts = []
+    if first:
+        parts.append(slot[base + first : base + gso_size])
+        length -= gso_size - first
+        base += stride
+    while length > gso_size:
+        parts.append(slot[base : base + gso_size])
+        length -= gso_size
+        base += stride
+    parts.append(slot[base : base + length])
+    return parts
+
+
+def error_name(number: int) -> str:
+    """An errno as a word for logs: ECONNREFUSED, or E<number> when unknown."""
+    return errno.errorcode.get(number, f"E{number}")
+
+
+def error_text(number: int) -> str:
+    """An errno in the words of the system."""
+    return os.strerror(number)

@@ -1,0 +1,366 @@
+"""The egress worker: flows <-> host sockets (L4 and up).
+
+For each TCP flow it opens a host connection, writes the guest's ranges out of their slots and
+reads host bytes into slots of its own pool; UDP flows are in pipeline.stages.egress_udp.
+Sockets are edge-triggered. What stops a fast host from filling memory: a flow reads on
+only while fewer than ``quota`` of its references are out, and no socket is read at all while
+records for another worker do not fit into their ring.
+"""
+
+import select
+import socket
+from typing import Final
+
+from pipeline.config import Config
+from pipeline.counters import INDEX
+from pipeline.engines import nat
+from pipeline.host import tcp as host_tcp
+from pipeline.host.filler import SlotFiller
+from pipeline.host.stream import HostStream
+from pipeline.shm import descriptor as d
+from pipeline.shm.arena import HEADROOM, SLOT_BYTES
+from pipeline.stages.egress_udp import UdpSockets
+from pipeline.stages.worker import Worker
+from pipeline.wire import ipv4
+
+READ_GAP: Final = 64
+"""Bytes left before each read of a shared slot: room for the headers of a small frame."""
+READS_A_STEP: Final = 8
+"""Reads in one step over all flows, before the results are published."""
+READS_A_FLOW: Final = 2
+MAX_FLOW_REFS: Final = 32
+MIN_FLOW_REFS: Final = 2
+MAX_READ: Final = 65536
+
+_EVENTS: Final = select.EPOLLIN | select.EPOLLOUT | select.EPOLLRDHUP | select.EPOLLET
+_READ_EVENTS: Final = select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR
+
+_OPENED: Final = INDEX["egress_connection_opened"]
+_ACCEPTED: Final = INDEX["egress_connection_accepted"]
+_FAILED: Final = INDEX["egress_connection_failed"]
+_RESET: Final = INDEX["egress_connection_reset_by_host"]
+_TO_HOST: Final = INDEX["egress_bytes_to_host"]
+_FROM_HOST: Final = INDEX["egress_bytes_from_host"]
+_FLOWS: Final = INDEX["egress_flows"]
+_PAUSED: Final = INDEX["egress_reads_paused_no_slot"]
+
+
+class Flow:
+    """One TCP flow and its host socket.
+
+    ========== ====================================================================
+    state      meaning
+    ========== ====================================================================
+    CONNECTING host connection under way (CONNECT came, neither result sent)
+    DIALLING   accepted from the host; the guest has not answered yet, nothing is read
+    OPEN       both sides stand
+    DEAD       forgotten here; left in no table
+    ========== ====================================================================
+    """
+
+    __slots__ = ("chunk", "key", "number", "out_refs", "read_finished", "shard", "state", "stream")
+
+    def __init__(self, key: int, number: int, shard: int, stream: HostStream, state: str) -> None:
+        self.key = key
+        self.number = number
+        self.shard = shard
+        self.stream = stream
+        self.state = state
+        self.chunk = MAX_READ
+        self.out_refs = 0
+        self.read_finished = False
+
+
+class EgressStage:
+    """Flows of all tcp shards that RSS sent to this egress worker."""
+
+    def __init__(self, worker: Worker, config: Config) -> None:
+        ports = worker.ports
+        self.worker = worker
+        self.counts = worker.counts
+        self.slots = ports.arena.slots
+        self.pool = worker.pool
+        self.filler = SlotFiller(self.pool, SLOT_BYTES, HEADROOM, READ_GAP)
+        self.targets = nat.Nat.from_config(config)
+        self.flows: dict[int, Flow] = {}
+        self.dialled = 0
+        self.ready: dict[Flow, None] = {}
+        self.dirty: dict[Flow, None] = {}
+        self.tcp_in = [ports.rings_in[f"tcp{i}"] for i in range(config.tcp_workers)]
+        self.tcp_out = [ports.rings_out[f"tcp{i}"] for i in range(config.tcp_workers)]
+        self.demux_in = ports.rings_in["demux"]
+        self.demux_out = ports.rings_out["demux"]
+        self.udp = UdpSockets(worker, self.filler, self.targets, self.demux_out)
+
+    # --- the step ---------------------------------------------------------------------
+
+    def step(self, now: float) -> int:
+        """Rings -> sockets, then sockets -> rings. Returns the number of records and reads."""
+        work = 0
+        for shard, ring in enumerate(self.tcp_in):
+            while burst := ring.peek():
+                work += self._on_tcp_burst(shard, burst)
+                ring.release(len(burst) // d.DESCRIPTOR_BYTES)
+        while burst := self.demux_in.peek():
+            work += self._on_demux_burst(burst)
+            self.demux_in.release(len(burst) // d.DESCRIPTOR_BYTES)
+        if self.dirty:
+            self._flush()
+        work += self._read_ready()
+        work += self.udp.read_ready(now)
+        self.counts[_FLOWS] = len(self.flows)
+        return work
+
+    def deadline(self) -> float:
+        """This stage keeps no timers: host sockets time out in the kernel, flows in their engines."""
+        return float("inf")
+
+    # --- records from the tcp workers ---------------------------------------------------
+
+    def _on_tcp_burst(self, shard: int, burst: memoryview) -> int:
+        flows = self.flows
+        dirty = self.dirty
+        base = shard << 32
+        count = 0
+        for (
+            kind, _flags, _link, stride, gso_size, slot, off, length, skip, number,
+            _seq, _ack, _wnd, _ts_val, _ts_ecr, guest_addr, remote_addr, ports, aux,
+        ) in d.DESCRIPTOR.iter_unpack(burst):  # fmt: skip
+            count += 1
+            key = number if number & d.FLOW_FROM_EGRESS else base | number
+            if kind == d.CONNECT:
+                self._connect(key, number, shard, guest_addr, remote_addr, ports, gso_size)
+                continue
+            flow = flows.get(key)
+            if flow is None:
+                # The host side ended first; what was under way for it meanwhile is void.
+                if kind == d.TO_HOST:
+                    self.worker.free(slot)
+                continue
+            if kind == d.TO_HOST:
+                flow.stream.enqueue((slot, off, stride, gso_size, skip, length))
+                dirty[flow] = None
+            elif kind == d.SHUTDOWN:
+                flow.stream.finish_writing()
+                dirty[flow] = None
+            elif kind == d.CONNECTED:
+                self._guest_answered(flow, shard, gso_size)
+            elif kind in (d.ABORT, d.DIAL_FAILED):
+                self._forget(flow, reset=True)
+            elif kind == d.CLOSED:
+                self._forget(flow, reset=bool(aux))
+        return count
+
+    def _connect(
+        self, key: int, number: int, shard: int, guest_addr: int, remote_addr: int, ports: int, mss: int
+    ) -> None:
+        port = ports & 0xFFFF
+        target = self.targets.tcp_target(remote_addr, port)
+        error = 0
+        if target.service:
+            ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+            guest = f"{ipv4.addr_text(guest_addr)}:{ports >> 16}"
+            self.worker.send_event({"event": "service", "name": target.service, "guest": guest}, [theirs])
+            theirs.close()
+            host_tcp.tune(ours)
+            sock: socket.socket | None = ours
+        elif target.refused:
+            self.counts[INDEX[target.refused]] += 1
+            sock, error = None, target.errno
+        else:
+            sock, error = host_tcp.connect(ipv4.addr_text(target.addr), port)
+        if sock is None:
+            self.counts[_FAILED] += 1
+            self.tcp_out[shard].push(d.record(d.CONNECT_FAILED, flow=number, aux=error))
+            return
+        flow = Flow(key, number, shard, HostStream(sock, self.slots), "CONNECTING")
+        flow.chunk = read_chunk(mss)
+        self.flows[key] = flow
+        self.worker.register(sock.fileno(), _EVENTS, lambda events: self._on_event(flow, events))
+
+    def _guest_answered(self, flow: Flow, shard: int, mss: int) -> None:
+        flow.shard = shard
+        flow.chunk = read_chunk(mss)
+        flow.state = "OPEN"
+        stream = flow.stream
+        self.worker.register(stream.sock.fileno(), _EVENTS, lambda events: self._on_event(flow, events))
+
+    # --- records from demux -------------------------------------------------------------
+
+    def _on_demux_burst(self, burst: memoryview) -> int:
+        count = 0
+        for (
+            kind, _flags, _link, _stride, _gso, slot, off, length, _skip, number,
+            _seq, _ack, _wnd, _ts_val, _ts_ecr, guest_addr, remote_addr, ports, _aux,
+        ) in d.DESCRIPTOR.iter_unpack(burst):  # fmt: skip
+            count += 1
+            if kind == d.UDP_DATA:
+                self.udp.to_host(number, slot, off, length, guest_addr, remote_addr, ports)
+            elif kind == d.UDP_CLOSE:
+                self.udp.close(number)
+            elif kind == d.DIAL_FAILED:
+                flow = self.flows.get(number)
+                if flow is not None:
+                    self._forget(flow, reset=True)
+        return count
+
+    # --- host sockets -------------------------------------------------------------------
+
+    def _on_event(self, flow: Flow, events: int) -> None:
+        stream = flow.stream
+        if flow.state == "CONNECTING":
+            if not events & (select.EPOLLOUT | select.EPOLLHUP | select.EPOLLERR):
+                return
+            error = host_tcp.finish(stream.sock)
+            if error:
+                self.counts[_FAILED] += 1
+                self._tell(flow, d.CONNECT_FAILED, aux=error)
+                self._forget(flow, reset=False)
+                return
+            flow.state = "OPEN"
+            self.counts[_OPENED] += 1
+            self._tell(flow, d.CONNECTED)
+        if events & select.EPOLLOUT:
+            stream.writable = True
+            self.dirty[flow] = None
+        if events & _READ_EVENTS and not flow.read_finished:
+            stream.readable = True
+            self.ready[flow] = None
+
+    def _flush(self) -> None:
+        free = self.worker.free
+        for flow in self.dirty:
+            if flow.state != "OPEN":
+                continue
+            try:
+                taken = flow.stream.flush(free)
+            except OSError as error:
+                self._broken(flow, error)
+                continue
+            if taken:
+                self.counts[_TO_HOST] += taken
+                self._tell(flow, d.TAKEN, length=taken)
+        self.dirty.clear()
+
+    def _read_ready(self) -> int:
+        ready = self.ready
+        if not ready:
+            return 0
+        quota = min(MAX_FLOW_REFS, max(MIN_FLOW_REFS, self.pool.free_count // 4))
+        reads = 0
+        for flow in list(ready):
+            out = self.tcp_out[flow.shard]
+            if out.backlog or reads >= READS_A_STEP:
+                break
+            # Each flow goes to the end of the queue, so that all get their turn.
+            del ready[flow]
+            if flow.state != "OPEN" or flow.out_refs >= quota:
+                continue
+            for _ in range(READS_A_FLOW):
+                if not self._read(flow):
+                    break
+                reads += 1
+            if flow.stream.readable and flow.state == "OPEN" and flow.out_refs < quota:
+                ready[flow] = None
+        return reads
+
+    def _read(self, flow: Flow) -> bool:
+        filler = self.filler
+        if not filler.place(flow.chunk):
+            self.counts[_PAUSED] += 1
+            self.ready[flow] = None
+            return False
+        slot, off = filler.slot, filler.off
+        stream = flow.stream
+        try:
+            count = stream.read(self.slots[slot][off : off + flow.chunk])
+        except OSError as error:
+            self._broken(flow, error)
+            return False
+        if count > 0:
+            filler.commit(count)
+            flow.out_refs += 1
+            self.counts[_FROM_HOST] += count
+            self.tcp_out[flow.shard].push(
+                d.record(d.TO_GUEST, flow=flow.number, slot=slot, off=off, length=count)
+            )
+            return True
+        if count == 0:
+            flow.read_finished = True
+            stream.readable = False
+            self._tell(flow, d.SHUTDOWN)
+        return False
+
+    def on_released(self, source: str, tags: list[int]) -> None:
+        """References of ours came home from source; each tag is the number of the flow that used one."""
+        base = int(source[3:]) << 32 if source.startswith("tcp") else 0
+        for number in tags:
+            flow = self.flows.get(number if number & d.FLOW_FROM_EGRESS else base | number)
+            if flow is not None:
+                flow.out_refs -= 1
+                if flow.stream.readable:
+                    self.ready[flow] = None
+
+    # --- ends -------------------------------------------------------------------------
+
+    def _broken(self, flow: Flow, error: OSError) -> None:
+        self.counts[_RESET] += 1
+        self._tell(flow, d.ABORT, aux=error.errno or 0)
+        self._forget(flow, reset=True)
+
+    def _forget(self, flow: Flow, *, reset: bool) -> None:
+        stream = flow.stream
+        stream.discard_queue(self.worker.free)
+        if flow.state != "DIALLING":
+            self.worker.unregister(stream.sock.fileno())
+        flow.state = "DEAD"
+        stream.readable = stream.writable = False
+        self.ready.pop(flow, None)
+        del self.flows[flow.key]
+        if reset:
+            host_tcp.reset(stream.sock)
+        else:
+            stream.sock.close()
+
+    def _tell(self, flow: Flow, kind: int, *, length: int = 0, aux: int = 0) -> None:
+        self.tcp_out[flow.shard].push(d.record(kind, flow=flow.number, length=length, aux=aux))
+
+    # --- accepted connections, forwarded UDP ports -----------------------------------------
+
+    def on_control(self, message: dict[str, object], fds: list[int]) -> dict[str, object]:
+        """Requests of listen: ``accepted`` and ``udp_forward`` (each with a socket), ``udp_unforward``."""
+        match message:
+            case {"op": "accepted", "addr": int(addr), "port": int(port)}:
+                self._accepted(socket.socket(fileno=fds[0]), addr, port)
+                return {"ok": True}
+            case {"op": "udp_forward", "key": str(key), "addr": int(addr), "port": int(port)}:
+                self.udp.add_forward(key, socket.socket(fileno=fds[0]), addr, port)
+                return {"ok": True}
+            case {"op": "udp_unforward", "key": str(key)}:
+                self.udp.remove_forward(key)
+                return {"ok": True}
+        return {"error": f"egress knows no request {message.get('op')!r}"}
+
+    def _accepted(self, sock: socket.socket, addr: int, port: int) -> None:
+        host_tcp.tune(sock)
+        number = self.udp.next_number()
+        flow = Flow(number, number, 0, HostStream(sock, self.slots), "DIALLING")
+        self.flows[number] = flow
+        self.counts[_ACCEPTED] += 1
+        self.demux_out.push(
+            d.record(d.DIAL, flow=number, guest_addr=addr, ports=port << 16, aux=self.worker.index)
+        )
+
+    def close(self) -> None:
+        """Reset what is open and give every reference back."""
+        for flow in list(self.flows.values()):
+            self._forget(flow, reset=True)
+        self.udp.close_all()
+        self.filler.retire()
+
+
+def read_chunk(mss: int) -> int:
+    """How much one read may bring: as many whole segments of mss bytes as fit into 64 KiB."""
+    if not 0 < mss < MAX_READ:
+        return MAX_READ
+    return MAX_READ // mss * mss

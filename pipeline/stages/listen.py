@@ -1,0 +1,149 @@
+"""The listen worker: bound host ports of port forwards.
+
+TCP and unix connections are accepted here and handed to an egress worker with
+SCM_RIGHTS; bound UDP sockets are handed over whole. Closing a forward closes its
+listener; connections that it brought live on.
+"""
+
+import os
+import select
+import socket
+from typing import Final
+
+from pipeline.config import Config
+from pipeline.counters import INDEX
+from pipeline.host import listener
+from pipeline.stages.worker import Worker
+from pipeline.wire import ipv4
+
+ACCEPTS_A_STEP: Final = 64
+
+_ACCEPTED: Final = INDEX["listen_connection_accepted"]
+_ACCEPT_FAILED: Final = INDEX["listen_accept_failed"]
+_FORWARDS: Final = INDEX["listen_forwards"]
+
+
+class Forward:
+    """One bound local address and the guest's address behind it."""
+
+    __slots__ = ("addr", "egress", "key", "path", "port", "protocol", "sock")
+
+    def __init__(
+        self, key: str, protocol: str, sock: socket.socket, addr: int, port: int, path: str | None = None
+    ) -> None:
+        self.key = key
+        self.protocol = protocol
+        self.sock = sock
+        self.addr = addr
+        self.port = port
+        self.path = path
+        self.egress = 0
+
+
+class ListenStage:
+    """All forwards of the daemon, by protocol and local address."""
+
+    def __init__(self, worker: Worker, config: Config) -> None:
+        self.worker = worker
+        self.counts = worker.counts
+        self.egress_workers = config.egress_workers
+        self.forwards: dict[str, Forward] = {}
+        self._next_egress = 0
+
+    def step(self, now: float) -> int:
+        """All work comes from sockets and control requests."""
+        return 0
+
+    def deadline(self) -> float:
+        """No timers."""
+        return float("inf")
+
+    def on_control(self, message: dict[str, object], fds: list[int]) -> dict[str, object]:
+        """Requests ``expose``, ``unexpose`` and ``tunnel`` of the supervisor."""
+        try:
+            match message:
+                case {"op": "expose", "protocol": str(protocol), "local": str(local), "remote": str(remote)}:
+                    self._expose(protocol, local, remote)
+                case {"op": "unexpose", "protocol": str(protocol), "local": str(local)}:
+                    self._unexpose(protocol, local)
+                case {"op": "tunnel", "ip": str(ip), "port": int(port)}:
+                    self._hand_over(socket.socket(fileno=fds[0]), ipv4.addr_parse(ip), port)
+                case _:
+                    return {"error": f"listen knows no request {message.get('op')!r}"}
+        except (listener.ListenError, ValueError) as error:
+            return {"error": str(error)}
+        return {"ok": True}
+
+    def _expose(self, protocol: str, local: str, remote: str) -> None:
+        key = f"{protocol} {local}"
+        if key in self.forwards:
+            raise listener.ListenError("proxy already running")
+        host, port = listener.split(remote.removeprefix("tcp://"))
+        addr = ipv4.addr_parse(host)
+        path = None
+        if protocol == "unix":
+            path = local.removeprefix("unix://")
+            sock = listener.bind_unix(path)
+        else:
+            sock = listener.bind_inet(protocol, local)
+        forward = Forward(key, protocol, sock, addr, port, path)
+        self.forwards[key] = forward
+        self.counts[_FORWARDS] = len(self.forwards)
+        if protocol == "udp":
+            forward.egress = self._pick_egress()
+            message = {"op": "udp_forward", "key": key, "addr": addr, "port": port}
+            self.worker.send_peer(f"egress{forward.egress}", message, [sock])
+            sock.close()
+        else:
+            self.worker.register(sock.fileno(), select.EPOLLIN, lambda _events: self._accept(forward))
+        self.worker.log.info("forward opened", protocol=protocol, local=local, remote=remote)
+
+    def _unexpose(self, protocol: str, local: str) -> None:
+        forward = self.forwards.pop(f"{protocol} {local}", None)
+        if forward is None:
+            raise listener.ListenError("proxy not found")
+        self._close(forward)
+        self.counts[_FORWARDS] = len(self.forwards)
+        self.worker.log.info("forward closed", protocol=protocol, local=local)
+
+    def _close(self, forward: Forward) -> None:
+        if forward.protocol == "udp":
+            message = {"op": "udp_unforward", "key": forward.key}
+            self.worker.send_peer(f"egress{forward.egress}", message, [])
+            return
+        self.worker.unregister(forward.sock.fileno())
+        forward.sock.close()
+        if forward.path is not None:
+            try:
+                os.unlink(forward.path)
+            except FileNotFoundError:
+                self.worker.log.warning("socket file was gone already", path=forward.path)
+
+    def _accept(self, forward: Forward) -> None:
+        for _ in range(ACCEPTS_A_STEP):
+            try:
+                sock, _ = forward.sock.accept()
+            except BlockingIOError:
+                return
+            except OSError as error:
+                # Out of descriptors, or a client that left while it waited: count it, go on later.
+                self.counts[_ACCEPT_FAILED] += 1
+                self.worker.log.warning("accept failed", local=forward.key, error=str(error))
+                return
+            self.counts[_ACCEPTED] += 1
+            self._hand_over(sock, forward.addr, forward.port)
+
+    def _hand_over(self, sock: socket.socket, addr: int, port: int) -> None:
+        message = {"op": "accepted", "addr": addr, "port": port}
+        self.worker.send_peer(f"egress{self._pick_egress()}", message, [sock])
+        sock.close()
+
+    def _pick_egress(self) -> int:
+        self._next_egress = (self._next_egress + 1) % self.egress_workers
+        return self._next_egress
+
+    def close(self) -> None:
+        """Close all listeners and remove socket files."""
+        for forward in self.forwards.values():
+            self._close(forward)
+        self.forwards.clear()

@@ -1,0 +1,382 @@
+"""One shard of the TCP engine: connections of the guests whose flows RSS sent here (L4).
+
+Segments come from demux as ranges, host bytes come from egress as slots; the state machine
+is pipeline.engines.tcp, which sees neither rings nor bytes. This stage looks flows up, turns
+records into calls and actions into records, and keeps the timers.
+
+Host bytes stay in their slots until the guest has acknowledged them. Such a slot may go home only
+when ingress has also read the last copy of it that is under way, which is certain once ingress
+has released every record pushed before: the ring's consumer index is the completion.
+"""
+
+import heapq
+import secrets
+from collections import deque
+from typing import Final
+
+from pipeline.config import Config
+from pipeline.counters import INDEX
+from pipeline.engines.tcp import actions, isn
+from pipeline.engines.tcp.connection import Connection, reset_for
+from pipeline.engines.tcp.segment import Segment
+from pipeline.engines.tcp.state import State, TcpConfig
+from pipeline.shm import descriptor as d
+from pipeline.stages.worker import Worker
+from pipeline.wire import tcp as wire_tcp
+from pipeline.wire import tcp_options
+from pipeline.wire.errors import WireError
+
+RELEASE_POLL_S: Final = 0.005
+"""How soon to look again whether ingress has read what waits to go home; nobody waits for it."""
+MAX_RANGES_A_TURN: Final = 16
+"""Ranges one connection may send before the others get their turn."""
+
+_SEGMENTS: Final = INDEX["tcp_segments_received"]
+_SENT: Final = INDEX["tcp_segments_sent"]
+_FLOWS: Final = INDEX["tcp_flows"]
+_OPENED: Final = INDEX["tcp_flow_opened"]
+_RESETS: Final = INDEX["tcp_reset_sent_no_flow"]
+_TOO_MANY: Final = INDEX["tcp_syn_dropped_too_many_flows"]
+
+Key = tuple[int, int, int]
+"""(guest_addr, remote_addr, guest_port << 16 | remote_port)."""
+
+
+class Flow:
+    """A connection with the names that its neighbours use for it."""
+
+    __slots__ = ("conn", "egress", "host_open", "key", "number", "timer_at")
+
+    def __init__(self, conn: Connection, key: Key, number: int, egress: int) -> None:
+        self.conn = conn
+        self.key = key
+        self.number = number
+        self.egress = egress
+        self.host_open = True
+        """Whether egress still knows the flow: false once one side told the other to forget it."""
+        self.timer_at = float("inf")
+        """Deadline of the one entry of the timer heap that counts; later ones are stale."""
+
+
+class TcpStage:
+    """The connections of one shard."""
+
+    def __init__(self, worker: Worker, config: Config) -> None:
+        ports = worker.ports
+        self.worker = worker
+        self.counts = worker.counts
+        self.slots = ports.arena.slots
+        self.demux_in = ports.rings_in["demux"]
+        self.ingress_out = ports.rings_out["ingress"]
+        self.egress_in = [ports.rings_in[f"egress{i}"] for i in range(config.egress_workers)]
+        self.egress_out = [ports.rings_out[f"egress{i}"] for i in range(config.egress_workers)]
+        self.config = TcpConfig(mtu=config.mtu)
+        self.max_flows = config.max_tcp_flows
+        self.isn_key = secrets.token_bytes(16)
+        self.flows: dict[Key, Flow] = {}
+        self.by_number: dict[int, Flow] = {}
+        self.dirty: dict[Flow, None] = {}
+        self.timers: list[tuple[float, int, Flow]] = []
+        self.timer_serial = 0
+        self.releasing: deque[tuple[int, int, int]] = deque()
+        self.number = 0
+        self.now = 0.0
+
+    # --- the step ---------------------------------------------------------------------
+
+    def step(self, now: float) -> int:
+        """Rings -> engine, timers -> engine, engine -> rings. Returns the number of records."""
+        self.now = now
+        work = 0
+        while burst := self.demux_in.peek():
+            work += self._on_guest_burst(burst, now)
+            self.demux_in.release(len(burst) // d.DESCRIPTOR_BYTES)
+        for egress, ring in enumerate(self.egress_in):
+            while burst := ring.peek():
+                work += self._on_host_burst(egress, burst, now)
+                ring.release(len(burst) // d.DESCRIPTOR_BYTES)
+        if self.timers and self.timers[0][0] <= now:
+            work += self._expire(now)
+        if self.dirty:
+            work += self._emit(now)
+        if self.releasing:
+            self._release_completed()
+        return work
+
+    def deadline(self) -> float:
+        """When step must be called again without an event; at once while ingress has room again for more."""
+        if self.dirty and self.ingress_out.room() > 0:
+            return 0.0
+        if self.dirty or self.releasing:
+            # Ingress rings no bell when it releases records: look again soon.
+            soon = self.now + RELEASE_POLL_S
+            return min(soon, self.timers[0][0]) if self.timers else soon
+        return self.timers[0][0] if self.timers else float("inf")
+
+    # --- from demux ---------------------------------------------------------------------
+
+    def _on_guest_burst(self, burst: memoryview, now: float) -> int:
+        flows = self.flows
+        dirty = self.dirty
+        free = self.worker.free
+        count = segments = 0
+        for (
+            kind, flags, _link, stride, gso_size, slot, off, length, _skip, seg_count,
+            seq, ack, wnd, ts_val, ts_ecr, guest_addr, remote_addr, ports, aux,
+        ) in d.DESCRIPTOR.iter_unpack(burst):  # fmt: skip
+            count += 1
+            if kind == d.DIAL:
+                self._dial((guest_addr, remote_addr, ports), seg_count, aux, now)
+                continue
+            segments += seg_count
+            buf = (slot, off, stride, gso_size) if length else None
+            has_ts = bool(aux & d.RUN_HAS_TIMESTAMPS)
+            if aux & d.RUN_OTHER_OPTIONS:
+                segment = self._with_options(
+                    seq, ack, flags, wnd, length, buf, slot, off, stride, seg_count, aux
+                )
+                if segment is None:
+                    free(slot)
+                    continue
+            else:
+                segment = Segment(
+                    seq, ack, flags, wnd, length, buf, ts_val, ts_ecr, has_ts, seg_count=seg_count
+                )
+            if not length:
+                free(slot)
+            key = (guest_addr, remote_addr, ports)
+            flow = flows.get(key)
+            if flow is None:
+                flow = self._unknown(key, segment, now)
+                if flow is None:
+                    if length:
+                        free(slot)
+                    continue
+            else:
+                flow.conn.on_segment(segment, now)
+            dirty[flow] = None
+        self.counts[_SEGMENTS] += segments
+        return count
+
+    def _unknown(self, key: Key, segment: Segment, now: float) -> Flow | None:
+        """A segment without a connection: a SYN opens one, anything else is answered with RST."""
+        if segment.flags & (wire_tcp.SYN | wire_tcp.ACK | wire_tcp.RST) != wire_tcp.SYN:
+            answer = reset_for(segment)
+            if answer is not None:
+                self.counts[_RESETS] += 1
+                self._push_out(key, answer)
+            return None
+        if len(self.flows) >= self.max_flows:
+            self.counts[_TOO_MANY] += 1
+            return None
+        conn = Connection.passive(self.config, segment, self._isn(key, now), now)
+        return self._add(conn, key, self._next_number(), key[2] % len(self.egress_out))
+
+    def _dial(self, key: Key, number: int, egress: int, now: float) -> None:
+        conn = Connection.active(self.config, self._isn(key, now), now)
+        self.dirty[self._add(conn, key, number, egress)] = None
+
+    def _add(self, conn: Connection, key: Key, number: int, egress: int) -> Flow:
+        flow = Flow(conn, key, number, egress)
+        self.flows[key] = self.by_number[number] = flow
+        self.counts[_OPENED] += 1
+        self.counts[_FLOWS] = len(self.flows)
+        return flow
+
+    def _isn(self, key: Key, now: float) -> int:
+        guest_addr, remote_addr, ports = key
+        return isn.initial_sequence(self.isn_key, remote_addr, ports & 0xFFFF, guest_addr, ports >> 16, now)
+
+    def _next_number(self) -> int:
+        while True:
+            self.number = (self.number + 1) & 0x7FFFFFFF
+            if self.number not in self.by_number:
+                return self.number
+
+    # --- from egress --------------------------------------------------------------------
+
+    def _on_host_burst(self, egress: int, burst: memoryview, now: float) -> int:
+        by_number = self.by_number
+        dirty = self.dirty
+        count = 0
+        for (
+            kind, _flags, _link, _stride, _gso, slot, off, length, _skip, number,
+            _seq, _ack, _wnd, _ts_val, _ts_ecr, _guest, _remote, _ports, _aux,
+        ) in d.DESCRIPTOR.iter_unpack(burst):  # fmt: skip
+            count += 1
+            flow = by_number.get(number)
+            if flow is None:
+                # The guest's side ended first; bytes that were under way for it are void.
+                if kind == d.TO_GUEST:
+                    self.worker.free(slot, number)
+                continue
+            conn = flow.conn
+            if kind == d.TO_GUEST:
+                conn.on_host_data(slot, off, length, now)
+            elif kind == d.TAKEN:
+                conn.on_taken(length, now)
+            elif kind == d.SHUTDOWN:
+                conn.on_host_eof(now)
+            elif kind == d.CONNECTED:
+                conn.on_connected(now)
+            elif kind == d.CONNECT_FAILED:
+                flow.host_open = False
+                conn.on_connect_failed(now)
+            elif kind == d.ABORT:
+                flow.host_open = False
+                conn.on_host_reset(now)
+            dirty[flow] = None
+        return count
+
+    # --- timers ---------------------------------------------------------------------------
+
+    def _expire(self, now: float) -> int:
+        timers = self.timers
+        count = 0
+        while timers and timers[0][0] <= now:
+            at, _, flow = heapq.heappop(timers)
+            if at != flow.timer_at:
+                continue  # stale: an earlier entry was pushed since, or the flow is gone
+            flow.timer_at = float("inf")
+            if flow.conn.deadline() <= now:
+                flow.conn.on_timer(now)
+                count += 1
+            self.dirty[flow] = None
+        return count
+
+    def _arm(self, flow: Flow) -> None:
+        """Keep a heap entry at or before the connection's deadline; one that comes early is re-armed then."""
+        at = flow.conn.deadline()
+        if at < flow.timer_at:
+            flow.timer_at = at
+            self.timer_serial += 1
+            heapq.heappush(self.timers, (at, self.timer_serial, flow))
+
+    # --- engine -> rings --------------------------------------------------------------------
+
+    def _emit(self, now: float) -> int:
+        """Carry out the actions of every dirty connection and let it send while ingress has room."""
+        room = self.ingress_out.room()
+        sent = 0
+        later: dict[Flow, None] = {}
+        for flow in self.dirty:
+            conn = flow.conn
+            gone = self._act(flow)
+            if conn.wants_transmit:
+                if room > 0:
+                    outs = conn.transmit(now, min(room, MAX_RANGES_A_TURN))
+                    room -= len(outs)
+                    sent += len(outs)
+                    for out in outs:
+                        self._push_out(flow.key, out)
+                    gone = self._act(flow) or gone
+                if conn.wants_transmit and not gone:
+                    later[flow] = None
+            if gone:
+                self._remove(flow)
+            else:
+                self._arm(flow)
+        self.dirty = later
+        return sent
+
+    def _act(self, flow: Flow) -> bool:
+        """Actions -> records for egress. Returns whether the connection is gone."""
+        gone = False
+        out = self.egress_out[flow.egress]
+        number = flow.number
+        for action in flow.conn.take_actions():
+            kind = action.__class__
+            if kind is actions.Deliver:
+                slot, off, stride, gso_size = action.buf
+                if flow.host_open:
+                    record = d.DESCRIPTOR.pack(
+                        d.TO_HOST, 0, 0, stride, gso_size, slot, off, action.length, action.skip, number,
+                        0, 0, 0, 0, 0, 0, 0, 0, 0,
+                    )  # fmt: skip
+                    out.push(record)
+                else:
+                    self.worker.free(slot)
+            elif kind is actions.Release:
+                self.releasing.append((self.ingress_out.push_idx(), action.buf, number))
+            elif kind is actions.Discard:
+                self.worker.free(action.buf[0])
+            elif kind is actions.Connect:
+                self._tell_connect(flow, d.CONNECT)
+            elif kind is actions.Established:
+                self._tell_connect(flow, d.CONNECTED)
+            elif kind is actions.HostShutdown:
+                self._tell(flow, d.SHUTDOWN)
+            elif kind is actions.HostReset:
+                self._tell(flow, d.ABORT, action.errno)
+                flow.host_open = False
+            elif kind is actions.Gone:
+                gone = True
+        if flow.host_open and (gone or flow.conn.state is State.TIME_WAIT):
+            self._tell(flow, d.CLOSED)
+            flow.host_open = False
+        return gone
+
+    def _tell(self, flow: Flow, kind: int, aux: int = 0) -> None:
+        if flow.host_open:
+            self.egress_out[flow.egress].push(d.record(kind, flow=flow.number, aux=aux))
+
+    def _tell_connect(self, flow: Flow, kind: int) -> None:
+        guest_addr, remote_addr, ports = flow.key
+        self.egress_out[flow.egress].push(
+            d.record(
+                kind,
+                flow=flow.number,
+                gso_size=flow.conn.eff_snd_mss,
+                guest_addr=guest_addr,
+                remote_addr=remote_addr,
+                ports=ports,
+            )
+        )
+
+    def _push_out(self, key: Key, out: actions.Outgoing) -> None:
+        guest_addr, remote_addr, ports = key
+        options = d.OUT_TIMESTAMPS if out.has_ts else 0
+        slot, off, skip, flow, wnd, aux = d.NO_SLOT, 0, 0, 0, 0, 0
+        if out.length:
+            slot, off = out.buf, out.off
+        if out.sack:
+            blocks = out.sack[: 2 if out.length else 3]
+            options |= len(blocks) << d.OUT_SACK_SHIFT
+            skip, flow = blocks[0]
+            if len(blocks) > 1:
+                wnd, aux = blocks[1]
+            if len(blocks) > 2:
+                slot, off = blocks[2]
+        if out.flags & wire_tcp.SYN:
+            if out.syn_sack:
+                options |= d.OUT_SACK_PERMITTED
+            if out.syn_wscale >= 0:
+                options |= d.OUT_WINDOW_SCALE | out.syn_wscale << d.OUT_WINDOW_SCALE_SHIFT
+        self.counts[_SENT] += 1
+        record = d.DESCRIPTOR.pack(
+            d.TCP_OUT, out.flags, out.wnd, options, out.mss, slot, off, out.length, skip, flow,
+            out.seq, out.ack, wnd, out.ts_val, out.ts_ecr, guest_addr, remote_addr, ports, aux,
+        )  # fmt: skip
+        self.ingress_out.push(record)
+
+    def _remove(self, flow: Flow) -> None:
+        del self.by_number[flow.number]
+        if self.flows.get(flow.key) is flow:
+            del self.flows[flow.key]
+        flow.timer_at = -1.0  # no heap entry matches any more
+        self.counts[_FLOWS] = len(self.flows)
+
+    def _release_completed(self) -> None:
+        releasing = self.releasing
+        while releasing and self.ingress_out.completed(releasing[0][0]):
+            _, slot, number = releasing.popleft()
+            self.worker.free(slot, number)
+
+    def on_control(self, message: dict[str, object], fds: list[int]) -> dict[str, object]:
+        """Request ``flows``: a printable snapshot of every connection."""
+        if message.get("op") == "flows":
+            return {"flows": [flow.conn.snapshot() for flow in self.by_number.values()]}
+        return {"error": f"tcp knows no request {message.get('op')!r}"}
+
+    def close(self) -> None:
+        """Nothing to give back: the segment goes with the daemon."""

@@ -1,0 +1,89 @@
+"""Bound sockets of forwards: forms of the local address, texts of errors, files that stay."""
+
+import os
+import socket
+import stat
+from pathlib import Path
+
+import pytest
+
+from pipeline.host import listener
+
+
+@pytest.mark.parametrize(
+    "local, host, port",
+    [
+        ("127.0.0.1:80", "127.0.0.1", 80),
+        (":8080", "", 8080),
+        ("[::1]:1", "::1", 1),
+        ("localhost:0", "localhost", 0),
+    ],
+)
+def test_split(local: str, host: str, port: int) -> None:
+    assert listener.split(local) == (host, port)
+
+
+@pytest.mark.parametrize(
+    "local, text",
+    [("x", "address x: missing port in address"), ("::1:80", "too many colons"), ("a:b", "unknown port"),
+     ("a:70000", "invalid port")],
+)  # fmt: skip
+def test_split_names_what_is_wrong(local: str, text: str) -> None:
+    with pytest.raises(listener.ListenError, match=text):
+        listener.split(local)
+
+
+def test_tcp_listens_and_udp_is_bound() -> None:
+    with listener.bind_inet("tcp", "127.0.0.1:0") as tcp, listener.bind_inet("udp", "127.0.0.1:0") as udp:
+        with socket.create_connection(tcp.getsockname()):
+            assert tcp.type == socket.SOCK_STREAM
+        assert udp.getsockname()[1]
+        assert not udp.getblocking()
+
+
+def test_the_empty_host_takes_ipv4_clients_too() -> None:
+    with listener.bind_inet("tcp", ":0") as sock:
+        port = sock.getsockname()[1]
+        with socket.create_connection(("127.0.0.1", port)):
+            peer, _ = sock.accept()
+            peer.close()
+
+
+def test_an_address_in_use_is_said_in_the_known_words() -> None:
+    with listener.bind_inet("tcp", "127.0.0.1:0") as first:
+        local = f"127.0.0.1:{first.getsockname()[1]}"
+        with pytest.raises(listener.ListenError) as caught:
+            listener.bind_inet("tcp", local)
+    assert str(caught.value) == f"listen tcp {local}: bind: address already in use"
+
+
+def test_a_foreign_address_is_said_in_the_known_words() -> None:
+    with pytest.raises(listener.ListenError) as caught:
+        listener.bind_inet("tcp", "192.0.2.1:5")
+    assert str(caught.value) == "listen tcp 192.0.2.1:5: bind: cannot assign requested address"
+
+
+def test_a_missing_port_is_said_in_the_known_words() -> None:
+    with pytest.raises(listener.ListenError) as caught:
+        listener.bind_inet("tcp", "x")
+    assert str(caught.value) == "listen tcp: address x: missing port in address"
+
+
+def test_a_unix_socket_has_mode_0600_and_replaces_a_dead_one(tmp_path: Path) -> None:
+    path = tmp_path / "sock"
+    listener.bind_unix(str(path)).close()
+    with listener.bind_unix(str(path)):
+        assert stat.S_IMODE(os.stat(path).st_mode) == 0o600
+
+
+def test_a_file_that_is_no_socket_stays(tmp_path: Path) -> None:
+    path = tmp_path / "precious"
+    path.write_text("data")
+    with pytest.raises(listener.ListenError, match="not a socket"):
+        listener.bind_unix(str(path))
+    assert path.read_text() == "data"
+
+
+def test_a_directory_that_does_not_exist_is_named(tmp_path: Path) -> None:
+    with pytest.raises(listener.ListenError, match="no such file or directory"):
+        listener.bind_unix(str(tmp_path / "no" / "sock"))

@@ -1,0 +1,117 @@
+"""HostStream: ranges out of slots to a socket, partial writes, half-close, references."""
+
+import socket
+from collections.abc import Iterator
+
+import pytest
+
+from pipeline.host.stream import HostStream
+
+
+@pytest.fixture
+def pair() -> Iterator[tuple[HostStream, socket.socket, list[memoryview]]]:
+    ours, theirs = socket.socketpair()
+    ours.setblocking(False)
+    slots = [memoryview(bytearray(bytes([i]) * 70000)) for i in range(4)]
+    stream = HostStream(ours, slots)
+    stream.writable = True
+    yield stream, theirs, slots
+    ours.close()
+    theirs.close()
+
+
+def test_ranges_are_written_in_order_and_their_references_given_back(
+    pair: tuple[HostStream, socket.socket, list[memoryview]],
+) -> None:
+    stream, theirs, _ = pair
+    freed: list[int] = []
+    stream.enqueue((1, 10, 100, 60, 0, 150))
+    stream.enqueue((2, 0, 0, 1000, 0, 20))
+    assert stream.flush(freed.append) == 170
+    assert theirs.recv(1000) == b"\1" * 150 + b"\2" * 20
+    assert freed == [1, 2]
+    assert stream.queued_bytes == 0
+
+
+def test_a_full_socket_keeps_the_rest_queued_and_goes_on_where_it_stopped(
+    pair: tuple[HostStream, socket.socket, list[memoryview]],
+) -> None:
+    stream, theirs, _ = pair
+    stream.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+    freed: list[int] = []
+    total = 0
+    for slot in (0, 1, 2, 3):
+        stream.enqueue((slot, 0, 0, 65536, 0, 65536))
+        total += 65536
+    received = bytearray()
+    taken = stream.flush(freed.append)
+    assert 0 < taken < total
+    assert not stream.writable
+    while len(received) < total:
+        received += theirs.recv(total)
+        stream.writable = True
+        taken += stream.flush(freed.append)
+    assert taken == total
+    assert bytes(received) == b"".join(bytes([i]) * 65536 for i in range(4))
+    assert freed == [0, 1, 2, 3]
+
+
+def test_the_fin_waits_for_the_queue(pair: tuple[HostStream, socket.socket, list[memoryview]]) -> None:
+    stream, theirs, _ = pair
+    stream.writable = False
+    stream.enqueue((1, 0, 0, 100, 0, 100))
+    stream.finish_writing()
+    stream.flush(lambda _slot: None)
+    theirs.setblocking(False)
+    with pytest.raises(BlockingIOError):
+        theirs.recv(1)
+    stream.writable = True
+    stream.flush(lambda _slot: None)
+    assert theirs.recv(200) == b"\1" * 100
+    assert theirs.recv(200) == b""
+    theirs.sendall(b"other direction")
+    assert stream.read(memoryview(bytearray(100))) == 15
+
+
+def test_read_tells_data_nothing_and_end_apart(
+    pair: tuple[HostStream, socket.socket, list[memoryview]],
+) -> None:
+    stream, theirs, _ = pair
+    view = memoryview(bytearray(100))
+    stream.readable = True
+    assert stream.read(view) == -1
+    assert not stream.readable
+    theirs.sendall(b"abc")
+    assert stream.read(view) == 3
+    theirs.close()
+    assert stream.read(view) == 0
+
+
+def test_a_broken_connection_raises_and_its_queue_can_be_given_back(
+    pair: tuple[HostStream, socket.socket, list[memoryview]],
+) -> None:
+    stream, theirs, _ = pair
+    theirs.close()
+    freed: list[int] = []
+    stream.enqueue((3, 0, 0, 10, 0, 10))
+    with pytest.raises(BrokenPipeError):
+        stream.flush(freed.append)
+    stream.discard_queue(freed.append)
+    assert freed == [3]
+
+
+def test_more_pieces_than_one_gather_call_takes_all_arrive(
+    pair: tuple[HostStream, socket.socket, list[memoryview]],
+) -> None:
+    stream, theirs, slots = pair
+    slots[1][:] = bytes(i % 251 for i in range(len(slots[1])))
+    freed: list[int] = []
+    stream.enqueue((1, 3, 7, 2, 0, 4001))
+    stream.enqueue((2, 0, 0, 5, 0, 5))
+    wanted = bytes((3 + i // 2 * 7 + i % 2) % 251 for i in range(4001)) + b"\2" * 5
+    assert stream.flush(freed.append) == 4006
+    received = b""
+    while len(received) < 4006:
+        received += theirs.recv(10000)
+    assert received == wanted
+    assert freed == [1, 2]

@@ -1,0 +1,90 @@
+"""Host TCP sockets: connect outcomes, reset, and the pieces of a range."""
+
+import errno
+import select
+import socket
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.host import tcp
+
+
+def wait_writable(sock: socket.socket) -> None:
+    poll = select.poll()
+    poll.register(sock, select.POLLOUT)
+    assert poll.poll(5000)
+
+
+def test_connect_to_a_listener_stands_without_an_error() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        sock, error = tcp.connect(*server.getsockname())
+        assert sock is not None
+        assert error == 0
+        wait_writable(sock)
+        assert tcp.finish(sock) == 0
+        sock.close()
+
+
+def test_connect_to_a_closed_port_is_refused() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = server.getsockname()
+    sock, error = tcp.connect(*address)
+    if sock is not None:
+        wait_writable(sock)
+        error = tcp.finish(sock)
+        sock.close()
+    assert error == errno.ECONNREFUSED
+
+
+def test_reset_is_seen_as_a_reset_by_the_peer() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        sock, _ = tcp.connect(*server.getsockname())
+        assert sock is not None
+        peer, _ = server.accept()
+        wait_writable(sock)
+        tcp.reset(sock)
+        with peer, pytest.raises(ConnectionResetError):
+            peer.recv(1)
+
+
+def test_shutdown_of_a_connection_that_is_gone_returns_the_errno() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        sock, _ = tcp.connect(*server.getsockname())
+        assert sock is not None
+        wait_writable(sock)
+        peer, _ = server.accept()
+        tcp.reset(peer)
+        wait_writable(sock)
+        with pytest.raises(ConnectionResetError):
+            sock.recv(1)
+        assert tcp.shutdown_write(sock) == errno.ENOTCONN
+        sock.close()
+
+
+@given(
+    gso_size=st.integers(1, 50),
+    gap=st.integers(0, 20),
+    off=st.integers(0, 30),
+    total=st.integers(1, 400),
+    data=st.data(),
+)
+def test_pieces_are_the_bytes_that_the_descriptor_formula_names(
+    gso_size: int, gap: int, off: int, total: int, data: st.DataObject
+) -> None:
+    stride = gso_size + gap
+    skip = data.draw(st.integers(0, total - 1))
+    length = data.draw(st.integers(1, total - skip))
+    slot = bytes(i * 7 % 251 for i in range(off + (total // gso_size + 1) * stride))
+    wanted = bytes(
+        slot[off + ((skip + i) // gso_size) * stride + (skip + i) % gso_size] for i in range(length)
+    )
+    parts = tcp.pieces(memoryview(slot), off, stride, gso_size, skip, length)
+    assert b"".join(parts) == wanted
+    assert all(parts)
+
+
+def test_pieces_of_a_range_in_one_piece_are_one() -> None:
+    parts = tcp.pieces(memoryview(bytes(100)), 10, 0, 65535, 5, 50)
+    assert [len(part) for part in parts] == [50]
