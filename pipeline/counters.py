@@ -20,16 +20,22 @@ class Counter(NamedTuple):
 
 TABLE: Final[tuple[Counter, ...]] = (
     # --- links and ingress --------------------------------------------------------
-    Counter("link_bytes_from_guest", "bytes", "bytes of frames received from guests, Ethernet header included"),
+    Counter(
+        "link_bytes_from_guest", "bytes", "bytes of frames received from guests, Ethernet header included"
+    ),
     Counter("link_bytes_to_guest", "bytes", "bytes of frames sent to guests, Ethernet header included"),
     Counter("link_frames_from_guest", "frames", "frames received from guests"),
     Counter("link_frames_to_guest", "frames", "frames sent to guests"),
     Counter("link_guest_connected", "links", "guest links attached"),
     Counter("link_guest_disconnected", "links", "guest links ended"),
-    Counter("link_frame_dropped_backlog_full", "frames", "frames to a guest that does not read, while others do"),
+    Counter(
+        "link_frame_dropped_backlog_full", "frames", "frames to a guest that does not read, while others do"
+    ),
     Counter("link_frame_dropped_bad_vnet_header", "frames", "frames with an impossible virtio-net header"),
     Counter("link_frame_dropped_no_neighbor", "frames", "frames to an address that no guest has"),
-    Counter("link_frame_dropped_oversized", "frames", "frames longer than the framing allows; the link is closed"),
+    Counter(
+        "link_frame_dropped_oversized", "frames", "frames longer than the framing allows; the link is closed"
+    ),
     Counter("link_frame_dropped_runt", "frames", "frames shorter than an Ethernet header"),
     Counter("link_handshake_failed", "links", "links refused for what they sent before the first frame"),
     Counter("link_reads_paused_no_slot", "events", "times a link was not read because no slot was free"),
@@ -48,14 +54,32 @@ TABLE: Final[tuple[Counter, ...]] = (
     # --- tcp ------------------------------------------------------------------------
     Counter("tcp_segment_dropped_bad_checksum", "segments", "TCP segments with a wrong checksum"),
     Counter("tcp_segment_dropped_bad_offset", "segments", "TCP segments whose data offset is impossible"),
-    Counter("tcp_segment_dropped_bad_options", "segments", "TCP segments with an option of impossible length"),
+    Counter(
+        "tcp_segment_dropped_bad_options", "segments", "TCP segments with an option of impossible length"
+    ),
     Counter("tcp_segment_dropped_truncated", "segments", "TCP segments shorter than a TCP header"),
     # --- egress: host sockets ---------------------------------------------------------
     # --- listen: port forwards --------------------------------------------------------
     # --- resolver: DHCP, DNS ----------------------------------------------------------
+    Counter("dhcp_ack_sent", "messages", "DHCP acknowledgements"),
+    Counter("dhcp_decline_accepted", "messages", "addresses that a client found in use"),
+    Counter(
+        "dhcp_decline_dropped_not_holder", "messages", "DHCP declines of an address the client does not hold"
+    ),
+    Counter("dhcp_leases", "leases", "addresses given out, static ones included", "gauge"),
+    Counter("dhcp_message_dropped_bad_chaddr", "messages", "DHCP messages without a usable hardware address"),
     Counter("dhcp_message_dropped_bad_header", "messages", "DHCP messages without cookie or of unknown op"),
     Counter("dhcp_message_dropped_bad_options", "messages", "DHCP messages whose options leave their bounds"),
+    Counter("dhcp_message_dropped_gateway_mac", "messages", "DHCP messages that claim the gateway's MAC"),
+    Counter("dhcp_message_dropped_no_address", "messages", "DHCP requests while no address is left"),
     Counter("dhcp_message_dropped_truncated", "messages", "DHCP messages shorter than their fixed fields"),
+    Counter("dhcp_message_ignored_not_request", "messages", "DHCP messages of another server"),
+    Counter("dhcp_message_ignored_unknown_type", "messages", "DHCP messages of a type that gets no reply"),
+    Counter("dhcp_offer_sent", "messages", "DHCP offers"),
+    Counter("dhcp_release_accepted", "messages", "leases given back"),
+    Counter(
+        "dhcp_release_dropped_not_holder", "messages", "DHCP releases of an address the client does not hold"
+    ),
 )
 
 INDEX: Final[dict[str, int]] = {row.name: index for index, row in enumerate(TABLE)}
