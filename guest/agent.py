@@ -1,0 +1,222 @@
+"""gvtap-guest: joins a guest to the network at the other end of a vsock, a unix socket or a program.
+
+gvforwarder's command line, defaults and way of working: dial, ask for /connect, open the
+tap, run a DHCP client, forward frames; whatever fails, close all, wait a second and start
+again, for ever. SIGTERM and SIGINT end it with status 0. What gvforwarder does not have:
+-dhcp, -address, -gateway, -link-mtu and -resolv-conf, whose defaults change nothing.
+"""
+
+import ipaddress
+import logging
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable, Sequence
+from importlib import metadata
+from types import FrameType
+from typing import Final, NamedTuple, NoReturn
+
+from guest import dhcp, flags, link, netlink
+from guest.flags import Flag
+from guest.forward import LOG, Forwarder
+from guest.tap import Tap
+from pipeline.wire.errors import WireError
+from pipeline.wire.ethernet import mac_parse
+from pipeline.wire.framing import LE16
+
+PROGRAM: Final = "gvtap-guest"
+RETRY_SECONDS: Final = 1.0
+ETHERNET_BYTES: Final = 14
+
+FLAGS: Final = (
+    Flag("url", "vsock://2:1024/connect", "url where the tap send packets"),
+    Flag("iface", "tap0", "tap interface name"),
+    Flag("mac", "5a:94:ef:e4:0c:ee", "mac address, empty to leave it as it is"),
+    Flag(
+        "mtu", 4000, "buffer size for frames, without the Ethernet header; longer legal frames are taken too"
+    ),
+    Flag("stop-if-exist", "eth0,ens3,enp0s1", "stop if one of these interfaces exists at startup"),
+    Flag("preexisting", False, "use preexisting/managed tap interface: no MAC, no link up, no DHCP"),
+    Flag("debug", False, "log every frame"),
+    Flag("version", False, "print version information and exit"),
+    Flag("dhcp", "auto", f"DHCP client: {', '.join(dhcp.CHOICES)}"),
+    Flag("address", "", "static address with prefix length instead of DHCP, as 192.168.127.2/24"),
+    Flag("gateway", "", "default route of a static address, the first address of its network if empty"),
+    Flag("link-mtu", 0, "MTU set on the tap, 0 to leave it to DHCP"),
+    Flag(
+        "resolv-conf", "", "file in which the built-in DHCP client and a static address name the DNS server"
+    ),
+)
+
+
+class Options(NamedTuple):
+    """The command line after checks; addresses are 32-bit integers, 0 where there is none."""
+
+    url: str
+    iface: str
+    mac: bytes
+    mtu: int
+    stop_if_exist: tuple[str, ...]
+    preexisting: bool
+    debug: bool
+    dhcp: str
+    address: int
+    prefix: int
+    gateway: int
+    link_mtu: int
+    resolv_conf: str
+
+
+def options_from(values: dict[str, bool | int | str]) -> Options:
+    """Check the flags' values. Raises flags.FlagError."""
+    mac_text, address_text, choice = str(values["mac"]), str(values["address"]), str(values["dhcp"])
+    address = prefix = gateway = 0
+    try:
+        mac = mac_parse(mac_text) if mac_text else b""
+    except ValueError:
+        raise flags.FlagError(f'invalid value "{mac_text}" for flag -mac: not a MAC address') from None
+    if choice not in dhcp.CHOICES:
+        raise flags.FlagError(
+            f'invalid value "{choice}" for flag -dhcp: not one of {", ".join(dhcp.CHOICES)}'
+        )
+    if address_text:
+        try:
+            own = ipaddress.IPv4Interface(address_text)
+            address, prefix = int(own.ip), own.network.prefixlen
+            gateway = int(ipaddress.IPv4Address(str(values["gateway"]) or int(own.network[0]) + 1))
+        except ValueError as error:
+            raise flags.FlagError(f'invalid value "{address_text}" for flag -address: {error}') from None
+    mtu, link_mtu = int(values["mtu"]), int(values["link-mtu"])
+    if mtu < 0 or not (link_mtu == 0 or 68 <= link_mtu <= LE16.max - ETHERNET_BYTES):
+        raise flags.FlagError("mtu is out of range")
+    return Options(
+        url=str(values["url"]),
+        iface=str(values["iface"]),
+        mac=mac,
+        mtu=mtu,
+        stop_if_exist=tuple(name for name in str(values["stop-if-exist"]).split(",") if name),
+        preexisting=bool(values["preexisting"]),
+        debug=bool(values["debug"]),
+        dhcp="none" if address_text or values["preexisting"] else choice,
+        address=address,
+        prefix=prefix,
+        gateway=gateway,
+        link_mtu=link_mtu,
+        resolv_conf=str(values["resolv-conf"]),
+    )
+
+
+def serve_once(options: Options) -> None:
+    """One cycle: from the dial to the first failure, which is raised; everything is closed again."""
+    host = link.dial(options.url)
+    try:
+        LOG.info("connected to %s", options.url)
+        tap = Tap.open(options.iface)
+        try:
+            _set_up(tap, options)
+            _forward(tap, host, options)
+        finally:
+            tap.close()
+    finally:
+        host.close()
+
+
+def _set_up(tap: Tap, options: Options) -> None:
+    if options.link_mtu:
+        tap.set_mtu(options.link_mtu)
+    if options.preexisting:
+        return
+    if options.mac:
+        tap.set_mac(options.mac)
+    tap.set_up()
+    if options.address:
+        netlink.set_address(tap.name, options.address, options.prefix)
+        netlink.set_default_route(tap.name, options.gateway)
+        if options.resolv_conf:
+            with open(options.resolv_conf, "w", encoding="ascii") as file:
+                file.write(f"nameserver {ipaddress.IPv4Address(options.gateway)}\n")
+
+
+def _forward(tap: Tap, host: link.Link, options: Options) -> None:
+    forwarder = Forwarder(tap, host, LE16, options.mtu + ETHERNET_BYTES, options.debug)
+    words = dhcp.command(options.dhcp, tap.name, options.resolv_conf)
+    if words is None:
+        forwarder.run({})
+        return
+    client = dhcp.Client(words)
+    try:
+        watched: dict[int, Callable[[], None]] = {}
+
+        def client_ended() -> None:
+            del watched[client.fd]
+            client.check()
+
+        watched[client.fd] = client_ended
+        forwarder.run(watched)
+    finally:
+        client.stop()
+
+
+def _existing_interface(names: Sequence[str]) -> str:
+    """The first of names that is an interface here, or ""."""
+    present = {name for _, name in socket.if_nameindex()}
+    return next((name for name in names if name in present), "")
+
+
+def _terminate(_signal: int, _frame: FrameType | None) -> NoReturn:
+    # Raised out of whatever blocks; the finally clauses on the way close tap, link and DHCP client.
+    raise SystemExit(0)
+
+
+def _version() -> str:
+    try:
+        return metadata.version("gvtap-pipeline")
+    except metadata.PackageNotFoundError:
+        return "unknown"
+
+
+def _log_to_stderr(debug: bool) -> None:
+    handler = logging.StreamHandler()
+    formatter = logging.Formatter(
+        'time="%(asctime)s" level=%(levelname)s msg="%(message)s"', "%Y-%m-%dT%H:%M:%SZ"
+    )
+    formatter.converter = time.gmtime
+    handler.setFormatter(formatter)
+    for level in (logging.DEBUG, logging.INFO, logging.WARNING, logging.ERROR):
+        logging.addLevelName(level, logging.getLevelName(level).lower())
+    LOG.addHandler(handler)
+    LOG.setLevel(logging.DEBUG if debug else logging.INFO)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the agent; the exit status: 0 after a signal or by -stop-if-exist, 2 for a bad command line."""
+    try:
+        values = flags.parse(FLAGS, sys.argv[1:] if argv is None else argv)
+        options = options_from(values)
+    except flags.HelpWanted:
+        sys.stderr.write(flags.usage(PROGRAM, FLAGS))
+        return 0
+    except flags.FlagError as error:
+        sys.stderr.write(f"{error}\n{flags.usage(PROGRAM, FLAGS)}")
+        return 2
+    if values["version"]:
+        print(f"{PROGRAM} version {_version()}")
+        return 0
+    _log_to_stderr(options.debug)
+    signal.signal(signal.SIGTERM, _terminate)
+    signal.signal(signal.SIGINT, _terminate)
+    existing = _existing_interface(options.stop_if_exist)
+    if existing:
+        LOG.info("interface %s prevented this program to run", existing)
+        return 0
+    while True:
+        try:
+            serve_once(options)
+        except (OSError, ValueError, link.LinkError, dhcp.DhcpError, WireError) as error:
+            LOG.error("%s", error)
+        time.sleep(RETRY_SECONDS)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

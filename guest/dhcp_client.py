@@ -1,0 +1,191 @@
+"""The built-in DHCP client: sockets, clock and interface around :mod:`guest.dhcp_states`.
+
+    python -m guest.dhcp_client -i tap0 [-resolv-conf /etc/resolv.conf]
+
+Sets address, default route and MTU, and the DNS servers only where a file is named. While
+it has no address it talks through a packet socket (the kernel would not send from
+0.0.0.0); with one, through an ordinary UDP socket, so that an idle client is not woken by
+the interface's traffic. Runs until it is killed.
+"""
+
+import errno
+import logging
+import random
+import select
+import signal
+import socket
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from types import FrameType
+from typing import Final, NoReturn
+
+from guest import flags, netlink
+from guest.dhcp_states import Bind, Client, Lease, Send, Unbind
+from guest.flags import Flag
+from guest.tap import mac_of
+from pipeline.wire import dhcp, ipv4, udp
+from pipeline.wire.checksum import word_sum
+from pipeline.wire.errors import WireError
+from pipeline.wire.ethernet import BROADCAST, TYPE_IPV4
+from pipeline.wire.ipv4 import addr_text
+
+PROGRAM: Final = "gvtap-guest dhcp"
+LOG: Final = logging.getLogger("gvtap-guest.dhcp")
+
+FLAGS: Final = (
+    Flag("i", "tap0", "interface"),
+    Flag("resolv-conf", "", "file in which to name the DNS servers"),
+)
+
+_MAX_WAIT_SECONDS: Final = 3600.0
+_SEND_LOSSES: Final = frozenset(
+    {errno.ENETDOWN, errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ENOBUFS, errno.EAGAIN}
+)
+
+
+class Port:
+    """Sends and receives DHCP messages on one interface; bound to an address, or raw without one."""
+
+    def __init__(self, interface: str) -> None:
+        self._interface = interface
+        self._address = 0
+        self._sock = self._raw()
+
+    def fileno(self) -> int:
+        """For select; changes with bind()."""
+        return self._sock.fileno()
+
+    def bind(self, address: int) -> None:
+        """Speak from this address; 0 = raw."""
+        if address == self._address:
+            return
+        self._sock.close()
+        self._address = address
+        self._sock = self._bound(address) if address else self._raw()
+
+    def send(self, message: dhcp.Message, server: int) -> None:
+        """One message to server (0 = broadcast). What the network refuses is lost; it will be sent again."""
+        payload = dhcp.build(message)
+        try:
+            if self._address:
+                self._sock.sendto(payload, (addr_text(server or ipv4.BROADCAST), dhcp.SERVER_PORT))
+            else:
+                packet = _packet(payload, ipv4.BROADCAST)
+                self._sock.sendto(packet, (self._interface, TYPE_IPV4, 0, 0, BROADCAST))
+        except OSError as error:
+            if error.errno not in _SEND_LOSSES:
+                raise
+
+    def receive(self) -> dhcp.Message | None:
+        """The next message; None for a packet that is something else."""
+        try:
+            data = self._sock.recv(65536, socket.MSG_DONTWAIT)
+            if self._address:
+                return dhcp.parse(data, 0, len(data))
+            return _message_of(data)
+        except (WireError, BlockingIOError):
+            return None
+
+    def _raw(self) -> socket.socket:
+        sock = socket.socket(
+            socket.AF_PACKET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC, socket.htons(TYPE_IPV4)
+        )
+        sock.bind((self._interface, TYPE_IPV4))
+        return sock
+
+    def _bound(self, address: int) -> socket.socket:
+        sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, self._interface.encode())
+        sock.bind((addr_text(address), dhcp.CLIENT_PORT))
+        return sock
+
+
+def _packet(payload: bytes, dst: int) -> bytes:
+    """An IPv4 packet from 0.0.0.0 port 68 to dst port 67."""
+    header = udp.build_checked(0, dst, dhcp.CLIENT_PORT, dhcp.SERVER_PORT, len(payload), word_sum(payload))
+    total = ipv4.HEADER_LEN + len(header) + len(payload)
+    return ipv4.build(total, 0, ipv4.DEFAULT_TTL, ipv4.PROTO_UDP, 0, dst) + header + payload
+
+
+def _message_of(packet: bytes) -> dhcp.Message | None:
+    """The DHCP message in an IPv4 packet for port 68; None for other packets. Raises WireError."""
+    ip = ipv4.parse(packet, 0, len(packet))
+    if ip.proto != ipv4.PROTO_UDP or ip.frag_off or ip.flags & ipv4.FLAG_MF:
+        return None
+    header = udp.parse(packet, ip.ihl, ip.total_len)
+    if header.dst_port != dhcp.CLIENT_PORT:
+        return None
+    udp.verify(memoryview(packet), ip.ihl, header, ip.src, ip.dst)
+    return dhcp.parse(packet, ip.ihl + udp.HEADER_LEN, ip.ihl + header.length)
+
+
+def configure(interface: str, lease: Lease, resolv_conf: str) -> None:
+    """Give the interface what the lease says."""
+    if lease.mtu:
+        netlink.set_mtu(interface, lease.mtu)
+    netlink.set_address(interface, lease.address, lease.prefix)
+    if lease.router:
+        netlink.set_default_route(interface, lease.router)
+    if resolv_conf and lease.dns:
+        lines = [f"search {' '.join(lease.search)}"] if lease.search else []
+        lines += [f"nameserver {addr_text(address)}" for address in lease.dns]
+        Path(resolv_conf).write_text("\n".join(lines) + "\n", encoding="ascii")
+    LOG.info(
+        "%s has %s/%d until %.0f s from now", interface, addr_text(lease.address), lease.prefix, lease.seconds
+    )
+
+
+def run(interface: str, resolv_conf: str) -> NoReturn:
+    """Acquire and keep a lease for ever. Raises OSError when the interface is gone."""
+    mac = mac_of(interface)
+    port = Port(interface)
+    client = Client(mac, time.monotonic(), random.random)
+    while True:
+        client.on_timer(time.monotonic())
+        for action in client.take_actions():
+            if isinstance(action, Send):
+                port.send(action.message, action.server)
+            elif isinstance(action, Bind):
+                configure(interface, action.lease, resolv_conf)
+                port.bind(action.lease.address)
+            elif isinstance(action, Unbind):
+                port.bind(0)
+                netlink.remove_address(interface, action.lease.address, action.lease.prefix)
+        wait = min(client.deadline() - time.monotonic(), _MAX_WAIT_SECONDS)
+        readable, _, _ = select.select([port], [], [], max(wait, 0.0))
+        if readable:
+            message = port.receive()
+            if message is not None:
+                client.on_message(message, time.monotonic())
+
+
+def _terminate(_signal: int, _frame: FrameType | None) -> NoReturn:
+    raise SystemExit(0)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Exit status 2 for a bad command line, 1 when the interface is unusable, 0 after a signal."""
+    try:
+        values = flags.parse(FLAGS, sys.argv[1:] if argv is None else argv)
+    except flags.HelpWanted:
+        sys.stderr.write(flags.usage(PROGRAM, FLAGS))
+        return 0
+    except flags.FlagError as error:
+        sys.stderr.write(f"{error}\n{flags.usage(PROGRAM, FLAGS)}")
+        return 2
+    logging.basicConfig(format="%(name)s: %(message)s", level=logging.INFO)
+    signal.signal(signal.SIGTERM, _terminate)
+    signal.signal(signal.SIGINT, _terminate)
+    try:
+        run(str(values["i"]), str(values["resolv-conf"]))
+    except OSError as error:
+        LOG.error("%s", error)
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

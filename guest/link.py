@@ -1,0 +1,110 @@
+"""The guest's way to the host: a stream dialled by URL, with gvproxy's request in front.
+
+    vsock://CID:PORT/path      AF_VSOCK; the request names the path as given, none without a path
+    unix:///path/of/socket     a unix stream socket; the request always names /connect
+    stdio:/program?flag=value  a child process started with -flag=value; frames on its pipes, no request
+
+The host answers the request with nothing: the next byte each way belongs to a frame.
+Knows neither framing nor taps. An extension of the protocol (offload) is asked for by a
+header line more in REQUEST_HEADERS.
+"""
+
+import os
+import socket
+import subprocess
+from typing import Final
+from urllib.parse import parse_qsl, unquote, urlsplit
+
+from pipeline.wire.framing import connect_request
+
+DEFAULT_VSOCK_PORT: Final = 1024
+REQUEST_HEADERS: Final = {"User-Agent": "Go-http-client/1.1"}
+"""Byte for byte the request of gvforwarder, whatever a host reads in it."""
+SOCKET_BUFFER_BYTES: Final = 1 << 20
+_SO_SNDBUFFORCE: Final = 32
+_SO_RCVBUFFORCE: Final = 33
+
+
+class LinkError(Exception):
+    """The host cannot be reached, or the link ended; the agent tries again."""
+
+
+class Link:
+    """Two non-blocking descriptors: frames of the host are read from one and written to the other.
+
+    They are the same descriptor for a socket.
+    """
+
+    def __init__(self, read_fd: int, write_fd: int, child: "subprocess.Popen[bytes] | None" = None) -> None:
+        os.set_blocking(read_fd, False)
+        os.set_blocking(write_fd, False)
+        self.read_fd = read_fd
+        self.write_fd = write_fd
+        self._child = child
+
+    def close(self) -> None:
+        """Close the descriptors; a child behind them is killed and waited for."""
+        for fd in {self.read_fd, self.write_fd}:
+            os.close(fd)
+        if self._child is not None:
+            self._child.kill()
+            self._child.wait()
+
+
+def dial(url: str) -> Link:
+    """Open the link that url names and send the request. Raises LinkError or OSError."""
+    parts = urlsplit(url)
+    if parts.scheme == "vsock":
+        cid, port = _vsock_address(parts.netloc)
+        # The numbers have no host name behind them, so nothing here resolves.
+        return _dial_socket(socket.socket(socket.AF_VSOCK, _STREAM), (cid, port), parts.path)
+    if parts.scheme == "unix":
+        return _dial_socket(socket.socket(socket.AF_UNIX, _STREAM), unquote(parts.path), "/connect")
+    if parts.scheme == "stdio":
+        return _start_child(unquote(parts.path), parts.query)
+    raise LinkError("cannot connect to host: unexpected scheme")
+
+
+_STREAM: Final = socket.SOCK_STREAM | socket.SOCK_CLOEXEC
+
+
+def _vsock_address(netloc: str) -> tuple[int, int]:
+    cid_text, colon, port_text = netloc.partition(":")
+    try:
+        cid = int(cid_text) if cid_text else socket.VMADDR_CID_HOST
+        port = int(port_text) if colon else DEFAULT_VSOCK_PORT
+    except ValueError:
+        raise LinkError(f"cannot connect to host: bad vsock address {netloc!r}") from None
+    return cid, port
+
+
+def _dial_socket(sock: socket.socket, address: tuple[int, int] | str, path: str) -> Link:
+    with sock:
+        sock.connect(address)
+        for option in (_SO_SNDBUFFORCE, _SO_RCVBUFFORCE):
+            try:
+                sock.setsockopt(socket.SOL_SOCKET, option, SOCKET_BUFFER_BYTES)
+            except OSError:
+                # Without CAP_NET_ADMIN the kernel's own buffer size has to do.
+                break
+        if path:
+            sock.sendall(connect_request(path, headers=REQUEST_HEADERS))
+        fd = sock.detach()
+    return Link(fd, fd)
+
+
+def _start_child(program: str, query: str) -> Link:
+    arguments = [f"-{name}={value}" for name, value in parse_qsl(query, keep_blank_values=True)]
+    child_in, write_fd = os.pipe()
+    read_fd, child_out = os.pipe()
+    try:
+        # A process group of its own: a terminal's ctrl-C is for the agent, which then ends the child.
+        child = subprocess.Popen([program, *arguments], stdin=child_in, stdout=child_out, process_group=0)
+    except OSError:
+        os.close(write_fd)
+        os.close(read_fd)
+        raise
+    finally:
+        os.close(child_in)
+        os.close(child_out)
+    return Link(read_fd, write_fd, child)

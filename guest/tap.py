@@ -1,0 +1,98 @@
+"""The guest's tap interface: opened without packet information, named, addressed, set up.
+
+Linux only (tun.txt of the kernel's documentation). An object owns the descriptor of
+/dev/net/tun: when that closes, an interface which is not persistent vanishes. The
+offload extension will open the same tap with IFF_VNET_HDR in ``flags``: what is then
+read and written begins with a virtio-net header, and nothing here changes for it.
+Addresses and routes are not set here but by a DHCP client or :mod:`guest.netlink`.
+"""
+
+import fcntl
+import os
+import socket
+from struct import Struct
+from typing import Final
+
+IFF_TAP: Final = 0x0002
+IFF_NO_PI: Final = 0x1000
+IFF_VNET_HDR: Final = 0x4000
+
+_TUNSETIFF: Final = 0x400454CA
+_SIOCGIFFLAGS: Final = 0x8913
+_SIOCSIFFLAGS: Final = 0x8914
+_SIOCGIFMTU: Final = 0x8921
+_SIOCSIFMTU: Final = 0x8922
+_SIOCSIFHWADDR: Final = 0x8924
+_SIOCGIFHWADDR: Final = 0x8927
+_IFF_UP: Final = 0x1
+_ARPHRD_ETHER: Final = 1
+
+_IFREQ_FLAGS: Final = Struct("16sH22x")
+_IFREQ_INT: Final = Struct("16si20x")
+_IFREQ_MAC: Final = Struct("16sH6s16x")
+_IFNAMSIZ: Final = 16
+
+
+class Tap:
+    """An open tap. ``fd`` is non-blocking; one read or write is one frame."""
+
+    def __init__(self, fd: int, name: str) -> None:
+        self.fd = fd
+        self.name = name
+
+    @classmethod
+    def open(cls, name: str, flags: int = IFF_TAP | IFF_NO_PI) -> "Tap":
+        """Attach to the tap called name, making it where it does not exist.
+
+        Raises OSError: EPERM without CAP_NET_ADMIN, EBUSY if another program holds it,
+        ENOENT without /dev/net/tun; ValueError for a name the kernel cannot take.
+        """
+        encoded = _interface(name)
+        fd = os.open("/dev/net/tun", os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            request = fcntl.ioctl(fd, _TUNSETIFF, _IFREQ_FLAGS.pack(encoded, flags))
+        except OSError:
+            os.close(fd)
+            raise
+        return cls(fd, request[:_IFNAMSIZ].rstrip(b"\0").decode())
+
+    def set_mac(self, mac: bytes) -> None:
+        """Give the interface the 6-byte address mac."""
+        _control(_SIOCSIFHWADDR, _IFREQ_MAC.pack(self.name.encode(), _ARPHRD_ETHER, mac))
+
+    def set_up(self) -> None:
+        """Bring the link up, other flags kept."""
+        answer = _control(_SIOCGIFFLAGS, _IFREQ_FLAGS.pack(self.name.encode(), 0))
+        _, flags = _IFREQ_FLAGS.unpack(answer)
+        _control(_SIOCSIFFLAGS, _IFREQ_FLAGS.pack(self.name.encode(), flags | _IFF_UP))
+
+    def mtu(self) -> int:
+        """The interface's MTU now: bytes of an IP packet, without the Ethernet header."""
+        answer = _control(_SIOCGIFMTU, _IFREQ_INT.pack(self.name.encode(), 0))
+        return int(_IFREQ_INT.unpack(answer)[1])
+
+    def set_mtu(self, mtu: int) -> None:
+        """Set the MTU; OSError EINVAL outside 68 to 65521."""
+        _control(_SIOCSIFMTU, _IFREQ_INT.pack(self.name.encode(), mtu))
+
+    def close(self) -> None:
+        """Let go of the interface; it vanishes unless it is persistent."""
+        os.close(self.fd)
+
+
+def mac_of(interface: str) -> bytes:
+    """The 6-byte address of any Ethernet interface. Raises OSError where there is none of that name."""
+    answer = _control(_SIOCGIFHWADDR, _IFREQ_MAC.pack(_interface(interface), 0, b""))
+    return bytes(_IFREQ_MAC.unpack(answer)[2])
+
+
+def _control(operation: int, request: bytes) -> bytes:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as control:
+        return fcntl.ioctl(control.fileno(), operation, request)
+
+
+def _interface(name: str) -> bytes:
+    encoded = name.encode()
+    if not 0 < len(encoded) < _IFNAMSIZ or b"/" in encoded or b"\0" in encoded:
+        raise ValueError(f"not an interface name: {name!r}")
+    return encoded

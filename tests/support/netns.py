@@ -1,0 +1,229 @@
+"""Three kinds of network namespace: guests, the host the daemon runs in, and a small internet.
+
+    guest 0..n-1         host                              internet
+    (lo, tap made by     lo, veth0 198.18.0.1/24  ------  veth0 198.18.0.2/24, lo 198.18.0.3,
+     the agent)          default via 198.18.0.2            169.254.169.254
+                         resolv.conf: 198.18.0.2
+
+No namespace has an interface of the machine's own network, so no packet of a test can
+leave it. Names carry the pid; what a run made is removed by close(), also through atexit.
+Needs root, iproute2 and veth.
+"""
+
+import atexit
+import contextlib
+import ctypes
+import functools
+import itertools
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, TypeVar
+
+ROOT = Path(__file__).resolve().parents[2]
+
+HOST_ADDR = "198.18.0.1"
+INTERNET_ADDR = "198.18.0.2"
+SECOND_ADDR = "198.18.0.3"
+METADATA_ADDR = "169.254.169.254"
+BLACK_HOLE_ADDR = "198.18.99.99"
+
+_CLONE_NEWNET = 0x40000000
+_LIBC = ctypes.CDLL(None, use_errno=True)
+_SERIAL = itertools.count()
+
+Result = TypeVar("Result")
+
+
+def _ip(*words: str) -> None:
+    subprocess.run(["ip", *words], check=True, capture_output=True, text=True)
+
+
+@functools.cache
+def missing() -> str:
+    """Why namespaces cannot be made here, or "" when they can."""
+    if os.geteuid() != 0:
+        return "needs root"
+    if shutil.which("ip") is None:
+        return "needs the ip command (iproute2)"
+    if not os.path.exists("/dev/net/tun"):
+        return "needs /dev/net/tun"
+    probe = f"gvp{os.getpid()}-probe"
+    try:
+        _ip("netns", "add", probe)
+    except subprocess.CalledProcessError as error:
+        return f"cannot make a network namespace: {error.stderr.strip()}"
+    try:
+        _ip("-n", probe, "link", "add", "veth0", "type", "veth", "peer", "name", "veth1")
+    except subprocess.CalledProcessError as error:
+        return f"cannot make a veth pair: {error.stderr.strip()}"
+    finally:
+        _ip("netns", "del", probe)
+    return ""
+
+
+class Namespace:
+    """One network namespace with its own resolv.conf; ends the processes it was asked to start."""
+
+    def __init__(self, name: str, resolv_conf: str = "") -> None:
+        """Make it, lo up; resolv_conf is the text of /etc/resolv.conf for programs inside."""
+        self.name = name
+        self.resolv_conf = Path("/etc/netns") / name / "resolv.conf"
+        self._processes: list[subprocess.Popen[Any]] = []
+        _ip("netns", "add", name)
+        self.resolv_conf.parent.mkdir(parents=True, exist_ok=True)
+        self.resolv_conf.write_text(resolv_conf)
+        self.ip("link", "set", "lo", "up")
+
+    def ip(self, *words: str) -> None:
+        """Run the ip command inside; CalledProcessError when it fails."""
+        _ip("-n", self.name, *words)
+
+    def command(self, argv: Sequence[str]) -> list[str]:
+        """argv so changed that it runs inside; it stays one process, with the pid of the child."""
+        return ["ip", "netns", "exec", self.name, *argv]
+
+    def popen(self, argv: Sequence[str], **options: Any) -> "subprocess.Popen[Any]":
+        """Start argv inside, in the repository's root. It is ended by close() at the latest."""
+        process = subprocess.Popen(self.command(argv), **{"cwd": ROOT, **options})
+        self._processes.append(process)
+        return process
+
+    def run(
+        self, *argv: str, timeout: float = 60.0, check: bool = True, env: dict[str, str] | None = None
+    ) -> "subprocess.CompletedProcess[str]":
+        """Run argv inside to its end and return its output; AssertionError with that output if it fails."""
+        done = subprocess.run(
+            self.command(argv), cwd=ROOT, capture_output=True, text=True, timeout=timeout, env=env
+        )
+        if check and done.returncode != 0:
+            raise AssertionError(f"{argv} ended with {done.returncode}\n{done.stdout}{done.stderr}")
+        return done
+
+    def call(self, function: Callable[[], Result]) -> Result:
+        """Call function in a thread that is inside; sockets it makes belong to this namespace for good."""
+        outcome: list[Result] = []
+        failure: list[BaseException] = []
+
+        def inside() -> None:
+            try:
+                with open(f"/run/netns/{self.name}", "rb") as handle:
+                    if _LIBC.setns(handle.fileno(), _CLONE_NEWNET) != 0:
+                        raise OSError(ctypes.get_errno(), "setns")
+                outcome.append(function())
+            except BaseException as error:
+                failure.append(error)
+
+        thread = threading.Thread(target=inside)
+        thread.start()
+        thread.join()
+        if failure:
+            raise failure[0]
+        return outcome[0]
+
+    def connect(self, address: str, port: int, timeout: float = 10.0) -> socket.socket:
+        """A TCP connection made from inside."""
+        return self.call(lambda: socket.create_connection((address, port), timeout))
+
+    def close(self) -> None:
+        """End every process inside by its pid, then remove the namespace and its files."""
+        inside = subprocess.run(["ip", "netns", "pids", self.name], capture_output=True, text=True)
+        for pid in map(int, inside.stdout.split()):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        for process in self._processes:
+            process.wait()
+            for stream in (process.stdin, process.stdout, process.stderr):
+                if stream is not None:
+                    stream.close()
+        self._processes.clear()
+        subprocess.run(["ip", "netns", "del", self.name], capture_output=True)
+        shutil.rmtree(self.resolv_conf.parent, ignore_errors=True)
+
+
+class Network:
+    """The three kinds of namespace wired together, and a directory for sockets and logs."""
+
+    def __init__(self, guest_count: int = 1) -> None:
+        """Make everything; what was made before a failure is removed again."""
+        prefix = f"gvp{os.getpid()}-{next(_SERIAL)}"
+        self._made: list[Namespace] = []
+        self.directory = Path(tempfile.mkdtemp(prefix=f"{prefix}-"))
+        atexit.register(self.close)
+        try:
+            self.internet = self._make(f"{prefix}-internet")
+            self.host = self._make(f"{prefix}-host", f"nameserver {INTERNET_ADDR}\n")
+            self.guests = [self._make(f"{prefix}-guest{index}") for index in range(guest_count)]
+            self._wire()
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def guest(self) -> Namespace:
+        """The first guest."""
+        return self.guests[0]
+
+    def close(self) -> None:
+        """Remove it all; harmless when called twice."""
+        atexit.unregister(self.close)
+        while self._made:
+            self._made.pop().close()
+        shutil.rmtree(self.directory, ignore_errors=True)
+
+    def __enter__(self) -> "Network":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _make(self, name: str, resolv_conf: str = "") -> Namespace:
+        namespace = Namespace(name, resolv_conf)
+        self._made.append(namespace)
+        return namespace
+
+    def _wire(self) -> None:
+        veth = ("link", "add", "veth0", "type", "veth", "peer", "name", "veth0", "netns", self.internet.name)
+        self.host.ip(*veth)
+        for namespace, address in ((self.host, HOST_ADDR), (self.internet, INTERNET_ADDR)):
+            namespace.ip("address", "add", f"{address}/24", "dev", "veth0")
+            namespace.ip("link", "set", "veth0", "up")
+        for address in (SECOND_ADDR, METADATA_ADDR):
+            self.internet.ip("address", "add", f"{address}/32", "dev", "lo")
+        self.host.ip("route", "add", "default", "via", INTERNET_ADDR)
+
+
+def leftovers() -> list[str]:
+    """Namespaces and their files which this process made and did not remove."""
+    mine = f"gvp{os.getpid()}-"
+    places = (Path("/run/netns"), Path("/etc/netns"))
+    return [str(path) for place in places if place.is_dir() for path in place.glob(f"{mine}*")]
+
+
+def shared_memory() -> set[str]:
+    """Names in /dev/shm now: what a daemon leaves there it has not unlinked."""
+    return set(os.listdir("/dev/shm"))
+
+
+def wait_for(
+    condition: Callable[[], Result], what: str, seconds: float = 10.0, every: float = 0.02
+) -> Result:
+    """The first true result of condition; AssertionError naming it after that many seconds."""
+    deadline = time.monotonic() + seconds
+    while True:
+        result = condition()
+        if result:
+            return result
+        if time.monotonic() > deadline:
+            raise AssertionError(f"not within {seconds} s: {what}")
+        time.sleep(every)
