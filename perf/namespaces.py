@@ -1,0 +1,154 @@
+"""Network namespaces for measurements: a guest, and a host which has loopback and a dead-end default route.
+
+A namespace here has no name: a `cat` process holds it open and leaves when its standard input closes, so the namespace
+is gone when the measuring process ends, also after kill -9. Nothing in them can reach another machine: the host's
+default route points into a veth whose other end is in the same namespace.
+
+Not for tests of behaviour, which need a third namespace with servers outside: see tests/support/netns.py.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import subprocess
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import IO, NamedTuple
+
+_LIBC = ctypes.CDLL(None, use_errno=True)
+_PR_SET_PDEATHSIG = 1
+
+
+def die_with_parent() -> None:
+    """Have the kernel kill this (child) process when its parent dies; for use as preexec_fn."""
+    _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+
+
+class Namespace:
+    """One network namespace, held open by a process of its own."""
+
+    def __init__(self) -> None:
+        # `unshare` must have finished before anybody enters, hence the line of output.
+        self._holder = subprocess.Popen(
+            ["unshare", "--net", "--", "sh", "-c", "ip link set lo up && echo ready && exec cat"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            preexec_fn=die_with_parent,
+        )
+        assert self._holder.stdout is not None
+        if self._holder.stdout.readline() != b"ready\n":
+            raise RuntimeError("a network namespace cannot be made (root is needed)")
+        self.pid = self._holder.pid
+        self.path = f"/proc/{self.pid}/ns/net"
+
+    def command(self, argv: Sequence[str]) -> list[str]:
+        """The argument vector that runs `argv` inside."""
+        return ["nsenter", f"--net={self.path}", "--", *argv]
+
+    def run(self, *argv: str, timeout: float = 30.0) -> str:
+        """Run a command to its end; returns its output, raises RuntimeError with its words on failure."""
+        done = subprocess.run(
+            self.command(argv), capture_output=True, text=True, timeout=timeout, preexec_fn=die_with_parent
+        )
+        if done.returncode != 0:
+            raise RuntimeError(
+                f"{' '.join(argv)}: exit {done.returncode}: {(done.stderr or done.stdout).strip()}"
+            )
+        return done.stdout
+
+    def spawn(
+        self, argv: Sequence[str], log: IO[bytes] | int = subprocess.DEVNULL, **kwargs: object
+    ) -> Process:
+        """Start a command which goes on; it dies with this process."""
+        return Process(self.command(argv), log, **kwargs)
+
+    def close(self) -> None:
+        assert self._holder.stdin is not None
+        assert self._holder.stdout is not None
+        self._holder.stdin.close()
+        self._holder.stdout.close()
+        self._holder.wait()
+
+
+class Process:
+    """A child process that is ended by stop(): SIGTERM, then SIGKILL after a while."""
+
+    def __init__(
+        self, argv: Sequence[str], log: IO[bytes] | int = subprocess.DEVNULL, **kwargs: object
+    ) -> None:
+        self.argv = list(argv)
+        settings: dict[str, object] = {
+            "stdin": subprocess.DEVNULL,
+            "stdout": log,
+            "stderr": subprocess.STDOUT,
+            "preexec_fn": die_with_parent,
+        }
+        settings.update(kwargs)
+        self.popen: subprocess.Popen[bytes] = subprocess.Popen(self.argv, **settings)  # type: ignore[call-overload]
+
+    @property
+    def pid(self) -> int:
+        return self.popen.pid
+
+    def alive(self) -> bool:
+        return self.popen.poll() is None
+
+    def stop(self, patience: float = 3.0) -> int:
+        """End it and return its exit status (negative: killed by that signal)."""
+        if self.alive():
+            self.popen.terminate()
+            try:
+                self.popen.wait(patience)
+            except subprocess.TimeoutExpired:
+                self.popen.kill()
+        status = self.popen.wait()
+        for pipe in (self.popen.stdin, self.popen.stdout):
+            if pipe is not None:
+                pipe.close()
+        return status
+
+
+class World(NamedTuple):
+    """The two namespaces of one measurement."""
+
+    guest: Namespace
+    host: Namespace
+
+
+@contextmanager
+def world() -> Iterator[World]:
+    """Make the namespaces, and remove them at the end whatever happens."""
+    if os.geteuid() != 0:
+        raise PermissionError("network namespaces need root")
+    made: list[Namespace] = []
+    try:
+        made.append(Namespace())
+        made.append(Namespace())
+        guest, host = made
+        guest.run("sh", "-c", "echo 1 > /proc/sys/net/ipv6/conf/all/disable_ipv6")
+        # passt takes addresses and MTU from the interface of a default route and refuses to start without one.
+        host.run(
+            "ip",
+            "link",
+            "add",
+            "out0",
+            "mtu",
+            "65520",
+            "type",
+            "veth",
+            "peer",
+            "name",
+            "out1",
+            "mtu",
+            "65520",
+        )
+        host.run("ip", "address", "add", "198.51.100.2/24", "dev", "out0")
+        host.run("ip", "link", "set", "out1", "up")
+        host.run("ip", "link", "set", "out0", "up")
+        host.run("ip", "route", "add", "default", "via", "198.51.100.1")
+        yield World(guest, host)
+    finally:
+        for namespace in reversed(made):
+            namespace.close()

@@ -1,0 +1,212 @@
+"""The programs that are measured: this daemon, gvproxy, passt and slirp4netns, each started the same way.
+
+A peer runs in the host's namespace and gives the guest an interface `eth0`; the guest then reaches the host's loopback
+under `Endpoint.host_addr`. All but slirp4netns get their frames from perf.nic; slirp4netns opens its own tap.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+from perf.namespaces import Namespace, Process, World
+
+ROOT = Path(__file__).resolve().parent.parent
+GUEST_MAC = "5a:94:ef:e4:0c:ee"
+START_PATIENCE = 15.0  # seconds for a peer to answer its first connection
+
+
+class Endpoint(NamedTuple):
+    """A running peer."""
+
+    peer: str
+    host_addr: str  # what the guest dials to reach a server on the host's loopback
+    pid: int  # of the peer's main process
+    log: Path
+
+
+class PeerError(RuntimeError):
+    """A peer could not be started; the text has the end of its log."""
+
+
+class Setup(NamedTuple):
+    world: World
+    directory: Path
+    mtu: int
+    plain: bool
+    extra: tuple[str, ...]
+    stack: ExitStack
+    nics: list[tuple[Process, Path]]
+
+
+def _nic(setup: Setup, path: Path, address: str, gateway: str) -> None:
+    """Start the network card on `path` and configure the guest's eth0."""
+    readable, writable = os.pipe()
+    argv = [sys.executable, "-m", "perf.nic", "--tap", "eth0", "--socket", str(path), "--mtu", str(setup.mtu)]
+    argv += ["--ready-fd", str(writable)] + (["--plain"] if setup.plain else [])
+    log = setup.directory / "nic.log"
+    with open(log, "wb") as out:
+        nic = setup.world.guest.spawn(argv, out, cwd=ROOT, pass_fds=(writable,))
+    os.close(writable)
+    setup.nics.append((nic, log))
+    setup.stack.callback(nic.stop)
+    with open(readable, "rb") as ready:
+        if ready.readline() != b"ready\n":
+            raise PeerError(f"the network card did not start: {_tail(log)}")
+    configure_guest(setup.world.guest, setup.mtu, address, gateway)
+
+
+def configure_guest(guest: Namespace, mtu: int, address: str, gateway: str) -> None:
+    """Give the guest's eth0 what DHCP would."""
+    guest.run("ip", "link", "set", "eth0", "address", GUEST_MAC, "mtu", str(mtu))
+    guest.run("ip", "address", "add", f"{address}/24", "dev", "eth0")
+    guest.run("ip", "link", "set", "eth0", "up")
+    guest.run("ip", "route", "add", "default", "via", gateway)
+
+
+def _peer(setup: Setup, name: str, argv: list[str], **kwargs: object) -> Process:
+    with open(setup.directory / f"{name}.log", "wb") as log:
+        process = setup.world.host.spawn(argv, log, **kwargs)
+    setup.stack.callback(process.stop)
+    return process
+
+
+def _start_pipeline(setup: Setup) -> tuple[Process, str]:
+    path = setup.directory / "net.sock"
+    argv = [
+        sys.executable,
+        "-m",
+        "pipeline",
+        "start",
+        "-listen-qemu",
+        f"unix://{path}",
+        "-mtu",
+        str(setup.mtu),
+    ]
+    process = _peer(setup, "pipeline", [*argv, "-ssh-port", "-1", *setup.extra], cwd=ROOT)
+    _nic(setup, path, "192.168.127.2", "192.168.127.1")
+    return process, "192.168.127.254"
+
+
+def _start_gvproxy(setup: Setup) -> tuple[Process, str]:
+    path = setup.directory / "net.sock"
+    argv = ["gvproxy", "-listen-qemu", f"unix://{path}", "-mtu", str(setup.mtu), "-ssh-port", "-1"]
+    process = _peer(setup, "gvproxy", argv)
+    _nic(setup, path, "192.168.127.2", "192.168.127.1")
+    return process, "192.168.127.254"
+
+
+def _start_passt(setup: Setup) -> tuple[Process, str]:
+    path = setup.directory / "net.sock"
+    setup.directory.chmod(0o777)  # passt gives up root before it makes its socket
+    argv = ["passt", "--foreground", "--stderr", "--socket", str(path), "--mtu", str(setup.mtu)]
+    argv += [
+        "--address",
+        "192.168.127.2",
+        "--netmask",
+        "24",
+        "--gateway",
+        "192.168.127.1",
+        "--interface",
+        "out0",
+    ]
+    process = _peer(setup, "passt", argv)
+    _nic(setup, path, "192.168.127.2", "192.168.127.1")
+    return process, "192.168.127.1"
+
+
+def _start_slirp4netns(setup: Setup) -> tuple[Process, str]:
+    argv = ["slirp4netns", "--configure", "--mtu", str(setup.mtu), str(setup.world.guest.pid), "eth0"]
+    process = _peer(setup, "slirp4netns", argv)
+    return process, "10.0.2.2"
+
+
+STARTERS: dict[str, Callable[[Setup], tuple[Process, str]]] = {
+    "pipeline": _start_pipeline,
+    "gvproxy": _start_gvproxy,
+    "passt": _start_passt,
+    "slirp4netns": _start_slirp4netns,
+}
+
+
+def installed() -> list[str]:
+    """Names of the peers that can run here; this program first."""
+    found = ["pipeline"] if (ROOT / "pipeline" / "__main__.py").exists() else []
+    return found + [name for name in STARTERS if name != "pipeline" and shutil.which(name)]
+
+
+@contextmanager
+def running(
+    name: str, world: World, mtu: int, *, plain: bool = False, extra: tuple[str, ...] = ()
+) -> Iterator[Endpoint]:
+    """Run a peer until the guest can reach the host's loopback through it; stop it at the end.
+
+    `extra` are further options for this program's own daemon. Raises PeerError with the end of the log.
+    """
+    with ExitStack() as stack:
+        directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="perf-")))
+        setup = Setup(world, directory, mtu, plain, extra, stack, [])
+        log = directory / f"{name}.log"
+        try:
+            process, host_addr = STARTERS[name](setup)
+            _await_first_connection(world, host_addr, process)
+        except (PeerError, RuntimeError, OSError) as problem:
+            raise PeerError(f"{name}: {problem}; its log ends: {_tail(log)}") from problem
+        yield Endpoint(name, host_addr, process.pid, log)
+        if not process.alive():
+            raise PeerError(f"{name} died (status {process.stop()}); its log ends: {_tail(log)}")
+        for nic, nic_log in setup.nics:
+            if not nic.alive():
+                raise PeerError(f"{name}: the network card died (status {nic.stop()}): {_tail(nic_log)}")
+
+
+_LISTEN = """
+import socket, sys
+with socket.create_server(("127.0.0.1", 0)) as server:
+    print(server.getsockname()[1], flush=True)
+    while True:
+        server.accept()[0].close()
+"""
+
+_DIAL = """
+import socket, sys
+with socket.create_connection((sys.argv[1], int(sys.argv[2])), 1.0) as link:
+    sys.exit(0 if link.recv(1) == b"" else 1)
+"""
+
+
+def _await_first_connection(world: World, host_addr: str, process: Process) -> None:
+    """Dial a server on the host's loopback from the guest until that works."""
+    listener = world.host.spawn([sys.executable, "-c", _LISTEN], subprocess.PIPE)
+    try:
+        assert listener.popen.stdout is not None
+        port = listener.popen.stdout.readline().decode().strip()
+        deadline = time.monotonic() + START_PATIENCE
+        while True:
+            try:
+                world.guest.run(sys.executable, "-c", _DIAL, host_addr, port)
+                return
+            except RuntimeError as problem:
+                if not process.alive():
+                    raise PeerError(f"died with status {process.stop()}") from None
+                if time.monotonic() > deadline:
+                    words = str(problem).splitlines()[-1]
+                    raise PeerError(f"no connection through it in {START_PATIENCE:.0f} s ({words})") from None
+                time.sleep(0.05)
+    finally:
+        listener.stop()
+
+
+def _tail(path: Path, lines: int = 5) -> str:
+    try:
+        return " | ".join(path.read_text(errors="replace").splitlines()[-lines:]) or "(empty)"
+    except FileNotFoundError:
+        return "(no log)"
