@@ -1,0 +1,161 @@
+"""The one frozen Config that every process of the program is given.
+
+Addresses are ints (32-bit value) and MAC addresses are 6 bytes, as the workers use them.
+Only says what a configuration is and how it looks as a file; config_build.py makes one from
+flags and a YAML file.
+"""
+
+import ipaddress
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Final
+
+from pipeline import limits
+
+LINKS: Final = ("vpnkit", "qemu", "bess", "stdio", "vfkit")
+"""Fields of Config that name where guests attach, beside /connect."""
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One name of a zone, or a pattern of names, and its address as text."""
+
+    name: str
+    ip: str
+    regexp: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Zone:
+    """A zone of the built-in name server; ``default_ip`` answers for names without a record, "" for none."""
+
+    name: str
+    records: tuple[Record, ...]
+    default_ip: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class PortForward:
+    """A host address and the guest's behind it: ``protocol`` is "tcp" or "udp", the rest ``host:port``."""
+
+    protocol: str
+    local: str
+    remote: str
+
+
+@dataclass(frozen=True, slots=True)
+class SocketForward:
+    """A unix socket on the host that leads to one in the guest over ssh."""
+
+    socket: str
+    dest: str
+    user: str
+    identity: str
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """Everything the program was told. Empty texts mean "none"."""
+
+    listen: tuple[str, ...]
+    services: str
+    notification: str  # path of the socket
+    log_level: str  # one of critical, error, warning, info, debug
+    log_file: str
+    pid_file: str
+    vpnkit: str
+    qemu: str
+    bess: str
+    stdio: str
+    vfkit: str
+    socket_forwards: tuple[SocketForward, ...]
+    ec2_metadata_access: bool
+    capture_file: str
+    stack_debug: bool
+    mtu: int
+    subnet: ipaddress.IPv4Network
+    gateway_ip: int
+    device_ip: int
+    host_ip: int
+    gateway_mac: bytes
+    dns_zones: tuple[Zone, ...]
+    dns_search_domains: tuple[str, ...]
+    forwards: tuple[PortForward, ...]
+    nat: Mapping[int, int]
+    gateway_virtual_ips: tuple[int, ...]
+    dhcp_static_leases: Mapping[int, bytes]
+    vpnkit_macs: Mapping[str, bytes]
+    tcp_workers: int
+    egress_workers: int
+    slots: int
+    max_tcp_flows: int
+
+
+def mac_bytes(text: str) -> bytes:
+    """A MAC address text with colons or dashes as 6 bytes."""
+    return bytes.fromhex(text.replace(":", "").replace("-", ""))
+
+
+def mac_text(mac: bytes) -> str:
+    """A MAC address with colons, lower case."""
+    return mac.hex(":")
+
+
+def address_text(address: int) -> str:
+    """An address of 32 bits in dotted form."""
+    return str(ipaddress.IPv4Address(address))
+
+
+# --- what a merged configuration is, as a file ---------------------------------------------
+
+
+def as_file(config: Config) -> dict[str, Any]:
+    """The keys of a file that gives this Config again, without empty ones."""
+    stack = {
+        "debug": config.stack_debug,
+        "capture-file": config.capture_file,
+        "mtu": config.mtu,
+        "subnet": str(config.subnet),
+        "gatewayIP": address_text(config.gateway_ip),
+        "deviceIP": address_text(config.device_ip),
+        "hostIP": address_text(config.host_ip),
+        "gatewayMacAddress": mac_text(config.gateway_mac),
+        "dns": [
+            _filled(
+                {
+                    "name": z.name,
+                    "records": [_filled(asdict(r)) for r in z.records],
+                    "defaultIP": z.default_ip,
+                }
+            )
+            for z in config.dns_zones
+        ],
+        "dnsSearchDomains": list(config.dns_search_domains),
+        "forwards": {("udp:" if f.protocol == "udp" else "") + f.local: f.remote for f in config.forwards},
+        "nat": {address_text(ip): address_text(to) for ip, to in config.nat.items()},
+        "gatewayVirtualIPs": [address_text(ip) for ip in config.gateway_virtual_ips],
+        "dhcpStaticLeases": {address_text(ip): mac_text(m) for ip, m in config.dhcp_static_leases.items()},
+        "vpnKitUUIDMacAddresses": {uuid: mac_text(m) for uuid, m in config.vpnkit_macs.items()},
+    }
+    return _filled(
+        {
+            "listen": list(config.listen),
+            "services": config.services,
+            "notification": config.notification,
+            "log-level": config.log_level,
+            "log-file": config.log_file,
+            "pid-file": config.pid_file,
+            "ec2-metadata-access": config.ec2_metadata_access,
+            "interfaces": _filled({name: getattr(config, name) for name in LINKS}),
+            "forwards": [asdict(forward) for forward in config.socket_forwards],
+            "stack": _filled(stack),
+            "tcp-workers": config.tcp_workers,
+            "egress-workers": config.egress_workers,
+            "slots": config.slots,
+            "limits": {limit.key: getattr(config, limit.name) for limit in limits.TABLE},
+        }
+    )
+
+
+def _filled(keys: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in keys.items() if value}

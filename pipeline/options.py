@@ -1,0 +1,49 @@
+"""The flags of ``gvtap-pipeline start``: gvproxy's, then our own.
+
+The table is the one place that names them; the parser, the usage text and the
+documentation come from it. What they mean together is config.py's matter.
+"""
+
+from typing import Final
+
+from pipeline.flags import Flag
+
+GVPROXY: Final[tuple[Flag, ...]] = (
+    Flag("config", "string", "path of a YAML configuration file"),
+    Flag("listen", "string", "control endpoint, repeats: unix:///path, tcp://host:port, vsock://[cid]:port",
+         repeats=True),
+    Flag("services", "string", "the control endpoint's services without /connect: unix:///path, tcp://host:port"),
+    Flag("debug", "bool", "log at level debug"),
+    Flag("mtu", "int", "MTU of the virtual network; 0 means that of the configuration file, else 1500"),
+    Flag("ssh-port", "int", "port on 127.0.0.1 forwarded to port 22 of the guest; -1 for none", default=2222),
+    Flag("subnet", "string", "subnet of the virtual network", default="192.168.127.0/24"),
+    Flag("gatewayIP", "string", "address of the gateway; the first usable one of the subnet if empty"),
+    Flag("deviceIP", "string", "address of the first guest; the second usable one of the subnet if empty"),
+    Flag("hostIP", "string", "address that stands for the host; the last usable one of the subnet if empty"),
+    Flag("listen-vpnkit", "string", "endpoint for hyperkit and vpnkit: unix:///path"),
+    Flag("listen-qemu", "string", "endpoint for QEMU's stream sockets: unix:///path, tcp://host:port"),
+    Flag("listen-bess", "string", "endpoint for packet sockets: unixpacket:///path"),
+    Flag("listen-stdio", "string", "any value: frames on standard input and output"),
+    Flag("listen-vfkit", "string", "endpoint for vfkit: unixgram:///path"),
+    Flag("forward-sock", "string", "socket to make on the host, repeats", repeats=True),
+    Flag("forward-dest", "string", "socket in the guest that it leads to, repeats", repeats=True),
+    Flag("forward-user", "string", "ssh user of the guest, repeats", repeats=True),
+    Flag("forward-identity", "string", "path of an ssh private key, repeats", repeats=True),
+    Flag("pid-file", "string", "path of a file that gets the process id"),
+    Flag("log-file", "string", "path of the log; it is emptied first"),
+    Flag("pcap", "string", "path of a packet capture; only without -config"),
+    Flag("notification", "string", "socket that gets notifications: unix:///path"),
+    Flag("ec2-metadata-access", "bool", "let guests reach 169.254.0.0/16"),
+    Flag("version", "bool", "print the version and exit"),
+)  # fmt: skip
+
+OWN: Final[tuple[Flag, ...]] = (
+    Flag("tcp-workers", "int", "TCP worker processes; 0 means as configured, else 1"),
+    Flag("egress-workers", "int", "worker processes for host sockets; 0 means as configured, else 1"),
+    Flag("slots", "int", "slots of 72 KiB in shared memory; 0 means as configured, else 512"),
+    Flag(
+        "limit", "string", "name=number, repeats: one of the limits of the configuration file", repeats=True
+    ),
+)
+
+START: Final = GVPROXY + OWN
