@@ -1,12 +1,12 @@
 """Linear-time regular expressions: the same verdict as Python's re where both understand a pattern."""
 
+import contextlib
 import re
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.engines import regexp
 from pipeline.engines.regexp import Regexp, RegexpError
 
 
@@ -89,14 +89,17 @@ def test_bad_and_oversized_patterns_are_refused_with_a_reason(pattern: str, text
 
 
 @pytest.mark.parametrize(
-    "pattern", ["(a+)+$", "(a|aa)+$", "(a*)*b", ".*.*.*.*.*.*x", "(.*)(.*)(.*)(.*)[^a]$"]
+    "pattern, text",
+    [
+        ("(a+)+$", "a" * 252 + "!"),
+        ("(a|aa)+$", "a" * 252 + "!"),
+        ("(a*)*b", "a" * 253),
+        (".*.*.*.*.*.*x", "a" * 253),
+        ("(.*)(.*)(.*)(.*)[^a]$", "a" * 253),
+    ],
 )
-def test_patterns_that_ruin_a_backtracking_matcher_end_at_once(pattern: str) -> None:
-    # A backtracking matcher would not come back from this within the age of the universe.
-    assert (
-        not Regexp(pattern).search("a" * 252 + "!" if pattern.endswith("a+)+$") else "a" * 250 + "-.") or True
-    )
-    assert Regexp(pattern).search("a" * 200 + "bx!a") in (True, False)
+def test_patterns_that_ruin_a_backtracking_matcher_come_to_a_verdict(pattern: str, text: str) -> None:
+    assert not Regexp(pattern).search(text)
 
 
 _ATOMS = st.sampled_from(["a", "b", "c", ".", "[ab]", "[^a]", r"\w", r"\d", r"\b", "^", "$", "-"])
@@ -134,11 +137,5 @@ def test_any_pattern_is_compiled_or_refused_and_any_text_judged(pattern: str, te
 @given(st.text("()[]{}*+?|\\^$.-:?P<>a1,QExd", max_size=25))
 @settings(max_examples=300, deadline=None)
 def test_any_heap_of_metacharacters_is_compiled_or_refused(pattern: str) -> None:
-    try:
+    with contextlib.suppress(RegexpError):
         Regexp(pattern).search("a1-.")
-    except RegexpError:
-        pass
-
-
-def test_program_and_pattern_have_bounds() -> None:
-    assert len(Regexp("a{900}")._steps) <= regexp.MAX_PROGRAM + 1
