@@ -1,0 +1,41 @@
+"""ARP on behalf of the gateway (RFC 826): answers for its addresses, questions about guests.
+
+Keeps no table: what is learned from a message goes to neighbors. Whole Ethernet frames of
+42 bytes, without padding.
+"""
+
+from collections.abc import Iterable
+
+from pipeline.wire import arp, ethernet
+
+_EMPTY_MAC = ethernet.ZERO
+
+
+class ArpResponder:
+    """Speaks for ``gateway`` and the other ``own`` addresses with the gateway's MAC."""
+
+    def __init__(self, mac: bytes, gateway: int, own: Iterable[int] = ()) -> None:
+        self._mac = mac
+        self._gateway = gateway
+        self._own = frozenset((gateway, *own))
+
+    def answer(self, message: arp.Arp) -> bytes | None:
+        """The unicast reply to a request for one of the own addresses; None for everything else.
+
+        A request for any other address gets no answer, so that guests find each other and a
+        guest's probe for a duplicate of its address finds none. Nor does a request that
+        claims to come from an own address or from a group: the reply would go to nobody.
+        """
+        if message.op != arp.REQUEST or message.tpa not in self._own or message.spa in self._own:
+            return None
+        if ethernet.is_group(message.sha) or message.sha in (self._mac, _EMPTY_MAC):
+            return None
+        return ethernet.header(message.sha, self._mac, ethernet.TYPE_ARP) + arp.build(
+            arp.REPLY, self._mac, message.tpa, message.sha, message.spa
+        )
+
+    def request(self, target: int, mac: bytes = ethernet.BROADCAST) -> bytes:
+        """Who has target? To everybody, or to one station when its MAC is being confirmed."""
+        return ethernet.header(mac, self._mac, ethernet.TYPE_ARP) + arp.build(
+            arp.REQUEST, self._mac, self._gateway, _EMPTY_MAC, target
+        )

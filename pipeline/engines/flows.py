@@ -1,0 +1,68 @@
+"""Spreading flows over workers, and ports for flows that start here.
+
+``rss_hash`` picks the tcp shard and the egress shard of a flow; every worker computes the
+same value for the same flow. ``PortAllocator`` gives flows that the gateway opens towards a
+guest their local port (RFC 6056 section 3.3.1, with a first port that its owner chooses at
+random). Neither knows what a flow does.
+"""
+
+from collections.abc import Hashable
+from typing import Final
+
+EPHEMERAL_FIRST: Final = 49152
+EPHEMERAL_LAST: Final = 65535
+"""The dynamic ports of RFC 6335 section 6."""
+
+_MASK: Final = 0xFFFFFFFF
+
+
+def rss_hash(guest_addr: int, guest_port: int, remote_addr: int, remote_port: int) -> int:
+    """A 32-bit value, well spread in all its bits: ``% shards`` is fair for any shard count.
+
+    Not a secret: a guest that wants all its flows on one shard gets it, and only slows itself.
+    """
+    # Multiply by odd constants to carry each field into the high bits, then fold those down
+    # twice, because ports differ in their low bits and a modulus looks at low bits.
+    mixed = guest_addr * 0x9E3779B1 ^ remote_addr * 0x85EBCA77 ^ (guest_port << 16 | remote_port) * 0xC2B2AE3D
+    mixed = (mixed ^ mixed >> 29) * 0x27D4EB2F & 0xFFFFFFFFFFFFFFFF
+    return (mixed ^ mixed >> 32) & _MASK
+
+
+class PortAllocator:
+    """Local ports, unique for each key (the guest address and port that is dialled).
+
+    Walks the range in a circle, so that a port given back is used again as late as
+    possible: its last connection may still be in TIME-WAIT at the guest.
+    """
+
+    def __init__(self, start: int = 0, first: int = EPHEMERAL_FIRST, last: int = EPHEMERAL_LAST) -> None:
+        """start (any int, random at best) chooses where in [first, last] the walk begins."""
+        if not 0 < first <= last <= 0xFFFF:
+            raise ValueError(f"not a port range: {first}-{last}")
+        self._first = first
+        self._count = last - first + 1
+        self._next = start % self._count
+        self._used: dict[Hashable, set[int]] = {}
+
+    def allocate(self, key: Hashable) -> int | None:
+        """A port that key does not use yet, or None when it uses all of them."""
+        used = self._used.setdefault(key, set())
+        if len(used) >= self._count:
+            return None
+        while True:
+            port = self._first + self._next
+            self._next = (self._next + 1) % self._count
+            if port not in used:
+                used.add(port)
+                return port
+
+    def release(self, key: Hashable, port: int) -> None:
+        """Give a port back. KeyError when key does not hold it."""
+        used = self._used[key]
+        used.remove(port)
+        if not used:
+            del self._used[key]
+
+    def in_use(self) -> int:
+        """How many ports are out, over all keys."""
+        return sum(map(len, self._used.values()))

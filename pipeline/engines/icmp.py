@@ -1,0 +1,191 @@
+"""ICMP of the gateway (RFC 792, RFC 1122 3.2.2): echo replies, and errors about packets.
+
+Echo requests to the gateway's addresses are answered here; nothing is forwarded. Errors are
+never sent about an ICMP error, a fragment but the first, a packet to a group or broadcast
+address, or from an address that is not a single host's; and no faster than a bucket of
+tokens allows (RFC 1812 4.3.2.8). Incoming errors are not acted on.
+"""
+
+from collections.abc import Iterable
+from struct import Struct
+from typing import Final
+
+from pipeline.wire import checksum, ethernet, icmp, ipv4, udp
+
+ERRORS_PER_SECOND: Final = 100.0
+ERRORS_BURST: Final = 50.0
+QUOTED_BYTES: Final = 8
+"""Of the offending packet's payload, behind its header (RFC 792)."""
+
+_ADDRS: Final = Struct("!II")
+_CHECK: Final = Struct("!H")
+_IP_TTL: Final = 8
+_IP_CHECK: Final = 10
+_IP_ADDRS: Final = 12
+
+
+def is_answerable_echo(header: ipv4.Header, message: icmp.Message, own: Iterable[int]) -> bool:
+    """Whether the whole (reassembled) packet is an echo request to one of the gateway's addresses."""
+    return (
+        message.type == icmp.ECHO_REQUEST
+        and message.code == 0
+        and header.dst in own
+        and not header.frag_off
+        and not header.flags & ipv4.FLAG_MF
+        and _is_host(header.src)
+    )
+
+
+def answer_echo_in_place(buf: memoryview, off: int, header: ipv4.Header) -> None:
+    """Turn the frame of an echo request at buf[off:] into its reply.
+
+    off is that of the Ethernet header; IPv4 and ICMP have been parsed and
+    is_answerable_echo() holds. Identifier, sequence number, payload, TOS and IP identifier
+    stay as they are (RFC 1122 section 3.2.2.6); the TTL becomes the default. IP options go
+    back untouched to whom they came from, which harms nobody else.
+    """
+    dst, src, ethertype = ethernet.HEADER.unpack_from(buf, off)
+    ethernet.HEADER.pack_into(buf, off, src, dst, ethertype)
+    ip = off + ethernet.HEADER_LEN
+    _ADDRS.pack_into(buf, ip + _IP_ADDRS, header.dst, header.src)
+    (field,) = _CHECK.unpack_from(buf, ip + _IP_CHECK)
+    # Swapping the addresses does not change the sum; the TTL does, and shares its word with
+    # the protocol.
+    field = checksum.update16(field, header.ttl << 8 | header.proto, ipv4.DEFAULT_TTL << 8 | header.proto)
+    buf[ip + _IP_TTL] = ipv4.DEFAULT_TTL
+    _CHECK.pack_into(buf, ip + _IP_CHECK, field)
+    message = ip + header.ihl
+    (field,) = _CHECK.unpack_from(buf, message + 2)
+    _CHECK.pack_into(buf, message + 2, checksum.update16(field, icmp.ECHO_REQUEST << 8, 0))
+    buf[message] = icmp.ECHO_REPLY
+
+
+def echo_reply(view: memoryview | bytes, off: int, header: ipv4.Header) -> bytes:
+    """The reply to the echo request whose IPv4 header is at off, as a new IP packet.
+
+    For packets that do not lie in a slot (reassembled ones). Without IP options.
+    """
+    begin = off + header.ihl
+    _, _, _, rest = icmp.FIXED.unpack_from(view, begin)
+    message = icmp.build(icmp.ECHO_REPLY, 0, rest, view[begin + icmp.HEADER_LEN : off + header.total_len])
+    return (
+        ipv4.build(
+            ipv4.HEADER_LEN + len(message),
+            header.ident,
+            ipv4.DEFAULT_TTL,
+            ipv4.PROTO_ICMP,
+            header.dst,
+            header.src,
+            tos=header.tos,
+        )
+        + message
+    )
+
+
+def quote_flow(src: int, dst: int, proto: int, src_port: int, dst_port: int, third: int = 0) -> bytes:
+    """What an error about a packet of a flow quotes, when the packet itself is not kept.
+
+    An IP header and the 8 bytes in which the guest's stack looks for its socket: the ports
+    and, for TCP, the sequence number (third). src is the guest.
+    """
+    if proto == ipv4.PROTO_UDP:
+        head = udp.build(src_port, dst_port, udp.HEADER_LEN)
+    else:
+        head = (src_port << 48 | dst_port << 32 | third).to_bytes(QUOTED_BYTES, "big")
+    return ipv4.build(ipv4.HEADER_LEN + QUOTED_BYTES, 0, ipv4.DEFAULT_TTL, proto, src, dst) + head
+
+
+class IcmpErrors:
+    """Makes error messages as whole IP packets, from the gateway's address unless told otherwise."""
+
+    def __init__(
+        self,
+        gateway: int,
+        broadcast: int,
+        per_second: float = ERRORS_PER_SECOND,
+        burst: float = ERRORS_BURST,
+    ) -> None:
+        """broadcast = the subnet's directed broadcast address."""
+        self._gateway = gateway
+        self._broadcast = broadcast
+        self._per_second = per_second
+        self._burst = burst
+        self._tokens = burst
+        self._filled_at = 0.0
+        self._ident = 0
+        self.suppressed = 0
+        """Errors not sent because of the rate (the owner counts ``icmp_error_dropped_rate_limit``)."""
+
+    def unreachable(
+        self,
+        view: memoryview | bytes,
+        off: int,
+        now: float,
+        code: int,
+        mtu: int = 0,
+        src: int | None = None,
+    ) -> bytes | None:
+        """Destination unreachable (code of wire.icmp) about the packet at view[off:], or None.
+
+        view holds at least what the packet's total length says or, for quote_flow(), all it
+        has. mtu goes with FRAGMENTATION_NEEDED. src is whom the error seems to come from.
+        """
+        quoted = self._quote(view, off, now)
+        if quoted is None:
+            return None
+        return self._packet(quoted, icmp.build_unreachable(code, quoted, mtu), src)
+
+    def time_exceeded(
+        self, view: memoryview | bytes, off: int, now: float, code: int, src: int | None = None
+    ) -> bytes | None:
+        """Time exceeded about the packet at view[off:], or None."""
+        quoted = self._quote(view, off, now)
+        if quoted is None:
+            return None
+        return self._packet(quoted, icmp.build_time_exceeded(code, quoted), src)
+
+    def _packet(self, quoted: bytes, message: bytes, src: int | None) -> bytes:
+        (guest,) = _ADDRS.unpack_from(quoted, _IP_ADDRS)[:1]
+        self._ident = (self._ident + 1) & 0xFFFF
+        origin = self._gateway if src is None else src
+        return (
+            ipv4.build(
+                ipv4.HEADER_LEN + len(message),
+                self._ident,
+                ipv4.DEFAULT_TTL,
+                ipv4.PROTO_ICMP,
+                origin,
+                guest,
+            )
+            + message
+        )
+
+    def _quote(self, view: memoryview | bytes, off: int, now: float) -> bytes | None:
+        """Header and 8 bytes of the offending packet, or None when it deserves no error."""
+        header = ipv4.parse(view, off, len(view))
+        if header.frag_off or not _is_host(header.src) or not _is_host(header.dst):
+            return None
+        if self._broadcast in (header.src, header.dst):
+            return None
+        payload = off + header.ihl
+        if header.proto == ipv4.PROTO_ICMP and (
+            header.total_len <= header.ihl or view[payload] in icmp.ERRORS
+        ):
+            return None
+        if not self._take_token(now):
+            self.suppressed += 1
+            return None
+        return bytes(view[off : min(payload + QUOTED_BYTES, off + header.total_len)])
+
+    def _take_token(self, now: float) -> bool:
+        self._tokens = min(self._burst, self._tokens + (now - self._filled_at) * self._per_second)
+        self._filled_at = now
+        if self._tokens < 1.0:
+            return False
+        self._tokens -= 1.0
+        return True
+
+
+def _is_host(addr: int) -> bool:
+    """Whether addr can be one station: not 0/8, not loopback, not a group, not 240/4 or broadcast."""
+    return 0 < addr >> 24 < 224 and not ipv4.is_loopback(addr)

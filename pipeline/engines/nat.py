@@ -1,0 +1,126 @@
+"""What a destination address of a guest means on the host: rewritten, served here, or refused.
+
+Only destinations are translated, by exact address (``192.168.127.254 -> 127.0.0.1``);
+answers reach the guest from the address it dialled, because flows are keyed by it. Opens
+nothing itself.
+
+Order of judgement: services of the gateway, the table, then the refusals. An entry of the
+table wins over every refusal, as whoever configured it meant it.
+"""
+
+import errno
+from collections.abc import Iterable, Mapping
+from ipaddress import IPv4Network
+from typing import Final, NamedTuple, Protocol
+
+from pipeline.wire import ipv4
+
+DNS_PORT: Final = 53
+API_PORT: Final = 80
+DHCP_PORT: Final = 67
+
+_TCP_SERVICES: Final[Mapping[int, str]] = {DNS_PORT: "dns", API_PORT: "api"}
+_UDP_SERVICES: Final[Mapping[int, str]] = {DNS_PORT: "dns", DHCP_PORT: "dhcp"}
+
+
+class Target(NamedTuple):
+    """Where a flow goes. Exactly one of the three holds:
+
+    ``service`` names the service of the gateway ("dns", "api", "dhcp"); ``refused`` is a
+    counter's name and ``errno`` what the dialler is told; else ``addr`` is what to dial.
+    """
+
+    addr: int
+    service: str = ""
+    refused: str = ""
+    errno: int = 0
+
+
+class NatConfig(Protocol):
+    """What Nat needs to know of the program's configuration. Addresses are ints."""
+
+    @property
+    def subnet(self) -> IPv4Network: ...
+    @property
+    def gateway_ip(self) -> int: ...
+    @property
+    def gateway_virtual_ips(self) -> tuple[int, ...]: ...
+    @property
+    def nat(self) -> Mapping[int, int]: ...
+    @property
+    def ec2_metadata_access(self) -> bool: ...
+
+
+class Nat:
+    """The table and the rules around it. Immutable once made."""
+
+    def __init__(
+        self,
+        *,
+        network: int,
+        prefix_len: int,
+        gateway: int,
+        virtual: Iterable[int] = (),
+        table: Mapping[int, int] | None = None,
+        ec2_metadata_access: bool = False,
+    ) -> None:
+        """network = the subnet's address, virtual = further addresses that the gateway answers ARP for."""
+        self.mask = 0xFFFFFFFF << (32 - prefix_len) & 0xFFFFFFFF
+        self.network = network & self.mask
+        self.broadcast = self.network | ~self.mask & 0xFFFFFFFF
+        self.gateway = gateway
+        self.own = frozenset((gateway, *virtual))
+        self.table = dict(table or {})
+        self.ec2_metadata_access = ec2_metadata_access
+
+    @classmethod
+    def from_config(cls, config: NatConfig) -> "Nat":
+        """The rules that a configuration asks for."""
+        return cls(
+            network=int(config.subnet.network_address),
+            prefix_len=config.subnet.prefixlen,
+            gateway=config.gateway_ip,
+            virtual=config.gateway_virtual_ips,
+            table=config.nat,
+            ec2_metadata_access=config.ec2_metadata_access,
+        )
+
+    def in_subnet(self, addr: int) -> bool:
+        """Whether addr lies in the guests' subnet (its first and last address included)."""
+        return addr & self.mask == self.network
+
+    def tcp_target(self, remote_addr: int, port: int) -> Target:
+        """What a guest's SYN to that address and port means."""
+        return self._target(_TCP_SERVICES, remote_addr, port)
+
+    def udp_target(self, remote_addr: int, port: int) -> Target:
+        """What a guest's datagram to that address and port means."""
+        return self._target(_UDP_SERVICES, remote_addr, port)
+
+    def _target(self, services: Mapping[int, str], addr: int, port: int) -> Target:
+        if addr == self.gateway and port in services:
+            return Target(addr, service=services[port])
+        if addr in self.table:
+            return Target(self.table[addr])
+        reason, error = self.refusal(addr)
+        return Target(addr, refused=reason, errno=error)
+
+    def refusal(self, addr: int) -> tuple[str, int]:
+        """(counter name, errno) when nothing outside may be reached under addr, else ("", 0)."""
+        if addr in self.own:
+            return "nat_flow_refused_gateway_port", errno.ECONNREFUSED
+        if ipv4.is_multicast(addr):
+            return "nat_flow_refused_multicast", errno.ENETUNREACH
+        if addr in (ipv4.BROADCAST, self.broadcast):
+            return "nat_flow_refused_broadcast", errno.ENETUNREACH
+        if self.in_subnet(addr):
+            return "nat_flow_refused_unowned", errno.EHOSTUNREACH
+        if ipv4.is_loopback(addr):
+            return "nat_flow_refused_loopback", errno.ENETUNREACH
+        if ipv4.is_link_local(addr) and not self.ec2_metadata_access:
+            # A reset at once, as clients that look for a cloud's metadata expect.
+            return "nat_flow_refused_link_local", errno.ECONNREFUSED
+        if addr >> 24 == 0 or addr >> 28 == 0xF:
+            # 0.0.0.0 would reach the host's own loopback; 240.0.0.0/4 is reserved.
+            return "nat_flow_refused_reserved", errno.ENETUNREACH
+        return "", 0

@@ -1,0 +1,303 @@
+"""Which guest has which IPv4 address: (MAC, link) for each, learned, confirmed, let go.
+
+The gateway's side of ARP as a state machine (RFC 826, RFC 4861 7.3 in spirit). An address
+is learned from ARP and from the source of IPv4 packets of the subnet; packets to an address
+that nobody has shown wait for up to MAX_REQUESTS broadcasts. Sends nothing itself: see
+take_actions(). The messages are made by the arp engine.
+
+::
+
+    state       means                              becomes
+    INCOMPLETE  asked by broadcast, callers wait   REACHABLE on any sign of life, or gone
+    REACHABLE   a sign of life within REACHABLE_TIME   PROBE when used or contested later
+    PROBE       in use, asked by unicast           REACHABLE on a sign of life, or gone
+
+Hostile guests: own addresses of the gateway cannot be claimed; an address whose owner is
+alive cannot be taken by another MAC (the owner is probed, and must fail, first); addresses
+for each link, all addresses and waiting callers are bounded.
+"""
+
+from collections.abc import Iterable
+from typing import Final, NamedTuple
+
+from pipeline.wire import arp, ethernet
+from pipeline.wire.errors import WireError
+
+MAX_REQUESTS: Final = 3
+REQUEST_INTERVAL: Final = 1.0
+REACHABLE_TIME: Final = 30.0
+"""Seconds for which a sign of life is believed."""
+CONTEST_INTERVAL: Final = 10.0
+"""Seconds between two probes of an owner whose address another station keeps claiming."""
+GONE_TIME: Final = 600.0
+"""Seconds without a sign of life after which an unused address is forgotten."""
+
+MAX_NEIGHBORS: Final = 8192
+MAX_NEIGHBORS_PER_LINK: Final = 256
+MAX_PENDING_ADDRS: Final = 256
+MAX_PENDING_PER_ADDR: Final = 64
+
+_INCOMPLETE: Final = "INCOMPLETE"
+_REACHABLE: Final = "REACHABLE"
+_PROBE: Final = "PROBE"
+_INF: Final = float("inf")
+
+
+class Neighbor:
+    """One address. Read-only outside this module; mac and link mean nothing while INCOMPLETE."""
+
+    __slots__ = ("addr", "confirmed", "contested_at", "link", "mac", "requests", "state", "timer", "waiting")
+
+    def __init__(self, addr: int, mac: bytes, link: int, state: str) -> None:
+        self.addr = addr
+        self.mac = mac
+        self.link = link
+        self.state = state
+        self.confirmed = -_INF
+        self.contested_at = -_INF
+        self.requests = 0
+        self.timer = _INF
+        self.waiting: list[object] = []
+
+
+class Request(NamedTuple):
+    """Ask for addr: by broadcast on every link (link -1), or one station behind its link."""
+
+    addr: int
+    mac: bytes = ethernet.BROADCAST
+    link: int = -1
+
+
+class Learned(NamedTuple):
+    """addr is at (mac, link) now: it is new, or moved. waiting = tokens of resolve()."""
+
+    addr: int
+    mac: bytes
+    link: int
+    waiting: tuple[object, ...] = ()
+
+
+class Lost(NamedTuple):
+    """addr has no neighbour any more, or never had: callers that waited have failed."""
+
+    addr: int
+    waiting: tuple[object, ...] = ()
+
+
+class Contested(NamedTuple):
+    """Another station claims addr while its owner is believed alive. At most one in CONTEST_INTERVAL."""
+
+    addr: int
+    owner: bytes
+    claimant: bytes
+
+
+Action = Request | Learned | Lost | Contested
+
+
+class Neighbors:
+    """The neighbours of one virtual network."""
+
+    def __init__(
+        self,
+        *,
+        network: int,
+        prefix_len: int,
+        own: Iterable[int],
+        gateway_mac: bytes,
+        max_neighbors: int = MAX_NEIGHBORS,
+        max_per_link: int = MAX_NEIGHBORS_PER_LINK,
+    ) -> None:
+        """own = the gateway's address and its virtual addresses: no guest can have one of them."""
+        mask = 0xFFFFFFFF << (32 - prefix_len) & 0xFFFFFFFF
+        self._first = (network & mask) + 1
+        self._last = (network & mask | ~mask & 0xFFFFFFFF) - 1
+        self._own = frozenset(own)
+        self._gateway_mac = gateway_mac
+        self._max = max_neighbors
+        self._max_per_link = max_per_link
+        self._table: dict[int, Neighbor] = {}
+        self._links: dict[int, dict[int, Neighbor]] = {}
+        self._timed: dict[int, Neighbor] = {}
+        self._deadline = _INF
+        self._sweep_at = _INF
+        self._actions: list[Action] = []
+
+    # --- learning -----------------------------------------------------------------------
+
+    def learn(self, addr: int, mac: bytes, link: int, now: float) -> None:
+        """A packet from addr came from mac over link. Raises WireError when that cannot be.
+
+        The packet is to be dropped then, and counted by the reason: its answer would go to
+        somebody else, or to nobody.
+        """
+        neighbor = self._table.get(addr)
+        if neighbor is not None and neighbor.mac == mac and neighbor.link == link:
+            neighbor.confirmed = now
+            if neighbor.state != _REACHABLE:
+                self._settle(neighbor)
+            return
+        self._refuse_bad(addr, mac)
+        if neighbor is not None and neighbor.state != _INCOMPLETE and neighbor.mac != mac:
+            self._contest(neighbor, mac, now)
+        self._make_room(link, now)
+        if neighbor is None:
+            if len(self._table) >= self._max:
+                raise WireError("neighbor_claim_refused_table_full")
+            neighbor = Neighbor(addr, mac, link, _INCOMPLETE)
+            self._table[addr] = neighbor
+        elif neighbor.state != _INCOMPLETE:
+            # The same station behind another link: it was replugged, and the switch let it move.
+            self._unlink(neighbor)
+        neighbor.mac, neighbor.link, neighbor.confirmed = mac, link, now
+        self._links.setdefault(link, {})[addr] = neighbor
+        self._sweep_at = min(self._sweep_at, now + GONE_TIME)
+        self._deadline = min(self._deadline, self._sweep_at)
+        self._settle(neighbor)
+        waiting, neighbor.waiting = tuple(neighbor.waiting), []
+        self._actions.append(Learned(addr, mac, link, waiting))
+
+    def on_arp(self, message: arp.Arp, src: bytes, link: int, now: float) -> None:
+        """Learn from the sender fields of an ARP message in a frame from src. Raises WireError as learn().
+
+        A probe (sender address 0, RFC 5227) teaches nothing.
+        """
+        if message.sha != src:
+            raise WireError("arp_message_dropped_foreign_sender")
+        if message.spa:
+            self.learn(message.spa, message.sha, link, now)
+
+    def _refuse_bad(self, addr: int, mac: bytes) -> None:
+        if addr in self._own:
+            raise WireError("neighbor_claim_refused_gateway_address")
+        if not self._first <= addr <= self._last:
+            raise WireError("neighbor_claim_refused_outside_subnet")
+        if mac[0] & 1 or mac in (ethernet.ZERO, self._gateway_mac):
+            raise WireError("neighbor_claim_refused_bad_mac")
+
+    def _contest(self, neighbor: Neighbor, mac: bytes, now: float) -> None:
+        """Another MAC shows neighbor's address: believe the old owner until it fails a probe."""
+        if now - neighbor.contested_at >= CONTEST_INTERVAL:
+            neighbor.contested_at = now
+            self._actions.append(Contested(neighbor.addr, neighbor.mac, mac))
+            if neighbor.state == _REACHABLE:
+                self._ask(neighbor, _PROBE, now)
+        raise WireError("neighbor_claim_refused_address_taken")
+
+    def _make_room(self, link: int, now: float) -> None:
+        """Forget silent addresses of a full link; WireError when none has been silent for long."""
+        of_link = self._links.get(link)
+        if of_link is not None and len(of_link) >= self._max_per_link:
+            oldest = min(of_link.values(), key=lambda neighbor: neighbor.confirmed)
+            if now - oldest.confirmed < REACHABLE_TIME:
+                raise WireError("neighbor_claim_refused_table_full")
+            self._drop(oldest)
+
+    # --- resolving ----------------------------------------------------------------------
+
+    def get(self, addr: int) -> Neighbor | None:
+        """The neighbour as known right now, without asking anybody."""
+        neighbor = self._table.get(addr)
+        return None if neighbor is None or neighbor.state == _INCOMPLETE else neighbor
+
+    def resolve(self, addr: int, now: float, token: object = None) -> Neighbor | None:
+        """The neighbour to send to, or None: then token comes back in Learned or Lost.
+
+        That may be at once (the next take_actions()), when addr cannot be a guest's or too
+        many callers wait. A token of None is not kept: the caller just drops its packet. An
+        address without recent sign of life is handed out, and confirmed by unicast meanwhile.
+        """
+        neighbor = self._table.get(addr)
+        if neighbor is not None and neighbor.state != _INCOMPLETE:
+            if neighbor.state == _REACHABLE and now - neighbor.confirmed >= REACHABLE_TIME:
+                self._ask(neighbor, _PROBE, now)
+            return neighbor
+        waiting = () if token is None else (token,)
+        if neighbor is None:
+            full = len(self._table) >= self._max or len(self._timed) >= MAX_PENDING_ADDRS
+            if full or addr in self._own or not self._first <= addr <= self._last:
+                self._actions.append(Lost(addr, waiting))
+                return None
+            neighbor = Neighbor(addr, ethernet.ZERO, -1, _INCOMPLETE)
+            self._table[addr] = neighbor
+            self._ask(neighbor, _INCOMPLETE, now)
+        if len(neighbor.waiting) >= MAX_PENDING_PER_ADDR:
+            self._actions.append(Lost(addr, waiting))
+        else:
+            neighbor.waiting.extend(waiting)
+        return None
+
+    # --- time ---------------------------------------------------------------------------
+
+    def deadline(self) -> float:
+        """When on_timer() next has something to do; inf when never."""
+        return self._deadline
+
+    def on_timer(self, now: float) -> None:
+        """Repeat requests that are due, give up on those without answer, forget the silent."""
+        for neighbor in [n for n in self._timed.values() if n.timer <= now]:
+            if neighbor.requests >= MAX_REQUESTS:
+                self._drop(neighbor)
+            else:
+                self._request(neighbor, now)
+        if self._sweep_at <= now:
+            self._sweep(now)
+        self._deadline = min([self._sweep_at, *(n.timer for n in self._timed.values())])
+
+    def _sweep(self, now: float) -> None:
+        known = [n for n in self._table.values() if n.state == _REACHABLE]
+        for neighbor in known:
+            if now - neighbor.confirmed >= GONE_TIME:
+                self._drop(neighbor)
+        left = [n.confirmed for n in known if n.addr in self._table]
+        # At most once a minute, whatever the ages are.
+        self._sweep_at = max(min(left) + GONE_TIME, now + 60.0) if left else _INF
+
+    def _ask(self, neighbor: Neighbor, state: str, now: float) -> None:
+        neighbor.state = state
+        neighbor.requests = 0
+        self._timed[neighbor.addr] = neighbor
+        self._request(neighbor, now)
+
+    def _request(self, neighbor: Neighbor, now: float) -> None:
+        neighbor.requests += 1
+        neighbor.timer = now + REQUEST_INTERVAL
+        self._deadline = min(self._deadline, neighbor.timer)
+        if neighbor.state == _PROBE:
+            self._actions.append(Request(neighbor.addr, neighbor.mac, neighbor.link))
+        else:
+            self._actions.append(Request(neighbor.addr))
+
+    def _settle(self, neighbor: Neighbor) -> None:
+        neighbor.state = _REACHABLE
+        neighbor.timer = _INF
+        self._timed.pop(neighbor.addr, None)
+
+    # --- forgetting ---------------------------------------------------------------------
+
+    def forget_link(self, link: int) -> None:
+        """The link is gone, and with it every address behind it."""
+        for neighbor in list(self._links.get(link, {}).values()):
+            self._drop(neighbor)
+
+    def _drop(self, neighbor: Neighbor) -> None:
+        del self._table[neighbor.addr]
+        self._timed.pop(neighbor.addr, None)
+        if neighbor.state != _INCOMPLETE:
+            self._unlink(neighbor)
+        self._actions.append(Lost(neighbor.addr, tuple(neighbor.waiting)))
+
+    def _unlink(self, neighbor: Neighbor) -> None:
+        of_link = self._links[neighbor.link]
+        del of_link[neighbor.addr]
+        if not of_link:
+            del self._links[neighbor.link]
+
+    def take_actions(self) -> list[Action]:
+        """What is to be sent and told since the last call, in order."""
+        actions, self._actions = self._actions, []
+        return actions
+
+    def snapshot(self) -> dict[int, tuple[bytes, int]]:
+        """Address to (MAC, link) of everything known."""
+        return {n.addr: (n.mac, n.link) for n in self._table.values() if n.state != _INCOMPLETE}

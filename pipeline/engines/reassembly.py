@@ -1,0 +1,228 @@
+"""Reassembly of IPv4 fragments (RFC 791, RFC 815 in spirit), for hostile senders.
+
+Fragments are copied out of their slots and come back as one whole packet. Two fragments
+that overlap condemn their datagram, with everything of it that still comes (as RFC 5722
+has it for IPv6): nobody cuts a datagram like that in good faith. An exact repetition is
+ignored: networks do double packets.
+
+::
+
+    state     means                                       becomes
+    partial   some fragments are here                     whole, condemned, or timed out
+    condemned nothing is kept but the key                 timed out
+    (whole and timed out are not kept)
+
+The clock starts at the first fragment and is not renewed (RFC 1122 section 3.3.2). All
+bounds have names; the oldest datagram of the same source makes room for a new one.
+"""
+
+from collections import OrderedDict
+from typing import Final, NamedTuple
+
+from pipeline.wire import ipv4
+from pipeline.wire.errors import WireError
+
+REASSEMBLY_TIMEOUT: Final = 30.0
+MAX_DATAGRAMS: Final = 256
+MAX_DATAGRAMS_PER_SOURCE: Final = 64
+MAX_BYTES: Final = 8 * 1024 * 1024
+MAX_BYTES_PER_SOURCE: Final = 1024 * 1024
+MAX_FRAGMENTS: Final = 128
+"""Of one datagram: enough for 64 KiB at the smallest MTU that IPv4 hosts must take (576)."""
+
+FRAGMENT_OVERHEAD: Final = 128
+"""Bytes that a kept fragment costs beside its payload, for the bounds."""
+
+Key = tuple[int, int, int, int, int]
+
+
+class Expired(NamedTuple):
+    """A datagram that timed out; packet = its first fragment, b"" when that was never seen."""
+
+    packet: bytes
+    source: int
+
+
+class _Datagram:
+    __slots__ = ("cost", "deadline", "header", "pieces", "received", "size", "source")
+
+    def __init__(self, source: int, deadline: float) -> None:
+        self.source = source
+        self.deadline = deadline
+        self.header = b""
+        """The IPv4 header of the first fragment, options included."""
+        self.pieces: dict[int, bytes] | None = {}
+        """Offset to payload; None once condemned."""
+        self.received = 0
+        self.size = -1
+        """Payload bytes of the whole; -1 until the last fragment is here."""
+        self.cost = 0
+
+
+class Reassembler:
+    """All partial datagrams of one virtual network. ``source`` is what bounds are counted by (a link)."""
+
+    def __init__(
+        self,
+        timeout: float = REASSEMBLY_TIMEOUT,
+        max_datagrams: int = MAX_DATAGRAMS,
+        max_datagrams_per_source: int = MAX_DATAGRAMS_PER_SOURCE,
+        max_bytes: int = MAX_BYTES,
+        max_bytes_per_source: int = MAX_BYTES_PER_SOURCE,
+        max_fragments: int = MAX_FRAGMENTS,
+    ) -> None:
+        self._timeout = timeout
+        self._max_datagrams = max_datagrams
+        self._max_per_source = max_datagrams_per_source
+        self._max_bytes = max_bytes
+        self._max_bytes_per_source = max_bytes_per_source
+        self._max_fragments = max_fragments
+        # Oldest first: every datagram has the same time to live.
+        self._datagrams: OrderedDict[Key, _Datagram] = OrderedDict()
+        self._by_source: dict[int, OrderedDict[Key, _Datagram]] = {}
+        self._cost_of: dict[int, int] = {}
+        self._cost = 0
+        self.evicted = 0
+        """Datagrams given up for a bound (the owner counts ``ipv4_datagram_dropped_reassembly_full``)."""
+
+    def on_fragment(
+        self, view: memoryview | bytes, off: int, header: ipv4.Header, source: int, now: float
+    ) -> bytes | None:
+        """Take the fragment whose parsed header is at view[off:].
+
+        Returns the whole packet (header of the first fragment without fragment fields, then
+        the payload) when this was the last one missing, else None. Raises WireError with the
+        reason when the fragment, and with it perhaps its datagram, is dropped.
+        """
+        begin = off + header.ihl
+        length = header.total_len - header.ihl
+        more = header.flags & ipv4.FLAG_MF
+        frag_off = header.frag_off
+        if length == 0 or (more and length % 8):
+            raise WireError("ipv4_fragment_dropped_bad_length")
+        if header.ihl + frag_off + length > ipv4.MAX_TOTAL_LEN:
+            raise WireError("ipv4_fragment_dropped_too_long")
+        key = (source, header.src, header.dst, header.proto, header.ident)
+        datagram = self._datagrams.get(key)
+        if datagram is None:
+            datagram = self._start(key, source, now)
+        if datagram.pieces is None:
+            raise WireError("ipv4_fragment_dropped_overlap")
+        if frag_off in datagram.pieces and datagram.pieces[frag_off] == view[begin : begin + length]:
+            raise WireError("ipv4_fragment_dropped_duplicate")
+        if len(datagram.pieces) >= self._max_fragments:
+            self._condemn(datagram)
+            raise WireError("ipv4_fragment_dropped_too_many")
+        if self._overlaps(datagram, frag_off, length, not more):
+            self._condemn(datagram)
+            raise WireError("ipv4_fragment_dropped_overlap")
+        if not more:
+            datagram.size = frag_off + length
+        if frag_off == 0:
+            datagram.header = bytes(view[off:begin])
+        datagram.pieces[frag_off] = bytes(view[begin : begin + length])
+        datagram.received += length
+        self._charge(datagram, length + FRAGMENT_OVERHEAD)
+        if datagram.received == datagram.size:
+            self._remove(key, datagram)
+            return self._whole(datagram)
+        self._make_room(key, source)
+        return None
+
+    @staticmethod
+    def _overlaps(datagram: _Datagram, frag_off: int, length: int, last: bool) -> bool:
+        """Whether the piece contradicts what is there: shared bytes, a second end, bytes behind it."""
+        end = frag_off + length
+        pieces = datagram.pieces or {}
+        if datagram.size >= 0 and (last or end > datagram.size):
+            return True
+        if last:
+            return any(start + len(piece) > frag_off for start, piece in pieces.items())
+        return any(start < end and start + len(piece) > frag_off for start, piece in pieces.items())
+
+    def _whole(self, datagram: _Datagram) -> bytes:
+        pieces = datagram.pieces or {}
+        payload = b"".join(pieces[start] for start in sorted(pieces))
+        head = bytearray(datagram.header)
+        if len(head) + len(payload) > ipv4.MAX_TOTAL_LEN:
+            # Only when the first fragment had more options than the last.
+            raise WireError("ipv4_fragment_dropped_too_long")
+        head[2:4] = (len(head) + len(payload)).to_bytes(2, "big")
+        head[6:8] = b"\0\0"
+        head[10:12] = b"\0\0"
+        head[10:12] = (0xFFFF - int.from_bytes(head, "big") % 0xFFFF).to_bytes(2, "big")
+        return bytes(head) + payload
+
+    def expire(self, now: float) -> list[Expired]:
+        """Give up what is too old; where the first fragment is known, time exceeded is due (RFC 792)."""
+        expired = []
+        while self._datagrams:
+            key, datagram = next(iter(self._datagrams.items()))
+            if datagram.deadline > now:
+                break
+            self._remove(key, datagram)
+            first = datagram.pieces.get(0, b"") if datagram.pieces else b""
+            packet = datagram.header + first if first else b""
+            expired.append(Expired(packet, datagram.source))
+        return expired
+
+    def deadline(self) -> float:
+        """When expire() next has something to do; inf when nothing is partial."""
+        if not self._datagrams:
+            return float("inf")
+        return next(iter(self._datagrams.values())).deadline
+
+    def forget(self, source: int) -> None:
+        """The source is gone, and with it all it had begun."""
+        for key, datagram in list(self._by_source.get(source, {}).items()):
+            self._remove(key, datagram)
+
+    def __len__(self) -> int:
+        return len(self._datagrams)
+
+    @property
+    def held_bytes(self) -> int:
+        """What the bounds count: payload kept, and FRAGMENT_OVERHEAD for each fragment."""
+        return self._cost
+
+    # --- bounds -------------------------------------------------------------------------
+
+    def _start(self, key: Key, source: int, now: float) -> _Datagram:
+        of_source = self._by_source.get(source)
+        if of_source and len(of_source) >= self._max_per_source:
+            self._evict(of_source)
+        elif len(self._datagrams) >= self._max_datagrams:
+            self._evict(of_source or self._datagrams)
+        datagram = _Datagram(source, now + self._timeout)
+        self._datagrams[key] = datagram
+        self._by_source.setdefault(source, OrderedDict())[key] = datagram
+        return datagram
+
+    def _make_room(self, key: Key, source: int) -> None:
+        """Evict the oldest of the source, perhaps the datagram of key itself, until the bounds hold."""
+        while self._cost > self._max_bytes or self._cost_of.get(source, 0) > self._max_bytes_per_source:
+            self._evict(self._by_source.get(source) or self._datagrams)
+
+    def _evict(self, of: OrderedDict[Key, _Datagram]) -> None:
+        key, datagram = next(iter(of.items()))
+        self._remove(key, datagram)
+        self.evicted += 1
+
+    def _charge(self, datagram: _Datagram, cost: int) -> None:
+        datagram.cost += cost
+        self._cost += cost
+        self._cost_of[datagram.source] = self._cost_of.get(datagram.source, 0) + cost
+
+    def _condemn(self, datagram: _Datagram) -> None:
+        datagram.pieces = None
+        datagram.header = b""
+        self._charge(datagram, -datagram.cost)
+
+    def _remove(self, key: Key, datagram: _Datagram) -> None:
+        del self._datagrams[key]
+        of_source = self._by_source[datagram.source]
+        del of_source[key]
+        self._charge(datagram, -datagram.cost)
+        if not of_source:
+            del self._by_source[datagram.source]
+            self._cost_of.pop(datagram.source, None)

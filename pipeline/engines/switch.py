@@ -1,0 +1,112 @@
+"""The learning switch between guest links and the gateway (in the spirit of IEEE 802.1D).
+
+It remembers behind which link each MAC address was seen, and says for each frame where it
+goes. Broadcast and multicast reach the gateway and every other link; a unicast frame for a
+MAC nobody has is dropped and not flooded, so that one guest cannot listen to another's
+lost traffic. There is no ageing: a link's addresses go when the link goes.
+
+Hostile guests: the gateway's MAC and group addresses cannot be learned, each link has a
+bound on addresses, and an address that just moved to another link stays there for a while,
+so that two links which both claim it do not cause an event for each frame.
+"""
+
+from typing import Final, Literal, NamedTuple
+
+from pipeline.wire import ethernet
+from pipeline.wire.errors import WireError
+
+MAX_MACS_PER_LINK: Final = 256
+MAX_MACS: Final = 8192
+MOVE_HOLD: Final = 1.0
+"""Seconds for which an address that moved to another link cannot move again."""
+
+TO_GATEWAY: Final = -1
+FLOOD: Final = -2
+"""To the gateway and to every link but the one it came from."""
+
+
+class SwitchEvent(NamedTuple):
+    """A MAC was first seen on link, moved there, or is gone from there."""
+
+    kind: Literal["seen", "moved", "gone"]
+    mac: bytes
+    link: int
+
+
+class _Port(NamedTuple):
+    link: int
+    since: float
+
+
+class Switch:
+    """The table of one virtual network. Not shared: it lives in the worker that switches."""
+
+    def __init__(
+        self,
+        gateway_mac: bytes,
+        max_macs_per_link: int = MAX_MACS_PER_LINK,
+        max_macs: int = MAX_MACS,
+    ) -> None:
+        self._gateway_mac = gateway_mac
+        self._max_per_link = max_macs_per_link
+        self._max = max_macs
+        self._ports: dict[bytes, _Port] = {}
+        self._macs: dict[int, set[bytes]] = {}
+        self._events: list[SwitchEvent] = []
+        self.not_learned = 0
+        """Frames whose source was not learned because a bound was reached (the owner counts
+        ``switch_mac_dropped_table_full``)."""
+
+    def on_frame(self, dst: bytes, src: bytes, link: int, now: float) -> int:
+        """Learn src behind link and decide where the frame goes.
+
+        Returns a link number (>= 0), TO_GATEWAY or FLOOD. Raises WireError with the reason
+        when it goes nowhere.
+        """
+        port = self._ports.get(src)
+        if port is None or port.link != link:
+            self._learn(src, link, now, port)
+        if dst == self._gateway_mac:
+            return TO_GATEWAY
+        if dst[0] & 1:
+            return FLOOD
+        port = self._ports.get(dst)
+        if port is None:
+            raise WireError("switch_frame_dropped_unknown_destination")
+        if port.link == link:
+            raise WireError("switch_frame_dropped_same_link")
+        return port.link
+
+    def _learn(self, mac: bytes, link: int, now: float, old: _Port | None) -> None:
+        if mac[0] & 1 or mac == ethernet.ZERO:
+            raise WireError("switch_frame_dropped_bad_source")
+        if mac == self._gateway_mac:
+            raise WireError("switch_frame_dropped_gateway_source")
+        if old is not None and now - old.since < MOVE_HOLD:
+            raise WireError("switch_frame_dropped_moving_source")
+        macs = self._macs.setdefault(link, set())
+        if len(macs) >= self._max_per_link or (old is None and len(self._ports) >= self._max):
+            # The frame itself still goes its way; only unicast from other guests will miss it.
+            self.not_learned += 1
+            return
+        if old is not None:
+            self._macs[old.link].discard(mac)
+        macs.add(mac)
+        # A first sight may move at once: the guest that really has the address may come second.
+        self._ports[mac] = _Port(link, now if old is not None else float("-inf"))
+        self._events.append(SwitchEvent("seen" if old is None else "moved", mac, link))
+
+    def forget_link(self, link: int) -> None:
+        """The link is gone, and with it every address behind it."""
+        for mac in sorted(self._macs.pop(link, ())):
+            del self._ports[mac]
+            self._events.append(SwitchEvent("gone", mac, link))
+
+    def take_events(self) -> list[SwitchEvent]:
+        """Everything that happened since the last call."""
+        events, self._events = self._events, []
+        return events
+
+    def cam(self) -> dict[bytes, int]:
+        """A copy of the table: MAC to link."""
+        return {mac: port.link for mac, port in self._ports.items()}
