@@ -32,13 +32,28 @@ NO_SLOT: Final = 0xFFFFFFFF
 FRAME: Final = 1
 """One Ethernet frame from a guest. link, slot, off, len (both from the Ethernet header on)."""
 TCP_RANGE: Final = 2
-"""In-order TCP/IPv4 segments of one flow, merged by GRO, checksums verified. Also demux -> tcp.
+"""Segments of one TCP/IPv4 flow, merged by GRO, checksums verified. Also demux -> tcp.
 
-link, flags (TCP flags, OR over the run), slot, off (first payload byte), stride, gso_size,
-len (payload), skip=0, seq, ack, wnd (raw, of the last segment), ts_val, ts_ecr,
-guest_addr, remote_addr, ports, aux = options_off << 16 | frame_off | has_timestamps << 15
-packed by pack_run_aux(): see below. flow = number of wire segments in the run.
+link, flags (TCP flags, OR over the run), slot, flow = number n of wire segments, seq (of the
+first byte), ack, wnd (raw, of the last segment), ts_val, ts_ecr, guest_addr (source), remote_addr
+(destination), ports, skip = 0, aux = header length | RUN_HAS_TIMESTAMPS | RUN_OTHER_OPTIONS.
+Where the payload lies:
+
+- data in one segment: off = first payload byte, len, gso_size = len, stride = 0;
+- data in n segments: piece i of gso_size bytes lies at off + i * stride, the last may be shorter;
+- none (pure ACK, SYN, RST ...): off = end of the headers, len = gso_size = stride = 0. Of n collapsed
+  pure ACKs only the last one's frame is described, and the others are not needed by anybody.
+
+The header length (aux & RUN_HEADER_MASK, 54 to 94) is that of Ethernet, IPv4 (20) and TCP header; all
+segments of a run have the same. So the first frame begins at off - header length, and frame i of
+a data run at i * stride from there. TCP options, equal in all segments of the run, lie in
+off - (header length - 54) .. off; a consumer must read them only if RUN_OTHER_OPTIONS is set.
 """
+RUN_HEADER_MASK: Final = 0xFF
+RUN_HAS_TIMESTAMPS: Final = 0x100
+"""The options are exactly NOP, NOP, timestamps: ts_val and ts_ecr are valid, no need to look there."""
+RUN_OTHER_OPTIONS: Final = 0x200
+"""There are options of another form (SYN, SACK blocks ...): parse the slot. ts_val and ts_ecr are 0."""
 LINK_UP: Final = 3
 """A guest link was attached. link, aux = MTU of the link (0 = default)."""
 LINK_DOWN: Final = 4

@@ -1,0 +1,89 @@
+"""The Internet checksum (RFC 1071) over long buffers and over many frames at once, with numpy.
+
+Sums are plain sums of 16-bit words read in *little-endian* order: numpy adds them without a
+byte swap, and ones' complement arithmetic does not care (RFC 1071 section 2 B): modulo
+0xffff, swapping the two bytes of a word is multiplying it by 256. So a network-order number n
+enters such a sum as ``n * SWAP``, and a checksum field that is computed from such a sum is
+stored in little-endian order.
+
+Below about 512 bytes plain Python is faster (pipeline.wire.checksum). Nothing here knows of
+pseudo-headers or of where a field lies.
+"""
+
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+WORD: Final = np.dtype("<u2")
+SWAP: Final = 256
+"""Network-order numbers enter a little-endian sum multiplied by this."""
+MODULUS: Final = 0xFFFF
+SMALL_BYTES: Final = 512
+"""Up to this length a sum by int.from_bytes is faster than by numpy."""
+
+_U1: Final = np.dtype("u1")
+_U4: Final = np.dtype("u4")
+
+_add = np.add.reduce
+_ndarray = np.ndarray
+
+
+def word_sum(view: memoryview | bytes | bytearray, off: int, length: int) -> int:
+    """Sum of the little-endian words of view[off:off+length], not folded, an odd last byte zero-padded.
+
+    length is at most 131072 bytes: the sum is kept in 32 bits.
+    """
+    if length <= SMALL_BYTES:
+        return int.from_bytes(view[off : off + length], "little") % MODULUS
+    words = np.frombuffer(view, WORD, length >> 1, off)
+    total = int(_add(words, dtype=_U4))
+    return total + view[off + length - 1] if length & 1 else total
+
+
+def verify(view: memoryview | bytes | bytearray, off: int, length: int, initial: int = 0) -> bool:
+    """Whether view[off:off+length], its checksum field included, sums to ones' complement zero.
+
+    initial is what else is covered (the pseudo-header), as a sum in network order.
+    """
+    return (word_sum(view, off, length) + initial * SWAP) % MODULUS == 0
+
+
+def checksum(view: memoryview | bytes | bytearray, off: int, length: int, initial: int = 0) -> int:
+    """The checksum field, as a number in network order, for bytes whose own field is zero.
+
+    initial as in verify(). A sum of zero (nothing but zero bytes) gives 0xffff.
+    """
+    total = word_sum(view, off, length)
+    if not total and not initial and not any(view[off : off + length]):
+        return MODULUS
+    return -(total * SWAP + initial) % MODULUS
+
+
+def rows(view: memoryview, off: int, stride: int, count: int, length: int) -> NDArray[np.uint16]:
+    """count rows of the length // 2 words at off, off + stride, ... (shape (count, length // 2)), no copy.
+
+    stride may be odd. Raises ValueError or TypeError when the rows leave the view.
+    """
+    return _ndarray((count, length >> 1), WORD, view, off, (stride, 2))
+
+
+def row_sums(view: memoryview, off: int, stride: int, count: int, length: int) -> NDArray[np.uint32]:
+    """word_sum() of count pieces of equal length at off, off + stride, ...: shape (count,), not folded."""
+    sums: NDArray[np.uint32] = _add(_ndarray((count, length >> 1), WORD, view, off, (stride, 2)), 1, _U4)
+    if length & 1:
+        sums += _ndarray((count,), _U1, view, off + length - 1, (stride,))
+    return sums
+
+
+def strided_sums(
+    view: memoryview, off: int, stride: int, count: int, length: int, last_length: int
+) -> NDArray[np.uint32]:
+    """row_sums() where the last piece has a length of its own (at most length), as frames of a range do."""
+    if last_length == length:
+        return row_sums(view, off, stride, count, length)
+    sums = np.empty(count, _U4)
+    if count > 1:
+        sums[:-1] = row_sums(view, off, stride, count - 1, length)
+    sums[-1] = word_sum(view, off + (count - 1) * stride, last_length)
+    return sums
