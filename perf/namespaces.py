@@ -1,8 +1,8 @@
 """Network namespaces for measurements: a guest, and a host which has loopback and a dead-end default route.
 
-A namespace here has no name: a `cat` process holds it open and leaves when its standard input closes, so the namespace
-is gone when the measuring process ends, also after kill -9. Nothing in them can reach another machine: the host's
-default route points into a veth whose other end is in the same namespace.
+A namespace here has no name: a `cat` process holds it open and leaves when its standard input closes, so
+the namespace is gone when the measuring process ends, also after kill -9. Nothing in them can reach another
+machine: the host's default route points into a veth whose other end is in the same namespace.
 
 Not for tests of behaviour, which need a third namespace with servers outside: see tests/support/netns.py.
 """
@@ -118,8 +118,12 @@ class World(NamedTuple):
 
 
 @contextmanager
-def world() -> Iterator[World]:
-    """Make the namespaces, and remove them at the end whatever happens."""
+def world(congestion: str = "") -> Iterator[World]:
+    """Make the namespaces, and remove them at the end whatever happens.
+
+    `congestion` is the congestion control of both kernels' TCP (as in /proc/sys/net/ipv4/
+    tcp_congestion_control, which says what "" means: the machine's own).
+    """
     if os.geteuid() != 0:
         raise PermissionError("network namespaces need root")
     made: list[Namespace] = []
@@ -127,8 +131,11 @@ def world() -> Iterator[World]:
         made.append(Namespace())
         made.append(Namespace())
         guest, host = made
+        if congestion:
+            for each in made:
+                each.run("sh", "-c", f"echo {congestion} > /proc/sys/net/ipv4/tcp_congestion_control")
         guest.run("sh", "-c", "echo 1 > /proc/sys/net/ipv6/conf/all/disable_ipv6")
-        # passt takes addresses and MTU from the interface of a default route and refuses to start without one.
+        # passt looks for the interface of a default route and refuses to start without one.
         host.run(
             "ip",
             "link",

@@ -1,13 +1,13 @@
-"""A hypervisor's network card for measurements: a tap in the guest's namespace, bridged to a unix stream socket.
+"""A hypervisor's network card for measurements: a tap in the guest, bridged to a unix stream socket.
 
-The socket speaks QEMU's framing (4-byte big-endian length, then the Ethernet frame), so the same process serves
-this program, gvproxy and passt, and their figures can be compared. As a real virtual NIC does, it takes TCP
-super-segments of up to 64 KiB from the guest's kernel (TSO) and cuts them to frames of the MTU, and merges frames
-that follow each other in one burst before it hands them to the guest (LRO). With `--plain` it has no
-offload, and moves one frame with each system call, as QEMU does for a back end without virtio headers.
+The socket speaks QEMU's framing (4-byte big-endian length, then the Ethernet frame), so the same process
+serves this program, gvproxy and passt, and their figures can be compared. As a real virtual card does, it
+takes TCP super-segments of up to 64 KiB from the guest's kernel (TSO) and cuts them to frames of the MTU, and
+merges frames that follow each other in one burst before it hands them to the guest (LRO). With `--plain` it
+has no offload, and moves one frame with each system call, as QEMU does for a back end without virtio headers.
 
-Each direction is a process of its own with blocking writes, so that a peer which stops reading can stop only what
-the guest sends. Either end closing, or a length over MAX_FRAME, ends both.
+Each direction is a process of its own with blocking writes, so that a peer which stops reading can stop only
+what the guest sends. Either end closing, or a length over MAX_FRAME, ends both.
 
     python -m perf.nic --tap eth0 --socket /run/net.sock --mtu 1500 [--plain] [--ready-fd N]
 """
@@ -43,9 +43,9 @@ from perf.segmentation import (
 MAX_FRAME = 131072
 BURST = 128 * 1024  # bytes collected from the tap before they are sent
 ROOM = 160 * 1024  # behind the burst: one more super-segment cut to small frames
-# A unix stream socket keeps what one send gave it in buffers of up to 48 KiB. Each send is at most one such buffer of
-# whole frames (or one bigger frame), because passt loses its place in the stream when it reads a part of a frame
-# whose rest comes in more than one buffer.
+# A unix stream socket keeps what one send gave it in buffers of up to 48 KiB. Each send is at most one such
+# buffer of whole frames (or one bigger frame), because passt loses its place in the stream when it reads a
+# part of a frame whose rest comes in more than one buffer.
 SEND = 48_000
 READ = 1024 * 1024  # bytes read from the socket at once
 

@@ -1,7 +1,8 @@
 """The programs that are measured: this daemon, gvproxy, passt and slirp4netns, each started the same way.
 
-A peer runs in the host's namespace and gives the guest an interface `eth0`; the guest then reaches the host's loopback
-under `Endpoint.host_addr`. All but slirp4netns get their frames from perf.nic; slirp4netns opens its own tap.
+A peer runs in the host's namespace and gives the guest an interface `eth0`; the guest then reaches the host's
+loopback under `Endpoint.host_addr`. All but slirp4netns get their frames from perf.nic; slirp4netns opens its
+own tap.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """TSO and LRO of the measuring NIC: one TCP/IPv4 super-segment to frames and back, with numpy.
 
 Written apart from pipeline.engines on purpose: it checks what those make. IPv4 without options and TCP only.
-LRO trusts the checksums of what it merges (only a frame that passes alone is verified, by the guest's kernel):
-a measurement with `--plain` has them all verified.
+LRO trusts the checksums of what it merges (only a frame that passes alone is verified, by the guest's
+kernel): a measurement with `--plain` has them all verified.
 
 Frames carry a 4-byte big-endian length in front (QEMU's stream framing).
 """
@@ -133,7 +133,7 @@ _equal_columns: dict[int, npt.NDArray[np.intp]] = {}
 
 
 def _columns(hdr: int) -> npt.NDArray[np.intp]:
-    """Offsets which all frames of a run must have in common: all but lengths, ident, checksums, seq and flags."""
+    """Offsets equal in all frames of a run: all but lengths, ident, checksums, seq and flags."""
     found = _equal_columns.get(hdr)
     if found is None:
         skip = {16, 17, 18, 19, 24, 25, *range(_SEQ, _SEQ + 4), _FLAGS, _CSUM, _CSUM + 1}

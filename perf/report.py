@@ -1,0 +1,155 @@
+"""What every measurement writes: JSON lines for machines, a table with ratios for people.
+
+A figure is a list of samples, never a single number and never 0: a measurement which failed raises
+MeasurementError, and the script ends with a non-zero status.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+import os
+import platform
+import statistics
+import subprocess
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+RESULTS = Path(__file__).resolve().parent / "results"
+
+
+class MeasurementError(RuntimeError):
+    """A measurement gave no figure."""
+
+
+class Figure(NamedTuple):
+    """All samples of one thing for one peer."""
+
+    what: str  # the row: "tcp up mtu 1500"
+    peer: str
+    unit: str
+    samples: tuple[float, ...]
+    higher_is_better: bool = True
+    extra: dict[str, object] = {}  # noqa: RUF012 - read only
+
+    @property
+    def median(self) -> float:
+        return statistics.median(self.samples)
+
+
+def commit() -> str:
+    """Short hash of what is measured, with + when the tree has changes."""
+    here = Path(__file__).resolve().parent
+    done = subprocess.run(
+        ["git", "describe", "--always", "--dirty=+"], cwd=here, capture_output=True, text=True
+    )
+    return done.stdout.strip() or "unknown"
+
+
+def machine() -> dict[str, object]:
+    """What a figure depends on besides the program."""
+    return {
+        "cores": len(os.sched_getaffinity(0)),
+        "arch": platform.machine(),
+        "kernel": platform.release(),
+        "python": platform.python_version(),
+        "congestion": Path("/proc/sys/net/ipv4/tcp_congestion_control").read_text().strip(),
+        "load": round(os.getloadavg()[0], 2),
+    }
+
+
+def write(name: str, figures: Iterable[Figure], settings: dict[str, object]) -> Path:
+    """Append one JSON line a figure to perf/results/<name>.jsonl; returns the path."""
+    RESULTS.mkdir(exist_ok=True)
+    path = RESULTS / f"{name}.jsonl"
+    common = {
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "commit": commit(),
+        "machine": machine(),
+        "settings": settings,
+    }
+    with open(path, "a") as out:
+        for figure in figures:
+            record = {
+                "what": figure.what,
+                "peer": figure.peer,
+                "unit": figure.unit,
+                "min": _short(min(figure.samples)),
+                "median": _short(figure.median),
+                "max": _short(max(figure.samples)),
+                "samples": [_short(sample) for sample in figure.samples],
+                **figure.extra,
+                **common,
+            }
+            out.write(json.dumps(record) + "\n")
+    return path
+
+
+def _short(value: float) -> float:
+    return float(f"{value:.4g}")
+
+
+def table(figures: Sequence[Figure], base: str = "pipeline") -> str:
+    """Markdown: a row for each thing, a column of medians for each peer, and `base` divided by each other.
+
+    A ratio over 1 means that `base` is better, also where lower figures are better.
+    """
+    peers = list(dict.fromkeys(figure.peer for figure in figures))
+    others = [peer for peer in peers if peer != base] if base in peers else []
+    cells = {(figure.what, figure.peer): figure for figure in figures}
+    header = ["", "unit", *peers, *(f"{base} vs {other}" for other in others)]
+    rows = [header, ["---", "---", *["---:"] * (len(header) - 2)]]
+    for what in dict.fromkeys(figure.what for figure in figures):
+        mine = cells.get((what, base))
+        unit = next(figure.unit for figure in figures if figure.what == what)
+        row = [what, unit]
+        for peer in peers:
+            cell = cells.get((what, peer))
+            row.append("-" if cell is None else f"{_short(cell.median):g}")
+        for other in others:
+            theirs = cells.get((what, other))
+            if mine is None or theirs is None:
+                row.append("-")
+            else:
+                ratio = mine.median / theirs.median
+                row.append(f"{ratio if mine.higher_is_better else 1 / ratio:.2f}")
+        rows.append(row)
+    widths = [max(len(row[i]) for row in rows) for i in range(len(header))]
+    lines = []
+    for row in rows:
+        padded = [
+            cell.ljust(width) if i < 2 else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        lines.append("| " + " | ".join(padded) + " |")
+    return "\n".join(lines)
+
+
+class Samples:
+    """Collects samples in the order they are measured, grouped by row and peer."""
+
+    def __init__(self) -> None:
+        self._found: dict[tuple[str, str], tuple[list[float], str, bool, dict[str, object]]] = {}
+
+    def add(
+        self,
+        what: str,
+        peer: str,
+        unit: str,
+        value: float,
+        *,
+        higher_is_better: bool = True,
+        extra: dict[str, object] | None = None,
+    ) -> None:
+        """Raises MeasurementError for a figure that cannot be: zero, negative or not a number."""
+        if not value > 0:
+            raise MeasurementError(f"{peer}: {what}: {value} {unit} is not a figure")
+        entry = self._found.setdefault((what, peer), ([], unit, higher_is_better, extra or {}))
+        entry[0].append(value)
+
+    def figures(self) -> list[Figure]:
+        return [
+            Figure(what, peer, unit, tuple(values), better, extra)
+            for (what, peer), (values, unit, better, extra) in self._found.items()
+        ]
