@@ -253,10 +253,10 @@ def read(text: str) -> tuple[FileKeys, tuple[str, ...]]:
 
 def parse(text: str) -> Document:
     """YAML text without a schema. Raises ConfigError with the parser's words and the line."""
-    loader = yaml.SafeLoader(text)
+    lines: dict[Path, int] = {}
     try:
+        loader = yaml.SafeLoader(text)
         node = loader.get_single_node()
-        lines: dict[Path, int] = {}
         data = {} if node is None or node.tag == _NULL_TAG else _plain(loader, node, (), lines)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
@@ -264,8 +264,6 @@ def parse(text: str) -> Document:
         raise ConfigError(f"yaml: {where}{error.problem or error.context}") from None
     except yaml.YAMLError as error:
         raise ConfigError(f"yaml: {error}".replace("\n", " ")) from None
-    finally:
-        loader.dispose()
     if not isinstance(data, dict):
         raise ConfigError("yaml: line 1: the file must hold a map of keys")
     return Document(data, lines)
