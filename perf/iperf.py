@@ -91,6 +91,7 @@ def main(argv: list[str] | None = None) -> int:
         "--bitrate", default="0", help="offered UDP rate, iperf3's notation; 0 = as fast as it can"
     )
     parser.add_argument("--plain", action="store_true", help="a network card without TSO and LRO")
+    parser.add_argument("--congestion", default="", help="TCP congestion control of both kernels, e.g. reno")
     parser.add_argument(
         "--daemon-option", action="append", default=[], help="passed on to this program's daemon"
     )
