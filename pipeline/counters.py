@@ -19,6 +19,11 @@ class Counter(NamedTuple):
 
 
 TABLE: Final[tuple[Counter, ...]] = (
+    # --- every worker -----------------------------------------------------------------
+    Counter("worker_breaths", "breaths", "turns of the worker's loop"),
+    Counter("worker_sleeps", "sleeps", "times the worker waited for input"),
+    Counter("worker_slots_free", "slots", "free slots of the worker's own pool", "gauge"),
+    Counter("worker_slot_refs_out", "references", "references to slots of the pool that are not home", "gauge"),
     # --- links and ingress --------------------------------------------------------
     Counter(
         "link_bytes_from_guest", "bytes", "bytes of frames received from guests, Ethernet header included"

@@ -54,6 +54,10 @@ RUN_HAS_TIMESTAMPS: Final = 0x100
 """The options are exactly NOP, NOP, timestamps: ts_val and ts_ecr are valid, no need to look there."""
 RUN_OTHER_OPTIONS: Final = 0x200
 """There are options of another form (SYN, SACK blocks ...): parse the slot. ts_val and ts_ecr are 0."""
+RUN_HEADER_LEN: Final = 0xFF
+RUN_TIMESTAMPS: Final = 0x100
+RUN_OPTIONS: Final = 0x200
+"""Parts of aux of a TCP_RANGE: bytes from the Ethernet header to the payload; which options there are."""
 LINK_UP: Final = 3
 """A guest link was attached. link, aux = MTU of the link (0 = default)."""
 LINK_DOWN: Final = 4
@@ -61,7 +65,13 @@ LINK_DOWN: Final = 4
 
 # --- demux, tcp -> ingress ----------------------------------------------------------
 FRAME_OUT: Final = 10
-"""One whole Ethernet frame to a guest. link, slot, off, len. The reference goes with it."""
+"""One whole Ethernet frame to a guest. link, slot, off, len. The reference goes with it.
+
+With flags FRAME_BORROWED it does not: a later record names the same slot. With link ALL_LINKS
+every guest gets it, except the one on link aux (0 = no exception).
+"""
+FRAME_BORROWED: Final = 1
+ALL_LINKS: Final = 0xFFFF
 NEIGHBOR: Final = 11
 """guest_addr is reached through link with the MAC in seq (high 32 bits) and ack (low 16 bits)."""
 NEIGHBOR_GONE: Final = 12
@@ -95,9 +105,13 @@ UDP_CLOSE: Final = 21
 """The flow is over (idle, evicted or refused). flow."""
 DIAL: Final = 22
 """egress -> demux -> tcp: connect to a guest. flow (allocated by egress, bit 31 set), guest_addr,
-ports and remote_addr (the guest's port; the rest is 0 until demux has chosen it), aux = egress index."""
+ports and remote_addr (the guest's port; the rest is 0 until demux has chosen it), aux = egress index (demux -> tcp)."""
 DIAL_FAILED: Final = 23
 """demux -> egress or tcp -> egress: no such guest, or it refused. flow, aux = errno."""
+
+UNREACHABLE: Final = 24
+"""egress -> demux: tell a guest by ICMP that its flow cannot be. guest_addr, remote_addr, ports,
+seq = the guest's initial sequence number (TCP), aux = protocol << 8 | ICMP code."""
 
 # --- tcp <-> egress -----------------------------------------------------------------
 CONNECT: Final = 30

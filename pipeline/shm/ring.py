@@ -138,12 +138,12 @@ class _ProducerSide(Generic[T]):
         idx = self._watched
         if self.scarce or self.queue:
             # Half empty, not one entry: a producer woken for each release would do nothing else.
-            half = max(self.prod_idx - (self.capacity >> 1), 1)
+            half = self.prod_idx - (self.capacity >> 1)
             idx = min(idx, half) if idx else half
-        if not idx:
+        elif not idx:
             return False
         self._watched = idx
-        self._index[_WAKE] = idx
+        self._index[_WAKE] = max(idx, 1)
         return True
 
     def released(self) -> bool:

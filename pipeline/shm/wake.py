@@ -1,6 +1,6 @@
 """Sleep and wake between worker processes, without a system call while everybody is busy.
 
-Each worker has one bell: a cache line in the segment with two words, and a waiter (eventfd
+Each worker has one bell: a cache line in the segment with three words, and a waiter (eventfd
 or semaphore) that the kernel knows. The protocol between one sleeper and any number of
 ringers, which is Dekker's with the flag on one side and the rings on the other::
 
@@ -17,6 +17,9 @@ of a burst pays for the system call. A ringer that is held up between its test a
 may wipe out a later announcement; it posts afterwards in any case, so the sleeper comes back,
 at the latest after MAX_SLEEP if that ringer died right there. Posts that find nobody asleep
 cost one empty breath and are never counted up: a waiter forgets all of them at once.
+
+Slots that come home are no work by themselves: a sleeper that has enough of them says so, and
+is not woken for more (``ring_for_slots``). It takes them when it wakes for something else.
 
 ===============  ========  ==========================================================
 sleeper is       sleeping  a ringer
@@ -44,6 +47,7 @@ MAX_SLEEP: Final = 1.0
 
 _SLEEPING: Final = 0
 _CONTROL: Final = 1
+_SLOTS_WANTED: Final = 2
 
 
 class Waiter(Protocol):
@@ -160,6 +164,13 @@ class Bell:
             self._words[_SLEEPING] = 0
             self.waiter.post()
 
+    def ring_for_slots(self) -> None:
+        """After publish on a free ring: wake the worker if it sleeps and wants slots."""
+        full_fence()
+        if self._words[_SLEEPING] and self._words[_SLOTS_WANTED]:
+            self._words[_SLEEPING] = 0
+            self.waiter.post()
+
     def notify_control(self) -> None:
         """After a message was sent on the worker's control socket: wake it in any case."""
         self._words[_CONTROL] = 1
@@ -176,8 +187,12 @@ class Bell:
         full_fence()
         return True
 
-    def announce(self) -> None:
-        """For the worker: sleep is next. Check every ring (and take_control) after this, before the wait."""
+    def announce(self, slots_wanted: bool = True) -> None:
+        """For the worker: sleep is next. Check every ring (and take_control) after this, before the wait.
+
+        slots_wanted: whether a slot that comes home is a reason to wake; if so check the free rings too.
+        """
+        self._words[_SLOTS_WANTED] = slots_wanted
         self._words[_SLEEPING] = 1
         full_fence()
 

@@ -206,6 +206,13 @@ def test_a_backlog_alone_is_a_reason_to_be_woken() -> None:
     assert consumer.wake_due()
 
 
+def test_a_backlog_that_was_not_published_keeps_a_producer_with_an_empty_ring_awake() -> None:
+    producer, _ = pair()
+    producer.push(record(1))
+    assert producer.arm()
+    assert producer.released()
+
+
 def test_a_watched_completion_wakes_the_producer() -> None:
     producer, consumer = pair()
     fill(producer, 2)

@@ -126,3 +126,20 @@ def test_control_is_posted_to_an_awake_worker_too_and_taken_once(bell: tuple[Bel
     assert bell[1].posts == 1
     assert bell[0].take_control()
     assert not bell[0].take_control()
+
+
+def test_a_sleeper_with_enough_slots_is_not_woken_for_more(bell: tuple[Bell, CountingWaiter]) -> None:
+    bell[0].announce(slots_wanted=False)
+    bell[0].ring_for_slots()
+    assert bell[1].posts == 0
+    bell[0].ring()
+    assert bell[1].posts == 1
+
+
+def test_a_sleeper_that_waits_for_slots_is_woken_once(bell: tuple[Bell, CountingWaiter]) -> None:
+    bell[0].ring_for_slots()
+    assert bell[1].posts == 0
+    bell[0].announce(slots_wanted=True)
+    bell[0].ring_for_slots()
+    bell[0].ring_for_slots()
+    assert bell[1].posts == 1
