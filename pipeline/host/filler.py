@@ -16,12 +16,19 @@ class SlotPool(Protocol):
 
     def alloc(self) -> int:
         """A slot with one reference, or NO_SLOT."""
+        ...
 
     def ref(self, slot: int, n: int = 1) -> None:
         """Count n more references."""
+        ...
 
     def unref(self, slot: int) -> None:
         """Count one reference less."""
+        ...
+
+    def refs(self, slot: int) -> int:
+        """References outstanding of slot."""
+        ...
 
 
 class SlotFiller:
@@ -52,6 +59,11 @@ class SlotFiller:
         """length bytes at ``off`` are in use now, with a reference of their own."""
         self._pool.ref(self.slot)
         self.off = (self.off + length + self._gap + ALIGN - 1) // ALIGN * ALIGN
+
+    def rest(self) -> None:
+        """Give the slot back if nobody else needs it, so that a quiet worker holds none."""
+        if self.slot != NO_SLOT and self._pool.refs(self.slot) == 1:
+            self.retire()
 
     def retire(self) -> None:
         """Give the slot back that is being filled."""

@@ -20,6 +20,7 @@ from pipeline.host.stream import HostStream
 from pipeline.shm import descriptor as d
 from pipeline.shm.arena import HEADROOM, SLOT_BYTES
 from pipeline.stages.egress_udp import UdpSockets
+from pipeline.stages.targets import make_nat
 from pipeline.stages.worker import Worker
 from pipeline.wire import ipv4
 
@@ -58,7 +59,7 @@ class Flow:
     ========== ====================================================================
     """
 
-    __slots__ = ("chunk", "key", "number", "out_refs", "read_finished", "shard", "state", "stream")
+    __slots__ = ("chunk", "guest", "key", "number", "out_refs", "read_finished", "shard", "state", "stream")
 
     def __init__(self, key: int, number: int, shard: int, stream: HostStream, state: str) -> None:
         self.key = key
@@ -67,6 +68,7 @@ class Flow:
         self.stream = stream
         self.state = state
         self.chunk = MAX_READ
+        self.guest = (0, 0)
         self.out_refs = 0
         self.read_finished = False
 
@@ -81,7 +83,7 @@ class EgressStage:
         self.slots = ports.arena.slots
         self.pool = worker.pool
         self.filler = SlotFiller(self.pool, SLOT_BYTES, HEADROOM, READ_GAP)
-        self.targets = nat.Nat.from_config(config)
+        self.targets = make_nat(config)
         self.flows: dict[int, Flow] = {}
         self.dialled = 0
         self.ready: dict[Flow, None] = {}
@@ -109,6 +111,8 @@ class EgressStage:
         work += self._read_ready()
         work += self.udp.read_ready(now)
         self.counts[_FLOWS] = len(self.flows)
+        if not work:
+            self.filler.rest()
         return work
 
     def deadline(self) -> float:
@@ -145,8 +149,11 @@ class EgressStage:
                 dirty[flow] = None
             elif kind == d.CONNECTED:
                 self._guest_answered(flow, shard, gso_size)
-            elif kind in (d.ABORT, d.DIAL_FAILED):
+            elif kind == d.ABORT:
                 self._forget(flow, reset=True)
+            elif kind == d.DIAL_FAILED:
+                # The gateway's port is still in use towards this guest: demux takes the next one.
+                self._dial(flow)
             elif kind == d.CLOSED:
                 self._forget(flow, reset=bool(aux))
         return count
@@ -199,10 +206,14 @@ class EgressStage:
             elif kind == d.UDP_CLOSE:
                 self.udp.close(number)
             elif kind == d.DIAL_FAILED:
-                flow = self.flows.get(number)
-                if flow is not None:
-                    self._forget(flow, reset=True)
+                self._dial_failed(number)
         return count
+
+    def _dial_failed(self, number: int) -> None:
+        """No guest answers under the dialled address: the host client sees its connection end."""
+        flow = self.flows.get(number)
+        if flow is not None:
+            self._forget(flow, reset=True)
 
     # --- host sockets -------------------------------------------------------------------
 
@@ -345,11 +356,14 @@ class EgressStage:
         host_tcp.tune(sock)
         number = self.udp.next_number()
         flow = Flow(number, number, 0, HostStream(sock, self.slots), "DIALLING")
+        flow.guest = (addr, port)
         self.flows[number] = flow
         self.counts[_ACCEPTED] += 1
-        self.demux_out.push(
-            d.record(d.DIAL, flow=number, guest_addr=addr, ports=port << 16, aux=self.worker.index)
-        )
+        self._dial(flow)
+
+    def _dial(self, flow: Flow) -> None:
+        addr, port = flow.guest
+        self.demux_out.push(d.record(d.DIAL, flow=flow.number, guest_addr=addr, ports=port << 16))
 
     def close(self) -> None:
         """Reset what is open and give every reference back."""

@@ -173,6 +173,9 @@ class TcpStage:
         return self._add(conn, key, self._next_number(), key[2] % len(self.egress_out))
 
     def _dial(self, key: Key, number: int, egress: int, now: float) -> None:
+        if key in self.flows:
+            self.egress_out[egress].push(d.record(d.DIAL_FAILED, flow=number))
+            return
         conn = Connection.active(self.config, self._isn(key, now), now)
         self.dirty[self._add(conn, key, number, egress)] = None
 

@@ -1,0 +1,442 @@
+"""The demux worker: what a frame is, and who gets it (L2 and L3).
+
+Frames go through the switch first: to another guest, to everybody, or to the gateway. For
+the gateway there are ARP, ICMP, IPv4 fragments, UDP flows (to an egress worker or to the
+resolver) and TCP, which RSS spreads over the tcp workers. Runs that GRO made in ingress are
+passed on as they are. UDP has a file of its own: pipeline.stages.demux_udp.
+"""
+
+import secrets
+from typing import Final
+
+from pipeline.config import Config
+from pipeline.counters import INDEX
+from pipeline.engines import icmp as icmp_engine
+from pipeline.engines import nat, neighbors, switch
+from pipeline.engines.arp import ArpResponder
+from pipeline.engines.flows import PortAllocator, rss_hash
+from pipeline.engines.reassembly import Reassembler
+from pipeline.shm import descriptor as d
+from pipeline.stages.demux_output import Output
+from pipeline.stages.demux_udp import UdpDispatch
+from pipeline.stages.targets import make_nat
+from pipeline.stages.worker import Worker
+from pipeline.wire import arp, ethernet, icmp, ipv4, tcp, tcp_options
+from pipeline.wire.errors import WireError
+
+EHOSTUNREACH: Final = 113
+
+_ARP_IN: Final = INDEX["arp_messages_received"]
+_ARP_OUT: Final = INDEX["arp_requests_sent"]
+_ECHO: Final = INDEX["icmp_echo_answered"]
+_PACKETS: Final = INDEX["ipv4_packets_received"]
+_OTHER_TYPE: Final = INDEX["demux_frame_dropped_unknown_ethertype"]
+_ICMP_DROPPED: Final = INDEX["icmp_message_dropped_not_for_us"]
+_SWITCHED: Final = INDEX["switch_frames_forwarded"]
+_MACS: Final = INDEX["switch_macs"]
+_CONTESTED: Final = INDEX["neighbor_claims_contested"]
+_NO_PORT: Final = INDEX["tcp_dial_failed_no_port"]
+_EVICTED_FRAGMENTS: Final = INDEX["ipv4_datagram_dropped_reassembly_full"]
+_FRAGMENTS_EXPIRED: Final = INDEX["ipv4_datagram_dropped_reassembly_timeout"]
+_ERRORS_SUPPRESSED: Final = INDEX["icmp_error_dropped_rate_limit"]
+_NOT_LEARNED: Final = INDEX["switch_mac_dropped_table_full"]
+
+Dial = tuple[int, int, int, int]
+"""(egress shard, flow number, guest address, guest port) of a connection that waits for ARP."""
+
+
+class DemuxStage:
+    """The virtual network's switch and the gateway's IP layer."""
+
+    def __init__(self, worker: Worker, config: Config) -> None:
+        ports = worker.ports
+        self.worker = worker
+        self.counts = worker.counts
+        self.slots = ports.arena.slots
+        self.gateway = config.gateway_ip
+        self.gateway_mac = config.gateway_mac
+        own = (config.gateway_ip, *config.gateway_virtual_ips)
+        self.own = frozenset(own)
+        subnet = config.subnet
+        network, prefix_len = int(subnet.network_address), subnet.prefixlen
+        self.switch = switch.Switch(config.gateway_mac)
+        self.neighbors = neighbors.Neighbors(
+            network=network, prefix_len=prefix_len, own=own, gateway_mac=config.gateway_mac
+        )
+        self.arp = ArpResponder(config.gateway_mac, config.gateway_ip, own)
+        self.errors = icmp_engine.IcmpErrors(config.gateway_ip, int(subnet.broadcast_address))
+        self.fragments = Reassembler()
+        self.ports = PortAllocator(secrets.randbits(16))
+        self.output = Output(worker, config.gateway_mac, config.mtu)
+        self.targets = make_nat(config)
+        self.udp = UdpDispatch(worker, config, self.output, self.neighbors)
+        self.links: set[int] = set()
+        self.ingress_in = ports.rings_in["ingress"]
+        self.ingress_out = ports.rings_out["ingress"]
+        self.tcp_out = [ports.rings_out[f"tcp{i}"] for i in range(config.tcp_workers)]
+        self.egress_in = [ports.rings_in[f"egress{i}"] for i in range(config.egress_workers)]
+        self.egress_out = [ports.rings_out[f"egress{i}"] for i in range(config.egress_workers)]
+        self.resolver_in = ports.rings_in["resolver"]
+        self.now = 0.0
+
+    # --- the step ---------------------------------------------------------------------
+
+    def step(self, now: float) -> int:
+        """Rings -> engines -> rings, then what time brings. Returns the number of records."""
+        self.now = now
+        work = 0
+        while burst := self.ingress_in.peek():
+            work += self._on_guest_burst(burst, now)
+            self.ingress_in.release(len(burst) // d.DESCRIPTOR_BYTES)
+        for shard, ring in enumerate(self.egress_in):
+            while burst := ring.peek():
+                work += self._on_egress_burst(shard, burst, now)
+                ring.release(len(burst) // d.DESCRIPTOR_BYTES)
+        while burst := self.resolver_in.peek():
+            work += self.udp.on_resolver_burst(burst)
+            self.resolver_in.release(len(burst) // d.DESCRIPTOR_BYTES)
+        self.udp.expire(now)
+        if self.neighbors.deadline() <= now:
+            self.neighbors.on_timer(now)
+        if self.fragments.deadline() <= now:
+            self._expire_fragments(now)
+        self._carry_out(now)
+        if not work:
+            self.output.filler.rest()
+        return work
+
+    def deadline(self) -> float:
+        """The next time-out of an engine."""
+        return min(self.neighbors.deadline(), self.fragments.deadline(), self.udp.deadline())
+
+    # --- from ingress -------------------------------------------------------------------
+
+    def _on_guest_burst(self, burst: memoryview, now: float) -> int:
+        size = d.DESCRIPTOR_BYTES
+        at = 0
+        for (
+            kind, _flags, link, stride, _gso, slot, off, length, _skip, seg_count,
+            _seq, _ack, _wnd, _ts_val, _ts_ecr, guest_addr, remote_addr, ports, aux,
+        ) in d.DESCRIPTOR.iter_unpack(burst):  # fmt: skip
+            try:
+                if kind == d.TCP_RANGE:
+                    frame = off - (aux & d.RUN_HEADER_LEN)
+                    dst, src, _ = ethernet.HEADER.unpack_from(self.slots[slot], frame)
+                    port = self.switch.on_frame(dst, src, link, now)
+                    if port == switch.TO_GATEWAY:
+                        self.neighbors.learn(guest_addr, src, link, now)
+                        self._refuse_destination(remote_addr)
+                        self.counts[_PACKETS] += seg_count
+                        self._to_tcp(burst[at : at + size].tobytes(), guest_addr, remote_addr, ports)
+                    elif port >= 0:
+                        self._forward_run(port, slot, frame, stride, seg_count, length, aux, _gso)
+                    else:
+                        raise WireError("demux_frame_dropped_tcp_to_group")
+                elif kind == d.FRAME:
+                    self._on_frame(link, slot, off, length, now)
+                elif kind == d.LINK_UP:
+                    self.links.add(link)
+                elif kind == d.LINK_DOWN:
+                    self._on_link_down(link)
+            except WireError as error:
+                self.counts[INDEX[error.reason]] += 1
+                if slot != d.NO_SLOT:
+                    self.worker.free(slot)
+            at += size
+        return at // size
+
+    def _forward_run(
+        self, link: int, slot: int, frame: int, stride: int, count: int, length: int, aux: int, gso: int
+    ) -> None:
+        """A run for another guest: its frames one by one; the reference goes with the last."""
+        header = aux & d.RUN_HEADER_LEN
+        self.counts[_SWITCHED] += count
+        if not length or gso >= length:
+            # One segment, or pure ACKs that collapsed into the last.
+            self._switch(link, slot, frame, header + length)
+            return
+        pieces = (length + gso - 1) // gso
+        for index in range(pieces - 1):
+            self.ingress_out.push(
+                d.record(
+                    d.FRAME_OUT,
+                    flags=d.FRAME_BORROWED,
+                    link=link,
+                    slot=slot,
+                    off=frame + index * stride,
+                    length=header + gso,
+                )
+            )
+        rest = length - (pieces - 1) * gso
+        self._switch(link, slot, frame + (pieces - 1) * stride, header + rest)
+
+    def _switch(self, link: int, slot: int, off: int, length: int) -> None:
+        self.ingress_out.push(d.record(d.FRAME_OUT, link=link, slot=slot, off=off, length=length))
+
+    def _to_tcp(self, record: bytes, guest_addr: int, remote_addr: int, ports: int) -> None:
+        shards = self.tcp_out
+        if len(shards) == 1:
+            shards[0].push(record)
+        else:
+            shards[rss_hash(guest_addr, ports >> 16, remote_addr, ports & 0xFFFF) % len(shards)].push(record)
+
+    def _refuse_destination(self, addr: int) -> None:
+        """Drop what must not even be answered with RST. Raises WireError."""
+        if ipv4.is_multicast(addr) or addr in (ipv4.BROADCAST, self.targets.broadcast):
+            raise WireError("ipv4_packet_dropped_group_destination")
+        if ipv4.is_loopback(addr):
+            raise WireError("ipv4_packet_dropped_loopback_destination")
+
+    # --- single frames --------------------------------------------------------------------
+
+    def _on_frame(self, link: int, slot: int, off: int, length: int, now: float) -> None:
+        """Judge one frame. Raises WireError while the reference is still here."""
+        view = self.slots[slot]
+        dst, src, ethertype = ethernet.parse_header(view, off, off + length)
+        port = self.switch.on_frame(dst, src, link, now)
+        if port >= 0:
+            self.counts[_SWITCHED] += 1
+            self._switch(port, slot, off, length)
+            return
+        if port == switch.FLOOD:
+            if len(self.links) > 1:
+                self.counts[_SWITCHED] += 1
+                self.output.frame(d.ALL_LINKS, view[off : off + length], but=link)
+            if dst != ethernet.BROADCAST:
+                self.worker.free(slot)
+                return
+        begin = off + ethernet.HEADER_LEN
+        end = off + length
+        if ethertype == ethernet.TYPE_IPV4:
+            self._on_ipv4(link, src, slot, begin, end, now)
+        elif ethertype == ethernet.TYPE_ARP:
+            message = arp.parse(view, begin, end)
+            self.counts[_ARP_IN] += 1
+            self.neighbors.on_arp(message, src, link, now)
+            reply = self.arp.answer(message)
+            if reply is not None:
+                self.output.frame(link, reply)
+            self.worker.free(slot)
+        else:
+            self.counts[_OTHER_TYPE] += 1
+            self.worker.free(slot)
+
+    def _on_ipv4(self, link: int, mac: bytes, slot: int, off: int, end: int, now: float) -> None:
+        view = self.slots[slot]
+        header = ipv4.parse(view, off, end)
+        self.counts[_PACKETS] += 1
+        if header.src:
+            # Only a DHCP client that has no address yet may speak from 0.0.0.0.
+            self.neighbors.learn(header.src, mac, link, now)
+        if header.frag_off or header.flags & ipv4.FLAG_MF:
+            packet = self.fragments.on_fragment(view, off, header, link, now)
+            self.worker.free(slot)
+            if packet is not None:
+                self._on_reassembled(link, mac, packet, now)
+            return
+        self._on_packet(link, mac, header, slot, off, now)
+
+    def _on_reassembled(self, link: int, mac: bytes, packet: bytes, now: float) -> None:
+        """Copy a datagram into a slot of ours and treat it as if it had come whole."""
+        filler = self.output.filler
+        try:
+            if not filler.place(len(packet)):
+                raise WireError("demux_frame_dropped_no_slot")
+            slot, off = filler.slot, filler.off
+            self.slots[slot][off : off + len(packet)] = packet
+            filler.commit(len(packet))
+            try:
+                header = ipv4.parse(self.slots[slot], off, off + len(packet))
+                self._on_packet(link, mac, header, slot, off, now)
+            except WireError:
+                self.worker.free(slot)
+                raise
+        except WireError as error:
+            self.counts[INDEX[error.reason]] += 1
+
+    def _on_packet(self, link: int, mac: bytes, header: ipv4.Header, slot: int, off: int, now: float) -> None:
+        """One whole packet for the gateway. Raises WireError while the reference is still here."""
+        view = self.slots[slot]
+        begin = off + header.ihl
+        end = off + header.total_len
+        if header.proto == ipv4.PROTO_UDP:
+            self.udp.on_guest_packet(link, header, slot, begin, end, now)
+        elif header.proto == ipv4.PROTO_TCP:
+            self._on_tcp_packet(header, slot, begin, end)
+        elif header.proto == ipv4.PROTO_ICMP:
+            message = icmp.parse(view, begin, end)
+            if icmp_engine.is_answerable_echo(header, message, self.own):
+                self.counts[_ECHO] += 1
+                reply = icmp_engine.echo_reply(view, off, header)
+                payload = memoryview(reply)[ipv4.HEADER_LEN :]
+                self.output.packet(
+                    link, mac, ipv4.PROTO_ICMP, header.dst, header.src, payload, tos=header.tos
+                )
+            else:
+                self.counts[_ICMP_DROPPED] += 1
+            self.worker.free(slot)
+        else:
+            error = self.errors.unreachable(view, off, now, icmp.PROTOCOL_UNREACHABLE, src=header.dst)
+            if error is not None:
+                self._send_error(error)
+            raise WireError("ipv4_packet_dropped_unknown_protocol")
+
+    def _on_tcp_packet(self, header: ipv4.Header, slot: int, begin: int, end: int) -> None:
+        """A segment that GRO left alone: IP options, or reassembled from fragments."""
+        view = self.slots[slot]
+        segment = tcp.parse(view, begin, end)
+        tcp.verify(view, begin, end, header.src, header.dst)
+        self._refuse_destination(header.dst)
+        options = tcp_options.parse(view, begin + tcp.HEADER_LEN, begin + segment.header_len)
+        length = end - begin - segment.header_len
+        ports = segment.src_port << 16 | segment.dst_port
+        # The header length counts from a would-be Ethernet header, as if there were no IP options.
+        aux = ethernet.HEADER_LEN + ipv4.HEADER_LEN + segment.header_len
+        if options.has_ts:
+            aux |= d.RUN_TIMESTAMPS
+        if segment.header_len > tcp.HEADER_LEN:
+            aux |= d.RUN_OPTIONS
+        record = d.DESCRIPTOR.pack(
+            d.TCP_RANGE, segment.flags & 0xFF, 0, 0, length, slot, begin + segment.header_len, length, 0, 1,
+            segment.seq, segment.ack, segment.wnd, options.ts_val, options.ts_ecr, header.src, header.dst,
+            ports, aux,
+        )  # fmt: skip
+        self._to_tcp(record, header.src, header.dst, ports)
+
+    def _send_error(self, packet: bytes) -> None:
+        """An ICMP error made by the engine, if its receiver is known (it has just sent something)."""
+        header = ipv4.parse(packet, 0, len(packet))
+        neighbor = self.neighbors.get(header.dst)
+        if neighbor is not None:
+            payload = memoryview(packet)[header.ihl :]
+            self.output.packet(neighbor.link, neighbor.mac, ipv4.PROTO_ICMP, header.src, header.dst, payload)
+
+    # --- from egress --------------------------------------------------------------------
+
+    def _on_egress_burst(self, shard: int, burst: memoryview, now: float) -> int:
+        count = 0
+        for (
+            kind, _flags, _link, _stride, _gso, slot, off, length, _skip, number,
+            seq, _ack, _wnd, _ts_val, _ts_ecr, guest_addr, remote_addr, ports, aux,
+        ) in d.DESCRIPTOR.iter_unpack(burst):  # fmt: skip
+            count += 1
+            if kind == d.UDP_DATA:
+                self.udp.on_host_datagram(shard, number, slot, off, length, guest_addr, ports, now)
+            elif kind == d.UDP_CLOSE:
+                self.udp.on_host_close(shard, number, aux)
+            elif kind == d.DIAL:
+                self._dial((shard, number, guest_addr, ports >> 16), now)
+            elif kind == d.UNREACHABLE:
+                quoted = icmp_engine.quote_flow(
+                    guest_addr, remote_addr, aux >> 8, ports >> 16, ports & 0xFFFF, seq
+                )
+                error = self.errors.unreachable(quoted, 0, now, aux & 0xFF)
+                if error is not None:
+                    self._send_error(error)
+        return count
+
+    def _dial(self, dial: Dial, now: float) -> None:
+        if self.neighbors.resolve(dial[2], now, dial) is not None:
+            self._dial_resolved(dial)
+
+    def _dial_resolved(self, dial: Dial) -> None:
+        shard, number, guest_addr, guest_port = dial
+        port = self.ports.allocate((guest_addr, guest_port))
+        if port is None:
+            self.counts[_NO_PORT] += 1
+            self._dial_failed(dial)
+            return
+        # The engine keeps the pair busy long enough; the walk over the range comes back late.
+        self.ports.release((guest_addr, guest_port), port)
+        ports = guest_port << 16 | port
+        record = d.record(
+            d.DIAL, flow=number, guest_addr=guest_addr, remote_addr=self.gateway, ports=ports, aux=shard
+        )
+        self._to_tcp(record, guest_addr, self.gateway, ports)
+
+    def _dial_failed(self, dial: Dial) -> None:
+        self.egress_out[dial[0]].push(d.record(d.DIAL_FAILED, flow=dial[1], aux=EHOSTUNREACH))
+
+    # --- what the engines ask for ------------------------------------------------------------
+
+    def _carry_out(self, now: float) -> None:
+        for action in self.neighbors.take_actions():
+            if isinstance(action, neighbors.Request):
+                self.counts[_ARP_OUT] += 1
+                frame = self.arp.request(action.addr, action.mac)
+                self.output.frame(d.ALL_LINKS if action.link < 0 else action.link, frame)
+            elif isinstance(action, neighbors.Learned):
+                mac = int.from_bytes(action.mac, "big")
+                self.ingress_out.push(
+                    d.record(
+                        d.NEIGHBOR, link=action.link, guest_addr=action.addr, seq=mac >> 16, ack=mac & 0xFFFF
+                    )
+                )
+                for token in action.waiting:
+                    self._resume(token, now)
+            elif isinstance(action, neighbors.Lost):
+                self.ingress_out.push(d.record(d.NEIGHBOR_GONE, guest_addr=action.addr))
+                for token in action.waiting:
+                    self._give_up(token)
+            else:
+                self.counts[_CONTESTED] += 1
+                self.worker.log.warning(
+                    "address contested",
+                    guest=ipv4.addr_text(action.addr),
+                    owner=ethernet.mac_text(action.owner),
+                    claimant=ethernet.mac_text(action.claimant),
+                )
+        for event in self.switch.take_events():
+            self.counts[_MACS] = len(self.switch.cam())
+            self.worker.log.info(
+                "guest mac", change=event.kind, mac=ethernet.mac_text(event.mac), link=event.link
+            )
+            self.worker.send_event(
+                {"event": "mac", "change": event.kind, "mac": ethernet.mac_text(event.mac)}, []
+            )
+        self.counts[_NOT_LEARNED] = self.switch.not_learned
+        self.counts[_EVICTED_FRAGMENTS] = self.fragments.evicted
+        self.counts[_ERRORS_SUPPRESSED] = self.errors.suppressed
+
+    def _resume(self, token: object, now: float) -> None:
+        if isinstance(token, tuple):
+            self._dial_resolved(token)
+        else:
+            self.udp.on_resolved(token)
+
+    def _give_up(self, token: object) -> None:
+        if isinstance(token, tuple):
+            self._dial_failed(token)
+        else:
+            self.udp.on_lost(token)
+
+    def _expire_fragments(self, now: float) -> None:
+        for expired in self.fragments.expire(now):
+            self.counts[_FRAGMENTS_EXPIRED] += 1
+            if expired.packet:
+                error = self.errors.time_exceeded(expired.packet, 0, now, icmp.REASSEMBLY_EXCEEDED)
+                if error is not None:
+                    self._send_error(error)
+
+    def _on_link_down(self, link: int) -> None:
+        self.links.discard(link)
+        self.switch.forget_link(link)
+        self.fragments.forget(link)
+        for addr, (_, where) in self.neighbors.snapshot().items():
+            if where == link:
+                self.udp.forget_guest(addr)
+        self.neighbors.forget_link(link)
+
+    def on_control(self, message: dict[str, object], fds: list[int]) -> dict[str, object]:
+        """Requests ``cam`` (MAC to link) and ``neighbors`` (address to MAC)."""
+        match message.get("op"):
+            case "cam":
+                return {"cam": {ethernet.mac_text(mac): link for mac, link in self.switch.cam().items()}}
+            case "neighbors":
+                found = self.neighbors.snapshot()
+                return {"neighbors": {ipv4.addr_text(a): ethernet.mac_text(m) for a, (m, _) in found.items()}}
+        return {"error": f"demux knows no request {message.get('op')!r}"}
+
+    def close(self) -> None:
+        """Give every reference back."""
+        self.output.filler.retire()
