@@ -1,0 +1,147 @@
+"""The command ``gvtap-pipeline``: from the command line to a Config and the supervisor.
+
+``start [flags]`` runs the network, ``config check FILE`` and ``config show [flags]`` look at
+configurations, ``-version`` prints the version. Exit codes: 0 for an orderly end and help,
+1 for a configuration or start that fails, 2 for a wrong command line.
+"""
+
+import sys
+from collections.abc import Sequence
+from importlib import metadata
+from typing import Final
+
+import yaml
+
+from pipeline import config_build, flags, logs, options, supervisor
+from pipeline.config import Config, as_file
+from pipeline.config_file import ConfigError
+
+PROGRAM: Final = "gvtap-pipeline"
+OK: Final = 0
+FAILED: Final = 1
+MISUSED: Final = 2
+
+_SUMMARY: Final = f"""Usage of {PROGRAM}:
+  {PROGRAM} start [flags]         run the network; -help lists the flags
+  {PROGRAM} config check FILE     say what is wrong with a configuration file
+  {PROGRAM} config show [flags]   print what flags and file come to, as a file
+  {PROGRAM} -version              print the version
+"""
+
+UNSERVED: Final = (
+    ("vpnkit", "listen-vpnkit"),
+    ("bess", "listen-bess"),
+    ("stdio", "listen-stdio"),
+    ("vfkit", "listen-vfkit"),
+    ("socket_forwards", "forward-sock"),
+    ("capture_file", "pcap"),
+)
+"""Fields of Config that this version reads and cannot serve, with their flags: a start is refused."""
+
+
+def version() -> str:
+    """The version of the installed package, "unknown" where it was not installed."""
+    try:
+        return metadata.version(PROGRAM)
+    except metadata.PackageNotFoundError:
+        return "unknown"
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Run the command line (sys.argv without the program's name by default); the exit code."""
+    words = list(sys.argv[1:] if words is None else words)
+    match words:
+        case ["start", *rest]:
+            return _start(rest)
+        case ["config", "check", path]:
+            return _check(path)
+        case ["config", "show", *rest]:
+            return _show(rest)
+        case ["-version" | "--version" | "version"]:
+            print(f"{PROGRAM} version {version()}")
+            return OK
+        case ["-h" | "-help" | "--help" | "--h" | "help"]:
+            sys.stderr.write(_SUMMARY)
+            return OK
+        case _:
+            sys.stderr.write(f"unknown command: {' '.join(words)}\n" if words else "")
+            sys.stderr.write(_SUMMARY)
+            return MISUSED
+
+
+def _parse(command: str, words: Sequence[str]) -> flags.Parsed | int:
+    """The flags of a command, or the exit code with which it ends at once."""
+    usage = flags.usage(f"Usage of {PROGRAM} {command}:", options.START)
+    try:
+        parsed = flags.parse(options.START, words)
+    except flags.HelpRequestError:
+        sys.stderr.write(usage)
+        return OK
+    except flags.FlagError as error:
+        sys.stderr.write(f"{error}\n{usage}")
+        return MISUSED
+    if parsed.true("version"):
+        print(f"{PROGRAM} version {version()}")
+        return OK
+    return parsed
+
+
+def _start(words: Sequence[str]) -> int:
+    parsed = _parse("start", words)
+    if isinstance(parsed, int):
+        return parsed
+    logs.setup()
+    try:
+        config, warnings = config_build.build(parsed, words, try_log_file=logs.try_file)
+        _must_be_served(config)
+        logs.setup(config.log_file, config.log_level, debug=config.log_level == "debug")
+    except (ConfigError, OSError) as error:
+        logs.fatal(str(error))
+        return FAILED
+    log = logs.logger("supervisor")
+    for warning in warnings:
+        log.warning(warning)
+    log.info(f"{PROGRAM} version {version()}")
+    return supervisor.run(config)
+
+
+def _must_be_served(config: Config) -> None:
+    wanted = [f"-{flag}" for field, flag in UNSERVED if getattr(config, field)]
+    if wanted:
+        raise ConfigError(f"not available in this version: {', '.join(wanted)}")
+
+
+def _check(path: str) -> int:
+    """Problems go to standard error, a line each; an unknown key is one, as it is most likely misspelt."""
+    try:
+        parsed = flags.parse(options.START, ["-config", path])
+        config, warnings = config_build.build(parsed)
+        _must_be_served(config)
+    except ConfigError as error:
+        sys.stderr.write(f"{path}: {error}\n")
+        return FAILED
+    for warning in warnings:
+        sys.stderr.write(f"{warning}\n")
+    if warnings:
+        return FAILED
+    print(f"{path}: ok")
+    return OK
+
+
+def _show(words: Sequence[str]) -> int:
+    parsed = _parse("config show", words)
+    if isinstance(parsed, int):
+        return parsed
+    try:
+        config, warnings = config_build.build(parsed, words)
+    except ConfigError as error:
+        sys.stderr.write(f"{PROGRAM}: {error}\n")
+        return FAILED
+    for warning in warnings:
+        sys.stderr.write(f"{PROGRAM}: {warning}\n")
+    yaml.safe_dump(as_file(config), sys.stdout, sort_keys=False, allow_unicode=True)
+    return OK
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,148 @@
+"""The command: sub-commands, exit codes, what is printed where."""
+
+import json
+import logging
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import structlog
+import yaml
+
+from pipeline import cli, supervisor
+from pipeline.config import Config
+
+
+@pytest.fixture(autouse=True)
+def _restored() -> Iterator[None]:
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
+    structlog.reset_defaults()
+
+
+@pytest.fixture
+def started(monkeypatch: pytest.MonkeyPatch) -> list[Config]:
+    configs: list[Config] = []
+
+    def run(config: Config) -> int:
+        configs.append(config)
+        return 7
+
+    monkeypatch.setattr(supervisor, "run", run)
+    return configs
+
+
+def test_start_runs_the_supervisor_and_returns_its_code(started: list[Config], tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    assert cli.main(["start", "--mtu", "9000", "-log-file", str(log), "-pid-file", "/p"]) == 7
+    assert started[0].mtu == 9000
+    assert started[0].pid_file == "/p"
+    assert json.loads(log.read_text().splitlines()[-1])["event"] == f"gvtap-pipeline version {cli.version()}"
+
+
+def test_warnings_are_logged(started: list[Config], tmp_path: Path) -> None:
+    log, file = tmp_path / "log", tmp_path / "c.yaml"
+    file.write_text(f"log-file: {log}\nlisen: []\n")
+    assert cli.main(["start", "-config", str(file)]) == 7
+    first = json.loads(log.read_text().splitlines()[0])
+    assert first["level"] == "warning"
+    assert "did you mean listen?" in first["event"]
+
+
+@pytest.mark.parametrize("command", ["start", "config show"])
+def test_a_wrong_flag_is_told_with_the_usage_and_code_2(
+    command: str, started: list[Config], capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main([*command.split(), "-nosuch"]) == 2
+    out, err = capfd.readouterr()
+    assert out == ""
+    assert err.startswith("flag provided but not defined: -nosuch\nUsage of gvtap-pipeline ")
+    assert "  -ssh-port int\n" in err
+    assert started == []
+
+
+@pytest.mark.parametrize("words", [["start", "-h"], ["start", "--help"], ["-h"], ["--help"], ["help"]])
+def test_help_goes_to_standard_error_with_code_0(words: list[str], capfd: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(words) == 0
+    out, err = capfd.readouterr()
+    assert out == ""
+    assert err.startswith("Usage of gvtap-pipeline")
+
+
+@pytest.mark.parametrize("words", [["-version"], ["--version"], ["start", "-version", "-config", "/nowhere"]])
+def test_the_version_is_printed_before_any_configuration_is_read(
+    words: list[str], capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(words) == 0
+    assert capfd.readouterr().out == f"gvtap-pipeline version {cli.version()}\n"
+
+
+@pytest.mark.parametrize("words", [[], ["stop"], ["config"], ["config", "check"], ["-listen", "unix:///a"]])
+def test_anything_else_is_misuse(words: list[str], capfd: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(words) == 2
+    assert "Usage of gvtap-pipeline" in capfd.readouterr().err
+
+
+def test_a_configuration_that_fails_is_one_critical_line_and_code_1(
+    started: list[Config], capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["start", "-subnet", "x"]) == 1
+    line = json.loads(capfd.readouterr().err)
+    assert line["level"] == "critical"
+    assert line["event"] == "failed to parse subnet: invalid CIDR address: x"
+    assert started == []
+
+
+@pytest.mark.parametrize(("field", "flag"), cli.UNSERVED)
+def test_what_cannot_be_served_yet_is_refused_by_name(
+    field: str, flag: str, started: list[Config], capfd: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    values = {"listen-bess": "unixpacket:///nowhere/s", "listen-vfkit": "unixgram:///nowhere/s"}
+    words = [f"-{flag}", values.get(flag, "unix:///nowhere/s")]
+    if flag == "forward-sock":
+        (tmp_path / "key").touch()
+        words += ["-forward-dest", "/d", "-forward-user", "u", "-forward-identity", str(tmp_path / "key")]
+    assert cli.main(["start", *words]) == 1
+    assert json.loads(capfd.readouterr().err)["event"] == f"not available in this version: -{flag}"
+
+
+def test_check_says_ok(capfd: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    log, file = tmp_path / "log", tmp_path / "c.yaml"
+    file.write_text(f"stack: {{mtu: 9000}}\nlog-file: {log}\n")
+    assert cli.main(["config", "check", str(file)]) == 0
+    assert capfd.readouterr().out == f"{file}: ok\n"
+    assert not log.exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("stack: {mtu: x}", "stack.mtu: must be a whole number"), ("lisen: []", "did you mean listen?")],
+)
+def test_check_names_what_is_wrong(
+    text: str, expected: str, capfd: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    file = tmp_path / "c.yaml"
+    file.write_text(text)
+    assert cli.main(["config", "check", str(file)]) == 1
+    out, err = capfd.readouterr()
+    assert out == ""
+    assert expected in err
+
+
+def test_show_prints_the_merged_result_as_a_file(capfd: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    file = tmp_path / "c.yaml"
+    file.write_text("stack: {subnet: 10.0.0.0/24}\n")
+    assert cli.main(["config", "show", "-config", str(file), "-mtu", "4000"]) == 0
+    shown = yaml.safe_load(capfd.readouterr().out)
+    assert shown["stack"]["mtu"] == 4000
+    assert shown["stack"]["hostIP"] == "10.0.0.254"
+
+
+def test_a_log_file_that_cannot_be_opened_is_told(capfd: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["start", "-log-file", "/nowhere/log"]) == 1
+    assert "unable to open log file /nowhere/log" in json.loads(capfd.readouterr().err)["event"]
+    assert not os.path.exists("/nowhere")
