@@ -23,7 +23,9 @@ TABLE: Final[tuple[Counter, ...]] = (
     Counter("worker_breaths", "breaths", "turns of the worker's loop"),
     Counter("worker_sleeps", "sleeps", "times the worker waited for input"),
     Counter("worker_slots_free", "slots", "free slots of the worker's own pool", "gauge"),
-    Counter("worker_slot_refs_out", "references", "references to slots of the pool that are not home", "gauge"),
+    Counter(
+        "worker_slot_refs_out", "references", "references to slots of the pool that are not home", "gauge"
+    ),
     # --- links and ingress --------------------------------------------------------
     Counter(
         "link_bytes_from_guest", "bytes", "bytes of frames received from guests, Ethernet header included"
@@ -51,26 +53,38 @@ TABLE: Final[tuple[Counter, ...]] = (
     Counter("icmp_error_dropped_rate_limit", "messages", "ICMP errors not sent, too many in a short time"),
     Counter("icmp_message_dropped_bad_checksum", "messages", "ICMP messages with a wrong checksum"),
     Counter("icmp_message_dropped_truncated", "messages", "ICMP messages shorter than 8 bytes"),
-    Counter("ipv4_datagram_dropped_reassembly_full", "datagrams", "partial datagrams that made room for others"),
+    Counter(
+        "ipv4_datagram_dropped_reassembly_full", "datagrams", "partial datagrams that made room for others"
+    ),
     Counter("ipv4_datagram_dropped_reassembly_timeout", "datagrams", "datagrams not whole in time"),
-    Counter("ipv4_fragment_dropped_bad_length", "fragments", "fragments that are empty or not a multiple of 8"),
+    Counter(
+        "ipv4_fragment_dropped_bad_length", "fragments", "fragments that are empty or not a multiple of 8"
+    ),
     Counter("ipv4_fragment_dropped_duplicate", "fragments", "exact repetitions of a fragment"),
-    Counter("ipv4_fragment_dropped_overlap", "fragments", "fragments that contradict others of their datagram"),
+    Counter(
+        "ipv4_fragment_dropped_overlap", "fragments", "fragments that contradict others of their datagram"
+    ),
     Counter("ipv4_fragment_dropped_too_long", "fragments", "fragments that end behind the longest packet"),
     Counter("ipv4_fragment_dropped_too_many", "fragments", "fragments of datagrams cut in too many pieces"),
     Counter("ipv4_packet_dropped_bad_checksum", "packets", "IPv4 headers with a wrong checksum"),
     Counter("ipv4_packet_dropped_bad_length", "packets", "IPv4 headers whose lengths contradict each other"),
     Counter("ipv4_packet_dropped_bad_version", "packets", "packets of EtherType IPv4 of another version"),
     Counter("ipv4_packet_dropped_truncated", "packets", "IPv4 packets shorter than their total length"),
-    Counter("neighbor_claim_refused_address_taken", "packets", "packets from the address of another live guest"),
+    Counter(
+        "neighbor_claim_refused_address_taken", "packets", "packets from the address of another live guest"
+    ),
     Counter("neighbor_claim_refused_bad_mac", "packets", "packets from the gateway's or a group MAC address"),
     Counter("neighbor_claim_refused_gateway_address", "packets", "packets from an address of the gateway"),
     Counter("neighbor_claim_refused_outside_subnet", "packets", "packets from an address outside the subnet"),
-    Counter("neighbor_claim_refused_table_full", "packets", "packets from one address more than a link may have"),
+    Counter(
+        "neighbor_claim_refused_table_full", "packets", "packets from one address more than a link may have"
+    ),
     Counter("switch_frame_dropped_bad_source", "frames", "frames from a group or zero MAC address"),
     Counter("switch_frame_dropped_gateway_source", "frames", "frames that claim the gateway's MAC address"),
     Counter("switch_frame_dropped_moving_source", "frames", "frames from a MAC address claimed by two links"),
-    Counter("switch_frame_dropped_same_link", "frames", "frames for a MAC address on the link they came from"),
+    Counter(
+        "switch_frame_dropped_same_link", "frames", "frames for a MAC address on the link they came from"
+    ),
     Counter("switch_frame_dropped_unknown_destination", "frames", "frames for a MAC address nobody has"),
     Counter("switch_mac_dropped_table_full", "frames", "frames whose MAC address was one more than allowed"),
     Counter("udp_datagram_dropped_bad_checksum", "datagrams", "UDP datagrams with a wrong checksum"),

@@ -1,0 +1,74 @@
+"""Congestion control: the interface, and what all algorithms share (RFC 5681).
+
+An algorithm owns cwnd and ssthresh (bytes). Loss detection is not its business: recovery.py
+tells it what happened. Growth counts acknowledged bytes (RFC 3465), since one ACK here may
+stand for a whole burst, and happens only while cwnd was what limited the sender.
+"""
+
+from typing import Final
+
+INFINITE_SSTHRESH: Final = 1 << 40
+
+
+class Congestion:
+    """Slow start, idle restart and the reaction to a time-out; subclasses say how to avoid congestion."""
+
+    __slots__ = ("cwnd", "initial_window", "mss", "ssthresh")
+
+    name = "none"
+
+    def __init__(self, mss: int, initial_window_segments: int) -> None:
+        self.mss = mss
+        self.initial_window = initial_window_segments * mss
+        self.cwnd = self.initial_window
+        self.ssthresh = INFINITE_SSTHRESH
+
+    def on_ack(self, acked: int, now: float, srtt: float) -> None:
+        """acked new bytes left the network, outside of fast recovery, while cwnd was the limit."""
+        cwnd = self.cwnd
+        if cwnd < self.ssthresh:
+            cwnd += acked
+            if cwnd <= self.ssthresh:
+                self.cwnd = cwnd
+                return
+            acked = cwnd - self.ssthresh
+            self.cwnd = self.ssthresh
+        self.avoid(acked, now, srtt)
+
+    def avoid(self, acked: int, now: float, srtt: float) -> None:
+        """Congestion avoidance: grow cwnd for acked bytes."""
+        raise NotImplementedError
+
+    def reduced(self, flight_size: int) -> int:
+        """ssthresh for a loss with flight_size bytes outstanding; the algorithm notes the event."""
+        raise NotImplementedError
+
+    def on_loss(self, flight_size: int, now: float) -> None:
+        """Loss found by duplicate ACKs, SACK or RACK: once per round trip (RFC 5681 3.2, 6675 5.0)."""
+        self.ssthresh = self.reduced(flight_size)
+        self.cwnd = self.ssthresh
+
+    def on_rto(self, flight_size: int, now: float, first: bool) -> None:
+        """The retransmission timer expired; first is False for a repeated one (RFC 5681 3.1)."""
+        if first:
+            self.ssthresh = self.reduced(flight_size)
+        self.cwnd = self.mss
+
+    def on_idle(self) -> None:
+        """Nothing was sent for an RTO: restart window (RFC 5681 4.1)."""
+        if self.cwnd > self.initial_window:
+            self.cwnd = self.initial_window
+
+    def on_syn_loss(self) -> None:
+        """The SYN was retransmitted: start with one segment (RFC 5681 3.1)."""
+        self.cwnd = self.mss
+
+    def undo(self, cwnd: int, ssthresh: int) -> None:
+        """The reduction was a mistake (RFC 3522, 4015): back to the values before it."""
+        self.cwnd = max(self.cwnd, cwnd)
+        self.ssthresh = ssthresh
+
+    def set_mss(self, mss: int) -> None:
+        """The path takes only smaller segments from now on; cwnd stays at least one of them."""
+        self.mss = mss
+        self.cwnd = max(self.cwnd, mss)

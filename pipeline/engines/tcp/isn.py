@@ -1,0 +1,24 @@
+"""Initial sequence numbers (RFC 6528): ISN = M + F(4-tuple, secret).
+
+M is a 4-microsecond clock, F a keyed hash: numbers of one 4-tuple grow with time, so that a
+reused pair of ports is told apart from its past, and those of another cannot be guessed.
+The secret is the caller's (at least 16 random bytes a boot).
+"""
+
+from hashlib import blake2b
+from struct import Struct
+from typing import Final
+
+from pipeline.engines.tcp.seq import MASK
+
+_TUPLE: Final = Struct("!IIHH")
+_WORD: Final = Struct("!I")
+
+
+def initial_sequence_number(
+    secret: bytes, guest_addr: int, guest_port: int, remote_addr: int, remote_port: int, now: float
+) -> int:
+    """ISN for a connection opened at ``now`` (monotonic seconds). secret: 1 to 64 bytes."""
+    pair = _TUPLE.pack(guest_addr, remote_addr, guest_port, remote_port)
+    (keyed,) = _WORD.unpack(blake2b(pair, digest_size=4, key=secret).digest())
+    return (int(now * 250_000) + int(keyed)) & MASK

@@ -1,0 +1,70 @@
+"""Round-trip time and retransmission time-out (RFC 6298).
+
+One sample a round trip is taken (section 3), with the sender's own clock on ranges never
+retransmitted (Karn), else with the echoed timestamp. Granularity G is 1 ms. The minimum
+of the RTO is 200 ms as in Linux instead of 1 s.
+"""
+
+from typing import Final
+
+from pipeline.engines.tcp.config import TcpConfig
+
+CLOCK_GRANULARITY: Final = 0.001
+MIN_RTT_LIFETIME: Final = 300.0
+"""Seconds after which an old minimum is replaced (RFC 8985 section 6.2 step 1)."""
+
+
+class RttEstimator:
+    """srtt, rttvar, rto in seconds; srtt is 0.0 before the first sample."""
+
+    __slots__ = ("_base", "_max", "_min", "_min_at", "min_rtt", "rto", "rttvar", "srtt")
+
+    def __init__(self, cfg: TcpConfig) -> None:
+        self._min = cfg.min_rto
+        self._max = cfg.max_rto
+        self._base = cfg.initial_rto
+        self._min_at = 0.0
+        self.srtt = 0.0
+        self.rttvar = 0.0
+        self.min_rtt = 0.0
+        self.rto = cfg.initial_rto
+
+    def sample(self, rtt: float, now: float) -> None:
+        """A measured round trip (sections 2.2, 2.3); ends the back-off."""
+        if rtt < 1e-6:
+            rtt = 1e-6
+        if self.srtt == 0.0:
+            self.srtt = rtt
+            self.rttvar = rtt / 2
+            self.min_rtt = rtt
+            self._min_at = now
+        else:
+            error = self.srtt - rtt
+            self.rttvar += ((error if error >= 0.0 else -error) - self.rttvar) * 0.25
+            self.srtt -= error * 0.125
+            if rtt <= self.min_rtt or now - self._min_at > MIN_RTT_LIFETIME:
+                self.min_rtt = rtt
+                self._min_at = now
+        spread = 4 * self.rttvar
+        rto = self.srtt + (spread if spread > CLOCK_GRANULARITY else CLOCK_GRANULARITY)
+        if rto < self._min:
+            rto = self._min
+        elif rto > self._max:
+            rto = self._max
+        self._base = self.rto = rto
+
+    def back_off(self) -> None:
+        """The timer expired: double, up to the maximum (section 5.5)."""
+        self.rto = min(self.rto * 2, self._max)
+
+    def backed_off(self, times: int) -> float:
+        """The RTO after ``times`` doublings from the last computed one, without changing it."""
+        return min(self._base * (1 << min(times, 20)), self._max)
+
+    def undo_back_off(self) -> None:
+        """The expiry was spurious: back to the computed value."""
+        self.rto = self._base
+
+    def restart(self, rto: float) -> None:
+        """No sample yet and the SYN timed out: section 5.7 asks for 3 s for the data."""
+        self._base = self.rto = min(max(rto, self._min), self._max)

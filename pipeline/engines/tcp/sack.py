@@ -1,0 +1,222 @@
+"""The sender's scoreboard over ranges (RFC 2018, RFC 6675; per-range times for RFC 8985).
+
+The scoreboard covers snd_una..snd_nxt with adjacent ranges, each born by one transmission
+(up to 64 KiB, not one entry a segment) and cut only where a SACK block, a partial ACK or a
+partial retransmission ends. A range is in flight, ``lost`` (to be sent again) or ``sacked``;
+neighbours that are sacked are joined again. Numbers are positions (see seq.py).
+
+RFC 6675's pipe is counted incrementally: pipe = HighData - snd_una - sacked - lost. A lost
+range that was sent again is in flight again, as in RFC 8985; that also covers what RFC 6675
+does with HighRxt.
+"""
+
+from bisect import bisect_right
+from operator import attrgetter
+
+_start = attrgetter("start")
+
+
+class SentRange:
+    """Positions [start, end), last sent at xmit_ts (seconds). FIN counts as one position."""
+
+    __slots__ = ("end", "lost", "retransmitted", "sacked", "start", "xmit_ts")
+
+    def __init__(self, start: int, end: int, xmit_ts: float, retransmitted: bool = False) -> None:
+        self.start = start
+        self.end = end
+        self.xmit_ts = xmit_ts
+        self.retransmitted = retransmitted
+        self.sacked = False
+        self.lost = False
+
+
+class Scoreboard:
+    """What was sent and is not yet acknowledged, in order of position.
+
+    high_sacked is the highest position SACKed (or acknowledged) so far.
+    """
+
+    __slots__ = ("_max_ranges", "high_sacked", "lost_bytes", "ranges", "retransmitted_out", "sacked_bytes")
+
+    def __init__(self, position: int, max_ranges: int) -> None:
+        self._max_ranges = max_ranges
+        self.ranges: list[SentRange] = []
+        self.sacked_bytes = 0
+        self.lost_bytes = 0
+        self.retransmitted_out = 0
+        self.high_sacked = position
+
+    def sent(self, start: int, end: int, now: float) -> None:
+        """New positions were sent; they continue the last range if that was sent in the same call."""
+        ranges = self.ranges
+        if ranges:
+            last = ranges[-1]
+            if last.xmit_ts == now and not (last.sacked or last.lost or last.retransmitted):
+                last.end = end
+                return
+        ranges.append(SentRange(start, end, now))
+
+    def acknowledge(self, una: int) -> list[SentRange]:
+        """Everything before una arrived. The ranges (or their fronts) that were not yet known to.
+
+        Returned ranges carry the times and flags; a cut front is a new object.
+        """
+        ranges = self.ranges
+        newly: list[SentRange] = []
+        done = 0
+        for sent in ranges:
+            if sent.end > una:
+                if sent.start < una:
+                    self._account(sent, sent.start - una)
+                    if not sent.sacked:
+                        front = SentRange(sent.start, una, sent.xmit_ts, sent.retransmitted)
+                        newly.append(front)
+                    sent.start = una
+                break
+            done += 1
+            if sent.sacked:
+                self.sacked_bytes -= sent.end - sent.start
+                continue
+            if sent.lost:
+                self.lost_bytes -= sent.end - sent.start
+            if sent.retransmitted:
+                self.retransmitted_out -= 1
+            newly.append(sent)
+        if done:
+            del ranges[:done]
+        if una > self.high_sacked:
+            self.high_sacked = una
+        return newly
+
+    def sack(self, left: int, right: int, newly: list[SentRange]) -> int:
+        """The peer holds [left, right), which the caller has checked to lie in snd_una..snd_nxt.
+
+        Appends a copy of each range that this tells news about to newly; returns the news in bytes.
+        """
+        ranges = self.ranges
+        index = max(0, bisect_right(ranges, left, key=_start) - 1)
+        news = 0
+        while index < len(ranges):
+            sent = ranges[index]
+            if sent.start >= right:
+                break
+            if sent.sacked or sent.end <= left:
+                index += 1
+                continue
+            if sent.start < left:
+                if not self._cut(index, left):
+                    break
+                index += 1
+                continue
+            if sent.end > right and not self._cut(index, right):
+                break
+            size = sent.end - sent.start
+            news += size
+            copy = SentRange(sent.start, sent.end, sent.xmit_ts, sent.retransmitted)
+            copy.lost = sent.lost
+            newly.append(copy)
+            self._account_sacked(sent, size)
+            if sent.end > self.high_sacked:
+                self.high_sacked = sent.end
+            index = self._join(index)
+        return news
+
+    def mark_lost(self, sent: SentRange) -> None:
+        """sent is to be retransmitted; nothing for one that is sacked or already lost."""
+        if not (sent.sacked or sent.lost):
+            sent.lost = True
+            self.lost_bytes += sent.end - sent.start
+
+    def mark_all_lost(self, reneged: bool) -> None:
+        """Time-out: all that is not sacked (RFC 6675 5.1), all of it if the peer has reneged."""
+        for sent in self.ranges:
+            if reneged and sent.sacked:
+                sent.sacked = False
+                self.sacked_bytes -= sent.end - sent.start
+                if sent.retransmitted:
+                    self.retransmitted_out += 1
+            self.mark_lost(sent)
+
+    def mark_front_lost(self, size: int) -> None:
+        """The first size positions, for peers without SACK (RFC 6582 section 3.2)."""
+        if self.ranges:
+            front = self.ranges[0]
+            if not front.lost and front.end - front.start > size:
+                self._cut(0, front.start + size)
+            self.mark_lost(front)
+
+    def unmark_lost(self) -> None:
+        """The losses were not: all that is marked is in flight (undo)."""
+        for sent in self.ranges:
+            sent.lost = False
+        self.lost_bytes = 0
+
+    def retransmitted(self, index: int, end: int, now: float) -> None:
+        """The front of ranges[index], up to end, was sent again."""
+        sent = self.ranges[index]
+        if sent.end > end and not self._cut(index, end, forced=True):
+            return
+        if sent.lost:
+            sent.lost = False
+            self.lost_bytes -= sent.end - sent.start
+        if not sent.retransmitted:
+            sent.retransmitted = True
+            self.retransmitted_out += 1
+        sent.xmit_ts = now
+
+    def tail_retransmitted(self, start: int, now: float) -> None:
+        """The positions from start to the end of the last range were sent again as a probe."""
+        index = len(self.ranges) - 1
+        if self.ranges[index].start < start:
+            self._cut(index, start, forced=True)
+            index += 1
+        self.retransmitted(index, self.ranges[index].end, now)
+
+    def clear(self) -> None:
+        """The connection is over."""
+        self.ranges = []
+        self.sacked_bytes = 0
+        self.lost_bytes = 0
+        self.retransmitted_out = 0
+
+    def _cut(self, index: int, at: int, forced: bool = False) -> bool:
+        """Split ranges[index] at position at. Refused (False) when there are too many ranges."""
+        if not forced and len(self.ranges) >= self._max_ranges:
+            return False
+        sent = self.ranges[index]
+        rest = SentRange(at, sent.end, sent.xmit_ts, sent.retransmitted)
+        rest.sacked = sent.sacked
+        rest.lost = sent.lost
+        if sent.retransmitted and not sent.sacked:
+            self.retransmitted_out += 1
+        sent.end = at
+        self.ranges.insert(index + 1, rest)
+        return True
+
+    def _join(self, index: int) -> int:
+        """Join ranges[index], just sacked, with sacked neighbours; the index behind the result."""
+        ranges = self.ranges
+        sent = ranges[index]
+        if index + 1 < len(ranges) and ranges[index + 1].sacked:
+            sent.end = ranges[index + 1].end
+            del ranges[index + 1]
+        if index and ranges[index - 1].sacked:
+            ranges[index - 1].end = sent.end
+            del ranges[index]
+            return index
+        return index + 1
+
+    def _account(self, sent: SentRange, change: int) -> None:
+        if sent.sacked:
+            self.sacked_bytes += change
+        elif sent.lost:
+            self.lost_bytes += change
+
+    def _account_sacked(self, sent: SentRange, size: int) -> None:
+        if sent.lost:
+            sent.lost = False
+            self.lost_bytes -= size
+        if sent.retransmitted:
+            self.retransmitted_out -= 1
+        sent.sacked = True
+        self.sacked_bytes += size

@@ -1,0 +1,39 @@
+"""Sequence numbers: arithmetic modulo 2**32 (RFC 9293 section 3.4).
+
+On the wire a sequence number is 32 bits and wraps. Inside the engine it is a *position*: a
+plain int that starts at the initial sequence number and never wraps, so that snd_una,
+snd_nxt, rcv_nxt and the ranges of both scoreboards compare with ``<``. A 32-bit number is
+turned into a position once, where a segment arrives, as the one nearest to a position
+already known; ``& MASK`` turns a position back into what goes on the wire. This is legal
+because everything acceptable lies within 2**30 (the largest window) of the known position,
+and it keeps the wrap in this file.
+"""
+
+from typing import Final
+
+MASK: Final = 0xFFFFFFFF
+HALF: Final = 0x80000000
+
+
+def diff(a: int, b: int) -> int:
+    """Signed distance a - b modulo 2**32, in [-2**31, 2**31): positive when a is after b.
+
+    >>> diff(5, 0xFFFFFFFF)
+    6
+    """
+    return ((a - b + HALF) & MASK) - HALF
+
+
+def unwrap(number: int, near: int) -> int:
+    """The position nearest to ``near`` that is written ``number`` on the wire."""
+    return near + ((number - near + HALF) & MASK) - HALF
+
+
+def lt(a: int, b: int) -> bool:
+    """Whether the 32-bit number a comes before b (also for timestamps, RFC 7323 section 5.2)."""
+    return ((a - b) & MASK) >= HALF
+
+
+def le(a: int, b: int) -> bool:
+    """Whether the 32-bit number a is b or comes before it."""
+    return ((b - a) & MASK) < HALF
