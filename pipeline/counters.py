@@ -92,6 +92,26 @@ TABLE: Final[tuple[Counter, ...]] = (
     Counter("udp_datagram_dropped_truncated", "datagrams", "UDP datagrams shorter than a UDP header"),
     Counter("udp_flow_evicted", "flows", "idle UDP flows that made room for others"),
     # --- tcp ------------------------------------------------------------------------
+    Counter("tcp_segment_dropped_after_fin", "segments", "segments with data behind the guest's own FIN"),
+    Counter(
+        "tcp_segment_dropped_bad_ack",
+        "segments",
+        "segments that acknowledge what was never sent, or long ago",
+    ),
+    Counter("tcp_segment_dropped_bad_reset", "segments", "resets without the exact number (RFC 5961)"),
+    Counter(
+        "tcp_segment_dropped_challenge_limit", "segments", "doubtful segments not answered: too many were"
+    ),
+    Counter("tcp_segment_dropped_closed", "segments", "segments for a connection that has just ended"),
+    Counter("tcp_segment_dropped_duplicate", "segments", "segments without a byte not yet received"),
+    Counter(
+        "tcp_segment_dropped_host_closed", "segments", "segments with data that no host socket will read"
+    ),
+    Counter("tcp_segment_dropped_no_ack", "segments", "segments without ACK where it must be set"),
+    Counter("tcp_segment_dropped_out_of_window", "segments", "segments beyond the receive window"),
+    Counter("tcp_segment_dropped_paws", "segments", "segments with an old timestamp (RFC 7323)"),
+    Counter("tcp_segment_dropped_reassembly_full", "segments", "out-of-order segments over the limits"),
+    Counter("tcp_segment_dropped_syn_in_window", "segments", "SYNs on an open connection (RFC 5961)"),
     Counter("tcp_segment_dropped_bad_checksum", "segments", "TCP segments with a wrong checksum"),
     Counter("tcp_segment_dropped_bad_offset", "segments", "TCP segments whose data offset is impossible"),
     Counter(

@@ -115,6 +115,9 @@ class End:
         self._do_actions()
         self.sim.arm(self, conn.deadline())
 
+    def over(self) -> bool:
+        return self.host.gone or self.host.reset is not None
+
     def _feed(self) -> None:
         host, conn = self.host, self.conn
         assert conn is not None
