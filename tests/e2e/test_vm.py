@@ -1,0 +1,110 @@
+"""A virtual machine on -listen-qemu: Debian's kernel and its virtio-net driver against the whole daemon."""
+
+import hashlib
+import http.client
+import random
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support import netns, vm
+from tests.support.daemon import Daemon
+from tests.support.netns import Namespace, Network
+
+pytestmark = [
+    pytest.mark.e2e,
+    pytest.mark.vm,
+    pytest.mark.skipif(bool(netns.missing()), reason=netns.missing() or "available"),
+    pytest.mark.skipif(bool(vm.missing()), reason=vm.missing() or "available"),
+]
+
+HOST_PORT = 8000
+EXPOSED_PORT = 18080
+PAGE_BYTES = 3 * 1024 * 1024 + 17
+
+
+@pytest.fixture
+def network() -> Iterator[Network]:
+    with Network(guest_count=0) as made:
+        yield made
+
+
+def page(seed: int) -> bytes:
+    return random.Random(seed).randbytes(PAGE_BYTES)
+
+
+def serve_on_host(host: Namespace, directory: Path, content: bytes) -> None:
+    """A web server on the host's loopback, with one file."""
+    directory.mkdir()
+    (directory / "page").write_bytes(content)
+    argv = [sys.executable, "-m", "http.server", str(HOST_PORT), "--bind", "127.0.0.1"]
+    host.popen([*argv, "--directory", str(directory)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+    def answers() -> bool:
+        try:
+            host.connect("127.0.0.1", HOST_PORT).close()
+        except OSError:
+            return False
+        return True
+
+    netns.wait_for(answers, "the host's web server")
+
+
+def fetch_on_host(host: Namespace, port: int, path: str) -> bytes:
+    """GET from the host's loopback; the body. AssertionError for another status than 200."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+    connection.sock = host.connect("127.0.0.1", port)
+    connection.request("GET", path)
+    response = connection.getresponse()
+    body = response.read()
+    connection.close()
+    assert response.status == 200, (response.status, body[:200])
+    return body
+
+
+def qemu_netdev(socket_path: Path) -> str:
+    return f"stream,server=off,addr.type=unix,addr.path={socket_path}"
+
+
+def test_a_machine_gets_its_address_fetches_a_page_and_serves_one(network: Network, tmp_path: Path) -> None:
+    from_host, from_machine = page(1), page(2)
+    serve_on_host(network.host, tmp_path / "www", from_host)
+    files = {"www/page": from_machine}
+    with (
+        Daemon(network) as daemon,
+        vm.Machine(network.host, tmp_path, qemu_netdev(daemon.qemu_socket), files=files) as machine,
+    ):
+        machine.configure()
+        addresses = machine.run("ip -4 address show eth0")
+        assert "inet 192.168.127.2/24 " in addresses
+        assert " mtu 1500 " in addresses
+        assert "default via 192.168.127.1 dev eth0" in machine.run("ip route")
+        assert "nameserver 192.168.127.1" in machine.run("cat /etc/resolv.conf")
+        machine.run("ping -c 2 -W 5 192.168.127.1")
+        assert "192.168.127.254" in machine.run("nslookup host.containers.internal")
+
+        url = f"http://192.168.127.254:{HOST_PORT}/page"
+        machine.run(f"wget -q -T 20 -O /tmp/page {url}")
+        assert hashlib.sha256(from_host).hexdigest() in machine.run("sha256sum /tmp/page")
+
+        machine.run("httpd -p 80 -h /www")
+        daemon.expose(f"127.0.0.1:{EXPOSED_PORT}", "192.168.127.2:80")
+        assert fetch_on_host(network.host, EXPOSED_PORT, "/page") == from_machine
+
+
+def test_the_machine_at_the_largest_mtu_moves_whole_pages(network: Network, tmp_path: Path) -> None:
+    from_host = page(3)
+    serve_on_host(network.host, tmp_path / "www", from_host)
+    with (
+        Daemon(network, "-mtu", "65520") as daemon,
+        vm.Machine(network.host, tmp_path, qemu_netdev(daemon.qemu_socket)) as machine,
+    ):
+        machine.configure()
+        assert " mtu 65520 " in machine.run("ip -4 address show eth0")
+        machine.run(f"wget -q -T 20 -O /www/page http://192.168.127.254:{HOST_PORT}/page")
+        machine.run("httpd -p 80 -h /www")
+        daemon.expose(f"127.0.0.1:{EXPOSED_PORT}", "192.168.127.2:80")
+        assert fetch_on_host(network.host, EXPOSED_PORT, "/page") == from_host

@@ -1,0 +1,367 @@
+"""A real virtual machine for tests: Debian's cloud kernel and a busybox initrd, in QEMU without KVM.
+
+    python -m tests.support.vm fetch      puts kernel and modules into the cache (apt-get, about 27 MB)
+
+The machine has one virtio-net card and a serial console. Its init loads the drivers, brings lo up and then
+runs the lines it is given on the console: Machine.run("udhcpc ...") returns what the line printed. It boots
+in a few seconds under TCG. The cache is ~/.cache/gvtap-pipeline/vm, or $GVTAP_VM_CACHE.
+"""
+
+import dataclasses
+import gzip
+import io
+import lzma
+import os
+import platform
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+from types import TracebackType
+
+from tests.support.netns import Namespace
+
+CACHE = Path(os.environ.get("GVTAP_VM_CACHE") or Path.home() / ".cache" / "gvtap-pipeline" / "vm")
+META_PACKAGE = "linux-image-cloud-amd64"
+QEMU = "qemu-system-x86_64"
+MODULES = (  # in the order they are loaded
+    "virtio_ring",
+    "virtio",
+    "virtio_pci_legacy_dev",
+    "virtio_pci_modern_dev",
+    "virtio_pci",
+    "failover",
+    "net_failover",
+    "virtio_net",
+)
+GUEST_MAC = "5a:94:ef:e4:0c:ee"
+BOOT_SECONDS = 60.0  # two or three on an idle machine
+
+_READY = "vm-ready"
+_STATUS = re.compile(r"vm-status (\d+)\n")
+
+_INIT = f"""#!/bin/busybox sh
+/bin/busybox --install -s /bin
+export PATH=/bin HOME=/
+mount -t proc proc /proc
+mount -t sysfs sysfs /sys
+mount -t devtmpfs dev /dev
+stty -echo
+for module in $(cat /modules/order); do insmod /modules/$module.ko || echo "cannot load $module"; done
+ip link set lo up
+echo {_READY}
+while read -r line; do
+    eval "$line"
+    echo "vm-status $?"
+done
+poweroff -f
+"""
+
+_UDHCPC_SCRIPT = """#!/bin/sh
+case "$1" in
+deconfig)
+    ip address flush dev "$interface"
+    ip link set "$interface" up
+    ;;
+bound|renew)
+    ip address flush dev "$interface"
+    ip link set "$interface" ${mtu:+mtu "$mtu"} up
+    ip address add "$ip/$mask" dev "$interface"
+    [ -z "$router" ] || ip route replace default via "${router%% *}"
+    : > /etc/resolv.conf
+    [ -z "$search" ] || echo "search $search" >> /etc/resolv.conf
+    for server in $dns; do echo "nameserver $server" >> /etc/resolv.conf; done
+    ;;
+esac
+"""
+
+
+class VmError(Exception):
+    """The machine did not do what it was told; the text has the end of its console."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Kernel:
+    """Where the cache keeps what boots."""
+
+    image: Path
+    modules: Path
+
+
+def kernel() -> Kernel | None:
+    """The newest kernel in the cache."""
+    for directory in sorted(CACHE.glob("linux-image-*"), reverse=True):
+        if (directory / "vmlinuz").exists():
+            return Kernel(directory / "vmlinuz", directory / "modules")
+    return None
+
+
+def missing() -> str:
+    """Why no machine can be booted here, or "" when one can."""
+    if platform.machine() != "x86_64":
+        return f"the test machine is x86_64, this one {platform.machine()}"
+    if shutil.which(QEMU) is None:
+        return f"needs {QEMU} (apt-get install qemu-system-x86)"
+    if _busybox() is None:
+        return "needs a static busybox (apt-get install busybox-static)"
+    if kernel() is None:
+        return f"no kernel in {CACHE} (python -m tests.support.vm fetch)"
+    return ""
+
+
+def _busybox() -> Path | None:
+    """A busybox that runs without the system's libraries."""
+    found = shutil.which("busybox")
+    if found is None:
+        return None
+    # A dynamic program names its loader; a static one has no interpreter to name.
+    return None if b"/ld-linux" in Path(found).read_bytes() else Path(found).resolve()
+
+
+# --- kernel ---------------------------------------------------------------------------------
+
+
+def fetch() -> Kernel:
+    """Download Debian's cloud kernel into the cache unless it is there. Needs apt-get, not root."""
+    found = kernel()
+    if found is not None:
+        return found
+    CACHE.mkdir(parents=True, exist_ok=True)
+    package = _real_package()
+    with tempfile.TemporaryDirectory(dir=CACHE, prefix="fetch-") as text:
+        work = Path(text)
+        _check_run(["apt-get", "-q", "-o", "APT::Sandbox::User=root", "download", package], work)
+        (archive,) = work.glob("*.deb")
+        _check_run(["dpkg-deb", "-x", str(archive), str(work / "tree")], work)
+        result = work / "result"
+        _keep(work / "tree", result)
+        result.rename(CACHE / package)
+    found = kernel()
+    assert found is not None
+    return found
+
+
+def _real_package() -> str:
+    text = _check_run(["apt-cache", "depends", META_PACKAGE], CACHE)
+    names = re.findall(r"Depends: (linux-image-\S+)", text)
+    if not names:
+        raise VmError(f"apt knows no {META_PACKAGE} (apt-get update)")
+    return str(names[0])
+
+
+def _check_run(argv: list[str], directory: Path) -> str:
+    done = subprocess.run(argv, cwd=directory, capture_output=True, text=True, timeout=300)
+    if done.returncode != 0:
+        raise VmError(f"{' '.join(argv)}: {done.stderr.strip()}")
+    return done.stdout
+
+
+def _keep(tree: Path, result: Path) -> None:
+    """Copy the image and the modules that the machine needs, uncompressed."""
+    (result / "modules").mkdir(parents=True)
+    (image,) = (tree / "boot").glob("vmlinuz-*")
+    shutil.copyfile(image, result / "vmlinuz")
+    # Newer packages put /lib under /usr.
+    found = {path.name.partition(".")[0]: path for path in tree.glob("**/kernel/**/*.ko*")}
+    order = []
+    for module in MODULES:
+        # A module file may be spelt with dashes; one that is missing is built into the kernel.
+        path = found.get(module) or found.get(module.replace("_", "-"))
+        if path is None:
+            continue
+        content = path.read_bytes()
+        if path.suffix == ".xz":
+            content = lzma.decompress(content)
+        elif path.suffix != ".ko":
+            raise VmError(f"cannot decompress {path.name}")
+        (result / "modules" / f"{module}.ko").write_bytes(content)
+        order.append(module)
+    (result / "modules" / "order").write_text(" ".join(order) + "\n")
+
+
+# --- initrd ---------------------------------------------------------------------------------
+
+
+def _initrd(files: dict[str, bytes]) -> bytes:
+    """A gzipped cpio archive (newc) of directories, busybox, the modules, init and `files` (by path)."""
+    kept, busybox = kernel(), _busybox()
+    assert kept is not None
+    assert busybox is not None
+    content = {
+        "bin/busybox": busybox.read_bytes(),
+        "init": _INIT.encode(),
+        "udhcpc.sh": _UDHCPC_SCRIPT.encode(),
+    }
+    content |= {f"modules/{path.name}": path.read_bytes() for path in kept.modules.iterdir()}
+    content |= files
+    directories = {"proc", "sys", "dev", "etc", "tmp", "www"}
+    directories |= {str(parent) for name in content for parent in Path(name).parents if str(parent) != "."}
+    out = io.BytesIO()
+    serial = 0
+    for name in sorted(directories):
+        serial += 1
+        _cpio_entry(out, serial, name, 0o040755, b"")
+    for name, data in content.items():
+        serial += 1
+        _cpio_entry(out, serial, name, 0o100755, data)
+    _cpio_entry(out, 0, "TRAILER!!!", 0, b"")
+    return gzip.compress(out.getvalue(), 1)
+
+
+def _cpio_entry(out: io.BytesIO, inode: int, name: str, mode: int, data: bytes) -> None:
+    """One entry: magic, 13 fields of 8 hex digits, name and data each padded to 4 bytes (cpio(5), newc)."""
+    fields = (inode, mode, 0, 0, 1, 0, len(data), 0, 0, 0, 0, len(name) + 1, 0)
+    out.write(b"070701" + b"".join(b"%08X" % field for field in fields) + name.encode() + b"\0")
+    out.write(b"\0" * (-out.tell() % 4))
+    out.write(data)
+    out.write(b"\0" * (-out.tell() % 4))
+
+
+# --- the machine ----------------------------------------------------------------------------
+
+
+class Machine:
+    """One run of the virtual machine. QEMU runs in `namespace`; its network is `netdev`."""
+
+    def __init__(
+        self,
+        namespace: Namespace,
+        directory: Path,
+        netdev: str,
+        *,
+        mac: str = GUEST_MAC,
+        files: dict[str, bytes] | None = None,
+    ) -> None:
+        """netdev: the value of QEMU's -netdev without id; files: contents by path in the machine."""
+        self._namespace = namespace
+        self._initrd = directory / "initrd.gz"
+        self._initrd.write_bytes(_initrd(files or {}))
+        self._device = [
+            "-netdev",
+            f"{netdev},id=vlan",
+            "-device",
+            f"virtio-net-pci,netdev=vlan,mac={mac},romfile=",
+        ]
+        self._console = ""
+        self._changed = threading.Condition()
+        self._ended = False
+        self._process: subprocess.Popen[bytes] | None = None
+        self._reader = threading.Thread(target=self._read_console, daemon=True)
+        self.boot_seconds = 0.0
+
+    def start(self) -> None:
+        """Boot it; returns when its init takes commands. VmError when that does not happen."""
+        kept = kernel()
+        assert kept is not None
+        began = time.monotonic()
+        argv = [QEMU, "-accel", "tcg", "-m", "256", "-nodefaults", "-no-user-config", "-no-reboot"]
+        argv += [
+            "-display",
+            "none",
+            "-serial",
+            "stdio",
+            "-kernel",
+            str(kept.image),
+            "-initrd",
+            str(self._initrd),
+        ]
+        argv += ["-append", "console=ttyS0 quiet panic=-1 random.trust_cpu=on ipv6.disable=1", *self._device]
+        self._process = self._namespace.popen(
+            argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        )
+        self._reader.start()
+        self._wait(re.compile(rf"{_READY}\n"), 0, BOOT_SECONDS)
+        self.boot_seconds = time.monotonic() - began
+
+    def run(self, line: str, timeout: float = 60.0, check: bool = True) -> str:
+        """Run a shell line in the machine; what it printed. VmError when it fails (with check) or hangs."""
+        assert self._process is not None
+        assert self._process.stdin is not None
+        begin = len(self._console)
+        self._process.stdin.write(line.encode() + b"\n")
+        self._process.stdin.flush()
+        match = self._wait(_STATUS, begin, timeout, f"the end of {line!r}")
+        output = self._console[begin : match.start()]
+        if check and match[1] != "0":
+            raise VmError(f"{line!r} ended with {match[1]}:\n{output}")
+        return output
+
+    def configure(self) -> None:
+        """Get an address by DHCP for eth0, with route, MTU and resolv.conf."""
+        self.run("udhcpc -i eth0 -f -q -n -t 10 -T 1 -s /udhcpc.sh")
+
+    def stop(self) -> None:
+        """End QEMU. Harmless when it has ended."""
+        if self._process is None:
+            return
+        self._process.terminate()
+        self._process.wait(10.0)
+        self._reader.join(10.0)
+
+    def console(self) -> str:
+        """Everything the machine printed."""
+        return self._console
+
+    def _wait(
+        self, pattern: re.Pattern[str], begin: int, timeout: float, what: str = "the boot"
+    ) -> re.Match[str]:
+        deadline = time.monotonic() + timeout
+        with self._changed:
+            while True:
+                match = pattern.search(self._console, begin)
+                if match:
+                    return match
+                left = deadline - time.monotonic()
+                if self._ended or left <= 0:
+                    reason = "QEMU ended" if self._ended else f"{timeout:.0f} s passed"
+                    raise VmError(f"{reason} before {what}; the console:\n{self._console[-3000:]}")
+                self._changed.wait(left)
+
+    def _read_console(self) -> None:
+        assert self._process is not None
+        assert self._process.stdout is not None
+        descriptor = self._process.stdout.fileno()
+        while True:
+            part = os.read(descriptor, 4096)
+            with self._changed:
+                self._ended = not part
+                self._console += part.decode(errors="replace").replace("\r", "")
+                self._changed.notify_all()
+            if not part:
+                return
+
+    def __enter__(self) -> "Machine":
+        try:
+            self.start()
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+        if kind is not None:
+            sys.stderr.write(self._console)
+
+
+def main(argv: list[str]) -> int:
+    """The fetch command."""
+    if argv != ["fetch"]:
+        print("usage: python -m tests.support.vm fetch", file=sys.stderr)
+        return 2
+    try:
+        print(fetch().image)
+    except (VmError, OSError) as error:
+        print(f"vm fetch: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
