@@ -27,6 +27,7 @@ TABLE: Final[tuple[Counter, ...]] = (
         "worker_slot_refs_out", "references", "references to slots of the pool that are not home", "gauge"
     ),
     # --- links and ingress --------------------------------------------------------
+    Counter("link_guests", "links", "guest links attached now", "gauge"),
     Counter(
         "link_bytes_from_guest", "bytes", "bytes of frames received from guests, Ethernet header included"
     ),
@@ -47,6 +48,35 @@ TABLE: Final[tuple[Counter, ...]] = (
     Counter("link_handshake_failed", "links", "links refused for what they sent before the first frame"),
     Counter("link_reads_paused_no_slot", "events", "times a link was not read because no slot was free"),
     # --- demux: Ethernet, ARP, IPv4, ICMP, UDP -------------------------------------
+    Counter("arp_messages_received", "messages", "well-formed ARP messages from guests"),
+    Counter("arp_requests_sent", "messages", "ARP requests for a guest's address"),
+    Counter(
+        "demux_frame_dropped_no_slot", "frames", "frames of the gateway not sent because no slot was free"
+    ),
+    Counter("demux_frame_dropped_tcp_to_group", "frames", "TCP segments in frames to a group address"),
+    Counter("demux_frame_dropped_unknown_ethertype", "frames", "frames that are neither IPv4 nor ARP"),
+    Counter("icmp_echo_answered", "messages", "pings of the gateway's addresses answered"),
+    Counter("icmp_message_dropped_not_for_us", "messages", "ICMP messages that nothing here acts on"),
+    Counter("ipv4_fragments_sent", "packets", "fragments sent to guests"),
+    Counter("ipv4_packet_dropped_group_destination", "packets", "TCP to a broadcast or multicast address"),
+    Counter("ipv4_packet_dropped_loopback_destination", "packets", "packets to 127.0.0.0/8"),
+    Counter(
+        "ipv4_packet_dropped_unknown_protocol",
+        "packets",
+        "packets of a protocol that is not ICMP, TCP or UDP",
+    ),
+    Counter("ipv4_packets_received", "packets", "IPv4 packets from guests for the gateway or beyond"),
+    Counter("neighbor_claims_contested", "events", "claims of an address whose owner is alive"),
+    Counter("switch_frames_forwarded", "frames", "frames from one guest to others"),
+    Counter("switch_macs", "addresses", "MAC addresses in the switch's table", "gauge"),
+    Counter("udp_datagram_dropped_no_flow", "datagrams", "answers for a UDP flow that is over"),
+    Counter("udp_datagram_dropped_no_neighbor", "datagrams", "datagrams for an address that no guest has"),
+    Counter(
+        "udp_datagram_dropped_no_source_address", "datagrams", "datagrams from 0.0.0.0 that are not DHCP"
+    ),
+    Counter("udp_datagrams_from_guest", "datagrams", "well-formed UDP datagrams from guests"),
+    Counter("udp_datagrams_to_guest", "datagrams", "UDP datagrams sent to guests"),
+    Counter("udp_flows", "flows", "UDP flows open now", "gauge"),
     Counter("arp_message_dropped_foreign_sender", "messages", "ARP messages whose sender is not the frame's"),
     Counter("arp_message_dropped_truncated", "messages", "ARP messages shorter than 28 bytes"),
     Counter("arp_message_dropped_unsupported", "messages", "ARP messages not about IPv4 on Ethernet"),
@@ -92,6 +122,17 @@ TABLE: Final[tuple[Counter, ...]] = (
     Counter("udp_datagram_dropped_truncated", "datagrams", "UDP datagrams shorter than a UDP header"),
     Counter("udp_flow_evicted", "flows", "idle UDP flows that made room for others"),
     # --- tcp ------------------------------------------------------------------------
+    Counter(
+        "tcp_dial_failed_no_port",
+        "flows",
+        "forwarded connections refused: the gateway has no port left for that guest port",
+    ),
+    Counter("tcp_flow_opened", "flows", "TCP connections begun"),
+    Counter("tcp_flows", "flows", "TCP connections in memory now, those in TIME-WAIT included", "gauge"),
+    Counter("tcp_reset_sent_no_flow", "segments", "resets for segments without a connection"),
+    Counter("tcp_segments_received", "segments", "TCP segments from guests, as they were on the wire"),
+    Counter("tcp_segments_sent", "ranges", "TCP ranges sent to guests, each up to 64 KiB"),
+    Counter("tcp_syn_dropped_too_many_flows", "segments", "SYNs over the limit max-tcp-flows"),
     Counter("tcp_segment_dropped_after_fin", "segments", "segments with data behind the guest's own FIN"),
     Counter(
         "tcp_segment_dropped_bad_ack",
@@ -119,6 +160,30 @@ TABLE: Final[tuple[Counter, ...]] = (
     ),
     Counter("tcp_segment_dropped_truncated", "segments", "TCP segments shorter than a TCP header"),
     # --- egress: host sockets ---------------------------------------------------------
+    Counter("egress_bytes_from_host", "bytes", "TCP payload read from host sockets"),
+    Counter("egress_bytes_to_host", "bytes", "TCP payload written to host sockets"),
+    Counter("egress_connection_accepted", "flows", "connections taken over from port forwards"),
+    Counter("egress_connection_failed", "flows", "host connections that could not be opened"),
+    Counter("egress_connection_opened", "flows", "host connections opened"),
+    Counter("egress_connection_reset_by_host", "flows", "host connections that broke"),
+    Counter("egress_datagram_dropped_no_socket", "datagrams", "datagrams for which there is no host socket"),
+    Counter("egress_datagram_dropped_send_failed", "datagrams", "datagrams that the host refused to send"),
+    Counter(
+        "egress_datagram_dropped_socket_full",
+        "datagrams",
+        "datagrams that did not fit the host socket's buffer",
+    ),
+    Counter(
+        "egress_datagram_dropped_too_many_clients",
+        "datagrams",
+        "datagrams of new clients of a forwarded port over the limit",
+    ),
+    Counter("egress_datagrams_from_host", "datagrams", "datagrams received from host sockets"),
+    Counter("egress_datagrams_to_host", "datagrams", "datagrams sent by host sockets"),
+    Counter("egress_flows", "flows", "TCP flows with a host socket now", "gauge"),
+    Counter(
+        "egress_reads_paused_no_slot", "events", "times a host socket was not read because no slot was free"
+    ),
     Counter("nat_flow_refused_broadcast", "flows", "flows to a broadcast address"),
     Counter("nat_flow_refused_gateway_port", "flows", "flows to a port of the gateway without a service"),
     Counter("nat_flow_refused_link_local", "flows", "flows to 169.254.0.0/16 while that is not allowed"),
@@ -127,6 +192,9 @@ TABLE: Final[tuple[Counter, ...]] = (
     Counter("nat_flow_refused_reserved", "flows", "flows to 0.0.0.0/8 or 240.0.0.0/4"),
     Counter("nat_flow_refused_unowned", "flows", "flows to an address of the subnet that is no guest's"),
     # --- listen: port forwards --------------------------------------------------------
+    Counter("listen_accept_failed", "events", "accept calls of forwarded ports that failed"),
+    Counter("listen_connection_accepted", "connections", "connections accepted on forwarded ports"),
+    Counter("listen_forwards", "forwards", "forwards open now", "gauge"),
     # --- resolver: DHCP, DNS ----------------------------------------------------------
     Counter("dhcp_ack_sent", "messages", "DHCP acknowledgements"),
     Counter("dhcp_decline_accepted", "messages", "addresses that a client found in use"),

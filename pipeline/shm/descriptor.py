@@ -105,7 +105,7 @@ UDP_CLOSE: Final = 21
 """The flow is over (idle, evicted or refused). flow."""
 DIAL: Final = 22
 """egress -> demux -> tcp: connect to a guest. flow (allocated by egress, bit 31 set), guest_addr,
-ports and remote_addr (the guest's port; the rest is 0 until demux has chosen it), aux = egress index (demux -> tcp)."""
+ports and remote_addr (demux chooses all but the guest's port), aux = egress index."""
 DIAL_FAILED: Final = 23
 """demux -> egress or tcp -> egress: no such guest, or it refused. flow, aux = errno."""
 

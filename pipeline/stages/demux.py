@@ -12,7 +12,7 @@ from typing import Final
 from pipeline.config import Config
 from pipeline.counters import INDEX
 from pipeline.engines import icmp as icmp_engine
-from pipeline.engines import nat, neighbors, switch
+from pipeline.engines import neighbors, switch
 from pipeline.engines.arp import ArpResponder
 from pipeline.engines.flows import PortAllocator, rss_hash
 from pipeline.engines.reassembly import Reassembler

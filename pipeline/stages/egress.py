@@ -13,7 +13,6 @@ from typing import Final
 
 from pipeline.config import Config
 from pipeline.counters import INDEX
-from pipeline.engines import nat
 from pipeline.host import tcp as host_tcp
 from pipeline.host.filler import SlotFiller
 from pipeline.host.stream import HostStream

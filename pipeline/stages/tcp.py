@@ -12,18 +12,19 @@ has released every record pushed before: the ring's consumer index is the comple
 import heapq
 import secrets
 from collections import deque
-from typing import Final
+from typing import Final, cast
 
 from pipeline.config import Config
 from pipeline.counters import INDEX
 from pipeline.engines.tcp import actions, isn
-from pipeline.engines.tcp.connection import Connection, reset_for
+from pipeline.engines.tcp.config import TcpConfig
+from pipeline.engines.tcp.connection import Connection, opens, reset_for
 from pipeline.engines.tcp.segment import Segment
-from pipeline.engines.tcp.state import State, TcpConfig
+from pipeline.engines.tcp.state import TIME_WAIT
 from pipeline.shm import descriptor as d
 from pipeline.stages.worker import Worker
+from pipeline.wire import ethernet, ipv4, tcp_options
 from pipeline.wire import tcp as wire_tcp
-from pipeline.wire import tcp_options
 from pipeline.wire.errors import WireError
 
 RELEASE_POLL_S: Final = 0.005
@@ -38,6 +39,10 @@ _OPENED: Final = INDEX["tcp_flow_opened"]
 _RESETS: Final = INDEX["tcp_reset_sent_no_flow"]
 _TOO_MANY: Final = INDEX["tcp_syn_dropped_too_many_flows"]
 
+_OPTIONS_OFF: Final = ethernet.HEADER_LEN + ipv4.HEADER_LEN + wire_tcp.HEADER_LEN
+
+Buf = tuple[int, int, int, int]
+"""Handle of received bytes: (slot, off, stride, gso_size)."""
 Key = tuple[int, int, int]
 """(guest_addr, remote_addr, guest_port << 16 | remote_port)."""
 
@@ -108,7 +113,7 @@ class TcpStage:
         if self.dirty and self.ingress_out.room() > 0:
             return 0.0
         if self.dirty or self.releasing:
-            # Ingress rings no bell when it releases records: look again soon.
+            # Nobody is in a hurry for these, and ingress rings no bell for them.
             soon = self.now + RELEASE_POLL_S
             return min(soon, self.timers[0][0]) if self.timers else soon
         return self.timers[0][0] if self.timers else float("inf")
@@ -130,22 +135,23 @@ class TcpStage:
                 continue
             segments += seg_count
             buf = (slot, off, stride, gso_size) if length else None
-            has_ts = bool(aux & d.RUN_HAS_TIMESTAMPS)
-            if aux & d.RUN_OTHER_OPTIONS:
-                segment = self._with_options(
-                    seq, ack, flags, wnd, length, buf, slot, off, stride, seg_count, aux
-                )
+            if aux & d.RUN_OPTIONS:
+                segment = self._with_options(seq, ack, flags, wnd, length, buf, seg_count, slot, off, aux)
                 if segment is None:
                     free(slot)
                     continue
             else:
+                has_ts = bool(aux & d.RUN_TIMESTAMPS)
                 segment = Segment(
-                    seq, ack, flags, wnd, length, buf, ts_val, ts_ecr, has_ts, seg_count=seg_count
+                    seq, ack, flags, wnd, length, buf, ts_val, ts_ecr, has_ts, (), 0, -1, False, seg_count
                 )
             if not length:
                 free(slot)
             key = (guest_addr, remote_addr, ports)
             flow = flows.get(key)
+            if flow is not None and flow.conn.state == TIME_WAIT and flow.conn.accepts_reuse(segment):
+                self._remove(flow)
+                flow = None
             if flow is None:
                 flow = self._unknown(key, segment, now)
                 if flow is None:
@@ -153,14 +159,45 @@ class TcpStage:
                         free(slot)
                     continue
             else:
-                flow.conn.on_segment(segment, now)
+                reason = flow.conn.on_segment(segment, now)
+                if reason is not None:
+                    self.counts[INDEX[reason]] += 1
             dirty[flow] = None
         self.counts[_SEGMENTS] += segments
         return count
 
+    def _with_options(
+        self,
+        seq: int,
+        ack: int,
+        flags: int,
+        wnd: int,
+        length: int,
+        buf: Buf | None,
+        seg_count: int,
+        slot: int,
+        off: int,
+        aux: int,
+    ) -> Segment | None:
+        """A segment with options beyond timestamps: they are read from the slot. None when they are bad.
+
+        Such segments stand alone in their run, so the options lie right before its payload.
+        """
+        begin = off - (aux & d.RUN_HEADER_LEN) + _OPTIONS_OFF
+        try:
+            options = tcp_options.parse(self.slots[slot], begin, off)
+        except WireError as error:
+            self.counts[INDEX[error.reason]] += 1
+            return None
+        mss, wscale, sack_permitted, sack, ts_val, ts_ecr, has_ts = options
+        return Segment(
+            seq, ack, flags, wnd, length, buf, ts_val, ts_ecr, has_ts, sack, mss, wscale, sack_permitted,
+            seg_count,
+        )  # fmt: skip
+
     def _unknown(self, key: Key, segment: Segment, now: float) -> Flow | None:
         """A segment without a connection: a SYN opens one, anything else is answered with RST."""
-        if segment.flags & (wire_tcp.SYN | wire_tcp.ACK | wire_tcp.RST) != wire_tcp.SYN:
+        if not opens(segment.flags):
             answer = reset_for(segment)
             if answer is not None:
                 self.counts[_RESETS] += 1
@@ -188,7 +225,9 @@ class TcpStage:
 
     def _isn(self, key: Key, now: float) -> int:
         guest_addr, remote_addr, ports = key
-        return isn.initial_sequence(self.isn_key, remote_addr, ports & 0xFFFF, guest_addr, ports >> 16, now)
+        return isn.initial_sequence_number(
+            self.isn_key, guest_addr, ports >> 16, remote_addr, ports & 0xFFFF, now
+        )
 
     def _next_number(self) -> int:
         while True:
@@ -288,9 +327,8 @@ class TcpStage:
         out = self.egress_out[flow.egress]
         number = flow.number
         for action in flow.conn.take_actions():
-            kind = action.__class__
-            if kind is actions.Deliver:
-                slot, off, stride, gso_size = action.buf
+            if isinstance(action, actions.Deliver):
+                slot, off, stride, gso_size = cast(Buf, action.buf)
                 if flow.host_open:
                     record = d.DESCRIPTOR.pack(
                         d.TO_HOST, 0, 0, stride, gso_size, slot, off, action.length, action.skip, number,
@@ -299,22 +337,23 @@ class TcpStage:
                     out.push(record)
                 else:
                     self.worker.free(slot)
-            elif kind is actions.Release:
-                self.releasing.append((self.ingress_out.push_idx(), action.buf, number))
-            elif kind is actions.Discard:
-                self.worker.free(action.buf[0])
-            elif kind is actions.Connect:
+            elif isinstance(action, actions.Release):
+                self.releasing.append((self.ingress_out.push_idx(), cast(int, action.buf), number))
+            elif isinstance(action, actions.Discard):
+                self.worker.free(cast(Buf, action.buf)[0])
+            elif isinstance(action, actions.Connect):
                 self._tell_connect(flow, d.CONNECT)
-            elif kind is actions.Established:
-                self._tell_connect(flow, d.CONNECTED)
-            elif kind is actions.HostShutdown:
+            elif isinstance(action, actions.Established):
+                if action.active:
+                    self._tell_connect(flow, d.CONNECTED)
+            elif isinstance(action, actions.HostShutdown):
                 self._tell(flow, d.SHUTDOWN)
-            elif kind is actions.HostReset:
+            elif isinstance(action, actions.HostReset):
                 self._tell(flow, d.ABORT, action.errno)
                 flow.host_open = False
-            elif kind is actions.Gone:
+            else:
                 gone = True
-        if flow.host_open and (gone or flow.conn.state is State.TIME_WAIT):
+        if flow.host_open and (gone or flow.conn.state == TIME_WAIT):
             self._tell(flow, d.CLOSED)
             flow.host_open = False
         return gone
@@ -329,7 +368,7 @@ class TcpStage:
             d.record(
                 kind,
                 flow=flow.number,
-                gso_size=flow.conn.eff_snd_mss,
+                gso_size=flow.conn.snd_mss,
                 guest_addr=guest_addr,
                 remote_addr=remote_addr,
                 ports=ports,
@@ -341,7 +380,7 @@ class TcpStage:
         options = d.OUT_TIMESTAMPS if out.has_ts else 0
         slot, off, skip, flow, wnd, aux = d.NO_SLOT, 0, 0, 0, 0, 0
         if out.length:
-            slot, off = out.buf, out.off
+            slot, off = cast(int, out.buf), out.off
         if out.sack:
             blocks = out.sack[: 2 if out.length else 3]
             options |= len(blocks) << d.OUT_SACK_SHIFT

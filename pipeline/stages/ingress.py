@@ -1,0 +1,339 @@
+"""The ingress worker: guest links in and out (L1), the program's network card.
+
+In: all that a link has goes into a slot with one system call, is cut into frames, and GRO
+makes runs of the TCP segments. Out: TCP ranges get their headers and are cut into segments
+(GSO), frames of demux go as they are; one gather call sends a burst. A ring entry is released when
+its bytes are in the socket or copied, which is how its producer knows that the slot is free.
+
+A guest that does not read: while it is the only guest its frames stay in the rings, which stops
+their producers (backpressure). With other guests behind the same rings it must not stop those:
+what it does not take in time is dropped and counted, as a full queue of a network card would.
+"""
+
+import select
+import socket
+from typing import Final
+
+from pipeline.config import Config
+from pipeline.counters import INDEX
+from pipeline.engines import gro
+from pipeline.engines.gso import Buffer, Segmenter
+from pipeline.links.base import Link, LinkClosed
+from pipeline.links.stream import StreamLink
+from pipeline.shm import descriptor as d
+from pipeline.shm.ring import Consumer
+from pipeline.stages.worker import Worker
+from pipeline.wire import ethernet, framing, tcp, tcp_options
+
+READS_A_STEP: Final = 4
+"""Bursts read from one link before the results are published."""
+FLUSH_BYTES: Final = 256 * 1024
+"""Bytes gathered for one link before they are sent: also the most that a blocked link copies at once."""
+MAX_BACKLOG: Final = 1024 * 1024
+"""Copied bytes that may wait for a guest that does not read, while other guests do."""
+MAX_REFS: Final = 16384
+"""References to slots of ingress that may be out; beyond, links are not read."""
+MAX_LINKS: Final = 256
+ACCEPTS_A_STEP: Final = 16
+
+FRAMINGS: Final = {"qemu": framing.QEMU, "le16": framing.LE16}
+
+_LINK_EVENTS: Final = select.EPOLLIN | select.EPOLLOUT | select.EPOLLRDHUP | select.EPOLLET
+_READ_EVENTS: Final = select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR
+
+_BYTES_IN: Final = INDEX["link_bytes_from_guest"]
+_FRAMES_IN: Final = INDEX["link_frames_from_guest"]
+_BYTES_OUT: Final = INDEX["link_bytes_to_guest"]
+_FRAMES_OUT: Final = INDEX["link_frames_to_guest"]
+_CONNECTED: Final = INDEX["link_guest_connected"]
+_DISCONNECTED: Final = INDEX["link_guest_disconnected"]
+_BACKLOG_FULL: Final = INDEX["link_frame_dropped_backlog_full"]
+_NO_NEIGHBOR: Final = INDEX["link_frame_dropped_no_neighbor"]
+_OVERSIZED: Final = INDEX["link_frame_dropped_oversized"]
+_PAUSED: Final = INDEX["link_reads_paused_no_slot"]
+_LINKS: Final = INDEX["link_guests"]
+
+
+class Port:
+    """One attached guest link and what is gathered for it."""
+
+    __slots__ = ("bytes_out", "gathered", "gathered_bytes", "link", "number", "segmenter")
+
+    def __init__(self, number: int, link: Link, segmenter: Segmenter) -> None:
+        self.number = number
+        self.link = link
+        self.segmenter = segmenter
+        self.gathered: list[Buffer] = []
+        self.gathered_bytes = 0
+
+
+class IngressStage:
+    """All guest links of the daemon."""
+
+    def __init__(self, worker: Worker, config: Config, listeners: list[tuple[socket.socket, str]]) -> None:
+        """listeners: sockets on which guests connect, each with the name of its framing."""
+        ports = worker.ports
+        self.worker = worker
+        self.counts = worker.counts
+        self.slots = ports.arena.slots
+        self.pool = worker.pool
+        self.gateway_mac = config.gateway_mac
+        self.demux_out = ports.rings_out["demux"]
+        self.sources: list[Consumer] = list(ports.rings_in.values())
+        self.ports: dict[int, Port] = {}
+        self.readable: dict[Port, None] = {}
+        self.neighbors: dict[int, tuple[int, bytes]] = {}
+        self.listeners = listeners
+        self.ident = 0
+        self.last_number = 0
+        self.freed: list[int] = []
+        for sock, name in listeners:
+            worker.register(sock.fileno(), select.EPOLLIN, lambda _events, s=sock, n=name: self._accept(s, n))
+
+    # --- the step ---------------------------------------------------------------------
+
+    def step(self, now: float) -> int:
+        """Links -> rings, rings -> links. Returns the number of bursts and records."""
+        work = 0
+        if self.readable:
+            for port in list(self.readable):
+                work += self._read(port)
+        for ring in self.sources:
+            while burst := ring.peek():
+                count = len(burst) // d.DESCRIPTOR_BYTES
+                done = self._send_burst(burst)
+                ring.release(done)
+                work += done
+                if done < count:
+                    break
+        return work
+
+    def deadline(self) -> float:
+        """No timers."""
+        return float("inf")
+
+    # --- guest -> rings -----------------------------------------------------------------
+
+    def _read(self, port: Port) -> int:
+        link = port.link
+        pack = d.DESCRIPTOR.pack
+        push = self.demux_out.push
+        for count in range(READS_A_STEP):
+            if self.demux_out.backlog or self.pool.refs_out > MAX_REFS:
+                return count
+            try:
+                burst = link.read_burst()
+            except LinkClosed as error:
+                self._detach(port, error)
+                return count
+            if burst is None:
+                if link.starved:
+                    # No slot: try again when one came home.
+                    self.counts[_PAUSED] += 1
+                else:
+                    del self.readable[port]
+                return count
+            slot, frames = burst
+            if not frames:
+                continue
+            items, drops = gro.coalesce(self.slots[slot], frames, port.number, slot, link.verify)
+            if items:
+                self.pool.ref(slot, len(items))
+                for item in items:
+                    push(pack(*item))
+            for reason, dropped in drops.items():
+                self.counts[INDEX[reason]] += dropped
+            self.counts[_FRAMES_IN] += len(frames)
+            self.counts[_BYTES_IN] += sum(length for _, length in frames)
+        return READS_A_STEP
+
+    # --- rings -> guest -----------------------------------------------------------------
+
+    def _send_burst(self, burst: memoryview) -> int:
+        """Send the records of one ring; returns how many are done with (fewer when the guest blocks)."""
+        ports = self.ports
+        only = len(ports) == 1
+        if only:
+            (port,) = ports.values()
+            if port.link.blocked:
+                return 0
+        done = 0
+        touched: dict[Port, None] = {}
+        for (
+            kind, flags, link, stride, mss, slot, off, length, skip, flow,
+            seq, ack, wnd, ts_val, ts_ecr, guest_addr, remote_addr, port_pair, aux,
+        ) in d.DESCRIPTOR.iter_unpack(burst):  # fmt: skip
+            done += 1
+            if kind == d.TCP_OUT:
+                where = self.neighbors.get(guest_addr)
+                target = ports.get(where[0]) if where is not None else None
+                if target is None or where is None:
+                    self.counts[_NO_NEIGHBOR] += 1
+                    continue
+                if not self._may_gather(target):
+                    continue
+                options = _options(
+                    flags, stride, mss, length, slot, off, skip, flow, wnd, aux, ts_val, ts_ecr
+                )
+                payload = self.slots[slot][off : off + length] if length else b""
+                self.ident = (
+                    (self.ident + 1 + length // mss) & 0xFFFF if length else (self.ident + 1) & 0xFFFF
+                )
+                buffers = target.segmenter.frames(
+                    where[1], remote_addr, guest_addr, port_pair & 0xFFFF, port_pair >> 16,
+                    seq, ack, flags, link, options, payload, mss, self.ident,
+                )  # fmt: skip
+                target.gathered += buffers
+                target.gathered_bytes += length + 128
+                touched[target] = None
+            elif kind == d.FRAME_OUT:
+                self._gather_frame(link, slot, off, length, aux, touched)
+                if not flags & d.FRAME_BORROWED:
+                    self.freed.append(slot)
+            elif kind == d.NEIGHBOR:
+                mac = (seq << 16 | ack).to_bytes(6, "big")
+                header = ethernet.header(mac, self.gateway_mac, ethernet.TYPE_IPV4)
+                self.neighbors[guest_addr] = (link, header)
+            elif kind == d.NEIGHBOR_GONE:
+                self.neighbors.pop(guest_addr, None)
+            if touched and any(port.gathered_bytes >= FLUSH_BYTES for port in touched):
+                self._flush(touched)
+                touched.clear()
+                if only and port.link.blocked:
+                    break
+        self._flush(touched)
+        return done
+
+    def _gather_frame(
+        self, link: int, slot: int, off: int, length: int, but: int, touched: dict[Port, None]
+    ) -> None:
+        frame = self.slots[slot][off : off + length]
+        if link == d.ALL_LINKS:
+            targets = [port for number, port in self.ports.items() if number != but]
+        else:
+            targets = [self.ports[link]] if link in self.ports else []
+        for target in targets:
+            if self._may_gather(target):
+                try:
+                    target.gathered += target.segmenter.frame(frame)
+                except ValueError:
+                    self.counts[_OVERSIZED] += 1
+                    continue
+                target.gathered_bytes += length
+                touched[target] = None
+
+    def _may_gather(self, port: Port) -> bool:
+        if port.link.blocked and len(self.ports) > 1 and port.link.backlog_bytes >= MAX_BACKLOG:
+            self.counts[_BACKLOG_FULL] += 1
+            return False
+        return True
+
+    def _flush(self, touched: dict[Port, None]) -> None:
+        """Send what is gathered; what a socket does not take is copied by its link, so slots are free."""
+        for port in touched:
+            try:
+                if port.gathered:
+                    port.link.send(port.gathered)
+            except LinkClosed as error:
+                self._detach(port, error)
+            port.gathered = []
+            port.gathered_bytes = 0
+            segmenter = port.segmenter
+            self.counts[_FRAMES_OUT] += segmenter.frame_count
+            self.counts[_BYTES_OUT] += segmenter.frame_bytes
+            segmenter.frame_count = segmenter.frame_bytes = 0
+            segmenter.reset()
+        if self.freed:
+            for slot in self.freed:
+                self.worker.free(slot)
+            self.freed.clear()
+
+    # --- links ------------------------------------------------------------------------
+
+    def _accept(self, listener: socket.socket, name: str) -> None:
+        for _ in range(ACCEPTS_A_STEP):
+            try:
+                sock, _ = listener.accept()
+            except BlockingIOError:
+                return
+            self._attach(sock, name, b"")
+
+    def _attach(self, sock: socket.socket, name: str, head: bytes) -> None:
+        if len(self.ports) >= MAX_LINKS:
+            self.worker.log.warning("guest refused", reason=f"{MAX_LINKS} guests are attached")
+            sock.close()
+            return
+        number = self._free_number()
+        link = StreamLink(sock, FRAMINGS[name], self.pool, self.slots, head=head)
+        port = Port(number, link, Segmenter(FRAMINGS[name]))
+        self.ports[number] = port
+        self.readable[port] = None
+        self.worker.register(link.fileno(), _LINK_EVENTS, lambda events: self._on_event(port, events))
+        self.counts[_CONNECTED] += 1
+        self.counts[_LINKS] = len(self.ports)
+        self.demux_out.push(d.record(d.LINK_UP, link=number))
+        self.worker.log.info("guest connected", link=number, framing=name)
+
+    def _free_number(self) -> int:
+        while True:
+            self.last_number = self.last_number % (d.ALL_LINKS - 1) + 1
+            if self.last_number not in self.ports:
+                return self.last_number
+
+    def _on_event(self, port: Port, events: int) -> None:
+        if events & select.EPOLLOUT and port.link.blocked:
+            try:
+                port.link.flush()
+            except LinkClosed as error:
+                self._detach(port, error)
+                return
+        if events & _READ_EVENTS:
+            self.readable[port] = None
+
+    def _detach(self, port: Port, error: LinkClosed) -> None:
+        if self.ports.get(port.number) is not port:
+            return
+        if error.reason:
+            self.counts[INDEX[error.reason]] += 1
+        self.worker.unregister(port.link.fileno())
+        port.link.close()
+        self.readable.pop(port, None)
+        del self.ports[port.number]
+        for addr in [addr for addr, (link, _) in self.neighbors.items() if link == port.number]:
+            del self.neighbors[addr]
+        self.counts[_DISCONNECTED] += 1
+        self.counts[_LINKS] = len(self.ports)
+        self.demux_out.push(d.record(d.LINK_DOWN, link=port.number))
+        self.worker.log.info("guest disconnected", link=port.number, error=str(error))
+
+    def on_control(self, message: dict[str, object], fds: list[int]) -> dict[str, object]:
+        """Request ``attach``: a stream that was taken over by /connect, with the bytes behind its head."""
+        match message:
+            case {"op": "attach", "framing": str(name), "head": bytes(head)} if name in FRAMINGS:
+                self._attach(socket.socket(fileno=fds[0]), name, head)
+                return {"ok": True}
+        return {"error": f"ingress knows no request {message.get('op')!r}"}
+
+    def close(self) -> None:
+        """Close all links and listeners."""
+        for port in list(self.ports.values()):
+            self._detach(port, LinkClosed("the daemon stops"))
+        for sock, _ in self.listeners:
+            sock.close()
+
+
+def _options(
+    flags: int, bits: int, mss: int, length: int, slot: int, off: int, skip: int, flow: int, wnd: int,
+    aux: int, ts_val: int, ts_ecr: int,
+) -> bytes:  # fmt: skip
+    """The TCP options that a TCP_OUT record describes."""
+    has_ts = bool(bits & d.OUT_TIMESTAMPS)
+    if flags & tcp.SYN:
+        shift = bits >> d.OUT_WINDOW_SCALE_SHIFT & 15 if bits & d.OUT_WINDOW_SCALE else -1
+        sack_permitted = bool(bits & d.OUT_SACK_PERMITTED)
+        return tcp_options.build_syn(mss, shift, sack_permitted, has_ts, ts_val, ts_ecr)
+    blocks = bits >> d.OUT_SACK_SHIFT & 3
+    if not blocks:
+        return tcp_options.build(has_ts, ts_val, ts_ecr) if has_ts else b""
+    sack = ((skip, flow), (wnd, aux), (slot, off))[:blocks]
+    return tcp_options.build(has_ts, ts_val, ts_ecr, sack)
