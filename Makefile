@@ -1,0 +1,80 @@
+# Verbs of the project; .ci/run calls the same ones. `make help` lists them.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+SOURCES := pipeline guest perf tests
+PYTEST := $(BIN)/pytest
+ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help setup packages run check fmt lint type test unit stress fuzz e2e bench perf demo peers clean
+
+help: ## list the verbs
+	@grep -E '^[a-z0-9]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+
+setup: $(READY) ## make the virtual environment and install the project into it
+
+$(READY): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "$(PYTHON) is older than Python 3.11; say make PYTHON=python3.12" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || .ci/packages require
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@
+
+packages: ## install what must come from apt (as root), or name it
+	@.ci/packages want
+
+run: setup ## start the network: make run ARGS="-listen unix:///tmp/network.sock"
+	exec $(BIN)/gvtap-pipeline start $(ARGS)
+
+check: lint type unit ## what a commit must pass: lint, types and all tests but the slow ones
+
+fmt: setup ## format the sources
+	$(BIN)/ruff format $(SOURCES)
+	$(BIN)/ruff check --fix $(SOURCES)
+
+lint: setup ## ruff and codespell
+	$(BIN)/ruff check $(SOURCES)
+	$(BIN)/ruff format --check $(SOURCES)
+	$(BIN)/codespell $(SOURCES) *.md Makefile
+
+type: setup ## mypy --strict
+	$(BIN)/mypy
+
+test: packages setup ## everything: lint, types, all tests
+	$(MAKE) --no-print-directory lint type
+	$(PYTEST) $(ARGS)
+
+unit: setup ## the tests that need neither namespaces nor a virtual machine
+	$(PYTEST) -m 'not e2e and not vm' $(ARGS)
+
+e2e: packages setup ## the tests with namespace guests and a virtual machine
+	$(PYTEST) -m 'e2e or vm' $(ARGS)
+
+stress: setup ## rings and bells between two processes, ten million messages
+	STRESS_MESSAGES=10000000 $(PYTEST) --timeout=1800 tests/shm/test_ring_stress.py $(ARGS)
+
+fuzz: setup ## the property tests with many more examples
+	$(PYTEST) --hypothesis-profile=fuzz --timeout=3600 -m 'not e2e and not vm' tests/wire tests/engines tests/guest $(ARGS)
+
+bench: setup ## one number for each part: rings, checksums, GRO, GSO, TCP engine
+	@for script in $$(ls perf/micro/*.py | grep -v __init__); do \
+		$(BIN)/python -m perf.micro.$$(basename $$script .py) || exit 1; done
+
+perf: packages setup ## iperf3 against this program and its peers: make perf ARGS="--mtu 1500 --seconds 3"
+	$(BIN)/python -m perf.iperf $(ARGS)
+
+peers: ## which peers are installed
+	@for peer in gvproxy passt slirp4netns; do \
+		command -v $$peer || echo "$$peer is not installed"; done
+
+demo: setup ## a guest in a namespace: ping, a name, pages both ways, iperf3 both ways
+	@.ci/packages require
+	@$(BIN)/python -m perf.demo $(ARGS)
+
+clean: ## remove the virtual environment and everything tools left
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist *.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,21 @@
+"""What holds for all tests: Hypothesis profiles, and which tests a machine can run.
+
+Tests marked e2e need namespaces; where those cannot be made they are skipped with the
+reason, which `make test` has printed before as well.
+"""
+
+import pytest
+from hypothesis import settings
+
+from tests.support import netns
+
+settings.register_profile("fuzz", max_examples=5000, deadline=None)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip what this machine cannot run."""
+    marked = [item for item in items if item.get_closest_marker("e2e")]
+    reason = netns.missing() if marked else ""
+    if reason:
+        for item in marked:
+            item.add_marker(pytest.mark.skip(reason=f"no namespaces: {reason}"))

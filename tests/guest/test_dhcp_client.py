@@ -1,0 +1,59 @@
+"""The packets of the built-in DHCP client and its command line."""
+
+import pytest
+
+from guest import dhcp_client
+from guest.dhcp_client import _message_of, _packet
+from pipeline.wire import dhcp, ipv4, udp
+from pipeline.wire.dhcp import Message
+from pipeline.wire.errors import WireError
+
+MAC = bytes.fromhex("5a94efe40cee")
+PAYLOAD = dhcp.build(Message(dhcp.BOOT_REQUEST, 7, MAC, {dhcp.MESSAGE_TYPE: b"\1"}))
+
+
+def to_client(packet: bytes) -> bytes:
+    """The packet with its UDP ports exchanged and no UDP checksum, as if a server had sent it."""
+    return packet[:20] + udp.build(67, 68, len(packet) - 20) + packet[28:]
+
+
+def test_a_request_is_a_valid_packet_from_no_address_to_everybody() -> None:
+    packet = _packet(PAYLOAD, ipv4.BROADCAST)
+    ip = ipv4.parse(packet, 0, len(packet))
+    assert (ip.src, ip.dst, ip.proto, ip.total_len) == (0, ipv4.BROADCAST, ipv4.PROTO_UDP, len(packet))
+    header = udp.parse(packet, 20, len(packet))
+    udp.verify(memoryview(packet), 20, header, ip.src, ip.dst)
+    assert (header.src_port, header.dst_port) == (68, 67)
+
+
+def test_a_packet_for_the_client_port_is_read() -> None:
+    message = _message_of(to_client(_packet(PAYLOAD, ipv4.BROADCAST)))
+    assert message is not None
+    assert message.xid == 7
+
+
+def test_packets_for_other_ports_are_passed_over() -> None:
+    assert _message_of(_packet(PAYLOAD, ipv4.BROADCAST)) is None
+
+
+def test_a_broken_packet_is_a_wire_error() -> None:
+    packet = bytearray(_packet(PAYLOAD, ipv4.BROADCAST))
+    packet[10] ^= 1
+    with pytest.raises(WireError):
+        _message_of(bytes(packet))
+
+
+def test_a_wrong_udp_checksum_is_a_wire_error() -> None:
+    packet = bytearray(to_client(_packet(PAYLOAD, ipv4.BROADCAST)))
+    packet[26] = 1
+    with pytest.raises(WireError):
+        _message_of(bytes(packet))
+
+
+def test_a_bad_command_line_ends_with_status_2(capsys: pytest.CaptureFixture[str]) -> None:
+    assert dhcp_client.main(["-nosuch"]) == 2
+    assert "flag provided but not defined: -nosuch" in capsys.readouterr().err
+
+
+def test_an_interface_that_is_not_there_ends_it_with_status_1() -> None:
+    assert dhcp_client.main(["-i", "nosuch0"]) == 1

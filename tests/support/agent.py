@@ -1,0 +1,120 @@
+"""The guest of a test: the project's agent in a guest namespace, with an address.
+
+with Agent(network.guest, daemon.socket) as agent: ...
+"""
+
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from tests.support.netns import Namespace, wait_for
+
+GATEWAY_ADDR = "192.168.127.1"
+GUEST_ADDR = "192.168.127.2"
+HOST_ADDR = "192.168.127.254"
+GUEST_MAC = "5a:94:ef:e4:0c:ee"
+STOP_SECONDS = 2.0
+
+
+class Agent:
+    """gvtap-guest over the daemon's unix socket; the built-in DHCP client unless flags say otherwise."""
+
+    def __init__(
+        self,
+        guest: Namespace,
+        socket: Path,
+        *flags: str,
+        mac: str = GUEST_MAC,
+        env: dict[str, str] | None = None,
+    ) -> None:
+        self.guest = guest
+        self.log_path = socket.parent / f"agent-{guest.name}.log"
+        self._env = env
+        self._argv = [sys.executable, "-m", "guest.agent", "-url", f"unix://{socket}", "-mac", mac]
+        if "-dhcp" not in flags and "-address" not in flags:
+            self._argv += ["-dhcp", "builtin", "-resolv-conf", "/etc/resolv.conf"]
+        self._argv += flags
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Start it without waiting for an address."""
+        with self.log_path.open("ab") as log:
+            self._process = self.guest.popen(self._argv, stdout=log, stderr=log, env=self._env)
+
+    @property
+    def process(self) -> "subprocess.Popen[bytes]":
+        """The agent's process."""
+        assert self._process is not None, "not started"
+        return self._process
+
+    def wait_for_address(self, seconds: float = 15.0) -> str:
+        """The address of tap0, once it has one and a default route."""
+
+        def settled() -> str:
+            assert self.process.poll() is None, f"the agent ended\n{self.log_path.read_text()}"
+            return address(self.guest) if default_route(self.guest) else ""
+
+        try:
+            return wait_for(settled, f"an address in {self.guest.name}", seconds, 0.05)
+        except AssertionError as error:
+            raise AssertionError(f"{error}\n{self.log_path.read_text()}") from None
+
+    def run(self, command: str, *words: object, timeout: float = 120.0) -> dict[str, Any]:
+        """Run a command of tests.support.client in the guest; what it found."""
+        return run_client(self.guest, command, *words, timeout=timeout)
+
+    def stop(self) -> None:
+        """SIGTERM; it must end by itself with status 0."""
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+        status = self.process.wait(STOP_SECONDS + 3.0)
+        assert status == 0, f"the agent ended with {status}\n{self.log_path.read_text()}"
+
+    def __enter__(self) -> "Agent":
+        self.start()
+        self.wait_for_address()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is None:
+            self.stop()
+            return
+        sys.stderr.write(self.log_path.read_text())
+        if self._process is not None and self._process.poll() is None:
+            self._process.kill()
+            self._process.wait()
+
+
+def run_client(namespace: Namespace, command: str, *words: object, timeout: float = 120.0) -> dict[str, Any]:
+    """Run a command of tests.support.client in a namespace; what it found."""
+    argv = (sys.executable, "-m", "tests.support.client", command, *map(str, words))
+    outcome: dict[str, Any] = json.loads(namespace.run(*argv, timeout=timeout).stdout)
+    return outcome
+
+
+def address(guest: Namespace, interface: str = "tap0") -> str:
+    """The IPv4 address of an interface with its prefix length, "" while it has none."""
+    shown = guest.run("ip", "-j", "-4", "address", "show", "dev", interface, check=False)
+    if shown.returncode != 0:
+        return ""
+    for link in json.loads(shown.stdout or "[]"):
+        for info in link.get("addr_info", []):
+            return f"{info['local']}/{info['prefixlen']}"
+    return ""
+
+
+def default_route(guest: Namespace) -> str:
+    """The gateway of the default route, "" where there is none."""
+    routes = json.loads(guest.run("ip", "-j", "-4", "route", "show", "default").stdout or "[]")
+    return str(routes[0].get("gateway", "")) if routes else ""
+
+
+def link_mtu(guest: Namespace, interface: str = "tap0") -> int:
+    """The MTU of an interface."""
+    return int(json.loads(guest.run("ip", "-j", "link", "show", "dev", interface).stdout)[0]["mtu"])

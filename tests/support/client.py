@@ -1,0 +1,165 @@
+"""What a guest does in tests: python -m tests.support.client COMMAND ..., one JSON object on stdout.
+
+transfer ADDRESS PORT DOWN UP [COUNT]     COUNT connections at once, each with its own seed
+connect ADDRESS PORT                      {"errno": name or "", "seconds": s}
+udp ADDRESS PORT SIZE COUNT               {"sent": COUNT, "received": n}, one datagram at a time
+late ADDRESS PORT SIZE                    sends, ends its half, then reads: {"answer": text}
+early ADDRESS PORT SIZE                   reads to the end, then sends: {"answer": text, "sha256": of it}
+reset ADDRESS PORT                        {"errno": name} after the server's reset
+stop ADDRESS PORT                         connects, sends, and resets the connection itself
+resolve SERVER NAME TYPE udp|tcp          {"rcode": name, "answers": [text], "truncated": bool}
+fetch ADDRESS PORT                        {"status": n, "sha256": of the page}
+"""
+
+import argparse
+import errno
+import hashlib
+import http.client
+import json
+import socket
+import struct
+import sys
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import dns.flags
+import dns.message
+import dns.query
+import dns.rcode
+
+from tests.support import traffic
+
+TIMEOUT = 120.0
+
+
+def _open(address: str, port: str, timeout: float = TIMEOUT) -> socket.socket:
+    return socket.create_connection((address, int(port)), timeout)
+
+
+def transfer(address: str, port: str, down: str, up: str, count: str = "1") -> dict[str, Any]:
+    """COUNT transfers at once; the errors of those that failed."""
+    errors: list[str] = []
+
+    def one(seed: int) -> None:
+        try:
+            with _open(address, port) as sock:
+                traffic.transfer(sock, int(down), int(up), seed)
+        except (OSError, EOFError, traffic.MismatchError) as error:
+            errors.append(f"connection {seed}: {type(error).__name__}: {error}")
+
+    began = time.monotonic()
+    threads = [threading.Thread(target=one, args=(1000 + 2 * index,)) for index in range(int(count))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return {"good": int(count) - len(errors), "errors": errors[:10], "seconds": time.monotonic() - began}
+
+
+def connect(address: str, port: str) -> dict[str, Any]:
+    """How a connection attempt ends, and after how long."""
+    began = time.monotonic()
+    name = ""
+    try:
+        _open(address, port, 10.0).close()
+    except TimeoutError:
+        name = "ETIMEDOUT"
+    except OSError as error:
+        name = errno.errorcode[error.errno or 0]
+    return {"errno": name, "seconds": time.monotonic() - began}
+
+
+def udp(address: str, port: str, size: str, count: str) -> dict[str, Any]:
+    """Echoed datagrams; a lost one is waited for a second."""
+    received = 0
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.settimeout(1.0)
+        sock.connect((address, int(port)))
+        for index in range(int(count)):
+            payload = index.to_bytes(4, "big").ljust(int(size), b"%c" % (index % 251))[: int(size)]
+            sock.send(payload)
+            try:
+                received += sock.recv(65535) == payload
+            except TimeoutError:
+                continue
+    return {"sent": int(count), "received": received}
+
+
+def late(address: str, port: str, size: str) -> dict[str, Any]:
+    """The guest ends its half first; the other one must still carry the answer."""
+    with _open(address, port) as sock:
+        for part in traffic.pattern(1, int(size)):
+            sock.sendall(part)
+        sock.shutdown(socket.SHUT_WR)
+        return {"answer": traffic.receive_all(sock).decode()}
+
+
+def early(address: str, port: str, size: str) -> dict[str, Any]:
+    """The host ends its half first; the guest's must still carry data."""
+    digest = hashlib.sha256()
+    with _open(address, port) as sock:
+        text = traffic.receive_all(sock).decode()
+        for part in traffic.pattern(1, int(size)):
+            digest.update(part)
+            sock.sendall(part)
+    return {"answer": text, "sha256": digest.hexdigest()}
+
+
+def reset(address: str, port: str) -> dict[str, Any]:
+    """The server resets; which error that is here."""
+    with _open(address, port, 10.0) as sock:
+        sock.sendall(b"x")
+        try:
+            return {"errno": "", "data": sock.recv(1).decode()}
+        except OSError as error:
+            return {"errno": errno.errorcode.get(error.errno or 0, str(error))}
+
+
+def stop(address: str, port: str) -> dict[str, Any]:
+    """The guest resets after some data."""
+    with _open(address, port) as sock:
+        sock.sendall(b"x" * 1000)
+        time.sleep(0.2)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    return {}
+
+
+def resolve(server: str, name: str, kind: str, how: str) -> dict[str, Any]:
+    """One query over UDP or TCP."""
+    ask = dns.query.tcp if how == "tcp" else dns.query.udp
+    response = ask(dns.message.make_query(name, kind), server, timeout=10.0)
+    answers = [record.to_text() for rrset in response.answer for record in rrset]
+    return {
+        "rcode": dns.rcode.to_text(response.rcode()),
+        "answers": answers,
+        "truncated": bool(response.flags & dns.flags.TC),
+    }
+
+
+def fetch(address: str, port: str) -> dict[str, Any]:
+    """GET /"""
+    connection = http.client.HTTPConnection(address, int(port), timeout=10.0)
+    connection.request("GET", "/")
+    response = connection.getresponse()
+    return {"status": response.status, "sha256": hashlib.sha256(response.read()).hexdigest()}
+
+
+COMMANDS: dict[str, Callable[..., dict[str, Any]]] = {
+    function.__name__: function
+    for function in (transfer, connect, udp, late, early, reset, stop, resolve, fetch)
+}
+
+
+def main() -> None:
+    """Run one command."""
+    parser = argparse.ArgumentParser(description="test client")
+    parser.add_argument("command", choices=COMMANDS)
+    parser.add_argument("words", nargs="*")
+    arguments = parser.parse_args()
+    json.dump(COMMANDS[arguments.command](*arguments.words), sys.stdout)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,203 @@
+"""The daemon of a test: started in the host namespace, watched, stopped and audited.
+
+    with Daemon(network) as daemon: ...
+
+starts `gvtap-pipeline start` with a control socket (with /connect) and a QEMU socket in
+the network's directory. Leaving the block stops it with SIGTERM and asserts what must
+always hold: it ends within 2 s with status 0, its sockets are gone, every slot of the
+arena is home, no line of its log is an error, and /dev/shm is as it was.
+"""
+
+import http.client
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from tests.support.netns import Namespace, Network, shared_memory, wait_for
+
+READY_SECONDS = 10.0
+STOP_SECONDS = 2.0
+_REST_SECONDS = 5.0
+_TICKS = os.sysconf("SC_CLK_TCK")
+
+
+class Daemon:
+    """One run of the daemon."""
+
+    def __init__(self, network: Network, *flags: str, name: str = "daemon", ssh_port: int = -1) -> None:
+        """flags are added to those for the sockets; they may name other links."""
+        self.network = network
+        self.namespace: Namespace = network.host
+        self.socket = network.directory / f"{name}.sock"
+        self.qemu_socket = network.directory / f"{name}-qemu.sock"
+        self.log_path = network.directory / f"{name}.log"
+        self.flags = [
+            *("-listen", f"unix://{self.socket}", "-listen-qemu", f"unix://{self.qemu_socket}"),
+            *("-ssh-port", str(ssh_port), *flags),
+        ]
+        self.start_seconds = 0.0
+        self.expect_errors = False
+        """Set by a test that provokes lines of level error or worse."""
+        self._process: subprocess.Popen[bytes] | None = None
+        self._shared_memory: set[str] = set()
+
+    def start(self) -> None:
+        """Start it and wait until it says that it is ready."""
+        self._shared_memory = shared_memory()
+        began = time.monotonic()
+        with self.log_path.open("wb") as log:
+            self._process = self.namespace.popen(
+                [*program(), "start", *self.flags], stdin=subprocess.DEVNULL, stdout=log, stderr=log
+            )
+        wait_for(self._is_ready, "the daemon is ready", READY_SECONDS, 0.01)
+        self.start_seconds = time.monotonic() - began
+
+    def _is_ready(self) -> bool:
+        if self.process.poll() is not None:
+            raise AssertionError(f"the daemon ended with {self.process.returncode}\n{self.log_text()}")
+        return bool(self.events("ready"))
+
+    @property
+    def process(self) -> "subprocess.Popen[bytes]":
+        """The supervisor's process."""
+        assert self._process is not None, "not started"
+        return self._process
+
+    def workers(self) -> dict[str, int]:
+        """Pids of the worker processes by name, as the log tells them."""
+        return {line["name"]: line["worker_pid"] for line in self.events("worker started")}
+
+    # --- logs -------------------------------------------------------------------------
+
+    def log_text(self) -> str:
+        """Everything it wrote so far."""
+        return self.log_path.read_text(errors="replace")
+
+    def log(self) -> list[dict[str, Any]]:
+        """Its log lines; a line that is not one JSON object fails the test."""
+        lines = []
+        for text in self.log_text().splitlines():
+            try:
+                line = json.loads(text)
+            except ValueError:
+                raise AssertionError(f"not a JSON line in the log: {text!r}\n{self.log_text()}") from None
+            assert isinstance(line, dict), text
+            lines.append(line)
+        return lines
+
+    def events(self, event: str) -> list[dict[str, Any]]:
+        """Log lines of one event. A line that is being written is left for the next look."""
+        found = []
+        for text in self.log_text().splitlines():
+            try:
+                line = json.loads(text)
+            except ValueError:
+                continue
+            if line.get("event") == event:
+                found.append(line)
+        return found
+
+    # --- control endpoint ---------------------------------------------------------------
+
+    def api(self, path: str, body: object = None) -> tuple[int, bytes]:
+        """GET path, or POST body as JSON; status and body of the answer."""
+        connection = http.client.HTTPConnection("localhost", timeout=10.0)
+        connection.sock = socket.socket(socket.AF_UNIX)
+        connection.sock.settimeout(10.0)
+        connection.sock.connect(str(self.socket))
+        if body is None:
+            connection.request("GET", path)
+        else:
+            connection.request("POST", path, json.dumps(body), {"Content-Type": "application/json"})
+        response = connection.getresponse()
+        content = response.read()
+        connection.close()
+        return response.status, content
+
+    def expose(self, local: str, remote: str, protocol: str = "tcp") -> None:
+        """Forward local on the host to remote in the guest."""
+        answer = self.api(
+            "/services/forwarder/expose", {"local": local, "remote": remote, "protocol": protocol}
+        )
+        assert answer == (200, b""), answer
+
+    # --- the end ------------------------------------------------------------------------
+
+    def stop(self) -> None:
+        """SIGTERM, and everything the module's first words promise."""
+        if self.process.poll() is not None:
+            raise AssertionError(f"ended early with {self.process.returncode}\n{self.log_text()}")
+        self.wait_for_rest()
+        began = time.monotonic()
+        self.process.send_signal(signal.SIGTERM)
+        try:
+            status = self.process.wait(STOP_SECONDS + 5.0)
+        except subprocess.TimeoutExpired:
+            raise AssertionError(f"SIGTERM did not end the daemon\n{self.log_text()}") from None
+        seconds = time.monotonic() - began
+        assert status == 0, f"status {status}\n{self.log_text()}"
+        assert seconds < STOP_SECONDS, f"stopping took {seconds:.2f} s\n{self.log_text()}"
+        self.check_remains()
+        self.check_audit()
+        if not self.expect_errors:
+            bad = [line for line in self.log() if line.get("level") in ("error", "critical")]
+            assert not bad, bad
+
+    def check_remains(self) -> None:
+        """Sockets, workers and shared memory are gone."""
+        left = [path for path in (self.socket, self.qemu_socket) if path.exists()]
+        assert not left, f"left behind: {left}"
+        assert shared_memory() == self._shared_memory
+        alive = [name for name, pid in self.workers().items() if Path(f"/proc/{pid}").exists()]
+        assert not alive, f"workers still there: {alive}"
+
+    def check_audit(self) -> None:
+        """The count of all slots that the supervisor made at its end."""
+        audits = self.events("slot audit")
+        assert audits, f"no slot audit in the log\n{self.log_text()}"
+        assert audits[-1]["problems"] == [], audits[-1]
+
+    def wait_for_rest(self) -> None:
+        """Give connections that a test has closed the time to be forgotten."""
+        time.sleep(0.2)
+
+    def cpu_seconds(self) -> dict[str, float]:
+        """User plus system time of each worker and of the supervisor so far."""
+        return {
+            name: cpu_seconds(pid) for name, pid in {**self.workers(), "supervisor": self.process.pid}.items()
+        }
+
+    def __enter__(self) -> "Daemon":
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is None:
+            self.stop()
+            return
+        sys.stderr.write(self.log_text())
+        if self._process is not None and self._process.poll() is None:
+            self._process.kill()
+            self._process.wait()
+
+
+def program() -> list[str]:
+    """The command behind the name gvtap-pipeline, that of this very interpreter."""
+    installed = Path(sys.executable).parent / "gvtap-pipeline"
+    return [str(installed)] if installed.exists() else [sys.executable, "-m", "pipeline.cli"]
+
+
+def cpu_seconds(pid: int) -> float:
+    """User plus system time of a process, in seconds."""
+    # The name in parentheses may hold spaces; the fields behind it do not.
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / _TICKS

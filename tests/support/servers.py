@@ -1,0 +1,226 @@
+"""Small servers for tests, one process in a namespace: python -m tests.support.servers [-address A]
+
+    data 7000        seeded bytes both ways, hashed (tests.support.traffic)
+    echo 7001        TCP: everything comes back; closes when the client has closed
+    discard 7002     TCP: reads and forgets; one JSON line on stdout with count and hash at the end
+    late 7003        TCP: reads to the client's end first, then answers b"late " + the count read
+    early 7004       TCP: says b"early" and ends its half at once, then reads on as discard does
+    reset 7005       TCP: resets the connection at the first byte it gets
+    slow 7006        TCP: reads nothing for a second, then as late does
+    udp echo 7007    every datagram comes back
+    http 80          one page
+    dns 53           UDP and TCP, the records below; other names do not exist
+
+Prints "ready" when all are bound. Ends with its standard input.
+"""
+
+import argparse
+import contextlib
+import hashlib
+import http.server
+import json
+import socket
+import socketserver
+import struct
+import sys
+import threading
+import time
+from collections.abc import Callable
+
+import dns.exception
+import dns.flags
+import dns.message
+import dns.rcode
+import dns.rdatatype
+import dns.rrset
+
+from tests.support.traffic import serve_transfer
+
+DATA, ECHO, DISCARD, LATE, EARLY, RESET, SLOW, UDP_ECHO, HTTP, DNS = (
+    7000,
+    7001,
+    7002,
+    7003,
+    7004,
+    7005,
+    7006,
+    7007,
+    80,
+    53,
+)
+PAGE = b"a page from outside\n" * 100
+SLOW_SECONDS = 1.0
+LONG_TEXT = "x" * 250
+
+RECORDS = (
+    ("www.example.test.", 300, "IN", "A", "198.18.0.2"),
+    ("www.example.test.", 300, "IN", "AAAA", "2001:db8::2"),
+    ("alias.example.test.", 300, "IN", "CNAME", "www.example.test."),
+    ("example.test.", 300, "IN", "MX", "10 mail.example.test."),
+    ("_http._tcp.example.test.", 300, "IN", "SRV", "0 1 80 www.example.test."),
+    ("many.example.test.", 300, "IN", "A", *(f"198.18.1.{n}" for n in range(1, 101))),
+    ("text.example.test.", 300, "IN", "TXT", *(f'"{n}{LONG_TEXT}"' for n in range(8))),
+)
+_ANSWERS = {(rrset.name, rrset.rdtype): rrset for rrset in (dns.rrset.from_text(*row) for row in RECORDS)}
+
+
+def report(**fields: object) -> None:
+    """One JSON line for the test on stdout."""
+    sys.stdout.write(json.dumps(fields) + "\n")
+    sys.stdout.flush()
+
+
+def _read_to_end(sock: socket.socket) -> tuple[int, str]:
+    digest, count = hashlib.sha256(), 0
+    view = memoryview(bytearray(256 * 1024))
+    while got := sock.recv_into(view):
+        digest.update(view[:got])
+        count += got
+    return count, digest.hexdigest()
+
+
+def _echo(sock: socket.socket) -> None:
+    view = memoryview(bytearray(256 * 1024))
+    while got := sock.recv_into(view):
+        sock.sendall(view[:got])
+
+
+def _discard(sock: socket.socket, name: str = "discard") -> None:
+    outcome: dict[str, object] = {}
+    try:
+        count, digest = _read_to_end(sock)
+        outcome = {"received": count, "sha256": digest}
+    except OSError as error:
+        outcome = {"error": error.strerror}
+    report(server=name, **outcome)
+
+
+def _late(sock: socket.socket) -> None:
+    count, _ = _read_to_end(sock)
+    sock.sendall(b"late %d" % count)
+
+
+def _early(sock: socket.socket) -> None:
+    sock.sendall(b"early")
+    sock.shutdown(socket.SHUT_WR)
+    _discard(sock, "early")
+
+
+def _reset(sock: socket.socket) -> None:
+    sock.recv(1)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
+
+def _slow(sock: socket.socket) -> None:
+    time.sleep(SLOW_SECONDS)
+    _late(sock)
+
+
+def answer(query: dns.message.Message) -> dns.message.Message:
+    """The response to one query out of RECORDS."""
+    response = dns.message.make_response(query)
+    response.flags |= dns.flags.RA
+    question = query.question[0]
+    found = _ANSWERS.get((question.name, question.rdtype))
+    alias = _ANSWERS.get((question.name, dns.rdatatype.CNAME))
+    if found is None and alias is not None:
+        response.answer.append(alias)
+        found = _ANSWERS.get((alias[0].target, question.rdtype))
+    if found is not None:
+        response.answer.append(found)
+    elif not any(name == question.name for name, _ in _ANSWERS):
+        response.set_rcode(dns.rcode.NXDOMAIN)
+    return response
+
+
+def _serve_dns_udp(sock: socket.socket) -> None:
+    while True:
+        data, peer = sock.recvfrom(65535)
+        with contextlib.suppress(dns.exception.DNSException, IndexError):
+            query = dns.message.from_wire(data)
+            limit = query.payload if query.edns >= 0 else 512
+            try:
+                wire = answer(query).to_wire(max_size=limit)
+            except dns.exception.TooBig:
+                short = dns.message.make_response(query)
+                short.flags |= dns.flags.TC
+                wire = short.to_wire()
+            sock.sendto(wire, peer)
+
+
+def _dns_tcp(sock: socket.socket) -> None:
+    stream = sock.makefile("rwb")
+    while len(prefix := stream.read(2)) == 2:
+        query = dns.message.from_wire(stream.read(int.from_bytes(prefix, "big")))
+        wire = answer(query).to_wire(max_size=65535)
+        stream.write(len(wire).to_bytes(2, "big") + wire)
+        stream.flush()
+
+
+def _serve_udp_echo(sock: socket.socket) -> None:
+    while True:
+        data, peer = sock.recvfrom(65535)
+        sock.sendto(data, peer)
+
+
+class _Page(http.server.BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(PAGE)))
+        self.end_headers()
+        self.wfile.write(PAGE)
+
+    def log_message(self, format: str, *args: object) -> None:
+        """A test's output is not for access logs."""
+
+
+def _accept(listener: socket.socket, serve: Callable[[socket.socket], None]) -> None:
+    while True:
+        sock, _ = listener.accept()
+        threading.Thread(target=_serve_one, args=(sock, serve), daemon=True).start()
+
+
+def _serve_one(sock: socket.socket, serve: Callable[[socket.socket], None]) -> None:
+    # A client that goes away is part of the tests; what it means is seen at its end.
+    with sock, contextlib.suppress(OSError, EOFError, dns.exception.DNSException):
+        serve(sock)
+
+
+def _start(target: Callable[..., None], *arguments: object) -> None:
+    threading.Thread(target=target, args=arguments, daemon=True).start()
+
+
+TCP_SERVERS: dict[int, Callable[[socket.socket], None]] = {
+    DATA: serve_transfer,
+    ECHO: _echo,
+    DISCARD: _discard,
+    LATE: _late,
+    EARLY: _early,
+    RESET: _reset,
+    SLOW: _slow,
+    DNS: _dns_tcp,
+}
+UDP_SERVERS: dict[int, Callable[[socket.socket], None]] = {UDP_ECHO: _serve_udp_echo, DNS: _serve_dns_udp}
+
+
+def main() -> None:
+    """Bind everything, say so, and serve until standard input ends."""
+    parser = argparse.ArgumentParser(description="test servers")
+    parser.add_argument("-address", default="0.0.0.0")
+    address = parser.parse_args().address
+    for port, serve in TCP_SERVERS.items():
+        _start(_accept, socket.create_server((address, port), backlog=512), serve)
+    for port, serve in UDP_SERVERS.items():
+        sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        sock.bind((address, port))
+        _start(serve, sock)
+    web = socketserver.ThreadingTCPServer((address, HTTP), _Page)
+    web.daemon_threads = True
+    _start(web.serve_forever)
+    sys.stdout.write("ready\n")
+    sys.stdout.flush()
+    sys.stdin.read()
+
+
+if __name__ == "__main__":
+    main()
