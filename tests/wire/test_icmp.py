@@ -1,0 +1,54 @@
+"""ICMP messages."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.wire import icmp
+from pipeline.wire.errors import WireError
+from tests.support.fuzz import mutations, parsed, u8, u16, u32, windows
+
+
+@given(u8, u8, u32, st.binary(max_size=60))
+def test_parse_gives_back_what_was_built(kind: int, code: int, rest: int, data: bytes) -> None:
+    message = b"-" + icmp.build(kind, code, rest, data)
+    got = icmp.parse(memoryview(message), 1, len(message))
+    assert (got.type, got.code, got.rest) == (kind, code, rest)
+    assert message[9:] == data
+
+
+@given(u16, u16, st.binary(max_size=40))
+def test_echo_keeps_identifier_and_sequence_number_in_rest(ident: int, seq: int, data: bytes) -> None:
+    message = icmp.build_echo(icmp.ECHO_REQUEST, ident, seq, data)
+    got = icmp.parse(message, 0, len(message))
+    assert (got.type, got.rest >> 16, got.rest & 0xFFFF) == (icmp.ECHO_REQUEST, ident, seq)
+
+
+def test_errors_quote_what_they_are_about() -> None:
+    quoted = bytes(range(28))
+    message = icmp.build_unreachable(icmp.FRAGMENTATION_NEEDED, quoted, mtu=1400)
+    got = icmp.parse(message, 0, len(message))
+    assert (got.type, got.code, got.rest, message[8:]) == (3, 4, 1400, quoted)
+    message = icmp.build_time_exceeded(icmp.REASSEMBLY_EXCEEDED, quoted)
+    got = icmp.parse(message, 0, len(message))
+    assert (got.type, got.code, got.rest, message[8:]) == (11, 1, 0, quoted)
+    assert got.type in icmp.ERRORS
+
+
+@given(windows(60))
+def test_any_bytes_are_a_message_or_refused_by_name(window: tuple[memoryview, int, int]) -> None:
+    parsed(icmp.parse, *window)
+
+
+@given(mutations(icmp.build_echo(icmp.ECHO_REQUEST, 1, 2, b"payload")))
+def test_damaged_messages_are_read_or_refused_by_name(data: bytes) -> None:
+    parsed(icmp.parse, data, 0, len(data))
+
+
+def test_a_wrong_checksum_has_its_reason() -> None:
+    message = bytearray(icmp.build_echo(icmp.ECHO_REQUEST, 1, 2, b"payload"))
+    message[-1] ^= 1
+    with pytest.raises(WireError, match="icmp_message_dropped_bad_checksum"):
+        icmp.parse(bytes(message), 0, len(message))
+    with pytest.raises(WireError, match="icmp_message_dropped_truncated"):
+        icmp.parse(bytes(message), 0, 7)
