@@ -215,6 +215,26 @@ TABLE: Final[tuple[Counter, ...]] = (
     Counter(
         "dhcp_release_dropped_not_holder", "messages", "DHCP releases of an address the client does not hold"
     ),
+    Counter("dns_cache_entries", "answers", "answers of upstream servers kept now", "gauge"),
+    Counter("dns_pending", "questions", "questions under way to upstream servers now", "gauge"),
+    Counter("dns_query_answered_from_cache", "messages", "DNS queries answered with a kept answer"),
+    Counter(
+        "dns_query_answered_local", "messages", "DNS queries for names of local zones and the hosts file"
+    ),
+    Counter("dns_query_forwarded", "messages", "DNS queries asked upstream"),
+    Counter("dns_query_ignored_repeated", "messages", "DNS queries repeated while they are under way"),
+    Counter("dns_query_ignored_response", "messages", "DNS responses sent to the gateway"),
+    Counter("dns_query_ignored_truncated", "messages", "DNS messages shorter than a header"),
+    Counter("dns_query_joined", "messages", "DNS queries that wait for the answer to the same question"),
+    Counter("dns_query_refused_busy", "messages", "DNS queries while too many are under way; SERVFAIL"),
+    Counter("dns_query_refused_edns_version", "messages", "DNS queries of an unknown EDNS version; BADVERS"),
+    Counter("dns_query_refused_malformed", "messages", "DNS queries that make no sense; FORMERR"),
+    Counter("dns_query_refused_opcode", "messages", "DNS requests other than queries; NOTIMP"),
+    Counter("dns_query_refused_type", "messages", "DNS queries of a type that is not forwarded; REFUSED"),
+    Counter("dns_upstream_answered", "messages", "questions that an upstream server answered"),
+    Counter("dns_upstream_failed", "messages", "questions that no upstream server answered; SERVFAIL"),
+    Counter("dns_upstream_response_malformed", "messages", "upstream responses that do not fit; SERVFAIL"),
+    Counter("dns_upstream_response_unasked", "messages", "upstream responses to a question that nobody asks"),
 )
 
 INDEX: Final[dict[str, int]] = {row.name: index for index, row in enumerate(TABLE)}

@@ -1,0 +1,294 @@
+"""DNS messages as the gateway needs them (RFC 1035, 2181, 6891): queries of guests, replies to them.
+
+A guest's query is taken apart far enough to answer it: its question is kept byte for byte,
+because the reply repeats it as asked. An upstream answer is checked and written anew by
+dnspython and kept as its records only (``Body``); id, flags, question, age of the TTLs, EDNS and
+truncation are each guest's own and are put around the records when the reply is made.
+
+Does not know zones, caches or who asked. Never raises on hostile bytes but WireError.
+"""
+
+import struct
+from collections.abc import Iterable
+from struct import Struct
+from typing import Final, NamedTuple
+
+import dns.exception
+import dns.message
+import dns.rdatatype
+
+from pipeline.wire.errors import WireError
+
+HEADER: Final = Struct("!HHHHHH")
+_TAIL: Final = Struct("!HH")
+_RECORD: Final = Struct("!HHIH")
+_OPT: Final = Struct("!BHHBBHH")
+_TTL: Final = Struct("!I")
+
+QR: Final = 0x8000
+OPCODE: Final = 0x7800
+TC: Final = 0x0200
+RD: Final = 0x0100
+RA: Final = 0x0080
+AD: Final = 0x0020
+CD: Final = 0x0010
+DO: Final = 0x8000
+
+NOERROR: Final = 0
+FORMERR: Final = 1
+SERVFAIL: Final = 2
+NXDOMAIN: Final = 3
+NOTIMP: Final = 4
+REFUSED: Final = 5
+BADVERS: Final = 16
+
+CLASS_IN: Final = 1
+TYPE_OPT: Final = 41
+
+MIN_UDP: Final = 512
+MAX_UDP: Final = 65507
+MAX_TCP: Final = 65535
+MAX_QUERY: Final = 4096
+"""Longest query that is looked into, in bytes; a longer one is malformed."""
+EDNS_PAYLOAD: Final = 1232
+"""UDP payload that we take, named to guests and to upstream servers alike: no fragments on common paths."""
+MAX_NAME_BYTES: Final = 255
+MAX_LABEL: Final = 63
+
+
+class Query(NamedTuple):
+    """One question. ``question`` is its bytes as asked, ``labels`` is without the root.
+
+    ``limit``: bytes of a reply at most; ``edns``: the query had an OPT record, so the reply has
+    one; ``dnssec``: its DO bit.
+    """
+
+    ident: int
+    flags: int
+    question: bytes
+    labels: tuple[bytes, ...]
+    rdtype: int
+    rdclass: int
+    limit: int
+    edns: bool = False
+    dnssec: bool = False
+
+
+class Body(NamedTuple):
+    """The records of a reply, as they stand behind a question of this name in a message.
+
+    ``counts``: records of the answer, authority and additional sections (no OPT); ``ends``: where in
+    ``records`` each of them ends, ``ttls``: where its TTL stands. ``flags``: AD and TC. ``lifetime``:
+    seconds for which it may be given to others, 0 for not at all.
+    """
+
+    rcode: int
+    records: bytes = b""
+    counts: tuple[int, int, int] = (0, 0, 0)
+    ends: tuple[int, ...] = ()
+    ttls: tuple[int, ...] = ()
+    flags: int = 0
+    lifetime: int = 0
+
+
+class Malformed(NamedTuple):
+    """Not a query: ``reply`` is the error to send (empty: none), ``counter`` counts it."""
+
+    reply: bytes
+    counter: str
+
+
+# --- queries ------------------------------------------------------------------------------
+
+
+def parse_query(wire: bytes, *, tcp: bool) -> Query | Malformed:
+    """Take a guest's message apart."""
+    if len(wire) < HEADER.size:
+        return Malformed(b"", "dns_query_ignored_truncated")
+    ident, flags, questions, answers, authorities, additionals = HEADER.unpack_from(wire)
+    if flags & QR:
+        return Malformed(b"", "dns_query_ignored_response")
+    if flags & OPCODE:
+        return Malformed(_header_only(ident, flags, NOTIMP), "dns_query_refused_opcode")
+    malformed = Malformed(_header_only(ident, flags, FORMERR), "dns_query_refused_malformed")
+    if questions != 1 or answers > 1 or authorities > 1 or additionals > 2 or len(wire) > MAX_QUERY:
+        return malformed
+    try:
+        labels, end = read_name(wire, HEADER.size)
+        rdtype, rdclass = _TAIL.unpack_from(wire, end)
+    except (WireError, struct.error):
+        return malformed
+    question = wire[HEADER.size : end + _TAIL.size]
+    limit = MAX_TCP if tcp else MIN_UDP
+    query = Query(ident, flags, question, labels, rdtype, rdclass, limit)
+    if not answers and not authorities and not additionals:
+        return query
+    try:
+        message = dns.message.from_wire(wire, ignore_trailing=True)
+    except (dns.exception.DNSException, ValueError, struct.error):
+        return malformed
+    if message.edns < 0:
+        return query
+    if not tcp:
+        limit = min(max(limit, message.payload), MAX_UDP)
+    query = query._replace(limit=limit, edns=True, dnssec=bool(message.ednsflags & DO))
+    if message.edns > 0:
+        return Malformed(render(query, Body(BADVERS)), "dns_query_refused_edns_version")
+    return query
+
+
+def _header_only(ident: int, flags: int, rcode: int) -> bytes:
+    return HEADER.pack(ident, QR | flags & (OPCODE | RD) | rcode, 0, 0, 0, 0)
+
+
+def read_name(wire: bytes, at: int) -> tuple[tuple[bytes, ...], int]:
+    """The labels of the uncompressed name at ``at`` and where it ends. Raises WireError."""
+    labels: list[bytes] = []
+    start = at
+    while at < len(wire):
+        length = wire[at]
+        at += 1
+        if not length:
+            return tuple(labels), at
+        if length > MAX_LABEL or at + length > len(wire) or at + length - start >= MAX_NAME_BYTES:
+            break
+        labels.append(wire[at : at + length])
+        at += length
+    raise WireError("dns_query_refused_malformed")
+
+
+def text_wire(name: str) -> bytes:
+    """A name without final dot as an uncompressed one; empty bytes when DNS cannot carry it."""
+    labels = name.split(".")
+    if not name.isascii() or len(name) + 2 > MAX_NAME_BYTES:
+        return b""
+    if not all(0 < len(label) <= MAX_LABEL for label in labels):
+        return b""
+    return b"".join(bytes((len(label),)) + label.encode("ascii") for label in labels) + b"\0"
+
+
+def upstream_query(query: Query) -> bytes:
+    """The query to send upstream, with id 0; in lower case: all guests' spellings are one question."""
+    question = query.question[: -_TAIL.size].lower() + query.question[-_TAIL.size :]
+    header = HEADER.pack(0, RD | query.flags & CD, 1, 0, 0, 1)
+    return header + question + _opt(NOERROR, query.dnssec)
+
+
+def _opt(rcode: int, dnssec: bool) -> bytes:
+    """An OPT record without options (RFC 6891 section 6.1)."""
+    return _OPT.pack(0, TYPE_OPT, EDNS_PAYLOAD, rcode >> 4, 0, DO if dnssec else 0, 0)
+
+
+# --- replies ------------------------------------------------------------------------------
+
+
+def render(query: Query, body: Body, age: int = 0) -> bytes:
+    """The reply to a guest. ``age``: seconds since the body came from upstream, taken off its TTLs.
+
+    What does not fit query.limit is left out from the end on; TC says so unless it was only
+    additional data (RFC 2181 section 9).
+    """
+    rcode = body.rcode
+    if rcode > 15 and not query.edns:
+        rcode = SERVFAIL
+    opt = _opt(rcode, query.dnssec) if query.edns else b""
+    records = body.records
+    answers, authorities, additionals = body.counts
+    flags = QR | RA | query.flags & (RD | CD) | body.flags & TC | rcode & 15
+    if query.dnssec or query.flags & AD:
+        flags |= body.flags & AD
+    room = query.limit - HEADER.size - len(query.question) - len(opt)
+    if len(records) > room:
+        kept = sum(end <= room for end in body.ends)
+        records = records[: body.ends[kept - 1] if kept else 0]
+        if kept < answers + authorities:
+            flags |= TC
+        answers, authorities, additionals = (
+            min(answers, kept),
+            min(authorities, max(0, kept - answers)),
+            max(0, kept - answers - authorities),
+        )
+    if age and records:
+        records = _aged(records, body.ttls, age)
+    header = HEADER.pack(query.ident, flags, 1, answers, authorities, additionals + bool(opt))
+    return b"".join((header, query.question, records, opt))
+
+
+def _aged(records: bytes, ttls: tuple[int, ...], age: int) -> bytes:
+    aged = bytearray(records)
+    for at in ttls:
+        if at >= len(aged):
+            break
+        _TTL.pack_into(aged, at, max(0, _TTL.unpack_from(aged, at)[0] - age))
+    return bytes(aged)
+
+
+def own_body(query: Query, rcode: int, records: Iterable[tuple[int, bytes]] = ()) -> Body:
+    """The gateway's own answer: (type, data) of records with the name as asked and TTL 0, uncompressed."""
+    name = query.question[: -_TAIL.size]
+    parts: list[bytes] = []
+    ends: list[int] = []
+    for rdtype, data in records:
+        parts.append(name + _RECORD.pack(rdtype, CLASS_IN, 0, len(data)) + data)
+        ends.append(len(parts[-1]) + (ends[-1] if ends else 0))
+    return Body(rcode, b"".join(parts), (len(parts), 0, 0), tuple(ends))
+
+
+def upstream_body(query: Query, wire: bytes, *, max_ttl: int, max_negative_ttl: int) -> Body:
+    """Check an upstream server's response to upstream_query() and keep its records.
+
+    A positive answer lives as long as its shortest TTL, a negative one as its SOA record says (RFC
+    2308 section 5), both within the bounds given; no other response may be kept. Raises WireError.
+    """
+    malformed = WireError("dns_upstream_response_malformed")
+    try:
+        message = dns.message.from_wire(wire, one_rr_per_rrset=True, ignore_trailing=True)
+        rcode = int(message.rcode())
+        if int(message.flags) & (QR | OPCODE) != QR or len(message.question) != 1:
+            raise malformed
+        asked = message.question[0]
+        if (int(asked.rdtype), int(asked.rdclass)) != (query.rdtype, query.rdclass):
+            raise malformed
+        if [label.lower() for label in asked.name.labels[:-1]] != [label.lower() for label in query.labels]:
+            raise malformed
+        message.id = 0
+        message.use_edns(False)
+        rendered = message.to_wire(max_size=MAX_TCP, want_shuffle=False)
+    except (dns.exception.DNSException, ValueError, struct.error):
+        raise malformed from None
+    begin = HEADER.size + len(query.question)
+    counts, ends, ttls, lowest = _walk(rendered, begin)
+    lifetime = 0
+    if not message.flags & TC:
+        if rcode == NOERROR and any(query.rdtype in (int(rrset.rdtype), 255) for rrset in message.answer):
+            lifetime = min(lowest, max_ttl)
+        elif rcode in (NOERROR, NXDOMAIN):
+            minima = [
+                min(rrset.ttl, rrset[0].minimum)
+                for rrset in message.authority
+                if rrset.rdtype == dns.rdatatype.SOA
+            ]
+            lifetime = min([lowest, max_negative_ttl, *minima]) if minima else 0
+    return Body(rcode, rendered[begin:], counts, ends, ttls, int(message.flags) & (AD | TC), lifetime)
+
+
+def _walk(wire: bytes, begin: int) -> tuple[tuple[int, int, int], tuple[int, ...], tuple[int, ...], int]:
+    """Counts, ends and places of TTLs (from begin on) of the records of a message, and the lowest TTL.
+
+    Only for what dnspython has written: the bounds are taken for granted.
+    """
+    _, _, _, answers, authorities, additionals = HEADER.unpack_from(wire)
+    ends = []
+    ttls = []
+    lowest = 0xFFFFFFFF
+    at = begin
+    for _ in range(answers + authorities + additionals):
+        while wire[at] and wire[at] < 0xC0:
+            at += 1 + wire[at]
+        at += 2 if wire[at] else 1
+        _, _, ttl, length = _RECORD.unpack_from(wire, at)
+        lowest = min(lowest, ttl)
+        ttls.append(at + 4 - begin)
+        at += _RECORD.size + length
+        ends.append(at - begin)
+    return (answers, authorities, additionals), tuple(ends), tuple(ttls), lowest

@@ -1,0 +1,292 @@
+"""The name server's decisions: what is answered, asked upstream, joined or refused, and who gets replies."""
+
+from typing import Any
+
+import dns.message
+import dns.rcode
+import dns.rrset
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipeline.counters import INDEX
+from pipeline.engines import dns as server
+from pipeline.engines.dns import Answer, Dns, Forward, Ignored, Joined
+from pipeline.engines.dns_zones import Zones, parse_zone
+from pipeline.wire.ipv4 import addr_parse
+
+SOA = ("example.com.", 60, "IN", "SOA", "ns. root. 1 2 3 4 20")
+
+
+def engine() -> Dns[Any]:
+    records = [{"Name": "gateway", "IP": "192.168.127.1"}, {"Name": "host", "IP": "192.168.127.254"}]
+    zone = parse_zone({"Name": "containers.internal.", "Records": records})
+    return Dns(Zones([zone], (addr_parse("192.168.127.0"), 0xFFFFFF00)))
+
+
+def asked(name: str = "www.example.com", rdtype: str = "A", ident: int = 7, **options: Any) -> bytes:
+    message = dns.message.make_query(name, rdtype, **options)
+    message.id = ident
+    return message.to_wire()
+
+
+def decide(dnsd: Dns[Any], wire: bytes, waiter: Any = "w", now: float = 0.0, client: Any = "c") -> Any:
+    decision = dnsd.on_query(wire, waiter, client, now)
+    assert decision.counter in INDEX
+    return decision
+
+
+def reply(decision: Any) -> dns.message.Message:
+    assert isinstance(decision, Answer), decision
+    return dns.message.from_wire(decision.payload)
+
+
+def upstream(forward: Forward, *rows: tuple[Any, ...], rcode: int = 0, authority: bool = False) -> bytes:
+    message = dns.message.make_response(dns.message.from_wire(forward.payload))
+    message.set_rcode(rcode)
+    message.answer += [dns.rrset.from_text(*row) for row in rows]
+    if authority:
+        message.authority.append(dns.rrset.from_text(*SOA))
+    return message.to_wire()
+
+
+A_ROW = ("www.example.com.", 60, "IN", "A", "1.2.3.4")
+
+
+def test_local_names_are_answered_at_once() -> None:
+    answer = reply(decide(engine(), asked("Host.Containers.Internal")))
+    assert answer.answer[0].to_text() == "Host.Containers.Internal. 0 IN A 192.168.127.254"
+    pointer = reply(decide(engine(), asked("1.127.168.192.in-addr.arpa", "PTR")))
+    assert pointer.answer[0][0].to_text() == "gateway.containers.internal."
+    assert reply(decide(engine(), asked("nobody.containers.internal"))).rcode() == dns.rcode.NXDOMAIN
+
+
+@pytest.mark.parametrize(
+    "rdtype", ["AAAA", "TXT", "MX", "CNAME", "NS", "SRV", "SOA", "CAA", "HTTPS", "TYPE65400"]
+)
+def test_no_type_leaks_a_local_name(rdtype: str) -> None:
+    answer = reply(decide(engine(), asked("host.containers.internal", rdtype)))
+    assert (answer.rcode(), answer.answer) == (dns.rcode.NOERROR, [])
+
+
+@pytest.mark.parametrize("rdclass", ["CH", "ANY"])
+def test_no_class_leaks_a_local_name(rdclass: str) -> None:
+    answer = reply(decide(engine(), asked("host.containers.internal", "A", rdclass=rdclass)))
+    assert answer.rcode() == dns.rcode.NOERROR
+
+
+@pytest.mark.parametrize("rdtype", ["OPT", "TSIG", "TKEY", "AXFR", "IXFR"])
+def test_types_that_are_no_questions_are_refused(rdtype: str) -> None:
+    wire = bytearray(asked())
+    wire[-4:-2] = int(dns.rdatatype.from_text(rdtype)).to_bytes(2, "big")
+    assert reply(decide(engine(), bytes(wire))).rcode() == dns.rcode.REFUSED
+
+
+def test_other_names_are_asked_upstream_and_the_answer_kept() -> None:
+    dnsd = engine()
+    forward = decide(dnsd, asked("WWW.example.com", ident=0x1111), "first")
+    assert isinstance(forward, Forward)
+    assert forward.payload[:2] == b"\0\0"
+    assert dns.message.from_wire(forward.payload).question[0].to_text() == "www.example.com. IN A"
+    replies, counter = dnsd.on_upstream(forward.key, upstream(forward, A_ROW), 0.0)
+    assert counter == "dns_upstream_answered"
+    [(waiter, payload)] = replies
+    answer = dns.message.from_wire(payload)
+    assert (waiter, answer.id, answer.answer[0].to_text()) == (
+        "first",
+        0x1111,
+        "WWW.example.com. 60 IN A 1.2.3.4",
+    )
+    later = reply(decide(dnsd, asked("www.EXAMPLE.com"), now=50.5))
+    assert later.answer[0].to_text() == "www.EXAMPLE.com. 10 IN A 1.2.3.4"
+    assert isinstance(decide(dnsd, asked(), now=60.0), Forward)
+
+
+def test_same_question_under_way_is_asked_once_and_answered_to_all() -> None:
+    dnsd = engine()
+    forward = decide(dnsd, asked(ident=1), "one")
+    assert isinstance(decide(dnsd, asked("www.EXAMPLE.com", ident=2), "two"), Joined)
+    assert isinstance(decide(dnsd, asked(ident=3, use_edns=0), "three"), Joined)
+    assert isinstance(decide(dnsd, asked(ident=4, want_dnssec=True), "four"), Forward)
+    assert isinstance(decide(dnsd, asked(rdtype="AAAA"), "five"), Forward)
+    assert (dnsd.pending_count, dnsd.waiting_count) == (3, 5)
+    replies, _ = dnsd.on_upstream(forward.key, upstream(forward, A_ROW), 0.0)
+    assert [(waiter, payload[1]) for waiter, payload in replies] == [("one", 1), ("two", 2), ("three", 3)]
+    assert [dns.message.from_wire(payload).edns for _, payload in replies] == [-1, -1, 0]
+    assert (dnsd.pending_count, dnsd.waiting_count) == (2, 2)
+
+
+def test_repeated_query_of_the_same_asker_waits_once() -> None:
+    dnsd = engine()
+    decide(dnsd, asked())
+    assert isinstance(decide(dnsd, asked()), Ignored)
+    assert dnsd.waiting_count == 1
+
+
+def test_negative_answer_is_kept_as_its_zone_says() -> None:
+    dnsd = engine()
+    forward = decide(dnsd, asked())
+    dnsd.on_upstream(forward.key, upstream(forward, rcode=3, authority=True), 0.0)
+    assert reply(decide(dnsd, asked(), now=19.0)).rcode() == dns.rcode.NXDOMAIN
+    assert isinstance(decide(dnsd, asked(), now=20.0), Forward)
+
+
+def test_dead_upstream_is_servfail_and_not_asked_again_for_a_second() -> None:
+    dnsd = engine()
+    forward = decide(dnsd, asked())
+    replies, counter = dnsd.on_upstream(forward.key, None, 5.0)
+    assert counter == "dns_upstream_failed"
+    assert dns.message.from_wire(replies[0][1]).rcode() == dns.rcode.SERVFAIL
+    assert reply(decide(dnsd, asked(), now=5.9)).rcode() == dns.rcode.SERVFAIL
+    assert isinstance(decide(dnsd, asked(), now=6.0), Forward)
+
+
+def test_senseless_response_is_servfail() -> None:
+    dnsd = engine()
+    forward = decide(dnsd, asked())
+    replies, counter = dnsd.on_upstream(forward.key, b"\0" * 40, 0.0)
+    assert counter == "dns_upstream_response_malformed"
+    assert dns.message.from_wire(replies[0][1]).rcode() == dns.rcode.SERVFAIL
+    assert dnsd.on_upstream(forward.key, b"", 0.0) == ([], "dns_upstream_response_unasked")
+
+
+# --- hosts file -------------------------------------------------------------------------------
+
+
+def with_hosts() -> Dns[Any]:
+    dnsd = engine()
+    dnsd.set_hosts(
+        {
+            "nas.home": (bytes((10, 0, 0, 5)), bytes(15) + b"\2"),
+            "printer": (bytes((10, 0, 0, 6)),),
+            "mypc": (bytes((127, 0, 1, 1)),),
+            "dev.local.test": (bytes((127, 0, 0, 1)),),
+            "localhost": (bytes((9, 9, 9, 9)),),
+            "a..b": (bytes((10, 0, 0, 7)),),
+        }
+    )
+    return dnsd
+
+
+@pytest.mark.parametrize(
+    "name, rdtype, rows",
+    [
+        ("NAS.home", "A", ["10.0.0.5"]),
+        ("nas.home", "AAAA", ["::2"]),
+        ("nas.home", "ANY", ["10.0.0.5", "::2"]),
+        ("printer", "A", ["10.0.0.6"]),
+        ("printer", "AAAA", []),
+        ("dev.local.test", "A", ["127.0.0.1"]),
+        ("5.0.0.10.in-addr.arpa", "PTR", ["nas.home."]),
+        ("localhost", "A", ["127.0.0.1"]),
+        ("app.localhost", "AAAA", ["::1"]),
+        ("localhost", "TXT", []),
+    ],
+)
+def test_names_of_the_hosts_file_and_localhost_are_answered(name: str, rdtype: str, rows: list[str]) -> None:
+    answer = reply(decide(with_hosts(), asked(name, rdtype)))
+    assert answer.rcode() == dns.rcode.NOERROR
+    assert [row.to_text() for rrset in answer.answer for row in rrset] == rows
+
+
+@pytest.mark.parametrize(
+    "name, rdtype",
+    [
+        ("mypc", "A"),
+        ("nas.home", "TXT"),
+        ("other.home", "A"),
+        ("1.0.0.127.in-addr.arpa", "PTR"),
+        ("x.in-addr.arpa", "PTR"),
+        ("2.0.0.10.in-addr.arpa", "PTR"),
+    ],
+)
+def test_hosts_own_short_name_and_what_the_file_does_not_say_go_upstream(name: str, rdtype: str) -> None:
+    assert isinstance(decide(with_hosts(), asked(name, rdtype)), Forward)
+
+
+def test_new_hosts_replace_the_old_ones() -> None:
+    dnsd = with_hosts()
+    dnsd.set_hosts({})
+    assert isinstance(decide(dnsd, asked("nas.home")), Forward)
+    assert isinstance(decide(dnsd, asked("5.0.0.10.in-addr.arpa", "PTR")), Forward)
+
+
+# --- bounds and hostile guests ------------------------------------------------------------------
+
+
+def test_one_guest_cannot_take_all_waiting_places() -> None:
+    dnsd = engine()
+    for n in range(server.MAX_WAITERS_A_CLIENT):
+        decide(dnsd, asked(), n, client="greedy")
+    refused = decide(dnsd, asked(), "one more", client="greedy")
+    assert (reply(refused).rcode(), refused.counter) == (dns.rcode.SERVFAIL, "dns_query_refused_busy")
+    assert isinstance(decide(dnsd, asked(), "other", client="modest"), Joined)
+
+
+def test_number_of_questions_under_way_is_bounded_but_local_ones_are_answered() -> None:
+    dnsd = engine()
+    forwards = [decide(dnsd, asked(f"n{n}.example"), n, client=n) for n in range(server.MAX_PENDING)]
+    assert reply(decide(dnsd, asked(), "x", client="x")).rcode() == dns.rcode.SERVFAIL
+    assert reply(decide(dnsd, asked("host.containers.internal"))).answer
+    assert isinstance(decide(dnsd, asked("n7.example"), "joins"), Joined)
+    dnsd.on_upstream(forwards[0].key, None, 0.0)
+    assert isinstance(decide(dnsd, asked(), "x", client="x"), Forward)
+
+
+def test_number_of_waiting_queries_is_bounded() -> None:
+    dnsd = engine()
+    for n in range(server.MAX_WAITERS):
+        decide(dnsd, asked(), n, client=n)
+    assert reply(decide(dnsd, asked(), "x", client="x")).rcode() == dns.rcode.SERVFAIL
+
+
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 3), st.integers(0, 5), st.sampled_from(["up", "dead", "ask"])), max_size=40
+    )
+)
+@settings(max_examples=100, deadline=None)
+def test_each_asker_gets_one_reply_and_nothing_is_left_behind(events: list[tuple[int, int, str]]) -> None:
+    dnsd = engine()
+    waiting: dict[Any, Forward] = {}
+    expected: dict[Any, int] = {}
+    for number, (name, client, what) in enumerate(events):
+        wire = asked(f"n{name}.example")
+        if what == "ask":
+            decision = decide(dnsd, wire, number, client=client, now=float(number) * 100)
+            if isinstance(decision, Forward | Joined):
+                expected[number] = name
+                if isinstance(decision, Forward):
+                    waiting[name] = decision
+        elif (forward := waiting.pop(name, None)) is not None:
+            response = upstream(forward) if what == "up" else None
+            replies, _ = dnsd.on_upstream(forward.key, response, float(number) * 100)
+            for waiter, payload in replies:
+                assert expected.pop(waiter) == name
+                assert dns.message.from_wire(payload).question[0].name.to_text() == f"n{name}.example."
+    assert dnsd.waiting_count == len(expected)
+    assert dnsd.pending_count == len(waiting)
+
+
+@given(st.binary(max_size=200))
+@settings(max_examples=200, deadline=None)
+def test_any_bytes_lead_to_a_decision(data: bytes) -> None:
+    for wire in (data, asked()[:12] + data, asked(use_edns=0)[:29] + data):
+        decide(engine(), wire)
+
+
+@given(st.lists(st.binary(min_size=1, max_size=63), max_size=3), st.integers(0, 65535), st.integers(0, 65535))
+@settings(max_examples=200, deadline=None)
+def test_any_name_type_and_class_lead_to_a_decision(labels: list[bytes], rdtype: int, rdclass: int) -> None:
+    tails = (
+        [b"containers", b"internal"],
+        [b"1", b"127", b"168", b"192", b"in-addr", b"arpa"],
+        [b"localhost"],
+        [],
+    )
+    for tail in tails:
+        name = b"".join(bytes((len(label),)) + label for label in [*labels, *tail]) + b"\0"
+        wire = asked()[:12] + name + rdtype.to_bytes(2, "big") + rdclass.to_bytes(2, "big")
+        decision = decide(with_hosts(), wire)
+        if isinstance(decision, Answer):
+            assert wire[12:] in decision.payload or decision.payload[3] & 15 == 1
