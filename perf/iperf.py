@@ -16,9 +16,9 @@ import sys
 import time
 from typing import Any
 
+from perf import options as shared
 from perf import report
-from perf.namespaces import World, world
-from perf.peers import PeerError, installed, running
+from perf.namespaces import World
 
 PORT = 5201
 
@@ -30,7 +30,7 @@ def run_iperf3(place: World, host_addr: str, arguments: list[str], seconds: floa
     """
     server = place.host.spawn(["iperf3", "--server", "--one-off", "--bind", "127.0.0.1", "--port", str(PORT)])
     try:
-        _await_listener(place)
+        await_listener(place, PORT)
         argv = ["iperf3", "--client", host_addr, "--port", str(PORT), "--json", "--time", f"{seconds:g}"]
         client = place.guest.spawn([*argv, *arguments], log=subprocess.PIPE)
         try:
@@ -51,9 +51,10 @@ def run_iperf3(place: World, host_addr: str, arguments: list[str], seconds: floa
         server.stop(0.5)
 
 
-def _await_listener(place: World) -> None:
+def await_listener(place: World, port: int) -> None:
+    """Return when somebody listens on the TCP port in the host; MeasurementError after a while."""
     deadline = time.monotonic() + 5
-    while f":{PORT} " not in place.host.run("ss", "-Htln"):
+    while f":{port} " not in place.host.run("ss", "-Htln"):
         if time.monotonic() > deadline:
             raise report.MeasurementError("the iperf3 server did not start")
         time.sleep(0.02)
@@ -61,8 +62,8 @@ def _await_listener(place: World) -> None:
 
 def measure(
     place: World, host_addr: str, direction: str, options: argparse.Namespace
-) -> tuple[float, dict[str, Any]]:
-    """Throughput at the receiver in Gbit/s (TCP) or Mbit/s (UDP), and what else iperf3 said."""
+) -> tuple[float, str, dict[str, Any]]:
+    """Throughput at the receiver, its unit, and what else iperf3 said."""
     arguments = ["--parallel", str(options.parallel)]
     if direction == "down":
         arguments.append("--reverse")
@@ -71,63 +72,42 @@ def measure(
     end = run_iperf3(place, host_addr, arguments, options.seconds)
     received = float(end["sum_received"]["bits_per_second"])
     if options.udp:
-        return received / 1e6, {"lost_percent": end["sum"]["lost_percent"]}
-    return received / 1e9, {"retransmits": end["sum_sent"].get("retransmits")}
+        return received / 1e6, "Mbit/s", {"lost_percent": end["sum"]["lost_percent"]}
+    return received / 1e9, "Gbit/s", {"retransmits": end["sum_sent"].get("retransmits")}
 
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="iperf3 through this program and its peers, in turns.")
     parser.add_argument("--direction", choices=["up", "down", "both"], default="both")
     parser.add_argument("--mtu", default="1500,65520", help="comma-separated list")
-    parser.add_argument(
-        "--peers", default="auto", help="auto (all that are installed) or a comma-separated list"
-    )
     parser.add_argument("--parallel", type=int, default=1, help="streams at once")
-    parser.add_argument("--seconds", type=float, default=3)
-    parser.add_argument("--repeat", type=int, default=3)
     parser.add_argument("--udp", action="store_true")
     parser.add_argument("--length", type=int, default=1400, help="bytes of a UDP datagram")
     parser.add_argument(
         "--bitrate", default="0", help="offered UDP rate, iperf3's notation; 0 = as fast as it can"
     )
-    parser.add_argument("--plain", action="store_true", help="a network card without TSO and LRO")
-    parser.add_argument("--congestion", default="", help="TCP congestion control of both kernels, e.g. reno")
-    parser.add_argument(
-        "--daemon-option", action="append", default=[], help="passed on to this program's daemon"
-    )
-    parser.add_argument("--no-write", action="store_true", help="do not append to perf/results")
+    shared.add(parser, seconds=3, repeat=3)
     options = parser.parse_args(argv)
-    peers = installed() if options.peers == "auto" else options.peers.split(",")
     directions = ["up", "down"] if options.direction == "both" else [options.direction]
     samples = report.Samples()
-    try:
-        for turn in range(options.repeat):
-            for mtu in [int(text) for text in options.mtu.split(",")]:
-                for peer in peers:
-                    extra = tuple(options.daemon_option)
-                    with (
-                        world(options.congestion) as place,
-                        running(peer, place, mtu, plain=options.plain, extra=extra) as endpoint,
-                    ):
-                        for direction in directions:
-                            value, more = measure(place, endpoint.host_addr, direction, options)
-                            kind = f"udp {options.length} B" if options.udp else "tcp"
-                            streams = f" x{options.parallel}" if options.parallel > 1 else ""
-                            what = f"{kind}{streams} {direction} mtu {mtu}"
-                            unit = "Mbit/s" if options.udp else "Gbit/s"
+    kind = f"udp {options.length} B" if options.udp else "tcp"
+    kind += f" x{options.parallel}" if options.parallel > 1 else ""
+    for turn in range(options.repeat):
+        for mtu in [int(text) for text in options.mtu.split(",")]:
+            for peer in shared.peers(options):
+                with (
+                    samples.attempt(),
+                    shared.place(options) as place,
+                    shared.start(options, peer, place, mtu) as endpoint,
+                ):
+                    for direction in directions:
+                        what = f"{kind} {direction} mtu {mtu}"
+                        with samples.attempt():
+                            value, unit, more = measure(place, endpoint.host_addr, direction, options)
                             samples.add(what, peer, unit, value)
                             words = f"[{turn + 1}/{options.repeat}] {what}: {peer} {value:.3f} {unit} {more}"
                             print(words, file=sys.stderr, flush=True)
-    except (report.MeasurementError, PeerError) as problem:
-        print(f"failed: {problem}", file=sys.stderr)
-        return 1
-    figures = samples.figures()
-    print(report.table(figures))
-    if not options.no_write:
-        settings = {key: value for key, value in vars(options).items() if key not in ("peers", "no_write")}
-        path = report.write("iperf", figures, settings)
-        print(f"appended to {path}", file=sys.stderr)
-    return 0
+    return samples.finish("iperf", shared.settings(options))
 
 
 if __name__ == "__main__":

@@ -140,7 +140,7 @@ STARTERS: dict[str, Callable[[Setup], tuple[Process, str]]] = {
 
 def installed() -> list[str]:
     """Names of the peers that can run here; this program first."""
-    found = ["pipeline"] if (ROOT / "pipeline" / "__main__.py").exists() else []
+    found = ["pipeline"] if (ROOT / "pipeline" / "cli.py").exists() else []
     return found + [name for name in STARTERS if name != "pipeline" and shutil.which(name)]
 
 

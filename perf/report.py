@@ -6,15 +6,19 @@ MeasurementError, and the script ends with a non-zero status.
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import json
 import os
 import platform
 import statistics
 import subprocess
-from collections.abc import Iterable, Sequence
+import sys
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
+
+from perf.peers import PeerError
 
 RESULTS = Path(__file__).resolve().parent / "results"
 
@@ -130,6 +134,7 @@ class Samples:
     """Collects samples in the order they are measured, grouped by row and peer."""
 
     def __init__(self) -> None:
+        self.failures: list[str] = []
         self._found: dict[tuple[str, str], tuple[list[float], str, bool, dict[str, object]]] = {}
 
     def add(
@@ -147,6 +152,25 @@ class Samples:
             raise MeasurementError(f"{peer}: {what}: {value} {unit} is not a figure")
         entry = self._found.setdefault((what, peer), ([], unit, higher_is_better, extra or {}))
         entry[0].append(value)
+
+    @contextlib.contextmanager
+    def attempt(self) -> Iterator[None]:
+        """Note a failure in the block and go on: the other figures are worth having. See finish()."""
+        try:
+            yield
+        except (MeasurementError, PeerError) as problem:
+            self.failures.append(str(problem))
+            print(f"failed: {problem}", file=sys.stderr, flush=True)
+
+    def finish(self, name: str, settings: dict[str, object] | None) -> int:
+        """Print the table, append to perf/results (unless settings is None); its exit status."""
+        figures = self.figures()
+        print(table(figures))
+        if settings is not None and figures:
+            print(f"appended to {write(name, figures, settings)}", file=sys.stderr)
+        for failure in self.failures:
+            print(f"failed: {failure}", file=sys.stderr)
+        return 1 if self.failures or not figures else 0
 
     def figures(self) -> list[Figure]:
         return [

@@ -1,0 +1,151 @@
+"""Request and response of one byte: the server and the clients of perf.latency, each a process of its own.
+
+    python -m perf.exchange serve ADDRESS            prints its ports (tcp, crr, udp), serves for ever
+    python -m perf.exchange tcp HOST PORT SECONDS    round trips on one connection
+    python -m perf.exchange udp HOST PORT SECONDS    round trips of datagrams
+    python -m perf.exchange crr HOST PORT SECONDS    connect, request, response, close
+
+A client prints one JSON object: count, lost, per_second, and p50_us, p99_us, max_us of one exchange.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable
+
+WARM_UP = 50  # exchanges that are not counted, at most a fifth of the time
+STARVED_NS = 15_000_000_000
+UDP_PATIENCE = 0.5  # seconds after which a datagram is lost
+
+
+def serve(address: str) -> None:
+    """One thread for each service, one connection after the other in each."""
+    rr = socket.create_server((address, 0), backlog=512)
+    crr = socket.create_server((address, 0), backlog=512)
+    udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    udp.bind((address, 0))
+    print(*(each.getsockname()[1] for each in (rr, crr, udp)), flush=True)
+    threading.Thread(target=_serve_round_trips, args=(rr,), daemon=True).start()
+    threading.Thread(target=_serve_connections, args=(crr,), daemon=True).start()
+    while True:
+        data, peer = udp.recvfrom(2048)
+        udp.sendto(data, peer)
+
+
+def _serve_round_trips(listener: socket.socket) -> None:
+    while True:
+        link, _ = listener.accept()
+        link.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        with link, contextlib.suppress(ConnectionError):
+            while data := link.recv(64):
+                link.sendall(data)
+
+
+def _serve_connections(listener: socket.socket) -> None:
+    """Answer and close at once: who waited for the client's end would measure closing too."""
+    while True:
+        link, _ = listener.accept()
+        with link, contextlib.suppress(ConnectionError):
+            link.sendall(link.recv(64))
+
+
+def _repeat(exchange: Callable[[], bool], seconds: float) -> dict[str, float]:
+    warm_until = time.monotonic() + 0.2 * seconds
+    for _ in range(WARM_UP):
+        exchange()
+        if time.monotonic() > warm_until:
+            break
+    times: list[int] = []
+    lost = 0
+    clock = time.perf_counter_ns
+    begin = before = clock()
+    end = begin + int(seconds * 1e9)
+    # Beside a bulk stream some peers let nothing else through for seconds: wait for one exchange at least.
+    while before < end or (not times and before < end + STARVED_NS):
+        good = exchange()
+        after = clock()
+        if good:
+            times.append(after - before)
+        else:
+            lost += 1
+        before = after
+    times.sort()
+    if not times:
+        raise SystemExit("no exchange succeeded")
+    return {
+        "count": len(times),
+        "lost": lost,
+        "per_second": len(times) / ((before - begin) / 1e9),
+        "p50_us": times[len(times) // 2] / 1e3,
+        "p99_us": times[min(len(times) * 99 // 100, len(times) - 1)] / 1e3,
+        "max_us": times[-1] / 1e3,
+    }
+
+
+def tcp(address: tuple[str, int], seconds: float) -> dict[str, float]:
+    """Round trips on one connection."""
+    with socket.create_connection(address, 10) as link:
+        link.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+        def exchange() -> bool:
+            link.sendall(b"x")
+            if link.recv(64) != b"x":
+                raise SystemExit("the answer is wrong")
+            return True
+
+        return _repeat(exchange, seconds)
+
+
+def udp(address: tuple[str, int], seconds: float) -> dict[str, float]:
+    """Round trips of datagrams of one byte, their number: a late answer is not taken for the next."""
+    number = 0
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as link:
+        link.connect(address)
+        link.settimeout(UDP_PATIENCE)
+
+        def exchange() -> bool:
+            nonlocal number
+            number = (number + 1) & 0xFF
+            request = bytes([number])
+            link.send(request)
+            try:
+                while link.recv(64) != request:
+                    pass
+            except TimeoutError:
+                return False
+            return True
+
+        return _repeat(exchange, seconds)
+
+
+def crr(address: tuple[str, int], seconds: float) -> dict[str, float]:
+    """Connections with one exchange each, one after the other."""
+
+    def exchange() -> bool:
+        with socket.create_connection(address, 10) as link:
+            link.sendall(b"x")
+            if link.recv(64) != b"x":
+                raise SystemExit("the answer is wrong")
+        return True
+
+    return _repeat(exchange, seconds)
+
+
+CLIENTS = {"tcp": tcp, "udp": udp, "crr": crr}
+
+
+def main(argv: list[str]) -> int:
+    if argv[0] == "serve":
+        serve(argv[1])
+    kind, host, port, seconds = argv
+    print(json.dumps(CLIENTS[kind]((host, int(port)), float(seconds))))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

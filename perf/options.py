@@ -1,0 +1,46 @@
+"""Options which all measurements have."""
+
+from __future__ import annotations
+
+import argparse
+from contextlib import AbstractContextManager
+
+from perf.namespaces import World, world
+from perf.peers import Endpoint, installed, running
+
+
+def add(parser: argparse.ArgumentParser, *, seconds: float, repeat: int) -> None:
+    """Add them, with this measurement's defaults."""
+    parser.add_argument(
+        "--peers", default="auto", help="auto (all that are installed) or a comma-separated list"
+    )
+    parser.add_argument("--seconds", type=float, default=seconds, help="length of each measurement")
+    parser.add_argument("--repeat", type=int, default=repeat, help="turns; the median counts")
+    parser.add_argument("--plain", action="store_true", help="a network card without TSO and LRO")
+    parser.add_argument("--congestion", default="", help="TCP congestion control of both kernels, e.g. reno")
+    parser.add_argument(
+        "--daemon-option", action="append", default=[], help="passed on to this program's daemon"
+    )
+    parser.add_argument("--no-write", action="store_true", help="do not append to perf/results")
+
+
+def peers(options: argparse.Namespace) -> list[str]:
+    """The peers to measure, in the order of each turn."""
+    return installed() if options.peers == "auto" else str(options.peers).split(",")
+
+
+def settings(options: argparse.Namespace) -> dict[str, object] | None:
+    """What the results file says of the options; None when nothing is to be written."""
+    if options.no_write:
+        return None
+    return {key: value for key, value in vars(options).items() if key not in ("peers", "no_write")}
+
+
+def place(options: argparse.Namespace) -> AbstractContextManager[World]:
+    """Fresh namespaces."""
+    return world(options.congestion)
+
+
+def start(options: argparse.Namespace, peer: str, where: World, mtu: int) -> AbstractContextManager[Endpoint]:
+    """A running peer."""
+    return running(peer, where, mtu, plain=options.plain, extra=tuple(options.daemon_option))
