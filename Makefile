@@ -9,7 +9,7 @@ PYTEST := $(BIN)/pytest
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup packages run check fmt lint type test unit stress fuzz e2e bench perf demo peers clean
+.PHONY: help setup packages kernel run check fmt lint type test unit stress fuzz e2e bench perf demo peers clean
 
 help: ## list the verbs
 	@grep -E '^[a-z0-9]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -26,6 +26,11 @@ $(READY): pyproject.toml
 
 packages: ## install what must come from apt (as root), or name it
 	@.ci/packages want
+
+kernel: setup ## a kernel for the virtual machine of the tests, into the cache
+	@! command -v qemu-system-x86_64 >/dev/null || $(BIN)/python -m tests.support.vm fetch 2>/dev/null || \
+		{ [ "$$(id -u)" = 0 ] && apt-get update -qq && $(BIN)/python -m tests.support.vm fetch; } || \
+		echo "no kernel for the virtual machine: its tests are skipped" >&2
 
 run: setup ## start the network: make run ARGS="-listen unix:///tmp/network.sock"
 	exec $(BIN)/gvtap-pipeline start $(ARGS)
@@ -44,14 +49,14 @@ lint: setup ## ruff and codespell
 type: setup ## mypy --strict
 	$(BIN)/mypy
 
-test: packages setup ## everything: lint, types, all tests
+test: packages setup kernel ## everything: lint, types, all tests
 	$(MAKE) --no-print-directory lint type
 	$(PYTEST) $(ARGS)
 
 unit: setup ## the tests that need neither namespaces nor a virtual machine
 	$(PYTEST) -m 'not e2e and not vm' $(ARGS)
 
-e2e: packages setup ## the tests with namespace guests and a virtual machine
+e2e: packages setup kernel ## the tests with namespace guests and a virtual machine
 	$(PYTEST) -m 'e2e or vm' $(ARGS)
 
 stress: setup ## rings and bells between two processes, ten million messages

@@ -11,7 +11,7 @@
     http 80          one page
     dns 53           UDP and TCP, the records below; other names do not exist
 
-Prints "ready" when all are bound. Ends with its standard input.
+Prints "ready" when all are bound. Ends with its standard input. Servers is the test's handle of it.
 """
 
 import argparse
@@ -22,10 +22,13 @@ import json
 import socket
 import socketserver
 import struct
+import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import dns.exception
 import dns.flags
@@ -34,6 +37,7 @@ import dns.rcode
 import dns.rdatatype
 import dns.rrset
 
+from tests.support.netns import Namespace, wait_for
 from tests.support.traffic import serve_transfer
 
 DATA, ECHO, DISCARD, LATE, EARLY, RESET, SLOW, UDP_ECHO, HTTP, DNS = (
@@ -62,6 +66,41 @@ RECORDS = (
     ("text.example.test.", 300, "IN", "TXT", *(f'"{n}{LONG_TEXT}"' for n in range(8))),
 )
 _ANSWERS = {(rrset.name, rrset.rdtype): rrset for rrset in (dns.rrset.from_text(*row) for row in RECORDS)}
+
+
+class Servers:
+    """The servers as a process in a namespace."""
+
+    def __init__(self, namespace: Namespace, directory: Path, address: str = "0.0.0.0") -> None:
+        """Start them and wait until all are bound; directory takes their reports."""
+        self._path = directory / f"{namespace.name}-servers.out"
+        argv = [sys.executable, "-m", "tests.support.servers", "-address", address]
+        with self._path.open("wb") as reports:
+            self._process = namespace.popen(argv, stdin=subprocess.PIPE, stdout=reports)
+        self._seen = 1
+        wait_for(lambda: self._path.read_text().startswith("ready\n"), "the servers")
+
+    def next_report(self, server: str, seconds: float = 10.0) -> dict[str, Any]:
+        """The next line that a server of this name wrote."""
+
+        def found() -> dict[str, Any]:
+            lines = self._path.read_text().splitlines(keepends=True)
+            for number in range(self._seen, len(lines)):
+                if not lines[number].endswith("\n"):
+                    break
+                self._seen = number + 1
+                line: dict[str, Any] = json.loads(lines[number])
+                if line["server"] == server:
+                    return line
+            return {}
+
+        return wait_for(found, f"a report of the {server} server", seconds)
+
+    def close(self) -> None:
+        """End them."""
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        self._process.wait(10)
 
 
 def report(**fields: object) -> None:

@@ -1,0 +1,113 @@
+"""Servers in the guest, reached from the host through exposed ports."""
+
+import contextlib
+import json
+import socket
+
+import pytest
+
+from tests.support.agent import GUEST_ADDR, Agent, run_client
+from tests.support.daemon import Daemon
+from tests.support.netns import Network
+from tests.support.servers import DATA, ECHO, HTTP, LATE, PAGE, UDP_ECHO, Servers
+
+pytestmark = pytest.mark.e2e
+
+MIB = 1 << 20
+LOCAL = "127.0.0.1"
+
+
+def test_a_tcp_server_in_the_guest_serves_the_host(daemon: Daemon, network: Network, inside: Servers) -> None:
+    daemon.expose(f"{LOCAL}:9000", f"{GUEST_ADDR}:{DATA}")
+    outcome = run_client(network.host, "transfer", LOCAL, 9000, 64 * MIB, 64 * MIB)
+    assert outcome["errors"] == []
+
+
+def test_many_connections_into_the_guest_at_once(daemon: Daemon, network: Network, inside: Servers) -> None:
+    daemon.expose(f"{LOCAL}:9000", f"{GUEST_ADDR}:{DATA}")
+    outcome = run_client(network.host, "transfer", LOCAL, 9000, MIB, MIB, 50)
+    assert outcome["errors"] == []
+
+
+def test_half_close_works_into_the_guest(daemon: Daemon, network: Network, inside: Servers) -> None:
+    daemon.expose(f"{LOCAL}:9001", f"{GUEST_ADDR}:{LATE}")
+    assert run_client(network.host, "late", LOCAL, 9001, MIB) == {"answer": f"late {MIB}"}
+
+
+def test_a_page_of_the_guest_can_be_fetched(daemon: Daemon, network: Network, inside: Servers) -> None:
+    daemon.expose(f"{LOCAL}:9002", f"{GUEST_ADDR}:{HTTP}")
+    assert network.host.run("curl", "-sS", f"http://{LOCAL}:9002/").stdout.encode() == PAGE
+
+
+def test_a_udp_server_in_the_guest_serves_the_host(daemon: Daemon, network: Network, inside: Servers) -> None:
+    daemon.expose(f"{LOCAL}:9003", f"{GUEST_ADDR}:{UDP_ECHO}", "udp")
+    for size in (1, 1400, 8000):
+        outcome = run_client(network.host, "udp", LOCAL, 9003, size, 10)
+        assert outcome["received"] == 10, size
+
+
+def test_a_closed_port_of_the_guest_closes_the_hosts_connection(
+    daemon: Daemon, network: Network, agent: Agent
+) -> None:
+    daemon.expose(f"{LOCAL}:9004", f"{GUEST_ADDR}:9")
+    with network.host.connect(LOCAL, 9004) as sock:
+        sock.settimeout(11)
+        with contextlib.suppress(ConnectionResetError):
+            assert sock.recv(1) == b""
+
+
+def test_unexpose_closes_the_listener_and_keeps_connections(
+    daemon: Daemon, network: Network, inside: Servers
+) -> None:
+    daemon.expose(f"{LOCAL}:9005", f"{GUEST_ADDR}:{ECHO}")
+    assert json.loads(daemon.api("/services/forwarder/all")[1]) == [
+        {"local": f"{LOCAL}:9005", "remote": f"{GUEST_ADDR}:{ECHO}", "protocol": "tcp"}
+    ]
+    with network.host.connect(LOCAL, 9005) as sock:
+        sock.sendall(b"before")
+        assert sock.recv(100) == b"before"
+        gone = {"local": f"{LOCAL}:9005", "protocol": "tcp"}
+        assert daemon.api("/services/forwarder/unexpose", gone) == (200, b"")
+        sock.sendall(b"after")
+        assert sock.recv(100) == b"after"
+        with pytest.raises(ConnectionRefusedError):
+            network.host.connect(LOCAL, 9005)
+    assert json.loads(daemon.api("/services/forwarder/all")[1]) == []
+
+
+def test_a_guest_publishes_its_own_port(
+    daemon: Daemon, network: Network, agent: Agent, inside: Servers
+) -> None:
+    wish = json.dumps({"local": f"{LOCAL}:9006", "remote": f":{HTTP}", "protocol": "tcp"})
+    url = "http://gateway.containers.internal/services/forwarder/expose"
+    assert agent.guest.run("curl", "-sS", "-f", "-d", wish, url).stdout == ""
+    assert network.host.run("curl", "-sS", f"http://{LOCAL}:9006/").stdout.encode() == PAGE
+
+
+def test_a_taken_port_is_refused_in_the_systems_words(daemon: Daemon, network: Network) -> None:
+    taken = network.host.call(lambda: socket.create_server((LOCAL, 9007)))
+    body = {"local": f"{LOCAL}:9007", "remote": f"{GUEST_ADDR}:80", "protocol": "tcp"}
+    status, text = daemon.api("/services/forwarder/expose", body)
+    taken.close()
+    assert status == 500
+    assert text == b"listen tcp 127.0.0.1:9007: bind: address already in use\n"
+
+
+def test_the_ssh_port_leads_to_port_22_of_the_guest(network: Network, outside: Servers) -> None:
+    with Daemon(network, ssh_port=2222) as daemon, Agent(network.guest, daemon.socket):
+        listener = network.guest.call(lambda: socket.create_server(("0.0.0.0", 22)))
+        listener.settimeout(10)
+        with network.host.connect(LOCAL, 2222) as client, listener.accept()[0] as served:
+            served.sendall(b"SSH-2.0-test\r\n")
+            assert client.recv(100) == b"SSH-2.0-test\r\n"
+        listener.close()
+
+
+def test_a_tunnel_leads_to_a_port_of_the_guest(daemon: Daemon, inside: Servers) -> None:
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.settimeout(10)
+        sock.connect(str(daemon.socket))
+        sock.sendall(f"POST /tunnel?ip={GUEST_ADDR}&port={ECHO} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+        assert sock.recv(2) == b"OK"
+        sock.sendall(b"through the tunnel")
+        assert sock.recv(100) == b"through the tunnel"
