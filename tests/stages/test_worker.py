@@ -58,7 +58,7 @@ class Child:
             status = 9
             try:
                 mine.close()
-                worker_module.MAX_SLEEP = max_sleep  # type: ignore[misc]
+                vars(worker_module)["MAX_SLEEP"] = max_sleep
                 worker = Worker(fabric.ports(name), its)
                 worker.run(make(worker))
                 status = 0
@@ -266,6 +266,20 @@ def test_what_a_request_pushes_is_published_without_another_event(spawn: Spawn) 
     consumer = spawn("tcp0", lambda worker: Slow(worker, "demux", 1))
     assert spawn("demux", PushOnRequest).ask("push") == {"ok": True}
     assert consumer.next_message()[0] == {"event": "done"}
+
+
+def test_room_that_came_between_the_step_and_the_announcement_is_not_slept_over(fabric: Fabric) -> None:
+    worker = Worker(fabric.ports("tcp0"), None)
+    ring, consumer = worker.ports.rings_out["ingress"], fabric.ports("ingress").rings_in["tcp0"]
+    for number in range(ring.capacity):
+        ring.push(record(TAKEN, flow=number))
+    ring.publish()
+    assert ring.room() == 0
+    consumer.peek(ring.capacity)
+    consumer.release(ring.capacity)
+    began = time.monotonic()
+    assert worker._sleep(inf) == []
+    assert time.monotonic() - began < 0.9, "MAX_SLEEP is 1 s"
 
 
 # --- slots ------------------------------------------------------------------------------
