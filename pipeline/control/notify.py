@@ -1,0 +1,81 @@
+"""Notifications: one connection to a unix socket for each event, one JSON object and a newline on it.
+
+Order is kept. A full queue or a listener that is not there loses the event with a log line
+and nothing else; nothing is tried again.
+"""
+
+import asyncio
+import json
+from typing import Final
+
+import structlog
+
+QUEUE: Final = 100
+"""Events that wait for a slow listener."""
+TIMEOUT: Final = 5.0
+"""Seconds for one event to be taken."""
+
+READY: Final = "ready"
+CONNECTION_ESTABLISHED: Final = "connection_established"
+CONNECTION_CLOSED: Final = "connection_closed"
+HYPERVISOR_ERROR: Final = "hypervisor_error"
+
+
+class Notifier:
+    """Sends to one socket path; with "" it accepts everything and sends nothing."""
+
+    def __init__(self, path: str, log: structlog.typing.FilteringBoundLogger) -> None:
+        self._path = path
+        self._log = log
+        self._queue: asyncio.Queue[bytes] = asyncio.Queue(QUEUE)
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Begin to send; the event loop must run."""
+        if self._path:
+            self._task = asyncio.get_running_loop().create_task(self._run())
+
+    def notify(self, kind: str, mac: str = "") -> None:
+        """Queue one event; mac is the guest's in text form, "" for events about no guest. Never waits."""
+        if not self._path:
+            return
+        event = {"notification_type": kind} | ({"mac_address": mac} if mac else {})
+        try:
+            self._queue.put_nowait(json.dumps(event, separators=(",", ":")).encode() + b"\n")
+        except asyncio.QueueFull:
+            self._log.warning("unable to send notification", notification=kind)
+
+    async def stop(self, grace: float = 0.5) -> None:
+        """Give the queue grace seconds to empty, then end."""
+        if self._task is None:
+            return
+        try:
+            async with asyncio.timeout(grace):
+                await self._queue.join()
+        except TimeoutError:
+            self._log.warning("notifications lost at the end", count=self._queue.qsize())
+        self._task.cancel()
+        await asyncio.gather(self._task, return_exceptions=True)
+        self._task = None
+
+    async def _run(self) -> None:
+        while True:
+            event = await self._queue.get()
+            try:
+                async with asyncio.timeout(TIMEOUT):
+                    await self._send(event)
+            except (OSError, TimeoutError) as error:
+                self._log.error(
+                    f"failed to send notification: cannot dial notification socket: {error or 'timed out'}"
+                )
+            finally:
+                self._queue.task_done()
+
+    async def _send(self, event: bytes) -> None:
+        _, writer = await asyncio.open_unix_connection(self._path)
+        try:
+            writer.write(event)
+            await writer.drain()
+        finally:
+            writer.close()
+            await writer.wait_closed()
