@@ -203,10 +203,23 @@ class _ConsumerSide:
         """Entries released since the ring was made."""
         self._prod = self.cons_idx
         self._looked = self.cons_idx
+        self._noticed = self.cons_idx
 
     def pending(self) -> bool:
-        """Whether the ring holds an entry, read afresh: for the check before sleep."""
+        """Whether the ring holds an entry, read afresh."""
         return bool(self._index[_PROD] != self.cons_idx)
+
+    def fresh(self) -> bool:
+        """For the check before sleep: whether the ring holds an entry that no earlier call has reported.
+
+        Entries that a consumer leaves in the ring on purpose (its own way out is blocked) keep it
+        from sleeping once, not for ever.
+        """
+        prod = self._index[_PROD]
+        if prod in (self.cons_idx, self._noticed):
+            return False
+        self._noticed = prod
+        return True
 
     def wake_due(self) -> bool:
         """After releases: whether the producer sleeps until one of them and wants its bell rung."""

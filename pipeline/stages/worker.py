@@ -65,7 +65,11 @@ class Stage(Protocol):
     """
 
     def step(self, now: float) -> int:
-        """Do what there is to do; how much was done. 0 lets the worker sleep (level: nothing is left)."""
+        """Do what there is to do; how much was done. 0 lets the worker sleep.
+
+        Ring entries may be left where they are (their way out is blocked) with a result of 0: the
+        next event, descriptor or deadline ends the sleep, those entries do not.
+        """
         ...
 
     def deadline(self) -> float:
@@ -94,8 +98,9 @@ class Worker:
         self.counts = ports.counters.counts
         self.log = structlog.get_logger().bind(worker=ports.name, pid=os.getpid())
         self.running = True
-        self.slots_wanted = False
-        """Whether each slot that comes home wakes this worker; else only while less than half are free."""
+        self.slots_wanted = True
+        """Whether each slot that comes home wakes this worker; else only while less than half are free.
+        A stage that waits for no slot now may say so here, and change it at any time."""
         self._control = ControlChannel(control) if control is not None else None
         self._peers = {peer: ControlChannel(sock) for peer, sock in ports.handoffs.items()}
         self._supervisor_pid = os.getppid() if supervisor_pid is None else supervisor_pid
@@ -191,7 +196,6 @@ class Worker:
         """Breathe until told to stop. Exceptions of the stage end the worker with status 1."""
         self._stage = stage
         self._on_released = getattr(stage, "on_released", None)
-        self.slots_wanted = self.slots_wanted or self._on_released is not None
         self._take_signals()
         gc.collect()
         gc.freeze()
@@ -269,7 +273,7 @@ class Worker:
     def _inputs_ready(self, slots_wanted: bool, armed: list[AnyProducer]) -> bool:
         """The second look, after the announcement: whether anything came that nobody rings for any more."""
         for consumer in self.ports.rings_in.values():
-            if consumer.pending():
+            if consumer.fresh():
                 return True
         for producer in armed:
             if producer.released():

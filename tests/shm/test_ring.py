@@ -235,6 +235,19 @@ def test_an_awake_producer_is_not_rung_for() -> None:
     assert not consumer.wake_due()
 
 
+def test_an_entry_left_in_the_ring_is_fresh_once() -> None:
+    producer, consumer = pair()
+    assert not consumer.fresh()
+    fill(producer, 1)
+    assert consumer.fresh()
+    assert not consumer.fresh()
+    assert consumer.pending()
+    fill(producer, 1)
+    assert consumer.fresh()
+    take(consumer)
+    assert not consumer.fresh()
+
+
 # --- free rings -----------------------------------------------------------------------
 
 

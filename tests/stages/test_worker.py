@@ -228,6 +228,31 @@ def test_a_producer_that_filled_the_ring_is_woken_when_there_is_room(
     assert slow.next_message()[0] == {"event": "done"}
 
 
+def test_a_worker_whose_way_out_is_blocked_sleeps_beside_a_full_ring(spawn: Spawn) -> None:
+    class Blocked(Slow):
+        def __init__(self, worker: Worker) -> None:
+            super().__init__(worker, "demux", 5000)
+            self.open = False
+
+        def step(self, now: float) -> int:
+            return super().step(now) if self.open else 0
+
+        def on_control(self, message: Message, fds: list[int]) -> Message:
+            self.open = True
+            return {}
+
+    blocked = spawn("tcp0", Blocked)
+    spawn("demux", lambda worker: Flood(worker, "tcp0", 5000, True), 0.2)
+    assert blocked.ask("ping") == {"ok": True}
+    time.sleep(0.5)
+    assert blocked.ask("unblock") == {"ok": True}
+    assert blocked.next_message()[0] == {"event": "done"}
+    assert blocked.ask("audit")["ok"]
+    os.kill(blocked.pid, signal.SIGTERM)
+    blocked.join()
+    assert blocked.counters.snapshot()["worker_breaths"] < 2000
+
+
 class Watcher(Toy):
     """Sends one record and waits, without a deadline, until its consumer has released it."""
 
