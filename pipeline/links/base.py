@@ -1,0 +1,150 @@
+"""What every guest link looks like to the ingress worker, whatever carries its frames.
+
+A link reads into slots of a pool that its owner gives it, and sends lists of buffers. It
+never blocks, never waits and keeps no time. What a frame means is none of its business.
+
+References: a link holds one reference to the slot that it is filling and gives it back when it
+changes to another slot or is closed. The owner takes one more (``pool.ref``) for every record that
+it makes of a burst, before the next ``read_burst``.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Final, Protocol
+
+NO_SLOT: Final = 0xFFFFFFFF
+HEADROOM: Final = 256
+"""Bytes left free at the start of a slot."""
+MIN_READ: Final = 8192
+"""With less room than this left in a slot, reading goes on in a fresh one."""
+MAX_BACKLOG: Final = 4 * 1024 * 1024
+"""Bytes of copied frames that a link keeps for a guest that does not read; the owner stops long before."""
+
+Buffer = bytes | memoryview
+Burst = tuple[int, list[tuple[int, int]]]
+"""(slot, [(off, len)]): where whole Ethernet frames lie. The list may be empty."""
+
+
+class LinkClosed(Exception):  # noqa: N818  that a guest leaves is no error
+    """The link is over: the guest left, or broke the framing. The text says why, for the log.
+
+    ``reason`` is the name of a drop counter, or empty when nothing was dropped.
+    """
+
+    def __init__(self, text: str, reason: str = "") -> None:
+        super().__init__(text)
+        self.reason = reason
+
+
+class SlotPool(Protocol):
+    """What a link needs of an allocator (pipeline.shm.arena.Pool has it)."""
+
+    def alloc(self) -> int:
+        """A slot with one reference, or NO_SLOT."""
+
+    def ref(self, slot: int, n: int = 1) -> None:
+        """Count n more references."""
+
+    def unref(self, slot: int) -> None:
+        """Count one reference less."""
+
+
+class Link(ABC):
+    """One guest's link.
+
+    ==============  ===================================================================
+    attribute       meaning
+    ==============  ===================================================================
+    starved         the last read_burst() returned None because no slot was free
+    blocked         the guest does not read: copied bytes wait for flush()
+    backlog_bytes   how many
+    verify          whether checksums of received frames are to be verified
+    drops           frames the link itself gave up, by counter name; the owner clears it
+    short_is_all    set by an owner with edge-triggered polling, see read_burst()
+    ==============  ===================================================================
+    """
+
+    def __init__(self) -> None:
+        self.starved = False
+        self.verify = True
+        self.drops: dict[str, int] = {}
+        self.short_is_all = False
+
+    @property
+    @abstractmethod
+    def blocked(self) -> bool:
+        """Whether what was given to send() is not all out yet."""
+
+    @property
+    @abstractmethod
+    def backlog_bytes(self) -> int:
+        """Bytes copied and not yet sent."""
+
+    @abstractmethod
+    def fileno(self) -> int:
+        """The descriptor to poll for both directions."""
+
+    @abstractmethod
+    def read_burst(self) -> Burst | None:
+        """Read what is there, as much as one slot takes: where the frames are.
+
+        None: nothing is there now (poll again), or ``starved``. Raises LinkClosed. Consecutive
+        bursts may lie in the same slot. ``short_is_all`` True saves a system call: a read
+        that did not fill its room is then taken for the last one, and the next call returns None
+        without reading. That is right if the owner polls edge-triggered and its last event had no
+        hang-up bit (EPOLLRDHUP, EPOLLHUP, EPOLLERR): whatever comes later is a new event.
+        """
+
+    @abstractmethod
+    def send(self, buffers: Sequence[Buffer]) -> bool:
+        """Send frames (with their framing, as pipeline.engines.gso makes them); buffers are free after it.
+
+        What the socket does not take is copied. False: the backlog is full and nothing was
+        taken. Raises LinkClosed.
+        """
+
+    @abstractmethod
+    def flush(self) -> None:
+        """Go on sending what was copied, when the descriptor is writable. Raises LinkClosed."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Give back the slot and close the descriptor. May be called twice."""
+
+
+class SlotCursor:
+    """The slot being filled: bytes [begin, end) are read and not yet handed out."""
+
+    __slots__ = ("_pool", "_slots", "begin", "end", "slot", "view")
+
+    def __init__(self, pool: SlotPool, slots: list[memoryview]) -> None:
+        self._pool = pool
+        self._slots = slots
+        self.slot = NO_SLOT
+        self.view = memoryview(b"")
+        self.begin = 0
+        self.end = 0
+
+    def fresh(self) -> bool:
+        """Change to another slot and carry over the bytes not yet handed out. False: none is free."""
+        slot = self._pool.alloc()
+        if slot == NO_SLOT:
+            return False
+        view = self._slots[slot]
+        length = self.end - self.begin
+        if length:
+            view[HEADROOM : HEADROOM + length] = self.view[self.begin : self.end]
+        self.release()
+        self.slot = slot
+        self.view = view
+        self.begin = HEADROOM
+        self.end = HEADROOM + length
+        return True
+
+    def release(self) -> None:
+        """Give back the slot and whatever is in it."""
+        if self.slot != NO_SLOT:
+            self._pool.unref(self.slot)
+            self.slot = NO_SLOT
+            self.view = memoryview(b"")
+            self.begin = self.end = 0

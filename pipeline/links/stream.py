@@ -1,0 +1,212 @@
+"""Frames in a byte stream, each behind its length: QEMU, /connect, vpnkit after its handshake.
+
+One system call reads all that the stream has, up to the rest of a slot. A frame cut by the end of
+the slot is carried over into the next (a copy of one frame at most). One system call sends a
+burst; only what the socket does not take is copied, so that the caller's memory is free.
+"""
+
+import socket
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Final
+
+from pipeline.links.base import (
+    HEADROOM,
+    MAX_BACKLOG,
+    MIN_READ,
+    NO_SLOT,
+    Buffer,
+    Burst,
+    Link,
+    LinkClosed,
+    SlotCursor,
+    SlotPool,
+)
+from pipeline.wire import framing
+from pipeline.wire.errors import WireError
+from pipeline.wire.framing import Framing
+
+IOV_MAX: Final = 1024
+SOCKET_BUFFER_BYTES: Final = 1024 * 1024
+"""Asked for in both directions of a local stream; the system may grant less."""
+MAX_CARRY: Final = 16384
+"""A partial frame longer than this stays where it is, as long as its rest fits."""
+
+
+class StreamLink(Link):
+    """A guest behind a connected stream socket, which this link owns."""
+
+    def __init__(
+        self,
+        sock: socket.socket,
+        form: Framing,
+        pool: SlotPool,
+        slots: list[memoryview],
+        head: bytes = b"",
+        max_backlog: int = MAX_BACKLOG,
+    ) -> None:
+        """head: bytes of the stream that were read already, before the link took over."""
+        super().__init__()
+        sock.setblocking(False)
+        _tune(sock)
+        self._sock = sock
+        self._recv_into = sock.recv_into
+        self._framing = form
+        self._cursor = SlotCursor(pool, slots)
+        self._head = memoryview(head)
+        self._drained = False
+        self._max_backlog = max_backlog
+        self._backlog = bytearray()
+        self._backlog_sent = 0
+
+    @property
+    def blocked(self) -> bool:
+        """Whether copied bytes wait for the guest to read."""
+        return bool(self._backlog)
+
+    @property
+    def backlog_bytes(self) -> int:
+        """Bytes copied and not yet sent."""
+        return len(self._backlog) - self._backlog_sent
+
+    def fileno(self) -> int:
+        """The socket's descriptor, -1 when closed."""
+        return self._sock.fileno()
+
+    # --- from the guest ----------------------------------------------------------------
+
+    def read_burst(self) -> Burst | None:
+        """One read, and the frames that are whole with it. See Link.read_burst."""
+        self.starved = False
+        if self._drained:
+            self._drained = False
+            return None
+        cursor = self._cursor
+        if not self._make_room():
+            self.starved = True
+            return None
+        begin, end = cursor.begin, cursor.end
+        view = cursor.view
+        room = len(view) - end
+        if self._head:
+            count = min(room, len(self._head))
+            view[end : end + count] = self._head[:count]
+            self._head = self._head[count:]
+        else:
+            try:
+                count = self._recv_into(view[end:])
+            except BlockingIOError:
+                return None
+            except OSError as error:
+                raise LinkClosed(f"cannot read from socket: {error.strerror}") from error
+            if not count:
+                raise LinkClosed("cannot read size from socket: EOF")
+            self._drained = self.short_is_all and count < room
+        cursor.end = end = end + count
+        try:
+            frames, cursor.begin = framing.split(view, begin, end, self._framing)
+        except WireError as error:
+            # The frames before it are lost with the link: this stream cannot be trusted any more.
+            text = f"invalid packet size: a length exceeds maximum {self._framing.max}"
+            raise LinkClosed(text, error.reason) from error
+        return cursor.slot, frames
+
+    def _make_room(self) -> bool:
+        """See to it that the partial frame's rest fits the slot, and that a read is worth its call."""
+        cursor = self._cursor
+        if cursor.slot == NO_SLOT:
+            return cursor.fresh()
+        room = len(cursor.view) - cursor.end
+        if room >= MIN_READ and cursor.begin == cursor.end:
+            return True
+        wanted = framing.need(cursor.view, cursor.begin, cursor.end, self._framing)
+        if wanted <= room and (room >= MIN_READ or cursor.end - cursor.begin > MAX_CARRY):
+            return True
+        if cursor.begin == HEADROOM and wanted > room:
+            length = cursor.end - HEADROOM + wanted - self._framing.prefix_len
+            raise LinkClosed(
+                f"invalid packet size: {length} exceeds what a slot holds", "link_frame_dropped_oversized"
+            )
+        return cursor.fresh()
+
+    # --- to the guest --------------------------------------------------------------------
+
+    def send(self, buffers: Sequence[Buffer]) -> bool:
+        """Gather and send; copy the rest. See Link.send."""
+        if self._backlog:
+            total = sum(map(len, buffers))
+            if self.backlog_bytes + total > self._max_backlog:
+                return False
+            for buffer in buffers:
+                self._backlog += buffer
+            return True
+        for first in range(0, len(buffers), IOV_MAX):
+            chunk = buffers[first : first + IOV_MAX] if len(buffers) > IOV_MAX else buffers
+            try:
+                sent = self._sock.send(chunk[0]) if len(chunk) == 1 else self._sock.sendmsg(chunk)
+            except BlockingIOError:
+                sent = 0
+            except OSError as error:
+                raise LinkClosed(f"cannot write to socket: {error.strerror}") from error
+            if sent < sum(map(len, chunk)):
+                self._keep(buffers, first, sent)
+                break
+        return True
+
+    def _keep(self, buffers: Sequence[Buffer], first: int, sent: int) -> None:
+        """Copy what is left of buffers[first:] behind the first sent bytes."""
+        backlog = self._backlog
+        for buffer in buffers[first:]:
+            length = len(buffer)
+            if sent >= length:
+                sent -= length
+            else:
+                backlog += memoryview(buffer)[sent:]
+                sent = 0
+
+    def flush(self) -> None:
+        """Send what was copied, until it is out or the socket is full again."""
+        backlog = self._backlog
+        while backlog:
+            try:
+                with memoryview(backlog) as view, view[self._backlog_sent :] as rest:
+                    self._backlog_sent += self._sock.send(rest)
+            except BlockingIOError:
+                break
+            except OSError as error:
+                raise LinkClosed(f"cannot write to socket: {error.strerror}") from error
+            if self._backlog_sent < len(backlog):
+                continue
+            backlog.clear()
+            self._backlog_sent = 0
+        if self._backlog_sent > len(backlog) // 2:
+            del backlog[: self._backlog_sent]
+            self._backlog_sent = 0
+
+    def park(self) -> bool:
+        """Give back the slot of a link that reads nothing now, if no partial frame is in it.
+
+        For an owner with more links than slots: the next read takes a slot again.
+        """
+        if self._cursor.begin != self._cursor.end:
+            return False
+        self._cursor.release()
+        return True
+
+    def close(self) -> None:
+        """Give back the slot, forget what was copied, close the socket."""
+        self._cursor.release()
+        self._backlog.clear()
+        self._backlog_sent = 0
+        self._sock.close()
+
+
+def _tune(sock: socket.socket) -> None:
+    """Larger buffers on a local stream (TCP sizes its own), and no waiting for more on TCP."""
+    # Neither is needed to work: a system that refuses is slower.
+    with suppress(OSError):
+        if sock.family in (socket.AF_INET, socket.AF_INET6):
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        else:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SOCKET_BUFFER_BYTES)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, SOCKET_BUFFER_BYTES)
