@@ -1,0 +1,107 @@
+"""Toy stages and their forked workers, seen from a supervisor."""
+
+import os
+import select
+import signal
+import socket
+import time
+import traceback
+from collections import deque
+from collections.abc import Callable
+from math import inf
+from typing import Any
+
+from pipeline.stages import worker as worker_module
+from pipeline.stages.channel import ControlChannel
+from pipeline.stages.worker import Message, Worker
+from pipeline.topology import Fabric
+
+LIMIT = 15.0
+"""Seconds until something that should happen at once counts as not happening."""
+
+
+class Toy:
+    """A stage that does nothing; the base of the others."""
+
+    def __init__(self, worker: Worker) -> None:
+        self.worker = worker
+
+    def step(self, now: float) -> int:
+        return 0
+
+    def deadline(self) -> float:
+        return inf
+
+    def on_control(self, message: Message, fds: list[int]) -> Message | None:
+        return {"error": f"no request {message.get('op')!r}"}
+
+
+MakeStage = Callable[[Worker], Toy]
+
+
+class Child:
+    """A forked worker, seen from its supervisor."""
+
+    def __init__(self, fabric: Fabric, name: str, make: MakeStage, max_sleep: float = 60.0) -> None:
+        mine, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.name, self.bell = name, fabric.bell(name)
+        self.counters = fabric.counters(name)
+        self.pid = os.fork()
+        if self.pid == 0:
+            status = 9
+            try:
+                mine.close()
+                vars(worker_module)["MAX_SLEEP"] = max_sleep
+                worker = Worker(fabric.ports(name), its)
+                worker.run(make(worker))
+                status = 0
+            except SystemExit as end:
+                status = int(end.code or 0)
+            except BaseException:
+                traceback.print_exc()
+            finally:
+                os._exit(status)
+        its.close()
+        self.channel = ControlChannel(mine)
+        self.inbox: deque[tuple[dict[str, Any], list[int]]] = deque()
+        self.status: int | None = None
+
+    def send(self, message: Message, fds: list[int] | None = None) -> None:
+        self.channel.send(message, fds or [])
+        self.bell.notify_control()
+
+    def next_message(self) -> tuple[dict[str, Any], list[int]]:
+        until = time.monotonic() + LIMIT
+        while not self.inbox:
+            ready, _, _ = select.select([self.channel], [], [], max(until - time.monotonic(), 0))
+            assert ready, f"{self.name} says nothing"
+            self.inbox.extend(self.channel.receive())
+            assert self.inbox or not self.channel.ended, f"{self.name} is gone"
+        return self.inbox.popleft()
+
+    def ask(self, op: str, **more: Any) -> dict[str, Any]:
+        self.send({"id": 7, "op": op, **more})
+        answer, _ = self.next_message()
+        assert answer.pop("id") == 7
+        return answer
+
+    def join(self) -> int:
+        """Exit status within the limit; negative for a signal."""
+        until = time.monotonic() + LIMIT
+        while self.status is None and time.monotonic() < until:
+            pid, status = os.waitpid(self.pid, os.WNOHANG)
+            if pid:
+                self.status = os.waitstatus_to_exitcode(status)
+            else:
+                time.sleep(0.005)
+        assert self.status is not None, f"{self.name} does not end"
+        return self.status
+
+    def kill(self) -> None:
+        if self.status is None:
+            os.kill(self.pid, signal.SIGKILL)
+            os.waitpid(self.pid, 0)
+        self.channel.close()
+
+
+Spawn = Callable[..., Child]
