@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from struct import Struct
 from typing import Final
 
-from pipeline.wire import checksum, ethernet, icmp, ipv4, udp
+from pipeline.wire import icmp, ipv4, udp
 
 ERRORS_PER_SECOND: Final = 100.0
 ERRORS_BURST: Final = 50.0
@@ -18,9 +18,6 @@ QUOTED_BYTES: Final = 8
 """Of the offending packet's payload, behind its header (RFC 792)."""
 
 _ADDRS: Final = Struct("!II")
-_CHECK: Final = Struct("!H")
-_IP_TTL: Final = 8
-_IP_CHECK: Final = 10
 _IP_ADDRS: Final = 12
 
 
@@ -36,34 +33,11 @@ def is_answerable_echo(header: ipv4.Header, message: icmp.Message, own: Iterable
     )
 
 
-def answer_echo_in_place(buf: memoryview, off: int, header: ipv4.Header) -> None:
-    """Turn the frame of an echo request at buf[off:] into its reply.
-
-    off is that of the Ethernet header; IPv4 and ICMP have been parsed and
-    is_answerable_echo() holds. Identifier, sequence number, payload, TOS and IP identifier
-    stay as they are (RFC 1122 section 3.2.2.6); the TTL becomes the default. IP options go
-    back untouched to whom they came from, which harms nobody else.
-    """
-    dst, src, ethertype = ethernet.HEADER.unpack_from(buf, off)
-    ethernet.HEADER.pack_into(buf, off, src, dst, ethertype)
-    ip = off + ethernet.HEADER_LEN
-    _ADDRS.pack_into(buf, ip + _IP_ADDRS, header.dst, header.src)
-    (field,) = _CHECK.unpack_from(buf, ip + _IP_CHECK)
-    # Swapping the addresses does not change the sum; the TTL does, and shares its word with
-    # the protocol.
-    field = checksum.update16(field, header.ttl << 8 | header.proto, ipv4.DEFAULT_TTL << 8 | header.proto)
-    buf[ip + _IP_TTL] = ipv4.DEFAULT_TTL
-    _CHECK.pack_into(buf, ip + _IP_CHECK, field)
-    message = ip + header.ihl
-    (field,) = _CHECK.unpack_from(buf, message + 2)
-    _CHECK.pack_into(buf, message + 2, checksum.update16(field, icmp.ECHO_REQUEST << 8, 0))
-    buf[message] = icmp.ECHO_REPLY
-
-
 def echo_reply(view: memoryview | bytes, off: int, header: ipv4.Header) -> bytes:
     """The reply to the echo request whose IPv4 header is at off, as a new IP packet.
 
-    For packets that do not lie in a slot (reassembled ones). Without IP options.
+    is_answerable_echo() holds. Identifier, sequence number, payload, TOS and IP identifier
+    are copied (RFC 1122 section 3.2.2.6); IP options are not.
     """
     begin = off + header.ihl
     _, _, _, rest = icmp.FIXED.unpack_from(view, begin)
@@ -145,7 +119,7 @@ class IcmpErrors:
         return self._packet(quoted, icmp.build_time_exceeded(code, quoted), src)
 
     def _packet(self, quoted: bytes, message: bytes, src: int | None) -> bytes:
-        (guest,) = _ADDRS.unpack_from(quoted, _IP_ADDRS)[:1]
+        guest, _ = _ADDRS.unpack_from(quoted, _IP_ADDRS)
         self._ident = (self._ident + 1) & 0xFFFF
         origin = self._gateway if src is None else src
         return (

@@ -7,10 +7,15 @@ take_actions(). The messages are made by the arp engine.
 
 ::
 
-    state       means                              becomes
-    INCOMPLETE  asked by broadcast, callers wait   REACHABLE on any sign of life, or gone
-    REACHABLE   a sign of life within REACHABLE_TIME   PROBE when used or contested later
-    PROBE       in use, asked by unicast           REACHABLE on a sign of life, or gone
+    state       means                             becomes
+    INCOMPLETE  asked by broadcast, callers wait  KNOWN on a sign of life, else gone
+    KNOWN       somebody showed this address      PROBE when contested, or used after
+                                                  REACHABLE_TIME without a sign of life
+    PROBE       usable, being asked by unicast    KNOWN on a sign of life; without one gone
+                                                  when contested, else KNOWN again
+
+A silent guest keeps its address as long as its link is up and nobody else wants it: a
+machine that was suspended must find its connections when it comes back.
 
 Hostile guests: own addresses of the gateway cannot be claimed; an address whose owner is
 alive cannot be taken by another MAC (the owner is probed, and must fail, first); addresses
@@ -29,16 +34,13 @@ REACHABLE_TIME: Final = 30.0
 """Seconds for which a sign of life is believed."""
 CONTEST_INTERVAL: Final = 10.0
 """Seconds between two probes of an owner whose address another station keeps claiming."""
-GONE_TIME: Final = 600.0
-"""Seconds without a sign of life after which an unused address is forgotten."""
-
 MAX_NEIGHBORS: Final = 8192
 MAX_NEIGHBORS_PER_LINK: Final = 256
 MAX_PENDING_ADDRS: Final = 256
 MAX_PENDING_PER_ADDR: Final = 64
 
 _INCOMPLETE: Final = "INCOMPLETE"
-_REACHABLE: Final = "REACHABLE"
+_KNOWN: Final = "KNOWN"
 _PROBE: Final = "PROBE"
 _INF: Final = float("inf")
 
@@ -46,7 +48,10 @@ _INF: Final = float("inf")
 class Neighbor:
     """One address. Read-only outside this module; mac and link mean nothing while INCOMPLETE."""
 
-    __slots__ = ("addr", "confirmed", "contested_at", "link", "mac", "requests", "state", "timer", "waiting")
+    __slots__ = (
+        "addr", "confirmed", "contested", "contested_at", "link",
+        "mac", "requests", "state", "timer", "waiting",
+    )  # fmt: skip
 
     def __init__(self, addr: int, mac: bytes, link: int, state: str) -> None:
         self.addr = addr
@@ -54,6 +59,7 @@ class Neighbor:
         self.link = link
         self.state = state
         self.confirmed = -_INF
+        self.contested = False
         self.contested_at = -_INF
         self.requests = 0
         self.timer = _INF
@@ -120,7 +126,6 @@ class Neighbors:
         self._links: dict[int, dict[int, Neighbor]] = {}
         self._timed: dict[int, Neighbor] = {}
         self._deadline = _INF
-        self._sweep_at = _INF
         self._actions: list[Action] = []
 
     # --- learning -----------------------------------------------------------------------
@@ -134,16 +139,14 @@ class Neighbors:
         neighbor = self._table.get(addr)
         if neighbor is not None and neighbor.mac == mac and neighbor.link == link:
             neighbor.confirmed = now
-            if neighbor.state != _REACHABLE:
+            if neighbor.state != _KNOWN:
                 self._settle(neighbor)
             return
         self._refuse_bad(addr, mac)
         if neighbor is not None and neighbor.state != _INCOMPLETE and neighbor.mac != mac:
             self._contest(neighbor, mac, now)
-        self._make_room(link, now)
+        self._make_room(link, now, new=neighbor is None)
         if neighbor is None:
-            if len(self._table) >= self._max:
-                raise WireError("neighbor_claim_refused_table_full")
             neighbor = Neighbor(addr, mac, link, _INCOMPLETE)
             self._table[addr] = neighbor
         elif neighbor.state != _INCOMPLETE:
@@ -151,8 +154,6 @@ class Neighbors:
             self._unlink(neighbor)
         neighbor.mac, neighbor.link, neighbor.confirmed = mac, link, now
         self._links.setdefault(link, {})[addr] = neighbor
-        self._sweep_at = min(self._sweep_at, now + GONE_TIME)
-        self._deadline = min(self._deadline, self._sweep_at)
         self._settle(neighbor)
         waiting, neighbor.waiting = tuple(neighbor.waiting), []
         self._actions.append(Learned(addr, mac, link, waiting))
@@ -180,18 +181,28 @@ class Neighbors:
         if now - neighbor.contested_at >= CONTEST_INTERVAL:
             neighbor.contested_at = now
             self._actions.append(Contested(neighbor.addr, neighbor.mac, mac))
-            if neighbor.state == _REACHABLE:
+            if neighbor.state == _KNOWN:
                 self._ask(neighbor, _PROBE, now)
+        neighbor.contested = neighbor.state == _PROBE
         raise WireError("neighbor_claim_refused_address_taken")
 
-    def _make_room(self, link: int, now: float) -> None:
-        """Forget silent addresses of a full link; WireError when none has been silent for long."""
-        of_link = self._links.get(link)
-        if of_link is not None and len(of_link) >= self._max_per_link:
-            oldest = min(of_link.values(), key=lambda neighbor: neighbor.confirmed)
+    def _make_room(self, link: int, now: float, new: bool) -> None:
+        """Forget an address so that link may have one more. WireError when that would be unfair.
+
+        A full link loses the address that was silent for longest; a full table lets the link
+        with most addresses pay, so that one guest that makes up addresses shuts out no other.
+        """
+        of_link = self._links.get(link, {})
+        if len(of_link) >= self._max_per_link:
+            oldest = min(of_link.values(), key=_confirmed)
             if now - oldest.confirmed < REACHABLE_TIME:
                 raise WireError("neighbor_claim_refused_table_full")
             self._drop(oldest)
+        elif new and len(self._table) >= self._max:
+            largest = max(self._links.values(), key=len, default=of_link)
+            if len(largest) <= len(of_link) + 1:
+                raise WireError("neighbor_claim_refused_table_full")
+            self._drop(min(largest.values(), key=_confirmed))
 
     # --- resolving ----------------------------------------------------------------------
 
@@ -209,7 +220,7 @@ class Neighbors:
         """
         neighbor = self._table.get(addr)
         if neighbor is not None and neighbor.state != _INCOMPLETE:
-            if neighbor.state == _REACHABLE and now - neighbor.confirmed >= REACHABLE_TIME:
+            if neighbor.state == _KNOWN and now - neighbor.confirmed >= REACHABLE_TIME:
                 self._ask(neighbor, _PROBE, now)
             return neighbor
         waiting = () if token is None else (token,)
@@ -234,24 +245,15 @@ class Neighbors:
         return self._deadline
 
     def on_timer(self, now: float) -> None:
-        """Repeat requests that are due, give up on those without answer, forget the silent."""
+        """Repeat the requests that are due and give up on those without answer."""
         for neighbor in [n for n in self._timed.values() if n.timer <= now]:
-            if neighbor.requests >= MAX_REQUESTS:
-                self._drop(neighbor)
-            else:
+            if neighbor.requests < MAX_REQUESTS:
                 self._request(neighbor, now)
-        if self._sweep_at <= now:
-            self._sweep(now)
-        self._deadline = min([self._sweep_at, *(n.timer for n in self._timed.values())])
-
-    def _sweep(self, now: float) -> None:
-        known = [n for n in self._table.values() if n.state == _REACHABLE]
-        for neighbor in known:
-            if now - neighbor.confirmed >= GONE_TIME:
+            elif neighbor.state == _PROBE and not neighbor.contested:
+                self._settle(neighbor)
+            else:
                 self._drop(neighbor)
-        left = [n.confirmed for n in known if n.addr in self._table]
-        # At most once a minute, whatever the ages are.
-        self._sweep_at = max(min(left) + GONE_TIME, now + 60.0) if left else _INF
+        self._deadline = min([n.timer for n in self._timed.values()], default=_INF)
 
     def _ask(self, neighbor: Neighbor, state: str, now: float) -> None:
         neighbor.state = state
@@ -269,7 +271,8 @@ class Neighbors:
             self._actions.append(Request(neighbor.addr))
 
     def _settle(self, neighbor: Neighbor) -> None:
-        neighbor.state = _REACHABLE
+        neighbor.state = _KNOWN
+        neighbor.contested = False
         neighbor.timer = _INF
         self._timed.pop(neighbor.addr, None)
 
@@ -301,3 +304,7 @@ class Neighbors:
     def snapshot(self) -> dict[int, tuple[bytes, int]]:
         """Address to (MAC, link) of everything known."""
         return {n.addr: (n.mac, n.link) for n in self._table.values() if n.state != _INCOMPLETE}
+
+
+def _confirmed(neighbor: Neighbor) -> float:
+    return neighbor.confirmed

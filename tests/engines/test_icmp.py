@@ -1,0 +1,178 @@
+"""Echo replies and error messages of the gateway."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.engines import icmp as engine
+from pipeline.wire import checksum, icmp, ipv4
+from pipeline.wire.ipv4 import addr_parse
+from tests.support.fuzz import u16
+
+GATEWAY, HOST, GUEST, FAR, BROADCAST = map(
+    addr_parse, ("192.168.127.1", "192.168.127.254", "192.168.127.2", "8.8.8.8", "192.168.127.255")
+)
+OWN = frozenset((GATEWAY, HOST))
+
+
+def packet(
+    payload: bytes, proto: int = ipv4.PROTO_UDP, src: int = GUEST, dst: int = FAR, ident: int = 7,
+    flags: int = 0, frag_off: int = 0, ttl: int = 5, tos: int = 0,
+) -> bytes:  # fmt: skip
+    header = ipv4.build(
+        20 + len(payload), ident, ttl, proto, src, dst, flags=flags, frag_off=frag_off, tos=tos
+    )
+    return header + payload
+
+
+def echo(**changes: int) -> bytes:
+    message = icmp.build_echo(icmp.ECHO_REQUEST, 1, 2, b"ping")
+    return packet(message, **{"proto": ipv4.PROTO_ICMP, "dst": GATEWAY} | changes)
+
+
+def answerable(data: bytes) -> bool:
+    header = ipv4.parse(data, 0, len(data))
+    return engine.is_answerable_echo(header, icmp.parse(data, header.ihl, len(data)), OWN)
+
+
+@pytest.mark.parametrize(
+    "dst, want", [(GATEWAY, True), (HOST, True), (FAR, False), (GUEST, False), (BROADCAST, False)]
+)
+def test_only_own_addresses_answer_echo(dst: int, want: bool) -> None:
+    assert answerable(echo(dst=dst)) is want
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"flags": ipv4.FLAG_MF}, {"frag_off": 8}, {"src": 0}, {"src": ipv4.BROADCAST}, {"src": 0xE0000001},
+     {"src": 0x7F000001}],
+)  # fmt: skip
+def test_fragments_and_impossible_senders_get_no_echo(changes: dict[str, int]) -> None:
+    assert not answerable(echo(**changes))
+
+
+@pytest.mark.parametrize(
+    "kind, code", [(icmp.ECHO_REPLY, 0), (icmp.UNREACHABLE, 1), (icmp.ECHO_REQUEST, 1), (13, 0)]
+)
+def test_other_messages_get_no_echo(kind: int, code: int) -> None:
+    assert not answerable(packet(icmp.build(kind, code, 0), ipv4.PROTO_ICMP, dst=GATEWAY))
+
+
+@given(u16, u16, u16, st.integers(0, 255), st.binary(max_size=60))
+def test_a_reply_mirrors_the_request(ident: int, seq: int, ip_ident: int, tos: int, data: bytes) -> None:
+    message = icmp.build_echo(icmp.ECHO_REQUEST, ident, seq, data)
+    request = b"--" + packet(message, ipv4.PROTO_ICMP, dst=HOST, ident=ip_ident, tos=tos)
+    reply = engine.echo_reply(memoryview(request), 2, ipv4.parse(request, 2, len(request)))
+    header = ipv4.parse(reply, 0, len(reply))
+    assert (header.src, header.dst, header.ttl, header.ident, header.tos) == (HOST, GUEST, 64, ip_ident, tos)
+    assert icmp.parse(reply, 20, len(reply))[:2] == (icmp.ECHO_REPLY, 0)
+    assert reply[20:] == icmp.build_echo(icmp.ECHO_REPLY, ident, seq, data)
+
+
+def errors(**changes: float) -> engine.IcmpErrors:
+    return engine.IcmpErrors(GATEWAY, BROADCAST, **changes)
+
+
+def test_unreachable_quotes_header_and_eight_bytes() -> None:
+    about = packet(b"12345678rest")
+    error = errors().unreachable(about, 0, 1.0, icmp.PORT_UNREACHABLE, src=FAR)
+    assert error is not None
+    header = ipv4.parse(error, 0, len(error))
+    assert (header.src, header.dst, header.proto, header.ttl) == (FAR, GUEST, ipv4.PROTO_ICMP, 64)
+    assert icmp.parse(error, 20, len(error))[:2] == (icmp.UNREACHABLE, icmp.PORT_UNREACHABLE)
+    assert error[28:] == about[:28]
+
+
+def test_errors_come_from_the_gateway_unless_told_otherwise() -> None:
+    for code in (icmp.NET_UNREACHABLE, icmp.HOST_UNREACHABLE, icmp.PROTOCOL_UNREACHABLE):
+        error = errors().unreachable(packet(b"12345678"), 0, 1.0, code)
+        assert error is not None
+        assert ipv4.parse(error, 0, len(error)).src == GATEWAY
+        assert error[21] == code
+
+
+def test_fragmentation_needed_tells_the_mtu() -> None:
+    error = errors().unreachable(packet(b"12345678"), 0, 1.0, icmp.FRAGMENTATION_NEEDED, mtu=1400)
+    assert error is not None
+    assert icmp.parse(error, 20, len(error)).rest == 1400
+
+
+def test_time_exceeded_quotes_header_and_eight_bytes() -> None:
+    about = packet(b"12345678rest", flags=ipv4.FLAG_MF)
+    error = errors().time_exceeded(about, 0, 1.0, icmp.REASSEMBLY_EXCEEDED)
+    assert error is not None
+    assert icmp.parse(error, 20, len(error))[:2] == (icmp.TIME_EXCEEDED, 1)
+    assert error[28:] == about[:28]
+
+
+def test_ip_options_of_the_offender_are_quoted_whole() -> None:
+    head = bytearray(packet(b"12345678"))
+    head[0], head[3] = 0x46, 32
+    head[10:12] = b"\0\0"
+    about = bytearray(head[:20] + b"\x01\x01\x01\x00" + head[20:])
+    about[10:12] = checksum.checksum(about[:24]).to_bytes(2, "big")
+    error = errors().unreachable(bytes(about), 0, 1.0, icmp.HOST_UNREACHABLE)
+    assert error is not None
+    assert error[28:] == about
+
+
+def test_a_short_offender_is_quoted_as_far_as_it_goes() -> None:
+    about = packet(b"abc") + b"padding of the frame"
+    error = errors().unreachable(about, 0, 1.0, icmp.HOST_UNREACHABLE)
+    assert error is not None
+    assert error[28:] == about[:23]
+
+
+@pytest.mark.parametrize("kind", sorted(icmp.ERRORS))
+def test_no_error_about_an_error(kind: int) -> None:
+    about = packet(icmp.build(kind, 0, 0, bytes(28)), ipv4.PROTO_ICMP)
+    assert errors().unreachable(about, 0, 1.0, icmp.HOST_UNREACHABLE) is None
+
+
+def test_an_error_about_an_echo_request_but_not_about_an_empty_icmp_packet() -> None:
+    assert errors().unreachable(echo(dst=FAR), 0, 1.0, icmp.HOST_UNREACHABLE) is not None
+    assert errors().unreachable(packet(b"", ipv4.PROTO_ICMP), 0, 1.0, icmp.HOST_UNREACHABLE) is None
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"frag_off": 8},
+        {"dst": ipv4.BROADCAST},
+        {"dst": BROADCAST},
+        {"dst": 0xE00000FB},
+        {"src": ipv4.BROADCAST},
+        {"src": BROADCAST},
+        {"src": 0xE00000FB},
+        {"src": 0},
+        {"src": 0x7F000001},
+        {"src": 0xF0000001},
+    ],
+)
+def test_no_error_about_fragments_groups_or_impossible_senders(changes: dict[str, int]) -> None:
+    about = packet(b"12345678", **changes)
+    assert errors().unreachable(about, 0, 1.0, icmp.HOST_UNREACHABLE) is None
+    assert errors().time_exceeded(about, 0, 1.0, icmp.TTL_EXCEEDED) is None
+
+
+def test_errors_are_no_faster_than_the_rate_and_what_is_not_sent_is_counted() -> None:
+    limited = errors(per_second=2.0, burst=3.0)
+    about = packet(b"12345678")
+
+    def sent(now: float, tries: int) -> int:
+        return sum(limited.unreachable(about, 0, now, 1) is not None for _ in range(tries))
+
+    assert sent(100.0, 5) == 3
+    assert limited.suppressed == 2
+    assert sent(100.5, 5) == 1
+    assert sent(1000.0, 5) == 3
+
+
+@pytest.mark.parametrize("proto", [ipv4.PROTO_TCP, ipv4.PROTO_UDP])
+def test_an_error_can_be_made_about_a_flow_alone(proto: int) -> None:
+    about = engine.quote_flow(GUEST, FAR, proto, 4000, 443, 0x01020304)
+    header = ipv4.parse(about, 0, len(about))
+    assert (header.src, header.dst, header.proto, header.total_len) == (GUEST, FAR, proto, 28)
+    assert about[20:24] == bytes.fromhex("0fa001bb")
+    assert about[24:] == (bytes.fromhex("01020304") if proto == ipv4.PROTO_TCP else bytes.fromhex("00080000"))
+    assert errors().unreachable(about, 0, 1.0, icmp.HOST_UNREACHABLE) is not None

@@ -1,0 +1,116 @@
+"""What destinations of a guest mean on the host."""
+
+import errno
+from ipaddress import IPv4Network
+from types import SimpleNamespace
+
+import pytest
+from hypothesis import given
+
+from pipeline.counters import INDEX
+from pipeline.engines.nat import Nat, Target
+from pipeline.wire.ipv4 import addr_parse
+from tests.support.fuzz import addrs, u16
+
+GATEWAY = addr_parse("192.168.127.1")
+HOST = addr_parse("192.168.127.254")
+LOOPBACK = addr_parse("127.0.0.1")
+
+
+def nat(**changes: object) -> Nat:
+    config = {
+        "subnet": IPv4Network("192.168.127.0/24"),
+        "gateway_ip": GATEWAY,
+        "gateway_virtual_ips": (HOST,),
+        "nat": {HOST: LOOPBACK},
+        "ec2_metadata_access": False,
+    }
+    return Nat.from_config(SimpleNamespace(**config | changes))
+
+
+@pytest.mark.parametrize(
+    "addr, port, tcp, udp",
+    [
+        ("192.168.127.1", 53, "dns", "dns"),
+        ("192.168.127.1", 80, "api", ""),
+        ("192.168.127.1", 67, "", "dhcp"),
+        ("192.168.127.1", 22, "", ""),
+        ("192.168.127.254", 53, "", ""),
+        ("8.8.8.8", 53, "", ""),
+    ],
+)
+def test_services_live_on_the_gateways_address_alone(addr: str, port: int, tcp: str, udp: str) -> None:
+    assert nat().tcp_target(addr_parse(addr), port).service == tcp
+    assert nat().udp_target(addr_parse(addr), port).service == udp
+
+
+@pytest.mark.parametrize("port", [1, 53, 80, 65535])
+def test_the_host_address_means_the_hosts_loopback_on_every_port(port: int) -> None:
+    assert nat().tcp_target(HOST, port) == Target(LOOPBACK)
+    assert nat().udp_target(HOST, port) == Target(LOOPBACK)
+
+
+@pytest.mark.parametrize(
+    "addr", ["1.1.1.1", "10.0.0.1", "192.168.126.11", "192.168.128.1", "223.255.255.254"]
+)
+def test_other_addresses_are_dialled_as_they_are(addr: str) -> None:
+    value = addr_parse(addr)
+    assert nat().tcp_target(value, 443) == nat().udp_target(value, 443) == Target(value)
+
+
+@pytest.mark.parametrize(
+    "addr, reason, error",
+    [
+        ("192.168.127.1", "gateway_port", errno.ECONNREFUSED),
+        ("192.168.127.2", "unowned", errno.EHOSTUNREACH),
+        ("192.168.127.0", "unowned", errno.EHOSTUNREACH),
+        ("192.168.127.255", "broadcast", errno.ENETUNREACH),
+        ("255.255.255.255", "broadcast", errno.ENETUNREACH),
+        ("169.254.169.254", "link_local", errno.ECONNREFUSED),
+        ("169.254.0.1", "link_local", errno.ECONNREFUSED),
+        ("127.0.0.1", "loopback", errno.ENETUNREACH),
+        ("127.255.255.255", "loopback", errno.ENETUNREACH),
+        ("224.0.0.251", "multicast", errno.ENETUNREACH),
+        ("239.255.255.250", "multicast", errno.ENETUNREACH),
+        ("0.0.0.0", "reserved", errno.ENETUNREACH),
+        ("0.1.2.3", "reserved", errno.ENETUNREACH),
+        ("240.0.0.1", "reserved", errno.ENETUNREACH),
+        ("255.255.255.254", "reserved", errno.ENETUNREACH),
+    ],
+)
+def test_what_is_refused_has_a_reason_and_an_errno(addr: str, reason: str, error: int) -> None:
+    value = addr_parse(addr)
+    want = Target(value, refused=f"nat_flow_refused_{reason}", errno=error)
+    assert nat().tcp_target(value, 22) == want
+    assert nat().udp_target(value, 22) == want
+    assert want.refused in INDEX
+
+
+def test_metadata_access_opens_link_local_addresses() -> None:
+    value = addr_parse("169.254.169.254")
+    assert nat(ec2_metadata_access=True).tcp_target(value, 80) == Target(value)
+    assert nat(ec2_metadata_access=True).udp_target(value, 80) == Target(value)
+
+
+def test_an_entry_of_the_table_wins_over_every_refusal() -> None:
+    metadata = addr_parse("169.254.169.254")
+    table = {GATEWAY: LOOPBACK, metadata: addr_parse("10.9.9.9")}
+    rules = nat(nat=table)
+    assert rules.tcp_target(metadata, 80) == Target(addr_parse("10.9.9.9"))
+    assert rules.tcp_target(GATEWAY, 22) == Target(LOOPBACK)
+    assert rules.tcp_target(GATEWAY, 53).service == "dns"
+
+
+def test_a_virtual_address_without_entry_is_the_gateways_and_refuses() -> None:
+    assert nat(nat={}).tcp_target(HOST, 22).refused == "nat_flow_refused_gateway_port"
+
+
+@given(addrs, u16)
+def test_every_destination_has_exactly_one_meaning(addr: int, port: int) -> None:
+    for target in (nat().tcp_target(addr, port), nat().udp_target(addr, port)):
+        assert not (target.service and target.refused)
+        assert bool(target.refused) == bool(target.errno)
+        if target.refused:
+            assert target.refused in INDEX
+        elif not target.service:
+            assert target.addr in (addr, LOOPBACK)

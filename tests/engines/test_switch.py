@@ -1,0 +1,130 @@
+"""The learning switch."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.counters import INDEX
+from pipeline.engines.switch import FLOOD, MOVE_HOLD, TO_GATEWAY, Switch, SwitchEvent
+from pipeline.wire import ethernet
+from pipeline.wire.errors import WireError
+from tests.support.fuzz import parsed
+
+GATEWAY = bytes.fromhex("5a94efe40cdd")
+A, B, C = (bytes.fromhex(f"5a94efe40ce{n}") for n in "abc")
+MULTICAST = bytes.fromhex("01005e0000fb")
+
+
+def learned(*pairs: tuple[bytes, int]) -> Switch:
+    switch = Switch(GATEWAY)
+    for mac, link in pairs:
+        switch.on_frame(GATEWAY, mac, link, 0.0)
+    switch.take_events()
+    return switch
+
+
+def test_frames_for_the_gateway_go_there_and_teach_the_source() -> None:
+    switch = Switch(GATEWAY)
+    assert switch.on_frame(GATEWAY, A, 3, 0.0) == TO_GATEWAY
+    assert switch.cam() == {A: 3}
+    assert switch.take_events() == [SwitchEvent("seen", A, 3)]
+    assert switch.on_frame(GATEWAY, A, 3, 1.0) == TO_GATEWAY
+    assert switch.take_events() == []
+
+
+@pytest.mark.parametrize("dst", [ethernet.BROADCAST, MULTICAST])
+def test_broadcast_and_multicast_are_flooded(dst: bytes) -> None:
+    assert learned((A, 0), (B, 1)).on_frame(dst, A, 0, 1.0) == FLOOD
+
+
+def test_a_known_guest_is_reached_through_its_link() -> None:
+    assert learned((A, 0), (B, 1)).on_frame(B, A, 0, 1.0) == 1
+
+
+@pytest.mark.parametrize(
+    "dst, src, reason",
+    [
+        (C, A, "switch_frame_dropped_unknown_destination"),
+        (A, A, "switch_frame_dropped_same_link"),
+        (GATEWAY, ethernet.ZERO, "switch_frame_dropped_bad_source"),
+        (GATEWAY, ethernet.BROADCAST, "switch_frame_dropped_bad_source"),
+        (GATEWAY, MULTICAST, "switch_frame_dropped_bad_source"),
+        (B, GATEWAY, "switch_frame_dropped_gateway_source"),
+    ],
+)
+def test_frames_that_go_nowhere_have_a_reason(dst: bytes, src: bytes, reason: str) -> None:
+    switch = learned((A, 0), (B, 1))
+    with pytest.raises(WireError, match=f"^{reason}$"):
+        switch.on_frame(dst, src, 0, 1.0)
+    assert reason in INDEX
+    assert switch.cam() == {A: 0, B: 1}
+
+
+def test_a_guest_that_moves_is_found_at_its_new_link() -> None:
+    switch = learned((A, 0), (B, 1))
+    assert switch.on_frame(GATEWAY, A, 2, 5.0) == TO_GATEWAY
+    assert switch.take_events() == [SwitchEvent("moved", A, 2)]
+    assert switch.on_frame(A, B, 1, 5.0) == 2
+    switch.forget_link(0)
+    assert switch.cam() == {A: 2, B: 1}
+
+
+def test_an_address_claimed_by_two_links_does_not_flap() -> None:
+    switch = learned((A, 0))
+    switch.on_frame(GATEWAY, A, 1, 5.0)
+    with pytest.raises(WireError, match="switch_frame_dropped_moving_source"):
+        switch.on_frame(GATEWAY, A, 0, 5.0 + MOVE_HOLD / 2)
+    assert switch.on_frame(GATEWAY, A, 0, 5.0 + MOVE_HOLD) == TO_GATEWAY
+    assert [event.kind for event in switch.take_events()] == ["moved", "moved"]
+
+
+def test_a_link_that_goes_takes_its_addresses_along() -> None:
+    switch = learned((A, 0), (B, 1), (C, 0))
+    switch.forget_link(0)
+    switch.forget_link(7)
+    assert switch.cam() == {B: 1}
+    assert switch.take_events() == [SwitchEvent("gone", A, 0), SwitchEvent("gone", C, 0)]
+
+
+def test_a_link_has_a_bound_on_addresses_and_its_frames_still_go_their_way() -> None:
+    switch = Switch(GATEWAY, max_macs_per_link=2)
+    for n in range(5):
+        assert switch.on_frame(GATEWAY, bytes((2, 0, 0, 0, 0, n)), 0, 0.0) == TO_GATEWAY
+    assert len(switch.cam()) == 2
+    assert switch.not_learned == 3
+    switch.on_frame(GATEWAY, A, 1, 0.0)
+    assert switch.cam()[A] == 1
+
+
+def test_the_whole_table_has_a_bound() -> None:
+    switch = Switch(GATEWAY, max_macs=2)
+    for link, mac in enumerate((A, B, C)):
+        switch.on_frame(GATEWAY, mac, link, 0.0)
+    assert switch.cam() == {A: 0, B: 1}
+    assert switch.not_learned == 1
+
+
+MACS = st.sampled_from([A, B, C, GATEWAY, ethernet.BROADCAST, ethernet.ZERO, MULTICAST])
+
+
+@given(st.lists(st.tuples(MACS, MACS, st.integers(-1, 3), st.floats(0, 3)), max_size=60))
+def test_events_tell_the_table(steps: list[tuple[bytes, bytes, int, float]]) -> None:
+    switch = Switch(GATEWAY, max_macs_per_link=2, max_macs=3)
+    model: dict[bytes, int] = {}
+    now = 0.0
+    for dst, src, link, wait in steps:
+        now += wait
+        if link < 0:
+            switch.forget_link(0)
+        else:
+            port = parsed(switch.on_frame, dst, src, link, now)
+            assert port in (None, TO_GATEWAY, FLOOD, 0, 1, 2, 3)
+        for event in switch.take_events():
+            if event.kind == "gone":
+                assert model.pop(event.mac) == event.link
+            else:
+                assert (event.mac in model) == (event.kind == "moved")
+                model[event.mac] = event.link
+        assert switch.cam() == model
+        assert not model.keys() & {GATEWAY, ethernet.BROADCAST, ethernet.ZERO, MULTICAST}
+        assert len(model) <= 3

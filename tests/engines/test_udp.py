@@ -1,0 +1,220 @@
+"""The table of UDP flows."""
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+
+from pipeline.engines.flows import PortAllocator
+from pipeline.engines.udp import FROM_EGRESS, IDLE, UdpFlow, UdpFlows
+
+GATEWAY = 1
+GUEST = 10
+INF = float("inf")
+
+
+def table(**changes: int | float) -> UdpFlows:
+    return UdpFlows(PortAllocator(first=50000, last=50009), **changes)  # type: ignore[arg-type]
+
+
+def numbers(flows: list[UdpFlow]) -> list[int]:
+    return [flow.number for flow in flows]
+
+
+def test_datagrams_of_one_4_tuple_are_one_flow() -> None:
+    flows = table()
+    first = flows.on_guest_datagram(GUEST, 4000, 99, 53, 0.0)
+    assert flows.on_guest_datagram(GUEST, 4000, 99, 53, 10.0) is first
+    assert first.key == (GUEST, 4000, 99, 53)
+    others = [(GUEST, 4001, 99, 53), (GUEST, 4000, 98, 53), (GUEST, 4000, 99, 54), (11, 4000, 99, 53)]
+    got = {first.number} | {flows.on_guest_datagram(*key, 10.0).number for key in others}
+    assert len(got) == 5
+    assert all(0 < number < FROM_EGRESS for number in got)
+
+
+def test_the_owner_is_an_egress_shard_and_both_are_used() -> None:
+    flows = table(egress_count=2)
+    owners = {flows.on_guest_datagram(GUEST, port, 99, 53, 0.0).owner for port in range(64)}
+    assert owners == {0, 1}
+
+
+@pytest.mark.parametrize("direction", ["guest", "host"])
+def test_traffic_in_either_direction_renews_a_flow(direction: str) -> None:
+    flows = table()
+    flow = flows.on_guest_datagram(GUEST, 4000, 99, 53, 0.0)
+    if direction == "guest":
+        flows.on_guest_datagram(GUEST, 4000, 99, 53, 50.0)
+    else:
+        assert flows.on_host_datagram(flow.owner, flow.number, 50.0) is flow
+    assert flows.deadline() == 50.0 + IDLE
+    assert flows.expire(IDLE + 49.0) == 0
+    assert flows.expire(IDLE + 50.0) == 1
+    assert numbers(flows.take_closed()) == [flow.number]
+    assert flows.take_closed() == []
+    assert flows.on_host_datagram(flow.owner, flow.number, 141.0) is None
+    assert flows.on_guest_datagram(GUEST, 4000, 99, 53, 141.0).number != flow.number
+
+
+def test_expiry_takes_the_idle_and_leaves_the_busy() -> None:
+    flows = table()
+    idle = [flows.on_guest_datagram(GUEST, port, 99, 53, port / 100) for port in range(5)]
+    flows.on_guest_datagram(GUEST, 2, 99, 53, 60.0)
+    assert flows.deadline() == IDLE
+    assert flows.expire(IDLE + 1.0) == 4
+    assert numbers(flows.take_closed()) == [idle[0].number, idle[1].number, idle[3].number, idle[4].number]
+    assert len(flows) == 1
+    assert flows.expire(60.0 + IDLE) == 1
+    assert flows.deadline() == INF
+
+
+def test_a_guest_at_its_bound_loses_its_own_flow_that_is_idle_for_longest() -> None:
+    flows = table(max_per_guest=3)
+    other = flows.on_guest_datagram(11, 1, 99, 53, 0.0)
+    first, second, _ = (flows.on_guest_datagram(GUEST, port, 99, 53, port) for port in (1, 2, 3))
+    flows.on_guest_datagram(GUEST, 1, 99, 53, 5.0)
+    flows.on_guest_datagram(GUEST, 4, 99, 53, 6.0)
+    assert numbers(flows.take_closed()) == [second.number]
+    assert flows.evicted == 1
+    assert flows.on_host_datagram(first.owner, first.number, 6.0) is first
+    assert flows.on_host_datagram(other.owner, other.number, 6.0) is other
+
+
+def test_a_full_table_loses_the_flow_that_is_idle_for_longest() -> None:
+    flows = table(max_flows=2)
+    oldest = flows.on_guest_datagram(11, 1, 99, 53, 0.0)
+    flows.on_guest_datagram(12, 1, 99, 53, 1.0)
+    flows.on_guest_datagram(13, 1, 99, 53, 2.0)
+    assert numbers(flows.take_closed()) == [oldest.number]
+    assert len(flows) == 2
+
+
+def test_a_flood_of_new_ports_keeps_the_table_at_its_bound() -> None:
+    flows = table(max_per_guest=16)
+    for port in range(1000):
+        flows.on_guest_datagram(GUEST, port, 99, 53, 0.0)
+    assert len(flows) == 16
+    assert flows.evicted == len(flows.take_closed()) == 984
+
+
+def test_a_dialled_flow_gets_a_port_of_the_gateway_and_its_answers_find_it() -> None:
+    flows = table()
+    flow = flows.on_dial(1, FROM_EGRESS | 7, GUEST, 53, GATEWAY, 0.0)
+    assert flow is not None
+    assert (flow.guest_addr, flow.guest_port, flow.remote_addr, flow.owner) == (GUEST, 53, GATEWAY, 1)
+    assert 50000 <= flow.remote_port <= 50009
+    assert flows.on_guest_datagram(GUEST, 53, GATEWAY, flow.remote_port, 1.0) is flow
+    assert flows.on_dial(1, FROM_EGRESS | 7, GUEST, 53, GATEWAY, 2.0) is flow
+
+
+def test_shards_may_use_the_same_number_for_different_flows() -> None:
+    flows = table()
+    one = flows.on_dial(0, FROM_EGRESS | 1, GUEST, 53, GATEWAY, 0.0)
+    two = flows.on_dial(1, FROM_EGRESS | 1, GUEST, 53, GATEWAY, 0.0)
+    assert one is not None
+    assert two is not None
+    assert one.remote_port != two.remote_port
+    flows.close(0, FROM_EGRESS | 1)
+    assert flows.on_host_datagram(0, FROM_EGRESS | 1, 0.0) is None
+    assert flows.on_host_datagram(1, FROM_EGRESS | 1, 0.0) is two
+
+
+def test_ports_come_back_with_their_flows() -> None:
+    flows = table()
+    for n in range(10):
+        assert flows.on_dial(0, FROM_EGRESS | n, GUEST, 53, GATEWAY, 0.0) is not None
+    assert flows.on_dial(0, FROM_EGRESS | 10, GUEST, 53, GATEWAY, 0.0) is None
+    assert flows.on_dial(0, FROM_EGRESS | 11, GUEST, 54, GATEWAY, 0.0) is not None
+    assert flows.expire(IDLE) == 11
+    assert flows.on_dial(0, FROM_EGRESS | 10, GUEST, 53, GATEWAY, 100.0) is not None
+
+
+def test_a_port_the_guest_itself_talks_to_is_not_chosen_and_not_lost() -> None:
+    ports = PortAllocator(first=50000, last=50001)
+    flows = UdpFlows(ports)
+    flows.on_guest_datagram(GUEST, 53, GATEWAY, 50000, 0.0)
+    flow = flows.on_dial(0, FROM_EGRESS | 1, GUEST, 53, GATEWAY, 0.0)
+    assert flow is not None
+    assert flow.remote_port == 50001
+    assert flows.on_dial(0, FROM_EGRESS | 2, GUEST, 53, GATEWAY, 0.0) is None
+    assert ports.in_use() == 1
+
+
+def test_closing_is_silent_and_may_come_twice() -> None:
+    flows = table()
+    flow = flows.on_guest_datagram(GUEST, 1, 99, 53, 0.0)
+    flows.close(flow.owner, flow.number)
+    flows.close(flow.owner, flow.number)
+    assert (len(flows), flows.take_closed()) == (0, [])
+
+
+def test_a_guest_that_goes_closes_its_flows_and_no_others() -> None:
+    flows = table()
+    mine = [flows.on_guest_datagram(GUEST, port, 99, 53, 0.0).number for port in range(3)]
+    flows.on_guest_datagram(11, 1, 99, 53, 0.0)
+    flows.forget_guest(GUEST)
+    flows.forget_guest(GUEST)
+    assert numbers(flows.take_closed()) == mine
+    assert len(flows) == 1
+
+
+class Flows(RuleBasedStateMachine):
+    """Against a model that keeps, for each key, when it was last seen."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.flows = UdpFlows(PortAllocator(first=50000, last=50003), 2, 5.0, 3, 5)
+        self.live: dict[tuple[int, int], UdpFlow] = {}
+        self.now = 0.0
+
+    @rule(step=st.floats(0, 4))
+    def wait(self, step: float) -> None:
+        self.now += step
+
+    @rule(guest=st.integers(10, 12), port=st.integers(1, 3), remote=st.integers(50000, 50001))
+    def from_guest(self, guest: int, port: int, remote: int) -> None:
+        flow = self.flows.on_guest_datagram(guest, port, GATEWAY, remote, self.now)
+        self.live[flow.owner, flow.number] = flow
+
+    @rule(owner=st.integers(0, 1), n=st.integers(0, 3), guest=st.integers(10, 12))
+    def dial(self, owner: int, n: int, guest: int) -> None:
+        # A number belongs to one guest for as long as it lives.
+        known = self.live.get((owner, FROM_EGRESS | n))
+        target = known.guest_addr if known else guest
+        flow = self.flows.on_dial(owner, FROM_EGRESS | n, target, 1, GATEWAY, self.now)
+        if flow is not None:
+            assert known is None or flow is known
+            self.live[flow.owner, flow.number] = flow
+
+    @rule(data=st.data())
+    def close(self, data: st.DataObject) -> None:
+        if self.live:
+            owner, number = data.draw(st.sampled_from(sorted(self.live)))
+            self.flows.close(owner, number)
+            del self.live[owner, number]
+
+    @rule()
+    def expire(self) -> None:
+        self.flows.expire(self.now)
+        for flow in self.flows.take_closed():
+            del self.live[flow.owner, flow.number]
+        assert all(flow.last_seen + 5.0 > self.now for flow in self.live.values())
+
+    @rule(guest=st.integers(10, 12))
+    def forget(self, guest: int) -> None:
+        self.flows.forget_guest(guest)
+
+    @invariant()
+    def agrees_with_the_model(self) -> None:
+        for flow in self.flows.take_closed():
+            del self.live[flow.owner, flow.number]
+        assert len(self.flows) == len(self.live) <= 5
+        for guest in range(10, 13):
+            assert sum(flow.guest_addr == guest for flow in self.live.values()) <= 3
+        keys = [flow.key for flow in self.live.values()]
+        assert len(keys) == len(set(keys))
+        first = min((flow.last_seen for flow in self.live.values()), default=INF)
+        assert self.flows.deadline() == first + 5.0
+
+
+TestFlows = Flows.TestCase
+TestFlows.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
