@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 from hypothesis.strategies import integers, sampled_from
 
+from pipeline.shm import ring as ring_module
 from pipeline.shm.ring import (
     HEADER_BYTES,
     Consumer,
@@ -233,6 +234,22 @@ def test_an_awake_producer_is_not_rung_for() -> None:
     producer.disarm()
     take(consumer)
     assert not consumer.wake_due()
+
+
+def test_a_machine_without_store_order_gets_a_fence_around_each_counter(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    fences = []
+    monkeypatch.setattr(ring_module, "ORDERED", False)
+    monkeypatch.setattr(ring_module, "full_fence", lambda: fences.append(1))
+    producer, consumer = pair()
+    producer.push(record(1))
+    producer.publish()
+    assert len(fences) == 1, "entries before prod_idx"
+    consumer.peek()
+    assert len(fences) == 2, "prod_idx before entries"
+    consumer.release(1)
+    assert len(fences) == 3, "reads before cons_idx"
 
 
 def test_an_entry_left_in_the_ring_is_fresh_once() -> None:
