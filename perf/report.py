@@ -113,7 +113,7 @@ def table(figures: Sequence[Figure], base: str = "pipeline") -> str:
             row.append("-" if cell is None else f"{_short(cell.median):g}")
         for other in others:
             theirs = cells.get((what, other))
-            if mine is None or theirs is None:
+            if mine is None or theirs is None or mine.median <= 0 or theirs.median <= 0:
                 row.append("-")
             else:
                 ratio = mine.median / theirs.median
@@ -145,10 +145,11 @@ class Samples:
         value: float,
         *,
         higher_is_better: bool = True,
+        may_be_zero: bool = False,
         extra: dict[str, object] | None = None,
     ) -> None:
         """Raises MeasurementError for a figure that cannot be: zero, negative or not a number."""
-        if not value > 0:
+        if not (value > 0 or may_be_zero):
             raise MeasurementError(f"{peer}: {what}: {value} {unit} is not a figure")
         entry = self._found.setdefault((what, peer), ([], unit, higher_is_better, extra or {}))
         entry[0].append(value)
@@ -168,8 +169,8 @@ class Samples:
         print(table(figures))
         if settings is not None and figures:
             print(f"appended to {write(name, figures, settings)}", file=sys.stderr)
-        for failure in self.failures:
-            print(f"failed: {failure}", file=sys.stderr)
+        if self.failures:
+            print(f"{len(self.failures)} failed", file=sys.stderr)
         return 1 if self.failures or not figures else 0
 
     def figures(self) -> list[Figure]:

@@ -1,0 +1,46 @@
+"""What a program costs: memory and CPU time of a process and all its descendants, from /proc."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from pathlib import Path
+
+_PROC = Path("/proc")
+
+
+def tree(pid: int) -> list[int]:
+    """The process and its descendants now."""
+    children: dict[int, list[int]] = {}
+    for entry in os.listdir(_PROC):
+        if entry.isdigit():
+            with contextlib.suppress(OSError):
+                # Fields behind the name, which may contain spaces: state, parent, ...
+                parent = int((_PROC / entry / "stat").read_text().rpartition(")")[2].split()[1])
+                children.setdefault(parent, []).append(int(entry))
+    found, todo = [], [pid]
+    while todo:
+        found.append(todo.pop())
+        todo += children.get(found[-1], [])
+    return found
+
+
+def memory_bytes(pid: int) -> int:
+    """Proportional set size of the tree: pages shared between its processes count once."""
+    total = 0
+    for each in tree(pid):
+        with contextlib.suppress(OSError):
+            for line in (_PROC / str(each) / "smaps_rollup").read_text().splitlines():
+                if line.startswith("Pss:"):
+                    total += int(line.split()[1]) * 1024
+    return total
+
+
+def cpu_seconds(pid: int) -> float:
+    """CPU time of all threads of the tree so far."""
+    total = 0
+    for each in tree(pid):
+        with contextlib.suppress(OSError):
+            for task in (_PROC / str(each) / "task").iterdir():
+                total += int((task / "schedstat").read_text().split()[0])
+    return total / 1e9
