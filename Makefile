@@ -28,7 +28,7 @@ packages: ## install what must come from apt (as root), or name it
 	@.ci/packages want
 
 kernel: setup ## a kernel for the virtual machine of the tests, into the cache
-	@! command -v qemu-system-x86_64 >/dev/null || $(BIN)/python -m tests.support.vm fetch 2>/dev/null || \
+	@! command -v qemu-system-x86_64 >/dev/null || $(BIN)/python -m tests.support.vm fetch >/dev/null 2>&1 || \
 		{ [ "$$(id -u)" = 0 ] && apt-get update -qq && $(BIN)/python -m tests.support.vm fetch; } || \
 		echo "no kernel for the virtual machine: its tests are skipped" >&2
 
