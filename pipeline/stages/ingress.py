@@ -12,6 +12,7 @@ what it does not take in time is dropped and counted, as a full queue of a netwo
 
 import select
 import socket
+from collections.abc import Callable
 from typing import Final
 
 from pipeline.config import Config
@@ -40,6 +41,7 @@ FRAMINGS: Final = {"qemu": framing.QEMU, "le16": framing.LE16}
 
 _LINK_EVENTS: Final = select.EPOLLIN | select.EPOLLOUT | select.EPOLLRDHUP | select.EPOLLET
 _READ_EVENTS: Final = select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR
+_HANGUP_EVENTS: Final = select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR
 
 _BYTES_IN: Final = INDEX["link_bytes_from_guest"]
 _FRAMES_IN: Final = INDEX["link_frames_from_guest"]
@@ -88,7 +90,7 @@ class IngressStage:
         self.last_number = 0
         self.freed: list[int] = []
         for sock, name in listeners:
-            worker.register(sock.fileno(), select.EPOLLIN, lambda _events, s=sock, n=name: self._accept(s, n))
+            worker.register(sock.fileno(), select.EPOLLIN, self._acceptor(sock, name))
 
     # --- the step ---------------------------------------------------------------------
 
@@ -250,6 +252,9 @@ class IngressStage:
 
     # --- links ------------------------------------------------------------------------
 
+    def _acceptor(self, listener: socket.socket, name: str) -> Callable[[int], None]:
+        return lambda _events: self._accept(listener, name)
+
     def _accept(self, listener: socket.socket, name: str) -> None:
         for _ in range(ACCEPTS_A_STEP):
             try:
@@ -288,6 +293,7 @@ class IngressStage:
                 self._detach(port, error)
                 return
         if events & _READ_EVENTS:
+            port.link.short_is_all = not events & _HANGUP_EVENTS
             self.readable[port] = None
 
     def _detach(self, port: Port, error: LinkClosed) -> None:

@@ -1,0 +1,105 @@
+"""The control plane put together: channels to the workers, the API's front doors, forwards, notifications."""
+
+import os
+import socket
+from collections.abc import Mapping
+from typing import Any
+
+from aiohttp import web
+
+from pipeline import logs
+from pipeline.config import Config
+from pipeline.control.api import Api
+from pipeline.control.channel import Channel, Channels, Message
+from pipeline.control.forwarder import Forwarder
+from pipeline.control.front import Front, TakeOver
+from pipeline.control.notify import CONNECTION_CLOSED, CONNECTION_ESTABLISHED, READY, Notifier
+from pipeline.control.takeover import CONNECT, TUNNEL, Connect, Tunnel
+from pipeline.topology import RESOLVER, Fabric
+
+
+class ControlPlane:
+    """Everything of the supervisor that talks: to workers, to API clients, to the notification socket."""
+
+    def __init__(self, config: Config, fabric: Fabric, controls: Mapping[str, socket.socket]) -> None:
+        """controls: the supervisor's ends of the control sockets by worker. Needs a running event loop."""
+        self._config = config
+        self._fabric = fabric
+        self._log = logs.logger("supervisor")
+        self._blocks = {name: fabric.counters(name) for name in fabric.layout.names}
+        self._channels = Channels(
+            {
+                name: Channel(name, sock, self._on_event, self._log, notify=fabric.bell(name).notify_control)
+                for name, sock in controls.items()
+            }
+        )
+        request = self._channels.request
+        self._forwarder = Forwarder(request)
+        self._notifier = Notifier(config.notification, self._log)
+        api = Api(self._forwarder, request, self._counters, self._log)
+        self._full = web.AppRunner(api.full(), access_log=None)
+        self._guest = web.AppRunner(api.guest(), access_log=None)
+        self._connect = Connect(request, self._log)
+        self._tunnel = Tunnel(request, self._log)
+        self._fronts: list[Front] = []
+        self._guest_front: Front | None = None
+
+    def _counters(self) -> dict[str, dict[str, int]]:
+        return {name: block.snapshot() for name, block in self._blocks.items()}
+
+    async def start(self, listeners: list[socket.socket], services: list[socket.socket]) -> None:
+        """Open the configured forwards, then serve. ForwardError names a forward that cannot be opened."""
+        await self._full.setup()
+        await self._guest.setup()
+        self._notifier.start()
+        for forward in self._config.forwards:
+            await self._forwarder.expose(forward.protocol, forward.local, forward.remote)
+        self._guest_front = Front(_server(self._guest), {}, self._log)
+        everything: dict[str, TakeOver] = {CONNECT: self._connect, TUNNEL: self._tunnel}
+        no_guests: dict[str, TakeOver] = {TUNNEL: self._tunnel}
+        for sockets, paths in ((listeners, everything), (services, no_guests)):
+            front = Front(_server(self._full), paths, self._log)
+            self._fronts.append(front)
+            for sock in sockets:
+                front.listen(sock)
+        self._notifier.notify(READY)
+
+    async def close(self) -> None:
+        """End every connection of the API and the channels to the workers."""
+        for front in (*self._fronts, self._guest_front):
+            if front is not None:
+                await front.close()
+        await self._notifier.stop()
+        await self._full.cleanup()
+        await self._guest.cleanup()
+        self._channels.close()
+
+    def _on_event(self, worker: str, event: Message, fds: list[int]) -> None:
+        match event:
+            case {"event": "service", "name": "api", "guest": str(guest)} if self._guest_front is not None:
+                self._guest_front.serve(socket.socket(fileno=fds[0]), guest)
+            case {"event": "service", "name": "dns", "guest": str(guest)}:
+                try:
+                    self._channels.channels[RESOLVER].send({"op": "serve_tcp", "guest": guest}, fds)
+                finally:
+                    _close_all(fds)
+            case {"event": "mac", "change": "seen", "mac": str(mac)}:
+                self._notifier.notify(CONNECTION_ESTABLISHED, mac)
+            case {"event": "mac", "change": "gone", "mac": str(mac)}:
+                self._notifier.notify(CONNECTION_CLOSED, mac)
+            case {"event": "mac"}:
+                return
+            case _:
+                _close_all(fds)
+                self._log.warning("unknown event", worker=worker, name=event.get("event"))
+
+
+def _server(runner: web.AppRunner) -> Any:
+    server = runner.server
+    assert server is not None
+    return server
+
+
+def _close_all(fds: list[int]) -> None:
+    for fd in fds:
+        os.close(fd)
