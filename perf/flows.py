@@ -25,7 +25,6 @@ from perf.latency import exchange
 from perf.namespaces import Process, World
 from perf.peers import ROOT, Endpoint
 
-MAX_FILES = 200_000  # descriptors a process may have: not the system's limit is to be measured
 SETTLE = 1.0  # seconds between the last connection and the first measurement
 
 
@@ -123,7 +122,8 @@ def main(argv: list[str] | None = None) -> int:
     shared.add(parser, seconds=2, repeat=1)
     options = parser.parse_args(argv)
     options.parallel, options.udp = 1, False
-    resource.setrlimit(resource.RLIMIT_NOFILE, (MAX_FILES, MAX_FILES))
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))  # of all processes started here
     samples = report.Samples()
     for _ in range(options.repeat):
         for peer in shared.peers(options):
