@@ -45,7 +45,9 @@ TOGETHER = (
     "pipeline.stages",
     "pipeline.control",
     "pipeline.shm",
+    "pipeline.links.addresses",
     "pipeline.topology",
+    "pipeline.workers",
     "pipeline.supervisor",
     "pipeline.cli",
 )
@@ -62,7 +64,17 @@ TABLE: dict[str, Row] = {
         ("pipeline.links", "pipeline.wire.framing", "pipeline.wire.virtio_net", "pipeline.wire.errors")
     ),
     "pipeline.stages": Row((*LOW, *LEAVES, "pipeline.config", "pipeline.topology", "pipeline.stages")),
-    "pipeline.control": Row(("pipeline.control", "pipeline.shm", *LEAVES, *SETTINGS, "pipeline.topology")),
+    # Of the stages it knows how a message looks on a control socket, and no more.
+    "pipeline.control": Row(
+        (
+            "pipeline.control",
+            "pipeline.stages.channel",
+            "pipeline.shm",
+            "pipeline.topology",
+            *LEAVES,
+            *SETTINGS,
+        )
+    ),
     "pipeline.counters": Row((), ("typing",)),
     "pipeline.limits": Row((), ("typing",)),
     "pipeline.logs": Row(("pipeline.config",)),
