@@ -134,7 +134,7 @@ class Reassembler:
         """Whether the piece contradicts what is there: shared bytes, a second end, bytes behind it."""
         end = frag_off + length
         pieces = datagram.pieces or {}
-        if datagram.size >= 0 and (last or end > datagram.size):
+        if 0 <= datagram.size < end:
             return True
         if last:
             return any(start + len(piece) > frag_off for start, piece in pieces.items())
