@@ -1,0 +1,168 @@
+"""Frames as packets: what datagram links (vfkit, bess) have in common.
+
+One packet is one frame, so each costs a system call; what is shared is the slot: packets of a
+burst lie in it one behind the other, at starts rounded up so that equal frames lie at equal
+strides. A packet longer than the rest of the slot would be cut by the system: it is
+recognised by having filled its room, and dropped.
+"""
+
+import errno
+import socket
+from collections import deque
+from collections.abc import Sequence
+from typing import Final
+
+from pipeline.links.base import (
+    HEADROOM,
+    MAX_BACKLOG,
+    NO_SLOT,
+    Buffer,
+    Burst,
+    Link,
+    LinkClosed,
+    SlotCursor,
+    SlotPool,
+)
+
+MAX_PACKETS: Final = 64
+"""Packets of one burst."""
+ALIGN: Final = 8
+"""A packet starts at a multiple of this."""
+ETHERNET_MARGIN: Final = 18
+"""What a frame has beyond the MTU: header and a VLAN tag."""
+
+_FULL: Final = frozenset((errno.EAGAIN, errno.ENOBUFS))
+"""Come back later: Linux says the first of a full queue, macOS the second."""
+
+
+class PacketLink(Link):
+    """A guest behind a socket that keeps the borders of packets, which this link owns."""
+
+    def __init__(
+        self,
+        sock: socket.socket,
+        pool: SlotPool,
+        slots: list[memoryview],
+        mtu: int = 1500,
+        max_backlog: int = MAX_BACKLOG,
+    ) -> None:
+        """mtu: the room that is left at least for each packet; longer ones are taken while there is more."""
+        super().__init__()
+        sock.setblocking(False)
+        self._sock = sock
+        self._cursor = SlotCursor(pool, slots)
+        self._room = min(mtu + ETHERNET_MARGIN, len(slots[0]) - HEADROOM - 1)
+        self._broken: LinkClosed | None = None
+        self._max_backlog = max_backlog
+        self._backlog: deque[bytes] = deque()
+        self._backlog_bytes = 0
+
+    @property
+    def blocked(self) -> bool:
+        """Whether copied frames wait for the guest to read."""
+        return bool(self._backlog)
+
+    @property
+    def backlog_bytes(self) -> int:
+        """Bytes of copied frames."""
+        return self._backlog_bytes
+
+    def fileno(self) -> int:
+        """The socket's descriptor, -1 when closed."""
+        return self._sock.fileno()
+
+    # --- from the guest ----------------------------------------------------------------
+
+    def read_burst(self) -> Burst | None:
+        """Packets until the slot is full, none is left, or MAX_PACKETS are read. See Link.read_burst."""
+        self.starved = False
+        if self._broken is not None:
+            raise self._broken
+        cursor = self._cursor
+        if cursor.slot == NO_SLOT or len(cursor.view) - cursor.end <= self._room:
+            cursor.begin = cursor.end
+            if not cursor.fresh():
+                self.starved = True
+                return None
+        view = cursor.view
+        limit = len(view) - self._room
+        frames: list[tuple[int, int]] = []
+        end = cursor.end
+        try:
+            for _ in range(MAX_PACKETS):
+                if end >= limit:
+                    break
+                count = self._receive(view[end:])
+                if count >= len(view) - end:
+                    self._drop("link_frame_dropped_oversized")
+                elif self._is_frame(view, end, count):
+                    frames.append((end, count))
+                    end += (count + ALIGN - 1) // ALIGN * ALIGN
+        except BlockingIOError:
+            if not frames:
+                return None
+        except OSError as error:
+            self._broken = LinkClosed(f"cannot read packet from socket: {error.strerror}")
+        except LinkClosed as error:
+            self._broken = error
+        finally:
+            cursor.begin = cursor.end = end
+        if self._broken is not None and not frames:
+            raise self._broken
+        return cursor.slot, frames
+
+    def _receive(self, room: memoryview) -> int:
+        """Bytes of the next packet. Raises OSError or LinkClosed."""
+        return self._sock.recv_into(room)
+
+    def _is_frame(self, view: memoryview, off: int, length: int) -> bool:
+        """Whether the packet is for the guest's wire (and not a word between the two ends of the link)."""
+        return True
+
+    def _drop(self, reason: str) -> None:
+        self.drops[reason] = self.drops.get(reason, 0) + 1
+
+    # --- to the guest --------------------------------------------------------------------
+
+    def send(self, buffers: Sequence[Buffer]) -> bool:
+        """Each buffer is one frame. See Link.send."""
+        if self._backlog:
+            if self._backlog_bytes + sum(map(len, buffers)) > self._max_backlog:
+                return False
+            self._keep(buffers)
+            return True
+        for number, buffer in enumerate(buffers):
+            if not self._put(buffer):
+                self._keep(buffers[number:])
+                break
+        return True
+
+    def _put(self, frame: Buffer) -> bool:
+        """Send one frame, or drop it if it can never be sent. False: the queue is full."""
+        try:
+            self._sock.send(frame)
+        except OSError as error:
+            if error.errno in _FULL:
+                return False
+            if error.errno != errno.EMSGSIZE:
+                raise LinkClosed(f"cannot write packet to socket: {error.strerror}") from error
+            self._drop("link_frame_dropped_oversized")
+        return True
+
+    def _keep(self, buffers: Sequence[Buffer]) -> None:
+        for buffer in buffers:
+            self._backlog.append(bytes(buffer))
+            self._backlog_bytes += len(buffer)
+
+    def flush(self) -> None:
+        """Send what was copied, until it is out or the queue is full again."""
+        backlog = self._backlog
+        while backlog and self._put(backlog[0]):
+            self._backlog_bytes -= len(backlog.popleft())
+
+    def close(self) -> None:
+        """Give back the slot, forget what was copied, close the socket."""
+        self._cursor.release()
+        self._backlog.clear()
+        self._backlog_bytes = 0
+        self._sock.close()

@@ -1,0 +1,17 @@
+"""bess and User Mode Linux: an accepted SOCK_SEQPACKET connection, one packet is one frame.
+
+Unlike datagrams it has an end: a read of nothing, since nobody sends an empty frame.
+"""
+
+from pipeline.links.base import LinkClosed
+from pipeline.links.packet import PacketLink
+
+
+class SeqpacketLink(PacketLink):
+    """A guest behind a connected SOCK_SEQPACKET socket."""
+
+    def _receive(self, room: memoryview) -> int:
+        count = self._sock.recv_into(room)
+        if not count:
+            raise LinkClosed("EOF")
+        return count

@@ -1,0 +1,340 @@
+"""Frames in a byte stream, over socket pairs: whatever the cuts, each frame arrives once and whole."""
+
+import random
+import socket
+from collections.abc import Iterator
+from contextlib import suppress
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipeline.links.base import HEADROOM, MIN_READ, LinkClosed
+from pipeline.links.stream import StreamLink
+from pipeline.shm.arena import SLOT_BYTES, Pool
+from pipeline.wire import framing
+from pipeline.wire.framing import LE16, QEMU, Framing
+
+SLOTS = [memoryview(bytearray(SLOT_BYTES)) for _ in range(6)]
+FORMS = pytest.mark.parametrize("form", [QEMU, LE16], ids=["qemu", "le16"])
+
+
+def framed(frames: list[bytes], form: Framing = QEMU) -> bytes:
+    return b"".join(framing.prefix(len(frame), form) + frame for frame in frames)
+
+
+class Guest:
+    """The other end of a StreamLink, and the pool behind it."""
+
+    def __init__(self, form: Framing = QEMU, head: bytes = b"", slot_count: int = 6, **keys: int) -> None:
+        ours, self.sock = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.setblocking(False)
+        self.pool = Pool(0, slot_count)
+        self.link = StreamLink(ours, form, self.pool, SLOTS, head, **keys)
+
+    def read(self) -> list[bytes] | None:
+        """One burst, copied out of its slot."""
+        burst = self.link.read_burst()
+        if burst is None:
+            return None
+        slot, places = burst
+        return [bytes(SLOTS[slot][off : off + length]) for off, length in places]
+
+    def read_all(self) -> list[bytes]:
+        frames: list[bytes] = []
+        while (burst := self.read()) is not None:
+            frames += burst
+        return frames
+
+    def close(self) -> None:
+        self.link.close()
+        self.sock.close()
+        assert self.pool.refs_out == 0
+        assert self.pool.audit() is None
+
+
+@pytest.fixture
+def guest() -> Iterator[Guest]:
+    guest = Guest()
+    yield guest
+    guest.close()
+
+
+# --- reading ------------------------------------------------------------------------
+
+
+@given(
+    sizes=st.lists(st.sampled_from([0, 1, 60, 66, 1514, 1514, 9000, 30000, 65549]), max_size=12),
+    cuts=st.lists(st.integers(1, 70000), min_size=1, max_size=30),
+    form=st.sampled_from([QEMU, LE16]),
+    head=st.integers(0, 5000),
+    short_is_all=st.booleans(),
+)
+@settings(max_examples=120, deadline=None)
+def test_every_frame_arrives_once_and_in_order_however_the_stream_is_cut(
+    sizes: list[int], cuts: list[int], form: Framing, head: int, short_is_all: bool
+) -> None:
+    rng = random.Random(1)
+    frames = [rng.randbytes(min(size, form.max)) for size in sizes]
+    stream = framed(frames, form)
+    guest = Guest(form, stream[:head])
+    guest.link.short_is_all = short_is_all
+    stream = stream[head:]
+    found = guest.read_all()
+    turn = 0
+    while stream:
+        cut = cuts[turn % len(cuts)]
+        turn += 1
+        sent = guest.sock.send(stream[:cut])
+        stream = stream[sent:]
+        found += guest.read_all()
+    assert found + guest.read_all() == frames
+    guest.close()
+
+
+def test_small_reads_share_a_slot(guest: Guest) -> None:
+    slots = set()
+    for _ in range(200):
+        guest.sock.send(framed([bytes(60)]))
+        burst = guest.link.read_burst()
+        assert burst is not None
+        slots.add(burst[0])
+        assert len(burst[1]) == 1
+    assert len(slots) == 1
+    assert guest.pool.refs_out == 1
+
+
+def test_a_full_slot_is_left_for_a_fresh_one(guest: Guest) -> None:
+    seen: list[int] = []
+    end = 0
+    for _ in range(130):
+        guest.sock.send(framed([bytes(1514)]))
+        burst = guest.link.read_burst()
+        assert burst is not None
+        slot, places = burst
+        assert len(places) == 1
+        if slot not in seen:
+            assert not seen or SLOT_BYTES - end < MIN_READ + 1518, "the old slot was nearly full"
+            assert places[0][0] == HEADROOM + 4
+            seen.append(slot)
+        end = places[0][0] + places[0][1]
+    assert len(seen) >= 2
+    assert guest.pool.refs_out == 1
+
+
+def test_one_read_takes_all_that_a_slot_holds(guest: Guest) -> None:
+    guest.sock.send(framed([bytes(1514)] * 60))
+    burst = guest.link.read_burst()
+    assert burst is not None
+    assert len(burst[1]) == (SLOT_BYTES - HEADROOM) // 1518
+    second = guest.link.read_burst()
+    assert second is not None
+    assert second[0] != burst[0]
+    assert len(burst[1]) + len(second[1]) == 60
+
+
+def test_records_keep_their_slot_while_the_link_goes_on(guest: Guest) -> None:
+    guest.sock.send(framed([b"a" * 1514] * 60))
+    first = guest.link.read_burst()
+    assert first is not None
+    slot, places = first
+    guest.pool.ref(slot)
+    guest.read_all()
+    off, length = places[0]
+    assert SLOTS[slot][off : off + length] == b"a" * 1514
+    guest.pool.unref(slot)
+
+
+def test_without_a_free_slot_nothing_is_read_and_nothing_is_lost() -> None:
+    guest = Guest(slot_count=1)
+    guest.sock.send(framed([bytes(1514)] * 60))
+    assert guest.read() is not None
+    for _ in range(3):
+        assert guest.read() is None
+        assert guest.link.starved
+    guest.close()
+
+
+def test_without_a_free_slot_the_rest_of_the_old_one_is_used() -> None:
+    guest = Guest(slot_count=1)
+    frames = [bytes(SLOT_BYTES - HEADROOM - MIN_READ), b"a" * 2000, b"b" * 2000]
+    for frame in frames:
+        guest.sock.send(framed([frame]))
+        assert guest.read() == [frame]
+    guest.close()
+
+
+def test_a_slot_that_came_home_ends_the_starving() -> None:
+    guest = Guest(slot_count=2)
+    guest.pool.alloc()
+    frames = [bytes([i]) * 1514 for i in range(60)]
+    guest.sock.send(framed(frames))
+    first = guest.read()
+    assert guest.read() is None
+    assert guest.link.starved
+    guest.pool.unref(0 if guest.link._cursor.slot == 1 else 1)
+    second = guest.read()
+    assert not guest.link.starved
+    assert first is not None
+    assert second is not None
+    assert first + second == frames
+    guest.close()
+
+
+def test_head_bytes_come_before_the_socket() -> None:
+    frames = [b"one", b"two", b"three"]
+    stream = framed(frames, LE16)
+    guest = Guest(LE16, stream[:6])
+    guest.sock.send(stream[6:])
+    assert guest.read_all() == frames
+    guest.close()
+
+
+def test_the_end_of_the_stream_closes_the_link(guest: Guest) -> None:
+    guest.sock.send(framed([b"last"]))
+    guest.sock.shutdown(socket.SHUT_WR)
+    assert guest.read() == [b"last"]
+    with pytest.raises(LinkClosed, match="EOF") as caught:
+        guest.read()
+    assert caught.value.reason == ""
+
+
+def test_a_reset_closes_the_link(guest: Guest) -> None:
+    guest.link.send([b"x" * 100])
+    guest.sock.close()
+    with pytest.raises(LinkClosed, match=r"cannot read|EOF"):
+        guest.read_all()
+    with pytest.raises(LinkClosed, match="cannot write"):
+        guest.link.send([b"x"])
+
+
+@pytest.mark.parametrize("length", [131073, 0xFFFFFFFF])
+def test_an_impossible_length_closes_the_link(guest: Guest, length: int) -> None:
+    guest.sock.send(length.to_bytes(4, "big") + bytes(100))
+    with pytest.raises(LinkClosed, match="131072") as caught:
+        guest.read()
+    assert caught.value.reason == "link_frame_dropped_oversized"
+
+
+def test_a_frame_larger_than_a_slot_closes_the_link(guest: Guest) -> None:
+    guest.sock.send((100_000).to_bytes(4, "big") + bytes(60_000))
+    with pytest.raises(LinkClosed, match="invalid packet size: 100000") as caught:
+        guest.read_all()
+    assert caught.value.reason == "link_frame_dropped_oversized"
+
+
+def test_the_longest_frame_behind_a_carried_part_fits(guest: Guest) -> None:
+    frames = [bytes(66000), b"a" * 65549, b"b" * 73000]
+    stream = framed(frames)
+    found: list[bytes] = []
+    while stream:
+        with suppress(BlockingIOError):
+            stream = stream[guest.sock.send(stream[:40000]) :]
+        found += guest.read_all()
+    assert found == frames
+
+
+def test_a_short_read_may_be_taken_for_the_last(guest: Guest) -> None:
+    guest.link.short_is_all = True
+    guest.sock.send(framed([b"one"]))
+    assert guest.read() == [b"one"]
+    guest.sock.send(framed([b"two"]))
+    assert guest.read() is None
+    assert not guest.link.starved
+    assert guest.read() == [b"two"]
+
+
+def test_an_idle_link_can_give_back_its_slot(guest: Guest) -> None:
+    guest.sock.send(framed([b"one"]))
+    assert guest.read() == [b"one"]
+    assert guest.link.park()
+    assert guest.pool.refs_out == 0
+    guest.sock.send(framed([b"two"])[:5])
+    assert guest.read() == []
+    assert not guest.link.park(), "a partial frame is in it"
+    guest.sock.send(framed([b"two"])[5:])
+    assert guest.read() == [b"two"]
+
+
+# --- writing ------------------------------------------------------------------------
+
+
+def drain(guest: Guest) -> bytes:
+    data = b""
+    while True:
+        try:
+            chunk = guest.sock.recv(1 << 20)
+        except BlockingIOError:
+            if not guest.link.blocked:
+                return data
+            guest.link.flush()
+            continue
+        data += chunk
+
+
+@pytest.mark.parametrize("count", [1, 2, 1024, 1025, 3000])
+def test_all_buffers_are_sent_in_order(guest: Guest, count: int) -> None:
+    buffers = [bytes([i & 0xFF]) * (i % 5) for i in range(count)]
+    assert guest.link.send(buffers)
+    assert drain(guest) == b"".join(buffers)
+
+
+@pytest.mark.parametrize("size", [100, 70_000, 3_000_000])
+def test_what_the_socket_does_not_take_is_copied_and_sent_later(guest: Guest, size: int) -> None:
+    rng = random.Random(size)
+    wanted = b""
+    scratch = bytearray(size)
+    while not guest.link.blocked:
+        scratch[:] = rng.randbytes(size)
+        assert guest.link.send([memoryview(scratch)[:7], memoryview(scratch)[7:]])
+        wanted += scratch
+        scratch[:] = bytes(size)  # the buffers are the caller's again
+    assert guest.link.backlog_bytes > 0
+    assert guest.link.send([b"and one more"])
+    assert drain(guest) == wanted + b"and one more"
+    assert guest.link.backlog_bytes == 0
+
+
+def test_a_full_backlog_takes_nothing_or_all() -> None:
+    guest = Guest(max_backlog=100_000)
+    while not guest.link.blocked:
+        guest.link.send([bytes(50_000)])
+    before = guest.link.backlog_bytes
+    assert not guest.link.send([bytes(60_000), bytes(60_000)])
+    assert guest.link.backlog_bytes == before
+    assert guest.link.send([bytes(1000)])
+    guest.close()
+
+
+def test_the_backlog_does_not_keep_what_is_sent(guest: Guest) -> None:
+    while not guest.link.blocked:
+        guest.link.send([bytes(100_000)])
+    for _ in range(200):
+        guest.sock.recv(100_000)
+        guest.link.flush()
+        if guest.link.backlog_bytes < 1_000_000:
+            guest.link.send([bytes(100_000)])
+    assert len(guest.link._backlog) < 4_000_000
+
+
+def test_close_may_be_called_twice(guest: Guest) -> None:
+    guest.read()
+    guest.link.close()
+    guest.link.close()
+    assert guest.link.fileno() == -1
+
+
+@FORMS
+def test_tcp_sockets_are_links_too(form: Framing) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        client = socket.create_connection(server.getsockname())
+        accepted, _ = server.accept()
+    pool = Pool(0, 2)
+    link = StreamLink(accepted, form, pool, SLOTS)
+    assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+    client.sendall(framed([b"frame"], form))
+    while (burst := link.read_burst()) is None:
+        pass
+    assert len(burst[1]) == 1
+    link.close()
+    client.close()
