@@ -131,7 +131,7 @@ class Dns(Generic[W]):
                 continue
             self._hosts[wire] = useful
             for address in useful:
-                if not _is_loopback(address):
+                if any(address) and not _is_loopback(address):
                     self._pointers.setdefault(address, text)
 
     # --- queries ------------------------------------------------------------------------
@@ -256,4 +256,4 @@ def _of_type(addresses: Sequence[bytes], rdtype: int) -> Local:
 
 
 def _is_loopback(address: bytes) -> bool:
-    return ipaddress.ip_address(address).is_loopback
+    return address[0] == 127 if len(address) == 4 else address == _LOCALHOST[1]

@@ -1,0 +1,89 @@
+"""DNS messages on a stream socket: two bytes of length, then the message (RFC 1035 4.2.2, RFC 7766).
+
+One end of a connection, for those who ask and those who serve. Never blocks; holds at most one partial
+message and what the peer has not taken yet, which the caller bounds by looking at ``unsent``.
+"""
+
+import errno
+import socket
+from typing import Final
+
+PREFIX: Final = 2
+MAX_MESSAGE: Final = 65535
+READ_BYTES: Final = 65536
+
+
+class FramedStream:
+    """Takes a connected (or connecting) stream socket over and makes it non-blocking."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        sock.setblocking(False)
+        self.sock = sock
+        self.ended = False
+        """The peer sends nothing more (end of stream or an error)."""
+        self.broken = False
+        """What is sent reaches nobody."""
+        self._received = bytearray()
+        self._unsent = bytearray()
+
+    @property
+    def unsent(self) -> int:
+        """Bytes that the socket has not taken yet."""
+        return len(self._unsent)
+
+    def fileno(self) -> int:
+        """For epoll."""
+        return self.sock.fileno()
+
+    def receive(self) -> list[bytes]:
+        """Read once; the messages that are whole now."""
+        if self.ended:
+            return []
+        try:
+            data = self.sock.recv(READ_BYTES)
+        except BlockingIOError:
+            return []
+        except OSError:
+            self.ended = self.broken = True
+            return []
+        if not data:
+            self.ended = True
+            return []
+        received = self._received
+        received += data
+        messages = []
+        at = 0
+        while len(received) - at >= PREFIX:
+            end = at + PREFIX + int.from_bytes(received[at : at + PREFIX], "big")
+            if end > len(received):
+                break
+            messages.append(bytes(received[at + PREFIX : end]))
+            at = end
+        del received[:at]
+        return messages
+
+    def send(self, message: bytes) -> None:
+        """Queue a message of at most MAX_MESSAGE bytes and write what goes."""
+        self._unsent += len(message).to_bytes(PREFIX, "big") + message
+        self.flush()
+
+    def flush(self) -> bool:
+        """Write what goes; whether nothing is left."""
+        while self._unsent and not self.broken:
+            try:
+                sent = self.sock.send(self._unsent)
+            except BlockingIOError:
+                return False
+            except OSError as error:
+                if error.errno == errno.ENOTCONN:
+                    return False  # still connecting, on systems that say so
+                self.broken = True
+                break
+            del self._unsent[:sent]
+        if self.broken:
+            self._unsent.clear()
+        return True
+
+    def close(self) -> None:
+        """Close the socket."""
+        self.sock.close()

@@ -1,0 +1,161 @@
+"""The host's own name service files: resolv.conf (which servers to ask) and hosts (which names are known).
+
+Both are looked at again at most once a second and read again when they changed: a VPN that comes
+up or a network that is left replaces them. What is read is bounded. Other sources of names
+(nsswitch modules, mDNS, NetBIOS) are not consulted.
+"""
+
+import os
+import socket
+import stat
+from collections.abc import Collection
+from typing import Any, Final, NamedTuple
+
+RESOLV_CONF: Final = "/etc/resolv.conf"
+HOSTS: Final = "/etc/hosts"
+CHECK_SECONDS: Final = 1.0
+MAX_SERVERS: Final = 3
+"""As many as the C library uses."""
+MAX_RESOLV_CONF: Final = 64 * 1024
+MAX_HOSTS: Final = 8 << 20
+MAX_HOST_NAMES: Final = 1 << 18
+MAX_ADDRESSES: Final = 64
+"""Addresses of one name."""
+DNS_PORT: Final = 53
+
+
+class Server(NamedTuple):
+    """An upstream name server: address family and socket address."""
+
+    family: int
+    address: tuple[Any, ...]
+
+
+class WatchedFile:
+    """A file whose content is wanted again whenever it is another one."""
+
+    def __init__(self, path: str, max_bytes: int) -> None:
+        self.path = path
+        self.max_bytes = max_bytes
+        self._identity: tuple[int, ...] | None = ()
+        self._check_at = float("-inf")
+
+    def changed(self, now: float) -> bool:
+        """Whether the file is not as it was at the last call that said so; true at the first call."""
+        if now < self._check_at:
+            return False
+        self._check_at = now + CHECK_SECONDS
+        try:
+            status = os.stat(self.path)
+            identity: tuple[int, ...] | None = (
+                status.st_dev,
+                status.st_ino,
+                status.st_mtime_ns,
+                status.st_size,
+            )
+        except OSError:
+            identity = None
+        if identity == self._identity:
+            return False
+        self._identity = identity
+        return True
+
+    def text(self) -> str:
+        """The content, up to max_bytes; empty when there is no such regular file."""
+        try:
+            with open(self.path, "rb") as file:
+                if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                    return ""
+                return file.read(self.max_bytes).decode("utf-8", "replace")
+        except OSError:
+            return ""
+
+
+class ServerList:
+    """The servers of a resolv.conf, without those in ``exclude`` (our own addresses: no loops)."""
+
+    def __init__(self, path: str = RESOLV_CONF, exclude: Collection[str] = (), port: int = DNS_PORT) -> None:
+        self.servers: tuple[Server, ...] = ()
+        self._file = WatchedFile(path, MAX_RESOLV_CONF)
+        self._exclude = frozenset(exclude)
+        self._port = port
+
+    def refresh(self, now: float) -> bool:
+        """Read the file again if it changed; whether the servers are others now."""
+        if not self._file.changed(now):
+            return False
+        # Without a server the C library asks this host.
+        names = parse_resolv_conf(self._file.text()) or ["127.0.0.1"]
+        servers = tuple(
+            server
+            for name in names
+            if name not in self._exclude and (server := server_of(name, self._port)) is not None
+        )
+        changed = servers != self.servers
+        self.servers = servers
+        return changed
+
+
+class HostsFile:
+    """The names of a hosts file and their addresses, packed."""
+
+    def __init__(self, path: str = HOSTS) -> None:
+        self.names: dict[str, list[bytes]] = {}
+        self._file = WatchedFile(path, MAX_HOSTS)
+
+    def refresh(self, now: float) -> bool:
+        """Read the file again if it changed; whether the names are others now."""
+        if not self._file.changed(now):
+            return False
+        names = parse_hosts(self._file.text())
+        changed = names != self.names
+        self.names = names
+        return changed
+
+
+def parse_resolv_conf(text: str) -> list[str]:
+    """The first MAX_SERVERS addresses behind ``nameserver``, as they stand there."""
+    servers: list[str] = []
+    for line in text.splitlines():
+        words = line.split()
+        if len(words) >= 2 and words[0] == "nameserver" and len(servers) < MAX_SERVERS:
+            servers.append(words[1])
+    return servers
+
+
+def server_of(name: str, port: int = DNS_PORT) -> Server | None:
+    """The server with an address as text (IPv6 also with a zone, ``fe80::1%eth0``); None if it is none."""
+    try:
+        # A numeric address: nothing is looked up and nothing blocks.
+        found = socket.getaddrinfo(name, port, type=socket.SOCK_DGRAM, flags=socket.AI_NUMERICHOST)
+    except (OSError, UnicodeError):
+        return None
+    family, _, _, _, address = found[0]
+    return Server(family, address)
+
+
+def parse_hosts(text: str) -> dict[str, list[bytes]]:
+    """Names in lower case -> packed addresses in the file's order. Lines that make no sense are left out."""
+    names: dict[str, list[bytes]] = {}
+    for line in text.splitlines():
+        words = line.partition("#")[0].split()
+        if len(words) < 2:
+            continue
+        packed = _packed(words[0])
+        if packed is None:
+            continue
+        for word in words[1:]:
+            name = word.lower()
+            if name not in names and len(names) >= MAX_HOST_NAMES:
+                return names
+            addresses = names.setdefault(name, [])
+            if packed not in addresses and len(addresses) < MAX_ADDRESSES:
+                addresses.append(packed)
+    return names
+
+
+def _packed(text: str) -> bytes | None:
+    try:
+        return socket.inet_pton(socket.AF_INET6 if ":" in text else socket.AF_INET, text)
+    except OSError:
+        return None
