@@ -130,7 +130,7 @@ class Supervisor:
         """A worker's process is over: expected while stopping, otherwise the end of the daemon."""
         loop = asyncio.get_running_loop()
         loop.remove_reader(worker.process.sentinel)
-        worker.process.join(0)
+        worker.process.join(1)
         if not self.stopping.is_set():
             self.log.error(
                 "worker died", worker=worker.name, pid=worker.process.pid, exitcode=worker.process.exitcode

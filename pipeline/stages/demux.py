@@ -12,14 +12,13 @@ from typing import Final
 from pipeline.config import Config
 from pipeline.counters import INDEX
 from pipeline.engines import icmp as icmp_engine
-from pipeline.engines import neighbors, switch
+from pipeline.engines import nat, neighbors, switch
 from pipeline.engines.arp import ArpResponder
 from pipeline.engines.flows import PortAllocator, rss_hash
 from pipeline.engines.reassembly import Reassembler
 from pipeline.shm import descriptor as d
 from pipeline.stages.demux_output import Output
 from pipeline.stages.demux_udp import UdpDispatch
-from pipeline.stages.targets import make_nat
 from pipeline.stages.worker import Worker
 from pipeline.wire import arp, ethernet, icmp, ipv4, tcp, tcp_options
 from pipeline.wire.errors import WireError
@@ -68,7 +67,7 @@ class DemuxStage:
         self.fragments = Reassembler()
         self.ports = PortAllocator(secrets.randbits(16))
         self.output = Output(worker, config.gateway_mac, config.mtu)
-        self.targets = make_nat(config)
+        self.targets = nat.Nat.from_config(config)
         self.udp = UdpDispatch(worker, config, self.output, self.neighbors)
         self.links: set[int] = set()
         self.ingress_in = ports.rings_in["ingress"]

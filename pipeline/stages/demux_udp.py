@@ -13,7 +13,6 @@ from pipeline.engines.flows import PortAllocator
 from pipeline.engines.udp import UdpFlow, UdpFlows
 from pipeline.shm import descriptor as d
 from pipeline.stages.demux_output import Output
-from pipeline.stages.targets import make_nat
 from pipeline.stages.worker import Worker
 from pipeline.wire import ethernet, ipv4, udp
 from pipeline.wire.errors import WireError
@@ -48,7 +47,7 @@ class UdpDispatch:
         self.output = output
         self.neighbors = known
         self.gateway = config.gateway_ip
-        self.targets = make_nat(config)
+        self.targets = nat.Nat.from_config(config)
         self.flows = UdpFlows(PortAllocator(config.gateway_ip), config.egress_workers)
         self.egress_out = [ports.rings_out[f"egress{i}"] for i in range(config.egress_workers)]
         self.resolver_out = ports.rings_out["resolver"]

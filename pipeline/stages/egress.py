@@ -13,13 +13,13 @@ from typing import Final
 
 from pipeline.config import Config
 from pipeline.counters import INDEX
+from pipeline.engines import nat
 from pipeline.host import tcp as host_tcp
 from pipeline.host.filler import SlotFiller
 from pipeline.host.stream import HostStream
 from pipeline.shm import descriptor as d
 from pipeline.shm.arena import HEADROOM, SLOT_BYTES
 from pipeline.stages.egress_udp import UdpSockets
-from pipeline.stages.targets import make_nat
 from pipeline.stages.worker import Worker
 from pipeline.wire import ipv4
 
@@ -82,7 +82,7 @@ class EgressStage:
         self.slots = ports.arena.slots
         self.pool = worker.pool
         self.filler = SlotFiller(self.pool, SLOT_BYTES, HEADROOM, READ_GAP)
-        self.targets = make_nat(config)
+        self.targets = nat.Nat.from_config(config)
         self.flows: dict[int, Flow] = {}
         self.dialled = 0
         self.ready: dict[Flow, None] = {}
