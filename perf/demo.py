@@ -41,7 +41,7 @@ class Demo:
             shown, mark = action(), "ok  "
         except Exception as error:  # whatever goes wrong is this step's failure, and the next one follows
             lines = str(error).strip().splitlines() or [type(error).__name__]
-            shown, mark = lines[0], "FAIL"
+            shown, mark = ": ".join(dict.fromkeys((lines[0], lines[-1]))), "FAIL"
             self.failed += 1
         print(f"{mark}  {title:<{TITLE_WIDTH}} {shown}", flush=True)
 

@@ -213,6 +213,13 @@ class _Page(http.server.BaseHTTPRequestHandler):
         """A test's output is not for access logs."""
 
 
+class _Web(socketserver.ThreadingTCPServer):
+    daemon_threads = True
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """A client that goes away is part of the tests."""
+
+
 def _accept(listener: socket.socket, serve: Callable[[socket.socket], None]) -> None:
     while True:
         sock, _ = listener.accept()
@@ -253,8 +260,7 @@ def main() -> None:
         sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         sock.bind((address, port))
         _start(serve, sock)
-    web = socketserver.ThreadingTCPServer((address, HTTP), _Page)
-    web.daemon_threads = True
+    web = _Web((address, HTTP), _Page)
     _start(web.serve_forever)
     sys.stdout.write("ready\n")
     sys.stdout.flush()
