@@ -123,6 +123,7 @@ class Demo:
         finally:
             server.kill()
             server.wait()
+        assert "error" not in outcome, outcome["error"]
         return f"{outcome['end']['sum_received']['bits_per_second'] / 1e9:.2f} Gbit/s"
 
     def _iperf_listens(self) -> bool:
