@@ -64,6 +64,8 @@ _FRAGMENT_PROTO: Final = 0xBFFF00FF
 _FLAGS: Final = 0xFFF
 """With the reserved bits: a segment that has one of these set is never merged."""
 _PSH: Final = tcp.PSH << 16
+_OFFSET_FLAGS: Final = 0xFFFF0000
+"""Of the 8 bytes from the acknowledgment on ("q"): data offset and flags."""
 _MASK: Final = 0xFFFFFFFF
 _HALF: Final = 0x80000000
 _MAX_STRIDE: Final = 0xFFFF
@@ -132,7 +134,8 @@ def coalesce(
             else:
                 drops[DROP_RUNT] = drops.get(DROP_RUNT, 0) + 1
             continue
-        if wrong := burst.wrong(index, total):
+        # The common answer of wrong() without the call.
+        if (index >= burst.end or total != burst.total or burst.bad) and (wrong := burst.wrong(index, total)):
             index += 1
             drops[wrong] = drops.get(wrong, 0) + 1
             continue
@@ -155,7 +158,7 @@ def coalesce(
                         index, pre, ftp, flow, seq, q, options, header, payload
                     )
             elif not aux & RUN_OTHER_OPTIONS:
-                advance = -1
+                advance = 1
                 if known is not None:
                     at, known_q, known_seq, known_pre, known_ftp, known_header, merged = known
                     advance = (q >> 32) - (known_q >> 32) & _MASK
@@ -169,14 +172,23 @@ def coalesce(
                         items[at] = None
                         holes = True
                         number += merged
+                # A duplicate stays by itself.
                 if advance:
+                    if index + 1 < count:
+                        latest, q, options = burst.latest_ack(index, pre, ftp, flow, seq, q, header, options)
+                        if latest != index:
+                            number += latest - index
+                            index = latest
+                            off = frames[index][0]
+                            if header == _TIMED:
+                                ts_val, ts_ecr = _TIMES.unpack(options)
                     acks[flow] = (len(items), q, seq, pre, ftp, header, number)
         src, dst, ports = _FLOW.unpack(flow)
         items.append(
             (TCP_RANGE, q >> 16 & 0xFF, link, stride, payload, slot, off + header, run_length, 0, number,
              seq, q >> 32, q & 0xFFFF, ts_val, ts_ecr, src, dst, ports, aux)
         )  # fmt: skip
-        # A collapsed ACK counts in number, but only its own frame is passed over here.
+        # Of collapsed ACKs this is the last frame already.
         index += number if payload else 1
     if holes:
         return [item for item in items if item is not None], drops
@@ -187,38 +199,39 @@ class _Burst:
     """The frames of one call, and the checksums of those that lie at equal strides with equal lengths.
 
     Such frames are a *stretch*: sums over all of them are taken at once when its first is
-    looked at, whatever flows they belong to.
+    looked at, whatever flows they belong to. Frames of ``total`` bytes of packet before index
+    ``end`` have been summed; what is wrong is in ``bad``.
     """
 
-    __slots__ = ("_bad", "_bulk", "_end", "_frames", "_stride", "_total", "_verify", "_view")
+    __slots__ = ("_bulk", "_frames", "_stride", "_verify", "_view", "bad", "end", "total")
 
     def __init__(self, view: memoryview, frames: list[tuple[int, int]], verify: bool) -> None:
         self._view = view
         self._frames = frames
         self._verify = verify
         self._bulk = True
-        self._end = 0
-        self._total = 0
+        self.end = 0
+        self.total = 0
         self._stride = 0
-        self._bad: dict[int, str] | None = None
+        self.bad: dict[int, str] | None = None
 
     def wrong(self, index: int, total: int) -> str:
         """The drop counter for frame index, a TCP/IPv4 packet of total bytes; empty if its sums are right.
 
         Indices must not go down from call to call, but for one that was asked before.
         """
-        if index >= self._end:
+        if index >= self.end:
             self._measure(index, total)
-        if total != self._total:
+        if total != self.total:
             # Not in a stretch, or in one of frames padded to the same length (Ethernet's minimum).
             return _wrong(self._view, self._frames[index][0] + ETHERNET_LEN, total, self._verify)
-        return self._bad.get(index, "") if self._bad else ""
+        return self.bad.get(index, "") if self.bad else ""
 
     def _measure(self, index: int, total: int) -> None:
         """Find the stretch that begins at index, and sum its packets of total bytes."""
         frames = self._frames
-        self._end = end = index + 1
-        self._total = 0
+        self.end = end = index + 1
+        self.total = 0
         if end + 1 >= len(frames):
             return
         off, length = frames[index]
@@ -230,13 +243,45 @@ class _Burst:
             if next_off != expected or next_length != length:
                 break
             expected += stride
-        self._end = end = index + (expected - off) // stride
+        self.end = end = index + (expected - off) // stride
         if end - index >= _MIN_SUM_ROWS:
             self._stride = stride
-            self._total = total
-            self._bad = _bad_rows(
+            self.total = total
+            self.bad = _bad_rows(
                 self._view, off + ETHERNET_LEN, stride, end - index, total, index, self._verify
             )
+
+    def latest_ack(
+        self, index: int, pre: bytes, ftp: int, flow: bytes, seq: int, q: int, header: int, options: bytes
+    ) -> tuple[int, int, bytes]:
+        """Where the pure ACKs end that follow the one at index and each move the acknowledgment forward.
+
+        Returns (index, q, options) of the last of them.
+        """
+        view = self._view
+        frames = self._frames
+        limit = len(view) - _HEAD_LEN
+        for later in range(index + 1, len(frames)):
+            off, length = frames[later]
+            if length < header or off > limit:
+                break
+            next_pre, total, next_ftp, next_flow, next_seq, next_q, next_options = _head(view, off)
+            if (
+                next_flow != flow
+                or next_seq != seq
+                or total + ETHERNET_LEN != header
+                or (next_q ^ q) & _OFFSET_FLAGS
+                or not 0 < (next_q >> 32) - (q >> 32) & _MASK < _HALF
+                or next_pre != pre
+                or next_ftp != ftp
+                or (header == _TIMED and next_options[:4] != _TIMES_FORM)
+                or ((later >= self.end or total != self.total or self.bad) and self.wrong(later, total))
+            ):
+                break
+            index = later
+            q = next_q
+            options = next_options
+        return index, q, options
 
     def extend(
         self, index: int, pre: bytes, ftp: int, flow: bytes, seq: int, q: int, options: bytes, header: int,
@@ -259,13 +304,13 @@ class _Burst:
         start = index
         end = len(frames)
         while True:
-            rows = self._end - index - 1
+            rows = self.end - index - 1
             if (
                 rows >= _MIN_BULK_ROWS
                 and stride == self._stride
                 and self._bulk
-                and not self._bad
-                and self._total
+                and not self.bad
+                and self.total
             ):
                 rows = self._equal_rows(off, rows, header, gso_size, seq)
                 self._bulk = rows >= _MIN_BULK_ROWS // 2
@@ -291,7 +336,9 @@ class _Burst:
                 break
             if header != _TIMED:
                 next_options = view[off + _PLAIN : off + header].tobytes()
-            if next_options != options or self.wrong(index, total):
+            if next_options != options:
+                break
+            if (index >= self.end or total != self.total or self.bad) and self.wrong(index, total):
                 break
             length += payload
             if payload < gso_size or next_q != q:

@@ -1,0 +1,66 @@
+"""Microseconds of one call of GRO for the bursts that matter. One JSON line; status 1 on a wrong result.
+
+Frames of 1514 bytes (timestamps on) behind 4-byte prefixes, checksums verified unless the name says not.
+"""
+
+import os
+import sys
+from collections.abc import Callable
+
+from perf.timing import report
+from pipeline.engines.gro import coalesce
+from pipeline.wire import tcp
+from tests.support.frames import slot_of, tcp_frame, timestamps
+
+MSS = 1448
+DATA = os.urandom(65468)
+
+
+def burst(frames: list[bytes], records: int, verify: bool = True) -> Callable[[], object]:
+    """A call on a slot with these frames; it must make so many records."""
+    view, places = slot_of(frames)
+    items, drops = coalesce(view, places, verify=verify)
+    if len(items) != records or drops:
+        raise SystemExit(f"{len(items)} records instead of {records}, dropped: {drops}")
+    return lambda: coalesce(view, places, verify=verify)
+
+
+def segment(number: int, size: int = MSS, push_every: int = 44, flows: int = 1) -> bytes:
+    """Frame number of flows senders in turns; a push ends each train."""
+    turn = number // flows
+    return tcp_frame(
+        turn * size,
+        DATA[:size],
+        options=timestamps(),
+        ident=turn,
+        sport=40000 + number % flows,
+        flags=tcp.ACK | tcp.PSH if turn % push_every == push_every - 1 else tcp.ACK,
+    )
+
+
+def main() -> int:
+    """Measure and print."""
+    one_flow = [segment(i) for i in range(44)]
+    acks = [tcp_frame(1, ack=i * MSS, options=timestamps()) for i in range(20)]
+    return report(
+        "micro/gro",
+        __doc__,
+        {
+            "lone_ack": burst(acks[:1], 1),
+            "one_byte": burst([tcp_frame(1, b"x", options=timestamps())], 1),
+            "one_1514": burst(one_flow[:1], 1),
+            "44x1514_one_flow": burst(one_flow, 1),
+            "44x1514_one_flow_not_verified": burst(one_flow, 1, False),
+            "44x1514_trains_of_4": burst([segment(i, push_every=4) for i in range(44)], 11),
+            "44x1514_two_flows_in_turns": burst([segment(i, flows=2) for i in range(44)], 44),
+            "one_65534": burst([segment(0, 65468)], 1),
+            "one_65534_not_verified": burst([segment(0, 65468)], 1, False),
+            "20_acks_one_flow": burst(acks, 1),
+            "20_acks_20_flows": burst([tcp_frame(1, ack=5, sport=i) for i in range(20)], 20),
+            "30_udp_142": burst([one_flow[0][:23] + b"\x11" + one_flow[0][24:142]] * 30, 30),
+        },
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

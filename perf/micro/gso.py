@@ -1,0 +1,69 @@
+"""Microseconds to make the buffers of one range for a link. One JSON line; status 1 on a wrong result."""
+
+import os
+import sys
+from collections.abc import Callable
+
+from perf.timing import report
+from pipeline.engines.gso import Buffer, Segmenter
+from pipeline.wire import framing, tcp
+from tests.support.frames import GUEST, REMOTE, TO_GUEST, timestamps
+
+SLOT = memoryview(bytearray(os.urandom(73728)))
+
+
+def ranges(
+    segmenter: Segmenter, length: int, mss: int, options: bytes = b"", frames: int = 0
+) -> Callable[[], object]:
+    """A call that makes length bytes of payload into segments of mss (or into so many frames)."""
+    payload = SLOT[256 : 256 + length]
+
+    def work() -> list[Buffer]:
+        segmenter.reset()
+        return segmenter.frames(
+            TO_GUEST,
+            REMOTE,
+            GUEST,
+            80,
+            40000,
+            0xFFFFF000,
+            1,
+            tcp.ACK | tcp.PSH,
+            500,
+            options,
+            payload,
+            mss,
+            7,
+        )
+
+    wanted = frames or -(-length // mss) or 1
+    before = segmenter.frame_count
+    work()
+    if segmenter.frame_count - before != wanted:
+        raise SystemExit(f"{segmenter.frame_count - before} frames instead of {wanted}")
+    return work
+
+
+def main() -> int:
+    """Measure and print."""
+    stream, packets, big = Segmenter(framing.QEMU), Segmenter(None), Segmenter(framing.QEMU, 12)
+    times = timestamps()
+    return report(
+        "micro/gso",
+        __doc__,
+        {
+            "ack": ranges(stream, 0, 1448, times),
+            "one_byte": ranges(stream, 1, 1448, times),
+            "one_1460": ranges(stream, 1460, 1460),
+            "3x1448": ranges(stream, 3 * 1448, 1448, times),
+            "44x1460": ranges(stream, 44 * 1460, 1460),
+            "65536_by_1448": ranges(stream, 65536, 1448, times),
+            "65536_by_1448_datagrams": ranges(packets, 65536, 1448, times),
+            "65468_in_one": ranges(stream, 65468, 65468, times),
+            "65160_virtio": ranges(big, 45 * 1448, 1448, times, 1),
+        },
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
