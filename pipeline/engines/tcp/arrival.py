@@ -96,7 +96,8 @@ def segment_arrives(c: Tcb, seg: Segment, now: float) -> str | None:
         if ack > c.snd_nxt:
             _discard(c, seg)
             return _challenge(c, now, "tcp_segment_dropped_bad_ack")
-        wnd = seg.wnd << c.snd_wind_shift
+        # The window of a SYN is not scaled (RFC 7323 section 2.2).
+        wnd = seg.wnd if flags & SYN else seg.wnd << c.snd_wind_shift
         same_window = wnd == c.snd_wnd
         if ack > una or c.snd_wl1 < start or (c.snd_wl1 == start and c.snd_wl2 <= ack):
             c.snd_wl1 = start

@@ -27,7 +27,7 @@ class TcpConfig:
     """Where autotuning of the receive window ends."""
     max_reassembly_bytes: int = 1024 * 1024
     """Out-of-order bytes one connection may hold."""
-    max_reassembly_ranges: int = 256
+    max_reassembly_ranges: int = 128
     """Out-of-order ranges (slots' references) one connection may hold."""
     max_sent_ranges: int = 1024
     """Ranges of the sender's scoreboard; SACKs that would cut further are ignored."""

@@ -40,6 +40,7 @@ from pipeline.engines.tcp.state import (
 )
 from pipeline.engines.tcp.timers import DELAYED_ACK, KEEPALIVE, LINGER, NEVER, PERSIST, PTO, REORDER, RTO
 from pipeline.wire.tcp import ACK, FIN, RST, SYN
+from pipeline.wire.tcp_options import TIMESTAMPS_LEN
 
 reset_for = closing.reset_for
 
@@ -127,6 +128,8 @@ class Connection(Tcb):
 
     def on_taken(self, n: int, now: float) -> None:
         """The host took n more of the delivered bytes."""
+        if self.state < ESTABLISHED:
+            return
         receive.taken(self, n, now)
 
     def set_receive_capacity(self, n: int, now: float) -> None:
@@ -146,7 +149,7 @@ class Connection(Tcb):
     def set_path_mtu(self, mtu: int, now: float) -> None:
         """The way to the guest takes packets of at most mtu bytes (RFC 1191); it never widens again."""
         mss = max(mtu - IP_TCP_HEADER_BYTES, MIN_MSS)
-        if mss < self.snd_mss:
+        if self.state >= SYN_RECEIVED and mss < self.snd_mss + (TIMESTAMPS_LEN if self.ts_ok else 0):
             handshake.set_mss(self, mss)
 
     # --- the guest's side -----------------------------------------------------------
@@ -189,7 +192,8 @@ class Connection(Tcb):
                 out.append(handshake.syn_segment(self, now))
             else:
                 self.wants_transmit = True
-        elif self.ack_now and self.state == SYN_RECEIVED and not out:
+        elif self.ack_now and self.snd_nxt > self.iss and not out:
+            # A challenge ACK in SYN-RECEIVED.
             send.transmit(self, now, max_ranges, out)
         return out
 

@@ -9,6 +9,7 @@ either, so the guest sends them again behind the handshake (RFC 9293 3.10.7.2 al
 """
 
 from errno import ECONNREFUSED
+from typing import Final
 
 from pipeline.engines.tcp.actions import Established, Outgoing
 from pipeline.engines.tcp.closing import guest_reset, queue_reset
@@ -20,7 +21,9 @@ from pipeline.engines.tcp.timers import KEEPALIVE, LINGER, NEVER, RTO
 from pipeline.wire.tcp import ACK, RST, SYN
 from pipeline.wire.tcp_options import MAX_WINDOW_SCALE, TIMESTAMPS_LEN
 
-UNSCALED_WINDOW = 65535
+UNSCALED_WINDOW: Final = 65535
+RTO_AFTER_LOST_SYN: Final = 3.0
+"""Seconds (RFC 6298 section 5.7)."""
 
 
 def accept_syn(c: Tcb, seg: Segment, now: float) -> None:
@@ -98,8 +101,13 @@ def establish(c: Tcb, start: int, ack: int, seg: Segment, now: float) -> None:
     if c.syn_retransmits == 0:
         c.rtt.sample(now - c.syn_sent_at, now)
     else:
-        # RFC 6298 5.7, RFC 5681 3.1 (one lost SYN is forgiven, as in Linux).
-        c.rtt.restart(3.0)
+        if c.ts_ok and seg.has_ts and seg.ts_ecr:
+            # The echo tells which copy was answered.
+            elapsed = (int(now * 1000) - seg.ts_ecr) & MASK
+            c.rtt.sample(min(elapsed, 60_000) / 1000, now)
+        else:
+            c.rtt.restart(RTO_AFTER_LOST_SYN)
+        # RFC 5681 3.1 (one lost SYN is forgiven, as in Linux).
         if c.syn_retransmits > 1:
             c.cc.on_syn_loss()
     c.rtt_mark = c.snd_nxt

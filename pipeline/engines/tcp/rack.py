@@ -44,8 +44,14 @@ def on_delivered(c: Tcb, newly: list[SentRange], seg: Segment, now: float) -> No
             c.rack_rtt = now - xmit_ts
 
 
-def on_dsack(c: Tcb) -> None:
-    """Section 6.2 step 4: a retransmission was needless, so wait longer; once a round trip."""
+def on_dsack(c: Tcb, size: int) -> None:
+    """Section 6.2 step 4: a retransmission was needless, so wait longer; once a round trip.
+
+    More DSACKs than retransmissions tell of a link that duplicates: those say nothing.
+    """
+    c.dsacked_bytes += size
+    if c.dsacked_bytes > c.retransmitted_bytes:
+        return
     if c.snd_una > c.reo_wnd_round:
         c.reo_wnd_round = c.snd_nxt
         c.reo_wnd_mult += 1

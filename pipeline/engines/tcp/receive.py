@@ -55,6 +55,7 @@ def text(c: Tcb, start: int, length: int, buf: object, seg_count: int, now: floa
     c.actions.append(Deliver(buf, rcv_nxt - start, size))
     c.rcv_nxt = stop
     c.rcv_untaken += size
+    c.data_received_at = now
     mss = c.rcv_mss
     if length > mss * seg_count:
         c.rcv_mss = mss = min(length // seg_count, c.cfg.rcv_mss)

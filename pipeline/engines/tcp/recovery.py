@@ -35,7 +35,8 @@ def acknowledge(c: Tcb, seg: Segment, ack: int, same_window: bool, now: float) -
             c.actions.append(Release(chunks.popleft()[2]))
             c.send_index -= 1
         c.retransmits = 0
-        if ack > c.rtt_mark:
+        if ack > c.rtt_mark or c.rtt.backoffs:
+            # One sample a round trip; after a time-out the first that can be had ends the back-off.
             _sample_rtt(c, newly, seg, now)
         timers = c.timers
         if ack == c.snd_nxt:
@@ -63,8 +64,13 @@ def _is_duplicate(c: Tcb, seg: Segment, same_window: bool) -> bool:
 
 
 def _sample_rtt(c: Tcb, newly: list[SentRange], seg: Segment, now: float) -> None:
-    if newly and not newly[0].retransmitted:
+    if newly and not any(sent.retransmitted for sent in newly):
+        # Had any been sent twice, an earlier ACK may have been lost, and the oldest waited for that.
         c.rtt.sample(now - newly[0].xmit_ts, now)
+    elif newly and seg.sack and unwrap(seg.sack[0][1], c.snd_una) <= c.snd_una:
+        # A DSACK: the last copy caused this ACK. The echo would tell of the first one, whose ACK
+        # was lost, and make a round trip of our own time-out.
+        c.rtt.sample(now - max(sent.xmit_ts for sent in newly), now)
     elif c.ts_ok and seg.has_ts and seg.ts_ecr:
         elapsed = ((int(now * 1000) & MASK) - seg.ts_ecr) & MASK
         if elapsed > MAX_TIMESTAMP_RTT:
@@ -82,8 +88,6 @@ def _recover(
     dsack = False
     if c.sack_ok and seg.sack:
         dsack = _read_sack(c, seg, newly)
-        if dsack:
-            rack.on_dsack(c)
     if acked and c.undo_ts != NO_POSITION:
         _try_undo(c, seg)
     if c.tlp_end_seq != NO_POSITION:
@@ -131,12 +135,14 @@ def _read_sack(c: Tcb, seg: Segment, newly: list[SentRange]) -> bool:
         if index == 0:
             if right <= una:
                 dsack = True
+                rack.on_dsack(c, right - left)
                 continue
             if len(blocks) > 1:
                 outer_left = unwrap(blocks[1][0], una)
                 outer_right = unwrap(blocks[1][1], una)
                 if outer_left <= left and right <= outer_right:
                     dsack = True
+                    rack.on_dsack(c, right - left)
                     continue
         if right > una:
             c.board.sack(max(left, una), right, newly)

@@ -17,13 +17,15 @@ MIN_RTT_LIFETIME: Final = 300.0
 class RttEstimator:
     """srtt, rttvar, rto in seconds; srtt is 0.0 before the first sample."""
 
-    __slots__ = ("_base", "_max", "_min", "_min_at", "min_rtt", "rto", "rttvar", "srtt")
+    __slots__ = ("_base", "_max", "_min", "_min_at", "backoffs", "min_rtt", "rto", "rttvar", "srtt")
 
     def __init__(self, cfg: TcpConfig) -> None:
         self._min = cfg.min_rto
         self._max = cfg.max_rto
         self._base = cfg.initial_rto
         self._min_at = 0.0
+        self.backoffs = 0
+        """Doublings since the last sample."""
         self.srtt = 0.0
         self.rttvar = 0.0
         self.min_rtt = 0.0
@@ -52,10 +54,12 @@ class RttEstimator:
         elif rto > self._max:
             rto = self._max
         self._base = self.rto = rto
+        self.backoffs = 0
 
     def back_off(self) -> None:
         """The timer expired: double, up to the maximum (section 5.5)."""
         self.rto = min(self.rto * 2, self._max)
+        self.backoffs += 1
 
     def backed_off(self, times: int) -> float:
         """The RTO after ``times`` doublings from the last computed one, without changing it."""
@@ -64,6 +68,7 @@ class RttEstimator:
     def undo_back_off(self) -> None:
         """The expiry was spurious: back to the computed value."""
         self.rto = self._base
+        self.backoffs = 0
 
     def restart(self, rto: float) -> None:
         """No sample yet and the SYN timed out: section 5.7 asks for 3 s for the data."""

@@ -11,7 +11,7 @@ where PSH says that the host had no more at that moment. FIN rides on the last d
 from pipeline.engines.tcp import rack, receive
 from pipeline.engines.tcp.actions import Outgoing
 from pipeline.engines.tcp.seq import MASK
-from pipeline.engines.tcp.state import NO_POSITION, TIME_WAIT, Tcb
+from pipeline.engines.tcp.state import ESTABLISHED, NO_POSITION, TIME_WAIT, Tcb
 from pipeline.engines.tcp.timers import DELAYED_ACK, NEVER, PERSIST, PTO, RTO
 from pipeline.wire.tcp import ACK, FIN, PSH
 
@@ -25,7 +25,7 @@ Header = tuple[int, int, int, int, bool, tuple[tuple[int, int], ...]]
 
 
 def transmit(c: Tcb, now: float, max_ranges: int, out: list[Outgoing]) -> None:
-    """Append what may leave now in a synchronized state, at most max_ranges entries in out."""
+    """Append what may leave now, at most max_ranges entries in out. In SYN-RECEIVED only an ACK may."""
     if max_ranges <= 0:
         return
     c.wants_transmit = False
@@ -53,7 +53,7 @@ def transmit(c: Tcb, now: float, max_ranges: int, out: list[Outgoing]) -> None:
         _retransmit_lost(c, now, max_ranges, out, header, mss)
     if c.tlp_due and len(out) < max_ranges:
         _tail_loss_probe(c, now, out, header, mss)
-    if c.snd_nxt < c.send_end:
+    if c.snd_nxt < c.send_end and c.state >= ESTABLISHED:
         if len(out) < max_ranges:
             _send_new(c, now, max_ranges, out, header, mss, False)
         else:
@@ -74,7 +74,8 @@ def transmit(c: Tcb, now: float, max_ranges: int, out: list[Outgoing]) -> None:
             # Without SACK only their number tells the peer of the loss (RFC 5681 4.2).
             copies = min(c.dup_acks_owed, MAX_DUPLICATE_ACKS, max_ranges)
             out.extend([ack] * (copies - 1))
-    elif c.ack_owed and out[-1].length:
+    elif now - c.data_received_at < c.cfg.delayed_ack and out[-1].length:
+        # Data answer data: the next ACK may wait a moment for the next answer to ride on.
         c.interactive = True
     c.ack_now = c.ack_owed = False
     c.dup_acks_owed = 0
@@ -113,7 +114,7 @@ def _send_new(
     limited = False
     while snd_nxt < queue_end:
         if len(out) >= max_ranges:
-            c.wants_transmit = not probe
+            c.wants_transmit |= not probe
             break
         chunk = chunks[c.send_index]
         left = size = chunk[1] - snd_nxt
@@ -148,7 +149,7 @@ def _send_new(
             break
     if snd_nxt == queue_end and c.fin_queued:
         if len(out) >= max_ranges:
-            c.wants_transmit = not probe
+            c.wants_transmit |= not probe
         elif usable > 0:
             out.append(
                 Outgoing(snd_nxt & MASK, ack, ACK | FIN, wnd, ts_val, ts_ecr, has_ts, sack, None, 0, 0, mss)

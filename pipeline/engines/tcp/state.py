@@ -83,7 +83,9 @@ class Tcb:
         "challenge_until",
         "chunks",
         "cwnd_limited",
+        "data_received_at",
         "dsack",
+        "dsacked_bytes",
         "dup_acks",
         "dup_acks_owed",
         "edge_reached",
@@ -215,6 +217,7 @@ class Tcb:
         self.dup_acks_owed = 0
         self.dsack: tuple[int, int] | None = None
         self.interactive = False
+        self.data_received_at = -1e9
         self.last_ack_sent = 0
         self.last_received_at = now
 
@@ -253,6 +256,7 @@ class Tcb:
         self.rack_rtt = 0.0
         self.rack_fack = self.iss
         self.reordering_seen = False
+        self.dsacked_bytes = 0
         self.reo_wnd_mult = 1
         self.reo_wnd_persist = 0
         self.reo_wnd_round = NO_POSITION

@@ -260,6 +260,8 @@ class Sim:
         self.rng = random.Random(seed)
         self.impairment = impairment
         self.now = 1000.0
+        self.done = 0.0
+        """When the last byte had been delivered on both sides."""
         self.frames = 0
         self.bytes_on_wire = 0
         self.events: list[tuple[float, int, object, object]] = []
@@ -290,7 +292,7 @@ class Sim:
         if end.conn is not None:
             end.conn.on_timer(self.now)
 
-    def run(self, until: float = 3600.0, max_events: int = 2_000_000) -> None:
+    def run(self, until: float = 1e6, max_events: int = 2_000_000) -> None:
         """Until both are gone, nothing is left to happen, or virtual time is up."""
         stop = self.now + until
         while self.events and max_events:
@@ -302,6 +304,8 @@ class Sim:
             self.a.pump()
             self.b.pump()
             max_events -= 1
+            if not self.done and all(e.host.received == e.peer.host.to_send for e in (self.a, self.b)):
+                self.done = self.now
             if self.a.host.gone and self.b.host.gone:
                 break
 
