@@ -67,10 +67,8 @@ def _sample_rtt(c: Tcb, newly: list[SentRange], seg: Segment, now: float) -> Non
     if newly and not any(sent.retransmitted for sent in newly):
         # Had any been sent twice, an earlier ACK may have been lost, and the oldest waited for that.
         c.rtt.sample(now - newly[0].xmit_ts, now)
-    elif newly and seg.sack and unwrap(seg.sack[0][1], c.snd_una) <= c.snd_una:
-        # A DSACK: the last copy caused this ACK. The echo would tell of the first one, whose ACK
-        # was lost, and make a round trip of our own time-out.
-        c.rtt.sample(now - max(sent.xmit_ts for sent in newly), now)
+    elif (copy := _twice_received(c, newly, seg)) is not None:
+        c.rtt.sample(now - copy.xmit_ts, now)
     elif c.ts_ok and seg.has_ts and seg.ts_ecr:
         elapsed = ((int(now * 1000) & MASK) - seg.ts_ecr) & MASK
         if elapsed > MAX_TIMESTAMP_RTT:
@@ -79,6 +77,22 @@ def _sample_rtt(c: Tcb, newly: list[SentRange], seg: Segment, now: float) -> Non
     else:
         return
     c.rtt_mark = c.snd_nxt
+
+
+def _twice_received(c: Tcb, newly: list[SentRange], seg: Segment) -> SentRange | None:
+    """The range, among those just acknowledged, whose last copy caused this ACK, as a DSACK says.
+
+    The ACK of its first copy was lost. The timestamp echo tells of that first copy, and would
+    make a round trip of our own time-out.
+    """
+    if seg.sack:
+        una = c.snd_una
+        left = unwrap(seg.sack[0][0], una)
+        if left < unwrap(seg.sack[0][1], una) <= una:
+            for sent in newly:
+                if sent.start <= left < sent.end and sent.retransmitted:
+                    return sent
+    return None
 
 
 def _recover(
