@@ -216,6 +216,15 @@ TABLE: Final[tuple[Counter, ...]] = (
         "dhcp_release_dropped_not_holder", "messages", "DHCP releases of an address the client does not hold"
     ),
     Counter("dns_cache_entries", "answers", "answers of upstream servers kept now", "gauge"),
+    Counter(
+        "dns_connection_closed_not_reading", "connections", "DNS connections whose guest reads no answers"
+    ),
+    Counter("dns_connection_evicted", "connections", "idle DNS connections closed for a new one"),
+    Counter("dns_connection_opened", "connections", "DNS connections of guests"),
+    Counter(
+        "dns_connection_refused_too_many", "connections", "DNS connections while all others wait for answers"
+    ),
+    Counter("dns_connections", "connections", "DNS connections open now", "gauge"),
     Counter("dns_pending", "questions", "questions under way to upstream servers now", "gauge"),
     Counter("dns_query_answered_from_cache", "messages", "DNS queries answered with a kept answer"),
     Counter(
@@ -232,9 +241,24 @@ TABLE: Final[tuple[Counter, ...]] = (
     Counter("dns_query_refused_opcode", "messages", "DNS requests other than queries; NOTIMP"),
     Counter("dns_query_refused_type", "messages", "DNS queries of a type that is not forwarded; REFUSED"),
     Counter("dns_upstream_answered", "messages", "questions that an upstream server answered"),
+    Counter(
+        "dns_upstream_asked_over_tcp", "messages", "questions asked again because an answer was truncated"
+    ),
     Counter("dns_upstream_failed", "messages", "questions that no upstream server answered; SERVFAIL"),
+    Counter(
+        "dns_upstream_response_ignored", "messages", "responses that do not fit the question: late or forged"
+    ),
     Counter("dns_upstream_response_malformed", "messages", "upstream responses that do not fit; SERVFAIL"),
     Counter("dns_upstream_response_unasked", "messages", "upstream responses to a question that nobody asks"),
+    Counter(
+        "resolver_datagram_dropped_unknown_port",
+        "datagrams",
+        "datagrams for the gateway that no service takes",
+    ),
+    Counter("resolver_reply_dropped_no_slot", "datagrams", "DHCP and DNS replies while no slot was free"),
+    Counter(
+        "resolver_reply_dropped_ring_full", "datagrams", "DHCP and DNS replies while demux does not keep up"
+    ),
 )
 
 INDEX: Final[dict[str, int]] = {row.name: index for index, row in enumerate(TABLE)}

@@ -214,6 +214,11 @@ class Dhcp:
 
     # --- leases -------------------------------------------------------------------------
 
+    @property
+    def lease_count(self) -> int:
+        """Dynamic and static leases."""
+        return len(self._owners) + len(self._config.static_leases)
+
     def leases(self) -> dict[int, bytes]:
         """Address -> MAC of the gateway, of the static leases and of every client that has an address."""
         return {

@@ -1,0 +1,246 @@
+"""The resolver stage in one process: real rings, slots and sockets; demux and the Internet by hand."""
+
+import os
+import socket
+from pathlib import Path
+from time import monotonic
+from typing import Any
+
+import dns.message
+import dns.rrset
+import structlog
+
+from pipeline import config_build, flags, options
+from pipeline.counters import INDEX
+from pipeline.shm import descriptor as d
+from pipeline.stages.resolver import ResolverStage
+from pipeline.topology import Fabric, Layout
+from pipeline.wire.ipv4 import addr_parse
+from tests.support.poller import LIMIT, Poller
+
+GATEWAY = addr_parse("192.168.127.1")
+GUEST = addr_parse("192.168.127.2")
+BROADCAST = 0xFFFFFFFF
+
+
+class FakeWorker(Poller):
+    """What the stage sees of a worker; the loop is the test."""
+
+    def __init__(self, fabric: Fabric) -> None:
+        super().__init__()
+        self.ports = fabric.ports("resolver")
+        self.counts = self.ports.counters.counts
+        self.pool = self.ports.pool
+        self.log = structlog.get_logger()
+        self.freed: list[int] = []
+
+    def free(self, slot: int, tag: int = 0) -> None:
+        self.freed.append(slot)
+
+
+class Upstream:
+    """The only name server of the host: answers every name with 10.1.2.3, or is silent."""
+
+    def __init__(self) -> None:
+        self.sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self.sock.bind(("127.0.0.1", 0))
+        self.sock.setblocking(False)
+        self.port = self.sock.getsockname()[1]
+        self.queries = 0
+        self.silent = False
+        self.rows = 1
+
+    def serve(self) -> None:
+        while True:
+            try:
+                wire, client = self.sock.recvfrom(4096)
+            except BlockingIOError:
+                return
+            self.queries += 1
+            if self.silent:
+                continue
+            query = dns.message.from_wire(wire)
+            message = dns.message.make_response(query)
+            rows = [f"10.1.2.{n + 3}" for n in range(self.rows)]
+            message.answer.append(dns.rrset.from_text(query.question[0].name, 60, "IN", "A", *rows))
+            self.sock.sendto(message.to_wire(max_size=65535), client)
+
+
+class Rig:
+    """The stage, demux's ends of its rings, and guests' connections."""
+
+    def __init__(self, tmp_path: Path, words: list[str]) -> None:
+        self.upstream = Upstream()
+        (tmp_path / "resolv.conf").write_text("nameserver 192.168.127.1\nnameserver 127.0.0.1\n")
+        (tmp_path / "hosts").write_text("10.9.9.9 nas.home\n")
+        self.fabric = Fabric.create(Layout(slots=64))
+        self.worker = FakeWorker(self.fabric)
+        demux = self.fabric.ports("demux")
+        self.to_stage = demux.rings_out["resolver"]
+        self.from_stage = demux.rings_in["resolver"]
+        self.slots = demux.arena.slots
+        pool = self.fabric.ports("ingress").pool
+        assert pool is not None
+        self.ingress = pool
+        self.given = 0
+        config = config_build.build(flags.parse(options.START, words), words, resolv_conf=os.devnull)[0]
+        self.stage = ResolverStage(
+            self.worker,  # type: ignore[arg-type]
+            config,
+            resolv_conf=str(tmp_path / "resolv.conf"),
+            hosts=str(tmp_path / "hosts"),
+            dns_port=self.upstream.port,
+        )
+
+    def send(
+        self,
+        payload: bytes,
+        port: int,
+        guest_addr: int = GUEST,
+        remote: int = GATEWAY,
+        guest_port: int = 4000,
+        link: int = 3,
+    ) -> None:
+        """A guest's datagram, as demux hands it over."""
+        slot = self.ingress.alloc()
+        self.slots[slot][500 : 500 + len(payload)] = payload
+        ports = guest_port << 16 | port
+        self.to_stage.push(
+            d.record(
+                d.UDP_DATA,
+                link=link,
+                slot=slot,
+                off=500,
+                length=len(payload),
+                guest_addr=guest_addr,
+                remote_addr=remote,
+                ports=ports,
+            )
+        )
+        self.to_stage.publish()
+        self.given += 1
+
+    def breathe(self, now: float | None = None) -> int:
+        """One turn of the worker's loop."""
+        self.worker.run(0)
+        work = self.stage.step(monotonic() if now is None else now)
+        self.worker.ports.rings_out["demux"].publish()
+        self.upstream.serve()
+        for slot in self.worker.freed:
+            self.ingress.unref(slot)
+        self.given -= len(self.worker.freed)
+        self.worker.freed.clear()
+        return work
+
+    def replies(self) -> list[tuple[dict[str, int], bytes]]:
+        """The records for demux, with their payload; the slots go home."""
+        found = []
+        while burst := self.from_stage.peek():
+            for fields in d.DESCRIPTOR.iter_unpack(burst):
+                kind, _, link, _, _, slot, off, length, *_, guest_addr, remote_addr, ports, _ = fields
+                assert kind == d.UDP_DATA
+                assert off >= 64
+                record = {
+                    "link": link,
+                    "guest": guest_addr,
+                    "remote": remote_addr,
+                    "ports": ports,
+                    "off": off,
+                }
+                found.append((record, bytes(self.slots[slot][off : off + length])))
+                assert self.worker.pool is not None
+                self.worker.pool.unref(slot)
+            self.from_stage.release(len(burst) // d.DESCRIPTOR_BYTES)
+        return found
+
+    def reply(self) -> tuple[dict[str, int], bytes]:
+        """The next reply, alone."""
+        end = monotonic() + LIMIT
+        while not (found := self.replies()):
+            assert monotonic() < end, "no reply"
+            self.breathe()
+        assert len(found) == 1
+        return found[0]
+
+    def ask(self, name: str, rdtype: str = "A", **options: Any) -> dns.message.Message:
+        """What a guest is answered over UDP."""
+        self.send(query(name, rdtype, **options), 53)
+        record, payload = self.reply()
+        assert (record["link"], record["guest"], record["remote"], record["ports"]) == (
+            3,
+            GUEST,
+            GATEWAY,
+            4000 << 16 | 53,
+        )
+        return dns.message.from_wire(payload)
+
+    def count(self, name: str) -> int:
+        return int(self.worker.counts[INDEX[name]])
+
+    def request(self, message: dict[str, Any], fds: list[int] | None = None) -> dict[str, Any]:
+        result = self.stage.on_control(message, fds or [])
+        assert result is not None
+        return result
+
+    def connect(self) -> socket.socket:
+        """A guest's DNS-over-TCP connection: the guest's end."""
+        ours, theirs = socket.socketpair()
+        assert self.request({"op": "serve_tcp"}, [theirs.detach()]) == {}
+        ours.setblocking(False)
+        return ours
+
+    def close(self) -> None:
+        """End as a worker does, then see that nothing is left."""
+        self.breathe()
+        self.replies()
+        self.stage.close()
+        assert self.worker.pool is not None
+        assert (self.worker.pool.refs_out, self.worker.pool.audit()) == (0, None)
+        assert self.ingress.refs_out == self.given == 0
+        assert self.worker.callbacks == {}
+        self.worker.close()
+        self.upstream.sock.close()
+
+
+def query(name: str = "www.example.com", rdtype: str = "A", ident: int = 7, **options: Any) -> bytes:
+    message = dns.message.make_query(name, rdtype, **options)
+    message.id = ident
+    return message.to_wire()
+
+
+def framed(*messages: bytes) -> bytes:
+    return b"".join(len(message).to_bytes(2, "big") + message for message in messages)
+
+
+def received(rig: Rig, sock: socket.socket, count: int = 1) -> list[dns.message.Message]:
+    """The next messages of a connection."""
+    data = b""
+    found: list[dns.message.Message] = []
+    end = monotonic() + LIMIT
+    while len(found) < count:
+        assert monotonic() < end, "no answer"
+        rig.breathe()
+        try:
+            data += sock.recv(65536)
+        except BlockingIOError:
+            continue
+        while len(data) >= 2 and len(data) >= 2 + int.from_bytes(data[:2], "big"):
+            length = int.from_bytes(data[:2], "big")
+            found.append(dns.message.from_wire(data[2 : 2 + length]))
+            data = data[2 + length :]
+    assert data == b""
+    return found
+
+
+def is_closed(rig: Rig, sock: socket.socket) -> bool:
+    rig.breathe()
+    try:
+        return sock.recv(65536) == b""
+    except BlockingIOError:
+        return False
+    except ConnectionResetError:
+        return True
+
+
+def texts(message: dns.message.Message) -> list[str]:
+    return [row.to_text() for rrset in message.answer for row in rrset]
