@@ -12,12 +12,14 @@ path is not served there (api.py says so to the client).
 
 import asyncio
 import errno
+import logging
 import socket
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from typing import Final, NamedTuple, cast
 
 import structlog
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 
 from pipeline.control.head import Head, HeadError, HeadReader
 
@@ -26,6 +28,8 @@ TIMEOUT: Final = 10.0
 MAX_CONNECTIONS: Final = 1024
 ACCEPT_PAUSE: Final = 0.1
 """Seconds without accepting after the system refused (out of descriptors)."""
+LINGER: Final = 1.0
+"""Seconds in which the rest of a body that nobody wants is read, so that the client sees the answer."""
 PEEK_BYTES: Final = 16 * 1024
 
 
@@ -41,6 +45,12 @@ class Taken(NamedTuple):
     rest: bytes
     client: str
 
+
+_HTTP_LOG: Final = logging.getLogger("pipeline.control.http")
+# Nonsense from a client is answered and no event: a guest must not be able to fill the log.
+_HTTP_LOG.addFilter(
+    lambda record: not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError))
+)
 
 TakeOver = Callable[[Taken], Awaitable[None]]
 Server = Callable[[], asyncio.BaseProtocol]
@@ -107,10 +117,26 @@ def connection_of(request: web.BaseRequest) -> Connection | None:
     return protocol if isinstance(protocol, Connection) else None
 
 
+def make_runner(app: web.Application) -> web.AppRunner:
+    """The runner of an application with the deadlines of this module; its ``server`` is what Front takes.
+
+    Signals are not touched. ``await runner.setup()`` before, ``cleanup()`` after.
+    """
+    return web.AppRunner(
+        app,
+        handle_signals=False,
+        access_log=None,
+        keepalive_timeout=TIMEOUT,
+        tcp_keepalive=False,
+        lingering_time=LINGER,
+        logger=_HTTP_LOG,
+    )
+
+
 class Front:
     """Connections of one kind of endpoint: which paths are taken over, and aiohttp's server for the rest.
 
-    ``server`` makes a protocol for a connection: ``web.AppRunner(...).server``.
+    ``server`` makes a protocol for a connection: ``make_runner(app).server``.
     """
 
     def __init__(

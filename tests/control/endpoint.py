@@ -1,0 +1,117 @@
+"""An endpoint under test: the front with the API on a unix socket, over workers that only record."""
+
+import asyncio
+import contextlib
+import os
+import socket
+from collections.abc import AsyncIterator, Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import structlog
+
+from pipeline.control.api import Api
+from pipeline.control.channel import RefusedError
+from pipeline.control.forwarder import Forwarder
+from pipeline.control.front import Front, make_runner
+from pipeline.control.takeover import CONNECT, TUNNEL, Connect, Tunnel
+
+LOG = structlog.get_logger()
+
+
+class Workers:
+    """Answers requests from a table {op: answer or exception}; what was asked is in `asked`."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[str, dict[str, Any]]] = []
+        self.socks: list[socket.socket] = []
+        self.answers: dict[str, Any] = {
+            "cam": {"cam": {"5a:94:ef:e4:0c:ee": 0, "02:00:00:00:00:01": 3}},
+            "leases": {
+                "leases": {"192.168.127.2": "5a:94:ef:e4:0c:ee", "192.168.127.1": "5a:94:ef:e4:0c:dd"}
+            },
+            "dns_all": {"zones": []},
+        }
+
+    async def __call__(self, worker: str, op: dict[str, Any], fds: Sequence[Any] = ()) -> dict[str, Any]:
+        self.asked.append((worker, op))
+        answer = self.answers.get(op["op"], {"ok": True})
+        if callable(answer):
+            answer = answer(op)
+        if isinstance(answer, Exception):
+            raise answer
+        self.socks += [socket.socket(fileno=os.dup(sock.fileno())) for sock in fds]
+        return answer
+
+
+def refuse(text: str) -> Callable[[Any], Exception]:
+    """A worker's answer that is an error."""
+    return lambda _op: RefusedError(text)
+
+
+class Endpoint:
+    """What a test holds: where the endpoint listens, and both its sides."""
+
+    def __init__(self, path: str, workers: Workers, front: Front, client: aiohttp.ClientSession) -> None:
+        self.path = path
+        self.workers = workers
+        self.front = front
+        self.client = client
+
+    async def call(self, method: str, target: str, body: str | bytes | None = None) -> tuple[int, str]:
+        """Status and text of one request by aiohttp's client."""
+        async with self.client.request(method, f"http://unix{target}", data=body) as answer:
+            return answer.status, await answer.text()
+
+    async def open(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        """A raw connection."""
+        return await asyncio.open_unix_connection(self.path)
+
+    async def raw(self, request: bytes, *, half_close: bool = False) -> bytes:
+        """Everything that comes back for these bytes until the other side closes."""
+        reader, writer = await self.open()
+        writer.write(request)
+        if half_close:
+            writer.write_eof()
+        async with asyncio.timeout(30):
+            answer = await reader.read()
+        writer.close()
+        return answer
+
+
+@contextlib.asynccontextmanager
+async def endpoint(
+    tmp_path: Path,
+    *,
+    guest: bool = False,
+    connect: bool = True,
+    timeout: float = 10.0,
+    max_connections: int = 64,
+    counters: Callable[[], Any] = dict,
+) -> AsyncIterator[Endpoint]:
+    """The endpoint, up for the time of the block."""
+    workers = Workers()
+    api = Api(Forwarder(workers), workers, counters, LOG)
+    runner = make_runner(api.guest() if guest else api.full())
+    await runner.setup()
+    take_overs = {} if guest else {TUNNEL: Tunnel(workers, LOG)}
+    if connect and not guest:
+        take_overs[CONNECT] = Connect(workers, LOG)
+    front = Front(runner.server, take_overs, LOG, timeout=timeout, max_connections=max_connections)
+    path = str(tmp_path / "api.sock")
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(path)
+    listener.listen()
+    front.listen(listener)
+    session = aiohttp.ClientSession(connector=aiohttp.UnixConnector(path))
+    try:
+        yield Endpoint(path, workers, front, session)
+    finally:
+        await session.close()
+        await front.close()
+        await runner.cleanup()
+        listener.close()
+        os.unlink(path)
+        for sock in workers.socks:
+            sock.close()

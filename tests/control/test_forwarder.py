@@ -1,0 +1,158 @@
+"""The list of forwards: order, duplicates, and the words of refusals."""
+
+import asyncio
+
+import pytest
+
+from pipeline.control import forwarder
+from pipeline.control.channel import RefusedError, RequestError
+from pipeline.control.forwarder import Forwarder, ForwardError
+from pipeline.control.gotext import GoError
+from tests.control.endpoint import Workers, refuse
+
+
+def test_forwards_are_sorted_by_local_address_then_protocol() -> None:
+    async def run() -> None:
+        made = Forwarder(Workers())
+        for protocol, local in (("udp", ":2"), ("tcp", ":3"), ("tcp", ":2"), ("tcp", ":1")):
+            await made.expose(protocol, local, "1.2.3.4:5")
+        assert [(f.local, f.protocol) for f in made.all()] == [
+            (":1", "tcp"),
+            (":2", "tcp"),
+            (":2", "udp"),
+            (":3", "tcp"),
+        ]
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize(
+    ("protocol", "remote", "sent"),
+    [
+        ("tcp", "192.168.127.2:22", "192.168.127.2:22"),
+        ("udp", "192.168.127.2:53", "192.168.127.2:53"),
+        ("unix", "tcp://192.168.127.2:8080", "tcp://192.168.127.2:8080"),
+        ("unix", "TCP://192.168.127.2:8080/ignored", "tcp://192.168.127.2:8080"),
+    ],
+)
+def test_the_listen_worker_is_asked_and_the_list_echoes(protocol: str, remote: str, sent: str) -> None:
+    async def run() -> None:
+        workers = Workers()
+        made = Forwarder(workers)
+        await made.expose(protocol, "/l", remote)
+        assert workers.asked == [
+            ("listen", {"op": "expose", "protocol": protocol, "local": "/l", "remote": sent})
+        ]
+        assert made.all()[0].remote == remote
+        await made.unexpose(protocol, "/l")
+        assert workers.asked[1] == ("listen", {"op": "unexpose", "protocol": protocol, "local": "/l"})
+        assert made.all() == []
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize(
+    ("protocol", "remote", "words"),
+    [
+        ("tcp", "1.2.3.4", "invalid remote addr"),
+        ("tcp", "[::1]:80", "invalid remote addr"),
+        ("udp", "1.2.3.4:x", 'strconv.ParseUint: parsing "x": invalid syntax'),
+        ("udp", "1.2.3.4:65536", 'strconv.ParseUint: parsing "65536": value out of range'),
+        ("tcp", "example.com:80", "invalid remote addr: example.com is not an IPv4 address"),
+        ("TCP", "1.2.3.4:5", "unknown protocol TCP"),
+        ("sctp", "1.2.3.4:5", "unknown protocol sctp"),
+        ("npipe", "x", "named pipes are not supported by this platform"),
+        ("unix", ":80", 'failed to parse remote uri ::80 : parse ":80": missing protocol scheme'),
+        ("unix", "udp://1.2.3.4:5", "remote protocol for unix forwarder is not implemented: udp"),
+        ("unix", "tcp://1.2.3.4", "invalid remote addr"),
+        ("unix", "tcp://1.2.3.4:y", 'strconv.ParseUint: parsing "y": invalid syntax'),
+    ],
+)
+def test_bad_remotes_are_refused_without_asking_anybody(protocol: str, remote: str, words: str) -> None:
+    async def run() -> None:
+        workers = Workers()
+        with pytest.raises(ForwardError) as error:
+            await Forwarder(workers).expose(protocol, "127.0.0.1:1", remote)
+        assert str(error.value) == words
+        assert workers.asked == []
+
+    asyncio.run(run())
+
+
+def test_the_workers_words_are_kept_and_nothing_is_listed() -> None:
+    async def run() -> None:
+        workers = Workers()
+        workers.answers["expose"] = refuse("listen tcp 0.0.0.0:22: bind: address already in use")
+        made = Forwarder(workers)
+        with pytest.raises(ForwardError, match=r"^listen tcp 0.0.0.0:22: bind: address already in use$"):
+            await made.expose("tcp", "0.0.0.0:22", "1.2.3.4:5")
+        assert made.all() == []
+        del workers.answers["expose"]
+        await made.expose("tcp", "0.0.0.0:22", "1.2.3.4:5")
+        workers.answers["unexpose"] = refuse("no")
+        with pytest.raises(ForwardError, match=r"^no$"):
+            await made.unexpose("tcp", "0.0.0.0:22")
+        assert len(made.all()) == 1
+
+    asyncio.run(run())
+
+
+def test_a_silent_worker_is_not_the_clients_fault() -> None:
+    async def run() -> None:
+        workers = Workers()
+        workers.answers["expose"] = lambda _op: RequestError("worker listen is gone")
+        with pytest.raises(RequestError) as error:
+            await Forwarder(workers).expose("tcp", ":1", "1.2.3.4:5")
+        assert not isinstance(error.value, RefusedError)
+
+    asyncio.run(run())
+
+
+def test_of_two_requests_for_one_address_at_once_one_is_refused() -> None:
+    async def run() -> None:
+        made = Forwarder(Workers())
+        results = await asyncio.gather(
+            *(made.expose("tcp", "127.0.0.1:9090", "1.2.3.4:5") for _ in range(2)), return_exceptions=True
+        )
+        assert [str(result) for result in results if result is not None] == [
+            "proxy already running for tcp on 127.0.0.1:9090"
+        ]
+
+    asyncio.run(run())
+
+
+def test_a_forward_that_is_not_there_is_not_found() -> None:
+    async def run() -> None:
+        with pytest.raises(ForwardError, match=r"^proxy not found$"):
+            await Forwarder(Workers()).unexpose("tcp", ":1")
+
+    asyncio.run(run())
+
+
+def test_forwards_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(forwarder, "MAX_FORWARDS", 2)
+
+    async def run() -> None:
+        made = Forwarder(Workers())
+        await made.expose("tcp", ":1", "1.2.3.4:5")
+        await made.expose("tcp", ":2", "1.2.3.4:5")
+        with pytest.raises(ForwardError, match="there are 2 forwards already"):
+            await made.expose("tcp", ":3", "1.2.3.4:5")
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize(
+    ("remote", "client", "expected"),
+    [
+        (":8080", "192.168.127.2:40000", "192.168.127.2:8080"),
+        ("192.168.127.9:80", "@", "192.168.127.9:80"),
+    ],
+)
+def test_an_empty_host_is_the_clients(remote: str, client: str, expected: str) -> None:
+    assert forwarder.resolve_remote(remote, client) == expected
+
+
+def test_an_empty_host_over_a_unix_socket_is_refused() -> None:
+    with pytest.raises(GoError, match=r"^address @: missing port in address$"):
+        forwarder.resolve_remote(":8080", "@")
