@@ -60,7 +60,7 @@ class Link(ABC):
     backlog_bytes   how many
     verify          whether checksums of received frames are to be verified
     drops           frames the link itself gave up, by counter name; the owner clears it
-    short_is_all    set by an owner with edge-triggered polling, see read_burst()
+    short_is_all    set at each event by an owner with edge-triggered polling, see read_burst()
     ==============  ===================================================================
     """
 
@@ -68,7 +68,19 @@ class Link(ABC):
         self.starved = False
         self.verify = True
         self.drops: dict[str, int] = {}
-        self.short_is_all = False
+        self._drained = False
+        self._short_is_all = False
+
+    @property
+    def short_is_all(self) -> bool:
+        """Whether a read that did not fill its room is taken for the last one."""
+        return self._short_is_all
+
+    @short_is_all.setter
+    def short_is_all(self, value: bool) -> None:
+        # Set because of a new event: whatever was known to be empty may not be so any more.
+        self._short_is_all = value
+        self._drained = False
 
     @property
     @abstractmethod
@@ -91,8 +103,9 @@ class Link(ABC):
         None: nothing is there now (poll again), or ``starved``. Raises LinkClosed. Consecutive
         bursts may lie in the same slot. ``short_is_all`` True saves a system call: a read
         that did not fill its room is then taken for the last one, and the next call returns None
-        without reading. That is right if the owner polls edge-triggered and its last event had no
-        hang-up bit (EPOLLRDHUP, EPOLLHUP, EPOLLERR): whatever comes later is a new event.
+        without reading. That is right if the owner polls edge-triggered and sets it at every
+        event, to False if that has a hang-up bit (EPOLLRDHUP, EPOLLHUP, EPOLLERR): whatever
+        comes later is a new event, and the assignment makes the next call read again.
         """
 
     @abstractmethod

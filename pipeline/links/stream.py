@@ -54,7 +54,6 @@ class StreamLink(Link):
         self._framing = form
         self._cursor = SlotCursor(pool, slots)
         self._head = memoryview(head)
-        self._drained = False
         self._max_backlog = max_backlog
         self._backlog = bytearray()
         self._backlog_sent = 0
@@ -101,7 +100,7 @@ class StreamLink(Link):
                 raise LinkClosed(f"cannot read from socket: {error.strerror}") from error
             if not count:
                 raise LinkClosed("cannot read size from socket: EOF")
-            self._drained = self.short_is_all and count < room
+            self._drained = self._short_is_all and count < room
         cursor.end = end = end + count
         try:
             frames, cursor.begin = framing.split(view, begin, end, self._framing)

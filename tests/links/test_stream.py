@@ -244,6 +244,17 @@ def test_a_short_read_may_be_taken_for_the_last(guest: Guest) -> None:
     assert guest.read() == [b"two"]
 
 
+def test_an_event_after_a_short_read_is_not_forgotten(guest: Guest) -> None:
+    """The owner stopped reading right after a short read, and the next event came before it went on."""
+    guest.link.short_is_all = True
+    guest.sock.send(framed([b"one"]))
+    assert guest.read() == [b"one"]
+    guest.sock.send(framed([b"two"]))
+    guest.link.short_is_all = True  # the owner's event
+    assert guest.read() == [b"two"]
+    assert guest.read() is None
+
+
 def test_an_idle_link_can_give_back_its_slot(guest: Guest) -> None:
     guest.sock.send(framed([b"one"]))
     assert guest.read() == [b"one"]
