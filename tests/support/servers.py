@@ -215,6 +215,7 @@ class _Page(http.server.BaseHTTPRequestHandler):
 
 class _Web(socketserver.ThreadingTCPServer):
     daemon_threads = True
+    allow_reuse_address = True
 
     def handle_error(self, request: object, client_address: object) -> None:
         """A client that goes away is part of the tests."""
