@@ -80,6 +80,8 @@ def build(
     )
     notification = _notification(parsed.text("notification"), keys.notification)
     links = _links(parsed, keys)
+    if stack.debug:
+        warnings.append("stack.debug has no effect: packets are not written to the log")
     if path and any(word in ("-ssh-port", "--ssh-port") for word in words):
         warnings.append("-ssh-port is ignored when -config is given: use stack.forwards")
     network = _from_file(stack) if path else _default_mode(parsed, gateway, device, host, resolv_conf)

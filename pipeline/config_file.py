@@ -95,8 +95,14 @@ def _mac(value: object) -> str:
     return text
 
 
+# Understood by the name server, whose patterns are RE2's, and not by Python.
+_BEYOND_PYTHON: Final = re.compile(r"\\[zQEpPC]|\(\?<[a-zA-Z]|\(\?[a-zA-Z-]*[:)]|\[\[:")
+
+
 def _regexp(value: object) -> str:
     text = _text(value)
+    if _BEYOND_PYTHON.search(text):
+        return text
     try:
         re.compile(text)
     except re.error as error:

@@ -320,6 +320,12 @@ def test_unknown_keys_warn_and_do_not_stop(file) -> None:
     assert build("-config", path)[1] == (f"{path}: line 1: unknown key lisen, did you mean listen?",)
 
 
+def test_keys_without_effect_are_told(file) -> None:
+    config, warnings = build("-config", file("stack: {debug: true}"))
+    assert config.stack_debug
+    assert warnings == ("stack.debug has no effect: packets are not written to the log",)
+
+
 def test_wrong_yaml_stops_with_the_key(file) -> None:
     text = refusal("-config", file("stack: {mtu: x}"))
     assert text.startswith("failed to parse configuration: yaml: line 1: stack.mtu: must be ")

@@ -111,6 +111,14 @@ def test_yaml_that_is_none_is_refused_with_its_line(text: str, expected: str) ->
     assert str(error.value).startswith(expected)
 
 
+def test_patterns_are_checked_as_far_as_both_syntaxes_agree() -> None:
+    with pytest.raises(ConfigError, match=r"records\[0\]\.regexp: must be a regular expression \("):
+        config_file.read("stack: {dns: [{name: a., records: [{regexp: 'crc-(', ip: 1.2.3.4}]}]}")
+    for pattern in ("crc-(.*?)-master-0", r"\Qa.b\E\z", "(?i:x)y", "[[:alpha:]]+"):
+        keys, _ = config_file.read(f"stack: {{dns: [{{name: a., records: [{{regexp: '{pattern}'}}]}}]}}")
+        assert keys.stack.dns[0].records[0].regexp == pattern
+
+
 def test_several_errors_are_all_told() -> None:
     with pytest.raises(ConfigError) as error:
         config_file.read("slots: 1\nstack: {mtu: x}\n")

@@ -200,8 +200,11 @@ async def _redirect(request: web.Request) -> web.Response:
     return web.Response(status=307, headers={"Location": f"{request.path}/"})
 
 
-async def _not_first(_request: web.Request) -> web.Response:
+async def _not_first(request: web.Request) -> web.Response:
     """Behind other requests of a connection its bytes are not ours to hand over any more."""
+    connection = connection_of(request)
+    if connection is None or request.path not in connection.take_overs:
+        raise web.HTTPNotFound
     response = _error(400, "only the first request of a connection can be taken over: open a new one")
     response.force_close()
     return response

@@ -14,7 +14,7 @@ import asyncio
 import errno
 import logging
 import socket
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Container, Coroutine, Mapping
 from typing import Final, NamedTuple, cast
 
 import structlog
@@ -60,9 +60,17 @@ class Connection(asyncio.Protocol):
     """Between a transport and aiohttp's protocol: plays the head, watches for stuck and half-closed peers."""
 
     def __init__(
-        self, inner: asyncio.Protocol, first: bytes, client: str, timeout: float, ended: asyncio.Event
+        self,
+        inner: asyncio.Protocol,
+        first: bytes,
+        client: str,
+        take_overs: Container[str],
+        timeout: float,
+        ended: asyncio.Event,
     ) -> None:
         self.client = client
+        self.take_overs = take_overs
+        """Paths that a first request is taken over for on this endpoint."""
         self.answering = False
         """A request is there and its answer is not decided yet."""
         self.half_closed = False
@@ -246,7 +254,7 @@ class Front:
         ended = asyncio.Event()
         inner = cast(asyncio.Protocol, self._server())
         transport, _ = await loop.connect_accepted_socket(
-            lambda: Connection(inner, head.raw + rest, client, self._timeout, ended), sock
+            lambda: Connection(inner, head.raw + rest, client, self._take_overs, self._timeout, ended), sock
         )
         try:
             await ended.wait()

@@ -110,10 +110,7 @@ def test_connect_without_a_host_field_is_refused(tmp_path: Path) -> None:
 def test_connect_is_not_there_where_it_is_not_allowed(tmp_path: Path) -> None:
     async def run() -> None:
         async with endpoint(tmp_path, connect=False) as at:
-            assert await at.call("POST", "/connect") == (
-                400,
-                "only the first request of a connection can be taken over: open a new one\n",
-            )
+            assert await at.call("POST", "/connect") == (404, "404 page not found\n")
 
     asyncio.run(run())
 
