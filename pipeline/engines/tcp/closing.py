@@ -22,7 +22,12 @@ from pipeline.engines.tcp.state import (
     Tcb,
 )
 from pipeline.engines.tcp.timers import LINGER, all_off
-from pipeline.wire.tcp import ACK, RST
+from pipeline.wire.tcp import ACK, FIN, RST, SYN
+
+
+def opens(flags: int) -> bool:
+    """Whether a segment without a connection asks for one: SYN alone (passive()); else reset_for()."""
+    return flags & (SYN | ACK | RST | FIN) == SYN
 
 
 def reset_for(seg: Segment) -> Outgoing | None:
@@ -127,12 +132,14 @@ def enter_time_wait(c: Tcb, now: float) -> None:
 
 
 def accepts_reuse(c: Tcb, seg: Segment) -> bool:
-    """Whether a SYN may replace this connection, which is in TIME-WAIT (RFC 9293 MAY-2, RFC 6191).
+    """Whether seg is a SYN that may replace this connection (TIME-WAIT: RFC 9293 MAY-2, RFC 6191).
 
-    True when it is surely newer: a later timestamp, or a sequence number after all that was
-    received. The stage then deletes this connection and opens a new one whose ISN must be
-    beyond ours, which RFC 6528's clock gives it.
+    False for any other segment. True when it is surely newer: a later timestamp, or a sequence
+    number after all that was received. The stage then deletes this connection and opens a new
+    one whose ISN must be beyond ours, which RFC 6528's clock gives it.
     """
+    if not opens(seg.flags):
+        return False
     if c.state != TIME_WAIT:
         return c.state == CLOSED
     if c.ts_ok and seg.has_ts and c.ts_recent != seg.ts_val:

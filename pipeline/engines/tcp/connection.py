@@ -39,15 +39,10 @@ from pipeline.engines.tcp.state import (
     Tcb,
 )
 from pipeline.engines.tcp.timers import DELAYED_ACK, KEEPALIVE, LINGER, NEVER, PERSIST, PTO, REORDER, RTO
-from pipeline.wire.tcp import ACK, FIN, RST, SYN
 from pipeline.wire.tcp_options import TIMESTAMPS_LEN
 
 reset_for = closing.reset_for
-
-
-def opens(flags: int) -> bool:
-    """Whether a segment without a connection asks for one: SYN alone (passive()); else reset_for()."""
-    return flags & (SYN | ACK | RST | FIN) == SYN
+opens = closing.opens
 
 
 class Connection(Tcb):
@@ -182,17 +177,14 @@ class Connection(Tcb):
             if self.state == CLOSED:
                 self.actions.append(GONE)
                 self.wants_transmit = False
-                return out
+            return out
         if self.state >= ESTABLISHED:
             send.transmit(self, now, max_ranges, out)
             return out
         self.wants_transmit = False
         if self.syn_due:
-            if len(out) < max_ranges:
-                out.append(handshake.syn_segment(self, now))
-            else:
-                self.wants_transmit = True
-        elif self.ack_now and self.snd_nxt > self.iss and not out:
+            out.append(handshake.syn_segment(self, now))
+        elif self.ack_now and self.snd_nxt > self.iss:
             # A challenge ACK in SYN-RECEIVED.
             send.transmit(self, now, max_ranges, out)
         return out

@@ -112,6 +112,8 @@ def _send_new(
     max_bytes = c.cfg.max_range_bytes
     chunks = c.chunks
     limited = False
+    # The end of the stream waits for nothing.
+    nagle = c.cfg.nagle and not c.fin_queued
     while snd_nxt < queue_end:
         if len(out) >= max_ranges:
             c.wants_transmit |= not probe
@@ -129,7 +131,7 @@ def _send_new(
                 size = limit
             else:
                 size = limit - limit % mss
-        if size < mss and c.cfg.nagle and snd_nxt > una and size == left:
+        if size < mss and nagle and snd_nxt > una and size == left:
             break
         seq = snd_nxt & MASK
         off = chunk[3] + snd_nxt - chunk[0]
