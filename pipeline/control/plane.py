@@ -12,7 +12,7 @@ from pipeline.config import Config
 from pipeline.control.api import Api
 from pipeline.control.channel import Channel, Channels, Message
 from pipeline.control.forwarder import Forwarder
-from pipeline.control.front import Front, TakeOver
+from pipeline.control.front import Front, TakeOver, make_runner
 from pipeline.control.notify import CONNECTION_CLOSED, CONNECTION_ESTABLISHED, READY, Notifier
 from pipeline.control.takeover import CONNECT, TUNNEL, Connect, Tunnel
 from pipeline.topology import RESOLVER, Fabric
@@ -37,8 +37,8 @@ class ControlPlane:
         self._forwarder = Forwarder(request)
         self._notifier = Notifier(config.notification, self._log)
         api = Api(self._forwarder, request, self._counters, self._log)
-        self._full = web.AppRunner(api.full(), access_log=None)
-        self._guest = web.AppRunner(api.guest(), access_log=None)
+        self._full = make_runner(api.full())
+        self._guest = make_runner(api.guest())
         self._connect = Connect(request, self._log)
         self._tunnel = Tunnel(request, self._log)
         self._fronts: list[Front] = []

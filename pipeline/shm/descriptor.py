@@ -54,10 +54,6 @@ RUN_HAS_TIMESTAMPS: Final = 0x100
 """The options are exactly NOP, NOP, timestamps: ts_val and ts_ecr are valid, no need to look there."""
 RUN_OTHER_OPTIONS: Final = 0x200
 """There are options of another form (SYN, SACK blocks ...): parse the slot. ts_val and ts_ecr are 0."""
-RUN_HEADER_LEN: Final = 0xFF
-RUN_TIMESTAMPS: Final = 0x100
-RUN_OPTIONS: Final = 0x200
-"""Parts of aux of a TCP_RANGE: bytes from the Ethernet header to the payload; which options there are."""
 LINK_UP: Final = 3
 """A guest link was attached. link, aux = MTU of the link (0 = default)."""
 LINK_DOWN: Final = 4

@@ -119,7 +119,7 @@ class DemuxStage:
         ) in d.DESCRIPTOR.iter_unpack(burst):  # fmt: skip
             try:
                 if kind == d.TCP_RANGE:
-                    frame = off - (aux & d.RUN_HEADER_LEN)
+                    frame = off - (aux & d.RUN_HEADER_MASK)
                     dst, src, _ = ethernet.HEADER.unpack_from(self.slots[slot], frame)
                     port = self.switch.on_frame(dst, src, link, now)
                     if port == switch.TO_GATEWAY:
@@ -148,7 +148,7 @@ class DemuxStage:
         self, link: int, slot: int, frame: int, stride: int, count: int, length: int, aux: int, gso: int
     ) -> None:
         """A run for another guest: its frames one by one; the reference goes with the last."""
-        header = aux & d.RUN_HEADER_LEN
+        header = aux & d.RUN_HEADER_MASK
         self.counts[_SWITCHED] += count
         if not length or gso >= length:
             # One segment, or pure ACKs that collapsed into the last.
@@ -292,9 +292,9 @@ class DemuxStage:
         # The header length counts from a would-be Ethernet header, as if there were no IP options.
         aux = ethernet.HEADER_LEN + ipv4.HEADER_LEN + segment.header_len
         if options.has_ts:
-            aux |= d.RUN_TIMESTAMPS
+            aux |= d.RUN_HAS_TIMESTAMPS
         if segment.header_len > tcp.HEADER_LEN:
-            aux |= d.RUN_OPTIONS
+            aux |= d.RUN_OTHER_OPTIONS
         record = d.DESCRIPTOR.pack(
             d.TCP_RANGE, segment.flags & 0xFF, 0, 0, length, slot, begin + segment.header_len, length, 0, 1,
             segment.seq, segment.ack, segment.wnd, options.ts_val, options.ts_ecr, header.src, header.dst,

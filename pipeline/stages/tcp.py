@@ -135,13 +135,13 @@ class TcpStage:
                 continue
             segments += seg_count
             buf = (slot, off, stride, gso_size) if length else None
-            if aux & d.RUN_OPTIONS:
+            if aux & d.RUN_OTHER_OPTIONS:
                 segment = self._with_options(seq, ack, flags, wnd, length, buf, seg_count, slot, off, aux)
                 if segment is None:
                     free(slot)
                     continue
             else:
-                has_ts = bool(aux & d.RUN_TIMESTAMPS)
+                has_ts = bool(aux & d.RUN_HAS_TIMESTAMPS)
                 segment = Segment(
                     seq, ack, flags, wnd, length, buf, ts_val, ts_ecr, has_ts, (), 0, -1, False, seg_count
                 )
@@ -183,7 +183,7 @@ class TcpStage:
 
         Such segments stand alone in their run, so the options lie right before its payload.
         """
-        begin = off - (aux & d.RUN_HEADER_LEN) + _OPTIONS_OFF
+        begin = off - (aux & d.RUN_HEADER_MASK) + _OPTIONS_OFF
         try:
             options = tcp_options.parse(self.slots[slot], begin, off)
         except WireError as error:
