@@ -32,6 +32,8 @@ MAX_FLOW_REFS: Final = 32
 MIN_FLOW_REFS: Final = 2
 MAX_READ: Final = 65536
 
+_WRITING: Final = frozenset({"OPEN", "CLOSING"})
+
 _EVENTS: Final = select.EPOLLIN | select.EPOLLOUT | select.EPOLLRDHUP | select.EPOLLET
 _READ_EVENTS: Final = select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR
 
@@ -54,6 +56,7 @@ class Flow:
     CONNECTING host connection under way (CONNECT came, neither result sent)
     DIALLING   accepted from the host; the guest has not answered yet, nothing is read
     OPEN       both sides stand
+    CLOSING    the guest's connection is over; queued bytes still go to the host
     DEAD       forgotten here; left in no table
     ========== ====================================================================
     """
@@ -154,7 +157,10 @@ class EgressStage:
                 # The gateway's port is still in use towards this guest: demux takes the next one.
                 self._dial(flow)
             elif kind == d.CLOSED:
-                self._forget(flow, reset=bool(aux))
+                # What the guest sent before may still wait for the host socket.
+                flow.state = "CLOSING" if flow.state == "OPEN" else flow.state
+                flow.stream.finish_writing()
+                dirty[flow] = None
         return count
 
     def _connect(
@@ -240,7 +246,7 @@ class EgressStage:
     def _flush(self) -> None:
         free = self.worker.free
         for flow in self.dirty:
-            if flow.state != "OPEN":
+            if flow.state not in _WRITING:
                 continue
             try:
                 taken = flow.stream.flush(free)
@@ -250,6 +256,8 @@ class EgressStage:
             if taken:
                 self.counts[_TO_HOST] += taken
                 self._tell(flow, d.TAKEN, length=taken)
+            if flow.state == "CLOSING" and flow.stream.write_finished:
+                self._forget(flow, reset=False)
         self.dirty.clear()
 
     def _read_ready(self) -> int:

@@ -64,6 +64,9 @@ def text(c: Tcb, start: int, length: int, buf: object, seg_count: int, now: floa
     if start < rcv_nxt:
         c.dsack = (start & MASK, rcv_nxt & MASK)
         c.ack_now = c.wants_transmit = True
+    if end > stop:
+        # A part was refused: the peer must learn where the window ends.
+        c.ack_now = c.wants_transmit = True
     if c.reassembly.ranges:
         _drain(c)
         # RFC 5681 4.2: at once, when a segment fills all or part of a gap.
