@@ -61,7 +61,13 @@ TABLE: dict[str, Row] = {
     "pipeline.shm": Row(("pipeline.shm",)),
     "pipeline.host": Row(("pipeline.host",)),
     "pipeline.links": Row(
-        ("pipeline.links", "pipeline.wire.framing", "pipeline.wire.virtio_net", "pipeline.wire.errors")
+        (
+            "pipeline.links",
+            "pipeline.wire.framing",
+            "pipeline.wire.virtio_net",
+            "pipeline.wire.offload",
+            "pipeline.wire.errors",
+        )
     ),
     "pipeline.stages": Row((*LOW, *LEAVES, "pipeline.config", "pipeline.topology", "pipeline.stages")),
     # Of the stages it knows how a message looks on a control socket, and no more.

@@ -59,6 +59,7 @@ class Link(ABC):
     blocked         the guest does not read: copied bytes wait for flush()
     backlog_bytes   how many
     verify          whether checksums of received frames are to be verified
+    vnet_len        bytes of the virtio-net header right before each frame, both ways; mostly 0
     drops           frames the link itself gave up, by counter name; the owner clears it
     short_is_all    set at each event by an owner with edge-triggered polling, see read_burst()
     ==============  ===================================================================
@@ -67,6 +68,7 @@ class Link(ABC):
     def __init__(self) -> None:
         self.starved = False
         self.verify = True
+        self.vnet_len = 0
         self.drops: dict[str, int] = {}
         self._drained = False
         self._short_is_all = False

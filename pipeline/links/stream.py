@@ -103,12 +103,16 @@ class StreamLink(Link):
             self._drained = self._short_is_all and count < room
         cursor.end = end = end + count
         try:
-            frames, cursor.begin = framing.split(view, begin, end, self._framing)
+            frames, cursor.begin = self._split(view, begin, end)
         except WireError as error:
             # The frames before it are lost with the link: this stream cannot be trusted any more.
             text = f"invalid packet size: a length exceeds maximum {self._framing.max}"
             raise LinkClosed(text, error.reason) from error
         return cursor.slot, frames
+
+    def _split(self, view: memoryview, begin: int, end: int) -> tuple[list[tuple[int, int]], int]:
+        """The whole frames in view[begin:end], and where what is left of it begins. Raises WireError."""
+        return framing.split(view, begin, end, self._framing)
 
     def _make_room(self) -> bool:
         """See to it that the partial frame's rest fits the slot, and that a read is worth its call."""
