@@ -141,8 +141,10 @@ def take_fin(c: Tcb) -> None:
 def advertise(c: Tcb) -> int:
     """The window field of a segment that leaves now; moves rcv_adv.
 
-    With a scale the field is in units: it is rounded up where rounding down would take
-    back what was shown (RFC 7323 section 2.4), unless that would grow the debt over one unit.
+    With a scale the field counts units, so the edge cannot be repeated exactly as rcv_nxt moves
+    (RFC 7323 section 2.4). It is rounded up, so that what was promised stays promised, until
+    that adds up to one unit over the capacity; then it is rounded down. What is shown may thus
+    waver by less than one unit; what is accepted (rcv_adv) never moves left.
     """
     rcv_nxt = c.rcv_nxt
     held = c.rcv_adv - rcv_nxt

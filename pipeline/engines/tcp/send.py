@@ -282,7 +282,7 @@ def _tail_loss_probe(c: Tcb, now: float, out: list[Outgoing], header: Header, ms
         _send_new(c, now, len(out) + 1, out, header, mss, True)
     if len(out) == before:
         last = ranges[-1]
-        if last.sacked:
+        if last.sacked or last.end > c.snd_una + c.snd_wnd:
             return
         data_end = min(c.snd_nxt, c.queue_end)
         chunks = c.chunks
