@@ -82,16 +82,23 @@ class UdpFlows:
     def __len__(self) -> int:
         return len(self._by_key)
 
+    def find(
+        self, guest_addr: int, guest_port: int, remote_addr: int, remote_port: int, now: float
+    ) -> UdpFlow | None:
+        """The flow that a datagram from a guest belongs to, renewed; None if there is none yet."""
+        flow = self._by_key.get((guest_addr, guest_port, remote_addr, remote_port))
+        if flow is not None and now - flow.last_seen >= RENEWAL_STEP:
+            self._renew(flow, now)
+        return flow
+
     def on_guest_datagram(
         self, guest_addr: int, guest_port: int, remote_addr: int, remote_port: int, now: float
     ) -> UdpFlow:
         """The flow of a datagram from a guest, made if there is none."""
-        key = (guest_addr, guest_port, remote_addr, remote_port)
-        flow = self._by_key.get(key)
+        flow = self.find(guest_addr, guest_port, remote_addr, remote_port, now)
         if flow is not None:
-            if now - flow.last_seen >= RENEWAL_STEP:
-                self._renew(flow, now)
             return flow
+        key = (guest_addr, guest_port, remote_addr, remote_port)
         while True:
             self._next_number = number = self._next_number % (FROM_EGRESS - 1) + 1
             if number not in self._by_number:

@@ -4,6 +4,7 @@ The flow table (pipeline.engines.udp) lives here, host sockets live in egress. D
 of the gateway are datagrams for the resolver and no flows.
 """
 
+import secrets
 from typing import Final, NamedTuple
 
 from pipeline.config import Config
@@ -48,7 +49,7 @@ class UdpDispatch:
         self.neighbors = known
         self.gateway = config.gateway_ip
         self.targets = nat.Nat.from_config(config)
-        self.flows = UdpFlows(PortAllocator(config.gateway_ip), config.egress_workers)
+        self.flows = UdpFlows(PortAllocator(secrets.randbits(16)), config.egress_workers)
         self.egress_out = [ports.rings_out[f"egress{i}"] for i in range(config.egress_workers)]
         self.resolver_out = ports.rings_out["resolver"]
 
@@ -65,21 +66,22 @@ class UdpDispatch:
         off = begin + udp.HEADER_LEN
         length = header.length - udp.HEADER_LEN
         ports = header.src_port << 16 | header.dst_port
-        dhcp = header.dst_port == nat.DHCP_PORT and ip.dst in (
-            ipv4.BROADCAST,
-            self.targets.broadcast,
-            self.gateway,
-        )
-        if dhcp or self.targets.udp_target(ip.dst, header.dst_port).service:
-            self._to_resolver(link, ip.src, ip.dst, ports, slot, off, length)
-            return
-        if not ip.src:
-            raise WireError("udp_datagram_dropped_no_source_address")
-        target = self.targets.udp_target(ip.dst, header.dst_port)
-        if target.refused:
-            raise WireError(target.refused)
-        flow = self.flows.on_guest_datagram(ip.src, header.src_port, ip.dst, header.dst_port, now)
-        self.counts[_FLOWS] = len(self.flows)
+        flow = self.flows.find(ip.src, header.src_port, ip.dst, header.dst_port, now)
+        if flow is None:
+            broadcast = ip.dst in (ipv4.BROADCAST, self.targets.broadcast)
+            if broadcast and header.dst_port == nat.DHCP_PORT:
+                self._to_resolver(link, ip.src, ip.dst, ports, slot, off, length)
+                return
+            target = self.targets.udp_target(ip.dst, header.dst_port)
+            if target.service:
+                self._to_resolver(link, ip.src, ip.dst, ports, slot, off, length)
+                return
+            if target.refused:
+                raise WireError(target.refused)
+            if not ip.src:
+                raise WireError("udp_datagram_dropped_no_source_address")
+            flow = self.flows.on_guest_datagram(ip.src, header.src_port, ip.dst, header.dst_port, now)
+            self.counts[_FLOWS] = len(self.flows)
         record = d.DESCRIPTOR.pack(
             d.UDP_DATA, 0, link, 0, 0, slot, off, length, 0, flow.number,
             0, 0, 0, 0, 0, ip.src, ip.dst, ports, 0,

@@ -130,7 +130,7 @@ class EgressStage:
         count = 0
         for (
             kind, _flags, _link, stride, gso_size, slot, off, length, skip, number,
-            _seq, _ack, _wnd, _ts_val, _ts_ecr, guest_addr, remote_addr, ports, aux,
+            _seq, _ack, _wnd, _ts_val, _ts_ecr, guest_addr, remote_addr, ports, _aux,
         ) in d.DESCRIPTOR.iter_unpack(burst):  # fmt: skip
             count += 1
             key = number if number & d.FLOW_FROM_EGRESS else base | number
