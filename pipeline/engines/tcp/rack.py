@@ -24,6 +24,8 @@ REO_WND_PERSIST: Final = 16
 
 def on_delivered(c: Tcb, newly: list[SentRange], seg: Segment, now: float) -> None:
     """Sections 6.2 steps 1 to 3: what the ranges just (s)acknowledged say about time and order."""
+    # As of the last ACK: the order of blocks within this one tells nothing of the network's.
+    fack = c.rack_fack
     for sent in newly:
         end = sent.end
         if sent.retransmitted:
@@ -33,7 +35,7 @@ def on_delivered(c: Tcb, newly: list[SentRange], seg: Segment, now: float) -> No
                     continue
             elif now - sent.xmit_ts < c.rtt.min_rtt:
                 continue
-        elif end < c.rack_fack:
+        elif end < fack:
             c.reordering_seen = True
         if end > c.rack_fack:
             c.rack_fack = end
@@ -52,6 +54,10 @@ def on_dsack(c: Tcb, size: int) -> None:
     c.dsacked_bytes += size
     if c.dsacked_bytes > c.retransmitted_bytes:
         return
+    if not c.tlp_is_retrans:
+        # Both copies arrived, so the first had only been overtaken. RFC 8985 sees reordering in
+        # ranges sent once alone; where all that is late is sent again at once, there are none.
+        c.reordering_seen = True
     if c.snd_una > c.reo_wnd_round:
         c.reo_wnd_round = c.snd_nxt
         c.reo_wnd_mult += 1
