@@ -15,6 +15,7 @@ from tests.support.servers import DATA, Servers
 
 pytestmark = pytest.mark.e2e
 
+GIB = 1 << 30
 MIB = 1 << 20
 
 
@@ -50,14 +51,14 @@ def bad_link(daemon: Daemon) -> Iterator[Shim]:
 
 @pytest.mark.parametrize("direction", ["down", "up"])
 def test_a_bulk_transfer_over_a_bad_link_arrives_with_its_hash(bad_link: Shim, direction: str) -> None:
-    size = 64 * MIB
-    down, up = (size, 0) if direction == "down" else (0, size)
+    down, up = (GIB, 0) if direction == "down" else (0, GIB)
     outcome = run_client(bad_link.guest, "transfer", INTERNET_ADDR, DATA, down, up, timeout=250)
     assert outcome["errors"] == []
 
 
 def test_many_connections_over_a_bad_link_arrive_with_their_hashes(bad_link: Shim) -> None:
-    outcome = run_client(bad_link.guest, "transfer", INTERNET_ADDR, DATA, MIB, MIB, 20, timeout=250)
+    # Enough of them that what waits for missing frames would fill all memory, were that allowed.
+    outcome = run_client(bad_link.guest, "transfer", INTERNET_ADDR, DATA, 2 * MIB, 2 * MIB, 200, timeout=250)
     assert outcome["errors"] == []
 
 

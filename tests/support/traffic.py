@@ -6,6 +6,7 @@ digits of its SHA-256. The server ends with a line of JSON telling what it recei
 byte lost, doubled or moved anywhere changes a hash.
 """
 
+import contextlib
 import hashlib
 import json
 import random
@@ -93,7 +94,13 @@ def receive_all(sock: socket.socket) -> bytes:
 def serve_transfer(sock: socket.socket) -> None:
     """The server's side of one connection."""
     request = json.loads(receive_line(sock))
-    sender = threading.Thread(target=send_pattern, args=(sock, request["seed"] + 1, request["down"]))
+
+    def send() -> None:
+        # A client that went away is seen by the other half.
+        with contextlib.suppress(OSError):
+            send_pattern(sock, request["seed"] + 1, request["down"])
+
+    sender = threading.Thread(target=send, daemon=True)
     sender.start()
     try:
         answer = {"received": request["up"], "sha256": receive_pattern(sock, request["up"])}
@@ -109,10 +116,12 @@ def transfer(sock: socket.socket, down: int, up: int, seed: int) -> dict[str, An
     sent: list[str] = []
 
     def send() -> None:
-        sent.append(send_pattern(sock, seed, up))
-        sock.shutdown(socket.SHUT_WR)
+        # Whatever stops it, the server's answer will not fit an empty list.
+        with contextlib.suppress(OSError):
+            sent.append(send_pattern(sock, seed, up))
+            sock.shutdown(socket.SHUT_WR)
 
-    sender = threading.Thread(target=send)
+    sender = threading.Thread(target=send, daemon=True)
     sender.start()
     received = receive_pattern(sock, down)
     sender.join()
