@@ -126,11 +126,14 @@ class Segmenter:
         """All buffers returned so far are done with: the scratch memory is used from its start again."""
         self._at = 0
 
-    def frame(self, frame: memoryview | bytes) -> list[Buffer]:
-        """The buffers for one frame that is whole already. ValueError if the framing cannot carry it."""
+    def frame(self, frame: memoryview | bytes, vnet: bytes = b"") -> list[Buffer]:
+        """The buffers for one frame that is whole already. ValueError if the framing cannot carry it.
+
+        vnet: the frame's own virtio-net header, on a link that has one; by default it is all zero.
+        """
         if len(frame) > self._max_frame:
             raise ValueError(f"a frame of {len(frame)} bytes does not fit this framing")
-        return self._join(bytes(self._vnet_len), frame)
+        return self._join(vnet or bytes(self._vnet_len), frame)
 
     def frames(
         self,

@@ -30,7 +30,7 @@ NO_SLOT: Final = 0xFFFFFFFF
 
 # --- ingress -> demux -------------------------------------------------------------
 FRAME: Final = 1
-"""One Ethernet frame from a guest. link, slot, off, len (both from the Ethernet header on)."""
+"""One Ethernet frame from a guest. flags (FRAME_VNET), link, slot, off (of its Ethernet header), len."""
 TCP_RANGE: Final = 2
 """Segments of one TCP/IPv4 flow, merged by GRO, checksums verified. Also demux -> tcp.
 
@@ -54,6 +54,9 @@ RUN_HAS_TIMESTAMPS: Final = 0x100
 """The options are exactly NOP, NOP, timestamps: ts_val and ts_ecr are valid, no need to look there."""
 RUN_OTHER_OPTIONS: Final = 0x200
 """There are options of another form (SYN, SACK blocks ...): parse the slot. ts_val and ts_ecr are 0."""
+RUN_VNET: Final = 0x400
+"""Right before each frame of the run lies a virtio-net header of 12 bytes, as with FRAME_VNET. A frame may
+then be a super-segment: its payload is one piece of the range, and n counts the segments it stands for."""
 LINK_UP: Final = 3
 """A guest link was attached. link, aux = MTU of the link (0 = default)."""
 LINK_DOWN: Final = 4
@@ -67,6 +70,11 @@ With flags FRAME_BORROWED it does not: a later record names the same slot. With 
 every guest gets it, except the one on link aux (0 = no exception).
 """
 FRAME_BORROWED: Final = 1
+FRAME_VNET: Final = 2
+"""Of FRAME and FRAME_OUT: right before off lies a virtio-net header of 12 bytes (pipeline.wire.virtio_net).
+
+It is true of the frame, which may be a super-segment and its checksum partial (pipeline.engines.vnet).
+"""
 ALL_LINKS: Final = 0xFFFF
 NEIGHBOR: Final = 11
 """guest_addr is reached through link with the MAC in seq (high 32 bits) and ack (low 16 bits)."""

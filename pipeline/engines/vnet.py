@@ -1,0 +1,231 @@
+"""Frames behind virtio-net headers: which header is true, and what is left to do for its frame.
+
+A guest that offloads leaves checksums to us and sends up to 64 KiB of payload as one
+*super-segment*. Such a frame is as good as a received run, so GRO (pipeline.engines.gro)
+describes it like any other, only unverified. What happens to which header:
+
+==========================================================  ======================================
+header and frame                                            becomes
+==========================================================  ======================================
+all zero                                                    as without a header: sums are verified
+DATA_VALID                                                  the sender vouches: TCP is not verified
+NEEDS_CSUM, TCP or UDP, plain IPv4                          stays so; nobody sums it in this program
+NEEDS_CSUM, anything else, or UDP to a group                completed in place, header zeroed
+super-segment of TCP, plain IPv4                            one range; stays so for other guests
+super-segment of TCP over IPv6                              a frame that stays so for other guests
+super-segment of TCP behind IPv4 options, or of UDP         cut into frames at once
+a type not agreed on, or fields that deny the frame         dropped and counted
+==========================================================  ======================================
+
+Plain IPv4 is a header of 20 bytes and no fragment. The header, 12 bytes, lies right before each
+frame and stays there for whoever forwards the frame (pipeline.shm.descriptor, FRAME_VNET and
+RUN_VNET). num_buffers is not looked at, hdr_len is a hint that must not exceed the frame.
+"""
+
+from collections.abc import Callable
+from struct import Struct
+from typing import Final
+
+from pipeline.engines import gro, tso
+from pipeline.engines.gro import Item
+from pipeline.wire import ipv4, offload, tcp, virtio_net
+from pipeline.wire.errors import WireError
+from pipeline.wire.virtio_net import (
+    DATA_VALID,
+    GSO_NONE,
+    GSO_TCPV4,
+    GSO_TCPV6,
+    GSO_UDP_L4,
+    NEEDS_CSUM,
+    Header,
+)
+
+FRAME_VNET: Final = 2
+RUN_VNET: Final = 0x400
+"""Bits of flags and aux; the numbers are those of pipeline.shm.descriptor (a test holds them together)."""
+VNET_LEN: Final = offload.VNET_LEN
+MIN_TCP_GSO_SIZE: Final = 48
+"""No TCP has smaller segments for long (Linux: TCP_MIN_SND_MSS), and each piece costs a frame."""
+MAX_DATAGRAMS: Final = 128
+"""Datagrams in one super-segment of UDP (Linux: UDP_MAX_SEGMENTS)."""
+DROP_BAD: Final = "link_frame_dropped_bad_vnet_header"
+DROP_NO_SLOT: Final = "link_frame_dropped_no_slot"
+
+VERIFY: Final = 0
+VOUCHED: Final = 1
+CUT: Final = 2
+"""What judge() says: sums are to be verified, are not, or the frame is to be cut."""
+
+_HEADER: Final = virtio_net.LONG
+_GSO_SIZE: Final = Struct("<H")
+# Destination | EtherType | IPv4: version and length, total length, fragment field, protocol
+_FRAME: Final = Struct("!6s6xHBxH2xHxB")
+_IPV4_OFF: Final = 14
+_PLAIN_L4: Final = _IPV4_OFF + ipv4.HEADER_LEN
+_IPV4: Final = 0x0800
+_IPV6: Final = 0x86DD
+_IPV6_L4: Final = _IPV4_OFF + 40
+_FRAGMENT: Final = 0x3FFF
+_TCP: Final = 6
+_UDP: Final = 17
+_UDP_LEN: Final = 8
+_CSUM_OFFSETS: Final = {_TCP: tcp.CHECKSUM_OFFSET, _UDP: 6}
+_IPV6_FIELDS: Final = Struct("!HB")
+
+_unpack_header = _HEADER.unpack_from
+_unpack_frame = _FRAME.unpack_from
+
+Place = Callable[[bytes | bytearray], tuple[int, int] | None]
+"""Stores a frame in a slot with a reference of its own: (slot, off), or None without a free slot."""
+
+
+def receive(
+    view: memoryview, frames: list[tuple[int, int]], link: int, slot: int, features: int, place: Place
+) -> tuple[list[Item], dict[str, int]]:
+    """gro.coalesce() for frames [(off, len)] with a header in the 12 bytes before each.
+
+    features: what was agreed on (pipeline.wire.offload). Items whose slot is ``slot`` stand for a
+    reference to it each; others for the one that place() took. Whatever the bytes are, nothing is raised.
+    """
+    items: list[Item] = []
+    drops: dict[str, int] = {}
+    group: list[tuple[int, int]] = []
+    verify = True
+
+    def close_group() -> None:
+        found, dropped = gro.coalesce(view, group, link, slot, verify)
+        items.extend(_marked(view, item) for item in found)
+        for reason, count in dropped.items():
+            drops[reason] = drops.get(reason, 0) + count
+        group.clear()
+
+    for off, length in frames:
+        fields = _unpack_header(view, off - VNET_LEN)
+        verdict = VERIFY
+        if fields[0] or fields[1]:
+            header = Header(*fields)
+            try:
+                verdict = judge(view, off, length, header, features)
+            except WireError as error:
+                drops[error.reason] = drops.get(error.reason, 0) + 1
+                continue
+            if verdict == CUT:
+                if group:
+                    close_group()
+                for frame in tso.cut(view[off : off + length], header):
+                    where = place(frame)
+                    if where is None:
+                        drops[DROP_NO_SLOT] = drops.get(DROP_NO_SLOT, 0) + 1
+                        continue
+                    items.append(
+                        (gro.FRAME, 0, link, 0, 0, where[0], where[1], len(frame),
+                         0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0)
+                    )  # fmt: skip
+                continue
+        if group and verify != (verdict == VERIFY):
+            close_group()
+        verify = verdict == VERIFY
+        group.append((off, length))
+    if group:
+        close_group()
+    return items, drops
+
+
+def _marked(view: memoryview, item: Item) -> Item:
+    """The item with the bit that says that headers are there, and with the number of segments on a wire."""
+    if item[0] == gro.FRAME:
+        return (gro.FRAME, FRAME_VNET, *item[2:])
+    count = item[9]
+    if length := item[7]:
+        (gso_size,) = _GSO_SIZE.unpack_from(view, item[6] - (item[18] & 0xFF) - VNET_LEN + 4)
+        if gso_size:
+            count = -(-length // gso_size)
+    return (*item[:9], count, *item[10:18], item[18] | RUN_VNET)
+
+
+def judge(view: memoryview, off: int, length: int, header: Header, features: int) -> int:
+    """What is to be done with the frame at off, whose header is not all zero: one of VERIFY, VOUCHED, CUT.
+
+    May complete a checksum in place and zero the header. Raises WireError for a header that is
+    not true of its frame.
+    """
+    flags, gso_type, hdr_len, _, csum_start, csum_offset, _ = header
+    if flags & ~(NEEDS_CSUM | DATA_VALID) or hdr_len > length:
+        raise WireError(DROP_BAD)
+    if not flags & NEEDS_CSUM:
+        if gso_type:
+            raise WireError(DROP_BAD)
+        return VOUCHED
+    if csum_start < _IPV4_OFF or csum_start + csum_offset + 2 > length or length < _PLAIN_L4:
+        raise WireError(DROP_BAD)
+    dst, ethertype, version, total, fragment, proto = _unpack_frame(view, off)
+    if gso_type != GSO_NONE:
+        return _judge_super(
+            view, off, length, header, features, dst[0] & 1, ethertype, version, total, fragment, proto
+        )
+    plain = (
+        ethertype == _IPV4
+        and version == 0x45
+        and not fragment & _FRAGMENT
+        and total + _IPV4_OFF == length
+        and proto in _CSUM_OFFSETS
+    )
+    if plain:
+        if csum_start != _PLAIN_L4 or csum_offset != _CSUM_OFFSETS[proto]:
+            raise WireError(DROP_BAD)
+        if proto == _TCP or not dst[0] & 1:
+            return VOUCHED
+    tso.complete(view[off : off + length], csum_start, csum_offset)
+    view[off - VNET_LEN : off] = bytes(VNET_LEN)
+    return VERIFY
+
+
+def _judge_super(
+    view: memoryview, off: int, length: int, header: Header, features: int,
+    to_group: int, ethertype: int, version: int, total: int, fragment: int, proto: int,
+) -> int:  # fmt: skip
+    """judge() for a super-segment with a checksum inside the frame."""
+    start = header.csum_start
+    gso_type = header.gso_type
+    if ethertype == _IPV4:
+        l4 = _IPV4_OFF + (version & 15) * 4
+        if (
+            version >> 4 != 4
+            or l4 < _PLAIN_L4
+            or start != l4
+            or fragment & _FRAGMENT
+            or total + _IPV4_OFF != length
+        ):
+            raise WireError(DROP_BAD)
+        wanted = {GSO_TCPV4: offload.TSO4, GSO_UDP_L4: offload.USO4}.get(gso_type, 0)
+    elif ethertype == _IPV6:
+        if length < _IPV6_L4 or version >> 4 != 6 or start < _IPV6_L4:
+            raise WireError(DROP_BAD)
+        payload_len, next_header = _IPV6_FIELDS.unpack_from(view, off + _IPV4_OFF + 4)
+        if payload_len + _IPV6_L4 != length:
+            raise WireError(DROP_BAD)
+        # Behind extension headers the type has to be believed: the guest's kernel has walked them.
+        proto = next_header if start == _IPV6_L4 else _UDP if gso_type == GSO_UDP_L4 else _TCP
+        wanted = {GSO_TCPV6: offload.TSO6, GSO_UDP_L4: offload.USO6}.get(gso_type, 0)
+    else:
+        wanted = 0
+    if not wanted & features:
+        raise WireError(DROP_BAD)
+    if gso_type == GSO_UDP_L4:
+        payload = length - start - _UDP_LEN
+        fits = proto == _UDP and 0 < payload <= header.gso_size * MAX_DATAGRAMS
+    else:
+        header_len = (view[off + start + 12] >> 4) * 4 if length >= start + tcp.HEADER_LEN else 0
+        payload = length - start - header_len
+        fits = (
+            proto == _TCP
+            and header_len >= tcp.HEADER_LEN
+            and payload > 0
+            and header.gso_size >= MIN_TCP_GSO_SIZE
+            and not to_group
+        )
+    if not fits or header.csum_offset != _CSUM_OFFSETS[proto]:
+        raise WireError(DROP_BAD)
+    if gso_type == GSO_UDP_L4 or (gso_type == GSO_TCPV4 and start != _PLAIN_L4):
+        return CUT
+    return VOUCHED
