@@ -35,12 +35,14 @@ TABLE: Final[tuple[Counter, ...]] = (
     Counter("link_frames_from_guest", "frames", "frames received from guests"),
     Counter("link_frames_to_guest", "frames", "frames sent to guests"),
     Counter("link_guest_connected", "links", "guest links attached"),
+    Counter("link_guest_offload", "links", "guest links that agreed to offload"),
     Counter("link_guest_disconnected", "links", "guest links ended"),
     Counter(
         "link_frame_dropped_backlog_full", "frames", "frames to a guest that does not read, while others do"
     ),
     Counter("link_frame_dropped_bad_vnet_header", "frames", "frames with an impossible virtio-net header"),
     Counter("link_frame_dropped_no_neighbor", "frames", "frames to an address that no guest has"),
+    Counter("link_frame_dropped_no_slot", "frames", "frames cut from a super-segment while no slot was free"),
     Counter(
         "link_frame_dropped_oversized", "frames", "frames longer than the framing allows; the link is closed"
     ),

@@ -19,6 +19,9 @@ from pipeline.control.gotext import GoError, parse_uint
 
 CONNECT: Final = "/connect"
 TUNNEL: Final = "/tunnel"
+OFFLOAD_HEADER: Final = "gvtap-offload"
+"""In a request for /connect: the guest asks for an extension that ingress may agree to (docs/offload.md)."""
+MAX_OFFLOAD_TEXT: Final = 200
 
 
 class Connect:
@@ -31,6 +34,8 @@ class Connect:
     async def __call__(self, taken: Taken) -> None:
         """Attach the link; one that cannot be attached is closed."""
         op = {"op": "attach", "framing": "le16", "name": taken.client, "head": taken.rest}
+        if versions := taken.head.header(OFFLOAD_HEADER):
+            op["offload"] = versions[:MAX_OFFLOAD_TEXT]
         try:
             await self._request("ingress", op, [taken.sock])
         except RequestError as error:

@@ -20,7 +20,7 @@ from pipeline.shm import descriptor as d
 from pipeline.stages.demux_output import Output
 from pipeline.stages.demux_udp import UdpDispatch
 from pipeline.stages.worker import Worker
-from pipeline.wire import arp, ethernet, icmp, ipv4, tcp, tcp_options
+from pipeline.wire import arp, ethernet, icmp, ipv4, offload, tcp, tcp_options, virtio_net
 from pipeline.wire.errors import WireError
 
 EHOSTUNREACH: Final = 113
@@ -114,7 +114,7 @@ class DemuxStage:
         size = d.DESCRIPTOR_BYTES
         at = 0
         for (
-            kind, _flags, link, stride, _gso, slot, off, length, _skip, seg_count,
+            kind, flags, link, stride, _gso, slot, off, length, _skip, seg_count,
             _seq, _ack, _wnd, _ts_val, _ts_ecr, guest_addr, remote_addr, ports, aux,
         ) in d.DESCRIPTOR.iter_unpack(burst):  # fmt: skip
             try:
@@ -132,7 +132,7 @@ class DemuxStage:
                     else:
                         raise WireError("demux_frame_dropped_tcp_to_group")
                 elif kind == d.FRAME:
-                    self._on_frame(link, slot, off, length, now)
+                    self._on_frame(link, slot, off, length, flags & d.FRAME_VNET, now)
                 elif kind == d.LINK_UP:
                     self.links.add(link)
                 elif kind == d.LINK_DOWN:
@@ -149,17 +149,18 @@ class DemuxStage:
     ) -> None:
         """A run for another guest: its frames one by one; the reference goes with the last."""
         header = aux & d.RUN_HEADER_MASK
+        vnet = d.FRAME_VNET if aux & d.RUN_VNET else 0
         self.counts[_SWITCHED] += count
         if not length or gso >= length:
             # One segment, or pure ACKs that collapsed into the last.
-            self._switch(link, slot, frame, header + length)
+            self._switch(link, slot, frame, header + length, vnet)
             return
         pieces = (length + gso - 1) // gso
         for index in range(pieces - 1):
             self.ingress_out.push(
                 d.record(
                     d.FRAME_OUT,
-                    flags=d.FRAME_BORROWED,
+                    flags=d.FRAME_BORROWED | vnet,
                     link=link,
                     slot=slot,
                     off=frame + index * stride,
@@ -167,10 +168,10 @@ class DemuxStage:
                 )
             )
         rest = length - (pieces - 1) * gso
-        self._switch(link, slot, frame + (pieces - 1) * stride, header + rest)
+        self._switch(link, slot, frame + (pieces - 1) * stride, header + rest, vnet)
 
-    def _switch(self, link: int, slot: int, off: int, length: int) -> None:
-        self.ingress_out.push(d.record(d.FRAME_OUT, link=link, slot=slot, off=off, length=length))
+    def _switch(self, link: int, slot: int, off: int, length: int, vnet: int) -> None:
+        self.ingress_out.push(d.record(d.FRAME_OUT, flags=vnet, link=link, slot=slot, off=off, length=length))
 
     def _to_tcp(self, record: bytes, guest_addr: int, remote_addr: int, ports: int) -> None:
         shards = self.tcp_out
@@ -188,14 +189,14 @@ class DemuxStage:
 
     # --- single frames --------------------------------------------------------------------
 
-    def _on_frame(self, link: int, slot: int, off: int, length: int, now: float) -> None:
-        """Judge one frame. Raises WireError while the reference is still here."""
+    def _on_frame(self, link: int, slot: int, off: int, length: int, vnet: int, now: float) -> None:
+        """Judge one frame. vnet: FRAME_VNET or 0. Raises WireError while the reference is still here."""
         view = self.slots[slot]
         dst, src, ethertype = ethernet.parse_header(view, off, off + length)
         port = self.switch.on_frame(dst, src, link, now)
         if port >= 0:
             self.counts[_SWITCHED] += 1
-            self._switch(port, slot, off, length)
+            self._switch(port, slot, off, length, vnet)
             return
         if port == switch.FLOOD:
             if len(self.links) > 1:
@@ -207,7 +208,8 @@ class DemuxStage:
         begin = off + ethernet.HEADER_LEN
         end = off + length
         if ethertype == ethernet.TYPE_IPV4:
-            self._on_ipv4(link, src, slot, begin, end, now)
+            partial = bool(vnet and view[off - offload.VNET_LEN] & virtio_net.NEEDS_CSUM)
+            self._on_ipv4(link, src, slot, begin, end, partial, now)
         elif ethertype == ethernet.TYPE_ARP:
             message = arp.parse(view, begin, end)
             self.counts[_ARP_IN] += 1
@@ -220,7 +222,10 @@ class DemuxStage:
             self.counts[_OTHER_TYPE] += 1
             self.worker.free(slot)
 
-    def _on_ipv4(self, link: int, mac: bytes, slot: int, off: int, end: int, now: float) -> None:
+    def _on_ipv4(
+        self, link: int, mac: bytes, slot: int, off: int, end: int, partial: bool, now: float
+    ) -> None:
+        """One packet. partial: it is UDP whose checksum was left to the receiver, who needs none."""
         view = self.slots[slot]
         header = ipv4.parse(view, off, end)
         self.counts[_PACKETS] += 1
@@ -233,7 +238,7 @@ class DemuxStage:
             if packet is not None:
                 self._on_reassembled(link, mac, packet, now)
             return
-        self._on_packet(link, mac, header, slot, off, now)
+        self._on_packet(link, mac, header, slot, off, partial, now)
 
     def _on_reassembled(self, link: int, mac: bytes, packet: bytes, now: float) -> None:
         """Copy a datagram into a slot of ours and treat it as if it had come whole."""
@@ -246,20 +251,22 @@ class DemuxStage:
             filler.commit(len(packet))
             try:
                 header = ipv4.parse(self.slots[slot], off, off + len(packet))
-                self._on_packet(link, mac, header, slot, off, now)
+                self._on_packet(link, mac, header, slot, off, False, now)
             except WireError:
                 self.worker.free(slot)
                 raise
         except WireError as error:
             self.counts[INDEX[error.reason]] += 1
 
-    def _on_packet(self, link: int, mac: bytes, header: ipv4.Header, slot: int, off: int, now: float) -> None:
+    def _on_packet(
+        self, link: int, mac: bytes, header: ipv4.Header, slot: int, off: int, partial: bool, now: float
+    ) -> None:
         """One whole packet for the gateway. Raises WireError while the reference is still here."""
         view = self.slots[slot]
         begin = off + header.ihl
         end = off + header.total_len
         if header.proto == ipv4.PROTO_UDP:
-            self.udp.on_guest_packet(link, header, slot, begin, end, now)
+            self.udp.on_guest_packet(link, header, slot, begin, end, partial, now)
         elif header.proto == ipv4.PROTO_TCP:
             self._on_tcp_packet(header, slot, begin, end)
         elif header.proto == ipv4.PROTO_ICMP:

@@ -20,11 +20,13 @@ from pipeline.counters import INDEX
 from pipeline.engines import gro
 from pipeline.engines.gso import Buffer, Segmenter
 from pipeline.links.base import Link, LinkClosed
+from pipeline.links.offload import OffloadLink
 from pipeline.links.stream import StreamLink
 from pipeline.shm import descriptor as d
 from pipeline.shm.ring import Consumer
+from pipeline.stages.ingress_offload import Card
 from pipeline.stages.worker import Worker
-from pipeline.wire import ethernet, framing, tcp, tcp_options
+from pipeline.wire import ethernet, framing, offload, tcp, tcp_options
 
 READS_A_STEP: Final = 4
 """Bursts read from one link before the results are published."""
@@ -59,12 +61,14 @@ _LINKS: Final = INDEX["link_guests"]
 class Port:
     """One attached guest link and what is gathered for it."""
 
-    __slots__ = ("bytes_out", "gathered", "gathered_bytes", "link", "number", "segmenter")
+    __slots__ = ("bytes_out", "gathered", "gathered_bytes", "link", "number", "offload", "segmenter")
 
     def __init__(self, number: int, link: Link, segmenter: Segmenter) -> None:
         self.number = number
         self.link = link
         self.segmenter = segmenter
+        self.offload: OffloadLink | None = None
+        """The link, once its guest has agreed to offload."""
         self.gathered: list[Buffer] = []
         self.gathered_bytes = 0
 
@@ -89,6 +93,7 @@ class IngressStage:
         self.ident = 0
         self.last_number = 0
         self.freed: list[int] = []
+        self.card = Card(worker)
         for sock, name in listeners:
             worker.register(sock.fileno(), select.EPOLLIN, self._acceptor(sock, name))
 
@@ -108,6 +113,8 @@ class IngressStage:
                 work += done
                 if done < count:
                     break
+        if not work:
+            self.card.filler.rest()
         return work
 
     def deadline(self) -> float:
@@ -136,18 +143,36 @@ class IngressStage:
                     del self.readable[port]
                 return count
             slot, frames = burst
+            if link.vnet_len and port.offload is None:
+                self._begin_offload(port)
+            if link.drops:
+                self._count(link.drops)
+                link.drops = {}
             if not frames:
                 continue
-            items, drops = gro.coalesce(self.slots[slot], frames, port.number, slot, link.verify)
-            if items:
-                self.pool.ref(slot, len(items))
-                for item in items:
-                    push(pack(*item))
-            for reason, dropped in drops.items():
-                self.counts[INDEX[reason]] += dropped
+            if port.offload is not None:
+                items, drops = self.card.receive(port.number, port.offload, slot, frames)
+            else:
+                items, drops = gro.coalesce(self.slots[slot], frames, port.number, slot, link.verify)
+                if items:
+                    self.pool.ref(slot, len(items))
+            for item in items:
+                push(pack(*item))
+            if drops:
+                self._count(drops)
             self.counts[_FRAMES_IN] += len(frames)
             self.counts[_BYTES_IN] += sum(length for _, length in frames)
         return READS_A_STEP
+
+    def _count(self, drops: dict[str, int]) -> None:
+        for reason, dropped in drops.items():
+            self.counts[INDEX[reason]] += dropped
+
+    def _begin_offload(self, port: Port) -> None:
+        """The guest's first record was ACCEPT, and what is behind it has virtio-net headers."""
+        assert isinstance(port.link, OffloadLink)
+        port.offload = port.link
+        port.segmenter = self.card.begin(port.number, port.link)
 
     # --- rings -> guest -----------------------------------------------------------------
 
@@ -189,7 +214,7 @@ class IngressStage:
                 target.gathered_bytes += length + 128
                 touched[target] = None
             elif kind == d.FRAME_OUT:
-                self._gather_frame(link, slot, off, length, aux, touched)
+                self._gather_frame(link, slot, off, length, aux, flags, touched)
                 if not flags & d.FRAME_BORROWED:
                     self.freed.append(slot)
             elif kind == d.NEIGHBOR:
@@ -207,7 +232,7 @@ class IngressStage:
         return done
 
     def _gather_frame(
-        self, link: int, slot: int, off: int, length: int, but: int, touched: dict[Port, None]
+        self, link: int, slot: int, off: int, length: int, but: int, flags: int, touched: dict[Port, None]
     ) -> None:
         frame = self.slots[slot][off : off + length]
         if link == d.ALL_LINKS:
@@ -217,7 +242,12 @@ class IngressStage:
         for target in targets:
             if self._may_gather(target):
                 try:
-                    target.gathered += target.segmenter.frame(frame)
+                    if flags & d.FRAME_VNET:
+                        target.gathered += self.card.switched(
+                            slot, off, length, target.offload is not None, target.segmenter
+                        )
+                    else:
+                        target.gathered += target.segmenter.frame(frame)
                 except ValueError:
                     self.counts[_OVERSIZED] += 1
                     continue
@@ -261,15 +291,20 @@ class IngressStage:
                 sock, _ = listener.accept()
             except BlockingIOError:
                 return
-            self._attach(sock, name, b"")
+            self._attach(sock, name)
 
-    def _attach(self, sock: socket.socket, name: str, head: bytes) -> None:
+    def _attach(self, sock: socket.socket, name: str, head: bytes = b"", versions: str = "") -> None:
+        """A new guest. versions: of the offload extension, as in the header of its /connect request."""
         if len(self.ports) >= MAX_LINKS:
             self.worker.log.warning("guest refused", reason=f"{MAX_LINKS} guests are attached")
             sock.close()
             return
         number = self._free_number()
-        link = StreamLink(sock, FRAMINGS[name], self.pool, self.slots, head=head)
+        link: StreamLink
+        if offload.choose(versions) and FRAMINGS[name] is framing.LE16:
+            link = offered = OffloadLink(sock, self.pool, self.slots, head)
+        else:
+            link, offered = StreamLink(sock, FRAMINGS[name], self.pool, self.slots, head), None
         port = Port(number, link, Segmenter(FRAMINGS[name]))
         self.ports[number] = port
         self.readable[port] = None
@@ -278,6 +313,11 @@ class IngressStage:
         self.counts[_LINKS] = len(self.ports)
         self.demux_out.push(d.record(d.LINK_UP, link=number))
         self.worker.log.info("guest connected", link=number, framing=name)
+        if offered is not None:
+            try:
+                offered.offer()
+            except LinkClosed as error:
+                self._detach(port, error)
 
     def _free_number(self) -> int:
         while True:
@@ -316,7 +356,7 @@ class IngressStage:
         """Request ``attach``: a stream that was taken over by /connect, with the bytes behind its head."""
         match message:
             case {"op": "attach", "framing": str(name), "head": bytes(head)} if name in FRAMINGS:
-                self._attach(socket.socket(fileno=fds[0]), name, head)
+                self._attach(socket.socket(fileno=fds[0]), name, head, str(message.get("offload", "")))
                 return {"ok": True}
         return {"error": f"ingress knows no request {message.get('op')!r}"}
 
@@ -326,6 +366,7 @@ class IngressStage:
             self._detach(port, LinkClosed("the daemon stops"))
         for sock, _ in self.listeners:
             sock.close()
+        self.card.filler.retire()
 
 
 def _options(
