@@ -298,7 +298,7 @@ class Tcb:
             "snd_wnd": self.snd_wnd,
             "snd_wind_shift": self.snd_wind_shift,
             "snd_mss": self.snd_mss,
-            "queued_bytes": self.queue_end - max(self.snd_una, min(self.iss + 1, self.queue_end)),
+            "queued_bytes": sum(chunk[1] - chunk[0] for chunk in self.chunks),
             "queued_handles": len(self.chunks),
             "fin_queued": self.fin_queued,
             "irs": self.irs & MASK,
