@@ -27,6 +27,7 @@ TABLE: Final[tuple[Counter, ...]] = (
         "worker_slot_refs_out", "references", "references to slots of the pool that are not home", "gauge"
     ),
     # --- links and ingress --------------------------------------------------------
+    Counter("link_accept_failed", "events", "sockets for guests on which nobody can be accepted any more"),
     Counter("link_guests", "links", "guest links attached now", "gauge"),
     Counter(
         "link_bytes_from_guest", "bytes", "bytes of frames received from guests, Ethernet header included"
@@ -164,6 +165,7 @@ TABLE: Final[tuple[Counter, ...]] = (
     # --- egress: host sockets ---------------------------------------------------------
     Counter("egress_bytes_from_host", "bytes", "TCP payload read from host sockets"),
     Counter("egress_bytes_to_host", "bytes", "TCP payload written to host sockets"),
+    Counter("egress_bytes_spilled", "bytes", "bytes copied out of slots because their host did not read"),
     Counter("egress_connection_accepted", "flows", "connections taken over from port forwards"),
     Counter("egress_connection_failed", "flows", "host connections that could not be opened"),
     Counter("egress_connection_opened", "flows", "host connections opened"),

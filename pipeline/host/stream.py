@@ -30,6 +30,7 @@ class HostStream:
         "_finish_when_empty",
         "_queue",
         "_slots",
+        "_spilled",
         "queued_bytes",
         "readable",
         "sock",
@@ -41,6 +42,8 @@ class HostStream:
         self.sock = sock
         self._slots = slots
         self._queue: deque[Range] = deque()
+        self._spilled = memoryview(b"")
+        """Bytes that go before the queue: copied out of their slots while the host did not read."""
         self._finish_when_empty = False
         self.queued_bytes = 0
         self.readable = False
@@ -63,23 +66,8 @@ class HostStream:
         """
         taken = 0
         queue = self._queue
-        slots = self._slots
-        while queue and self.writable:
-            if len(queue) == 1:
-                slot, off, stride, gso_size, skip, length = queue[0]
-                parts = tcp.pieces(slots[slot], off, stride, gso_size, skip, length)
-                wanted = length
-            else:
-                parts = []
-                wanted = 0
-                for slot, off, stride, gso_size, skip, length in queue:
-                    parts += tcp.pieces(slots[slot], off, stride, gso_size, skip, length)
-                    wanted += length
-                    if len(parts) >= tcp.IOV_MAX:
-                        break
-            if len(parts) > tcp.IOV_MAX:
-                del parts[tcp.IOV_MAX :]
-                wanted = sum(map(len, parts))
+        while self.writable and (queue or self._spilled):
+            parts, wanted = self._gather()
             try:
                 sent = self.sock.send(parts[0]) if len(parts) == 1 else self.sock.sendmsg(parts)
             except BlockingIOError:
@@ -90,13 +78,54 @@ class HostStream:
                 self.writable = False
             self._drop_front(sent, free)
         self.queued_bytes -= taken
-        if self._finish_when_empty and not queue and not self.write_finished:
+        if self._finish_when_empty and not self.queued_bytes and not self.write_finished:
             self.write_finished = True
             tcp.shutdown_write(self.sock)
         return taken
 
+    def _gather(self) -> tuple[list[memoryview], int]:
+        """What the next system call shall send, in at most IOV_MAX parts, and its length."""
+        queue = self._queue
+        slots = self._slots
+        if len(queue) == 1 and not self._spilled:
+            slot, off, stride, gso_size, skip, length = queue[0]
+            parts = tcp.pieces(slots[slot], off, stride, gso_size, skip, length)
+            wanted = length
+        else:
+            parts = [self._spilled] if self._spilled else []
+            wanted = len(self._spilled)
+            for slot, off, stride, gso_size, skip, length in queue:
+                parts += tcp.pieces(slots[slot], off, stride, gso_size, skip, length)
+                wanted += length
+                if len(parts) >= tcp.IOV_MAX:
+                    break
+        if len(parts) > tcp.IOV_MAX:
+            del parts[tcp.IOV_MAX :]
+            wanted = sum(map(len, parts))
+        return parts, wanted
+
+    def spill(self, free: Callable[[int], None]) -> int:
+        """Copy everything queued out of its slots and give those back: the host does not read now.
+
+        Returns the bytes copied. What may be queued is bounded by the window that the guest was shown.
+        """
+        copied = self.queued_bytes - len(self._spilled)
+        if copied:
+            parts = [self._spilled]
+            for slot, off, stride, gso_size, skip, length in self._queue:
+                parts += tcp.pieces(self._slots[slot], off, stride, gso_size, skip, length)
+            self._spilled = memoryview(b"".join(parts))
+            for piece in self._queue:
+                free(piece[0])
+            self._queue.clear()
+        return copied
+
     def _drop_front(self, count: int, free: Callable[[int], None]) -> None:
         queue = self._queue
+        if self._spilled:
+            spilled = min(count, len(self._spilled))
+            self._spilled = self._spilled[spilled:]
+            count -= spilled
         while count:
             slot, off, stride, gso_size, skip, length = queue[0]
             if count < length:
@@ -122,4 +151,5 @@ class HostStream:
         for piece in self._queue:
             free(piece[0])
         self._queue.clear()
+        self._spilled = memoryview(b"")
         self.queued_bytes = 0

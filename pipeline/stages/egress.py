@@ -31,6 +31,8 @@ READS_A_FLOW: Final = 2
 MAX_FLOW_REFS: Final = 32
 MIN_FLOW_REFS: Final = 2
 MAX_READ: Final = 65536
+SPILL_AFTER_S: Final = 0.05
+"""How long bytes for a host that does not read may stay in slots before they are copied elsewhere."""
 
 _WRITING: Final = frozenset({"OPEN", "CLOSING"})
 
@@ -44,6 +46,7 @@ _RESET: Final = INDEX["egress_connection_reset_by_host"]
 _TO_HOST: Final = INDEX["egress_bytes_to_host"]
 _FROM_HOST: Final = INDEX["egress_bytes_from_host"]
 _FLOWS: Final = INDEX["egress_flows"]
+_SPILLED: Final = INDEX["egress_bytes_spilled"]
 _PAUSED: Final = INDEX["egress_reads_paused_no_slot"]
 
 
@@ -90,6 +93,8 @@ class EgressStage:
         self.dialled = 0
         self.ready: dict[Flow, None] = {}
         self.dirty: dict[Flow, None] = {}
+        self.stalled: dict[Flow, float] = {}
+        """Flows with bytes that their host socket did not take, and since when."""
         self.tcp_in = [ports.rings_in[f"tcp{i}"] for i in range(config.tcp_workers)]
         self.tcp_out = [ports.rings_out[f"tcp{i}"] for i in range(config.tcp_workers)]
         self.demux_in = ports.rings_in["demux"]
@@ -109,7 +114,9 @@ class EgressStage:
             work += self._on_demux_burst(burst)
             self.demux_in.release(len(burst) // d.DESCRIPTOR_BYTES)
         if self.dirty:
-            self._flush()
+            self._flush(now)
+        if self.stalled:
+            self._spill_stalled(now)
         work += self._read_ready()
         work += self.udp.read_ready(now)
         self.counts[_FLOWS] = len(self.flows)
@@ -118,8 +125,8 @@ class EgressStage:
         return work
 
     def deadline(self) -> float:
-        """This stage keeps no timers: host sockets time out in the kernel, flows in their engines."""
-        return float("inf")
+        """When the flow that stalled first is to be copied out of its slots."""
+        return next(iter(self.stalled.values())) + SPILL_AFTER_S if self.stalled else float("inf")
 
     # --- records from the tcp workers ---------------------------------------------------
 
@@ -243,7 +250,7 @@ class EgressStage:
             stream.readable = True
             self.ready[flow] = None
 
-    def _flush(self) -> None:
+    def _flush(self, now: float) -> None:
         free = self.worker.free
         for flow in self.dirty:
             if flow.state not in _WRITING:
@@ -258,7 +265,20 @@ class EgressStage:
                 self._tell(flow, d.TAKEN, length=taken)
             if flow.state == "CLOSING" and flow.stream.write_finished:
                 self._forget(flow, reset=False)
+            elif flow.stream.queued_bytes:
+                self.stalled.setdefault(flow, now)
+            elif self.stalled:
+                self.stalled.pop(flow, None)
         self.dirty.clear()
+
+    def _spill_stalled(self, now: float) -> None:
+        """Hosts that do not read must not hold the slots that everybody's frames come in."""
+        while self.stalled:
+            flow, since = next(iter(self.stalled.items()))
+            if since + SPILL_AFTER_S > now:
+                break
+            del self.stalled[flow]
+            self.counts[_SPILLED] += flow.stream.spill(self.worker.free)
 
     def _read_ready(self) -> int:
         ready = self.ready
@@ -268,7 +288,7 @@ class EgressStage:
         reads = 0
         for flow in list(ready):
             out = self.tcp_out[flow.shard]
-            if out.backlog or reads >= READS_A_STEP:
+            if out.room() <= 0 or reads >= READS_A_STEP:
                 break
             # Each flow goes to the end of the queue, so that all get their turn.
             del ready[flow]
@@ -334,6 +354,7 @@ class EgressStage:
         flow.state = "DEAD"
         stream.readable = stream.writable = False
         self.ready.pop(flow, None)
+        self.stalled.pop(flow, None)
         del self.flows[flow.key]
         if reset:
             host_tcp.reset(stream.sock)

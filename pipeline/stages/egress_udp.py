@@ -140,7 +140,7 @@ class UdpSockets:
 
     def read_ready(self, now: float) -> int:
         """Take datagrams from sockets with something to read, a bounded number from each."""
-        if not self.ready or self.demux_out.backlog:
+        if not self.ready or self.demux_out.room() <= 0:
             return 0
         reads = 0
         for source in list(self.ready):

@@ -12,7 +12,6 @@ what it does not take in time is dropped and counted, as a full queue of a netwo
 
 import select
 import socket
-from collections.abc import Callable
 from typing import Final
 
 from pipeline.config import Config
@@ -20,10 +19,12 @@ from pipeline.counters import INDEX
 from pipeline.engines import gro
 from pipeline.engines.gso import Buffer, Segmenter
 from pipeline.links.base import Link, LinkClosed
+from pipeline.links.entrance import Guest, Room
 from pipeline.links.offload import OffloadLink
 from pipeline.links.stream import StreamLink
 from pipeline.shm import descriptor as d
 from pipeline.shm.ring import Consumer
+from pipeline.stages.ingress_doors import Doors
 from pipeline.stages.ingress_offload import Card
 from pipeline.stages.worker import Worker
 from pipeline.wire import ethernet, framing, offload, tcp, tcp_options
@@ -37,11 +38,9 @@ MAX_BACKLOG: Final = 1024 * 1024
 MAX_REFS: Final = 16384
 """References to slots of ingress that may be out; beyond, links are not read."""
 MAX_LINKS: Final = 256
-ACCEPTS_A_STEP: Final = 16
-
-FRAMINGS: Final = {"qemu": framing.QEMU, "le16": framing.LE16}
 
 _LINK_EVENTS: Final = select.EPOLLIN | select.EPOLLOUT | select.EPOLLRDHUP | select.EPOLLET
+_WRITE_EVENTS: Final = select.EPOLLOUT | select.EPOLLET
 _READ_EVENTS: Final = select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR
 _HANGUP_EVENTS: Final = select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR
 
@@ -76,8 +75,7 @@ class Port:
 class IngressStage:
     """All guest links of the daemon."""
 
-    def __init__(self, worker: Worker, config: Config, listeners: list[tuple[socket.socket, str]]) -> None:
-        """listeners: sockets on which guests connect, each with the name of its framing."""
+    def __init__(self, worker: Worker, config: Config) -> None:
         ports = worker.ports
         self.worker = worker
         self.counts = worker.counts
@@ -89,19 +87,20 @@ class IngressStage:
         self.ports: dict[int, Port] = {}
         self.readable: dict[Port, None] = {}
         self.neighbors: dict[int, tuple[int, bytes]] = {}
-        self.listeners = listeners
         self.ident = 0
         self.last_number = 0
         self.freed: list[int] = []
         self.card = Card(worker)
-        for sock, name in listeners:
-            worker.register(sock.fileno(), select.EPOLLIN, self._acceptor(sock, name))
+        room = Room(self.pool, self.slots, config.mtu)
+        self.doors = Doors(worker, room, self._add, self._hang_up)
 
     # --- the step ---------------------------------------------------------------------
 
     def step(self, now: float) -> int:
         """Links -> rings, rings -> links. Returns the number of bursts and records."""
         work = 0
+        if self.doors.deadline() <= now:
+            self.doors.on_timer(now)
         if self.readable:
             for port in list(self.readable):
                 work += self._read(port)
@@ -118,8 +117,8 @@ class IngressStage:
         return work
 
     def deadline(self) -> float:
-        """No timers."""
-        return float("inf")
+        """Only entrances have timers."""
+        return self.doors.deadline()
 
     # --- guest -> rings -----------------------------------------------------------------
 
@@ -128,7 +127,7 @@ class IngressStage:
         pack = d.DESCRIPTOR.pack
         push = self.demux_out.push
         for count in range(READS_A_STEP):
-            if self.demux_out.backlog or self.pool.refs_out > MAX_REFS:
+            if self.demux_out.room() <= 0 or self.pool.refs_out > MAX_REFS:
                 return count
             try:
                 burst = link.read_burst()
@@ -146,8 +145,7 @@ class IngressStage:
             if link.vnet_len and port.offload is None:
                 self._begin_offload(port)
             if link.drops:
-                self._count(link.drops)
-                link.drops = {}
+                self._count_drops(link)
             if not frames:
                 continue
             if port.offload is not None:
@@ -167,6 +165,10 @@ class IngressStage:
     def _count(self, drops: dict[str, int]) -> None:
         for reason, dropped in drops.items():
             self.counts[INDEX[reason]] += dropped
+
+    def _count_drops(self, link: Link) -> None:
+        self._count(link.drops)
+        link.drops = {}
 
     def _begin_offload(self, port: Port) -> None:
         """The guest's first record was ACCEPT, and what is behind it has virtio-net headers."""
@@ -266,6 +268,8 @@ class IngressStage:
             try:
                 if port.gathered:
                     port.link.send(port.gathered)
+                if port.link.drops:
+                    self._count_drops(port.link)
             except LinkClosed as error:
                 self._detach(port, error)
             port.gathered = []
@@ -282,41 +286,41 @@ class IngressStage:
 
     # --- links ------------------------------------------------------------------------
 
-    def _acceptor(self, listener: socket.socket, name: str) -> Callable[[int], None]:
-        return lambda _events: self._accept(listener, name)
-
-    def _accept(self, listener: socket.socket, name: str) -> None:
-        for _ in range(ACCEPTS_A_STEP):
-            try:
-                sock, _ = listener.accept()
-            except BlockingIOError:
-                return
-            self._attach(sock, name)
-
-    def _attach(self, sock: socket.socket, name: str, head: bytes = b"", versions: str = "") -> None:
-        """A new guest. versions: of the offload extension, as in the header of its /connect request."""
-        if len(self.ports) >= MAX_LINKS:
-            self.worker.log.warning("guest refused", reason=f"{MAX_LINKS} guests are attached")
-            sock.close()
-            return
-        number = self._free_number()
-        link: StreamLink
-        if offload.choose(versions) and FRAMINGS[name] is framing.LE16:
-            link = offered = OffloadLink(sock, self.pool, self.slots, head)
-        else:
-            link, offered = StreamLink(sock, FRAMINGS[name], self.pool, self.slots, head), None
-        port = Port(number, link, Segmenter(FRAMINGS[name]))
-        self.ports[number] = port
-        self.readable[port] = None
-        self.worker.register(link.fileno(), _LINK_EVENTS, lambda events: self._on_event(port, events))
-        self.counts[_CONNECTED] += 1
-        self.counts[_LINKS] = len(self.ports)
-        self.demux_out.push(d.record(d.LINK_UP, link=number))
-        self.worker.log.info("guest connected", link=number, framing=name)
-        if offered is not None:
+    def _connect(self, sock: socket.socket, name: str, head: bytes, versions: str) -> None:
+        """A guest that came over /connect. versions: of the offload extension, as in its request's header."""
+        offered = OffloadLink(sock, self.pool, self.slots, head) if offload.choose(versions) else None
+        link = offered or StreamLink(sock, framing.LE16, self.pool, self.slots, head)
+        if self._add(Guest(link, framing.LE16, "connect", name)) and offered is not None:
             try:
                 offered.offer()
             except LinkClosed as error:
+                self._hang_up(offered, error)
+
+    def _add(self, guest: Guest) -> bool:
+        """Attach a link; False when there are too many, and it is closed."""
+        link = guest.link
+        if len(self.ports) >= MAX_LINKS:
+            self.worker.log.warning("guest refused", reason=f"{MAX_LINKS} guests are attached")
+            link.close()
+            return False
+        number = self._free_number()
+        port = Port(number, link, Segmenter(guest.framing))
+        self.ports[number] = port
+        self.readable[port] = None
+        self.worker.register(link.fileno(), _LINK_EVENTS, lambda events: self._on_event(port, events))
+        if link.write_fileno() != link.fileno():
+            self.worker.register(
+                link.write_fileno(), _WRITE_EVENTS, lambda events: self._on_writable(port, events)
+            )
+        self.counts[_CONNECTED] += 1
+        self.counts[_LINKS] = len(self.ports)
+        self.demux_out.push(d.record(d.LINK_UP, link=number))
+        self.worker.log.info("guest connected", link=number, protocol=guest.protocol, peer=guest.peer)
+        return True
+
+    def _hang_up(self, link: Link, error: LinkClosed) -> None:
+        for port in list(self.ports.values()):
+            if port.link is link:
                 self._detach(port, error)
 
     def _free_number(self) -> int:
@@ -326,23 +330,38 @@ class IngressStage:
                 return self.last_number
 
     def _on_event(self, port: Port, events: int) -> None:
-        if events & select.EPOLLOUT and port.link.blocked:
-            try:
-                port.link.flush()
-            except LinkClosed as error:
-                self._detach(port, error)
-                return
+        if events & select.EPOLLOUT and port.link.blocked and not self._flush_link(port):
+            return
         if events & _READ_EVENTS:
             port.link.short_is_all = not events & _HANGUP_EVENTS
             self.readable[port] = None
 
+    def _on_writable(self, port: Port, events: int) -> None:
+        """The other descriptor of a link that has two."""
+        if events & _HANGUP_EVENTS:
+            self._detach(port, LinkClosed("cannot write: the reader is gone"))
+        elif port.link.blocked:
+            self._flush_link(port)
+
+    def _flush_link(self, port: Port) -> bool:
+        try:
+            port.link.flush()
+        except LinkClosed as error:
+            self._detach(port, error)
+            return False
+        return True
+
     def _detach(self, port: Port, error: LinkClosed) -> None:
+        link = port.link
         if self.ports.get(port.number) is not port:
             return
         if error.reason:
             self.counts[INDEX[error.reason]] += 1
-        self.worker.unregister(port.link.fileno())
-        port.link.close()
+        self._count(link.drops)
+        self.worker.unregister(link.fileno())
+        if link.write_fileno() != link.fileno():
+            self.worker.unregister(link.write_fileno())
+        link.close()
         self.readable.pop(port, None)
         del self.ports[port.number]
         for addr in [addr for addr, (link, _) in self.neighbors.items() if link == port.number]:
@@ -351,21 +370,28 @@ class IngressStage:
         self.counts[_LINKS] = len(self.ports)
         self.demux_out.push(d.record(d.LINK_DOWN, link=port.number))
         self.worker.log.info("guest disconnected", link=port.number, error=str(error))
+        self.doors.on_left(link, error)
 
     def on_control(self, message: dict[str, object], fds: list[int]) -> dict[str, object]:
-        """Request ``attach``: a stream that was taken over by /connect, with the bytes behind its head."""
+        """Requests of the supervisor.
+
+        ``attach``: a stream that was taken over by /connect, with the bytes behind its head.
+        ``open``: sockets on which guests come in, see ingress_doors.
+        """
         match message:
-            case {"op": "attach", "framing": str(name), "head": bytes(head)} if name in FRAMINGS:
-                self._attach(socket.socket(fileno=fds[0]), name, head, str(message.get("offload", "")))
-                return {"ok": True}
+            case {"op": "attach", "head": bytes(head)}:
+                name, versions = str(message.get("name", "")), str(message.get("offload", ""))
+                self._connect(socket.socket(fileno=fds[0]), name, head, versions)
+                return {}
+            case {"op": "open"}:
+                return self.doors.open(message, fds)
         return {"error": f"ingress knows no request {message.get('op')!r}"}
 
     def close(self) -> None:
-        """Close all links and listeners."""
+        """Close all links and entrances."""
+        self.doors.close()
         for port in list(self.ports.values()):
             self._detach(port, LinkClosed("the daemon stops"))
-        for sock, _ in self.listeners:
-            sock.close()
         self.card.filler.retire()
 
 

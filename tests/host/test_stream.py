@@ -115,3 +115,41 @@ def test_more_pieces_than_one_gather_call_takes_all_arrive(
         received += theirs.recv(10000)
     assert received == wanted
     assert freed == [1, 2]
+
+
+def test_spilled_bytes_go_before_what_is_queued_later_and_hold_no_slot(
+    pair: tuple[HostStream, socket.socket, list[memoryview]],
+) -> None:
+    stream, theirs, _ = pair
+    stream.writable = False
+    freed: list[int] = []
+    stream.enqueue((1, 0, 0, 100, 0, 100))
+    stream.enqueue((2, 10, 20, 10, 5, 30))
+    assert stream.spill(freed.append) == 130
+    assert stream.spill(freed.append) == 0
+    assert freed == [1, 2]
+    stream.enqueue((3, 0, 0, 50, 0, 50))
+    stream.finish_writing()
+    stream.writable = True
+    assert stream.flush(freed.append) == 180
+    assert theirs.recv(1000) == b"\1" * 100 + b"\2" * 30 + b"\3" * 50
+    assert theirs.recv(1) == b""
+    assert freed == [1, 2, 3]
+
+
+def test_spilled_bytes_are_written_in_parts_when_the_socket_is_full(
+    pair: tuple[HostStream, socket.socket, list[memoryview]],
+) -> None:
+    stream, theirs, slots = pair
+    stream.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+    for slot in range(3):
+        slots[slot][:] = bytes((slot + i) % 251 for i in range(len(slots[slot])))
+        stream.enqueue((slot, 0, 0, 65536, 0, 65536))
+    stream.flush(lambda _slot: None)
+    stream.spill(lambda _slot: None)
+    received = bytearray()
+    while stream.queued_bytes or len(received) < 3 * 65536:
+        received += theirs.recv(70000)
+        stream.writable = True
+        stream.flush(lambda _slot: None)
+    assert bytes(received) == b"".join(bytes((s + i) % 251 for i in range(65536)) for s in range(3))
