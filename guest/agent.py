@@ -3,7 +3,8 @@
 gvforwarder's command line, defaults and way of working: dial, ask for /connect, open the
 tap, run a DHCP client, forward frames; whatever fails, close all, wait a second and start
 again, for ever. SIGTERM and SIGINT end it with status 0. What gvforwarder does not have:
--dhcp, -address, -gateway, -link-mtu and -resolv-conf, whose defaults change nothing.
+-dhcp, -address, -gateway, -link-mtu and -resolv-conf, whose defaults change nothing, and
+-offload: a host that knows docs/offload.md gets frames of up to 64 KiB, any other notices nothing.
 """
 
 import ipaddress
@@ -17,10 +18,10 @@ from importlib import metadata
 from types import FrameType
 from typing import Final, NamedTuple, NoReturn
 
-from guest import dhcp, flags, link, netlink
+from guest import dhcp, flags, link, netlink, offload
 from guest.flags import Flag
 from guest.forward import LOG, Forwarder
-from guest.tap import Tap
+from guest.tap import IFF_NO_PI, IFF_TAP, IFF_VNET_HDR, Tap
 from pipeline.wire.errors import WireError
 from pipeline.wire.ethernet import mac_parse
 from pipeline.wire.framing import LE16
@@ -44,6 +45,7 @@ FLAGS: Final = (
     Flag("address", "", "static address with prefix length instead of DHCP, as 192.168.127.2/24"),
     Flag("gateway", "", "default route of a static address, the first address of its network if empty"),
     Flag("link-mtu", 0, "MTU set on the tap, 0 to leave it to DHCP"),
+    Flag("offload", True, "ask the host for frames of up to 64 KiB with checksums left undone"),
     Flag(
         "resolv-conf", "", "file in which the built-in DHCP client and a static address name the DNS server"
     ),
@@ -66,6 +68,7 @@ class Options(NamedTuple):
     gateway: int
     link_mtu: int
     resolv_conf: str
+    offload: bool
 
 
 def options_from(values: dict[str, bool | int | str]) -> Options:
@@ -104,19 +107,25 @@ def options_from(values: dict[str, bool | int | str]) -> Options:
         gateway=gateway,
         link_mtu=link_mtu,
         resolv_conf=str(values["resolv-conf"]),
+        offload=bool(values["offload"]),
     )
 
 
 def serve_once(options: Options) -> None:
     """One cycle: from the dial to the first failure, which is raised; everything is closed again."""
-    host = link.dial(options.url)
+    host = link.dial(options.url, offload.HEADERS if options.offload else link.NO_HEADERS)
     try:
         LOG.info("connected to %s", options.url)
-        tap = Tap.open(options.iface)
+        terms = offload.negotiate(host) if options.offload and host.requested else offload.PLAIN
+        tap = Tap.open(options.iface, IFF_TAP | IFF_NO_PI | (IFF_VNET_HDR if terms.vnet_len else 0))
         try:
+            if terms.vnet_len:
+                offload.set_up(tap, terms.features)
             _set_up(tap, options)
-            _forward(tap, host, options)
+            _forward(tap, host, terms, options)
         finally:
+            if terms.vnet_len:
+                offload.reset(tap)
             tap.close()
     finally:
         host.close()
@@ -138,8 +147,16 @@ def _set_up(tap: Tap, options: Options) -> None:
                 file.write(f"nameserver {ipaddress.IPv4Address(options.gateway)}\n")
 
 
-def _forward(tap: Tap, host: link.Link, options: Options) -> None:
-    forwarder = Forwarder(tap, host, LE16, options.mtu + ETHERNET_BYTES, options.debug)
+def _forward(tap: Tap, host: link.Link, terms: offload.Terms, options: Options) -> None:
+    forwarder = Forwarder(
+        tap,
+        host,
+        terms.framing,
+        options.mtu + ETHERNET_BYTES + terms.vnet_len,
+        options.debug,
+        ETHERNET_BYTES + terms.vnet_len,
+        terms.head,
+    )
     words = dhcp.command(options.dhcp, tap.name, options.resolv_conf)
     if words is None:
         forwarder.run({})

@@ -7,8 +7,8 @@ Frames stay where the kernel put them; only the incomplete frame at the end of a
 moved to the front. A link that does not take more stops the reading of the tap (the
 guest kernel's queue then pushes back on its senders); a tap that is down loses the
 frames of the host, as a cable would. A frame here is whatever one read of the tap
-returns: with IFF_VNET_HDR that includes a virtio-net header, and the framing object
-decides how long it may be.
+returns: with IFF_VNET_HDR that includes a virtio-net header, which is passed on as the
+kernel made it, and the framing object decides how long it may be.
 """
 
 import errno
@@ -36,14 +36,27 @@ _TAP_REFUSALS: Final = frozenset({errno.EIO, errno.EINVAL, errno.ENOBUFS, errno.
 class Forwarder:
     """Moves frames until the link or the tap ends; owns neither."""
 
-    def __init__(self, tap: Tap, link: Link, framing: Framing, max_frame: int, trace: bool = False) -> None:
-        """max_frame: longest frame in bytes read from the tap in one call; never shortens legal ones."""
+    def __init__(
+        self,
+        tap: Tap,
+        link: Link,
+        framing: Framing,
+        max_frame: int,
+        trace: bool = False,
+        min_frame: int = MIN_FRAME,
+        head: bytes = b"",
+    ) -> None:
+        """max_frame: longest frame in bytes read from the tap in one call; never shortens legal ones.
+
+        min_frame: shorter ones from the host are dropped. head: what was read of the link already (64 KiB).
+        """
         self.dropped_oversized = 0
         self.dropped_by_tap = 0
         self._tap_fd = tap.fd
         self._link = link
         self._framing = framing
         self._trace = trace
+        self._min_frame = min_frame
         self._tap = io.FileIO(tap.fd, "r+b", closefd=False)
         self._reader = io.FileIO(link.read_fd, "rb", closefd=False)
         self._writer = io.FileIO(link.write_fd, "wb", closefd=False)
@@ -51,7 +64,8 @@ class Forwarder:
         self._out = memoryview(bytearray(BURST_BYTES + framing.prefix_len + self._room + 1))
         self._waiting = self._out[:0]  # what the link has not taken yet
         self._in = memoryview(bytearray(READ_BYTES + framing.prefix_len + framing.max))
-        self._filled = 0  # bytes of an incomplete frame at the front of _in
+        self._in[: len(head)] = head
+        self._filled = len(head)  # bytes of an incomplete frame at the front of _in
 
     def run(self, watched: dict[int, Callable[[], None]]) -> None:
         """Forward for ever; watched: descriptors to poll besides, each with what to call when it is readable.
@@ -60,6 +74,7 @@ class Forwarder:
         a length no frame can have, or whatever a watcher raises. A watcher which removes
         itself from the dict is not polled again.
         """
+        self._deliver(self._filled)
         tap_fd, read_fd, write_fd = self._tap_fd, self._link.read_fd, self._link.write_fd
         while True:
             poller = select.poll()
@@ -109,16 +124,19 @@ class Forwarder:
 
     def _from_host(self) -> None:
         """Take one read of the link and give its whole frames to the tap."""
-        view, write = self._in, self._tap.write
-        length = self._reader.readinto(view[self._filled :])
+        length = self._reader.readinto(self._in[self._filled :])
         if length is None:
             return
         if length == 0:
             raise LinkError("the host closed the link")
-        end = self._filled + length
+        self._deliver(self._filled + length)
+
+    def _deliver(self, end: int) -> None:
+        """Give the whole frames of the first end bytes of _in to the tap, and move the rest to the front."""
+        view, write = self._in, self._tap.write
         whole, rest = frames.split(view, 0, end, self._framing)
         for off, size in whole:
-            if size < MIN_FRAME:
+            if size < self._min_frame:
                 continue
             if self._trace:
                 _trace("from host", view[off : off + size])

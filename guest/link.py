@@ -4,14 +4,15 @@
     unix:///path/of/socket     a unix stream socket; the request always names /connect
     stdio:/program?flag=value  a child process started with -flag=value; frames on its pipes, no request
 
-The host answers the request with nothing: the next byte each way belongs to a frame.
-Knows neither framing nor taps. An extension of the protocol (offload) is asked for by a
-header line more in REQUEST_HEADERS.
+The host answers the request with nothing: the next byte each way belongs to a frame. An
+extension of the protocol is asked for by more header lines (:mod:`guest.offload`). Knows
+neither framing nor taps.
 """
 
 import os
 import socket
 import subprocess
+from collections.abc import Mapping
 from typing import Final
 from urllib.parse import parse_qsl, unquote, urlsplit
 
@@ -20,6 +21,7 @@ from pipeline.wire.framing import connect_request
 DEFAULT_VSOCK_PORT: Final = 1024
 REQUEST_HEADERS: Final = {"User-Agent": "Go-http-client/1.1"}
 """Byte for byte the request of gvforwarder, whatever a host reads in it."""
+NO_HEADERS: Final[Mapping[str, str]] = {}
 SOCKET_BUFFER_BYTES: Final = 1 << 20
 _SO_SNDBUFFORCE: Final = 32
 _SO_RCVBUFFORCE: Final = 33
@@ -32,12 +34,19 @@ class LinkError(Exception):
 class Link:
     """Two non-blocking descriptors: frames of the host are read from one and written to the other.
 
-    They are the same descriptor for a socket.
+    They are the same descriptor for a socket. ``requested``: a request for /connect was sent.
     """
 
-    def __init__(self, read_fd: int, write_fd: int, child: "subprocess.Popen[bytes] | None" = None) -> None:
+    def __init__(
+        self,
+        read_fd: int,
+        write_fd: int,
+        child: "subprocess.Popen[bytes] | None" = None,
+        requested: bool = False,
+    ) -> None:
         os.set_blocking(read_fd, False)
         os.set_blocking(write_fd, False)
+        self.requested = requested
         self.read_fd = read_fd
         self.write_fd = write_fd
         self._child = child
@@ -51,15 +60,18 @@ class Link:
             self._child.wait()
 
 
-def dial(url: str) -> Link:
-    """Open the link that url names and send the request. Raises LinkError or OSError."""
+def dial(url: str, headers: Mapping[str, str] = NO_HEADERS) -> Link:
+    """Open the link that url names and send the request, with headers besides its own.
+
+    Raises LinkError or OSError.
+    """
     parts = urlsplit(url)
     if parts.scheme == "vsock":
         cid, port = _vsock_address(parts.netloc)
         # The numbers have no host name behind them, so nothing here resolves.
-        return _dial_socket(socket.socket(socket.AF_VSOCK, _STREAM), (cid, port), parts.path)
+        return _dial_socket(socket.socket(socket.AF_VSOCK, _STREAM), (cid, port), parts.path, headers)
     if parts.scheme == "unix":
-        return _dial_socket(socket.socket(socket.AF_UNIX, _STREAM), unquote(parts.path), "/connect")
+        return _dial_socket(socket.socket(socket.AF_UNIX, _STREAM), unquote(parts.path), "/connect", headers)
     if parts.scheme == "stdio":
         return _start_child(unquote(parts.path), parts.query)
     raise LinkError("cannot connect to host: unexpected scheme")
@@ -78,7 +90,9 @@ def _vsock_address(netloc: str) -> tuple[int, int]:
     return cid, port
 
 
-def _dial_socket(sock: socket.socket, address: tuple[int, int] | str, path: str) -> Link:
+def _dial_socket(
+    sock: socket.socket, address: tuple[int, int] | str, path: str, headers: Mapping[str, str]
+) -> Link:
     with sock:
         sock.connect(address)
         for option in (_SO_SNDBUFFORCE, _SO_RCVBUFFORCE):
@@ -88,9 +102,9 @@ def _dial_socket(sock: socket.socket, address: tuple[int, int] | str, path: str)
                 # Without CAP_NET_ADMIN the kernel's own buffer size has to do.
                 break
         if path:
-            sock.sendall(connect_request(path, headers=REQUEST_HEADERS))
+            sock.sendall(connect_request(path, headers={**REQUEST_HEADERS, **headers}))
         fd = sock.detach()
-    return Link(fd, fd)
+    return Link(fd, fd, requested=bool(path))
 
 
 def _start_child(program: str, query: str) -> Link:

@@ -1,9 +1,9 @@
 """The guest's tap interface: opened without packet information, named, addressed, set up.
 
 Linux only (tun.txt of the kernel's documentation). An object owns the descriptor of
-/dev/net/tun: when that closes, an interface which is not persistent vanishes. The
-offload extension will open the same tap with IFF_VNET_HDR in ``flags``: what is then
-read and written begins with a virtio-net header, and nothing here changes for it.
+/dev/net/tun: when that closes, an interface which is not persistent vanishes. With
+IFF_VNET_HDR in ``flags`` what is read and written begins with a virtio-net header, whose
+length and meaning :mod:`guest.offload` sets; nothing here changes for it.
 Addresses and routes are not set here but by a DHCP client or :mod:`guest.netlink`.
 """
 

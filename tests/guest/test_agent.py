@@ -134,11 +134,19 @@ def host(network: Network) -> Iterator[FakeHost]:
 class TestInANamespace:
     """A tap, an address, and the link going away."""
 
-    def test_the_request_is_that_of_gvforwarder_byte_for_byte(self, guest: Namespace, host: FakeHost) -> None:
-        with Agent(guest, host.path):
+    @pytest.mark.parametrize(
+        "words, header",
+        [(("-offload=false",), b""), ((), b"Gvtap-Offload: 1\r\n")],
+        ids=["without offload", "by default"],
+    )
+    def test_the_request_is_that_of_gvforwarder_but_for_the_offload_header(
+        self, guest: Namespace, host: FakeHost, words: tuple[str, ...], header: bytes
+    ) -> None:
+        with Agent(guest, host.path, *words):
             assert host.requests == [
                 b"POST /connect HTTP/1.1\r\nHost: \r\nUser-Agent: Go-http-client/1.1\r\n"
-                b"Content-Length: 0\r\n\r\n"
+                + header
+                + b"Content-Length: 0\r\n\r\n"
             ]
 
     def test_the_builtin_client_sets_address_route_mtu_and_resolver(
@@ -229,6 +237,8 @@ class TestInANamespace:
         agent.start()
         wait_for(lambda: host.requests, "a request")
         guest.ip("address", "add", "192.168.127.7/24", "dev", "tap7")
+        carrier = ("cat", "/sys/class/net/tap7/carrier")
+        wait_for(lambda: guest.run(*carrier).stdout == "1\n", "the agent at the tap")
         guest.run("ping", "-c", "1", "-W", "1", "192.168.127.1", check=False)
         arp = wait_for(lambda: [f for f in host.frames if f[12:14] == b"\x08\x06"], "an ARP request")
         assert arp[0][6:12] == bytes.fromhex("020000000007")
