@@ -90,3 +90,17 @@ def test_connect_names_the_client(tmp_path: Path) -> None:
             writer.close()
 
     asyncio.run(run())
+
+
+def test_connect_hands_on_what_the_guest_asks_for(tmp_path: Path) -> None:
+    async def run() -> None:
+        async with endpoint(tmp_path) as at, asyncio.timeout(5):
+            _, writer = await at.open()
+            writer.write(b"POST /connect HTTP/1.1\r\nHost: \r\nGVTAP-offload: 1\r\n\r\n")
+            while not at.workers.socks:
+                await asyncio.sleep(0.002)
+            ((_, asked),) = at.workers.asked
+            assert asked["offload"] == "1"
+            writer.close()
+
+    asyncio.run(run())

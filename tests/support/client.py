@@ -3,6 +3,7 @@
 transfer ADDRESS PORT DOWN UP [COUNT]     COUNT connections at once, each with its own seed
 connect ADDRESS PORT                      {"errno": name or "", "seconds": s}
 udp ADDRESS PORT SIZE COUNT               {"sent": COUNT, "received": n}, one datagram at a time
+segmented ADDRESS PORT SIZE COUNT         {"sent": COUNT, "received": n, "different": n}, sent in one piece
 late ADDRESS PORT SIZE                    sends, ends its half, then reads: {"answer": text}
 early ADDRESS PORT SIZE                   reads to the end, then sends: {"answer": text, "sha256": of it}
 reset ADDRESS PORT                        {"errno": name} after the server's reset
@@ -32,6 +33,7 @@ import dns.rcode
 from tests.support import traffic
 
 TIMEOUT = 120.0
+_UDP_SEGMENT = 103  # linux/udp.h
 
 
 def _open(address: str, port: str, timeout: float = TIMEOUT) -> socket.socket:
@@ -85,6 +87,25 @@ def udp(address: str, port: str, size: str, count: str) -> dict[str, Any]:
             except TimeoutError:
                 continue
     return {"sent": int(count), "received": received}
+
+
+def segmented(address: str, port: str, size: str, count: str) -> dict[str, Any]:
+    """COUNT datagrams in one call, for the kernel or the card to cut; the last is shorter. All are echoed."""
+    length = int(size)
+    sent = [index.to_bytes(4, "big").ljust(length, b"%c" % (index % 251)) for index in range(int(count))]
+    sent[-1] = sent[-1][: length // 2]
+    received = []
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.setsockopt(socket.IPPROTO_UDP, _UDP_SEGMENT, length)
+        sock.settimeout(2.0)
+        sock.connect((address, int(port)))
+        sock.send(b"".join(sent))
+        while len(received) < len(sent):
+            try:
+                received.append(sock.recv(65535))
+            except TimeoutError:
+                break
+    return {"sent": len(sent), "received": len(received), "different": len(set(received) - set(sent))}
 
 
 def late(address: str, port: str, size: str) -> dict[str, Any]:
@@ -148,7 +169,7 @@ def fetch(address: str, port: str) -> dict[str, Any]:
 
 COMMANDS: dict[str, Callable[..., dict[str, Any]]] = {
     function.__name__: function
-    for function in (transfer, connect, udp, late, early, reset, stop, resolve, fetch)
+    for function in (transfer, connect, udp, segmented, late, early, reset, stop, resolve, fetch)
 }
 
 
