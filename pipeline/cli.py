@@ -28,14 +28,8 @@ _SUMMARY: Final = f"""Usage of {PROGRAM}:
   {PROGRAM} -version              print the version
 """
 
-UNSERVED: Final = (
-    ("vpnkit", "listen-vpnkit"),
-    ("bess", "listen-bess"),
-    ("stdio", "listen-stdio"),
-    ("vfkit", "listen-vfkit"),
-    ("socket_forwards", "forward-sock"),
-    ("capture_file", "pcap"),
-)
+
+UNSERVED: Final = (("socket_forwards", "forward-sock"), ("capture_file", "pcap"))
 """Fields of Config that this version reads and cannot serve, with their flags: a start is refused."""
 
 
@@ -69,11 +63,13 @@ def main(words: Sequence[str] | None = None) -> int:
             return MISUSED
 
 
-def _parse(command: str, words: Sequence[str]) -> flags.Parsed | int:
-    """The flags of a command, or the exit code with which it ends at once."""
-    usage = flags.usage(f"Usage of {PROGRAM} {command}:", options.START)
+def parse(
+    title: str, table: Sequence[flags.Flag], words: Sequence[str], version_line: str
+) -> flags.Parsed | int:
+    """The flags of a command, or the exit code with which it ends at once: help, version, misuse."""
+    usage = flags.usage(title, table)
     try:
-        parsed = flags.parse(options.START, words)
+        parsed = flags.parse(table, words)
     except flags.HelpRequestError:
         sys.stderr.write(usage)
         return OK
@@ -81,28 +77,45 @@ def _parse(command: str, words: Sequence[str]) -> flags.Parsed | int:
         sys.stderr.write(f"{error}\n{usage}")
         return MISUSED
     if parsed.true("version"):
-        print(f"{PROGRAM} version {version()}")
+        print(version_line)
         return OK
     return parsed
 
 
-def _start(words: Sequence[str]) -> int:
-    parsed = _parse("start", words)
-    if isinstance(parsed, int):
-        return parsed
+def start(parsed: flags.Parsed, words: Sequence[str], program: supervisor.Program) -> int:
+    """Build the configuration and run the daemon as one of the two programs; the exit code."""
     logs.setup()
+    opened: list[str] = []
+
+    def try_log_file(path: str) -> None:
+        logs.try_file(path)
+        opened.append(path)
+
     try:
-        config, warnings = config_build.build(parsed, words, try_log_file=logs.try_file)
+        config, warnings = config_build.build(parsed, words, try_log_file=try_log_file)
         _must_be_served(config)
         logs.setup(config.log_file, config.log_level, debug=config.log_level == "debug")
     except (ConfigError, OSError) as error:
-        logs.fatal(str(error))
+        logs.fatal(str(error), program.name)
+        if opened:
+            # Who reads only the log finds it there as well.
+            logs.setup(opened[0])
+            logs.logger("supervisor").critical(str(error))
         return FAILED
     log = logs.logger("supervisor")
     for warning in warnings:
         log.warning(warning)
-    log.info(f"{PROGRAM} version {version()}")
-    return supervisor.run(config)
+    log.info(f"{program.name} version {version()}")
+    return supervisor.run(config, program)
+
+
+def _start(words: Sequence[str]) -> int:
+    parsed = _parse("start", words)
+    return parsed if isinstance(parsed, int) else start(parsed, words, supervisor.OWN)
+
+
+def _parse(command: str, words: Sequence[str]) -> flags.Parsed | int:
+    return parse(f"Usage of {PROGRAM} {command}:", options.START, words, f"{PROGRAM} version {version()}")
 
 
 def _must_be_served(config: Config) -> None:

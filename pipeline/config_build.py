@@ -28,6 +28,10 @@ VPNKIT_UUID: Final = "c3d68012-0208-11ea-9fd7-f2189899ab08"
 HOST_LOOPBACK: Final = "127.0.0.1"
 RESOLV_CONF: Final = "/etc/resolv.conf"
 MIN_HOST_BITS: Final = 3
+STREAM_SCHEMES: Final = ("unix", "tcp", "vsock", "fd")
+"""Where clients of the API and guests on byte streams may come; fd is a descriptor passed by a parent."""
+
+_VSOCK: Final = re.compile(r"([0-9]*:[0-9]+|[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12})", re.ASCII)
 
 LEVELS: Final[Mapping[str, str]] = {
     "critical": "critical",
@@ -89,7 +93,7 @@ def build(
     listen = parsed.lists["listen"] or tuple(keys.listen)
     services = parsed.text("services") or keys.services
     for url in (*listen, *filter(None, [services])):
-        _endpoint(url, "cannot listen", ("unix", "tcp", "vsock"))
+        _endpoint(url, "cannot listen", STREAM_SCHEMES)
     bounds = _limits(parsed, keys)
     config = Config(
         listen=listen,
@@ -219,16 +223,16 @@ def _notification(flag: str, key: str) -> str:
 def _links(parsed: flags.Parsed, keys: FileKeys) -> dict[str, str]:
     links = {name: parsed.text(f"listen-{name}") or getattr(keys.interfaces, name) for name in LINKS}
     if links["qemu"]:
-        _endpoint(links["qemu"], "invalid value for qemu listen address", ("unix", "tcp"))
+        _endpoint(links["qemu"], "invalid value for qemu listen address", STREAM_SCHEMES)
         _must_not_exist(links["qemu"], "unix")
     for name, scheme in (("bess", "unixpacket"), ("vfkit", "unixgram")):
         url = links[name]
         if url:
-            if not url.startswith(f"{scheme}://"):
+            if not url.startswith((f"{scheme}://", "fd://")):
                 raise ConfigError(f"{name} listen address must be {scheme}:// address")
             _must_not_exist(url, scheme)
     if links["vpnkit"]:
-        _endpoint(links["vpnkit"], "invalid value for vpnkit listen address", ("unix", "tcp", "vsock"))
+        _endpoint(links["vpnkit"], "invalid value for vpnkit listen address", STREAM_SCHEMES)
     for one, other in (("qemu", "vpnkit"), ("bess", "vpnkit"), ("qemu", "bess")):
         if links[one] and links[other]:
             raise ConfigError(f"cannot use {one} and {other} protocol at the same time")
@@ -238,7 +242,7 @@ def _links(parsed: flags.Parsed, keys: FileKeys) -> dict[str, str]:
 def _endpoint(url: str, what: str, schemes: tuple[str, ...]) -> None:
     try:
         parts = urlsplit(url)
-        port = parts.port
+        port = parts.port if parts.scheme == "tcp" else None
     except ValueError as error:
         raise ConfigError(f"{what}: {url}: {error}") from None
     if parts.scheme not in schemes:
@@ -248,8 +252,10 @@ def _endpoint(url: str, what: str, schemes: tuple[str, ...]) -> None:
         raise ConfigError(f"{what}: {url}: missing path of the socket")
     if parts.scheme == "tcp" and port is None:
         raise ConfigError(f"{what}: address {parts.netloc}: missing port in address")
-    if parts.scheme == "vsock" and (port is None or not re.fullmatch(r"[0-9]*", parts.hostname or "")):
+    if parts.scheme == "vsock" and not _VSOCK.fullmatch(parts.netloc) and not parts.path.strip("/"):
         raise ConfigError(f"{what}: {url}: vsock addresses have the form vsock://:port or vsock://cid:port")
+    if parts.scheme == "fd" and not parts.netloc:
+        raise ConfigError(f"{what}: {url}: descriptors have the form fd://3 or fd://name")
 
 
 def _must_not_exist(url: str, scheme: str) -> None:

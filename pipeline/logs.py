@@ -103,9 +103,9 @@ def _in_order(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> Mu
     return {**ordered, **event}
 
 
-def fatal(text: str) -> None:
+def fatal(text: str, program: str = "gvtap-pipeline") -> None:
     """The last word of a start that failed: a plain line on a terminal, else a log line."""
     if os.isatty(STDERR):
-        sys.stderr.write(f"gvtap-pipeline: {text}\n")
+        sys.stderr.write(f"{program}: {text}\n")
     else:
         logger("supervisor").critical(text)

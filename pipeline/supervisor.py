@@ -1,41 +1,68 @@
 """The supervisor: starts the workers, watches them, serves the API, and stops everything in order.
 
-It is outside the packet path: an asyncio program over the workers' control sockets. A worker that
-ends on its own ends the daemon with status 1; SIGINT and SIGTERM end it with status 0.
+It is outside the packet path: an asyncio program over the workers' control sockets. Sockets are
+bound when everything behind them runs, in gvproxy's order: what a program waits for by looking for its file
+works when the file is there. A worker that ends on its own ends the daemon with status 1; SIGINT, SIGTERM
+and SIGHUP end it with status 0, and SIGQUIT with status 2 and a dump of what every process is doing.
 """
 
 import asyncio
+import faulthandler
 import os
 import signal
 import socket
+import sys
+from collections.abc import Iterator
 from contextlib import suppress
-from typing import Final
+from typing import Final, NamedTuple
 
 from pipeline import logs, workers
 from pipeline.config import Config
+from pipeline.control.channel import Message, RequestError
 from pipeline.control.forwarder import ForwardError
+from pipeline.control.notify import HYPERVISOR_ERROR, READY
 from pipeline.control.plane import ControlPlane
-from pipeline.links import addresses
+from pipeline.links import addresses, inherited, protocols, stdio
 from pipeline.topology import Fabric, Layout, TopologyError
 
 STOP_TIMEOUT: Final = 1.0
 """Seconds that the workers have to end after SIGTERM; then they are killed."""
+LAST_WORDS: Final = 0.2
+"""Seconds after the last guest left in which the notifications about it are gathered."""
 EXIT_OK: Final = 0
 EXIT_FAILED: Final = 1
+EXIT_QUIT: Final = 2
+
+ONE_GUEST: Final = frozenset({protocols.QEMU, protocols.BESS, protocols.VFKIT, protocols.STDIO})
+"""Protocols of which gvproxy serves one guest and ends with it."""
 
 
 class StartError(Exception):
     """The daemon cannot start; the text says what is in the way."""
 
 
-def run(config: Config) -> int:
+class Program(NamedTuple):
+    """As which program the daemon runs.
+
+    ``one_guest``: the first guest of a protocol in ONE_GUEST is the only one, and the daemon ends with it.
+    """
+
+    name: str
+    one_guest: bool = False
+
+
+OWN: Final = Program("gvtap-pipeline")
+GVPROXY: Final = Program("gvproxy", one_guest=True)
+
+
+def run(config: Config, program: Program = OWN) -> int:
     """Run the daemon until it is told to stop. Returns the exit status."""
-    supervisor = Supervisor(config)
+    supervisor = Supervisor(config, program)
     try:
         supervisor.start()
     except (StartError, addresses.AddressError, TopologyError, OSError) as error:
         supervisor.release()
-        logs.fatal(str(error))
+        logs.fatal(str(error), program.name)
         return EXIT_FAILED
     try:
         return asyncio.run(supervisor.watch())
@@ -46,42 +73,44 @@ def run(config: Config) -> int:
 class Supervisor:
     """One run of the daemon."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, program: Program = OWN) -> None:
         self.config = config
+        self.program = program
         self.log = logs.logger("supervisor")
         self.running: list[workers.Running] = []
         self.paths: list[str] = []
-        self.api_listeners: list[socket.socket] = []
-        self.service_listeners: list[socket.socket] = []
-        self.guest_listeners: workers.Listeners = []
+        self.listeners: list[socket.socket] = []
+        self.inherited = inherited.Inherited(os.environ, os.getpid())
+        self.stdio: tuple[int, int] | None = None
         self.fabric: Fabric | None = None
+        self.plane: ControlPlane | None = None
         self.status = EXIT_OK
+        self.reason = ""
+        """Why the daemon ends: the first cause counts."""
         self.stopping = asyncio.Event()
 
     # --- start, before any event loop -----------------------------------------------------
 
     def start(self) -> None:
-        """Bind what is asked for and fork the workers. Raises StartError, AddressError, OSError."""
+        """Take what was inherited and fork the workers. Raises StartError, AddressError, OSError."""
         config = self.config
         self._write_pid_file()
         layout = Layout(config.slots, config.tcp_workers, config.egress_workers)
-        self.api_listeners = [self._listen(url) for url in config.listen]
-        if config.services:
-            self.service_listeners = [self._listen(config.services)]
-        if config.qemu:
-            self.guest_listeners.append((self._listen(config.qemu), "qemu"))
+        for url in (*config.listen, config.services, *(url for _, url in self._entrances())):
+            if url.startswith(inherited.SCHEME):
+                self.inherited.claim(url)
+        for name in self.inherited.unused():
+            self.log.warning("a passed descriptor is not used", descriptor=name)
+        if config.stdio:
+            self.stdio = stdio.take()
         self.fabric = Fabric.create(layout)
-        private = [*self.api_listeners, *self.service_listeners]
-        self.running = workers.start(self.fabric, config, self.guest_listeners, private)
-        for sock, _ in self.guest_listeners:
-            sock.close()
+        self.running = workers.start(self.fabric, config, [*self.inherited.sockets, *(self.stdio or ())])
 
-    def _listen(self, url: str) -> socket.socket:
-        sock = addresses.listen(url)
-        if url.startswith("unix:"):
-            self.paths.append(addresses.unix_path(url))
-        self.log.info(f"listening {url}")
-        return sock
+    def _entrances(self) -> Iterator[tuple[str, str]]:
+        """Protocol and URL of each entrance but stdio, in the order in which they are opened."""
+        for protocol in (protocols.VPNKIT, protocols.QEMU, protocols.BESS, protocols.VFKIT):
+            if url := getattr(self.config, protocol):
+                yield protocol, url
 
     def _write_pid_file(self) -> None:
         path = self.config.pid_file
@@ -98,33 +127,113 @@ class Supervisor:
     # --- life -----------------------------------------------------------------------------
 
     async def watch(self) -> int:
-        """Serve the API until a signal comes or a worker ends; then stop the workers."""
+        """Serve until a signal comes, a worker ends or the program's guest leaves; then stop the workers."""
         assert self.fabric is not None
         loop = asyncio.get_running_loop()
-        for number in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(number, self._on_signal, number)
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
+            # Who was started by nohup lives on.
+            if signal.getsignal(number) != signal.SIG_IGN:
+                loop.add_signal_handler(number, self._on_signal, number)
         for worker in self.running:
             loop.add_reader(worker.process.sentinel, self._on_end, worker)
-        plane = ControlPlane(
-            self.config, self.fabric, {worker.name: worker.control for worker in self.running}
-        )
+        controls = {worker.name: worker.control for worker in self.running}
+        self.plane = plane = ControlPlane(self.config, self.fabric, controls, self._on_guest)
         try:
-            await plane.start(self.api_listeners, self.service_listeners)
+            await self._open(plane)
             self.log.info("waiting for clients...", workers=len(self.running))
             await self.stopping.wait()
-        except ForwardError as error:
-            self.log.critical(str(error))
-            self.status = EXIT_FAILED
-        self.stopping.set()
+        except (ForwardError, RequestError, addresses.AddressError, OSError) as error:
+            self._stop(str(error), EXIT_FAILED)
+            if not self.program.one_guest:
+                self.log.critical(str(error))
         self._remove_paths()
         await self._stop_workers()
         await plane.close()
         self.log.info("stopped", status=self.status)
+        if self.program.one_guest:
+            # The last line, in words that scripts look for.
+            self.log.error(f"{self.program.name} exiting: {self.reason}")
         return self.status
+
+    async def _open(self, plane: ControlPlane) -> None:
+        """Bind everything, in gvproxy's order."""
+        config = self.config
+        await plane.start()
+        for url in config.listen:
+            plane.serve(self._listen(url), guests=True)
+            self.log.info(f"listening {url}")
+        plane.notify(READY)
+        if config.services:
+            plane.serve(self._listen(config.services), guests=False)
+            self.log.info(f"enabling services API. Listening {config.services}")
+        try:
+            for protocol, url in self._entrances():
+                sock = protocols.bind(protocol, url, self.inherited)
+                with sock:
+                    self._keep_path(url)
+                    await self._open_entrance(plane, protocol, [sock])
+                self.log.info(f"listening {url}", protocol=protocol)
+            if self.stdio is not None:
+                await self._open_entrance(plane, protocols.STDIO, self.stdio)
+        except addresses.AddressError:
+            plane.notify(HYPERVISOR_ERROR)
+            raise
+        self._close_stdio()
+
+    async def _open_entrance(
+        self, plane: ControlPlane, protocol: str, fds: list[socket.socket] | tuple[int, int]
+    ) -> None:
+        once = self.program.one_guest and protocol in ONE_GUEST
+        await plane.open_entrance(protocol, fds, once=once, macs=self.config.vpnkit_macs)
+
+    def _listen(self, url: str) -> socket.socket:
+        if url.startswith(inherited.SCHEME):
+            sock = self.inherited.take(url)
+            protocols.check_kind(sock, socket.SOCK_STREAM, url)
+        else:
+            sock = addresses.listen(url)
+        self._keep_path(url)
+        self.listeners.append(sock)
+        return sock
+
+    def _keep_path(self, url: str) -> None:
+        path = addresses.socket_path(url)
+        if path:
+            self.paths.append(path)
+
+    def _stop(self, reason: str, status: int) -> None:
+        """Begin to end; who calls first says why."""
+        if not self.stopping.is_set():
+            self.reason, self.status = reason, status
+            self.stopping.set()
 
     def _on_signal(self, number: int) -> None:
         self.log.info("signal caught", signal=signal.Signals(number).name)
-        self.stopping.set()
+        if number == signal.SIGQUIT:
+            faulthandler.dump_traceback(sys.stderr)
+            for worker in self.running:
+                if worker.process.is_alive():
+                    os.kill(worker.process.pid, number)
+        self._stop("signal caught", EXIT_QUIT if number == signal.SIGQUIT else EXIT_OK)
+
+    def _on_guest(self, event: Message) -> None:
+        """What ingress says about entrances: a guest left one, or nobody can come in there any more."""
+        assert self.plane is not None
+        protocol, error = str(event["protocol"]), str(event["error"])
+        failed = event["change"] == "failed"
+        if failed or protocol == protocols.STDIO:
+            self.plane.notify(HYPERVISOR_ERROR)
+        ends = self.program.one_guest and protocol in ONE_GUEST
+        if failed and self.program.one_guest:
+            self._stop(error, EXIT_FAILED)
+        elif ends or (protocol == protocols.STDIO and self._is_only_stdio()):
+            text = f"cannot receive packets from {event['peer']}, disconnecting: {error}"
+            grace = LAST_WORDS if self.config.notification else 0.0
+            asyncio.get_running_loop().call_later(grace, self._stop, text, EXIT_OK)
+
+    def _is_only_stdio(self) -> bool:
+        """Whether nobody can come any more after the guest on standard input left."""
+        return not self.config.listen and not any(self._entrances())
 
     def _on_end(self, worker: workers.Running) -> None:
         """A worker's process is over: expected while stopping, otherwise the end of the daemon."""
@@ -135,8 +244,7 @@ class Supervisor:
             self.log.error(
                 "worker died", worker=worker.name, pid=worker.process.pid, exitcode=worker.process.exitcode
             )
-            self.status = EXIT_FAILED
-            self.stopping.set()
+            self._stop(f"worker {worker.name} died", EXIT_FAILED)
 
     async def _stop_workers(self) -> None:
         for worker in self.running:
@@ -154,20 +262,23 @@ class Supervisor:
     # --- end ------------------------------------------------------------------------------
 
     def release(self) -> None:
-        """Close and remove what start() made, as far as it came."""
+        """Close and remove what start() and watch() made, as far as they came."""
         for worker in self.running:
             if worker.process.is_alive():
                 worker.process.kill()
                 worker.process.join()
             worker.control.close()
-        for sock in (
-            *self.api_listeners,
-            *self.service_listeners,
-            *(sock for sock, _ in self.guest_listeners),
-        ):
+        for sock in self.listeners:
             sock.close()
+        self.inherited.close()
+        self._close_stdio()
         # The segment is unmapped with the process: views of it live in the channels' bells.
         self._remove_paths()
+
+    def _close_stdio(self) -> None:
+        for fd in self.stdio or ():
+            os.close(fd)
+        self.stdio = None
 
     def _remove_paths(self) -> None:
         for path in self.paths:

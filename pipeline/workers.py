@@ -4,13 +4,15 @@ A child owns its ends of the control socket and of hand-off sockets, and nothing
 parent's: a copied end would keep a socket open after its owner died.
 """
 
+import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 import multiprocess
 
+from pipeline import process_name
 from pipeline.config import Config
 from pipeline.stages.demux import DemuxStage
 from pipeline.stages.egress import EgressStage
@@ -21,10 +23,8 @@ from pipeline.stages.tcp import TcpStage
 from pipeline.stages.worker import Stage, Worker
 from pipeline.topology import DEMUX, EGRESS, INGRESS, LISTEN, RESOLVER, TCP, Fabric
 
-Listeners = list[tuple[socket.socket, str]]
-"""Sockets on which guests connect, each with the name of its framing."""
-
 _STAGES: Final[dict[str, Callable[[Worker, Config], Stage]]] = {
+    INGRESS: IngressStage,
     DEMUX: DemuxStage,
     TCP: TcpStage,
     EGRESS: EgressStage,
@@ -42,18 +42,15 @@ class Running:
     control: socket.socket
 
 
-def start(fabric: Fabric, config: Config, guests: Listeners, private: list[socket.socket]) -> list[Running]:
-    """Fork all workers. guests are for ingress; private sockets are closed in every child.
-
-    The listening sockets in guests are ingress's from then on: close them in the parent.
-    """
+def start(fabric: Fabric, config: Config, private: Sequence[socket.socket | int]) -> list[Running]:
+    """Fork all workers. private: sockets and descriptors of the supervisor, closed in every child."""
     context = multiprocess.get_context("fork")
     names = fabric.layout.names
     pairs = {name: socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET) for name in names}
     running = []
     for name in names:
         process = context.Process(
-            target=_main, name=name, args=(name, fabric, config, guests, private, pairs), daemon=True
+            target=_main, name=name, args=(name, fabric, config, private, pairs), daemon=True
         )
         process.start()
         running.append(Running(name, process, pairs[name][0]))
@@ -66,10 +63,10 @@ def _main(
     name: str,
     fabric: Fabric,
     config: Config,
-    guests: Listeners,
-    private: list[socket.socket],
+    private: Sequence[socket.socket | int],
     pairs: dict[str, tuple[socket.socket, socket.socket]],
 ) -> None:
+    process_name.set_name(f"gvtap-{name}")
     for owner, (supervisors, workers) in pairs.items():
         supervisors.close()
         if owner != name:
@@ -78,12 +75,10 @@ def _main(
         for owner, end in ends.items():
             if owner != name:
                 end.close()
-    for sock in private:
-        sock.close()
-    role = fabric.layout.node(name).role
-    if role != INGRESS:
-        for sock, _ in guests:
-            sock.close()
+    for own in private:
+        if isinstance(own, int):
+            os.close(own)
+        else:
+            own.close()
     worker = Worker(fabric.ports(name), pairs[name][1])
-    stage = IngressStage(worker, config, guests) if role == INGRESS else _STAGES[role](worker, config)
-    worker.run(stage)
+    worker.run(_STAGES[fabric.layout.node(name).role](worker, config))

@@ -28,7 +28,8 @@ def _restored() -> Iterator[None]:
 def started(monkeypatch: pytest.MonkeyPatch) -> list[Config]:
     configs: list[Config] = []
 
-    def run(config: Config) -> int:
+    def run(config: Config, program: supervisor.Program) -> int:
+        assert program.name == "gvtap-pipeline"
         configs.append(config)
         return 7
 

@@ -135,7 +135,7 @@ PREFIX = "failed to validate configuration IPs: "
         (["-mtu", "-5"], "mtu is out of range: -5 (allowed: 68 to 65521)"),
         (
             ["-listen", "http://a"],
-            'cannot listen: unexpected scheme: "http://a" (allowed: unix://, tcp://, vsock://)',
+            'cannot listen: unexpected scheme: "http://a" (allowed: unix://, tcp://, vsock://, fd://)',
         ),
         (["-services", "tcp://a"], "cannot listen: address a: missing port in address"),
         (["-listen", "unix://"], "cannot listen: unix://: missing path of the socket"),

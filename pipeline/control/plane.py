@@ -2,7 +2,7 @@
 
 import os
 import socket
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from aiohttp import web
@@ -13,17 +13,27 @@ from pipeline.control.api import Api
 from pipeline.control.channel import Channel, Channels, Message
 from pipeline.control.forwarder import Forwarder
 from pipeline.control.front import Front, TakeOver, make_runner
-from pipeline.control.notify import CONNECTION_CLOSED, CONNECTION_ESTABLISHED, READY, Notifier
+from pipeline.control.notify import CONNECTION_CLOSED, CONNECTION_ESTABLISHED, Notifier
 from pipeline.control.takeover import CONNECT, TUNNEL, Connect, Tunnel
-from pipeline.topology import RESOLVER, Fabric
+from pipeline.topology import INGRESS, RESOLVER, Fabric
 
 
 class ControlPlane:
     """Everything of the supervisor that talks: to workers, to API clients, to the notification socket."""
 
-    def __init__(self, config: Config, fabric: Fabric, controls: Mapping[str, socket.socket]) -> None:
-        """controls: the supervisor's ends of the control sockets by worker. Needs a running event loop."""
+    def __init__(
+        self,
+        config: Config,
+        fabric: Fabric,
+        controls: Mapping[str, socket.socket],
+        on_guest: Callable[[Message], None],
+    ) -> None:
+        """controls: the supervisor's ends of the control sockets by worker. Needs a running event loop.
+
+        on_guest hears the events of ingress about its entrances (see open_entrance).
+        """
         self._config = config
+        self._on_guest = on_guest
         self._fabric = fabric
         self._log = logs.logger("supervisor")
         self._blocks = {name: fabric.counters(name) for name in fabric.layout.names}
@@ -47,22 +57,34 @@ class ControlPlane:
     def _counters(self) -> dict[str, dict[str, int]]:
         return {name: block.snapshot() for name, block in self._blocks.items()}
 
-    async def start(self, listeners: list[socket.socket], services: list[socket.socket]) -> None:
-        """Open the configured forwards, then serve. ForwardError names a forward that cannot be opened."""
+    async def start(self) -> None:
+        """Begin to notify, open the configured forwards. ForwardError names one that cannot be opened."""
         await self._full.setup()
         await self._guest.setup()
         self._notifier.start()
+        self._guest_front = Front(_server(self._guest), {}, self._log)
         for forward in self._config.forwards:
             await self._forwarder.expose(forward.protocol, forward.local, forward.remote)
-        self._guest_front = Front(_server(self._guest), {}, self._log)
-        everything: dict[str, TakeOver] = {CONNECT: self._connect, TUNNEL: self._tunnel}
-        no_guests: dict[str, TakeOver] = {TUNNEL: self._tunnel}
-        for sockets, paths in ((listeners, everything), (services, no_guests)):
-            front = Front(_server(self._full), paths, self._log)
-            self._fronts.append(front)
-            for sock in sockets:
-                front.listen(sock)
-        self._notifier.notify(READY)
+
+    def serve(self, listener: socket.socket, *, guests: bool) -> None:
+        """Serve the API on a listening socket, which stays the caller's; with guests also /connect."""
+        paths: dict[str, TakeOver] = {TUNNEL: self._tunnel}
+        if guests:
+            paths[CONNECT] = self._connect
+        front = Front(_server(self._full), paths, self._log)
+        self._fronts.append(front)
+        front.listen(listener)
+
+    async def open_entrance(
+        self, protocol: str, fds: Sequence[socket.socket | int], *, once: bool, macs: Mapping[str, bytes]
+    ) -> None:
+        """Let guests in on bound sockets, which stay the caller's. RequestError when ingress refuses them."""
+        op = {"op": "open", "protocol": protocol, "once": once, "macs": dict(macs)}
+        await self._channels.request(INGRESS, op, fds)
+
+    def notify(self, kind: str) -> None:
+        """Send a notification that is about no guest."""
+        self._notifier.notify(kind)
 
     async def close(self) -> None:
         """End every connection of the API and the channels to the workers."""
@@ -89,6 +111,8 @@ class ControlPlane:
                 self._notifier.notify(CONNECTION_CLOSED, mac)
             case {"event": "mac"}:
                 return
+            case {"event": "guest"}:
+                self._on_guest(event)
             case _:
                 _close_all(fds)
                 self._log.warning("unknown event", worker=worker, name=event.get("event"))

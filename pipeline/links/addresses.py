@@ -1,16 +1,38 @@
-"""Listening sockets from URLs: ``unix:///path``, ``tcp://host:port``, ``vsock://[cid]:port``.
+"""Sockets for guests and clients from URLs. Binds and listens, never connects.
 
-Binds and listens, never connects. Nothing is unlinked to make room: a path that exists is
+::
+
+    unix:///path            a stream socket            unixpacket:///path      a packet socket (bess)
+    tcp://host:port                                    unixgram:///path        a datagram socket (vfkit)
+    vsock://[cid]:port      for virtual machines on this host (Linux)
+    vsock://any:port/dir    hyperkit's: the unix socket dir/00000002.%08x of the port. The directory may
+                            also be in the environment, as VM_DIRECTORY, where there are no vsock sockets
+    vsock://GUID            Hyper-V's: the service with that id (Windows)
+
+Nothing is unlinked to make room, but for hyperkit's name, which nobody else uses: a path that exists is
 an error of the one who gave it.
 """
 
 import os
+import re
 import socket
+import stat
+from contextlib import suppress
 from typing import Final
 from urllib.parse import unquote, urlsplit
 
 BACKLOG: Final = 128
 SOCKET_MODE: Final = 0o600
+
+_UNIX_KINDS: Final = {
+    "unix": socket.SOCK_STREAM,
+    "unixpacket": socket.SOCK_SEQPACKET,
+    "unixgram": socket.SOCK_DGRAM,
+}
+_GUID: Final = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
+_NUMBER: Final = re.compile(r"[0-9]{1,10}", re.ASCII)
+_MAX_U32: Final = 0xFFFFFFFF
+_HOST_CID: Final = 2
 
 
 class AddressError(Exception):
@@ -18,25 +40,34 @@ class AddressError(Exception):
 
 
 def listen(url: str) -> socket.socket:
-    """A listening, non-blocking stream socket for url. AddressError says what is wrong."""
+    """A listening, non-blocking socket: of packets for unixpacket, else a stream. Raises AddressError."""
+    return _bind(url, ("unix", "unixpacket", "tcp", "vsock"))
+
+
+def bind_datagram(url: str) -> socket.socket:
+    """A bound, non-blocking datagram socket for a unixgram URL. Raises AddressError."""
+    return _bind(url, ("unixgram",))
+
+
+def _bind(url: str, schemes: tuple[str, ...]) -> socket.socket:
     parts = urlsplit(url)
+    scheme = parts.scheme
+    if scheme not in schemes:
+        raise AddressError(
+            f"cannot listen: unexpected scheme {scheme!r} in {url!r}: want {' or '.join(schemes)}"
+        )
     try:
-        match parts.scheme:
-            case "unix":
-                return _listen_unix(unix_path(url))
-            case "tcp":
-                return _listen_tcp(parts.hostname or "", parts.port)
-            case "vsock":
-                return _listen_vsock(parts.netloc)
+        if scheme in _UNIX_KINDS:
+            return _bind_unix(unix_path(url), _UNIX_KINDS[scheme])
+        if scheme == "tcp":
+            return _listen_tcp(parts.hostname or "", parts.port)
+        return _listen_vsock(parts.netloc, unquote(parts.path))
     except OSError as error:
         words = os.strerror(error.errno).lower() if error.errno else str(error)
-        where = unix_path(url) if parts.scheme == "unix" else parts.netloc
-        raise AddressError(f"cannot listen: listen {parts.scheme} {where}: bind: {words}") from error
+        where = unix_path(url) if scheme in _UNIX_KINDS else parts.netloc
+        raise AddressError(f"cannot listen: listen {scheme} {where}: bind: {words}") from error
     except ValueError as error:
         raise AddressError(f"cannot listen: {url}: {error}") from error
-    raise AddressError(
-        f"cannot listen: unexpected scheme {parts.scheme!r} in {url!r}: want unix, tcp or vsock"
-    )
 
 
 def unix_path(url: str) -> str:
@@ -45,19 +76,28 @@ def unix_path(url: str) -> str:
     return unquote(parts.netloc + parts.path)
 
 
-def _listen_unix(path: str) -> socket.socket:
+def socket_path(url: str) -> str:
+    """The file that binding url makes, "" when it makes none."""
+    parts = urlsplit(url)
+    if parts.scheme in _UNIX_KINDS:
+        return unix_path(url)
+    return _hyperkit_path(parts.netloc, unquote(parts.path)) if parts.scheme == "vsock" else ""
+
+
+def _bind_unix(path: str, kind: socket.SocketKind) -> socket.socket:
     if not path:
         raise ValueError("the path is missing")
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    sock = socket.socket(socket.AF_UNIX, kind)
     mask = os.umask(0o777 & ~SOCKET_MODE)
     try:
         sock.bind(path)
+        if kind != socket.SOCK_DGRAM:
+            sock.listen(BACKLOG)
     except OSError:
         sock.close()
         raise
     finally:
         os.umask(mask)
-    sock.listen(BACKLOG)
     sock.setblocking(False)
     return sock
 
@@ -82,19 +122,50 @@ def _listen_tcp(host: str, port: int | None) -> socket.socket:
     return sock
 
 
-def _listen_vsock(netloc: str) -> socket.socket:
-    if not hasattr(socket, "AF_VSOCK"):
+def _listen_vsock(netloc: str, directory: str) -> socket.socket:
+    if path := _hyperkit_path(netloc, directory):
+        with suppress(FileNotFoundError):
+            if stat.S_ISSOCK(os.lstat(path).st_mode):
+                os.unlink(path)
+        return _bind_unix(path, socket.SOCK_STREAM)
+    # typeshed knows these families only on the systems that have them.
+    if _GUID.fullmatch(netloc):
+        family, protocol = getattr(socket, "AF_HYPERV", None), getattr(socket, "HV_PROTOCOL_RAW", 0)
+        if family is None:
+            raise ValueError("this system has no Hyper-V sockets")
+        return _listen_machine(family, protocol, (getattr(socket, "HV_GUID_WILDCARD", ""), netloc))
+    family = getattr(socket, "AF_VSOCK", None)
+    if family is None:
         raise ValueError("this system has no vsock sockets")
-    cid_text, colon, port_text = netloc.rpartition(":")
-    if not colon or not port_text.isdigit() or (cid_text and not cid_text.isdigit()):
-        raise ValueError("want vsock://[cid]:port with numbers")
-    cid = int(cid_text) if cid_text else socket.VMADDR_CID_ANY
-    sock = socket.socket(socket.AF_VSOCK, socket.SOCK_STREAM)
+    cid, port = _vsock_numbers(netloc)
+    return _listen_machine(family, 0, (cid if cid >= 0 else getattr(socket, "VMADDR_CID_ANY", -1), port))
+
+
+def _listen_machine(family: int, protocol: int, address: tuple[int | str, int | str]) -> socket.socket:
+    sock = socket.socket(family, socket.SOCK_STREAM, protocol)
     try:
-        sock.bind((cid, int(port_text)))
+        sock.bind(address)
         sock.listen(BACKLOG)
     except OSError:
         sock.close()
         raise
     sock.setblocking(False)
     return sock
+
+
+def _hyperkit_path(netloc: str, directory: str) -> str:
+    """Where hyperkit looks for a port, when a directory says that it is meant."""
+    if not directory.strip("/") and not hasattr(socket, "AF_VSOCK"):
+        directory = os.environ.get("VM_DIRECTORY", "")
+    if not directory.strip("/") or _GUID.fullmatch(netloc):
+        return ""
+    return os.path.join(directory, f"{_HOST_CID:08x}.{_vsock_numbers(netloc, any_host=True)[1]:08x}")
+
+
+def _vsock_numbers(netloc: str, any_host: bool = False) -> tuple[int, int]:
+    """CID (-1: any) and port. Raises ValueError."""
+    cid, colon, port = netloc.rpartition(":")
+    good = colon and _NUMBER.fullmatch(port) and (any_host or not cid or _NUMBER.fullmatch(cid))
+    if not good or int(port) > _MAX_U32:
+        raise ValueError("want vsock://[cid]:port with numbers")
+    return int(cid) if cid and not any_host else -1, int(port)

@@ -96,7 +96,11 @@ class Link(ABC):
 
     @abstractmethod
     def fileno(self) -> int:
-        """The descriptor to poll for both directions."""
+        """The descriptor to poll, for reading and, mostly, for writing."""
+
+    def write_fileno(self) -> int:
+        """The descriptor to poll for writing, where that is another one."""
+        return self.fileno()
 
     @abstractmethod
     def read_burst(self) -> Burst | None:

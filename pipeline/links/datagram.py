@@ -1,53 +1,160 @@
 """vfkit and krunkit: frames as datagrams of a unix socket, whose peer is known from its first one.
 
-The socket is bound before and belongs to the link. The first datagram names the peer for good;
-older programs open with the four bytes ``VFKT``, which is no frame. From then on the socket
-is connected: only the peer is heard, and the system tells when it is gone.
+The first datagram names the peer; older programs open with the four bytes ``VFKT``, which is no frame.
+From then on the socket is connected: only the peer is heard, and a queue that is full says so. But
+nothing tells that the peer is gone, unless something is sent to it: its address is looked at from time to
+time. Then the socket waits for the next one (which may be the same machine, started again).
 """
 
+import ctypes
+import os
 import socket
 from contextlib import suppress
+from time import monotonic
 from typing import Final
 
-from pipeline.links.base import Buffer, LinkClosed
+from pipeline.links.base import Link
+from pipeline.links.entrance import READABLE, Entrance, Guest, Owner, Poller, Room
 from pipeline.links.packet import PacketLink
 
+PROTOCOL: Final = "vfkit"
 HANDSHAKE: Final = b"VFKT"
 SEND_BUFFER_BYTES: Final = 1024 * 1024
 RECEIVE_BUFFER_BYTES: Final = 4 * 1024 * 1024
+LOOK_INTERVAL: Final = 0.25
+"""Seconds between two looks whether the peer is still there: until then a new one is not heard."""
+
+Address = str | bytes
 
 
 class DatagramLink(PacketLink):
-    """A guest behind a bound SOCK_DGRAM unix socket.
-
-    Until its first datagram nothing can be sent to it: frames are dropped, as for a guest
-    that is switched off (``connected`` False).
-    """
-
-    connected = False
-
-    def _receive(self, room: memoryview) -> int:
-        if self.connected:
-            return self._sock.recv_into(room)
-        count, peer = self._sock.recvfrom_into(room)
-        if not peer:
-            raise LinkClosed("vfkit socket address is empty")
-        try:
-            self._sock.connect(peer)
-        except OSError as error:
-            raise LinkClosed(f"vfkit accept error: {error.strerror}") from error
-        self.connected = True
-        # Refused where the system's limit is lower; the link works with less.
-        with suppress(OSError):
-            self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
-            self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER_BYTES)
-        return count
+    """A guest behind a connected SOCK_DGRAM unix socket."""
 
     def _is_frame(self, view: memoryview, off: int, length: int) -> bool:
         return length != len(HANDSHAKE) or bytes(view[off : off + length]) != HANDSHAKE
 
-    def _put(self, frame: Buffer) -> bool:
-        if not self.connected:
-            self._drop("link_frame_dropped_no_neighbor")
-            return True
-        return super()._put(frame)
+
+class VfkitEntrance(Entrance):
+    """A bound SOCK_DGRAM unix socket: one guest after the other, or with ``once`` only the first."""
+
+    protocol = PROTOCOL
+
+    def __init__(self, sock: socket.socket, once: bool = False) -> None:
+        """sock is this entrance's from now on."""
+        sock.setblocking(False)
+        self._sock = sock
+        self._once = once
+        self._poller: Poller | None = None
+        self._waiting = False
+        self._link: DatagramLink | None = None
+        self._peer: Address = ""
+        self._inode: tuple[int, int] | None = None
+        self._look_at = float("inf")
+
+    def open(self, poller: Poller, room: Room, owner: Owner) -> None:
+        """See Entrance.open."""
+        self._poller, self._room, self._owner = poller, room, owner
+        self._wait()
+
+    def deadline(self) -> float:
+        """See Entrance.deadline."""
+        return self._look_at
+
+    def on_timer(self, now: float) -> None:
+        """See Entrance.on_timer."""
+        if now < self._look_at or self._link is None:
+            return
+        self._look_at = now + LOOK_INTERVAL
+        if _inode(self._peer) != self._inode or not _is_bound(self._peer):
+            self._owner.hang_up(self._link, "the socket of the peer is gone")
+
+    def on_left(self, link: Link) -> None:
+        """See Entrance.on_left."""
+        if link is not self._link:
+            return
+        self._link = None
+        self._look_at = float("inf")
+        if self._once:
+            return
+        if _disconnect(self._sock):
+            self._wait()
+        else:
+            self._owner.fail(self, "vfkit: the socket cannot be used for another machine on this system")
+
+    def close(self) -> None:
+        """See Entrance.close."""
+        self._stop_waiting()
+        self._look_at = float("inf")
+        self._sock.close()
+
+    def _wait(self) -> None:
+        assert self._poller is not None
+        self._poller.register(self._sock.fileno(), READABLE, self._on_first)
+        self._waiting = True
+
+    def _stop_waiting(self) -> None:
+        if self._waiting and self._poller is not None:
+            self._poller.unregister(self._sock.fileno())
+        self._waiting = False
+
+    def _on_first(self, _events: int) -> None:
+        """Look at the first datagram: a frame stays in the queue, the link will read it."""
+        sock = self._sock
+        try:
+            begin, peer = sock.recvfrom(len(HANDSHAKE) + 1, socket.MSG_PEEK)
+            if begin == HANDSHAKE or not peer:
+                sock.recv(len(HANDSHAKE))
+            if not peer:
+                # Nobody could be answered. (A socket that was never bound, or an intruder's.)
+                self._owner.refuse(self, "vfkit socket address is empty", "link_handshake_failed")
+                return
+            sock.connect(peer)
+        except BlockingIOError:
+            return
+        except OSError as error:
+            with suppress(OSError):
+                sock.recv(1)
+            self._owner.refuse(self, f"vfkit accept error: {error.strerror}", "link_handshake_failed")
+            return
+        self._stop_waiting()
+        # Refused where the system's limit is lower; the link works with less.
+        with suppress(OSError):
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER_BYTES)
+        self._peer, self._inode = peer, _inode(peer)
+        # The link closes its own descriptor; this one stays for the next guest.
+        self._link = DatagramLink(sock.dup(), *self._room)
+        self._look_at = monotonic() + LOOK_INTERVAL
+        self._owner.attach(Guest(self._link, None, PROTOCOL, _text(peer)), self)
+
+
+def _inode(peer: Address) -> tuple[int, int] | None:
+    """Which file a socket's address is now; None for an abstract name, or when there is none."""
+    if _text(peer).startswith("@"):
+        return None
+    try:
+        found = os.stat(peer)
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+def _is_bound(peer: Address) -> bool:
+    """Whether a socket is behind the address, whoever it talks to."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(peer)
+        except PermissionError:
+            return True  # it is, and connected to somebody: to us
+        except OSError:
+            return False
+    return True
+
+
+def _disconnect(sock: socket.socket) -> bool:
+    """Forget the peer, so that anybody is heard again: connect() to the address of no family, all zeros."""
+    return bool(ctypes.CDLL(None).connect(sock.fileno(), bytes(16), 16) == 0)
+
+
+def _text(peer: Address) -> str:
+    return (peer.decode("utf-8", "replace") if isinstance(peer, bytes) else peer).replace("\0", "@")

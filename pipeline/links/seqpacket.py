@@ -3,8 +3,14 @@
 Unlike datagrams it has an end: a read of nothing, since nobody sends an empty frame.
 """
 
+import socket
+from typing import Final
+
+from pipeline.links.accepting import PacketEntrance
 from pipeline.links.base import LinkClosed
 from pipeline.links.packet import PacketLink
+
+PROTOCOL: Final = "bess"
 
 
 class SeqpacketLink(PacketLink):
@@ -15,3 +21,8 @@ class SeqpacketLink(PacketLink):
         if not count:
             raise LinkClosed("EOF")
         return count
+
+
+def bess_entrance(sock: socket.socket, once: bool = False) -> PacketEntrance:
+    """Where guests come in that connect to a listening SOCK_SEQPACKET socket."""
+    return PacketEntrance(PROTOCOL, sock, SeqpacketLink, once)

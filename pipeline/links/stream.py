@@ -8,7 +8,7 @@ burst; only what the socket does not take is copied, so that the caller's memory
 import socket
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import Final
+from typing import Final, Protocol
 
 from pipeline.links.base import (
     HEADROOM,
@@ -33,12 +33,38 @@ MAX_CARRY: Final = 16384
 """A partial frame longer than this stays where it is, as long as its rest fits."""
 
 
+class ByteStream(Protocol):
+    """What a link needs of a stream: a socket has it. Nothing may block; all but close() raise OSError."""
+
+    def setblocking(self, flag: bool, /) -> None:
+        """Called once, with False."""
+
+    def recv_into(self, buffer: memoryview, /) -> int:
+        """Read some bytes, 0 at the end."""
+        ...
+
+    def send(self, data: Buffer, /) -> int:
+        """Write as much as fits."""
+        ...
+
+    def sendmsg(self, buffers: Sequence[Buffer], /) -> int:
+        """Write as much as fits of several buffers."""
+        ...
+
+    def fileno(self) -> int:
+        """The descriptor to poll."""
+        ...
+
+    def close(self) -> None:
+        """May be called twice."""
+
+
 class StreamLink(Link):
     """A guest behind a connected stream socket, which this link owns."""
 
     def __init__(
         self,
-        sock: socket.socket,
+        sock: ByteStream,
         form: Framing,
         pool: SlotPool,
         slots: list[memoryview],
@@ -48,7 +74,8 @@ class StreamLink(Link):
         """head: bytes of the stream that were read already, before the link took over."""
         super().__init__()
         sock.setblocking(False)
-        _tune(sock)
+        if isinstance(sock, socket.socket):
+            _tune(sock)
         self._sock = sock
         self._recv_into = sock.recv_into
         self._framing = form

@@ -15,6 +15,7 @@ What it does not do: fork, configure logging, or know any protocol.
 """
 
 import ctypes
+import faulthandler
 import gc
 import os
 import select
@@ -367,6 +368,8 @@ class Worker:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
         signal.signal(signal.SIGTERM, self._on_sigterm)
+        # Says where it is, on standard error, and goes on: the supervisor ends it.
+        faulthandler.register(signal.SIGQUIT, file=2, chain=False)
         if sys.platform == "linux":
             # Sent when the thread that forked this process ends, by whatever cause.
             ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGTERM), 0, 0, 0)

@@ -1,61 +1,152 @@
-"""vfkit links over real sockets: who the peer is, and what is no frame."""
+"""vfkit over real sockets: who the peer is, what is no frame, and one machine after the other."""
 
+import os
 import socket
 from pathlib import Path
+from time import monotonic
 
 import pytest
 
 from pipeline.links.base import LinkClosed
-from tests.support.packet_guests import VfkitGuest, read
+from pipeline.links.datagram import LOOK_INTERVAL, VfkitEntrance
+from tests.support.owner import Owner
 
 
-@pytest.fixture
-def vfkit(tmp_path: Path) -> VfkitGuest:
-    return VfkitGuest(tmp_path)
+class Machine:
+    """The far end: a bound datagram socket."""
+
+    def __init__(self, folder: Path, name: str = "vm") -> None:
+        self.path = folder / f"{name}.sock"
+        self.network = str(folder / "net.sock")
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self.sock.bind(str(self.path))
+        self.sock.settimeout(5.0)
+
+    def send(self, *frames: bytes) -> None:
+        for frame in frames:
+            self.sock.sendto(frame, self.network)
+
+    def leave(self) -> None:
+        self.sock.close()
+        self.path.unlink()
+
+
+def entrance(folder: Path, once: bool = False) -> VfkitEntrance:
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    sock.bind(str(folder / "net.sock"))
+    return VfkitEntrance(sock, once)
 
 
 @pytest.mark.parametrize("handshake", [(), (b"VFKT",)])
-def test_the_first_datagram_names_the_peer(vfkit: VfkitGuest, handshake: tuple[bytes, ...]) -> None:
-    vfkit.send(*handshake, b"frame one", b"frame two")
-    assert read(vfkit.link) == [b"frame one", b"frame two"]
-    assert read(vfkit.link) is None
-    assert vfkit.link.send([b"to the guest"])
-    assert vfkit.sock.recv(100) == b"to the guest"
+def test_the_first_datagram_names_the_peer(
+    owner: Owner, tmp_path: Path, handshake: tuple[bytes, ...]
+) -> None:
+    owner.open(entrance(tmp_path))
+    machine = Machine(tmp_path)
+    machine.send(*handshake, b"frame one", b"frame two")
+    assert owner.guest().peer == str(machine.path)
+    assert owner.frames(2) == [b"frame one", b"frame two"]
+    assert owner.guest().link.send([b"to the guest"])
+    assert machine.sock.recv(100) == b"to the guest"
 
 
-def test_a_handshake_alone_is_no_frame(vfkit: VfkitGuest) -> None:
-    vfkit.send(b"VFKT")
-    assert read(vfkit.link) is None
-    assert vfkit.link.connected
-    vfkit.send(b"VFKT", b"VFKTx")
-    assert read(vfkit.link) == [b"VFKTx"]
+def test_a_handshake_alone_makes_a_guest_and_is_no_frame(owner: Owner, tmp_path: Path) -> None:
+    owner.open(entrance(tmp_path))
+    machine = Machine(tmp_path)
+    machine.send(b"VFKT")
+    assert owner.guest().link.read_burst() is None
+    machine.send(b"VFKT", b"VFKTx")
+    assert owner.frames(1) == [b"VFKTx"]
 
 
-def test_frames_for_a_guest_not_yet_there_are_dropped(vfkit: VfkitGuest) -> None:
-    assert vfkit.link.send([b"one", b"two"])
-    assert not vfkit.link.blocked
-    assert vfkit.link.drops == {"link_frame_dropped_no_neighbor": 2}
+def test_nobody_is_a_guest_before_the_first_datagram(owner: Owner, tmp_path: Path) -> None:
+    owner.open(entrance(tmp_path))
+    owner.poller.run(0.05)
+    assert owner.guests == []
 
 
-def test_only_the_peer_is_heard(vfkit: VfkitGuest, tmp_path: Path) -> None:
-    vfkit.send(b"mine")
-    assert read(vfkit.link) == [b"mine"]
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as other:
-        other.bind(str(tmp_path / "other.sock"))
-        with pytest.raises(PermissionError):
-            other.sendto(b"not mine", vfkit.path)
+def test_only_the_peer_is_heard(owner: Owner, tmp_path: Path) -> None:
+    owner.open(entrance(tmp_path))
+    machine = Machine(tmp_path)
+    machine.send(b"mine")
+    assert owner.frames(1) == [b"mine"]
+    with pytest.raises(PermissionError):
+        Machine(tmp_path, "other").send(b"not mine")
 
 
-def test_a_sender_without_an_address_is_refused(vfkit: VfkitGuest) -> None:
+def test_a_sender_without_an_address_is_refused_and_the_next_one_served(owner: Owner, tmp_path: Path) -> None:
+    owner.open(entrance(tmp_path))
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as nameless:
-        nameless.sendto(b"frame", vfkit.path)
-    with pytest.raises(LinkClosed, match="address is empty"):
-        vfkit.link.read_burst()
+        nameless.sendto(b"frame", str(tmp_path / "net.sock"))
+    owner.wait(lambda: owner.refused)
+    assert owner.refused == [("vfkit socket address is empty", "link_handshake_failed")]
+    machine = Machine(tmp_path)
+    machine.send(b"frame")
+    assert owner.frames(1) == [b"frame"]
 
 
-def test_a_peer_that_is_gone_closes_the_link(vfkit: VfkitGuest) -> None:
-    vfkit.send(b"frame")
-    read(vfkit.link)
-    vfkit.sock.close()
+def test_a_sender_that_is_gone_already_is_refused(owner: Owner, tmp_path: Path) -> None:
+    owner.open(entrance(tmp_path))
+    machine = Machine(tmp_path)
+    machine.send(b"VFKT")
+    machine.leave()
+    owner.wait(lambda: owner.refused)
+    machine = Machine(tmp_path)
+    machine.send(b"frame")
+    assert owner.frames(1) == [b"frame"]
+
+
+def test_a_peer_that_is_gone_closes_the_link(owner: Owner, tmp_path: Path) -> None:
+    owner.open(entrance(tmp_path))
+    machine = Machine(tmp_path)
+    machine.send(b"frame")
+    guest = owner.guest()
+    machine.leave()
     with pytest.raises(LinkClosed, match="cannot write packet"):
-        vfkit.link.send([b"x"])
+        guest.link.send([b"x"])
+
+
+@pytest.mark.parametrize("restarted", [False, True], ids=["gone", "another one under its name"])
+def test_a_peer_that_went_silently_is_noticed(owner: Owner, tmp_path: Path, restarted: bool) -> None:
+    door = owner.open(entrance(tmp_path))
+    machine = Machine(tmp_path)
+    machine.send(b"frame")
+    owner.guest()
+    now = monotonic() + LOOK_INTERVAL
+    assert door.deadline() <= now
+    door.on_timer(now)
+    assert owner.hung_up == [], "it is still there"
+    machine.leave()
+    if restarted:
+        # Keeps the file system from giving the new socket the old number.
+        (tmp_path / "between").touch()
+        Machine(tmp_path)
+    door.on_timer(now + LOOK_INTERVAL)
+    assert owner.hung_up == ["the socket of the peer is gone"]
+    assert door.deadline() == float("inf")
+
+
+def test_one_machine_after_the_other_is_served(owner: Owner, tmp_path: Path) -> None:
+    door = owner.open(entrance(tmp_path))
+    for number in range(3):
+        machine = Machine(tmp_path, f"vm{number}")
+        machine.send(b"VFKT", b"frame %d" % number)
+        guest = owner.guest()
+        assert owner.frames(1) == [b"frame %d" % number]
+        assert guest.link.send([b"answer"])
+        assert machine.sock.recv(100) == b"answer"
+        machine.leave()
+        door.on_timer(monotonic() + 1)
+        assert owner.guests == []
+    assert len(os.listdir("/proc/self/fd")) < 64
+
+
+def test_for_a_program_with_one_machine_there_is_no_second(owner: Owner, tmp_path: Path) -> None:
+    door = owner.open(entrance(tmp_path, once=True))
+    machine = Machine(tmp_path)
+    machine.send(b"frame")
+    owner.guest()
+    machine.leave()
+    door.on_timer(monotonic() + 1)
+    assert owner.guests == []
+    assert not owner.poller.callbacks

@@ -20,6 +20,7 @@ class VfkitGuest:
         self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self.sock.bind(str(folder / "vm.sock"))
         self.sock.setblocking(False)
+        ours.connect(str(folder / "vm.sock"))
         self.path = str(folder / "net.sock")
         self.pool = Pool(0, slot_count)
         self.link = DatagramLink(ours, self.pool, SLOTS, mtu)

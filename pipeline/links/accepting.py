@@ -1,0 +1,143 @@
+"""Entrances behind a listening socket: each accepted connection is a guest, or becomes one.
+
+The socket may also be a connection itself, as a descriptor that the program was started with: its peer is
+then the one guest. ``once`` is for programs with a guest of their own: the first connection is taken, later
+ones stay in the system's backlog.
+"""
+
+import errno
+import socket
+from abc import abstractmethod
+from collections.abc import Callable
+from time import monotonic
+from typing import Final
+
+from pipeline.links.base import Link, SlotPool
+from pipeline.links.entrance import READABLE, Entrance, Guest, Owner, Poller, Room
+from pipeline.links.stream import StreamLink
+from pipeline.wire.framing import Framing
+
+ACCEPTS_A_STEP: Final = 16
+PAUSE: Final = 0.2
+"""Seconds without accepting after the system had no descriptor left."""
+
+_EXHAUSTED: Final = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM))
+
+
+class AcceptingEntrance(Entrance):
+    """A listening socket. Subclasses say what becomes of a connection."""
+
+    def __init__(self, protocol: str, sock: socket.socket, once: bool = False) -> None:
+        """sock (which this owns now) listens, or is the connection of the only guest."""
+        self.protocol = protocol
+        self._sock = sock
+        self._once = once
+        self._poller: Poller | None = None
+        self._waiting = False
+        self._is_guest = False
+        self._resume_at = float("inf")
+
+    def open(self, poller: Poller, room: Room, owner: Owner) -> None:
+        """See Entrance.open."""
+        self._poller, self._room, self._owner = poller, room, owner
+        if self._sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+            self._sock.setblocking(False)
+            self._wait()
+        else:
+            self._is_guest = True
+            self._accepted(self._sock)
+
+    def deadline(self) -> float:
+        """See Entrance.deadline."""
+        return self._resume_at
+
+    def on_timer(self, now: float) -> None:
+        """See Entrance.on_timer."""
+        if now >= self._resume_at:
+            self._resume_at = float("inf")
+            self._wait()
+
+    def close(self) -> None:
+        """See Entrance.close."""
+        self._stop_waiting()
+        if not self._is_guest:
+            self._sock.close()
+
+    def _wait(self) -> None:
+        assert self._poller is not None
+        self._poller.register(self._sock.fileno(), READABLE, self._on_ready)
+        self._waiting = True
+
+    def _stop_waiting(self) -> None:
+        if self._waiting and self._poller is not None:
+            self._poller.unregister(self._sock.fileno())
+        self._waiting = False
+
+    def _on_ready(self, _events: int) -> None:
+        for _ in range(ACCEPTS_A_STEP):
+            try:
+                sock, _ = self._sock.accept()
+            except (BlockingIOError, ConnectionAbortedError):
+                return
+            except OSError as error:
+                self._stop_waiting()
+                if error.errno in _EXHAUSTED:
+                    # The connection stays in the backlog and the socket readable: look again later.
+                    self._resume_at = monotonic() + PAUSE
+                else:
+                    self._owner.fail(self, f"{self.protocol} accept error: {error.strerror}")
+                return
+            if self._once:
+                self._stop_waiting()
+            self._accepted(sock)
+            if self._once:
+                return
+
+    @abstractmethod
+    def _accepted(self, sock: socket.socket) -> None:
+        """A connection is there; sock is this method's."""
+
+    def _attach(self, link: Link, framing: Framing | None, sock: socket.socket) -> None:
+        self._owner.attach(Guest(link, framing, self.protocol, peer_text(sock)), self)
+
+
+class StreamEntrance(AcceptingEntrance):
+    """Frames behind their length from the first byte on: QEMU's stream sockets, and plain LE16."""
+
+    def __init__(self, protocol: str, sock: socket.socket, framing: Framing, once: bool = False) -> None:
+        super().__init__(protocol, sock, once)
+        self._framing = framing
+
+    def _accepted(self, sock: socket.socket) -> None:
+        room = self._room
+        self._attach(StreamLink(sock, self._framing, room.pool, room.slots), self._framing, sock)
+
+
+class PacketEntrance(AcceptingEntrance):
+    """Connections that keep the borders of packets; make_link gets (socket, pool, slots, mtu)."""
+
+    def __init__(
+        self,
+        protocol: str,
+        sock: socket.socket,
+        make_link: Callable[[socket.socket, SlotPool, list[memoryview], int], Link],
+        once: bool = False,
+    ) -> None:
+        super().__init__(protocol, sock, once)
+        self._make_link = make_link
+
+    def _accepted(self, sock: socket.socket) -> None:
+        self._attach(self._make_link(sock, *self._room), None, sock)
+
+
+def peer_text(sock: socket.socket) -> str:
+    """Who is at the other end, for the log: ``host:port``, a path, "@" for a unix socket without a name."""
+    try:
+        peer = sock.getpeername()
+    except OSError:
+        return "@"
+    if isinstance(peer, tuple):
+        return ":".join(str(part) for part in peer[:2])
+    return (peer.decode("utf-8", "replace") if isinstance(peer, bytes) else str(peer)).replace(
+        "\0", "@"
+    ) or "@"

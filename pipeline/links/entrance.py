@@ -1,0 +1,90 @@
+"""Where guests come in: how a link of one protocol is opened, behind one small interface.
+
+An entrance owns the sockets on which guests of its protocol turn up, and makes a Link of each guest as
+soon as that is ready for frames: at once behind an accepted connection, after the first datagram (vfkit) or
+after a handshake (vpnkit). It lives in the worker that owns the links, never blocks, and reports to an Owner.
+
+::
+
+    made (sockets only) --open()--> waiting --a guest--> Owner.attach(guest)
+                                       ^                        |
+                                       +------- on_left() ------+     unless it serves one guest only
+"""
+
+import select
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Final, NamedTuple, Protocol
+
+from pipeline.links.base import Link, SlotPool
+from pipeline.wire.framing import Framing
+
+READABLE: Final = select.EPOLLIN
+
+
+class Poller(Protocol):
+    """What an entrance needs of its worker's loop (pipeline.stages.worker.Worker has it)."""
+
+    def register(self, fd: int, events: int, callback: Callable[[int], object]) -> None:
+        """Call callback(events) whenever fd is ready."""
+
+    def unregister(self, fd: int) -> None:
+        """Forget fd, which is still open."""
+
+
+class Room(NamedTuple):
+    """What a new link is given: slots to read into, and the longest packet of the network, bytes."""
+
+    pool: SlotPool
+    slots: list[memoryview]
+    mtu: int
+
+
+class Guest(NamedTuple):
+    """A link ready for frames. framing None: each packet is a frame. peer is for the log ("@": no name)."""
+
+    link: Link
+    framing: Framing | None
+    protocol: str
+    peer: str
+
+
+class Owner(Protocol):
+    """Who keeps the links."""
+
+    def attach(self, guest: Guest, entrance: "Entrance") -> None:
+        """A guest came in. The link is the owner's; when it is over, entrance.on_left(link) is called."""
+
+    def hang_up(self, link: Link, text: str) -> None:
+        """The guest of this link is known to be gone: end it as if it had said so itself."""
+
+    def refuse(self, entrance: "Entrance", text: str, reason: str) -> None:
+        """Somebody came who is no guest. reason is the name of a counter, or empty."""
+
+    def fail(self, entrance: "Entrance", text: str) -> None:
+        """No guest can come in here, now or ever."""
+
+
+class Entrance(ABC):
+    """Where guests of one protocol come in."""
+
+    protocol: str = ""
+    """Its name: "qemu", "bess", ..."""
+
+    @abstractmethod
+    def open(self, poller: Poller, room: Room, owner: Owner) -> None:
+        """Begin to let guests in. Called once, in the worker that owns the links."""
+
+    def on_left(self, link: Link) -> None:  # noqa: B027  most have nothing to do
+        """A guest that came in here is gone; its link is closed."""
+
+    def deadline(self) -> float:
+        """When on_timer() has something to do; inf when never."""
+        return float("inf")
+
+    def on_timer(self, now: float) -> None:  # noqa: B027
+        """What is due."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Let nobody in any more and close the sockets. Links live on. May be called before open()."""

@@ -1,0 +1,87 @@
+"""Descriptors that the program was started with: ``fd://3``, ``fd://NAME``, systemd's socket activation.
+
+``fd://N`` is descriptor N, whoever opened it. systemd (and programs that do as it does) pass
+listening sockets from number 3 on and say so in the environment: LISTEN_PID is our process,
+LISTEN_FDS their count, LISTEN_FDNAMES their names with colons between; ``fd://NAME`` is the first of that
+name. Each may be used once. What the socket is for is not judged here.
+"""
+
+import os
+import re
+import socket
+from collections.abc import MutableMapping
+from typing import Final
+
+from pipeline.links.addresses import AddressError
+
+FIRST: Final = 3
+MAX_PASSED: Final = 4096
+SCHEME: Final = "fd://"
+
+_VARIABLES: Final = ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES")
+
+
+class Inherited:
+    """The descriptors of one program start."""
+
+    def __init__(self, environ: MutableMapping[str, str], pid: int) -> None:
+        """Reads the three variables and removes them: they are not for programs that this one starts."""
+        values = {name: environ.pop(name, "") for name in _VARIABLES}
+        self._names: dict[int, str] = {}
+        self._used: set[int] = set()
+        self._claimed: dict[str, socket.socket] = {}
+        count = int(values["LISTEN_FDS"]) if re.fullmatch(r"[0-9]{1,4}", values["LISTEN_FDS"]) else 0
+        if values["LISTEN_PID"] == str(pid) and 0 < count <= MAX_PASSED:
+            names = values["LISTEN_FDNAMES"].split(":")
+            names += [""] * (count - len(names))
+            self._names = dict(enumerate(names[:count], FIRST))
+
+    @property
+    def sockets(self) -> list[socket.socket]:
+        """Those that are claimed and not yet taken."""
+        return list(self._claimed.values())
+
+    def claim(self, url: str) -> None:
+        """Look at the descriptor of an fd:// URL and keep it for take(). Raises AddressError.
+
+        To be done before anything is forked: a socket that other processes hold as well does not end.
+        """
+        text = url.removeprefix(SCHEME)
+        number = int(text) if re.fullmatch(r"[0-9]{1,6}", text) else self._number(text, url)
+        if number < FIRST:
+            raise AddressError(f"{url}: the first descriptor that can be passed is {FIRST}")
+        if number in self._used:
+            raise AddressError(f"{url}: descriptor {number} is used already")
+        try:
+            sock = socket.socket(fileno=number)
+        except OSError as error:
+            words = os.strerror(error.errno or 0).lower()
+            raise AddressError(f"{url}: descriptor {number}: {words}") from error
+        self._used.add(number)
+        os.set_inheritable(number, False)
+        self._claimed[url] = sock
+
+    def take(self, url: str) -> socket.socket:
+        """The socket of an fd:// URL that was claimed. KeyError if it was not."""
+        return self._claimed.pop(url)
+
+    def close(self) -> None:
+        """Close what nobody took."""
+        for sock in self._claimed.values():
+            sock.close()
+        self._claimed.clear()
+
+    def _number(self, name: str, url: str) -> int:
+        for number, known in self._names.items():
+            if known == name and name and number not in self._used:
+                return number
+        known_names = ", ".join(sorted(filter(None, self._names.values()))) or "none"
+        raise AddressError(f"{url}: no descriptor of that name was passed (names: {known_names})")
+
+    def unused(self) -> list[str]:
+        """What systemd passed and no URL names: number and name of each."""
+        return [
+            f"{number} ({name})" if name else str(number)
+            for number, name in self._names.items()
+            if number not in self._used
+        ]

@@ -1,0 +1,95 @@
+"""The protocols in which guests may come, by name: which sockets they use and which entrance serves them.
+
+The supervisor binds (``bind``), the worker with the links makes the entrance of the sockets it was handed
+(``make``). ``connect`` is not among them: those guests come through the HTTP API.
+"""
+
+import socket
+from collections.abc import Mapping
+from typing import Final, NamedTuple
+
+from pipeline.links import addresses, datagram, seqpacket, stdio, vpnkit
+from pipeline.links.accepting import StreamEntrance
+from pipeline.links.addresses import AddressError
+from pipeline.links.datagram import VfkitEntrance
+from pipeline.links.entrance import Entrance
+from pipeline.links.inherited import SCHEME as FD
+from pipeline.links.inherited import Inherited
+from pipeline.links.stdio import StdioEntrance
+from pipeline.links.vpnkit import VpnkitEntrance
+from pipeline.wire import framing
+
+QEMU: Final = "qemu"
+LE16: Final = "le16"
+"""Frames behind a 2-byte length from the first byte on, without any request before."""
+BESS: Final = seqpacket.PROTOCOL
+VFKIT: Final = datagram.PROTOCOL
+VPNKIT: Final = vpnkit.PROTOCOL
+STDIO: Final = stdio.PROTOCOL
+
+
+class Form(NamedTuple):
+    """The sockets of a protocol: their kind, and schemes of URLs beside fd://."""
+
+    kind: socket.SocketKind
+    schemes: tuple[str, ...]
+
+
+_STREAM: Final = Form(socket.SOCK_STREAM, ("unix", "tcp", "vsock"))
+FORMS: Final[Mapping[str, Form]] = {
+    QEMU: _STREAM,
+    LE16: _STREAM,
+    VPNKIT: _STREAM,
+    BESS: Form(socket.SOCK_SEQPACKET, ("unixpacket",)),
+    VFKIT: Form(socket.SOCK_DGRAM, ("unixgram",)),
+}
+
+_KIND_NAMES: Final = {
+    socket.SOCK_STREAM: "stream",
+    socket.SOCK_SEQPACKET: "packet",
+    socket.SOCK_DGRAM: "datagram",
+}
+
+
+def bind(protocol: str, url: str, inherited: Inherited) -> socket.socket:
+    """The socket for guests of a protocol (not stdio); an fd:// URL is claimed. Raises AddressError."""
+    form = FORMS[protocol]
+    if url.startswith(FD):
+        sock = inherited.take(url)
+        check_kind(sock, form.kind, f"{url} for {protocol}")
+        return sock
+    if url.partition("://")[0] not in form.schemes:
+        allowed = ", ".join(f"{scheme}://" for scheme in form.schemes)
+        raise AddressError(f"cannot listen: unexpected scheme in {url!r} for {protocol} (allowed: {allowed})")
+    return addresses.bind_datagram(url) if form.kind == socket.SOCK_DGRAM else addresses.listen(url)
+
+
+def check_kind(sock: socket.socket, kind: socket.SocketKind, what: str) -> None:
+    """AddressError, and the socket is closed, when it is of another kind."""
+    found = sock.type
+    if found != kind:
+        sock.close()
+        words = f"{_KIND_NAMES.get(found, found.name)} socket, not a {_KIND_NAMES[kind]} socket"
+        raise AddressError(f"{what}: the descriptor is a {words}")
+
+
+def make(
+    protocol: str, fds: list[int], *, once: bool = False, macs: Mapping[str, bytes] | None = None
+) -> Entrance:
+    """The entrance for descriptors, which are its own from now on. ValueError for an unknown protocol.
+
+    once: only the first guest is served. macs: of vpnkit clients, by UUID.
+    """
+    if protocol == STDIO:
+        return StdioEntrance(*fds)
+    if protocol not in FORMS:
+        raise ValueError(f"unknown protocol {protocol!r}")
+    sock = socket.socket(fileno=fds[0])
+    match protocol:
+        case "bess":
+            return seqpacket.bess_entrance(sock, once)
+        case "vfkit":
+            return VfkitEntrance(sock, once)
+        case "vpnkit":
+            return VpnkitEntrance(sock, macs, once)
+    return StreamEntrance(protocol, sock, framing.QEMU if protocol == QEMU else framing.LE16, once)

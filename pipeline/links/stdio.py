@@ -1,0 +1,109 @@
+"""A guest on standard input and output: frames behind a 2-byte length in two pipes.
+
+The two descriptors are taken from the program's standard streams before anything is forked (``take``): what
+prints by mistake then lands on standard error and not among the frames. Two descriptors that a parent process
+gave as sockets work as well.
+"""
+
+import os
+import stat
+from collections.abc import Sequence
+from typing import Final
+
+from pipeline.links.base import Buffer, Link
+from pipeline.links.entrance import Entrance, Guest, Owner, Poller, Room
+from pipeline.links.stream import StreamLink
+from pipeline.wire.framing import LE16
+
+PROTOCOL: Final = "stdio"
+_STDIN, _STDOUT, _STDERR = 0, 1, 2
+
+
+class PipePair:
+    """Two descriptors with the face of a stream socket. Both are its own to close."""
+
+    def __init__(self, read_fd: int, write_fd: int) -> None:
+        self._read_fd = read_fd
+        self._write_fd = write_fd
+
+    def setblocking(self, flag: bool) -> None:
+        """For both descriptors. (Whoever else holds the same open pipe end shares it.)"""
+        os.set_blocking(self._read_fd, flag)
+        os.set_blocking(self._write_fd, flag)
+
+    def recv_into(self, buffer: memoryview) -> int:
+        """Read; 0 at the end. Raises OSError."""
+        return os.readv(self._read_fd, [buffer])
+
+    def send(self, data: Buffer) -> int:
+        """Write as much as fits. Raises OSError."""
+        return os.write(self._write_fd, data)
+
+    def sendmsg(self, buffers: Sequence[Buffer]) -> int:
+        """Write as much as fits of all buffers. Raises OSError."""
+        return os.writev(self._write_fd, buffers)
+
+    def fileno(self) -> int:
+        """The descriptor to read, -1 when closed."""
+        return self._read_fd
+
+    def write_fileno(self) -> int:
+        """The descriptor to write."""
+        return self._write_fd
+
+    def close(self) -> None:
+        """Close both; may be called twice."""
+        if self._read_fd < 0:
+            return
+        os.close(self._read_fd)
+        os.close(self._write_fd)
+        self._read_fd = self._write_fd = -1
+
+
+class StdioLink(StreamLink):
+    """A guest behind two descriptors."""
+
+    def __init__(self, pair: PipePair, room: Room) -> None:
+        super().__init__(pair, LE16, room.pool, room.slots)
+        self._pair = pair
+
+    def write_fileno(self) -> int:
+        """See Link.write_fileno."""
+        return self._pair.write_fileno()
+
+
+class StdioEntrance(Entrance):
+    """The one guest on two descriptors, which is there already."""
+
+    protocol = PROTOCOL
+
+    def __init__(self, read_fd: int, write_fd: int) -> None:
+        self._pair = PipePair(read_fd, write_fd)
+        self._link: Link | None = None
+
+    def open(self, poller: Poller, room: Room, owner: Owner) -> None:
+        """See Entrance.open."""
+        self._link = StdioLink(self._pair, room)
+        owner.attach(Guest(self._link, LE16, PROTOCOL, PROTOCOL), self)
+
+    def close(self) -> None:
+        """See Entrance.close."""
+        if self._link is None:
+            self._pair.close()
+
+
+def take() -> tuple[int, int]:
+    """Standard input and output under other numbers; theirs are /dev/null and standard error from now on.
+
+    Raises OSError when they are nothing that can be waited for (a file, /dev/null).
+    """
+    for fd, name in ((_STDIN, "standard input"), (_STDOUT, "standard output")):
+        mode = os.fstat(fd).st_mode
+        if not (stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode) or (stat.S_ISCHR(mode) and os.isatty(fd))):
+            raise OSError(f"{name} is neither pipe nor socket")
+    taken = os.dup(_STDIN), os.dup(_STDOUT)
+    null = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+    os.dup2(null, _STDIN)
+    os.close(null)
+    os.dup2(_STDERR, _STDOUT)
+    return taken

@@ -1,0 +1,149 @@
+"""hyperkit and vpnkit clients: a handshake on each connection, then frames behind a 2-byte length.
+
+The three records (hello, command, reply) are wire.framing's. Each connection has its own state
+here and is waited for in the worker's loop, so a client that stays silent holds up nobody; after
+HANDSHAKE_TIMEOUT it is closed. A client that says something else is closed and counted. Bytes behind
+the command are frames already.
+"""
+
+import os
+import socket
+from collections.abc import Mapping
+from time import monotonic
+from typing import Final
+
+from pipeline.links.accepting import AcceptingEntrance
+from pipeline.links.base import LinkClosed
+from pipeline.links.entrance import READABLE
+from pipeline.links.stream import StreamLink
+from pipeline.wire import framing
+from pipeline.wire.errors import WireError
+
+PROTOCOL: Final = "vpnkit"
+HANDSHAKE_TIMEOUT: Final = 10.0
+MAX_HANDSHAKES: Final = 64
+"""Connections that have not finished theirs; one more is closed."""
+MAX_MADE_UP: Final = 1024
+"""Remembered addresses of clients that are in no table."""
+
+_FAILED: Final = "link_handshake_failed"
+_LOCAL_BIT: Final = 0x02
+_GROUP_BIT: Final = 0x01
+
+
+class _Handshake:
+    """One connection before its first frame."""
+
+    __slots__ = ("buffer", "deadline", "greeted", "sock")
+
+    def __init__(self, sock: socket.socket, deadline: float) -> None:
+        self.sock = sock
+        self.deadline = deadline
+        self.buffer = b""
+        self.greeted = False
+
+
+class VpnkitEntrance(AcceptingEntrance):
+    """A listening stream socket for vpnkit's protocol."""
+
+    def __init__(
+        self, sock: socket.socket, macs: Mapping[str, bytes] | None = None, once: bool = False
+    ) -> None:
+        """macs: the MAC address of each client known by its UUID text; others are given one."""
+        super().__init__(PROTOCOL, sock, once)
+        self._macs = dict(macs or {})
+        self._made_up: dict[str, bytes] = {}
+        self._pending: dict[socket.socket, _Handshake] = {}
+
+    def deadline(self) -> float:
+        """See Entrance.deadline."""
+        # All wait equally long: the first is the oldest.
+        oldest = next(iter(self._pending.values()), None)
+        return min(super().deadline(), oldest.deadline if oldest is not None else float("inf"))
+
+    def on_timer(self, now: float) -> None:
+        """See Entrance.on_timer."""
+        super().on_timer(now)
+        for handshake in [h for h in self._pending.values() if h.deadline <= now]:
+            self._give_up(handshake, "vpnkit handshake: the client was silent")
+
+    def close(self) -> None:
+        """See Entrance.close."""
+        for handshake in list(self._pending.values()):
+            self._forget(handshake)
+            handshake.sock.close()
+        super().close()
+
+    def _accepted(self, sock: socket.socket) -> None:
+        assert self._poller is not None
+        if len(self._pending) >= MAX_HANDSHAKES:
+            sock.close()
+            self._owner.refuse(self, "vpnkit handshake: too many clients at once", _FAILED)
+            return
+        sock.setblocking(False)
+        handshake = _Handshake(sock, monotonic() + HANDSHAKE_TIMEOUT)
+        self._pending[sock] = handshake
+        self._poller.register(sock.fileno(), READABLE, lambda _events: self._on_bytes(handshake))
+
+    def _on_bytes(self, handshake: _Handshake) -> None:
+        wanted = framing.VPNKIT_COMMAND_LEN if handshake.greeted else framing.VPNKIT_HELLO_LEN
+        try:
+            # Not a byte more than wanted: frames are left in the socket.
+            part = handshake.sock.recv(wanted - len(handshake.buffer))
+            if not part:
+                raise LinkClosed("the client left")
+            handshake.buffer += part
+            if len(handshake.buffer) < wanted:
+                return
+            record, handshake.buffer = handshake.buffer, b""
+            if not handshake.greeted:
+                self._answer(handshake, framing.parse_vpnkit_hello(record))
+                handshake.greeted = True
+                return
+            mac = self._mac(framing.parse_vpnkit_command(record))
+            self._answer(handshake, framing.vpnkit_reply(self._room.mtu, mac))
+        except BlockingIOError:
+            return
+        except OSError as error:
+            self._give_up(handshake, f"vpnkit handshake: {error.strerror}")
+            return
+        except WireError:
+            self._give_up(handshake, "vpnkit handshake: not a vpnkit client")
+            return
+        except LinkClosed as error:
+            self._give_up(handshake, f"vpnkit handshake: {error}")
+            return
+        self._forget(handshake)
+        room = self._room
+        link = StreamLink(handshake.sock, framing.LE16, room.pool, room.slots)
+        self._attach(link, framing.LE16, handshake.sock)
+
+    def _answer(self, handshake: _Handshake, record: bytes) -> None:
+        try:
+            sent = handshake.sock.send(record)
+        except BlockingIOError:
+            sent = 0
+        if sent < len(record):
+            # A few hundred bytes are the first in the socket's buffer: this one takes nothing.
+            raise LinkClosed("the client does not read")
+
+    def _mac(self, uuid: str) -> bytes:
+        mac = self._macs.get(uuid) or self._made_up.get(uuid)
+        if mac is None:
+            first, *rest = os.urandom(6)
+            mac = bytes([first & ~_GROUP_BIT | _LOCAL_BIT, *rest])
+            if len(self._made_up) >= MAX_MADE_UP:
+                del self._made_up[next(iter(self._made_up))]
+            # The same client gets the same address when it comes again, and so the same lease.
+            self._made_up[uuid] = mac
+        return mac
+
+    def _forget(self, handshake: _Handshake) -> None:
+        assert self._poller is not None
+        self._poller.unregister(handshake.sock.fileno())
+        del self._pending[handshake.sock]
+
+    def _give_up(self, handshake: _Handshake, text: str) -> None:
+        self._forget(handshake)
+        handshake.sock.close()
+        self._owner.refuse(self, text, _FAILED)

@@ -1,0 +1,18 @@
+"""The name of this process as ps, pgrep and killall see it (the kernel's "comm", 15 bytes on Linux).
+
+Workers are told apart by it; and who looks for the program by name finds the supervisor alone.
+On other systems the name stays that of the interpreter.
+"""
+
+import ctypes
+import sys
+from typing import Final
+
+MAX_BYTES: Final = 15
+_PR_SET_NAME: Final = 15
+
+
+def set_name(name: str) -> None:
+    """Rename this process; what is too long is cut."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_NAME, name.encode()[:MAX_BYTES], 0, 0, 0)

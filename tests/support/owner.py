@@ -1,0 +1,97 @@
+"""Who keeps the links of entrances in tests: remembers what it was told and reads the guests' frames."""
+
+from collections.abc import Callable
+
+from pipeline.links.base import Link, LinkClosed
+from pipeline.links.entrance import Entrance, Guest, Room
+from pipeline.shm.arena import SLOT_BYTES, Pool
+from tests.support.poller import Poller
+
+
+class Owner:
+    """Opens entrances on a poller of its own."""
+
+    def __init__(self, slot_count: int = 8, mtu: int = 1500) -> None:
+        self.poller = Poller()
+        self.slots = [memoryview(bytearray(SLOT_BYTES)) for _ in range(slot_count)]
+        self.pool = Pool(0, slot_count)
+        self.room = Room(self.pool, self.slots, mtu)
+        self.guests: list[Guest] = []
+        self.hung_up: list[str] = []
+        self.refused: list[tuple[str, str]] = []
+        self.failed: list[str] = []
+        self._entrances: list[Entrance] = []
+
+    def open(self, entrance: Entrance) -> Entrance:
+        """Open an entrance here; it is closed with the owner."""
+        self._entrances.append(entrance)
+        entrance.open(self.poller, self.room, self)
+        return entrance
+
+    def attach(self, guest: Guest, entrance: Entrance) -> None:
+        self.guests.append(guest)
+
+    def hang_up(self, link: Link, text: str) -> None:
+        self.hung_up.append(text)
+        self.leave(link)
+
+    def refuse(self, entrance: Entrance, text: str, reason: str) -> None:
+        self.refused.append((text, reason))
+
+    def fail(self, entrance: Entrance, text: str) -> None:
+        self.failed.append(text)
+
+    def leave(self, link: Link) -> None:
+        """A guest left: what the owner does about it."""
+        self.guests = [guest for guest in self.guests if guest.link is not link]
+        link.close()
+        for entrance in self._entrances:
+            entrance.on_left(link)
+
+    def wait(self, done: Callable[[], object]) -> None:
+        """Deliver events until done() is true."""
+        self.poller.run_until(done)
+
+    def guest(self) -> Guest:
+        """The one guest, waited for."""
+        self.wait(lambda: self.guests)
+        assert len(self.guests) == 1
+        return self.guests[0]
+
+    def frames(self, count: int, guest: Guest | None = None) -> list[bytes]:
+        """The next frames of the guest."""
+        link = (guest or self.guest()).link
+        found: list[bytes] = []
+
+        def read() -> bool:
+            while (burst := link.read_burst()) is not None:
+                found.extend(bytes(self.slots[burst[0]][off : off + length]) for off, length in burst[1])
+            return len(found) >= count
+
+        self.wait(read)
+        return found
+
+    def end_of(self, guest: Guest) -> str:
+        """Read until the link says that it is over; its words."""
+        words: list[str] = []
+
+        def read() -> bool:
+            try:
+                guest.link.read_burst()
+            except LinkClosed as error:
+                words.append(str(error))
+            return bool(words)
+
+        self.wait(read)
+        self.leave(guest.link)
+        return words[0]
+
+    def close(self) -> None:
+        """Close everything; every slot must be home then."""
+        for guest in list(self.guests):
+            guest.link.close()
+        for entrance in self._entrances:
+            entrance.close()
+        assert not self.poller.callbacks
+        self.poller.close()
+        assert self.pool.refs_out == 0
