@@ -36,11 +36,15 @@ class Zone:
 
 @dataclass(frozen=True, slots=True)
 class PortForward:
-    """A host address and the guest's behind it: ``protocol`` is "tcp" or "udp", the rest ``host:port``."""
+    """A host address and the guest's behind it: ``protocol`` is "tcp" or "udp", the rest ``host:port``.
+
+    ``proxy_protocol``: version of the PROXY header that the guest gets first, 0 for none.
+    """
 
     protocol: str
     local: str
     remote: str
+    proxy_protocol: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +55,41 @@ class SocketForward:
     dest: str
     user: str
     identity: str
+
+
+PortRange = tuple[int, int]
+"""First and last port."""
+
+
+@dataclass(frozen=True, slots=True)
+class GuestApi:
+    """What guests may do through the gateway's port 80. Empty ``addresses`` or ``ports`` mean every one."""
+
+    enabled: bool = True
+    unix: bool = True
+    addresses: tuple[str, ...] = ()
+    """Networks of host addresses on which a guest may open and close forwards."""
+    ports: tuple[PortRange, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyRule:
+    """One rule of the egress policy. An empty field means "any"; networks and names are one condition."""
+
+    action: str  # "allow" or "deny"
+    guests: tuple[str, ...] = ()
+    networks: tuple[str, ...] = ()
+    names: tuple[str, ...] = ()
+    ports: tuple[PortRange, ...] = ()
+    protocols: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class EgressPolicy:
+    """Where guests may connect to: the first rule that fits decides, else ``default``."""
+
+    default: str = "allow"
+    rules: tuple[PolicyRule, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,10 +124,15 @@ class Config:
     gateway_virtual_ips: tuple[int, ...]
     dhcp_static_leases: Mapping[int, bytes]
     vpnkit_macs: Mapping[str, bytes]
+    placement: str  # one of placement.KINDS
     tcp_workers: int
     egress_workers: int
     slots: int
     max_tcp_flows: int
+    api_token_file: str = ""
+    state_file: str = ""
+    guest_api: GuestApi = GuestApi()
+    egress_policy: EgressPolicy = EgressPolicy()
 
 
 def mac_bytes(text: str) -> bytes:
@@ -131,7 +175,7 @@ def as_file(config: Config) -> dict[str, Any]:
             for z in config.dns_zones
         ],
         "dnsSearchDomains": list(config.dns_search_domains),
-        "forwards": {("udp:" if f.protocol == "udp" else "") + f.local: f.remote for f in config.forwards},
+        "forwards": {_forward_key(f): f.remote for f in config.forwards},
         "nat": {address_text(ip): address_text(to) for ip, to in config.nat.items()},
         "gatewayVirtualIPs": [address_text(ip) for ip in config.gateway_virtual_ips],
         "dhcpStaticLeases": {address_text(ip): mac_text(m) for ip, m in config.dhcp_static_leases.items()},
@@ -149,12 +193,55 @@ def as_file(config: Config) -> dict[str, Any]:
             "interfaces": _filled({name: getattr(config, name) for name in LINKS}),
             "forwards": [asdict(forward) for forward in config.socket_forwards],
             "stack": _filled(stack),
+            "placement": config.placement,
             "tcp-workers": config.tcp_workers,
             "egress-workers": config.egress_workers,
             "slots": config.slots,
             "limits": {limit.key: getattr(config, limit.name) for limit in limits.TABLE},
+            "api-token-file": config.api_token_file,
+            "state-file": config.state_file,
+            "guest-api": _guest_api(config.guest_api),
+            "egress-policy": _policy(config.egress_policy),
+            "proxy-protocol": {
+                _forward_key(f): f"v{f.proxy_protocol}" for f in config.forwards if f.proxy_protocol
+            },
         }
     )
+
+
+def _forward_key(forward: PortForward) -> str:
+    return ("udp:" if forward.protocol == "udp" else "") + forward.local
+
+
+def _guest_api(api: GuestApi) -> dict[str, Any]:
+    if api == GuestApi():
+        return {}
+    # Here false says something.
+    flags = {"enabled": api.enabled, "unix": api.unix}
+    return flags | _filled({"addresses": list(api.addresses), "ports": _port_texts(api.ports)})
+
+
+def _policy(policy: EgressPolicy) -> dict[str, Any]:
+    if policy == EgressPolicy():
+        return {}
+    rules = [
+        _filled(
+            {
+                "action": rule.action,
+                "guests": list(rule.guests),
+                "networks": list(rule.networks),
+                "names": list(rule.names),
+                "ports": _port_texts(rule.ports),
+                "protocols": list(rule.protocols),
+            }
+        )
+        for rule in policy.rules
+    ]
+    return {"default": policy.default, "rules": rules}
+
+
+def _port_texts(ranges: tuple[PortRange, ...]) -> list[str]:
+    return [f"{low}-{high}" for low, high in ranges]
 
 
 def _filled(keys: dict[str, Any]) -> dict[str, Any]:

@@ -16,8 +16,9 @@ from urllib.parse import urlsplit
 
 from pydantic import BaseModel
 
-from pipeline import flags, limits
+from pipeline import flags, limits, placement
 from pipeline.config import LINKS, Config, PortForward, Record, SocketForward, Zone, mac_bytes
+from pipeline.config_access import egress_policy, guest_api, with_proxy_protocol
 from pipeline.config_file import MAX_MTU, ConfigError, FileKeys, SocketForwardKeys, StackKeys, is_ipv4, read
 
 DEFAULT_MTU: Final = 1500
@@ -121,15 +122,20 @@ def build(
         gateway_mac=mac_bytes(stack.gateway_mac or GATEWAY_MAC),
         dns_zones=network.zones,
         dns_search_domains=network.search_domains,
-        forwards=network.forwards,
+        forwards=with_proxy_protocol(network.forwards, keys.proxy_protocol),
         nat={_int(ip): _int(to) for ip, to in stack.nat.items()} or {int(host): _int(HOST_LOOPBACK)},
         gateway_virtual_ips=tuple(_int(ip) for ip in stack.gateway_virtual_ips) or (int(host),),
         dhcp_static_leases={_int(ip): mac_bytes(mac) for ip, mac in network.leases.items()},
         vpnkit_macs={uuid: mac_bytes(mac) for uuid, mac in network.vpnkit_macs.items()},
+        placement=_placement(parsed.text("placement") or keys.placement or placement.SEPARATE),
         tcp_workers=_own(parsed, "tcp-workers", keys.tcp_workers, 1, 64),
         egress_workers=_own(parsed, "egress-workers", keys.egress_workers, 1, 64),
         slots=_own(parsed, "slots", keys.slots, 64, 1 << 16),
         max_tcp_flows=bounds["max_tcp_flows"],
+        api_token_file=_token_file(parsed.text("api-token-file") or keys.api_token_file),
+        state_file=parsed.text("state-file") or keys.state_file,
+        guest_api=guest_api(keys.guest_api),
+        egress_policy=egress_policy(keys.egress_policy),
     )
     return config, tuple(warnings)
 
@@ -353,12 +359,33 @@ def _socket_forwards(parsed: flags.Parsed, keys: Sequence[SocketForwardKeys]) ->
     return tuple(found)
 
 
+def _token_file(path: str) -> str:
+    """The path of a file that holds a token. The token itself is read by who checks requests."""
+    if not path:
+        return ""
+    try:
+        with open(path, encoding="ascii") as file:
+            token = file.read().strip()
+    except (OSError, UnicodeDecodeError) as error:
+        words = os.strerror(error.errno or 0).lower() if isinstance(error, OSError) else "not ASCII"
+        raise ConfigError(f"token file {flags.quote(path)} can't be read: {words}") from None
+    if not re.fullmatch(r"[!-~]+", token):
+        raise ConfigError(f"token file {flags.quote(path)} must hold one word")
+    return path
+
+
 def _mtu(mtu: int, warnings: list[str]) -> int:
     if mtu < MIN_MTU:
         raise ConfigError(f"mtu is out of range: {mtu} (allowed: {MIN_MTU} to {MAX_MTU})")
     if mtu > MAX_MTU:
         warnings.append(f"an MTU of {mtu} does not fit the 2-byte length of a frame: {MAX_MTU} is used")
     return min(mtu, MAX_MTU)
+
+
+def _placement(kind: str) -> str:
+    if kind not in placement.KINDS:
+        raise ConfigError(f"placement must be one of {', '.join(placement.KINDS)}, not {kind!r}")
+    return kind
 
 
 def _own(parsed: flags.Parsed, name: str, key: int, low: int, high: int) -> int:

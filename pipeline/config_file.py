@@ -17,6 +17,7 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, create_model
 
 from pipeline import flags, limits
+from pipeline.engines.regexp import Regexp, RegexpError
 
 MAX_DEPTH: Final = 32
 MAX_MTU: Final = 65521
@@ -95,18 +96,53 @@ def _mac(value: object) -> str:
     return text
 
 
-# Understood by the name server, whose patterns are RE2's, and not by Python.
-_BEYOND_PYTHON: Final = re.compile(r"\\[zQEpPC]|\(\?<[a-zA-Z]|\(\?[a-zA-Z-]*[:)]|\[\[:")
-
-
 def _regexp(value: object) -> str:
     text = _text(value)
-    if _BEYOND_PYTHON.search(text):
-        return text
     try:
-        re.compile(text)
-    except re.error as error:
+        Regexp(text)
+    except RegexpError as error:
         raise ValueError(f"must be a regular expression ({error})") from None
+    return text
+
+
+def _one_of(*words: str) -> BeforeValidator:
+    def check(value: object) -> str:
+        text = _text(value)
+        if text not in words:
+            raise ValueError(f"must be {' or '.join(words)}")
+        return text
+
+    return BeforeValidator(check)
+
+
+def _network(value: object) -> str:
+    try:
+        return str(ipaddress.ip_network(_text(value)))
+    except ValueError:
+        raise ValueError("must be an address or a network such as 10.0.0.0/8") from None
+
+
+def _ipv4_network(value: object) -> str:
+    text = _network(value)
+    if ":" in text:
+        raise ValueError("must be an IPv4 address or network such as 10.0.0.0/8")
+    return text
+
+
+def _ports(value: object) -> tuple[int, int]:
+    found = re.fullmatch(r"([0-9]{1,5})(?:-([0-9]{1,5}))?", _text(value), re.ASCII)
+    low, high = (int(found[1]), int(found[2] or found[1])) if found else (1, 0)
+    if not low <= high <= 65535:
+        raise ValueError("must be a port or a range of ports such as 8000-8100")
+    return low, high
+
+
+def _name_pattern(value: object) -> str:
+    text = _text(value).rstrip(".").lower()
+    if not re.fullmatch(
+        r"(\*\.)?[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?(\.[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?)*", text
+    ):
+        raise ValueError("must be a name such as example.com, or *.example.com for all names below it")
     return text
 
 
@@ -145,7 +181,11 @@ Ip = Annotated[str, BeforeValidator(_ipv4)]
 Mac = Annotated[str, BeforeValidator(_mac)]
 OptionalIp = Annotated[str, _optional(_ipv4)]
 OptionalMac = Annotated[str, _optional(_mac)]
-Regexp = Annotated[str, BeforeValidator(_regexp)]
+Pattern = Annotated[str, BeforeValidator(_regexp)]
+Network = Annotated[str, BeforeValidator(_network)]
+Ipv4Network = Annotated[str, BeforeValidator(_ipv4_network)]
+Ports = Annotated[tuple[int, int], BeforeValidator(_ports)]
+NamePattern = Annotated[str, BeforeValidator(_name_pattern)]
 GuestAddress = Annotated[str, BeforeValidator(_guest_address)]
 LocalAddress = Annotated[str, BeforeValidator(_local_address)]
 
@@ -161,7 +201,7 @@ class RecordKeys(_Map):
 
     name: Text = ""
     ip: OptionalIp = ""
-    regexp: Regexp = ""
+    regexp: Pattern = ""
 
 
 class ZoneKeys(_Map):
@@ -225,6 +265,33 @@ def _limit_fields() -> Any:
 LimitKeys: Final[type[_Map]] = create_model("LimitKeys", __base__=_Map, **_limit_fields())
 
 
+class GuestApiKeys(_Map):
+    """What guests may do through the gateway's port 80."""
+
+    enabled: Flag = True
+    unix: Flag = True
+    addresses: list[Network] = []
+    ports: list[Ports] = []
+
+
+class PolicyRuleKeys(_Map):
+    """One rule of the egress policy."""
+
+    action: Annotated[str, _one_of("allow", "deny")]
+    guests: list[Ipv4Network] = []
+    networks: list[Ipv4Network] = []
+    names: list[NamePattern] = []
+    ports: list[Ports] = []
+    protocols: list[Annotated[str, _one_of("tcp", "udp", "icmp")]] = []
+
+
+class EgressPolicyKeys(_Map):
+    """Where guests may connect to."""
+
+    default: Annotated[str, _one_of("allow", "deny")] = "allow"
+    rules: list[PolicyRuleKeys] = []
+
+
 class FileKeys(_Map):
     """The whole file."""
 
@@ -238,10 +305,18 @@ class FileKeys(_Map):
     interfaces: InterfaceKeys = InterfaceKeys()
     forwards: list[SocketForwardKeys] = []
     stack: StackKeys = StackKeys()
+    placement: Text = ""
     tcp_workers: Annotated[int, _number(1, 64)] = Field(default=1, validation_alias="tcp-workers")
     egress_workers: Annotated[int, _number(1, 64)] = Field(default=1, validation_alias="egress-workers")
     slots: Annotated[int, _number(64, 1 << 16)] = 512
     limits: LimitKeys = LimitKeys()  # type: ignore[valid-type]
+    api_token_file: Text = Field(default="", validation_alias="api-token-file")
+    state_file: Text = Field(default="", validation_alias="state-file")
+    guest_api: GuestApiKeys = Field(default=GuestApiKeys(), validation_alias="guest-api")
+    egress_policy: EgressPolicyKeys = Field(default=EgressPolicyKeys(), validation_alias="egress-policy")
+    proxy_protocol: dict[LocalAddress, Annotated[str, _one_of("v1", "v2")]] = Field(
+        default={}, validation_alias="proxy-protocol"
+    )
 
 
 # --- reading ----------------------------------------------------------------------------

@@ -40,6 +40,9 @@ GVPROXY: Final[tuple[Flag, ...]] = (
 OWN: Final[tuple[Flag, ...]] = (
     Flag("tcp-workers", "int", "TCP worker processes; 0 means as configured, else 1"),
     Flag("egress-workers", "int", "worker processes for host sockets; 0 means as configured, else 1"),
+    Flag("api-token-file", "string", "file with the token that the API on the host asks for; none if empty"),
+    Flag("state-file", "string", "file that keeps the leases while the program does not run"),
+    Flag("placement", "string", "separate: a process for each worker; auto: fewer on a small machine"),
     Flag("slots", "int", "slots of 72 KiB in shared memory; 0 means as configured, else 512"),
     Flag(
         "limit", "string", "name=number, repeats: one of the limits of the configuration file", repeats=True

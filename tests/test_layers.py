@@ -35,6 +35,7 @@ LOW = ("pipeline.wire", "pipeline.engines", "pipeline.shm", "pipeline.links", "p
 LEAVES = ("pipeline.counters", "pipeline.limits", "pipeline.logs")
 SETTINGS = (
     "pipeline.config",
+    "pipeline.config_access",
     "pipeline.config_build",
     "pipeline.config_file",
     "pipeline.flags",
@@ -92,7 +93,9 @@ TABLE: dict[str, Row] = {
     "pipeline.options": Row((*LEAVES, "pipeline.flags")),
     "pipeline.config": Row(("pipeline.limits",), None, ("os", "socket")),
     "pipeline.config_build": Row((*LEAVES, *SETTINGS)),
-    "pipeline.config_file": Row((*LEAVES, *SETTINGS)),
+    "pipeline.config_access": Row((*LEAVES, *SETTINGS)),
+    # Patterns are checked by who will use them.
+    "pipeline.config_file": Row((*LEAVES, *SETTINGS, "pipeline.engines.regexp")),
     "pipeline.topology": Row((*LEAVES, "pipeline.shm", "pipeline.config")),
     # The supervisor and the command line put everything together, but read no packet.
     "pipeline": Row((*LEAVES, *SETTINGS, *TOGETHER)),

@@ -1,0 +1,52 @@
+"""From the configuration file's keys about access to Config: guests' API, egress policy, PROXY protocol.
+
+The schema is config_file.py's; here its values, already checked one by one, are put
+together and checked against each other. Opens nothing.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from pipeline import flags
+from pipeline.config import EgressPolicy, GuestApi, PolicyRule, PortForward
+from pipeline.config_file import ConfigError, EgressPolicyKeys, GuestApiKeys
+
+
+def guest_api(keys: GuestApiKeys) -> GuestApi:
+    """What guests may do through the gateway's port 80."""
+    return GuestApi(keys.enabled, keys.unix, tuple(keys.addresses), tuple(keys.ports))
+
+
+def egress_policy(keys: EgressPolicyKeys) -> EgressPolicy:
+    """Where guests may connect to. ConfigError for a rule about ports of a protocol that has none."""
+    rules = []
+    for index, key in enumerate(keys.rules):
+        if key.ports and "icmp" in key.protocols:
+            raise ConfigError(f"egress-policy.rules[{index}]: icmp has no ports (allowed: tcp, udp)")
+        rules.append(
+            PolicyRule(
+                key.action,
+                tuple(key.guests),
+                tuple(key.networks),
+                tuple(key.names),
+                tuple(key.ports),
+                tuple(key.protocols),
+            )
+        )
+    return EgressPolicy(keys.default, tuple(rules))
+
+
+def with_proxy_protocol(
+    forwards: Sequence[PortForward], versions: Mapping[str, str]
+) -> tuple[PortForward, ...]:
+    """The forwards, with the versions given by local address. ConfigError for one that is no TCP forward."""
+    left = dict(versions)
+    found = []
+    for forward in forwards:
+        version = left.pop(forward.local, "") if forward.protocol == "tcp" else ""
+        found.append(replace(forward, proxy_protocol=int(version[1:]) if version else 0))
+    if left:
+        known = ", ".join(forward.local for forward in forwards if forward.protocol == "tcp") or "none"
+        key = flags.quote(next(iter(left)))
+        raise ConfigError(f"proxy-protocol: {key} is no TCP forward of stack.forwards (known: {known})")
+    return tuple(found)
