@@ -1,5 +1,7 @@
 """How single connections begin and end, seen from a guest with a real kernel's TCP."""
 
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -15,6 +17,7 @@ from tests.support.servers import (
     LATE,
     RESET,
     SLOW,
+    STUCK,
     UDP_ECHO,
     Servers,
 )
@@ -76,6 +79,23 @@ def test_destinations_that_never_answer_hold_up_nobody_else(agent: Agent) -> Non
     finally:
         for thread in threads:
             thread.join()
+
+
+@pytest.mark.parametrize("command, port", [("fill", STUCK), ("starve", DATA)])
+def test_connections_whose_receiver_does_not_read_hold_up_nobody_else(
+    agent: Agent, command: str, port: int
+) -> None:
+    words = (command, INTERNET_ADDR, str(port), "150")
+    argv = (sys.executable, "-m", "tests.support.client", *words)
+    stuck = agent.guest.popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert stuck.stdout is not None
+    assert stuck.stdin is not None
+    assert stuck.stdout.readline()
+    outcome = agent.run("transfer", INTERNET_ADDR, DATA, 4 * MIB, 4 * MIB, 4)
+    assert outcome["errors"] == []
+    assert outcome["seconds"] < 10
+    stuck.stdin.close()
+    stuck.wait(10)
 
 
 def test_link_local_destinations_are_refused_by_default(agent: Agent) -> None:

@@ -93,8 +93,7 @@ def test_a_killed_supervisor_takes_its_workers_along_and_leaves_no_shared_memory
         lambda: not any(os.path.exists(f"/proc/{pid}") for pid in workers.values()), "the workers end", 5
     )
     assert shared_memory() == before
-    daemon.socket.unlink(missing_ok=True)
-    daemon.qemu_socket.unlink(missing_ok=True)
+    daemon.kill()
 
 
 def test_a_guest_comes_back_by_itself_when_the_daemon_does(network: Network, outside: Servers) -> None:

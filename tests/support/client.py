@@ -13,6 +13,7 @@ fetch ADDRESS PORT                        {"status": n, "sha256": of the page}
 """
 
 import argparse
+import contextlib
 import errno
 import hashlib
 import http.client
@@ -167,9 +168,52 @@ def fetch(address: str, port: str) -> dict[str, Any]:
     return {"status": response.status, "sha256": hashlib.sha256(response.read()).hexdigest()}
 
 
+def fill(address: str, port: str, count: str) -> dict[str, Any]:
+    """Senders towards hosts that do not read."""
+    block = bytes(256 * 1024)
+    socks = [_open(address, port) for _ in range(int(count))]
+    sent = 0
+    for _ in range(40):
+        for sock in socks:
+            sock.setblocking(False)
+            with contextlib.suppress(BlockingIOError):
+                sent += sock.send(block)
+        time.sleep(0.05)
+    _hold({"sent": sent})
+    return {}
+
+
+def starve(address: str, port: str, count: str) -> dict[str, Any]:
+    """Receivers that do not read."""
+    socks = [_open(address, port) for _ in range(int(count))]
+    for sock in socks:
+        sock.sendall(json.dumps({"down": 1 << 30, "up": 0, "seed": 1}).encode() + b"\n")
+    time.sleep(2)
+    _hold({})
+    return {}
+
+
+def _hold(outcome: dict[str, Any]) -> None:
+    print(json.dumps(outcome), flush=True)
+    sys.stdin.read()
+
+
 COMMANDS: dict[str, Callable[..., dict[str, Any]]] = {
     function.__name__: function
-    for function in (transfer, connect, udp, segmented, late, early, reset, stop, resolve, fetch)
+    for function in (
+        transfer,
+        connect,
+        udp,
+        segmented,
+        late,
+        early,
+        reset,
+        stop,
+        resolve,
+        fetch,
+        fill,
+        starve,
+    )
 }
 
 

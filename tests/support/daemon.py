@@ -213,13 +213,21 @@ class Daemon:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if kind is None:
-            self.stop()
-            return
-        sys.stderr.write(self.log_text())
+        try:
+            if kind is None:
+                self.stop()
+            else:
+                sys.stderr.write(self.log_text())
+        finally:
+            self.kill()
+
+    def kill(self) -> None:
+        """After a failure: nothing of it may be in the way of the next test."""
         if self._process is not None and self._process.poll() is None:
             self._process.kill()
             self._process.wait()
+        for path in (self.socket, self.qemu_socket):
+            path.unlink(missing_ok=True)
 
 
 def program() -> list[str]:

@@ -8,6 +8,7 @@
     reset 7005       TCP: resets the connection at the first byte it gets
     slow 7006        TCP: reads nothing for a second, then as late does
     udp echo 7007    every datagram comes back
+    stuck 7008       TCP: accepts and never reads
     http 80          one page
     dns 53           UDP and TCP, the records below; other names do not exist
 
@@ -19,6 +20,7 @@ import contextlib
 import hashlib
 import http.server
 import json
+import select
 import socket
 import socketserver
 import struct
@@ -155,6 +157,12 @@ def _slow(sock: socket.socket) -> None:
     _late(sock)
 
 
+def _stuck(sock: socket.socket) -> None:
+    poller = select.poll()
+    poller.register(sock, select.POLLRDHUP)
+    poller.poll()
+
+
 def answer(query: dns.message.Message) -> dns.message.Message:
     """The response to one query out of RECORDS."""
     response = dns.message.make_response(query)
@@ -245,6 +253,7 @@ TCP_SERVERS: dict[int, Callable[[socket.socket], None]] = {
     EARLY: _early,
     RESET: _reset,
     SLOW: _slow,
+    STUCK: _stuck,
     DNS: _dns_tcp,
 }
 UDP_SERVERS: dict[int, Callable[[socket.socket], None]] = {UDP_ECHO: _serve_udp_echo, DNS: _serve_dns_udp}
