@@ -42,18 +42,9 @@ import dns.rrset
 from tests.support.netns import Namespace, wait_for
 from tests.support.traffic import serve_transfer
 
-DATA, ECHO, DISCARD, LATE, EARLY, RESET, SLOW, UDP_ECHO, HTTP, DNS = (
-    7000,
-    7001,
-    7002,
-    7003,
-    7004,
-    7005,
-    7006,
-    7007,
-    80,
-    53,
-)
+DATA, ECHO, DISCARD, LATE, EARLY, RESET, SLOW, UDP_ECHO, STUCK = range(7000, 7009)
+HTTP = 80
+DNS = 53
 PAGE = b"a page from outside\n" * 100
 SLOW_SECONDS = 1.0
 LONG_TEXT = "x" * 250
