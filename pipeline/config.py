@@ -15,6 +15,11 @@ from pipeline import limits
 LINKS: Final = ("vpnkit", "qemu", "bess", "stdio", "vfkit")
 """Fields of Config that name where guests attach, beside /connect."""
 
+SEPARATE: Final = "separate"
+AUTO: Final = "auto"
+PLACEMENTS: Final = (SEPARATE, AUTO)
+"""A process for each worker, or fewer where that pays (pipeline.placement)."""
+
 
 @dataclass(frozen=True, slots=True)
 class Record:
@@ -124,7 +129,7 @@ class Config:
     gateway_virtual_ips: tuple[int, ...]
     dhcp_static_leases: Mapping[int, bytes]
     vpnkit_macs: Mapping[str, bytes]
-    placement: str  # one of placement.KINDS
+    placement: str  # one of PLACEMENTS
     tcp_workers: int
     egress_workers: int
     slots: int

@@ -16,8 +16,18 @@ from urllib.parse import urlsplit
 
 from pydantic import BaseModel
 
-from pipeline import flags, limits, placement
-from pipeline.config import LINKS, Config, PortForward, Record, SocketForward, Zone, mac_bytes
+from pipeline import flags, limits
+from pipeline.config import (
+    LINKS,
+    PLACEMENTS,
+    SEPARATE,
+    Config,
+    PortForward,
+    Record,
+    SocketForward,
+    Zone,
+    mac_bytes,
+)
 from pipeline.config_access import egress_policy, guest_api, with_proxy_protocol
 from pipeline.config_file import MAX_MTU, ConfigError, FileKeys, SocketForwardKeys, StackKeys, is_ipv4, read
 
@@ -127,7 +137,7 @@ def build(
         gateway_virtual_ips=tuple(_int(ip) for ip in stack.gateway_virtual_ips) or (int(host),),
         dhcp_static_leases={_int(ip): mac_bytes(mac) for ip, mac in network.leases.items()},
         vpnkit_macs={uuid: mac_bytes(mac) for uuid, mac in network.vpnkit_macs.items()},
-        placement=_placement(parsed.text("placement") or keys.placement or placement.SEPARATE),
+        placement=_placement(parsed.text("placement") or keys.placement or SEPARATE),
         tcp_workers=_own(parsed, "tcp-workers", keys.tcp_workers, 1, 64),
         egress_workers=_own(parsed, "egress-workers", keys.egress_workers, 1, 64),
         slots=_own(parsed, "slots", keys.slots, 64, 1 << 16),
@@ -383,8 +393,8 @@ def _mtu(mtu: int, warnings: list[str]) -> int:
 
 
 def _placement(kind: str) -> str:
-    if kind not in placement.KINDS:
-        raise ConfigError(f"placement must be one of {', '.join(placement.KINDS)}, not {kind!r}")
+    if kind not in PLACEMENTS:
+        raise ConfigError(f"placement must be one of {', '.join(PLACEMENTS)}, not {kind!r}")
     return kind
 
 

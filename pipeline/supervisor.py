@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from typing import Final, NamedTuple
 
-from pipeline import logs, workers
+from pipeline import logs, placement, workers
 from pipeline.config import Config
 from pipeline.control.channel import Message, RequestError
 from pipeline.control.forwarder import ForwardError
@@ -103,8 +103,10 @@ class Supervisor:
             self.log.warning("a passed descriptor is not used", descriptor=name)
         if config.stdio:
             self.stdio = stdio.take()
-        self.fabric = Fabric.create(layout)
-        self.running = workers.start(self.fabric, config, [*self.inherited.sockets, *(self.stdio or ())])
+        groups = placement.plan(config.placement, layout, os.cpu_count() or 1)
+        self.fabric = Fabric.create(layout, [group.members for group in groups])
+        private = [*self.inherited.sockets, *(self.stdio or ())]
+        self.running = workers.start(self.fabric, groups, config, private)
 
     def _entrances(self) -> Iterator[tuple[str, str]]:
         """Protocol and URL of each entrance but stdio, in the order in which they are opened."""
@@ -136,7 +138,7 @@ class Supervisor:
                 loop.add_signal_handler(number, self._on_signal, number)
         for worker in self.running:
             loop.add_reader(worker.process.sentinel, self._on_end, worker)
-        controls = {worker.name: worker.control for worker in self.running}
+        controls = {name: sock for worker in self.running for name, sock in worker.controls.items()}
         self.plane = plane = ControlPlane(self.config, self.fabric, controls, self._on_guest)
         try:
             await self._open(plane)
@@ -267,7 +269,8 @@ class Supervisor:
             if worker.process.is_alive():
                 worker.process.kill()
                 worker.process.join()
-            worker.control.close()
+            for sock in worker.controls.values():
+                sock.close()
         for sock in self.listeners:
             sock.close()
         self.inherited.close()

@@ -17,7 +17,7 @@ descriptors go from one worker to another.
 """
 
 import socket
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
@@ -184,12 +184,16 @@ class Fabric:
         self.handoffs = {pair: _socket_pair(pair) for pair in layout.handoffs}
 
     @classmethod
-    def create(cls, layout: Layout) -> "Fabric":
-        """Make the segment and one waiter a worker. OSError when the system refuses."""
-        waiters: dict[str, Waiter] = {
-            node.name: EventfdWaiter() if node.role in SOCKET_ROLES else SemaphoreWaiter()
-            for node in layout.nodes
-        }
+    def create(cls, layout: Layout, processes: Iterable[Sequence[str]] = ()) -> "Fabric":
+        """Make the segment and one waiter a process. OSError when the system refuses.
+
+        processes: names of the workers that share one; by default each has its own.
+        """
+        waiters: dict[str, Waiter] = {}
+        for names in processes or [[name] for name in layout.names]:
+            sockets = len(names) > 1 or layout.node(names[0]).role in SOCKET_ROLES
+            waiter: Waiter = EventfdWaiter() if sockets else SemaphoreWaiter()
+            waiters.update(dict.fromkeys(names, waiter))
         return cls(layout, Segment.create(layout.size_bytes), waiters)
 
     def bell(self, name: str) -> Bell:
@@ -273,7 +277,7 @@ class Fabric:
 
     def close(self) -> None:
         """Give this process's handles back. Views of the segment must be gone, or it stays mapped."""
-        for waiter in self.waiters.values():
+        for waiter in set(self.waiters.values()):
             waiter.close()
         for ends in self.handoffs.values():
             for end in ends.values():

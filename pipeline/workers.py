@@ -1,4 +1,4 @@
-"""Forking the workers: which stage runs where, and what each child keeps of its parent.
+"""Forking the processes of a placement: the stages in each, and what a child keeps of its parent.
 
 A child owns its ends of the control socket and of hand-off sockets, and nothing else of the
 parent's: a copied end would keep a socket open after its owner died.
@@ -14,10 +14,12 @@ import multiprocess
 
 from pipeline import process_name
 from pipeline.config import Config
+from pipeline.placement import Group
 from pipeline.stages.demux import DemuxStage
 from pipeline.stages.egress import EgressStage
 from pipeline.stages.ingress import IngressStage
 from pipeline.stages.listen import ListenStage
+from pipeline.stages.loop import Loop, Poller
 from pipeline.stages.resolver import ResolverStage
 from pipeline.stages.tcp import TcpStage
 from pipeline.stages.worker import Stage, Worker
@@ -35,50 +37,58 @@ _STAGES: Final[dict[str, Callable[[Worker, Config], Stage]]] = {
 
 @dataclass(slots=True)
 class Running:
-    """One worker process and the supervisor's end of its control socket."""
+    """One worker process and the supervisor's ends of the control sockets of the workers in it."""
 
     name: str
     process: Any
-    control: socket.socket
+    controls: dict[str, socket.socket]
 
 
-def start(fabric: Fabric, config: Config, private: Sequence[socket.socket | int]) -> list[Running]:
-    """Fork all workers. private: sockets and descriptors of the supervisor, closed in every child."""
+def start(
+    fabric: Fabric, groups: Sequence[Group], config: Config, private: Sequence[socket.socket | int]
+) -> list[Running]:
+    """Fork all processes. private: sockets and descriptors of the supervisor, closed in every child."""
     context = multiprocess.get_context("fork")
-    names = fabric.layout.names
-    pairs = {name: socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET) for name in names}
+    pairs = {name: socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET) for name in fabric.layout.names}
     running = []
-    for name in names:
+    for group in groups:
         process = context.Process(
-            target=_main, name=name, args=(name, fabric, config, private, pairs), daemon=True
+            target=_main, name=group.name, args=(group, fabric, config, private, pairs), daemon=True
         )
         process.start()
-        running.append(Running(name, process, pairs[name][0]))
+        running.append(Running(group.name, process, {name: pairs[name][0] for name in group.members}))
     for _, theirs in pairs.values():
         theirs.close()
     return running
 
 
 def _main(
-    name: str,
+    group: Group,
     fabric: Fabric,
     config: Config,
     private: Sequence[socket.socket | int],
     pairs: dict[str, tuple[socket.socket, socket.socket]],
 ) -> None:
-    process_name.set_name(f"gvtap-{name}")
+    process_name.set_name(f"gvtap-{group.name}")
     for owner, (supervisors, workers) in pairs.items():
         supervisors.close()
-        if owner != name:
+        if owner not in group.members:
             workers.close()
     for ends in fabric.handoffs.values():
         for owner, end in ends.items():
-            if owner != name:
+            if owner not in group.members:
                 end.close()
     for own in private:
         if isinstance(own, int):
             os.close(own)
         else:
             own.close()
-    worker = Worker(fabric.ports(name), pairs[name][1])
-    worker.run(_STAGES[fabric.layout.node(name).role](worker, config))
+    workers_here: dict[str, Worker] = {}
+    poller: Poller | None = None
+    for name in group.members:
+        worker = Worker(fabric.ports(name), pairs[name][1], poller=poller)
+        poller = worker.poller
+        worker.adopt(_STAGES[fabric.layout.node(name).role](worker, config))
+        workers_here[name] = worker
+    waiter = fabric.waiters[group.members[0]]
+    Loop(waiter, [workers_here[name] for name in group.order]).run()

@@ -51,6 +51,7 @@ TOGETHER = (
     "pipeline.links.protocols",
     "pipeline.links.stdio",
     "pipeline.topology",
+    "pipeline.placement",
     "pipeline.process_name",
     "pipeline.workers",
     "pipeline.supervisor",

@@ -1,30 +1,19 @@
-"""The loop that every worker process runs around its stage.
+"""What every worker has around its stage: its ports, its control socket, its part of a breath.
 
-One turn of it is a *breath*: take slots home, deliver socket events, ``stage.step``,
-publish what was pushed and ring one bell for each peer that sleeps. A breath without
-work ends in sleep: announce, look at every input again, then wait in epoll (workers with
-sockets) or on a semaphore, until the stage's deadline or MAX_SLEEP. A sleeping worker
-costs one wake a second; a busy one makes no system call but those of its sockets.
+A *breath*: take slots home, serve the control socket, ``stage.step``, publish what was
+pushed and ring one bell for each peer that sleeps. The turn of breath and sleep, socket events and
+signals are the process's: pipeline.stages.loop.
 
-Beside the stage the loop serves the control socket, keeps the gauges of the pool, and
-ends: on SIGTERM, on the request ``stop``, and when the supervisor is gone (its end of the
-control socket closed, the parent's death signal, or another parent process). SIGINT is
-ignored: the supervisor gets it too and decides.
-
-What it does not do: fork, configure logging, or know any protocol.
+A worker ends when it is told so (request ``stop``), and when the supervisor is gone: its end of the
+control socket closed, or another parent process. What it does not do: fork, configure
+logging, or know any protocol.
 """
 
-import ctypes
-import faulthandler
-import gc
 import os
 import select
-import signal
 import socket
-import sys
 from collections.abc import Callable, Sequence, Sized
 from time import monotonic
-from types import FrameType
 from typing import Any, Final, Protocol
 
 import structlog
@@ -32,21 +21,19 @@ import structlog
 from pipeline.counters import INDEX
 from pipeline.shm.arena import Pool
 from pipeline.shm.ring import Producer, SlotProducer
-from pipeline.shm.wake import MAX_SLEEP, EventfdWaiter
+from pipeline.shm.wake import EventfdWaiter
 from pipeline.stages.channel import ControlChannel, HasFileno
+from pipeline.stages.loop import Loop, Poller
 from pipeline.topology import WorkerPorts
 
 HOUSEKEEPING: Final = 1.0
 """Seconds between two looks at gauges, parent and control socket."""
 OUTBOX_RETRY: Final = 0.01
 """Seconds until a control message that the socket did not take is tried again."""
-MAX_EVENTS: Final = 256
-"""Socket events of one breath."""
 TAG_SHIFT: Final = 32
 """In an entry of a free ring: slot number in the low bits, tag in the high ones."""
 
 _SLOT_MASK: Final = (1 << TAG_SHIFT) - 1
-_PR_SET_PDEATHSIG: Final = 1
 
 _BREATHS: Final = INDEX["worker_breaths"]
 _SLEEPS: Final = INDEX["worker_sleeps"]
@@ -87,12 +74,19 @@ class Stage(Protocol):
 
 
 class Worker:
-    """One worker process: ports, sockets, control and the loop. Made after the fork."""
+    """One worker: ports, sockets and control. Made after the fork, in its process."""
 
     def __init__(
-        self, ports: WorkerPorts, control: socket.socket | None, supervisor_pid: int | None = None
+        self,
+        ports: WorkerPorts,
+        control: socket.socket | None,
+        supervisor_pid: int | None = None,
+        poller: Poller | None = None,
     ) -> None:
-        """control: this worker's end of the control socket; supervisor_pid: the parent, default getppid()."""
+        """control: this worker's end of the control socket; supervisor_pid: the parent, default getppid().
+
+        poller: that of the process, if it has one already; else one is made if the waiter is a descriptor.
+        """
         self.ports = ports
         self.name = ports.name
         self.index = ports.index
@@ -106,8 +100,11 @@ class Worker:
         self._peers = {peer: ControlChannel(sock) for peer, sock in ports.handoffs.items()}
         self._supervisor_pid = os.getppid() if supervisor_pid is None else supervisor_pid
         self._waiter = ports.bell.waiter
-        self._epoll: select.epoll | None = None
-        self._callbacks: dict[int, Callable[[int], object]] = {}
+        if poller is None and isinstance(self._waiter, EventfdWaiter):
+            poller = Poller(self._waiter)
+        self.poller = poller
+        self._armed: list[AnyProducer] = []
+        self._wants_slots = False
         self._control_poll = select.poll()
         if control is not None:
             self._control_poll.register(control, select.POLLIN)
@@ -128,13 +125,11 @@ class Worker:
             *((ring.wake_due, bells[peer].ring) for peer, ring in ports.rings_in.items()),
             *((ring.wake_due, bells[peer].ring) for peer, ring in ports.free_in.items()),
         ]
-        if isinstance(self._waiter, EventfdWaiter):
-            self._epoll = select.epoll()
-            clear = self._waiter.clear
-            self.register(self._waiter.fileno(), select.EPOLLIN, lambda _events: clear())
+        self._free_in = list(ports.free_in.items())
+        if poller is not None:
             for channel in (self._control, *self._peers.values()):
                 if channel is not None:
-                    self.register(channel.fileno(), select.EPOLLIN, self._server(channel))
+                    poller.register(channel.fileno(), select.EPOLLIN, self._server(channel))
 
     # --- for the stage ------------------------------------------------------------------
 
@@ -159,17 +154,15 @@ class Worker:
         Only in workers that wait in epoll (LookupError in others). Unregister before closing fd.
         An event of this breath may still be delivered to a descriptor that took over the number.
         """
-        self._poll().register(fd, events)
-        self._callbacks[fd] = callback
+        self._sockets().register(fd, events, callback)
 
     def modify(self, fd: int, events: int) -> None:
         """Wait for other events of a registered descriptor."""
-        self._poll().modify(fd, events)
+        self._sockets().modify(fd, events)
 
     def unregister(self, fd: int) -> None:
         """Forget a registered descriptor, which must still be open."""
-        del self._callbacks[fd]
-        self._poll().unregister(fd)
+        self._sockets().unregister(fd)
 
     def send_event(self, message: Message, fds: Sequence[int | HasFileno] = ()) -> None:
         """Tell the supervisor something it did not ask for. The descriptors stay the caller's to close."""
@@ -191,95 +184,66 @@ class Worker:
         """End the loop after this breath."""
         self.running = False
 
-    # --- the loop -----------------------------------------------------------------------
+    # --- the breath ---------------------------------------------------------------------
 
     def run(self, stage: Stage) -> None:
-        """Breathe until told to stop. Exceptions of the stage end the worker with status 1."""
+        """Breathe alone in this process until told to stop."""
+        self.adopt(stage)
+        Loop(self._waiter, [self]).run()
+
+    def adopt(self, stage: Stage) -> None:
+        """Take the stage that this worker runs."""
         self._stage = stage
+        self._step = stage.step
         self._on_released = getattr(stage, "on_released", None)
-        self._take_signals()
-        gc.collect()
-        gc.freeze()
-        self.log.debug("worker started")
-        try:
-            self._loop(stage)
-            self._end(stage)
-        except Exception as error:
-            self.log.exception("worker failed", error=str(error))
-            raise SystemExit(1) from error
 
-    def _loop(self, stage: Stage) -> None:
-        step = stage.step
-        callbacks = self._callbacks
-        epoll = self._epoll
-        releases = self._releases
-        publishes = self._publishes
-        take_control = self.ports.bell.take_control
-        free_in = list(self.ports.free_in.items())
-        events: list[tuple[int, int]] = []
-        while self.running:
-            self._breaths += 1
-            now = monotonic()
-            for source, ring in free_in:
-                if entries := ring.drain():
-                    self._take_home(source, entries)
-            for fd, mask in events:
-                # A callback before may have unregistered it.
-                if (callback := callbacks.get(fd)) is not None:
-                    callback(mask)
-            if take_control() and self._control is not None:
-                self._serve(self._control)
-            if now >= self._housekeeping_at:
-                self._keep_house(now)
-            # Everything that may push stands before the step; what was pushed is published after it.
-            work = step(now)
-            for queue, publish, ring_bell in publishes:
-                if queue and publish():
-                    ring_bell()
-            for wake_due, ring_bell in releases:
-                if wake_due():
-                    ring_bell()
-            if work:
-                events = epoll.poll(0, MAX_EVENTS) if epoll is not None else []
-            else:
-                events = self._sleep(stage.deadline())
+    def breathe(self, now: float) -> int:
+        """One breath. Everything that may push stands before the step; what was pushed is published after."""
+        self._breaths += 1
+        for source, ring in self._free_in:
+            if entries := ring.drain():
+                self._take_home(source, entries)
+        if self.ports.bell.take_control() and self._control is not None:
+            self._serve(self._control)
+        if now >= self._housekeeping_at:
+            self._keep_house(now)
+        work = self._step(now)
+        for queue, publish, ring_bell in self._publishes:
+            if queue and publish():
+                ring_bell()
+        for wake_due, ring_bell in self._releases:
+            if wake_due():
+                ring_bell()
+        return work
 
-    def _sleep(self, deadline: float) -> list[tuple[int, int]]:
-        """Wait for an input, at most until deadline; the socket events that ended the wait."""
-        epoll = self._epoll
-        timeout = min(deadline - monotonic(), MAX_SLEEP)
-        if not self._flush():
-            timeout = min(timeout, OUTBOX_RETRY)
-        if timeout <= 0:
-            return epoll.poll(0, MAX_EVENTS) if epoll is not None else []
+    def may_sleep(self) -> float:
+        """Seconds until the stage's deadline, or until a control message is to be tried again."""
+        timeout = self._stage.deadline() - monotonic()
+        return timeout if self._flush() else min(timeout, OUTBOX_RETRY)
+
+    def announce(self) -> None:
+        """Sleep is next: peers ring for records, for room, and for slots if those are wanted."""
         pool = self.ports.pool
-        slots_wanted = pool is not None and (self.slots_wanted or pool.free_count * 2 < pool.count)
-        armed = [ring for ring in self._producers if ring.arm()]
-        bell = self.ports.bell
-        bell.announce(slots_wanted)
-        if not self.running or self._inputs_ready(slots_wanted, armed):
-            timeout = 0.0
-        else:
-            self._sleeps += 1
-        events: list[tuple[int, int]] = []
-        if epoll is not None:
-            events = epoll.poll(timeout, MAX_EVENTS)
-        elif timeout:
-            self._waiter.wait(timeout)
-        bell.awake()
-        for ring in armed:
-            ring.disarm()
-        return events
+        self._wants_slots = pool is not None and (self.slots_wanted or pool.free_count * 2 < pool.count)
+        self._armed = [ring for ring in self._producers if ring.arm()]
+        self.ports.bell.announce(self._wants_slots)
 
-    def _inputs_ready(self, slots_wanted: bool, armed: list[AnyProducer]) -> bool:
+    def awake(self, slept: bool) -> None:
+        """The sleep is over."""
+        self._sleeps += slept
+        self.ports.bell.awake()
+        for ring in self._armed:
+            ring.disarm()
+
+    def inputs_ready(self) -> bool:
         """The second look, after the announcement: whether anything came that nobody rings for any more."""
         for consumer in self.ports.rings_in.values():
             if consumer.fresh():
                 return True
-        for producer in armed:
+        for producer in self._armed:
             if producer.released():
                 return True
-        if slots_wanted:
+        if self._wants_slots:
             for frees in self.ports.free_in.values():
                 if frees.pending():
                     return True
@@ -307,10 +271,10 @@ class Worker:
             f"slot {slot} of {self.ports.home_of(slot)} cannot be with {self.name}: no free ring"
         )
 
-    def _poll(self) -> select.epoll:
-        if self._epoll is None:
+    def _sockets(self) -> Poller:
+        if self.poller is None:
             raise LookupError(f"worker {self.name} waits on a semaphore and can hold no descriptors")
-        return self._epoll
+        return self.poller
 
     # --- control ------------------------------------------------------------------------
 
@@ -334,7 +298,7 @@ class Worker:
             if channel is self._control:
                 self.log.info("supervisor closed the control socket")
                 self.stop()
-            if channel.fileno() in self._callbacks:
+            if self.poller is not None and self.poller.registered(channel.fileno()):
                 self.unregister(channel.fileno())
 
     def _dispatch(self, message: Message, fds: list[int]) -> Message | None:
@@ -362,24 +326,8 @@ class Worker:
 
     # --- life ---------------------------------------------------------------------------
 
-    def _take_signals(self) -> None:
-        """Set the signals of a worker, whatever the supervisor had set before it forked."""
-        signal.set_wakeup_fd(-1)
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        signal.signal(signal.SIGHUP, signal.SIG_IGN)
-        signal.signal(signal.SIGTERM, self._on_sigterm)
-        # Says where it is, on standard error, and goes on: the supervisor ends it.
-        faulthandler.register(signal.SIGQUIT, file=2, chain=False)
-        if sys.platform == "linux":
-            # Sent when the thread that forked this process ends, by whatever cause.
-            ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGTERM), 0, 0, 0)
-        self._check_parent()
-
-    def _on_sigterm(self, _number: int, _frame: FrameType | None) -> None:
-        self.running = False
-        self._waiter.post()  # the wait that the signal interrupted goes on otherwise
-
-    def _check_parent(self) -> None:
+    def check_parent(self) -> None:
+        """Stop if the supervisor is gone."""
         if os.getppid() != self._supervisor_pid:
             self.log.info("supervisor is gone")
             self.stop()
@@ -387,11 +335,11 @@ class Worker:
     def _keep_house(self, now: float) -> None:
         self._housekeeping_at = now + HOUSEKEEPING
         self._write_gauges()
-        self._check_parent()
+        self.check_parent()
         self._flush()
         # Also finds a closed socket, and a message whose bell was not rung. (Asked first: a read that
         # finds nothing costs an exception and a buffer, every second in every idle worker.)
-        if self._epoll is None and self._control is not None and self._control_poll.poll(0):
+        if self.poller is None and self._control is not None and self._control_poll.poll(0):
             self._serve(self._control)
 
     def _write_gauges(self) -> None:
@@ -403,9 +351,9 @@ class Worker:
             counts[_SLOTS_FREE] = pool.free_count
             counts[_SLOT_REFS_OUT] = pool.refs_out
 
-    def _end(self, stage: Stage) -> None:
+    def end(self) -> None:
         """Let the stage give back what it holds, and look whether the pool is sound."""
-        close = getattr(stage, "close", None)
+        close = getattr(self._stage, "close", None)
         if close is not None:
             close()
         for _, publish, _ in self._publishes:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from math import inf
 from typing import Any
 
-from pipeline.stages import worker as worker_module
+from pipeline.shm import wake
 from pipeline.stages.channel import ControlChannel
 from pipeline.stages.worker import Message, Worker
 from pipeline.topology import Fabric
@@ -51,7 +51,7 @@ class Child:
             status = 9
             try:
                 mine.close()
-                vars(worker_module)["MAX_SLEEP"] = max_sleep
+                vars(wake)["MAX_SLEEP"] = max_sleep
                 worker = Worker(fabric.ports(name), its)
                 worker.run(make(worker))
                 status = 0

@@ -1,0 +1,38 @@
+"""Which workers share a process.
+
+``separate`` is the shape of the pipeline: a process each, which uses as many cores as there
+are workers. ``auto`` fuses the data path into one process on a machine with few cores, where a wake-up of
+another process costs more than its core gains; on larger machines it is ``separate``.
+"""
+
+from typing import Final, NamedTuple
+
+from pipeline.config import PLACEMENTS, SEPARATE
+from pipeline.topology import DEMUX, EGRESS, INGRESS, LISTEN, RESOLVER, TCP, Layout
+
+FEW_CORES: Final = 4
+"""Up to as many cores the data path of ``auto`` is one process."""
+
+
+class Group(NamedTuple):
+    """One process.
+
+    ``members``: the workers in it. ``order``: in which they breathe within a turn; a worker may come
+    twice, so that a frame and its answer pass all of them in one turn.
+    """
+
+    name: str
+    members: tuple[str, ...]
+    order: tuple[str, ...]
+
+
+def plan(kind: str, layout: Layout, cores: int) -> tuple[Group, ...]:
+    """The processes, in the order in which they are started. ValueError for an unknown kind."""
+    if kind not in PLACEMENTS:
+        raise ValueError(f"placement must be one of {', '.join(PLACEMENTS)}, not {kind!r}")
+    if kind == SEPARATE or cores > FEW_CORES:
+        return tuple(Group(name, (name,), (name,)) for name in layout.names)
+    path = (INGRESS, DEMUX, *layout.shards(TCP), *layout.shards(EGRESS))
+    back = (*layout.shards(TCP), DEMUX, INGRESS)
+    side = (RESOLVER, LISTEN)
+    return Group("data", path, path + back), Group("side", side, side)

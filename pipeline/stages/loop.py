@@ -1,0 +1,204 @@
+"""The loop of a worker process: one worker as a rule, several where a placement fuses them.
+
+One turn is a *breath* of every worker: slots come home, socket events are delivered, the stage
+steps, what it pushed is published. A turn without work ends in sleep: announce on every
+bell, look at every input again, then wait in epoll (or on a semaphore, for a lone worker without
+sockets) until the nearest deadline or MAX_SLEEP. A sleeping process costs one wake a second; a
+busy one makes no system call but those of its sockets.
+
+A stretch of work is followed by up to ``spin`` seconds of looking without sleeping, if the
+placement asks for it: a wake-up costs more than that on most machines. Only work earns it, so an idle
+daemon never spins.
+
+Workers of one process share nothing but the poller; they meet in their rings as always, and their
+bells are silent because everybody is awake. The process ends on SIGTERM, on the request ``stop`` of a
+worker, and when the supervisor is gone. SIGINT is ignored: the supervisor gets it too and decides.
+"""
+
+import ctypes
+import faulthandler
+import gc
+import select
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from time import monotonic
+from types import FrameType
+from typing import Final, Protocol
+
+import structlog
+
+from pipeline.shm import wake
+from pipeline.shm.wake import EventfdWaiter, Waiter
+
+MAX_EVENTS: Final = 256
+"""Socket events of one turn."""
+_PR_SET_PDEATHSIG: Final = 1
+
+Events = list[tuple[int, int]]
+
+
+class Poller:
+    """Descriptors and their callbacks, for a process whose waiter is a descriptor itself."""
+
+    def __init__(self, waiter: EventfdWaiter) -> None:
+        self._epoll = select.epoll()
+        self._callbacks: dict[int, Callable[[int], object]] = {}
+        self.poll = self._epoll.poll
+        clear = waiter.clear
+        self.register(waiter.fileno(), select.EPOLLIN, lambda _events: clear())
+
+    def register(self, fd: int, events: int, callback: Callable[[int], object]) -> None:
+        """Call callback(events) in each turn in which fd is ready."""
+        self._epoll.register(fd, events)
+        self._callbacks[fd] = callback
+
+    def modify(self, fd: int, events: int) -> None:
+        """Wait for other events of a registered descriptor."""
+        self._epoll.modify(fd, events)
+
+    def unregister(self, fd: int) -> None:
+        """Forget a registered descriptor, which must still be open."""
+        del self._callbacks[fd]
+        self._epoll.unregister(fd)
+
+    def registered(self, fd: int) -> bool:
+        """Whether fd has a callback."""
+        return fd in self._callbacks
+
+    def dispatch(self, events: Events) -> None:
+        """Deliver what poll() returned."""
+        callbacks = self._callbacks
+        for fd, mask in events:
+            # A callback before may have unregistered it.
+            if (callback := callbacks.get(fd)) is not None:
+                callback(mask)
+
+
+class Member(Protocol):
+    """What the loop needs of a worker (pipeline.stages.worker.Worker)."""
+
+    name: str
+    log: structlog.typing.FilteringBoundLogger
+    running: bool
+    poller: Poller | None
+
+    def breathe(self, now: float) -> int:
+        """One breath; how much was done."""
+        ...
+
+    def may_sleep(self) -> float:
+        """Seconds until it must breathe again without any event; not above zero if at once."""
+        ...
+
+    def announce(self) -> None:
+        """Sleep is next: whoever has something for the worker rings from now on."""
+        ...
+
+    def inputs_ready(self) -> bool:
+        """The second look, after the announcement: whether anything came that nobody rings for any more."""
+        ...
+
+    def awake(self, slept: bool) -> None:
+        """The sleep is over, or did not come about."""
+        ...
+
+    def check_parent(self) -> None:
+        """Stop if the supervisor is gone."""
+        ...
+
+    def end(self) -> None:
+        """The process ends in order: give everything back."""
+        ...
+
+
+class Loop:
+    """Breathes its workers until one of them is told to stop."""
+
+    def __init__(self, waiter: Waiter, workers: Sequence[Member], spin: float = 0.0) -> None:
+        """workers in the order in which they breathe, perhaps twice; the waiter is behind all their bells."""
+        self._waiter = waiter
+        self._order = list(workers)
+        self._workers = list(dict.fromkeys(workers))
+        self._spin = spin
+        self._poller = workers[0].poller
+        self.running = True
+
+    def run(self) -> None:
+        """Until the end. Exceptions of a stage end the process with status 1."""
+        self._take_signals()
+        gc.collect()
+        gc.freeze()
+        for worker in self._workers:
+            worker.log.debug("worker started")
+        try:
+            self._turn_on()
+            for worker in self._workers:
+                worker.end()
+        except Exception as error:
+            names = "+".join(worker.name for worker in self._workers)
+            self._workers[0].log.exception("worker failed", process=names, error=str(error))
+            raise SystemExit(1) from error
+
+    def _turn_on(self) -> None:
+        poller = self._poller
+        order = self._order
+        spin = self._spin
+        events: Events = []
+        spin_until = 0.0
+        while self.running:
+            now = monotonic()
+            if events and poller is not None:
+                poller.dispatch(events)
+            work = 0
+            for worker in order:
+                work += worker.breathe(now)
+                if not worker.running:
+                    self.running = False
+            if work:
+                spin_until = now + spin
+                events = poller.poll(0, MAX_EVENTS) if poller is not None else []
+            elif spin and now < spin_until:
+                events = poller.poll(0, MAX_EVENTS) if poller is not None else []
+            else:
+                events = self.sleep()
+
+    def sleep(self) -> Events:
+        """Wait for an input, at most until a deadline; the socket events that ended the wait."""
+        poller = self._poller
+        workers = self._workers
+        timeout = wake.MAX_SLEEP
+        for worker in workers:
+            timeout = min(timeout, worker.may_sleep())
+        if timeout <= 0:
+            return poller.poll(0, MAX_EVENTS) if poller is not None else []
+        for worker in workers:
+            worker.announce()
+        if not self.running or any(worker.inputs_ready() for worker in workers):
+            timeout = 0.0
+        events: Events = []
+        if poller is not None:
+            events = poller.poll(timeout, MAX_EVENTS)
+        elif timeout:
+            self._waiter.wait(timeout)
+        for worker in workers:
+            worker.awake(slept=timeout > 0)
+        return events
+
+    def _take_signals(self) -> None:
+        """Set the signals of a worker process, whatever the supervisor had set before it forked."""
+        signal.set_wakeup_fd(-1)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        signal.signal(signal.SIGTERM, self._on_sigterm)
+        # Says where it is, on standard error, and goes on: the supervisor ends it.
+        faulthandler.register(signal.SIGQUIT, chain=False)
+        if sys.platform == "linux":
+            # Sent when the thread that forked this process ends, by whatever cause.
+            ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGTERM), 0, 0, 0)
+        for worker in self._workers:
+            worker.check_parent()
+
+    def _on_sigterm(self, _number: int, _frame: FrameType | None) -> None:
+        self.running = False
+        self._waiter.post()  # the wait that the signal interrupted goes on otherwise
