@@ -1,0 +1,147 @@
+"""Guests on links that are not our agent's: a tap in a namespace, carried to the daemon by another program.
+
+    python -m tests.support.foreign le16|vpnkit SOCKET TAP      frames behind a 2-byte length
+
+socat carries packets (bess) and datagrams (vfkit), tests.support.frame_shim carries QEMU's stream.
+"""
+
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from guest.tap import Tap
+from pipeline.wire import framing
+from tests.support.agent import GATEWAY_ADDR, GUEST_ADDR, GUEST_MAC, run_client
+from tests.support.netns import Namespace, wait_for
+
+UUID = "c3d68012-0208-11ea-9fd7-f2189899ab08"
+
+
+class Foreign:
+    """A guest with a static address, whose link is the process argv in its namespace."""
+
+    def __init__(
+        self, guest: Namespace, argv: list[str], address: str = GUEST_ADDR, mac: str = GUEST_MAC
+    ) -> None:
+        self.guest = guest
+        self._argv = argv
+        self._address = address
+        self._mac = mac
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Start it; returns when the tap is up and has its address."""
+        self._process = self.guest.popen(self._argv, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+
+        def is_there() -> bool:
+            assert self._process is not None
+            assert self._process.poll() is None, f"{self._argv[0]} ended with {self._process.returncode}"
+            return self.guest.run("ip", "link", "show", "tap0", check=False).returncode == 0
+
+        wait_for(is_there, "the guest's tap")
+        self.guest.ip("link", "set", "tap0", "address", self._mac, "up")
+        self.guest.ip("address", "add", f"{self._address}/24", "dev", "tap0")
+        self.guest.ip("route", "add", "default", "via", GATEWAY_ADDR)
+
+    def run(self, command: str, *words: object) -> dict[str, Any]:
+        """Run a command of tests.support.client in the guest; what it found."""
+        return run_client(self.guest, command, *words)
+
+    def ping(self, address: str = GATEWAY_ADDR) -> None:
+        """Ping from inside; AssertionError without an answer."""
+        self.guest.run("ping", "-n", "-c", "2", "-i", "0.2", "-W", "3", address)
+
+    def leave(self) -> None:
+        """The link's program is gone, as if its machine had been switched off."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGKILL)
+        self._process.wait(5)
+        self._process = None
+        wait_for(
+            lambda: self.guest.run("ip", "link", "show", "tap0", check=False).returncode != 0, "the tap goes"
+        )
+
+    def __enter__(self) -> "Foreign":
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._process is not None:
+            self.leave()
+
+
+_TAP = "TUN,tun-name=tap0,tun-type=tap,iff-no-pi"
+
+
+def bess(guest: Namespace, path: Path, **where: str) -> Foreign:
+    """User Mode Linux's way: a packet socket, carried by socat."""
+    return Foreign(guest, ["socat", "-b", "65536", f"UNIX-CONNECT:{path},type=5", _TAP], **where)
+
+
+def vfkit(guest: Namespace, path: Path, own_path: Path, **where: str) -> Foreign:
+    """vfkit's way: datagrams between two bound sockets, carried by socat."""
+    own_path.unlink(missing_ok=True)
+    return Foreign(guest, ["socat", "-b", "65536", f"UNIX-SENDTO:{path},bind={own_path}", _TAP], **where)
+
+
+def qemu(guest: Namespace, path: Path, **where: str) -> Foreign:
+    """QEMU's stream socket, without QEMU."""
+    return Foreign(guest, [sys.executable, "-m", "tests.support.frame_shim", str(path), "tap0"], **where)
+
+
+def stream(guest: Namespace, protocol: str, path: Path, **where: str) -> Foreign:
+    """This module as the link: "le16", or "vpnkit" with its handshake."""
+    return Foreign(
+        guest, [sys.executable, "-m", "tests.support.foreign", protocol, str(path), "tap0"], **where
+    )
+
+
+# --- the program --------------------------------------------------------------------------
+
+
+def _shake_hands(sock: socket.socket) -> None:
+    hello = framing.vpnkit_hello()
+    sock.sendall(hello)
+    assert sock.recv(len(hello), socket.MSG_WAITALL) == hello
+    sock.sendall(framing.vpnkit_command(UUID))
+    assert len(sock.recv(framing.VPNKIT_REPLY_LEN, socket.MSG_WAITALL)) == framing.VPNKIT_REPLY_LEN
+
+
+def _carry(sock: socket.socket, tap: int) -> None:
+    received = b""
+    while True:
+        readable, _, _ = select.select([tap, sock], [], [])
+        if tap in readable:
+            frame = os.read(tap, framing.MAX_FRAME)
+            sock.sendall(framing.LE16.prefix.pack(len(frame)) + frame)
+        if sock in readable:
+            data = sock.recv(1 << 17)
+            if not data:
+                return
+            received += data
+            whole, rest = framing.split(received, 0, len(received), framing.LE16)
+            for off, length in whole:
+                os.write(tap, received[off : off + length])
+            received = received[rest:]
+
+
+def main() -> None:
+    """Connect, shake hands, open the tap, carry."""
+    protocol, path, name = sys.argv[1:]
+    sock = socket.socket(socket.AF_UNIX)
+    sock.connect(path)
+    if protocol == "vpnkit":
+        _shake_hands(sock)
+    _carry(sock, Tap.open(name).fd)
+
+
+if __name__ == "__main__":
+    main()
