@@ -119,7 +119,8 @@ seq = the guest's initial sequence number (TCP), aux = protocol << 8 | ICMP code
 
 # --- tcp <-> egress -----------------------------------------------------------------
 CONNECT: Final = 30
-"""Open a host connection. flow, guest_addr, remote_addr, ports, gso_size = MSS towards the guest, link."""
+"""Open a host connection. flow, guest_addr, remote_addr, ports, gso_size = MSS towards the guest, link,
+seq = the guest's initial sequence number (for UNREACHABLE)."""
 CONNECTED: Final = 31
 """The host connection of flow stands. (egress -> tcp; tcp -> egress for a dialled guest.)"""
 CONNECT_FAILED: Final = 32
@@ -131,7 +132,9 @@ TAKEN: Final = 34
 TO_GUEST: Final = 35
 """Host bytes for the guest, in one piece. flow, slot, off, len. Reference moves."""
 SHUTDOWN: Final = 36
-"""End of stream behind all bytes sent so far: FIN from the guest, or EOF from the host. flow."""
+"""End of stream behind all bytes sent so far: FIN from the guest, or EOF from the host. flow, aux."""
+SHUTDOWN_BOTH: Final = 1
+"""aux of the host's SHUTDOWN: it is gone in both directions, so nobody will read what the guest sends."""
 ABORT: Final = 37
 """Reset: the other side was reset. flow, aux = errno (0 = reset). The receiver forgets the flow."""
 CLOSED: Final = 38

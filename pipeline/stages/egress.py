@@ -13,7 +13,7 @@ from typing import Final
 
 from pipeline.config import Config
 from pipeline.counters import INDEX
-from pipeline.engines import nat
+from pipeline.engines import nat, refusal
 from pipeline.host import tcp as host_tcp
 from pipeline.host.filler import SlotFiller
 from pipeline.host.stream import HostStream
@@ -37,6 +37,7 @@ SPILL_AFTER_S: Final = 0.05
 _WRITING: Final = frozenset({"OPEN", "CLOSING"})
 
 _EVENTS: Final = select.EPOLLIN | select.EPOLLOUT | select.EPOLLRDHUP | select.EPOLLET
+_END_EVENTS: Final = select.EPOLLHUP | select.EPOLLERR
 _READ_EVENTS: Final = select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR
 
 _OPENED: Final = INDEX["egress_connection_opened"]
@@ -48,6 +49,9 @@ _FROM_HOST: Final = INDEX["egress_bytes_from_host"]
 _FLOWS: Final = INDEX["egress_flows"]
 _SPILLED: Final = INDEX["egress_bytes_spilled"]
 _PAUSED: Final = INDEX["egress_reads_paused_no_slot"]
+
+Asker = tuple[int, int, int, int]
+"""(guest_addr, remote_addr, ports, sequence number of the SYN) of a connection that a guest asked for."""
 
 
 class Flow:
@@ -64,7 +68,10 @@ class Flow:
     ========== ====================================================================
     """
 
-    __slots__ = ("chunk", "guest", "key", "number", "out_refs", "read_finished", "shard", "state", "stream")
+    __slots__ = (
+        "asker", "chunk", "guest", "hung_up", "key",
+        "number", "out_refs", "read_finished", "shard", "state", "stream",
+    )  # fmt: skip
 
     def __init__(self, key: int, number: int, shard: int, stream: HostStream, state: str) -> None:
         self.key = key
@@ -73,9 +80,12 @@ class Flow:
         self.stream = stream
         self.state = state
         self.chunk = MAX_READ
+        self.asker: Asker = (0, 0, 0, 0)
         self.guest = (0, 0)
         self.out_refs = 0
         self.read_finished = False
+        self.hung_up = False
+        """The host is gone in both directions, in order: nobody will read what the guest sends."""
 
 
 class EgressStage:
@@ -137,12 +147,12 @@ class EgressStage:
         count = 0
         for (
             kind, _flags, _link, stride, gso_size, slot, off, length, skip, number,
-            _seq, _ack, _wnd, _ts_val, _ts_ecr, guest_addr, remote_addr, ports, _aux,
+            seq, _ack, _wnd, _ts_val, _ts_ecr, guest_addr, remote_addr, ports, _aux,
         ) in d.DESCRIPTOR.iter_unpack(burst):  # fmt: skip
             count += 1
             key = number if number & d.FLOW_FROM_EGRESS else base | number
             if kind == d.CONNECT:
-                self._connect(key, number, shard, guest_addr, remote_addr, ports, gso_size)
+                self._connect(key, number, shard, (guest_addr, remote_addr, ports, seq), gso_size)
                 continue
             flow = flows.get(key)
             if flow is None:
@@ -170,9 +180,8 @@ class EgressStage:
                 dirty[flow] = None
         return count
 
-    def _connect(
-        self, key: int, number: int, shard: int, guest_addr: int, remote_addr: int, ports: int, mss: int
-    ) -> None:
+    def _connect(self, key: int, number: int, shard: int, asker: Asker, mss: int) -> None:
+        guest_addr, remote_addr, ports, _ = asker
         port = ports & 0xFFFF
         target = self.targets.tcp_target(remote_addr, port)
         error = 0
@@ -189,13 +198,31 @@ class EgressStage:
         else:
             sock, error = host_tcp.connect(ipv4.addr_text(target.addr), port)
         if sock is None:
-            self.counts[_FAILED] += 1
-            self.tcp_out[shard].push(d.record(d.CONNECT_FAILED, flow=number, aux=error))
+            self._connect_failed(shard, number, asker, error)
             return
         flow = Flow(key, number, shard, HostStream(sock, self.slots), "CONNECTING")
+        flow.asker = asker
         flow.chunk = read_chunk(mss)
         self.flows[key] = flow
         self.worker.register(sock.fileno(), _EVENTS, lambda events: self._on_event(flow, events))
+
+    def _connect_failed(self, shard: int, number: int, asker: Asker, error: int) -> None:
+        """Tell the engine, and the guest too where it is owed an ICMP message instead of a reset."""
+        self.counts[_FAILED] += 1
+        self.tcp_out[shard].push(d.record(d.CONNECT_FAILED, flow=number, aux=error))
+        code = refusal.answer_to_syn(error)
+        if code >= 0:
+            guest_addr, remote_addr, ports, seq = asker
+            self.demux_out.push(
+                d.record(
+                    d.UNREACHABLE,
+                    guest_addr=guest_addr,
+                    remote_addr=remote_addr,
+                    ports=ports,
+                    seq=seq,
+                    aux=ipv4.PROTO_TCP << 8 | code,
+                )
+            )
 
     def _guest_answered(self, flow: Flow, shard: int, mss: int) -> None:
         flow.shard = shard
@@ -236,19 +263,36 @@ class EgressStage:
                 return
             error = host_tcp.finish(stream.sock)
             if error:
-                self.counts[_FAILED] += 1
-                self._tell(flow, d.CONNECT_FAILED, aux=error)
+                self._connect_failed(flow.shard, flow.number, flow.asker, error)
                 self._forget(flow, reset=False)
                 return
             flow.state = "OPEN"
             self.counts[_OPENED] += 1
             self._tell(flow, d.CONNECTED)
+        if events & _END_EVENTS and self._host_ended(flow):
+            return
         if events & select.EPOLLOUT:
             stream.writable = True
             self.dirty[flow] = None
         if events & _READ_EVENTS and not flow.read_finished:
             stream.readable = True
             self.ready[flow] = None
+
+    def _host_ended(self, flow: Flow) -> bool:
+        """The socket reports an end of both directions or an error; whether the flow broke by it.
+
+        What the host sent before is read first, so an error with bytes behind it is left to read().
+        """
+        if flow.read_finished:
+            error = host_tcp.finish(flow.stream.sock)
+            if error:
+                self._broken(flow, OSError(error, host_tcp.error_text(error)))
+                return True
+        if not flow.hung_up and not flow.stream.write_finished:
+            flow.hung_up = True
+            if flow.read_finished:
+                self._tell(flow, d.SHUTDOWN, aux=d.SHUTDOWN_BOTH)
+        return False
 
     def _flush(self, now: float) -> None:
         free = self.worker.free
@@ -326,7 +370,7 @@ class EgressStage:
         if count == 0:
             flow.read_finished = True
             stream.readable = False
-            self._tell(flow, d.SHUTDOWN)
+            self._tell(flow, d.SHUTDOWN, aux=d.SHUTDOWN_BOTH if flow.hung_up else 0)
         return False
 
     def on_released(self, source: str, tags: list[int]) -> None:

@@ -10,7 +10,7 @@ import socket
 from typing import Final
 
 from pipeline.counters import INDEX
-from pipeline.engines import nat
+from pipeline.engines import nat, refusal
 from pipeline.host.filler import SlotFiller
 from pipeline.shm import descriptor as d
 from pipeline.shm.ring import Producer
@@ -106,8 +106,8 @@ class UdpSockets:
             self.counts[_SOCKET_FULL] += 1
         except OSError as error:
             self.counts[_SEND_FAILED] += 1
-            if not number & d.FLOW_FROM_EGRESS and error.errno == errno.ECONNREFUSED:
-                self._refused(number, error.errno)
+            if not number & d.FLOW_FROM_EGRESS and refusal.answer_to_datagram(error.errno or 0) >= 0:
+                self._refused(number, error.errno or 0)
         finally:
             payload.release()
             self.worker.free(slot)
@@ -116,6 +116,7 @@ class UdpSockets:
         target = self.targets.udp_target(remote_addr, ports & 0xFFFF)
         if target.refused:
             self.counts[INDEX[target.refused]] += 1
+            self._tell_closed(number, target.errno)
             return None
         try:
             sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
@@ -129,6 +130,7 @@ class UdpSockets:
                 raise
         except OSError as error:
             self.counts[_NO_SOCKET] += 1
+            self._tell_unreachable(guest_addr, remote_addr, ports, error.errno or errno.EIO)
             self._tell_closed(number, error.errno or errno.EIO)
             return None
         flow = UdpFlow(number, sock, guest_addr, remote_addr, ports)
@@ -166,7 +168,7 @@ class UdpSockets:
             except BlockingIOError:
                 return count, False
             except OSError as error:
-                self._refused(flow.number, error.errno or 0)
+                self._refused(flow.number, error.errno or errno.EIO)
                 return count, False
             filler.commit(length)
             self.counts[_FROM_HOST] += 1
@@ -227,8 +229,25 @@ class UdpSockets:
     # --- ends -------------------------------------------------------------------------
 
     def _refused(self, number: int, error: int) -> None:
+        """The flow's socket failed: the guest is told by ICMP, its next datagram opens another one."""
+        flow = self.flows.get(number)
+        if flow is not None:
+            self._tell_unreachable(flow.guest_addr, flow.remote_addr, flow.ports, error)
         self.close(number)
         self._tell_closed(number, error)
+
+    def _tell_unreachable(self, guest_addr: int, remote_addr: int, ports: int, error: int) -> None:
+        code = refusal.answer_to_datagram(error)
+        if code >= 0:
+            self.demux_out.push(
+                d.record(
+                    d.UNREACHABLE,
+                    guest_addr=guest_addr,
+                    remote_addr=remote_addr,
+                    ports=ports,
+                    aux=ipv4.PROTO_UDP << 8 | code,
+                )
+            )
 
     def _tell_closed(self, number: int, error: int) -> None:
         self.demux_out.push(d.record(d.UDP_CLOSE, flow=number, aux=error))

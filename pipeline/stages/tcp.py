@@ -16,6 +16,7 @@ from typing import Final, cast
 
 from pipeline.config import Config
 from pipeline.counters import INDEX
+from pipeline.engines import refusal
 from pipeline.engines.tcp import actions, isn
 from pipeline.engines.tcp.config import TcpConfig
 from pipeline.engines.tcp.connection import Connection, opens, reset_for
@@ -243,7 +244,7 @@ class TcpStage:
         count = 0
         for (
             kind, _flags, _link, _stride, _gso, slot, off, length, _skip, number,
-            _seq, _ack, _wnd, _ts_val, _ts_ecr, _guest, _remote, _ports, _aux,
+            _seq, _ack, _wnd, _ts_val, _ts_ecr, _guest, _remote, _ports, aux,
         ) in d.DESCRIPTOR.iter_unpack(burst):  # fmt: skip
             count += 1
             flow = by_number.get(number)
@@ -258,12 +259,15 @@ class TcpStage:
             elif kind == d.TAKEN:
                 conn.on_taken(length, now)
             elif kind == d.SHUTDOWN:
-                conn.on_host_eof(now)
+                if aux == d.SHUTDOWN_BOTH:
+                    conn.on_host_closed(now)
+                else:
+                    conn.on_host_eof(now)
             elif kind == d.CONNECTED:
                 conn.on_connected(now)
             elif kind == d.CONNECT_FAILED:
                 flow.host_open = False
-                conn.on_connect_failed(now)
+                conn.on_connect_failed(now, reset=refusal.answer_to_syn(aux) == refusal.RESET)
             elif kind == d.ABORT:
                 flow.host_open = False
                 conn.on_host_reset(now)
@@ -369,6 +373,7 @@ class TcpStage:
                 kind,
                 flow=flow.number,
                 gso_size=flow.conn.snd_mss,
+                seq=flow.conn.irs,
                 guest_addr=guest_addr,
                 remote_addr=remote_addr,
                 ports=ports,
