@@ -121,7 +121,8 @@ class Shim:
                     raise
 
 
-def _terminate(_signal: int, _frame: FrameType | None) -> None:
+def terminate(_signal: int, _frame: FrameType | None) -> None:
+    """Handler of SIGTERM: leave through the finally blocks."""
     raise SystemExit(0)
 
 
@@ -134,7 +135,7 @@ def main() -> None:
         parser.add_argument(f"-{name}", type=float, default=0.0)
     parser.add_argument("-seed", type=int, default=1)
     arguments = parser.parse_args()
-    signal.signal(signal.SIGTERM, _terminate)
+    signal.signal(signal.SIGTERM, terminate)
     to_host, to_guest = (
         Impairment(arguments.loss, arguments.duplicate, arguments.reorder, arguments.seed + way)
         for way in (0, 1)
