@@ -9,8 +9,9 @@ Both run over the same shim (tests/support), a Python program that carries Ether
     daemon     guest kernel -- tap -- shim -- QEMU socket -- daemon -- host kernel
 
 The kernels use CUBIC (--congestion), as the engine does and as Linux does unless told otherwise; one
-that ignores loss, like BBR, is another question. Prints one JSON object with MB/s of each repetition and the ratios of the medians. The
-transfer carries a hash, so every number is that of a stream that arrived whole. Needs root.
+that ignores loss, like BBR, is another question. Prints one JSON object with MB/s of each
+repetition and the ratios of the medians. The transfer carries a hash, so every number is that of
+a stream that arrived whole. Needs root.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Engine segments as IPv4 packets and back, by the plain wire modules: what the pipeline does with GRO and GSO.
+"""Engine segments as IPv4 packets and back, by the plain wire modules (the pipeline has GRO and GSO).
 
 For tests in which an engine meets something that speaks bytes: a kernel, a link that flips bits, a fuzzer.
 """
@@ -30,7 +30,10 @@ class Pair(NamedTuple):
 def packets_of(
     out: Outgoing, pair: Pair, payload: Callable[[object, int, int], bytes], ident: int = 0
 ) -> list[bytes]:
-    """The packets that a range is sent as; payload(buf, off, length) reads its bytes. PSH and FIN end the last."""
+    """The packets that a range is sent as; payload(buf, off, length) reads its bytes.
+
+    PSH and FIN end the last.
+    """
     options = (
         tcp_options.build_syn(out.mss, out.syn_wscale, out.syn_sack, out.has_ts, out.ts_val, out.ts_ecr)
         if out.flags & tcp.SYN
