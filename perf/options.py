@@ -6,13 +6,21 @@ import argparse
 from contextlib import AbstractContextManager
 
 from perf.namespaces import World, world
-from perf.peers import Endpoint, installed, running
+from perf.peers import AGENT, Endpoint, installed, running
+
+LINKS = {"qemu": ("pipeline",), "agent": (AGENT,), "both": ("pipeline", AGENT)}
 
 
 def add(parser: argparse.ArgumentParser, *, seconds: float, repeat: int) -> None:
     """Add them, with this measurement's defaults."""
     parser.add_argument(
         "--peers", default="auto", help="auto (all that are installed) or a comma-separated list"
+    )
+    parser.add_argument(
+        "--link",
+        choices=LINKS,
+        default="qemu",
+        help="what joins the guest: QEMU's framing, this program's agent with offload, or both in turn",
     )
     parser.add_argument("--seconds", type=float, default=seconds, help="length of each measurement")
     parser.add_argument("--repeat", type=int, default=repeat, help="turns; the median counts")
@@ -26,7 +34,8 @@ def add(parser: argparse.ArgumentParser, *, seconds: float, repeat: int) -> None
 
 def peers(options: argparse.Namespace) -> list[str]:
     """The peers to measure, in the order of each turn."""
-    return installed() if options.peers == "auto" else str(options.peers).split(",")
+    names = installed() if options.peers == "auto" else str(options.peers).split(",")
+    return [link for name in names for link in (LINKS[options.link] if name == "pipeline" else (name,))]
 
 
 def settings(options: argparse.Namespace) -> dict[str, object] | None:

@@ -1,8 +1,9 @@
 """The programs that are measured: this daemon, gvproxy, passt and slirp4netns, each started the same way.
 
 A peer runs in the host's namespace and gives the guest an interface `eth0`; the guest then reaches the host's
-loopback under `Endpoint.host_addr`. All but slirp4netns get their frames from perf.nic; slirp4netns opens its
-own tap.
+loopback under `Endpoint.host_addr`. All but two get their frames from perf.nic: slirp4netns opens its
+own tap, and behind the name AGENT this program's own agent joins the guest to its daemon, over /connect and
+with offload (docs/offload.md).
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from perf.namespaces import Namespace, Process, World
 
 ROOT = Path(__file__).resolve().parent.parent
 GUEST_MAC = "5a:94:ef:e4:0c:ee"
+AGENT = "pipeline-agent"
 START_PATIENCE = 15.0  # seconds for a peer to answer its first connection
 
 
@@ -97,6 +99,23 @@ def _start_pipeline(setup: Setup) -> tuple[Process, str]:
     return process, "192.168.127.254"
 
 
+def _start_agent(setup: Setup) -> tuple[Process, str]:
+    path = setup.directory / "net.sock"
+    argv = [sys.executable, "-m", "pipeline", "start", "-listen", f"unix://{path}", "-mtu", str(setup.mtu)]
+    process = _peer(setup, AGENT, [*argv, "-ssh-port", "-1", *setup.extra], cwd=ROOT)
+    deadline = time.monotonic() + START_PATIENCE
+    while not path.exists() and process.alive() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    words = ["-url", f"unix://{path}", "-iface", "eth0", "-mac", GUEST_MAC, "-stop-if-exist", ""]
+    words += ["-address", "192.168.127.2/24", "-gateway", "192.168.127.1", "-link-mtu", str(setup.mtu)]
+    log = setup.directory / "agent.log"
+    with open(log, "wb") as out:
+        agent = setup.world.guest.spawn([sys.executable, "-m", "guest.agent", *words], out, cwd=ROOT)
+    setup.nics.append((agent, log))
+    setup.stack.callback(agent.stop)
+    return process, "192.168.127.254"
+
+
 def _start_gvproxy(setup: Setup) -> tuple[Process, str]:
     path = setup.directory / "net.sock"
     argv = ["gvproxy", "-listen-qemu", f"unix://{path}", "-mtu", str(setup.mtu), "-ssh-port", "-1"]
@@ -132,6 +151,7 @@ def _start_slirp4netns(setup: Setup) -> tuple[Process, str]:
 
 STARTERS: dict[str, Callable[[Setup], tuple[Process, str]]] = {
     "pipeline": _start_pipeline,
+    AGENT: _start_agent,
     "gvproxy": _start_gvproxy,
     "passt": _start_passt,
     "slirp4netns": _start_slirp4netns,
@@ -141,7 +161,7 @@ STARTERS: dict[str, Callable[[Setup], tuple[Process, str]]] = {
 def installed() -> list[str]:
     """Names of the peers that can run here; this program first."""
     found = ["pipeline"] if (ROOT / "pipeline" / "cli.py").exists() else []
-    return found + [name for name in STARTERS if name != "pipeline" and shutil.which(name)]
+    return found + [name for name in STARTERS if name not in ("pipeline", AGENT) and shutil.which(name)]
 
 
 @contextmanager

@@ -61,6 +61,8 @@ LINK_UP: Final = 3
 """A guest link was attached. link, aux = MTU of the link (0 = default)."""
 LINK_DOWN: Final = 4
 """A guest link is gone: forget its MACs and neighbours. link."""
+LINK_OFFLOAD: Final = 5
+"""The guest behind a link takes partial checksums: frames for it may be sent with FRAME_VNET. link."""
 
 # --- demux, tcp -> ingress ----------------------------------------------------------
 FRAME_OUT: Final = 10

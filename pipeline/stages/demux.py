@@ -77,6 +77,7 @@ class DemuxStage:
         self.egress_out = [ports.rings_out[f"egress{i}"] for i in range(config.egress_workers)]
         self.resolver_in = ports.rings_in["resolver"]
         self.now = 0.0
+        self.due = 0.0
 
     # --- the step ---------------------------------------------------------------------
 
@@ -94,18 +95,27 @@ class DemuxStage:
         while burst := self.resolver_in.peek():
             work += self.udp.on_resolver_burst(burst)
             self.resolver_in.release(len(burst) // d.DESCRIPTOR_BYTES)
-        self.udp.expire(now)
-        if self.neighbors.deadline() <= now:
-            self.neighbors.on_timer(now)
-        if self.fragments.deadline() <= now:
-            self._expire_fragments(now)
-        self._carry_out(now)
-        if not work:
+        if now >= self.due:
+            if self.neighbors.deadline() <= now:
+                self.neighbors.on_timer(now)
+            if self.fragments.deadline() <= now:
+                self._expire_fragments(now)
+            self.udp.expire(now)
+            self._carry_out(now)
+            self.due = self._next_timeout()
+        elif work:
+            self.udp.tell_closed()
+            self._carry_out(now)
+            self.due = self._next_timeout()
+        else:
             self.output.filler.rest()
         return work
 
     def deadline(self) -> float:
-        """The next time-out of an engine."""
+        """The next time-out of an engine, as it was after the last work."""
+        return self.due
+
+    def _next_timeout(self) -> float:
         return min(self.neighbors.deadline(), self.fragments.deadline(), self.udp.deadline())
 
     # --- from ingress -------------------------------------------------------------------
@@ -135,6 +145,8 @@ class DemuxStage:
                     self._on_frame(link, slot, off, length, flags & d.FRAME_VNET, now)
                 elif kind == d.LINK_UP:
                     self.links.add(link)
+                elif kind == d.LINK_OFFLOAD:
+                    self.output.offload_links.add(link)
                 elif kind == d.LINK_DOWN:
                     self._on_link_down(link)
             except WireError as error:
@@ -426,6 +438,7 @@ class DemuxStage:
 
     def _on_link_down(self, link: int) -> None:
         self.links.discard(link)
+        self.output.offload_links.discard(link)
         self.switch.forget_link(link)
         self.fragments.forget(link)
         for addr, (_, where) in self.neighbors.snapshot().items():

@@ -12,9 +12,17 @@ from pipeline.host.filler import SlotFiller
 from pipeline.shm import descriptor as d
 from pipeline.shm.arena import SLOT_BYTES
 from pipeline.stages.worker import Worker
-from pipeline.wire import checksum, ethernet, ipv4, udp
+from pipeline.wire import checksum, ethernet, ipv4, offload, udp, virtio_net
 
 UDP_HEADERS_LEN: Final = ethernet.HEADER_LEN + ipv4.HEADER_LEN + udp.HEADER_LEN
+
+_PARTIAL: Final = virtio_net.build(
+    virtio_net.Header(
+        flags=virtio_net.NEEDS_CSUM, csum_start=ethernet.HEADER_LEN + ipv4.HEADER_LEN, csum_offset=6
+    ),
+    offload.VNET_LEN,
+)
+"""The virtio-net header of a datagram whose checksum the guest finishes."""
 
 _NO_SLOT: Final = INDEX["demux_frame_dropped_no_slot"]
 _FRAGMENTS: Final = INDEX["ipv4_fragments_sent"]
@@ -32,6 +40,8 @@ class Output:
         self.gateway_mac = gateway_mac
         self.mtu = mtu
         self.ident = 0
+        self.offload_links: set[int] = set()
+        """Links whose guests take partial checksums."""
 
     def frame(self, link: int, *parts: bytes | memoryview, but: int = 0) -> None:
         """Send one frame, given in parts, to a link (or with d.ALL_LINKS to all but one)."""
@@ -77,30 +87,54 @@ class Output:
             self.counts[_FRAGMENTS] += 1
 
     def datagram(
-        self, link: int, mac: bytes, src: int, dst: int, ports: int, slot: int, off: int, length: int
+        self,
+        link: int,
+        mac: bytes,
+        src: int,
+        dst: int,
+        ports: int,
+        slot: int,
+        off: int,
+        length: int,
+        to_socket: bool,
     ) -> None:
         """Send a UDP payload that lies in a slot; the reference moves on, or is freed after a copy.
 
-        ports = source port << 16 | destination port, src and dst as on the wire.
+        ports = source port << 16 | destination port, src and dst as on the wire. to_socket: the guest's
+        kernel takes it for a UDP socket, so that it may finish the checksum or do without; a DHCP
+        client may read the packet from the interface.
         """
         view = self.slots[slot]
         payload = view[off : off + length]
-        words = checksum.word_sum(payload)
-        header = udp.build_checked(src, dst, ports >> 16, ports & 0xFFFF, length, words)
         total = ipv4.HEADER_LEN + udp.HEADER_LEN + length
+        partial = to_socket and link in self.offload_links and total <= self.mtu
+        if partial:
+            pseudo = checksum.pseudo_header(src, dst, ipv4.PROTO_UDP, udp.HEADER_LEN + length)
+            header = udp.build(ports >> 16, ports & 0xFFFF, udp.HEADER_LEN + length, checksum.fold(pseudo))
+        else:
+            words = checksum.word_sum(payload)
+            header = udp.build_checked(src, dst, ports >> 16, ports & 0xFFFF, length, words)
         if total > self.mtu:
             self.packet(link, mac, ipv4.PROTO_UDP, src, dst, b"".join((header, payload)))
             self.worker.free(slot)
             return
         self.ident = (self.ident + 1) & 0xFFFF
         begin = off - UDP_HEADERS_LEN
-        view[begin:off] = b"".join(
+        view[begin - offload.VNET_LEN : off] = b"".join(
             (
+                _PARTIAL,
                 ethernet.header(mac, self.gateway_mac, ethernet.TYPE_IPV4),
                 ipv4.build(total, self.ident, ipv4.DEFAULT_TTL, ipv4.PROTO_UDP, src, dst),
                 header,
             )
         )
         self.ring.push(
-            d.record(d.FRAME_OUT, link=link, slot=slot, off=begin, length=length + UDP_HEADERS_LEN)
+            d.record(
+                d.FRAME_OUT,
+                flags=d.FRAME_VNET if partial else 0,
+                link=link,
+                slot=slot,
+                off=begin,
+                length=length + UDP_HEADERS_LEN,
+            )
         )

@@ -148,20 +148,20 @@ class UdpDispatch:
             out_ports = (ports & 0xFFFF) << 16 | ports >> 16
             datagram = Waiting(slot, off, length, remote_addr, guest_addr, out_ports)
             if guest_addr == ipv4.BROADCAST:
-                self._send(link, ethernet.BROADCAST, datagram)
+                self._send(link, ethernet.BROADCAST, datagram, False)
                 continue
             neighbor = self.neighbors.get(guest_addr)
             if neighbor is None:
                 self.counts[_NO_NEIGHBOR] += 1
                 self.worker.free(slot)
             else:
-                self._send(neighbor.link, neighbor.mac, datagram)
+                self._send(neighbor.link, neighbor.mac, datagram, False)
         return count
 
-    def _send(self, link: int, mac: bytes, datagram: Waiting) -> None:
+    def _send(self, link: int, mac: bytes, datagram: Waiting, to_socket: bool = True) -> None:
         slot, off, length, src, dst, ports = datagram
         self.counts[_SENT] += 1
-        self.output.datagram(link, mac, src, dst, ports, slot, off, length)
+        self.output.datagram(link, mac, src, dst, ports, slot, off, length, to_socket)
 
     def on_resolved(self, token: object) -> None:
         """The guest that a datagram waited for has answered."""
@@ -190,9 +190,13 @@ class UdpDispatch:
         self.flows.forget_guest(guest_addr)
 
     def expire(self, now: float) -> None:
-        """Close what has been idle for too long, and tell the owners of everything closed here."""
+        """Close what has been idle for too long."""
         if self.flows.deadline() <= now:
             self.flows.expire(now)
+        self.tell_closed()
+
+    def tell_closed(self) -> None:
+        """Tell the owners of every flow that was closed here."""
         for flow in self.flows.take_closed():
             self.egress_out[flow.owner].push(d.record(d.UDP_CLOSE, flow=flow.number))
             self.counts[_FLOWS] = len(self.flows)

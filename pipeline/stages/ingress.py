@@ -86,6 +86,7 @@ class IngressStage:
         self.sources: list[Consumer] = list(ports.rings_in.values())
         self.ports: dict[int, Port] = {}
         self.readable: dict[Port, None] = {}
+        self.more = False
         self.neighbors: dict[int, tuple[int, bytes]] = {}
         self.ident = 0
         self.last_number = 0
@@ -99,6 +100,7 @@ class IngressStage:
     def step(self, now: float) -> int:
         """Links -> rings, rings -> links. Returns the number of bursts and records."""
         work = 0
+        self.more = False
         if self.doors.deadline() <= now:
             self.doors.on_timer(now)
         if self.readable:
@@ -117,8 +119,8 @@ class IngressStage:
         return work
 
     def deadline(self) -> float:
-        """Only entrances have timers."""
-        return self.doors.deadline()
+        """Only entrances have timers; at once when a link had more than one step's share."""
+        return 0.0 if self.more else self.doors.deadline()
 
     # --- guest -> rings -----------------------------------------------------------------
 
@@ -160,6 +162,7 @@ class IngressStage:
                 self._count(drops)
             self.counts[_FRAMES_IN] += len(frames)
             self.counts[_BYTES_IN] += sum(length for _, length in frames)
+        self.more = True
         return READS_A_STEP
 
     def _count(self, drops: dict[str, int]) -> None:
@@ -175,6 +178,7 @@ class IngressStage:
         assert isinstance(port.link, OffloadLink)
         port.offload = port.link
         port.segmenter = self.card.begin(port.number, port.link)
+        self.demux_out.push(d.record(d.LINK_OFFLOAD, link=port.number))
 
     # --- rings -> guest -----------------------------------------------------------------
 
