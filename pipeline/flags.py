@@ -62,6 +62,11 @@ class Parsed(NamedTuple):
     given: frozenset[str]
     rest: tuple[str, ...]
 
+    def with_defaults(self, flags: Sequence[Flag]) -> "Parsed":
+        """The same line for a program that has further flags, which were not given."""
+        other = parse(flags, ())
+        return self._replace(values=other.values | self.values, lists=other.lists | self.lists)
+
     def text(self, name: str) -> str:
         """The value of a string flag."""
         return str(self.values[name])

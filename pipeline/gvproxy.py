@@ -23,7 +23,7 @@ def main(words: Sequence[str] | None = None) -> int:
     name = os.path.basename(sys.argv[0])
     # `python -m` calls it by the file's path.
     process_name.set_name("gvtap-gvproxy" if name.endswith(".py") else name)
-    return cli.start(parsed, words, program)
+    return cli.start(parsed.with_defaults(options.OWN), words, program)
 
 
 if __name__ == "__main__":

@@ -151,3 +151,12 @@ def test_usage_names_kinds_and_defaults() -> None:
     assert text.startswith("Usage of it:\n  -debug\n    \ttalk\n")
     assert "  -ssh-port int\n    \tport (default 2222)\n" in text
     assert "  -mtu int\n    \tsize\n" in text
+
+
+def test_flags_of_another_table_are_added_as_not_given() -> None:
+    line = flags.parse([flags.Flag("a", "int", "")], ["-a", "1"])
+    more = line.with_defaults(
+        [flags.Flag("b", "int", "", default=7), flags.Flag("c", "string", "", repeats=True)]
+    )
+    assert (more.number("a"), more.number("b"), more.lists["c"]) == (1, 7, ())
+    assert more.given == {"a"}
