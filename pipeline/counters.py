@@ -195,6 +195,9 @@ TABLE: Final[tuple[Counter, ...]] = (
     Counter("nat_flow_refused_multicast", "flows", "flows to a multicast address"),
     Counter("nat_flow_refused_reserved", "flows", "flows to 0.0.0.0/8 or 240.0.0.0/4"),
     Counter("nat_flow_refused_unowned", "flows", "flows to an address of the subnet that is no guest's"),
+    # --- supervisor: HTTP API ---------------------------------------------------------
+    Counter("api_request_refused_guest", "requests", "requests of guests that the setting guest-api forbids"),
+    Counter("api_request_refused_token", "requests", "requests without the token of -api-token-file"),
     # --- listen: port forwards --------------------------------------------------------
     Counter("listen_accept_failed", "events", "accept calls of forwarded ports that failed"),
     Counter("listen_connection_accepted", "connections", "connections accepted on forwarded ports"),

@@ -12,7 +12,8 @@ from typing import Any, Final
 import structlog
 from aiohttp import web
 
-from pipeline.control import gotext, stats
+from pipeline.control import gotext, openapi, stats
+from pipeline.control.access import Access, AccessError
 from pipeline.control.channel import RefusedError, Request, RequestError
 from pipeline.control.forwarder import Forwarder, ForwardError, resolve_remote
 from pipeline.control.front import TIMEOUT, connection_of
@@ -23,6 +24,8 @@ MAX_BODY: Final = 1 << 20
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
+_GUESTS: Final = web.AppKey("guests", bool)
+"""Whether an application serves the gateway's port 80."""
 _PLAIN: Final = {"Content-Type": "text/plain; charset=utf-8"}
 _PROMETHEUS: Final = {"Content-Type": "text/plain; version=0.0.4; charset=utf-8"}
 
@@ -47,7 +50,13 @@ class Api:
         request: Request,
         counters: Callable[[], stats.Snapshot],
         log: structlog.typing.FilteringBoundLogger,
+        *,
+        access: Access | None = None,
+        description: dict[str, Any] | None = None,
     ) -> None:
+        """access: by default everybody may do everything. description: what /openapi.json says."""
+        self._access = Access(log) if access is None else access
+        self._description = openapi.document("", token=False) if description is None else description
         self._forwarder = forwarder
         self._request = request
         self._counters = counters
@@ -55,8 +64,9 @@ class Api:
 
     def full(self) -> web.Application:
         """Everything; for endpoints on the host."""
-        app = self.guest()
+        app = self._application(self._for_hosts, guests=False)
         routes: dict[str, Handler] = {
+            "/openapi.json": self._openapi,
             "/stats": self._stats,
             "/metrics": self._metrics,
             "/cam": self._cam,
@@ -75,7 +85,11 @@ class Api:
 
     def guest(self) -> web.Application:
         """The forwarder alone; for guests."""
-        app = web.Application(middlewares=[self._answer], client_max_size=MAX_BODY)
+        return self._application(self._for_guests, guests=True)
+
+    def _application(self, guard: Any, *, guests: bool) -> web.Application:
+        app = web.Application(middlewares=[self._answer, guard], client_max_size=MAX_BODY)
+        app[_GUESTS] = guests
         app.on_response_prepare.append(_trim_headers)
         app.router.add_route("*", "/services/forwarder/all", self._forwarder_all)
         app.router.add_route("*", "/services/forwarder/expose", self._expose)
@@ -87,8 +101,10 @@ class Api:
         """Errors become texts, and the connection learns that its answer is decided."""
         try:
             response = await handler(request)
-        except ApiError as error:
+        except (ApiError, AccessError) as error:
             response = _error(error.status, str(error))
+            if error.status == 401:
+                response.headers["WWW-Authenticate"] = "Bearer"
         except RequestError as error:
             self._log.error("request of the API failed", path=request.path, error=str(error))
             response = _error(500, str(error))
@@ -105,22 +121,40 @@ class Api:
                 response.force_close()
         return response
 
+    @web.middleware
+    async def _for_hosts(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        self._access.check_host(request.headers.get("Authorization", ""), _client(request))
+        return await handler(request)
+
+    @web.middleware
+    async def _for_guests(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        self._access.check_guest(_client(request))
+        return await handler(request)
+
+    def _check_forward(self, request: web.Request, protocol: str, local: str) -> None:
+        if request.app[_GUESTS]:
+            self._access.check_guest_forward(_client(request), protocol, local)
+
     # --- forwarder ----------------------------------------------------------------------
 
     async def _forwarder_all(self, _request: web.Request) -> web.Response:
-        return _json([forward._asdict() for forward in self._forwarder.all()])
+        forwards = (forward._asdict() for forward in self._forwarder.all())
+        # A key that gvproxy does not have, so only where it says something.
+        return _json([{k: v for k, v in f.items() if v or k != "proxy_protocol"} for f in forwards])
 
     async def _expose(self, request: web.Request) -> web.Response:
         keys = await _posted(request)
         try:
             local, remote = gotext.field(keys, "local"), gotext.field(keys, "remote")
             protocol = gotext.field(keys, "protocol") or "tcp"
+            proxy = gotext.field(keys, "proxy_protocol")
             if protocol not in ("unix", "npipe"):
                 remote = resolve_remote(remote, _client(request))
         except GoError as error:
             raise ApiError(400, str(error)) from None
+        self._check_forward(request, protocol, local)
         try:
-            await self._forwarder.expose(protocol, local, remote)
+            await self._forwarder.expose(protocol, local, remote, proxy)
         except ForwardError as error:
             raise ApiError(500, str(error)) from None
         return web.Response()
@@ -131,6 +165,7 @@ class Api:
             local, protocol = gotext.field(keys, "local"), gotext.field(keys, "protocol") or "tcp"
         except GoError as error:
             raise ApiError(400, str(error)) from None
+        self._check_forward(request, protocol, local)
         try:
             await self._forwarder.unexpose(protocol, local)
         except ForwardError as error:
@@ -171,6 +206,9 @@ class Api:
 
     async def _stats(self, _request: web.Request) -> web.Response:
         return _json(stats.gvisor(self._counters()))
+
+    async def _openapi(self, _request: web.Request) -> web.Response:
+        return web.json_response(self._description)
 
     async def _metrics(self, _request: web.Request) -> web.Response:
         return web.Response(body=stats.prometheus(self._counters()), headers=_PROMETHEUS)

@@ -7,7 +7,7 @@ text of its local address. Moves no traffic.
 
 import asyncio
 import ipaddress
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from pipeline.control.channel import RefusedError, Request
 from pipeline.control.gotext import GoError, parse_uint, split_host_port, split_scheme
@@ -27,6 +27,7 @@ class Forward(NamedTuple):
     local: str
     remote: str
     protocol: str
+    proxy_protocol: str = ""
 
 
 def resolve_remote(remote: str, client: str) -> str:
@@ -47,21 +48,27 @@ class Forwarder:
         """Sorted by local address, then protocol."""
         return sorted(self._forwards.values(), key=lambda forward: (forward.local, forward.protocol))
 
-    async def expose(self, protocol: str, local: str, remote: str) -> None:
-        """Open a forward; remote has its host. ForwardError in the API's words, or RequestError."""
+    async def expose(self, protocol: str, local: str, remote: str, proxy_protocol: str = "") -> None:
+        """Open a forward; remote has its host. ForwardError in the API's words, or RequestError.
+
+        proxy_protocol: "v1" or "v2" lets the guest see the client's address, in a PROXY header.
+        """
         async with self._lock:
             key = (protocol, local)
             if key in self._forwards:
                 raise ForwardError(f"proxy already running for {protocol} on {local}")
             target = _target(protocol, remote)
+            version = _proxy_version(protocol, proxy_protocol)
             if len(self._forwards) >= MAX_FORWARDS:
                 raise ForwardError(f"there are {MAX_FORWARDS} forwards already")
-            op = {"op": "expose", "protocol": protocol, "local": local, "remote": target}
+            op: dict[str, Any] = {"op": "expose", "protocol": protocol, "local": local, "remote": target}
+            if version:
+                op["proxy"] = version
             try:
                 await self._request(WORKER, op)
             except RefusedError as error:
                 raise ForwardError(str(error)) from None
-            self._forwards[key] = Forward(local, remote, protocol)
+            self._forwards[key] = Forward(local, remote, protocol, proxy_protocol)
 
     async def unexpose(self, protocol: str, local: str) -> None:
         """Close a forward; its connections live on. Errors as of expose."""
@@ -85,6 +92,14 @@ def _target(protocol: str, remote: str) -> str:
         case "npipe":
             raise ForwardError("named pipes are not supported by this platform")
     raise ForwardError(f"unknown protocol {protocol}")
+
+
+def _proxy_version(protocol: str, text: str) -> int:
+    if text not in ("", "v1", "v2"):
+        raise ForwardError(f"unknown proxy_protocol {text} (allowed: v1, v2)")
+    if text and protocol == "udp":
+        raise ForwardError("proxy_protocol is for connections, not for udp")
+    return int(text[1:]) if text else 0
 
 
 def _unix_target(remote: str) -> str:

@@ -3,12 +3,15 @@
 import os
 import socket
 from collections.abc import Callable, Mapping, Sequence
+from importlib import metadata
 from typing import Any
 
 from aiohttp import web
 
 from pipeline import logs
-from pipeline.config import Config
+from pipeline.config import Config, PortForward
+from pipeline.control import openapi
+from pipeline.control.access import Access, read_token
 from pipeline.control.api import Api
 from pipeline.control.channel import Channel, Channels, Message
 from pipeline.control.forwarder import Forwarder
@@ -46,16 +49,24 @@ class ControlPlane:
         request = self._channels.request
         self._forwarder = Forwarder(request)
         self._notifier = Notifier(config.notification, self._log)
-        api = Api(self._forwarder, request, self._counters, self._log)
+        self._counts: dict[str, int] = {}
+        token = read_token(config.api_token_file)
+        access = Access(self._log, token=token, guests=config.guest_api, count=self._count)
+        description = openapi.document(_version(), token=bool(token))
+        api = Api(self._forwarder, request, self._counters, self._log, access=access, description=description)
         self._full = make_runner(api.full())
         self._guest = make_runner(api.guest())
         self._connect = Connect(request, self._log)
-        self._tunnel = Tunnel(request, self._log)
+        self._tunnel = Tunnel(request, self._log, access)
         self._fronts: list[Front] = []
         self._guest_front: Front | None = None
 
     def _counters(self) -> dict[str, dict[str, int]]:
-        return {name: block.snapshot() for name, block in self._blocks.items()}
+        counts = {name: block.snapshot() for name, block in self._blocks.items()}
+        return counts | {"supervisor": dict(self._counts)}
+
+    def _count(self, name: str) -> None:
+        self._counts[name] = self._counts.get(name, 0) + 1
 
     async def start(self) -> None:
         """Begin to notify, open the configured forwards. ForwardError names one that cannot be opened."""
@@ -64,7 +75,9 @@ class ControlPlane:
         self._notifier.start()
         self._guest_front = Front(_server(self._guest), {}, self._log)
         for forward in self._config.forwards:
-            await self._forwarder.expose(forward.protocol, forward.local, forward.remote)
+            await self._forwarder.expose(
+                forward.protocol, forward.local, forward.remote, _proxy_text(forward)
+            )
 
     def serve(self, listener: socket.socket, *, guests: bool) -> None:
         """Serve the API on a listening socket, which stays the caller's; with guests also /connect."""
@@ -116,6 +129,17 @@ class ControlPlane:
             case _:
                 _close_all(fds)
                 self._log.warning("unknown event", worker=worker, name=event.get("event"))
+
+
+def _version() -> str:
+    try:
+        return metadata.version("gvtap-pipeline")
+    except metadata.PackageNotFoundError:
+        return "0"
+
+
+def _proxy_text(forward: PortForward) -> str:
+    return f"v{forward.proxy_protocol}" if forward.proxy_protocol else ""
 
 
 def _server(runner: web.AppRunner) -> Any:

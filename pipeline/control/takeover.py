@@ -13,6 +13,7 @@ from urllib.parse import parse_qs
 
 import structlog
 
+from pipeline.control.access import Access, AccessError
 from pipeline.control.channel import Request, RequestError
 from pipeline.control.front import TIMEOUT, Taken
 from pipeline.control.gotext import GoError, parse_uint
@@ -47,16 +48,25 @@ class Connect:
 class Tunnel:
     """Hands connections for guests to the listen worker."""
 
-    def __init__(self, request: Request, log: structlog.typing.FilteringBoundLogger) -> None:
+    def __init__(
+        self, request: Request, log: structlog.typing.FilteringBoundLogger, access: Access | None = None
+    ) -> None:
         self._request = request
         self._log = log
+        self._access = Access(log) if access is None else access
 
     async def __call__(self, taken: Taken) -> None:
         """Answer a bad query with 500, else ``OK`` and what the guest says."""
         try:
+            self._access.check_host(taken.head.header("authorization"), taken.client)
             ip, port = _destination(taken.head.query)
         except GoError as error:
-            await self._answer(taken, _error_response(str(error)))
+            await self._answer(taken, _error_response("500 Internal Server Error", str(error)))
+            taken.sock.close()
+            return
+        except AccessError as error:
+            status = "401 Unauthorized\r\nWWW-Authenticate: Bearer"
+            await self._answer(taken, _error_response(status, str(error)))
             taken.sock.close()
             return
         op = {"op": "tunnel", "ip": ip, "port": port, "head": taken.rest}
@@ -90,10 +100,10 @@ def _destination(query: str) -> tuple[str, int]:
         raise GoError(f"invalid IP address: {ip}") from None
 
 
-def _error_response(text: str) -> bytes:
+def _error_response(status: str, text: str) -> bytes:
     body = f"{text}\n".encode()
     head = (
-        "HTTP/1.1 500 Internal Server Error\r\nContent-Type: text/plain; charset=utf-8\r\n"
+        f"HTTP/1.1 {status}\r\nContent-Type: text/plain; charset=utf-8\r\n"
         f"X-Content-Type-Options: nosniff\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n"
     )
     return head.encode() + body

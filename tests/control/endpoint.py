@@ -11,6 +11,7 @@ from typing import Any
 import aiohttp
 import structlog
 
+from pipeline.control.access import Access
 from pipeline.control.api import Api
 from pipeline.control.channel import RefusedError
 from pipeline.control.forwarder import Forwarder
@@ -89,13 +90,14 @@ async def endpoint(
     timeout: float = 10.0,
     max_connections: int = 64,
     counters: Callable[[], Any] = dict,
+    access: Access | None = None,
 ) -> AsyncIterator[Endpoint]:
     """The endpoint, up for the time of the block."""
     workers = Workers()
-    api = Api(Forwarder(workers), workers, counters, LOG)
+    api = Api(Forwarder(workers), workers, counters, LOG, access=access)
     runner = make_runner(api.guest() if guest else api.full())
     await runner.setup()
-    take_overs = {} if guest else {TUNNEL: Tunnel(workers, LOG)}
+    take_overs = {} if guest else {TUNNEL: Tunnel(workers, LOG, access)}
     if connect and not guest:
         take_overs[CONNECT] = Connect(workers, LOG)
     front = Front(runner.server, take_overs, LOG, timeout=timeout, max_connections=max_connections)
