@@ -94,7 +94,7 @@ def receive(
 
     def close_group() -> None:
         found, dropped = gro.coalesce(view, group, link, slot, verify)
-        items.extend(_marked(view, item) for item in found)
+        items.extend([_marked(view, item) for item in found])
         for reason, count in dropped.items():
             drops[reason] = drops.get(reason, 0) + count
         group.clear()
@@ -103,16 +103,15 @@ def receive(
         fields = _unpack_header(view, off - VNET_LEN)
         verdict = VERIFY
         if fields[0] or fields[1]:
-            header = Header(*fields)
             try:
-                verdict = judge(view, off, length, header, features)
+                verdict = judge(view, off, length, fields, features)
             except WireError as error:
                 drops[error.reason] = drops.get(error.reason, 0) + 1
                 continue
             if verdict == CUT:
                 if group:
                     close_group()
-                for frame in tso.cut(view[off : off + length], header):
+                for frame in tso.cut(view[off : off + length], Header(*fields)):
                     where = place(frame)
                     if where is None:
                         drops[DROP_NO_SLOT] = drops.get(DROP_NO_SLOT, 0) + 1
@@ -135,21 +134,23 @@ def _marked(view: memoryview, item: Item) -> Item:
     """The item with the bit that says that headers are there, and with the number of segments on a wire."""
     if item[0] == gro.FRAME:
         return (gro.FRAME, FRAME_VNET, *item[2:])
-    count = item[9]
     if length := item[7]:
         (gso_size,) = _GSO_SIZE.unpack_from(view, item[6] - (item[18] & 0xFF) - VNET_LEN + 4)
         if gso_size:
             count = -(-length // gso_size)
-    return (*item[:9], count, *item[10:18], item[18] | RUN_VNET)
+            return (*item[:9], count, *item[10:18], item[18] | RUN_VNET)
+    return (*item[:18], item[18] | RUN_VNET)
 
 
-def judge(view: memoryview, off: int, length: int, header: Header, features: int) -> int:
+def judge(
+    view: memoryview, off: int, length: int, header: tuple[int, int, int, int, int, int, int], features: int
+) -> int:
     """What is to be done with the frame at off, whose header is not all zero: one of VERIFY, VOUCHED, CUT.
 
-    May complete a checksum in place and zero the header. Raises WireError for a header that is
-    not true of its frame.
+    header: the fields of virtio_net.Header. May complete a checksum in place and zero them. Raises
+    WireError for a header that is not true of its frame.
     """
-    flags, gso_type, hdr_len, _, csum_start, csum_offset, _ = header
+    flags, gso_type, hdr_len, gso_size, csum_start, csum_offset, _ = header
     if flags & ~(NEEDS_CSUM | DATA_VALID) or hdr_len > length:
         raise WireError(DROP_BAD)
     if not flags & NEEDS_CSUM:
@@ -161,8 +162,9 @@ def judge(view: memoryview, off: int, length: int, header: Header, features: int
     dst, ethertype, version, total, fragment, proto = _unpack_frame(view, off)
     if gso_type != GSO_NONE:
         return _judge_super(
-            view, off, length, header, features, dst[0] & 1, ethertype, version, total, fragment, proto
-        )
+            view, off, length, gso_type, gso_size, csum_start, csum_offset,
+            features, dst[0] & 1, ethertype, version, total, fragment, proto,
+        )  # fmt: skip
     plain = (
         ethertype == _IPV4
         and version == 0x45
@@ -181,12 +183,10 @@ def judge(view: memoryview, off: int, length: int, header: Header, features: int
 
 
 def _judge_super(
-    view: memoryview, off: int, length: int, header: Header, features: int,
-    to_group: int, ethertype: int, version: int, total: int, fragment: int, proto: int,
+    view: memoryview, off: int, length: int, gso_type: int, gso_size: int, start: int, csum_offset: int,
+    features: int, to_group: int, ethertype: int, version: int, total: int, fragment: int, proto: int,
 ) -> int:  # fmt: skip
     """judge() for a super-segment with a checksum inside the frame."""
-    start = header.csum_start
-    gso_type = header.gso_type
     if ethertype == _IPV4:
         l4 = _IPV4_OFF + (version & 15) * 4
         if (
@@ -213,7 +213,7 @@ def _judge_super(
         raise WireError(DROP_BAD)
     if gso_type == GSO_UDP_L4:
         payload = length - start - _UDP_LEN
-        fits = proto == _UDP and 0 < payload <= header.gso_size * MAX_DATAGRAMS
+        fits = proto == _UDP and 0 < payload <= gso_size * MAX_DATAGRAMS
     else:
         header_len = (view[off + start + 12] >> 4) * 4 if length >= start + tcp.HEADER_LEN else 0
         payload = length - start - header_len
@@ -221,10 +221,10 @@ def _judge_super(
             proto == _TCP
             and header_len >= tcp.HEADER_LEN
             and payload > 0
-            and header.gso_size >= MIN_TCP_GSO_SIZE
+            and gso_size >= MIN_TCP_GSO_SIZE
             and not to_group
         )
-    if not fits or header.csum_offset != _CSUM_OFFSETS[proto]:
+    if not fits or csum_offset != _CSUM_OFFSETS[proto]:
         raise WireError(DROP_BAD)
     if gso_type == GSO_UDP_L4 or (gso_type == GSO_TCPV4 and start != _PLAIN_L4):
         return CUT

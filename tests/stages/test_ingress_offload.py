@@ -1,0 +1,105 @@
+"""What a guest gets of another guest's frame, by the kinds of their links."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from pipeline.counters import INDEX
+from pipeline.engines.gso import Segmenter
+from pipeline.shm.arena import SLOT_BYTES, Pool
+from pipeline.stages.ingress_offload import Card
+from pipeline.wire import offload
+from pipeline.wire.framing import LE16, split
+from pipeline.wire.virtio_net import DATA_VALID, GSO_TCPV4, LONG_LEN, Header, build
+from tests.support.frames import tcp_frame
+from tests.support.offload import slot_with_headers, super_datagram, super_segment
+
+PAYLOAD = bytes(range(250)) * 20
+
+
+class Worker:
+    """As much of one as the card needs."""
+
+    def __init__(self) -> None:
+        self.pool = Pool(0, 4)
+        self.counts = [0] * len(INDEX)
+        slots = [memoryview(bytearray(SLOT_BYTES)) for _ in range(4)]
+        self.ports = SimpleNamespace(arena=SimpleNamespace(slots=slots))
+        self.log = SimpleNamespace(info=lambda *_, **__: None)
+
+
+def card_with(header: Header, frame: bytes) -> tuple[Card, int, int]:
+    """A card, and where in slot 0 the frame lies behind its header: (card, off, length)."""
+    worker: Any = Worker()
+    view, ((off, length),) = slot_with_headers([(header, frame)])
+    worker.ports.arena.slots[0] = view
+    return Card(worker), off, length
+
+
+def switched(header: Header, frame: bytes, to_offload: bool) -> list[bytes]:
+    """The records that go out on the other guest's link, without their length."""
+    card, off, length = card_with(header, frame)
+    form = offload.FRAMING if to_offload else LE16
+    segmenter = Segmenter(form, LONG_LEN if to_offload else 0)
+    stream = b"".join(bytes(part) for part in card.switched(0, off, length, to_offload, segmenter))
+    places, end = split(stream, 0, len(stream), form)
+    assert end == len(stream)
+    return [stream[begin : begin + size] for begin, size in places]
+
+
+def test_a_super_segment_reaches_a_guest_with_offload_as_it_is() -> None:
+    header, frame = super_segment(1, PAYLOAD, 1448)
+    assert switched(header._replace(num_buffers=77), frame, True) == [build(header, LONG_LEN) + frame]
+
+
+def test_a_super_segment_reaches_any_other_guest_in_frames() -> None:
+    header, frame = super_segment(1, PAYLOAD, 1448)
+    expected = [
+        tcp_frame(1 + begin, PAYLOAD[begin : begin + 1448], ident=number)
+        for number, begin in enumerate(range(0, len(PAYLOAD), 1448))
+    ]
+    assert switched(header, frame, False) == expected
+
+
+def test_an_open_checksum_is_closed_only_for_a_guest_without_offload() -> None:
+    header, frame = super_segment(1, b"hello", 1448)
+    assert switched(header, frame, True) == [build(header, LONG_LEN) + frame]
+    assert switched(header, frame, False) == [tcp_frame(1, b"hello")]
+
+
+@pytest.mark.parametrize("header", [Header(), Header(flags=DATA_VALID)], ids=["verified", "vouched for"])
+def test_a_whole_frame_stays_whole_and_the_next_guest_may_verify_it(header: Header) -> None:
+    frame = tcp_frame(1, b"hello")
+    assert switched(header, frame, True) == [bytes(LONG_LEN) + frame]
+    assert switched(header, frame, False) == [frame]
+
+
+def test_what_is_cut_on_arrival_has_references_of_its_own() -> None:
+    card, off, length = card_with(*super_datagram(PAYLOAD, 1000))
+    pool = card.worker.pool
+    slot = pool.alloc()
+    assert slot == 0
+    link: Any = SimpleNamespace(features=offload.FEATURES)
+    items, drops = card.receive(1, link, slot, [(off, length)])
+    assert (len(items), drops) == (5, {})
+    assert pool.refs(slot) == 1
+    (other,) = {item[5] for item in items}
+    for item in items:
+        pool.unref(item[5])
+    assert pool.refs(other) == 1
+    card.filler.rest()
+    pool.unref(slot)
+    assert pool.refs_out == 0
+
+
+def test_a_range_takes_one_reference() -> None:
+    header, frame = super_segment(1, PAYLOAD, 1448)
+    assert header.gso_type == GSO_TCPV4
+    card, off, length = card_with(header, frame)
+    pool = card.worker.pool
+    slot = pool.alloc()
+    link: Any = SimpleNamespace(features=offload.FEATURES)
+    items, _ = card.receive(1, link, slot, [(off, length)])
+    assert len(items) == 1
+    assert pool.refs(slot) == 2
