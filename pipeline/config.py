@@ -13,7 +13,15 @@ from typing import Any, Final
 from pipeline import limits
 
 LINKS: Final = ("vpnkit", "qemu", "bess", "stdio", "vfkit")
-"""Fields of Config that name where guests attach, beside /connect."""
+"""Fields of Config that name where guests attach, beside /connect and ``links``."""
+LINK_SCHEMES: Final[Mapping[str, tuple[str, ...]]] = {
+    "qemu": ("unix", "tcp", "vsock", "fd"),
+    "le16": ("unix", "tcp", "vsock", "fd"),
+    "vpnkit": ("unix", "tcp", "vsock", "fd"),
+    "bess": ("unixpacket", "fd"),
+    "vfkit": ("unixgram", "fd"),
+}
+"""Protocols that may stand before the + of ``links``, and schemes behind it."""
 
 SEPARATE: Final = "separate"
 AUTO: Final = "auto"
@@ -112,6 +120,7 @@ class Config:
     bess: str
     stdio: str
     vfkit: str
+    links: tuple[tuple[str, str], ...]  # (protocol, URL) of further ones
     socket_forwards: tuple[SocketForward, ...]
     ec2_metadata_access: bool
     capture_file: str
@@ -196,6 +205,7 @@ def as_file(config: Config) -> dict[str, Any]:
             "pid-file": config.pid_file,
             "ec2-metadata-access": config.ec2_metadata_access,
             "interfaces": _filled({name: getattr(config, name) for name in LINKS}),
+            "links": [f"{protocol}+{url}" for protocol, url in config.links],
             "forwards": [asdict(forward) for forward in config.socket_forwards],
             "stack": _filled(stack),
             "placement": config.placement,

@@ -18,6 +18,7 @@ from pydantic import BaseModel
 
 from pipeline import flags, limits
 from pipeline.config import (
+    LINK_SCHEMES,
     LINKS,
     PLACEMENTS,
     SEPARATE,
@@ -118,6 +119,7 @@ def build(
         bess=links["bess"],
         stdio=links["stdio"],
         vfkit=links["vfkit"],
+        links=_further_links((*keys.links, *parsed.lists["link"])),
         socket_forwards=socket_forwards,
         ec2_metadata_access=parsed.true("ec2-metadata-access")
         or keys.ec2_metadata_access
@@ -255,6 +257,22 @@ def _links(parsed: flags.Parsed, keys: FileKeys) -> dict[str, str]:
     return links
 
 
+def _further_links(texts: Sequence[str]) -> tuple[tuple[str, str], ...]:
+    """``protocol+url`` each."""
+    found = []
+    for text in texts:
+        protocol, plus, url = text.partition("+")
+        schemes = LINK_SCHEMES.get(protocol)
+        if not plus or schemes is None:
+            allowed = ", ".join(f"{name}+" for name in LINK_SCHEMES)
+            raise ConfigError(f"link: {flags.quote(text)} must begin with a protocol (allowed: {allowed})")
+        _endpoint(url, f"link: {protocol}", schemes)
+        for scheme in ("unix", "unixpacket", "unixgram"):
+            _must_not_exist(url, scheme)
+        found.append((protocol, url))
+    return tuple(found)
+
+
 def _endpoint(url: str, what: str, schemes: tuple[str, ...]) -> None:
     try:
         parts = urlsplit(url)
@@ -264,7 +282,7 @@ def _endpoint(url: str, what: str, schemes: tuple[str, ...]) -> None:
     if parts.scheme not in schemes:
         allowed = ", ".join(f"{scheme}://" for scheme in schemes)
         raise ConfigError(f"{what}: unexpected scheme: {flags.quote(url)} (allowed: {allowed})")
-    if parts.scheme == "unix" and not parts.path:
+    if parts.scheme.startswith("unix") and not parts.path:
         raise ConfigError(f"{what}: {url}: missing path of the socket")
     if parts.scheme == "tcp" and port is None:
         raise ConfigError(f"{what}: address {parts.netloc}: missing port in address")

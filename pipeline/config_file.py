@@ -303,6 +303,7 @@ class FileKeys(_Map):
     notification: Text = ""
     ec2_metadata_access: Flag = Field(default=False, validation_alias="ec2-metadata-access")
     interfaces: InterfaceKeys = InterfaceKeys()
+    links: list[Text] = []
     forwards: list[SocketForwardKeys] = []
     stack: StackKeys = StackKeys()
     placement: Text = ""

@@ -38,6 +38,12 @@ GVPROXY: Final[tuple[Flag, ...]] = (
 )  # fmt: skip
 
 OWN: Final[tuple[Flag, ...]] = (
+    Flag(
+        "link",
+        "string",
+        "further place for guests, repeats: qemu+, vpnkit+, le16+, bess+ or vfkit+ and a URL",
+        repeats=True,
+    ),
     Flag("tcp-workers", "int", "TCP worker processes; 0 means as configured, else 1"),
     Flag("egress-workers", "int", "worker processes for host sockets; 0 means as configured, else 1"),
     Flag("api-token-file", "string", "file with the token that the API on the host asks for; none if empty"),

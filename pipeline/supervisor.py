@@ -113,6 +113,7 @@ class Supervisor:
         for protocol in (protocols.VPNKIT, protocols.QEMU, protocols.BESS, protocols.VFKIT):
             if url := getattr(self.config, protocol):
                 yield protocol, url
+        yield from self.config.links
 
     def _write_pid_file(self) -> None:
         path = self.config.pid_file

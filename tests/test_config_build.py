@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from pipeline import config_build, flags, options
-from pipeline.config import Config, PortForward, Record, SocketForward, Zone, address_text, mac_text
+from pipeline.config import Config, PortForward, Record, SocketForward, Zone, address_text, as_file, mac_text
 from pipeline.config_file import ConfigError
 
 
@@ -138,6 +138,17 @@ PREFIX = "failed to validate configuration IPs: "
             'cannot listen: unexpected scheme: "http://a" (allowed: unix://, tcp://, vsock://, fd://)',
         ),
         (["-services", "tcp://a"], "cannot listen: address a: missing port in address"),
+        (["-services", "fd://"], "cannot listen: fd://: descriptors have the form fd://3 or fd://name"),
+        (
+            ["-link", "unix:///s"],
+            'link: "unix:///s" must begin with a protocol (allowed: qemu+, le16+, vpnkit+, bess+, vfkit+)',
+        ),
+        (
+            ["-link", "bess+unix:///s"],
+            'link: bess: unexpected scheme: "unix:///s" (allowed: unixpacket://, fd://)',
+        ),
+        (["-link", "vfkit+unixgram://"], "link: vfkit: unixgram://: missing path of the socket"),
+        (["-link", "qemu+unix:///dev/null"], '"/dev/null" already exists'),
         (["-listen", "unix://"], "cannot listen: unix://: missing path of the socket"),
         (["-tcp-workers", "65"], "tcp-workers must be a whole number from 1 to 64, not 65"),
         (["-limit", "max-tcp-flow=3"], 'limit: unknown name "max-tcp-flow", did you mean max-tcp-flows?'),
@@ -329,3 +340,33 @@ def test_keys_without_effect_are_told(file) -> None:
 def test_wrong_yaml_stops_with_the_key(file) -> None:
     text = refusal("-config", file("stack: {mtu: x}"))
     assert text.startswith("failed to parse configuration: yaml: line 1: stack.mtu: must be ")
+
+
+def test_further_links_of_the_file_come_before_those_of_the_line(file) -> None:
+    path = file("links: [le16+vsock://:6656]")
+    config, _ = build("-config", path, "-link", "bess+fd://3", "-link", "vfkit+unixgram:///nowhere/s")
+    assert config.links == (
+        ("le16", "vsock://:6656"),
+        ("bess", "fd://3"),
+        ("vfkit", "unixgram:///nowhere/s"),
+    )
+    assert as_file(config)["links"] == ["le16+vsock://:6656", "bess+fd://3", "vfkit+unixgram:///nowhere/s"]
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "vsock://:1024",
+        "vsock://3:1024",
+        "vsock://null:1024/dir",
+        "vsock://00000400-FACB-11E6-BD58-64006A7986D3",
+    ],
+)
+def test_every_form_of_a_vsock_address_is_taken(url: str) -> None:
+    assert build("-listen", url)[0].listen == (url,)
+
+
+@pytest.mark.parametrize("flag", ["-listen", "-services", "-listen-qemu", "-listen-bess", "-listen-vfkit"])
+def test_a_passed_descriptor_may_stand_everywhere(flag: str) -> None:
+    build(flag, "fd://3")
+    build(flag, "fd://name")

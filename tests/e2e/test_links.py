@@ -73,6 +73,24 @@ def test_vpnkit_clients_are_served_while_another_does_not_finish_its_handshake(
     assert not path.exists()
 
 
+def test_guests_on_links_of_different_kinds_reach_each_other(network: Network, outside: Servers) -> None:
+    stream, packets = network.directory / "le16.sock", network.directory / "bess.sock"
+    links = ("-link", f"le16+unix://{stream}", "-link", f"bess+unixpacket://{packets}")
+    with (
+        Daemon(network, *links) as daemon,
+        foreign.qemu(network.guest, daemon.qemu_socket) as one,
+    ):
+        with foreign.stream(network.guests[1], "le16", stream, **OTHER) as two:
+            two.ping("192.168.127.2")
+            move_data(two)
+        with foreign.bess(network.guests[1], packets, **OTHER) as two:
+            two.ping("192.168.127.2")
+            one.ping("192.168.127.9")
+            move_data(two)
+    assert not stream.exists()
+    assert not packets.exists()
+
+
 def test_sockets_passed_as_systemd_does_are_listened_on(network: Network, outside: Servers) -> None:
     daemon = Daemon(network, "-listen", "fd://api", "-listen-qemu", "fd://vm", name="passed")
     paths = {name: network.directory / f"passed-{name}.sock" for name in ("api", "vm", "more")}
