@@ -31,6 +31,8 @@ class HostStream:
         "_queue",
         "_slots",
         "_spilled",
+        "_spilled_bytes",
+        "first",
         "queued_bytes",
         "readable",
         "sock",
@@ -42,13 +44,21 @@ class HostStream:
         self.sock = sock
         self._slots = slots
         self._queue: deque[Range] = deque()
-        self._spilled = memoryview(b"")
+        self._spilled: deque[memoryview] = deque()
         """Bytes that go before the queue: copied out of their slots while the host did not read."""
+        self._spilled_bytes = 0
+        self.first = b""
+        """What read() gives before anything that the socket says."""
         self._finish_when_empty = False
         self.queued_bytes = 0
         self.readable = False
         self.writable = False
         self.write_finished = False
+
+    @property
+    def queued_refs(self) -> int:
+        """References to slots that the queue holds."""
+        return len(self._queue)
 
     def enqueue(self, piece: Range) -> None:
         """Take over the reference to a range that the host socket shall get."""
@@ -92,8 +102,8 @@ class HostStream:
             parts = tcp.pieces(slots[slot], off, stride, gso_size, skip, length)
             wanted = length
         else:
-            parts = [self._spilled] if self._spilled else []
-            wanted = len(self._spilled)
+            parts = list(self._spilled)
+            wanted = self._spilled_bytes
             for slot, off, stride, gso_size, skip, length in queue:
                 parts += tcp.pieces(slots[slot], off, stride, gso_size, skip, length)
                 wanted += length
@@ -109,12 +119,13 @@ class HostStream:
 
         Returns the bytes copied. What may be queued is bounded by the window that the guest was shown.
         """
-        copied = self.queued_bytes - len(self._spilled)
+        copied = self.queued_bytes - self._spilled_bytes
         if copied:
-            parts = [self._spilled]
+            parts: list[memoryview] = []
             for slot, off, stride, gso_size, skip, length in self._queue:
                 parts += tcp.pieces(self._slots[slot], off, stride, gso_size, skip, length)
-            self._spilled = memoryview(b"".join(parts))
+            self._spilled.append(memoryview(b"".join(parts)))
+            self._spilled_bytes += copied
             for piece in self._queue:
                 free(piece[0])
             self._queue.clear()
@@ -122,10 +133,13 @@ class HostStream:
 
     def _drop_front(self, count: int, free: Callable[[int], None]) -> None:
         queue = self._queue
-        if self._spilled:
-            spilled = min(count, len(self._spilled))
-            self._spilled = self._spilled[spilled:]
-            count -= spilled
+        while self._spilled and count:
+            first = self._spilled.popleft()
+            taken = min(count, len(first))
+            if taken < len(first):
+                self._spilled.appendleft(first[taken:])
+            self._spilled_bytes -= taken
+            count -= taken
         while count:
             slot, off, stride, gso_size, skip, length = queue[0]
             if count < length:
@@ -140,6 +154,11 @@ class HostStream:
 
         Raises OSError when the connection is broken.
         """
+        if self.first:
+            count = min(len(self.first), len(view))
+            view[:count] = self.first[:count]
+            self.first = self.first[count:]
+            return count
         try:
             return self.sock.recv_into(view)
         except BlockingIOError:
@@ -151,5 +170,6 @@ class HostStream:
         for piece in self._queue:
             free(piece[0])
         self._queue.clear()
-        self._spilled = memoryview(b"")
+        self._spilled.clear()
+        self._spilled_bytes = 0
         self.queued_bytes = 0

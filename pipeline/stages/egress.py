@@ -102,6 +102,7 @@ class EgressStage:
         self.flows: dict[int, Flow] = {}
         self.dialled = 0
         self.ready: dict[Flow, None] = {}
+        self.more = False
         self.dirty: dict[Flow, None] = {}
         self.stalled: dict[Flow, float] = {}
         """Flows with bytes that their host socket did not take, and since when."""
@@ -135,7 +136,9 @@ class EgressStage:
         return work
 
     def deadline(self) -> float:
-        """When the flow that stalled first is to be copied out of its slots."""
+        """When the flow that stalled first is to be copied out; at once if there is more to read."""
+        if self.more or self.udp.more:
+            return 0.0
         return next(iter(self.stalled.values())) + SPILL_AFTER_S if self.stalled else float("inf")
 
     # --- records from the tcp workers ---------------------------------------------------
@@ -147,7 +150,7 @@ class EgressStage:
         count = 0
         for (
             kind, _flags, _link, stride, gso_size, slot, off, length, skip, number,
-            seq, _ack, _wnd, _ts_val, _ts_ecr, guest_addr, remote_addr, ports, _aux,
+            seq, _ack, _wnd, _ts_val, _ts_ecr, guest_addr, remote_addr, ports, aux,
         ) in d.DESCRIPTOR.iter_unpack(burst):  # fmt: skip
             count += 1
             key = number if number & d.FLOW_FROM_EGRESS else base | number
@@ -171,8 +174,11 @@ class EgressStage:
             elif kind == d.ABORT:
                 self._forget(flow, reset=True)
             elif kind == d.DIAL_FAILED:
-                # The gateway's port is still in use towards this guest: demux takes the next one.
-                self._dial(flow)
+                if aux:
+                    self._forget(flow, reset=True)
+                else:
+                    # The gateway's port is still in use towards this guest: demux takes the next one.
+                    self._dial(flow)
             elif kind == d.CLOSED:
                 # What the guest sent before may still wait for the host socket.
                 flow.state = "CLOSING" if flow.state == "OPEN" else flow.state
@@ -229,6 +235,9 @@ class EgressStage:
         flow.chunk = read_chunk(mss)
         flow.state = "OPEN"
         stream = flow.stream
+        if stream.first:
+            stream.readable = True
+            self.ready[flow] = None
         self.worker.register(stream.sock.fileno(), _EVENTS, lambda events: self._on_event(flow, events))
 
     # --- records from demux -------------------------------------------------------------
@@ -325,6 +334,7 @@ class EgressStage:
             self.counts[_SPILLED] += flow.stream.spill(self.worker.free)
 
     def _read_ready(self) -> int:
+        self.more = False
         ready = self.ready
         if not ready:
             return 0
@@ -332,7 +342,10 @@ class EgressStage:
         reads = 0
         for flow in list(ready):
             out = self.tcp_out[flow.shard]
-            if out.room() <= 0 or reads >= READS_A_STEP:
+            if out.room() <= 0:
+                break
+            if reads >= READS_A_STEP:
+                self.more = True
                 break
             # Each flow goes to the end of the queue, so that all get their turn.
             del ready[flow]
@@ -344,6 +357,7 @@ class EgressStage:
                 reads += 1
             if flow.stream.readable and flow.state == "OPEN" and flow.out_refs < quota:
                 ready[flow] = None
+                self.more = True
         return reads
 
     def _read(self, flow: Flow) -> bool:
@@ -413,8 +427,8 @@ class EgressStage:
     def on_control(self, message: dict[str, object], fds: list[int]) -> dict[str, object]:
         """Requests of listen: ``accepted`` and ``udp_forward`` (each with a socket), ``udp_unforward``."""
         match message:
-            case {"op": "accepted", "addr": int(addr), "port": int(port)}:
-                self._accepted(socket.socket(fileno=fds[0]), addr, port)
+            case {"op": "accepted", "addr": int(addr), "port": int(port), "first": bytes(first)}:
+                self._accepted(socket.socket(fileno=fds[0]), addr, port, first)
                 return {"ok": True}
             case {"op": "udp_forward", "key": str(key), "addr": int(addr), "port": int(port)}:
                 self.udp.add_forward(key, socket.socket(fileno=fds[0]), addr, port)
@@ -424,11 +438,12 @@ class EgressStage:
                 return {"ok": True}
         return {"error": f"egress knows no request {message.get('op')!r}"}
 
-    def _accepted(self, sock: socket.socket, addr: int, port: int) -> None:
+    def _accepted(self, sock: socket.socket, addr: int, port: int, first: bytes) -> None:
         host_tcp.tune(sock)
         number = self.udp.next_number()
         flow = Flow(number, number, 0, HostStream(sock, self.slots), "DIALLING")
         flow.guest = (addr, port)
+        flow.stream.first = first
         self.flows[number] = flow
         self.counts[_ACCEPTED] += 1
         self._dial(flow)

@@ -12,9 +12,9 @@ from typing import Final
 
 from pipeline.config import Config
 from pipeline.counters import INDEX
-from pipeline.host import listener
+from pipeline.host import listener, proxy_header
 from pipeline.stages.worker import Worker
-from pipeline.wire import ipv4
+from pipeline.wire import ipv4, proxy_protocol
 
 ACCEPTS_A_STEP: Final = 64
 
@@ -26,7 +26,7 @@ _FORWARDS: Final = INDEX["listen_forwards"]
 class Forward:
     """One bound local address and the guest's address behind it."""
 
-    __slots__ = ("addr", "egress", "key", "path", "port", "protocol", "sock")
+    __slots__ = ("addr", "egress", "key", "path", "port", "protocol", "proxy", "sock")
 
     def __init__(
         self, key: str, protocol: str, sock: socket.socket, addr: int, port: int, path: str | None = None
@@ -38,6 +38,8 @@ class Forward:
         self.port = port
         self.path = path
         self.egress = 0
+        self.proxy = 0
+        """Version of the PROXY header that the guest gets first; 0 for none."""
 
 
 class ListenStage:
@@ -63,18 +65,20 @@ class ListenStage:
         try:
             match message:
                 case {"op": "expose", "protocol": str(protocol), "local": str(local), "remote": str(remote)}:
-                    self._expose(protocol, local, remote)
+                    self._expose(protocol, local, remote, int(str(message.get("proxy", 0))))
                 case {"op": "unexpose", "protocol": str(protocol), "local": str(local)}:
                     self._unexpose(protocol, local)
                 case {"op": "tunnel", "ip": str(ip), "port": int(port)}:
-                    self._hand_over(socket.socket(fileno=fds[0]), ipv4.addr_parse(ip), port)
+                    head = message.get("head")
+                    first = head if isinstance(head, bytes) else b""
+                    self._hand_over(socket.socket(fileno=fds[0]), ipv4.addr_parse(ip), port, first)
                 case _:
                     return {"error": f"listen knows no request {message.get('op')!r}"}
         except (listener.ListenError, ValueError) as error:
             return {"error": str(error)}
         return {"ok": True}
 
-    def _expose(self, protocol: str, local: str, remote: str) -> None:
+    def _expose(self, protocol: str, local: str, remote: str, proxy: int) -> None:
         key = f"{protocol} {local}"
         if key in self.forwards:
             raise listener.ListenError("proxy already running")
@@ -87,6 +91,7 @@ class ListenStage:
         else:
             sock = listener.bind_inet(protocol, local)
         forward = Forward(key, protocol, sock, addr, port, path)
+        forward.proxy = proxy
         self.forwards[key] = forward
         self.counts[_FORWARDS] = len(self.forwards)
         if protocol == "udp":
@@ -131,10 +136,12 @@ class ListenStage:
                 self.worker.log.warning("accept failed", local=forward.key, error=str(error))
                 return
             self.counts[_ACCEPTED] += 1
-            self._hand_over(sock, forward.addr, forward.port)
+            first = _proxy_header(forward.proxy, sock) if forward.proxy else b""
+            self._hand_over(sock, forward.addr, forward.port, first)
 
-    def _hand_over(self, sock: socket.socket, addr: int, port: int) -> None:
-        message = {"op": "accepted", "addr": addr, "port": port}
+    def _hand_over(self, sock: socket.socket, addr: int, port: int, first: bytes) -> None:
+        """Give a connection to egress; first is what the guest gets before anything that the socket says."""
+        message = {"op": "accepted", "addr": addr, "port": port, "first": first}
         self.worker.send_peer(f"egress{self._pick_egress()}", message, [sock])
         sock.close()
 
@@ -147,3 +154,8 @@ class ListenStage:
         for forward in self.forwards.values():
             self._close(forward)
         self.forwards.clear()
+
+
+def _proxy_header(version: int, sock: socket.socket) -> bytes:
+    ends = proxy_header.ends(sock)
+    return proxy_protocol.build(version, *ends) if ends else proxy_protocol.build_unknown(version)

@@ -8,8 +8,9 @@ import pytest
 
 from tests.support.agent import GUEST_ADDR, Agent, run_client
 from tests.support.daemon import Daemon
-from tests.support.netns import Network
+from tests.support.netns import HOST_ADDR, INTERNET_ADDR, Network
 from tests.support.servers import DATA, ECHO, HTTP, LATE, PAGE, UDP_ECHO, Servers
+from tests.support.traffic import receive_all
 
 pytestmark = pytest.mark.e2e
 
@@ -101,6 +102,40 @@ def test_the_ssh_port_leads_to_port_22_of_the_guest(network: Network, outside: S
             served.sendall(b"SSH-2.0-test\r\n")
             assert client.recv(100) == b"SSH-2.0-test\r\n"
         listener.close()
+
+
+def test_bytes_sent_along_with_the_request_for_a_tunnel_reach_the_guest(
+    daemon: Daemon, inside: Servers
+) -> None:
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.settimeout(10)
+        sock.connect(str(daemon.socket))
+        head = f"POST /tunnel?ip={GUEST_ADDR}&port={ECHO} HTTP/1.1\r\nHost: x\r\n\r\n"
+        sock.sendall(head.encode() + b"early bird")
+        answer = b""
+        while len(answer) < 12:
+            answer += sock.recv(100)
+        assert answer == b"OKearly bird"
+
+
+@pytest.mark.parametrize("version", ["v1", "v2"])
+def test_the_guest_learns_the_clients_address_on_request(
+    daemon: Daemon, network: Network, inside: Servers, version: str
+) -> None:
+    wish = {"local": ":9008", "remote": f"{GUEST_ADDR}:{ECHO}", "proxy_protocol": version}
+    assert daemon.api("/services/forwarder/expose", wish) == (200, b"")
+    assert json.loads(daemon.api("/services/forwarder/all")[1])[0]["proxy_protocol"] == version
+    with network.internet.connect(HOST_ADDR, 9008) as sock:
+        port = sock.getsockname()[1]
+        sock.sendall(b"hello")
+        sock.shutdown(socket.SHUT_WR)
+        said = receive_all(sock)
+    if version == "v1":
+        assert said == f"PROXY TCP4 {INTERNET_ADDR} {HOST_ADDR} {port} 9008\r\nhello".encode()
+    else:
+        addresses = socket.inet_aton(INTERNET_ADDR) + socket.inet_aton(HOST_ADDR)
+        ports = port.to_bytes(2, "big") + (9008).to_bytes(2, "big")
+        assert said == b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c" + addresses + ports + b"hello"
 
 
 def test_a_tunnel_leads_to_a_port_of_the_guest(daemon: Daemon, inside: Servers) -> None:
