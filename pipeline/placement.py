@@ -17,13 +17,13 @@ FEW_CORES: Final = 4
 class Group(NamedTuple):
     """One process.
 
-    ``members``: the workers in it. ``order``: in which they breathe within a turn; a worker may come
-    twice, so that a frame and its answer pass all of them in one turn.
+    ``members``: the workers in it, in the order in which they breathe. ``back``: those that breathe
+    again in the same turn, so that a frame and what goes the other way both pass all of them.
     """
 
     name: str
     members: tuple[str, ...]
-    order: tuple[str, ...]
+    back: tuple[str, ...] = ()
 
 
 def plan(kind: str, layout: Layout, cores: int) -> tuple[Group, ...]:
@@ -31,8 +31,8 @@ def plan(kind: str, layout: Layout, cores: int) -> tuple[Group, ...]:
     if kind not in PLACEMENTS:
         raise ValueError(f"placement must be one of {', '.join(PLACEMENTS)}, not {kind!r}")
     if kind == SEPARATE or cores > FEW_CORES:
-        return tuple(Group(name, (name,), (name,)) for name in layout.names)
+        return tuple(Group(name, (name,)) for name in layout.names)
     path = (INGRESS, DEMUX, *layout.shards(TCP), *layout.shards(EGRESS))
     back = (*layout.shards(TCP), DEMUX, INGRESS)
     side = (RESOLVER, LISTEN)
-    return Group("data", path, path + back), Group("side", side, side)
+    return Group("data", path, back), Group("side", side)

@@ -86,9 +86,10 @@ def _main(
     workers_here: dict[str, Worker] = {}
     poller: Poller | None = None
     for name in group.members:
-        worker = Worker(fabric.ports(name), pairs[name][1], poller=poller)
+        worker = Worker(fabric.ports(name), pairs[name][1], poller=poller, together=group.members)
         poller = worker.poller
         worker.adopt(_STAGES[fabric.layout.node(name).role](worker, config))
         workers_here[name] = worker
     waiter = fabric.waiters[group.members[0]]
-    Loop(waiter, [workers_here[name] for name in group.order]).run()
+    back = [workers_here[name] for name in group.back]
+    Loop(waiter, list(workers_here.values()), back).run()

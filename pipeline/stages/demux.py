@@ -280,7 +280,7 @@ class DemuxStage:
         if header.proto == ipv4.PROTO_UDP:
             self.udp.on_guest_packet(link, header, slot, begin, end, partial, now)
         elif header.proto == ipv4.PROTO_TCP:
-            self._on_tcp_packet(header, slot, begin, end)
+            self._on_tcp_packet(link, header, slot, begin, end)
         elif header.proto == ipv4.PROTO_ICMP:
             message = icmp.parse(view, begin, end)
             if icmp_engine.is_answerable_echo(header, message, self.own):
@@ -299,7 +299,7 @@ class DemuxStage:
                 self._send_error(error)
             raise WireError("ipv4_packet_dropped_unknown_protocol")
 
-    def _on_tcp_packet(self, header: ipv4.Header, slot: int, begin: int, end: int) -> None:
+    def _on_tcp_packet(self, link: int, header: ipv4.Header, slot: int, begin: int, end: int) -> None:
         """A segment that GRO left alone: IP options, or reassembled from fragments."""
         view = self.slots[slot]
         segment = tcp.parse(view, begin, end)
@@ -315,7 +315,7 @@ class DemuxStage:
         if segment.header_len > tcp.HEADER_LEN:
             aux |= d.RUN_OTHER_OPTIONS
         record = d.DESCRIPTOR.pack(
-            d.TCP_RANGE, segment.flags & 0xFF, 0, 0, length, slot, begin + segment.header_len, length, 0, 1,
+            d.TCP_RANGE, segment.flags & 0xFF, link, 0, length, slot, begin + segment.header_len, length, 0, 1,
             segment.seq, segment.ack, segment.wnd, options.ts_val, options.ts_ecr, header.src, header.dst,
             ports, aux,
         )  # fmt: skip

@@ -75,6 +75,8 @@ class UdpSockets:
         self.forwards: dict[str, UdpForward] = {}
         self.by_number: dict[int, UdpForward] = {}
         self.ready: dict[UdpFlow | UdpForward, None] = {}
+        self.more = False
+        """Whether a socket had more than its share of the last step."""
         self._number = 0
 
     def next_number(self) -> int:
@@ -142,6 +144,7 @@ class UdpSockets:
 
     def read_ready(self, now: float) -> int:
         """Take datagrams from sockets with something to read, a bounded number from each."""
+        self.more = False
         if not self.ready or self.demux_out.room() <= 0:
             return 0
         reads = 0
@@ -184,6 +187,7 @@ class UdpSockets:
                     ports=flow.ports,
                 )
             )
+        self.more = True
         return READS_A_SOCKET, True
 
     def _read_forward(self, forward: UdpForward) -> tuple[int, bool]:
@@ -224,6 +228,7 @@ class UdpSockets:
                     aux=self.worker.index,
                 )
             )
+        self.more = True
         return READS_A_SOCKET, True
 
     # --- ends -------------------------------------------------------------------------

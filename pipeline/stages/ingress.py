@@ -24,10 +24,12 @@ from pipeline.links.offload import OffloadLink
 from pipeline.links.stream import StreamLink
 from pipeline.shm import descriptor as d
 from pipeline.shm.ring import Consumer
+from pipeline.stages.ingress_capture import Capture
 from pipeline.stages.ingress_doors import Doors
 from pipeline.stages.ingress_offload import Card
 from pipeline.stages.worker import Worker
 from pipeline.wire import ethernet, framing, offload, tcp, tcp_options
+from pipeline.wire.framing import Framing
 
 READS_A_STEP: Final = 4
 """Bursts read from one link before the results are published."""
@@ -35,6 +37,8 @@ FLUSH_BYTES: Final = 256 * 1024
 """Bytes gathered for one link before they are sent: also the most that a blocked link copies at once."""
 MAX_BACKLOG: Final = 1024 * 1024
 """Copied bytes that may wait for a guest that does not read, while other guests do."""
+DOORS_EVERY_S: Final = 0.05
+"""How often a worker that never sleeps looks at the timers of entrances."""
 MAX_REFS: Final = 16384
 """References to slots of ingress that may be out; beyond, links are not read."""
 MAX_LINKS: Final = 256
@@ -60,12 +64,13 @@ _LINKS: Final = INDEX["link_guests"]
 class Port:
     """One attached guest link and what is gathered for it."""
 
-    __slots__ = ("bytes_out", "gathered", "gathered_bytes", "link", "number", "offload", "segmenter")
+    __slots__ = ("framing", "gathered", "gathered_bytes", "link", "number", "offload", "segmenter")
 
-    def __init__(self, number: int, link: Link, segmenter: Segmenter) -> None:
+    def __init__(self, number: int, link: Link, form: Framing | None) -> None:
         self.number = number
         self.link = link
-        self.segmenter = segmenter
+        self.framing = form
+        self.segmenter = Segmenter(form)
         self.offload: OffloadLink | None = None
         """The link, once its guest has agreed to offload."""
         self.gathered: list[Buffer] = []
@@ -87,11 +92,13 @@ class IngressStage:
         self.ports: dict[int, Port] = {}
         self.readable: dict[Port, None] = {}
         self.more = False
+        self.doors_look_at = 0.0
         self.neighbors: dict[int, tuple[int, bytes]] = {}
         self.ident = 0
         self.last_number = 0
         self.freed: list[int] = []
         self.card = Card(worker)
+        self.capture: Capture | None = None
         room = Room(self.pool, self.slots, config.mtu)
         self.doors = Doors(worker, room, self._add, self._hang_up)
 
@@ -101,8 +108,10 @@ class IngressStage:
         """Links -> rings, rings -> links. Returns the number of bursts and records."""
         work = 0
         self.more = False
-        if self.doors.deadline() <= now:
-            self.doors.on_timer(now)
+        if now >= self.doors_look_at:
+            self.doors_look_at = now + DOORS_EVERY_S
+            if self.doors.deadline() <= now:
+                self.doors.on_timer(now)
         if self.readable:
             for port in list(self.readable):
                 work += self._read(port)
@@ -120,6 +129,7 @@ class IngressStage:
 
     def deadline(self) -> float:
         """Only entrances have timers; at once when a link had more than one step's share."""
+        self.doors_look_at = 0.0
         return 0.0 if self.more else self.doors.deadline()
 
     # --- guest -> rings -----------------------------------------------------------------
@@ -150,6 +160,10 @@ class IngressStage:
                 self._count_drops(link)
             if not frames:
                 continue
+            if self.capture is not None:
+                features = port.offload.features if port.offload is not None else 0
+                self.capture.received(self.slots[slot], frames, link.vnet_len, features)
+                self._end_capture()
             if port.offload is not None:
                 items, drops = self.card.receive(port.number, port.offload, slot, frames)
             else:
@@ -178,6 +192,7 @@ class IngressStage:
         assert isinstance(port.link, OffloadLink)
         port.offload = port.link
         port.segmenter = self.card.begin(port.number, port.link)
+        port.framing = offload.FRAMING
         self.demux_out.push(d.record(d.LINK_OFFLOAD, link=port.number))
 
     # --- rings -> guest -----------------------------------------------------------------
@@ -271,6 +286,9 @@ class IngressStage:
         for port in touched:
             try:
                 if port.gathered:
+                    if self.capture is not None:
+                        self.capture.sent(port.gathered, port.framing, port.link.vnet_len)
+                        self._end_capture()
                     port.link.send(port.gathered)
                 if port.link.drops:
                     self._count_drops(port.link)
@@ -300,6 +318,11 @@ class IngressStage:
             except LinkClosed as error:
                 self._hang_up(offered, error)
 
+    def _end_capture(self) -> None:
+        """Forget a capture that has failed; the network goes on."""
+        if self.capture is not None and self.capture.over:
+            self.capture = None
+
     def _add(self, guest: Guest) -> bool:
         """Attach a link; False when there are too many, and it is closed."""
         link = guest.link
@@ -308,7 +331,7 @@ class IngressStage:
             link.close()
             return False
         number = self._free_number()
-        port = Port(number, link, Segmenter(guest.framing))
+        port = Port(number, link, guest.framing)
         self.ports[number] = port
         self.readable[port] = None
         self.worker.register(link.fileno(), _LINK_EVENTS, lambda events: self._on_event(port, events))
@@ -381,6 +404,7 @@ class IngressStage:
 
         ``attach``: a stream that was taken over by /connect, with the bytes behind its head.
         ``open``: sockets on which guests come in, see ingress_doors.
+        ``capture``: a file with the head of a capture; every frame is written to it from now on.
         """
         match message:
             case {"op": "attach", "head": bytes(head)}:
@@ -389,6 +413,9 @@ class IngressStage:
                 return {}
             case {"op": "open"}:
                 return self.doors.open(message, fds)
+            case {"op": "capture"}:
+                self.capture = Capture(self.worker, fds[0])
+                return {}
         return {"error": f"ingress knows no request {message.get('op')!r}"}
 
     def close(self) -> None:
@@ -396,6 +423,8 @@ class IngressStage:
         self.doors.close()
         for port in list(self.ports.values()):
             self._detach(port, LinkClosed("the daemon stops"))
+        if self.capture is not None:
+            self.capture.close()
         self.card.filler.retire()
 
 

@@ -115,14 +115,21 @@ class Member(Protocol):
 class Loop:
     """Breathes its workers until one of them is told to stop."""
 
-    def __init__(self, waiter: Waiter, workers: Sequence[Member], spin: float = 0.0) -> None:
-        """workers in the order in which they breathe, perhaps twice; the waiter is behind all their bells."""
+    def __init__(
+        self, waiter: Waiter, workers: Sequence[Member], back: Sequence[Member] = (), spin: float = 0.0
+    ) -> None:
+        """workers in the order in which they breathe; the waiter is behind all their bells.
+
+        back: those that breathe once more in a turn with work, so that what goes the other way gets through.
+        """
         self._waiter = waiter
-        self._order = list(workers)
-        self._workers = list(dict.fromkeys(workers))
+        self._workers = list(workers)
+        self._back = list(back)
         self._spin = spin
         self._poller = workers[0].poller
         self.running = True
+        self.slept = False
+        """Whether the last sleep() blocked."""
 
     def run(self) -> None:
         """Until the end. Exceptions of a stage end the process with status 1."""
@@ -142,32 +149,43 @@ class Loop:
 
     def _turn_on(self) -> None:
         poller = self._poller
-        order = self._order
+        there, back = self._workers, self._back
         spin = self._spin
         events: Events = []
         spin_until = 0.0
+        busy = 0
         while self.running:
             now = monotonic()
             if events and poller is not None:
                 poller.dispatch(events)
             work = 0
-            for worker in order:
+            for worker in there:
                 work += worker.breathe(now)
                 if not worker.running:
                     self.running = False
             if work:
+                for worker in back:
+                    work += worker.breathe(now)
+            if work:
+                busy += 1
                 spin_until = now + spin
+            if busy > 1 or now < spin_until:
+                # Under load, or just after: look without getting ready for sleep.
                 events = poller.poll(0, MAX_EVENTS) if poller is not None else []
-            elif spin and now < spin_until:
-                events = poller.poll(0, MAX_EVENTS) if poller is not None else []
+                if not work:
+                    busy = 0
             else:
+                # Most often one turn was all there was to do; sleep() looks before it sleeps.
                 events = self.sleep()
+                if self.slept:
+                    busy = 0
 
     def sleep(self) -> Events:
         """Wait for an input, at most until a deadline; the socket events that ended the wait."""
         poller = self._poller
         workers = self._workers
         timeout = wake.MAX_SLEEP
+        self.slept = False
         for worker in workers:
             timeout = min(timeout, worker.may_sleep())
         if timeout <= 0:
@@ -181,8 +199,9 @@ class Loop:
             events = poller.poll(timeout, MAX_EVENTS)
         elif timeout:
             self._waiter.wait(timeout)
+        self.slept = timeout > 0
         for worker in workers:
-            worker.awake(slept=timeout > 0)
+            worker.awake(self.slept)
         return events
 
     def _take_signals(self) -> None:

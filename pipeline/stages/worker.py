@@ -12,7 +12,7 @@ logging, or know any protocol.
 import os
 import select
 import socket
-from collections.abc import Callable, Sequence, Sized
+from collections.abc import Callable, Collection, Sequence, Sized
 from time import monotonic
 from typing import Any, Final, Protocol
 
@@ -53,9 +53,10 @@ class Stage(Protocol):
     """
 
     def step(self, now: float) -> int:
-        """Do what there is to do; how much was done. 0 lets the worker sleep.
+        """Do what there is to do; how much was done.
 
-        Ring entries may be left where they are (their way out is blocked) with a result of 0: the
+        The worker may sleep after it: a stage with more to do says so in deadline(), and one that waits
+        for room in a ring has asked ``room()`` last. Ring entries may be left where they are (their way out is blocked) with a result of 0: the
         next event, descriptor or deadline ends the sleep, those entries do not.
         """
         ...
@@ -82,10 +83,12 @@ class Worker:
         control: socket.socket | None,
         supervisor_pid: int | None = None,
         poller: Poller | None = None,
+        together: Collection[str] = (),
     ) -> None:
         """control: this worker's end of the control socket; supervisor_pid: the parent, default getppid().
 
         poller: that of the process, if it has one already; else one is made if the waiter is a descriptor.
+        together: names of the workers of this process, which need no waking when this one is awake.
         """
         self.ports = ports
         self.name = ports.name
@@ -120,10 +123,17 @@ class Worker:
                 for home, ring in ports.free_out.items()
             ),
         ]
-        self._producers: list[AnyProducer] = [*ports.rings_out.values(), *ports.free_out.values()]
+        outputs: dict[str, list[AnyProducer]] = {peer: [ring] for peer, ring in ports.rings_out.items()}
+        for home, frees in ports.free_out.items():
+            outputs.setdefault(home, []).append(frees)
+        self._producers = [
+            ring for peer, rings in outputs.items() if peer not in together for ring in rings
+        ]
+        """Rings whose consumer may run while this worker sleeps."""
         self._releases = [
-            *((ring.wake_due, bells[peer].ring) for peer, ring in ports.rings_in.items()),
-            *((ring.wake_due, bells[peer].ring) for peer, ring in ports.free_in.items()),
+            (ring.wake_due, bells[peer].ring)
+            for peer, ring in (*ports.rings_in.items(), *ports.free_in.items())
+            if peer not in together
         ]
         self._free_in = list(ports.free_in.items())
         if poller is not None:

@@ -97,11 +97,12 @@ class Flood(Toy):
         self.out, self.total, self.careful, self.sent = worker.ports.rings_out[peer], total, careful, 0
 
     def step(self, now: float) -> int:
-        burst = min(self.total - self.sent, self.out.room() if self.careful else self.total)
-        for number in range(self.sent, self.sent + max(burst, 0)):
-            self.out.push(record(TAKEN, flow=number))
-        self.sent += max(burst, 0)
-        return max(burst, 0)
+        begin = self.sent
+        # Asks for room until there is none: that is how a stage says that it waits for some.
+        while self.sent < self.total and (not self.careful or self.out.room() > 0):
+            self.out.push(record(TAKEN, flow=self.sent))
+            self.sent += 1
+        return self.sent - begin
 
 
 class Slow(Toy):
