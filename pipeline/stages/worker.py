@@ -55,9 +55,10 @@ class Stage(Protocol):
     def step(self, now: float) -> int:
         """Do what there is to do; how much was done.
 
-        The worker may sleep after it: a stage with more to do says so in deadline(), and one that waits
-        for room in a ring has asked ``room()`` last. Ring entries may be left where they are (their way out is blocked) with a result of 0: the
-        next event, descriptor or deadline ends the sleep, those entries do not.
+        The worker may sleep after it: a stage with more to do says so in deadline(), and one that
+        waits for room in a ring has asked ``room()`` last. Ring entries may be left where they are
+        (their way out is blocked): the next event, descriptor or deadline ends the sleep, those
+        entries do not.
         """
         ...
 
