@@ -8,6 +8,7 @@ pattern, ends its half when told to, and hashes what it gets. Frames may be lost
 import contextlib
 import errno
 import hashlib
+import itertools
 import os
 import random
 import select
@@ -25,6 +26,7 @@ from pipeline.engines.tcp.connection import Connection, opens, reset_for
 from pipeline.engines.tcp.segment import Segment
 from pipeline.wire import arp, ethernet, ipv4
 from pipeline.wire.errors import WireError
+from tests.support.netns import Namespace, wait_for
 from tests.support.segments import Pair, packets_of, segment_of
 from tests.support.traffic import pattern
 
@@ -32,6 +34,8 @@ ENGINE_ADDR = "10.77.0.1"
 KERNEL_ADDR = "10.77.0.2"
 ENGINE_MAC = bytes.fromhex("5a94efe40c01")
 KERNEL_MAC = bytes.fromhex("5a94efe40c02")
+_PORTS = itertools.count(20000)
+"""Never one twice in a process: the kernel may still have the last connection in TIME-WAIT."""
 MAX_QUEUED = 8
 """Handles of one connection that wait for the peer, as a stage would bound them."""
 
@@ -51,6 +55,8 @@ class Plan:
     stop_reading_after: int = -1
     """Take no more bytes from then on, for pause seconds."""
     pause: float = 0.0
+    refuse: bool = False
+    """Act as if the host had refused the connection."""
 
 
 @dataclass
@@ -68,6 +74,20 @@ class Outcome:
     """Set when both streams have ended in order, or on reset."""
     last: dict[str, object] = field(default_factory=dict)
     """The connection's last snapshot."""
+
+
+def make_tap(namespace: Namespace) -> Tap:
+    """tap0 of the namespace with the kernel's address on it."""
+
+    def inside() -> Tap:
+        tap = Tap.open("tap0")
+        tap.set_mac(KERNEL_MAC)
+        tap.set_up()
+        return tap
+
+    tap = namespace.call(inside)
+    namespace.ip("address", "add", f"{KERNEL_ADDR}/24", "dev", "tap0")
+    return tap
 
 
 class _Handle:
@@ -115,8 +135,6 @@ class TapEngine:
         self._wake_out, self._wake_in = os.pipe()
         self._stopped = False
         self._thread = threading.Thread(target=self._run, daemon=True)
-        self._next_port = 20000
-        self._batch: list[bytes] = []
 
     def __enter__(self) -> "TapEngine":
         self._thread.start()
@@ -137,6 +155,11 @@ class TapEngine:
         self._dials.append((port, plan, outcome))
         os.write(self._wake_in, b"d")
         return outcome
+
+    def accept(self, index: int, seconds: float = 10.0) -> Outcome:
+        """The outcome of the index-th connection of the kernel's, once its SYN has come."""
+        wait_for(lambda: len(self.accepted) > index, "a SYN of the kernel", seconds, 0.002)
+        return self.accepted[index]
 
     @property
     def flow_count(self) -> int:
@@ -180,8 +203,7 @@ class TapEngine:
         return min(due, flow.resume_at) if flow.untaken else due
 
     def _dial(self, port: int, plan: Plan, outcome: Outcome, now: float) -> None:
-        self._next_port += 1
-        pair = Pair(ipv4.addr_parse(ENGINE_ADDR), ipv4.addr_parse(KERNEL_ADDR), self._next_port, port)
+        pair = Pair(ipv4.addr_parse(ENGINE_ADDR), ipv4.addr_parse(KERNEL_ADDR), next(_PORTS), port)
         conn = Connection.active(self.cfg, self._isn(pair, now), now)
         self._flows[pair] = _Flow(conn, pair, plan, outcome)
 
@@ -314,7 +336,10 @@ class TapEngine:
             elif isinstance(action, actions.Release):
                 flow.queued -= 1
             elif isinstance(action, actions.Connect):
-                conn.on_connected(now)
+                if plan.refuse:
+                    conn.on_connect_failed(now)
+                else:
+                    conn.on_connected(now)
             elif isinstance(action, actions.Established):
                 outcome.established = True
             elif isinstance(action, actions.HostShutdown):
