@@ -29,7 +29,7 @@ _SUMMARY: Final = f"""Usage of {PROGRAM}:
 """
 
 
-UNSERVED: Final = (("socket_forwards", "forward-sock"), ("capture_file", "pcap"))
+UNSERVED: Final = (("socket_forwards", "forward-sock"),)
 """Fields of Config that this version reads and cannot serve, with their flags: a start is refused."""
 
 

@@ -22,7 +22,7 @@ from pipeline.control.channel import Message, RequestError
 from pipeline.control.forwarder import ForwardError
 from pipeline.control.notify import HYPERVISOR_ERROR, READY
 from pipeline.control.plane import ControlPlane
-from pipeline.links import addresses, inherited, protocols, stdio
+from pipeline.links import addresses, inherited, pcap, protocols, stdio
 from pipeline.topology import Fabric, Layout, TopologyError
 
 STOP_TIMEOUT: Final = 1.0
@@ -82,6 +82,7 @@ class Supervisor:
         self.listeners: list[socket.socket] = []
         self.inherited = inherited.Inherited(os.environ, os.getpid())
         self.stdio: tuple[int, int] | None = None
+        self.capture = -1
         self.fabric: Fabric | None = None
         self.plane: ControlPlane | None = None
         self.status = EXIT_OK
@@ -103,9 +104,15 @@ class Supervisor:
             self.log.warning("a passed descriptor is not used", descriptor=name)
         if config.stdio:
             self.stdio = stdio.take()
+        if config.capture_file:
+            try:
+                self.capture = pcap.open_file(config.capture_file)
+            except OSError as error:
+                raise StartError(f"cannot write capture {config.capture_file}: {error.strerror}") from error
         groups = placement.plan(config.placement, layout, os.cpu_count() or 1)
         self.fabric = Fabric.create(layout, [group.members for group in groups])
         private = [*self.inherited.sockets, *(self.stdio or ())]
+        private += [self.capture] if self.capture >= 0 else []
         self.running = workers.start(self.fabric, groups, config, private)
 
     def _entrances(self) -> Iterator[tuple[str, str]]:
@@ -162,6 +169,9 @@ class Supervisor:
         """Bind everything, in gvproxy's order."""
         config = self.config
         await plane.start()
+        if self.capture >= 0:
+            await plane.capture(self.capture)
+            self._close_capture()
         for url in config.listen:
             plane.serve(self._listen(url), guests=True)
             self.log.info(f"listening {url}")
@@ -276,8 +286,14 @@ class Supervisor:
             sock.close()
         self.inherited.close()
         self._close_stdio()
+        self._close_capture()
         # The segment is unmapped with the process: views of it live in the channels' bells.
         self._remove_paths()
+
+    def _close_capture(self) -> None:
+        if self.capture >= 0:
+            os.close(self.capture)
+            self.capture = -1
 
     def _close_stdio(self) -> None:
         for fd in self.stdio or ():

@@ -48,6 +48,7 @@ TOGETHER = (
     "pipeline.shm",
     "pipeline.links.addresses",
     "pipeline.links.inherited",
+    "pipeline.links.pcap",
     "pipeline.links.protocols",
     "pipeline.links.stdio",
     "pipeline.topology",

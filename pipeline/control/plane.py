@@ -95,6 +95,10 @@ class ControlPlane:
         op = {"op": "open", "protocol": protocol, "once": once, "macs": dict(macs)}
         await self._channels.request(INGRESS, op, fds)
 
+    async def capture(self, fd: int) -> None:
+        """Have all frames written to a capture file, whose descriptor stays the caller's."""
+        await self._channels.request(INGRESS, {"op": "capture"}, [fd])
+
     def notify(self, kind: str) -> None:
         """Send a notification that is about no guest."""
         self._notifier.notify(kind)

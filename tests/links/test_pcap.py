@@ -1,0 +1,92 @@
+"""Capture files: their bytes, where they may lie, and what a failing disk does."""
+
+import os
+import stat
+import struct
+from pathlib import Path
+
+import pytest
+
+from pipeline.links import pcap
+from pipeline.links.pcap import PcapWriter
+
+
+def records(data: bytes) -> list[tuple[float, int, bytes]]:
+    """(time, length on the wire, bytes kept) of each record behind the file's header."""
+    found, at = [], 24
+    while at < len(data):
+        seconds, micro, kept, length = struct.unpack_from("<IIII", data, at)
+        found.append((seconds + micro / 1e6, length, data[at + 16 : at + 16 + kept]))
+        at += 16 + kept
+    return found
+
+
+def test_the_file_begins_as_the_format_says_and_is_for_its_owner(tmp_path: Path) -> None:
+    path = tmp_path / "a.pcap"
+    os.close(pcap.open_file(str(path)))
+    assert path.read_bytes().hex() == "d4c3b2a1020004000000000000000000" + "00000400" + "01000000"
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+def test_frames_are_there_with_each_flush_and_not_before(tmp_path: Path) -> None:
+    path = tmp_path / "a.pcap"
+    writer = PcapWriter(pcap.open_file(str(path)))
+    writer.add(b"one", 1700000000.25)
+    writer.add(memoryview(b"three"), 1700000000.999999)
+    assert records(path.read_bytes()) == []
+    writer.flush()
+    assert records(path.read_bytes()) == [
+        (1700000000.25, 3, b"one"),
+        (1700000000.999999, 5, b"three"),
+    ]
+    writer.add(bytearray(b"four"), 1700000001.9999999)
+    writer.flush()
+    writer.flush()
+    assert records(path.read_bytes())[2:] == [(1700000002.0, 4, b"four")]
+    writer.close()
+    writer.close()
+
+
+def test_a_frame_beyond_the_snapshot_length_is_cut_and_says_so(tmp_path: Path) -> None:
+    path = tmp_path / "a.pcap"
+    writer = PcapWriter(pcap.open_file(str(path)))
+    writer.add(b"x" * (pcap.SNAPLEN + 1), 0.0)
+    writer.flush()
+    ((_, length, kept),) = records(path.read_bytes())
+    assert (length, len(kept)) == (pcap.SNAPLEN + 1, pcap.SNAPLEN)
+    writer.close()
+
+
+def test_a_file_of_the_name_is_replaced_and_what_it_was_linked_to_stays(tmp_path: Path) -> None:
+    path, other = tmp_path / "a.pcap", tmp_path / "other"
+    other.write_text("precious")
+    path.symlink_to(other)
+    os.close(pcap.open_file(str(path)))
+    assert other.read_text() == "precious"
+    assert not path.is_symlink()
+
+
+def test_a_fifo_is_written_into_for_its_reader(tmp_path: Path) -> None:
+    path = tmp_path / "live"
+    os.mkfifo(path)
+    with pytest.raises(OSError, match="No such device"):
+        pcap.open_file(str(path))
+    reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    writer = PcapWriter(pcap.open_file(str(path)))
+    writer.add(b"frame", 1.5)
+    writer.flush()
+    assert records(os.read(reader, 1000)) == [(1.5, 5, b"frame")]
+    os.close(reader)
+    writer.add(b"frame", 1.5)
+    with pytest.raises(BrokenPipeError):
+        writer.flush()
+    writer.close()
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full")
+def test_a_full_disk_is_an_error_of_flush() -> None:
+    writer = PcapWriter(os.open("/dev/full", os.O_WRONLY))
+    writer.add(b"frame", 0.0)
+    with pytest.raises(OSError, match="No space left"):
+        writer.flush()
+    writer.close()

@@ -1,0 +1,119 @@
+"""What the capture writes for frames behind virtio-net headers, true and untrue, and for each link."""
+
+import os
+import struct
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from pipeline.engines.gso import Segmenter
+from pipeline.links import pcap
+from pipeline.stages.ingress_capture import Capture
+from pipeline.wire import offload
+from pipeline.wire.framing import LE16, QEMU
+from pipeline.wire.virtio_net import GSO_TCPV4, LONG_LEN, NEEDS_CSUM, Header
+from tests.support.frames import GUEST, REMOTE, TO_GUEST, tcp_frame
+from tests.support.offload import slot_with_headers, super_segment
+
+PAYLOAD = bytes(range(250)) * 20
+
+
+class Written:
+    """A capture into a file, and what is in it."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.errors: list[str] = []
+        worker: Any = SimpleNamespace(
+            log=SimpleNamespace(error=lambda event, **about: self.errors.append(about["error"]))
+        )
+        self.capture = Capture(worker, pcap.open_file(str(path)))
+
+    def frames(self) -> list[bytes]:
+        data, found, at = self.path.read_bytes(), [], 24
+        while at < len(data):
+            (kept,) = struct.unpack_from("<I", data, at + 8)
+            found.append(data[at + 16 : at + 16 + kept])
+            at += 16 + kept
+        return found
+
+
+@pytest.fixture
+def written(tmp_path: Path) -> Written:
+    return Written(tmp_path / "a.pcap")
+
+
+def cut(payload: bytes) -> list[bytes]:
+    return [
+        tcp_frame(1 + begin, payload[begin : begin + 1448], ident=number)
+        for number, begin in enumerate(range(0, len(payload), 1448))
+    ]
+
+
+def test_frames_without_headers_are_written_as_they_are(written: Written) -> None:
+    view = memoryview(b"--one---two")
+    written.capture.received(view, [(2, 3), (8, 3)], 0, 0)
+    assert written.frames() == [b"one", b"two"]
+
+
+def test_a_super_segment_is_written_in_frames(written: Written) -> None:
+    view, places = slot_with_headers([super_segment(1, PAYLOAD, 1448)])
+    written.capture.received(view, places, LONG_LEN, offload.FEATURES)
+    assert written.frames() == cut(PAYLOAD)
+
+
+def test_a_checksum_that_was_left_out_is_completed_in_the_file(written: Written) -> None:
+    view, places = slot_with_headers([super_segment(1, b"short", 1448)])
+    header = Header(NEEDS_CSUM, csum_start=34, csum_offset=16)
+    off, length = places[0]
+    view[off - LONG_LEN : off] = struct.pack("<BBHHHHH", *header)
+    before = bytes(view[off : off + length])
+    written.capture.received(view, places, LONG_LEN, offload.FEATURES)
+    assert written.frames() == [tcp_frame(1, b"short")]
+    assert bytes(view[off : off + length]) == before, "the frame on its way is as it was"
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        Header(NEEDS_CSUM, GSO_TCPV4, gso_size=1, csum_start=34, csum_offset=16),
+        Header(NEEDS_CSUM, GSO_TCPV4, gso_size=1448, csum_start=60000, csum_offset=16),
+        Header(0, GSO_TCPV4, gso_size=0),
+        Header(255, 255, 65535, 65535, 65535, 65535, 65535),
+    ],
+)
+def test_a_frame_with_an_untrue_header_is_written_as_it_is(written: Written, header: Header) -> None:
+    frame = tcp_frame(1, b"hello")
+    view, places = slot_with_headers([(header, frame)])
+    written.capture.received(view, places, LONG_LEN, offload.FEATURES)
+    assert written.frames() == [frame]
+
+
+@pytest.mark.parametrize("form", [LE16, QEMU, None], ids=["le16", "qemu", "packets"])
+def test_what_is_sent_is_written_in_frames_without_their_lengths(written: Written, form: Any) -> None:
+    segmenter = Segmenter(form)
+    buffers = segmenter.frames(TO_GUEST, REMOTE, GUEST, 80, 40000, 1, 1, 0x10, 500, b"", PAYLOAD, 1460, 1)
+    written.capture.sent(buffers + segmenter.frame(b"another frame"), form, 0)
+    frames = written.frames()
+    assert [len(frame) for frame in frames] == [1514, 1514, 1514, 54 + len(PAYLOAD) % 1460, 13]
+    assert b"".join(frame[54:] for frame in frames[:-1]) == PAYLOAD
+
+
+def test_what_is_sent_whole_to_a_guest_that_offloads_is_written_cut(written: Written) -> None:
+    whole = Segmenter(offload.FRAMING, LONG_LEN)
+    words = (TO_GUEST, REMOTE, GUEST, 80, 40000, 1, 1, 0x10, 500, b"", PAYLOAD, 1460, 1)
+    written.capture.sent(whole.frames(*words), offload.FRAMING, LONG_LEN)
+    plain = Segmenter(None)
+    assert written.frames() == [bytes(frame) for frame in plain.frames(*words)]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full")
+def test_a_full_disk_ends_the_capture_with_one_line(written: Written) -> None:
+    full = os.open("/dev/full", os.O_WRONLY)
+    os.dup2(full, written.capture._writer._fd)
+    os.close(full)
+    written.capture.received(memoryview(b"frame"), [(0, 5)], 0, 0)
+    assert written.capture.over
+    assert written.errors == ["No space left on device"]
