@@ -7,6 +7,7 @@ each step and removes everything. The exit status is 0 only if every step went w
 
 import json
 import re
+import signal
 import subprocess
 import sys
 import tempfile
@@ -143,6 +144,8 @@ def main() -> int:
     if reason:
         print(f"the demo cannot run here: {reason}", file=sys.stderr)
         return 1
+    # Ended from outside, it removes its namespaces all the same.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     with Network() as network:
         servers = Servers(network.internet, network.directory)
         daemon = Daemon(network)

@@ -4,12 +4,19 @@ Tests marked e2e need namespaces; where those cannot be made they are skipped wi
 reason, which `make test` has printed before as well.
 """
 
+import signal
+
 import pytest
 from hypothesis import settings
 
 from tests.support import netns
 
 settings.register_profile("fuzz", max_examples=5000, deadline=None)
+
+
+def pytest_configure() -> None:
+    """SIGTERM ends a run as ctrl-C does: fixtures are torn down, namespaces removed."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -6,7 +6,8 @@
                          resolv.conf: 198.18.0.2
 
 No namespace has an interface of the machine's own network, so no packet of a test can
-leave it. Names carry the pid; what a run made is removed by close(), also through atexit.
+leave it. Names carry the pid; what a run made is removed by close(), also through atexit. What a
+run left that was killed with -9 is removed by the next one.
 Needs root, iproute2 and veth.
 """
 
@@ -154,6 +155,7 @@ class Network:
 
     def __init__(self, guest_count: int = 1) -> None:
         """Make everything; what was made before a failure is removed again."""
+        sweep()
         prefix = f"gvp{os.getpid()}-{next(_SERIAL)}"
         self._made: list[Namespace] = []
         self.directory = Path(tempfile.mkdtemp(prefix=f"{prefix}-"))
@@ -201,6 +203,18 @@ class Network:
         for address in (SECOND_ADDR, METADATA_ADDR):
             self.internet.ip("address", "add", f"{address}/32", "dev", "lo")
         self.host.ip("route", "add", "default", "via", INTERNET_ADDR)
+
+
+def sweep() -> None:
+    """Remove namespaces of runs that are dead: their pid is gone and nothing lives in them."""
+    for path in Path("/run/netns").glob("gvp*-*"):
+        pid = path.name[3:].partition("-")[0]
+        if not pid.isdigit() or Path(f"/proc/{pid}").exists():
+            continue
+        inside = subprocess.run(["ip", "netns", "pids", path.name], capture_output=True, text=True)
+        if inside.returncode == 0 and not inside.stdout.strip():
+            subprocess.run(["ip", "netns", "del", path.name], capture_output=True)
+            shutil.rmtree(Path("/etc/netns") / path.name, ignore_errors=True)
 
 
 def leftovers() -> list[str]:
