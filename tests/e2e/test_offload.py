@@ -1,7 +1,9 @@
 """Guests with and without offload on one daemon: every byte arrives, whoever cuts and sums."""
 
+import contextlib
 import socket
 import threading
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -14,7 +16,7 @@ from tests.support import traffic
 from tests.support.agent import GATEWAY_ADDR, GUEST_ADDR, Agent
 from tests.support.daemon import Daemon
 from tests.support.frames import GUEST, GUEST_MAC
-from tests.support.netns import INTERNET_ADDR, Namespace, wait_for
+from tests.support.netns import INTERNET_ADDR, Namespace, Network, wait_for
 from tests.support.offload import super_segment
 from tests.support.servers import DATA, UDP_ECHO, Servers
 from tests.support.traffic import receive_exactly
@@ -115,6 +117,77 @@ def test_guests_of_any_kind_reach_each_other_over_ipv6(first: Agent, second: Age
         thread.join(10)
         server.close()
     for agent in (first, second):
+        assert checksum_errors(agent.guest) == 0
+
+
+class Relay:
+    """Between agent and daemon: a server that does not know the extension, or is slow to answer."""
+
+    def __init__(self, daemon: Daemon, keep_header: bool, delay: float) -> None:
+        self.path = daemon.network.directory / "relay.sock"
+        self._daemon = daemon
+        self._keep_header = keep_header
+        self._delay = delay
+        self._listener = socket.socket(socket.AF_UNIX)
+        self._listener.bind(str(self.path))
+        self._listener.listen()
+        self._thread = threading.Thread(target=self._serve)
+        self._thread.start()
+
+    def _serve(self) -> None:
+        guest, _ = self._listener.accept()
+        with guest, socket.socket(socket.AF_UNIX) as host:
+            head = b""
+            while not head.endswith(b"\r\n\r\n"):
+                head += guest.recv(1)
+            assert b"Gvtap-Offload: 1\r\n" in head
+            host.connect(str(self._daemon.socket))
+            host.sendall(head if self._keep_header else head.replace(b"Gvtap-Offload: 1\r\n", b""))
+            up = threading.Thread(target=self._copy, args=(guest, host))
+            up.start()
+            time.sleep(self._delay)
+            self._copy(host, guest)
+            up.join()
+
+    def _copy(self, source: socket.socket, sink: socket.socket) -> None:
+        view = memoryview(bytearray(1 << 18))
+        # Either end may go first; then the other one's copy ends as well.
+        with contextlib.suppress(OSError):
+            while got := source.recv_into(view):
+                sink.sendall(view[:got])
+        for sock in (source, sink):
+            with contextlib.suppress(OSError):
+                sock.shutdown(socket.SHUT_RDWR)
+
+    def __enter__(self) -> "Relay":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._thread.join(5)
+        self._listener.close()
+        self.path.unlink()
+
+
+@pytest.mark.parametrize(
+    "keep_header, delay", [(False, 0.0), (True, 1.0)], ids=["never answers", "answers too late"]
+)
+def test_an_agent_that_asks_works_with_a_server_that(daemon: Daemon, keep_header: bool, delay: float) -> None:
+    with Relay(daemon, keep_header, delay) as relay, Agent(daemon.network.guest, relay.path) as agent:
+        assert agent.run("transfer", INTERNET_ADDR, DATA, 16 * MIB, 16 * MIB)["errors"] == []
+    assert total(daemon, "link_guest_offload") == 0
+
+
+@pytest.mark.parametrize("agent_flags", [OFFLOAD, PLAIN], ids=["offload", "plain"])
+@pytest.mark.parametrize("flags", [("-mtu", "65520"), ("-mtu", "576"), ("-slots", "64")], ids=" ".join)
+def test_mtu_and_memory_change_no_byte(
+    network: Network, outside: Servers, flags: tuple[str, ...], agent_flags: tuple[str, ...]
+) -> None:
+    with (
+        Daemon(network, *flags) as daemon,
+        Agent(network.guest, daemon.socket, *agent_flags) as agent,
+    ):
+        assert agent.run("transfer", INTERNET_ADDR, DATA, 16 * MIB, 16 * MIB)["errors"] == []
+        assert agent.run("transfer", INTERNET_ADDR, DATA, MIB, MIB, 8)["errors"] == []
         assert checksum_errors(agent.guest) == 0
 
 
