@@ -4,6 +4,7 @@ A child owns its ends of the control socket and of hand-off sockets, and nothing
 parent's: a copied end would keep a socket open after its owner died.
 """
 
+import gc
 import os
 import socket
 from collections.abc import Callable, Sequence
@@ -50,6 +51,9 @@ def start(
     """Fork all processes. private: sockets and descriptors of the supervisor, closed in every child."""
     context = multiprocess.get_context("fork")
     pairs = {name: socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET) for name in fabric.layout.names}
+    # Once here instead of in every child: a collection there would copy every page that it looks at.
+    gc.collect()
+    gc.freeze()
     running = []
     for group in groups:
         process = context.Process(

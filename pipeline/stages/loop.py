@@ -134,7 +134,7 @@ class Loop:
     def run(self) -> None:
         """Until the end. Exceptions of a stage end the process with status 1."""
         self._take_signals()
-        gc.collect()
+        # What the stages hold now they hold for good: collections need not look at it again.
         gc.freeze()
         for worker in self._workers:
             worker.log.debug("worker started")
