@@ -28,6 +28,7 @@ class Card:
         self.worker = worker
         self.slots = worker.ports.arena.slots
         self.filler = SlotFiller(worker.pool, SLOT_BYTES, HEADROOM, 0)
+        self._placed = 0
 
     def begin(self, number: int, link: OffloadLink) -> Segmenter:
         """The guest of a link has agreed: what makes its frames from now on."""
@@ -39,10 +40,11 @@ class Card:
         self, number: int, link: OffloadLink, slot: int, frames: list[tuple[int, int]]
     ) -> tuple[list[Item], dict[str, int]]:
         """vnet.receive() of what the link has read into a slot; the items' references are taken."""
+        self._placed = 0
         items, drops = vnet.receive(self.slots[slot], frames, number, slot, link.features, self._place)
-        placed = sum(item[5] != slot for item in items)
-        if len(items) > placed:
-            self.worker.pool.ref(slot, len(items) - placed)
+        count = len(items) - self._placed
+        if count:
+            self.worker.pool.ref(slot, count)
         return items, drops
 
     def _place(self, frame: bytes | bytearray) -> tuple[int, int] | None:
@@ -53,6 +55,7 @@ class Card:
         slot, off = filler.slot, filler.off
         self.slots[slot][off : off + len(frame)] = frame
         filler.commit(len(frame))
+        self._placed += 1
         return slot, off
 
     def switched(
