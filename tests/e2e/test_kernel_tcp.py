@@ -29,7 +29,7 @@ KILO = 1000
 PORT = 80
 LOSS = 0.03
 TINY_MSS = 88
-TINY_WINDOW = 2048
+TINY_WINDOW = 4096
 WAIT = 60.0
 OPTIONS = ("sack", "timestamps", "window_scaling")
 COMBINATIONS = list(itertools.product((False, True), repeat=3))
@@ -290,7 +290,7 @@ def test_refused_both_ways(kernel: Kernel) -> None:
         assert outcome.errno == errno.ECONNREFUSED
         with pytest.raises(ConnectionRefusedError):
             kernel.connect()
-        assert engine.flow_count == 0
+        wait_for(lambda: engine.flow_count == 0, "both connections to go")
 
 
 def test_a_kernel_that_does_not_read_is_probed_until_it_does(kernel: Kernel) -> None:
