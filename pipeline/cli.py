@@ -13,7 +13,7 @@ from typing import Final
 import yaml
 
 from pipeline import config_build, flags, logs, options, supervisor
-from pipeline.config import Config, as_file
+from pipeline.config import as_file
 from pipeline.config_file import ConfigError
 
 PROGRAM: Final = "gvtap-pipeline"
@@ -27,10 +27,6 @@ _SUMMARY: Final = f"""Usage of {PROGRAM}:
   {PROGRAM} config show [flags]   print what flags and file come to, as a file
   {PROGRAM} -version              print the version
 """
-
-
-UNSERVED: Final = (("socket_forwards", "forward-sock"),)
-"""Fields of Config that this version reads and cannot serve, with their flags: a start is refused."""
 
 
 def version() -> str:
@@ -93,7 +89,6 @@ def start(parsed: flags.Parsed, words: Sequence[str], program: supervisor.Progra
 
     try:
         config, warnings = config_build.build(parsed, words, try_log_file=try_log_file)
-        _must_be_served(config)
         logs.setup(config.log_file, config.log_level, debug=config.log_level == "debug")
     except (ConfigError, OSError) as error:
         logs.fatal(str(error), program.name)
@@ -118,18 +113,11 @@ def _parse(command: str, words: Sequence[str]) -> flags.Parsed | int:
     return parse(f"Usage of {PROGRAM} {command}:", options.START, words, f"{PROGRAM} version {version()}")
 
 
-def _must_be_served(config: Config) -> None:
-    wanted = [f"-{flag}" for field, flag in UNSERVED if getattr(config, field)]
-    if wanted:
-        raise ConfigError(f"not available in this version: {', '.join(wanted)}")
-
-
 def _check(path: str) -> int:
     """Problems go to standard error, a line each; an unknown key is one, as it is most likely misspelt."""
     try:
         parsed = flags.parse(options.START, ["-config", path])
-        config, warnings = config_build.build(parsed)
-        _must_be_served(config)
+        _, warnings = config_build.build(parsed)
     except ConfigError as error:
         sys.stderr.write(f"{path}: {error}\n")
         return FAILED

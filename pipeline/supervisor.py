@@ -22,6 +22,8 @@ from pipeline.control.channel import Message, RequestError
 from pipeline.control.forwarder import ForwardError
 from pipeline.control.notify import HYPERVISOR_ERROR, READY
 from pipeline.control.plane import ControlPlane
+from pipeline.control.socket_forward import SocketError
+from pipeline.control.ssh import SshError
 from pipeline.links import addresses, inherited, pcap, protocols, stdio
 from pipeline.topology import Fabric, Layout, TopologyError
 
@@ -152,7 +154,10 @@ class Supervisor:
             await self._open(plane)
             self.log.info("waiting for clients...", workers=len(self.running))
             await self.stopping.wait()
-        except (ForwardError, RequestError, addresses.AddressError, OSError) as error:
+        except (
+            *(ForwardError, RequestError, SocketError, SshError),
+            *(addresses.AddressError, OSError),
+        ) as error:
             self._stop(str(error), EXIT_FAILED)
             if not self.program.one_guest:
                 self.log.critical(str(error))
@@ -192,6 +197,7 @@ class Supervisor:
             plane.notify(HYPERVISOR_ERROR)
             raise
         self._close_stdio()
+        await plane.forward_sockets()
 
     async def _open_entrance(
         self, plane: ControlPlane, protocol: str, fds: list[socket.socket] | tuple[int, int]

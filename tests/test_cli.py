@@ -98,19 +98,6 @@ def test_a_configuration_that_fails_is_one_critical_line_and_code_1(
     assert started == []
 
 
-@pytest.mark.parametrize(("field", "flag"), cli.UNSERVED)
-def test_what_cannot_be_served_yet_is_refused_by_name(
-    field: str, flag: str, started: list[Config], capfd: pytest.CaptureFixture[str], tmp_path: Path
-) -> None:
-    values = {"listen-bess": "unixpacket:///nowhere/s", "listen-vfkit": "unixgram:///nowhere/s"}
-    words = [f"-{flag}", values.get(flag, "unix:///nowhere/s")]
-    if flag == "forward-sock":
-        (tmp_path / "key").touch()
-        words += ["-forward-dest", "/d", "-forward-user", "u", "-forward-identity", str(tmp_path / "key")]
-    assert cli.main(["start", *words]) == 1
-    assert json.loads(capfd.readouterr().err)["event"] == f"not available in this version: -{flag}"
-
-
 def test_check_says_ok(capfd: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     log, file = tmp_path / "log", tmp_path / "c.yaml"
     file.write_text(f"stack: {{mtu: 9000}}\nlog-file: {log}\n")

@@ -1,16 +1,21 @@
 """The list of port forwards: what may be asked, in which words it is refused, and what is open.
 
-Checks a request as gvproxy does and lets the listen worker bind the address; a forward is
-in the list exactly when that worker has it. The key of a forward is its protocol and the
-text of its local address. Moves no traffic.
+Checks a request as gvproxy does and lets the listen worker bind the address (or socket_forward.py,
+when it goes over ssh); a forward is in the list exactly when it is open there. The key of a
+forward is its protocol and the text of its local address. Moves no traffic.
 """
 
 import asyncio
 import ipaddress
 from typing import Any, Final, NamedTuple
 
+import structlog
+
+from pipeline.control import ssh
 from pipeline.control.channel import RefusedError, Request
 from pipeline.control.gotext import GoError, parse_uint, split_host_port, split_scheme
+from pipeline.control.socket_forward import SocketError, SocketForwards, host_path
+from pipeline.control.ssh import Destination
 
 WORKER: Final = "listen"
 MAX_FORWARDS: Final = 4096
@@ -39,9 +44,12 @@ def resolve_remote(remote: str, client: str) -> str:
 class Forwarder:
     """All forwards. One change at a time: two requests for one address cannot both succeed."""
 
-    def __init__(self, request: Request) -> None:
+    def __init__(self, request: Request, sockets: SocketForwards | None = None) -> None:
+        """sockets opens forwards that go over ssh; the listen worker opens all others."""
         self._request = request
+        self._sockets = sockets or SocketForwards(request, structlog.get_logger())
         self._forwards: dict[tuple[str, str], Forward] = {}
+        self._over_ssh: set[str] = set()
         self._lock = asyncio.Lock()
 
     def all(self) -> list[Forward]:
@@ -57,10 +65,18 @@ class Forwarder:
             key = (protocol, local)
             if key in self._forwards:
                 raise ForwardError(f"proxy already running for {protocol} on {local}")
-            target = _target(protocol, remote)
+            destination = _destination(protocol, remote)
+            target = "" if destination is not None else _target(protocol, remote)
             version = _proxy_version(protocol, proxy_protocol)
             if len(self._forwards) >= MAX_FORWARDS:
                 raise ForwardError(f"there are {MAX_FORWARDS} forwards already")
+            if destination is not None:
+                if version:
+                    raise ForwardError("proxy_protocol is not for forwards over ssh")
+                await self._open_socket(local, destination)
+                self._forwards[key] = Forward(local, remote, protocol, proxy_protocol)
+                self._over_ssh.add(local)
+                return
             op: dict[str, Any] = {"op": "expose", "protocol": protocol, "local": local, "remote": target}
             if version:
                 op["proxy"] = version
@@ -75,11 +91,32 @@ class Forwarder:
         async with self._lock:
             if (protocol, local) not in self._forwards:
                 raise ForwardError("proxy not found")
+            if protocol == "unix" and local in self._over_ssh:
+                await self._sockets.close(host_path(local))
+                self._over_ssh.discard(local)
+                del self._forwards[protocol, local]
+                return
             try:
                 await self._request(WORKER, {"op": "unexpose", "protocol": protocol, "local": local})
             except RefusedError as error:
                 raise ForwardError(str(error)) from None
             del self._forwards[protocol, local]
+
+    async def _open_socket(self, local: str, destination: Destination) -> None:
+        try:
+            await self._sockets.open(host_path(local), destination)
+        except SocketError as error:
+            raise ForwardError(str(error)) from None
+
+
+def _destination(protocol: str, remote: str) -> Destination | None:
+    """Where a forward over ssh leads, None for any other."""
+    if protocol != "unix" or not remote.startswith(f"{ssh.SCHEME}://"):
+        return None
+    try:
+        return ssh.parse(remote)
+    except GoError as error:
+        raise ForwardError(str(error)) from None
 
 
 def _target(protocol: str, remote: str) -> str:

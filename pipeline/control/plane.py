@@ -1,5 +1,6 @@
 """The control plane put together: channels to the workers, the API's front doors, forwards, notifications."""
 
+import asyncio
 import os
 import socket
 from collections.abc import Callable, Mapping, Sequence
@@ -9,7 +10,7 @@ from typing import Any
 from aiohttp import web
 
 from pipeline import logs
-from pipeline.config import Config, PortForward
+from pipeline.config import Config, PortForward, address_text
 from pipeline.control import openapi
 from pipeline.control.access import Access, read_token
 from pipeline.control.api import Api
@@ -17,6 +18,8 @@ from pipeline.control.channel import Channel, Channels, Message
 from pipeline.control.forwarder import Forwarder
 from pipeline.control.front import Front, TakeOver, make_runner
 from pipeline.control.notify import CONNECTION_CLOSED, CONNECTION_ESTABLISHED, Notifier
+from pipeline.control.socket_forward import SocketForwards, host_path
+from pipeline.control.ssh import Destination, read_key
 from pipeline.control.takeover import CONNECT, TUNNEL, Connect, Tunnel
 from pipeline.topology import INGRESS, RESOLVER, Fabric
 
@@ -47,7 +50,8 @@ class ControlPlane:
             }
         )
         request = self._channels.request
-        self._forwarder = Forwarder(request)
+        self._sockets = SocketForwards(request, self._log)
+        self._forwarder = Forwarder(request, self._sockets)
         self._notifier = Notifier(config.notification, self._log)
         self._counts: dict[str, int] = {}
         token = read_token(config.api_token_file)
@@ -95,6 +99,15 @@ class ControlPlane:
         op = {"op": "open", "protocol": protocol, "once": once, "macs": dict(macs)}
         await self._channels.request(INGRESS, op, fds)
 
+    async def forward_sockets(self) -> None:
+        """Make the configured sockets that lead into the guest. SocketError, SshError name what is wrong."""
+        guest = address_text(self._config.device_ip)
+        for forward in self._config.socket_forwards:
+            # Read again at each attempt: here only to tell at once what could never work.
+            await asyncio.to_thread(read_key, forward.identity)
+            destination = Destination(forward.user, guest, forward.dest, forward.identity)
+            await self._sockets.open(host_path(forward.socket), destination)
+
     async def capture(self, fd: int) -> None:
         """Have all frames written to a capture file, whose descriptor stays the caller's."""
         await self._channels.request(INGRESS, {"op": "capture"}, [fd])
@@ -108,6 +121,7 @@ class ControlPlane:
         for front in (*self._fronts, self._guest_front):
             if front is not None:
                 await front.close()
+        await self._sockets.close_all()
         await self._notifier.stop()
         await self._full.cleanup()
         await self._guest.cleanup()

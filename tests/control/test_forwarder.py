@@ -1,13 +1,16 @@
 """The list of forwards: order, duplicates, and the words of refusals."""
 
 import asyncio
+from typing import cast
 
 import pytest
 
 from pipeline.control import forwarder
 from pipeline.control.channel import RefusedError, RequestError
-from pipeline.control.forwarder import Forwarder, ForwardError
+from pipeline.control.forwarder import Forward, Forwarder, ForwardError
 from pipeline.control.gotext import GoError
+from pipeline.control.socket_forward import SocketError, SocketForwards
+from pipeline.control.ssh import Destination
 from tests.control.endpoint import Workers, refuse
 
 
@@ -156,3 +159,62 @@ def test_an_empty_host_is_the_clients(remote: str, client: str, expected: str) -
 def test_an_empty_host_over_a_unix_socket_is_refused() -> None:
     with pytest.raises(GoError, match=r"^address @: missing port in address$"):
         forwarder.resolve_remote(":8080", "@")
+
+
+# --- over ssh --------------------------------------------------------------------------------------
+
+
+class Sockets:
+    """Stands for the forwards over ssh: what was opened, by path."""
+
+    def __init__(self) -> None:
+        self.open_now: dict[str, Destination] = {}
+
+    async def open(self, path: str, destination: Destination) -> None:
+        if path == "/taken":
+            raise SocketError("/taken exists and is no socket: it is not replaced")
+        self.open_now[path] = destination
+
+    async def close(self, path: str) -> None:
+        del self.open_now[path]
+
+
+SSH_REMOTE = "ssh-tunnel://root@192.168.127.2:22/run/podman/podman.sock?key=/k"
+
+
+def test_a_unix_socket_over_ssh_is_opened_listed_and_closed_without_the_worker() -> None:
+    async def run() -> None:
+        workers, sockets = Workers(), Sockets()
+        made = Forwarder(workers, cast(SocketForwards, sockets))
+        await made.expose("unix", "/tmp/s", SSH_REMOTE)
+        assert sockets.open_now == {
+            "/tmp/s": Destination("root", "192.168.127.2", "/run/podman/podman.sock", "/k")
+        }
+        assert made.all() == [Forward("/tmp/s", SSH_REMOTE, "unix")]
+        with pytest.raises(ForwardError, match=r"^proxy already running for unix on /tmp/s$"):
+            await made.expose("unix", "/tmp/s", SSH_REMOTE)
+        await made.unexpose("unix", "/tmp/s")
+        assert sockets.open_now == {}
+        assert made.all() == []
+        assert workers.asked == []
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize(
+    ("local", "remote", "words"),
+    [
+        ("/s", "ssh-tunnel://root@192.168.127.2/s", "key not provided for unix-ssh connection"),
+        ("/s", "ssh-tunnel://root@192.168.127.2?key=/k", "remote uri must contain a path to a socket file"),
+        ("/taken", SSH_REMOTE, "/taken exists and is no socket: it is not replaced"),
+    ],
+)
+def test_what_is_wrong_over_ssh_is_said_and_nothing_stays(local: str, remote: str, words: str) -> None:
+    async def run() -> None:
+        made = Forwarder(Workers(), cast(SocketForwards, Sockets()))
+        with pytest.raises(ForwardError) as refused:
+            await made.expose("unix", local, remote)
+        assert str(refused.value) == words
+        assert made.all() == []
+
+    asyncio.run(run())
