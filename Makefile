@@ -69,8 +69,8 @@ bench: setup ## one number for each part: rings, checksums, GRO, GSO, TCP engine
 	@for script in $$(ls perf/micro/*.py | grep -v __init__); do \
 		$(BIN)/python -m perf.micro.$$(basename $$script .py) || exit 1; done
 
-perf: packages setup ## iperf3 against this program and its peers: make perf ARGS="--mtu 1500 --seconds 3"
-	$(BIN)/python -m perf.iperf $(ARGS)
+perf: packages setup ## all measurements beside the peers, with figures; see perf/README.md
+	$(BIN)/python -m perf.suite $(ARGS)
 
 peers: ## which peers are installed
 	@for peer in gvproxy passt slirp4netns; do \

@@ -24,6 +24,9 @@ from perf.namespaces import Namespace, Process, World
 ROOT = Path(__file__).resolve().parent.parent
 GUEST_MAC = "5a:94:ef:e4:0c:ee"
 AGENT = "pipeline-agent"
+PIPELINE_AUTO = "pipeline auto"
+AGENT_AUTO = AGENT + " auto"
+OURS = ("pipeline", PIPELINE_AUTO, AGENT, AGENT_AUTO)
 START_PATIENCE = 15.0  # seconds for a peer to answer its first connection
 
 
@@ -149,9 +152,15 @@ def _start_slirp4netns(setup: Setup) -> tuple[Process, str]:
     return process, "10.0.2.2"
 
 
+def _auto(starter: Callable[[Setup], tuple[Process, str]]) -> Callable[[Setup], tuple[Process, str]]:
+    return lambda setup: starter(setup._replace(extra=("-placement", "auto", *setup.extra)))
+
+
 STARTERS: dict[str, Callable[[Setup], tuple[Process, str]]] = {
     "pipeline": _start_pipeline,
+    PIPELINE_AUTO: _auto(_start_pipeline),
     AGENT: _start_agent,
+    AGENT_AUTO: _auto(_start_agent),
     "gvproxy": _start_gvproxy,
     "passt": _start_passt,
     "slirp4netns": _start_slirp4netns,
@@ -161,7 +170,7 @@ STARTERS: dict[str, Callable[[Setup], tuple[Process, str]]] = {
 def installed() -> list[str]:
     """Names of the peers that can run here; this program first."""
     found = ["pipeline"] if (ROOT / "pipeline" / "cli.py").exists() else []
-    return found + [name for name in STARTERS if name not in ("pipeline", AGENT) and shutil.which(name)]
+    return found + [name for name in STARTERS if name not in OURS and shutil.which(name)]
 
 
 @contextmanager
@@ -175,7 +184,7 @@ def running(
     with ExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="perf-")))
         setup = Setup(world, directory, mtu, plain, extra, stack, [])
-        log = directory / f"{name}.log"
+        log = directory / f"{name.removesuffix(' auto')}.log"
         try:
             process, host_addr = STARTERS[name](setup)
             _await_first_connection(world, host_addr, process)

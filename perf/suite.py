@@ -1,0 +1,106 @@
+"""All measurements in one go, in turns with the peers, with a page and figures at the end: ``make perf``.
+
+Runs iperf3 (TCP and UDP), round trips and open flows with short samples, for this program in both
+placements and over both kinds of link, then writes perf/RESULTS.md and a PNG for each
+group from the lines that were appended to perf/results. The figures need matplotlib, the page does not.
+
+    python -m perf.suite            about ten minutes
+    python -m perf.suite --quick    one sample of everything
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import importlib.util
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from perf import flows, iperf, latency, plot, report
+from perf.peers import AGENT, AGENT_AUTO, PIPELINE_AUTO, installed
+
+PAGE = Path(__file__).resolve().parent / "RESULTS.md"
+
+
+class Part(NamedTuple):
+    """One run of a measurement."""
+
+    title: str
+    results: str
+    run: Callable[[list[str]], int]
+    arguments: tuple[str, ...]
+    ours: tuple[str, ...]
+
+
+BOTH = ("pipeline", PIPELINE_AUTO)
+PARTS = (
+    Part("TCP throughput, MTU 1500", "iperf", iperf.main, ("--mtu", "1500"), (*BOTH, AGENT, AGENT_AUTO)),
+    Part("TCP throughput, MTU 65520", "iperf", iperf.main, ("--mtu", "65520"), BOTH),
+    Part("UDP, 1400 bytes", "iperf", iperf.main, ("--mtu", "1500", "--udp", "--length", "1400"), BOTH),
+    Part("UDP, 64 bytes", "iperf", iperf.main, ("--mtu", "1500", "--udp", "--length", "64"), BOTH),
+    Part("Round trips, idle", "latency", latency.main, ("--load", "none"), BOTH),
+    Part("Round trips beside a bulk stream", "latency", latency.main, ("--load", "down"), BOTH),
+    Part("Open flows", "flows", flows.main, ("--counts", "1,1000", "--idle-seconds", "5"), BOTH),
+)
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description="All measurements, side by side with the peers.")
+    parser.add_argument("--quick", action="store_true", help="one short sample of everything")
+    parser.add_argument("--repeat", type=int, default=3, help="turns; the median counts")
+    parser.add_argument("--only", default="", help="words of the titles to run, comma-separated")
+    options = parser.parse_args(argv)
+    seconds, repeat = ("1", 1) if options.quick else ("2", options.repeat)
+    others = [peer for peer in installed() if peer != "pipeline"]
+    status = 0
+    page = [_head(others, seconds, repeat)]
+    for part in PARTS:
+        if options.only and not any(word in part.title for word in options.only.split(",")):
+            continue
+        began = datetime.datetime.now(datetime.UTC).replace(microsecond=0)
+        turns = 1 if part.run is flows.main else repeat
+        arguments = [*part.arguments, "--seconds", seconds, "--repeat", str(turns)]
+        peers = ",".join([*part.ours, *others])
+        status |= part.run([*arguments, "--peers", peers])
+        figures = _read(part.results, began)
+        page.append(f"## {part.title}\n\n`python -m perf.{part.results} {' '.join(arguments)}`\n")
+        page.append(report.table(figures) + "\n")
+        if importlib.util.find_spec("matplotlib") is not None:
+            name = part.title.lower().replace(",", "").replace(" ", "-")
+            plot.bars(part.title, figures, report.RESULTS / f"{name}.png")
+            page.append(f"![{part.title}](results/{name}.png)\n")
+    PAGE.write_text("\n".join(page))
+    print(f"wrote {PAGE}", file=sys.stderr)
+    return status
+
+
+def _head(others: list[str], seconds: str, repeat: int) -> str:
+    machine = report.machine()
+    words = ", ".join(f"{key} {value}" for key, value in machine.items())
+    today = datetime.datetime.now(datetime.UTC).date()
+    return (
+        f"# Results\n\nWritten by `make perf` on {today} at commit {report.commit()}: {words}.\n"
+        f"Peers: {', '.join(others) or 'none'}. Samples of {seconds} s, median of {repeat}; what each row\n"
+        "means is in perf/README.md. A ratio over 1 means that this program is better.\n\n"
+        f"`pipeline` is `-placement separate` on QEMU's framing, `{PIPELINE_AUTO}` the other placement,\n"
+        f"`{AGENT}` this program's own guest agent over /connect with offload.\n"
+    )
+
+
+def _read(name: str, since: datetime.datetime) -> list[report.Figure]:
+    """The figures that were appended since then."""
+    figures = []
+    for line in (report.RESULTS / f"{name}.jsonl").read_text().splitlines():
+        record: dict[str, Any] = json.loads(line)
+        if datetime.datetime.fromisoformat(record["date"]) >= since:
+            better = record["unit"] not in ("µs", "MiB", "KiB", "%")
+            samples = tuple(record["samples"])
+            figures.append(report.Figure(record["what"], record["peer"], record["unit"], samples, better))
+    return figures
+
+
+if __name__ == "__main__":
+    sys.exit(main())
