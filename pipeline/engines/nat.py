@@ -97,6 +97,10 @@ class Nat:
         """What a guest's datagram to that address and port means."""
         return self._target(_UDP_SERVICES, remote_addr, port)
 
+    def icmp_target(self, remote_addr: int) -> Target:
+        """What a guest's echo request to that address means."""
+        return self._target({}, remote_addr, 0)
+
     def _target(self, services: Mapping[int, str], addr: int, port: int) -> Target:
         if addr == self.gateway and port in services:
             return Target(addr, service=services[port])

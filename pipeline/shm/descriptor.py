@@ -119,6 +119,19 @@ UNREACHABLE: Final = 24
 """egress -> demux: tell a guest by ICMP that its flow cannot be. guest_addr, remote_addr, ports,
 seq = the guest's initial sequence number (TCP), aux = protocol << 8 | ICMP code."""
 
+ICMP_ECHO: Final = 25
+"""demux -> egress: an echo request, whole ICMP message. slot, off, len, guest_addr, remote_addr,
+ports = identifier << 16 | sequence number, aux = hops left | ECHO_DONT_FRAGMENT."""
+ECHO_DONT_FRAGMENT: Final = 0x100
+ICMP_REPLY: Final = 26
+"""egress -> demux: an echo reply, whole ICMP message with the host's identifier. Fields as of ICMP_ECHO."""
+ICMP_ERROR: Final = 27
+"""egress -> demux: an ICMP error about an echo request. guest_addr, remote_addr, ports as of ICMP_ECHO,
+seq = who sent the error (0 = the gateway), ack = next-hop MTU, aux = type << 8 | code."""
+NAMED: Final = 28
+"""resolver -> demux -> egress: guest_addr was told that remote_addr has a name of the egress policy.
+seq = seconds for which that is so, aux = number of the name's pattern (pipeline.engines.policy)."""
+
 # --- tcp <-> egress -----------------------------------------------------------------
 CONNECT: Final = 30
 """Open a host connection. flow, guest_addr, remote_addr, ports, gso_size = MSS towards the guest, link,

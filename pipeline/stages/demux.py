@@ -1,9 +1,9 @@
 """The demux worker: what a frame is, and who gets it (L2 and L3).
 
 Frames go through the switch first: to another guest, to everybody, or to the gateway. For
-the gateway there are ARP, ICMP, IPv4 fragments, UDP flows (to an egress worker or to the
+the gateway there are ARP, pings, IPv4 fragments, UDP flows (to an egress worker or to the
 resolver) and TCP, which RSS spreads over the tcp workers. Runs that GRO made in ingress are
-passed on as they are. UDP has a file of its own: pipeline.stages.demux_udp.
+passed on as they are. UDP and ICMP beyond the gateway have files of their own: demux_udp and demux_icmp.
 """
 
 import secrets
@@ -17,6 +17,7 @@ from pipeline.engines.arp import ArpResponder
 from pipeline.engines.flows import PortAllocator, rss_hash
 from pipeline.engines.reassembly import Reassembler
 from pipeline.shm import descriptor as d
+from pipeline.stages.demux_icmp import IcmpDispatch
 from pipeline.stages.demux_output import Output
 from pipeline.stages.demux_udp import UdpDispatch
 from pipeline.stages.worker import Worker
@@ -30,7 +31,6 @@ _ARP_OUT: Final = INDEX["arp_requests_sent"]
 _ECHO: Final = INDEX["icmp_echo_answered"]
 _PACKETS: Final = INDEX["ipv4_packets_received"]
 _OTHER_TYPE: Final = INDEX["demux_frame_dropped_unknown_ethertype"]
-_ICMP_DROPPED: Final = INDEX["icmp_message_dropped_not_for_us"]
 _SWITCHED: Final = INDEX["switch_frames_forwarded"]
 _MACS: Final = INDEX["switch_macs"]
 _CONTESTED: Final = INDEX["neighbor_claims_contested"]
@@ -69,6 +69,7 @@ class DemuxStage:
         self.output = Output(worker, config.gateway_mac, config.mtu)
         self.targets = nat.Nat.from_config(config)
         self.udp = UdpDispatch(worker, config, self.output, self.neighbors)
+        self.icmp = IcmpDispatch(worker, config, self.output, self.neighbors, self.errors)
         self.links: set[int] = set()
         self.ingress_in = ports.rings_in["ingress"]
         self.ingress_out = ports.rings_out["ingress"]
@@ -278,25 +279,27 @@ class DemuxStage:
         begin = off + header.ihl
         end = off + header.total_len
         if header.proto == ipv4.PROTO_UDP:
+            if header.ttl <= 1 and self.icmp.is_beyond(header):
+                self.icmp.check_ttl(header, slot, off, now)
             self.udp.on_guest_packet(link, header, slot, begin, end, partial, now)
         elif header.proto == ipv4.PROTO_TCP:
             self._on_tcp_packet(link, header, slot, begin, end)
         elif header.proto == ipv4.PROTO_ICMP:
             message = icmp.parse(view, begin, end)
-            if icmp_engine.is_answerable_echo(header, message, self.own):
+            if icmp_engine.is_answerable_echo(header, message, self.icmp.answered_here):
                 self.counts[_ECHO] += 1
                 reply = icmp_engine.echo_reply(view, off, header)
                 payload = memoryview(reply)[ipv4.HEADER_LEN :]
                 self.output.packet(
                     link, mac, ipv4.PROTO_ICMP, header.dst, header.src, payload, tos=header.tos
                 )
+                self.worker.free(slot)
             else:
-                self.counts[_ICMP_DROPPED] += 1
-            self.worker.free(slot)
+                self.icmp.on_guest_message(header, message, slot, off, begin, end, now)
         else:
             error = self.errors.unreachable(view, off, now, icmp.PROTOCOL_UNREACHABLE, src=header.dst)
             if error is not None:
-                self._send_error(error)
+                self.icmp.send_error(error)
             raise WireError("ipv4_packet_dropped_unknown_protocol")
 
     def _on_tcp_packet(self, link: int, header: ipv4.Header, slot: int, begin: int, end: int) -> None:
@@ -321,21 +324,13 @@ class DemuxStage:
         )  # fmt: skip
         self._to_tcp(record, header.src, header.dst, ports)
 
-    def _send_error(self, packet: bytes) -> None:
-        """An ICMP error made by the engine, if its receiver is known (it has just sent something)."""
-        header = ipv4.parse(packet, 0, len(packet))
-        neighbor = self.neighbors.get(header.dst)
-        if neighbor is not None:
-            payload = memoryview(packet)[header.ihl :]
-            self.output.packet(neighbor.link, neighbor.mac, ipv4.PROTO_ICMP, header.src, header.dst, payload)
-
     # --- from egress --------------------------------------------------------------------
 
     def _on_egress_burst(self, shard: int, burst: memoryview, now: float) -> int:
         count = 0
         for (
             kind, _flags, _link, _stride, _gso, slot, off, length, _skip, number,
-            seq, _ack, _wnd, _ts_val, _ts_ecr, guest_addr, remote_addr, ports, aux,
+            seq, mtu, _wnd, _ts_val, _ts_ecr, guest_addr, remote_addr, ports, aux,
         ) in d.DESCRIPTOR.iter_unpack(burst):  # fmt: skip
             count += 1
             if kind == d.UDP_DATA:
@@ -344,13 +339,17 @@ class DemuxStage:
                 self.udp.on_host_close(shard, number, aux)
             elif kind == d.DIAL:
                 self._dial((shard, number, guest_addr, ports >> 16), now)
+            elif kind == d.ICMP_REPLY:
+                self.icmp.on_reply(slot, off, length, guest_addr, remote_addr, ports)
+            elif kind == d.ICMP_ERROR:
+                self.icmp.on_error(guest_addr, remote_addr, ports, seq, mtu, aux, now)
             elif kind == d.UNREACHABLE:
                 quoted = icmp_engine.quote_flow(
                     guest_addr, remote_addr, aux >> 8, ports >> 16, ports & 0xFFFF, seq
                 )
                 error = self.errors.unreachable(quoted, 0, now, aux & 0xFF)
                 if error is not None:
-                    self._send_error(error)
+                    self.icmp.send_error(error)
         return count
 
     def _dial(self, dial: Dial, now: float) -> None:
@@ -434,7 +433,7 @@ class DemuxStage:
             if expired.packet:
                 error = self.errors.time_exceeded(expired.packet, 0, now, icmp.REASSEMBLY_EXCEEDED)
                 if error is not None:
-                    self._send_error(error)
+                    self.icmp.send_error(error)
 
     def _on_link_down(self, link: int) -> None:
         self.links.discard(link)

@@ -141,10 +141,15 @@ class UdpDispatch:
         """Answers of DHCP and DNS."""
         count = 0
         for (
-            _kind, _flags, link, _stride, _gso, slot, off, length, _skip, _number,
-            _seq, _ack, _wnd, _ts_val, _ts_ecr, guest_addr, remote_addr, ports, _aux,
+            kind, _flags, link, _stride, _gso, slot, off, length, _skip, _number,
+            seq, _ack, _wnd, _ts_val, _ts_ecr, guest_addr, remote_addr, ports, aux,
         ) in d.DESCRIPTOR.iter_unpack(burst):  # fmt: skip
             count += 1
+            if kind == d.NAMED:
+                named = d.record(kind, seq=seq, guest_addr=guest_addr, remote_addr=remote_addr, aux=aux)
+                for ring in self.egress_out:
+                    ring.push(named)
+                continue
             out_ports = (ports & 0xFFFF) << 16 | ports >> 16
             datagram = Waiting(slot, off, length, remote_addr, guest_addr, out_ports)
             if guest_addr == ipv4.BROADCAST:

@@ -19,6 +19,8 @@ from pipeline.host.filler import SlotFiller
 from pipeline.host.stream import HostStream
 from pipeline.shm import descriptor as d
 from pipeline.shm.arena import HEADROOM, SLOT_BYTES
+from pipeline.stages.egress_guard import REFUSED, Guard
+from pipeline.stages.egress_icmp import EchoSockets
 from pipeline.stages.egress_udp import UdpSockets
 from pipeline.stages.worker import Worker
 from pipeline.wire import ipv4
@@ -110,7 +112,9 @@ class EgressStage:
         self.tcp_out = [ports.rings_out[f"tcp{i}"] for i in range(config.tcp_workers)]
         self.demux_in = ports.rings_in["demux"]
         self.demux_out = ports.rings_out["demux"]
-        self.udp = UdpSockets(worker, self.filler, self.targets, self.demux_out)
+        self.guard = Guard(worker, config)
+        self.udp = UdpSockets(worker, self.filler, self.targets, self.guard, self.demux_out)
+        self.icmp = EchoSockets(worker, self.filler, self.targets, self.guard, self.demux_out)
 
     # --- the step ---------------------------------------------------------------------
 
@@ -121,9 +125,8 @@ class EgressStage:
             while burst := ring.peek():
                 work += self._on_tcp_burst(shard, burst)
                 ring.release(len(burst) // d.DESCRIPTOR_BYTES)
-        while burst := self.demux_in.peek():
-            work += self._on_demux_burst(burst)
-            self.demux_in.release(len(burst) // d.DESCRIPTOR_BYTES)
+        work += self._drain_demux()
+        self.icmp.expire(now)
         if self.dirty:
             self._flush(now)
         if self.stalled:
@@ -139,7 +142,8 @@ class EgressStage:
         """When the flow that stalled first is to be copied out; at once if there is more to read."""
         if self.more or self.udp.more:
             return 0.0
-        return next(iter(self.stalled.values())) + SPILL_AFTER_S if self.stalled else float("inf")
+        stalled = next(iter(self.stalled.values())) + SPILL_AFTER_S if self.stalled else float("inf")
+        return min(stalled, self.icmp.deadline())
 
     # --- records from the tcp workers ---------------------------------------------------
 
@@ -201,6 +205,8 @@ class EgressStage:
         elif target.refused:
             self.counts[INDEX[target.refused]] += 1
             sock, error = None, target.errno
+        elif self.guard.active and self._refuses(asker):
+            sock, error = None, REFUSED
         else:
             sock, error = host_tcp.connect(ipv4.addr_text(target.addr), port)
         if sock is None:
@@ -211,6 +217,13 @@ class EgressStage:
         flow.chunk = read_chunk(mss)
         self.flows[key] = flow
         self.worker.register(sock.fileno(), _EVENTS, lambda events: self._on_event(flow, events))
+
+    def _refuses(self, asker: Asker) -> bool:
+        """Whether the egress policy forbids a connection."""
+        # What the guest was told about names was published before its SYN was: it is in this ring.
+        self._drain_demux()
+        guest_addr, remote_addr, ports, _ = asker
+        return self.guard.refuses(guest_addr, remote_addr, ports & 0xFFFF, "tcp")
 
     def _connect_failed(self, shard: int, number: int, asker: Asker, error: int) -> None:
         """Tell the engine, and the guest too where it is owed an ICMP message instead of a reset."""
@@ -242,11 +255,18 @@ class EgressStage:
 
     # --- records from demux -------------------------------------------------------------
 
+    def _drain_demux(self) -> int:
+        work = 0
+        while burst := self.demux_in.peek():
+            work += self._on_demux_burst(burst)
+            self.demux_in.release(len(burst) // d.DESCRIPTOR_BYTES)
+        return work
+
     def _on_demux_burst(self, burst: memoryview) -> int:
         count = 0
         for (
             kind, _flags, _link, _stride, _gso, slot, off, length, _skip, number,
-            _seq, _ack, _wnd, _ts_val, _ts_ecr, guest_addr, remote_addr, ports, _aux,
+            seq, _ack, _wnd, _ts_val, _ts_ecr, guest_addr, remote_addr, ports, aux,
         ) in d.DESCRIPTOR.iter_unpack(burst):  # fmt: skip
             count += 1
             if kind == d.UDP_DATA:
@@ -255,6 +275,10 @@ class EgressStage:
                 self.udp.close(number)
             elif kind == d.DIAL_FAILED:
                 self._dial_failed(number)
+            elif kind == d.ICMP_ECHO:
+                self.icmp.to_host(slot, off, length, guest_addr, remote_addr, ports, aux)
+            elif kind == d.NAMED:
+                self.guard.learn(guest_addr, remote_addr, aux, seq)
         return count
 
     def _dial_failed(self, number: int) -> None:
@@ -457,6 +481,7 @@ class EgressStage:
         for flow in list(self.flows.values()):
             self._forget(flow, reset=True)
         self.udp.close_all()
+        self.icmp.close()
         self.filler.retire()
 
 

@@ -14,6 +14,7 @@ from pipeline.engines import nat, refusal
 from pipeline.host.filler import SlotFiller
 from pipeline.shm import descriptor as d
 from pipeline.shm.ring import Producer
+from pipeline.stages.egress_guard import REFUSED, Guard
 from pipeline.stages.worker import Worker
 from pipeline.wire import ipv4
 
@@ -64,12 +65,15 @@ class UdpForward:
 class UdpSockets:
     """All UDP sockets of one egress worker."""
 
-    def __init__(self, worker: Worker, filler: SlotFiller, targets: nat.Nat, demux_out: Producer) -> None:
+    def __init__(
+        self, worker: Worker, filler: SlotFiller, targets: nat.Nat, guard: Guard, demux_out: Producer
+    ) -> None:
         self.worker = worker
         self.counts = worker.counts
         self.slots = worker.ports.arena.slots
         self.filler = filler
         self.targets = targets
+        self.guard = guard
         self.demux_out = demux_out
         self.flows: dict[int, UdpFlow] = {}
         self.forwards: dict[str, UdpForward] = {}
@@ -119,6 +123,10 @@ class UdpSockets:
         if target.refused:
             self.counts[INDEX[target.refused]] += 1
             self._tell_closed(number, target.errno)
+            return None
+        if self.guard.active and self.guard.refuses(guest_addr, remote_addr, ports & 0xFFFF, "udp"):
+            self._tell_unreachable(guest_addr, remote_addr, ports, REFUSED)
+            self._tell_closed(number, REFUSED)
             return None
         try:
             sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)

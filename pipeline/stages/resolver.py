@@ -22,8 +22,11 @@ from pipeline.host.filler import SlotFiller
 from pipeline.host.resolver import Upstream
 from pipeline.shm import descriptor as d
 from pipeline.shm.arena import HEADROOM, SLOT_BYTES
+from pipeline.stages.resolver_leases import LeaseKeeper
+from pipeline.stages.resolver_names import NameTeller
 from pipeline.stages.resolver_streams import DnsStreams, StreamClient
 from pipeline.stages.worker import Message, Worker
+from pipeline.wire import ipv4
 
 DHCP_PORT: Final = 67
 DNS_PORT: Final = 53
@@ -84,6 +87,8 @@ class ResolverStage:
             worker, lambda: self.servers.servers, monotonic, os.urandom
         )
         self.streams = DnsStreams(worker, self.counts, self._on_stream_query, monotonic)
+        self.leases = LeaseKeeper(worker, self.dhcp, config.state_file, monotonic())
+        self.teller = NameTeller(config, self.demux_out)
         self._failing = False
         self._look_at_files(monotonic())
         self.counts[_LEASES] = self.dhcp.lease_count
@@ -110,6 +115,8 @@ class ResolverStage:
             self.upstream.on_timer(now)
         if self.streams.deadline() <= now:
             self.streams.expire(now)
+        if self.leases.deadline() <= now:
+            self.leases.save(now)
         # An answer may make a stream's next query ask again, and that may fail at once.
         while results := self.upstream.take_results():
             work += len(results)
@@ -128,7 +135,7 @@ class ResolverStage:
 
     def deadline(self) -> float:
         """When an upstream server has been silent for too long, or a connection idle."""
-        return min(self.upstream.deadline(), self.streams.deadline())
+        return min(self.upstream.deadline(), self.streams.deadline(), self.leases.deadline())
 
     def _on_burst(self, burst: memoryview, now: float) -> int:
         count = 0
@@ -188,6 +195,7 @@ class ResolverStage:
         outcome = self.dhcp.on_message(self.slots[slot], off, off + length, guest_addr, guest_port, now)
         self.counts[INDEX[outcome.counter]] += 1
         self.counts[_LEASES] = self.dhcp.lease_count
+        self.leases.on_change(now)
         if isinstance(outcome, Reply):
             ports = outcome.guest_port << 16 | DHCP_PORT
             self._send(link, outcome.guest_addr, self.gateway, ports, outcome.payload)
@@ -222,6 +230,9 @@ class ResolverStage:
                 self.worker.log.info("upstream name servers answer again", servers=servers)
 
     def _reply(self, client: Client, payload: bytes) -> None:
+        if self.teller.wanted:
+            guest = client.guest_addr if isinstance(client, UdpClient) else self.streams.guest_of(client)
+            self.teller.on_reply(guest, payload)
         if isinstance(client, UdpClient):
             self._send(client.link, client.guest_addr, client.remote_addr, client.ports, payload)
         else:
@@ -253,14 +264,17 @@ class ResolverStage:
                     return {"error": str(error)}
                 return {}
             case {"op": "serve_tcp"} if len(fds) == 1:
-                self.streams.serve(socket.socket(fileno=fds[0]))
+                guest = str(message.get("guest", "")).rpartition(":")[0]
+                addr = ipv4.addr_parse(guest) if guest else 0
+                self.streams.serve(socket.socket(fileno=fds[0]), addr)
                 return {}
         for fd in fds:
             os.close(fd)
         return {"error": f"resolver knows no request {message.get('op')!r} like this"}
 
     def close(self) -> None:
-        """Close all sockets and give the slot back that is being filled."""
+        """Close all sockets, write the leases and give the slot back that is being filled."""
+        self.leases.save(monotonic())
         self.streams.close()
         self.upstream.close()
         self.filler.retire()

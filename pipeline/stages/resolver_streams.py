@@ -39,10 +39,11 @@ class StreamClient(NamedTuple):
 class _Connection:
     """``waiting``: queries without an answer yet; ``expires``: when it is closed unless something happens."""
 
-    __slots__ = ("events", "expires", "number", "queries", "stream", "waiting")
+    __slots__ = ("events", "expires", "guest", "number", "queries", "stream", "waiting")
 
-    def __init__(self, number: int, stream: FramedStream, expires: float) -> None:
+    def __init__(self, number: int, guest: int, stream: FramedStream, expires: float) -> None:
         self.number = number
+        self.guest = guest
         self.stream = stream
         self.expires = expires
         self.queries = 0
@@ -70,14 +71,19 @@ class DnsStreams:
     def __len__(self) -> int:
         return len(self._connections)
 
-    def serve(self, sock: socket.socket) -> None:
+    def guest_of(self, client: StreamClient) -> int:
+        """The address of the guest that asked; 0 when its connection is gone."""
+        connection = self._connections.get(client.connection)
+        return connection.guest if connection is not None else 0
+
+    def serve(self, sock: socket.socket, guest: int = 0) -> None:
         """Take over a guest's connection. When there are too many, one that waits for nothing is closed."""
         if len(self._connections) >= MAX_CONNECTIONS and not self._evict():
             self._counts[_REFUSED] += 1
             sock.close()
             return
         self._numbers += 1
-        connection = _Connection(self._numbers, FramedStream(sock), self._clock() + FIRST_QUERY)
+        connection = _Connection(self._numbers, guest, FramedStream(sock), self._clock() + FIRST_QUERY)
         self._connections[connection.number] = connection
         self._poller.register(
             sock.fileno(), connection.events, lambda events: self._on_event(connection, events)

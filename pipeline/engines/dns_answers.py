@@ -1,0 +1,53 @@
+"""What a reply of the gateway tells its reader: the name that was asked for, its addresses, for how long.
+
+For the egress policy, which lets a guest use an address under a name only if the gateway gave it.
+Reads our own replies, in wire form; whatever is odd about one gives no addresses.
+"""
+
+from typing import Final, NamedTuple
+
+import dns.exception
+import dns.message
+import dns.rdatatype
+from dns.rdtypes.IN.A import A
+
+from pipeline.wire import ipv4
+
+_HEADER_LEN: Final = 12
+_MAX_LABEL: Final = 63
+
+
+class Given(NamedTuple):
+    """IPv4 addresses and the seconds for which they are the name's: the least TTL on the way to them."""
+
+    addresses: tuple[int, ...]
+    ttl: int
+
+
+def asked(payload: bytes) -> list[bytes]:
+    """Labels of the first question's name; none when there is no readable question."""
+    labels = []
+    at = _HEADER_LEN
+    while at < len(payload) and payload[at]:
+        length = payload[at]
+        if length > _MAX_LABEL:
+            return []
+        labels.append(payload[at + 1 : at + 1 + length])
+        at += 1 + length
+    return labels
+
+
+def given(payload: bytes) -> Given:
+    """The addresses in the answer section."""
+    try:
+        message = dns.message.from_wire(payload)
+    except dns.exception.DNSException:
+        return Given((), 0)
+    found = [
+        ipv4.addr_parse(record.address)
+        for rrset in message.answer
+        if rrset.rdtype == dns.rdatatype.A
+        for record in rrset
+        if isinstance(record, A)
+    ]
+    return Given(tuple(found), min((rrset.ttl for rrset in message.answer), default=0))

@@ -1,0 +1,151 @@
+"""The egress policy: where a guest may connect to, by network, port, protocol and DNS name.
+
+Rules are tried in order, the first that fits decides, else the default. A rule fits when each of its
+conditions holds; networks and names together are one condition, "the destination is in one of
+these". An address has a name only for the guest to which the gateway gave it as an answer, and
+only while that answer is valid: what other servers say about names counts for nothing.
+
+Judges what a guest dials, before any translation of addresses. Does not know connections: what
+was allowed stays open when its name's answer has expired.
+"""
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from typing import Final, NamedTuple, Protocol
+
+from netaddr import IPAddress, IPNetwork, IPSet
+
+MAX_NAMED: Final = 16384
+"""Addresses of guests with a name; one more forgets the one learnt first."""
+MIN_VALID: Final = 5.0
+"""Seconds for which an answer counts at least: a guest needs time to use one with TTL 0."""
+
+Ports = tuple[tuple[int, int], ...]
+
+
+class RuleConfig(Protocol):
+    """One rule as the configuration has it; empty fields mean "any"."""
+
+    @property
+    def action(self) -> str: ...
+    @property
+    def guests(self) -> Sequence[str]: ...
+    @property
+    def networks(self) -> Sequence[str]: ...
+    @property
+    def names(self) -> Sequence[str]: ...
+    @property
+    def ports(self) -> Ports: ...
+    @property
+    def protocols(self) -> Sequence[str]: ...
+
+
+class PolicyConfig(Protocol):
+    """The whole policy as the configuration has it."""
+
+    @property
+    def default(self) -> str: ...
+    @property
+    def rules(self) -> Sequence[RuleConfig]: ...
+
+
+def patterns(config: PolicyConfig) -> tuple[str, ...]:
+    """All name patterns of the rules. Their places here are their numbers, for all workers."""
+    return tuple(dict.fromkeys(name for rule in config.rules for name in rule.names))
+
+
+class Names:
+    """Which patterns a name fits: ``example.com``, or ``*.example.com`` for all names below."""
+
+    def __init__(self, config: PolicyConfig) -> None:
+        self._exact: dict[str, int] = {}
+        self._below: dict[str, int] = {}
+        for number, pattern in enumerate(patterns(config)):
+            if pattern.startswith("*."):
+                self._below[pattern[2:]] = number
+            else:
+                self._exact[pattern] = number
+
+    def __bool__(self) -> bool:
+        return bool(self._exact or self._below)
+
+    def match(self, labels: Sequence[bytes]) -> list[int]:
+        """Numbers of the patterns that a name (labels without the root) fits."""
+        name = b".".join(labels).lower().decode("latin-1")
+        found = [self._exact[name]] if name in self._exact else []
+        while name:
+            _, dot, name = name.partition(".")
+            if dot and name in self._below:
+                found.append(self._below[name])
+        return found
+
+
+class _Rule(NamedTuple):
+    allow: bool
+    guests: IPSet | None
+    networks: IPSet | None
+    names: frozenset[int]
+    ports: Ports
+    protocols: frozenset[str]
+
+
+class Policy:
+    """The rules, and the names that addresses have now."""
+
+    def __init__(self, config: PolicyConfig, max_named: int = MAX_NAMED) -> None:
+        numbers = {pattern: number for number, pattern in enumerate(patterns(config))}
+        self._default = config.default == "allow"
+        self._rules = [
+            _Rule(
+                rule.action == "allow",
+                _set(rule.guests),
+                _set(rule.networks),
+                frozenset(numbers[name] for name in rule.names),
+                rule.ports,
+                frozenset(rule.protocols),
+            )
+            for rule in config.rules
+        ]
+        self._max_named = max_named
+        self._named: OrderedDict[tuple[int, int], dict[int, float]] = OrderedDict()
+
+    @property
+    def active(self) -> bool:
+        """Whether anything can be refused."""
+        return bool(self._rules) or not self._default
+
+    def learn(self, guest: int, address: int, pattern: int, ttl: float, now: float) -> None:
+        """The gateway told guest that a name of this pattern has this address for ttl seconds."""
+        key = (guest, address)
+        names = self._named.pop(key, None)
+        if names is None:
+            names = {}
+            if len(self._named) >= self._max_named:
+                self._named.popitem(last=False)
+        names[pattern] = max(names.get(pattern, 0.0), now + max(ttl, MIN_VALID))
+        self._named[key] = names
+
+    def allows(self, guest: int, address: int, port: int, protocol: str, now: float) -> bool:
+        """Whether guest may reach address. protocol: "tcp", "udp" or "icmp" (whose port means nothing)."""
+        for rule in self._rules:
+            if self._fits(rule, guest, address, port, protocol, now):
+                return rule.allow
+        return self._default
+
+    def _fits(self, rule: _Rule, guest: int, address: int, port: int, protocol: str, now: float) -> bool:
+        if rule.protocols and protocol not in rule.protocols:
+            return False
+        if rule.ports and (protocol == "icmp" or not any(low <= port <= high for low, high in rule.ports)):
+            return False
+        if rule.guests is not None and IPAddress(guest, 4) not in rule.guests:
+            return False
+        if rule.networks is None and not rule.names:
+            return True
+        if rule.networks is not None and IPAddress(address, 4) in rule.networks:
+            return True
+        names = self._named.get((guest, address), {})
+        return any(number in rule.names and expires > now for number, expires in names.items())
+
+
+def _set(networks: Sequence[str]) -> IPSet | None:
+    return IPSet(IPNetwork(text) for text in networks) if networks else None

@@ -1,0 +1,58 @@
+"""Keeps the leases of the resolver worker in a state file: read at the start, written when they changed."""
+
+from time import time
+from typing import Final
+
+from pipeline.engines.dhcp import Dhcp
+from pipeline.host import lease_file
+from pipeline.stages.worker import Worker
+
+SPACING: Final = 1.0
+"""Seconds from a change to the file: many guests that start together cost one write."""
+
+
+class LeaseKeeper:
+    """The file of one server; without a path nothing is kept."""
+
+    def __init__(self, worker: Worker, dhcp: Dhcp, path: str, now: float) -> None:
+        self._worker = worker
+        self._dhcp = dhcp
+        self._path = path
+        self._save_at = float("inf")
+        self._failing = False
+        if path:
+            self._load(now)
+
+    def _load(self, now: float) -> None:
+        try:
+            rows = lease_file.load(self._path, time())
+        except lease_file.LeaseFileError as error:
+            # Guests are served all the same, and the file stays for whoever can mend it.
+            self._worker.log.error("leases not taken over", error=str(error))
+            self._path = ""
+            return
+        count = self._dhcp.restore(rows, now)
+        self._worker.log.info("leases taken over", count=count, of=len(rows), path=self._path)
+
+    def on_change(self, now: float) -> None:
+        """A lease was given, prolonged or given back."""
+        if self._path:
+            self._save_at = min(self._save_at, now + SPACING)
+
+    def deadline(self) -> float:
+        """When save() is due."""
+        return self._save_at
+
+    def save(self, now: float) -> None:
+        """Write the file if something changed since the last time."""
+        if self._save_at == float("inf"):
+            return
+        self._save_at = float("inf")
+        try:
+            lease_file.save(self._path, self._dhcp.export(now), time())
+        except OSError as error:
+            if not self._failing:
+                self._worker.log.warning("leases not written", path=self._path, error=str(error))
+            self._failing = True
+            return
+        self._failing = False

@@ -1,0 +1,120 @@
+"""The egress policy: which rule decides, and how long a name counts."""
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.config import EgressPolicy, PolicyRule
+from pipeline.engines.policy import MIN_VALID, Names, Policy, patterns
+from pipeline.wire.ipv4 import addr_parse
+
+GUEST = addr_parse("192.168.127.2")
+OTHER = addr_parse("192.168.127.3")
+TEN = addr_parse("10.1.2.3")
+WEB = addr_parse("203.0.113.9")
+
+
+def policy(default: str, *rules: PolicyRule, **options: Any) -> Policy:
+    return Policy(EgressPolicy(default, rules), **options)
+
+
+def test_without_rules_everything_is_allowed_and_nothing_need_be_asked() -> None:
+    made = policy("allow")
+    assert not made.active
+    assert made.allows(GUEST, WEB, 1, "tcp", 0.0)
+    assert policy("deny").active
+    assert not policy("deny").allows(GUEST, WEB, 1, "tcp", 0.0)
+
+
+@pytest.mark.parametrize(
+    ("rule", "fits", "does_not"),
+    [
+        (PolicyRule("deny"), (GUEST, WEB, 1, "tcp"), None),
+        (PolicyRule("deny", guests=("192.168.127.2/32",)), (GUEST, WEB, 1, "tcp"), (OTHER, WEB, 1, "tcp")),
+        (PolicyRule("deny", networks=("10.0.0.0/8",)), (GUEST, TEN, 1, "udp"), (GUEST, WEB, 1, "udp")),
+        (PolicyRule("deny", ports=((80, 90),)), (GUEST, WEB, 90, "tcp"), (GUEST, WEB, 91, "tcp")),
+        (PolicyRule("deny", ports=((0, 65535),)), (GUEST, WEB, 0, "udp"), (GUEST, WEB, 0, "icmp")),
+        (PolicyRule("deny", protocols=("icmp",)), (GUEST, WEB, 0, "icmp"), (GUEST, WEB, 1, "tcp")),
+    ],
+)
+def test_every_condition_of_a_rule_must_hold(rule: PolicyRule, fits: Any, does_not: Any) -> None:
+    made = policy("allow", rule)
+    assert not made.allows(*fits, 0.0)
+    assert does_not is None or made.allows(*does_not, 0.0)
+
+
+def test_the_first_rule_that_fits_decides() -> None:
+    made = policy("deny", PolicyRule("allow", networks=("10.1.0.0/16",)), PolicyRule("deny"))
+    assert made.allows(GUEST, TEN, 80, "tcp", 0.0)
+    made = policy(
+        "allow", PolicyRule("deny", networks=("10.0.0.0/8",)), PolicyRule("allow", networks=("10.1.0.0/16",))
+    )
+    assert not made.allows(GUEST, TEN, 80, "tcp", 0.0)
+
+
+def test_a_name_counts_for_its_guest_while_the_answer_is_valid() -> None:
+    made = policy("deny", PolicyRule("allow", names=("example.com",), networks=("10.0.0.0/8",)))
+    assert not made.allows(GUEST, WEB, 443, "tcp", 0.0)
+    made.learn(GUEST, WEB, 0, 60.0, 100.0)
+    assert made.allows(GUEST, WEB, 443, "tcp", 159.9)
+    assert not made.allows(GUEST, WEB, 443, "tcp", 160.0)
+    assert not made.allows(OTHER, WEB, 443, "tcp", 101.0)
+    assert made.allows(OTHER, TEN, 443, "tcp", 101.0)
+    # A shorter answer does not take back what a longer one promised.
+    made.learn(GUEST, WEB, 0, 10.0, 101.0)
+    assert made.allows(GUEST, WEB, 443, "tcp", 159.9)
+
+
+def test_an_answer_with_ttl_0_can_be_used_at_once() -> None:
+    made = policy("deny", PolicyRule("allow", names=("example.com",)))
+    made.learn(GUEST, WEB, 0, 0.0, 100.0)
+    assert made.allows(GUEST, WEB, 443, "tcp", 100.0 + MIN_VALID - 0.1)
+    assert not made.allows(GUEST, WEB, 443, "tcp", 100.0 + MIN_VALID)
+
+
+def test_an_address_may_have_names_of_several_rules() -> None:
+    made = policy(
+        "allow", PolicyRule("deny", names=("bad.example",)), PolicyRule("allow", names=("good.example",))
+    )
+    made.learn(GUEST, WEB, 1, 60.0, 0.0)
+    assert made.allows(GUEST, WEB, 1, "tcp", 1.0)
+    made.learn(GUEST, WEB, 0, 60.0, 0.0)
+    assert not made.allows(GUEST, WEB, 1, "tcp", 1.0)
+
+
+def test_the_table_of_names_is_bounded_and_forgets_the_oldest() -> None:
+    made = policy("deny", PolicyRule("allow", names=("example.com",)), max_named=2)
+    for address in (1, 2, 3):
+        made.learn(GUEST, address, 0, 60.0, 0.0)
+    assert [made.allows(GUEST, address, 1, "tcp", 1.0) for address in (1, 2, 3)] == [False, True, True]
+
+
+@pytest.mark.parametrize(
+    ("name", "numbers"),
+    [
+        ("example.com", [0]),
+        ("EXAMPLE.com", [0]),
+        ("www.example.com", [1]),
+        ("a.b.example.com", [1, 2]),
+        ("b.example.com", [1]),
+        ("notexample.com", []),
+        ("com", []),
+        ("", []),
+    ],
+)
+def test_patterns_fit_whole_labels(name: str, numbers: list[int]) -> None:
+    config = EgressPolicy("deny", (PolicyRule("allow", names=("example.com", "*.example.com")),))
+    config = EgressPolicy(
+        "deny", (*config.rules, PolicyRule("deny", names=("*.b.example.com", "example.com")))
+    )
+    assert patterns(config) == ("example.com", "*.example.com", "*.b.example.com")
+    labels = name.encode().split(b".") if name else []
+    assert sorted(Names(config).match(labels)) == numbers
+
+
+@given(st.lists(st.binary(max_size=63), max_size=20))
+def test_no_name_is_too_odd_to_be_matched(labels: list[bytes]) -> None:
+    config = EgressPolicy("deny", (PolicyRule("allow", names=("*.example.com",)),))
+    assert Names(config).match(labels) in ([], [0])
