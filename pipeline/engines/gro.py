@@ -92,11 +92,18 @@ _or = np.bitwise_or.reduce
 
 
 def coalesce(
-    view: memoryview, frames: list[tuple[int, int]], link: int = 0, slot: int = 0, verify: bool = True
+    view: memoryview,
+    frames: list[tuple[int, int]],
+    link: int = 0,
+    slot: int = 0,
+    verify: bool = True,
+    frame_flags: int = 0,
+    run_bits: int = 0,
 ) -> tuple[list[Item], dict[str, int]]:
     """Merge the frames at [(off, len), ...] of the slot `view`; offsets rise and frames do not overlap.
 
     verify False: the link vouches for the TCP checksums (virtio-net), only IPv4's are checked.
+    frame_flags go into the flags of every frame's item, run_bits into the aux of every run's.
     Returns (items in order of arrival, {name of the drop counter: frames dropped}). Each
     item stands for one reference to the slot. Whatever the bytes are, nothing is raised.
     """
@@ -130,7 +137,9 @@ def coalesce(
         if not plain:
             index += 1
             if length >= ETHERNET_LEN:
-                items.append((FRAME, 0, link, 0, 0, slot, off, length, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0))
+                items.append(
+                    (FRAME, frame_flags, link, 0, 0, slot, off, length, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0)
+                )
             else:
                 drops[DROP_RUNT] = drops.get(DROP_RUNT, 0) + 1
             continue
@@ -186,7 +195,7 @@ def coalesce(
         src, dst, ports = _FLOW.unpack(flow)
         items.append(
             (TCP_RANGE, q >> 16 & 0xFF, link, stride, payload, slot, off + header, run_length, 0, number,
-             seq, q >> 32, q & 0xFFFF, ts_val, ts_ecr, src, dst, ports, aux)
+             seq, q >> 32, q & 0xFFFF, ts_val, ts_ecr, src, dst, ports, aux | run_bits)
         )  # fmt: skip
         # Of collapsed ACKs this is the last frame already.
         index += number if payload else 1

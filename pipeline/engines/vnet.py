@@ -91,14 +91,7 @@ def receive(
     drops: dict[str, int] = {}
     group: list[tuple[int, int]] = []
     verify = True
-
-    def close_group() -> None:
-        found, dropped = gro.coalesce(view, group, link, slot, verify)
-        items.extend([_marked(view, item) for item in found])
-        for reason, count in dropped.items():
-            drops[reason] = drops.get(reason, 0) + count
-        group.clear()
-
+    supers = False
     for off, length in frames:
         fields = _unpack_header(view, off - VNET_LEN)
         verdict = VERIFY
@@ -108,38 +101,59 @@ def receive(
             except WireError as error:
                 drops[error.reason] = drops.get(error.reason, 0) + 1
                 continue
-            if verdict == CUT:
-                if group:
-                    close_group()
-                for frame in tso.cut(view[off : off + length], Header(*fields)):
-                    where = place(frame)
-                    if where is None:
-                        drops[DROP_NO_SLOT] = drops.get(DROP_NO_SLOT, 0) + 1
-                        continue
-                    items.append(
-                        (gro.FRAME, 0, link, 0, 0, where[0], where[1], len(frame),
-                         0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0)
-                    )  # fmt: skip
-                continue
-        if group and verify != (verdict == VERIFY):
-            close_group()
+        if group and (verdict == CUT or verify != (verdict == VERIFY)):
+            _describe(view, group, link, slot, verify, supers, items, drops)
+            group = []
+            supers = False
+        if verdict == CUT:
+            _cut(view[off : off + length], Header(*fields), link, place, items, drops)
+            continue
         verify = verdict == VERIFY
+        if fields[1]:
+            supers = True
         group.append((off, length))
     if group:
-        close_group()
+        _describe(view, group, link, slot, verify, supers, items, drops)
     return items, drops
 
 
-def _marked(view: memoryview, item: Item) -> Item:
-    """The item with the bit that says that headers are there, and with the number of segments on a wire."""
-    if item[0] == gro.FRAME:
-        return (gro.FRAME, FRAME_VNET, *item[2:])
-    if length := item[7]:
-        (gso_size,) = _GSO_SIZE.unpack_from(view, item[6] - (item[18] & 0xFF) - VNET_LEN + 4)
-        if gso_size:
-            count = -(-length // gso_size)
-            return (*item[:9], count, *item[10:18], item[18] | RUN_VNET)
-    return (*item[:18], item[18] | RUN_VNET)
+def _describe(
+    view: memoryview,
+    frames: list[tuple[int, int]],
+    link: int,
+    slot: int,
+    verify: bool,
+    supers: bool,
+    items: list[Item],
+    drops: dict[str, int],
+) -> None:
+    """Add what GRO makes of frames with equal verdicts. supers: there are super-segments among them."""
+    found, dropped = gro.coalesce(view, frames, link, slot, verify, FRAME_VNET, RUN_VNET)
+    items += [_counted(view, item) for item in found] if supers else found
+    for reason, count in dropped.items():
+        drops[reason] = drops.get(reason, 0) + count
+
+
+def _counted(view: memoryview, item: Item) -> Item:
+    """The item with the number of segments that its super-segments stand for."""
+    if item[0] == gro.FRAME or not item[7]:
+        return item
+    (gso_size,) = _GSO_SIZE.unpack_from(view, item[6] - (item[18] & 0xFF) - VNET_LEN + 4)
+    return (*item[:9], -(-item[7] // gso_size), *item[10:]) if gso_size else item
+
+
+def _cut(
+    frame: memoryview, header: Header, link: int, place: Place, items: list[Item], drops: dict[str, int]
+) -> None:
+    """Add the frames that a super-segment stands for, each in the place that it is given."""
+    for made in tso.cut(frame, header):
+        where = place(made)
+        if where is None:
+            drops[DROP_NO_SLOT] = drops.get(DROP_NO_SLOT, 0) + 1
+        else:
+            items.append(
+                (gro.FRAME, 0, link, 0, 0, where[0], where[1], len(made), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0)
+            )
 
 
 def judge(
