@@ -1,7 +1,8 @@
 """What holds for all tests: Hypothesis profiles, and which tests a machine can run.
 
-Tests marked e2e need namespaces; where those cannot be made they are skipped with the
-reason, which `make test` has printed before as well.
+Tests marked stress take minutes and run only where -m names them (make stress). Tests marked e2e
+need namespaces; where those cannot be made they are skipped with the reason, which `make test` has printed
+before as well.
 """
 
 import signal
@@ -19,8 +20,12 @@ def pytest_configure() -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip what this machine cannot run."""
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what was not asked for, skip what this machine cannot run."""
+    if "stress" not in config.option.markexpr:
+        long = [item for item in items if item.get_closest_marker("stress")]
+        items[:] = [item for item in items if item not in long]
+        config.hook.pytest_deselected(items=long)
     marked = [item for item in items if item.get_closest_marker("e2e")]
     reason = netns.missing() if marked else ""
     if reason:

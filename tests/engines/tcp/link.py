@@ -1,12 +1,13 @@
-"""Two engines back to back over a link in virtual time that loses, doubles, reorders and delays.
+"""Two engines back to back over a link in virtual time that loses, doubles, reorders, delays and corrupts.
 
 Bytes are never stored: byte i of a stream is a pure function of i, a handle names its stretch of
-the stream (received: the positions it should hold), so a delivery is checked by arithmetic.
+the stream (received: the positions it should hold), so a delivery is checked by arithmetic. Only a
+frame that the link corrupts becomes bytes: one of its bits is flipped, and the wire layer must refuse it.
 """
 
 import heapq
 import random
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from pipeline.engines.tcp import state
@@ -22,9 +23,15 @@ from pipeline.engines.tcp.actions import (
     Release,
 )
 from pipeline.engines.tcp.config import TcpConfig
-from pipeline.engines.tcp.connection import Connection, opens
+from pipeline.engines.tcp.connection import Connection, opens, reset_for
 from pipeline.engines.tcp.segment import Segment
+from pipeline.wire.errors import WireError
 from pipeline.wire.tcp import SYN
+from tests.support.segments import Pair, packets_of, segment_of
+
+MAX_HANDLES = 16
+"""Handles a host has queued at most, as the stage bounds them."""
+_PAIR = Pair(0x0A000001, 0x0A000002, 1000, 2000)
 
 
 class Stretch(NamedTuple):
@@ -63,6 +70,7 @@ class Impairment:
     reorder: float = 0.0
     delay: float = 0.001
     jitter: float = 0.0
+    corrupt: float = 0.0
 
 
 @dataclass
@@ -81,7 +89,13 @@ class Host:
     reset: int | None = None
     gone: bool = False
     established: bool = False
-    pending_handles: set[int] = field(default_factory=set)
+    ends: bool = True
+    """Whether it ends its half when everything is sent; False while more may come."""
+    reads: bool = True
+    stalled: int = 0
+    """Bytes it would have taken, had it been reading."""
+    aborts: bool = False
+    """It has reset its connection."""
 
 
 class End:
@@ -99,6 +113,8 @@ class End:
         self.peer_base = 0
         self.base = 0
         self.frames_sent = 0
+        self.peak = 0
+        """Most handles held at once, those to send and those received."""
 
     def pump(self) -> None:
         """Run the engine until it is quiet: actions, host data, transmissions."""
@@ -122,12 +138,15 @@ class End:
         host, conn = self.host, self.conn
         assert conn is not None
         while (
-            host.sent < host.to_send and len(self.handles.out) < 16 and not host.gone and host.reset is None
+            host.sent < host.to_send
+            and len(self.handles.out) < MAX_HANDLES
+            and not host.gone
+            and host.reset is None
         ):
             n = min(self.sim.rng.randint(*host.chunk), host.to_send - host.sent)
             conn.on_host_data(self.handles.new(host.sent, n), 0, n, self.sim.now)
             host.sent += n
-        if host.sent == host.to_send and not host.eof:
+        if host.sent == host.to_send and host.ends and not host.eof:
             host.eof = True
             conn.on_host_eof(self.sim.now)
 
@@ -169,8 +188,24 @@ class End:
 
     def _take(self, n: int) -> None:
         assert self.conn is not None
+        if not self.host.reads:
+            self.host.stalled += n
+            return
         self.host.untaken -= n
         self.conn.on_taken(n, self.sim.now)
+
+    def resume(self) -> None:
+        """The host reads again, and takes what it would have taken meanwhile."""
+        self.host.reads = True
+        stalled, self.host.stalled = self.host.stalled, 0
+        if stalled:
+            self._take(stalled)
+
+    def abort(self, _: object = None) -> None:
+        """The host resets the connection."""
+        if self.conn is not None and not self.over():
+            self.host.aborts = True
+            self.conn.on_host_reset(self.sim.now)
 
     def _put_on_wire(self, out: Outgoing) -> None:
         """Cut as GSO does, and let the link have each frame; PSH and FIN on the last."""
@@ -203,13 +238,34 @@ class End:
         sim.frames += 1
         imp = sim.impairment
         rng = sim.rng
-        if rng.random() < imp.loss:
+        if rng.random() < imp.loss or sim.now < sim.down_until:
+            return
+        if imp.corrupt and rng.random() < imp.corrupt:
+            self._corrupt(out._replace(seq=seq, length=n, flags=flags))
             return
         for _ in range(2 if rng.random() < imp.duplicate else 1):
             delay = imp.delay + rng.random() * imp.jitter
             if rng.random() < imp.reorder:
                 delay += rng.random() * imp.delay * 3
             sim.at(sim.now + delay, self.peer.arrive, frame)
+
+    def _corrupt(self, out: Outgoing) -> None:
+        """One bit of the packet flips; the receiver must notice."""
+        packet = bytearray(packets_of(out, _PAIR, lambda _buf, _off, length: bytes(length))[0])
+        bit = self.sim.rng.randrange(8 * len(packet))
+        packet[bit >> 3] ^= 1 << (bit & 7)
+        try:
+            segment_of(packet)
+        except WireError:
+            self.sim.corrupted += 1
+        else:
+            raise AssertionError(f"bit {bit} of {bytes(packet).hex()} was not missed")
+
+    def _answer_reset(self, seg: Segment) -> None:
+        """What a stage does with a segment without a connection."""
+        out = reset_for(seg)
+        if out is not None:
+            self._frame(out, out.seq, 0, out.flags)
 
     def arrive(self, frame: tuple[int, Outgoing, int, int, int]) -> None:
         seq, out, n, flags, pos = frame
@@ -236,13 +292,16 @@ class End:
             else:
                 if buf is not None:
                     self.arrived.back(buf)
+                self._answer_reset(seg)
                 return
         elif self.host.gone:
             if buf is not None:
                 self.arrived.back(buf)
+            self._answer_reset(seg)
             return
         else:
             self.conn.on_segment(seg, now)
+        self.peak = max(self.peak, len(self.arrived.out) + len(self.handles.out))
 
 
 class Sim:
@@ -264,6 +323,9 @@ class Sim:
         """When the last byte had been delivered on both sides."""
         self.frames = 0
         self.bytes_on_wire = 0
+        self.corrupted = 0
+        self.down_until = 0.0
+        """Until then the link carries nothing."""
         self.events: list[tuple[float, int, object, object]] = []
         self.count = 0
         self.a = End(self, "a", cfg_a, host_a)
@@ -295,10 +357,8 @@ class Sim:
     def run(self, until: float = 1e6, max_events: int = 2_000_000) -> None:
         """Until both are gone, nothing is left to happen, or virtual time is up."""
         stop = self.now + until
-        while self.events and max_events:
+        while self.events and max_events and self.events[0][0] <= stop:
             when, _, call, arg = heapq.heappop(self.events)
-            if when > stop:
-                break
             self.now = max(self.now, when)
             call(arg)  # type: ignore[operator]
             self.a.pump()
@@ -308,6 +368,28 @@ class Sim:
                 self.done = self.now
             if self.a.host.gone and self.b.host.gone:
                 break
+
+    def advance(self, seconds: float) -> None:
+        """Let that much time pass, whether anything happens in it or not."""
+        end = self.now + seconds
+        self.run(until=seconds)
+        self.now = max(self.now, end)
+
+    def check_bounded(self) -> None:
+        """Neither end ever held more than its limits, and the clock has few events left to remember."""
+        for end in (self.a, self.b):
+            # Those delivered in one call are counted before they leave.
+            assert end.peak <= MAX_HANDLES + 2 * end.cfg.max_reassembly_ranges + 1, end.peak
+            assert len(end.handles.out) <= MAX_HANDLES
+
+    def check_over(self) -> None:
+        """After a reset: both ends are gone, and what had arrived was the front of what was sent."""
+        for end in (self.a, self.b):
+            state_now = end.conn.snapshot() if end.conn else None
+            assert end.conn is None or end.host.gone, (end.name, state_now)
+            assert end.host.received <= end.peer.host.sent
+            assert not end.handles.out, (end.name, end.handles.out)
+            assert not end.arrived.out, (end.name, end.arrived.out)
 
     def check_transferred(self) -> None:
         """Both streams arrived in full, both ends closed in order, all handles came home."""
