@@ -143,6 +143,32 @@ class Config:
     egress_workers: int
     slots: int
     max_tcp_flows: int
+    max_tcp_flows_per_guest: int
+    max_half_open_per_guest: int
+    max_syns_per_second: int
+    max_receive_memory: int
+    max_receive_memory_per_guest: int
+    max_reassembly_bytes: int
+    max_reassembly_ranges: int
+    max_out_of_order_slots: int
+    max_slots_per_flow: int
+    max_closing_bytes: int
+    max_udp_flows: int
+    max_udp_flows_per_second: int
+    max_udp_flows_per_guest: int
+    max_udp_clients_per_forward: int
+    max_macs: int
+    max_macs_per_guest: int
+    max_neighbors: int
+    max_neighbors_per_guest: int
+    max_fragmented: int
+    max_fragmented_per_guest: int
+    max_fragment_bytes: int
+    max_fragment_bytes_per_guest: int
+    max_answers_per_second: int
+    max_icmp_errors_per_second: int
+    max_forwards: int
+    max_bad_frames_per_second: int
     api_token_file: str = ""
     state_file: str = ""
     guest_api: GuestApi = GuestApi()

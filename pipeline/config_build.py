@@ -143,7 +143,7 @@ def build(
         tcp_workers=_own(parsed, "tcp-workers", keys.tcp_workers, 1, 64),
         egress_workers=_own(parsed, "egress-workers", keys.egress_workers, 1, 64),
         slots=_own(parsed, "slots", keys.slots, 64, 1 << 16),
-        max_tcp_flows=bounds["max_tcp_flows"],
+        **bounds,
         api_token_file=_token_file(parsed.text("api-token-file") or keys.api_token_file),
         state_file=parsed.text("state-file") or keys.state_file,
         guest_api=guest_api(keys.guest_api),

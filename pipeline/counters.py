@@ -48,6 +48,14 @@ TABLE: Final[tuple[Counter, ...]] = (
         "link_frame_dropped_oversized", "frames", "frames longer than the framing allows; the link is closed"
     ),
     Counter("link_frame_dropped_runt", "frames", "frames shorter than an Ethernet header"),
+    Counter(
+        "link_data_dropped_no_slot", "segments", "TCP segments of which only the ACK was used: slots ran out"
+    ),
+    Counter(
+        "link_reads_paused_misbehaving",
+        "events",
+        "times a link was not read because too many of its frames had been dropped",
+    ),
     Counter("link_handshake_failed", "links", "links refused for what they sent before the first frame"),
     Counter("link_reads_paused_no_slot", "events", "times a link was not read because no slot was free"),
     # --- demux: Ethernet, ARP, IPv4, ICMP, UDP -------------------------------------
@@ -55,6 +63,9 @@ TABLE: Final[tuple[Counter, ...]] = (
     Counter("arp_requests_sent", "messages", "ARP requests for a guest's address"),
     Counter(
         "demux_frame_dropped_no_slot", "frames", "frames of the gateway not sent because no slot was free"
+    ),
+    Counter(
+        "demux_message_dropped_rate_limit", "messages", "pings and ARP requests over max-answers-per-second"
     ),
     Counter("demux_frame_dropped_tcp_to_group", "frames", "TCP segments in frames to a group address"),
     Counter("demux_frame_dropped_unknown_ethertype", "frames", "frames that are neither IPv4 nor ARP"),
@@ -138,6 +149,18 @@ TABLE: Final[tuple[Counter, ...]] = (
     Counter("tcp_segments_received", "segments", "TCP segments from guests, as they were on the wire"),
     Counter("tcp_segments_sent", "ranges", "TCP ranges sent to guests, each up to 64 KiB"),
     Counter("tcp_syn_dropped_too_many_flows", "segments", "SYNs over the limit max-tcp-flows"),
+    Counter(
+        "tcp_syn_dropped_too_many_flows_of_guest", "segments", "SYNs over the limit max-tcp-flows-per-guest"
+    ),
+    Counter("tcp_syn_dropped_too_many_half_open", "segments", "SYNs over the limit max-half-open-per-guest"),
+    Counter("tcp_syn_dropped_rate_limit", "segments", "SYNs over the limit max-syns-per-second"),
+    Counter("tcp_flow_evicted_time_wait", "flows", "connections in TIME-WAIT that made room for new ones"),
+    Counter(
+        "tcp_flow_lost_out_of_order",
+        "events",
+        "times a connection lost its out-of-order data, because of max-out-of-order-slots",
+    ),
+    Counter("tcp_segment_dropped_no_memory", "segments", "segments whose data were over max-receive-memory"),
     Counter("tcp_segment_dropped_after_fin", "segments", "segments with data behind the guest's own FIN"),
     Counter(
         "tcp_segment_dropped_bad_ack",
@@ -169,6 +192,11 @@ TABLE: Final[tuple[Counter, ...]] = (
     Counter("egress_bytes_to_host", "bytes", "TCP payload written to host sockets"),
     Counter("egress_bytes_spilled", "bytes", "bytes copied out of slots because their host did not read"),
     Counter("egress_connection_accepted", "flows", "connections taken over from port forwards"),
+    Counter(
+        "egress_connection_reset_closing_full",
+        "flows",
+        "host connections reset because more than max-closing-bytes waited for hosts that do not read",
+    ),
     Counter("egress_connection_failed", "flows", "host connections that could not be opened"),
     Counter("egress_connection_opened", "flows", "host connections opened"),
     Counter("egress_connection_reset_by_host", "flows", "host connections that broke"),

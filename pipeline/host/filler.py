@@ -45,6 +45,10 @@ class SlotFiller:
         self.slot = NO_SLOT
         self.off = 0
 
+    def fits(self, room: int) -> bool:
+        """Whether place(room) needs no other slot."""
+        return self.slot != NO_SLOT and self._slot_bytes - self.off >= room
+
     def place(self, room: int) -> bool:
         """Make sure that room bytes lie free at ``off`` of ``slot``. False when no slot is free."""
         if self.slot != NO_SLOT:

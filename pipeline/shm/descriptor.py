@@ -82,6 +82,8 @@ NEIGHBOR: Final = 11
 """guest_addr is reached through link with the MAC in seq (high 32 bits) and ack (low 16 bits)."""
 NEIGHBOR_GONE: Final = 12
 """guest_addr has no neighbour any more."""
+MISBEHAVED: Final = 14
+"""demux, tcp -> ingress: frames of a guest were dropped. link, aux = how many since the last such record."""
 TCP_OUT: Final = 13
 """A TCP range to a guest, headers not yet made; GSO cuts it at gso_size.
 

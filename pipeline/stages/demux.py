@@ -14,9 +14,11 @@ from pipeline.counters import INDEX
 from pipeline.engines import icmp as icmp_engine
 from pipeline.engines import nat, neighbors, switch
 from pipeline.engines.arp import ArpResponder
+from pipeline.engines.buckets import Buckets
 from pipeline.engines.flows import PortAllocator, rss_hash
 from pipeline.engines.reassembly import Reassembler
 from pipeline.shm import descriptor as d
+from pipeline.stages.bad_frames import BadFrames
 from pipeline.stages.demux_icmp import IcmpDispatch
 from pipeline.stages.demux_output import Output
 from pipeline.stages.demux_udp import UdpDispatch
@@ -25,6 +27,8 @@ from pipeline.wire import arp, ethernet, icmp, ipv4, offload, tcp, tcp_options, 
 from pipeline.wire.errors import WireError
 
 EHOSTUNREACH: Final = 113
+BURSTS_A_STEP: Final = 4
+"""Bursts of guests' frames before the other workers get their turn."""
 
 _ARP_IN: Final = INDEX["arp_messages_received"]
 _ARP_OUT: Final = INDEX["arp_requests_sent"]
@@ -58,19 +62,34 @@ class DemuxStage:
         self.own = frozenset(own)
         subnet = config.subnet
         network, prefix_len = int(subnet.network_address), subnet.prefixlen
-        self.switch = switch.Switch(config.gateway_mac)
+        self.switch = switch.Switch(config.gateway_mac, config.max_macs_per_guest, config.max_macs)
         self.neighbors = neighbors.Neighbors(
-            network=network, prefix_len=prefix_len, own=own, gateway_mac=config.gateway_mac
+            network=network,
+            prefix_len=prefix_len,
+            own=own,
+            gateway_mac=config.gateway_mac,
+            max_neighbors=config.max_neighbors,
+            max_per_link=config.max_neighbors_per_guest,
         )
         self.arp = ArpResponder(config.gateway_mac, config.gateway_ip, own)
-        self.errors = icmp_engine.IcmpErrors(config.gateway_ip, int(subnet.broadcast_address))
-        self.fragments = Reassembler()
+        errors_per_second = float(config.max_icmp_errors_per_second)
+        self.errors = icmp_engine.IcmpErrors(
+            config.gateway_ip, int(subnet.broadcast_address), errors_per_second, errors_per_second / 2
+        )
+        self.fragments = Reassembler(
+            max_datagrams=config.max_fragmented,
+            max_datagrams_per_source=config.max_fragmented_per_guest,
+            max_bytes=config.max_fragment_bytes,
+            max_bytes_per_source=config.max_fragment_bytes_per_guest,
+        )
         self.ports = PortAllocator(secrets.randbits(16))
         self.output = Output(worker, config.gateway_mac, config.mtu)
         self.targets = nat.Nat.from_config(config)
         self.udp = UdpDispatch(worker, config, self.output, self.neighbors)
         self.icmp = IcmpDispatch(worker, config, self.output, self.neighbors, self.errors)
         self.links: set[int] = set()
+        self.bad_frames = BadFrames()
+        self.answers = Buckets(config.max_answers_per_second, config.max_answers_per_second)
         self.ingress_in = ports.rings_in["ingress"]
         self.ingress_out = ports.rings_out["ingress"]
         self.tcp_out = [ports.rings_out[f"tcp{i}"] for i in range(config.tcp_workers)]
@@ -86,7 +105,10 @@ class DemuxStage:
         """Rings -> engines -> rings, then what time brings. Returns the number of records."""
         self.now = now
         work = 0
-        while burst := self.ingress_in.peek():
+        # Bounded: a guest that never pauses must not keep what was pushed here from being published.
+        for _ in range(BURSTS_A_STEP):
+            if not (burst := self.ingress_in.peek()):
+                break
             work += self._on_guest_burst(burst, now)
             self.ingress_in.release(len(burst) // d.DESCRIPTOR_BYTES)
         for shard, ring in enumerate(self.egress_in):
@@ -114,7 +136,7 @@ class DemuxStage:
 
     def deadline(self) -> float:
         """The next time-out of an engine, as it was after the last work."""
-        return self.due
+        return 0.0 if self.ingress_in.pending() else self.due
 
     def _next_timeout(self) -> float:
         return min(self.neighbors.deadline(), self.fragments.deadline(), self.udp.deadline())
@@ -154,6 +176,8 @@ class DemuxStage:
                 self.counts[INDEX[error.reason]] += 1
                 if slot != d.NO_SLOT:
                     self.worker.free(slot)
+                if (report := self.bad_frames.note(link, seg_count or 1)) is not None:
+                    self.ingress_out.push(report)
             at += size
         return at // size
 
@@ -193,6 +217,11 @@ class DemuxStage:
         else:
             shards[rss_hash(guest_addr, ports >> 16, remote_addr, ports & 0xFFFF) % len(shards)].push(record)
 
+    def _may_answer(self, link: int, now: float) -> None:
+        """Pings and ARP requests of one guest are answered so often and no more. Raises WireError."""
+        if not self.answers.take(link, now):
+            raise WireError("demux_message_dropped_rate_limit")
+
     def _refuse_destination(self, addr: int) -> None:
         """Drop what must not even be answered with RST. Raises WireError."""
         if ipv4.is_multicast(addr) or addr in (ipv4.BROADCAST, self.targets.broadcast):
@@ -229,6 +258,7 @@ class DemuxStage:
             self.neighbors.on_arp(message, src, link, now)
             reply = self.arp.answer(message)
             if reply is not None:
+                self._may_answer(link, now)
                 self.output.frame(link, reply)
             self.worker.free(slot)
         else:
@@ -287,6 +317,7 @@ class DemuxStage:
         elif header.proto == ipv4.PROTO_ICMP:
             message = icmp.parse(view, begin, end)
             if icmp_engine.is_answerable_echo(header, message, self.icmp.answered_here):
+                self._may_answer(link, now)
                 self.counts[_ECHO] += 1
                 reply = icmp_engine.echo_reply(view, off, header)
                 payload = memoryview(reply)[ipv4.HEADER_LEN :]
@@ -318,7 +349,8 @@ class DemuxStage:
         if segment.header_len > tcp.HEADER_LEN:
             aux |= d.RUN_OTHER_OPTIONS
         record = d.DESCRIPTOR.pack(
-            d.TCP_RANGE, segment.flags & 0xFF, link, 0, length, slot, begin + segment.header_len, length, 0, 1,
+            d.TCP_RANGE, segment.flags & 0xFF, link, 0, length, slot, begin + segment.header_len,
+            length, 0, 1,
             segment.seq, segment.ack, segment.wnd, options.ts_val, options.ts_ecr, header.src, header.dst,
             ports, aux,
         )  # fmt: skip
@@ -437,6 +469,7 @@ class DemuxStage:
 
     def _on_link_down(self, link: int) -> None:
         self.links.discard(link)
+        self.answers.forget(link)
         self.output.offload_links.discard(link)
         self.switch.forget_link(link)
         self.fragments.forget(link)

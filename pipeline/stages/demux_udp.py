@@ -10,6 +10,7 @@ from typing import Final, NamedTuple
 from pipeline.config import Config
 from pipeline.counters import INDEX
 from pipeline.engines import nat, neighbors
+from pipeline.engines.buckets import Buckets
 from pipeline.engines.flows import PortAllocator
 from pipeline.engines.udp import UdpFlow, UdpFlows
 from pipeline.shm import descriptor as d
@@ -49,7 +50,13 @@ class UdpDispatch:
         self.neighbors = known
         self.gateway = config.gateway_ip
         self.targets = nat.Nat.from_config(config)
-        self.flows = UdpFlows(PortAllocator(secrets.randbits(16)), config.egress_workers)
+        self.flows = UdpFlows(
+            PortAllocator(secrets.randbits(16)),
+            config.egress_workers,
+            max_per_guest=config.max_udp_flows_per_guest,
+            max_flows=config.max_udp_flows,
+        )
+        self.new_flows = Buckets(config.max_udp_flows_per_second, config.max_udp_flows_per_second)
         self.egress_out = [ports.rings_out[f"egress{i}"] for i in range(config.egress_workers)]
         self.resolver_out = ports.rings_out["resolver"]
 
@@ -84,6 +91,8 @@ class UdpDispatch:
                 raise WireError(target.refused)
             if not ip.src:
                 raise WireError("udp_datagram_dropped_no_source_address")
+            if not self.new_flows.take(link, now):
+                raise WireError("udp_datagram_dropped_flow_rate")
             flow = self.flows.on_guest_datagram(ip.src, header.src_port, ip.dst, header.dst_port, now)
             self.counts[_FLOWS] = len(self.flows)
         record = d.DESCRIPTOR.pack(

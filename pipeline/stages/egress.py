@@ -9,7 +9,7 @@ records for another worker do not fit into their ring.
 
 import select
 import socket
-from typing import Final
+from typing import Final, cast
 
 from pipeline.config import Config
 from pipeline.counters import INDEX
@@ -21,6 +21,7 @@ from pipeline.shm import descriptor as d
 from pipeline.shm.arena import HEADROOM, SLOT_BYTES
 from pipeline.stages.egress_guard import REFUSED, Guard
 from pipeline.stages.egress_icmp import EchoSockets
+from pipeline.stages.egress_share import ClosingFlows, Share, Shares
 from pipeline.stages.egress_udp import UdpSockets
 from pipeline.stages.worker import Worker
 from pipeline.wire import ipv4
@@ -50,6 +51,7 @@ _TO_HOST: Final = INDEX["egress_bytes_to_host"]
 _FROM_HOST: Final = INDEX["egress_bytes_from_host"]
 _FLOWS: Final = INDEX["egress_flows"]
 _SPILLED: Final = INDEX["egress_bytes_spilled"]
+_CLOSING_FULL: Final = INDEX["egress_connection_reset_closing_full"]
 _PAUSED: Final = INDEX["egress_reads_paused_no_slot"]
 
 Asker = tuple[int, int, int, int]
@@ -72,10 +74,13 @@ class Flow:
 
     __slots__ = (
         "asker", "chunk", "guest", "hung_up", "key",
-        "number", "out_refs", "read_finished", "shard", "state", "stream",
+        "number", "out_refs", "read_finished", "shard", "share", "state", "stream",
     )  # fmt: skip
 
-    def __init__(self, key: int, number: int, shard: int, stream: HostStream, state: str) -> None:
+    def __init__(
+        self, key: int, number: int, shard: int, stream: HostStream, state: str, share: Share
+    ) -> None:
+        self.share = share
         self.key = key
         self.number = number
         self.shard = shard
@@ -100,6 +105,9 @@ class EgressStage:
         self.slots = ports.arena.slots
         self.pool = worker.pool
         self.filler = SlotFiller(self.pool, SLOT_BYTES, HEADROOM, READ_GAP)
+        self.shares = Shares(self.pool, SLOT_BYTES, HEADROOM, READ_GAP)
+        self.max_flow_refs = config.max_slots_per_flow
+        self.closing = ClosingFlows(config.max_closing_bytes)
         self.targets = nat.Nat.from_config(config)
         self.flows: dict[int, Flow] = {}
         self.dialled = 0
@@ -113,7 +121,14 @@ class EgressStage:
         self.demux_in = ports.rings_in["demux"]
         self.demux_out = ports.rings_out["demux"]
         self.guard = Guard(worker, config)
-        self.udp = UdpSockets(worker, self.filler, self.targets, self.guard, self.demux_out)
+        self.udp = UdpSockets(
+            worker,
+            self.filler,
+            self.targets,
+            self.guard,
+            self.demux_out,
+            config.max_udp_clients_per_forward,
+        )
         self.icmp = EchoSockets(worker, self.filler, self.targets, self.guard, self.demux_out)
 
     # --- the step ---------------------------------------------------------------------
@@ -136,6 +151,7 @@ class EgressStage:
         self.counts[_FLOWS] = len(self.flows)
         if not work:
             self.filler.rest()
+            self.shares.rest()
         return work
 
     def deadline(self) -> float:
@@ -153,13 +169,13 @@ class EgressStage:
         base = shard << 32
         count = 0
         for (
-            kind, _flags, _link, stride, gso_size, slot, off, length, skip, number,
+            kind, _flags, link, stride, gso_size, slot, off, length, skip, number,
             seq, _ack, _wnd, _ts_val, _ts_ecr, guest_addr, remote_addr, ports, aux,
         ) in d.DESCRIPTOR.iter_unpack(burst):  # fmt: skip
             count += 1
             key = number if number & d.FLOW_FROM_EGRESS else base | number
             if kind == d.CONNECT:
-                self._connect(key, number, shard, (guest_addr, remote_addr, ports, seq), gso_size)
+                self._connect(key, number, shard, (guest_addr, remote_addr, ports, seq), gso_size, link)
                 continue
             flow = flows.get(key)
             if flow is None:
@@ -174,7 +190,7 @@ class EgressStage:
                 flow.stream.finish_writing()
                 dirty[flow] = None
             elif kind == d.CONNECTED:
-                self._guest_answered(flow, shard, gso_size)
+                self._guest_answered(flow, shard, gso_size, link)
             elif kind == d.ABORT:
                 self._forget(flow, reset=True)
             elif kind == d.DIAL_FAILED:
@@ -188,9 +204,12 @@ class EgressStage:
                 flow.state = "CLOSING" if flow.state == "OPEN" else flow.state
                 flow.stream.finish_writing()
                 dirty[flow] = None
+                for victim in self.closing.add(flow):
+                    self.counts[_CLOSING_FULL] += 1
+                    self._forget(victim, reset=True)
         return count
 
-    def _connect(self, key: int, number: int, shard: int, asker: Asker, mss: int) -> None:
+    def _connect(self, key: int, number: int, shard: int, asker: Asker, mss: int, link: int) -> None:
         guest_addr, remote_addr, ports, _ = asker
         port = ports & 0xFFFF
         target = self.targets.tcp_target(remote_addr, port)
@@ -212,7 +231,7 @@ class EgressStage:
         if sock is None:
             self._connect_failed(shard, number, asker, error)
             return
-        flow = Flow(key, number, shard, HostStream(sock, self.slots), "CONNECTING")
+        flow = Flow(key, number, shard, HostStream(sock, self.slots), "CONNECTING", self.shares.of(link))
         flow.asker = asker
         flow.chunk = read_chunk(mss)
         self.flows[key] = flow
@@ -243,8 +262,9 @@ class EgressStage:
                 )
             )
 
-    def _guest_answered(self, flow: Flow, shard: int, mss: int) -> None:
+    def _guest_answered(self, flow: Flow, shard: int, mss: int, link: int) -> None:
         flow.shard = shard
+        flow.share = self.shares.of(link)
         flow.chunk = read_chunk(mss)
         flow.state = "OPEN"
         stream = flow.stream
@@ -343,6 +363,8 @@ class EgressStage:
             if flow.state == "CLOSING" and flow.stream.write_finished:
                 self._forget(flow, reset=False)
             elif flow.stream.queued_bytes:
+                if flow.stream.queued_refs > self.max_flow_refs:
+                    self.counts[_SPILLED] += flow.stream.spill(free)
                 self.stalled.setdefault(flow, now)
             elif self.stalled:
                 self.stalled.pop(flow, None)
@@ -379,16 +401,20 @@ class EgressStage:
                 if not self._read(flow):
                     break
                 reads += 1
+            if flow in flow.share.waiting:
+                continue
+            if (other := flow.share.next_waiting()) is not None:
+                ready[cast(Flow, other)] = None
             if flow.stream.readable and flow.state == "OPEN" and flow.out_refs < quota:
                 ready[flow] = None
                 self.more = True
         return reads
 
     def _read(self, flow: Flow) -> bool:
-        filler = self.filler
-        if not filler.place(flow.chunk):
+        filler = flow.share.filler
+        if not flow.share.place(flow.chunk):
             self.counts[_PAUSED] += 1
-            self.ready[flow] = None
+            flow.share.waiting[flow] = None
             return False
         slot, off = filler.slot, filler.off
         stream = flow.stream
@@ -418,8 +444,10 @@ class EgressStage:
             flow = self.flows.get(number if number & d.FLOW_FROM_EGRESS else base | number)
             if flow is not None:
                 flow.out_refs -= 1
-                if flow.stream.readable:
+                if flow.stream.readable and flow not in flow.share.waiting:
                     self.ready[flow] = None
+        for waiting in self.shares.wake():
+            self.ready[cast(Flow, waiting)] = None
 
     # --- ends -------------------------------------------------------------------------
 
@@ -437,6 +465,8 @@ class EgressStage:
         stream.readable = stream.writable = False
         self.ready.pop(flow, None)
         self.stalled.pop(flow, None)
+        self.closing.remove(flow)
+        flow.share.waiting.pop(flow, None)
         del self.flows[flow.key]
         if reset:
             host_tcp.reset(stream.sock)
@@ -465,7 +495,7 @@ class EgressStage:
     def _accepted(self, sock: socket.socket, addr: int, port: int, first: bytes) -> None:
         host_tcp.tune(sock)
         number = self.udp.next_number()
-        flow = Flow(number, number, 0, HostStream(sock, self.slots), "DIALLING")
+        flow = Flow(number, number, 0, HostStream(sock, self.slots), "DIALLING", self.shares.of(0))
         flow.guest = (addr, port)
         flow.stream.first = first
         self.flows[number] = flow
@@ -483,6 +513,7 @@ class EgressStage:
         self.udp.close_all()
         self.icmp.close()
         self.filler.retire()
+        self.shares.retire()
 
 
 def read_chunk(mss: int) -> int:

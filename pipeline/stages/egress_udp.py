@@ -20,7 +20,6 @@ from pipeline.wire import ipv4
 
 MAX_DATAGRAM: Final = 65507
 READS_A_SOCKET: Final = 16
-MAX_CLIENTS_A_FORWARD: Final = 1024
 SOCKET_BUFFER_BYTES: Final = 1 << 20
 
 _EVENTS: Final = select.EPOLLIN | select.EPOLLET
@@ -66,8 +65,16 @@ class UdpSockets:
     """All UDP sockets of one egress worker."""
 
     def __init__(
-        self, worker: Worker, filler: SlotFiller, targets: nat.Nat, guard: Guard, demux_out: Producer
+        self,
+        worker: Worker,
+        filler: SlotFiller,
+        targets: nat.Nat,
+        guard: Guard,
+        demux_out: Producer,
+        max_clients: int,
     ) -> None:
+        """max_clients = host clients that one forwarded port may have."""
+        self.max_clients = max_clients
         self.worker = worker
         self.counts = worker.counts
         self.slots = worker.ports.arena.slots
@@ -215,7 +222,7 @@ class UdpSockets:
                 continue
             number = forward.clients.get(client)
             if number is None:
-                if len(forward.clients) >= MAX_CLIENTS_A_FORWARD:
+                if len(forward.clients) >= self.max_clients:
                     self.counts[_TOO_MANY_CLIENTS] += 1
                     continue
                 number = self.next_number()

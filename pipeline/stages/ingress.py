@@ -12,6 +12,7 @@ what it does not take in time is dropped and counted, as a full queue of a netwo
 
 import select
 import socket
+from time import monotonic
 from typing import Final
 
 from pipeline.config import Config
@@ -26,6 +27,7 @@ from pipeline.shm import descriptor as d
 from pipeline.shm.ring import Consumer
 from pipeline.stages.ingress_capture import Capture
 from pipeline.stages.ingress_doors import Doors
+from pipeline.stages.ingress_fairness import Fairness
 from pipeline.stages.ingress_offload import Card
 from pipeline.stages.worker import Worker
 from pipeline.wire import ethernet, framing, offload, tcp, tcp_options
@@ -98,6 +100,7 @@ class IngressStage:
         self.last_number = 0
         self.freed: list[int] = []
         self.card = Card(worker)
+        self.fairness = Fairness(self.pool, self.counts, config.max_bad_frames_per_second)
         self.capture: Capture | None = None
         room = Room(self.pool, self.slots, config.mtu)
         self.doors = Doors(worker, room, self._add, self._hang_up)
@@ -112,9 +115,10 @@ class IngressStage:
             self.doors_look_at = now + DOORS_EVERY_S
             if self.doors.deadline() <= now:
                 self.doors.on_timer(now)
-        if self.readable:
+        if self.readable and self.fairness.may_read(now):
             for port in list(self.readable):
-                work += self._read(port)
+                if len(self.ports) == 1 or self.fairness.may_read_link(port.number, now):
+                    work += self._read(port, now)
         for ring in self.sources:
             while burst := ring.peek():
                 count = len(burst) // d.DESCRIPTOR_BYTES
@@ -130,11 +134,11 @@ class IngressStage:
     def deadline(self) -> float:
         """Only entrances have timers; at once when a link had more than one step's share."""
         self.doors_look_at = 0.0
-        return 0.0 if self.more else self.doors.deadline()
+        return 0.0 if self.more else min(self.doors.deadline(), self.fairness.deadline())
 
     # --- guest -> rings -----------------------------------------------------------------
 
-    def _read(self, port: Port) -> int:
+    def _read(self, port: Port, now: float) -> int:
         link = port.link
         pack = d.DESCRIPTOR.pack
         push = self.demux_out.push
@@ -170,10 +174,13 @@ class IngressStage:
                 items, drops = gro.coalesce(self.slots[slot], frames, port.number, slot, link.verify)
                 if items:
                     self.pool.ref(slot, len(items))
+            if self.fairness.scarce:
+                items = self.fairness.without_data(items)
             for item in items:
                 push(pack(*item))
             if drops:
                 self._count(drops)
+                self.fairness.charge(port.number, sum(drops.values()), now)
             self.counts[_FRAMES_IN] += len(frames)
             self.counts[_BYTES_IN] += sum(length for _, length in frames)
         self.more = True
@@ -242,6 +249,8 @@ class IngressStage:
                 mac = (seq << 16 | ack).to_bytes(6, "big")
                 header = ethernet.header(mac, self.gateway_mac, ethernet.TYPE_IPV4)
                 self.neighbors[guest_addr] = (link, header)
+            elif kind == d.MISBEHAVED:
+                self.fairness.charge(link, aux, monotonic())
             elif kind == d.NEIGHBOR_GONE:
                 self.neighbors.pop(guest_addr, None)
             if touched and any(port.gathered_bytes >= FLUSH_BYTES for port in touched):
@@ -390,6 +399,7 @@ class IngressStage:
             self.worker.unregister(link.write_fileno())
         link.close()
         self.readable.pop(port, None)
+        self.fairness.forget(port.number)
         del self.ports[port.number]
         for addr in [addr for addr, (link, _) in self.neighbors.items() if link == port.number]:
             del self.neighbors[addr]

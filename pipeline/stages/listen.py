@@ -49,6 +49,7 @@ class ListenStage:
         self.worker = worker
         self.counts = worker.counts
         self.egress_workers = config.egress_workers
+        self.max_forwards = config.max_forwards
         self.forwards: dict[str, Forward] = {}
         self._next_egress = 0
 
@@ -82,6 +83,8 @@ class ListenStage:
         key = f"{protocol} {local}"
         if key in self.forwards:
             raise listener.ListenError("proxy already running")
+        if len(self.forwards) >= self.max_forwards:
+            raise listener.ListenError(f"{self.max_forwards} ports are forwarded already")
         host, port = listener.split(remote.removeprefix("tcp://"))
         addr = ipv4.addr_parse(host)
         path = None

@@ -12,6 +12,7 @@ has released every record pushed before: the ring's consumer index is the comple
 import heapq
 import secrets
 from collections import deque
+from errno import ENOBUFS
 from typing import Final, cast
 
 from pipeline.config import Config
@@ -23,6 +24,8 @@ from pipeline.engines.tcp.connection import Connection, opens, reset_for
 from pipeline.engines.tcp.segment import Segment
 from pipeline.engines.tcp.state import TIME_WAIT
 from pipeline.shm import descriptor as d
+from pipeline.stages import tcp_limits, tcp_records
+from pipeline.stages.bad_frames import BadFrames
 from pipeline.stages.worker import Worker
 from pipeline.wire import ethernet, ipv4, tcp_options
 from pipeline.wire import tcp as wire_tcp
@@ -30,6 +33,8 @@ from pipeline.wire.errors import WireError
 
 RELEASE_POLL_S: Final = 0.005
 """How soon to look again whether ingress has read what waits to go home; nobody waits for it."""
+BURSTS_A_STEP: Final = 8
+"""Bursts from demux before the host side gets its turn."""
 MAX_RANGES_A_TURN: Final = 16
 """Ranges one connection may send before the others get their turn."""
 
@@ -38,7 +43,9 @@ _SENT: Final = INDEX["tcp_segments_sent"]
 _FLOWS: Final = INDEX["tcp_flows"]
 _OPENED: Final = INDEX["tcp_flow_opened"]
 _RESETS: Final = INDEX["tcp_reset_sent_no_flow"]
-_TOO_MANY: Final = INDEX["tcp_syn_dropped_too_many_flows"]
+_EVICTED: Final = INDEX["tcp_flow_evicted_time_wait"]
+_NO_MEMORY: Final = INDEX["tcp_segment_dropped_no_memory"]
+_OUT_OF_ORDER_LOST: Final = INDEX["tcp_flow_lost_out_of_order"]
 
 _OPTIONS_OFF: Final = ethernet.HEADER_LEN + ipv4.HEADER_LEN + wire_tcp.HEADER_LEN
 
@@ -51,10 +58,17 @@ Key = tuple[int, int, int]
 class Flow:
     """A connection with the names that its neighbours use for it."""
 
-    __slots__ = ("conn", "egress", "host_open", "key", "number", "timer_at")
+    __slots__ = (
+        "conn", "egress", "guest", "half_open", "held_ranges", "host_open", "key", "number", "squeezed",
+        "timer_at",
+    )  # fmt: skip
 
-    def __init__(self, conn: Connection, key: Key, number: int, egress: int) -> None:
+    def __init__(self, conn: Connection, key: Key, number: int, egress: int, guest: tcp_limits.Guest) -> None:
         self.conn = conn
+        self.guest = guest
+        self.half_open = not conn.is_active
+        self.squeezed = False
+        self.held_ranges = 0
         self.key = key
         self.number = number
         self.egress = egress
@@ -76,8 +90,19 @@ class TcpStage:
         self.ingress_out = ports.rings_out["ingress"]
         self.egress_in = [ports.rings_in[f"egress{i}"] for i in range(config.egress_workers)]
         self.egress_out = [ports.rings_out[f"egress{i}"] for i in range(config.egress_workers)]
-        self.config = TcpConfig(mtu=config.mtu)
+        self.config = TcpConfig(
+            mtu=config.mtu,
+            max_reassembly_bytes=config.max_reassembly_bytes,
+            max_reassembly_ranges=config.max_reassembly_ranges,
+        )
+        self.guests = tcp_limits.Guests(config)
         self.max_flows = config.max_tcp_flows
+        self.out_of_order: tcp_limits.OutOfOrder[Flow] = tcp_limits.OutOfOrder(
+            min(config.max_out_of_order_slots, max(config.slots // 4 // config.tcp_workers, 4))
+        )
+        self.bad_frames = BadFrames()
+        self.time_wait: dict[Flow, None] = {}
+        """Connections in TIME-WAIT, the oldest first: what makes room for new ones."""
         self.isn_key = secrets.token_bytes(16)
         self.flows: dict[Key, Flow] = {}
         self.by_number: dict[int, Flow] = {}
@@ -94,7 +119,10 @@ class TcpStage:
         """Rings -> engine, timers -> engine, engine -> rings. Returns the number of records."""
         self.now = now
         work = 0
-        while burst := self.demux_in.peek():
+        # Bounded: a guest that never pauses must not keep the others' bytes from their turn.
+        for _ in range(BURSTS_A_STEP):
+            if not (burst := self.demux_in.peek()):
+                break
             work += self._on_guest_burst(burst, now)
             self.demux_in.release(len(burst) // d.DESCRIPTOR_BYTES)
         for egress, ring in enumerate(self.egress_in):
@@ -111,7 +139,7 @@ class TcpStage:
 
     def deadline(self) -> float:
         """When step must be called again without an event; at once while ingress has room again for more."""
-        if self.dirty and self.ingress_out.room() > 0:
+        if (self.dirty and self.ingress_out.room() > 0) or self.demux_in.pending():
             return 0.0
         if self.dirty or self.releasing:
             # Nobody is in a hurry for these, and ingress rings no bell for them.
@@ -127,7 +155,7 @@ class TcpStage:
         free = self.worker.free
         count = segments = 0
         for (
-            kind, flags, _link, stride, gso_size, slot, off, length, _skip, seg_count,
+            kind, flags, link, stride, gso_size, slot, off, length, _skip, seg_count,
             seq, ack, wnd, ts_val, ts_ecr, guest_addr, remote_addr, ports, aux,
         ) in d.DESCRIPTOR.iter_unpack(burst):  # fmt: skip
             count += 1
@@ -140,6 +168,7 @@ class TcpStage:
                 segment = self._with_options(seq, ack, flags, wnd, length, buf, seg_count, slot, off, aux)
                 if segment is None:
                     free(slot)
+                    self._bad(link, seg_count)
                     continue
             else:
                 has_ts = bool(aux & d.RUN_HAS_TIMESTAMPS)
@@ -154,15 +183,26 @@ class TcpStage:
                 self._remove(flow)
                 flow = None
             if flow is None:
-                flow = self._unknown(key, segment, now)
+                flow = self._unknown(key, segment, link, now)
                 if flow is None:
                     if length:
                         free(slot)
+                    self._bad(link, seg_count)
                     continue
             else:
+                guest = flow.guest
+                if guest.pressed and length and self.guests.full(guest):
+                    segment = self._without_data(segment)
+                elif not guest.link:
+                    self.guests.adopt(flow, link)
                 reason = flow.conn.on_segment(segment, now)
                 if reason is not None:
                     self.counts[INDEX[reason]] += 1
+                    self._bad(link, seg_count)
+                if flow.held_ranges or flow.conn.reassembly.ranges:
+                    for loser in self.out_of_order.note(flow):
+                        self.counts[_OUT_OF_ORDER_LOST] += 1
+                        dirty[loser] = None
             dirty[flow] = None
         self.counts[_SEGMENTS] += segments
         return count
@@ -196,7 +236,18 @@ class TcpStage:
             seg_count,
         )  # fmt: skip
 
-    def _unknown(self, key: Key, segment: Segment, now: float) -> Flow | None:
+    def _bad(self, link: int, frames: int) -> None:
+        """Frames of a guest were of no use; ingress reads a guest more slowly that sends too many."""
+        if (report := self.bad_frames.note(link, frames)) is not None:
+            self.ingress_out.push(report)
+
+    def _without_data(self, segment: Segment) -> Segment:
+        """What a segment says beside its data, for which there is no memory; the guest sends them again."""
+        self.counts[_NO_MEMORY] += segment.seg_count
+        self.worker.free(cast(Buf, segment.buf)[0])
+        return segment._replace(flags=segment.flags & ~wire_tcp.FIN, length=0, buf=None)
+
+    def _unknown(self, key: Key, segment: Segment, link: int, now: float) -> Flow | None:
         """A segment without a connection: a SYN opens one, anything else is answered with RST."""
         if not opens(segment.flags):
             answer = reset_for(segment)
@@ -204,22 +255,41 @@ class TcpStage:
                 self.counts[_RESETS] += 1
                 self._push_out(key, answer)
             return None
-        if len(self.flows) >= self.max_flows:
-            self.counts[_TOO_MANY] += 1
+        guest = self.guests.get(link)
+        reason = self.guests.refuses_syn(guest, now)
+        if reason == tcp_limits.TOO_MANY_FLOWS_OF_GUEST:
+            reason = "" if self._make_room(guest) else reason
+        elif reason == tcp_limits.TOO_MANY_FLOWS:
+            reason = "" if self._make_room(None) else reason
+        if reason:
+            self.counts[INDEX[reason]] += 1
             return None
         conn = Connection.passive(self.config, segment, self._isn(key, now), now)
-        return self._add(conn, key, self._next_number(), key[2] % len(self.egress_out))
+        return self._add(conn, key, self._next_number(), key[2] % len(self.egress_out), guest)
+
+    def _make_room(self, guest: tcp_limits.Guest | None) -> bool:
+        """Forget the oldest connection in TIME-WAIT, of one guest or of anybody; False if there is none."""
+        for flow in self.time_wait:
+            if guest is None or flow.guest is guest:
+                self.counts[_EVICTED] += 1
+                self._remove(flow)
+                return True
+        return False
 
     def _dial(self, key: Key, number: int, egress: int, now: float) -> None:
         if key in self.flows:
             self.egress_out[egress].push(d.record(d.DIAL_FAILED, flow=number))
             return
+        if self.guests.flows >= self.max_flows and not self._make_room(None):
+            self.egress_out[egress].push(d.record(d.DIAL_FAILED, flow=number, aux=ENOBUFS))
+            return
         conn = Connection.active(self.config, self._isn(key, now), now)
-        self.dirty[self._add(conn, key, number, egress)] = None
+        self.dirty[self._add(conn, key, number, egress, self.guests.nobody)] = None
 
-    def _add(self, conn: Connection, key: Key, number: int, egress: int) -> Flow:
-        flow = Flow(conn, key, number, egress)
+    def _add(self, conn: Connection, key: Key, number: int, egress: int, guest: tcp_limits.Guest) -> Flow:
+        flow = Flow(conn, key, number, egress, guest)
         self.flows[key] = self.by_number[number] = flow
+        self.guests.add(flow)
         self.counts[_OPENED] += 1
         self.counts[_FLOWS] = len(self.flows)
         return flow
@@ -257,7 +327,9 @@ class TcpStage:
             if kind == d.TO_GUEST:
                 conn.on_host_data(slot, off, length, now)
             elif kind == d.TAKEN:
+                before = conn.rcv_untaken
                 conn.on_taken(length, now)
+                self.guests.taken(flow, before - conn.rcv_untaken, now)
             elif kind == d.SHUTDOWN:
                 if aux == d.SHUTDOWN_BOTH:
                     conn.on_host_closed(now)
@@ -328,11 +400,13 @@ class TcpStage:
     def _act(self, flow: Flow) -> bool:
         """Actions -> records for egress. Returns whether the connection is gone."""
         gone = False
+        delivered = 0
         out = self.egress_out[flow.egress]
         number = flow.number
         for action in flow.conn.take_actions():
             if isinstance(action, actions.Deliver):
                 slot, off, stride, gso_size = cast(Buf, action.buf)
+                delivered += action.length
                 if flow.host_open:
                     record = d.DESCRIPTOR.pack(
                         d.TO_HOST, 0, 0, stride, gso_size, slot, off, action.length, action.skip, number,
@@ -348,6 +422,7 @@ class TcpStage:
             elif isinstance(action, actions.Connect):
                 self._tell_connect(flow, d.CONNECT)
             elif isinstance(action, actions.Established):
+                self.guests.opened(flow)
                 if action.active:
                     self._tell_connect(flow, d.CONNECTED)
             elif isinstance(action, actions.HostShutdown):
@@ -360,6 +435,10 @@ class TcpStage:
         if flow.host_open and (gone or flow.conn.state == TIME_WAIT):
             self._tell(flow, d.CLOSED)
             flow.host_open = False
+            if not gone and self.by_number.get(number) is flow:
+                self.time_wait[flow] = None
+        if delivered:
+            self.guests.charge(flow, delivered, self.now)
         return gone
 
     def _tell(self, flow: Flow, kind: int, aux: int = 0) -> None:
@@ -373,6 +452,7 @@ class TcpStage:
                 kind,
                 flow=flow.number,
                 gso_size=flow.conn.snd_mss,
+                link=flow.guest.link,
                 seq=flow.conn.irs,
                 guest_addr=guest_addr,
                 remote_addr=remote_addr,
@@ -381,35 +461,16 @@ class TcpStage:
         )
 
     def _push_out(self, key: Key, out: actions.Outgoing) -> None:
-        guest_addr, remote_addr, ports = key
-        options = d.OUT_TIMESTAMPS if out.has_ts else 0
-        slot, off, skip, flow, wnd, aux = d.NO_SLOT, 0, 0, 0, 0, 0
-        if out.length:
-            slot, off = cast(int, out.buf), out.off
-        if out.sack:
-            blocks = out.sack[: 2 if out.length else 3]
-            options |= len(blocks) << d.OUT_SACK_SHIFT
-            skip, flow = blocks[0]
-            if len(blocks) > 1:
-                wnd, aux = blocks[1]
-            if len(blocks) > 2:
-                slot, off = blocks[2]
-        if out.flags & wire_tcp.SYN:
-            if out.syn_sack:
-                options |= d.OUT_SACK_PERMITTED
-            if out.syn_wscale >= 0:
-                options |= d.OUT_WINDOW_SCALE | out.syn_wscale << d.OUT_WINDOW_SCALE_SHIFT
         self.counts[_SENT] += 1
-        record = d.DESCRIPTOR.pack(
-            d.TCP_OUT, out.flags, out.wnd, options, out.mss, slot, off, out.length, skip, flow,
-            out.seq, out.ack, wnd, out.ts_val, out.ts_ecr, guest_addr, remote_addr, ports, aux,
-        )  # fmt: skip
-        self.ingress_out.push(record)
+        self.ingress_out.push(tcp_records.outgoing(key, out))
 
     def _remove(self, flow: Flow) -> None:
         del self.by_number[flow.number]
         if self.flows.get(flow.key) is flow:
             del self.flows[flow.key]
+        self.time_wait.pop(flow, None)
+        self.out_of_order.forget(flow)
+        self.guests.remove(flow)
         flow.timer_at = -1.0  # no heap entry matches any more
         self.counts[_FLOWS] = len(self.flows)
 

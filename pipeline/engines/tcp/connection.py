@@ -117,6 +117,10 @@ class Connection(Tcb):
         if self.state == FIN_WAIT_2:
             self.timers[LINGER] = now + self.cfg.fin_wait_2
 
+    def forget_out_of_order(self) -> None:
+        """Give back what waits for missing bytes (RFC 2018 section 8: reneging); the guest sends it again."""
+        self.actions.extend(Discard(buf) for buf in self.reassembly.clear())
+
     def on_host_reset(self, now: float) -> None:
         """The host connection was reset, or the stage gives up (ABORT, RFC 9293 3.10.5): reset the guest."""
         closing.finish(self, 0, tell_host=False, tell_guest=True)

@@ -1,0 +1,41 @@
+"""Token buckets by key: how often something may happen for each guest (RFC 1812 4.3.2.8 in spirit)."""
+
+from typing import Final
+
+_FOREVER: Final = float("-inf")
+
+
+class Buckets:
+    """One bucket a key, full at first. Keys are few (links) and are not forgotten before forget()."""
+
+    def __init__(self, per_second: float, burst: float) -> None:
+        self.per_second = per_second
+        self.burst = burst
+        self._levels: dict[int, tuple[float, float]] = {}
+        """Tokens, and when they were counted."""
+
+    def take(self, key: int, now: float) -> bool:
+        """Take a token; False when there is none."""
+        level = self.level(key, now)
+        if level < 1.0:
+            return False
+        self._levels[key] = (level - 1.0, now)
+        return True
+
+    def charge(self, key: int, count: int, now: float) -> None:
+        """Take count tokens whether they are there or not: the level may become negative."""
+        self._levels[key] = (self.level(key, now) - count, now)
+
+    def level(self, key: int, now: float) -> float:
+        """Tokens in the bucket now."""
+        tokens, at = self._levels.get(key, (self.burst, _FOREVER))
+        return min(self.burst, tokens + (now - at) * self.per_second)
+
+    def ready_at(self, key: int, wanted: float) -> float:
+        """When the bucket will hold that many tokens; in the past if it does already."""
+        tokens, at = self._levels.get(key, (self.burst, _FOREVER))
+        return at + (wanted - tokens) / self.per_second
+
+    def forget(self, key: int) -> None:
+        """The key is gone; if it comes again, its bucket is full."""
+        self._levels.pop(key, None)

@@ -1,0 +1,246 @@
+"""What the connections of one tcp worker may take, in all and for each guest.
+
+A guest is a link here: a machine that makes up addresses is still one guest. Connections that the
+host dials belong to nobody until the guest has answered.
+
+=====================  =====================================================================
+of                     when it is used up
+=====================  =====================================================================
+SYNs a second          the SYN is dropped; an honest guest sends it again
+half-open connections  the same
+connections            the oldest in TIME-WAIT makes room (of the guest, or of anybody), else the same
+received bytes that    windows shrink long before (a share of what is left); beyond, data are
+ no host has taken     dropped while what else the segment says is used
+out-of-order slots     the guest that holds most of them loses the oldest such data (RFC 2018
+                       section 8 allows it), and sends them again
+=====================  =====================================================================
+"""
+
+from typing import Final, Generic, Protocol, TypeVar
+
+from pipeline.engines.tcp.connection import Connection
+
+TOO_MANY_FLOWS: Final = "tcp_syn_dropped_too_many_flows"
+TOO_MANY_FLOWS_OF_GUEST: Final = "tcp_syn_dropped_too_many_flows_of_guest"
+TOO_MANY_HALF_OPEN: Final = "tcp_syn_dropped_too_many_half_open"
+SYN_RATE: Final = "tcp_syn_dropped_rate_limit"
+
+NOBODY: Final = 0
+"""The link of connections whose guest has not shown itself yet; links are numbered from 1."""
+MIN_WINDOW: Final = 16384
+"""Bytes that a connection may hold however short memory is, until the hard bound."""
+WINDOW_SHARE: Final = 8
+"""A connection may hold this part of the memory that is left."""
+
+
+class Guest:
+    """What one guest has."""
+
+    __slots__ = ("filled_at", "flows", "half_open", "held_bytes", "link", "pressed", "tokens")
+
+    def __init__(self, link: int) -> None:
+        self.link = link
+        self.flows = 0
+        self.half_open = 0
+        self.held_bytes = 0
+        """Received in order and not yet taken by the host."""
+        self.pressed = False
+        """Whether held_bytes are so many that windows must shrink."""
+        self.tokens = 0.0
+        self.filled_at = float("-inf")
+
+
+class LimitedFlow(Protocol):
+    """What is kept at a flow of the stage."""
+
+    conn: Connection
+    guest: Guest
+    half_open: bool
+    squeezed: bool
+    held_ranges: int
+
+
+F = TypeVar("F", bound=LimitedFlow)
+
+
+class FlowLimits(Protocol):
+    """The rows of pipeline.limits that count here."""
+
+    @property
+    def max_tcp_flows(self) -> int: ...
+    @property
+    def max_tcp_flows_per_guest(self) -> int: ...
+    @property
+    def max_half_open_per_guest(self) -> int: ...
+    @property
+    def max_syns_per_second(self) -> int: ...
+    @property
+    def max_receive_memory(self) -> int: ...
+    @property
+    def max_receive_memory_per_guest(self) -> int: ...
+
+
+class Guests:
+    """All guests of one tcp worker."""
+
+    def __init__(self, limits: FlowLimits) -> None:
+        self._limits = limits
+        self._guests: dict[int, Guest] = {}
+        self.nobody = Guest(NOBODY)
+        self.flows = 0
+        self.held_bytes = 0
+        self._max_bytes = limits.max_receive_memory
+        self._max_guest_bytes = min(limits.max_receive_memory_per_guest, limits.max_receive_memory)
+        self._pressed_at = self._max_bytes // 2
+        self._guest_pressed_at = self._max_guest_bytes // 4
+
+    def get(self, link: int) -> Guest:
+        """The guest behind a link."""
+        guest = self._guests.get(link)
+        if guest is None:
+            guest = self._guests[link] = Guest(link)
+        return guest
+
+    def __len__(self) -> int:
+        return len(self._guests)
+
+    # --- connections ----------------------------------------------------------------------
+
+    def refuses_syn(self, guest: Guest, now: float) -> str:
+        """The counter of the limit that a SYN of the guest meets, "" when it may open a connection.
+
+        For the two limits on connections the caller may make room and need not ask again.
+        """
+        limits = self._limits
+        rate = limits.max_syns_per_second
+        guest.tokens = min(float(rate), guest.tokens + (now - guest.filled_at) * rate)
+        guest.filled_at = now
+        if guest.tokens < 1.0:
+            return SYN_RATE
+        guest.tokens -= 1.0
+        if guest.half_open >= limits.max_half_open_per_guest:
+            return TOO_MANY_HALF_OPEN
+        if guest.flows >= limits.max_tcp_flows_per_guest:
+            return TOO_MANY_FLOWS_OF_GUEST
+        if self.flows >= limits.max_tcp_flows:
+            return TOO_MANY_FLOWS
+        return ""
+
+    def add(self, flow: LimitedFlow) -> None:
+        """A connection of flow.guest begins."""
+        self.flows += 1
+        flow.guest.flows += 1
+        if flow.half_open:
+            flow.guest.half_open += 1
+
+    def opened(self, flow: LimitedFlow) -> None:
+        """Its handshake is over."""
+        if flow.half_open:
+            flow.half_open = False
+            flow.guest.half_open -= 1
+
+    def adopt(self, flow: LimitedFlow, link: int) -> None:
+        """The guest of a dialled connection has shown itself."""
+        flow.guest.flows -= 1
+        flow.guest = self.get(link)
+        flow.guest.flows += 1
+
+    def remove(self, flow: LimitedFlow) -> None:
+        """The connection is over, and what it held with it."""
+        guest = flow.guest
+        self.opened(flow)
+        self.discharge(guest, flow.conn.rcv_untaken)
+        self.flows -= 1
+        guest.flows -= 1
+
+    # --- memory -----------------------------------------------------------------------------
+
+    def charge(self, flow: LimitedFlow, count: int, now: float) -> None:
+        """count more bytes wait for the host; the window of a connection under pressure shrinks."""
+        guest = flow.guest
+        guest.held_bytes += count
+        self.held_bytes += count
+        guest.pressed = guest.held_bytes > self._guest_pressed_at or self.held_bytes > self._pressed_at
+        if guest.pressed:
+            flow.squeezed = True
+            flow.conn.set_receive_capacity(self._window(guest), now)
+
+    def taken(self, flow: LimitedFlow, count: int, now: float) -> None:
+        """The host took count bytes of a connection, whose window may grow again."""
+        self.discharge(flow.guest, count)
+        if flow.squeezed:
+            if flow.guest.pressed:
+                flow.conn.set_receive_capacity(self._window(flow.guest), now)
+            else:
+                flow.squeezed = False
+                flow.conn.set_receive_capacity(flow.conn.cfg.max_receive_window, now)
+
+    def discharge(self, guest: Guest, count: int) -> None:
+        """Bytes no longer wait."""
+        guest.held_bytes -= count
+        self.held_bytes -= count
+        guest.pressed = guest.held_bytes > self._guest_pressed_at or self.held_bytes > self._pressed_at
+
+    def full(self, guest: Guest) -> bool:
+        """Whether not a byte more of the guest can be kept."""
+        return guest.held_bytes >= self._max_guest_bytes or self.held_bytes >= self._max_bytes
+
+    def _window(self, guest: Guest) -> int:
+        left = min(self._max_guest_bytes - guest.held_bytes, self._max_bytes - self.held_bytes)
+        return max(left // WINDOW_SHARE, MIN_WINDOW)
+
+
+class OutOfOrder(Generic[F]):
+    """Keeps the slots that out-of-order data of all connections hold below a bound.
+
+    Counting the slots exactly for each segment would be dear: ranges added since the last count
+    are what can have gone wrong at most.
+    """
+
+    def __init__(self, max_slots: int) -> None:
+        self.max_slots = max_slots
+        self._holders: dict[F, None] = {}
+        self._until_count = max_slots
+
+    def note(self, flow: F) -> list[F]:
+        """flow's ranges may have changed. Returns the flows that lost theirs: they have actions to take."""
+        held = len(flow.conn.reassembly.ranges)
+        added = held - flow.held_ranges
+        flow.held_ranges = held
+        if not held:
+            self._holders.pop(flow, None)
+            return []
+        if added > 0:
+            self._holders.setdefault(flow, None)
+            self._until_count -= added
+            if self._until_count < 0:
+                return self._count()
+        return []
+
+    def forget(self, flow: F) -> None:
+        """The connection is over."""
+        if flow.held_ranges:
+            flow.held_ranges = 0
+            self._holders.pop(flow, None)
+
+    def _count(self) -> list[F]:
+        lost = []
+        slots, by_guest = self._slots()
+        while len(slots) > self.max_slots * 3 // 4:
+            worst = max(by_guest, key=lambda guest: len(by_guest[guest]))
+            oldest = next(flow for flow in self._holders if flow.guest is worst)
+            oldest.conn.forget_out_of_order()
+            self.forget(oldest)
+            lost.append(oldest)
+            slots, by_guest = self._slots()
+        self._until_count = self.max_slots - len(slots)
+        return lost
+
+    def _slots(self) -> tuple[set[object], dict[Guest, set[object]]]:
+        by_guest: dict[Guest, set[object]] = {}
+        for flow in self._holders:
+            slots = by_guest.setdefault(flow.guest, set())
+            for _, _, buf, _ in flow.conn.reassembly.ranges:
+                assert isinstance(buf, tuple)
+                slots.add(buf[0])
+        return set().union(*by_guest.values()), by_guest
