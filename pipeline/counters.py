@@ -80,8 +80,11 @@ TABLE: Final[tuple[Counter, ...]] = (
         "packets of a protocol that is not ICMP, TCP or UDP",
     ),
     Counter("ipv4_packets_received", "packets", "IPv4 packets from guests for the gateway or beyond"),
-    Counter("neighbor_claims_contested", "events", "claims of an address whose owner is alive"),
+    Counter(
+        "neighbor_claims_contested", "events", "claims of an address whose owner is alive, or is the gateway"
+    ),
     Counter("switch_frames_forwarded", "frames", "frames from one guest to others"),
+    Counter("switch_mac_moved", "events", "times a MAC address turned up on another link"),
     Counter("switch_macs", "addresses", "MAC addresses in the switch's table", "gauge"),
     Counter("udp_datagram_dropped_no_flow", "datagrams", "answers for a UDP flow that is over"),
     Counter("udp_datagram_dropped_no_neighbor", "datagrams", "datagrams for an address that no guest has"),

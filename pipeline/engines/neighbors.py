@@ -33,7 +33,7 @@ REQUEST_INTERVAL: Final = 1.0
 REACHABLE_TIME: Final = 30.0
 """Seconds for which a sign of life is believed."""
 CONTEST_INTERVAL: Final = 10.0
-"""Seconds between two probes of an owner whose address another station keeps claiming."""
+"""Seconds between two events, and probes of the owner, while another station keeps claiming an address."""
 MAX_NEIGHBORS: Final = 8192
 MAX_NEIGHBORS_PER_LINK: Final = 256
 MAX_PENDING_ADDRS: Final = 256
@@ -91,7 +91,10 @@ class Lost(NamedTuple):
 
 
 class Contested(NamedTuple):
-    """Another station claims addr while its owner is believed alive. At most one in CONTEST_INTERVAL."""
+    """Another station claims addr while its owner is believed alive, or is the gateway.
+
+    At most one in CONTEST_INTERVAL.
+    """
 
     addr: int
     owner: bytes
@@ -119,6 +122,7 @@ class Neighbors:
         self._first = (network & mask) + 1
         self._last = (network & mask | ~mask & 0xFFFFFFFF) - 1
         self._own = frozenset(own)
+        self._own_contested_at: dict[int, float] = {}
         self._gateway_mac = gateway_mac
         self._max = max_neighbors
         self._max_per_link = max_per_link
@@ -142,7 +146,7 @@ class Neighbors:
             if neighbor.state != _KNOWN:
                 self._settle(neighbor)
             return
-        self._refuse_bad(addr, mac)
+        self._refuse_bad(addr, mac, now)
         if neighbor is not None and neighbor.state != _INCOMPLETE and neighbor.mac != mac:
             self._contest(neighbor, mac, now)
         self._make_room(link, now, new=neighbor is None)
@@ -168,8 +172,11 @@ class Neighbors:
         if message.spa:
             self.learn(message.spa, message.sha, link, now)
 
-    def _refuse_bad(self, addr: int, mac: bytes) -> None:
+    def _refuse_bad(self, addr: int, mac: bytes, now: float) -> None:
         if addr in self._own:
+            if now - self._own_contested_at.get(addr, -_INF) >= CONTEST_INTERVAL:
+                self._own_contested_at[addr] = now
+                self._actions.append(Contested(addr, self._gateway_mac, mac))
             raise WireError("neighbor_claim_refused_gateway_address")
         if not self._first <= addr <= self._last:
             raise WireError("neighbor_claim_refused_outside_subnet")

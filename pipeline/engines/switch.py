@@ -7,7 +7,8 @@ lost traffic. There is no ageing: a link's addresses go when the link goes.
 
 Hostile guests: the gateway's MAC and group addresses cannot be learned, each link has a
 bound on addresses, and an address that just moved to another link stays there for a while,
-so that two links which both claim it do not cause an event for each frame.
+so that two links which both claim it do not cause an event for each frame. A claim of the gateway's
+MAC is an event too, at most one in CLAIM_INTERVAL for a link.
 """
 
 from typing import Final, Literal, NamedTuple
@@ -19,6 +20,8 @@ MAX_MACS_PER_LINK: Final = 256
 MAX_MACS: Final = 8192
 MOVE_HOLD: Final = 1.0
 """Seconds for which an address that moved to another link cannot move again."""
+CLAIM_INTERVAL: Final = 10.0
+"""Seconds between two events about one link that claims the gateway's MAC."""
 
 TO_GATEWAY: Final = -1
 FLOOD: Final = -2
@@ -26,9 +29,9 @@ FLOOD: Final = -2
 
 
 class SwitchEvent(NamedTuple):
-    """A MAC was first seen on link, moved there, or is gone from there."""
+    """A MAC was first seen on link, moved there, is gone from there, or (the gateway's) was claimed there."""
 
-    kind: Literal["seen", "moved", "gone"]
+    kind: Literal["seen", "moved", "gone", "claimed"]
     mac: bytes
     link: int
 
@@ -53,6 +56,7 @@ class Switch:
         self._ports: dict[bytes, _Port] = {}
         self._macs: dict[int, set[bytes]] = {}
         self._events: list[SwitchEvent] = []
+        self._claims: dict[int, float] = {}
         self.not_learned = 0
         """Frames whose source was not learned because a bound was reached (the owner counts
         ``switch_mac_dropped_table_full``)."""
@@ -81,6 +85,9 @@ class Switch:
         if mac[0] & 1 or mac == ethernet.ZERO:
             raise WireError("switch_frame_dropped_bad_source")
         if mac == self._gateway_mac:
+            if now - self._claims.get(link, float("-inf")) >= CLAIM_INTERVAL:
+                self._claims[link] = now
+                self._events.append(SwitchEvent("claimed", mac, link))
             raise WireError("switch_frame_dropped_gateway_source")
         if old is not None and now - old.since < MOVE_HOLD:
             raise WireError("switch_frame_dropped_moving_source")
@@ -89,15 +96,19 @@ class Switch:
             # The frame itself still goes its way; only unicast from other guests will miss it.
             self.not_learned += 1
             return
-        if old is not None:
-            self._macs[old.link].discard(mac)
         macs.add(mac)
-        # A first sight may move at once: the guest that really has the address may come second.
-        self._ports[mac] = _Port(link, now if old is not None else float("-inf"))
-        self._events.append(SwitchEvent("seen" if old is None else "moved", mac, link))
+        if old is None:
+            # A first sight may move at once: the guest that really has the address may come second.
+            self._ports[mac] = _Port(link, float("-inf"))
+            self._events.append(SwitchEvent("seen", mac, link))
+            return
+        self._macs[old.link].discard(mac)
+        self._ports[mac] = _Port(link, now)
+        self._events.append(SwitchEvent("moved", mac, link))
 
     def forget_link(self, link: int) -> None:
         """The link is gone, and with it every address behind it."""
+        self._claims.pop(link, None)
         for mac in sorted(self._macs.pop(link, ())):
             del self._ports[mac]
             self._events.append(SwitchEvent("gone", mac, link))

@@ -19,6 +19,7 @@ from pipeline.engines.flows import PortAllocator, rss_hash
 from pipeline.engines.reassembly import Reassembler
 from pipeline.shm import descriptor as d
 from pipeline.stages.bad_frames import BadFrames
+from pipeline.stages.demux_events import Witness
 from pipeline.stages.demux_icmp import IcmpDispatch
 from pipeline.stages.demux_output import Output
 from pipeline.stages.demux_udp import UdpDispatch
@@ -36,13 +37,10 @@ _ECHO: Final = INDEX["icmp_echo_answered"]
 _PACKETS: Final = INDEX["ipv4_packets_received"]
 _OTHER_TYPE: Final = INDEX["demux_frame_dropped_unknown_ethertype"]
 _SWITCHED: Final = INDEX["switch_frames_forwarded"]
-_MACS: Final = INDEX["switch_macs"]
-_CONTESTED: Final = INDEX["neighbor_claims_contested"]
 _NO_PORT: Final = INDEX["tcp_dial_failed_no_port"]
 _EVICTED_FRAGMENTS: Final = INDEX["ipv4_datagram_dropped_reassembly_full"]
 _FRAGMENTS_EXPIRED: Final = INDEX["ipv4_datagram_dropped_reassembly_timeout"]
 _ERRORS_SUPPRESSED: Final = INDEX["icmp_error_dropped_rate_limit"]
-_NOT_LEARNED: Final = INDEX["switch_mac_dropped_table_full"]
 
 Dial = tuple[int, int, int, int]
 """(egress shard, flow number, guest address, guest port) of a connection that waits for ARP."""
@@ -63,6 +61,7 @@ class DemuxStage:
         subnet = config.subnet
         network, prefix_len = int(subnet.network_address), subnet.prefixlen
         self.switch = switch.Switch(config.gateway_mac, config.max_macs_per_guest, config.max_macs)
+        self.witness = Witness(worker, self.switch)
         self.neighbors = neighbors.Neighbors(
             network=network,
             prefix_len=prefix_len,
@@ -428,22 +427,8 @@ class DemuxStage:
                 for token in action.waiting:
                     self._give_up(token)
             else:
-                self.counts[_CONTESTED] += 1
-                self.worker.log.warning(
-                    "address contested",
-                    guest=ipv4.addr_text(action.addr),
-                    owner=ethernet.mac_text(action.owner),
-                    claimant=ethernet.mac_text(action.claimant),
-                )
-        for event in self.switch.take_events():
-            self.counts[_MACS] = len(self.switch.cam())
-            self.worker.log.info(
-                "guest mac", change=event.kind, mac=ethernet.mac_text(event.mac), link=event.link
-            )
-            self.worker.send_event(
-                {"event": "mac", "change": event.kind, "mac": ethernet.mac_text(event.mac)}, []
-            )
-        self.counts[_NOT_LEARNED] = self.switch.not_learned
+                self.witness.contested(action)
+        self.witness.look()
         self.counts[_EVICTED_FRAGMENTS] = self.fragments.evicted
         self.counts[_ERRORS_SUPPRESSED] = self.errors.suppressed
 

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from pipeline.counters import INDEX
 from pipeline.engines import neighbors
-from pipeline.engines.neighbors import Contested, Learned, Lost, Neighbors, Request
+from pipeline.engines.neighbors import CONTEST_INTERVAL, Contested, Learned, Lost, Neighbors, Request
 from pipeline.wire import arp, ethernet
 from pipeline.wire.errors import WireError
 from pipeline.wire.ipv4 import addr_parse
@@ -74,7 +74,16 @@ def test_impossible_claims_are_refused_and_change_nothing(addr: int, mac: bytes,
     known = table()
     assert refused(known, addr, mac, 0, 1.0) == reason
     assert known.snapshot() == {}
-    assert known.take_actions() == []
+    if reason != "gateway_address":
+        assert known.take_actions() == []
+
+
+def test_a_claim_of_the_gateways_addresses_is_contested_once_in_a_while() -> None:
+    known = table()
+    for now, expected in ((1.0, 1), (2.0, 0), (1.0 + CONTEST_INTERVAL, 1)):
+        for addr in (GATEWAY, HOST):
+            refused(known, addr, A, 0, now)
+            assert known.take_actions() == [Contested(addr, GATEWAY_MAC, A)] * expected
 
 
 def test_the_same_station_behind_another_link_has_moved() -> None:

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.counters import INDEX
-from pipeline.engines.switch import FLOOD, MOVE_HOLD, TO_GATEWAY, Switch, SwitchEvent
+from pipeline.engines.switch import CLAIM_INTERVAL, FLOOD, MOVE_HOLD, TO_GATEWAY, Switch, SwitchEvent
 from pipeline.wire import ethernet
 from pipeline.wire.errors import WireError
 from tests.support.fuzz import parsed
@@ -78,6 +78,23 @@ def test_an_address_claimed_by_two_links_does_not_flap() -> None:
     assert [event.kind for event in switch.take_events()] == ["moved", "moved"]
 
 
+def test_a_claim_of_the_gateways_address_is_an_event_once_in_a_while() -> None:
+    switch = learned((A, 0))
+
+    def claim(link: int, now: float) -> list[SwitchEvent]:
+        with pytest.raises(WireError, match="switch_frame_dropped_gateway_source"):
+            switch.on_frame(A, GATEWAY, link, now)
+        return switch.take_events()
+
+    assert claim(1, 5.0) == [SwitchEvent("claimed", GATEWAY, 1)]
+    assert claim(1, 6.0) == []
+    assert claim(2, 6.0) == [SwitchEvent("claimed", GATEWAY, 2)]
+    assert claim(1, 5.0 + CLAIM_INTERVAL) == [SwitchEvent("claimed", GATEWAY, 1)]
+    switch.forget_link(1)
+    assert claim(1, 5.5 + CLAIM_INTERVAL) == [SwitchEvent("claimed", GATEWAY, 1)], "another guest"
+    assert switch.cam() == {A: 0}
+
+
 def test_a_link_that_goes_takes_its_addresses_along() -> None:
     switch = learned((A, 0), (B, 1), (C, 0))
     switch.forget_link(0)
@@ -120,7 +137,9 @@ def test_events_tell_the_table(steps: list[tuple[bytes, bytes, int, float]]) -> 
             port = parsed(switch.on_frame, dst, src, link, now)
             assert port in (None, TO_GATEWAY, FLOOD, 0, 1, 2, 3)
         for event in switch.take_events():
-            if event.kind == "gone":
+            if event.kind == "claimed":
+                assert event.mac == GATEWAY
+            elif event.kind == "gone":
                 assert model.pop(event.mac) == event.link
             else:
                 assert (event.mac in model) == (event.kind == "moved")
