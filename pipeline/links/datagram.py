@@ -22,7 +22,7 @@ HANDSHAKE: Final = b"VFKT"
 SEND_BUFFER_BYTES: Final = 1024 * 1024
 RECEIVE_BUFFER_BYTES: Final = 4 * 1024 * 1024
 LOOK_INTERVAL: Final = 0.25
-"""Seconds between two looks whether the peer is still there: until then a new one is not heard."""
+"""Seconds between two looks whether the peer is still there, and from its end until the next is heard."""
 
 Address = str | bytes
 
@@ -62,7 +62,11 @@ class VfkitEntrance(Entrance):
 
     def on_timer(self, now: float) -> None:
         """See Entrance.on_timer."""
-        if now < self._look_at or self._link is None:
+        if now < self._look_at:
+            return
+        if self._link is None:
+            self._look_at = float("inf")
+            self._wait()
             return
         self._look_at = now + LOOK_INTERVAL
         if _inode(self._peer) != self._inode or not _is_bound(self._peer):
@@ -77,7 +81,8 @@ class VfkitEntrance(Entrance):
         if self._once:
             return
         if _disconnect(self._sock):
-            self._wait()
+            # Not at once: who was not let in goes on sending, and must not be refused for each frame.
+            self._look_at = monotonic() + LOOK_INTERVAL
         else:
             self._owner.fail(self, "vfkit: the socket cannot be used for another machine on this system")
 

@@ -164,6 +164,28 @@ time.sleep(60)
 """
 
 
+@pytest.mark.parametrize("others", [True, False], ids=["with an API", "alone"])
+def test_the_end_of_standard_input_ends_the_daemon_where_nobody_else_can_come(
+    network: Network, others: bool
+) -> None:
+    api = ("-listen", f"unix://{network.directory}/stdio.sock") if others else ()
+    argv = [*program(), "start", "-listen-stdio", "accept", "-ssh-port", "-1", *api]
+    daemon = Daemon(network, name="stdio")
+    with daemon.log_path.open("wb") as log:
+        process = network.host.popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log)
+    wait_for(lambda: daemon.events("guest connected"), "the guest is there")
+    assert process.stdin is not None
+    process.stdin.close()
+    wait_for(lambda: daemon.events("guest disconnected"), "its end is noticed")
+    if others:
+        sleep(0.2)
+        assert process.poll() is None
+        process.terminate()
+    assert process.wait(5) == 0
+    assert process.stdout is not None
+    assert process.stdout.read() == b""
+
+
 def test_the_socket_files_are_for_their_owner_alone(network: Network) -> None:
     services = network.directory / "services.sock"
     with Daemon(network, "-services", f"unix://{services}") as daemon:
