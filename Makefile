@@ -62,6 +62,7 @@ e2e: packages setup kernel ## the tests with namespace guests and a virtual mach
 stress: packages setup ## ten million messages over rings, 10^5 schedules and 10^6 connections of TCP, loss
 	STRESS_MESSAGES=10000000 $(PYTEST) --timeout=1800 tests/shm/test_ring_stress.py $(ARGS)
 	$(PYTEST) -m stress --timeout=3600 $(ARGS)
+	CHURN_SECONDS=30 $(PYTEST) tests/e2e/test_churn.py $(ARGS)
 
 fuzz: setup ## the property tests with many more examples
 	$(PYTEST) --hypothesis-profile=fuzz --timeout=3600 -m 'not e2e and not vm' tests/wire tests/engines tests/guest $(ARGS)

@@ -12,6 +12,7 @@ which the worker with its host socket knows it. Two kinds:
 
     state     made by                         becomes
     live      on_guest_datagram, on_dial      closed by idle time, eviction, close(), forget_guest()
+    live      finish()                        closed: what it was for is done
     closed    (kept in take_closed() unless close() did it)   forgotten
 
 Idle means no datagram either way for ``idle`` seconds (RFC 4787 REQ-5 wants 120 s or more
@@ -40,13 +41,24 @@ Key = tuple[int, int, int, int]
 class UdpFlow:
     """One flow. Read-only outside this module."""
 
-    __slots__ = ("guest_addr", "guest_port", "last_seen", "number", "owner", "remote_addr", "remote_port")
+    __slots__ = (
+        "guest_addr",
+        "guest_port",
+        "last_seen",
+        "number",
+        "owner",
+        "remote_addr",
+        "remote_port",
+        "unanswered",
+    )
 
     def __init__(self, number: int, owner: int, key: Key, now: float) -> None:
         self.number = number
         self.owner = owner
         self.guest_addr, self.guest_port, self.remote_addr, self.remote_port = key
         self.last_seen = now
+        self.unanswered = 0
+        """Questions of the guest without an answer yet, where each datagram is one (DNS); the caller's count."""
 
     @property
     def key(self) -> Key:
@@ -141,6 +153,11 @@ class UdpFlows:
         flow = self._by_number.get(_slot(owner, number))
         if flow is not None:
             self._remove(flow)
+
+    def finish(self, flow: UdpFlow) -> None:
+        """The flow has done what it was for; its owner is to be told."""
+        self._remove(flow)
+        self._closed.append(flow)
 
     def forget_guest(self, guest_addr: int) -> None:
         """The guest is gone: all its flows are closed."""

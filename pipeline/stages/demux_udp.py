@@ -95,6 +95,8 @@ class UdpDispatch:
                 raise WireError("udp_datagram_dropped_flow_rate")
             flow = self.flows.on_guest_datagram(ip.src, header.src_port, ip.dst, header.dst_port, now)
             self.counts[_FLOWS] = len(self.flows)
+        if header.dst_port == nat.DNS_PORT:
+            flow.unanswered += 1
         record = d.DESCRIPTOR.pack(
             d.UDP_DATA, 0, link, 0, 0, slot, off, length, 0, flow.number,
             0, 0, 0, 0, 0, ip.src, ip.dst, ports, 0,
@@ -145,6 +147,11 @@ class UdpDispatch:
         neighbor = self.neighbors.resolve(flow.guest_addr, now, _Token(datagram))
         if neighbor is not None:
             self._send(neighbor.link, neighbor.mac, datagram)
+        if flow.remote_port == nat.DNS_PORT and not number & d.FLOW_FROM_EGRESS:
+            # A resolver asks once from a port: a thousand names would be a thousand sockets for 90 s.
+            flow.unanswered -= 1
+            if flow.unanswered <= 0:
+                self.flows.finish(flow)
 
     def on_resolver_burst(self, burst: memoryview) -> int:
         """Answers of DHCP and DNS."""

@@ -218,3 +218,12 @@ class Flows(RuleBasedStateMachine):
 
 TestFlows = Flows.TestCase
 TestFlows.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+
+
+def test_a_flow_that_is_finished_is_told_to_its_owner_and_makes_room() -> None:
+    flows = table()
+    flow = flows.on_guest_datagram(GUEST, 4000, 99, 53, 0.0)
+    flows.finish(flow)
+    assert len(flows) == 0
+    assert flows.take_closed() == [flow]
+    assert flows.on_guest_datagram(GUEST, 4000, 99, 53, 1.0) is not flow

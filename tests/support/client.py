@@ -10,6 +10,7 @@ reset ADDRESS PORT                        {"errno": name} after the server's res
 stop ADDRESS PORT                         connects, sends, and resets the connection itself
 resolve SERVER NAME TYPE udp|tcp          {"rcode": name, "answers": [text], "truncated": bool}
 fetch ADDRESS PORT                        {"status": n, "sha256": of the page}
+beside NOWHERE COUNT ADDRESS PORT         connects beside COUNT attempts to NOWHERE: {"pending": n, ...}
 """
 
 import argparse
@@ -198,6 +199,20 @@ def _hold(outcome: dict[str, Any]) -> None:
     sys.stdin.read()
 
 
+def beside(nowhere: str, count: str, address: str, port: str) -> dict[str, Any]:
+    """A connection attempt beside many that get no answer."""
+    pending = []
+    for index in range(int(count)):
+        sock = socket.socket()
+        sock.setblocking(False)
+        if sock.connect_ex((nowhere, 1000 + index)) == errno.EINPROGRESS:
+            pending.append(sock)
+    outcome = connect(address, port)
+    for sock in pending:
+        sock.close()
+    return {"pending": len(pending), **outcome}
+
+
 COMMANDS: dict[str, Callable[..., dict[str, Any]]] = {
     function.__name__: function
     for function in (
@@ -213,6 +228,7 @@ COMMANDS: dict[str, Callable[..., dict[str, Any]]] = {
         fetch,
         fill,
         starve,
+        beside,
     )
 }
 

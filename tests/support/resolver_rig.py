@@ -182,10 +182,10 @@ class Rig:
         assert result is not None
         return result
 
-    def connect(self) -> socket.socket:
+    def connect(self, guest: str = "") -> socket.socket:
         """A guest's DNS-over-TCP connection: the guest's end."""
         ours, theirs = socket.socketpair()
-        assert self.request({"op": "serve_tcp"}, [theirs.detach()]) == {}
+        assert self.request({"op": "serve_tcp", "guest": guest}, [theirs.detach()]) == {}
         ours.setblocking(False)
         return ours
 

@@ -1,0 +1,85 @@
+"""The daemon goes and comes back under live guests: who they are, and that they go on by themselves."""
+
+import json
+import re
+import signal
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.test_vm import qemu_netdev
+from tests.support import vm
+from tests.support.agent import GATEWAY_ADDR, Agent, address
+from tests.support.daemon import Daemon
+from tests.support.netns import INTERNET_ADDR, Network, wait_for
+from tests.support.servers import DATA, Servers
+
+pytestmark = pytest.mark.e2e
+
+FIRST, SECOND = "02:00:00:00:00:01", "02:00:00:00:00:02"
+
+
+def leases(daemon: Daemon) -> dict[str, str]:
+    return dict(json.loads(daemon.api("/leases")[1]))
+
+
+def test_leases_of_the_state_file_outlive_the_daemon(network: Network, outside: Servers) -> None:
+    state = network.directory / "leases.json"
+    flags = ("-state-file", str(state))
+    daemon = Daemon(network, *flags)
+    daemon.start()
+    with Agent(network.guests[0], daemon.socket, mac=FIRST):
+        pass
+    staying = Agent(network.guests[1], daemon.socket, mac=SECOND)
+    staying.start()
+    staying.wait_for_address()
+    before = leases(daemon)
+    wait_for(lambda: state.exists() and SECOND in state.read_text(), "the lease in the file", 5)
+    # Not by stop(): the link of a live guest may hold a slot.
+    daemon.process.send_signal(signal.SIGTERM)
+    assert daemon.process.wait(5) == 0
+    assert {lease["mac"] for lease in json.loads(state.read_text())["leases"]} == {FIRST, SECOND}
+    # The second guest is alone now; without the file it would get the first one's address.
+    with Daemon(network, *flags) as daemon:
+        assert leases(daemon) == before
+        wait_for(lambda: daemon.gauge("dhcp_ack_sent")["resolver"] > 0, "the guest asks again", 15)
+        staying.wait_for_address()
+        mine = next(ip for ip, mac in before.items() if mac == SECOND)
+        assert address(network.guests[1]) == f"{mine}/24"
+        assert staying.run("transfer", INTERNET_ADDR, DATA, 1 << 20, 1 << 20)["errors"] == []
+        staying.stop()
+
+
+def test_a_state_file_that_is_none_is_left_alone_and_said(network: Network, outside: Servers) -> None:
+    state = network.directory / "broken.json"
+    state.write_text("no json")
+    daemon = Daemon(network, "-state-file", str(state))
+    daemon.expect_errors = True
+    with daemon, Agent(network.guest, daemon.socket):
+        assert "cannot be read" in daemon.events("leases not taken over")[0]["error"]
+    assert state.read_text() == "no json"
+
+
+def qemu_version() -> int:
+    if vm.missing():
+        return 0
+    text = subprocess.run([vm.QEMU, "--version"], capture_output=True, text=True).stdout
+    found = re.search(r"version ([0-9]+)", text)
+    return int(found[1]) if found else 0
+
+
+@pytest.mark.vm
+@pytest.mark.skipif(bool(vm.missing()), reason=vm.missing() or "available")
+@pytest.mark.skipif(qemu_version() < 8, reason="this QEMU's -netdev stream cannot reconnect: needs QEMU 8")
+def test_a_virtual_machine_goes_on_when_the_daemon_is_back(network: Network, tmp_path: Path) -> None:
+    first = Daemon(network, name="vm")
+    first.start()
+    netdev = f"{qemu_netdev(first.qemu_socket)},reconnect=1"
+    with vm.Machine(network.host, tmp_path, netdev) as machine:
+        machine.configure()
+        machine.run(f"ping -c 1 -W 5 {GATEWAY_ADDR}")
+        first.process.send_signal(signal.SIGTERM)
+        assert first.process.wait(5) == 0
+        with Daemon(network, name="vm"):
+            machine.run(f"for n in 1 2 3 4 5 6; do ping -c 1 -W 2 {GATEWAY_ADDR} && break; done")
