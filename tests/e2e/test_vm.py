@@ -12,6 +12,7 @@ import pytest
 
 from tests.support import netns, vm
 from tests.support.daemon import Daemon
+from tests.support.gvproxy import Gvproxy
 from tests.support.netns import Namespace, Network
 
 pytestmark = [
@@ -109,3 +110,14 @@ def test_the_machine_at_the_largest_mtu_moves_whole_pages(network: Network, tmp_
         machine.run("httpd -p 80 -h /www")
         daemon.expose(f"127.0.0.1:{EXPOSED_PORT}", "192.168.127.2:80")
         assert fetch_on_host(network.host, EXPOSED_PORT, "/page") == from_host
+
+
+def test_gvproxy_ends_when_its_machine_is_switched_off(network: Network, tmp_path: Path) -> None:
+    path = network.directory / "machine.sock"
+    with Gvproxy(network, "-mtu", "1500", "-listen-qemu", f"unix://{path}") as gvproxy:
+        with vm.Machine(network.host, tmp_path, qemu_netdev(path)) as machine:
+            machine.configure()
+            machine.run("ping -c 2 -W 5 192.168.127.1")
+            assert gvproxy.process.poll() is None
+        assert gvproxy.wait() == 0
+    assert not path.exists()
