@@ -3,7 +3,8 @@
 In: one slot and where whole Ethernet frames lie in it. Out: one item for each run of
 consecutive in-order segments of one TCP/IPv4 flow (checksums verified), one for each other
 frame. A run stays where it was received: every segment keeps its headers in the slot, and
-the item says how the payload pieces are strided (pipeline.shm.descriptor, TCP_RANGE).
+the item says how the payload pieces are strided (pipeline.shm.descriptor, TCP_RANGE). Datagrams of
+one flow that follow each other are the same for UDP: pipeline.engines.gro_udp.
 
 Segments merge only if all that matters is equal: Ethernet header, type of service, DF, TTL,
 addresses, ports, acknowledgment, window, options byte for byte, ACK as the only flag; if the
@@ -25,6 +26,7 @@ from typing import Final
 
 import numpy as np
 
+from pipeline.engines import gro_udp
 from pipeline.wire import checksum_np as inet
 from pipeline.wire import tcp
 
@@ -135,6 +137,11 @@ def coalesce(
         else:
             plain = False
         if not plain:
+            if length >= gro_udp.HEADERS_LEN and view[off + gro_udp.PROTO_OFF] == gro_udp.PROTO:
+                taken = gro_udp.take(view, frames, index, link, slot, verify, run_bits, items, drops)
+                if taken:
+                    index += taken
+                    continue
             index += 1
             if length >= ETHERNET_LEN:
                 items.append(

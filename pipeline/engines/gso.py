@@ -230,6 +230,16 @@ class Segmenter:
             return [head + rest]
         return [head, rest]
 
+    def _room(self, size: int) -> tuple[memoryview, int]:
+        """Scratch memory for size bytes, and where in it they begin."""
+        at = self._at
+        scratch = self._scratch
+        if at + size > len(scratch):
+            return memoryview(bytearray(size)), 0
+        # Even, so that the words which are summed are aligned.
+        self._at = at + size + (size & 1)
+        return scratch, at
+
     def _rows(
         self,
         fields: _Fields,
@@ -250,14 +260,7 @@ class Segmenter:
         head_len = prefix_len + header_len
         pitch = prefix_len + frame_len
         size = count * pitch
-        at = self._at
-        scratch = self._scratch
-        if at + size > len(scratch):
-            scratch = memoryview(bytearray(size))
-            at = 0
-        else:
-            # Even, so that the words which are summed are aligned.
-            self._at = at + size + (size & 1)
+        scratch, at = self._room(size)
 
         # What is equal in all rows, with both checksums zero; then what is not.
         eth_header, src, dst, sport, dport, ack, window, _ = fields

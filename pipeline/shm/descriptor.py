@@ -57,12 +57,18 @@ RUN_OTHER_OPTIONS: Final = 0x200
 RUN_VNET: Final = 0x400
 """Right before each frame of the run lies a virtio-net header of 12 bytes, as with FRAME_VNET. A frame may
 then be a super-segment: its payload is one piece of the range, and n counts the segments it stands for."""
+UDP_RANGE: Final = 5
+"""Datagrams of one UDP/IPv4 flow that followed each other, merged by GRO, checksums verified; often one.
+
+link, slot, flow = number n of datagrams, off (of the first payload), len (of all payloads), gso_size =
+bytes of each, of which only the last may have fewer, guest_addr (source), remote_addr (destination),
+ports, aux = header length (42) | RUN_VNET. Payload i lies at off + i * stride, its frame begins a
+header length before it. n = 1: gso_size = len (may be 0), stride = 0. In n > 1 none is empty.
+"""
 LINK_UP: Final = 3
 """A guest link was attached. link, aux = MTU of the link (0 = default)."""
 LINK_DOWN: Final = 4
 """A guest link is gone: forget its MACs and neighbours. link."""
-LINK_OFFLOAD: Final = 5
-"""The guest behind a link takes partial checksums: frames for it may be sent with FRAME_VNET. link."""
 
 # --- demux, tcp -> ingress ----------------------------------------------------------
 FRAME_OUT: Final = 10
@@ -101,10 +107,19 @@ OUT_SACK_PERMITTED: Final = 0x08
 OUT_WINDOW_SCALE: Final = 0x10
 OUT_WINDOW_SCALE_SHIFT: Final = 8
 """Bits 8-11 of stride: shift count of the window scale option."""
+UDP_OUT: Final = 14
+"""UDP datagrams to a guest, headers not yet made. The reference goes with it, as with FRAME_OUT.
+
+link, guest's MAC in seq (high 32 bits) and ack (low 16 bits), slot, off, len, stride, gso_size as in
+UDP_RANGE, flow = number of datagrams, guest_addr (destination), remote_addr (source), ports. None is
+longer than the MTU.
+"""
 
 # --- demux <-> egress, demux <-> resolver ---------------------------------------------
 UDP_DATA: Final = 20
 """One UDP payload. flow, slot, off, len, guest_addr, remote_addr, ports, link.
+
+Between demux and egress it may be several, laid out as UDP_RANGE says (one has gso_size = len).
 
 From egress and resolver at least 64 bytes before off in the slot belong to the record (headers).
 A guest_addr of 255.255.255.255 from the resolver is sent to the broadcast MAC of that link.

@@ -21,7 +21,7 @@ from pipeline.shm import descriptor as d
 from pipeline.stages.bad_frames import BadFrames
 from pipeline.stages.demux_events import Witness
 from pipeline.stages.demux_icmp import IcmpDispatch
-from pipeline.stages.demux_output import Output
+from pipeline.stages.demux_output import Output, datagram_bounds
 from pipeline.stages.demux_udp import UdpDispatch
 from pipeline.stages.worker import Worker
 from pipeline.wire import arp, ethernet, icmp, ipv4, offload, tcp, tcp_options, virtio_net
@@ -163,16 +163,19 @@ class DemuxStage:
                         self._forward_run(port, slot, frame, stride, seg_count, length, aux, _gso)
                     else:
                         raise WireError("demux_frame_dropped_tcp_to_group")
+                elif kind == d.UDP_RANGE:
+                    self._on_datagrams(
+                        link, stride, _gso, slot, off, length, seg_count, guest_addr, remote_addr, ports, aux,
+                        now,
+                    )  # fmt: skip
                 elif kind == d.FRAME:
                     self._on_frame(link, slot, off, length, flags & d.FRAME_VNET, now)
                 elif kind == d.LINK_UP:
                     self.links.add(link)
-                elif kind == d.LINK_OFFLOAD:
-                    self.output.offload_links.add(link)
                 elif kind == d.LINK_DOWN:
                     self._on_link_down(link)
             except WireError as error:
-                self.counts[INDEX[error.reason]] += 1
+                self.counts[INDEX[error.reason]] += seg_count or 1
                 if slot != d.NO_SLOT:
                     self.worker.free(slot)
                 if (report := self.bad_frames.note(link, seg_count or 1)) is not None:
@@ -227,6 +230,32 @@ class DemuxStage:
             raise WireError("ipv4_packet_dropped_group_destination")
         if ipv4.is_loopback(addr):
             raise WireError("ipv4_packet_dropped_loopback_destination")
+
+    def _on_datagrams(
+        self, link: int, stride: int, size: int, slot: int, off: int, length: int, count: int, src: int,
+        dst: int, ports: int, aux: int, now: float,
+    ) -> None:  # fmt: skip
+        """A run of datagrams (UDP_RANGE). Raises WireError while the reference is still here."""
+        frame = off - (aux & d.RUN_HEADER_MASK)
+        view = self.slots[slot]
+        to_mac, mac, _ = ethernet.HEADER.unpack_from(view, frame)
+        port = self.switch.on_frame(to_mac, mac, link, now)
+        if port >= 0:
+            self._forward_run(port, slot, frame, stride, count, length, aux, size)
+            return
+        if port == switch.FLOOD:
+            if len(self.links) > 1:
+                self.counts[_SWITCHED] += count
+                for begin, end in datagram_bounds(off, length, stride, size):
+                    self.output.frame(d.ALL_LINKS, view[begin - off + frame : end], but=link)
+            if to_mac != ethernet.BROADCAST:
+                self.worker.free(slot)
+                return
+        self.counts[_PACKETS] += count
+        if src:
+            # Only a DHCP client that has no address yet may speak from 0.0.0.0.
+            self.neighbors.learn(src, mac, link, now)
+        self.udp.on_guest_datagrams(link, src, dst, ports, slot, off, length, stride, size, count, now)
 
     # --- single frames --------------------------------------------------------------------
 
@@ -360,12 +389,14 @@ class DemuxStage:
     def _on_egress_burst(self, shard: int, burst: memoryview, now: float) -> int:
         count = 0
         for (
-            kind, _flags, _link, _stride, _gso, slot, off, length, _skip, number,
+            kind, _flags, _link, stride, size, slot, off, length, _skip, number,
             seq, mtu, _wnd, _ts_val, _ts_ecr, guest_addr, remote_addr, ports, aux,
         ) in d.DESCRIPTOR.iter_unpack(burst):  # fmt: skip
             count += 1
             if kind == d.UDP_DATA:
-                self.udp.on_host_datagram(shard, number, slot, off, length, guest_addr, ports, now)
+                self.udp.on_host_datagrams(
+                    shard, number, slot, off, length, stride, size, guest_addr, ports, now
+                )
             elif kind == d.UDP_CLOSE:
                 self.udp.on_host_close(shard, number, aux)
             elif kind == d.DIAL:
@@ -455,7 +486,6 @@ class DemuxStage:
     def _on_link_down(self, link: int) -> None:
         self.links.discard(link)
         self.answers.forget(link)
-        self.output.offload_links.discard(link)
         self.switch.forget_link(link)
         self.fragments.forget(link)
         for addr, (_, where) in self.neighbors.snapshot().items():

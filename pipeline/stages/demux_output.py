@@ -1,8 +1,9 @@
 """What demux itself sends to guests: ARP and ICMP answers, UDP datagrams, fragments.
 
-Small frames are copied into slots of demux's own pool. A UDP payload that lies in another
-worker's slot is not copied: its headers are written into the room before it and the reference
-goes on to ingress. Only a datagram longer than the MTU is copied, cut into fragments (RFC 791).
+Small frames are copied into slots of demux's own pool. UDP payloads that lie in another
+worker's slot are not copied: the reference goes on to ingress, which makes their headers (those of a
+service's answer are written into the room before it). Only a datagram longer than the MTU is copied,
+cut into fragments (RFC 791).
 """
 
 from typing import Final
@@ -12,17 +13,9 @@ from pipeline.host.filler import SlotFiller
 from pipeline.shm import descriptor as d
 from pipeline.shm.arena import SLOT_BYTES
 from pipeline.stages.worker import Worker
-from pipeline.wire import checksum, ethernet, ipv4, offload, udp, virtio_net
+from pipeline.wire import checksum, ethernet, ipv4, udp
 
 UDP_HEADERS_LEN: Final = ethernet.HEADER_LEN + ipv4.HEADER_LEN + udp.HEADER_LEN
-
-_PARTIAL: Final = virtio_net.build(
-    virtio_net.Header(
-        flags=virtio_net.NEEDS_CSUM, csum_start=ethernet.HEADER_LEN + ipv4.HEADER_LEN, csum_offset=6
-    ),
-    offload.VNET_LEN,
-)
-"""The virtio-net header of a datagram whose checksum the guest finishes."""
 
 _NO_SLOT: Final = INDEX["demux_frame_dropped_no_slot"]
 _FRAGMENTS: Final = INDEX["ipv4_fragments_sent"]
@@ -40,8 +33,6 @@ class Output:
         self.gateway_mac = gateway_mac
         self.mtu = mtu
         self.ident = 0
-        self.offload_links: set[int] = set()
-        """Links whose guests take partial checksums."""
 
     def frame(self, link: int, *parts: bytes | memoryview, but: int = 0) -> None:
         """Send one frame, given in parts, to a link (or with d.ALL_LINKS to all but one)."""
@@ -86,55 +77,82 @@ class Output:
             self.frame(link, header, ip, part)
             self.counts[_FRAGMENTS] += 1
 
-    def datagram(
-        self,
-        link: int,
-        mac: bytes,
-        src: int,
-        dst: int,
-        ports: int,
-        slot: int,
-        off: int,
-        length: int,
-        to_socket: bool,
-    ) -> None:
-        """Send a UDP payload that lies in a slot; the reference moves on, or is freed after a copy.
+    def datagrams(
+        self, link: int, mac: bytes, src: int, dst: int, ports: int, slot: int, off: int, length: int,
+        stride: int, size: int,
+    ) -> None:  # fmt: skip
+        """Send datagrams for a UDP socket of the guest, which lie in a slot as UDP_OUT says.
 
-        ports = source port << 16 | destination port, src and dst as on the wire. to_socket: the guest's
-        kernel takes it for a UDP socket, so that it may finish the checksum or do without; a DHCP
-        client may read the packet from the interface.
+        The reference moves on to ingress, which makes the headers; datagrams longer than the MTU are
+        copied and leave in fragments. Other arguments as of datagram().
+        """
+        if min(size, length) > self.mtu - ipv4.HEADER_LEN - udp.HEADER_LEN:
+            view = self.slots[slot]
+            for begin, end in datagram_bounds(off, length, stride, size):
+                payload = view[begin:end]
+                header = udp.build_checked(
+                    src, dst, ports >> 16, ports & 0xFFFF, end - begin, checksum.word_sum(payload)
+                )
+                self.packet(link, mac, ipv4.PROTO_UDP, src, dst, b"".join((header, payload)))
+            self.worker.free(slot)
+            return
+        count = (length + size - 1) // size if size else 1
+        address = int.from_bytes(mac, "big")
+        self.ring.push(
+            d.DESCRIPTOR.pack(
+                d.UDP_OUT, 0, link, stride, size, slot, off, length, 0, count,
+                address >> 16, address & 0xFFFF, 0, 0, 0, dst, src, (ports & 0xFFFF) << 16 | ports >> 16, 0,
+            )
+        )  # fmt: skip
+
+    def datagram(
+        self, link: int, mac: bytes, src: int, dst: int, ports: int, slot: int, off: int, length: int
+    ) -> None:
+        """Send a service's datagram that lies in a slot; the reference moves on, or is freed after a copy.
+
+        ports = source port << 16 | destination port, src and dst as on the wire. Its checksum is whole for
+        any guest: a DHCP client may read the packet from the interface, where no kernel finishes it.
         """
         view = self.slots[slot]
         payload = view[off : off + length]
         total = ipv4.HEADER_LEN + udp.HEADER_LEN + length
-        partial = to_socket and link in self.offload_links and total <= self.mtu
-        if partial:
-            pseudo = checksum.pseudo_header(src, dst, ipv4.PROTO_UDP, udp.HEADER_LEN + length)
-            header = udp.build(ports >> 16, ports & 0xFFFF, udp.HEADER_LEN + length, checksum.fold(pseudo))
-        else:
-            words = checksum.word_sum(payload)
-            header = udp.build_checked(src, dst, ports >> 16, ports & 0xFFFF, length, words)
+        header = udp.build_checked(src, dst, ports >> 16, ports & 0xFFFF, length, checksum.word_sum(payload))
         if total > self.mtu:
             self.packet(link, mac, ipv4.PROTO_UDP, src, dst, b"".join((header, payload)))
             self.worker.free(slot)
             return
         self.ident = (self.ident + 1) & 0xFFFF
         begin = off - UDP_HEADERS_LEN
-        view[begin - offload.VNET_LEN : off] = b"".join(
+        view[begin:off] = b"".join(
             (
-                _PARTIAL,
                 ethernet.header(mac, self.gateway_mac, ethernet.TYPE_IPV4),
                 ipv4.build(total, self.ident, ipv4.DEFAULT_TTL, ipv4.PROTO_UDP, src, dst),
                 header,
             )
         )
         self.ring.push(
-            d.record(
-                d.FRAME_OUT,
-                flags=d.FRAME_VNET if partial else 0,
-                link=link,
-                slot=slot,
-                off=begin,
-                length=length + UDP_HEADERS_LEN,
-            )
+            d.record(d.FRAME_OUT, link=link, slot=slot, off=begin, length=length + UDP_HEADERS_LEN)
         )
+
+    def copy(self, payload: memoryview) -> tuple[int, int] | None:
+        """Copy bytes into a slot with a reference of its own: (slot, off), or None without a free slot."""
+        filler = self.filler
+        length = len(payload)
+        if not filler.place(length):
+            self.counts[_NO_SLOT] += 1
+            return None
+        slot, off = filler.slot, filler.off
+        self.slots[slot][off : off + length] = payload
+        filler.commit(length)
+        return slot, off
+
+
+def datagram_bounds(off: int, length: int, stride: int, size: int) -> list[tuple[int, int]]:
+    """(begin, end) in the slot of each datagram of a run, laid out as UDP_RANGE says."""
+    if length <= size:
+        return [(off, off + length)]
+    count = (length + size - 1) // size
+    last = length - (count - 1) * size
+    bounds = [(off + i * stride, off + i * stride + size) for i in range(count - 1)]
+    begin = off + (count - 1) * stride
+    return [*bounds, (begin, begin + last)]

@@ -14,7 +14,7 @@ from pipeline.engines.buckets import Buckets
 from pipeline.engines.flows import PortAllocator
 from pipeline.engines.udp import UdpFlow, UdpFlows
 from pipeline.shm import descriptor as d
-from pipeline.stages.demux_output import Output
+from pipeline.stages.demux_output import Output, datagram_bounds
 from pipeline.stages.worker import Worker
 from pipeline.wire import ethernet, ipv4, udp
 from pipeline.wire.errors import WireError
@@ -28,7 +28,7 @@ _EVICTED: Final = INDEX["udp_flow_evicted"]
 
 
 class Waiting(NamedTuple):
-    """A datagram from outside whose guest is being looked for."""
+    """Datagrams from outside, laid out as UDP_RANGE says, whose guest is being looked for."""
 
     slot: int
     off: int
@@ -36,6 +36,13 @@ class Waiting(NamedTuple):
     src: int
     dst: int
     ports: int
+    stride: int
+    size: int
+
+    @property
+    def count(self) -> int:
+        """How many they are."""
+        return (self.length + self.size - 1) // self.size if self.size else 1
 
 
 class UdpDispatch:
@@ -73,37 +80,66 @@ class UdpDispatch:
         header = udp.parse(view, begin, end)
         if not partial:
             udp.verify(view, begin, header, ip.src, ip.dst)
-        self.counts[_RECEIVED] += 1
         off = begin + udp.HEADER_LEN
         length = header.length - udp.HEADER_LEN
         ports = header.src_port << 16 | header.dst_port
-        flow = self.flows.find(ip.src, header.src_port, ip.dst, header.dst_port, now)
+        self.on_guest_datagrams(link, ip.src, ip.dst, ports, slot, off, length, 0, length, 1, now)
+
+    def on_guest_datagrams(
+        self, link: int, src: int, dst: int, ports: int, slot: int, off: int, length: int, stride: int,
+        size: int, count: int, now: float,
+    ) -> None:  # fmt: skip
+        """count verified datagrams, laid out as UDP_RANGE says. Raises WireError as on_guest_packet."""
+        self.counts[_RECEIVED] += count
+        flow = self.flows.find(src, ports >> 16, dst, ports & 0xFFFF, now)
         if flow is None:
-            broadcast = ip.dst in (ipv4.BROADCAST, self.targets.broadcast)
-            if broadcast and header.dst_port == nat.DHCP_PORT:
-                self._to_resolver(link, ip.src, ip.dst, ports, slot, off, length)
-                return
-            target = self.targets.udp_target(ip.dst, header.dst_port)
-            if target.service:
-                self._to_resolver(link, ip.src, ip.dst, ports, slot, off, length)
+            port = ports & 0xFFFF
+            target = self.targets.udp_target(dst, port)
+            broadcast = dst in (ipv4.BROADCAST, self.targets.broadcast)
+            if target.service or (broadcast and port == nat.DHCP_PORT):
+                self._to_resolver(link, src, dst, ports, slot, off, length, stride, size)
                 return
             if target.refused:
                 raise WireError(target.refused)
-            if not ip.src:
+            if not src:
                 raise WireError("udp_datagram_dropped_no_source_address")
             if not self.new_flows.take(link, now):
                 raise WireError("udp_datagram_dropped_flow_rate")
-            flow = self.flows.on_guest_datagram(ip.src, header.src_port, ip.dst, header.dst_port, now)
+            flow = self.flows.on_guest_datagram(src, ports >> 16, dst, port, now)
             self.counts[_FLOWS] = len(self.flows)
-        if header.dst_port == nat.DNS_PORT:
-            flow.unanswered += 1
-        record = d.DESCRIPTOR.pack(
-            d.UDP_DATA, 0, link, 0, 0, slot, off, length, 0, flow.number,
-            0, 0, 0, 0, 0, ip.src, ip.dst, ports, 0,
+        if ports & 0xFFFF == nat.DNS_PORT:
+            flow.unanswered += count
+        self.egress_out[flow.owner].push(
+            d.DESCRIPTOR.pack(
+                d.UDP_DATA, 0, link, stride, size, slot, off, length, 0, flow.number,
+                0, 0, 0, 0, 0, src, dst, ports, 0,
+            )
         )  # fmt: skip
-        self.egress_out[flow.owner].push(record)
 
     def _to_resolver(
+        self,
+        link: int,
+        src: int,
+        dst: int,
+        ports: int,
+        slot: int,
+        off: int,
+        length: int,
+        stride: int,
+        size: int,
+    ) -> None:
+        """Hand over one by one; several, which is rare, as copies with references of their own."""
+        if length <= size:
+            self._one_to_resolver(link, src, dst, ports, slot, off, length)
+            return
+        view = self.slots[slot]
+        for begin, end in datagram_bounds(off, length, stride, size):
+            where = self.output.copy(view[begin:end])
+            if where is not None:
+                self._one_to_resolver(link, src, dst, ports, *where, end - begin)
+        self.worker.free(slot)
+
+    def _one_to_resolver(
         self, link: int, src: int, dst: int, ports: int, slot: int, off: int, length: int
     ) -> None:
         self.resolver_out.push(
@@ -121,18 +157,11 @@ class UdpDispatch:
 
     # --- host -> guest ------------------------------------------------------------------
 
-    def on_host_datagram(
-        self,
-        shard: int,
-        number: int,
-        slot: int,
-        off: int,
-        length: int,
-        guest_addr: int,
-        ports: int,
-        now: float,
-    ) -> None:
-        """A datagram that egress received for flow number; it opens the flow of a forwarded port."""
+    def on_host_datagrams(
+        self, shard: int, number: int, slot: int, off: int, length: int, stride: int, size: int,
+        guest_addr: int, ports: int, now: float,
+    ) -> None:  # fmt: skip
+        """Datagrams that egress received for flow number; the first opens the flow of a forwarded port."""
         flow: UdpFlow | None
         if number & d.FLOW_FROM_EGRESS:
             flow = self.flows.on_dial(shard, number, guest_addr, ports >> 16, self.gateway, now)
@@ -143,13 +172,13 @@ class UdpDispatch:
             self.worker.free(slot)
             return
         out_ports = flow.remote_port << 16 | flow.guest_port
-        datagram = Waiting(slot, off, length, flow.remote_addr, flow.guest_addr, out_ports)
-        neighbor = self.neighbors.resolve(flow.guest_addr, now, _Token(datagram))
+        waiting = Waiting(slot, off, length, flow.remote_addr, flow.guest_addr, out_ports, stride, size)
+        neighbor = self.neighbors.resolve(flow.guest_addr, now, _Token(waiting))
         if neighbor is not None:
-            self._send(neighbor.link, neighbor.mac, datagram)
+            self._send(neighbor.link, neighbor.mac, waiting)
         if flow.remote_port == nat.DNS_PORT and not number & d.FLOW_FROM_EGRESS:
             # A resolver asks once from a port: a thousand names would be a thousand sockets for 90 s.
-            flow.unanswered -= 1
+            flow.unanswered -= waiting.count
             if flow.unanswered <= 0:
                 self.flows.finish(flow)
 
@@ -167,22 +196,29 @@ class UdpDispatch:
                     ring.push(named)
                 continue
             out_ports = (ports & 0xFFFF) << 16 | ports >> 16
-            datagram = Waiting(slot, off, length, remote_addr, guest_addr, out_ports)
             if guest_addr == ipv4.BROADCAST:
-                self._send(link, ethernet.BROADCAST, datagram, False)
+                self._answer(link, ethernet.BROADCAST, remote_addr, guest_addr, out_ports, slot, off, length)
                 continue
             neighbor = self.neighbors.get(guest_addr)
             if neighbor is None:
                 self.counts[_NO_NEIGHBOR] += 1
                 self.worker.free(slot)
             else:
-                self._send(neighbor.link, neighbor.mac, datagram, False)
+                self._answer(
+                    neighbor.link, neighbor.mac, remote_addr, guest_addr, out_ports, slot, off, length
+                )
         return count
 
-    def _send(self, link: int, mac: bytes, datagram: Waiting, to_socket: bool = True) -> None:
-        slot, off, length, src, dst, ports = datagram
+    def _answer(
+        self, link: int, mac: bytes, src: int, dst: int, ports: int, slot: int, off: int, length: int
+    ) -> None:
         self.counts[_SENT] += 1
-        self.output.datagram(link, mac, src, dst, ports, slot, off, length, to_socket)
+        self.output.datagram(link, mac, src, dst, ports, slot, off, length)
+
+    def _send(self, link: int, mac: bytes, datagrams: Waiting) -> None:
+        slot, off, length, src, dst, ports, stride, size = datagrams
+        self.counts[_SENT] += datagrams.count
+        self.output.datagrams(link, mac, src, dst, ports, slot, off, length, stride, size)
 
     def on_resolved(self, token: object) -> None:
         """The guest that a datagram waited for has answered."""

@@ -11,15 +11,28 @@ from typing import Final
 
 from pipeline.counters import INDEX
 from pipeline.engines import nat, refusal
+from pipeline.host import tcp as host_tcp
+from pipeline.host import udp as host_udp
 from pipeline.host.filler import SlotFiller
+from pipeline.host.udp import MAX_DATAGRAM
 from pipeline.shm import descriptor as d
+from pipeline.shm.arena import SLOT_BYTES
 from pipeline.shm.ring import Producer
 from pipeline.stages.egress_guard import REFUSED, Guard
 from pipeline.stages.worker import Worker
 from pipeline.wire import ipv4
 
-MAX_DATAGRAM: Final = 65507
-READS_A_SOCKET: Final = 16
+READS_A_SOCKET: Final = 64
+"""Datagrams taken from one socket in a step, about."""
+LONG_READS: Final = 16
+"""So many of them if they are long."""
+ROWS: Final = 32
+MIN_ROWS: Final = 8
+"""With room for fewer datagrams left in a slot, reading many goes on in a fresh one."""
+CHUNK: Final = 1536
+"""Bytes of a datagram that are read in place together with others; those of an Ethernet have no more."""
+PITCH: Final = CHUNK + 64
+"""Distance of two of them: as after any other read, there is room for headers before each."""
 SOCKET_BUFFER_BYTES: Final = 1 << 20
 
 _EVENTS: Final = select.EPOLLIN | select.EPOLLET
@@ -29,19 +42,22 @@ _SEND_FAILED: Final = INDEX["egress_datagram_dropped_send_failed"]
 _SOCKET_FULL: Final = INDEX["egress_datagram_dropped_socket_full"]
 _NO_SOCKET: Final = INDEX["egress_datagram_dropped_no_socket"]
 _TOO_MANY_CLIENTS: Final = INDEX["egress_datagram_dropped_too_many_clients"]
+_NO_SLOT: Final = INDEX["egress_datagram_dropped_no_slot"]
 _PAUSED: Final = INDEX["egress_reads_paused_no_slot"]
 
 
 class UdpFlow:
     """A guest's flow: a host socket connected to its one remote."""
 
-    __slots__ = ("guest_addr", "number", "ports", "readable", "remote_addr", "sock")
+    __slots__ = ("guest_addr", "number", "ports", "remote_addr", "short", "sock")
 
     def __init__(
         self, number: int, sock: socket.socket, guest_addr: int, remote_addr: int, ports: int
     ) -> None:
         self.number = number
         self.sock = sock
+        self.short = True
+        """Whether the last datagram was no longer than CHUNK."""
         self.guest_addr = guest_addr
         self.remote_addr = remote_addr
         self.ports = ports
@@ -89,6 +105,10 @@ class UdpSockets:
         self.more = False
         """Whether a socket had more than its share of the last step."""
         self._number = 0
+        self._sender = host_udp.Sender(host_udp.can_segment())
+        self._receiver: host_udp.Receiver | None = None
+        if host_udp.can_receive_many():
+            self._receiver = host_udp.Receiver(ROWS, CHUNK)
 
     def next_number(self) -> int:
         """A flow number that egress allocates (also for dialled TCP flows)."""
@@ -98,9 +118,17 @@ class UdpSockets:
     # --- guest -> host ------------------------------------------------------------------
 
     def to_host(
-        self, number: int, slot: int, off: int, length: int, guest_addr: int, remote_addr: int, ports: int
-    ) -> None:
-        """Send one datagram of flow number; the first one opens its socket. Gives the reference back."""
+        self, number: int, slot: int, off: int, length: int, stride: int, size: int,
+        guest_addr: int, remote_addr: int, ports: int,
+    ) -> None:  # fmt: skip
+        """Send datagrams of flow number; the first opens its socket. Gives the reference back.
+
+        length > size > 0: several, as UDP_DATA says.
+        """
+        if length > size > 0:
+            self._run_to_host(number, slot, off, length, stride, size, guest_addr, remote_addr, ports)
+            self.worker.free(slot)
+            return
         payload = self.slots[slot][off : off + length]
         try:
             if number & d.FLOW_FROM_EGRESS:
@@ -124,6 +152,34 @@ class UdpSockets:
         finally:
             payload.release()
             self.worker.free(slot)
+
+    def _run_to_host(
+        self, number: int, slot: int, off: int, length: int, stride: int, size: int,
+        guest_addr: int, remote_addr: int, ports: int,
+    ) -> None:  # fmt: skip
+        """Send several datagrams with as few system calls as the system can."""
+        pieces = host_tcp.pieces(self.slots[slot], off, stride, size, 0, length)
+        address = None
+        if number & d.FLOW_FROM_EGRESS:
+            forward = self.by_number.get(number)
+            if forward is None:
+                self.counts[_NO_SOCKET] += len(pieces)
+                return
+            sock, address = forward.sock, forward.numbers[number]
+        else:
+            flow = self.flows.get(number) or self._open(number, guest_addr, remote_addr, ports)
+            if flow is None:
+                return
+            sock = flow.sock
+        try:
+            sent = self._sender.send(sock, pieces, size, address)
+            self.counts[_SOCKET_FULL] += len(pieces) - sent
+        except host_udp.SendError as error:
+            sent = error.sent
+            self.counts[_SEND_FAILED] += len(pieces) - sent
+            if address is None and refusal.answer_to_datagram(error.errno or 0) >= 0:
+                self._refused(number, error.errno or 0)
+        self.counts[_TO_HOST] += sent
 
     def _open(self, number: int, guest_addr: int, remote_addr: int, ports: int) -> UdpFlow | None:
         target = self.targets.udp_target(remote_addr, ports & 0xFFFF)
@@ -174,40 +230,94 @@ class UdpSockets:
         return reads
 
     def _read_flow(self, flow: UdpFlow) -> tuple[int, bool]:
-        filler = self.filler
-        push = self.demux_out.push
-        for count in range(READS_A_SOCKET):
-            if not filler.place(MAX_DATAGRAM):
-                self.counts[_PAUSED] += 1
-                return count, True
-            slot, off = filler.slot, filler.off
+        """One datagram, then many at a time; datagrams and whether there may be more."""
+        count = 0
+        reads = 0
+        while count < READS_A_SOCKET and reads < LONG_READS:
+            reads += 1
             try:
-                length = flow.sock.recv_into(self.slots[slot][off : off + MAX_DATAGRAM])
+                if flow.short and self._receiver is not None:
+                    got, room = self._read_many(flow, self._receiver)
+                else:
+                    got, room = self._read_one(flow)
             except BlockingIOError:
                 return count, False
             except OSError as error:
                 self._refused(flow.number, error.errno or errno.EIO)
                 return count, False
-            filler.commit(length)
-            self.counts[_FROM_HOST] += 1
-            push(
-                d.record(
-                    d.UDP_DATA,
-                    flow=flow.number,
-                    slot=slot,
-                    off=off,
-                    length=length,
-                    guest_addr=flow.guest_addr,
-                    remote_addr=flow.remote_addr,
-                    ports=flow.ports,
-                )
-            )
+            if not got:
+                self.counts[_PAUSED] += 1
+                return count, True
+            count += got
+            if got < room:
+                # It was empty; what came since is a new event.
+                return count, False
         self.more = True
-        return READS_A_SOCKET, True
+        return count, True
+
+    def _read_one(self, flow: UdpFlow) -> tuple[int, int]:
+        """Read a datagram of any length: (1, 1), or (0, 1) when there is no slot. Raises OSError."""
+        filler = self.filler
+        if not filler.place(MAX_DATAGRAM):
+            return 0, 1
+        slot, off = filler.slot, filler.off
+        length = flow.sock.recv_into(self.slots[slot][off : off + MAX_DATAGRAM])
+        filler.commit(length)
+        self.counts[_FROM_HOST] += 1
+        flow.short = length <= CHUNK
+        self._tell_data(flow, slot, off, length, 0, length)
+        return 1, 1
+
+    def _read_many(self, flow: UdpFlow, receiver: host_udp.Receiver) -> tuple[int, int]:
+        """Read datagrams until there is none or no room: how many, and for how many there was room."""
+        filler = self.filler
+        if not filler.place(MIN_ROWS * PITCH):
+            return 0, 1
+        slot, off = filler.slot, filler.off
+        room = min(ROWS, (SLOT_BYTES - off) // PITCH)
+        lengths = receiver.receive(flow.sock.fileno(), self.slots[slot], off, PITCH, room)
+        count = len(lengths)
+        self.counts[_FROM_HOST] += count
+        # The read itself has this reference until every run has one of its own.
+        filler.commit((count - 1) * PITCH + min(lengths[-1], CHUNK))
+        flow.short = lengths[-1] <= CHUNK
+        for first, number in host_udp.runs(lengths, CHUNK):
+            size = lengths[first]
+            if size > CHUNK:
+                self._long(flow, slot, off + first * PITCH, receiver.rest(first, size))
+                continue
+            self.worker.pool.ref(slot)
+            length = size if number == 1 else (number - 1) * size + lengths[first + number - 1]
+            self._tell_data(flow, slot, off + first * PITCH, length, PITCH if number > 1 else 0, size)
+        self.worker.pool.unref(slot)
+        return count, room
+
+    def _long(self, flow: UdpFlow, slot: int, off: int, rest: memoryview) -> None:
+        """A datagram that was longer than its row: in one piece, elsewhere."""
+        filler = self.filler
+        length = CHUNK + len(rest)
+        if not filler.place(length):
+            self.counts[_NO_SLOT] += 1
+            return
+        to = self.slots[filler.slot]
+        at = filler.off
+        to[at : at + CHUNK] = self.slots[slot][off : off + CHUNK]
+        to[at + CHUNK : at + length] = rest
+        where = filler.slot
+        filler.commit(length)
+        self._tell_data(flow, where, at, length, 0, length)
+
+    def _tell_data(self, flow: UdpFlow, slot: int, off: int, length: int, stride: int, size: int) -> None:
+        self.demux_out.push(
+            d.DESCRIPTOR.pack(
+                d.UDP_DATA, 0, 0, stride, size, slot, off, length, 0, flow.number,
+                0, 0, 0, 0, 0, flow.guest_addr, flow.remote_addr, flow.ports, 0,
+            )
+        )  # fmt: skip
 
     def _read_forward(self, forward: UdpForward) -> tuple[int, bool]:
         filler = self.filler
-        for count in range(READS_A_SOCKET):
+        for count in range(LONG_READS):
             if not filler.place(MAX_DATAGRAM):
                 self.counts[_PAUSED] += 1
                 return count, True
@@ -238,13 +348,14 @@ class UdpSockets:
                     slot=slot,
                     off=off,
                     length=length,
+                    gso_size=length,
                     guest_addr=forward.addr,
                     ports=forward.port << 16,
                     aux=self.worker.index,
                 )
             )
         self.more = True
-        return READS_A_SOCKET, True
+        return LONG_READS, True
 
     # --- ends -------------------------------------------------------------------------
 

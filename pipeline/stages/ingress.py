@@ -18,7 +18,8 @@ from typing import Final
 from pipeline.config import Config
 from pipeline.counters import INDEX
 from pipeline.engines import gro
-from pipeline.engines.gso import Buffer, Segmenter
+from pipeline.engines.gso import Buffer
+from pipeline.engines.gso_udp import UdpSegmenter
 from pipeline.links.base import Link, LinkClosed
 from pipeline.links.entrance import Guest, Room
 from pipeline.links.offload import OffloadLink
@@ -72,7 +73,7 @@ class Port:
         self.number = number
         self.link = link
         self.framing = form
-        self.segmenter = Segmenter(form)
+        self.segmenter = UdpSegmenter(form)
         self.offload: OffloadLink | None = None
         """The link, once its guest has agreed to offload."""
         self.gathered: list[Buffer] = []
@@ -200,7 +201,6 @@ class IngressStage:
         port.offload = port.link
         port.segmenter = self.card.begin(port.number, port.link)
         port.framing = offload.FRAMING
-        self.demux_out.push(d.record(d.LINK_OFFLOAD, link=port.number))
 
     # --- rings -> guest -----------------------------------------------------------------
 
@@ -245,6 +245,26 @@ class IngressStage:
                 self._gather_frame(link, slot, off, length, aux, flags, touched)
                 if not flags & d.FRAME_BORROWED:
                     self.freed.append(slot)
+            elif kind == d.UDP_OUT:
+                self.freed.append(slot)
+                target = ports.get(link)
+                if target is None:
+                    self.counts[_NO_NEIGHBOR] += flow
+                elif self._may_gather(target):
+                    self.ident = (self.ident + flow) & 0xFFFF
+                    header = ethernet.header(
+                        (seq << 16 | ack).to_bytes(6, "big"), self.gateway_mac, ethernet.TYPE_IPV4
+                    )
+                    try:
+                        target.gathered += target.segmenter.datagrams(
+                            header, remote_addr, guest_addr, port_pair & 0xFFFF, port_pair >> 16,
+                            self.slots[slot], off, stride, mss, length, self.ident,
+                        )  # fmt: skip
+                    except ValueError:
+                        self.counts[_OVERSIZED] += flow
+                        continue
+                    target.gathered_bytes += length + 64 * flow
+                    touched[target] = None
             elif kind == d.NEIGHBOR:
                 mac = (seq << 16 | ack).to_bytes(6, "big")
                 header = ethernet.header(mac, self.gateway_mac, ethernet.TYPE_IPV4)

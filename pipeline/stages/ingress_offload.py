@@ -10,6 +10,7 @@ from pipeline.counters import INDEX
 from pipeline.engines import tso, vnet
 from pipeline.engines.gro import Item
 from pipeline.engines.gso import Buffer, Segmenter
+from pipeline.engines.gso_udp import UdpSegmenter
 from pipeline.host.filler import SlotFiller
 from pipeline.links.base import HEADROOM
 from pipeline.links.offload import OffloadLink
@@ -30,11 +31,11 @@ class Card:
         self.filler = SlotFiller(worker.pool, SLOT_BYTES, HEADROOM, 0)
         self._placed = 0
 
-    def begin(self, number: int, link: OffloadLink) -> Segmenter:
+    def begin(self, number: int, link: OffloadLink) -> UdpSegmenter:
         """The guest of a link has agreed: what makes its frames from now on."""
         self.worker.counts[_AGREED] += 1
         self.worker.log.info("guest offloads", link=number, features=link.features)
-        return Segmenter(FRAMING, link.vnet_len)
+        return UdpSegmenter(FRAMING, link.vnet_len)
 
     def receive(
         self, number: int, link: OffloadLink, slot: int, frames: list[tuple[int, int]]

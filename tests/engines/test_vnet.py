@@ -53,9 +53,10 @@ class Nic:
         return 9, len(self.other) - len(frame)
 
     def frame(self, item: tuple[int, ...]) -> bytes:
-        """The bytes of a FRAME."""
+        """The bytes of a FRAME, or of the frame of a datagram by itself."""
         source = self.view if item[5] == 3 else self.other
-        return bytes(source[item[6] : item[6] + item[7]])
+        head = item[18] & d.RUN_HEADER_MASK if item[0] == d.UDP_RANGE else 0
+        return bytes(source[item[6] - head : item[6] + item[7]])
 
     def header(self, number: int) -> Header:
         """The header before a frame as it is now."""
@@ -130,10 +131,21 @@ def test_pure_acks_collapse_as_without_headers() -> None:
 def test_a_datagram_keeps_its_partial_checksum_and_its_header() -> None:
     header, frame = super_datagram(b"question", 0)
     nic = Nic([(header, frame)])
-    ((kind, flags, *_),) = nic.records
-    assert (kind, flags) == (d.FRAME, d.FRAME_VNET)
-    assert nic.frame(nic.items[0]) == frame
+    ((kind, _, _, _, gso_size, _, off, length, _, count, *_, aux),) = nic.records
+    assert (kind, gso_size, count, aux) == (d.UDP_RANGE, length, 1, 42 | d.RUN_VNET)
+    assert nic.view[off - 42 : off + length] == frame
     assert nic.header(0) == header
+
+
+def test_partial_datagrams_merge_and_each_keeps_its_header() -> None:
+    frames = [super_datagram(bytes([number]) * 100, 0) for number in range(9)]
+    nic = Nic(frames)
+    ((kind, _, _, stride, gso_size, _, off, length, _, count, *_, aux),) = nic.records
+    assert (kind, gso_size, length, count, aux) == (d.UDP_RANGE, 100, 900, 9, 42 | d.RUN_VNET)
+    for number, (header, frame) in enumerate(frames):
+        begin = off + number * stride
+        assert nic.view[begin - 42 : begin + 100] == frame
+        assert nic.header(number) == header
 
 
 def test_a_datagram_to_a_group_is_completed() -> None:

@@ -1,0 +1,234 @@
+"""Many datagrams in one system call: equal ones out with UDP_SEGMENT, many in with recvmmsg(2).
+
+Linux has both, and each datagram keeps its bounds whatever path it takes. Where the system
+(or the route: a tunnel, a device without checksums) has no such thing, datagrams go one by
+one; who calls does not notice.
+"""
+
+import ctypes
+import errno
+import os
+import socket
+import struct
+import sys
+from collections.abc import Sequence
+from typing import Final
+
+import numpy as np
+
+MAX_DATAGRAM: Final = 65507
+"""65535 less the IPv4 and UDP headers, bytes."""
+MAX_SEGMENTS: Final = 64
+"""Datagrams of one call (Linux: UDP_MAX_SEGMENTS was 64 until 6.9)."""
+
+SOL_UDP: Final = 17
+UDP_SEGMENT: Final = 103
+
+_SIZE: Final = struct.Struct("=H")
+_UNABLE: Final = frozenset({errno.EINVAL, errno.EIO, errno.ENOPROTOOPT, errno.EMSGSIZE, errno.EOPNOTSUPP})
+"""What a kernel or a route says that cannot cut: the same datagrams may well go one by one."""
+
+
+def can_segment() -> bool:
+    """Whether this system cuts datagrams (Linux 4.18 and later)."""
+    if sys.platform != "linux":
+        return False
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        try:
+            sock.getsockopt(SOL_UDP, UDP_SEGMENT)
+        except OSError:
+            return False
+    return True
+
+
+Address = tuple[str, int]
+
+
+class Sender:
+    """Sends runs of datagrams; one for all sockets of a worker."""
+
+    __slots__ = ("segments",)
+
+    def __init__(self, segments: bool) -> None:
+        """segments: whether to try UDP_SEGMENT, see can_segment()."""
+        self.segments = segments
+
+    def send(
+        self, sock: socket.socket, pieces: Sequence[memoryview], size: int, address: Address | None = None
+    ) -> int:
+        """Send each piece as a datagram, in order; how many the socket took.
+
+        All pieces have size bytes, only the last may be shorter. Fewer than all: the socket is
+        full. Raises OSError when the first of what is left cannot be sent; ``sent`` of the
+        exception says how many were.
+        """
+        step = min(MAX_SEGMENTS, MAX_DATAGRAM // size) if size else 1
+        sent = 0
+        count = len(pieces)
+        while sent < count:
+            part = pieces[sent : sent + step]
+            if len(part) == 1 or not self.segments:
+                return self._one_by_one(sock, pieces, sent, address)
+            try:
+                _send_segments(sock, part, size, address)
+            except BlockingIOError:
+                return sent
+            except OSError as error:
+                if error.errno not in _UNABLE:
+                    raise SendError(error, sent) from error
+                return self._one_by_one(sock, pieces, sent, address)
+            sent += len(part)
+        return sent
+
+    def _one_by_one(
+        self, sock: socket.socket, pieces: Sequence[memoryview], sent: int, address: Address | None
+    ) -> int:
+        for piece in pieces[sent:]:
+            try:
+                if address is None:
+                    sock.send(piece)
+                else:
+                    sock.sendto(piece, address)
+            except BlockingIOError:
+                break
+            except OSError as error:
+                raise SendError(error, sent) from error
+            sent += 1
+        return sent
+
+
+class SendError(OSError):
+    """A datagram of a run could not be sent; ``sent`` were before it."""
+
+    def __init__(self, error: OSError, sent: int) -> None:
+        super().__init__(error.errno, error.strerror)
+        self.sent = sent
+
+
+def _send_segments(
+    sock: socket.socket, pieces: Sequence[memoryview], size: int, address: Address | None
+) -> None:
+    control = [(SOL_UDP, UDP_SEGMENT, _SIZE.pack(size))]
+    if address is None:
+        sock.sendmsg(pieces, control)
+    else:
+        sock.sendmsg(pieces, control, 0, address)
+
+
+# --- recvmmsg -----------------------------------------------------------------------
+
+
+class _Iovec(ctypes.Structure):
+    _fields_ = (("base", ctypes.c_void_p), ("length", ctypes.c_size_t))
+
+
+class _Header(ctypes.Structure):
+    """struct msghdr of Linux."""
+
+    _fields_ = (
+        ("name", ctypes.c_void_p),
+        ("name_length", ctypes.c_uint32),
+        ("iov", ctypes.c_void_p),
+        ("iov_count", ctypes.c_size_t),
+        ("control", ctypes.c_void_p),
+        ("control_length", ctypes.c_size_t),
+        ("flags", ctypes.c_int),
+    )
+
+
+class _Message(ctypes.Structure):
+    """struct mmsghdr of Linux."""
+
+    _fields_ = (("header", _Header), ("length", ctypes.c_uint))
+
+
+def can_receive_many() -> bool:
+    """Whether this system has recvmmsg."""
+    return sys.platform == "linux" and hasattr(ctypes.CDLL(None), "recvmmsg")
+
+
+class Receiver:
+    """Reads up to ``rows`` datagrams at once, each into a row of its own.
+
+    The rows have ``chunk`` bytes and lie at a stride that the caller chooses. A longer datagram
+    goes on in memory of this object, where rest() finds it until the next read.
+    """
+
+    def __init__(self, rows: int, chunk: int) -> None:
+        """To be made only where can_receive_many()."""
+        libc = ctypes.CDLL(None, use_errno=True)
+        self.rows = rows
+        self.chunk = chunk
+        self._call = libc.recvmmsg
+        self._call.argtypes = (ctypes.c_int, ctypes.c_void_p, ctypes.c_uint, ctypes.c_int, ctypes.c_void_p)
+        self._rest_bytes = MAX_DATAGRAM - chunk
+        # Pages of it come into being only when a datagram needs them.
+        self._rests = np.zeros((rows, self._rest_bytes), "u1")
+        self._messages = (_Message * rows)()
+        self._iovecs = (_Iovec * (2 * rows))()
+        iovecs_at = ctypes.addressof(self._iovecs)
+        for row, message in enumerate(self._messages):
+            first, rest = self._iovecs[2 * row], self._iovecs[2 * row + 1]
+            first.length = chunk
+            rest.base = self._rests[row].ctypes.data
+            rest.length = self._rest_bytes
+            message.header.iov = iovecs_at + 2 * row * ctypes.sizeof(_Iovec)
+            message.header.iov_count = 2
+        self._address = ctypes.addressof(self._messages)
+        word = np.dtype(f"u{ctypes.sizeof(ctypes.c_void_p)}")
+        self._bases = np.ndarray(
+            (rows,), word, memoryview(self._iovecs).cast("B"), 0, (2 * ctypes.sizeof(_Iovec),)
+        )
+        self._lengths = np.ndarray(
+            (rows,),
+            "u4",
+            memoryview(self._messages).cast("B"),
+            _Message.length.offset,
+            (ctypes.sizeof(_Message),),
+        )
+        self._numbers = np.arange(rows, dtype=word)
+        self._origins: dict[int, int] = {}
+
+    def receive(self, fd: int, view: memoryview, off: int, stride: int, rows: int) -> list[int]:
+        """Read at most rows datagrams to view[off:], view[off + stride:] ...; their lengths.
+
+        rows must not be above ``self.rows``, and the rows must lie in view, which must live as long as this
+        object. Raises BlockingIOError when nothing is there, OSError for an error of the socket.
+        """
+        origin = self._origins.get(id(view))
+        if origin is None:
+            self._origins[id(view)] = origin = np.frombuffer(view, "u1").ctypes.data
+        bases = self._bases
+        np.multiply(self._numbers, stride, bases)
+        bases += origin + off
+        count = self._call(fd, self._address, rows, socket.MSG_DONTWAIT, None)
+        if count < 0:
+            number = ctypes.get_errno()
+            raise OSError(number, os.strerror(number))
+        lengths: list[int] = self._lengths[:count].tolist()
+        return lengths
+
+    def rest(self, row: int, length: int) -> memoryview:
+        """What of a datagram of length bytes lies behind the chunk of its row."""
+        return memoryview(self._rests[row])[: length - self.chunk]
+
+
+def runs(lengths: list[int], limit: int) -> list[tuple[int, int]]:
+    """Datagrams one after the other as runs: (first, how many), equal in length but for a shorter last.
+
+    One longer than limit, or empty, is by itself.
+    """
+    count = len(lengths)
+    found = []
+    begin = 0
+    while begin < count:
+        size = lengths[begin]
+        end = begin + 1
+        if 0 < size <= limit:
+            while end < count and lengths[end] == size:
+                end += 1
+            if end < count and 0 < lengths[end] < size:
+                end += 1
+        found.append((begin, end - begin))
+        begin = end
+    return found
