@@ -122,7 +122,7 @@ def test_the_host_address_leads_to_the_hosts_loopback(agent: Agent, network: Net
         on_host.close()
 
 
-@pytest.mark.parametrize("size", [1, 1400, 8000, 60000])
+@pytest.mark.parametrize("size", [0, 1, 1400, 8000, 60000])
 def test_datagrams_come_back_whole(agent: Agent, size: int) -> None:
     outcome = agent.run("udp", INTERNET_ADDR, UDP_ECHO, size, 5)
     assert outcome["received"] == 5
