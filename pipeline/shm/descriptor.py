@@ -107,7 +107,7 @@ OUT_SACK_PERMITTED: Final = 0x08
 OUT_WINDOW_SCALE: Final = 0x10
 OUT_WINDOW_SCALE_SHIFT: Final = 8
 """Bits 8-11 of stride: shift count of the window scale option."""
-UDP_OUT: Final = 14
+UDP_OUT: Final = 15
 """UDP datagrams to a guest, headers not yet made. The reference goes with it, as with FRAME_OUT.
 
 link, guest's MAC in seq (high 32 bits) and ack (low 16 bits), slot, off, len, stride, gso_size as in
@@ -171,6 +171,11 @@ ABORT: Final = 37
 """Reset: the other side was reset. flow, aux = errno (0 = reset). The receiver forgets the flow."""
 CLOSED: Final = 38
 """tcp -> egress: both directions have ended and the engine keeps nothing of flow."""
+WINDOW: Final = 39
+"""tcp -> egress: the guest takes about len bytes beyond what it has acknowledged. flow.
+
+Sent when it has changed much.
+"""
 
 FLOW_FROM_EGRESS: Final = 0x80000000
 """Set in flow numbers that egress allocated (dialled and forwarded flows)."""
