@@ -19,9 +19,10 @@ from pipeline.host.filler import SlotFiller
 from pipeline.host.stream import HostStream
 from pipeline.shm import descriptor as d
 from pipeline.shm.arena import HEADROOM, SLOT_BYTES
+from pipeline.stages.egress_flow import Asker, Flow, read_chunk
 from pipeline.stages.egress_guard import REFUSED, Guard
 from pipeline.stages.egress_icmp import EchoSockets
-from pipeline.stages.egress_share import ClosingFlows, Share, Shares
+from pipeline.stages.egress_share import TIGHT_READ, ClosingFlows, Shares
 from pipeline.stages.egress_udp import UdpSockets
 from pipeline.stages.worker import Worker
 from pipeline.wire import ipv4
@@ -31,9 +32,6 @@ READ_GAP: Final = 64
 READS_A_STEP: Final = 8
 """Reads in one step over all flows, before the results are published."""
 READS_A_FLOW: Final = 2
-MAX_FLOW_REFS: Final = 32
-MIN_FLOW_REFS: Final = 2
-MAX_READ: Final = 65536
 SPILL_AFTER_S: Final = 0.05
 """How long bytes for a host that does not read may stay in slots before they are copied elsewhere."""
 
@@ -53,46 +51,6 @@ _FLOWS: Final = INDEX["egress_flows"]
 _SPILLED: Final = INDEX["egress_bytes_spilled"]
 _CLOSING_FULL: Final = INDEX["egress_connection_reset_closing_full"]
 _PAUSED: Final = INDEX["egress_reads_paused_no_slot"]
-
-Asker = tuple[int, int, int, int]
-"""(guest_addr, remote_addr, ports, sequence number of the SYN) of a connection that a guest asked for."""
-
-
-class Flow:
-    """One TCP flow and its host socket.
-
-    ========== ====================================================================
-    state      meaning
-    ========== ====================================================================
-    CONNECTING host connection under way (CONNECT came, neither result sent)
-    DIALLING   accepted from the host; the guest has not answered yet, nothing is read
-    OPEN       both sides stand
-    CLOSING    the guest's connection is over; queued bytes still go to the host
-    DEAD       forgotten here; left in no table
-    ========== ====================================================================
-    """
-
-    __slots__ = (
-        "asker", "chunk", "guest", "hung_up", "key",
-        "number", "out_refs", "read_finished", "shard", "share", "state", "stream",
-    )  # fmt: skip
-
-    def __init__(
-        self, key: int, number: int, shard: int, stream: HostStream, state: str, share: Share
-    ) -> None:
-        self.share = share
-        self.key = key
-        self.number = number
-        self.shard = shard
-        self.stream = stream
-        self.state = state
-        self.chunk = MAX_READ
-        self.asker: Asker = (0, 0, 0, 0)
-        self.guest = (0, 0)
-        self.out_refs = 0
-        self.read_finished = False
-        self.hung_up = False
-        """The host is gone in both directions, in order: nobody will read what the guest sends."""
 
 
 class EgressStage:
@@ -189,6 +147,10 @@ class EgressStage:
             elif kind == d.SHUTDOWN:
                 flow.stream.finish_writing()
                 dirty[flow] = None
+            elif kind == d.WINDOW:
+                flow.credit.window = length
+                if flow.stream.readable:
+                    self.ready[flow] = None
             elif kind == d.CONNECTED:
                 self._guest_answered(flow, shard, gso_size, link)
             elif kind == d.ABORT:
@@ -384,7 +346,6 @@ class EgressStage:
         ready = self.ready
         if not ready:
             return 0
-        quota = min(MAX_FLOW_REFS, max(MIN_FLOW_REFS, self.pool.free_count // 4))
         reads = 0
         for flow in list(ready):
             out = self.tcp_out[flow.shard]
@@ -395,37 +356,52 @@ class EgressStage:
                 break
             # Each flow goes to the end of the queue, so that all get their turn.
             del ready[flow]
-            if flow.state != "OPEN" or flow.out_refs >= quota:
+            if flow.state != "OPEN":
                 continue
+            chunk = self._may_read(flow)
             for _ in range(READS_A_FLOW):
-                if not self._read(flow):
+                if not chunk or not self._read(flow, chunk):
                     break
                 reads += 1
+                chunk = self._may_read(flow)
             if flow in flow.share.waiting:
                 continue
             if (other := flow.share.next_waiting()) is not None:
                 ready[cast(Flow, other)] = None
-            if flow.stream.readable and flow.state == "OPEN" and flow.out_refs < quota:
+            if chunk and flow.stream.readable and flow.state == "OPEN":
                 ready[flow] = None
                 self.more = True
         return reads
 
-    def _read(self, flow: Flow) -> bool:
-        filler = flow.share.filler
-        if not flow.share.place(flow.chunk):
+    def _may_read(self, flow: Flow) -> int:
+        """How many bytes the next read of a flow may bring; 0 when it must wait for what it has out."""
+        share = flow.share
+        max_refs = share.may_hold()
+        if not max_refs:
+            if flow.credit.out_refs:
+                share.waiting[flow] = None
+                return 0
+            return TIGHT_READ
+        if share.plenty():
+            return flow.chunk if flow.credit.out_refs < max_refs else 0
+        return flow.credit.room(flow.chunk, max_refs)
+
+    def _read(self, flow: Flow, chunk: int) -> bool:
+        if not flow.share.place(chunk):
             self.counts[_PAUSED] += 1
             flow.share.waiting[flow] = None
             return False
+        filler = flow.share.placed
         slot, off = filler.slot, filler.off
         stream = flow.stream
         try:
-            count = stream.read(self.slots[slot][off : off + flow.chunk])
+            count = stream.read(self.slots[slot][off : off + chunk])
         except OSError as error:
             self._broken(flow, error)
             return False
         if count > 0:
             filler.commit(count)
-            flow.out_refs += 1
+            flow.credit.took(count)
             self.counts[_FROM_HOST] += count
             self.tcp_out[flow.shard].push(
                 d.record(d.TO_GUEST, flow=flow.number, slot=slot, off=off, length=count)
@@ -443,8 +419,9 @@ class EgressStage:
         for number in tags:
             flow = self.flows.get(number if number & d.FLOW_FROM_EGRESS else base | number)
             if flow is not None:
-                flow.out_refs -= 1
-                if flow.stream.readable and flow not in flow.share.waiting:
+                flow.credit.came_home()
+                if flow.stream.readable:
+                    flow.share.waiting.pop(flow, None)
                     self.ready[flow] = None
         for waiting in self.shares.wake():
             self.ready[cast(Flow, waiting)] = None
@@ -514,10 +491,3 @@ class EgressStage:
         self.icmp.close()
         self.filler.retire()
         self.shares.retire()
-
-
-def read_chunk(mss: int) -> int:
-    """How much one read may bring: as many whole segments of mss bytes as fit into 64 KiB."""
-    if not 0 < mss < MAX_READ:
-        return MAX_READ
-    return MAX_READ // mss * mss

@@ -3,19 +3,35 @@
 A guest that opens connections and acknowledges nothing keeps the slots of all of them for as
 long as it likes. So each guest has a filler of its own, which keeps the slots of guests apart,
 and may hold twice as many slots as are free (the dynamic threshold of Choudhury and Hahne): a
-single guest gets two thirds of the pool, and for every further one something is left. A guest
-over its share is not read for until it has acknowledged; the others go on.
+single guest gets two thirds of the pool, and for every further one something is left.
+
+Among the flows of a guest it is the same. Each may hold a part of what is left to the guest and,
+once the guest holds a quarter of the pool, no more than its window takes. When the share is used
+up, a flow that holds nothing may still read a little, so that hundreds of receivers that have
+stopped reading do not stop one that goes on. A flow that finds no room waits until slots come
+home; the flows of other guests do not.
 """
 
 from typing import Any, Final, Protocol
 
+from pipeline.host.credit import FLOOR
 from pipeline.host.filler import SlotFiller
 from pipeline.host.stream import HostStream
 from pipeline.shm.arena import Pool
 
 SHARE_OF_FREE: Final = 2
-MIN_SLOTS: Final = 2
-"""Slots that any guest may hold as long as there are some."""
+MAX_FLOW_REFS: Final = 32
+MIN_FLOW_REFS: Final = 2
+PART_OF_REST: Final = 4
+"""A flow may hold one of so many parts of the slots that are left to its guest."""
+PLENTY_PART: Final = 4
+"""While a guest holds less than one of so many parts of the pool, nobody asks what its windows take."""
+TIGHT_SLOTS: Final = 4
+"""With fewer slots left to it a guest's flows read a little at a time."""
+EXTRA_SLOTS: Final = 8
+"""Slots over its share that a guest may take for that."""
+TIGHT_READ: Final = 1024
+"""Bytes of such a read."""
 
 
 class Reader(Protocol):
@@ -27,22 +43,49 @@ class Reader(Protocol):
 class Share:
     """One guest's part of the pool."""
 
-    __slots__ = ("_owners", "_pool", "_slots", "filler", "waiting")
+    __slots__ = ("_owners", "_pool", "_slots", "filler", "placed", "small", "waiting")
 
-    def __init__(self, pool: Pool, filler: SlotFiller, owners: dict[int, "Share"]) -> None:
+    def __init__(self, pool: Pool, filler: SlotFiller, small: SlotFiller, owners: dict[int, "Share"]) -> None:
         self._pool = pool
         self._owners = owners
-        self.filler = filler
+        self.filler = self.placed = filler
+        self.small = small
         self._slots: set[int] = set()
         """Slots that this guest's reads went to; some may be home again, see _sweep()."""
         self.waiting: dict[Reader, None] = {}
         """Flows that found no room, the first one first: one is tried at a time."""
 
+    def rest(self) -> int:
+        """Slots that the guest may still take; negative when it has more than its share."""
+        left = SHARE_OF_FREE * self._pool.free_count - len(self._slots)
+        if left < TIGHT_SLOTS:
+            self._sweep()
+            left = SHARE_OF_FREE * self._pool.free_count - len(self._slots)
+        return left
+
+    def plenty(self) -> bool:
+        """Whether the guest holds so little that its flows may read ahead of their windows."""
+        bound = self._pool.count // PLENTY_PART
+        if len(self._slots) > bound:
+            self._sweep()
+        return len(self._slots) <= bound
+
+    def may_hold(self) -> int:
+        """References that one flow of the guest may have out now; 0 when only a little may be read."""
+        rest = self.rest()
+        if rest < TIGHT_SLOTS:
+            return 0
+        return min(MAX_FLOW_REFS, max(MIN_FLOW_REFS, rest // PART_OF_REST))
+
     def place(self, room: int) -> bool:
-        """Room for a read at filler.off of filler.slot. False: over the share, or no slot is free."""
-        filler = self.filler
+        """Room for a read in the filler ``placed``. False: over the share, or no slot is free.
+
+        Small reads have slots of their own: many of them stay for long, and would keep large ones.
+        """
+        filler = self.small if room <= FLOOR else self.filler
+        self.placed = filler
         before = filler.slot
-        if not filler.fits(room) and self._full():
+        if not filler.fits(room) and self.rest() <= -EXTRA_SLOTS:
             return False
         if not filler.place(room):
             return False
@@ -57,13 +100,6 @@ class Share:
             del self.waiting[flow]
             return flow
         return None
-
-    def _full(self) -> bool:
-        allowed = max(SHARE_OF_FREE * self._pool.free_count, MIN_SLOTS)
-        if len(self._slots) < allowed:
-            return False
-        self._sweep()
-        return len(self._slots) >= allowed
 
     def _sweep(self) -> None:
         """Forget slots that came home, or went to another guest since."""
@@ -85,8 +121,8 @@ class Shares:
         """The share of the guest behind link."""
         share = self._shares.get(link)
         if share is None:
-            filler = SlotFiller(self._pool, *self._form)
-            share = self._shares[link] = Share(self._pool, filler, self._owners)
+            filler, small = (SlotFiller(self._pool, *self._form) for _ in range(2))
+            share = self._shares[link] = Share(self._pool, filler, small, self._owners)
         return share
 
     def wake(self) -> list[Reader]:
@@ -97,11 +133,13 @@ class Shares:
         """Give back the slots that are only held to be filled on."""
         for share in self._shares.values():
             share.filler.rest()
+            share.small.rest()
 
     def retire(self) -> None:
         """Give back every slot that is being filled."""
         for share in self._shares.values():
             share.filler.retire()
+            share.small.retire()
 
 
 class ClosingFlow(Protocol):

@@ -26,6 +26,7 @@ from pipeline.engines.tcp.state import TIME_WAIT
 from pipeline.shm import descriptor as d
 from pipeline.stages import tcp_limits, tcp_records
 from pipeline.stages.bad_frames import BadFrames
+from pipeline.stages.tcp_flow import Buf, Flow, Key
 from pipeline.stages.worker import Worker
 from pipeline.wire import ethernet, ipv4, tcp_options
 from pipeline.wire import tcp as wire_tcp
@@ -48,34 +49,6 @@ _NO_MEMORY: Final = INDEX["tcp_segment_dropped_no_memory"]
 _OUT_OF_ORDER_LOST: Final = INDEX["tcp_flow_lost_out_of_order"]
 
 _OPTIONS_OFF: Final = ethernet.HEADER_LEN + ipv4.HEADER_LEN + wire_tcp.HEADER_LEN
-
-Buf = tuple[int, int, int, int]
-"""Handle of received bytes: (slot, off, stride, gso_size)."""
-Key = tuple[int, int, int]
-"""(guest_addr, remote_addr, guest_port << 16 | remote_port)."""
-
-
-class Flow:
-    """A connection with the names that its neighbours use for it."""
-
-    __slots__ = (
-        "conn", "egress", "guest", "half_open", "held_ranges", "host_open", "key", "number", "squeezed",
-        "timer_at",
-    )  # fmt: skip
-
-    def __init__(self, conn: Connection, key: Key, number: int, egress: int, guest: tcp_limits.Guest) -> None:
-        self.conn = conn
-        self.guest = guest
-        self.half_open = not conn.is_active
-        self.squeezed = False
-        self.held_ranges = 0
-        self.key = key
-        self.number = number
-        self.egress = egress
-        self.host_open = True
-        """Whether egress still knows the flow: false once one side told the other to forget it."""
-        self.timer_at = float("inf")
-        """Deadline of the one entry of the timer heap that counts; later ones are stale."""
 
 
 class TcpStage:
@@ -199,6 +172,9 @@ class TcpStage:
                 if reason is not None:
                     self.counts[INDEX[reason]] += 1
                     self._bad(link, seg_count)
+                window = flow.conn.snd_wnd
+                if window * 4 < flow.told_window * 3 or window > flow.told_window * 2:
+                    self._tell_window(flow, window)
                 if flow.held_ranges or flow.conn.reassembly.ranges:
                     for loser in self.out_of_order.note(flow):
                         self.counts[_OUT_OF_ORDER_LOST] += 1
@@ -444,6 +420,11 @@ class TcpStage:
     def _tell(self, flow: Flow, kind: int, aux: int = 0) -> None:
         if flow.host_open:
             self.egress_out[flow.egress].push(d.record(kind, flow=flow.number, aux=aux))
+
+    def _tell_window(self, flow: Flow, window: int) -> None:
+        flow.told_window = window
+        if flow.host_open:
+            self.egress_out[flow.egress].push(d.record(d.WINDOW, flow=flow.number, length=window))
 
     def _tell_connect(self, flow: Flow, kind: int) -> None:
         guest_addr, remote_addr, ports = flow.key

@@ -1,0 +1,38 @@
+"""A connection of the tcp worker with the names that its neighbours use for it."""
+
+from typing import Final
+
+from pipeline.engines.tcp.connection import Connection
+from pipeline.stages import tcp_limits
+
+UNKNOWN_WINDOW: Final = 65536
+"""What egress takes a guest's window for until it is told."""
+
+Buf = tuple[int, int, int, int]
+"""Handle of received bytes: (slot, off, stride, gso_size)."""
+Key = tuple[int, int, int]
+"""(guest_addr, remote_addr, guest_port << 16 | remote_port)."""
+
+
+class Flow:
+    """A connection with the names that its neighbours use for it."""
+
+    __slots__ = (
+        "conn", "egress", "guest", "half_open", "held_ranges", "host_open", "key", "number", "squeezed",
+        "timer_at", "told_window",
+    )  # fmt: skip
+
+    def __init__(self, conn: Connection, key: Key, number: int, egress: int, guest: tcp_limits.Guest) -> None:
+        self.conn = conn
+        self.guest = guest
+        self.half_open = not conn.is_active
+        self.squeezed = False
+        self.told_window = UNKNOWN_WINDOW
+        self.held_ranges = 0
+        self.key = key
+        self.number = number
+        self.egress = egress
+        self.host_open = True
+        """Whether egress still knows the flow: false once one side told the other to forget it."""
+        self.timer_at = float("inf")
+        """Deadline of the one entry of the timer heap that counts; later ones are stale."""
