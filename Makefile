@@ -7,6 +7,7 @@ READY := $(VENV)/.ready
 SOURCES := pipeline guest perf tests
 PYTEST := $(BIN)/pytest
 ARGS ?=
+FUZZ_SECONDS ?= 300
 
 .DEFAULT_GOAL := help
 .PHONY: help setup packages kernel run check fmt lint type test unit stress fuzz e2e bench perf demo peers clean
@@ -64,8 +65,12 @@ stress: packages setup ## ten million messages over rings, 10^5 schedules and 10
 	$(PYTEST) -m stress --timeout=3600 $(ARGS)
 	CHURN_SECONDS=30 $(PYTEST) tests/e2e/test_churn.py $(ARGS)
 
-fuzz: setup ## the property tests with many more examples
+fuzz: setup ## property tests with many more examples, then two fuzzers for FUZZ_SECONDS each
 	$(PYTEST) --hypothesis-profile=fuzz --timeout=3600 -m 'not e2e and not vm' tests/wire tests/engines tests/guest $(ARGS)
+	@$(BIN)/python -c 'import atheris' 2>/dev/null || $(BIN)/pip install --quiet --editable '.[fuzz]' || \
+		echo "atheris cannot be installed for $$($(BIN)/python -V): the fuzzers are skipped" >&2
+	@! $(BIN)/python -c 'import atheris' 2>/dev/null || for name in wire engine; do \
+		$(BIN)/python -m tests.fuzz.fuzz_$$name -max_total_time=$(FUZZ_SECONDS) -max_len=600 || exit 1; done
 
 bench: setup ## one number for each part: rings, checksums, GRO, GSO, TCP engine
 	@for script in $$(ls perf/micro/*.py | grep -v __init__); do \

@@ -277,7 +277,7 @@ class Churn:
             self.at(rng.expovariate(1 / self._spacing), self._birth)
 
     def _isn(self, key: int) -> int:
-        return isn.initial_sequence_number(SECRET, 1, key, 2, 80, self.now)
+        return isn.initial_sequence_number(SECRET, key >> 16, key & 0xFFFF, 2, 80, self.now)
 
     def _add(self, conn: Connection, key: int, guest: Guest) -> None:
         self.flows[key] = Flow(conn, key, guest, Host(self.rng))
