@@ -88,9 +88,10 @@ _SOURCES: Final[Mapping[str, str]] = {
     "ARP.OutgoingRequestsSent": "arp_requests_sent",
     "ARP.PacketsReceived": f"arp_messages_received {_MALFORMED_ARP}",
     "ICMP.V4.PacketsReceived.Invalid": "icmp_message_dropped_bad_checksum icmp_message_dropped_truncated",
-    "ICMP.V4.PacketsReceived.ICMPv4PacketStats.EchoRequest": "icmp_echo_answered",
+    "ICMP.V4.PacketsReceived.ICMPv4PacketStats.EchoRequest": "icmp_echo_answered icmp_echo_forwarded "
+    "icmp_echo_dropped_not_permitted icmp_echo_dropped_send_failed",
     "ICMP.V4.PacketsSent.RateLimited": "icmp_error_dropped_rate_limit",
-    "ICMP.V4.PacketsSent.ICMPv4PacketStats.EchoReply": "icmp_echo_answered",
+    "ICMP.V4.PacketsSent.ICMPv4PacketStats.EchoReply": "icmp_echo_answered icmp_echo_replied",
     "IP.InvalidDestinationAddressesReceived": "ipv4_packet_dropped_group_destination "
     "ipv4_packet_dropped_loopback_destination",
     "IP.InvalidSourceAddressesReceived": "neighbor_claim_refused_gateway_address "

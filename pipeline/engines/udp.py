@@ -58,7 +58,7 @@ class UdpFlow:
         self.guest_addr, self.guest_port, self.remote_addr, self.remote_port = key
         self.last_seen = now
         self.unanswered = 0
-        """Questions of the guest without an answer yet, where each datagram is one (DNS); the caller's count."""
+        """Questions of the guest without an answer, where each datagram is one (DNS): the caller's count."""
 
     @property
     def key(self) -> Key:

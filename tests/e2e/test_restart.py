@@ -4,6 +4,7 @@ import json
 import re
 import signal
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from tests.e2e.test_vm import qemu_netdev
 from tests.support import vm
 from tests.support.agent import GATEWAY_ADDR, Agent, address
 from tests.support.daemon import Daemon
-from tests.support.netns import INTERNET_ADDR, Network, wait_for
+from tests.support.netns import BLACK_HOLE_ADDR, INTERNET_ADDR, SECOND_ADDR, Network, wait_for
 from tests.support.servers import DATA, Servers
 
 pytestmark = pytest.mark.e2e
@@ -59,6 +60,29 @@ def test_a_state_file_that_is_none_is_left_alone_and_said(network: Network, outs
     with daemon, Agent(network.guest, daemon.socket):
         assert "cannot be read" in daemon.events("leases not taken over")[0]["error"]
     assert state.read_text() == "no json"
+
+
+def test_a_changed_network_of_the_host_needs_no_restart(network: Network, outside: Servers) -> None:
+    host = network.host
+    with Daemon(network) as daemon, Agent(network.guest, daemon.socket) as agent:
+
+        def resolves() -> bool:
+            outcome = agent.run("resolve", GATEWAY_ADDR, "www.example.test", "A", "udp")
+            return bool(outcome["answers"] == [INTERNET_ADDR])
+
+        assert resolves()
+        try:
+            # Another network: its name server is not there yet, and neither is a way out.
+            host.resolv_conf.write_text("nameserver 198.18.0.77\n")
+            host.ip("route", "del", "default")
+            time.sleep(1.1)
+            assert not resolves()
+            assert agent.run("connect", BLACK_HOLE_ADDR, 80)["errno"] == "ENETUNREACH"
+        finally:
+            host.resolv_conf.write_text(f"nameserver {INTERNET_ADDR}\n")
+            host.ip("route", "add", "default", "via", INTERNET_ADDR)
+        wait_for(resolves, "the new name server is asked", 10, 0.5)
+        assert agent.run("connect", SECOND_ADDR, DATA)["errno"] == ""
 
 
 def qemu_version() -> int:
