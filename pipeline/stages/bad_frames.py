@@ -22,3 +22,7 @@ class BadFrames:
             return None
         self._counts[link] = 0
         return d.record(d.MISBEHAVED, link=link, aux=count)
+
+    def forget(self, link: int) -> None:
+        """The link is gone."""
+        self._counts.pop(link, None)

@@ -492,6 +492,8 @@ class DemuxStage:
             if where == link:
                 self.udp.forget_guest(addr)
         self.neighbors.forget_link(link)
+        self.udp.forget_link(link)
+        self.bad_frames.forget(link)
 
     def on_control(self, message: dict[str, object], fds: list[int]) -> dict[str, object]:
         """Requests ``cam`` (MAC to link) and ``neighbors`` (address to MAC)."""

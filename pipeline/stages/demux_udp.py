@@ -241,6 +241,12 @@ class UdpDispatch:
         """Egress ended the flow; error is the errno that its socket gave, 0 if none."""
         self.flows.close(shard, number)
         self.counts[_FLOWS] = len(self.flows)
+        # Datagrams under way may have made egress open the flow anew: this comes behind all of them.
+        self.egress_out[shard].push(d.record(d.UDP_CLOSE, flow=number))
+
+    def forget_link(self, link: int) -> None:
+        """The link is gone; its number will be another guest's."""
+        self.new_flows.forget(link)
 
     def forget_guest(self, guest_addr: int) -> None:
         """The guest's link is gone."""
