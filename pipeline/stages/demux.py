@@ -33,7 +33,6 @@ BURSTS_A_STEP: Final = 4
 
 _ARP_IN: Final = INDEX["arp_messages_received"]
 _ARP_OUT: Final = INDEX["arp_requests_sent"]
-_ECHO: Final = INDEX["icmp_echo_answered"]
 _PACKETS: Final = INDEX["ipv4_packets_received"]
 _OTHER_TYPE: Final = INDEX["demux_frame_dropped_unknown_ethertype"]
 _SWITCHED: Final = INDEX["switch_frames_forwarded"]
@@ -346,20 +345,11 @@ class DemuxStage:
             message = icmp.parse(view, begin, end)
             if icmp_engine.is_answerable_echo(header, message, self.icmp.answered_here):
                 self._may_answer(link, now)
-                self.counts[_ECHO] += 1
-                reply = icmp_engine.echo_reply(view, off, header)
-                payload = memoryview(reply)[ipv4.HEADER_LEN :]
-                self.output.packet(
-                    link, mac, ipv4.PROTO_ICMP, header.dst, header.src, payload, tos=header.tos
-                )
-                self.worker.free(slot)
+                self.icmp.answer(link, mac, header, slot, off)
             else:
                 self.icmp.on_guest_message(header, message, slot, off, begin, end, now)
         else:
-            error = self.errors.unreachable(view, off, now, icmp.PROTOCOL_UNREACHABLE, src=header.dst)
-            if error is not None:
-                self.icmp.send_error(error)
-            raise WireError("ipv4_packet_dropped_unknown_protocol")
+            self.icmp.refuse_protocol(view, off, header, now)
 
     def _on_tcp_packet(self, link: int, header: ipv4.Header, slot: int, begin: int, end: int) -> None:
         """A segment that GRO left alone: IP options, or reassembled from fragments."""
@@ -406,12 +396,7 @@ class DemuxStage:
             elif kind == d.ICMP_ERROR:
                 self.icmp.on_error(guest_addr, remote_addr, ports, seq, mtu, aux, now)
             elif kind == d.UNREACHABLE:
-                quoted = icmp_engine.quote_flow(
-                    guest_addr, remote_addr, aux >> 8, ports >> 16, ports & 0xFFFF, seq
-                )
-                error = self.errors.unreachable(quoted, 0, now, aux & 0xFF)
-                if error is not None:
-                    self.icmp.send_error(error)
+                self.icmp.refuse_flow(guest_addr, remote_addr, ports, seq, aux, now)
         return count
 
     def _dial(self, dial: Dial, now: float) -> None:

@@ -1,11 +1,11 @@
-"""ICMP beyond the gateway in the demux worker: guests' echo requests to egress, answers back.
+"""ICMP in the demux worker: pings of the gateway, guests' echo requests to egress and their answers, errors.
 
 A request that has no hop left is answered with "time exceeded", as by any router; others
 go to the egress worker that the hash of guest, identifier and address names. Other types are
 counted and dropped.
 """
 
-from typing import Final
+from typing import Final, NoReturn
 
 from pipeline.config import Config
 from pipeline.counters import INDEX
@@ -18,6 +18,7 @@ from pipeline.stages.worker import Worker
 from pipeline.wire import icmp, ipv4
 from pipeline.wire.errors import WireError
 
+_ECHO: Final = INDEX["icmp_echo_answered"]
 _NOT_FOR_US: Final = INDEX["icmp_message_dropped_not_for_us"]
 _NO_NEIGHBOR: Final = INDEX["icmp_reply_dropped_no_neighbor"]
 
@@ -47,6 +48,32 @@ class IcmpDispatch:
             addr for addr in own if addr not in config.nat or ipv4.is_loopback(config.nat[addr])
         )
         """Addresses whose pings the gateway answers: its own, but for those that stand for another host."""
+
+    # --- what the gateway says itself -----------------------------------------------------
+
+    def answer(self, link: int, mac: bytes, header: ipv4.Header, slot: int, off: int) -> None:
+        """Answer an echo request to the gateway, whose packet begins at off; gives the reference back."""
+        self.counts[_ECHO] += 1
+        reply = icmp_engine.echo_reply(self.slots[slot], off, header)
+        payload = memoryview(reply)[ipv4.HEADER_LEN :]
+        self.output.packet(link, mac, ipv4.PROTO_ICMP, header.dst, header.src, payload, tos=header.tos)
+        self.worker.free(slot)
+
+    def refuse_protocol(self, view: memoryview, off: int, header: ipv4.Header, now: float) -> NoReturn:
+        """Tell the sender of a packet that nobody here speaks its protocol. Raises WireError."""
+        error = self.errors.unreachable(view, off, now, icmp.PROTOCOL_UNREACHABLE, src=header.dst)
+        if error is not None:
+            self.send_error(error)
+        raise WireError("ipv4_packet_dropped_unknown_protocol")
+
+    def refuse_flow(
+        self, guest_addr: int, remote_addr: int, ports: int, seq: int, aux: int, now: float
+    ) -> None:
+        """Tell a guest that its flow cannot be (record UNREACHABLE)."""
+        quoted = icmp_engine.quote_flow(guest_addr, remote_addr, aux >> 8, ports >> 16, ports & 0xFFFF, seq)
+        error = self.errors.unreachable(quoted, 0, now, aux & 0xFF)
+        if error is not None:
+            self.send_error(error)
 
     # --- guest -> host ------------------------------------------------------------------
 
