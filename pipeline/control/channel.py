@@ -18,6 +18,8 @@ from pipeline.stages.channel import ControlChannel, HasFileno
 
 TIMEOUT: Final = 5.0
 """Seconds until a worker that does not answer counts as failed."""
+LOST_LOG_S: Final = 1.0
+"""Seconds between two lines in the log about lost events."""
 
 Message = dict[str, Any]
 OnEvent = Callable[[str, Message, list[int]], None]
@@ -67,6 +69,7 @@ class Channel:
         self._loop = asyncio.get_running_loop()
         self._pending: dict[int, asyncio.Future[Message]] = {}
         self._next_id = 0
+        self._lost_told_at = float("-inf")
         self._writing = False
         self._open = True
         self._loop.add_reader(self._fd, self._read)
@@ -130,6 +133,8 @@ class Channel:
         except (ValueError, OSError) as error:
             self._log.error("control message cannot be read", worker=self.worker, error=str(error))
             messages = []
+        for message in self._wire.take_lost():
+            self._on_lost(message)
         for message, fds in messages:
             if "event" in message:
                 self._deliver(message, fds)
@@ -139,6 +144,15 @@ class Channel:
             self.close()
             if self._on_end is not None:
                 self._on_end(self.worker)
+
+    def _on_lost(self, message: Message) -> None:
+        """This process has no descriptor left for what came beside a message."""
+        if "event" not in message:
+            self._answer({**message, "error": "no descriptor left for the answer"}, [])
+        # Guests' connections to the gateway come as events: they must not be able to fill the log.
+        elif (now := self._loop.time()) >= self._lost_told_at + LOST_LOG_S:
+            self._lost_told_at = now
+            self._log.error("no descriptor left", worker=self.worker, lost=message["event"])
 
     def _deliver(self, message: Message, fds: list[int]) -> None:
         try:

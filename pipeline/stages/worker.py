@@ -39,6 +39,7 @@ _BREATHS: Final = INDEX["worker_breaths"]
 _SLEEPS: Final = INDEX["worker_sleeps"]
 _SLOTS_FREE: Final = INDEX["worker_slots_free"]
 _SLOT_REFS_OUT: Final = INDEX["worker_slot_refs_out"]
+_MESSAGES_LOST: Final = INDEX["worker_messages_lost"]
 
 Message = dict[str, Any]
 AnyProducer = Producer | SlotProducer
@@ -114,6 +115,7 @@ class Worker:
             self._control_poll.register(control, select.POLLIN)
         self._housekeeping_at = 0.0
         self._breaths = self._sleeps = 0
+        self._lost_told = 0
         self._free_pushes = [self._free_push(home) for home in ports.homes]
         self._on_released: Callable[[str, list[int]], object] | None = None
         bells = ports.bells
@@ -176,7 +178,10 @@ class Worker:
         self._sockets().unregister(fd)
 
     def send_event(self, message: Message, fds: Sequence[int | HasFileno] = ()) -> None:
-        """Tell the supervisor something it did not ask for. The descriptors stay the caller's to close."""
+        """Tell the supervisor something it did not ask for. The descriptors stay the caller's to close.
+
+        OSError if there are descriptors and none is left to keep them until the socket takes the message.
+        """
         if self._control is not None:
             self._control.send(message, fds)
 
@@ -185,11 +190,23 @@ class Worker:
         answer = {"id": request["id"], **result}
         if "error" not in answer:
             answer["ok"] = True
-        self.send_event(answer)
+        try:
+            self.send_event(answer)
+        except OSError as error:
+            # An answer too long for any message, or no descriptor for its file: say so instead.
+            self.log.warning("answer cannot be sent", op=request.get("op"), error=str(error))
+            self.send_event({"id": request["id"], "error": f"answer cannot be sent: {error.strerror}"})
 
     def send_peer(self, name: str, message: Message, fds: Sequence[int | HasFileno] = ()) -> None:
-        """Hand descriptors to another worker; its on_control gets the message. KeyError without hand-off."""
+        """Hand descriptors to another worker; its on_control gets the message. KeyError without hand-off.
+
+        OSError as of send_event().
+        """
         self._peers[name].send(message, fds)
+
+    def peer_backlog(self, name: str) -> int:
+        """Messages that wait because that worker has not read those before."""
+        return self._peers[name].backlog
 
     def stop(self) -> None:
         """End the loop after this breath."""
@@ -305,6 +322,10 @@ class Worker:
             result = self._dispatch(message, fds)
             if result is not None and "id" in message and channel is self._control:
                 self.reply(message, result)
+        for message in channel.take_lost():
+            self.counts[_MESSAGES_LOST] += 1
+            if "id" in message and channel is self._control:
+                self.reply(message, {"error": f"worker {self.name} has no descriptor left"})
         if channel.ended:
             if channel is self._control:
                 self.log.info("supervisor closed the control socket")
@@ -346,6 +367,10 @@ class Worker:
     def _keep_house(self, now: float) -> None:
         self._housekeeping_at = now + HOUSEKEEPING
         self._write_gauges()
+        lost = self.counts[_MESSAGES_LOST]
+        if lost > self._lost_told:
+            self.log.warning("no descriptor left for what was handed over", count=lost - self._lost_told)
+            self._lost_told = lost
         self.check_parent()
         self._flush()
         # Also finds a closed socket, and a message whose bell was not rung. (Asked first: a read that

@@ -216,6 +216,28 @@ def test_maps_arrive_as_they_were_sent(maps: list[dict[str, Any]]) -> None:
     asyncio.run(run())
 
 
+def test_what_came_without_its_descriptors_fails_its_request_and_no_other(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def run() -> None:
+        peer = Peer()
+        lost = [{"event": "service"}, {"id": 1}, {"event": "service"}]
+        monkeypatch.setattr(peer.channel._wire, "take_lost", lambda: [lost.pop() for _ in range(len(lost))])
+        first = asyncio.ensure_future(peer.channel.request({"op": "x"}))
+        second = asyncio.ensure_future(peer.channel.request({"op": "y"}))
+        await peer.receive()
+        await peer.receive()
+        peer.send({"event": "guest"})
+        with pytest.raises(RequestError, match="no descriptor left"):
+            await first
+        peer.send({"id": 2})
+        assert await second == {"id": 2}
+        assert [event for _, event, _ in peer.events] == [{"event": "guest"}]
+        peer.close()
+
+    asyncio.run(run())
+
+
 def test_channels_ask_by_name() -> None:
     async def run() -> None:
         peer = Peer()

@@ -1,11 +1,15 @@
 """Control channel: whole messages with their descriptors, never blocking, never losing order."""
 
+import errno
 import os
+import resource
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 
 import pytest
 
+from pipeline.stages import channel
 from pipeline.stages.channel import ControlChannel
 
 Pair = tuple[ControlChannel, ControlChannel]
@@ -16,8 +20,8 @@ def pair() -> Iterator[Pair]:
     ends = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     channels = ControlChannel(ends[0]), ControlChannel(ends[1])
     yield channels
-    for channel in channels:
-        channel.close()
+    for end in channels:
+        end.close()
 
 
 def test_messages_arrive_whole_and_in_order(pair: Pair) -> None:
@@ -81,6 +85,111 @@ def test_sending_to_nobody_is_no_error(pair: Pair) -> None:
     assert pair[0].backlog == 0
 
 
-def test_a_message_longer_than_the_socket_can_carry_is_refused(pair: Pair) -> None:
+def test_messages_of_any_length_arrive_with_their_descriptors(pair: Pair) -> None:
+    read_end, write_end = os.pipe()
+    messages = [{"id": n, "pad": bytes(n)} for n in (1, 65_500, 65_536, 300_000, 3_000_000)]
+    for message in messages:
+        pair[0].send(message, [write_end])
+    got = pair[1].receive()
+    assert [message for message, _ in got] == messages
+    for _, fds in got:
+        (fd,) = fds
+        os.write(fd, b"x")
+        os.close(fd)
+    assert os.read(read_end, 10) == b"xxxxx"
+    os.close(read_end)
+    os.close(write_end)
+
+
+def test_a_message_longer_than_any_may_be_is_refused(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(channel, "MAX_MESSAGE", 100_000)
+    with pytest.raises(OSError, match="too long"):
+        pair[0].send({"pad": bytes(100_000)})
+
+
+# --- no descriptor left -------------------------------------------------------------------
+
+
+@pytest.fixture
+def exhausted() -> Iterator[Callable[[int], None]]:
+    """Call it to leave this process so many descriptors."""
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    held: list[int] = []
+
+    def leave(count: int) -> None:
+        highest = max(int(name) for name in os.listdir("/proc/self/fd"))
+        resource.setrlimit(resource.RLIMIT_NOFILE, (highest + 1 + count, limits[1]))
+        with suppress(OSError):
+            while True:
+                held.append(os.dup(0))
+        for _ in range(count):
+            os.close(held.pop())
+
+    yield leave
+    for fd in held:
+        os.close(fd)
+    resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+
+
+def test_a_message_whose_descriptors_find_no_room_is_lost_and_no_other(
+    pair: Pair, exhausted: Callable[[int], None]
+) -> None:
+    read_end, write_end = os.pipe()
+    pair[0].send({"n": 1})
+    pair[0].send({"n": 2, "id": 7}, [write_end])
+    pair[0].send({"n": 3})
+    pair[0].send({"id": 8, "pad": bytes(100_000)})
+    pair[0].send({"n": 4})
+    exhausted(0)
+    assert [message for message, _ in pair[1].receive()] == [{"n": 1}, {"n": 3}, {"n": 4}]
+    first, filed = pair[1].take_lost()
+    assert first == {"n": 2, "id": 7}
+    assert filed["id"] == 8
+    assert pair[1].take_lost() == []
+    os.close(write_end)
+    os.close(read_end)
+
+
+def test_of_descriptors_that_found_room_beside_others_that_did_not_none_stays_open(
+    pair: Pair, exhausted: Callable[[int], None]
+) -> None:
+    read_end, write_end = os.pipe()
+    pair[0].send({"n": 1}, [write_end, write_end])
+    os.close(write_end)
+    exhausted(1)
+    assert pair[1].receive() == []
+    assert len(pair[1].take_lost()) == 1
+    assert os.read(read_end, 1) == b"", "no copy is left open"
+    os.close(read_end)
+
+
+def test_a_message_that_cannot_wait_for_want_of_descriptors_is_an_error_and_leaves_nothing(
+    pair: Pair, exhausted: Callable[[int], None]
+) -> None:
+    while not pair[0].backlog:
+        pair[0].send({"pad": bytes(20_000)})
+    waiting = pair[0].backlog
+    read_end, write_end = os.pipe()
+    exhausted(1)
     with pytest.raises(OSError):
-        pair[0].send({"pad": bytes(4_000_000)})
+        pair[0].send({"op": "accepted"}, [write_end, write_end])
+    assert pair[0].backlog == waiting
+    os.close(write_end)
+    assert os.read(read_end, 1) == b"", "no copy is left open"
+    os.close(read_end)
+
+
+def test_too_many_descriptors_under_way_make_a_message_wait(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> int:
+        raise OSError(errno.ETOOMANYREFS, "Too many references")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(socket, "send_fds", refuse)
+        pair[0].send({"op": "accepted"}, [0])
+        assert not pair[0].flush()
+    assert pair[0].flush()
+    ((message, (fd,)),) = pair[1].receive()
+    assert message == {"op": "accepted"}
+    os.close(fd)

@@ -1,6 +1,7 @@
 """The loop: sockets, control messages and the end, with toy stages in forked processes."""
 
 import os
+import resource
 import select
 import signal
 import socket
@@ -9,6 +10,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from pipeline.stages import channel
 from pipeline.stages.worker import Message, Worker
 from pipeline.topology import Fabric, Layout
 from tests.support.toy_workers import LIMIT, Child, MakeStage, Spawn, Toy
@@ -186,6 +188,46 @@ def test_a_message_whose_bell_was_not_rung_is_found_by_housekeeping(spawn: Spawn
     assert child.ask("ping") == {"ok": True}
     child.channel.send({"id": 3, "op": "good"})
     assert child.next_message()[0]["id"] == 3
+
+
+class Verbose(Toy):
+    """Has answers of any length."""
+
+    def on_control(self, message: Message, fds: list[int]) -> Message:
+        return {"text": "x" * message["length"]}
+
+
+@BOTH_KINDS
+def test_long_answers_do_not_end_the_worker(spawn: Spawn, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(channel, "MAX_MESSAGE", 4_000_000)
+    child = spawn(name, Verbose)
+    for length in (100, 250_000, 3_999_000):
+        child.send({"id": 1, "op": "talk", "length": length})
+        assert len(child.next_message()[0]["text"]) == length
+    child.send({"id": 2, "op": "talk", "length": 4_000_000})
+    assert "too long" in child.next_message()[0]["error"]
+    assert child.ask("ping") == {"ok": True}
+
+
+def test_a_request_whose_socket_finds_no_room_is_answered_with_an_error(spawn: Spawn) -> None:
+    class AtItsLimit(Toy):
+        def on_control(self, message: Message, fds: list[int]) -> Message:
+            if message["op"] == "limit":
+                resource.setrlimit(resource.RLIMIT_NOFILE, (3, 3))
+                return {}
+            return {"fds": len(fds)}
+
+    child = spawn("egress0", AtItsLimit)
+    read_end, write_end = os.pipe()
+    child.send({"id": 1, "op": "take"}, [write_end])
+    assert child.next_message()[0]["fds"] == 1
+    child.ask("limit")
+    child.send({"id": 2, "op": "take"}, [write_end])
+    assert child.next_message()[0] == {"id": 2, "error": "worker egress0 has no descriptor left"}
+    assert child.ask("ping") == {"ok": True}
+    assert child.counters.snapshot()["worker_messages_lost"] == 1
+    os.close(read_end)
+    os.close(write_end)
 
 
 # --- the end ----------------------------------------------------------------------------
