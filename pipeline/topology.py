@@ -352,7 +352,8 @@ def _edges(nodes: tuple[Node, ...]) -> tuple[Edge, ...]:
     both_ways += [(egress, tcp) for tcp in tcps for egress in egresses]
     both_ways += [(egress, DEMUX) for egress in egresses]
     return (
-        *(Edge(a, b, DATA_CAPACITY, DESCRIPTOR_BYTES) for a, b in joined + both_ways),
+        # In this order a worker publishes: what ingress must know of a guest before what is answered to it.
+        *(Edge(a, b, DATA_CAPACITY, DESCRIPTOR_BYTES) for a, b in both_ways + joined),
         Edge(DEMUX, RESOLVER, SERVICE_CAPACITY, DESCRIPTOR_BYTES),
         Edge(RESOLVER, DEMUX, SERVICE_CAPACITY, DESCRIPTOR_BYTES),
     )

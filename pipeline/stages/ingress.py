@@ -92,6 +92,7 @@ class IngressStage:
         self.gateway_mac = config.gateway_mac
         self.demux_out = ports.rings_out["demux"]
         self.sources: list[Consumer] = list(ports.rings_in.values())
+        self.demux_in = ports.rings_in["demux"]
         self.ports: dict[int, Port] = {}
         self.readable: dict[Port, None] = {}
         self.more = False
@@ -121,15 +122,24 @@ class IngressStage:
                 if len(self.ports) == 1 or self.fairness.may_read_link(port.number, now):
                     work += self._read(port, now)
         for ring in self.sources:
-            while burst := ring.peek():
-                count = len(burst) // d.DESCRIPTOR_BYTES
-                done = self._send_burst(burst)
-                ring.release(done)
-                work += done
-                if done < count:
-                    break
+            work += self._send_all(ring)
         if not work:
             self.card.filler.rest()
+        return work
+
+    def _send_all(self, ring: Consumer) -> int:
+        """Everything in one ring, as long as the guests take it; the number of records done with."""
+        work = 0
+        while burst := ring.peek():
+            if ring is not self.demux_in and self.demux_in.pending():
+                # Published before: it may say where the guest is that this burst is for.
+                work += self._send_all(self.demux_in)
+            count = len(burst) // d.DESCRIPTOR_BYTES
+            done = self._send_burst(burst)
+            ring.release(done)
+            work += done
+            if done < count:
+                break
         return work
 
     def deadline(self) -> float:

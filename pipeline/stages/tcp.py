@@ -170,7 +170,7 @@ class TcpStage:
                     self.guests.adopt(flow, link)
                 reason = flow.conn.on_segment(segment, now)
                 if reason is not None:
-                    self.counts[INDEX[reason]] += 1
+                    self.counts[INDEX[reason]] += seg_count
                     self._bad(link, seg_count)
                 window = flow.conn.snd_wnd
                 if window * 4 < flow.told_window * 3 or window > flow.told_window * 2:
