@@ -40,7 +40,7 @@ class Waiting(NamedTuple):
     size: int
 
     @property
-    def count(self) -> int:
+    def number(self) -> int:
         """How many they are."""
         return (self.length + self.size - 1) // self.size if self.size else 1
 
@@ -178,7 +178,7 @@ class UdpDispatch:
             self._send(neighbor.link, neighbor.mac, waiting)
         if flow.remote_port == nat.DNS_PORT and not number & d.FLOW_FROM_EGRESS:
             # A resolver asks once from a port: a thousand names would be a thousand sockets for 90 s.
-            flow.unanswered -= waiting.count
+            flow.unanswered -= waiting.number
             if flow.unanswered <= 0:
                 self.flows.finish(flow)
 
@@ -217,7 +217,7 @@ class UdpDispatch:
 
     def _send(self, link: int, mac: bytes, datagrams: Waiting) -> None:
         slot, off, length, src, dst, ports, stride, size = datagrams
-        self.counts[_SENT] += datagrams.count
+        self.counts[_SENT] += datagrams.number
         self.output.datagrams(link, mac, src, dst, ports, slot, off, length, stride, size)
 
     def on_resolved(self, token: object) -> None:

@@ -4,6 +4,7 @@ transfer ADDRESS PORT DOWN UP [COUNT]     COUNT connections at once, each with i
 connect ADDRESS PORT                      {"errno": name or "", "seconds": s}
 udp ADDRESS PORT SIZE COUNT               {"sent": COUNT, "received": n}, one datagram at a time
 segmented ADDRESS PORT SIZE COUNT         {"sent": COUNT, "received": n, "different": n}, sent in one piece
+burst ADDRESS PORT SIZES ROUNDS           {"sent": n, "received": n, "as_sent": n}, SIZES as 1400*30,0,7*5
 late ADDRESS PORT SIZE                    sends, ends its half, then reads: {"answer": text}
 early ADDRESS PORT SIZE                   reads to the end, then sends: {"answer": text, "sha256": of it}
 reset ADDRESS PORT                        {"errno": name} after the server's reset
@@ -19,6 +20,7 @@ import errno
 import hashlib
 import http.client
 import json
+import random
 import socket
 import struct
 import sys
@@ -108,6 +110,35 @@ def segmented(address: str, port: str, size: str, count: str) -> dict[str, Any]:
             except TimeoutError:
                 break
     return {"sent": len(sent), "received": len(received), "different": len(set(received) - set(sent))}
+
+
+def burst(address: str, port: str, sizes: str, rounds: str) -> dict[str, Any]:
+    """Datagrams of those sizes one right behind the other, then their echoes; how many are as sent."""
+    lengths = []
+    for part in sizes.split(","):
+        size, _, times = part.partition("*")
+        lengths += [int(size)] * int(times or 1)
+    sent = received = as_sent = 0
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
+        sock.settimeout(3.0)
+        sock.connect((address, int(port)))
+        for turn in range(int(rounds)):
+            payloads = [
+                random.Random(turn << 16 | index).randbytes(length) for index, length in enumerate(lengths)
+            ]
+            for payload in payloads:
+                sock.send(payload)
+            sent += len(payloads)
+            for payload in payloads:
+                try:
+                    got = sock.recv(65535)
+                except TimeoutError:
+                    break
+                received += 1
+                as_sent += got == payload
+    return {"sent": sent, "received": received, "as_sent": as_sent}
 
 
 def late(address: str, port: str, size: str) -> dict[str, Any]:
@@ -220,6 +251,7 @@ COMMANDS: dict[str, Callable[..., dict[str, Any]]] = {
         connect,
         udp,
         segmented,
+        burst,
         late,
         early,
         reset,

@@ -1,6 +1,6 @@
 """Whole Ethernet frames for tests, made by the plain wire modules one at a time, and slots full of them."""
 
-from pipeline.wire import ethernet, ipv4, tcp, tcp_options
+from pipeline.wire import checksum, ethernet, ipv4, tcp, tcp_options, udp
 
 GATEWAY_MAC = bytes.fromhex("5a94efe40cdd")
 GUEST_MAC = bytes.fromhex("5a94efe40cee")
@@ -40,6 +40,32 @@ def tcp_frame(
     total = ipv4.HEADER_LEN + len(segment)
     header = ipv4.build(total, ident, ttl, ipv4.PROTO_TCP, src, dst, flags=ip_flags, tos=tos)
     return (eth_header + header + segment).ljust(pad_to, b"\0")
+
+
+def udp_frame(
+    payload: bytes = b"",
+    *,
+    sport: int = 40000,
+    dport: int = 7000,
+    src: int = GUEST,
+    dst: int = REMOTE,
+    ident: int = 0,
+    ttl: int = 64,
+    tos: int = 0,
+    ip_flags: int = ipv4.FLAG_DF,
+    eth_header: bytes = FROM_GUEST,
+    pad_to: int = 0,
+    summed: bool = True,
+) -> bytes:
+    """One UDP/IPv4 frame; summed False: without a checksum, as RFC 768 allows."""
+    total = ipv4.HEADER_LEN + udp.HEADER_LEN + len(payload)
+    if summed:
+        words = checksum.word_sum(payload)
+        head = udp.build_checked(src, dst, sport, dport, len(payload), words)
+    else:
+        head = udp.build(sport, dport, udp.HEADER_LEN + len(payload))
+    header = ipv4.build(total, ident, ttl, ipv4.PROTO_UDP, src, dst, flags=ip_flags, tos=tos)
+    return (eth_header + header + head + payload).ljust(pad_to, b"\0")
 
 
 def slot_of(
