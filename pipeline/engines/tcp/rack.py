@@ -11,7 +11,7 @@ from typing import Final
 from pipeline.engines.tcp.sack import SentRange
 from pipeline.engines.tcp.segment import Segment
 from pipeline.engines.tcp.seq import MASK, lt
-from pipeline.engines.tcp.state import NO_POSITION, OPEN, Tcb
+from pipeline.engines.tcp.state import NO_POSITION, OPEN, RECOVERY, Tcb
 from pipeline.engines.tcp.timers import NEVER, PTO, REORDER, RTO
 
 DUP_THRESH: Final = 3
@@ -113,27 +113,39 @@ def arm_probe(c: Tcb, now: float) -> None:
 
     Not for a single segment: the peer's delayed ACK would have to be waited for, and the
     RTO comes no later.
+
+    Beyond the RFC, in fast recovery too, once in a silence: when the last thing sent was a
+    retransmission and that was lost, nothing comes back that RACK could judge by. At 5 % loss
+    this is what most time-outs are made of.
     """
     timers = c.timers
     pto = 2 * c.rtt.srtt
     if pto < MIN_PTO:
         pto = MIN_PTO
     pto += now
-    if (
-        c.sack_ok
-        and not c.trouble
-        and c.snd_nxt - c.snd_una > c.snd_mss
-        and pto < timers[RTO]
-        and c.rtt.srtt > 0.0
-    ):
+    if c.recovery == RECOVERY:
+        wanted = not c.recovery_probed
+    else:
+        wanted = not c.trouble and c.snd_nxt - c.snd_una > c.snd_mss
+    if wanted and c.sack_ok and pto < timers[RTO] and c.rtt.srtt > 0.0:
         timers[PTO] = pto
     else:
         timers[PTO] = NEVER
 
 
 def probe_expired(c: Tcb, now: float) -> None:
-    """Section 7.3: have one segment sent: new data if there are any, else the last one again."""
+    """Section 7.3: have one segment sent: new data if there are any, else the last one again.
+
+    In recovery the first one: its retransmission is what must have been lost.
+    """
     c.timers[PTO] = NEVER
+    if c.recovery == RECOVERY:
+        if c.board.ranges and not c.board.ranges[0].sacked:
+            c.recovery_probed = True
+            c.board.mark_front_lost(c.snd_mss)
+            c.fast_retransmit = True
+            c.trouble = c.wants_transmit = True
+        return
     if c.tlp_end_seq != NO_POSITION or c.trouble or not c.board.ranges:
         return
     c.tlp_due = True

@@ -132,7 +132,9 @@ def _recover(
         or c.tlp_end_seq != NO_POSITION
     )
     if c.trouble:
-        c.timers[PTO] = NEVER
+        if newly:
+            c.recovery_probed = False
+        rack.arm_probe(c, now)
 
 
 def _read_sack(c: Tcb, seg: Segment, newly: list[SentRange]) -> bool:

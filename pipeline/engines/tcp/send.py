@@ -92,7 +92,7 @@ def _bare(c: Tcb, seq: int, header: Header) -> Outgoing:
 def _send_new(
     c: Tcb, now: float, max_ranges: int, out: list[Outgoing], header: Header, mss: int, probe: bool
 ) -> None:
-    """Send from snd_nxt on. probe: one segment beyond cwnd (tail-loss probe)."""
+    """Send from snd_nxt on. probe: two segments beyond cwnd (tail-loss probe)."""
     ack, wnd, ts_val, ts_ecr, has_ts, sack = header
     snd_nxt = c.snd_nxt
     una = c.snd_una
@@ -105,7 +105,8 @@ def _send_new(
     usable = una + c.snd_wnd - snd_nxt
     room = cwnd - (c.pipe() if c.trouble else snd_nxt - una)
     if probe:
-        room = mss
+        # Two, not RFC 8985's one: if only the ACK was lost, the peer would hold its answer to one.
+        room = 2 * mss
         max_ranges = len(out) + 1
     first = snd_nxt
     queue_end = c.queue_end
@@ -220,6 +221,7 @@ def _retransmit_lost(
     c.last_sent_at = now
     if c.timers[RTO] == NEVER:
         c.timers[RTO] = now + c.rtt.rto
+    rack.arm_probe(c, now)
 
 
 def _resend(

@@ -125,6 +125,7 @@ class Tcb:
         "reassembly",
         "recover",
         "recovery",
+        "recovery_probed",
         "reo_wnd_mult",
         "reo_wnd_persist",
         "reo_wnd_round",
@@ -263,6 +264,8 @@ class Tcb:
         self.tlp_due = False
         self.tlp_end_seq = NO_POSITION
         self.tlp_is_retrans = False
+        self.recovery_probed = False
+        """The probe of this silence in recovery has been sent."""
 
         # Probes and limits.
         self.probe_due = False

@@ -105,12 +105,12 @@ def test_silence_sends_the_last_segment_again_before_the_time_out() -> None:
     assert rig.conn.recovery == OPEN
 
 
-def test_a_probe_takes_new_data_if_there_are_any() -> None:
+def test_a_probe_takes_two_segments_of_new_data_if_there_are_any() -> None:
     rig = in_flight(10)
     rig.conn.cc.cwnd = 10 * EFF_MSS
     rig.host_data(3 * EFF_MSS)
     assert rig.silent(), "cwnd is full"
-    assert probe(rig) == [(10, 1)]
+    assert probe(rig) == [(10, 2)]
 
 
 def test_a_probe_with_a_fin_sends_the_fin_again() -> None:
@@ -159,7 +159,33 @@ def test_a_needless_probe_does_not() -> None:
     assert not rig.conn.trouble
 
 
-@pytest.mark.parametrize("case", ["one segment", "no sack", "in recovery"])
+def test_a_lost_retransmission_with_nothing_behind_it_is_repeated_without_a_time_out() -> None:
+    rig = in_flight(10)
+    sack(rig, (1, 10))
+    assert segments(rig, rig.send()) == [(0, 1)]
+    # It is lost, and there is nothing left to send whose SACK would tell.
+    (again,) = rig.run(0.1)
+    assert segments(rig, [again[1]]) == [(0, 1)]
+    assert again[0] < 0.05
+    assert rig.conn.timeouts == 0
+    assert rig.conn.recovery == RECOVERY
+    rig.acknowledge_all()
+    assert not rig.given
+    assert not rig.conn.trouble
+
+
+def test_in_recovery_there_is_one_probe_until_something_new_arrives() -> None:
+    rig = in_flight(10)
+    sack(rig, (1, 5))
+    rig.send()
+    sent = rig.run(0.15)
+    assert segments(rig, [out for _, out in sent]).count((0, 1)) == 1
+    assert rig.conn.timeouts == 0
+    rig.run(0.3)
+    assert rig.conn.timeouts == 1
+
+
+@pytest.mark.parametrize("case", ["one segment", "no sack", "after a time-out"])
 def test_no_probe_where_it_cannot_help(case: str) -> None:
     if case == "one segment":
         rig = in_flight(1)
@@ -167,8 +193,8 @@ def test_no_probe_where_it_cannot_help(case: str) -> None:
         rig = in_flight(10, **NO_OPTIONS)
     else:
         rig = in_flight(10)
-        sack(rig, (1, 5))
-        rig.send()
+        rig.run(0.3)
+        assert rig.conn.timeouts == 1
     assert rig.conn.timers[PTO] == NEVER
 
 
