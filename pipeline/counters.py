@@ -244,7 +244,12 @@ TABLE: Final[tuple[Counter, ...]] = (
     Counter("api_request_refused_token", "requests", "requests without the token of -api-token-file"),
     # --- listen: port forwards --------------------------------------------------------
     Counter("listen_accept_failed", "events", "accept calls of forwarded ports that failed"),
+    Counter("listen_accept_paused", "events", "pauses of accepting: egress was busy, or accept failed"),
+    Counter(
+        "listen_connection_lost", "connections", "accepted connections that could not be handed to egress"
+    ),
     Counter("listen_connection_accepted", "connections", "connections accepted on forwarded ports"),
+    Counter("listen_forward_refused_too_many", "forwards", "forwards over the limit max-forwards"),
     Counter("listen_forwards", "forwards", "forwards open now", "gauge"),
     # --- resolver: DHCP, DNS ----------------------------------------------------------
     Counter("dhcp_ack_sent", "messages", "DHCP acknowledgements"),

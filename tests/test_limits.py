@@ -1,9 +1,13 @@
 """The table of limits and Config agree."""
 
 from dataclasses import fields
+from pathlib import Path
 
 from pipeline import limits
 from pipeline.config import Config
+from pipeline.counters import INDEX
+
+DOCS = Path(__file__).resolve().parent.parent / "docs" / "limits.md"
 
 
 def test_every_limit_is_a_field_of_config() -> None:
@@ -12,3 +16,11 @@ def test_every_limit_is_a_field_of_config() -> None:
 
 def test_every_default_is_allowed() -> None:
     assert all(limit.low <= limit.default <= limit.high for limit in limits.TABLE)
+
+
+def test_every_limit_has_a_counter() -> None:
+    assert [limit.name for limit in limits.TABLE if limit.counter not in INDEX] == []
+
+
+def test_the_documentation_has_the_table_as_it_is() -> None:
+    assert limits.table() in DOCS.read_text()

@@ -20,7 +20,10 @@ ACCEPTS_A_STEP: Final = 64
 
 _ACCEPTED: Final = INDEX["listen_connection_accepted"]
 _ACCEPT_FAILED: Final = INDEX["listen_accept_failed"]
+_PAUSED: Final = INDEX["listen_accept_paused"]
+_LOST: Final = INDEX["listen_connection_lost"]
 _FORWARDS: Final = INDEX["listen_forwards"]
+_TOO_MANY: Final = INDEX["listen_forward_refused_too_many"]
 
 
 class Forward:
@@ -84,6 +87,7 @@ class ListenStage:
         if key in self.forwards:
             raise listener.ListenError("proxy already running")
         if len(self.forwards) >= self.max_forwards:
+            self.counts[_TOO_MANY] += 1
             raise listener.ListenError(f"{self.max_forwards} ports are forwarded already")
         host, port = listener.split(remote.removeprefix("tcp://"))
         addr = ipv4.addr_parse(host)
