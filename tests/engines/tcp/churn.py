@@ -29,7 +29,7 @@ HALF = 1 << 31
 HOURS = 2
 LOSS = 0.01
 MIN_PORTS = 4000
-BIRTHS_A_PORT = 25
+BIRTHS_A_PORT = 10
 """Enough that ports are used again, also while the last connection is open or in TIME-WAIT."""
 MAX_SEGMENT = 1400
 SLOTS = 1 << 16
@@ -222,7 +222,7 @@ class Churn:
         self.states: Counter[int] = Counter()
         self.peak = 0
         self._ports = max(MIN_PORTS, count // BIRTHS_A_PORT)
-        self._left = count
+        self._count = count
         self._spacing = hours * 3600 / count
         self.at(0.0, self._birth)
 
@@ -272,8 +272,7 @@ class Churn:
             conn = Connection.active(self.cfg, self._isn(key), self.now)
             self._add(conn, key, guest)
             self._settle(self.flows[key])
-        self._left -= 1
-        if self._left:
+        if self.seen["opened"] < self._count:
             self.at(rng.expovariate(1 / self._spacing), self._birth)
 
     def _isn(self, key: int) -> int:
@@ -438,7 +437,7 @@ def main() -> None:
     seconds = time.monotonic() - began
     churn.check_empty()
     print(
-        f"{count} births, {seconds:.1f} s, {churn.now / 3600:.1f} virtual hours, {churn.peak} flows at most"
+        f"{churn.seen['opened']} connections, {seconds:.1f} s, {churn.now / 3600:.1f} virtual hours, {churn.peak} flows at most"
     )
     print(dict(churn.seen))
 

@@ -34,8 +34,8 @@ def churned(count: int, seed: int) -> None:
     assert churn.states[CLOSED] > 0.5 * count
     assert churn.states[TIME_WAIT] == seen["reused"]
     assert min(seen["errno 104"], seen["errno 110"], seen["errno 111"], seen["reused"]) > 0
-    # A SYN that is repeated behind a lost reset opens once more.
-    assert 0.8 * count < seen["opened"] < 1.1 * count
+    # SYNs that were under way, or are repeated behind a lost reset, open a few more.
+    assert count <= seen["opened"] < 1.1 * count
 
 
 @pytest.mark.parametrize("seed", range(BLOCKS))
