@@ -38,6 +38,8 @@ _CHECK_OFF: Final = 40
 _IPV4: Final = b"\x08\x00\x45"
 _FRAGMENT_PROTO: Final = 0xBFFF00FF
 """Of fragment field, TTL, protocol: all but DF and the TTL."""
+_HOPS_LEFT: Final = 0xFE00
+"""Of the same: bits of which one is set in a TTL above 1."""
 _MAX_STRIDE: Final = 0xFFFF
 _MIN_SUM_ROWS: Final = 3
 """From as many frames on, one numpy sum over all is cheaper than one for each."""
@@ -86,6 +88,8 @@ def take(
         or total + _IPV4_OFF > length
         or pre[12:15] != _IPV4
         or ftp & _FRAGMENT_PROTO != PROTO
+        # One that has no hop left is not for this way: its sender gets an answer.
+        or not ftp & _HOPS_LEFT
     ):
         return 0
     rows = 1

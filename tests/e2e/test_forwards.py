@@ -138,6 +138,37 @@ def test_the_guest_learns_the_clients_address_on_request(
         assert said == b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c" + addresses + ports + b"hello"
 
 
+def test_a_forward_of_the_file_may_have_a_proxy_header_and_a_unix_client_is_unknown(
+    network: Network, outside: Servers
+) -> None:
+    path = network.directory / "proxy.yaml"
+    path.write_text(
+        f'stack: {{forwards: {{"{LOCAL}:9009": "{GUEST_ADDR}:{ECHO}"}}}}\n'
+        f'proxy-protocol: {{"{LOCAL}:9009": v1}}\n'
+    )
+    socket_path = network.directory / "proxy.sock"
+    with (
+        Daemon(network, "-config", str(path)) as daemon,
+        Agent(network.guest, daemon.socket) as agent,
+        contextlib.closing(Servers(agent.guest, network.directory)),
+    ):
+        with network.host.connect(LOCAL, 9009) as sock:
+            sock.shutdown(socket.SHUT_WR)
+            assert receive_all(sock).startswith(f"PROXY TCP4 {LOCAL} {LOCAL} ".encode())
+        wish = {
+            "local": str(socket_path),
+            "remote": f"tcp://{GUEST_ADDR}:{ECHO}",
+            "protocol": "unix",
+            "proxy_protocol": "v1",
+        }
+        assert daemon.api("/services/forwarder/expose", wish) == (200, b"")
+        with socket.socket(socket.AF_UNIX) as client:
+            client.settimeout(10)
+            client.connect(str(socket_path))
+            client.shutdown(socket.SHUT_WR)
+            assert receive_all(client) == b"PROXY UNKNOWN\r\n"
+
+
 def test_a_tunnel_leads_to_a_port_of_the_guest(daemon: Daemon, inside: Servers) -> None:
     with socket.socket(socket.AF_UNIX) as sock:
         sock.settimeout(10)

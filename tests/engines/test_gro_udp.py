@@ -37,7 +37,7 @@ def judge(view: memoryview, off: int, length: int, verify: bool = True) -> Datag
     total = int.from_bytes(view[start + 2 : start + 4], "big")
     udp_len = int.from_bytes(view[start + 24 : start + 26], "big")
     fragment = int.from_bytes(view[start + 6 : start + 8], "big") & 0xBFFF
-    if fragment or total > length - 14 or udp_len < 8 or udp_len != total - 20:
+    if fragment or view[start + 8] < 2 or total > length - 14 or udp_len < 8 or udp_len != total - 20:
         return None
     try:
         ip = ipv4.parse(view, start, end)
@@ -189,6 +189,14 @@ def test_fragments_options_and_other_protocols_are_left_to_demux() -> None:
     view, places = slot_of([good, fragment, bytes(options), tcp_frame(1, b"x"), good])
     items, _ = gro.coalesce(view, places)
     assert [item[0] for item in items] == [d.UDP_RANGE, d.FRAME, d.FRAME, d.TCP_RANGE, d.UDP_RANGE]
+
+
+@pytest.mark.parametrize("ttl", [0, 1])
+def test_a_datagram_without_a_hop_left_is_left_to_demux(ttl: int) -> None:
+    view, places = slot_of([udp_frame(DATA[:100], ttl=2), *[udp_frame(DATA[:100], ttl=ttl)] * 2])
+    items, drops = gro.coalesce(view, places)
+    assert [item[0] for item in items] == [d.UDP_RANGE, d.FRAME, d.FRAME]
+    assert not drops
 
 
 def test_the_bits_for_runs_of_a_link_go_into_the_record() -> None:
