@@ -3,20 +3,29 @@
 TCP and unix connections are accepted here and handed to an egress worker with
 SCM_RIGHTS; bound UDP sockets are handed over whole. Closing a forward closes its
 listener; connections that it brought live on.
+
+Nothing is accepted while egress has not taken what it got before, and for a moment after the
+system had no descriptor left: clients wait in the backlogs of the listeners, which cost us nothing.
 """
 
 import os
 import select
 import socket
+from time import monotonic
 from typing import Final
 
 from pipeline.config import Config
 from pipeline.counters import INDEX
 from pipeline.host import listener, proxy_header
+from pipeline.stages.channel import close_all
 from pipeline.stages.worker import Worker
 from pipeline.wire import ipv4, proxy_protocol
 
 ACCEPTS_A_STEP: Final = 64
+EXHAUSTED_PAUSE: Final = 0.2
+"""Seconds without accepting after an accept failed: out of descriptors, as a rule."""
+BUSY_PAUSE: Final = 0.01
+"""Seconds between two looks whether egress has taken what it got."""
 
 _ACCEPTED: Final = INDEX["listen_connection_accepted"]
 _ACCEPT_FAILED: Final = INDEX["listen_accept_failed"]
@@ -29,7 +38,7 @@ _TOO_MANY: Final = INDEX["listen_forward_refused_too_many"]
 class Forward:
     """One bound local address and the guest's address behind it."""
 
-    __slots__ = ("addr", "egress", "key", "path", "port", "protocol", "proxy", "sock")
+    __slots__ = ("addr", "egress", "key", "path", "port", "protocol", "proxy", "sock", "watched")
 
     def __init__(
         self, key: str, protocol: str, sock: socket.socket, addr: int, port: int, path: str | None = None
@@ -43,6 +52,8 @@ class Forward:
         self.egress = 0
         self.proxy = 0
         """Version of the PROXY header that the guest gets first; 0 for none."""
+        self.watched = False
+        """Whether connections are accepted now."""
 
 
 class ListenStage:
@@ -55,14 +66,26 @@ class ListenStage:
         self.max_forwards = config.max_forwards
         self.forwards: dict[str, Forward] = {}
         self._next_egress = 0
+        self._resume_at = float("inf")
+        """When accepting goes on, if it is paused."""
+        self._told = False
+        """Whether the log says already that accepting fails."""
 
     def step(self, now: float) -> int:
-        """All work comes from sockets and control requests."""
-        return 0
+        """Go on accepting after a pause; all other work comes from sockets and control requests."""
+        if now < self._resume_at:
+            return 0
+        if self._busy():
+            self._resume_at = now + BUSY_PAUSE
+            return 0
+        self._resume_at = float("inf")
+        for forward in self.forwards.values():
+            self._watch(forward)
+        return 1
 
     def deadline(self) -> float:
-        """No timers."""
-        return float("inf")
+        """When a pause ends."""
+        return self._resume_at
 
     def on_control(self, message: dict[str, object], fds: list[int]) -> dict[str, object]:
         """Requests ``expose``, ``unexpose`` and ``tunnel`` of the supervisor."""
@@ -72,14 +95,19 @@ class ListenStage:
                     self._expose(protocol, local, remote, int(str(message.get("proxy", 0))))
                 case {"op": "unexpose", "protocol": str(protocol), "local": str(local)}:
                     self._unexpose(protocol, local)
-                case {"op": "tunnel", "ip": str(ip), "port": int(port)}:
+                case {"op": "tunnel", "ip": str(ip), "port": int(port)} if fds:
+                    addr = ipv4.addr_parse(ip)
                     head = message.get("head")
                     first = head if isinstance(head, bytes) else b""
-                    self._hand_over(socket.socket(fileno=fds[0]), ipv4.addr_parse(ip), port, first)
+                    self._hand_over(socket.socket(fileno=fds.pop(0)), addr, port, first)
                 case _:
                     return {"error": f"listen knows no request {message.get('op')!r}"}
         except (listener.ListenError, ValueError) as error:
             return {"error": str(error)}
+        except OSError as error:
+            return {"error": f"{message['op']}: {error.strerror}"}
+        finally:
+            close_all(fds)
         return {"ok": True}
 
     def _expose(self, protocol: str, local: str, remote: str, proxy: int) -> None:
@@ -99,15 +127,15 @@ class ListenStage:
             sock = listener.bind_inet(protocol, local)
         forward = Forward(key, protocol, sock, addr, port, path)
         forward.proxy = proxy
-        self.forwards[key] = forward
-        self.counts[_FORWARDS] = len(self.forwards)
         if protocol == "udp":
             forward.egress = self._pick_egress()
             message = {"op": "udp_forward", "key": key, "addr": addr, "port": port}
-            self.worker.send_peer(f"egress{forward.egress}", message, [sock])
-            sock.close()
-        else:
-            self.worker.register(sock.fileno(), select.EPOLLIN, lambda _events: self._accept(forward))
+            with sock:
+                self.worker.send_peer(f"egress{forward.egress}", message, [sock])
+        elif self._resume_at == float("inf"):
+            self._watch(forward)
+        self.forwards[key] = forward
+        self.counts[_FORWARDS] = len(self.forwards)
         self.worker.log.info("forward opened", protocol=protocol, local=local, remote=remote)
 
     def _unexpose(self, protocol: str, local: str) -> None:
@@ -123,7 +151,7 @@ class ListenStage:
             message = {"op": "udp_unforward", "key": forward.key}
             self.worker.send_peer(f"egress{forward.egress}", message, [])
             return
-        self.worker.unregister(forward.sock.fileno())
+        self._ignore(forward)
         forward.sock.close()
         if forward.path is not None:
             try:
@@ -131,26 +159,62 @@ class ListenStage:
             except FileNotFoundError:
                 self.worker.log.warning("socket file was gone already", path=forward.path)
 
+    # --- accepting ----------------------------------------------------------------------
+
+    def _watch(self, forward: Forward) -> None:
+        if forward.protocol != "udp" and not forward.watched:
+            self.worker.register(forward.sock.fileno(), select.EPOLLIN, lambda _events: self._accept(forward))
+            forward.watched = True
+
+    def _ignore(self, forward: Forward) -> None:
+        if forward.watched:
+            self.worker.unregister(forward.sock.fileno())
+            forward.watched = False
+
+    def _pause(self, seconds: float) -> None:
+        """Accept nothing anywhere: what is short is short for all forwards."""
+        for forward in self.forwards.values():
+            self._ignore(forward)
+        self._resume_at = monotonic() + seconds
+        self.counts[_PAUSED] += 1
+
+    def _busy(self) -> bool:
+        """Whether an egress worker has not taken what it got: its connections would pile up here."""
+        return any(self.worker.peer_backlog(f"egress{index}") for index in range(self.egress_workers))
+
     def _accept(self, forward: Forward) -> None:
         for _ in range(ACCEPTS_A_STEP):
+            if self._busy():
+                self._pause(BUSY_PAUSE)
+                return
             try:
                 sock, _ = forward.sock.accept()
-            except BlockingIOError:
+            except (BlockingIOError, ConnectionAbortedError):
                 return
             except OSError as error:
-                # Out of descriptors, or a client that left while it waited: count it, go on later.
+                # The connection stays in the backlog and the listener readable: look again later.
                 self.counts[_ACCEPT_FAILED] += 1
-                self.worker.log.warning("accept failed", local=forward.key, error=str(error))
+                self._pause(EXHAUSTED_PAUSE)
+                if not self._told:
+                    self._told = True
+                    self.worker.log.warning("accept failed", local=forward.key, error=str(error))
                 return
+            self._told = False
             self.counts[_ACCEPTED] += 1
             first = _proxy_header(forward.proxy, sock) if forward.proxy else b""
-            self._hand_over(sock, forward.addr, forward.port, first)
+            try:
+                self._hand_over(sock, forward.addr, forward.port, first)
+            except OSError:
+                self.counts[_LOST] += 1
 
     def _hand_over(self, sock: socket.socket, addr: int, port: int, first: bytes) -> None:
-        """Give a connection to egress; first is what the guest gets before anything that the socket says."""
+        """Give a connection to egress; first is what the guest gets before anything that the socket says.
+
+        sock is closed in any case. OSError when no descriptor is left to keep it until egress takes it.
+        """
         message = {"op": "accepted", "addr": addr, "port": port, "first": first}
-        self.worker.send_peer(f"egress{self._pick_egress()}", message, [sock])
-        sock.close()
+        with sock:
+            self.worker.send_peer(f"egress{self._pick_egress()}", message, [sock])
 
     def _pick_egress(self) -> int:
         self._next_egress = (self._next_egress + 1) % self.egress_workers

@@ -2,15 +2,14 @@
 
 import errno
 import os
-import resource
 import socket
-from collections.abc import Callable, Iterator
-from contextlib import suppress
+from collections.abc import Iterator
 
 import pytest
 
 from pipeline.stages import channel
 from pipeline.stages.channel import ControlChannel
+from tests.stages.conftest import Exhaust
 
 Pair = tuple[ControlChannel, ControlChannel]
 
@@ -110,29 +109,8 @@ def test_a_message_longer_than_any_may_be_is_refused(pair: Pair, monkeypatch: py
 # --- no descriptor left -------------------------------------------------------------------
 
 
-@pytest.fixture
-def exhausted() -> Iterator[Callable[[int], None]]:
-    """Call it to leave this process so many descriptors."""
-    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
-    held: list[int] = []
-
-    def leave(count: int) -> None:
-        highest = max(int(name) for name in os.listdir("/proc/self/fd"))
-        resource.setrlimit(resource.RLIMIT_NOFILE, (highest + 1 + count, limits[1]))
-        with suppress(OSError):
-            while True:
-                held.append(os.dup(0))
-        for _ in range(count):
-            os.close(held.pop())
-
-    yield leave
-    for fd in held:
-        os.close(fd)
-    resource.setrlimit(resource.RLIMIT_NOFILE, limits)
-
-
 def test_a_message_whose_descriptors_find_no_room_is_lost_and_no_other(
-    pair: Pair, exhausted: Callable[[int], None]
+    pair: Pair, exhausted: Exhaust
 ) -> None:
     read_end, write_end = os.pipe()
     pair[0].send({"n": 1})
@@ -151,7 +129,7 @@ def test_a_message_whose_descriptors_find_no_room_is_lost_and_no_other(
 
 
 def test_of_descriptors_that_found_room_beside_others_that_did_not_none_stays_open(
-    pair: Pair, exhausted: Callable[[int], None]
+    pair: Pair, exhausted: Exhaust
 ) -> None:
     read_end, write_end = os.pipe()
     pair[0].send({"n": 1}, [write_end, write_end])
@@ -164,7 +142,7 @@ def test_of_descriptors_that_found_room_beside_others_that_did_not_none_stays_op
 
 
 def test_a_message_that_cannot_wait_for_want_of_descriptors_is_an_error_and_leaves_nothing(
-    pair: Pair, exhausted: Callable[[int], None]
+    pair: Pair, exhausted: Exhaust
 ) -> None:
     while not pair[0].backlog:
         pair[0].send({"pad": bytes(20_000)})

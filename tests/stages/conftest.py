@@ -1,0 +1,31 @@
+"""What several tests of stages need: a process that runs out of descriptors."""
+
+import os
+import resource
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+
+import pytest
+
+Exhaust = Callable[[int], None]
+"""Leaves this process so many descriptors, until the test ends."""
+
+
+@pytest.fixture
+def exhausted() -> Iterator[Exhaust]:
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    held: list[int] = []
+
+    def leave(count: int) -> None:
+        highest = max(int(name) for name in os.listdir("/proc/self/fd"))
+        resource.setrlimit(resource.RLIMIT_NOFILE, (highest + 1 + count, limits[1]))
+        with suppress(OSError):
+            while True:
+                held.append(os.dup(0))
+        for _ in range(min(count, len(held))):
+            os.close(held.pop())
+
+    yield leave
+    for fd in held:
+        os.close(fd)
+    resource.setrlimit(resource.RLIMIT_NOFILE, limits)
