@@ -68,7 +68,7 @@ header length before it. n = 1: gso_size = len (may be 0), stride = 0. In n > 1 
 LINK_UP: Final = 3
 """A guest link was attached. link, aux = MTU of the link (0 = default)."""
 LINK_DOWN: Final = 4
-"""A guest link is gone: forget its MACs and neighbours. link."""
+"""A guest link is gone: forget its MACs and neighbours. link. Demux tells egress and tcp in turn."""
 
 # --- demux, tcp -> ingress ----------------------------------------------------------
 FRAME_OUT: Final = 10

@@ -7,9 +7,10 @@ only while fewer than ``quota`` of its references are out, and no socket is read
 records for another worker do not fit into their ring.
 """
 
+import os
 import select
 import socket
-from typing import Final, cast
+from typing import Final
 
 from pipeline.config import Config
 from pipeline.counters import INDEX
@@ -22,16 +23,18 @@ from pipeline.shm.arena import HEADROOM, SLOT_BYTES
 from pipeline.stages.egress_flow import Asker, Flow, read_chunk
 from pipeline.stages.egress_guard import REFUSED, Guard
 from pipeline.stages.egress_icmp import EchoSockets
-from pipeline.stages.egress_share import TIGHT_READ, ClosingFlows, Shares
+from pipeline.stages.egress_reads import HostReads
+from pipeline.stages.egress_share import ClosingFlows, Shares
 from pipeline.stages.egress_udp import UdpSockets
 from pipeline.stages.worker import Worker
 from pipeline.wire import ipv4
 
 READ_GAP: Final = 64
 """Bytes left before each read of a shared slot: room for the headers of a small frame."""
-READS_A_STEP: Final = 8
-"""Reads in one step over all flows, before the results are published."""
-READS_A_FLOW: Final = 2
+MAX_REDIALS: Final = 64
+"""Ports of the gateway that are tried for one connection to a guest."""
+BURSTS_A_STEP: Final = 8
+"""Bursts of datagrams taken from demux before TCP has its turn again."""
 SPILL_AFTER_S: Final = 0.05
 """How long bytes for a host that does not read may stay in slots before they are copied elsewhere."""
 
@@ -46,11 +49,9 @@ _ACCEPTED: Final = INDEX["egress_connection_accepted"]
 _FAILED: Final = INDEX["egress_connection_failed"]
 _RESET: Final = INDEX["egress_connection_reset_by_host"]
 _TO_HOST: Final = INDEX["egress_bytes_to_host"]
-_FROM_HOST: Final = INDEX["egress_bytes_from_host"]
 _FLOWS: Final = INDEX["egress_flows"]
 _SPILLED: Final = INDEX["egress_bytes_spilled"]
 _CLOSING_FULL: Final = INDEX["egress_connection_reset_closing_full"]
-_PAUSED: Final = INDEX["egress_reads_paused_no_slot"]
 
 
 class EgressStage:
@@ -69,13 +70,13 @@ class EgressStage:
         self.targets = nat.Nat.from_config(config)
         self.flows: dict[int, Flow] = {}
         self.dialled = 0
-        self.ready: dict[Flow, None] = {}
-        self.more = False
         self.dirty: dict[Flow, None] = {}
         self.stalled: dict[Flow, float] = {}
         """Flows with bytes that their host socket did not take, and since when."""
         self.tcp_in = [ports.rings_in[f"tcp{i}"] for i in range(config.tcp_workers)]
         self.tcp_out = [ports.rings_out[f"tcp{i}"] for i in range(config.tcp_workers)]
+        self.reads = HostReads(worker, self.tcp_out, self.shares, self._broken)
+        self.ready = self.reads.ready
         self.demux_in = ports.rings_in["demux"]
         self.demux_out = ports.rings_out["demux"]
         self.guard = Guard(worker, config)
@@ -98,13 +99,13 @@ class EgressStage:
             while burst := ring.peek():
                 work += self._on_tcp_burst(shard, burst)
                 ring.release(len(burst) // d.DESCRIPTOR_BYTES)
-        work += self._drain_demux()
+        work += self._drain_demux(BURSTS_A_STEP)
         self.icmp.expire(now)
         if self.dirty:
             self._flush(now)
         if self.stalled:
             self._spill_stalled(now)
-        work += self._read_ready()
+        work += self.reads.read_ready()
         work += self.udp.read_ready(now)
         self.counts[_FLOWS] = len(self.flows)
         if not work:
@@ -114,7 +115,7 @@ class EgressStage:
 
     def deadline(self) -> float:
         """When the flow that stalled first is to be copied out; at once if there is more to read."""
-        if self.more or self.udp.more:
+        if self.reads.more or self.udp.more or self.demux_in.pending():
             return 0.0
         stalled = next(iter(self.stalled.values())) + SPILL_AFTER_S if self.stalled else float("inf")
         return min(stalled, self.icmp.deadline())
@@ -160,7 +161,7 @@ class EgressStage:
                     self._forget(flow, reset=True)
                 else:
                     # The gateway's port is still in use towards this guest: demux takes the next one.
-                    self._dial(flow)
+                    self._redial(flow)
             elif kind == d.CLOSED:
                 # What the guest sent before may still wait for the host socket.
                 flow.state = "CLOSING" if flow.state == "OPEN" else flow.state
@@ -226,7 +227,7 @@ class EgressStage:
 
     def _guest_answered(self, flow: Flow, shard: int, mss: int, link: int) -> None:
         flow.shard = shard
-        flow.share = self.shares.of(link)
+        flow.join(self.shares.of(link))
         flow.chunk = read_chunk(mss)
         flow.state = "OPEN"
         stream = flow.stream
@@ -237,22 +238,27 @@ class EgressStage:
 
     # --- records from demux -------------------------------------------------------------
 
-    def _drain_demux(self) -> int:
+    def _drain_demux(self, bursts: int | None = None) -> int:
+        """Take what demux has sent, at most so many bursts."""
         work = 0
-        while burst := self.demux_in.peek():
+        while bursts != 0 and (burst := self.demux_in.peek()):
             work += self._on_demux_burst(burst)
             self.demux_in.release(len(burst) // d.DESCRIPTOR_BYTES)
+            if bursts is not None:
+                bursts -= 1
         return work
 
     def _on_demux_burst(self, burst: memoryview) -> int:
         count = 0
         for (
-            kind, _flags, _link, stride, gso_size, slot, off, length, _skip, number,
+            kind, _flags, link, stride, gso_size, slot, off, length, _skip, number,
             seq, _ack, _wnd, _ts_val, _ts_ecr, guest_addr, remote_addr, ports, aux,
         ) in d.DESCRIPTOR.iter_unpack(burst):  # fmt: skip
             count += 1
             if kind == d.UDP_DATA:
                 self.udp.to_host(number, slot, off, length, stride, gso_size, guest_addr, remote_addr, ports)
+            elif kind == d.LINK_DOWN:
+                self.shares.forget(link)
             elif kind == d.UDP_CLOSE:
                 self.udp.close(number)
             elif kind == d.DIAL_FAILED:
@@ -341,90 +347,13 @@ class EgressStage:
             del self.stalled[flow]
             self.counts[_SPILLED] += flow.stream.spill(self.worker.free)
 
-    def _read_ready(self) -> int:
-        self.more = False
-        ready = self.ready
-        if not ready:
-            return 0
-        reads = 0
-        for flow in list(ready):
-            out = self.tcp_out[flow.shard]
-            if out.room() <= 0:
-                break
-            if reads >= READS_A_STEP:
-                self.more = True
-                break
-            # Each flow goes to the end of the queue, so that all get their turn.
-            del ready[flow]
-            if flow.state != "OPEN":
-                continue
-            chunk = self._may_read(flow)
-            for _ in range(READS_A_FLOW):
-                if not chunk or not self._read(flow, chunk):
-                    break
-                reads += 1
-                chunk = self._may_read(flow)
-            if flow in flow.share.waiting:
-                continue
-            if (other := flow.share.next_waiting()) is not None:
-                ready[cast(Flow, other)] = None
-            if chunk and flow.stream.readable and flow.state == "OPEN":
-                ready[flow] = None
-                self.more = True
-        return reads
-
-    def _may_read(self, flow: Flow) -> int:
-        """How many bytes the next read of a flow may bring; 0 when it must wait for what it has out."""
-        share = flow.share
-        max_refs = share.may_hold()
-        if not max_refs:
-            if flow.credit.out_refs:
-                share.waiting[flow] = None
-                return 0
-            return TIGHT_READ
-        if share.plenty():
-            return flow.chunk if flow.credit.out_refs < max_refs else 0
-        return flow.credit.room(flow.chunk, max_refs)
-
-    def _read(self, flow: Flow, chunk: int) -> bool:
-        if not flow.share.place(chunk):
-            self.counts[_PAUSED] += 1
-            flow.share.waiting[flow] = None
-            return False
-        filler = flow.share.placed
-        slot, off = filler.slot, filler.off
-        stream = flow.stream
-        try:
-            count = stream.read(self.slots[slot][off : off + chunk])
-        except OSError as error:
-            self._broken(flow, error)
-            return False
-        if count > 0:
-            filler.commit(count)
-            flow.credit.took(count)
-            self.counts[_FROM_HOST] += count
-            self.tcp_out[flow.shard].push(
-                d.record(d.TO_GUEST, flow=flow.number, slot=slot, off=off, length=count)
-            )
-            return True
-        if count == 0:
-            flow.read_finished = True
-            stream.readable = False
-            self._tell(flow, d.SHUTDOWN, aux=d.SHUTDOWN_BOTH if flow.hung_up else 0)
-        return False
-
     def on_released(self, source: str, tags: list[int]) -> None:
         """References of ours came home from source; each tag is the number of the flow that used one."""
         base = int(source[3:]) << 32 if source.startswith("tcp") else 0
         for number in tags:
             flow = self.flows.get(number if number & d.FLOW_FROM_EGRESS else base | number)
             if flow is not None:
-                flow.credit.came_home()
-                if flow.stream.readable:
-                    flow.share.waiting.pop(flow, None)
-                    self.ready[flow] = None
-        for waiting in self.shares.wake():
-            self.ready[cast(Flow, waiting)] = None
+                self.reads.came_home(flow)
 
     # --- ends -------------------------------------------------------------------------
 
@@ -440,10 +369,9 @@ class EgressStage:
             self.worker.unregister(stream.sock.fileno())
         flow.state = "DEAD"
         stream.readable = stream.writable = False
-        self.ready.pop(flow, None)
+        self.reads.forget(flow)
         self.stalled.pop(flow, None)
         self.closing.remove(flow)
-        flow.share.waiting.pop(flow, None)
         del self.flows[flow.key]
         if reset:
             host_tcp.reset(stream.sock)
@@ -467,6 +395,8 @@ class EgressStage:
             case {"op": "udp_unforward", "key": str(key)}:
                 self.udp.remove_forward(key)
                 return {"ok": True}
+        for fd in fds:
+            os.close(fd)
         return {"error": f"egress knows no request {message.get('op')!r}"}
 
     def _accepted(self, sock: socket.socket, addr: int, port: int, first: bytes) -> None:
@@ -478,6 +408,13 @@ class EgressStage:
         self.flows[number] = flow
         self.counts[_ACCEPTED] += 1
         self._dial(flow)
+
+    def _redial(self, flow: Flow) -> None:
+        flow.redials += 1
+        if flow.redials > MAX_REDIALS:
+            self._forget(flow, reset=True)
+        else:
+            self._dial(flow)
 
     def _dial(self, flow: Flow) -> None:
         addr, port = flow.guest

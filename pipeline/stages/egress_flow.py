@@ -28,13 +28,14 @@ class Flow:
 
     __slots__ = (
         "asker", "chunk", "credit", "guest", "hung_up", "key",
-        "number", "read_finished", "shard", "share", "state", "stream",
+        "number", "read_finished", "redials", "shard", "share", "state", "stream",
     )  # fmt: skip
 
     def __init__(
         self, key: int, number: int, shard: int, stream: HostStream, state: str, share: Share
     ) -> None:
         self.share = share
+        share.flows += 1
         self.key = key
         self.number = number
         self.shard = shard
@@ -44,9 +45,16 @@ class Flow:
         self.asker: Asker = (0, 0, 0, 0)
         self.guest = (0, 0)
         self.credit = ReadCredit()
+        self.redials = 0
         self.read_finished = False
         self.hung_up = False
         """The host is gone in both directions, in order: nobody will read what the guest sends."""
+
+    def join(self, share: Share) -> None:
+        """The guest is known now: count for its share."""
+        self.share.flows -= 1
+        self.share = share
+        share.flows += 1
 
 
 def read_chunk(mss: int) -> int:

@@ -43,9 +43,11 @@ class Reader(Protocol):
 class Share:
     """One guest's part of the pool."""
 
-    __slots__ = ("_owners", "_pool", "_slots", "filler", "placed", "small", "waiting")
+    __slots__ = ("_owners", "_pool", "_slots", "filler", "flows", "placed", "small", "waiting")
 
     def __init__(self, pool: Pool, filler: SlotFiller, small: SlotFiller, owners: dict[int, "Share"]) -> None:
+        self.flows = 0
+        """Flows that count for this guest."""
         self._pool = pool
         self._owners = owners
         self.filler = self.placed = filler
@@ -116,10 +118,13 @@ class Shares:
         self._form = (slot_bytes, headroom, gap)
         self._shares: dict[int, Share] = {}
         self._owners: dict[int, Share] = {}
+        self._gone: set[int] = set()
+        """Links that are gone while flows of theirs are not yet."""
 
     def of(self, link: int) -> Share:
         """The share of the guest behind link."""
         share = self._shares.get(link)
+        self._gone.discard(link)
         if share is None:
             filler, small = (SlotFiller(self._pool, *self._form) for _ in range(2))
             share = self._shares[link] = Share(self._pool, filler, small, self._owners)
@@ -134,6 +139,20 @@ class Shares:
         for share in self._shares.values():
             share.filler.rest()
             share.small.rest()
+        if self._gone:
+            self._sweep_gone()
+
+    def forget(self, link: int) -> None:
+        """The guest's link is gone; its share goes with the last of its flows."""
+        if link in self._shares:
+            self._gone.add(link)
+
+    def _sweep_gone(self) -> None:
+        for link in [link for link in self._gone if not self._shares[link].flows]:
+            self._gone.remove(link)
+            share = self._shares.pop(link)
+            share.filler.retire()
+            share.small.retire()
 
     def retire(self) -> None:
         """Give back every slot that is being filled."""

@@ -26,12 +26,14 @@ from pipeline.engines.tcp.state import TIME_WAIT
 from pipeline.shm import descriptor as d
 from pipeline.stages import tcp_limits, tcp_records
 from pipeline.stages.bad_frames import BadFrames
-from pipeline.stages.tcp_flow import Buf, Flow, Key
+from pipeline.stages.tcp_flow import Buf, Flow, Key, flow_id
 from pipeline.stages.worker import Worker
 from pipeline.wire import ethernet, ipv4, tcp_options
 from pipeline.wire import tcp as wire_tcp
 from pipeline.wire.errors import WireError
 
+SPARE_TIMERS: Final = 1024
+"""Stale entries that the timer heap may hold beside one for each connection and as many again."""
 RELEASE_POLL_S: Final = 0.005
 """How soon to look again whether ingress has read what waits to go home; nobody waits for it."""
 BURSTS_A_STEP: Final = 8
@@ -134,6 +136,9 @@ class TcpStage:
             count += 1
             if kind == d.DIAL:
                 self._dial((guest_addr, remote_addr, ports), seg_count, aux, now)
+                continue
+            if kind == d.LINK_DOWN:
+                self.guests.forget(link)
                 continue
             segments += seg_count
             buf = (slot, off, stride, gso_size) if length else None
@@ -264,7 +269,7 @@ class TcpStage:
 
     def _add(self, conn: Connection, key: Key, number: int, egress: int, guest: tcp_limits.Guest) -> Flow:
         flow = Flow(conn, key, number, egress, guest)
-        self.flows[key] = self.by_number[number] = flow
+        self.flows[key] = self.by_number[flow.id] = flow
         self.guests.add(flow)
         self.counts[_OPENED] += 1
         self.counts[_FLOWS] = len(self.flows)
@@ -293,7 +298,7 @@ class TcpStage:
             _seq, _ack, _wnd, _ts_val, _ts_ecr, _guest, _remote, _ports, aux,
         ) in d.DESCRIPTOR.iter_unpack(burst):  # fmt: skip
             count += 1
-            flow = by_number.get(number)
+            flow = by_number.get(flow_id(egress, number))
             if flow is None:
                 # The guest's side ended first; bytes that were under way for it are void.
                 if kind == d.TO_GUEST:
@@ -345,6 +350,13 @@ class TcpStage:
             flow.timer_at = at
             self.timer_serial += 1
             heapq.heappush(self.timers, (at, self.timer_serial, flow))
+            if len(self.timers) > 2 * len(self.by_number) + SPARE_TIMERS:
+                self._drop_stale_timers()
+
+    def _drop_stale_timers(self) -> None:
+        """Entries of connections that are over would keep them in memory, some for hours."""
+        self.timers = [entry for entry in self.timers if entry[0] == entry[2].timer_at]
+        heapq.heapify(self.timers)
 
     # --- engine -> rings --------------------------------------------------------------------
 
@@ -411,7 +423,7 @@ class TcpStage:
         if flow.host_open and (gone or flow.conn.state == TIME_WAIT):
             self._tell(flow, d.CLOSED)
             flow.host_open = False
-            if not gone and self.by_number.get(number) is flow:
+            if not gone and self.by_number.get(flow.id) is flow:
                 self.time_wait[flow] = None
         if delivered:
             self.guests.charge(flow, delivered, self.now)
@@ -446,7 +458,8 @@ class TcpStage:
         self.ingress_out.push(tcp_records.outgoing(key, out))
 
     def _remove(self, flow: Flow) -> None:
-        del self.by_number[flow.number]
+        if self.by_number.pop(flow.id, None) is None:
+            return  # it made room for another one within this very burst
         if self.flows.get(flow.key) is flow:
             del self.flows[flow.key]
         self.time_wait.pop(flow, None)

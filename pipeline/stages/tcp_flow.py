@@ -3,6 +3,7 @@
 from typing import Final
 
 from pipeline.engines.tcp.connection import Connection
+from pipeline.shm.descriptor import FLOW_FROM_EGRESS
 from pipeline.stages import tcp_limits
 
 UNKNOWN_WINDOW: Final = 65536
@@ -18,7 +19,7 @@ class Flow:
     """A connection with the names that its neighbours use for it."""
 
     __slots__ = (
-        "conn", "egress", "guest", "half_open", "held_ranges", "host_open", "key", "number", "squeezed",
+        "conn", "egress", "guest", "half_open", "held_ranges", "host_open", "id", "key", "number", "squeezed",
         "timer_at", "told_window",
     )  # fmt: skip
 
@@ -31,8 +32,14 @@ class Flow:
         self.held_ranges = 0
         self.key = key
         self.number = number
+        self.id = flow_id(egress, number)
         self.egress = egress
         self.host_open = True
         """Whether egress still knows the flow: false once one side told the other to forget it."""
         self.timer_at = float("inf")
         """Deadline of the one entry of the timer heap that counts; later ones are stale."""
+
+
+def flow_id(egress: int, number: int) -> int:
+    """What tells a flow from all others of a tcp worker: egress shards number theirs independently."""
+    return egress << 32 | number if number & FLOW_FROM_EGRESS else number

@@ -36,11 +36,13 @@ WINDOW_SHARE: Final = 8
 class Guest:
     """What one guest has."""
 
-    __slots__ = ("filled_at", "flows", "half_open", "held_bytes", "link", "pressed", "tokens")
+    __slots__ = ("filled_at", "flows", "gone", "half_open", "held_bytes", "link", "pressed", "tokens")
 
     def __init__(self, link: int) -> None:
         self.link = link
         self.flows = 0
+        self.gone = False
+        """Whether its link is."""
         self.half_open = 0
         self.held_bytes = 0
         """Received in order and not yet taken by the host."""
@@ -152,6 +154,17 @@ class Guests:
         self.discharge(guest, flow.conn.rcv_untaken)
         self.flows -= 1
         guest.flows -= 1
+        if guest.gone and not guest.flows:
+            self._guests.pop(guest.link, None)
+
+    def forget(self, link: int) -> None:
+        """The guest's link is gone; what is kept of it goes with the last of its connections."""
+        guest = self._guests.get(link)
+        if guest is None:
+            return
+        guest.gone = True
+        if not guest.flows:
+            del self._guests[link]
 
     # --- memory -----------------------------------------------------------------------------
 

@@ -1,0 +1,145 @@
+"""What egress reads from host sockets, and when: quotas of flows and guests, turns, slots.
+
+A flow reads while its share of the pool allows (pipeline.stages.egress_share) and, once its guest holds a
+good part of it, no more than the guest's window takes (pipeline.host.credit).
+"""
+
+from collections.abc import Callable
+from typing import Final, cast
+
+from pipeline.counters import INDEX
+from pipeline.shm import descriptor as d
+from pipeline.shm.ring import Producer
+from pipeline.stages.egress_flow import Flow
+from pipeline.stages.egress_share import TIGHT_READ, Shares
+from pipeline.stages.worker import Worker
+
+READS_A_STEP: Final = 8
+"""Reads in one step over all flows, before the results are published."""
+READS_A_FLOW: Final = 2
+
+_FROM_HOST: Final = INDEX["egress_bytes_from_host"]
+_PAUSED: Final = INDEX["egress_reads_paused_no_slot"]
+
+
+class HostReads:
+    """Flows whose host sockets have something to read, in the order of their turns."""
+
+    def __init__(
+        self,
+        worker: Worker,
+        tcp_out: list[Producer],
+        shares: Shares,
+        broken: Callable[[Flow, OSError], None],
+    ) -> None:
+        """tcp_out by shard; broken is called for a flow whose socket fails."""
+        ports = worker.ports
+        self.counts = worker.counts
+        self.slots = ports.arena.slots
+        self.pool = worker.pool
+        self.shares = shares
+        self.tcp_out = tcp_out
+        self.ready: dict[Flow, None] = {}
+        self.more = False
+        """Whether the last call stopped because it had done its share."""
+        self._broken = broken
+        self._free_seen = 0
+
+    def read_ready(self) -> int:
+        """Read from flows with something to read, a bounded number of times. Returns how often."""
+        self.more = False
+        ready = self.ready
+        free = self.pool.free_count
+        if free > self._free_seen:
+            # Also slots that came home without a flow's tag, those of datagrams.
+            for waiting in self.shares.wake():
+                ready[cast(Flow, waiting)] = None
+        if not ready:
+            self._free_seen = free
+            return 0
+        reads = 0
+        for flow in list(ready):
+            out = self.tcp_out[flow.shard]
+            if out.room() <= 0:
+                continue
+            if reads >= READS_A_STEP:
+                self.more = True
+                break
+            # Each flow goes to the end of the queue, so that all get their turn.
+            del ready[flow]
+            if flow.state != "OPEN":
+                self._next_waiting(flow)
+                continue
+            chunk = self._may_read(flow)
+            for _ in range(READS_A_FLOW):
+                if not chunk or not self._read(flow, chunk):
+                    break
+                reads += 1
+                chunk = self._may_read(flow)
+            if flow in flow.share.waiting:
+                continue
+            self._next_waiting(flow)
+            if chunk and flow.stream.readable and flow.state == "OPEN":
+                ready[flow] = None
+                self.more = True
+        self._free_seen = self.pool.free_count
+        return reads
+
+    def _next_waiting(self, flow: Flow) -> None:
+        """The flow found room, or needs none any more: try the next of its guest that waits."""
+        if (other := flow.share.next_waiting()) is not None:
+            self.ready[cast(Flow, other)] = None
+
+    def _may_read(self, flow: Flow) -> int:
+        """How many bytes the next read of a flow may bring; 0 when it must wait for what it has out."""
+        share = flow.share
+        max_refs = share.may_hold()
+        if not max_refs:
+            if flow.credit.out_refs:
+                share.waiting[flow] = None
+                return 0
+            return TIGHT_READ
+        if share.plenty():
+            return flow.chunk if flow.credit.out_refs < max_refs else 0
+        return flow.credit.room(flow.chunk, max_refs)
+
+    def _read(self, flow: Flow, chunk: int) -> bool:
+        if not flow.share.place(chunk):
+            self.counts[_PAUSED] += 1
+            flow.share.waiting[flow] = None
+            return False
+        filler = flow.share.placed
+        slot, off = filler.slot, filler.off
+        stream = flow.stream
+        try:
+            count = stream.read(self.slots[slot][off : off + chunk])
+        except OSError as error:
+            self._broken(flow, error)
+            return False
+        if count > 0:
+            filler.commit(count)
+            flow.credit.took(count)
+            self.counts[_FROM_HOST] += count
+            self.tcp_out[flow.shard].push(
+                d.record(d.TO_GUEST, flow=flow.number, slot=slot, off=off, length=count)
+            )
+            return True
+        if count == 0:
+            flow.read_finished = True
+            stream.readable = False
+            both = d.SHUTDOWN_BOTH if flow.hung_up else 0
+            self.tcp_out[flow.shard].push(d.record(d.SHUTDOWN, flow=flow.number, aux=both))
+        return False
+
+    def came_home(self, flow: Flow) -> None:
+        """A reference of the flow is home."""
+        flow.credit.came_home()
+        if flow.stream.readable:
+            flow.share.waiting.pop(flow, None)
+            self.ready[flow] = None
+
+    def forget(self, flow: Flow) -> None:
+        """The flow is over."""
+        self.ready.pop(flow, None)
+        flow.share.waiting.pop(flow, None)
+        flow.share.flows -= 1
