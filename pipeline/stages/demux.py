@@ -154,9 +154,9 @@ class DemuxStage:
                     dst, src, _ = ethernet.HEADER.unpack_from(self.slots[slot], frame)
                     port = self.switch.on_frame(dst, src, link, now)
                     if port == switch.TO_GATEWAY:
+                        self.counts[_PACKETS] += seg_count
                         self.neighbors.learn(guest_addr, src, link, now)
                         self._refuse_destination(remote_addr)
-                        self.counts[_PACKETS] += seg_count
                         self._to_tcp(burst[at : at + size].tobytes(), guest_addr, remote_addr, ports)
                     elif port >= 0:
                         self._forward_run(port, slot, frame, stride, seg_count, length, aux, _gso)
