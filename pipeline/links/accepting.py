@@ -19,9 +19,10 @@ from pipeline.wire.framing import Framing
 
 ACCEPTS_A_STEP: Final = 16
 PAUSE: Final = 0.2
-"""Seconds without accepting after the system had no descriptor left."""
+"""Seconds without accepting after accept failed: mostly no descriptor is left."""
 
-_EXHAUSTED: Final = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM))
+_BROKEN: Final = frozenset((errno.EBADF, errno.EINVAL, errno.ENOTSOCK))
+"""Nothing will come out of this socket any more; all else is the system's or one connection's trouble."""
 
 
 class AcceptingEntrance(Entrance):
@@ -81,11 +82,11 @@ class AcceptingEntrance(Entrance):
                 return
             except OSError as error:
                 self._stop_waiting()
-                if error.errno in _EXHAUSTED:
-                    # The connection stays in the backlog and the socket readable: look again later.
-                    self._resume_at = monotonic() + PAUSE
-                else:
+                if error.errno in _BROKEN:
                     self._owner.fail(self, f"{self.protocol} accept error: {error.strerror}")
+                else:
+                    # The connection may stay in the backlog, and the socket readable: look again later.
+                    self._resume_at = monotonic() + PAUSE
                 return
             if self._once:
                 self._stop_waiting()

@@ -102,8 +102,11 @@ class Broken:
         return getattr(self._sock, name)  # type: ignore[no-any-return]
 
 
-def test_without_descriptors_it_pauses_and_goes_on(owner: Owner, tmp_path: Path) -> None:
-    sock: Any = Broken(listener(tmp_path / "s"), [errno.EMFILE])
+@pytest.mark.parametrize("code", [errno.EMFILE, errno.EPERM, errno.EPROTO, errno.ENETDOWN])
+def test_what_ails_the_system_or_one_connection_is_a_pause_and_no_end(
+    owner: Owner, tmp_path: Path, code: int
+) -> None:
+    sock: Any = Broken(listener(tmp_path / "s"), [code])
     door = owner.open(StreamEntrance("qemu", sock, QEMU))
     connect(tmp_path / "s")
     owner.wait(lambda: not owner.poller.callbacks)
