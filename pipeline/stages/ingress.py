@@ -26,6 +26,7 @@ from pipeline.links.offload import OffloadLink
 from pipeline.links.stream import StreamLink
 from pipeline.shm import descriptor as d
 from pipeline.shm.ring import Consumer
+from pipeline.stages.channel import close_all
 from pipeline.stages.ingress_capture import Capture
 from pipeline.stages.ingress_doors import Doors
 from pipeline.stages.ingress_fairness import Fairness
@@ -143,9 +144,12 @@ class IngressStage:
         return work
 
     def deadline(self) -> float:
-        """Only entrances have timers; at once when a link had more than one step's share."""
+        """Of entrances, and of links that are not read; at once when one had more than one step's share."""
         self.doors_look_at = 0.0
-        return 0.0 if self.more else min(self.doors.deadline(), self.fairness.deadline())
+        if self.more:
+            return 0.0
+        readable = [port.number for port in self.readable]
+        return min(self.doors.deadline(), self.fairness.deadline(readable, many=len(self.ports) > 1))
 
     # --- guest -> rings -----------------------------------------------------------------
 
@@ -280,7 +284,8 @@ class IngressStage:
                 header = ethernet.header(mac, self.gateway_mac, ethernet.TYPE_IPV4)
                 self.neighbors[guest_addr] = (link, header)
             elif kind == d.MISBEHAVED:
-                self.fairness.charge(link, aux, monotonic())
+                if link in ports:
+                    self.fairness.charge(link, aux, monotonic())
             elif kind == d.NEIGHBOR_GONE:
                 self.neighbors.pop(guest_addr, None)
             if touched and any(port.gathered_bytes >= FLUSH_BYTES for port in touched):
@@ -447,15 +452,16 @@ class IngressStage:
         ``capture``: a file with the head of a capture; every frame is written to it from now on.
         """
         match message:
-            case {"op": "attach", "head": bytes(head)}:
+            case {"op": "attach", "head": bytes(head)} if fds:
                 name, versions = str(message.get("name", "")), str(message.get("offload", ""))
                 self._connect(socket.socket(fileno=fds[0]), name, head, versions)
                 return {}
-            case {"op": "open"}:
+            case {"op": "open"} if fds:
                 return self.doors.open(message, fds)
-            case {"op": "capture"}:
+            case {"op": "capture"} if fds:
                 self.capture = Capture(self.worker, fds[0])
                 return {}
+        close_all(fds)
         return {"error": f"ingress knows no request {message.get('op')!r}"}
 
     def close(self) -> None:

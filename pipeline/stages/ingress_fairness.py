@@ -13,6 +13,7 @@ leaves holes, and waiting would stop every other flow: then links are read, but 
 data only the acknowledgment goes on, so that no ACK waits behind data. The guest sends them again.
 """
 
+from collections.abc import Collection
 from typing import Final
 
 from pipeline.counters import INDEX
@@ -27,6 +28,8 @@ GRACE_S: Final = 0.005
 """How long nothing is read before data are dropped."""
 BURST_S: Final = 0.25
 """A guest may misbehave for as many seconds at once, at the allowed rate."""
+
+_NEVER: Final = float("inf")
 
 _MISBEHAVING: Final = INDEX["link_reads_paused_misbehaving"]
 _DATA_DROPPED: Final = INDEX["link_data_dropped_no_slot"]
@@ -100,7 +103,15 @@ class Fairness:
         self._buckets.forget(link)
         self._paused.pop(link, None)
 
-    def deadline(self) -> float:
-        """When a link that is not read now may be read again; inf if none is."""
-        soonest = min(self._paused.values(), default=float("inf"))
-        return min(soonest, self._plenty_at + GRACE_S) if self._waits else soonest
+    def deadline(self, readable: Collection[int], *, many: bool) -> float:
+        """When a link that is not read now may be read again; inf if none is.
+
+        readable: links that have something; many: whether there are others, so that a pause holds.
+        """
+        if not readable:
+            return _NEVER
+        if self._waits:
+            return self._plenty_at + GRACE_S
+        if not many or not self._paused:
+            return _NEVER
+        return min(self._paused.get(link, _NEVER) for link in readable)
