@@ -30,6 +30,24 @@ def test_many_connections_into_the_guest_at_once(daemon: Daemon, network: Networ
     assert outcome["errors"] == []
 
 
+def test_connections_of_two_egress_workers_into_one_guest_never_meet(
+    network: Network, outside: Servers
+) -> None:
+    flags = ("-egress-workers", "2", "-tcp-workers", "2")
+    with Daemon(network, *flags) as daemon, Agent(network.guest, daemon.socket) as agent:
+        inside = Servers(agent.guest, network.directory)
+        daemon.expose(f"{LOCAL}:9000", f"{GUEST_ADDR}:{ECHO}")
+        socks = [network.host.connect(LOCAL, 9000) for _ in range(6)]
+        for turn in range(20):
+            for number, sock in enumerate(socks):
+                sock.sendall(b"%d of %d" % (turn, number))
+            for number, sock in enumerate(socks):
+                assert sock.recv(100) == b"%d of %d" % (turn, number)
+        for sock in socks:
+            sock.close()
+        inside.close()
+
+
 def test_half_close_works_into_the_guest(daemon: Daemon, network: Network, inside: Servers) -> None:
     daemon.expose(f"{LOCAL}:9001", f"{GUEST_ADDR}:{LATE}")
     assert run_client(network.host, "late", LOCAL, 9001, MIB) == {"answer": f"late {MIB}"}
