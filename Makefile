@@ -60,10 +60,11 @@ unit: setup ## the tests that need neither namespaces nor a virtual machine
 e2e: packages setup kernel ## the tests with namespace guests and a virtual machine
 	$(PYTEST) -m 'e2e or vm' $(ARGS)
 
-stress: packages setup ## ten million messages over rings, 10^5 schedules and 10^6 connections of TCP, loss
+stress: packages setup ## ten million messages over rings, 10^5 schedules and 10^6 connections of TCP, loss, 10^7 fuzzed frames
 	STRESS_MESSAGES=10000000 $(PYTEST) --timeout=1800 tests/shm/test_ring_stress.py $(ARGS)
 	$(PYTEST) -m stress --timeout=3600 $(ARGS)
 	CHURN_SECONDS=30 $(PYTEST) tests/e2e/test_churn.py $(ARGS)
+	FUZZ_FRAMES=10000000 PERF_CHECK=1 $(PYTEST) -s --timeout=3600 tests/e2e/test_fuzzed_frames.py $(ARGS)
 
 fuzz: setup ## property tests with many more examples, then two fuzzers for FUZZ_SECONDS each
 	$(PYTEST) --hypothesis-profile=fuzz --timeout=3600 -m 'not e2e and not vm' tests/wire tests/engines tests/guest $(ARGS)

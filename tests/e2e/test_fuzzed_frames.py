@@ -1,0 +1,141 @@
+"""A guest that sends mutated frames without pause, and what becomes of them and of another guest's download.
+
+FUZZ_FRAMES sets how many (`make stress`: ten million); with PERF_CHECK=1 the download must also keep 80 % of
+the speed that it has while the hostile guest is silent.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.agent import Agent
+from tests.support.daemon import Daemon
+from tests.support.netns import INTERNET_ADDR, wait_for
+from tests.support.servers import DATA
+
+pytestmark = pytest.mark.e2e
+
+MIB = 1 << 20
+FRAMES = int(os.environ.get("FUZZ_FRAMES", "200000"))
+CHECK_SPEED = os.environ.get("PERF_CHECK", "") == "1"
+DOWNLOAD = 256 * MIB if CHECK_SPEED else 32 * MIB
+MAX_GROWTH_MIB = 24
+"""Of a worker's resident memory from a fifth of the frames on: tables fill up to their limits."""
+
+INGRESS_DROPS = (
+    "udp_datagram_dropped_bad_checksum",
+    "link_frame_dropped_runt",
+    "ipv4_packet_dropped_bad_checksum",
+    "tcp_segment_dropped_bad_checksum",
+)
+DEMUX_FATES = (
+    "arp_messages_received",
+    "arp_message_dropped_truncated",
+    "arp_message_dropped_unsupported",
+    "demux_frame_dropped_unknown_ethertype",
+    "ipv4_packets_received",
+    "ipv4_packet_dropped_bad_checksum",
+    "ipv4_packet_dropped_bad_length",
+    "ipv4_packet_dropped_bad_version",
+    "ipv4_packet_dropped_truncated",
+    "switch_frame_dropped_bad_source",
+    "switch_frame_dropped_gateway_source",
+    "switch_frame_dropped_moving_source",
+    "switch_frame_dropped_same_link",
+    "switch_frame_dropped_unknown_destination",
+)
+"""Each frame that ingress passes on has one of these: everything else is counted beside it, further in."""
+
+
+class FuzzGuest:
+    """tests.support.fuzz_guest as a process."""
+
+    def __init__(self, daemon: Daemon, count: int, *flags: str) -> None:
+        argv = [sys.executable, "-m", "tests.support.fuzz_guest", str(daemon.qemu_socket), str(count), *flags]
+        self.process = daemon.network.host.popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        self.outcome: dict[str, Any] = {}
+        self._reader = threading.Thread(target=self._read)
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self.process.stdout is not None
+        self.outcome = json.loads(self.process.stdout.readline())
+
+    @property
+    def done(self) -> bool:
+        """Whether every frame was sent."""
+        return not self._reader.is_alive()
+
+    def wait(self) -> dict[str, Any]:
+        """Every frame is sent: the guest's own figures."""
+        self._reader.join()
+        return self.outcome
+
+    def leave(self) -> None:
+        """End the link."""
+        assert self.process.stdin is not None
+        self.process.stdin.close()
+        assert self.process.wait(10) == 0
+
+
+def resident_mib(daemon: Daemon) -> dict[str, float]:
+    """Memory of the workers that is theirs alone: the arena is shared and counted for all that touch it."""
+    found = {}
+    for name, pid in daemon.workers().items():
+        text = Path(f"/proc/{pid}/status").read_text()
+        found[name] = int(text.split("RssAnon:")[1].split()[0]) / 1024
+    return found
+
+
+def test_every_frame_has_exactly_one_fate(daemon: Daemon) -> None:
+    fuzz = FuzzGuest(daemon, 20000, "-behind", "-seed", "11")
+    sent = fuzz.wait()["frames"]
+    wait_for(lambda: daemon.gauge("link_frames_from_guest")["ingress"] == sent, "every frame was read")
+
+    def fates() -> int:
+        dropped = sum(daemon.gauge(name)["ingress"] for name in INGRESS_DROPS)
+        return dropped + sum(daemon.gauge(name)["demux"] for name in DEMUX_FATES)
+
+    try:
+        wait_for(lambda: fates() == sent, "every frame has a fate")
+    except AssertionError as error:
+        raise AssertionError(f"{error}: {sent} sent, {fates()} accounted for") from None
+    fuzz.leave()
+
+
+def test_a_download_beside_a_flood_of_fuzzed_frames_arrives_with_its_hash(
+    daemon: Daemon, agent: Agent
+) -> None:
+    def download() -> float:
+        outcome = agent.run("transfer", INTERNET_ADDR, DATA, DOWNLOAD, 0, timeout=300)
+        assert outcome["errors"] == []
+        return DOWNLOAD / MIB / float(outcome["seconds"])
+
+    alone = [download() for _ in range(3 if CHECK_SPEED else 1)]
+    fuzz = FuzzGuest(daemon, FRAMES)
+    memory: dict[str, float] = {}
+    beside: list[float] = []
+    while not fuzz.done:
+        beside.append(download())
+        if not memory and daemon.gauge("link_frames_from_guest")["ingress"] > FRAMES / 5:
+            memory = resident_mib(daemon)
+    later = resident_mib(daemon)
+    fuzz.leave()
+    growth = {name: later[name] - memory.get(name, later[name]) for name in later}
+    figures = {
+        "alone_mib_s": alone,
+        "beside_mib_s": beside,
+        "fuzz": fuzz.outcome,
+        "growth_mib": growth,
+        "paused": daemon.gauge("link_reads_paused_misbehaving")["ingress"],
+    }
+    sys.stdout.write(json.dumps(figures) + "\n")
+    assert max(growth.values()) < MAX_GROWTH_MIB, figures
+    if CHECK_SPEED:
+        assert sorted(beside)[len(beside) // 2] > 0.8 * sorted(alone)[len(alone) // 2], figures

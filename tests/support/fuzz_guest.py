@@ -1,0 +1,151 @@
+"""A guest that sends mutated frames: python -m tests.support.fuzz_guest SOCKET COUNT [-seed N] [-behind]
+
+Bursts are made once and sent over and over, so that the daemon and not this program is the bottleneck. Bases
+are valid frames of every kind; a mutation changes a few bytes, cuts or lengthens the frame, and in
+half of them repairs the checksums, so that it gets further in. What the daemon sends is thrown away.
+
+Prints {"frames": sent, "seconds": s} at the end, then keeps the link until standard input ends.
+"""
+
+import argparse
+import json
+import random
+import socket
+import sys
+import threading
+import time
+
+from pipeline.wire import arp, checksum, dhcp, ethernet, icmp, ipv4, tcp, tcp_options
+from pipeline.wire.framing import QEMU
+from tests.support.frames import tcp_frame
+from tests.support.netns import INTERNET_ADDR
+from tests.support.raw_guest import GATEWAY, RawGuest
+from tests.support.servers import ECHO, UDP_ECHO
+
+BURSTS = 64
+BURST_FRAMES = 500
+MAX_CHANGES = 4
+_L4_SUM_AT = {ipv4.PROTO_TCP: 16, ipv4.PROTO_UDP: 6, ipv4.PROTO_ICMP: 2}
+
+
+def bases(guest: RawGuest) -> list[bytes]:
+    """Valid frames, one of each kind and more of TCP's."""
+    internet = ipv4.addr_parse(INTERNET_ADDR)
+    broadcast = ethernet.header(ethernet.BROADCAST, guest.mac, ethernet.TYPE_ARP)
+    discover = dhcp.Message(dhcp.BOOT_REQUEST, 7, guest.mac, {dhcp.MESSAGE_TYPE: bytes([dhcp.DISCOVER])})
+    question = b"\x12\x34\x01\0\0\1\0\0\0\0\0\0\3www\7example\4test\0\0\1\0\1"
+    ping = icmp.build(icmp.ECHO_REQUEST, 0, 1, b"ping" * 8)
+    syn = tcp_options.build_syn(1460, 7, True, True, 1, 0)
+    sack = tcp_options.build(True, 1, 2, ((100, 200), (300, 400)))
+    made = [
+        broadcast + arp.build(arp.REQUEST, guest.mac, guest.addr, bytes(6), GATEWAY),
+        guest.datagram(ipv4.BROADCAST, 68, 67, dhcp.build(discover)),
+        guest.datagram(GATEWAY, 2000, 53, question),
+        guest.datagram(internet, 2001, UDP_ECHO, b"echo" * 20),
+        guest.packet(ipv4.PROTO_ICMP, GATEWAY, ping),
+        guest.packet(ipv4.PROTO_ICMP, internet, icmp.build_unreachable(3, ping[:28])),
+        guest.packet(ipv4.PROTO_UDP, internet, b"f" * 64, more=True),
+        guest.packet(ipv4.PROTO_UDP, internet, b"f" * 64, frag=64),
+        guest.packet(ipv4.PROTO_TCP, internet, b"o" * 20, options=b"\x01\x01\x01\x00"),
+        guest.packet(47, internet, b"tunnel" * 5),
+        guest.to_gateway[:12] + b"\x81\x00\x00\x01\x08\x00" + b"v" * 60,
+        guest.to_gateway[:12] + b"\x86\xdd" + b"6" * 60,
+    ]
+    kinds = (
+        (tcp.SYN, b"", syn),
+        (tcp.ACK, b"", b""),
+        (tcp.ACK, b"", sack),
+        (tcp.ACK | tcp.PSH, b"data" * 50, b""),
+        (tcp.FIN | tcp.ACK, b"", b""),
+        (tcp.RST, b"", b""),
+        (tcp.ACK | tcp.URG, b"u", b""),
+    )
+    for flags, payload, options in kinds:
+        made.append(
+            tcp_frame(
+                1000, payload, flags=flags, options=options, src=guest.addr, dst=internet, dport=ECHO,
+                eth_header=guest.to_gateway, ack=2000,
+            )
+        )  # fmt: skip
+    return made
+
+
+def mutate(base: bytes, chance: random.Random, behind: bool = False) -> bytes:
+    """One hostile frame. behind: its Ethernet addresses stay as they are."""
+    frame = bytearray(base)
+    what = chance.random()
+    # Mostly behind the Ethernet header: other MAC addresses go nowhere.
+    first = 0 if what < 0.1 and not behind else 12
+    for _ in range(chance.randint(1, MAX_CHANGES)):
+        frame[chance.randrange(first, len(frame))] = chance.getrandbits(8)
+    if what < 0.2:
+        del frame[chance.randrange(len(frame)) :]
+    elif what < 0.3:
+        frame += chance.randbytes(chance.randrange(1, 1400))
+    elif what > 0.6:
+        repair(frame)
+    return bytes(frame)
+
+
+def repair(frame: bytearray) -> None:
+    """Make the checksums right, as far as the lengths allow."""
+    if len(frame) < 34 or frame[12:14] != b"\x08\x00":
+        return
+    begin = 14 + (frame[14] & 15) * 4
+    if not 34 <= begin <= len(frame):
+        return
+    frame[24:26] = b"\0\0"
+    frame[24:26] = (0xFFFF - int.from_bytes(frame[14:begin], "big") % 0xFFFF).to_bytes(2, "big")
+    proto = frame[23]
+    end = min(14 + int.from_bytes(frame[16:18], "big"), len(frame))
+    at = begin + _L4_SUM_AT.get(proto, 0)
+    if proto not in _L4_SUM_AT or at + 2 > end:
+        return
+    frame[at : at + 2] = b"\0\0"
+    words = checksum.word_sum(bytes(frame[begin:end]))
+    if proto != ipv4.PROTO_ICMP:
+        addrs = int.from_bytes(frame[26:30], "big") + int.from_bytes(frame[30:34], "big")
+        words += addrs + proto + end - begin
+    frame[at : at + 2] = (0xFFFF - words % 0xFFFF).to_bytes(2, "big")
+
+
+def bursts(guest: RawGuest, seed: int, behind: bool = False) -> list[bytes]:
+    """Ready to send: BURST_FRAMES frames each, with their lengths."""
+    chance = random.Random(seed)
+    valid = bases(guest)
+    made = []
+    for _ in range(BURSTS):
+        frames = [mutate(chance.choice(valid), chance, behind) for _ in range(BURST_FRAMES)]
+        made.append(b"".join(QEMU.prefix.pack(len(frame)) + frame for frame in frames))
+    return made
+
+
+def _throw_away(sock: socket.socket) -> None:
+    while sock.recv(1 << 20):
+        pass
+
+
+def main() -> None:
+    """Send COUNT frames, a whole number of bursts."""
+    parser = argparse.ArgumentParser(description="a guest that sends mutated frames")
+    parser.add_argument("socket")
+    parser.add_argument("count", type=int)
+    parser.add_argument("-seed", type=int, default=1)
+    parser.add_argument("-behind", action="store_true", help="leave Ethernet addresses alone")
+    arguments = parser.parse_args()
+    with RawGuest(arguments.socket, 200) as guest:
+        ready = bursts(guest, arguments.seed, arguments.behind)
+        threading.Thread(target=_throw_away, args=(guest.sock,), daemon=True).start()
+        sent = 0
+        began = time.monotonic()
+        while sent < arguments.count:
+            guest.sock.sendall(ready[sent // BURST_FRAMES % BURSTS])
+            sent += BURST_FRAMES
+        json.dump({"frames": sent, "seconds": time.monotonic() - began}, sys.stdout)
+        sys.stdout.write("\n")
+        sys.stdout.flush()
+        sys.stdin.read()
+
+
+if __name__ == "__main__":
+    main()
