@@ -88,24 +88,3 @@ def test_a_thousand_connections_to_a_black_hole_do_not_delay_a_new_one(daemon: D
     assert outcome["errno"] == ""
     assert outcome["seconds"] < 1
     assert daemon.gauge("tcp_flows")["tcp0"] >= 1000
-
-
-def test_a_guest_is_told_which_addresses_of_the_host_are_not_for_it(
-    network: Network, outside: Servers
-) -> None:
-    path = network.directory / "guest-api.yaml"
-    path.write_text("guest-api: {unix: false, addresses: [127.0.0.0/8], ports: [1024-65535]}\n")
-    with Daemon(network, "-config", str(path)) as daemon, Agent(network.guest, daemon.socket) as agent:
-
-        def expose(**wish: str) -> str:
-            url = "http://192.168.127.1/services/forwarder/expose"
-            words = ("curl", "-sS", "-w", "%{http_code}", "-d", json.dumps(wish), url)
-            return agent.guest.run(*words).stdout
-
-        assert expose(local=f"{LOCAL}:9000", remote=f":{ECHO}") == "200"
-        assert expose(local=":9001", remote=":1") == "guests may not forward the host's address 0.0.0.0\n403"
-        assert expose(local=f"{LOCAL}:80", remote=":1").endswith("403")
-        assert expose(local="/tmp/x", remote="tcp://192.168.127.2:1", protocol="unix").endswith("403")
-        assert daemon.gauge("api_request_refused_guest")["supervisor"] == 3
-        # The host itself may.
-        daemon.expose("0.0.0.0:9002", f"{GUEST_ADDR}:1")
