@@ -87,6 +87,9 @@ TABLE: Final[tuple[Counter, ...]] = (
     Counter("switch_frames_forwarded", "frames", "frames from one guest to others"),
     Counter("switch_mac_moved", "events", "times a MAC address turned up on another link"),
     Counter("switch_macs", "addresses", "MAC addresses in the switch's table", "gauge"),
+    Counter(
+        "udp_datagram_dropped_flow_rate", "datagrams", "datagrams to new places over max-udp-flows-per-second"
+    ),
     Counter("udp_datagram_dropped_no_flow", "datagrams", "answers for a UDP flow that is over"),
     Counter("udp_datagram_dropped_no_neighbor", "datagrams", "datagrams for an address that no guest has"),
     Counter(
@@ -222,6 +225,9 @@ TABLE: Final[tuple[Counter, ...]] = (
     Counter("egress_flows", "flows", "TCP flows with a host socket now", "gauge"),
     Counter(
         "egress_reads_paused_no_slot", "events", "times a host socket was not read because no slot was free"
+    ),
+    Counter(
+        "egress_flow_refused_too_many_sockets", "flows", "flows over what the limit of descriptors allows"
     ),
     Counter("egress_flow_refused_policy", "flows", "flows that the egress policy forbids"),
     Counter("icmp_echo_dropped_not_permitted", "messages", "pings while the host allows no ICMP sockets"),

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from typing import Final, NamedTuple
 
-from pipeline import logs, placement, workers
+from pipeline import descriptor_limit, logs, placement, workers
 from pipeline.config import Config
 from pipeline.control.channel import Message, RequestError
 from pipeline.control.forwarder import ForwardError
@@ -97,6 +97,7 @@ class Supervisor:
     def start(self) -> None:
         """Take what was inherited and fork the workers. Raises StartError, AddressError, OSError."""
         config = self.config
+        descriptor_limit.raise_soft()
         self._write_pid_file()
         layout = Layout(config.slots, config.tcp_workers, config.egress_workers)
         for url in (*config.listen, config.services, *(url for _, url in self._entrances())):

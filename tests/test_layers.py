@@ -45,6 +45,7 @@ SETTINGS = (
 TOGETHER = (
     "pipeline.stages",
     "pipeline.control",
+    "pipeline.descriptor_limit",
     "pipeline.shm",
     "pipeline.links.addresses",
     "pipeline.links.inherited",

@@ -7,6 +7,7 @@ only while fewer than ``quota`` of its references are out, and no socket is read
 records for another worker do not fit into their ring.
 """
 
+import errno
 import os
 import select
 import socket
@@ -25,6 +26,7 @@ from pipeline.stages.egress_guard import REFUSED, Guard
 from pipeline.stages.egress_icmp import EchoSockets
 from pipeline.stages.egress_reads import HostReads
 from pipeline.stages.egress_share import ClosingFlows, Shares
+from pipeline.stages.egress_sockets import SocketBound, open_service
 from pipeline.stages.egress_udp import UdpSockets
 from pipeline.stages.worker import Worker
 from pipeline.wire import ipv4
@@ -88,6 +90,7 @@ class EgressStage:
             self.demux_out,
             config.max_udp_clients_per_forward,
         )
+        self.bound = self.udp.bound = SocketBound(worker, self.flows, self.udp.flows)
         self.icmp = EchoSockets(worker, self.filler, self.targets, self.guard, self.demux_out)
 
     # --- the step ---------------------------------------------------------------------
@@ -176,19 +179,18 @@ class EgressStage:
         guest_addr, remote_addr, ports, _ = asker
         port = ports & 0xFFFF
         target = self.targets.tcp_target(remote_addr, port)
-        error = 0
-        if target.service:
-            ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        error = errno.EMFILE
+        sock: socket.socket | None = None
+        if self.bound.refuses():
+            pass
+        elif target.service:
             guest = f"{ipv4.addr_text(guest_addr)}:{ports >> 16}"
-            self.worker.send_event({"event": "service", "name": target.service, "guest": guest}, [theirs])
-            theirs.close()
-            host_tcp.tune(ours)
-            sock: socket.socket | None = ours
+            sock, error = open_service(self.worker, target.service, guest)
         elif target.refused:
             self.counts[INDEX[target.refused]] += 1
-            sock, error = None, target.errno
+            error = target.errno
         elif self.guard.active and self._refuses(asker):
-            sock, error = None, REFUSED
+            error = REFUSED
         else:
             sock, error = host_tcp.connect(ipv4.addr_text(target.addr), port)
         if sock is None:

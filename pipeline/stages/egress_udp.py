@@ -19,6 +19,7 @@ from pipeline.shm import descriptor as d
 from pipeline.shm.arena import SLOT_BYTES
 from pipeline.shm.ring import Producer
 from pipeline.stages.egress_guard import REFUSED, Guard
+from pipeline.stages.egress_sockets import SocketBound
 from pipeline.stages.worker import Worker
 from pipeline.wire import ipv4
 
@@ -102,6 +103,8 @@ class UdpSockets:
         self.forwards: dict[str, UdpForward] = {}
         self.by_number: dict[int, UdpForward] = {}
         self.ready: dict[UdpFlow | UdpForward, None] = {}
+        self.bound: SocketBound | None = None
+        """How many sockets there may be, together with those of TCP."""
         self.more = False
         """Whether a socket had more than its share of the last step."""
         self._number = 0
@@ -192,6 +195,8 @@ class UdpSockets:
             self._tell_closed(number, REFUSED)
             return None
         try:
+            if self.bound is not None and self.bound.refuses():
+                raise OSError(errno.EMFILE, "too many flows")
             sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
             try:
                 sock.setblocking(False)
