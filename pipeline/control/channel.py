@@ -14,13 +14,11 @@ from typing import Any, Final, Protocol
 
 import structlog
 
+from pipeline.control.repeated import Repeated
 from pipeline.stages.channel import ControlChannel, HasFileno
 
 TIMEOUT: Final = 5.0
 """Seconds until a worker that does not answer counts as failed."""
-LOST_LOG_S: Final = 1.0
-"""Seconds between two lines in the log about lost events."""
-
 Message = dict[str, Any]
 OnEvent = Callable[[str, Message, list[int]], None]
 """Gets the worker's name, the event, and descriptors, which are its own then."""
@@ -69,7 +67,7 @@ class Channel:
         self._loop = asyncio.get_running_loop()
         self._pending: dict[int, asyncio.Future[Message]] = {}
         self._next_id = 0
-        self._lost_told_at = float("-inf")
+        self._lost = Repeated(log, "no descriptor left for an event")
         self._writing = False
         self._open = True
         self._loop.add_reader(self._fd, self._read)
@@ -149,10 +147,8 @@ class Channel:
         """This process has no descriptor left for what came beside a message."""
         if "event" not in message:
             self._answer({**message, "error": "no descriptor left for the answer"}, [])
-        # Guests' connections to the gateway come as events: they must not be able to fill the log.
-        elif (now := self._loop.time()) >= self._lost_told_at + LOST_LOG_S:
-            self._lost_told_at = now
-            self._log.error("no descriptor left", worker=self.worker, lost=message["event"])
+        else:
+            self._lost.warning(self._loop.time(), worker=self.worker, lost=message["event"])
 
     def _deliver(self, message: Message, fds: list[int]) -> None:
         try:

@@ -22,6 +22,7 @@ from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
 from pipeline.control.head import Head, HeadError, HeadReader
+from pipeline.control.repeated import Repeated
 
 TIMEOUT: Final = 10.0
 """Seconds: to send a head or a body, to read an answer, between requests."""
@@ -159,6 +160,8 @@ class Front:
         self._server = server
         self._take_overs = take_overs
         self._log = log
+        self._refused = Repeated(log, "connection refused, too many")
+        self._not_accepted = Repeated(log, "accept failed")
         self._timeout = timeout
         self._max_connections = max_connections
         self._connections: set[asyncio.Task[None]] = set()
@@ -179,7 +182,7 @@ class Front:
         """
         sock.setblocking(False)
         if len(self._connections) >= self._max_connections:
-            self._log.warning("connection refused, too many", client=client)
+            self._refused.warning(asyncio.get_running_loop().time(), client=client)
             sock.close()
             return
         self._start(self._serve_and_close(sock, client), self._connections)
@@ -213,7 +216,7 @@ class Front:
             try:
                 sock, _ = await loop.sock_accept(listener)
             except OSError as error:
-                self._log.warning("accept failed", error=str(error))
+                self._not_accepted.warning(loop.time(), error=str(error))
                 await asyncio.sleep(ACCEPT_PAUSE)
                 continue
             self.serve(sock)

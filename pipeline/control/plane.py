@@ -14,10 +14,11 @@ from pipeline.config import Config, PortForward, address_text
 from pipeline.control import openapi
 from pipeline.control.access import Access, read_token
 from pipeline.control.api import Api
-from pipeline.control.channel import Channel, Channels, Message
+from pipeline.control.channel import Channel, Channels, Message, RequestError
 from pipeline.control.forwarder import Forwarder
 from pipeline.control.front import Front, TakeOver, make_runner
 from pipeline.control.notify import CONNECTION_CLOSED, CONNECTION_ESTABLISHED, Notifier
+from pipeline.control.repeated import Repeated
 from pipeline.control.socket_forward import SocketForwards, host_path
 from pipeline.control.ssh import Destination, read_key
 from pipeline.control.takeover import CONNECT, TUNNEL, Connect, Tunnel
@@ -53,6 +54,7 @@ class ControlPlane:
         self._sockets = SocketForwards(request, self._log)
         self._forwarder = Forwarder(request, self._sockets)
         self._notifier = Notifier(config.notification, self._log)
+        self._not_handed_over = Repeated(self._log, "a guest's DNS connection cannot be handed over")
         self._counts: dict[str, int] = {}
         token = read_token(config.api_token_file)
         access = Access(self._log, token=token, guests=config.guest_api, count=self._count)
@@ -134,6 +136,8 @@ class ControlPlane:
             case {"event": "service", "name": "dns", "guest": str(guest)}:
                 try:
                     self._channels.channels[RESOLVER].send({"op": "serve_tcp", "guest": guest}, fds)
+                except RequestError as error:
+                    self._not_handed_over.warning(asyncio.get_running_loop().time(), error=str(error))
                 finally:
                     _close_all(fds)
             case {"event": "mac", "change": "seen", "mac": str(mac)}:

@@ -4,6 +4,8 @@ import asyncio
 import socket
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -265,6 +267,25 @@ def test_connections_are_bounded_and_the_backlog_waits(tmp_path: Path) -> None:
             for _, writer in held:
                 writer.close()
             assert (await waiting).endswith(b"[]\n")
+
+    asyncio.run(run())
+
+
+def test_connections_over_the_bound_do_not_fill_the_log(tmp_path: Path) -> None:
+    async def run() -> None:
+        lines: list[str] = []
+        log: Any = SimpleNamespace(warning=lambda event, **_: lines.append(event))
+        async with endpoint(tmp_path, max_connections=1) as at, asyncio.timeout(5):
+            at.front._refused._log = log
+            _, writer = await at.open()
+            await until(lambda: len(at.front._connections) == 1)
+            for number in range(100):
+                ours, theirs = socket.socketpair()
+                at.front.serve(theirs, f"192.168.127.2:{number}")
+                assert ours.recv(10) == b""
+                ours.close()
+            writer.close()
+        assert lines == ["connection refused, too many"]
 
     asyncio.run(run())
 
