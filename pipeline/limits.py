@@ -208,7 +208,7 @@ TABLE: Final[tuple[Limit, ...]] = (
         2000,
         1,
         1 << 20,
-        "pings and ARP requests of one guest answered, a second",
+        "pings and ARP requests of one guest answered or sent on, a second",
         "demux_message_dropped_rate_limit",
     ),
     Limit(

@@ -343,8 +343,8 @@ class DemuxStage:
             self._on_tcp_packet(link, header, slot, begin, end)
         elif header.proto == ipv4.PROTO_ICMP:
             message = icmp.parse(view, begin, end)
+            self._may_answer(link, now)
             if icmp_engine.is_answerable_echo(header, message, self.icmp.answered_here):
-                self._may_answer(link, now)
                 self.icmp.answer(link, mac, header, slot, off)
             else:
                 self.icmp.on_guest_message(header, message, slot, off, begin, end, now)

@@ -25,6 +25,8 @@ from pipeline.wire import icmp, ipv4
 
 MAX_FLOWS: Final = 256
 """Sockets of one egress worker; one more closes the one idle for longest."""
+MAX_FLOWS_PER_GUEST: Final = 64
+"""Of them, those of one guest address; one more closes this guest's own."""
 IDLE: Final = 10.0
 """Seconds without a packet after which a socket is closed: what comes later is late for any ping."""
 READS: Final = 16
@@ -124,9 +126,7 @@ class EchoSockets:
             return None
         if self.guard.active and self.guard.refuses(guest_addr, remote_addr, 0, "icmp"):
             return None
-        if len(self.flows) >= MAX_FLOWS:
-            self.counts[_EVICTED] += 1
-            self._close(next(iter(self.flows.values())))
+        self._make_room(guest_addr)
         try:
             sock = host_icmp.open_echo(ipv4.addr_text(target.addr))
         except OSError as error:
@@ -140,6 +140,18 @@ class EchoSockets:
         self.counts[_FLOWS] = len(self.flows)
         self.worker.register(sock.fileno(), select.EPOLLIN, lambda events: self._on_event(flow, events))
         return flow
+
+    def _make_room(self, guest_addr: int) -> None:
+        """Close the flow idle for longest, of this guest or of all, where a bound is reached."""
+        own = [flow for key, flow in self.flows.items() if key[0] == guest_addr]
+        if len(own) >= MAX_FLOWS_PER_GUEST:
+            oldest = own[0]
+        elif len(self.flows) >= MAX_FLOWS:
+            oldest = next(iter(self.flows.values()))
+        else:
+            return
+        self.counts[_EVICTED] += 1
+        self._close(oldest)
 
     def _warn(self, error: OSError) -> None:
         if not self._warned:

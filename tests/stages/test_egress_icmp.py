@@ -79,11 +79,13 @@ class Rig:
     def set_path(self, _sock: socket.socket, ttl: int, *, dont_fragment: bool) -> None:
         self.paths.append((ttl, dont_fragment))
 
-    def ping(self, ident: int = 1, seq: int = 1, aux: int = 63, remote: int = TARGET) -> None:
+    def ping(
+        self, ident: int = 1, seq: int = 1, aux: int = 63, remote: int = TARGET, guest: int = GUEST
+    ) -> None:
         slot = self.pool.alloc()
         message = icmp.build_echo(icmp.ECHO_REQUEST, ident, seq, b"payload")
         self.worker.ports.arena.slots[slot][500 : 500 + len(message)] = message
-        self.echo.to_host(slot, 500, len(message), GUEST, remote, ident << 16 | seq, aux)
+        self.echo.to_host(slot, 500, len(message), guest, remote, ident << 16 | seq, aux)
         assert self.worker.freed.pop() == slot
         self.pool.unref(slot)
 
@@ -145,6 +147,17 @@ def test_the_number_of_sockets_is_bounded_and_the_oldest_goes(
     rig.ping(ident=4)
     assert [key[1] for key in rig.echo.flows] == [3, 1, 4]
     assert (rig.count("icmp_echo_flow_evicted"), rig.count("icmp_echo_flows")) == (1, 3)
+
+
+def test_a_guest_at_its_bound_loses_its_own_socket(
+    make: Callable[..., Rig], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(egress_icmp, "MAX_FLOWS_PER_GUEST", 2)
+    rig = make()
+    rig.ping(ident=9, guest=GUEST + 1)
+    for ident in (1, 2, 3):
+        rig.ping(ident=ident)
+    assert list(rig.echo.flows) == [(GUEST + 1, 9, TARGET), (GUEST, 2, TARGET), (GUEST, 3, TARGET)]
 
 
 def test_an_idle_socket_is_closed(make: Callable[..., Rig]) -> None:
