@@ -16,7 +16,7 @@ from tests.support.daemon import Daemon
 from tests.support.frames import GATEWAY_MAC
 from tests.support.netns import INTERNET_ADDR, Network, wait_for
 from tests.support.raw_guest import GATEWAY, RawGuest, Stream
-from tests.support.servers import DNS, EARLY, ECHO, UDP_ECHO, Servers
+from tests.support.servers import DATA, DNS, EARLY, ECHO, UDP_ECHO, Servers
 
 pytestmark = pytest.mark.e2e
 
@@ -199,6 +199,21 @@ def test_segments_of_one_byte_arrive_in_order(echo: Stream) -> None:
     echo.guest.send(*(echo.segment(sent[at : at + 1], at=at) for at in range(len(sent))))
     echo.seq += len(sent)
     assert echo.receive(len(sent)) == sent
+
+
+def test_a_guest_that_acknowledges_nothing_leaves_slots_to_the_other(
+    guest: RawGuest, other: RawGuest, hostile_daemon: Daemon
+) -> None:
+    streams = [guest.connect(INTERNET, 5000 + n, DATA) for n in range(MAX_FLOWS)]
+    for stream in streams:
+        stream.send(b'{"down": 1000000000, "up": 0, "seed": 1}\n')
+    wait_for(lambda: hostile_daemon.gauge("worker_slots_free")["egress0"] < 150, "it holds many slots", 5)
+    honest = other.connect(INTERNET, 4000, ECHO)
+    for _ in range(5):
+        assert honest.echoes(b"honest" * 3000)
+    honest.reset()
+    for stream in streams:
+        stream.reset()
 
 
 def test_holes_hold_no_more_than_the_limit_allows(echo: Stream, counted: Callable[[str], int]) -> None:

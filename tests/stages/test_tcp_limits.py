@@ -1,0 +1,172 @@
+"""What connections of a tcp worker may take: with real connections, without rings."""
+
+from types import SimpleNamespace
+from typing import Any
+
+from pipeline.engines.tcp import actions
+from pipeline.engines.tcp.config import TcpConfig
+from pipeline.engines.tcp.connection import Connection
+from pipeline.engines.tcp.segment import Segment
+from pipeline.stages import tcp_limits
+from pipeline.stages.tcp_flow import Flow
+from pipeline.stages.tcp_limits import MIN_WINDOW, Guest, Guests, OutOfOrder
+from pipeline.wire.tcp import ACK, SYN
+
+MIB = 1 << 20
+CONFIG = TcpConfig()
+
+
+def guests(**changed: int) -> Guests:
+    limits: dict[str, Any] = {
+        "max_tcp_flows": 100,
+        "max_tcp_flows_per_guest": 50,
+        "max_half_open_per_guest": 10,
+        "max_syns_per_second": 1000,
+        "max_receive_memory": 8 * MIB,
+        "max_receive_memory_per_guest": 4 * MIB,
+    }
+    return Guests(SimpleNamespace(**{**limits, **changed}))
+
+
+def flow_of(guest: Guest, number: int = 1) -> Flow:
+    """A connection that is open."""
+    syn = Segment(100, 0, SYN, 65535, 0, None, 0, 0, False, (), 1460, 7, True)
+    conn = Connection.passive(CONFIG, syn, 500, 0.0)
+    conn.on_connected(0.0)
+    conn.transmit(0.0, 1)
+    conn.on_segment(Segment(101, 501, ACK, 65535, 0, None, 0, 0, False), 0.0)
+    conn.transmit(0.0, 1)
+    conn.take_actions()
+    return Flow(conn, (1, 2, number), number, 0, guest)
+
+
+def data(at: int, length: int, slot: int) -> Segment:
+    buf = (slot, 0, 0, length)
+    return Segment(101 + at, 501, ACK, 65535, length, buf, 0, 0, False)
+
+
+def test_syns_over_the_rate_are_refused_and_the_bucket_fills_again() -> None:
+    of = guests(max_syns_per_second=5)
+    guest = of.get(1)
+    assert [of.refuses_syn(guest, 10.0) for _ in range(6)] == [""] * 5 + [tcp_limits.SYN_RATE]
+    assert of.refuses_syn(guest, 10.3) == ""
+    assert of.refuses_syn(of.get(2), 10.3) == ""
+
+
+def test_half_open_connections_count_until_their_handshake_is_over() -> None:
+    of = guests(max_half_open_per_guest=2)
+    guest = of.get(1)
+    flows = [flow_of(guest, number) for number in range(2)]
+    for flow in flows:
+        of.add(flow)
+    assert of.refuses_syn(guest, 0.0) == tcp_limits.TOO_MANY_HALF_OPEN
+    of.opened(flows[0])
+    of.opened(flows[0])
+    assert of.refuses_syn(guest, 0.0) == ""
+    of.remove(flows[1])
+    assert (guest.half_open, guest.flows, of.flows) == (0, 1, 1)
+
+
+def test_connections_are_counted_for_each_guest_and_in_all() -> None:
+    of = guests(max_tcp_flows=3, max_tcp_flows_per_guest=2, max_half_open_per_guest=50)
+    for link in (1, 1, 2):
+        of.add(flow_of(of.get(link)))
+    assert of.refuses_syn(of.get(1), 0.0) == tcp_limits.TOO_MANY_FLOWS_OF_GUEST
+    assert of.refuses_syn(of.get(3), 0.0) == tcp_limits.TOO_MANY_FLOWS
+
+
+def test_a_dialled_connection_belongs_to_the_guest_that_answers() -> None:
+    of = guests()
+    flow = flow_of(of.nobody)
+    flow.half_open = False
+    of.add(flow)
+    of.adopt(flow, 7)
+    assert (of.nobody.flows, of.get(7).flows) == (0, 1)
+    of.remove(flow)
+    assert of.get(7).flows == 0
+
+
+def test_windows_shrink_with_the_memory_that_is_left_and_grow_again() -> None:
+    of = guests()
+    guest = of.get(1)
+    flow = flow_of(guest)
+    of.add(flow)
+    of.charge(flow, MIB // 2, 0.0)
+    assert flow.conn.rcv_limit == CONFIG.max_receive_window
+    of.charge(flow, MIB, 0.0)
+    assert guest.pressed
+    assert flow.conn.rcv_limit == (4 * MIB - MIB - MIB // 2) // 8
+    of.charge(flow, 5 * MIB // 2, 0.0)
+    assert of.full(guest)
+    assert flow.conn.rcv_limit == MIN_WINDOW
+    of.taken(flow, 4 * MIB, 0.0)
+    assert not of.full(guest)
+    assert flow.conn.rcv_limit == CONFIG.max_receive_window
+
+
+def test_one_guest_that_fills_its_part_leaves_the_rest_to_others() -> None:
+    of = guests()
+    hog, honest = of.get(1), of.get(2)
+    flow = flow_of(hog)
+    of.add(flow)
+    of.charge(flow, 4 * MIB, 0.0)
+    assert of.full(hog)
+    assert not of.full(honest)
+    other = flow_of(honest)
+    of.add(other)
+    of.charge(other, MIB, 0.0)
+    assert not of.full(honest)
+
+
+def test_what_an_ended_connection_held_is_free_again() -> None:
+    of = guests()
+    flow = flow_of(of.get(1))
+    of.add(flow)
+    flow.conn.on_segment(data(0, 1000, 5), 0.0)
+    delivered = sum(a.length for a in flow.conn.take_actions() if isinstance(a, actions.Deliver))
+    of.charge(flow, delivered, 0.0)
+    of.remove(flow)
+    assert (of.held_bytes, of.get(1).held_bytes) == (0, 0)
+
+
+def test_the_guest_that_holds_most_slots_out_of_order_loses_its_oldest() -> None:
+    of = guests()
+    held: OutOfOrder[Flow] = OutOfOrder(16)
+    honest, hog = flow_of(of.get(1), 1), flow_of(of.get(2), 2)
+    newer = flow_of(of.get(2), 3)
+    lost: list[Flow] = []
+    slot = 100
+    honest.conn.on_segment(data(10, 1, slot), 0.0)
+    lost += held.note(honest)
+    for flow in (hog, newer):
+        for number in range(8):
+            slot += 1
+            flow.conn.on_segment(data(10 + 2 * number, 1, slot), 0.0)
+            lost += held.note(flow)
+    assert lost == [hog]
+    assert not hog.conn.reassembly.ranges
+    assert honest.conn.reassembly.ranges
+    assert newer.conn.reassembly.ranges
+    discarded = [a for a in hog.conn.take_actions() if isinstance(a, actions.Discard)]
+    assert len(discarded) == 8
+
+
+def test_many_ranges_in_few_slots_are_no_reason_to_lose_any() -> None:
+    of = guests()
+    held: OutOfOrder[Flow] = OutOfOrder(16)
+    flow = flow_of(of.get(1))
+    for number in range(100):
+        flow.conn.on_segment(data(10 + 2 * number, 1, number % 4), 0.0)
+        assert held.note(flow) == []
+    assert len(flow.conn.reassembly.ranges) == 100
+
+
+def test_data_that_were_lost_are_taken_when_they_come_again() -> None:
+    flow = flow_of(guests().get(1))
+    flow.conn.on_segment(data(1000, 1000, 1), 0.0)
+    flow.conn.forget_out_of_order()
+    flow.conn.take_actions()
+    flow.conn.on_segment(data(0, 1000, 2), 0.0)
+    flow.conn.on_segment(data(1000, 1000, 3), 0.0)
+    delivered = [a.length for a in flow.conn.take_actions() if isinstance(a, actions.Deliver)]
+    assert delivered == [1000, 1000]
