@@ -23,17 +23,19 @@ from pipeline.stages.egress_sockets import SocketBound
 from pipeline.stages.worker import Worker
 from pipeline.wire import ipv4
 
-READS_A_SOCKET: Final = 64
+READS_A_SOCKET: Final = 128
 """Datagrams taken from one socket in a step, about."""
 LONG_READS: Final = 16
 """So many of them if they are long."""
-ROWS: Final = 32
-MIN_ROWS: Final = 8
-"""With room for fewer datagrams left in a slot, reading many goes on in a fresh one."""
-CHUNK: Final = 1536
-"""Bytes of a datagram that are read in place together with others; those of an Ethernet have no more."""
-PITCH: Final = CHUNK + 64
-"""Distance of two of them: as after any other read, there is room for headers before each."""
+CHUNKS: Final = ((192, 128), (1536, 45))
+"""(bytes, how many): datagrams up to so many bytes are read in place together with others, at most so many
+at once. An Ethernet has none above the second, and so many are what a slot takes."""
+MOST_BYTES: Final = 1472
+"""What the first datagrams of a flow are believed to have at most."""
+GAP: Final = 64
+"""Bytes between two of them: as after any other read, there is room for headers before each."""
+MIN_READ: Final = 8192
+"""With less room left in a slot, reading many goes on in a fresh one."""
 SOCKET_BUFFER_BYTES: Final = 1 << 20
 
 _EVENTS: Final = select.EPOLLIN | select.EPOLLET
@@ -50,15 +52,15 @@ _PAUSED: Final = INDEX["egress_reads_paused_no_slot"]
 class UdpFlow:
     """A guest's flow: a host socket connected to its one remote."""
 
-    __slots__ = ("guest_addr", "number", "ports", "remote_addr", "short", "sock")
+    __slots__ = ("guest_addr", "number", "ports", "receiver", "remote_addr", "sock")
 
     def __init__(
         self, number: int, sock: socket.socket, guest_addr: int, remote_addr: int, ports: int
     ) -> None:
         self.number = number
         self.sock = sock
-        self.short = True
-        """Whether the last datagram was no longer than CHUNK."""
+        self.receiver: host_udp.Receiver | None = None
+        """What takes many datagrams as long as the last ones at once; None if those were too long."""
         self.guest_addr = guest_addr
         self.remote_addr = remote_addr
         self.ports = ports
@@ -109,9 +111,10 @@ class UdpSockets:
         """Whether a socket had more than its share of the last step."""
         self._number = 0
         self._sender = host_udp.Sender(host_udp.can_segment())
-        self._receiver: host_udp.Receiver | None = None
+        self._receivers: list[host_udp.Receiver] = []
+        """For ever longer datagrams."""
         if host_udp.can_receive_many():
-            self._receiver = host_udp.Receiver(ROWS, CHUNK)
+            self._receivers = [host_udp.Receiver(rows, chunk) for chunk, rows in CHUNKS]
 
     def next_number(self) -> int:
         """A flow number that egress allocates (also for dialled TCP flows)."""
@@ -212,6 +215,7 @@ class UdpSockets:
             self._tell_closed(number, error.errno or errno.EIO)
             return None
         flow = UdpFlow(number, sock, guest_addr, remote_addr, ports)
+        flow.receiver = self._receiver_for(MOST_BYTES)
         self.flows[number] = flow
         self.worker.register(sock.fileno(), _EVENTS, lambda _events: self.ready.__setitem__(flow, None))
         return flow
@@ -241,8 +245,8 @@ class UdpSockets:
         while count < READS_A_SOCKET and reads < LONG_READS:
             reads += 1
             try:
-                if flow.short and self._receiver is not None:
-                    got, room = self._read_many(flow, self._receiver)
+                if flow.receiver is not None:
+                    got, room = self._read_many(flow, flow.receiver)
                 else:
                     got, room = self._read_one(flow)
             except BlockingIOError:
@@ -269,45 +273,54 @@ class UdpSockets:
         length = flow.sock.recv_into(self.slots[slot][off : off + MAX_DATAGRAM])
         filler.commit(length)
         self.counts[_FROM_HOST] += 1
-        flow.short = length <= CHUNK
+        flow.receiver = self._receiver_for(length)
         self._tell_data(flow, slot, off, length, 0, length)
         return 1, 1
 
     def _read_many(self, flow: UdpFlow, receiver: host_udp.Receiver) -> tuple[int, int]:
         """Read datagrams until there is none or no room: how many, and for how many there was room."""
         filler = self.filler
-        if not filler.place(MIN_ROWS * PITCH):
+        if not filler.place(MIN_READ):
             return 0, 1
         slot, off = filler.slot, filler.off
-        room = min(ROWS, (SLOT_BYTES - off) // PITCH)
-        lengths = receiver.receive(flow.sock.fileno(), self.slots[slot], off, PITCH, room)
+        chunk = receiver.chunk
+        pitch = chunk + GAP
+        room = min(receiver.rows, (SLOT_BYTES - off) // pitch)
+        lengths = receiver.receive(flow.sock.fileno(), self.slots[slot], off, pitch, room)
         count = len(lengths)
         self.counts[_FROM_HOST] += count
         # The read itself has this reference until every run has one of its own.
-        filler.commit((count - 1) * PITCH + min(lengths[-1], CHUNK))
-        flow.short = lengths[-1] <= CHUNK
-        for first, number in host_udp.runs(lengths, CHUNK):
+        filler.commit((count - 1) * pitch + min(lengths[-1], chunk))
+        flow.receiver = self._receiver_for(max(lengths))
+        for first, number in host_udp.runs(lengths, chunk):
             size = lengths[first]
-            if size > CHUNK:
-                self._long(flow, slot, off + first * PITCH, receiver.rest(first, size))
+            if size > chunk:
+                self._long(flow, slot, off + first * pitch, chunk, receiver.rest(first, size))
                 continue
             self.worker.pool.ref(slot)
             length = size if number == 1 else (number - 1) * size + lengths[first + number - 1]
-            self._tell_data(flow, slot, off + first * PITCH, length, PITCH if number > 1 else 0, size)
+            self._tell_data(flow, slot, off + first * pitch, length, pitch if number > 1 else 0, size)
         self.worker.pool.unref(slot)
         return count, room
 
-    def _long(self, flow: UdpFlow, slot: int, off: int, rest: memoryview) -> None:
+    def _receiver_for(self, length: int) -> host_udp.Receiver | None:
+        """What reads many datagrams of that length in place."""
+        for receiver in self._receivers:
+            if length <= receiver.chunk:
+                return receiver
+        return None
+
+    def _long(self, flow: UdpFlow, slot: int, off: int, chunk: int, rest: memoryview) -> None:
         """A datagram that was longer than its row: in one piece, elsewhere."""
         filler = self.filler
-        length = CHUNK + len(rest)
+        length = chunk + len(rest)
         if not filler.place(length):
             self.counts[_NO_SLOT] += 1
             return
         to = self.slots[filler.slot]
         at = filler.off
-        to[at : at + CHUNK] = self.slots[slot][off : off + CHUNK]
-        to[at + CHUNK : at + length] = rest
+        to[at : at + chunk] = self.slots[slot][off : off + chunk]
+        to[at + chunk : at + length] = rest
         where = filler.slot
         filler.commit(length)
         self._tell_data(flow, where, at, length, 0, length)
