@@ -1,83 +1,149 @@
-"""Who is read when slots or patience run out, with a pool and no links."""
+"""Fairness of ingress: when a link that is not read is looked at again, and that nobody spins meanwhile."""
 
-from pipeline.counters import INDEX, CounterBlock
+import os
+import socket
+from collections.abc import Iterator
+from time import monotonic
+
+import pytest
+
+from pipeline import config_build, flags, options
+from pipeline.counters import INDEX
 from pipeline.shm import descriptor as d
 from pipeline.shm.arena import Pool
-from pipeline.stages.bad_frames import BadFrames
+from pipeline.stages.ingress import IngressStage
 from pipeline.stages.ingress_fairness import GRACE_S, Fairness
-from pipeline.wire import tcp
+from pipeline.stages.worker import Worker
+from pipeline.topology import Fabric, Layout
+
+NEVER = float("inf")
+RATE = 100
 
 
-def made(slots: int = 64, rate: int = 1000) -> tuple[Fairness, Pool, CounterBlock]:
-    pool = Pool(0, slots)
-    block = CounterBlock(memoryview(bytearray(CounterBlock.BYTES)))
-    return Fairness(pool, block.counts, rate), pool, block
+@pytest.fixture
+def pool() -> Pool:
+    return Pool(0, 16)
 
 
-def test_while_slots_are_short_nothing_is_read_for_a_moment_and_then_without_data() -> None:
-    fairness, pool, _ = made()
-    assert fairness.may_read(10.0)
-    taken = [pool.alloc() for _ in range(60)]
-    assert not fairness.may_read(10.001)
-    assert fairness.deadline([1], many=False) == 10.0 + GRACE_S
-    assert fairness.may_read(10.0 + GRACE_S)
+@pytest.fixture
+def fairness(pool: Pool) -> Fairness:
+    return Fairness(pool, memoryview(bytearray(8 * len(INDEX))).cast("Q"), RATE)
+
+
+def test_a_paused_link_is_looked_at_only_while_it_has_something_for_others_to_fear(
+    fairness: Fairness,
+) -> None:
+    fairness.charge(1, 1000, 10.0)
+    assert not fairness.may_read_link(1, 10.0)
+    again = fairness.deadline([1, 2], many=True)
+    assert 10.0 < again < 30.0
+    assert fairness.deadline([], many=True) == NEVER, "nothing to read"
+    assert fairness.deadline([2], many=True) == NEVER, "only the other has something"
+    assert fairness.deadline([1], many=False) == NEVER, "alone it is read"
+    assert fairness.may_read_link(1, again)
+    assert fairness.deadline([1, 2], many=True) == NEVER
+
+
+def test_a_pause_that_grew_meanwhile_moves_its_deadline(fairness: Fairness) -> None:
+    fairness.charge(1, 1000, 10.0)
+    first = fairness.deadline([1], many=True)
+    fairness.charge(1, 1000, 11.0)
+    assert not fairness.may_read_link(1, first)
+    assert fairness.deadline([1], many=True) > first
+
+
+def test_the_wait_for_slots_ends_by_itself_only_for_links_with_something(
+    fairness: Fairness, pool: Pool
+) -> None:
+    assert fairness.may_read(5.0)
+    while pool.free_count > 1:
+        pool.alloc()
+    assert not fairness.may_read(5.001)
+    assert fairness.deadline([1], many=False) == 5.0 + GRACE_S
+    assert fairness.deadline([], many=False) == NEVER
+    # A link whose pause is over cannot be read before either.
+    fairness.charge(1, 30, 4.0)
+    assert fairness.deadline([1], many=True) == 5.0 + GRACE_S
+    assert fairness.may_read(5.0 + GRACE_S)
     assert fairness.scarce
-    for slot in taken:
-        pool.unref(slot)
-    assert fairness.may_read(11.0)
-    assert not fairness.scarce
-    assert fairness.deadline([1], many=True) == float("inf")
 
 
-def test_a_run_with_data_becomes_its_acknowledgment_and_everything_else_stays() -> None:
-    fairness, _, block = made()
-    run = (
-        d.TCP_RANGE, tcp.ACK | tcp.PSH | tcp.FIN, 3, 1514, 1448, 7, 400, 5000, 0, 4,
-        100, 200, 300, 1, 2, 11, 12, 13, 66 | d.RUN_HAS_TIMESTAMPS,
-    )  # fmt: skip
-    ack = (*run[:7], 0, *run[8:])
-    frame = (d.FRAME, 0, 3, 0, 0, 7, 400, 60, *([0] * 11))
-    stripped, same_ack, same_frame = fairness.without_data([run, ack, frame])
-    assert (same_ack, same_frame) == (ack, frame)
-    kind, flags, link, stride, gso_size, slot, off, length, *rest = stripped
-    assert (kind, flags, link, stride, gso_size, slot, off, length) == (
-        d.TCP_RANGE, tcp.ACK | tcp.PSH, 3, 0, 0, 7, 400, 0,
-    )  # fmt: skip
-    assert tuple(rest) == run[8:]
-    assert block.snapshot()["link_data_dropped_no_slot"] == 4
-    d.DESCRIPTOR.pack(*stripped)
+class Rig:
+    """The stage in its worker, with guests on socketpairs."""
+
+    def __init__(self) -> None:
+        config, _ = config_build.build(flags.parse(options.START, []), [], resolv_conf=os.devnull)
+        self.fabric = Fabric.create(Layout(64, 1, 1))
+        self.worker = Worker(self.fabric.ports("ingress"), None)
+        self.stage = IngressStage(self.worker, config)
+        self.worker.adopt(self.stage)
+        self.demux = self.fabric.ports("demux").rings_out["ingress"]
+        self.rate = config.max_bad_frames_per_second
+
+    def guest(self) -> socket.socket:
+        ours, theirs = socket.socketpair()
+        assert self.stage.on_control({"op": "attach", "head": b""}, [ours.detach()]) == {}
+        return theirs
+
+    def misbehaved(self, link: int) -> None:
+        self.demux.push(d.record(d.MISBEHAVED, link=link, aux=self.rate * 10))
+        self.demux.publish()
+
+    def turn(self) -> None:
+        assert self.worker.poller is not None
+        self.worker.poller.dispatch(self.worker.poller.poll(0, 64))
+        self.worker.breathe(monotonic())
 
 
-def test_a_guest_whose_frames_are_dropped_pauses_until_its_debt_is_paid() -> None:
-    fairness, _, block = made(rate=1000)
-    fairness.charge(1, 200, 5.0)
-    assert fairness.may_read_link(1, 5.0)
-    fairness.charge(1, 100, 5.0)
-    assert not fairness.may_read_link(1, 5.0)
-    assert fairness.may_read_link(2, 5.0)
-    assert 5.0 < (until := fairness.deadline([1, 2], many=True)) < 5.2
-    assert fairness.deadline([2], many=True) == float("inf")
-    assert fairness.deadline([1], many=False) == float("inf")
-    fairness.charge(1, 500, 5.01)  # was still on its way
-    assert not fairness.may_read_link(1, until)
-    assert fairness.may_read_link(1, 6.0)
-    assert block.counts[INDEX["link_reads_paused_misbehaving"]] == 1
+@pytest.fixture
+def rig() -> Iterator[Rig]:
+    rig = Rig()
+    yield rig
+    rig.worker.end()
 
 
-def test_a_link_that_is_gone_leaves_nothing() -> None:
-    fairness, _, _ = made(rate=100)
-    fairness.charge(1, 10000, 0.0)
-    fairness.forget(1)
-    assert fairness.deadline([1], many=True) == float("inf")
-    assert fairness.may_read_link(1, 0.0)
+def test_ingress_sleeps_when_its_only_guest_has_misbehaved(rig: Rig) -> None:
+    guest = rig.guest()
+    rig.turn()
+    rig.misbehaved(1)
+    rig.turn()
+    guest.sendall(b"\x0e\x00" + bytes(14))
+    rig.turn()
+    rig.turn()
+    assert rig.stage.fairness.deadline([1], many=True) < NEVER, "it is paused"
+    assert rig.stage.deadline() == NEVER
+    guest.close()
 
 
-def test_dropped_frames_are_reported_in_lots() -> None:
-    bad = BadFrames()
-    reports = [report for _ in range(100) if (report := bad.note(7)) is not None]
-    assert len(reports) == 100 // BadFrames.REPORT
-    fields = d.DESCRIPTOR.unpack(reports[0])
-    assert (fields[0], fields[2], fields[18]) == (d.MISBEHAVED, 7, BadFrames.REPORT)
-    report = bad.note(8, 1000)
-    assert report is not None
-    assert d.DESCRIPTOR.unpack(report)[18] == 1000
+def test_ingress_sleeps_until_the_pause_of_a_guest_among_others_is_over(rig: Rig) -> None:
+    guests = [rig.guest(), rig.guest()]
+    rig.turn()
+    rig.misbehaved(1)
+    rig.turn()
+    assert rig.stage.deadline() == NEVER, "it has sent nothing since"
+    guests[0].sendall(b"\x0e\x00" + bytes(14))
+    rig.turn()
+    rig.turn()
+    assert monotonic() + 1 < rig.stage.deadline() < NEVER
+    for guest in guests:
+        guest.close()
+
+
+def test_a_report_about_a_guest_that_left_is_no_reason_to_wake(rig: Rig) -> None:
+    guests = [rig.guest(), rig.guest()]
+    rig.turn()
+    guests[0].close()
+    rig.turn()
+    rig.misbehaved(1)
+    rig.turn()
+    assert rig.stage.fairness.deadline([1], many=True) == NEVER
+    assert rig.stage.deadline() == NEVER
+    guests[1].close()
+
+
+def test_descriptors_of_requests_that_nobody_knows_are_closed(rig: Rig) -> None:
+    ours, theirs = socket.socketpair()
+    assert "error" in rig.stage.on_control({"op": "nonsense"}, [ours.detach()])
+    assert theirs.recv(10) == b""
+    theirs.close()
+    assert "error" in rig.stage.on_control({"op": "attach", "head": b""}, [])

@@ -1,0 +1,83 @@
+"""Reports of dropped frames, and who is read when slots or patience run out: with a pool and no links."""
+
+from pipeline.counters import INDEX, CounterBlock
+from pipeline.shm import descriptor as d
+from pipeline.shm.arena import Pool
+from pipeline.stages.bad_frames import BadFrames
+from pipeline.stages.ingress_fairness import GRACE_S, Fairness
+from pipeline.wire import tcp
+
+
+def made(slots: int = 64, rate: int = 1000) -> tuple[Fairness, Pool, CounterBlock]:
+    pool = Pool(0, slots)
+    block = CounterBlock(memoryview(bytearray(CounterBlock.BYTES)))
+    return Fairness(pool, block.counts, rate), pool, block
+
+
+def test_while_slots_are_short_nothing_is_read_for_a_moment_and_then_without_data() -> None:
+    fairness, pool, _ = made()
+    assert fairness.may_read(10.0)
+    taken = [pool.alloc() for _ in range(60)]
+    assert not fairness.may_read(10.001)
+    assert fairness.deadline([1], many=False) == 10.0 + GRACE_S
+    assert fairness.may_read(10.0 + GRACE_S)
+    assert fairness.scarce
+    for slot in taken:
+        pool.unref(slot)
+    assert fairness.may_read(11.0)
+    assert not fairness.scarce
+    assert fairness.deadline([1], many=True) == float("inf")
+
+
+def test_a_run_with_data_becomes_its_acknowledgment_and_everything_else_stays() -> None:
+    fairness, _, block = made()
+    run = (
+        d.TCP_RANGE, tcp.ACK | tcp.PSH | tcp.FIN, 3, 1514, 1448, 7, 400, 5000, 0, 4,
+        100, 200, 300, 1, 2, 11, 12, 13, 66 | d.RUN_HAS_TIMESTAMPS,
+    )  # fmt: skip
+    ack = (*run[:7], 0, *run[8:])
+    frame = (d.FRAME, 0, 3, 0, 0, 7, 400, 60, *([0] * 11))
+    stripped, same_ack, same_frame = fairness.without_data([run, ack, frame])
+    assert (same_ack, same_frame) == (ack, frame)
+    kind, flags, link, stride, gso_size, slot, off, length, *rest = stripped
+    assert (kind, flags, link, stride, gso_size, slot, off, length) == (
+        d.TCP_RANGE, tcp.ACK | tcp.PSH, 3, 0, 0, 7, 400, 0,
+    )  # fmt: skip
+    assert tuple(rest) == run[8:]
+    assert block.snapshot()["link_data_dropped_no_slot"] == 4
+    d.DESCRIPTOR.pack(*stripped)
+
+
+def test_a_guest_whose_frames_are_dropped_pauses_until_its_debt_is_paid() -> None:
+    fairness, _, block = made(rate=1000)
+    fairness.charge(1, 200, 5.0)
+    assert fairness.may_read_link(1, 5.0)
+    fairness.charge(1, 100, 5.0)
+    assert not fairness.may_read_link(1, 5.0)
+    assert fairness.may_read_link(2, 5.0)
+    assert 5.0 < (until := fairness.deadline([1, 2], many=True)) < 5.2
+    assert fairness.deadline([2], many=True) == float("inf")
+    assert fairness.deadline([1], many=False) == float("inf")
+    fairness.charge(1, 500, 5.01)  # was still on its way
+    assert not fairness.may_read_link(1, until)
+    assert fairness.may_read_link(1, 6.0)
+    assert block.counts[INDEX["link_reads_paused_misbehaving"]] == 1
+
+
+def test_a_link_that_is_gone_leaves_nothing() -> None:
+    fairness, _, _ = made(rate=100)
+    fairness.charge(1, 10000, 0.0)
+    fairness.forget(1)
+    assert fairness.deadline([1], many=True) == float("inf")
+    assert fairness.may_read_link(1, 0.0)
+
+
+def test_dropped_frames_are_reported_in_lots() -> None:
+    bad = BadFrames()
+    reports = [report for _ in range(100) if (report := bad.note(7)) is not None]
+    assert len(reports) == 100 // BadFrames.REPORT
+    fields = d.DESCRIPTOR.unpack(reports[0])
+    assert (fields[0], fields[2], fields[18]) == (d.MISBEHAVED, 7, BadFrames.REPORT)
+    report = bad.note(8, 1000)
+    assert report is not None
+    assert d.DESCRIPTOR.unpack(report)[18] == 1000
