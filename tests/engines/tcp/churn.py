@@ -436,9 +436,8 @@ def main() -> None:
     churn.run()
     seconds = time.monotonic() - began
     churn.check_empty()
-    print(
-        f"{churn.seen['opened']} connections, {seconds:.1f} s, {churn.now / 3600:.1f} virtual hours, {churn.peak} flows at most"
-    )
+    print(f"{churn.seen['opened']} connections, {churn.peak} at once at most, {seconds:.1f} s")
+    print(f"{churn.now / 3600:.1f} virtual hours")
     print(dict(churn.seen))
 
 
