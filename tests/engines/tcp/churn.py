@@ -33,6 +33,7 @@ BIRTHS_A_PORT = 10
 """Enough that ports are used again, also while the last connection is open or in TIME-WAIT."""
 MAX_SEGMENT = 1400
 SLOTS = 1 << 16
+SPARE_TIMERS = 1024
 SECRET = b"sixteen secret b"
 
 
@@ -221,6 +222,7 @@ class Churn:
         self.seen: Counter[str] = Counter()
         self.states: Counter[int] = Counter()
         self.peak = 0
+        self.peak_timers = 0
         self._ports = max(MIN_PORTS, count // BIRTHS_A_PORT)
         self._count = count
         self._spacing = hours * 3600 / count
@@ -259,6 +261,11 @@ class Churn:
             flow.timer_at = at
             self.serial += 1
             heapq.heappush(self.timers, (at, self.serial, flow))
+            if len(self.timers) > 2 * len(self.flows) + SPARE_TIMERS:
+                # Keep-alive's are due in two hours, and would keep connections that are over until then.
+                self.timers[:] = [entry for entry in self.timers if entry[0] == entry[2].timer_at]
+                heapq.heapify(self.timers)
+            self.peak_timers = max(self.peak_timers, len(self.timers))
 
     # --- births ---------------------------------------------------------------------------
 
@@ -425,6 +432,7 @@ class Churn:
         assert not self.events
         assert self.pool.refs_out == 0, self.pool.refs_out
         assert self.pool.free_count == SLOTS
+        assert self.peak_timers <= 2 * self.peak + SPARE_TIMERS
         assert not self.pool.audit()
 
 
