@@ -118,6 +118,11 @@ class Switch:
         events, self._events = self._events, []
         return events
 
+    def link_of(self, mac: bytes) -> int | None:
+        """The link behind which a station was seen; None if it was not."""
+        port = self._ports.get(mac)
+        return port.link if port is not None else None
+
     def cam(self) -> dict[bytes, int]:
         """A copy of the table: MAC to link."""
         return {mac: port.link for mac, port in self._ports.items()}

@@ -21,6 +21,7 @@ from pipeline.shm import descriptor as d
 from pipeline.stages.bad_frames import BadFrames
 from pipeline.stages.demux_events import Witness
 from pipeline.stages.demux_icmp import IcmpDispatch
+from pipeline.stages.demux_leases import LeaseHolders
 from pipeline.stages.demux_output import Output, datagram_bounds
 from pipeline.stages.demux_udp import UdpDispatch
 from pipeline.stages.worker import Worker
@@ -83,7 +84,8 @@ class DemuxStage:
         self.ports = PortAllocator(secrets.randbits(16))
         self.output = Output(worker, config.gateway_mac, config.mtu)
         self.targets = nat.Nat.from_config(config)
-        self.udp = UdpDispatch(worker, config, self.output, self.neighbors)
+        holders = LeaseHolders(worker, self.neighbors, self.switch)
+        self.udp = UdpDispatch(worker, config, self.output, self.neighbors, holders)
         self.icmp = IcmpDispatch(worker, config, self.output, self.neighbors, self.errors)
         self.links: set[int] = set()
         self.bad_frames = BadFrames()
@@ -114,7 +116,7 @@ class DemuxStage:
                 work += self._on_egress_burst(shard, burst, now)
                 ring.release(len(burst) // d.DESCRIPTOR_BYTES)
         while burst := self.resolver_in.peek():
-            work += self.udp.on_resolver_burst(burst)
+            work += self.udp.on_resolver_burst(burst, now)
             self.resolver_in.release(len(burst) // d.DESCRIPTOR_BYTES)
         if now >= self.due:
             if self.neighbors.deadline() <= now:

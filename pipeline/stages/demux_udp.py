@@ -14,6 +14,7 @@ from pipeline.engines.buckets import Buckets
 from pipeline.engines.flows import PortAllocator
 from pipeline.engines.udp import UdpFlow, UdpFlows
 from pipeline.shm import descriptor as d
+from pipeline.stages.demux_leases import LeaseHolders
 from pipeline.stages.demux_output import Output, datagram_bounds
 from pipeline.stages.worker import Worker
 from pipeline.wire import ethernet, ipv4, udp
@@ -48,13 +49,21 @@ class Waiting(NamedTuple):
 class UdpDispatch:
     """Flows between guests and egress, datagrams between guests and the resolver."""
 
-    def __init__(self, worker: Worker, config: Config, output: Output, known: neighbors.Neighbors) -> None:
+    def __init__(
+        self,
+        worker: Worker,
+        config: Config,
+        output: Output,
+        known: neighbors.Neighbors,
+        holders: LeaseHolders,
+    ) -> None:
         ports = worker.ports
         self.worker = worker
         self.counts = worker.counts
         self.slots = ports.arena.slots
         self.output = output
         self.neighbors = known
+        self.holders = holders
         self.gateway = config.gateway_ip
         self.targets = nat.Nat.from_config(config)
         self.flows = UdpFlows(
@@ -182,7 +191,7 @@ class UdpDispatch:
             if flow.unanswered <= 0:
                 self.flows.finish(flow)
 
-    def on_resolver_burst(self, burst: memoryview) -> int:
+    def on_resolver_burst(self, burst: memoryview, now: float) -> int:
         """Answers of DHCP and DNS."""
         count = 0
         for (
@@ -196,6 +205,8 @@ class UdpDispatch:
                     ring.push(named)
                 continue
             out_ports = (ports & 0xFFFF) << 16 | ports >> 16
+            if ports & 0xFFFF == nat.DHCP_PORT:
+                self.holders.on_answer(link, slot, off, length, now)
             if guest_addr == ipv4.BROADCAST:
                 self._answer(link, ethernet.BROADCAST, remote_addr, guest_addr, out_ports, slot, off, length)
                 continue
