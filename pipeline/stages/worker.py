@@ -129,9 +129,7 @@ class Worker:
         outputs: dict[str, list[AnyProducer]] = {peer: [ring] for peer, ring in ports.rings_out.items()}
         for home, frees in ports.free_out.items():
             outputs.setdefault(home, []).append(frees)
-        self._producers = [
-            ring for peer, rings in outputs.items() if peer not in together for ring in rings
-        ]
+        self._producers = [ring for peer, rings in outputs.items() if peer not in together for ring in rings]
         """Rings whose consumer may run while this worker sleeps."""
         self._releases = [
             (ring.wake_due, bells[peer].ring)
