@@ -48,6 +48,9 @@ class SlotPool(Protocol):
     def unref(self, slot: int) -> None:
         """Count one reference less."""
 
+    def refs(self, slot: int) -> int:
+        """References outstanding of slot."""
+
 
 class Link(ABC):
     """One guest's link.
@@ -126,6 +129,9 @@ class Link(ABC):
     def flush(self) -> None:
         """Go on sending what was copied, when the descriptor is writable. Raises LinkClosed."""
 
+    def rest(self) -> None:  # noqa: B027  most links hold nothing between reads
+        """Nothing comes now: give back a slot that nobody else needs and no partial frame lies in."""
+
     @abstractmethod
     def close(self) -> None:
         """Give back the slot and close the descriptor. May be called twice."""
@@ -159,6 +165,11 @@ class SlotCursor:
         self.begin = HEADROOM
         self.end = HEADROOM + length
         return True
+
+    def rest(self) -> None:
+        """Give back the slot if it holds nothing, neither here nor with anybody else."""
+        if self.slot != NO_SLOT and self.begin == self.end and self._pool.refs(self.slot) == 1:
+            self.release()
 
     def release(self) -> None:
         """Give back the slot and whatever is in it."""

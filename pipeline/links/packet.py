@@ -160,6 +160,10 @@ class PacketLink(Link):
         while backlog and self._put(backlog[0]):
             self._backlog_bytes -= len(backlog.popleft())
 
+    def rest(self) -> None:
+        """See Link.rest."""
+        self._cursor.rest()
+
     def close(self) -> None:
         """Give back the slot, forget what was copied, close the socket."""
         self._cursor.release()

@@ -214,15 +214,9 @@ class StreamLink(Link):
             del backlog[: self._backlog_sent]
             self._backlog_sent = 0
 
-    def park(self) -> bool:
-        """Give back the slot of a link that reads nothing now, if no partial frame is in it.
-
-        For an owner with more links than slots: the next read takes a slot again.
-        """
-        if self._cursor.begin != self._cursor.end:
-            return False
-        self._cursor.release()
-        return True
+    def rest(self) -> None:
+        """See Link.rest."""
+        self._cursor.rest()
 
     def close(self) -> None:
         """Give back the slot, forget what was copied, close the socket."""

@@ -126,6 +126,8 @@ class IngressStage:
             work += self._send_all(ring)
         if not work:
             self.card.filler.rest()
+            for port in self.ports.values():
+                port.link.rest()
         return work
 
     def _send_all(self, ring: Consumer) -> int:
