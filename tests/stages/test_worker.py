@@ -147,6 +147,9 @@ def test_a_worker_whose_way_out_is_blocked_sleeps_beside_a_full_ring(spawn: Spaw
         def step(self, now: float) -> int:
             return super().step(now) if self.open else 0
 
+        def deadline(self) -> float:
+            return super().deadline() if self.open else inf
+
         def on_control(self, message: Message, fds: list[int]) -> Message:
             self.open = True
             return {}
