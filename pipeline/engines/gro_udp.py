@@ -41,7 +41,7 @@ _FRAGMENT_PROTO: Final = 0xBFFF00FF
 _HOPS_LEFT: Final = 0xFE00
 """Of the same: bits of which one is set in a TTL above 1."""
 _MAX_STRIDE: Final = 0xFFFF
-_MIN_SUM_ROWS: Final = 3
+_MIN_SUM_ROWS: Final = 4
 """From as many frames on, one numpy sum over all is cheaper than one for each."""
 _MIN_BULK_ROWS: Final = 6
 """From as many frames on, comparing headers with numpy is cheaper than walking them."""

@@ -13,7 +13,8 @@ NEEDS_CSUM, TCP or UDP, plain IPv4                          stays so; nobody sum
 NEEDS_CSUM, anything else, or UDP to a group                completed in place, header zeroed
 super-segment of TCP, plain IPv4                            one range; stays so for other guests
 super-segment of TCP over IPv6                              a frame that stays so for other guests
-super-segment of TCP behind IPv4 options, or of UDP         cut into frames at once
+super-segment of UDP, plain IPv4, not to a group            one run of datagrams; cut for other guests
+super-segment of TCP behind IPv4 options, or of UDP else    cut into frames at once
 a type not agreed on, or fields that deny the frame         dropped and counted
 ==========================================================  ======================================
 
@@ -26,7 +27,7 @@ from collections.abc import Callable
 from struct import Struct
 from typing import Final
 
-from pipeline.engines import gro, tso
+from pipeline.engines import gro, gro_udp, tso
 from pipeline.engines.gro import Item
 from pipeline.wire import ipv4, offload, tcp, virtio_net
 from pipeline.wire.errors import WireError
@@ -54,7 +55,8 @@ DROP_NO_SLOT: Final = "link_frame_dropped_no_slot"
 VERIFY: Final = 0
 VOUCHED: Final = 1
 CUT: Final = 2
-"""What judge() says: sums are to be verified, are not, or the frame is to be cut."""
+DATAGRAMS: Final = 3
+"""What judge() says: sums are to be verified, are not, the frame is to be cut, or is a run of datagrams."""
 
 _HEADER: Final = virtio_net.LONG
 _GSO_SIZE: Final = Struct("<H")
@@ -66,6 +68,12 @@ _IPV4: Final = 0x0800
 _IPV6: Final = 0x86DD
 _IPV6_L4: Final = _IPV4_OFF + 40
 _FRAGMENT: Final = 0x3FFF
+_TTL_OFF: Final = 22
+_FLOW_OFF: Final = 26
+_FLOW: Final = Struct("!III")
+"""Addresses and ports."""
+_UDP_LEN_OFF: Final = 38
+_BIG2: Final = Struct("!H")
 _TCP: Final = 6
 _UDP: Final = 17
 _UDP_LEN: Final = 8
@@ -101,12 +109,15 @@ def receive(
             except WireError as error:
                 drops[error.reason] = drops.get(error.reason, 0) + 1
                 continue
-        if group and (verdict == CUT or verify != (verdict == VERIFY)):
+        if group and (verdict >= CUT or verify != (verdict == VERIFY)):
             _describe(view, group, link, slot, verify, supers, items, drops)
             group = []
             supers = False
         if verdict == CUT:
             _cut(view[off : off + length], Header(*fields), link, place, items, drops)
+            continue
+        if verdict == DATAGRAMS:
+            items.append(_run(view, off, length, fields[3], link, slot))
             continue
         verify = verdict == VERIFY
         if fields[1]:
@@ -142,6 +153,18 @@ def _counted(view: memoryview, item: Item) -> Item:
     return (*item[:9], -(-item[7] // gso_size), *item[10:]) if gso_size else item
 
 
+def _run(view: memoryview, off: int, length: int, size: int, link: int, slot: int) -> Item:
+    """The run of datagrams of size bytes that a super-segment is: their payloads lie side by side."""
+    payload = length - gro_udp.HEADERS_LEN
+    count = -(-payload // size)
+    src, dst, ports = _FLOW.unpack_from(view, off + _FLOW_OFF)
+    return (
+        gro_udp.UDP_RANGE, 0, link, size if count > 1 else 0, min(size, payload), slot,
+        off + gro_udp.HEADERS_LEN, payload, 0, count, 0, 0, 0, 0, 0, src, dst, ports,
+        gro_udp.HEADERS_LEN | RUN_VNET,
+    )  # fmt: skip
+
+
 def _cut(
     frame: memoryview, header: Header, link: int, place: Place, items: list[Item], drops: dict[str, int]
 ) -> None:
@@ -159,7 +182,7 @@ def _cut(
 def judge(
     view: memoryview, off: int, length: int, header: tuple[int, int, int, int, int, int, int], features: int
 ) -> int:
-    """What is to be done with the frame at off, whose header is not all zero: one of VERIFY, VOUCHED, CUT.
+    """What is to be done with the frame at off, whose header is not all zero: one of the above.
 
     header: the fields of virtio_net.Header. May complete a checksum in place and zero them. Raises
     WireError for a header that is not true of its frame.
@@ -240,6 +263,9 @@ def _judge_super(
         )
     if not fits or csum_offset != _CSUM_OFFSETS[proto]:
         raise WireError(DROP_BAD)
+    if gso_type == GSO_UDP_L4 and start == _PLAIN_L4 and ethertype == _IPV4 and not to_group:
+        ttl, udp_len = view[off + _TTL_OFF], _BIG2.unpack_from(view, off + _UDP_LEN_OFF)[0]
+        return DATAGRAMS if ttl and udp_len == payload + _UDP_LEN else CUT
     if gso_type == GSO_UDP_L4 or (gso_type == GSO_TCPV4 and start != _PLAIN_L4):
         return CUT
     return VOUCHED

@@ -187,6 +187,8 @@ class Receiver:
             (ctypes.sizeof(_Message),),
         )
         self._numbers = np.arange(rows, dtype=word)
+        self._steps = self._numbers
+        self._stride = 1
         self._origins: dict[int, int] = {}
 
     def receive(self, fd: int, view: memoryview, off: int, stride: int, rows: int) -> list[int]:
@@ -198,9 +200,10 @@ class Receiver:
         origin = self._origins.get(id(view))
         if origin is None:
             self._origins[id(view)] = origin = np.frombuffer(view, "u1").ctypes.data
-        bases = self._bases
-        np.multiply(self._numbers, stride, bases)
-        bases += origin + off
+        if stride != self._stride:
+            self._stride = stride
+            self._steps = self._numbers * stride
+        np.add(self._steps, origin + off, self._bases)
         count = self._call(fd, self._address, rows, socket.MSG_DONTWAIT, None)
         if count < 0:
             number = ctypes.get_errno()

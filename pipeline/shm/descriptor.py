@@ -63,7 +63,8 @@ UDP_RANGE: Final = 5
 link, slot, flow = number n of datagrams, off (of the first payload), len (of all payloads), gso_size =
 bytes of each, of which only the last may have fewer, guest_addr (source), remote_addr (destination),
 ports, aux = header length (42) | RUN_VNET. Payload i lies at off + i * stride, its frame begins a
-header length before it. n = 1: gso_size = len (may be 0), stride = 0. In n > 1 none is empty.
+header length before it. n = 1: gso_size = len (may be 0), stride = 0. In n > 1 none is empty. With RUN_VNET
+stride = gso_size says that all are one frame, a super-segment with one header for all.
 """
 LINK_UP: Final = 3
 """A guest link was attached. link, aux = MTU of the link (0 = default)."""

@@ -191,8 +191,8 @@ class DemuxStage:
         header = aux & d.RUN_HEADER_MASK
         vnet = d.FRAME_VNET if aux & d.RUN_VNET else 0
         self.counts[_SWITCHED] += count
-        if not length or gso >= length:
-            # One segment, or pure ACKs that collapsed into the last.
+        if not length or gso >= length or gso == stride:
+            # One segment, pure ACKs that collapsed into the last, or a super-segment of datagrams.
             self._switch(link, slot, frame, header + length, vnet)
             return
         pieces = (length + gso - 1) // gso

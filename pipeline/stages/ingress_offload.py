@@ -70,7 +70,7 @@ class Card:
         if not header.flags & virtio_net.NEEDS_CSUM:
             # A sum the sender vouched for is in the frame, and the next guest may check it.
             return segmenter.frame(frame)
-        if link_vnet:
+        if link_vnet and header.gso_type != virtio_net.GSO_UDP_L4:
             return segmenter.frame(frame, virtio_net.build(header._replace(num_buffers=0), VNET_LEN))
         if header.gso_type == virtio_net.GSO_NONE:
             whole = bytearray(frame)

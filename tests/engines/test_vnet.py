@@ -20,7 +20,7 @@ from pipeline.wire.virtio_net import (
     RSC_INFO,
     Header,
 )
-from tests.support.frames import GATEWAY_MAC, GUEST_MAC, TO_GUEST, tcp_frame, timestamps
+from tests.support.frames import GATEWAY_MAC, GUEST, GUEST_MAC, REMOTE, TO_GUEST, tcp_frame, timestamps
 from tests.support.fuzz import u8, u16
 from tests.support.offload import (
     slot_with_headers,
@@ -175,8 +175,33 @@ def test_a_checksum_of_another_protocol_is_completed_in_place() -> None:
     assert nic.header(0) == PLAIN
 
 
-def test_datagrams_in_one_piece_are_cut_at_once() -> None:
-    nic = Nic([super_datagram(PAYLOAD, 1000), (PLAIN, tcp_frame(1, b"x"))])
+@pytest.mark.parametrize("gso_size, count", [(1000, 11), (len(PAYLOAD), 1), (20000, 1), (5120, 2)])
+def test_datagrams_in_one_piece_are_one_run(gso_size: int, count: int) -> None:
+    frames = [
+        super_datagram(PAYLOAD, gso_size),
+        super_datagram(PAYLOAD, gso_size),
+        (PLAIN, tcp_frame(1, b"x")),
+    ]
+    nic = Nic(frames)
+    assert [record[0] for record in nic.records] == [d.UDP_RANGE] * 2 + [d.TCP_RANGE]
+    for item, (off, length) in zip(nic.items[:2], nic.places, strict=False):
+        (_, flags, link, stride, size, slot, begin, total, _, number, *_, src, dst, ports, aux) = item
+        assert (flags, link, slot, aux) == (0, 7, 3, 42 | d.RUN_VNET)
+        assert (begin, total, number) == (off + 42, length - 42, count)
+        assert (size, stride) == (min(gso_size, len(PAYLOAD)), gso_size if count > 1 else 0)
+        assert (src, dst, ports) == (GUEST, REMOTE, 40000 << 16 | 53)
+    assert nic.drops == {}
+
+
+@pytest.mark.parametrize("at, value", [(38, b"\0\x09"), (22, b"\0")], ids=["its length", "no hop left"])
+def test_datagrams_in_one_piece_with_an_odd_header_are_cut(at: int, value: bytes) -> None:
+    header, frame = super_datagram(PAYLOAD, 1000)
+    odd = frame[:at] + value + frame[at + len(value) :]
+    assert [record[0] for record in Nic([(header, odd)]).records] == [d.FRAME] * 11
+
+
+def test_datagrams_in_one_piece_to_a_group_are_cut_at_once() -> None:
+    nic = Nic([super_datagram(PAYLOAD, 1000, eth_header=TO_GROUP), (PLAIN, tcp_frame(1, b"x"))])
     assert [record[0] for record in nic.records] == [d.FRAME] * 11 + [d.TCP_RANGE]
     found = b"".join(check_datagram(memoryview(nic.frame(item))) for item in nic.items[:11])
     assert found == PAYLOAD
@@ -185,7 +210,7 @@ def test_datagrams_in_one_piece_are_cut_at_once() -> None:
 
 
 def test_frames_that_find_no_slot_are_counted() -> None:
-    nic = Nic([super_datagram(PAYLOAD, 1000)], room=3000)
+    nic = Nic([super_datagram(PAYLOAD, 1000, eth_header=TO_GROUP)], room=3000)
     # The last is shorter and fits again.
     assert len(nic.items) == 3
     assert nic.drops == {"link_frame_dropped_no_slot": 8}

@@ -6,13 +6,14 @@ from typing import Any
 import pytest
 
 from pipeline.counters import INDEX
+from pipeline.engines import gro
 from pipeline.engines.gso import Segmenter
 from pipeline.shm.arena import SLOT_BYTES, Pool
 from pipeline.stages.ingress_offload import Card
-from pipeline.wire import offload
+from pipeline.wire import ethernet, offload
 from pipeline.wire.framing import LE16, split
 from pipeline.wire.virtio_net import DATA_VALID, GSO_TCPV4, LONG_LEN, Header, build
-from tests.support.frames import tcp_frame
+from tests.support.frames import GUEST_MAC, slot_of, tcp_frame
 from tests.support.offload import slot_with_headers, super_datagram, super_segment
 
 PAYLOAD = bytes(range(250)) * 20
@@ -62,6 +63,17 @@ def test_a_super_segment_reaches_any_other_guest_in_frames() -> None:
     assert switched(header, frame, False) == expected
 
 
+@pytest.mark.parametrize("to_offload", [True, False])
+def test_datagrams_in_one_piece_reach_any_other_guest_one_by_one(to_offload: bool) -> None:
+    header, frame = super_datagram(PAYLOAD, 1000)
+    found = switched(header, frame, to_offload)
+    head = LONG_LEN if to_offload else 0
+    assert [record[:head] for record in found] == [bytes(head)] * 5
+    assert b"".join(record[head + 42 :] for record in found) == PAYLOAD
+    items, drops = gro.coalesce(*slot_of([record[head:] for record in found]))
+    assert (sum(item[9] for item in items), drops) == (5, {})
+
+
 def test_an_open_checksum_is_closed_only_for_a_guest_without_offload() -> None:
     header, frame = super_segment(1, b"hello", 1448)
     assert switched(header, frame, True) == [build(header, LONG_LEN) + frame]
@@ -76,7 +88,8 @@ def test_a_whole_frame_stays_whole_and_the_next_guest_may_verify_it(header: Head
 
 
 def test_what_is_cut_on_arrival_has_references_of_its_own() -> None:
-    card, off, length = card_with(*super_datagram(PAYLOAD, 1000))
+    to_group = ethernet.header(bytes.fromhex("01005e0000fb"), GUEST_MAC, ethernet.TYPE_IPV4)
+    card, off, length = card_with(*super_datagram(PAYLOAD, 1000, eth_header=to_group))
     pool = card.worker.pool
     slot = pool.alloc()
     assert slot == 0
