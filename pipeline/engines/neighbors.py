@@ -303,6 +303,11 @@ class Neighbors:
         if not of_link:
             del self._links[neighbor.link]
 
+    @property
+    def has_actions(self) -> bool:
+        """Whether take_actions() would return any."""
+        return bool(self._actions)
+
     def take_actions(self) -> list[Action]:
         """What is to be sent and told since the last call, in order."""
         actions, self._actions = self._actions, []

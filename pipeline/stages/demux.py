@@ -111,6 +111,9 @@ class DemuxStage:
                 break
             work += self._on_guest_burst(burst, now)
             self.ingress_in.release(len(burst) // d.DESCRIPTOR_BYTES)
+        if self.neighbors.has_actions:
+            # What waited for a guest that has just answered goes before what has come for it since.
+            self._carry_out(now)
         for shard, ring in enumerate(self.egress_in):
             while burst := ring.peek():
                 work += self._on_egress_burst(shard, burst, now)

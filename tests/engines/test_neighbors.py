@@ -46,7 +46,9 @@ def test_a_packet_teaches_its_source_once() -> None:
     assert known.get(ONE) is None
     known.learn(ONE, A, 0, 1.0)
     known.learn(ONE, A, 0, 2.0)
+    assert known.has_actions
     assert known.take_actions() == [Learned(ONE, A, 0)]
+    assert not known.has_actions
     neighbor = known.get(ONE)
     assert neighbor is not None
     assert (neighbor.mac, neighbor.link) == (A, 0)
