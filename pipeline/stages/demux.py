@@ -168,10 +168,8 @@ class DemuxStage:
                     else:
                         raise WireError("demux_frame_dropped_tcp_to_group")
                 elif kind == d.UDP_RANGE:
-                    self._on_datagrams(
-                        link, stride, _gso, slot, off, length, seg_count, guest_addr, remote_addr, ports, aux,
-                        now,
-                    )  # fmt: skip
+                    flow = guest_addr, remote_addr, ports
+                    self._on_datagrams(link, stride, _gso, slot, off, length, seg_count, flow, aux, now)
                 elif kind == d.FRAME:
                     self._on_frame(link, slot, off, length, flags & d.FRAME_VNET, now)
                 elif kind == d.LINK_UP:
@@ -236,10 +234,10 @@ class DemuxStage:
             raise WireError("ipv4_packet_dropped_loopback_destination")
 
     def _on_datagrams(
-        self, link: int, stride: int, size: int, slot: int, off: int, length: int, count: int, src: int,
-        dst: int, ports: int, aux: int, now: float,
+        self, link: int, stride: int, size: int, slot: int, off: int, length: int, count: int,
+        flow: tuple[int, int, int], aux: int, now: float,
     ) -> None:  # fmt: skip
-        """A run of datagrams (UDP_RANGE). Raises WireError while the reference is still here."""
+        """A run (UDP_RANGE) of (source, destination, ports). WireError: the reference is still here."""
         frame = off - (aux & d.RUN_HEADER_MASK)
         view = self.slots[slot]
         to_mac, mac, _ = ethernet.HEADER.unpack_from(view, frame)
@@ -256,10 +254,9 @@ class DemuxStage:
                 self.worker.free(slot)
                 return
         self.counts[_PACKETS] += count
-        if src:
-            # Only a DHCP client that has no address yet may speak from 0.0.0.0.
-            self.neighbors.learn(src, mac, link, now)
-        self.udp.on_guest_datagrams(link, src, dst, ports, slot, off, length, stride, size, count, now)
+        if flow[0]:
+            self.neighbors.learn(flow[0], mac, link, now)
+        self.udp.on_guest_datagrams(link, *flow, slot, off, length, stride, size, count, now)
 
     # --- single frames --------------------------------------------------------------------
 
