@@ -56,7 +56,7 @@ def machine() -> dict[str, object]:
     return {
         "cores": len(os.sched_getaffinity(0)),
         "arch": platform.machine(),
-        "kernel": platform.release(),
+        "kernel": platform.release().split("-")[0],
         "python": platform.python_version(),
         "congestion": Path("/proc/sys/net/ipv4/tcp_congestion_control").read_text().strip(),
         "load": round(os.getloadavg()[0], 2),

@@ -60,12 +60,12 @@ def main(argv: list[str] | None = None) -> int:
     for part in PARTS:
         if options.only and not any(word in part.title for word in options.only.split(",")):
             continue
-        began = datetime.datetime.now(datetime.UTC).replace(microsecond=0)
+        known = len(_lines(part.results))
         turns = 1 if part.run is flows.main else repeat
         arguments = [*part.arguments, "--seconds", seconds, "--repeat", str(turns)]
         peers = ",".join([*part.ours, *others])
         status |= part.run([*arguments, "--peers", peers])
-        figures = _read(part.results, began)
+        figures = _read(part.results, known)
         page.append(f"## {part.title}\n\n`python -m perf.{part.results} {' '.join(arguments)}`\n")
         page.append(report.table(figures) + "\n")
         if importlib.util.find_spec("matplotlib") is not None:
@@ -90,15 +90,19 @@ def _head(others: list[str], seconds: str, repeat: int) -> str:
     )
 
 
-def _read(name: str, since: datetime.datetime) -> list[report.Figure]:
-    """The figures that were appended since then."""
+def _lines(name: str) -> list[str]:
+    path = report.RESULTS / f"{name}.jsonl"
+    return path.read_text().splitlines() if path.exists() else []
+
+
+def _read(name: str, known: int) -> list[report.Figure]:
+    """The figures that were appended behind the first known lines."""
     figures = []
-    for line in (report.RESULTS / f"{name}.jsonl").read_text().splitlines():
+    for line in _lines(name)[known:]:
         record: dict[str, Any] = json.loads(line)
-        if datetime.datetime.fromisoformat(record["date"]) >= since:
-            better = record["unit"] not in ("µs", "MiB", "KiB", "%")
-            samples = tuple(record["samples"])
-            figures.append(report.Figure(record["what"], record["peer"], record["unit"], samples, better))
+        better = record["unit"] not in ("µs", "MiB", "KiB", "%")
+        samples = tuple(record["samples"])
+        figures.append(report.Figure(record["what"], record["peer"], record["unit"], samples, better))
     return figures
 
 
