@@ -7,6 +7,7 @@ import json
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -67,6 +68,17 @@ class Agent:
         """Run a command of tests.support.client in the guest; what it found."""
         return run_client(self.guest, command, *words, timeout=timeout)
 
+    def let_connections_end(self, seconds: float = 2.0) -> None:
+        """Wait until the daemon has acknowledged every FIN of the guest, if it does.
+
+        What a guest had acknowledged in frames that die with its link would stay queued in the daemon
+        for as long as TCP hopes for the guest's return.
+        """
+        states = [word for name in ("fin-wait-1", "last-ack", "closing") for word in ("state", name)]
+        end = time.monotonic() + seconds
+        while time.monotonic() < end and self.guest.run("ss", "-Htn", *states).stdout:
+            time.sleep(0.05)
+
     def stop(self) -> None:
         """SIGTERM; it must end by itself with status 0."""
         if self.process.poll() is None:
@@ -83,6 +95,7 @@ class Agent:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if kind is None:
+            self.let_connections_end()
             self.stop()
             return
         sys.stderr.write(self.log_path.read_text())
