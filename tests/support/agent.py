@@ -18,6 +18,7 @@ GATEWAY_ADDR = "192.168.127.1"
 GUEST_ADDR = "192.168.127.2"
 HOST_ADDR = "192.168.127.254"
 GUEST_MAC = "5a:94:ef:e4:0c:ee"
+LAST_ACK_SECONDS = 0.3
 STOP_SECONDS = 2.0
 
 
@@ -69,15 +70,17 @@ class Agent:
         return run_client(self.guest, command, *words, timeout=timeout)
 
     def let_connections_end(self, seconds: float = 2.0) -> None:
-        """Wait until the daemon has acknowledged every FIN of the guest, if it does.
+        """Wait until both kernels' last segments are across: the guest's FINs, and its ACKs of the other side's.
 
-        What a guest had acknowledged in frames that die with its link would stay queued in the daemon
-        for as long as TCP hopes for the guest's return.
+        What a guest acknowledges in frames that die with its link stays queued in the daemon for as long
+        as TCP hopes for the guest's return.
         """
         states = [word for name in ("fin-wait-1", "last-ack", "closing") for word in ("state", name)]
         end = time.monotonic() + seconds
         while time.monotonic() < end and self.guest.run("ss", "-Htn", *states).stdout:
             time.sleep(0.05)
+        # The ACK of the last FIN leaves no trace in the guest: give the agent time to forward it.
+        time.sleep(LAST_ACK_SECONDS)
 
     def stop(self) -> None:
         """SIGTERM; it must end by itself with status 0."""
