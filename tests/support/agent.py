@@ -70,7 +70,7 @@ class Agent:
         return run_client(self.guest, command, *words, timeout=timeout)
 
     def let_connections_end(self, seconds: float = 2.0) -> None:
-        """Wait until both kernels' last segments are across: the guest's FINs, and its ACKs of the other side's.
+        """Wait until the guest's last segments are across: its FINs, and its ACKs of the other side's.
 
         What a guest acknowledges in frames that die with its link stays queued in the daemon for as long
         as TCP hopes for the guest's return.
