@@ -71,7 +71,6 @@ class EgressStage:
         self.closing = ClosingFlows(config.max_closing_bytes)
         self.targets = nat.Nat.from_config(config)
         self.flows: dict[int, Flow] = {}
-        self.dialled = 0
         self.dirty: dict[Flow, None] = {}
         self.stalled: dict[Flow, float] = {}
         """Flows with bytes that their host socket did not take, and since when."""

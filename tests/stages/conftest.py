@@ -1,4 +1,4 @@
-"""What several tests of stages need: a process that runs out of descriptors."""
+"""What several tests of stages need: forked toy workers, a process that runs out of descriptors."""
 
 import os
 import resource
@@ -6,6 +6,9 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 
 import pytest
+
+from pipeline.topology import Fabric, Layout
+from tests.support.toy_workers import Child, MakeStage, Spawn, Toy
 
 Exhaust = Callable[[int], None]
 """Leaves this process so many descriptors, until the test ends."""
@@ -29,3 +32,21 @@ def exhausted() -> Iterator[Exhaust]:
     for fd in held:
         os.close(fd)
     resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+
+
+@pytest.fixture
+def fabric() -> Fabric:
+    return Fabric.create(Layout(64, 1, 2))
+
+
+@pytest.fixture
+def spawn(fabric: Fabric) -> Iterator[Spawn]:
+    children: list[Child] = []
+
+    def start(name: str, make: MakeStage = Toy, max_sleep: float = 60.0) -> Child:
+        children.append(Child(fabric, name, make, max_sleep))
+        return children[-1]
+
+    yield start
+    for child in children:
+        child.kill()

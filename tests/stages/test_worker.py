@@ -8,7 +8,6 @@ import os
 import signal
 import time
 from collections import deque
-from collections.abc import Iterator
 from math import inf
 
 import pytest
@@ -16,27 +15,8 @@ import pytest
 from pipeline.shm.descriptor import DESCRIPTOR, DESCRIPTOR_BYTES, NO_SLOT, TAKEN, TO_GUEST, record
 from pipeline.stages.loop import Loop
 from pipeline.stages.worker import Message, Worker
-from pipeline.topology import Fabric, Layout
-from tests.support.toy_workers import LIMIT, Child, MakeStage, Spawn, Toy
-
-
-@pytest.fixture
-def fabric() -> Fabric:
-    return Fabric.create(Layout(64, 1, 2))
-
-
-@pytest.fixture
-def spawn(fabric: Fabric) -> Iterator[Spawn]:
-    children: list[Child] = []
-
-    def start(name: str, make: MakeStage = Toy, max_sleep: float = 60.0) -> Child:
-        children.append(Child(fabric, name, make, max_sleep))
-        return children[-1]
-
-    yield start
-    for child in children:
-        child.kill()
-
+from pipeline.topology import Fabric
+from tests.support.toy_workers import LIMIT, Spawn, Toy
 
 BOTH_KINDS = pytest.mark.parametrize("name", ["demux", "ingress"])
 

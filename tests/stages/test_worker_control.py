@@ -6,33 +6,13 @@ import select
 import signal
 import socket
 import time
-from collections.abc import Iterator
 
 import pytest
 
 from pipeline.stages import channel
 from pipeline.stages.worker import Message, Worker
-from pipeline.topology import Fabric, Layout
-from tests.support.toy_workers import LIMIT, Child, MakeStage, Spawn, Toy
-
-
-@pytest.fixture
-def fabric() -> Fabric:
-    return Fabric.create(Layout(64, 1, 2))
-
-
-@pytest.fixture
-def spawn(fabric: Fabric) -> Iterator[Spawn]:
-    children: list[Child] = []
-
-    def start(name: str, make: MakeStage = Toy, max_sleep: float = 60.0) -> Child:
-        children.append(Child(fabric, name, make, max_sleep))
-        return children[-1]
-
-    yield start
-    for child in children:
-        child.kill()
-
+from pipeline.topology import Fabric
+from tests.support.toy_workers import LIMIT, Child, Spawn, Toy
 
 BOTH_KINDS = pytest.mark.parametrize("name", ["demux", "ingress"])
 
