@@ -7,7 +7,7 @@ parent's: a copied end would keep a socket open after its owner died.
 import gc
 import os
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -87,13 +87,23 @@ def _main(
             os.close(own)
         else:
             own.close()
-    workers_here: dict[str, Worker] = {}
+    controls = {name: pairs[name][1] for name in group.members}
+    loop, _ = make_loop(fabric, group, config, controls)
+    loop.run()
+
+
+def make_loop(
+    fabric: Fabric, group: Group, config: Config, controls: Mapping[str, socket.socket]
+) -> tuple[Loop, dict[str, Worker]]:
+    """The loop of one process and its workers; controls: the workers' ends of their control sockets."""
+    workers: dict[str, Worker] = {}
     poller: Poller | None = None
     for name in group.members:
-        worker = Worker(fabric.ports(name), pairs[name][1], poller=poller, together=group.members)
+        worker = Worker(fabric.ports(name), controls.get(name), poller=poller)
         poller = worker.poller
         worker.adopt(_STAGES[fabric.layout.node(name).role](worker, config))
-        workers_here[name] = worker
-    waiter = fabric.waiters[group.members[0]]
-    back = [workers_here[name] for name in group.back]
-    Loop(waiter, list(workers_here.values()), back).run()
+        workers[name] = worker
+    for worker in workers.values():
+        worker.share(workers)
+    back = [workers[name] for name in group.back]
+    return Loop(fabric.waiters[group.members[0]], list(workers.values()), back), workers

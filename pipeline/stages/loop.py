@@ -45,8 +45,14 @@ class Poller:
         self._epoll = select.epoll()
         self._callbacks: dict[int, Callable[[int], object]] = {}
         self.poll = self._epoll.poll
-        clear = waiter.clear
-        self.register(waiter.fileno(), select.EPOLLIN, lambda _events: clear())
+        self.rung = False
+        """Whether a bell was rung since the owner of the poller has last set this to False."""
+        self._clear = waiter.clear
+        self.register(waiter.fileno(), select.EPOLLIN, self._on_bell)
+
+    def _on_bell(self, _events: int) -> None:
+        self._clear()
+        self.rung = True
 
     def register(self, fd: int, events: int, callback: Callable[[int], object]) -> None:
         """Call callback(events) in each turn in which fd is ready."""
@@ -82,6 +88,9 @@ class Member(Protocol):
     log: structlog.typing.FilteringBoundLogger
     running: bool
     poller: Poller | None
+    sleeps: int
+    stirred: bool
+    has_peers_outside: bool
 
     def breathe(self, now: float) -> int:
         """One breath; how much was done."""
@@ -99,7 +108,7 @@ class Member(Protocol):
         """The second look, after the announcement: whether anything came that nobody rings for any more."""
         ...
 
-    def awake(self, slept: bool) -> None:
+    def awake(self) -> None:
         """The sleep is over, or did not come about."""
         ...
 
@@ -126,6 +135,10 @@ class Loop:
         self._workers = list(workers)
         self._back = list(back)
         self._spin = spin
+        self._lone = len(workers) == 1
+        self._outsiders = [worker for worker in workers if worker.has_peers_outside]
+        self._due_at = 0.0
+        """When every worker must breathe again, stirred or not."""
         self._poller = workers[0].poller
         self.running = True
         self.slept = False
@@ -149,27 +162,16 @@ class Loop:
 
     def _turn_on(self) -> None:
         poller = self._poller
-        there, back = self._workers, self._back
         spin = self._spin
         events: Events = []
         spin_until = 0.0
         busy = 0
         while self.running:
-            now = monotonic()
-            if events and poller is not None:
-                poller.dispatch(events)
-            work = 0
-            for worker in there:
-                work += worker.breathe(now)
-                if not worker.running:
-                    self.running = False
-            if work:
-                for worker in back:
-                    work += worker.breathe(now)
+            work = self.turn(events, busy > 1)
             if work:
                 busy += 1
-                spin_until = now + spin
-            if busy > 1 or now < spin_until:
+                spin_until = monotonic() + spin if spin else 0.0
+            if busy > 1 or (spin and monotonic() < spin_until):
                 # Under load, or just after: look without getting ready for sleep.
                 events = poller.poll(0, MAX_EVENTS) if poller is not None else []
                 if not work:
@@ -180,28 +182,59 @@ class Loop:
                 if self.slept:
                     busy = 0
 
+    def turn(self, events: Events, everyone: bool = True) -> int:
+        """Deliver socket events and let workers breathe; how much was done.
+
+        everyone: also those that nothing has stirred since their last breath.
+        """
+        now = monotonic()
+        poller = self._poller
+        if poller is not None:
+            if events:
+                poller.dispatch(events)
+            if poller.rung:
+                poller.rung = False
+                everyone = True
+        everyone = everyone or self._lone or now >= self._due_at
+        work = 0
+        for worker in self._workers:
+            if everyone or worker.stirred:
+                work += worker.breathe(now)
+                if not worker.running:
+                    self.running = False
+        if work:
+            for worker in self._back:
+                if everyone or worker.stirred:
+                    work += worker.breathe(now)
+        return work
+
     def sleep(self) -> Events:
         """Wait for an input, at most until a deadline; the socket events that ended the wait."""
         poller = self._poller
-        workers = self._workers
         timeout = wake.MAX_SLEEP
         self.slept = False
-        for worker in workers:
+        for worker in self._workers:
             timeout = min(timeout, worker.may_sleep())
+        self._due_at = monotonic() + timeout
         if timeout <= 0:
             return poller.poll(0, MAX_EVENTS) if poller is not None else []
-        for worker in workers:
+        outsiders = self._outsiders
+        for worker in outsiders:
             worker.announce()
-        if not self.running or any(worker.inputs_ready() for worker in workers):
+        if not self.running or any(worker.inputs_ready() for worker in outsiders):
             timeout = 0.0
+            self._due_at = 0.0
         events: Events = []
         if poller is not None:
             events = poller.poll(timeout, MAX_EVENTS)
         elif timeout:
             self._waiter.wait(timeout)
-        self.slept = timeout > 0
-        for worker in workers:
-            worker.awake(self.slept)
+        for worker in outsiders:
+            worker.awake()
+        if timeout > 0:
+            self.slept = True
+            for worker in self._workers:
+                worker.sleeps += 1
         return events
 
     def _take_signals(self) -> None:

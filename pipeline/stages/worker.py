@@ -12,7 +12,7 @@ logging, or know any protocol.
 import os
 import select
 import socket
-from collections.abc import Callable, Collection, Sequence, Sized
+from collections.abc import Callable, Mapping, Sequence, Sized
 from time import monotonic
 from typing import Any, Final, Protocol
 
@@ -85,12 +85,10 @@ class Worker:
         control: socket.socket | None,
         supervisor_pid: int | None = None,
         poller: Poller | None = None,
-        together: Collection[str] = (),
     ) -> None:
         """control: this worker's end of the control socket; supervisor_pid: the parent, default getppid().
 
         poller: that of the process, if it has one already; else one is made if the waiter is a descriptor.
-        together: names of the workers of this process, which need no waking when this one is awake.
         """
         self.ports = ports
         self.name = ports.name
@@ -114,33 +112,56 @@ class Worker:
         if control is not None:
             self._control_poll.register(control, select.POLLIN)
         self._housekeeping_at = 0.0
-        self._breaths = self._sleeps = 0
+        self._breaths = 0
         self._lost_told = 0
         self._free_pushes = [self._free_push(home) for home in ports.homes]
         self._on_released: Callable[[str, list[int]], object] | None = None
-        bells = ports.bells
-        self._publishes: list[tuple[Sized, Callable[[], bool], Callable[[], None]]] = [
-            *((ring.queue, ring.publish, bells[peer].ring) for peer, ring in ports.rings_out.items()),
-            *(
-                (ring.queue, ring.publish, bells[home].ring_for_slots)
-                for home, ring in ports.free_out.items()
-            ),
-        ]
-        outputs: dict[str, list[AnyProducer]] = {peer: [ring] for peer, ring in ports.rings_out.items()}
-        for home, frees in ports.free_out.items():
-            outputs.setdefault(home, []).append(frees)
-        self._producers = [ring for peer, rings in outputs.items() if peer not in together for ring in rings]
-        """Rings whose consumer may run while this worker sleeps."""
-        self._releases = [
-            (ring.wake_due, bells[peer].ring)
-            for peer, ring in (*ports.rings_in.items(), *ports.free_in.items())
-            if peer not in together
-        ]
         self._free_in = list(ports.free_in.items())
+        self.stirred = True
+        """Whether something came since the last breath from an event or from a worker of the same process."""
+        self.sleeps = 0
+        self._share({})
         if poller is not None:
             for channel in (self._control, *self._peers.values()):
                 if channel is not None:
-                    poller.register(channel.fileno(), select.EPOLLIN, self._server(channel))
+                    self.register(channel.fileno(), select.EPOLLIN, self._server(channel))
+
+    def share(self, workers: Mapping[str, "Worker"]) -> None:
+        """Say which workers, by name, breathe in this process: they are stirred where others are rung for."""
+        self._share({name: worker for name, worker in workers.items() if worker is not self})
+
+    def _share(self, together: Mapping[str, "Worker"]) -> None:
+        ports, bells = self.ports, self.ports.bells
+
+        def ring_of(peer: str) -> Callable[[], None]:
+            return together[peer].stir if peer in together else bells[peer].ring
+
+        def slot_ring_of(home: str) -> Callable[[], None]:
+            return together[home].stir_for_slots if home in together else bells[home].ring_for_slots
+
+        self._publishes: list[tuple[Sized, Callable[[], bool], Callable[[], None]]] = [
+            *((ring.queue, ring.publish, ring_of(peer)) for peer, ring in ports.rings_out.items()),
+            *((ring.queue, ring.publish, slot_ring_of(home)) for home, ring in ports.free_out.items()),
+        ]
+        outputs: list[tuple[str, AnyProducer]] = [*ports.rings_out.items(), *ports.free_out.items()]
+        inputs = [*ports.rings_in.items(), *ports.free_in.items()]
+        self._producers: list[AnyProducer] = [ring for peer, ring in outputs if peer not in together]
+        """Rings whose consumer may run while this worker sleeps."""
+        self._producers_here: list[AnyProducer] = [ring for peer, ring in outputs if peer in together]
+        self._releases = [(ring.wake_due, bells[peer].ring) for peer, ring in inputs if peer not in together]
+        self._inputs = [ring.fresh for peer, ring in ports.rings_in.items() if peer not in together]
+        self._frees = [ring.pending for peer, ring in ports.free_in.items() if peer not in together]
+        self.has_peers_outside = not together or bool(self._inputs or self._frees or self._producers)
+        """Whether a worker of another process may have to ring for this one."""
+
+    def stir(self) -> None:
+        """A worker of this process has published something for this one."""
+        self.stirred = True
+
+    def stir_for_slots(self) -> None:
+        """A worker of this process has sent slots home: a reason to breathe if slots are wanted."""
+        if self._slots_matter():
+            self.stirred = True
 
     # --- for the stage ------------------------------------------------------------------
 
@@ -165,7 +186,7 @@ class Worker:
         Only in workers that wait in epoll (LookupError in others). Unregister before closing fd.
         An event of this breath may still be delivered to a descriptor that took over the number.
         """
-        self._sockets().register(fd, events, callback)
+        self._sockets().register(fd, events, self._stirring(callback))
 
     def modify(self, fd: int, events: int) -> None:
         """Wait for other events of a registered descriptor."""
@@ -219,17 +240,19 @@ class Worker:
 
     def adopt(self, stage: Stage) -> None:
         """Take the stage that this worker runs."""
-        self._stage = stage
+        self.stage = stage
         self._step = stage.step
         self._on_released = getattr(stage, "on_released", None)
 
     def breathe(self, now: float) -> int:
         """One breath. Everything that may push stands before the step; what was pushed is published after."""
         self._breaths += 1
+        self.stirred = False
         for source, ring in self._free_in:
             if entries := ring.drain():
                 self._take_home(source, entries)
-        if self.ports.bell.take_control() and self._control is not None:
+        # Where there is a poller, it watches the control socket.
+        if self.poller is None and self.ports.bell.take_control() and self._control is not None:
             self._serve(self._control)
         if now >= self._housekeeping_at:
             self._keep_house(now)
@@ -244,36 +267,50 @@ class Worker:
 
     def may_sleep(self) -> float:
         """Seconds until the stage's deadline, or until a control message is to be tried again."""
-        timeout = self._stage.deadline() - monotonic()
+        if self._producers_here and (self.stirred or self._has_room_again()):
+            return 0.0
+        timeout = self.stage.deadline() - monotonic()
         return timeout if self._flush() else min(timeout, OUTBOX_RETRY)
+
+    def _has_room_again(self) -> bool:
+        """Whether a worker of this process has since emptied a ring in which this one found little room."""
+        for ring in self._producers_here:
+            if ring.scarce:
+                ring.room()
+                if not ring.scarce:
+                    self.stirred = True
+        return self.stirred
 
     def announce(self) -> None:
         """Sleep is next: peers ring for records, for room, and for slots if those are wanted."""
-        pool = self.ports.pool
-        self._wants_slots = pool is not None and (self.slots_wanted or pool.free_count * 2 < pool.count)
+        self._wants_slots = self._slots_matter()
         self._armed = [ring for ring in self._producers if ring.arm()]
         self.ports.bell.announce(self._wants_slots)
 
-    def awake(self, slept: bool) -> None:
-        """The sleep is over."""
-        self._sleeps += slept
+    def awake(self) -> None:
+        """The sleep is over, or did not come about."""
         self.ports.bell.awake()
         for ring in self._armed:
             ring.disarm()
 
     def inputs_ready(self) -> bool:
         """The second look, after the announcement: whether anything came that nobody rings for any more."""
-        for consumer in self.ports.rings_in.values():
-            if consumer.fresh():
+        for fresh in self._inputs:
+            if fresh():
                 return True
         for producer in self._armed:
             if producer.released():
                 return True
         if self._wants_slots:
-            for frees in self.ports.free_in.values():
-                if frees.pending():
+            for pending in self._frees:
+                if pending():
                     return True
         return False
+
+    def _slots_matter(self) -> bool:
+        """Whether a slot that comes home is a reason to wake."""
+        pool = self.ports.pool
+        return pool is not None and (self.slots_wanted or pool.free_count * 2 < pool.count)
 
     def _take_home(self, source: str, entries: list[int]) -> None:
         unref = self.pool.unref
@@ -296,6 +333,13 @@ class Worker:
         raise LookupError(
             f"slot {slot} of {self.ports.home_of(slot)} cannot be with {self.name}: no free ring"
         )
+
+    def _stirring(self, callback: Callable[[int], object]) -> Callable[[int], object]:
+        def stir(events: int) -> None:
+            self.stirred = True
+            callback(events)
+
+        return stir
 
     def _sockets(self) -> Poller:
         if self.poller is None:
@@ -349,7 +393,7 @@ class Worker:
                     "wrong": pool.audit(),
                 }
         try:
-            return self._stage.on_control(message, fds)
+            return self.stage.on_control(message, fds)
         except Exception as error:  # one bad request must not end the worker and all its flows
             self.log.exception("control request failed", op=message.get("op"), error=str(error))
             return {"error": str(error) or type(error).__name__}
@@ -379,7 +423,7 @@ class Worker:
     def _write_gauges(self) -> None:
         counts = self.counts
         counts[_BREATHS] = self._breaths
-        counts[_SLEEPS] = self._sleeps
+        counts[_SLEEPS] = self.sleeps
         pool = self.ports.pool
         if pool is not None:
             counts[_SLOTS_FREE] = pool.free_count
@@ -387,7 +431,7 @@ class Worker:
 
     def end(self) -> None:
         """Let the stage give back what it holds, and look whether the pool is sound."""
-        close = getattr(self._stage, "close", None)
+        close = getattr(self.stage, "close", None)
         if close is not None:
             close()
         for _, publish, _ in self._publishes:

@@ -1,0 +1,168 @@
+"""Microseconds of one byte's way from a guest to a host socket and back, through all data workers in one process.
+
+The guest is a script at the other end of a socket pair, the host an echo server over loopback, and only the
+turns of the daemon's loop are timed: what a round trip costs the daemon without any waiting. One JSON line;
+with --profile the functions that take the most instead.
+"""
+
+import argparse
+import cProfile
+import json
+import os
+import pstats
+import select
+import socket
+import statistics
+import struct
+import sys
+from time import perf_counter
+
+from pipeline import config_build, flags, options
+from pipeline.config import AUTO
+from pipeline.placement import plan
+from pipeline.stages.loop import Loop
+from pipeline.topology import INGRESS, Fabric, Layout
+from pipeline.wire import ethernet, ipv4, tcp, tcp_options, udp
+from pipeline.workers import make_loop
+
+GUEST_MAC = bytes.fromhex("5a94efe40cee")
+GUEST = ipv4.addr_parse("192.168.127.9")
+HOST = ipv4.addr_parse("192.168.127.254")
+GUEST_PORT = 40000
+WINDOW = 500
+
+
+class Bench:
+    """The data process of ``-placement auto``, with a scripted guest."""
+
+    def __init__(self) -> None:
+        self.config, _ = config_build.build(flags.parse(options.START, []), [], resolv_conf=os.devnull)
+        layout = Layout(self.config.slots)
+        group = plan(AUTO, layout, 1)[0]
+        self.fabric = Fabric.create(layout, [group.members, *([name] for name in layout.names if name not in group.members)])
+        self.loop, self.workers = make_loop(self.fabric, group, self.config, {})
+        poller = self.workers[INGRESS].poller
+        assert poller is not None
+        self.poller = poller
+        ours, self.link = socket.socketpair()
+        self.workers[INGRESS].stage.on_control({"op": "attach", "head": b""}, [ours.detach()])
+        self.header = ethernet.header(self.config.gateway_mac, GUEST_MAC, ethernet.TYPE_IPV4)
+        self.spent = 0.0
+
+    def settle(self) -> None:
+        """Turn until nothing is left to do."""
+        while self.loop.turn(self.poller.poll(0, 64)):
+            pass
+
+    def wake_until(self, there: socket.socket) -> None:
+        """Sleep, which something that is there already ends at once, and turn, until ``there`` is readable."""
+        readable = select.poll()
+        readable.register(there, select.POLLIN)
+        while not readable.poll(0):
+            began = perf_counter()
+            self.loop.turn(self.loop.sleep(), everyone=False)
+            self.spent += perf_counter() - began
+
+    def send(self, proto: int, payload: bytes) -> None:
+        """One packet of the guest."""
+        packet = ipv4.build(20 + len(payload), 1, 64, proto, GUEST, HOST, flags=ipv4.FLAG_DF) + payload
+        self.link.sendall(struct.pack("<H", 14 + len(packet)) + self.header + packet)
+
+    def receive(self) -> memoryview:
+        """The IPv4 payload of the next packet for the guest; ARP is passed over."""
+        while True:
+            (length,) = struct.unpack("<H", self.link.recv(2))
+            frame = memoryview(self.link.recv(length, socket.MSG_WAITALL))
+            if frame[12:14] == b"\x08\x00":
+                return frame[34:]
+
+    def tcp_trips(self, count: int) -> None:
+        """Open a connection and exchange one byte count times."""
+        listener = socket.create_server(("127.0.0.1", 0))
+        port = listener.getsockname()[1]
+        seq, ack, ts_ecr = 1000, 0, 0
+
+        def segment(tcp_flags: int, options: bytes, data: bytes = b"") -> None:
+            self.send(
+                ipv4.PROTO_TCP,
+                tcp.build_segment(GUEST, HOST, GUEST_PORT, port, seq, ack, tcp_flags, WINDOW, options, data),
+            )
+
+        segment(tcp.SYN, tcp_options.build_syn(1460, 7, True, True, 1, 0))
+        self.settle()
+        host, _ = listener.accept()
+        self.settle()
+        reply = self.receive()
+        header = tcp.parse(reply, 0, len(reply))
+        seq, ack = 1001, header.seq + 1 & 0xFFFFFFFF
+        ts_ecr = tcp_options.parse(reply, 20, header.header_len).ts_val
+        segment(tcp.ACK, tcp_options.build(True, 2, ts_ecr))
+        self.settle()
+        self.spent = 0.0
+        for number in range(count):
+            segment(tcp.ACK | tcp.PSH, tcp_options.build(True, number + 3, ts_ecr), b"x")
+            self.wake_until(host)
+            seq += 1
+            host.send(host.recv(1))
+            while True:
+                self.wake_until(self.link)
+                reply = self.receive()
+                header = tcp.parse(reply, 0, len(reply))
+                if len(reply) > header.header_len:
+                    break
+            ts_ecr = tcp_options.parse(reply, 20, header.header_len).ts_val
+            if header.ack != seq:
+                raise SystemExit(f"not the reply: {header}")
+            ack = ack + 1 & 0xFFFFFFFF
+        segment(tcp.RST, b"")
+        self.settle()
+        host.close()
+        listener.close()
+
+    def udp_trips(self, count: int) -> None:
+        """Exchange a datagram of one byte count times."""
+        host = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        host.bind(("127.0.0.1", 0))
+        port = host.getsockname()[1]
+        self.spent = 0.0
+        for _ in range(count):
+            self.send(ipv4.PROTO_UDP, udp.build(GUEST_PORT, port, udp.HEADER_LEN + 1) + b"x")
+            self.wake_until(host)
+            data, peer = host.recvfrom(16)
+            host.sendto(data, peer)
+            self.wake_until(self.link)
+            if len(self.receive()) != udp.HEADER_LEN + 1:
+                raise SystemExit("not the reply")
+        host.close()
+
+
+def main() -> int:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--trips", type=int, default=1000, help="round trips a round")
+    parser.add_argument("--profile", choices=["tcp", "udp"], help="print where the time goes")
+    args = parser.parse_args()
+    bench = Bench()
+    kinds = {"tcp": bench.tcp_trips, "udp": bench.udp_trips}
+    if args.profile:
+        profile = cProfile.Profile()
+        profile.runcall(kinds[args.profile], args.trips)
+        pstats.Stats(profile).sort_stats("tottime").print_stats(40)
+        return 0
+    figures: dict[str, dict[str, float]] = {}
+    samples: dict[str, list[float]] = {kind: [] for kind in kinds}
+    for _ in range(args.rounds):
+        for kind, trips in kinds.items():
+            trips(args.trips)
+            samples[kind].append(bench.spent / args.trips * 1e6)
+    for kind, found in samples.items():
+        figures[kind] = {
+            "min": round(min(found), 2), "median": round(statistics.median(found), 2), "max": round(max(found), 2)
+        }  # fmt: skip
+    print(json.dumps({"benchmark": "micro/round_trip", "unit": "us", **figures}))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
