@@ -9,7 +9,6 @@ when ingress has also read the last copy of it that is under way, which is certa
 has released every record pushed before: the ring's consumer index is the completion.
 """
 
-import heapq
 import secrets
 from collections import deque
 from errno import ENOBUFS
@@ -23,6 +22,7 @@ from pipeline.engines.tcp.config import TcpConfig
 from pipeline.engines.tcp.connection import Connection, opens, reset_for
 from pipeline.engines.tcp.segment import Segment
 from pipeline.engines.tcp.state import TIME_WAIT
+from pipeline.engines.timing_wheel import TimingWheel
 from pipeline.shm import descriptor as d
 from pipeline.stages import tcp_limits, tcp_records
 from pipeline.stages.bad_frames import BadFrames
@@ -32,8 +32,6 @@ from pipeline.wire import ethernet, ipv4, tcp_options
 from pipeline.wire import tcp as wire_tcp
 from pipeline.wire.errors import WireError
 
-SPARE_TIMERS: Final = 1024
-"""Stale entries that the timer heap may hold beside one for each connection and as many again."""
 RELEASE_POLL_S: Final = 0.005
 """How soon to look again whether ingress has read what waits to go home; nobody waits for it."""
 BURSTS_A_STEP: Final = 8
@@ -82,8 +80,7 @@ class TcpStage:
         self.flows: dict[Key, Flow] = {}
         self.by_number: dict[int, Flow] = {}
         self.dirty: dict[Flow, None] = {}
-        self.timers: list[tuple[float, int, Flow]] = []
-        self.timer_serial = 0
+        self.timers: TimingWheel[Flow] = TimingWheel()
         self.releasing: deque[tuple[int, int, int]] = deque()
         self.number = 0
         self.now = 0.0
@@ -104,7 +101,7 @@ class TcpStage:
             while burst := ring.peek():
                 work += self._on_host_burst(egress, burst, now)
                 ring.release(len(burst) // d.DESCRIPTOR_BYTES)
-        if self.timers and self.timers[0][0] <= now:
+        if self.timers.deadline() <= now:
             work += self._expire(now)
         if self.dirty:
             work += self._emit(now)
@@ -118,9 +115,8 @@ class TcpStage:
             return 0.0
         if self.dirty or self.releasing:
             # Nobody is in a hurry for these, and ingress rings no bell for them.
-            soon = self.now + RELEASE_POLL_S
-            return min(soon, self.timers[0][0]) if self.timers else soon
-        return self.timers[0][0] if self.timers else float("inf")
+            return min(self.now + RELEASE_POLL_S, self.timers.deadline())
+        return self.timers.deadline()
 
     # --- from demux ---------------------------------------------------------------------
 
@@ -330,12 +326,8 @@ class TcpStage:
     # --- timers ---------------------------------------------------------------------------
 
     def _expire(self, now: float) -> int:
-        timers = self.timers
         count = 0
-        while timers and timers[0][0] <= now:
-            at, _, flow = heapq.heappop(timers)
-            if at != flow.timer_at:
-                continue  # stale: an earlier entry was pushed since, or the flow is gone
+        for flow in self.timers.advance(now):
             flow.timer_at = float("inf")
             if flow.conn.deadline() <= now:
                 flow.conn.on_timer(now)
@@ -344,19 +336,11 @@ class TcpStage:
         return count
 
     def _arm(self, flow: Flow) -> None:
-        """Keep a heap entry at or before the connection's deadline; one that comes early is re-armed then."""
+        """Keep a timer at or before the connection's deadline; one that comes early is re-armed then."""
         at = flow.conn.deadline()
         if at < flow.timer_at:
             flow.timer_at = at
-            self.timer_serial += 1
-            heapq.heappush(self.timers, (at, self.timer_serial, flow))
-            if len(self.timers) > 2 * len(self.by_number) + SPARE_TIMERS:
-                self._drop_stale_timers()
-
-    def _drop_stale_timers(self) -> None:
-        """Entries of connections that are over would keep them in memory, some for hours."""
-        self.timers = [entry for entry in self.timers if entry[0] == entry[2].timer_at]
-        heapq.heapify(self.timers)
+            self.timers.schedule(flow, at)
 
     # --- engine -> rings --------------------------------------------------------------------
 
@@ -465,7 +449,8 @@ class TcpStage:
         self.time_wait.pop(flow, None)
         self.out_of_order.forget(flow)
         self.guests.remove(flow)
-        flow.timer_at = -1.0  # no heap entry matches any more
+        self.timers.cancel(flow)
+        flow.timer_at = -1.0  # nor is it armed again, should it be dirty
         self.counts[_FLOWS] = len(self.flows)
 
     def _release_completed(self) -> None:

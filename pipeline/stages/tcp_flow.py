@@ -37,7 +37,7 @@ class Flow:
         self.host_open = True
         """Whether egress still knows the flow: false once one side told the other to forget it."""
         self.timer_at = float("inf")
-        """Deadline of the one entry of the timer heap that counts; later ones are stale."""
+        """When its timer is set for: at its deadline or before. Never armed again once it is negative."""
 
 
 def flow_id(egress: int, number: int) -> int:

@@ -1,7 +1,7 @@
 """Connections opened and closed in random ways for two virtual hours, through a light model of the TCP stage.
 
 python -m tests.engines.tcp.churn [COUNT] opens COUNT connections and tells the rate. The flow table, the
-timer heap and the slot accounting are those of pipeline/stages/tcp.py in small; the guest and the
+timers and the slot accounting are those of pipeline/stages/tcp.py in small; the guest and the
 host are actors that do what actors do: answer late, not at all, refuse, reset, vanish, close
 first or second, open again with the same ports. Every segment may be lost. When the last one has
 opened, time goes on until the model is idle: then no flow, no timer and no slot may be left.
@@ -21,6 +21,7 @@ from pipeline.engines.tcp.config import TcpConfig
 from pipeline.engines.tcp.connection import Connection, opens, reset_for
 from pipeline.engines.tcp.segment import Segment
 from pipeline.engines.tcp.state import TIME_WAIT
+from pipeline.engines.timing_wheel import TimingWheel
 from pipeline.shm.arena import Pool
 from pipeline.wire.tcp import ACK, FIN, RST, SYN
 
@@ -33,7 +34,6 @@ BIRTHS_A_PORT = 10
 """Enough that ports are used again, also while the last connection is open or in TIME-WAIT."""
 MAX_SEGMENT = 1400
 SLOTS = 1 << 16
-SPARE_TIMERS = 1024
 SECRET = b"sixteen secret b"
 
 
@@ -216,13 +216,12 @@ class Churn:
         self.now = 0.0
         self.pool = Pool(0, SLOTS)
         self.flows: dict[int, Flow] = {}
-        self.timers: list[tuple[float, int, Flow]] = []
+        self.timers: TimingWheel[Flow] = TimingWheel()
         self.events: list[tuple[float, int, Callable[[Any], None], Any]] = []
         self.serial = 0
         self.seen: Counter[str] = Counter()
         self.states: Counter[int] = Counter()
         self.peak = 0
-        self.peak_timers = 0
         self._ports = max(MIN_PORTS, count // BIRTHS_A_PORT)
         self._count = count
         self._spacing = hours * 3600 / count
@@ -238,34 +237,28 @@ class Churn:
     def run(self) -> None:
         """Until nothing is left to happen."""
         events, timers = self.events, self.timers
-        while events or timers:
-            if timers and (not events or timers[0][0] <= events[0][0]):
+        while events or len(timers):
+            if not events or timers.deadline() <= events[0][0]:
                 self._expire()
                 continue
             self.now, _, call, argument = heapq.heappop(events)
             call(argument)
 
     def _expire(self) -> None:
-        at, _, flow = heapq.heappop(self.timers)
-        if at != flow.timer_at:
-            return
-        self.now = max(self.now, at)
-        flow.timer_at = float("inf")
-        if flow.conn.deadline() <= self.now:
-            flow.conn.on_timer(self.now)
-        self._settle(flow)
+        self.now = max(self.now, self.timers.deadline())
+        for flow in self.timers.advance(self.now):
+            flow.timer_at = float("inf")
+            if flow.conn.deadline() <= self.now:
+                flow.conn.on_timer(self.now)
+            self._settle(flow)
 
     def _arm(self, flow: Flow) -> None:
         at = flow.conn.deadline()
         if at < flow.timer_at:
             flow.timer_at = at
-            self.serial += 1
-            heapq.heappush(self.timers, (at, self.serial, flow))
-            if len(self.timers) > 2 * len(self.flows) + SPARE_TIMERS:
-                # Keep-alive's are due in two hours, and would keep connections that are over until then.
-                self.timers[:] = [entry for entry in self.timers if entry[0] == entry[2].timer_at]
-                heapq.heapify(self.timers)
-            self.peak_timers = max(self.peak_timers, len(self.timers))
+            self.timers.schedule(flow, at)
+            # Keep-alive's are due in two hours, and would keep connections that are over until then.
+            assert len(self.timers) <= len(self.flows)
 
     # --- births ---------------------------------------------------------------------------
 
@@ -294,6 +287,7 @@ class Churn:
         self.states[flow.conn.state] += 1
         if self.flows.get(flow.key) is flow:
             del self.flows[flow.key]
+        self.timers.cancel(flow)
         flow.timer_at = -1.0
 
     # --- the guest's side ---------------------------------------------------------------------
@@ -428,11 +422,10 @@ class Churn:
     def check_empty(self) -> None:
         """Nothing is left."""
         assert not self.flows, [flow.conn.snapshot() for flow in list(self.flows.values())[:3]]
-        assert not self.timers
+        assert not len(self.timers)
         assert not self.events
         assert self.pool.refs_out == 0, self.pool.refs_out
         assert self.pool.free_count == SLOTS
-        assert self.peak_timers <= 2 * self.peak + SPARE_TIMERS
         assert not self.pool.audit()
 
 

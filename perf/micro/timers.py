@@ -1,0 +1,233 @@
+"""What a timer costs, in the wheel and in the heap that it replaced: nanoseconds a timer, one JSON line.
+
+step      a turn of the stage in which no timer is due, and asking it how long to sleep
+later     the deadline of a connection moves later: nothing but a comparison, in both
+earlier   a connection that waits for its keep-alive (2 h) gets a deadline in 40 ms; the old entry is void
+churn     a connection comes with a timer of 1 s and goes (arm and cancel)
+expire    EXPIRING connections with deadlines over ten seconds, in steps of 1 ms: arm and expiry
+jump      the same, all of them in one step
+longest   the one call to arm that took longest while all connections went from one deadline to an earlier
+          one, again and again (the heap throws void entries away at times, a dictionary grows)
+
+Each beside --idle connections that wait for their keep-alive. Run from the root of the repository:
+``python -m perf.micro.timers``.
+"""
+
+import argparse
+import gc
+import heapq
+import json
+import random
+import statistics
+import sys
+from collections.abc import Callable
+from time import perf_counter
+
+from pipeline.engines.timing_wheel import TimingWheel
+
+CALLS = 20_000
+EXPIRING = 10_000
+KEEPALIVE = 7200.0
+SPARE = 1024
+
+
+class Flow:
+    """A connection: its own deadline, and when its timer is set for."""
+
+    __slots__ = ("deadline", "timer_at")
+
+    def __init__(self, deadline: float) -> None:
+        self.deadline = deadline
+        self.timer_at = float("inf")
+
+
+class Wheel:
+    """What pipeline/stages/tcp.py does."""
+
+    def __init__(self, flows: int) -> None:
+        self.flows = flows
+        self.timers: TimingWheel[Flow] = TimingWheel()
+
+    def arm(self, flow: Flow) -> None:
+        at = flow.deadline
+        if at < flow.timer_at:
+            flow.timer_at = at
+            self.timers.schedule(flow, at)
+
+    def expire(self, now: float) -> int:
+        count = 0
+        for flow in self.timers.advance(now):
+            flow.timer_at = float("inf")
+            count += flow.deadline <= now
+        return count
+
+    def step(self, now: float) -> float:
+        if self.timers.deadline() <= now:
+            raise SystemExit("early")
+        return self.timers.deadline()
+
+    def remove(self, flow: Flow) -> None:
+        self.timers.cancel(flow)
+        flow.timer_at = -1.0
+
+
+class Heap:
+    """What it did: entries that are void stay until their time comes or they are too many."""
+
+    def __init__(self, flows: int) -> None:
+        self.flows = flows
+        self.timers: list[tuple[float, int, Flow]] = []
+        self.serial = 0
+
+    def arm(self, flow: Flow) -> None:
+        at = flow.deadline
+        if at < flow.timer_at:
+            flow.timer_at = at
+            self.serial += 1
+            heapq.heappush(self.timers, (at, self.serial, flow))
+            if len(self.timers) > 2 * self.flows + SPARE:
+                self.timers = [entry for entry in self.timers if entry[0] == entry[2].timer_at]
+                heapq.heapify(self.timers)
+
+    def expire(self, now: float) -> int:
+        timers = self.timers
+        count = 0
+        while timers and timers[0][0] <= now:
+            at, _, flow = heapq.heappop(timers)
+            if at != flow.timer_at:
+                continue
+            flow.timer_at = float("inf")
+            count += flow.deadline <= now
+        return count
+
+    def step(self, now: float) -> float:
+        if self.timers and self.timers[0][0] <= now:
+            raise SystemExit("early")
+        return self.timers[0][0] if self.timers else float("inf")
+
+    def remove(self, flow: Flow) -> None:
+        flow.timer_at = -1.0
+
+
+Timers = Wheel | Heap
+
+
+def filled(kind: type[Wheel] | type[Heap], idle: int) -> tuple[Timers, list[Flow]]:
+    """Timers at the time 0, with idle connections."""
+    timers = kind(idle)
+    flows = [Flow(KEEPALIVE + i / idle) for i in range(idle)]
+    for flow in flows:
+        timers.arm(flow)
+    timers.expire(0.0)
+    return timers, flows
+
+
+def step(timers: Timers, flows: list[Flow]) -> tuple[float, int]:
+    began = perf_counter()
+    for i in range(CALLS):
+        timers.step(i * 1e-9)
+    return perf_counter() - began, CALLS
+
+
+def later(timers: Timers, flows: list[Flow]) -> tuple[float, int]:
+    for flow in flows:
+        flow.deadline += 1.0
+    began = perf_counter()
+    for flow in flows:
+        timers.arm(flow)
+    return perf_counter() - began, len(flows)
+
+
+def earlier(timers: Timers, flows: list[Flow]) -> tuple[float, int]:
+    for i, flow in enumerate(flows):
+        flow.deadline = 0.04 + i * 1e-6
+    began = perf_counter()
+    for flow in flows:
+        timers.arm(flow)
+    return perf_counter() - began, len(flows)
+
+
+def churn(timers: Timers, flows: list[Flow]) -> tuple[float, int]:
+    """A hundred at a time live."""
+    coming = [Flow(1.0 + i * 1e-4) for i in range(CALLS)]
+    began = perf_counter()
+    for i, flow in enumerate(coming):
+        timers.arm(flow)
+        if i >= 100:
+            timers.remove(coming[i - 100])
+    return perf_counter() - began, CALLS
+
+
+def expire(timers: Timers, flows: list[Flow]) -> tuple[float, int]:
+    rng = random.Random(1)
+    coming = [Flow(rng.random() * 10) for _ in range(EXPIRING)]
+    timers.flows += EXPIRING
+    count = 0
+    began = perf_counter()
+    for flow in coming:
+        timers.arm(flow)
+    for ms in range(10_002):
+        count += timers.expire(ms * 1e-3)
+    took = perf_counter() - began
+    if count != EXPIRING:
+        raise SystemExit(f"{count} expired instead of {EXPIRING}")
+    return took, EXPIRING
+
+
+def jump(timers: Timers, flows: list[Flow]) -> tuple[float, int]:
+    rng = random.Random(1)
+    coming = [Flow(rng.random() * 10) for _ in range(EXPIRING)]
+    timers.flows += EXPIRING
+    for flow in coming:
+        timers.arm(flow)
+    began = perf_counter()
+    count = timers.expire(3600.0)
+    took = perf_counter() - began
+    if count != EXPIRING:
+        raise SystemExit(f"{count} expired instead of {EXPIRING}")
+    return took, EXPIRING
+
+
+def longest(timers: Timers, flows: list[Flow]) -> tuple[float, int]:
+    worst = 0.0
+    for seconds in (60.0, 10.0, 1.0, 0.04):
+        for i, flow in enumerate(flows):
+            flow.deadline = seconds + i * 1e-6
+            began = perf_counter()
+            timers.arm(flow)
+            worst = max(worst, perf_counter() - began)
+    return worst, 1
+
+
+Case = Callable[[Timers, list[Flow]], tuple[float, int]]
+CASES: tuple[Case, ...] = (step, later, earlier, churn, expire, jump, longest)
+
+
+def main() -> int:
+    """Measure both in turn, interleaved, and print the line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--idle", type=int, default=10_000, help="connections that wait for their keep-alive")
+    args = parser.parse_args()
+    figures: dict[str, list[float]] = {}
+    for _ in range(args.rounds):
+        for case in CASES:
+            for kind in (Wheel, Heap):
+                timers, flows = filled(kind, args.idle)
+                gc.collect()
+                gc.disable()
+                took, calls = case(timers, flows)
+                gc.enable()
+                figures.setdefault(f"{case.__name__}_{kind.__name__.lower()}", []).append(took / calls * 1e9)
+    spread = {
+        name: {"min": round(min(each)), "median": round(statistics.median(each)), "max": round(max(each))}
+        for name, each in figures.items()
+    }
+    print(json.dumps({"benchmark": "micro/timers", "unit": "ns", "idle": args.idle, **spread}))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
