@@ -17,6 +17,7 @@ from pipeline.stages.worker import Worker
 READS_A_STEP: Final = 8
 """Reads in one step over all flows, before the results are published."""
 READS_A_FLOW: Final = 2
+"""Reads of one flow in a row, while others have something to read as well."""
 
 _FROM_HOST: Final = INDEX["egress_bytes_from_host"]
 _PAUSED: Final = INDEX["egress_reads_paused_no_slot"]
@@ -71,7 +72,8 @@ class HostReads:
                 self._next_waiting(flow)
                 continue
             chunk = self._may_read(flow)
-            for _ in range(READS_A_FLOW):
+            # Alone it may have the whole step, which then passes more on at once.
+            for _ in range(READS_A_FLOW if ready else READS_A_STEP):
                 if not chunk or not self._read(flow, chunk):
                     break
                 reads += 1
