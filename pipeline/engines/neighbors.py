@@ -18,7 +18,8 @@ A silent guest keeps its address as long as its link is up and nobody else wants
 machine that was suspended must find its connections when it comes back.
 
 Hostile guests: own addresses of the gateway cannot be claimed; an address whose owner is
-alive cannot be taken by another MAC (the owner is probed, and must fail, first); addresses
+alive cannot be taken by another MAC (the owner is probed, and must fail, first); an address that
+is held for its owner of an earlier run (hold()) neither, until the owner was asked for in vain; addresses
 for each link, all addresses and waiting callers are bounded.
 """
 
@@ -34,6 +35,8 @@ REACHABLE_TIME: Final = 30.0
 """Seconds for which a sign of life is believed."""
 CONTEST_INTERVAL: Final = 10.0
 """Seconds between two events, and probes of the owner, while another station keeps claiming an address."""
+HOLD_SECONDS: Final = 10.0
+"""How long an address is held at least for the owner of an earlier run: its link has to come back first."""
 MAX_NEIGHBORS: Final = 8192
 MAX_NEIGHBORS_PER_LINK: Final = 256
 MAX_PENDING_ADDRS: Final = 256
@@ -64,6 +67,17 @@ class Neighbor:
         self.requests = 0
         self.timer = _INF
         self.waiting: list[object] = []
+
+
+class _Held:
+    """An address that is kept for mac, at least until then; told: when somebody else was last told to want it."""
+
+    __slots__ = ("mac", "told", "until")
+
+    def __init__(self, mac: bytes, until: float) -> None:
+        self.mac = mac
+        self.until = until
+        self.told = -_INF
 
 
 class Request(NamedTuple):
@@ -129,6 +143,8 @@ class Neighbors:
         self._table: dict[int, Neighbor] = {}
         self._links: dict[int, dict[int, Neighbor]] = {}
         self._timed: dict[int, Neighbor] = {}
+        # None of these addresses is KNOWN.
+        self._held: dict[int, _Held] = {}
         self._deadline = _INF
         self._actions: list[Action] = []
 
@@ -149,6 +165,8 @@ class Neighbors:
         self._refuse_bad(addr, mac, now)
         if neighbor is not None and neighbor.state != _INCOMPLETE and neighbor.mac != mac:
             self._contest(neighbor, mac, now)
+        if addr in self._held:
+            self._check_held(addr, mac, now)
         self._make_room(link, now, new=neighbor is None)
         if neighbor is None:
             neighbor = Neighbor(addr, mac, link, _INCOMPLETE)
@@ -156,6 +174,7 @@ class Neighbors:
         elif neighbor.state != _INCOMPLETE:
             # The same station behind another link: it was replugged, and the switch let it move.
             self._unlink(neighbor)
+        self._held.pop(addr, None)
         neighbor.mac, neighbor.link, neighbor.confirmed = mac, link, now
         self._links.setdefault(link, {})[addr] = neighbor
         self._settle(neighbor)
@@ -191,6 +210,36 @@ class Neighbors:
             if neighbor.state == _KNOWN:
                 self._ask(neighbor, _PROBE, now)
         neighbor.contested = neighbor.state == _PROBE
+        raise WireError("neighbor_claim_refused_address_taken")
+
+    def hold(self, addr: int, mac: bytes, now: float) -> None:
+        """addr was mac's in an earlier run. Nobody else gets it before mac was asked for it in vain.
+
+        Without effect for an address that somebody has shown already. The caller bounds how many there are.
+        """
+        if self.get(addr) is None and self._first <= addr <= self._last and addr not in self._own:
+            self._held[addr] = _Held(mac, now + HOLD_SECONDS)
+
+    def unhold(self, addr: int, mac: bytes) -> None:
+        """addr is mac's now, whoever it was held for."""
+        if addr in self._held and self._held[addr].mac != mac:
+            del self._held[addr]
+
+    def _check_held(self, addr: int, mac: bytes, now: float) -> None:
+        """mac shows a held address. WireError if it is another's, who is asked for it."""
+        held = self._held[addr]
+        if held.mac == mac:
+            return
+        if now - held.told >= CONTEST_INTERVAL:
+            held.told = now
+            self._actions.append(Contested(addr, held.mac, mac))
+        neighbor = self._table.get(addr)
+        # Half of the questions are left for those who look for a guest.
+        if neighbor is None and len(self._table) < self._max and len(self._timed) < MAX_PENDING_ADDRS // 2:
+            neighbor = self._table[addr] = Neighbor(addr, ethernet.ZERO, -1, _INCOMPLETE)
+            self._ask(neighbor, _INCOMPLETE, now)
+        if neighbor is not None:
+            neighbor.contested = True
         raise WireError("neighbor_claim_refused_address_taken")
 
     def _make_room(self, link: int, now: float, new: bool) -> None:
@@ -259,6 +308,9 @@ class Neighbors:
             elif neighbor.state == _PROBE and not neighbor.contested:
                 self._settle(neighbor)
             else:
+                held = self._held.get(neighbor.addr)
+                if held is not None and neighbor.contested and now >= held.until:
+                    del self._held[neighbor.addr]
                 self._drop(neighbor)
         self._deadline = min([n.timer for n in self._timed.values()], default=_INF)
 

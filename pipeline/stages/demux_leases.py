@@ -1,8 +1,9 @@
-"""What demux learns from the answers of DHCP: who holds an address that it has not used yet.
+"""What demux learns from DHCP: who holds an address that it has not used yet.
 
 Between the server's ACK and the guest's first packet nobody has shown the address, and whoever showed it
 first would have it. So it is the holder's from the ACK on; like any other owner it must then fail a probe
-before somebody else gets it. Leases that were read from a state file are not known here.
+before somebody else gets it. Holders of leases from a state file have no link yet: their addresses are kept
+until they come back, or are asked for in vain.
 
 The client's MAC in a request is what the guest says: it counts only if the switch has seen it on that
 link, and never moves an address that somebody has.
@@ -17,7 +18,7 @@ from pipeline.wire.errors import WireError
 
 
 class LeaseHolders:
-    """Reads the server's answers on their way to the guests."""
+    """Reads the server's answers on their way to the guests, and what it knows from an earlier run."""
 
     def __init__(self, worker: Worker, known: Neighbors, switch: Switch) -> None:
         self._slots = worker.ports.arena.slots
@@ -30,6 +31,7 @@ class LeaseHolders:
         message = dhcp.parse(self._slots[slot], off, off + length)
         if message.kind != dhcp.ACK or not message.yiaddr:
             return
+        self._neighbors.unhold(message.yiaddr, message.chaddr)
         if self._neighbors.get(message.yiaddr) is not None:
             return
         if self._switch.link_of(message.chaddr) != link:
@@ -39,3 +41,7 @@ class LeaseHolders:
         except WireError as error:
             # The link has more addresses than it may: this one is learned when it is used.
             self._counts[INDEX[error.reason]] += 1
+
+    def on_restored(self, addr: int, mac: bytes, now: float) -> None:
+        """The server took a lease over from its state file."""
+        self._neighbors.hold(addr, mac, now)

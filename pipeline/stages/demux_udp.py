@@ -192,17 +192,20 @@ class UdpDispatch:
                 self.flows.finish(flow)
 
     def on_resolver_burst(self, burst: memoryview, now: float) -> int:
-        """Answers of DHCP and DNS."""
+        """Answers of DHCP and DNS, names for egress, leases of an earlier run."""
         count = 0
         for (
             kind, _flags, link, _stride, _gso, slot, off, length, _skip, _number,
-            seq, _ack, _wnd, _ts_val, _ts_ecr, guest_addr, remote_addr, ports, aux,
+            seq, ack, _wnd, _ts_val, _ts_ecr, guest_addr, remote_addr, ports, aux,
         ) in d.DESCRIPTOR.iter_unpack(burst):  # fmt: skip
             count += 1
             if kind == d.NAMED:
                 named = d.record(kind, seq=seq, guest_addr=guest_addr, remote_addr=remote_addr, aux=aux)
                 for ring in self.egress_out:
                     ring.push(named)
+                continue
+            if kind == d.LEASED:
+                self.holders.on_restored(guest_addr, (seq << 16 | ack).to_bytes(6, "big"), now)
                 continue
             out_ports = (ports & 0xFFFF) << 16 | ports >> 16
             if ports & 0xFFFF == nat.DHCP_PORT:

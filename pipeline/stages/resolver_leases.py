@@ -1,10 +1,14 @@
-"""Keeps the leases of the resolver worker in a state file: read at the start, written when they changed."""
+"""Keeps the leases of the resolver worker in a state file: read at the start, written when they changed.
+
+What was read is told to demux, so that no guest can take the address of one that is not back yet.
+"""
 
 from time import time
 from typing import Final
 
 from pipeline.engines.dhcp import Dhcp
 from pipeline.host import lease_file
+from pipeline.shm import descriptor as d
 from pipeline.stages.worker import Worker
 
 SPACING: Final = 1.0
@@ -32,6 +36,10 @@ class LeaseKeeper:
             self._path = ""
             return
         count = self._dhcp.restore(rows, now)
+        to_demux = self._worker.ports.rings_out["demux"]
+        for addr, holder, _ in self._dhcp.export(now):
+            mac = int.from_bytes(holder, "big")
+            to_demux.push(d.record(d.LEASED, guest_addr=addr, seq=mac >> 16, ack=mac & 0xFFFF))
         self._worker.log.info("leases taken over", count=count, of=len(rows), path=self._path)
 
     def on_change(self, now: float) -> None:

@@ -6,7 +6,16 @@ from hypothesis import strategies as st
 
 from pipeline.counters import INDEX
 from pipeline.engines import neighbors
-from pipeline.engines.neighbors import CONTEST_INTERVAL, Contested, Learned, Lost, Neighbors, Request
+from pipeline.engines.neighbors import (
+    CONTEST_INTERVAL,
+    HOLD_SECONDS,
+    MAX_PENDING_ADDRS,
+    Contested,
+    Learned,
+    Lost,
+    Neighbors,
+    Request,
+)
 from pipeline.wire import arp, ethernet
 from pipeline.wire.errors import WireError
 from pipeline.wire.ipv4 import addr_parse
@@ -292,9 +301,101 @@ def test_in_a_full_table_the_link_with_most_addresses_makes_room() -> None:
     assert refused(known, ONE + 11, B, 1, 4.0) == "table_full"
 
 
+# --- addresses held for the owner of an earlier run --------------------------------------------
+
+
+def with_held() -> Neighbors:
+    known = table()
+    known.hold(ONE, A, 0.0)
+    return known
+
+
+def test_a_held_address_is_its_owners_who_need_not_come_first() -> None:
+    known = with_held()
+    assert refused(known, ONE, B, 1, 1.0) == "address_taken"
+    assert known.take_actions() == [Contested(ONE, A, B), Request(ONE)]
+    assert known.resolve(ONE, 1.1, "dial") is None
+    assert refused(known, ONE, B, 1, 1.2) == "address_taken", "its answer to the question counts no more"
+    assert known.snapshot() == {}
+    known.learn(ONE, A, 0, 1.3)
+    known.on_timer(10.0)
+    assert known.take_actions() == [Learned(ONE, A, 0, ("dial",))]
+    assert known.snapshot() == {ONE: (A, 0)}
+
+
+def test_a_held_address_is_kept_while_its_owner_may_be_on_the_way() -> None:
+    known = with_held()
+    for tick in range(int(HOLD_SECONDS) * 4):
+        now = tick / 4
+        known.on_timer(now)
+        assert refused(known, ONE, B, 1, now) == "address_taken"
+    contested = [action for action in known.take_actions() if isinstance(action, Contested)]
+    assert contested == [Contested(ONE, A, B)]
+
+
+def test_a_held_address_whose_owner_was_asked_for_in_vain_goes_to_who_claims_it() -> None:
+    known = with_held()
+    late = HOLD_SECONDS + 100
+    assert refused(known, ONE, B, 1, late) == "address_taken"
+    for second in (1, 2, 3):
+        assert known.deadline() == late + second
+        known.on_timer(late + second)
+    request = Request(ONE)
+    assert known.take_actions() == [Contested(ONE, A, B), request, request, request, Lost(ONE)]
+    known.learn(ONE, B, 1, late + 4)
+    assert known.snapshot() == {ONE: (B, 1)}
+
+
+def test_a_question_that_nobody_contests_takes_a_held_address_from_nobody() -> None:
+    known = with_held()
+    late = HOLD_SECONDS + 100
+    known.resolve(ONE, late, "dial")
+    for second in (1, 2, 3):
+        known.on_timer(late + second)
+    assert refused(known, ONE, B, 1, late + 4) == "address_taken"
+
+
+def test_the_owner_of_a_held_address_has_it_by_using_it_and_keeps_it_like_any_other() -> None:
+    known = with_held()
+    known.learn(ONE, A, 0, 1.0)
+    known.hold(ONE, B, 1.5)
+    known.forget_link(0)
+    known.learn(ONE, B, 1, 2.0)
+    assert known.snapshot() == {ONE: (B, 1)}
+
+
+def test_an_address_that_was_given_to_somebody_else_is_held_no_more() -> None:
+    known = with_held()
+    known.unhold(ONE, A)
+    assert refused(known, ONE, B, 1, 1.0) == "address_taken"
+    known.unhold(ONE, B)
+    known.learn(ONE, B, 1, 2.0)
+    assert known.snapshot() == {ONE: (B, 1)}
+
+
+@pytest.mark.parametrize("addr", [GATEWAY, HOST, NETWORK, NETWORK + 255, NETWORK + 300])
+def test_an_address_that_is_no_guests_is_not_held(addr: int) -> None:
+    known = table()
+    known.hold(addr, A, 0.0)
+    assert refused(known, addr, B, 1, 1.0) in ("gateway_address", "outside_subnet")
+    assert not [action for action in known.take_actions() if isinstance(action, Request)]
+
+
+def test_claims_of_held_addresses_leave_room_for_other_questions() -> None:
+    known = table()
+    for number in range(2, 250):
+        known.hold(NETWORK + number, A, 0.0)
+    for number in range(2, 250):
+        refused(known, NETWORK + number, B, 1, 1.0)
+    asked = [action for action in known.take_actions() if isinstance(action, Request)]
+    assert len(asked) == MAX_PENDING_ADDRS // 2
+    assert known.resolve(NETWORK + 251, 1.5, "dial") is None
+    assert known.take_actions() == [Request(NETWORK + 251)]
+
+
 STEPS = st.lists(
     st.tuples(
-        st.sampled_from(["learn", "resolve", "timer", "forget"]),
+        st.sampled_from(["learn", "resolve", "timer", "forget", "hold", "unhold"]),
         st.integers(0, 8),
         st.sampled_from([A, B, GATEWAY_MAC, ethernet.ZERO]),
         st.integers(0, 2),
@@ -337,6 +438,10 @@ def test_actions_tell_the_table_and_every_caller_is_answered_once(
                 waiting.remove(number)
         elif step == "timer":
             known.on_timer(now)
+        elif step == "hold":
+            known.hold(addr, mac, now)
+        elif step == "unhold":
+            known.unhold(addr, mac)
         else:
             known.forget_link(link)
         follow()

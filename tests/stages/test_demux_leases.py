@@ -100,6 +100,24 @@ def test_a_request_in_the_name_of_another_guest_moves_nothing(rig: Rig) -> None:
     assert rig.owner() == (HOLDER, 1), "somebody has the address"
 
 
+def test_an_address_of_the_state_file_is_kept_for_its_holder(rig: Rig) -> None:
+    rig.holders.on_restored(ADDR, HOLDER, 0.0)
+    with pytest.raises(WireError, match="address_taken"):
+        rig.neighbors.learn(ADDR, THIEF, 2, 1.0)
+    rig.answer(dhcp.ACK, HOLDER, 2)
+    assert rig.owner() is None, "the holder is not behind that link"
+    with pytest.raises(WireError, match="address_taken"):
+        rig.neighbors.learn(ADDR, THIEF, 2, 2.0)
+    rig.answer(dhcp.ACK, HOLDER, 1)
+    assert rig.owner() == (HOLDER, 1)
+
+
+def test_an_address_of_the_state_file_that_the_server_gave_away_is_its_new_holders(rig: Rig) -> None:
+    rig.holders.on_restored(ADDR, HOLDER, 0.0)
+    rig.answer(dhcp.ACK, THIEF, 2)
+    assert rig.owner() == (THIEF, 2)
+
+
 def test_a_link_with_all_the_addresses_it_may_have_gets_no_more_by_dhcp() -> None:
     rig = Rig(max_per_link=1)
     rig.seen(HOLDER, 1)

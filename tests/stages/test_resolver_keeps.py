@@ -83,7 +83,26 @@ def test_leases_are_written_a_moment_after_they_changed_and_at_the_end(tmp_path:
     rig.close()
     again = Rig(tmp_path, ["-state-file", str(path)])
     assert again.request({"op": "leases"}) == leases
+    assert len(records(again)) == 2
     again.close()
+
+
+def test_demux_is_told_the_leases_that_were_taken_over(tmp_path: Path) -> None:
+    path = tmp_path / "leases.json"
+    rows = [("192.168.127.9", "02:00:00:00:00:09"), ("192.168.127.5", "02:00:00:00:00:05")]
+    # Addresses that cannot be a client's (the gateway's) are not taken over.
+    rows.append(("192.168.127.1", "02:00:00:00:00:01"))
+    leases = [{"ip": ip, "mac": mac, "expires": 4102444800} for ip, mac in rows]
+    path.write_text(json.dumps({"version": 1, "leases": leases}))
+    rig = Rig(tmp_path, ["-state-file", str(path)])
+    told = [
+        (record[0], record[15], (record[10] << 16 | record[11]).to_bytes(6, "big")) for record in records(rig)
+    ]
+    assert sorted(told) == [
+        (d.LEASED, addr_parse("192.168.127.5"), bytes.fromhex("020000000005")),
+        (d.LEASED, addr_parse("192.168.127.9"), bytes.fromhex("020000000009")),
+    ]
+    rig.close()
 
 
 def test_a_state_file_that_cannot_be_written_does_no_harm(tmp_path: Path) -> None:
