@@ -124,7 +124,9 @@ TABLE: Final[tuple[Counter, ...]] = (
     Counter("ipv4_packet_dropped_bad_version", "packets", "packets of EtherType IPv4 of another version"),
     Counter("ipv4_packet_dropped_truncated", "packets", "IPv4 packets shorter than their total length"),
     Counter(
-        "neighbor_claim_refused_address_taken", "packets", "packets from the address of another live guest"
+        "neighbor_claim_refused_address_taken",
+        "packets",
+        "packets from another guest's address: it lives, or may be back",
     ),
     Counter("neighbor_claim_refused_bad_mac", "packets", "packets from the gateway's or a group MAC address"),
     Counter("neighbor_claim_refused_gateway_address", "packets", "packets from an address of the gateway"),

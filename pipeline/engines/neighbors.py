@@ -70,7 +70,7 @@ class Neighbor:
 
 
 class _Held:
-    """An address that is kept for mac, at least until then; told: when somebody else was last told to want it."""
+    """An address that is kept for mac, at least until then; told: when the last event about it was."""
 
     __slots__ = ("mac", "told", "until")
 

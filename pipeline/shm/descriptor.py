@@ -150,7 +150,7 @@ NAMED: Final = 28
 """resolver -> demux -> egress: guest_addr was told that remote_addr has a name of the egress policy.
 seq = seconds for which that is so, aux = number of the name's pattern (pipeline.engines.policy)."""
 LEASED: Final = 29
-"""resolver -> demux: a lease from the state file. guest_addr is that of the MAC in seq and ack (as in NEIGHBOR)."""
+"""resolver -> demux: a lease from the state file. guest_addr belongs to the MAC in seq, ack (as NEIGHBOR)."""
 
 # --- tcp <-> egress -----------------------------------------------------------------
 CONNECT: Final = 30

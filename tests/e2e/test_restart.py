@@ -1,20 +1,19 @@
-"""The daemon goes and comes back under live guests: who they are, and that they go on by themselves."""
+"""The daemon goes and comes back under live guests: who they are, and that they go on by themselves.
+
+Virtual machines: test_vm_restart.py.
+"""
 
 import contextlib
 import json
-import re
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
 from pipeline.wire import tcp
-from tests.e2e.test_vm import qemu_netdev
-from tests.support import vm
 from tests.support.agent import GATEWAY_ADDR, Agent, address, run_client
 from tests.support.daemon import Daemon
 from tests.support.netns import BLACK_HOLE_ADDR, INTERNET_ADDR, SECOND_ADDR, Namespace, Network, wait_for
@@ -32,6 +31,12 @@ def leases(daemon: Daemon) -> dict[str, str]:
     return dict(json.loads(daemon.api("/leases")[1]))
 
 
+def end(daemon: Daemon) -> None:
+    """Not by stop(): the link of a live guest may hold a slot."""
+    daemon.process.send_signal(signal.SIGTERM)
+    assert daemon.process.wait(5) == 0
+
+
 def test_leases_of_the_state_file_outlive_the_daemon(network: Network, outside: Servers) -> None:
     state = network.directory / "leases.json"
     flags = ("-state-file", str(state))
@@ -44,9 +49,7 @@ def test_leases_of_the_state_file_outlive_the_daemon(network: Network, outside: 
     staying.wait_for_address()
     before = leases(daemon)
     wait_for(lambda: state.exists() and SECOND in state.read_text(), "the lease in the file", 5)
-    # Not by stop(): the link of a live guest may hold a slot.
-    daemon.process.send_signal(signal.SIGTERM)
-    assert daemon.process.wait(5) == 0
+    end(daemon)
     assert {lease["mac"] for lease in json.loads(state.read_text())["leases"]} == {FIRST, SECOND}
     # The second guest is alone now; without the file it would get the first one's address.
     with Daemon(network, *flags) as daemon:
@@ -86,12 +89,6 @@ def get_lease(guest: Namespace) -> str:
 def link_to(guest: Namespace, daemon: Daemon) -> Agent:
     """The program that carries the card's frames; it comes back by itself."""
     return Agent(guest, daemon.socket, "-preexisting", "-dhcp", "none", mac=SECOND)
-
-
-def end(daemon: Daemon) -> None:
-    """Not by stop(): the link of a live guest may hold a slot."""
-    daemon.process.send_signal(signal.SIGTERM)
-    assert daemon.process.wait(5) == 0
 
 
 def echoes(host: Namespace, port: int) -> bool:
@@ -199,27 +196,3 @@ def test_a_changed_network_of_the_host_needs_no_restart(network: Network, outsid
             host.ip("route", "add", "default", "via", INTERNET_ADDR)
         wait_for(resolves, "the new name server is asked", 10, 0.5)
         assert agent.run("connect", SECOND_ADDR, DATA)["errno"] == ""
-
-
-def qemu_version() -> int:
-    if vm.missing():
-        return 0
-    text = subprocess.run([vm.QEMU, "--version"], capture_output=True, text=True).stdout
-    found = re.search(r"version ([0-9]+)", text)
-    return int(found[1]) if found else 0
-
-
-@pytest.mark.vm
-@pytest.mark.skipif(bool(vm.missing()), reason=vm.missing() or "available")
-@pytest.mark.skipif(qemu_version() < 8, reason="this QEMU's -netdev stream cannot reconnect: needs QEMU 8")
-def test_a_virtual_machine_goes_on_when_the_daemon_is_back(network: Network, tmp_path: Path) -> None:
-    first = Daemon(network, name="vm")
-    first.start()
-    netdev = f"{qemu_netdev(first.qemu_socket)},reconnect=1"
-    with vm.Machine(network.host, tmp_path, netdev) as machine:
-        machine.configure()
-        machine.run(f"ping -c 1 -W 5 {GATEWAY_ADDR}")
-        first.process.send_signal(signal.SIGTERM)
-        assert first.process.wait(5) == 0
-        with Daemon(network, name="vm"):
-            machine.run(f"for n in 1 2 3 4 5 6; do ping -c 1 -W 2 {GATEWAY_ADDR} && break; done")

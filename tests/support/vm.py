@@ -20,6 +20,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 
@@ -235,8 +236,12 @@ class Machine:
         *,
         mac: str = GUEST_MAC,
         files: dict[str, bytes] | None = None,
+        extra: Sequence[str] = (),
     ) -> None:
-        """netdev: the value of QEMU's -netdev without id; files: contents by path in the machine."""
+        """netdev: the value of QEMU's -netdev without id; files: contents by path in the machine.
+
+        extra: further words of QEMU's command line.
+        """
         self._namespace = namespace
         self._initrd = directory / "initrd.gz"
         self._initrd.write_bytes(_initrd(files or {}))
@@ -245,6 +250,7 @@ class Machine:
             f"{netdev},id=vlan",
             "-device",
             f"virtio-net-pci,netdev=vlan,mac={mac},romfile=",
+            *extra,
         ]
         self._console = ""
         self._changed = threading.Condition()
