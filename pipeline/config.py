@@ -27,6 +27,8 @@ SEPARATE: Final = "separate"
 AUTO: Final = "auto"
 PLACEMENTS: Final = (SEPARATE, AUTO)
 """A process for each worker, or fewer where that pays (pipeline.placement)."""
+MAX_BUSY_POLL: Final = 50
+"""Microseconds that a worker looks for more work before it sleeps (pipeline.stages.loop)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +144,7 @@ class Config:
     tcp_workers: int
     egress_workers: int
     slots: int
+    busy_poll: int  # microseconds
     max_tcp_flows: int
     max_tcp_flows_per_guest: int
     max_half_open_per_guest: int
@@ -221,7 +224,8 @@ def as_file(config: Config) -> dict[str, Any]:
         "dhcpStaticLeases": {address_text(ip): mac_text(m) for ip, m in config.dhcp_static_leases.items()},
         "vpnKitUUIDMacAddresses": {uuid: mac_text(m) for uuid, m in config.vpnkit_macs.items()},
     }
-    return _filled(
+    # Zero means something for it, so it is never left out.
+    return {"busy-poll": config.busy_poll} | _filled(
         {
             "listen": list(config.listen),
             "services": config.services,

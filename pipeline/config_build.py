@@ -20,6 +20,7 @@ from pipeline import flags, limits
 from pipeline.config import (
     LINK_SCHEMES,
     LINKS,
+    MAX_BUSY_POLL,
     PLACEMENTS,
     SEPARATE,
     Config,
@@ -143,6 +144,7 @@ def build(
         tcp_workers=_own(parsed, "tcp-workers", keys.tcp_workers, 1, 64),
         egress_workers=_own(parsed, "egress-workers", keys.egress_workers, 1, 64),
         slots=_own(parsed, "slots", keys.slots, 64, 1 << 16),
+        busy_poll=_own(parsed, "busy-poll", keys.busy_poll, 0, MAX_BUSY_POLL, unset=-1),
         **bounds,
         api_token_file=_token_file(parsed.text("api-token-file") or keys.api_token_file),
         state_file=parsed.text("state-file") or keys.state_file,
@@ -416,9 +418,9 @@ def _placement(kind: str) -> str:
     return kind
 
 
-def _own(parsed: flags.Parsed, name: str, key: int, low: int, high: int) -> int:
+def _own(parsed: flags.Parsed, name: str, key: int, low: int, high: int, unset: int = 0) -> int:
     number = parsed.number(name)
-    if number == 0:
+    if number == unset:
         return key
     if not low <= number <= high:
         raise ConfigError(f"{name} must be a whole number from {low} to {high}, not {number}")

@@ -17,6 +17,7 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, create_model
 
 from pipeline import flags, limits
+from pipeline.config import MAX_BUSY_POLL
 from pipeline.engines.regexp import Regexp, RegexpError
 
 MAX_DEPTH: Final = 32
@@ -310,6 +311,9 @@ class FileKeys(_Map):
     tcp_workers: Annotated[int, _number(1, 64)] = Field(default=1, validation_alias="tcp-workers")
     egress_workers: Annotated[int, _number(1, 64)] = Field(default=1, validation_alias="egress-workers")
     slots: Annotated[int, _number(64, 1 << 16)] = 512
+    busy_poll: Annotated[int, _number(0, MAX_BUSY_POLL)] = Field(
+        default=MAX_BUSY_POLL, validation_alias="busy-poll"
+    )
     limits: LimitKeys = LimitKeys()  # type: ignore[valid-type]
     api_token_file: Text = Field(default="", validation_alias="api-token-file")
     state_file: Text = Field(default="", validation_alias="state-file")

@@ -51,6 +51,12 @@ OWN: Final[tuple[Flag, ...]] = (
     Flag("placement", "string", "separate: a process for each worker; auto: fewer on a small machine"),
     Flag("slots", "int", "slots of 72 KiB in shared memory; 0 means as configured, else 512"),
     Flag(
+        "busy-poll",
+        "int",
+        "microseconds to look for more work before sleeping, 0 to 50; -1 means as configured, else 50",
+        default=-1,
+    ),
+    Flag(
         "limit", "string", "name=number, repeats: one of the limits of the configuration file", repeats=True
     ),
 )

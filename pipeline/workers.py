@@ -106,4 +106,5 @@ def make_loop(
     for worker in workers.values():
         worker.share(workers)
     back = [workers[name] for name in group.back]
-    return Loop(fabric.waiters[group.members[0]], list(workers.values()), back), workers
+    loop = Loop(fabric.waiters[group.members[0]], list(workers.values()), back, config.busy_poll * 1e-6)
+    return loop, workers

@@ -1,4 +1,4 @@
-"""Microseconds of one byte's way from a guest to a host socket and back, through all data workers in one process.
+"""Microseconds of one byte's way from a guest to a host socket and back, all data workers in one process.
 
 The guest is a script at the other end of a socket pair, the host an echo server over loopback, and only the
 turns of the daemon's loop are timed: what a round trip costs the daemon without any waiting. One JSON line;
@@ -20,7 +20,6 @@ from time import perf_counter
 from pipeline import config_build, flags, options
 from pipeline.config import AUTO
 from pipeline.placement import plan
-from pipeline.stages.loop import Loop
 from pipeline.topology import INGRESS, Fabric, Layout
 from pipeline.wire import ethernet, ipv4, tcp, tcp_options, udp
 from pipeline.workers import make_loop
@@ -39,7 +38,9 @@ class Bench:
         self.config, _ = config_build.build(flags.parse(options.START, []), [], resolv_conf=os.devnull)
         layout = Layout(self.config.slots)
         group = plan(AUTO, layout, 1)[0]
-        self.fabric = Fabric.create(layout, [group.members, *([name] for name in layout.names if name not in group.members)])
+        self.fabric = Fabric.create(
+            layout, [group.members, *([name] for name in layout.names if name not in group.members)]
+        )
         self.loop, self.workers = make_loop(self.fabric, group, self.config, {})
         poller = self.workers[INGRESS].poller
         assert poller is not None
@@ -55,7 +56,7 @@ class Bench:
             pass
 
     def wake_until(self, there: socket.socket) -> None:
-        """Sleep, which something that is there already ends at once, and turn, until ``there`` is readable."""
+        """Sleep, which something that is there already ends at once, and turn; until there is readable."""
         readable = select.poll()
         readable.register(there, select.POLLIN)
         while not readable.poll(0):
@@ -158,8 +159,10 @@ def main() -> int:
             samples[kind].append(bench.spent / args.trips * 1e6)
     for kind, found in samples.items():
         figures[kind] = {
-            "min": round(min(found), 2), "median": round(statistics.median(found), 2), "max": round(max(found), 2)
-        }  # fmt: skip
+            "min": round(min(found), 2),
+            "median": round(statistics.median(found), 2),
+            "max": round(max(found), 2),
+        }
     print(json.dumps({"benchmark": "micro/round_trip", "unit": "us", **figures}))
     return 0
 

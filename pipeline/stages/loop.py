@@ -6,9 +6,11 @@ bell, look at every input again, then wait in epoll (or on a semaphore, for a lo
 sockets) until the nearest deadline or MAX_SLEEP. A sleeping process costs one wake a second; a
 busy one makes no system call but those of its sockets.
 
-A stretch of work is followed by up to ``spin`` seconds of looking without sleeping, if the
-placement asks for it: a wake-up costs more than that on most machines. Only work earns it, so an idle
-daemon never spins.
+Busy-polling: work that came soon after other work is followed by a short look for more before the
+sleep. To be woken costs more than that: the one who rings needs a system call, the sleeper a turn of the
+scheduler, a virtual core often an exit. Between two looks the core is given away, so where there are
+fewer cores than workers this takes only what nobody else wants. Traffic with long gaps does not earn it,
+and an idle daemon never polls.
 
 Workers of one process share nothing but the poller; they meet in their rings as always, and their
 bells are silent because everybody is awake. The process ends on SIGTERM, on the request ``stop`` of a
@@ -22,6 +24,8 @@ import select
 import signal
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
+from os import sched_yield
 from time import monotonic
 from types import FrameType
 from typing import Final, Protocol
@@ -33,6 +37,8 @@ from pipeline.shm.wake import EventfdWaiter, Waiter
 
 MAX_EVENTS: Final = 256
 """Socket events of one turn."""
+BUSY_GAP: Final = 0.001
+"""Seconds within which work must follow work for a look to be worth it."""
 _PR_SET_PDEATHSIG: Final = 1
 
 Events = list[tuple[int, int]]
@@ -43,6 +49,10 @@ class Poller:
 
     def __init__(self, waiter: EventfdWaiter) -> None:
         self._epoll = select.epoll()
+        poll = select.poll()
+        poll.register(self._epoll.fileno(), select.POLLIN)
+        self.ready = partial(poll.poll, 0)
+        """True in a condition if poll() would return something at once. It takes nothing away."""
         self._callbacks: dict[int, Callable[[int], object]] = {}
         self.poll = self._epoll.poll
         self.rung = False
@@ -125,21 +135,25 @@ class Loop:
     """Breathes its workers until one of them is told to stop."""
 
     def __init__(
-        self, waiter: Waiter, workers: Sequence[Member], back: Sequence[Member] = (), spin: float = 0.0
+        self, waiter: Waiter, workers: Sequence[Member], back: Sequence[Member] = (), busy_poll: float = 0.0
     ) -> None:
         """workers in the order in which they breathe; the waiter is behind all their bells.
 
         back: those that breathe once more in a turn with work, so that what goes the other way gets through.
+        busy_poll: seconds to look for more after work, at most; 0 if never.
         """
         self._waiter = waiter
         self._workers = list(workers)
         self._back = list(back)
-        self._spin = spin
+        self._busy_poll = busy_poll
         self._lone = len(workers) == 1
         self._outsiders = [worker for worker in workers if worker.has_peers_outside]
         self._due_at = 0.0
         """When every worker must breathe again, stirred or not."""
         self._poller = workers[0].poller
+        self._looks: list[Callable[[], object]] = [worker.inputs_ready for worker in self._outsiders]
+        if self._poller is not None:
+            self._looks.append(self._poller.ready)
         self.running = True
         self.slept = False
         """Whether the last sleep() blocked."""
@@ -162,25 +176,37 @@ class Loop:
 
     def _turn_on(self) -> None:
         poller = self._poller
-        spin = self._spin
         events: Events = []
-        spin_until = 0.0
         busy = 0
+        worked_at = look_until = 0.0
         while self.running:
-            work = self.turn(events, busy > 1)
-            if work:
+            if self.turn(events, busy > 1):
                 busy += 1
-                spin_until = monotonic() + spin if spin else 0.0
-            if busy > 1 or (spin and monotonic() < spin_until):
+                if self._busy_poll:
+                    now = monotonic()
+                    look_until = now + self._busy_poll if now - worked_at < BUSY_GAP else 0.0
+                    worked_at = now
+            elif busy > 1:
+                busy = 0
+            if busy > 1 or (look_until and self._look(look_until)):
                 # Under load, or just after: look without getting ready for sleep.
                 events = poller.poll(0, MAX_EVENTS) if poller is not None else []
-                if not work:
-                    busy = 0
-            else:
-                # Most often one turn was all there was to do; sleep() looks before it sleeps.
-                events = self.sleep()
-                if self.slept:
-                    busy = 0
+                continue
+            look_until = 0.0
+            # Most often one turn was all there was to do; sleep() looks before it sleeps.
+            events = self.sleep()
+            if self.slept:
+                busy = 0
+
+    def _look(self, until: float) -> bool:
+        """Look at the inputs until then (monotonic), without sleeping; whether there is one."""
+        looks = self._looks
+        while monotonic() < until:
+            for look in looks:
+                if look():
+                    return True
+            sched_yield()
+        return False
 
     def turn(self, events: Events, everyone: bool = True) -> int:
         """Deliver socket events and let workers breathe; how much was done.
