@@ -230,6 +230,21 @@ def test_flags_win_elsewhere(file) -> None:
     assert config.max_tcp_flows == 16
 
 
+def test_busy_polling_can_be_shortened_and_switched_off(file) -> None:
+    assert build()[0].busy_poll == 50
+    path = file("busy-poll: 0\n")
+    off, _ = build("-config", path)
+    assert off.busy_poll == 0
+    assert as_file(off)["busy-poll"] == 0
+    assert build("-config", path, "-busy-poll", "20")[0].busy_poll == 20
+    assert build("-busy-poll", "0")[0].busy_poll == 0
+    for wrong in ("51", "-2"):
+        with pytest.raises(ConfigError, match=r"busy-poll must be a whole number from 0 to 50, not"):
+            build("-busy-poll", wrong)
+    with pytest.raises(ConfigError, match="busy-poll"):
+        build("-config", file("busy-poll: 51\n"))
+
+
 def test_a_file_switches_the_default_mode_off(file) -> None:
     config, warnings = build("-config", file(""), "-ssh-port", "3333", "-pcap", "/x")
     assert warnings == ("-ssh-port is ignored when -config is given: use stack.forwards",)

@@ -1,0 +1,171 @@
+"""The loop with workers that are scripts: who breathes, and when it looks for more before it sleeps."""
+
+from collections.abc import Callable
+
+import pytest
+import structlog
+
+from pipeline.stages import loop as loop_module
+from pipeline.stages.loop import BUSY_GAP, Loop, Poller
+
+BUSY_POLL = 50e-6
+LOOK = 1e-5
+"""What one look takes on the clock of these tests."""
+
+
+class Clock:
+    """Stands still unless somebody waits or looks."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Scripted:
+    """A worker whose breaths have a given amount of work, then none."""
+
+    log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
+    poller: Poller | None = None
+    has_peers_outside = True
+
+    def __init__(self, name: str, clock: Clock, work: list[int]) -> None:
+        self.name = name
+        self.clock = clock
+        self.work = work
+        self.running = True
+        self.stirred = False
+        self.sleeps = self.breaths = self.looks = 0
+        self.input_at_look = 0
+        """Which look finds an input, from 1; none if 0."""
+
+    def breathe(self, now: float) -> int:
+        self.breaths += 1
+        self.stirred = False
+        return self.work.pop(0) if self.work else 0
+
+    def may_sleep(self) -> float:
+        return 0.0 if self.stirred else 1.0
+
+    def announce(self) -> None:
+        self.announced = True
+
+    def inputs_ready(self) -> bool:
+        self.looks += 1
+        self.clock.now += LOOK
+        return self.looks == self.input_at_look
+
+    def awake(self) -> None:
+        self.announced = False
+
+    def check_parent(self) -> None:
+        raise AssertionError("only a process asks")
+
+    def end(self) -> None:
+        raise AssertionError("only a process ends")
+
+
+class Waiting:
+    """The waiter of the process: each wait takes some time; the last one ends the loop."""
+
+    def __init__(self, clock: Clock, gaps: list[float], stop: Callable[[], None]) -> None:
+        self.clock = clock
+        self.gaps = gaps
+        self.stop = stop
+        self.waits = 0
+
+    def post(self) -> None:
+        raise AssertionError("nobody rings here")
+
+    def wait(self, timeout: float) -> bool:
+        self.waits += 1
+        self.clock.now += self.gaps.pop(0) if self.gaps else timeout
+        if not self.gaps:
+            self.stop()
+        return True
+
+    def close(self) -> None:
+        raise AssertionError("not ours to close")
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(loop_module, "monotonic", clock)
+    return clock
+
+
+def run(clock: Clock, worker: Scripted, gaps: list[float], busy_poll: float = BUSY_POLL) -> Waiting:
+    """Turn on until the gaps are over."""
+
+    def stop() -> None:
+        loop.running = False
+
+    waiting = Waiting(clock, gaps, stop)
+    loop = Loop(waiting, [worker], busy_poll=busy_poll)
+    loop._turn_on()
+    return waiting
+
+
+def test_after_a_sleep_only_those_breathe_that_were_stirred(clock: Clock) -> None:
+    quiet, stirred = Scripted("a", clock, []), Scripted("b", clock, [1])
+    loop = Loop(Waiting(clock, [0.1, 0.1], lambda: None), [quiet, stirred])
+    loop.sleep()
+    assert loop.slept
+    stirred.stirred = True
+    assert loop.turn([], everyone=False) == 1
+    assert (quiet.breaths, stirred.breaths) == (0, 1)
+    # What one worker leaves for another is a reason not to sleep.
+    quiet.stirred = True
+    loop.sleep()
+    assert not loop.slept
+
+
+def test_when_a_deadline_has_come_all_breathe(clock: Clock) -> None:
+    workers = [Scripted("a", clock, []), Scripted("b", clock, [])]
+    loop = Loop(Waiting(clock, [1.0], lambda: None), workers)
+    loop.sleep()
+    loop.turn([], everyone=False)
+    assert [worker.breaths for worker in workers] == [1, 1]
+
+
+def test_those_of_the_way_back_breathe_again_after_work(clock: Clock) -> None:
+    there, back = Scripted("a", clock, [0, 0]), Scripted("b", clock, [1, 0])
+    loop = Loop(Waiting(clock, [0.1], lambda: None), [there, back], back=[there])
+    assert loop.turn([]) == 1
+    assert (there.breaths, back.breaths) == (2, 1)
+
+
+def test_work_after_a_long_gap_is_followed_by_sleep_at_once(clock: Clock) -> None:
+    worker = Scripted("a", clock, [1, 1])
+    run(clock, worker, [BUSY_GAP * 2, BUSY_GAP * 2])
+    # One look of each sleep: the one after the announcement.
+    assert worker.looks == worker.sleeps == 2
+
+
+def test_work_soon_after_work_is_followed_by_looks_for_a_bounded_time(clock: Clock) -> None:
+    worker = Scripted("a", clock, [1, 1, 0])
+    run(clock, worker, [BUSY_GAP / 2, 1.0])
+    looks = worker.looks - worker.sleeps
+    assert BUSY_POLL / LOOK <= looks <= BUSY_POLL / LOOK + 1
+
+
+def test_an_input_that_a_look_finds_saves_the_sleep(clock: Clock) -> None:
+    worker = Scripted("a", clock, [1, 1, 1])
+    worker.input_at_look = 3
+    run(clock, worker, [BUSY_GAP / 2, 1.0])
+    assert not worker.work
+    assert worker.sleeps == 2
+
+
+def test_without_busy_polling_no_look_is_wasted(clock: Clock) -> None:
+    worker = Scripted("a", clock, [1, 1, 0])
+    run(clock, worker, [BUSY_GAP / 2, 1.0], busy_poll=0.0)
+    assert worker.looks == worker.sleeps
+
+
+def test_an_idle_loop_never_looks_longer(clock: Clock) -> None:
+    worker = Scripted("a", clock, [])
+    waiting = run(clock, worker, [0.1] * 20)
+    assert worker.looks == worker.sleeps == waiting.waits == 20
