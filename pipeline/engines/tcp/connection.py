@@ -255,7 +255,8 @@ class Connection(Tcb):
     def _keepalive_expired(self, now: float) -> None:
         """RFC 1122 4.2.3.6: only while idle; data in flight and window probes have their own limits."""
         cfg = self.cfg
-        if self.last_received_at > self.keepalive_at:
+        if self.last_received_at >= self.keepalive_at:
+            # Also at the very time of the probe: an answer may come in the same turn of the clock.
             self.keepalive_count = 0
         idle_at = self.last_received_at + cfg.keepalive_idle
         if self.snd_nxt > self.snd_una or self.timers[PERSIST] != NEVER:

@@ -78,6 +78,13 @@ def test_an_answer_starts_the_idle_time_again() -> None:
     assert rig.state == "ESTABLISHED"
 
 
+def test_an_answer_at_the_very_time_of_the_probe_counts() -> None:
+    rig = established(KEEPALIVE)
+    for _ in range(5):
+        assert [time for time, _ in rig.run(100)] == [100]
+        rig.guest()
+
+
 def test_a_busy_connection_is_not_probed() -> None:
     rig = established(KEEPALIVE)
     for _ in range(10):
