@@ -13,7 +13,7 @@ shorter or carry PSH. Pure ACKs of one flow collapse into the latest when that o
 acknowledgment forward; a duplicate ACK (RFC 5681) and an ACK with SACK blocks (RFC 2018) stay
 by themselves and nothing collapses across them.
 
-What is not plain TCP/IPv4 (other protocols, IP options, fragments, impossible lengths) leaves
+What is not plain TCP/IPv4 (other protocols, IP options, fragments, impossible lengths, no hop left) leaves
 as a frame and is judged by demux. Nothing here knows connections, and no state outlives a call.
 
 How it is fast: a burst of one flow is an array of equal rows, so numpy compares all headers
@@ -53,7 +53,7 @@ _TIMED: Final = _PLAIN + 12
 
 # Ethernet header, version and TOS | total length | (ident) | fragment, TTL, protocol | (checksum) |
 # addresses and ports | sequence number | ack, offset, flags, window | (checksum, urgent) | 12 of options
-_HEAD: Final = Struct("!16sHxxIxx12sIQ4x12s")
+_HEAD: Final = Struct("!16sHxx4sxx12sIQ4x12s")
 _HEAD_LEN: Final = _HEAD.size
 _FLOW: Final = Struct("!III")
 _TIMES: Final = Struct("!4xII")
@@ -61,8 +61,10 @@ _TIMES: Final = Struct("!4xII")
 _IPV4: Final = b"\x08\x00\x45"
 """EtherType IPv4, version 4, header length 20: bytes 12 to 14 of a frame."""
 _TIMES_FORM: Final = b"\x01\x01\x08\x0a"
-_FRAGMENT_PROTO: Final = 0xBFFF00FF
-"""Of fragment field, TTL, protocol: all but DF and the TTL."""
+_MIN_TTL: Final = 2
+_PLAIN_FTP: Final = frozenset(bytes((df, 0, ttl, 6)) for df in (0, 0x40) for ttl in range(_MIN_TTL, 256))
+"""Fragment field, TTL, protocol of a segment for this way: TCP, no fragment, DF or not, a hop left. To look
+into a set costs no more than to mask and compare one of them."""
 _FLAGS: Final = 0xFFF
 """With the reserved bits: a segment that has one of these set is never merged."""
 _PSH: Final = tcp.PSH << 16
@@ -113,7 +115,7 @@ def coalesce(
     items: list[Item | None] = []
     drops: dict[str, int] = {}
     # The latest pure ACK of each flow: (index in items, q, seq, pre, ftp, header, number merged).
-    acks: dict[bytes, tuple[int, int, int, bytes, int, int, int]] = {}
+    acks: dict[bytes, tuple[int, int, int, bytes, bytes, int, int]] = {}
     holes = False
     size = len(view)
     index = 0
@@ -129,7 +131,7 @@ def coalesce(
             payload = total + ETHERNET_LEN - header
             plain = (
                 pre[12:15] == _IPV4
-                and ftp & _FRAGMENT_PROTO == 6
+                and ftp in _PLAIN_FTP
                 and header >= _PLAIN
                 and payload >= 0
                 and total + ETHERNET_LEN <= length
@@ -268,7 +270,7 @@ class _Burst:
             )
 
     def latest_ack(
-        self, index: int, pre: bytes, ftp: int, flow: bytes, seq: int, q: int, header: int, options: bytes
+        self, index: int, pre: bytes, ftp: bytes, flow: bytes, seq: int, q: int, header: int, options: bytes
     ) -> tuple[int, int, bytes]:
         """Where the pure ACKs end that follow the one at index and each move the acknowledgment forward.
 
@@ -300,7 +302,7 @@ class _Burst:
         return index, q, options
 
     def extend(
-        self, index: int, pre: bytes, ftp: int, flow: bytes, seq: int, q: int, options: bytes, header: int,
+        self, index: int, pre: bytes, ftp: bytes, flow: bytes, seq: int, q: int, options: bytes, header: int,
         gso_size: int,
     ) -> tuple[int, int, int, int]:  # fmt: skip
         """How far the run goes that begins with the data segment at index (flags ACK, fields as unpacked).

@@ -10,11 +10,12 @@ header and frame                                            becomes
 all zero                                                    as without a header: sums are verified
 DATA_VALID                                                  the sender vouches: TCP is not verified
 NEEDS_CSUM, TCP or UDP, plain IPv4                          stays so; nobody sums it in this program
-NEEDS_CSUM, anything else, or UDP to a group                completed in place, header zeroed
+NEEDS_CSUM, anything else, UDP to a group, no hop left      completed in place, header zeroed
 super-segment of TCP, plain IPv4                            one range; stays so for other guests
 super-segment of TCP over IPv6                              a frame that stays so for other guests
 super-segment of UDP, plain IPv4, not to a group            one run of datagrams; cut for other guests
 super-segment of TCP behind IPv4 options, or of UDP else    cut into frames at once
+super-segment over IPv4 without a hop left (TTL 0 or 1)     the same: demux answers it
 a type not agreed on, or fields that deny the frame         dropped and counted
 ==========================================================  ======================================
 
@@ -60,15 +61,15 @@ DATAGRAMS: Final = 3
 
 _HEADER: Final = virtio_net.LONG
 _GSO_SIZE: Final = Struct("<H")
-# Destination | EtherType | IPv4: version and length, total length, fragment field, protocol
-_FRAME: Final = Struct("!6s6xHBxH2xHxB")
+# Destination | EtherType | IPv4: version and length, total length, fragment field, TTL and protocol
+_FRAME: Final = Struct("!6s6xHBxH2xHH")
 _IPV4_OFF: Final = 14
 _PLAIN_L4: Final = _IPV4_OFF + ipv4.HEADER_LEN
 _IPV4: Final = 0x0800
 _IPV6: Final = 0x86DD
 _IPV6_L4: Final = _IPV4_OFF + 40
 _FRAGMENT: Final = 0x3FFF
-_TTL_OFF: Final = 22
+_MIN_TTL: Final = 2
 _FLOW_OFF: Final = 26
 _FLOW: Final = Struct("!III")
 """Addresses and ports."""
@@ -78,6 +79,10 @@ _TCP: Final = 6
 _UDP: Final = 17
 _UDP_LEN: Final = 8
 _CSUM_OFFSETS: Final = {_TCP: tcp.CHECKSUM_OFFSET, _UDP: 6}
+_CSUM_OFFSETS_BY_TTL: Final = {
+    ttl << 8 | proto: offset for proto, offset in _CSUM_OFFSETS.items() for ttl in range(_MIN_TTL, 256)
+}
+"""The same by TTL and protocol, for what has a hop left."""
 _IPV6_FIELDS: Final = Struct("!HB")
 
 _unpack_header = _HEADER.unpack_from
@@ -196,23 +201,23 @@ def judge(
         return VOUCHED
     if csum_start < _IPV4_OFF or csum_start + csum_offset + 2 > length or length < _PLAIN_L4:
         raise WireError(DROP_BAD)
-    dst, ethertype, version, total, fragment, proto = _unpack_frame(view, off)
+    dst, ethertype, version, total, fragment, ttl_proto = _unpack_frame(view, off)
     if gso_type != GSO_NONE:
         return _judge_super(
             view, off, length, gso_type, gso_size, csum_start, csum_offset,
-            features, dst[0] & 1, ethertype, version, total, fragment, proto,
+            features, dst[0] & 1, ethertype, version, total, fragment, ttl_proto,
         )  # fmt: skip
     plain = (
         ethertype == _IPV4
         and version == 0x45
         and not fragment & _FRAGMENT
         and total + _IPV4_OFF == length
-        and proto in _CSUM_OFFSETS
+        and ttl_proto in _CSUM_OFFSETS_BY_TTL
     )
     if plain:
-        if csum_start != _PLAIN_L4 or csum_offset != _CSUM_OFFSETS[proto]:
+        if csum_start != _PLAIN_L4 or csum_offset != _CSUM_OFFSETS_BY_TTL[ttl_proto]:
             raise WireError(DROP_BAD)
-        if proto == _TCP or not dst[0] & 1:
+        if csum_offset == tcp.CHECKSUM_OFFSET or not dst[0] & 1:
             return VOUCHED
     tso.complete(view[off : off + length], csum_start, csum_offset)
     view[off - VNET_LEN : off] = bytes(VNET_LEN)
@@ -221,9 +226,11 @@ def judge(
 
 def _judge_super(
     view: memoryview, off: int, length: int, gso_type: int, gso_size: int, start: int, csum_offset: int,
-    features: int, to_group: int, ethertype: int, version: int, total: int, fragment: int, proto: int,
+    features: int, to_group: int, ethertype: int, version: int, total: int, fragment: int, ttl_proto: int,
 ) -> int:  # fmt: skip
     """judge() for a super-segment with a checksum inside the frame."""
+    proto = ttl_proto & 0xFF
+    last_hop = ethertype == _IPV4 and ttl_proto >> 8 < _MIN_TTL
     if ethertype == _IPV4:
         l4 = _IPV4_OFF + (version & 15) * 4
         if (
@@ -264,8 +271,8 @@ def _judge_super(
     if not fits or csum_offset != _CSUM_OFFSETS[proto]:
         raise WireError(DROP_BAD)
     if gso_type == GSO_UDP_L4 and start == _PLAIN_L4 and ethertype == _IPV4 and not to_group:
-        ttl, udp_len = view[off + _TTL_OFF], _BIG2.unpack_from(view, off + _UDP_LEN_OFF)[0]
-        return DATAGRAMS if ttl and udp_len == payload + _UDP_LEN else CUT
-    if gso_type == GSO_UDP_L4 or (gso_type == GSO_TCPV4 and start != _PLAIN_L4):
+        udp_len = _BIG2.unpack_from(view, off + _UDP_LEN_OFF)[0]
+        return DATAGRAMS if not last_hop and udp_len == payload + _UDP_LEN else CUT
+    if gso_type == GSO_UDP_L4 or (gso_type == GSO_TCPV4 and (start != _PLAIN_L4 or last_hop)):
         return CUT
     return VOUCHED

@@ -337,9 +337,9 @@ class DemuxStage:
         view = self.slots[slot]
         begin = off + header.ihl
         end = off + header.total_len
+        if header.ttl <= 1 and header.proto != ipv4.PROTO_ICMP and self.icmp.is_beyond(header):
+            self.icmp.check_ttl(header, slot, off, now)
         if header.proto == ipv4.PROTO_UDP:
-            if header.ttl <= 1 and self.icmp.is_beyond(header):
-                self.icmp.check_ttl(header, slot, off, now)
             self.udp.on_guest_packet(link, header, slot, begin, end, partial, now)
         elif header.proto == ipv4.PROTO_TCP:
             self._on_tcp_packet(link, header, slot, begin, end)
@@ -354,7 +354,7 @@ class DemuxStage:
             self.icmp.refuse_protocol(view, off, header, now)
 
     def _on_tcp_packet(self, link: int, header: ipv4.Header, slot: int, begin: int, end: int) -> None:
-        """A segment that GRO left alone: IP options, or reassembled from fragments."""
+        """A segment that GRO left alone: IP options, TTL below 2, or reassembled from fragments."""
         view = self.slots[slot]
         segment = tcp.parse(view, begin, end)
         tcp.verify(view, begin, end, header.src, header.dst)

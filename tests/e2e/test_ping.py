@@ -11,6 +11,7 @@ import pytest
 from tests.support.agent import GATEWAY_ADDR, HOST_ADDR, Agent
 from tests.support.daemon import Daemon
 from tests.support.netns import BLACK_HOLE_ADDR, INTERNET_ADDR, SECOND_ADDR, Network
+from tests.support.servers import DNS, ECHO
 
 pytestmark = pytest.mark.e2e
 
@@ -90,6 +91,33 @@ def test_a_datagram_without_a_hop_left_is_told_the_gateway(agent: Agent) -> None
     )
     done = agent.guest.run(sys.executable, "-c", code)
     assert done.stdout.split() == [str(errno.EHOSTUNREACH), "11", "0", GATEWAY_ADDR]
+
+
+def connect_with_ttl(agent: Agent, ttl: int, addr: str = INTERNET_ADDR, port: int = ECHO) -> str:
+    """What comes of a SYN with that TTL: "connected", or the errno and who said so."""
+    code = (
+        "import socket\n"
+        "sock = socket.socket()\n"
+        f"sock.setsockopt(socket.IPPROTO_IP, socket.IP_TTL, {ttl})\n"
+        "sock.setsockopt(socket.IPPROTO_IP, 11, 1)  # IP_RECVERR\n"
+        "sock.settimeout(10)\n"
+        f"print(sock.connect_ex(('{addr}', {port})) or 'connected')\n"
+        "sock.setblocking(False)\n"
+        "try:\n    value = sock.recvmsg(100, 100, socket.MSG_ERRQUEUE)[1][0][2]\n"
+        "except BlockingIOError:\n    raise SystemExit\n"
+        "print(value[5], value[6], socket.inet_ntoa(value[20:24]))\n"
+    )
+    return " ".join(agent.guest.run(sys.executable, "-c", code).stdout.split())
+
+
+@pytest.mark.parametrize("flags", [(), ("-offload=false",)], ids=["offload", "plain"])
+def test_the_gateway_is_the_first_hop_of_a_trace_by_tcp(daemon: Daemon, flags: tuple[str, ...]) -> None:
+    with Agent(daemon.network.guest, daemon.socket, *flags) as agent:
+        assert connect_with_ttl(agent, 1) == f"{errno.EHOSTUNREACH} 11 0 {GATEWAY_ADDR}"
+        assert connect_with_ttl(agent, 2) == "connected"
+        assert daemon.gauge("ipv4_packet_dropped_ttl_exceeded")["demux"] >= 1
+        # The gateway's own services are no hop further.
+        assert connect_with_ttl(agent, 1, GATEWAY_ADDR, DNS) == "connected"
 
 
 def test_a_ping_too_big_for_the_hosts_path_is_answered_with_its_mtu(

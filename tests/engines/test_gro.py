@@ -71,6 +71,9 @@ def judge(view: memoryview, off: int, length: int, verify: bool = True) -> Segme
     offset = (view[start + 32] >> 4) * 4
     if proto_frag != (ipv4.PROTO_TCP, 0) or total > end - start or not 20 <= offset <= total - 20:
         return None
+    if view[start + 8] <= 1:
+        # No hop left: demux answers.
+        return None
     try:
         ip = ipv4.parse(view, start, end)
         segment_off = start + ipv4.HEADER_LEN
@@ -199,8 +202,12 @@ class Step(NamedTuple):
 
 STEPS = (
     "data", "data", "data", "data", "short", "psh", "ack", "ack", "dup", "window", "sack", "time", "fin",
-    "syn", "gap", "old", "ttl", "tos", "mac", "no-df", "ece", "pad", "bad-tcp", "bad-ip", "udp", "arp",
-    "runt", "tiny", "ip-options", "fragment", "bad-offset", "long-total", "short-total", "reserved", "back",
+    "syn", "gap", "old", "ttl", "last-hop", "tos", "mac", "no-df", "ece", "pad", "bad-tcp", "bad-ip", "udp",
+    "arp", "runt", "tiny", "ip-options", "fragment", "bad-offset", "long-total", "short-total", "reserved",
+    "back",
+)  # fmt: skip
+WITH_DATA = (
+    "data", "psh", "gap", "old", "ttl", "last-hop", "tos", "mac", "no-df", "ece", "bad-tcp", "bad-ip",
 )  # fmt: skip
 
 
@@ -220,7 +227,7 @@ class Flow:
         keys: dict[str, int | bytes] = {}
         payload = b""
         flags = tcp.ACK
-        if what in ("data", "psh", "gap", "old", "ttl", "tos", "mac", "no-df", "ece", "bad-tcp", "bad-ip"):
+        if what in WITH_DATA:
             payload = bytes([self.seq & 0xFF]) * size
         if what == "short":
             payload = b"s" * max(1, size // 2)
@@ -237,7 +244,7 @@ class Flow:
         if what == "sack":
             options = tcp_options.build(bool(self.ts), self.ts, 3, ((5, 9), (20, 30)))
         self.seq += {"gap": 100, "old": -100}.get(what, 0)
-        keys["ttl"] = 63 if what == "ttl" else 64
+        keys["ttl"] = {"ttl": 63, "last-hop": 1}.get(what, 64)
         keys["tos"] = 3 if what == "tos" else 0
         keys["ip_flags"] = {"no-df": 0, "fragment": ipv4.FLAG_MF}.get(what, ipv4.FLAG_DF)
         keys["eth_header"] = TO_GUEST if what == "mac" else FROM_GUEST
@@ -378,7 +385,7 @@ def test_a_largest_frame_is_one_record() -> None:
     assert (record.length, record.gso_size) == (65483, 65483)
 
 
-@pytest.mark.parametrize("what", ["gap", "time", "ttl", "tos", "mac", "no-df", "ece"])
+@pytest.mark.parametrize("what", ["gap", "time", "ttl", "last-hop", "tos", "mac", "no-df", "ece"])
 def test_a_run_never_crosses(what: str) -> None:
     flow = Flow(0, True)
     frames = [flow.make("data", 100) for _ in range(12)]
@@ -462,6 +469,15 @@ def test_a_vouched_for_checksum_is_not_verified_but_the_ipv4_header_is() -> None
     items, drops = gro.coalesce(view, places, verify=False)
     assert [item[9] for item in items] == [2]
     assert drops == {gro.DROP_IPV4_CHECKSUM: 1}
+
+
+@pytest.mark.parametrize("ttl, records", [(0, 12), (1, 12), (2, 1), (255, 1)])
+@pytest.mark.parametrize("ip_flags", [0, ipv4.FLAG_DF])
+def test_segments_without_a_hop_left_are_frames_for_demux(ttl: int, records: int, ip_flags: int) -> None:
+    frames = [tcp_frame(i * 100, b"x" * 100, ttl=ttl, ip_flags=ip_flags) for i in range(12)]
+    found = check(*slot_of(frames))
+    assert len(found) == records
+    assert {record.kind for record in found} == {d.FRAME if ttl < 2 else d.TCP_RANGE}
 
 
 def test_swapped_words_of_two_frames_are_noticed() -> None:

@@ -193,7 +193,11 @@ def test_datagrams_in_one_piece_are_one_run(gso_size: int, count: int) -> None:
     assert nic.drops == {}
 
 
-@pytest.mark.parametrize("at, value", [(38, b"\0\x09"), (22, b"\0")], ids=["its length", "no hop left"])
+@pytest.mark.parametrize(
+    "at, value",
+    [(38, b"\0\x09"), (22, b"\0"), (22, b"\x01")],
+    ids=["its length", "no hop left", "the last hop"],
+)
 def test_datagrams_in_one_piece_with_an_odd_header_are_cut(at: int, value: bytes) -> None:
     header, frame = super_datagram(PAYLOAD, 1000)
     odd = frame[:at] + value + frame[at + len(value) :]
@@ -222,6 +226,19 @@ def test_a_super_segment_behind_ip_options_is_cut_at_once() -> None:
     again = gro.coalesce(memoryview(nic.other), [(item[6], item[7]) for item in nic.items])
     assert again[1] == {}
     assert {item[1] for item in nic.items} == {0}
+
+
+@pytest.mark.parametrize("ttl", [0, 1])
+def test_segments_without_a_hop_left_are_whole_frames_for_demux(ttl: int) -> None:
+    nic = Nic([super_segment(1, PAYLOAD, 1000, ttl=ttl), super_segment(1, b"hello", 1448, ttl=ttl)])
+    assert [record[0] for record in nic.records] == [d.FRAME] * 12
+    frames = [nic.frame(item) for item in nic.items]
+    for frame in frames:
+        packet = ipv4.parse(frame, 14, len(frame))
+        tcp.verify(frame, 34, 14 + packet.total_len, packet.src, packet.dst)
+    assert b"".join(frame[54:] for frame in frames) == PAYLOAD + b"hello"
+    # Nobody behind takes it for one whose checksum is still to be made.
+    assert nic.header(1) == PLAIN
 
 
 @pytest.mark.parametrize(

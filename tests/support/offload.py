@@ -44,13 +44,14 @@ def super_segment(
     src: int = GUEST,
     dst: int = REMOTE,
     ident: int = 0,
+    ttl: int = ipv4.DEFAULT_TTL,
     eth_header: bytes = FROM_GUEST,
 ) -> tuple[Header, bytes]:
     """A TCP/IPv4 frame with a partial checksum and its header: a super-segment if longer than gso_size."""
     length = tcp.HEADER_LEN + len(options) + len(payload)
     segment = bytearray(tcp.build_segment(src, dst, 40000, 80, seq, ack, flags, wnd, options, payload))
     segment[16:18] = partial(src, dst, ipv4.PROTO_TCP, length)
-    ip = ipv4_header(length, ident, ipv4.PROTO_TCP, src, dst, ip_options)
+    ip = ipv4_header(length, ident, ipv4.PROTO_TCP, src, dst, ip_options, ttl)
     start = ethernet.HEADER_LEN + len(ip)
     gso = len(payload) > gso_size
     header = Header(
@@ -65,10 +66,18 @@ def super_segment(
     return header, eth_header + ip + bytes(segment)
 
 
-def ipv4_header(length: int, ident: int, proto: int, src: int, dst: int, options: bytes = b"") -> bytes:
+def ipv4_header(
+    length: int,
+    ident: int,
+    proto: int,
+    src: int,
+    dst: int,
+    options: bytes = b"",
+    ttl: int = ipv4.DEFAULT_TTL,
+) -> bytes:
     """An IPv4 header for length bytes behind it, DF set."""
     total = ipv4.HEADER_LEN + len(options) + length
-    plain = ipv4.build(total, ident, ipv4.DEFAULT_TTL, proto, src, dst, flags=ipv4.FLAG_DF)
+    plain = ipv4.build(total, ident, ttl, proto, src, dst, flags=ipv4.FLAG_DF)
     if not options:
         return plain
     raw = bytearray(plain + options)
