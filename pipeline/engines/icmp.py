@@ -3,7 +3,8 @@
 Echo requests to the gateway's addresses are answered here; nothing is forwarded. Errors are
 never sent about an ICMP error, a fragment but the first, a packet to a group or broadcast
 address, or from an address that is not a single host's; and no faster than a bucket of
-tokens allows (RFC 1812 4.3.2.8). Incoming errors are not acted on.
+tokens allows (RFC 1812 4.3.2.8). Incoming errors about segments go to TCP (stages/demux_errors.py);
+others are not acted on.
 """
 
 from collections.abc import Iterable
@@ -11,11 +12,17 @@ from struct import Struct
 from typing import Final
 
 from pipeline.wire import icmp, ipv4, udp
+from pipeline.wire.errors import WireError
 
 ERRORS_PER_SECOND: Final = 100.0
 ERRORS_BURST: Final = 50.0
 QUOTED_BYTES: Final = 8
 """Of the offending packet's payload, behind its header (RFC 792)."""
+
+MIN_MTU: Final = 68
+"""Every hop takes packets of so many bytes (RFC 791 section 3.2)."""
+PLATEAUS: Final = (65535, 32000, 17914, 8166, 4352, 2002, 1492, 1006, 508, 296, MIN_MTU)
+"""Sizes of packets that links have (RFC 1191 section 7.1)."""
 
 _ADDRS: Final = Struct("!II")
 _IP_ADDRS: Final = 12
@@ -54,6 +61,19 @@ def echo_reply(view: memoryview | bytes, off: int, header: ipv4.Header) -> bytes
         )
         + message
     )
+
+
+def next_hop_mtu(told: int, total_len: int) -> int:
+    """The MTU that a "fragmentation needed" message asks for, about a packet of total_len bytes.
+
+    told is what the message names; 0 in those of routers from before RFC 1191, for which the next smaller
+    usual size is taken (section 7). Raises WireError when it is no size for a hop, or when the packet would
+    have passed (RFC 5927 section 7.2).
+    """
+    mtu = told or next((size for size in PLATEAUS if size < total_len), 0)
+    if not MIN_MTU <= mtu < total_len:
+        raise WireError("icmp_error_dropped_bad_mtu")
+    return mtu
 
 
 def quote_flow(src: int, dst: int, proto: int, src_port: int, dst_port: int, third: int = 0) -> bytes:

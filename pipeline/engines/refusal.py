@@ -39,6 +39,24 @@ _ANSWERS: Final = {
 }
 
 
+_HARD_ERRORS: Final = {
+    icmp.PROTOCOL_UNREACHABLE: errno.ECONNREFUSED,
+    icmp.PORT_UNREACHABLE: errno.ECONNREFUSED,
+    icmp.NET_PROHIBITED: errno.EHOSTUNREACH,
+    icmp.HOST_PROHIBITED: errno.EHOSTUNREACH,
+    icmp.ADMINISTRATIVELY_PROHIBITED: errno.EHOSTUNREACH,
+}
+
+
+def errno_of_hard_error(code: int) -> int:
+    """The errno for an unreachable message of a guest about our SYN that leaves no hope; 0 for others.
+
+    RFC 1122 4.2.3.9 and, for the codes that it does not know, what Linux takes for final. A guest's
+    firewall that rejects answers with one of them.
+    """
+    return _HARD_ERRORS.get(code, 0)
+
+
 def answer_to_syn(number: int) -> int:
     """RESET, SILENCE, or the code of the ICMP destination-unreachable message due for a connect()'s errno."""
     return _ANSWERS.get(number, SILENCE)

@@ -66,6 +66,10 @@ ports, aux = header length (42) | RUN_VNET. Payload i lies at off + i * stride, 
 header length before it. n = 1: gso_size = len (may be 0), stride = 0. In n > 1 none is empty. With RUN_VNET
 stride = gso_size says that all are one frame, a super-segment with one header for all.
 """
+GUEST_ERROR: Final = 6
+"""demux -> tcp: a guest's ICMP error about a segment that was sent to it. link, guest_addr, remote_addr,
+ports, seq = number of the segment, ack = MTU of the hop that it was too big for (0 in other errors),
+aux = ICMP type << 8 | code."""
 LINK_UP: Final = 3
 """A guest link was attached. link, aux = MTU of the link (0 = default)."""
 LINK_DOWN: Final = 4

@@ -349,7 +349,7 @@ class DemuxStage:
             if icmp_engine.is_answerable_echo(header, message, self.icmp.answered_here):
                 self.icmp.answer(link, mac, header, slot, off)
             else:
-                self.icmp.on_guest_message(header, message, slot, off, begin, end, now)
+                self.icmp.on_guest_message(link, header, message, slot, off, begin, end, now)
         else:
             self.icmp.refuse_protocol(view, off, header, now)
 

@@ -1,8 +1,8 @@
 """ICMP in the demux worker: pings of the gateway, guests' echo requests to egress and their answers, errors.
 
 A request that has no hop left is answered with "time exceeded", as by any router; others
-go to the egress worker that the hash of guest, identifier and address names. Other types are
-counted and dropped.
+go to the egress worker that the hash of guest, identifier and address names. Errors about segments
+are demux_errors' business. Other types are counted and dropped.
 """
 
 from typing import Final, NoReturn
@@ -13,6 +13,7 @@ from pipeline.engines import icmp as icmp_engine
 from pipeline.engines import nat, neighbors
 from pipeline.engines.flows import rss_hash
 from pipeline.shm import descriptor as d
+from pipeline.stages.demux_errors import GuestErrors
 from pipeline.stages.demux_output import Output
 from pipeline.stages.worker import Worker
 from pipeline.wire import icmp, ipv4
@@ -41,6 +42,7 @@ class IcmpDispatch:
         self.output = output
         self.neighbors = known
         self.errors = errors
+        self.guest_errors = GuestErrors(worker, config, known)
         self.targets = nat.Nat.from_config(config)
         self.egress_out = [ports.rings_out[f"egress{i}"] for i in range(config.egress_workers)]
         own = {config.gateway_ip, *config.gateway_virtual_ips}
@@ -79,6 +81,7 @@ class IcmpDispatch:
 
     def on_guest_message(
         self,
+        link: int,
         header: ipv4.Header,
         message: icmp.Message,
         slot: int,
@@ -92,7 +95,8 @@ class IcmpDispatch:
         Raises WireError while the reference is still here.
         """
         if message.type != icmp.ECHO_REQUEST or message.code:
-            self.counts[_NOT_FOR_US] += 1
+            if not self.guest_errors.take(link, header, message, self.slots[slot], begin, end):
+                self.counts[_NOT_FOR_US] += 1
             self.worker.free(slot)
             return
         refused = self.targets.icmp_target(header.dst).refused

@@ -24,7 +24,7 @@ from pipeline.engines.tcp.segment import Segment
 from pipeline.engines.tcp.state import TIME_WAIT
 from pipeline.engines.timing_wheel import TimingWheel
 from pipeline.shm import descriptor as d
-from pipeline.stages import tcp_limits, tcp_records
+from pipeline.stages import tcp_icmp, tcp_limits, tcp_records
 from pipeline.stages.bad_frames import BadFrames
 from pipeline.stages.tcp_flow import Buf, Flow, Key, flow_id
 from pipeline.stages.worker import Worker
@@ -130,11 +130,14 @@ class TcpStage:
             seq, ack, wnd, ts_val, ts_ecr, guest_addr, remote_addr, ports, aux,
         ) in d.DESCRIPTOR.iter_unpack(burst):  # fmt: skip
             count += 1
-            if kind == d.DIAL:
-                self._dial((guest_addr, remote_addr, ports), seg_count, aux, now)
-                continue
-            if kind == d.LINK_DOWN:
-                self.guests.forget(link)
+            if kind != d.TCP_RANGE:
+                key = (guest_addr, remote_addr, ports)
+                if kind == d.DIAL:
+                    self._dial(key, seg_count, aux, now)
+                elif kind == d.LINK_DOWN:
+                    self.guests.forget(link)
+                elif (told := tcp_icmp.on_error(flows, self.counts, key, seq, ack, aux, now)) is not None:
+                    dirty[told] = None
                 continue
             segments += seg_count
             buf = (slot, off, stride, gso_size) if length else None

@@ -14,6 +14,7 @@ from struct import Struct
 from typing import Final, NamedTuple
 
 from pipeline.wire import checksum as inet
+from pipeline.wire import ipv4
 from pipeline.wire.errors import WireError
 
 FIXED: Final = Struct("!BBHI")
@@ -35,6 +36,8 @@ HOST_UNREACHABLE: Final = 1
 PROTOCOL_UNREACHABLE: Final = 2
 PORT_UNREACHABLE: Final = 3
 FRAGMENTATION_NEEDED: Final = 4
+NET_PROHIBITED: Final = 9
+HOST_PROHIBITED: Final = 10
 ADMINISTRATIVELY_PROHIBITED: Final = 13
 
 TTL_EXCEEDED: Final = 0
@@ -58,6 +61,41 @@ def parse(view: memoryview | bytes, off: int, end: int) -> Message:
     if not inet.verify(view[off:end]):
         raise WireError("icmp_message_dropped_bad_checksum")
     return message
+
+
+class Quoted(NamedTuple):
+    """The packet that an error is about, as far as every error has it: its header and 8 bytes.
+
+    Ports and seq are those of TCP (of UDP, the two behind the ports are length and checksum).
+    """
+
+    total_len: int
+    proto: int
+    src: int
+    dst: int
+    src_port: int
+    dst_port: int
+    seq: int
+
+
+_L4: Final = Struct("!HHI")
+
+
+def parse_quoted(view: memoryview | bytes, off: int, end: int) -> Quoted:
+    """Read what the error message view[off:end] (see parse()) quotes, not more of it than RFC 792 asks for.
+
+    Checksums are not verified: whoever sent the error may have changed the header. Raises WireError when
+    it is no IPv4, too short, or not the packet's first fragment.
+    """
+    begin = off + HEADER_LEN
+    if end - begin < ipv4.HEADER_LEN + _L4.size:
+        raise WireError("icmp_error_dropped_bad_quote")
+    first, _, total_len, _, frag, _, proto, _, src, dst = ipv4.FIXED.unpack_from(view, begin)
+    ihl = (first & 15) * 4
+    if first >> 4 != 4 or ihl < ipv4.HEADER_LEN or frag & 0x1FFF or end - begin < ihl + _L4.size:
+        raise WireError("icmp_error_dropped_bad_quote")
+    src_port, dst_port, seq = _L4.unpack_from(view, begin + ihl)
+    return Quoted(total_len, proto, src, dst, src_port, dst_port, seq)
 
 
 def build(kind: int, code: int, rest: int, data: bytes | memoryview = b"") -> bytes:

@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from pipeline.engines import icmp as engine
 from pipeline.wire import checksum, icmp, ipv4
+from pipeline.wire.errors import WireError
 from pipeline.wire.ipv4 import addr_parse
 from tests.support.fuzz import u16
 
@@ -176,3 +177,16 @@ def test_an_error_can_be_made_about_a_flow_alone(proto: int) -> None:
     assert about[20:24] == bytes.fromhex("0fa001bb")
     assert about[24:] == (bytes.fromhex("01020304") if proto == ipv4.PROTO_TCP else bytes.fromhex("00080000"))
     assert errors().unreachable(about, 0, 1.0, icmp.HOST_UNREACHABLE) is not None
+
+
+@pytest.mark.parametrize(
+    "told, total, want", [(1400, 1500, 1400), (68, 69, 68), (0, 1500, 1492), (0, 1492, 1006), (0, 69, 68)]
+)
+def test_the_mtu_of_a_hop_is_what_it_says_or_the_next_usual_size(told: int, total: int, want: int) -> None:
+    assert engine.next_hop_mtu(told, total) == want
+
+
+@pytest.mark.parametrize("told, total", [(67, 1500), (1, 1500), (1500, 1500), (1501, 1500), (0, 68), (0, 0)])
+def test_a_size_that_no_hop_has_is_refused_by_name(told: int, total: int) -> None:
+    with pytest.raises(WireError, match="icmp_error_dropped_bad_mtu"):
+        engine.next_hop_mtu(told, total)

@@ -34,3 +34,19 @@ def test_an_unreachable_destination_is_reported_by_icmp(number: int, code: int) 
 def test_what_may_pass_is_not_answered_so_that_the_guest_tries_again(number: int) -> None:
     assert refusal.answer_to_syn(number) == refusal.SILENCE
     assert refusal.answer_to_datagram(number) == refusal.SILENCE
+
+
+@pytest.mark.parametrize(
+    ("code", "number"),
+    [
+        (icmp.PORT_UNREACHABLE, errno.ECONNREFUSED),
+        (icmp.PROTOCOL_UNREACHABLE, errno.ECONNREFUSED),
+        (icmp.ADMINISTRATIVELY_PROHIBITED, errno.EHOSTUNREACH),
+        (icmp.NET_UNREACHABLE, 0),
+        (icmp.HOST_UNREACHABLE, 0),
+        (icmp.FRAGMENTATION_NEEDED, 0),
+        (255, 0),
+    ],
+)
+def test_a_guests_answer_to_our_syn_is_final_or_may_pass(code: int, number: int) -> None:
+    assert refusal.errno_of_hard_error(code) == number

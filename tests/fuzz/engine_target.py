@@ -96,7 +96,17 @@ def _event(rig: Rig, source: Bytes) -> None:
     else:
         apply(
             rig,
-            source.choose((("eof",), ("closed",), ("connected",), ("capacity", 0), ("capacity", 1 << 20))),
+            source.choose(
+                (
+                    ("eof",),
+                    ("closed",),
+                    ("connected",),
+                    ("capacity", 0),
+                    ("capacity", 1 << 20),
+                    ("too big", source.choose(("una", "mid", "nxt")), source.number() & 0xFFFF),
+                    ("not there", source.choose((0, 111))),
+                )
+            ),
         )
 
 

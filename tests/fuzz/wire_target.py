@@ -54,7 +54,9 @@ def _ipv4(view: memoryview) -> None:
 
 
 def _icmp(view: memoryview) -> None:
-    icmp.parse(view, 0, len(view))
+    message = icmp.parse(view, 0, len(view))
+    if message.type in icmp.ERRORS:
+        icmp.parse_quoted(view, 0, len(view))
 
 
 def _udp(view: memoryview) -> None:

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.wire import icmp
+from pipeline.wire import icmp, ipv4
 from pipeline.wire.errors import WireError
 from tests.support.fuzz import mutations, parsed, u8, u16, u32, windows
 
@@ -33,6 +33,35 @@ def test_errors_quote_what_they_are_about() -> None:
     got = icmp.parse(message, 0, len(message))
     assert (got.type, got.code, got.rest, message[8:]) == (11, 1, 0, quoted)
     assert got.type in icmp.ERRORS
+
+
+QUOTE = ipv4.build(1500, 7, 63, ipv4.PROTO_TCP, 1, 2) + bytes.fromhex("1f40 9c40 89abcdef")
+
+
+def test_an_error_tells_the_segment_that_it_is_about() -> None:
+    message = b"-" + icmp.build_unreachable(icmp.FRAGMENTATION_NEEDED, QUOTE + b"more", mtu=1400)
+    quoted = icmp.parse_quoted(memoryview(message), 1, len(message))
+    assert quoted == icmp.Quoted(1500, ipv4.PROTO_TCP, 1, 2, 8000, 40000, 0x89ABCDEF)
+    options = bytes((0x46,)) + QUOTE[1:20] + b"\1\1\1\0" + QUOTE[20:]
+    message = icmp.build_time_exceeded(icmp.TTL_EXCEEDED, options)
+    assert icmp.parse_quoted(message, 0, len(message)) == quoted
+
+
+@pytest.mark.parametrize(
+    "quote",
+    [QUOTE[:-1], b"", b"\x65" + QUOTE[1:], b"\x44" + QUOTE[1:], b"\x46" + QUOTE[1:],
+     QUOTE[:6] + b"\x20\x01" + QUOTE[8:]],
+    ids=["short", "empty", "version", "header", "options", "fragment"],
+)  # fmt: skip
+def test_an_error_that_does_not_tell_has_its_reason(quote: bytes) -> None:
+    message = icmp.build_time_exceeded(icmp.TTL_EXCEEDED, quote)
+    with pytest.raises(WireError, match="icmp_error_dropped_bad_quote"):
+        icmp.parse_quoted(message, 0, len(message))
+
+
+@given(mutations(icmp.build_time_exceeded(icmp.TTL_EXCEEDED, QUOTE)))
+def test_damaged_quotes_are_read_or_refused_by_name(data: bytes) -> None:
+    parsed(icmp.parse_quoted, data, 0, len(data))
 
 
 @given(windows(60))

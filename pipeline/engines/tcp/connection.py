@@ -22,9 +22,9 @@ Life of a connection:
 from errno import ETIMEDOUT
 from typing import Self
 
-from pipeline.engines.tcp import arrival, closing, handshake, rack, receive, recovery, send
+from pipeline.engines.tcp import arrival, closing, handshake, icmp_errors, rack, receive, recovery, send
 from pipeline.engines.tcp.actions import CONNECT, GONE, Action, Discard, Outgoing, Release
-from pipeline.engines.tcp.config import IP_TCP_HEADER_BYTES, MIN_MSS, TcpConfig
+from pipeline.engines.tcp.config import TcpConfig
 from pipeline.engines.tcp.segment import Segment
 from pipeline.engines.tcp.state import (
     CLOSE_WAIT,
@@ -39,7 +39,6 @@ from pipeline.engines.tcp.state import (
     Tcb,
 )
 from pipeline.engines.tcp.timers import DELAYED_ACK, KEEPALIVE, LINGER, NEVER, PERSIST, PTO, REORDER, RTO
-from pipeline.wire.tcp_options import TIMESTAMPS_LEN
 
 reset_for = closing.reset_for
 opens = closing.opens
@@ -146,10 +145,11 @@ class Connection(Tcb):
             receive.taken(self, 0, now)
 
     def set_path_mtu(self, mtu: int, now: float) -> None:
-        """The way to the guest takes packets of at most mtu bytes (RFC 1191); it never widens again."""
-        mss = max(mtu - IP_TCP_HEADER_BYTES, MIN_MSS)
-        if self.state >= SYN_RECEIVED and mss < self.snd_mss + (TIMESTAMPS_LEN if self.ts_ok else 0):
-            handshake.set_mss(self, mss)
+        """The way to the guest takes packets of at most mtu bytes (RFC 1191); it never widens again.
+
+        What is in flight in larger ones is sent again.
+        """
+        icmp_errors.lower(self, mtu)
 
     # --- the guest's side -----------------------------------------------------------
 
@@ -166,6 +166,20 @@ class Connection(Tcb):
         if state == SYN_SENT:
             return handshake.syn_arrived_in_syn_sent(self, seg, now)
         return "tcp_segment_dropped_closed"
+
+    def on_fragmentation_needed(self, seq: int, mtu: int, now: float) -> str | None:
+        """A router dropped a segment of ours that began with the number seq: it takes mtu bytes (RFC 1191).
+
+        Returns the name of a counter when that was not believed, or told nothing new.
+        """
+        return icmp_errors.fragmentation_needed(self, seq, mtu)
+
+    def on_unreachable(self, seq: int, errno: int, now: float) -> str | None:
+        """A segment of ours that began with seq did not arrive: errno for the host, 0 if that may pass.
+
+        Returns the name of a counter, or None when it ended the connection (only in SYN-SENT).
+        """
+        return icmp_errors.unreachable(self, seq, errno)
 
     def accepts_reuse(self, seg: Segment) -> bool:
         """Whether a SYN for this 4-tuple may open a new connection in this one's place (TIME-WAIT)."""

@@ -6,6 +6,7 @@ This is data only; who changes what:
     handshake   SYN, SYN-ACK and their options            closing   FIN, RST, TIME-WAIT, the end
     receive     rcv_*, reassembly, ack_*, taken_*          send      snd_nxt, what leaves
     recovery    snd_una, scoreboard, loss and undo         rack      rack_*, tlp_*
+    icmp_errors path_mtu_*, snd_mss
 
 Sequence variables are positions (see seq.py). The bytes to send are ``chunks``, a queue of
 (start, end, handle, offset in the slot) from snd_una to queue_end: the retransmission queue is
@@ -106,6 +107,8 @@ class Tcb:
         "last_received_at",
         "last_sent_at",
         "max_snd_wnd",
+        "path_mtu_mark",
+        "path_mtu_timeouts",
         "persist_backoff",
         "probe_due",
         "probes_unanswered",
@@ -266,6 +269,9 @@ class Tcb:
         self.tlp_is_retrans = False
         self.recovery_probed = False
         """The probe of this silence in recovery has been sent."""
+        self.path_mtu_mark = self.iss
+        self.path_mtu_timeouts = 0
+        """snd_nxt and timeouts when the path's MTU was lowered last."""
 
         # Probes and limits.
         self.probe_due = False

@@ -1,6 +1,6 @@
 """Entry points: keep-alive, calls in every state, and what the stage relies on."""
 
-from errno import ETIMEDOUT
+from errno import ECONNREFUSED, ETIMEDOUT
 
 import pytest
 
@@ -15,7 +15,7 @@ KEEPALIVE = TcpConfig(keepalive_idle=100, keepalive_interval=10, keepalive_probe
 
 @pytest.mark.parametrize("start", sorted(BUILDERS))
 def test_every_call_is_harmless_in_every_state(start: str) -> None:
-    for call in range(9):
+    for call in range(11):
         rig = BUILDERS[start]()
         c = rig.conn
         if call == 0:
@@ -35,6 +35,10 @@ def test_every_call_is_harmless_in_every_state(start: str) -> None:
             c.set_receive_capacity(5, rig.now)
         elif call == 7:
             c.set_path_mtu(600, rig.now)
+        elif call == 8:
+            c.on_fragmentation_needed(c.snd_una & MASK, 600, rig.now)
+        elif call == 9:
+            c.on_unreachable(c.snd_una & MASK, ECONNREFUSED, rig.now)
         rig.settle()
         rig.send()
         c.on_timer(rig.now)

@@ -114,6 +114,12 @@ events = st.one_of(
     st.tuples(st.just("taken"), st.sampled_from([1, 1000, 64000])),
     st.tuples(st.just("capacity"), st.sampled_from([0, 1000, 1 << 20])),
     st.tuples(st.just("timer")),
+    st.tuples(
+        st.just("too big"),
+        st.sampled_from(["una", "mid", "nxt"]),
+        st.sampled_from([68, 128, 500, 1000, 1499]),
+    ),
+    st.tuples(st.just("not there"), st.sampled_from([0, 111])),
     st.tuples(st.just("wait"), st.sampled_from([0.001, 0.05, 1.0, 130.0])),
     st.tuples(st.just("transmit"), st.integers(0, 3)),
 )
@@ -182,6 +188,11 @@ def apply(rig: Rig, event: tuple[object, ...]) -> None:
             c.on_taken(min(n, c.rcv_untaken), rig.now)
         case ("capacity", int(n)):
             c.set_receive_capacity(n, rig.now)
+        case ("too big", str(place), int(mtu)):
+            at = {"una": c.snd_una, "mid": (c.snd_una + c.snd_nxt) // 2, "nxt": c.snd_nxt}[place]
+            c.on_fragmentation_needed(at & MASK, mtu, rig.now)
+        case ("not there", int(number)):
+            c.on_unreachable(c.snd_una & MASK, number, rig.now)
         case ("timer",):
             if c.deadline() != NEVER:
                 rig.now = max(rig.now, c.deadline())
