@@ -22,7 +22,7 @@ QUOTED_BYTES: Final = 8
 MIN_MTU: Final = 68
 """Every hop takes packets of so many bytes (RFC 791 section 3.2)."""
 PLATEAUS: Final = (65535, 32000, 17914, 8166, 4352, 2002, 1492, 1006, 508, 296, MIN_MTU)
-"""Sizes of packets that links have (RFC 1191 section 7.1)."""
+"""Sizes of packets that links have (RFC 1191 table 7-1)."""
 
 _ADDRS: Final = Struct("!II")
 _IP_ADDRS: Final = 12
@@ -67,8 +67,8 @@ def next_hop_mtu(told: int, total_len: int) -> int:
     """The MTU that a "fragmentation needed" message asks for, about a packet of total_len bytes.
 
     told is what the message names; 0 in those of routers from before RFC 1191, for which the next smaller
-    usual size is taken (section 7). Raises WireError when it is no size for a hop, or when the packet would
-    have passed (RFC 5927 section 7.2).
+    usual size is taken (sections 5 and 7). Raises WireError when it is no size for a hop, or when the
+    packet would have passed (RFC 5927 section 7.2).
     """
     mtu = told or next((size for size in PLATEAUS if size < total_len), 0)
     if not MIN_MTU <= mtu < total_len:

@@ -5,11 +5,11 @@ has made sure that the message came from the guest it is about; here the quoted 
 must be in flight (RFC 5927 section 4.1).
 
 *Fragmentation needed* makes segments smaller for good, and all that is in flight in larger ones is
-sent again at once, without slowing down: a size is not congestion (as Linux does; RFC 8899 section
-3). Believed once for each window or time-out, so that a guest cannot have one window sent again and
-again by naming ever smaller sizes: on a path with several narrow hops the second one is heard when the
-time-out sends again. Nothing widens the path again: there is no probing (RFC 4821, RFC 8899), and a
-connection to a guest lives on a link whose size is known.
+sent again at once, without slowing down: a size is not congestion (as Linux does). Believed once for
+each window or time-out, so that a guest cannot have one window sent again and again by naming ever
+smaller sizes: on a path with several narrow hops the second one is heard when the time-out sends again.
+Nothing widens the path again: there is no probing (RFC 4821, RFC 8899), and a connection to a guest
+lives on a link whose size is known.
 
 *Unreachable* ends a connection that is not open yet, when the code leaves no hope (RFC 9293 SHLD-26);
 all others are soft errors, which end nothing (MUST-56, RFC 5461 section 4).
