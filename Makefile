@@ -71,7 +71,7 @@ fuzz: setup ## property tests with many more examples, then two fuzzers for FUZZ
 	@$(BIN)/python -c 'import atheris' 2>/dev/null || $(BIN)/pip install --quiet --editable '.[fuzz]' || \
 		echo "atheris cannot be installed for $$($(BIN)/python -V): the fuzzers are skipped" >&2
 	@! $(BIN)/python -c 'import atheris' 2>/dev/null || for name in wire engine; do \
-		$(BIN)/python -m tests.fuzz.fuzz_$$name -max_total_time=$(FUZZ_SECONDS) -max_len=600 || exit 1; done
+		$(BIN)/python -m tests.fuzz.run $$name -max_total_time=$(FUZZ_SECONDS) -max_len=600 || exit 1; done
 
 bench: setup ## one number for each part: rings, checksums, GRO, GSO, TCP engine, timers
 	@for script in $$(ls perf/micro/*.py | grep -v __init__); do \

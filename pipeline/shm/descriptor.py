@@ -73,7 +73,7 @@ aux = ICMP type << 8 | code."""
 LINK_UP: Final = 3
 """A guest link was attached. link, aux = MTU of the link (0 = default)."""
 LINK_DOWN: Final = 4
-"""A guest link is gone: forget its MACs and neighbours. link. Demux tells egress and tcp in turn."""
+"""A guest link is gone: forget its MACs and neighbours. link. Demux tells tcp in turn."""
 
 # --- demux, tcp -> ingress ----------------------------------------------------------
 FRAME_OUT: Final = 10

@@ -481,7 +481,7 @@ class DemuxStage:
         self.neighbors.forget_link(link)
         self.udp.forget_link(link)
         self.bad_frames.forget(link)
-        for ring in (*self.egress_out, *self.tcp_out):
+        for ring in self.tcp_out:
             ring.push(d.record(d.LINK_DOWN, link=link))
 
     def on_control(self, message: dict[str, object], fds: list[int]) -> dict[str, object]:

@@ -252,14 +252,12 @@ class EgressStage:
     def _on_demux_burst(self, burst: memoryview) -> int:
         count = 0
         for (
-            kind, _flags, link, stride, gso_size, slot, off, length, _skip, number,
+            kind, _flags, _link, stride, gso_size, slot, off, length, _skip, number,
             seq, _ack, _wnd, _ts_val, _ts_ecr, guest_addr, remote_addr, ports, aux,
         ) in d.DESCRIPTOR.iter_unpack(burst):  # fmt: skip
             count += 1
             if kind == d.UDP_DATA:
                 self.udp.to_host(number, slot, off, length, stride, gso_size, guest_addr, remote_addr, ports)
-            elif kind == d.LINK_DOWN:
-                self.shares.forget(link)
             elif kind == d.UDP_CLOSE:
                 self.udp.close(number)
             elif kind == d.DIAL_FAILED:

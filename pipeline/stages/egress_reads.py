@@ -142,6 +142,9 @@ class HostReads:
 
     def forget(self, flow: Flow) -> None:
         """The flow is over."""
-        self.ready.pop(flow, None)
         flow.share.waiting.pop(flow, None)
         flow.share.flows -= 1
+        if flow in self.ready:
+            # It may be the one that was woken when slots came home, and has not had its turn.
+            del self.ready[flow]
+            self._next_waiting(flow)

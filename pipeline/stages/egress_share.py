@@ -65,6 +65,11 @@ class Share:
             left = SHARE_OF_FREE * self._pool.free_count - len(self._slots)
         return left
 
+    def held(self) -> int:
+        """Slots that the guest holds, counted afresh."""
+        self._sweep()
+        return len(self._slots)
+
     def plenty(self) -> bool:
         """Whether the guest holds so little that its flows may read ahead of their windows."""
         bound = self._pool.count // PLENTY_PART
@@ -118,13 +123,10 @@ class Shares:
         self._form = (slot_bytes, headroom, gap)
         self._shares: dict[int, Share] = {}
         self._owners: dict[int, Share] = {}
-        self._gone: set[int] = set()
-        """Links that are gone while flows of theirs are not yet."""
 
     def of(self, link: int) -> Share:
         """The share of the guest behind link."""
         share = self._shares.get(link)
-        self._gone.discard(link)
         if share is None:
             filler, small = (SlotFiller(self._pool, *self._form) for _ in range(2))
             share = self._shares[link] = Share(self._pool, filler, small, self._owners)
@@ -135,24 +137,18 @@ class Shares:
         return [flow for share in self._shares.values() if (flow := share.next_waiting()) is not None]
 
     def rest(self) -> None:
-        """Give back the slots that are only held to be filled on."""
-        for share in self._shares.values():
+        """Give back the slots that are only held to be filled on, and forget guests that have nothing.
+
+        That a guest's link is gone would be no sign: a connection that it asked for just before comes later.
+        """
+        over = []
+        for link, share in self._shares.items():
             share.filler.rest()
             share.small.rest()
-        if self._gone:
-            self._sweep_gone()
-
-    def forget(self, link: int) -> None:
-        """The guest's link is gone; its share goes with the last of its flows."""
-        if link in self._shares:
-            self._gone.add(link)
-
-    def _sweep_gone(self) -> None:
-        for link in [link for link in self._gone if not self._shares[link].flows]:
-            self._gone.remove(link)
-            share = self._shares.pop(link)
-            share.filler.retire()
-            share.small.retire()
+            if not share.flows and not share.held():
+                over.append(link)
+        for link in over:
+            del self._shares[link]
 
     def retire(self) -> None:
         """Give back every slot that is being filled."""

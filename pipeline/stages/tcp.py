@@ -26,7 +26,7 @@ from pipeline.engines.timing_wheel import TimingWheel
 from pipeline.shm import descriptor as d
 from pipeline.stages import tcp_icmp, tcp_limits, tcp_records
 from pipeline.stages.bad_frames import BadFrames
-from pipeline.stages.tcp_flow import Buf, Flow, Key, flow_id
+from pipeline.stages.tcp_flow import Buf, Flow, Key, egress_of, flow_id
 from pipeline.stages.worker import Worker
 from pipeline.wire import ethernet, ipv4, tcp_options
 from pipeline.wire import tcp as wire_tcp
@@ -245,7 +245,7 @@ class TcpStage:
             self.counts[INDEX[reason]] += 1
             return None
         conn = Connection.passive(self.config, segment, self._isn(key, now), now)
-        return self._add(conn, key, self._next_number(), key[2] % len(self.egress_out), guest)
+        return self._add(conn, key, self._next_number(), egress_of(key, len(self.egress_out)), guest)
 
     def _make_room(self, guest: tcp_limits.Guest | None) -> bool:
         """Forget the oldest connection in TIME-WAIT, of one guest or of anybody; False if there is none."""

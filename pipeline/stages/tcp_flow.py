@@ -2,6 +2,7 @@
 
 from typing import Final
 
+from pipeline.engines.flows import rss_hash
 from pipeline.engines.tcp.connection import Connection
 from pipeline.shm.descriptor import FLOW_FROM_EGRESS
 from pipeline.stages import tcp_limits
@@ -43,3 +44,10 @@ class Flow:
 def flow_id(egress: int, number: int) -> int:
     """What tells a flow from all others of a tcp worker: egress shards number theirs independently."""
     return egress << 32 | number if number & FLOW_FROM_EGRESS else number
+
+
+def egress_of(key: Key, shards: int) -> int:
+    """Which egress shard has the host socket of a guest's connection, the same for its whole life."""
+    guest_addr, remote_addr, ports = key
+    # The low bits of the hash have chosen the tcp shard: with others, all shards meet.
+    return (rss_hash(guest_addr, ports >> 16, remote_addr, ports & 0xFFFF) >> 16) % shards

@@ -1,0 +1,253 @@
+"""demux, tcp and egress together: ends of connections that cross each other, and refused datagrams."""
+
+import gc
+import itertools
+import os
+import socket
+import struct
+from collections.abc import Iterator
+
+import pytest
+
+from pipeline.wire import icmp
+from tests.support.network import Network, receive
+from tests.support.played_guests import GuestStream
+
+REFUSED = (icmp.UNREACHABLE, icmp.PORT_UNREACHABLE)
+WORKERS = ("ingress", "demux", "tcp0", "egress0")
+GUEST_ENDS = ("nothing", "finish", "data, finish", "reset", "data, reset")
+HOST_ENDS = ("nothing", "shutdown", "data, shutdown", "close", "data, close", "reset")
+
+
+@pytest.fixture
+def one() -> Iterator[Network]:
+    with Network() as made:
+        yield made
+
+
+def guest_ends(stream: GuestStream, how: str) -> None:
+    if "data" in how:
+        stream.send(b"g" * 5000)
+    if "finish" in how:
+        stream.finish()
+    if "reset" in how:
+        stream.reset()
+
+
+def host_ends(sock: socket.socket, how: str) -> None:
+    if "data" in how:
+        sock.send(b"h" * 5000)
+    if "shutdown" in how:
+        sock.shutdown(socket.SHUT_WR)
+    if "close" in how:
+        sock.close()
+    if "reset" in how:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        sock.close()
+
+
+@pytest.mark.parametrize("host", HOST_ENDS)
+@pytest.mark.parametrize("guest", GUEST_ENDS)
+def test_ends_that_cross(one: Network, guest: str, host: str) -> None:
+    kernel = one.card.guest()
+    for order in itertools.permutations(WORKERS):
+        stream, sock = one.open(kernel)
+        one.order = [*order, "resolver", "listen"]
+        guest_ends(stream, guest)
+        host_ends(sock, host)
+        one.settle()
+        got = bytearray()
+        over = sock.fileno() == -1 or receive(sock, got)
+        closed = "close" in host or "reset" in host
+        if "reset" in guest:
+            assert stream.gone
+            assert closed or over
+        elif "reset" in host:
+            assert stream.gone
+            # A connection that the guest has ended as well may have ended in order before.
+            assert stream.error is not None or stream.eof or "finish" in guest
+        else:
+            assert stream.eof == (host != "nothing") or stream.error is not None
+            if stream.error is None:
+                assert stream.received == (b"h" * 5000 if "data" in host else b"")
+            if not closed:
+                assert over == ("finish" in guest)
+                assert got == (b"g" * 5000 if "data" in guest else b"")
+        # Whoever still has his half open ends it now.
+        stream.finish()
+        sock.close()
+        one.advance(0.1)
+    one.everybody_leaves()
+
+
+def test_the_guest_is_told_when_its_host_is_gone_both_ways(one: Network) -> None:
+    stream, sock = one.open(one.card.guest())
+    stream.finish()
+    one.settle()
+    sock.close()
+    one.settle()
+    assert stream.eof
+    assert stream.error is None
+    one.everybody_leaves()
+
+
+@pytest.mark.parametrize("half_first", [True, False])
+def test_a_client_of_a_path_that_is_gone_both_ways_gets_nothing_more(one: Network, half_first: bool) -> None:
+    guest = one.card.guest()
+    guest.listens.add(80)
+    client = one.accept("egress0", guest.addr, 80, unix=True)
+    one.until(lambda: guest.accepted)
+    stream = guest.accepted[0]
+    client.send(b"bye")
+    if half_first:
+        client.shutdown(socket.SHUT_WR)
+        one.settle()
+        stream.send(b"half")
+        one.settle()
+        assert client.recv(100) == b"half"
+    client.close()
+    one.settle()
+    assert stream.eof
+    assert stream.received == b"bye"
+    # Nobody reads what the guest says now: it is told so at once (RFC 1122 4.2.2.13).
+    stream.send(b"anybody?")
+    one.settle()
+    assert stream.error is not None
+    one.everybody_leaves()
+
+
+def test_a_silent_guest_does_not_keep_a_client_of_a_path_that_is_gone_both_ways(one: Network) -> None:
+    guest = one.card.guest()
+    guest.listens.add(80)
+    client = one.accept("egress0", guest.addr, 80, unix=True)
+    one.until(lambda: guest.accepted)
+    client.shutdown(socket.SHUT_WR)
+    one.settle()
+    client.close()
+    # Half-closed connections stay; this one has FIN-WAIT-2's minute.
+    one.advance(100.0)
+    one.nothing_open()
+    one.everybody_leaves()
+
+
+def test_the_host_ends_while_the_guest_keeps_sending(one: Network) -> None:
+    stream, sock = one.open(one.card.guest())
+    stream.send(b"x" * 3_000_000)
+    for _ in range(6):
+        one.turn()
+    sock.close()
+    one.until(lambda: stream.gone)
+    assert stream.error is not None
+    one.everybody_leaves()
+
+
+def test_the_guest_stops_reading_and_then_resets(one: Network) -> None:
+    stream, sock = one.open(one.card.guest())
+    stream.reads = False
+    sent = 0
+    for _ in range(200):
+        try:
+            sent += sock.send(bytes(65536))
+        except BlockingIOError:
+            break
+        one.settle()
+    assert sent > 1_000_000
+    stream.reset()
+    one.settle()
+    assert receive(sock, bytearray())
+    one.everybody_leaves()
+
+
+# --- datagrams ----------------------------------------------------------------------------------------
+
+
+def closed_port() -> tuple[int, socket.socket]:
+    """A port that nobody has, and an unbound socket for whoever wants to have it."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as taken:
+        taken.bind(("127.0.0.1", 0))
+        return taken.getsockname()[1], socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+
+
+def test_a_refused_datagram_is_told_and_leaves_nothing(one: Network) -> None:
+    guest = one.card.guest()
+    port, spare = closed_port()
+    spare.close()
+    one.settle()
+    gc.collect()  # what other tests have left to it
+    before = len(os.listdir("/proc/self/fd"))
+    for told in range(1, 21):
+        guest.datagram(port, b"x" * told, own_port=5000 + told % 5)
+        one.settle()
+        assert len(guest.errors) == told
+    assert guest.errors == [REFUSED] * 20
+    assert not one.stages["egress0"].udp.flows
+    assert len(one.stages["demux"].udp.flows) == 0
+    assert len(os.listdir("/proc/self/fd")) == before
+    one.everybody_leaves()
+
+
+def test_datagrams_under_way_to_a_refused_flow_open_no_socket_for_good(one: Network) -> None:
+    guest = one.card.guest()
+    port, server = closed_port()
+    guest.datagram(port, b"refused")
+    one.breathe("ingress", "demux", "egress0")
+    # Before egress sees that: somebody opens the port, and more datagrams are on their way.
+    server.bind(("127.0.0.1", port))
+    one.keep(server).setblocking(False)
+    for words in (b"under way", b"under way too"):  # the longer one last: they are no run
+        guest.datagram(port, words)
+    one.breathe("ingress", "demux")
+    one.settle()
+    assert guest.errors == [REFUSED]
+    assert not one.stages["egress0"].udp.flows
+    assert len(one.stages["demux"].udp.flows) == 0
+    # The next one opens a flow that both know.
+    guest.datagram(port, b"afterwards")
+    one.settle()
+    said = []
+    for _ in range(2):
+        words, address = server.recvfrom(100)
+        said.append(words)
+    assert said == [b"under way too", b"afterwards"]
+    server.sendto(b"answer", address)
+    one.until(lambda: guest.datagrams)
+    assert guest.datagrams[0].payload == b"answer"
+    one.everybody_leaves()
+
+
+def test_a_client_of_a_forwarded_port_may_come_back_after_its_flow_has_ended(one: Network) -> None:
+    guest = one.card.guest()
+    bound = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    bound.bind(("127.0.0.1", 0))
+    client = one.keep(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+    client.setblocking(False)
+    client.connect(bound.getsockname())
+    request = {"op": "udp_forward", "key": "k", "addr": guest.addr, "port": 53000}
+    one.stages["egress0"].on_control(request, [bound.detach()])
+    for number in range(3):
+        client.send(b"question")
+        one.until(lambda: guest.datagrams)
+        asked = guest.datagrams.pop()
+        guest.datagram(asked.ports & 0xFFFF, b"answer %d" % number, remote=asked.src, own_port=53000)
+        one.settle()
+        assert client.recv(100) == b"answer %d" % number
+        one.advance(100.0)
+        assert not one.stages["egress0"].udp.by_number
+    one.stages["egress0"].on_control({"op": "udp_unforward", "key": "k"}, [])
+    one.everybody_leaves()
+
+
+def test_an_answer_for_a_guest_that_has_left_goes_home(one: Network) -> None:
+    guest = one.card.guest()
+    server = one.keep(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+    server.bind(("127.0.0.1", 0))
+    guest.datagram(server.getsockname()[1], b"question")
+    one.settle()
+    _, address = server.recvfrom(100)
+    server.sendto(b"late", address)
+    one.breathe("egress0")
+    guest.leave()
+    one.settle()
+    assert one.counter("demux", "udp_datagram_dropped_no_flow") == 1
+    assert not one.stages["egress0"].udp.flows
+    one.everybody_leaves()

@@ -1,0 +1,328 @@
+"""Several real stages in one process, without a fork: they breathe in turn, time is what the test says.
+
+A node of the graph that is not run is *played*: a Neighbour sits at its ends of the rings, keeps what comes
+out for the test to look at, and pushes what the test wants. Host sockets are real ones on the
+loopback interface. At the end nothing may be left: see OneProcess.at_home().
+"""
+
+import os
+import random
+import socket
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from operator import attrgetter
+from types import TracebackType
+from typing import Any, Final, NamedTuple, Self
+
+from pipeline import config_build, flags, options
+from pipeline.counters import INDEX
+from pipeline.host import tcp as host_tcp
+from pipeline.shm import descriptor as d
+from pipeline.stages.demux import DemuxStage
+from pipeline.stages.egress import EgressStage
+from pipeline.stages.tcp import TcpStage
+from pipeline.stages.worker import Message, Worker
+from pipeline.topology import DEMUX, EGRESS, TCP, Fabric, Layout, audit_pools
+
+LIMIT = 15.0
+"""Real seconds until something that the kernel should do at once counts as not happening."""
+MAX_TURNS = 20000
+"""Turns without coming to rest that count as never coming to rest."""
+QUIET_TURNS = 3
+"""Turns without work that make rest: a reference on its way home is no work, and passes two workers."""
+LONGEST = 8000.0
+"""Virtual seconds after which a guest that says nothing has lost every connection (keep-alive: two hours)."""
+
+_STAGES: Final[dict[str, Callable[..., Any]]] = {DEMUX: DemuxStage, TCP: TcpStage, EGRESS: EgressStage}
+_TABLES: Final[dict[str, tuple[str, ...]]] = {
+    DEMUX: ("udp.flows", "links"),
+    TCP: (
+        "flows", "by_number", "dirty", "timers", "time_wait", "releasing", "guests", "guests.held_bytes",
+        "guests.flows", "out_of_order._holders",
+    ),
+    EGRESS: (
+        "flows", "dirty", "stalled", "ready", "shares._shares", "closing._flows", "closing._bytes",
+        "udp.flows", "udp.by_number", "udp.ready", "icmp.flows",
+    ),
+}  # fmt: skip
+"""Of each stage: what must be empty, or zero, when no guest is there any more."""
+
+_CARRIES: Final = frozenset(
+    (
+        d.FRAME, d.TCP_RANGE, d.UDP_RANGE, d.UDP_DATA, d.TO_HOST, d.TO_GUEST, d.UDP_OUT, d.ICMP_ECHO,
+        d.ICMP_REPLY,
+    )
+)  # fmt: skip
+"""Kinds of record whose reference goes with them. (FRAME_OUT's does unless it is borrowed.)"""
+
+
+class Record(NamedTuple):
+    """A descriptor, by the names of pipeline.shm.descriptor."""
+
+    kind: int
+    flags: int
+    link: int
+    stride: int
+    gso_size: int
+    slot: int
+    off: int
+    length: int
+    skip: int
+    flow: int
+    seq: int
+    ack: int
+    wnd: int
+    ts_val: int
+    ts_ecr: int
+    guest_addr: int
+    remote_addr: int
+    ports: int
+    aux: int
+
+    def carries(self) -> bool:
+        """Whether the reference to the slot belongs to whoever has the record."""
+        if self.slot == d.NO_SLOT:
+            return False
+        if self.kind == d.FRAME_OUT:
+            return not self.flags & d.FRAME_BORROWED
+        return self.kind in _CARRIES
+
+
+class Neighbour:
+    """The stage of a played node. References are given back at once, unless ``keeps`` is set."""
+
+    def __init__(self, worker: Worker, process: "OneProcess") -> None:
+        self.worker = worker
+        self.process = process
+        self.slots = worker.ports.arena.slots
+        self.taken: list[Record] = []
+        """What has come and nobody has asked for yet."""
+        self.deaf = False
+        """Leave everything in the rings."""
+        self.keeps = False
+        """Keep references until give_back(), as a worker does that is not done with them."""
+
+    def step(self, now: float) -> int:
+        """Take everything out of the rings."""
+        count = 0
+        for ring in () if self.deaf else self.worker.ports.rings_in.values():
+            while burst := ring.peek():
+                for fields in d.DESCRIPTOR.iter_unpack(burst):
+                    count += 1
+                    self.on_record(Record(*fields))
+                ring.release(len(burst) // d.DESCRIPTOR_BYTES)
+        return count
+
+    def on_record(self, record: Record) -> None:
+        """One record; the ring entry is released afterwards."""
+        self.taken.append(record)
+        if not self.keeps:
+            self.give_back(record)
+
+    def deadline(self) -> float:
+        """A neighbour does nothing by itself."""
+        return float("inf")
+
+    def on_control(self, message: Message, fds: list[int]) -> Message | None:
+        """Nobody asks."""
+        return {"error": f"{self.worker.name} is played"}
+
+    def push(self, peer: str, record: bytes) -> None:
+        """A record for another worker, published with the next breath."""
+        self.worker.ports.rings_out[peer].push(record)
+
+    def take(self, *kinds: int) -> list[Record]:
+        """Records of these kinds (of any, without) that came since they were last asked for."""
+        found = [record for record in self.taken if not kinds or record.kind in kinds]
+        self.taken = [record for record in self.taken if kinds and record.kind not in kinds]
+        return found
+
+    def give_back(self, record: Record) -> None:
+        """The reference of a record is done with; its flow is the tag, as tcp has it."""
+        if record.carries():
+            self.worker.free(record.slot, record.flow if record.kind == d.TO_GUEST else 0)
+
+    def data(self, record: Record) -> bytes:
+        """The bytes that a record names, which must not have gone home yet."""
+        if not record.length:
+            return b""
+        parts = host_tcp.pieces(
+            self.slots[record.slot], record.off, record.stride, record.gso_size or record.length,
+            record.skip, record.length,
+        )  # fmt: skip
+        return b"".join(parts)
+
+    def fill(self, payload: bytes, off: int = 256) -> int:
+        """A slot of the own pool with payload at off, and one reference; AssertionError without one."""
+        slot = self.worker.pool.alloc()
+        assert slot != d.NO_SLOT, f"{self.worker.name} has no slot left"
+        self.slots[slot][off : off + len(payload)] = payload
+        return slot
+
+
+class OneProcess:
+    """A fabric with all its workers, the real ones and the played ones. A context manager."""
+
+    def __init__(
+        self,
+        run: Sequence[str] = (DEMUX, TCP, EGRESS),
+        *,
+        slots: int = 64,
+        tcp_workers: int = 1,
+        egress_workers: int = 1,
+        played: Mapping[str, Callable[[Worker, "OneProcess"], Neighbour]] | None = None,
+        seed: int | None = None,
+        **changed: Any,
+    ) -> None:
+        """run: roles whose stages are real. played: what plays a node, by default a plain Neighbour.
+
+        seed: breathe in an order drawn anew for each turn. changed: fields of Config.
+        """
+        config, _ = config_build.build(flags.parse(options.START, []), [], resolv_conf=os.devnull)
+        self.config = replace(
+            config, slots=slots, tcp_workers=tcp_workers, egress_workers=egress_workers, **changed
+        )
+        self.layout = Layout(slots, tcp_workers, egress_workers)
+        self.fabric = Fabric.create(self.layout)
+        self.now = 1000.0
+        self.rng = random.Random(seed) if seed is not None else None
+        self.workers: dict[str, Worker] = {}
+        self.stages: dict[str, Any] = {}
+        self.neighbours: dict[str, Neighbour] = {}
+        for name in self.layout.names:
+            role = self.layout.node(name).role
+            worker = self.workers[name] = Worker(self.fabric.ports(name), None)
+            if role in run:
+                self.stages[name] = stage = _STAGES[role](worker, self.config)
+            else:
+                stage = self.neighbours[name] = (played or {}).get(name, Neighbour)(worker, self)
+            worker.adopt(stage)
+        self.order = list(self.layout.names)
+        """In which the workers breathe, unless a seed was given."""
+        self._sockets: list[socket.socket] = []
+
+    # --- time ---------------------------------------------------------------------------
+
+    def breathe(self, *names: str) -> int:
+        """One breath of each worker, socket events first; how much was done."""
+        work = 0
+        for name in names:
+            worker = self.workers[name]
+            if worker.poller is not None:
+                events = worker.poller.poll(0, 256)
+                worker.poller.dispatch(events)
+                work += len(events)
+            work += worker.breathe(self.now)
+        return work
+
+    def turn(self) -> int:
+        """One breath of everybody."""
+        if self.rng is not None:
+            self.rng.shuffle(self.order)
+        return self.breathe(*self.order)
+
+    def settle(self) -> None:
+        """Breathe until nothing happens any more, without any time passing."""
+        quiet = 0
+        for _ in range(MAX_TURNS):
+            done = self.turn() or any(stage.deadline() <= self.now for stage in self.stages.values())
+            quiet = 0 if done else quiet + 1
+            if quiet == QUIET_TURNS:
+                return
+        raise AssertionError(f"no rest after {MAX_TURNS} turns: {[*self.fabric.rings_in_use()]}")
+
+    def advance(self, seconds: float) -> None:
+        """Let time pass from deadline to deadline, and settle at each."""
+        end = self.now + seconds
+        while True:
+            self.settle()
+            due = min(stage.deadline() for stage in (*self.stages.values(), *self.neighbours.values()))
+            if due > end:
+                break
+            self.now = max(due, self.now + 1e-6)
+        self.now = end
+        self.settle()
+
+    def until(self, happened: Callable[[], object], what: str = "it") -> None:
+        """Settle until something happened that the kernel, or a delay of ours, may hold up for a while."""
+        give_up = time.monotonic() + LIMIT
+        while True:
+            self.settle()
+            if happened():
+                return
+            assert time.monotonic() < give_up, f"{what} did not happen"
+            time.sleep(0.001)
+            self.advance(0.005)
+
+    # --- what tests ask -------------------------------------------------------------------
+
+    def counter(self, worker: str, name: str) -> int:
+        """A counter of one worker."""
+        return int(self.workers[worker].counts[INDEX[name]])
+
+    def total(self, name: str) -> int:
+        """A counter, over all workers."""
+        return sum(int(worker.counts[INDEX[name]]) for worker in self.workers.values())
+
+    def accept(
+        self, egress: str, addr: int, port: int, first: bytes = b"", *, unix: bool = False
+    ) -> socket.socket:
+        """A host client of a forwarded port whose connection listen has accepted; its end.
+
+        unix: the forward has a path instead of a port.
+        """
+        if unix:
+            client, accepted = socket.socketpair()
+        else:
+            with socket.create_server(("127.0.0.1", 0)) as listener:
+                client = socket.create_connection(listener.getsockname())
+                accepted, _ = listener.accept()
+        self.keep(client).setblocking(False)
+        request = {"op": "accepted", "addr": addr, "port": port, "first": first}
+        assert self.stages[egress].on_control(request, [accepted.detach()]) == {"ok": True}
+        return client
+
+    def keep(self, sock: socket.socket) -> socket.socket:
+        """The socket, which is closed when the test ends."""
+        self._sockets.append(sock)
+        return sock
+
+    # --- the end ----------------------------------------------------------------------------
+
+    def problems(self) -> list[str]:
+        """What is not as it should be when no guest is there and nothing is under way, as text."""
+        pools = {name: worker.ports.pool for name, worker in self.workers.items()}
+        found = audit_pools(self.layout, {name: pool for name, pool in pools.items() if pool is not None})
+        found += self.fabric.audit()
+        for name, stage in self.stages.items():
+            for table in _TABLES[self.layout.node(name).role]:
+                held = attrgetter(table)(stage)
+                if held if isinstance(held, int) else len(held):
+                    found.append(f"{name}: {table} = {held}")
+        return found
+
+    def at_home(self) -> None:
+        """Let the longest timer pass, when everybody has left: nothing may be there any more."""
+        self.advance(LONGEST)
+        found = self.problems()
+        assert not found, "\n".join(found)
+
+    def close(self) -> None:
+        """End all workers in order, and close what the test opened."""
+        for worker in self.workers.values():
+            worker.end()
+            if worker.poller is not None:
+                worker.poller._epoll.close()
+        for sock in self._sockets:
+            sock.close()
+        for waiter in self.fabric.waiters.values():
+            waiter.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()

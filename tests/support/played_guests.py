@@ -1,0 +1,360 @@
+"""Guests at the rings of a played ingress: frames in, records out, and our own TCP engine as their kernel.
+
+A guest's connection (GuestStream) is a Connection of the pipeline's engine turned round: its "host" is the
+test. What it says becomes whole frames in a slot, and GRO makes records of them as in ingress; what demux
+and tcp send comes back as records, whose bytes are copied before their ring entry is released.
+"""
+
+from collections.abc import Sequence
+from typing import Final, NamedTuple
+
+from pipeline.engines import gro
+from pipeline.engines.tcp import actions
+from pipeline.engines.tcp.config import TcpConfig
+from pipeline.engines.tcp.connection import Connection, opens, reset_for
+from pipeline.engines.tcp.segment import Segment
+from pipeline.shm import descriptor as d
+from pipeline.stages.worker import Worker
+from pipeline.wire import arp, ethernet, icmp, ipv4
+from pipeline.wire.tcp import SYN
+from tests.support.frames import GATEWAY_MAC, udp_frame
+from tests.support.one_process import Neighbour, OneProcess, Record
+from tests.support.segments import Pair, packets_of
+
+GATEWAY: Final = ipv4.addr_parse("192.168.127.1")
+HOST: Final = ipv4.addr_parse("192.168.127.254")
+"""Stands for the host's 127.0.0.1."""
+FIRST_PORT: Final = 30000
+RANGES: Final = 16
+_SLOT_FILL: Final = 60000
+"""Bytes of frames that go into one slot."""
+_GAP: Final = 4
+
+Key = tuple[int, int]
+"""(remote address, guest port << 16 | remote port)."""
+
+
+class Datagram(NamedTuple):
+    """A datagram that a guest received."""
+
+    src: int
+    ports: int
+    payload: bytes
+
+
+class GuestStream:
+    """A guest's end of one TCP connection."""
+
+    def __init__(self, guest: "Guest", key: Key, conn: Connection) -> None:
+        self.guest = guest
+        self.key = key
+        self.conn = conn
+        self.received = bytearray()
+        self.established = False
+        self.eof = False
+        """The gateway's FIN has come."""
+        self.error: int | None = None
+        """errno of a reset, or of an attempt that failed."""
+        self.gone = False
+        self.deaf = False
+        """Nothing that arrives is seen, as if it were lost."""
+        self.reads = True
+        """Whether the guest's program takes what has come; else the window closes."""
+        self._untaken = 0
+
+    @property
+    def port(self) -> int:
+        """The guest's port."""
+        return self.key[1] >> 16
+
+    def send(self, payload: bytes) -> None:
+        """Queue bytes, also before the connection stands."""
+        self.conn.on_host_data(payload, 0, len(payload), self.guest.now)
+
+    def finish(self) -> None:
+        """End this half behind all that was sent."""
+        self.conn.on_host_eof(self.guest.now)
+
+    def reset(self) -> None:
+        """End it at once."""
+        self.conn.on_host_reset(self.guest.now)
+
+    def say(self, flags: int, *, back: int = 0) -> None:
+        """A segment without data that the engine does not know of, back bytes before the next one."""
+        conn = self.conn
+        seq = conn.snd_nxt - back & 0xFFFFFFFF
+        out = actions.Outgoing(
+            seq, conn.rcv_nxt & 0xFFFFFFFF, flags, 500, 0, 0, False, (), None, 0, 0, 0, -1, False
+        )  # fmt: skip
+        self.guest.transmit(self.key, out)
+
+    def read(self) -> None:
+        """The program reads again."""
+        self.reads = True
+        self.conn.on_taken(self._untaken, self.guest.now)
+        self._untaken = 0
+
+    def arrive(self, segment: Segment) -> None:
+        """A range from the gateway."""
+        if not self.deaf:
+            self.conn.on_segment(segment, self.guest.now)
+
+    def pump(self) -> bool:
+        """Let the engine act and send until it is quiet; whether it did anything."""
+        conn, now = self.conn, self.guest.now
+        if conn.deadline() <= now:
+            conn.on_timer(now)
+        worked = False
+        while True:
+            found = conn.take_actions()
+            outs = conn.transmit(now, RANGES) if conn.wants_transmit else []
+            if not found and not outs:
+                return worked
+            worked = True
+            for action in found:
+                self._act(action)
+            for out in outs:
+                self.guest.transmit(self.key, out)
+
+    def _act(self, action: actions.Action) -> None:
+        if isinstance(action, actions.Deliver):
+            assert isinstance(action.buf, bytes)
+            self.received += action.buf[action.skip : action.skip + action.length]
+            if self.reads:
+                self.conn.on_taken(action.length, self.guest.now)
+            else:
+                self._untaken += action.length
+        elif isinstance(action, actions.Connect):
+            self.conn.on_connected(self.guest.now)
+        elif isinstance(action, actions.Established):
+            self.established = True
+        elif isinstance(action, actions.HostShutdown):
+            self.eof = True
+        elif isinstance(action, actions.HostReset):
+            self.error = action.errno
+        elif isinstance(action, actions.Gone):
+            self.gone = True
+
+
+class Guest:
+    """One guest: a link with one MAC and one address."""
+
+    def __init__(self, card: "Card", number: int) -> None:
+        """number: of its link; its address ends in one more."""
+        self.card = card
+        self.link = number
+        self.mac = bytes((0x5A, 0x94, 0xEF, 0, 0, number))
+        self.addr = GATEWAY + number
+        self.to_gateway = ethernet.header(GATEWAY_MAC, self.mac, ethernet.TYPE_IPV4)
+        self.config = TcpConfig()
+        self.listens: set[int] = set()
+        self.streams: dict[Key, GuestStream] = {}
+        self.accepted: list[GuestStream] = []
+        """Connections to ports it listens on, the oldest first."""
+        self.datagrams: list[Datagram] = []
+        self.errors: list[tuple[int, int]] = []
+        """(type, code) of ICMP messages."""
+        self.iss = 0xFFFFFFFF
+        """Initial sequence number of its next connection; the first one wraps at once."""
+        self.up = True
+        self.mute = False
+        """Its kernel does not see TCP, as if all of it were lost."""
+        self._frames: list[bytes] = []
+        self._port = FIRST_PORT
+        card.push("demux", d.record(d.LINK_UP, link=number))
+
+    @property
+    def now(self) -> float:
+        """Virtual time."""
+        return self.card.process.now
+
+    # --- what the test does -----------------------------------------------------------------
+
+    def connect(self, port: int, remote: int = HOST, own_port: int = 0) -> GuestStream:
+        """Begin a connection; own_port 0: the next one that was not used yet."""
+        self._port += not own_port
+        key = remote, (own_port or self._port) << 16 | port
+        stream = self.streams[key] = GuestStream(
+            self, key, Connection.active(self.config, self._next_iss(), self.now)
+        )
+        return stream
+
+    def datagram(self, port: int, payload: bytes, remote: int = HOST, own_port: int = 5000) -> None:
+        """Send a datagram."""
+        header = self.to_gateway
+        self.send(
+            udp_frame(payload, sport=own_port, dport=port, src=self.addr, dst=remote, eth_header=header)
+        )
+
+    def send(self, *frames: bytes) -> None:
+        """Frames that leave with the next breath."""
+        self._frames += frames
+
+    def leave(self) -> None:
+        """The link goes down, with whatever is open."""
+        self.up = False
+        self.streams.clear()
+        self._frames.clear()
+        self.card.push("demux", d.record(d.LINK_DOWN, link=self.link))
+
+    # --- frames -------------------------------------------------------------------------------
+
+    def transmit(self, key: Key, out: actions.Outgoing) -> None:
+        """A range of the engine becomes frames."""
+        remote, ports = key
+        pair = Pair(self.addr, remote, ports >> 16, ports & 0xFFFF)
+        self._frames += [self.to_gateway + packet for packet in packets_of(out, pair, _part)]
+
+    def step(self) -> int:
+        """Timers of connections, then all frames that are due; how much was done."""
+        work = sum([stream.pump() for stream in self.streams.values()])
+        frames = self._frames
+        while frames:
+            count = size = 0
+            for frame in frames:
+                size += len(frame) + _GAP
+                if size > _SLOT_FILL:
+                    break
+                count += 1
+            if not self.card.receive(self.link, frames[:count]):
+                break
+            del frames[:count]
+            work += 1
+        return work
+
+    def deadline(self) -> float:
+        """The next timer of a connection."""
+        return min((stream.conn.deadline() for stream in self.streams.values()), default=float("inf"))
+
+    # --- what comes ---------------------------------------------------------------------------
+
+    def on_segment(self, key: Key, segment: Segment) -> None:
+        """A range for one of its ports."""
+        if self.mute:
+            return
+        stream = self.streams.get(key)
+        if stream is not None and not stream.gone and not stream.conn.accepts_reuse(segment):
+            stream.arrive(segment)
+        elif opens(segment.flags) and key[1] >> 16 in self.listens:
+            conn = Connection.passive(self.config, segment, self._next_iss(), self.now)
+            stream = self.streams[key] = GuestStream(self, key, conn)
+            self.accepted.append(stream)
+        elif (answer := reset_for(segment)) is not None:
+            self.transmit(key, answer)
+
+    def on_frame(self, frame: bytes) -> None:
+        """A whole frame: ARP is answered, errors are kept."""
+        if frame[12:14] == ethernet.TYPE_ARP.to_bytes(2, "big"):
+            asked = arp.parse(frame, ethernet.HEADER_LEN, len(frame))
+            if asked.op == arp.REQUEST and asked.tpa == self.addr:
+                header = ethernet.header(asked.sha, self.mac, ethernet.TYPE_ARP)
+                self.send(header + arp.build(arp.REPLY, self.mac, self.addr, asked.sha, asked.spa))
+            return
+        packet = ipv4.parse(frame, ethernet.HEADER_LEN, len(frame))
+        assert packet.proto == ipv4.PROTO_ICMP, packet
+        begin = ethernet.HEADER_LEN + packet.ihl
+        message = icmp.parse(frame, begin, ethernet.HEADER_LEN + packet.total_len)
+        self.errors.append((message.type, message.code))
+
+    def _next_iss(self) -> int:
+        iss, self.iss = self.iss, self.iss + 0x01000000 & 0xFFFFFFFF
+        return iss
+
+
+class Card(Neighbour):
+    """Plays ingress, with any number of guests."""
+
+    def __init__(self, worker: Worker, process: OneProcess) -> None:
+        super().__init__(worker, process)
+        self.guests: dict[int, Guest] = {}
+        """By address."""
+        self.by_link: dict[int, Guest] = {}
+        self.starved = 0
+        """How often a burst had to wait for a slot."""
+
+    def guest(self, number: int = 1) -> Guest:
+        """A new guest on link number."""
+        guest = Guest(self, number)
+        self.guests[guest.addr] = self.by_link[number] = guest
+        return guest
+
+    def step(self, now: float) -> int:
+        """Records to guests, then what the guests say."""
+        return super().step(now) + sum([guest.step() for guest in self.guests.values() if guest.up])
+
+    def deadline(self) -> float:
+        """The next timer of any guest."""
+        return min((guest.deadline() for guest in self.guests.values() if guest.up), default=float("inf"))
+
+    def receive(self, link: int, frames: Sequence[bytes]) -> bool:
+        """One burst from a link: into a slot, through GRO, to demux. False when there is no slot now."""
+        pool = self.worker.pool
+        slot = pool.alloc()
+        if slot == d.NO_SLOT:
+            self.starved += 1
+            return False
+        view = self.slots[slot]
+        places = []
+        off = 256
+        for frame in frames:
+            view[off : off + len(frame)] = frame
+            places.append((off, len(frame)))
+            off += len(frame) + _GAP
+        items, drops = gro.coalesce(view, places, link, slot)
+        assert not drops
+        pool.ref(slot, len(items))
+        pool.unref(slot)
+        for item in items:
+            self.push("demux", d.DESCRIPTOR.pack(*item))
+        return True
+
+    def on_record(self, record: Record) -> None:
+        """To whom it may concern."""
+        if record.kind == d.TCP_OUT:
+            guest = self.guests.get(record.guest_addr)
+            if guest is not None and guest.up:
+                guest.on_segment((record.remote_addr, record.ports), self._segment(record))
+            return
+        if record.kind == d.UDP_OUT:
+            guest = self.by_link[record.link]
+            for begin in range(0, max(record.length, 1), max(record.gso_size, 1)):
+                length = min(record.gso_size, record.length - begin)
+                piece = record._replace(skip=begin, length=length)
+                guest.datagrams.append(Datagram(record.remote_addr, record.ports, self.data(piece)))
+        elif record.kind == d.FRAME_OUT:
+            frame = bytes(self.slots[record.slot][record.off : record.off + record.length])
+            everybody = record.link == d.ALL_LINKS
+            for guest in self.guests.values() if everybody else [self.by_link[record.link]]:
+                if guest.up and guest.link != record.aux:
+                    guest.on_frame(frame)
+        else:
+            self.taken.append(record)
+        self.give_back(record)
+
+    def _segment(self, record: Record) -> Segment:
+        """What ingress would make of a TCP_OUT, as the guest's kernel sees it after its own GRO."""
+        options = record.stride
+        blocks = ((record.skip, record.flow), (record.wnd, record.aux), (record.slot, record.off))
+        payload = bytes(self.slots[record.slot][record.off :][: record.length]) if record.length else None
+        syn = bool(record.flags & SYN)
+        scaled = options & d.OUT_WINDOW_SCALE
+        return Segment(
+            record.seq,
+            record.ack,
+            record.flags,
+            record.link,
+            record.length,
+            payload,
+            record.ts_val,
+            record.ts_ecr,
+            bool(options & d.OUT_TIMESTAMPS),
+            blocks[: options >> d.OUT_SACK_SHIFT & 3],
+            record.gso_size if syn else 0,
+            options >> d.OUT_WINDOW_SCALE_SHIFT & 0xF if syn and scaled else -1,
+            bool(options & d.OUT_SACK_PERMITTED),
+        )
+
+
+def _part(buf: object, off: int, length: int) -> bytes:
+    assert isinstance(buf, bytes)
+    return buf[off : off + length]
