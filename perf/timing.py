@@ -3,7 +3,7 @@
 import argparse
 import json
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from time import perf_counter
 
 
@@ -16,6 +16,11 @@ def spread_us(work: Callable[[], object], rounds: int, calls: int) -> dict[str, 
         for _ in range(calls):
             work()
         figures.append((perf_counter() - began) / calls * 1e6)
+    return spread(figures)
+
+
+def spread(figures: Sequence[float]) -> dict[str, float]:
+    """Their min, median and max, to two digits."""
     return {
         "min": round(min(figures), 2),
         "median": round(statistics.median(figures), 2),

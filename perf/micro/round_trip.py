@@ -12,11 +12,11 @@ import os
 import pstats
 import select
 import socket
-import statistics
 import struct
 import sys
 from time import perf_counter
 
+from perf import timing
 from pipeline import config_build, flags, options
 from pipeline.config import AUTO
 from pipeline.placement import plan
@@ -151,18 +151,12 @@ def main() -> int:
         profile.runcall(kinds[args.profile], args.trips)
         pstats.Stats(profile).sort_stats("tottime").print_stats(40)
         return 0
-    figures: dict[str, dict[str, float]] = {}
     samples: dict[str, list[float]] = {kind: [] for kind in kinds}
     for _ in range(args.rounds):
         for kind, trips in kinds.items():
             trips(args.trips)
             samples[kind].append(bench.spent / args.trips * 1e6)
-    for kind, found in samples.items():
-        figures[kind] = {
-            "min": round(min(found), 2),
-            "median": round(statistics.median(found), 2),
-            "max": round(max(found), 2),
-        }
+    figures = {kind: timing.spread(found) for kind, found in samples.items()}
     print(json.dumps({"benchmark": "micro/round_trip", "unit": "us", **figures}))
     return 0
 

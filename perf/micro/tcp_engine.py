@@ -11,9 +11,9 @@ repository: ``python -m perf.micro.tcp_engine``.
 
 import gc
 import json
-import statistics
 from time import perf_counter
 
+from perf import timing
 from pipeline.engines.tcp.config import TcpConfig
 from pipeline.engines.tcp.connection import Connection
 from pipeline.engines.tcp.segment import Segment
@@ -97,11 +97,7 @@ def main() -> None:
         results["transmit"].append(transmit)
     line: dict[str, object] = {"bench": "tcp_engine", "unit": "us", "range_bytes": RANGE_BYTES}
     for name, values in results.items():
-        line[name] = {
-            "min": round(min(values) * 1e6, 2),
-            "median": round(statistics.median(values) * 1e6, 2),
-            "max": round(max(values) * 1e6, 2),
-        }
+        line[name] = timing.spread([value * 1e6 for value in values])
     print(json.dumps(line))
 
 

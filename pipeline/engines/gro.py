@@ -61,8 +61,9 @@ _TIMES: Final = Struct("!4xII")
 _IPV4: Final = b"\x08\x00\x45"
 """EtherType IPv4, version 4, header length 20: bytes 12 to 14 of a frame."""
 _TIMES_FORM: Final = b"\x01\x01\x08\x0a"
-_MIN_TTL: Final = 2
-_PLAIN_FTP: Final = frozenset(bytes((df, 0, ttl, 6)) for df in (0, 0x40) for ttl in range(_MIN_TTL, 256))
+MIN_TTL: Final = 2
+"""A packet with less has no hop left behind the gateway."""
+_PLAIN_FTP: Final = frozenset(bytes((df, 0, ttl, 6)) for df in (0, 0x40) for ttl in range(MIN_TTL, 256))
 """Fragment field, TTL, protocol of a segment for this way: TCP, no fragment, DF or not, a hop left. To look
 into a set costs no more than to mask and compare one of them."""
 _FLAGS: Final = 0xFFF

@@ -69,7 +69,6 @@ _IPV4: Final = 0x0800
 _IPV6: Final = 0x86DD
 _IPV6_L4: Final = _IPV4_OFF + 40
 _FRAGMENT: Final = 0x3FFF
-_MIN_TTL: Final = 2
 _FLOW_OFF: Final = 26
 _FLOW: Final = Struct("!III")
 """Addresses and ports."""
@@ -80,7 +79,7 @@ _UDP: Final = 17
 _UDP_LEN: Final = 8
 _CSUM_OFFSETS: Final = {_TCP: tcp.CHECKSUM_OFFSET, _UDP: 6}
 _CSUM_OFFSETS_BY_TTL: Final = {
-    ttl << 8 | proto: offset for proto, offset in _CSUM_OFFSETS.items() for ttl in range(_MIN_TTL, 256)
+    ttl << 8 | proto: offset for proto, offset in _CSUM_OFFSETS.items() for ttl in range(gro.MIN_TTL, 256)
 }
 """The same by TTL and protocol, for what has a hop left."""
 _IPV6_FIELDS: Final = Struct("!HB")
@@ -230,7 +229,7 @@ def _judge_super(
 ) -> int:  # fmt: skip
     """judge() for a super-segment with a checksum inside the frame."""
     proto = ttl_proto & 0xFF
-    last_hop = ethertype == _IPV4 and ttl_proto >> 8 < _MIN_TTL
+    last_hop = ethertype == _IPV4 and ttl_proto >> 8 < gro.MIN_TTL
     if ethertype == _IPV4:
         l4 = _IPV4_OFF + (version & 15) * 4
         if (

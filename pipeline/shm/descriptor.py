@@ -210,3 +210,14 @@ def record(
         kind, flags, link, 0, gso_size, slot, off, length, 0, flow,
         seq, ack, 0, 0, 0, guest_addr, remote_addr, ports, aux,
     )  # fmt: skip
+
+
+def binding(kind: int, addr: int, mac: bytes, link: int = 0) -> bytes:
+    """A record that says whose guest_addr is: NEIGHBOR or LEASED."""
+    number = int.from_bytes(mac, "big")
+    return record(kind, link=link, guest_addr=addr, seq=number >> 16, ack=number & 0xFFFF)
+
+
+def mac_of(seq: int, ack: int) -> bytes:
+    """The MAC address in a record of binding()."""
+    return (seq << 16 | ack).to_bytes(6, "big")

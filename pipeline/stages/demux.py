@@ -86,7 +86,7 @@ class DemuxStage:
         self.targets = nat.Nat.from_config(config)
         holders = LeaseHolders(worker, self.neighbors, self.switch)
         self.udp = UdpDispatch(worker, config, self.output, self.neighbors, holders)
-        self.icmp = IcmpDispatch(worker, config, self.output, self.neighbors, self.errors)
+        self.icmp = IcmpDispatch(worker, config, self.output, self.neighbors, self.errors, self._to_tcp)
         self.links: set[int] = set()
         self.bad_frames = BadFrames()
         self.answers = Buckets(config.max_answers_per_second, config.max_answers_per_second)
@@ -432,12 +432,7 @@ class DemuxStage:
                 frame = self.arp.request(action.addr, action.mac)
                 self.output.frame(d.ALL_LINKS if action.link < 0 else action.link, frame)
             elif isinstance(action, neighbors.Learned):
-                mac = int.from_bytes(action.mac, "big")
-                self.ingress_out.push(
-                    d.record(
-                        d.NEIGHBOR, link=action.link, guest_addr=action.addr, seq=mac >> 16, ack=mac & 0xFFFF
-                    )
-                )
+                self.ingress_out.push(d.binding(d.NEIGHBOR, action.addr, action.mac, action.link))
                 for token in action.waiting:
                     self._resume(token, now)
             elif isinstance(action, neighbors.Lost):

@@ -5,29 +5,31 @@ have gone to an address of the guest that complains, from the address that the m
 The tcp worker knows the rest: whether there is such a connection, and what it has in flight.
 """
 
+from collections.abc import Callable
 from typing import Final
 
-from pipeline.config import Config
 from pipeline.counters import INDEX
 from pipeline.engines import icmp as icmp_engine
 from pipeline.engines import neighbors
-from pipeline.engines.flows import rss_hash
 from pipeline.shm import descriptor as d
 from pipeline.stages.worker import Worker
 from pipeline.wire import icmp, ipv4
 from pipeline.wire.errors import WireError
 
 _RECEIVED: Final = INDEX["icmp_error_received"]
+ToTcp = Callable[[bytes, int, int, int], None]
+"""Pushes a record to the tcp worker of a flow: (record, guest_addr, remote_addr, ports)."""
+
 _ABOUT_SEGMENTS: Final = frozenset((icmp.UNREACHABLE, icmp.TIME_EXCEEDED, icmp.PARAMETER_PROBLEM))
 
 
 class GuestErrors:
     """From messages to records GUEST_ERROR."""
 
-    def __init__(self, worker: Worker, config: Config, known: neighbors.Neighbors) -> None:
+    def __init__(self, worker: Worker, known: neighbors.Neighbors, to_tcp: ToTcp) -> None:
         self.counts = worker.counts
         self.neighbors = known
-        self.tcp_out = [worker.ports.rings_out[f"tcp{i}"] for i in range(config.tcp_workers)]
+        self.to_tcp = to_tcp
 
     def take(
         self, link: int, header: ipv4.Header, message: icmp.Message, view: memoryview, begin: int, end: int
@@ -48,18 +50,16 @@ class GuestErrors:
         if message.type == icmp.UNREACHABLE and message.code == icmp.FRAGMENTATION_NEEDED:
             mtu = icmp_engine.next_hop_mtu(message.rest & 0xFFFF, quoted.total_len)
         self.counts[_RECEIVED] += 1
-        self.tcp_out[
-            rss_hash(quoted.dst, quoted.dst_port, quoted.src, quoted.src_port) % len(self.tcp_out)
-        ].push(
-            d.record(
-                d.GUEST_ERROR,
-                link=link,
-                seq=quoted.seq,
-                ack=mtu,
-                guest_addr=quoted.dst,
-                remote_addr=quoted.src,
-                ports=quoted.dst_port << 16 | quoted.src_port,
-                aux=message.type << 8 | message.code,
-            )
+        ports = quoted.dst_port << 16 | quoted.src_port
+        record = d.record(
+            d.GUEST_ERROR,
+            link=link,
+            seq=quoted.seq,
+            ack=mtu,
+            guest_addr=quoted.dst,
+            remote_addr=quoted.src,
+            ports=ports,
+            aux=message.type << 8 | message.code,
         )
+        self.to_tcp(record, quoted.dst, quoted.src, ports)
         return True

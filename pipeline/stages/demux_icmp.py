@@ -13,7 +13,7 @@ from pipeline.engines import icmp as icmp_engine
 from pipeline.engines import nat, neighbors
 from pipeline.engines.flows import rss_hash
 from pipeline.shm import descriptor as d
-from pipeline.stages.demux_errors import GuestErrors
+from pipeline.stages.demux_errors import GuestErrors, ToTcp
 from pipeline.stages.demux_output import Output
 from pipeline.stages.worker import Worker
 from pipeline.wire import icmp, ipv4
@@ -34,6 +34,7 @@ class IcmpDispatch:
         output: Output,
         known: neighbors.Neighbors,
         errors: icmp_engine.IcmpErrors,
+        to_tcp: ToTcp,
     ) -> None:
         ports = worker.ports
         self.worker = worker
@@ -42,7 +43,7 @@ class IcmpDispatch:
         self.output = output
         self.neighbors = known
         self.errors = errors
-        self.guest_errors = GuestErrors(worker, config, known)
+        self.guest_errors = GuestErrors(worker, known, to_tcp)
         self.targets = nat.Nat.from_config(config)
         self.egress_out = [ports.rings_out[f"egress{i}"] for i in range(config.egress_workers)]
         own = {config.gateway_ip, *config.gateway_virtual_ips}

@@ -205,7 +205,7 @@ class UdpDispatch:
                     ring.push(named)
                 continue
             if kind == d.LEASED:
-                self.holders.on_restored(guest_addr, (seq << 16 | ack).to_bytes(6, "big"), now)
+                self.holders.on_restored(guest_addr, d.mac_of(seq, ack), now)
                 continue
             out_ports = (ports & 0xFFFF) << 16 | ports >> 16
             if ports & 0xFFFF == nat.DHCP_PORT:

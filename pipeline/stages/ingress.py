@@ -282,8 +282,7 @@ class IngressStage:
                     target.gathered_bytes += length + 64 * flow
                     touched[target] = None
             elif kind == d.NEIGHBOR:
-                mac = (seq << 16 | ack).to_bytes(6, "big")
-                header = ethernet.header(mac, self.gateway_mac, ethernet.TYPE_IPV4)
+                header = ethernet.header(d.mac_of(seq, ack), self.gateway_mac, ethernet.TYPE_IPV4)
                 self.neighbors[guest_addr] = (link, header)
             elif kind == d.MISBEHAVED:
                 if link in ports:

@@ -38,8 +38,7 @@ class LeaseKeeper:
         count = self._dhcp.restore(rows, now)
         to_demux = self._worker.ports.rings_out["demux"]
         for addr, holder, _ in self._dhcp.export(now):
-            mac = int.from_bytes(holder, "big")
-            to_demux.push(d.record(d.LEASED, guest_addr=addr, seq=mac >> 16, ack=mac & 0xFFFF))
+            to_demux.push(d.binding(d.LEASED, addr, holder))
         self._worker.log.info("leases taken over", count=count, of=len(rows), path=self._path)
 
     def on_change(self, now: float) -> None:

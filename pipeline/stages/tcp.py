@@ -130,8 +130,8 @@ class TcpStage:
             seq, ack, wnd, ts_val, ts_ecr, guest_addr, remote_addr, ports, aux,
         ) in d.DESCRIPTOR.iter_unpack(burst):  # fmt: skip
             count += 1
+            key = (guest_addr, remote_addr, ports)
             if kind != d.TCP_RANGE:
-                key = (guest_addr, remote_addr, ports)
                 if kind == d.DIAL:
                     self._dial(key, seg_count, aux, now)
                 elif kind == d.LINK_DOWN:
@@ -154,7 +154,6 @@ class TcpStage:
                 )
             if not length:
                 free(slot)
-            key = (guest_addr, remote_addr, ports)
             flow = flows.get(key)
             if flow is not None and flow.conn.state == TIME_WAIT and flow.conn.accepts_reuse(segment):
                 self._remove(flow)

@@ -102,18 +102,23 @@ def connected(daemon: Daemon) -> bool:
     return len(daemon.events("guest connected")) > 0
 
 
+def first_run(network: Network, *flags: str) -> tuple[Daemon, Agent, str]:
+    """A daemon, the link of the guest with the silent card to it, and the address that the guest has got."""
+    daemon = Daemon(network, *flags)
+    daemon.start()
+    link = link_to(network.guest, daemon)
+    link.start()
+    return daemon, link, get_lease(network.guest)
+
+
 @pytest.mark.parametrize("protocol", ["tcp", "udp"])
 def test_a_guest_that_says_nothing_is_reached_through_a_forward_at_once(
     network: Network, outside: Servers, protocol: str
 ) -> None:
     guest = network.guest
     flags = ("-state-file", str(network.directory / "silent.json"))
-    first = Daemon(network, *flags)
-    first.start()
     with silent_card(guest):
-        link = link_to(guest, first)
-        link.start()
-        addr = get_lease(guest)
+        first, link, addr = first_run(network, *flags)
         inside = Servers(guest, network.directory)
         end(first)
         with Daemon(network, *flags) as daemon:
@@ -138,12 +143,8 @@ def test_another_guest_cannot_have_the_address_of_one_that_is_not_back_yet(
 ) -> None:
     guest = network.guest
     flags = ("-state-file", str(network.directory / "kept.json"))
-    first = Daemon(network, *flags)
-    first.start()
     with silent_card(guest):
-        link = link_to(guest, first)
-        link.start()
-        addr = get_lease(guest)
+        first, link, addr = first_run(network, *flags)
         link.stop()
         inside = Servers(guest, network.directory)
         end(first)

@@ -101,13 +101,7 @@ def test_equal_numbers_of_forwarded_datagrams_are_different_flows(network: Make)
     guest = both.card.guest()
     clients = []
     for shard in range(2):
-        bound = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        bound.bind(("127.0.0.1", 0))
-        client = both.keep(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
-        client.setblocking(False)
-        client.connect(bound.getsockname())
-        request = {"op": "udp_forward", "key": "k", "addr": guest.addr, "port": 53000}
-        both.stages[f"egress{shard}"].on_control(request, [bound.detach()])
+        client = both.forwarded_port(f"egress{shard}", guest)
         client.send(b"%d" % shard)
         clients.append(client)
     both.until(lambda: len(guest.datagrams) == 2)

@@ -217,13 +217,7 @@ def test_datagrams_under_way_to_a_refused_flow_open_no_socket_for_good(one: Netw
 
 def test_a_client_of_a_forwarded_port_may_come_back_after_its_flow_has_ended(one: Network) -> None:
     guest = one.card.guest()
-    bound = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-    bound.bind(("127.0.0.1", 0))
-    client = one.keep(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
-    client.setblocking(False)
-    client.connect(bound.getsockname())
-    request = {"op": "udp_forward", "key": "k", "addr": guest.addr, "port": 53000}
-    one.stages["egress0"].on_control(request, [bound.detach()])
+    client = one.forwarded_port("egress0", guest)
     for number in range(3):
         client.send(b"question")
         one.until(lambda: guest.datagrams)

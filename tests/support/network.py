@@ -31,6 +31,17 @@ class Network(OneProcess):
         self.until(lambda: stream.established, "handshake")
         return stream, self.accepted()
 
+    def forwarded_port(self, egress: str, guest: Guest) -> socket.socket:
+        """A client of a forwarded UDP port: its datagrams go through that egress worker to guest:53000."""
+        bound = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        bound.bind(("127.0.0.1", 0))
+        client = self.keep(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+        client.setblocking(False)
+        client.connect(bound.getsockname())
+        request = {"op": "udp_forward", "key": "k", "addr": guest.addr, "port": 53000}
+        self.stages[egress].on_control(request, [bound.detach()])
+        return client
+
     def nothing_open(self) -> None:
         """No connection is left, not even one in TIME-WAIT."""
         for name, stage in self.stages.items():
