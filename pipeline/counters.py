@@ -36,6 +36,7 @@ TABLE: Final[tuple[Counter, ...]] = (
     Counter("link_bytes_to_guest", "bytes", "bytes of frames sent to guests, Ethernet header included"),
     Counter("link_frames_from_guest", "frames", "frames received from guests"),
     Counter("link_frames_to_guest", "frames", "frames sent to guests"),
+    Counter("link_runs_steered", "runs", "runs of segments or datagrams that went past demux"),
     Counter("link_guest_connected", "links", "guest links attached"),
     Counter("link_guest_offload", "links", "guest links that agreed to offload"),
     Counter("link_guest_disconnected", "links", "guest links ended"),

@@ -346,9 +346,10 @@ def _nodes(tcp_workers: int, egress_workers: int) -> tuple[Node, ...]:
 def _edges(nodes: tuple[Node, ...]) -> tuple[Edge, ...]:
     tcps = [node.name for node in nodes if node.role == TCP]
     egresses = [node.name for node in nodes if node.role == EGRESS]
-    joined = [(INGRESS, DEMUX), *((DEMUX, tcp) for tcp in tcps), *((DEMUX, egress) for egress in egresses)]
+    joined = [(INGRESS, worker) for worker in (*tcps, *egresses, DEMUX)]
+    joined += [(DEMUX, worker) for worker in (*tcps, *egresses)]
     joined += [(tcp, egress) for tcp in tcps for egress in egresses]
-    both_ways = [(DEMUX, INGRESS), *((tcp, INGRESS) for tcp in tcps)]
+    both_ways = [(worker, INGRESS) for worker in (DEMUX, *tcps, *egresses)]
     both_ways += [(egress, tcp) for tcp in tcps for egress in egresses]
     both_ways += [(egress, DEMUX) for egress in egresses]
     return (

@@ -59,6 +59,10 @@ def test_the_edges_are_those_of_the_way_of_a_frame() -> None:
     layout = Layout(tcp_workers=2, egress_workers=1)
     assert {(edge.source, edge.target) for edge in layout.edges} == {
         ("ingress", "demux"),
+        ("ingress", "tcp0"),
+        ("ingress", "tcp1"),
+        ("ingress", "egress0"),
+        ("egress0", "ingress"),
         ("demux", "ingress"),
         ("demux", "tcp0"),
         ("demux", "tcp1"),
@@ -153,7 +157,7 @@ def test_ports_name_the_worker_its_shard_and_its_peers(fabric: Fabric) -> None:
     ports = fabric.ports("egress1")
     assert (ports.name, ports.role, ports.index) == ("egress1", "egress", 1)
     assert set(ports.bells) == set(fabric.layout.names) - {"egress1"}
-    assert set(ports.rings_in) == set(ports.rings_out) == {"tcp0", "tcp1", "demux"}
+    assert set(ports.rings_in) == set(ports.rings_out) == {"tcp0", "tcp1", "demux", "ingress"}
     assert set(ports.handoffs) == {"listen"}
     assert set(fabric.ports("listen").handoffs) == {"egress0", "egress1"}
     assert ports.pool is not None

@@ -39,7 +39,7 @@ Key = tuple[int, int, int, int]
 
 
 class UdpFlow:
-    """One flow. Read-only outside this module."""
+    """One flow. Read-only outside this module, but for the caller's own marks."""
 
     __slots__ = (
         "guest_addr",
@@ -49,6 +49,7 @@ class UdpFlow:
         "owner",
         "remote_addr",
         "remote_port",
+        "steered",
         "unanswered",
     )
 
@@ -57,6 +58,8 @@ class UdpFlow:
         self.owner = owner
         self.guest_addr, self.guest_port, self.remote_addr, self.remote_port = key
         self.last_seen = now
+        self.steered = False
+        """Whether datagrams go past the table: the caller's mark, which then says when the flow is used."""
         self.unanswered = 0
         """Questions of the guest without an answer, where each datagram is one (DNS): the caller's count."""
 
@@ -148,11 +151,12 @@ class UdpFlows:
             self._ports.release(where, unusable)
         return None if port is None else self._add(UdpFlow(number, owner, key, now))
 
-    def close(self, owner: int, number: int) -> None:
-        """Its owner closed the flow; unknown numbers are ignored (both sides may close at once)."""
+    def close(self, owner: int, number: int) -> UdpFlow | None:
+        """Its owner closed the flow, which is returned; None if it is over: both sides may close at once."""
         flow = self._by_number.get(_slot(owner, number))
         if flow is not None:
             self._remove(flow)
+        return flow
 
     def finish(self, flow: UdpFlow) -> None:
         """The flow has done what it was for; its owner is to be told."""

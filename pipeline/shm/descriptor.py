@@ -32,7 +32,7 @@ NO_SLOT: Final = 0xFFFFFFFF
 FRAME: Final = 1
 """One Ethernet frame from a guest. flags (FRAME_VNET), link, slot, off (of its Ethernet header), len."""
 TCP_RANGE: Final = 2
-"""Segments of one TCP/IPv4 flow, merged by GRO, checksums verified. Also demux -> tcp.
+"""Segments of one TCP/IPv4 flow, merged by GRO, checksums verified. Also demux -> tcp and ingress -> tcp.
 
 link, flags (TCP flags, OR over the run), slot, flow = number n of wire segments, seq (of the
 first byte), ack, wnd (raw, of the last segment), ts_val, ts_ecr, guest_addr (source), remote_addr
@@ -73,7 +73,13 @@ aux = ICMP type << 8 | code."""
 LINK_UP: Final = 3
 """A guest link was attached. link, aux = MTU of the link (0 = default)."""
 LINK_DOWN: Final = 4
-"""A guest link is gone: forget its MACs and neighbours. link. Demux tells tcp in turn."""
+"""A guest link is gone: forget its MACs and neighbours. link. Told to tcp by ingress and by demux, behind the
+last record of that guest from each."""
+HEARD: Final = 7
+"""Packets of a guest went past demux (steering): guest_addr is at a MAC (as NEIGHBOR) of link."""
+UDP_USED: Final = 8
+"""ingress -> demux: datagrams of a guest's flow went past demux. guest_addr, remote_addr, ports.
+egress -> demux: datagrams of the host did. flow."""
 
 # --- demux, tcp -> ingress ----------------------------------------------------------
 FRAME_OUT: Final = 10
@@ -116,15 +122,21 @@ UDP_OUT: Final = 15
 """UDP datagrams to a guest, headers not yet made. The reference goes with it, as with FRAME_OUT.
 
 link, guest's MAC in seq (high 32 bits) and ack (low 16 bits), slot, off, len, stride, gso_size as in
-UDP_RANGE, flow = number of datagrams, guest_addr (destination), remote_addr (source), ports. None is
-longer than the MTU.
+UDP_RANGE, flow = number of datagrams, guest_addr (destination), remote_addr (source), ports.
 """
+UDP_TO_GUEST: Final = 16
+"""egress -> ingress: the same, but link and MAC are those of guest_addr's NEIGHBOR."""
+STEER_UDP: Final = 17
+"""demux -> ingress: further datagrams of a guest's flow may go straight to egress worker aux.
+flow, guest_addr, remote_addr, ports."""
+UNSTEER_UDP: Final = 18
+"""demux -> ingress: the flow is over. guest_addr, remote_addr, ports."""
 
 # --- demux <-> egress, demux <-> resolver ---------------------------------------------
 UDP_DATA: Final = 20
-"""One UDP payload. flow, slot, off, len, guest_addr, remote_addr, ports, link.
+"""One UDP payload. flow, slot, off, len, guest_addr, remote_addr, ports, link. Also ingress -> egress.
 
-Between demux and egress it may be several, laid out as UDP_RANGE says (one has gso_size = len).
+To and from egress it may be several, laid out as UDP_RANGE says (one has gso_size = len).
 
 From egress and resolver at least 64 bytes before off in the slot belong to the record (headers).
 A guest_addr of 255.255.255.255 from the resolver is sent to the broadcast MAC of that link.

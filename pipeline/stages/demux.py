@@ -110,10 +110,12 @@ class DemuxStage:
             if not (burst := self.ingress_in.peek()):
                 break
             work += self._on_guest_burst(burst, now)
+            if self.neighbors.has_actions:
+                # What waited for a guest that has just answered goes before what has come for it since.
+                self._carry_out(now)
+            # Before the entries are released: ingress sends what follows straight to an egress worker then.
+            self.worker.publish()
             self.ingress_in.release(len(burst) // d.DESCRIPTOR_BYTES)
-        if self.neighbors.has_actions:
-            # What waited for a guest that has just answered goes before what has come for it since.
-            self._carry_out(now)
         for shard, ring in enumerate(self.egress_in):
             while burst := ring.peek():
                 work += self._on_egress_burst(shard, burst, now)
@@ -164,7 +166,8 @@ class DemuxStage:
                         self._refuse_destination(remote_addr)
                         self._to_tcp(burst[at : at + size].tobytes(), guest_addr, remote_addr, ports)
                     elif port >= 0:
-                        self._forward_run(port, slot, frame, stride, seg_count, length, aux, _gso)
+                        self.counts[_SWITCHED] += seg_count
+                        self.output.pass_run(port, slot, frame, stride, length, aux, _gso)
                     else:
                         raise WireError("demux_frame_dropped_tcp_to_group")
                 elif kind == d.UDP_RANGE:
@@ -172,6 +175,10 @@ class DemuxStage:
                     self._on_datagrams(link, stride, _gso, slot, off, length, seg_count, flow, aux, now)
                 elif kind == d.FRAME:
                     self._on_frame(link, slot, off, length, flags & d.FRAME_VNET, now)
+                elif kind == d.HEARD:
+                    self._on_heard(link, guest_addr, d.mac_of(_seq, _ack), now)
+                elif kind == d.UDP_USED:
+                    self.udp.on_used_by_guest(guest_addr, remote_addr, ports, now)
                 elif kind == d.LINK_UP:
                     self.links.add(link)
                 elif kind == d.LINK_DOWN:
@@ -185,34 +192,10 @@ class DemuxStage:
             at += size
         return at // size
 
-    def _forward_run(
-        self, link: int, slot: int, frame: int, stride: int, count: int, length: int, aux: int, gso: int
-    ) -> None:
-        """A run for another guest: its frames one by one; the reference goes with the last."""
-        header = aux & d.RUN_HEADER_MASK
-        vnet = d.FRAME_VNET if aux & d.RUN_VNET else 0
-        self.counts[_SWITCHED] += count
-        if not length or gso >= length or gso == stride:
-            # One segment, pure ACKs that collapsed into the last, or a super-segment of datagrams.
-            self._switch(link, slot, frame, header + length, vnet)
-            return
-        pieces = (length + gso - 1) // gso
-        for index in range(pieces - 1):
-            self.ingress_out.push(
-                d.record(
-                    d.FRAME_OUT,
-                    flags=d.FRAME_BORROWED | vnet,
-                    link=link,
-                    slot=slot,
-                    off=frame + index * stride,
-                    length=header + gso,
-                )
-            )
-        rest = length - (pieces - 1) * gso
-        self._switch(link, slot, frame + (pieces - 1) * stride, header + rest, vnet)
-
-    def _switch(self, link: int, slot: int, off: int, length: int, vnet: int) -> None:
-        self.ingress_out.push(d.record(d.FRAME_OUT, flags=vnet, link=link, slot=slot, off=off, length=length))
+    def _on_heard(self, link: int, addr: int, mac: bytes, now: float) -> None:
+        """Packets of addr went past: a sign of life, and no more."""
+        if link in self.links and self.switch.link_of(mac) == link:
+            self.neighbors.learn(addr, mac, link, now)
 
     def _to_tcp(self, record: bytes, guest_addr: int, remote_addr: int, ports: int) -> None:
         shards = self.tcp_out
@@ -243,7 +226,8 @@ class DemuxStage:
         to_mac, mac, _ = ethernet.HEADER.unpack_from(view, frame)
         port = self.switch.on_frame(to_mac, mac, link, now)
         if port >= 0:
-            self._forward_run(port, slot, frame, stride, count, length, aux, size)
+            self.counts[_SWITCHED] += count
+            self.output.pass_run(port, slot, frame, stride, length, aux, size)
             return
         if port == switch.FLOOD:
             if len(self.links) > 1:
@@ -267,7 +251,7 @@ class DemuxStage:
         port = self.switch.on_frame(dst, src, link, now)
         if port >= 0:
             self.counts[_SWITCHED] += 1
-            self._switch(port, slot, off, length, vnet)
+            self.output.pass_frame(port, slot, off, length, vnet)
             return
         if port == switch.FLOOD:
             if len(self.links) > 1:
@@ -391,6 +375,8 @@ class DemuxStage:
                 )
             elif kind == d.UDP_CLOSE:
                 self.udp.on_host_close(shard, number, aux)
+            elif kind == d.UDP_USED:
+                self.udp.on_used_by_host(shard, number, now)
             elif kind == d.DIAL:
                 self._dial((shard, number, guest_addr, ports >> 16), now)
             elif kind == d.ICMP_REPLY:

@@ -2,13 +2,14 @@
 
 Small frames are copied into slots of demux's own pool. UDP payloads that lie in another
 worker's slot are not copied: the reference goes on to ingress, which makes their headers (those of a
-service's answer are written into the room before it). Only a datagram longer than the MTU is copied,
-cut into fragments (RFC 791).
+service's answer are written into the room before it). Only an answer or a ping longer than the MTU is
+copied, cut into fragments.
 """
 
 from typing import Final
 
 from pipeline.counters import INDEX
+from pipeline.engines import fragmentation
 from pipeline.host.filler import SlotFiller
 from pipeline.shm import descriptor as d
 from pipeline.shm.arena import SLOT_BYTES
@@ -52,30 +53,11 @@ class Output:
         """Send an IPv4 packet to a guest, in fragments if it is longer than the MTU."""
         header = ethernet.header(mac, self.gateway_mac, ethernet.TYPE_IPV4)
         self.ident = (self.ident + 1) & 0xFFFF
-        room = self.mtu - ipv4.HEADER_LEN
-        if len(payload) <= room:
-            ip = ipv4.build(
-                ipv4.HEADER_LEN + len(payload), self.ident, ipv4.DEFAULT_TTL, proto, src, dst, tos=tos
-            )
-            self.frame(link, header, ip, payload)
-            return
-        room = room // 8 * 8
-        for off in range(0, len(payload), room):
-            part = payload[off : off + room]
-            more = ipv4.FLAG_MF if off + room < len(payload) else 0
-            ip = ipv4.build(
-                ipv4.HEADER_LEN + len(part),
-                self.ident,
-                ipv4.DEFAULT_TTL,
-                proto,
-                src,
-                dst,
-                flags=more,
-                frag_off=off,
-                tos=tos,
-            )
+        cut = [*fragmentation.packets(proto, src, dst, payload, self.ident, self.mtu, tos)]
+        for ip, part in cut:
             self.frame(link, header, ip, part)
-            self.counts[_FRAGMENTS] += 1
+        if len(cut) > 1:
+            self.counts[_FRAGMENTS] += len(cut)
 
     def datagrams(
         self, link: int, mac: bytes, src: int, dst: int, ports: int, slot: int, off: int, length: int,
@@ -83,19 +65,8 @@ class Output:
     ) -> None:  # fmt: skip
         """Send datagrams for a UDP socket of the guest, which lie in a slot as UDP_OUT says.
 
-        The reference moves on to ingress, which makes the headers; datagrams longer than the MTU are
-        copied and leave in fragments. Other arguments as of datagram().
+        The reference moves on to ingress, which makes the headers. Other arguments as of datagram().
         """
-        if min(size, length) > self.mtu - ipv4.HEADER_LEN - udp.HEADER_LEN:
-            view = self.slots[slot]
-            for begin, end in datagram_bounds(off, length, stride, size):
-                payload = view[begin:end]
-                header = udp.build_checked(
-                    src, dst, ports >> 16, ports & 0xFFFF, end - begin, checksum.word_sum(payload)
-                )
-                self.packet(link, mac, ipv4.PROTO_UDP, src, dst, b"".join((header, payload)))
-            self.worker.free(slot)
-            return
         count = (length + size - 1) // size if size else 1
         address = int.from_bytes(mac, "big")
         self.ring.push(
@@ -133,6 +104,41 @@ class Output:
         self.ring.push(
             d.record(d.FRAME_OUT, link=link, slot=slot, off=begin, length=length + UDP_HEADERS_LEN)
         )
+
+    def pass_frame(self, link: int, slot: int, off: int, length: int, vnet: int) -> None:
+        """A frame of one guest for another one, from where it lies; its reference goes with it.
+
+        vnet: FRAME_VNET or 0.
+        """
+        self.ring.push(d.record(d.FRAME_OUT, flags=vnet, link=link, slot=slot, off=off, length=length))
+
+    def pass_run(
+        self, link: int, slot: int, frame: int, stride: int, length: int, aux: int, size: int
+    ) -> None:
+        """A run for another guest: its frames one by one; the reference goes with the last.
+
+        frame: where the first begins; the other arguments are fields of TCP_RANGE or UDP_RANGE.
+        """
+        header = aux & d.RUN_HEADER_MASK
+        vnet = d.FRAME_VNET if aux & d.RUN_VNET else 0
+        if not length or size >= length or size == stride:
+            # One segment, pure ACKs that collapsed into the last, or a super-segment of datagrams.
+            self.pass_frame(link, slot, frame, header + length, vnet)
+            return
+        pieces = (length + size - 1) // size
+        for index in range(pieces - 1):
+            self.ring.push(
+                d.record(
+                    d.FRAME_OUT,
+                    flags=d.FRAME_BORROWED | vnet,
+                    link=link,
+                    slot=slot,
+                    off=frame + index * stride,
+                    length=header + size,
+                )
+            )
+        rest = length - (pieces - 1) * size
+        self.pass_frame(link, slot, frame + (pieces - 1) * stride, header + rest, vnet)
 
     def copy(self, payload: memoryview) -> tuple[int, int] | None:
         """Copy bytes into a slot with a reference of its own: (slot, off), or None without a free slot."""

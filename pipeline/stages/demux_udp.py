@@ -75,6 +75,7 @@ class UdpDispatch:
         self.new_flows = Buckets(config.max_udp_flows_per_second, config.max_udp_flows_per_second)
         self.egress_out = [ports.rings_out[f"egress{i}"] for i in range(config.egress_workers)]
         self.resolver_out = ports.rings_out["resolver"]
+        self.ingress_out = ports.rings_out["ingress"]
 
     # --- guest -> host ------------------------------------------------------------------
 
@@ -116,6 +117,10 @@ class UdpDispatch:
                 raise WireError("udp_datagram_dropped_flow_rate")
             flow = self.flows.on_guest_datagram(src, ports >> 16, dst, port, now)
             self.counts[_FLOWS] = len(self.flows)
+        elif not flow.steered and ports & 0xFFFF != nat.DNS_PORT:
+            # It has more than a question: ingress takes what follows straight to the socket.
+            flow.steered = True
+            self._tell_ingress(d.STEER_UDP, flow)
         if ports & 0xFFFF == nat.DNS_PORT:
             flow.unanswered += count
         self.egress_out[flow.owner].push(
@@ -124,6 +129,26 @@ class UdpDispatch:
                 0, 0, 0, 0, 0, src, dst, ports, 0,
             )
         )  # fmt: skip
+
+    def on_used_by_guest(self, src: int, dst: int, ports: int, now: float) -> None:
+        """Datagrams of a guest went past demux."""
+        self.flows.find(src, ports >> 16, dst, ports & 0xFFFF, now)
+
+    def on_used_by_host(self, shard: int, number: int, now: float) -> None:
+        """Datagrams of the host went past demux."""
+        self.flows.on_host_datagram(shard, number, now)
+
+    def _tell_ingress(self, kind: int, flow: UdpFlow) -> None:
+        self.ingress_out.push(
+            d.record(
+                kind,
+                flow=flow.number,
+                guest_addr=flow.guest_addr,
+                remote_addr=flow.remote_addr,
+                ports=flow.guest_port << 16 | flow.remote_port,
+                aux=flow.owner,
+            )
+        )
 
     def _to_resolver(
         self,
@@ -253,7 +278,9 @@ class UdpDispatch:
 
     def on_host_close(self, shard: int, number: int, error: int) -> None:
         """Egress ended the flow; error is the errno that its socket gave, 0 if none."""
-        self.flows.close(shard, number)
+        flow = self.flows.close(shard, number)
+        if flow is not None and flow.steered:
+            self._tell_ingress(d.UNSTEER_UDP, flow)
         self.counts[_FLOWS] = len(self.flows)
         # Datagrams under way may have made egress open the flow anew: this comes behind all of them.
         self.egress_out[shard].push(d.record(d.UDP_CLOSE, flow=number))
@@ -276,6 +303,8 @@ class UdpDispatch:
         """Tell the owners of every flow that was closed here."""
         for flow in self.flows.take_closed():
             self.egress_out[flow.owner].push(d.record(d.UDP_CLOSE, flow=flow.number))
+            if flow.steered:
+                self._tell_ingress(d.UNSTEER_UDP, flow)
             self.counts[_FLOWS] = len(self.flows)
         self.counts[_EVICTED] = self.flows.evicted
 

@@ -29,6 +29,7 @@ from pipeline.stages.egress_share import ClosingFlows, Shares
 from pipeline.stages.egress_sockets import SocketBound, open_service
 from pipeline.stages.egress_udp import UdpSockets
 from pipeline.stages.worker import Worker
+from pipeline.topology import DATA_CAPACITY
 from pipeline.wire import ipv4
 
 READ_GAP: Final = 64
@@ -37,6 +38,8 @@ MAX_REDIALS: Final = 64
 """Ports of the gateway that are tried for one connection to a guest."""
 BURSTS_A_STEP: Final = 8
 """Bursts of datagrams taken from demux before TCP has its turn again."""
+WHOLE_RING: Final = DATA_CAPACITY // 256 + 1
+"""Bursts that are certainly all that a ring held when the first was looked at."""
 SPILL_AFTER_S: Final = 0.05
 """How long bytes for a host that does not read may stay in slots before they are copied elsewhere."""
 
@@ -80,13 +83,13 @@ class EgressStage:
         self.ready = self.reads.ready
         self.demux_in = ports.rings_in["demux"]
         self.demux_out = ports.rings_out["demux"]
+        self.ingress_in = ports.rings_in["ingress"]
         self.guard = Guard(worker, config)
         self.udp = UdpSockets(
             worker,
             self.filler,
             self.targets,
             self.guard,
-            self.demux_out,
             config.max_udp_clients_per_forward,
         )
         self.bound = self.udp.bound = SocketBound(worker, self.flows, self.udp.flows)
@@ -102,6 +105,14 @@ class EgressStage:
                 work += self._on_tcp_burst(shard, burst)
                 ring.release(len(burst) // d.DESCRIPTOR_BYTES)
         work += self._drain_demux(BURSTS_A_STEP)
+        for _ in range(BURSTS_A_STEP):
+            if not (count := len(self.ingress_in)):
+                break
+            until = self.ingress_in.cons_idx + count
+            if self.demux_in.pending():
+                # Published before: datagrams of a flow that began to go past demux behind these.
+                work += self._drain_demux(WHOLE_RING)
+            work += self._take_steered(until)
         self.icmp.expire(now)
         if self.dirty:
             self._flush(now)
@@ -117,7 +128,7 @@ class EgressStage:
 
     def deadline(self) -> float:
         """When the flow that stalled first is to be copied out; at once if there is more to read."""
-        if self.reads.more or self.udp.more or self.demux_in.pending():
+        if self.reads.more or self.udp.more or self.demux_in.pending() or self.ingress_in.pending():
             return 0.0
         stalled = next(iter(self.stalled.values())) + SPILL_AFTER_S if self.stalled else float("inf")
         return min(stalled, self.icmp.deadline())
@@ -249,6 +260,16 @@ class EgressStage:
                 bursts -= 1
         return work
 
+    def _take_steered(self, until: int) -> int:
+        """Take what ingress has sent, up to that index of its ring."""
+        work = 0
+        ring = self.ingress_in
+        while (count := until - ring.cons_idx) > 0:
+            burst = ring.peek(min(count, 256))
+            work += self.udp.on_steered(burst)
+            ring.release(len(burst) // d.DESCRIPTOR_BYTES)
+        return work
+
     def _on_demux_burst(self, burst: memoryview) -> int:
         count = 0
         for (
@@ -257,6 +278,8 @@ class EgressStage:
         ) in d.DESCRIPTOR.iter_unpack(burst):  # fmt: skip
             count += 1
             if kind == d.UDP_DATA:
+                if self.udp.returns_to_demux(number):
+                    self._take_steered(self.ingress_in.cons_idx + len(self.ingress_in))
                 self.udp.to_host(number, slot, off, length, stride, gso_size, guest_addr, remote_addr, ports)
             elif kind == d.UDP_CLOSE:
                 self.udp.close(number)

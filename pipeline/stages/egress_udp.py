@@ -17,7 +17,6 @@ from pipeline.host.filler import SlotFiller
 from pipeline.host.udp import MAX_DATAGRAM
 from pipeline.shm import descriptor as d
 from pipeline.shm.arena import SLOT_BYTES
-from pipeline.shm.ring import Producer
 from pipeline.stages.egress_guard import REFUSED, Guard
 from pipeline.stages.egress_sockets import SocketBound
 from pipeline.stages.worker import Worker
@@ -37,6 +36,8 @@ GAP: Final = 64
 MIN_READ: Final = 8192
 """With less room left in a slot, reading many goes on in a fresh one."""
 SOCKET_BUFFER_BYTES: Final = 1 << 20
+TELL_EVERY_S: Final = 1.0
+"""Seconds between two records to demux that a flow is used whose answers go past it."""
 
 _EVENTS: Final = select.EPOLLIN | select.EPOLLET
 _TO_HOST: Final = INDEX["egress_datagrams_to_host"]
@@ -52,7 +53,7 @@ _PAUSED: Final = INDEX["egress_reads_paused_no_slot"]
 class UdpFlow:
     """A guest's flow: a host socket connected to its one remote."""
 
-    __slots__ = ("guest_addr", "number", "ports", "receiver", "remote_addr", "sock")
+    __slots__ = ("guest_addr", "number", "past_demux", "ports", "receiver", "remote_addr", "sock", "tell_at")
 
     def __init__(
         self, number: int, sock: socket.socket, guest_addr: int, remote_addr: int, ports: int
@@ -64,6 +65,9 @@ class UdpFlow:
         self.guest_addr = guest_addr
         self.remote_addr = remote_addr
         self.ports = ports
+        self.past_demux = ports & 0xFFFF != nat.DNS_PORT
+        """Answers go straight to ingress. Those to DNS questions demux counts."""
+        self.tell_at = 0.0
 
 
 class UdpForward:
@@ -89,7 +93,6 @@ class UdpSockets:
         filler: SlotFiller,
         targets: nat.Nat,
         guard: Guard,
-        demux_out: Producer,
         max_clients: int,
     ) -> None:
         """max_clients = host clients that one forwarded port may have."""
@@ -100,13 +103,17 @@ class UdpSockets:
         self.filler = filler
         self.targets = targets
         self.guard = guard
-        self.demux_out = demux_out
+        self.demux_out = worker.ports.rings_out["demux"]
+        self.ingress_out = worker.ports.rings_out["ingress"]
         self.flows: dict[int, UdpFlow] = {}
         self.forwards: dict[str, UdpForward] = {}
         self.by_number: dict[int, UdpForward] = {}
+        self.steered: set[int] = set()
+        """Flows whose datagrams come from ingress."""
         self.ready: dict[UdpFlow | UdpForward, None] = {}
         self.bound: SocketBound | None = None
         """How many sockets there may be, together with those of TCP."""
+        self.now = 0.0
         self.more = False
         """Whether a socket had more than its share of the last step."""
         self._number = 0
@@ -122,6 +129,22 @@ class UdpSockets:
         return d.FLOW_FROM_EGRESS | self._number
 
     # --- guest -> host ------------------------------------------------------------------
+
+    def on_steered(self, burst: memoryview) -> int:
+        """Records that went past demux; the number. One whose flow is over does not open it again."""
+        count = 0
+        for (
+            _kind, _flags, _link, stride, size, slot, off, length, _skip, number,
+            _seq, _ack, _wnd, _ts_val, _ts_ecr, guest_addr, remote_addr, ports, _aux,
+        ) in d.DESCRIPTOR.iter_unpack(burst):  # fmt: skip
+            count += 1
+            if number in self.flows or number in self.by_number:
+                self.steered.add(number)
+                self.to_host(number, slot, off, length, stride, size, guest_addr, remote_addr, ports)
+            else:
+                self.counts[_NO_SOCKET] += 1
+                self.worker.free(slot)
+        return count
 
     def to_host(
         self, number: int, slot: int, off: int, length: int, stride: int, size: int,
@@ -158,6 +181,13 @@ class UdpSockets:
         finally:
             payload.release()
             self.worker.free(slot)
+
+    def returns_to_demux(self, number: int) -> bool:
+        """Whether datagrams of the flow came past demux, which has some again: those were sent before."""
+        if number not in self.steered:
+            return False
+        self.steered.discard(number)
+        return True
 
     def _run_to_host(
         self, number: int, slot: int, off: int, length: int, stride: int, size: int,
@@ -225,9 +255,10 @@ class UdpSockets:
     def read_ready(self, now: float) -> int:
         """Take datagrams from sockets with something to read, a bounded number from each."""
         self.more = False
-        if not self.ready or self.demux_out.room() <= 0:
+        if not self.ready or self.demux_out.room() <= 0 or self.ingress_out.room() <= 0:
             return 0
         reads = 0
+        self.now = now
         for source in list(self.ready):
             if isinstance(source, UdpFlow):
                 count, more = self._read_flow(source)
@@ -326,6 +357,18 @@ class UdpSockets:
         self._tell_data(flow, where, at, length, 0, length)
 
     def _tell_data(self, flow: UdpFlow, slot: int, off: int, length: int, stride: int, size: int) -> None:
+        if flow.past_demux:
+            count = (length + size - 1) // size if size else 1
+            self.ingress_out.push(
+                d.DESCRIPTOR.pack(
+                    d.UDP_TO_GUEST, 0, 0, stride, size, slot, off, length, 0, count,
+                    0, 0, 0, 0, 0, flow.guest_addr, flow.remote_addr, flow.ports, 0,
+                )
+            )  # fmt: skip
+            if self.now >= flow.tell_at:
+                flow.tell_at = self.now + TELL_EVERY_S
+                self.demux_out.push(d.record(d.UDP_USED, flow=flow.number))
+            return
         self.demux_out.push(
             d.DESCRIPTOR.pack(
                 d.UDP_DATA, 0, 0, stride, size, slot, off, length, 0, flow.number,
@@ -403,6 +446,7 @@ class UdpSockets:
 
     def close(self, number: int) -> None:
         """Demux ended the flow, or its socket failed."""
+        self.steered.discard(number)
         flow = self.flows.pop(number, None)
         if flow is not None:
             self.ready.pop(flow, None)

@@ -28,9 +28,11 @@ from pipeline.shm import descriptor as d
 from pipeline.shm.ring import Consumer
 from pipeline.stages.channel import close_all
 from pipeline.stages.ingress_capture import Capture
+from pipeline.stages.ingress_datagrams import Datagrams
 from pipeline.stages.ingress_doors import Doors
 from pipeline.stages.ingress_fairness import Fairness
 from pipeline.stages.ingress_offload import Card
+from pipeline.stages.ingress_steering import Steering
 from pipeline.stages.worker import Worker
 from pipeline.wire import ethernet, framing, offload, tcp, tcp_options
 from pipeline.wire.framing import Framing
@@ -63,6 +65,7 @@ _NO_NEIGHBOR: Final = INDEX["link_frame_dropped_no_neighbor"]
 _OVERSIZED: Final = INDEX["link_frame_dropped_oversized"]
 _PAUSED: Final = INDEX["link_reads_paused_no_slot"]
 _LINKS: Final = INDEX["link_guests"]
+_DATAGRAMS_OUT: Final = INDEX["udp_datagrams_to_guest"]
 
 
 class Port:
@@ -91,14 +94,15 @@ class IngressStage:
         self.slots = ports.arena.slots
         self.pool = worker.pool
         self.gateway_mac = config.gateway_mac
-        self.demux_out = ports.rings_out["demux"]
+        self.steering = Steering(worker, config)
+        self.neighbors = self.steering.neighbors
         self.sources: list[Consumer] = list(ports.rings_in.values())
         self.demux_in = ports.rings_in["demux"]
         self.ports: dict[int, Port] = {}
         self.readable: dict[Port, None] = {}
         self.more = False
         self.doors_look_at = 0.0
-        self.neighbors: dict[int, tuple[int, bytes]] = {}
+        self.datagrams = Datagrams(worker, config.mtu)
         self.ident = 0
         self.last_number = 0
         self.freed: list[int] = []
@@ -157,10 +161,8 @@ class IngressStage:
 
     def _read(self, port: Port, now: float) -> int:
         link = port.link
-        pack = d.DESCRIPTOR.pack
-        push = self.demux_out.push
         for count in range(READS_A_STEP):
-            if self.demux_out.room() <= 0 or self.pool.refs_out > MAX_REFS:
+            if self.steering.room() <= 0 or self.pool.refs_out > MAX_REFS:
                 return count
             try:
                 burst = link.read_burst()
@@ -193,8 +195,7 @@ class IngressStage:
                     self.pool.ref(slot, len(items))
             if self.fairness.scarce:
                 items = self.fairness.without_data(items)
-            for item in items:
-                push(pack(*item))
+            self.steering.pass_on(self.slots[slot], items, now)
             if drops:
                 self._count(drops)
                 self.fairness.charge(port.number, sum(drops.values()), now)
@@ -237,7 +238,7 @@ class IngressStage:
             done += 1
             if kind == d.TCP_OUT:
                 where = self.neighbors.get(guest_addr)
-                target = ports.get(where[0]) if where is not None else None
+                target = ports.get(where.link) if where is not None else None
                 if target is None or where is None:
                     self.counts[_NO_NEIGHBOR] += 1
                     continue
@@ -251,7 +252,7 @@ class IngressStage:
                     (self.ident + 1 + length // mss) & 0xFFFF if length else (self.ident + 1) & 0xFFFF
                 )
                 buffers = target.segmenter.frames(
-                    where[1], remote_addr, guest_addr, port_pair & 0xFFFF, port_pair >> 16,
+                    where.header, remote_addr, guest_addr, port_pair & 0xFFFF, port_pair >> 16,
                     seq, ack, flags, link, options, payload, mss, self.ident,
                 )  # fmt: skip
                 target.gathered += buffers
@@ -261,20 +262,23 @@ class IngressStage:
                 self._gather_frame(link, slot, off, length, aux, flags, touched)
                 if not flags & d.FRAME_BORROWED:
                     self.freed.append(slot)
-            elif kind == d.UDP_OUT:
+            elif kind == d.UDP_TO_GUEST or kind == d.UDP_OUT:
                 self.freed.append(slot)
-                target = ports.get(link)
+                if kind == d.UDP_OUT:
+                    header = ethernet.header(d.mac_of(seq, ack), self.gateway_mac, ethernet.TYPE_IPV4)
+                    target = ports.get(link)
+                else:
+                    where = self.neighbors.get(guest_addr)
+                    target = ports.get(where.link) if where is not None else None
+                    header = where.header if where is not None else b""
+                    self.counts[_DATAGRAMS_OUT] += flow
                 if target is None:
                     self.counts[_NO_NEIGHBOR] += flow
                 elif self._may_gather(target):
-                    self.ident = (self.ident + flow) & 0xFFFF
-                    header = ethernet.header(
-                        (seq << 16 | ack).to_bytes(6, "big"), self.gateway_mac, ethernet.TYPE_IPV4
-                    )
                     try:
-                        target.gathered += target.segmenter.datagrams(
-                            header, remote_addr, guest_addr, port_pair & 0xFFFF, port_pair >> 16,
-                            self.slots[slot], off, stride, mss, length, self.ident,
+                        target.gathered += self.datagrams.buffers(
+                            target.segmenter, header, remote_addr, guest_addr, port_pair,
+                            slot, off, stride, mss, length, flow,
                         )  # fmt: skip
                     except ValueError:
                         self.counts[_OVERSIZED] += flow
@@ -282,13 +286,16 @@ class IngressStage:
                     target.gathered_bytes += length + 64 * flow
                     touched[target] = None
             elif kind == d.NEIGHBOR:
-                header = ethernet.header(d.mac_of(seq, ack), self.gateway_mac, ethernet.TYPE_IPV4)
-                self.neighbors[guest_addr] = (link, header)
+                self.steering.learn(guest_addr, (seq, ack), link)
             elif kind == d.MISBEHAVED:
                 if link in ports:
                     self.fairness.charge(link, aux, monotonic())
             elif kind == d.NEIGHBOR_GONE:
-                self.neighbors.pop(guest_addr, None)
+                self.steering.forget(guest_addr)
+            elif kind == d.STEER_UDP:
+                self.steering.steer((guest_addr, remote_addr, port_pair), flow, aux)
+            elif kind == d.UNSTEER_UDP:
+                self.steering.unsteer((guest_addr, remote_addr, port_pair))
             if touched and any(port.gathered_bytes >= FLUSH_BYTES for port in touched):
                 self._flush(touched)
                 touched.clear()
@@ -386,7 +393,7 @@ class IngressStage:
             )
         self.counts[_CONNECTED] += 1
         self.counts[_LINKS] = len(self.ports)
-        self.demux_out.push(d.record(d.LINK_UP, link=number))
+        self.steering.link_up(number)
         self.worker.log.info("guest connected", link=number, protocol=guest.protocol, peer=guest.peer)
         return True
 
@@ -437,11 +444,9 @@ class IngressStage:
         self.readable.pop(port, None)
         self.fairness.forget(port.number)
         del self.ports[port.number]
-        for addr in [addr for addr, (link, _) in self.neighbors.items() if link == port.number]:
-            del self.neighbors[addr]
         self.counts[_DISCONNECTED] += 1
         self.counts[_LINKS] = len(self.ports)
-        self.demux_out.push(d.record(d.LINK_DOWN, link=port.number))
+        self.steering.link_down(port.number)
         self.worker.log.info("guest disconnected", link=port.number, error=str(error))
         self.doors.on_left(link, error)
 

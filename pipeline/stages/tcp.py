@@ -1,6 +1,6 @@
 """One shard of the TCP engine: connections of the guests whose flows RSS sent here (L4).
 
-Segments come from demux as ranges, host bytes come from egress as slots; the state machine
+Segments come from ingress or demux as ranges, host bytes come from egress as slots; the state machine
 is pipeline.engines.tcp, which sees neither rings nor bytes. This stage looks flows up, turns
 records into calls and actions into records, and keeps the timers.
 
@@ -35,7 +35,7 @@ from pipeline.wire.errors import WireError
 RELEASE_POLL_S: Final = 0.005
 """How soon to look again whether ingress has read what waits to go home; nobody waits for it."""
 BURSTS_A_STEP: Final = 8
-"""Bursts from demux before the host side gets its turn."""
+"""Bursts of guests' segments from a ring before the host side gets its turn."""
 MAX_RANGES_A_TURN: Final = 16
 """Ranges one connection may send before the others get their turn."""
 
@@ -59,7 +59,8 @@ class TcpStage:
         self.worker = worker
         self.counts = worker.counts
         self.slots = ports.arena.slots
-        self.demux_in = ports.rings_in["demux"]
+        # In this order: what demux dials before what its guest answers.
+        self.guests_in = [ports.rings_in["demux"], ports.rings_in["ingress"]]
         self.ingress_out = ports.rings_out["ingress"]
         self.egress_in = [ports.rings_in[f"egress{i}"] for i in range(config.egress_workers)]
         self.egress_out = [ports.rings_out[f"egress{i}"] for i in range(config.egress_workers)]
@@ -92,11 +93,12 @@ class TcpStage:
         self.now = now
         work = 0
         # Bounded: a guest that never pauses must not keep the others' bytes from their turn.
-        for _ in range(BURSTS_A_STEP):
-            if not (burst := self.demux_in.peek()):
-                break
-            work += self._on_guest_burst(burst, now)
-            self.demux_in.release(len(burst) // d.DESCRIPTOR_BYTES)
+        for ring in self.guests_in:
+            for _ in range(BURSTS_A_STEP):
+                if not (burst := ring.peek()):
+                    break
+                work += self._on_guest_burst(burst, now)
+                ring.release(len(burst) // d.DESCRIPTOR_BYTES)
         for egress, ring in enumerate(self.egress_in):
             while burst := ring.peek():
                 work += self._on_host_burst(egress, burst, now)
@@ -111,14 +113,17 @@ class TcpStage:
 
     def deadline(self) -> float:
         """When step must be called again without an event; at once while ingress has room again for more."""
-        if (self.dirty and self.ingress_out.room() > 0) or self.demux_in.pending():
+        if self.dirty and self.ingress_out.room() > 0:
             return 0.0
+        for ring in self.guests_in:
+            if ring.pending():
+                return 0.0
         if self.dirty or self.releasing:
             # Nobody is in a hurry for these, and ingress rings no bell for them.
             return min(self.now + RELEASE_POLL_S, self.timers.deadline())
         return self.timers.deadline()
 
-    # --- from demux ---------------------------------------------------------------------
+    # --- from guests --------------------------------------------------------------------
 
     def _on_guest_burst(self, burst: memoryview, now: float) -> int:
         flows = self.flows

@@ -265,6 +265,12 @@ class Worker:
                 ring_bell()
         return work
 
+    def publish(self) -> None:
+        """What a breath does at its end, for a stage that has to say more when everybody can see that."""
+        for queue, publish, ring_bell in self._publishes:
+            if queue and publish():
+                ring_bell()
+
     def may_sleep(self) -> float:
         """Seconds until the stage's deadline, or until a control message is to be tried again."""
         if self._producers_here and (self.stirred or self._has_room_again()):

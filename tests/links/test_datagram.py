@@ -1,5 +1,6 @@
 """vfkit over real sockets: who the peer is, what is no frame, and one machine after the other."""
 
+import gc
 import os
 import socket
 from pathlib import Path
@@ -128,6 +129,8 @@ def test_a_peer_that_went_silently_is_noticed(owner: Owner, tmp_path: Path, rest
 
 
 def test_one_machine_after_the_other_is_served(owner: Owner, tmp_path: Path) -> None:
+    gc.collect()  # what other tests have left to it
+    before = len(os.listdir("/proc/self/fd"))
     door = owner.open(entrance(tmp_path))
     for number in range(3):
         machine = Machine(tmp_path, f"vm{number}")
@@ -141,7 +144,7 @@ def test_one_machine_after_the_other_is_served(owner: Owner, tmp_path: Path) -> 
         assert owner.guests == []
         assert door.deadline() < float("inf")
         door.on_timer(door.deadline())
-    assert len(os.listdir("/proc/self/fd")) < 64
+    assert len(os.listdir("/proc/self/fd")) < before + 20
 
 
 def test_for_a_program_with_one_machine_there_is_no_second(owner: Owner, tmp_path: Path) -> None:

@@ -76,20 +76,21 @@ class Egress(OneProcess):
         return pool.refs_out
 
     def take_all_slots(self) -> None:
-        """Host datagrams fill the pool, and demux keeps them."""
+        """Host datagrams fill the pool, and ingress keeps them."""
         self.datagram(b"hello")
         self.settle()
         _, address = self.udp.recvfrom(100)
-        self.demux.keeps = True
+        self.neighbours["ingress"].keeps = True
         while self.pool.free_count:
             self.udp.sendto(bytes(65000), address)
             self.settle()
 
     def give_slots_back(self) -> None:
-        """Demux is done with them all."""
-        for record in self.demux.take(d.UDP_DATA):
-            self.demux.give_back(record)
-        self.demux.keeps = False
+        """Ingress is done with them all."""
+        ingress = self.neighbours["ingress"]
+        for record in ingress.take(d.UDP_TO_GUEST):
+            ingress.give_back(record)
+        ingress.keeps = False
 
 
 @pytest.fixture

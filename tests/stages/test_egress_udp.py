@@ -21,6 +21,11 @@ GUEST = ipv4.addr_parse("192.168.127.2")
 SLOTS = 8
 
 
+def ring(records: list[tuple[int, ...]]) -> Any:
+    """What is pushed is appended."""
+    return SimpleNamespace(push=lambda record: records.append(d.DESCRIPTOR.unpack(record)), room=lambda: 100)
+
+
 class Rig:
     """UdpSockets with a pool of its own, and a host socket for it to talk to."""
 
@@ -29,19 +34,20 @@ class Rig:
         self.slots = [memoryview(bytearray(SLOT_BYTES)) for _ in range(SLOTS)]
         self.counts = [0] * len(INDEX)
         self.records: list[tuple[int, ...]] = []
+        """Those to demux and those to ingress, in the order in which they were pushed."""
         worker: Any = SimpleNamespace(
             pool=self.pool, counts=self.counts, index=0,
-            ports=SimpleNamespace(arena=SimpleNamespace(slots=self.slots)),
+            ports=SimpleNamespace(
+                arena=SimpleNamespace(slots=self.slots),
+                rings_out={"demux": ring(self.records), "ingress": ring(self.records)},
+            ),
             free=lambda slot, tag=0: self.pool.unref(slot),
             register=lambda *_: None, unregister=lambda *_: None,
         )  # fmt: skip
-        ring: Any = SimpleNamespace(
-            push=lambda record: self.records.append(d.DESCRIPTOR.unpack(record)), room=lambda: 100
-        )
         targets: Any = SimpleNamespace(udp_target=lambda addr, port: Target(addr))
         guard: Any = SimpleNamespace(active=False)
         self.filler = SlotFiller(self.pool, SLOT_BYTES, HEADROOM, 64)
-        self.udp = UdpSockets(worker, self.filler, targets, guard, ring, 10)
+        self.udp = UdpSockets(worker, self.filler, targets, guard, 10)
         self.host = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         self.host.bind(("127.0.0.1", 0))
         self.host.setblocking(False)
@@ -69,13 +75,13 @@ class Rig:
             self.udp.ready[flow] = None
             if not self.udp.read_ready(time.monotonic()):
                 break
-        return self.records[before:]
+        return [record for record in self.records[before:] if record[0] != d.UDP_USED]
 
     def payloads(self, records: list[tuple[int, ...]]) -> list[bytes]:
         """The datagrams that records describe; their references are given back."""
         found = []
         for kind, _, _, stride, size, slot, off, length, *_ in records:
-            assert kind == d.UDP_DATA
+            assert kind in (d.UDP_DATA, d.UDP_TO_GUEST)
             for index in range(-(-length // size) if size else 1):
                 begin = off + index * stride
                 found.append(bytes(self.slots[slot][begin : begin + min(size, length - index * size)]))
@@ -156,6 +162,26 @@ def test_equal_answers_need_few_records(monkeypatch: pytest.MonkeyPatch) -> None
     assert len(records) == 1
     assert rig.payloads(records) == numbered(1000, 30)
     rig.close()
+
+
+def test_answers_go_past_demux_which_hears_of_it(rig: Rig) -> None:
+    rig.send([b"question"])
+    records = rig.answer([b"a", b"b"]) + rig.answer([b"c"])
+    assert {record[0] for record in records} == {d.UDP_TO_GUEST}
+    used = [record for record in rig.records if record[0] == d.UDP_USED]
+    assert [record[9] for record in used] == [1], "once a second"
+    assert rig.payloads(records) == [b"a", b"b", b"c"]
+
+
+def test_what_goes_past_demux_opens_no_flow(rig: Rig) -> None:
+    slot = rig.pool.alloc()
+    late = d.record(
+        d.UDP_DATA, flow=7, slot=slot, off=300, length=4, gso_size=4, guest_addr=GUEST, remote_addr=LOCAL,
+        ports=40000 << 16 | rig.port,
+    )  # fmt: skip
+    assert rig.udp.on_steered(memoryview(late)) == 1
+    assert not rig.udp.flows
+    assert rig.counts[INDEX["egress_datagram_dropped_no_socket"]] == 1
 
 
 def test_without_slots_nothing_is_read_and_nothing_lost(rig: Rig) -> None:

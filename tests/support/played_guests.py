@@ -14,6 +14,7 @@ from pipeline.engines.tcp.config import TcpConfig
 from pipeline.engines.tcp.connection import Connection, opens, reset_for
 from pipeline.engines.tcp.segment import Segment
 from pipeline.shm import descriptor as d
+from pipeline.stages.ingress_steering import Steering
 from pipeline.stages.worker import Worker
 from pipeline.wire import arp, ethernet, icmp, ipv4
 from pipeline.wire.tcp import SYN
@@ -161,7 +162,7 @@ class Guest:
         """Its kernel does not see TCP, as if all of it were lost."""
         self._frames: list[bytes] = []
         self._port = FIRST_PORT
-        card.push("demux", d.record(d.LINK_UP, link=number))
+        card.steering.link_up(number)
 
     @property
     def now(self) -> float:
@@ -195,7 +196,7 @@ class Guest:
         self.up = False
         self.streams.clear()
         self._frames.clear()
-        self.card.push("demux", d.record(d.LINK_DOWN, link=self.link))
+        self.card.steering.link_down(self.link)
 
     # --- frames -------------------------------------------------------------------------------
 
@@ -262,7 +263,7 @@ class Guest:
 
 
 class Card(Neighbour):
-    """Plays ingress, with any number of guests."""
+    """Plays ingress, with any number of guests. Its steering is the real one."""
 
     def __init__(self, worker: Worker, process: OneProcess) -> None:
         super().__init__(worker, process)
@@ -271,6 +272,11 @@ class Card(Neighbour):
         self.by_link: dict[int, Guest] = {}
         self.starved = 0
         """How often a burst had to wait for a slot."""
+        self.lost = 0
+        """Records with datagrams for an address that nobody has any more."""
+        self.steering = Steering(worker, process.config)
+        self.steers = True
+        """Whether what demux knows goes past it; else everything goes there."""
 
     def guest(self, number: int = 1) -> Guest:
         """A new guest on link number."""
@@ -287,7 +293,7 @@ class Card(Neighbour):
         return min((guest.deadline() for guest in self.guests.values() if guest.up), default=float("inf"))
 
     def receive(self, link: int, frames: Sequence[bytes]) -> bool:
-        """One burst from a link: into a slot, through GRO, to demux. False when there is no slot now."""
+        """One burst from a link: into a slot, through GRO, and on. False when there is no slot now."""
         pool = self.worker.pool
         slot = pool.alloc()
         if slot == d.NO_SLOT:
@@ -304,8 +310,11 @@ class Card(Neighbour):
         assert not drops
         pool.ref(slot, len(items))
         pool.unref(slot)
-        for item in items:
-            self.push("demux", d.DESCRIPTOR.pack(*item))
+        if self.steers:
+            self.steering.pass_on(view, items, self.process.now)
+        else:
+            for item in items:
+                self.push("demux", d.DESCRIPTOR.pack(*item))
         return True
 
     def on_record(self, record: Record) -> None:
@@ -315,8 +324,10 @@ class Card(Neighbour):
             if guest is not None and guest.up:
                 guest.on_segment((record.remote_addr, record.ports), self._segment(record))
             return
-        if record.kind == d.UDP_OUT:
-            guest = self.by_link[record.link]
+        if record.kind == d.UDP_TO_GUEST and record.guest_addr not in self.steering.neighbors:
+            self.lost += 1
+        elif record.kind in (d.UDP_OUT, d.UDP_TO_GUEST):
+            guest = self.by_link[record.link] if record.kind == d.UDP_OUT else self.guests[record.guest_addr]
             for begin in range(0, max(record.length, 1), max(record.gso_size, 1)):
                 length = min(record.gso_size, record.length - begin)
                 piece = record._replace(skip=begin, length=length)
@@ -327,6 +338,16 @@ class Card(Neighbour):
             for guest in self.guests.values() if everybody else [self.by_link[record.link]]:
                 if guest.up and guest.link != record.aux:
                     guest.on_frame(frame)
+        elif record.kind == d.NEIGHBOR:
+            self.steering.learn(record.guest_addr, (record.seq, record.ack), record.link)
+        elif record.kind == d.NEIGHBOR_GONE:
+            self.steering.forget(record.guest_addr)
+        elif record.kind in (d.STEER_UDP, d.UNSTEER_UDP):
+            flow = record.guest_addr, record.remote_addr, record.ports
+            if record.kind == d.STEER_UDP:
+                self.steering.steer(flow, record.flow, record.aux)
+            else:
+                self.steering.unsteer(flow)
         else:
             self.taken.append(record)
         self.give_back(record)

@@ -1,0 +1,26 @@
+"""Packets that are longer than the MTU, in fragments (RFC 791 section 2.3)."""
+
+from collections.abc import Iterator
+
+from pipeline.wire import ipv4
+
+
+def packets(
+    proto: int, src: int, dst: int, payload: memoryview | bytes, ident: int, mtu: int, tos: int = 0
+) -> Iterator[tuple[bytes, memoryview | bytes]]:
+    """(IPv4 header, its payload) of one packet, or of the fragments that it needs; DF is not set.
+
+    ident: identification of all of them; mtu: bytes of a packet at most.
+    """
+    room = mtu - ipv4.HEADER_LEN
+    length = len(payload)
+    if length > room:
+        room = room // 8 * 8
+    for off in range(0, length, room) if length else (0,):
+        part = payload[off : off + room]
+        more = ipv4.FLAG_MF if off + room < length else 0
+        header = ipv4.build(
+            ipv4.HEADER_LEN + len(part), ident, ipv4.DEFAULT_TTL, proto, src, dst,
+            flags=more, frag_off=off, tos=tos,
+        )  # fmt: skip
+        yield header, part
