@@ -15,7 +15,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-WORD: Final = np.dtype("<u2")
+WORD: Final[np.dtype[np.uint16]] = np.dtype("<u2")
 SWAP: Final = 256
 """Network-order numbers enter a little-endian sum multiplied by this."""
 MODULUS: Final = 0xFFFF

@@ -17,11 +17,11 @@ from typing import Final
 from pipeline.wire.errors import WireError
 
 HEADER: Final = Struct("!6s6sH")
-HEADER_LEN: Final = HEADER.size
+HEADER_LEN: Final[int] = HEADER.size
 MAC_LEN: Final = 6
 
-BROADCAST: Final = b"\xff" * MAC_LEN
-ZERO: Final = bytes(MAC_LEN)
+BROADCAST: Final[bytes] = b"\xff" * MAC_LEN
+ZERO: Final[bytes] = bytes(MAC_LEN)
 
 TYPE_IPV4: Final = 0x0800
 TYPE_ARP: Final = 0x0806

@@ -24,7 +24,7 @@ from pipeline.wire.framing import LE16, Framing
 REQUEST_HEADER: Final = "Gvtap-Offload"
 """Its value lists the versions that the agent speaks, separated by commas."""
 VERSION: Final = 1
-VNET_LEN: Final = virtio_net.LONG_LEN
+VNET_LEN: Final[int] = virtio_net.LONG_LEN
 MAX_ETHERNET_HEADER: Final = 18
 """With a VLAN tag."""
 FRAMING: Final = Framing(Struct("<I"), 4, VNET_LEN + MAX_ETHERNET_HEADER + 0xFFFF)

@@ -17,7 +17,7 @@ from pipeline.wire.errors import WireError
 from pipeline.wire.ipv4 import PROTO_TCP
 
 FIXED: Final = Struct("!HHIIBBHHH")
-HEADER_LEN: Final = FIXED.size
+HEADER_LEN: Final[int] = FIXED.size
 MAX_OPTIONS_LEN: Final = 40
 
 FIN: Final = 0x01

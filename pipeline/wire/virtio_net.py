@@ -17,8 +17,8 @@ from pipeline.wire.errors import WireError
 
 SHORT: Final = Struct("<BBHHHH")
 LONG: Final = Struct("<BBHHHHH")
-SHORT_LEN: Final = SHORT.size
-LONG_LEN: Final = LONG.size
+SHORT_LEN: Final[int] = SHORT.size
+LONG_LEN: Final[int] = LONG.size
 
 NEEDS_CSUM: Final = 1
 """The checksum at csum_start + csum_offset holds only the pseudo-header's sum."""

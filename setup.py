@@ -1,0 +1,74 @@
+"""The build: pyproject.toml says what the package is, this file compiles its data path with mypyc.
+
+The sources stay plain Python, which is what runs in a checkout (an editable install never compiles)
+and wherever there is no C compiler. GVTAP_COMPILE=0 never compiles, 1 fails instead of doing without.
+"""
+
+import os
+import sys
+import tempfile
+from pathlib import Path
+from sysconfig import get_path
+
+from setuptools import Extension, setup  # first: it brings distutils where Python has none
+from setuptools.errors import CompileError
+
+from distutils.ccompiler import new_compiler  # isort: skip
+from distutils.sysconfig import customize_compiler  # isort: skip
+
+HALVES = (("shm", "host", "links", "stages"), ("wire", "engines", "engines/tcp"))
+"""Packages that frames pass, in two parts that are compiled side by side."""
+PLAIN = (
+    "engines/d*",
+    "engines/regexp",
+    "host/[ilnpru]*",
+    "stages/listen",
+    "stages/resolver*",
+    "wire/[dp]*",
+)
+"""Modules of these that are not worth the time. Two could not be compiled either: engines/regexp (recursive
+types) and host/udp (ctypes)."""
+COMMANDS = {"bdist_wheel", "build", "build_ext", "install"}
+
+
+def modules(layer: str) -> list[str]:
+    """The files of a package to compile."""
+    root = Path("pipeline")
+    plain = {path for name in PLAIN for path in root.glob(f"{name}.py")}
+    return [str(path) for path in sorted({*root.joinpath(layer).glob("*.py")} - plain)]
+
+
+def can_compile() -> bool:
+    """Whether there is a C compiler that finds Python's headers."""
+    with tempfile.TemporaryDirectory() as directory:
+        source = Path(directory, "probe.c")
+        source.write_text("#include <Python.h>\n")
+        compiler = new_compiler()
+        customize_compiler(compiler)
+        try:
+            compiler.compile([str(source)], output_dir=directory, include_dirs=[get_path("include")])
+        except CompileError as error:
+            print(f"no C compiler that works ({error}): the data path stays plain Python", file=sys.stderr)
+            return False
+        return True
+
+
+def extensions() -> list[Extension]:
+    """What mypyc makes of the modules; nothing where that is not wanted or not possible."""
+    wanted = os.environ.get("GVTAP_COMPILE", "")
+    if wanted == "0" or not COMMANDS & set(sys.argv):
+        return []
+    if not can_compile():
+        if wanted == "1":
+            raise SystemExit("GVTAP_COMPILE=1, and there is no C compiler that works")
+        return []
+    from mypyc.build import mypycify  # noqa: PLC0415  only where something is compiled
+
+    # The types were checked when they were written; here only those of the standard library are at hand.
+    options = ["--config-file=", "--ignore-missing-imports", "--follow-imports=silent"]
+    layers = [[path for layer in half for path in modules(layer)] for half in HALVES]
+    groups = [(layers[0], "pipeline_stages"), (layers[1], "pipeline_engines")]
+    return mypycify([*options, *layers[0], *layers[1]], opt_level="1", debug_level="0", separate=groups)
+
+
+setup(ext_modules=extensions(), options={"build_ext": {"parallel": os.cpu_count()}})
