@@ -123,7 +123,7 @@ def test_connections_that_run_when_the_daemon_goes_end_and_new_ones_work(
         with Daemon(network, *flags, name="vm") as daemon:
             wait_for(lambda: link_is_there(daemon), "the machine's link is back")
             # The machine sends what was not acknowledged again, and is told that there is no such connection.
-            machine.run("wait")
+            wait_for(lambda: HOST_ADDR not in machine.run("netstat -tn", check=False), "their end", 30, 0.5)
             check_fetch(network, daemon, addr, content)
             machine.run(f"ping -c 1 -W 5 {GATEWAY_ADDR}")
             assert sum(daemon.gauge("tcp_reset_sent_no_flow").values()) >= 2
