@@ -10,7 +10,7 @@ ARGS ?=
 FUZZ_SECONDS ?= 300
 
 .DEFAULT_GOAL := help
-.PHONY: help setup packages kernel run check fmt lint type test unit stress fuzz e2e bench perf demo peers clean
+.PHONY: help setup packages machine run check fmt lint type test unit stress fuzz e2e bench perf demo peers clean
 
 help: ## list the verbs
 	@grep -E '^[a-z0-9]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -28,10 +28,8 @@ $(READY): pyproject.toml
 packages: ## install what must come from apt (as root), or name it
 	@.ci/packages want
 
-kernel: setup ## a kernel for the virtual machine of the tests, into the cache
-	@! command -v qemu-system-x86_64 >/dev/null || $(BIN)/python -m tests.support.vm fetch >/dev/null 2>&1 || \
-		{ [ "$$(id -u)" = 0 ] && apt-get update -qq && $(BIN)/python -m tests.support.vm fetch; } || \
-		echo "no kernel for the virtual machine: its tests are skipped" >&2
+machine: setup ## kernel and QEMU for the virtual machine of the tests, into the cache, where apt has them
+	@$(BIN)/python -m tests.support.vm_fetch || true
 
 run: setup ## start the network: make run ARGS="-listen unix:///tmp/network.sock"
 	exec $(BIN)/gvtap-pipeline start $(ARGS)
@@ -50,14 +48,14 @@ lint: setup ## ruff and codespell
 type: setup ## mypy --strict
 	$(BIN)/mypy
 
-test: packages setup kernel ## everything: lint, types, all tests
+test: packages setup machine ## everything: lint, types, all tests
 	$(MAKE) --no-print-directory lint type
 	$(PYTEST) $(ARGS)
 
 unit: setup ## the tests that need neither namespaces nor a virtual machine
 	$(PYTEST) -m 'not e2e and not vm' $(ARGS)
 
-e2e: packages setup kernel ## the tests with namespace guests and a virtual machine
+e2e: packages setup machine ## the tests with namespace guests and a virtual machine
 	$(PYTEST) -m 'e2e or vm' $(ARGS)
 
 stress: packages setup ## ten million messages over rings, 10^5 schedules and 10^6 connections of TCP, loss, 10^7 fuzzed frames

@@ -1,6 +1,6 @@
 """The daemon goes and comes back under live guests: who they are, and that they go on by themselves.
 
-Virtual machines: test_vm_restart.py.
+Virtual machines: test_vm_restart.py, test_vm_reconnect.py.
 """
 
 import contextlib

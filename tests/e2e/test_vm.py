@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.support import netns, vm
+from tests.support import netns, qemu, vm
 from tests.support.daemon import Daemon
 from tests.support.gvproxy import Gvproxy
 from tests.support.netns import Namespace, Network
+from tests.support.qemu import Qemu
 
 pytestmark = [
     pytest.mark.e2e,
@@ -24,7 +25,10 @@ pytestmark = [
 
 HOST_PORT = 8000
 EXPOSED_PORT = 18080
+LINK_PORT = 7777
 PAGE_BYTES = 3 * 1024 * 1024 + 17
+
+each_program = pytest.mark.parametrize("program", qemu.found(), ids=str)
 
 
 @pytest.fixture
@@ -70,13 +74,16 @@ def qemu_netdev(socket_path: Path) -> str:
     return f"stream,server=off,addr.type=unix,addr.path={socket_path}"
 
 
-def test_a_machine_gets_its_address_fetches_a_page_and_serves_one(network: Network, tmp_path: Path) -> None:
+@each_program
+def test_a_machine_gets_its_address_fetches_a_page_and_serves_one(
+    program: Qemu, network: Network, tmp_path: Path
+) -> None:
     from_host, from_machine = page(1), page(2)
     serve_on_host(network.host, tmp_path / "www", from_host)
     files = {"www/page": from_machine}
     with (
         Daemon(network) as daemon,
-        vm.Machine(network.host, tmp_path, qemu_netdev(daemon.qemu_socket), files=files) as machine,
+        vm.Machine(program, network.host, tmp_path, qemu_netdev(daemon.qemu_socket), files=files) as machine,
     ):
         machine.configure()
         addresses = machine.run("ip -4 address show eth0")
@@ -97,12 +104,15 @@ def test_a_machine_gets_its_address_fetches_a_page_and_serves_one(network: Netwo
         assert fetch_on_host(network.host, EXPOSED_PORT, "/page") == from_machine
 
 
-def test_the_machine_at_the_largest_mtu_moves_whole_pages(network: Network, tmp_path: Path) -> None:
+@each_program
+def test_the_machine_at_the_largest_mtu_moves_whole_pages(
+    program: Qemu, network: Network, tmp_path: Path
+) -> None:
     from_host = page(3)
     serve_on_host(network.host, tmp_path / "www", from_host)
     with (
         Daemon(network, "-mtu", "65520") as daemon,
-        vm.Machine(network.host, tmp_path, qemu_netdev(daemon.qemu_socket)) as machine,
+        vm.Machine(program, network.host, tmp_path, qemu_netdev(daemon.qemu_socket)) as machine,
     ):
         machine.configure()
         assert " mtu 65520 " in machine.run("ip -4 address show eth0")
@@ -112,12 +122,38 @@ def test_the_machine_at_the_largest_mtu_moves_whole_pages(network: Network, tmp_
         assert fetch_on_host(network.host, EXPOSED_PORT, "/page") == from_host
 
 
-def test_gvproxy_ends_when_its_machine_is_switched_off(network: Network, tmp_path: Path) -> None:
+@each_program
+def test_gvproxy_ends_when_its_machine_is_switched_off(
+    program: Qemu, network: Network, tmp_path: Path
+) -> None:
     path = network.directory / "machine.sock"
     with Gvproxy(network, "-mtu", "1500", "-listen-qemu", f"unix://{path}") as gvproxy:
-        with vm.Machine(network.host, tmp_path, qemu_netdev(path)) as machine:
+        with vm.Machine(program, network.host, tmp_path, qemu_netdev(path)) as machine:
             machine.configure()
             machine.run("ping -c 2 -W 5 192.168.127.1")
             assert gvproxy.process.poll() is None
         assert gvproxy.wait() == 0
     assert not path.exists()
+
+
+@each_program
+@pytest.mark.parametrize(
+    "netdev",
+    [
+        f"stream,server=off,addr.type=inet,addr.host=127.0.0.1,addr.port={LINK_PORT}",
+        f"socket,connect=127.0.0.1:{LINK_PORT}",
+    ],
+    ids=["stream", "socket"],
+)
+def test_a_machine_on_a_tcp_link_fetches_a_page(
+    program: Qemu, netdev: str, network: Network, tmp_path: Path
+) -> None:
+    content = page(4)
+    serve_on_host(network.host, tmp_path / "www", content)
+    with (
+        Daemon(network, "-link", f"qemu+tcp://127.0.0.1:{LINK_PORT}"),
+        vm.Machine(program, network.host, tmp_path, netdev) as machine,
+    ):
+        machine.configure()
+        machine.run(f"wget -q -O /tmp/page http://192.168.127.254:{HOST_PORT}/page")
+        assert hashlib.sha256(content).hexdigest() in machine.run("sha256sum /tmp/page")

@@ -1,18 +1,20 @@
-"""The daemon goes and comes back under a virtual machine that runs on."""
+"""The daemon goes and comes back under a virtual machine that runs on, with any QEMU that can be tested.
 
-import re
-import subprocess
+QEMUs that connect again by themselves: test_vm_reconnect.py.
+"""
+
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.e2e.test_restart import end
-from tests.e2e.test_vm import EXPOSED_PORT, fetch_on_host, page, qemu_netdev
+from tests.e2e.test_vm import EXPOSED_PORT, each_program, fetch_on_host, page, qemu_netdev
 from tests.support import netns, vm
 from tests.support.agent import GATEWAY_ADDR, GUEST_ADDR
 from tests.support.daemon import Daemon
-from tests.support.netns import Network, wait_for
+from tests.support.netns import Network
+from tests.support.qemu import Qemu
 from tests.support.qmp import Monitor
 
 pytestmark = [
@@ -27,14 +29,6 @@ pytestmark = [
 def network() -> Iterator[Network]:
     with Network(guest_count=0) as made:
         yield made
-
-
-def qemu_version() -> int:
-    if vm.missing():
-        return 0
-    text = subprocess.run([vm.QEMU, "--version"], capture_output=True, text=True).stdout
-    found = re.search(r"version ([0-9]+)", text)
-    return int(found[1]) if found else 0
 
 
 def serve(machine: vm.Machine) -> None:
@@ -53,23 +47,10 @@ def check_both_ways(machine: vm.Machine, daemon: Daemon, content: bytes) -> None
     assert f"inet {GUEST_ADDR}/24 " in machine.run("ip -4 address show eth0")
 
 
-@pytest.mark.skipif(qemu_version() < 8, reason="this QEMU's -netdev stream cannot reconnect: needs QEMU 8")
-def test_a_machine_with_reconnect_goes_on_when_the_daemon_is_back(network: Network, tmp_path: Path) -> None:
-    content = page(1)
-    first = Daemon(network, name="vm")
-    first.start()
-    # The older name is deprecated since 9.2.
-    again = "reconnect-ms=1000" if qemu_version() >= 10 else "reconnect=1"
-    netdev = f"{qemu_netdev(first.qemu_socket)},{again}"
-    with vm.Machine(network.host, tmp_path, netdev, files={"www/page": content}) as machine:
-        serve(machine)
-        end(first)
-        with Daemon(network, name="vm") as daemon:
-            wait_for(lambda: daemon.events("guest connected"), "the machine's link is back")
-            check_both_ways(machine, daemon, content)
-
-
-def test_a_machine_goes_on_when_its_monitor_replaces_the_link(network: Network, tmp_path: Path) -> None:
+@each_program
+def test_a_machine_goes_on_when_its_monitor_replaces_the_link(
+    program: Qemu, network: Network, tmp_path: Path
+) -> None:
     content = page(1)
     monitor_path = network.directory / "monitor.sock"
     first = Daemon(network, name="vm")
@@ -80,7 +61,7 @@ def test_a_machine_goes_on_when_its_monitor_replaces_the_link(network: Network, 
     extra += ["-qmp", f"unix:{monitor_path},server=on,wait=off"]
     files = {"www/page": content}
     with (
-        vm.Machine(network.host, tmp_path, "hubport,hubid=0", files=files, extra=extra) as machine,
+        vm.Machine(program, network.host, tmp_path, "hubport,hubid=0", files=files, extra=extra) as machine,
         Monitor(monitor_path) as monitor,
     ):
         serve(machine)
@@ -94,14 +75,15 @@ def test_a_machine_goes_on_when_its_monitor_replaces_the_link(network: Network, 
             check_both_ways(machine, daemon, content)
 
 
-def test_a_machine_on_datagrams_goes_on_by_itself(network: Network, tmp_path: Path) -> None:
+@each_program
+def test_a_machine_on_datagrams_goes_on_by_itself(program: Qemu, network: Network, tmp_path: Path) -> None:
     content = page(1)
     path, own_path = network.directory / "vfkit.sock", network.directory / "machine.sock"
     flags = ("-listen-vfkit", f"unixgram://{path}")
     first = Daemon(network, *flags, name="vm")
     first.start()
     netdev = f"dgram,local.type=unix,local.path={own_path},remote.type=unix,remote.path={path}"
-    with vm.Machine(network.host, tmp_path, netdev, files={"www/page": content}) as machine:
+    with vm.Machine(program, network.host, tmp_path, netdev, files={"www/page": content}) as machine:
         serve(machine)
         end(first)
         with Daemon(network, *flags, name="vm") as daemon:

@@ -1,34 +1,30 @@
 """A real virtual machine for tests: Debian's cloud kernel and a busybox initrd, in QEMU without KVM.
 
-    python -m tests.support.vm fetch      puts kernel and modules into the cache (apt-get, about 27 MB)
-
 The machine has one virtio-net card and a serial console. Its init loads the drivers, brings lo up and then
 runs the lines it is given on the console: Machine.run("udhcpc ...") returns what the line printed. It boots
-in a few seconds under TCG. The cache is ~/.cache/gvtap-pipeline/vm, or $GVTAP_VM_CACHE.
+in a few seconds under TCG. The kernel is in the cache, ~/.cache/gvtap-pipeline/vm or $GVTAP_VM_CACHE, which
+vm_fetch.py fills (`make machine`).
 """
 
 import dataclasses
 import gzip
 import io
-import lzma
 import os
 import platform
 import re
 import shutil
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 
+from tests.support import qemu
 from tests.support.netns import Namespace
+from tests.support.qemu import CACHE, Qemu
 
-CACHE = Path(os.environ.get("GVTAP_VM_CACHE") or Path.home() / ".cache" / "gvtap-pipeline" / "vm")
-META_PACKAGE = "linux-image-cloud-amd64"
-QEMU = "qemu-system-x86_64"
 MODULES = (  # in the order they are loaded
     "virtio_ring",
     "virtio",
@@ -105,12 +101,12 @@ def missing() -> str:
     """Why no machine can be booted here, or "" when one can."""
     if platform.machine() != "x86_64":
         return f"the test machine is x86_64, this one {platform.machine()}"
-    if shutil.which(QEMU) is None:
-        return f"needs {QEMU} (apt-get install qemu-system-x86)"
+    if qemu.missing():
+        return qemu.missing()
     if _busybox() is None:
         return "needs a static busybox (apt-get install busybox-static)"
     if kernel() is None:
-        return f"no kernel in {CACHE} (python -m tests.support.vm fetch)"
+        return f"no kernel in {CACHE} (make machine)"
     return ""
 
 
@@ -121,67 +117,6 @@ def _busybox() -> Path | None:
         return None
     # A dynamic program names its loader; a static one has no interpreter to name.
     return None if b"/ld-linux" in Path(found).read_bytes() else Path(found).resolve()
-
-
-# --- kernel ---------------------------------------------------------------------------------
-
-
-def fetch() -> Kernel:
-    """Download Debian's cloud kernel into the cache unless it is there. Needs apt-get, not root."""
-    found = kernel()
-    if found is not None:
-        return found
-    CACHE.mkdir(parents=True, exist_ok=True)
-    package = _real_package()
-    with tempfile.TemporaryDirectory(dir=CACHE, prefix="fetch-") as text:
-        work = Path(text)
-        _check_run(["apt-get", "-q", "-o", "APT::Sandbox::User=root", "download", package], work)
-        (archive,) = work.glob("*.deb")
-        _check_run(["dpkg-deb", "-x", str(archive), str(work / "tree")], work)
-        result = work / "result"
-        _keep(work / "tree", result)
-        result.rename(CACHE / package)
-    found = kernel()
-    assert found is not None
-    return found
-
-
-def _real_package() -> str:
-    text = _check_run(["apt-cache", "depends", META_PACKAGE], CACHE)
-    names = re.findall(r"Depends: (linux-image-\S+)", text)
-    if not names:
-        raise VmError(f"apt knows no {META_PACKAGE} (apt-get update)")
-    return str(names[0])
-
-
-def _check_run(argv: list[str], directory: Path) -> str:
-    done = subprocess.run(argv, cwd=directory, capture_output=True, text=True, timeout=300)
-    if done.returncode != 0:
-        raise VmError(f"{' '.join(argv)}: {done.stderr.strip()}")
-    return done.stdout
-
-
-def _keep(tree: Path, result: Path) -> None:
-    """Copy the image and the modules that the machine needs, uncompressed."""
-    (result / "modules").mkdir(parents=True)
-    (image,) = (tree / "boot").glob("vmlinuz-*")
-    shutil.copyfile(image, result / "vmlinuz")
-    # Newer packages put /lib under /usr.
-    found = {path.name.partition(".")[0]: path for path in tree.glob("**/kernel/**/*.ko*")}
-    order = []
-    for module in MODULES:
-        # A module file may be spelt with dashes; one that is missing is built into the kernel.
-        path = found.get(module) or found.get(module.replace("_", "-"))
-        if path is None:
-            continue
-        content = path.read_bytes()
-        if path.suffix == ".xz":
-            content = lzma.decompress(content)
-        elif path.suffix != ".ko":
-            raise VmError(f"cannot decompress {path.name}")
-        (result / "modules" / f"{module}.ko").write_bytes(content)
-        order.append(module)
-    (result / "modules" / "order").write_text(" ".join(order) + "\n")
 
 
 # --- initrd ---------------------------------------------------------------------------------
@@ -230,6 +165,7 @@ class Machine:
 
     def __init__(
         self,
+        program: Qemu,
         namespace: Namespace,
         directory: Path,
         netdev: str,
@@ -242,6 +178,7 @@ class Machine:
 
         extra: further words of QEMU's command line.
         """
+        self._program = program
         self._namespace = namespace
         self._initrd = directory / "initrd.gz"
         self._initrd.write_bytes(_initrd(files or {}))
@@ -264,8 +201,11 @@ class Machine:
         kept = kernel()
         assert kept is not None
         began = time.monotonic()
-        argv = [QEMU, "-accel", "tcg", "-m", "256", "-nodefaults", "-no-user-config", "-no-reboot"]
+        argv = [*self._program.command, "-accel", "tcg", "-m", "256"]
         argv += [
+            "-nodefaults",
+            "-no-user-config",
+            "-no-reboot",
             "-display",
             "none",
             "-serial",
@@ -354,20 +294,3 @@ class Machine:
         self.stop()
         if kind is not None:
             sys.stderr.write(self._console)
-
-
-def main(argv: list[str]) -> int:
-    """The fetch command."""
-    if argv != ["fetch"]:
-        print("usage: python -m tests.support.vm fetch", file=sys.stderr)
-        return 2
-    try:
-        print(fetch().image)
-    except (VmError, OSError) as error:
-        print(f"vm fetch: {error}", file=sys.stderr)
-        return 1
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,255 @@
+"""Put into the cache what the virtual machine of the tests needs from apt and does not need to be installed.
+
+    python -m tests.support.vm_fetch
+
+Debian's cloud kernel (about 27 MB), and where the installed QEMU is too old to reconnect, a newer one from
+Debian's backports (about 14 MB). Both are downloaded and unpacked: nothing is installed, replaced or added to
+apt's sources, and root is needed only where apt's lists were never fetched. It is silent when all is there.
+"""
+
+import dataclasses
+import lzma
+import os
+import platform
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from tests.support import qemu
+from tests.support.qemu import CACHE, Qemu
+from tests.support.vm import MODULES, Kernel, kernel
+
+META_PACKAGE = "linux-image-cloud-amd64"
+QEMU_PACKAGE = "qemu-system-x86"
+KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
+COMMAND_SECONDS = 300.0
+UPDATE_SECONDS = 60.0
+"""How long a mirror may take to send backports' list of packages (0.4 MB)."""
+
+# A private apt: lists, cache and sources in a directory of its own, and none of the hooks that others have
+# put behind apt's commands. The installed packages are the system's.
+_APT_CONF = """\
+Dir::State::lists "{work}/lists/";
+Dir::Cache "{work}/cache/";
+Dir::Cache::archives "{work}/archives/";
+APT::Sandbox::User "root";
+APT::Get::List-Cleanup "false";
+APT::Update::Error-Mode "any";
+Acquire::Retries "1";
+Acquire::http::Timeout "10";
+Acquire::https::Timeout "10";
+Debug::NoLocking "true";
+#clear APT::Update::Pre-Invoke;
+#clear APT::Update::Post-Invoke;
+#clear APT::Update::Post-Invoke-Success;
+#clear DPkg::Post-Invoke;
+"""
+
+
+class FetchError(Exception):
+    """Something cannot be had; the text says what and why."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Mirror:
+    """Where the system's own sources have the release from."""
+
+    uri: str
+    codename: str
+    has_backports: bool
+    """Whether the sources name backports already."""
+
+    @property
+    def backports(self) -> str:
+        """The name of the release with newer packages."""
+        return f"{self.codename}-backports"
+
+    @property
+    def source(self) -> str:
+        """A line for sources.list, or "" where there is one."""
+        if self.has_backports:
+            return ""
+        signed = f"[signed-by={KEYRING}] " if KEYRING.exists() else ""
+        return f"deb {signed}{self.uri} {self.backports} main\n"
+
+
+def _run(*argv: str, directory: Path | None = None, timeout: float = COMMAND_SECONDS) -> str:
+    """What the command prints; FetchError when it fails."""
+    try:
+        done = subprocess.run(argv, cwd=directory, capture_output=True, text=True, timeout=timeout)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise FetchError(str(error)) from error
+    if done.returncode != 0:
+        raise FetchError(f"{argv[0]}: {' '.join(done.stderr.split()) or f'status {done.returncode}'}")
+    return done.stdout
+
+
+# --- kernel ---------------------------------------------------------------------------------
+
+
+def fetch_kernel() -> Kernel:
+    """Download the kernel into the cache."""
+    package = _real_package()
+    with tempfile.TemporaryDirectory(dir=CACHE, prefix="fetch-") as text:
+        work = Path(text)
+        _run("apt-get", "-q", "-o", "APT::Sandbox::User=root", "download", package, directory=work)
+        (archive,) = work.glob("*.deb")
+        _run("dpkg-deb", "-x", str(archive), str(work / "tree"))
+        result = work / "result"
+        _keep_kernel(work / "tree", result)
+        result.rename(CACHE / package)
+    found = kernel()
+    assert found is not None
+    return found
+
+
+def _real_package() -> str:
+    """The package that the meta package stands for today."""
+    try:
+        text = _run("apt-cache", "depends", META_PACKAGE)
+    except FetchError:
+        text = ""
+    names = re.findall(r"Depends: (linux-image-\S+)", text)
+    if not names:
+        raise FetchError(f"apt knows no {META_PACKAGE}")
+    return str(names[0])
+
+
+def _keep_kernel(tree: Path, result: Path) -> None:
+    """Copy the image and the modules that the machine needs, uncompressed."""
+    (result / "modules").mkdir(parents=True)
+    (image,) = (tree / "boot").glob("vmlinuz-*")
+    shutil.copyfile(image, result / "vmlinuz")
+    # Newer packages put /lib under /usr.
+    found = {path.name.partition(".")[0]: path for path in tree.glob("**/kernel/**/*.ko*")}
+    order = []
+    for module in MODULES:
+        # A module file may be spelt with dashes; one that is missing is built into the kernel.
+        path = found.get(module) or found.get(module.replace("_", "-"))
+        if path is None:
+            continue
+        content = path.read_bytes()
+        if path.suffix == ".xz":
+            content = lzma.decompress(content)
+        elif path.suffix != ".ko":
+            raise FetchError(f"cannot decompress {path.name}")
+        (result / "modules" / f"{module}.ko").write_bytes(content)
+        order.append(module)
+    (result / "modules" / "order").write_text(" ".join(order) + "\n")
+
+
+# --- QEMU -----------------------------------------------------------------------------------
+
+
+def mirror() -> Mirror:
+    """The mirror that apt has this release of Debian from. FetchError where there is none."""
+    release = platform.freedesktop_os_release().get("VERSION_CODENAME", "")
+    line = "$(ORIGIN)|$(LABEL)|$(CODENAME)|$(COMPONENT)|$(REPO_URI)"
+    text = _run("apt-get", "indextargets", "--format", line, "Created-By: Packages")
+    fields = [target.split("|") for target in text.splitlines()]
+    has_backports = any(codename == f"{release}-backports" for _, _, codename, _, _ in fields)
+    for origin, label, codename, component, uri in fields:
+        if (origin, label, codename, component) == ("Debian", "Debian", release, "main"):
+            return Mirror(uri, release, has_backports)
+    raise FetchError(f"apt knows no release of Debian called {release!r}")
+
+
+def fetch_qemu() -> Qemu:
+    """Download and unpack backports' QEMU, with the libraries that are not installed, into the cache."""
+    source = mirror()
+    with tempfile.TemporaryDirectory(dir=CACHE, prefix="fetch-") as text:
+        work = Path(text)
+        _download_qemu(source, work)
+        tree = work / "tree"
+        tree.mkdir()
+        for archive in (work / "archives").glob("*.deb"):
+            _run("dpkg-deb", "-x", str(archive), str(tree))
+        made = qemu.unpacked(tree)
+        if made is None:
+            raise FetchError(f"{QEMU_PACKAGE} of {source.backports} does not run here")
+        if not made.reconnects:
+            raise FetchError(f"{source.backports} has {made} only")
+        _keep_qemu(tree)
+        kept = CACHE / f"qemu-{made.version[0]}.{made.version[1]}"
+        # One that was there does not run any more: a library of the system is gone.
+        shutil.rmtree(kept, ignore_errors=True)
+        tree.rename(kept)
+    found = qemu.cached()
+    assert found is not None
+    return found
+
+
+def _download_qemu(source: Mirror, work: Path) -> None:
+    """The packages that an installation would bring, into work/archives."""
+    for name in ("lists/partial", "cache", "archives/partial"):
+        (work / name).mkdir(parents=True)
+    (work / "apt.conf").write_text(_APT_CONF.format(work=work))
+    (work / "backports.list").write_text(source.source)
+    system_list = Path("/etc/apt/sources.list")
+    known = system_list.read_text() if system_list.exists() else ""
+    (work / "sources.list").write_text(f"{known}\n{source.source}")
+    # The lists that the system has need not be fetched again.
+    lists = _run("apt-config", "shell", "folder", "Dir::State::lists/d").partition("=")[2].strip().strip("'")
+    for path in Path(lists).glob("*_dists_*"):
+        (work / "lists" / path.name).symlink_to(path)
+    apt = ("apt-get", "-q", "-y", "-c", str(work / "apt.conf"), "-o")
+    if source.source:
+        only = (f"Dir::Etc::sourcelist={work / 'backports.list'}", "-o", "Dir::Etc::sourceparts=/dev/null")
+        _run(*apt, *only, "update", timeout=UPDATE_SECONDS)
+    package = f"{QEMU_PACKAGE}/{source.backports}"
+    options = ("--no-install-recommends", "--download-only")
+    _run(*apt, f"Dir::Etc::sourcelist={work / 'sources.list'}", *options, "install", package)
+
+
+def _keep_qemu(tree: Path) -> None:
+    """Remove what the machine does not use: three quarters of it."""
+    for path in (tree / "usr" / "bin").iterdir():
+        if path.name != qemu.PROGRAM:
+            path.unlink()
+    for name in ("doc", "man", "icons", "applications", "metainfo"):
+        shutil.rmtree(tree / "usr" / "share" / name, ignore_errors=True)
+
+
+# --- the command ----------------------------------------------------------------------------
+
+
+def _wanted() -> dict[str, str]:
+    """What is not there, with what it is for."""
+    present, wanted = qemu.installed(), {}
+    if present is None or platform.machine() != "x86_64":
+        return {}
+    if kernel() is None:
+        wanted["kernel"] = "the tests of a virtual machine are skipped"
+    if not present.reconnects and qemu.cached() is None:
+        wanted["qemu"] = f"the tests of a QEMU that reconnects (from 8 on) are skipped, {present} cannot"
+    return wanted
+
+
+def _refresh_lists() -> None:
+    """apt-get update where apt knows no packages and we may do it, as on a fresh system."""
+    if os.geteuid() == 0 and not _run("apt-get", "indextargets", "Created-By: Packages"):
+        _run("apt-get", "-q", "update")
+
+
+def main() -> int:
+    """Fetch what is wanted. One line on standard error for each thing that cannot be had."""
+    wanted = _wanted()
+    if not wanted:
+        return 0
+    CACHE.mkdir(parents=True, exist_ok=True)
+    status = 0
+    for name, consequence in wanted.items():
+        try:
+            _refresh_lists()
+            print(fetch_kernel().image if name == "kernel" else fetch_qemu().program)
+        except (FetchError, OSError) as error:
+            print(f"{consequence}: {error}", file=sys.stderr)
+            status = 1
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())
