@@ -20,7 +20,8 @@ from pipeline.stages.demux import DemuxStage
 from pipeline.stages.egress import EgressStage
 from pipeline.stages.ingress import IngressStage
 from pipeline.stages.listen import ListenStage
-from pipeline.stages.loop import Loop, Poller
+from pipeline.stages.loop import Loop
+from pipeline.stages.poller import Poller
 from pipeline.stages.resolver import ResolverStage
 from pipeline.stages.tcp import TcpStage
 from pipeline.stages.worker import Stage, Worker

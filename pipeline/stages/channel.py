@@ -54,7 +54,7 @@ class ControlChannel:
         self._lost: list[dict[str, Any]] = []
 
     def fileno(self) -> int:
-        """For epoll."""
+        """For the poller."""
         return self.sock.fileno()
 
     @property

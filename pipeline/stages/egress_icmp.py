@@ -7,12 +7,12 @@ allow such sockets, that is said once in the log and counted for every request.
 """
 
 import errno
-import select
 import socket
 from collections import OrderedDict
 from time import monotonic
 from typing import Final
 
+from pipeline import events as ev
 from pipeline.counters import INDEX
 from pipeline.engines import nat
 from pipeline.host import icmp as host_icmp
@@ -138,7 +138,7 @@ class EchoSockets:
             return None
         flow = self.flows[key] = EchoFlow(key, sock, monotonic())
         self.counts[_FLOWS] = len(self.flows)
-        self.worker.register(sock.fileno(), select.EPOLLIN, lambda events: self._on_event(flow, events))
+        self.worker.register(sock.fileno(), ev.READ, lambda events: self._on_event(flow, events))
         return flow
 
     def _make_room(self, guest_addr: int) -> None:
@@ -167,7 +167,7 @@ class EchoSockets:
     def _on_event(self, flow: EchoFlow, events: int) -> None:
         if self.flows.get(flow.key) is not flow:
             return
-        if events & select.EPOLLERR:
+        if events & ev.ERROR:
             for error in host_icmp.errors(flow.sock, READS):
                 if error.type == icmp.TIME_EXCEEDED or (
                     error.type == icmp.UNREACHABLE and error.code == icmp.FRAGMENTATION_NEEDED
