@@ -59,6 +59,7 @@ TOGETHER = (
     "pipeline.process_name",
     "pipeline.workers",
     "pipeline.supervisor",
+    "pipeline.system",
     "pipeline.cli",
 )
 
@@ -97,6 +98,7 @@ TABLE: dict[str, Row] = {
     "pipeline.counters": Row((), ("typing",)),
     EVENTS: Row((), ("typing",)),
     "pipeline.limits": Row((), ("typing",)),
+    "pipeline.system": Row(()),
     "pipeline.logs": Row(("pipeline.config",)),
     "pipeline.flags": Row((*LEAVES,)),
     "pipeline.options": Row((*LEAVES, "pipeline.flags")),

@@ -20,11 +20,12 @@ worker, and when the supervisor is gone. SIGINT is ignored: the supervisor gets 
 import ctypes
 import faulthandler
 import gc
+import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
-from os import sched_yield
-from time import monotonic
+from functools import partial
+from time import monotonic, sleep
 from types import FrameType
 from typing import Final, Protocol
 
@@ -39,6 +40,8 @@ MAX_EVENTS: Final = 256
 BUSY_GAP: Final = 0.001
 """Seconds within which work must follow work for a look to be worth it."""
 _PR_SET_PDEATHSIG: Final = 1
+give_way: Final[Callable[[], None]] = getattr(os, "sched_yield", partial(sleep, 0))
+"""Give the core away, if somebody wants it."""
 
 
 class Member(Protocol):
@@ -155,7 +158,7 @@ class Loop:
             for look in looks:
                 if look():
                     return True
-            sched_yield()
+            give_way()
         return False
 
     def turn(self, events: Events, everyone: bool = True) -> int:

@@ -1,7 +1,8 @@
 """kqueue for systems without one: what macOS's kevent(2) says of sockets and pipes, acted by epoll.
 
 Looks like the ``select`` module of a system with kqueue, as far as the poller uses it. Each filter lives
-in an epoll of its own, since one descriptor can be in one epoll once only, and kqueue tells of reading and writing apart.
+in an epoll of its own, since one descriptor can be in one epoll once only, and kqueue tells of reading and
+writing apart.
 
 ==========================  ==================================================================
 as on macOS                 one event a filter; EV_CLEAR is told once a change; EV_EOF on the read
