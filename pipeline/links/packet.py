@@ -57,7 +57,7 @@ class PacketLink(Link):
         self._backlog: deque[bytes] = deque()
         self._backlog_bytes = 0
         self.room_is_silent = False
-        """While blocked: whether the system will not say when there is room (macOS), so flush() is to be tried."""
+        """While blocked: whether nothing will say that there is room (macOS), so flush() is to be tried."""
 
     @property
     def blocked(self) -> bool:
