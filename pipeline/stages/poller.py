@@ -30,6 +30,8 @@ class Poller:
     """True in a condition if poll() would return something at once. It takes nothing away."""
     modify: Callable[[int, int], object]
     """modify(fd, mask): wait for other events of a registered descriptor."""
+    close: Callable[[], object]
+    """Give the descriptors of the poller itself back; the end of the process does it too."""
     _add: Callable[[int, int], object]
     _remove: Callable[[int], object]
 
@@ -74,6 +76,7 @@ class EpollPoller(Poller):
         epoll = select.epoll()
         self.poll = epoll.poll
         self.modify = epoll.modify
+        self.close = epoll.close
         self._add = epoll.register
         self._remove = epoll.unregister
         poll = select.poll()
@@ -110,11 +113,12 @@ class KqueuePoller(Poller):
         self._kqueue = system.kqueue()
         self._control = self._kqueue.control
         # A second queue looks whether the first has something, and takes nothing away from it.
-        look = system.kqueue()
+        self._look = look = system.kqueue()
         look.control([self._kevent(self._kqueue.fileno(), self._read, self._level)], 0, 0)
         self.ready = partial(look.control, None, 1, 0)
         self.poll = self._poll
         self.modify = self._watch
+        self.close = self._close
         self._add = self._begin
         self._remove = self._end
         super().__init__(waiter)
@@ -142,6 +146,10 @@ class KqueuePoller(Poller):
             if bits := bits & (mask | events.HANGUP | events.ERROR):
                 found[fd] = found.get(fd, 0) | bits
         return list(found.items())
+
+    def _close(self) -> None:
+        self._look.close()
+        self._kqueue.close()
 
     def _begin(self, fd: int, mask: int) -> None:
         self._filters[fd] = {}

@@ -1,5 +1,6 @@
 """The poller's contract, on epoll and on kqueue (a played one where the system has none)."""
 
+import gc
 import os
 import select
 import socket
@@ -27,10 +28,14 @@ def waiter() -> Iterator[EventfdWaiter]:
 
 
 @pytest.fixture(params=["epoll", "kqueue"])
-def poller(request: pytest.FixtureRequest, waiter: EventfdWaiter) -> Poller:
+def poller(request: pytest.FixtureRequest, waiter: EventfdWaiter) -> Iterator[Poller]:
+    made: Poller
     if request.param == "epoll":
-        return EpollPoller(waiter)
-    return KqueuePoller(waiter, select if hasattr(select, "kqueue") else fake_kqueue)
+        made = EpollPoller(waiter)
+    else:
+        made = KqueuePoller(waiter, select if hasattr(select, "kqueue") else fake_kqueue)
+    yield made
+    made.close()
 
 
 class Pair:
@@ -284,6 +289,15 @@ def poll_until(condition: Callable[[], object]) -> None:
             return
         select.select([], [], [], 0.005)
     raise AssertionError("never")
+
+
+def test_a_closed_poller_leaves_no_descriptor(waiter: EventfdWaiter) -> None:
+    gc.collect()
+    before = os.listdir("/proc/self/fd")
+    for made in (EpollPoller(waiter), KqueuePoller(waiter, fake_kqueue)):
+        assert len(os.listdir("/proc/self/fd")) > len(before)
+        made.close()
+    assert os.listdir("/proc/self/fd") == before
 
 
 def test_more_events_than_asked_for_come_with_the_next_poll(poller: Poller) -> None:
