@@ -12,7 +12,7 @@ from typing import Final
 
 import yaml
 
-from pipeline import config_build, flags, logs, options, supervisor
+from pipeline import config_build, flags, logs, options, supervisor, system
 from pipeline.config import as_file
 from pipeline.config_file import ConfigError
 
@@ -81,6 +81,9 @@ def parse(
 def start(parsed: flags.Parsed, words: Sequence[str], program: supervisor.Program) -> int:
     """Build the configuration and run the daemon as one of the two programs; the exit code."""
     logs.setup()
+    if shortage := system.shortage():
+        logs.fatal(f"cannot run here: {shortage}", program.name)
+        return FAILED
     opened: list[str] = []
 
     def try_log_file(path: str) -> None:

@@ -33,7 +33,8 @@ from pipeline.shm.ring import (
     ring_bytes,
 )
 from pipeline.shm.segment import Segment
-from pipeline.shm.wake import BELL_BYTES, Bell, EventfdWaiter, SemaphoreWaiter, Waiter
+from pipeline.shm.socket_pair import socket_pair
+from pipeline.shm.wake import BELL_BYTES, Bell, EventfdWaiter, Waiter, lone_waiter
 
 INGRESS: Final = "ingress"
 DEMUX: Final = "demux"
@@ -43,7 +44,7 @@ RESOLVER: Final = "resolver"
 LISTEN: Final = "listen"
 
 SOCKET_ROLES: Final = frozenset({INGRESS, EGRESS, RESOLVER, LISTEN})
-"""Roles that wait in epoll on an eventfd; the others hold no sockets and wait on a semaphore."""
+"""Roles that wait for sockets and on a descriptor; the others hold no sockets and wait on a semaphore."""
 
 DATA_CAPACITY: Final = 1024
 """Descriptors of an edge that carries guest traffic: more than one burst read of small frames."""
@@ -192,7 +193,7 @@ class Fabric:
         waiters: dict[str, Waiter] = {}
         for names in processes or [[name] for name in layout.names]:
             sockets = len(names) > 1 or layout.node(names[0]).role in SOCKET_ROLES
-            waiter: Waiter = EventfdWaiter() if sockets else SemaphoreWaiter()
+            waiter: Waiter = EventfdWaiter() if sockets else lone_waiter()
             waiters.update(dict.fromkeys(names, waiter))
         return cls(layout, Segment.create(layout.size_bytes), waiters)
 
@@ -286,7 +287,7 @@ class Fabric:
 
 
 def _socket_pair(names: tuple[str, str]) -> dict[str, socket.socket]:
-    return dict(zip(names, socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET), strict=True))
+    return dict(zip(names, socket_pair(), strict=True))
 
 
 def audit_pools(layout: Layout, pools: Mapping[str, Pool]) -> list[str]:

@@ -16,11 +16,13 @@ import multiprocess
 from pipeline import process_name
 from pipeline.config import Config
 from pipeline.placement import Group
+from pipeline.shm.socket_pair import socket_pair
 from pipeline.stages.demux import DemuxStage
 from pipeline.stages.egress import EgressStage
 from pipeline.stages.ingress import IngressStage
 from pipeline.stages.listen import ListenStage
-from pipeline.stages.loop import Loop, Poller
+from pipeline.stages.loop import Loop
+from pipeline.stages.poller import Poller
 from pipeline.stages.resolver import ResolverStage
 from pipeline.stages.tcp import TcpStage
 from pipeline.stages.worker import Stage, Worker
@@ -50,7 +52,7 @@ def start(
 ) -> list[Running]:
     """Fork all processes. private: sockets and descriptors of the supervisor, closed in every child."""
     context = multiprocess.get_context("fork")
-    pairs = {name: socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET) for name in fabric.layout.names}
+    pairs = {name: socket_pair() for name in fabric.layout.names}
     # Once here instead of in every child: a collection there would copy every page that it looks at.
     gc.collect()
     gc.freeze()

@@ -41,3 +41,20 @@ def test_this_process_may_have_more_afterwards() -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (300, hard))
     assert descriptor_limit.raise_soft(400) == 400
     assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] == 400
+
+
+@pytest.mark.parametrize(("most", "after"), [(10240, 10240), (1000, 256)])
+def test_a_system_that_promises_more_than_it_grants_is_asked_for_less(
+    most: int, after: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limits = [(256, resource.RLIM_INFINITY)]
+
+    def grant(_: int, pair: tuple[int, int]) -> None:
+        if pair[0] > most:
+            raise ValueError("current limit exceeds maximum limit")
+        limits.append(pair)
+
+    monkeypatch.setattr(resource, "getrlimit", lambda _: limits[-1])
+    monkeypatch.setattr(resource, "setrlimit", grant)
+    assert descriptor_limit.raise_soft() == after
+    assert limits[-1][0] == after

@@ -32,6 +32,8 @@ OUTSIDE = (
 )  # fmt: skip
 """The world outside: clocks, sockets, files, randomness, logs."""
 LOW = ("pipeline.wire", "pipeline.engines", "pipeline.shm", "pipeline.links", "pipeline.host")
+EVENTS = "pipeline.events"
+"""What a poller tells: bits, and nothing else."""
 LEAVES = ("pipeline.counters", "pipeline.limits", "pipeline.logs")
 SETTINGS = (
     "pipeline.config",
@@ -57,6 +59,7 @@ TOGETHER = (
     "pipeline.process_name",
     "pipeline.workers",
     "pipeline.supervisor",
+    "pipeline.system",
     "pipeline.cli",
 )
 
@@ -67,17 +70,20 @@ TABLE: dict[str, Row] = {
         ("pipeline.wire", "pipeline.engines"), None, (*OUTSIDE, "dns.resolver", "dns.asyncresolver")
     ),
     "pipeline.shm": Row(("pipeline.shm",)),
-    "pipeline.host": Row(("pipeline.host",)),
+    "pipeline.host": Row(("pipeline.host", EVENTS)),
     "pipeline.links": Row(
         (
             "pipeline.links",
+            EVENTS,
             "pipeline.wire.framing",
             "pipeline.wire.virtio_net",
             "pipeline.wire.offload",
             "pipeline.wire.errors",
         )
     ),
-    "pipeline.stages": Row((*LOW, *LEAVES, "pipeline.config", "pipeline.topology", "pipeline.stages")),
+    "pipeline.stages": Row(
+        (*LOW, *LEAVES, EVENTS, "pipeline.config", "pipeline.topology", "pipeline.stages")
+    ),
     # Of the stages it knows how a message looks on a control socket, and no more.
     "pipeline.control": Row(
         (
@@ -90,7 +96,9 @@ TABLE: dict[str, Row] = {
         )
     ),
     "pipeline.counters": Row((), ("typing",)),
+    EVENTS: Row((), ("typing",)),
     "pipeline.limits": Row((), ("typing",)),
+    "pipeline.system": Row(()),
     "pipeline.logs": Row(("pipeline.config",)),
     "pipeline.flags": Row((*LEAVES,)),
     "pipeline.options": Row((*LEAVES, "pipeline.flags")),

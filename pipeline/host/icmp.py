@@ -3,17 +3,25 @@
 On Linux such a socket may be opened by the groups in ``net.ipv4.ping_group_range``. The kernel puts its
 own identifier into each request and gives back replies to it alone, so one socket serves one
 pinger. Errors about its requests come through the error queue, with who sent them.
+
+macOS allows everybody such a socket, but gives it the replies to all pingers of its peer, some with the
+IP header before them: there each socket uses an identifier that its owner chooses (``with_ident``,
+``reply_in``). Of errors it tells nothing.
 """
 
 import errno
 import socket
+import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from struct import Struct
 from typing import Final, NamedTuple
 
 HEADER_LEN: Final = 8
 ECHO_REPLY: Final = 0
 
+OWN_IDENT: Final = sys.platform == "linux"
+"""Whether each socket has its own identifier, and hears of nobody else's replies."""
 NOT_PERMITTED: Final = frozenset(
     {
         errno.EACCES,
@@ -25,6 +33,9 @@ NOT_PERMITTED: Final = frozenset(
     }
 )
 
+# Of macOS, netinet/in.h. Under Linux's numbers below it has other options.
+_IP_STRIPHDR: Final = 23
+_IP_DONTFRAG: Final = 28
 # linux/in.h, linux/errqueue.h
 _IP_MTU_DISCOVER: Final = 10
 _IP_RECVERR: Final = 11
@@ -35,6 +46,9 @@ _ORIGIN_ICMP: Final = 2
 _EXTENDED_ERROR: Final = Struct("=IBBBBII")
 _SEQ: Final = Struct("!H")
 _SEQ_OFF: Final = 6
+_IDENT_OFF: Final = 4
+_CHECKSUM_OFF: Final = 2
+_IPV4: Final = 4
 _OFFENDER_OFF: Final = _EXTENDED_ERROR.size + 4
 _CONTROL_BYTES: Final = 256
 
@@ -54,7 +68,11 @@ def open_echo(address: str) -> socket.socket:
     sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM, socket.IPPROTO_ICMP)
     try:
         sock.setblocking(False)
-        sock.setsockopt(socket.IPPROTO_IP, _IP_RECVERR, 1)
+        if sys.platform == "linux":
+            sock.setsockopt(socket.IPPROTO_IP, _IP_RECVERR, 1)
+        elif sys.platform == "darwin":
+            with suppress(OSError):  # reply_in() does without
+                sock.setsockopt(socket.IPPROTO_IP, _IP_STRIPHDR, 1)
         sock.connect((address, 0))
     except OSError:
         sock.close()
@@ -63,18 +81,54 @@ def open_echo(address: str) -> socket.socket:
 
 
 def set_path(sock: socket.socket, ttl: int, *, dont_fragment: bool) -> None:
-    """How the next requests travel."""
+    """How the next requests travel. Where the system cannot say "don't fragment", that is left out."""
     sock.setsockopt(socket.IPPROTO_IP, socket.IP_TTL, ttl)
-    sock.setsockopt(socket.IPPROTO_IP, _IP_MTU_DISCOVER, _PMTUDISC_DO if dont_fragment else _PMTUDISC_DONT)
+    if sys.platform == "linux":
+        discover = _PMTUDISC_DO if dont_fragment else _PMTUDISC_DONT
+        sock.setsockopt(socket.IPPROTO_IP, _IP_MTU_DISCOVER, discover)
+    elif sys.platform == "darwin":
+        with suppress(OSError):
+            sock.setsockopt(socket.IPPROTO_IP, _IP_DONTFRAG, int(dont_fragment))
 
 
 def path_mtu(sock: socket.socket) -> int:
-    """The MTU towards the peer of a connected socket, as far as the host knows it."""
-    return sock.getsockopt(socket.IPPROTO_IP, _IP_MTU)
+    """The MTU towards the peer of a connected socket, as far as the host knows it; 0 if it does not tell."""
+    return sock.getsockopt(socket.IPPROTO_IP, _IP_MTU) if sys.platform == "linux" else 0
+
+
+def with_ident(message: memoryview, ident: int) -> bytes:
+    """A copy of an ICMP message with another identifier, its checksum adjusted (RFC 1624)."""
+    copy = bytearray(message)
+    (before,) = _SEQ.unpack_from(copy, _IDENT_OFF)
+    (checksum,) = _SEQ.unpack_from(copy, _CHECKSUM_OFF)
+    total = (~checksum & 0xFFFF) + (~before & 0xFFFF) + ident
+    total = (total & 0xFFFF) + (total >> 16)
+    total = (total & 0xFFFF) + (total >> 16)
+    _SEQ.pack_into(copy, _IDENT_OFF, ident)
+    _SEQ.pack_into(copy, _CHECKSUM_OFF, ~total & 0xFFFF)
+    return bytes(copy)
+
+
+def reply_in(packet: memoryview, ident: int) -> int:
+    """Where an echo reply with this identifier begins in what was read; -1 if there is none.
+
+    ident 0: the system has given this socket nothing but replies to it.
+    """
+    start = (packet[0] & 15) * 4 if len(packet) and packet[0] >> 4 == _IPV4 else 0
+    if len(packet) < start + HEADER_LEN or packet[start] != ECHO_REPLY:
+        return -1
+    if ident and _SEQ.unpack_from(packet, start + _IDENT_OFF)[0] != ident:
+        return -1
+    return start
 
 
 def errors(sock: socket.socket, limit: int) -> Iterator[EchoError]:
-    """At most limit errors about this socket's requests, without those the host itself made up."""
+    """At most limit errors about this socket's requests, without those the host itself made up.
+
+    None where the system has no error queue.
+    """
+    if sys.platform != "linux":
+        return
     for _ in range(limit):
         try:
             data, ancillary, _, _ = sock.recvmsg(HEADER_LEN, _CONTROL_BYTES, socket.MSG_ERRQUEUE)

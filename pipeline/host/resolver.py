@@ -20,12 +20,12 @@ owner calls ``on_timer`` at ``deadline()`` and collects results with ``take_resu
 """
 
 import errno
-import select
 import socket
 from collections.abc import Callable, Hashable, Sequence
 from struct import Struct
 from typing import Final, Generic, Protocol, TypeVar
 
+from pipeline import events as ev
 from pipeline.host.framed import FramedStream
 from pipeline.host.name_files import Server
 
@@ -214,7 +214,7 @@ class Upstream(Generic[T]):
             return False
         attempt = _Try(server, ident, sock, over_tcp=False)
         ask.tries.append(attempt)
-        self._poller.register(sock.fileno(), select.EPOLLIN, lambda _events: self._on_datagrams(ask, attempt))
+        self._poller.register(sock.fileno(), ev.READ, lambda _events: self._on_datagrams(ask, attempt))
         return True
 
     def _query(self, ask: _Ask[T]) -> bytes:
@@ -305,14 +305,14 @@ class Upstream(Generic[T]):
         attempt = _Try(truncated.server, self._random(2), sock, over_tcp=True)
         ask.tries.append(attempt)
         stream.send(attempt.ident + self._query(ask)[2:])
-        events = select.EPOLLIN | select.EPOLLOUT
+        events = ev.READ | ev.WRITE
         self._poller.register(sock.fileno(), events, lambda _events: self._on_stream(ask, attempt, stream))
 
     def _on_stream(self, ask: _Ask[T], attempt: _Try, stream: FramedStream) -> None:
         if attempt not in ask.tries:
             return
         if stream.flush():
-            self._poller.modify(attempt.sock.fileno(), select.EPOLLIN)
+            self._poller.modify(attempt.sock.fileno(), ev.READ)
         for response in stream.receive():
             self._on_response(ask, attempt, response)
             if attempt not in ask.tries:

@@ -14,6 +14,8 @@ KEEPALIVE_IDLE_S: Final = 60
 IOV_MAX: Final = 512
 """Pieces given to one sendmsg; Linux takes up to 1024."""
 
+_KEEPALIVE_IDLE: Final[int] = getattr(socket, "TCP_KEEPIDLE", 0) or getattr(socket, "TCP_KEEPALIVE", 0)
+"""The option for the idle time; macOS calls it TCP_KEEPALIVE."""
 _LINGER_RESET: Final = struct.pack("ii", 1, 0)
 _IN_PROGRESS: Final = frozenset({errno.EINPROGRESS, errno.EWOULDBLOCK, errno.EAGAIN})
 
@@ -44,10 +46,15 @@ def tune(sock: socket.socket) -> None:
     """Make a connection fit for the pipeline: non-blocking; TCP also without Nagle, with keep-alive."""
     sock.setblocking(False)
     if sock.family in (socket.AF_INET, socket.AF_INET6):
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        if hasattr(socket, "TCP_KEEPIDLE"):
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, KEEPALIVE_IDLE_S)
+        try:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            if _KEEPALIVE_IDLE:
+                sock.setsockopt(socket.IPPROTO_TCP, _KEEPALIVE_IDLE, KEEPALIVE_IDLE_S)
+        except OSError as error:
+            # macOS says so of a connection whose peer has reset it already: who reads it will hear of that.
+            if error.errno != errno.EINVAL:
+                raise
 
 
 def finish(sock: socket.socket) -> int:

@@ -41,7 +41,7 @@ class AcceptingEntrance(Entrance):
     def open(self, poller: Poller, room: Room, owner: Owner) -> None:
         """See Entrance.open."""
         self._poller, self._room, self._owner = poller, room, owner
-        if self._sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+        if _listens(self._sock):
             self._sock.setblocking(False)
             self._wait()
         else:
@@ -129,6 +129,21 @@ class PacketEntrance(AcceptingEntrance):
 
     def _accepted(self, sock: socket.socket) -> None:
         self._attach(self._make_link(sock, *self._room), None, sock)
+
+
+def _listens(sock: socket.socket) -> bool:
+    """Whether guests connect to sock, and it is no connection itself."""
+    try:
+        return bool(sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
+    except OSError as error:
+        if error.errno not in (errno.ENOPROTOOPT, errno.EINVAL):
+            raise
+    # macOS cannot be asked so. A connection has a peer.
+    try:
+        sock.getpeername()
+    except OSError:
+        return True
+    return False
 
 
 def peer_text(sock: socket.socket) -> str:

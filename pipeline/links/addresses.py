@@ -13,6 +13,7 @@ Nothing is unlinked to make room, but for hyperkit's name, which nobody else use
 an error of the one who gave it.
 """
 
+import errno
 import os
 import re
 import socket
@@ -29,6 +30,7 @@ _UNIX_KINDS: Final = {
     "unixpacket": socket.SOCK_SEQPACKET,
     "unixgram": socket.SOCK_DGRAM,
 }
+_NO_SUCH_KIND: Final = frozenset({errno.EPROTONOSUPPORT, errno.EPROTOTYPE, errno.ESOCKTNOSUPPORT})
 _GUID: Final = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 _NUMBER: Final = re.compile(r"[0-9]{1,10}", re.ASCII)
 _MAX_U32: Final = 0xFFFFFFFF
@@ -87,7 +89,12 @@ def socket_path(url: str) -> str:
 def _bind_unix(path: str, kind: socket.SocketKind) -> socket.socket:
     if not path:
         raise ValueError("the path is missing")
-    sock = socket.socket(socket.AF_UNIX, kind)
+    try:
+        sock = socket.socket(socket.AF_UNIX, kind)
+    except OSError as error:
+        if kind != socket.SOCK_SEQPACKET or error.errno not in _NO_SUCH_KIND:
+            raise
+        raise ValueError("this system has no packet sockets (SOCK_SEQPACKET), which bess needs") from error
     mask = os.umask(0o777 & ~SOCKET_MODE)
     try:
         sock.bind(path)

@@ -113,7 +113,7 @@ class Link(ABC):
         bursts may lie in the same slot. ``short_is_all`` True saves a system call: a read
         that did not fill its room is then taken for the last one, and the next call returns None
         without reading. That is right if the owner polls edge-triggered and sets it at every
-        event, to False if that has a hang-up bit (EPOLLRDHUP, EPOLLHUP, EPOLLERR): whatever
+        event, to False if that has a hang-up bit (READ_HANGUP, HANGUP, ERROR): whatever
         comes later is a new event, and the assignment makes the next call read again.
         """
 

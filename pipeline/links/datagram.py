@@ -13,7 +13,7 @@ from contextlib import suppress
 from time import monotonic
 from typing import Final
 
-from pipeline.links.base import Link
+from pipeline.links.base import Link, LinkClosed
 from pipeline.links.entrance import READABLE, Entrance, Guest, Owner, Poller, Room
 from pipeline.links.packet import PacketLink
 
@@ -23,6 +23,9 @@ SEND_BUFFER_BYTES: Final = 1024 * 1024
 RECEIVE_BUFFER_BYTES: Final = 4 * 1024 * 1024
 LOOK_INTERVAL: Final = 0.25
 """Seconds between two looks whether the peer is still there, and from its end until the next is heard."""
+
+RETRY_INTERVAL: Final = 0.002
+"""Seconds until a full queue is tried again, where the system does not say that it has room (macOS)."""
 
 Address = str | bytes
 
@@ -50,6 +53,7 @@ class VfkitEntrance(Entrance):
         self._peer: Address = ""
         self._inode: tuple[int, int] | None = None
         self._look_at = float("inf")
+        self._retry_at = float("inf")
 
     def open(self, poller: Poller, room: Room, owner: Owner) -> None:
         """See Entrance.open."""
@@ -58,10 +62,16 @@ class VfkitEntrance(Entrance):
 
     def deadline(self) -> float:
         """See Entrance.deadline."""
-        return self._look_at
+        link = self._link
+        if link is not None and link.blocked and link.room_is_silent and self._retry_at == float("inf"):
+            self._retry_at = monotonic() + RETRY_INTERVAL
+        return min(self._look_at, self._retry_at)
 
     def on_timer(self, now: float) -> None:
         """See Entrance.on_timer."""
+        if now >= self._retry_at:
+            self._retry_at = float("inf")
+            self._retry()
         if now < self._look_at:
             return
         if self._link is None:
@@ -71,6 +81,15 @@ class VfkitEntrance(Entrance):
         self._look_at = now + LOOK_INTERVAL
         if _inode(self._peer) != self._inode or not _is_bound(self._peer):
             self._owner.hang_up(self._link, "the socket of the peer is gone")
+
+    def _retry(self) -> None:
+        link = self._link
+        if link is None:
+            return
+        try:
+            link.flush()
+        except LinkClosed as error:
+            self._owner.hang_up(link, str(error))
 
     def on_left(self, link: Link) -> None:
         """See Entrance.on_left."""
@@ -157,8 +176,16 @@ def _is_bound(peer: Address) -> bool:
 
 
 def _disconnect(sock: socket.socket) -> bool:
-    """Forget the peer, so that anybody is heard again: connect() to the address of no family, all zeros."""
-    return bool(ctypes.CDLL(None).connect(sock.fileno(), bytes(16), 16) == 0)
+    """Forget the peer, so that anybody is heard again: connect() to the address of no family, all zeros.
+
+    What it returns says little: macOS disconnects, and then finds nothing at such an address.
+    """
+    ctypes.CDLL(None).connect(sock.fileno(), bytes(16), 16)
+    try:
+        sock.getpeername()
+    except OSError:
+        return True
+    return False
 
 
 def _text(peer: Address) -> str:

@@ -11,15 +11,15 @@ after a handshake (vpnkit). It lives in the worker that owns the links, never bl
                                        +------- on_left() ------+     unless it serves one guest only
 """
 
-import select
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Final, NamedTuple, Protocol
 
+from pipeline import events as ev
 from pipeline.links.base import Link, SlotPool
 from pipeline.wire.framing import Framing
 
-READABLE: Final = select.EPOLLIN
+READABLE: Final = ev.READ
 
 
 class Poller(Protocol):

@@ -56,6 +56,8 @@ class PacketLink(Link):
         self._max_backlog = max_backlog
         self._backlog: deque[bytes] = deque()
         self._backlog_bytes = 0
+        self.room_is_silent = False
+        """While blocked: whether nothing will say that there is room (macOS), so flush() is to be tried."""
 
     @property
     def blocked(self) -> bool:
@@ -143,6 +145,7 @@ class PacketLink(Link):
             self._sock.send(frame)
         except OSError as error:
             if error.errno in _FULL:
+                self.room_is_silent = error.errno == errno.ENOBUFS
                 return False
             if error.errno != errno.EMSGSIZE:
                 raise LinkClosed(f"cannot write packet to socket: {error.strerror}") from error

@@ -39,16 +39,15 @@ stress test watches it. The consumer must not see ``prod_idx`` before the entrie
 producer ``cons_idx`` before the consumer's last reads: x86 keeps stores in order and loads
 in order, and does not move a store before an earlier load, so no barrier is needed there. On
 weaker machines (Arm64) the interpreter's own work between the two accesses makes a
-reordering unlikely but does not exclude it: see ``ORDERED``. The other pair, "publish, then
-look whether the consumer sleeps", needs a full fence everywhere: wake.py.
+reordering unlikely but does not exclude it, so a fence stands there too (``ORDERED`` of fence.py). The
+other pair, "publish, then look whether the consumer sleeps", needs a full fence everywhere: wake.py.
 """
 
-import platform
 from array import array
 from collections.abc import Callable
 from typing import Final, Generic, TypeVar
 
-from pipeline.shm.fence import full_fence
+from pipeline.shm.fence import ORDERED, full_fence
 
 LINE: Final = 64
 """Bytes of a cache line: the two counters must not share one."""
@@ -59,9 +58,6 @@ SLOT_ENTRY_BYTES: Final = 8
 _PROD: Final = 0
 _WAKE: Final = 1
 _CONS: Final = LINE // 8
-
-ORDERED: Final = platform.machine() in ("x86_64", "AMD64", "i686")
-"""Whether this machine keeps store-store and load-load order by itself; else a fence stands in between."""
 
 _EMPTY: Final = memoryview(b"")
 

@@ -9,8 +9,10 @@ decided elsewhere (topology.py); this module knows only bytes.
 import mmap
 import os
 import secrets
+import sys
 
-import posix_ipc
+if sys.platform != "win32":
+    import posix_ipc
 
 
 def passing_name() -> str:

@@ -33,12 +33,14 @@ being woken      0         does nothing: the post is on its way
 
 import os
 import select
+import sys
 from typing import Final, Protocol
-
-import posix_ipc
 
 from pipeline.shm.fence import full_fence
 from pipeline.shm.segment import passing_name
+
+if sys.platform != "win32":
+    import posix_ipc
 
 BELL_BYTES: Final = 64
 """A bell has a cache line of its own."""
@@ -98,7 +100,7 @@ class SemaphoreWaiter:
 
 
 class EventfdWaiter:
-    """A file descriptor to put into epoll, for workers that hold sockets.
+    """A file descriptor for the poller, for workers that hold sockets.
 
     An eventfd where the system has it, else a pipe. Register ``fileno()`` for reading
     (level-triggered) and call ``clear()`` when it is reported.
@@ -147,6 +149,11 @@ class EventfdWaiter:
         os.close(self._read_fd)
         if self._write_fd != self._read_fd:
             os.close(self._write_fd)
+
+
+def lone_waiter() -> Waiter:
+    """For a worker without sockets: a semaphore, else (macOS has no timed wait on one) a descriptor."""
+    return SemaphoreWaiter() if posix_ipc.SEMAPHORE_TIMEOUT_SUPPORTED else EventfdWaiter()
 
 
 class Bell:

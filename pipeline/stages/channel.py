@@ -1,4 +1,4 @@
-"""Control messages: one msgpack map a packet on an AF_UNIX SOCK_SEQPACKET socket, descriptors beside it.
+"""Control messages: one msgpack map a packet of an AF_UNIX socket, descriptors beside it.
 
 Used at both ends: supervisor and workers, and between workers that hand over sockets.
 Never blocks: what the socket does not take now waits here, with duplicates of its
@@ -16,17 +16,15 @@ import os
 import socket
 import tempfile
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final, Protocol
 
 import msgpack
 
+from pipeline.stages.channel_wire import PACKET_BYTES, wire_of
+
 MAX_MESSAGE: Final = 64 * 1024 * 1024
 """Bytes of one message."""
-PACKET_BYTES: Final = 64 * 1024
-"""Bytes of one packet; longer messages are filed."""
-MAX_FDS: Final = 16
-"""Descriptors beside one packet."""
 
 _FILED: Final = "in a file"
 """Key of a packet whose message is in the file beside it; of the message it has the id, if that has one."""
@@ -48,19 +46,20 @@ class ControlChannel:
     def __init__(self, sock: socket.socket) -> None:
         sock.setblocking(False)
         self.sock = sock
+        self._wire = wire_of(sock)
         self.ended = False
         """The other end is closed; nothing will come any more, what is sent is lost."""
         self._outbox: deque[tuple[bytes, list[int]]] = deque()
         self._lost: list[dict[str, Any]] = []
 
     def fileno(self) -> int:
-        """For epoll."""
+        """For the poller."""
         return self.sock.fileno()
 
     @property
     def backlog(self) -> int:
         """Messages that wait for the socket: call flush() again soon."""
-        return len(self._outbox)
+        return len(self._outbox) + self._wire.unsent
 
     def send(self, message: dict[str, Any], fds: Sequence[int | HasFileno] = ()) -> None:
         """Send one message with descriptors, which stay the caller's.
@@ -90,21 +89,20 @@ class ControlChannel:
                 return False
             self._outbox.popleft()
             close_all(fds)
-        return True
+        return not self._wire.unsent or self._try_rest()
 
     def receive(self) -> list[tuple[dict[str, Any], list[int]]]:
         """All whole messages that are there, each with its descriptors, which are the caller's now."""
         messages: list[tuple[dict[str, Any], list[int]]] = []
         while not self.ended:
             try:
-                packet, fds, flags, _ = socket.recv_fds(
-                    self.sock, PACKET_BYTES, MAX_FDS + 1, socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC
-                )
+                packet, fds, flags = self._wire.receive()
             except BlockingIOError:
                 break
             except ConnectionResetError:
                 packet, fds, flags = b"", [], 0
             if not packet:
+                close_all(fds)  # of a packet that was cut off by the end
                 self.ended = True
                 break
             if flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC):
@@ -138,8 +136,15 @@ class ControlChannel:
             self._outbox.append((packet, _duplicates(fds)))
 
     def _try(self, packet: bytes, fds: list[int]) -> bool:
+        return self._attempt(lambda: self._wire.send(packet, fds))
+
+    def _try_rest(self) -> bool:
+        return self._attempt(self._wire.flush)
+
+    def _attempt(self, send: Callable[[], None]) -> bool:
+        """Whether the socket took it; who is not there any more takes everything."""
         try:
-            socket.send_fds(self.sock, [packet], fds, socket.MSG_NOSIGNAL)
+            send()
         except BlockingIOError:
             return False
         except (BrokenPipeError, ConnectionResetError, ConnectionRefusedError):

@@ -9,10 +9,10 @@ records for another worker do not fit into their ring.
 
 import errno
 import os
-import select
 import socket
 from typing import Final
 
+from pipeline import events as ev
 from pipeline.config import Config
 from pipeline.counters import INDEX
 from pipeline.engines import nat, refusal
@@ -45,9 +45,9 @@ SPILL_AFTER_S: Final = 0.05
 
 _WRITING: Final = frozenset({"OPEN", "CLOSING"})
 
-_EVENTS: Final = select.EPOLLIN | select.EPOLLOUT | select.EPOLLRDHUP | select.EPOLLET
-_END_EVENTS: Final = select.EPOLLHUP | select.EPOLLERR
-_READ_EVENTS: Final = select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR
+_EVENTS: Final = ev.READ | ev.WRITE | ev.READ_HANGUP | ev.EDGE
+_END_EVENTS: Final = ev.HANGUP | ev.ERROR
+_READ_EVENTS: Final = ev.READ | ev.READ_HANGUP | ev.HANGUP | ev.ERROR
 
 _OPENED: Final = INDEX["egress_connection_opened"]
 _ACCEPTED: Final = INDEX["egress_connection_accepted"]
@@ -302,7 +302,7 @@ class EgressStage:
     def _on_event(self, flow: Flow, events: int) -> None:
         stream = flow.stream
         if flow.state == "CONNECTING":
-            if not events & (select.EPOLLOUT | select.EPOLLHUP | select.EPOLLERR):
+            if not events & (ev.WRITE | ev.HANGUP | ev.ERROR):
                 return
             error = host_tcp.finish(stream.sock)
             if error:
@@ -314,7 +314,7 @@ class EgressStage:
             self._tell(flow, d.CONNECTED)
         if events & _END_EVENTS and self._host_ended(flow):
             return
-        if events & select.EPOLLOUT:
+        if events & ev.WRITE:
             stream.writable = True
             self.dirty[flow] = None
         if events & _READ_EVENTS and not flow.read_finished:

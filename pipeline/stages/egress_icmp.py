@@ -3,16 +3,18 @@
 A request leaves with one hop less to live than it came with, and with its don't-fragment bit, so
 that traceroute and path-MTU discovery work through the gateway. Only replies, "time exceeded" and
 "fragmentation needed" go back: a host that is not there is silent. Where the system does not
-allow such sockets, that is said once in the log and counted for every request.
+allow such sockets, that is said once in the log and counted for every request. Systems other than Linux tell
+a socket nothing of errors, so there a traceroute sees the last hop alone.
 """
 
 import errno
-import select
+import os
 import socket
 from collections import OrderedDict
 from time import monotonic
 from typing import Final
 
+from pipeline import events as ev
 from pipeline.counters import INDEX
 from pipeline.engines import nat
 from pipeline.host import icmp as host_icmp
@@ -48,11 +50,13 @@ Key = tuple[int, int, int]
 class EchoFlow:
     """One pinger's socket. Its last TTL and don't-fragment bit are the socket's."""
 
-    __slots__ = ("dont_fragment", "key", "last_seen", "sock", "ttl")
+    __slots__ = ("dont_fragment", "ident", "key", "last_seen", "sock", "ttl")
 
-    def __init__(self, key: Key, sock: socket.socket, now: float) -> None:
+    def __init__(self, key: Key, sock: socket.socket, now: float, ident: int = 0) -> None:
+        """ident: the identifier to use towards the host; 0 where the system sees to it."""
         self.key = key
         self.sock = sock
+        self.ident = ident
         self.last_seen = now
         self.ttl = 0
         self.dont_fragment = False
@@ -73,6 +77,7 @@ class EchoSockets:
         self.demux_out = demux_out
         self.flows: OrderedDict[Key, EchoFlow] = OrderedDict()
         self._warned = False
+        self._last_ident = int.from_bytes(os.urandom(2), "big")
 
     # --- guest -> host ------------------------------------------------------------------
 
@@ -98,7 +103,9 @@ class EchoSockets:
             if (flow.ttl, flow.dont_fragment) != (ttl, dont_fragment):
                 host_icmp.set_path(flow.sock, ttl, dont_fragment=dont_fragment)
                 flow.ttl, flow.dont_fragment = ttl, dont_fragment
-            self._send_once_more(flow.sock, message)
+            self._send_once_more(
+                flow.sock, host_icmp.with_ident(message, flow.ident) if flow.ident else message
+            )
             self.counts[_FORWARDED] += 1
         except OSError as error:
             if error.errno == errno.EMSGSIZE and dont_fragment:
@@ -107,7 +114,7 @@ class EchoSockets:
             else:
                 self.counts[_SEND_FAILED] += 1
 
-    def _send_once_more(self, sock: socket.socket, message: memoryview) -> None:
+    def _send_once_more(self, sock: socket.socket, message: memoryview | bytes) -> None:
         """Send; an error about an earlier request, which the kernel reports here first, is not this one's."""
         try:
             sock.send(message)
@@ -136,10 +143,20 @@ class EchoSockets:
             else:
                 self.counts[_SEND_FAILED] += 1
             return None
-        flow = self.flows[key] = EchoFlow(key, sock, monotonic())
+        flow = self.flows[key] = EchoFlow(key, sock, monotonic(), self._free_ident())
         self.counts[_FLOWS] = len(self.flows)
-        self.worker.register(sock.fileno(), select.EPOLLIN, lambda events: self._on_event(flow, events))
+        self.worker.register(sock.fileno(), ev.READ, lambda events: self._on_event(flow, events))
         return flow
+
+    def _free_ident(self) -> int:
+        """An identifier that no flow has; 0 where sockets have their own."""
+        if host_icmp.OWN_IDENT:
+            return 0
+        used = {flow.ident for flow in self.flows.values()}
+        while True:
+            self._last_ident = self._last_ident % 0xFFFF + 1
+            if self._last_ident not in used:
+                return self._last_ident
 
     def _make_room(self, guest_addr: int) -> None:
         """Close the flow idle for longest, of this guest or of all, where a bound is reached."""
@@ -167,7 +184,7 @@ class EchoSockets:
     def _on_event(self, flow: EchoFlow, events: int) -> None:
         if self.flows.get(flow.key) is not flow:
             return
-        if events & select.EPOLLERR:
+        if events & ev.ERROR:
             for error in host_icmp.errors(flow.sock, READS):
                 if error.type == icmp.TIME_EXCEEDED or (
                     error.type == icmp.UNREACHABLE and error.code == icmp.FRAGMENTATION_NEEDED
@@ -190,7 +207,8 @@ class EchoSockets:
         except OSError:
             # The error of a request, which the error queue has told already.
             return True
-        if length < icmp.HEADER_LEN or view[0] != icmp.ECHO_REPLY:
+        start = host_icmp.reply_in(view[:length], flow.ident)
+        if start < 0:
             return True
         filler.commit(length)
         guest_addr, ident, remote_addr = flow.key
@@ -201,11 +219,11 @@ class EchoSockets:
             d.record(
                 d.ICMP_REPLY,
                 slot=slot,
-                off=off,
-                length=length,
+                off=off + start,
+                length=length - start,
                 guest_addr=guest_addr,
                 remote_addr=remote_addr,
-                ports=ident << 16 | view[6] << 8 | view[7],
+                ports=ident << 16 | view[start + 6] << 8 | view[start + 7],
             )
         )
         return True

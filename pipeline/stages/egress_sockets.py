@@ -6,14 +6,17 @@ too. Which flow a socket belongs to is the stage's business.
 """
 
 import errno
-import resource
 import socket
+import sys
 from collections.abc import Sized
 from typing import Final
 
 from pipeline.counters import INDEX
 from pipeline.host import tcp as host_tcp
 from pipeline.stages.worker import Worker
+
+if sys.platform != "win32":
+    import resource
 
 RESERVE: Final = 64
 """Descriptors that flows of guests leave free."""

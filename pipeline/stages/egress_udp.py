@@ -5,10 +5,10 @@ socket needs. Flows of forwarded ports are numbered here, one for each host clie
 """
 
 import errno
-import select
 import socket
 from typing import Final
 
+from pipeline import events as ev
 from pipeline.counters import INDEX
 from pipeline.engines import nat, refusal
 from pipeline.host import tcp as host_tcp
@@ -39,7 +39,7 @@ SOCKET_BUFFER_BYTES: Final = 1 << 20
 TELL_EVERY_S: Final = 1.0
 """Seconds between two records to demux that a flow is used whose answers go past it."""
 
-_EVENTS: Final = select.EPOLLIN | select.EPOLLET
+_EVENTS: Final = ev.READ | ev.EDGE
 _TO_HOST: Final = INDEX["egress_datagrams_to_host"]
 _FROM_HOST: Final = INDEX["egress_datagrams_from_host"]
 _SEND_FAILED: Final = INDEX["egress_datagram_dropped_send_failed"]

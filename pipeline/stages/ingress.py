@@ -10,11 +10,11 @@ their producers (backpressure). With other guests behind the same rings it must 
 what it does not take in time is dropped and counted, as a full queue of a network card would.
 """
 
-import select
 import socket
 from time import monotonic
 from typing import Final
 
+from pipeline import events as ev
 from pipeline.config import Config
 from pipeline.counters import INDEX
 from pipeline.engines import gro
@@ -49,10 +49,10 @@ MAX_REFS: Final = 16384
 """References to slots of ingress that may be out; beyond, links are not read."""
 MAX_LINKS: Final = 256
 
-_LINK_EVENTS: Final = select.EPOLLIN | select.EPOLLOUT | select.EPOLLRDHUP | select.EPOLLET
-_WRITE_EVENTS: Final = select.EPOLLOUT | select.EPOLLET
-_READ_EVENTS: Final = select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR
-_HANGUP_EVENTS: Final = select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR
+_LINK_EVENTS: Final = ev.READ | ev.WRITE | ev.READ_HANGUP | ev.EDGE
+_WRITE_EVENTS: Final = ev.WRITE | ev.EDGE
+_READ_EVENTS: Final = ev.READ | ev.READ_HANGUP | ev.HANGUP | ev.ERROR
+_HANGUP_EVENTS: Final = ev.READ_HANGUP | ev.HANGUP | ev.ERROR
 
 _BYTES_IN: Final = INDEX["link_bytes_from_guest"]
 _FRAMES_IN: Final = INDEX["link_frames_from_guest"]
@@ -409,7 +409,7 @@ class IngressStage:
                 return self.last_number
 
     def _on_event(self, port: Port, events: int) -> None:
-        if events & select.EPOLLOUT and port.link.blocked and not self._flush_link(port):
+        if events & ev.WRITE and port.link.blocked and not self._flush_link(port):
             return
         if events & _READ_EVENTS:
             port.link.short_is_all = not events & _HANGUP_EVENTS

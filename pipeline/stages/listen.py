@@ -9,11 +9,11 @@ system had no descriptor left: clients wait in the backlogs of the listeners, wh
 """
 
 import os
-import select
 import socket
 from time import monotonic
 from typing import Final
 
+from pipeline import events as ev
 from pipeline.config import Config
 from pipeline.counters import INDEX
 from pipeline.host import listener, proxy_header
@@ -163,7 +163,7 @@ class ListenStage:
 
     def _watch(self, forward: Forward) -> None:
         if forward.protocol != "udp" and not forward.watched:
-            self.worker.register(forward.sock.fileno(), select.EPOLLIN, lambda _events: self._accept(forward))
+            self.worker.register(forward.sock.fileno(), ev.READ, lambda _events: self._accept(forward))
             forward.watched = True
 
     def _ignore(self, forward: Forward) -> None:

@@ -2,7 +2,7 @@
 
 One turn is a *breath* of every worker: slots come home, socket events are delivered, the stage
 steps, what it pushed is published. A turn without work ends in sleep: announce on every
-bell, look at every input again, then wait in epoll (or on a semaphore, for a lone worker without
+bell, look at every input again, then wait for sockets (or on a semaphore, for a lone worker without
 sockets) until the nearest deadline or MAX_SLEEP. A sleeping process costs one wake a second; a
 busy one makes no system call but those of its sockets.
 
@@ -20,75 +20,28 @@ worker, and when the supervisor is gone. SIGINT is ignored: the supervisor gets 
 import ctypes
 import faulthandler
 import gc
-import select
+import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
-from os import sched_yield
-from time import monotonic
+from time import monotonic, sleep
 from types import FrameType
 from typing import Final, Protocol
 
 import structlog
 
 from pipeline.shm import wake
-from pipeline.shm.wake import EventfdWaiter, Waiter
+from pipeline.shm.wake import Waiter
+from pipeline.stages.poller import Events, Poller
 
 MAX_EVENTS: Final = 256
 """Socket events of one turn."""
 BUSY_GAP: Final = 0.001
 """Seconds within which work must follow work for a look to be worth it."""
 _PR_SET_PDEATHSIG: Final = 1
-
-Events = list[tuple[int, int]]
-
-
-class Poller:
-    """Descriptors and their callbacks, for a process whose waiter is a descriptor itself."""
-
-    def __init__(self, waiter: EventfdWaiter) -> None:
-        self._epoll = select.epoll()
-        poll = select.poll()
-        poll.register(self._epoll.fileno(), select.POLLIN)
-        self.ready = partial(poll.poll, 0)
-        """True in a condition if poll() would return something at once. It takes nothing away."""
-        self._callbacks: dict[int, Callable[[int], object]] = {}
-        self.poll = self._epoll.poll
-        self.rung = False
-        """Whether a bell was rung since the owner of the poller has last set this to False."""
-        self._clear = waiter.clear
-        self.register(waiter.fileno(), select.EPOLLIN, self._on_bell)
-
-    def _on_bell(self, _events: int) -> None:
-        self._clear()
-        self.rung = True
-
-    def register(self, fd: int, events: int, callback: Callable[[int], object]) -> None:
-        """Call callback(events) in each turn in which fd is ready."""
-        self._epoll.register(fd, events)
-        self._callbacks[fd] = callback
-
-    def modify(self, fd: int, events: int) -> None:
-        """Wait for other events of a registered descriptor."""
-        self._epoll.modify(fd, events)
-
-    def unregister(self, fd: int) -> None:
-        """Forget a registered descriptor, which must still be open."""
-        del self._callbacks[fd]
-        self._epoll.unregister(fd)
-
-    def registered(self, fd: int) -> bool:
-        """Whether fd has a callback."""
-        return fd in self._callbacks
-
-    def dispatch(self, events: Events) -> None:
-        """Deliver what poll() returned."""
-        callbacks = self._callbacks
-        for fd, mask in events:
-            # A callback before may have unregistered it.
-            if (callback := callbacks.get(fd)) is not None:
-                callback(mask)
+give_way: Final[Callable[[], None]] = getattr(os, "sched_yield", partial(sleep, 0))
+"""Give the core away, if somebody wants it."""
 
 
 class Member(Protocol):
@@ -205,7 +158,7 @@ class Loop:
             for look in looks:
                 if look():
                     return True
-            sched_yield()
+            give_way()
         return False
 
     def turn(self, events: Events, everyone: bool = True) -> int:

@@ -5,11 +5,11 @@ MAX_QUERIES queries or IDLE seconds without one, and when its guest neither read
 a query says is the resolver's business.
 """
 
-import select
 import socket
 from collections.abc import Callable
 from typing import Final, NamedTuple
 
+from pipeline import events as ev
 from pipeline.counters import INDEX
 from pipeline.host.framed import FramedStream
 from pipeline.host.resolver import Poller
@@ -48,7 +48,7 @@ class _Connection:
         self.expires = expires
         self.queries = 0
         self.waiting = 0
-        self.events = select.EPOLLIN
+        self.events = ev.READ
 
 
 class DnsStreams:
@@ -119,12 +119,12 @@ class DnsStreams:
     def _on_event(self, connection: _Connection, events: int) -> None:
         if connection.number not in self._connections:
             return
-        if events & (select.EPOLLERR | select.EPOLLHUP):
+        if events & (ev.ERROR | ev.HANGUP):
             # Both directions are over: nobody would read an answer.
             self._close(connection)
             return
         connection.stream.flush()
-        if events & select.EPOLLIN:
+        if events & ev.READ:
             for message in connection.stream.receive():
                 if connection.queries >= MAX_QUERIES:
                     break
@@ -147,7 +147,7 @@ class DnsStreams:
         elif stream.broken or (finished and not connection.waiting and not stream.unsent):
             self._close(connection)
         else:
-            events = (0 if finished else select.EPOLLIN) | (select.EPOLLOUT if stream.unsent else 0)
+            events = (0 if finished else ev.READ) | (ev.WRITE if stream.unsent else 0)
             if events != connection.events:
                 connection.events = events
                 self._poller.modify(stream.fileno(), events)

@@ -18,12 +18,14 @@ from typing import Any, Final, Protocol
 
 import structlog
 
+from pipeline import events
 from pipeline.counters import INDEX
 from pipeline.shm.arena import Pool
 from pipeline.shm.ring import Producer, SlotProducer
 from pipeline.shm.wake import EventfdWaiter
 from pipeline.stages.channel import ControlChannel, HasFileno
-from pipeline.stages.loop import Loop, Poller
+from pipeline.stages.loop import Loop
+from pipeline.stages.poller import Poller, open_poller
 from pipeline.topology import WorkerPorts
 
 HOUSEKEEPING: Final = 1.0
@@ -104,7 +106,7 @@ class Worker:
         self._supervisor_pid = os.getppid() if supervisor_pid is None else supervisor_pid
         self._waiter = ports.bell.waiter
         if poller is None and isinstance(self._waiter, EventfdWaiter):
-            poller = Poller(self._waiter)
+            poller = open_poller(self._waiter)
         self.poller = poller
         self._armed: list[AnyProducer] = []
         self._wants_slots = False
@@ -124,7 +126,7 @@ class Worker:
         if poller is not None:
             for channel in (self._control, *self._peers.values()):
                 if channel is not None:
-                    self.register(channel.fileno(), select.EPOLLIN, self._server(channel))
+                    self.register(channel.fileno(), events.READ, self._server(channel))
 
     def share(self, workers: Mapping[str, "Worker"]) -> None:
         """Say which workers, by name, breathe in this process: they are stirred where others are rung for."""
@@ -180,17 +182,17 @@ class Worker:
         """
         self._free_pushes[slot](slot | tag << TAG_SHIFT)
 
-    def register(self, fd: int, events: int, callback: Callable[[int], object]) -> None:
-        """Call callback(events) in each breath in which fd is ready; EPOLLET in events as in epoll.
+    def register(self, fd: int, mask: int, callback: Callable[[int], object]) -> None:
+        """Call callback(events) in each breath in which fd is ready; events of pipeline.events.
 
-        Only in workers that wait in epoll (LookupError in others). Unregister before closing fd.
+        Only in workers with a poller (LookupError in others). Unregister before closing fd.
         An event of this breath may still be delivered to a descriptor that took over the number.
         """
-        self._sockets().register(fd, events, self._stirring(callback))
+        self._sockets().register(fd, mask, self._stirring(callback))
 
-    def modify(self, fd: int, events: int) -> None:
+    def modify(self, fd: int, mask: int) -> None:
         """Wait for other events of a registered descriptor."""
-        self._sockets().modify(fd, events)
+        self._sockets().modify(fd, mask)
 
     def unregister(self, fd: int) -> None:
         """Forget a registered descriptor, which must still be open."""
@@ -341,9 +343,9 @@ class Worker:
         )
 
     def _stirring(self, callback: Callable[[int], object]) -> Callable[[int], object]:
-        def stir(events: int) -> None:
+        def stir(found: int) -> None:
             self.stirred = True
-            callback(events)
+            callback(found)
 
         return stir
 

@@ -88,3 +88,15 @@ def test_pieces_are_the_bytes_that_the_descriptor_formula_names(
 def test_pieces_of_a_range_in_one_piece_are_one() -> None:
     parts = tcp.pieces(memoryview(bytes(100)), 10, 0, 65535, 5, 50)
     assert [len(part) for part in parts] == [50]
+
+
+def test_options_of_a_connection_that_was_reset_are_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Reset(socket.socket):
+        """As macOS has it."""
+
+        def setsockopt(self, *_args: object) -> None:
+            raise OSError(errno.EINVAL, "Invalid argument")
+
+    with Reset() as sock:
+        tcp.tune(sock)
+        assert not sock.getblocking()

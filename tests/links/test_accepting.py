@@ -153,3 +153,20 @@ def test_closing_an_entrance_leaves_no_descriptor(tmp_path: Path, opened: bool) 
     else:
         door.close()
     assert sock.fileno() == -1
+
+
+def test_a_system_that_cannot_be_asked_whether_a_socket_listens_is_asked_for_its_peer(
+    owner: Owner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> int:
+        raise OSError(errno.ENOPROTOOPT, "Protocol not available")
+
+    monkeypatch.setattr(socket.socket, "getsockopt", refuse)
+    ours, theirs = socket.socketpair()
+    owner.open(StreamEntrance("le16", ours, LE16))
+    assert len(owner.guests) == 1, "the connection is the guest"
+    theirs.close()
+    owner.open(StreamEntrance("le16", listener(tmp_path / "s"), LE16))
+    guest = connect(tmp_path / "s")
+    owner.wait(lambda: len(owner.guests) == 2)
+    guest.close()

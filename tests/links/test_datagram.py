@@ -1,15 +1,17 @@
 """vfkit over real sockets: who the peer is, what is no frame, and one machine after the other."""
 
+import errno
 import gc
 import os
 import socket
 from pathlib import Path
 from time import monotonic
+from typing import Any
 
 import pytest
 
 from pipeline.links.base import LinkClosed
-from pipeline.links.datagram import LOOK_INTERVAL, VfkitEntrance
+from pipeline.links.datagram import LOOK_INTERVAL, RETRY_INTERVAL, VfkitEntrance
 from tests.support.owner import Owner
 
 
@@ -156,3 +158,53 @@ def test_for_a_program_with_one_machine_there_is_no_second(owner: Owner, tmp_pat
     door.on_timer(monotonic() + 1)
     assert owner.guests == []
     assert not owner.poller.callbacks
+
+
+class FullQueue:
+    """A socket as macOS has it: a full queue is ENOBUFS, and nothing tells when it has room."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+        self.error: OSError | None = None
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._sock, name)
+
+    def send(self, frame: bytes) -> int:
+        if self.error is not None:
+            raise self.error
+        return self._sock.send(frame)
+
+
+def test_a_full_queue_that_does_not_say_when_it_has_room_is_tried_again(owner: Owner, tmp_path: Path) -> None:
+    door = owner.open(entrance(tmp_path))
+    machine = Machine(tmp_path)
+    machine.send(b"frame")
+    link: Any = owner.guest().link
+    link._sock = queue = FullQueue(link._sock)
+    assert door.deadline() - monotonic() > RETRY_INTERVAL, "no retry while nothing waits"
+    queue.error = OSError(errno.ENOBUFS, "No buffer space available")
+    assert link.send([b"one", b"two"])
+    soon = door.deadline()
+    assert soon - monotonic() <= RETRY_INTERVAL
+    door.on_timer(soon)
+    assert link.blocked
+    assert door.deadline() > soon, "not at once again"
+    queue.error = None
+    door.on_timer(door.deadline())
+    assert not link.blocked
+    assert [machine.sock.recv(10) for _ in range(2)] == [b"one", b"two"]
+    assert door.deadline() - monotonic() > RETRY_INTERVAL
+
+
+def test_a_machine_that_is_found_gone_by_a_retry_is_hung_up(owner: Owner, tmp_path: Path) -> None:
+    door = owner.open(entrance(tmp_path))
+    machine = Machine(tmp_path)
+    machine.send(b"frame")
+    link: Any = owner.guest().link
+    link._sock = queue = FullQueue(link._sock)
+    queue.error = OSError(errno.ENOBUFS, "No buffer space available")
+    link.send([b"one"])
+    queue.error = OSError(errno.ECONNRESET, "Connection reset by peer")
+    door.on_timer(door.deadline())
+    assert owner.hung_up == ["cannot write packet to socket: Connection reset by peer"]

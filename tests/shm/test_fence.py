@@ -2,6 +2,9 @@
 
 import os
 
+import pytest
+
+from pipeline.shm import fence
 from pipeline.shm.fence import full_fence
 
 
@@ -17,3 +20,15 @@ def test_it_works_in_a_forked_process() -> None:
         full_fence()
         os._exit(0)
     assert os.waitpid(pid, 0)[1] == 0
+
+
+def test_where_a_lock_is_an_acquire_and_a_release_it_is_taken_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    steps: list[str] = []
+    monkeypatch.setattr(fence, "_acquire", lambda: steps.append("acquire"))
+    monkeypatch.setattr(fence, "_release", lambda: steps.append("release"))
+    fence._twice()
+    assert steps[1:3] == ["release", "acquire"]
+    assert len(steps) == 4
+    steps.clear()
+    full_fence()
+    assert len(steps) == (2 if fence.ORDERED else 4)

@@ -6,9 +6,10 @@ import threading
 import time
 from collections.abc import Iterator
 
+import posix_ipc
 import pytest
 
-from pipeline.shm.wake import BELL_BYTES, Bell, EventfdWaiter, SemaphoreWaiter, Waiter
+from pipeline.shm.wake import BELL_BYTES, Bell, EventfdWaiter, SemaphoreWaiter, Waiter, lone_waiter
 
 
 @pytest.fixture(params=["eventfd", "pipe", "semaphore"])
@@ -76,6 +77,17 @@ def test_a_semaphore_leaves_no_name() -> None:
     waiter = SemaphoreWaiter()
     assert not [name for name in os.listdir("/dev/shm") if f"gvtap-{os.getpid()}-" in name]
     waiter.close()
+
+
+def test_who_holds_no_sockets_waits_on_a_descriptor_where_semaphores_have_no_timed_wait(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    waiters = [lone_waiter()]
+    monkeypatch.setattr(posix_ipc, "SEMAPHORE_TIMEOUT_SUPPORTED", False)
+    waiters.append(lone_waiter())
+    assert [type(waiter) for waiter in waiters] == [SemaphoreWaiter, EventfdWaiter]
+    for waiter in waiters:
+        waiter.close()
 
 
 class CountingWaiter:

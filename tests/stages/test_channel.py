@@ -14,9 +14,9 @@ from tests.stages.conftest import Exhaust
 Pair = tuple[ControlChannel, ControlChannel]
 
 
-@pytest.fixture
-def pair() -> Iterator[Pair]:
-    ends = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+@pytest.fixture(params=[socket.SOCK_SEQPACKET, socket.SOCK_STREAM], ids=["packets", "stream"])
+def pair(request: pytest.FixtureRequest) -> Iterator[Pair]:
+    ends = socket.socketpair(socket.AF_UNIX, request.param)
     channels = ControlChannel(ends[0]), ControlChannel(ends[1])
     yield channels
     for end in channels:

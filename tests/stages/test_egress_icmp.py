@@ -129,6 +129,32 @@ def test_a_pinger_has_one_socket_and_its_answers_carry_its_own_number(make: Call
     rig.pool.unref(record[5])
 
 
+def test_pingers_are_told_apart_by_us_where_the_system_does_not(
+    make: Callable[..., Rig], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(host_icmp, "OWN_IDENT", False)
+    rig = make()
+    rig.ping(ident=7, seq=1)
+    rig.ping(ident=7, seq=1, guest=GUEST + 1)
+    requests = [far.recv(1000) for far in rig.far]
+    idents = [int.from_bytes(request[4:6], "big") for request in requests]
+    assert len({0, *idents}) == 3
+    assert requests == [icmp.build_echo(icmp.ECHO_REQUEST, ident, 1, b"payload") for ident in idents]
+    # Each socket hears of both replies, one with the IP header before it.
+    for far in rig.far:
+        far.send(icmp.build_echo(icmp.ECHO_REPLY, idents[0], 1, b"payload"))
+        far.send(b"\x45" + bytes(19) + icmp.build_echo(icmp.ECHO_REPLY, idents[1], 1, b"payload"))
+    rig.worker.run(0)
+    records = rig.records()
+    assert {record[15] for record in records} == {GUEST, GUEST + 1}
+    assert [record[17] for record in records] == [7 << 16 | 1] * 2
+    for record in records:
+        slot, off, length = record[5:8]
+        message = bytes(rig.worker.ports.arena.slots[slot][off : off + length])
+        assert (message[0], message[6:]) == (icmp.ECHO_REPLY, b"\0\x01payload")
+        rig.pool.unref(slot)
+
+
 def test_hops_and_the_dont_fragment_bit_are_set_when_they_change(make: Callable[..., Rig]) -> None:
     rig = make()
     for aux in (63, 63, 1, 1 | d.ECHO_DONT_FRAGMENT):

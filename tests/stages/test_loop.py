@@ -6,7 +6,8 @@ import pytest
 import structlog
 
 from pipeline.stages import loop as loop_module
-from pipeline.stages.loop import BUSY_GAP, Loop, Poller
+from pipeline.stages.loop import BUSY_GAP, Loop
+from pipeline.stages.poller import Poller
 
 BUSY_POLL = 50e-6
 LOOK = 1e-5

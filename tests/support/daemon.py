@@ -21,6 +21,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from pipeline import placement
 from pipeline.topology import Layout
 from tests.support.netns import Namespace, Network, shared_memory, wait_for
 
@@ -34,8 +35,10 @@ _TICKS = os.sysconf("SC_CLK_TCK")
 class Daemon:
     """One run of the daemon."""
 
-    def __init__(self, network: Network, *flags: str, name: str = "daemon", ssh_port: int = -1) -> None:
-        """flags are added to those for the sockets; they may name other links."""
+    def __init__(
+        self, network: Network, *flags: str, name: str = "daemon", ssh_port: int = -1, system: str = ""
+    ) -> None:
+        """flags are added to those for the sockets; they may name other links. system: see program()."""
         self.network = network
         self.namespace: Namespace = network.host
         self.socket = network.directory / f"{name}.sock"
@@ -45,6 +48,7 @@ class Daemon:
             *("-listen", f"unix://{self.socket}", "-listen-qemu", f"unix://{self.qemu_socket}"),
             *("-ssh-port", str(ssh_port), *flags),
         ]
+        self.command = program(system)
         self.start_seconds = 0.0
         self.expect_errors = False
         """Set by a test that provokes lines of level error or worse."""
@@ -57,7 +61,7 @@ class Daemon:
         began = time.monotonic()
         with self.log_path.open("wb") as log:
             self._process = self.namespace.popen(
-                [*program(), "start", *self.flags], stdin=subprocess.DEVNULL, stdout=log, stderr=log
+                [*self.command, "start", *self.flags], stdin=subprocess.DEVNULL, stdout=log, stderr=log
             )
         wait_for(self._is_ready, "the daemon is ready", READY_SECONDS, 0.01)
         self.start_seconds = time.monotonic() - began
@@ -84,10 +88,14 @@ class Daemon:
         return int(self.flags[self.flags.index(flag) + 1]) if flag in self.flags else default
 
     def workers(self) -> dict[str, int]:
-        """Pids of the worker processes by name: the supervisor's children, in the order of their start."""
+        """Pids of the worker processes by name: the supervisor's children, in the order of their start.
+
+        Where a placement fuses workers the names are those of its processes.
+        """
         pid = self.process.pid
         children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-        names = self.layout.names
+        kind = self.flags[self.flags.index("-placement") + 1] if "-placement" in self.flags else "separate"
+        names = [group.name for group in placement.plan(kind, self.layout, os.cpu_count() or 1)]
         assert len(children) == len(names), f"{len(children)} children for the workers {names}"
         return dict(zip(names, map(int, children), strict=True))
 
@@ -230,8 +238,14 @@ class Daemon:
             path.unlink(missing_ok=True)
 
 
-def program() -> list[str]:
-    """The command behind the name gvtap-pipeline, that of this very interpreter."""
+def program(system: str = "") -> list[str]:
+    """The command behind the name gvtap-pipeline, that of this very interpreter.
+
+    system: another one, which is acted (tests.support.other_system); by default what the environment's
+    GVTAP_TEST_SYSTEM says, so that every test with a daemon can be run as on that system.
+    """
+    if system := system or os.environ.get("GVTAP_TEST_SYSTEM", ""):
+        return [sys.executable, "-m", "tests.support.other_system", system, "run"]
     installed = Path(sys.executable).parent / "gvtap-pipeline"
     return [str(installed)] if installed.exists() else [sys.executable, "-m", "pipeline.cli"]
 

@@ -313,7 +313,7 @@ class OneProcess:
         for worker in self.workers.values():
             worker.end()
             if worker.poller is not None:
-                worker.poller._epoll.close()
+                worker.poller.close()
         for sock in self._sockets:
             sock.close()
         for waiter in self.fabric.waiters.values():
