@@ -25,6 +25,7 @@ _TCP_OFFSET: Final = 12
 _TCP_FLAGS: Final = 13
 _UDP_LEN: Final = 8
 _UDP_LENGTH: Final = 4
+_UDP_CHECK: Final = 6
 _LAST_ONLY: Final = tcp.PSH | tcp.FIN
 _FIRST_ONLY: Final = tcp.CWR
 _MASK: Final = 0xFFFFFFFF
@@ -38,11 +39,12 @@ _IPV4_TOTAL_IDENT: Final = Struct("!HH")
 def complete(frame: memoryview | bytearray, csum_start: int, csum_offset: int) -> None:
     """Put the checksum of frame[csum_start:] at csum_offset from there, where the pseudo-header's sum is.
 
-    A result of zero is written as 0xffff, which UDP needs (RFC 768) and TCP allows.
+    A result of zero is written as 0xffff for UDP, where it would say that there is none (RFC 768).
     """
     total = inet.word_sum(frame, csum_start, len(frame) - csum_start)
+    zero = inet.MODULUS if csum_offset == _UDP_CHECK else 0
     # A sum over little-endian words belongs into a little-endian field.
-    _LITTLE.pack_into(frame, csum_start + csum_offset, -total % inet.MODULUS or inet.MODULUS)
+    _LITTLE.pack_into(frame, csum_start + csum_offset, -total % inet.MODULUS or zero)
 
 
 def cut(frame: memoryview, header: virtio_net.Header) -> list[bytearray]:

@@ -67,7 +67,8 @@ class PcapWriter:
         data = memoryview(b"".join(self._gathered))
         self._gathered.clear()
         while data:
-            data = data[os.write(self._fd, data) :]
+            written = os.write(self._fd, data)
+            data = data[written:]
 
     def close(self) -> None:
         """Close the file. May be called twice."""

@@ -184,7 +184,8 @@ def _file(content: bytes) -> int:
     try:
         rest = memoryview(content)
         while rest:
-            rest = rest[os.write(file, rest) :]
+            written = os.write(file, rest)
+            rest = rest[written:]
     except OSError:
         os.close(file)
         raise

@@ -103,7 +103,8 @@ class StreamWire:
         """See Wire."""
         try:
             while self._rest:
-                self._rest = self._rest[self._sock.send(self._rest, _NO_SIGNAL) :]
+                sent = self._sock.send(self._rest, _NO_SIGNAL)
+                self._rest = self._rest[sent:]
         except (BrokenPipeError, ConnectionResetError):
             self._rest = b""
             raise

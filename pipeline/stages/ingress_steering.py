@@ -146,6 +146,8 @@ class Steering:
             return False
         if route.behind:
             if self.demux_out.cons_idx() < route.behind:
+                # So this goes there as well, and has to be taken first.
+                route.behind = self.demux_out.push_idx() + 1
                 return False
             route.behind = 0
         _, _, link, stride, size, slot, off, length, _, count, *_ = item

@@ -140,6 +140,11 @@ def test_datagrams_do_not_overtake_those_that_demux_still_has(rig: Rig) -> None:
     assert rig.went(udp()) == []
     rig.steering.steer((GUEST, SERVER, 40000 << 16 | 9000), 77, 0)
     assert rig.went(udp()) == []
+    ring = rig.worker.ports.rings_out["demux"]
+    demux.worker.ports.rings_in["ingress"].peek()
+    demux.worker.ports.rings_in["ingress"].release(1)
+    assert ring.cons_idx() == 1
+    assert rig.went(udp()) == [], "one that came meanwhile is still there"
     demux.deaf = False
     assert [name for name, _ in rig.told()] == ["demux", "demux"]
     assert rig.went(udp()) == ["egress0"]
