@@ -49,6 +49,7 @@ class UdpFlow:
         "owner",
         "remote_addr",
         "remote_port",
+        "returns",
         "steered",
         "unanswered",
     )
@@ -60,6 +61,8 @@ class UdpFlow:
         self.last_seen = now
         self.steered = False
         """Whether datagrams go past the table: the caller's mark, which then says when the flow is used."""
+        self.returns = False
+        """The caller's mark that they do not any more, until somebody was told."""
         self.unanswered = 0
         """Questions of the guest without an answer, where each datagram is one (DNS): the caller's count."""
 

@@ -130,17 +130,20 @@ STEER_UDP: Final = 17
 """demux -> ingress: further datagrams of a guest's flow may go straight to egress worker aux.
 flow, guest_addr, remote_addr, ports."""
 UNSTEER_UDP: Final = 18
-"""demux -> ingress: the flow is over. guest_addr, remote_addr, ports."""
+"""demux -> ingress: the flow is over. ingress -> demux: it has fragments, so all of it goes to demux from now
+on. guest_addr, remote_addr, ports."""
 
 # --- demux <-> egress, demux <-> resolver ---------------------------------------------
 UDP_DATA: Final = 20
 """One UDP payload. flow, slot, off, len, guest_addr, remote_addr, ports, link. Also ingress -> egress.
 
-To and from egress it may be several, laid out as UDP_RANGE says (one has gso_size = len).
+To and from egress it may be several, laid out as UDP_RANGE says (one has gso_size = len). From demux to
+egress aux = UDP_BEHIND if ingress has sent datagrams of the flow, before these, straight to egress.
 
 From egress and resolver at least 64 bytes before off in the slot belong to the record (headers).
 A guest_addr of 255.255.255.255 from the resolver is sent to the broadcast MAC of that link.
 """
+UDP_BEHIND: Final = 1
 UDP_CLOSE: Final = 21
 """The flow is over (idle, evicted or refused). flow."""
 DIAL: Final = 22

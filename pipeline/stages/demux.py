@@ -179,6 +179,8 @@ class DemuxStage:
                     self._on_heard(link, guest_addr, d.mac_of(_seq, _ack), now)
                 elif kind == d.UDP_USED:
                     self.udp.on_used_by_guest(guest_addr, remote_addr, ports, now)
+                elif kind == d.UNSTEER_UDP:
+                    self.udp.on_unsteered(guest_addr, remote_addr, ports, now)
                 elif kind == d.LINK_UP:
                     self.links.add(link)
                 elif kind == d.LINK_DOWN:

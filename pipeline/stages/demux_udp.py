@@ -126,13 +126,20 @@ class UdpDispatch:
         self.egress_out[flow.owner].push(
             d.DESCRIPTOR.pack(
                 d.UDP_DATA, 0, link, stride, size, slot, off, length, 0, flow.number,
-                0, 0, 0, 0, 0, src, dst, ports, 0,
+                0, 0, 0, 0, 0, src, dst, ports, d.UDP_BEHIND if flow.returns else 0,
             )
         )  # fmt: skip
+        flow.returns = False
 
     def on_used_by_guest(self, src: int, dst: int, ports: int, now: float) -> None:
         """Datagrams of a guest went past demux."""
         self.flows.find(src, ports >> 16, dst, ports & 0xFFFF, now)
+
+    def on_unsteered(self, src: int, dst: int, ports: int, now: float) -> None:
+        """What comes of a flow now is behind datagrams that went past demux."""
+        flow = self.flows.find(src, ports >> 16, dst, ports & 0xFFFF, now)
+        if flow is not None:
+            flow.returns = True
 
     def on_used_by_host(self, shard: int, number: int, now: float) -> None:
         """Datagrams of the host went past demux."""

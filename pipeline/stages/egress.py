@@ -278,7 +278,7 @@ class EgressStage:
         ) in d.DESCRIPTOR.iter_unpack(burst):  # fmt: skip
             count += 1
             if kind == d.UDP_DATA:
-                if self.udp.returns_to_demux(number):
+                if aux & d.UDP_BEHIND:
                     self._take_steered(self.ingress_in.cons_idx + len(self.ingress_in))
                 self.udp.to_host(number, slot, off, length, stride, gso_size, guest_addr, remote_addr, ports)
             elif kind == d.UDP_CLOSE:

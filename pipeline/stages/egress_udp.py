@@ -108,8 +108,6 @@ class UdpSockets:
         self.flows: dict[int, UdpFlow] = {}
         self.forwards: dict[str, UdpForward] = {}
         self.by_number: dict[int, UdpForward] = {}
-        self.steered: set[int] = set()
-        """Flows whose datagrams come from ingress."""
         self.ready: dict[UdpFlow | UdpForward, None] = {}
         self.bound: SocketBound | None = None
         """How many sockets there may be, together with those of TCP."""
@@ -139,7 +137,6 @@ class UdpSockets:
         ) in d.DESCRIPTOR.iter_unpack(burst):  # fmt: skip
             count += 1
             if number in self.flows or number in self.by_number:
-                self.steered.add(number)
                 self.to_host(number, slot, off, length, stride, size, guest_addr, remote_addr, ports)
             else:
                 self.counts[_NO_SOCKET] += 1
@@ -181,13 +178,6 @@ class UdpSockets:
         finally:
             payload.release()
             self.worker.free(slot)
-
-    def returns_to_demux(self, number: int) -> bool:
-        """Whether datagrams of the flow came past demux, which has some again: those were sent before."""
-        if number not in self.steered:
-            return False
-        self.steered.discard(number)
-        return True
 
     def _run_to_host(
         self, number: int, slot: int, off: int, length: int, stride: int, size: int,
@@ -446,7 +436,6 @@ class UdpSockets:
 
     def close(self, number: int) -> None:
         """Demux ended the flow, or its socket failed."""
-        self.steered.discard(number)
         flow = self.flows.pop(number, None)
         if flow is not None:
             self.ready.pop(flow, None)

@@ -173,7 +173,10 @@ class Steering:
         if len(frame) >= _UDP_FRAME and frame[12:14] == _IPV4 and frame[23] == ipv4.PROTO_UDP:
             ports = 14 + (frame[14] & 15) * 4
             if not (frame[20] << 8 | frame[21]) & _FRAG_OFF and ports + 4 <= len(frame):
-                self.routes.pop(_FLOW.unpack(frame[26:34] + frame[ports : ports + 4]), None)
+                flow = _FLOW.unpack(frame[26:34] + frame[ports : ports + 4])
+                if self.routes.pop(flow, None) is not None:
+                    src, dst, both = flow
+                    self.demux_out.push(d.record(d.UNSTEER_UDP, guest_addr=src, remote_addr=dst, ports=both))
 
     def _tell(self, addr: int, neighbor: Neighbor, now: float) -> None:
         neighbor.tell_at = now + TELL_EVERY_S

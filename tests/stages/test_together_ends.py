@@ -9,9 +9,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from pipeline.wire import icmp
+from pipeline.engines import fragmentation
+from pipeline.wire import icmp, ipv4, udp
 from tests.support.network import Network, receive
-from tests.support.played_guests import GuestStream
+from tests.support.played_guests import HOST, GuestStream
 
 REFUSED = (icmp.UNREACHABLE, icmp.PORT_UNREACHABLE)
 WORKERS = ("ingress", "demux", "tcp0", "egress0")
@@ -245,6 +246,34 @@ def test_an_answer_for_a_guest_that_has_left_goes_home(one: Network) -> None:
     assert one.card.lost == 1
     assert not guest.datagrams
     assert not one.stages["egress0"].udp.flows
+    one.everybody_leaves()
+
+
+@pytest.mark.parametrize("slow", ["demux", "egress0", ""])
+def test_datagrams_keep_their_order_when_some_are_in_fragments(one: Network, slow: str) -> None:
+    guest = one.card.guest()
+    server = one.keep(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+    server.bind(("127.0.0.1", 0))
+    port = server.getsockname()[1]
+    head = udp.HEADER_LEN
+    sent = []
+    for turn in range(6):
+        for number, size in enumerate((10, 1000, 3000, 20, 1473, 30)):
+            payload = bytes([turn, number]) * (size // 2) + b"x" * (size % 2)
+            sent.append(payload)
+            if turn < 2 and size > 1472:
+                sent.pop()  # the flow is known to be simple at first
+            elif size > 1472:
+                whole = udp.build(5000, port, head + size) + payload
+                for parts in fragmentation.packets(ipv4.PROTO_UDP, guest.addr, HOST, whole, len(sent), 1500):
+                    guest.send(b"".join((guest.to_gateway, *parts)))
+            else:
+                guest.datagram(port, payload)
+            names = [name for name in WORKERS if name != slow]
+            one.breathe(*names)
+        one.settle()
+    assert one.counter("ingress", "link_runs_steered") > 0
+    assert [server.recv(65535) for _ in sent] == sent
     one.everybody_leaves()
 
 
