@@ -57,6 +57,15 @@ def tune(sock: socket.socket) -> None:
                 raise
 
 
+def stands(sock: socket.socket) -> bool:
+    """Whether a connection that was begun stands already, as one to this very machine does at once."""
+    try:
+        sock.getpeername()
+    except OSError:
+        return False
+    return True
+
+
 def finish(sock: socket.socket) -> int:
     """The outcome of connect() once the socket is writable: 0 or an errno (SO_ERROR, read and cleared)."""
     return sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)

@@ -211,6 +211,13 @@ class EgressStage:
         flow.chunk = read_chunk(mss)
         self.flows[key] = flow
         self.worker.register(sock.fileno(), _EVENTS, lambda events: self._on_event(flow, events))
+        if host_tcp.stands(sock):
+            self._stands(flow)
+
+    def _stands(self, flow: Flow) -> None:
+        flow.state = "OPEN"
+        self.counts[_OPENED] += 1
+        self._tell(flow, d.CONNECTED)
 
     def _refuses(self, asker: Asker) -> bool:
         """Whether the egress policy forbids a connection."""
@@ -309,9 +316,7 @@ class EgressStage:
                 self._connect_failed(flow.shard, flow.number, flow.asker, error)
                 self._forget(flow, reset=False)
                 return
-            flow.state = "OPEN"
-            self.counts[_OPENED] += 1
-            self._tell(flow, d.CONNECTED)
+            self._stands(flow)
         if events & _END_EVENTS and self._host_ended(flow):
             return
         if events & ev.WRITE:
