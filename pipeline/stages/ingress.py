@@ -125,7 +125,10 @@ class IngressStage:
         if self.readable and self.fairness.may_read(now):
             for port in list(self.readable):
                 if len(self.ports) == 1 or self.fairness.may_read_link(port.number, now):
-                    work += self._read(port, now)
+                    if (count := self._read(port, now)) and port in self.readable:
+                        # Behind those who found no room: it went to whoever was read first.
+                        self.readable[port] = self.readable.pop(port)
+                    work += count
         for ring in self.sources:
             work += self._send_all(ring)
         if not work:
@@ -271,7 +274,7 @@ class IngressStage:
                     where = self.neighbors.get(guest_addr)
                     target = ports.get(where.link) if where is not None else None
                     header = where.header if where is not None else b""
-                    self.counts[_DATAGRAMS_OUT] += flow
+                    self.counts[_DATAGRAMS_OUT] += flow if target is not None else 0
                 if target is None:
                     self.counts[_NO_NEIGHBOR] += flow
                 elif self._may_gather(target):
@@ -295,7 +298,7 @@ class IngressStage:
             elif kind == d.STEER_UDP:
                 self.steering.steer((guest_addr, remote_addr, port_pair), flow, aux)
             elif kind == d.UNSTEER_UDP:
-                self.steering.unsteer((guest_addr, remote_addr, port_pair))
+                self.steering.unsteer((guest_addr, remote_addr, port_pair), flow)
             if touched and any(port.gathered_bytes >= FLUSH_BYTES for port in touched):
                 self._flush(touched)
                 touched.clear()

@@ -103,7 +103,8 @@ class Steering:
         past = packets = 0
         for item in items:
             kind = item[0]
-            if kind in _RUNS and (neighbor := neighbors.get(item[15])) is not None:
+            neighbor = neighbors.get(item[15])
+            if neighbor is not None and kind in _RUNS:
                 begin = item[6] - (item[18] & d.RUN_HEADER_MASK)
                 remote = item[16]
                 if (
@@ -119,8 +120,12 @@ class Steering:
                     if now >= neighbor.tell_at:
                         self._tell(item[15], neighbor, now)
                     continue
-            if kind == d.FRAME and self.routes:
-                self._keep_order(view, item[6], item[7])
+            if self.routes:
+                if kind == d.FRAME:
+                    self._keep_order(view, item[2], item[6], item[7])
+                elif kind == d.UDP_RANGE and neighbor is None and (route := self.routes.get(item[15:18])):
+                    # When demux has learned again where the guest is, this has to be taken first.
+                    route.behind = self.demux_out.push_idx() + 1
             push(pack(*item))
         if past:
             self.counts[_STEERED] += past
@@ -164,16 +169,20 @@ class Steering:
             self.demux_out.push(d.record(d.UDP_USED, guest_addr=src, remote_addr=dst, ports=ports))
         return True
 
-    def _keep_order(self, view: memoryview, off: int, length: int) -> None:
+    def _keep_order(self, view: memoryview, link: int, off: int, length: int) -> None:
         """A frame that demux has to judge: what belongs to its UDP flow stays behind it from now on.
 
         So fragments do not lose their place: the first of them says which flow it is. (UDP_RANGE has none.)
+        A frame with an address that another link's guest has is no reason: anybody can make up such.
         """
         frame = bytes(view[off : off + min(length, _UDP_HEADERS)])
         if len(frame) >= _UDP_FRAME and frame[12:14] == _IPV4 and frame[23] == ipv4.PROTO_UDP:
             ports = 14 + (frame[14] & 15) * 4
             if not (frame[20] << 8 | frame[21]) & _FRAG_OFF and ports + 4 <= len(frame):
                 flow = _FLOW.unpack(frame[26:34] + frame[ports : ports + 4])
+                neighbor = self.neighbors.get(flow[0])
+                if neighbor is not None and neighbor.link != link:
+                    return
                 if self.routes.pop(flow, None) is not None:
                     src, dst, both = flow
                     self.demux_out.push(d.record(d.UNSTEER_UDP, guest_addr=src, remote_addr=dst, ports=both))
@@ -197,9 +206,11 @@ class Steering:
         """Datagrams of (guest_addr, remote_addr, ports) may go straight to a socket of that egress worker."""
         self.routes[flow] = Route(number, self.egress_out[egress], self.demux_out.push_idx())
 
-    def unsteer(self, flow: tuple[int, int, int]) -> None:
-        """The flow is over."""
-        self.routes.pop(flow, None)
+    def unsteer(self, flow: tuple[int, int, int], number: int) -> None:
+        """The flow with that number is over; there may be another one between the same ends."""
+        route = self.routes.get(flow)
+        if route is not None and route.number == number:
+            del self.routes[flow]
 
     def link_up(self, link: int) -> None:
         """A guest is there."""

@@ -35,12 +35,14 @@ MAX_PAIRS = 40
 MAX_GROWTH_MIB = 24
 """Of a worker's resident memory from a fifth of the frames on: tables fill up to their limits."""
 
-INGRESS_DROPS = (
+INGRESS_FATES = (
+    "ipv4_packets_received",
     "udp_datagram_dropped_bad_checksum",
     "link_frame_dropped_runt",
     "ipv4_packet_dropped_bad_checksum",
     "tcp_segment_dropped_bad_checksum",
 )
+"""Of frames that go no further, and of those that ingress itself hands on past demux (steering)."""
 DEMUX_FATES = (
     "arp_messages_received",
     "arp_message_dropped_truncated",
@@ -57,7 +59,7 @@ DEMUX_FATES = (
     "switch_frame_dropped_same_link",
     "switch_frame_dropped_unknown_destination",
 )
-"""Each frame that ingress passes on has one of these: everything else is counted beside it, further in."""
+"""Each frame that ingress passes on to demux has one of these; all else is counted beside it, further in."""
 
 
 class FuzzGuest:
@@ -114,13 +116,15 @@ def test_every_frame_has_exactly_one_fate(daemon: Daemon) -> None:
     wait_for(lambda: daemon.gauge("link_frames_from_guest")["ingress"] == sent, "every frame was read")
 
     def fates() -> int:
-        dropped = sum(daemon.gauge(name)["ingress"] for name in INGRESS_DROPS)
-        return dropped + sum(daemon.gauge(name)["demux"] for name in DEMUX_FATES)
+        in_ingress = sum(daemon.gauge(name)["ingress"] for name in INGRESS_FATES)
+        return in_ingress + sum(daemon.gauge(name)["demux"] for name in DEMUX_FATES)
 
     try:
         wait_for(lambda: fates() == sent, "every frame has a fate")
     except AssertionError as error:
         raise AssertionError(f"{error}: {sent} sent, {fates()} accounted for") from None
+    for worker in ("ingress", "demux"):
+        assert daemon.gauge("ipv4_packets_received")[worker] > 0, "both ways were taken"
     fuzz.leave()
 
 

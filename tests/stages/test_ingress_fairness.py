@@ -1,7 +1,9 @@
 """Fairness of ingress: when a link that is not read is looked at again, and that nobody spins meanwhile."""
 
+import contextlib
 import os
 import socket
+from collections import Counter
 from collections.abc import Iterator
 from time import monotonic
 
@@ -125,6 +127,30 @@ def test_ingress_sleeps_until_the_pause_of_a_guest_among_others_is_over(rig: Rig
     rig.turn()
     rig.turn()
     assert monotonic() + 1 < rig.stage.deadline() < NEVER
+    for guest in guests:
+        guest.close()
+
+
+def test_guests_take_turns_when_rings_have_little_room(rig: Rig) -> None:
+    guests = [rig.guest(), rig.guest()]
+    flood = (b"\x0e\x00" + bytes(14)) * 4000
+    for guest in guests:
+        guest.setblocking(False)
+    demux = rig.fabric.ports("demux").rings_in["ingress"]
+    taken = Counter[int]()
+    for _ in range(60):
+        for guest in guests:
+            with contextlib.suppress(BlockingIOError):
+                # (It may be cut in the middle of a frame, which then is one of other bytes.)
+                guest.send(flood)
+        rig.turn()
+        burst = demux.peek()
+        for record in d.DESCRIPTOR.iter_unpack(burst):
+            if record[0] == d.FRAME:
+                taken[record[2]] += 1
+                rig.worker.free(record[5])
+        demux.release(len(burst) // d.DESCRIPTOR_BYTES)
+    assert min(taken[1], taken[2]) * 3 > sum(taken.values()), taken
     for guest in guests:
         guest.close()
 

@@ -7,7 +7,7 @@ import pytest
 
 from pipeline.config import EgressPolicy, PolicyRule
 from pipeline.counters import INDEX
-from pipeline.engines import gro
+from pipeline.engines import fragmentation, gro
 from pipeline.engines.flows import rss_hash
 from pipeline.shm import descriptor as d
 from pipeline.stages.ingress_steering import TELL_EVERY_S, Steering
@@ -130,7 +130,9 @@ def test_datagrams_of_a_flow_go_to_its_socket_while_it_lives(rig: Rig) -> None:
     assert (record.guest_addr, record.remote_addr, record.ports) == flow
     assert rig.worker.counts[INDEX["udp_datagrams_from_guest"]] == 1
     assert rig.went(udp(dst=SERVER + 1)) == ["demux"]
-    rig.steering.unsteer(flow)
+    rig.steering.unsteer(flow, 78)
+    assert rig.went(udp()) == ["egress1"], "another flow is over, which was between the same ends"
+    rig.steering.unsteer(flow, 77)
     assert rig.went(udp()) == ["demux"]
 
 
@@ -148,6 +150,29 @@ def test_datagrams_do_not_overtake_those_that_demux_still_has(rig: Rig) -> None:
     demux.deaf = False
     assert [name for name, _ in rig.told()] == ["demux", "demux"]
     assert rig.went(udp()) == ["egress0"]
+
+
+def test_datagrams_do_not_overtake_those_that_demux_got_while_it_did_not_know_the_guest(rig: Rig) -> None:
+    rig.steering.steer((GUEST, SERVER, 40000 << 16 | 9000), 77, 0)
+    demux = rig.one.neighbours["demux"]
+    demux.deaf = True
+    rig.steering.forget(GUEST)
+    assert rig.went(udp()) == []
+    rig.steering.learn(GUEST, WHERE, LINK)
+    assert rig.went(udp()) == []
+    demux.deaf = False
+    assert [name for name, _ in rig.told()] == ["demux", "demux"]
+    assert rig.went(udp()) == ["egress0"]
+
+
+def test_a_frame_with_the_address_of_another_guest_does_not_end_the_steering_of_its_flow(rig: Rig) -> None:
+    rig.steering.steer((GUEST, SERVER, 40000 << 16 | 9000), 77, 0)
+    first, _ = fragmentation.packets(ipv4.PROTO_UDP, GUEST, SERVER, udp()[34:42] + bytes(100), 1, 100)
+    fragment = b"".join((FROM_GUEST, *first))
+    assert rig.went(fragment, LINK + 1) == ["demux"]
+    assert rig.went(udp()) == ["egress0"]
+    assert [record.kind for _, record in rig.pass_on(fragment)] == [d.UNSTEER_UDP, d.FRAME]
+    assert rig.went(udp()) == ["demux"]
 
 
 def test_demux_hears_once_a_second_that_a_guest_and_a_flow_are_in_use(rig: Rig) -> None:

@@ -347,7 +347,7 @@ class Card(Neighbour):
             if record.kind == d.STEER_UDP:
                 self.steering.steer(flow, record.flow, record.aux)
             else:
-                self.steering.unsteer(flow)
+                self.steering.unsteer(flow, record.flow)
         else:
             self.taken.append(record)
         self.give_back(record)
