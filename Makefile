@@ -10,7 +10,7 @@ ARGS ?=
 FUZZ_SECONDS ?= 300
 
 .DEFAULT_GOAL := help
-.PHONY: help setup packages machine run check fmt lint type test unit stress fuzz e2e bench perf demo peers clean
+.PHONY: help setup packages machine run check fmt lint type test unit stress fuzz e2e bench compiled perf demo peers clean
 
 help: ## list the verbs
 	@grep -E '^[a-z0-9]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -48,14 +48,14 @@ lint: setup ## ruff and codespell
 type: setup ## mypy --strict
 	$(BIN)/mypy
 
-test: packages setup machine ## everything: lint, types, all tests
+test: packages setup machine compiled ## everything: lint, types, all tests
 	$(MAKE) --no-print-directory lint type
 	$(PYTEST) $(ARGS)
 
 unit: setup ## the tests that need neither namespaces nor a virtual machine
 	$(PYTEST) -m 'not e2e and not vm' $(ARGS)
 
-e2e: packages setup machine ## the tests with namespace guests and a virtual machine
+e2e: packages setup machine compiled ## the tests with namespace guests and a virtual machine
 	$(PYTEST) -m 'e2e or vm' $(ARGS)
 
 stress: packages setup ## ten million messages over rings, 10^5 schedules and 10^6 connections of TCP, loss, 10^7 fuzzed frames
@@ -75,7 +75,10 @@ bench: setup ## one number for each part: rings, checksums, GRO, GSO, TCP engine
 	@for script in $$(ls perf/micro/*.py | grep -v __init__); do \
 		$(BIN)/python -m perf.micro.$$(basename $$script .py) || exit 1; done
 
-perf: packages setup ## all measurements beside the peers, with figures; see perf/README.md
+compiled: setup ## the data path as users have it, in build/compiled: daemons of test, e2e and perf run from there
+	@$(BIN)/python -m perf.compiled
+
+perf: packages setup compiled ## all measurements beside the peers, with figures; see perf/README.md
 	$(BIN)/python -m perf.suite $(ARGS)
 
 peers: ## which peers are installed

@@ -19,6 +19,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
+from perf import compiled
 from perf.namespaces import Namespace, Process, World
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -87,16 +88,8 @@ def _peer(setup: Setup, name: str, argv: list[str], **kwargs: object) -> Process
 
 def _start_pipeline(setup: Setup) -> tuple[Process, str]:
     path = setup.directory / "net.sock"
-    argv = [
-        sys.executable,
-        "-m",
-        "pipeline",
-        "start",
-        "-listen-qemu",
-        f"unix://{path}",
-        "-mtu",
-        str(setup.mtu),
-    ]
+    argv = [*compiled.command("gvtap-pipeline"), "start", "-listen-qemu", f"unix://{path}"]
+    argv += ["-mtu", str(setup.mtu)]
     process = _peer(setup, "pipeline", [*argv, "-ssh-port", "-1", *setup.extra], cwd=ROOT)
     _nic(setup, path, "192.168.127.2", "192.168.127.1")
     return process, "192.168.127.254"
@@ -104,7 +97,7 @@ def _start_pipeline(setup: Setup) -> tuple[Process, str]:
 
 def _start_agent(setup: Setup) -> tuple[Process, str]:
     path = setup.directory / "net.sock"
-    argv = [sys.executable, "-m", "pipeline", "start", "-listen", f"unix://{path}", "-mtu", str(setup.mtu)]
+    argv = [*compiled.command("gvtap-pipeline"), "start", "-listen", f"unix://{path}", "-mtu", str(setup.mtu)]
     process = _peer(setup, AGENT, [*argv, "-ssh-port", "-1", *setup.extra], cwd=ROOT)
     deadline = time.monotonic() + START_PATIENCE
     while not path.exists() and process.alive() and time.monotonic() < deadline:
@@ -113,7 +106,7 @@ def _start_agent(setup: Setup) -> tuple[Process, str]:
     words += ["-address", "192.168.127.2/24", "-gateway", "192.168.127.1", "-link-mtu", str(setup.mtu)]
     log = setup.directory / "agent.log"
     with open(log, "wb") as out:
-        agent = setup.world.guest.spawn([sys.executable, "-m", "guest.agent", *words], out, cwd=ROOT)
+        agent = setup.world.guest.spawn([*compiled.command("gvtap-guest"), *words], out, cwd=ROOT)
     setup.nics.append((agent, log))
     setup.stack.callback(agent.stop)
     return process, "192.168.127.254"

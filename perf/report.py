@@ -18,6 +18,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from perf import compiled
 from perf.peers import PeerError
 
 RESULTS = Path(__file__).resolve().parent / "results"
@@ -58,6 +59,7 @@ def machine() -> dict[str, object]:
         "arch": platform.machine(),
         "kernel": platform.release().split("-")[0],
         "python": platform.python_version(),
+        "data path": compiled.kind(),
         "congestion": Path("/proc/sys/net/ipv4/tcp_congestion_control").read_text().strip(),
         "load": round(os.getloadavg()[0], 2),
     }

@@ -5,11 +5,13 @@ need namespaces; where those cannot be made they are skipped with the reason, wh
 before as well.
 """
 
+import os
 import signal
 
 import pytest
 from hypothesis import settings
 
+from perf import compiled
 from tests.support import netns
 
 settings.register_profile("fuzz", max_examples=5000, deadline=None)
@@ -18,6 +20,14 @@ settings.register_profile("fuzz", max_examples=5000, deadline=None)
 def pytest_configure() -> None:
     """SIGTERM ends a run as ctrl-C does: fixtures are torn down, namespaces removed."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+
+
+def pytest_report_header() -> str:
+    """Which code the daemons of this run are made of."""
+    if system := os.environ.get("GVTAP_TEST_SYSTEM", ""):
+        return f"data path of daemons: plain, as on {system}"
+    why = compiled.reason()
+    return f"data path of daemons: {compiled.kind()}{why and f' ({why}; make compiled)'}"
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from perf import compiled
 from tests.support.netns import Namespace, wait_for
 
 GATEWAY_ADDR = "192.168.127.1"
@@ -36,7 +37,7 @@ class Agent:
         self.guest = guest
         self.log_path = socket.parent / f"agent-{guest.name}.log"
         self._env = env
-        self._argv = [sys.executable, "-m", "guest.agent", "-url", f"unix://{socket}", "-mac", mac]
+        self._argv = [*compiled.command("gvtap-guest"), "-url", f"unix://{socket}", "-mac", mac]
         if "-dhcp" not in flags and "-address" not in flags:
             self._argv += ["-dhcp", "builtin", "-resolv-conf", "/etc/resolv.conf"]
         self._argv += flags

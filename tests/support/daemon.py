@@ -21,6 +21,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from perf import compiled
 from pipeline import placement
 from pipeline.topology import Layout
 from tests.support.netns import Namespace, Network, shared_memory, wait_for
@@ -36,9 +37,15 @@ class Daemon:
     """One run of the daemon."""
 
     def __init__(
-        self, network: Network, *flags: str, name: str = "daemon", ssh_port: int = -1, system: str = ""
+        self,
+        network: Network,
+        *flags: str,
+        name: str = "daemon",
+        ssh_port: int = -1,
+        system: str = "",
+        plain: bool = False,
     ) -> None:
-        """flags are added to those for the sockets; they may name other links. system: see program()."""
+        """flags are added to those for the sockets; they may name other links. For the rest see program()."""
         self.network = network
         self.namespace: Namespace = network.host
         self.socket = network.directory / f"{name}.sock"
@@ -48,7 +55,7 @@ class Daemon:
             *("-listen", f"unix://{self.socket}", "-listen-qemu", f"unix://{self.qemu_socket}"),
             *("-ssh-port", str(ssh_port), *flags),
         ]
-        self.command = program(system)
+        self.command = program(system, plain=plain)
         self.start_seconds = 0.0
         self.expect_errors = False
         """Set by a test that provokes lines of level error or worse."""
@@ -238,16 +245,20 @@ class Daemon:
             path.unlink(missing_ok=True)
 
 
-def program(system: str = "") -> list[str]:
-    """The command behind the name gvtap-pipeline, that of this very interpreter.
+def program(system: str = "", *, plain: bool = False) -> list[str]:
+    """The command behind the name gvtap-pipeline, that of this interpreter, compiled if that is at hand.
 
-    system: another one, which is acted (tests.support.other_system); by default what the environment's
-    GVTAP_TEST_SYSTEM says, so that every test with a daemon can be run as on that system.
+    system: another one, which is acted (tests.support.other_system) and always runs the plain sources; by
+    default what the environment's GVTAP_TEST_SYSTEM says, so that every test can be run as on that system.
     """
     if system := system or os.environ.get("GVTAP_TEST_SYSTEM", ""):
         return [sys.executable, "-m", "tests.support.other_system", system, "run"]
-    installed = Path(sys.executable).parent / "gvtap-pipeline"
-    return [str(installed)] if installed.exists() else [sys.executable, "-m", "pipeline.cli"]
+    return compiled.command("gvtap-pipeline", plain=plain)
+
+
+def is_compiled(pid: int) -> bool:
+    """Whether a process of ours has loaded the compiled data path."""
+    return "pipeline_stages__mypyc" in Path(f"/proc/{pid}/maps").read_text()
 
 
 def cpu_seconds(pid: int) -> float:

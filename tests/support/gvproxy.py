@@ -11,6 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from perf import compiled
 from tests.support.netns import Namespace, Network, wait_for
 
 READY = "waiting for clients..."
@@ -23,7 +24,7 @@ class Gvproxy:
         self.network = network
         self.namespace = namespace or network.host
         self.log_path = network.directory / "gvproxy.log"
-        self.argv = [str(Path(sys.executable).parent / "gvtap-gvproxy"), *flags]
+        self.argv = [*compiled.command("gvtap-gvproxy"), *flags]
         if "-ssh-port" not in flags and "-config" not in flags:
             self.argv += ["-ssh-port", "-1"]
         self._process: subprocess.Popen[bytes] | None = None
