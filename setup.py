@@ -5,12 +5,14 @@ and wherever there is no C compiler. GVTAP_COMPILE=0 never compiles, 1 fails ins
 """
 
 import os
+import shutil
 import sys
 import tempfile
 from pathlib import Path
 from sysconfig import get_path
 
 from setuptools import Extension, setup  # first: it brings distutils where Python has none
+from setuptools.command.build import build
 from setuptools.errors import CompileError
 
 from distutils.ccompiler import new_compiler  # isort: skip
@@ -38,8 +40,21 @@ def modules(layer: str) -> list[str]:
     return [str(path) for path in sorted({*root.joinpath(layer).glob("*.py")} - plain)]
 
 
-def can_compile() -> bool:
-    """Whether there is a C compiler that finds Python's headers."""
+class FreshBuild(build):  # type: ignore[misc]
+    """A build that keeps nothing of an earlier one: Python prefers a compiled module to a newer source."""
+
+    def run(self) -> None:
+        """Remove what an earlier build left, then build."""
+        made = Path(self.build_lib)
+        for package in ("pipeline", "guest"):
+            shutil.rmtree(made / package, ignore_errors=True)
+        for left in made.glob("pipeline_*__mypyc.*"):
+            left.unlink()
+        super().run()
+
+
+def missing() -> str:
+    """Why nothing can be compiled: there is no C compiler that finds Python's headers; "" when it can."""
     with tempfile.TemporaryDirectory() as directory:
         source = Path(directory, "probe.c")
         source.write_text("#include <Python.h>\n")
@@ -48,9 +63,8 @@ def can_compile() -> bool:
         try:
             compiler.compile([str(source)], output_dir=directory, include_dirs=[get_path("include")])
         except CompileError as error:
-            print(f"no C compiler that works ({error}): the data path stays plain Python", file=sys.stderr)
-            return False
-        return True
+            return f"no C compiler that works, with Python's headers ({error})"
+        return ""
 
 
 def extensions() -> list[Extension]:
@@ -58,9 +72,10 @@ def extensions() -> list[Extension]:
     wanted = os.environ.get("GVTAP_COMPILE", "")
     if wanted == "0" or not COMMANDS & set(sys.argv):
         return []
-    if not can_compile():
+    if why := missing():
         if wanted == "1":
-            raise SystemExit("GVTAP_COMPILE=1, and there is no C compiler that works")
+            raise SystemExit(f"GVTAP_COMPILE=1, but there is {why}")
+        print(f"there is {why}: the data path stays plain Python", file=sys.stderr)
         return []
     from mypyc.build import mypycify  # noqa: PLC0415  only where something is compiled
 
@@ -77,4 +92,8 @@ def extensions() -> list[Extension]:
     return mypycify([*options, *layers[0], *layers[1]], opt_level="1", debug_level="0", separate=groups)
 
 
-setup(ext_modules=extensions(), options={"build_ext": {"parallel": os.cpu_count()}})
+setup(
+    cmdclass={"build": FreshBuild},
+    ext_modules=extensions(),
+    options={"build_ext": {"parallel": os.cpu_count()}},
+)
