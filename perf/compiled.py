@@ -88,7 +88,7 @@ def kind() -> str:
 def command(name: str, *, plain: bool = False) -> list[str]:
     """argv of a program of ours, compiled where kind() says so and plain is not asked for.
 
-    The environment is part of it, so that it holds wherever the command is run. What env starts keeps the pid.
+    The environment is part of it, so that it holds wherever the command runs. What env starts keeps the pid.
     """
     tree = [] if plain or kind() == "plain" else [str(place(ROOT))]
     inherited = [path for path in [os.environ.get("PYTHONPATH", "")] if path]
