@@ -130,8 +130,8 @@ STEER_UDP: Final = 17
 """demux -> ingress: further datagrams of a guest's flow may go straight to egress worker aux.
 flow, guest_addr, remote_addr, ports."""
 UNSTEER_UDP: Final = 18
-"""demux -> ingress: the flow is over. flow too. ingress -> demux: it has fragments, so all of it goes to demux
-from now on. guest_addr, remote_addr, ports."""
+"""demux -> ingress: the flow is over. flow, guest_addr, remote_addr, ports.
+ingress -> demux: it has fragments, so all of it goes to demux from now on. The same without flow."""
 
 # --- demux <-> egress, demux <-> resolver ---------------------------------------------
 UDP_DATA: Final = 20

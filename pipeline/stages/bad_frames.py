@@ -3,6 +3,7 @@
 from typing import Final
 
 from pipeline.shm import descriptor as d
+from pipeline.shm.ring import Producer
 
 
 class BadFrames:
@@ -10,18 +11,24 @@ class BadFrames:
 
     REPORT: Final = 32
     """Frames of one link worth a record."""
+    MOST: Final = 1 << 30
+    """Frames that one record may be about."""
 
-    def __init__(self) -> None:
+    def __init__(self, ingress: Producer) -> None:
+        """ingress: the ring that the records are for."""
+        self._ring = ingress
         self._counts: dict[int, int] = {}
 
-    def note(self, link: int, frames: int = 1) -> bytes | None:
-        """Frames of a link were dropped; a record for ingress when there are enough of them."""
-        count = self._counts.get(link, 0) + frames
-        if count < self.REPORT:
-            self._counts[link] = count
-            return None
-        self._counts[link] = 0
-        return d.record(d.MISBEHAVED, link=link, aux=count)
+    def note(self, link: int, frames: int = 1) -> None:
+        """Frames of a link were dropped; ingress is told when there are enough of them.
+
+        While its ring is full they add up: a guest that does not read stops that ring, not its own frames.
+        """
+        count = min(self._counts.get(link, 0) + frames, self.MOST)
+        if count >= self.REPORT and self._ring.room() > 0:
+            self._ring.push(d.record(d.MISBEHAVED, link=link, aux=count))
+            count = 0
+        self._counts[link] = count
 
     def forget(self, link: int) -> None:
         """The link is gone."""

@@ -7,6 +7,7 @@ passed on as they are. UDP and ICMP beyond the gateway have files of their own: 
 """
 
 import secrets
+from contextlib import suppress
 from typing import Final
 
 from pipeline.config import Config
@@ -88,10 +89,10 @@ class DemuxStage:
         self.udp = UdpDispatch(worker, config, self.output, self.neighbors, holders)
         self.icmp = IcmpDispatch(worker, config, self.output, self.neighbors, self.errors, self._to_tcp)
         self.links: set[int] = set()
-        self.bad_frames = BadFrames()
         self.answers = Buckets(config.max_answers_per_second, config.max_answers_per_second)
         self.ingress_in = ports.rings_in["ingress"]
         self.ingress_out = ports.rings_out["ingress"]
+        self.bad_frames = BadFrames(self.ingress_out)
         self.tcp_out = [ports.rings_out[f"tcp{i}"] for i in range(config.tcp_workers)]
         self.egress_in = [ports.rings_in[f"egress{i}"] for i in range(config.egress_workers)]
         self.egress_out = [ports.rings_out[f"egress{i}"] for i in range(config.egress_workers)]
@@ -189,14 +190,17 @@ class DemuxStage:
                 self.counts[INDEX[error.reason]] += seg_count or 1
                 if slot != d.NO_SLOT:
                     self.worker.free(slot)
-                if (report := self.bad_frames.note(link, seg_count or 1)) is not None:
-                    self.ingress_out.push(report)
+                self.bad_frames.note(link, seg_count or 1)
             at += size
         return at // size
 
     def _on_heard(self, link: int, addr: int, mac: bytes, now: float) -> None:
-        """Packets of addr went past: a sign of life, and no more."""
-        if link in self.links and self.switch.link_of(mac) == link:
+        """Packets of addr went past: what one of them would have taught, but nothing is dropped."""
+        if link not in self.links:
+            return
+        with suppress(WireError):
+            # Who claimed the MAC meanwhile must not keep what other guests send there.
+            self.switch.on_frame(self.gateway_mac, mac, link, now)
             self.neighbors.learn(addr, mac, link, now)
 
     def _to_tcp(self, record: bytes, guest_addr: int, remote_addr: int, ports: int) -> None:

@@ -117,8 +117,9 @@ class UdpDispatch:
                 raise WireError("udp_datagram_dropped_flow_rate")
             flow = self.flows.on_guest_datagram(src, ports >> 16, dst, port, now)
             self.counts[_FLOWS] = len(self.flows)
-        elif not flow.steered and ports & 0xFFFF != nat.DNS_PORT:
-            # It has more than a question: ingress takes what follows straight to the socket.
+        elif not flow.steered and ports & 0xFFFF != nat.DNS_PORT and self.ingress_out.room() > 0:
+            # It has more than a question: ingress takes what follows straight to the socket. (A guest that
+            # does not read stops that ring, and must not fill our memory with its flows.)
             flow.steered = True
             self._tell_ingress(d.STEER_UDP, flow)
         if ports & 0xFFFF == nat.DNS_PORT:
@@ -142,8 +143,10 @@ class UdpDispatch:
             flow.returns = True
 
     def on_used_by_host(self, shard: int, number: int, now: float) -> None:
-        """Datagrams of the host went past demux."""
-        self.flows.on_host_datagram(shard, number, now)
+        """Datagrams of the host went past demux. A guest that says nothing is looked for as ever."""
+        flow = self.flows.on_host_datagram(shard, number, now)
+        if flow is not None:
+            self.neighbors.resolve(flow.guest_addr, now)
 
     def _tell_ingress(self, kind: int, flow: UdpFlow) -> None:
         self.ingress_out.push(

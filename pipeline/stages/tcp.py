@@ -74,7 +74,7 @@ class TcpStage:
         self.out_of_order: tcp_limits.OutOfOrder[Flow] = tcp_limits.OutOfOrder(
             min(config.max_out_of_order_slots, max(config.slots // 4 // config.tcp_workers, 4))
         )
-        self.bad_frames = BadFrames()
+        self.bad_frames = BadFrames(self.ingress_out)
         self.time_wait: dict[Flow, None] = {}
         """Connections in TIME-WAIT, the oldest first: what makes room for new ones."""
         self.isn_key = secrets.token_bytes(16)
@@ -222,8 +222,7 @@ class TcpStage:
 
     def _bad(self, link: int, frames: int) -> None:
         """Frames of a guest were of no use; ingress reads a guest more slowly that sends too many."""
-        if (report := self.bad_frames.note(link, frames)) is not None:
-            self.ingress_out.push(report)
+        self.bad_frames.note(link, frames)
 
     def _without_data(self, segment: Segment) -> Segment:
         """What a segment says beside its data, for which there is no memory; the guest sends them again."""
@@ -235,7 +234,8 @@ class TcpStage:
         """A segment without a connection: a SYN opens one, anything else is answered with RST."""
         if not opens(segment.flags):
             answer = reset_for(segment)
-            if answer is not None:
+            # A guest that does not read its resets must not fill our memory with them.
+            if answer is not None and self.ingress_out.room() > 0:
                 self.counts[_RESETS] += 1
                 self._push_out(key, answer)
             return None

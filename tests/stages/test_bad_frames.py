@@ -3,9 +3,28 @@
 from pipeline.counters import INDEX, CounterBlock
 from pipeline.shm import descriptor as d
 from pipeline.shm.arena import Pool
+from pipeline.shm.ring import Producer, ring_bytes
 from pipeline.stages.bad_frames import BadFrames
 from pipeline.stages.ingress_fairness import GRACE_S, Fairness
 from pipeline.wire import tcp
+
+
+class Ring(Producer):
+    """To ingress."""
+
+    def __init__(self) -> None:
+        super().__init__(memoryview(bytearray(ring_bytes(16, d.DESCRIPTOR_BYTES))), 16)
+        self.free = 10
+
+    def room(self) -> int:
+        return self.free
+
+    def take(self) -> list[tuple[int, int]]:
+        """(link, frames) of what was pushed."""
+        found = [d.DESCRIPTOR.unpack(record) for record in self.queue]
+        self.queue.clear()
+        assert all(fields[0] == d.MISBEHAVED for fields in found)
+        return [(fields[2], fields[18]) for fields in found]
 
 
 def made(slots: int = 64, rate: int = 1000) -> tuple[Fairness, Pool, CounterBlock]:
@@ -73,11 +92,24 @@ def test_a_link_that_is_gone_leaves_nothing() -> None:
 
 
 def test_dropped_frames_are_reported_in_lots() -> None:
-    bad = BadFrames()
-    reports = [report for _ in range(100) if (report := bad.note(7)) is not None]
-    assert len(reports) == 100 // BadFrames.REPORT
-    fields = d.DESCRIPTOR.unpack(reports[0])
-    assert (fields[0], fields[2], fields[18]) == (d.MISBEHAVED, 7, BadFrames.REPORT)
-    report = bad.note(8, 1000)
-    assert report is not None
-    assert d.DESCRIPTOR.unpack(report)[18] == 1000
+    ring = Ring()
+    bad = BadFrames(ring)
+    for _ in range(100):
+        bad.note(7)
+    assert ring.take() == [(7, BadFrames.REPORT)] * (100 // BadFrames.REPORT)
+    bad.note(8, 1000)
+    assert ring.take() == [(8, 1000)]
+
+
+def test_reports_add_up_while_ingress_takes_none() -> None:
+    ring = Ring()
+    bad = BadFrames(ring)
+    ring.free = 0
+    for _ in range(10):
+        bad.note(7, 1000)
+    bad.note(8, 1 << 40)
+    assert ring.take() == []
+    ring.free = 10
+    bad.note(7)
+    bad.note(8)
+    assert ring.take() == [(7, 10001), (8, BadFrames.MOST)]
