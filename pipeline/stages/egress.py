@@ -38,7 +38,7 @@ MAX_REDIALS: Final = 64
 """Ports of the gateway that are tried for one connection to a guest."""
 BURSTS_A_STEP: Final = 8
 """Bursts of datagrams taken from demux before TCP has its turn again."""
-WHOLE_RING: Final = DATA_CAPACITY // 256 + 1
+WHOLE_RING: Final = DATA_CAPACITY // 256 + 2
 """Bursts that are certainly all that a ring held when the first was looked at."""
 SPILL_AFTER_S: Final = 0.05
 """How long bytes for a host that does not read may stay in slots before they are copied elsewhere."""
@@ -106,7 +106,7 @@ class EgressStage:
                 ring.release(len(burst) // d.DESCRIPTOR_BYTES)
         work += self._drain_demux(BURSTS_A_STEP)
         for _ in range(BURSTS_A_STEP):
-            if not (count := len(self.ingress_in)):
+            if not (count := min(len(self.ingress_in), 256)):
                 break
             until = self.ingress_in.cons_idx + count
             if self.demux_in.pending():
