@@ -5,6 +5,7 @@
 socat carries packets (bess) and datagrams (vfkit), tests.support.frame_shim carries QEMU's stream.
 """
 
+import errno
 import os
 import select
 import signal
@@ -129,8 +130,17 @@ def _carry(sock: socket.socket, tap: int) -> None:
             received += data
             whole, rest = framing.split(received, 0, len(received), framing.LE16)
             for off, length in whole:
-                os.write(tap, received[off : off + length])
+                _deliver(tap, received[off : off + length])
             received = received[rest:]
+
+
+def _deliver(tap: int, frame: bytes) -> None:
+    """A frame for the guest, which misses it while its interface is not up yet."""
+    try:
+        os.write(tap, frame)
+    except OSError as error:
+        if error.errno != errno.EIO:
+            raise
 
 
 def main() -> None:
