@@ -25,6 +25,8 @@ from pipeline.wire import ethernet, ipv4, tcp
 
 TELL_EVERY_S: Final = 1.0
 """Seconds between two records to demux about the same guest or flow."""
+MAX_FRAGMENTED: Final = 256
+"""Flows with fragments that are remembered, for when demux says only then that they may go past it."""
 
 _PACKETS: Final = INDEX["ipv4_packets_received"]
 _DATAGRAMS: Final = INDEX["udp_datagrams_from_guest"]
@@ -85,6 +87,7 @@ class Steering:
         self.tcp_out = [rings[f"tcp{i}"] for i in range(config.tcp_workers)]
         self.egress_out = [rings[f"egress{i}"] for i in range(config.egress_workers)]
         self.neighbors: dict[int, Neighbor] = {}
+        self.fragmented: dict[tuple[int, ...], None] = {}
         self.routes: dict[tuple[int, ...], Route] = {}
         # With names in the policy a SYN must not overtake what demux tells egress about a name.
         self._not_past = tcp.SYN if policy.patterns(config.egress_policy) else 0
@@ -120,12 +123,11 @@ class Steering:
                     if now >= neighbor.tell_at:
                         self._tell(item[15], neighbor, now)
                     continue
-            if self.routes:
-                if kind == d.FRAME:
-                    self._keep_order(view, item[2], item[6], item[7])
-                elif kind == d.UDP_RANGE and neighbor is None and (route := self.routes.get(item[15:18])):
-                    # When demux has learned again where the guest is, this has to be taken first.
-                    route.behind = self.demux_out.push_idx() + 1
+            if kind == d.FRAME:
+                self._keep_order(view, item[2], item[6], item[7])
+            elif kind == d.UDP_RANGE and neighbor is None and (route := self.routes.get(item[15:18])):
+                # When demux has learned again where the guest is, this has to be taken first.
+                route.behind = self.demux_out.push_idx() + 1
             push(pack(*item))
         if past:
             self.counts[_STEERED] += past
@@ -183,6 +185,9 @@ class Steering:
                 neighbor = self.neighbors.get(flow[0])
                 if neighbor is not None and neighbor.link != link:
                     return
+                self.fragmented[flow] = None
+                if len(self.fragmented) > MAX_FRAGMENTED:
+                    del self.fragmented[next(iter(self.fragmented))]
                 if self.routes.pop(flow, None) is not None:
                     src, dst, both = flow
                     self.demux_out.push(d.record(d.UNSTEER_UDP, guest_addr=src, remote_addr=dst, ports=both))
@@ -204,7 +209,8 @@ class Steering:
 
     def steer(self, flow: tuple[int, int, int], number: int, egress: int) -> None:
         """Datagrams of (guest_addr, remote_addr, ports) may go straight to a socket of that egress worker."""
-        self.routes[flow] = Route(number, self.egress_out[egress], self.demux_out.push_idx())
+        if flow not in self.fragmented:
+            self.routes[flow] = Route(number, self.egress_out[egress], self.demux_out.push_idx())
 
     def unsteer(self, flow: tuple[int, int, int], number: int) -> None:
         """The flow with that number is over; there may be another one between the same ends."""

@@ -10,8 +10,9 @@ from pipeline.counters import INDEX
 from pipeline.engines import fragmentation, gro
 from pipeline.engines.flows import rss_hash
 from pipeline.shm import descriptor as d
-from pipeline.stages.ingress_steering import TELL_EVERY_S, Steering
+from pipeline.stages.ingress_steering import MAX_FRAGMENTED, TELL_EVERY_S, Steering
 from pipeline.wire import ethernet, ipv4
+from pipeline.wire import udp as wire_udp
 from pipeline.wire.tcp import ACK, SYN
 from tests.support.frames import GATEWAY_MAC, tcp_frame, udp_frame
 from tests.support.network import Network
@@ -173,6 +174,20 @@ def test_a_frame_with_the_address_of_another_guest_does_not_end_the_steering_of_
     assert rig.went(udp()) == ["egress0"]
     assert [record.kind for _, record in rig.pass_on(fragment)] == [d.UNSTEER_UDP, d.FRAME]
     assert rig.went(udp()) == ["demux"]
+
+
+def test_a_flow_with_fragments_is_not_steered_when_demux_says_so_too_late(rig: Rig) -> None:
+    def first_fragment(port: int) -> bytes:
+        whole = wire_udp.build(port, 9000, 2008) + bytes(2000)
+        packet, *_ = fragmentation.packets(ipv4.PROTO_UDP, GUEST, SERVER, whole, 1, 1500)
+        return b"".join((FROM_GUEST, *packet))
+
+    assert rig.went(first_fragment(40000)) == ["demux"]
+    rig.steering.steer((GUEST, SERVER, 40000 << 16 | 9000), 77, 0)
+    assert rig.went(udp()) == ["demux"], "the rest of the fragments comes later"
+    for port in range(1, MAX_FRAGMENTED + 1):
+        rig.went(first_fragment(port))
+    assert len(rig.steering.fragmented) == MAX_FRAGMENTED
 
 
 def test_demux_hears_once_a_second_that_a_guest_and_a_flow_are_in_use(rig: Rig) -> None:
