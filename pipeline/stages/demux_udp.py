@@ -117,7 +117,7 @@ class UdpDispatch:
                 raise WireError("udp_datagram_dropped_flow_rate")
             flow = self.flows.on_guest_datagram(src, ports >> 16, dst, port, now)
             self.counts[_FLOWS] = len(self.flows)
-        elif not flow.steered and ports & 0xFFFF != nat.DNS_PORT and self.ingress_out.room() > 0:
+        elif not flow.steered and self._may_steer(flow):
             # It has more than a question: ingress takes what follows straight to the socket. (A guest that
             # does not read stops that ring, and must not fill our memory with its flows.)
             flow.steered = True
@@ -131,6 +131,14 @@ class UdpDispatch:
             )
         )  # fmt: skip
         flow.returns = False
+
+    def _may_steer(self, flow: UdpFlow) -> bool:
+        """Not flows of forwarded ports, whose other half goes through here too; nor DNS, which is counted."""
+        return (
+            not flow.number & d.FLOW_FROM_EGRESS
+            and flow.remote_port != nat.DNS_PORT
+            and self.ingress_out.room() > 0
+        )
 
     def on_used_by_guest(self, src: int, dst: int, ports: int, now: float) -> None:
         """Datagrams of a guest went past demux."""
