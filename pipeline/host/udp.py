@@ -97,12 +97,11 @@ class Sender:
         return sent
 
 
-class SendError(Exception):
-    """A datagram of a run could not be sent, with this errno; ``sent`` were before it."""
+class SendError(OSError):
+    """A datagram of a run could not be sent; ``sent`` were before it."""
 
     def __init__(self, error: OSError, sent: int) -> None:
-        super().__init__(error.strerror)
-        self.errno = error.errno
+        super().__init__(error.errno, error.strerror)
         self.sent = sent
 
 

@@ -13,7 +13,7 @@ from time import monotonic
 from typing import Final
 
 from pipeline.links.base import Link, SlotPool
-from pipeline.links.entrance import READABLE, Entrance, Guest, Owner, Poller, Room
+from pipeline.links.entrance import READABLE, Entrance, Guest, Owner, Poller, Room, has_peer
 from pipeline.links.stream import StreamLink
 from pipeline.wire.framing import Framing
 
@@ -139,11 +139,7 @@ def _listens(sock: socket.socket) -> bool:
         if error.errno not in (errno.ENOPROTOOPT, errno.EINVAL):
             raise
     # macOS cannot be asked so. A connection has a peer.
-    try:
-        sock.getpeername()
-    except OSError:
-        return True
-    return False
+    return not has_peer(sock)
 
 
 def peer_text(sock: socket.socket) -> str:

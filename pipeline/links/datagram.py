@@ -14,7 +14,7 @@ from time import monotonic
 from typing import Final
 
 from pipeline.links.base import Link, LinkClosed
-from pipeline.links.entrance import READABLE, Entrance, Guest, Owner, Poller, Room
+from pipeline.links.entrance import READABLE, Entrance, Guest, Owner, Poller, Room, has_peer
 from pipeline.links.packet import PacketLink
 
 PROTOCOL: Final = "vfkit"
@@ -181,11 +181,7 @@ def _disconnect(sock: socket.socket) -> bool:
     What it returns says little: macOS disconnects, and then finds nothing at such an address.
     """
     ctypes.CDLL(None).connect(sock.fileno(), bytes(16), 16)
-    try:
-        sock.getpeername()
-    except OSError:
-        return True
-    return False
+    return not has_peer(sock)
 
 
 def _text(peer: Address) -> str:

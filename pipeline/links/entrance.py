@@ -11,6 +11,7 @@ after a handshake (vpnkit). It lives in the worker that owns the links, never bl
                                        +------- on_left() ------+     unless it serves one guest only
 """
 
+import socket
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Final, NamedTuple, Protocol
@@ -88,3 +89,12 @@ class Entrance(ABC):
     @abstractmethod
     def close(self) -> None:
         """Let nobody in any more and close the sockets. Links live on. May be called before open()."""
+
+
+def has_peer(sock: socket.socket) -> bool:
+    """Whether sock is connected."""
+    try:
+        sock.getpeername()
+    except OSError:
+        return False
+    return True

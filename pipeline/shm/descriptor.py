@@ -80,6 +80,8 @@ HEARD: Final = 7
 UDP_USED: Final = 8
 """ingress -> demux: datagrams of a guest's flow went past demux. guest_addr, remote_addr, ports.
 egress -> demux: datagrams of the host did. flow."""
+TELL_EVERY_S: Final = 1.0
+"""Seconds between two HEARD of the same guest, or UDP_USED of the same flow, from one worker."""
 
 # --- demux, tcp -> ingress ----------------------------------------------------------
 FRAME_OUT: Final = 10
@@ -225,6 +227,22 @@ def record(
         kind, flags, link, 0, gso_size, slot, off, length, 0, flow,
         seq, ack, 0, 0, 0, guest_addr, remote_addr, ports, aux,
     )  # fmt: skip
+
+
+def piece_count(length: int, size: int) -> int:
+    """How many pieces of size bytes length bytes are (the last may be shorter); one empty piece is one."""
+    return (length + size - 1) // size if size else 1
+
+
+def piece_bounds(off: int, length: int, stride: int, size: int) -> list[tuple[int, int]]:
+    """(begin, end) in the slot of each piece of a TCP_RANGE, or datagram of a UDP_RANGE, without a skip."""
+    if length <= size:
+        return [(off, off + length)]
+    count = piece_count(length, size)
+    last = length - (count - 1) * size
+    bounds = [(off + i * stride, off + i * stride + size) for i in range(count - 1)]
+    begin = off + (count - 1) * stride
+    return [*bounds, (begin, begin + last)]
 
 
 def binding(kind: int, addr: int, mac: bytes, link: int = 0) -> bytes:

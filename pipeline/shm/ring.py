@@ -49,6 +49,8 @@ from typing import Final, Generic, TypeVar
 
 from pipeline.shm.fence import ORDERED, full_fence
 
+BURST: Final = 256
+"""Entries of one peek, unless more or fewer are asked for."""
 LINE: Final = 64
 """Bytes of a cache line: the two counters must not share one."""
 HEADER_BYTES: Final = 2 * LINE
@@ -256,7 +258,7 @@ class Consumer(_ConsumerSide):
         super().__init__(buf, capacity, entry_bytes)
         self.entry_bytes = entry_bytes
 
-    def peek(self, limit: int = 256) -> memoryview:
+    def peek(self, limit: int = BURST) -> memoryview:
         """Up to limit published entries in one piece (to the end of the ring), empty when there is none.
 
         The bytes are the consumer's until it releases them. Peeking again without a release gives

@@ -23,7 +23,7 @@ from pipeline.stages.bad_frames import BadFrames
 from pipeline.stages.demux_events import Witness
 from pipeline.stages.demux_icmp import IcmpDispatch
 from pipeline.stages.demux_leases import LeaseHolders
-from pipeline.stages.demux_output import Output, datagram_bounds
+from pipeline.stages.demux_output import Output
 from pipeline.stages.demux_udp import UdpDispatch
 from pipeline.stages.worker import Worker
 from pipeline.wire import arp, ethernet, icmp, ipv4, offload, tcp, tcp_options, virtio_net
@@ -238,7 +238,7 @@ class DemuxStage:
         if port == switch.FLOOD:
             if len(self.links) > 1:
                 self.counts[_SWITCHED] += count
-                for begin, end in datagram_bounds(off, length, stride, size):
+                for begin, end in d.piece_bounds(off, length, stride, size):
                     self.output.frame(d.ALL_LINKS, view[begin - off + frame : end], but=link)
             if to_mac != ethernet.BROADCAST:
                 self.worker.free(slot)

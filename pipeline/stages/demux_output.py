@@ -67,7 +67,7 @@ class Output:
 
         The reference moves on to ingress, which makes the headers. Other arguments as of datagram().
         """
-        count = (length + size - 1) // size if size else 1
+        count = d.piece_count(length, size)
         address = int.from_bytes(mac, "big")
         self.ring.push(
             d.DESCRIPTOR.pack(
@@ -121,24 +121,21 @@ class Output:
         """
         header = aux & d.RUN_HEADER_MASK
         vnet = d.FRAME_VNET if aux & d.RUN_VNET else 0
-        if not length or size >= length or size == stride:
-            # One segment, pure ACKs that collapsed into the last, or a super-segment of datagrams.
-            self.pass_frame(link, slot, frame, header + length, vnet)
-            return
-        pieces = (length + size - 1) // size
-        for index in range(pieces - 1):
+        # With size = stride it is one frame, a super-segment of datagrams.
+        bounds = d.piece_bounds(frame + header, length, stride, length if size == stride else size)
+        for begin, end in bounds[:-1]:
             self.ring.push(
                 d.record(
                     d.FRAME_OUT,
                     flags=d.FRAME_BORROWED | vnet,
                     link=link,
                     slot=slot,
-                    off=frame + index * stride,
-                    length=header + size,
+                    off=begin - header,
+                    length=header + end - begin,
                 )
             )
-        rest = length - (pieces - 1) * size
-        self.pass_frame(link, slot, frame + (pieces - 1) * stride, header + rest, vnet)
+        begin, end = bounds[-1]
+        self.pass_frame(link, slot, begin - header, header + end - begin, vnet)
 
     def copy(self, payload: memoryview) -> tuple[int, int] | None:
         """Copy bytes into a slot with a reference of its own: (slot, off), or None without a free slot."""
@@ -151,14 +148,3 @@ class Output:
         self.slots[slot][off : off + length] = payload
         filler.commit(length)
         return slot, off
-
-
-def datagram_bounds(off: int, length: int, stride: int, size: int) -> list[tuple[int, int]]:
-    """(begin, end) in the slot of each datagram of a run, laid out as UDP_RANGE says."""
-    if length <= size:
-        return [(off, off + length)]
-    count = (length + size - 1) // size
-    last = length - (count - 1) * size
-    bounds = [(off + i * stride, off + i * stride + size) for i in range(count - 1)]
-    begin = off + (count - 1) * stride
-    return [*bounds, (begin, begin + last)]

@@ -15,7 +15,7 @@ from pipeline.engines.flows import PortAllocator
 from pipeline.engines.udp import UdpFlow, UdpFlows
 from pipeline.shm import descriptor as d
 from pipeline.stages.demux_leases import LeaseHolders
-from pipeline.stages.demux_output import Output, datagram_bounds
+from pipeline.stages.demux_output import Output
 from pipeline.stages.worker import Worker
 from pipeline.wire import ethernet, ipv4, udp
 from pipeline.wire.errors import WireError
@@ -43,7 +43,7 @@ class Waiting(NamedTuple):
     @property
     def number(self) -> int:
         """How many they are."""
-        return (self.length + self.size - 1) // self.size if self.size else 1
+        return d.piece_count(self.length, self.size)
 
 
 class UdpDispatch:
@@ -185,7 +185,7 @@ class UdpDispatch:
             self._one_to_resolver(link, src, dst, ports, slot, off, length)
             return
         view = self.slots[slot]
-        for begin, end in datagram_bounds(off, length, stride, size):
+        for begin, end in d.piece_bounds(off, length, stride, size):
             where = self.output.copy(view[begin:end])
             if where is not None:
                 self._one_to_resolver(link, src, dst, ports, *where, end - begin)

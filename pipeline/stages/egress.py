@@ -21,6 +21,7 @@ from pipeline.host.filler import SlotFiller
 from pipeline.host.stream import HostStream
 from pipeline.shm import descriptor as d
 from pipeline.shm.arena import HEADROOM, SLOT_BYTES
+from pipeline.shm.ring import BURST
 from pipeline.stages.egress_flow import Asker, Flow, read_chunk
 from pipeline.stages.egress_guard import REFUSED, Guard
 from pipeline.stages.egress_icmp import EchoSockets
@@ -38,7 +39,7 @@ MAX_REDIALS: Final = 64
 """Ports of the gateway that are tried for one connection to a guest."""
 BURSTS_A_STEP: Final = 8
 """Bursts of datagrams taken from demux before TCP has its turn again."""
-WHOLE_RING: Final = DATA_CAPACITY // 256 + 2
+WHOLE_RING: Final = DATA_CAPACITY // BURST + 2
 """Bursts that are certainly all that a ring held when the first was looked at."""
 SPILL_AFTER_S: Final = 0.05
 """How long bytes for a host that does not read may stay in slots before they are copied elsewhere."""
@@ -106,7 +107,7 @@ class EgressStage:
                 ring.release(len(burst) // d.DESCRIPTOR_BYTES)
         work += self._drain_demux(BURSTS_A_STEP)
         for _ in range(BURSTS_A_STEP):
-            if not (count := min(len(self.ingress_in), 256)):
+            if not (count := min(len(self.ingress_in), BURST)):
                 break
             until = self.ingress_in.cons_idx + count
             if self.demux_in.pending():
@@ -272,7 +273,7 @@ class EgressStage:
         work = 0
         ring = self.ingress_in
         while (count := until - ring.cons_idx) > 0:
-            burst = ring.peek(min(count, 256))
+            burst = ring.peek(count)
             work += self.udp.on_steered(burst)
             ring.release(len(burst) // d.DESCRIPTOR_BYTES)
         return work

@@ -36,8 +36,6 @@ GAP: Final = 64
 MIN_READ: Final = 8192
 """With less room left in a slot, reading many goes on in a fresh one."""
 SOCKET_BUFFER_BYTES: Final = 1 << 20
-TELL_EVERY_S: Final = 1.0
-"""Seconds between two records to demux that a flow is used whose answers go past it."""
 
 _EVENTS: Final = ev.READ | ev.EDGE
 _TO_HOST: Final = INDEX["egress_datagrams_to_host"]
@@ -136,7 +134,7 @@ class UdpSockets:
             _seq, _ack, _wnd, _ts_val, _ts_ecr, guest_addr, remote_addr, ports, _aux,
         ) in d.DESCRIPTOR.iter_unpack(burst):  # fmt: skip
             count += 1
-            if number in self.flows or number in self.by_number:
+            if number in self.flows:
                 self.to_host(number, slot, off, length, stride, size, guest_addr, remote_addr, ports)
             else:
                 self.counts[_NO_SOCKET] += 1
@@ -348,7 +346,7 @@ class UdpSockets:
 
     def _tell_data(self, flow: UdpFlow, slot: int, off: int, length: int, stride: int, size: int) -> None:
         if flow.past_demux:
-            count = (length + size - 1) // size if size else 1
+            count = d.piece_count(length, size)
             self.ingress_out.push(
                 d.DESCRIPTOR.pack(
                     d.UDP_TO_GUEST, 0, 0, stride, size, slot, off, length, 0, count,
@@ -356,7 +354,7 @@ class UdpSockets:
                 )
             )  # fmt: skip
             if self.now >= flow.tell_at:
-                flow.tell_at = self.now + TELL_EVERY_S
+                flow.tell_at = self.now + d.TELL_EVERY_S
                 self.demux_out.push(d.record(d.UDP_USED, flow=flow.number))
             return
         self.demux_out.push(

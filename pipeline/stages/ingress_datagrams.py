@@ -6,6 +6,7 @@ from pipeline.counters import INDEX
 from pipeline.engines import fragmentation
 from pipeline.engines.gso import Buffer
 from pipeline.engines.gso_udp import UdpSegmenter
+from pipeline.shm import descriptor as d
 from pipeline.stages.worker import Worker
 from pipeline.wire import checksum, ipv4, udp
 
@@ -40,17 +41,14 @@ class Datagrams:
                 header, src, dst, sport, dport, view, off, stride, size, length, ident
             )  # fmt: skip
         made: list[Buffer] = []
-        while length > 0:
-            part = min(size, length)
-            payload = view[off : off + part]
-            head = udp.build_checked(src, dst, sport, dport, part, checksum.word_sum(payload))
+        for begin, end in d.piece_bounds(off, length, stride, size):
+            payload = view[begin:end]
+            head = udp.build_checked(src, dst, sport, dport, end - begin, checksum.word_sum(payload))
             whole = b"".join((head, payload))
-            for number, packet in enumerate(
-                fragmentation.packets(ipv4.PROTO_UDP, src, dst, whole, ident, self.mtu)
-            ):
+            cut = [*fragmentation.packets(ipv4.PROTO_UDP, src, dst, whole, ident, self.mtu)]
+            for packet in cut:
                 made += segmenter.frame(b"".join((header, *packet)))
-                self.counts[_FRAGMENTS] += number > 0 or len(whole) > self.longest + udp.HEADER_LEN
-            off += stride
-            length -= part
+            if len(cut) > 1:
+                self.counts[_FRAGMENTS] += len(cut)
             ident = ident + 1 & 0xFFFF
         return made

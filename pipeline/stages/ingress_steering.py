@@ -6,7 +6,7 @@ goes to the shard that RSS names, datagrams of a known flow to the egress worker
 Everything else goes to demux, as does a run for a destination that is refused without an answer.
 
 Demux must not believe that a guest is silent, or a flow idle, because it sees nothing of them: once in
-TELL_EVERY_S it is told about each that is in use.
+d.TELL_EVERY_S it is told about each that is in use.
 """
 
 from collections.abc import Sequence
@@ -23,8 +23,6 @@ from pipeline.shm.ring import Producer
 from pipeline.stages.worker import Worker
 from pipeline.wire import ethernet, ipv4, tcp
 
-TELL_EVERY_S: Final = 1.0
-"""Seconds between two records to demux about the same guest or flow."""
 MAX_FRAGMENTED: Final = 256
 """Flows with fragments that are remembered, for when demux says only then that they may go past it."""
 
@@ -40,7 +38,6 @@ _FRAG_OFF: Final = 0x1FFF
 _FLOW: Final = Struct("!III")
 _ADDRESSES: Final = 12
 """Bytes of the two addresses at the begin of an Ethernet header."""
-_LOOPBACK: Final = 127
 _FIRST_GROUP: Final = 0xE0000000
 """Multicast, reserved and broadcast addresses are from here on."""
 
@@ -86,6 +83,7 @@ class Steering:
         self.demux_out = rings["demux"]
         self.tcp_out = [rings[f"tcp{i}"] for i in range(config.tcp_workers)]
         self.egress_out = [rings[f"egress{i}"] for i in range(config.egress_workers)]
+        self.rings = [self.demux_out, *self.tcp_out, *self.egress_out]
         self.neighbors: dict[int, Neighbor] = {}
         self.fragmented: dict[tuple[int, ...], None] = {}
         self.routes: dict[tuple[int, ...], Route] = {}
@@ -94,7 +92,7 @@ class Steering:
 
     def room(self) -> int:
         """Records that every ring still takes (see Producer.room)."""
-        return min([ring.room() for ring in (self.demux_out, *self.tcp_out, *self.egress_out)])
+        return min([ring.room() for ring in self.rings])
 
     # --- runs ---------------------------------------------------------------------------
 
@@ -114,7 +112,7 @@ class Steering:
                     view[begin : begin + _ADDRESSES] == neighbor.sends
                     and neighbor.link == item[2]
                     and remote < _FIRST_GROUP
-                    and remote >> 24 != _LOOPBACK
+                    and not ipv4.is_loopback(remote)
                     and remote != self.broadcast
                     and (self._to_tcp(item) if kind == d.TCP_RANGE else self._to_socket(item, now))
                 ):
@@ -167,7 +165,7 @@ class Steering:
         )  # fmt: skip
         self.counts[_DATAGRAMS] += count
         if now >= route.tell_at:
-            route.tell_at = now + TELL_EVERY_S
+            route.tell_at = now + d.TELL_EVERY_S
             self.demux_out.push(d.record(d.UDP_USED, guest_addr=src, remote_addr=dst, ports=ports))
         return True
 
@@ -193,7 +191,7 @@ class Steering:
                     self.demux_out.push(d.record(d.UNSTEER_UDP, guest_addr=src, remote_addr=dst, ports=both))
 
     def _tell(self, addr: int, neighbor: Neighbor, now: float) -> None:
-        neighbor.tell_at = now + TELL_EVERY_S
+        neighbor.tell_at = now + d.TELL_EVERY_S
         seq, ack = neighbor.address
         self.demux_out.push(d.record(d.HEARD, link=neighbor.link, guest_addr=addr, seq=seq, ack=ack))
 

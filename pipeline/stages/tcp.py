@@ -150,7 +150,7 @@ class TcpStage:
                 segment = self._with_options(seq, ack, flags, wnd, length, buf, seg_count, slot, off, aux)
                 if segment is None:
                     free(slot)
-                    self._bad(link, seg_count)
+                    self.bad_frames.note(link, seg_count)
                     continue
             else:
                 has_ts = bool(aux & d.RUN_HAS_TIMESTAMPS)
@@ -168,7 +168,7 @@ class TcpStage:
                 if flow is None:
                     if length:
                         free(slot)
-                    self._bad(link, seg_count)
+                    self.bad_frames.note(link, seg_count)
                     continue
             else:
                 guest = flow.guest
@@ -179,7 +179,7 @@ class TcpStage:
                 reason = flow.conn.on_segment(segment, now)
                 if reason is not None:
                     self.counts[INDEX[reason]] += seg_count
-                    self._bad(link, seg_count)
+                    self.bad_frames.note(link, seg_count)
                 window = flow.conn.snd_wnd
                 if window * 4 < flow.told_window * 3 or window > flow.told_window * 2:
                     self._tell_window(flow, window)
@@ -219,10 +219,6 @@ class TcpStage:
             seq, ack, flags, wnd, length, buf, ts_val, ts_ecr, has_ts, sack, mss, wscale, sack_permitted,
             seg_count,
         )  # fmt: skip
-
-    def _bad(self, link: int, frames: int) -> None:
-        """Frames of a guest were of no use; ingress reads a guest more slowly that sends too many."""
-        self.bad_frames.note(link, frames)
 
     def _without_data(self, segment: Segment) -> Segment:
         """What a segment says beside its data, for which there is no memory; the guest sends them again."""

@@ -259,9 +259,7 @@ class Worker:
         if now >= self._housekeeping_at:
             self._keep_house(now)
         work = self._step(now)
-        for queue, publish, ring_bell in self._publishes:
-            if queue and publish():
-                ring_bell()
+        self.publish()
         for wake_due, ring_bell in self._releases:
             if wake_due():
                 ring_bell()

@@ -18,6 +18,7 @@ from pipeline.shm import descriptor as d
 from pipeline.wire import ethernet, ipv4, tcp, tcp_options
 from pipeline.wire.errors import WireError
 from tests.support.frames import FROM_GUEST, GUEST, REMOTE, TO_GUEST, slot_of, tcp_frame, timestamps
+from tests.support.record import Record
 
 BAD_CHECKSUMS = (gro.DROP_IPV4_CHECKSUM, gro.DROP_TCP_CHECKSUM)
 
@@ -32,30 +33,6 @@ class Segment(NamedTuple):
     wnd: int
     options: bytes
     payload: bytes
-
-
-class Record(NamedTuple):
-    """A record by the names of its fields."""
-
-    kind: int
-    flags: int
-    link: int
-    stride: int
-    gso_size: int
-    slot: int
-    off: int
-    length: int
-    skip: int
-    count: int
-    seq: int
-    ack: int
-    wnd: int
-    ts_val: int
-    ts_ecr: int
-    guest_addr: int
-    remote_addr: int
-    ports: int
-    aux: int
 
 
 def judge(view: memoryview, off: int, length: int, verify: bool = True) -> Segment | str | None:
@@ -114,7 +91,7 @@ def expand(view: memoryview, record: Record) -> dict[int, Segment]:
         record.ports,
     )
     segments = {}
-    pieces = record.count if record.length else 1
+    pieces = record.flow if record.length else 1
     for piece in range(pieces):
         begin = piece * record.gso_size
         size = min(record.gso_size, record.length - begin)
@@ -153,7 +130,7 @@ def check(view: memoryview, frames: list[tuple[int, int]], verify: bool = True) 
             assert record.kind == d.TCP_RANGE
             found = dict(expand(view, record))
             if not record.length:
-                absorbing.append((next(iter(found)), record.count - 1))
+                absorbing.append((next(iter(found)), record.flow - 1))
         assert min(found) > max(said, default=-1), "records are in order of arrival"
         said.update(found)
     for off, segment in said.items():
@@ -365,7 +342,7 @@ def full_burst(count: int = 44, size: int = 1448, last_flags: int = tcp.ACK, las
 def test_a_burst_of_one_flow_is_one_record(count: int, last: int, last_flags: int, gap: int) -> None:
     view, places = slot_of(full_burst(count, 1448, last_flags, last), gaps=gap)
     (record,) = check(view, places)
-    assert record.count == count
+    assert record.flow == count
     assert record.length == (count - 1) * 1448 + last
     assert record.flags == last_flags
     assert record.stride == (0 if count == 1 else 1514 + gap)
@@ -376,7 +353,7 @@ def test_a_push_ends_a_run_and_the_next_begins_one() -> None:
     for i in range(40):
         flags = tcp.ACK | tcp.PSH if i % 10 == 9 else tcp.ACK
         frames.append(tcp_frame(i * 1000, b"x" * 1000, flags=flags, ident=i))
-    assert [record.count for record in check(*slot_of(frames))] == [10, 10, 10, 10]
+    assert [record.flow for record in check(*slot_of(frames))] == [10, 10, 10, 10]
 
 
 def test_a_largest_frame_is_one_record() -> None:
@@ -392,20 +369,20 @@ def test_a_run_never_crosses(what: str) -> None:
     frames.append(flow.make(what, 100))
     frames += [flow.make("data", 100) for _ in range(12)]
     records = check(*slot_of(frames))
-    assert records[0].count == 12
+    assert records[0].flow == 12
     assert len(records) >= 2
 
 
 @pytest.mark.parametrize("field", ["wnd", "ack", "dport"])
 def test_a_run_never_crosses_a_change_of(field: str) -> None:
     frames = [tcp_frame(i * 100, b"x" * 100, **{field: 80 + i // 15}) for i in range(30)]
-    assert [record.count for record in check(*slot_of(frames))] == [15, 15]
+    assert [record.flow for record in check(*slot_of(frames))] == [15, 15]
 
 
 def test_unequal_strides_do_not_merge() -> None:
     frames = [tcp_frame(i * 100, b"x" * 100) for i in range(3)]
     view, places = slot_of(frames, gaps=[4, 4, 8])
-    assert [record.count for record in check(view, places)] == [2, 1]
+    assert [record.flow for record in check(view, places)] == [2, 1]
 
 
 def test_interleaved_flows_keep_their_order() -> None:
@@ -416,42 +393,42 @@ def test_interleaved_flows_keep_their_order() -> None:
 def test_a_run_goes_on_behind_a_uniform_stretch() -> None:
     frames = [tcp_frame(i * 100, b"x" * 100) for i in range(20)]
     frames += [tcp_frame(2000, b"y" * 100, pad_to=170)]
-    assert [record.count for record in check(*slot_of(frames))] == [21]
+    assert [record.flow for record in check(*slot_of(frames))] == [21]
 
 
 def test_pure_acks_collapse_into_the_last() -> None:
     frames = [tcp_frame(9, ack=1000 * i, wnd=500 + i, options=timestamps(i, i)) for i in range(10)]
     (record,) = check(*slot_of(frames))
-    assert (record.count, record.ack, record.wnd, record.ts_val) == (10, 9000, 509, 9)
+    assert (record.flow, record.ack, record.wnd, record.ts_val) == (10, 9000, 509, 9)
 
 
 def test_pure_acks_of_two_flows_collapse_each() -> None:
     frames = [tcp_frame(9, ack=1000 * i, sport=40000 + i % 2) for i in range(10)]
-    assert [(record.count, record.ack) for record in check(*slot_of(frames))] == [(5, 8000), (5, 9000)]
+    assert [(record.flow, record.ack) for record in check(*slot_of(frames))] == [(5, 8000), (5, 9000)]
 
 
 def test_duplicate_acks_all_arrive() -> None:
     frames = [tcp_frame(9, ack=ack) for ack in (1, 2, 2, 2, 2, 3, 4)]
-    assert [(r.count, r.ack) for r in check(*slot_of(frames))] == [(2, 2), (1, 2), (1, 2), (1, 2), (2, 4)]
+    assert [(r.flow, r.ack) for r in check(*slot_of(frames))] == [(2, 2), (1, 2), (1, 2), (1, 2), (2, 4)]
 
 
 def test_acks_with_sack_blocks_all_arrive() -> None:
     frames = [tcp_frame(9, ack=i, options=tcp_options.build(True, 1, 2, ((9, 10),))) for i in range(3)]
     records = check(*slot_of(frames))
-    assert [record.count for record in records] == [1, 1, 1]
+    assert [record.flow for record in records] == [1, 1, 1]
     for record in records:
         assert record.aux & d.RUN_OTHER_OPTIONS
 
 
 def test_data_between_two_acks_keeps_them_apart() -> None:
     frames = [tcp_frame(9, ack=1), tcp_frame(9, b"data", ack=1), tcp_frame(13, ack=2)]
-    assert [(record.count, record.length) for record in check(*slot_of(frames))] == [(1, 0), (1, 4), (1, 0)]
+    assert [(record.flow, record.length) for record in check(*slot_of(frames))] == [(1, 0), (1, 4), (1, 0)]
 
 
 def test_a_segment_with_a_flag_stands_alone() -> None:
     for flags in (tcp.SYN, tcp.RST | tcp.ACK, tcp.FIN | tcp.ACK, tcp.ACK | tcp.URG, 0, tcp.PSH | tcp.ACK):
         frames = [tcp_frame(5, b"abc", flags=flags), tcp_frame(8, b"abc", flags=flags)]
-        assert [record.count for record in check(*slot_of(frames))] == [1, 1]
+        assert [record.flow for record in check(*slot_of(frames))] == [1, 1]
 
 
 def test_syn_options_are_left_to_the_reader() -> None:

@@ -176,12 +176,18 @@ class FullQueue:
         return self._sock.send(frame)
 
 
-def test_a_full_queue_that_does_not_say_when_it_has_room_is_tried_again(owner: Owner, tmp_path: Path) -> None:
-    door = owner.open(entrance(tmp_path))
-    machine = Machine(tmp_path)
+def behind_a_queue(owner: Owner, path: Path) -> tuple[VfkitEntrance, "Machine", Any, FullQueue]:
+    """A machine that has said something, and its link, whose queue can be full."""
+    door = owner.open(entrance(path))
+    machine = Machine(path)
     machine.send(b"frame")
     link: Any = owner.guest().link
     link._sock = queue = FullQueue(link._sock)
+    return door, machine, link, queue
+
+
+def test_a_full_queue_that_does_not_say_when_it_has_room_is_tried_again(owner: Owner, tmp_path: Path) -> None:
+    door, machine, link, queue = behind_a_queue(owner, tmp_path)
     assert door.deadline() - monotonic() > RETRY_INTERVAL, "no retry while nothing waits"
     queue.error = OSError(errno.ENOBUFS, "No buffer space available")
     assert link.send([b"one", b"two"])
@@ -198,11 +204,7 @@ def test_a_full_queue_that_does_not_say_when_it_has_room_is_tried_again(owner: O
 
 
 def test_a_machine_that_is_found_gone_by_a_retry_is_hung_up(owner: Owner, tmp_path: Path) -> None:
-    door = owner.open(entrance(tmp_path))
-    machine = Machine(tmp_path)
-    machine.send(b"frame")
-    link: Any = owner.guest().link
-    link._sock = queue = FullQueue(link._sock)
+    door, _, link, queue = behind_a_queue(owner, tmp_path)
     queue.error = OSError(errno.ENOBUFS, "No buffer space available")
     link.send([b"one"])
     queue.error = OSError(errno.ECONNRESET, "Connection reset by peer")

@@ -20,8 +20,7 @@ class Egress(OneProcess):
         self.stage = self.stages["egress0"]
         self.pool = self.workers["egress0"].pool
         self.listener = self.keep(socket.create_server(("127.0.0.1", 0)))
-        self.udp = self.keep(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
-        self.udp.bind(("127.0.0.1", 0))
+        self.udp = self.udp_server()
 
     def connect(self, number: int, port: int = 0, remote: int = HOST) -> None:
         """A guest asks for a connection, by default to the listener."""

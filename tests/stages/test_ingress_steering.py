@@ -10,7 +10,7 @@ from pipeline.counters import INDEX
 from pipeline.engines import fragmentation, gro
 from pipeline.engines.flows import rss_hash
 from pipeline.shm import descriptor as d
-from pipeline.stages.ingress_steering import MAX_FRAGMENTED, TELL_EVERY_S, Steering
+from pipeline.stages.ingress_steering import MAX_FRAGMENTED, Steering
 from pipeline.wire import ethernet, ipv4
 from pipeline.wire import udp as wire_udp
 from pipeline.wire.tcp import ACK, SYN
@@ -198,7 +198,7 @@ def test_demux_hears_once_a_second_that_a_guest_and_a_flow_are_in_use(rig: Rig) 
         assert heard == [d.HEARD, d.UDP_USED]
         again = [name for frame in (tcp(), udp()) for name, _ in rig.pass_on(frame)]
         assert "demux" not in again
-        rig.now += TELL_EVERY_S
+        rig.now += d.TELL_EVERY_S
 
 
 def test_everybody_who_has_heard_of_a_guest_is_told_that_it_is_gone(rig: Rig) -> None:
@@ -228,7 +228,7 @@ def test_a_guest_that_demux_does_not_see_keeps_its_address_and_its_flows() -> No
         assert one.counter("demux", "ipv4_packets_received") == before
         neighbor = one.stages["demux"].neighbors.get(guest.addr)
         assert neighbor is not None
-        assert neighbor.confirmed >= one.now - 2 * TELL_EVERY_S
+        assert neighbor.confirmed >= one.now - 2 * d.TELL_EVERY_S
         stream.reset()
         one.settle()
         host.close()

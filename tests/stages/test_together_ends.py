@@ -234,8 +234,7 @@ def test_a_client_of_a_forwarded_port_may_come_back_after_its_flow_has_ended(one
 
 def test_an_answer_for_a_guest_that_has_left_goes_home(one: Network) -> None:
     guest = one.card.guest()
-    server = one.keep(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
-    server.bind(("127.0.0.1", 0))
+    server = one.udp_server()
     guest.datagram(server.getsockname()[1], b"question")
     one.settle()
     _, address = server.recvfrom(100)
@@ -252,8 +251,7 @@ def test_an_answer_for_a_guest_that_has_left_goes_home(one: Network) -> None:
 @pytest.mark.parametrize("slow", ["demux", "egress0", ""])
 def test_datagrams_keep_their_order_when_some_are_in_fragments(one: Network, slow: str) -> None:
     guest = one.card.guest()
-    server = one.keep(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
-    server.bind(("127.0.0.1", 0))
+    server = one.udp_server()
     port = server.getsockname()[1]
     head = udp.HEADER_LEN
     sent = []
@@ -279,8 +277,7 @@ def test_datagrams_keep_their_order_when_some_are_in_fragments(one: Network, slo
 
 def test_datagrams_under_way_to_a_flow_that_is_over_open_no_socket(one: Network) -> None:
     guest = one.card.guest()
-    server = one.keep(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
-    server.bind(("127.0.0.1", 0))
+    server = one.udp_server()
     port = server.getsockname()[1]
     for _ in range(3):
         guest.datagram(port, b"x")

@@ -108,9 +108,7 @@ class Run:
         self.waiting: dict[int, tuple[socket.socket, Pair]] = {}
         """By the port of the host's listener, each used once."""
         self.serial = 0
-        self.udp = net.keep(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
-        self.udp.bind(("127.0.0.1", 0))
-        self.udp.setblocking(False)
+        self.udp = net.udp_server()
 
     # --- what may happen --------------------------------------------------------------------
 

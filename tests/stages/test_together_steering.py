@@ -19,9 +19,7 @@ def one() -> Iterator[Network]:
 
 
 def server_of(one: Network) -> tuple[socket.socket, int]:
-    server = one.keep(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
-    server.bind(("127.0.0.1", 0))
-    server.setblocking(False)
+    server = one.udp_server()
     return server, server.getsockname()[1]
 
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from operator import attrgetter
 from types import TracebackType
-from typing import Any, Final, NamedTuple, Self
+from typing import Any, Final, Self
 
 from pipeline import config_build, flags, options
 from pipeline.counters import INDEX
@@ -24,6 +24,7 @@ from pipeline.stages.egress import EgressStage
 from pipeline.stages.tcp import TcpStage
 from pipeline.stages.worker import Message, Worker
 from pipeline.topology import DEMUX, EGRESS, TCP, Fabric, Layout, audit_pools
+from tests.support.record import Record
 
 LIMIT = 15.0
 """Real seconds until something that the kernel should do at once counts as not happening."""
@@ -47,46 +48,6 @@ _TABLES: Final[dict[str, tuple[str, ...]]] = {
     ),
 }  # fmt: skip
 """Of each stage: what must be empty, or zero, when no guest is there any more."""
-
-_CARRIES: Final = frozenset(
-    (
-        d.FRAME, d.TCP_RANGE, d.UDP_RANGE, d.UDP_DATA, d.TO_HOST, d.TO_GUEST, d.UDP_OUT, d.ICMP_ECHO,
-        d.ICMP_REPLY, d.UDP_TO_GUEST,
-    )
-)  # fmt: skip
-"""Kinds of record whose reference goes with them. (FRAME_OUT's does unless it is borrowed.)"""
-
-
-class Record(NamedTuple):
-    """A descriptor, by the names of pipeline.shm.descriptor."""
-
-    kind: int
-    flags: int
-    link: int
-    stride: int
-    gso_size: int
-    slot: int
-    off: int
-    length: int
-    skip: int
-    flow: int
-    seq: int
-    ack: int
-    wnd: int
-    ts_val: int
-    ts_ecr: int
-    guest_addr: int
-    remote_addr: int
-    ports: int
-    aux: int
-
-    def carries(self) -> bool:
-        """Whether the reference to the slot belongs to whoever has the record."""
-        if self.slot == d.NO_SLOT:
-            return False
-        if self.kind == d.FRAME_OUT:
-            return not self.flags & d.FRAME_BORROWED
-        return self.kind in _CARRIES
 
 
 class Neighbour:
@@ -282,6 +243,13 @@ class OneProcess:
         request = {"op": "accepted", "addr": addr, "port": port, "first": first}
         assert self.stages[egress].on_control(request, [accepted.detach()]) == {"ok": True}
         return client
+
+    def udp_server(self) -> socket.socket:
+        """A UDP socket of the host on a port of its own, which does not block."""
+        server = self.keep(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+        server.bind(("127.0.0.1", 0))
+        server.setblocking(False)
+        return server
 
     def keep(self, sock: socket.socket) -> socket.socket:
         """The socket, which is closed when the test ends."""

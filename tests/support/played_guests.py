@@ -19,7 +19,8 @@ from pipeline.stages.worker import Worker
 from pipeline.wire import arp, ethernet, icmp, ipv4
 from pipeline.wire.tcp import SYN
 from tests.support.frames import GATEWAY_MAC, udp_frame
-from tests.support.one_process import Neighbour, OneProcess, Record
+from tests.support.one_process import Neighbour, OneProcess
+from tests.support.record import Record
 from tests.support.segments import Pair, packets_of
 
 GATEWAY: Final = ipv4.addr_parse("192.168.127.1")
