@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.e2e.test_offload import OFFLOAD, PLAIN, checksum_errors, total
-from tests.support.agent import GUEST_ADDR, Agent, run_client
+from tests.support.agent import GATEWAY_ADDR, GUEST_ADDR, Agent, run_client
 from tests.support.daemon import Daemon
 from tests.support.netns import INTERNET_ADDR, Network
 from tests.support.servers import UDP_ECHO, Servers
@@ -29,7 +29,17 @@ LOCAL = "127.0.0.1"
 def guest(daemon: Daemon, request: pytest.FixtureRequest) -> Iterator[Agent]:
     """A guest with and one without offload."""
     with Agent(daemon.network.guest, daemon.socket, *request.param) as made:
+        meet_gateway(made)
         yield made
+
+
+def meet_gateway(agent: Agent) -> None:
+    """Let the guest's kernel learn the gateway's MAC.
+
+    What a socket sends while the kernel empties the queue of those that waited for it may overtake them:
+    Linux lets go of the neighbour's lock for each (__neigh_update).
+    """
+    agent.guest.run("ping", "-c", "1", "-W", "5", GATEWAY_ADDR)
 
 
 def test_bursts_of_a_guest_come_back_as_they_were_sent(daemon: Daemon, guest: Agent) -> None:
@@ -57,6 +67,7 @@ def test_bursts_into_a_forwarded_port_come_back_as_they_were_sent(
 @pytest.mark.parametrize("mtu", ["576", "65520"])
 def test_the_mtu_changes_no_datagram(network: Network, outside: Servers, mtu: str) -> None:
     with Daemon(network, "-mtu", mtu) as daemon, Agent(network.guest, daemon.socket) as agent:
+        meet_gateway(agent)
         for name, sizes in BURSTS.items():
             outcome = agent.run("burst", INTERNET_ADDR, UDP_ECHO, sizes, 3)
             assert outcome["as_sent"] == outcome["sent"], f"{name}: {outcome}"

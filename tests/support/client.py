@@ -4,7 +4,8 @@ transfer ADDRESS PORT DOWN UP [COUNT]     COUNT connections at once, each with i
 connect ADDRESS PORT                      {"errno": name or "", "seconds": s}
 udp ADDRESS PORT SIZE COUNT               {"sent": COUNT, "received": n}, one datagram at a time
 segmented ADDRESS PORT SIZE COUNT         {"sent": COUNT, "received": n, "different": n}, sent in one piece
-burst ADDRESS PORT SIZES ROUNDS           {"sent": n, "received": n, "as_sent": n}, SIZES as 1400*30,0,7*5
+burst ADDRESS PORT SIZES ROUNDS           {"sent": n, "received": n, "as_sent": n, "astray": [text]},
+                                          SIZES as 1400*30,0,7*5
 late ADDRESS PORT SIZE                    sends, ends its half, then reads: {"answer": text}
 early ADDRESS PORT SIZE                   reads to the end, then sends: {"answer": text, "sha256": of it}
 reset ADDRESS PORT                        {"errno": name} after the server's reset
@@ -119,6 +120,7 @@ def burst(address: str, port: str, sizes: str, rounds: str) -> dict[str, Any]:
         size, _, times = part.partition("*")
         lengths += [int(size)] * int(times or 1)
     sent = received = as_sent = 0
+    astray = []
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
@@ -131,14 +133,17 @@ def burst(address: str, port: str, sizes: str, rounds: str) -> dict[str, Any]:
             for payload in payloads:
                 sock.send(payload)
             sent += len(payloads)
-            for payload in payloads:
+            for index, payload in enumerate(payloads):
                 try:
                     got = sock.recv(65535)
                 except TimeoutError:
                     break
                 received += 1
                 as_sent += got == payload
-    return {"sent": sent, "received": received, "as_sent": as_sent}
+                if got != payload:
+                    came = payloads.index(got) if got in payloads else -1
+                    astray.append(f"round {turn}: {came} instead of {index}")
+    return {"sent": sent, "received": received, "as_sent": as_sent, "astray": astray[:40]}
 
 
 def late(address: str, port: str, size: str) -> dict[str, Any]:
