@@ -28,7 +28,7 @@ from pipeline.links import addresses, inherited, pcap, protocols, stdio
 from pipeline.topology import Fabric, Layout, TopologyError
 
 STOP_TIMEOUT: Final = 1.0
-"""Seconds that the workers have to end after SIGTERM; then they are killed."""
+"""Seconds that the workers have to end when they are told to; then they are killed."""
 LAST_WORDS: Final = 0.2
 """Seconds after the last guest left in which the notifications about it are gathered."""
 EXIT_OK: Final = 0
@@ -163,6 +163,7 @@ class Supervisor:
             if not self.program.one_guest:
                 self.log.critical(str(error))
         self._remove_paths()
+        plane.stop_workers()
         await self._stop_workers()
         await plane.close()
         self.log.info("stopped", status=self.status)
@@ -267,6 +268,7 @@ class Supervisor:
             self._stop(f"worker {worker.name} died", EXIT_FAILED)
 
     async def _stop_workers(self) -> None:
+        # They were asked as well. A signal needs no room in a socket, but may be slept over for a second.
         for worker in self.running:
             if worker.process.is_alive():
                 worker.process.terminate()

@@ -10,6 +10,7 @@ import asyncio
 import os
 import socket
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, Final, Protocol
 
 import structlog
@@ -182,6 +183,12 @@ class Channels:
         if channel is None:
             raise RequestError(f"there is no worker {worker}")
         return await channel.request(op, fds, timeout)
+
+    def stop(self) -> None:
+        """Ask all workers to end; those that are gone are passed over."""
+        for channel in self.channels.values():
+            with suppress(RequestError):
+                channel.send({"op": "stop"})
 
     def close(self) -> None:
         """Close all."""

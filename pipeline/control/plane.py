@@ -118,6 +118,10 @@ class ControlPlane:
         """Send a notification that is about no guest."""
         self._notifier.notify(kind)
 
+    def stop_workers(self) -> None:
+        """Ask all workers to end; those that are gone already are passed over."""
+        self._channels.stop()
+
     async def close(self) -> None:
         """End every connection of the API and the channels to the workers."""
         for front in (*self._fronts, self._guest_front):

@@ -15,6 +15,7 @@ and an idle daemon never polls.
 Workers of one process share nothing but the poller; they meet in their rings as always, and their
 bells are silent because everybody is awake. The process ends on SIGTERM, on the request ``stop`` of a
 worker, and when the supervisor is gone. SIGINT is ignored: the supervisor gets it too and decides.
+Only the request is certain to end a sleep: a signal that comes right before one is seen behind it.
 """
 
 import ctypes
@@ -42,6 +43,9 @@ BUSY_GAP: Final = 0.001
 _PR_SET_PDEATHSIG: Final = 1
 give_way: Final[Callable[[], None]] = getattr(os, "sched_yield", partial(sleep, 0))
 """Give the core away, if somebody wants it."""
+look_for_signals: Final[Callable[[], int]] = ctypes.pythonapi.PyErr_CheckSignals
+"""Run the handlers of signals that came. The interpreter does so between two instructions, which a
+compiled turn may not have one of: its process would sleep, or go on working, beside a signal."""
 
 
 class Member(Protocol):
@@ -144,6 +148,7 @@ class Loop:
             if busy > 1 or (look_until and self._look(look_until)):
                 # Under load, or just after: look without getting ready for sleep.
                 events = poller.poll(0, MAX_EVENTS) if poller is not None else []
+                look_for_signals()
                 continue
             look_until = 0.0
             # Most often one turn was all there was to do; sleep() looks before it sleeps.
@@ -200,6 +205,7 @@ class Loop:
         outsiders = self._outsiders
         for worker in outsiders:
             worker.announce()
+        look_for_signals()
         if not self.running or any(worker.inputs_ready() for worker in outsiders):
             timeout = 0.0
             self._due_at = 0.0

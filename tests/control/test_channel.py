@@ -252,3 +252,14 @@ def test_channels_ask_by_name() -> None:
         peer.theirs.close()
 
     asyncio.run(run())
+
+
+def test_all_workers_are_asked_to_end_beside_one_that_is_gone() -> None:
+    async def run() -> None:
+        gone, there = Peer(), Peer()
+        gone.close()
+        Channels({"tcp0": gone.channel, "demux": there.channel}).stop()
+        assert (await there.receive())[0] == {"op": "stop"}
+        there.close()
+
+    asyncio.run(run())

@@ -1,7 +1,10 @@
 """The daemon's own life: start, rest, stop, and what a killed process leaves."""
 
+import contextlib
 import os
 import signal
+import socket
+import threading
 import time
 from datetime import datetime
 
@@ -10,7 +13,7 @@ import pytest
 from tests.support.agent import Agent
 from tests.support.daemon import Daemon, cpu_seconds
 from tests.support.netns import INTERNET_ADDR, Network, shared_memory, wait_for
-from tests.support.servers import DATA, Servers
+from tests.support.servers import DATA, DISCARD, Servers
 
 pytestmark = pytest.mark.e2e
 
@@ -40,23 +43,43 @@ def test_an_idle_daemon_and_an_idle_guest_use_no_cpu(daemon: Daemon, agent: Agen
     assert not busy, used
 
 
-def test_sigterm_stops_it_in_the_middle_of_a_transfer(network: Network, outside: Servers) -> None:
-    daemon = Daemon(network)
+def send_on(sock: socket.socket) -> None:
+    """Send until the connection ends."""
+    with contextlib.suppress(OSError):
+        while True:
+            sock.sendall(bytes(MIB))
+
+
+@pytest.mark.parametrize("placement", ["separate", "auto"])
+def test_sigterm_stops_it_in_the_middle_of_transfers_which_do_not_look_whole(
+    network: Network, outside: Servers, placement: str
+) -> None:
+    daemon = Daemon(network, "-placement", placement)
     daemon.start()
     agent = Agent(network.guest, daemon.socket)
     agent.start()
     agent.wait_for_address()
     sock = network.guest.connect(INTERNET_ADDR, DATA)
     sock.sendall(b'{"down": 1000000000, "up": 0, "seed": 1}\n')
+    up = network.guest.connect(INTERNET_ADDR, DISCARD)
+    sender = threading.Thread(target=send_on, args=(up,))
+    sender.start()
     assert sock.recv(1000)
+    # Workers that are busy hear of the end as those do that sleep.
+    wait_for(lambda: daemon.gauge("egress_bytes_to_host")["egress0"] > 8 * MIB, "bytes for the host")
     workers = daemon.workers()
     began = time.monotonic()
     daemon.process.send_signal(signal.SIGTERM)
     assert daemon.process.wait(10) == 0
     assert time.monotonic() - began < 2
     daemon.check_remains(workers)
+    assert not daemon.events("worker did not stop in time")
+    assert "error" in outside.next_report("discard")
     agent.stop()
-    sock.close()
+    for end in (up, sock):
+        end.shutdown(socket.SHUT_RDWR)
+        end.close()
+    sender.join()
 
 
 def test_sigint_stops_it_as_well(network: Network) -> None:

@@ -256,3 +256,25 @@ def test_a_host_that_resets_a_connection_whose_guest_is_done_frees_its_bytes(egr
     host.close()
     egress.until(lambda: not egress.stage.flows)
     assert egress.out() == 0
+
+
+# --- the end of the daemon ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("state", ["idle", "behind", "spilled", "half closed", "closing"])
+def test_a_connection_that_the_end_of_the_daemon_cuts_is_reset(egress: Egress, state: str) -> None:
+    host = egress.open(1)
+    egress.to_host(1, b"not all")
+    egress.settle()
+    if state in ("behind", "spilled", "closing"):
+        fill(egress, 1)
+    if state == "spilled":
+        egress.advance(1.0)
+    elif state == "half closed":
+        host.shutdown(socket.SHUT_WR)
+    elif state == "closing":
+        egress.tell(d.CLOSED, 1)
+    egress.settle()
+    egress.stage.close()
+    with pytest.raises(ConnectionResetError):
+        sum(iter(lambda: len(host.recv(1 << 20)), 0))

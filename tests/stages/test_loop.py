@@ -170,3 +170,24 @@ def test_an_idle_loop_never_looks_longer(clock: Clock) -> None:
     worker = Scripted("a", clock, [])
     waiting = run(clock, worker, [0.1] * 20)
     assert worker.looks == worker.sleeps == waiting.waits == 20
+
+
+@pytest.mark.parametrize("work", [[], [1] * 1000])
+def test_signals_are_looked_for_before_each_sleep_and_under_load(
+    clock: Clock, monkeypatch: pytest.MonkeyPatch, work: list[int]
+) -> None:
+    worker, looks = Scripted("one", clock, work), []
+
+    def look() -> int:
+        # Whoever rings rings from the announcement on, so a look before it may be one too early.
+        looks.append(bool(work) or worker.announced)
+        loop.running = False
+        return 0
+
+    monkeypatch.setattr(loop_module, "look_for_signals", look)
+    waiting = Waiting(clock, [], lambda: None)
+    loop = Loop(waiting, [worker])
+    loop._turn_on()
+    assert looks == [True]
+    assert waiting.waits == 0
+    assert worker.breaths < 10
