@@ -17,6 +17,7 @@ IOV_MAX: Final = 512
 _KEEPALIVE_IDLE: Final[int] = getattr(socket, "TCP_KEEPIDLE", 0) or getattr(socket, "TCP_KEEPALIVE", 0)
 """The option for the idle time; macOS calls it TCP_KEEPALIVE."""
 _LINGER_RESET: Final = struct.pack("ii", 1, 0)
+_LINGER_OFF: Final = struct.pack("ii", 0, 0)
 _IN_PROGRESS: Final = frozenset({errno.EINPROGRESS, errno.EWOULDBLOCK, errno.EAGAIN})
 
 REFUSED: Final = frozenset({errno.ECONNREFUSED, errno.ECONNRESET, errno.EPIPE})
@@ -43,10 +44,15 @@ def connect(address: str, port: int) -> tuple[socket.socket | None, int]:
 
 
 def tune(sock: socket.socket) -> None:
-    """Make a connection fit for the pipeline: non-blocking; TCP also without Nagle, with keep-alive."""
+    """Make a connection fit for the pipeline: non-blocking; TCP also without Nagle, with keep-alive.
+
+    What ends it otherwise than by close() resets it, also the death of this process: a transfer that was
+    cut short must not look whole.
+    """
     sock.setblocking(False)
     if sock.family in (socket.AF_INET, socket.AF_INET6):
         try:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_RESET)
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
             if _KEEPALIVE_IDLE:
@@ -71,11 +77,20 @@ def finish(sock: socket.socket) -> int:
     return sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
 
 
+def close(sock: socket.socket) -> None:
+    """Close in order: with a FIN, behind everything that was written."""
+    _close(sock, _LINGER_OFF)
+
+
 def reset(sock: socket.socket) -> None:
     """Close with a RST instead of a FIN (SO_LINGER with time 0)."""
+    _close(sock, _LINGER_RESET)
+
+
+def _close(sock: socket.socket, linger: bytes) -> None:
     if sock.family in (socket.AF_INET, socket.AF_INET6):
         try:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_RESET)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
         except OSError as error:
             # The socket may have died already; its close below is all that is left to do.
             if error.errno not in (errno.EINVAL, errno.ENOTCONN):

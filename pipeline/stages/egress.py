@@ -404,7 +404,7 @@ class EgressStage:
         if reset:
             host_tcp.reset(stream.sock)
         else:
-            stream.sock.close()
+            host_tcp.close(stream.sock)
 
     def _tell(self, flow: Flow, kind: int, *, length: int = 0, aux: int = 0) -> None:
         self.tcp_out[flow.shard].push(d.record(kind, flow=flow.number, length=length, aux=aux))

@@ -1,7 +1,10 @@
 """Host TCP sockets: connect outcomes, reset, and the pieces of a range."""
 
+import contextlib
 import errno
+import os
 import select
+import signal
 import socket
 
 import pytest
@@ -47,6 +50,36 @@ def test_reset_is_seen_as_a_reset_by_the_peer() -> None:
         tcp.reset(sock)
         with peer, pytest.raises(ConnectionResetError):
             peer.recv(1)
+
+
+def test_a_connection_that_its_process_leaves_behind_is_reset() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        child = os.fork()
+        if child == 0:
+            sock, _ = tcp.connect(*server.getsockname())
+            assert sock is not None
+            wait_writable(sock)
+            sock.send(b"the first half")
+            os.kill(os.getpid(), signal.SIGKILL)
+        peer, _ = server.accept()
+        os.waitpid(child, 0)
+        with peer, pytest.raises(ConnectionResetError):
+            sum(iter(lambda: len(peer.recv(100)), 0))
+
+
+def test_all_that_was_written_comes_before_an_end_in_order() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        sock, _ = tcp.connect(*server.getsockname())
+        assert sock is not None
+        wait_writable(sock)
+        sent = 0
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                sent += sock.send(bytes(1 << 20))
+        peer, _ = server.accept()
+        tcp.close(sock)
+        with peer:
+            assert sum(iter(lambda: len(peer.recv(1 << 20)), 0)) == sent
 
 
 def test_shutdown_of_a_connection_that_is_gone_returns_the_errno() -> None:
