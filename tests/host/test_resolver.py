@@ -1,7 +1,6 @@
 """Asking upstream servers: real sockets to fake servers on 127.0.0.1, time by hand."""
 
 import os
-import select
 import socket
 from collections.abc import Iterator
 
@@ -14,58 +13,8 @@ import pytest
 from pipeline.host import resolver
 from pipeline.host.name_files import Server
 from pipeline.host.resolver import Upstream
+from tests.support.fake_name_server import FakeServer
 from tests.support.poller import Poller
-
-
-class FakeServer:
-    """A name server of which the test sees the queries and writes the answers."""
-
-    def __init__(self, poller: Poller) -> None:
-        self.udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        self.udp.bind(("127.0.0.1", 0))
-        self.tcp = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-        self.tcp.bind(self.udp.getsockname())
-        self.server = Server(socket.AF_INET, self.udp.getsockname())
-        self.queries: list[tuple[dns.message.Message, object]] = []
-        self.connections: list[socket.socket] = []
-        self.poller = poller
-        poller.register(self.udp.fileno(), select.EPOLLIN, lambda _events: self._on_udp())
-
-    def listen(self) -> None:
-        self.tcp.listen()
-        self.poller.register(self.tcp.fileno(), select.EPOLLIN, lambda _events: self._on_connection())
-
-    def stop(self) -> None:
-        """Close the UDP socket: from now on the port answers with ICMP errors."""
-        self.poller.unregister(self.udp.fileno())
-        self.udp.close()
-
-    def close(self) -> None:
-        for sock in (self.udp, self.tcp, *self.connections):
-            sock.close()
-
-    def answer(self, message: dns.message.Message | bytes, where: object) -> None:
-        wire = message if isinstance(message, bytes) else message.to_wire(max_size=65535)
-        if isinstance(where, socket.socket):
-            where.sendall(len(wire).to_bytes(2, "big") + wire)
-        else:
-            self.udp.sendto(wire, where)  # type: ignore[arg-type]
-
-    def _on_udp(self) -> None:
-        wire, client = self.udp.recvfrom(65535)
-        self.queries.append((dns.message.from_wire(wire), client))
-
-    def _on_connection(self) -> None:
-        connection = self.tcp.accept()[0]
-        self.connections.append(connection)
-        self.poller.register(connection.fileno(), select.EPOLLIN, lambda _events: self._on_stream(connection))
-
-    def _on_stream(self, connection: socket.socket) -> None:
-        data = connection.recv(65535)
-        if not data:
-            self.poller.unregister(connection.fileno())
-            return
-        self.queries.append((dns.message.from_wire(data[2:]), connection))
 
 
 class Rig:
@@ -245,6 +194,29 @@ def test_slow_answer_makes_the_server_a_good_one_again(pair: Rig) -> None:
     assert pair.result() is not None
     pair.ask("next")
     pair.query(0, 1)
+
+
+def test_deadline_is_that_of_the_next_try_or_end_of_any_ask(rig: Rig) -> None:
+    began = rig.now
+    assert rig.upstream.deadline() == float("inf")
+    for token in ("a", "b", "c"):
+        rig.ask(token)
+        rig.advance(0.25)
+    assert rig.upstream.deadline() == began + resolver.RETRY
+    query, client = rig.query(number=0)
+    rig.fakes[0].answer(response(query), client)
+    assert rig.result("a") is not None
+    assert rig.upstream.deadline() == began + 0.25 + resolver.RETRY
+    # "b" is asked again before "c", and so on, until both have no try left.
+    for _ in range(1, resolver.MAX_TRIES):
+        for _ in ("b", "c"):
+            due = rig.upstream.deadline()
+            rig.advance(due - rig.now)
+            assert rig.upstream.deadline() > due
+    assert rig.upstream.deadline() == began + 0.25 + resolver.BUDGET
+    rig.advance(resolver.BUDGET)
+    assert rig.result("b") is rig.result("c") is None
+    assert rig.upstream.deadline() == float("inf")
 
 
 # --- errors -----------------------------------------------------------------------------------
