@@ -88,7 +88,6 @@ class _Ask(Generic[T]):
         "edns",
         "fallback",
         "query",
-        "retry_at",
         "servers",
         "token",
         "tries",
@@ -101,7 +100,6 @@ class _Ask(Generic[T]):
         self.query = query
         self.servers = servers
         self.deadline = now + BUDGET
-        self.retry_at = now
         self.tries_left = MAX_TRIES
         self.tries: list[_Try] = []
         self.edns = True
@@ -133,6 +131,9 @@ class Upstream(Generic[T]):
         self._clock = clock
         self._random = random_bytes
         self._asks: dict[T, _Ask[T]] = {}
+        """In the order of their deadlines, since all have the same budget."""
+        self._retries: dict[_Ask[T], float] = {}
+        """Asks with tries left and when the next is due, in that order, since all wait equally long."""
         self._results: list[tuple[T, bytes | None]] = []
         self._avoid: dict[Server, float] = {}
 
@@ -163,19 +164,19 @@ class Upstream(Generic[T]):
 
     def deadline(self) -> float:
         """When on_timer is due; inf when nothing is under way."""
-        return min((min(ask.deadline, ask.retry_at) for ask in self._asks.values()), default=float("inf"))
+        over = next(iter(self._asks.values())).deadline if self._asks else float("inf")
+        return min(over, next(iter(self._retries.values()), over))
 
     def on_timer(self, now: float) -> None:
         """Begin the tries that are due and end the asks whose time is over."""
-        for ask in list(self._asks.values()):
-            if now >= ask.deadline:
-                for attempt in ask.tries:
-                    self._avoid[attempt.server] = now + AVOID_SECONDS
-                self._finish(ask, ask.fallback)
-            elif now >= ask.retry_at:
-                if ask.tries:
-                    self._avoid[ask.tries[-1].server] = now + AVOID_SECONDS
-                self._next_try(ask, now)
+        while self._asks and (ask := next(iter(self._asks.values()))).deadline <= now:
+            for attempt in ask.tries:
+                self._avoid[attempt.server] = now + AVOID_SECONDS
+            self._finish(ask, ask.fallback)
+        while self._retries and self._retries[ask := next(iter(self._retries))] <= now:
+            if ask.tries:
+                self._avoid[ask.tries[-1].server] = now + AVOID_SECONDS
+            self._next_try(ask, now)
 
     def close(self) -> None:
         """End everything without results."""
@@ -183,19 +184,21 @@ class Upstream(Generic[T]):
             for attempt in ask.tries:
                 self._drop(attempt)
         self._asks.clear()
+        self._retries.clear()
         self._results.clear()
 
     # --- tries ------------------------------------------------------------------------------
 
     def _next_try(self, ask: _Ask[T], now: float) -> None:
         """Begin the next try that can begin; without one, end the ask when none is open either."""
+        self._retries.pop(ask, None)
         while ask.tries_left:
             server = ask.next_server()
             ask.tries_left -= 1
-            ask.retry_at = now + RETRY if ask.tries_left else ask.deadline
             if server not in ask.unhelpful and self._send(ask, server, now):
+                if ask.tries_left:
+                    self._retries[ask] = now + RETRY
                 return
-        ask.retry_at = ask.deadline
         if not ask.tries:
             self._finish(ask, ask.fallback)
 
@@ -287,7 +290,7 @@ class Upstream(Generic[T]):
         for attempt in list(ask.tries):
             self._end_try(ask, attempt)
         ask.tries_left = 0
-        ask.retry_at = ask.deadline
+        self._retries.pop(ask, None)
         self.over_tcp += 1
         sock = None
         try:
@@ -326,6 +329,7 @@ class Upstream(Generic[T]):
         for attempt in ask.tries:
             self._drop(attempt)
         ask.tries.clear()
+        self._retries.pop(ask, None)
         if self._asks.pop(ask.token, None) is not None:
             self._results.append((ask.token, response))
 
