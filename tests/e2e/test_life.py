@@ -17,7 +17,7 @@ from tests.support.servers import DATA, DISCARD, Servers
 
 pytestmark = pytest.mark.e2e
 
-IDLE_SECONDS = 30.0
+IDLE_SECONDS = 10.0
 IDLE_SHARE = 0.002
 START_SECONDS = 1.5
 MIB = 1 << 20

@@ -4,6 +4,7 @@ with Agent(network.guest, daemon.socket) as agent: ...
 """
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -19,8 +20,9 @@ GATEWAY_ADDR = "192.168.127.1"
 GUEST_ADDR = "192.168.127.2"
 HOST_ADDR = "192.168.127.254"
 GUEST_MAC = "5a:94:ef:e4:0c:ee"
-LAST_ACK_SECONDS = 0.3
+REST_SECONDS = 0.03
 STOP_SECONDS = 2.0
+_SLEEPS = re.compile(r"^State:\t.|^voluntary_ctxt_switches:.*", re.MULTILINE)
 
 
 class Agent:
@@ -80,8 +82,16 @@ class Agent:
         end = time.monotonic() + seconds
         while time.monotonic() < end and self.guest.run("ss", "-Htn", *states).stdout:
             time.sleep(0.05)
-        # The ACK of the last FIN leaves no trace in the guest: give the agent time to forward it.
-        time.sleep(LAST_ACK_SECONDS)
+        # The ACK of the last FIN leaves no trace in the guest: it is across when the agent has nothing to do.
+        wait_for(self._rests, "the agent comes to rest", every=0.0)
+
+    def _rests(self) -> bool:
+        """Whether the agent sleeps for a while, rather than works or waits for a core."""
+        status = Path(f"/proc/{self.process.pid}/status")
+        before = _SLEEPS.findall(status.read_text())
+        time.sleep(REST_SECONDS)
+        after = _SLEEPS.findall(status.read_text())
+        return before == after and before[:1] == ["State:\tS"]
 
     def stop(self) -> None:
         """SIGTERM; it must end by itself with status 0."""
