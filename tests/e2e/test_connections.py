@@ -1,8 +1,11 @@
 """How single connections begin and end, seen from a guest with a real kernel's TCP."""
 
+import contextlib
+import errno
+import select
+import socket
 import subprocess
 import sys
-import threading
 
 import pytest
 
@@ -22,7 +25,7 @@ from tests.support.servers import (
     Servers,
 )
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.one_daemon]
 
 MIB = 1 << 20
 CLOSED_PORT = 9
@@ -67,18 +70,15 @@ def test_a_server_that_does_not_read_stops_the_guest_and_loses_nothing(agent: Ag
 
 
 def test_destinations_that_never_answer_hold_up_nobody_else(agent: Agent) -> None:
-    threads = [
-        threading.Thread(target=agent.run, args=("connect", BLACK_HOLE_ADDR, port)) for port in range(20, 32)
-    ]
-    for thread in threads:
-        thread.start()
-    try:
+    with contextlib.ExitStack() as attempts:
+        socks = [attempts.enter_context(agent.guest.call(socket.socket)) for _ in range(12)]
+        for port, sock in enumerate(socks, 20):
+            sock.setblocking(False)
+            assert sock.connect_ex((BLACK_HOLE_ADDR, port)) == errno.EINPROGRESS
         outcome = agent.run("transfer", INTERNET_ADDR, DATA, MIB, MIB)
         assert outcome["errors"] == []
         assert outcome["seconds"] < 5
-    finally:
-        for thread in threads:
-            thread.join()
+        assert select.select([], socks, [], 0)[1] == [], "the attempts are over"
 
 
 @pytest.mark.parametrize("command, port", [("fill", STUCK), ("starve", DATA)])
@@ -107,8 +107,8 @@ def test_link_local_destinations_are_refused_by_default(agent: Agent) -> None:
 
 def test_link_local_destinations_can_be_allowed(network: Network, outside: Servers) -> None:
     with (
-        Daemon(network, "-ec2-metadata-access") as daemon,
-        Agent(network.guest, daemon.socket) as agent,
+        Daemon(network, "-ec2-metadata-access", name="own") as daemon,
+        Agent(network.guests[1], daemon.socket) as agent,
     ):
         assert agent.run("fetch", METADATA_ADDR, HTTP)["status"] == 200
 

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import socket
+from collections.abc import Iterator
 
 import pytest
 
@@ -12,10 +13,19 @@ from tests.support.netns import HOST_ADDR, INTERNET_ADDR, Network
 from tests.support.servers import DATA, ECHO, HTTP, LATE, PAGE, UDP_ECHO, Servers
 from tests.support.traffic import receive_all
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.one_daemon]
 
 MIB = 1 << 20
 LOCAL = "127.0.0.1"
+
+
+@pytest.fixture(autouse=True)
+def no_forward_stays(daemon: Daemon) -> Iterator[None]:
+    """What a test exposed is not in the way of the next one."""
+    yield
+    for forward in json.loads(daemon.api("/services/forwarder/all")[1]):
+        wish = {"local": forward["local"], "protocol": forward["protocol"]}
+        assert daemon.api("/services/forwarder/unexpose", wish) == (200, b"")
 
 
 def test_a_tcp_server_in_the_guest_serves_the_host(daemon: Daemon, network: Network, inside: Servers) -> None:
@@ -34,7 +44,7 @@ def test_connections_of_two_egress_workers_into_one_guest_never_meet(
     network: Network, outside: Servers
 ) -> None:
     flags = ("-egress-workers", "2", "-tcp-workers", "2")
-    with Daemon(network, *flags) as daemon, Agent(network.guest, daemon.socket) as agent:
+    with Daemon(network, *flags, name="own") as daemon, Agent(network.guests[1], daemon.socket) as agent:
         inside = Servers(agent.guest, network.directory)
         daemon.expose(f"{LOCAL}:9000", f"{GUEST_ADDR}:{ECHO}")
         socks = [network.host.connect(LOCAL, 9000) for _ in range(6)]
@@ -113,8 +123,11 @@ def test_a_taken_port_is_refused_in_the_systems_words(daemon: Daemon, network: N
 
 
 def test_the_ssh_port_leads_to_port_22_of_the_guest(network: Network, outside: Servers) -> None:
-    with Daemon(network, ssh_port=2222) as daemon, Agent(network.guest, daemon.socket):
-        listener = network.guest.call(lambda: socket.create_server(("0.0.0.0", 22)))
+    with (
+        Daemon(network, ssh_port=2222, name="own") as daemon,
+        Agent(network.guests[1], daemon.socket) as agent,
+    ):
+        listener = agent.guest.call(lambda: socket.create_server(("0.0.0.0", 22)))
         listener.settimeout(10)
         with network.host.connect(LOCAL, 2222) as client, listener.accept()[0] as served:
             served.sendall(b"SSH-2.0-test\r\n")
@@ -166,8 +179,8 @@ def test_a_forward_of_the_file_may_have_a_proxy_header_and_a_unix_client_is_unkn
     )
     socket_path = network.directory / "proxy.sock"
     with (
-        Daemon(network, "-config", str(path)) as daemon,
-        Agent(network.guest, daemon.socket) as agent,
+        Daemon(network, "-config", str(path), name="own") as daemon,
+        Agent(network.guests[1], daemon.socket) as agent,
         contextlib.closing(Servers(agent.guest, network.directory)),
     ):
         with network.host.connect(LOCAL, 9009) as sock:

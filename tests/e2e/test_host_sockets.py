@@ -14,7 +14,7 @@ from tests.support.daemon import Daemon
 from tests.support.netns import INTERNET_ADDR, Network, wait_for
 from tests.support.servers import Servers
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.one_daemon]
 
 MIB = 1 << 20
 UNREACHABLE_NET = "198.18.50.0/24"

@@ -15,7 +15,7 @@ from tests.support.daemon import Daemon
 from tests.support.netns import BLACK_HOLE_ADDR, INTERNET_ADDR, Network, wait_for
 from tests.support.servers import Servers
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.one_daemon]
 
 DHCLIENT_SCRIPT = """#!/bin/sh
 # Debian's script would move a file over /etc/resolv.conf, which a namespace's is mounted on.
@@ -66,11 +66,11 @@ def test_a_real_dhcp_client_configures_the_guest(
 ) -> None:
     if client != "builtin" and not has(client):
         pytest.skip(f"{client} is not installed")
-    guest = network.guest
+    guest = network.guests[1]
     guest.resolv_conf.write_text("")
     flags = ("-dhcp", client, "-resolv-conf", "/etc/resolv.conf")
     with (
-        Daemon(network, "-mtu", "4000") as daemon,
+        Daemon(network, "-mtu", "4000", name="own") as daemon,
         Agent(guest, daemon.socket, *flags, env=dhclient) as agent,
     ):
         assert address(guest) == f"{GUEST_ADDR}/24"
@@ -146,7 +146,7 @@ def dead_resolver(network: Network) -> Iterator[None]:
 def test_a_dead_upstream_is_a_servfail_within_five_seconds(
     network: Network, outside: Servers, how: str
 ) -> None:
-    with Daemon(network) as daemon, Agent(network.guest, daemon.socket) as agent:
+    with Daemon(network, name="own") as daemon, Agent(network.guests[1], daemon.socket) as agent:
         began = time.monotonic()
         assert agent.run("resolve", GATEWAY_ADDR, "www.example.test", "A", how)["rcode"] == "SERVFAIL"
         assert time.monotonic() - began < 6
