@@ -23,15 +23,17 @@ from perf.namespaces import World
 PORT = 5201
 
 
-def run_iperf3(place: World, host_addr: str, arguments: list[str], seconds: float) -> dict[str, Any]:
+def run_iperf3(
+    place: World, host_addr: str, arguments: list[str], seconds: float, port: int = PORT
+) -> dict[str, Any]:
     """One iperf3 run from the guest; returns its `end` object.
 
     Raises MeasurementError with iperf3's words.
     """
-    server = place.host.spawn(["iperf3", "--server", "--one-off", "--bind", "127.0.0.1", "--port", str(PORT)])
+    server = place.host.spawn(["iperf3", "--server", "--one-off", "--bind", "127.0.0.1", "--port", str(port)])
     try:
-        await_listener(place, PORT)
-        argv = ["iperf3", "--client", host_addr, "--port", str(PORT), "--json", "--time", f"{seconds:g}"]
+        await_listener(place, port)
+        argv = ["iperf3", "--client", host_addr, "--port", str(port), "--json", "--time", f"{seconds:g}"]
         client = place.guest.spawn([*argv, *arguments], log=subprocess.PIPE)
         try:
             out, _ = client.popen.communicate(timeout=seconds + 20)

@@ -117,6 +117,27 @@ class World(NamedTuple):
     host: Namespace
 
 
+def _settle(namespace: Namespace, congestion: str, *, is_guest: bool = False) -> None:
+    if congestion:
+        namespace.run("sh", "-c", f"echo {congestion} > /proc/sys/net/ipv4/tcp_congestion_control")
+    if is_guest:
+        namespace.run("sh", "-c", "echo 1 > /proc/sys/net/ipv6/conf/all/disable_ipv6")
+
+
+@contextmanager
+def further_guests(count: int, congestion: str = "") -> Iterator[tuple[Namespace, ...]]:
+    """Namespaces for guests beside the one of a world."""
+    made: list[Namespace] = []
+    try:
+        for _ in range(count):
+            made.append(Namespace())
+            _settle(made[-1], congestion, is_guest=True)
+        yield tuple(made)
+    finally:
+        for namespace in made:
+            namespace.close()
+
+
 @contextmanager
 def world(congestion: str = "") -> Iterator[World]:
     """Make the namespaces, and remove them at the end whatever happens.
@@ -131,10 +152,8 @@ def world(congestion: str = "") -> Iterator[World]:
         made.append(Namespace())
         made.append(Namespace())
         guest, host = made
-        if congestion:
-            for each in made:
-                each.run("sh", "-c", f"echo {congestion} > /proc/sys/net/ipv4/tcp_congestion_control")
-        guest.run("sh", "-c", "echo 1 > /proc/sys/net/ipv6/conf/all/disable_ipv6")
+        _settle(host, congestion)
+        _settle(guest, congestion, is_guest=True)
         # passt looks for the interface of a default route and refuses to start without one.
         host.run(
             "ip",

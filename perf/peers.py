@@ -28,6 +28,8 @@ AGENT = "pipeline-agent"
 PIPELINE_AUTO = "pipeline auto"
 AGENT_AUTO = AGENT + " auto"
 OURS = ("pipeline", PIPELINE_AUTO, AGENT, AGENT_AUTO)
+MANY_GUESTS = ("pipeline", PIPELINE_AUTO)
+"""Those that serve several guests at once here; most of the others are made for one."""
 START_PATIENCE = 15.0  # seconds for a peer to answer its first connection
 
 
@@ -52,28 +54,30 @@ class Setup(NamedTuple):
     extra: tuple[str, ...]
     stack: ExitStack
     nics: list[tuple[Process, Path]]
+    others: tuple[Namespace, ...]
 
 
-def _nic(setup: Setup, path: Path, address: str, gateway: str) -> None:
-    """Start the network card on `path` and configure the guest's eth0."""
+def _nic(setup: Setup, path: Path, address: str, gateway: str, number: int = 0) -> None:
+    """Start the network card on `path` and configure eth0 of the guest, or of another one, from 1 on."""
+    guest = setup.others[number - 1] if number else setup.world.guest
     readable, writable = os.pipe()
     argv = [sys.executable, "-m", "perf.nic", "--tap", "eth0", "--socket", str(path), "--mtu", str(setup.mtu)]
     argv += ["--ready-fd", str(writable)] + (["--plain"] if setup.plain else [])
-    log = setup.directory / "nic.log"
+    log = setup.directory / f"nic{number or ''}.log"
     with open(log, "wb") as out:
-        nic = setup.world.guest.spawn(argv, out, cwd=ROOT, pass_fds=(writable,))
+        nic = guest.spawn(argv, out, cwd=ROOT, pass_fds=(writable,))
     os.close(writable)
     setup.nics.append((nic, log))
     setup.stack.callback(nic.stop)
     with open(readable, "rb") as ready:
         if ready.readline() != b"ready\n":
             raise PeerError(f"the network card did not start: {_tail(log)}")
-    configure_guest(setup.world.guest, setup.mtu, address, gateway)
+    configure_guest(guest, setup.mtu, address, gateway, f"{GUEST_MAC[:-2]}{0xEE - number:02x}")
 
 
-def configure_guest(guest: Namespace, mtu: int, address: str, gateway: str) -> None:
+def configure_guest(guest: Namespace, mtu: int, address: str, gateway: str, mac: str = GUEST_MAC) -> None:
     """Give the guest's eth0 what DHCP would."""
-    guest.run("ip", "link", "set", "eth0", "address", GUEST_MAC, "mtu", str(mtu))
+    guest.run("ip", "link", "set", "eth0", "address", mac, "mtu", str(mtu))
     guest.run("ip", "address", "add", f"{address}/24", "dev", "eth0")
     guest.run("ip", "link", "set", "eth0", "up")
     guest.run("ip", "route", "add", "default", "via", gateway)
@@ -91,7 +95,8 @@ def _start_pipeline(setup: Setup) -> tuple[Process, str]:
     argv = [*compiled.command("gvtap-pipeline"), "start", "-listen-qemu", f"unix://{path}"]
     argv += ["-mtu", str(setup.mtu)]
     process = _peer(setup, "pipeline", [*argv, "-ssh-port", "-1", *setup.extra], cwd=ROOT)
-    _nic(setup, path, "192.168.127.2", "192.168.127.1")
+    for number in range(1 + len(setup.others)):
+        _nic(setup, path, f"192.168.127.{2 + number}", "192.168.127.1", number)
     return process, "192.168.127.254"
 
 
@@ -168,15 +173,22 @@ def installed() -> list[str]:
 
 @contextmanager
 def running(
-    name: str, world: World, mtu: int, *, plain: bool = False, extra: tuple[str, ...] = ()
+    name: str,
+    world: World,
+    mtu: int,
+    *,
+    plain: bool = False,
+    extra: tuple[str, ...] = (),
+    others: tuple[Namespace, ...] = (),
 ) -> Iterator[Endpoint]:
     """Run a peer until the guest can reach the host's loopback through it; stop it at the end.
 
-    `extra` are further options for this program's own daemon. Raises PeerError with the end of the log.
+    `extra` are further options for this program's own daemon, `others` further guests (MANY_GUESTS).
+    Raises PeerError with the end of the log.
     """
     with ExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="perf-")))
-        setup = Setup(world, directory, mtu, plain, extra, stack, [])
+        setup = Setup(world, directory, mtu, plain, extra, stack, [], others)
         log = directory / f"{name.removesuffix(' auto')}.log"
         try:
             process, host_addr = STARTERS[name](setup)

@@ -19,7 +19,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from perf import flows, iperf, latency, plot, report
+from perf import flows, guests, iperf, latency, plot, report
 from perf.peers import AGENT, AGENT_AUTO, PIPELINE_AUTO, installed
 
 PAGE = Path(__file__).resolve().parent / "RESULTS.md"
@@ -44,6 +44,7 @@ PARTS = (
     Part("Round trips, idle", "latency", latency.main, ("--load", "none"), BOTH),
     Part("Round trips beside a bulk stream", "latency", latency.main, ("--load", "down"), BOTH),
     Part("Open flows", "flows", flows.main, ("--counts", "1,1000", "--idle-seconds", "5"), BOTH),
+    Part("Several guests at once", "guests", guests.main, ("--counts", "1,3"), BOTH),
 )
 
 
