@@ -28,6 +28,7 @@ from pipeline.stages import tcp_icmp, tcp_limits, tcp_records
 from pipeline.stages.bad_frames import BadFrames
 from pipeline.stages.tcp_flow import Buf, Flow, Key, egress_of, flow_id
 from pipeline.stages.worker import Worker
+from pipeline.topology import MAX_REFS
 from pipeline.wire import ethernet, ipv4, tcp_options
 from pipeline.wire import tcp as wire_tcp
 from pipeline.wire.errors import WireError
@@ -72,7 +73,8 @@ class TcpStage:
         self.guests = tcp_limits.Guests(config)
         self.max_flows = config.max_tcp_flows
         self.out_of_order: tcp_limits.OutOfOrder[Flow] = tcp_limits.OutOfOrder(
-            min(config.max_out_of_order_slots, max(config.slots // 4 // config.tcp_workers, 4))
+            min(config.max_out_of_order_slots, max(config.slots // 4 // config.tcp_workers, 4)),
+            MAX_REFS // 2 // config.tcp_workers,
         )
         self.bad_frames = BadFrames(self.ingress_out)
         self.time_wait: dict[Flow, None] = {}

@@ -13,7 +13,7 @@ received bytes that    windows shrink long before (a share of what is left); nea
  no host has taken     connections that hold more than such a share are dropped, while what else
                        the segment says is used. One that holds next to nothing goes on.
 out-of-order slots     the guest that holds most of them loses the oldest such data (RFC 2018
-                       section 8 allows it), and sends them again
+ and references        section 8 allows it), and sends them again
 =====================  =====================================================================
 """
 
@@ -223,14 +223,17 @@ class Guests:
 
 
 class OutOfOrder(Generic[F]):
-    """Keeps the slots that out-of-order data of all connections hold below a bound.
+    """Keeps the slots that out-of-order data of all connections hold below a bound, and their references.
 
     Counting the slots exactly for each segment would be dear: ranges added since the last count
-    are what can have gone wrong at most.
+    are what can have gone wrong at most. Each range is a reference, of which a slot of small frames may
+    have hundreds: ingress reads nothing while too many are out.
     """
 
-    def __init__(self, max_slots: int) -> None:
+    def __init__(self, max_slots: int, max_ranges: int) -> None:
         self.max_slots = max_slots
+        self.max_ranges = max_ranges
+        self._ranges = 0
         self._holders: dict[F, None] = {}
         self._until_count = max_slots
 
@@ -239,21 +242,44 @@ class OutOfOrder(Generic[F]):
         held = len(flow.conn.reassembly.ranges)
         added = held - flow.held_ranges
         flow.held_ranges = held
+        self._ranges += added
         if not held:
             self._holders.pop(flow, None)
             return []
         if added > 0:
             self._holders.setdefault(flow, None)
             self._until_count -= added
+            lost = self._thin_out() if self._ranges > self.max_ranges else []
             if self._until_count < 0:
-                return self._count()
+                lost += self._count()
+            return lost
         return []
 
     def forget(self, flow: F) -> None:
         """The connection is over."""
         if flow.held_ranges:
+            self._ranges -= flow.held_ranges
             flow.held_ranges = 0
             self._holders.pop(flow, None)
+
+    def _thin_out(self) -> list[F]:
+        """The guest with most ranges loses its oldest, until a good part of the bound is free again."""
+        by_guest: dict[Guest, list[F]] = {}
+        ranges: dict[Guest, int] = {}
+        for flow in self._holders:
+            by_guest.setdefault(flow.guest, []).append(flow)
+            ranges[flow.guest] = ranges.get(flow.guest, 0) + flow.held_ranges
+        for flows in by_guest.values():
+            flows.reverse()
+        lost = []
+        while self._ranges > self.max_ranges * 3 // 4:
+            worst = max(ranges, key=lambda guest: ranges[guest])
+            oldest = by_guest[worst].pop()
+            ranges[worst] -= oldest.held_ranges
+            oldest.conn.forget_out_of_order()
+            self.forget(oldest)
+            lost.append(oldest)
+        return lost
 
     def _count(self) -> list[F]:
         lost = []

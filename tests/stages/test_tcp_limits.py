@@ -149,7 +149,7 @@ def test_what_an_ended_connection_held_is_free_again() -> None:
 
 def test_the_guest_that_holds_most_slots_out_of_order_loses_its_oldest() -> None:
     of = guests()
-    held: OutOfOrder[Flow] = OutOfOrder(16)
+    held: OutOfOrder[Flow] = OutOfOrder(16, 1000)
     honest, hog = flow_of(of.get(1), 1), flow_of(of.get(2), 2)
     newer = flow_of(of.get(2), 3)
     lost: list[Flow] = []
@@ -171,12 +171,31 @@ def test_the_guest_that_holds_most_slots_out_of_order_loses_its_oldest() -> None
 
 def test_many_ranges_in_few_slots_are_no_reason_to_lose_any() -> None:
     of = guests()
-    held: OutOfOrder[Flow] = OutOfOrder(16)
+    held: OutOfOrder[Flow] = OutOfOrder(16, 1000)
     flow = flow_of(of.get(1))
     for number in range(100):
         flow.conn.on_segment(data(10 + 2 * number, 1, number % 4), 0.0)
         assert held.note(flow) == []
     assert len(flow.conn.reassembly.ranges) == 100
+
+
+def test_the_guest_that_holds_most_ranges_loses_its_oldest_however_few_slots_they_are_in() -> None:
+    of = guests()
+    held: OutOfOrder[Flow] = OutOfOrder(16, 100)
+    honest = flow_of(of.get(1), 1)
+    hogs = [flow_of(of.get(2), number) for number in range(2, 12)]
+    lost: list[Flow] = []
+    for flow, count in [(honest, 30), *((hog, 20) for hog in hogs)]:
+        for number in range(count):
+            flow.conn.on_segment(data(10 + 2 * number, 1, number % 4), 0.0)
+            lost += held.note(flow)
+            assert sum(len(each.conn.reassembly.ranges) for each in (honest, *hogs)) <= 100
+    assert lost == hogs[: len(lost)]
+    assert len(lost) >= 7
+    assert len(honest.conn.reassembly.ranges) == 30
+    for flow in (honest, *hogs):
+        held.forget(flow)
+    assert held._ranges == 0
 
 
 def test_data_that_were_lost_are_taken_when_they_come_again() -> None:
