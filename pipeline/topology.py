@@ -53,6 +53,10 @@ SERVICE_CAPACITY: Final = 256
 FREE_CAPACITY: Final = 1024
 """Slot numbers of a free ring: what does not fit waits with the worker that frees."""
 
+MAX_REFS: Final = 16384
+"""References to slots of ingress that may be out; beyond, links are not read. Out-of-order data, which a
+guest can leave there for as long as it likes, get half of them."""
+
 DEFAULT_SLOTS: Final = 512
 MIN_SLOTS: Final = 64
 DEMUX_SLOTS: Final = 32

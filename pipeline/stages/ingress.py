@@ -34,6 +34,7 @@ from pipeline.stages.ingress_fairness import Fairness
 from pipeline.stages.ingress_offload import Card
 from pipeline.stages.ingress_steering import Steering
 from pipeline.stages.worker import Worker
+from pipeline.topology import MAX_REFS
 from pipeline.wire import ethernet, framing, offload, tcp, tcp_options
 from pipeline.wire.framing import Framing
 
@@ -45,8 +46,6 @@ MAX_BACKLOG: Final = 1024 * 1024
 """Copied bytes that may wait for a guest that does not read, while other guests do."""
 DOORS_EVERY_S: Final = 0.05
 """How often a worker that never sleeps looks at the timers of entrances."""
-MAX_REFS: Final = 16384
-"""References to slots of ingress that may be out; beyond, links are not read."""
 MAX_LINKS: Final = 256
 
 _LINK_EVENTS: Final = ev.READ | ev.WRITE | ev.READ_HANGUP | ev.EDGE

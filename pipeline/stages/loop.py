@@ -162,6 +162,8 @@ class Loop:
         while monotonic() < until:
             for look in looks:
                 if look():
+                    # Nobody stirs a worker for what came from outside, and it is found only once.
+                    self._due_at = 0.0
                     return True
             give_way()
         return False

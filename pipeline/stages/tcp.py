@@ -28,6 +28,7 @@ from pipeline.stages import tcp_icmp, tcp_limits, tcp_records
 from pipeline.stages.bad_frames import BadFrames
 from pipeline.stages.tcp_flow import Buf, Flow, Key, egress_of, flow_id
 from pipeline.stages.worker import Worker
+from pipeline.topology import MAX_REFS
 from pipeline.wire import ethernet, ipv4, tcp_options
 from pipeline.wire import tcp as wire_tcp
 from pipeline.wire.errors import WireError
@@ -72,7 +73,8 @@ class TcpStage:
         self.guests = tcp_limits.Guests(config)
         self.max_flows = config.max_tcp_flows
         self.out_of_order: tcp_limits.OutOfOrder[Flow] = tcp_limits.OutOfOrder(
-            min(config.max_out_of_order_slots, max(config.slots // 4 // config.tcp_workers, 4))
+            min(config.max_out_of_order_slots, max(config.slots // 4 // config.tcp_workers, 4)),
+            MAX_REFS // 2 // config.tcp_workers,
         )
         self.bad_frames = BadFrames(self.ingress_out)
         self.time_wait: dict[Flow, None] = {}
@@ -172,8 +174,8 @@ class TcpStage:
                     continue
             else:
                 guest = flow.guest
-                if guest.pressed and length and self.guests.full(guest):
-                    segment = self._without_data(segment)
+                if guest.pressed and length and (fits := self.guests.fits(flow, seq, length)) < length:
+                    segment = self._cut(segment, fits)
                 elif not guest.link:
                     self.guests.adopt(flow, link)
                 reason = flow.conn.on_segment(segment, now)
@@ -220,11 +222,14 @@ class TcpStage:
             seg_count,
         )  # fmt: skip
 
-    def _without_data(self, segment: Segment) -> Segment:
-        """What a segment says beside its data, for which there is no memory; the guest sends them again."""
+    def _cut(self, segment: Segment, length: int) -> Segment:
+        """A segment without its data behind length, for which is no memory; the guest sends them again."""
         self.counts[_NO_MEMORY] += segment.seg_count
-        self.worker.free(cast(Buf, segment.buf)[0])
-        return segment._replace(flags=segment.flags & ~wire_tcp.FIN, length=0, buf=None)
+        buf = segment.buf
+        if not length:
+            self.worker.free(cast(Buf, buf)[0])
+            buf = None
+        return segment._replace(flags=segment.flags & ~wire_tcp.FIN, length=length, buf=buf)
 
     def _unknown(self, key: Key, segment: Segment, link: int, now: float) -> Flow | None:
         """A segment without a connection: a SYN opens one, anything else is answered with RST."""

@@ -9,16 +9,18 @@ of                     when it is used up
 SYNs a second          the SYN is dropped; an honest guest sends it again
 half-open connections  the same
 connections            the oldest in TIME-WAIT makes room (of the guest, or of anybody), else the same
-received bytes that    windows shrink long before (a share of what is left); beyond, data are
- no host has taken     dropped while what else the segment says is used
+received bytes that    windows shrink long before (a share of what is left); near the end, data of
+ no host has taken     connections that hold more than such a share are dropped, while what else
+                       the segment says is used. One that holds next to nothing goes on.
 out-of-order slots     the guest that holds most of them loses the oldest such data (RFC 2018
-                       section 8 allows it), and sends them again
+ and references        section 8 allows it), and sends them again
 =====================  =====================================================================
 """
 
 from typing import Final, Generic, Protocol, TypeVar
 
 from pipeline.engines.tcp.connection import Connection
+from pipeline.engines.tcp.seq import HALF, MASK
 
 TOO_MANY_FLOWS: Final = "tcp_syn_dropped_too_many_flows"
 TOO_MANY_FLOWS_OF_GUEST: Final = "tcp_syn_dropped_too_many_flows_of_guest"
@@ -28,9 +30,14 @@ SYN_RATE: Final = "tcp_syn_dropped_rate_limit"
 NOBODY: Final = 0
 """The link of connections whose guest has not shown itself yet; links are numbered from 1."""
 MIN_WINDOW: Final = 16384
-"""Bytes that a connection may hold however short memory is, until the hard bound."""
+"""Bytes that a connection is shown however short memory is."""
 WINDOW_SHARE: Final = 8
 """A connection may hold this part of the memory that is left."""
+NEARLY_FULL_PART: Final = 8
+"""With less than this part of the memory left, the share holds for bytes promised before too."""
+FLOOR: Final = 4096
+"""Bytes that a connection may hold even where nothing is left, as tcp_rmem of Linux has it: else those that
+hosts do not read, for as long as they like, would stop all others, whose hosts do."""
 
 
 class Guest:
@@ -194,9 +201,21 @@ class Guests:
         self.held_bytes -= count
         guest.pressed = guest.held_bytes > self._guest_pressed_at or self.held_bytes > self._pressed_at
 
-    def full(self, guest: Guest) -> bool:
-        """Whether not a byte more of the guest can be kept."""
-        return guest.held_bytes >= self._max_guest_bytes or self.held_bytes >= self._max_bytes
+    def fits(self, flow: LimitedFlow, seq: int, length: int) -> int:
+        """How many of length bytes from the sequence number seq on can be kept."""
+        guest = flow.guest
+        left_to_guest = self._max_guest_bytes - guest.held_bytes
+        left = self._max_bytes - self.held_bytes
+        if (
+            left_to_guest * NEARLY_FULL_PART > self._max_guest_bytes
+            and left * NEARLY_FULL_PART > self._max_bytes
+        ):
+            return length
+        conn = flow.conn
+        room = max(min(left_to_guest, left) // WINDOW_SHARE, FLOOR) - conn.rcv_untaken
+        # What was received before needs no room, and its sender wants an answer.
+        before = ((conn.rcv_nxt - seq + HALF) & MASK) - HALF
+        return max(0, min(length, before + max(room, 0)))
 
     def _window(self, guest: Guest) -> int:
         left = min(self._max_guest_bytes - guest.held_bytes, self._max_bytes - self.held_bytes)
@@ -204,14 +223,17 @@ class Guests:
 
 
 class OutOfOrder(Generic[F]):
-    """Keeps the slots that out-of-order data of all connections hold below a bound.
+    """Keeps the slots that out-of-order data of all connections hold below a bound, and their references.
 
     Counting the slots exactly for each segment would be dear: ranges added since the last count
-    are what can have gone wrong at most.
+    are what can have gone wrong at most. Each range is a reference, of which a slot of small frames may
+    have hundreds: ingress reads nothing while too many are out.
     """
 
-    def __init__(self, max_slots: int) -> None:
+    def __init__(self, max_slots: int, max_ranges: int) -> None:
         self.max_slots = max_slots
+        self.max_ranges = max_ranges
+        self._ranges = 0
         self._holders: dict[F, None] = {}
         self._until_count = max_slots
 
@@ -220,21 +242,44 @@ class OutOfOrder(Generic[F]):
         held = len(flow.conn.reassembly.ranges)
         added = held - flow.held_ranges
         flow.held_ranges = held
+        self._ranges += added
         if not held:
             self._holders.pop(flow, None)
             return []
         if added > 0:
             self._holders.setdefault(flow, None)
             self._until_count -= added
+            lost = self._thin_out() if self._ranges > self.max_ranges else []
             if self._until_count < 0:
-                return self._count()
+                lost += self._count()
+            return lost
         return []
 
     def forget(self, flow: F) -> None:
         """The connection is over."""
         if flow.held_ranges:
+            self._ranges -= flow.held_ranges
             flow.held_ranges = 0
             self._holders.pop(flow, None)
+
+    def _thin_out(self) -> list[F]:
+        """The guest with most ranges loses its oldest, until a good part of the bound is free again."""
+        by_guest: dict[Guest, list[F]] = {}
+        ranges: dict[Guest, int] = {}
+        for flow in self._holders:
+            by_guest.setdefault(flow.guest, []).append(flow)
+            ranges[flow.guest] = ranges.get(flow.guest, 0) + flow.held_ranges
+        for flows in by_guest.values():
+            flows.reverse()
+        lost = []
+        while self._ranges > self.max_ranges * 3 // 4:
+            worst = max(ranges, key=lambda guest: ranges[guest])
+            oldest = by_guest[worst].pop()
+            ranges[worst] -= oldest.held_ranges
+            oldest.conn.forget_out_of_order()
+            self.forget(oldest)
+            lost.append(oldest)
+        return lost
 
     def _count(self) -> list[F]:
         lost = []

@@ -191,3 +191,26 @@ def test_signals_are_looked_for_before_each_sleep_and_under_load(
     assert looks == [True]
     assert waiting.waits == 0
     assert worker.breaths < 10
+
+
+def test_what_busy_polling_finds_is_for_workers_that_nobody_has_stirred(clock: Clock) -> None:
+    first, second = Scripted("first", clock, [1, 1]), Scripted("second", clock, [0, 0, 1])
+    first.has_peers_outside = False
+    breaths: list[int] = []
+
+    def stop() -> None:
+        breaths.append(second.breaths)
+        loop.running = False
+
+    class Stirs(Waiting):
+        def wait(self, timeout: float) -> bool:
+            first.stirred = True
+            return super().wait(timeout)
+
+    loop = Loop(Stirs(clock, [BUSY_GAP / 2, 1.0], stop), [first, second], busy_poll=BUSY_POLL)
+    first.stirred = True
+    loop._due_at = clock.now + 10.0
+    # The look before the first sleep is in vain, that while busy-polling after it finds something.
+    second.input_at_look = 2
+    loop._turn_on()
+    assert breaths == [1]

@@ -13,8 +13,8 @@ from tests.support.played_guests import Card, Guest, GuestStream
 class Shard(OneProcess):
     """One guest, one tcp worker, and egress by hand."""
 
-    def __init__(self) -> None:
-        super().__init__(("demux", "tcp"), played={"ingress": Card})
+    def __init__(self, **changed: int) -> None:
+        super().__init__(("demux", "tcp"), played={"ingress": Card}, **changed)
         card = self.neighbours["ingress"]
         assert isinstance(card, Card)
         self.guest: Guest = card.guest()
@@ -193,3 +193,31 @@ def test_a_dialled_guest_that_does_not_answer_is_given_up_with_its_client(shard:
     shard.advance(10.0)
     assert not shard.guest.accepted
     assert shard.kinds() == []
+
+
+def test_hosts_that_read_get_what_is_sent_however_much_waits_for_those_that_do_not() -> None:
+    limit = 1 << 20
+    with Shard(slots=256, max_receive_memory=limit, max_receive_memory_per_guest=limit) as shard:
+        # What each is shown before any has filled its window is more than there is memory, in sum.
+        stuck = [shard.open() for _ in range(8)]
+        for stream, _ in stuck:
+            stream.send(bytes(400_000))
+        shard.advance(20.0)
+        assert shard.counter("tcp0", "tcp_segment_dropped_no_memory") > 0
+        stream, number = shard.open()
+        shard.egress.take()
+        stream.send(bytes(50_000))
+        got = 0
+        while got < 50_000:
+            before = got
+            shard.advance(1.0)
+            for record in shard.egress.take(d.TO_HOST):
+                if record.flow == number:
+                    got += record.length
+                    shard.tell(d.TAKEN, number, length=record.length)
+            assert got > before
+        for _, each in [*stuck, (stream, number)]:
+            shard.tell(d.ABORT, each)
+        shard.settle()
+        shard.guest.leave()
+        shard.at_home()

@@ -9,7 +9,7 @@ from pipeline.engines.tcp.connection import Connection
 from pipeline.engines.tcp.segment import Segment
 from pipeline.stages import tcp_limits
 from pipeline.stages.tcp_flow import Flow
-from pipeline.stages.tcp_limits import MIN_WINDOW, Guest, Guests, OutOfOrder
+from pipeline.stages.tcp_limits import FLOOR, MIN_WINDOW, Guest, Guests, OutOfOrder
 from pipeline.wire.tcp import ACK, SYN
 
 MIB = 1 << 20
@@ -97,10 +97,10 @@ def test_windows_shrink_with_the_memory_that_is_left_and_grow_again() -> None:
     assert guest.pressed
     assert flow.conn.rcv_limit == (4 * MIB - MIB - MIB // 2) // 8
     of.charge(flow, 5 * MIB // 2, 0.0)
-    assert of.full(guest)
+    assert of.fits(flow, 101, MIB) == FLOOR
     assert flow.conn.rcv_limit == MIN_WINDOW
     of.taken(flow, 4 * MIB, 0.0)
-    assert not of.full(guest)
+    assert of.fits(flow, 101, MIB) == MIB
     assert flow.conn.rcv_limit == CONFIG.max_receive_window
 
 
@@ -110,12 +110,30 @@ def test_one_guest_that_fills_its_part_leaves_the_rest_to_others() -> None:
     flow = flow_of(hog)
     of.add(flow)
     of.charge(flow, 4 * MIB, 0.0)
-    assert of.full(hog)
-    assert not of.full(honest)
+    assert of.fits(flow, 101, MIB) == FLOOR
     other = flow_of(honest)
     of.add(other)
     of.charge(other, MIB, 0.0)
-    assert not of.full(honest)
+    assert of.fits(other, 101, MIB) == MIB
+
+
+def test_near_the_end_a_connection_may_hold_a_share_of_what_is_left_and_what_came_before_needs_no_room() -> (
+    None
+):
+    of = guests()
+    guest = of.get(1)
+    hog, flow = flow_of(guest, 1), flow_of(guest, 2)
+    of.add(hog)
+    of.add(flow)
+    of.charge(hog, 4 * MIB - 80_000, 0.0)
+    assert of.fits(flow, 101, 60_000) == 10_000
+    flow.conn.on_segment(data(0, 9_000, 5), 0.0)
+    assert of.fits(flow, 9_101, 60_000) == 1_000
+    assert of.fits(flow, 8_101, 60_000) == 2_000
+    assert of.fits(flow, 20_101, 60_000) == 0
+    flow.conn.on_segment(data(9_000, 9_000, 6), 0.0)
+    assert of.fits(flow, 18_101, 60_000) == 0
+    assert of.fits(flow, 101, 18_000) == 18_000
 
 
 def test_what_an_ended_connection_held_is_free_again() -> None:
@@ -131,7 +149,7 @@ def test_what_an_ended_connection_held_is_free_again() -> None:
 
 def test_the_guest_that_holds_most_slots_out_of_order_loses_its_oldest() -> None:
     of = guests()
-    held: OutOfOrder[Flow] = OutOfOrder(16)
+    held: OutOfOrder[Flow] = OutOfOrder(16, 1000)
     honest, hog = flow_of(of.get(1), 1), flow_of(of.get(2), 2)
     newer = flow_of(of.get(2), 3)
     lost: list[Flow] = []
@@ -153,12 +171,31 @@ def test_the_guest_that_holds_most_slots_out_of_order_loses_its_oldest() -> None
 
 def test_many_ranges_in_few_slots_are_no_reason_to_lose_any() -> None:
     of = guests()
-    held: OutOfOrder[Flow] = OutOfOrder(16)
+    held: OutOfOrder[Flow] = OutOfOrder(16, 1000)
     flow = flow_of(of.get(1))
     for number in range(100):
         flow.conn.on_segment(data(10 + 2 * number, 1, number % 4), 0.0)
         assert held.note(flow) == []
     assert len(flow.conn.reassembly.ranges) == 100
+
+
+def test_the_guest_that_holds_most_ranges_loses_its_oldest_however_few_slots_they_are_in() -> None:
+    of = guests()
+    held: OutOfOrder[Flow] = OutOfOrder(16, 100)
+    honest = flow_of(of.get(1), 1)
+    hogs = [flow_of(of.get(2), number) for number in range(2, 12)]
+    lost: list[Flow] = []
+    for flow, count in [(honest, 30), *((hog, 20) for hog in hogs)]:
+        for number in range(count):
+            flow.conn.on_segment(data(10 + 2 * number, 1, number % 4), 0.0)
+            lost += held.note(flow)
+            assert sum(len(each.conn.reassembly.ranges) for each in (honest, *hogs)) <= 100
+    assert lost == hogs[: len(lost)]
+    assert len(lost) >= 7
+    assert len(honest.conn.reassembly.ranges) == 30
+    for flow in (honest, *hogs):
+        held.forget(flow)
+    assert held._ranges == 0
 
 
 def test_data_that_were_lost_are_taken_when_they_come_again() -> None:
