@@ -30,7 +30,8 @@ SYN_RATE: Final = "tcp_syn_dropped_rate_limit"
 NOBODY: Final = 0
 """The link of connections whose guest has not shown itself yet; links are numbered from 1."""
 MIN_WINDOW: Final = 16384
-"""Bytes that a connection is shown however short memory is."""
+"""Bytes that a connection is shown however short memory is, or two packets if those are more: Linux sends
+into a window of less than a segment only when its probe timer says so."""
 WINDOW_SHARE: Final = 8
 """A connection may hold this part of the memory that is left."""
 NEARLY_FULL_PART: Final = 8
@@ -87,6 +88,8 @@ class FlowLimits(Protocol):
     def max_receive_memory(self) -> int: ...
     @property
     def max_receive_memory_per_guest(self) -> int: ...
+    @property
+    def mtu(self) -> int: ...
 
 
 class Guests:
@@ -100,6 +103,7 @@ class Guests:
         self.held_bytes = 0
         self._max_bytes = limits.max_receive_memory
         self._max_guest_bytes = min(limits.max_receive_memory_per_guest, limits.max_receive_memory)
+        self._min_window = max(MIN_WINDOW, 2 * limits.mtu)
         self._pressed_at = self._max_bytes // 2
         self._guest_pressed_at = self._max_guest_bytes // 4
 
@@ -219,7 +223,7 @@ class Guests:
 
     def _window(self, guest: Guest) -> int:
         left = min(self._max_guest_bytes - guest.held_bytes, self._max_bytes - self.held_bytes)
-        return max(left // WINDOW_SHARE, MIN_WINDOW)
+        return max(left // WINDOW_SHARE, self._min_window)
 
 
 class OutOfOrder(Generic[F]):

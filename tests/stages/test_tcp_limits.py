@@ -24,6 +24,7 @@ def guests(**changed: int) -> Guests:
         "max_syns_per_second": 1000,
         "max_receive_memory": 8 * MIB,
         "max_receive_memory_per_guest": 4 * MIB,
+        "mtu": 1500,
     }
     return Guests(SimpleNamespace(**{**limits, **changed}))
 
@@ -84,6 +85,14 @@ def test_a_dialled_connection_belongs_to_the_guest_that_answers() -> None:
     assert (of.nobody.flows, of.get(7).flows) == (0, 1)
     of.remove(flow)
     assert of.get(7).flows == 0
+
+
+def test_the_smallest_window_takes_two_packets_of_any_mtu() -> None:
+    of = guests(mtu=65520)
+    flow = flow_of(of.get(1))
+    of.add(flow)
+    of.charge(flow, 4 * MIB, 0.0)
+    assert flow.conn.rcv_limit == 2 * 65520
 
 
 def test_windows_shrink_with_the_memory_that_is_left_and_grow_again() -> None:
