@@ -1,5 +1,7 @@
 """Bulk data between a namespace guest and a server outside, compared by hash at both ends."""
 
+import os
+
 import pytest
 
 from tests.support.agent import Agent
@@ -11,6 +13,8 @@ pytestmark = pytest.mark.e2e
 
 GIB = 1 << 30
 MIB = 1 << 20
+EACH = int(os.environ.get("TRANSFER_MIB", "2")) * MIB
+"""Bytes of each of many connections, each way; `make stress` asks for more."""
 
 
 def transfer(agent: Agent, down: int, up: int, count: int = 1) -> None:
@@ -28,8 +32,8 @@ def test_a_gibibyte_up_arrives_with_its_hash(agent: Agent) -> None:
     transfer(agent, 0, GIB)
 
 
-def test_two_hundred_connections_at_once_carry_five_mebibytes_both_ways(agent: Agent) -> None:
-    transfer(agent, 5 * MIB, 5 * MIB, 200)
+def test_two_hundred_connections_at_once_carry_mebibytes_both_ways(agent: Agent) -> None:
+    transfer(agent, EACH, EACH, 200)
 
 
 @pytest.mark.parametrize(
