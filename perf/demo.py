@@ -133,6 +133,7 @@ class Demo:
     def stop(self) -> str:
         """Agent first; the daemon's own checks follow its end."""
         self.agent.stop()
+        self.daemon.wait_for_rest()
         began = time.monotonic()
         self.daemon.stop()
         return f"{(time.monotonic() - began) * 1000:.0f} ms, status 0"
