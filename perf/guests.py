@@ -16,16 +16,14 @@ from concurrent.futures import ThreadPoolExecutor
 from perf import iperf, report
 from perf import options as shared
 from perf.namespaces import World, further_guests
-from perf.peers import MANY_GUESTS, running
+from perf.peers import MANY_GUESTS
 
 
-def streams(places: list[World], host_addr: str, direction: str, seconds: float) -> list[float]:
+def streams(places: list[World], host_addr: str, direction: str, options: argparse.Namespace) -> list[float]:
     """One stream from each place at the same time; what each receiver got, in Gbit/s."""
-    arguments = ["--reverse"] if direction == "down" else []
 
     def stream(number: int) -> float:
-        end = iperf.run_iperf3(places[number], host_addr, arguments, seconds, iperf.PORT + number)
-        return float(end["sum_received"]["bits_per_second"]) / 1e9
+        return iperf.measure(places[number], host_addr, direction, options, iperf.PORT + number)[0]
 
     with ThreadPoolExecutor(len(places)) as pool:
         return list(pool.map(stream, range(len(places))))
@@ -36,13 +34,11 @@ def measure(options: argparse.Namespace, peer: str, count: int, samples: report.
     with (
         shared.place(options) as place,
         further_guests(count - 1, options.congestion) as others,
-        running(
-            peer, place, options.mtu, plain=options.plain, extra=tuple(options.daemon_option), others=others
-        ) as endpoint,
+        shared.start(options, peer, place, options.mtu, others) as endpoint,
     ):
         places = [place, *(place._replace(guest=other) for other in others)]
         for direction in ("up", "down"):
-            got = streams(places, endpoint.host_addr, direction, options.seconds)
+            got = streams(places, endpoint.host_addr, direction, options)
             what = f"{direction}, guests {count}"
             samples.add(f"tcp {what}", peer, "Gbit/s", sum(got))
             if count > 1:
@@ -56,6 +52,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--mtu", type=int, default=1500)
     shared.add(parser, seconds=3, repeat=1)
     options = parser.parse_args(argv)
+    options.parallel, options.udp = 1, False
     samples = report.Samples()
     peers = MANY_GUESTS if options.peers == "auto" else options.peers.split(",")
     for _ in range(options.repeat):

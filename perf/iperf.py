@@ -24,7 +24,7 @@ PORT = 5201
 
 
 def run_iperf3(
-    place: World, host_addr: str, arguments: list[str], seconds: float, port: int = PORT
+    place: World, host_addr: str, arguments: list[str], seconds: float, port: int
 ) -> dict[str, Any]:
     """One iperf3 run from the guest; returns its `end` object.
 
@@ -63,7 +63,7 @@ def await_listener(place: World, port: int) -> None:
 
 
 def measure(
-    place: World, host_addr: str, direction: str, options: argparse.Namespace
+    place: World, host_addr: str, direction: str, options: argparse.Namespace, port: int = PORT
 ) -> tuple[float, str, dict[str, Any]]:
     """Throughput at the receiver, its unit, and what else iperf3 said."""
     arguments = ["--parallel", str(options.parallel)]
@@ -71,7 +71,7 @@ def measure(
         arguments.append("--reverse")
     if options.udp:
         arguments += ["--udp", "--bitrate", options.bitrate, "--length", str(options.length)]
-    end = run_iperf3(place, host_addr, arguments, options.seconds)
+    end = run_iperf3(place, host_addr, arguments, options.seconds, port)
     received = float(end["sum_received"]["bits_per_second"])
     if options.udp:
         return received / 1e6, "Mbit/s", {"lost_percent": end["sum"]["lost_percent"]}

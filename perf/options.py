@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from contextlib import AbstractContextManager
 
-from perf.namespaces import World, world
+from perf.namespaces import Namespace, World, world
 from perf.peers import AGENT, Endpoint, installed, running
 
 LINKS = {"qemu": ("pipeline",), "agent": (AGENT,), "both": ("pipeline", AGENT)}
@@ -50,6 +50,9 @@ def place(options: argparse.Namespace) -> AbstractContextManager[World]:
     return world(options.congestion)
 
 
-def start(options: argparse.Namespace, peer: str, where: World, mtu: int) -> AbstractContextManager[Endpoint]:
-    """A running peer."""
-    return running(peer, where, mtu, plain=options.plain, extra=tuple(options.daemon_option))
+def start(
+    options: argparse.Namespace, peer: str, where: World, mtu: int, others: tuple[Namespace, ...] = ()
+) -> AbstractContextManager[Endpoint]:
+    """A running peer, with further guests."""
+    extra = tuple(options.daemon_option)
+    return running(peer, where, mtu, plain=options.plain, extra=extra, others=others)

@@ -20,7 +20,7 @@ out-of-order slots     the guest that holds most of them loses the oldest such d
 from typing import Final, Generic, Protocol, TypeVar
 
 from pipeline.engines.tcp.connection import Connection
-from pipeline.engines.tcp.seq import HALF, MASK
+from pipeline.engines.tcp.seq import diff
 
 TOO_MANY_FLOWS: Final = "tcp_syn_dropped_too_many_flows"
 TOO_MANY_FLOWS_OF_GUEST: Final = "tcp_syn_dropped_too_many_flows_of_guest"
@@ -208,8 +208,7 @@ class Guests:
     def fits(self, flow: LimitedFlow, seq: int, length: int) -> int:
         """How many of length bytes from the sequence number seq on can be kept."""
         guest = flow.guest
-        left_to_guest = self._max_guest_bytes - guest.held_bytes
-        left = self._max_bytes - self.held_bytes
+        left_to_guest, left = self._left(guest)
         if (
             left_to_guest * NEARLY_FULL_PART > self._max_guest_bytes
             and left * NEARLY_FULL_PART > self._max_bytes
@@ -218,12 +217,15 @@ class Guests:
         conn = flow.conn
         room = max(min(left_to_guest, left) // WINDOW_SHARE, FLOOR) - conn.rcv_untaken
         # What was received before needs no room, and its sender wants an answer.
-        before = ((conn.rcv_nxt - seq + HALF) & MASK) - HALF
+        before = diff(conn.rcv_nxt, seq)
         return max(0, min(length, before + max(room, 0)))
 
     def _window(self, guest: Guest) -> int:
-        left = min(self._max_guest_bytes - guest.held_bytes, self._max_bytes - self.held_bytes)
-        return max(left // WINDOW_SHARE, self._min_window)
+        return max(min(self._left(guest)) // WINDOW_SHARE, self._min_window)
+
+    def _left(self, guest: Guest) -> tuple[int, int]:
+        """Bytes that the guest, and that all guests together may still hold."""
+        return self._max_guest_bytes - guest.held_bytes, self._max_bytes - self.held_bytes
 
 
 class OutOfOrder(Generic[F]):
@@ -275,25 +277,26 @@ class OutOfOrder(Generic[F]):
             ranges[flow.guest] = ranges.get(flow.guest, 0) + flow.held_ranges
         for flows in by_guest.values():
             flows.reverse()
-        lost = []
+        lost: list[F] = []
         while self._ranges > self.max_ranges * 3 // 4:
             worst = max(ranges, key=lambda guest: ranges[guest])
             oldest = by_guest[worst].pop()
             ranges[worst] -= oldest.held_ranges
-            oldest.conn.forget_out_of_order()
-            self.forget(oldest)
-            lost.append(oldest)
+            self._lose(oldest, lost)
         return lost
 
+    def _lose(self, flow: F, lost: list[F]) -> None:
+        flow.conn.forget_out_of_order()
+        self.forget(flow)
+        lost.append(flow)
+
     def _count(self) -> list[F]:
-        lost = []
+        lost: list[F] = []
         slots, by_guest = self._slots()
         while len(slots) > self.max_slots * 3 // 4:
             worst = max(by_guest, key=lambda guest: len(by_guest[guest]))
             oldest = next(flow for flow in self._holders if flow.guest is worst)
-            oldest.conn.forget_out_of_order()
-            self.forget(oldest)
-            lost.append(oldest)
+            self._lose(oldest, lost)
             slots, by_guest = self._slots()
         self._until_count = self.max_slots - len(slots)
         return lost

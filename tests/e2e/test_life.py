@@ -10,8 +10,9 @@ from datetime import datetime
 
 import pytest
 
+from perf.processes import own_cpu_seconds
 from tests.support.agent import Agent
-from tests.support.daemon import Daemon, cpu_seconds
+from tests.support.daemon import Daemon
 from tests.support.netns import INTERNET_ADDR, Network, shared_memory, wait_for
 from tests.support.servers import DATA, DISCARD, Servers
 
@@ -35,10 +36,10 @@ def test_start_to_ready_takes_less_than_a_second_and_a_half(network: Network) ->
 def test_an_idle_daemon_and_an_idle_guest_use_no_cpu(daemon: Daemon, agent: Agent) -> None:
     agent.run("transfer", INTERNET_ADDR, DATA, MIB, MIB, 10)
     time.sleep(3)
-    before, agent_before = daemon.cpu_seconds(), cpu_seconds(agent.process.pid)
+    before, agent_before = daemon.cpu_seconds(), own_cpu_seconds(agent.process.pid)
     time.sleep(IDLE_SECONDS)
     used = {name: value - before[name] for name, value in daemon.cpu_seconds().items()}
-    used["agent"] = cpu_seconds(agent.process.pid) - agent_before
+    used["agent"] = own_cpu_seconds(agent.process.pid) - agent_before
     busy = {name: value for name, value in used.items() if value > IDLE_SHARE * IDLE_SECONDS}
     assert not busy, used
 

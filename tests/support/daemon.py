@@ -22,6 +22,7 @@ from types import TracebackType
 from typing import Any
 
 from perf import compiled
+from perf.processes import own_cpu_seconds
 from pipeline import placement
 from pipeline.topology import Layout
 from tests.support.netns import Namespace, Network, shared_memory, wait_for
@@ -30,7 +31,6 @@ READY = "waiting for clients..."
 READY_SECONDS = 10.0
 STOP_SECONDS = 2.0
 REST_SECONDS = 10.0
-_TICKS = os.sysconf("SC_CLK_TCK")
 
 
 class Daemon:
@@ -218,7 +218,8 @@ class Daemon:
     def cpu_seconds(self) -> dict[str, float]:
         """User plus system time of each worker and of the supervisor so far."""
         return {
-            name: cpu_seconds(pid) for name, pid in {**self.workers(), "supervisor": self.process.pid}.items()
+            name: own_cpu_seconds(pid)
+            for name, pid in {**self.workers(), "supervisor": self.process.pid}.items()
         }
 
     def __enter__(self) -> "Daemon":
@@ -259,17 +260,3 @@ def program(system: str = "", *, plain: bool = False) -> list[str]:
 def is_compiled(pid: int) -> bool:
     """Whether a process of ours has loaded the compiled data path."""
     return "pipeline_stages__mypyc" in Path(f"/proc/{pid}/maps").read_text()
-
-
-def cpu_seconds(pid: int) -> float:
-    """Time on a core of all threads that a process has now, in seconds.
-
-    In nanoseconds where the kernel counts them: ticks of 10 ms are too coarse for what hardly runs.
-    """
-    threads = list(Path(f"/proc/{pid}/task").iterdir())
-    try:
-        return sum(int((thread / "schedstat").read_text().split()[0]) for thread in threads) / 1e9
-    except FileNotFoundError:
-        # The name in parentheses may hold spaces; the fields behind it do not.
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / _TICKS
