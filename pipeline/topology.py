@@ -353,13 +353,14 @@ def _edges(nodes: tuple[Node, ...]) -> tuple[Edge, ...]:
     egresses = [node.name for node in nodes if node.role == EGRESS]
     joined = [(INGRESS, worker) for worker in (*tcps, *egresses, DEMUX)]
     joined += [(DEMUX, worker) for worker in (*tcps, *egresses)]
-    joined += [(tcp, egress) for tcp in tcps for egress in egresses]
+    hurried = [(tcp, egress) for tcp in tcps for egress in egresses]
     both_ways = [(worker, INGRESS) for worker in (DEMUX, *tcps, *egresses)]
     both_ways += [(egress, tcp) for tcp in tcps for egress in egresses]
     both_ways += [(egress, DEMUX) for egress in egresses]
     return (
-        # In this order a worker publishes: what ingress must know of a guest before what is answered to it.
-        *(Edge(a, b, DATA_CAPACITY, DESCRIPTOR_BYTES) for a, b in both_ways + joined),
+        # In this order a worker publishes: what ingress must know of a guest before what is answered to it,
+        # and what a guest asks of a host, who may answer, before the acknowledgement that it was taken.
+        *(Edge(a, b, DATA_CAPACITY, DESCRIPTOR_BYTES) for a, b in hurried + both_ways + joined),
         Edge(DEMUX, RESOLVER, SERVICE_CAPACITY, DESCRIPTOR_BYTES),
         Edge(RESOLVER, DEMUX, SERVICE_CAPACITY, DESCRIPTOR_BYTES),
     )

@@ -16,6 +16,8 @@ IOV_MAX: Final = 512
 
 _KEEPALIVE_IDLE: Final[int] = getattr(socket, "TCP_KEEPIDLE", 0) or getattr(socket, "TCP_KEEPALIVE", 0)
 """The option for the idle time; macOS calls it TCP_KEEPALIVE."""
+_NON_BLOCKING: Final[int] = getattr(socket, "SOCK_NONBLOCK", 0)
+"""Saves a call where the system has it."""
 _LINGER_RESET: Final = struct.pack("ii", 1, 0)
 _LINGER_OFF: Final = struct.pack("ii", 0, 0)
 _IN_PROGRESS: Final = frozenset({errno.EINPROGRESS, errno.EWOULDBLOCK, errno.EAGAIN})
@@ -26,16 +28,17 @@ HOST_UNREACHABLE: Final = frozenset({errno.EHOSTUNREACH, errno.EHOSTDOWN})
 
 
 def connect(address: str, port: int) -> tuple[socket.socket | None, int]:
-    """Begin a connection to address:port.
+    """Begin a connection to address:port, without blocking.
 
-    Returns (socket, 0) when it is under way or already stands (wait for it to become writable,
-    then ask finish()), or (None, errno) when it failed at once.
+    Returns (socket, 0) when it is under way or already stands (tune() it, wait for it to become
+    writable, then ask finish()), or (None, errno) when it failed at once.
     """
     try:
-        sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+        sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM | _NON_BLOCKING)
     except OSError as error:
         return None, error.errno or errno.EIO
-    tune(sock)
+    if not _NON_BLOCKING:
+        sock.setblocking(False)
     result = sock.connect_ex((address, port))
     if result and result not in _IN_PROGRESS:
         sock.close()
@@ -49,7 +52,8 @@ def tune(sock: socket.socket) -> None:
     What ends it otherwise than by close() resets it, also the death of this process: a transfer that was
     cut short must not look whole.
     """
-    sock.setblocking(False)
+    if sock.gettimeout() != 0.0:
+        sock.setblocking(False)
     if sock.family in (socket.AF_INET, socket.AF_INET6):
         try:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_RESET)

@@ -50,6 +50,7 @@ MAX_SLEEP: Final = 1.0
 _SLEEPING: Final = 0
 _CONTROL: Final = 1
 _SLOTS_WANTED: Final = 2
+_NUDGED: Final = 3
 
 
 class Waiter(Protocol):
@@ -177,6 +178,23 @@ class Bell:
         if self._words[_SLEEPING] and self._words[_SLOTS_WANTED]:
             self._words[_SLEEPING] = 0
             self.waiter.post()
+
+    def nudge(self) -> None:
+        """Before publish: something is about to come. Wakes the worker, or keeps it looking if it looks.
+
+        No more than a hint, without a fence: what is published later is rung for as always.
+        """
+        self._words[_NUDGED] = 1
+        if self._words[_SLEEPING]:
+            self._words[_SLEEPING] = 0
+            self.waiter.post()
+
+    def take_nudge(self) -> bool:
+        """For the worker: whether it was nudged since the last call."""
+        if not self._words[_NUDGED]:
+            return False
+        self._words[_NUDGED] = 0
+        return True
 
     def notify_control(self) -> None:
         """After a message was sent on the worker's control socket: wake it in any case."""

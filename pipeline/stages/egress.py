@@ -30,7 +30,7 @@ from pipeline.stages.egress_share import ClosingFlows, Shares
 from pipeline.stages.egress_sockets import SocketBound, open_service
 from pipeline.stages.egress_udp import UdpSockets
 from pipeline.stages.worker import Worker
-from pipeline.topology import DATA_CAPACITY
+from pipeline.topology import DATA_CAPACITY, INGRESS
 from pipeline.wire import ipv4
 
 READ_GAP: Final = 64
@@ -85,6 +85,8 @@ class EgressStage:
         self.demux_in = ports.rings_in["demux"]
         self.demux_out = ports.rings_out["demux"]
         self.ingress_in = ports.rings_in["ingress"]
+        self.leads_to = INGRESS if config.busy_poll else ""
+        """Who is nudged when a host has answered; nobody where sleepers do not look for more."""
         self.guard = Guard(worker, config)
         self.udp = UdpSockets(
             worker,
@@ -214,6 +216,11 @@ class EgressStage:
         self.worker.register(sock.fileno(), _EVENTS, lambda events: self._on_event(flow, events))
         if host_tcp.stands(sock):
             self._stands(flow)
+            # The guest waits for nothing that follows here.
+            self.worker.publish()
+            self.worker.nudge(self.leads_to)
+        if not target.service:
+            host_tcp.tune(sock)
 
     def _stands(self, flow: Flow) -> None:
         flow.state = "OPEN"
@@ -326,6 +333,7 @@ class EgressStage:
         if events & _READ_EVENTS and not flow.read_finished:
             stream.readable = True
             self.ready[flow] = None
+            self.worker.nudge(self.leads_to)
 
     def _host_ended(self, flow: Flow) -> bool:
         """The socket reports an end of both directions or an error; whether the flow broke by it.

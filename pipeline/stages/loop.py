@@ -75,6 +75,10 @@ class Member(Protocol):
         """The second look, after the announcement: whether anything came that nobody rings for any more."""
         ...
 
+    def nudged(self) -> bool:
+        """Whether a peer has said since the last call that something is about to come."""
+        ...
+
     def awake(self) -> None:
         """The sleep is over, or did not come about."""
         ...
@@ -145,6 +149,8 @@ class Loop:
                     worked_at = now
             elif busy > 1:
                 busy = 0
+            elif self._busy_poll and self._nudged():
+                look_until = monotonic() + self._busy_poll
             if busy > 1 or (look_until and self._look(look_until)):
                 # Under load, or just after: look without getting ready for sleep.
                 events = poller.poll(0, MAX_EVENTS) if poller is not None else []
@@ -159,14 +165,24 @@ class Loop:
     def _look(self, until: float) -> bool:
         """Look at the inputs until then (monotonic), without sleeping; whether there is one."""
         looks = self._looks
-        while monotonic() < until:
+        longest = until + BUSY_GAP
+        while (now := monotonic()) < until:
             for look in looks:
                 if look():
                     # Nobody stirs a worker for what came from outside, and it is found only once.
                     self._due_at = 0.0
                     return True
+            if self._nudged():
+                until = min(now + self._busy_poll, longest)
             give_way()
         return False
+
+    def _nudged(self) -> bool:
+        """Whether somebody expects to have something for a worker of this process in a moment."""
+        nudged = False
+        for worker in self._outsiders:
+            nudged = worker.nudged() or nudged
+        return nudged
 
     def turn(self, events: Events, everyone: bool = True) -> int:
         """Deliver socket events and let workers breathe; how much was done.

@@ -141,6 +141,7 @@ class Worker:
         def slot_ring_of(home: str) -> Callable[[], None]:
             return together[home].stir_for_slots if home in together else bells[home].ring_for_slots
 
+        self._nudges = {peer: bell.nudge for peer, bell in bells.items() if peer not in together}
         self._publishes: list[tuple[Sized, Callable[[], bool], Callable[[], None]]] = [
             *((ring.queue, ring.publish, ring_of(peer)) for peer, ring in ports.rings_out.items()),
             *((ring.queue, ring.publish, slot_ring_of(home)) for home, ring in ports.free_out.items()),
@@ -197,6 +198,15 @@ class Worker:
     def unregister(self, fd: int) -> None:
         """Forget a registered descriptor, which must still be open."""
         self._sockets().unregister(fd)
+
+    def nudge(self, peer: str) -> None:
+        """Something is about to come to peer, from here or by way of others: let it wake up meanwhile."""
+        if (nudge := self._nudges.get(peer)) is not None:
+            nudge()
+
+    def nudged(self) -> bool:
+        """Whether a peer has said so of this worker since the last call."""
+        return self.ports.bell.take_nudge()
 
     def send_event(self, message: Message, fds: Sequence[int | HasFileno] = ()) -> None:
         """Tell the supervisor something it did not ask for. The descriptors stay the caller's to close.

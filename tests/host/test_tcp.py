@@ -58,6 +58,7 @@ def test_a_connection_that_its_process_leaves_behind_is_reset() -> None:
         if child == 0:
             sock, _ = tcp.connect(*server.getsockname())
             assert sock is not None
+            tcp.tune(sock)
             wait_writable(sock)
             sock.send(b"the first half")
             os.kill(os.getpid(), signal.SIGKILL)
@@ -71,6 +72,7 @@ def test_all_that_was_written_comes_before_an_end_in_order() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         sock, _ = tcp.connect(*server.getsockname())
         assert sock is not None
+        tcp.tune(sock)
         wait_writable(sock)
         sent = 0
         with contextlib.suppress(BlockingIOError):

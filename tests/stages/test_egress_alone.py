@@ -1,6 +1,7 @@
 """Egress between a played tcp and a played demux: flows that wait for slots, records that nobody awaits."""
 
 import socket
+import struct
 from collections.abc import Iterator
 
 import pytest
@@ -157,6 +158,18 @@ def test_a_flow_that_ends_before_its_turn_passes_it_on(egress: Egress, end: int)
 
 
 # --- records that cross each other ------------------------------------------------------------------
+
+
+def test_a_connection_that_stands_sends_at_once_and_resets_if_it_is_left_behind(egress: Egress) -> None:
+    egress.open(1)
+    (flow,) = egress.stage.flows.values()
+    sock = flow.stream.sock
+    assert not sock.getblocking()
+    assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+    assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+    assert struct.unpack("ii", sock.getsockopt(socket.SOL_SOCKET, socket.SO_LINGER, 8)) == (1, 0)
+    egress.tell(d.ABORT, 1)
+    egress.settle()
 
 
 def test_records_of_a_flow_that_nobody_knows_give_their_slots_back(egress: Egress) -> None:

@@ -40,6 +40,8 @@ class Scripted:
         self.sleeps = self.breaths = self.looks = 0
         self.input_at_look = 0
         """Which look finds an input, from 1; none if 0."""
+        self.nudges: list[bool] = []
+        """What the worker says to each question whether it was nudged; False when it has nothing to say."""
 
     def breathe(self, now: float) -> int:
         self.breaths += 1
@@ -59,6 +61,9 @@ class Scripted:
 
     def awake(self) -> None:
         self.announced = False
+
+    def nudged(self) -> bool:
+        return self.nudges.pop(0) if self.nudges else False
 
     def check_parent(self) -> None:
         raise AssertionError("only a process asks")
@@ -162,6 +167,36 @@ def test_an_input_that_a_look_finds_saves_the_sleep(clock: Clock) -> None:
 
 def test_without_busy_polling_no_look_is_wasted(clock: Clock) -> None:
     worker = Scripted("a", clock, [1, 1, 0])
+    run(clock, worker, [BUSY_GAP / 2, 1.0], busy_poll=0.0)
+    assert worker.looks == worker.sleeps
+
+
+def test_a_nudge_is_followed_by_looks_though_there_was_no_work(clock: Clock) -> None:
+    worker = Scripted("a", clock, [])
+    worker.nudges = [False, True]
+    run(clock, worker, [1.0, 1.0])
+    looks = worker.looks - worker.sleeps
+    assert BUSY_POLL / LOOK <= looks <= BUSY_POLL / LOOK + 1
+
+
+def test_a_nudge_while_it_looks_makes_it_look_on(clock: Clock) -> None:
+    worker = Scripted("a", clock, [1, 1, 0])
+    worker.nudges = [False, False, True]
+    run(clock, worker, [BUSY_GAP / 2, 1.0])
+    assert worker.looks - worker.sleeps == pytest.approx(3 + BUSY_POLL / LOOK, abs=1)
+
+
+def test_nudges_without_end_do_not_keep_it_from_its_deadlines(clock: Clock) -> None:
+    worker = Scripted("a", clock, [1, 1, 0])
+    worker.nudges = [True] * 100_000
+    run(clock, worker, [BUSY_GAP / 2, 1.0])
+    assert worker.nudges
+    assert worker.looks < 4 * BUSY_GAP / LOOK
+
+
+def test_without_busy_polling_a_nudge_is_no_reason_to_look(clock: Clock) -> None:
+    worker = Scripted("a", clock, [1, 1, 0])
+    worker.nudges = [True] * 10
     run(clock, worker, [BUSY_GAP / 2, 1.0], busy_poll=0.0)
     assert worker.looks == worker.sleeps
 
