@@ -21,6 +21,9 @@ cost one empty breath and are never counted up: a waiter forgets all of them at 
 Slots that come home are no work by themselves: a sleeper that has enough of them says so, and
 is not woken for more (``ring_for_slots``). It takes them when it wakes for something else.
 
+A *nudge* is the hint that something will be published soon, by whomever: it wakes a sleeper early, and
+asks one that looks for work to go on looking. Nothing depends on it.
+
 ===============  ========  ==========================================================
 sleeper is       sleeping  a ringer
 ===============  ========  ==========================================================
