@@ -185,12 +185,10 @@ class Bell:
     def nudge(self) -> None:
         """Before publish: something is about to come. Wakes the worker, or keeps it looking if it looks.
 
-        No more than a hint, without a fence: what is published later is rung for as always.
+        No more than a hint: what is published later is rung for as always.
         """
         self._words[_NUDGED] = 1
-        if self._words[_SLEEPING]:
-            self._words[_SLEEPING] = 0
-            self.waiter.post()
+        self.ring()
 
     def take_nudge(self) -> bool:
         """For the worker: whether it was nudged since the last call."""

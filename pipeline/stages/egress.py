@@ -218,14 +218,13 @@ class EgressStage:
             self._stands(flow)
             # The guest waits for nothing that follows here.
             self.worker.publish()
-            self.worker.nudge(self.leads_to)
-        if not target.service:
-            host_tcp.tune(sock)
+        host_tcp.tune(sock)
 
     def _stands(self, flow: Flow) -> None:
         flow.state = "OPEN"
         self.counts[_OPENED] += 1
         self._tell(flow, d.CONNECTED)
+        self.worker.nudge(self.leads_to)
 
     def _refuses(self, asker: Asker) -> bool:
         """Whether the egress policy forbids a connection."""

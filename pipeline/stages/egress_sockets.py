@@ -12,7 +12,6 @@ from collections.abc import Sized
 from typing import Final
 
 from pipeline.counters import INDEX
-from pipeline.host import tcp as host_tcp
 from pipeline.stages.worker import Worker
 
 if sys.platform != "win32":
@@ -45,7 +44,7 @@ class SocketBound:
 def open_service(worker: Worker, name: str, guest: str) -> tuple[socket.socket | None, int]:
     """Connect a guest (``address:port``) to a service of the gateway, whose end goes to the supervisor.
 
-    Returns as pipeline.host.tcp.connect(): the socket and 0, or None and an errno.
+    Returns as pipeline.host.tcp.connect(): the socket (tune() it) and 0, or None and an errno.
     """
     try:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -58,5 +57,4 @@ def open_service(worker: Worker, name: str, guest: str) -> tuple[socket.socket |
             # It would have to wait, and there is no descriptor to keep it with.
             ours.close()
             return None, error.errno or errno.EMFILE
-    host_tcp.tune(ours)
     return ours, 0
