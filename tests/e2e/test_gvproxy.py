@@ -29,6 +29,14 @@ def notified(network: Network) -> Iterator[Notified]:
     made.close()
 
 
+@pytest.fixture
+def hang_ups_heard() -> Iterator[None]:
+    """Children hear of SIGHUP even if the tests run under nohup, which has all of them ignore it."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
 def gone(text: str, peer: str = "@") -> str:
     return f"gvproxy exiting: cannot receive packets from {peer}, disconnecting: {text}"
 
@@ -131,6 +139,7 @@ def test_vpnkit_clients_and_connect_guests_may_leave(network: Network) -> None:
 # --- signals -------------------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("hang_ups_heard")
 @pytest.mark.parametrize(
     ("number", "status"),
     [(signal.SIGTERM, 0), (signal.SIGINT, 0), (signal.SIGHUP, 0), (signal.SIGQUIT, 2)],
