@@ -24,7 +24,10 @@ class TcpConfig:
     """Largest IPv4 packet either way on the guest's link; our MSS is 40 less."""
     initial_receive_window: int = 256 * 1024
     max_receive_window: int = 4 * 1024 * 1024
-    """Where autotuning of the receive window ends."""
+    """Where autotuning of the receive window ends in any case."""
+    short_receive_window: float = 0.0015
+    """Seconds. A receive window that comes in within that time, or within twice the shortest round trip, may
+    grow. More of a longer one would only wait in queues, before small flows of the same guest."""
     max_reassembly_bytes: int = 1024 * 1024
     """Out-of-order bytes one connection may hold."""
     max_reassembly_ranges: int = 128

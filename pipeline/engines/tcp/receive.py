@@ -11,10 +11,15 @@ window and not set off the guest's retransmission timer. When the host takes byt
 that sends the ACK; otherwise the delayed-ACK timer does.
 """
 
+from typing import Final
+
 from pipeline.engines.tcp.actions import Deliver, Discard
 from pipeline.engines.tcp.seq import MASK
 from pipeline.engines.tcp.state import NO_POSITION, Tcb
 from pipeline.engines.tcp.timers import DELAYED_ACK, NEVER
+
+PAUSED: Final = 16
+"""What seems to take so many times too long is the window of a sender that had nothing to send meanwhile."""
 
 
 def acceptable(start: int, end: int, rcv_nxt: int, rcv_adv: int) -> bool:
@@ -176,9 +181,7 @@ def taken(c: Tcb, n: int, now: float) -> None:
     if untaken <= 0 and c.edge_reached:
         # The peer filled the window and the host emptied it: the window is the bottleneck.
         c.edge_reached = False
-        ceiling = c.rcv_limit
-        if c.rcv_capacity < ceiling:
-            c.rcv_capacity = min(c.rcv_capacity * 2, ceiling)
+        _tune_window(c)
     c.taken_bytes += n
     two_mss = 2 * c.rcv_mss
     if c.ack_owed and (c.taken_bytes >= two_mss or not c.interactive):
@@ -189,6 +192,36 @@ def taken(c: Tcb, n: int, now: float) -> None:
         step = two_mss
     if c.rcv_capacity - c.rcv_untaken - (c.rcv_adv - c.rcv_nxt) >= step:
         c.ack_now = c.wants_transmit = True
+
+
+def edge_shown(c: Tcb, now: float) -> None:
+    """The segment that leaves now moves the right edge, and all before the one of the last turn has come.
+
+    What lies right before the edge may be sent only once this ACK is there, so a turn takes a round trip,
+    with its queues, if the sender always fills the window; longer, if not.
+    """
+    if c.turn_edge != NO_POSITION:
+        elapsed = now - c.turn_began
+        if elapsed < c.shortest_turn:
+            c.shortest_turn = elapsed
+        c.turn_rate = (c.turn_edge - c.turn_start) / elapsed if elapsed > 0 else float("inf")
+    c.turn_start = c.rcv_nxt
+    c.turn_edge = c.rcv_adv
+    c.turn_began = now
+
+
+def _tune_window(c: Tcb) -> None:
+    """Let the window grow while it comes in about a round trip without queues; shrink it when it is late."""
+    enough = 2 * c.shortest_turn
+    if enough < c.cfg.short_receive_window:
+        enough = c.cfg.short_receive_window
+    one = c.turn_rate * enough
+    capacity = c.rcv_capacity
+    if capacity <= one:
+        if capacity < c.rcv_limit:
+            c.rcv_capacity = min(capacity * 2, c.rcv_limit)
+    elif 2 * one < capacity < PAUSED * one:
+        c.rcv_capacity = max(capacity // 2, min(c.cfg.initial_receive_window, c.rcv_limit))
 
 
 def delayed_ack_expired(c: Tcb) -> None:

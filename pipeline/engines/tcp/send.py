@@ -82,6 +82,8 @@ def transmit(c: Tcb, now: float, max_ranges: int, out: list[Outgoing]) -> None:
     c.taken_bytes = 0
     c.last_ack_sent = c.rcv_nxt
     c.timers[DELAYED_ACK] = NEVER
+    if c.rcv_nxt >= c.turn_edge and c.rcv_adv > shown[0]:
+        receive.edge_shown(c, now)
 
 
 def _bare(c: Tcb, seq: int, header: Header) -> Outgoing:

@@ -142,6 +142,7 @@ class Tcb:
         "scaling",
         "send_end",
         "send_index",
+        "shortest_turn",
         "snd_mss",
         "snd_nxt",
         "snd_una",
@@ -163,6 +164,10 @@ class Tcb:
         "ts_ok",
         "ts_recent",
         "ts_recent_at",
+        "turn_began",
+        "turn_edge",
+        "turn_rate",
+        "turn_start",
         "undo_cwnd",
         "undo_ssthresh",
         "undo_ts",
@@ -214,6 +219,13 @@ class Tcb:
         self.fin_received = False
         self.reassembly = Reassembly(cfg.max_reassembly_bytes, cfg.max_reassembly_ranges)
         self.edge_reached = False
+        self.turn_edge = NO_POSITION
+        """Right edge that was shown when the turn under measurement began (receive.edge_shown)."""
+        self.turn_start = 0
+        self.turn_began = 0.0
+        self.turn_rate = float("inf")
+        """Bytes a second of the last turn."""
+        self.shortest_turn = float("inf")
         self.taken_bytes = 0
         """Taken by the host since the last ACK left."""
         self.ack_now = False

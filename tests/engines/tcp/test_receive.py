@@ -236,6 +236,54 @@ def test_capacity_doubles_when_the_window_was_filled_and_the_host_emptied_it() -
         rig.conn.on_taken(rig.conn.rcv_untaken, rig.now)
 
 
+TUNING = TcpConfig(initial_receive_window=20_000, max_receive_window=1_280_000)
+
+
+def fill_window(rig: Rig, round_trip: float, rate: float = 1e12) -> None:
+    """The guest fills the window it is shown, a round trip later or as fast as the path lets it."""
+    rig.send()
+    window = rig.conn.rcv_adv - rig.conn.rcv_nxt
+    rig.now += max(round_trip, window / rate)
+    rig.guest(length=window, seg_count=100)
+    rig.conn.on_taken(rig.conn.rcv_untaken, rig.now)
+
+
+def test_capacity_grows_while_the_window_comes_in_about_a_round_trip() -> None:
+    rig = established(TUNING)
+    for _ in range(8):
+        fill_window(rig, 0.02)
+    assert rig.conn.rcv_capacity == 1_280_000
+
+
+def test_capacity_grows_no_more_when_the_window_waits_in_queues() -> None:
+    rig = established(TUNING)
+    for _ in range(20):
+        fill_window(rig, 0.0002, rate=1e8)
+    assert TUNING.short_receive_window < rig.conn.rcv_capacity / 1e8 <= 2 * TUNING.short_receive_window
+
+
+def test_capacity_shrinks_when_the_path_became_slower_but_never_under_the_initial_one() -> None:
+    rig = established(TUNING)
+    for _ in range(8):
+        fill_window(rig, 0.0002)
+    assert rig.conn.rcv_capacity == 1_280_000
+    for _ in range(20):
+        fill_window(rig, 0.0002, rate=1e8)
+    assert TUNING.short_receive_window < rig.conn.rcv_capacity / 1e8 <= 2 * TUNING.short_receive_window
+    for _ in range(20):
+        fill_window(rig, 0.0002, rate=1e7)
+    assert rig.conn.rcv_capacity == 20_000
+
+
+def test_a_pause_of_the_guest_does_not_shrink_the_window() -> None:
+    rig = established(TUNING)
+    for _ in range(8):
+        fill_window(rig, 0.0002)
+    for _ in range(3):
+        fill_window(rig, 5.0)
+    assert rig.conn.rcv_capacity == 1_280_000
+
+
 def test_capacity_stays_when_the_host_is_what_is_slow() -> None:
     rig = established(TcpConfig(initial_receive_window=100_000, max_receive_window=400_000))
     for _ in range(20):
