@@ -178,10 +178,10 @@ def reset(address: str, port: str) -> dict[str, Any]:
 
 def stop(address: str, port: str) -> dict[str, Any]:
     """The guest resets after some data."""
-    with _open(address, port) as sock:
-        sock.sendall(b"x" * 1000)
-        time.sleep(0.2)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    sock = _open(address, port)
+    sock.sendall(b"x" * 1000)
+    time.sleep(0.2)
+    _reset([sock])
     return {}
 
 
@@ -217,6 +217,7 @@ def fill(address: str, port: str, count: str) -> dict[str, Any]:
                 sent += sock.send(block)
         time.sleep(0.05)
     _hold({"sent": sent})
+    _reset(socks)
     return {}
 
 
@@ -227,7 +228,15 @@ def starve(address: str, port: str, count: str) -> dict[str, Any]:
         sock.sendall(json.dumps({"down": 1 << 30, "up": 0, "seed": 1}).encode() + b"\n")
     time.sleep(2)
     _hold({})
+    _reset(socks)
     return {}
+
+
+def _reset(socks: list[socket.socket]) -> None:
+    """End connections now: closed in order, the kernel would try for minutes to get rid of their bytes."""
+    for sock in socks:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        sock.close()
 
 
 def _hold(outcome: dict[str, Any]) -> None:
