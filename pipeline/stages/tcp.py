@@ -21,6 +21,7 @@ from pipeline.engines.tcp import actions, isn
 from pipeline.engines.tcp.config import TcpConfig
 from pipeline.engines.tcp.connection import Connection, opens, reset_for
 from pipeline.engines.tcp.segment import Segment
+from pipeline.engines.tcp.seq import diff
 from pipeline.engines.tcp.state import TIME_WAIT
 from pipeline.engines.timing_wheel import TimingWheel
 from pipeline.shm import descriptor as d
@@ -175,7 +176,7 @@ class TcpStage:
             else:
                 guest = flow.guest
                 if guest.pressed and length and (fits := self.guests.fits(flow, seq, length)) < length:
-                    segment = self._cut(segment, fits)
+                    segment = self._cut(flow, segment, fits)
                 elif not guest.link:
                     self.guests.adopt(flow, link)
                 reason = flow.conn.on_segment(segment, now)
@@ -222,9 +223,13 @@ class TcpStage:
             seg_count,
         )  # fmt: skip
 
-    def _cut(self, segment: Segment, length: int) -> Segment:
+    def _cut(self, flow: Flow, segment: Segment, length: int) -> Segment:
         """A segment without its data behind length, for which is no memory; the guest sends them again."""
         self.counts[_NO_MEMORY] += segment.seg_count
+        if flow.held_ranges and diff(segment.seq + length, flow.conn.rcv_nxt) <= 0:
+            # The hole stays: what waits behind it would keep its slots for as long as the host does not read.
+            self.counts[_OUT_OF_ORDER_LOST] += 1
+            self.out_of_order.lose(flow)
         buf = segment.buf
         if not length:
             self.worker.free(cast(Buf, buf)[0])

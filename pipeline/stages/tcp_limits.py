@@ -11,7 +11,8 @@ half-open connections  the same
 connections            the oldest in TIME-WAIT makes room (of the guest, or of anybody), else the same
 received bytes that    windows shrink long before (a share of what is left); near the end, data of
  no host has taken     connections that hold more than such a share are dropped, while what else
-                       the segment says is used. One that holds next to nothing goes on.
+                       the segment says is used, and what they hold behind a hole goes with
+                       them. One that holds next to nothing goes on.
 out-of-order slots     the guest that holds most of them loses the oldest such data (RFC 2018
  and references        section 8 allows it), and sends them again
 =====================  =====================================================================
@@ -261,6 +262,11 @@ class OutOfOrder(Generic[F]):
             return lost
         return []
 
+    def lose(self, flow: F) -> None:
+        """Take from flow what it holds: it has actions to take."""
+        flow.conn.forget_out_of_order()
+        self.forget(flow)
+
     def forget(self, flow: F) -> None:
         """The connection is over."""
         if flow.held_ranges:
@@ -282,13 +288,9 @@ class OutOfOrder(Generic[F]):
             worst = max(ranges, key=lambda guest: ranges[guest])
             oldest = by_guest[worst].pop()
             ranges[worst] -= oldest.held_ranges
-            self._lose(oldest, lost)
+            self.lose(oldest)
+            lost.append(oldest)
         return lost
-
-    def _lose(self, flow: F, lost: list[F]) -> None:
-        flow.conn.forget_out_of_order()
-        self.forget(flow)
-        lost.append(flow)
 
     def _count(self) -> list[F]:
         lost: list[F] = []
@@ -296,7 +298,8 @@ class OutOfOrder(Generic[F]):
         while len(slots) > self.max_slots * 3 // 4:
             worst = max(by_guest, key=lambda guest: len(by_guest[guest]))
             oldest = next(flow for flow in self._holders if flow.guest is worst)
-            self._lose(oldest, lost)
+            self.lose(oldest)
+            lost.append(oldest)
             slots, by_guest = self._slots()
         self._until_count = self.max_slots - len(slots)
         return lost

@@ -221,3 +221,43 @@ def test_hosts_that_read_get_what_is_sent_however_much_waits_for_those_that_do_n
         shard.settle()
         shard.guest.leave()
         shard.at_home()
+
+
+def test_what_waits_behind_a_hole_goes_home_when_the_hole_is_refused() -> None:
+    limit = 1 << 20
+    with Shard(slots=256, max_receive_memory=limit, max_receive_memory_per_guest=limit) as shard:
+        ingress = shard.neighbours["ingress"].worker.pool
+        stream, number = shard.open()
+        stream.send(bytes(100_000))
+        shard.advance(1.0)
+        stream.deaf = True
+        stream.losing = 1
+        stream.send(bytes(10_000))
+        shard.settle()
+        stream.losing = 1000
+        stuck = [shard.open() for _ in range(8)]
+        for each, _ in stuck:
+            each.send(bytes(400_000))
+        shard.advance(20.0)
+        assert ingress.refs_out > 0
+        # Its own bytes are not taken either: what it repeats now is refused.
+        stream.deaf = False
+        stream.losing = 0
+        shard.advance(150.0)
+        assert ingress.refs_out == 0
+        assert shard.counter("tcp0", "tcp_flow_lost_out_of_order") > 0
+        for _, each in stuck:
+            shard.tell(d.ABORT, each)
+        got = 0
+        while got < 110_000:
+            before = got
+            shard.advance(150.0)
+            for record in shard.egress.take(d.TO_HOST):
+                if record.flow == number:
+                    got += record.length
+                    shard.tell(d.TAKEN, number, length=record.length)
+            assert got > before
+        shard.tell(d.ABORT, number)
+        shard.settle()
+        shard.guest.leave()
+        shard.at_home()

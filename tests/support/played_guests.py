@@ -60,6 +60,8 @@ class GuestStream:
         self.gone = False
         self.deaf = False
         """Nothing that arrives is seen, as if it were lost."""
+        self.losing = 0
+        """How many of the next frames that it sends are lost."""
         self.reads = True
         """Whether the guest's program takes what has come; else the window closes."""
         self._untaken = 0
@@ -205,7 +207,12 @@ class Guest:
         """A range of the engine becomes frames."""
         remote, ports = key
         pair = Pair(self.addr, remote, ports >> 16, ports & 0xFFFF)
-        self._frames += [self.to_gateway + packet for packet in packets_of(out, pair, _part)]
+        packets = packets_of(out, pair, _part)
+        if (stream := self.streams.get(key)) is not None:
+            lost = min(stream.losing, len(packets))
+            stream.losing -= lost
+            del packets[:lost]
+        self._frames += [self.to_gateway + packet for packet in packets]
 
     def step(self) -> int:
         """Timers of connections, then all frames that are due; how much was done."""
