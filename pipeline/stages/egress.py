@@ -39,6 +39,8 @@ MAX_REDIALS: Final = 64
 """Ports of the gateway that are tried for one connection to a guest."""
 BURSTS_A_STEP: Final = 8
 """Bursts of datagrams taken from demux before TCP has its turn again."""
+FEW_DATAGRAMS: Final = 2
+"""Datagrams of hosts in one step that are no flood."""
 WHOLE_RING: Final = DATA_CAPACITY // BURST + 2
 """Bursts that are certainly all that a ring held when the first was looked at."""
 SPILL_AFTER_S: Final = 0.05
@@ -121,8 +123,11 @@ class EgressStage:
             self._flush(now)
         if self.stalled:
             self._spill_stalled(now)
-        work += self.reads.read_ready()
-        work += self.udp.read_ready(now)
+        work += self.reads.read_ready(now)
+        if datagrams := self.udp.read_ready(now):
+            work += datagrams
+            if datagrams <= FEW_DATAGRAMS:
+                self.reads.small_flow(now)
         self.counts[_FLOWS] = len(self.flows)
         if not work:
             self.filler.rest()

@@ -2,6 +2,10 @@
 
 A flow reads while its share of the pool allows (pipeline.stages.egress_share) and, once its guest holds a
 good part of it, no more than the guest's window takes (pipeline.host.credit).
+
+Where there are fewer cores than processes, a flow that has much to read keeps all of them busy, and
+each byte of a small flow waits for its turn at every process on its way. While there are small flows a step
+is short, and the core is given away before the next one.
 """
 
 from collections.abc import Callable
@@ -10,14 +14,21 @@ from typing import Final, cast
 from pipeline.counters import INDEX
 from pipeline.shm import descriptor as d
 from pipeline.shm.ring import Producer
-from pipeline.stages.egress_flow import Flow
+from pipeline.stages.egress_flow import MAX_READ, Flow
 from pipeline.stages.egress_share import TIGHT_READ, Shares
+from pipeline.stages.loop import give_way
 from pipeline.stages.worker import Worker
 
 READS_A_STEP: Final = 8
 """Reads in one step over all flows, before the results are published."""
 READS_A_FLOW: Final = 2
 """Reads of one flow in a row, while others have something to read as well."""
+SHORT_STEP: Final = MAX_READ
+"""Bytes that end a step while there are small flows: it has two whole reads at most."""
+SMALL_READ: Final = 4096
+"""Bytes that a flow with little to say has for one read at most."""
+SMALL_FLOW_S: Final = 0.2
+"""How long a flow counts as a small one after such a read."""
 
 _FROM_HOST: Final = INDEX["egress_bytes_from_host"]
 _PAUSED: Final = INDEX["egress_reads_paused_no_slot"]
@@ -43,11 +54,28 @@ class HostReads:
         self.ready: dict[Flow, None] = {}
         self.more = False
         """Whether the last call stopped because it had done its share."""
+        self._left = 0
+        """The step ends when it has read so many bytes."""
+        self._big: Flow | None = None
+        """The flow that has last had more than that; when it has little for once it is no small one."""
+        self._small_until = 0.0
+        self._now = 0.0
         self._broken = broken
         self._free_seen = 0
 
-    def read_ready(self) -> int:
+    def small_flow(self, now: float) -> None:
+        """There is a flow with little to say, which waits behind all that is read from now on."""
+        self._small_until = now + SMALL_FLOW_S
+
+    def read_ready(self, now: float) -> int:
         """Read from flows with something to read, a bounded number of times. Returns how often."""
+        self._now = now
+        self._left = READS_A_STEP * MAX_READ
+        if now < self._small_until:
+            self._left = SHORT_STEP
+            if self.more:
+                # What the last step has read is published; the next stages have it before there is more.
+                give_way()
         self.more = False
         ready = self.ready
         free = self.pool.free_count
@@ -63,7 +91,7 @@ class HostReads:
             out = self.tcp_out[flow.shard]
             if out.room() <= 0:
                 continue
-            if reads >= READS_A_STEP:
+            if reads >= READS_A_STEP or self._left <= 0:
                 self.more = True
                 break
             # Each flow goes to the end of the queue, so that all get their turn.
@@ -74,7 +102,7 @@ class HostReads:
             chunk = self._may_read(flow)
             # Alone it may have the whole step, which then passes more on at once.
             for _ in range(READS_A_FLOW if ready else READS_A_STEP):
-                if not chunk or not self._read(flow, chunk):
+                if not chunk or self._left <= 0 or not self._read(flow, chunk):
                     break
                 reads += 1
                 chunk = self._may_read(flow)
@@ -121,6 +149,11 @@ class HostReads:
         if count > 0:
             filler.commit(count)
             flow.credit.took(count)
+            self._left -= count
+            if count > SMALL_READ:
+                self._big = flow
+            elif flow is not self._big:
+                self.small_flow(self._now)
             self.counts[_FROM_HOST] += count
             self.tcp_out[flow.shard].push(
                 d.record(d.TO_GUEST, flow=flow.number, slot=slot, off=off, length=count)
@@ -142,6 +175,8 @@ class HostReads:
 
     def forget(self, flow: Flow) -> None:
         """The flow is over."""
+        if flow is self._big:
+            self._big = None
         flow.share.waiting.pop(flow, None)
         flow.share.flows -= 1
         if flow in self.ready:

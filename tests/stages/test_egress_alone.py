@@ -3,10 +3,12 @@
 import socket
 import struct
 from collections.abc import Iterator
+from contextlib import suppress
 
 import pytest
 
 from pipeline.shm import descriptor as d
+from pipeline.stages.egress_flow import MAX_READ
 from tests.support.network import receive
 from tests.support.one_process import OneProcess
 from tests.support.played_guests import GATEWAY, HOST
@@ -121,6 +123,39 @@ def test_slots_that_datagrams_held_wake_a_flow_that_has_none(egress: Egress) -> 
     egress.settle()
     assert [record.length for record in egress.tcp.take(d.TO_GUEST)] == [5]
     egress.tell(d.ABORT, 1)
+
+
+def test_steps_are_short_while_there_is_a_small_flow(egress: Egress) -> None:
+    big, small = egress.open(1), egress.open(2)
+    big.setblocking(False)
+
+    def step() -> dict[int, int]:
+        """Bytes that one step reads, by flow, while the big one has more than it takes."""
+        with suppress(BlockingIOError):
+            while True:
+                big.send(bytes(1_000_000))
+        egress.breathe("egress0", "tcp0")
+        read: dict[int, int] = {}
+        for record in egress.tcp.take(d.TO_GUEST):
+            read[record.flow] = read.get(record.flow, 0) + record.length
+        return read
+
+    assert max(step()[1] for _ in range(5)) > 2 * MAX_READ
+    small.send(b"x")
+    assert any(2 in step() for _ in range(5))
+    assert all(0 < step()[1] <= 2 * MAX_READ for _ in range(5))
+    egress.now += 1.0
+    assert max(step()[1] for _ in range(5)) > 2 * MAX_READ
+    # Every fifth of a second a datagram: that is a flow too.
+    egress.datagram(b"hello")
+    egress.breathe("demux", "egress0")
+    _, address = egress.udp.recvfrom(100)
+    egress.udp.sendto(b"answer", address)
+    step()
+    assert all(0 < step()[1] <= 2 * MAX_READ for _ in range(5))
+    big.close()
+    for number in (1, 2):
+        egress.tell(d.ABORT, number)
 
 
 @pytest.mark.parametrize("end", [d.ABORT, d.CLOSED])
