@@ -4,8 +4,8 @@ A flow reads while its share of the pool allows (pipeline.stages.egress_share) a
 good part of it, no more than the guest's window takes (pipeline.host.credit).
 
 Where there are fewer cores than processes, a flow that has much to read keeps all of them busy, and
-each byte of a small flow waits for its turn at every process on its way. While there are small flows a step
-is short, and the core is given away before the next one.
+each byte of a small flow waits for its turn at every process on its way. While small flows go on beside it
+a step is short, and the core is given away before the next one.
 """
 
 from collections.abc import Callable
@@ -28,7 +28,9 @@ SHORT_STEP: Final = MAX_READ
 SMALL_READ: Final = 4096
 """Bytes that a flow with little to say has for one read at most."""
 SMALL_FLOW_S: Final = 0.2
-"""How long a flow counts as a small one after such a read."""
+"""Such reads that come closer together are of flows that go on."""
+SMALL_FLOW_AGE_S: Final = 0.05
+"""How long they must have gone on: a few words at the beginning of a big transfer are no flow beside it."""
 
 _FROM_HOST: Final = INDEX["egress_bytes_from_host"]
 _PAUSED: Final = INDEX["egress_reads_paused_no_slot"]
@@ -58,20 +60,23 @@ class HostReads:
         """The step ends when it has read so many bytes."""
         self._big: Flow | None = None
         """The flow that has last had more than that; when it has little for once it is no small one."""
-        self._small_until = 0.0
+        self._small_since = self._small_at = float("-inf")
         self._now = 0.0
         self._broken = broken
         self._free_seen = 0
 
     def small_flow(self, now: float) -> None:
-        """There is a flow with little to say, which waits behind all that is read from now on."""
-        self._small_until = now + SMALL_FLOW_S
+        """A flow has little to say, and waits behind all that is read from now on."""
+        if now - self._small_at > SMALL_FLOW_S:
+            self._small_since = now
+        self._small_at = now
 
     def read_ready(self, now: float) -> int:
         """Read from flows with something to read, a bounded number of times. Returns how often."""
         self._now = now
         self._left = READS_A_STEP * MAX_READ
-        if now < self._small_until:
+        small_at = self._small_at
+        if now - small_at <= SMALL_FLOW_S and small_at - self._small_since >= SMALL_FLOW_AGE_S:
             self._left = SHORT_STEP
             if self.more:
                 # What the last step has read is published; the next stages have it before there is more.
