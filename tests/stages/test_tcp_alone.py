@@ -47,6 +47,16 @@ class Shard(OneProcess):
             "tcp0", d.record(d.TO_GUEST, flow=number, slot=slot, off=256, length=len(payload))
         )  # fmt: skip
 
+    def take_all(self, number: int, count: int, *, pause: float) -> None:
+        """The host takes count bytes of a connection; some come in each pause, in seconds."""
+        while count > 0:
+            self.advance(pause)
+            lengths = [record.length for record in self.egress.take(d.TO_HOST) if record.flow == number]
+            assert lengths
+            for length in lengths:
+                self.tell(d.TAKEN, number, length=length)
+            count -= sum(lengths)
+
     def kinds(self) -> list[int]:
         """What tcp has told egress since the last call, but for windows."""
         return [record.kind for record in self.egress.take() if record.kind != d.WINDOW]
@@ -207,15 +217,7 @@ def test_hosts_that_read_get_what_is_sent_however_much_waits_for_those_that_do_n
         stream, number = shard.open()
         shard.egress.take()
         stream.send(bytes(50_000))
-        got = 0
-        while got < 50_000:
-            before = got
-            shard.advance(1.0)
-            for record in shard.egress.take(d.TO_HOST):
-                if record.flow == number:
-                    got += record.length
-                    shard.tell(d.TAKEN, number, length=record.length)
-            assert got > before
+        shard.take_all(number, 50_000, pause=1.0)
         for _, each in [*stuck, (stream, number)]:
             shard.tell(d.ABORT, each)
         shard.settle()
@@ -248,15 +250,7 @@ def test_what_waits_behind_a_hole_goes_home_when_the_hole_is_refused() -> None:
         assert shard.counter("tcp0", "tcp_flow_lost_out_of_order") > 0
         for _, each in stuck:
             shard.tell(d.ABORT, each)
-        got = 0
-        while got < 110_000:
-            before = got
-            shard.advance(150.0)
-            for record in shard.egress.take(d.TO_HOST):
-                if record.flow == number:
-                    got += record.length
-                    shard.tell(d.TAKEN, number, length=record.length)
-            assert got > before
+        shard.take_all(number, 110_000, pause=150.0)
         shard.tell(d.ABORT, number)
         shard.settle()
         shard.guest.leave()
