@@ -184,7 +184,7 @@ TABLE: Final[tuple[Counter, ...]] = (
     Counter(
         "tcp_flow_lost_out_of_order",
         "events",
-        "times a connection lost its out-of-order data, because of max-out-of-order-slots",
+        "times a connection lost its out-of-order data: max-out-of-order-slots, or no memory for the hole",
     ),
     Counter("tcp_segment_dropped_no_memory", "segments", "segments whose data were over max-receive-memory"),
     Counter("tcp_segment_dropped_after_fin", "segments", "segments with data behind the guest's own FIN"),
