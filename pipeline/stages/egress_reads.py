@@ -56,12 +56,9 @@ class HostReads:
         self.ready: dict[Flow, None] = {}
         self.more = False
         """Whether the last call stopped because it had done its share."""
-        self._left = 0
-        """The step ends when it has read so many bytes."""
         self._big: Flow | None = None
-        """The flow that has last had more than that; when it has little for once it is no small one."""
+        """The flow whose last read was no small one; when it has little for once it is no small flow."""
         self._small_since = self._small_at = float("-inf")
-        self._now = 0.0
         self._broken = broken
         self._free_seen = 0
 
@@ -73,11 +70,10 @@ class HostReads:
 
     def read_ready(self, now: float) -> int:
         """Read from flows with something to read, a bounded number of times. Returns how often."""
-        self._now = now
-        self._left = READS_A_STEP * MAX_READ
+        left = READS_A_STEP * MAX_READ
         small_at = self._small_at
         if now - small_at <= SMALL_FLOW_S and small_at - self._small_since >= SMALL_FLOW_AGE_S:
-            self._left = SHORT_STEP
+            left = SHORT_STEP
             if self.more:
                 # What the last step has read is published; the next stages have it before there is more.
                 give_way()
@@ -96,7 +92,7 @@ class HostReads:
             out = self.tcp_out[flow.shard]
             if out.room() <= 0:
                 continue
-            if reads >= READS_A_STEP or self._left <= 0:
+            if reads >= READS_A_STEP or left <= 0:
                 self.more = True
                 break
             # Each flow goes to the end of the queue, so that all get their turn.
@@ -107,9 +103,14 @@ class HostReads:
             chunk = self._may_read(flow)
             # Alone it may have the whole step, which then passes more on at once.
             for _ in range(READS_A_FLOW if ready else READS_A_STEP):
-                if not chunk or self._left <= 0 or not self._read(flow, chunk):
+                if not chunk or left <= 0 or not (count := self._read(flow, chunk)):
                     break
                 reads += 1
+                left -= count
+                if count > SMALL_READ:
+                    self._big = flow
+                elif flow is not self._big:
+                    self.small_flow(now)
                 chunk = self._may_read(flow)
             if flow in flow.share.waiting:
                 continue
@@ -138,11 +139,12 @@ class HostReads:
             return flow.chunk if flow.credit.out_refs < max_refs else 0
         return flow.credit.room(flow.chunk, max_refs)
 
-    def _read(self, flow: Flow, chunk: int) -> bool:
+    def _read(self, flow: Flow, chunk: int) -> int:
+        """One read of at most chunk bytes, passed on to tcp; how many, 0 when nothing came."""
         if not flow.share.place(chunk):
             self.counts[_PAUSED] += 1
             flow.share.waiting[flow] = None
-            return False
+            return 0
         filler = flow.share.placed
         slot, off = filler.slot, filler.off
         stream = flow.stream
@@ -150,26 +152,21 @@ class HostReads:
             count = stream.read(self.slots[slot][off : off + chunk])
         except OSError as error:
             self._broken(flow, error)
-            return False
+            return 0
         if count > 0:
             filler.commit(count)
             flow.credit.took(count)
-            self._left -= count
-            if count > SMALL_READ:
-                self._big = flow
-            elif flow is not self._big:
-                self.small_flow(self._now)
             self.counts[_FROM_HOST] += count
             self.tcp_out[flow.shard].push(
                 d.record(d.TO_GUEST, flow=flow.number, slot=slot, off=off, length=count)
             )
-            return True
+            return count
         if count == 0:
             flow.read_finished = True
             stream.readable = False
             both = d.SHUTDOWN_BOTH if flow.hung_up else 0
             self.tcp_out[flow.shard].push(d.record(d.SHUTDOWN, flow=flow.number, aux=both))
-        return False
+        return 0
 
     def came_home(self, flow: Flow) -> None:
         """A reference of the flow is home."""
