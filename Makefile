@@ -1,6 +1,6 @@
 # Verbs of the project; .ci/run calls the same ones. `make help` lists them.
 
-PYTHON ?= python3
+PYTHON ?= $(shell .ci/python)
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
@@ -17,11 +17,11 @@ help: ## list the verbs
 
 setup: $(READY) ## make the virtual environment and install the project into it
 
-$(READY): pyproject.toml
+$(READY): pyproject.toml .ci/python
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "$(PYTHON) is older than Python 3.11; say make PYTHON=python3.12" >&2; exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || .ci/packages require
-	$(PYTHON) -m venv $(VENV)
+	$(PYTHON) -m venv --clear $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	@touch $@
 

@@ -106,12 +106,14 @@ class SemaphoreWaiter:
 class EventfdWaiter:
     """A file descriptor for the poller, for workers that hold sockets.
 
-    An eventfd where the system has it, else a pipe. Register ``fileno()`` for reading
-    (level-triggered) and call ``clear()`` when it is reported.
+    An eventfd where the system has it, else a pipe. Register ``fileno()`` for reading, edge-triggered:
+    each post is an edge. A pipe needs ``clear()`` when it is reported, or it is full some day.
     """
 
     def __init__(self) -> None:
-        if hasattr(os, "eventfd"):
+        self.counts = hasattr(os, "eventfd")
+        """Whether posts are only counted, so that nothing has to be taken away ever."""
+        if self.counts:
             self._read_fd = self._write_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         else:
             self._read_fd, self._write_fd = os.pipe()

@@ -112,9 +112,6 @@ class Loop:
         self._due_at = 0.0
         """When every worker must breathe again, stirred or not."""
         self._poller = workers[0].poller
-        self._looks: list[Callable[[], object]] = [worker.inputs_ready for worker in self._outsiders]
-        if self._poller is not None:
-            self._looks.append(self._poller.ready)
         self.running = True
         self.slept = False
         """Whether the last sleep() blocked."""
@@ -136,7 +133,6 @@ class Loop:
             raise SystemExit(1) from error
 
     def _turn_on(self) -> None:
-        poller = self._poller
         events: Events = []
         busy = 0
         worked_at = look_until = 0.0
@@ -151,9 +147,10 @@ class Loop:
                 busy = 0
             elif self._busy_poll and self._nudged():
                 look_until = monotonic() + self._busy_poll
-            if busy > 1 or (look_until and self._look(look_until)):
-                # Under load, or just after: look without getting ready for sleep.
-                events = poller.poll(0, MAX_EVENTS) if poller is not None else []
+            # Under load, or just after: look without getting ready for sleep.
+            found = self._poll() if busy > 1 else self._look(look_until) if look_until else None
+            if found is not None:
+                events = found
                 look_for_signals()
                 continue
             look_until = 0.0
@@ -162,20 +159,25 @@ class Loop:
             if self.slept:
                 busy = 0
 
-    def _look(self, until: float) -> bool:
-        """Look at the inputs until then (monotonic), without sleeping; whether there is one."""
-        looks = self._looks
+    def _look(self, until: float) -> Events | None:
+        """Look at the inputs until then (monotonic), without sleeping: socket events, None without input."""
         longest = until + BUSY_GAP
         while (now := monotonic()) < until:
-            for look in looks:
-                if look():
+            for worker in self._outsiders:
+                if worker.inputs_ready():
                     # Nobody stirs a worker for what came from outside, and it is found only once.
                     self._due_at = 0.0
-                    return True
+                    return self._poll()
+            if events := self._poll():
+                return events
             if self._nudged():
                 until = min(now + self._busy_poll, longest)
             give_way()
-        return False
+        return None
+
+    def _poll(self) -> Events:
+        """The socket events that there are now."""
+        return self._poller.poll(0, MAX_EVENTS) if self._poller is not None else []
 
     def _nudged(self) -> bool:
         """Whether somebody expects to have something for a worker of this process in a moment."""
@@ -219,7 +221,7 @@ class Loop:
             timeout = min(timeout, worker.may_sleep())
         self._due_at = monotonic() + timeout
         if timeout <= 0:
-            return poller.poll(0, MAX_EVENTS) if poller is not None else []
+            return self._poll()
         outsiders = self._outsiders
         for worker in outsiders:
             worker.announce()

@@ -8,7 +8,6 @@ writing apart, and of the end of each; here that becomes one mask a descriptor, 
 import select
 from collections.abc import Callable
 from contextlib import suppress
-from functools import partial
 from typing import Any, Final
 
 from pipeline import events
@@ -26,8 +25,6 @@ class Poller:
 
     poll: Callable[[float, int], Events]
     """poll(timeout, max_events) waits at most timeout seconds for events, which dispatch() delivers."""
-    ready: Callable[[], object]
-    """True in a condition if poll() would return something at once. It takes nothing away."""
     modify: Callable[[int, int], object]
     """modify(fd, mask): wait for other events of a registered descriptor."""
     close: Callable[[], object]
@@ -39,11 +36,12 @@ class Poller:
         self._callbacks: dict[int, Callable[[int], object]] = {}
         self.rung = False
         """Whether a bell was rung since the owner of the poller has last set this to False."""
-        self._clear = waiter.clear
-        self.register(waiter.fileno(), events.READ, self._on_bell)
+        self._clear = None if waiter.counts else waiter.clear
+        self.register(waiter.fileno(), events.READ | events.EDGE, self._on_bell)
 
     def _on_bell(self, _events: int) -> None:
-        self._clear()
+        if self._clear is not None:
+            self._clear()
         self.rung = True
 
     def register(self, fd: int, mask: int, callback: Callable[[int], object]) -> None:
@@ -79,9 +77,6 @@ class EpollPoller(Poller):
         self.close = epoll.close
         self._add = epoll.register
         self._remove = epoll.unregister
-        poll = select.poll()
-        poll.register(epoll.fileno(), select.POLLIN)
-        self.ready = partial(poll.poll, 0)
         super().__init__(waiter)
 
 
@@ -112,13 +107,9 @@ class KqueuePoller(Poller):
         """What could not be watched because nobody is at the other end: told by the next poll."""
         self._kqueue = system.kqueue()
         self._control = self._kqueue.control
-        # A second queue looks whether the first has something, and takes nothing away from it.
-        self._look = look = system.kqueue()
-        look.control([self._kevent(self._kqueue.fileno(), self._read, self._level)], 0, 0)
-        self.ready = partial(look.control, None, 1, 0)
         self.poll = self._poll
         self.modify = self._watch
-        self.close = self._close
+        self.close = self._kqueue.close
         self._add = self._begin
         self._remove = self._end
         super().__init__(waiter)
@@ -146,10 +137,6 @@ class KqueuePoller(Poller):
             if bits := bits & (mask | events.HANGUP | events.ERROR):
                 found[fd] = found.get(fd, 0) | bits
         return list(found.items())
-
-    def _close(self) -> None:
-        self._look.close()
-        self._kqueue.close()
 
     def _begin(self, fd: int, mask: int) -> None:
         self._filters[fd] = {}
