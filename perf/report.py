@@ -65,7 +65,7 @@ def machine() -> dict[str, object]:
         "cores": len(os.sched_getaffinity(0)),
         "arch": platform.machine(),
         "kernel": platform.release().split("-")[0],
-        "python": platform.python_version(),
+        "python": platform.python_version() + (" of the system" if sys.base_prefix == "/usr" else ""),
         "loop": f"{_loop_ns():.0f} ns",
         "data path": compiled.kind(),
         "congestion": Path("/proc/sys/net/ipv4/tcp_congestion_control").read_text().strip(),
