@@ -163,7 +163,7 @@ class TcpStage:
             if not length:
                 free(slot)
             flow = flows.get(key)
-            if flow is not None and flow.conn.state == TIME_WAIT and flow.conn.accepts_reuse(segment):
+            if flow is not None and flags & wire_tcp.SYN and flow.conn.accepts_reuse(segment):
                 self._remove(flow)
                 flow = None
             if flow is None:

@@ -87,6 +87,23 @@ def test_bytes_for_a_connection_that_is_over_go_home(shard: Shard) -> None:
     assert not shard.stage.flows
 
 
+def test_a_port_is_used_again_in_the_very_burst_that_resets_its_connection(shard: Shard) -> None:
+    stream, number = shard.open()
+    stream.reset()
+    stream.pump()
+    again = shard.guest.connect(80, own_port=stream.port)
+    shard.settle()
+    told = {record.kind: record.flow for record in shard.egress.take()}
+    assert told[d.ABORT] == number
+    shard.tell(d.CONNECTED, told[d.CONNECT])
+    shard.settle()
+    assert again.established
+    assert len(shard.stage.flows) == 1
+    again.reset()
+    shard.settle()
+    assert not shard.stage.flows
+
+
 def test_bytes_that_the_guest_has_not_acknowledged_go_home_with_its_reset(shard: Shard) -> None:
     stream, number = shard.open()
     stream.deaf = True

@@ -132,7 +132,7 @@ def enter_time_wait(c: Tcb, now: float) -> None:
 
 
 def accepts_reuse(c: Tcb, seg: Segment) -> bool:
-    """Whether seg is a SYN that may replace this connection (TIME-WAIT: RFC 9293 MAY-2, RFC 6191).
+    """Whether seg is a SYN that may replace this connection (TIME-WAIT: RFC 9293 MAY-2, RFC 6191; CLOSED).
 
     False for any other segment. True when it is surely newer: a later timestamp, or a sequence
     number after all that was received. The stage then deletes this connection and opens a new

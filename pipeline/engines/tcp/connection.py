@@ -182,7 +182,7 @@ class Connection(Tcb):
         return icmp_errors.unreachable(self, seq, errno)
 
     def accepts_reuse(self, seg: Segment) -> bool:
-        """Whether a SYN for this 4-tuple may open a new connection in this one's place (TIME-WAIT)."""
+        """Whether a SYN for this 4-tuple may open a new connection here (TIME-WAIT, or this one is over)."""
         return closing.accepts_reuse(self, seg)
 
     def transmit(self, now: float, max_ranges: int) -> list[Outgoing]:
