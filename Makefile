@@ -20,7 +20,7 @@ setup: $(READY) ## make the virtual environment and install the project into it
 $(READY): pyproject.toml .ci/python
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "$(PYTHON) is older than Python 3.11; say make PYTHON=python3.12" >&2; exit 1; }
-	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || .ci/packages require
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || .ci/packages python
 	$(PYTHON) -m venv --clear $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	@touch $@
@@ -80,6 +80,8 @@ compiled: setup ## the data path as users have it, in build/compiled: daemons of
 	@$(BIN)/python -m perf.compiled
 
 perf: packages setup compiled ## all measurements beside the peers, with figures; see perf/README.md
+	@$(BIN)/python -c 'import matplotlib' 2>/dev/null || $(BIN)/pip install --quiet --editable '.[perf]' || \
+		echo "matplotlib cannot be installed: no charts are drawn" >&2
 	$(BIN)/python -m perf.suite $(ARGS)
 
 peers: ## which peers are installed
@@ -87,7 +89,7 @@ peers: ## which peers are installed
 		command -v $$peer || echo "$$peer is not installed"; done
 
 demo: setup ## a guest in a namespace: ping, a name, pages both ways, iperf3 both ways
-	@.ci/packages require
+	@.ci/packages demo
 	@$(BIN)/python -m perf.demo $(ARGS)
 
 clean: ## remove the virtual environment and everything tools left

@@ -7,9 +7,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from perf.peers import AGENT, AGENT_AUTO, PIPELINE_AUTO
 from perf.report import Figure
 
-COLOURS = {"pipeline": "#1f4e79", "agent": "#2e75b6", "passt": "#a6a6a6", "slirp4netns": "#c9c9c9"}
+COLOURS = {
+    "pipeline": "#1f4e79",
+    PIPELINE_AUTO: "#2e75b6",
+    AGENT: "#548235",
+    AGENT_AUTO: "#a9d18e",
+    "passt": "#a6a6a6",
+    "slirp4netns": "#c9c9c9",
+}
 OTHER = "#8faadc"
 
 

@@ -8,7 +8,7 @@ describes it like any other, only unverified. What happens to which header:
 header and frame                                            becomes
 ==========================================================  ======================================
 all zero                                                    as without a header: sums are verified
-DATA_VALID                                                  the sender vouches: TCP is not verified
+DATA_VALID                                                  the sender vouches: nothing is verified
 NEEDS_CSUM, TCP or UDP, plain IPv4                          stays so; nobody sums it in this program
 NEEDS_CSUM, anything else, UDP to a group, no hop left      completed in place, header zeroed
 super-segment of TCP, plain IPv4                            one range; stays so for other guests

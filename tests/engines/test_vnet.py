@@ -20,7 +20,16 @@ from pipeline.wire.virtio_net import (
     RSC_INFO,
     Header,
 )
-from tests.support.frames import GATEWAY_MAC, GUEST, GUEST_MAC, REMOTE, TO_GUEST, tcp_frame, timestamps
+from tests.support.frames import (
+    GATEWAY_MAC,
+    GUEST,
+    GUEST_MAC,
+    REMOTE,
+    TO_GUEST,
+    tcp_frame,
+    timestamps,
+    udp_frame,
+)
 from tests.support.fuzz import u8, u16
 from tests.support.offload import (
     slot_with_headers,
@@ -109,9 +118,11 @@ def test_without_a_header_checksums_are_verified() -> None:
     assert nic.drops == {gro.DROP_TCP_CHECKSUM: 1}
 
 
-def test_a_checksum_that_the_guest_vouches_for_is_not_verified() -> None:
-    frame = bytearray(tcp_frame(5, b"data"))
+@pytest.mark.parametrize("whole", [tcp_frame(5, b"data"), udp_frame(b"data")], ids=["tcp", "udp"])
+def test_a_checksum_that_the_guest_vouches_for_is_not_verified(whole: bytes) -> None:
+    frame = bytearray(whole)
     frame[-1] ^= 1
+    assert Nic([(PLAIN, bytes(frame))]).drops
     nic = Nic([(Header(flags=DATA_VALID), bytes(frame))])
     assert len(nic.records) == 1
     assert nic.drops == {}

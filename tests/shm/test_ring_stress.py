@@ -1,7 +1,7 @@
 """Two processes, random stalls on both sides: no loss, no duplicate, no torn record, no missed wake.
 
-The default run is short. ``make stress`` sets STRESS_MESSAGES=10000000, the number the design
-asks for. Neither side ever stalls longer than a few milliseconds, so a wait that runs into
+The default run is short. ``make stress`` sets STRESS_MESSAGES=10000000.
+Neither side ever stalls longer than a few milliseconds, so a wait that runs into
 its time limit, or a record that lay in the ring for longer than BOUND while its consumer slept,
 is a missed wake.
 """

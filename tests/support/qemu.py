@@ -1,7 +1,8 @@
 """Which QEMUs the tests have, and what each of them can.
 
 The installed one, and where that is too old to reconnect, a newer one beside it that vm_fetch.py has unpacked
-into the cache: every test of a machine runs with both. $GVTAP_QEMU names one program to use instead.
+into the cache: a test of each kind of link and those of restarts run with both. $GVTAP_QEMU names one program
+to use instead.
 """
 
 import dataclasses
