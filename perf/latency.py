@@ -2,7 +2,8 @@
 
 Rows: a 1-byte round trip on one TCP connection and with UDP (p50 and p99 in µs), and connections a second
 where each is opened, used for one exchange and closed. Each on an idle link, and beside a bulk TCP
-stream (iperf3) up or down. A client in Python adds some 10 µs to each round trip, the same for all.
+stream (iperf3) up or down, whose rate meanwhile is a row as well. A client in Python adds some 10 µs to each
+round trip, the same for all.
 
     python -m perf.latency --load none,up,down --seconds 2 --repeat 5
 """
@@ -12,10 +13,12 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import re
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 from perf import options as shared
@@ -31,10 +34,10 @@ PORT = 5202
 
 
 @contextlib.contextmanager
-def bulk(place: World, host_addr: str, load: str) -> Iterator[None]:
-    """A TCP stream up or down while the block runs; nothing for "none"."""
+def bulk(place: World, host_addr: str, load: str) -> Iterator[Callable[[], int]]:
+    """A TCP stream up or down while the block runs, nothing for "none"; gives the bytes it has moved so far."""
     if load == "none":
-        yield
+        yield lambda: 0
         return
     argv = ["iperf3", "--port", str(PORT)]
     server = place.host.spawn([*argv, "--server", "--one-off", "--bind", "127.0.0.1"])
@@ -44,7 +47,9 @@ def bulk(place: World, host_addr: str, load: str) -> Iterator[None]:
         reverse = ["--reverse"] if load == "down" else []
         client = place.guest.spawn([*argv, "--client", host_addr, "--time", str(LONG), *reverse])
         time.sleep(SETTLE)
-        yield
+        counts = Path(f"/proc/{client.popen.pid}/io")
+        moved = re.compile(r"^rchar: (\d+)" if load == "down" else r"^wchar: (\d+)", re.MULTILINE)
+        yield lambda: int(moved.findall(counts.read_text())[0])
         if not client.alive():
             raise report.MeasurementError(f"the bulk stream ended early, status {client.stop()}")
     finally:
@@ -84,10 +89,14 @@ def measure(
             beside = "" if load == "none" else f" beside bulk {load}"
             for kind in options.kinds.split(","):
                 with samples.attempt():
-                    with bulk(place, host_addr, load):
+                    with bulk(place, host_addr, load) as moved:
+                        before, began = moved(), time.monotonic()
                         result = exchange(place, kind, (host_addr, ports[kind]), options.seconds)
-                    print(f"{peer} {kind}{beside}: {result}", file=sys.stderr, flush=True)
+                        rate = (moved() - before) * 8e-9 / (time.monotonic() - began)
+                    print(f"{peer} {kind}{beside}: {result}, bulk {rate:.2f}", file=sys.stderr, flush=True)
                     add(samples, peer, kind, beside, result)
+                    if load != "none":
+                        samples.add(f"bulk {load} beside {kind}", peer, "Gbit/s", rate)
     finally:
         server.stop(0.5)
 
