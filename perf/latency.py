@@ -35,7 +35,7 @@ PORT = 5202
 
 @contextlib.contextmanager
 def bulk(place: World, host_addr: str, load: str) -> Iterator[Callable[[], int]]:
-    """A TCP stream up or down while the block runs, nothing for "none"; gives the bytes it has moved so far."""
+    """A TCP stream up or down while the block runs, none for "none"; gives the bytes it has moved so far."""
     if load == "none":
         yield lambda: 0
         return

@@ -10,6 +10,7 @@ records for another worker do not fit into their ring.
 import errno
 import os
 import socket
+from contextlib import suppress
 from typing import Final
 
 from pipeline import events as ev
@@ -176,6 +177,9 @@ class EgressStage:
             elif kind == d.CONNECTED:
                 self._guest_answered(flow, shard, gso_size, link)
             elif kind == d.ABORT:
+                with suppress(OSError):
+                    # What the guest sent before its reset, as far as the host takes it now.
+                    self.counts[_TO_HOST] += flow.stream.flush(self.worker.free)
                 self._forget(flow, reset=True)
             elif kind == d.DIAL_FAILED:
                 if aux:
@@ -363,6 +367,8 @@ class EgressStage:
             try:
                 taken = flow.stream.flush(free)
             except OSError as error:
+                if flow.state == "OPEN":
+                    self.reads.read_rest(flow)
                 self._broken(flow, error)
                 continue
             if taken:

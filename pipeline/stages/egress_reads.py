@@ -23,10 +23,10 @@ READS_A_STEP: Final = 8
 """Reads in one step over all flows, before the results are published."""
 READS_A_FLOW: Final = 2
 """Reads of one flow in a row, while others have something to read as well."""
-SHORT_STEP: Final = MAX_READ
-"""Bytes that end a step while there are small flows: it has two whole reads at most."""
 SMALL_READ: Final = 4096
 """Bytes that a flow with little to say has for one read at most."""
+SHORT_STEP: Final = 2 * SMALL_READ
+"""Bytes that end a step while there are small flows: one read of a big flow does."""
 SMALL_FLOW_S: Final = 0.2
 """Such reads that come closer together are of flows that go on."""
 SMALL_FLOW_AGE_S: Final = 0.05
@@ -125,6 +125,8 @@ class HostReads:
         """The flow found room, or needs none any more: try the next of its guest that waits."""
         if (other := flow.share.next_waiting()) is not None:
             self.ready[cast(Flow, other)] = None
+            # The turn that is on may not come to it, and nothing else need happen.
+            self.more = True
 
     def _may_read(self, flow: Flow) -> int:
         """How many bytes the next read of a flow may bring; 0 when it must wait for what it has out."""
@@ -145,14 +147,23 @@ class HostReads:
             self.counts[_PAUSED] += 1
             flow.share.waiting[flow] = None
             return 0
-        filler = flow.share.placed
-        slot, off = filler.slot, filler.off
-        stream = flow.stream
         try:
-            count = stream.read(self.slots[slot][off : off + chunk])
+            count = self._pass_on(flow, chunk)
         except OSError as error:
             self._broken(flow, error)
             return 0
+        if count == 0:
+            flow.read_finished = True
+            flow.stream.readable = False
+            both = d.SHUTDOWN_BOTH if flow.hung_up else 0
+            self.tcp_out[flow.shard].push(d.record(d.SHUTDOWN, flow=flow.number, aux=both))
+        return max(count, 0)
+
+    def _pass_on(self, flow: Flow, chunk: int) -> int:
+        """Read into what is placed (see HostStream.read for what is returned) and tell tcp of bytes."""
+        filler = flow.share.placed
+        slot, off = filler.slot, filler.off
+        count = flow.stream.read(self.slots[slot][off : off + chunk])
         if count > 0:
             filler.commit(count)
             flow.credit.took(count)
@@ -160,13 +171,19 @@ class HostReads:
             self.tcp_out[flow.shard].push(
                 d.record(d.TO_GUEST, flow=flow.number, slot=slot, off=off, length=count)
             )
-            return count
-        if count == 0:
-            flow.read_finished = True
-            stream.readable = False
-            both = d.SHUTDOWN_BOTH if flow.hung_up else 0
-            self.tcp_out[flow.shard].push(d.record(d.SHUTDOWN, flow=flow.number, aux=both))
-        return 0
+        return count
+
+    def read_rest(self, flow: Flow) -> None:
+        """A write has found the connection reset: what its host sent before that, as far as there is room.
+
+        The end that is found behind it is none, since the write has taken the error.
+        """
+        while not flow.read_finished and (chunk := self._may_read(flow)) and flow.share.place(chunk):
+            try:
+                if self._pass_on(flow, chunk) <= 0:
+                    return
+            except OSError:
+                return
 
     def came_home(self, flow: Flow) -> None:
         """A reference of the flow is home."""

@@ -332,6 +332,10 @@ class TcpStage:
                 conn.on_connect_failed(now, reset=refusal.answer_to_syn(aux) == refusal.RESET)
             elif kind == d.ABORT:
                 flow.host_open = False
+                if conn.wants_transmit and (room := self.ingress_out.room()) > 0:
+                    # What the host sent before its reset, as far as the guest's window takes it now.
+                    for out in conn.transmit(now, min(room, MAX_RANGES_A_TURN)):
+                        self._push_out(flow.key, out)
                 conn.on_host_reset(now)
             dirty[flow] = None
         return count

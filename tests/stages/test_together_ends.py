@@ -142,6 +142,41 @@ def test_the_host_ends_while_the_guest_keeps_sending(one: Network) -> None:
     one.everybody_leaves()
 
 
+@pytest.mark.parametrize("uploads", [False, True], ids=["the guest waits", "the guest uploads"])
+def test_an_answer_arrives_whose_host_then_resets(one: Network, uploads: bool) -> None:
+    """A server that answers early and closes with input unread: its kernel resets behind the answer."""
+    stream, sock = one.open(one.card.guest())
+    stream.send(b"request, and more than is read")
+    one.settle()
+    if uploads:
+        stream.send(b"u" * 200_000)
+    sock.send(b"h" * 5000)
+    sock.close()
+    one.until(lambda: stream.gone)
+    assert stream.received == b"h" * 5000
+    assert stream.error is not None
+    assert not stream.eof
+    one.everybody_leaves()
+
+
+def test_an_answer_arrives_whose_guest_then_resets(one: Network) -> None:
+    guest = one.card.guest()
+    guest.listens.add(80)
+    client = one.accept("egress0", guest.addr, 80)
+    one.until(lambda: guest.accepted)
+    stream = guest.accepted[0]
+    client.send(b"request, and more than is read")
+    one.settle()
+    stream.send(b"g" * 5000)
+    stream.pump()
+    stream.reset()
+    one.settle()
+    got = bytearray()
+    assert receive(client, got)
+    assert got == b"g" * 5000 + b"!"
+    one.everybody_leaves()
+
+
 def test_the_guest_stops_reading_and_then_resets(one: Network) -> None:
     stream, sock = one.open(one.card.guest())
     stream.reads = False
