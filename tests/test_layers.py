@@ -102,7 +102,7 @@ TABLE: dict[str, Row] = {
     "pipeline.logs": Row(("pipeline.config",)),
     # Goes into guests, as wire does.
     "pipeline.flags": Row((), PURE),
-    "pipeline.options": Row((*LEAVES, "pipeline.flags")),
+    "pipeline.options": Row((*LEAVES, "pipeline.config", "pipeline.flags")),
     "pipeline.config": Row(("pipeline.limits",), None, ("os", "socket")),
     "pipeline.config_build": Row((*LEAVES, *SETTINGS)),
     "pipeline.config_access": Row((*LEAVES, *SETTINGS)),
