@@ -43,7 +43,7 @@ fmt: setup ## format the sources
 lint: setup ## ruff and codespell
 	$(BIN)/ruff check $(SOURCES)
 	$(BIN)/ruff format --check $(SOURCES)
-	$(BIN)/codespell $(SOURCES) *.md Makefile
+	$(BIN)/codespell $(SOURCES) docs .ci/* *.md Makefile
 
 type: setup ## mypy --strict
 	$(BIN)/mypy

@@ -2,7 +2,7 @@
 
 The table is the one place that names them; the parser, the usage text and the
 documentation come from it; which addresses a flag takes, its text has from the table that they are
-checked by. What the flags mean together is config.py's matter.
+checked by. What the flags mean together is config_build.py's matter.
 """
 
 from collections.abc import Mapping, Sequence
