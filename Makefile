@@ -4,13 +4,13 @@ PYTHON ?= $(shell .ci/python)
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
-SOURCES := pipeline guest perf tests setup.py
+SOURCES := pipeline guest perf tests setup.py .ci/agent.py
 PYTEST := $(BIN)/pytest
 ARGS ?=
 FUZZ_SECONDS ?= 300
 
 .DEFAULT_GOAL := help
-.PHONY: help setup packages machine run check fmt lint type test unit stress fuzz e2e bench compiled perf demo peers clean
+.PHONY: help setup packages machine run check fmt lint type test unit stress fuzz e2e bench compiled agent perf demo peers clean
 
 help: ## list the verbs
 	@grep -E '^[a-z0-9]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -43,7 +43,7 @@ fmt: setup ## format the sources
 lint: setup ## ruff and codespell
 	$(BIN)/ruff check $(SOURCES)
 	$(BIN)/ruff format --check $(SOURCES)
-	$(BIN)/codespell $(SOURCES) *.md Makefile
+	$(BIN)/codespell $(SOURCES) docs .ci/* *.md Makefile
 
 type: setup ## mypy --strict
 	$(BIN)/mypy
@@ -78,6 +78,9 @@ bench: setup ## one number for each part: rings, checksums, GRO, GSO, TCP engine
 
 compiled: setup ## the data path as users have it, in build/compiled: daemons of test, e2e and perf run from there
 	@$(BIN)/python -m perf.compiled
+
+agent: ## the guest's agent in one file, build/gvtap-guest.pyz, for guests with Python alone
+	$(PYTHON) .ci/agent.py build/gvtap-guest.pyz
 
 perf: packages setup compiled ## all measurements beside the peers, with figures; see perf/README.md
 	@$(BIN)/python -c 'import matplotlib' 2>/dev/null || $(BIN)/pip install --quiet --editable '.[perf]' || \

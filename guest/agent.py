@@ -18,10 +18,11 @@ from importlib import metadata
 from types import FrameType
 from typing import Final, NamedTuple, NoReturn
 
-from guest import dhcp, flags, link, netlink, offload
-from guest.flags import Flag
+from guest import dhcp, link, netlink, offload
 from guest.forward import LOG, Forwarder
 from guest.tap import IFF_NO_PI, IFF_TAP, IFF_VNET_HDR, Tap
+from pipeline import flags
+from pipeline.flags import Flag
 from pipeline.wire.errors import WireError
 from pipeline.wire.ethernet import mac_parse
 from pipeline.wire.framing import LE16
@@ -31,23 +32,28 @@ RETRY_SECONDS: Final = 1.0
 ETHERNET_BYTES: Final = 14
 
 FLAGS: Final = (
-    Flag("url", "vsock://2:1024/connect", "url where the tap send packets"),
-    Flag("iface", "tap0", "tap interface name"),
-    Flag("mac", "5a:94:ef:e4:0c:ee", "mac address, empty to leave it as it is"),
+    Flag("url", "string", "url where the tap send packets", "vsock://2:1024/connect"),
+    Flag("iface", "string", "tap interface name", "tap0"),
+    Flag("mac", "string", "mac address, empty to leave it as it is", "5a:94:ef:e4:0c:ee"),
     Flag(
-        "mtu", 4000, "buffer size for frames, without the Ethernet header; longer legal frames are taken too"
+        "mtu",
+        "int",
+        "buffer size for frames, without the Ethernet header; longer legal frames are taken too",
+        4000,
     ),
-    Flag("stop-if-exist", "eth0,ens3,enp0s1", "stop if one of these interfaces exists at startup"),
-    Flag("preexisting", False, "use preexisting/managed tap interface: no MAC, no link up, no DHCP"),
-    Flag("debug", False, "log every frame"),
-    Flag("version", False, "print version information and exit"),
-    Flag("dhcp", "auto", f"DHCP client: {', '.join(dhcp.CHOICES)}"),
-    Flag("address", "", "static address with prefix length instead of DHCP, as 192.168.127.2/24"),
-    Flag("gateway", "", "default route of a static address, the first address of its network if empty"),
-    Flag("link-mtu", 0, "MTU set on the tap, 0 to leave it to DHCP"),
-    Flag("offload", True, "ask the host for frames of up to 64 KiB with checksums left undone"),
+    Flag("stop-if-exist", "string", "stop if one of these interfaces exists at startup", "eth0,ens3,enp0s1"),
+    Flag("preexisting", "bool", "use preexisting/managed tap interface: no MAC, no link up, no DHCP"),
+    Flag("debug", "bool", "log every frame"),
+    Flag("version", "bool", "print version information and exit"),
+    Flag("dhcp", "string", f"DHCP client: {', '.join(dhcp.CHOICES)}", "auto"),
+    Flag("address", "string", "static address with prefix length instead of DHCP, as 192.168.127.2/24"),
+    Flag("gateway", "string", "default route of a static address, the first address of its network if empty"),
+    Flag("link-mtu", "int", "MTU set on the tap, 0 to leave it to DHCP"),
+    Flag("offload", "bool", "ask the host for frames of up to 64 KiB with checksums left undone", True),
     Flag(
-        "resolv-conf", "", "file in which the built-in DHCP client and a static address name the DNS server"
+        "resolv-conf",
+        "string",
+        "file in which the built-in DHCP client and a static address name the DNS server",
     ),
 )
 
@@ -71,43 +77,47 @@ class Options(NamedTuple):
     offload: bool
 
 
-def options_from(values: dict[str, bool | int | str]) -> Options:
+def options_from(parsed: flags.Parsed) -> Options:
     """Check the flags' values. Raises flags.FlagError."""
-    mac_text, address_text, choice = str(values["mac"]), str(values["address"]), str(values["dhcp"])
+    mac_text, address_text, choice = parsed.text("mac"), parsed.text("address"), parsed.text("dhcp")
     address = prefix = gateway = 0
     try:
         mac = mac_parse(mac_text) if mac_text else b""
     except ValueError:
-        raise flags.FlagError(f'invalid value "{mac_text}" for flag -mac: not a MAC address') from None
+        raise flags.FlagError(
+            f"invalid value {flags.quote(mac_text)} for flag -mac: not a MAC address"
+        ) from None
     if choice not in dhcp.CHOICES:
         raise flags.FlagError(
-            f'invalid value "{choice}" for flag -dhcp: not one of {", ".join(dhcp.CHOICES)}'
+            f"invalid value {flags.quote(choice)} for flag -dhcp: not one of {', '.join(dhcp.CHOICES)}"
         )
     if address_text:
         try:
             own = ipaddress.IPv4Interface(address_text)
             address, prefix = int(own.ip), own.network.prefixlen
-            gateway = int(ipaddress.IPv4Address(str(values["gateway"]) or int(own.network[0]) + 1))
+            gateway = int(ipaddress.IPv4Address(parsed.text("gateway") or int(own.network[0]) + 1))
         except ValueError as error:
-            raise flags.FlagError(f'invalid value "{address_text}" for flag -address: {error}') from None
-    mtu, link_mtu = int(values["mtu"]), int(values["link-mtu"])
+            raise flags.FlagError(
+                f"invalid value {flags.quote(address_text)} for flag -address: {error}"
+            ) from None
+    mtu, link_mtu = parsed.number("mtu"), parsed.number("link-mtu")
     if mtu < 0 or not (link_mtu == 0 or 68 <= link_mtu <= LE16.max - ETHERNET_BYTES):
         raise flags.FlagError("mtu is out of range")
     return Options(
-        url=str(values["url"]),
-        iface=str(values["iface"]),
+        url=parsed.text("url"),
+        iface=parsed.text("iface"),
         mac=mac,
         mtu=mtu,
-        stop_if_exist=tuple(name for name in str(values["stop-if-exist"]).split(",") if name),
-        preexisting=bool(values["preexisting"]),
-        debug=bool(values["debug"]),
-        dhcp="none" if address_text or values["preexisting"] else choice,
+        stop_if_exist=tuple(name for name in parsed.text("stop-if-exist").split(",") if name),
+        preexisting=parsed.true("preexisting"),
+        debug=parsed.true("debug"),
+        dhcp="none" if address_text or parsed.true("preexisting") else choice,
         address=address,
         prefix=prefix,
         gateway=gateway,
         link_mtu=link_mtu,
-        resolv_conf=str(values["resolv-conf"]),
-        offload=bool(values["offload"]),
+        resolv_conf=parsed.text("resolv-conf"),
+        offload=parsed.true("offload"),
     )
 
 
@@ -208,16 +218,17 @@ def _log_to_stderr(debug: bool) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the agent; the exit status: 0 after a signal or by -stop-if-exist, 2 for a bad command line."""
+    usage = flags.usage(f"Usage of {PROGRAM}:", FLAGS)
     try:
-        values = flags.parse(FLAGS, sys.argv[1:] if argv is None else argv)
-        options = options_from(values)
-    except flags.HelpWanted:
-        sys.stderr.write(flags.usage(PROGRAM, FLAGS))
+        parsed = flags.parse(FLAGS, sys.argv[1:] if argv is None else argv)
+        options = options_from(parsed)
+    except flags.HelpRequestError:
+        sys.stderr.write(usage)
         return 0
     except flags.FlagError as error:
-        sys.stderr.write(f"{error}\n{flags.usage(PROGRAM, FLAGS)}")
+        sys.stderr.write(f"{error}\n{usage}")
         return 2
-    if values["version"]:
+    if parsed.true("version"):
         print(f"{PROGRAM} version {_version()}")
         return 0
     _log_to_stderr(options.debug)

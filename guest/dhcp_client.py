@@ -21,10 +21,11 @@ from pathlib import Path
 from types import FrameType
 from typing import Final, NoReturn
 
-from guest import flags, netlink
+from guest import netlink
 from guest.dhcp_states import Bind, Client, Lease, Send, Unbind
-from guest.flags import Flag
 from guest.tap import mac_of
+from pipeline import flags
+from pipeline.flags import Flag
 from pipeline.wire import dhcp, ipv4, udp
 from pipeline.wire.checksum import word_sum
 from pipeline.wire.errors import WireError
@@ -35,8 +36,8 @@ PROGRAM: Final = "gvtap-guest dhcp"
 LOG: Final = logging.getLogger("gvtap-guest.dhcp")
 
 FLAGS: Final = (
-    Flag("i", "tap0", "interface"),
-    Flag("resolv-conf", "", "file in which to name the DNS servers"),
+    Flag("i", "string", "interface", "tap0"),
+    Flag("resolv-conf", "string", "file in which to name the DNS servers"),
 )
 
 _MAX_WAIT_SECONDS: Final = 3600.0
@@ -169,19 +170,20 @@ def _terminate(_signal: int, _frame: FrameType | None) -> NoReturn:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit status 2 for a bad command line, 1 when the interface is unusable, 0 after a signal."""
+    usage = flags.usage(f"Usage of {PROGRAM}:", FLAGS)
     try:
-        values = flags.parse(FLAGS, sys.argv[1:] if argv is None else argv)
-    except flags.HelpWanted:
-        sys.stderr.write(flags.usage(PROGRAM, FLAGS))
+        parsed = flags.parse(FLAGS, sys.argv[1:] if argv is None else argv)
+    except flags.HelpRequestError:
+        sys.stderr.write(usage)
         return 0
     except flags.FlagError as error:
-        sys.stderr.write(f"{error}\n{flags.usage(PROGRAM, FLAGS)}")
+        sys.stderr.write(f"{error}\n{usage}")
         return 2
     logging.basicConfig(format="%(name)s: %(message)s", level=logging.INFO)
     signal.signal(signal.SIGTERM, _terminate)
     signal.signal(signal.SIGINT, _terminate)
     try:
-        run(str(values["i"]), str(values["resolv-conf"]))
+        run(parsed.text("i"), parsed.text("resolv-conf"))
     except OSError as error:
         LOG.error("%s", error)
         return 1

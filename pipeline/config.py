@@ -14,14 +14,16 @@ from pipeline import limits
 
 LINKS: Final = ("vpnkit", "qemu", "bess", "stdio", "vfkit")
 """Fields of Config that name where guests attach, beside /connect and ``links``."""
+STREAM_SCHEMES: Final = ("unix", "tcp", "vsock", "fd")
+"""Where clients of the API and guests on byte streams may come; fd is a descriptor passed by a parent."""
 LINK_SCHEMES: Final[Mapping[str, tuple[str, ...]]] = {
-    "qemu": ("unix", "tcp", "vsock", "fd"),
-    "le16": ("unix", "tcp", "vsock", "fd"),
-    "vpnkit": ("unix", "tcp", "vsock", "fd"),
+    "qemu": STREAM_SCHEMES,
+    "le16": STREAM_SCHEMES,
+    "vpnkit": STREAM_SCHEMES,
     "bess": ("unixpacket", "fd"),
     "vfkit": ("unixgram", "fd"),
 }
-"""Protocols that may stand before the + of ``links``, and schemes behind it."""
+"""Protocols that may stand before the + of ``links``, and schemes behind it, as behind ``-listen-NAME``."""
 
 SEPARATE: Final = "separate"
 AUTO: Final = "auto"

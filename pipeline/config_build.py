@@ -23,6 +23,7 @@ from pipeline.config import (
     MAX_BUSY_POLL,
     PLACEMENTS,
     SEPARATE,
+    STREAM_SCHEMES,
     Config,
     PortForward,
     Record,
@@ -41,8 +42,6 @@ VPNKIT_UUID: Final = "c3d68012-0208-11ea-9fd7-f2189899ab08"
 HOST_LOOPBACK: Final = "127.0.0.1"
 RESOLV_CONF: Final = "/etc/resolv.conf"
 MIN_HOST_BITS: Final = 3
-STREAM_SCHEMES: Final = ("unix", "tcp", "vsock", "fd")
-"""Where clients of the API and guests on byte streams may come; fd is a descriptor passed by a parent."""
 
 _VSOCK: Final = re.compile(r"([0-9]*:[0-9]+|[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12})", re.ASCII)
 
@@ -243,16 +242,16 @@ def _notification(flag: str, key: str) -> str:
 def _links(parsed: flags.Parsed, keys: FileKeys) -> dict[str, str]:
     links = {name: parsed.text(f"listen-{name}") or getattr(keys.interfaces, name) for name in LINKS}
     if links["qemu"]:
-        _endpoint(links["qemu"], "invalid value for qemu listen address", STREAM_SCHEMES)
+        _endpoint(links["qemu"], "invalid value for qemu listen address", LINK_SCHEMES["qemu"])
         _must_not_exist(links["qemu"], "unix")
     for name, scheme in (("bess", "unixpacket"), ("vfkit", "unixgram")):
         url = links[name]
         if url:
-            if not url.startswith((f"{scheme}://", "fd://")):
+            if not url.startswith(tuple(f"{allowed}://" for allowed in LINK_SCHEMES[name])):
                 raise ConfigError(f"{name} listen address must be {scheme}:// address")
             _must_not_exist(url, scheme)
     if links["vpnkit"]:
-        _endpoint(links["vpnkit"], "invalid value for vpnkit listen address", STREAM_SCHEMES)
+        _endpoint(links["vpnkit"], "invalid value for vpnkit listen address", LINK_SCHEMES["vpnkit"])
     for one, other in (("qemu", "vpnkit"), ("bess", "vpnkit"), ("qemu", "bess")):
         if links[one] and links[other]:
             raise ConfigError(f"cannot use {one} and {other} protocol at the same time")

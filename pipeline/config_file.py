@@ -4,7 +4,7 @@ Reads every key of gvproxy's file and ours. A scalar keeps its text until the sc
 what it is, so a MAC address of digits (``10:11:11:11:11:11``) stays a text and is not
 taken for a number to base 60. A wrong value raises ConfigError, which names the key, its
 line and what is allowed; an unknown key is only reported, with the nearest known one,
-since gvproxy ignores it. Does not merge the file with flags: config.py does.
+since gvproxy ignores it. Does not merge the file with flags: config_build.py does.
 """
 
 import difflib

@@ -4,7 +4,8 @@ One dash or two; ``-name value`` or ``-name=value``; a boolean takes a value onl
 ``=``; reading ends at the first word that is no flag, or behind ``--``. Integers are Go
 literals: ``0x10``, ``0b1``, ``0o17``, ``017``, ``1_000``. Prints nothing and exits never: a
 wrong line raises FlagError with Go's words, a wish for help raises HelpRequestError. Knows no
-particular program; the flags of this one stand in options.py.
+particular program: the daemon's flags stand in options.py, the agent's in guest/agent.py, with which
+this module goes into guests. So it needs the standard library and nothing of ours.
 """
 
 import re
@@ -141,10 +142,15 @@ def usage(title: str, flags: Sequence[Flag]) -> str:
     lines = [title]
     for flag in sorted(flags):
         kind = "" if flag.kind == "bool" else f" {flag.kind}"
-        default = flag.value_if_absent
-        shown = f" (default {quote(default) if isinstance(default, str) else default})" if default else ""
-        lines += [f"  -{flag.name}{kind}", f"    \t{flag.help}{shown}"]
+        default = f" (default {_shown(flag.value_if_absent)})" if flag.value_if_absent else ""
+        lines += [f"  -{flag.name}{kind}", f"    \t{flag.help}{default}"]
     return "\n".join(lines) + "\n"
+
+
+def _shown(value: Value) -> str:
+    if isinstance(value, str):
+        return quote(value)
+    return str(value).lower()
 
 
 def quote(text: str) -> str:

@@ -126,15 +126,15 @@ TABLE: Final[tuple[Limit, ...]] = (
         "udp_flow_evicted",
     ),
     Limit(
+        "max_udp_flows_per_guest", 2048, 1, 1 << 20, "of them, those of one guest address", "udp_flow_evicted"
+    ),
+    Limit(
         "max_udp_flows_per_second",
         1000,
         1,
         1 << 20,
         "UDP flows that one guest may open, a second",
         "udp_datagram_dropped_flow_rate",
-    ),
-    Limit(
-        "max_udp_flows_per_guest", 2048, 1, 1 << 20, "of them, those of one guest address", "udp_flow_evicted"
     ),
     Limit(
         "max_udp_clients_per_forward",

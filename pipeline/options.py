@@ -1,18 +1,42 @@
 """The flags of ``gvtap-pipeline start``: gvproxy's, then our own.
 
 The table is the one place that names them; the parser, the usage text and the
-documentation come from it. What they mean together is config.py's matter.
+documentation come from it; which addresses a flag takes, its text has from the table that they are
+checked by. What the flags mean together is config_build.py's matter.
 """
 
+from collections.abc import Mapping, Sequence
 from typing import Final
 
+from pipeline.config import LINK_SCHEMES, STREAM_SCHEMES
 from pipeline.flags import Flag
+
+_URLS: Final[Mapping[str, str]] = {
+    "unix": "unix:///path",
+    "unixpacket": "unixpacket:///path",
+    "unixgram": "unixgram:///path",
+    "tcp": "tcp://host:port",
+    "vsock": "vsock://[cid]:port",
+    "fd": "fd://3, fd://name",
+}
+
+
+def _urls(schemes: Sequence[str]) -> str:
+    return ", ".join(_URLS[scheme] for scheme in schemes)
+
+
+def _links() -> str:
+    """Protocols of ``-link``, those with the same schemes together."""
+    protocols: dict[tuple[str, ...], list[str]] = {}
+    for protocol, schemes in LINK_SCHEMES.items():
+        protocols.setdefault(schemes, []).append(f"{protocol}+")
+    return "; ".join(f"{', '.join(names)} with {_urls(schemes)}" for schemes, names in protocols.items())
+
 
 GVPROXY: Final[tuple[Flag, ...]] = (
     Flag("config", "string", "path of a YAML configuration file"),
-    Flag("listen", "string", "control endpoint, repeats: unix:///path, tcp://host:port, vsock://[cid]:port",
-         repeats=True),
-    Flag("services", "string", "the control endpoint's services without /connect: unix:///path, tcp://host:port"),
+    Flag("listen", "string", f"control endpoint, repeats: {_urls(STREAM_SCHEMES)}", repeats=True),
+    Flag("services", "string", f"the control endpoint's services without /connect: {_urls(STREAM_SCHEMES)}"),
     Flag("debug", "bool", "log at level debug"),
     Flag("mtu", "int", "MTU of the virtual network; 0 means that of the configuration file, else 1500"),
     Flag("ssh-port", "int", "port on 127.0.0.1 forwarded to port 22 of the guest; -1 for none", default=2222),
@@ -20,11 +44,11 @@ GVPROXY: Final[tuple[Flag, ...]] = (
     Flag("gatewayIP", "string", "address of the gateway; the first usable one of the subnet if empty"),
     Flag("deviceIP", "string", "address of the first guest; the second usable one of the subnet if empty"),
     Flag("hostIP", "string", "address that stands for the host; the last usable one of the subnet if empty"),
-    Flag("listen-vpnkit", "string", "endpoint for hyperkit and vpnkit: unix:///path"),
-    Flag("listen-qemu", "string", "endpoint for QEMU's stream sockets: unix:///path, tcp://host:port"),
-    Flag("listen-bess", "string", "endpoint for packet sockets: unixpacket:///path"),
+    Flag("listen-vpnkit", "string", f"endpoint for hyperkit and vpnkit: {_urls(LINK_SCHEMES['vpnkit'])}"),
+    Flag("listen-qemu", "string", f"endpoint for QEMU's stream sockets: {_urls(LINK_SCHEMES['qemu'])}"),
+    Flag("listen-bess", "string", f"endpoint for packet sockets: {_urls(LINK_SCHEMES['bess'])}"),
     Flag("listen-stdio", "string", "any value: frames on standard input and output"),
-    Flag("listen-vfkit", "string", "endpoint for vfkit: unixgram:///path"),
+    Flag("listen-vfkit", "string", f"endpoint for vfkit: {_urls(LINK_SCHEMES['vfkit'])}"),
     Flag("forward-sock", "string", "socket to make on the host, repeats", repeats=True),
     Flag("forward-dest", "string", "socket in the guest that it leads to, repeats", repeats=True),
     Flag("forward-user", "string", "ssh user of the guest, repeats", repeats=True),
@@ -38,12 +62,7 @@ GVPROXY: Final[tuple[Flag, ...]] = (
 )  # fmt: skip
 
 OWN: Final[tuple[Flag, ...]] = (
-    Flag(
-        "link",
-        "string",
-        "further place for guests, repeats: qemu+, vpnkit+, le16+, bess+ or vfkit+ and a URL",
-        repeats=True,
-    ),
+    Flag("link", "string", f"further place for guests, repeats: {_links()}", repeats=True),
     Flag("tcp-workers", "int", "TCP worker processes; 0 means as configured, else 1"),
     Flag("egress-workers", "int", "worker processes for host sockets; 0 means as configured, else 1"),
     Flag("api-token-file", "string", "file with the token that the API on the host asks for; none if empty"),

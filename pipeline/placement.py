@@ -2,7 +2,8 @@
 
 ``separate`` is the shape of the pipeline: a process each, which uses as many cores as there
 are workers. ``auto`` fuses the data path into one process on a machine with few cores, where a wake-up of
-another process costs more than its core gains; on larger machines it is ``separate``.
+another process costs more than its core gains, and resolver and listen into a second one; on larger
+machines it is ``separate``.
 """
 
 from typing import Final, NamedTuple

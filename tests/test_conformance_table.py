@@ -65,9 +65,3 @@ def test_where_we_differ_the_row_says_why() -> None:
         if row[STATUS] != "full":
             reason = re.sub(r"`[^`]*`", "", row[EVIDENCE]).strip(" ,:()")
             assert len(reason) >= MIN_REASON or "as MUST-" in reason, row
-
-
-def test_every_script_is_named_in_the_table_or_found_by_its_runner() -> None:
-    text = TABLE.read_text()
-    named = sum(path.name in text for path in SCRIPTS.glob("*.txt"))
-    assert named > len(list(SCRIPTS.glob("*.txt"))) // 2

@@ -13,6 +13,8 @@ FLAGS = (
     Flag("debug", "bool", "talk"),
     Flag("pid-file", "string", "path"),
     Flag("listen", "string", "where", repeats=True),
+    Flag("url", "string", "to where", default="vsock://2:1024/connect"),
+    Flag("offload", "bool", "frames of 64 KiB", default=True),
 )
 
 
@@ -22,7 +24,14 @@ def parse(*words: str) -> flags.Parsed:
 
 def test_defaults_stand_where_nothing_is_given() -> None:
     parsed = parse()
-    assert parsed.values == {"mtu": 0, "ssh-port": 2222, "debug": False, "pid-file": ""}
+    assert parsed.values == {
+        "mtu": 0,
+        "ssh-port": 2222,
+        "debug": False,
+        "pid-file": "",
+        "url": "vsock://2:1024/connect",
+        "offload": True,
+    }
     assert parsed.lists == {"listen": ()}
     assert parsed.given == frozenset()
 
@@ -30,6 +39,12 @@ def test_defaults_stand_where_nothing_is_given() -> None:
 @pytest.mark.parametrize("words", [("-mtu", "1400"), ("--mtu", "1400"), ("-mtu=1400",), ("--mtu=1400",)])
 def test_one_dash_or_two_and_both_value_forms_are_the_same(words: tuple[str, ...]) -> None:
     assert parse(*words).number("mtu") == 1400
+
+
+def test_what_is_given_takes_the_place_of_the_default() -> None:
+    parsed = parse("-url", "unix:///x", "-offload=F", "-ssh-port", "0x10")
+    assert (parsed.text("url"), parsed.true("offload"), parsed.number("ssh-port")) == ("unix:///x", False, 16)
+    assert parse("-url=").text("url") == ""
 
 
 @pytest.mark.parametrize("text", ["true", "1", "t", "T", "TRUE", "True"])
@@ -50,11 +65,15 @@ def test_a_word_behind_a_boolean_is_positional_and_ends_the_flags() -> None:
 
 
 def test_two_dashes_end_the_flags() -> None:
-    assert parse("-mtu", "9", "--", "-debug").rest == ("-debug",)
+    parsed = parse("-mtu", "9", "--", "-debug")
+    assert parsed.rest == ("-debug",)
+    assert (parsed.number("mtu"), parsed.true("debug")) == (9, False)
 
 
 def test_a_lone_dash_is_positional() -> None:
-    assert parse("-", "-debug").rest == ("-", "-debug")
+    parsed = parse("-", "-debug")
+    assert parsed.rest == ("-", "-debug")
+    assert not parsed.true("debug")
 
 
 def test_repeating_flags_collect_and_others_keep_the_last_value() -> None:
@@ -65,7 +84,9 @@ def test_repeating_flags_collect_and_others_keep_the_last_value() -> None:
 
 
 def test_a_value_may_look_like_a_flag() -> None:
-    assert parse("-pid-file", "-debug").text("pid-file") == "-debug"
+    parsed = parse("-pid-file", "-debug")
+    assert parsed.text("pid-file") == "-debug"
+    assert not parsed.true("debug")
     assert parse("-ssh-port", "-1").number("ssh-port") == -1
 
 
@@ -79,7 +100,8 @@ def test_a_value_may_look_like_a_flag() -> None:
         (("-mtu", "9" * 19), f'invalid value "{"9" * 19}" for flag -mtu: value out of range'),
         (("-debug=maybe",), 'invalid boolean value "maybe" for -debug: parse error'),
         (("-mtu",), "flag needs an argument: -mtu"),
-        (("---mtu",), "bad flag syntax: ---mtu"),
+        (("---mtu", "1"), "bad flag syntax: ---mtu"),
+        (("-mtu", " 5"), 'invalid value " 5" for flag -mtu: parse error'),
         (("-=3",), "bad flag syntax: -=3"),
         (("--=3",), "bad flag syntax: --=3"),
     ],
@@ -151,6 +173,8 @@ def test_usage_names_kinds_and_defaults() -> None:
     assert text.startswith("Usage of it:\n  -debug\n    \ttalk\n")
     assert "  -ssh-port int\n    \tport (default 2222)\n" in text
     assert "  -mtu int\n    \tsize\n" in text
+    assert '  -url string\n    \tto where (default "vsock://2:1024/connect")\n' in text
+    assert "  -offload\n    \tframes of 64 KiB (default true)\n" in text
 
 
 def test_flags_of_another_table_are_added_as_not_given() -> None:

@@ -100,8 +100,9 @@ TABLE: dict[str, Row] = {
     "pipeline.limits": Row((), ("typing",)),
     "pipeline.system": Row(()),
     "pipeline.logs": Row(("pipeline.config",)),
-    "pipeline.flags": Row((*LEAVES,)),
-    "pipeline.options": Row((*LEAVES, "pipeline.flags")),
+    # Goes into guests, as wire does.
+    "pipeline.flags": Row((), PURE),
+    "pipeline.options": Row((*LEAVES, "pipeline.config", "pipeline.flags")),
     "pipeline.config": Row(("pipeline.limits",), None, ("os", "socket")),
     "pipeline.config_build": Row((*LEAVES, *SETTINGS)),
     "pipeline.config_access": Row((*LEAVES, *SETTINGS)),
@@ -111,7 +112,11 @@ TABLE: dict[str, Row] = {
     # The supervisor and the command line put everything together, but read no packet.
     "pipeline": Row((*LEAVES, *SETTINGS, *TOGETHER)),
     # Ships alone, on the standard library.
-    "guest": Row(("guest", "pipeline.wire"), tuple(sys.stdlib_module_names), ("pipeline.wire.checksum_np",)),
+    "guest": Row(
+        ("guest", "pipeline.flags", "pipeline.wire"),
+        tuple(sys.stdlib_module_names),
+        ("pipeline.wire.checksum_np",),
+    ),
 }
 
 
@@ -207,7 +212,7 @@ def test_what_the_guest_loads_is_standard_library_alone() -> None:
                     todo.append(name)
                 else:
                     assert name.split(".")[0] in sys.stdlib_module_names, f"{module}:{line}: {name}"
-    assert all(module.startswith(("guest", "pipeline.wire")) for module in reached)
+    assert all(covers(("guest", "pipeline.flags", "pipeline.wire"), module) for module in reached)
 
 
 @pytest.mark.parametrize(
@@ -258,4 +263,6 @@ def test_the_table_refuses_what_it_should() -> None:
     assert not allowed(row_of("pipeline.links.stream"), "pipeline.wire.tcp")
     assert not allowed(row_of("pipeline.control.api"), "pipeline.engines.nat")
     assert not allowed(row_of("guest.agent"), "structlog")
+    assert not allowed(row_of("guest.agent"), "pipeline.options")
+    assert not allowed(row_of("pipeline.flags"), "pipeline.limits")
     assert not allowed(row_of("pipeline.supervisor"), "tests.support")

@@ -1,6 +1,7 @@
 """The table of limits and Config agree."""
 
 from dataclasses import fields
+from itertools import pairwise
 from pathlib import Path
 
 from pipeline import limits
@@ -20,6 +21,11 @@ def test_every_default_is_allowed() -> None:
 
 def test_every_limit_has_a_counter() -> None:
     assert [limit.name for limit in limits.TABLE if limit.counter not in INDEX] == []
+
+
+def test_a_part_stands_behind_what_it_is_a_part_of() -> None:
+    for whole, part in pairwise(limits.TABLE):
+        assert not part.help.startswith("of them") or part.name == f"{whole.name}_per_guest"
 
 
 def test_the_documentation_has_the_table_as_it_is() -> None:

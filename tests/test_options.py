@@ -1,6 +1,37 @@
 """The table of flags."""
 
-from pipeline import flags, options
+import re
+from collections.abc import Sequence
+
+import pytest
+
+from pipeline import config_build, flags, options
+from pipeline.config import LINK_SCHEMES, STREAM_SCHEMES
+from pipeline.config_file import ConfigError
+
+SCHEMES = ("unix", "unixpacket", "unixgram", "tcp", "vsock", "fd")
+PLACES = [("listen", "", STREAM_SCHEMES), ("services", "", STREAM_SCHEMES)]
+PLACES += [(f"listen-{name}", "", LINK_SCHEMES[name]) for name in ("qemu", "vpnkit", "bess", "vfkit")]
+PLACES += [("link", f"{name}+", schemes) for name, schemes in LINK_SCHEMES.items()]
+
+
+def urls_in_help(flag: str, before: str) -> list[str]:
+    """The addresses that a flag's text names, of -link those of one protocol, with numbers for words."""
+    text = next(row.help for row in options.START if row.name == flag)
+    part = next(part for part in text.split("; ") if before in part)
+    return [
+        url.replace("[cid]", "3").replace(":port", ":1024") for url in re.findall(r"\w+://[^,;\s]+", part)
+    ]
+
+
+def takes(flag: str, value: str) -> bool:
+    try:
+        config_build.build(flags.parse(options.START, [f"-{flag}", value]))
+    except ConfigError as error:
+        if "unexpected scheme" not in str(error) and "listen address must be" not in str(error):
+            raise
+        return False
+    return True
 
 
 def test_names_are_unique_and_defaults_have_their_kind() -> None:
@@ -20,3 +51,16 @@ def test_a_command_line_of_podman_is_understood() -> None:
     assert parsed.rest == ()
     assert parsed.text("listen-qemu") == "unix:///run/vm-gvproxy.sock"
     assert parsed.lists["forward-user"] == ("core",)
+
+
+@pytest.mark.parametrize(("flag", "before", "schemes"), PLACES)
+def test_the_text_of_a_flag_names_the_addresses_that_it_takes_and_no_others(
+    flag: str, before: str, schemes: Sequence[str]
+) -> None:
+    urls = urls_in_help(flag, before)
+    named = {url.partition("://")[0] for url in urls}
+    assert named == set(schemes)
+    assert [url for url in urls if not takes(flag, before + url)] == []
+    assert [
+        other for other in SCHEMES if other not in named and takes(flag, f"{before}{other}://a:1/x")
+    ] == []

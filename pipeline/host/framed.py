@@ -32,7 +32,7 @@ class FramedStream:
         return len(self._unsent)
 
     def fileno(self) -> int:
-        """For epoll."""
+        """For the poller."""
         return self.sock.fileno()
 
     def receive(self) -> list[bytes]:

@@ -56,7 +56,7 @@ T = TypeVar("T", bound=Hashable)
 
 
 class Poller(Protocol):
-    """What is needed of an epoll loop."""
+    """What is needed of the worker's poller."""
 
     def register(self, fd: int, events: int, callback: Callable[[int], object]) -> None:
         """Call callback(events) while fd is ready."""

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from guest import agent as program
-from guest import flags
 from guest.agent import FLAGS, options_from
+from pipeline import flags
 from pipeline.wire import dhcp
 from pipeline.wire.ipv4 import addr_parse
 from tests.support.agent import Agent, address, default_route, link_mtu
@@ -45,6 +45,26 @@ def test_a_preexisting_interface_gets_no_dhcp() -> None:
     assert options("-preexisting", "-dhcp", "udhcpc").dhcp == "none"
 
 
+def test_numbers_are_those_of_go() -> None:
+    assert options("-mtu", "017").mtu == 15
+    assert options("-mtu", "1_500", "-link-mtu=0x5dc").link_mtu == 1500
+
+
+@pytest.mark.parametrize(
+    "words, text",
+    [
+        (["-mtu", "99999999999999999999"], "flag -mtu: value out of range"),
+        (["-mtu", " 5"], 'invalid value " 5" for flag -mtu: parse error'),
+        (["-mac", 'a"b'], 'invalid value "a\\"b" for flag -mac: not a MAC address'),
+    ],
+)
+def test_a_wrong_value_is_told_as_go_tells_it(
+    words: list[str], text: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert program.main(words) == 2
+    assert text in capsys.readouterr().err.splitlines()[0]
+
+
 @pytest.mark.parametrize(
     "words",
     [
@@ -70,7 +90,13 @@ def test_version_goes_to_standard_output(capsys: pytest.CaptureFixture[str]) -> 
 
 def test_help_goes_to_standard_error_and_is_no_failure(capsys: pytest.CaptureFixture[str]) -> None:
     assert program.main(["-help"]) == 0
-    assert "-stop-if-exist string" in capsys.readouterr().err
+    text = capsys.readouterr().err
+    assert text.startswith("Usage of gvtap-guest:\n  -address string\n")
+    assert "\n  -mtu int\n    \tbuffer size" in text
+    assert (
+        '\n  -url string\n    \turl where the tap send packets (default "vsock://2:1024/connect")\n' in text
+    )
+    assert "checksums left undone (default true)\n" in text
 
 
 def test_an_existing_interface_ends_it_with_status_0() -> None:

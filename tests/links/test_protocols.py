@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.config import LINK_SCHEMES
 from pipeline.links import protocols
 from pipeline.links.addresses import AddressError
 from pipeline.links.inherited import Inherited
@@ -22,6 +23,10 @@ def test_each_protocol_has_its_kind_of_socket_and_its_entrance(
     assert sock.type == protocols.FORMS[protocol].kind
     door = owner.open(protocols.make(protocol, [sock.detach()]))
     assert door.protocol == protocol
+
+
+def test_the_links_of_a_configuration_are_these() -> None:
+    assert {name: (*form.schemes, "fd") for name, form in protocols.FORMS.items()} == LINK_SCHEMES
 
 
 @pytest.mark.parametrize("protocol", SCHEMES)

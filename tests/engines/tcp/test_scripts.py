@@ -1,5 +1,6 @@
 """Every packet script in scripts/ (see script.py for their form), and that the player itself complains."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -34,6 +35,12 @@ def test_a_script_that_tells_something_else_fails(lines: str, tmp_path: Path) ->
     path.write_text(lines)
     with pytest.raises(ScriptError):
         Player(path).play()
+
+
+def test_every_file_there_is_played_or_included_by_one_that_is() -> None:
+    texts = "".join((DIRECTORY / name).read_text() for name in SCRIPTS)
+    included = set(re.findall(r"^include (\S+)$", texts, re.MULTILINE))
+    assert {path.name for path in DIRECTORY.rglob("*")} == {*SCRIPTS, *included}
 
 
 def test_every_script_says_what_it_is_about() -> None:

@@ -1,0 +1,48 @@
+"""Packs the guest's agent into one file, which needs Python and its standard library: agent.py FILE.
+
+What the agent loads (tests/test_layers.py), and a line of metadata for -version.
+"""
+
+import sys
+import tempfile
+import tomllib
+import zipapp
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+SOURCES = ("guest/*.py", "pipeline/__init__.py", "pipeline/flags.py", "pipeline/wire/*.py")
+NOT_FOR_GUESTS = "checksum_np.py"  # needs numpy
+# zipapp's own would lose the exit status.
+MAIN = "import sys\nfrom guest import agent\nsys.exit(agent.main())\n"
+
+
+def files() -> dict[str, str]:
+    """What goes into the archive: path and text."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    name, version = project["name"], project["version"]
+    found = {
+        "__main__.py": MAIN,
+        f"{name.replace('-', '_')}-{version}.dist-info/METADATA": (
+            f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n"
+        ),
+    }
+    for path in (path for pattern in SOURCES for path in ROOT.glob(pattern)):
+        if path.name != NOT_FOR_GUESTS:
+            found[str(path.relative_to(ROOT))] = path.read_text()
+    return found
+
+
+def build(target: Path) -> None:
+    """Write the archive; it can be run by its name."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as directory:
+        for name, text in files().items():
+            path = Path(directory, name)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text)
+        zipapp.create_archive(directory, target, "/usr/bin/env python3", compressed=True)
+    target.chmod(0o755)
+
+
+if __name__ == "__main__":
+    build(Path(sys.argv[1]))
