@@ -108,6 +108,8 @@ class TcpStage:
                 ring.release(len(burst) // d.DESCRIPTOR_BYTES)
         if self.timers.deadline() <= now:
             work += self._expire(now)
+        if self.guests.overdue_at <= now:
+            self._give_up(self.guests.overdue(now), now)
         if self.dirty:
             work += self._emit(now)
         if self.releasing:
@@ -124,7 +126,7 @@ class TcpStage:
         if self.dirty or self.releasing:
             # Nobody is in a hurry for these, and ingress rings no bell for them.
             return min(self.now + RELEASE_POLL_S, self.timers.deadline())
-        return self.timers.deadline()
+        return min(self.timers.deadline(), self.guests.overdue_at)
 
     # --- from guests --------------------------------------------------------------------
 
@@ -143,7 +145,7 @@ class TcpStage:
                 if kind == d.DIAL:
                     self._dial(key, seg_count, aux, now)
                 elif kind == d.LINK_DOWN:
-                    self.guests.forget(link)
+                    self.guests.forget(link, now)
                 elif (told := tcp_icmp.on_error(flows, self.counts, key, seq, ack, aux, now)) is not None:
                     dirty[told] = None
                 continue
@@ -177,7 +179,7 @@ class TcpStage:
                 guest = flow.guest
                 if guest.pressed and length and (fits := self.guests.fits(flow, seq, length)) < length:
                     segment = self._cut(flow, segment, fits)
-                elif not guest.link:
+                elif link != guest.link and (guest.gone or not guest.link):
                     self.guests.adopt(flow, link)
                 reason = flow.conn.on_segment(segment, now)
                 if reason is not None:
@@ -351,6 +353,13 @@ class TcpStage:
                 count += 1
             self.dirty[flow] = None
         return count
+
+    def _give_up(self, guests: list[tcp_limits.Guest], now: float) -> None:
+        """End the connections of guests that are gone."""
+        for flow in self.by_number.values():
+            if flow.guest in guests:
+                flow.conn.on_guest_gone(now)
+                self.dirty[flow] = None
 
     def _arm(self, flow: Flow) -> None:
         """Keep a timer at or before the connection's deadline; one that comes early is re-armed then."""

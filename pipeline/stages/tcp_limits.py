@@ -16,6 +16,9 @@ received bytes that    windows shrink long before (a share of what is left); nea
 out-of-order slots     the guest that holds most of them loses the oldest such data (RFC 2018
  and references        section 8 allows it), and sends them again
 =====================  =====================================================================
+
+A guest whose link is gone may come back on another one, and its connections go on. Until then they hold
+memory that nobody else can have, so they do not wait long, and those of one such guest at most.
 """
 
 from typing import Final, Generic, Protocol, TypeVar
@@ -37,6 +40,8 @@ WINDOW_SHARE: Final = 8
 """A connection may hold this part of the memory that is left."""
 NEARLY_FULL_PART: Final = 8
 """With less than this part of the memory left, the share holds for bytes promised before too."""
+COMES_BACK_S: Final = 30.0
+"""How long the connections of a guest without a link wait for it."""
 FLOOR: Final = 4096
 """Bytes that a connection may hold even where nothing is left, as tcp_rmem of Linux has it: else those that
 hosts do not read, for as long as they like, would stop all others, whose hosts do."""
@@ -99,6 +104,10 @@ class Guests:
     def __init__(self, limits: FlowLimits) -> None:
         self._limits = limits
         self._guests: dict[int, Guest] = {}
+        self._gone: dict[Guest, float] = {}
+        """Guests without a link that have connections, and until when those wait."""
+        self.overdue_at = float("inf")
+        """When overdue() names a guest."""
         self.nobody = Guest(NOBODY)
         self.flows = 0
         self.held_bytes = 0
@@ -154,29 +163,50 @@ class Guests:
             flow.guest.half_open -= 1
 
     def adopt(self, flow: LimitedFlow, link: int) -> None:
-        """The guest of a dialled connection has shown itself."""
-        flow.guest.flows -= 1
-        flow.guest = self.get(link)
-        flow.guest.flows += 1
+        """The guest of a dialled connection has shown itself, or one has come back on another link."""
+        held = flow.conn.rcv_untaken
+        half_open = flow.half_open
+        self._leave(flow)
+        guest = flow.guest = self.get(link)
+        guest.flows += 1
+        guest.half_open += half_open
+        guest.held_bytes += held
+        self.held_bytes += held
+
+    def _leave(self, flow: LimitedFlow) -> None:
+        """What the connection holds is not its guest's any more."""
+        guest = flow.guest
+        if flow.half_open:
+            guest.half_open -= 1
+        self.discharge(guest, flow.conn.rcv_untaken)
+        guest.flows -= 1
+        if guest.gone and not guest.flows:
+            del self._gone[guest]
+            self._set_overdue()
 
     def remove(self, flow: LimitedFlow) -> None:
         """The connection is over, and what it held with it."""
-        guest = flow.guest
-        self.opened(flow)
-        self.discharge(guest, flow.conn.rcv_untaken)
+        self._leave(flow)
+        flow.half_open = False
         self.flows -= 1
-        guest.flows -= 1
-        if guest.gone and not guest.flows:
-            self._guests.pop(guest.link, None)
 
-    def forget(self, link: int) -> None:
-        """The guest's link is gone; what is kept of it goes with the last of its connections."""
-        guest = self._guests.get(link)
-        if guest is None:
-            return
-        guest.gone = True
-        if not guest.flows:
-            del self._guests[link]
+    def forget(self, link: int, now: float) -> None:
+        """The guest's link is gone; its connections wait for it to come back."""
+        guest = self._guests.pop(link, None)
+        if guest is not None:
+            guest.gone = True
+            if guest.flows:
+                self._gone[guest] = now + COMES_BACK_S
+                self._set_overdue()
+
+    def overdue(self, now: float) -> list[Guest]:
+        """Guests that did not come back in time, or before another one had gone: their connections end."""
+        late = [guest for guest, until in self._gone.items() if until <= now]
+        waiting = [guest for guest in self._gone if guest not in late]
+        return late + waiting[:-1]
+
+    def _set_overdue(self) -> None:
+        self.overdue_at = 0.0 if len(self._gone) > 1 else min(self._gone.values(), default=float("inf"))
 
     # --- memory -----------------------------------------------------------------------------
 

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import pytest
 
 from pipeline.shm import descriptor as d
+from pipeline.stages import tcp_limits
 from pipeline.wire.tcp import ACK, RST
 from tests.support.one_process import OneProcess
 from tests.support.played_guests import Card, Guest, GuestStream
@@ -271,4 +272,51 @@ def test_what_waits_behind_a_hole_goes_home_when_the_hole_is_refused() -> None:
         shard.tell(d.ABORT, number)
         shard.settle()
         shard.guest.leave()
+        shard.at_home()
+
+
+def test_the_connections_of_a_guest_that_is_gone_end_and_give_back_what_they_held(shard: Shard) -> None:
+    stream, number = shard.open()
+    stream.deaf = True
+    shard.to_guest(number, bytes(60000))
+    shard.settle()
+    shard.kinds()
+    shard.guest.leave()
+    shard.settle()
+    assert shard.out() == 1
+    shard.advance(tcp_limits.COMES_BACK_S + 1)
+    assert shard.out() == 0
+    assert not shard.stage.flows
+    assert shard.kinds() == [d.ABORT]
+
+
+def test_a_guest_that_comes_back_on_another_link_keeps_its_connections(shard: Shard) -> None:
+    stream, number = shard.open()
+    shard.guest.replug(2)
+    stream.send(b"I am back")
+    shard.settle()
+    assert stream.guest.link == 2
+    assert [record.length for record in shard.egress.take(d.TO_HOST)] == [len(b"I am back")]
+    shard.tell(d.TAKEN, number, length=len(b"I am back"))
+    shard.advance(tcp_limits.COMES_BACK_S + 1)
+    assert len(shard.stage.flows) == 1
+    stream.reset()
+    shard.settle()
+    assert not shard.stage.flows
+
+
+def test_one_gone_guest_may_come_back_and_not_two() -> None:
+    """Each that is gone keeps a share of all slots; who replugs for ever must not keep one for each time."""
+    with Shard() as shard:
+        card = shard.guest.card
+        for link in range(1, 6):
+            shard.guest = card.guest(link)
+            stream, number = shard.open()
+            stream.deaf = True
+            shard.to_guest(number, bytes(60000))
+            shard.settle()
+            shard.guest.leave()
+            shard.settle()
+            assert len(shard.stage.flows) == shard.out() == 1
+        shard.advance(tcp_limits.COMES_BACK_S + 1)
         shard.at_home()

@@ -201,6 +201,13 @@ class Guest:
         self._frames.clear()
         self.card.steering.link_down(self.link)
 
+    def replug(self, number: int) -> None:
+        """Its link goes down, and it is there again on another one with all that it has open."""
+        self.card.steering.link_down(self.link)
+        self.link = number
+        self.card.by_link[number] = self
+        self.card.steering.link_up(number)
+
     # --- frames -------------------------------------------------------------------------------
 
     def transmit(self, key: Key, out: actions.Outgoing) -> None:

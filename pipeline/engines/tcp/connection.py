@@ -120,6 +120,10 @@ class Connection(Tcb):
         """Give back what waits for missing bytes (RFC 2018 section 8: reneging); the guest sends it again."""
         self.actions.extend(Discard(buf) for buf in self.reassembly.clear())
 
+    def on_guest_gone(self, now: float) -> None:
+        """Nobody is where the guest was: reset the host. Nothing is sent."""
+        closing.finish(self, ETIMEDOUT, tell_host=True, tell_guest=False)
+
     def on_host_reset(self, now: float) -> None:
         """The host connection was reset, or the stage gives up (ABORT, RFC 9293 3.10.5): reset the guest."""
         closing.finish(self, 0, tell_host=False, tell_guest=True)
