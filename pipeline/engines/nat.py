@@ -18,6 +18,7 @@ from pipeline.wire import ipv4
 DNS_PORT: Final = 53
 API_PORT: Final = 80
 DHCP_PORT: Final = 67
+LINK_LOCAL: Final = "nat_flow_refused_link_local"
 
 _TCP_SERVICES: Final[Mapping[int, str]] = {DNS_PORT: "dns", API_PORT: "api"}
 _UDP_SERVICES: Final[Mapping[int, str]] = {DNS_PORT: "dns", DHCP_PORT: "dhcp"}
@@ -98,8 +99,9 @@ class Nat:
         return self._target(_UDP_SERVICES, remote_addr, port)
 
     def icmp_target(self, remote_addr: int) -> Target:
-        """What a guest's echo request to that address means."""
-        return self._target({}, remote_addr, 0)
+        """What a guest's echo request to that address means. A link-local one may be pinged in any case."""
+        target = self._target({}, remote_addr, 0)
+        return Target(remote_addr) if target.refused == LINK_LOCAL else target
 
     def _target(self, services: Mapping[int, str], addr: int, port: int) -> Target:
         if addr == self.gateway and port in services:
@@ -123,7 +125,7 @@ class Nat:
             return "nat_flow_refused_loopback", errno.ENETUNREACH
         if ipv4.is_link_local(addr) and not self.ec2_metadata_access:
             # A reset at once, as clients that look for a cloud's metadata expect.
-            return "nat_flow_refused_link_local", errno.ECONNREFUSED
+            return LINK_LOCAL, errno.ECONNREFUSED
         if addr >> 24 == 0 or addr >> 28 == 0xF:
             # 0.0.0.0 would reach the host's own loopback; 240.0.0.0/4 is reserved.
             return "nat_flow_refused_reserved", errno.ENETUNREACH

@@ -23,6 +23,7 @@ from pipeline.host.stream import HostStream
 from pipeline.shm import descriptor as d
 from pipeline.shm.arena import HEADROOM, SLOT_BYTES
 from pipeline.shm.ring import BURST
+from pipeline.stages.egress_dials import Dials
 from pipeline.stages.egress_flow import Asker, Flow, read_chunk
 from pipeline.stages.egress_guard import REFUSED, Guard
 from pipeline.stages.egress_icmp import EchoSockets
@@ -76,6 +77,7 @@ class EgressStage:
         self.shares = Shares(self.pool, SLOT_BYTES, HEADROOM, READ_GAP)
         self.max_flow_refs = config.max_slots_per_flow
         self.closing = ClosingFlows(config.max_closing_bytes)
+        self.dials = Dials()
         self.targets = nat.Nat.from_config(config)
         self.flows: dict[int, Flow] = {}
         self.dirty: dict[Flow, None] = {}
@@ -124,6 +126,8 @@ class EgressStage:
             self._flush(now)
         if self.stalled:
             self._spill_stalled(now)
+        if self.dials.deadline() <= now:
+            self._give_up_dialling(now)
         work += self.reads.read_ready(now)
         if datagrams := self.udp.read_ready(now):
             work += datagrams
@@ -140,7 +144,7 @@ class EgressStage:
         if self.reads.more or self.udp.more or self.demux_in.pending() or self.ingress_in.pending():
             return 0.0
         stalled = next(iter(self.stalled.values())) + SPILL_AFTER_S if self.stalled else float("inf")
-        return min(stalled, self.icmp.deadline())
+        return min(stalled, self.icmp.deadline(), self.dials.deadline())
 
     # --- records from the tcp workers ---------------------------------------------------
 
@@ -180,10 +184,10 @@ class EgressStage:
                 with suppress(OSError):
                     # What the guest sent before its reset, as far as the host takes it now.
                     self.counts[_TO_HOST] += flow.stream.flush(self.worker.free)
-                self._forget(flow, reset=True)
+                self._forget(flow, reset=flow.state != "DIALLING")
             elif kind == d.DIAL_FAILED:
                 if aux:
-                    self._forget(flow, reset=True)
+                    self._forget(flow, reset=False)
                 else:
                     # The gateway's port is still in use towards this guest: demux takes the next one.
                     self._redial(flow)
@@ -261,6 +265,7 @@ class EgressStage:
             )
 
     def _guest_answered(self, flow: Flow, shard: int, mss: int, link: int) -> None:
+        self.dials.remove(flow)
         flow.shard = shard
         flow.join(self.shares.of(link))
         flow.chunk = read_chunk(mss)
@@ -318,7 +323,14 @@ class EgressStage:
         """No guest answers under the dialled address: the host client sees its connection end."""
         flow = self.flows.get(number)
         if flow is not None:
-            self._forget(flow, reset=True)
+            self._forget(flow, reset=False)
+
+    def _give_up_dialling(self, now: float) -> None:
+        for flow in self.dials.overdue(now):
+            # Which shard has it is known when its guest has answered; the others do not know the number.
+            for ring in self.tcp_out:
+                ring.push(d.record(d.ABORT, flow=flow.number))
+            self._forget(flow, reset=False)
 
     # --- host sockets -------------------------------------------------------------------
 
@@ -418,6 +430,7 @@ class EgressStage:
         self.reads.forget(flow)
         self.stalled.pop(flow, None)
         self.closing.remove(flow)
+        self.dials.remove(flow)
         del self.flows[flow.key]
         if reset:
             host_tcp.reset(stream.sock)
@@ -458,12 +471,13 @@ class EgressStage:
     def _redial(self, flow: Flow) -> None:
         flow.redials += 1
         if flow.redials > MAX_REDIALS:
-            self._forget(flow, reset=True)
+            self._forget(flow, reset=False)
         else:
             self._dial(flow)
 
     def _dial(self, flow: Flow) -> None:
         addr, port = flow.guest
+        self.dials.add(flow)
         self.demux_out.push(d.record(d.DIAL, flow=flow.number, guest_addr=addr, ports=port << 16))
 
     def close(self) -> None:

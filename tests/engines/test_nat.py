@@ -86,6 +86,11 @@ def test_what_is_refused_has_a_reason_and_an_errno(addr: str, reason: str, error
     assert want.refused in INDEX
 
 
+def test_link_local_addresses_may_be_pinged() -> None:
+    value = addr_parse("169.254.7.7")
+    assert nat().icmp_target(value) == Target(value)
+
+
 def test_metadata_access_opens_link_local_addresses() -> None:
     value = addr_parse("169.254.169.254")
     assert nat(ec2_metadata_access=True).tcp_target(value, 80) == Target(value)

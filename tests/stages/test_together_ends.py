@@ -177,6 +177,48 @@ def test_an_answer_arrives_whose_guest_then_resets(one: Network) -> None:
     one.everybody_leaves()
 
 
+def test_the_client_of_a_guest_that_does_not_answer_is_closed_after_ten_seconds(one: Network) -> None:
+    guest = one.card.guest()
+    guest.mute = True
+    client = one.accept("egress0", guest.addr, 80)
+    one.advance(9.0)
+    got = bytearray()
+    assert not receive(client, got)
+    one.advance(2.0)
+    assert receive(client, got)
+    assert got == b"", "closed, not reset"
+    guest.mute = False
+    one.nothing_open()
+    one.everybody_leaves()
+
+
+def test_the_client_of_a_guest_that_answers_late_is_served(one: Network) -> None:
+    guest = one.card.guest()
+    guest.listens.add(80)
+    guest.mute = True
+    client = one.accept("egress0", guest.addr, 80)
+    one.advance(5.0)
+    guest.mute = False
+    one.advance(20.0)
+    client.send(b"hello")
+    one.settle()
+    assert guest.accepted[0].received == b"hello"
+    guest.accepted[0].finish()
+    client.close()
+    one.settle()
+    one.everybody_leaves()
+
+
+def test_the_client_of_a_guest_that_refuses_is_closed(one: Network) -> None:
+    guest = one.card.guest()
+    client = one.accept("egress0", guest.addr, 80)
+    one.advance(1.0)
+    got = bytearray()
+    assert receive(client, got)
+    assert got == b"", "closed, not reset"
+    one.everybody_leaves()
+
+
 def test_the_guest_stops_reading_and_then_resets(one: Network) -> None:
     stream, sock = one.open(one.card.guest())
     stream.reads = False

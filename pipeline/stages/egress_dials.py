@@ -1,0 +1,46 @@
+"""Host clients whose guest has not answered: how long they wait.
+
+gvproxy's ten seconds, for a forwarded port and for /tunnel. The guest's TCP alone would try for two minutes;
+a guest that nobody answers for (ARP), or that refuses, ends the wait before.
+"""
+
+from typing import Final
+
+from pipeline.stages.egress_flow import Flow
+
+PATIENCE_S: Final = 10.0
+
+
+class Dials:
+    """Flows in the state DIALLING, the oldest first: all wait equally long."""
+
+    def __init__(self) -> None:
+        self._new: list[Flow] = []
+        self._until: dict[Flow, float] = {}
+
+    def add(self, flow: Flow) -> None:
+        """The client has come, or its guest is dialled once more, which does not prolong the wait."""
+        self._new.append(flow)
+
+    def remove(self, flow: Flow) -> None:
+        """The guest has answered, or the flow is over."""
+        self._until.pop(flow, None)
+
+    def overdue(self, now: float) -> list[Flow]:
+        """Those that have waited long enough. The wait of new ones begins."""
+        for flow in self._new:
+            if flow.state == "DIALLING":
+                self._until.setdefault(flow, now + PATIENCE_S)
+        self._new.clear()
+        late = []
+        for flow, until in self._until.items():
+            if until > now:
+                break
+            late.append(flow)
+        return late
+
+    def deadline(self) -> float:
+        """When to ask overdue()."""
+        if self._new:
+            return 0.0
+        return next(iter(self._until.values()), float("inf"))
