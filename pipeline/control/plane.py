@@ -41,7 +41,6 @@ class ControlPlane:
         """
         self._config = config
         self._on_guest = on_guest
-        self._fabric = fabric
         self._log = logs.logger("supervisor")
         self._blocks = {name: fabric.counters(name) for name in fabric.layout.names}
         self._channels = Channels(

@@ -60,16 +60,11 @@ def checksum(view: memoryview | bytes | bytearray, off: int, length: int, initia
     return -(total * SWAP + initial) % MODULUS
 
 
-def rows(view: memoryview, off: int, stride: int, count: int, length: int) -> NDArray[np.uint16]:
-    """count rows of the length // 2 words at off, off + stride, ... (shape (count, length // 2)), no copy.
-
-    stride may be odd. Raises ValueError or TypeError when the rows leave the view.
-    """
-    return _ndarray((count, length >> 1), WORD, view, off, (stride, 2))
-
-
 def row_sums(view: memoryview, off: int, stride: int, count: int, length: int) -> NDArray[np.uint32]:
-    """word_sum() of count pieces of equal length at off, off + stride, ...: shape (count,), not folded."""
+    """word_sum() of count pieces of equal length at off, off + stride, ...: shape (count,), not folded.
+
+    stride may be odd. Raises ValueError or TypeError when the pieces leave the view.
+    """
     sums: NDArray[np.uint32] = _add(_ndarray((count, length >> 1), WORD, view, off, (stride, 2)), 1, _U4)
     if length & 1:
         sums += _ndarray((count,), _U1, view, off + length - 1, (stride,))

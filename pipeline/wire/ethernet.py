@@ -25,7 +25,6 @@ ZERO: Final[bytes] = bytes(MAC_LEN)
 
 TYPE_IPV4: Final = 0x0800
 TYPE_ARP: Final = 0x0806
-TYPE_IPV6: Final = 0x86DD
 
 _GROUP_BIT: Final = 0x01
 _MAC_TEXT: Final = re.compile(r"[0-9a-fA-F]{2}(?::[0-9a-fA-F]{2}){5}|[0-9a-fA-F]{2}(?:-[0-9a-fA-F]{2}){5}")

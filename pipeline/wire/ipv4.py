@@ -17,7 +17,6 @@ from pipeline.wire.errors import WireError
 
 FIXED: Final = Struct("!BBHHHBBHII")
 HEADER_LEN: Final = FIXED.size
-MAX_HEADER_LEN: Final = 60
 MAX_TOTAL_LEN: Final = 0xFFFF
 
 PROTO_ICMP: Final = 1
