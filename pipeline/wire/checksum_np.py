@@ -69,16 +69,3 @@ def row_sums(view: memoryview, off: int, stride: int, count: int, length: int) -
     if length & 1:
         sums += _ndarray((count,), _U1, view, off + length - 1, (stride,))
     return sums
-
-
-def strided_sums(
-    view: memoryview, off: int, stride: int, count: int, length: int, last_length: int
-) -> NDArray[np.uint32]:
-    """row_sums() where the last piece has a length of its own (at most length), as frames of a range do."""
-    if last_length == length:
-        return row_sums(view, off, stride, count, length)
-    sums = np.empty(count, _U4)
-    if count > 1:
-        sums[:-1] = row_sums(view, off, stride, count - 1, length)
-    sums[-1] = word_sum(view, off + (count - 1) * stride, last_length)
-    return sums

@@ -46,11 +46,6 @@ def header(dst: bytes, src: bytes, ethertype: int) -> bytes:
     return HEADER.pack(dst, src, ethertype)
 
 
-def pack_into(buf: memoryview | bytearray, off: int, dst: bytes, src: bytes, ethertype: int) -> None:
-    """Write the 14-byte header at buf[off:]."""
-    HEADER.pack_into(buf, off, dst, src, ethertype)
-
-
 def is_group(mac: bytes) -> bool:
     """Whether mac addresses more than one station (multicast, broadcast included)."""
     return bool(mac[0] & _GROUP_BIT)

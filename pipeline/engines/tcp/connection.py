@@ -144,13 +144,6 @@ class Connection(Tcb):
         if self.state >= ESTABLISHED:
             receive.taken(self, 0, now)
 
-    def set_path_mtu(self, mtu: int, now: float) -> None:
-        """The way to the guest takes packets of at most mtu bytes (RFC 1191); it never widens again.
-
-        What is in flight in larger ones is sent again.
-        """
-        icmp_errors.lower(self, mtu)
-
     # --- the guest's side -----------------------------------------------------------
 
     def on_segment(self, seg: Segment, now: float) -> str | None:

@@ -20,7 +20,7 @@ segments only the fields that are named are compared (our clock is 0 ms at the s
 numbers and length.
 
 Actions: connect, established, deliver N (skip N), discard, release, shutdown, reset ERRNO, gone. Calls: open,
-connected, refused, unreachable, data N, eof, closed, abort, taken N, capacity N, mtu N. An ICMP error of a
+connected, refused, unreachable, data N, eof, closed, abort, taken N, capacity N. An ICMP error of a
 router or of the guest about our segment SEQ is a call as well: too-big SEQ MTU, not-there SEQ ERRNO (0: a
 soft error).
 
@@ -314,8 +314,6 @@ class Player:
             conn.on_taken(number, now)
         elif name == "capacity":
             conn.set_receive_capacity(number, now)
-        elif name == "mtu":
-            conn.set_path_mtu(number, now)
         elif name == "too-big":
             self.reason = conn.on_fragmentation_needed((OUR_ISN + number) & MASK, int(words[2]), now)
         elif name == "not-there":

@@ -34,7 +34,9 @@ def test_every_call_is_harmless_in_every_state(start: str) -> None:
         elif call == 6:
             c.set_receive_capacity(5, rig.now)
         elif call == 7:
-            c.set_path_mtu(600, rig.now)
+            rig.host_data(2000)
+            rig.send()
+            c.on_fragmentation_needed(c.snd_una & MASK, 600, rig.now)
         elif call == 8:
             c.on_fragmentation_needed(c.snd_una & MASK, 600, rig.now)
         elif call == 9:
