@@ -26,8 +26,8 @@ def test_the_longest_and_heaviest_buffers_do_not_overflow(length: int, off: int)
     assert checksum_np.checksum(view, off, length) == checksum.checksum(view[off:])
 
 
-@given(data=st.binary(min_size=2, max_size=2000), initial=st.integers(0, 0xFFFFF), even=st.booleans())
-def test_a_buffer_with_its_checksum_in_it_verifies(data: bytes, initial: int, even: bool) -> None:
+@given(data=st.binary(min_size=2, max_size=2000), initial=st.integers(0, 0xFFFFF))
+def test_a_buffer_with_its_checksum_in_it_verifies(data: bytes, initial: int) -> None:
     body = bytearray(data[: len(data) // 2 * 2])
     body[0:2] = bytes(2)
     body[0:2] = checksum_np.checksum(memoryview(body), 0, len(body), initial).to_bytes(2, "big")

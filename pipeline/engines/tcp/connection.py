@@ -128,7 +128,7 @@ class Connection(Tcb):
         """The host took n more of the delivered bytes."""
         if self.state < ESTABLISHED:
             return
-        receive.taken(self, n, now)
+        receive.taken(self, n)
 
     def set_receive_capacity(self, n: int, now: float) -> None:
         """Bound the bytes this connection may hold for the host to n from now on.
@@ -142,7 +142,7 @@ class Connection(Tcb):
         elif self.rcv_capacity < self.cfg.initial_receive_window:
             self.rcv_capacity = min(self.cfg.initial_receive_window, self.rcv_limit)
         if self.state >= ESTABLISHED:
-            receive.taken(self, 0, now)
+            receive.taken(self, 0)
 
     # --- the guest's side -----------------------------------------------------------
 
