@@ -5,7 +5,6 @@ stage's business. Nothing here blocks.
 """
 
 import errno
-import os
 import socket
 import struct
 from typing import Final
@@ -127,8 +126,3 @@ def pieces(
         base += stride
     parts.append(slot[base : base + length])
     return parts
-
-
-def error_text(number: int) -> str:
-    """An errno in the words of the system."""
-    return os.strerror(number)

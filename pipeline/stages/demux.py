@@ -29,7 +29,6 @@ from pipeline.stages.worker import Worker
 from pipeline.wire import arp, ethernet, icmp, ipv4, offload, tcp, tcp_options, virtio_net
 from pipeline.wire.errors import WireError
 
-EHOSTUNREACH: Final = 113
 BURSTS_A_STEP: Final = 4
 """Bursts of guests' frames before the other workers get their turn."""
 
@@ -380,7 +379,7 @@ class DemuxStage:
                     shard, number, slot, off, length, stride, size, guest_addr, ports, now
                 )
             elif kind == d.UDP_CLOSE:
-                self.udp.on_host_close(shard, number, aux)
+                self.udp.on_host_close(shard, number)
             elif kind == d.UDP_USED:
                 self.udp.on_used_by_host(shard, number, now)
             elif kind == d.DIAL:
@@ -413,7 +412,7 @@ class DemuxStage:
         self._to_tcp(record, guest_addr, self.gateway, ports)
 
     def _dial_failed(self, dial: Dial) -> None:
-        self.egress_out[dial[0]].push(d.record(d.DIAL_FAILED, flow=dial[1], aux=EHOSTUNREACH))
+        self.egress_out[dial[0]].push(d.record(d.DIAL_FAILED, flow=dial[1], aux=d.DIAL_FINAL))
 
     # --- what the engines ask for ------------------------------------------------------------
 

@@ -344,11 +344,9 @@ class EgressStage:
 
         What the host sent before is read first, so an error with bytes behind it is left to read().
         """
-        if flow.read_finished:
-            error = host_tcp.finish(flow.stream.sock)
-            if error:
-                self._broken(flow, OSError(error, host_tcp.error_text(error)))
-                return True
+        if flow.read_finished and host_tcp.finish(flow.stream.sock):
+            self._broken(flow)
+            return True
         if not flow.hung_up and not flow.stream.write_finished:
             flow.hung_up = True
             if flow.read_finished:
@@ -362,8 +360,8 @@ class EgressStage:
                 continue
             try:
                 taken = flow.stream.flush(free)
-            except OSError as error:
-                self._broken(flow, error)
+            except OSError:
+                self._broken(flow)
                 continue
             if taken:
                 self.counts[_TO_HOST] += taken
@@ -397,9 +395,9 @@ class EgressStage:
 
     # --- ends -------------------------------------------------------------------------
 
-    def _broken(self, flow: Flow, error: OSError) -> None:
+    def _broken(self, flow: Flow) -> None:
         self.counts[_RESET] += 1
-        self._tell(flow, d.ABORT, aux=error.errno or 0)
+        self._tell(flow, d.ABORT)
         self._forget(flow, reset=True)
 
     def _forget(self, flow: Flow, *, reset: bool) -> None:

@@ -44,7 +44,7 @@ class HostReads:
         worker: Worker,
         tcp_out: list[Producer],
         shares: Shares,
-        broken: Callable[[Flow, OSError], None],
+        broken: Callable[[Flow], None],
     ) -> None:
         """tcp_out by shard; broken is called for a flow whose socket fails."""
         ports = worker.ports
@@ -150,8 +150,8 @@ class HostReads:
         stream = flow.stream
         try:
             count = stream.read(self.slots[slot][off : off + chunk])
-        except OSError as error:
-            self._broken(flow, error)
+        except OSError:
+            self._broken(flow)
             return 0
         if count > 0:
             filler.commit(count)

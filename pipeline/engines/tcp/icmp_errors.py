@@ -46,16 +46,16 @@ def fragmentation_needed(c: Tcb, number: int, mtu: int) -> str | None:
     return None
 
 
-def unreachable(c: Tcb, number: int, errno: int) -> str | None:
-    """The segment with this sequence number did not arrive. errno: what to tell the host, 0 for a soft error.
+def unreachable(c: Tcb, number: int, hard: bool) -> str | None:
+    """The segment with this sequence number did not arrive. hard: the code leaves no hope.
 
     Returns the name of a counter unless that ended the connection.
     """
     if not _in_flight(c, number):
         return FOREIGN
-    if c.state != SYN_SENT or not errno:
+    if c.state != SYN_SENT or not hard:
         return SOFT
-    closing.finish(c, errno, tell_host=True, tell_guest=False)
+    closing.finish(c, tell_host=True, tell_guest=False)
     return None
 
 
