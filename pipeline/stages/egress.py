@@ -8,7 +8,6 @@ records for another worker do not fit into their ring.
 """
 
 import errno
-import os
 import socket
 from typing import Final
 
@@ -22,6 +21,7 @@ from pipeline.host.stream import HostStream
 from pipeline.shm import descriptor as d
 from pipeline.shm.arena import HEADROOM, SLOT_BYTES
 from pipeline.shm.ring import BURST
+from pipeline.stages.channel import close_all
 from pipeline.stages.egress_flow import Asker, Flow, read_chunk
 from pipeline.stages.egress_guard import REFUSED, Guard
 from pipeline.stages.egress_icmp import EchoSockets
@@ -433,8 +433,7 @@ class EgressStage:
             case {"op": "udp_unforward", "key": str(key)}:
                 self.udp.remove_forward(key)
                 return {"ok": True}
-        for fd in fds:
-            os.close(fd)
+        close_all(fds)
         return {"error": f"egress knows no request {message.get('op')!r}"}
 
     def _accepted(self, sock: socket.socket, addr: int, port: int, first: bytes) -> None:
