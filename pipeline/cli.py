@@ -104,7 +104,7 @@ def start(parsed: flags.Parsed, words: Sequence[str], program: supervisor.Progra
     for warning in warnings:
         log.warning(warning)
     log.info(f"{program.name} version {version()}")
-    return supervisor.run(config, program)
+    return supervisor.run(config, program, version())
 
 
 def _start(words: Sequence[str]) -> int:

@@ -57,9 +57,9 @@ OWN: Final = Program("gvtap-pipeline")
 GVPROXY: Final = Program("gvproxy", one_guest=True)
 
 
-def run(config: Config, program: Program = OWN) -> int:
-    """Run the daemon until it is told to stop. Returns the exit status."""
-    supervisor = Supervisor(config, program)
+def run(config: Config, program: Program, version: str) -> int:
+    """Run the daemon until it is told to stop. Returns the exit status. version: what the API tells."""
+    supervisor = Supervisor(config, program, version)
     try:
         supervisor.start()
     except (StartError, addresses.AddressError, TopologyError, OSError) as error:
@@ -75,9 +75,10 @@ def run(config: Config, program: Program = OWN) -> int:
 class Supervisor:
     """One run of the daemon."""
 
-    def __init__(self, config: Config, program: Program = OWN) -> None:
+    def __init__(self, config: Config, program: Program, version: str) -> None:
         self.config = config
         self.program = program
+        self.version = version
         self.log = logs.logger("supervisor")
         self.running: list[workers.Running] = []
         self.paths: list[str] = []
@@ -150,7 +151,7 @@ class Supervisor:
         for worker in self.running:
             loop.add_reader(worker.process.sentinel, self._on_end, worker)
         controls = {name: sock for worker in self.running for name, sock in worker.controls.items()}
-        self.plane = plane = ControlPlane(self.config, self.fabric, controls, self._on_guest)
+        self.plane = plane = ControlPlane(self.config, self.fabric, controls, self._on_guest, self.version)
         try:
             await self._open(plane)
             self.log.info("waiting for clients...", workers=len(self.running))

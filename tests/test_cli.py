@@ -28,8 +28,8 @@ def _restored() -> Iterator[None]:
 def started(monkeypatch: pytest.MonkeyPatch) -> list[Config]:
     configs: list[Config] = []
 
-    def run(config: Config, program: supervisor.Program) -> int:
-        assert program.name == "gvtap-pipeline"
+    def run(config: Config, program: supervisor.Program, version: str) -> int:
+        assert (program.name, version) == ("gvtap-pipeline", cli.version())
         configs.append(config)
         return 7
 

@@ -13,7 +13,7 @@ from pipeline.config import Config
 def started(monkeypatch: pytest.MonkeyPatch) -> list[Config]:
     configs: list[Config] = []
 
-    def run(config: Config, program: supervisor.Program) -> int:
+    def run(config: Config, program: supervisor.Program, _version: str) -> int:
         assert program == supervisor.GVPROXY
         configs.append(config)
         return 0

@@ -7,7 +7,6 @@ and stops no workers.
 """
 
 import asyncio
-import os
 import socket
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -16,7 +15,7 @@ from typing import Any, Final, Protocol
 import structlog
 
 from pipeline.control.repeated import Repeated
-from pipeline.stages.channel import ControlChannel, HasFileno
+from pipeline.stages.channel import ControlChannel, HasFileno, close_all
 
 TIMEOUT: Final = 5.0
 """Seconds until a worker that does not answer counts as failed."""
@@ -160,8 +159,7 @@ class Channel:
             )
 
     def _answer(self, message: Message, fds: list[int]) -> None:
-        for fd in fds:
-            os.close(fd)
+        close_all(fds)
         answer = self._pending.get(message.get("id", 0))
         if answer is None or answer.done():
             self._log.warning("answer came too late", worker=self.worker, id=message.get("id"))

@@ -1,10 +1,8 @@
 """The control plane put together: channels to the workers, the API's front doors, forwards, notifications."""
 
 import asyncio
-import os
 import socket
 from collections.abc import Callable, Mapping, Sequence
-from importlib import metadata
 from typing import Any
 
 from aiohttp import web
@@ -22,6 +20,7 @@ from pipeline.control.repeated import Repeated
 from pipeline.control.socket_forward import SocketForwards, host_path
 from pipeline.control.ssh import Destination, read_key
 from pipeline.control.takeover import CONNECT, TUNNEL, Connect, Tunnel
+from pipeline.stages.channel import close_all
 from pipeline.topology import INGRESS, RESOLVER, Fabric
 
 
@@ -34,14 +33,14 @@ class ControlPlane:
         fabric: Fabric,
         controls: Mapping[str, socket.socket],
         on_guest: Callable[[Message], None],
+        version: str,
     ) -> None:
         """controls: the supervisor's ends of the control sockets by worker. Needs a running event loop.
 
-        on_guest hears the events of ingress about its entrances (see open_entrance).
+        on_guest hears the events of ingress about its entrances (see open_entrance). version: of the program.
         """
         self._config = config
         self._on_guest = on_guest
-        self._fabric = fabric
         self._log = logs.logger("supervisor")
         self._blocks = {name: fabric.counters(name) for name in fabric.layout.names}
         self._channels = Channels(
@@ -58,7 +57,7 @@ class ControlPlane:
         self._counts: dict[str, int] = {}
         token = read_token(config.api_token_file)
         access = Access(self._log, token=token, guests=config.guest_api, count=self._count)
-        description = openapi.document(_version(), token=bool(token))
+        description = openapi.document(version, token=bool(token))
         api = Api(self._forwarder, request, self._counters, self._log, access=access, description=description)
         self._full = make_runner(api.full())
         self._guest = make_runner(api.guest())
@@ -143,7 +142,7 @@ class ControlPlane:
                 except RequestError as error:
                     self._not_handed_over.warning(asyncio.get_running_loop().time(), error=str(error))
                 finally:
-                    _close_all(fds)
+                    close_all(fds)
             case {"event": "mac", "change": "seen", "mac": str(mac)}:
                 self._notifier.notify(CONNECTION_ESTABLISHED, mac)
             case {"event": "mac", "change": "gone", "mac": str(mac)}:
@@ -153,15 +152,8 @@ class ControlPlane:
             case {"event": "guest"}:
                 self._on_guest(event)
             case _:
-                _close_all(fds)
+                close_all(fds)
                 self._log.warning("unknown event", worker=worker, name=event.get("event"))
-
-
-def _version() -> str:
-    try:
-        return metadata.version("gvtap-pipeline")
-    except metadata.PackageNotFoundError:
-        return "0"
 
 
 def _proxy_text(forward: PortForward) -> str:
@@ -172,8 +164,3 @@ def _server(runner: web.AppRunner) -> Any:
     server = runner.server
     assert server is not None
     return server
-
-
-def _close_all(fds: list[int]) -> None:
-    for fd in fds:
-        os.close(fd)

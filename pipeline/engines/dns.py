@@ -96,9 +96,9 @@ class _Pending(Generic[W]):
 class Dns(Generic[W]):
     """The server. A waiter (W) is the caller's name for where a reply goes; a client is who has bounds."""
 
-    def __init__(self, zones: Zones, cache: DnsCache | None = None) -> None:
+    def __init__(self, zones: Zones) -> None:
         self.zones = zones
-        self.cache = DnsCache() if cache is None else cache
+        self.cache = DnsCache()
         self._hosts: dict[bytes, tuple[bytes, ...]] = {}
         self._pointers: dict[bytes, str] = {}
         self._pending: dict[Key, _Pending[W]] = {}

@@ -81,7 +81,6 @@ _MIN_BULK_ROWS: Final = 8
 """From as many equal frames on, comparing headers with numpy is cheaper than walking them."""
 _MAX_ROWS: Final = 2048
 
-_U1: Final = np.dtype("u1")
 _U4: Final = np.dtype("u4")
 _WORD: Final = inet.WORD
 _BIG4: Final = np.dtype(">u4")

@@ -23,7 +23,6 @@ HEADERS_LEN: Final = 42
 # Ethernet | version, TOS, length, ident, fragment, TTL and protocol, checksum, src, dst |
 # ports, length, checksum
 _HEADERS: Final = Struct("!14sHHHHHHIIHHHH")
-_IPV4_OFF: Final = 14
 _IDENT_OFF: Final = 18
 _IPV4_CHECK_OFF: Final = 24
 _ADDRESSES_OFF: Final = 26

@@ -126,7 +126,7 @@ class Reassembler:
         if datagram.received == datagram.size:
             self._remove(key, datagram)
             return self._whole(datagram)
-        self._make_room(key, source)
+        self._make_room(source)
         return None
 
     @staticmethod
@@ -198,8 +198,8 @@ class Reassembler:
         self._by_source.setdefault(source, OrderedDict())[key] = datagram
         return datagram
 
-    def _make_room(self, key: Key, source: int) -> None:
-        """Evict the oldest of the source, perhaps the datagram of key itself, until the bounds hold."""
+    def _make_room(self, source: int) -> None:
+        """Evict the oldest of the source, perhaps the one that just grew, until the bounds hold."""
         while self._cost > self._max_bytes or self._cost_of.get(source, 0) > self._max_bytes_per_source:
             self._evict(self._by_source.get(source) or self._datagrams)
 

@@ -39,22 +39,24 @@ _ANSWERS: Final = {
 }
 
 
-_HARD_ERRORS: Final = {
-    icmp.PROTOCOL_UNREACHABLE: errno.ECONNREFUSED,
-    icmp.PORT_UNREACHABLE: errno.ECONNREFUSED,
-    icmp.NET_PROHIBITED: errno.EHOSTUNREACH,
-    icmp.HOST_PROHIBITED: errno.EHOSTUNREACH,
-    icmp.ADMINISTRATIVELY_PROHIBITED: errno.EHOSTUNREACH,
-}
+_HARD_ERRORS: Final = frozenset(
+    {
+        icmp.PROTOCOL_UNREACHABLE,
+        icmp.PORT_UNREACHABLE,
+        icmp.NET_PROHIBITED,
+        icmp.HOST_PROHIBITED,
+        icmp.ADMINISTRATIVELY_PROHIBITED,
+    }
+)
 
 
-def errno_of_hard_error(code: int) -> int:
-    """The errno for an unreachable message of a guest about our SYN that leaves no hope; 0 for others.
+def is_hard_error(code: int) -> bool:
+    """Whether an unreachable message of a guest about our SYN leaves no hope.
 
     RFC 1122 4.2.3.9 and, for the codes that it does not know, what Linux takes for final. A guest's
     firewall that rejects answers with one of them.
     """
-    return _HARD_ERRORS.get(code, 0)
+    return code in _HARD_ERRORS
 
 
 def answer_to_syn(number: int) -> int:

@@ -9,7 +9,6 @@ import socket
 from typing import Final
 
 PREFIX: Final = 2
-MAX_MESSAGE: Final = 65535
 READ_BYTES: Final = 65536
 
 
@@ -63,7 +62,7 @@ class FramedStream:
         return messages
 
     def send(self, message: bytes) -> None:
-        """Queue a message of at most MAX_MESSAGE bytes and write what goes."""
+        """Queue a message and write what goes. OverflowError above 65535 bytes: the prefix has 16 bits."""
         self._unsent += len(message).to_bytes(PREFIX, "big") + message
         self.flush()
 

@@ -97,7 +97,7 @@ def path_mtu(sock: socket.socket) -> int:
 
 
 def with_ident(message: memoryview, ident: int) -> bytes:
-    """A copy of an ICMP message with another identifier, its checksum adjusted (RFC 1624)."""
+    """A copy of an ICMP message with another identifier, its checksum updated (RFC 1624 equation 3)."""
     copy = bytearray(message)
     (before,) = _SEQ.unpack_from(copy, _IDENT_OFF)
     (checksum,) = _SEQ.unpack_from(copy, _CHECKSUM_OFF)

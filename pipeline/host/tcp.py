@@ -5,7 +5,6 @@ stage's business. Nothing here blocks.
 """
 
 import errno
-import os
 import socket
 import struct
 from typing import Final
@@ -21,10 +20,6 @@ _NON_BLOCKING: Final[int] = getattr(socket, "SOCK_NONBLOCK", 0)
 _LINGER_RESET: Final = struct.pack("ii", 1, 0)
 _LINGER_OFF: Final = struct.pack("ii", 0, 0)
 _IN_PROGRESS: Final = frozenset({errno.EINPROGRESS, errno.EWOULDBLOCK, errno.EAGAIN})
-
-REFUSED: Final = frozenset({errno.ECONNREFUSED, errno.ECONNRESET, errno.EPIPE})
-NETWORK_UNREACHABLE: Final = frozenset({errno.ENETUNREACH, errno.ENETDOWN, errno.EACCES, errno.EPERM})
-HOST_UNREACHABLE: Final = frozenset({errno.EHOSTUNREACH, errno.EHOSTDOWN})
 
 
 def connect(address: str, port: int) -> tuple[socket.socket | None, int]:
@@ -131,13 +126,3 @@ def pieces(
         base += stride
     parts.append(slot[base : base + length])
     return parts
-
-
-def error_name(number: int) -> str:
-    """An errno as a word for logs: ECONNREFUSED, or E<number> when unknown."""
-    return errno.errorcode.get(number, f"E{number}")
-
-
-def error_text(number: int) -> str:
-    """An errno in the words of the system."""
-    return os.strerror(number)

@@ -16,7 +16,7 @@ header says is not judged here.
 import socket
 from typing import Final
 
-from pipeline.links.base import MAX_BACKLOG, LinkClosed, SlotPool
+from pipeline.links.base import LinkClosed, SlotPool
 from pipeline.links.stream import StreamLink
 from pipeline.wire import framing, offload
 from pipeline.wire.framing import LE16
@@ -28,18 +28,11 @@ class OffloadLink(StreamLink):
     """A stream link in one of the three states above."""
 
     def __init__(
-        self,
-        sock: socket.socket,
-        pool: SlotPool,
-        slots: list[memoryview],
-        head: bytes = b"",
-        max_backlog: int = MAX_BACKLOG,
-        features: int = offload.FEATURES,
+        self, sock: socket.socket, pool: SlotPool, slots: list[memoryview], head: bytes = b""
     ) -> None:
-        """features: what the guest may leave undone."""
-        super().__init__(sock, LE16, pool, slots, head, max_backlog)
-        self.features = features
-        """Offered; after ACCEPT, what the guest said it uses of it."""
+        super().__init__(sock, LE16, pool, slots, head)
+        self.features: int = offload.FEATURES
+        """Offered, what the guest may leave undone; after ACCEPT, what it said it uses of it."""
         self._decided = False
 
     def offer(self) -> None:

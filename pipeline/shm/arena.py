@@ -18,7 +18,6 @@ taken        n >= 1, with n owners   n + m by ``ref``; n - 1 by ``unref``, free 
 Nothing here sends or waits, and nothing here looks into the bytes of a slot.
 """
 
-from collections.abc import Iterable
 from typing import Final
 
 from pipeline.shm.descriptor import NO_SLOT
@@ -86,11 +85,6 @@ class Pool:
         self.refs_out -= 1
         if left == 1:
             self._free.append(slot)
-
-    def unref_burst(self, slots: Iterable[int]) -> None:
-        """unref for each of slots: what one drain of a free ring returned."""
-        for slot in slots:
-            self.unref(slot)
 
     def refs(self, slot: int) -> int:
         """References outstanding of one slot of this pool."""

@@ -71,7 +71,7 @@ GUEST_ERROR: Final = 6
 ports, seq = number of the segment, ack = MTU of the hop that it was too big for (0 in other errors),
 aux = ICMP type << 8 | code."""
 LINK_UP: Final = 3
-"""A guest link was attached. link, aux = MTU of the link (0 = default)."""
+"""A guest link was attached. link."""
 LINK_DOWN: Final = 4
 """A guest link is gone: forget its MACs and neighbours. link. Told to tcp by ingress and by demux, behind the
 last record of that guest from each."""
@@ -152,8 +152,10 @@ DIAL: Final = 22
 """egress -> demux -> tcp: connect to a guest. flow (allocated by egress, bit 31 set), guest_addr,
 ports and remote_addr (demux chooses all but the guest's port), aux = egress index."""
 DIAL_FAILED: Final = 23
-"""demux -> egress or tcp -> egress: no such guest, or it refused. flow, aux = errno."""
-
+"""demux -> egress or tcp -> egress: a DIAL came to nothing. flow, aux = DIAL_FINAL, or 0: the port of the
+gateway is still in use towards this guest, and another DIAL takes the next one (only from tcp)."""
+DIAL_FINAL: Final = 1
+"""aux of DIAL_FAILED: nobody has the guest's address, or there is no port or no room for the connection."""
 UNREACHABLE: Final = 24
 """egress -> demux: tell a guest by ICMP that its flow cannot be. guest_addr, remote_addr, ports,
 seq = the guest's initial sequence number (TCP), aux = protocol << 8 | ICMP code."""
@@ -192,7 +194,7 @@ SHUTDOWN: Final = 36
 SHUTDOWN_BOTH: Final = 1
 """aux of the host's SHUTDOWN: it is gone in both directions, so nobody will read what the guest sends."""
 ABORT: Final = 37
-"""Reset: the other side was reset. flow, aux = errno (0 = reset). The receiver forgets the flow."""
+"""Reset: the other side was reset, was refused or is gone. flow. The receiver forgets the flow."""
 CLOSED: Final = 38
 """tcp -> egress: both directions have ended and the engine keeps nothing of flow."""
 WINDOW: Final = 39

@@ -29,7 +29,6 @@ from pipeline.stages.worker import Worker
 from pipeline.wire import arp, ethernet, icmp, ipv4, offload, tcp, tcp_options, virtio_net
 from pipeline.wire.errors import WireError
 
-EHOSTUNREACH: Final = 113
 BURSTS_A_STEP: Final = 4
 """Bursts of guests' frames before the other workers get their turn."""
 
@@ -113,7 +112,7 @@ class DemuxStage:
             work += self._on_guest_burst(burst, now)
             if self.neighbors.has_actions:
                 # What waited for a guest that has just answered goes before what has come for it since.
-                self._carry_out(now)
+                self._carry_out()
             # Before the entries are released: ingress sends what follows straight to an egress worker then.
             self.worker.publish()
             self.ingress_in.release(len(burst) // d.DESCRIPTOR_BYTES)
@@ -130,11 +129,11 @@ class DemuxStage:
             if self.fragments.deadline() <= now:
                 self._expire_fragments(now)
             self.udp.expire(now)
-            self._carry_out(now)
+            self._carry_out()
             self.due = self._next_timeout()
         elif work:
             self.udp.tell_closed()
-            self._carry_out(now)
+            self._carry_out()
             self.due = self._next_timeout()
         else:
             self.output.filler.rest()
@@ -380,7 +379,7 @@ class DemuxStage:
                     shard, number, slot, off, length, stride, size, guest_addr, ports, now
                 )
             elif kind == d.UDP_CLOSE:
-                self.udp.on_host_close(shard, number, aux)
+                self.udp.on_host_close(shard, number)
             elif kind == d.UDP_USED:
                 self.udp.on_used_by_host(shard, number, now)
             elif kind == d.DIAL:
@@ -413,11 +412,11 @@ class DemuxStage:
         self._to_tcp(record, guest_addr, self.gateway, ports)
 
     def _dial_failed(self, dial: Dial) -> None:
-        self.egress_out[dial[0]].push(d.record(d.DIAL_FAILED, flow=dial[1], aux=EHOSTUNREACH))
+        self.egress_out[dial[0]].push(d.record(d.DIAL_FAILED, flow=dial[1], aux=d.DIAL_FINAL))
 
     # --- what the engines ask for ------------------------------------------------------------
 
-    def _carry_out(self, now: float) -> None:
+    def _carry_out(self) -> None:
         for action in self.neighbors.take_actions():
             if isinstance(action, neighbors.Request):
                 self.counts[_ARP_OUT] += 1
@@ -426,7 +425,7 @@ class DemuxStage:
             elif isinstance(action, neighbors.Learned):
                 self.ingress_out.push(d.binding(d.NEIGHBOR, action.addr, action.mac, action.link))
                 for token in action.waiting:
-                    self._resume(token, now)
+                    self._resume(token)
             elif isinstance(action, neighbors.Lost):
                 self.ingress_out.push(d.record(d.NEIGHBOR_GONE, guest_addr=action.addr))
                 for token in action.waiting:
@@ -437,7 +436,7 @@ class DemuxStage:
         self.counts[_EVICTED_FRAGMENTS] = self.fragments.evicted
         self.counts[_ERRORS_SUPPRESSED] = self.errors.suppressed
 
-    def _resume(self, token: object, now: float) -> None:
+    def _resume(self, token: object) -> None:
         if isinstance(token, tuple):
             self._dial_resolved(token)
         else:

@@ -294,8 +294,8 @@ class UdpDispatch:
 
     # --- ends -------------------------------------------------------------------------
 
-    def on_host_close(self, shard: int, number: int, error: int) -> None:
-        """Egress ended the flow; error is the errno that its socket gave, 0 if none."""
+    def on_host_close(self, shard: int, number: int) -> None:
+        """Egress ended the flow."""
         flow = self.flows.close(shard, number)
         if flow is not None and flow.steered:
             self._tell_ingress(d.UNSTEER_UDP, flow)

@@ -8,7 +8,6 @@ records for another worker do not fit into their ring.
 """
 
 import errno
-import os
 import socket
 from contextlib import suppress
 from typing import Final
@@ -23,6 +22,7 @@ from pipeline.host.stream import HostStream
 from pipeline.shm import descriptor as d
 from pipeline.shm.arena import HEADROOM, SLOT_BYTES
 from pipeline.shm.ring import BURST
+from pipeline.stages.channel import close_all
 from pipeline.stages.egress_dials import Dials
 from pipeline.stages.egress_flow import Asker, Flow, read_chunk
 from pipeline.stages.egress_guard import REFUSED, Guard
@@ -360,11 +360,9 @@ class EgressStage:
 
         What the host sent before is read first, so an error with bytes behind it is left to read().
         """
-        if flow.read_finished:
-            error = host_tcp.finish(flow.stream.sock)
-            if error:
-                self._broken(flow, OSError(error, host_tcp.error_text(error)))
-                return True
+        if flow.read_finished and host_tcp.finish(flow.stream.sock):
+            self._broken(flow)
+            return True
         if not flow.hung_up and not flow.stream.write_finished:
             flow.hung_up = True
             if flow.read_finished:
@@ -378,10 +376,10 @@ class EgressStage:
                 continue
             try:
                 taken = flow.stream.flush(free)
-            except OSError as error:
+            except OSError:
                 if flow.state == "OPEN":
                     self.reads.read_rest(flow)
-                self._broken(flow, error)
+                self._broken(flow)
                 continue
             if taken:
                 self.counts[_TO_HOST] += taken
@@ -415,9 +413,9 @@ class EgressStage:
 
     # --- ends -------------------------------------------------------------------------
 
-    def _broken(self, flow: Flow, error: OSError) -> None:
+    def _broken(self, flow: Flow) -> None:
         self.counts[_RESET] += 1
-        self._tell(flow, d.ABORT, aux=error.errno or 0)
+        self._tell(flow, d.ABORT)
         self._forget(flow, reset=True)
 
     def _forget(self, flow: Flow, *, reset: bool) -> None:
@@ -454,8 +452,7 @@ class EgressStage:
             case {"op": "udp_unforward", "key": str(key)}:
                 self.udp.remove_forward(key)
                 return {"ok": True}
-        for fd in fds:
-            os.close(fd)
+        close_all(fds)
         return {"error": f"egress knows no request {message.get('op')!r}"}
 
     def _accepted(self, sock: socket.socket, addr: int, port: int, first: bytes) -> None:

@@ -44,7 +44,7 @@ class HostReads:
         worker: Worker,
         tcp_out: list[Producer],
         shares: Shares,
-        broken: Callable[[Flow, OSError], None],
+        broken: Callable[[Flow], None],
     ) -> None:
         """tcp_out by shard; broken is called for a flow whose socket fails."""
         ports = worker.ports
@@ -149,8 +149,8 @@ class HostReads:
             return 0
         try:
             count = self._pass_on(flow, chunk)
-        except OSError as error:
-            self._broken(flow, error)
+        except OSError:
+            self._broken(flow)
             return 0
         if count == 0:
             flow.read_finished = True

@@ -209,11 +209,11 @@ class UdpSockets:
         target = self.targets.udp_target(remote_addr, ports & 0xFFFF)
         if target.refused:
             self.counts[INDEX[target.refused]] += 1
-            self._tell_closed(number, target.errno)
+            self._tell_closed(number)
             return None
         if self.guard.active and self.guard.refuses(guest_addr, remote_addr, ports & 0xFFFF, "udp"):
             self._tell_unreachable(guest_addr, remote_addr, ports, REFUSED)
-            self._tell_closed(number, REFUSED)
+            self._tell_closed(number)
             return None
         try:
             if self.bound is not None and self.bound.refuses():
@@ -230,7 +230,7 @@ class UdpSockets:
         except OSError as error:
             self.counts[_NO_SOCKET] += 1
             self._tell_unreachable(guest_addr, remote_addr, ports, error.errno or errno.EIO)
-            self._tell_closed(number, error.errno or errno.EIO)
+            self._tell_closed(number)
             return None
         flow = UdpFlow(number, sock, guest_addr, remote_addr, ports)
         flow.receiver = self._receiver_for(MOST_BYTES)
@@ -414,7 +414,7 @@ class UdpSockets:
         if flow is not None:
             self._tell_unreachable(flow.guest_addr, flow.remote_addr, flow.ports, error)
         self.close(number)
-        self._tell_closed(number, error)
+        self._tell_closed(number)
 
     def _tell_unreachable(self, guest_addr: int, remote_addr: int, ports: int, error: int) -> None:
         code = refusal.answer_to_datagram(error)
@@ -429,8 +429,8 @@ class UdpSockets:
                 )
             )
 
-    def _tell_closed(self, number: int, error: int) -> None:
-        self.demux_out.push(d.record(d.UDP_CLOSE, flow=number, aux=error))
+    def _tell_closed(self, number: int) -> None:
+        self.demux_out.push(d.record(d.UDP_CLOSE, flow=number))
 
     def close(self, number: int) -> None:
         """Demux ended the flow, or its socket failed."""
@@ -458,7 +458,7 @@ class UdpSockets:
             return
         for number in list(forward.numbers):
             self.close(number)
-            self._tell_closed(number, 0)
+            self._tell_closed(number)
         self.ready.pop(forward, None)
         self.worker.unregister(forward.sock.fileno())
         forward.sock.close()

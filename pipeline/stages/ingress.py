@@ -246,9 +246,7 @@ class IngressStage:
                     continue
                 if not self._may_gather(target):
                     continue
-                options = _options(
-                    flags, stride, mss, length, slot, off, skip, flow, wnd, aux, ts_val, ts_ecr
-                )
+                options = _options(flags, stride, mss, slot, off, skip, flow, wnd, aux, ts_val, ts_ecr)
                 payload = self.slots[slot][off : off + length] if length else b""
                 self.ident = (
                     (self.ident + 1 + length // mss) & 0xFFFF if length else (self.ident + 1) & 0xFFFF
@@ -483,8 +481,8 @@ class IngressStage:
 
 
 def _options(
-    flags: int, bits: int, mss: int, length: int, slot: int, off: int, skip: int, flow: int, wnd: int,
-    aux: int, ts_val: int, ts_ecr: int,
+    flags: int, bits: int, mss: int, slot: int, off: int, skip: int, flow: int, wnd: int, aux: int,
+    ts_val: int, ts_ecr: int,
 ) -> bytes:  # fmt: skip
     """The TCP options that a TCP_OUT record describes."""
     has_ts = bool(bits & d.OUT_TIMESTAMPS)

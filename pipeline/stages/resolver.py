@@ -11,7 +11,7 @@ import socket
 from time import monotonic
 from typing import Final, NamedTuple
 
-from pipeline.config import Config, address_text, mac_text
+from pipeline.config import Config
 from pipeline.counters import INDEX
 from pipeline.engines import dns
 from pipeline.engines.dhcp import Dhcp, DhcpConfig, Reply
@@ -22,11 +22,12 @@ from pipeline.host.filler import SlotFiller
 from pipeline.host.resolver import Upstream
 from pipeline.shm import descriptor as d
 from pipeline.shm.arena import HEADROOM, SLOT_BYTES
+from pipeline.stages.channel import close_all
 from pipeline.stages.resolver_leases import LeaseKeeper
 from pipeline.stages.resolver_names import NameTeller
 from pipeline.stages.resolver_streams import DnsStreams, StreamClient
 from pipeline.stages.worker import Message, Worker
-from pipeline.wire import ipv4
+from pipeline.wire import ethernet, ipv4
 
 DHCP_PORT: Final = 67
 DNS_PORT: Final = 53
@@ -81,7 +82,7 @@ class ResolverStage:
         self.dhcp = Dhcp(_dhcp_config(config))
         self.dns: dns.Dns[Client] = dns.Dns(self._zones(config))
         # A server with the gateway's address would be this program again.
-        self.servers = name_files.ServerList(resolv_conf, {address_text(config.gateway_ip)}, dns_port)
+        self.servers = name_files.ServerList(resolv_conf, {ipv4.addr_text(config.gateway_ip)}, dns_port)
         self.hosts = name_files.HostsFile(hosts)
         self.upstream: Upstream[dns.Key] = Upstream(
             worker, lambda: self.servers.servers, monotonic, os.urandom
@@ -253,8 +254,8 @@ class ResolverStage:
         """Requests of the supervisor: leases, dns_all, dns_add, serve_tcp (with a socket)."""
         match message:
             case {"op": "leases"}:
-                leases = self.dhcp.leases()
-                return {"leases": {address_text(addr): mac_text(mac) for addr, mac in leases.items()}}
+                leases = self.dhcp.leases().items()
+                return {"leases": {ipv4.addr_text(addr): ethernet.mac_text(mac) for addr, mac in leases}}
             case {"op": "dns_all"}:
                 return {"zones": self.dns.zones.as_list()}
             case {"op": "dns_add", "zone": dict(zone)}:
@@ -268,8 +269,7 @@ class ResolverStage:
                 addr = ipv4.addr_parse(guest) if guest else 0
                 self.streams.serve(socket.socket(fileno=fds[0]), addr)
                 return {}
-        for fd in fds:
-            os.close(fd)
+        close_all(fds)
         return {"error": f"resolver knows no request {message.get('op')!r} like this"}
 
     def close(self) -> None:

@@ -11,7 +11,6 @@ has released every record pushed before: the ring's consumer index is the comple
 
 import secrets
 from collections import deque
-from errno import ENOBUFS
 from typing import Final, cast
 
 from pipeline.config import Config
@@ -273,7 +272,7 @@ class TcpStage:
             self.egress_out[egress].push(d.record(d.DIAL_FAILED, flow=number))
             return
         if self.guests.flows >= self.max_flows and not self._make_room(None):
-            self.egress_out[egress].push(d.record(d.DIAL_FAILED, flow=number, aux=ENOBUFS))
+            self.egress_out[egress].push(d.record(d.DIAL_FAILED, flow=number, aux=d.DIAL_FINAL))
             return
         conn = Connection.active(self.config, self._isn(key, now), now)
         self.dirty[self._add(conn, key, number, egress, self.guests.nobody)] = None
@@ -426,7 +425,7 @@ class TcpStage:
             elif isinstance(action, actions.HostShutdown):
                 self._tell(flow, d.SHUTDOWN)
             elif isinstance(action, actions.HostReset):
-                self._tell(flow, d.ABORT, action.errno)
+                self._tell(flow, d.ABORT)
                 flow.host_open = False
             else:
                 gone = True
@@ -439,9 +438,9 @@ class TcpStage:
             self.guests.charge(flow, delivered, self.now)
         return gone
 
-    def _tell(self, flow: Flow, kind: int, aux: int = 0) -> None:
+    def _tell(self, flow: Flow, kind: int) -> None:
         if flow.host_open:
-            self.egress_out[flow.egress].push(d.record(kind, flow=flow.number, aux=aux))
+            self.egress_out[flow.egress].push(d.record(kind, flow=flow.number))
 
     def _tell_window(self, flow: Flow, window: int) -> None:
         flow.told_window = window

@@ -29,8 +29,8 @@ def on_error(
         reason = flow.conn.on_fragmentation_needed(seq, mtu, now)
         done = _LOWERED
     else:
-        errno = refusal.errno_of_hard_error(code) if kind == icmp.UNREACHABLE else 0
-        reason = flow.conn.on_unreachable(seq, errno, now)
+        hard = kind == icmp.UNREACHABLE and refusal.is_hard_error(code)
+        reason = flow.conn.on_unreachable(seq, hard, now)
         done = _REFUSED
     counts[done if reason is None else INDEX[reason]] += 1
     return flow if reason is None else None

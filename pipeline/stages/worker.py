@@ -85,10 +85,9 @@ class Worker:
         self,
         ports: WorkerPorts,
         control: socket.socket | None,
-        supervisor_pid: int | None = None,
         poller: Poller | None = None,
     ) -> None:
-        """control: this worker's end of the control socket; supervisor_pid: the parent, default getppid().
+        """control: this worker's end of the control socket. The parent now is taken for the supervisor.
 
         poller: that of the process, if it has one already; else one is made if the waiter is a descriptor.
         """
@@ -103,7 +102,7 @@ class Worker:
         A stage that waits for no slot now may say so here, and change it at any time."""
         self._control = ControlChannel(control) if control is not None else None
         self._peers = {peer: ControlChannel(sock) for peer, sock in ports.handoffs.items()}
-        self._supervisor_pid = os.getppid() if supervisor_pid is None else supervisor_pid
+        self._supervisor_pid = os.getppid()
         self._waiter = ports.bell.waiter
         if poller is None and isinstance(self._waiter, EventfdWaiter):
             poller = open_poller(self._waiter)

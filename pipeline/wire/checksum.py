@@ -1,4 +1,4 @@
-"""The Internet checksum (RFC 1071) and its incremental update (RFC 1624), in plain Python.
+"""The Internet checksum (RFC 1071), in plain Python.
 
 Sums are ones' complement sums of big-endian 16-bit words, folded to 0..0xffff; zero means
 that every byte summed was zero. For tens of kilobytes numpy is twenty times as fast: see
@@ -52,15 +52,3 @@ def pseudo_header(src: int, dst: int, proto: int, length: int) -> int:
     length is that of header and payload of the transport protocol, in bytes.
     """
     return (src >> 16) + (src & _MASK) + (dst >> 16) + (dst & _MASK) + proto + length
-
-
-def update16(field: int, old: int, new: int) -> int:
-    """The checksum field after one 16-bit word went from old to new (RFC 1624 equation 3)."""
-    return finish((_MASK - field) + (_MASK - old) + new)
-
-
-def update32(field: int, old: int, new: int) -> int:
-    """As update16, for an aligned 32-bit word (an address, a sequence number)."""
-    return finish(
-        (_MASK - field) + (_MASK - (old >> 16)) + (_MASK - (old & _MASK)) + (new >> 16) + (new & _MASK)
-    )

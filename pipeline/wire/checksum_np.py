@@ -60,30 +60,12 @@ def checksum(view: memoryview | bytes | bytearray, off: int, length: int, initia
     return -(total * SWAP + initial) % MODULUS
 
 
-def rows(view: memoryview, off: int, stride: int, count: int, length: int) -> NDArray[np.uint16]:
-    """count rows of the length // 2 words at off, off + stride, ... (shape (count, length // 2)), no copy.
-
-    stride may be odd. Raises ValueError or TypeError when the rows leave the view.
-    """
-    return _ndarray((count, length >> 1), WORD, view, off, (stride, 2))
-
-
 def row_sums(view: memoryview, off: int, stride: int, count: int, length: int) -> NDArray[np.uint32]:
-    """word_sum() of count pieces of equal length at off, off + stride, ...: shape (count,), not folded."""
+    """word_sum() of count pieces of equal length at off, off + stride, ...: shape (count,), not folded.
+
+    stride may be odd. Raises ValueError or TypeError when the pieces leave the view.
+    """
     sums: NDArray[np.uint32] = _add(_ndarray((count, length >> 1), WORD, view, off, (stride, 2)), 1, _U4)
     if length & 1:
         sums += _ndarray((count,), _U1, view, off + length - 1, (stride,))
-    return sums
-
-
-def strided_sums(
-    view: memoryview, off: int, stride: int, count: int, length: int, last_length: int
-) -> NDArray[np.uint32]:
-    """row_sums() where the last piece has a length of its own (at most length), as frames of a range do."""
-    if last_length == length:
-        return row_sums(view, off, stride, count, length)
-    sums = np.empty(count, _U4)
-    if count > 1:
-        sums[:-1] = row_sums(view, off, stride, count - 1, length)
-    sums[-1] = word_sum(view, off + (count - 1) * stride, last_length)
     return sums

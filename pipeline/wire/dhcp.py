@@ -30,7 +30,6 @@ CLIENT_PORT: Final = 68
 BOOT_REQUEST: Final = 1
 BOOT_REPLY: Final = 2
 HTYPE_ETHERNET: Final = 1
-FLAG_BROADCAST: Final = 0x8000
 
 DISCOVER: Final = 1
 OFFER: Final = 2
@@ -45,7 +44,6 @@ PAD: Final = 0
 SUBNET_MASK: Final = 1
 ROUTER: Final = 3
 DNS_SERVER: Final = 6
-HOST_NAME: Final = 12
 INTERFACE_MTU: Final = 26
 REQUESTED_ADDRESS: Final = 50
 LEASE_TIME: Final = 51

@@ -25,7 +25,6 @@ ZERO: Final[bytes] = bytes(MAC_LEN)
 
 TYPE_IPV4: Final = 0x0800
 TYPE_ARP: Final = 0x0806
-TYPE_IPV6: Final = 0x86DD
 
 _GROUP_BIT: Final = 0x01
 _MAC_TEXT: Final = re.compile(r"[0-9a-fA-F]{2}(?::[0-9a-fA-F]{2}){5}|[0-9a-fA-F]{2}(?:-[0-9a-fA-F]{2}){5}")
@@ -45,11 +44,6 @@ def parse_header(view: memoryview | bytes, off: int, end: int) -> tuple[bytes, b
 def header(dst: bytes, src: bytes, ethertype: int) -> bytes:
     """The 14 bytes before the payload."""
     return HEADER.pack(dst, src, ethertype)
-
-
-def pack_into(buf: memoryview | bytearray, off: int, dst: bytes, src: bytes, ethertype: int) -> None:
-    """Write the 14-byte header at buf[off:]."""
-    HEADER.pack_into(buf, off, dst, src, ethertype)
 
 
 def is_group(mac: bytes) -> bool:

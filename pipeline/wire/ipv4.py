@@ -17,7 +17,6 @@ from pipeline.wire.errors import WireError
 
 FIXED: Final = Struct("!BBHHHBBHII")
 HEADER_LEN: Final = FIXED.size
-MAX_HEADER_LEN: Final = 60
 MAX_TOTAL_LEN: Final = 0xFFFF
 
 PROTO_ICMP: Final = 1
@@ -96,25 +95,6 @@ def build(
     return FIXED.pack(0x45, tos, total_len, ident, frag, ttl, proto, field, src, dst)
 
 
-def pack_into(
-    buf: memoryview | bytearray,
-    off: int,
-    total_len: int,
-    ident: int,
-    ttl: int,
-    proto: int,
-    src: int,
-    dst: int,
-    *,
-    flags: int = 0,
-    frag_off: int = 0,
-    tos: int = 0,
-) -> None:
-    """Write what build() returns at buf[off:]."""
-    header = build(total_len, ident, ttl, proto, src, dst, flags=flags, frag_off=frag_off, tos=tos)
-    buf[off : off + HEADER_LEN] = header
-
-
 def addr_text(addr: int) -> str:
     """Dotted quad."""
     return f"{addr >> 24}.{addr >> 16 & 255}.{addr >> 8 & 255}.{addr & 255}"
@@ -135,11 +115,6 @@ def addr_parse(text: str) -> int:
             raise ValueError(f"invalid IP address: {text}")
         value = value << 8 | octet
     return value
-
-
-def addr_bytes(addr: int) -> bytes:
-    """The four bytes on the wire."""
-    return addr.to_bytes(4, "big")
 
 
 def is_multicast(addr: int) -> bool:

@@ -102,9 +102,3 @@ def build_segment(
     segment = build(src_port, dst_port, seq, ack, flags, wnd, options) + payload
     check = inet.checksum(segment, inet.pseudo_header(src, dst, PROTO_TCP, len(segment)))
     return segment[:CHECKSUM_OFFSET] + _CHECKSUM.pack(check) + segment[CHECKSUM_OFFSET + 2 :]
-
-
-def flags_text(flags: int) -> str:
-    """``SYN|ACK`` for logs and tests; ``-`` for none."""
-    names = ("FIN", "SYN", "RST", "PSH", "ACK", "URG", "ECE", "CWR")
-    return "|".join(name for bit, name in enumerate(names) if flags >> bit & 1) or "-"

@@ -15,8 +15,6 @@ from pipeline.wire.ipv4 import PROTO_UDP
 
 FIXED: Final = Struct("!HHHH")
 HEADER_LEN: Final = FIXED.size
-MAX_PAYLOAD: Final = 65507
-"""65535 less the IPv4 and UDP headers, bytes."""
 
 
 class Header(NamedTuple):

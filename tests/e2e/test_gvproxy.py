@@ -255,7 +255,7 @@ def test_the_log_goes_to_a_file_that_is_emptied_first(network: Network) -> None:
     assert gvproxy.log_path.read_text() == ""
 
 
-def test_podmans_command_line_works(network: Network, tmp_path: Path) -> None:
+def test_podmans_command_line_works(network: Network) -> None:
     path = network.directory / "podman-gvproxy.sock"
     pid, log = network.directory / "gvproxy.pid", network.directory / "podman.log"
     flags = ("-mtu", "1500", "-ssh-port", "2223", "-listen-qemu", f"unix://{path}")

@@ -37,16 +37,16 @@ def test_what_may_pass_is_not_answered_so_that_the_guest_tries_again(number: int
 
 
 @pytest.mark.parametrize(
-    ("code", "number"),
+    ("code", "final"),
     [
-        (icmp.PORT_UNREACHABLE, errno.ECONNREFUSED),
-        (icmp.PROTOCOL_UNREACHABLE, errno.ECONNREFUSED),
-        (icmp.ADMINISTRATIVELY_PROHIBITED, errno.EHOSTUNREACH),
-        (icmp.NET_UNREACHABLE, 0),
-        (icmp.HOST_UNREACHABLE, 0),
-        (icmp.FRAGMENTATION_NEEDED, 0),
-        (255, 0),
+        (icmp.PORT_UNREACHABLE, True),
+        (icmp.PROTOCOL_UNREACHABLE, True),
+        (icmp.ADMINISTRATIVELY_PROHIBITED, True),
+        (icmp.NET_UNREACHABLE, False),
+        (icmp.HOST_UNREACHABLE, False),
+        (icmp.FRAGMENTATION_NEEDED, False),
+        (255, False),
     ],
 )
-def test_a_guests_answer_to_our_syn_is_final_or_may_pass(code: int, number: int) -> None:
-    assert refusal.errno_of_hard_error(code) == number
+def test_a_guests_answer_to_our_syn_is_final_or_may_pass(code: int, final: bool) -> None:
+    assert refusal.is_hard_error(code) == final

@@ -104,7 +104,7 @@ def _event(rig: Rig, source: Bytes) -> None:
                     ("capacity", 0),
                     ("capacity", 1 << 20),
                     ("too big", source.choose(("una", "mid", "nxt")), source.number() & 0xFFFF),
-                    ("not there", source.choose((0, 111))),
+                    ("not there", source.choose((False, True))),
                 )
             ),
         )

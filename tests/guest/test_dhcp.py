@@ -49,7 +49,7 @@ def test_none_means_none() -> None:
     assert dhcp.command("none", "tap0") is None
 
 
-def test_a_client_that_succeeds_and_ends_is_done(tmp_path: Path) -> None:
+def test_a_client_that_succeeds_and_ends_is_done() -> None:
     client = Client(["true"])
     assert select.select([client.fd], [], [], 5)[0]
     client.check()

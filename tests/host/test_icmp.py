@@ -42,6 +42,12 @@ def test_another_identifier_gets_its_own_checksum(before: int, after: int, paylo
     assert changed == icmp.build_echo(icmp.ECHO_REQUEST, after, 7, payload)
 
 
+def test_the_corner_case_of_rfc_1624() -> None:
+    # Section 4: HC = 0xDD2F, m = 0x5555, m' = 0x3285 gives 0x0000 and not 0xFFFF.
+    changed = host_icmp.with_ident(memoryview(bytes.fromhex("0800dd2f55550001")), 0x3285)
+    assert changed == bytes.fromhex("0800000032850001")
+
+
 @pytest.mark.parametrize("options", [b"", bytes(8)], ids=["plain", "with options"])
 def test_a_reply_is_found_behind_an_ip_header(options: bytes) -> None:
     reply = icmp.build_echo(icmp.ECHO_REPLY, 7, 1, b"payload")

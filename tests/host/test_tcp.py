@@ -125,7 +125,7 @@ def test_pieces_of_a_range_in_one_piece_are_one() -> None:
     assert [len(part) for part in parts] == [50]
 
 
-def test_options_of_a_connection_that_was_reset_are_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_options_of_a_connection_that_was_reset_are_no_error() -> None:
     class Reset(socket.socket):
         """As macOS has it."""
 

@@ -42,7 +42,8 @@ def test_a_shared_slot_is_free_only_after_its_last_reference() -> None:
     pool = Pool(0, 1)
     slot = pool.alloc()
     pool.ref(slot, 3)
-    pool.unref_burst([slot] * 3)
+    for _ in range(3):
+        pool.unref(slot)
     assert pool.alloc() == NO_SLOT
     pool.unref(slot)
     assert pool.alloc() == slot

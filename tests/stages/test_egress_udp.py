@@ -155,7 +155,7 @@ def test_what_the_host_answers_is_described_datagram_by_datagram(rig: Rig, name:
 
 
 @pytest.mark.skipif(not host_udp.can_receive_many(), reason="no recvmmsg here")
-def test_equal_answers_need_few_records(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_equal_answers_need_few_records() -> None:
     rig = Rig()
     rig.send([b"question"])
     records = rig.answer(numbered(1000, 30))

@@ -66,10 +66,10 @@ def test_ends_that_cross(one: Network, guest: str, host: str) -> None:
         elif "reset" in host:
             assert stream.gone
             # A connection that the guest has ended as well may have ended in order before.
-            assert stream.error is not None or stream.eof or "finish" in guest
+            assert stream.failed or stream.eof or "finish" in guest
         else:
-            assert stream.eof == (host != "nothing") or stream.error is not None
-            if stream.error is None:
+            assert stream.eof == (host != "nothing") or stream.failed
+            if not stream.failed:
                 assert stream.received == (b"h" * 5000 if "data" in host else b"")
             if not closed:
                 assert over == ("finish" in guest)
@@ -88,7 +88,7 @@ def test_the_guest_is_told_when_its_host_is_gone_both_ways(one: Network) -> None
     sock.close()
     one.settle()
     assert stream.eof
-    assert stream.error is None
+    assert not stream.failed
     one.everybody_leaves()
 
 
@@ -113,7 +113,7 @@ def test_a_client_of_a_path_that_is_gone_both_ways_gets_nothing_more(one: Networ
     # Nobody reads what the guest says now: it is told so at once (RFC 1122 4.2.2.13).
     stream.send(b"anybody?")
     one.settle()
-    assert stream.error is not None
+    assert stream.failed
     one.everybody_leaves()
 
 
@@ -138,7 +138,7 @@ def test_the_host_ends_while_the_guest_keeps_sending(one: Network) -> None:
         one.turn()
     sock.close()
     one.until(lambda: stream.gone)
-    assert stream.error is not None
+    assert stream.failed
     one.everybody_leaves()
 
 
@@ -154,7 +154,7 @@ def test_an_answer_arrives_whose_host_then_resets(one: Network, uploads: bool) -
     sock.close()
     one.until(lambda: stream.gone)
     assert stream.received == b"h" * 5000
-    assert stream.error is not None
+    assert stream.failed
     assert not stream.eof
     one.everybody_leaves()
 

@@ -92,7 +92,7 @@ class Pair:
             assert self.heard == self.from_guest
             assert self.stream is not None
             assert self.stream.eof
-            assert self.stream.error is None
+            assert not self.stream.failed
 
 
 class Run:

@@ -55,8 +55,8 @@ class GuestStream:
         self.established = False
         self.eof = False
         """The gateway's FIN has come."""
-        self.error: int | None = None
-        """errno of a reset, or of an attempt that failed."""
+        self.failed = False
+        """It was reset, or the attempt came to nothing."""
         self.gone = False
         self.deaf = False
         """Nothing that arrives is seen, as if it were lost."""
@@ -135,7 +135,7 @@ class GuestStream:
         elif isinstance(action, actions.HostShutdown):
             self.eof = True
         elif isinstance(action, actions.HostReset):
-            self.error = action.errno
+            self.failed = True
         elif isinstance(action, actions.Gone):
             self.gone = True
 

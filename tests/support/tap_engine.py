@@ -67,7 +67,7 @@ class Outcome:
     received: int = 0
     digest: Any = field(default_factory=hashlib.sha256)
     shutdown: bool = False
-    errno: int | None = None
+    reset: bool = False
     gone: bool = False
     sent_digest: str = ""
     over: threading.Event = field(default_factory=threading.Event)
@@ -345,7 +345,7 @@ class TapEngine:
             elif isinstance(action, actions.HostShutdown):
                 outcome.shutdown = True
             elif isinstance(action, actions.HostReset):
-                outcome.errno = action.errno
+                outcome.reset = True
             else:
                 outcome.gone = True
 

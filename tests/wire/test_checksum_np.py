@@ -26,8 +26,8 @@ def test_the_longest_and_heaviest_buffers_do_not_overflow(length: int, off: int)
     assert checksum_np.checksum(view, off, length) == checksum.checksum(view[off:])
 
 
-@given(data=st.binary(min_size=2, max_size=2000), initial=st.integers(0, 0xFFFFF), even=st.booleans())
-def test_a_buffer_with_its_checksum_in_it_verifies(data: bytes, initial: int, even: bool) -> None:
+@given(data=st.binary(min_size=2, max_size=2000), initial=st.integers(0, 0xFFFFF))
+def test_a_buffer_with_its_checksum_in_it_verifies(data: bytes, initial: int) -> None:
     body = bytearray(data[: len(data) // 2 * 2])
     body[0:2] = bytes(2)
     body[0:2] = checksum_np.checksum(memoryview(body), 0, len(body), initial).to_bytes(2, "big")
@@ -42,23 +42,15 @@ def test_a_buffer_with_its_checksum_in_it_verifies(data: bytes, initial: int, ev
     count=st.integers(1, 12),
     length=st.integers(1, 60),
     gap=st.integers(0, 5),
-    last=st.integers(0, 60),
 )
-def test_strided_sums_are_the_sums_of_the_pieces(
-    data: bytes, off: int, count: int, length: int, gap: int, last: int
+def test_row_sums_are_the_sums_of_the_pieces(
+    data: bytes, off: int, count: int, length: int, gap: int
 ) -> None:
     view = memoryview(data.ljust(off + count * (length + gap), b"\x5a"))
     stride = length + gap
-    last = min(last, length)
-
-    def plain(begin: int, size: int) -> int:
-        return int.from_bytes(view[begin : begin + size], "little") % 0xFFFF
-
-    wanted = [plain(off + i * stride, length) for i in range(count)]
+    pieces = [view[begin : begin + length] for begin in range(off, off + count * stride, stride)]
+    wanted = [int.from_bytes(piece, "little") % 0xFFFF for piece in pieces]
     assert (checksum_np.row_sums(view, off, stride, count, length) % 0xFFFF).tolist() == wanted
-    wanted[-1] = plain(off + (count - 1) * stride, last)
-    sums = checksum_np.strided_sums(view, off, stride, count, length, last)
-    assert (sums % 0xFFFF).tolist() == wanted
 
 
 def test_rows_that_leave_the_buffer_are_refused() -> None:

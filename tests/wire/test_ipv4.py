@@ -31,9 +31,6 @@ def test_parse_gives_back_what_was_built(
     packet = b"---" + header + bytes(length) + padding
     want = ipv4.Header(20, tos, total_len, ident, flags, frag * 8, ttl, proto, src, dst)
     assert ipv4.parse(memoryview(packet), 3, len(packet)) == want
-    buf = bytearray(30)
-    ipv4.pack_into(buf, 5, total_len, ident, ttl, proto, src, dst, flags=flags, frag_off=frag * 8, tos=tos)
-    assert buf[5:25] == header
 
 
 @given(u16, u16, u8, u8, addrs, addrs)
@@ -94,7 +91,6 @@ def test_a_header_cut_short_is_truncated() -> None:
 @given(addrs)
 def test_address_text_comes_back(addr: int) -> None:
     assert ipv4.addr_parse(ipv4.addr_text(addr)) == addr
-    assert int.from_bytes(ipv4.addr_bytes(addr), "big") == addr
 
 
 @pytest.mark.parametrize(

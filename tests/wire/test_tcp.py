@@ -65,9 +65,3 @@ def test_a_data_offset_before_the_header_or_behind_the_end_has_its_reason(offset
 def test_a_header_cut_short_is_truncated() -> None:
     with pytest.raises(WireError, match="tcp_segment_dropped_truncated"):
         tcp.parse(VALID, 0, 19)
-
-
-def test_flags_are_named_in_text() -> None:
-    assert tcp.flags_text(tcp.SYN | tcp.ACK) == "SYN|ACK"
-    assert tcp.flags_text(0) == "-"
-    assert tcp.flags_text(0xFF) == "FIN|SYN|RST|PSH|ACK|URG|ECE|CWR"

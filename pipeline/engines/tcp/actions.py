@@ -48,9 +48,7 @@ class HostShutdown(NamedTuple):
 
 
 class HostReset(NamedTuple):
-    """The connection failed: reset the host socket (linger 0). errno says why, as the host's errno."""
-
-    errno: int
+    """The connection failed, was refused or reset: reset the host socket (linger 0)."""
 
 
 class Gone(NamedTuple):
@@ -87,4 +85,5 @@ Action = Connect | Deliver | Discard | Release | Established | HostShutdown | Ho
 
 CONNECT: Final = Connect()
 HOST_SHUTDOWN: Final = HostShutdown()
+HOST_RESET: Final = HostReset()
 GONE: Final = Gone()

@@ -142,7 +142,7 @@ def _take_text(c: Tcb, seg: Segment, start: int, now: float) -> str | None:
     if length and c.host_closed and start + length > c.rcv_nxt and not c.fin_received:
         # RFC 1122 4.2.2.13, RFC 9293 3.10.7.4: nobody will ever read this.
         _discard(c, seg)
-        closing.finish(c, 0, tell_host=False, tell_guest=True)
+        closing.finish(c, tell_host=False, tell_guest=True)
         return "tcp_segment_dropped_host_closed"
     if length and state in (ESTABLISHED, FIN_WAIT_1, FIN_WAIT_2):
         return receive.text(c, start, length, buf, seg.seg_count, now)

@@ -3,9 +3,7 @@
 RFC 9293 sections 3.6, 3.10.4, 3.10.5, 3.10.7; RFC 5961; RFC 6191 (reuse of TIME-WAIT).
 """
 
-from errno import ECONNRESET
-
-from pipeline.engines.tcp.actions import GONE, HOST_SHUTDOWN, Discard, HostReset, Outgoing, Release
+from pipeline.engines.tcp.actions import GONE, HOST_RESET, HOST_SHUTDOWN, Discard, Outgoing, Release
 from pipeline.engines.tcp.segment import Segment, seg_len
 from pipeline.engines.tcp.seq import MASK, lt, unwrap
 from pipeline.engines.tcp.state import (
@@ -53,10 +51,10 @@ def queue_reset(c: Tcb, seq: int) -> None:
     c.wants_transmit = True
 
 
-def finish(c: Tcb, errno: int, tell_host: bool, tell_guest: bool) -> None:
+def finish(c: Tcb, tell_host: bool, tell_guest: bool) -> None:
     """The connection ends now, whatever its state: handles go back, timers stop.
 
-    tell_host adds HostReset(errno). tell_guest queues a reset, and Gone follows when
+    tell_host adds HostReset. tell_guest queues a reset, and Gone follows when
     transmit() has given it out; otherwise Gone is added at once.
     """
     state = c.state
@@ -68,7 +66,7 @@ def finish(c: Tcb, errno: int, tell_host: bool, tell_guest: bool) -> None:
     c.ack_now = c.ack_owed = c.probe_due = c.tlp_due = c.syn_due = False
     if tell_host and state not in (CLOSING, LAST_ACK, TIME_WAIT):
         # In these three both directions have ended in order: the host has nothing to lose.
-        c.actions.append(HostReset(errno))
+        c.actions.append(HOST_RESET)
     # RFC 9293 3.10.5: no reset in SYN-SENT, nor where both sides have closed; those need none.
     if tell_guest and state not in (SYN_SENT, CLOSING, LAST_ACK, TIME_WAIT):
         seq = 0 if state == SYN_RECEIVED and c.snd_nxt == c.iss else c.snd_nxt & MASK
@@ -92,9 +90,9 @@ def give_back(c: Tcb) -> None:
     c.board.clear()
 
 
-def guest_reset(c: Tcb, errno: int = ECONNRESET) -> None:
+def guest_reset(c: Tcb) -> None:
     """An acceptable RST arrived."""
-    finish(c, errno, tell_host=True, tell_guest=False)
+    finish(c, tell_host=True, tell_guest=False)
 
 
 def fin_taken(c: Tcb, now: float) -> None:
@@ -120,7 +118,7 @@ def fin_acknowledged(c: Tcb, now: float) -> None:
     elif state == CLOSING:
         enter_time_wait(c, now)
     elif state == LAST_ACK:
-        finish(c, 0, tell_host=False, tell_guest=False)
+        finish(c, tell_host=False, tell_guest=False)
 
 
 def enter_time_wait(c: Tcb, now: float) -> None:

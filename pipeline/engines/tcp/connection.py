@@ -13,13 +13,12 @@ Life of a connection:
         on_connected()       SYN-ACK; Established(active=False) when the guest acknowledges it
         on_connect_failed()  reset (or silence), Gone
     active(): the host wants to reach the guest. SYN; Established(active=True), or
-        HostReset(ECONNREFUSED | ETIMEDOUT), Gone. Data may be queued from the start.
+        HostReset, Gone. Data may be queued from the start.
     then Deliver, Release, Discard until both FINs have passed (HostShutdown tells of the
     guest's) or HostReset; always Gone at the end. In TIME-WAIT no handle is held, so the
     stage may delete the connection early when it needs room.
 """
 
-from errno import ETIMEDOUT
 from typing import Self
 
 from pipeline.engines.tcp import arrival, closing, handshake, icmp_errors, rack, receive, recovery, send
@@ -79,7 +78,7 @@ class Connection(Tcb):
     def on_connect_failed(self, now: float, reset: bool = True) -> None:
         """The host connection failed. reset: tell the guest (refused); otherwise the stage may (ICMP)."""
         if self.state == SYN_RECEIVED and not self.host_connected:
-            closing.finish(self, 0, tell_host=False, tell_guest=reset)
+            closing.finish(self, tell_host=False, tell_guest=reset)
 
     def on_host_data(self, buf: object, off: int, length: int, now: float) -> None:
         """Queue bytes [off, off + length) of buf for the guest; buf comes back in a Release."""
@@ -122,17 +121,17 @@ class Connection(Tcb):
 
     def on_guest_gone(self, now: float) -> None:
         """Nobody is where the guest was: reset the host. Nothing is sent."""
-        closing.finish(self, ETIMEDOUT, tell_host=True, tell_guest=False)
+        closing.finish(self, tell_host=True, tell_guest=False)
 
     def on_host_reset(self, now: float) -> None:
         """The host connection was reset, or the stage gives up (ABORT, RFC 9293 3.10.5): reset the guest."""
-        closing.finish(self, 0, tell_host=False, tell_guest=True)
+        closing.finish(self, tell_host=False, tell_guest=True)
 
     def on_taken(self, n: int, now: float) -> None:
         """The host took n more of the delivered bytes."""
         if self.state < ESTABLISHED:
             return
-        receive.taken(self, n, now)
+        receive.taken(self, n)
 
     def set_receive_capacity(self, n: int, now: float) -> None:
         """Bound the bytes this connection may hold for the host to n from now on.
@@ -146,14 +145,7 @@ class Connection(Tcb):
         elif self.rcv_capacity < self.cfg.initial_receive_window:
             self.rcv_capacity = min(self.cfg.initial_receive_window, self.rcv_limit)
         if self.state >= ESTABLISHED:
-            receive.taken(self, 0, now)
-
-    def set_path_mtu(self, mtu: int, now: float) -> None:
-        """The way to the guest takes packets of at most mtu bytes (RFC 1191); it never widens again.
-
-        What is in flight in larger ones is sent again.
-        """
-        icmp_errors.lower(self, mtu)
+            receive.taken(self, 0)
 
     # --- the guest's side -----------------------------------------------------------
 
@@ -178,12 +170,12 @@ class Connection(Tcb):
         """
         return icmp_errors.fragmentation_needed(self, seq, mtu)
 
-    def on_unreachable(self, seq: int, errno: int, now: float) -> str | None:
-        """A segment of ours that began with seq did not arrive: errno for the host, 0 if that may pass.
+    def on_unreachable(self, seq: int, hard: bool, now: float) -> str | None:
+        """A segment of ours that began with seq did not arrive. hard: nor will it ever; else that may pass.
 
         Returns the name of a counter, or None when it ended the connection (only in SYN-SENT).
         """
-        return icmp_errors.unreachable(self, seq, errno)
+        return icmp_errors.unreachable(self, seq, hard)
 
     def accepts_reuse(self, seg: Segment) -> bool:
         """Whether a SYN for this 4-tuple may open a new connection here (TIME-WAIT, or this one is over)."""
@@ -249,7 +241,7 @@ class Connection(Tcb):
             return
         limit = self.cfg.syn_retries if self.is_active else self.cfg.synack_retries
         if self.syn_retransmits >= limit:
-            closing.finish(self, ETIMEDOUT, tell_host=True, tell_guest=False)
+            closing.finish(self, tell_host=True, tell_guest=False)
             return
         self.syn_retransmits += 1
         self.rtt.back_off()
@@ -294,10 +286,10 @@ class Connection(Tcb):
     def _linger_expired(self) -> None:
         if self.state == SYN_RECEIVED:
             # The host side never answered at all.
-            closing.finish(self, ETIMEDOUT, tell_host=True, tell_guest=False)
+            closing.finish(self, tell_host=True, tell_guest=False)
         else:
-            closing.finish(self, 0, tell_host=False, tell_guest=False)
+            closing.finish(self, tell_host=False, tell_guest=False)
 
     def _time_out(self) -> None:
         """The guest is dead or unreachable; tell both sides."""
-        closing.finish(self, ETIMEDOUT, tell_host=True, tell_guest=True)
+        closing.finish(self, tell_host=True, tell_guest=True)

@@ -8,7 +8,6 @@ The window of a SYN is never scaled. Data in a SYN are not taken: they are not a
 either, so the guest sends them again behind the handshake (RFC 9293 3.10.7.2 allows it).
 """
 
-from errno import ECONNREFUSED
 from typing import Final
 
 from pipeline.engines.tcp.actions import Established, Outgoing
@@ -70,7 +69,7 @@ def syn_arrived_in_syn_sent(c: Tcb, seg: Segment, now: float) -> str | None:
     if flags & RST:
         if not flags & ACK:
             return "tcp_segment_dropped_bad_reset"
-        guest_reset(c, ECONNREFUSED)
+        guest_reset(c)
         return None
     if not flags & SYN:
         return "tcp_segment_dropped_no_ack"

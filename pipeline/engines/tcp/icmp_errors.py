@@ -18,7 +18,7 @@ all others are soft errors, which end nothing (MUST-56, RFC 5461 section 4).
 from pipeline.engines.tcp import closing, handshake
 from pipeline.engines.tcp.config import IP_TCP_HEADER_BYTES, MIN_MSS
 from pipeline.engines.tcp.seq import unwrap
-from pipeline.engines.tcp.state import ESTABLISHED, LOSS, NO_POSITION, OPEN, SYN_RECEIVED, SYN_SENT, Tcb
+from pipeline.engines.tcp.state import ESTABLISHED, LOSS, NO_POSITION, OPEN, SYN_SENT, Tcb
 from pipeline.wire.tcp_options import TIMESTAMPS_LEN
 
 FOREIGN = "tcp_error_dropped_bad_sequence"
@@ -29,43 +29,34 @@ SOFT = "tcp_error_ignored"
 def fragmentation_needed(c: Tcb, number: int, mtu: int) -> str | None:
     """A segment with this sequence number was too big for a hop that takes packets of mtu bytes.
 
-    Returns the name of a counter when that changed nothing.
+    Segments never become smaller than MIN_MSS, which a peer could not ask for either. Returns the name of
+    a counter when nothing changed.
     """
     if not _in_flight(c, number):
         return FOREIGN
     if c.state < ESTABLISHED or (c.snd_una < c.path_mtu_mark and c.timeouts == c.path_mtu_timeouts):
         return IGNORED
-    if not lower(c, mtu):
+    mss = max(mtu - IP_TCP_HEADER_BYTES, MIN_MSS)
+    if mss >= c.snd_mss + (TIMESTAMPS_LEN if c.ts_ok else 0):
         return IGNORED
+    handshake.set_mss(c, mss)
+    _send_again(c)
     c.path_mtu_mark = c.snd_nxt
     c.path_mtu_timeouts = c.timeouts
     return None
 
 
-def unreachable(c: Tcb, number: int, errno: int) -> str | None:
-    """The segment with this sequence number did not arrive. errno: what to tell the host, 0 for a soft error.
+def unreachable(c: Tcb, number: int, hard: bool) -> str | None:
+    """The segment with this sequence number did not arrive. hard: the code leaves no hope.
 
     Returns the name of a counter unless that ended the connection.
     """
     if not _in_flight(c, number):
         return FOREIGN
-    if c.state != SYN_SENT or not errno:
+    if c.state != SYN_SENT or not hard:
         return SOFT
-    closing.finish(c, errno, tell_host=True, tell_guest=False)
+    closing.finish(c, tell_host=True, tell_guest=False)
     return None
-
-
-def lower(c: Tcb, mtu: int) -> bool:
-    """Packets of at most mtu bytes from now on; False when they are no larger as it is.
-
-    Never below MIN_MSS, which a peer could not ask for either.
-    """
-    mss = max(mtu - IP_TCP_HEADER_BYTES, MIN_MSS)
-    if c.state < SYN_RECEIVED or mss >= c.snd_mss + (TIMESTAMPS_LEN if c.ts_ok else 0):
-        return False
-    handshake.set_mss(c, mss)
-    _send_again(c)
-    return True
 
 
 def _in_flight(c: Tcb, number: int) -> bool:

@@ -172,7 +172,7 @@ def advertise(c: Tcb) -> int:
     return field if field < 65535 else 65535
 
 
-def taken(c: Tcb, n: int, now: float) -> None:
+def taken(c: Tcb, n: int) -> None:
     """The host took n more bytes: maybe an ACK or a window update is due, maybe a larger window."""
     untaken = c.rcv_untaken - n
     c.rcv_untaken = untaken if untaken > 0 else 0

@@ -198,6 +198,11 @@ def _leave(c: Tcb) -> None:
     if c.recovery == RECOVERY:
         c.cc.cwnd = max(min(c.cc.cwnd, c.cc.ssthresh), c.cc.mss)
         rack.on_recovery_exit(c)
+    _be_open(c)
+
+
+def _be_open(c: Tcb) -> None:
+    """Neither recovery nor the time after a time-out goes on, and there is nothing to undo."""
     c.recovery = OPEN
     c.dup_acks = 0
     c.fast_retransmit = False
@@ -219,11 +224,7 @@ def _try_undo(c: Tcb, seg: Segment) -> None:
     c.cc.undo(c.undo_cwnd, c.undo_ssthresh)
     c.board.unmark_lost()
     c.rtt.undo_back_off()
-    c.recovery = OPEN
-    c.dup_acks = 0
-    c.fast_retransmit = False
-    c.undo_cwnd = 0
-    c.undo_ts = NO_POSITION
+    _be_open(c)
 
 
 def reorder_expired(c: Tcb, now: float) -> None:

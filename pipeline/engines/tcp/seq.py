@@ -32,8 +32,3 @@ def unwrap(number: int, near: int) -> int:
 def lt(a: int, b: int) -> bool:
     """Whether the 32-bit number a comes before b (also for timestamps, RFC 7323 section 5.2)."""
     return ((a - b) & MASK) >= HALF
-
-
-def le(a: int, b: int) -> bool:
-    """Whether the 32-bit number a is b or comes before it."""
-    return ((b - a) & MASK) < HALF

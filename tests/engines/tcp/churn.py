@@ -20,7 +20,7 @@ from pipeline.engines.tcp.actions import Outgoing
 from pipeline.engines.tcp.config import TcpConfig
 from pipeline.engines.tcp.connection import Connection, opens, reset_for
 from pipeline.engines.tcp.segment import Segment
-from pipeline.engines.tcp.state import TIME_WAIT
+from pipeline.engines.tcp.state import SYN_SENT, TIME_WAIT
 from pipeline.engines.timing_wheel import TimingWheel
 from pipeline.shm.arena import Pool
 from pipeline.wire.tcp import ACK, FIN, RST, SYN
@@ -222,6 +222,8 @@ class Churn:
         self.seen: Counter[str] = Counter()
         self.states: Counter[int] = Counter()
         self.peak = 0
+        self.cause = ""
+        """Why a host would be reset now."""
         self._ports = max(MIN_PORTS, count // BIRTHS_A_PORT)
         self._count = count
         self._spacing = hours * 3600 / count
@@ -249,6 +251,7 @@ class Churn:
         for flow in self.timers.advance(self.now):
             flow.timer_at = float("inf")
             if flow.conn.deadline() <= self.now:
+                self.cause = "silence"
                 flow.conn.on_timer(self.now)
             self._settle(flow)
 
@@ -335,6 +338,7 @@ class Churn:
             self._add(conn, guest.key, guest)
             flow = self.flows[guest.key]
         else:
+            self.cause = "refusal" if flow.conn.state == SYN_SENT else "reset"
             reason = flow.conn.on_segment(segment, self.now)
             if reason:
                 self.seen[reason] += 1
@@ -416,7 +420,7 @@ class Churn:
             elif isinstance(action, actions.Gone):
                 gone = True
             else:
-                self.seen[f"errno {action.errno}"] += 1
+                self.seen[f"ended by {self.cause}"] += 1
         return gone
 
     def check_empty(self) -> None:

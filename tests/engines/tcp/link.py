@@ -86,7 +86,9 @@ class Host:
     received: int = 0
     untaken: int = 0
     shutdown: bool = False
-    reset: int | None = None
+    reset: bool = False
+    timed_out: bool = False
+    """It was reset because its guest did not answer."""
     gone: bool = False
     established: bool = False
     ends: bool = True
@@ -132,7 +134,7 @@ class End:
         self.sim.arm(self, conn.deadline())
 
     def over(self) -> bool:
-        return self.host.gone or self.host.reset is not None
+        return self.host.gone or self.host.reset
 
     def _feed(self) -> None:
         host, conn = self.host, self.conn
@@ -141,7 +143,7 @@ class End:
             host.sent < host.to_send
             and len(self.handles.out) < MAX_HANDLES
             and not host.gone
-            and host.reset is None
+            and not host.reset
         ):
             n = min(self.sim.rng.randint(*host.chunk), host.to_send - host.sent)
             conn.on_host_data(self.handles.new(host.sent, n), 0, n, self.sim.now)
@@ -177,7 +179,7 @@ class End:
                 assert not host.shutdown
                 host.shutdown = True
             elif isinstance(action, HostReset):
-                host.reset = action.errno
+                host.reset = True
             elif isinstance(action, Gone):
                 assert not host.gone
                 host.gone = True
@@ -353,6 +355,8 @@ class Sim:
         self.armed[end.name] = float("inf")
         if end.conn is not None:
             end.conn.on_timer(self.now)
+            if any(isinstance(action, HostReset) for action in end.conn.actions):
+                end.host.timed_out = True
 
     def run(self, until: float = 1e6, max_events: int = 2_000_000) -> None:
         """Until both are gone, nothing is left to happen, or virtual time is up."""
@@ -395,7 +399,7 @@ class Sim:
         """Both streams arrived in full, both ends closed in order, all handles came home."""
         for end in (self.a, self.b):
             state_now = end.conn.snapshot() if end.conn else None
-            assert end.host.reset is None, (end.name, state_now)
+            assert not end.host.reset, (end.name, state_now)
             assert end.host.received == end.peer.host.to_send, (end.name, self.now, state_now)
             assert end.host.shutdown, (end.name, state_now)
             assert end.host.gone or (end.conn and end.conn.state == state.TIME_WAIT), (end.name, state_now)

@@ -12,7 +12,6 @@ import random
 import sys
 import time
 from concurrent.futures import ProcessPoolExecutor
-from errno import ETIMEDOUT
 
 from pipeline.engines.tcp.config import TcpConfig
 from pipeline.engines.tcp.connection import Connection
@@ -48,7 +47,7 @@ def _host(rng: random.Random, small: bool) -> Host:
 def unopened(sim: Sim) -> bool:
     """Whether one side gave up before both had opened: seven SYNs can be lost, and five SYN-ACKs."""
     hosts = sim.a.host, sim.b.host
-    return any(host.reset == ETIMEDOUT for host in hosts) and not all(host.established for host in hosts)
+    return any(host.timed_out for host in hosts) and not all(host.established for host in hosts)
 
 
 def run_schedule(seed: int) -> Sim:

@@ -33,7 +33,8 @@ def churned(count: int, seed: int) -> None:
     seen = churn.seen
     assert churn.states[CLOSED] > 0.5 * count
     assert churn.states[TIME_WAIT] == seen["reused"]
-    assert min(seen["errno 104"], seen["errno 110"], seen["errno 111"], seen["reused"]) > 0
+    assert min(seen[f"ended by {cause}"] for cause in ("reset", "silence", "refusal")) > 0
+    assert seen["reused"] > 0
     # SYNs that were under way, or are repeated behind a lost reset, open a few more.
     assert count <= seen["opened"] < 1.1 * count
 

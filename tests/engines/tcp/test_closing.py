@@ -1,7 +1,5 @@
 """The ends of a connection: FIN both ways, resets, TIME-WAIT, and nothing left behind."""
 
-from errno import ECONNRESET
-
 import pytest
 
 from pipeline.engines.tcp.actions import Deliver, Gone, HostReset, HostShutdown
@@ -196,7 +194,7 @@ def test_a_reset_from_the_guest_resets_the_host(start: str) -> None:
     if start in ("established", "close_wait"):
         rig.host_data(5000)
     rig.guest(RST, ack=0)
-    assert rig.seen(HostReset) == [HostReset(ECONNRESET)]
+    assert rig.seen(HostReset) == [HostReset()]
     assert rig.gone()
     assert rig.silent()
 

@@ -119,7 +119,7 @@ events = st.one_of(
         st.sampled_from(["una", "mid", "nxt"]),
         st.sampled_from([68, 128, 500, 1000, 1499]),
     ),
-    st.tuples(st.just("not there"), st.sampled_from([0, 111])),
+    st.tuples(st.just("not there"), st.booleans()),
     st.tuples(st.just("wait"), st.sampled_from([0.001, 0.05, 1.0, 130.0])),
     st.tuples(st.just("transmit"), st.integers(0, 3)),
 )
@@ -191,8 +191,8 @@ def apply(rig: Rig, event: tuple[object, ...]) -> None:
         case ("too big", str(place), int(mtu)):
             at = {"una": c.snd_una, "mid": (c.snd_una + c.snd_nxt) // 2, "nxt": c.snd_nxt}[place]
             c.on_fragmentation_needed(at & MASK, mtu, rig.now)
-        case ("not there", int(number)):
-            c.on_unreachable(c.snd_una & MASK, number, rig.now)
+        case ("not there", bool(hard)):
+            c.on_unreachable(c.snd_una & MASK, hard, rig.now)
         case ("timer",):
             if c.deadline() != NEVER:
                 rig.now = max(rig.now, c.deadline())

@@ -1,7 +1,5 @@
 """Opening in both directions, and what the options agree on."""
 
-from errno import ECONNREFUSED, ETIMEDOUT
-
 import pytest
 
 from pipeline.engines.tcp.actions import Connect, Discard, Established, Gone, HostReset
@@ -121,7 +119,7 @@ def test_the_syn_ack_is_repeated_with_back_off_and_given_up() -> None:
     sent = rig.run(200)
     assert [time for time, _ in sent] == [1, 3, 7, 15, 31]
     assert all(out.flags == SYN | ACK for _, out in sent)
-    assert rig.seen(HostReset) == [HostReset(ETIMEDOUT)]
+    assert rig.seen(HostReset) == [HostReset()]
     assert rig.gone()
 
 
@@ -183,7 +181,7 @@ def test_a_result_after_the_end_changes_nothing() -> None:
 def test_a_host_connection_that_never_answers_is_given_up() -> None:
     rig = connecting()
     rig.run(200)
-    assert rig.seen(HostReset) == [HostReset(ETIMEDOUT)]
+    assert rig.seen(HostReset) == [HostReset()]
     assert rig.gone()
 
 
@@ -264,7 +262,7 @@ def test_a_refused_syn() -> None:
     rig = syn_sent()
     rig.host_data(100)
     rig.guest(RST | ACK)
-    assert rig.seen(HostReset) == [HostReset(ECONNREFUSED)]
+    assert rig.seen(HostReset) == [HostReset()]
     assert rig.gone()
     assert rig.silent()
 
@@ -273,7 +271,7 @@ def test_our_syn_is_repeated_and_given_up() -> None:
     rig = syn_sent()
     sent = rig.run(300)
     assert [time for time, _ in sent] == [1, 3, 7, 15, 31, 63]
-    assert rig.seen(HostReset) == [HostReset(ETIMEDOUT)]
+    assert rig.seen(HostReset) == [HostReset()]
     assert rig.gone()
 
 

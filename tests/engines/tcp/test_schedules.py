@@ -10,6 +10,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from pipeline.engines.tcp.seq import MASK
 from tests.engines.tcp.link import End, Host, Impairment, Sim
 from tests.engines.tcp.schedules import CONFIGS, run_parallel, run_range
 
@@ -103,7 +104,7 @@ class TwoEngines(RuleBasedStateMachine):
     def narrow(self, second: bool, mtu: int) -> None:
         conn = self._end(second).conn
         if conn is not None:
-            conn.set_path_mtu(mtu, self.sim.now)
+            conn.on_fragmentation_needed(conn.snd_una & MASK, mtu, self.sim.now)
 
     @precondition(lambda self: not self.reset)
     @rule(second=st.booleans(), sure=st.integers(0, 9))

@@ -278,13 +278,3 @@ def test_sack_blocks_take_their_room_from_the_segments() -> None:
     out = rig.one()
     assert len(out.sack) == 1
     assert out.mss == EFF_MSS - 12
-
-
-def test_a_smaller_path_mtu_cuts_smaller_segments_from_then_on() -> None:
-    rig = wide()
-    rig.conn.set_path_mtu(1000, rig.now)
-    rig.host_data(65536)
-    assert rig.one().mss == 1000 - 40 - 12
-    rig.conn.set_path_mtu(1400, rig.now)
-    rig.conn.set_path_mtu(10, rig.now)
-    assert rig.conn.snd_mss == 88 - 12
