@@ -41,13 +41,12 @@ def bind_inet(protocol: str, local: str) -> socket.socket:
     kind = socket.SOCK_STREAM if protocol == "tcp" else socket.SOCK_DGRAM
     try:
         host, port = split(local)
+        candidates = (
+            [(socket.AF_INET6, "::"), (socket.AF_INET, "0.0.0.0")] if not host else _resolve(host, port, kind)
+        )
     except ListenError as error:
-        raise ListenError(f"listen {protocol}: {error}") from None
-    candidates = (
-        [(socket.AF_INET6, "::"), (socket.AF_INET, "0.0.0.0")]
-        if not host
-        else _resolve(protocol, host, port, kind)
-    )
+        # As gvproxy: it reads a udp address before it listens, so there the error is about the address alone.
+        raise ListenError(f"listen tcp: {error}" if protocol == "tcp" else str(error)) from None
     failure: OSError | None = None
     for family, address in candidates:
         try:
@@ -61,11 +60,11 @@ def bind_inet(protocol: str, local: str) -> socket.socket:
     raise ListenError(f"listen {protocol} {local}: bind: {words}") from failure
 
 
-def _resolve(protocol: str, host: str, port: int, kind: int) -> list[tuple[int, str]]:
+def _resolve(host: str, port: int, kind: int) -> list[tuple[int, str]]:
     try:
         found = socket.getaddrinfo(host, port, type=kind)
     except socket.gaierror:
-        raise ListenError(f"listen {protocol}: lookup {host}: no such host") from None
+        raise ListenError(f"lookup {host}: no such host") from None
     return [(family, str(sockaddr[0])) for family, _, _, _, sockaddr in found]
 
 

@@ -63,10 +63,21 @@ def test_a_foreign_address_is_said_in_the_known_words() -> None:
     assert str(caught.value) == "listen tcp 192.0.2.1:5: bind: cannot assign requested address"
 
 
-def test_a_missing_port_is_said_in_the_known_words() -> None:
+@pytest.mark.parametrize(
+    "protocol, local, text",
+    [
+        ("tcp", "x", "listen tcp: address x: missing port in address"),
+        ("udp", "x", "address x: missing port in address"),
+        ("tcp", "nowhere.invalid:1", "listen tcp: lookup nowhere.invalid: no such host"),
+        ("udp", "nowhere.invalid:1", "lookup nowhere.invalid: no such host"),
+    ],
+)
+def test_a_local_address_that_is_none_is_said_in_the_known_words(
+    protocol: str, local: str, text: str
+) -> None:
     with pytest.raises(listener.ListenError) as caught:
-        listener.bind_inet("tcp", "x")
-    assert str(caught.value) == "listen tcp: address x: missing port in address"
+        listener.bind_inet(protocol, local)
+    assert str(caught.value) == text
 
 
 def test_a_unix_socket_has_mode_0600_and_replaces_a_dead_one(tmp_path: Path) -> None:
