@@ -92,7 +92,9 @@ class ListenStage:
         try:
             match message:
                 case {"op": "expose", "protocol": str(protocol), "local": str(local), "remote": str(remote)}:
-                    self._expose(protocol, local, remote, int(str(message.get("proxy", 0))))
+                    found = message.get("found")
+                    addresses = found if isinstance(found, list) else None
+                    self._expose(protocol, local, remote, int(str(message.get("proxy", 0))), addresses)
                 case {"op": "unexpose", "protocol": str(protocol), "local": str(local)}:
                     self._unexpose(protocol, local)
                 case {"op": "tunnel", "ip": str(ip), "port": int(port)} if fds:
@@ -110,7 +112,10 @@ class ListenStage:
             close_all(fds)
         return {"ok": True}
 
-    def _expose(self, protocol: str, local: str, remote: str, proxy: int) -> None:
+    def _expose(
+        self, protocol: str, local: str, remote: str, proxy: int, addresses: list[str] | None
+    ) -> None:
+        """addresses: those of the host in local, where that is a name."""
         key = f"{protocol} {local}"
         if key in self.forwards:
             raise listener.ListenError("proxy already running")
@@ -124,7 +129,7 @@ class ListenStage:
             path = local.removeprefix("unix://")
             sock = listener.bind_unix(path)
         else:
-            sock = listener.bind_inet(protocol, local)
+            sock = listener.bind_inet(protocol, local, addresses)
         forward = Forward(key, protocol, sock, addr, port, path)
         forward.proxy = proxy
         if protocol == "udp":
