@@ -11,6 +11,7 @@ from pipeline import config_build, flags, options
 from pipeline.config import Config, PortForward, Record, SocketForward, Zone, address_text, as_file, mac_text
 from pipeline.config_file import ConfigError
 from pipeline.engines.dns_zones import ZoneError, parse_zone
+from pipeline.links import addresses
 
 
 def build(*words: str, resolv_conf: str = os.devnull) -> tuple[Config, tuple[str, ...]]:
@@ -349,6 +350,22 @@ def test_the_file_takes_the_addresses_of_records_that_the_api_takes(ip: str, fil
 
 def test_notification_may_be_a_path_or_a_url_in_the_file(file) -> None:
     assert build("-config", file("notification: unix:///tmp/n"))[0].notification == "/tmp/n"
+    assert build("-config", file("notification: /tmp/n%20n"))[0].notification == "/tmp/n%20n"
+
+
+def test_percent_encoded_urls_name_the_same_file_for_everybody(tmp_path: Path, file) -> None:
+    """An existing socket was not seen, and notifications went to a file that nobody listens at."""
+    for scheme, flag in (("unix", "qemu"), ("unixpacket", "bess"), ("unixgram", "vfkit")):
+        path = tmp_path / f"the {flag}"
+        path.touch()
+        url = f"{scheme}://{tmp_path}/the%20{flag}"
+        assert addresses.socket_path(url) == str(path)
+        assert refusal(f"-listen-{flag}", url) == f'"{path}" already exists'
+    for words in (
+        ["-notification", "unix:///tmp/n%20n"],
+        ["-config", file("notification: unix:///tmp/n%20n")],
+    ):
+        assert build(*words)[0].notification == "/tmp/n n"
 
 
 def test_search_domains_come_from_the_first_search_line(tmp_path: Path) -> None:
