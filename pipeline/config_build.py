@@ -33,6 +33,7 @@ from pipeline.config import (
 )
 from pipeline.config_access import egress_policy, guest_api, with_proxy_protocol
 from pipeline.config_file import MAX_MTU, ConfigError, FileKeys, SocketForwardKeys, StackKeys, is_ipv4, read
+from pipeline.links.addresses import unix_path
 
 DEFAULT_MTU: Final = 1500
 MIN_MTU: Final = 68
@@ -213,11 +214,6 @@ def addresses(
     return found[0], found[1], found[2]
 
 
-def socket_path(url: str) -> str:
-    """The path of a unix, unixpacket or unixgram URL."""
-    return urlsplit(url).path
-
-
 def _level(text: str, warnings: list[str]) -> str:
     level = LEVELS.get(text.lower())
     if level is None:
@@ -227,16 +223,16 @@ def _level(text: str, warnings: list[str]) -> str:
 
 
 def _notification(flag: str, key: str) -> str:
-    if flag:
-        try:
-            url = urlsplit(flag)
-        except ValueError as error:
-            raise ConfigError(f"invalid value for notification listen address: {error}") from None
-        if url.scheme != "unix" or not url.path:
-            raise ConfigError("notification listen address must be unix:// address")
-        return url.path
     # gvproxy takes the key as a path; a URL there is what people write.
-    return key.removeprefix("unix://")
+    if not flag and not key.startswith("unix://"):
+        return key
+    try:
+        url = urlsplit(flag or key)
+    except ValueError as error:
+        raise ConfigError(f"invalid value for notification listen address: {error}") from None
+    if url.scheme != "unix" or not url.path:
+        raise ConfigError("notification listen address must be unix:// address")
+    return unix_path(flag or key)
 
 
 def _links(parsed: flags.Parsed, keys: FileKeys) -> dict[str, str]:
@@ -294,8 +290,7 @@ def _endpoint(url: str, what: str, schemes: tuple[str, ...]) -> None:
 
 
 def _must_not_exist(url: str, scheme: str) -> None:
-    path = socket_path(url)
-    if url.startswith(f"{scheme}://") and os.path.lexists(path):
+    if url.startswith(f"{scheme}://") and os.path.lexists(path := unix_path(url)):
         raise ConfigError(f"{flags.quote(path)} already exists")
 
 

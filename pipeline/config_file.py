@@ -90,6 +90,15 @@ def _ipv4(value: object) -> str:
     return text
 
 
+def _any_ip(value: object) -> str:
+    text = _text(value)
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        raise ValueError("must be an IP address such as 192.168.127.2 or fd00::2") from None
+    return text
+
+
 def _mac(value: object) -> str:
     text = _text(value)
     if not _MAC.fullmatch(text):
@@ -180,7 +189,7 @@ Text = Annotated[str, BeforeValidator(_text)]
 Flag = Annotated[bool, BeforeValidator(_true)]
 Ip = Annotated[str, BeforeValidator(_ipv4)]
 Mac = Annotated[str, BeforeValidator(_mac)]
-OptionalIp = Annotated[str, _optional(_ipv4)]
+OptionalAnyIp = Annotated[str, _optional(_any_ip)]
 OptionalMac = Annotated[str, _optional(_mac)]
 Pattern = Annotated[str, BeforeValidator(_regexp)]
 Network = Annotated[str, BeforeValidator(_network)]
@@ -201,7 +210,7 @@ class RecordKeys(_Map):
     """One name of a zone, or a pattern of names."""
 
     name: Text = ""
-    ip: OptionalIp = ""
+    ip: OptionalAnyIp = ""
     regexp: Pattern = ""
 
 
@@ -210,7 +219,7 @@ class ZoneKeys(_Map):
 
     name: Text = ""
     records: list[RecordKeys] = []
-    default_ip: OptionalIp = Field(default="", validation_alias="defaultIP")
+    default_ip: OptionalAnyIp = Field(default="", validation_alias="defaultIP")
 
 
 class SocketForwardKeys(_Map):

@@ -1,6 +1,7 @@
 """Merging, derived addresses, the default mode and the order and words of refusals."""
 
 import ipaddress
+import json
 import os
 from pathlib import Path
 
@@ -9,6 +10,8 @@ import pytest
 from pipeline import config_build, flags, options
 from pipeline.config import Config, PortForward, Record, SocketForward, Zone, address_text, as_file, mac_text
 from pipeline.config_file import ConfigError
+from pipeline.engines.dns_zones import ZoneError, parse_zone
+from pipeline.links import addresses
 
 
 def build(*words: str, resolv_conf: str = os.devnull) -> tuple[Config, tuple[str, ...]]:
@@ -330,8 +333,39 @@ def test_an_mtu_that_no_frame_length_can_say_is_cut_with_a_warning() -> None:
     assert len(warnings) == 1
 
 
+@pytest.mark.parametrize(
+    "ip", ["", "192.168.127.2", "fd00::1", "::ffff:1.2.3.4", "fd00::1/64", "1.2.3", "host"]
+)
+def test_the_file_takes_the_addresses_of_records_that_the_api_takes(ip: str, file) -> None:
+    zone = {"name": "t.", "records": [{"name": "a", "ip": ip}], "defaultIP": ip}
+    path = file(json.dumps({"stack": {"dns": [zone]}}))
+    try:
+        parse_zone(zone)
+    except ZoneError:
+        with pytest.raises(ConfigError, match="must be an IP address"):
+            build("-config", path)
+    else:
+        assert build("-config", path)[0].dns_zones == (Zone("t.", (Record("a", ip),), ip),)
+
+
 def test_notification_may_be_a_path_or_a_url_in_the_file(file) -> None:
     assert build("-config", file("notification: unix:///tmp/n"))[0].notification == "/tmp/n"
+    assert build("-config", file("notification: /tmp/n%20n"))[0].notification == "/tmp/n%20n"
+
+
+def test_percent_encoded_urls_name_the_same_file_for_everybody(tmp_path: Path, file) -> None:
+    """An existing socket was not seen, and notifications went to a file that nobody listens at."""
+    for scheme, flag in (("unix", "qemu"), ("unixpacket", "bess"), ("unixgram", "vfkit")):
+        path = tmp_path / f"the {flag}"
+        path.touch()
+        url = f"{scheme}://{tmp_path}/the%20{flag}"
+        assert addresses.socket_path(url) == str(path)
+        assert refusal(f"-listen-{flag}", url) == f'"{path}" already exists'
+    for words in (
+        ["-notification", "unix:///tmp/n%20n"],
+        ["-config", file("notification: unix:///tmp/n%20n")],
+    ):
+        assert build(*words)[0].notification == "/tmp/n n"
 
 
 def test_search_domains_come_from_the_first_search_line(tmp_path: Path) -> None:

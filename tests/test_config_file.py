@@ -59,7 +59,8 @@ WRONG = [
     ("\nec2-metadata-access: 7\n", 'line 2: ec2-metadata-access: must be true or false, not "7"'),
     (
         "stack:\n  dns:\n    - name: a.\n    - name: b.\n      records:\n        - {name: x, ip: 1.2.3}\n",
-        'line 6: stack.dns[1].records[0].ip: must be an IPv4 address such as 192.168.127.2, not "1.2.3"',
+        "line 6: stack.dns[1].records[0].ip: must be an IP address such as 192.168.127.2 or fd00::2, "
+        'not "1.2.3"',
     ),
     (
         "stack: {dhcpStaticLeases: {192.168.127.9: nonsense}}",

@@ -34,6 +34,8 @@ OUTSIDE = (
 LOW = ("pipeline.wire", "pipeline.engines", "pipeline.shm", "pipeline.links", "pipeline.host")
 EVENTS = "pipeline.events"
 """What a poller tells: bits, and nothing else."""
+PATHS = "pipeline.links.addresses"
+"""Which file a socket's URL means is said by who binds it."""
 LEAVES = ("pipeline.counters", "pipeline.limits", "pipeline.logs")
 SETTINGS = (
     "pipeline.config",
@@ -49,7 +51,7 @@ TOGETHER = (
     "pipeline.control",
     "pipeline.descriptor_limit",
     "pipeline.shm",
-    "pipeline.links.addresses",
+    PATHS,
     "pipeline.links.inherited",
     "pipeline.links.pcap",
     "pipeline.links.protocols",
@@ -91,6 +93,7 @@ TABLE: dict[str, Row] = {
             "pipeline.stages.channel",
             "pipeline.shm",
             "pipeline.topology",
+            PATHS,
             *LEAVES,
             *SETTINGS,
         )
@@ -104,7 +107,7 @@ TABLE: dict[str, Row] = {
     "pipeline.flags": Row((), PURE),
     "pipeline.options": Row((*LEAVES, "pipeline.config", "pipeline.flags")),
     "pipeline.config": Row(("pipeline.limits",), None, ("os", "socket")),
-    "pipeline.config_build": Row((*LEAVES, *SETTINGS)),
+    "pipeline.config_build": Row((*LEAVES, *SETTINGS, PATHS)),
     "pipeline.config_access": Row((*LEAVES, *SETTINGS)),
     # Patterns are checked by who will use them.
     "pipeline.config_file": Row((*LEAVES, *SETTINGS, "pipeline.engines.regexp")),

@@ -7,13 +7,15 @@ forward is its protocol and the text of its local address. Moves no traffic.
 
 import asyncio
 import ipaddress
+from contextlib import suppress
 from typing import Any, Final, NamedTuple
 
 import structlog
 
 from pipeline.control import ssh
-from pipeline.control.channel import RefusedError, Request
+from pipeline.control.channel import RefusedError, Request, RequestError
 from pipeline.control.gotext import GoError, parse_uint, split_host_port, split_scheme
+from pipeline.control.lookup import Lookups
 from pipeline.control.socket_forward import SocketError, SocketForwards, host_path
 from pipeline.control.ssh import Destination
 
@@ -50,6 +52,7 @@ class Forwarder:
         self._sockets = sockets or SocketForwards(request, structlog.get_logger())
         self._forwards: dict[tuple[str, str], Forward] = {}
         self._over_ssh: set[str] = set()
+        self._lookups = Lookups()
         self._lock = asyncio.Lock()
 
     def all(self) -> list[Forward]:
@@ -61,6 +64,8 @@ class Forwarder:
 
         proxy_protocol: "v1" or "v2" lets the guest see the client's address, in a PROXY header.
         """
+        # Before the lock: a name server that is slow delays nobody else.
+        found = await self._found(protocol, local)
         async with self._lock:
             key = (protocol, local)
             if key in self._forwards:
@@ -80,10 +85,17 @@ class Forwarder:
             op: dict[str, Any] = {"op": "expose", "protocol": protocol, "local": local, "remote": target}
             if version:
                 op["proxy"] = version
+            if found is not None:
+                op["found"] = found
             try:
                 await self._request(WORKER, op)
             except RefusedError as error:
                 raise ForwardError(str(error)) from None
+            except RequestError:
+                # The worker may open it yet. It takes requests in order, so this one closes it then.
+                with suppress(RequestError):
+                    await self._request(WORKER, {"op": "unexpose", "protocol": protocol, "local": local})
+                raise
             self._forwards[key] = Forward(local, remote, protocol, proxy_protocol)
 
     async def unexpose(self, protocol: str, local: str) -> None:
@@ -102,11 +114,36 @@ class Forwarder:
                 raise ForwardError(str(error)) from None
             del self._forwards[protocol, local]
 
+    async def _found(self, protocol: str, local: str) -> list[str] | None:
+        """The addresses of the host in local, None where nothing is to be looked up.
+
+        An unknown name has none; what is no address at all is left to the worker, which says so in its turn.
+        """
+        try:
+            host = split_host_port(local)[0] if protocol in ("tcp", "udp") else ""
+        except GoError:
+            return None
+        if not host or _is_number(host):
+            return None
+        try:
+            return await self._lookups.addresses(host)
+        except TimeoutError:
+            prefix = "listen tcp: " if protocol == "tcp" else ""
+            raise ForwardError(f"{prefix}lookup {host}: i/o timeout") from None
+
     async def _open_socket(self, local: str, destination: Destination) -> None:
         try:
             await self._sockets.open(host_path(local), destination)
         except SocketError as error:
             raise ForwardError(str(error)) from None
+
+
+def _is_number(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
 
 
 def _destination(protocol: str, remote: str) -> Destination | None:

@@ -17,6 +17,7 @@ import structlog
 
 from pipeline.control.channel import Request
 from pipeline.control.ssh import Destination, SshConnection, SshError, Streams, dialler
+from pipeline.links.addresses import unix_path
 
 MODE: Final = 0o600
 BACKLOG: Final = 128
@@ -41,14 +42,18 @@ class Connection(Protocol):
 
 def host_path(text: str) -> str:
     """The path of a forward's socket, which may be written as a URL. Raises SocketError."""
-    scheme, colon, rest = text.partition("://")
+    scheme, colon, _ = text.partition("://")
     if not colon:
         return text
     if scheme == "npipe":
         raise SocketError("named pipes are not supported by this platform")
-    if scheme != "unix" or not rest:
+    try:
+        path = unix_path(text) if scheme == "unix" else ""
+    except ValueError as error:
+        raise SocketError(f"cannot listen: {text}: {error}") from None
+    if not path:
         raise SocketError(f"unknown scheme of a forwarded socket: {text}")
-    return rest
+    return path
 
 
 class SocketForward:

@@ -3,7 +3,8 @@
 The guest is dialled by the listen worker, which gets one end of a socketpair; asyncssh speaks on
 the other. All clients of one destination share the connection, each with a channel to the guest's unix
 socket (direct-streamlocal@openssh.com). Keys are read anew at each attempt. The host's ssh
-configuration, agent and, unless asked for, known hosts play no part: the guest was just made here.
+configuration and agent play no part: the guest was just made here. Its host key is checked only where that is
+asked for and ~/.ssh/known_hosts says which one it should be, as in gvproxy.
 """
 
 import asyncio
@@ -24,6 +25,7 @@ from pipeline.flags import quote
 
 SCHEME: Final = "ssh-tunnel"
 PORT: Final = 22
+KNOWN_HOSTS: Final = "~/.ssh/known_hosts"
 PATIENCE: Final = 60.0
 """Seconds for which a client waits for a guest that does not answer: a slow one may need as long to boot."""
 ATTEMPT_TIMEOUT: Final = 10.0
@@ -48,7 +50,7 @@ class SshError(Exception):
 
 
 class Destination(NamedTuple):
-    """A unix socket in a guest and how to get there. key is a path; secure: the host key must be known."""
+    """A unix socket in a guest and how to get there. key is a path; secure: check the host key, if known."""
 
     user: str
     ip: str
@@ -103,6 +105,21 @@ def read_key(path: str, passphrase: str = "") -> asyncssh.SSHKey:
         raise SshError(f"failed to parse identity {quote(path)}: open {path}: {words}") from error
     except (asyncssh.KeyImportError, asyncssh.KeyEncryptionError) as error:
         raise SshError(f"failed to parse identity {quote(path)}: {error}") from error
+
+
+def known_hosts(to: Destination, path: str) -> asyncssh.SSHKnownHosts:
+    """What a known_hosts file says about the guest. SshError says why that is nothing. Blocks."""
+    try:
+        known = asyncssh.read_known_hosts(path)
+        # The port as asyncssh itself asks for it when it connects.
+        entries = asyncssh.match_known_hosts(known, to.ip, "", to.port if to.port != PORT else None)
+    except OSError as error:
+        raise SshError(f"open {path}: {os.strerror(error.errno or 0).lower()}") from error
+    except ValueError as error:
+        raise SshError(f"{path}: {error}") from error
+    if not any(entries):
+        raise SshError(f"{path} has no entry for {to.ip} port {to.port}")
+    return known
 
 
 def dialler(request: Request) -> Dial:
@@ -229,9 +246,10 @@ class SshConnection:
 
     async def _attempt(self) -> _Held:
         pause = FIRST_PAUSE
+        known = await self._known_hosts()
         while True:
             try:
-                held = self._held = _Held(await self._connect())
+                held = self._held = _Held(await self._connect(known))
                 self._log.info("ssh connection opened")
                 return held
             except (asyncssh.PermissionDenied, asyncssh.HostKeyNotVerifiable) as error:
@@ -243,7 +261,16 @@ class SshConnection:
             await asyncio.sleep(pause)
             pause = min(pause * 2, LAST_PAUSE)
 
-    async def _connect(self) -> asyncssh.SSHClientConnection:
+    async def _known_hosts(self) -> asyncssh.SSHKnownHosts | None:
+        if not self._to.secure:
+            return None
+        try:
+            return await asyncio.to_thread(known_hosts, self._to, os.path.expanduser(KNOWN_HOSTS))
+        except SshError as error:
+            self._log.warning("the guest's host key is not checked", error=str(error))
+            return None
+
+    async def _connect(self, known: asyncssh.SSHKnownHosts | None) -> asyncssh.SSHClientConnection:
         to = self._to
         key = await asyncio.to_thread(read_key, to.key, to.passphrase)
         sock = await self._dial(to.ip, to.port)
@@ -258,7 +285,7 @@ class SshConnection:
                     client_keys=[key],
                     password=to.password or None,
                     agent_path=None,
-                    known_hosts=os.path.expanduser("~/.ssh/known_hosts") if to.secure else None,
+                    known_hosts=known,
                     keepalive_interval=KEEPALIVE,
                     keepalive_count_max=KEEPALIVE_COUNT,
                 )

@@ -8,6 +8,7 @@ import errno
 import os
 import socket
 import stat
+from collections.abc import Sequence
 from typing import Final
 
 BACKLOG: Final = 4096
@@ -33,21 +34,22 @@ def split(local: str) -> tuple[str, int]:
     return host, int(port)
 
 
-def bind_inet(protocol: str, local: str) -> socket.socket:
+def bind_inet(protocol: str, local: str, found: Sequence[str] | None = None) -> socket.socket:
     """A bound non-blocking socket: TCP listening, UDP ready to receive.
 
-    An empty host is the wildcard of both address families where the system has IPv6.
+    An empty host is the wildcard of both address families where the system has IPv6. A name is not looked
+    up here, where it would hold up everybody: found are its addresses.
     """
     kind = socket.SOCK_STREAM if protocol == "tcp" else socket.SOCK_DGRAM
     try:
         host, port = split(local)
+        if host:
+            candidates = _families(host, [host] if found is None else found)
+        else:
+            candidates = [(socket.AF_INET6, "::"), (socket.AF_INET, "0.0.0.0")]
     except ListenError as error:
-        raise ListenError(f"listen {protocol}: {error}") from None
-    candidates = (
-        [(socket.AF_INET6, "::"), (socket.AF_INET, "0.0.0.0")]
-        if not host
-        else _resolve(protocol, host, port, kind)
-    )
+        # As gvproxy: it reads a udp address before it listens, so there the error is about the address alone.
+        raise ListenError(f"listen tcp: {error}" if protocol == "tcp" else str(error)) from None
     failure: OSError | None = None
     for family, address in candidates:
         try:
@@ -61,12 +63,17 @@ def bind_inet(protocol: str, local: str) -> socket.socket:
     raise ListenError(f"listen {protocol} {local}: bind: {words}") from failure
 
 
-def _resolve(protocol: str, host: str, port: int, kind: int) -> list[tuple[int, str]]:
-    try:
-        found = socket.getaddrinfo(host, port, type=kind)
-    except socket.gaierror:
-        raise ListenError(f"listen {protocol}: lookup {host}: no such host") from None
-    return [(family, str(sockaddr[0])) for family, _, _, _, sockaddr in found]
+def _families(host: str, addresses: Sequence[str]) -> list[tuple[int, str]]:
+    rows: list[tuple[int, str]] = []
+    for address in addresses:
+        try:
+            found = socket.getaddrinfo(address, None, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
+        except (socket.gaierror, UnicodeError):
+            continue
+        rows += ((family, str(sockaddr[0])) for family, _, _, _, sockaddr in found)
+    if not rows:
+        raise ListenError(f"lookup {host}: no such host")
+    return rows
 
 
 def _bind(family: int, kind: int, address: str, port: int, *, dual_stack: bool) -> socket.socket:

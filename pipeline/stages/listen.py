@@ -17,6 +17,7 @@ from pipeline import events as ev
 from pipeline.config import Config
 from pipeline.counters import INDEX
 from pipeline.host import listener, proxy_header
+from pipeline.links import addresses
 from pipeline.stages.channel import close_all
 from pipeline.stages.worker import Worker
 from pipeline.wire import ipv4, proxy_protocol
@@ -92,7 +93,9 @@ class ListenStage:
         try:
             match message:
                 case {"op": "expose", "protocol": str(protocol), "local": str(local), "remote": str(remote)}:
-                    self._expose(protocol, local, remote, int(str(message.get("proxy", 0))))
+                    found = message.get("found")
+                    numbers = found if isinstance(found, list) else None
+                    self._expose(protocol, local, remote, int(str(message.get("proxy", 0))), numbers)
                 case {"op": "unexpose", "protocol": str(protocol), "local": str(local)}:
                     self._unexpose(protocol, local)
                 case {"op": "tunnel", "ip": str(ip), "port": int(port)} if fds:
@@ -110,7 +113,8 @@ class ListenStage:
             close_all(fds)
         return {"ok": True}
 
-    def _expose(self, protocol: str, local: str, remote: str, proxy: int) -> None:
+    def _expose(self, protocol: str, local: str, remote: str, proxy: int, found: list[str] | None) -> None:
+        """found: the addresses of the host in local, where that is a name."""
         key = f"{protocol} {local}"
         if key in self.forwards:
             raise listener.ListenError("proxy already running")
@@ -121,10 +125,10 @@ class ListenStage:
         addr = ipv4.addr_parse(host)
         path = None
         if protocol == "unix":
-            path = local.removeprefix("unix://")
+            path = addresses.unix_path(local) if local.startswith("unix://") else local
             sock = listener.bind_unix(path)
         else:
-            sock = listener.bind_inet(protocol, local)
+            sock = listener.bind_inet(protocol, local, found)
         forward = Forward(key, protocol, sock, addr, port, path)
         forward.proxy = proxy
         if protocol == "udp":

@@ -1,7 +1,10 @@
 """The list of forwards: order, duplicates, and the words of refusals."""
 
 import asyncio
-from typing import cast
+import socket
+import threading
+import time
+from typing import Any, cast
 
 import pytest
 
@@ -109,6 +112,88 @@ def test_a_silent_worker_is_not_the_clients_fault() -> None:
         assert not isinstance(error.value, RefusedError)
 
     asyncio.run(run())
+
+
+def test_a_forward_whose_answer_is_missing_does_not_stay_open() -> None:
+    """The worker opens it after its time: it would have a port that nobody knows of and can close."""
+
+    async def run() -> None:
+        workers = Workers()
+        workers.answers["expose"] = lambda _op: RequestError("worker listen did not answer expose within 5 s")
+        made = Forwarder(workers)
+        with pytest.raises(RequestError, match="did not answer expose"):
+            await made.expose("tcp", ":1", "1.2.3.4:5")
+        assert workers.asked[-1] == ("listen", {"op": "unexpose", "protocol": "tcp", "local": ":1"})
+        assert made.all() == []
+        # Where there is nothing to close the first error is still the one to tell.
+        workers.answers["unexpose"] = refuse("proxy not found")
+        with pytest.raises(RequestError, match="did not answer expose"):
+            await made.expose("tcp", ":1", "1.2.3.4:5")
+        del workers.answers["expose"]
+        await made.expose("tcp", ":1", "1.2.3.4:5")
+        assert len(made.all()) == 1
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize(
+    ("protocol", "local", "found"),
+    [
+        ("tcp", "localhost:1", ["::1", "127.0.0.1"]),
+        ("udp", "[localhost]:1", ["::1", "127.0.0.1"]),
+        ("tcp", "nowhere.example:1", []),
+        ("tcp", "127.0.0.1:1", None),
+        ("tcp", "[fe80::1%eth0]:1", None),
+        ("udp", ":1", None),
+        ("tcp", "x", None),
+        ("tcp", "[localhost:1", None),
+        ("unix", "localhost:1", None),
+    ],
+)
+def test_a_name_is_looked_up_before_the_worker_gets_it(
+    protocol: str, local: str, found: list[str] | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lookup(host: str, *_: object, **__: object) -> list[Any]:
+        if host != "localhost":
+            raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+        return [(0, 0, 0, "", ("::1", 0, 0, 0)), (0, 0, 0, "", ("127.0.0.1", 0))]
+
+    monkeypatch.setattr(socket, "getaddrinfo", lookup)
+
+    async def run() -> None:
+        workers = Workers()
+        remote = "tcp://1.2.3.4:5" if protocol == "unix" else "1.2.3.4:5"
+        await Forwarder(workers).expose(protocol, local, remote)
+        assert workers.asked[0][1].get("found") == found
+
+    asyncio.run(run())
+
+
+def test_a_name_server_that_is_silent_delays_only_who_asked_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    over = threading.Event()
+
+    def lookup(*_: object, **__: object) -> list[Any]:
+        over.wait(10)
+        return []
+
+    monkeypatch.setattr(socket, "getaddrinfo", lookup)
+    monkeypatch.setattr("pipeline.control.lookup.TIMEOUT", 0.2)
+
+    async def run() -> None:
+        workers = Workers()
+        made = Forwarder(workers)
+        slow = asyncio.create_task(made.expose("tcp", "slow.example:1", "1.2.3.4:5"))
+        await asyncio.sleep(0)
+        await made.expose("tcp", ":1", "1.2.3.4:5")
+        assert not slow.done()
+        with pytest.raises(ForwardError, match=r"^listen tcp: lookup slow.example: i/o timeout$"):
+            await slow
+        assert [op["local"] for _, op in workers.asked] == [":1"]
+
+    started = time.monotonic()
+    asyncio.run(run())
+    assert time.monotonic() - started < 5, "nor does it hold up the end"
+    over.set()
 
 
 def test_of_two_requests_for_one_address_at_once_one_is_refused() -> None:

@@ -174,10 +174,11 @@ def test_a_half_closed_client_gets_its_answer_and_the_end(tmp_path: Path) -> Non
     asyncio.run(run())
 
 
-def test_a_later_take_over_is_told_to_come_alone(tmp_path: Path) -> None:
+@pytest.mark.parametrize("target", [b"/connect", b"/tunnel?ip=1.2.3.4&port=1"])
+def test_a_later_take_over_is_told_to_come_alone(target: bytes, tmp_path: Path) -> None:
     async def run() -> None:
         async with endpoint(tmp_path) as at:
-            answer = await at.raw(ALL + b"GET /tunnel?ip=1.2.3.4&port=1 HTTP/1.1\r\nHost: a\r\n\r\n")
+            answer = await at.raw(ALL + b"GET " + target + b" HTTP/1.1\r\nHost: a\r\n\r\n")
             assert b"HTTP/1.1 400 Bad Request\r\n" in answer
             assert answer.endswith(b"open a new one\n")
             assert at.workers.asked == []

@@ -47,9 +47,17 @@ async def ask(path: Path, data: bytes) -> bytes:
     return answer
 
 
-@pytest.mark.parametrize("text", ["/a/b", "unix:///a/b"])
-def test_a_socket_is_named_by_path_or_url(text: str) -> None:
-    assert host_path(text) == "/a/b"
+@pytest.mark.parametrize(
+    ("text", "path"),
+    [
+        ("/a/b", "/a/b"),
+        ("unix:///a/b", "/a/b"),
+        ("/a%20b", "/a%20b"),
+        ("unix:///a%20b", "/a b"),
+    ],
+)
+def test_a_socket_is_named_by_path_or_url(text: str, path: str) -> None:
+    assert host_path(text) == path
 
 
 @pytest.mark.parametrize(
@@ -58,6 +66,7 @@ def test_a_socket_is_named_by_path_or_url(text: str) -> None:
         ("npipe:////./pipe/x", "named pipes are not supported by this platform"),
         ("tcp://a:1", "unknown scheme of a forwarded socket: tcp://a:1"),
         ("unix://", "unknown scheme"),
+        ("unix://[a/b", "cannot listen: unix://"),
     ],
 )
 def test_other_places_are_refused(text: str, words: str) -> None:

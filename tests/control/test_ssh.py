@@ -9,11 +9,12 @@ from typing import Any
 import asyncssh
 import pytest
 import structlog
+from structlog.testing import capture_logs
 
 from pipeline.control import ssh
 from pipeline.control.gotext import GoError
 from pipeline.control.ssh import Destination, SshConnection, SshError, Streams
-from tests.support.ssh_guest import SshGuest
+from tests.support.ssh_guest import ADDRESS, SshGuest
 
 LOG = structlog.get_logger()
 
@@ -245,24 +246,69 @@ def test_a_key_that_the_guest_does_not_know_is_an_error_at_once(guest: SshGuest,
     run(work())
 
 
-def test_a_host_key_is_checked_where_that_is_asked_for(
-    guest: SshGuest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where the host's known_hosts file is; it does not exist yet."""
     monkeypatch.setenv("HOME", str(tmp_path))
-    known = tmp_path / ".ssh" / "known_hosts"
-    known.parent.mkdir()
+    (tmp_path / ".ssh").mkdir()
+    return tmp_path / ".ssh" / "known_hosts"
+
+
+def test_a_host_key_is_checked_where_that_is_asked_for_and_it_is_known(guest: SshGuest, known: Path) -> None:
+    other = asyncssh.generate_private_key("ssh-ed25519").export_public_key().decode()
+    right = guest.host_key.export_public_key().decode()
 
     async def work() -> None:
-        connection = SshConnection(guest.destination(secure=True), guest.dial, LOG, patience=1)
-        known.write_text("")
-        with pytest.raises(SshError, match="the guest refuses core"):
-            await connection.open()
-        known.write_text(f"192.168.127.2 {guest.host_key.export_public_key().decode()}")
-        streams, _ = await connection.open()
-        assert await ask(streams, b"x") == b"x"
-        await connection.close()
+        with capture_logs() as lines:
+            connection = SshConnection(guest.destination(secure=True), guest.dial, LOG, patience=1)
+            for wrong in (f"{ADDRESS} {other}", f"@revoked {ADDRESS} {right}"):
+                known.write_text(wrong)
+                with pytest.raises(SshError, match="the guest refuses core"):
+                    await connection.open()
+            known.write_text(f"{ADDRESS} {right}")
+            streams, _ = await connection.open()
+            assert await ask(streams, b"x") == b"x"
+            await connection.close()
+        assert not [line for line in lines if line["log_level"] == "warning"]
 
     run(work())
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (None, "open {path}: no such file or directory"),
+        ("", "{path} has no entry for 192.168.127.2 port 22"),
+        ("192.168.127.3,[192.168.127.2]:2222 {key}", "{path} has no entry for 192.168.127.2 port 22"),
+        ("nonsense", "{path}: Invalid known hosts entry: nonsense"),
+    ],
+)
+def test_secure_without_an_entry_in_known_hosts_connects_and_warns_that_nothing_is_checked(
+    guest: SshGuest, known: Path, content: str | None, reason: str
+) -> None:
+    if content is not None:
+        known.write_text(content.format(key=guest.host_key.export_public_key().decode()))
+
+    async def work() -> None:
+        with capture_logs() as lines:
+            connection = SshConnection(guest.destination(secure=True), guest.dial, LOG, patience=1)
+            streams, _ = await connection.open()
+            assert await ask(streams, b"x") == b"x"
+            await connection.close()
+        assert [line["error"] for line in lines if line["log_level"] == "warning"] == [
+            reason.format(path=known)
+        ]
+
+    run(work())
+
+
+def test_an_entry_for_another_port_is_found_by_its_port(known: Path) -> None:
+    key = asyncssh.generate_private_key("ssh-ed25519").export_public_key().decode()
+    to = Destination("core", ADDRESS, "/s", "/k", 2222, secure=True)
+    known.write_text(f"[{ADDRESS}]:2222 {key}")
+    assert ssh.known_hosts(to, str(known))
+    with pytest.raises(SshError, match=r"has no entry for 192\.168\.127\.2 port 2223"):
+        ssh.known_hosts(to._replace(port=2223), str(known))
 
 
 def test_dialling_hands_one_end_of_a_pair_to_the_listen_worker() -> None:

@@ -113,6 +113,16 @@ def test_a_guest_publishes_its_own_port(
     assert network.host.run("curl", "-sS", f"http://{LOCAL}:9006/").stdout.encode() == PAGE
 
 
+def test_a_host_name_as_local_address_is_looked_up(
+    daemon: Daemon, network: Network, agent: Agent, inside: Servers
+) -> None:
+    daemon.expose("localhost:9008", f"{GUEST_ADDR}:{HTTP}")
+    assert network.host.run("curl", "-sS", "http://localhost:9008/").stdout.encode() == PAGE
+    body = {"local": "nowhere.invalid:9008", "remote": f"{GUEST_ADDR}:{HTTP}", "protocol": "tcp"}
+    refusal = (500, b"listen tcp: lookup nowhere.invalid: no such host\n")
+    assert daemon.api("/services/forwarder/expose", body) == refusal
+
+
 def test_a_taken_port_is_refused_in_the_systems_words(daemon: Daemon, network: Network) -> None:
     taken = network.host.call(lambda: socket.create_server((LOCAL, 9007)))
     body = {"local": f"{LOCAL}:9007", "remote": f"{GUEST_ADDR}:80", "protocol": "tcp"}

@@ -4,6 +4,7 @@ import os
 import socket
 import stat
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -63,10 +64,45 @@ def test_a_foreign_address_is_said_in_the_known_words() -> None:
     assert str(caught.value) == "listen tcp 192.0.2.1:5: bind: cannot assign requested address"
 
 
-def test_a_missing_port_is_said_in_the_known_words() -> None:
+@pytest.mark.parametrize(
+    "protocol, local, text",
+    [
+        ("tcp", "x", "listen tcp: address x: missing port in address"),
+        ("udp", "x", "address x: missing port in address"),
+        ("tcp", "nowhere.invalid:1", "listen tcp: lookup nowhere.invalid: no such host"),
+        ("udp", "nowhere.invalid:1", "lookup nowhere.invalid: no such host"),
+    ],
+)
+def test_a_local_address_that_is_none_is_said_in_the_known_words(
+    protocol: str, local: str, text: str
+) -> None:
     with pytest.raises(listener.ListenError) as caught:
-        listener.bind_inet("tcp", "x")
-    assert str(caught.value) == "listen tcp: address x: missing port in address"
+        listener.bind_inet(protocol, local)
+    assert str(caught.value) == text
+
+
+@pytest.mark.parametrize("protocol", ["tcp", "udp"])
+def test_a_name_is_bound_at_the_addresses_found_for_it(protocol: str) -> None:
+    with listener.bind_inet(protocol, "somewhere.example:0", ["192.0.2.1", "127.0.0.2"]) as sock:
+        assert sock.getsockname()[0] == "127.0.0.2", "the first of them is not this host's"
+    with pytest.raises(listener.ListenError, match=r"lookup somewhere\.example: no such host"):
+        listener.bind_inet(protocol, "somewhere.example:0", [])
+
+
+def test_nothing_is_looked_up_where_that_would_hold_up_everybody(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    lookup = socket.getaddrinfo
+
+    def record(*words: Any, **options: Any) -> Any:
+        asked.append(options.get("flags", 0) & socket.AI_NUMERICHOST)
+        return lookup(*words, **options)
+
+    monkeypatch.setattr(socket, "getaddrinfo", record)
+    with pytest.raises(listener.ListenError, match="lookup localhost: no such host"):
+        listener.bind_inet("tcp", "localhost:0")
+    listener.bind_inet("tcp", "localhost:0", ["127.0.0.1"]).close()
+    assert asked
+    assert all(asked)
 
 
 def test_a_unix_socket_has_mode_0600_and_replaces_a_dead_one(tmp_path: Path) -> None:

@@ -97,6 +97,12 @@ def test_connections_go_to_egress_with_their_guest(rig: Rig) -> None:
     assert rig.clients[0].recv(10) == b"", "listen keeps no copy"
 
 
+def test_a_url_as_local_address_names_the_socket_that_it_means(rig: Rig, tmp_path: Path) -> None:
+    assert rig.expose("unix", f"unix://{tmp_path}/a%20b") == {"ok": True}
+    assert rig.expose("unix", f"{tmp_path}/c%20d") == {"ok": True}
+    assert {path.name for path in tmp_path.iterdir()} == {"a b", "c%20d"}
+
+
 def test_a_burst_that_egress_does_not_take_waits_in_the_backlog(rig: Rig) -> None:
     rig.expose()
     rig.connect(900)

@@ -1,0 +1,45 @@
+"""Numeric addresses of host names, asked of the system's own lookup, which blocks, in threads of its own.
+
+Not by the event loop's getaddrinfo: its threads are waited for when the loop ends, and a name server that
+does not answer would hold up an orderly stop for as long as the system's patience lasts.
+"""
+
+import asyncio
+import socket
+import threading
+from contextlib import suppress
+from typing import Final
+
+MAX_AT_ONCE: Final = 4
+"""Threads. A guest may ask for names: it cannot have more of them than this."""
+TIMEOUT: Final = 10.0
+"""Seconds until an answer is not waited for any more; its thread ends when the system gives up."""
+
+
+class Lookups:
+    """All lookups of one event loop."""
+
+    def __init__(self) -> None:
+        self._room = asyncio.Semaphore(MAX_AT_ONCE)
+
+    async def addresses(self, host: str) -> list[str]:
+        """The addresses in the system's order, none for an unknown name. Raises TimeoutError."""
+        loop = asyncio.get_running_loop()
+        answer: asyncio.Future[list[str]] = loop.create_future()
+        async with asyncio.timeout(TIMEOUT):
+            await self._room.acquire()
+            threading.Thread(target=self._ask, args=(loop, host, answer), daemon=True).start()
+            return await answer
+
+    def _ask(self, loop: asyncio.AbstractEventLoop, host: str, answer: asyncio.Future[list[str]]) -> None:
+        try:
+            rows = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+        except (OSError, ValueError):  # ValueError: it could not be the name of a host
+            rows = []
+        with suppress(RuntimeError):  # the loop has ended meanwhile
+            loop.call_soon_threadsafe(self._answer, answer, [str(row[4][0]) for row in rows])
+
+    def _answer(self, answer: asyncio.Future[list[str]], found: list[str]) -> None:
+        self._room.release()
+        if not answer.done():
+            answer.set_result(found)
