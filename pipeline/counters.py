@@ -303,7 +303,9 @@ TABLE: Final[tuple[Counter, ...]] = (
     Counter("dns_connection_evicted", "connections", "idle DNS connections closed for a new one"),
     Counter("dns_connection_opened", "connections", "DNS connections of guests"),
     Counter(
-        "dns_connection_refused_too_many", "connections", "DNS connections while all others wait for answers"
+        "dns_connection_refused_too_many",
+        "connections",
+        "DNS connections while all others, or all of their guest, wait for answers",
     ),
     Counter("dns_connections", "connections", "DNS connections open now", "gauge"),
     Counter("dns_pending", "questions", "questions under way to upstream servers now", "gauge"),

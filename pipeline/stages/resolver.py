@@ -202,10 +202,10 @@ class ResolverStage:
 
     # --- DNS ------------------------------------------------------------------------------
 
-    def _on_query(self, wire: bytes, client: Client, owner: int | str, now: float, *, tcp: bool) -> bool:
-        """Decide on a query; whether a reply was or will be sent. owner: whose bounds it counts for."""
+    def _on_query(self, wire: bytes, client: Client, link: int, now: float, *, tcp: bool) -> bool:
+        """Decide on a query of the guest behind link; whether a reply was or will be sent."""
         self._look_at_files(now)
-        decision = self.dns.on_query(wire, client, owner, now, tcp=tcp)
+        decision = self.dns.on_query(wire, client, link, now, tcp=tcp)
         self.counts[INDEX[decision.counter]] += 1
         if isinstance(decision, dns.Answer):
             self._reply(client, decision.payload)
@@ -213,8 +213,8 @@ class ResolverStage:
             self.upstream.ask(decision.key, decision.payload, now)
         return not isinstance(decision, dns.Ignored)
 
-    def _on_stream_query(self, wire: bytes, client: StreamClient) -> bool:
-        return self._on_query(wire, client, f"stream {client.connection}", monotonic(), tcp=True)
+    def _on_stream_query(self, wire: bytes, client: StreamClient, link: int) -> bool:
+        return self._on_query(wire, client, link, monotonic(), tcp=True)
 
     def _on_result(self, key: dns.Key, response: bytes | None, now: float) -> None:
         replies, counter = self.dns.on_upstream(key, response, now)
@@ -263,10 +263,9 @@ class ResolverStage:
                 except ZoneError as error:
                     return {"error": str(error)}
                 return {}
-            case {"op": "serve_tcp"} if len(fds) == 1:
-                guest = str(message.get("guest", "")).rpartition(":")[0]
-                addr = ipv4.addr_parse(guest) if guest else 0
-                self.streams.serve(socket.socket(fileno=fds[0]), addr)
+            case {"op": "serve_tcp", "guest": str(guest), "link": int(link)} if len(fds) == 1:
+                addr = ipv4.addr_parse(guest.rpartition(":")[0])
+                self.streams.serve(socket.socket(fileno=fds[0]), addr, link)
                 return {}
         for fd in fds:
             os.close(fd)
