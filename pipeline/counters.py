@@ -288,6 +288,11 @@ TABLE: Final[tuple[Counter, ...]] = (
     Counter("dhcp_message_dropped_bad_options", "messages", "DHCP messages whose options leave their bounds"),
     Counter("dhcp_message_dropped_gateway_mac", "messages", "DHCP messages that claim the gateway's MAC"),
     Counter("dhcp_message_dropped_no_address", "messages", "DHCP requests while no address is left"),
+    Counter(
+        "dhcp_message_dropped_too_many_of_guest",
+        "messages",
+        "DHCP requests of new clients behind a link that holds a quarter of the subnet",
+    ),
     Counter("dhcp_message_dropped_truncated", "messages", "DHCP messages shorter than their fixed fields"),
     Counter("dhcp_message_ignored_not_request", "messages", "DHCP messages of another server"),
     Counter("dhcp_message_ignored_unknown_type", "messages", "DHCP messages of a type that gets no reply"),

@@ -192,7 +192,8 @@ class ResolverStage:
     def _on_dhcp(
         self, link: int, slot: int, off: int, length: int, guest_addr: int, guest_port: int, now: float
     ) -> None:
-        outcome = self.dhcp.on_message(self.slots[slot], off, off + length, guest_addr, guest_port, now)
+        view = self.slots[slot]
+        outcome = self.dhcp.on_message(view, off, off + length, link, guest_addr, guest_port, now)
         self.counts[INDEX[outcome.counter]] += 1
         self.counts[_LEASES] = self.dhcp.lease_count
         self.leases.on_change(now)
