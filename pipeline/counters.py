@@ -100,6 +100,11 @@ TABLE: Final[tuple[Counter, ...]] = (
     Counter("udp_datagram_dropped_no_flow", "datagrams", "answers for a UDP flow that is over"),
     Counter("udp_datagram_dropped_no_neighbor", "datagrams", "datagrams for an address that no guest has"),
     Counter(
+        "udp_datagram_dropped_too_many_waiting",
+        "datagrams",
+        "datagrams for a guest that is being asked for, while those that wait keep as many slots as they may",
+    ),
+    Counter(
         "udp_datagram_dropped_no_source_address", "datagrams", "datagrams from 0.0.0.0 that are not DHCP"
     ),
     Counter("udp_datagrams_from_guest", "datagrams", "well-formed UDP datagrams from guests"),
