@@ -100,6 +100,11 @@ TABLE: Final[tuple[Counter, ...]] = (
     Counter("udp_datagram_dropped_no_flow", "datagrams", "answers for a UDP flow that is over"),
     Counter("udp_datagram_dropped_no_neighbor", "datagrams", "datagrams for an address that no guest has"),
     Counter(
+        "udp_datagram_dropped_too_many_waiting",
+        "datagrams",
+        "datagrams for a guest that is being asked for, while those that wait keep as many slots as they may",
+    ),
+    Counter(
         "udp_datagram_dropped_no_source_address", "datagrams", "datagrams from 0.0.0.0 that are not DHCP"
     ),
     Counter("udp_datagrams_from_guest", "datagrams", "well-formed UDP datagrams from guests"),
@@ -288,6 +293,11 @@ TABLE: Final[tuple[Counter, ...]] = (
     Counter("dhcp_message_dropped_bad_options", "messages", "DHCP messages whose options leave their bounds"),
     Counter("dhcp_message_dropped_gateway_mac", "messages", "DHCP messages that claim the gateway's MAC"),
     Counter("dhcp_message_dropped_no_address", "messages", "DHCP requests while no address is left"),
+    Counter(
+        "dhcp_message_dropped_too_many_of_guest",
+        "messages",
+        "DHCP requests of new clients behind a link that holds a quarter of the subnet",
+    ),
     Counter("dhcp_message_dropped_truncated", "messages", "DHCP messages shorter than their fixed fields"),
     Counter("dhcp_message_ignored_not_request", "messages", "DHCP messages of another server"),
     Counter("dhcp_message_ignored_unknown_type", "messages", "DHCP messages of a type that gets no reply"),
@@ -303,7 +313,9 @@ TABLE: Final[tuple[Counter, ...]] = (
     Counter("dns_connection_evicted", "connections", "idle DNS connections closed for a new one"),
     Counter("dns_connection_opened", "connections", "DNS connections of guests"),
     Counter(
-        "dns_connection_refused_too_many", "connections", "DNS connections while all others wait for answers"
+        "dns_connection_refused_too_many",
+        "connections",
+        "DNS connections while all others, or all of their guest, wait for answers",
     ),
     Counter("dns_connections", "connections", "DNS connections open now", "gauge"),
     Counter("dns_pending", "questions", "questions under way to upstream servers now", "gauge"),

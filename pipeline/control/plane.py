@@ -136,9 +136,10 @@ class ControlPlane:
         match event:
             case {"event": "service", "name": "api", "guest": str(guest)} if self._guest_front is not None:
                 self._guest_front.serve(socket.socket(fileno=fds[0]), guest)
-            case {"event": "service", "name": "dns", "guest": str(guest)}:
+            case {"event": "service", "name": "dns", "guest": str(guest), "link": int(link)}:
                 try:
-                    self._channels.channels[RESOLVER].send({"op": "serve_tcp", "guest": guest}, fds)
+                    request = {"op": "serve_tcp", "guest": guest, "link": link}
+                    self._channels.channels[RESOLVER].send(request, fds)
                 except RequestError as error:
                     self._not_handed_over.warning(asyncio.get_running_loop().time(), error=str(error))
                 finally:

@@ -15,7 +15,10 @@ released   the client sent RELEASE                             at once
 static     from the configuration                              never
 =========  ==================================================  =========================================
 
-Does not send, does not know of links, and does not probe whether an address is in use.
+A guest may make up as many hardware addresses as it likes, so leases count for the link that they came over:
+one that has its part is given only what its own clients need no more (LEAST_OF_A_LINK).
+
+Does not send, and does not probe whether an address is in use.
 """
 
 import heapq
@@ -32,12 +35,16 @@ DECLINE_SECONDS: Final = 600.0
 """How long an address that a client found in use is given to nobody."""
 MAX_LEASES: Final = 16384
 """Dynamic leases, so that a large subnet does not mean a large table."""
+LEAST_OF_A_LINK: Final = 8
+"""Dynamic leases that came over one link: so many, or a quarter of the subnet if that is more."""
 MAX_DECLINED: Final = 64
 MAX_ECHOED_OPTION: Final = 255
 """Longest client identifier or relay information that is copied into a reply, in bytes."""
 MAX_SEARCH_LIST: Final = 512
 MAX_MTU_OPTION: Final = 0xFFFF
 BROADCAST_ADDR: Final = 0xFFFFFFFF
+NO_LINK: Final = 0
+"""Of leases from a state file whose clients have not been heard yet; links are numbered from 1."""
 
 OFFERED: Final = "offered"
 BOUND: Final = "bound"
@@ -79,12 +86,13 @@ class Ignored(NamedTuple):
 
 
 class Lease:
-    """A dynamic lease; ``expires`` is when it may go to another client."""
+    """A dynamic lease; ``expires``: when it may go to another client; ``link``: whose part it is of."""
 
-    __slots__ = ("addr", "expires", "state")
+    __slots__ = ("addr", "expires", "link", "state")
 
-    def __init__(self, addr: int, state: str, expires: float) -> None:
+    def __init__(self, addr: int, link: int, state: str, expires: float) -> None:
         self.addr = addr
+        self.link = link
         self.state = state
         self.expires = expires
 
@@ -106,6 +114,9 @@ class Dhcp:
         self._by_state: dict[str, OrderedDict[bytes, None]] = {
             state: OrderedDict() for state in _RECLAIM_ORDER
         }
+        self._of_link: dict[int, int] = {}
+        """How many leases came over each link."""
+        self._most_of_link = max(LEAST_OF_A_LINK, min(MAX_LEASES, 1 << (32 - config.prefix_len)) >> 2)
         self._declined: OrderedDict[int, float] = OrderedDict()
         self._next = network + 1
         self._returned: list[int] = []
@@ -124,9 +135,16 @@ class Dhcp:
     # --- messages -----------------------------------------------------------------------
 
     def on_message(
-        self, view: memoryview | bytes, off: int, end: int, guest_addr: int, guest_port: int, now: float
+        self,
+        view: memoryview | bytes,
+        off: int,
+        end: int,
+        link: int,
+        guest_addr: int,
+        guest_port: int,
+        now: float,
     ) -> Reply | Ignored:
-        """Handle the UDP payload view[off:end] that came from guest_addr:guest_port."""
+        """Handle the UDP payload view[off:end] that came over link from guest_addr:guest_port."""
         try:
             message = dhcp.parse(view, off, end)
         except WireError as error:
@@ -140,9 +158,9 @@ class Dhcp:
             return Ignored("dhcp_message_dropped_gateway_mac")
         match message.kind:
             case dhcp.DISCOVER:
-                kind, counter, addr = dhcp.OFFER, "dhcp_offer_sent", self._lease(mac, OFFERED, now)
+                kind, counter, addr = dhcp.OFFER, "dhcp_offer_sent", self._lease(mac, link, OFFERED, now)
             case dhcp.REQUEST:
-                kind, counter, addr = dhcp.ACK, "dhcp_ack_sent", self._lease(mac, BOUND, now)
+                kind, counter, addr = dhcp.ACK, "dhcp_ack_sent", self._lease(mac, link, BOUND, now)
             case dhcp.INFORM:
                 return self._inform(message, guest_addr, guest_port)
             case dhcp.DECLINE:
@@ -151,6 +169,8 @@ class Dhcp:
                 return self._release(message, mac, now)
             case _:
                 return Ignored("dhcp_message_ignored_unknown_type")
+        if not addr and self._is_full(link):
+            return Ignored("dhcp_message_dropped_too_many_of_guest")
         if not addr:
             return Ignored("dhcp_message_dropped_no_address")
         payload = self._build(message, kind, addr, leased=True)
@@ -245,28 +265,45 @@ class Dhcp:
             known = mac in self._static or mac in self._leases or addr in self._owners
             if known or len(mac) != 6 or not self._usable(addr) or len(self._leases) >= MAX_LEASES:
                 continue
-            lease = self._leases[mac] = Lease(addr, BOUND, 0.0)
-            self._owners[addr] = mac
+            lease = self._add(mac, addr, NO_LINK, BOUND)
             self._move(mac, lease, BOUND, now + min(max(seconds, 0.0), LEASE_SECONDS))
             count += 1
         return count
 
-    def _lease(self, mac: bytes, state: str, now: float) -> int:
+    def _lease(self, mac: bytes, link: int, state: str, now: float) -> int:
         """The client's address, made if need be; 0 when there is none left."""
         if static := self._static.get(mac):
             return static
         lease = self._leases.get(mac)
         if lease is None:
-            addr = self._take_address(now)
+            addr = self._take_address(link, now)
             if not addr:
                 return 0
-            lease = self._leases[mac] = Lease(addr, state, 0.0)
-            self._owners[addr] = mac
-        elif state == OFFERED and lease.state == BOUND and lease.expires > now:
+            lease = self._add(mac, addr, link, state)
+        if lease.link != link and not self._is_full(link):
+            # Its guest has another link now. (One with two links has no more than the parts of both.)
+            self._count(lease.link, -1)
+            self._count(link, 1)
+            lease.link = link
+        if state == OFFERED and lease.state == BOUND and lease.expires > now:
             # A client that starts again still holds what was acknowledged.
             return lease.addr
         self._move(mac, lease, state, now + (OFFER_SECONDS if state == OFFERED else LEASE_SECONDS))
         return lease.addr
+
+    def _is_full(self, link: int) -> bool:
+        return self._of_link.get(link, 0) >= self._most_of_link
+
+    def _count(self, link: int, number: int) -> None:
+        self._of_link[link] = self._of_link.get(link, 0) + number
+        if not self._of_link[link]:
+            del self._of_link[link]
+
+    def _add(self, mac: bytes, addr: int, link: int, state: str) -> Lease:
+        self._count(link, 1)
+        self._owners[addr] = mac
+        lease = self._leases[mac] = Lease(addr, link, state, 0.0)
+        return lease
 
     def _move(self, mac: bytes, lease: Lease, state: str, expires: float) -> None:
         self._by_state[lease.state].pop(mac, None)
@@ -276,6 +313,7 @@ class Dhcp:
 
     def _forget(self, mac: bytes) -> None:
         lease = self._leases.pop(mac)
+        self._count(lease.link, -1)
         del self._owners[lease.addr]
         del self._by_state[lease.state][mac]
 
@@ -285,8 +323,13 @@ class Dhcp:
     def _free(self, addr: int) -> bool:
         return addr not in self._owners and addr not in self._declined
 
-    def _take_address(self, now: float) -> int:
-        """The lowest free address; else one whose client does not need it any more; else 0."""
+    def _take_address(self, link: int, now: float) -> int:
+        """The lowest free address; else one whose client does not need it any more; else 0.
+
+        A link that has its part gives back one of its own first.
+        """
+        if self._is_full(link):
+            return self._reclaim(now, link)
         while self._declined and next(iter(self._declined.values())) <= now:
             heapq.heappush(self._returned, self._declined.popitem(last=False)[0])
         if len(self._leases) < MAX_LEASES:
@@ -299,12 +342,18 @@ class Dhcp:
                 self._next += 1
                 if addr not in self._never and self._free(addr):
                     return addr
+        return self._reclaim(now)
+
+    def _reclaim(self, now: float, link: int = NO_LINK) -> int:
+        """Take back an address that its client needs no more, of this link if one is given; 0 without one."""
         for state in _RECLAIM_ORDER:
-            mac = next(iter(self._by_state[state]), None)
-            if mac is not None and self._leases[mac].expires <= now:
-                addr = self._leases[mac].addr
-                self._forget(mac)
-                return addr
+            for mac in self._by_state[state]:
+                lease = self._leases[mac]
+                if lease.expires > now:
+                    break
+                if link in (NO_LINK, lease.link):
+                    self._forget(mac)
+                    return lease.addr
         return 0
 
 

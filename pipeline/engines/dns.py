@@ -7,7 +7,7 @@ Sans-IO. ``on_query`` gets a guest's message and decides::
     localhost, hosts file .... Answer
     in the cache ............. Answer            (dns_cache.py)
     the same is under way .... Joined            the guest waits with the others
-    too much is under way .... Answer (SERVFAIL)
+    too much is under way .... Answer (SERVFAIL)   in all, or for this client
     else ..................... Forward           the caller asks upstream, then calls on_upstream
 
 ``on_upstream`` turns the upstream's response, or its absence, into the replies of all who wait.
@@ -30,6 +30,8 @@ from pipeline.wire.errors import WireError
 
 MAX_PENDING: Final = 256
 """Questions under way upstream."""
+MAX_PENDING_A_CLIENT: Final = 64
+"""Of them, those that one client began: names of a silent server must leave room for other clients' names."""
 MAX_WAITERS: Final = 2048
 """Guests' queries that wait for them."""
 MAX_WAITERS_A_CLIENT: Final = 128
@@ -84,12 +86,13 @@ class Ignored(NamedTuple):
 
 
 class _Pending(Generic[W]):
-    """A question under way: who waits for it, with their query and client."""
+    """A question under way: the client that began it, and who waits for it, with their query and client."""
 
-    __slots__ = ("query", "waiters")
+    __slots__ = ("client", "query", "waiters")
 
-    def __init__(self, query: m.Query) -> None:
+    def __init__(self, query: m.Query, client: Hashable) -> None:
         self.query = query
+        self.client = client
         self.waiters: dict[W, tuple[m.Query, Hashable]] = {}
 
 
@@ -104,6 +107,9 @@ class Dns(Generic[W]):
         self._pending: dict[Key, _Pending[W]] = {}
         self._waiting = 0
         self._clients: dict[Hashable, int] = {}
+        """Queries that wait, by client."""
+        self._began: dict[Hashable, int] = {}
+        """Questions under way, by the client that began them."""
 
     @property
     def pending_count(self) -> int:
@@ -167,18 +173,19 @@ class Dns(Generic[W]):
         if pending is not None and waiter in pending.waiters:
             return Ignored("dns_query_ignored_repeated")
         mine = self._clients.get(client, 0)
-        if (
-            (pending is None and len(self._pending) >= MAX_PENDING)
-            or self._waiting >= MAX_WAITERS
-            or mine >= MAX_WAITERS_A_CLIENT
-        ):
+        busy = self._waiting >= MAX_WAITERS or mine >= MAX_WAITERS_A_CLIENT
+        if pending is None:
+            began = self._began.get(client, 0)
+            busy = busy or len(self._pending) >= MAX_PENDING or began >= MAX_PENDING_A_CLIENT
+        if busy:
             return Answer(m.render(query, m.Body(m.SERVFAIL)), "dns_query_refused_busy")
-        self._clients[client] = mine + 1
+        _add(self._clients, client, 1)
         self._waiting += 1
         if pending is not None:
             pending.waiters[waiter] = (query, client)
             return Joined(key, "dns_query_joined")
-        pending = self._pending[key] = _Pending(query)
+        _add(self._began, client, 1)
+        pending = self._pending[key] = _Pending(query, client)
         pending.waiters[waiter] = (query, client)
         return Forward(key, m.upstream_query(query), "dns_query_forwarded")
 
@@ -192,6 +199,7 @@ class Dns(Generic[W]):
         pending = self._pending.pop(key, None)
         if pending is None:
             return [], "dns_upstream_response_unasked"
+        _add(self._began, pending.client, -1)
         counter = "dns_upstream_failed" if wire is None else "dns_upstream_answered"
         body = m.Body(m.SERVFAIL)
         if wire is not None:
@@ -208,11 +216,7 @@ class Dns(Generic[W]):
         for waiter, (query, client) in pending.waiters.items():
             replies.append((waiter, m.render(query, body)))
             self._waiting -= 1
-            left = self._clients[client] - 1
-            if left:
-                self._clients[client] = left
-            else:
-                del self._clients[client]
+            _add(self._clients, client, -1)
         return replies, counter
 
     def _own_answer(self, query: m.Query) -> m.Body | None:
@@ -247,6 +251,15 @@ class Dns(Generic[W]):
             pointer = self._pointers.get(address.packed)
             return Local(m.NOERROR, pointer=pointer) if pointer else None
         return None
+
+
+def _add(counts: dict[Hashable, int], client: Hashable, number: int) -> None:
+    """Change a client's count; a client that has none is not kept."""
+    count = counts.get(client, 0) + number
+    if count:
+        counts[client] = count
+    else:
+        del counts[client]
 
 
 def _of_type(addresses: Sequence[bytes], rdtype: int) -> Local:

@@ -16,6 +16,7 @@ from pipeline.engines.udp import UdpFlow, UdpFlows
 from pipeline.shm import descriptor as d
 from pipeline.stages.demux_leases import LeaseHolders
 from pipeline.stages.demux_output import Output
+from pipeline.stages.demux_waiting import WaitingSlots
 from pipeline.stages.worker import Worker
 from pipeline.wire import ethernet, ipv4, udp
 from pipeline.wire.errors import WireError
@@ -25,6 +26,7 @@ _SENT: Final = INDEX["udp_datagrams_to_guest"]
 _FLOWS: Final = INDEX["udp_flows"]
 _NO_FLOW: Final = INDEX["udp_datagram_dropped_no_flow"]
 _NO_NEIGHBOR: Final = INDEX["udp_datagram_dropped_no_neighbor"]
+_TOO_MANY_WAIT: Final = INDEX["udp_datagram_dropped_too_many_waiting"]
 _EVICTED: Final = INDEX["udp_flow_evicted"]
 
 
@@ -72,6 +74,7 @@ class UdpDispatch:
             max_per_guest=config.max_udp_flows_per_guest,
             max_flows=config.max_udp_flows,
         )
+        self.waiting = WaitingSlots(config.slots, config.egress_workers)
         self.new_flows = Buckets(config.max_udp_flows_per_second, config.max_udp_flows_per_second)
         self.egress_out = [ports.rings_out[f"egress{i}"] for i in range(config.egress_workers)]
         self.resolver_out = ports.rings_out["resolver"]
@@ -225,9 +228,13 @@ class UdpDispatch:
             return
         out_ports = flow.remote_port << 16 | flow.guest_port
         waiting = Waiting(slot, off, length, flow.remote_addr, flow.guest_addr, out_ports, stride, size)
-        neighbor = self.neighbors.resolve(flow.guest_addr, now, _Token(waiting))
-        if neighbor is not None:
+        if self.neighbors.get(flow.guest_addr) is None and self.waiting.take(shard, flow.guest_addr, slot):
+            self.neighbors.resolve(flow.guest_addr, now, _Token(waiting, shard))
+        elif (neighbor := self.neighbors.resolve(flow.guest_addr, now)) is not None:
             self._send(neighbor.link, neighbor.mac, waiting)
+        else:
+            self.counts[_TOO_MANY_WAIT] += waiting.number
+            self.worker.free(slot)
         if flow.remote_port == nat.DNS_PORT and not number & d.FLOW_FROM_EGRESS:
             # A resolver asks once from a port: a thousand names would be a thousand sockets for 90 s.
             flow.unanswered -= waiting.number
@@ -284,13 +291,18 @@ class UdpDispatch:
         if neighbor is None:
             self.on_lost(token)
         else:
+            self._end_wait(token)
             self._send(neighbor.link, neighbor.mac, token.datagram)
 
     def on_lost(self, token: object) -> None:
         """Nobody has the address that a datagram waited for."""
         assert isinstance(token, _Token)
+        self._end_wait(token)
         self.counts[_NO_NEIGHBOR] += 1
         self.worker.free(token.datagram.slot)
+
+    def _end_wait(self, token: "_Token") -> None:
+        self.waiting.give_back(token.shard, token.datagram.dst, token.datagram.slot)
 
     # --- ends -------------------------------------------------------------------------
 
@@ -332,9 +344,10 @@ class UdpDispatch:
 
 
 class _Token:
-    """Wraps a waiting datagram: tokens of TCP dials are plain tuples."""
+    """Wraps a waiting datagram of an egress shard: tokens of TCP dials are plain tuples."""
 
-    __slots__ = ("datagram",)
+    __slots__ = ("datagram", "shard")
 
-    def __init__(self, datagram: Waiting) -> None:
+    def __init__(self, datagram: Waiting, shard: int) -> None:
         self.datagram = datagram
+        self.shard = shard

@@ -211,7 +211,7 @@ class EgressStage:
             pass
         elif target.service:
             guest = f"{ipv4.addr_text(guest_addr)}:{ports >> 16}"
-            sock, error = open_service(self.worker, target.service, guest)
+            sock, error = open_service(self.worker, target.service, guest, link)
         elif target.refused:
             self.counts[INDEX[target.refused]] += 1
             error = target.errno

@@ -41,8 +41,8 @@ class SocketBound:
         return True
 
 
-def open_service(worker: Worker, name: str, guest: str) -> tuple[socket.socket | None, int]:
-    """Connect a guest (``address:port``) to a service of the gateway, whose end goes to the supervisor.
+def open_service(worker: Worker, name: str, guest: str, link: int) -> tuple[socket.socket | None, int]:
+    """Connect a guest (``address:port``, behind link) to a service, whose end goes to the supervisor.
 
     Returns as pipeline.host.tcp.connect(): the socket (tune() it) and 0, or None and an errno.
     """
@@ -52,7 +52,7 @@ def open_service(worker: Worker, name: str, guest: str) -> tuple[socket.socket |
         return None, error.errno or errno.EMFILE
     with theirs:
         try:
-            worker.send_event({"event": "service", "name": name, "guest": guest}, [theirs])
+            worker.send_event({"event": "service", "name": name, "guest": guest, "link": link}, [theirs])
         except OSError as error:
             # It would have to wait, and there is no descriptor to keep it with.
             ours.close()

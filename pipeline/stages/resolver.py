@@ -193,7 +193,8 @@ class ResolverStage:
     def _on_dhcp(
         self, link: int, slot: int, off: int, length: int, guest_addr: int, guest_port: int, now: float
     ) -> None:
-        outcome = self.dhcp.on_message(self.slots[slot], off, off + length, guest_addr, guest_port, now)
+        view = self.slots[slot]
+        outcome = self.dhcp.on_message(view, off, off + length, link, guest_addr, guest_port, now)
         self.counts[INDEX[outcome.counter]] += 1
         self.counts[_LEASES] = self.dhcp.lease_count
         self.leases.on_change(now)
@@ -203,10 +204,10 @@ class ResolverStage:
 
     # --- DNS ------------------------------------------------------------------------------
 
-    def _on_query(self, wire: bytes, client: Client, owner: int | str, now: float, *, tcp: bool) -> bool:
-        """Decide on a query; whether a reply was or will be sent. owner: whose bounds it counts for."""
+    def _on_query(self, wire: bytes, client: Client, link: int, now: float, *, tcp: bool) -> bool:
+        """Decide on a query of the guest behind link; whether a reply was or will be sent."""
         self._look_at_files(now)
-        decision = self.dns.on_query(wire, client, owner, now, tcp=tcp)
+        decision = self.dns.on_query(wire, client, link, now, tcp=tcp)
         self.counts[INDEX[decision.counter]] += 1
         if isinstance(decision, dns.Answer):
             self._reply(client, decision.payload)
@@ -214,8 +215,8 @@ class ResolverStage:
             self.upstream.ask(decision.key, decision.payload, now)
         return not isinstance(decision, dns.Ignored)
 
-    def _on_stream_query(self, wire: bytes, client: StreamClient) -> bool:
-        return self._on_query(wire, client, f"stream {client.connection}", monotonic(), tcp=True)
+    def _on_stream_query(self, wire: bytes, client: StreamClient, link: int) -> bool:
+        return self._on_query(wire, client, link, monotonic(), tcp=True)
 
     def _on_result(self, key: dns.Key, response: bytes | None, now: float) -> None:
         replies, counter = self.dns.on_upstream(key, response, now)
@@ -264,10 +265,9 @@ class ResolverStage:
                 except ZoneError as error:
                     return {"error": str(error)}
                 return {}
-            case {"op": "serve_tcp"} if len(fds) == 1:
-                guest = str(message.get("guest", "")).rpartition(":")[0]
-                addr = ipv4.addr_parse(guest) if guest else 0
-                self.streams.serve(socket.socket(fileno=fds[0]), addr)
+            case {"op": "serve_tcp", "guest": str(guest), "link": int(link)} if len(fds) == 1:
+                addr = ipv4.addr_parse(guest.rpartition(":")[0])
+                self.streams.serve(socket.socket(fileno=fds[0]), addr, link)
                 return {}
         close_all(fds)
         return {"error": f"resolver knows no request {message.get('op')!r} like this"}

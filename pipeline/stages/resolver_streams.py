@@ -15,6 +15,7 @@ from pipeline.host.framed import FramedStream
 from pipeline.host.resolver import Poller
 
 MAX_CONNECTIONS: Final = 64
+MAX_CONNECTIONS_A_GUEST: Final = 16
 MAX_QUERIES: Final = 128
 """Queries of one connection; then it ends."""
 FIRST_QUERY: Final = 2.0
@@ -39,11 +40,12 @@ class StreamClient(NamedTuple):
 class _Connection:
     """``waiting``: queries without an answer yet; ``expires``: when it is closed unless something happens."""
 
-    __slots__ = ("events", "expires", "guest", "number", "queries", "stream", "waiting")
+    __slots__ = ("events", "expires", "guest", "link", "number", "queries", "stream", "waiting")
 
-    def __init__(self, number: int, guest: int, stream: FramedStream, expires: float) -> None:
+    def __init__(self, number: int, guest: int, link: int, stream: FramedStream, expires: float) -> None:
         self.number = number
         self.guest = guest
+        self.link = link
         self.stream = stream
         self.expires = expires
         self.queries = 0
@@ -52,13 +54,13 @@ class _Connection:
 
 
 class DnsStreams:
-    """All connections. ``on_query(message, client)`` tells whether ``reply`` is to come for this client."""
+    """All connections. ``on_query(message, client, link)``: whether ``reply`` is to come for this client."""
 
     def __init__(
         self,
         poller: Poller,
         counts: memoryview,
-        on_query: Callable[[bytes, StreamClient], bool],
+        on_query: Callable[[bytes, StreamClient, int], bool],
         clock: Callable[[], float],
     ) -> None:
         self._poller = poller
@@ -76,14 +78,22 @@ class DnsStreams:
         connection = self._connections.get(client.connection)
         return connection.guest if connection is not None else 0
 
-    def serve(self, sock: socket.socket, guest: int = 0) -> None:
-        """Take over a guest's connection. When there are too many, one that waits for nothing is closed."""
-        if len(self._connections) >= MAX_CONNECTIONS and not self._evict():
+    def serve(self, sock: socket.socket, guest: int, link: int) -> None:
+        """Take over a connection of the guest with this address behind link.
+
+        When there are too many, one that waits for nothing is closed: of this guest, if they are its own.
+        """
+        crowd = [each for each in self._connections.values() if each.link == link]
+        if len(crowd) < MAX_CONNECTIONS_A_GUEST:
+            everybody = list(self._connections.values())
+            crowd = everybody if len(everybody) >= MAX_CONNECTIONS else []
+        if crowd and not self._evict(crowd):
             self._counts[_REFUSED] += 1
             sock.close()
             return
         self._numbers += 1
-        connection = _Connection(self._numbers, guest, FramedStream(sock), self._clock() + FIRST_QUERY)
+        expires = self._clock() + FIRST_QUERY
+        connection = _Connection(self._numbers, guest, link, FramedStream(sock), expires)
         self._connections[connection.number] = connection
         self._poller.register(
             sock.fileno(), connection.events, lambda events: self._on_event(connection, events)
@@ -131,7 +141,8 @@ class DnsStreams:
                 connection.queries += 1
                 connection.waiting += 1
                 connection.expires = self._clock() + IDLE
-                if not self._on_query(message, StreamClient(connection.number, connection.queries)):
+                client = StreamClient(connection.number, connection.queries)
+                if not self._on_query(message, client, connection.link):
                     connection.waiting -= 1
                 if connection.number not in self._connections:
                     return
@@ -152,8 +163,8 @@ class DnsStreams:
                 connection.events = events
                 self._poller.modify(stream.fileno(), events)
 
-    def _evict(self) -> bool:
-        idle = [each for each in self._connections.values() if not each.waiting]
+    def _evict(self, among: list[_Connection]) -> bool:
+        idle = [each for each in among if not each.waiting]
         if not idle:
             return False
         self._counts[_EVICTED] += 1

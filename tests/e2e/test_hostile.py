@@ -341,7 +341,7 @@ def test_fragments_that_go_on_for_ever_hold_no_memory_and_no_answer(
 # --- services -----------------------------------------------------------------------------------
 
 
-def test_dhcp_starvation_takes_no_lease_from_a_client_that_has_one(
+def test_dhcp_starvation_takes_no_lease_from_a_client_that_has_one_nor_from_the_next_guest(
     guest: RawGuest, other: RawGuest, counted: Callable[[str], int]
 ) -> None:
     generator = random.Random(5)
@@ -363,9 +363,12 @@ def test_dhcp_starvation_takes_no_lease_from_a_client_that_has_one(
             for kind in (dhcp.DISCOVER, dhcp.REQUEST)
         )
     )
-    wait_for(lambda: counted("dhcp_message_dropped_no_address") > 0, "no address is left", 20)
-    assert counted("dhcp_leases") <= 254
+    wait_for(lambda: counted("dhcp_message_dropped_too_many_of_guest") > 0, "it has its part", 20)
+    assert counted("dhcp_leases") <= 65
     guest.receive()
+    offers = counted("dhcp_offer_sent")
+    other.send(ask(other, b"\x5a" + generator.randbytes(5), dhcp.DISCOVER))
+    wait_for(lambda: counted("dhcp_offer_sent") > offers, "another guest's client is offered an address", 20)
     assert other.connect(INTERNET, 4000, ECHO).echoes(b"has its address")
 
 

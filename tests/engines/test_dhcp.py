@@ -43,9 +43,9 @@ def message(
 
 
 def send(
-    engine: Dhcp, payload: bytes, guest_addr: int = 0, port: int = 68, now: float = 0.0
+    engine: Dhcp, payload: bytes, guest_addr: int = 0, port: int = 68, now: float = 0.0, link: int = 1
 ) -> Reply | Ignored:
-    return engine.on_message(payload, 0, len(payload), guest_addr, port, now)
+    return engine.on_message(payload, 0, len(payload), link, guest_addr, port, now)
 
 
 def parsed(reply: Reply | Ignored) -> dhcp.Message:
@@ -60,9 +60,9 @@ def ignored(reply: Reply | Ignored) -> str:
     return reply.counter
 
 
-def address(engine: Dhcp, n: int, kind: int = dhcp.REQUEST, now: float = 0.0) -> int:
+def address(engine: Dhcp, n: int, kind: int = dhcp.REQUEST, now: float = 0.0, link: int = 1) -> int:
     """Last number of the address that client n is given; 0 if there is no reply."""
-    reply = send(engine, message(kind, mac(n)), now=now)
+    reply = send(engine, message(kind, mac(n)), now=now, link=link)
     return parsed(reply).yiaddr & 0xFF if isinstance(reply, Reply) else 0
 
 
@@ -255,10 +255,64 @@ def test_declining_everything_does_not_use_up_the_subnet() -> None:
 def test_table_is_bounded_in_a_large_subnet() -> None:
     engine = Dhcp(config(network=10 << 24, prefix_len=8, gateway_addr=(10 << 24) + 1, static_leases={}))
     for n in range(server.MAX_LEASES):
-        assert send(engine, message(dhcp.REQUEST, mac(n)), now=0).counter == "dhcp_ack_sent"
-    assert ignored(send(engine, message(dhcp.REQUEST, mac(70000)))) == "dhcp_message_dropped_no_address"
-    assert parsed(send(engine, message(dhcp.REQUEST, mac(70000)), now=3600.0)).yiaddr == (10 << 24) + 2
+        assert send(engine, message(dhcp.REQUEST, mac(n)), link=n % 4).counter == "dhcp_ack_sent"
+    assert (
+        ignored(send(engine, message(dhcp.REQUEST, mac(70000)), link=5)) == "dhcp_message_dropped_no_address"
+    )
+    assert (
+        parsed(send(engine, message(dhcp.REQUEST, mac(70000)), now=3600.0, link=5)).yiaddr == (10 << 24) + 2
+    )
     assert len(engine.leases()) == server.MAX_LEASES + 1
+
+
+def test_one_guest_that_makes_up_clients_leaves_addresses_to_the_others() -> None:
+    engine = Dhcp(config())
+    given = [n for n in range(300) if address(engine, n)]
+    assert given == list(range(64))
+    refused = send(engine, message(dhcp.DISCOVER, mac(400)))
+    assert ignored(refused) == "dhcp_message_dropped_too_many_of_guest"
+    assert all(address(engine, n, link=2) for n in range(500, 564))
+    # Its own clients keep what they have, and the static lease is nobody's part.
+    assert address(engine, 0) == 3
+    assert parsed(send(engine, message(dhcp.REQUEST))).yiaddr == GUEST
+
+
+def test_a_guest_of_a_small_subnet_may_have_eight_clients() -> None:
+    engine = Dhcp(config(prefix_len=28, static_leases={}, reserved=frozenset()))
+    assert [address(engine, n) for n in range(9)] == [*range(2, 10), 0]
+    assert address(engine, 9, link=2) == 10
+
+
+def test_a_guest_with_its_part_gets_what_its_own_clients_need_no_more() -> None:
+    engine = Dhcp(config())
+    assert address(engine, 100, link=2, now=0.0) == 3
+    assert [address(engine, n, now=1.0) for n in range(64)] == list(range(4, 68))
+    assert address(engine, 64, now=2.0) == 0
+    release = message(dhcp.RELEASE, mac(9), ciaddr=NETWORK + 13)
+    assert ignored(send(engine, release)) == "dhcp_release_accepted"
+    assert address(engine, 64, now=2.0) == 13
+    assert address(engine, 65, now=3600.0) == 0
+    # Another guest's lease ran out before; it is not taken while addresses are free.
+    assert address(engine, 65, now=3601.0) == 4
+    assert address(engine, 100, link=2, now=3601.0) == 3
+
+
+def test_a_declined_address_is_no_part_of_its_guests_leases_any_more() -> None:
+    engine = Dhcp(config())
+    assert all(address(engine, n) for n in range(64))
+    assert ignored(send(engine, decline(5, 8))) == "dhcp_decline_accepted"
+    assert address(engine, 64) == 67
+
+
+def test_leases_of_a_guest_that_comes_back_by_another_link_count_there() -> None:
+    engine = Dhcp(config())
+    assert [address(engine, n) for n in range(64)] == list(range(3, 67))
+    assert [address(engine, n, link=2) for n in range(64)] == list(range(3, 67))
+    assert address(engine, 70, link=2) == 0
+    assert address(engine, 71) == 67
+    # A link that has its part takes over no more: two links together have two parts.
+    assert address(engine, 71, link=2) == 67
+    assert [address(engine, n) for n in range(100, 164)].count(0) == 1
 
 
 def test_client_with_two_static_addresses_gets_the_lower_one() -> None:

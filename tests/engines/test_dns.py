@@ -223,6 +223,21 @@ def test_one_guest_cannot_take_all_waiting_places() -> None:
     assert isinstance(decide(dnsd, asked(), "other", client="modest"), Joined)
 
 
+def test_one_guests_names_of_a_silent_server_leave_room_for_others_names() -> None:
+    dnsd = engine()
+    names = [asked(f"n{n}.example") for n in range(server.MAX_PENDING)]
+    forwards = [decide(dnsd, wire, n, client="greedy") for n, wire in enumerate(names)]
+    begun = [each for each in forwards if isinstance(each, Forward)]
+    assert len(begun) == server.MAX_PENDING_A_CLIENT < server.MAX_PENDING // 2
+    assert reply(forwards[-1]).rcode() == dns.rcode.SERVFAIL
+    assert isinstance(decide(dnsd, asked(), "other", client="modest"), Forward)
+    assert isinstance(decide(dnsd, asked(), "joins", client="greedy"), Joined)
+    dnsd.on_upstream(begun[0].key, None, 0.0)
+    assert isinstance(decide(dnsd, names[-1], "again", client="greedy"), Forward)
+    for each in begun[1:]:
+        dnsd.on_upstream(each.key, None, 0.0)
+
+
 def test_number_of_questions_under_way_is_bounded_but_local_ones_are_answered() -> None:
     dnsd = engine()
     forwards = [decide(dnsd, asked(f"n{n}.example"), n, client=n) for n in range(server.MAX_PENDING)]

@@ -22,6 +22,7 @@ from pipeline.wire.ipv4 import addr_parse
 from tests.stages.conftest import Exhaust
 
 GUEST = addr_parse("192.168.127.2")
+LINK = 5
 GATEWAY = addr_parse("192.168.127.1")
 HOST = addr_parse("192.168.127.254")
 
@@ -47,8 +48,9 @@ class Rig:
         self.number += 1
         ports = (40000 + self.number) << 16 | port
         record = d.record(
-            d.CONNECT, flow=self.number, guest_addr=GUEST, remote_addr=remote, ports=ports, gso_size=1460
-        )
+            d.CONNECT, flow=self.number, link=LINK, guest_addr=GUEST, remote_addr=remote, ports=ports,
+            gso_size=1460,
+        )  # fmt: skip
         self.tcp.push(record)
         self.tcp.publish()
 
@@ -88,7 +90,7 @@ def test_a_connection_to_a_service_goes_to_the_supervisor(rig: Rig) -> None:
     rig.ask(GATEWAY, 80)
     rig.turn()
     ((event, (fd,)),) = rig.supervisor.receive()
-    assert event == {"event": "service", "name": "api", "guest": "192.168.127.2:40001"}
+    assert event == {"event": "service", "name": "api", "guest": "192.168.127.2:40001", "link": LINK}
     os.close(fd)
     assert rig.failures() == []
 

@@ -6,8 +6,11 @@ from contextlib import suppress
 from pathlib import Path
 from time import monotonic
 
+import dns.message
+import dns.rcode
 import pytest
 
+from pipeline.engines import dns as engine
 from pipeline.stages import resolver_streams
 from tests.support.poller import LIMIT
 from tests.support.resolver_rig import Rig, framed, is_closed, query, received, texts
@@ -143,3 +146,44 @@ def test_too_many_connections_push_out_an_idle_one_but_none_that_waits(
         sock.close()
     rig.breathe()
     assert rig.count("dns_connections") == 0
+
+
+def test_names_that_one_guest_asks_over_many_connections_leave_dns_to_the_others(rig: Rig) -> None:
+    rig.upstream.silent = True
+    hostile = [rig.connect() for _ in range(3)]
+    for number, sock in enumerate(hostile):
+        sock.send(framed(*(query(f"n{n}.of{number}.example", ident=n) for n in range(120))))
+        rig.breathe()
+    rig.send(query("of.udp.example"), 53)
+    record, _ = rig.reply()
+    assert record["link"] == 3  # over UDP it is the same guest: SERVFAIL at once
+    assert rig.stage.dns.pending_count == engine.MAX_PENDING_A_CLIENT
+    rig.upstream.silent = False
+    rig.send(query("www.example.com"), 53, link=4)
+    record, payload = rig.reply()
+    answer = dns.message.from_wire(payload)
+    assert (record["link"], answer.rcode(), texts(answer)) == (4, dns.rcode.NOERROR, ["10.1.2.3"])
+    with rig.connect(link=5) as sock:
+        sock.send(framed(query("www.example.org")))
+        assert texts(received(rig, sock)[0]) == ["10.1.2.3"]
+    for sock in hostile:
+        sock.close()
+    rig.breathe()
+
+
+def test_one_guests_connections_leave_some_to_the_others(rig: Rig) -> None:
+    rig.upstream.silent = True
+    hostile = [rig.connect() for _ in range(resolver_streams.MAX_CONNECTIONS)]
+    most = resolver_streams.MAX_CONNECTIONS_A_GUEST
+    assert (rig.count("dns_connections"), rig.count("dns_connection_evicted")) == (most, len(hostile) - most)
+    for sock in hostile[-most:]:
+        sock.send(framed(query()))
+    rig.breathe()
+    with rig.connect(link=4) as other, rig.connect() as refused:
+        assert is_closed(rig, refused)
+        assert not is_closed(rig, other)
+        other.send(framed(query("host.containers.internal")))
+        assert texts(received(rig, other)[0]) == ["192.168.127.254"]
+    for sock in hostile:
+        sock.close()
+    rig.breathe()

@@ -101,7 +101,7 @@ def test_equal_numbers_of_forwarded_datagrams_are_different_flows(network: Make)
     guest = both.card.guest()
     clients = []
     for shard in range(2):
-        client = both.forwarded_port(f"egress{shard}", guest)
+        client = both.forwarded_port(f"egress{shard}", guest.addr)
         client.send(b"%d" % shard)
         clients.append(client)
     both.until(lambda: len(guest.datagrams) == 2)

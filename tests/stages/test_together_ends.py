@@ -295,7 +295,7 @@ def test_datagrams_under_way_to_a_refused_flow_open_no_socket_for_good(one: Netw
 
 def test_a_client_of_a_forwarded_port_may_come_back_after_its_flow_has_ended(one: Network) -> None:
     guest = one.card.guest()
-    client = one.forwarded_port("egress0", guest)
+    client = one.forwarded_port("egress0", guest.addr)
     for number in range(3):
         client.send(b"question")
         one.until(lambda: guest.datagrams)

@@ -31,14 +31,14 @@ class Network(OneProcess):
         self.until(lambda: stream.established, "handshake")
         return stream, self.accepted()
 
-    def forwarded_port(self, egress: str, guest: Guest) -> socket.socket:
-        """A client of a forwarded UDP port: its datagrams go through that egress worker to guest:53000."""
+    def forwarded_port(self, egress: str, addr: int, key: str = "k") -> socket.socket:
+        """A client of a forwarded UDP port: its datagrams go through that egress worker to addr:53000."""
         bound = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         bound.bind(("127.0.0.1", 0))
         client = self.keep(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
         client.setblocking(False)
         client.connect(bound.getsockname())
-        request = {"op": "udp_forward", "key": "k", "addr": guest.addr, "port": 53000}
+        request = {"op": "udp_forward", "key": key, "addr": addr, "port": 53000}
         self.stages[egress].on_control(request, [bound.detach()])
         return client
 

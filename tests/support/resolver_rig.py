@@ -182,10 +182,11 @@ class Rig:
         assert result is not None
         return result
 
-    def connect(self, guest: str = "") -> socket.socket:
+    def connect(self, guest: str = "192.168.127.2:4000", link: int = 3) -> socket.socket:
         """A guest's DNS-over-TCP connection: the guest's end."""
         ours, theirs = socket.socketpair()
-        assert self.request({"op": "serve_tcp", "guest": guest}, [theirs.detach()]) == {}
+        request = {"op": "serve_tcp", "guest": guest, "link": link}
+        assert self.request(request, [theirs.detach()]) == {}
         ours.setblocking(False)
         return ours
 
