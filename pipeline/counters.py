@@ -160,6 +160,11 @@ TABLE: Final[tuple[Counter, ...]] = (
         "forwarded connections refused: the gateway has no port left for that guest port",
     ),
     Counter(
+        "tcp_dial_failed_too_many_flows",
+        "flows",
+        "forwarded connections refused: over max-tcp-flows or max-tcp-flows-per-guest",
+    ),
+    Counter(
         "tcp_dial_failed_unreachable",
         "flows",
         "forwarded connections that the guest refused by ICMP (port unreachable, prohibited)",

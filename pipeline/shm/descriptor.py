@@ -150,9 +150,11 @@ UDP_CLOSE: Final = 21
 """The flow is over (idle, evicted or refused). flow."""
 DIAL: Final = 22
 """egress -> demux -> tcp: connect to a guest. flow (allocated by egress, bit 31 set), guest_addr,
-ports and remote_addr (demux chooses all but the guest's port), aux = egress index."""
+ports and remote_addr (demux chooses all but the guest's port), link (the guest's, from demux), aux = egress
+index."""
 DIAL_FAILED: Final = 23
-"""demux -> egress or tcp -> egress: no such guest, or it refused. flow, aux = errno."""
+"""demux -> egress or tcp -> egress: no such guest, or it has too many connections. flow, aux = errno; 0
+asks for another port of the gateway."""
 
 UNREACHABLE: Final = 24
 """egress -> demux: tell a guest by ICMP that its flow cannot be. guest_addr, remote_addr, ports,
