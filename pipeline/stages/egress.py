@@ -97,8 +97,9 @@ class EgressStage:
             self.guard,
             config.max_udp_clients_per_forward,
         )
-        self.bound = self.udp.bound = SocketBound(worker, self.flows, self.udp.flows)
         self.icmp = EchoSockets(worker, self.filler, self.targets, self.guard, self.demux_out)
+        self.bound = SocketBound(worker, self.flows, self.udp.flows, self.icmp.flows)
+        self.udp.bound = self.icmp.bound = self.bound
 
     # --- the step ---------------------------------------------------------------------
 
