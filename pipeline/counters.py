@@ -226,7 +226,12 @@ TABLE: Final[tuple[Counter, ...]] = (
     Counter(
         "egress_connection_reset_closing_full",
         "flows",
-        "host connections reset because more than max-closing-bytes waited for hosts that do not read",
+        "host connections reset because too many, or more than max-closing-bytes, waited for their hosts",
+    ),
+    Counter(
+        "egress_connection_reset_closing_stuck",
+        "flows",
+        "host connections reset because the guest was done and the host took nothing for long",
     ),
     Counter("egress_connection_failed", "flows", "host connections that could not be opened"),
     Counter("egress_connection_opened", "flows", "host connections opened"),

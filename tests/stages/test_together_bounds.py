@@ -1,9 +1,12 @@
 """demux, tcp and egress together: what one guest, or its hosts, may take, and what is left to the others."""
 
+import socket
 from collections.abc import Callable, Iterator
 
 import pytest
 
+from pipeline.stages.egress import CLOSING_PART
+from pipeline.stages.egress_share import CLOSING_PATIENCE, ClosingFlows
 from tests.support.network import Network, receive
 
 Make = Callable[..., Network]
@@ -63,4 +66,29 @@ def test_a_connection_in_time_wait_makes_room_for_a_client_of_its_guests_forward
         guest.accepted[-1].finish()
         one.until(lambda: guest.accepted[-1].gone)
     assert one.counter("tcp0", "tcp_flow_evicted_time_wait") == 1
+    one.everybody_leaves()
+
+
+def test_remotes_that_never_read_leave_sockets_to_other_guests(network: Make) -> None:
+    one = network()
+    hog, other = one.card.guest(1), one.card.guest(2)
+    stage = one.stages["egress0"]
+    stage.bound.limit = 12
+    stage.closing = ClosingFlows(one.config.max_closing_bytes, stage.bound.limit // CLOSING_PART)
+    one.listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
+    for _ in range(15):
+        stream, remote = one.open(hog)
+        # For the guest it ends in order; what the socket has not taken waits on.
+        remote.shutdown(socket.SHUT_WR)
+        while not stage.stalled:
+            stream.send(bytes(10000))
+            one.settle()
+        stream.finish()
+        one.advance(0.2)
+        assert not stage.stalled
+    assert len(stage.flows) == 3
+    assert one.counter("egress0", "egress_connection_reset_closing_full") == 12
+    stream, _ = one.open(other)
+    stream.reset()
+    one.advance(CLOSING_PATIENCE + 1.0)
     one.everybody_leaves()
