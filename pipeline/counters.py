@@ -165,6 +165,11 @@ TABLE: Final[tuple[Counter, ...]] = (
         "forwarded connections refused: the gateway has no port left for that guest port",
     ),
     Counter(
+        "tcp_dial_failed_too_many_flows",
+        "flows",
+        "forwarded connections refused: over max-tcp-flows or max-tcp-flows-per-guest",
+    ),
+    Counter(
         "tcp_dial_failed_unreachable",
         "flows",
         "forwarded connections that the guest refused by ICMP (port unreachable, prohibited)",
@@ -226,7 +231,12 @@ TABLE: Final[tuple[Counter, ...]] = (
     Counter(
         "egress_connection_reset_closing_full",
         "flows",
-        "host connections reset because more than max-closing-bytes waited for hosts that do not read",
+        "host connections reset because too many, or more than max-closing-bytes, waited for their hosts",
+    ),
+    Counter(
+        "egress_connection_reset_closing_stuck",
+        "flows",
+        "host connections reset because the guest was done and the host took nothing for long",
     ),
     Counter("egress_connection_failed", "flows", "host connections that could not be opened"),
     Counter("egress_connection_opened", "flows", "host connections opened"),

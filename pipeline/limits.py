@@ -114,7 +114,8 @@ TABLE: Final[tuple[Limit, ...]] = (
         32 * MIB,
         0,
         1 << 40,
-        "bytes that one egress worker keeps for hosts after the guest's connection is over",
+        "bytes that one egress worker keeps for hosts after the guest's connection is over; each such "
+        "connection counts for 65536 more",
         "egress_connection_reset_closing_full",
     ),
     Limit(

@@ -44,6 +44,7 @@ def connect(address: str, port: int) -> tuple[socket.socket | None, int]:
 def tune(sock: socket.socket) -> None:
     """Make a connection fit for the pipeline: non-blocking; TCP also without Nagle, with keep-alive.
 
+    Urgent data stay where they are in the stream (RFC 6093): no read would bring them otherwise.
     What ends it otherwise than by close() resets it, also the death of this process: a transfer that was
     cut short must not look whole.
     """
@@ -54,6 +55,7 @@ def tune(sock: socket.socket) -> None:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_RESET)
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)
             if _KEEPALIVE_IDLE:
                 sock.setsockopt(socket.IPPROTO_TCP, _KEEPALIVE_IDLE, KEEPALIVE_IDLE_S)
         except OSError as error:

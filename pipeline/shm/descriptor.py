@@ -150,7 +150,8 @@ UDP_CLOSE: Final = 21
 """The flow is over (idle, evicted or refused). flow."""
 DIAL: Final = 22
 """egress -> demux -> tcp: connect to a guest. flow (allocated by egress, bit 31 set), guest_addr,
-ports and remote_addr (demux chooses all but the guest's port), aux = egress index."""
+ports and remote_addr (demux chooses all but the guest's port), link (the guest's, from demux), aux = egress
+index."""
 DIAL_FAILED: Final = 23
 """demux -> egress or tcp -> egress: a DIAL came to nothing. flow, aux = DIAL_FINAL, or 0: the port of the
 gateway is still in use towards this guest, and another DIAL takes the next one (only from tcp)."""

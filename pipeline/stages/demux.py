@@ -393,10 +393,11 @@ class DemuxStage:
         return count
 
     def _dial(self, dial: Dial, now: float) -> None:
-        if self.neighbors.resolve(dial[2], now, dial) is not None:
-            self._dial_resolved(dial)
+        neighbor = self.neighbors.resolve(dial[2], now, dial)
+        if neighbor is not None:
+            self._dial_resolved(dial, neighbor.link)
 
-    def _dial_resolved(self, dial: Dial) -> None:
+    def _dial_resolved(self, dial: Dial, link: int) -> None:
         shard, number, guest_addr, guest_port = dial
         port = self.ports.allocate((guest_addr, guest_port))
         if port is None:
@@ -407,7 +408,13 @@ class DemuxStage:
         self.ports.release((guest_addr, guest_port), port)
         ports = guest_port << 16 | port
         record = d.record(
-            d.DIAL, flow=number, guest_addr=guest_addr, remote_addr=self.gateway, ports=ports, aux=shard
+            d.DIAL,
+            flow=number,
+            link=link,
+            guest_addr=guest_addr,
+            remote_addr=self.gateway,
+            ports=ports,
+            aux=shard,
         )
         self._to_tcp(record, guest_addr, self.gateway, ports)
 
@@ -425,7 +432,7 @@ class DemuxStage:
             elif isinstance(action, neighbors.Learned):
                 self.ingress_out.push(d.binding(d.NEIGHBOR, action.addr, action.mac, action.link))
                 for token in action.waiting:
-                    self._resume(token)
+                    self._resume(token, action.link)
             elif isinstance(action, neighbors.Lost):
                 self.ingress_out.push(d.record(d.NEIGHBOR_GONE, guest_addr=action.addr))
                 for token in action.waiting:
@@ -436,9 +443,9 @@ class DemuxStage:
         self.counts[_EVICTED_FRAGMENTS] = self.fragments.evicted
         self.counts[_ERRORS_SUPPRESSED] = self.errors.suppressed
 
-    def _resume(self, token: object) -> None:
+    def _resume(self, token: object, link: int) -> None:
         if isinstance(token, tuple):
-            self._dial_resolved(token)
+            self._dial_resolved(token, link)
         else:
             self.udp.on_resolved(token)
 

@@ -37,14 +37,14 @@ from pipeline.wire import ipv4
 
 READ_GAP: Final = 64
 """Bytes left before each read of a shared slot: room for the headers of a small frame."""
-MAX_REDIALS: Final = 64
-"""Ports of the gateway that are tried for one connection to a guest."""
 BURSTS_A_STEP: Final = 8
 """Bursts of datagrams taken from demux before TCP has its turn again."""
 FEW_DATAGRAMS: Final = 2
 """Datagrams of hosts in one step that are no flood."""
 WHOLE_RING: Final = DATA_CAPACITY // BURST + 2
 """Bursts that are certainly all that a ring held when the first was looked at."""
+CLOSING_PART: Final = 4
+"""Connections that are over may have one of so many parts of the sockets."""
 SPILL_AFTER_S: Final = 0.05
 """How long bytes for a host that does not read may stay in slots before they are copied elsewhere."""
 
@@ -62,6 +62,7 @@ _TO_HOST: Final = INDEX["egress_bytes_to_host"]
 _FLOWS: Final = INDEX["egress_flows"]
 _SPILLED: Final = INDEX["egress_bytes_spilled"]
 _CLOSING_FULL: Final = INDEX["egress_connection_reset_closing_full"]
+_CLOSING_STUCK: Final = INDEX["egress_connection_reset_closing_stuck"]
 
 
 class EgressStage:
@@ -76,8 +77,6 @@ class EgressStage:
         self.filler = SlotFiller(self.pool, SLOT_BYTES, HEADROOM, READ_GAP)
         self.shares = Shares(self.pool, SLOT_BYTES, HEADROOM, READ_GAP)
         self.max_flow_refs = config.max_slots_per_flow
-        self.closing = ClosingFlows(config.max_closing_bytes)
-        self.dials = Dials()
         self.targets = nat.Nat.from_config(config)
         self.flows: dict[int, Flow] = {}
         self.dirty: dict[Flow, None] = {}
@@ -89,6 +88,7 @@ class EgressStage:
         self.ready = self.reads.ready
         self.demux_in = ports.rings_in["demux"]
         self.demux_out = ports.rings_out["demux"]
+        self.dials = Dials(self.demux_out)
         self.ingress_in = ports.rings_in["ingress"]
         self.leads_to = INGRESS if config.busy_poll else ""
         """Who is nudged when a host has answered; nobody where sleepers do not look for more."""
@@ -100,8 +100,10 @@ class EgressStage:
             self.guard,
             config.max_udp_clients_per_forward,
         )
-        self.bound = self.udp.bound = SocketBound(worker, self.flows, self.udp.flows)
         self.icmp = EchoSockets(worker, self.filler, self.targets, self.guard, self.demux_out)
+        self.bound = SocketBound(worker, self.flows, self.udp.flows, self.icmp.flows)
+        self.udp.bound = self.icmp.bound = self.bound
+        self.closing = ClosingFlows(config.max_closing_bytes, self.bound.limit // CLOSING_PART)
 
     # --- the step ---------------------------------------------------------------------
 
@@ -122,6 +124,8 @@ class EgressStage:
                 work += self._drain_demux(WHOLE_RING)
             work += self._take_steered(until)
         self.icmp.expire(now)
+        if self.closing.deadline() <= now:
+            self._end_closing(now)
         if self.dirty:
             self._flush(now)
         if self.stalled:
@@ -144,7 +148,7 @@ class EgressStage:
         if self.reads.more or self.udp.more or self.demux_in.pending() or self.ingress_in.pending():
             return 0.0
         stalled = next(iter(self.stalled.values())) + SPILL_AFTER_S if self.stalled else float("inf")
-        return min(stalled, self.icmp.deadline(), self.dials.deadline())
+        return min(stalled, self.icmp.deadline(), self.closing.deadline(), self.dials.deadline())
 
     # --- records from the tcp workers ---------------------------------------------------
 
@@ -190,15 +194,12 @@ class EgressStage:
                     self._forget(flow, reset=False)
                 else:
                     # The gateway's port is still in use towards this guest: demux takes the next one.
-                    self._redial(flow)
+                    self._dial(flow)
             elif kind == d.CLOSED:
                 # What the guest sent before may still wait for the host socket.
                 flow.state = "CLOSING" if flow.state == "OPEN" else flow.state
                 flow.stream.finish_writing()
                 dirty[flow] = None
-                for victim in self.closing.add(flow):
-                    self.counts[_CLOSING_FULL] += 1
-                    self._forget(victim, reset=True)
         return count
 
     def _connect(self, key: int, number: int, shard: int, asker: Asker, mss: int, link: int) -> None:
@@ -325,6 +326,10 @@ class EgressStage:
         if flow is not None:
             self._forget(flow, reset=False)
 
+    def _dial(self, flow: Flow) -> None:
+        if not self.dials.dial(flow):
+            self._forget(flow, reset=False)
+
     def _give_up_dialling(self, now: float) -> None:
         for flow in self.dials.overdue(now):
             # Which shard has it is known when its guest has answered; the others do not know the number.
@@ -390,6 +395,8 @@ class EgressStage:
                 if flow.stream.queued_refs > self.max_flow_refs:
                     self.counts[_SPILLED] += flow.stream.spill(free)
                 self.stalled.setdefault(flow, now)
+                if flow.state == "CLOSING":
+                    self._reset(self.closing.wait(flow, taken, now), _CLOSING_FULL)
             elif self.stalled:
                 self.stalled.pop(flow, None)
         self.dirty.clear()
@@ -412,6 +419,23 @@ class EgressStage:
                 self.reads.came_home(flow)
 
     # --- ends -------------------------------------------------------------------------
+
+    def _end_closing(self, now: float) -> None:
+        """Reset what is over and has waited too long for its host, after a last try.
+
+        A socket is said to be writable only when a good part of its buffer is free: a host that reads slowly
+        may have taken some for all that.
+        """
+        for flow in self.closing.due(now):
+            flow.stream.writable = True
+            self.dirty[flow] = None
+        self._flush(now)
+        self._reset(self.closing.due(now), _CLOSING_STUCK)
+
+    def _reset(self, flows: list[Flow], counter: int) -> None:
+        for flow in flows:
+            self.counts[counter] += 1
+            self._forget(flow, reset=True)
 
     def _broken(self, flow: Flow) -> None:
         self.counts[_RESET] += 1
@@ -464,18 +488,6 @@ class EgressStage:
         self.flows[number] = flow
         self.counts[_ACCEPTED] += 1
         self._dial(flow)
-
-    def _redial(self, flow: Flow) -> None:
-        flow.redials += 1
-        if flow.redials > MAX_REDIALS:
-            self._forget(flow, reset=False)
-        else:
-            self._dial(flow)
-
-    def _dial(self, flow: Flow) -> None:
-        addr, port = flow.guest
-        self.dials.add(flow)
-        self.demux_out.push(d.record(d.DIAL, flow=flow.number, guest_addr=addr, ports=port << 16))
 
     def close(self) -> None:
         """Reset what is open and give every reference back."""

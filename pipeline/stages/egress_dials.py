@@ -6,21 +6,35 @@ a guest that nobody answers for (ARP), or that refuses, ends the wait before.
 
 from typing import Final
 
+from pipeline.shm import descriptor as d
+from pipeline.shm.ring import Producer
 from pipeline.stages.egress_flow import Flow
 
 PATIENCE_S: Final = 10.0
+MAX_DIALS: Final = 65
+"""Ports of the gateway that are tried for one connection to a guest."""
 
 
 class Dials:
     """Flows in the state DIALLING, the oldest first: all wait equally long."""
 
-    def __init__(self) -> None:
+    def __init__(self, demux: Producer) -> None:
+        self._demux = demux
         self._new: list[Flow] = []
         self._until: dict[Flow, float] = {}
 
-    def add(self, flow: Flow) -> None:
-        """The client has come, or its guest is dialled once more, which does not prolong the wait."""
+    def dial(self, flow: Flow) -> bool:
+        """Ask demux for a connection, from the next port of the gateway; False if enough were tried.
+
+        Dialling once more does not prolong the wait.
+        """
+        flow.dials += 1
+        if flow.dials > MAX_DIALS:
+            return False
         self._new.append(flow)
+        addr, port = flow.guest
+        self._demux.push(d.record(d.DIAL, flow=flow.number, guest_addr=addr, ports=port << 16))
+        return True
 
     def remove(self, flow: Flow) -> None:
         """The guest has answered, or the flow is over."""

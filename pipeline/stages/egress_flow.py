@@ -27,8 +27,8 @@ class Flow:
     """
 
     __slots__ = (
-        "asker", "chunk", "credit", "guest", "hung_up", "key",
-        "number", "read_finished", "redials", "shard", "share", "state", "stream",
+        "asker", "chunk", "credit", "dials", "guest", "hung_up", "key",
+        "number", "read_finished", "shard", "share", "state", "stream",
     )  # fmt: skip
 
     def __init__(
@@ -45,7 +45,7 @@ class Flow:
         self.asker: Asker = (0, 0, 0, 0)
         self.guest = (0, 0)
         self.credit = ReadCredit()
-        self.redials = 0
+        self.dials = 0
         self.read_finished = False
         self.hung_up = False
         """The host is gone in both directions, in order: nobody will read what the guest sends."""

@@ -22,6 +22,7 @@ from pipeline.host.filler import SlotFiller
 from pipeline.shm import descriptor as d
 from pipeline.shm.ring import Producer
 from pipeline.stages.egress_guard import Guard
+from pipeline.stages.egress_sockets import SocketBound
 from pipeline.stages.worker import Worker
 from pipeline.wire import icmp, ipv4
 
@@ -76,6 +77,8 @@ class EchoSockets:
         self.guard = guard
         self.demux_out = demux_out
         self.flows: OrderedDict[Key, EchoFlow] = OrderedDict()
+        self.bound: SocketBound | None = None
+        """How many sockets there may be, together with those of TCP and UDP."""
         self._warned = False
         self._last_ident = int.from_bytes(os.urandom(2), "big")
 
@@ -134,6 +137,8 @@ class EchoSockets:
         if self.guard.active and self.guard.refuses(guest_addr, remote_addr, 0, "icmp"):
             return None
         self._make_room(guest_addr)
+        if self.bound is not None and self.bound.refuses():
+            return None
         try:
             sock = host_icmp.open_echo(ipv4.addr_text(target.addr))
         except OSError as error:

@@ -32,6 +32,11 @@ EXTRA_SLOTS: Final = 8
 """Slots over its share that a guest may take for that."""
 TIGHT_READ: Final = 1024
 """Bytes of such a read."""
+CLOSING_FLOW_BYTES: Final = 65536
+"""What a connection that is over counts for beside its bytes: its socket, and what the system keeps in it."""
+CLOSING_PATIENCE: Final = 180.0
+"""Seconds that its host may take nothing. Linux waits about as long when the window of a peer stays closed
+and no process has the socket any more."""
 
 
 class Reader(Protocol):
@@ -165,33 +170,55 @@ class ClosingFlow(Protocol):
 
 
 class ClosingFlows:
-    """Bounds the bytes that wait for hosts on behalf of connections that are over.
+    """Bounds what waits for hosts on behalf of connections that are over: bytes, sockets, and for how long.
 
-    A host that never reads keeps them for ever, and no window of a guest bounds them any more.
-    As in Linux for sockets without a process, the oldest is reset to make room.
+    A host that never reads would keep them for ever, and no limit of a guest bounds them any more. As in
+    Linux for sockets without a process, some are reset to make room, and each when its host took nothing for
+    long. Those whose hosts took nothing for longest come first.
     """
 
-    def __init__(self, max_bytes: int) -> None:
+    def __init__(self, max_bytes: int, max_flows: int) -> None:
         self._max_bytes = max_bytes
+        self._max_flows = max_flows
         self._bytes = 0
-        self._flows: dict[ClosingFlow, int] = {}
+        self._flows: dict[ClosingFlow, tuple[int, float]] = {}
+        """What each is charged, and since when its host takes nothing; the longest time first."""
 
-    def add(self, flow: ClosingFlow) -> list[Any]:
-        """A flow's guest is done. Returns the flows that must be reset, which may be this one."""
-        waiting = flow.stream.queued_bytes
-        if not waiting or flow in self._flows:
+    def wait(self, flow: ClosingFlow, taken: int, now: float) -> list[Any]:
+        """The host took so many bytes and left some. Returns the flows to reset, which may be this one."""
+        if not taken and flow in self._flows:
             return []
-        self._flows[flow] = waiting
-        self._bytes += waiting
+        self.remove(flow)
+        charged = CLOSING_FLOW_BYTES + flow.stream.queued_bytes
+        self._flows[flow] = charged, now
+        self._bytes += charged
         victims = []
-        over = self._bytes - self._max_bytes
-        for other, held in self._flows.items():
-            if over <= 0:
+        bytes_over = self._bytes - self._max_bytes
+        flows_over = len(self._flows) - self._max_flows
+        for other, (held, _) in self._flows.items():
+            if bytes_over <= 0 and flows_over <= 0:
                 break
-            over -= held
+            bytes_over -= held
+            flows_over -= 1
             victims.append(other)
         return victims
 
+    def due(self, now: float) -> list[Any]:
+        """Flows whose hosts took nothing for CLOSING_PATIENCE."""
+        found = []
+        for flow, (_, since) in self._flows.items():
+            if since + CLOSING_PATIENCE > now:
+                break
+            found.append(flow)
+        return found
+
+    def deadline(self) -> float:
+        """When the next flow is due."""
+        for _, since in self._flows.values():
+            return since + CLOSING_PATIENCE
+        return float("inf")
+
     def remove(self, flow: ClosingFlow) -> None:
         """The flow is forgotten."""
-        self._bytes -= self._flows.pop(flow, 0)
+        charged, _ = self._flows.pop(flow, (0, 0.0))
+        self._bytes -= charged

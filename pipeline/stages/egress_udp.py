@@ -108,7 +108,7 @@ class UdpSockets:
         self.by_number: dict[int, UdpForward] = {}
         self.ready: dict[UdpFlow | UdpForward, None] = {}
         self.bound: SocketBound | None = None
-        """How many sockets there may be, together with those of TCP."""
+        """How many sockets there may be, together with those of TCP and pings."""
         self.now = 0.0
         self.more = False
         """Whether a socket had more than its share of the last step."""

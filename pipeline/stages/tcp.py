@@ -46,6 +46,7 @@ _FLOWS: Final = INDEX["tcp_flows"]
 _OPENED: Final = INDEX["tcp_flow_opened"]
 _RESETS: Final = INDEX["tcp_reset_sent_no_flow"]
 _EVICTED: Final = INDEX["tcp_flow_evicted_time_wait"]
+_DIAL_REFUSED: Final = INDEX["tcp_dial_failed_too_many_flows"]
 _NO_MEMORY: Final = INDEX["tcp_segment_dropped_no_memory"]
 _OUT_OF_ORDER_LOST: Final = INDEX["tcp_flow_lost_out_of_order"]
 
@@ -71,7 +72,6 @@ class TcpStage:
             max_reassembly_ranges=config.max_reassembly_ranges,
         )
         self.guests = tcp_limits.Guests(config)
-        self.max_flows = config.max_tcp_flows
         self.out_of_order: tcp_limits.OutOfOrder[Flow] = tcp_limits.OutOfOrder(
             min(config.max_out_of_order_slots, max(config.slots // 4 // config.tcp_workers, 4)),
             MAX_REFS // 2 // config.tcp_workers,
@@ -142,7 +142,7 @@ class TcpStage:
             key = (guest_addr, remote_addr, ports)
             if kind != d.TCP_RANGE:
                 if kind == d.DIAL:
-                    self._dial(key, seg_count, aux, now)
+                    self._dial(key, seg_count, aux, link, now)
                 elif kind == d.LINK_DOWN:
                     self.guests.forget(link, now)
                 elif (told := tcp_icmp.on_error(flows, self.counts, key, seq, ack, aux, now)) is not None:
@@ -178,7 +178,7 @@ class TcpStage:
                 guest = flow.guest
                 if guest.pressed and length and (fits := self.guests.fits(flow, seq, length)) < length:
                     segment = self._cut(flow, segment, fits)
-                elif link != guest.link and (guest.gone or not guest.link):
+                elif guest.gone and link != guest.link:
                     self.guests.adopt(flow, link)
                 reason = flow.conn.on_segment(segment, now)
                 if reason is not None:
@@ -247,16 +247,18 @@ class TcpStage:
                 self._push_out(key, answer)
             return None
         guest = self.guests.get(link)
-        reason = self.guests.refuses_syn(guest, now)
-        if reason == tcp_limits.TOO_MANY_FLOWS_OF_GUEST:
-            reason = "" if self._make_room(guest) else reason
-        elif reason == tcp_limits.TOO_MANY_FLOWS:
-            reason = "" if self._make_room(None) else reason
-        if reason:
+        if reason := self.guests.refuses_syn(guest, now) or self._full(guest):
             self.counts[INDEX[reason]] += 1
             return None
         conn = Connection.passive(self.config, segment, self._isn(key, now), now)
         return self._add(conn, key, self._next_number(), egress_of(key, len(self.egress_out)), guest)
+
+    def _full(self, guest: tcp_limits.Guest) -> str:
+        """The counter of the limit that one more connection of the guest meets, "" if there is room now."""
+        reason = self.guests.full(guest)
+        if reason and self._make_room(guest if reason == tcp_limits.TOO_MANY_FLOWS_OF_GUEST else None):
+            return ""
+        return reason
 
     def _make_room(self, guest: tcp_limits.Guest | None) -> bool:
         """Forget the oldest connection in TIME-WAIT, of one guest or of anybody; False if there is none."""
@@ -267,15 +269,17 @@ class TcpStage:
                 return True
         return False
 
-    def _dial(self, key: Key, number: int, egress: int, now: float) -> None:
+    def _dial(self, key: Key, number: int, egress: int, link: int, now: float) -> None:
         if key in self.flows:
             self.egress_out[egress].push(d.record(d.DIAL_FAILED, flow=number))
             return
-        if self.guests.flows >= self.max_flows and not self._make_room(None):
+        guest = self.guests.get(link)
+        if self._full(guest):
+            self.counts[_DIAL_REFUSED] += 1
             self.egress_out[egress].push(d.record(d.DIAL_FAILED, flow=number, aux=d.DIAL_FINAL))
             return
         conn = Connection.active(self.config, self._isn(key, now), now)
-        self.dirty[self._add(conn, key, number, egress, self.guests.nobody)] = None
+        self.dirty[self._add(conn, key, number, egress, guest)] = None
 
     def _add(self, conn: Connection, key: Key, number: int, egress: int, guest: tcp_limits.Guest) -> Flow:
         flow = Flow(conn, key, number, egress, guest)

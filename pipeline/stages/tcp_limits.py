@@ -1,14 +1,15 @@
 """What the connections of one tcp worker may take, in all and for each guest.
 
-A guest is a link here: a machine that makes up addresses is still one guest. Connections that the
-host dials belong to nobody until the guest has answered.
+A guest is a link here: a machine that makes up addresses is still one guest. A connection that the host
+dials belongs to the guest it is dialled to from the start, also to one that never answers.
 
 =====================  =====================================================================
 of                     when it is used up
 =====================  =====================================================================
 SYNs a second          the SYN is dropped; an honest guest sends it again
 half-open connections  the same
-connections            the oldest in TIME-WAIT makes room (of the guest, or of anybody), else the same
+connections            the oldest in TIME-WAIT makes room (of the guest, or of anybody), else the same;
+                       the host's client of a forwarded port is reset
 received bytes that    windows shrink long before (a share of what is left); near the end, data of
  no host has taken     connections that hold more than such a share are dropped, while what else
                        the segment says is used, and what they hold behind a hole goes with
@@ -31,8 +32,6 @@ TOO_MANY_FLOWS_OF_GUEST: Final = "tcp_syn_dropped_too_many_flows_of_guest"
 TOO_MANY_HALF_OPEN: Final = "tcp_syn_dropped_too_many_half_open"
 SYN_RATE: Final = "tcp_syn_dropped_rate_limit"
 
-NOBODY: Final = 0
-"""The link of connections whose guest has not shown itself yet; links are numbered from 1."""
 MIN_WINDOW: Final = 16384
 """Bytes that a connection is shown however short memory is, or two packets if those are more: Linux sends
 into a window of less than a segment only when its probe timer says so."""
@@ -108,7 +107,6 @@ class Guests:
         """Guests without a link that have connections, and until when those wait."""
         self.overdue_at = float("inf")
         """When overdue() names a guest."""
-        self.nobody = Guest(NOBODY)
         self.flows = 0
         self.held_bytes = 0
         self._max_bytes = limits.max_receive_memory
@@ -130,10 +128,7 @@ class Guests:
     # --- connections ----------------------------------------------------------------------
 
     def refuses_syn(self, guest: Guest, now: float) -> str:
-        """The counter of the limit that a SYN of the guest meets, "" when it may open a connection.
-
-        For the two limits on connections the caller may make room and need not ask again.
-        """
+        """The counter of the limit on SYNs that one of the guest meets, "" if none: then ask full()."""
         limits = self._limits
         rate = limits.max_syns_per_second
         guest.tokens = min(float(rate), guest.tokens + (now - guest.filled_at) * rate)
@@ -143,9 +138,16 @@ class Guests:
         guest.tokens -= 1.0
         if guest.half_open >= limits.max_half_open_per_guest:
             return TOO_MANY_HALF_OPEN
-        if guest.flows >= limits.max_tcp_flows_per_guest:
+        return ""
+
+    def full(self, guest: Guest) -> str:
+        """The counter of the limit that one more connection meets, whoever begins it; "" if none.
+
+        The caller may make room, in the guest's part or in all, and need not ask again.
+        """
+        if guest.flows >= self._limits.max_tcp_flows_per_guest:
             return TOO_MANY_FLOWS_OF_GUEST
-        if self.flows >= limits.max_tcp_flows:
+        if self.flows >= self._limits.max_tcp_flows:
             return TOO_MANY_FLOWS
         return ""
 
@@ -163,7 +165,7 @@ class Guests:
             flow.guest.half_open -= 1
 
     def adopt(self, flow: LimitedFlow, link: int) -> None:
-        """The guest of a dialled connection has shown itself, or one has come back on another link."""
+        """Its guest has come back, on another link."""
         held = flow.conn.rcv_untaken
         half_open = flow.half_open
         self._leave(flow)

@@ -84,6 +84,21 @@ def test_all_that_was_written_comes_before_an_end_in_order() -> None:
             assert sum(iter(lambda: len(peer.recv(1 << 20)), 0)) == sent
 
 
+def test_urgent_data_are_not_cut_out_of_the_stream() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        sock, _ = tcp.connect(*server.getsockname())
+        assert sock is not None
+        tcp.tune(sock)
+        peer, _ = server.accept()
+        with peer:
+            peer.send(b"abc")
+            peer.send(b"X", socket.MSG_OOB)
+            peer.send(b"def")
+        sock.setblocking(True)
+        with sock:
+            assert b"".join(iter(lambda: sock.recv(100), b"")) == b"abcXdef"
+
+
 def test_shutdown_of_a_connection_that_is_gone_returns_the_errno() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         sock, _ = tcp.connect(*server.getsockname())

@@ -9,6 +9,7 @@ import pytest
 
 from pipeline.shm import descriptor as d
 from pipeline.stages.egress_flow import MAX_READ
+from pipeline.stages.egress_share import CLOSING_PATIENCE
 from tests.support.network import receive
 from tests.support.one_process import OneProcess
 from tests.support.played_guests import GATEWAY, HOST
@@ -332,6 +333,42 @@ def test_a_host_that_resets_a_connection_whose_guest_is_done_frees_its_bytes(egr
     host.close()
     egress.until(lambda: not egress.stage.flows)
     assert egress.out() == 0
+
+
+def test_a_host_that_never_reads_does_not_keep_a_connection_whose_guest_is_done(egress: Egress) -> None:
+    host = egress.open(1)
+    fill(egress, 1)
+    egress.tell(d.CLOSED, 1)
+    egress.advance(CLOSING_PATIENCE - 1.0)
+    assert len(egress.stage.flows) == 1
+    egress.advance(2.0)
+    assert not egress.stage.flows
+    assert egress.counter("egress0", "egress_connection_reset_closing_stuck") == 1
+    with pytest.raises(ConnectionResetError):
+        sum(iter(lambda: len(host.recv(1 << 20)), 0))
+
+
+def test_a_host_that_reads_slowly_gets_all_of_a_connection_whose_guest_is_done(egress: Egress) -> None:
+    # Its window opens with every read, but the socket's buffer is far larger.
+    egress.listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
+    host = egress.open(1)
+    sent = fill(egress, 1)
+    for _ in range(100):
+        egress.to_host(1, bytes(60000))
+        sent += 60000
+        egress.advance(0.1)
+    egress.tell(d.SHUTDOWN, 1)
+    egress.tell(d.CLOSED, 1)
+    egress.settle()
+    read = 0
+    # So little at a time that the system does not say each time that there is room.
+    for _ in range(8):
+        for _ in range(5):
+            read += len(host.recv(65536))
+        egress.advance(CLOSING_PATIENCE * 0.9)
+    assert len(egress.stage.flows) == 1
+    got, over = drain(egress, host)
+    assert (read + got, over) == (sent, True)
 
 
 # --- the end of the daemon ------------------------------------------------------------------------

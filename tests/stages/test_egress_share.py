@@ -5,7 +5,15 @@ from types import SimpleNamespace
 import pytest
 
 from pipeline.shm.arena import Pool
-from pipeline.stages.egress_share import EXTRA_SLOTS, TIGHT_READ, ClosingFlows, Share, Shares
+from pipeline.stages.egress_share import (
+    CLOSING_FLOW_BYTES,
+    CLOSING_PATIENCE,
+    EXTRA_SLOTS,
+    TIGHT_READ,
+    ClosingFlows,
+    Share,
+    Shares,
+)
 
 SLOT = 72 * 1024
 BIG = 65536
@@ -103,10 +111,34 @@ class _Closing:
 
 
 def test_connections_that_are_over_keep_no_more_than_the_limit_for_their_hosts() -> None:
-    closing = ClosingFlows(100)
-    flows = [_Closing(size) for size in (40, 40, 0, 40)]
-    assert [closing.add(flow) for flow in flows] == [[], [], [], [flows[0]]]  # type: ignore[arg-type]
+    closing = ClosingFlows(3 * CLOSING_FLOW_BYTES + 100, 10)
+    flows = [_Closing(size) for size in (40, 40, 40)]
+    assert [wait(closing, flow) for flow in flows] == [[], [], [flows[0]]]
     closing.remove(flows[0])  # type: ignore[arg-type]
-    giant = _Closing(500)
-    victims = closing.add(giant)  # type: ignore[arg-type]
-    assert victims == [flows[1], flows[3], giant]
+    giant = _Closing(5 * CLOSING_FLOW_BYTES)
+    assert wait(closing, giant) == [flows[1], flows[2], giant]
+
+
+def test_connections_that_are_over_are_bounded_in_number_however_little_they_keep() -> None:
+    closing = ClosingFlows(1 << 40, 3)
+    flows = [_Closing(1) for _ in range(4)]
+    assert [wait(closing, flow) for flow in flows] == [[], [], [], [flows[0]]]
+    small = ClosingFlows(3 * CLOSING_FLOW_BYTES + 100, 1 << 30)
+    assert [wait(small, flow) for flow in flows] == [[], [], [], [flows[0]]]
+
+
+def test_the_connection_whose_host_took_nothing_for_longest_makes_room() -> None:
+    closing = ClosingFlows(1 << 40, 2)
+    slow, stuck, newest = (_Closing(1) for _ in range(3))
+    for flow in (slow, stuck):
+        wait(closing, flow)
+    assert wait(closing, stuck, 0, now=8.0) == wait(closing, slow, 1, now=9.0) == []
+    assert closing.deadline() == CLOSING_PATIENCE
+    assert wait(closing, newest, now=10.0) == [stuck]
+    closing.remove(stuck)  # type: ignore[arg-type]
+    assert closing.due(9.0 + CLOSING_PATIENCE) == [slow]
+    assert closing.due(10.0 + CLOSING_PATIENCE) == [slow, newest]
+
+
+def wait(closing: ClosingFlows, flow: _Closing, taken: int = 0, *, now: float = 0.0) -> list[_Closing]:
+    return closing.wait(flow, taken, now)  # type: ignore[arg-type]

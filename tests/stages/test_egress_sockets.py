@@ -12,9 +12,11 @@ import pytest
 
 from pipeline import config_build, flags, options
 from pipeline.counters import INDEX
+from pipeline.host import icmp as host_icmp
 from pipeline.shm import descriptor as d
 from pipeline.stages.channel import ControlChannel
 from pipeline.stages.egress import EgressStage
+from pipeline.stages.egress_icmp import IDLE
 from pipeline.stages.egress_sockets import RESERVE
 from pipeline.stages.worker import Worker
 from pipeline.topology import Fabric, Layout
@@ -152,6 +154,38 @@ def test_flows_of_guests_leave_a_reserve_of_descriptors(server: int, monkeypatch
     udp.close()
     rig.worker.end()
     rig.supervisor.close()
+
+
+def test_pings_leave_the_reserve_of_descriptors_too(server: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (RESERVE + 3, RESERVE + 3))
+    # The system may allow no ping sockets; any will do.
+    monkeypatch.setattr(host_icmp, "open_echo", lambda _: socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+    rig = Rig()
+    rig.ask(HOST, server)
+    for ident in range(1, 6):
+        rig.demux.push(_ping(rig, ident))
+    rig.demux.publish()
+    rig.turn()
+    assert (len(rig.stage.flows), len(rig.stage.icmp.flows)) == (1, 2)
+    assert rig.count("egress_flow_refused_too_many_sockets") == 3
+    rig.ask(HOST, server)
+    rig.turn()
+    assert rig.failures() == [errno.EMFILE]
+    # Idle ones make room in the end.
+    rig.stage.icmp.expire(monotonic() + IDLE)
+    rig.ask(HOST, server)
+    rig.turn()
+    assert (len(rig.stage.flows), len(rig.stage.icmp.flows)) == (2, 0)
+    rig.worker.end()
+    rig.supervisor.close()
+
+
+def _ping(rig: Rig, ident: int) -> bytes:
+    slot = rig.stage.pool.alloc()
+    return d.record(
+        d.ICMP_ECHO, slot=slot, off=256, length=8,
+        guest_addr=GUEST, remote_addr=HOST, ports=ident << 16 | 1, aux=64,
+    )  # fmt: skip
 
 
 def _datagram(rig: Rig, number: int, port: int) -> bytes:

@@ -72,19 +72,8 @@ def test_connections_are_counted_for_each_guest_and_in_all() -> None:
     of = guests(max_tcp_flows=3, max_tcp_flows_per_guest=2, max_half_open_per_guest=50)
     for link in (1, 1, 2):
         of.add(flow_of(of.get(link)))
-    assert of.refuses_syn(of.get(1), 0.0) == tcp_limits.TOO_MANY_FLOWS_OF_GUEST
-    assert of.refuses_syn(of.get(3), 0.0) == tcp_limits.TOO_MANY_FLOWS
-
-
-def test_a_dialled_connection_belongs_to_the_guest_that_answers() -> None:
-    of = guests()
-    flow = flow_of(of.nobody)
-    flow.half_open = False
-    of.add(flow)
-    of.adopt(flow, 7)
-    assert (of.nobody.flows, of.get(7).flows) == (0, 1)
-    of.remove(flow)
-    assert of.get(7).flows == 0
+    assert of.full(of.get(1)) == tcp_limits.TOO_MANY_FLOWS_OF_GUEST
+    assert of.full(of.get(3)) == tcp_limits.TOO_MANY_FLOWS
 
 
 def test_the_smallest_window_takes_two_packets_of_any_mtu() -> None:

@@ -219,6 +219,26 @@ def test_the_client_of_a_guest_that_refuses_is_closed(one: Network) -> None:
     one.everybody_leaves()
 
 
+@pytest.mark.parametrize("forwarded", [False, True])
+def test_the_guest_gets_urgent_bytes_of_the_host_in_their_place(one: Network, forwarded: bool) -> None:
+    guest = one.card.guest()
+    if forwarded:
+        guest.listens.add(80)
+        sock = one.accept("egress0", guest.addr, 80)
+        one.until(lambda: guest.accepted)
+        stream = guest.accepted[0]
+    else:
+        stream, sock = one.open(guest)
+    sock.send(b"abc")
+    sock.send(b"X", socket.MSG_OOB)
+    sock.send(b"def")
+    sock.shutdown(socket.SHUT_WR)
+    one.until(lambda: stream.eof)
+    assert stream.received == b"abcXdef"
+    stream.finish()
+    one.everybody_leaves()
+
+
 def test_the_guest_stops_reading_and_then_resets(one: Network) -> None:
     stream, sock = one.open(one.card.guest())
     stream.reads = False
