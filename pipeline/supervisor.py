@@ -262,9 +262,8 @@ class Supervisor:
         if failed and self.program.one_guest:
             self._stop(error, EXIT_FAILED)
         elif ends or (protocol == protocols.STDIO and self._is_only_stdio()):
-            text = f"cannot receive packets from {event['peer']}, disconnecting: {error}"
             grace = LAST_WORDS if self.config.notification else 0.0
-            asyncio.get_running_loop().call_later(grace, self._stop, text, EXIT_OK)
+            asyncio.get_running_loop().call_later(grace, self._stop, str(event["text"]), EXIT_OK)
 
     def _is_only_stdio(self) -> bool:
         """Whether nobody can come any more after the guest on standard input left."""

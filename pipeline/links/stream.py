@@ -22,6 +22,7 @@ from pipeline.links.base import (
     LinkClosed,
     SlotCursor,
     SlotPool,
+    words_of,
 )
 from pipeline.wire import framing
 from pipeline.wire.framing import Framing, LengthError
@@ -128,7 +129,7 @@ class StreamLink(Link):
             except BlockingIOError:
                 return None
             except OSError as error:
-                raise LinkClosed(f"cannot read from socket: {error.strerror}") from error
+                raise LinkClosed(f"cannot read size from socket: {words_of(error)}") from error
             if not count:
                 raise LinkClosed("cannot read size from socket: EOF")
             self._drained = self._short_is_all and count < room
@@ -194,7 +195,7 @@ class StreamLink(Link):
             except BlockingIOError:
                 sent = 0
             except OSError as error:
-                raise LinkClosed(f"cannot write to socket: {error.strerror}") from error
+                raise LinkClosed(f"cannot write to socket: {words_of(error)}") from error
             if sent < sum(map(len, chunk)):
                 self._keep(buffers, first, sent)
                 break
@@ -221,7 +222,7 @@ class StreamLink(Link):
             except BlockingIOError:
                 break
             except OSError as error:
-                raise LinkClosed(f"cannot write to socket: {error.strerror}") from error
+                raise LinkClosed(f"cannot write to socket: {words_of(error)}") from error
             if self._backlog_sent < len(backlog):
                 continue
             backlog.clear()
