@@ -47,7 +47,9 @@ TABLE: Final[tuple[Counter, ...]] = (
     Counter("link_frame_dropped_no_neighbor", "frames", "frames to an address that no guest has"),
     Counter("link_frame_dropped_no_slot", "frames", "frames cut from a super-segment while no slot was free"),
     Counter(
-        "link_frame_dropped_oversized", "frames", "frames longer than the framing allows; the link is closed"
+        "link_frame_dropped_oversized",
+        "frames",
+        "frames longer than a slot, or than the framing allows: then the link is closed",
     ),
     Counter("link_frame_dropped_runt", "frames", "frames shorter than an Ethernet header"),
     Counter(

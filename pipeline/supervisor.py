@@ -3,7 +3,8 @@
 It is outside the packet path: an asyncio program over the workers' control sockets. Sockets are
 bound when everything behind them runs, in gvproxy's order: what a program waits for by looking for its file
 works when the file is there. A worker that ends on its own ends the daemon with status 1; SIGINT, SIGTERM
-and SIGHUP end it with status 0, and SIGQUIT with status 2 and a dump of what every process is doing.
+and SIGHUP end it with status 0, and SIGQUIT with status 2 and a dump of what every process is doing. One
+that comes during the start is acted on when all of it can be undone in order, behind the fork.
 """
 
 import asyncio
@@ -16,7 +17,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from typing import Final, NamedTuple
 
-from pipeline import descriptor_limit, logs, placement, workers
+from pipeline import descriptor_limit, logs, placement, signals, workers
 from pipeline.config import Config
 from pipeline.control.channel import Message, RequestError
 from pipeline.control.forwarder import ForwardError
@@ -80,6 +81,7 @@ class Supervisor:
         self.program = program
         self.version = version
         self.log = logs.logger("supervisor")
+        self.signals = signals.Signals()
         self.running: list[workers.Running] = []
         self.paths: list[str] = []
         self.listeners: list[socket.socket] = []
@@ -115,7 +117,7 @@ class Supervisor:
                 raise StartError(f"cannot write capture {config.capture_file}: {error.strerror}") from error
         groups = placement.plan(config.placement, layout, os.cpu_count() or 1)
         self.fabric = Fabric.create(layout, [group.members for group in groups])
-        private = [*self.inherited.sockets, *(self.stdio or ())]
+        private = [*self.signals.fds, *self.inherited.sockets, *(self.stdio or ())]
         private += [self.capture] if self.capture >= 0 else []
         self.running = workers.start(self.fabric, groups, config, private)
 
@@ -144,25 +146,24 @@ class Supervisor:
         """Serve until a signal comes, a worker ends or the program's guest leaves; then stop the workers."""
         assert self.fabric is not None
         loop = asyncio.get_running_loop()
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
-            # Who was started by nohup lives on.
-            if signal.getsignal(number) != signal.SIG_IGN:
-                loop.add_signal_handler(number, self._on_signal, number)
+        loop.add_reader(self.signals.fileno(), self._on_signals)
         for worker in self.running:
             loop.add_reader(worker.process.sentinel, self._on_end, worker)
         controls = {name: sock for worker in self.running for name, sock in worker.controls.items()}
         self.plane = plane = ControlPlane(self.config, self.fabric, controls, self._on_guest, self.version)
         try:
-            await self._open(plane)
-            self.log.info("waiting for clients...", workers=len(self.running))
+            if not self._is_stopping():
+                await self._open(plane)
+                self.log.info("waiting for clients...", workers=len(self.running))
             await self.stopping.wait()
         except (
             *(ForwardError, RequestError, SocketError, SshError),
             *(addresses.AddressError, OSError),
         ) as error:
-            self._stop(str(error), EXIT_FAILED)
-            if not self.program.one_guest:
-                self.log.critical(str(error))
+            if not self._is_stopping():
+                self._stop(str(error), EXIT_FAILED)
+                if not self.program.one_guest:
+                    self.log.critical(str(error))
         self._remove_paths()
         plane.stop_workers()
         await self._stop_workers()
@@ -229,8 +230,21 @@ class Supervisor:
             self.reason, self.status = reason, status
             self.stopping.set()
 
-    def _on_signal(self, number: int) -> None:
-        self.log.info("signal caught", signal=signal.Signals(number).name)
+    def _is_stopping(self) -> bool:
+        """Whether the end has begun.
+
+        A signal counts from when it came, not from when the loop hears of it: a worker that got it as well,
+        where all of the group did, may have ended before that.
+        """
+        self._on_signals()
+        return self.stopping.is_set()
+
+    def _on_signals(self) -> None:
+        for number in self.signals.take():
+            self._on_signal(number)
+
+    def _on_signal(self, number: signal.Signals) -> None:
+        self.log.info("signal caught", signal=number.name)
         if number == signal.SIGQUIT:
             faulthandler.dump_traceback(sys.stderr)
             for worker in self.running:
@@ -249,9 +263,8 @@ class Supervisor:
         if failed and self.program.one_guest:
             self._stop(error, EXIT_FAILED)
         elif ends or (protocol == protocols.STDIO and self._is_only_stdio()):
-            text = f"cannot receive packets from {event['peer']}, disconnecting: {error}"
             grace = LAST_WORDS if self.config.notification else 0.0
-            asyncio.get_running_loop().call_later(grace, self._stop, text, EXIT_OK)
+            asyncio.get_running_loop().call_later(grace, self._stop, str(event["text"]), EXIT_OK)
 
     def _is_only_stdio(self) -> bool:
         """Whether nobody can come any more after the guest on standard input left."""
@@ -262,7 +275,7 @@ class Supervisor:
         loop = asyncio.get_running_loop()
         loop.remove_reader(worker.process.sentinel)
         worker.process.join(1)
-        if not self.stopping.is_set():
+        if not self._is_stopping():
             self.log.error(
                 "worker died", worker=worker.name, pid=worker.process.pid, exitcode=worker.process.exitcode
             )
@@ -299,6 +312,7 @@ class Supervisor:
         self._close_capture()
         # The segment is unmapped with the process: views of it live in the channels' bells.
         self._remove_paths()
+        self.signals.close()
 
     def _close_capture(self) -> None:
         if self.capture >= 0:

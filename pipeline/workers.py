@@ -6,6 +6,7 @@ parent's: a copied end would keep a socket open after its owner died.
 
 import gc
 import os
+import signal
 import socket
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from typing import Any, Final
 
 import multiprocess
 
-from pipeline import process_name
+from pipeline import process_name, signals
 from pipeline.config import Config
 from pipeline.placement import Group
 from pipeline.shm.socket_pair import socket_pair
@@ -57,12 +58,17 @@ def start(
     gc.collect()
     gc.freeze()
     running = []
-    for group in groups:
-        process = context.Process(
-            target=_main, name=group.name, args=(group, fabric, config, private, pairs), daemon=True
-        )
-        process.start()
-        running.append(Running(group.name, process, {name: pairs[name][0] for name in group.members}))
+    # A child that is not its own yet has the supervisor's handlers: what is sent to it waits for Loop's.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, signals.ending())
+    try:
+        for group in groups:
+            process = context.Process(
+                target=_main, name=group.name, args=(group, fabric, config, private, pairs), daemon=True
+            )
+            process.start()
+            running.append(Running(group.name, process, {name: pairs[name][0] for name in group.members}))
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
     for _, theirs in pairs.values():
         theirs.close()
     return running

@@ -59,6 +59,7 @@ TOGETHER = (
     "pipeline.topology",
     "pipeline.placement",
     "pipeline.process_name",
+    "pipeline.signals",
     "pipeline.workers",
     "pipeline.supervisor",
     "pipeline.system",

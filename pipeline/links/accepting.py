@@ -12,7 +12,7 @@ from collections.abc import Callable
 from time import monotonic
 from typing import Final
 
-from pipeline.links.base import Link, SlotPool
+from pipeline.links.base import Link, SlotPool, words_of
 from pipeline.links.entrance import READABLE, Entrance, Guest, Owner, Poller, Room, has_peer
 from pipeline.links.stream import StreamLink
 from pipeline.wire.framing import Framing
@@ -83,7 +83,7 @@ class AcceptingEntrance(Entrance):
             except OSError as error:
                 self._stop_waiting()
                 if error.errno in _BROKEN:
-                    self._owner.fail(self, f"{self.protocol} accept error: {error.strerror}")
+                    self._owner.fail(self, f"{self.protocol} accept error: {words_of(error)}")
                 else:
                     # The connection may stay in the backlog, and the socket readable: look again later.
                     self._resume_at = monotonic() + PAUSE

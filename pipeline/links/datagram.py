@@ -13,7 +13,7 @@ from contextlib import suppress
 from time import monotonic
 from typing import Final
 
-from pipeline.links.base import Link, LinkClosed
+from pipeline.links.base import Link, LinkClosed, words_of
 from pipeline.links.entrance import READABLE, Entrance, Guest, Owner, Poller, Room, has_peer
 from pipeline.links.packet import PacketLink
 
@@ -138,7 +138,7 @@ class VfkitEntrance(Entrance):
         except OSError as error:
             with suppress(OSError):
                 sock.recv(1)
-            self._owner.refuse(self, f"vfkit accept error: {error.strerror}", "link_handshake_failed")
+            self._owner.refuse(self, f"vfkit accept error: {words_of(error)}", "link_handshake_failed")
             return
         self._stop_waiting()
         # Refused where the system's limit is lower; the link works with less.

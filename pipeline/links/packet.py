@@ -22,6 +22,7 @@ from pipeline.links.base import (
     LinkClosed,
     SlotCursor,
     SlotPool,
+    words_of,
 )
 
 MAX_PACKETS: Final = 64
@@ -104,7 +105,8 @@ class PacketLink(Link):
             if not frames:
                 return None
         except OSError as error:
-            self._broken = LinkClosed(f"cannot read packet from socket: {error.strerror}")
+            # There is no size to read; but the original has these words for every kind of link.
+            self._broken = LinkClosed(f"cannot read size from socket: {words_of(error)}")
         except LinkClosed as error:
             self._broken = error
         finally:
@@ -148,7 +150,7 @@ class PacketLink(Link):
                 self.room_is_silent = error.errno == errno.ENOBUFS
                 return False
             if error.errno != errno.EMSGSIZE:
-                raise LinkClosed(f"cannot write packet to socket: {error.strerror}") from error
+                raise LinkClosed(f"cannot write packet to socket: {words_of(error)}") from error
             self._drop("link_frame_dropped_oversized")
         return True
 

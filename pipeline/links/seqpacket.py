@@ -19,7 +19,7 @@ class SeqpacketLink(PacketLink):
     def _receive(self, room: memoryview) -> int:
         count = self._sock.recv_into(room)
         if not count:
-            raise LinkClosed("EOF")
+            raise LinkClosed("cannot read size from socket: EOF")
         return count
 
 

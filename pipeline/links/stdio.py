@@ -16,6 +16,8 @@ from pipeline.links.stream import StreamLink
 from pipeline.wire.framing import LE16
 
 PROTOCOL: Final = "stdio"
+PEER: Final = "remote"
+"""The original's name for who is at the other ends."""
 _STDIN, _STDOUT, _STDERR = 0, 1, 2
 
 
@@ -84,7 +86,7 @@ class StdioEntrance(Entrance):
     def open(self, poller: Poller, room: Room, owner: Owner) -> None:
         """See Entrance.open."""
         self._link = StdioLink(self._pair, room)
-        owner.attach(Guest(self._link, LE16, PROTOCOL, PROTOCOL), self)
+        owner.attach(Guest(self._link, LE16, PROTOCOL, PEER), self)
 
     def close(self) -> None:
         """See Entrance.close."""

@@ -1,8 +1,9 @@
 """Frames in a byte stream, each behind its length: QEMU, /connect, vpnkit after its handshake.
 
 One system call reads all that the stream has, up to the rest of a slot. A frame cut by the end of
-the slot is carried over into the next (a copy of one frame at most). One system call sends a
-burst; only what the socket does not take is copied, so that the caller's memory is free.
+the slot is carried over into the next (a copy of one frame at most); one that no slot holds is passed
+over as it comes, and counted. One system call sends a burst; only what the socket does not take is copied,
+so that the caller's memory is free.
 """
 
 import socket
@@ -21,16 +22,18 @@ from pipeline.links.base import (
     LinkClosed,
     SlotCursor,
     SlotPool,
+    words_of,
 )
 from pipeline.wire import framing
-from pipeline.wire.errors import WireError
-from pipeline.wire.framing import Framing
+from pipeline.wire.framing import Framing, LengthError
 
 IOV_MAX: Final = 1024
 SOCKET_BUFFER_BYTES: Final = 1024 * 1024
 """Asked for in both directions of a local stream; the system may grant less."""
 MAX_CARRY: Final = 16384
 """A partial frame longer than this stays where it is, as long as its rest fits."""
+
+_OVERSIZED: Final = "link_frame_dropped_oversized"
 
 
 class ByteStream(Protocol):
@@ -81,6 +84,8 @@ class StreamLink(Link):
         self._framing = form
         self._cursor = SlotCursor(pool, slots)
         self._head = memoryview(head)
+        self._to_pass_over = 0
+        """Bytes still to come of a frame that no slot holds. While they do, the cursor's begin is its end."""
         self._max_backlog = max_backlog
         self._backlog = bytearray()
         self._backlog_sent = 0
@@ -124,21 +129,34 @@ class StreamLink(Link):
             except BlockingIOError:
                 return None
             except OSError as error:
-                raise LinkClosed(f"cannot read from socket: {error.strerror}") from error
+                raise LinkClosed(f"cannot read size from socket: {words_of(error)}") from error
             if not count:
                 raise LinkClosed("cannot read size from socket: EOF")
             self._drained = self._short_is_all and count < room
+        if self._to_pass_over:
+            begin += self._pass_over(count)
+            if begin == end + count:
+                # The next read lands in the same place.
+                return cursor.slot, []
         cursor.end = end = end + count
         try:
             frames, cursor.begin = self._split(view, begin, end)
-        except WireError as error:
+        except LengthError as error:
             # The frames before it are lost with the link: this stream cannot be trusted any more.
-            text = f"invalid packet size: a length exceeds maximum {self._framing.max}"
+            text = f"invalid packet size: {error.length} is negative or exceeds maximum {self._framing.max}"
             raise LinkClosed(text, error.reason) from error
         return cursor.slot, frames
 
+    def _pass_over(self, count: int) -> int:
+        """How many of the bytes just read belong to a frame that no slot holds; it is counted at its end."""
+        passed = min(count, self._to_pass_over)
+        self._to_pass_over -= passed
+        if not self._to_pass_over:
+            self.drops[_OVERSIZED] = self.drops.get(_OVERSIZED, 0) + 1
+        return passed
+
     def _split(self, view: memoryview, begin: int, end: int) -> tuple[list[tuple[int, int]], int]:
-        """The whole frames in view[begin:end], and where what is left of it begins. Raises WireError."""
+        """The whole frames in view[begin:end], and where what is left of it begins. Raises LengthError."""
         return framing.split(view, begin, end, self._framing)
 
     def _make_room(self) -> bool:
@@ -150,13 +168,12 @@ class StreamLink(Link):
         if room >= MIN_READ and cursor.begin == cursor.end:
             return True
         wanted = framing.need(cursor.view, cursor.begin, cursor.end, self._framing)
+        if cursor.end - cursor.begin + wanted > len(cursor.view) - HEADROOM:
+            self._to_pass_over, wanted = wanted, 0
+            cursor.end = cursor.begin
+            room = len(cursor.view) - cursor.end
         if wanted <= room and (room >= MIN_READ or cursor.end - cursor.begin > MAX_CARRY):
             return True
-        if cursor.begin == HEADROOM and wanted > room:
-            length = cursor.end - HEADROOM + wanted - self._framing.prefix_len
-            raise LinkClosed(
-                f"invalid packet size: {length} exceeds what a slot holds", "link_frame_dropped_oversized"
-            )
         # Without a free slot a short read is still better than none.
         return cursor.fresh() or 0 < room >= wanted
 
@@ -178,7 +195,7 @@ class StreamLink(Link):
             except BlockingIOError:
                 sent = 0
             except OSError as error:
-                raise LinkClosed(f"cannot write to socket: {error.strerror}") from error
+                raise LinkClosed(f"cannot write to socket: {words_of(error)}") from error
             if sent < sum(map(len, chunk)):
                 self._keep(buffers, first, sent)
                 break
@@ -205,7 +222,7 @@ class StreamLink(Link):
             except BlockingIOError:
                 break
             except OSError as error:
-                raise LinkClosed(f"cannot write to socket: {error.strerror}") from error
+                raise LinkClosed(f"cannot write to socket: {words_of(error)}") from error
             if self._backlog_sent < len(backlog):
                 continue
             backlog.clear()

@@ -13,7 +13,7 @@ from time import monotonic
 from typing import Final
 
 from pipeline.links.accepting import AcceptingEntrance
-from pipeline.links.base import LinkClosed
+from pipeline.links.base import LinkClosed, words_of
 from pipeline.links.entrance import READABLE
 from pipeline.links.stream import StreamLink
 from pipeline.wire import framing
@@ -105,7 +105,7 @@ class VpnkitEntrance(AcceptingEntrance):
         except BlockingIOError:
             return
         except OSError as error:
-            self._give_up(handshake, f"vpnkit handshake: {error.strerror}")
+            self._give_up(handshake, f"vpnkit handshake: {words_of(error)}")
             return
         except WireError:
             self._give_up(handshake, "vpnkit handshake: not a vpnkit client")

@@ -70,13 +70,14 @@ _DATAGRAMS_OUT: Final = INDEX["udp_datagrams_to_guest"]
 class Port:
     """One attached guest link and what is gathered for it."""
 
-    __slots__ = ("framing", "gathered", "gathered_bytes", "link", "number", "offload", "segmenter")
+    __slots__ = ("framing", "gathered", "gathered_bytes", "guest", "link", "number", "offload", "segmenter")
 
-    def __init__(self, number: int, link: Link, form: Framing | None) -> None:
+    def __init__(self, number: int, guest: Guest) -> None:
         self.number = number
-        self.link = link
-        self.framing = form
-        self.segmenter = UdpSegmenter(form)
+        self.guest = guest
+        self.link: Link = guest.link
+        self.framing: Framing | None = guest.framing
+        self.segmenter = UdpSegmenter(guest.framing)
         self.offload: OffloadLink | None = None
         """The link, once its guest has agreed to offload."""
         self.gathered: list[Buffer] = []
@@ -383,7 +384,7 @@ class IngressStage:
             link.close()
             return False
         number = self._free_number()
-        port = Port(number, link, guest.framing)
+        port = Port(number, guest)
         self.ports[number] = port
         self.readable[port] = None
         self.worker.register(link.fileno(), _LINK_EVENTS, lambda events: self._on_event(port, events))
@@ -447,8 +448,7 @@ class IngressStage:
         self.counts[_DISCONNECTED] += 1
         self.counts[_LINKS] = len(self.ports)
         self.steering.link_down(port.number)
-        self.worker.log.info("guest disconnected", link=port.number, error=str(error))
-        self.doors.on_left(link, error)
+        self.doors.on_left(port.number, port.guest, error)
 
     def on_control(self, message: dict[str, object], fds: list[int]) -> dict[str, object]:
         """Requests of the supervisor.

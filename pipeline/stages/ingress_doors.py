@@ -2,10 +2,11 @@
 
 The supervisor hands over bound sockets with request ``open``. What happens there it hears in events::
 
-    {"event": "guest", "change": "left", "protocol": ..., "peer": ..., "error": ...}
+    {"event": "guest", "change": "left", "protocol": ..., "peer": ..., "error": ..., "text": ...}
     {"event": "guest", "change": "failed", "protocol": ..., "error": ...}      nobody can come in any more
 
-Knows no protocol (pipeline.links.protocols does) and keeps no links (pipeline.stages.ingress does).
+``text`` is what the log says of the guest; there, /connect's guests are seen off as well. Knows no protocol
+(pipeline.links.protocols does) and keeps no links (pipeline.stages.ingress does).
 """
 
 from collections.abc import Callable
@@ -36,7 +37,8 @@ class Doors:
         self._add = add
         self._remove = remove
         self._entrances: list[Entrance] = []
-        self._came: dict[Link, tuple[Entrance, str]] = {}
+        self._came: dict[Link, Entrance] = {}
+        self._closed = False
 
     def open(self, message: Message, fds: list[int]) -> Message:
         """Request ``open``: ``protocol``, ``once`` and for vpnkit ``macs``, beside its descriptors."""
@@ -56,9 +58,16 @@ class Doors:
         for entrance in list(self._entrances):
             entrance.on_timer(now)
 
-    def on_left(self, link: Link, error: LinkClosed) -> None:
-        """A link of the stage is over and closed."""
-        entrance, peer = self._came.pop(link, (None, ""))
+    def on_left(self, number: int, guest: Guest, error: LinkClosed) -> None:
+        """A link of the stage is over and closed, by itself unless the doors are closed."""
+        log = self._worker.log
+        if not self._closed:
+            log.error(error.farewell(guest.peer), link=number, protocol=guest.protocol, peer=guest.peer)
+        log.info("guest disconnected", link=number, error=str(error))
+        self._tell(guest, error)
+
+    def _tell(self, guest: Guest, error: LinkClosed) -> None:
+        entrance = self._came.pop(guest.link, None)
         if entrance is None:
             return
         self._worker.send_event(
@@ -66,14 +75,16 @@ class Doors:
                 "event": "guest",
                 "change": "left",
                 "protocol": entrance.protocol,
-                "peer": peer,
+                "peer": guest.peer,
                 "error": str(error),
+                "text": error.farewell(guest.peer),
             }
         )
-        entrance.on_left(link)
+        entrance.on_left(guest.link)
 
     def close(self) -> None:
         """Close all entrances."""
+        self._closed = True
         self._came.clear()
         for entrance in self._entrances:
             entrance.close()
@@ -83,9 +94,9 @@ class Doors:
 
     def attach(self, guest: Guest, entrance: Entrance) -> None:
         """See pipeline.links.entrance.Owner."""
-        self._came[guest.link] = (entrance, guest.peer)
+        self._came[guest.link] = entrance
         if not self._add(guest):
-            self.on_left(guest.link, LinkClosed("too many guests"))
+            self._tell(guest, LinkClosed("too many guests"))
 
     def hang_up(self, link: Link, text: str) -> None:
         """See pipeline.links.entrance.Owner."""

@@ -243,13 +243,16 @@ class Loop:
         return events
 
     def _take_signals(self) -> None:
-        """Set the signals of a worker process, whatever the supervisor had set before it forked."""
+        """Set the signals of a worker process, whatever was set or blocked before it was forked."""
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
         signal.signal(signal.SIGTERM, self._on_sigterm)
         # Says where it is, on standard error, and goes on: the supervisor ends it.
         faulthandler.register(signal.SIGQUIT, chain=False)
+        signal.pthread_sigmask(
+            signal.SIG_UNBLOCK, (signal.SIGINT, signal.SIGHUP, signal.SIGTERM, signal.SIGQUIT)
+        )
         if sys.platform == "linux":
             # Sent when the thread that forked this process ends, by whatever cause.
             ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGTERM), 0, 0, 0)

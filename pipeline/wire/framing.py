@@ -20,6 +20,14 @@ MAX_FRAME: Final = 131072
 """Longest frame a peer may announce, bytes; more means that the stream is lost."""
 
 
+class LengthError(WireError):
+    """A length that no frame may have: what follows it in a stream cannot be told any more."""
+
+    def __init__(self, length: int) -> None:
+        super().__init__("link_frame_dropped_oversized")
+        self.length = length
+
+
 class Framing(NamedTuple):
     """A length prefix: its Struct, its size in bytes, and the largest length it may announce."""
 
@@ -39,7 +47,7 @@ def split(
 
     Returns ([(off, len)], next_begin): off is that of the Ethernet header, behind the
     prefix; next_begin is where the first partial frame (or nothing) starts. Raises
-    WireError when a length is above the framing's limit: the stream is of no use then.
+    LengthError when a length is above the framing's limit: the stream is of no use then.
     """
     frames: list[tuple[int, int]] = []
     append = frames.append
@@ -51,7 +59,7 @@ def split(
         off = begin + prefix_len
         after = off + length
         if length > max_frame:
-            raise WireError("link_frame_dropped_oversized")
+            raise LengthError(length)
         if after > end:
             break
         append((off, length))
@@ -62,7 +70,7 @@ def split(
 def need(view: memoryview | bytes, begin: int, end: int, framing: Framing) -> int:
     """How many bytes the partial frame at view[begin:end] still wants; 0 when nothing is there.
 
-    While its prefix is incomplete that is the rest of the prefix. Raises WireError as split().
+    While its prefix is incomplete that is the rest of the prefix. Raises LengthError as split().
     """
     have = end - begin
     if have <= 0:
@@ -71,14 +79,14 @@ def need(view: memoryview | bytes, begin: int, end: int, framing: Framing) -> in
         return framing.prefix_len - have
     (length,) = framing.prefix.unpack_from(view, begin)
     if length > framing.max:
-        raise WireError("link_frame_dropped_oversized")
+        raise LengthError(length)
     return max(0, framing.prefix_len + int(length) - have)
 
 
 def prefix(length: int, framing: Framing) -> bytes:
-    """The prefix of a frame of that many bytes. Raises WireError when the framing cannot say it."""
+    """The prefix of a frame of that many bytes. Raises LengthError when the framing cannot say it."""
     if length > framing.max:
-        raise WireError("link_frame_dropped_oversized")
+        raise LengthError(length)
     return framing.prefix.pack(length)
 
 

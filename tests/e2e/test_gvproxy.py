@@ -75,7 +75,7 @@ def test_it_ends_with_its_bess_guest(network: Network) -> None:
         with foreign.bess(network.guest, path) as guest:
             guest.ping()
         assert gvproxy.wait() == 0
-    assert gvproxy.last_words() == gone("EOF")
+    assert gvproxy.last_words() == gone(EOF)
     assert not path.exists()
 
 
@@ -118,7 +118,7 @@ def test_the_end_of_standard_input_is_an_error_of_the_hypervisor_and_status_0(
     out, _ = gvproxy.process.communicate(timeout=5)
     assert gvproxy.process.returncode == 0
     assert out == b"", "nothing may be printed among the frames"
-    assert gvproxy.last_words() == gone(EOF, "stdio")
+    assert gvproxy.last_words() == gone(EOF, "remote")
     wait_for(lambda: len(notified.events()) == 2, "two notifications")
     assert notified.events()[1] == {"notification_type": "hypervisor_error"}
 

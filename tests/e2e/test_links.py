@@ -9,6 +9,7 @@ from time import sleep
 
 import pytest
 
+from pipeline.wire import framing
 from tests.support import foreign
 from tests.support.daemon import Daemon, program
 from tests.support.netns import INTERNET_ADDR, Network, wait_for
@@ -132,6 +133,47 @@ def test_sockets_passed_as_systemd_does_are_listened_on(network: Network, outsid
     assert process.wait(5) == 0
     assert not daemon.socket.exists()
     assert all(path.exists() for path in paths.values()), "files of who passed them"
+
+
+def test_the_end_of_every_kind_of_guest_is_told_once_in_the_originals_words(network: Network) -> None:
+    bess, vpnkit = network.directory / "bess.sock", network.directory / "vpnkit.sock"
+    flags = ("-link", f"bess+unixpacket://{bess}", "-link", f"vpnkit+unix://{vpnkit}")
+    with Daemon(network, *flags) as daemon:
+
+        def told(count: int) -> list[list[str]]:
+            wait_for(lambda: len(daemon.events("guest disconnected")) == count, "its end is noticed")
+            lines = [line for line in daemon.log() if line["event"].startswith("cannot receive packets")]
+            assert {line["level"] for line in lines} <= {"error"}
+            return [[line["protocol"], line["peer"], line["event"]] for line in lines]
+
+        def connected(path: Path, hello: bytes = b"", kind: int = socket.SOCK_STREAM) -> socket.socket:
+            before = len(daemon.events("guest connected"))
+            sock = socket.socket(socket.AF_UNIX, kind)
+            sock.connect(str(path))
+            if hello:
+                sock.sendall(hello)
+            wait_for(lambda: len(daemon.events("guest connected")) > before, "the guest is there")
+            return sock
+
+        request = framing.connect_request()
+        client = framing.vpnkit_hello() + framing.vpnkit_command("0" * 36)
+        gone = "cannot receive packets from @, disconnecting: cannot read size from socket: "
+        leaving = [
+            ("qemu", connected(daemon.qemu_socket), "EOF"),
+            ("connect", connected(daemon.socket, request), "EOF"),
+            ("bess", connected(bess, kind=socket.SOCK_SEQPACKET), "EOF"),
+            # The daemon's part of the handshake is in the socket, unread.
+            ("vpnkit", connected(vpnkit, client), "connection reset by peer"),
+        ]
+        staying = [connected(daemon.qemu_socket), connected(daemon.socket, request)]
+        for count, (_, sock, _) in enumerate(leaving):
+            sock.close()
+            assert len(told(count + 1)) == count + 1
+        expected = [[protocol, "@", gone + words] for protocol, _, words in leaving]
+        assert told(4) == expected
+    assert told(6) == expected, "who is there when the daemon stops has not left"
+    for sock in staying:
+        sock.close()
 
 
 def test_a_passed_connection_is_the_guest(network: Network, outside: Servers) -> None:

@@ -133,8 +133,21 @@ def test_runts_cost_one_counter_and_giants_the_link(daemon: Daemon, agent: Agent
         assert sock.recv(1) == b""
     assert counted(daemon, "link_frame_dropped_oversized", "ingress") == 1
     (line,) = daemon.events("guest disconnected")
-    assert line["error"].startswith("invalid packet size")
+    assert line["error"] == "invalid packet size: 131073 is negative or exceeds maximum 131072"
     agent.guest.run("ping", "-n", "-c", "1", "-W", "2", "192.168.127.1")
+
+
+def test_frames_that_no_slot_holds_cost_one_counter_and_the_link_goes_on(
+    daemon: Daemon, agent: Agent
+) -> None:
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.connect(str(daemon.qemu_socket))
+        for _ in range(200):
+            sock.sendall((100_000).to_bytes(4, "big") + bytes(100_000) + (1).to_bytes(4, "big") + b"r")
+        wait_for(lambda: sum(daemon.gauge("link_frame_dropped_runt").values()) == 200, "the runts behind", 4)
+        assert counted(daemon, "link_frame_dropped_oversized", "ingress") == 200
+        assert not daemon.events("guest disconnected")
+        agent.guest.run("ping", "-n", "-c", "1", "-W", "2", "192.168.127.1")
 
 
 def test_a_guest_that_leaves_is_forgotten_and_gets_its_lease_again(daemon: Daemon, agent: Agent) -> None:

@@ -209,4 +209,4 @@ def test_a_machine_that_is_found_gone_by_a_retry_is_hung_up(owner: Owner, tmp_pa
     link.send([b"one"])
     queue.error = OSError(errno.ECONNRESET, "Connection reset by peer")
     door.on_timer(door.deadline())
-    assert owner.hung_up == ["cannot write packet to socket: Connection reset by peer"]
+    assert owner.hung_up == ["cannot write packet to socket: connection reset by peer"]

@@ -12,8 +12,16 @@ def test_the_end_of_a_packet_connection_comes_after_its_last_frame() -> None:
     guest.sock.close()
     assert read(guest.link) == [b"one", b"two"]
     for _ in range(2):
-        with pytest.raises(LinkClosed, match="EOF"):
+        with pytest.raises(LinkClosed, match=r"^cannot read size from socket: EOF$"):
             guest.link.read_burst()
+
+
+def test_a_reset_of_a_packet_connection_has_the_originals_words() -> None:
+    guest = BessGuest()
+    assert guest.link.send([b"never read"])
+    guest.sock.close()
+    with pytest.raises(LinkClosed, match=r"^cannot read size from socket: connection reset by peer$"):
+        guest.link.read_burst()
 
 
 def test_frames_pass_both_ways() -> None:

@@ -24,6 +24,7 @@ def test_frames_pass_both_ways_and_the_end_is_the_end(owner: Owner) -> None:
     (from_guest, guest_out), (guest_in, to_guest) = os.pipe(), os.pipe()
     owner.open(StdioEntrance(from_guest, to_guest))
     guest = owner.guest()
+    assert guest.peer == "remote"
     assert guest.link.fileno() == from_guest
     assert guest.link.write_fileno() == to_guest
     os.write(guest_out, b"\5\0hello\3\0you")

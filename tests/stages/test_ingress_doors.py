@@ -22,6 +22,7 @@ class Stage:
         self.counts = [0] * len(INDEX)
         self.events: list[dict[str, Any]] = []
         self.lines: list[str] = []
+        self.told: list[tuple[str, dict[str, Any]]] = []
         self.guests: list[Guest] = []
         self._room_for = room_for
         worker: Any = SimpleNamespace(
@@ -30,12 +31,17 @@ class Stage:
             counts=self.counts,
             send_event=self.events.append,
             log=SimpleNamespace(
+                info=lambda event, **_: self.lines.append(event),
                 warning=lambda event, **_: self.lines.append(event),
-                error=lambda event, **_: self.lines.append(event),
+                error=self._on_error,
             ),
         )
         slots = [memoryview(bytearray(SLOT_BYTES)) for _ in range(4)]
         self.doors = Doors(worker, Room(Pool(0, 4), slots, 1500), self._add, self.remove)
+
+    def _on_error(self, event: str, **fields: Any) -> None:
+        self.lines.append(event)
+        self.told.append((event, fields))
 
     def _add(self, guest: Guest) -> bool:
         if len(self.guests) >= self._room_for:
@@ -46,13 +52,16 @@ class Stage:
 
     def remove(self, link: Link, error: LinkClosed) -> None:
         """What the stage does with a link that is over."""
-        self.guests = [guest for guest in self.guests if guest.link is not link]
+        (guest,) = (guest for guest in self.guests if guest.link is link)
+        self.guests.remove(guest)
         link.close()
-        self.doors.on_left(link, error)
+        self.doors.on_left(1, guest, error)
 
 
 def left(error: str, peer: str = "@") -> dict[str, Any]:
-    return {"event": "guest", "change": "left", "protocol": "qemu", "peer": peer, "error": error}
+    text = f"cannot receive packets from {peer}, disconnecting: {error}"
+    told = {"event": "guest", "change": "left", "protocol": "qemu", "peer": peer}
+    return {**told, "error": error, "text": text}
 
 
 def connection() -> tuple[int, socket.socket]:
@@ -70,6 +79,8 @@ def test_a_guest_comes_in_and_its_leaving_is_told() -> None:
     assert stage.events == []
     stage.remove(guest.link, LinkClosed("EOF"))
     assert stage.events == [left("EOF")]
+    fields = {"link": 1, "protocol": "qemu", "peer": "@"}
+    assert stage.told == [("cannot receive packets from @, disconnecting: EOF", fields)]
     stage.doors.close()
     theirs.close()
 
@@ -79,14 +90,26 @@ def test_one_guest_too_many_is_told_as_left() -> None:
     fd, theirs = connection()
     stage.doors.open({"protocol": "qemu"}, [fd])
     assert stage.events == [left("too many guests")]
+    assert stage.told == []
     assert theirs.recv(1) == b""
 
 
-def test_a_link_that_came_another_way_is_nobodys_business_here() -> None:
+def test_a_guest_of_connect_is_seen_off_in_the_log_alone() -> None:
     stage = Stage()
     link: Any = object()
-    stage.doors.on_left(link, LinkClosed("EOF"))
+    stage.doors.on_left(7, Guest(link, None, "connect", "@"), LinkClosed("EOF"))
     assert stage.events == []
+    fields = {"link": 7, "protocol": "connect", "peer": "@"}
+    assert stage.told == [("cannot receive packets from @, disconnecting: EOF", fields)]
+
+
+def test_a_guest_that_the_daemons_end_cuts_off_is_no_error() -> None:
+    stage = Stage()
+    link: Any = object()
+    stage.doors.close()
+    stage.doors.on_left(7, Guest(link, None, "connect", "@"), LinkClosed("the daemon stops"))
+    assert stage.told == []
+    assert stage.lines == ["guest disconnected"]
 
 
 def test_who_is_refused_is_counted_and_what_breaks_is_told() -> None:

@@ -255,6 +255,28 @@ def test_signals_meant_for_the_supervisor_do_not_end_a_worker(spawn: Spawn, name
 
 
 @BOTH_KINDS
+def test_a_signal_that_came_before_the_worker_had_its_handlers_is_not_lost(spawn: Spawn, name: str) -> None:
+    """Who forks blocks them until then (pipeline.workers)."""
+    read_end, write_end = os.pipe()
+
+    class Slow(Toy):
+        def __init__(self, worker: Worker) -> None:
+            super().__init__(worker)
+            os.read(read_end, 1)
+
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+    try:
+        child = spawn(name, Slow)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    os.kill(child.pid, signal.SIGTERM)
+    os.write(write_end, b".")
+    assert child.join() == 0
+    os.close(read_end)
+    os.close(write_end)
+
+
+@BOTH_KINDS
 def test_a_stage_that_fails_ends_the_worker_with_status_1(spawn: Spawn, name: str) -> None:
     class Failing(Toy):
         def step(self, now: float) -> int:
