@@ -1,13 +1,15 @@
-"""What several tests of stages need: forked toy workers, a process that runs out of descriptors."""
+"""What several tests of stages need: forked toy workers, networks in one process, one without descriptors."""
 
 import os
 import resource
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from typing import Any
 
 import pytest
 
 from pipeline.topology import Fabric, Layout
+from tests.support.network import Make, Network
 from tests.support.toy_workers import Child, MakeStage, Spawn, Toy
 
 Exhaust = Callable[[int], None]
@@ -50,3 +52,17 @@ def spawn(fabric: Fabric) -> Iterator[Spawn]:
     yield start
     for child in children:
         child.kill()
+
+
+@pytest.fixture
+def network() -> Iterator[Make]:
+    """Makes networks in this process, which are closed at the end."""
+    made: list[Network] = []
+
+    def make(**changed: Any) -> Network:
+        made.append(Network(**changed))
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.close()

@@ -5,8 +5,6 @@ Most of these were bugs once. In each test everything must be home at the end: s
 
 import gc
 import socket
-from collections.abc import Callable, Iterator
-from typing import Any
 
 import pytest
 
@@ -15,24 +13,8 @@ from pipeline.engines.tcp.connection import Connection
 from pipeline.engines.tcp.state import TIME_WAIT
 from pipeline.stages.tcp_flow import Flow
 from pipeline.wire.tcp import ACK, FIN, RST
-from tests.support.network import Network, pattern, receive
+from tests.support.network import Make, Network, pattern, receive
 from tests.support.played_guests import Guest, GuestStream
-
-Make = Callable[..., "Network"]
-
-
-@pytest.fixture
-def network() -> Iterator[Make]:
-    made: list[Network] = []
-
-    def make(**changed: Any) -> Network:
-        made.append(Network(**changed))
-        return made[-1]
-
-    yield make
-    for one in made:
-        one.close()
-
 
 # --- several shards ---------------------------------------------------------------------------------
 

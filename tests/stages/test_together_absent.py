@@ -2,29 +2,12 @@
 
 import contextlib
 import socket
-from collections.abc import Callable, Iterator
-from typing import Any
 
 import pytest
 
 from pipeline.stages.demux_waiting import WaitingSlots
-from tests.support.network import Network
+from tests.support.network import Make, Network
 from tests.support.played_guests import GATEWAY
-
-Make = Callable[..., Network]
-
-
-@pytest.fixture
-def network() -> Iterator[Make]:
-    made: list[Network] = []
-
-    def make(**changed: Any) -> Network:
-        made.append(Network(**changed))
-        return made[-1]
-
-    yield make
-    for one in made:
-        one.close()
 
 
 def absent_ports(one: Network, count: int) -> list[socket.socket]:

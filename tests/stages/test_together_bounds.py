@@ -1,28 +1,12 @@
 """demux, tcp and egress together: what one guest, or its hosts, may take, and what is left to the others."""
 
 import socket
-from collections.abc import Callable, Iterator
 
 import pytest
 
 from pipeline.stages.egress import CLOSING_PART
 from pipeline.stages.egress_share import CLOSING_PATIENCE, ClosingFlows
-from tests.support.network import Network, receive
-
-Make = Callable[..., Network]
-
-
-@pytest.fixture
-def network() -> Iterator[Make]:
-    made: list[Network] = []
-
-    def make(**changed: int) -> Network:
-        made.append(Network(**changed))
-        return made[-1]
-
-    yield make
-    for each in made:
-        each.close()
+from tests.support.network import Make, receive
 
 
 @pytest.mark.parametrize("answers", [True, False])

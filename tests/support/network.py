@@ -1,6 +1,7 @@
 """demux, tcp and egress for real, guests that are played, and hosts on the loopback interface."""
 
 import socket
+from collections.abc import Callable
 from typing import Any
 
 from tests.support.one_process import OneProcess
@@ -56,6 +57,10 @@ class Network(OneProcess):
             if guest.up:
                 guest.leave()
         self.at_home()
+
+
+Make = Callable[..., Network]
+"""The fixture that makes networks: its arguments are those of Network."""
 
 
 def receive(sock: socket.socket, into: bytearray) -> bool:
