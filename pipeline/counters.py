@@ -192,6 +192,7 @@ TABLE: Final[tuple[Counter, ...]] = (
     ),
     Counter("tcp_syn_dropped_too_many_half_open", "segments", "SYNs over the limit max-half-open-per-guest"),
     Counter("tcp_syn_dropped_rate_limit", "segments", "SYNs over the limit max-syns-per-second"),
+    Counter("tcp_flow_ended_guest_gone", "flows", "connections given up as the link of their guest was gone"),
     Counter("tcp_flow_evicted_time_wait", "flows", "connections in TIME-WAIT that made room for new ones"),
     Counter(
         "tcp_flow_lost_out_of_order",

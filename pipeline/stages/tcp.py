@@ -27,9 +27,9 @@ from pipeline.shm import descriptor as d
 from pipeline.stages import tcp_icmp, tcp_limits, tcp_records
 from pipeline.stages.bad_frames import BadFrames
 from pipeline.stages.tcp_flow import Buf, Flow, Key, egress_of, flow_id
+from pipeline.stages.tcp_orphans import Orphans
 from pipeline.stages.worker import Worker
 from pipeline.topology import MAX_REFS
-from pipeline.wire import ethernet, ipv4, tcp_options
 from pipeline.wire import tcp as wire_tcp
 from pipeline.wire.errors import WireError
 
@@ -46,11 +46,10 @@ _FLOWS: Final = INDEX["tcp_flows"]
 _OPENED: Final = INDEX["tcp_flow_opened"]
 _RESETS: Final = INDEX["tcp_reset_sent_no_flow"]
 _EVICTED: Final = INDEX["tcp_flow_evicted_time_wait"]
+_GUEST_GONE: Final = INDEX["tcp_flow_ended_guest_gone"]
 _DIAL_REFUSED: Final = INDEX["tcp_dial_failed_too_many_flows"]
 _NO_MEMORY: Final = INDEX["tcp_segment_dropped_no_memory"]
 _OUT_OF_ORDER_LOST: Final = INDEX["tcp_flow_lost_out_of_order"]
-
-_OPTIONS_OFF: Final = ethernet.HEADER_LEN + ipv4.HEADER_LEN + wire_tcp.HEADER_LEN
 
 
 class TcpStage:
@@ -77,6 +76,7 @@ class TcpStage:
             MAX_REFS // 2 // config.tcp_workers,
         )
         self.bad_frames = BadFrames(self.ingress_out)
+        self.orphans: Orphans[Flow] = Orphans()
         self.time_wait: dict[Flow, None] = {}
         """Connections in TIME-WAIT, the oldest first: what makes room for new ones."""
         self.isn_key = secrets.token_bytes(16)
@@ -107,8 +107,9 @@ class TcpStage:
                 ring.release(len(burst) // d.DESCRIPTOR_BYTES)
         if self.timers.deadline() <= now:
             work += self._expire(now)
-        if self.guests.overdue_at <= now:
-            self._give_up(self.guests.overdue(now), now)
+        if self.orphans.due_at <= now:
+            for flow in self.orphans.overdue(now):
+                self._give_up(flow)
         if self.dirty:
             work += self._emit(now)
         if self.releasing:
@@ -125,7 +126,7 @@ class TcpStage:
         if self.dirty or self.releasing:
             # Nobody is in a hurry for these, and ingress rings no bell for them.
             return min(self.now + RELEASE_POLL_S, self.timers.deadline())
-        return min(self.timers.deadline(), self.guests.overdue_at)
+        return min(self.timers.deadline(), self.orphans.due_at)
 
     # --- from guests --------------------------------------------------------------------
 
@@ -144,15 +145,19 @@ class TcpStage:
                 if kind == d.DIAL:
                     self._dial(key, seg_count, aux, link, now)
                 elif kind == d.LINK_DOWN:
-                    self.guests.forget(link, now)
+                    self._link_down(link, now)
                 elif (told := tcp_icmp.on_error(flows, self.counts, key, seq, ack, aux, now)) is not None:
                     dirty[told] = None
                 continue
             segments += seg_count
             buf = (slot, off, stride, gso_size) if length else None
             if aux & d.RUN_OTHER_OPTIONS:
-                segment = self._with_options(seq, ack, flags, wnd, length, buf, seg_count, slot, off, aux)
-                if segment is None:
+                try:
+                    segment = tcp_records.with_options(
+                        self.slots[slot], seq, ack, flags, wnd, length, buf, seg_count, off, aux
+                    )
+                except WireError as error:
+                    self.counts[INDEX[error.reason]] += 1
                     free(slot)
                     self.bad_frames.note(link, seg_count)
                     continue
@@ -178,8 +183,8 @@ class TcpStage:
                 guest = flow.guest
                 if guest.pressed and length and (fits := self.guests.fits(flow, seq, length)) < length:
                     segment = self._cut(flow, segment, fits)
-                elif guest.gone and link != guest.link:
-                    self.guests.adopt(flow, link)
+                elif guest.gone:
+                    self._come_back(guest_addr, link)
                 reason = flow.conn.on_segment(segment, now)
                 if reason is not None:
                     self.counts[INDEX[reason]] += seg_count
@@ -194,35 +199,6 @@ class TcpStage:
             dirty[flow] = None
         self.counts[_SEGMENTS] += segments
         return count
-
-    def _with_options(
-        self,
-        seq: int,
-        ack: int,
-        flags: int,
-        wnd: int,
-        length: int,
-        buf: Buf | None,
-        seg_count: int,
-        slot: int,
-        off: int,
-        aux: int,
-    ) -> Segment | None:
-        """A segment with options beyond timestamps: they are read from the slot. None when they are bad.
-
-        Such segments stand alone in their run, so the options lie right before its payload.
-        """
-        begin = off - (aux & d.RUN_HEADER_MASK) + _OPTIONS_OFF
-        try:
-            options = tcp_options.parse(self.slots[slot], begin, off)
-        except WireError as error:
-            self.counts[INDEX[error.reason]] += 1
-            return None
-        mss, wscale, sack_permitted, sack, ts_val, ts_ecr, has_ts = options
-        return Segment(
-            seq, ack, flags, wnd, length, buf, ts_val, ts_ecr, has_ts, sack, mss, wscale, sack_permitted,
-            seg_count,
-        )  # fmt: skip
 
     def _cut(self, flow: Flow, segment: Segment, length: int) -> Segment:
         """A segment without its data behind length, for which is no memory; the guest sends them again."""
@@ -261,12 +237,20 @@ class TcpStage:
         return reason
 
     def _make_room(self, guest: tcp_limits.Guest | None) -> bool:
-        """Forget the oldest connection in TIME-WAIT, of one guest or of anybody; False if there is none."""
+        """Forget the oldest connection in TIME-WAIT, of one guest or of anybody; False if there is none.
+
+        For anybody also one whose guest is gone.
+        """
         for flow in self.time_wait:
             if guest is None or flow.guest is guest:
                 self.counts[_EVICTED] += 1
                 self._remove(flow)
                 return True
+        if guest is None and (orphan := self.orphans.first()) is not None:
+            self._give_up(orphan)
+            self._act(orphan)
+            self._remove(orphan)
+            return True
         return False
 
     def _dial(self, key: Key, number: int, egress: int, link: int, now: float) -> None:
@@ -357,12 +341,22 @@ class TcpStage:
             self.dirty[flow] = None
         return count
 
-    def _give_up(self, guests: list[tcp_limits.Guest], now: float) -> None:
-        """End the connections of guests that are gone."""
-        for flow in self.by_number.values():
-            if flow.guest in guests:
-                flow.conn.on_guest_gone(now)
-                self.dirty[flow] = None
+    # --- links that are gone ------------------------------------------------------------------
+
+    def _link_down(self, link: int, now: float) -> None:
+        guest = self.guests.link_down(link)
+        if guest is not None and guest.flows:
+            self.orphans.add([flow for flow in self.by_number.values() if flow.guest is guest], now)
+
+    def _come_back(self, addr: int, link: int) -> None:
+        for flow in self.orphans.of(addr):
+            self.guests.adopt(flow, link)
+            self.orphans.remove(flow)
+
+    def _give_up(self, flow: Flow) -> None:
+        self.counts[_GUEST_GONE] += 1
+        flow.conn.on_guest_gone(self.now)
+        self.dirty[flow] = None
 
     def _arm(self, flow: Flow) -> None:
         """Keep a timer at or before the connection's deadline; one that comes early is re-armed then."""
@@ -476,6 +470,7 @@ class TcpStage:
         if self.flows.get(flow.key) is flow:
             del self.flows[flow.key]
         self.time_wait.pop(flow, None)
+        self.orphans.remove(flow)
         self.out_of_order.forget(flow)
         self.guests.remove(flow)
         self.timers.cancel(flow)

@@ -17,9 +17,6 @@ received bytes that    windows shrink long before (a share of what is left); nea
 out-of-order slots     the guest that holds most of them loses the oldest such data (RFC 2018
  and references        section 8 allows it), and sends them again
 =====================  =====================================================================
-
-A guest whose link is gone may come back on another one, and its connections go on. Until then they hold
-memory that nobody else can have, so they do not wait long, and those of one such guest at most.
 """
 
 from typing import Final, Generic, Protocol, TypeVar
@@ -32,6 +29,8 @@ TOO_MANY_FLOWS_OF_GUEST: Final = "tcp_syn_dropped_too_many_flows_of_guest"
 TOO_MANY_HALF_OPEN: Final = "tcp_syn_dropped_too_many_half_open"
 SYN_RATE: Final = "tcp_syn_dropped_rate_limit"
 
+SAYERS: Final = 2
+"""Who says that a link is down, each behind the last frame of it that comes that way: ingress and demux."""
 MIN_WINDOW: Final = 16384
 """Bytes that a connection is shown however short memory is, or two packets if those are more: Linux sends
 into a window of less than a segment only when its probe timer says so."""
@@ -39,8 +38,6 @@ WINDOW_SHARE: Final = 8
 """A connection may hold this part of the memory that is left."""
 NEARLY_FULL_PART: Final = 8
 """With less than this part of the memory left, the share holds for bytes promised before too."""
-COMES_BACK_S: Final = 30.0
-"""How long the connections of a guest without a link wait for it."""
 FLOOR: Final = 4096
 """Bytes that a connection may hold even where nothing is left, as tcp_rmem of Linux has it: else those that
 hosts do not read, for as long as they like, would stop all others, whose hosts do."""
@@ -49,13 +46,25 @@ hosts do not read, for as long as they like, would stop all others, whose hosts 
 class Guest:
     """What one guest has."""
 
-    __slots__ = ("filled_at", "flows", "gone", "half_open", "held_bytes", "link", "pressed", "tokens")
+    __slots__ = (
+        "downs",
+        "filled_at",
+        "flows",
+        "gone",
+        "half_open",
+        "held_bytes",
+        "link",
+        "pressed",
+        "tokens",
+    )
 
     def __init__(self, link: int) -> None:
         self.link = link
         self.flows = 0
+        self.downs = 0
+        """How many of those who see its frames have said that its link is down."""
         self.gone = False
-        """Whether its link is."""
+        """Whether all of them have, so that no more frames come."""
         self.half_open = 0
         self.held_bytes = 0
         """Received in order and not yet taken by the host."""
@@ -103,10 +112,6 @@ class Guests:
     def __init__(self, limits: FlowLimits) -> None:
         self._limits = limits
         self._guests: dict[int, Guest] = {}
-        self._gone: dict[Guest, float] = {}
-        """Guests without a link that have connections, and until when those wait."""
-        self.overdue_at = float("inf")
-        """When overdue() names a guest."""
         self.flows = 0
         self.held_bytes = 0
         self._max_bytes = limits.max_receive_memory
@@ -182,9 +187,6 @@ class Guests:
             guest.half_open -= 1
         self.discharge(guest, flow.conn.rcv_untaken)
         guest.flows -= 1
-        if guest.gone and not guest.flows:
-            del self._gone[guest]
-            self._set_overdue()
 
     def remove(self, flow: LimitedFlow) -> None:
         """The connection is over, and what it held with it."""
@@ -192,23 +194,15 @@ class Guests:
         flow.half_open = False
         self.flows -= 1
 
-    def forget(self, link: int, now: float) -> None:
-        """The guest's link is gone; its connections wait for it to come back."""
-        guest = self._guests.pop(link, None)
-        if guest is not None:
-            guest.gone = True
-            if guest.flows:
-                self._gone[guest] = now + COMES_BACK_S
-                self._set_overdue()
-
-    def overdue(self, now: float) -> list[Guest]:
-        """Guests that did not come back in time, or before another one had gone: their connections end."""
-        late = [guest for guest, until in self._gone.items() if until <= now]
-        waiting = [guest for guest in self._gone if guest not in late]
-        return late + waiting[:-1]
-
-    def _set_overdue(self) -> None:
-        self.overdue_at = 0.0 if len(self._gone) > 1 else min(self._gone.values(), default=float("inf"))
+    def link_down(self, link: int) -> Guest | None:
+        """Ingress or demux says that a guest's link is gone. The guest, when both have said so."""
+        guest = self.get(link)
+        guest.downs += 1
+        if guest.downs < SAYERS:
+            return None
+        del self._guests[link]
+        guest.gone = True
+        return guest
 
     # --- memory -----------------------------------------------------------------------------
 

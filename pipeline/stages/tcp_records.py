@@ -1,10 +1,41 @@
-"""Ranges of the engine as records for ingress (TCP_OUT of pipeline.shm.descriptor)."""
+"""Between records and the engine: segments with options, and ranges for ingress (TCP_OUT)."""
 
-from typing import cast
+from typing import Final, cast
 
 from pipeline.engines.tcp import actions
+from pipeline.engines.tcp.segment import Segment
 from pipeline.shm import descriptor as d
-from pipeline.wire import tcp
+from pipeline.wire import ethernet, ipv4, tcp, tcp_options
+
+_OPTIONS_OFF: Final = ethernet.HEADER_LEN + ipv4.HEADER_LEN + tcp.HEADER_LEN
+
+
+def with_options(
+    view: memoryview, seq: int, ack: int, flags: int, wnd: int, length: int, buf: object, seg_count: int,
+    off: int, aux: int,
+) -> Segment:  # fmt: skip
+    """A segment with options beyond timestamps: they are read from its slot. Raises WireError.
+
+    Such segments stand alone in their run, so the options lie right before its payload.
+    """
+    options = tcp_options.parse(view, off - (aux & d.RUN_HEADER_MASK) + _OPTIONS_OFF, off)
+    mss, wscale, sack_permitted, sack, ts_val, ts_ecr, has_ts = options
+    return Segment(
+        seq,
+        ack,
+        flags,
+        wnd,
+        length,
+        buf,
+        ts_val,
+        ts_ecr,
+        has_ts,
+        sack,
+        mss,
+        wscale,
+        sack_permitted,
+        seg_count,
+    )
 
 
 def outgoing(key: tuple[int, int, int], out: actions.Outgoing) -> bytes:

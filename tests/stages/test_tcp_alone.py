@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 
 from pipeline.shm import descriptor as d
-from pipeline.stages import tcp_limits
+from pipeline.stages import tcp_orphans
 from pipeline.wire.tcp import ACK, RST
 from tests.support.one_process import OneProcess
 from tests.support.played_guests import Card, Guest, GuestStream
@@ -284,39 +284,62 @@ def test_the_connections_of_a_guest_that_is_gone_end_and_give_back_what_they_hel
     shard.guest.leave()
     shard.settle()
     assert shard.out() == 1
-    shard.advance(tcp_limits.COMES_BACK_S + 1)
+    shard.advance(tcp_orphans.COMES_BACK_S + 1)
     assert shard.out() == 0
     assert not shard.stage.flows
     assert shard.kinds() == [d.ABORT]
 
 
-def test_a_guest_that_comes_back_on_another_link_keeps_its_connections(shard: Shard) -> None:
-    stream, number = shard.open()
-    shard.guest.replug(2)
-    stream.send(b"I am back")
-    shard.settle()
-    assert stream.guest.link == 2
-    assert [record.length for record in shard.egress.take(d.TO_HOST)] == [len(b"I am back")]
-    shard.tell(d.TAKEN, number, length=len(b"I am back"))
-    shard.advance(tcp_limits.COMES_BACK_S + 1)
-    assert len(shard.stage.flows) == 1
-    stream.reset()
+@pytest.mark.parametrize("link", [2, 1], ids=["another number", "the same number, used again"])
+def test_a_guest_that_comes_back_on_another_link_keeps_its_connections(shard: Shard, link: int) -> None:
+    (stream, number), (idle, _) = shard.open(), shard.open()
+    shard.guest.replug(link)
+    for _ in range(2):
+        stream.send(b"I am back")
+        shard.settle()
+        assert [record.length for record in shard.egress.take(d.TO_HOST)] == [len(b"I am back")]
+        shard.tell(d.TAKEN, number, length=len(b"I am back"))
+        shard.advance(tcp_orphans.COMES_BACK_S + 1)
+    assert len(shard.stage.flows) == 2
+    assert {flow.guest.link for flow in shard.stage.flows.values()} == {link}
+    for one in (stream, idle):
+        assert not one.failed
+        one.reset()
     shard.settle()
     assert not shard.stage.flows
 
 
-def test_one_gone_guest_may_come_back_and_not_two() -> None:
+def test_the_idle_connections_of_a_guest_that_is_gone_wait_until_their_place_is_needed() -> None:
+    with Shard(max_tcp_flows=2) as shard:
+        shard.open()
+        shard.open()
+        card = shard.guest.card
+        shard.guest.leave()
+        shard.settle()
+        shard.advance(10 * tcp_orphans.COMES_BACK_S)
+        assert len(shard.stage.flows) == 2
+        shard.kinds()
+        shard.guest = card.guest(2)
+        shard.open()
+        assert len(shard.stage.flows) == 2
+        assert shard.counter("tcp0", "tcp_flow_ended_guest_gone") == 1
+        shard.guest.leave()
+
+
+def test_one_gone_guest_may_keep_slots_and_not_two() -> None:
     """Each that is gone keeps a share of all slots; who replugs for ever must not keep one for each time."""
     with Shard() as shard:
         card = shard.guest.card
         for link in range(1, 6):
             shard.guest = card.guest(link)
             stream, number = shard.open()
+            shard.open()
             stream.deaf = True
             shard.to_guest(number, bytes(60000))
             shard.settle()
             shard.guest.leave()
             shard.settle()
-            assert len(shard.stage.flows) == shard.out() == 1
-        shard.advance(tcp_limits.COMES_BACK_S + 1)
+            assert shard.out() == 1
+            assert len(shard.stage.flows) == link + 1, "the idle ones wait"
+        shard.advance(tcp_orphans.COMES_BACK_S + 1)
         shard.at_home()

@@ -119,6 +119,10 @@ class Connection(Tcb):
         """Give back what waits for missing bytes (RFC 2018 section 8: reneging); the guest sends it again."""
         self.actions.extend(Discard(buf) for buf in self.reassembly.clear())
 
+    def holds_bytes(self) -> bool:
+        """Whether it keeps handles: of bytes that are not acknowledged, or that came out of order."""
+        return bool(self.chunks or self.reassembly.ranges)
+
     def on_guest_gone(self, now: float) -> None:
         """Nobody is where the guest was: reset the host. Nothing is sent."""
         closing.finish(self, tell_host=True, tell_guest=False)
