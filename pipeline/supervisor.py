@@ -152,8 +152,7 @@ class Supervisor:
         controls = {name: sock for worker in self.running for name, sock in worker.controls.items()}
         self.plane = plane = ControlPlane(self.config, self.fabric, controls, self._on_guest, self.version)
         try:
-            if not self._is_stopping():
-                await self._open(plane)
+            if not self._is_stopping() and await self._open_unless_stopped(plane):
                 self.log.info("waiting for clients...", workers=len(self.running))
             await self.stopping.wait()
         except (
@@ -173,6 +172,19 @@ class Supervisor:
             # The last line, in words that scripts look for.
             self.log.error(f"{self.program.name} exiting: {self.reason}")
         return self.status
+
+    async def _open_unless_stopped(self, plane: ControlPlane) -> bool:
+        """Whether everything was bound before the end began, which waits for no name server."""
+        opening = asyncio.create_task(self._open(plane))
+        stopping = asyncio.create_task(self.stopping.wait())
+        await asyncio.wait((opening, stopping), return_when=asyncio.FIRST_COMPLETED)
+        stopping.cancel()
+        opening.cancel()
+        await asyncio.wait((opening,))
+        if opening.cancelled():
+            return False
+        opening.result()
+        return True
 
     async def _open(self, plane: ControlPlane) -> None:
         """Bind everything, in gvproxy's order."""

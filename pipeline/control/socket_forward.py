@@ -71,7 +71,11 @@ class SocketForward:
         """Bind and accept. A socket of that name is replaced. Raises SocketError."""
         sock = _bind(self.path)
         self._inode = _inode(self.path)
-        self._server = await asyncio.start_unix_server(self._accept, sock=sock, limit=PIECE, backlog=BACKLOG)
+        # Known before anything is waited for: who is stopped here can still remove it.
+        self._server = await asyncio.start_unix_server(
+            self._accept, sock=sock, limit=PIECE, backlog=BACKLOG, start_serving=False
+        )
+        await self._server.start_serving()
 
     async def close(self) -> None:
         """Remove the socket, end all clients and the connection."""
@@ -134,7 +138,11 @@ class SocketForwards:
     async def open(self, path: str, destination: Destination) -> None:
         """Make a socket that leads to the guest's. Raises SocketError."""
         forward = SocketForward(path, SshConnection(destination, self._dial, self._log), self._log)
-        await forward.open()
+        try:
+            await forward.open()
+        except asyncio.CancelledError:
+            await forward.close()
+            raise
         self._forwards[path] = forward
         self._log.info("socket forwarded", socket=path, to=destination.path, user=destination.user)
 

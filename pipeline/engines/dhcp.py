@@ -16,7 +16,10 @@ static     from the configuration                              never
 =========  ==================================================  =========================================
 
 A guest may make up as many hardware addresses as it likes, so leases count for the link that they came over:
-one that has its part is given only what its own clients need no more (LEAST_OF_A_LINK).
+one that has its part is given only what its own clients need no more (LEAST_OF_A_LINK). A guest that
+reconnects has a new link and a new part, so the leases of the link that is gone count for nobody, and where
+no address is free a new client gets the one of them that was bound longest ago. Until then they stay
+their clients'.
 
 Does not send, and does not probe whether an address is in use.
 """
@@ -45,6 +48,8 @@ MAX_MTU_OPTION: Final = 0xFFFF
 BROADCAST_ADDR: Final = 0xFFFFFFFF
 NO_LINK: Final = 0
 """Of leases from a state file whose clients have not been heard yet; links are numbered from 1."""
+GONE: Final = -1
+"""Of leases that came over a link that is gone."""
 
 OFFERED: Final = "offered"
 BOUND: Final = "bound"
@@ -86,13 +91,18 @@ class Ignored(NamedTuple):
 
 
 class Lease:
-    """A dynamic lease; ``expires``: when it may go to another client; ``link``: whose part it is of."""
+    """A dynamic lease; ``expires``: when it may go to another client; ``link``: whose part it is of.
 
-    __slots__ = ("addr", "expires", "link", "state")
+    ``before``: another link that is still there, over which it came first. A guest may ask in the name of
+    another's client and leave; that client's lease must not look like one of nobody then.
+    """
+
+    __slots__ = ("addr", "before", "expires", "link", "state")
 
     def __init__(self, addr: int, link: int, state: str, expires: float) -> None:
         self.addr = addr
         self.link = link
+        self.before = NO_LINK
         self.state = state
         self.expires = expires
 
@@ -175,6 +185,15 @@ class Dhcp:
             return Ignored("dhcp_message_dropped_no_address")
         payload = self._build(message, kind, addr, leased=True)
         return Reply(payload, guest_addr or BROADCAST_ADDR, guest_port, counter)
+
+    def on_link_down(self, link: int) -> None:
+        """A guest's link is gone; another one may get its number."""
+        for lease in self._leases.values():
+            if lease.link == link:
+                self._assign(lease, lease.before or GONE)
+                lease.before = NO_LINK
+            elif lease.before == link:
+                lease.before = NO_LINK
 
     def _build(self, message: dhcp.Message, kind: int, addr: int, *, leased: bool) -> bytes:
         """The reply; options in ascending order, relay information last (RFC 3046 section 2.2)."""
@@ -280,11 +299,18 @@ class Dhcp:
             if not addr:
                 return 0
             lease = self._add(mac, addr, link, state)
+        if lease.link == GONE and self._is_full(link):
+            # Answered only if a new client would be: nothing else would keep this lease from others.
+            if not (addr := self._reclaim(now, link)):
+                return 0
+            heapq.heappush(self._returned, addr)
         if lease.link != link and not self._is_full(link):
             # Its guest has another link now. (One with two links has no more than the parts of both.)
-            self._count(lease.link, -1)
-            self._count(link, 1)
-            lease.link = link
+            if not lease.before and lease.link != GONE:
+                lease.before = lease.link
+            self._assign(lease, link)
+            if lease.before == link:
+                lease.before = NO_LINK
         if state == OFFERED and lease.state == BOUND and lease.expires > now:
             # A client that starts again still holds what was acknowledged.
             return lease.addr
@@ -298,6 +324,11 @@ class Dhcp:
         self._of_link[link] = self._of_link.get(link, 0) + number
         if not self._of_link[link]:
             del self._of_link[link]
+
+    def _assign(self, lease: Lease, link: int) -> None:
+        self._count(lease.link, -1)
+        self._count(link, 1)
+        lease.link = link
 
     def _add(self, mac: bytes, addr: int, link: int, state: str) -> Lease:
         self._count(link, 1)
@@ -326,7 +357,7 @@ class Dhcp:
     def _take_address(self, link: int, now: float) -> int:
         """The lowest free address; else one whose client does not need it any more; else 0.
 
-        A link that has its part gives back one of its own first.
+        A link that has its part gives back one of its own first, and gets none of a link that is gone.
         """
         if self._is_full(link):
             return self._reclaim(now, link)
@@ -342,7 +373,7 @@ class Dhcp:
                 self._next += 1
                 if addr not in self._never and self._free(addr):
                     return addr
-        return self._reclaim(now)
+        return self._reclaim(now) or self._reclaim_gone()
 
     def _reclaim(self, now: float, link: int = NO_LINK) -> int:
         """Take back an address that its client needs no more, of this link if one is given; 0 without one."""
@@ -352,6 +383,18 @@ class Dhcp:
                 if lease.expires > now:
                     break
                 if link in (NO_LINK, lease.link):
+                    self._forget(mac)
+                    return lease.addr
+        return 0
+
+    def _reclaim_gone(self) -> int:
+        """Take back the address of a client whose link is gone, bound longest ago; 0 without one."""
+        if GONE not in self._of_link:
+            return 0
+        for state in _RECLAIM_ORDER:
+            for mac in self._by_state[state]:
+                lease = self._leases[mac]
+                if lease.link == GONE:
                     self._forget(mac)
                     return lease.addr
         return 0

@@ -74,7 +74,7 @@ LINK_UP: Final = 3
 """A guest link was attached. link."""
 LINK_DOWN: Final = 4
 """A guest link is gone: forget its MACs and neighbours. link. Told to tcp by ingress and by demux, behind the
-last record of that guest from each."""
+last record of that guest from each, and to the resolver by demux."""
 HEARD: Final = 7
 """Packets of a guest went past demux (steering): guest_addr is at a MAC (as NEIGHBOR) of link."""
 UDP_USED: Final = 8

@@ -96,6 +96,7 @@ class DemuxStage:
         self.egress_in = [ports.rings_in[f"egress{i}"] for i in range(config.egress_workers)]
         self.egress_out = [ports.rings_out[f"egress{i}"] for i in range(config.egress_workers)]
         self.resolver_in = ports.rings_in["resolver"]
+        self.resolver_out = ports.rings_out["resolver"]
         self.now = 0.0
         self.due = 0.0
 
@@ -474,7 +475,7 @@ class DemuxStage:
         self.neighbors.forget_link(link)
         self.udp.forget_link(link)
         self.bad_frames.forget(link)
-        for ring in self.tcp_out:
+        for ring in (*self.tcp_out, self.resolver_out):
             ring.push(d.record(d.LINK_DOWN, link=link))
 
     def on_control(self, message: dict[str, object], fds: list[int]) -> dict[str, object]:

@@ -145,6 +145,8 @@ class ResolverStage:
             _seq, _ack, _wnd, _ts_val, _ts_ecr, guest_addr, remote_addr, ports, _aux,
         ) in d.DESCRIPTOR.iter_unpack(burst):  # fmt: skip
             count += 1
+            if kind == d.LINK_DOWN:
+                self.dhcp.on_link_down(link)
             if kind != d.UDP_DATA:
                 continue
             port = ports & 0xFFFF

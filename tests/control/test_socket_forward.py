@@ -279,3 +279,20 @@ def test_forwards_are_kept_by_path(guest: SshGuest, tmp_path: Path) -> None:
         assert not Path(paths[1]).exists()
 
     run(work())
+
+
+def test_who_is_stopped_while_a_socket_is_made_leaves_none(guest: SshGuest, tmp_path: Path) -> None:
+    async def work() -> None:
+        async def request(*_: object) -> dict[str, object]:
+            raise AssertionError("nothing is dialled before a client comes")
+
+        path = tmp_path / "a"
+        opening = asyncio.create_task(SocketForwards(request, LOG).open(str(path), guest.destination()))
+        await asyncio.sleep(0)
+        assert path.exists()
+        opening.cancel()
+        await asyncio.wait((opening,))
+        assert opening.cancelled()
+        assert not path.exists()
+
+    run(work())

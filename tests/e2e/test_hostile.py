@@ -345,20 +345,9 @@ def test_dhcp_starvation_takes_no_lease_from_a_client_that_has_one_nor_from_the_
     guest: RawGuest, other: RawGuest, counted: Callable[[str], int]
 ) -> None:
     generator = random.Random(5)
-
-    def ask(client: RawGuest, mac: bytes, kind: int, addr: int = 0) -> bytes:
-        options = {dhcp.MESSAGE_TYPE: bytes([kind])}
-        if addr:
-            options[dhcp.REQUESTED_ADDRESS] = addr.to_bytes(4, "big")
-            options[dhcp.SERVER_ID] = GATEWAY.to_bytes(4, "big")
-        message = dhcp.build(dhcp.Message(dhcp.BOOT_REQUEST, generator.getrandbits(32), mac, options))
-        return ethernet.header(ethernet.BROADCAST, client.mac, ethernet.TYPE_IPV4) + (
-            _from_nowhere(client.datagram(ipv4.BROADCAST, 68, 67, message)[14:])
-        )
-
     guest.send(
         *(
-            ask(guest, b"\x5a" + generator.randbytes(5), kind, GATEWAY + 2 + n % 250 if kind == 3 else 0)
+            _ask(guest, b"\x5a" + generator.randbytes(5), kind, GATEWAY + 2 + n % 250 if kind == 3 else 0)
             for n in range(600)
             for kind in (dhcp.DISCOVER, dhcp.REQUEST)
         )
@@ -367,9 +356,41 @@ def test_dhcp_starvation_takes_no_lease_from_a_client_that_has_one_nor_from_the_
     assert counted("dhcp_leases") <= 65
     guest.receive()
     offers = counted("dhcp_offer_sent")
-    other.send(ask(other, b"\x5a" + generator.randbytes(5), dhcp.DISCOVER))
+    other.send(_ask(other, b"\x5a" + generator.randbytes(5), dhcp.DISCOVER))
     wait_for(lambda: counted("dhcp_offer_sent") > offers, "another guest's client is offered an address", 20)
     assert other.connect(INTERNET, 4000, ECHO).echoes(b"has its address")
+
+
+def test_dhcp_starvation_by_a_guest_that_reconnects_leaves_a_lease_to_the_next(
+    hostile_daemon: Daemon, counted: Callable[[str], int]
+) -> None:
+    for connection in range(6):
+        refused = counted("dhcp_message_dropped_too_many_of_guest")
+        with RawGuest(hostile_daemon.qemu_socket, next(_numbers)) as guest:
+            macs = [b"\x5a\x01\0" + bytes((connection, 0, n)) for n in range(100)]
+            guest.send(*(_ask(guest, mac, dhcp.REQUEST) for mac in macs))
+            wait_for(
+                lambda refused=refused: counted("dhcp_message_dropped_too_many_of_guest") > refused,
+                "it has its part",
+                20,
+            )
+            guest.receive()
+    assert counted("dhcp_message_dropped_no_address") == 0
+    with RawGuest(hostile_daemon.qemu_socket, next(_numbers)) as other:
+        offers = counted("dhcp_offer_sent")
+        other.send(_ask(other, other.mac, dhcp.DISCOVER))
+        wait_for(lambda: counted("dhcp_offer_sent") > offers, "the next guest is offered an address", 20)
+
+
+def _ask(client: RawGuest, mac: bytes, kind: int, addr: int = 0) -> bytes:
+    options = {dhcp.MESSAGE_TYPE: bytes([kind])}
+    if addr:
+        options[dhcp.REQUESTED_ADDRESS] = addr.to_bytes(4, "big")
+        options[dhcp.SERVER_ID] = GATEWAY.to_bytes(4, "big")
+    message = dhcp.build(dhcp.Message(dhcp.BOOT_REQUEST, int.from_bytes(mac[2:], "big"), mac, options))
+    return ethernet.header(ethernet.BROADCAST, client.mac, ethernet.TYPE_IPV4) + (
+        _from_nowhere(client.datagram(ipv4.BROADCAST, 68, 67, message)[14:])
+    )
 
 
 def _from_nowhere(packet: bytes) -> bytes:

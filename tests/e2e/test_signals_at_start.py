@@ -3,6 +3,7 @@
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -12,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.daemon import Daemon, program
-from tests.support.netns import Network, shared_memory, wait_for
+from tests.support.netns import INTERNET_ADDR, Network, shared_memory, wait_for
 
 pytestmark = pytest.mark.e2e
 
@@ -58,9 +59,9 @@ def signals_heard() -> Iterator[None]:
 class Run:
     """One start, in a session of its own so that a whole group can be told, and what it leaves."""
 
-    def __init__(self, network: Network, command: list[str]) -> None:
+    def __init__(self, network: Network, command: list[str], *flags: str) -> None:
         self.before = shared_memory()
-        self.daemon = Daemon(network, name="early")
+        self.daemon = Daemon(network, *flags, name="early")
         self.pid_file: Path = network.directory / "early.pid"
         argv = [*command, "start", *self.daemon.flags, "-pid-file", str(self.pid_file)]
         with self.daemon.log_path.open("wb") as log:
@@ -140,6 +141,24 @@ def test_a_signal_soon_after_the_pid_file_is_there_ends_it_in_order(
         else:
             os.killpg(run.process.pid, number)
         run.check_end(delay)
+
+
+@ENDS
+def test_a_signal_waits_for_no_name_server(network: Network, number: signal.Signals, tmp_path: Path) -> None:
+    file = tmp_path / "slow.yaml"
+    file.write_text(
+        'stack: {forwards: {"a.example:9001": "192.168.127.2:1", "b.example:9002": "192.168.127.2:2"}}'
+    )
+    with network.internet.call(lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) as silent:
+        silent.bind((INTERNET_ADDR, 53))
+        silent.settimeout(10)
+        run = Run(network, program(), "-config", str(file))
+        assert b"\1a\7example" in silent.recv(512)
+        run.process.send_signal(number)
+        began = time.monotonic()
+        run.check_end("a name is looked up")
+        assert time.monotonic() - began < 2
+    assert run.daemon.events("signal caught")
 
 
 def test_workers_inherit_neither_a_mask_nor_the_supervisors_handlers(network: Network) -> None:

@@ -315,6 +315,90 @@ def test_leases_of_a_guest_that_comes_back_by_another_link_count_there() -> None
     assert [address(engine, n) for n in range(100, 164)].count(0) == 1
 
 
+def test_a_guest_that_reconnects_with_made_up_clients_leaves_addresses_to_the_next() -> None:
+    engine = Dhcp(config())
+    assert address(engine, 9000, link=9) == 3
+    for link in range(1, 7):
+        given = [address(engine, 1000 * link + n, now=float(link), link=link) for n in range(100)]
+        assert all(given[:64])
+        assert not any(given[64:])
+        engine.on_link_down(link)
+    assert all(address(engine, n, now=10.0, link=10) for n in range(64))
+    # Nobody takes what a client of a link that is there holds.
+    assert address(engine, 9000, now=10.0, link=9) == 3
+
+
+def test_of_leases_whose_links_are_gone_the_one_bound_longest_ago_is_taken_first() -> None:
+    engine = Dhcp(small())
+    assert [address(engine, n, now=float(n), link=n) for n in range(1, 5)] == [2, 3, 4, 5]
+    assert address(engine, 9, now=5.0, link=9) == 0
+    for link in (4, 3, 2):
+        engine.on_link_down(link)
+    assert [address(engine, n, now=6.0, link=9) for n in range(9, 13)] == [3, 4, 5, 0]
+    assert address(engine, 1, now=7.0) == 2
+
+
+def test_a_client_whose_guest_has_a_new_link_keeps_its_address() -> None:
+    engine = Dhcp(small())
+    assert [address(engine, n) for n in range(4)] == [2, 3, 4, 5]
+    engine.on_link_down(1)
+    assert address(engine, 2, link=2) == 4
+    assert [address(engine, n, link=3) for n in range(10, 14)] == [2, 3, 5, 0]
+    assert address(engine, 2, link=2) == 4
+
+
+def test_who_asks_in_anothers_name_and_leaves_does_not_free_its_lease() -> None:
+    engine = Dhcp(small())
+    assert [address(engine, n) for n in range(4)] == [2, 3, 4, 5]
+    for link in (2, 3, 2):
+        assert [address(engine, n, link=link) for n in range(4)] == [2, 3, 4, 5]
+    for link in (2, 3):
+        engine.on_link_down(link)
+        assert address(engine, 9, link=4) == 0
+    engine.on_link_down(1)
+    assert address(engine, 9, link=4) == 2
+
+
+def test_a_client_that_asks_over_its_new_link_before_the_old_one_is_gone_stays() -> None:
+    engine = Dhcp(small())
+    assert [address(engine, n) for n in range(4)] == [2, 3, 4, 5]
+    assert [address(engine, n, link=2) for n in range(4)] == [2, 3, 4, 5]
+    engine.on_link_down(1)
+    assert address(engine, 9, link=4) == 0
+    engine.on_link_down(2)
+    assert address(engine, 9, link=4) == 2
+
+
+def test_a_link_that_has_the_number_of_one_that_is_gone_has_a_part_of_its_own() -> None:
+    engine = Dhcp(config())
+    assert all(address(engine, n) for n in range(64))
+    engine.on_link_down(1)
+    assert all(address(engine, n) for n in range(100, 164))
+    assert address(engine, 164) == 0
+
+
+def test_a_link_with_its_part_takes_nothing_over_from_one_that_is_gone() -> None:
+    engine = Dhcp(config())
+    assert all(address(engine, n) for n in range(64))
+    engine.on_link_down(1)
+    assert [address(engine, n, link=2) for n in range(100, 164)] == list(range(67, 131))
+    back = send(engine, message(dhcp.REQUEST, mac(5)), link=2)
+    assert ignored(back) == "dhcp_message_dropped_too_many_of_guest"
+    # One that another client behind it needs no more makes room.
+    assert (
+        ignored(send(engine, message(dhcp.RELEASE, mac(103), ciaddr=NETWORK + 70))) == "dhcp_release_accepted"
+    )
+    assert address(engine, 5, link=2) == 8
+    assert address(engine, 500, link=3) == 70
+
+
+def test_restored_leases_are_no_leases_of_a_link_that_is_gone() -> None:
+    engine = Dhcp(small())
+    assert engine.restore([(NETWORK + n, mac(n), 100.0) for n in range(2, 6)], 0.0) == 4
+    engine.on_link_down(1)
+    assert address(engine, 9, link=2, now=99.0) == 0
+
+
 def test_client_with_two_static_addresses_gets_the_lower_one() -> None:
     engine = Dhcp(config(static_leases={NETWORK + 20: mac(1), NETWORK + 9: mac(1)}))
     assert address(engine, 1) == 9
@@ -380,18 +464,23 @@ def test_any_bytes_are_answered_or_counted(payload: bytes, source: int) -> None:
             st.integers(0, 7),
             st.integers(0, 7),
             st.sampled_from([0.0, 1.0, 61.0, 601.0, 3601.0]),
+            st.integers(-3, 3),
         ),
         max_size=60,
     )
 )
 @settings(max_examples=150, deadline=None)
-def test_no_address_ever_has_two_holders(events: list[tuple[int, int, int, float]]) -> None:
+def test_no_address_ever_has_two_holders(events: list[tuple[int, int, int, float, int]]) -> None:
     engine = Dhcp(small())
     now = 0.0
-    for kind, client, last, wait in events:
+    for kind, client, last, wait, link in events:
         now += wait
+        if link <= 0:
+            engine.on_link_down(1 - link)
         wish = {dhcp.REQUESTED_ADDRESS: (NETWORK + last).to_bytes(4, "big")}
-        outcome = send(engine, message(kind, mac(client), wish, ciaddr=NETWORK + last), now=now)
+        outcome = send(
+            engine, message(kind, mac(client), wish, ciaddr=NETWORK + last), now=now, link=abs(link) + 1
+        )
         leases = engine.leases()
         assert len(set(leases.values())) == len(leases)
         assert all(NETWORK < addr < NETWORK + 6 for addr in leases)

@@ -13,6 +13,7 @@ import dns.rcode
 import pytest
 import structlog
 
+from pipeline.shm import descriptor as d
 from pipeline.shm.arena import HEADROOM
 from pipeline.stages import resolver
 from pipeline.wire import dhcp
@@ -90,6 +91,21 @@ def test_hardware_addresses_that_one_guest_makes_up_leave_leases_to_the_next(rig
     rig.send(discover("020000000900"), 67, guest_addr=0, guest_port=68, link=4)
     record, payload = rig.reply()
     assert (record["link"], dhcp.parse(payload, 0, len(payload)).kind) == (4, dhcp.OFFER)
+
+
+def test_a_guest_that_reconnects_leaves_leases_to_the_next(rig: Rig) -> None:
+    for link in range(3, 8):
+        for n in range(64):
+            rig.send(discover(f"02000000{link:02x}{n:02x}", dhcp.REQUEST), 67, guest_addr=0, link=link)
+            rig.breathe()
+            rig.replies()
+        rig.to_stage.push(d.record(d.LINK_DOWN, link=link))
+        rig.to_stage.publish()
+        rig.breathe()
+    assert rig.count("dhcp_ack_sent") == 5 * 64
+    rig.send(discover("020000000900"), 67, guest_addr=0, link=3)
+    record, payload = rig.reply()
+    assert (record["link"], dhcp.parse(payload, 0, len(payload)).kind) == (3, dhcp.OFFER)
 
 
 # --- DNS ----------------------------------------------------------------------------------

@@ -11,10 +11,11 @@ import pytest
 from pipeline.engines.flows import PortAllocator
 from pipeline.engines.tcp.connection import Connection
 from pipeline.engines.tcp.state import TIME_WAIT
+from pipeline.shm import descriptor as d
 from pipeline.stages.tcp_flow import Flow
 from pipeline.wire.tcp import ACK, FIN, RST
 from tests.support.network import Make, Network, pattern, receive
-from tests.support.played_guests import Guest, GuestStream
+from tests.support.played_guests import GATEWAY, Guest, GuestStream
 
 # --- several shards ---------------------------------------------------------------------------------
 
@@ -352,6 +353,17 @@ def test_a_guest_that_leaves_behind_its_syn_leaves_nothing(network: Make) -> Non
     one.settle()
     one.accepted()
     one.everybody_leaves()
+
+
+def test_the_resolver_hears_of_a_guest_that_is_gone_behind_its_last_datagram(network: Make) -> None:
+    one = network()
+    guest = one.card.guest(3)
+    guest.datagram(67, b"x", remote=GATEWAY)
+    one.breathe("ingress")
+    guest.leave()
+    one.settle()
+    told = one.neighbours["resolver"].take()
+    assert [(record.kind, record.link) for record in told] == [(d.UDP_DATA, 3), (d.LINK_DOWN, 3)]
 
 
 def test_a_guest_that_vanishes_with_all_open_leaves_nothing_in_the_end(network: Make) -> None:
