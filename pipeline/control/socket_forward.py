@@ -17,7 +17,7 @@ import structlog
 
 from pipeline.control.channel import Request
 from pipeline.control.ssh import Destination, SshConnection, SshError, Streams, dialler
-from pipeline.links.addresses import unix_path
+from pipeline.links.addresses import unix_path, words_of
 
 MODE: Final = 0o600
 BACKLOG: Final = 128
@@ -184,8 +184,7 @@ def _bind(path: str) -> socket.socket:
         sock.bind(path)
     except OSError as error:
         sock.close()
-        words = os.strerror(error.errno).lower() if error.errno else str(error)
-        raise SocketError(f"listen unix {path}: bind: {words}") from error
+        raise SocketError(f"listen unix {path}: bind: {words_of(error)}") from error
     finally:
         os.umask(mask)
     sock.setblocking(False)

@@ -29,6 +29,7 @@ from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 from typing import Final, NamedTuple
 
+from pipeline.engines import tally
 from pipeline.wire import dhcp
 from pipeline.wire.errors import WireError
 
@@ -320,18 +321,13 @@ class Dhcp:
     def _is_full(self, link: int) -> bool:
         return self._of_link.get(link, 0) >= self._most_of_link
 
-    def _count(self, link: int, number: int) -> None:
-        self._of_link[link] = self._of_link.get(link, 0) + number
-        if not self._of_link[link]:
-            del self._of_link[link]
-
     def _assign(self, lease: Lease, link: int) -> None:
-        self._count(lease.link, -1)
-        self._count(link, 1)
+        tally.add(self._of_link, lease.link, -1)
+        tally.add(self._of_link, link, 1)
         lease.link = link
 
     def _add(self, mac: bytes, addr: int, link: int, state: str) -> Lease:
-        self._count(link, 1)
+        tally.add(self._of_link, link, 1)
         self._owners[addr] = mac
         lease = self._leases[mac] = Lease(addr, link, state, 0.0)
         return lease
@@ -344,7 +340,7 @@ class Dhcp:
 
     def _forget(self, mac: bytes) -> None:
         lease = self._leases.pop(mac)
-        self._count(lease.link, -1)
+        tally.add(self._of_link, lease.link, -1)
         del self._owners[lease.addr]
         del self._by_state[lease.state][mac]
 

@@ -24,6 +24,7 @@ import dns.name
 import dns.reversename
 
 from pipeline.engines import dns_message as m
+from pipeline.engines import tally
 from pipeline.engines.dns_cache import DnsCache
 from pipeline.engines.dns_zones import AAAA, ANY, PTR, A, Local, Zones
 from pipeline.wire.errors import WireError
@@ -179,12 +180,12 @@ class Dns(Generic[W]):
             busy = busy or len(self._pending) >= MAX_PENDING or began >= MAX_PENDING_A_CLIENT
         if busy:
             return Answer(m.render(query, m.Body(m.SERVFAIL)), "dns_query_refused_busy")
-        _add(self._clients, client, 1)
+        tally.add(self._clients, client, 1)
         self._waiting += 1
         if pending is not None:
             pending.waiters[waiter] = (query, client)
             return Joined(key, "dns_query_joined")
-        _add(self._began, client, 1)
+        tally.add(self._began, client, 1)
         pending = self._pending[key] = _Pending(query, client)
         pending.waiters[waiter] = (query, client)
         return Forward(key, m.upstream_query(query), "dns_query_forwarded")
@@ -199,7 +200,7 @@ class Dns(Generic[W]):
         pending = self._pending.pop(key, None)
         if pending is None:
             return [], "dns_upstream_response_unasked"
-        _add(self._began, pending.client, -1)
+        tally.add(self._began, pending.client, -1)
         counter = "dns_upstream_failed" if wire is None else "dns_upstream_answered"
         body = m.Body(m.SERVFAIL)
         if wire is not None:
@@ -216,7 +217,7 @@ class Dns(Generic[W]):
         for waiter, (query, client) in pending.waiters.items():
             replies.append((waiter, m.render(query, body)))
             self._waiting -= 1
-            _add(self._clients, client, -1)
+            tally.add(self._clients, client, -1)
         return replies, counter
 
     def _own_answer(self, query: m.Query) -> m.Body | None:
@@ -251,15 +252,6 @@ class Dns(Generic[W]):
             pointer = self._pointers.get(address.packed)
             return Local(m.NOERROR, pointer=pointer) if pointer else None
         return None
-
-
-def _add(counts: dict[Hashable, int], client: Hashable, number: int) -> None:
-    """Change a client's count; a client that has none is not kept."""
-    count = counts.get(client, 0) + number
-    if count:
-        counts[client] = count
-    else:
-        del counts[client]
 
 
 def _of_type(addresses: Sequence[bytes], rdtype: int) -> Local:

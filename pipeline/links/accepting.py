@@ -12,7 +12,8 @@ from collections.abc import Callable
 from time import monotonic
 from typing import Final
 
-from pipeline.links.base import Link, SlotPool, words_of
+from pipeline.links.addresses import words_of
+from pipeline.links.base import Link, SlotPool
 from pipeline.links.entrance import READABLE, Entrance, Guest, Owner, Poller, Room, has_peer
 from pipeline.links.stream import StreamLink
 from pipeline.wire.framing import Framing

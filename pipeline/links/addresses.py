@@ -65,11 +65,15 @@ def _bind(url: str, schemes: tuple[str, ...]) -> socket.socket:
             return _listen_tcp(parts.hostname or "", parts.port)
         return _listen_vsock(parts.netloc, unquote(parts.path))
     except OSError as error:
-        words = os.strerror(error.errno).lower() if error.errno else str(error)
         where = unix_path(url) if scheme in _UNIX_KINDS else parts.netloc
-        raise AddressError(f"cannot listen: listen {scheme} {where}: bind: {words}") from error
+        raise AddressError(f"cannot listen: listen {scheme} {where}: bind: {words_of(error)}") from error
     except ValueError as error:
         raise AddressError(f"cannot listen: {url}: {error}") from error
+
+
+def words_of(error: OSError) -> str:
+    """The system's words for an error, in lower case as Go has them."""
+    return os.strerror(error.errno).lower() if error.errno else str(error)
 
 
 def unix_path(url: str) -> str:

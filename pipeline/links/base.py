@@ -8,7 +8,6 @@ changes to another slot or is closed. The owner takes one more (``pool.ref``) fo
 it makes of a burst, before the next ``read_burst``.
 """
 
-import os
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Final, Protocol
@@ -39,11 +38,6 @@ class LinkClosed(Exception):  # noqa: N818  that a guest leaves is no error
     def farewell(self, peer: str) -> str:
         """What the log says of that guest's end. The words are the original's: scripts look for them."""
         return f"cannot receive packets from {peer}, disconnecting: {self}"
-
-
-def words_of(error: OSError) -> str:
-    """The system's words for an error, in lower case as Go has them."""
-    return os.strerror(error.errno).lower() if error.errno else str(error)
 
 
 class SlotPool(Protocol):

@@ -13,7 +13,8 @@ from contextlib import suppress
 from time import monotonic
 from typing import Final
 
-from pipeline.links.base import Link, LinkClosed, words_of
+from pipeline.links.addresses import words_of
+from pipeline.links.base import Link, LinkClosed
 from pipeline.links.entrance import READABLE, Entrance, Guest, Owner, Poller, Room, has_peer
 from pipeline.links.packet import PacketLink
 

@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Final
 
+from pipeline.links.addresses import words_of
 from pipeline.links.base import (
     HEADROOM,
     MAX_BACKLOG,
@@ -22,7 +23,6 @@ from pipeline.links.base import (
     LinkClosed,
     SlotCursor,
     SlotPool,
-    words_of,
 )
 
 MAX_PACKETS: Final = 64

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import Final, Protocol
 
+from pipeline.links.addresses import words_of
 from pipeline.links.base import (
     HEADROOM,
     MAX_BACKLOG,
@@ -22,7 +23,6 @@ from pipeline.links.base import (
     LinkClosed,
     SlotCursor,
     SlotPool,
-    words_of,
 )
 from pipeline.wire import framing
 from pipeline.wire.framing import Framing, LengthError

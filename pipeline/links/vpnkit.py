@@ -13,7 +13,8 @@ from time import monotonic
 from typing import Final
 
 from pipeline.links.accepting import AcceptingEntrance
-from pipeline.links.base import LinkClosed, words_of
+from pipeline.links.addresses import words_of
+from pipeline.links.base import LinkClosed
 from pipeline.links.entrance import READABLE
 from pipeline.links.stream import StreamLink
 from pipeline.wire import framing

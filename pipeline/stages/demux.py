@@ -409,14 +409,9 @@ class DemuxStage:
         self.ports.release((guest_addr, guest_port), port)
         ports = guest_port << 16 | port
         record = d.record(
-            d.DIAL,
-            flow=number,
-            link=link,
-            guest_addr=guest_addr,
-            remote_addr=self.gateway,
-            ports=ports,
+            d.DIAL, flow=number, link=link, guest_addr=guest_addr, remote_addr=self.gateway, ports=ports,
             aux=shard,
-        )
+        )  # fmt: skip
         self._to_tcp(record, guest_addr, self.gateway, ports)
 
     def _dial_failed(self, dial: Dial) -> None:

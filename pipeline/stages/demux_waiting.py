@@ -7,6 +7,8 @@ its slot from going home as a long one does.
 
 from typing import Final
 
+from pipeline.engines import tally
+
 PART: Final = 16
 """All of them together keep one in so many of all slots, which is a seventh of what egress has."""
 ADDRS: Final = 8
@@ -33,23 +35,18 @@ class WaitingSlots:
 
     def take(self, shard: int, addr: int, slot: int) -> bool:
         """One more datagram for addr wants to wait in a slot of shard; False if it must not."""
-        count = self._datagrams.get((addr, slot), 0)
-        if not count:
+        if (addr, slot) not in self._datagrams:
             mine = self._of_addr.get((shard, addr), 0)
             if self._of_shard[shard] >= self._most or mine >= self._most_of_addr:
                 return False
             self._of_shard[shard] += 1
-            self._of_addr[shard, addr] = mine + 1
-        self._datagrams[addr, slot] = count + 1
+            tally.add(self._of_addr, (shard, addr), 1)
+        tally.add(self._datagrams, (addr, slot), 1)
         return True
 
     def give_back(self, shard: int, addr: int, slot: int) -> None:
         """One that was taken waits no more."""
-        self._datagrams[addr, slot] -= 1
-        if self._datagrams[addr, slot]:
-            return
-        del self._datagrams[addr, slot]
-        self._of_shard[shard] -= 1
-        self._of_addr[shard, addr] -= 1
-        if not self._of_addr[shard, addr]:
-            del self._of_addr[shard, addr]
+        tally.add(self._datagrams, (addr, slot), -1)
+        if (addr, slot) not in self._datagrams:
+            self._of_shard[shard] -= 1
+            tally.add(self._of_addr, (shard, addr), -1)

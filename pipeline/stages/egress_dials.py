@@ -4,6 +4,7 @@ gvproxy's ten seconds, for a forwarded port and for /tunnel. The guest's TCP alo
 a guest that nobody answers for (ARP), or that refuses, ends the wait before.
 """
 
+from itertools import takewhile
 from typing import Final
 
 from pipeline.shm import descriptor as d
@@ -46,12 +47,7 @@ class Dials:
             if flow.state == "DIALLING":
                 self._until.setdefault(flow, now + PATIENCE_S)
         self._new.clear()
-        late = []
-        for flow, until in self._until.items():
-            if until > now:
-                break
-            late.append(flow)
-        return late
+        return [flow for flow, _ in takewhile(lambda entry: entry[1] <= now, self._until.items())]
 
     def deadline(self) -> float:
         """When to ask overdue()."""

@@ -12,6 +12,7 @@ stopped reading do not stop one that goes on. A flow that finds no room waits un
 home; the flows of other guests do not.
 """
 
+from itertools import takewhile
 from typing import Any, Final, Protocol
 
 from pipeline.host.credit import FLOOR
@@ -205,12 +206,8 @@ class ClosingFlows:
 
     def due(self, now: float) -> list[Any]:
         """Flows whose hosts took nothing for CLOSING_PATIENCE."""
-        found = []
-        for flow, (_, since) in self._flows.items():
-            if since + CLOSING_PATIENCE > now:
-                break
-            found.append(flow)
-        return found
+        late = takewhile(lambda entry: entry[1][1] + CLOSING_PATIENCE <= now, self._flows.items())
+        return [flow for flow, _ in late]
 
     def deadline(self) -> float:
         """When the next flow is due."""

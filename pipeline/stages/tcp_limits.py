@@ -47,16 +47,8 @@ class Guest:
     """What one guest has."""
 
     __slots__ = (
-        "downs",
-        "filled_at",
-        "flows",
-        "gone",
-        "half_open",
-        "held_bytes",
-        "link",
-        "pressed",
-        "tokens",
-    )
+        "downs", "filled_at", "flows", "gone", "half_open", "held_bytes", "link", "pressed", "tokens",
+    )  # fmt: skip
 
     def __init__(self, link: int) -> None:
         self.link = link
@@ -159,9 +151,7 @@ class Guests:
     def add(self, flow: LimitedFlow) -> None:
         """A connection of flow.guest begins."""
         self.flows += 1
-        flow.guest.flows += 1
-        if flow.half_open:
-            flow.guest.half_open += 1
+        self._join(flow)
 
     def opened(self, flow: LimitedFlow) -> None:
         """Its handshake is over."""
@@ -171,20 +161,22 @@ class Guests:
 
     def adopt(self, flow: LimitedFlow, link: int) -> None:
         """Its guest has come back, on another link."""
-        held = flow.conn.rcv_untaken
-        half_open = flow.half_open
         self._leave(flow)
-        guest = flow.guest = self.get(link)
+        flow.guest = self.get(link)
+        self._join(flow)
+
+    def _join(self, flow: LimitedFlow) -> None:
+        """What the connection holds is its guest's."""
+        guest = flow.guest
         guest.flows += 1
-        guest.half_open += half_open
-        guest.held_bytes += held
-        self.held_bytes += held
+        guest.half_open += flow.half_open
+        guest.held_bytes += flow.conn.rcv_untaken
+        self.held_bytes += flow.conn.rcv_untaken
 
     def _leave(self, flow: LimitedFlow) -> None:
         """What the connection holds is not its guest's any more."""
         guest = flow.guest
-        if flow.half_open:
-            guest.half_open -= 1
+        guest.half_open -= flow.half_open
         self.discharge(guest, flow.conn.rcv_untaken)
         guest.flows -= 1
 

@@ -21,21 +21,9 @@ def with_options(
     options = tcp_options.parse(view, off - (aux & d.RUN_HEADER_MASK) + _OPTIONS_OFF, off)
     mss, wscale, sack_permitted, sack, ts_val, ts_ecr, has_ts = options
     return Segment(
-        seq,
-        ack,
-        flags,
-        wnd,
-        length,
-        buf,
-        ts_val,
-        ts_ecr,
-        has_ts,
-        sack,
-        mss,
-        wscale,
-        sack_permitted,
+        seq, ack, flags, wnd, length, buf, ts_val, ts_ecr, has_ts, sack, mss, wscale, sack_permitted,
         seg_count,
-    )
+    )  # fmt: skip
 
 
 def outgoing(key: tuple[int, int, int], out: actions.Outgoing) -> bytes:
