@@ -29,7 +29,7 @@ class Written:
         worker: Any = SimpleNamespace(
             log=SimpleNamespace(error=lambda event, **about: self.errors.append(about["error"]))
         )
-        self.capture = Capture(worker, pcap.open_file(str(path)))
+        self.capture = Capture(worker, pcap.open_file(str(path)), 1500)
 
     def frames(self) -> list[bytes]:
         data, found, at = self.path.read_bytes(), [], 24

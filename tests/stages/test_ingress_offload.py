@@ -35,7 +35,7 @@ def card_with(header: Header, frame: bytes) -> tuple[Card, int, int]:
     worker: Any = Worker()
     view, ((off, length),) = slot_with_headers([(header, frame)])
     worker.ports.arena.slots[0] = view
-    return Card(worker), off, length
+    return Card(worker, 1500), off, length
 
 
 def switched(header: Header, frame: bytes, to_offload: bool) -> list[bytes]:
