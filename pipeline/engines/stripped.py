@@ -54,6 +54,7 @@ def complete_packet(view: memoryview | bytearray, off: int, end: int) -> None:
         return
     start, stop, proto, pseudo = place
     field = start + _FIELD_OFFSETS[proto]
+    # The sum is never zero, which in UDP says that there is no checksum.
     if (view[field] << 8 | view[field + 1]) != (pseudo % inet.MODULUS or inet.MODULUS):
         return
     # By chance a whole checksum may be that number.
@@ -123,8 +124,7 @@ def _find(view: memoryview | bytearray, off: int, end: int) -> Place | None:
         if stop - start < udp.HEADER_LEN:
             return None
         length = view[start + 4] << 8 | view[start + 5]
-        # A field of zero says that there is no checksum.
-        if not udp.HEADER_LEN <= length <= stop - start or not (view[start + 6] or view[start + 7]):
+        if not udp.HEADER_LEN <= length <= stop - start:
             return None
         stop = start + length
     else:
