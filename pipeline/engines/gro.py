@@ -13,6 +13,11 @@ shorter or carry PSH. Pure ACKs of one flow collapse into the latest when that o
 acknowledgment forward; a duplicate ACK (RFC 5681) and an ACK with SACK blocks (RFC 2018) stay
 by themselves and nothing collapses across them.
 
+A sender may have left the checksum to a network card whose header did not come along (libkrun strips it). The
+field then holds the pseudo-header's sum. Such a frame is right. Its checksum is put in place, so that
+whoever sees the frame later sees a whole one. That costs a comparison, and only where a sum is wrong.
+Priority tags (pipeline.wire.ethernet) are removed, and the frames then merge like any others.
+
 What is not plain TCP/IPv4 (other protocols, IP options, fragments, impossible lengths, no hop left) leaves
 as a frame and is judged by demux. Nothing here knows connections, and no state outlives a call.
 
@@ -25,10 +30,11 @@ from struct import Struct
 from typing import Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pipeline.engines import gro_udp
 from pipeline.wire import checksum_np as inet
-from pipeline.wire import tcp
+from pipeline.wire import ethernet, tcp
 
 FRAME: Final = 1
 TCP_RANGE: Final = 2
@@ -60,6 +66,11 @@ _TIMES: Final = Struct("!4xII")
 
 _IPV4: Final = b"\x08\x00\x45"
 """EtherType IPv4, version 4, header length 20: bytes 12 to 14 of a frame."""
+_CHECK_OFF: Final = 20 + tcp.CHECKSUM_OFFSET
+"""Of the TCP checksum from the start of a packet without IP options."""
+_VERSION_TOTAL: Final = 0xFF00FFFF
+_FRAGMENT_PROTO: Final = 0xBFFF00FF
+"""Of the first four bytes of a packet all but the type of service; of bytes 6 to 9 all but DF and the TTL."""
 _TIMES_FORM: Final = b"\x01\x01\x08\x0a"
 MIN_TTL: Final = 2
 """A packet with less has no hop left behind the gateway."""
@@ -84,6 +95,7 @@ _MAX_ROWS: Final = 2048
 _U4: Final = np.dtype("u4")
 _WORD: Final = inet.WORD
 _BIG4: Final = np.dtype(">u4")
+_BIG2: Final = np.dtype(">u2")
 _NUMBERS: Final = np.arange(1, _MAX_ROWS + 1, dtype=_U4)
 # Which words of the headers must be equal in a run: all but ident, checksums and sequence number.
 _EQUAL: Final = np.full((_PLAIN + tcp.MAX_OPTIONS_LEN) // 2, 0xFFFF, _WORD)
@@ -107,7 +119,9 @@ def coalesce(
     """Merge the frames at [(off, len), ...] of the slot `view`; offsets rise and frames do not overlap.
 
     verify False: the link vouches for the TCP checksums (virtio-net), only IPv4's are checked.
-    frame_flags go into the flags of every frame's item, run_bits into the aux of every run's.
+    frame_flags go into the flags of every frame's item, run_bits into the aux of every run's. With
+    frame_flags a header lies before each frame, and its owner has removed the tags (pipeline.engines.vnet).
+    ``frames`` changes where tags are removed, and checksums in the slot where they were left out.
     Returns (items in order of arrival, {name of the drop counter: frames dropped}). Each
     item stands for one reference to the slot. Whatever the bytes are, nothing is raised.
     """
@@ -117,6 +131,7 @@ def coalesce(
     # The latest pure ACK of each flow: (index in items, q, seq, pre, ftp, header, number merged).
     acks: dict[bytes, tuple[int, int, int, bytes, bytes, int, int]] = {}
     holes = False
+    untagged = bool(frame_flags)
     size = len(view)
     index = 0
     count = len(frames)
@@ -144,6 +159,12 @@ def coalesce(
                 if taken:
                     index += taken
                     continue
+            if not untagged and length > ETHERNET_LEN and view[off + 12] in ethernet.TAG_FIRST_BYTES:
+                # Once for all that follow, so that tagged segments lie as others do and merge.
+                untagged = True
+                _untag(view, frames, index)
+                burst.end = 0
+                continue
             index += 1
             if length >= ETHERNET_LEN:
                 items.append(
@@ -382,13 +403,27 @@ class _Burst:
         return int(wrong[0]) if len(wrong) else count
 
 
+def _untag(view: memoryview, frames: list[tuple[int, int]], first: int) -> None:
+    """Remove the priority tags of frames[first:]."""
+    for index in range(first, len(frames)):
+        off, length = frames[index]
+        removed = ethernet.remove_priority_tags(view, off, length)
+        if removed:
+            frames[index] = off + removed, length - removed
+
+
 def _wrong(view: memoryview, off: int, total: int, verify: bool) -> str:
-    """The drop counter for the TCP/IPv4 packet (no IP options) of total bytes at off; empty if right."""
+    """The drop counter for the TCP/IPv4 packet (no IP options) of total bytes at off; empty if right.
+
+    A checksum that was left out is put in place.
+    """
     if int.from_bytes(view[off : off + 20], "little") % 0xFFFF:
         return DROP_IPV4_CHECKSUM
     # The addresses before the TCP header are the rest of the pseudo-header.
     if verify and not inet.verify(view, off + 12, total - 12, 6 + total - 20):
-        return DROP_TCP_CHECKSUM
+        pseudo = int.from_bytes(view[off + 12 : off + 20], "big") + 6 + total - 20
+        if not inet.complete_partial(view, off + 20, total - 20, pseudo, off + _CHECK_OFF):
+            return DROP_TCP_CHECKSUM
     return ""
 
 
@@ -403,6 +438,7 @@ def _bad_rows(
         segments %= 0xFFFF
         if not (ipv4 | segments).any():
             return None
+        _complete_rows(view, off, stride, count, total, ipv4, segments)
         bad = {index + int(row): DROP_TCP_CHECKSUM for row in segments.nonzero()[0]}
     elif not ipv4.any():
         return None
@@ -410,3 +446,37 @@ def _bad_rows(
         bad = {}
     bad.update((index + int(row), DROP_IPV4_CHECKSUM) for row in ipv4.nonzero()[0])
     return bad
+
+
+def _complete_rows(
+    view: memoryview,
+    off: int,
+    stride: int,
+    count: int,
+    total: int,
+    ipv4: NDArray[np.uint32],
+    sums: NDArray[np.uint32],
+) -> None:
+    """Put the checksums in place that senders left out; the sums of such rows become zero.
+
+    Arguments as of _bad_rows(). ipv4 and sums: what is over in header and segment of each row. Rows
+    of a stretch may be anything that is as long as a segment: only TCP/IPv4 is touched.
+    """
+    strides = (stride,)
+    fields = _ndarray((count,), _WORD, view, off + _CHECK_OFF, strides)
+    pseudo = inet.row_sums(view, off + 12, stride, count, 8)
+    pseudo += np.uint32((6 + total - 20) * inet.SWAP)
+    pseudo %= 0xFFFF
+    # Of the two zeros of ones' complement it is 0xffff.
+    pseudo[pseudo == 0] = 0xFFFF
+    partial = (fields == pseudo) & (sums != 0) & (ipv4 == 0)
+    if not partial.any():
+        return
+    partial &= _ndarray((count,), _BIG2, view, off - 2, strides) == ethernet.TYPE_IPV4
+    first = _ndarray((count,), _BIG4, view, off, strides)
+    partial &= first & np.uint32(_VERSION_TOTAL) == 0x45000000 | total
+    third = _ndarray((count,), _BIG4, view, off + 6, strides)
+    partial &= third & np.uint32(_FRAGMENT_PROTO) == 6
+    whole = (fields + np.uint32(0xFFFF) - sums) % 0xFFFF
+    fields[partial] = whole[partial]
+    sums[partial] = 0

@@ -6,7 +6,8 @@ stride; only the last may be shorter, and none is empty. Each keeps its bounds: 
 where the payloads lie, nobody sees one datagram for two (pipeline.shm.descriptor, UDP_RANGE).
 
 Checksums of a run are verified in one operation over all of its frames (RFC 1071); a datagram
-without one is right (RFC 768). A wrong one is dropped and counted, the run goes on behind it as
+without one is right (RFC 768), and one whose checksum was left to a network card gets it here, as in
+pipeline.engines.gro. A wrong one is dropped and counted, the run goes on behind it as
 another one. IP options, fragments and lengths that contradict each other are left to demux.
 """
 
@@ -192,7 +193,9 @@ def _wrong(view: memoryview, off: int, total: int, verify: bool) -> str:
         and not inet.verify(view, start + 12, total - 12, PROTO + total - 20)
         and (view[off + _CHECK_OFF] or view[off + _CHECK_OFF + 1])
     ):
-        return DROP_UDP_CHECKSUM
+        pseudo = int.from_bytes(view[start + 12 : start + 20], "big") + PROTO + total - 20
+        if not inet.complete_partial(view, start + 20, total - 20, pseudo, off + _CHECK_OFF, inet.MODULUS):
+            return DROP_UDP_CHECKSUM
     return ""
 
 
@@ -208,7 +211,18 @@ def _bad(view: memoryview, off: int, stride: int, count: int, total: int, verify
         sums += np.uint32((PROTO + total - 20) * inet.SWAP)
         sums %= 0xFFFF
         if sums.any():
-            sums *= _ndarray((count,), _WORD, view, off + _CHECK_OFF, (stride,)) != 0
+            fields = _ndarray((count,), _WORD, view, off + _CHECK_OFF, (stride,))
+            sums *= fields != 0
+            # The rows are of one flow and one length.
+            addresses = int.from_bytes(view[off + _ADDRESSES_OFF : off + _ADDRESSES_OFF + 8], "little")
+            pseudo = (addresses + (PROTO + total - 20) * inet.SWAP) % 0xFFFF or 0xFFFF
+            partial = (fields == pseudo) & (sums != 0)
+            if partial.any():
+                whole = (fields + np.uint32(0xFFFF) - sums) % 0xFFFF
+                # Zero would say that there is none.
+                whole[whole == 0] = 0xFFFF
+                fields[partial] = whole[partial]
+                sums[partial] = 0
             bad = {int(row): DROP_UDP_CHECKSUM for row in sums.nonzero()[0]}
     if ipv4.any():
         bad.update((int(row), DROP_IPV4_CHECKSUM) for row in ipv4.nonzero()[0])

@@ -19,6 +19,8 @@ super-segment over IPv4 without a hop left (TTL 0 or 1)     the same: demux answ
 a type not agreed on, or fields that deny the frame         dropped and counted
 ==========================================================  ======================================
 
+Before all that, untag() removes the priority tags of a frame, and its header then counts from the new start.
+
 Plain IPv4 is a header of 20 bytes and no fragment. The header, 12 bytes, lies right before each
 frame and stays there for whoever forwards the frame (pipeline.shm.descriptor, FRAME_VNET and
 RUN_VNET). num_buffers is not looked at, hdr_len is a hint that must not exceed the frame.
@@ -30,7 +32,7 @@ from typing import Final
 
 from pipeline.engines import gro, gro_udp, tso
 from pipeline.engines.gro import Item
-from pipeline.wire import ipv4, offload, tcp, virtio_net
+from pipeline.wire import ethernet, ipv4, offload, tcp, virtio_net
 from pipeline.wire.errors import WireError
 from pipeline.wire.virtio_net import (
     DATA_VALID,
@@ -89,6 +91,24 @@ _unpack_frame = _FRAME.unpack_from
 
 Place = Callable[[bytes | bytearray], tuple[int, int] | None]
 """Stores a frame in a slot with a reference of its own: (slot, off), or None without a free slot."""
+
+
+def untag(view: memoryview, frames: list[tuple[int, int]]) -> None:
+    """Remove the priority tags of frames behind headers, in the slot and in the list."""
+    for index, (off, length) in enumerate(frames):
+        if length > _IPV4_OFF and view[off + 12] in ethernet.TAG_FIRST_BYTES:
+            removed = ethernet.remove_priority_tags(view, off, length, VNET_LEN)
+            if removed:
+                off += removed
+                frames[index] = off, length - removed
+                flags, gso_type, hdr_len, gso_size, csum_start, csum_offset, buffers = _unpack_header(
+                    view, off - VNET_LEN
+                )
+                # What counted from before the tag is a lie, which judge() will find.
+                hdr_len, csum_start = max(hdr_len - removed, 0), max(csum_start - removed, 0)
+                _HEADER.pack_into(
+                    view, off - VNET_LEN, flags, gso_type, hdr_len, gso_size, csum_start, csum_offset, buffers
+                )
 
 
 def receive(

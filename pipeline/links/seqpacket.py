@@ -17,7 +17,7 @@ class SeqpacketLink(PacketLink):
     """A guest behind a connected SOCK_SEQPACKET socket."""
 
     def _receive(self, room: memoryview) -> int:
-        count = self._sock.recv_into(room)
+        count = super()._receive(room)
         if not count:
             raise LinkClosed("cannot read size from socket: EOF")
         return count

@@ -13,7 +13,7 @@ from typing import Final
 from pipeline.config import Config
 from pipeline.counters import INDEX
 from pipeline.engines import icmp as icmp_engine
-from pipeline.engines import nat, neighbors, switch
+from pipeline.engines import nat, neighbors, stripped, switch
 from pipeline.engines.arp import ArpResponder
 from pipeline.engines.buckets import Buckets
 from pipeline.engines.flows import PortAllocator, rss_hash
@@ -255,6 +255,8 @@ class DemuxStage:
         view = self.slots[slot]
         dst, src, ethertype = ethernet.parse_header(view, off, off + length)
         port = self.switch.on_frame(dst, src, link, now)
+        if not vnet and port != switch.TO_GATEWAY:
+            stripped.complete(view, off, length)
         if port >= 0:
             self.counts[_SWITCHED] += 1
             self.output.pass_frame(port, slot, off, length, vnet)
@@ -328,6 +330,9 @@ class DemuxStage:
         begin = off + header.ihl
         end = off + header.total_len
         if header.ttl <= 1 and header.proto != ipv4.PROTO_ICMP and self.icmp.is_beyond(header):
+            if not partial:
+                # The answer quotes the packet, as a wire would have it.
+                stripped.complete_packet(view, off, end)
             self.icmp.check_ttl(header, slot, off, now)
         if header.proto == ipv4.PROTO_UDP:
             self.udp.on_guest_packet(link, header, slot, begin, end, partial, now)

@@ -106,7 +106,7 @@ class IngressStage:
         self.ident = 0
         self.last_number = 0
         self.freed: list[int] = []
-        self.card = Card(worker)
+        self.card = Card(worker, config.mtu)
         self.fairness = Fairness(self.pool, self.counts, config.max_bad_frames_per_second)
         self.capture: Capture | None = None
         room = Room(self.pool, self.slots, config.mtu)
@@ -186,16 +186,16 @@ class IngressStage:
                 self._count_drops(link)
             if not frames:
                 continue
-            if self.capture is not None:
-                features = port.offload.features if port.offload is not None else 0
-                self.capture.received(self.slots[slot], frames, link.vnet_len, features)
-                self._end_capture()
             if port.offload is not None:
                 items, drops = self.card.receive(port.number, port.offload, slot, frames)
             else:
                 items, drops = gro.coalesce(self.slots[slot], frames, port.number, slot, link.verify)
                 if items:
                     self.pool.ref(slot, len(items))
+            if self.capture is not None:
+                features = port.offload.features if port.offload is not None else 0
+                self.capture.received(self.slots[slot], frames, link.vnet_len, features)
+                self._end_capture()
             if self.fairness.scarce:
                 items = self.fairness.without_data(items)
             self.steering.pass_on(self.slots[slot], items, now)
@@ -320,6 +320,8 @@ class IngressStage:
                         target.gathered += self.card.switched(
                             slot, off, length, target.offload is not None, target.segmenter
                         )
+                    elif length > self.card.longest:
+                        target.gathered += self.card.cut(frame, target.segmenter)
                     else:
                         target.gathered += target.segmenter.frame(frame)
                 except ValueError:
@@ -465,7 +467,7 @@ class IngressStage:
             case {"op": "open"} if fds:
                 return self.doors.open(message, fds)
             case {"op": "capture"} if fds:
-                self.capture = Capture(self.worker, fds[0])
+                self.capture = Capture(self.worker, fds[0], self.card.mtu)
                 return {}
         close_all(fds)
         return {"error": f"ingress knows no request {message.get('op')!r}"}

@@ -1,7 +1,8 @@
 """The capture of ingress: every frame of every guest link, both ways, as it is on a wire.
 
 What a guest that offloads sends or gets in one piece is cut into frames and its checksums are
-completed for the file, so that it looks as it would behind a network card. Frames from one guest to another
+completed for the file, so that it looks as it would behind a network card. So it is with a guest whose
+virtio-net headers were stripped. Priority tags are gone. Frames from one guest to another
 are there twice, once on each link. A frame that is dropped later is there too. Nothing of this is on the
 way of a frame when no capture was asked for.
 """
@@ -9,7 +10,7 @@ way of a frame when no capture was asked for.
 from collections.abc import Iterator
 from time import time
 
-from pipeline.engines import tso, vnet
+from pipeline.engines import stripped, tso, vnet
 from pipeline.engines.gso import Buffer
 from pipeline.links.pcap import PcapWriter
 from pipeline.stages.worker import Worker
@@ -22,15 +23,18 @@ from pipeline.wire.offload import VNET_LEN
 class Capture:
     """Writes frames to one file until that fails: then it says so once and is ``over``."""
 
-    def __init__(self, worker: Worker, fd: int) -> None:
+    def __init__(self, worker: Worker, fd: int, mtu: int) -> None:
         self._worker = worker
         self._writer = PcapWriter(fd)
+        self._mtu = mtu
+        self._ident = 0
         self.over = False
 
     def received(self, view: memoryview, frames: list[tuple[int, int]], vnet_len: int, features: int) -> None:
         """What was read from a link: (off, len) of frames in a slot, each behind its header if vnet_len.
 
-        To be called before the headers are judged: one that is completed here is complete for them too.
+        To be called when the frames have been judged and are not on their way yet: what is completed here
+        is complete for the next one too.
         """
         now = time()
         for off, length in frames:
@@ -38,7 +42,10 @@ class Capture:
                 for frame in _judged(view, off, length, features):
                     self._writer.add(frame, now)
             else:
-                self._writer.add(view[off : off + length], now)
+                stripped.complete(view, off, length)
+                self._ident = self._ident + 1 & 0xFFFFFFFF
+                for part in stripped.cut(view[off : off + length], self._mtu, self._ident):
+                    self._writer.add(part, now)
         self._flush()
 
     def sent(self, buffers: list[Buffer], form: Framing | None, vnet_len: int) -> None:

@@ -1,13 +1,14 @@
 """Offload in the ingress worker: frames with virtio-net headers in, and out to links of either kind.
 
 What a header may say is judged by pipeline.engines.vnet; what a link without offload cannot take
-(a super-segment, a partial checksum) is cut and completed by pipeline.engines.tso before it is sent.
+(a super-segment, a partial checksum) is cut and completed by pipeline.engines.tso before it is sent. Frames
+longer than the MTU of a guest whose header was stripped are cut by pipeline.engines.stripped.
 """
 
 from typing import Final
 
 from pipeline.counters import INDEX
-from pipeline.engines import tso, vnet
+from pipeline.engines import stripped, tso, vnet
 from pipeline.engines.gro import Item
 from pipeline.engines.gso import Buffer, Segmenter
 from pipeline.engines.gso_udp import UdpSegmenter
@@ -16,7 +17,7 @@ from pipeline.links.base import HEADROOM
 from pipeline.links.offload import OffloadLink
 from pipeline.shm.arena import SLOT_BYTES
 from pipeline.stages.worker import Worker
-from pipeline.wire import virtio_net
+from pipeline.wire import ethernet, virtio_net
 from pipeline.wire.offload import FRAMING, VNET_LEN
 
 _AGREED: Final = INDEX["link_guest_offload"]
@@ -25,8 +26,12 @@ _AGREED: Final = INDEX["link_guest_offload"]
 class Card:
     """The offload of all links of one ingress worker."""
 
-    def __init__(self, worker: Worker) -> None:
+    def __init__(self, worker: Worker, mtu: int) -> None:
         self.worker = worker
+        self.mtu = mtu
+        self.longest = mtu + ethernet.HEADER_LEN
+        """Bytes of the longest frame that every guest takes."""
+        self._ident = 0
         self.slots = worker.ports.arena.slots
         self.filler = SlotFiller(worker.pool, SLOT_BYTES, HEADROOM, 0)
         self._placed = 0
@@ -42,6 +47,7 @@ class Card:
     ) -> tuple[list[Item], dict[str, int]]:
         """vnet.receive() of what the link has read into a slot; the items' references are taken."""
         self._placed = 0
+        vnet.untag(self.slots[slot], frames)
         items, drops = vnet.receive(self.slots[slot], frames, number, slot, link.features, self._place)
         count = len(items) - self._placed
         if count:
@@ -58,6 +64,14 @@ class Card:
         filler.commit(len(frame))
         self._placed += 1
         return slot, off
+
+    def cut(self, frame: memoryview, segmenter: Segmenter) -> list[Buffer]:
+        """The buffers for a frame without header that is too long. ValueError as Segmenter.frame()."""
+        self._ident = self._ident + 1 & 0xFFFFFFFF
+        buffers: list[Buffer] = []
+        for made in stripped.cut(frame, self.mtu, self._ident):
+            buffers += segmenter.frame(made)
+        return buffers
 
     def switched(
         self, slot: int, off: int, length: int, link_vnet: bool, segmenter: Segmenter

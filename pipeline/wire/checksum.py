@@ -46,6 +46,15 @@ def verify(data: memoryview | bytes | bytearray, initial: int = 0) -> bool:
     return (total + initial) % _MASK == 0
 
 
+def is_partial(field: int, pseudo: int) -> bool:
+    """Whether a checksum field holds the pseudo-header's sum (folded or not), not complemented.
+
+    A kernel writes that when it leaves the checksum to its network card. The sum is never zero, since
+    the protocol is part of it; of ones' complement's two zeros it is 0xffff.
+    """
+    return field == fold(pseudo)
+
+
 def pseudo_header(src: int, dst: int, proto: int, length: int) -> int:
     """Sum (not folded) of the IPv4 pseudo-header of TCP and UDP (RFC 9293 section 3.1, RFC 768).
 

@@ -10,6 +10,7 @@ Below about 512 bytes plain Python is faster (pipeline.wire.checksum). Nothing h
 pseudo-headers or of where a field lies.
 """
 
+from struct import Struct
 from typing import Final
 
 import numpy as np
@@ -22,6 +23,7 @@ MODULUS: Final = 0xFFFF
 SMALL_BYTES: Final = 512
 """Up to this length a sum by int.from_bytes is faster than by numpy."""
 
+_LITTLE: Final = Struct("<H")
 _U1: Final = np.dtype("u1")
 _U4: Final = np.dtype("u4")
 
@@ -58,6 +60,25 @@ def checksum(view: memoryview | bytes | bytearray, off: int, length: int, initia
     if not total and not initial and not any(view[off : off + length]):
         return MODULUS
     return -(total * SWAP + initial) % MODULUS
+
+
+def complete_partial(
+    view: memoryview | bytearray, off: int, length: int, pseudo: int, field: int, zero: int = 0
+) -> bool:
+    """Put the checksum of view[off:off+length] where a sender left only the pseudo-header's sum.
+
+    The field of 16 bits lies at view[field], an even number of bytes after off. pseudo is that sum in network
+    order, not folded. False, and nothing is written, when the field holds something else. zero is what is
+    written for a checksum of zero.
+    """
+    (held,) = _LITTLE.unpack_from(view, field)
+    expected = pseudo * SWAP % MODULUS or MODULUS
+    if held != expected:
+        return False
+    # Without what the field holds now, and with the pseudo-header: the two are the same number.
+    total = word_sum(view, off, length)
+    _LITTLE.pack_into(view, field, -total % MODULUS or zero)
+    return True
 
 
 def row_sums(view: memoryview, off: int, stride: int, count: int, length: int) -> NDArray[np.uint32]:

@@ -1,13 +1,17 @@
 """Ethernet II headers and MAC addresses (IEEE 802.3).
 
-A MAC address is ``bytes`` of length 6 everywhere in the program. Knows no VLAN tag: a
-tagged frame is a frame of EtherType 0x8100 and nobody here asks for one. The frame check
-sequence is never part of a frame.
+A MAC address is ``bytes`` of length 6 everywhere in the program. The frame check sequence is never
+part of a frame.
 
 ::
 
     0    6    12         14
     dst  src  ethertype  payload
+
+A tag (IEEE 802.1Q) stands before the EtherType: two bytes 0x8100, or 0x88a8 for a service tag (802.1ad), then
+priority and VLAN ID. VLAN ID 0 makes it a *priority tag*: the frame belongs to no VLAN. As in
+Linux, both kinds of priority tag are removed and what they say is forgotten. A frame with another VLAN
+ID is a frame of EtherType 0x8100 or 0x88a8, which the gateway does not know.
 """
 
 import re
@@ -25,7 +29,19 @@ ZERO: Final[bytes] = bytes(MAC_LEN)
 
 TYPE_IPV4: Final = 0x0800
 TYPE_ARP: Final = 0x0806
+TYPE_IPV6: Final = 0x86DD
+TYPE_VLAN: Final = 0x8100
+TYPE_SERVICE_VLAN: Final = 0x88A8
 
+TAG_LEN: Final = 4
+MAX_TAGS: Final = 2
+"""Tags of one frame that are looked at: a service tag and the one inside it. Linux has no such limit."""
+TAG_FIRST_BYTES: Final = frozenset((TYPE_VLAN >> 8, TYPE_SERVICE_VLAN >> 8))
+"""Where byte 12 of a frame is none of these, the frame has no tag."""
+
+_TAG_TYPES: Final = frozenset((TYPE_VLAN, TYPE_SERVICE_VLAN))
+_TAG: Final = Struct("!HH")
+_VLAN_ID: Final = 0x0FFF
 _GROUP_BIT: Final = 0x01
 _MAC_TEXT: Final = re.compile(r"[0-9a-fA-F]{2}(?::[0-9a-fA-F]{2}){5}|[0-9a-fA-F]{2}(?:-[0-9a-fA-F]{2}){5}")
 
@@ -39,6 +55,41 @@ def parse_header(view: memoryview | bytes, off: int, end: int) -> tuple[bytes, b
         raise WireError("link_frame_dropped_runt")
     dst, src, ethertype = HEADER.unpack_from(view, off)
     return dst, src, ethertype
+
+
+def remove_priority_tags(view: memoryview, off: int, length: int, before: int = 0) -> int:
+    """Remove the priority tags of the frame at off; how many bytes later it begins now.
+
+    The addresses move, and so do the ``before`` bytes right before them. A tag without an EtherType after
+    it stays, as does every tag after one with another VLAN ID.
+    """
+    last = length - TAG_LEN - 2
+    removed = 0
+    while removed < MAX_TAGS * TAG_LEN and 2 * MAC_LEN + removed <= last:
+        kind, control = _TAG.unpack_from(view, off + 2 * MAC_LEN + removed)
+        if kind not in _TAG_TYPES or control & _VLAN_ID:
+            break
+        removed += TAG_LEN
+    if removed:
+        begin = off - before
+        view[begin + removed : off + 2 * MAC_LEN + removed] = bytes(view[begin : off + 2 * MAC_LEN])
+    return removed
+
+
+def network_header(view: memoryview | bytes | bytearray, off: int, end: int) -> tuple[int, int]:
+    """(EtherType, where what follows it begins) of the frame in view[off:end], after up to MAX_TAGS tags.
+
+    (0, end) when the frame ends before that.
+    """
+    at = off + 2 * MAC_LEN
+    for _ in range(MAX_TAGS + 1):
+        if at + 2 > end:
+            break
+        kind = view[at] << 8 | view[at + 1]
+        if kind not in _TAG_TYPES:
+            return kind, at + 2
+        at += TAG_LEN
+    return 0, end
 
 
 def header(dst: bytes, src: bytes, ethertype: int) -> bytes:

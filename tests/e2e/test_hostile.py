@@ -293,12 +293,6 @@ def test_a_udp_length_that_lies_is_counted(guest: RawGuest, counted: Callable[[s
     wait_for(lambda: counted("udp_datagram_dropped_bad_length") == 2, "both are counted")
 
 
-def test_vlan_tags_are_no_protocol_of_ours(guest: RawGuest, counted: Callable[[str], int]) -> None:
-    frame = guest.segment(INTERNET, 1, 2, 3, flags=tcp.SYN)
-    guest.send(*[frame[:12] + b"\x81\x00\x00\x05" + frame[12:]] * 20)
-    wait_for(lambda: counted("demux_frame_dropped_unknown_ethertype") == 20, "every one is counted")
-
-
 # --- fragments ----------------------------------------------------------------------------------
 
 

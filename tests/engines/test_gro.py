@@ -18,8 +18,11 @@ from pipeline.shm import descriptor as d
 from pipeline.wire import ethernet, ipv4, tcp, tcp_options
 from pipeline.wire.errors import WireError
 from tests.support.frames import FROM_GUEST, GUEST, REMOTE, TO_GUEST, slot_of, tcp_frame, timestamps
+from tests.support.offload import left_out
 from tests.support.record import Record
 
+TAG = bytes.fromhex("8100a000")
+OTHER_VLAN = bytes.fromhex("8100a005")
 BAD_CHECKSUMS = (gro.DROP_IPV4_CHECKSUM, gro.DROP_TCP_CHECKSUM)
 
 
@@ -181,10 +184,11 @@ STEPS = (
     "data", "data", "data", "data", "short", "psh", "ack", "ack", "dup", "window", "sack", "time", "fin",
     "syn", "gap", "old", "ttl", "last-hop", "tos", "mac", "no-df", "ece", "pad", "bad-tcp", "bad-ip", "udp",
     "arp", "runt", "tiny", "ip-options", "fragment", "bad-offset", "long-total", "short-total", "reserved",
-    "back",
+    "back", "partial", "partial", "tag", "tag-partial", "vlan",
 )  # fmt: skip
 WITH_DATA = (
     "data", "psh", "gap", "old", "ttl", "last-hop", "tos", "mac", "no-df", "ece", "bad-tcp", "bad-ip",
+    "partial", "tag", "tag-partial", "vlan",
 )  # fmt: skip
 
 
@@ -262,6 +266,10 @@ def spoil(frame: bytearray, what: str) -> bytearray:
         frame[16:18] = bytes((0, 39))
     elif what == "reserved":
         frame[20] |= 0x80
+    if "partial" in what:
+        frame[:] = left_out(bytes(frame))
+    if "tag" in what or what == "vlan":
+        frame[12:12] = OTHER_VLAN if what == "vlan" else TAG
     return frame
 
 
@@ -305,7 +313,7 @@ def test_any_bytes_are_judged_without_an_exception(data: bytes, cuts: list[int])
         if off + cut <= len(data):
             places.append((off, cut))
             off += cut
-    check(memoryview(data), places)
+    check(memoryview(bytearray(data)), places)
 
 
 def test_random_damage_to_a_uniform_burst_is_found_frame_by_frame() -> None:

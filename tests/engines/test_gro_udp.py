@@ -14,8 +14,10 @@ from pipeline.shm import descriptor as d
 from pipeline.wire import ipv4, udp
 from pipeline.wire.errors import WireError
 from tests.support.frames import FROM_GUEST, GUEST, REMOTE, TO_GUEST, slot_of, tcp_frame, udp_frame
+from tests.support.offload import left_out
 
 DATA = random.Random(5).randbytes(4000)
+TAG = bytes.fromhex("8100a000")
 BAD_CHECKSUMS = (gro_udp.DROP_IPV4_CHECKSUM, gro_udp.DROP_UDP_CHECKSUM)
 
 
@@ -27,6 +29,10 @@ class Datagram(NamedTuple):
     dst: int
     ports: int
     payload: bytes
+
+
+def whole(view: memoryview, places: list[tuple[int, int]]) -> list[bytes]:
+    return [bytes(view[off : off + length]) for off, length in places]
 
 
 def judge(view: memoryview, off: int, length: int, verify: bool = True) -> Datagram | str | None:
@@ -162,6 +168,50 @@ def test_a_wrong_checksum_costs_its_datagram_and_no_other(bad: list[int], where:
     assert len(runs) <= len(bad) + 1
 
 
+@pytest.mark.parametrize("count", [1, 2, 4, 9, 40])
+@pytest.mark.parametrize("tail", [0, 7])
+def test_datagrams_without_checksum_are_completed_and_merge_as_others_do(count: int, tail: int) -> None:
+    frames = [udp_frame(DATA[i : i + 1400], ident=i) for i in range(count)]
+    frames += [udp_frame(DATA[:tail])] if tail else []
+    view, places = slot_of([left_out(frame) for frame in frames])
+    assert [number for number, _ in check(view, places)] == [len(frames)]
+    assert whole(view, places) == frames
+
+
+@pytest.mark.parametrize("count", [1, 5])
+def test_a_completed_checksum_of_zero_is_written_as_all_ones(count: int) -> None:
+    first = udp_frame(b"x" * 8 + b"\0\0")
+    frame = udp_frame(b"x" * 8 + first[40:42])
+    assert frame[40:42] == b"\xff\xff"
+    view, places = slot_of([left_out(frame)] * count)
+    assert [number for number, _ in check(view, places)] == [count]
+    assert whole(view, places) == [frame] * count
+
+
+def test_a_datagram_of_20_kb_in_one_frame_is_a_run_of_one() -> None:
+    frame = udp_frame(DATA * 5, ip_flags=0)
+    view, places = slot_of([left_out(frame)] * 3)
+    assert [(number, item[4]) for number, item in check(view, places)] == [(3, 20000)]
+    assert whole(view, places) == [frame] * 3
+
+
+@pytest.mark.parametrize("count", [1, 6])
+def test_a_pseudo_header_of_another_length_is_a_wrong_checksum(count: int) -> None:
+    short, long = left_out(udp_frame(b"x" * 99)), udp_frame(b"x" * 100)
+    wrong = long[:40] + short[40:42] + long[42:]
+    view, places = slot_of([wrong] * count)
+    assert gro.coalesce(view, places) == ([], {gro_udp.DROP_UDP_CHECKSUM: count})
+
+
+@pytest.mark.parametrize("partial", [False, True], ids=["whole", "without checksum"])
+def test_priority_tagged_datagrams_merge_as_others_do(partial: bool) -> None:
+    frames = [udp_frame(DATA[i : i + 1400], ident=17 << 8 | i) for i in range(20)]
+    sent = [left_out(frame) if partial else frame for frame in frames]
+    view, places = slot_of([frame[:12] + TAG + frame[12:] for frame in sent])
+    assert [number for number, _ in check(view, places)] == [20]
+    assert whole(view, places) == frames
+
+
 def test_a_link_that_vouches_gets_no_checksum_verified_but_those_of_ipv4() -> None:
     frames = [bytearray(udp_frame(DATA[i : i + 80])) for i in range(6)]
     frames[2][70] ^= 1
@@ -208,7 +258,7 @@ STEP = st.tuples(
     st.integers(0, 1),  # flow
     st.sampled_from([0, 1, 20, 21, 100, 600]),  # bytes
     st.integers(1, 9),  # times
-    st.sampled_from(["", "", "", "flip", "plain", "pad", "cut", "tcp"]),
+    st.sampled_from(["", "", "", "flip", "plain", "pad", "cut", "tcp", "partial", "partial", "tag"]),
 )
 
 
@@ -236,6 +286,10 @@ def test_any_burst_says_what_the_plain_walk_says(
                 del frame[data.draw(st.integers(1, len(frame))) :]
             elif what == "tcp":
                 frame = bytearray(tcp_frame(at, DATA[:size]))
+            elif what == "partial":
+                frame = bytearray(left_out(bytes(frame)))
+            elif what == "tag":
+                frame[12:12] = TAG
             frames.append(bytes(frame))
     view, places = slot_of(frames, gaps=gaps)
     items, _ = gro.coalesce(view, places)

@@ -396,6 +396,74 @@ def test_any_header_on_any_frame_is_a_record_in_bounds_or_counted(
                 assert true.csum_start + true.csum_offset + 2 <= item[7]
 
 
+def tagged(made: tuple[Header, bytes], tags: bytes, before: bool = True) -> tuple[Header, bytes]:
+    """The frame with tags; before: its header counts from the start that it has then."""
+    header, frame = made
+    if before and header.flags & NEEDS_CSUM:
+        hdr_len = header.hdr_len + len(tags) if header.hdr_len else 0
+        header = header._replace(csum_start=header.csum_start + len(tags), hdr_len=hdr_len)
+    return header, frame[:12] + tags + frame[12:]
+
+
+TAG = bytes.fromhex("8100a000")
+
+
+@pytest.mark.parametrize("tags", [TAG, b"\x88\xa8\0\0" + TAG], ids=["one", "two"])
+def test_priority_tags_are_removed_and_the_header_counts_from_the_new_start(tags: bytes) -> None:
+    made = [
+        super_segment(1, PAYLOAD, 1448),
+        super_datagram(PAYLOAD[:5000], 1000),
+        super_datagram(b"x" * 100, 0),
+        super_segment(1 + len(PAYLOAD), b"y" * 500, 1448, options=timestamps()),
+        (PLAIN, tcp_frame(9, b"z")),
+        super_segment_v6(7, PAYLOAD, 1428),
+    ]
+    view, places = slot_with_headers([tagged(one, tags) for one in made])
+    vnet.untag(view, places)
+    assert [bytes(view[off : off + length]) for off, length in places] == [frame for _, frame in made]
+    assert [Header(*LONG.unpack_from(view, off - 12)) for off, _ in places] == [header for header, _ in made]
+    items, drops = vnet.receive(view, places, 7, 3, offload.FEATURES, lambda frame: None)
+    assert not drops
+    assert [item[0] for item in items] == [
+        d.TCP_RANGE,
+        d.UDP_RANGE,
+        d.UDP_RANGE,
+        d.TCP_RANGE,
+        d.TCP_RANGE,
+        d.FRAME,
+    ]
+
+
+def test_a_header_that_counts_from_before_the_tag_is_a_lie() -> None:
+    lies = [
+        (Header(NEEDS_CSUM, csum_start=start, csum_offset=16), super_segment(1, b"x" * 99, 1448)[1])
+        for start in (0, 2, 17)
+    ]
+    view, places = slot_with_headers([tagged(lie, TAG, before=False) for lie in lies])
+    vnet.untag(view, places)
+    items, drops = vnet.receive(view, places, 7, 3, offload.FEATURES, lambda frame: None)
+    assert (items, drops) == ([], {vnet.DROP_BAD: 3})
+
+
+def test_other_vlans_and_truncated_tags_stay_in_frames_behind_headers() -> None:
+    frames = [tagged((PLAIN, tcp_frame(9, b"z")), bytes.fromhex("81000005"))[1]]
+    frames += [(GATEWAY_MAC + GUEST_MAC + TAG + b"\x08")[:length] for length in (12, 13, 14, 16, 17)]
+    view, places = slot_with_headers([(PLAIN, frame) for frame in frames])
+    vnet.untag(view, places)
+    assert [bytes(view[off : off + length]) for off, length in places] == frames
+
+
+def test_tags_without_end_cost_their_frame_and_no_header() -> None:
+    frame = GATEWAY_MAC + GUEST_MAC + TAG * 5 + b"\x08\0" + bytes(60)
+    view, places = slot_with_headers([(PLAIN, frame)])
+    vnet.untag(view, places)
+    ((off, length),) = places
+    assert bytes(view[off - 12 : off]) == bytes(12)
+    assert bytes(view[off : off + length]) == frame[:12] + frame[20:]
+    ((kind, *_),), _ = vnet.receive(view, places, 7, 3, offload.FEATURES, lambda frame: None)
+    assert kind == d.FRAME
+
+
 def test_the_numbers_are_those_of_the_descriptor() -> None:
     assert vnet.FRAME_VNET == d.FRAME_VNET
     assert vnet.RUN_VNET == d.RUN_VNET

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.links.packet import ALIGN, MAX_PACKETS
+from pipeline.links.packet import ALIGN, LONGEST_PACKET, MAX_PACKETS
 from tests.support.packet_guests import SLOTS, BessGuest, VfkitGuest, read
 
 
@@ -49,10 +49,37 @@ def test_a_long_queue_comes_in_several_bursts() -> None:
     assert found == frames
 
 
-def test_jumbo_packets_are_taken_while_there_is_room_and_dropped_where_cut(tmp_path: Path) -> None:
+def test_packets_of_64_kib_are_taken_whatever_the_mtu_and_however_little_of_the_slot_is_left(
+    tmp_path: Path,
+) -> None:
     guest = VfkitGuest(tmp_path)
-    guest.send(b"a" * 60000, b"b" * 20000, b"c" * 100)
-    assert read(guest.link) == [b"a" * 60000, b"c" * 100]
+    sizes = (60000, 20000, 100, 65549, 1514, 65549, 8)
+    frames = [bytes([number]) * size for number, size in enumerate(sizes)]
+    found: list[bytes] = []
+    for begin in range(0, len(frames), 2):
+        guest.send(*frames[begin : begin + 2])
+        while (burst := read(guest.link)) is not None:
+            found += burst
+    assert found == frames
+    assert guest.link.drops == {}
+    assert guest.pool.refs_out == 1
+
+
+def test_a_packet_that_found_no_slot_waits_for_one(tmp_path: Path) -> None:
+    guest = VfkitGuest(tmp_path, slot_count=1)
+    guest.send(b"a" * 60000, b"b" * 20000, b"c")
+    assert read(guest.link) == [b"a" * 60000]
+    assert read(guest.link) is None
+    assert guest.link.starved
+    guest.link.rest()
+    assert read(guest.link) == [b"b" * 20000, b"c"]
+
+
+@pytest.mark.parametrize("before", [0, 20000], ids=["whole slot", "rest of it"])
+def test_a_packet_that_no_ip_packet_fills_is_dropped(tmp_path: Path, before: int) -> None:
+    guest = VfkitGuest(tmp_path)
+    guest.send(b"a" * before, b"b" * (LONGEST_PACKET + 1), b"c")
+    assert read(guest.link) == [b"a" * before, b"c"]
     assert guest.link.drops == {"link_frame_dropped_oversized": 1}
 
 

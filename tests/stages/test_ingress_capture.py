@@ -11,11 +11,20 @@ import pytest
 from pipeline.engines.gso import Segmenter
 from pipeline.links import pcap
 from pipeline.stages.ingress_capture import Capture
-from pipeline.wire import offload
+from pipeline.wire import offload, tcp
 from pipeline.wire.framing import LE16, QEMU
 from pipeline.wire.virtio_net import GSO_TCPV4, LONG_LEN, NEEDS_CSUM, Header
-from tests.support.frames import GUEST, REMOTE, TO_GUEST, tcp_frame
-from tests.support.offload import slot_with_headers, super_segment
+from tests.support.frames import (
+    FROM_GUEST,
+    GUEST,
+    REMOTE,
+    TO_GUEST,
+    slot_of,
+    tcp_frame,
+    timestamps,
+    udp_frame,
+)
+from tests.support.offload import ipv4_header, left_out, slot_with_headers, super_segment
 
 PAYLOAD = bytes(range(250)) * 20
 
@@ -29,7 +38,7 @@ class Written:
         worker: Any = SimpleNamespace(
             log=SimpleNamespace(error=lambda event, **about: self.errors.append(about["error"]))
         )
-        self.capture = Capture(worker, pcap.open_file(str(path)))
+        self.capture = Capture(worker, pcap.open_file(str(path)), 1500)
 
     def frames(self) -> list[bytes]:
         data, found, at = self.path.read_bytes(), [], 24
@@ -56,6 +65,27 @@ def test_frames_without_headers_are_written_as_they_are(written: Written) -> Non
     view = memoryview(b"--one---two")
     written.capture.received(view, [(2, 3), (8, 3)], 0, 0)
     assert written.frames() == [b"one", b"two"]
+
+
+def test_frames_whose_header_was_stripped_are_written_cut_and_with_checksums(written: Written) -> None:
+    whole = tcp_frame(1, PAYLOAD, options=timestamps())
+    short = tcp_frame(1, b"short")[34:]
+    options = ipv4_header(len(short), 9, 6, GUEST, REMOTE, b"\1\1\1\0")
+    frames = [whole, left_out(FROM_GUEST + options + short), left_out(udp_frame(PAYLOAD))]
+    # GRO has been there, and completes what is plain.
+    view, places = slot_of(frames[:1])
+    written.capture.received(view, places, 0, 0)
+    view, places = slot_of(frames[1:])
+    written.capture.received(view, places, 0, 0)
+    found = written.frames()
+    assert b"".join(frame[66:] for frame in found[:4]) == PAYLOAD
+    assert max(map(len, found)) == 1514
+    for frame in found[:4]:
+        tcp.verify(frame, 34, len(frame), GUEST, REMOTE)
+    tcp.verify(found[4], 38, len(found[4]), GUEST, REMOTE)
+    assert found[4][38:] == short
+    assert [len(frame) for frame in found[5:]] == [1514, 1514, 1514, 14 + 20 + 5008 - 3 * 1480]
+    assert found[5][40:42] == udp_frame(PAYLOAD)[40:42]
 
 
 def test_a_super_segment_is_written_in_frames(written: Written) -> None:

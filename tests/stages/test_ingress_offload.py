@@ -8,6 +8,7 @@ import pytest
 from pipeline.counters import INDEX
 from pipeline.engines import gro
 from pipeline.engines.gso import Segmenter
+from pipeline.shm import descriptor as d
 from pipeline.shm.arena import SLOT_BYTES, Pool
 from pipeline.stages.ingress_offload import Card
 from pipeline.wire import ethernet, offload
@@ -35,7 +36,7 @@ def card_with(header: Header, frame: bytes) -> tuple[Card, int, int]:
     worker: Any = Worker()
     view, ((off, length),) = slot_with_headers([(header, frame)])
     worker.ports.arena.slots[0] = view
-    return Card(worker), off, length
+    return Card(worker, 1500), off, length
 
 
 def switched(header: Header, frame: bytes, to_offload: bool) -> list[bytes]:
@@ -116,3 +117,31 @@ def test_a_range_takes_one_reference() -> None:
     items, _ = card.receive(1, link, slot, [(off, length)])
     assert len(items) == 1
     assert pool.refs(slot) == 2
+
+
+def test_a_priority_tag_is_removed_behind_the_header() -> None:
+    header, frame = super_segment(1, PAYLOAD, 1448)
+    later = header._replace(csum_start=header.csum_start + 4, hdr_len=header.hdr_len + 4)
+    card, off, length = card_with(later, frame[:12] + bytes.fromhex("8100a000") + frame[12:])
+    pool = card.worker.pool
+    slot = pool.alloc()
+    link: Any = SimpleNamespace(features=offload.FEATURES)
+    places = [(off, length)]
+    ((kind, *_),), drops = card.receive(1, link, slot, places)
+    assert (kind, drops) == (d.TCP_RANGE, {})
+    assert places == [(off + 4, length - 4)]
+    view = card.slots[slot]
+    assert bytes(view[off + 4 : off + length]) == frame
+    assert bytes(view[off + 4 - LONG_LEN : off + 4]) == build(header, LONG_LEN)
+    pool.unref(slot)
+    pool.unref(slot)
+
+
+def test_a_frame_longer_than_the_mtu_without_header_is_cut_for_another_guest() -> None:
+    card, _, _ = card_with(*super_segment(1, b"x", 1448))
+    buffers = card.cut(memoryview(tcp_frame(1, PAYLOAD)), Segmenter(None))
+    assert [len(buffer) for buffer in buffers] == [
+        54 + min(1460, len(PAYLOAD) - begin) for begin in range(0, len(PAYLOAD), 1460)
+    ]
+    longest = tcp_frame(1, PAYLOAD[:1460])
+    assert len(longest) == card.longest

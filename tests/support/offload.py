@@ -131,3 +131,19 @@ def slot_with_headers(
         places.append((begin + LONG_LEN, len(frame)))
         begin += len(data)
     return view, places
+
+
+def left_out(frame: bytes) -> bytes:
+    """The TCP or UDP frame over IPv4 or IPv6 with what a kernel leaves for its card in the checksum field."""
+    made = bytearray(frame)
+    start = 14 + (frame[14] & 15) * 4 if frame[14] >> 4 == 4 else 54
+    if frame[14] >> 4 == 4:
+        proto, addresses = frame[23], frame[26:34]
+        end = 14 + int.from_bytes(frame[16:18], "big")
+    else:
+        proto, addresses = frame[20], frame[22:54]
+        end = 54 + int.from_bytes(frame[18:20], "big")
+    pseudo = folded(addresses + (end - start).to_bytes(4, "big") + bytes((0, proto)))
+    at = start + (16 if proto == ipv4.PROTO_TCP else 6)
+    made[at : at + 2] = pseudo.to_bytes(2, "big")
+    return bytes(made)

@@ -56,3 +56,22 @@ def test_row_sums_are_the_sums_of_the_pieces(
 def test_rows_that_leave_the_buffer_are_refused() -> None:
     with pytest.raises((ValueError, TypeError)):
         checksum_np.row_sums(memoryview(bytes(100)), 0, 60, 2, 60)
+
+
+@given(st.binary(min_size=20, max_size=1200), st.integers(0, 3), st.integers(0, 9), st.integers(1, 0x5FFFA))
+def test_a_checksum_is_completed_where_the_pseudo_header_stands_and_nowhere_else(
+    data: bytes, off: int, field: int, pseudo: int
+) -> None:
+    at = off + 2 * field
+    held = checksum.fold(pseudo).to_bytes(2, "big")
+    view = bytearray(b"z" * off + data)
+    view[at : at + 2] = held
+    for change in (1, 0x80):
+        wrong = bytearray(view)
+        wrong[at] ^= change
+        before = bytes(wrong)
+        assert not checksum_np.complete_partial(wrong, off, len(data), pseudo, at)
+        assert wrong == before
+    assert checksum_np.complete_partial(view, off, len(data), pseudo, at)
+    assert checksum.verify(bytes(view[off:]), pseudo)
+    assert bytes(view[:off]) == b"z" * off

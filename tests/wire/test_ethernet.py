@@ -54,3 +54,44 @@ def test_group_addresses_have_the_first_bit_set() -> None:
     assert ethernet.is_group(ethernet.BROADCAST)
     assert ethernet.is_group(bytes.fromhex("01005e000001"))
     assert not ethernet.is_group(bytes.fromhex("5a94efe40cdd"))
+
+
+TAGS = st.lists(
+    st.tuples(st.sampled_from([0x8100, 0x88A8, 0x0800]), st.sampled_from([0, 0xE000, 0x1000, 5, 0xFFF])),
+    max_size=4,
+)
+
+
+@given(TAGS, st.integers(0, 3), st.sampled_from([0, 12]), st.integers(0, 80))
+def test_priority_tags_and_no_other_bytes_are_removed(
+    tags: list[tuple[int, int]], off: int, before: int, size: int
+) -> None:
+    addresses = bytes(range(1, 13))
+    parts = [kind.to_bytes(2, "big") + control.to_bytes(2, "big") for kind, control in tags]
+    frame = (addresses + b"".join(parts) + b"\x08\x06" + b"payload" * 8)[:size]
+    head = b"\xee" * off + b"\xdd" * before
+    view = memoryview(bytearray(head + frame + b"\xcc" * 3))
+    removed = ethernet.remove_priority_tags(view, len(head), len(frame), before)
+    expected = 0
+    for kind, control in tags[:2]:
+        if kind == 0x0800 or control & 0xFFF or len(frame) < 12 + expected + 6:
+            break
+        expected += 4
+    assert removed == expected
+    assert bytes(view[-3:]) == b"\xcc" * 3
+    begin = len(head) + removed
+    assert bytes(view[begin : begin + len(frame) - removed]) == frame[:12] + frame[12 + removed :]
+    assert bytes(view[begin - before : begin]) == b"\xdd" * before
+
+
+@pytest.mark.parametrize(
+    "text, found",
+    [
+        ("0800", (0x0800, 14)), ("8100000586dd", (0x86DD, 18)), ("88a80001810000050800", (0x0800, 22)),
+        ("8100000081000000810000000800", (0, 26)), ("81000000", (0, 16)), ("08", (0, 13)), ("", (0, 12)),
+    ],
+)  # fmt: skip
+def test_the_network_header_is_found_after_two_tags_at_most(text: str, found: tuple[int, int]) -> None:
+    frame = bytes(12) + bytes.fromhex(text)
+    assert ethernet.network_header(frame, 0, len(frame)) == found
+    assert ethernet.network_header(b"xyz" + frame + b"\x08\0", 3, 3 + len(frame)) == (found[0], found[1] + 3)

@@ -6,7 +6,9 @@ from hypothesis import strategies as st
 
 from pipeline.wire import tcp, tcp_options
 from pipeline.wire.errors import WireError
+from tests.support.frames import GUEST, REMOTE, tcp_frame
 from tests.support.fuzz import addrs, mutations, parsed, u8, u16, u32, windows
+from tests.support.offload import left_out
 
 OPTIONS = st.sampled_from([b"", tcp_options.build(True, 1, 2), tcp_options.build_syn(1460, 7, True, True, 5)])
 VALID = tcp.build(4000, 80, 1, 2, tcp.ACK, 100, tcp_options.build(True, 3, 4)) + b"data"
@@ -65,3 +67,13 @@ def test_a_data_offset_before_the_header_or_behind_the_end_has_its_reason(offset
 def test_a_header_cut_short_is_truncated() -> None:
     with pytest.raises(WireError, match="tcp_segment_dropped_truncated"):
         tcp.parse(VALID, 0, 19)
+
+
+def test_a_checksum_that_was_left_to_the_card_is_right() -> None:
+    frame = tcp_frame(5, b"x" * 99)
+    segment = left_out(frame)[34:]
+    tcp.verify(b"--" + segment, 2, 2 + len(segment), GUEST, REMOTE)
+    with pytest.raises(WireError, match="tcp_segment_dropped_bad_checksum"):
+        tcp.verify(segment, 0, len(segment), GUEST, REMOTE + 1)
+    with pytest.raises(WireError, match="tcp_segment_dropped_bad_checksum"):
+        tcp.verify(segment, 0, len(segment) - 1, GUEST, REMOTE)

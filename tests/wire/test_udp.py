@@ -6,7 +6,9 @@ from hypothesis import strategies as st
 
 from pipeline.wire import checksum, ipv4, udp
 from pipeline.wire.errors import WireError
+from tests.support.frames import GUEST, REMOTE, udp_frame
 from tests.support.fuzz import addrs, mutations, parsed, u16, windows
+from tests.support.offload import left_out
 
 
 @given(u16, u16, st.integers(8, 60), u16, st.binary(max_size=5))
@@ -72,3 +74,10 @@ def test_impossible_lengths_have_their_reason(length: int, reason: str) -> None:
 def test_a_header_cut_short_is_truncated() -> None:
     with pytest.raises(WireError, match="udp_datagram_dropped_truncated"):
         udp.parse(bytes(7), 0, 7)
+
+
+def test_a_checksum_that_was_left_to_the_card_is_right() -> None:
+    datagram = left_out(udp_frame(b"x" * 99))[34:]
+    udp.verify(b"--" + datagram, 2, udp.parse(datagram, 0, len(datagram)), GUEST, REMOTE)
+    with pytest.raises(WireError, match="udp_datagram_dropped_bad_checksum"):
+        udp.verify(datagram, 0, udp.parse(datagram, 0, len(datagram)), GUEST, REMOTE + 1)
