@@ -12,7 +12,7 @@ import faulthandler
 import os
 import signal
 import socket
-import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import suppress
 from typing import Final, NamedTuple
@@ -258,7 +258,7 @@ class Supervisor:
     def _on_signal(self, number: signal.Signals) -> None:
         self.log.info("signal caught", signal=number.name)
         if number == signal.SIGQUIT:
-            faulthandler.dump_traceback(sys.stderr)
+            logs.raw(_traceback())
             for worker in self.running:
                 if worker.process.is_alive():
                     os.kill(worker.process.pid, number)
@@ -341,3 +341,11 @@ class Supervisor:
             with suppress(FileNotFoundError):
                 os.unlink(path)
         self.paths.clear()
+
+
+def _traceback() -> str:
+    """Where this process is, all threads. By a file: standard error may be a pipe that takes nothing."""
+    with tempfile.TemporaryFile() as file:
+        faulthandler.dump_traceback(file)
+        file.seek(0)
+        return file.read().decode("utf-8", "replace")

@@ -68,7 +68,10 @@ class ControlPlane:
 
     def _counters(self) -> dict[str, dict[str, int]]:
         counts = {name: block.snapshot() for name, block in self._blocks.items()}
-        return counts | {"supervisor": dict(self._counts)}
+        own = dict(self._counts)
+        if lost := logs.lost():
+            own["log_lines_dropped"] = lost
+        return counts | {"supervisor": own}
 
     def _count(self, name: str) -> None:
         self._counts[name] = self._counts.get(name, 0) + 1
