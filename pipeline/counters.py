@@ -29,6 +29,11 @@ TABLE: Final[tuple[Counter, ...]] = (
     Counter("worker_messages_lost", "messages", "control messages whose descriptors were one too many"),
     Counter("log_lines_dropped", "lines", "log lines lost because the log took no more, or could not be written"),
     # --- links and ingress --------------------------------------------------------
+    Counter(
+        "capture_frame_dropped_queue_full",
+        "frames",
+        "frames that the capture lacks, because its file or its reader is too slow",
+    ),
     Counter("link_accept_failed", "events", "sockets for guests on which nobody can be accepted any more"),
     Counter("link_guests", "links", "guest links attached now", "gauge"),
     Counter(
