@@ -30,7 +30,7 @@ TABLE: Final[tuple[Counter, ...]] = (
     Counter("log_lines_dropped", "lines", "log lines lost because the log took no more, or could not be written"),
     # --- links and ingress --------------------------------------------------------
     Counter(
-        "capture_frame_dropped_queue_full",
+        "capture_frames_dropped",
         "frames",
         "frames that the capture lacks, because its file or its reader is too slow",
     ),
@@ -291,6 +291,11 @@ TABLE: Final[tuple[Counter, ...]] = (
     # --- supervisor: HTTP API ---------------------------------------------------------
     Counter("api_request_refused_guest", "requests", "requests of guests that the setting guest-api forbids"),
     Counter("api_request_refused_token", "requests", "requests without the token of -api-token-file"),
+    Counter(
+        "notifications_dropped",
+        "events",
+        "notifications that their listener did not take: it is not there, or too slow",
+    ),
     # --- listen: port forwards --------------------------------------------------------
     Counter("listen_accept_failed", "events", "accept calls of forwarded ports that failed"),
     Counter("listen_accept_paused", "events", "pauses of accepting: egress was busy, or accept failed"),

@@ -52,9 +52,9 @@ class ControlPlane:
         request = self._channels.request
         self._sockets = SocketForwards(request, self._log)
         self._forwarder = Forwarder(request, self._sockets)
-        self._notifier = Notifier(config.notification, self._log)
         self._not_handed_over = Repeated(self._log, "a guest's DNS connection cannot be handed over")
         self._counts: dict[str, int] = {}
+        self._notifier = Notifier(config.notification, self._log, self._count)
         token = read_token(config.api_token_file)
         access = Access(self._log, token=token, guests=config.guest_api, count=self._count)
         description = openapi.document(version, token=bool(token))

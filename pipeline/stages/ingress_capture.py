@@ -22,7 +22,7 @@ from pipeline.wire.framing import Framing
 from pipeline.wire.offload import VNET_LEN
 
 
-_DROPPED: Final = INDEX["capture_frame_dropped_queue_full"]
+_DROPPED: Final = INDEX["capture_frames_dropped"]
 
 
 class Capture:

@@ -140,7 +140,7 @@ def test_frames_that_the_capture_lacks_are_counted_and_said_once(
     burst = memoryview(bytes(30_000))
     for _ in range(20):
         written.capture.received(burst, [(0, 10_000), (10_000, 20_000)], 0, 0)
-    lost = written.counts[INDEX["capture_frame_dropped_queue_full"]]
+    lost = written.counts[INDEX["capture_frames_dropped"]]
     assert 0 < lost < 40
     assert lost % 2 == 0, "frames of a burst are lost together"
     assert len(written.warnings) == 1
