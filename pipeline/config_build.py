@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 
 from pydantic import BaseModel
 
-from pipeline import flags, limits
+from pipeline import flags, limits, socket_file
 from pipeline.config import (
     LINK_SCHEMES,
     LINKS,
@@ -290,7 +290,10 @@ def _endpoint(url: str, what: str, schemes: tuple[str, ...]) -> None:
 
 
 def _must_not_exist(url: str, scheme: str) -> None:
-    if url.startswith(f"{scheme}://") and os.path.lexists(path := unix_path(url)):
+    # What a program left that was killed is replaced when it is bound.
+    if not url.startswith(f"{scheme}://") or not os.path.lexists(path := unix_path(url)):
+        return
+    if not socket_file.is_abandoned(path):
         raise ConfigError(f"{flags.quote(path)} already exists")
 
 

@@ -12,12 +12,12 @@ import faulthandler
 import os
 import signal
 import socket
+import stat
 import tempfile
 from collections.abc import Iterator
-from contextlib import suppress
 from typing import Final, NamedTuple
 
-from pipeline import descriptor_limit, logs, placement, signals, workers
+from pipeline import descriptor_limit, logs, placement, signals, socket_file, workers
 from pipeline.config import Config
 from pipeline.control.channel import Message, RequestError
 from pipeline.control.forwarder import ForwardError
@@ -32,6 +32,7 @@ STOP_TIMEOUT: Final = 1.0
 """Seconds that the workers have to end when they are told to; then they are killed."""
 LAST_WORDS: Final = 0.2
 """Seconds after the last guest left in which the notifications about it are gathered."""
+PID_FILE_MODE: Final = 0o666
 EXIT_OK: Final = 0
 EXIT_FAILED: Final = 1
 EXIT_QUIT: Final = 2
@@ -83,7 +84,8 @@ class Supervisor:
         self.log = logs.logger("supervisor")
         self.signals = signals.Signals()
         self.running: list[workers.Running] = []
-        self.paths: list[str] = []
+        self.paths: list[tuple[str, socket_file.Identity | None]] = []
+        """Files to remove at the end, unless others have taken their place."""
         self.listeners: list[socket.socket] = []
         self.inherited = inherited.Inherited(os.environ, os.getpid())
         self.stdio: tuple[int, int] | None = None
@@ -133,12 +135,17 @@ class Supervisor:
         if not path:
             return
         try:
-            with open(path, "w", encoding="ascii") as file:
+            # Non-blocking: a FIFO that nobody reads is an error and no wait.
+            fd = os.open(
+                path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NONBLOCK | os.O_CLOEXEC, PID_FILE_MODE
+            )
+            with open(fd, "w", encoding="ascii") as file:
                 # No newline: podman reads the number without trimming.
                 file.write(str(os.getpid()))
         except OSError as error:
             raise StartError(f"cannot write pid file {path}: {error.strerror}") from error
-        self.paths.append(path)
+        if stat.S_ISREG(os.stat(path).st_mode):
+            self._keep(path)
 
     # --- life -----------------------------------------------------------------------------
 
@@ -234,7 +241,11 @@ class Supervisor:
     def _keep_path(self, url: str) -> None:
         path = addresses.socket_path(url)
         if path:
-            self.paths.append(path)
+            self._keep(path)
+
+    def _keep(self, path: str) -> None:
+        """Remove this file at the end."""
+        self.paths.append((path, socket_file.identity(path)))
 
     def _stop(self, reason: str, status: int) -> None:
         """Begin to end; who calls first says why."""
@@ -337,9 +348,8 @@ class Supervisor:
         self.stdio = None
 
     def _remove_paths(self) -> None:
-        for path in self.paths:
-            with suppress(FileNotFoundError):
-                os.unlink(path)
+        for path, which in self.paths:
+            socket_file.remove(path, which)
         self.paths.clear()
 
 

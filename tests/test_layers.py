@@ -92,7 +92,7 @@ TABLE: dict[str, Row] = {
         )
     ),
     "pipeline.stages": Row(
-        (*LOW, *LEAVES, EVENTS, "pipeline.config", "pipeline.topology", "pipeline.stages")
+        (*LOW, *LEAVES, EVENTS, SOCKET_FILE, "pipeline.config", "pipeline.topology", "pipeline.stages")
     ),
     # Of the stages it knows how a message looks on a control socket, and no more.
     "pipeline.control": Row(
