@@ -26,6 +26,8 @@ from pipeline.control.plane import ControlPlane
 from pipeline.control.socket_forward import SocketError
 from pipeline.control.ssh import SshError
 from pipeline.links import addresses, inherited, pcap, protocols, stdio
+from pipeline.shm.arena import SLOT_BYTES
+from pipeline.shm.segment import SegmentError
 from pipeline.topology import Fabric, Layout, TopologyError
 
 STOP_TIMEOUT: Final = 1.0
@@ -118,7 +120,13 @@ class Supervisor:
             except OSError as error:
                 raise StartError(f"cannot write capture {config.capture_file}: {error.strerror}") from error
         groups = placement.plan(config.placement, layout, os.cpu_count() or 1)
-        self.fabric = Fabric.create(layout, [group.members for group in groups])
+        try:
+            self.fabric = Fabric.create(layout, [group.members for group in groups])
+        except SegmentError as error:
+            raise StartError(
+                f"{error} (use fewer -slots than {layout.slots}, of {SLOT_BYTES // 1024} KiB each, or make it "
+                "larger: mount -o remount,size=..., --shm-size of a container)"
+            ) from error
         private = [*self.signals.fds, *self.inherited.sockets, *(self.stdio or ())]
         private += [self.capture] if self.capture >= 0 else []
         self.running = workers.start(self.fabric, groups, config, private)
