@@ -19,6 +19,7 @@ from typing import Final, NamedTuple
 
 from pipeline import descriptor_limit, logs, placement, signals, socket_file, workers
 from pipeline.config import Config
+from pipeline.control.access import TokenError, read_token
 from pipeline.control.channel import Message, RequestError
 from pipeline.control.forwarder import ForwardError
 from pipeline.control.notify import HYPERVISOR_ERROR, READY
@@ -92,6 +93,7 @@ class Supervisor:
         self.inherited = inherited.Inherited(os.environ, os.getpid())
         self.stdio: tuple[int, int] | None = None
         self.capture = -1
+        self.token = ""
         self.fabric: Fabric | None = None
         self.plane: ControlPlane | None = None
         self.status = EXIT_OK
@@ -105,6 +107,10 @@ class Supervisor:
         """Take what was inherited and fork the workers. Raises StartError, AddressError, OSError."""
         config = self.config
         descriptor_limit.raise_soft()
+        try:
+            self.token = read_token(config.api_token_file)
+        except TokenError as error:
+            raise StartError(str(error)) from error
         self._write_pid_file()
         layout = Layout(config.slots, config.tcp_workers, config.egress_workers)
         for url in (*config.listen, config.services, *(url for _, url in self._entrances())):
@@ -165,7 +171,9 @@ class Supervisor:
         for worker in self.running:
             loop.add_reader(worker.process.sentinel, self._on_end, worker)
         controls = {name: sock for worker in self.running for name, sock in worker.controls.items()}
-        self.plane = plane = ControlPlane(self.config, self.fabric, controls, self._on_guest, self.version)
+        self.plane = plane = ControlPlane(
+            self.config, self.fabric, controls, self._on_guest, self.version, self.token
+        )
         try:
             if not self._is_stopping() and await self._open_unless_stopped(plane):
                 self.log.info("waiting for clients...", workers=len(self.running))

@@ -38,6 +38,8 @@ OUTLET = "pipeline.outlet"
 """Writing without waiting, for the log and for captures."""
 SOCKET_FILE = "pipeline.socket_file"
 """Which files of sockets may be replaced: one rule for all that bind."""
+SMALL_FILE = "pipeline.small_file"
+"""Reading what is read at the start."""
 PATHS = "pipeline.links.addresses"
 """Which file a socket's URL means is said by who binds it."""
 LEAVES = ("pipeline.counters", "pipeline.limits", "pipeline.logs")
@@ -78,7 +80,7 @@ TABLE: dict[str, Row] = {
         ("pipeline.wire", "pipeline.engines"), None, (*OUTSIDE, "dns.resolver", "dns.asyncresolver")
     ),
     "pipeline.shm": Row(("pipeline.shm",)),
-    "pipeline.host": Row(("pipeline.host", EVENTS, SOCKET_FILE)),
+    "pipeline.host": Row(("pipeline.host", EVENTS, SOCKET_FILE, SMALL_FILE)),
     "pipeline.links": Row(
         (
             "pipeline.links",
@@ -103,12 +105,14 @@ TABLE: dict[str, Row] = {
             "pipeline.topology",
             PATHS,
             SOCKET_FILE,
+            SMALL_FILE,
             *LEAVES,
             *SETTINGS,
         )
     ),
     OUTLET: Row(()),
     SOCKET_FILE: Row(()),
+    SMALL_FILE: Row(()),
     "pipeline.counters": Row((), ("typing",)),
     EVENTS: Row((), ("typing",)),
     "pipeline.limits": Row((), ("typing",)),
@@ -118,7 +122,7 @@ TABLE: dict[str, Row] = {
     "pipeline.flags": Row((), PURE),
     "pipeline.options": Row((*LEAVES, "pipeline.config", "pipeline.flags")),
     "pipeline.config": Row(("pipeline.limits",), None, ("os", "socket")),
-    "pipeline.config_build": Row((*LEAVES, *SETTINGS, PATHS, SOCKET_FILE)),
+    "pipeline.config_build": Row((*LEAVES, *SETTINGS, PATHS, SOCKET_FILE, SMALL_FILE)),
     "pipeline.config_access": Row((*LEAVES, *SETTINGS)),
     # Patterns are checked by who will use them.
     "pipeline.config_file": Row((*LEAVES, *SETTINGS, "pipeline.engines.regexp")),

@@ -13,6 +13,7 @@ from typing import Final
 
 import structlog
 
+from pipeline import small_file
 from pipeline.config import GuestApi
 from pipeline.control.gotext import GoError, split_host_port
 
@@ -30,6 +31,10 @@ class AccessError(Exception):
     def __init__(self, status: int, text: str) -> None:
         super().__init__(text)
         self.status = status
+
+
+class TokenError(Exception):
+    """The token's file cannot be used; the text names it and says why."""
 
 
 class Access:
@@ -110,8 +115,13 @@ class Access:
 
 
 def read_token(path: str) -> str:
-    """The token in a file, "" when there is no path. OSError when it cannot be read."""
+    """The token in a file, "" when there is no path. Raises TokenError: no token is never taken for none asked."""
     if not path:
         return ""
-    with open(path, encoding="ascii") as file:
-        return file.read().strip()
+    try:
+        token = small_file.read(path).decode("ascii").strip()
+    except (OSError, ValueError, small_file.FileError) as error:
+        raise TokenError(f"token file {path} cannot be read: {error}") from error
+    if not token:
+        raise TokenError(f"token file {path} is empty (allowed: one word)")
+    return token
