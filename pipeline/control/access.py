@@ -16,6 +16,7 @@ import structlog
 from pipeline import small_file
 from pipeline.config import GuestApi
 from pipeline.control.gotext import GoError, split_host_port
+from pipeline.control.lookup import port_number
 
 LOG_SPACING: Final = 1.0
 """Seconds between two log lines about refused requests: who is refused must not fill the log."""
@@ -82,7 +83,8 @@ class Access:
             return
         try:
             host, port_text = split_host_port(local)
-            port = int(port_text) if port_text.isascii() and port_text.isdigit() else -1
+            number = port_number(protocol, port_text)
+            port = -1 if number is None else number
             # The address of a wildcard socket: only who may use every address may use it.
             address = ipaddress.ip_address(host or "0.0.0.0")
         except (GoError, ValueError):
