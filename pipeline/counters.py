@@ -27,7 +27,9 @@ TABLE: Final[tuple[Counter, ...]] = (
         "worker_slot_refs_out", "references", "references to slots of the pool that are not home", "gauge"
     ),
     Counter("worker_messages_lost", "messages", "control messages whose descriptors were one too many"),
-    Counter("log_lines_dropped", "lines", "log lines lost because the log took no more, or could not be written"),
+    Counter(
+        "log_lines_dropped", "lines", "log lines lost because the log took no more, or could not be written"
+    ),
     # --- links and ingress --------------------------------------------------------
     Counter(
         "capture_frames_dropped",

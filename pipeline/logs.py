@@ -7,8 +7,9 @@ library logging (asyncio, aiohttp) takes the same way from level warning on. Not
 rotates or reopens the file.
 
 No call here waits for the log. Each process has a thread that writes (pipeline.outlet) and a bounded queue
-before it. A line that finds no room, or that cannot be written, is lost and counted. The count is a line of its
-own, ``log lines dropped``, as soon as the log takes lines again. ``flush`` waits at the end, for a bounded time.
+before it. A line that finds no room, or that cannot be written, is lost and counted. The count is a line of
+its own, ``log lines dropped``, as soon as the log takes lines again. ``flush`` waits at the end, at most for
+LAST_WAIT.
 """
 
 import atexit
@@ -37,7 +38,13 @@ _FIRST: Final = ("time", "level", "event", "worker", "pid")
 
 def _dropped_line(count: int) -> bytes:
     now = datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
-    line = {"time": now, "level": "warning", "event": "log lines dropped", "worker": _source, "pid": os.getpid()}
+    line = {
+        "time": now,
+        "level": "warning",
+        "event": "log lines dropped",
+        "worker": _source,
+        "pid": os.getpid(),
+    }
     return json.dumps({**line, "count": count}).encode() + b"\n"
 
 
@@ -81,7 +88,7 @@ def try_file(path: str) -> None:
 
 
 def _open(path: str, flag: int) -> int:
-    """The log file. A FIFO is opened for reading too: so it needs no reader yet, and may change its reader."""
+    """The log file. A FIFO is opened for reading too: it needs no reader yet, and may change its reader."""
     try:
         is_fifo = stat.S_ISFIFO(os.stat(path).st_mode)
     except FileNotFoundError:

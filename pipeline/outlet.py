@@ -202,7 +202,7 @@ class Outlet:
 
 @contextmanager
 def _signals_blocked() -> Iterator[None]:
-    """A thread inherits the mask of its maker: signals are for the main thread, whose sleep they have to end."""
+    """A thread inherits the mask of its maker. Signals are for the main thread, whose sleep they must end."""
     if not hasattr(signal, "pthread_sigmask"):
         yield  # Windows, where only configurations are looked at
         return

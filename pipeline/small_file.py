@@ -27,8 +27,8 @@ class FileError(Exception):
 def read(path: str, *, pipes: bool = False) -> bytes:
     """All bytes of a file. Raises OSError, FileError.
 
-    pipes: the end of a pipe is read as well, as the shell's ``<(command)`` names one, and so is a terminal. That
-    waits for who writes.
+    pipes: the end of a pipe is read as well, as the shell's ``<(command)`` names one, and so is a terminal.
+    That waits for the writer.
     """
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | (0 if pipes else getattr(os, "O_NONBLOCK", 0)))
     with open(fd, "rb", buffering=0) as file:

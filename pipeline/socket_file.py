@@ -1,10 +1,10 @@
 """Binding a unix socket where the file of an earlier one may lie.
 
-A program that was killed leaves its socket files. Such a file serves nobody, and is replaced. A file on which a
-socket is bound is not, nor is anything that is not a socket: then ``bind`` fails with EADDRINUSE.
+A program that was killed leaves its socket files. Such a file serves nobody, and is replaced. A file on which
+a socket is bound is not, nor is anything that is not a socket: then ``bind`` fails with EADDRINUSE.
 
-Whether somebody is bound is asked by connecting a datagram socket to the path, which sends nothing and which a
-listener does not notice. The answer is ECONNREFUSED exactly when no socket of any kind is bound there.
+Whether somebody is bound is asked by connecting a datagram socket to the path. That sends nothing, and a
+listener does not notice it. The answer is ECONNREFUSED exactly when no socket of any kind is bound there.
 Two programs of ours that start at once take turns by a lock on the directory, which leaves no file
 and ends with its holder. Against other programs the file is compared before it is removed.
 """

@@ -130,8 +130,8 @@ class Supervisor:
             self.fabric = Fabric.create(layout, [group.members for group in groups])
         except SegmentError as error:
             raise StartError(
-                f"{error} (use fewer -slots than {layout.slots}, of {SLOT_BYTES // 1024} KiB each, or make it "
-                "larger: mount -o remount,size=..., --shm-size of a container)"
+                f"{error} (use fewer -slots than {layout.slots}, of {SLOT_BYTES // 1024} KiB each, or make "
+                "it larger: mount -o remount,size=..., --shm-size of a container)"
             ) from error
         private = [*self.signals.fds, *self.inherited.sockets, *(self.stdio or ())]
         private += [self.capture] if self.capture >= 0 else []

@@ -117,7 +117,7 @@ class Access:
 
 
 def read_token(path: str) -> str:
-    """The token in a file, "" when there is no path. Raises TokenError: no token is never taken for none asked."""
+    """The token in a file, "" when there is no path. An empty file is a TokenError, not "no token"."""
     if not path:
         return ""
     try:

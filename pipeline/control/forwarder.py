@@ -85,7 +85,10 @@ class Forwarder:
                 self._over_ssh.add(local)
                 return
             numbered = _with_port_number(protocol, local)
-            if any(kind == protocol and self._numbered.get((kind, text), text) == numbered for kind, text in self._forwards):
+            if any(
+                kind == protocol and self._numbered.get((kind, text), text) == numbered
+                for kind, text in self._forwards
+            ):
                 raise ForwardError(f"listen {protocol} {local}: bind: address already in use")
             op: dict[str, Any] = {"op": "expose", "protocol": protocol, "local": numbered, "remote": target}
             if version:
@@ -148,7 +151,7 @@ class Forwarder:
 
 
 def _with_port_number(protocol: str, local: str) -> str:
-    """The local address with a number for its service's name; what is no such name is the worker's to refuse."""
+    """The local address with a number for its service's name. The worker refuses unknown names."""
     host, colon, port = local.rpartition(":")
     if not protocol.startswith(("tcp", "udp")) or port.isdigit():
         return local

@@ -17,7 +17,9 @@ from typing import Any, Final
 from pipeline import small_file
 
 VERSION: Final = 1
-ALLOWED: Final = 'allowed: {"version": 1, "leases": [{"ip": "192.168.127.3", "mac": "5a:94:ef:e4:0c:ee", "expires": 1}]}'
+ALLOWED: Final = (
+    'allowed: {"version": 1, "leases": [{"ip": "192.168.127.3", "mac": "5a:94:ef:e4:0c:ee", "expires": 1}]}'
+)
 
 _MAC: Final = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}")
 
@@ -36,7 +38,9 @@ def load(path: str, wall_now: float) -> list[Row]:
     except FileNotFoundError:
         return []
     except RecursionError:
-        raise LeaseFileError(f"state file {path} cannot be read: it is nested too deeply ({ALLOWED})") from None
+        raise LeaseFileError(
+            f"state file {path} cannot be read: it is nested too deeply ({ALLOWED})"
+        ) from None
     except OSError as error:
         raise LeaseFileError(f"state file {path} cannot be read: {error.strerror}") from error
     except small_file.FileError as error:

@@ -6,8 +6,8 @@
     seconds | microseconds | bytes kept | bytes on the wire | frame              for each frame
 
 All fields are little-endian. Records are gathered by add() and leave as one piece in flush(), so a reader of
-the growing file sees each burst at once. A thread writes (pipeline.outlet): a reader that stops, or a slow disk,
-costs frames in the capture and never slows the network. Knows nothing of frames but their length.
+the growing file sees each burst at once. A thread writes (pipeline.outlet): a reader that stops, or a slow
+disk, costs frames in the capture and never slows the network. Knows nothing of frames but their length.
 """
 
 import os
@@ -36,7 +36,7 @@ _MICROSECONDS: Final = 1_000_000
 def open_file(path: str) -> int:
     """A descriptor with the file's header in it. Raises OSError.
 
-    A file or socket of that name is replaced; a FIFO is written into, if somebody reads it, and so is a device.
+    A file or socket of that name is replaced. A FIFO that somebody reads is written into, and so is a device.
     """
     try:
         mode = os.lstat(path).st_mode

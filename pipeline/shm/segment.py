@@ -5,8 +5,8 @@ apart, so that nothing can stay in /dev/shm however the processes end. Fresh mem
 zero, which every user of the segment takes as its initial state. What lies where is
 decided elsewhere (topology.py); this module knows only bytes.
 
-The memory is reserved when the segment is made. On Linux shared memory is a file system with a size of its own,
-often a small one in a container. A page that it has no room for is SIGBUS for whoever touches it first,
+The memory is reserved when the segment is made. On Linux shared memory is a file system with a size of its
+own, often a small one in a container. A page that it has no room for is SIGBUS for whoever touches it first,
 hours after the start. A reservation of 40 MB takes about 5 ms and counts as shared memory of the system
 from then on; a process counts the pages that it touches, as before.
 """
@@ -22,6 +22,7 @@ if sys.platform != "win32":
     import posix_ipc
 
 MIB: Final = 1 << 20
+
 
 def passing_name() -> str:
     """A name for the moment between creation and unlinking: tells whose it was, and never collides."""

@@ -21,7 +21,6 @@ from pipeline.wire.errors import WireError
 from pipeline.wire.framing import Framing
 from pipeline.wire.offload import VNET_LEN
 
-
 _DROPPED: Final = INDEX["capture_frames_dropped"]
 
 

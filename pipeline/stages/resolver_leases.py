@@ -1,7 +1,7 @@
 """Keeps the leases of the resolver worker in a state file: read at the start, written when they changed.
 
-What was read is told to demux, so that no guest can take the address of one that is not back yet. A write that
-fails (a full disk, a directory that is not there yet) is tried again, at first soon and then once a minute.
+What was read is told to demux, so that no guest can take the address of one that is not back yet. A write
+that fails (a full disk, a directory that is not there yet) is tried again: at first soon, then once a minute.
 """
 
 from time import time

@@ -126,7 +126,9 @@ def test_a_token_file_holds_the_token_with_or_without_newline(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("content", [b"", b" \n", b"\xff"])
-def test_a_token_file_without_a_token_never_means_that_none_is_asked_for(content: bytes, tmp_path: Path) -> None:
+def test_a_token_file_without_a_token_never_means_that_none_is_asked_for(
+    content: bytes, tmp_path: Path
+) -> None:
     path = tmp_path / "token"
     path.write_bytes(content)
     with pytest.raises(TokenError, match=str(path)):

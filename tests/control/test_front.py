@@ -387,15 +387,22 @@ def test_a_request_whose_lines_end_in_lf_alone_is_answered(tmp_path: Path) -> No
                 assert answer.startswith(b"HTTP/1.0 200 OK\r\n")
                 assert answer.endswith(b'"192.168.127.2":"5a:94:ef:e4:0c:ee"}\n')
             body = b'{"local":":1","remote":"1.2.3.4:5"}\n\n'
-            post = b"POST /services/forwarder/expose HTTP/1.1\nHost: a\nContent-Length: %d\n\n%s" % (len(body), body)
-            both = await at.raw(post + b"GET /services/forwarder/all HTTP/1.1\nHost: a\nConnection: close\n\n")
+            post = b"POST /services/forwarder/expose HTTP/1.1\nHost: a\nContent-Length: %d\n\n%s" % (
+                len(body),
+                body,
+            )
+            both = await at.raw(
+                post + b"GET /services/forwarder/all HTTP/1.1\nHost: a\nConnection: close\n\n"
+            )
             assert both.count(b"HTTP/1.1 200 OK\r\n") == 2
             assert both.endswith(b'[{"local":":1","remote":"1.2.3.4:5","protocol":"tcp"}]\n')
 
     asyncio.run(run())
 
 
-def test_chunks_whose_lines_end_in_lf_alone_are_no_body(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_chunks_whose_lines_end_in_lf_alone_are_no_body(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("pipeline.control.api.TIMEOUT", 0.1)
 
     async def run() -> None:
@@ -443,7 +450,9 @@ def test_a_repeated_length_with_one_value_is_taken_and_another_value_is_not(tmp_
     async def run() -> None:
         async with endpoint(tmp_path) as at:
             body = b'{"local":":1","remote":"1.2.3.4:5"}'
-            head = b"POST /services/forwarder/expose HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n" % len(body)
+            head = b"POST /services/forwarder/expose HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n" % len(
+                body
+            )
             for second in (b"3", b"+%d" % len(body), b"0%d" % len(body)):
                 answer = await at.raw(head + b"Content-Length: " + second + b"\r\n\r\n" + body + CLOSE)
                 assert answer.split(b" ")[1] == b"400"

@@ -96,7 +96,9 @@ PIECES = st.lists(
 
 
 @given(PIECES, st.lists(st.integers(0, 300), max_size=6))
-def test_any_split_gives_the_same_and_no_byte_but_line_ends_is_lost(pieces: list[bytes], cuts: list[int]) -> None:
+def test_any_split_gives_the_same_and_no_byte_but_line_ends_is_lost(
+    pieces: list[bytes], cuts: list[int]
+) -> None:
     data = b"".join(pieces)
     whole = Rewriter(1000)
     made = whole.feed(data)

@@ -46,7 +46,9 @@ def test_lookups_that_hang_have_a_bound_and_give_their_place_back(monkeypatch: p
 
 
 @pytest.mark.parametrize("known", [True, False], ids=["services", "no-services"])
-def test_services_have_their_ports_also_without_a_list_of_them(known: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_services_have_their_ports_also_without_a_list_of_them(
+    known: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     if not known:
 
         def unknown(*_: str) -> int:

@@ -53,7 +53,8 @@ def test_without_a_file_there_are_no_leases(tmp_path: Path) -> None:
         '{"version": 1, "leases": [{"ip": "1.2.3.4", "mac": "5a:94:ef:e4:0c:ee", "expires": NaN}]}',
         '{"version": 1, "leases": [{"ip": "1.2.3.4", "mac": "5a:94:ef:e4:0c:ee", "expires": 1e999}]}',
         '{"version": 1, "leases": [{"ip": "1.2.3.4", "mac": "5a:94:ef:e4:0c:ee", "expires": true}]}',
-        f'{{"version": 1, "leases": [{{"ip": "1.2.3.4", "mac": "5a:94:ef:e4:0c:ee", "expires": 1{"0" * 400}}}]}}',
+        '{"version": 1, "leases": [{"ip": "1.2.3.4", "mac": "5a:94:ef:e4:0c:ee", "expires": 1%s}]}'
+        % ("0" * 400),
         '"text"',
         "null",
     ],
@@ -77,7 +78,9 @@ def test_deeply_nested_json_is_refused_in_one_line_and_ends_nothing(char: str, t
     path.write_text(char * 100_000)
     with pytest.raises(LeaseFileError) as refused:
         lease_file.load(str(path), 0.0)
-    assert str(refused.value).startswith(f"state file {path} cannot be read: it is nested too deeply (allowed: {{")
+    assert str(refused.value).startswith(
+        f"state file {path} cannot be read: it is nested too deeply (allowed: {{"
+    )
     assert "\n" not in str(refused.value)
 
 

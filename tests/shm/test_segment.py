@@ -69,7 +69,10 @@ def test_the_memory_is_reserved_when_the_segment_is_made(monkeypatch: pytest.Mon
 @pytest.mark.parametrize(
     ("number", "words"),
     [
-        (errno.ENOSPC, "38.0 MiB of shared memory are needed, /dev/shm has 8.0 MiB free: 30.0 MiB are missing"),
+        (
+            errno.ENOSPC,
+            "38.0 MiB of shared memory are needed, /dev/shm has 8.0 MiB free: 30.0 MiB are missing",
+        ),
         (errno.ENOMEM, "38.0 MiB of shared memory are needed: Cannot allocate memory"),
     ],
 )
