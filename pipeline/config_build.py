@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 
 from pydantic import BaseModel
 
-from pipeline import flags, limits
+from pipeline import flags, limits, small_file, socket_file
 from pipeline.config import (
     LINK_SCHEMES,
     LINKS,
@@ -157,11 +157,12 @@ def build(
 def read_file(path: str) -> tuple[FileKeys, tuple[str, ...]]:
     """The configuration file and notes about unknown keys. Raises ConfigError."""
     try:
-        with open(path, encoding="utf-8") as file:
-            text = file.read()
+        text = small_file.read(path, pipes=True).decode("utf-8")
     except OSError as error:
         words = os.strerror(error.errno or 0).lower()
         raise ConfigError(f"failed to read config file: open {path}: {words}") from error
+    except small_file.FileError as error:
+        raise ConfigError(f"failed to read config file: {path}: {error}") from error
     except UnicodeDecodeError as error:
         raise ConfigError(f"failed to parse configuration: yaml: {error}") from error
     try:
@@ -290,7 +291,10 @@ def _endpoint(url: str, what: str, schemes: tuple[str, ...]) -> None:
 
 
 def _must_not_exist(url: str, scheme: str) -> None:
-    if url.startswith(f"{scheme}://") and os.path.lexists(path := unix_path(url)):
+    # What a program left that was killed is replaced when it is bound.
+    if not url.startswith(f"{scheme}://") or not os.path.lexists(path := unix_path(url)):
+        return
+    if not socket_file.is_abandoned(path):
         raise ConfigError(f"{flags.quote(path)} already exists")
 
 
@@ -384,15 +388,16 @@ def _socket_forwards(parsed: flags.Parsed, keys: Sequence[SocketForwardKeys]) ->
 
 
 def _token_file(path: str) -> str:
-    """The path of a file that holds a token. The token itself is read by who checks requests."""
+    """The path of a file that holds a token. The token itself is read again by who checks requests."""
     if not path:
         return ""
     try:
-        with open(path, encoding="ascii") as file:
-            token = file.read().strip()
+        token = small_file.read(path).decode("ascii").strip()
     except (OSError, UnicodeDecodeError) as error:
         words = os.strerror(error.errno or 0).lower() if isinstance(error, OSError) else "not ASCII"
         raise ConfigError(f"token file {flags.quote(path)} can't be read: {words}") from None
+    except small_file.FileError as error:
+        raise ConfigError(f"token file {flags.quote(path)} can't be read: {error}") from None
     if not re.fullmatch(r"[!-~]+", token):
         raise ConfigError(f"token file {flags.quote(path)} must hold one word")
     return path

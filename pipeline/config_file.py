@@ -359,6 +359,9 @@ def parse(text: str) -> Document:
         raise ConfigError(f"yaml: {where}{error.problem or error.context}") from None
     except yaml.YAMLError as error:
         raise ConfigError(f"yaml: {error}".replace("\n", " ")) from None
+    except RecursionError:
+        # The parser ends before _plain can see how deep it is.
+        raise ConfigError(f"yaml: nested deeper than {MAX_DEPTH} levels") from None
     if not isinstance(data, dict):
         raise ConfigError("yaml: line 1: the file must hold a map of keys")
     return Document(data, lines)

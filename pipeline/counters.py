@@ -27,7 +27,15 @@ TABLE: Final[tuple[Counter, ...]] = (
         "worker_slot_refs_out", "references", "references to slots of the pool that are not home", "gauge"
     ),
     Counter("worker_messages_lost", "messages", "control messages whose descriptors were one too many"),
+    Counter(
+        "log_lines_dropped", "lines", "log lines lost because the log took no more, or could not be written"
+    ),
     # --- links and ingress --------------------------------------------------------
+    Counter(
+        "capture_frames_dropped",
+        "frames",
+        "frames that the capture lacks, because its file or its reader is too slow",
+    ),
     Counter("link_accept_failed", "events", "sockets for guests on which nobody can be accepted any more"),
     Counter("link_guests", "links", "guest links attached now", "gauge"),
     Counter(
@@ -285,6 +293,11 @@ TABLE: Final[tuple[Counter, ...]] = (
     # --- supervisor: HTTP API ---------------------------------------------------------
     Counter("api_request_refused_guest", "requests", "requests of guests that the setting guest-api forbids"),
     Counter("api_request_refused_token", "requests", "requests without the token of -api-token-file"),
+    Counter(
+        "notifications_dropped",
+        "events",
+        "notifications that their listener did not take: it is not there, or too slow",
+    ),
     # --- listen: port forwards --------------------------------------------------------
     Counter("listen_accept_failed", "events", "accept calls of forwarded ports that failed"),
     Counter("listen_accept_paused", "events", "pauses of accepting: egress was busy, or accept failed"),

@@ -5,26 +5,62 @@ what the event is about (``guest``, ``flow``, ``error``, ...). All processes wri
 descriptor, each line with one write, so lines of several workers never mix. Standard
 library logging (asyncio, aiohttp) takes the same way from level warning on. Nothing here
 rotates or reopens the file.
+
+No call here waits for the log. Each process has a thread that writes (pipeline.outlet) and a bounded queue
+before it. A line that finds no room, or that cannot be written, is lost and counted. The count is a line of
+its own, ``log lines dropped``, as soon as the log takes lines again. ``flush`` waits at the end, at most for
+LAST_WAIT.
 """
 
+import atexit
+import json
 import logging
 import os
-import sys
-from collections.abc import MutableMapping
+import stat
+from collections.abc import Callable, MutableMapping
 from datetime import UTC, datetime
 from typing import Any, Final, cast
 
 import structlog
 
+from pipeline.outlet import Outlet
+
 STDERR: Final = 2
+MAX_QUEUED: Final = 256 * 1024
+"""Bytes of lines of one process that wait to be written."""
+LAST_WAIT: Final = 0.5
+"""Seconds for which the end of the program waits until its last lines are written."""
 FILE_MODE: Final = 0o666
 LEVELS: Final = {"critical": 50, "error": 40, "warning": 30, "info": 20, "debug": 10}
 
 _FIRST: Final = ("time", "level", "event", "worker", "pid")
 
 
+def _dropped_line(count: int) -> bytes:
+    now = datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+    line = {
+        "time": now,
+        "level": "warning",
+        "event": "log lines dropped",
+        "worker": _source,
+        "pid": os.getpid(),
+    }
+    return json.dumps({**line, "count": count}).encode() + b"\n"
+
+
+_outlet: Final = Outlet(MAX_QUEUED, notice=_dropped_line)
+_source = "supervisor"
+"""Whose lines this process writes."""
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(
+        before=_outlet.before_fork,
+        after_in_parent=_outlet.after_fork_in_parent,
+        after_in_child=_outlet.after_fork_in_child,
+    )
+
+
 class Line:
-    """What structlog hands finished lines to: one write on a descriptor for each."""
+    """What structlog hands finished lines to: each is one item for a descriptor."""
 
     __slots__ = ("_fd",)
 
@@ -32,11 +68,8 @@ class Line:
         self._fd = fd
 
     def msg(self, text: str) -> None:
-        """Write the line. A log that cannot be written must not stop the program: the line is lost."""
-        try:
-            os.write(self._fd, text.encode("utf-8", "backslashreplace") + b"\n")
-        except OSError:
-            return
+        """Have the line written. A log that takes nothing must not stop the program: the line is lost."""
+        _outlet.put(self._fd, text.encode("utf-8", "backslashreplace") + b"\n")
 
     debug = info = warning = error = critical = msg
 
@@ -51,7 +84,17 @@ class _Forward(logging.Handler):
 
 def try_file(path: str) -> None:
     """Make or empty the log file. Raises OSError when that is impossible."""
-    os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, FILE_MODE))
+    os.close(_open(path, os.O_TRUNC))
+
+
+def _open(path: str, flag: int) -> int:
+    """The log file. A FIFO is opened for reading too: it needs no reader yet, and may change its reader."""
+    try:
+        is_fifo = stat.S_ISFIFO(os.stat(path).st_mode)
+    except FileNotFoundError:
+        is_fifo = False
+    way = os.O_RDWR if is_fifo else os.O_WRONLY
+    return os.open(path, way | os.O_CREAT | os.O_CLOEXEC | flag, FILE_MODE)
 
 
 def setup(log_file: str = "", level: str = "info", *, debug: bool = False) -> None:
@@ -62,7 +105,7 @@ def setup(log_file: str = "", level: str = "info", *, debug: bool = False) -> No
     """
     fd = STDERR
     if log_file:
-        fd = os.open(log_file, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, FILE_MODE)
+        fd = _open(log_file, os.O_APPEND)
     console = debug and not log_file and os.isatty(fd)
     render: list[structlog.typing.Processor] = (
         [structlog.dev.ConsoleRenderer(colors=True, timestamp_key="time")]
@@ -103,9 +146,42 @@ def _in_order(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> Mu
     return {**ordered, **event}
 
 
+def raw(text: str) -> None:
+    """A plain text on standard error, in order with the lines of this process."""
+    _outlet.put(STDERR, text.encode("utf-8", "backslashreplace"))
+
+
 def fatal(text: str, program: str = "gvtap-pipeline") -> None:
     """The last word of a start that failed: a plain line on a terminal, else a log line."""
     if os.isatty(STDERR):
-        sys.stderr.write(f"{program}: {text}\n")
+        raw(f"{program}: {text}\n")
     else:
         logger("supervisor").critical(text)
+
+
+# --- the queue of this process ------------------------------------------------------------------
+
+
+def begin(source: str, on_lost: Callable[[int], None]) -> None:
+    """In a process that was just forked: whose lines these are, and who hears how many were lost."""
+    global _source
+    _source = source
+    _outlet.on_lost = on_lost
+
+
+def lost() -> int:
+    """Lines of this process that were lost so far."""
+    return _outlet.lost
+
+
+def flush(timeout: float = LAST_WAIT) -> bool:
+    """Wait until all lines are written, at most timeout seconds; whether they are."""
+    return _outlet.flush(timeout)
+
+
+def rest(timeout: float = LAST_WAIT) -> bool:
+    """Flush and end the thread, for a fork; whether there is none now."""
+    return _outlet.rest(timeout)
+
+
+atexit.register(flush)

@@ -12,13 +12,14 @@ import faulthandler
 import os
 import signal
 import socket
-import sys
+import stat
+import tempfile
 from collections.abc import Iterator
-from contextlib import suppress
 from typing import Final, NamedTuple
 
-from pipeline import descriptor_limit, logs, placement, signals, workers
+from pipeline import descriptor_limit, logs, placement, signals, socket_file, workers
 from pipeline.config import Config
+from pipeline.control.access import TokenError, read_token
 from pipeline.control.channel import Message, RequestError
 from pipeline.control.forwarder import ForwardError
 from pipeline.control.notify import HYPERVISOR_ERROR, READY
@@ -26,12 +27,15 @@ from pipeline.control.plane import ControlPlane
 from pipeline.control.socket_forward import SocketError
 from pipeline.control.ssh import SshError
 from pipeline.links import addresses, inherited, pcap, protocols, stdio
+from pipeline.shm.arena import SLOT_BYTES
+from pipeline.shm.segment import SegmentError
 from pipeline.topology import Fabric, Layout, TopologyError
 
 STOP_TIMEOUT: Final = 1.0
 """Seconds that the workers have to end when they are told to; then they are killed."""
 LAST_WORDS: Final = 0.2
 """Seconds after the last guest left in which the notifications about it are gathered."""
+PID_FILE_MODE: Final = 0o666
 EXIT_OK: Final = 0
 EXIT_FAILED: Final = 1
 EXIT_QUIT: Final = 2
@@ -83,11 +87,13 @@ class Supervisor:
         self.log = logs.logger("supervisor")
         self.signals = signals.Signals()
         self.running: list[workers.Running] = []
-        self.paths: list[str] = []
+        self.paths: list[tuple[str, socket_file.Identity | None]] = []
+        """Files to remove at the end, unless others have taken their place."""
         self.listeners: list[socket.socket] = []
         self.inherited = inherited.Inherited(os.environ, os.getpid())
         self.stdio: tuple[int, int] | None = None
         self.capture = -1
+        self.token = ""
         self.fabric: Fabric | None = None
         self.plane: ControlPlane | None = None
         self.status = EXIT_OK
@@ -101,6 +107,10 @@ class Supervisor:
         """Take what was inherited and fork the workers. Raises StartError, AddressError, OSError."""
         config = self.config
         descriptor_limit.raise_soft()
+        try:
+            self.token = read_token(config.api_token_file)
+        except TokenError as error:
+            raise StartError(str(error)) from error
         self._write_pid_file()
         layout = Layout(config.slots, config.tcp_workers, config.egress_workers)
         for url in (*config.listen, config.services, *(url for _, url in self._entrances())):
@@ -116,7 +126,13 @@ class Supervisor:
             except OSError as error:
                 raise StartError(f"cannot write capture {config.capture_file}: {error.strerror}") from error
         groups = placement.plan(config.placement, layout, os.cpu_count() or 1)
-        self.fabric = Fabric.create(layout, [group.members for group in groups])
+        try:
+            self.fabric = Fabric.create(layout, [group.members for group in groups])
+        except SegmentError as error:
+            raise StartError(
+                f"{error} (use fewer -slots than {layout.slots}, of {SLOT_BYTES // 1024} KiB each, or make "
+                "it larger: mount -o remount,size=..., --shm-size of a container)"
+            ) from error
         private = [*self.signals.fds, *self.inherited.sockets, *(self.stdio or ())]
         private += [self.capture] if self.capture >= 0 else []
         self.running = workers.start(self.fabric, groups, config, private)
@@ -133,12 +149,17 @@ class Supervisor:
         if not path:
             return
         try:
-            with open(path, "w", encoding="ascii") as file:
+            # Non-blocking: a FIFO that nobody reads is an error and no wait.
+            fd = os.open(
+                path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NONBLOCK | os.O_CLOEXEC, PID_FILE_MODE
+            )
+            with open(fd, "w", encoding="ascii") as file:
                 # No newline: podman reads the number without trimming.
                 file.write(str(os.getpid()))
         except OSError as error:
             raise StartError(f"cannot write pid file {path}: {error.strerror}") from error
-        self.paths.append(path)
+        if stat.S_ISREG(os.stat(path).st_mode):
+            self._keep(path)
 
     # --- life -----------------------------------------------------------------------------
 
@@ -150,7 +171,9 @@ class Supervisor:
         for worker in self.running:
             loop.add_reader(worker.process.sentinel, self._on_end, worker)
         controls = {name: sock for worker in self.running for name, sock in worker.controls.items()}
-        self.plane = plane = ControlPlane(self.config, self.fabric, controls, self._on_guest, self.version)
+        self.plane = plane = ControlPlane(
+            self.config, self.fabric, controls, self._on_guest, self.version, self.token
+        )
         try:
             if not self._is_stopping() and await self._open_unless_stopped(plane):
                 self.log.info("waiting for clients...", workers=len(self.running))
@@ -234,7 +257,11 @@ class Supervisor:
     def _keep_path(self, url: str) -> None:
         path = addresses.socket_path(url)
         if path:
-            self.paths.append(path)
+            self._keep(path)
+
+    def _keep(self, path: str) -> None:
+        """Remove this file at the end."""
+        self.paths.append((path, socket_file.identity(path)))
 
     def _stop(self, reason: str, status: int) -> None:
         """Begin to end; who calls first says why."""
@@ -258,7 +285,7 @@ class Supervisor:
     def _on_signal(self, number: signal.Signals) -> None:
         self.log.info("signal caught", signal=number.name)
         if number == signal.SIGQUIT:
-            faulthandler.dump_traceback(sys.stderr)
+            logs.raw(_traceback())
             for worker in self.running:
                 if worker.process.is_alive():
                     os.kill(worker.process.pid, number)
@@ -337,7 +364,14 @@ class Supervisor:
         self.stdio = None
 
     def _remove_paths(self) -> None:
-        for path in self.paths:
-            with suppress(FileNotFoundError):
-                os.unlink(path)
+        for path, which in self.paths:
+            socket_file.remove(path, which)
         self.paths.clear()
+
+
+def _traceback() -> str:
+    """Where this process is, all threads. By a file: standard error may be a pipe that takes nothing."""
+    with tempfile.TemporaryFile() as file:
+        faulthandler.dump_traceback(file)
+        file.seek(0)
+        return file.read().decode("utf-8", "replace")

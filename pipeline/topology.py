@@ -190,16 +190,18 @@ class Fabric:
 
     @classmethod
     def create(cls, layout: Layout, processes: Iterable[Sequence[str]] = ()) -> "Fabric":
-        """Make the segment and one waiter a process. OSError when the system refuses.
+        """Make the segment and one waiter a process. SegmentError, OSError when the system refuses.
 
         processes: names of the workers that share one; by default each has its own.
         """
+        # The segment first: where there is too little memory it says how much.
+        segment = Segment.create(layout.size_bytes)
         waiters: dict[str, Waiter] = {}
         for names in processes or [[name] for name in layout.names]:
             sockets = len(names) > 1 or layout.node(names[0]).role in SOCKET_ROLES
             waiter: Waiter = EventfdWaiter() if sockets else lone_waiter()
             waiters.update(dict.fromkeys(names, waiter))
-        return cls(layout, Segment.create(layout.size_bytes), waiters)
+        return cls(layout, segment, waiters)
 
     def bell(self, name: str) -> Bell:
         """The bell of a worker: for the supervisor, ``notify_control`` after each message sent."""

@@ -10,11 +10,12 @@ import signal
 import socket
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final
 
 import multiprocess
 
-from pipeline import process_name, signals
+from pipeline import logs, process_name, signals
 from pipeline.config import Config
 from pipeline.placement import Group
 from pipeline.shm.socket_pair import socket_pair
@@ -28,6 +29,9 @@ from pipeline.stages.resolver import ResolverStage
 from pipeline.stages.tcp import TcpStage
 from pipeline.stages.worker import Stage, Worker
 from pipeline.topology import DEMUX, EGRESS, INGRESS, LISTEN, RESOLVER, TCP, Fabric
+
+LAST_WAIT: Final = 0.3
+"""Seconds for the last log lines of a worker, well within those that the supervisor gives it to end."""
 
 _STAGES: Final[dict[str, Callable[[Worker, Config], Stage]]] = {
     INGRESS: IngressStage,
@@ -58,6 +62,8 @@ def start(
     gc.collect()
     gc.freeze()
     running = []
+    # A fork beside a thread is safe here (logs.py holds its queue over it), but one without is simpler.
+    logs.rest()
     # A child that is not its own yet has the supervisor's handlers: what is sent to it waits for Loop's.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, signals.ending())
     try:
@@ -96,8 +102,12 @@ def _main(
         else:
             own.close()
     controls = {name: pairs[name][1] for name in group.members}
-    loop, _ = make_loop(fabric, group, config, controls)
-    loop.run()
+    logs.begin(group.name, partial(fabric.counters(group.members[0]).add, "log_lines_dropped"))
+    try:
+        loop, _ = make_loop(fabric, group, config, controls)
+        loop.run()
+    finally:
+        logs.flush(LAST_WAIT)
 
 
 def make_loop(

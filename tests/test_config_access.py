@@ -87,3 +87,13 @@ def test_a_token_file_without_a_token_is_an_error(content: bytes | None, words: 
         build("", tmp_path, "-api-token-file", str(path))
     path.write_text("s3cret\n")
     assert build("", tmp_path, "-api-token-file", str(path)).api_token_file == str(path)
+
+
+def test_a_token_in_a_pipe_is_refused_as_it_would_be_read_twice(tmp_path: Path) -> None:
+    """The second look found an empty pipe, which meant that the API asked for no token."""
+    reader, writer = os.pipe()
+    os.write(writer, b"s3cret")
+    os.close(writer)
+    with pytest.raises(ConfigError, match=r"can't be read: it is a FIFO \(allowed: a regular file\)"):
+        build("", tmp_path, "-api-token-file", f"/dev/fd/{reader}")
+    os.close(reader)

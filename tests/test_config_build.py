@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import config_build, flags, options
+from pipeline import config_build, flags, options, small_file
 from pipeline.config import Config, PortForward, Record, SocketForward, Zone, address_text, as_file, mac_text
 from pipeline.config_file import ConfigError
 from pipeline.engines.dns_zones import ZoneError, parse_zone
@@ -419,3 +419,27 @@ def test_every_form_of_a_vsock_address_is_taken(url: str) -> None:
 def test_a_passed_descriptor_may_stand_everywhere(flag: str) -> None:
     build(flag, "fd://3")
     build(flag, "fd://name")
+
+
+def test_a_configuration_may_come_through_a_pipe(tmp_path: Path) -> None:
+    reader, writer = os.pipe()
+    os.write(writer, b"stack: {mtu: 1400}")
+    os.close(writer)
+    assert build("-config", f"/dev/fd/{reader}")[0].mtu == 1400
+    os.close(reader)
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, "a: " + "{b: " * 100_000, "- " * 100_000])
+def test_a_deeply_nested_configuration_is_refused_in_one_line(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text(text)
+    words = refusal("-config", str(path))
+    assert words.startswith("failed to parse configuration: ")
+    assert len(words) < 500
+
+
+def test_a_configuration_that_never_ends_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(small_file, "MAX_BYTES", 3 << 20)
+    assert refusal("-config", "/dev/zero") == (
+        "failed to read config file: /dev/zero: it is too long (allowed: 3 MiB)"
+    )

@@ -34,6 +34,12 @@ OUTSIDE = (
 LOW = ("pipeline.wire", "pipeline.engines", "pipeline.shm", "pipeline.links", "pipeline.host")
 EVENTS = "pipeline.events"
 """What a poller tells: bits, and nothing else."""
+OUTLET = "pipeline.outlet"
+"""Writing without waiting, for the log and for captures."""
+SOCKET_FILE = "pipeline.socket_file"
+"""Which files of sockets may be replaced: one rule for all that bind."""
+SMALL_FILE = "pipeline.small_file"
+"""Reading what is read at the start."""
 PATHS = "pipeline.links.addresses"
 """Which file a socket's URL means is said by who binds it."""
 LEAVES = ("pipeline.counters", "pipeline.limits", "pipeline.logs")
@@ -47,6 +53,7 @@ SETTINGS = (
 )
 
 TOGETHER = (
+    SOCKET_FILE,
     "pipeline.stages",
     "pipeline.control",
     "pipeline.descriptor_limit",
@@ -73,11 +80,13 @@ TABLE: dict[str, Row] = {
         ("pipeline.wire", "pipeline.engines"), None, (*OUTSIDE, "dns.resolver", "dns.asyncresolver")
     ),
     "pipeline.shm": Row(("pipeline.shm",)),
-    "pipeline.host": Row(("pipeline.host", EVENTS)),
+    "pipeline.host": Row(("pipeline.host", EVENTS, SOCKET_FILE, SMALL_FILE)),
     "pipeline.links": Row(
         (
             "pipeline.links",
             EVENTS,
+            OUTLET,
+            SOCKET_FILE,
             "pipeline.wire.framing",
             "pipeline.wire.virtio_net",
             "pipeline.wire.offload",
@@ -85,7 +94,7 @@ TABLE: dict[str, Row] = {
         )
     ),
     "pipeline.stages": Row(
-        (*LOW, *LEAVES, EVENTS, "pipeline.config", "pipeline.topology", "pipeline.stages")
+        (*LOW, *LEAVES, EVENTS, SOCKET_FILE, "pipeline.config", "pipeline.topology", "pipeline.stages")
     ),
     # Of the stages it knows how a message looks on a control socket, and no more.
     "pipeline.control": Row(
@@ -95,20 +104,25 @@ TABLE: dict[str, Row] = {
             "pipeline.shm",
             "pipeline.topology",
             PATHS,
+            SOCKET_FILE,
+            SMALL_FILE,
             *LEAVES,
             *SETTINGS,
         )
     ),
+    OUTLET: Row(()),
+    SOCKET_FILE: Row(()),
+    SMALL_FILE: Row(()),
     "pipeline.counters": Row((), ("typing",)),
     EVENTS: Row((), ("typing",)),
     "pipeline.limits": Row((), ("typing",)),
     "pipeline.system": Row(()),
-    "pipeline.logs": Row(("pipeline.config",)),
+    "pipeline.logs": Row(("pipeline.config", OUTLET)),
     # Goes into guests, as wire does.
     "pipeline.flags": Row((), PURE),
     "pipeline.options": Row((*LEAVES, "pipeline.config", "pipeline.flags")),
     "pipeline.config": Row(("pipeline.limits",), None, ("os", "socket")),
-    "pipeline.config_build": Row((*LEAVES, *SETTINGS, PATHS)),
+    "pipeline.config_build": Row((*LEAVES, *SETTINGS, PATHS, SOCKET_FILE, SMALL_FILE)),
     "pipeline.config_access": Row((*LEAVES, *SETTINGS)),
     # Patterns are checked by who will use them.
     "pipeline.config_file": Row((*LEAVES, *SETTINGS, "pipeline.engines.regexp")),

@@ -1,8 +1,11 @@
 """Log lines: their keys, their levels, and one write for each."""
 
+import contextlib
 import json
 import logging
 import os
+import select
+import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,12 +22,14 @@ def _restored() -> Iterator[None]:
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
     yield
+    logs.flush(5)
     root.handlers[:] = handlers
     root.setLevel(level)
     structlog.reset_defaults()
 
 
 def lines(path: Path) -> list[dict[str, Any]]:
+    logs.flush(5)
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
@@ -106,7 +111,7 @@ def test_lines_of_forked_writers_do_not_mix(tmp_path: Path) -> None:
             log = logs.logger(f"w{worker}")
             for number in range(200):
                 log.info("line", number=number, filler="x" * 500)
-            os._exit(0)
+            os._exit(0 if logs.flush(10) else 1)
         children.append(pid)
     assert [os.waitpid(pid, 0)[1] for pid in children] == [0] * 4
     found = lines(path)
@@ -129,3 +134,162 @@ def test_debug_on_a_terminal_is_readable(monkeypatch: pytest.MonkeyPatch) -> Non
     os.close(slave)
     assert "hello there" in text
     assert not text.startswith("{")
+
+
+# --- a log that takes nothing ---------------------------------------------------------------------
+
+
+def fill(fd: int) -> None:
+    """Fill a pipe to the last byte."""
+    os.set_blocking(fd, False)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            os.write(fd, b"." * 4096)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            os.write(fd, b".")
+    os.set_blocking(fd, True)
+
+
+def read_all(fd: int, until: str) -> str:
+    """Read a pipe until a text is there."""
+    text = ""
+    while until not in text:
+        assert select.select([fd], [], [], 10)[0], text
+        text += os.read(fd, 1 << 20).decode()
+    return text
+
+
+def test_a_log_that_nobody_reads_blocks_no_process_and_says_later_how_many_lines_were_lost(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    reader, writer = os.pipe()
+    fill(writer)
+    monkeypatch.setattr(logs, "STDERR", writer)
+    logs.setup()
+    log = logs.logger("tcp0")
+    lost_before = logs.lost()
+    count = 3 * logs.MAX_QUEUED // 500
+    # Would not come back if a single one of them waited for the reader.
+    for number in range(count):
+        log.info("line", number=number, filler="x" * 500)
+    lost = logs.lost() - lost_before
+    assert 0 < lost < count
+    assert not logs.flush(0.05), "a flush has a bound as well"
+    text = read_all(reader, "log lines dropped").lstrip(".")
+    rows = [json.loads(line) for line in text.splitlines()]
+    kept = [row["number"] for row in rows if row["event"] == "line"]
+    assert kept == list(range(count - lost)), "lines stay whole and in order"
+    (told,) = (row for row in rows if row["event"] == "log lines dropped")
+    assert (told["count"], told["level"], told["pid"]) == (lost, "warning", os.getpid())
+    log.info("again")
+    assert '"again"' in read_all(reader, "again")
+    os.close(reader)
+    logs.flush(5)
+    os.close(writer)
+
+
+def test_lines_after_a_loss_come_after_the_line_that_counts_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    reader, writer = os.pipe()
+    fill(writer)
+    monkeypatch.setattr(logs, "STDERR", writer)
+    logs.setup()
+    log = logs.logger("tcp0")
+    lost_before = logs.lost()
+    while logs.lost() == lost_before:
+        log.info("line", filler="x" * 5000)
+    text = read_all(reader, "log lines dropped")
+    log.info("after")
+    text += read_all(reader, "after")
+    assert text.count("log lines dropped") == 1
+    assert text.index("log lines dropped") < text.index('"after"')
+    logs.flush(5)
+    os.close(reader)
+    os.close(writer)
+
+
+def test_a_log_whose_reader_left_costs_lines_and_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    monkeypatch.setattr(logs, "STDERR", writer)
+    logs.setup()
+    lost_before = logs.lost()
+    logs.logger("x").info("one")
+    logs.logger("x").info("two")
+    assert logs.flush(5)
+    assert logs.lost() - lost_before == 2
+    os.close(writer)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full")
+def test_a_log_on_a_full_disk_goes_on_when_there_is_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fd = os.open("/dev/full", os.O_WRONLY)
+    monkeypatch.setattr(logs, "STDERR", fd)
+    logs.setup()
+    lost_before = logs.lost()
+    logs.logger("x").info("lost")
+    assert logs.flush(5)
+    assert logs.lost() == lost_before + 1
+    room = os.open(tmp_path / "log", os.O_WRONLY | os.O_CREAT)
+    os.dup2(room, fd)
+    os.close(room)
+    logs.logger("x").info("kept")
+    rows = lines(tmp_path / "log")
+    assert [row["event"] for row in rows] == ["log lines dropped", "kept"]
+    assert rows[0]["count"] >= 1
+    os.close(fd)
+
+
+def test_a_log_in_a_fifo_needs_no_reader_yet(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    os.mkfifo(path)
+    logs.try_file(str(path))
+    logs.setup(str(path))
+    logs.logger("x").info("early")
+    assert logs.flush(5)
+    reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    assert '"early"' in read_all(reader, "early")
+    os.close(reader)
+
+
+def test_a_nonblocking_log_gets_its_lines_when_it_has_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    reader, writer = os.pipe()
+    fill(writer)
+    os.set_blocking(writer, False)
+    monkeypatch.setattr(logs, "STDERR", writer)
+    logs.setup()
+    logs.logger("x").info("waits")
+    assert not logs.flush(0.05)
+    assert '"waits"' in read_all(reader, "waits")
+    assert logs.flush(5)
+    os.close(reader)
+    os.close(writer)
+
+
+def test_a_forked_process_writes_its_own_lines_alone(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    reader, writer = os.pipe()
+    fill(writer)
+    logs.setup(str(path))
+    logs._outlet.put(writer, b"parent's\n")
+    pid = os.fork()
+    if pid == 0:
+        logs.begin("tcp0", lambda _count: None)
+        logs.logger("tcp0").info("child's")
+        os._exit(0 if logs.flush(10) else 1)
+    assert os.waitpid(pid, 0)[1] == 0
+    (row,) = [json.loads(line) for line in path.read_text().splitlines()]
+    assert row["event"] == "child's"
+    assert read_all(reader, "parent's").count("parent's") == 1
+    assert logs.flush(5)
+    os.close(reader)
+    os.close(writer)
+
+
+def test_an_idle_process_has_no_thread_for_its_log(tmp_path: Path) -> None:
+    logs.setup(str(tmp_path / "log"))
+    logs.logger("x").info("line")
+    assert logs.rest(5)
+    assert not [thread for thread in threading.enumerate() if thread.name == "outlet"]

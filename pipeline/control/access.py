@@ -13,8 +13,10 @@ from typing import Final
 
 import structlog
 
+from pipeline import small_file
 from pipeline.config import GuestApi
 from pipeline.control.gotext import GoError, split_host_port
+from pipeline.control.lookup import port_number
 
 LOG_SPACING: Final = 1.0
 """Seconds between two log lines about refused requests: who is refused must not fill the log."""
@@ -30,6 +32,10 @@ class AccessError(Exception):
     def __init__(self, status: int, text: str) -> None:
         super().__init__(text)
         self.status = status
+
+
+class TokenError(Exception):
+    """The token's file cannot be used; the text names it and says why."""
 
 
 class Access:
@@ -77,7 +83,8 @@ class Access:
             return
         try:
             host, port_text = split_host_port(local)
-            port = int(port_text) if port_text.isascii() and port_text.isdigit() else -1
+            number = port_number(protocol, port_text)
+            port = -1 if number is None else number
             # The address of a wildcard socket: only who may use every address may use it.
             address = ipaddress.ip_address(host or "0.0.0.0")
         except (GoError, ValueError):
@@ -110,8 +117,13 @@ class Access:
 
 
 def read_token(path: str) -> str:
-    """The token in a file, "" when there is no path. OSError when it cannot be read."""
+    """The token in a file, "" when there is no path. An empty file is a TokenError, not "no token"."""
     if not path:
         return ""
-    with open(path, encoding="ascii") as file:
-        return file.read().strip()
+    try:
+        token = small_file.read(path).decode("ascii").strip()
+    except (OSError, ValueError, small_file.FileError) as error:
+        raise TokenError(f"token file {path} cannot be read: {error}") from error
+    if not token:
+        raise TokenError(f"token file {path} is empty (allowed: one word)")
+    return token

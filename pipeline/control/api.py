@@ -6,8 +6,10 @@ Does not listen and does not take connections over: front.py and takeover.py do.
 """
 
 import asyncio
+import posixpath
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
+from urllib.parse import quote
 
 import structlog
 from aiohttp import web
@@ -21,6 +23,9 @@ from pipeline.control.gotext import GoError
 from pipeline.control.takeover import CONNECT, TUNNEL
 
 MAX_BODY: Final = 1 << 20
+
+_PATH_CHARS: Final = "/%:@!$&'()*+,;=-._~"
+"""What may stand in a path as it is (RFC 3986 section 3.3)."""
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -75,6 +80,8 @@ class Api:
             "/services/dns/all": self._dns_all,
             "/services/dns/add": self._dns_add,
             "/services": _redirect,
+            "/services/dhcp": _redirect,
+            "/services/dns": _redirect,
             "/services/forwarder": _redirect,
             TUNNEL: _not_first,
             CONNECT: _not_first,
@@ -88,7 +95,7 @@ class Api:
         return self._application(self._for_guests, guests=True)
 
     def _application(self, guard: Any, *, guests: bool) -> web.Application:
-        app = web.Application(middlewares=[self._answer, guard], client_max_size=MAX_BODY)
+        app = web.Application(middlewares=[self._answer, guard, _clean_path], client_max_size=MAX_BODY)
         app[_GUESTS] = guests
         app.on_response_prepare.append(_trim_headers)
         app.router.add_route("*", "/services/forwarder/all", self._forwarder_all)
@@ -235,7 +242,29 @@ async def _posted(request: web.Request) -> dict[str, Any]:
 
 
 async def _redirect(request: web.Request) -> web.Response:
-    return web.Response(status=307, headers={"Location": f"{request.path}/"})
+    return _redirection(f"{request.rel_url.raw_path}/", request)
+
+
+@web.middleware
+async def _clean_path(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Send who asks for //a/./b to /a/b, as the original's server does."""
+    path = request.rel_url.raw_path
+    if request.method != "CONNECT" and path.startswith("/") and (clean := _cleaned(path)) != path:
+        return _redirection(clean, request)
+    return await handler(request)
+
+
+def _cleaned(path: str) -> str:
+    """The path without empty steps, ``.`` and ``..``; a slash at its end stays."""
+    clean = "/" + posixpath.normpath(path).strip("/")
+    return f"{clean}/" if path.endswith("/") and clean != "/" else clean
+
+
+def _redirection(path: str, request: web.Request) -> web.Response:
+    query = request.rel_url.raw_query_string
+    # Quoted: some clients take a backslash for a slash, and two of them for the name of a host.
+    target = quote(path, safe=_PATH_CHARS) + (f"?{query}" if query else "")
+    return web.Response(status=307, headers={"Location": target})
 
 
 async def _not_first(request: web.Request) -> web.Response:

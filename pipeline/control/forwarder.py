@@ -15,7 +15,7 @@ import structlog
 from pipeline.control import ssh
 from pipeline.control.channel import RefusedError, Request, RequestError
 from pipeline.control.gotext import GoError, parse_uint, split_host_port, split_scheme
-from pipeline.control.lookup import Lookups
+from pipeline.control.lookup import Lookups, port_number
 from pipeline.control.socket_forward import SocketError, SocketForwards, host_path
 from pipeline.control.ssh import Destination
 
@@ -51,6 +51,8 @@ class Forwarder:
         self._request = request
         self._sockets = sockets or SocketForwards(request, structlog.get_logger())
         self._forwards: dict[tuple[str, str], Forward] = {}
+        self._numbered: dict[tuple[str, str], str] = {}
+        """The local address of a forward with a service's name as the listen worker has it."""
         self._over_ssh: set[str] = set()
         self._lookups = Lookups()
         self._lock = asyncio.Lock()
@@ -82,7 +84,13 @@ class Forwarder:
                 self._forwards[key] = Forward(local, remote, protocol, proxy_protocol)
                 self._over_ssh.add(local)
                 return
-            op: dict[str, Any] = {"op": "expose", "protocol": protocol, "local": local, "remote": target}
+            numbered = _with_port_number(protocol, local)
+            if any(
+                kind == protocol and self._numbered.get((kind, text), text) == numbered
+                for kind, text in self._forwards
+            ):
+                raise ForwardError(f"listen {protocol} {local}: bind: address already in use")
+            op: dict[str, Any] = {"op": "expose", "protocol": protocol, "local": numbered, "remote": target}
             if version:
                 op["proxy"] = version
             if found is not None:
@@ -94,9 +102,11 @@ class Forwarder:
             except RequestError:
                 # The worker may open it yet. It takes requests in order, so this one closes it then.
                 with suppress(RequestError):
-                    await self._request(WORKER, {"op": "unexpose", "protocol": protocol, "local": local})
+                    await self._request(WORKER, {"op": "unexpose", "protocol": protocol, "local": numbered})
                 raise
             self._forwards[key] = Forward(local, remote, protocol, proxy_protocol)
+            if numbered != local:
+                self._numbered[key] = numbered
 
     async def unexpose(self, protocol: str, local: str) -> None:
         """Close a forward; its connections live on. Errors as of expose."""
@@ -108,11 +118,13 @@ class Forwarder:
                 self._over_ssh.discard(local)
                 del self._forwards[protocol, local]
                 return
+            numbered = self._numbered.get((protocol, local), local)
             try:
-                await self._request(WORKER, {"op": "unexpose", "protocol": protocol, "local": local})
+                await self._request(WORKER, {"op": "unexpose", "protocol": protocol, "local": numbered})
             except RefusedError as error:
                 raise ForwardError(str(error)) from None
             del self._forwards[protocol, local]
+            self._numbered.pop((protocol, local), None)
 
     async def _found(self, protocol: str, local: str) -> list[str] | None:
         """The addresses of the host in local, None where nothing is to be looked up.
@@ -138,6 +150,15 @@ class Forwarder:
             raise ForwardError(str(error)) from None
 
 
+def _with_port_number(protocol: str, local: str) -> str:
+    """The local address with a number for its service's name. The worker refuses unknown names."""
+    host, colon, port = local.rpartition(":")
+    if not protocol.startswith(("tcp", "udp")) or port.isdigit():
+        return local
+    number = port_number(protocol, port)
+    return local if number is None else f"{host}{colon}{number}"
+
+
 def _is_number(host: str) -> bool:
     try:
         ipaddress.ip_address(host)
@@ -160,7 +181,7 @@ def _target(protocol: str, remote: str) -> str:
     """The remote as the listen worker takes it: ``ip:port``, for unix ``tcp://ip:port``."""
     match protocol:
         case "tcp" | "udp":
-            return _guest_address(remote)
+            return _guest_address(protocol, remote)
         case "unix":
             return f"tcp://{_unix_target(remote)}"
         case "npipe":
@@ -183,15 +204,17 @@ def _unix_target(remote: str) -> str:
         raise ForwardError(f"failed to parse remote uri :{remote} : {error}") from None
     if scheme != "tcp":
         raise ForwardError(f"remote protocol for unix forwarder is not implemented: {scheme}")
-    return _guest_address(rest.removeprefix("//").partition("/")[0])
+    return _guest_address(scheme, rest.removeprefix("//").partition("/")[0])
 
 
-def _guest_address(text: str) -> str:
+def _guest_address(protocol: str, text: str) -> str:
     host, colon, port_text = text.partition(":")
     if not colon or ":" in port_text:
         raise ForwardError("invalid remote addr")
+    # The original takes numbers alone here, and its words are about them.
+    named = None if port_text.isdigit() else port_number(protocol, port_text)
     try:
-        port = parse_uint(port_text, 16)
+        port = parse_uint(port_text, 16) if named is None else named
     except GoError as error:
         raise ForwardError(str(error)) from None
     try:

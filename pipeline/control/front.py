@@ -3,7 +3,8 @@
 A request for one of the take-over paths (``/connect``, ``/tunnel``) gets the bare socket: the
 callback owns it from then on. For any other request aiohttp serves the connection, with the
 head played to it first. Heads are peeked at, so bytes behind them stay in the socket; only
-where a socket cannot be peeked at they are handed over as ``rest``.
+where a socket cannot be peeked at they are handed over as ``rest``. What aiohttp sees is what
+hand_written.py makes of the requests.
 
 Bounded in every respect: size and time of heads, number of connections, time that a peer may
 leave an answer unread. Later requests on a kept-alive connection are aiohttp's; a take-over
@@ -21,7 +22,8 @@ import structlog
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
-from pipeline.control.head import Head, HeadError, HeadReader
+from pipeline.control.hand_written import Rewriter
+from pipeline.control.head import MAX_HEAD, Head, HeadError, HeadReader
 from pipeline.control.repeated import Repeated
 
 TIMEOUT: Final = 10.0
@@ -30,7 +32,10 @@ MAX_CONNECTIONS: Final = 1024
 ACCEPT_PAUSE: Final = 0.1
 """Seconds without accepting after the system refused (out of descriptors)."""
 LINGER: Final = 1.0
-"""Seconds in which the rest of a body that nobody wants is read, so that the client sees the answer."""
+"""Seconds in which the rest of a request that nobody wants is read, so that the client sees the answer."""
+LINGER_BYTES: Final = 4 * 1024 * 1024
+MAX_FIELDS: Final = MAX_HEAD // 4
+"""Fields that a head of that length can have."""
 PEEK_BYTES: Final = 16 * 1024
 
 
@@ -78,6 +83,7 @@ class Connection(asyncio.Protocol):
         """The peer sends nothing more but may still read."""
         self._inner = inner
         self._first = first
+        self._rewriter = Rewriter(MAX_HEAD)
         self._timeout = timeout
         self._ended = ended
         self._stuck: asyncio.TimerHandle | None = None
@@ -89,9 +95,10 @@ class Connection(asyncio.Protocol):
         self.data_received(self._first)
 
     def data_received(self, data: bytes) -> None:
-        """Hand on."""
+        """Hand on, in the form that aiohttp takes."""
         self.answering = True
-        self._inner.data_received(data)
+        if made := self._rewriter.feed(data):
+            self._inner.data_received(made)
 
     def eof_received(self) -> bool:
         """Keep a half-closed connection for the answer that is due; close one without."""
@@ -138,6 +145,9 @@ def make_runner(app: web.Application) -> web.AppRunner:
         keepalive_timeout=TIMEOUT,
         tcp_keepalive=False,
         lingering_time=LINGER,
+        max_line_size=MAX_HEAD,
+        max_field_size=MAX_HEAD,
+        max_headers=MAX_FIELDS,
         logger=_HTTP_LOG,
     )
 
@@ -269,6 +279,11 @@ class Front:
             async with asyncio.timeout(self._timeout):
                 await loop.sock_sendall(sock, error.response())
                 sock.shutdown(socket.SHUT_WR)
+            # A socket that is closed with bytes unread is reset, and the answer may be lost with it.
+            async with asyncio.timeout(LINGER):
+                left = LINGER_BYTES
+                while left > 0 and (piece := await loop.sock_recv(sock, PEEK_BYTES)):
+                    left -= len(piece)
         except (OSError, TimeoutError) as failure:
             self._log.debug("refusal not delivered", error=str(failure))
         finally:

@@ -10,7 +10,7 @@ import re
 from typing import Final, NamedTuple
 from urllib.parse import unquote, urlsplit
 
-MAX_HEAD: Final = 32 * 1024
+MAX_HEAD: Final = 64 * 1024
 """Bytes of a head, blank line included."""
 
 _TOKEN: Final = r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"

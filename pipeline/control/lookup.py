@@ -1,4 +1,6 @@
-"""Numeric addresses of host names, asked of the system's own lookup, which blocks, in threads of its own.
+"""Numbers for names: addresses of hosts and ports of services.
+
+Addresses are asked of the system's own lookup, which blocks, in threads of its own.
 
 Not by the event loop's getaddrinfo: its threads are waited for when the loop ends, and a name server that
 does not answer would hold up an orderly stop for as long as the system's patience lasts.
@@ -14,6 +16,26 @@ MAX_AT_ONCE: Final = 4
 """Threads. A guest may ask for names: it cannot have more of them than this."""
 TIMEOUT: Final = 10.0
 """Seconds until an answer is not waited for any more; its thread ends when the system gives up."""
+
+WELL_KNOWN: Final = {
+    "domain": 53, "ftp": 21, "http": 80, "https": 443, "imaps": 993, "nfs": 2049, "pop3": 110, "smtp": 25,
+    "ssh": 22, "telnet": 23,
+}  # fmt: skip
+"""Ports by the names that IANA gave them, for systems without /etc/services."""
+LONGEST_SERVICE: Final = 64
+
+
+def port_number(protocol: str, text: str) -> int | None:
+    """A port from its number or its service's name (``nfs``); None for neither. protocol: tcp..., udp..."""
+    if text.isascii() and text.isdigit():
+        return int(text) if len(text) <= LONGEST_SERVICE else None
+    name = text.lower()
+    if not 0 < len(name) <= LONGEST_SERVICE:
+        return None
+    try:
+        return socket.getservbyname(name, "udp" if protocol.startswith("udp") else "tcp")
+    except (OSError, ValueError):
+        return WELL_KNOWN.get(name)
 
 
 class Lookups:

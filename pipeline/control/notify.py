@@ -1,11 +1,12 @@
 """Notifications: one connection to a unix socket for each event, one JSON object and a newline on it.
 
-Order is kept. A full queue or a listener that is not there loses the event with a log line
-and nothing else; nothing is tried again.
+Order is kept, and nobody waits for a listener. An event is lost when the queue is full, when the listener is
+not there, or when it takes no connection in time: that is a log line and a count; nothing is tried again.
 """
 
 import asyncio
 import json
+from collections.abc import Callable
 from typing import Final
 
 import structlog
@@ -20,12 +21,21 @@ CONNECTION_ESTABLISHED: Final = "connection_established"
 CONNECTION_CLOSED: Final = "connection_closed"
 HYPERVISOR_ERROR: Final = "hypervisor_error"
 
+_LOST: Final = "notifications_dropped"
+
 
 class Notifier:
     """Sends to one socket path; with "" it accepts everything and sends nothing."""
 
-    def __init__(self, path: str, log: structlog.typing.FilteringBoundLogger) -> None:
+    def __init__(
+        self,
+        path: str,
+        log: structlog.typing.FilteringBoundLogger,
+        count: Callable[[str], None] = lambda _name: None,
+    ) -> None:
+        """count is called with a counter's name for each event that is lost."""
         self._path = path
+        self._count = count
         self._log = log
         self._queue: asyncio.Queue[bytes] = asyncio.Queue(QUEUE)
         self._task: asyncio.Task[None] | None = None
@@ -43,6 +53,7 @@ class Notifier:
         try:
             self._queue.put_nowait(json.dumps(event, separators=(",", ":")).encode() + b"\n")
         except asyncio.QueueFull:
+            self._count(_LOST)
             self._log.warning("unable to send notification", notification=kind)
 
     async def stop(self, grace: float = 0.5) -> None:
@@ -53,6 +64,8 @@ class Notifier:
             async with asyncio.timeout(grace):
                 await self._queue.join()
         except TimeoutError:
+            for _ in range(self._queue.qsize()):
+                self._count(_LOST)
             self._log.warning("notifications lost at the end", count=self._queue.qsize())
         self._task.cancel()
         await asyncio.gather(self._task, return_exceptions=True)
@@ -65,6 +78,7 @@ class Notifier:
                 async with asyncio.timeout(TIMEOUT):
                     await self._send(event)
             except (OSError, TimeoutError) as error:
+                self._count(_LOST)
                 self._log.error(
                     f"failed to send notification: cannot dial notification socket: {error or 'timed out'}"
                 )

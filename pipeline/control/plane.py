@@ -10,7 +10,7 @@ from aiohttp import web
 from pipeline import logs
 from pipeline.config import Config, PortForward, address_text
 from pipeline.control import openapi
-from pipeline.control.access import Access, read_token
+from pipeline.control.access import Access
 from pipeline.control.api import Api
 from pipeline.control.channel import Channel, Channels, Message, RequestError
 from pipeline.control.forwarder import Forwarder
@@ -34,10 +34,12 @@ class ControlPlane:
         controls: Mapping[str, socket.socket],
         on_guest: Callable[[Message], None],
         version: str,
+        token: str,
     ) -> None:
         """controls: the supervisor's ends of the control sockets by worker. Needs a running event loop.
 
         on_guest hears the events of ingress about its entrances (see open_entrance). version: of the program.
+        token: what the endpoints on the host ask for; "" for nothing.
         """
         self._config = config
         self._on_guest = on_guest
@@ -52,10 +54,9 @@ class ControlPlane:
         request = self._channels.request
         self._sockets = SocketForwards(request, self._log)
         self._forwarder = Forwarder(request, self._sockets)
-        self._notifier = Notifier(config.notification, self._log)
         self._not_handed_over = Repeated(self._log, "a guest's DNS connection cannot be handed over")
         self._counts: dict[str, int] = {}
-        token = read_token(config.api_token_file)
+        self._notifier = Notifier(config.notification, self._log, self._count)
         access = Access(self._log, token=token, guests=config.guest_api, count=self._count)
         description = openapi.document(version, token=bool(token))
         api = Api(self._forwarder, request, self._counters, self._log, access=access, description=description)
@@ -68,7 +69,10 @@ class ControlPlane:
 
     def _counters(self) -> dict[str, dict[str, int]]:
         counts = {name: block.snapshot() for name, block in self._blocks.items()}
-        return counts | {"supervisor": dict(self._counts)}
+        own = dict(self._counts)
+        if lost := logs.lost():
+            own["log_lines_dropped"] = lost
+        return counts | {"supervisor": own}
 
     def _count(self, name: str) -> None:
         self._counts[name] = self._counts.get(name, 0) + 1

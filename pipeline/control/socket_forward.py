@@ -6,6 +6,7 @@ never answers costs its clients and nobody else. How the guest is reached is ssh
 """
 
 import asyncio
+import errno
 import os
 import socket
 import stat
@@ -15,6 +16,7 @@ from typing import Final, Protocol
 import asyncssh
 import structlog
 
+from pipeline import socket_file
 from pipeline.control.channel import Request
 from pipeline.control.ssh import Destination, SshConnection, SshError, Streams, dialler
 from pipeline.links.addresses import unix_path, words_of
@@ -64,13 +66,13 @@ class SocketForward:
         self._connection = connection
         self._log = log.bind(socket=path)
         self._server: asyncio.Server | None = None
-        self._inode: tuple[int, int] | None = None
+        self._file: socket_file.Identity | None = None
         self._clients: set[asyncio.Task[None]] = set()
 
     async def open(self) -> None:
-        """Bind and accept. A socket of that name is replaced. Raises SocketError."""
+        """Bind and accept. A socket of that name that nobody serves is replaced. Raises SocketError."""
         sock = _bind(self.path)
-        self._inode = _inode(self.path)
+        self._file = socket_file.identity(self.path)
         # Known before anything is waited for: who is stopped here can still remove it.
         self._server = await asyncio.start_unix_server(
             self._accept, sock=sock, limit=PIECE, backlog=BACKLOG, start_serving=False
@@ -81,8 +83,7 @@ class SocketForward:
         """Remove the socket, end all clients and the connection."""
         if self._server is not None:
             self._server.close()
-            if _inode(self.path) == self._inode:
-                os.unlink(self.path)
+            socket_file.remove(self.path, self._file)
             self._server = None
         for client in self._clients:
             client.cancel()
@@ -169,31 +170,13 @@ async def _carry(
 
 
 def _bind(path: str) -> socket.socket:
-    try:
-        mode = os.lstat(path).st_mode
-        if not stat.S_ISSOCK(mode):
-            raise SocketError(f"{path} exists and is no socket: it is not replaced")
-        os.unlink(path)
-    except FileNotFoundError:
-        pass
-    except OSError as error:
-        raise SocketError(f"cannot replace {path}: {os.strerror(error.errno or 0).lower()}") from error
     sock = socket.socket(socket.AF_UNIX)
-    mask = os.umask(0o777 & ~MODE)
     try:
-        sock.bind(path)
+        socket_file.bind(sock, path, MODE)
     except OSError as error:
         sock.close()
+        if error.errno == errno.EADDRINUSE and not stat.S_ISSOCK(os.lstat(path).st_mode):
+            raise SocketError(f"{path} exists and is no socket: it is not replaced") from error
         raise SocketError(f"listen unix {path}: bind: {words_of(error)}") from error
-    finally:
-        os.umask(mask)
     sock.setblocking(False)
     return sock
-
-
-def _inode(path: str) -> tuple[int, int] | None:
-    try:
-        found = os.lstat(path)
-    except OSError:
-        return None
-    return found.st_dev, found.st_ino

@@ -19,6 +19,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 import asyncssh
 import structlog
 
+from pipeline import small_file
 from pipeline.control.channel import Request, RequestError
 from pipeline.control.gotext import GoError, parse_uint
 from pipeline.flags import quote
@@ -99,23 +100,23 @@ def parse(remote: str) -> Destination:
 def read_key(path: str, passphrase: str = "") -> asyncssh.SSHKey:
     """The private key in a file (OpenSSH or PEM). Raises SshError in the words of gvproxy. Blocks."""
     try:
-        return asyncssh.read_private_key(path, passphrase or None)
+        return asyncssh.import_private_key(small_file.read(path), passphrase or None)
     except OSError as error:
         words = os.strerror(error.errno or 0).lower()
         raise SshError(f"failed to parse identity {quote(path)}: open {path}: {words}") from error
-    except (asyncssh.KeyImportError, asyncssh.KeyEncryptionError) as error:
+    except (asyncssh.KeyImportError, asyncssh.KeyEncryptionError, small_file.FileError) as error:
         raise SshError(f"failed to parse identity {quote(path)}: {error}") from error
 
 
 def known_hosts(to: Destination, path: str) -> asyncssh.SSHKnownHosts:
     """What a known_hosts file says about the guest. SshError says why that is nothing. Blocks."""
     try:
-        known = asyncssh.read_known_hosts(path)
+        known = asyncssh.import_known_hosts(small_file.read(path).decode())
         # The port as asyncssh itself asks for it when it connects.
         entries = asyncssh.match_known_hosts(known, to.ip, "", to.port if to.port != PORT else None)
     except OSError as error:
         raise SshError(f"open {path}: {os.strerror(error.errno or 0).lower()}") from error
-    except ValueError as error:
+    except (ValueError, small_file.FileError) as error:
         raise SshError(f"{path}: {error}") from error
     if not any(entries):
         raise SshError(f"{path} has no entry for {to.ip} port {to.port}")

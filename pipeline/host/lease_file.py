@@ -10,9 +10,16 @@ import os
 import re
 import socket
 from collections.abc import Iterable
+from contextlib import suppress
+from math import isfinite
 from typing import Any, Final
 
+from pipeline import small_file
+
 VERSION: Final = 1
+ALLOWED: Final = (
+    'allowed: {"version": 1, "leases": [{"ip": "192.168.127.3", "mac": "5a:94:ef:e4:0c:ee", "expires": 1}]}'
+)
 
 _MAC: Final = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}")
 
@@ -27,25 +34,35 @@ class LeaseFileError(Exception):
 def load(path: str, wall_now: float) -> list[Row]:
     """The rows of the file, none when there is no file yet. Raises LeaseFileError."""
     try:
-        with open(path, encoding="utf-8") as file:
-            document = json.load(file)
+        document = json.loads(small_file.read(path).decode("utf-8"))
     except FileNotFoundError:
         return []
-    except (OSError, ValueError) as error:
+    except RecursionError:
+        raise LeaseFileError(
+            f"state file {path} cannot be read: it is nested too deeply ({ALLOWED})"
+        ) from None
+    except OSError as error:
+        raise LeaseFileError(f"state file {path} cannot be read: {error.strerror}") from error
+    except small_file.FileError as error:
         raise LeaseFileError(f"state file {path} cannot be read: {error}") from error
+    except ValueError as error:
+        raise LeaseFileError(f"state file {path} cannot be read: {error} ({ALLOWED})") from error
     try:
         if document["version"] != VERSION:
             raise LeaseFileError(f"state file {path} is of version {document['version']}, not {VERSION}")
         return [_row(lease, wall_now) for lease in document["leases"]]
-    except (KeyError, TypeError, ValueError, OSError) as error:
-        raise LeaseFileError(f"state file {path} is no list of leases: {error!r}") from error
+    except (KeyError, TypeError, ValueError, OverflowError, OSError) as error:
+        raise LeaseFileError(f"state file {path} is no list of leases: {error!r} ({ALLOWED})") from error
 
 
 def _row(lease: Any, wall_now: float) -> Row:
-    address = int.from_bytes(socket.inet_pton(socket.AF_INET, lease["ip"]), "big")
-    if not _MAC.fullmatch(lease["mac"]):
-        raise ValueError(f"bad MAC address {lease['mac']!r}")
-    return address, bytes.fromhex(lease["mac"].replace(":", "")), float(lease["expires"]) - wall_now
+    ip, mac, expires = lease["ip"], lease["mac"], lease["expires"]
+    if not isinstance(ip, str) or not isinstance(mac, str) or not _MAC.fullmatch(mac):
+        raise ValueError(f"bad address {ip!r} or MAC address {mac!r}")
+    if isinstance(expires, bool) or not isinstance(expires, int | float) or not isfinite(expires):
+        raise ValueError(f"bad time {expires!r}")
+    address = int.from_bytes(socket.inet_pton(socket.AF_INET, ip), "big")
+    return address, bytes.fromhex(mac.replace(":", "")), float(expires) - wall_now
 
 
 def save(path: str, rows: Iterable[Row], wall_now: float) -> None:
@@ -58,9 +75,16 @@ def save(path: str, rows: Iterable[Row], wall_now: float) -> None:
         }
         for address, mac, seconds in sorted(rows)
     ]
+    text = json.dumps({"version": VERSION, "leases": leases}, indent=1) + "\n"
     temporary = f"{path}.new"
-    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with open(fd, "w", encoding="utf-8") as file:
-        json.dump({"version": VERSION, "leases": leases}, file, indent=1)
-        file.write("\n")
-    os.replace(temporary, path)
+    # Non-blocking: what lies there may be a FIFO.
+    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NONBLOCK | os.O_CLOEXEC, 0o600)
+    try:
+        with open(fd, "w", encoding="utf-8") as file:
+            file.write(text)
+        os.replace(temporary, path)
+    except OSError:
+        # Half a file on a full disk is of no use, and takes room.
+        with suppress(OSError):
+            os.unlink(temporary)
+        raise

@@ -11,7 +11,10 @@ import stat
 from collections.abc import Sequence
 from typing import Final
 
+from pipeline import socket_file
+
 BACKLOG: Final = 4096
+SOCKET_MODE: Final = 0o600
 
 
 class ListenError(Exception):
@@ -96,28 +99,17 @@ def _bind(family: int, kind: int, address: str, port: int, *, dual_stack: bool) 
 def bind_unix(path: str) -> socket.socket:
     """A listening unix socket at path with mode 0600.
 
-    A socket that nobody serves any more is replaced; any other file there is an error and stays.
+    The file of a socket that nobody serves any more is replaced; anything else there is an error and stays.
     """
-    try:
-        if stat.S_ISSOCK(os.lstat(path).st_mode):
-            os.unlink(path)
-        else:
-            raise ListenError(f"listen unix {path}: bind: the path exists and is not a socket")
-    except FileNotFoundError:
-        # The usual case: nothing is there yet.
-        pass
-    except OSError as error:
-        raise ListenError(f"listen unix {path}: {os.strerror(error.errno or 0).lower()}") from error
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    old_mask = os.umask(0o177)
     try:
         sock.setblocking(False)
-        sock.bind(path)
+        socket_file.bind(sock, path, SOCKET_MODE)
         sock.listen(BACKLOG)
     except OSError as error:
         sock.close()
         words = os.strerror(error.errno).lower() if error.errno else str(error)
+        if error.errno == errno.EADDRINUSE and not stat.S_ISSOCK(os.lstat(path).st_mode):
+            words = "the path exists and is not a socket"
         raise ListenError(f"listen unix {path}: bind: {words}") from error
-    finally:
-        os.umask(old_mask)
     return sock

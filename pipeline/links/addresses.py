@@ -9,18 +9,18 @@
                             also be in the environment, as VM_DIRECTORY, where there are no vsock sockets
     vsock://GUID            Hyper-V's: the service with that id (Windows)
 
-Nothing is unlinked to make room, but for hyperkit's name, which nobody else uses: a path that exists is
-an error of the one who gave it.
+The file of a socket that nobody serves any more is replaced (pipeline.socket_file). Any other path that
+exists is an error of the one who gave it.
 """
 
 import errno
 import os
 import re
 import socket
-import stat
-from contextlib import suppress
 from typing import Final
 from urllib.parse import unquote, urlsplit
+
+from pipeline import socket_file
 
 BACKLOG: Final = 128
 SOCKET_MODE: Final = 0o600
@@ -99,16 +99,13 @@ def _bind_unix(path: str, kind: socket.SocketKind) -> socket.socket:
         if kind != socket.SOCK_SEQPACKET or error.errno not in _NO_SUCH_KIND:
             raise
         raise ValueError("this system has no packet sockets (SOCK_SEQPACKET), which bess needs") from error
-    mask = os.umask(0o777 & ~SOCKET_MODE)
     try:
-        sock.bind(path)
+        socket_file.bind(sock, path, SOCKET_MODE)
         if kind != socket.SOCK_DGRAM:
             sock.listen(BACKLOG)
     except OSError:
         sock.close()
         raise
-    finally:
-        os.umask(mask)
     sock.setblocking(False)
     return sock
 
@@ -135,9 +132,6 @@ def _listen_tcp(host: str, port: int | None) -> socket.socket:
 
 def _listen_vsock(netloc: str, directory: str) -> socket.socket:
     if path := _hyperkit_path(netloc, directory):
-        with suppress(FileNotFoundError):
-            if stat.S_ISSOCK(os.lstat(path).st_mode):
-                os.unlink(path)
         return _bind_unix(path, socket.SOCK_STREAM)
     # typeshed knows these families only on the systems that have them.
     if _GUID.fullmatch(netloc):

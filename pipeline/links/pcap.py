@@ -5,9 +5,9 @@
     magic a1b2c3d4 | 2 | 4 | zone 0 | 0 | snaplen | linktype 1 (Ethernet)       once, 24 bytes
     seconds | microseconds | bytes kept | bytes on the wire | frame              for each frame
 
-All fields are little-endian. Records are gathered by add() and leave with one system call in flush(), so a
-reader of the growing file sees each burst at once. Writing blocks: a slow disk slows the network. Knows
-nothing of frames but their length.
+All fields are little-endian. Records are gathered by add() and leave as one piece in flush(), so a reader of
+the growing file sees each burst at once. A thread writes (pipeline.outlet): a reader that stops, or a slow
+disk, costs frames in the capture and never slows the network. Knows nothing of frames but their length.
 """
 
 import os
@@ -15,10 +15,17 @@ import stat
 from struct import Struct
 from typing import Final
 
+from pipeline.outlet import Outlet
+
 SNAPLEN: Final = 262144
 LINKTYPE_ETHERNET: Final = 1
 FILE_MODE: Final = 0o600
 """What passed the network is for the eyes of who asked for it."""
+
+MAX_QUEUED: Final = 16 * 1024 * 1024
+"""Bytes of records that wait to be written; frames beyond are left out, and counted."""
+LAST_WAIT: Final = 0.4
+"""Seconds for which close() waits for what is queued."""
 
 _MAGIC: Final = 0xA1B2C3D4
 _FILE: Final = Struct("<IHHiIII")
@@ -29,21 +36,24 @@ _MICROSECONDS: Final = 1_000_000
 def open_file(path: str) -> int:
     """A descriptor with the file's header in it. Raises OSError.
 
-    A file or socket of that name is replaced; a FIFO is written into, if somebody reads it.
+    A file or socket of that name is replaced. A FIFO that somebody reads is written into, and so is a device.
     """
     try:
-        is_fifo = stat.S_ISFIFO(os.lstat(path).st_mode)
-    except FileNotFoundError:
-        is_fifo = False
-    else:
-        if not is_fifo:
+        mode = os.lstat(path).st_mode
+        written_into = stat.S_ISFIFO(mode) or stat.S_ISCHR(mode)
+        if not written_into:
             os.unlink(path)
-    if is_fifo:
-        fd = os.open(path, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        os.set_blocking(fd, True)
-    else:
-        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, FILE_MODE)
-    os.write(fd, _FILE.pack(_MAGIC, 2, 4, 0, 0, SNAPLEN, LINKTYPE_ETHERNET))
+    except FileNotFoundError:
+        written_into = False
+    # Without O_NONBLOCK a FIFO that nobody reads, or that is full, would hold up the start.
+    made = 0 if written_into else os.O_CREAT | os.O_EXCL
+    fd = os.open(path, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC | made, FILE_MODE)
+    try:
+        os.write(fd, _FILE.pack(_MAGIC, 2, 4, 0, 0, SNAPLEN, LINKTYPE_ETHERNET))
+    except OSError:
+        os.close(fd)
+        raise
+    os.set_blocking(fd, True)
     return fd
 
 
@@ -53,6 +63,7 @@ class PcapWriter:
     def __init__(self, fd: int) -> None:
         self._fd = fd
         self._gathered: list[bytes | bytearray | memoryview] = []
+        self._outlet = Outlet(MAX_QUEUED, stop_at_error=True)
 
     def add(self, frame: bytes | bytearray | memoryview, when: float) -> None:
         """One frame, seen at a time in seconds since 1970. The memory must stay as it is until flush()."""
@@ -60,18 +71,29 @@ class PcapWriter:
         kept = frame[:SNAPLEN] if len(frame) > SNAPLEN else frame
         self._gathered += (_RECORD.pack(seconds, micro, len(kept), len(frame)), kept)
 
-    def flush(self) -> None:
-        """Write what was added. Raises OSError: the file is of no use from then on."""
+    def flush(self) -> int:
+        """Have written what was added; how many of its frames found no room. Never waits.
+
+        Raises the OSError with which an earlier write failed: the file is of no use from then on.
+        """
+        error = self._outlet.error
+        if error is not None:
+            self._gathered.clear()
+            raise error
         if not self._gathered:
-            return
-        data = memoryview(b"".join(self._gathered))
+            return 0
+        frames = len(self._gathered) // 2
+        data = b"".join(self._gathered)
         self._gathered.clear()
-        while data:
-            written = os.write(self._fd, data)
-            data = data[written:]
+        return 0 if self._outlet.put(self._fd, data, frames) else frames
+
+    def drain(self, timeout: float) -> bool:
+        """Wait until all is written or has failed, at most timeout seconds; whether it is."""
+        return self._outlet.flush(timeout)
 
     def close(self) -> None:
-        """Close the file. May be called twice."""
-        if self._fd >= 0:
+        """Close the file after a bounded wait for what is queued. May be called twice."""
+        # Beside a write that does not end the descriptor stays: its number must not become another file's.
+        if self._fd >= 0 and self.drain(LAST_WAIT):
             os.close(self._fd)
-            self._fd = -1
+        self._fd = -1

@@ -40,7 +40,7 @@ import sys
 from typing import Final, Protocol
 
 from pipeline.shm.fence import full_fence
-from pipeline.shm.segment import passing_name
+from pipeline.shm.segment import SegmentError, passing_name
 
 if sys.platform != "win32":
     import posix_ipc
@@ -80,7 +80,13 @@ class SemaphoreWaiter:
     """
 
     def __init__(self) -> None:
-        self._semaphore = posix_ipc.Semaphore(passing_name(), posix_ipc.O_CREX, mode=0o600, initial_value=0)
+        try:
+            self._semaphore = posix_ipc.Semaphore(
+                passing_name(), posix_ipc.O_CREX, mode=0o600, initial_value=0
+            )
+        except (posix_ipc.Error, OSError) as error:
+            # On Linux a semaphore is a file in /dev/shm.
+            raise SegmentError(f"no semaphore can be made in shared memory: {error}") from error
         self._semaphore.unlink()
 
     def post(self) -> None:

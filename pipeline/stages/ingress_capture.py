@@ -3,13 +3,16 @@
 What a guest that offloads sends or gets in one piece is cut into frames and its checksums are
 completed for the file, so that it looks as it would behind a network card. So it is with a guest whose
 virtio-net headers were stripped. Priority tags are gone. Frames from one guest to another
-are there twice, once on each link. A frame that is dropped later is there too. Nothing of this is on the
-way of a frame when no capture was asked for.
+are there twice, once on each link. A frame that is dropped later is there too. A capture that is not
+written as fast as frames pass lacks some, which are counted. Nothing of this is on the way of a frame when no
+capture was asked for.
 """
 
 from collections.abc import Iterator
 from time import time
+from typing import Final
 
+from pipeline.counters import INDEX
 from pipeline.engines import stripped, tso, vnet
 from pipeline.engines.gso import Buffer
 from pipeline.links.pcap import PcapWriter
@@ -18,6 +21,8 @@ from pipeline.wire import framing, virtio_net
 from pipeline.wire.errors import WireError
 from pipeline.wire.framing import Framing
 from pipeline.wire.offload import VNET_LEN
+
+_DROPPED: Final = INDEX["capture_frames_dropped"]
 
 
 class Capture:
@@ -29,6 +34,7 @@ class Capture:
         self._mtu = mtu
         self._ident = 0
         self.over = False
+        self._told = False
 
     def received(self, view: memoryview, frames: list[tuple[int, int]], vnet_len: int, features: int) -> None:
         """What was read from a link: (off, len) of frames in a slot, each behind its header if vnet_len.
@@ -73,10 +79,16 @@ class Capture:
 
     def _flush(self) -> None:
         try:
-            self._writer.flush()
+            dropped = self._writer.flush()
         except OSError as error:
             self._worker.log.error("capture ended", error=error.strerror)
             self.close()
+            return
+        if dropped:
+            self._worker.counts[_DROPPED] += dropped
+            if not self._told:
+                self._told = True
+                self._worker.log.warning("capture lacks frames, it is not written fast enough")
 
 
 def _judged(view: memoryview, off: int, length: int, features: int) -> Iterator[Buffer | bytearray]:

@@ -8,12 +8,12 @@ Nothing is accepted while egress has not taken what it got before, and for a mom
 system had no descriptor left: clients wait in the backlogs of the listeners, which cost us nothing.
 """
 
-import os
 import socket
 from time import monotonic
 from typing import Final
 
 from pipeline import events as ev
+from pipeline import socket_file
 from pipeline.config import Config
 from pipeline.counters import INDEX
 from pipeline.host import listener, proxy_header
@@ -39,7 +39,7 @@ _TOO_MANY: Final = INDEX["listen_forward_refused_too_many"]
 class Forward:
     """One bound local address and the guest's address behind it."""
 
-    __slots__ = ("addr", "egress", "key", "path", "port", "protocol", "proxy", "sock", "watched")
+    __slots__ = ("addr", "egress", "file", "key", "path", "port", "protocol", "proxy", "sock", "watched")
 
     def __init__(
         self, key: str, protocol: str, sock: socket.socket, addr: int, port: int, path: str | None = None
@@ -50,6 +50,7 @@ class Forward:
         self.addr = addr
         self.port = port
         self.path = path
+        self.file = socket_file.identity(path) if path is not None else None
         self.egress = 0
         self.proxy = 0
         """Version of the PROXY header that the guest gets first; 0 for none."""
@@ -157,11 +158,8 @@ class ListenStage:
             return
         self._ignore(forward)
         forward.sock.close()
-        if forward.path is not None:
-            try:
-                os.unlink(forward.path)
-            except FileNotFoundError:
-                self.worker.log.warning("socket file was gone already", path=forward.path)
+        if forward.path is not None and not socket_file.remove(forward.path, forward.file):
+            self.worker.log.warning("socket file was gone already", path=forward.path)
 
     # --- accepting ----------------------------------------------------------------------
 

@@ -1,6 +1,7 @@
 """Keeps the leases of the resolver worker in a state file: read at the start, written when they changed.
 
-What was read is told to demux, so that no guest can take the address of one that is not back yet.
+What was read is told to demux, so that no guest can take the address of one that is not back yet. A write
+that fails (a full disk, a directory that is not there yet) is tried again: at first soon, then once a minute.
 """
 
 from time import time
@@ -13,6 +14,8 @@ from pipeline.stages.worker import Worker
 
 SPACING: Final = 1.0
 """Seconds from a change to the file: many guests that start together cost one write."""
+LAST_RETRY: Final = 60.0
+"""Seconds between two attempts to write, at most: from SPACING on they are doubled."""
 
 
 class LeaseKeeper:
@@ -23,7 +26,8 @@ class LeaseKeeper:
         self._dhcp = dhcp
         self._path = path
         self._save_at = float("inf")
-        self._failing = False
+        self._retry = 0.0
+        """Seconds until the next attempt, after one that failed; 0 after a success."""
         if path:
             self._load(now)
 
@@ -43,7 +47,7 @@ class LeaseKeeper:
 
     def on_change(self, now: float) -> None:
         """A lease was given, prolonged or given back."""
-        if self._path:
+        if self._path and not self._retry:
             self._save_at = min(self._save_at, now + SPACING)
 
     def deadline(self) -> float:
@@ -51,15 +55,18 @@ class LeaseKeeper:
         return self._save_at
 
     def save(self, now: float) -> None:
-        """Write the file if something changed since the last time."""
+        """Write the file if something changed since the last time, or if that could not be written."""
         if self._save_at == float("inf"):
             return
-        self._save_at = float("inf")
         try:
             lease_file.save(self._path, self._dhcp.export(now), time())
         except OSError as error:
-            if not self._failing:
-                self._worker.log.warning("leases not written", path=self._path, error=str(error))
-            self._failing = True
+            if not self._retry:
+                self._worker.log.warning("leases not written yet", path=self._path, error=str(error))
+            self._retry = min(2 * self._retry, LAST_RETRY) if self._retry else SPACING
+            self._save_at = now + self._retry
             return
-        self._failing = False
+        if self._retry:
+            self._worker.log.info("leases written again", path=self._path)
+        self._retry = 0.0
+        self._save_at = float("inf")

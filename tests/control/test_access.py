@@ -2,13 +2,14 @@
 
 import asyncio
 import json
+import os
 from pathlib import Path
 
 import pytest
 import structlog
 
 from pipeline.config import GuestApi
-from pipeline.control.access import Access, AccessError, read_token
+from pipeline.control.access import Access, AccessError, TokenError, read_token
 from tests.control.endpoint import endpoint
 
 LOG = structlog.get_logger()
@@ -47,6 +48,9 @@ def test_the_right_token_passes(header: str) -> None:
         (GuestApi(unix=False), "tcp", ":80", True),
         (GuestApi(ports=((1024, 65535),)), "tcp", ":80", False),
         (GuestApi(ports=((1024, 65535),)), "udp", ":8080", True),
+        (GuestApi(ports=((1024, 65535),)), "tcp", ":nfs", True),
+        (GuestApi(ports=((1024, 65535),)), "tcp", ":http", False),
+        (GuestApi(ports=((1024, 65535),)), "tcp", ":nothing", False),
         (GuestApi(addresses=("127.0.0.0/8",)), "tcp", "127.0.0.1:80", True),
         (GuestApi(addresses=("127.0.0.0/8",)), "tcp", "[::ffff:127.0.0.1]:80", True),
         (GuestApi(addresses=("127.0.0.0/8",)), "tcp", "10.0.0.1:80", False),
@@ -119,3 +123,17 @@ def test_a_token_file_holds_the_token_with_or_without_newline(tmp_path: Path) ->
     path.write_text("s3cret\n")
     assert read_token(str(path)) == "s3cret"
     assert read_token("") == ""
+
+
+@pytest.mark.parametrize("content", [b"", b" \n", b"\xff"])
+def test_a_token_file_without_a_token_never_means_that_none_is_asked_for(
+    content: bytes, tmp_path: Path
+) -> None:
+    path = tmp_path / "token"
+    path.write_bytes(content)
+    with pytest.raises(TokenError, match=str(path)):
+        read_token(str(path))
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(TokenError, match="it is a FIFO"):
+        read_token(str(path))

@@ -153,7 +153,7 @@ def test_headers_are_those_clients_know(tmp_path: Path) -> None:
     asyncio.run(run())
 
 
-@pytest.mark.parametrize("path", ["/services", "/services/forwarder"])
+@pytest.mark.parametrize("path", ["/services", "/services/forwarder", "/services/dns", "/services/dhcp"])
 def test_directories_redirect_to_their_slash(path: str, tmp_path: Path) -> None:
     async def run() -> None:
         async with (
@@ -162,6 +162,31 @@ def test_directories_redirect_to_their_slash(path: str, tmp_path: Path) -> None:
         ):
             assert answer.status == 307
             assert answer.headers["Location"] == f"{path}/"
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("guest", [False, True])
+@pytest.mark.parametrize(
+    ("target", "location"),
+    [
+        ("//services//forwarder/all", "/services/forwarder/all"),
+        ("/services/./forwarder/../forwarder/all?a=%2F&b", "/services/forwarder/all?a=%2F&b"),
+        ("/../../services/forwarder/all", "/services/forwarder/all"),
+        ("//evil.example//", "/evil.example/"),
+        ("/.//\\evil.example", "/%5Cevil.example"),
+        ("//", "/"),
+    ],
+)
+def test_a_path_that_is_not_clean_redirects_to_the_clean_one(
+    target: str, location: str, guest: bool, tmp_path: Path
+) -> None:
+    async def run() -> None:
+        async with endpoint(tmp_path, guest=guest) as at:
+            for method in ("GET", "POST"):
+                answer = await at.raw(f"{method} {target} HTTP/1.0\r\n\r\n".encode())
+                assert answer.startswith(b"HTTP/1.0 307 Temporary Redirect\r\n")
+                assert f"\r\nLocation: {location}\r\n".encode() in answer
 
     asyncio.run(run())
 

@@ -303,3 +303,44 @@ def test_what_is_wrong_over_ssh_is_said_and_nothing_stays(local: str, remote: st
         assert made.all() == []
 
     asyncio.run(run())
+
+
+@pytest.mark.parametrize(
+    ("protocol", "name", "port"), [("tcp", "nfs", 2049), ("udp", "domain", 53), ("tcp", "HTTP", 80)]
+)
+def test_a_port_may_be_the_name_of_a_service(protocol: str, name: str, port: int) -> None:
+    async def run() -> None:
+        workers = Workers()
+        made = Forwarder(workers)
+        local, remote = f"127.0.0.1:{name}", f"192.168.127.2:{name}"
+        await made.expose(protocol, local, remote)
+        assert made.all() == [Forward(local, remote, protocol)], "the list says what was asked for"
+        with pytest.raises(
+            ForwardError, match=f"listen {protocol} 127.0.0.1:{port}: bind: address already in use"
+        ):
+            await made.expose(protocol, f"127.0.0.1:{port}", remote)
+        await made.unexpose(protocol, local)
+        assert [op for _, op in workers.asked] == [
+            {
+                "op": "expose", "protocol": protocol,
+                "local": f"127.0.0.1:{port}", "remote": f"192.168.127.2:{port}",
+            },
+            {"op": "unexpose", "protocol": protocol, "local": f"127.0.0.1:{port}"},
+        ]  # fmt: skip
+        assert made.all() == []
+        await made.expose(protocol, f"127.0.0.1:{port}", remote)
+
+    asyncio.run(run())
+
+
+def test_a_service_without_a_port_keeps_the_known_words() -> None:
+    async def run() -> None:
+        workers = Workers()
+        made = Forwarder(workers)
+        with pytest.raises(ForwardError, match=r'strconv\.ParseUint: parsing "nothing": invalid'):
+            await made.expose("tcp", "127.0.0.1:1", "192.168.127.2:nothing")
+        # What is wrong with the local address the worker says.
+        await made.expose("tcp", "127.0.0.1:nothing", "192.168.127.2:1")
+        assert workers.asked[0][1]["local"] == "127.0.0.1:nothing"
+
+    asyncio.run(run())

@@ -43,3 +43,21 @@ def test_lookups_that_hang_have_a_bound_and_give_their_place_back(monkeypatch: p
             assert await lookups.addresses(name) == ["192.0.2.1"]
 
     asyncio.run(run())
+
+
+@pytest.mark.parametrize("known", [True, False], ids=["services", "no-services"])
+def test_services_have_their_ports_also_without_a_list_of_them(
+    known: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not known:
+
+        def unknown(*_: str) -> int:
+            raise OSError("service/proto not found")
+
+        monkeypatch.setattr(lookup.socket, "getservbyname", unknown)
+    assert lookup.port_number("tcp", "ssh") == 22
+    assert lookup.port_number("tcp4", "NFS") == 2049
+    assert lookup.port_number("udp", "domain") == 53
+    for text in ("", "nothing", "a\0b", "x" * 1000, "\u00b2", "-1"):
+        assert lookup.port_number("tcp", text) is None
+    assert lookup.port_number("tcp", "0080") == 80

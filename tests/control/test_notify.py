@@ -1,6 +1,8 @@
 """Notifications: one connection and one JSON object for each event, in order, never in the way."""
 
 import asyncio
+import contextlib
+import socket
 from pathlib import Path
 
 import structlog
@@ -103,3 +105,28 @@ def test_the_end_does_not_wait_for_a_listener_that_hangs(tmp_path: Path) -> None
         server.close()
 
     asyncio.run(run())
+
+
+def test_a_listener_that_accepts_nothing_holds_nobody_up_and_its_events_are_counted(tmp_path: Path) -> None:
+    async def run() -> None:
+        lost: list[str] = []
+        with socket.socket(socket.AF_UNIX) as stuck:
+            stuck.bind(str(tmp_path / "n"))
+            stuck.listen(1)
+            notifier = Notifier(str(tmp_path / "n"), structlog.get_logger(), lost.append)
+            notifier.start()
+            for _ in range(notify.QUEUE + 50):
+                notifier.notify(notify.READY)
+            async with asyncio.timeout(5):
+                await notifier.stop()
+            stuck.setblocking(False)
+            taken = 0
+            with contextlib.suppress(BlockingIOError):
+                while True:
+                    stuck.accept()[0].close()
+                    taken += 1
+        assert lost == ["notifications_dropped"] * (notify.QUEUE + 50 - taken)
+        assert 0 < taken < notify.QUEUE
+
+    with capture_logs():
+        asyncio.run(run())

@@ -328,3 +328,15 @@ def test_dialling_hands_one_end_of_a_pair_to_the_listen_worker() -> None:
         sock.close()
 
     run(work())
+
+
+def test_a_key_that_is_a_fifo_or_a_device_is_refused_and_not_waited_for(tmp_path: Path) -> None:
+    """A guest may name the path of a key: a thread that waited for it held up the end of the program."""
+    os.mkfifo(tmp_path / "key")
+    with pytest.raises(ssh.SshError, match=r"failed to parse identity .*: it is a FIFO"):
+        ssh.read_key(str(tmp_path / "key"))
+    with pytest.raises(ssh.SshError, match=r"failed to parse identity .*: it is a device"):
+        ssh.read_key("/dev/zero")
+    to = ssh.Destination("user", "192.168.127.2", "/s", "key")
+    with pytest.raises(ssh.SshError, match="it is a FIFO"):
+        ssh.known_hosts(to, str(tmp_path / "key"))

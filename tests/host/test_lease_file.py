@@ -1,11 +1,14 @@
 """The state file of leases."""
 
+import errno
 import json
+import os
 import stat
 from pathlib import Path
 
 import pytest
 
+from pipeline import small_file
 from pipeline.host import lease_file
 from pipeline.host.lease_file import LeaseFileError
 
@@ -41,6 +44,19 @@ def test_without_a_file_there_are_no_leases(tmp_path: Path) -> None:
         '{"version": 1, "leases": [{"ip": "1.2.3.4", "mac": "5a:94", "expires": 1}]}',
         '{"version": 1, "leases": [{"ip": "1.2.3.4", "mac": "5a:94:ef:e4:0c:ee"}]}',
         '{"version": 1, "leases": [7]}',
+        '{"version": 1, "leases": 7}',
+        '{"version": 1, "leases": {"ip": "1.2.3.4"}}',
+        '{"version": 1, "leases": [{"ip": 7, "mac": "5a:94:ef:e4:0c:ee", "expires": 1}]}',
+        '{"version": 1, "leases": [{"ip": "1.2.3.4", "mac": 7, "expires": 1}]}',
+        '{"version": 1, "leases": [{"ip": "1.2.3.4\\u0000", "mac": "5a:94:ef:e4:0c:ee", "expires": 1}]}',
+        '{"version": 1, "leases": [{"ip": "1.2.3.4", "mac": "5a:94:ef:e4:0c:ee", "expires": "nan"}]}',
+        '{"version": 1, "leases": [{"ip": "1.2.3.4", "mac": "5a:94:ef:e4:0c:ee", "expires": NaN}]}',
+        '{"version": 1, "leases": [{"ip": "1.2.3.4", "mac": "5a:94:ef:e4:0c:ee", "expires": 1e999}]}',
+        '{"version": 1, "leases": [{"ip": "1.2.3.4", "mac": "5a:94:ef:e4:0c:ee", "expires": true}]}',
+        '{"version": 1, "leases": [{"ip": "1.2.3.4", "mac": "5a:94:ef:e4:0c:ee", "expires": 1%s}]}'
+        % ("0" * 400),
+        '"text"',
+        "null",
     ],
 )
 def test_a_file_that_cannot_be_understood_is_an_error(text: str, tmp_path: Path) -> None:
@@ -54,3 +70,60 @@ def test_a_file_that_cannot_be_understood_is_an_error(text: str, tmp_path: Path)
 def test_a_directory_that_is_not_there_is_an_error_of_the_system(tmp_path: Path) -> None:
     with pytest.raises(OSError):
         lease_file.save(str(tmp_path / "no" / "leases.json"), ROWS, 0.0)
+
+
+@pytest.mark.parametrize("char", ["[", '{"a":'])
+def test_deeply_nested_json_is_refused_in_one_line_and_ends_nothing(char: str, tmp_path: Path) -> None:
+    path = tmp_path / "leases.json"
+    path.write_text(char * 100_000)
+    with pytest.raises(LeaseFileError) as refused:
+        lease_file.load(str(path), 0.0)
+    assert str(refused.value).startswith(
+        f"state file {path} cannot be read: it is nested too deeply (allowed: {{"
+    )
+    assert "\n" not in str(refused.value)
+
+
+def test_a_fifo_is_refused_and_not_waited_for(tmp_path: Path) -> None:
+    path = tmp_path / "leases.json"
+    os.mkfifo(path)
+    with pytest.raises(LeaseFileError) as refused:
+        lease_file.load(str(path), 0.0)
+    assert str(refused.value) == f"state file {path} cannot be read: it is a FIFO (allowed: a regular file)"
+
+
+def test_what_is_no_state_file_at_all_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(LeaseFileError, match="Is a directory"):
+        lease_file.load(str(tmp_path), 0.0)
+    with pytest.raises(LeaseFileError, match="it is a device"):
+        lease_file.load("/dev/zero", 0.0)
+    path = tmp_path / "leases.json"
+    path.write_bytes(b'{"version": 1, "leases": "\xff"}')
+    with pytest.raises(LeaseFileError, match="utf-8"):
+        lease_file.load(str(path), 0.0)
+    monkeypatch.setattr(small_file, "MAX_BYTES", 1 << 20)
+    path.write_bytes(b" " * (1 << 20) + b"1")
+    with pytest.raises(LeaseFileError, match=r"too long \(allowed: 1 MiB\)"):
+        lease_file.load(str(path), 0.0)
+
+
+def test_a_write_that_failed_leaves_the_old_file_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "leases.json"
+    path.write_text("old")
+    monkeypatch.setattr(lease_file.os, "replace", refuse)
+    with pytest.raises(OSError, match="No space left"):
+        lease_file.save(str(path), ROWS, 0.0)
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def refuse(*_args: object) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_a_fifo_in_the_place_of_the_new_file_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "leases.json.new")
+    with pytest.raises(OSError, match="No such device"):
+        lease_file.save(str(tmp_path / "leases.json"), ROWS, 0.0)

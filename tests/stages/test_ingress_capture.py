@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from pipeline.counters import INDEX
 from pipeline.engines.gso import Segmenter
 from pipeline.links import pcap
 from pipeline.stages.ingress_capture import Capture
@@ -35,12 +36,19 @@ class Written:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.errors: list[str] = []
+        self.warnings: list[str] = []
+        self.counts = [0] * len(INDEX)
         worker: Any = SimpleNamespace(
-            log=SimpleNamespace(error=lambda event, **about: self.errors.append(about["error"]))
+            log=SimpleNamespace(
+                error=lambda event, **about: self.errors.append(about["error"]),
+                warning=lambda event: self.warnings.append(event),
+            ),
+            counts=self.counts,
         )
         self.capture = Capture(worker, pcap.open_file(str(path)), 1500)
 
     def frames(self) -> list[bytes]:
+        assert self.capture._writer.drain(5)
         data, found, at = self.path.read_bytes(), [], 24
         while at < len(data):
             (kept,) = struct.unpack_from("<I", data, at + 8)
@@ -145,5 +153,26 @@ def test_a_full_disk_ends_the_capture_with_one_line(written: Written) -> None:
     os.dup2(full, written.capture._writer._fd)
     os.close(full)
     written.capture.received(memoryview(b"frame"), [(0, 5)], 0, 0)
+    assert written.capture._writer.drain(5)
+    written.capture.received(memoryview(b"frame"), [(0, 5)], 0, 0)
     assert written.capture.over
     assert written.errors == ["No space left on device"]
+
+
+def test_frames_that_the_capture_lacks_are_counted_and_said_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pcap, "MAX_QUEUED", 100_000)
+    path = tmp_path / "live"
+    os.mkfifo(path)
+    reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    written = Written(path)
+    burst = memoryview(bytes(30_000))
+    for _ in range(20):
+        written.capture.received(burst, [(0, 10_000), (10_000, 20_000)], 0, 0)
+    lost = written.counts[INDEX["capture_frames_dropped"]]
+    assert 0 < lost < 40
+    assert lost % 2 == 0, "frames of a burst are lost together"
+    assert len(written.warnings) == 1
+    os.close(reader)
+    written.capture.close()

@@ -111,3 +111,41 @@ def test_a_state_file_that_cannot_be_written_does_no_harm(tmp_path: Path) -> Non
     rig.reply()
     rig.breathe(monotonic() + 1.1)
     rig.close()
+
+
+def test_a_write_that_failed_is_tried_again_with_pauses_until_it_succeeds(tmp_path: Path) -> None:
+    directory = tmp_path / "no"
+    rig = Rig(tmp_path, ["-state-file", str(directory / "leases.json")])
+    rig.send(discover("020000000001", dhcp.REQUEST), 67, guest_addr=0, guest_port=68)
+    rig.reply()
+    now = monotonic() + 1.1
+    pauses = []
+    for _ in range(9):
+        rig.breathe(now)
+        pauses.append(rig.stage.leases.deadline() - now)
+        now = rig.stage.leases.deadline()
+    assert pauses == pytest.approx([1, 2, 4, 8, 16, 32, 60, 60, 60])
+    directory.mkdir()
+    rig.breathe(now)
+    path = directory / "leases.json"
+    assert [lease["mac"] for lease in json.loads(path.read_text())["leases"]] == ["02:00:00:00:00:01"]
+    assert rig.stage.leases.deadline() == float("inf")
+    # Once it works, the next change is written soon again.
+    rig.send(discover("020000000002", dhcp.REQUEST), 67, guest_addr=0, guest_port=68)
+    rig.reply()
+    assert rig.stage.leases.deadline() <= monotonic() + 1.0
+    rig.close()
+
+
+def test_a_change_while_writes_fail_does_not_shorten_the_pause(tmp_path: Path) -> None:
+    rig = Rig(tmp_path, ["-state-file", str(tmp_path / "no" / "leases.json")])
+    rig.send(discover("020000000001", dhcp.REQUEST), 67, guest_addr=0, guest_port=68)
+    rig.reply()
+    now = monotonic() + 1.1
+    for _ in range(6):
+        rig.breathe(now)
+        now = rig.stage.leases.deadline()
+    rig.send(discover("020000000002", dhcp.REQUEST), 67, guest_addr=0, guest_port=68)
+    rig.reply()
+    assert rig.stage.leases.deadline() == now
+    rig.close()

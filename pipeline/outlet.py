@@ -1,0 +1,213 @@
+"""Writing without waiting: callers queue bytes, and a thread of this process writes them.
+
+A log or a capture may lead to a pipe that nobody reads, to a terminal that is stopped, or to a disk that
+does not answer. A process that writes there itself stops with it. An Outlet keeps a bounded
+number of bytes for the thread; what does not fit is lost and counted, never waited for.
+
+The thread exists while there is something to write, and for LINGER seconds longer. It takes no signals.
+The thread does not survive fork(): call ``before_fork`` and the two functions beside it there.
+"""
+
+import os
+import select
+import signal
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Final
+
+LINGER: Final = 1.0
+"""Seconds for which an idle thread waits for more."""
+ROOM_WAIT: Final = 1.0
+"""Seconds of one wait for a descriptor that is non-blocking and full."""
+
+
+class Outlet:
+    """A bounded queue before a thread that writes. All methods may be called from any thread.
+
+    An *item* is bytes that belong together: it is written whole, or lost whole and counted.
+    """
+
+    def __init__(
+        self,
+        max_bytes: int,
+        *,
+        on_lost: Callable[[int], None] | None = None,
+        notice: Callable[[int], bytes] | None = None,
+        stop_at_error: bool = False,
+    ) -> None:
+        """on_lost hears how many units were lost, under the lock. notice makes an item that says so.
+
+        stop_at_error: the first error of a write ends everything; else it costs that item alone.
+        """
+        self.on_lost = on_lost
+        self.lost = 0
+        """Units that were lost so far."""
+        self.error: OSError | None = None
+        """What ended an outlet with stop_at_error."""
+        self._max_bytes = max_bytes
+        self._notice = notice
+        self._stop_at_error = stop_at_error
+        self._condition = threading.Condition()
+        self._queue: deque[tuple[int, bytes, int, int]] = deque()
+        """Descriptor, bytes, units that they stand for, losses that they report."""
+        self._bytes = 0
+        self._unsaid = 0
+        self._torn: set[int] = set()
+        self._writing = False
+        self._resting = False
+        self._thread: threading.Thread | None = None
+
+    def put(self, fd: int, item: bytes, units: int = 1) -> bool:
+        """Queue an item for a descriptor; False if it was lost. units: how much a loss counts for."""
+        with self._condition:
+            # An item alone always fits, however long it is.
+            if self.error is not None or (self._bytes and self._bytes + len(item) > self._max_bytes):
+                self._lose(units)
+                return False
+            self._say_losses(fd)
+            self._append(fd, item, units, 0)
+            self._condition.notify_all()
+            self._start()
+        return True
+
+    def flush(self, timeout: float) -> bool:
+        """Wait until everything is written, at most timeout seconds; whether it is."""
+        with self._condition:
+            if self._queue:
+                self._start()
+            return self._condition.wait_for(lambda: not self._queue and not self._writing, timeout)
+
+    def rest(self, timeout: float) -> bool:
+        """Flush, and let the thread end: there is none after this until the next put, if True."""
+        done = self.flush(timeout)
+        with self._condition:
+            thread, self._resting = self._thread, done
+            self._condition.notify_all()
+        if thread is not None and done:
+            thread.join(timeout)
+        with self._condition:
+            self._resting = False
+            return self._thread is None
+
+    # --- fork ---------------------------------------------------------------------------------
+
+    def before_fork(self) -> None:
+        """Hold the queue, so that the child finds no half of a change."""
+        self._condition.acquire()
+
+    def after_fork_in_parent(self) -> None:
+        """Go on."""
+        self._condition.release()
+
+    def after_fork_in_child(self) -> None:
+        """Begin anew: what waits is the parent's to write."""
+        self._condition = threading.Condition()
+        self._queue.clear()
+        self._torn.clear()
+        self._bytes = self.lost = self._unsaid = 0
+        self._writing = self._resting = False
+        self._thread = None
+        self.on_lost = None
+
+    # --- under the lock -------------------------------------------------------------------------
+
+    def _append(self, fd: int, item: bytes, units: int, said: int) -> None:
+        self._queue.append((fd, item, units, said))
+        self._bytes += len(item)
+
+    def _lose(self, units: int) -> None:
+        self.lost += units
+        self._unsaid += units
+        if self.on_lost is not None:
+            self.on_lost(units)
+
+    def _say_losses(self, fd: int) -> None:
+        if self._unsaid and self._notice is not None:
+            said, self._unsaid = self._unsaid, 0
+            self._append(fd, self._notice(said), 0, said)
+
+    def _start(self) -> None:
+        if self._thread is not None:
+            return
+        thread = threading.Thread(target=self._run, name="outlet", daemon=True)
+        self._thread = thread
+        try:
+            with _signals_blocked():
+                thread.start()
+        except RuntimeError:
+            # No thread can be had now: what waits is tried again with the next item.
+            self._thread = None
+
+    # --- the thread -------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        with self._condition:
+            while True:
+                if not self._condition.wait_for(lambda: self._queue or self._resting, LINGER):
+                    break
+                if not self._queue:
+                    break
+                self._write_one()
+            self._thread = None
+
+    def _write_one(self) -> None:
+        """Write the oldest item. The lock is held before and after, not while writing."""
+        fd, item, units, said = self._queue.popleft()
+        self._writing = True
+        self._condition.release()
+        try:
+            error = self._write(fd, item)
+        finally:
+            self._condition.acquire()
+            self._writing = False
+        # Counted until now: what is being written takes room as well.
+        self._bytes -= len(item)
+        if error is not None:
+            self._unsaid += said
+            self._lose(units)
+            if self._stop_at_error:
+                self.error = error
+                self._lose(sum(row[2] for row in self._queue))
+                self._queue.clear()
+                self._bytes = 0
+        elif not self._queue:
+            self._say_losses(fd)
+        if not self._queue:
+            self._condition.notify_all()
+
+    def _write(self, fd: int, item: bytes) -> OSError | None:
+        """Write all of an item. After half of one, the next begins with a newline."""
+        data = memoryview(b"\n" + item if fd in self._torn else item)
+        begun = False
+        while data:
+            try:
+                written = os.write(fd, data)
+            except BlockingIOError:
+                # Whoever made the descriptor non-blocking shares it with us: wait for room here.
+                poller = select.poll()
+                poller.register(fd, select.POLLOUT)
+                poller.poll(ROOM_WAIT * 1000)
+                continue
+            except OSError as error:
+                if begun:
+                    self._torn.add(fd)
+                return error
+            begun = True
+            data = data[written:]
+        self._torn.discard(fd)
+        return None
+
+
+@contextmanager
+def _signals_blocked() -> Iterator[None]:
+    """A thread inherits the mask of its maker. Signals are for the main thread, whose sleep they must end."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield  # Windows, where only configurations are looked at
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)

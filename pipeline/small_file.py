@@ -1,0 +1,45 @@
+"""Reading a small file whole: what a start reads must neither block it nor fill the memory.
+
+A FIFO blocks its reader until somebody writes, /dev/zero never ends, and a path may be mistaken for another.
+So a file is a regular file of bounded length, unless its reader allows pipes too.
+"""
+
+import errno
+import os
+import stat
+from typing import Final
+
+MAX_BYTES: Final = 16 * 1024 * 1024
+PIECE: Final = 1024 * 1024
+
+_KINDS: Final = {
+    stat.S_IFIFO: "a FIFO",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
+
+
+class FileError(Exception):
+    """The file is of a kind or length that is not read; the text says which are."""
+
+
+def read(path: str, *, pipes: bool = False) -> bytes:
+    """All bytes of a file. Raises OSError, FileError.
+
+    pipes: the end of a pipe is read as well, as the shell's ``<(command)`` names one, and so is a terminal.
+    That waits for the writer.
+    """
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | (0 if pipes else getattr(os, "O_NONBLOCK", 0)))
+    with open(fd, "rb", buffering=0) as file:
+        kind = stat.S_IFMT(os.fstat(fd).st_mode)
+        if kind == stat.S_IFDIR:
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        if kind != stat.S_IFREG and not (pipes and kind in (stat.S_IFIFO, stat.S_IFCHR)):
+            raise FileError(f"it is {_KINDS.get(kind, 'no file')} (allowed: a regular file)")
+        data = bytearray()
+        while piece := file.read(PIECE):
+            data += piece
+            if len(data) > MAX_BYTES:
+                raise FileError(f"it is too long (allowed: {MAX_BYTES >> 20} MiB)")
+    return bytes(data)
