@@ -296,23 +296,25 @@ TABLE: Final[tuple[Counter, ...]] = (
     Counter("listen_forwards", "forwards", "forwards open now", "gauge"),
     # --- resolver: DHCP, DNS ----------------------------------------------------------
     Counter("dhcp_ack_sent", "messages", "DHCP acknowledgements"),
+    Counter("dhcp_bootp_reply_sent", "messages", "BOOTP requests answered"),
     Counter("dhcp_decline_accepted", "messages", "addresses that a client found in use"),
     Counter(
         "dhcp_decline_dropped_not_holder", "messages", "DHCP declines of an address the client does not hold"
     ),
     Counter("dhcp_leases", "leases", "addresses given out, static ones included", "gauge"),
     Counter("dhcp_message_dropped_bad_chaddr", "messages", "DHCP messages without a usable hardware address"),
-    Counter("dhcp_message_dropped_bad_header", "messages", "DHCP messages without cookie or of unknown op"),
+    Counter("dhcp_message_dropped_bad_header", "messages", "DHCP messages of unknown op"),
     Counter("dhcp_message_dropped_bad_options", "messages", "DHCP messages whose options leave their bounds"),
     Counter("dhcp_message_dropped_gateway_mac", "messages", "DHCP messages that claim the gateway's MAC"),
     Counter("dhcp_message_dropped_no_address", "messages", "DHCP requests while no address is left"),
     Counter(
         "dhcp_message_dropped_too_many_of_guest",
         "messages",
-        "DHCP requests of new clients behind a link that holds a quarter of the subnet",
+        "DHCP requests of new clients behind a link that has its part of the addresses",
     ),
     Counter("dhcp_message_dropped_truncated", "messages", "DHCP messages shorter than their fixed fields"),
     Counter("dhcp_message_ignored_not_request", "messages", "DHCP messages of another server"),
+    Counter("dhcp_message_ignored_other_server", "messages", "DHCP messages that name another server"),
     Counter("dhcp_message_ignored_unknown_type", "messages", "DHCP messages of a type that gets no reply"),
     Counter("dhcp_offer_sent", "messages", "DHCP offers"),
     Counter("dhcp_release_accepted", "messages", "leases given back"),

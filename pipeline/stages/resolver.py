@@ -14,7 +14,8 @@ from typing import Final, NamedTuple
 from pipeline.config import Config
 from pipeline.counters import INDEX
 from pipeline.engines import dns
-from pipeline.engines.dhcp import Dhcp, DhcpConfig, Reply
+from pipeline.engines.dhcp import Dhcp, Reply
+from pipeline.engines.dhcp_leases import DhcpConfig
 from pipeline.engines.dns_message import MAX_QUERY
 from pipeline.engines.dns_zones import ZoneError, Zones, parse_zone
 from pipeline.host import name_files
