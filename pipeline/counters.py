@@ -309,23 +309,25 @@ TABLE: Final[tuple[Counter, ...]] = (
     Counter("listen_forwards", "forwards", "forwards open now", "gauge"),
     # --- resolver: DHCP, DNS ----------------------------------------------------------
     Counter("dhcp_ack_sent", "messages", "DHCP acknowledgements"),
+    Counter("dhcp_bootp_reply_sent", "messages", "BOOTP requests answered"),
     Counter("dhcp_decline_accepted", "messages", "addresses that a client found in use"),
     Counter(
         "dhcp_decline_dropped_not_holder", "messages", "DHCP declines of an address the client does not hold"
     ),
     Counter("dhcp_leases", "leases", "addresses given out, static ones included", "gauge"),
     Counter("dhcp_message_dropped_bad_chaddr", "messages", "DHCP messages without a usable hardware address"),
-    Counter("dhcp_message_dropped_bad_header", "messages", "DHCP messages without cookie or of unknown op"),
+    Counter("dhcp_message_dropped_bad_header", "messages", "DHCP messages of unknown op"),
     Counter("dhcp_message_dropped_bad_options", "messages", "DHCP messages whose options leave their bounds"),
     Counter("dhcp_message_dropped_gateway_mac", "messages", "DHCP messages that claim the gateway's MAC"),
     Counter("dhcp_message_dropped_no_address", "messages", "DHCP requests while no address is left"),
     Counter(
         "dhcp_message_dropped_too_many_of_guest",
         "messages",
-        "DHCP requests of new clients behind a link that holds a quarter of the subnet",
+        "DHCP requests of new clients behind a link that has its part of the addresses",
     ),
     Counter("dhcp_message_dropped_truncated", "messages", "DHCP messages shorter than their fixed fields"),
     Counter("dhcp_message_ignored_not_request", "messages", "DHCP messages of another server"),
+    Counter("dhcp_message_ignored_other_server", "messages", "DHCP messages that name another server"),
     Counter("dhcp_message_ignored_unknown_type", "messages", "DHCP messages of a type that gets no reply"),
     Counter("dhcp_offer_sent", "messages", "DHCP offers"),
     Counter("dhcp_release_accepted", "messages", "leases given back"),
@@ -336,7 +338,7 @@ TABLE: Final[tuple[Counter, ...]] = (
     Counter(
         "dns_connection_closed_not_reading", "connections", "DNS connections whose guest reads no answers"
     ),
-    Counter("dns_connection_evicted", "connections", "idle DNS connections closed for a new one"),
+    Counter("dns_connection_evicted", "connections", "DNS connections closed for a new one, idle ones first"),
     Counter("dns_connection_opened", "connections", "DNS connections of guests"),
     Counter(
         "dns_connection_refused_too_many",
@@ -354,11 +356,18 @@ TABLE: Final[tuple[Counter, ...]] = (
     Counter("dns_query_ignored_response", "messages", "DNS responses sent to the gateway"),
     Counter("dns_query_ignored_truncated", "messages", "DNS messages shorter than a header"),
     Counter("dns_query_joined", "messages", "DNS queries that wait for the answer to the same question"),
-    Counter("dns_query_refused_busy", "messages", "DNS queries while too many are under way; SERVFAIL"),
+    Counter(
+        "dns_query_queued", "messages", "DNS queries whose question waits for its turn to be asked upstream"
+    ),
+    Counter("dns_query_refused_busy", "messages", "DNS queries while too many wait for an answer; SERVFAIL"),
     Counter("dns_query_refused_edns_version", "messages", "DNS queries of an unknown EDNS version; BADVERS"),
     Counter("dns_query_refused_malformed", "messages", "DNS queries that make no sense; FORMERR"),
     Counter("dns_query_refused_opcode", "messages", "DNS requests other than queries; NOTIMP"),
     Counter("dns_query_refused_type", "messages", "DNS queries of a type that is not forwarded; REFUSED"),
+    Counter("dns_query_refused_waited_too_long", "messages", "DNS queries whose turn did not come; SERVFAIL"),
+    Counter(
+        "dns_queued", "questions", "questions that wait for their turn to be asked upstream now", "gauge"
+    ),
     Counter("dns_upstream_answered", "messages", "questions that an upstream server answered"),
     Counter(
         "dns_upstream_asked_over_tcp", "messages", "questions asked again because an answer was truncated"

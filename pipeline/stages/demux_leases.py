@@ -29,7 +29,8 @@ class LeaseHolders:
     def on_answer(self, link: int, slot: int, off: int, length: int, now: float) -> None:
         """A message of the server goes to a guest behind link."""
         message = dhcp.parse(self._slots[slot], off, off + length)
-        if message.kind != dhcp.ACK or not message.yiaddr:
+        given = message.kind == dhcp.ACK or message.is_bootp
+        if not given or not message.yiaddr:
             return
         self._neighbors.unhold(message.yiaddr, message.chaddr)
         if self._neighbors.get(message.yiaddr) is not None:

@@ -1,5 +1,6 @@
 """DHCP messages (RFC 2131) and their options (RFC 2132, 3396, 3397): bytes to fields and back.
 
+A BOOTP message (RFC 951) has the same fixed fields. It has no message type, and perhaps no options at all.
 Knows nothing of leases or of who asks whom. Options are a dict from code to bytes; an
 option that occurs several times is one value (RFC 3396), also across the sname and file
 fields when option overload says so.
@@ -59,6 +60,10 @@ DOMAIN_SEARCH: Final = 119
 END: Final = 255
 
 MAX_LABEL: Final = 63
+MIN_DATAGRAM: Final = 576
+"""Every client takes IP datagrams of this length (RFC 2131 section 2); MAX_MESSAGE_SIZE is never less."""
+DATAGRAM_HEADERS: Final = 28
+"""Bytes of the IP and UDP headers, which count in MAX_MESSAGE_SIZE."""
 _MAX_CHADDR: Final = 16
 _MAX_OPTION: Final = 255
 _BAD_OPTIONS: Final = "dhcp_message_dropped_bad_options"
@@ -67,7 +72,8 @@ _BAD_OPTIONS: Final = "dhcp_message_dropped_bad_options"
 class Message(NamedTuple):
     """One message. Addresses are IPv4 ints, ``chaddr`` has ``hlen`` bytes, ``secs`` seconds.
 
-    ``options`` keeps the order in which codes first occur; OVERLOAD is not in it.
+    ``options`` keeps the order in which codes first occur; OVERLOAD is not in it. ``sname`` names a server;
+    it is empty when the field holds options.
     """
 
     op: int
@@ -82,6 +88,18 @@ class Message(NamedTuple):
     yiaddr: int = 0
     siaddr: int = 0
     giaddr: int = 0
+    sname: bytes = b""
+
+    @property
+    def is_bootp(self) -> bool:
+        """Whether this is a BOOTP message: it has no message type at all (RFC 1534)."""
+        return MESSAGE_TYPE not in self.options
+
+    @property
+    def max_datagram(self) -> int:
+        """The longest IP datagram that the sender takes (RFC 2132 section 9.10), in bytes."""
+        value = self.options.get(MAX_MESSAGE_SIZE, b"")
+        return max(MIN_DATAGRAM, int.from_bytes(value, "big")) if len(value) == 2 else MIN_DATAGRAM
 
     @property
     def kind(self) -> int:
@@ -103,8 +121,14 @@ def parse(view: memoryview | bytes, off: int, end: int) -> Message:
         op, htype, hlen, hops, xid, secs, flags,
         ciaddr, yiaddr, siaddr, giaddr, chaddr, sname, file, cookie,
     ) = FIXED.unpack_from(view, off)  # fmt: skip
-    if cookie != COOKIE or op not in (BOOT_REQUEST, BOOT_REPLY) or hlen > _MAX_CHADDR:
+    if op not in (BOOT_REQUEST, BOOT_REPLY) or hlen > _MAX_CHADDR or (op == BOOT_REPLY and cookie != COOKIE):
         raise WireError("dhcp_message_dropped_bad_header")
+    server_name = sname.rstrip(b"\0")
+    if cookie != COOKIE:
+        # What a BOOTP client has here need not be options (RFC 951 section 3).
+        return Message(
+            op, xid, chaddr[:hlen], {}, htype, hops, secs, flags, ciaddr, yiaddr, siaddr, giaddr, server_name
+        )
     pieces: dict[int, list[bytes]] = {}
     _read_options(Cursor(view, off + HEADER_LEN, end, _BAD_OPTIONS), pieces)
     overload = b"".join(pieces.pop(OVERLOAD, ()))
@@ -114,8 +138,12 @@ def parse(view: memoryview | bytes, off: int, end: int) -> Message:
             if overload[0] & bit:
                 _read_options(Cursor(field, 0, len(field), _BAD_OPTIONS), pieces)
         pieces.pop(OVERLOAD, None)
+        if overload[0] & 2:
+            server_name = b""
     options = {code: b"".join(parts) for code, parts in pieces.items()}
-    return Message(op, xid, chaddr[:hlen], options, htype, hops, secs, flags, ciaddr, yiaddr, siaddr, giaddr)
+    return Message(
+        op, xid, chaddr[:hlen], options, htype, hops, secs, flags, ciaddr, yiaddr, siaddr, giaddr, server_name
+    )
 
 
 def _read_options(cursor: Cursor, pieces: dict[int, list[bytes]]) -> None:
@@ -134,7 +162,7 @@ def build(message: Message, min_len: int = MIN_LEN) -> bytes:
         FIXED.pack(
             message.op, message.htype, len(message.chaddr), message.hops, message.xid,
             message.secs, message.flags, message.ciaddr, message.yiaddr, message.siaddr,
-            message.giaddr, message.chaddr, b"", b"", COOKIE,
+            message.giaddr, message.chaddr, message.sname, b"", COOKIE,
         )
     ]  # fmt: skip
     for code, value in message.options.items():
@@ -143,6 +171,11 @@ def build(message: Message, min_len: int = MIN_LEN) -> bytes:
             parts.append(bytes((code, len(piece))) + piece)
     parts.append(bytes((END,)))
     return b"".join(parts).ljust(min_len, b"\0")
+
+
+def option_len(value: bytes) -> int:
+    """Bytes that an option with this value takes in a message, in as many pieces as it needs."""
+    return len(value) + 2 * max(1, -(-len(value) // _MAX_OPTION))
 
 
 def build_search_list(domains: Iterable[str]) -> bytes:

@@ -1,4 +1,4 @@
-"""DHCP server: replies byte for byte, who gets which address, and what hostile clients cannot do."""
+"""DHCP server: replies byte for byte, what each client takes, and what hostile clients cannot do."""
 
 import pytest
 from hypothesis import given, settings
@@ -6,64 +6,28 @@ from hypothesis import strategies as st
 
 from pipeline.counters import INDEX
 from pipeline.engines import dhcp as server
-from pipeline.engines.dhcp import Dhcp, DhcpConfig, Ignored, Reply
+from pipeline.engines.dhcp import Dhcp, Ignored, Reply
 from pipeline.wire import dhcp
 from pipeline.wire.ipv4 import addr_parse
+from tests.support.dhcp_clients import (
+    GATEWAY,
+    GATEWAY_MAC,
+    GUEST,
+    GUEST_MAC,
+    HOST,
+    NETWORK,
+    address,
+    bootp,
+    config,
+    ignored,
+    mac,
+    message,
+    parsed,
+    send,
+    small,
+)
 
-GATEWAY = addr_parse("192.168.127.1")
-GUEST = addr_parse("192.168.127.2")
-HOST = addr_parse("192.168.127.254")
-NETWORK = addr_parse("192.168.127.0")
-GATEWAY_MAC = bytes.fromhex("5a94efe40cdd")
-GUEST_MAC = bytes.fromhex("5a94efe40cee")
 GOLDEN_OFFER_OPTIONS = "0104ffffff00 0304c0a87f01 0604c0a87f01 1a0205dc 330400000e10 350102 3604c0a87f01 ff"
-
-
-def config(**changes: object) -> DhcpConfig:
-    base = DhcpConfig(
-        NETWORK, 24, GATEWAY, GATEWAY_MAC, 1500, static_leases={GUEST: GUEST_MAC}, reserved=frozenset({HOST})
-    )
-    return base._replace(**changes)  # type: ignore[arg-type]
-
-
-def small(**changes: object) -> DhcpConfig:
-    """A /29: .1 is the gateway, .6 the host, .7 broadcast; .2 to .5 are to be had."""
-    return config(prefix_len=29, static_leases={}, reserved=frozenset({NETWORK + 6}), **changes)
-
-
-def mac(n: int) -> bytes:
-    return b"\x02\x00\x00" + n.to_bytes(3, "big")
-
-
-def message(
-    kind: int, chaddr: bytes = GUEST_MAC, options: dict[int, bytes] | None = None, **fields: int
-) -> bytes:
-    all_options = {dhcp.MESSAGE_TYPE: bytes((kind,)), **(options or {})}
-    return dhcp.build(dhcp.Message(dhcp.BOOT_REQUEST, fields.pop("xid", 7), chaddr, all_options, **fields))
-
-
-def send(
-    engine: Dhcp, payload: bytes, guest_addr: int = 0, port: int = 68, now: float = 0.0, link: int = 1
-) -> Reply | Ignored:
-    return engine.on_message(payload, 0, len(payload), link, guest_addr, port, now)
-
-
-def parsed(reply: Reply | Ignored) -> dhcp.Message:
-    assert isinstance(reply, Reply), reply
-    assert reply.counter in INDEX
-    return dhcp.parse(reply.payload, 0, len(reply.payload))
-
-
-def ignored(reply: Reply | Ignored) -> str:
-    assert isinstance(reply, Ignored), reply
-    assert reply.counter in INDEX
-    return reply.counter
-
-
-def address(engine: Dhcp, n: int, kind: int = dhcp.REQUEST, now: float = 0.0, link: int = 1) -> int:
-    """Last number of the address that client n is given; 0 if there is no reply."""
-    reply = send(engine, message(kind, mac(n)), now=now, link=link)
-    return parsed(reply).yiaddr & 0xFF if isinstance(reply, Reply) else 0
 
 
 # --- replies ------------------------------------------------------------------------------
@@ -92,7 +56,7 @@ def test_ack_differs_from_the_offer_in_its_type_only() -> None:
 
 def test_all_options_stand_in_order_with_relay_information_last() -> None:
     engine = Dhcp(config(search_domains=("corp.example", "a.b.")))
-    asked = {dhcp.CLIENT_ID: b"\x01abc", dhcp.RELAY_INFO: b"\x01\x02xy", dhcp.PARAMETER_LIST: b"\x01"}
+    asked = {dhcp.CLIENT_ID: b"\x01abc", dhcp.RELAY_INFO: b"\x01\x02xy", dhcp.PARAMETER_LIST: b"\x01\x77"}
     reply = parsed(send(engine, message(dhcp.DISCOVER, options=asked, giaddr=5)))
     assert list(reply.options) == [1, 3, 6, 26, 51, 53, 54, 61, 119, 82]
     assert reply.options[61] == b"\x01abc"
@@ -108,15 +72,100 @@ def test_mtu_option_is_left_out_where_it_does_not_fit(mtu: int, option: bytes | 
     assert parsed(send(Dhcp(config(mtu=mtu)), message(dhcp.DISCOVER))).options.get(26) == option
 
 
+SEARCHES = {dhcp.PARAMETER_LIST: bytes((1, 3, dhcp.DOMAIN_SEARCH))}
+SIX_DOMAINS = tuple(f"{letter * 52}.example" for letter in "abcdef")
+
+
+def datagram_len(reply: Reply | Ignored) -> int:
+    """Bytes of the reply with its IP and UDP headers, as option 57 counts them."""
+    assert isinstance(reply, Reply), reply
+    return len(reply.payload) + 28
+
+
+def names(message: dhcp.Message) -> list[str]:
+    """The first labels of the search list's domains."""
+    value, found = message.options.get(dhcp.DOMAIN_SEARCH, b""), []
+    while value:
+        end = value.index(0)
+        found.append(value[1 : 1 + value[0]].decode())
+        value = value[end + 1 :]
+    return found
+
+
 def test_overlong_search_list_keeps_the_first_domains() -> None:
     domains = tuple(f"{'x' * 60}{n:02}.example" for n in range(30))
-    value = parsed(send(Dhcp(config(search_domains=domains)), message(dhcp.DISCOVER))).options[119]
+    options = {**SEARCHES, dhcp.MAX_MESSAGE_SIZE: (1500).to_bytes(2, "big")}
+    value = parsed(
+        send(Dhcp(config(search_domains=domains)), message(dhcp.DISCOVER, options=options))
+    ).options[119]
     assert 0 < len(value) <= server.MAX_SEARCH_LIST
     assert value.startswith(b"\x3e" + domains[0].split(".")[0].encode())
 
 
+def test_six_long_search_domains_leave_a_reply_that_every_client_takes() -> None:
+    engine = Dhcp(config(search_domains=SIX_DOMAINS))
+    for kind in (dhcp.DISCOVER, dhcp.REQUEST, dhcp.INFORM):
+        reply = send(engine, message(kind, options=SEARCHES))
+        assert datagram_len(reply) <= 576
+        assert names(parsed(reply)) == [name.split(".")[0] for name in SIX_DOMAINS[:4]]
+        assert {dhcp.ROUTER, dhcp.DNS_SERVER, dhcp.SERVER_ID} <= set(parsed(reply).options)
+
+
+@pytest.mark.parametrize(
+    "size, count", [(0, 4), (300, 4), (576, 4), (610, 4), (680, 5), (1500, 6), (65535, 6)]
+)
+def test_reply_is_never_longer_than_the_client_takes(size: int, count: int) -> None:
+    options = {**SEARCHES, dhcp.MAX_MESSAGE_SIZE: size.to_bytes(2, "big")}
+    reply = send(Dhcp(config(search_domains=SIX_DOMAINS)), message(dhcp.DISCOVER, options=options))
+    assert datagram_len(reply) <= max(576, size)
+    assert len(names(parsed(reply))) == count
+
+
+def test_reply_is_never_longer_than_the_links_mtu() -> None:
+    options = {**SEARCHES, dhcp.MAX_MESSAGE_SIZE: b"\xff\xff"}
+    engine = Dhcp(config(search_domains=SIX_DOMAINS, mtu=600))
+    assert datagram_len(send(engine, message(dhcp.DISCOVER, options=options))) <= 600
+
+
+@pytest.mark.parametrize("wishes", [None, b"", b"\x01\x03\x06\x0f"])
+def test_search_list_is_sent_only_to_clients_that_ask_for_it(wishes: bytes | None) -> None:
+    options = {} if wishes is None else {dhcp.PARAMETER_LIST: wishes}
+    reply = parsed(
+        send(Dhcp(config(search_domains=("corp.example",))), message(dhcp.DISCOVER, options=options))
+    )
+    assert dhcp.DOMAIN_SEARCH not in reply.options
+
+
+@given(
+    st.lists(st.integers(1, 63), max_size=12),
+    st.binary(max_size=300),
+    st.binary(max_size=300),
+    st.integers(0, 2000),
+)
+@settings(max_examples=100, deadline=None)
+def test_no_options_of_a_client_make_the_reply_longer_than_it_takes(
+    labels: list[int], client_id: bytes, relay_info: bytes, size: int
+) -> None:
+    engine = Dhcp(config(search_domains=tuple(f"{'y' * length}.example" for length in labels)))
+    options = {**SEARCHES, dhcp.CLIENT_ID: client_id, dhcp.RELAY_INFO: relay_info}
+    options[dhcp.MAX_MESSAGE_SIZE] = size.to_bytes(2, "big")
+    reply = send(engine, message(dhcp.REQUEST, options=options))
+    assert datagram_len(reply) <= max(576, min(size, 1500))
+    answer = parsed(reply)
+    assert answer.yiaddr == GUEST
+    assert answer.options[dhcp.LEASE_TIME] == (3600).to_bytes(4, "big")
+    if 0 < len(client_id) <= 255:
+        assert answer.options[dhcp.CLIENT_ID] == client_id
+
+
 def test_search_list_of_unusable_names_is_left_out() -> None:
-    assert 119 not in parsed(send(Dhcp(config(search_domains=("", "a..b"))), message(dhcp.DISCOVER))).options
+    engine = Dhcp(config(search_domains=("", "a..b")))
+    assert 119 not in parsed(send(engine, message(dhcp.DISCOVER, options=SEARCHES))).options
+
+
+def test_one_unusable_name_does_not_cost_the_others() -> None:
+    engine = Dhcp(config(search_domains=("a..b", "ok.example")))
+    assert names(parsed(send(engine, message(dhcp.DISCOVER, options=SEARCHES)))) == ["ok"]
 
 
 def test_overlong_echoed_options_are_left_out() -> None:
@@ -152,269 +201,88 @@ def test_inform_gets_the_parameters_without_a_lease() -> None:
     assert mac(1) not in engine.leases().values()
 
 
-# --- addresses ----------------------------------------------------------------------------
+# --- other servers, BOOTP ----------------------------------------------------------------
 
 
-def test_clients_get_the_lowest_free_address_and_keep_it() -> None:
+def chosen(n: int, addr: int, kind: int = dhcp.REQUEST, **fields: int) -> bytes:
+    return message(kind, mac(n), {dhcp.SERVER_ID: addr.to_bytes(4, "big")}, **fields)
+
+
+def test_request_that_names_another_server_is_not_answered_and_frees_the_offer() -> None:
+    engine = Dhcp(small())
+    assert [address(engine, n, dhcp.DISCOVER) for n in range(4)] == [2, 3, 4, 5]
+    assert ignored(send(engine, chosen(1, NETWORK + 6))) == "dhcp_message_ignored_other_server"
+    assert address(engine, 9) == 3
+    assert address(engine, 1) == 0
+
+
+def test_request_that_names_this_server_is_answered() -> None:
     engine = Dhcp(config())
-    assert [address(engine, n) for n in (1, 2, 1, 3, 2)] == [3, 4, 3, 5, 4]
-    assert parsed(send(engine, message(dhcp.DISCOVER))).yiaddr == GUEST
+    assert parsed(send(engine, chosen(1, GATEWAY))).kind == dhcp.ACK
 
 
-def test_leases_name_the_gateway_the_static_and_the_dynamic_ones() -> None:
-    engine = Dhcp(config())
-    address(engine, 1)
-    assert engine.leases() == {GATEWAY: GATEWAY_MAC, GUEST: GUEST_MAC, NETWORK + 3: mac(1)}
-
-
-def test_small_subnet_never_gives_host_broadcast_network_or_gateway() -> None:
-    engine = Dhcp(small())
-    assert [address(engine, n) for n in range(6)] == [2, 3, 4, 5, 0, 0]
-    assert ignored(send(engine, message(dhcp.REQUEST, mac(9)))) == "dhcp_message_dropped_no_address"
-
-
-def test_exhausted_subnet_gives_unconfirmed_offers_to_others_after_a_while() -> None:
-    engine = Dhcp(small())
-    assert [address(engine, n, dhcp.DISCOVER, now=n) for n in range(4)] == [2, 3, 4, 5]
-    assert address(engine, 1, dhcp.REQUEST, now=5) == 3
-    assert address(engine, 8, now=59) == 0
-    assert address(engine, 8, now=60) == 2
-    assert address(engine, 9, now=61.9) == 0
-    assert address(engine, 9, now=62) == 4
-
-
-def test_expired_lease_stays_its_clients_until_no_other_address_is_left() -> None:
-    engine = Dhcp(small())
-    assert address(engine, 0) == 2
-    assert address(engine, 1, now=4000) == 3
-    assert address(engine, 0, now=8000) == 2
-    assert [address(engine, n, now=8000) for n in (2, 3)] == [4, 5]
-    assert address(engine, 4, now=8000) == 3
-    assert address(engine, 5, now=8000) == 0
-
-
-def test_discover_of_a_bound_client_does_not_shorten_its_lease() -> None:
+def test_request_that_names_another_server_takes_no_lease_that_is_confirmed() -> None:
     engine = Dhcp(small())
     assert [address(engine, n) for n in range(4)] == [2, 3, 4, 5]
-    assert address(engine, 0, dhcp.DISCOVER, now=10) == 2
-    assert address(engine, 7, now=100) == 0
+    assert ignored(send(engine, chosen(1, HOST))) == "dhcp_message_ignored_other_server"
+    assert address(engine, 9, now=10) == 0
+    assert address(engine, 1, now=10) == 3
 
 
-def test_released_address_returns_to_its_client_unless_another_needs_it() -> None:
+def test_request_in_anothers_name_does_not_free_its_offer() -> None:
     engine = Dhcp(small())
-    assert [address(engine, n) for n in range(3)] == [2, 3, 4]
-    assert ignored(send(engine, message(dhcp.RELEASE, mac(1), ciaddr=NETWORK + 3))) == "dhcp_release_accepted"
-    assert address(engine, 5, now=1) == 5
-    assert address(engine, 1, now=1) == 3
-    assert (
-        ignored(send(engine, message(dhcp.RELEASE, mac(1), ciaddr=NETWORK + 3), now=2))
-        == "dhcp_release_accepted"
-    )
-    assert address(engine, 6, now=3) == 3
+    assert [address(engine, n, dhcp.DISCOVER) for n in range(4)] == [2, 3, 4, 5]
+    assert ignored(send(engine, chosen(1, HOST), link=2)) == "dhcp_message_ignored_other_server"
+    assert address(engine, 9, link=2) == 0
 
 
-def test_release_of_a_foreign_address_is_dropped() -> None:
+@pytest.mark.parametrize("kind", [dhcp.RELEASE, dhcp.DECLINE])
+def test_release_and_decline_for_another_server_leave_the_lease(kind: int) -> None:
     engine = Dhcp(small())
-    address(engine, 0)
-    for payload in (
-        message(dhcp.RELEASE, mac(1), ciaddr=NETWORK + 2),
-        message(dhcp.RELEASE, mac(0), ciaddr=1),
-    ):
-        assert ignored(send(engine, payload)) == "dhcp_release_dropped_not_holder"
+    assert address(engine, 1) == 2
+    options = {
+        dhcp.SERVER_ID: HOST.to_bytes(4, "big"),
+        dhcp.REQUESTED_ADDRESS: (NETWORK + 2).to_bytes(4, "big"),
+    }
+    payload = message(kind, mac(1), options, ciaddr=NETWORK + 2)
+    assert ignored(send(engine, payload)) == "dhcp_message_ignored_other_server"
+    assert engine.leases()[NETWORK + 2] == mac(1)
+    assert len(engine.export(0.0)) == 1
 
 
-def decline(n: int, last: int) -> bytes:
-    return message(dhcp.DECLINE, mac(n), {dhcp.REQUESTED_ADDRESS: (NETWORK + last).to_bytes(4, "big")})
+@pytest.mark.parametrize("cookie", [True, False])
+def test_plain_bootp_request_gets_a_bootp_reply(cookie: bool) -> None:
+    engine = Dhcp(config(search_domains=SIX_DOMAINS))
+    reply = send(engine, bootp(1, cookie=cookie, secs=3))
+    answer = parsed(reply)
+    assert isinstance(reply, Reply)
+    assert reply.counter == "dhcp_bootp_reply_sent"
+    assert len(reply.payload) == 300
+    assert (answer.op, answer.xid, answer.yiaddr, answer.siaddr) == (2, 7, NETWORK + 3, GATEWAY)
+    # What only DHCP knows is not in it: 50 to 61 (RFC 1534 section 2).
+    assert list(answer.options) == [1, 3, 6, 26]
+    assert engine.leases()[NETWORK + 3] == mac(1)
 
 
-def test_declined_address_is_given_to_nobody_for_a_while() -> None:
+def test_bootp_client_with_a_static_lease_gets_it() -> None:
+    wire = dhcp.build(dhcp.Message(dhcp.BOOT_REQUEST, 7, GUEST_MAC, {}))
+    assert parsed(send(Dhcp(config()), wire)).yiaddr == GUEST
+
+
+def test_bootp_request_for_a_server_with_a_name_is_not_answered() -> None:
     engine = Dhcp(config())
-    assert address(engine, 1) == 3
-    assert ignored(send(engine, decline(1, 3))) == "dhcp_decline_accepted"
-    assert [address(engine, n) for n in (1, 2)] == [4, 5]
-    assert address(engine, 3, now=server.DECLINE_SECONDS) == 3
+    assert ignored(send(engine, bootp(1, sname=b"boot.example"))) == "dhcp_message_ignored_other_server"
+    assert mac(1) not in engine.leases().values()
 
 
-def test_decline_counts_only_from_the_holder() -> None:
-    engine = Dhcp(config())
-    assert address(engine, 1) == 3
-    for payload in (decline(2, 3), decline(1, 4), message(dhcp.DECLINE, mac(1)), message(dhcp.DECLINE)):
-        assert ignored(send(engine, payload)) == "dhcp_decline_dropped_not_holder"
-    assert address(engine, 1) == 3
-
-
-def test_declining_everything_does_not_use_up_the_subnet() -> None:
-    engine = Dhcp(config(static_leases={}))
-    for n in range(2000):
-        last = address(engine, n)
-        assert last
-        assert ignored(send(engine, decline(n, last))) == "dhcp_decline_accepted"
-    assert address(engine, 5000)
-
-
-def test_table_is_bounded_in_a_large_subnet() -> None:
-    engine = Dhcp(config(network=10 << 24, prefix_len=8, gateway_addr=(10 << 24) + 1, static_leases={}))
-    for n in range(server.MAX_LEASES):
-        assert send(engine, message(dhcp.REQUEST, mac(n)), link=n % 4).counter == "dhcp_ack_sent"
-    assert (
-        ignored(send(engine, message(dhcp.REQUEST, mac(70000)), link=5)) == "dhcp_message_dropped_no_address"
-    )
-    assert (
-        parsed(send(engine, message(dhcp.REQUEST, mac(70000)), now=3600.0, link=5)).yiaddr == (10 << 24) + 2
-    )
-    assert len(engine.leases()) == server.MAX_LEASES + 1
-
-
-def test_one_guest_that_makes_up_clients_leaves_addresses_to_the_others() -> None:
-    engine = Dhcp(config())
-    given = [n for n in range(300) if address(engine, n)]
-    assert given == list(range(64))
-    refused = send(engine, message(dhcp.DISCOVER, mac(400)))
-    assert ignored(refused) == "dhcp_message_dropped_too_many_of_guest"
-    assert all(address(engine, n, link=2) for n in range(500, 564))
-    # Its own clients keep what they have, and the static lease is nobody's part.
-    assert address(engine, 0) == 3
-    assert parsed(send(engine, message(dhcp.REQUEST))).yiaddr == GUEST
-
-
-def test_a_guest_of_a_small_subnet_may_have_eight_clients() -> None:
-    engine = Dhcp(config(prefix_len=28, static_leases={}, reserved=frozenset()))
-    assert [address(engine, n) for n in range(9)] == [*range(2, 10), 0]
-    assert address(engine, 9, link=2) == 10
-
-
-def test_a_guest_with_its_part_gets_what_its_own_clients_need_no_more() -> None:
-    engine = Dhcp(config())
-    assert address(engine, 100, link=2, now=0.0) == 3
-    assert [address(engine, n, now=1.0) for n in range(64)] == list(range(4, 68))
-    assert address(engine, 64, now=2.0) == 0
-    release = message(dhcp.RELEASE, mac(9), ciaddr=NETWORK + 13)
-    assert ignored(send(engine, release)) == "dhcp_release_accepted"
-    assert address(engine, 64, now=2.0) == 13
-    assert address(engine, 65, now=3600.0) == 0
-    # Another guest's lease ran out before; it is not taken while addresses are free.
-    assert address(engine, 65, now=3601.0) == 4
-    assert address(engine, 100, link=2, now=3601.0) == 3
-
-
-def test_a_declined_address_is_no_part_of_its_guests_leases_any_more() -> None:
-    engine = Dhcp(config())
-    assert all(address(engine, n) for n in range(64))
-    assert ignored(send(engine, decline(5, 8))) == "dhcp_decline_accepted"
-    assert address(engine, 64) == 67
-
-
-def test_leases_of_a_guest_that_comes_back_by_another_link_count_there() -> None:
-    engine = Dhcp(config())
-    assert [address(engine, n) for n in range(64)] == list(range(3, 67))
-    assert [address(engine, n, link=2) for n in range(64)] == list(range(3, 67))
-    assert address(engine, 70, link=2) == 0
-    assert address(engine, 71) == 67
-    # A link that has its part takes over no more: two links together have two parts.
-    assert address(engine, 71, link=2) == 67
-    assert [address(engine, n) for n in range(100, 164)].count(0) == 1
-
-
-def test_a_guest_that_reconnects_with_made_up_clients_leaves_addresses_to_the_next() -> None:
-    engine = Dhcp(config())
-    assert address(engine, 9000, link=9) == 3
-    for link in range(1, 7):
-        given = [address(engine, 1000 * link + n, now=float(link), link=link) for n in range(100)]
-        assert all(given[:64])
-        assert not any(given[64:])
-        engine.on_link_down(link)
-    assert all(address(engine, n, now=10.0, link=10) for n in range(64))
-    # Nobody takes what a client of a link that is there holds.
-    assert address(engine, 9000, now=10.0, link=9) == 3
-
-
-def test_of_leases_whose_links_are_gone_the_one_bound_longest_ago_is_taken_first() -> None:
-    engine = Dhcp(small())
-    assert [address(engine, n, now=float(n), link=n) for n in range(1, 5)] == [2, 3, 4, 5]
-    assert address(engine, 9, now=5.0, link=9) == 0
-    for link in (4, 3, 2):
-        engine.on_link_down(link)
-    assert [address(engine, n, now=6.0, link=9) for n in range(9, 13)] == [3, 4, 5, 0]
-    assert address(engine, 1, now=7.0) == 2
-
-
-def test_a_client_whose_guest_has_a_new_link_keeps_its_address() -> None:
-    engine = Dhcp(small())
-    assert [address(engine, n) for n in range(4)] == [2, 3, 4, 5]
-    engine.on_link_down(1)
-    assert address(engine, 2, link=2) == 4
-    assert [address(engine, n, link=3) for n in range(10, 14)] == [2, 3, 5, 0]
-    assert address(engine, 2, link=2) == 4
-
-
-def test_who_asks_in_anothers_name_and_leaves_does_not_free_its_lease() -> None:
-    engine = Dhcp(small())
-    assert [address(engine, n) for n in range(4)] == [2, 3, 4, 5]
-    for link in (2, 3, 2):
-        assert [address(engine, n, link=link) for n in range(4)] == [2, 3, 4, 5]
-    for link in (2, 3):
-        engine.on_link_down(link)
-        assert address(engine, 9, link=4) == 0
-    engine.on_link_down(1)
-    assert address(engine, 9, link=4) == 2
-
-
-def test_a_client_that_asks_over_its_new_link_before_the_old_one_is_gone_stays() -> None:
-    engine = Dhcp(small())
-    assert [address(engine, n) for n in range(4)] == [2, 3, 4, 5]
-    assert [address(engine, n, link=2) for n in range(4)] == [2, 3, 4, 5]
-    engine.on_link_down(1)
-    assert address(engine, 9, link=4) == 0
-    engine.on_link_down(2)
-    assert address(engine, 9, link=4) == 2
-
-
-def test_a_link_that_has_the_number_of_one_that_is_gone_has_a_part_of_its_own() -> None:
-    engine = Dhcp(config())
-    assert all(address(engine, n) for n in range(64))
-    engine.on_link_down(1)
-    assert all(address(engine, n) for n in range(100, 164))
-    assert address(engine, 164) == 0
-
-
-def test_a_link_with_its_part_takes_nothing_over_from_one_that_is_gone() -> None:
-    engine = Dhcp(config())
-    assert all(address(engine, n) for n in range(64))
-    engine.on_link_down(1)
-    assert [address(engine, n, link=2) for n in range(100, 164)] == list(range(67, 131))
-    back = send(engine, message(dhcp.REQUEST, mac(5)), link=2)
-    assert ignored(back) == "dhcp_message_dropped_too_many_of_guest"
-    # One that another client behind it needs no more makes room.
-    assert (
-        ignored(send(engine, message(dhcp.RELEASE, mac(103), ciaddr=NETWORK + 70))) == "dhcp_release_accepted"
-    )
-    assert address(engine, 5, link=2) == 8
-    assert address(engine, 500, link=3) == 70
-
-
-def test_restored_leases_are_no_leases_of_a_link_that_is_gone() -> None:
-    engine = Dhcp(small())
-    assert engine.restore([(NETWORK + n, mac(n), 100.0) for n in range(2, 6)], 0.0) == 4
-    engine.on_link_down(1)
-    assert address(engine, 9, link=2, now=99.0) == 0
-
-
-def test_client_with_two_static_addresses_gets_the_lower_one() -> None:
-    engine = Dhcp(config(static_leases={NETWORK + 20: mac(1), NETWORK + 9: mac(1)}))
-    assert address(engine, 1) == 9
-
-
-def test_restored_leases_are_kept_and_senseless_ones_left_out() -> None:
-    engine = Dhcp(config())
-    assert [address(engine, n) for n in range(3)] == [3, 4, 5]
-    send(engine, message(dhcp.RELEASE, mac(2), ciaddr=NETWORK + 5))
-    rows = engine.export(600)
-    assert rows == [(NETWORK + 3, mac(0), 3000.0), (NETWORK + 4, mac(1), 3000.0)]
-    rows += [(HOST, mac(7), 1.0), (NETWORK, mac(8), 1.0), (NETWORK + 3, mac(9), 3500.0), (1, mac(9), 1.0)]
-    rows += [(NETWORK + 50, GUEST_MAC, 1.0), (NETWORK + 51, b"short", 1.0)]
-    after = Dhcp(config())
-    assert after.restore(rows, 0) == 2
-    assert [address(after, n) for n in (5, 1, 0)] == [5, 4, 3]
+@pytest.mark.parametrize("length, echoed", [(20, True), (40, False)])
+def test_bootp_reply_has_relay_information_if_it_stays_300_bytes_long(length: int, echoed: bool) -> None:
+    options = {dhcp.RELAY_INFO: bytes(length)}
+    wire = dhcp.build(dhcp.Message(dhcp.BOOT_REQUEST, 7, mac(1), options))
+    reply = send(Dhcp(config()), wire)
+    assert isinstance(reply, Reply)
+    assert len(reply.payload) == 300
+    assert (dhcp.RELAY_INFO in parsed(reply).options) == echoed
 
 
 # --- hostile ------------------------------------------------------------------------------
@@ -455,34 +323,3 @@ def test_any_bytes_are_answered_or_counted(payload: bytes, source: int) -> None:
         assert outcome.counter in INDEX
         if isinstance(outcome, Reply):
             parsed(outcome)
-
-
-@given(
-    st.lists(
-        st.tuples(
-            st.sampled_from([dhcp.DISCOVER, dhcp.REQUEST, dhcp.RELEASE, dhcp.DECLINE]),
-            st.integers(0, 7),
-            st.integers(0, 7),
-            st.sampled_from([0.0, 1.0, 61.0, 601.0, 3601.0]),
-            st.integers(-3, 3),
-        ),
-        max_size=60,
-    )
-)
-@settings(max_examples=150, deadline=None)
-def test_no_address_ever_has_two_holders(events: list[tuple[int, int, int, float, int]]) -> None:
-    engine = Dhcp(small())
-    now = 0.0
-    for kind, client, last, wait, link in events:
-        now += wait
-        if link <= 0:
-            engine.on_link_down(1 - link)
-        wish = {dhcp.REQUESTED_ADDRESS: (NETWORK + last).to_bytes(4, "big")}
-        outcome = send(
-            engine, message(kind, mac(client), wish, ciaddr=NETWORK + last), now=now, link=abs(link) + 1
-        )
-        leases = engine.leases()
-        assert len(set(leases.values())) == len(leases)
-        assert all(NETWORK < addr < NETWORK + 6 for addr in leases)
-        if isinstance(outcome, Reply):
-            assert leases[parsed(outcome).yiaddr] == mac(client)

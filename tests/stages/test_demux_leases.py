@@ -87,6 +87,13 @@ def test_only_a_lease_that_was_given_counts(rig: Rig, kind: int) -> None:
     assert rig.owner() is None
 
 
+def test_an_address_that_a_bootp_client_was_given_cannot_be_claimed_first(rig: Rig) -> None:
+    payload = dhcp.build(dhcp.Message(dhcp.BOOT_REPLY, 1, HOLDER, {}, yiaddr=ADDR))
+    rig.slot[1000 : 1000 + len(payload)] = payload
+    rig.holders.on_answer(1, 0, 1000, len(payload), 0.0)
+    assert rig.owner() == (HOLDER, 1)
+
+
 def test_an_answer_to_inform_gives_no_address(rig: Rig) -> None:
     rig.answer(dhcp.ACK, HOLDER, 1, addr=0)
     assert rig.neighbors.snapshot() == {}

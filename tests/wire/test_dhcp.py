@@ -24,6 +24,7 @@ messages = st.builds(
     addrs,
     addrs,
     addrs,
+    st.binary(max_size=64).map(lambda name: name.rstrip(b"\0")),
 )
 
 OFFER = dhcp.Message(
@@ -104,11 +105,50 @@ def test_options_that_leave_their_bounds_have_their_reason(options: bytes) -> No
         dhcp.parse(data, 0, len(data))
 
 
-@pytest.mark.parametrize("changes", [{"op": 0}, {"op": 3}, {"hlen": 17}, {"cookie": 0}])
+@pytest.mark.parametrize("changes", [{"op": 0}, {"op": 3}, {"hlen": 17}, {"op": 2, "cookie": 0}])
 def test_other_headers_have_their_reason(changes: dict[str, int]) -> None:
     data = raw(b"\xff", b"", b"", **changes)
     with pytest.raises(WireError, match="dhcp_message_dropped_bad_header"):
         dhcp.parse(data, 0, len(data))
+
+
+@pytest.mark.parametrize("cookie", [0, 0x434D5500])
+def test_a_bootp_request_need_not_have_options(cookie: int) -> None:
+    data = raw(b"\x35\xff\xff", b"", b"", op=1, cookie=cookie)
+    message = dhcp.parse(data, 0, len(data))
+    assert (message.options, message.is_bootp, message.sname) == ({}, True, b"")
+
+
+def test_the_field_for_a_servers_name_is_empty_when_it_holds_options() -> None:
+    name = b"boot.example"
+    data = raw(b"\xff", sname=name)
+    assert dhcp.parse(data, 0, len(data)).sname == name
+    data = raw(b"\x34\x01\x02\xff", sname=b"\x0c\x01a\xff")
+    message = dhcp.parse(data, 0, len(data))
+    assert (message.sname, message.options[12]) == (b"", b"a")
+
+
+@pytest.mark.parametrize(
+    "value, size",
+    [
+        (None, 576),
+        (b"\x05\xdc", 1500),
+        (b"\x02\x3f", 576),
+        (b"\0\0", 576),
+        (b"\x05", 576),
+        (b"\x05\xdc\0", 576),
+    ],
+)
+def test_the_longest_datagram_is_never_under_576_bytes(value: bytes | None, size: int) -> None:
+    options = {} if value is None else {dhcp.MAX_MESSAGE_SIZE: value}
+    assert OFFER._replace(options=options).max_datagram == size
+
+
+@pytest.mark.parametrize("length", [0, 1, 255, 256, 510, 511])
+def test_the_length_of_an_option_is_what_it_takes_in_a_message(length: int) -> None:
+    value = bytes(length)
+    data = dhcp.build(OFFER._replace(options={12: value}), min_len=0)
+    assert len(data) == dhcp.HEADER_LEN + dhcp.option_len(value) + 1
 
 
 def test_a_message_cut_short_is_truncated() -> None:
