@@ -93,6 +93,7 @@ TABLE: Final[tuple[Counter, ...]] = (
     Counter(
         "neighbor_claims_contested", "events", "claims of an address whose owner is alive, or is the gateway"
     ),
+    Counter("neighbor_mac_changed", "events", "times an address got another MAC behind the same link"),
     Counter("switch_frames_forwarded", "frames", "frames from one guest to others"),
     Counter("switch_mac_moved", "events", "times a MAC address turned up on another link"),
     Counter("switch_macs", "addresses", "MAC addresses in the switch's table", "gauge"),
@@ -150,7 +151,11 @@ TABLE: Final[tuple[Counter, ...]] = (
     ),
     Counter("switch_frame_dropped_bad_source", "frames", "frames from a group or zero MAC address"),
     Counter("switch_frame_dropped_gateway_source", "frames", "frames that claim the gateway's MAC address"),
-    Counter("switch_frame_dropped_moving_source", "frames", "frames from a MAC address claimed by two links"),
+    Counter(
+        "switch_frame_dropped_moving_source",
+        "frames",
+        "frames from a MAC address of another link, which has just moved or is being asked for",
+    ),
     Counter(
         "switch_frame_dropped_same_link", "frames", "frames for a MAC address on the link they came from"
     ),
