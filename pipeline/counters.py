@@ -195,9 +195,13 @@ TABLE: Final[tuple[Counter, ...]] = (
     Counter(
         "tcp_syn_dropped_too_many_flows_of_guest", "segments", "SYNs over the limit max-tcp-flows-per-guest"
     ),
-    Counter("tcp_syn_dropped_too_many_half_open", "segments", "SYNs over the limit max-half-open-per-guest"),
     Counter("tcp_syn_dropped_rate_limit", "segments", "SYNs over the limit max-syns-per-second"),
     Counter("tcp_flow_ended_guest_gone", "flows", "connections given up as the link of their guest was gone"),
+    Counter(
+        "tcp_flow_evicted_half_open",
+        "flows",
+        "connections without a complete handshake that made room in a limit, or for a socket",
+    ),
     Counter("tcp_flow_evicted_time_wait", "flows", "connections in TIME-WAIT that made room for new ones"),
     Counter(
         "tcp_flow_lost_out_of_order",
@@ -269,7 +273,14 @@ TABLE: Final[tuple[Counter, ...]] = (
         "egress_reads_paused_no_slot", "events", "times a host socket was not read because no slot was free"
     ),
     Counter(
-        "egress_flow_refused_too_many_sockets", "flows", "flows over what the limit of descriptors allows"
+        "egress_flow_evicted_too_many_sockets",
+        "flows",
+        "idle UDP flows, pings, and connections without an answer whose sockets were closed for others",
+    ),
+    Counter(
+        "egress_flow_refused_too_many_sockets",
+        "flows",
+        "flows over what the limit of descriptors allows, while nothing could be closed for them",
     ),
     Counter("egress_flow_refused_policy", "flows", "flows that the egress policy forbids"),
     Counter("icmp_echo_dropped_not_permitted", "messages", "pings while the host allows no ICMP sockets"),
