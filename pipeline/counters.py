@@ -101,6 +101,7 @@ TABLE: Final[tuple[Counter, ...]] = (
     Counter(
         "neighbor_claims_contested", "events", "claims of an address whose owner is alive, or is the gateway"
     ),
+    Counter("neighbor_mac_changed", "events", "times an address got another MAC behind the same link"),
     Counter("switch_frames_forwarded", "frames", "frames from one guest to others"),
     Counter("switch_mac_moved", "events", "times a MAC address turned up on another link"),
     Counter("switch_macs", "addresses", "MAC addresses in the switch's table", "gauge"),
@@ -158,7 +159,11 @@ TABLE: Final[tuple[Counter, ...]] = (
     ),
     Counter("switch_frame_dropped_bad_source", "frames", "frames from a group or zero MAC address"),
     Counter("switch_frame_dropped_gateway_source", "frames", "frames that claim the gateway's MAC address"),
-    Counter("switch_frame_dropped_moving_source", "frames", "frames from a MAC address claimed by two links"),
+    Counter(
+        "switch_frame_dropped_moving_source",
+        "frames",
+        "frames from a MAC address of another link, which has just moved or is being asked for",
+    ),
     Counter(
         "switch_frame_dropped_same_link", "frames", "frames for a MAC address on the link they came from"
     ),
@@ -198,9 +203,13 @@ TABLE: Final[tuple[Counter, ...]] = (
     Counter(
         "tcp_syn_dropped_too_many_flows_of_guest", "segments", "SYNs over the limit max-tcp-flows-per-guest"
     ),
-    Counter("tcp_syn_dropped_too_many_half_open", "segments", "SYNs over the limit max-half-open-per-guest"),
     Counter("tcp_syn_dropped_rate_limit", "segments", "SYNs over the limit max-syns-per-second"),
     Counter("tcp_flow_ended_guest_gone", "flows", "connections given up as the link of their guest was gone"),
+    Counter(
+        "tcp_flow_evicted_half_open",
+        "flows",
+        "connections without a complete handshake that made room in a limit, or for a socket",
+    ),
     Counter("tcp_flow_evicted_time_wait", "flows", "connections in TIME-WAIT that made room for new ones"),
     Counter(
         "tcp_flow_lost_out_of_order",
@@ -272,7 +281,14 @@ TABLE: Final[tuple[Counter, ...]] = (
         "egress_reads_paused_no_slot", "events", "times a host socket was not read because no slot was free"
     ),
     Counter(
-        "egress_flow_refused_too_many_sockets", "flows", "flows over what the limit of descriptors allows"
+        "egress_flow_evicted_too_many_sockets",
+        "flows",
+        "idle UDP flows, pings, and connections without an answer whose sockets were closed for others",
+    ),
+    Counter(
+        "egress_flow_refused_too_many_sockets",
+        "flows",
+        "flows over what the limit of descriptors allows, while nothing could be closed for them",
     ),
     Counter("egress_flow_refused_policy", "flows", "flows that the egress policy forbids"),
     Counter("icmp_echo_dropped_not_permitted", "messages", "pings while the host allows no ICMP sockets"),

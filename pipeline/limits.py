@@ -50,8 +50,8 @@ TABLE: Final[tuple[Limit, ...]] = (
         1024,
         1,
         1 << 20,
-        "TCP connections of one guest that are still being opened",
-        "tcp_syn_dropped_too_many_half_open",
+        "TCP connections of one guest that are still being opened; the oldest makes room",
+        "tcp_flow_evicted_half_open",
     ),
     Limit(
         "max_syns_per_second",

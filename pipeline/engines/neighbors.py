@@ -11,21 +11,27 @@ take_actions(). The messages are made by the arp engine.
     INCOMPLETE  asked by broadcast, callers wait  KNOWN on a sign of life, else gone
     KNOWN       somebody showed this address      PROBE when contested, or used after
                                                   REACHABLE_TIME without a sign of life
-    PROBE       usable, being asked by unicast    KNOWN on a sign of life; without one gone
-                                                  when contested, else KNOWN again
+    PROBE       usable, being asked by unicast    KNOWN on a sign of life; without one the
+                                                  claimant's when contested, else KNOWN again
 
 A silent guest keeps its address as long as its link is up and nobody else wants it: a
 machine that was suspended must find its connections when it comes back.
 
-Hostile guests: own addresses of the gateway cannot be claimed; an address whose owner is
-alive cannot be taken by another MAC (the owner is probed, and must fail, first); an address that
-is held for its owner of an earlier run (hold()) neither, until the owner was asked for in vain; addresses
-for each link, all addresses and waiting callers are bounded.
+Who gets an address that another station claims depends on the links. Behind one link there is
+nobody to protect: a guest may give its interface another MAC, or keep a virtual one (VRRP), so
+the newest claim holds at once. Between two links the owner is asked by unicast. It keeps
+the address if it shows any sign of life within CONTEST_SECONDS; until then the claimant's packets are
+dropped. If the owner stays silent, or its link goes down, the address is the claimant's.
+
+Hostile guests: own addresses of the gateway cannot be claimed; an address that is held for its owner
+of an earlier run (hold()) cannot be taken until the owner was asked for in vain. Addresses of each link, all
+addresses, waiting callers, and the contests that one link may begin in a second are bounded.
 """
 
 from collections.abc import Iterable
 from typing import Final, NamedTuple
 
+from pipeline.engines.buckets import Buckets
 from pipeline.wire import arp, ethernet
 from pipeline.wire.errors import WireError
 
@@ -33,8 +39,18 @@ MAX_REQUESTS: Final = 3
 REQUEST_INTERVAL: Final = 1.0
 REACHABLE_TIME: Final = 30.0
 """Seconds for which a sign of life is believed."""
+CONTEST_SECONDS: Final = 1.0
+"""How long the owner of an address has to answer when another link claims it."""
+CONTEST_REQUESTS: Final = 2
+"""How often it is asked meanwhile: one question may be lost."""
+CONTEST_PAUSE: Final = 2.0
+"""Seconds from one contest to the next about the same address: an owner that answers has peace until then."""
+CONTESTS_PER_SECOND: Final = 16
+"""Contests that one link may begin; a claim over that is refused without a question to the owner."""
 CONTEST_INTERVAL: Final = 10.0
-"""Seconds between two events, and probes of the owner, while another station keeps claiming an address."""
+"""Seconds between two events while another station keeps claiming an address."""
+MAX_ASKED: Final = 4
+"""Addresses of one station that ask_station() asks for: one answer is enough."""
 HOLD_SECONDS: Final = 10.0
 """How long an address is held at least for the owner of an earlier run: its link has to come back first."""
 MAX_NEIGHBORS: Final = 8192
@@ -52,8 +68,8 @@ class Neighbor:
     """One address. Read-only outside this module; mac and link mean nothing while INCOMPLETE."""
 
     __slots__ = (
-        "addr", "confirmed", "contested", "contested_at", "link",
-        "mac", "requests", "state", "timer", "waiting",
+        "addr", "asked_at", "claimant", "confirmed", "contested", "contested_at", "interval", "link",
+        "mac", "requests_left", "state", "timer", "until", "waiting",
     )  # fmt: skip
 
     def __init__(self, addr: int, mac: bytes, link: int, state: str) -> None:
@@ -63,8 +79,16 @@ class Neighbor:
         self.state = state
         self.confirmed = -_INF
         self.contested = False
+        self.claimant = (mac, link)
+        """(MAC, link) of who gets the address if the contest is lost. Means nothing without one."""
+        self.until = _INF
+        """When a contest is lost."""
+        self.asked_at = -_INF
+        """When the last contest began."""
         self.contested_at = -_INF
-        self.requests = 0
+        """When the last event about a contest was."""
+        self.requests_left = 0
+        self.interval = REQUEST_INTERVAL
         self.timer = _INF
         self.waiting: list[object] = []
 
@@ -97,6 +121,14 @@ class Learned(NamedTuple):
     waiting: tuple[object, ...] = ()
 
 
+class Changed(NamedTuple):
+    """addr has another MAC behind the same link. A guest can cause one with every packet."""
+
+    addr: int
+    mac: bytes
+    link: int
+
+
 class Lost(NamedTuple):
     """addr has no neighbour any more, or never had: callers that waited have failed."""
 
@@ -115,7 +147,7 @@ class Contested(NamedTuple):
     claimant: bytes
 
 
-Action = Request | Learned | Lost | Contested
+Action = Request | Learned | Changed | Lost | Contested
 
 
 class Neighbors:
@@ -137,6 +169,7 @@ class Neighbors:
         self._last = (network & mask | ~mask & 0xFFFFFFFF) - 1
         self._own = frozenset(own)
         self._own_contested_at: dict[int, float] = {}
+        self._contests = Buckets(CONTESTS_PER_SECOND, CONTESTS_PER_SECOND)
         self._gateway_mac = gateway_mac
         self._max = max_neighbors
         self._max_per_link = max_per_link
@@ -163,23 +196,33 @@ class Neighbors:
                 self._settle(neighbor)
             return
         self._refuse_bad(addr, mac, now)
-        if neighbor is not None and neighbor.state != _INCOMPLETE and neighbor.mac != mac:
-            self._contest(neighbor, mac, now)
+        if neighbor is not None and neighbor.state != _INCOMPLETE:
+            if neighbor.link == link:
+                neighbor.mac, neighbor.confirmed = mac, now
+                self._settle(neighbor)
+                self._actions.append(Changed(addr, mac, link))
+                return
+            # The same MAC behind another link is the same station: the switch has let it move.
+            if neighbor.mac != mac:
+                self._contest(neighbor, mac, link, now)
         if addr in self._held:
-            self._check_held(addr, mac, now)
+            self._check_held(addr, mac, link, now)
         self._make_room(link, now, new=neighbor is None)
         if neighbor is None:
             neighbor = Neighbor(addr, mac, link, _INCOMPLETE)
             self._table[addr] = neighbor
-        elif neighbor.state != _INCOMPLETE:
-            # The same station behind another link: it was replugged, and the switch let it move.
+        self._place(neighbor, mac, link, now)
+
+    def _place(self, neighbor: Neighbor, mac: bytes, link: int, now: float) -> None:
+        """The address is at (mac, link) from now on, wherever it was."""
+        if neighbor.state != _INCOMPLETE:
             self._unlink(neighbor)
-        self._held.pop(addr, None)
+        self._held.pop(neighbor.addr, None)
         neighbor.mac, neighbor.link, neighbor.confirmed = mac, link, now
-        self._links.setdefault(link, {})[addr] = neighbor
+        self._links.setdefault(link, {})[neighbor.addr] = neighbor
         self._settle(neighbor)
         waiting, neighbor.waiting = tuple(neighbor.waiting), []
-        self._actions.append(Learned(addr, mac, link, waiting))
+        self._actions.append(Learned(neighbor.addr, mac, link, waiting))
 
     def on_arp(self, message: arp.Arp, src: bytes, link: int, now: float) -> None:
         """Learn from the sender fields of an ARP message in a frame from src. Raises WireError as learn().
@@ -202,15 +245,47 @@ class Neighbors:
         if mac[0] & 1 or mac in (ethernet.ZERO, self._gateway_mac):
             raise WireError("neighbor_claim_refused_bad_mac")
 
-    def _contest(self, neighbor: Neighbor, mac: bytes, now: float) -> None:
-        """Another MAC shows neighbor's address: believe the old owner until it fails a probe."""
-        if now - neighbor.contested_at >= CONTEST_INTERVAL:
-            neighbor.contested_at = now
-            self._actions.append(Contested(neighbor.addr, neighbor.mac, mac))
-            if neighbor.state == _KNOWN:
-                self._ask(neighbor, _PROBE, now)
-        neighbor.contested = neighbor.state == _PROBE
+    def _contest(self, neighbor: Neighbor, mac: bytes, link: int, now: float) -> None:
+        """Another station, behind another link, shows the address. WireError unless the owner has lost it."""
+        if now >= neighbor.until:
+            return
+        if (
+            not neighbor.contested
+            and now - neighbor.asked_at >= CONTEST_PAUSE
+            and self._contests.take(link, now)
+        ):
+            if now - neighbor.contested_at >= CONTEST_INTERVAL:
+                neighbor.contested_at = now
+                self._actions.append(Contested(neighbor.addr, neighbor.mac, mac))
+            neighbor.contested = True
+            neighbor.claimant = (mac, link)
+            neighbor.until = now + CONTEST_SECONDS
+            neighbor.asked_at = now
+            self._ask(neighbor, _PROBE, now)
         raise WireError("neighbor_claim_refused_address_taken")
+
+    def _hand_over(self, neighbor: Neighbor, now: float) -> None:
+        """The contest is lost. The claimant spoke a moment ago and need not speak again."""
+        mac, link = neighbor.claimant
+        try:
+            self._make_room(link, now, new=False)
+        except WireError:
+            self._drop(neighbor)
+        else:
+            self._place(neighbor, mac, link, now)
+
+    def ask_station(self, mac: bytes, link: int) -> bool:
+        """Ask the station with that MAC for some of its addresses; False if it has none behind the link.
+
+        For the switch, which wants to see a frame of it. The table does not change.
+        """
+        of_link = self._links.get(link, {})
+        asked = 0
+        for neighbor in of_link.values():
+            if neighbor.mac == mac and asked < MAX_ASKED:
+                asked += 1
+                self._actions.append(Request(neighbor.addr, mac, link))
+        return asked > 0
 
     def hold(self, addr: int, mac: bytes, now: float) -> None:
         """addr was mac's in an earlier run. Nobody else gets it before mac was asked for it in vain.
@@ -225,21 +300,26 @@ class Neighbors:
         if addr in self._held and self._held[addr].mac != mac:
             del self._held[addr]
 
-    def _check_held(self, addr: int, mac: bytes, now: float) -> None:
+    def _check_held(self, addr: int, mac: bytes, link: int, now: float) -> None:
         """mac shows a held address. WireError if it is another's, who is asked for it."""
         held = self._held[addr]
-        if held.mac == mac:
+        if held.mac == mac or held.mac in [known.mac for known in self._links.get(link, {}).values()]:
+            # Also when its owner is known behind this very link: nobody else is harmed.
             return
+        neighbor = self._table.get(addr)
+        if (neighbor is not None and neighbor.contested) or not self._contests.take(link, now):
+            raise WireError("neighbor_claim_refused_address_taken")
         if now - held.told >= CONTEST_INTERVAL:
             held.told = now
             self._actions.append(Contested(addr, held.mac, mac))
-        neighbor = self._table.get(addr)
-        # Half of the questions are left for those who look for a guest.
-        if neighbor is None and len(self._table) < self._max and len(self._timed) < MAX_PENDING_ADDRS // 2:
-            neighbor = self._table[addr] = Neighbor(addr, ethernet.ZERO, -1, _INCOMPLETE)
-            self._ask(neighbor, _INCOMPLETE, now)
         if neighbor is not None:
+            # Callers wait for it: they are owed their three questions.
             neighbor.contested = True
+        # Half of the questions are left for those who look for a guest.
+        elif len(self._table) < self._max and len(self._timed) < MAX_PENDING_ADDRS // 2:
+            neighbor = self._table[addr] = Neighbor(addr, ethernet.ZERO, -1, _INCOMPLETE)
+            neighbor.contested = True
+            self._ask(neighbor, _INCOMPLETE, now)
         raise WireError("neighbor_claim_refused_address_taken")
 
     def _make_room(self, link: int, now: float, new: bool) -> None:
@@ -303,9 +383,13 @@ class Neighbors:
     def on_timer(self, now: float) -> None:
         """Repeat the requests that are due and give up on those without answer."""
         for neighbor in [n for n in self._timed.values() if n.timer <= now]:
-            if neighbor.requests < MAX_REQUESTS:
+            if self._table.get(neighbor.addr) is not neighbor:
+                continue  # It made room for another one just now.
+            if neighbor.requests_left:
                 self._request(neighbor, now)
-            elif neighbor.state == _PROBE and not neighbor.contested:
+            elif neighbor.state == _PROBE and neighbor.contested:
+                self._hand_over(neighbor, now)
+            elif neighbor.state == _PROBE:
                 self._settle(neighbor)
             else:
                 held = self._held.get(neighbor.addr)
@@ -316,13 +400,14 @@ class Neighbors:
 
     def _ask(self, neighbor: Neighbor, state: str, now: float) -> None:
         neighbor.state = state
-        neighbor.requests = 0
+        neighbor.requests_left = CONTEST_REQUESTS if neighbor.contested else MAX_REQUESTS
+        neighbor.interval = CONTEST_SECONDS / CONTEST_REQUESTS if neighbor.contested else REQUEST_INTERVAL
         self._timed[neighbor.addr] = neighbor
         self._request(neighbor, now)
 
     def _request(self, neighbor: Neighbor, now: float) -> None:
-        neighbor.requests += 1
-        neighbor.timer = now + REQUEST_INTERVAL
+        neighbor.requests_left -= 1
+        neighbor.timer = now + neighbor.interval
         self._deadline = min(self._deadline, neighbor.timer)
         if neighbor.state == _PROBE:
             self._actions.append(Request(neighbor.addr, neighbor.mac, neighbor.link))
@@ -332,15 +417,24 @@ class Neighbors:
     def _settle(self, neighbor: Neighbor) -> None:
         neighbor.state = _KNOWN
         neighbor.contested = False
-        neighbor.timer = _INF
+        neighbor.until = neighbor.timer = _INF
         self._timed.pop(neighbor.addr, None)
 
     # --- forgetting ---------------------------------------------------------------------
 
     def forget_link(self, link: int) -> None:
         """The link is gone, and with it every address behind it."""
+        self._contests.forget(link)
+        for neighbor in self._timed.values():
+            if neighbor.contested and neighbor.claimant[1] == link and neighbor.state == _PROBE:
+                # Nobody claims it any more; whether its owner answers is of no interest.
+                neighbor.contested = False
+                neighbor.until = _INF
         for neighbor in list(self._links.get(link, {}).values()):
-            self._drop(neighbor)
+            if neighbor.contested:
+                self._hand_over(neighbor, neighbor.asked_at)
+            else:
+                self._drop(neighbor)
 
     def _drop(self, neighbor: Neighbor) -> None:
         del self._table[neighbor.addr]

@@ -5,14 +5,20 @@ goes. Broadcast and multicast reach the gateway and every other link; a unicast 
 MAC nobody has is dropped and not flooded, so that one guest cannot listen to another's
 lost traffic. There is no ageing: a link's addresses go when the link goes.
 
+A MAC that turns up on another link moves there. A station that has IPv4 addresses is asked first (ARP,
+by unicast). If it shows itself within ANSWER_SECONDS, it keeps its MAC. If it does not, or its link goes
+down, the other link has the MAC. The claimant's frames are dropped until then.
+
 Hostile guests: the gateway's MAC and group addresses cannot be learned, each link has a
-bound on addresses, and an address that just moved to another link stays there for a while,
-so that two links which both claim it do not cause an event for each frame. A claim of the gateway's
-MAC is an event too, at most one in CLAIM_INTERVAL for a link.
+bound on addresses and on the questions that it causes, and an address that just moved to another link
+stays there for a while, so that two links which both claim it do not cause an event for each frame. A
+claim of the gateway's MAC is an event too, at most one in CLAIM_INTERVAL for a link.
 """
 
+from collections.abc import Callable
 from typing import Final, Literal, NamedTuple
 
+from pipeline.engines.buckets import Buckets
 from pipeline.wire import ethernet
 from pipeline.wire.errors import WireError
 
@@ -20,6 +26,12 @@ MAX_MACS_PER_LINK: Final = 256
 MAX_MACS: Final = 8192
 MOVE_HOLD: Final = 1.0
 """Seconds for which an address that moved to another link cannot move again."""
+ANSWER_SECONDS: Final = 1.0
+"""How long the station behind the old link has to show itself."""
+ASK_AGAIN: Final = 0.5
+"""Seconds between two questions to it: one may be lost."""
+CONTESTS_PER_SECOND: Final = 16
+"""MACs of others that one link may claim; a claim over that changes nothing."""
 CLAIM_INTERVAL: Final = 10.0
 """Seconds between two events about one link that claims the gateway's MAC."""
 
@@ -29,16 +41,29 @@ FLOOD: Final = -2
 
 
 class SwitchEvent(NamedTuple):
-    """A MAC was first seen on link, moved there, is gone from there, or (the gateway's) was claimed there."""
+    """A MAC was first seen on link, moved there or is gone from there.
 
-    kind: Literal["seen", "moved", "gone", "claimed"]
+    Or link claims one that is not its own: the gateway's ("claimed"), or another link's ("contested").
+    """
+
+    kind: Literal["seen", "moved", "gone", "claimed", "contested"]
     mac: bytes
     link: int
 
 
-class _Port(NamedTuple):
-    link: int
-    since: float
+class _Port:
+    """Where a MAC is."""
+
+    __slots__ = ("asked_at", "claimed_at", "contested", "link", "since")
+
+    def __init__(self, link: int, since: float) -> None:
+        self.link = link
+        self.since = since
+        """When it moved there; long ago if it was seen there first."""
+        self.contested = False
+        """Whether another link claims it, and nothing was seen of the station since."""
+        self.claimed_at = 0.0
+        self.asked_at = float("-inf")
 
 
 class Switch:
@@ -49,7 +74,11 @@ class Switch:
         gateway_mac: bytes,
         max_macs_per_link: int = MAX_MACS_PER_LINK,
         max_macs: int = MAX_MACS,
+        ask: Callable[[bytes, int], bool] | None = None,
     ) -> None:
+        """ask: ask the station with a MAC behind a link to show itself. False: there is no address to ask."""
+        self._ask = ask
+        self._contests = Buckets(CONTESTS_PER_SECOND, CONTESTS_PER_SECOND)
         self._gateway_mac = gateway_mac
         self._max_per_link = max_macs_per_link
         self._max = max_macs
@@ -70,6 +99,8 @@ class Switch:
         port = self._ports.get(src)
         if port is None or port.link != link:
             self._learn(src, link, now, port)
+        elif port.contested:
+            port.contested = False
         if dst == self._gateway_mac:
             return TO_GATEWAY
         if dst[0] & 1:
@@ -89,7 +120,7 @@ class Switch:
                 self._claims[link] = now
                 self._events.append(SwitchEvent("claimed", mac, link))
             raise WireError("switch_frame_dropped_gateway_source")
-        if old is not None and now - old.since < MOVE_HOLD:
+        if old is not None and not self._may_move(old, mac, link, now):
             raise WireError("switch_frame_dropped_moving_source")
         macs = self._macs.setdefault(link, set())
         if len(macs) >= self._max_per_link or (old is None and len(self._ports) >= self._max):
@@ -106,9 +137,30 @@ class Switch:
         self._ports[mac] = _Port(link, now)
         self._events.append(SwitchEvent("moved", mac, link))
 
+    def _may_move(self, port: _Port, mac: bytes, link: int, now: float) -> bool:
+        """Whether a MAC may move to link: its station has none to lose, or did not show itself in time."""
+        if now - port.since < MOVE_HOLD:
+            return False
+        if port.contested and now - port.claimed_at >= ANSWER_SECONDS:
+            return True
+        if now - port.asked_at < ASK_AGAIN:
+            return False
+        if not port.contested and self._contests.level(link, now) < 1.0:
+            return False
+        if self._ask is None or not self._ask(mac, port.link):
+            return True
+        port.asked_at = now
+        if not port.contested:
+            self._contests.take(link, now)
+            port.contested = True
+            port.claimed_at = now
+            self._events.append(SwitchEvent("contested", mac, link))
+        return False
+
     def forget_link(self, link: int) -> None:
         """The link is gone, and with it every address behind it."""
         self._claims.pop(link, None)
+        self._contests.forget(link)
         for mac in sorted(self._macs.pop(link, ())):
             del self._ports[mac]
             self._events.append(SwitchEvent("gone", mac, link))

@@ -163,7 +163,7 @@ seq = the guest's initial sequence number (TCP), aux = protocol << 8 | ICMP code
 
 ICMP_ECHO: Final = 25
 """demux -> egress: an echo request, whole ICMP message. slot, off, len, guest_addr, remote_addr,
-ports = identifier << 16 | sequence number, aux = hops left | ECHO_DONT_FRAGMENT."""
+ports = identifier << 16 | sequence number, link, aux = hops left | ECHO_DONT_FRAGMENT."""
 ECHO_DONT_FRAGMENT: Final = 0x100
 ICMP_REPLY: Final = 26
 """egress -> demux: an echo reply, whole ICMP message with the host's identifier. Fields as of ICMP_ECHO."""
@@ -183,7 +183,7 @@ seq = the guest's initial sequence number (for UNREACHABLE)."""
 CONNECTED: Final = 31
 """The host connection of flow stands. (egress -> tcp; tcp -> egress for a dialled guest.)"""
 CONNECT_FAILED: Final = 32
-"""flow, aux = errno."""
+"""flow, aux = errno, len = MAKE_WAY_* when no socket is left (0 otherwise)."""
 TO_HOST: Final = 33
 """A range of guest bytes for the host. flow, slot, off, stride, gso_size, skip, len. Reference moves."""
 TAKEN: Final = 34
@@ -203,6 +203,13 @@ WINDOW: Final = 39
 
 Sent when it has changed much.
 """
+
+SOCKETS_USED_UP: Final = 40
+"""egress -> tcp: there is no socket for a datagram flow of a guest. link, len = MAKE_WAY_*."""
+MAKE_WAY_OWN: Final = 1
+"""len: the guest has most sockets. Only a half-open connection of its own may end for the new flow."""
+MAKE_WAY_ANY: Final = 2
+"""len: others have more, so one of theirs may end, if they have more half-open connections too."""
 
 FLOW_FROM_EGRESS: Final = 0x80000000
 """Set in flow numbers that egress allocated (dialled and forwarded flows)."""

@@ -20,6 +20,7 @@ from pipeline.engines.flows import PortAllocator, rss_hash
 from pipeline.engines.reassembly import Reassembler
 from pipeline.shm import descriptor as d
 from pipeline.stages.bad_frames import BadFrames
+from pipeline.stages.demux_bindings import Bindings
 from pipeline.stages.demux_events import Witness
 from pipeline.stages.demux_icmp import IcmpDispatch
 from pipeline.stages.demux_leases import LeaseHolders
@@ -60,8 +61,6 @@ class DemuxStage:
         self.own = frozenset(own)
         subnet = config.subnet
         network, prefix_len = int(subnet.network_address), subnet.prefixlen
-        self.switch = switch.Switch(config.gateway_mac, config.max_macs_per_guest, config.max_macs)
-        self.witness = Witness(worker, self.switch)
         self.neighbors = neighbors.Neighbors(
             network=network,
             prefix_len=prefix_len,
@@ -70,6 +69,11 @@ class DemuxStage:
             max_neighbors=config.max_neighbors,
             max_per_link=config.max_neighbors_per_guest,
         )
+        self.switch = switch.Switch(
+            config.gateway_mac, config.max_macs_per_guest, config.max_macs, self.neighbors.ask_station
+        )
+        self.witness = Witness(worker, self.switch)
+        self.bindings = Bindings(worker, self.neighbors)
         self.arp = ArpResponder(config.gateway_mac, config.gateway_ip, own)
         errors_per_second = float(config.max_icmp_errors_per_second)
         self.errors = icmp_engine.IcmpErrors(
@@ -145,7 +149,10 @@ class DemuxStage:
         return 0.0 if self.ingress_in.pending() else self.due
 
     def _next_timeout(self) -> float:
-        return min(self.neighbors.deadline(), self.fragments.deadline(), self.udp.deadline())
+        return min(
+            self.neighbors.deadline(), self.fragments.deadline(), self.udp.deadline(),
+            self.bindings.deadline(self.now),
+        )  # fmt: skip
 
     # --- from ingress -------------------------------------------------------------------
 
@@ -431,15 +438,18 @@ class DemuxStage:
                 frame = self.arp.request(action.addr, action.mac)
                 self.output.frame(d.ALL_LINKS if action.link < 0 else action.link, frame)
             elif isinstance(action, neighbors.Learned):
-                self.ingress_out.push(d.binding(d.NEIGHBOR, action.addr, action.mac, action.link))
+                self.bindings.learned(action.addr, action.mac, action.link)
                 for token in action.waiting:
                     self._resume(token, action.link)
+            elif isinstance(action, neighbors.Changed):
+                self.bindings.changed(action.addr)
             elif isinstance(action, neighbors.Lost):
-                self.ingress_out.push(d.record(d.NEIGHBOR_GONE, guest_addr=action.addr))
+                self.bindings.lost(action.addr)
                 for token in action.waiting:
                     self._give_up(token)
             else:
                 self.witness.contested(action)
+        self.bindings.tell()
         self.witness.look()
         self.counts[_EVICTED_FRAGMENTS] = self.fragments.evicted
         self.counts[_ERRORS_SUPPRESSED] = self.errors.suppressed

@@ -43,6 +43,10 @@ class Witness:
             if event.kind == "claimed":
                 self._worker.log.warning("gateway mac claimed", mac=mac, link=event.link)
                 continue
+            if event.kind == "contested":
+                if self._may_tell(event.mac):
+                    self._worker.log.warning("guest mac", change="contested", mac=mac, link=event.link)
+                continue
             if event.kind == "moved":
                 counts[_MOVED] += 1
                 if not self._may_tell(event.mac):

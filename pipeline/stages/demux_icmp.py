@@ -114,6 +114,7 @@ class IcmpDispatch:
         self.egress_out[owner].push(
             d.record(
                 d.ICMP_ECHO,
+                link=link,
                 slot=slot,
                 off=begin,
                 length=end - begin,

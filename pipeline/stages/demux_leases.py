@@ -6,7 +6,7 @@ before somebody else gets it. Holders of leases from a state file have no link y
 until they come back, or are asked for in vain.
 
 The client's MAC in a request is what the guest says: it counts only if the switch has seen it on that
-link, and never moves an address that somebody has.
+link, and then as any other claim: whoever has the address behind another link is asked first.
 """
 
 from pipeline.counters import INDEX
@@ -33,14 +33,12 @@ class LeaseHolders:
         if not given or not message.yiaddr:
             return
         self._neighbors.unhold(message.yiaddr, message.chaddr)
-        if self._neighbors.get(message.yiaddr) is not None:
-            return
         if self._switch.link_of(message.chaddr) != link:
             return
         try:
             self._neighbors.learn(message.yiaddr, message.chaddr, link, now)
         except WireError as error:
-            # The link has more addresses than it may: this one is learned when it is used.
+            # The link has more addresses than it may, or somebody behind another link is asked for this one.
             self._counts[INDEX[error.reason]] += 1
 
     def on_restored(self, addr: int, mac: bytes, now: float) -> None:

@@ -25,11 +25,11 @@ from pipeline.shm.ring import BURST
 from pipeline.stages.channel import close_all
 from pipeline.stages.egress_dials import Dials
 from pipeline.stages.egress_flow import Asker, Flow, read_chunk
-from pipeline.stages.egress_guard import REFUSED, Guard
+from pipeline.stages.egress_guard import Guard
 from pipeline.stages.egress_icmp import EchoSockets
 from pipeline.stages.egress_reads import HostReads
 from pipeline.stages.egress_share import ClosingFlows, Shares
-from pipeline.stages.egress_sockets import SocketBound, open_service
+from pipeline.stages.egress_sockets import NO_DESCRIPTOR, Opener, SocketBound
 from pipeline.stages.egress_udp import UdpSockets
 from pipeline.stages.worker import Worker
 from pipeline.topology import DATA_CAPACITY, INGRESS
@@ -101,8 +101,11 @@ class EgressStage:
             config.max_udp_clients_per_forward,
         )
         self.icmp = EchoSockets(worker, self.filler, self.targets, self.guard, self.demux_out)
-        self.bound = SocketBound(worker, self.flows, self.udp.flows, self.icmp.flows)
+        self.bound = SocketBound(
+            worker, self.shares, self.tcp_out, self.flows, self.udp.flows, self.icmp.flows
+        )
         self.udp.bound = self.icmp.bound = self.bound
+        self.opener = Opener(worker, self.targets, self.guard, self.bound, self._drain_demux)
         self.closing = ClosingFlows(config.max_closing_bytes, self.bound.limit // CLOSING_PART)
 
     # --- the step ---------------------------------------------------------------------
@@ -110,6 +113,7 @@ class EgressStage:
     def step(self, now: float) -> int:
         """Rings -> sockets, then sockets -> rings. Returns the number of records and reads."""
         work = 0
+        self.udp.now = now
         for shard, ring in enumerate(self.tcp_in):
             while burst := ring.peek():
                 work += self._on_tcp_burst(shard, burst)
@@ -203,25 +207,10 @@ class EgressStage:
         return count
 
     def _connect(self, key: int, number: int, shard: int, asker: Asker, mss: int, link: int) -> None:
-        guest_addr, remote_addr, ports, _ = asker
-        port = ports & 0xFFFF
-        target = self.targets.tcp_target(remote_addr, port)
-        error = errno.EMFILE
-        sock: socket.socket | None = None
-        if self.bound.refuses():
-            pass
-        elif target.service:
-            guest = f"{ipv4.addr_text(guest_addr)}:{ports >> 16}"
-            sock, error = open_service(self.worker, target.service, guest, link)
-        elif target.refused:
-            self.counts[INDEX[target.refused]] += 1
-            error = target.errno
-        elif self.guard.active and self._refuses(asker):
-            error = REFUSED
-        else:
-            sock, error = host_tcp.connect(ipv4.addr_text(target.addr), port)
+        sock, error = self.opener.open(asker, link)
         if sock is None:
-            self._connect_failed(shard, number, asker, error)
+            way = self.bound.way(link) if error in NO_DESCRIPTOR else 0
+            self._connect_failed(shard, number, asker, error, way)
             return
         flow = Flow(key, number, shard, HostStream(sock, self.slots), "CONNECTING", self.shares.of(link))
         flow.asker = asker
@@ -232,25 +221,26 @@ class EgressStage:
             self._stands(flow)
             # The guest waits for nothing that follows here.
             self.worker.publish()
+        else:
+            self.bound.opened(flow, self._give_up_connecting, connection=True)
         host_tcp.tune(sock)
 
+    def _give_up_connecting(self, flow: Flow) -> None:
+        """Its socket is needed. The guest is told nothing, as if its SYN were lost."""
+        self._connect_failed(flow.shard, flow.number, flow.asker, errno.ETIMEDOUT)
+        self._forget(flow, reset=False)
+
     def _stands(self, flow: Flow) -> None:
+        self.bound.closed(flow, connection=True)
         flow.state = "OPEN"
         self.counts[_OPENED] += 1
         self._tell(flow, d.CONNECTED)
         self.worker.nudge(self.leads_to)
 
-    def _refuses(self, asker: Asker) -> bool:
-        """Whether the egress policy forbids a connection."""
-        # What the guest was told about names was published before its SYN was: it is in this ring.
-        self._drain_demux()
-        guest_addr, remote_addr, ports, _ = asker
-        return self.guard.refuses(guest_addr, remote_addr, ports & 0xFFFF, "tcp")
-
-    def _connect_failed(self, shard: int, number: int, asker: Asker, error: int) -> None:
+    def _connect_failed(self, shard: int, number: int, asker: Asker, error: int, way: int = 0) -> None:
         """Tell the engine, and the guest too where it is owed an ICMP message instead of a reset."""
         self.counts[_FAILED] += 1
-        self.tcp_out[shard].push(d.record(d.CONNECT_FAILED, flow=number, aux=error))
+        self.tcp_out[shard].push(d.record(d.CONNECT_FAILED, flow=number, aux=error, length=way))
         code = refusal.answer_to_syn(error)
         if code >= 0:
             guest_addr, remote_addr, ports, seq = asker
@@ -302,20 +292,22 @@ class EgressStage:
     def _on_demux_burst(self, burst: memoryview) -> int:
         count = 0
         for (
-            kind, _flags, _link, stride, gso_size, slot, off, length, _skip, number,
+            kind, _flags, link, stride, gso_size, slot, off, length, _skip, number,
             seq, _ack, _wnd, _ts_val, _ts_ecr, guest_addr, remote_addr, ports, aux,
         ) in d.DESCRIPTOR.iter_unpack(burst):  # fmt: skip
             count += 1
             if kind == d.UDP_DATA:
                 if aux & d.UDP_BEHIND:
                     self._take_steered(self.ingress_in.cons_idx + len(self.ingress_in))
-                self.udp.to_host(number, slot, off, length, stride, gso_size, guest_addr, remote_addr, ports)
+                self.udp.to_host(
+                    number, slot, off, length, stride, gso_size, guest_addr, remote_addr, ports, link
+                )
             elif kind == d.UDP_CLOSE:
                 self.udp.close(number)
             elif kind == d.DIAL_FAILED:
                 self._dial_failed(number)
             elif kind == d.ICMP_ECHO:
-                self.icmp.to_host(slot, off, length, guest_addr, remote_addr, ports, aux)
+                self.icmp.to_host(slot, off, length, guest_addr, remote_addr, ports, aux, link)
             elif kind == d.NAMED:
                 self.guard.learn(guest_addr, remote_addr, aux, seq)
         return count
@@ -453,6 +445,7 @@ class EgressStage:
         self.stalled.pop(flow, None)
         self.closing.remove(flow)
         self.dials.remove(flow)
+        self.bound.closed(flow, connection=True)
         del self.flows[flow.key]
         if reset:
             host_tcp.reset(stream.sock)

@@ -50,6 +50,11 @@ class Flow:
         self.hung_up = False
         """The host is gone in both directions, in order: nobody will read what the guest sends."""
 
+    @property
+    def link(self) -> int:
+        """Its guest's; 0 while the guest is not known."""
+        return self.share.link
+
     def join(self, share: Share) -> None:
         """The guest is known now: count for its share."""
         self.share.flows -= 1

@@ -22,7 +22,7 @@ from pipeline.host.filler import SlotFiller
 from pipeline.shm import descriptor as d
 from pipeline.shm.ring import Producer
 from pipeline.stages.egress_guard import Guard
-from pipeline.stages.egress_sockets import SocketBound
+from pipeline.stages.egress_sockets import NO_DESCRIPTOR, SocketBound
 from pipeline.stages.worker import Worker
 from pipeline.wire import icmp, ipv4
 
@@ -51,11 +51,12 @@ Key = tuple[int, int, int]
 class EchoFlow:
     """One pinger's socket. Its last TTL and don't-fragment bit are the socket's."""
 
-    __slots__ = ("dont_fragment", "ident", "key", "last_seen", "sock", "ttl")
+    __slots__ = ("dont_fragment", "ident", "key", "last_seen", "link", "sock", "ttl")
 
-    def __init__(self, key: Key, sock: socket.socket, now: float, ident: int = 0) -> None:
+    def __init__(self, key: Key, sock: socket.socket, now: float, ident: int = 0, link: int = 0) -> None:
         """ident: the identifier to use towards the host; 0 where the system sees to it."""
         self.key = key
+        self.link = link
         self.sock = sock
         self.ident = ident
         self.last_seen = now
@@ -85,13 +86,14 @@ class EchoSockets:
     # --- guest -> host ------------------------------------------------------------------
 
     def to_host(
-        self, slot: int, off: int, length: int, guest_addr: int, remote_addr: int, ports: int, aux: int
-    ) -> None:
+        self, slot: int, off: int, length: int, guest_addr: int, remote_addr: int, ports: int, aux: int,
+        link: int = 0,
+    ) -> None:  # fmt: skip
         """Send one echo request (record ICMP_ECHO). Gives the reference back."""
         message = self.slots[slot][off : off + length]
         try:
             key = (guest_addr, ports >> 16, remote_addr)
-            flow = self.flows.get(key) or self._open(key)
+            flow = self.flows.get(key) or self._open(key, link)
             if flow is not None:
                 self._send(flow, message, ports, aux)
         finally:
@@ -99,8 +101,7 @@ class EchoSockets:
             self.worker.free(slot)
 
     def _send(self, flow: EchoFlow, message: memoryview, ports: int, aux: int) -> None:
-        flow.last_seen = monotonic()
-        self.flows.move_to_end(flow.key)
+        self._use(flow)
         ttl, dont_fragment = aux & 0xFF, bool(aux & d.ECHO_DONT_FRAGMENT)
         try:
             if (flow.ttl, flow.dont_fragment) != (ttl, dont_fragment):
@@ -117,6 +118,13 @@ class EchoSockets:
             else:
                 self.counts[_SEND_FAILED] += 1
 
+    def _use(self, flow: EchoFlow) -> None:
+        """A packet went either way."""
+        flow.last_seen = monotonic()
+        self.flows.move_to_end(flow.key)
+        if self.bound is not None:
+            self.bound.used(flow)
+
     def _send_once_more(self, sock: socket.socket, message: memoryview | bytes) -> None:
         """Send; an error about an earlier request, which the kernel reports here first, is not this one's."""
         try:
@@ -128,7 +136,7 @@ class EchoSockets:
                 raise
             sock.send(message)
 
-    def _open(self, key: Key) -> EchoFlow | None:
+    def _open(self, key: Key, link: int) -> EchoFlow | None:
         guest_addr, _, remote_addr = key
         target = self.targets.icmp_target(remote_addr)
         if target.refused:
@@ -137,18 +145,23 @@ class EchoSockets:
         if self.guard.active and self.guard.refuses(guest_addr, remote_addr, 0, "icmp"):
             return None
         self._make_room(guest_addr)
-        if self.bound is not None and self.bound.refuses():
-            return None
+        addr = ipv4.addr_text(target.addr)
+        bound = self.bound
         try:
-            sock = host_icmp.open_echo(ipv4.addr_text(target.addr))
+            if bound is None:
+                sock = host_icmp.open_echo(addr)
+            else:
+                sock = bound.datagram_socket(link, lambda: host_icmp.open_echo(addr))
         except OSError as error:
             if error.errno in host_icmp.NOT_PERMITTED:
                 self.counts[_NOT_PERMITTED] += 1
                 self._warn(error)
-            else:
+            elif bound is None or error.errno not in NO_DESCRIPTOR:
                 self.counts[_SEND_FAILED] += 1
             return None
-        flow = self.flows[key] = EchoFlow(key, sock, monotonic(), self._free_ident())
+        flow = self.flows[key] = EchoFlow(key, sock, monotonic(), self._free_ident(), link)
+        if self.bound is not None:
+            self.bound.opened(flow, self._close)
         self.counts[_FLOWS] = len(self.flows)
         self.worker.register(sock.fileno(), ev.READ, lambda events: self._on_event(flow, events))
         return flow
@@ -217,8 +230,7 @@ class EchoSockets:
             return True
         filler.commit(length)
         guest_addr, ident, remote_addr = flow.key
-        flow.last_seen = monotonic()
-        self.flows.move_to_end(flow.key)
+        self._use(flow)
         self.counts[_REPLIED] += 1
         self.demux_out.push(
             d.record(
@@ -269,6 +281,8 @@ class EchoSockets:
 
     def _close(self, flow: EchoFlow) -> None:
         del self.flows[flow.key]
+        if self.bound is not None:
+            self.bound.closed(flow)
         self.worker.unregister(flow.sock.fileno())
         flow.sock.close()
         self.counts[_FLOWS] = len(self.flows)

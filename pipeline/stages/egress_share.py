@@ -12,6 +12,7 @@ stopped reading do not stop one that goes on. A flow that finds no room waits un
 home; the flows of other guests do not.
 """
 
+from collections.abc import Iterable
 from itertools import takewhile
 from typing import Any, Final, Protocol
 
@@ -49,9 +50,12 @@ class Reader(Protocol):
 class Share:
     """One guest's part of the pool."""
 
-    __slots__ = ("_owners", "_pool", "_slots", "filler", "flows", "placed", "small", "waiting")
+    __slots__ = ("_owners", "_pool", "_slots", "filler", "flows", "link", "placed", "small", "waiting")
 
-    def __init__(self, pool: Pool, filler: SlotFiller, small: SlotFiller, owners: dict[int, "Share"]) -> None:
+    def __init__(
+        self, link: int, pool: Pool, filler: SlotFiller, small: SlotFiller, owners: dict[int, "Share"]
+    ) -> None:
+        self.link = link
         self.flows = 0
         """Flows that count for this guest."""
         self._pool = pool
@@ -135,8 +139,17 @@ class Shares:
         share = self._shares.get(link)
         if share is None:
             filler, small = (SlotFiller(self._pool, *self._form) for _ in range(2))
-            share = self._shares[link] = Share(self._pool, filler, small, self._owners)
+            share = self._shares[link] = Share(link, self._pool, filler, small, self._owners)
         return share
+
+    def links(self) -> Iterable[int]:
+        """The links that have a share."""
+        return self._shares
+
+    def flows_of(self, link: int) -> int:
+        """Connections of the guest behind link."""
+        share = self._shares.get(link)
+        return 0 if share is None else share.flows
 
     def wake(self) -> list[Reader]:
         """Slots came home: the flows to try again, one of each guest."""

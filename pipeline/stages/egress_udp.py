@@ -18,7 +18,7 @@ from pipeline.host.udp import MAX_DATAGRAM
 from pipeline.shm import descriptor as d
 from pipeline.shm.arena import SLOT_BYTES
 from pipeline.stages.egress_guard import REFUSED, Guard
-from pipeline.stages.egress_sockets import SocketBound
+from pipeline.stages.egress_sockets import USED_AGAIN_S, SocketBound
 from pipeline.stages.worker import Worker
 from pipeline.wire import ipv4
 
@@ -48,16 +48,26 @@ _NO_SLOT: Final = INDEX["egress_datagram_dropped_no_slot"]
 _PAUSED: Final = INDEX["egress_reads_paused_no_slot"]
 
 
+def _new_socket() -> socket.socket:
+    return socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+
+
 class UdpFlow:
     """A guest's flow: a host socket connected to its one remote."""
 
-    __slots__ = ("guest_addr", "number", "past_demux", "ports", "receiver", "remote_addr", "sock", "tell_at")
+    __slots__ = (
+        "guest_addr", "link", "number", "past_demux", "ports", "receiver", "remote_addr", "sock", "tell_at",
+        "used_at",
+    )  # fmt: skip
 
     def __init__(
-        self, number: int, sock: socket.socket, guest_addr: int, remote_addr: int, ports: int
+        self, number: int, sock: socket.socket, guest_addr: int, remote_addr: int, ports: int, link: int
     ) -> None:
         self.number = number
         self.sock = sock
+        self.link = link
+        self.used_at = 0.0
+        """When the bound on sockets was last told that it is in use."""
         self.receiver: host_udp.Receiver | None = None
         """What takes many datagrams as long as the last ones at once; None if those were too long."""
         self.guest_addr = guest_addr
@@ -130,12 +140,12 @@ class UdpSockets:
         """Records that went past demux; the number. One whose flow is over does not open it again."""
         count = 0
         for (
-            _kind, _flags, _link, stride, size, slot, off, length, _skip, number,
+            _kind, _flags, link, stride, size, slot, off, length, _skip, number,
             _seq, _ack, _wnd, _ts_val, _ts_ecr, guest_addr, remote_addr, ports, _aux,
         ) in d.DESCRIPTOR.iter_unpack(burst):  # fmt: skip
             count += 1
             if number in self.flows:
-                self.to_host(number, slot, off, length, stride, size, guest_addr, remote_addr, ports)
+                self.to_host(number, slot, off, length, stride, size, guest_addr, remote_addr, ports, link)
             else:
                 self.counts[_NO_SOCKET] += 1
                 self.worker.free(slot)
@@ -143,14 +153,14 @@ class UdpSockets:
 
     def to_host(
         self, number: int, slot: int, off: int, length: int, stride: int, size: int,
-        guest_addr: int, remote_addr: int, ports: int,
+        guest_addr: int, remote_addr: int, ports: int, link: int = 0,
     ) -> None:  # fmt: skip
         """Send datagrams of flow number; the first opens its socket. Gives the reference back.
 
         length > size > 0: several, as UDP_DATA says.
         """
         if length > size > 0:
-            self._run_to_host(number, slot, off, length, stride, size, guest_addr, remote_addr, ports)
+            self._run_to_host(number, slot, off, length, stride, size, guest_addr, remote_addr, ports, link)
             self.worker.free(slot)
             return
         payload = self.slots[slot][off : off + length]
@@ -162,9 +172,10 @@ class UdpSockets:
                     return
                 forward.sock.sendto(payload, forward.numbers[number])
             else:
-                flow = self.flows.get(number) or self._open(number, guest_addr, remote_addr, ports)
+                flow = self.flows.get(number) or self._open(number, guest_addr, remote_addr, ports, link)
                 if flow is None:
                     return
+                self._use(flow)
                 flow.sock.send(payload)
             self.counts[_TO_HOST] += 1
         except BlockingIOError:
@@ -179,7 +190,7 @@ class UdpSockets:
 
     def _run_to_host(
         self, number: int, slot: int, off: int, length: int, stride: int, size: int,
-        guest_addr: int, remote_addr: int, ports: int,
+        guest_addr: int, remote_addr: int, ports: int, link: int = 0,
     ) -> None:  # fmt: skip
         """Send several datagrams with as few system calls as the system can."""
         pieces = host_tcp.pieces(self.slots[slot], off, stride, size, 0, length)
@@ -191,9 +202,10 @@ class UdpSockets:
                 return
             sock, address = forward.sock, forward.numbers[number]
         else:
-            flow = self.flows.get(number) or self._open(number, guest_addr, remote_addr, ports)
+            flow = self.flows.get(number) or self._open(number, guest_addr, remote_addr, ports, link)
             if flow is None:
                 return
+            self._use(flow)
             sock = flow.sock
         try:
             sent = self._sender.send(sock, pieces, size, address)
@@ -205,7 +217,14 @@ class UdpSockets:
                 self._refused(number, error.errno or 0)
         self.counts[_TO_HOST] += sent
 
-    def _open(self, number: int, guest_addr: int, remote_addr: int, ports: int) -> UdpFlow | None:
+    def _use(self, flow: UdpFlow) -> None:
+        """A datagram went either way."""
+        if self.now - flow.used_at >= USED_AGAIN_S:
+            flow.used_at = self.now
+            if self.bound is not None:
+                self.bound.used(flow)
+
+    def _open(self, number: int, guest_addr: int, remote_addr: int, ports: int, link: int) -> UdpFlow | None:
         target = self.targets.udp_target(remote_addr, ports & 0xFFFF)
         if target.refused:
             self.counts[INDEX[target.refused]] += 1
@@ -216,9 +235,8 @@ class UdpSockets:
             self._tell_closed(number)
             return None
         try:
-            if self.bound is not None and self.bound.refuses():
-                raise OSError(errno.EMFILE, "too many flows")
-            sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+            bound = self.bound
+            sock = _new_socket() if bound is None else bound.datagram_socket(link, _new_socket)
             try:
                 sock.setblocking(False)
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, SOCKET_BUFFER_BYTES)
@@ -232,7 +250,10 @@ class UdpSockets:
             self._tell_unreachable(guest_addr, remote_addr, ports, error.errno or errno.EIO)
             self._tell_closed(number)
             return None
-        flow = UdpFlow(number, sock, guest_addr, remote_addr, ports)
+        flow = UdpFlow(number, sock, guest_addr, remote_addr, ports, link)
+        flow.used_at = self.now
+        if self.bound is not None:
+            self.bound.opened(flow, self._evict)
         flow.receiver = self._receiver_for(MOST_BYTES)
         self.flows[number] = flow
         self.worker.register(sock.fileno(), _EVENTS, lambda _events: self.ready.__setitem__(flow, None))
@@ -345,6 +366,7 @@ class UdpSockets:
         self._tell_data(flow, where, at, length, 0, length)
 
     def _tell_data(self, flow: UdpFlow, slot: int, off: int, length: int, stride: int, size: int) -> None:
+        self._use(flow)
         if flow.past_demux:
             count = d.piece_count(length, size)
             self.ingress_out.push(
@@ -429,6 +451,11 @@ class UdpSockets:
                 )
             )
 
+    def _evict(self, flow: UdpFlow) -> None:
+        """Its socket is needed for another flow."""
+        self.close(flow.number)
+        self._tell_closed(flow.number)
+
     def _tell_closed(self, number: int) -> None:
         self.demux_out.push(d.record(d.UDP_CLOSE, flow=number))
 
@@ -437,6 +464,8 @@ class UdpSockets:
         flow = self.flows.pop(number, None)
         if flow is not None:
             self.ready.pop(flow, None)
+            if self.bound is not None:
+                self.bound.closed(flow)
             self.worker.unregister(flow.sock.fileno())
             flow.sock.close()
             return

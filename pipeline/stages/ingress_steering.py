@@ -123,8 +123,12 @@ class Steering:
                     continue
             if kind == d.FRAME:
                 self._keep_order(view, item[2], item[6], item[7])
-            elif kind == d.UDP_RANGE and neighbor is None and (route := self.routes.get(item[15:18])):
-                # When demux has learned again where the guest is, this has to be taken first.
+            elif (
+                kind == d.UDP_RANGE
+                and (neighbor is None or neighbor.link == item[2])
+                and (route := self.routes.get(item[15:18]))
+            ):
+                # When demux has learned again where the guest is, or its new MAC, this has to be taken first.
                 route.behind = self.demux_out.push_idx() + 1
             push(pack(*item))
         if past:

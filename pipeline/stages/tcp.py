@@ -21,13 +21,14 @@ from pipeline.engines.tcp.config import TcpConfig
 from pipeline.engines.tcp.connection import Connection, opens, reset_for
 from pipeline.engines.tcp.segment import Segment
 from pipeline.engines.tcp.seq import diff
-from pipeline.engines.tcp.state import TIME_WAIT
+from pipeline.engines.tcp.state import SYN_RECEIVED, TIME_WAIT
 from pipeline.engines.timing_wheel import TimingWheel
 from pipeline.shm import descriptor as d
 from pipeline.stages import tcp_icmp, tcp_limits, tcp_records
 from pipeline.stages.bad_frames import BadFrames
 from pipeline.stages.tcp_flow import Buf, Flow, Key, egress_of, flow_id
 from pipeline.stages.tcp_orphans import Orphans
+from pipeline.stages.tcp_room import Room
 from pipeline.stages.worker import Worker
 from pipeline.topology import MAX_REFS
 from pipeline.wire import tcp as wire_tcp
@@ -46,6 +47,7 @@ _FLOWS: Final = INDEX["tcp_flows"]
 _OPENED: Final = INDEX["tcp_flow_opened"]
 _RESETS: Final = INDEX["tcp_reset_sent_no_flow"]
 _EVICTED: Final = INDEX["tcp_flow_evicted_time_wait"]
+_HALF_OPEN_EVICTED: Final = INDEX["tcp_flow_evicted_half_open"]
 _GUEST_GONE: Final = INDEX["tcp_flow_ended_guest_gone"]
 _DIAL_REFUSED: Final = INDEX["tcp_dial_failed_too_many_flows"]
 _NO_MEMORY: Final = INDEX["tcp_segment_dropped_no_memory"]
@@ -77,8 +79,7 @@ class TcpStage:
         )
         self.bad_frames = BadFrames(self.ingress_out)
         self.orphans: Orphans[Flow] = Orphans()
-        self.time_wait: dict[Flow, None] = {}
-        """Connections in TIME-WAIT, the oldest first: what makes room for new ones."""
+        self.room: Room[Flow] = Room(self.guests, self.orphans)
         self.isn_key = secrets.token_bytes(16)
         self.flows: dict[Key, Flow] = {}
         self.by_number: dict[int, Flow] = {}
@@ -226,32 +227,30 @@ class TcpStage:
         if reason := self.guests.refuses_syn(guest, now) or self._full(guest):
             self.counts[INDEX[reason]] += 1
             return None
+        if self.guests.too_many_half_open(guest):
+            self._end_early(self.room.half_open(guest))
         conn = Connection.passive(self.config, segment, self._isn(key, now), now)
         return self._add(conn, key, self._next_number(), egress_of(key, len(self.egress_out)), guest)
 
     def _full(self, guest: tcp_limits.Guest) -> str:
         """The counter of the limit that one more connection of the guest meets, "" if there is room now."""
         reason = self.guests.full(guest)
-        if reason and self._make_room(guest if reason == tcp_limits.TOO_MANY_FLOWS_OF_GUEST else None):
+        if reason and self._end_early(self.room.in_table(guest, reason)):
             return ""
         return reason
 
-    def _make_room(self, guest: tcp_limits.Guest | None) -> bool:
-        """Forget the oldest connection in TIME-WAIT, of one guest or of anybody; False if there is none.
-
-        For anybody also one whose guest is gone.
-        """
-        for flow in self.time_wait:
-            if guest is None or flow.guest is guest:
-                self.counts[_EVICTED] += 1
-                self._remove(flow)
-                return True
-        if guest is None and (orphan := self.orphans.first()) is not None:
-            self._give_up(orphan)
-            self._act(orphan)
-            self._remove(orphan)
-            return True
-        return False
+    def _end_early(self, flow: Flow | None) -> bool:
+        """A connection makes room for another one; False if there is none. Its guest is told nothing."""
+        if flow is None:
+            return False
+        if flow in self.room.time_wait:
+            self.counts[_EVICTED] += 1
+        else:
+            self.counts[_HALF_OPEN_EVICTED if flow.half_open else _GUEST_GONE] += 1
+            flow.conn.on_guest_gone(self.now)
+            self._act(flow)
+        self._remove(flow)
+        return True
 
     def _dial(self, key: Key, number: int, egress: int, link: int, now: float) -> None:
         if key in self.flows:
@@ -282,7 +281,7 @@ class TcpStage:
     def _next_number(self) -> int:
         while True:
             self.number = (self.number + 1) & 0x7FFFFFFF
-            if self.number not in self.by_number:
+            if self.number and self.number not in self.by_number:
                 return self.number
 
     # --- from egress --------------------------------------------------------------------
@@ -292,7 +291,7 @@ class TcpStage:
         dirty = self.dirty
         count = 0
         for (
-            kind, _flags, _link, _stride, _gso, slot, off, length, _skip, number,
+            kind, _flags, link, _stride, _gso, slot, off, length, _skip, number,
             _seq, _ack, _wnd, _ts_val, _ts_ecr, _guest, _remote, _ports, aux,
         ) in d.DESCRIPTOR.iter_unpack(burst):  # fmt: skip
             count += 1
@@ -301,6 +300,8 @@ class TcpStage:
                 # The guest's side ended first; bytes that were under way for it are void.
                 if kind == d.TO_GUEST:
                     self.worker.free(slot, number)
+                elif kind == d.SOCKETS_USED_UP:
+                    self._end_early(self.room.with_socket(egress, link, length, None))
                 continue
             conn = flow.conn
             if kind == d.TO_GUEST:
@@ -317,6 +318,12 @@ class TcpStage:
             elif kind == d.CONNECTED:
                 conn.on_connected(now)
             elif kind == d.CONNECT_FAILED:
+                if length and conn.state == SYN_RECEIVED:
+                    victim = self.room.with_socket(egress, flow.guest.link, length, flow)
+                    if self._end_early(victim):
+                        # Egress had no socket for it, and has one now.
+                        self._tell_connect(flow, d.CONNECT)
+                        continue
                 flow.host_open = False
                 conn.on_connect_failed(now, reset=refusal.answer_to_syn(aux) == refusal.RESET)
             elif kind == d.ABORT:
@@ -345,8 +352,14 @@ class TcpStage:
 
     def _link_down(self, link: int, now: float) -> None:
         guest = self.guests.link_down(link)
-        if guest is not None and guest.flows:
-            self.orphans.add([flow for flow in self.by_number.values() if flow.guest is guest], now)
+        if guest is None:
+            return
+        for half_open in guest.half_open:
+            # It would keep its host socket for a minute. Should the guest come back, it sends its SYN again.
+            self._give_up(cast(Flow, half_open))
+        if guest.flows:
+            left = [flow for flow in self.by_number.values() if flow.guest is guest and not flow.half_open]
+            self.orphans.add(left, now)
 
     def _come_back(self, addr: int, link: int) -> None:
         for flow in self.orphans.of(addr):
@@ -431,7 +444,7 @@ class TcpStage:
             self._tell(flow, d.CLOSED)
             flow.host_open = False
             if not gone and self.by_number.get(flow.id) is flow:
-                self.time_wait[flow] = None
+                self.room.time_wait[flow] = None
         if delivered:
             self.guests.charge(flow, delivered, self.now)
         return gone
@@ -447,18 +460,11 @@ class TcpStage:
 
     def _tell_connect(self, flow: Flow, kind: int) -> None:
         guest_addr, remote_addr, ports = flow.key
-        self.egress_out[flow.egress].push(
-            d.record(
-                kind,
-                flow=flow.number,
-                gso_size=flow.conn.snd_mss,
-                link=flow.guest.link,
-                seq=flow.conn.irs,
-                guest_addr=guest_addr,
-                remote_addr=remote_addr,
-                ports=ports,
-            )
-        )
+        record = d.record(
+            kind, flow=flow.number, gso_size=flow.conn.snd_mss, link=flow.guest.link, seq=flow.conn.irs,
+            guest_addr=guest_addr, remote_addr=remote_addr, ports=ports,
+        )  # fmt: skip
+        self.egress_out[flow.egress].push(record)
 
     def _push_out(self, key: Key, out: actions.Outgoing) -> None:
         self.counts[_SENT] += 1
@@ -469,7 +475,7 @@ class TcpStage:
             return  # it made room for another one within this very burst
         if self.flows.get(flow.key) is flow:
             del self.flows[flow.key]
-        self.time_wait.pop(flow, None)
+        self.room.time_wait.pop(flow, None)
         self.orphans.remove(flow)
         self.out_of_order.forget(flow)
         self.guests.remove(flow)

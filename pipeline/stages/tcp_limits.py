@@ -7,9 +7,10 @@ dials belongs to the guest it is dialled to from the start, also to one that nev
 of                     when it is used up
 =====================  =====================================================================
 SYNs a second          the SYN is dropped; an honest guest sends it again
-half-open connections  the same
-connections            the oldest in TIME-WAIT makes room (of the guest, or of anybody), else the same;
-                       the host's client of a forwarded port is reset
+sockets of egress      the oldest half-open connection makes room (egress closes what is idle first)
+half-open connections  the guest's oldest one makes room
+connections            the oldest in TIME-WAIT makes room (of the guest, or of anybody), else the oldest that
+                       is half-open, else the SYN is dropped; the host's client of a forwarded port is reset
 received bytes that    windows shrink long before (a share of what is left); near the end, data of
  no host has taken     connections that hold more than such a share are dropped, while what else
                        the segment says is used, and what they hold behind a hole goes with
@@ -23,10 +24,10 @@ from typing import Final, Generic, Protocol, TypeVar
 
 from pipeline.engines.tcp.connection import Connection
 from pipeline.engines.tcp.seq import diff
+from pipeline.engines.tcp.state import SYN_RECEIVED
 
 TOO_MANY_FLOWS: Final = "tcp_syn_dropped_too_many_flows"
 TOO_MANY_FLOWS_OF_GUEST: Final = "tcp_syn_dropped_too_many_flows_of_guest"
-TOO_MANY_HALF_OPEN: Final = "tcp_syn_dropped_too_many_half_open"
 SYN_RATE: Final = "tcp_syn_dropped_rate_limit"
 
 SAYERS: Final = 2
@@ -57,7 +58,8 @@ class Guest:
         """How many of those who see its frames have said that its link is down."""
         self.gone = False
         """Whether all of them have, so that no more frames come."""
-        self.half_open = 0
+        self.half_open: dict[LimitedFlow, None] = {}
+        """Connections that the guest began and whose handshake it has not completed, the oldest first."""
         self.held_bytes = 0
         """Received in order and not yet taken by the host."""
         self.pressed = False
@@ -72,6 +74,8 @@ class LimitedFlow(Protocol):
     conn: Connection
     guest: Guest
     half_open: bool
+    host_open: bool
+    egress: int
     squeezed: bool
     held_ranges: int
 
@@ -119,6 +123,10 @@ class Guests:
             guest = self._guests[link] = Guest(link)
         return guest
 
+    def known(self, link: int) -> Guest:
+        """The same without remembering a guest that has nothing: its link may be gone already."""
+        return self._guests.get(link) or Guest(link)
+
     def __len__(self) -> int:
         return len(self._guests)
 
@@ -133,9 +141,38 @@ class Guests:
         if guest.tokens < 1.0:
             return SYN_RATE
         guest.tokens -= 1.0
-        if guest.half_open >= limits.max_half_open_per_guest:
-            return TOO_MANY_HALF_OPEN
         return ""
+
+    def too_many_half_open(self, guest: Guest) -> bool:
+        """Whether the guest's oldest half-open connection has to end before it begins another one."""
+        return len(guest.half_open) >= self._limits.max_half_open_per_guest
+
+    def half_open_to_end(
+        self, asker: Guest, *, others: bool = True, egress: int = -1, but: LimitedFlow | None = None
+    ) -> LimitedFlow | None:
+        """The half-open connection that ends so that asker can have one more; None if there is none.
+
+        It is the oldest one of the guest with most of them: asker, unless another guest has at least two
+        more. So a flood is paid for by the guest that sends it, and nobody loses an only connection to
+        another guest. others: whether another guest may pay at all. egress >= 0: one with a socket of that
+        worker. Never ``but``.
+        """
+        payer = asker
+        most = len(asker.half_open) + (0 if but in asker.half_open else 1)
+        if others:
+            for guest in self._guests.values():
+                if len(guest.half_open) > most:
+                    payer, most = guest, len(guest.half_open)
+        for guest in (payer, asker):
+            for flow in guest.half_open:
+                if (
+                    # What the guest has completed in this very burst is told by opened() behind it.
+                    flow.conn.state == SYN_RECEIVED
+                    and flow is not but
+                    and (egress < 0 or (flow.egress == egress and flow.host_open))
+                ):
+                    return flow
+        return None
 
     def full(self, guest: Guest) -> str:
         """The counter of the limit that one more connection meets, whoever begins it; "" if none.
@@ -157,7 +194,7 @@ class Guests:
         """Its handshake is over."""
         if flow.half_open:
             flow.half_open = False
-            flow.guest.half_open -= 1
+            del flow.guest.half_open[flow]
 
     def adopt(self, flow: LimitedFlow, link: int) -> None:
         """Its guest has come back, on another link."""
@@ -169,14 +206,16 @@ class Guests:
         """What the connection holds is its guest's."""
         guest = flow.guest
         guest.flows += 1
-        guest.half_open += flow.half_open
+        if flow.half_open:
+            guest.half_open[flow] = None
         guest.held_bytes += flow.conn.rcv_untaken
         self.held_bytes += flow.conn.rcv_untaken
 
     def _leave(self, flow: LimitedFlow) -> None:
         """What the connection holds is not its guest's any more."""
         guest = flow.guest
-        guest.half_open -= flow.half_open
+        if flow.half_open:
+            del guest.half_open[flow]
         self.discharge(guest, flow.conn.rcv_untaken)
         guest.flows -= 1
 

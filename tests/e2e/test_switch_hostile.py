@@ -89,15 +89,16 @@ def test_another_guests_address_cannot_be_taken_while_it_lives(
     assert agent.run("transfer", INTERNET_ADDR, DATA, MIB, MIB)["errors"] == []
 
 
-def test_another_guests_mac_that_turns_up_elsewhere_is_told(
+def test_another_guests_mac_cannot_be_taken_while_it_lives(
     daemon: Daemon, agent: Agent, other: Agent, outside: Servers
 ) -> None:
+    agent.guest.run("ping", "-n", "-c", "1", "-W", "2", "192.168.127.1")
     send(other.guest, claim(GUEST_MAC, "0.0.0.0"))
-    assert counted(daemon, "switch_mac_moved") == 1
-    moved = [line for line in daemon.events("guest mac") if line["change"] == "moved"]
-    assert [(line["level"], line["mac"]) for line in moved] == [("warning", GUEST_MAC)]
-    # The rightful one goes on talking, and has it back after a moment.
+    assert counted(daemon, "switch_frame_dropped_moving_source") == 1
+    contested = [line for line in daemon.events("guest mac") if line["change"] == "contested"]
+    assert [(line["level"], line["mac"]) for line in contested] == [("warning", GUEST_MAC)]
     assert agent.run("transfer", INTERNET_ADDR, DATA, MIB, MIB)["errors"] == []
+    assert daemon.gauge("switch_mac_moved")["demux"] == 0
 
 
 def test_broadcast_and_multicast_reach_the_other_guest(daemon: Daemon, agent: Agent, other: Agent) -> None:

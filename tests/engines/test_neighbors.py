@@ -8,8 +8,7 @@ from pipeline.counters import INDEX
 from pipeline.engines import neighbors
 from pipeline.engines.neighbors import (
     CONTEST_INTERVAL,
-    HOLD_SECONDS,
-    MAX_PENDING_ADDRS,
+    Changed,
     Contested,
     Learned,
     Lost,
@@ -122,55 +121,6 @@ def test_arp_for_somebody_else_is_refused() -> None:
 def test_a_gratuitous_arp_for_the_gateways_address_is_refused() -> None:
     with pytest.raises(WireError, match="neighbor_claim_refused_gateway_address"):
         table().on_arp(arp.Arp(arp.REPLY, A, GATEWAY, ethernet.BROADCAST, GATEWAY), A, 0, 1.0)
-
-
-# --- contests ---------------------------------------------------------------------------
-
-
-def test_an_address_cannot_be_taken_while_its_owner_answers() -> None:
-    known = with_one()
-    assert refused(known, ONE, B, 1, 5.0) == "address_taken"
-    assert known.take_actions() == [Contested(ONE, A, B), Request(ONE, A, 0)]
-    known.learn(ONE, A, 0, 5.5)
-    assert refused(known, ONE, B, 1, 6.0) == "address_taken"
-    known.on_timer(20.0)
-    assert known.take_actions() == []
-    assert known.snapshot() == {ONE: (A, 0)}
-
-
-def test_an_address_whose_owner_is_silent_goes_to_who_claims_it() -> None:
-    known = with_one()
-    refused(known, ONE, B, 1, 5.0)
-    for now in (6.0, 7.0, 8.0):
-        assert known.deadline() == now
-        refused(known, ONE, B, 1, now - 0.5)
-        known.on_timer(now)
-    probe = Request(ONE, A, 0)
-    assert known.take_actions() == [Contested(ONE, A, B), probe, probe, probe, Lost(ONE)]
-    known.learn(ONE, B, 1, 8.5)
-    assert known.take_actions() == [Learned(ONE, B, 1)]
-    assert known.snapshot() == {ONE: (B, 1)}
-
-
-def test_a_claimant_that_keeps_claiming_causes_one_event_in_an_interval() -> None:
-    known = with_one()
-    events = []
-    for tick in range(1000):
-        now = 5.0 + tick / 50
-        refused(known, ONE, B, 1, now)
-        for action in known.take_actions():
-            events.append(action)
-            if isinstance(action, Request):
-                known.learn(ONE, A, 0, now)
-    assert events == [Contested(ONE, A, B), Request(ONE, A, 0)] * 2
-
-
-def test_the_station_of_a_link_that_went_leaves_its_address_free_at_once() -> None:
-    known = with_one()
-    known.forget_link(0)
-    assert known.take_actions() == [Lost(ONE)]
-    known.learn(ONE, B, 1, 0.1)
-    assert known.snapshot() == {ONE: (B, 1)}
 
 
 # --- resolving --------------------------------------------------------------------------
@@ -301,98 +251,6 @@ def test_in_a_full_table_the_link_with_most_addresses_makes_room() -> None:
     assert refused(known, ONE + 11, B, 1, 4.0) == "table_full"
 
 
-# --- addresses held for the owner of an earlier run --------------------------------------------
-
-
-def with_held() -> Neighbors:
-    known = table()
-    known.hold(ONE, A, 0.0)
-    return known
-
-
-def test_a_held_address_is_its_owners_who_need_not_come_first() -> None:
-    known = with_held()
-    assert refused(known, ONE, B, 1, 1.0) == "address_taken"
-    assert known.take_actions() == [Contested(ONE, A, B), Request(ONE)]
-    assert known.resolve(ONE, 1.1, "dial") is None
-    assert refused(known, ONE, B, 1, 1.2) == "address_taken", "its answer to the question counts no more"
-    assert known.snapshot() == {}
-    known.learn(ONE, A, 0, 1.3)
-    known.on_timer(10.0)
-    assert known.take_actions() == [Learned(ONE, A, 0, ("dial",))]
-    assert known.snapshot() == {ONE: (A, 0)}
-
-
-def test_a_held_address_is_kept_while_its_owner_may_be_on_the_way() -> None:
-    known = with_held()
-    for tick in range(int(HOLD_SECONDS) * 4):
-        now = tick / 4
-        known.on_timer(now)
-        assert refused(known, ONE, B, 1, now) == "address_taken"
-    contested = [action for action in known.take_actions() if isinstance(action, Contested)]
-    assert contested == [Contested(ONE, A, B)]
-
-
-def test_a_held_address_whose_owner_was_asked_for_in_vain_goes_to_who_claims_it() -> None:
-    known = with_held()
-    late = HOLD_SECONDS + 100
-    assert refused(known, ONE, B, 1, late) == "address_taken"
-    for second in (1, 2, 3):
-        assert known.deadline() == late + second
-        known.on_timer(late + second)
-    request = Request(ONE)
-    assert known.take_actions() == [Contested(ONE, A, B), request, request, request, Lost(ONE)]
-    known.learn(ONE, B, 1, late + 4)
-    assert known.snapshot() == {ONE: (B, 1)}
-
-
-def test_a_question_that_nobody_contests_takes_a_held_address_from_nobody() -> None:
-    known = with_held()
-    late = HOLD_SECONDS + 100
-    known.resolve(ONE, late, "dial")
-    for second in (1, 2, 3):
-        known.on_timer(late + second)
-    assert refused(known, ONE, B, 1, late + 4) == "address_taken"
-
-
-def test_the_owner_of_a_held_address_has_it_by_using_it_and_keeps_it_like_any_other() -> None:
-    known = with_held()
-    known.learn(ONE, A, 0, 1.0)
-    known.hold(ONE, B, 1.5)
-    known.forget_link(0)
-    known.learn(ONE, B, 1, 2.0)
-    assert known.snapshot() == {ONE: (B, 1)}
-
-
-def test_an_address_that_was_given_to_somebody_else_is_held_no_more() -> None:
-    known = with_held()
-    known.unhold(ONE, A)
-    assert refused(known, ONE, B, 1, 1.0) == "address_taken"
-    known.unhold(ONE, B)
-    known.learn(ONE, B, 1, 2.0)
-    assert known.snapshot() == {ONE: (B, 1)}
-
-
-@pytest.mark.parametrize("addr", [GATEWAY, HOST, NETWORK, NETWORK + 255, NETWORK + 300])
-def test_an_address_that_is_no_guests_is_not_held(addr: int) -> None:
-    known = table()
-    known.hold(addr, A, 0.0)
-    assert refused(known, addr, B, 1, 1.0) in ("gateway_address", "outside_subnet")
-    assert not [action for action in known.take_actions() if isinstance(action, Request)]
-
-
-def test_claims_of_held_addresses_leave_room_for_other_questions() -> None:
-    known = table()
-    for number in range(2, 250):
-        known.hold(NETWORK + number, A, 0.0)
-    for number in range(2, 250):
-        refused(known, NETWORK + number, B, 1, 1.0)
-    asked = [action for action in known.take_actions() if isinstance(action, Request)]
-    assert len(asked) == MAX_PENDING_ADDRS // 2
-    assert known.resolve(NETWORK + 251, 1.5, "dial") is None
-    assert known.take_actions() == [Request(NETWORK + 251)]
-
-
 STEPS = st.lists(
     st.tuples(
         st.sampled_from(["learn", "resolve", "timer", "forget", "hold", "unhold"]),
@@ -416,7 +274,10 @@ def test_actions_tell_the_table_and_every_caller_is_answered_once(
 
     def follow() -> None:
         for action in known.take_actions():
-            if isinstance(action, Learned):
+            if isinstance(action, Changed):
+                assert model[action.addr][1] == action.link
+                model[action.addr] = (action.mac, action.link)
+            elif isinstance(action, Learned):
                 model[action.addr] = (action.mac, action.link)
                 waiting.difference_update(action.waiting)
             elif isinstance(action, Lost):

@@ -5,7 +5,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.counters import INDEX
-from pipeline.engines.switch import CLAIM_INTERVAL, FLOOD, MOVE_HOLD, TO_GATEWAY, Switch, SwitchEvent
+from pipeline.engines.switch import (
+    ANSWER_SECONDS,
+    ASK_AGAIN,
+    CLAIM_INTERVAL,
+    CONTESTS_PER_SECOND,
+    FLOOD,
+    MOVE_HOLD,
+    TO_GATEWAY,
+    Switch,
+    SwitchEvent,
+)
 from pipeline.wire import ethernet
 from pipeline.wire.errors import WireError
 from tests.support.fuzz import parsed
@@ -76,6 +86,73 @@ def test_an_address_claimed_by_two_links_does_not_flap() -> None:
         switch.on_frame(GATEWAY, A, 0, 5.0 + MOVE_HOLD / 2)
     assert switch.on_frame(GATEWAY, A, 0, 5.0 + MOVE_HOLD) == TO_GATEWAY
     assert [event.kind for event in switch.take_events()] == ["moved", "moved"]
+
+
+def asking(*pairs: tuple[bytes, int]) -> tuple[Switch, list[tuple[bytes, int]]]:
+    """A switch whose stations have addresses, and who was asked."""
+    asked: list[tuple[bytes, int]] = []
+
+    def ask(mac: bytes, link: int) -> bool:
+        asked.append((mac, link))
+        return True
+
+    switch = Switch(GATEWAY, ask=ask)
+    for mac, link in pairs:
+        switch.on_frame(GATEWAY, mac, link, 0.0)
+    switch.take_events()
+    return switch, asked
+
+
+def moves(switch: Switch, mac: bytes, link: int, now: float) -> bool:
+    """Whether a frame from another link moves the MAC there."""
+    try:
+        switch.on_frame(GATEWAY, mac, link, now)
+    except WireError as error:
+        if error.reason != "switch_frame_dropped_moving_source":
+            raise
+    return switch.cam()[mac] == link
+
+
+def test_a_station_that_answers_keeps_its_mac_and_is_not_cut_off() -> None:
+    switch, asked = asking((A, 0))
+    for tick in range(100):
+        now = 5.0 + tick / 10
+        assert not moves(switch, A, 1, now)
+        if asked:
+            assert asked.pop() == (A, 0)
+            assert switch.on_frame(GATEWAY, A, 0, now) == TO_GATEWAY
+    assert switch.cam() == {A: 0}
+    assert {event.kind for event in switch.take_events()} == {"contested"}
+
+
+def test_a_station_that_is_silent_for_a_second_loses_its_mac_to_the_other_link() -> None:
+    switch, asked = asking((A, 0))
+    assert not moves(switch, A, 1, 5.0)
+    assert not moves(switch, A, 1, 5.0 + ASK_AGAIN)
+    assert asked == [(A, 0)] * 2
+    assert not moves(switch, A, 1, 4.99 + ANSWER_SECONDS)
+    assert moves(switch, A, 1, 5.0 + ANSWER_SECONDS)
+    assert switch.take_events() == [SwitchEvent("contested", A, 1), SwitchEvent("moved", A, 1)]
+
+
+def test_a_station_whose_link_goes_down_in_a_contest_loses_its_mac_at_once() -> None:
+    switch, _ = asking((A, 0))
+    assert not moves(switch, A, 1, 5.0)
+    switch.forget_link(0)
+    assert moves(switch, A, 1, 5.1)
+
+
+def test_a_link_that_claims_many_macs_causes_few_questions() -> None:
+    macs = [bytes((2, 0, 0, 0, 0, n)) for n in range(100)]
+    switch, asked = asking(*((mac, 0) for mac in macs))
+    for mac in macs:
+        assert not moves(switch, mac, 1, 5.0)
+    assert len(asked) == CONTESTS_PER_SECOND
+    for mac in macs:
+        switch.on_frame(GATEWAY, mac, 0, 5.1)
+    assert not moves(switch, macs[-1], 2, 5.2)
+    assert asked[-1] == (macs[-1], 0), "another link has a share of its own"
+    assert set(switch.cam().values()) == {0}
 
 
 def test_a_claim_of_the_gateways_address_is_an_event_once_in_a_while() -> None:

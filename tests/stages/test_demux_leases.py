@@ -75,9 +75,25 @@ def test_a_holder_that_never_comes_loses_the_address_to_who_uses_it(rig: Rig) ->
     rig.answer(dhcp.ACK, HOLDER, 1)
     with pytest.raises(WireError):
         rig.neighbors.learn(ADDR, THIEF, 2, 1.0)
-    for second in range(2, 6):
-        rig.neighbors.on_timer(float(second))
-    rig.neighbors.learn(ADDR, THIEF, 2, 6.0)
+    for half in (3, 4):
+        rig.neighbors.on_timer(half / 2)
+    assert rig.owner() == (THIEF, 2)
+
+
+def test_a_client_that_changed_its_mac_has_its_lease_at_once(rig: Rig) -> None:
+    rig.answer(dhcp.ACK, HOLDER, 1)
+    changed = bytes.fromhex("5a94efe40c07")
+    rig.seen(changed, 1)
+    rig.answer(dhcp.ACK, changed, 1)
+    assert rig.owner() == (changed, 1)
+
+
+def test_the_lease_of_a_silent_guest_is_its_new_holders_a_second_after_the_server_gave_it(rig: Rig) -> None:
+    rig.answer(dhcp.ACK, HOLDER, 1)
+    rig.answer(dhcp.ACK, THIEF, 2)
+    assert rig.owner() == (HOLDER, 1), "it is asked first"
+    for half in (1, 2):
+        rig.neighbors.on_timer(half / 2)
     assert rig.owner() == (THIEF, 2)
 
 

@@ -1,10 +1,11 @@
-"""Host sockets of egress when descriptors run out: flows are refused, and the worker lives."""
+"""Host sockets of egress when descriptors run out: what makes room, what is refused, and the worker lives."""
 
 import errno
 import os
 import resource
 import socket
 from collections.abc import Iterator
+from contextlib import ExitStack
 from time import monotonic
 from typing import Any
 
@@ -14,17 +15,19 @@ from pipeline import config_build, flags, options
 from pipeline.counters import INDEX
 from pipeline.host import icmp as host_icmp
 from pipeline.shm import descriptor as d
+from pipeline.shm.ring import Consumer
 from pipeline.stages.channel import ControlChannel
 from pipeline.stages.egress import EgressStage
-from pipeline.stages.egress_icmp import IDLE
 from pipeline.stages.egress_sockets import RESERVE
 from pipeline.stages.worker import Worker
 from pipeline.topology import Fabric, Layout
 from pipeline.wire.ipv4 import addr_parse
 from tests.stages.conftest import Exhaust
+from tests.support.record import Record
 
 GUEST = addr_parse("192.168.127.2")
 LINK = 5
+OTHER = 6
 GATEWAY = addr_parse("192.168.127.1")
 HOST = addr_parse("192.168.127.254")
 
@@ -42,8 +45,10 @@ class Rig:
         self.worker.adopt(self.stage)
         tcp, demux = fabric.ports("tcp0"), fabric.ports("demux")
         self.tcp, self.demux = tcp.rings_out["egress0"], demux.rings_out["egress0"]
-        self.from_egress = tcp.rings_in["egress0"]
+        self.from_egress, self.to_demux = tcp.rings_in["egress0"], demux.rings_in["egress0"]
         self.number = 0
+        self.later = 0.0
+        """Seconds that the stage's clock is ahead."""
 
     def ask(self, remote: int, port: int) -> None:
         """A guest opens a TCP connection."""
@@ -59,19 +64,38 @@ class Rig:
     def turn(self) -> None:
         assert self.worker.poller is not None
         self.worker.poller.dispatch(self.worker.poller.poll(0, 64))
-        self.worker.breathe(monotonic())
+        self.worker.breathe(monotonic() + self.later)
+
+    def send(self, record: bytes) -> None:
+        """demux sends a record, which is taken."""
+        self.demux.push(record)
+        self.demux.publish()
+        self.turn()
 
     def failures(self) -> list[int]:
         """The errnos of connections that came to nothing since the last call."""
-        found = []
-        while burst := self.from_egress.peek():
-            records = list(d.DESCRIPTOR.iter_unpack(burst))
-            found += [record[-1] for record in records if record[0] == d.CONNECT_FAILED]
-            self.from_egress.release(len(records))
-        return found
+        return [record.aux for record in _taken(self.from_egress) if record.kind == d.CONNECT_FAILED]
+
+    def ways(self) -> list[int]:
+        """How tcp is asked for sockets, since the last call."""
+        kinds = (d.CONNECT_FAILED, d.SOCKETS_USED_UP)
+        return [record.length for record in _taken(self.from_egress) if record.kind in kinds]
+
+    def closed(self) -> list[int]:
+        """The UDP flows that demux is told of as over, since the last call."""
+        return [record.flow for record in _taken(self.to_demux) if record.kind == d.UDP_CLOSE]
 
     def count(self, name: str) -> int:
         return self.worker.counts[INDEX[name]]
+
+
+def _taken(ring: Consumer) -> list[Record]:
+    found = []
+    while burst := ring.peek():
+        records = [Record(*fields) for fields in d.DESCRIPTOR.iter_unpack(burst)]
+        found += records
+        ring.release(len(records))
+    return found
 
 
 @pytest.fixture
@@ -124,73 +148,198 @@ def test_a_service_socket_that_cannot_wait_for_the_supervisor_is_a_failed_connec
         sock.close()
 
 
-def test_flows_of_guests_leave_a_reserve_of_descriptors(server: int, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> Iterator[Rig]:
+    """The stage with room for three sockets. Pings use any sockets: the system may allow no ICMP ones."""
     monkeypatch.setattr(resource, "getrlimit", lambda _: (RESERVE + 3, RESERVE + 3))
+    monkeypatch.setattr(host_icmp, "open_echo", lambda _: socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
     rig = Rig()
-    udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-    udp.bind(("127.0.0.1", 0))
-    port = udp.getsockname()[1]
-    for _ in range(2):
+    yield rig
+    rig.worker.end()
+    rig.supervisor.close()
+
+
+@pytest.fixture
+def udp_port() -> Iterator[int]:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as udp:
+        udp.bind(("127.0.0.1", 0))
+        yield udp.getsockname()[1]
+
+
+@pytest.fixture
+def silent() -> Iterator[int]:
+    """A port whose host does not answer SYNs: its queue is full."""
+    with socket.socket() as listener, ExitStack() as stack:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(0)
+        port = listener.getsockname()[1]
+        for _ in range(2):
+            sock = stack.enter_context(socket.socket())
+            sock.setblocking(False)
+            sock.connect_ex(("127.0.0.1", port))
+        yield port
+
+
+def test_open_connections_of_guests_are_never_closed_for_others_and_leave_a_reserve_of_descriptors(
+    small: Rig, server: int, udp_port: int
+) -> None:
+    rig = small
+    for _ in range(3):
         rig.ask(HOST, server)
-    rig.demux.push(_datagram(rig, 7, port))
-    rig.demux.publish()
     rig.turn()
     rig.turn()
-    assert (len(rig.stage.flows), len(rig.stage.udp.flows)) == (2, 1)
     rig.ask(HOST, server)
     rig.ask(GATEWAY, 53)
-    rig.demux.push(_datagram(rig, 8, port))
-    rig.demux.publish()
-    rig.turn()
-    rig.turn()
-    assert (len(rig.stage.flows), len(rig.stage.udp.flows)) == (2, 1)
+    rig.send(_datagram(rig, 8, udp_port))
+    rig.send(_ping(rig, 1))
+    assert (len(rig.stage.flows), len(rig.stage.udp.flows), len(rig.stage.icmp.flows)) == (3, 0, 0)
     assert rig.failures() == [errno.EMFILE] * 2
-    assert rig.count("egress_flow_refused_too_many_sockets") == 3
+    assert rig.count("egress_flow_refused_too_many_sockets") == 4
+    assert rig.count("icmp_echo_dropped_send_failed") == 0
     # Forwarded connections use the reserve.
     ours, theirs = socket.socketpair()
     rig.stage.on_control({"op": "accepted", "addr": GUEST, "port": 80, "first": b""}, [ours.detach()])
-    assert len(rig.stage.flows) == 3
+    assert len(rig.stage.flows) == 4
     theirs.close()
-    udp.close()
-    rig.worker.end()
-    rig.supervisor.close()
 
 
-def test_pings_leave_the_reserve_of_descriptors_too(server: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(resource, "getrlimit", lambda _: (RESERVE + 3, RESERVE + 3))
-    # The system may allow no ping sockets; any will do.
-    monkeypatch.setattr(host_icmp, "open_echo", lambda _: socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
-    rig = Rig()
+def test_at_the_limit_of_descriptors_the_udp_flow_idle_for_longest_makes_room(
+    small: Rig, udp_port: int
+) -> None:
+    rig = small
+    for number in (1, 2, 3):
+        rig.send(_datagram(rig, number, udp_port))
+    rig.later += 5.0
+    rig.send(_datagram(rig, 1, udp_port))
+    rig.send(_datagram(rig, 4, udp_port))
+    assert list(rig.stage.udp.flows) == [1, 3, 4]
+    assert rig.closed() == [2]
+    rig.send(_datagram(rig, 5, udp_port))
+    assert list(rig.stage.udp.flows) == [1, 4, 5]
+    assert rig.closed() == [3]
+    assert rig.count("egress_flow_evicted_too_many_sockets") == 2
+    assert rig.count("egress_flow_refused_too_many_sockets") == 0
+    assert rig.count("egress_datagrams_to_host") == 6
+
+
+def test_answers_keep_a_udp_flow_from_making_room(small: Rig) -> None:
+    rig = small
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as host:
+        host.bind(("127.0.0.1", 0))
+        host.settimeout(5)
+        port = host.getsockname()[1]
+        rig.send(_datagram(rig, 1, port))
+        _, peer = host.recvfrom(100)
+        for number in (2, 3):
+            rig.send(_datagram(rig, number, port))
+        rig.later += 5.0
+        host.sendto(b"news", peer)
+        rig.turn()
+        rig.send(_datagram(rig, 4, port))
+    assert list(rig.stage.udp.flows) == [1, 3, 4]
+
+
+def test_at_the_limit_of_descriptors_idle_datagram_flows_make_room_for_a_connection(
+    small: Rig, server: int, udp_port: int
+) -> None:
+    rig = small
+    rig.send(_datagram(rig, 7, udp_port))
+    rig.send(_ping(rig, 1))
+    for _ in range(3):
+        rig.ask(HOST, server)
+        rig.turn()
+    assert rig.failures() == []
+    assert (len(rig.stage.flows), len(rig.stage.udp.flows), len(rig.stage.icmp.flows)) == (3, 0, 0)
+    assert rig.closed() == [7]
+
+
+def test_at_the_limit_of_descriptors_the_oldest_ping_makes_room(small: Rig, server: int) -> None:
+    rig = small
     rig.ask(HOST, server)
     for ident in range(1, 6):
-        rig.demux.push(_ping(rig, ident))
-    rig.demux.publish()
+        rig.send(_ping(rig, ident))
+    assert (len(rig.stage.flows), [key[1] for key in rig.stage.icmp.flows]) == (1, [4, 5])
+    assert rig.count("egress_flow_refused_too_many_sockets") == 0
+
+
+def test_at_the_limit_of_descriptors_the_connection_whose_host_is_silent_for_longest_makes_room(
+    small: Rig, server: int, silent: int
+) -> None:
+    rig = small
+    for _ in range(3):
+        rig.ask(HOST, silent)
     rig.turn()
-    assert (len(rig.stage.flows), len(rig.stage.icmp.flows)) == (1, 2)
-    assert rig.count("egress_flow_refused_too_many_sockets") == 3
+    assert [flow.state for flow in rig.stage.flows.values()] == ["CONNECTING"] * 3
     rig.ask(HOST, server)
     rig.turn()
-    assert rig.failures() == [errno.EMFILE]
-    # Idle ones make room in the end.
-    rig.stage.icmp.expire(monotonic() + IDLE)
+    rig.turn()
+    assert [flow.state for flow in rig.stage.flows.values()] == ["CONNECTING"] * 2 + ["OPEN"]
+    # It is over for the engine too, and the guest is told nothing: its SYN comes again.
+    assert rig.failures() == [errno.ETIMEDOUT]
+
+
+def test_a_guest_with_many_flows_pays_for_them_and_not_another_guest(small: Rig, udp_port: int) -> None:
+    rig = small
+    rig.send(_datagram(rig, 1, udp_port, OTHER))
+    rig.later += 5.0
+    for number in range(2, 9):
+        rig.send(_datagram(rig, number, udp_port))
+    assert list(rig.stage.udp.flows) == [1, 7, 8], "the other guest's was idle for longest"
+    rig.send(_datagram(rig, 9, udp_port, OTHER))
+    assert list(rig.stage.udp.flows) == [1, 8, 9], "it takes from the guest with most"
+
+
+def test_a_guest_with_most_sockets_takes_none_of_others(small: Rig, server: int, udp_port: int) -> None:
+    rig = small
+    rig.send(_datagram(rig, 1, udp_port, OTHER))
+    for _ in range(4):
+        rig.ask(HOST, server)
+    rig.turn()
+    rig.turn()
+    assert (len(rig.stage.flows), list(rig.stage.udp.flows)) == (2, [1])
+    rig.send(_datagram(rig, 2, udp_port))
+    assert list(rig.stage.udp.flows) == [1]
+    assert rig.ways() == [d.MAKE_WAY_OWN] * 3
+
+
+def test_a_guest_with_few_sockets_may_have_one_of_a_half_open_connection(
+    small: Rig, server: int, udp_port: int
+) -> None:
+    rig = small
+    for _ in range(3):
+        rig.ask(HOST, server)
+    rig.turn()
+    rig.turn()
+    rig.send(_datagram(rig, 1, udp_port, OTHER))
+    assert rig.ways() == [d.MAKE_WAY_ANY]
+    assert rig.closed() == [1], "demux is to forget it: the next datagram tries again"
+
+
+def test_a_flow_for_which_the_system_has_no_descriptor_takes_one_of_an_idle_flow(
+    rig: Rig, exhausted: Exhaust, udp_port: int, server: int
+) -> None:
+    rig.send(_datagram(rig, 1, udp_port))
+    rig.send(_datagram(rig, 2, udp_port))
+    exhausted(0)
+    rig.send(_datagram(rig, 3, udp_port))
+    assert list(rig.stage.udp.flows) == [2, 3]
     rig.ask(HOST, server)
     rig.turn()
-    assert (len(rig.stage.flows), len(rig.stage.icmp.flows)) == (2, 0)
-    rig.worker.end()
-    rig.supervisor.close()
+    assert rig.failures() == []
+    assert (len(rig.stage.flows), list(rig.stage.udp.flows)) == (1, [3])
 
 
 def _ping(rig: Rig, ident: int) -> bytes:
     slot = rig.stage.pool.alloc()
     return d.record(
-        d.ICMP_ECHO, slot=slot, off=256, length=8,
+        d.ICMP_ECHO, slot=slot, off=256, length=8, link=LINK,
         guest_addr=GUEST, remote_addr=HOST, ports=ident << 16 | 1, aux=64,
     )  # fmt: skip
 
 
-def _datagram(rig: Rig, number: int, port: int) -> bytes:
+def _datagram(rig: Rig, number: int, port: int, link: int = LINK) -> bytes:
     slot = rig.stage.pool.alloc()
     return d.record(
-        d.UDP_DATA, flow=number, slot=slot, off=256, length=4,
+        d.UDP_DATA, flow=number, slot=slot, off=256, length=4, link=link,
         guest_addr=GUEST, remote_addr=HOST, ports=5000 << 16 | port,
     )  # fmt: skip

@@ -166,6 +166,27 @@ def test_datagrams_do_not_overtake_those_that_demux_got_while_it_did_not_know_th
     assert rig.went(udp()) == ["egress0"]
 
 
+def test_datagrams_do_not_overtake_those_that_taught_demux_a_guests_new_mac(rig: Rig) -> None:
+    rig.steering.steer((GUEST, SERVER, 40000 << 16 | 9000), 77, 0)
+    changed = udp(header=ethernet.header(GATEWAY_MAC, OTHER_MAC, ethernet.TYPE_IPV4))
+    demux = rig.one.neighbours["demux"]
+    demux.deaf = True
+    assert rig.went(changed) == []
+    number = int.from_bytes(OTHER_MAC, "big")
+    rig.steering.learn(GUEST, (number >> 16, number & 0xFFFF), LINK)
+    assert rig.went(changed) == []
+    demux.deaf = False
+    assert [name for name, _ in rig.told()] == ["demux", "demux"]
+    assert rig.went(changed) == ["egress0"]
+
+
+def test_a_datagram_with_the_address_of_another_guest_does_not_hold_up_its_flow(rig: Rig) -> None:
+    rig.steering.steer((GUEST, SERVER, 40000 << 16 | 9000), 77, 0)
+    rig.one.neighbours["demux"].deaf = True
+    assert rig.went(udp(), LINK + 1) == []
+    assert rig.went(udp()) == ["egress0"]
+
+
 def test_a_frame_with_the_address_of_another_guest_does_not_end_the_steering_of_its_flow(rig: Rig) -> None:
     rig.steering.steer((GUEST, SERVER, 40000 << 16 | 9000), 77, 0)
     first, _ = fragmentation.packets(ipv4.PROTO_UDP, GUEST, SERVER, udp()[34:42] + bytes(100), 1, 100)

@@ -29,12 +29,17 @@ def guests(**changed: int) -> Guests:
     return Guests(SimpleNamespace(**{**limits, **changed}))
 
 
-def flow_of(guest: Guest, number: int = 1) -> Flow:
-    """A connection that is open."""
+def half_open_connection() -> Connection:
     syn = Segment(100, 0, SYN, 65535, 0, None, 0, 0, False, (), 1460, 7, True)
     conn = Connection.passive(CONFIG, syn, 500, 0.0)
     conn.on_connected(0.0)
     conn.transmit(0.0, 1)
+    return conn
+
+
+def flow_of(guest: Guest, number: int = 1) -> Flow:
+    """A connection that is open."""
+    conn = half_open_connection()
     conn.on_segment(Segment(101, 501, ACK, 65535, 0, None, 0, 0, False), 0.0)
     conn.transmit(0.0, 1)
     conn.take_actions()
@@ -60,12 +65,61 @@ def test_half_open_connections_count_until_their_handshake_is_over() -> None:
     flows = [flow_of(guest, number) for number in range(2)]
     for flow in flows:
         of.add(flow)
-    assert of.refuses_syn(guest, 0.0) == tcp_limits.TOO_MANY_HALF_OPEN
+    assert of.too_many_half_open(guest)
     of.opened(flows[0])
     of.opened(flows[0])
-    assert of.refuses_syn(guest, 0.0) == ""
+    assert not of.too_many_half_open(guest)
     of.remove(flows[1])
-    assert (guest.half_open, guest.flows, of.flows) == (0, 1, 1)
+    assert (guest.half_open, guest.flows, of.flows) == ({}, 1, 1)
+
+
+def half_open(of: Guests, link: int, count: int) -> list[Flow]:
+    """Connections whose hosts have answered, and their guest has not."""
+    flows = [Flow(half_open_connection(), (1, 2, number), number, 0, of.get(link)) for number in range(count)]
+    for flow in flows:
+        of.add(flow)
+    return flows
+
+
+def test_a_connection_that_was_completed_in_this_burst_does_not_end_for_another() -> None:
+    of = guests()
+    completed, waits = half_open(of, 1, 2)
+    completed.conn.on_segment(Segment(101, 501, ACK, 65535, 0, None, 0, 0, False), 0.0)
+    assert completed.half_open
+    assert of.half_open_to_end(of.get(1)) is waits
+
+
+def test_the_oldest_half_open_connection_of_the_guest_with_most_ends_for_another() -> None:
+    of = guests()
+    hog, other = half_open(of, 1, 5), half_open(of, 2, 2)
+    assert of.half_open_to_end(of.get(3)) is hog[0]
+    assert of.half_open_to_end(of.get(2)) is hog[0]
+    assert of.half_open_to_end(of.get(1)) is hog[0]
+    assert of.half_open_to_end(of.get(2), others=False) is other[0]
+    assert of.half_open_to_end(of.get(3), others=False) is None
+
+
+def test_a_guest_takes_no_half_open_connection_of_one_that_has_hardly_more() -> None:
+    of = guests()
+    mine = half_open(of, 1, 2)
+    half_open(of, 2, 3)
+    assert of.half_open_to_end(of.get(1)) is mine[0]
+    half_open(of, 4, 1)
+    of.remove(mine[0])
+    of.remove(mine[1])
+    for flow in list(of.get(2).half_open):
+        of.opened(flow)
+    assert of.half_open_to_end(of.get(1)) is None, "the only one of another guest"
+
+
+def test_one_with_a_socket_of_the_right_worker_ends_and_not_the_one_that_asks() -> None:
+    of = guests()
+    flows = half_open(of, 1, 4)
+    flows[0].egress = 1
+    flows[1].host_open = False
+    assert of.half_open_to_end(of.get(1), egress=0, but=flows[2]) is flows[3]
+    assert of.half_open_to_end(of.get(1), egress=1, but=flows[2]) is flows[0]
+    assert of.half_open_to_end(of.get(1), egress=2) is None
 
 
 def test_connections_are_counted_for_each_guest_and_in_all() -> None:

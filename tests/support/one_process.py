@@ -39,12 +39,13 @@ _STAGES: Final[dict[str, Callable[..., Any]]] = {DEMUX: DemuxStage, TCP: TcpStag
 _TABLES: Final[dict[str, tuple[str, ...]]] = {
     DEMUX: ("udp.flows", "udp.waiting", "udp.waiting._of_addr", "links"),
     TCP: (
-        "flows", "by_number", "dirty", "timers", "time_wait", "releasing", "guests", "guests.held_bytes",
+        "flows", "by_number", "dirty", "timers", "room.time_wait", "releasing", "guests", "guests.held_bytes",
         "guests.flows", "out_of_order._holders",
     ),
     EGRESS: (
         "flows", "dirty", "stalled", "ready", "shares._shares", "closing._flows", "closing._bytes",
         "udp.flows", "udp.by_number", "udp.ready", "icmp.flows",
+        "bound._idle", "bound._others",
     ),
 }  # fmt: skip
 """Of each stage: what must be empty, or zero, when no guest is there any more."""

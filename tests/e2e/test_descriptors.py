@@ -1,0 +1,77 @@
+"""A daemon with few descriptors, and a guest that opens more flows than it has."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from pipeline.wire import ipv4, tcp
+from tests.support.daemon import Daemon
+from tests.support.netns import BLACK_HOLE_ADDR, INTERNET_ADDR, Network, wait_for
+from tests.support.raw_guest import RawGuest
+from tests.support.servers import ECHO, UDP_ECHO, Servers
+
+pytestmark = pytest.mark.e2e
+
+DESCRIPTORS = 256
+FLOWS = 400
+INTERNET = ipv4.addr_parse(INTERNET_ADDR)
+SILENT = ipv4.addr_parse(BLACK_HOLE_ADDR)
+
+
+@pytest.fixture
+def scarce(network: Network, outside: Servers) -> Iterator[Daemon]:
+    """The daemon; it may raise its limit no further."""
+    made = Daemon(network)
+    made.command = ["prlimit", f"--nofile={DESCRIPTORS}:{DESCRIPTORS}", *made.command]
+    with made:
+        yield made
+
+
+@pytest.fixture
+def guest(scarce: Daemon) -> Iterator[RawGuest]:
+    with RawGuest(scarce.qemu_socket, 7) as made:
+        yield made
+
+
+def echoed(guest: RawGuest, number: int) -> bool:
+    """Whether a datagram of a new flow is answered."""
+    text = b"datagram %d" % number
+    guest.send(guest.datagram(INTERNET, 10000 + number, UDP_ECHO, text))
+    return any(text in frame for frame in guest.receive(2.0))
+
+
+def test_with_all_descriptors_used_the_next_udp_flow_and_connection_work(
+    scarce: Daemon, guest: RawGuest
+) -> None:
+    for first in range(0, FLOWS, 50):
+        guest.send(*(guest.datagram(INTERNET, 20000 + first + n, UDP_ECHO) for n in range(50)))
+        guest.receive()
+    wait_for(lambda: scarce.gauge("egress_flow_evicted_too_many_sockets")["egress0"] > 0, "flows make room")
+    assert echoed(guest, 1)
+    assert guest.connect(INTERNET, 4000, ECHO).echoes(b"a connection")
+    assert echoed(guest, 2)
+    assert scarce.gauge("egress_flow_refused_too_many_sockets")["egress0"] == 0
+    assert scarce.gauge("udp_flows")["demux"] < DESCRIPTORS
+
+
+def test_a_scan_of_hosts_that_do_not_answer_leaves_the_next_connection_a_descriptor(
+    scarce: Daemon, guest: RawGuest
+) -> None:
+    stream = guest.connect(INTERNET, 3999, ECHO)
+    guest.send(*(guest.segment(SILENT, 10000 + n, 80, n, flags=tcp.SYN) for n in range(FLOWS)))
+    wait_for(lambda: scarce.gauge("egress_flow_evicted_too_many_sockets")["egress0"] > 0, "flows make room")
+    assert guest.connect(INTERNET, 4000, ECHO).echoes(b"a connection")
+    assert echoed(guest, 1)
+    assert stream.echoes(b"still there")
+    assert scarce.gauge("egress_flow_refused_too_many_sockets")["egress0"] == 0
+
+
+def test_handshakes_that_a_guest_never_completes_leave_the_next_connection_a_descriptor(
+    scarce: Daemon, guest: RawGuest
+) -> None:
+    stream = guest.connect(INTERNET, 3999, ECHO)
+    guest.send(*(guest.segment(INTERNET, 10000 + n, ECHO, n, flags=tcp.SYN) for n in range(FLOWS)))
+    wait_for(lambda: scarce.gauge("tcp_flow_evicted_half_open")["tcp0"] > 0, "half-open ones make room")
+    guest.receive()
+    assert guest.connect(INTERNET, 4000, ECHO).echoes(b"a connection")
+    assert stream.echoes(b"still there")
