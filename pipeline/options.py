@@ -16,6 +16,8 @@ _URLS: Final[Mapping[str, str]] = {
     "unixpacket": "unixpacket:///path",
     "unixgram": "unixgram:///path",
     "tcp": "tcp://host:port",
+    "tcp4": "tcp4://host:port",
+    "tcp6": "tcp6://host:port",
     "vsock": "vsock://[cid]:port",
     "fd": "fd://3, fd://name",
 }

@@ -36,6 +36,8 @@ EVENTS = "pipeline.events"
 """What a poller tells: bits, and nothing else."""
 PATHS = "pipeline.links.addresses"
 """Which file a socket's URL means is said by who binds it."""
+INET = "pipeline.inet"
+"""What Go's names of networks mean, and how the address of a peer is written."""
 LEAVES = ("pipeline.counters", "pipeline.limits", "pipeline.logs")
 SETTINGS = (
     "pipeline.config",
@@ -73,11 +75,12 @@ TABLE: dict[str, Row] = {
         ("pipeline.wire", "pipeline.engines"), None, (*OUTSIDE, "dns.resolver", "dns.asyncresolver")
     ),
     "pipeline.shm": Row(("pipeline.shm",)),
-    "pipeline.host": Row(("pipeline.host", EVENTS)),
+    "pipeline.host": Row(("pipeline.host", EVENTS, INET)),
     "pipeline.links": Row(
         (
             "pipeline.links",
             EVENTS,
+            INET,
             "pipeline.wire.framing",
             "pipeline.wire.virtio_net",
             "pipeline.wire.offload",
@@ -85,7 +88,7 @@ TABLE: dict[str, Row] = {
         )
     ),
     "pipeline.stages": Row(
-        (*LOW, *LEAVES, EVENTS, "pipeline.config", "pipeline.topology", "pipeline.stages")
+        (*LOW, *LEAVES, EVENTS, INET, "pipeline.config", "pipeline.topology", "pipeline.stages")
     ),
     # Of the stages it knows how a message looks on a control socket, and no more.
     "pipeline.control": Row(
@@ -95,12 +98,14 @@ TABLE: dict[str, Row] = {
             "pipeline.shm",
             "pipeline.topology",
             PATHS,
+            INET,
             *LEAVES,
             *SETTINGS,
         )
     ),
     "pipeline.counters": Row((), ("typing",)),
     EVENTS: Row((), ("typing",)),
+    INET: Row(()),
     "pipeline.limits": Row((), ("typing",)),
     "pipeline.system": Row(()),
     "pipeline.logs": Row(("pipeline.config",)),
@@ -108,8 +113,8 @@ TABLE: dict[str, Row] = {
     "pipeline.flags": Row((), PURE),
     "pipeline.options": Row((*LEAVES, "pipeline.config", "pipeline.flags")),
     "pipeline.config": Row(("pipeline.limits",), None, ("os", "socket")),
-    "pipeline.config_build": Row((*LEAVES, *SETTINGS, PATHS)),
-    "pipeline.config_access": Row((*LEAVES, *SETTINGS)),
+    "pipeline.config_build": Row((*LEAVES, *SETTINGS, PATHS, INET)),
+    "pipeline.config_access": Row((*LEAVES, *SETTINGS, INET)),
     # Patterns are checked by who will use them.
     "pipeline.config_file": Row((*LEAVES, *SETTINGS, "pipeline.engines.regexp")),
     "pipeline.topology": Row((*LEAVES, "pipeline.shm", "pipeline.config")),

@@ -12,7 +12,7 @@ import socket
 import struct
 import sys
 from collections.abc import Sequence
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 
@@ -41,7 +41,10 @@ def can_segment() -> bool:
     return True
 
 
-Address = tuple[str, int]
+Address = tuple[Any, ...]
+"""As the socket module has it: two fields, or four with IPv6."""
+Control = Sequence[tuple[int, int, bytes]]
+"""Control messages that go along with each datagram, as sendmsg() takes them."""
 
 
 class Sender:
@@ -54,7 +57,12 @@ class Sender:
         self.segments = segments
 
     def send(
-        self, sock: socket.socket, pieces: Sequence[memoryview], size: int, address: Address | None = None
+        self,
+        sock: socket.socket,
+        pieces: Sequence[memoryview],
+        size: int,
+        address: Address | None = None,
+        control: Control = (),
     ) -> int:
         """Send each piece as a datagram, in order; how many the socket took.
 
@@ -68,25 +76,32 @@ class Sender:
         while sent < count:
             part = pieces[sent : sent + step]
             if len(part) == 1 or not self.segments:
-                return self._one_by_one(sock, pieces, sent, address)
+                return self._one_by_one(sock, pieces, sent, address, control)
             try:
-                _send_segments(sock, part, size, address)
+                _send_segments(sock, part, size, address, control)
             except BlockingIOError:
                 return sent
             except OSError as error:
                 if error.errno not in _UNABLE:
                     raise SendError(error, sent) from error
-                return self._one_by_one(sock, pieces, sent, address)
+                return self._one_by_one(sock, pieces, sent, address, control)
             sent += len(part)
         return sent
 
     def _one_by_one(
-        self, sock: socket.socket, pieces: Sequence[memoryview], sent: int, address: Address | None
+        self,
+        sock: socket.socket,
+        pieces: Sequence[memoryview],
+        sent: int,
+        address: Address | None,
+        control: Control,
     ) -> int:
         for piece in pieces[sent:]:
             try:
                 if address is None:
                     sock.send(piece)
+                elif control:
+                    sock.sendmsg((piece,), control, 0, address)
                 else:
                     sock.sendto(piece, address)
             except BlockingIOError:
@@ -106,13 +121,13 @@ class SendError(OSError):
 
 
 def _send_segments(
-    sock: socket.socket, pieces: Sequence[memoryview], size: int, address: Address | None
+    sock: socket.socket, pieces: Sequence[memoryview], size: int, address: Address | None, control: Control
 ) -> None:
-    control = [(SOL_UDP, UDP_SEGMENT, _SIZE.pack(size))]
+    messages = [(SOL_UDP, UDP_SEGMENT, _SIZE.pack(size)), *control]
     if address is None:
-        sock.sendmsg(pieces, control)
+        sock.sendmsg(pieces, messages)
     else:
-        sock.sendmsg(pieces, control, 0, address)
+        sock.sendmsg(pieces, messages, 0, address)
 
 
 # --- recvmmsg -----------------------------------------------------------------------

@@ -471,7 +471,7 @@ class EgressStage:
                 self._accepted(socket.socket(fileno=fds[0]), addr, port, first)
                 return {"ok": True}
             case {"op": "udp_forward", "key": str(key), "addr": int(addr), "port": int(port)}:
-                self.udp.add_forward(key, socket.socket(fileno=fds[0]), addr, port)
+                self.udp.forwarded.add(key, socket.socket(fileno=fds[0]), addr, port)
                 return {"ok": True}
             case {"op": "udp_unforward", "key": str(key)}:
                 self.udp.remove_forward(key)

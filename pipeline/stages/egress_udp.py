@@ -1,7 +1,7 @@
-"""UDP half of the egress worker: one connected host socket a flow, and the sockets of forwarded UDP ports.
+"""UDP half of the egress worker: one connected host socket a flow. Forwarded ports are in egress_forwards.
 
 Flow numbers and their time-outs are demux's (pipeline.engines.udp); here is only what a
-socket needs. Flows of forwarded ports are numbered here, one for each host client.
+socket needs.
 """
 
 import errno
@@ -17,6 +17,7 @@ from pipeline.host.filler import SlotFiller
 from pipeline.host.udp import MAX_DATAGRAM
 from pipeline.shm import descriptor as d
 from pipeline.shm.arena import SLOT_BYTES
+from pipeline.stages.egress_forwards import UdpForward, UdpForwards
 from pipeline.stages.egress_guard import REFUSED, Guard
 from pipeline.stages.egress_sockets import SocketBound
 from pipeline.stages.worker import Worker
@@ -43,7 +44,6 @@ _FROM_HOST: Final = INDEX["egress_datagrams_from_host"]
 _SEND_FAILED: Final = INDEX["egress_datagram_dropped_send_failed"]
 _SOCKET_FULL: Final = INDEX["egress_datagram_dropped_socket_full"]
 _NO_SOCKET: Final = INDEX["egress_datagram_dropped_no_socket"]
-_TOO_MANY_CLIENTS: Final = INDEX["egress_datagram_dropped_too_many_clients"]
 _NO_SLOT: Final = INDEX["egress_datagram_dropped_no_slot"]
 _PAUSED: Final = INDEX["egress_reads_paused_no_slot"]
 
@@ -68,20 +68,6 @@ class UdpFlow:
         self.tell_at = 0.0
 
 
-class UdpForward:
-    """A forwarded host port: many clients, each a flow towards the same guest address."""
-
-    __slots__ = ("addr", "clients", "key", "numbers", "port", "sock")
-
-    def __init__(self, key: str, sock: socket.socket, addr: int, port: int) -> None:
-        self.key = key
-        self.sock = sock
-        self.addr = addr
-        self.port = port
-        self.clients: dict[tuple[str, int], int] = {}
-        self.numbers: dict[int, tuple[str, int]] = {}
-
-
 class UdpSockets:
     """All UDP sockets of one egress worker."""
 
@@ -94,7 +80,6 @@ class UdpSockets:
         max_clients: int,
     ) -> None:
         """max_clients = host clients that one forwarded port may have."""
-        self.max_clients = max_clients
         self.worker = worker
         self.counts = worker.counts
         self.slots = worker.ports.arena.slots
@@ -104,9 +89,8 @@ class UdpSockets:
         self.demux_out = worker.ports.rings_out["demux"]
         self.ingress_out = worker.ports.rings_out["ingress"]
         self.flows: dict[int, UdpFlow] = {}
-        self.forwards: dict[str, UdpForward] = {}
-        self.by_number: dict[int, UdpForward] = {}
-        self.ready: dict[UdpFlow | UdpForward, None] = {}
+        self.ready: dict[object, None] = {}
+        """Flows and forwards with something to read."""
         self.bound: SocketBound | None = None
         """How many sockets there may be, together with those of TCP and pings."""
         self.now = 0.0
@@ -114,6 +98,7 @@ class UdpSockets:
         """Whether a socket had more than its share of the last step."""
         self._number = 0
         self._sender = host_udp.Sender(host_udp.can_segment())
+        self.forwarded = UdpForwards(worker, filler, self._sender, self.ready, self.next_number, max_clients)
         self._receivers: list[host_udp.Receiver] = []
         """For ever longer datagrams."""
         if host_udp.can_receive_many():
@@ -156,22 +141,18 @@ class UdpSockets:
         payload = self.slots[slot][off : off + length]
         try:
             if number & d.FLOW_FROM_EGRESS:
-                forward = self.by_number.get(number)
-                if forward is None:
-                    self.counts[_NO_SOCKET] += 1
-                    return
-                forward.sock.sendto(payload, forward.numbers[number])
-            else:
-                flow = self.flows.get(number) or self._open(number, guest_addr, remote_addr, ports)
-                if flow is None:
-                    return
-                flow.sock.send(payload)
+                self.forwarded.to_host(number, (payload,), length)
+                return
+            flow = self.flows.get(number) or self._open(number, guest_addr, remote_addr, ports)
+            if flow is None:
+                return
+            flow.sock.send(payload)
             self.counts[_TO_HOST] += 1
         except BlockingIOError:
             self.counts[_SOCKET_FULL] += 1
         except OSError as error:
             self.counts[_SEND_FAILED] += 1
-            if not number & d.FLOW_FROM_EGRESS and refusal.answer_to_datagram(error.errno or 0) >= 0:
+            if refusal.answer_to_datagram(error.errno or 0) >= 0:
                 self._refused(number, error.errno or 0)
         finally:
             payload.release()
@@ -183,25 +164,19 @@ class UdpSockets:
     ) -> None:  # fmt: skip
         """Send several datagrams with as few system calls as the system can."""
         pieces = host_tcp.pieces(self.slots[slot], off, stride, size, 0, length)
-        address = None
         if number & d.FLOW_FROM_EGRESS:
-            forward = self.by_number.get(number)
-            if forward is None:
-                self.counts[_NO_SOCKET] += len(pieces)
-                return
-            sock, address = forward.sock, forward.numbers[number]
-        else:
-            flow = self.flows.get(number) or self._open(number, guest_addr, remote_addr, ports)
-            if flow is None:
-                return
-            sock = flow.sock
+            self.forwarded.to_host(number, pieces, size)
+            return
+        flow = self.flows.get(number) or self._open(number, guest_addr, remote_addr, ports)
+        if flow is None:
+            return
         try:
-            sent = self._sender.send(sock, pieces, size, address)
+            sent = self._sender.send(flow.sock, pieces, size)
             self.counts[_SOCKET_FULL] += len(pieces) - sent
         except host_udp.SendError as error:
             sent = error.sent
             self.counts[_SEND_FAILED] += len(pieces) - sent
-            if address is None and refusal.answer_to_datagram(error.errno or 0) >= 0:
+            if refusal.answer_to_datagram(error.errno or 0) >= 0:
                 self._refused(number, error.errno or 0)
         self.counts[_TO_HOST] += sent
 
@@ -250,8 +225,11 @@ class UdpSockets:
         for source in list(self.ready):
             if isinstance(source, UdpFlow):
                 count, more = self._read_flow(source)
+            elif isinstance(source, UdpForward):
+                count, more = self.forwarded.read(source)
+                self.more = self.more or more
             else:
-                count, more = self._read_forward(source)
+                continue
             reads += count
             if not more:
                 self.ready.pop(source, None)
@@ -364,48 +342,6 @@ class UdpSockets:
             )
         )  # fmt: skip
 
-    def _read_forward(self, forward: UdpForward) -> tuple[int, bool]:
-        filler = self.filler
-        for count in range(LONG_READS):
-            if not filler.place(MAX_DATAGRAM):
-                self.counts[_PAUSED] += 1
-                return count, True
-            slot, off = filler.slot, filler.off
-            try:
-                length, client = forward.sock.recvfrom_into(self.slots[slot][off : off + MAX_DATAGRAM])
-            except BlockingIOError:
-                return count, False
-            except OSError:
-                # An ICMP error for a datagram sent to a client that is gone; the port goes on.
-                self.counts[_SEND_FAILED] += 1
-                continue
-            number = forward.clients.get(client)
-            if number is None:
-                if len(forward.clients) >= self.max_clients:
-                    self.counts[_TOO_MANY_CLIENTS] += 1
-                    continue
-                number = self.next_number()
-                forward.clients[client] = number
-                forward.numbers[number] = client
-                self.by_number[number] = forward
-            filler.commit(length)
-            self.counts[_FROM_HOST] += 1
-            self.demux_out.push(
-                d.record(
-                    d.UDP_DATA,
-                    flow=number,
-                    slot=slot,
-                    off=off,
-                    length=length,
-                    gso_size=length,
-                    guest_addr=forward.addr,
-                    ports=forward.port << 16,
-                    aux=self.worker.index,
-                )
-            )
-        self.more = True
-        return LONG_READS, True
-
     # --- ends -------------------------------------------------------------------------
 
     def _refused(self, number: int, error: int) -> None:
@@ -440,32 +376,16 @@ class UdpSockets:
             self.worker.unregister(flow.sock.fileno())
             flow.sock.close()
             return
-        forward = self.by_number.pop(number, None)
-        if forward is not None:
-            del forward.clients[forward.numbers.pop(number)]
-
-    def add_forward(self, key: str, sock: socket.socket, addr: int, port: int) -> None:
-        """Serve a bound UDP socket: its datagrams go to addr:port in the guest's network."""
-        sock.setblocking(False)
-        forward = UdpForward(key, sock, addr, port)
-        self.forwards[key] = forward
-        self.worker.register(sock.fileno(), _EVENTS, lambda _events: self.ready.__setitem__(forward, None))
+        self.forwarded.close(number)
 
     def remove_forward(self, key: str) -> None:
         """Stop serving a forwarded port and end all its flows."""
-        forward = self.forwards.pop(key, None)
-        if forward is None:
-            return
-        for number in list(forward.numbers):
-            self.close(number)
+        for number in self.forwarded.remove(key):
             self._tell_closed(number)
-        self.ready.pop(forward, None)
-        self.worker.unregister(forward.sock.fileno())
-        forward.sock.close()
 
     def close_all(self) -> None:
         """Close every socket (the worker ends)."""
-        for key in list(self.forwards):
+        for key in list(self.forwarded.forwards):
             self.remove_forward(key)
         for number in list(self.flows):
             self.close(number)

@@ -324,7 +324,7 @@ def test_a_client_of_a_forwarded_port_may_come_back_after_its_flow_has_ended(one
         one.settle()
         assert client.recv(100) == b"answer %d" % number
         one.advance(100.0)
-        assert not one.stages["egress0"].udp.by_number
+        assert not one.stages["egress0"].udp.forwarded.by_number
     one.stages["egress0"].on_control({"op": "udp_unforward", "key": "k"}, [])
     one.everybody_leaves()
 
