@@ -29,6 +29,10 @@ SEPARATE: Final = "separate"
 AUTO: Final = "auto"
 PLACEMENTS: Final = (SEPARATE, AUTO)
 """A process for each worker, or fewer where that pays (pipeline.placement)."""
+SYMMETRIC: Final = "symmetric"
+FULL_CONE: Final = "full-cone"
+UDP_NATS: Final = (SYMMETRIC, FULL_CONE)
+"""Who may answer a guest's datagram: only whom it was for, or everybody (pipeline.stages.egress_cone)."""
 MAX_BUSY_POLL: Final = 50
 """Microseconds that a worker looks for more work before it sleeps (pipeline.stages.loop)."""
 
@@ -180,6 +184,7 @@ class Config:
     state_file: str = ""
     guest_api: GuestApi = GuestApi()
     egress_policy: EgressPolicy = EgressPolicy()
+    udp_nat: str = SYMMETRIC  # one of UDP_NATS
 
 
 def mac_bytes(text: str) -> bytes:
@@ -251,6 +256,7 @@ def as_file(config: Config) -> dict[str, Any]:
             "state-file": config.state_file,
             "guest-api": _guest_api(config.guest_api),
             "egress-policy": _policy(config.egress_policy),
+            "udp-nat": config.udp_nat,
             "proxy-protocol": {
                 forward_key(f): f"v{f.proxy_protocol}" for f in config.forwards if f.proxy_protocol
             },

@@ -24,6 +24,7 @@ from pipeline.config import (
     PLACEMENTS,
     SEPARATE,
     STREAM_SCHEMES,
+    UDP_NATS,
     Config,
     PortForward,
     Record,
@@ -159,6 +160,7 @@ def build(
         state_file=parsed.text("state-file") or keys.state_file,
         guest_api=guest_api(keys.guest_api),
         egress_policy=egress_policy(keys.egress_policy),
+        udp_nat=_udp_nat(parsed.text("udp-nat") or keys.udp_nat),
     )
     return config, tuple(warnings)
 
@@ -418,6 +420,12 @@ def _mtu(mtu: int, warnings: list[str]) -> int:
 def _placement(kind: str) -> str:
     if kind not in PLACEMENTS:
         raise ConfigError(f"placement must be one of {', '.join(PLACEMENTS)}, not {kind!r}")
+    return kind
+
+
+def _udp_nat(kind: str) -> str:
+    if kind not in UDP_NATS:
+        raise ConfigError(f"udp-nat must be one of {', '.join(UDP_NATS)}, not {kind!r}")
     return kind
 
 

@@ -17,7 +17,7 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, create_model
 
 from pipeline import flags, limits
-from pipeline.config import MAX_BUSY_POLL
+from pipeline.config import MAX_BUSY_POLL, SYMMETRIC, UDP_NATS
 from pipeline.engines.regexp import Regexp, RegexpError
 
 MAX_DEPTH: Final = 32
@@ -335,6 +335,7 @@ class FileKeys(_Map):
     state_file: Text = Field(default="", validation_alias="state-file")
     guest_api: GuestApiKeys = Field(default=GuestApiKeys(), validation_alias="guest-api")
     egress_policy: EgressPolicyKeys = Field(default=EgressPolicyKeys(), validation_alias="egress-policy")
+    udp_nat: Annotated[str, _one_of(*UDP_NATS)] = Field(default=SYMMETRIC, validation_alias="udp-nat")
     proxy_protocol: dict[LocalAddress, Annotated[str, _one_of("v1", "v2")]] = Field(
         default={}, validation_alias="proxy-protocol"
     )

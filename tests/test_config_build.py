@@ -269,6 +269,17 @@ def test_minus_one_means_no_ssh_port() -> None:
     assert build("-ssh-port", "-1")[0].forwards == ()
 
 
+def test_who_may_answer_datagrams_is_symmetric_unless_asked_for(file) -> None:
+    path = file("udp-nat: full-cone")
+    assert build()[0].udp_nat == "symmetric"
+    assert build("-config", path)[0].udp_nat == "full-cone"
+    assert build("-config", path, "-udp-nat", "symmetric")[0].udp_nat == "symmetric"
+    with pytest.raises(ConfigError, match="udp-nat must be one of symmetric, full-cone, not 'cone'"):
+        build("-udp-nat", "cone")
+    with pytest.raises(ConfigError, match="udp-nat: must be symmetric or full-cone"):
+        build("-config", file("udp-nat: nat64"))
+
+
 def test_udp_forwards_of_the_file_have_their_prefix(file) -> None:
     config, _ = build(
         "-config", file("stack: {forwards: {'udp::53': '10.9.9.9:53', ':80': '192.168.127.2:8080'}}")

@@ -162,6 +162,9 @@ def can_receive_many() -> bool:
     return sys.platform == "linux" and hasattr(ctypes.CDLL(None), "recvmmsg")
 
 
+_NAME_BYTES: Final = 16
+
+
 class Receiver:
     """Reads up to ``rows`` datagrams at once, each into a row of its own.
 
@@ -169,8 +172,8 @@ class Receiver:
     goes on in memory of this object, where rest() finds it until the next read.
     """
 
-    def __init__(self, rows: int, chunk: int) -> None:
-        """To be made only where can_receive_many()."""
+    def __init__(self, rows: int, chunk: int, *, sources: bool = False) -> None:
+        """To be made only where can_receive_many(). sources: of an IPv4 socket, say where each came from."""
         libc = ctypes.CDLL(None, use_errno=True)
         self.rows = rows
         self.chunk = chunk
@@ -189,6 +192,11 @@ class Receiver:
             rest.length = self._rest_bytes
             message.header.iov = iovecs_at + 2 * row * ctypes.sizeof(_Iovec)
             message.header.iov_count = 2
+        # struct sockaddr_in. The system leaves name_length as it is, since every source is as long.
+        self._names = np.zeros((rows if sources else 0, _NAME_BYTES), "u1")
+        for message, name in zip(self._messages, self._names, strict=False):
+            message.header.name = name.ctypes.data
+            message.header.name_length = _NAME_BYTES
         self._address = ctypes.addressof(self._messages)
         word = np.dtype(f"u{ctypes.sizeof(ctypes.c_void_p)}")
         self._bases = np.ndarray(
@@ -225,6 +233,14 @@ class Receiver:
             raise OSError(number, os.strerror(number))
         lengths: list[int] = self._lengths[:count].tolist()
         return lengths
+
+    def sources(self, count: int) -> list[int]:
+        """Where the first count datagrams of the last read came from: address << 16 | port each."""
+        names = self._names[:count]
+        ports = names[:, 2:4].view(">u2")[:, 0]
+        addrs = names[:, 4:8].view(">u4")[:, 0]
+        found: list[int] = (addrs.astype("u8") << 16 | ports).tolist()
+        return found
 
     def rest(self, row: int, length: int) -> memoryview:
         """What of a datagram of length bytes lies behind the chunk of its row."""

@@ -28,7 +28,8 @@ _V6: Final = struct.Struct("=16sI")
 """struct in6_pktinfo: destination, interface."""
 _NOT_V4: Final = bytes(4)
 _ANY6: Final = bytes(16)
-_ROOM: Final = socket.CMSG_SPACE(_V4.size) + socket.CMSG_SPACE(_V6.size)
+_ROOM: Final = 128
+"""Bytes for both messages, with their headers."""
 
 
 def is_told(sock: socket.socket) -> bool:

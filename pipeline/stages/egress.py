@@ -13,7 +13,7 @@ from contextlib import suppress
 from typing import Final
 
 from pipeline import events as ev
-from pipeline.config import Config
+from pipeline.config import FULL_CONE, Config
 from pipeline.counters import INDEX
 from pipeline.engines import nat, refusal
 from pipeline.host import tcp as host_tcp
@@ -93,15 +93,10 @@ class EgressStage:
         self.leads_to = INGRESS if config.busy_poll else ""
         """Who is nudged when a host has answered; nobody where sleepers do not look for more."""
         self.guard = Guard(worker, config)
-        self.udp = UdpSockets(
-            worker,
-            self.filler,
-            self.targets,
-            self.guard,
-            config.max_udp_clients_per_forward,
-        )
+        clients, full_cone = config.max_udp_clients_per_forward, config.udp_nat == FULL_CONE
+        self.udp = UdpSockets(worker, self.filler, self.targets, self.guard, clients, full_cone)
         self.icmp = EchoSockets(worker, self.filler, self.targets, self.guard, self.demux_out)
-        self.bound = SocketBound(worker, self.flows, self.udp.flows, self.icmp.flows)
+        self.bound = SocketBound(worker, self.flows, self.udp.sockets(), self.icmp.flows)
         self.udp.bound = self.icmp.bound = self.bound
         self.closing = ClosingFlows(config.max_closing_bytes, self.bound.limit // CLOSING_PART)
 

@@ -115,6 +115,12 @@ class UdpForwards:
         self.counts[_SOCKET_FULL] += len(pieces) - sent - failed
 
     def _send(self, client: Client, pieces: Sequence[memoryview], size: int) -> int:
+        if len(pieces) == 1 and not client.control:
+            try:
+                client.forward.sock.sendto(pieces[0], client.address)
+            except BlockingIOError:
+                return 0
+            return 1
         return self.sender.send(client.forward.sock, pieces, size, client.address, client.control)
 
     # --- host -> guest ------------------------------------------------------------------

@@ -1,11 +1,13 @@
 """UDP half of the egress worker: one connected host socket a flow. Forwarded ports are in egress_forwards.
 
+With ``udp-nat: full-cone`` a guest's flows have other sockets, which are in egress_cone.
 Flow numbers and their time-outs are demux's (pipeline.engines.udp); here is only what a
 socket needs.
 """
 
 import errno
 import socket
+from collections.abc import Sized
 from typing import Final
 
 from pipeline import events as ev
@@ -17,6 +19,7 @@ from pipeline.host.filler import SlotFiller
 from pipeline.host.udp import MAX_DATAGRAM
 from pipeline.shm import descriptor as d
 from pipeline.shm.arena import SLOT_BYTES
+from pipeline.stages.egress_cone import Cone, Cones
 from pipeline.stages.egress_forwards import UdpForward, UdpForwards
 from pipeline.stages.egress_guard import REFUSED, Guard
 from pipeline.stages.egress_sockets import SocketBound
@@ -78,8 +81,9 @@ class UdpSockets:
         targets: nat.Nat,
         guard: Guard,
         max_clients: int,
+        full_cone: bool = False,
     ) -> None:
-        """max_clients = host clients that one forwarded port may have."""
+        """max_clients = host clients that one forwarded port may have. full_cone: see egress_cone."""
         self.worker = worker
         self.counts = worker.counts
         self.slots = worker.ports.arena.slots
@@ -90,7 +94,7 @@ class UdpSockets:
         self.ingress_out = worker.ports.rings_out["ingress"]
         self.flows: dict[int, UdpFlow] = {}
         self.ready: dict[object, None] = {}
-        """Flows and forwards with something to read."""
+        """Flows, forwards and cones with something to read."""
         self.bound: SocketBound | None = None
         """How many sockets there may be, together with those of TCP and pings."""
         self.now = 0.0
@@ -99,10 +103,21 @@ class UdpSockets:
         self._number = 0
         self._sender = host_udp.Sender(host_udp.can_segment())
         self.forwarded = UdpForwards(worker, filler, self._sender, self.ready, self.next_number, max_clients)
+        self.cones: Cones | None = None
+        if full_cone:
+            self.cones = Cones(worker, filler, self._sender, targets, guard, self.ready, self)
         self._receivers: list[host_udp.Receiver] = []
         """For ever longer datagrams."""
         if host_udp.can_receive_many():
             self._receivers = [host_udp.Receiver(rows, chunk) for chunk, rows in CHUNKS]
+
+    def is_full(self) -> bool:
+        """Whether guests' flows may have no further socket, which is counted."""
+        return self.bound is not None and self.bound.refuses()
+
+    def sockets(self) -> Sized:
+        """What has one socket an item."""
+        return self.flows if self.cones is None else self.cones.cones
 
     def next_number(self) -> int:
         """A flow number that egress allocates (also for dialled TCP flows)."""
@@ -119,7 +134,7 @@ class UdpSockets:
             _seq, _ack, _wnd, _ts_val, _ts_ecr, guest_addr, remote_addr, ports, _aux,
         ) in d.DESCRIPTOR.iter_unpack(burst):  # fmt: skip
             count += 1
-            if number in self.flows:
+            if number in self.flows or (self.cones is not None and number in self.cones.flows):
                 self.to_host(number, slot, off, length, stride, size, guest_addr, remote_addr, ports)
             else:
                 self.counts[_NO_SOCKET] += 1
@@ -142,6 +157,9 @@ class UdpSockets:
         try:
             if number & d.FLOW_FROM_EGRESS:
                 self.forwarded.to_host(number, (payload,), length)
+                return
+            if self.cones is not None:
+                self.cones.to_host(number, (payload,), length, guest_addr, remote_addr, ports)
                 return
             flow = self.flows.get(number) or self._open(number, guest_addr, remote_addr, ports)
             if flow is None:
@@ -167,6 +185,9 @@ class UdpSockets:
         if number & d.FLOW_FROM_EGRESS:
             self.forwarded.to_host(number, pieces, size)
             return
+        if self.cones is not None:
+            self.cones.to_host(number, pieces, size, guest_addr, remote_addr, ports)
+            return
         flow = self.flows.get(number) or self._open(number, guest_addr, remote_addr, ports)
         if flow is None:
             return
@@ -184,14 +205,14 @@ class UdpSockets:
         target = self.targets.udp_target(remote_addr, ports & 0xFFFF)
         if target.refused:
             self.counts[INDEX[target.refused]] += 1
-            self._tell_closed(number)
+            self.tell_closed(number)
             return None
         if self.guard.active and self.guard.refuses(guest_addr, remote_addr, ports & 0xFFFF, "udp"):
-            self._tell_unreachable(guest_addr, remote_addr, ports, REFUSED)
-            self._tell_closed(number)
+            self.tell_unreachable(guest_addr, remote_addr, ports, REFUSED)
+            self.tell_closed(number)
             return None
         try:
-            if self.bound is not None and self.bound.refuses():
+            if self.is_full():
                 raise OSError(errno.EMFILE, "too many flows")
             sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
             try:
@@ -204,8 +225,8 @@ class UdpSockets:
                 raise
         except OSError as error:
             self.counts[_NO_SOCKET] += 1
-            self._tell_unreachable(guest_addr, remote_addr, ports, error.errno or errno.EIO)
-            self._tell_closed(number)
+            self.tell_unreachable(guest_addr, remote_addr, ports, error.errno or errno.EIO)
+            self.tell_closed(number)
             return None
         flow = UdpFlow(number, sock, guest_addr, remote_addr, ports)
         flow.receiver = self._receiver_for(MOST_BYTES)
@@ -227,6 +248,9 @@ class UdpSockets:
                 count, more = self._read_flow(source)
             elif isinstance(source, UdpForward):
                 count, more = self.forwarded.read(source)
+                self.more = self.more or more
+            elif self.cones is not None and isinstance(source, Cone):
+                count, more = self.cones.read(source, now)
                 self.more = self.more or more
             else:
                 continue
@@ -348,11 +372,12 @@ class UdpSockets:
         """The flow's socket failed: the guest is told by ICMP, its next datagram opens another one."""
         flow = self.flows.get(number)
         if flow is not None:
-            self._tell_unreachable(flow.guest_addr, flow.remote_addr, flow.ports, error)
+            self.tell_unreachable(flow.guest_addr, flow.remote_addr, flow.ports, error)
         self.close(number)
-        self._tell_closed(number)
+        self.tell_closed(number)
 
-    def _tell_unreachable(self, guest_addr: int, remote_addr: int, ports: int, error: int) -> None:
+    def tell_unreachable(self, guest_addr: int, remote_addr: int, ports: int, error: int) -> None:
+        """Tell the guest by ICMP why its datagram went nowhere, where an errno has a message."""
         code = refusal.answer_to_datagram(error)
         if code >= 0:
             self.demux_out.push(
@@ -365,7 +390,8 @@ class UdpSockets:
                 )
             )
 
-    def _tell_closed(self, number: int) -> None:
+    def tell_closed(self, number: int) -> None:
+        """Tell demux that a flow is over."""
         self.demux_out.push(d.record(d.UDP_CLOSE, flow=number))
 
     def close(self, number: int) -> None:
@@ -376,16 +402,19 @@ class UdpSockets:
             self.worker.unregister(flow.sock.fileno())
             flow.sock.close()
             return
-        self.forwarded.close(number)
+        if number & d.FLOW_FROM_EGRESS:
+            self.forwarded.close(number)
+        elif self.cones is not None:
+            self.cones.close(number)
 
     def remove_forward(self, key: str) -> None:
         """Stop serving a forwarded port and end all its flows."""
         for number in self.forwarded.remove(key):
-            self._tell_closed(number)
+            self.tell_closed(number)
 
     def close_all(self) -> None:
         """Close every socket (the worker ends)."""
         for key in list(self.forwarded.forwards):
             self.remove_forward(key)
-        for number in list(self.flows):
+        for number in [*self.flows, *(self.cones.flows if self.cones is not None else ())]:
             self.close(number)
