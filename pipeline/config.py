@@ -14,7 +14,7 @@ from pipeline import limits
 
 LINKS: Final = ("vpnkit", "qemu", "bess", "stdio", "vfkit")
 """Fields of Config that name where guests attach, beside /connect and ``links``."""
-STREAM_SCHEMES: Final = ("unix", "tcp", "vsock", "fd")
+STREAM_SCHEMES: Final = ("unix", "tcp", "tcp4", "tcp6", "vsock", "fd")
 """Where clients of the API and guests on byte streams may come; fd is a descriptor passed by a parent."""
 LINK_SCHEMES: Final[Mapping[str, tuple[str, ...]]] = {
     "qemu": STREAM_SCHEMES,
@@ -29,6 +29,10 @@ SEPARATE: Final = "separate"
 AUTO: Final = "auto"
 PLACEMENTS: Final = (SEPARATE, AUTO)
 """A process for each worker, or fewer where that pays (pipeline.placement)."""
+SYMMETRIC: Final = "symmetric"
+FULL_CONE: Final = "full-cone"
+UDP_NATS: Final = (SYMMETRIC, FULL_CONE)
+"""Who may answer a guest's datagram: only whom it was for, or everybody (pipeline.stages.egress_cone)."""
 MAX_BUSY_POLL: Final = 50
 """Microseconds that a worker looks for more work before it sleeps (pipeline.stages.loop)."""
 
@@ -53,7 +57,9 @@ class Zone:
 
 @dataclass(frozen=True, slots=True)
 class PortForward:
-    """A host address and the guest's behind it: ``protocol`` is "tcp" or "udp", the rest ``host:port``.
+    """A host address and the guest's behind it, ``host:port`` each.
+
+    ``protocol`` is "tcp" or "udp", or one of these with "4" or "6" for a single address family.
 
     ``proxy_protocol``: version of the PROXY header that the guest gets first, 0 for none.
     """
@@ -178,6 +184,7 @@ class Config:
     state_file: str = ""
     guest_api: GuestApi = GuestApi()
     egress_policy: EgressPolicy = EgressPolicy()
+    udp_nat: str = SYMMETRIC  # one of UDP_NATS
 
 
 def mac_bytes(text: str) -> bytes:
@@ -220,7 +227,7 @@ def as_file(config: Config) -> dict[str, Any]:
             for z in config.dns_zones
         ],
         "dnsSearchDomains": list(config.dns_search_domains),
-        "forwards": {_forward_key(f): f.remote for f in config.forwards},
+        "forwards": {forward_key(f): f.remote for f in config.forwards},
         "nat": {address_text(ip): address_text(to) for ip, to in config.nat.items()},
         "gatewayVirtualIPs": [address_text(ip) for ip in config.gateway_virtual_ips],
         "dhcpStaticLeases": {address_text(ip): mac_text(m) for ip, m in config.dhcp_static_leases.items()},
@@ -249,15 +256,17 @@ def as_file(config: Config) -> dict[str, Any]:
             "state-file": config.state_file,
             "guest-api": _guest_api(config.guest_api),
             "egress-policy": _policy(config.egress_policy),
+            "udp-nat": config.udp_nat,
             "proxy-protocol": {
-                _forward_key(f): f"v{f.proxy_protocol}" for f in config.forwards if f.proxy_protocol
+                forward_key(f): f"v{f.proxy_protocol}" for f in config.forwards if f.proxy_protocol
             },
         }
     )
 
 
-def _forward_key(forward: PortForward) -> str:
-    return ("udp:" if forward.protocol == "udp" else "") + forward.local
+def forward_key(forward: PortForward) -> str:
+    """The key of stack.forwards that means this one."""
+    return ("" if forward.protocol == "tcp" else f"{forward.protocol}:") + forward.local
 
 
 def _guest_api(api: GuestApi) -> dict[str, Any]:

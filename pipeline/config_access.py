@@ -7,9 +7,9 @@ together and checked against each other. Opens nothing.
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from pipeline import flags
-from pipeline.config import EgressPolicy, GuestApi, PolicyRule, PortForward
-from pipeline.config_file import ConfigError, EgressPolicyKeys, GuestApiKeys
+from pipeline import flags, inet
+from pipeline.config import EgressPolicy, GuestApi, PolicyRule, PortForward, forward_key
+from pipeline.config_file import ConfigError, EgressPolicyKeys, GuestApiKeys, split_network
 
 
 def guest_api(keys: GuestApiKeys) -> GuestApi:
@@ -39,14 +39,17 @@ def egress_policy(keys: EgressPolicyKeys) -> EgressPolicy:
 def with_proxy_protocol(
     forwards: Sequence[PortForward], versions: Mapping[str, str]
 ) -> tuple[PortForward, ...]:
-    """The forwards, with the versions given by local address. ConfigError for one that is no TCP forward."""
-    left = dict(versions)
+    """The forwards, with the versions given by their keys. ConfigError for one that is no TCP forward."""
+    left = {split_network(key): (key, version) for key, version in versions.items()}
     found = []
     for forward in forwards:
-        version = left.pop(forward.local, "") if forward.protocol == "tcp" else ""
+        known = forward.protocol in inet.TCP
+        _, version = left.pop((forward.protocol, forward.local), ("", "")) if known else ("", "")
         found.append(replace(forward, proxy_protocol=int(version[1:]) if version else 0))
     if left:
-        known = ", ".join(forward.local for forward in forwards if forward.protocol == "tcp") or "none"
-        key = flags.quote(next(iter(left)))
-        raise ConfigError(f"proxy-protocol: {key} is no TCP forward of stack.forwards (known: {known})")
+        keys = ", ".join(forward_key(forward) for forward in forwards if forward.protocol in inet.TCP)
+        key = flags.quote(next(iter(left.values()))[0])
+        raise ConfigError(
+            f"proxy-protocol: {key} is no TCP forward of stack.forwards (known: {keys or 'none'})"
+        )
     return tuple(found)

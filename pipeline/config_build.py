@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 
 from pydantic import BaseModel
 
-from pipeline import flags, limits, small_file, socket_file
+from pipeline import flags, inet, limits, small_file, socket_file
 from pipeline.config import (
     LINK_SCHEMES,
     LINKS,
@@ -24,6 +24,7 @@ from pipeline.config import (
     PLACEMENTS,
     SEPARATE,
     STREAM_SCHEMES,
+    UDP_NATS,
     Config,
     PortForward,
     Record,
@@ -32,7 +33,16 @@ from pipeline.config import (
     mac_bytes,
 )
 from pipeline.config_access import egress_policy, guest_api, with_proxy_protocol
-from pipeline.config_file import MAX_MTU, ConfigError, FileKeys, SocketForwardKeys, StackKeys, is_ipv4, read
+from pipeline.config_file import (
+    MAX_MTU,
+    ConfigError,
+    FileKeys,
+    SocketForwardKeys,
+    StackKeys,
+    is_ipv4,
+    read,
+    split_network,
+)
 from pipeline.links.addresses import unix_path
 
 DEFAULT_MTU: Final = 1500
@@ -150,6 +160,7 @@ def build(
         state_file=parsed.text("state-file") or keys.state_file,
         guest_api=guest_api(keys.guest_api),
         egress_policy=egress_policy(keys.egress_policy),
+        udp_nat=_udp_nat(parsed.text("udp-nat") or keys.udp_nat),
     )
     return config, tuple(warnings)
 
@@ -274,7 +285,7 @@ def _further_links(texts: Sequence[str]) -> tuple[tuple[str, str], ...]:
 def _endpoint(url: str, what: str, schemes: tuple[str, ...]) -> None:
     try:
         parts = urlsplit(url)
-        port = parts.port if parts.scheme == "tcp" else None
+        port = parts.port if parts.scheme in inet.TCP else None
     except ValueError as error:
         raise ConfigError(f"{what}: {url}: {error}") from None
     if parts.scheme not in schemes:
@@ -282,7 +293,7 @@ def _endpoint(url: str, what: str, schemes: tuple[str, ...]) -> None:
         raise ConfigError(f"{what}: unexpected scheme: {flags.quote(url)} (allowed: {allowed})")
     if parts.scheme.startswith("unix") and not parts.path:
         raise ConfigError(f"{what}: {url}: missing path of the socket")
-    if parts.scheme == "tcp" and port is None:
+    if parts.scheme in inet.TCP and port is None:
         raise ConfigError(f"{what}: address {parts.netloc}: missing port in address")
     if parts.scheme == "vsock" and not _VSOCK.fullmatch(parts.netloc) and not parts.path.strip("/"):
         raise ConfigError(f"{what}: {url}: vsock addresses have the form vsock://:port or vsock://cid:port")
@@ -320,8 +331,8 @@ def _from_file(stack: StackKeys) -> _Network:
     )
     forwards = []
     for key, remote in stack.forwards.items():
-        udp = key.startswith("udp:")
-        forwards.append(PortForward("udp" if udp else "tcp", key.removeprefix("udp:"), remote))
+        network, local = split_network(key)
+        forwards.append(PortForward(network, local, remote))
     return _Network(
         stack.capture_file,
         tuple(zones),
@@ -414,6 +425,12 @@ def _mtu(mtu: int, warnings: list[str]) -> int:
 def _placement(kind: str) -> str:
     if kind not in PLACEMENTS:
         raise ConfigError(f"placement must be one of {', '.join(PLACEMENTS)}, not {kind!r}")
+    return kind
+
+
+def _udp_nat(kind: str) -> str:
+    if kind not in UDP_NATS:
+        raise ConfigError(f"udp-nat must be one of {', '.join(UDP_NATS)}, not {kind!r}")
     return kind
 
 

@@ -17,7 +17,7 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, create_model
 
 from pipeline import flags, limits
-from pipeline.config import MAX_BUSY_POLL
+from pipeline.config import MAX_BUSY_POLL, SYMMETRIC, UDP_NATS
 from pipeline.engines.regexp import Regexp, RegexpError
 
 MAX_DEPTH: Final = 32
@@ -27,6 +27,7 @@ MAX_MTU: Final = 65521
 _TRUE: Final = frozenset({"true", "True", "TRUE", "yes", "Yes", "YES", "on", "On", "ON", "y", "Y"})
 _FALSE: Final = frozenset({"false", "False", "FALSE", "no", "No", "NO", "off", "Off", "OFF", "n", "N"})
 _MAC: Final = re.compile(r"[0-9a-fA-F]{2}([:-][0-9a-fA-F]{2}){5}")
+_NETWORKS: Final = ("udp", "udp4", "udp6", "tcp", "tcp4", "tcp6")
 _NULL_TAG: Final = "tag:yaml.org,2002:null"
 
 Path = tuple[str | int, ...]
@@ -170,10 +171,16 @@ def _guest_address(value: object) -> str:
 
 def _local_address(value: object) -> str:
     text = _text(value)
-    _, colon, port = text.removeprefix("udp:").rpartition(":")
+    _, colon, port = split_network(text)[1].rpartition(":")
     if not colon or not re.fullmatch(r"[0-9]{1,5}", port) or int(port) > 65535:
         raise ValueError("must be host:port or udp:host:port, such as 127.0.0.1:2222")
     return text
+
+
+def split_network(text: str) -> tuple[str, str]:
+    """(network, ``host:port``) of a key of stack.forwards. ``tcp4:80`` is port 80 of a host of that name."""
+    network, _, local = text.partition(":")
+    return (network, local) if network in _NETWORKS and ":" in local else ("tcp", text)
 
 
 def is_ipv4(text: str) -> bool:
@@ -328,6 +335,7 @@ class FileKeys(_Map):
     state_file: Text = Field(default="", validation_alias="state-file")
     guest_api: GuestApiKeys = Field(default=GuestApiKeys(), validation_alias="guest-api")
     egress_policy: EgressPolicyKeys = Field(default=EgressPolicyKeys(), validation_alias="egress-policy")
+    udp_nat: Annotated[str, _one_of(*UDP_NATS)] = Field(default=SYMMETRIC, validation_alias="udp-nat")
     proxy_protocol: dict[LocalAddress, Annotated[str, _one_of("v1", "v2")]] = Field(
         default={}, validation_alias="proxy-protocol"
     )

@@ -261,6 +261,16 @@ TABLE: Final[tuple[Counter, ...]] = (
     Counter("egress_connection_failed", "flows", "host connections that could not be opened"),
     Counter("egress_connection_opened", "flows", "host connections opened"),
     Counter("egress_connection_reset_by_host", "flows", "host connections that broke"),
+    Counter(
+        "egress_datagram_dropped_foreign_source",
+        "datagrams",
+        "datagrams for a guest from an address that it could not reach (full-cone)",
+    ),
+    Counter(
+        "egress_datagram_dropped_policy",
+        "datagrams",
+        "datagrams for a guest from where the egress policy does not let it send (full-cone)",
+    ),
     Counter("egress_datagram_dropped_no_slot", "datagrams", "long datagrams of the host, slots ran out"),
     Counter("egress_datagram_dropped_no_socket", "datagrams", "datagrams for which there is no host socket"),
     Counter("egress_datagram_dropped_send_failed", "datagrams", "datagrams that the host refused to send"),

@@ -16,6 +16,8 @@ _URLS: Final[Mapping[str, str]] = {
     "unixpacket": "unixpacket:///path",
     "unixgram": "unixgram:///path",
     "tcp": "tcp://host:port",
+    "tcp4": "tcp4://host:port",
+    "tcp6": "tcp6://host:port",
     "vsock": "vsock://[cid]:port",
     "fd": "fd://3, fd://name",
 }
@@ -68,6 +70,11 @@ OWN: Final[tuple[Flag, ...]] = (
     Flag("api-token-file", "string", "file with the token that the API on the host asks for; none if empty"),
     Flag("state-file", "string", "file that keeps the leases while the program does not run"),
     Flag("placement", "string", "separate: a process for each worker; auto: fewer on a small machine"),
+    Flag(
+        "udp-nat",
+        "string",
+        "who may answer datagrams of guests: symmetric, only whom they were for, or full-cone, all",
+    ),
     Flag("slots", "int", "slots of 72 KiB in shared memory; 0 means as configured, else 512"),
     Flag(
         "busy-poll",

@@ -15,6 +15,7 @@ stack:
   forwards: {"127.0.0.1:8080": "192.168.127.2:80", "udp:127.0.0.1:8080": "192.168.127.2:80"}
   dns: [{name: a., records: [{regexp: '(?P<x>a+)[[:alpha:]]', ip: 1.2.3.4}]}]
 state-file: /var/lib/leases.json
+udp-nat: full-cone
 proxy-protocol: {"127.0.0.1:8080": v2}
 guest-api: {unix: false, addresses: [127.0.0.0/8, "::1"], ports: [1024-65535, 80]}
 egress-policy:
@@ -35,6 +36,7 @@ def build(text: str, tmp_path: Path, *words: str) -> config.Config:
 def test_all_keys_reach_the_config_and_read_back_the_same(tmp_path: Path) -> None:
     made = build(FULL, tmp_path)
     assert made.state_file == "/var/lib/leases.json"
+    assert made.udp_nat == "full-cone"
     assert [forward.proxy_protocol for forward in made.forwards] == [2, 0]
     assert made.guest_api == GuestApi(True, False, ("127.0.0.0/8", "::1/128"), ((1024, 65535), (80, 80)))
     assert made.egress_policy == EgressPolicy(

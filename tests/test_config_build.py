@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
+import yaml
 
 from pipeline import config_build, flags, options, small_file
 from pipeline.config import Config, PortForward, Record, SocketForward, Zone, address_text, as_file, mac_text
@@ -138,7 +139,8 @@ PREFIX = "failed to validate configuration IPs: "
         (["-mtu", "-5"], "mtu is out of range: -5 (allowed: 68 to 65521)"),
         (
             ["-listen", "http://a"],
-            'cannot listen: unexpected scheme: "http://a" (allowed: unix://, tcp://, vsock://, fd://)',
+            'cannot listen: unexpected scheme: "http://a" '
+            "(allowed: unix://, tcp://, tcp4://, tcp6://, vsock://, fd://)",
         ),
         (["-services", "tcp://a"], "cannot listen: address a: missing port in address"),
         (["-services", "fd://"], "cannot listen: fd://: descriptors have the form fd://3 or fd://name"),
@@ -267,6 +269,17 @@ def test_minus_one_means_no_ssh_port() -> None:
     assert build("-ssh-port", "-1")[0].forwards == ()
 
 
+def test_who_may_answer_datagrams_is_symmetric_unless_asked_for(file) -> None:
+    path = file("udp-nat: full-cone")
+    assert build()[0].udp_nat == "symmetric"
+    assert build("-config", path)[0].udp_nat == "full-cone"
+    assert build("-config", path, "-udp-nat", "symmetric")[0].udp_nat == "symmetric"
+    with pytest.raises(ConfigError, match="udp-nat must be one of symmetric, full-cone, not 'cone'"):
+        build("-udp-nat", "cone")
+    with pytest.raises(ConfigError, match="udp-nat: must be symmetric or full-cone"):
+        build("-config", file("udp-nat: nat64"))
+
+
 def test_udp_forwards_of_the_file_have_their_prefix(file) -> None:
     config, _ = build(
         "-config", file("stack: {forwards: {'udp::53': '10.9.9.9:53', ':80': '192.168.127.2:8080'}}")
@@ -275,6 +288,19 @@ def test_udp_forwards_of_the_file_have_their_prefix(file) -> None:
         PortForward("udp", ":53", "10.9.9.9:53"),
         PortForward("tcp", ":80", "192.168.127.2:8080"),
     )
+
+
+def test_forwards_of_the_file_may_name_an_address_family(file) -> None:
+    text = "tcp4::53: 10.9.9.9:53, 'udp6:[::]:1': 10.9.9.9:1, tcp::2: 10.9.9.9:2, tcp4:80: 10.9.9.9:80"
+    config, _ = build("-config", file(f"stack: {{forwards: {{{text}}}}}\nproxy-protocol: {{tcp4::53: v2}}"))
+    assert config.forwards == (
+        PortForward("tcp4", ":53", "10.9.9.9:53", 2),
+        PortForward("udp6", "[::]:1", "10.9.9.9:1"),
+        PortForward("tcp", ":2", "10.9.9.9:2"),
+        PortForward("tcp", "tcp4:80", "10.9.9.9:80"),
+    )
+    again, _ = build("-config", file(yaml.safe_dump(as_file(config), sort_keys=False)))
+    assert again == config
 
 
 def test_socket_forwards_of_flags_are_appended(file, tmp_path: Path) -> None:

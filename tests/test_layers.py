@@ -42,6 +42,8 @@ SMALL_FILE = "pipeline.small_file"
 """Reading what is read at the start."""
 PATHS = "pipeline.links.addresses"
 """Which file a socket's URL means is said by who binds it."""
+INET = "pipeline.inet"
+"""What Go's names of networks mean, and how the address of a peer is written."""
 LEAVES = ("pipeline.counters", "pipeline.limits", "pipeline.logs")
 SETTINGS = (
     "pipeline.config",
@@ -80,13 +82,14 @@ TABLE: dict[str, Row] = {
         ("pipeline.wire", "pipeline.engines"), None, (*OUTSIDE, "dns.resolver", "dns.asyncresolver")
     ),
     "pipeline.shm": Row(("pipeline.shm",)),
-    "pipeline.host": Row(("pipeline.host", EVENTS, SOCKET_FILE, SMALL_FILE)),
+    "pipeline.host": Row(("pipeline.host", EVENTS, INET, SOCKET_FILE, SMALL_FILE)),
     "pipeline.links": Row(
         (
             "pipeline.links",
             EVENTS,
             OUTLET,
             SOCKET_FILE,
+            INET,
             "pipeline.wire.framing",
             "pipeline.wire.virtio_net",
             "pipeline.wire.offload",
@@ -94,7 +97,7 @@ TABLE: dict[str, Row] = {
         )
     ),
     "pipeline.stages": Row(
-        (*LOW, *LEAVES, EVENTS, SOCKET_FILE, "pipeline.config", "pipeline.topology", "pipeline.stages")
+        (*LOW, *LEAVES, EVENTS, INET, SOCKET_FILE, "pipeline.config", "pipeline.topology", "pipeline.stages")
     ),
     # Of the stages it knows how a message looks on a control socket, and no more.
     "pipeline.control": Row(
@@ -106,6 +109,7 @@ TABLE: dict[str, Row] = {
             PATHS,
             SOCKET_FILE,
             SMALL_FILE,
+            INET,
             *LEAVES,
             *SETTINGS,
         )
@@ -115,6 +119,7 @@ TABLE: dict[str, Row] = {
     SMALL_FILE: Row(()),
     "pipeline.counters": Row((), ("typing",)),
     EVENTS: Row((), ("typing",)),
+    INET: Row(()),
     "pipeline.limits": Row((), ("typing",)),
     "pipeline.system": Row(()),
     "pipeline.logs": Row(("pipeline.config", OUTLET)),
@@ -122,8 +127,8 @@ TABLE: dict[str, Row] = {
     "pipeline.flags": Row((), PURE),
     "pipeline.options": Row((*LEAVES, "pipeline.config", "pipeline.flags")),
     "pipeline.config": Row(("pipeline.limits",), None, ("os", "socket")),
-    "pipeline.config_build": Row((*LEAVES, *SETTINGS, PATHS, SOCKET_FILE, SMALL_FILE)),
-    "pipeline.config_access": Row((*LEAVES, *SETTINGS)),
+    "pipeline.config_build": Row((*LEAVES, *SETTINGS, PATHS, INET, SOCKET_FILE, SMALL_FILE)),
+    "pipeline.config_access": Row((*LEAVES, *SETTINGS, INET)),
     # Patterns are checked by who will use them.
     "pipeline.config_file": Row((*LEAVES, *SETTINGS, "pipeline.engines.regexp")),
     "pipeline.topology": Row((*LEAVES, "pipeline.shm", "pipeline.config")),

@@ -7,13 +7,14 @@ no token; what they may ask of the forwarder is a setting, and everything by def
 
 import hmac
 import ipaddress
+import socket
 from collections.abc import Callable
 from time import monotonic
 from typing import Final
 
 import structlog
 
-from pipeline import small_file
+from pipeline import inet, small_file
 from pipeline.config import GuestApi
 from pipeline.control.gotext import GoError, split_host_port
 from pipeline.control.lookup import port_number
@@ -86,18 +87,20 @@ class Access:
             number = port_number(protocol, port_text)
             port = -1 if number is None else number
             # The address of a wildcard socket: only who may use every address may use it.
-            address = ipaddress.ip_address(host or "0.0.0.0")
+            address = ipaddress.ip_address(host or inet.WILDCARDS[0])
         except (GoError, ValueError):
             raise self._forbid(client, f"guests may forward numeric addresses only, not {local}") from None
         ranges = self._guests.ports
         if ranges and not any(low <= port <= high for low, high in ranges):
             raise self._forbid(client, f"guests may not forward port {port_text} of the host")
-        if self._networks and not self._allows(address):
+        if self._networks and not self._allows(protocol, address):
             raise self._forbid(client, f"guests may not forward the host's address {address}")
 
-    def _allows(self, address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
-        if address.is_unspecified:
-            return any(network.prefixlen == 0 for network in self._networks)
+    def _allows(self, protocol: str, address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
+        if inet.is_wildcard(str(address)):
+            # Only who may use every address may use it: all those of a family that the socket has.
+            versions = {6 if family == socket.AF_INET6 else 4 for family in inet.families(protocol)}
+            return any(net.prefixlen == 0 and net.version in versions for net in self._networks)
         mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
         return any((mapped or address) in network for network in self._networks)
 

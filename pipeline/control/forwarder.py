@@ -12,6 +12,7 @@ from typing import Any, Final, NamedTuple
 
 import structlog
 
+from pipeline import inet
 from pipeline.control import ssh
 from pipeline.control.channel import RefusedError, Request, RequestError
 from pipeline.control.gotext import GoError, parse_uint, split_host_port, split_scheme
@@ -20,6 +21,7 @@ from pipeline.control.socket_forward import SocketError, SocketForwards, host_pa
 from pipeline.control.ssh import Destination
 
 WORKER: Final = "listen"
+_INET: Final = (*inet.TCP, *inet.UDP)
 MAX_FORWARDS: Final = 4096
 """Each one costs a descriptor of the listen worker, and a guest may ask for them."""
 
@@ -132,7 +134,7 @@ class Forwarder:
         An unknown name has none; what is no address at all is left to the worker, which says so in its turn.
         """
         try:
-            host = split_host_port(local)[0] if protocol in ("tcp", "udp") else ""
+            host = split_host_port(local)[0] if protocol in _INET else ""
         except GoError:
             return None
         if not host or _is_number(host):
@@ -140,7 +142,7 @@ class Forwarder:
         try:
             return await self._lookups.addresses(host)
         except TimeoutError:
-            prefix = "listen tcp: " if protocol == "tcp" else ""
+            prefix = f"listen {protocol}: " if protocol in inet.TCP else ""
             raise ForwardError(f"{prefix}lookup {host}: i/o timeout") from None
 
     async def _open_socket(self, local: str, destination: Destination) -> None:
@@ -180,7 +182,7 @@ def _destination(protocol: str, remote: str) -> Destination | None:
 def _target(protocol: str, remote: str) -> str:
     """The remote as the listen worker takes it: ``ip:port``, for unix ``tcp://ip:port``."""
     match protocol:
-        case "tcp" | "udp":
+        case "tcp" | "tcp4" | "tcp6" | "udp" | "udp4" | "udp6":
             return _guest_address(protocol, remote)
         case "unix":
             return f"tcp://{_unix_target(remote)}"
@@ -192,7 +194,7 @@ def _target(protocol: str, remote: str) -> str:
 def _proxy_version(protocol: str, text: str) -> int:
     if text not in ("", "v1", "v2"):
         raise ForwardError(f"unknown proxy_protocol {text} (allowed: v1, v2)")
-    if text and protocol == "udp":
+    if text and protocol in inet.UDP:
         raise ForwardError("proxy_protocol is for connections, not for udp")
     return int(text[1:]) if text else 0
 

@@ -22,6 +22,7 @@ import structlog
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
+from pipeline import inet
 from pipeline.control.hand_written import Rewriter
 from pipeline.control.head import MAX_HEAD, Head, HeadError, HeadReader
 from pipeline.control.repeated import Repeated
@@ -344,10 +345,8 @@ def peer_text(sock: socket.socket) -> str:
         peer = sock.getpeername()
     except OSError:
         return "@"
-    if sock.family == socket.AF_INET6:
-        return f"[{peer[0]}]:{peer[1]}"
-    if sock.family == socket.AF_INET:
-        return f"{peer[0]}:{peer[1]}"
+    if sock.family in (socket.AF_INET, socket.AF_INET6):
+        return inet.endpoint(peer)
     if isinstance(peer, tuple):
         return f"vm({peer[0]}):{peer[1]}"
     return (peer.decode("utf-8", "replace") if isinstance(peer, bytes) else peer).replace("\0", "@") or "@"

@@ -8,6 +8,8 @@ two paths that stop speaking HTTP are described as far as OpenAPI has words for 
 from collections.abc import Mapping
 from typing import Any, Final
 
+from pipeline import inet
+
 Json = dict[str, Any]
 
 _TEXT: Final[Json] = {"type": "string"}
@@ -19,7 +21,7 @@ _FORWARD: Final[Json] = {
     "properties": {
         "local": {**_TEXT, "description": "host address: ip:port, or the path of a unix socket"},
         "remote": {**_TEXT, "description": "the guest's ip:port; for unix tcp://ip:port or ssh-tunnel://..."},
-        "protocol": {"enum": ["tcp", "udp", "unix", "npipe"]},
+        "protocol": {"enum": [*inet.TCP, *inet.UDP, "unix", "npipe"]},
         "proxy_protocol": {"enum": ["v1", "v2"]},
     },
     "required": ["local", "remote", "protocol"],
@@ -54,7 +56,10 @@ SCHEMAS: Final[Mapping[str, Json]] = {
         "properties": {
             "local": _NULLABLE_TEXT,
             "remote": _NULLABLE_TEXT,
-            "protocol": {**_NULLABLE_TEXT, "description": "tcp (default), udp, unix or npipe"},
+            "protocol": {
+                **_NULLABLE_TEXT,
+                "description": "tcp (default), udp, tcp4, tcp6, udp4, udp6, unix or npipe",
+            },
             "proxy_protocol": {
                 **_NULLABLE_TEXT,
                 "description": "v1 or v2: the guest gets a PROXY header first",

@@ -1,7 +1,8 @@
 """What a destination address of a guest means on the host: rewritten, served here, or refused.
 
 Only destinations are translated, by exact address (``192.168.127.254 -> 127.0.0.1``);
-answers reach the guest from the address it dialled, because flows are keyed by it. Opens
+answers reach the guest from the address it dialled, because flows are keyed by it. What comes without a flow
+(``udp-nat: full-cone``) is translated back by the same table. Opens
 nothing itself.
 
 Order of judgement: services of the gateway, the table, then the refusals. An entry of the
@@ -72,6 +73,8 @@ class Nat:
         self.gateway = gateway
         self.own = frozenset((gateway, *virtual))
         self.table = dict(table or {})
+        # Of several addresses for one of the host the first is the one that it is seen as.
+        self._seen_as = {to: addr for addr, to in reversed(self.table.items())}
         self.ec2_metadata_access = ec2_metadata_access
 
     @classmethod
@@ -102,6 +105,10 @@ class Nat:
         """What a guest's echo request to that address means. A link-local one may be pinged in any case."""
         target = self._target({}, remote_addr, 0)
         return Target(remote_addr) if target.refused == LINK_LOCAL else target
+
+    def seen_as(self, host_addr: int) -> int:
+        """The address that guests have for one of the host: what the table translates to it, or itself."""
+        return self._seen_as.get(host_addr, host_addr)
 
     def _target(self, services: Mapping[int, str], addr: int, port: int) -> Target:
         if addr == self.gateway and port in services:

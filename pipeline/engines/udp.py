@@ -82,9 +82,12 @@ class UdpFlows:
         idle: float = IDLE,
         max_per_guest: int = MAX_UDP_FLOWS_PER_GUEST,
         max_flows: int = MAX_UDP_FLOWS,
+        full_cone: bool = False,
     ) -> None:
+        """full_cone: all flows of one port of a guest have the same owner, since they share a socket."""
         self._ports = ports
         self._egress_count = egress_count
+        self._full_cone = full_cone
         self._idle = idle
         self._max_per_guest = max_per_guest
         self._max = max_flows
@@ -121,7 +124,8 @@ class UdpFlows:
             self._next_number = number = self._next_number % (FROM_EGRESS - 1) + 1
             if number not in self._by_number:
                 break
-        owner = rss_hash(guest_addr, guest_port, remote_addr, remote_port) % self._egress_count
+        remote = (0, 0) if self._full_cone else (remote_addr, remote_port)
+        owner = rss_hash(guest_addr, guest_port, *remote) % self._egress_count
         return self._add(UdpFlow(number, owner, key, now))
 
     def on_host_datagram(self, owner: int, number: int, now: float) -> UdpFlow | None:

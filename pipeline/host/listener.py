@@ -11,7 +11,8 @@ import stat
 from collections.abc import Sequence
 from typing import Final
 
-from pipeline import socket_file
+from pipeline import inet, socket_file
+from pipeline.host import udp_local
 
 BACKLOG: Final = 4096
 SOCKET_MODE: Final = 0o600
@@ -37,63 +38,29 @@ def split(local: str) -> tuple[str, int]:
     return host, int(port)
 
 
-def bind_inet(protocol: str, local: str, found: Sequence[str] | None = None) -> socket.socket:
+def bind_inet(network: str, local: str, found: Sequence[str] | None = None) -> socket.socket:
     """A bound non-blocking socket: TCP listening, UDP ready to receive.
 
-    An empty host is the wildcard of both address families where the system has IPv6. A name is not looked
-    up here, where it would hold up everybody: found are its addresses.
+    network: one of pipeline.inet.TCP or UDP. A name is not looked up here, where it would hold up everybody:
+    found are its addresses.
     """
-    kind = socket.SOCK_STREAM if protocol == "tcp" else socket.SOCK_DGRAM
+    is_tcp = network in inet.TCP
     try:
         host, port = split(local)
-        if host:
-            candidates = _families(host, [host] if found is None else found)
-        else:
-            candidates = [(socket.AF_INET6, "::"), (socket.AF_INET, "0.0.0.0")]
-    except ListenError as error:
+        where = inet.places(network, host, port, found)
+        if not where:
+            raise ListenError(f"lookup {host}: no such host")
+    except (ListenError, inet.AddressError) as error:
         # As gvproxy: it reads a udp address before it listens, so there the error is about the address alone.
-        raise ListenError(f"listen tcp: {error}" if protocol == "tcp" else str(error)) from None
-    failure: OSError | None = None
-    for family, address in candidates:
-        try:
-            return _bind(family, kind, address, port, dual_stack=not host)
-        except OSError as error:
-            failure = error
-            if not host and error.errno not in (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL):
-                break
-    assert failure is not None
-    words = os.strerror(failure.errno or 0).lower()
-    raise ListenError(f"listen {protocol} {local}: bind: {words}") from failure
-
-
-def _families(host: str, addresses: Sequence[str]) -> list[tuple[int, str]]:
-    rows: list[tuple[int, str]] = []
-    for address in addresses:
-        try:
-            found = socket.getaddrinfo(address, None, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
-        except (socket.gaierror, UnicodeError):
-            continue
-        rows += ((family, str(sockaddr[0])) for family, _, _, _, sockaddr in found)
-    if not rows:
-        raise ListenError(f"lookup {host}: no such host")
-    return rows
-
-
-def _bind(family: int, kind: int, address: str, port: int, *, dual_stack: bool) -> socket.socket:
-    sock = socket.socket(family, kind)
+        raise ListenError(f"listen {network}: {error}" if is_tcp else str(error)) from None
     try:
-        sock.setblocking(False)
-        if kind == socket.SOCK_STREAM:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if family == socket.AF_INET6:
-            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0 if dual_stack else 1)
-        sock.bind((address, port))
-        if kind == socket.SOCK_STREAM:
-            sock.listen(BACKLOG)
-    except OSError:
-        sock.close()
-        raise
-    return sock
+        if is_tcp:
+            return inet.bind(socket.SOCK_STREAM, where, BACKLOG)
+        # Asked before it is bound: not one datagram may come without its address.
+        return inet.bind(socket.SOCK_DGRAM, where, prepare=udp_local.ask)
+    except OSError as error:
+        words = os.strerror(error.errno or 0).lower()
+        raise ListenError(f"listen {network} {local}: bind: {words}") from error
 
 
 def bind_unix(path: str) -> socket.socket:

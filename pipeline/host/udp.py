@@ -12,7 +12,7 @@ import socket
 import struct
 import sys
 from collections.abc import Sequence
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 
@@ -41,7 +41,10 @@ def can_segment() -> bool:
     return True
 
 
-Address = tuple[str, int]
+Address = tuple[Any, ...]
+"""As the socket module has it: two fields, or four with IPv6."""
+Control = Sequence[tuple[int, int, bytes]]
+"""Control messages that go along with each datagram, as sendmsg() takes them."""
 
 
 class Sender:
@@ -54,7 +57,12 @@ class Sender:
         self.segments = segments
 
     def send(
-        self, sock: socket.socket, pieces: Sequence[memoryview], size: int, address: Address | None = None
+        self,
+        sock: socket.socket,
+        pieces: Sequence[memoryview],
+        size: int,
+        address: Address | None = None,
+        control: Control = (),
     ) -> int:
         """Send each piece as a datagram, in order; how many the socket took.
 
@@ -68,25 +76,32 @@ class Sender:
         while sent < count:
             part = pieces[sent : sent + step]
             if len(part) == 1 or not self.segments:
-                return self._one_by_one(sock, pieces, sent, address)
+                return self._one_by_one(sock, pieces, sent, address, control)
             try:
-                _send_segments(sock, part, size, address)
+                _send_segments(sock, part, size, address, control)
             except BlockingIOError:
                 return sent
             except OSError as error:
                 if error.errno not in _UNABLE:
                     raise SendError(error, sent) from error
-                return self._one_by_one(sock, pieces, sent, address)
+                return self._one_by_one(sock, pieces, sent, address, control)
             sent += len(part)
         return sent
 
     def _one_by_one(
-        self, sock: socket.socket, pieces: Sequence[memoryview], sent: int, address: Address | None
+        self,
+        sock: socket.socket,
+        pieces: Sequence[memoryview],
+        sent: int,
+        address: Address | None,
+        control: Control,
     ) -> int:
         for piece in pieces[sent:]:
             try:
                 if address is None:
                     sock.send(piece)
+                elif control:
+                    sock.sendmsg((piece,), control, 0, address)
                 else:
                     sock.sendto(piece, address)
             except BlockingIOError:
@@ -106,13 +121,13 @@ class SendError(OSError):
 
 
 def _send_segments(
-    sock: socket.socket, pieces: Sequence[memoryview], size: int, address: Address | None
+    sock: socket.socket, pieces: Sequence[memoryview], size: int, address: Address | None, control: Control
 ) -> None:
-    control = [(SOL_UDP, UDP_SEGMENT, _SIZE.pack(size))]
+    messages = [(SOL_UDP, UDP_SEGMENT, _SIZE.pack(size)), *control]
     if address is None:
-        sock.sendmsg(pieces, control)
+        sock.sendmsg(pieces, messages)
     else:
-        sock.sendmsg(pieces, control, 0, address)
+        sock.sendmsg(pieces, messages, 0, address)
 
 
 # --- recvmmsg -----------------------------------------------------------------------
@@ -147,6 +162,9 @@ def can_receive_many() -> bool:
     return sys.platform == "linux" and hasattr(ctypes.CDLL(None), "recvmmsg")
 
 
+_NAME_BYTES: Final = 16
+
+
 class Receiver:
     """Reads up to ``rows`` datagrams at once, each into a row of its own.
 
@@ -154,8 +172,8 @@ class Receiver:
     goes on in memory of this object, where rest() finds it until the next read.
     """
 
-    def __init__(self, rows: int, chunk: int) -> None:
-        """To be made only where can_receive_many()."""
+    def __init__(self, rows: int, chunk: int, *, sources: bool = False) -> None:
+        """To be made only where can_receive_many(). sources: of an IPv4 socket, say where each came from."""
         libc = ctypes.CDLL(None, use_errno=True)
         self.rows = rows
         self.chunk = chunk
@@ -174,6 +192,11 @@ class Receiver:
             rest.length = self._rest_bytes
             message.header.iov = iovecs_at + 2 * row * ctypes.sizeof(_Iovec)
             message.header.iov_count = 2
+        # struct sockaddr_in. The system leaves name_length as it is, since every source is as long.
+        self._names = np.zeros((rows if sources else 0, _NAME_BYTES), "u1")
+        for message, name in zip(self._messages, self._names, strict=False):
+            message.header.name = name.ctypes.data
+            message.header.name_length = _NAME_BYTES
         self._address = ctypes.addressof(self._messages)
         word = np.dtype(f"u{ctypes.sizeof(ctypes.c_void_p)}")
         self._bases = np.ndarray(
@@ -210,6 +233,14 @@ class Receiver:
             raise OSError(number, os.strerror(number))
         lengths: list[int] = self._lengths[:count].tolist()
         return lengths
+
+    def sources(self, count: int) -> list[int]:
+        """Where the first count datagrams of the last read came from: address << 16 | port each."""
+        names = self._names[:count]
+        ports = names[:, 2:4].view(">u2")[:, 0]
+        addrs = names[:, 4:8].view(">u4")[:, 0]
+        found: list[int] = (addrs.astype("u8") << 16 | ports).tolist()
+        return found
 
     def rest(self, row: int, length: int) -> memoryview:
         """What of a datagram of length bytes lies behind the chunk of its row."""

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from time import monotonic
 from typing import Final
 
+from pipeline import inet
 from pipeline.links.addresses import words_of
 from pipeline.links.base import Link, SlotPool
 from pipeline.links.entrance import READABLE, Entrance, Guest, Owner, Poller, Room, has_peer
@@ -150,7 +151,8 @@ def peer_text(sock: socket.socket) -> str:
     except OSError:
         return "@"
     if isinstance(peer, tuple):
-        return ":".join(str(part) for part in peer[:2])
+        # Machines' sockets (vsock) have two numbers.
+        return inet.endpoint(peer) if isinstance(peer[0], str) else ":".join(str(part) for part in peer[:2])
     return (peer.decode("utf-8", "replace") if isinstance(peer, bytes) else str(peer)).replace(
         "\0", "@"
     ) or "@"

@@ -4,6 +4,7 @@
 
     unix:///path            a stream socket            unixpacket:///path      a packet socket (bess)
     tcp://host:port                                    unixgram:///path        a datagram socket (vfkit)
+    tcp4://, tcp6://        one address family: a wildcard of tcp:// takes clients of both
     vsock://[cid]:port      for virtual machines on this host (Linux)
     vsock://any:port/dir    hyperkit's: the unix socket dir/00000002.%08x of the port. The directory may
                             also be in the environment, as VM_DIRECTORY, where there are no vsock sockets
@@ -20,7 +21,7 @@ import socket
 from typing import Final
 from urllib.parse import unquote, urlsplit
 
-from pipeline import socket_file
+from pipeline import inet, socket_file
 
 BACKLOG: Final = 128
 SOCKET_MODE: Final = 0o600
@@ -43,7 +44,7 @@ class AddressError(Exception):
 
 def listen(url: str) -> socket.socket:
     """A listening, non-blocking socket: of packets for unixpacket, else a stream. Raises AddressError."""
-    return _bind(url, ("unix", "unixpacket", "tcp", "vsock"))
+    return _bind(url, ("unix", "unixpacket", *inet.TCP, "vsock"))
 
 
 def bind_datagram(url: str) -> socket.socket:
@@ -61,8 +62,8 @@ def _bind(url: str, schemes: tuple[str, ...]) -> socket.socket:
     try:
         if scheme in _UNIX_KINDS:
             return _bind_unix(unix_path(url), _UNIX_KINDS[scheme])
-        if scheme == "tcp":
-            return _listen_tcp(parts.hostname or "", parts.port)
+        if scheme in inet.TCP:
+            return _listen_tcp(scheme, parts.hostname or "", parts.port)
         return _listen_vsock(parts.netloc, unquote(parts.path))
     except OSError as error:
         where = unix_path(url) if scheme in _UNIX_KINDS else parts.netloc
@@ -110,24 +111,26 @@ def _bind_unix(path: str, kind: socket.SocketKind) -> socket.socket:
     return sock
 
 
-def _listen_tcp(host: str, port: int | None) -> socket.socket:
+def _listen_tcp(network: str, host: str, port: int | None) -> socket.socket:
     if port is None:
         raise ValueError("the port is missing")
     try:
-        found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-    except socket.gaierror as error:
-        raise ValueError(f"no such host {host!r}") from error
-    family, kind, protocol, _, address = found[0]
-    sock = socket.socket(family, kind, protocol)
+        where = inet.places(network, host, port, _lookup(host))
+    except inet.AddressError as error:
+        raise ValueError(str(error)) from None
+    return inet.bind(socket.SOCK_STREAM, where, BACKLOG)
+
+
+def _lookup(host: str) -> list[str]:
+    """The numeric addresses of a host. Blocks; raises ValueError when there are none."""
+    if inet.is_wildcard(host):
+        return [host]
     try:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        sock.bind(address)
-        sock.listen(BACKLOG)
-    except OSError:
-        sock.close()
-        raise
-    sock.setblocking(False)
-    return sock
+        rows = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+    except (socket.gaierror, UnicodeError) as error:
+        raise ValueError(f"no such host {host!r}") from error
+    # The numeric form of a link-local address has its zone, which the plain address in the row has not.
+    return [socket.getnameinfo(row[4], socket.NI_NUMERICHOST | socket.NI_NUMERICSERV)[0] for row in rows]
 
 
 def _listen_vsock(netloc: str, directory: str) -> socket.socket:

@@ -8,6 +8,7 @@ import socket
 from collections.abc import Mapping
 from typing import Final, NamedTuple
 
+from pipeline import inet
 from pipeline.links import addresses, datagram, seqpacket, stdio, vpnkit
 from pipeline.links.accepting import StreamEntrance
 from pipeline.links.addresses import AddressError
@@ -35,7 +36,7 @@ class Form(NamedTuple):
     schemes: tuple[str, ...]
 
 
-_STREAM: Final = Form(socket.SOCK_STREAM, ("unix", "tcp", "vsock"))
+_STREAM: Final = Form(socket.SOCK_STREAM, ("unix", *inet.TCP, "vsock"))
 FORMS: Final[Mapping[str, Form]] = {
     QEMU: _STREAM,
     LE16: _STREAM,

@@ -7,7 +7,7 @@ of the gateway are datagrams for the resolver and no flows.
 import secrets
 from typing import Final, NamedTuple
 
-from pipeline.config import Config
+from pipeline.config import FULL_CONE, Config
 from pipeline.counters import INDEX
 from pipeline.engines import nat, neighbors
 from pipeline.engines.buckets import Buckets
@@ -73,6 +73,7 @@ class UdpDispatch:
             config.egress_workers,
             max_per_guest=config.max_udp_flows_per_guest,
             max_flows=config.max_udp_flows,
+            full_cone=config.udp_nat == FULL_CONE,
         )
         self.waiting = WaitingSlots(config.slots, config.egress_workers)
         self.new_flows = Buckets(config.max_udp_flows_per_second, config.max_udp_flows_per_second)

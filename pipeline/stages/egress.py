@@ -13,7 +13,7 @@ from contextlib import suppress
 from typing import Final
 
 from pipeline import events as ev
-from pipeline.config import Config
+from pipeline.config import FULL_CONE, Config
 from pipeline.counters import INDEX
 from pipeline.engines import nat, refusal
 from pipeline.host import tcp as host_tcp
@@ -93,16 +93,11 @@ class EgressStage:
         self.leads_to = INGRESS if config.busy_poll else ""
         """Who is nudged when a host has answered; nobody where sleepers do not look for more."""
         self.guard = Guard(worker, config)
-        self.udp = UdpSockets(
-            worker,
-            self.filler,
-            self.targets,
-            self.guard,
-            config.max_udp_clients_per_forward,
-        )
+        clients, full_cone = config.max_udp_clients_per_forward, config.udp_nat == FULL_CONE
+        self.udp = UdpSockets(worker, self.filler, self.targets, self.guard, clients, full_cone)
         self.icmp = EchoSockets(worker, self.filler, self.targets, self.guard, self.demux_out)
         self.bound = SocketBound(
-            worker, self.shares, self.tcp_out, self.flows, self.udp.flows, self.icmp.flows
+            worker, self.shares, self.tcp_out, self.flows, self.udp.sockets(), self.icmp.flows
         )
         self.udp.bound = self.icmp.bound = self.bound
         self.opener = Opener(worker, self.targets, self.guard, self.bound, self._drain_demux)
@@ -464,7 +459,7 @@ class EgressStage:
                 self._accepted(socket.socket(fileno=fds[0]), addr, port, first)
                 return {"ok": True}
             case {"op": "udp_forward", "key": str(key), "addr": int(addr), "port": int(port)}:
-                self.udp.add_forward(key, socket.socket(fileno=fds[0]), addr, port)
+                self.udp.forwarded.add(key, socket.socket(fileno=fds[0]), addr, port)
                 return {"ok": True}
             case {"op": "udp_unforward", "key": str(key)}:
                 self.udp.remove_forward(key)

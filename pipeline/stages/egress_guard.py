@@ -33,6 +33,10 @@ class Guard:
         """The gateway's name server gave this answer to a guest."""
         self.policy.learn(guest, address, pattern, ttl, monotonic())
 
+    def admits(self, guest: int, address: int, port: int, protocol: str) -> bool:
+        """Whether a guest may hear of an address that it has not spoken to: if it could speak to it."""
+        return self.policy.allows(guest, address, port, protocol, monotonic())
+
     def refuses(self, guest: int, address: int, port: int, protocol: str) -> bool:
         """Whether a flow must not be; a refusal is counted here."""
         now = monotonic()

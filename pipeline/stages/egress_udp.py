@@ -1,11 +1,13 @@
-"""UDP half of the egress worker: one connected host socket a flow, and the sockets of forwarded UDP ports.
+"""UDP half of the egress worker: one connected host socket a flow. Forwarded ports are in egress_forwards.
 
+With ``udp-nat: full-cone`` a guest's flows have other sockets, which are in egress_cone.
 Flow numbers and their time-outs are demux's (pipeline.engines.udp); here is only what a
-socket needs. Flows of forwarded ports are numbered here, one for each host client.
+socket needs.
 """
 
 import errno
 import socket
+from collections.abc import Sized
 from typing import Final
 
 from pipeline import events as ev
@@ -17,6 +19,8 @@ from pipeline.host.filler import SlotFiller
 from pipeline.host.udp import MAX_DATAGRAM
 from pipeline.shm import descriptor as d
 from pipeline.shm.arena import SLOT_BYTES
+from pipeline.stages.egress_cone import Cone, Cones
+from pipeline.stages.egress_forwards import UdpForward, UdpForwards
 from pipeline.stages.egress_guard import REFUSED, Guard
 from pipeline.stages.egress_sockets import USED_AGAIN_S, SocketBound
 from pipeline.stages.worker import Worker
@@ -43,7 +47,6 @@ _FROM_HOST: Final = INDEX["egress_datagrams_from_host"]
 _SEND_FAILED: Final = INDEX["egress_datagram_dropped_send_failed"]
 _SOCKET_FULL: Final = INDEX["egress_datagram_dropped_socket_full"]
 _NO_SOCKET: Final = INDEX["egress_datagram_dropped_no_socket"]
-_TOO_MANY_CLIENTS: Final = INDEX["egress_datagram_dropped_too_many_clients"]
 _NO_SLOT: Final = INDEX["egress_datagram_dropped_no_slot"]
 _PAUSED: Final = INDEX["egress_reads_paused_no_slot"]
 
@@ -78,20 +81,6 @@ class UdpFlow:
         self.tell_at = 0.0
 
 
-class UdpForward:
-    """A forwarded host port: many clients, each a flow towards the same guest address."""
-
-    __slots__ = ("addr", "clients", "key", "numbers", "port", "sock")
-
-    def __init__(self, key: str, sock: socket.socket, addr: int, port: int) -> None:
-        self.key = key
-        self.sock = sock
-        self.addr = addr
-        self.port = port
-        self.clients: dict[tuple[str, int], int] = {}
-        self.numbers: dict[int, tuple[str, int]] = {}
-
-
 class UdpSockets:
     """All UDP sockets of one egress worker."""
 
@@ -102,9 +91,9 @@ class UdpSockets:
         targets: nat.Nat,
         guard: Guard,
         max_clients: int,
+        full_cone: bool = False,
     ) -> None:
-        """max_clients = host clients that one forwarded port may have."""
-        self.max_clients = max_clients
+        """max_clients = host clients that one forwarded port may have. full_cone: see egress_cone."""
         self.worker = worker
         self.counts = worker.counts
         self.slots = worker.ports.arena.slots
@@ -114,9 +103,8 @@ class UdpSockets:
         self.demux_out = worker.ports.rings_out["demux"]
         self.ingress_out = worker.ports.rings_out["ingress"]
         self.flows: dict[int, UdpFlow] = {}
-        self.forwards: dict[str, UdpForward] = {}
-        self.by_number: dict[int, UdpForward] = {}
-        self.ready: dict[UdpFlow | UdpForward, None] = {}
+        self.ready: dict[object, None] = {}
+        """Flows, forwards and cones with something to read."""
         self.bound: SocketBound | None = None
         """How many sockets there may be, together with those of TCP and pings."""
         self.now = 0.0
@@ -124,10 +112,22 @@ class UdpSockets:
         """Whether a socket had more than its share of the last step."""
         self._number = 0
         self._sender = host_udp.Sender(host_udp.can_segment())
+        self.forwarded = UdpForwards(worker, filler, self._sender, self.ready, self.next_number, max_clients)
+        self.cones: Cones | None = None
+        if full_cone:
+            self.cones = Cones(worker, filler, self._sender, targets, guard, self.ready, self)
         self._receivers: list[host_udp.Receiver] = []
         """For ever longer datagrams."""
         if host_udp.can_receive_many():
             self._receivers = [host_udp.Receiver(rows, chunk) for chunk, rows in CHUNKS]
+
+    def new_socket(self, link: int) -> socket.socket:
+        """A datagram socket for the guest behind link. Raises OSError where there may be no further one."""
+        return _new_socket() if self.bound is None else self.bound.datagram_socket(link, _new_socket)
+
+    def sockets(self) -> Sized:
+        """What has one socket an item."""
+        return self.flows if self.cones is None else self.cones.cones
 
     def next_number(self) -> int:
         """A flow number that egress allocates (also for dialled TCP flows)."""
@@ -144,7 +144,7 @@ class UdpSockets:
             _seq, _ack, _wnd, _ts_val, _ts_ecr, guest_addr, remote_addr, ports, _aux,
         ) in d.DESCRIPTOR.iter_unpack(burst):  # fmt: skip
             count += 1
-            if number in self.flows:
+            if number in self.flows or (self.cones is not None and number in self.cones.flows):
                 self.to_host(number, slot, off, length, stride, size, guest_addr, remote_addr, ports, link)
             else:
                 self.counts[_NO_SOCKET] += 1
@@ -166,23 +166,22 @@ class UdpSockets:
         payload = self.slots[slot][off : off + length]
         try:
             if number & d.FLOW_FROM_EGRESS:
-                forward = self.by_number.get(number)
-                if forward is None:
-                    self.counts[_NO_SOCKET] += 1
-                    return
-                forward.sock.sendto(payload, forward.numbers[number])
-            else:
-                flow = self.flows.get(number) or self._open(number, guest_addr, remote_addr, ports, link)
-                if flow is None:
-                    return
-                self._use(flow)
-                flow.sock.send(payload)
+                self.forwarded.to_host(number, (payload,), length)
+                return
+            if self.cones is not None:
+                self.cones.to_host(number, (payload,), length, guest_addr, remote_addr, ports, link)
+                return
+            flow = self.flows.get(number) or self._open(number, guest_addr, remote_addr, ports, link)
+            if flow is None:
+                return
+            self._use(flow)
+            flow.sock.send(payload)
             self.counts[_TO_HOST] += 1
         except BlockingIOError:
             self.counts[_SOCKET_FULL] += 1
         except OSError as error:
             self.counts[_SEND_FAILED] += 1
-            if not number & d.FLOW_FROM_EGRESS and refusal.answer_to_datagram(error.errno or 0) >= 0:
+            if refusal.answer_to_datagram(error.errno or 0) >= 0:
                 self._refused(number, error.errno or 0)
         finally:
             payload.release()
@@ -194,26 +193,23 @@ class UdpSockets:
     ) -> None:  # fmt: skip
         """Send several datagrams with as few system calls as the system can."""
         pieces = host_tcp.pieces(self.slots[slot], off, stride, size, 0, length)
-        address = None
         if number & d.FLOW_FROM_EGRESS:
-            forward = self.by_number.get(number)
-            if forward is None:
-                self.counts[_NO_SOCKET] += len(pieces)
-                return
-            sock, address = forward.sock, forward.numbers[number]
-        else:
-            flow = self.flows.get(number) or self._open(number, guest_addr, remote_addr, ports, link)
-            if flow is None:
-                return
-            self._use(flow)
-            sock = flow.sock
+            self.forwarded.to_host(number, pieces, size)
+            return
+        if self.cones is not None:
+            self.cones.to_host(number, pieces, size, guest_addr, remote_addr, ports, link)
+            return
+        flow = self.flows.get(number) or self._open(number, guest_addr, remote_addr, ports, link)
+        if flow is None:
+            return
+        self._use(flow)
         try:
-            sent = self._sender.send(sock, pieces, size, address)
+            sent = self._sender.send(flow.sock, pieces, size)
             self.counts[_SOCKET_FULL] += len(pieces) - sent
         except host_udp.SendError as error:
             sent = error.sent
             self.counts[_SEND_FAILED] += len(pieces) - sent
-            if address is None and refusal.answer_to_datagram(error.errno or 0) >= 0:
+            if refusal.answer_to_datagram(error.errno or 0) >= 0:
                 self._refused(number, error.errno or 0)
         self.counts[_TO_HOST] += sent
 
@@ -228,15 +224,14 @@ class UdpSockets:
         target = self.targets.udp_target(remote_addr, ports & 0xFFFF)
         if target.refused:
             self.counts[INDEX[target.refused]] += 1
-            self._tell_closed(number)
+            self.tell_closed(number)
             return None
         if self.guard.active and self.guard.refuses(guest_addr, remote_addr, ports & 0xFFFF, "udp"):
-            self._tell_unreachable(guest_addr, remote_addr, ports, REFUSED)
-            self._tell_closed(number)
+            self.tell_unreachable(guest_addr, remote_addr, ports, REFUSED)
+            self.tell_closed(number)
             return None
         try:
-            bound = self.bound
-            sock = _new_socket() if bound is None else bound.datagram_socket(link, _new_socket)
+            sock = self.new_socket(link)
             try:
                 sock.setblocking(False)
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, SOCKET_BUFFER_BYTES)
@@ -247,8 +242,8 @@ class UdpSockets:
                 raise
         except OSError as error:
             self.counts[_NO_SOCKET] += 1
-            self._tell_unreachable(guest_addr, remote_addr, ports, error.errno or errno.EIO)
-            self._tell_closed(number)
+            self.tell_unreachable(guest_addr, remote_addr, ports, error.errno or errno.EIO)
+            self.tell_closed(number)
             return None
         flow = UdpFlow(number, sock, guest_addr, remote_addr, ports, link)
         flow.used_at = self.now
@@ -271,8 +266,14 @@ class UdpSockets:
         for source in list(self.ready):
             if isinstance(source, UdpFlow):
                 count, more = self._read_flow(source)
+            elif isinstance(source, UdpForward):
+                count, more = self.forwarded.read(source)
+                self.more = self.more or more
+            elif self.cones is not None and isinstance(source, Cone):
+                count, more = self.cones.read(source, now)
+                self.more = self.more or more
             else:
-                count, more = self._read_forward(source)
+                continue
             reads += count
             if not more:
                 self.ready.pop(source, None)
@@ -386,59 +387,18 @@ class UdpSockets:
             )
         )  # fmt: skip
 
-    def _read_forward(self, forward: UdpForward) -> tuple[int, bool]:
-        filler = self.filler
-        for count in range(LONG_READS):
-            if not filler.place(MAX_DATAGRAM):
-                self.counts[_PAUSED] += 1
-                return count, True
-            slot, off = filler.slot, filler.off
-            try:
-                length, client = forward.sock.recvfrom_into(self.slots[slot][off : off + MAX_DATAGRAM])
-            except BlockingIOError:
-                return count, False
-            except OSError:
-                # An ICMP error for a datagram sent to a client that is gone; the port goes on.
-                self.counts[_SEND_FAILED] += 1
-                continue
-            number = forward.clients.get(client)
-            if number is None:
-                if len(forward.clients) >= self.max_clients:
-                    self.counts[_TOO_MANY_CLIENTS] += 1
-                    continue
-                number = self.next_number()
-                forward.clients[client] = number
-                forward.numbers[number] = client
-                self.by_number[number] = forward
-            filler.commit(length)
-            self.counts[_FROM_HOST] += 1
-            self.demux_out.push(
-                d.record(
-                    d.UDP_DATA,
-                    flow=number,
-                    slot=slot,
-                    off=off,
-                    length=length,
-                    gso_size=length,
-                    guest_addr=forward.addr,
-                    ports=forward.port << 16,
-                    aux=self.worker.index,
-                )
-            )
-        self.more = True
-        return LONG_READS, True
-
     # --- ends -------------------------------------------------------------------------
 
     def _refused(self, number: int, error: int) -> None:
         """The flow's socket failed: the guest is told by ICMP, its next datagram opens another one."""
         flow = self.flows.get(number)
         if flow is not None:
-            self._tell_unreachable(flow.guest_addr, flow.remote_addr, flow.ports, error)
+            self.tell_unreachable(flow.guest_addr, flow.remote_addr, flow.ports, error)
         self.close(number)
-        self._tell_closed(number)
+        self.tell_closed(number)
 
-    def _tell_unreachable(self, guest_addr: int, remote_addr: int, ports: int, error: int) -> None:
+    def tell_unreachable(self, guest_addr: int, remote_addr: int, ports: int, error: int) -> None:
+        """Tell the guest by ICMP why its datagram went nowhere, where an errno has a message."""
         code = refusal.answer_to_datagram(error)
         if code >= 0:
             self.demux_out.push(
@@ -454,9 +414,10 @@ class UdpSockets:
     def _evict(self, flow: UdpFlow) -> None:
         """Its socket is needed for another flow."""
         self.close(flow.number)
-        self._tell_closed(flow.number)
+        self.tell_closed(flow.number)
 
-    def _tell_closed(self, number: int) -> None:
+    def tell_closed(self, number: int) -> None:
+        """Tell demux that a flow is over."""
         self.demux_out.push(d.record(d.UDP_CLOSE, flow=number))
 
     def close(self, number: int) -> None:
@@ -469,32 +430,19 @@ class UdpSockets:
             self.worker.unregister(flow.sock.fileno())
             flow.sock.close()
             return
-        forward = self.by_number.pop(number, None)
-        if forward is not None:
-            del forward.clients[forward.numbers.pop(number)]
-
-    def add_forward(self, key: str, sock: socket.socket, addr: int, port: int) -> None:
-        """Serve a bound UDP socket: its datagrams go to addr:port in the guest's network."""
-        sock.setblocking(False)
-        forward = UdpForward(key, sock, addr, port)
-        self.forwards[key] = forward
-        self.worker.register(sock.fileno(), _EVENTS, lambda _events: self.ready.__setitem__(forward, None))
+        if number & d.FLOW_FROM_EGRESS:
+            self.forwarded.close(number)
+        elif self.cones is not None:
+            self.cones.close(number)
 
     def remove_forward(self, key: str) -> None:
         """Stop serving a forwarded port and end all its flows."""
-        forward = self.forwards.pop(key, None)
-        if forward is None:
-            return
-        for number in list(forward.numbers):
-            self.close(number)
-            self._tell_closed(number)
-        self.ready.pop(forward, None)
-        self.worker.unregister(forward.sock.fileno())
-        forward.sock.close()
+        for number in self.forwarded.remove(key):
+            self.tell_closed(number)
 
     def close_all(self) -> None:
         """Close every socket (the worker ends)."""
-        for key in list(self.forwards):
+        for key in list(self.forwarded.forwards):
             self.remove_forward(key)
-        for number in list(self.flows):
+        for number in [*self.flows, *(self.cones.flows if self.cones is not None else ())]:
             self.close(number)

@@ -13,7 +13,7 @@ from time import monotonic
 from typing import Final
 
 from pipeline import events as ev
-from pipeline import socket_file
+from pipeline import inet, socket_file
 from pipeline.config import Config
 from pipeline.counters import INDEX
 from pipeline.host import listener, proxy_header
@@ -132,7 +132,7 @@ class ListenStage:
             sock = listener.bind_inet(protocol, local, found)
         forward = Forward(key, protocol, sock, addr, port, path)
         forward.proxy = proxy
-        if protocol == "udp":
+        if protocol in inet.UDP:
             forward.egress = self._pick_egress()
             message = {"op": "udp_forward", "key": key, "addr": addr, "port": port}
             with sock:
@@ -152,7 +152,7 @@ class ListenStage:
         self.worker.log.info("forward closed", protocol=protocol, local=local)
 
     def _close(self, forward: Forward) -> None:
-        if forward.protocol == "udp":
+        if forward.protocol in inet.UDP:
             message = {"op": "udp_unforward", "key": forward.key}
             self.worker.send_peer(f"egress{forward.egress}", message, [])
             return
@@ -164,7 +164,7 @@ class ListenStage:
     # --- accepting ----------------------------------------------------------------------
 
     def _watch(self, forward: Forward) -> None:
-        if forward.protocol != "udp" and not forward.watched:
+        if forward.protocol not in inet.UDP and not forward.watched:
             self.worker.register(forward.sock.fileno(), ev.READ, lambda _events: self._accept(forward))
             forward.watched = True
 

@@ -58,6 +58,12 @@ def test_the_right_token_passes(header: str) -> None:
         (GuestApi(addresses=("127.0.0.0/8",)), "tcp", "0.0.0.0:80", False),
         (GuestApi(addresses=("127.0.0.0/8",)), "tcp", "localhost:80", False),
         (GuestApi(addresses=("0.0.0.0/0",)), "tcp", ":80", True),
+        (GuestApi(addresses=("0.0.0.0/0",)), "udp4", "0.0.0.0:80", True),
+        (GuestApi(addresses=("0.0.0.0/0",)), "tcp6", "[::]:80", False),
+        (GuestApi(addresses=("::/0",)), "tcp6", "[::]:80", True),
+        (GuestApi(addresses=("::/0",)), "tcp4", ":80", False),
+        (GuestApi(addresses=("127.0.0.0/8",)), "tcp", "[::ffff:0.0.0.0]:80", False),
+        (GuestApi(addresses=("127.0.0.0/8", "::1/128")), "udp6", "[::]:80", False),
         (GuestApi(addresses=("127.0.0.0/8",)), "tcp", "nonsense", False),
     ],
 )

@@ -66,6 +66,8 @@ def test_the_listen_worker_is_asked_and_the_list_echoes(protocol: str, remote: s
         ("udp", "1.2.3.4:65536", 'strconv.ParseUint: parsing "65536": value out of range'),
         ("tcp", "example.com:80", "invalid remote addr: example.com is not an IPv4 address"),
         ("TCP", "1.2.3.4:5", "unknown protocol TCP"),
+        ("tcp5", "1.2.3.4:5", "unknown protocol tcp5"),
+        ("udp6", "1.2.3.4", "invalid remote addr"),
         ("sctp", "1.2.3.4:5", "unknown protocol sctp"),
         ("npipe", "x", "named pipes are not supported by this platform"),
         ("unix", ":80", 'failed to parse remote uri ::80 : parse ":80": missing protocol scheme'),

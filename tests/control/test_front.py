@@ -341,9 +341,11 @@ def test_close_ends_every_connection(tmp_path: Path) -> None:
     asyncio.run(run())
 
 
-def test_tcp_clients_have_their_address() -> None:
-    listener = socket.create_server(("127.0.0.1", 0))
-    client = socket.create_connection(listener.getsockname())
+@pytest.mark.parametrize("both", [False, True], ids=["one family", "both families"])
+def test_tcp_clients_have_their_plain_address(both: bool) -> None:
+    family = socket.AF_INET6 if both else socket.AF_INET
+    listener = socket.create_server(("", 0), family=family, dualstack_ipv6=both)
+    client = socket.create_connection(("127.0.0.1", listener.getsockname()[1]))
     server, _ = listener.accept()
     assert front.peer_text(server) == f"127.0.0.1:{client.getsockname()[1]}"
     for sock in (client, server, listener):

@@ -119,3 +119,17 @@ def test_every_destination_has_exactly_one_meaning(addr: int, port: int) -> None
             assert target.refused in INDEX
         elif not target.service:
             assert target.addr in (addr, LOOPBACK)
+
+
+def test_an_address_of_the_host_is_seen_as_what_the_table_translates_to_it() -> None:
+    first, second, loopback = (
+        addr_parse(text) for text in ("192.168.127.254", "192.168.127.253", "127.0.0.1")
+    )
+    nat = Nat(
+        network=first,
+        prefix_len=24,
+        gateway=addr_parse("192.168.127.1"),
+        table={first: loopback, second: loopback},
+    )
+    assert nat.seen_as(loopback) == first
+    assert nat.seen_as(addr_parse("192.0.2.1")) == addr_parse("192.0.2.1")

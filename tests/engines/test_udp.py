@@ -227,3 +227,13 @@ def test_a_flow_that_is_finished_is_told_to_its_owner_and_makes_room() -> None:
     assert len(flows) == 0
     assert flows.take_closed() == [flow]
     assert flows.on_guest_datagram(GUEST, 4000, 99, 53, 1.0) is not flow
+
+
+def test_with_full_cone_all_flows_of_a_guests_port_have_one_owner() -> None:
+    flows = UdpFlows(PortAllocator(0), 4, full_cone=True)
+    owners = {
+        port: {flows.on_guest_datagram(GUEST, port, remote, remote, 0.0).owner for remote in range(1, 40)}
+        for port in range(5000, 5040)
+    }
+    assert {len(found) for found in owners.values()} == {1}
+    assert len(set().union(*owners.values())) == 4

@@ -1,5 +1,6 @@
 """Bound sockets of forwards: forms of the local address, texts of errors, files that stay."""
 
+import errno
 import os
 import socket
 import stat
@@ -8,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from pipeline import inet
 from pipeline.host import listener
 
 
@@ -42,12 +44,84 @@ def test_tcp_listens_and_udp_is_bound() -> None:
         assert not udp.getblocking()
 
 
-def test_the_empty_host_takes_ipv4_clients_too() -> None:
-    with listener.bind_inet("tcp", ":0") as sock:
-        port = sock.getsockname()[1]
-        with socket.create_connection(("127.0.0.1", port)):
-            peer, _ = sock.accept()
-            peer.close()
+WILDCARDS = ["0.0.0.0:0", "[::]:0", ":0", "[::ffff:0.0.0.0]:0", "[0:0::0]:0"]
+
+
+@pytest.mark.parametrize("local", WILDCARDS)
+@pytest.mark.parametrize("address", ["127.0.0.1", "::1"])
+def test_every_wildcard_takes_tcp_clients_of_both_families(local: str, address: str) -> None:
+    with (
+        listener.bind_inet("tcp", local) as sock,
+        socket.create_connection((address, sock.getsockname()[1])),
+    ):
+        sock.setblocking(True)
+        peer, _ = sock.accept()
+        peer.close()
+
+
+@pytest.mark.parametrize("local", WILDCARDS)
+@pytest.mark.parametrize("address", ["127.0.0.1", "::1"])
+def test_every_wildcard_takes_udp_clients_of_both_families(local: str, address: str) -> None:
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    with listener.bind_inet("udp", local) as sock, socket.socket(family, socket.SOCK_DGRAM) as client:
+        client.sendto(b"hello", (address, sock.getsockname()[1]))
+        sock.setblocking(True)
+        assert sock.recv(10) == b"hello"
+
+
+@pytest.mark.parametrize("kind", ["tcp", "udp"])
+def test_a_network_of_one_family_listens_on_that_alone(kind: str) -> None:
+    with listener.bind_inet(f"{kind}4", ":0") as four:
+        assert four.family == socket.AF_INET
+        port = four.getsockname()[1]
+        with pytest.raises(listener.ListenError, match="address already in use"):
+            listener.bind_inet(kind, f"[::]:{port}")
+        with listener.bind_inet(f"{kind}6", f"0.0.0.0:{port}") as six:
+            assert six.family == socket.AF_INET6
+            assert six.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY) == 1
+
+
+@pytest.mark.parametrize("kind", ["tcp", "udp"])
+def test_two_wildcards_of_one_port_conflict_however_they_are_written(kind: str) -> None:
+    with listener.bind_inet(kind, "0.0.0.0:0") as first:
+        for host in ("[::]", "", "0.0.0.0"):
+            local = f"{host}:{first.getsockname()[1]}"
+            with pytest.raises(listener.ListenError) as caught:
+                listener.bind_inet(kind, local)
+            assert str(caught.value) == f"listen {kind} {local}: bind: address already in use"
+
+
+@pytest.mark.parametrize("local", WILDCARDS)
+def test_a_host_without_ipv6_listens_on_ipv4(local: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = socket.socket
+
+    def without_ipv6(family: int = -1, *words: Any, **options: Any) -> socket.socket:
+        if family == socket.AF_INET6:
+            raise OSError(errno.EAFNOSUPPORT, "Address family not supported by protocol")
+        return made(family, *words, **options)
+
+    monkeypatch.setattr(inet.socket, "socket", without_ipv6)
+    with listener.bind_inet("tcp", local) as sock:
+        assert sock.getsockname()[0] == "0.0.0.0"
+
+
+@pytest.mark.parametrize("network, address", [("tcp4", "::1"), ("udp6", "127.0.0.1")])
+def test_an_address_of_the_other_family_is_refused_in_gos_words(network: str, address: str) -> None:
+    host = f"[{address}]" if ":" in address else address
+    with pytest.raises(listener.ListenError, match=f"address {address}: no suitable address found"):
+        listener.bind_inet(network, f"{host}:0")
+
+
+def test_an_ipv4_address_written_as_an_ipv6_one_is_an_ipv4_one() -> None:
+    with listener.bind_inet("tcp", "[::ffff:127.0.0.1]:0") as sock:
+        assert sock.getsockname()[0] == "127.0.0.1"
+
+
+def test_the_ipv4_address_of_a_name_comes_first_as_in_go() -> None:
+    with listener.bind_inet("tcp", "localhost:0", ["::1", "127.0.0.1"]) as sock:
+        assert sock.getsockname()[0] == "127.0.0.1"
+    with listener.bind_inet("tcp6", "localhost:0", ["::1", "127.0.0.1"]) as sock:
+        assert sock.getsockname()[0] == "::1"
 
 
 def test_an_address_in_use_is_said_in_the_known_words() -> None:

@@ -128,6 +128,16 @@ def test_a_listener_that_is_broken_is_reported(owner: Owner, tmp_path: Path) -> 
     assert not owner.poller.callbacks
 
 
+def test_an_ipv4_peer_of_a_socket_for_both_families_has_its_plain_address() -> None:
+    with socket.create_server(("", 0), family=socket.AF_INET6, dualstack_ipv6=True) as server:
+        for address, text in (("127.0.0.1", "127.0.0.1"), ("::1", "[::1]")):
+            client = socket.create_connection((address, server.getsockname()[1]))
+            accepted, peer = server.accept()
+            assert peer_text(accepted) == f"{text}:{peer[1]}"
+            client.close()
+            accepted.close()
+
+
 def test_peers_are_named_for_the_log() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         client = socket.create_connection(server.getsockname())

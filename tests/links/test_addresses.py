@@ -59,6 +59,38 @@ def test_tcp_listens_on_one_address() -> None:
     assert addresses.socket_path("tcp://127.0.0.1:1") == ""
 
 
+@pytest.mark.parametrize("host", ["0.0.0.0", "[::]", ""])
+@pytest.mark.parametrize("address", ["127.0.0.1", "::1"])
+def test_a_tcp_wildcard_takes_clients_of_both_families(host: str, address: str) -> None:
+    with addresses.listen(f"tcp://{host}:0") as sock:
+        socket.create_connection((address, sock.getsockname()[1]), 10).close()
+
+
+@pytest.mark.parametrize(
+    ("scheme", "address", "other"), [("tcp4", "127.0.0.1", "::1"), ("tcp6", "::1", "127.0.0.1")]
+)
+def test_a_scheme_of_one_family_listens_on_that_alone(scheme: str, address: str, other: str) -> None:
+    with addresses.listen(f"{scheme}://:0") as sock:
+        port = sock.getsockname()[1]
+        socket.create_connection((address, port), 10).close()
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection((other, port), 10)
+
+
+def test_a_name_of_both_families_is_its_ipv4_address_as_in_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    lookup = socket.getaddrinfo
+
+    def found(host: str, *words: Any, **options: Any) -> Any:
+        if host != "both.example":
+            return lookup(host, *words, **options)
+        rows = [lookup(address, *words, **options) for address in ("::1", "127.0.0.1")]
+        return [row for found in rows for row in found]
+
+    monkeypatch.setattr(addresses.socket, "getaddrinfo", found)
+    with addresses.listen("tcp://both.example:0") as sock:
+        assert sock.getsockname()[0] == "127.0.0.1"
+
+
 @pytest.mark.parametrize(
     ("url", "words"),
     [

@@ -23,7 +23,7 @@ def flood(clients: list[socket.socket], payload: bytes) -> None:
 
 def all_leave(one: Network) -> None:
     egress = one.stages["egress0"]
-    for key in list(egress.udp.forwards):
+    for key in list(egress.udp.forwarded.forwards):
         egress.on_control({"op": "udp_unforward", "key": key}, [])
     one.everybody_leaves()
 

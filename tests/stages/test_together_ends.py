@@ -313,6 +313,34 @@ def test_datagrams_under_way_to_a_refused_flow_open_no_socket_for_good(one: Netw
     one.everybody_leaves()
 
 
+def test_a_full_cone_serves_strangers_until_its_last_flow_is_idle() -> None:
+    with Network(udp_nat="full-cone", egress_workers=2) as one:
+        guest = one.card.guest()
+        servers = [one.udp_server() for _ in range(2)]
+        places = []
+        for server in servers:
+            guest.datagram(server.getsockname()[1], b"question")
+            one.settle()
+            places.append(server.recvfrom(100)[1])
+        assert places[0] == places[1], "one port of the guest is one port of the host"
+        stranger = one.udp_server()
+        for seconds in (50.0, 30.0):
+            one.advance(seconds)
+            stranger.sendto(b"stranger", places[0])
+            one.until(lambda: guest.datagrams)
+            came = guest.datagrams.pop()
+            assert (came.payload, came.ports & 0xFFFF) == (b"stranger", stranger.getsockname()[1])
+        # What strangers send renews nothing.
+        one.advance(15.0)
+        stranger.sendto(b"late", places[0])
+        one.settle()
+        assert not guest.datagrams
+        for index in range(2):
+            cones = one.stages[f"egress{index}"].udp.cones
+            assert (cones.flows, cones.cones) == ({}, {})
+        one.everybody_leaves()
+
+
 def test_a_client_of_a_forwarded_port_may_come_back_after_its_flow_has_ended(one: Network) -> None:
     guest = one.card.guest()
     client = one.forwarded_port("egress0", guest.addr)
@@ -324,7 +352,7 @@ def test_a_client_of_a_forwarded_port_may_come_back_after_its_flow_has_ended(one
         one.settle()
         assert client.recv(100) == b"answer %d" % number
         one.advance(100.0)
-        assert not one.stages["egress0"].udp.by_number
+        assert not one.stages["egress0"].udp.forwarded.by_number
     one.stages["egress0"].on_control({"op": "udp_unforward", "key": "k"}, [])
     one.everybody_leaves()
 

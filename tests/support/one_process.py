@@ -44,7 +44,7 @@ _TABLES: Final[dict[str, tuple[str, ...]]] = {
     ),
     EGRESS: (
         "flows", "dirty", "stalled", "ready", "shares._shares", "closing._flows", "closing._bytes",
-        "udp.flows", "udp.by_number", "udp.ready", "icmp.flows",
+        "udp.flows", "udp.forwarded.by_number", "udp.ready", "icmp.flows",
         "bound._idle", "bound._others",
     ),
 }  # fmt: skip

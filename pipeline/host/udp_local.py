@@ -1,0 +1,80 @@
+"""Which of the host's addresses a datagram came to, for sockets that are bound to all of them.
+
+A socket on a wildcard answers from the address that the route to the client has. A host with several
+addresses may be asked at another one, and a connected client hears nothing of that answer. IP_PKTINFO and
+IPV6_RECVPKTINFO (RFC 3542 section 6.1) name the address; the same bytes, sent with an answer, choose it.
+
+The interface is left to the routing table, but for addresses that mean something on one link only.
+"""
+
+import socket
+import struct
+import sys
+from contextlib import suppress
+from typing import Any, Final
+
+from pipeline import inet
+
+Control = tuple[tuple[int, int, bytes], ...]
+"""Control messages for sendmsg(). Empty: the system chooses the address."""
+
+# Python 3.11 has no name for it. Linux: linux/in.h; macOS: netinet/in.h, where IP_RECVPKTINFO is the same.
+_IP_PKTINFO: Final = {"linux": 8, "darwin": 26}.get(sys.platform, -1)
+_RECV6: Final = getattr(socket, "IPV6_RECVPKTINFO", -1)
+_INFO6: Final = getattr(socket, "IPV6_PKTINFO", -1)
+_V4: Final = struct.Struct("=I4s4s")
+"""struct in_pktinfo: interface, our address, destination in the header."""
+_V6: Final = struct.Struct("=16sI")
+"""struct in6_pktinfo: destination, interface."""
+_NOT_V4: Final = bytes(4)
+_ANY6: Final = bytes(16)
+_ROOM: Final = 128
+"""Bytes for both messages, with their headers."""
+
+
+def is_told(sock: socket.socket) -> bool:
+    """Whether receive() is the way to read a bound socket: it has many addresses, and is told of them."""
+    return inet.is_wildcard(str(sock.getsockname()[0])) and ask(sock)
+
+
+def ask(sock: socket.socket) -> bool:
+    """Ask for the address of each datagram that arrives from now on; whether the system tells it."""
+    asked = False
+    if _IP_PKTINFO >= 0:
+        # Also on a socket for both families: of IPv4 datagrams this says more than IPv6's message does.
+        with suppress(OSError):
+            sock.setsockopt(socket.IPPROTO_IP, _IP_PKTINFO, 1)
+            asked = True
+    if sock.family == socket.AF_INET6 and _RECV6 >= 0:
+        with suppress(OSError):
+            sock.setsockopt(socket.IPPROTO_IPV6, _RECV6, 1)
+            asked = True
+    return asked
+
+
+def receive(sock: socket.socket, view: memoryview) -> tuple[int, Any, Control]:
+    """A datagram read to view: its length, where it came from, what to send answers with. Raises OSError."""
+    length, ancillary, _, client = sock.recvmsg_into([view], _ROOM)
+    control: Control = ()
+    for level, kind, value in ancillary:
+        if level == socket.IPPROTO_IP and kind == _IP_PKTINFO and len(value) >= _V4.size:
+            return length, client, _answer4(value)
+        if level == socket.IPPROTO_IPV6 and kind == _INFO6 and len(value) >= _V6.size:
+            control = _answer6(value)
+    return length, client, control
+
+
+def _answer4(value: bytes) -> Control:
+    _, own, _ = _V4.unpack_from(value)
+    # Of a broadcast this is the address of the interface that it came in by.
+    return ((socket.IPPROTO_IP, _IP_PKTINFO, _V4.pack(0, own, _NOT_V4)),) if own != _NOT_V4 else ()
+
+
+def _answer6(value: bytes) -> Control:
+    own, interface = _V6.unpack_from(value)
+    if own[0] == 0xFF:
+        # Multicast: the system takes an address of that interface.
+        own = _ANY6
+    elif not (own[0] == 0xFE and own[1] & 0xC0 == 0x80):
+        interface = 0
+    return ((socket.IPPROTO_IPV6, _INFO6, _V6.pack(own, interface)),)

@@ -1,0 +1,159 @@
+"""Addresses to listen on and names of peers, as Go's package net has them.
+
+A network is "tcp" or "udp", for both families, or one of "tcp4", "tcp6", "udp4" and "udp6". Go listens on
+both families where the address is a wildcard, whichever way it is written: an IPv6 socket with
+IPV6_V6ONLY off. Such a socket shows an IPv4 peer as ``::ffff:192.0.2.1``; here that is ``192.0.2.1``.
+The control plane, the listen worker and the links use this module. All it opens are bound sockets.
+"""
+
+import errno
+import ipaddress
+import socket
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Final, NamedTuple
+
+TCP: Final = ("tcp", "tcp4", "tcp6")
+UDP: Final = ("udp", "udp4", "udp6")
+WILDCARDS: Final = ("0.0.0.0", "::")
+
+_FAMILIES: Final = {"4": (socket.AF_INET,), "6": (socket.AF_INET6,)}
+_BOTH: Final = (socket.AF_INET, socket.AF_INET6)
+_NO_FAMILY: Final = frozenset({errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL, errno.EPROTONOSUPPORT})
+"""What a system says that has no IPv6, or has it switched off."""
+
+
+class AddressError(Exception):
+    """No address of the network's family; the text is Go's."""
+
+
+class Place(NamedTuple):
+    """Where one socket can be bound. dual: it takes clients of both families."""
+
+    family: socket.AddressFamily
+    address: tuple[Any, ...]
+    dual: bool = False
+
+
+def families(network: str) -> tuple[socket.AddressFamily, ...]:
+    """The families that a network has."""
+    return _FAMILIES.get(network[-1:], _BOTH)
+
+
+def is_wildcard(host: str) -> bool:
+    """Whether a host means every address of the system: empty, 0.0.0.0, ::, or either in another form."""
+    if not host:
+        return True
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
+        return int(address.ipv4_mapped) == 0
+    return int(address) == 0
+
+
+def unmapped(address: str) -> str:
+    """The text of an address, without the ``::ffff:`` that an IPv6 socket puts before an IPv4 one."""
+    if not address.lower().startswith("::ffff:"):
+        return address
+    mapped = ipaddress.IPv6Address(address.partition("%")[0]).ipv4_mapped
+    return str(mapped) if mapped is not None else address
+
+
+def endpoint(sockaddr: Sequence[Any]) -> str:
+    """``ip:port`` or ``[ip%zone]:port`` of what a socket of either family gives as an address."""
+    address = unmapped(str(sockaddr[0]).partition("%")[0])
+    if ":" not in address:
+        return f"{address}:{sockaddr[1]}"
+    scope = int(sockaddr[3]) if len(sockaddr) > 3 else 0
+    return f"[{address}{_zone(scope)}]:{sockaddr[1]}"
+
+
+def _zone(scope: int) -> str:
+    if not scope:
+        return ""
+    try:
+        return f"%{socket.if_indextoname(scope)}"
+    except OSError:
+        # The interface is gone. Go shows its number then.
+        return f"%{scope}"
+
+
+def places(network: str, host: str, port: int, addresses: Iterable[str] | None = None) -> list[Place]:
+    """Where to bind, best first. addresses: those found for a host that is a name.
+
+    For a wildcard the second place is for systems without IPv6. Go prefers the IPv4 addresses of a name.
+    An empty list means that nothing is an address. Raises AddressError when none is of the network's family.
+    """
+    allowed = families(network)
+    texts = [host] if addresses is None else list(addresses)
+    if any(is_wildcard(text) for text in texts):
+        return _wildcards(allowed, port)
+    found = sorted(
+        (place for text in texts for place in _numeric(text, port)),
+        key=lambda place: place.family != _BOTH[0],
+    )
+    fitting = [place for place in found if place.family in allowed]
+    if found and not fitting:
+        raise AddressError(f"address {host}: no suitable address found")
+    return fitting
+
+
+def _wildcards(allowed: tuple[socket.AddressFamily, ...], port: int) -> list[Place]:
+    if allowed == _BOTH:
+        return [Place(socket.AF_INET6, ("::", port), dual=True), Place(socket.AF_INET, ("0.0.0.0", port))]
+    family = allowed[0]
+    return [Place(family, (WILDCARDS[family == socket.AF_INET6], port))]
+
+
+def _numeric(text: str, port: int) -> list[Place]:
+    try:
+        rows = socket.getaddrinfo(unmapped(text), port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
+    except (OSError, ValueError):
+        return []
+    return [Place(row[0], row[4]) for row in rows]
+
+
+def bind(
+    kind: socket.SocketKind,
+    where: Sequence[Place],
+    backlog: int = 0,
+    prepare: Callable[[socket.socket], object] | None = None,
+) -> socket.socket:
+    """A non-blocking socket bound at the first place that can be had; a stream listens.
+
+    where is not empty. prepare is called with a socket for many addresses before it is bound. Raises OSError.
+    Where a system has no IPv6, the IPv4 wildcard takes the place of both. Any other failure of a wildcard is
+    final: half of it is not what was asked for.
+    """
+    failure: OSError | None = None
+    for place in where:
+        try:
+            return _bind(kind, place, backlog, prepare if is_wildcard(place.address[0]) else None)
+        except OSError as error:
+            failure = error
+            if place.dual and error.errno not in _NO_FAMILY:
+                break
+    assert failure is not None
+    raise failure
+
+
+def _bind(
+    kind: socket.SocketKind, place: Place, backlog: int, prepare: Callable[[socket.socket], object] | None
+) -> socket.socket:
+    sock = socket.socket(place.family, kind)
+    try:
+        sock.setblocking(False)
+        if kind == socket.SOCK_STREAM:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if place.family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, int(not place.dual))
+        if prepare is not None:
+            prepare(sock)
+        sock.bind(place.address)
+        if kind == socket.SOCK_STREAM:
+            sock.listen(backlog)
+    except OSError:
+        sock.close()
+        raise
+    return sock
