@@ -70,8 +70,9 @@ TABLE: dict[str, Row] = {
     "pipeline.wire": Row(("pipeline.wire",), PURE),
     "pipeline.wire.checksum_np": Row(("pipeline.wire",), (*PURE, "numpy")),
     "pipeline.engines": Row(
-        ("pipeline.wire", "pipeline.engines"), None, (*OUTSIDE, "dns.resolver", "dns.asyncresolver")
+        ("pipeline.wire", "pipeline.engines"), None, (*OUTSIDE, "dns.resolver", "dns.asyncresolver", "re2")
     ),
+    "pipeline.engines.regexp": Row((), (*PURE, "re2")),
     "pipeline.shm": Row(("pipeline.shm",)),
     "pipeline.host": Row(("pipeline.host", EVENTS)),
     "pipeline.links": Row(
@@ -263,6 +264,8 @@ def test_the_table_refuses_what_it_should() -> None:
     assert allowed(row_of("pipeline.wire.checksum_np"), "numpy")
     assert not allowed(row_of("pipeline.engines.tcp.connection"), "time")
     assert not allowed(row_of("pipeline.engines.dns"), "dns.resolver")
+    assert not allowed(row_of("pipeline.engines.dns_zones"), "re2")
+    assert allowed(row_of("pipeline.engines.regexp"), "re2")
     assert not allowed(row_of("pipeline.engines.gro"), "pipeline.counters")
     assert not allowed(row_of("pipeline.links.stream"), "pipeline.wire.tcp")
     assert not allowed(row_of("pipeline.control.api"), "pipeline.engines.nat")
