@@ -10,7 +10,7 @@ ARGS ?=
 FUZZ_SECONDS ?= 300
 
 .DEFAULT_GOAL := help
-.PHONY: help setup packages machine run check fmt lint type test unit stress fuzz e2e bench compiled agent perf demo fresh peers clean
+.PHONY: help setup packages machine run check fmt lint type test unit stress fuzz e2e bench figures compiled agent perf demo fresh peers clean
 
 help: ## list the verbs
 	@grep -E '^[a-z0-9]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -75,6 +75,9 @@ fuzz: setup ## property tests with many more examples, then two fuzzers for FUZZ
 bench: setup ## one number for each part: rings, checksums, GRO, GSO, TCP engine, timers
 	@for script in $$(ls perf/micro/*.py | grep -v __init__); do \
 		$(BIN)/python -m perf.micro.$$(basename $$script .py) || exit 1; done
+
+figures: setup ## long functions, wide loops, full folders: how the code looks; ARGS=--list names the places
+	@$(BIN)/python -m perf.figures $(ARGS)
 
 compiled: setup ## the data path as users have it, in build/compiled: daemons of test, e2e and perf run from there
 	@$(BIN)/python -m perf.compiled

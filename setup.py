@@ -28,8 +28,7 @@ PLAIN = (
     "stages/resolver*",
     "wire/[dp]*",
 )
-"""Modules of these that are not worth the time. Two could not be compiled either: engines/regexp (recursive
-types) and host/udp (ctypes)."""
+"""Modules of these that are not worth the time. host/udp could not be compiled either (ctypes)."""
 COMMANDS = {"bdist_wheel", "build", "build_ext", "install"}
 
 

@@ -6,6 +6,8 @@ earlier   a connection that waits for its keep-alive (2 h) gets a deadline in 40
 churn     a connection comes with a timer of 1 s and goes (arm and cancel)
 expire    EXPIRING connections with deadlines over ten seconds, in steps of 1 ms: arm and expiry
 jump      the same, all of them in one step
+mix       what connections do in three seconds, in steps of 1 ms: 20 deadlines of a busy tenth move, two
+          connections end and two begin, and an entry that comes early is set anew; nanoseconds a change
 longest   the one call to arm that took longest while all connections went from one deadline to an earlier
           one, again and again (the heap throws void entries away at times, a dictionary grows)
 
@@ -54,12 +56,20 @@ class Wheel:
             flow.timer_at = at
             self.timers.schedule(flow, at)
 
-    def expire(self, now: float) -> int:
+    def expire(self, now: float, again: bool = False) -> int:
+        """How many connections were due. again: all that came are re-armed, those with their keep-alive."""
         count = 0
         for flow in self.timers.advance(now):
             flow.timer_at = float("inf")
             count += flow.deadline <= now
+            if again:
+                self.again(flow, now)
         return count
+
+    def again(self, flow: Flow, now: float) -> None:
+        if flow.deadline <= now:
+            flow.deadline = now + KEEPALIVE
+        self.arm(flow)
 
     def step(self, now: float) -> float:
         if self.timers.deadline() <= now:
@@ -89,16 +99,23 @@ class Heap:
                 self.timers = [entry for entry in self.timers if entry[0] == entry[2].timer_at]
                 heapq.heapify(self.timers)
 
-    def expire(self, now: float) -> int:
-        timers = self.timers
+    def expire(self, now: float, again: bool = False) -> int:
+        """As the wheel's."""
         count = 0
-        while timers and timers[0][0] <= now:
-            at, _, flow = heapq.heappop(timers)
+        while self.timers and self.timers[0][0] <= now:
+            at, _, flow = heapq.heappop(self.timers)
             if at != flow.timer_at:
                 continue
             flow.timer_at = float("inf")
             count += flow.deadline <= now
+            if again:
+                self.again(flow, now)
         return count
+
+    def again(self, flow: Flow, now: float) -> None:
+        if flow.deadline <= now:
+            flow.deadline = now + KEEPALIVE
+        self.arm(flow)
 
     def step(self, now: float) -> float:
         if self.timers and self.timers[0][0] <= now:
@@ -188,6 +205,27 @@ def jump(timers: Timers, flows: list[Flow]) -> tuple[float, int]:
     return took, EXPIRING
 
 
+def mix(timers: Timers, flows: list[Flow]) -> tuple[float, int]:
+    rng = random.Random(1)
+    busy = max(len(flows) // 10, 1)
+    turns = [
+        ([rng.randrange(busy) for _ in range(20)], [rng.randrange(len(flows)) for _ in range(2)])
+        for _ in range(3000)
+    ]
+    began = perf_counter()
+    for ms, (changed, over) in enumerate(turns):
+        now = ms * 1e-3
+        timers.expire(now, again=True)
+        for i in changed:
+            flows[i].deadline = now + 0.2
+            timers.arm(flows[i])
+        for i in over:
+            timers.remove(flows[i])
+            flows[i] = Flow(now + 1.0)
+            timers.arm(flows[i])
+    return perf_counter() - began, len(turns) * 22
+
+
 def longest(timers: Timers, flows: list[Flow]) -> tuple[float, int]:
     worst = 0.0
     for seconds in (60.0, 10.0, 1.0, 0.04):
@@ -200,7 +238,7 @@ def longest(timers: Timers, flows: list[Flow]) -> tuple[float, int]:
 
 
 Case = Callable[[Timers, list[Flow]], tuple[float, int]]
-CASES: tuple[Case, ...] = (step, later, earlier, churn, expire, jump, longest)
+CASES: tuple[Case, ...] = (step, later, earlier, churn, expire, jump, mix, longest)
 
 
 def main() -> int:

@@ -12,7 +12,7 @@ and, for addresses of records, PTR. Wire formats are in dns.py.
 
 import ipaddress
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 from pipeline.engines.regexp import Regexp, RegexpError
 
@@ -73,7 +73,7 @@ def _label_text(label: bytes) -> str:
     return label.lower().replace(b".", b"\\.").decode("latin-1")
 
 
-def parse_zone(zone: Mapping[str, Any]) -> Zone:
+def parse_zone(zone: Mapping[str, object]) -> Zone:
     """A zone as the API and the configuration give it: Name, Records of Name, IP, Regexp; DefaultIP.
 
     Keys without regard to case, a missing or null one is empty. Raises ZoneError.
@@ -106,11 +106,11 @@ def _record(row: object) -> Record:
     return Record(name, name.lower().rstrip("."), _address(_text(keys, "ip")), regexp)
 
 
-def _keys(given: Mapping[str, Any]) -> dict[str, Any]:
+def _keys(given: Mapping[str, object]) -> dict[str, object]:
     return {str(key).lower().replace("_", ""): value for key, value in given.items()}
 
 
-def _text(keys: Mapping[str, Any], key: str) -> str:
+def _text(keys: Mapping[str, object], key: str) -> str:
     value = keys.get(key)
     if value is None:
         return ""
@@ -207,7 +207,7 @@ class Zones:
             return Local(NXDOMAIN)
         return Local(NOERROR, pointer=pointer if rdtype in (PTR, ANY) else "")
 
-    def as_list(self) -> list[dict[str, Any]]:
+    def as_list(self) -> list[dict[str, object]]:
         """All zones as the API shows them."""
         return [
             {

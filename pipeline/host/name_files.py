@@ -9,7 +9,7 @@ import os
 import socket
 import stat
 from collections.abc import Collection
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 RESOLV_CONF: Final = "/etc/resolv.conf"
 HOSTS: Final = "/etc/hosts"
@@ -25,10 +25,10 @@ DNS_PORT: Final = 53
 
 
 class Server(NamedTuple):
-    """An upstream name server: address family and socket address."""
+    """An upstream name server: address family and socket address, as getaddrinfo gives them."""
 
     family: int
-    address: tuple[Any, ...]
+    address: tuple[object, ...]
 
 
 class WatchedFile:

@@ -10,7 +10,7 @@ every handle given to ``on_host_data`` in exactly one Release, also when the con
 reset, refused or times out. After Gone the connection holds no handle.
 """
 
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 
 class Connect(NamedTuple):
@@ -20,7 +20,7 @@ class Connect(NamedTuple):
 class Deliver(NamedTuple):
     """Hand bytes [skip, skip + length) of the range behind buf to the host; the reference moves."""
 
-    buf: Any
+    buf: object
     skip: int
     length: int
 
@@ -28,13 +28,13 @@ class Deliver(NamedTuple):
 class Discard(NamedTuple):
     """A received handle that is not needed (duplicate, out of window, refused): give it back."""
 
-    buf: Any
+    buf: object
 
 
 class Release(NamedTuple):
     """A handle given to on_host_data is acknowledged in full, or its connection is over: give it back."""
 
-    buf: Any
+    buf: object
 
 
 class Established(NamedTuple):
@@ -73,7 +73,7 @@ class Outgoing(NamedTuple):
     ts_ecr: int
     has_ts: bool
     sack: tuple[tuple[int, int], ...]
-    buf: Any
+    buf: object
     off: int
     length: int
     mss: int

@@ -6,7 +6,7 @@ one, None means no data). A segment may stand for a run of wire segments merged 
 flags are the OR over the run, its ack and window those of the last.
 """
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from pipeline.wire.tcp import FIN, SYN
 
@@ -23,7 +23,7 @@ class Segment(NamedTuple):
     flags: int
     wnd: int
     length: int = 0
-    buf: Any = None
+    buf: object = None
     ts_val: int = 0
     ts_ecr: int = 0
     has_ts: bool = False
