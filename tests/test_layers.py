@@ -31,7 +31,14 @@ OUTSIDE = (
     "select", "selectors", "signal", "socket", "structlog", "subprocess", "threading", "time",
 )  # fmt: skip
 """The world outside: clocks, sockets, files, randomness, logs."""
-LOW = ("pipeline.wire", "pipeline.engines", "pipeline.shm", "pipeline.links", "pipeline.host")
+LOW = (
+    "pipeline.records",
+    "pipeline.wire",
+    "pipeline.engines",
+    "pipeline.shm",
+    "pipeline.links",
+    "pipeline.host",
+)
 EVENTS = "pipeline.events"
 """What a poller tells: bits, and nothing else."""
 PATHS = "pipeline.links.addresses"
@@ -67,17 +74,21 @@ TOGETHER = (
 )
 
 TABLE: dict[str, Row] = {
+    "pipeline.records": Row(("pipeline.records",), ("array", "struct", "typing")),
     "pipeline.wire": Row(("pipeline.wire",), PURE),
     "pipeline.wire.checksum_np": Row(("pipeline.wire",), (*PURE, "numpy")),
     "pipeline.engines": Row(
-        ("pipeline.wire", "pipeline.engines"), None, (*OUTSIDE, "dns.resolver", "dns.asyncresolver")
+        ("pipeline.records", "pipeline.wire", "pipeline.engines"),
+        None,
+        (*OUTSIDE, "dns.resolver", "dns.asyncresolver"),
     ),
-    "pipeline.shm": Row(("pipeline.shm",)),
-    "pipeline.host": Row(("pipeline.host", EVENTS)),
+    "pipeline.shm": Row(("pipeline.records", "pipeline.shm")),
+    "pipeline.host": Row(("pipeline.records", "pipeline.host", EVENTS)),
     "pipeline.links": Row(
         (
             "pipeline.links",
             EVENTS,
+            "pipeline.records",
             "pipeline.wire.framing",
             "pipeline.wire.virtio_net",
             "pipeline.wire.offload",
@@ -112,7 +123,7 @@ TABLE: dict[str, Row] = {
     "pipeline.config_access": Row((*LEAVES, *SETTINGS)),
     # Patterns are checked by who will use them.
     "pipeline.config_file": Row((*LEAVES, *SETTINGS, "pipeline.engines.regexp")),
-    "pipeline.topology": Row((*LEAVES, "pipeline.shm", "pipeline.config")),
+    "pipeline.topology": Row((*LEAVES, "pipeline.records", "pipeline.shm", "pipeline.config")),
     # The supervisor and the command line put everything together, but read no packet.
     "pipeline": Row((*LEAVES, *SETTINGS, *TOGETHER)),
     # Ships alone, on the standard library.
