@@ -1,5 +1,8 @@
 """The 64-byte descriptor: what one worker tells another about a piece of a slot.
 
+To be replaced by pipeline.records, which lies over the same bytes with a layout of its own for each kind. New
+code uses that.
+
 One record layout serves every edge of the pipeline, so that a consumer walks a burst
 with one precompiled ``Struct.iter_unpack`` into locals. Each kind below says which
 fields it uses; all others are zero. Addresses are IPv4 as host integers, ``ports`` is
