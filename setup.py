@@ -18,8 +18,8 @@ from setuptools.errors import CompileError
 from distutils.ccompiler import new_compiler  # isort: skip
 from distutils.sysconfig import customize_compiler  # isort: skip
 
-HALVES = (("shm", "host", "links", "stages"), ("wire", "engines", "engines/tcp"))
-"""Packages that frames pass, in two parts that are compiled side by side."""
+HALVES = (("shm", "host", "links", "stages"), ("records", "wire", "engines", "engines/tcp"))
+"""Packages that frames pass, in two parts that are compiled side by side. The first uses the second."""
 PLAIN = (
     "engines/d*",
     "engines/regexp",

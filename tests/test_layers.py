@@ -31,7 +31,14 @@ OUTSIDE = (
     "select", "selectors", "signal", "socket", "structlog", "subprocess", "threading", "time",
 )  # fmt: skip
 """The world outside: clocks, sockets, files, randomness, logs."""
-LOW = ("pipeline.wire", "pipeline.engines", "pipeline.shm", "pipeline.links", "pipeline.host")
+LOW = (
+    "pipeline.records",
+    "pipeline.wire",
+    "pipeline.engines",
+    "pipeline.shm",
+    "pipeline.links",
+    "pipeline.host",
+)
 EVENTS = "pipeline.events"
 """What a poller tells: bits, and nothing else."""
 OUTLET = "pipeline.outlet"
@@ -76,14 +83,17 @@ TOGETHER = (
 )
 
 TABLE: dict[str, Row] = {
+    "pipeline.records": Row(("pipeline.records",), ("array", "struct", "typing")),
     "pipeline.wire": Row(("pipeline.wire",), PURE),
     "pipeline.wire.checksum_np": Row(("pipeline.wire",), (*PURE, "numpy")),
     "pipeline.engines": Row(
-        ("pipeline.wire", "pipeline.engines"), None, (*OUTSIDE, "dns.resolver", "dns.asyncresolver", "re2")
+        ("pipeline.records", "pipeline.wire", "pipeline.engines"),
+        None,
+        (*OUTSIDE, "dns.resolver", "dns.asyncresolver", "re2"),
     ),
     "pipeline.engines.regexp": Row((), (*PURE, "re2")),
-    "pipeline.shm": Row(("pipeline.shm",)),
-    "pipeline.host": Row(("pipeline.host", EVENTS, INET, SOCKET_FILE, SMALL_FILE)),
+    "pipeline.shm": Row(("pipeline.records", "pipeline.shm")),
+    "pipeline.host": Row(("pipeline.records", "pipeline.host", EVENTS, INET, SOCKET_FILE, SMALL_FILE)),
     "pipeline.links": Row(
         (
             "pipeline.links",
@@ -91,6 +101,7 @@ TABLE: dict[str, Row] = {
             OUTLET,
             SOCKET_FILE,
             INET,
+            "pipeline.records",
             "pipeline.wire.framing",
             "pipeline.wire.virtio_net",
             "pipeline.wire.offload",
@@ -132,7 +143,7 @@ TABLE: dict[str, Row] = {
     "pipeline.config_access": Row((*LEAVES, *SETTINGS, INET)),
     # Patterns are checked by who will use them.
     "pipeline.config_file": Row((*LEAVES, *SETTINGS, "pipeline.engines.regexp")),
-    "pipeline.topology": Row((*LEAVES, "pipeline.shm", "pipeline.config")),
+    "pipeline.topology": Row((*LEAVES, "pipeline.records", "pipeline.shm", "pipeline.config")),
     # The supervisor and the command line put everything together, but read no packet.
     "pipeline": Row((*LEAVES, *SETTINGS, *TOGETHER)),
     # Ships alone, on the standard library.

@@ -1,5 +1,8 @@
 """The 64-byte descriptor: what one worker tells another about a piece of a slot.
 
+To be replaced by pipeline.records, which lies over the same bytes with a layout of its own for each kind. New
+code uses that.
+
 One record layout serves every edge of the pipeline, so that a consumer walks a burst
 with one precompiled ``Struct.iter_unpack`` into locals. Each kind below says which
 fields it uses; all others are zero. Addresses are IPv4 as host integers, ``ports`` is
@@ -78,10 +81,11 @@ last record of that guest from each, and to the resolver by demux."""
 HEARD: Final = 7
 """Packets of a guest went past demux (steering): guest_addr is at a MAC (as NEIGHBOR) of link."""
 UDP_USED: Final = 8
-"""ingress -> demux: datagrams of a guest's flow went past demux. guest_addr, remote_addr, ports.
-egress -> demux: datagrams of the host did. flow."""
+"""ingress -> demux: datagrams of a guest's flow went past demux. guest_addr, remote_addr, ports."""
+UDP_ANSWERED: Final = 9
+"""egress -> demux: datagrams of the host went past demux. flow."""
 TELL_EVERY_S: Final = 1.0
-"""Seconds between two HEARD of the same guest, or UDP_USED of the same flow, from one worker."""
+"""Seconds between two HEARD of the same guest, or two UDP_USED or UDP_ANSWERED of the same flow."""
 
 # --- demux, tcp -> ingress ----------------------------------------------------------
 FRAME_OUT: Final = 10
@@ -132,26 +136,29 @@ STEER_UDP: Final = 17
 """demux -> ingress: further datagrams of a guest's flow may go straight to egress worker aux.
 flow, guest_addr, remote_addr, ports."""
 UNSTEER_UDP: Final = 18
-"""demux -> ingress: the flow is over. flow, guest_addr, remote_addr, ports.
-ingress -> demux: it has fragments, so all of it goes to demux from now on. The same without flow."""
+"""demux -> ingress: the flow is over. flow, guest_addr, remote_addr, ports."""
+UDP_FRAGMENTED: Final = 19
+"""ingress -> demux: the flow has fragments, so all of it goes to demux from now on. guest_addr, remote_addr,
+ports."""
 
 # --- demux <-> egress, demux <-> resolver ---------------------------------------------
 UDP_DATA: Final = 20
-"""One UDP payload. flow, slot, off, len, guest_addr, remote_addr, ports, link. Also ingress -> egress.
+"""UDP payloads of a flow, laid out as UDP_RANGE says (one has gso_size = len). Also ingress -> egress.
 
-To and from egress it may be several, laid out as UDP_RANGE says (one has gso_size = len). From demux to
-egress aux = UDP_BEHIND if ingress has sent datagrams of the flow, before these, straight to egress.
+flow, slot, off, len, stride, gso_size, guest_addr, remote_addr, ports. From demux to egress aux = UDP_BEHIND
+if ingress has sent datagrams of the flow, before these, straight to egress.
 
-From egress and resolver at least 64 bytes before off in the slot belong to the record (headers).
-A guest_addr of 255.255.255.255 from the resolver is sent to the broadcast MAC of that link.
+From egress at least 64 bytes before off in the slot belong to the record (headers).
 """
 UDP_BEHIND: Final = 1
 UDP_CLOSE: Final = 21
 """The flow is over (idle, evicted or refused). flow."""
 DIAL: Final = 22
-"""egress -> demux -> tcp: connect to a guest. flow (allocated by egress, bit 31 set), guest_addr,
-ports and remote_addr (demux chooses all but the guest's port), link (the guest's, from demux), aux = egress
-index."""
+"""egress -> demux: connect to a guest. flow (allocated by egress, bit 31 set), guest_addr, ports (of which
+only the guest's is set)."""
+DIAL_ROUTED: Final = 41
+"""demux -> tcp: the same. demux has found the guest's link and chosen remote_addr and the port there. flow,
+link, guest_addr, remote_addr, ports, aux = egress index."""
 DIAL_FAILED: Final = 23
 """demux -> egress or tcp -> egress: a DIAL came to nothing. flow, aux = DIAL_FINAL, or 0: the port of the
 gateway is still in use towards this guest, and another DIAL takes the next one (only from tcp)."""
@@ -175,13 +182,21 @@ NAMED: Final = 28
 seq = seconds for which that is so, aux = number of the name's pattern (pipeline.engines.policy)."""
 LEASED: Final = 29
 """resolver -> demux: a lease from the state file. guest_addr belongs to the MAC in seq, ack (as NEIGHBOR)."""
+SERVICE_DATAGRAM: Final = 40
+"""One UDP payload for or from the resolver. link, slot, off, len, guest_addr, remote_addr, ports.
+
+From the resolver at least 64 bytes before off in the slot belong to the record (headers). There a
+guest_addr of 255.255.255.255 is sent to the broadcast MAC of that link.
+"""
 
 # --- tcp <-> egress -----------------------------------------------------------------
 CONNECT: Final = 30
 """Open a host connection. flow, guest_addr, remote_addr, ports, gso_size = MSS towards the guest, link,
 seq = the guest's initial sequence number (for UNREACHABLE)."""
 CONNECTED: Final = 31
-"""The host connection of flow stands. (egress -> tcp; tcp -> egress for a dialled guest.)"""
+"""egress -> tcp: the host connection of flow stands."""
+GUEST_ANSWERED: Final = 42
+"""tcp -> egress: a guest took the connection that was dialled. flow, gso_size = MSS towards it, link."""
 CONNECT_FAILED: Final = 32
 """flow, aux = errno, len = MAKE_WAY_* when no socket is left (0 otherwise)."""
 TO_HOST: Final = 33

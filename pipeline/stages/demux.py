@@ -187,7 +187,7 @@ class DemuxStage:
                     self._on_heard(link, guest_addr, d.mac_of(_seq, _ack), now)
                 elif kind == d.UDP_USED:
                     self.udp.on_used_by_guest(guest_addr, remote_addr, ports, now)
-                elif kind == d.UNSTEER_UDP:
+                elif kind == d.UDP_FRAGMENTED:
                     self.udp.on_unsteered(guest_addr, remote_addr, ports, now)
                 elif kind == d.LINK_UP:
                     self.links.add(link)
@@ -393,7 +393,7 @@ class DemuxStage:
                 )
             elif kind == d.UDP_CLOSE:
                 self.udp.on_host_close(shard, number)
-            elif kind == d.UDP_USED:
+            elif kind == d.UDP_ANSWERED:
                 self.udp.on_used_by_host(shard, number, now)
             elif kind == d.DIAL:
                 self._dial((shard, number, guest_addr, ports >> 16), now)
@@ -421,8 +421,8 @@ class DemuxStage:
         self.ports.release((guest_addr, guest_port), port)
         ports = guest_port << 16 | port
         record = d.record(
-            d.DIAL, flow=number, link=link, guest_addr=guest_addr, remote_addr=self.gateway, ports=ports,
-            aux=shard,
+            d.DIAL_ROUTED, flow=number, link=link, guest_addr=guest_addr, remote_addr=self.gateway,
+            ports=ports, aux=shard,
         )  # fmt: skip
         self._to_tcp(record, guest_addr, self.gateway, ports)
 

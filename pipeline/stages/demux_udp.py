@@ -200,7 +200,7 @@ class UdpDispatch:
     ) -> None:
         self.resolver_out.push(
             d.record(
-                d.UDP_DATA,
+                d.SERVICE_DATAGRAM,
                 link=link,
                 slot=slot,
                 off=off,

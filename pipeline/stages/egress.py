@@ -181,7 +181,7 @@ class EgressStage:
                 flow.credit.window = length
                 if flow.stream.readable:
                     self.ready[flow] = None
-            elif kind == d.CONNECTED:
+            elif kind == d.GUEST_ANSWERED:
                 self._guest_answered(flow, shard, gso_size, link)
             elif kind == d.ABORT:
                 with suppress(OSError):

@@ -378,7 +378,7 @@ class UdpSockets:
             )  # fmt: skip
             if self.now >= flow.tell_at:
                 flow.tell_at = self.now + d.TELL_EVERY_S
-                self.demux_out.push(d.record(d.UDP_USED, flow=flow.number))
+                self.demux_out.push(d.record(d.UDP_ANSWERED, flow=flow.number))
             return
         self.demux_out.push(
             d.DESCRIPTOR.pack(

@@ -192,7 +192,9 @@ class Steering:
                     del self.fragmented[next(iter(self.fragmented))]
                 if self.routes.pop(flow, None) is not None:
                     src, dst, both = flow
-                    self.demux_out.push(d.record(d.UNSTEER_UDP, guest_addr=src, remote_addr=dst, ports=both))
+                    self.demux_out.push(
+                        d.record(d.UDP_FRAGMENTED, guest_addr=src, remote_addr=dst, ports=both)
+                    )
 
     def _tell(self, addr: int, neighbor: Neighbor, now: float) -> None:
         neighbor.tell_at = now + d.TELL_EVERY_S

@@ -50,7 +50,7 @@ _OVER_TCP: Final = INDEX["dns_upstream_asked_over_tcp"]
 
 
 class UdpClient(NamedTuple):
-    """Who waits for an answer: the datagram's addresses (as in UDP_DATA) and the id of the query."""
+    """Who waits for an answer: the datagram's addresses (as in SERVICE_DATAGRAM) and the id of the query."""
 
     link: int
     guest_addr: int
@@ -157,7 +157,7 @@ class ResolverStage:
             count += 1
             if kind == d.LINK_DOWN:
                 self.dhcp.on_link_down(link)
-            if kind != d.UDP_DATA:
+            if kind != d.SERVICE_DATAGRAM:
                 continue
             port = ports & 0xFFFF
             if port == DNS_PORT:
@@ -189,7 +189,7 @@ class ResolverStage:
         filler.commit(length)
         self.demux_out.push(
             d.record(
-                d.UDP_DATA,
+                d.SERVICE_DATAGRAM,
                 link=link,
                 slot=slot,
                 off=off,

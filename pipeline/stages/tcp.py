@@ -143,7 +143,7 @@ class TcpStage:
             count += 1
             key = (guest_addr, remote_addr, ports)
             if kind != d.TCP_RANGE:
-                if kind == d.DIAL:
+                if kind == d.DIAL_ROUTED:
                     self._dial(key, seg_count, aux, link, now)
                 elif kind == d.LINK_DOWN:
                     self._link_down(link, now)
@@ -432,7 +432,7 @@ class TcpStage:
             elif isinstance(action, actions.Established):
                 self.guests.opened(flow)
                 if action.active:
-                    self._tell_connect(flow, d.CONNECTED)
+                    self._tell_connect(flow, d.GUEST_ANSWERED)
             elif isinstance(action, actions.HostShutdown):
                 self._tell(flow, d.SHUTDOWN)
             elif isinstance(action, actions.HostReset):

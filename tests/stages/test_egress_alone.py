@@ -239,7 +239,7 @@ def test_a_connection_that_stands_sends_at_once_and_resets_if_it_is_left_behind(
 def test_records_of_a_flow_that_nobody_knows_give_their_slots_back(egress: Egress) -> None:
     for _ in range(3):
         egress.to_host(9, b"void")
-    for kind in (d.SHUTDOWN, d.CLOSED, d.ABORT, d.WINDOW, d.CONNECTED, d.DIAL_FAILED):
+    for kind in (d.SHUTDOWN, d.CLOSED, d.ABORT, d.WINDOW, d.GUEST_ANSWERED, d.DIAL_FAILED):
         egress.tell(kind, 9)
     egress.demux.push("egress0", d.record(d.DIAL_FAILED, flow=d.FLOW_FROM_EGRESS | 9))
     egress.demux.push("egress0", d.record(d.UDP_CLOSE, flow=9))

@@ -75,7 +75,7 @@ class Rig:
             self.udp.ready[flow] = None
             if not self.udp.read_ready(time.monotonic()):
                 break
-        return [record for record in self.records[before:] if record[0] != d.UDP_USED]
+        return [record for record in self.records[before:] if record[0] != d.UDP_ANSWERED]
 
     def payloads(self, records: list[tuple[int, ...]]) -> list[bytes]:
         """The datagrams that records describe; their references are given back."""
@@ -168,7 +168,7 @@ def test_answers_go_past_demux_which_hears_of_it(rig: Rig) -> None:
     rig.send([b"question"])
     records = rig.answer([b"a", b"b"]) + rig.answer([b"c"])
     assert {record[0] for record in records} == {d.UDP_TO_GUEST}
-    used = [record for record in rig.records if record[0] == d.UDP_USED]
+    used = [record for record in rig.records if record[0] == d.UDP_ANSWERED]
     assert [record[9] for record in used] == [1], "once a second"
     assert rig.payloads(records) == [b"a", b"b", b"c"]
 

@@ -193,7 +193,7 @@ def test_a_frame_with_the_address_of_another_guest_does_not_end_the_steering_of_
     fragment = b"".join((FROM_GUEST, *first))
     assert rig.went(fragment, LINK + 1) == ["demux"]
     assert rig.went(udp()) == ["egress0"]
-    assert [record.kind for _, record in rig.pass_on(fragment)] == [d.UNSTEER_UDP, d.FRAME]
+    assert [record.kind for _, record in rig.pass_on(fragment)] == [d.UDP_FRAGMENTED, d.FRAME]
     assert rig.went(udp()) == ["demux"]
 
 

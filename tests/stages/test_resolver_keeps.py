@@ -44,14 +44,14 @@ def test_addresses_of_a_named_destination_are_told_before_the_guest_is(tmp_path:
     rig.upstream.rows = rows
     rig.send(query("www.example.com"), 53)
     found = records(rig)
-    assert [record[0] for record in found] == [*[d.NAMED] * rows, d.UDP_DATA]
+    assert [record[0] for record in found] == [*[d.NAMED] * rows, d.SERVICE_DATAGRAM]
     assert {record[16] for record in found[:-1]} == {addr_parse("10.1.2.3") + n for n in range(rows)}
     for record in found[:-1]:
         seq, guest, aux = record[10], record[15], record[18]
         assert (guest, aux) == (GUEST, 1)
         assert 0 < seq <= 60
     rig.send(query("www.example.net"), 53)
-    assert [record[0] for record in records(rig)] == [d.UDP_DATA]
+    assert [record[0] for record in records(rig)] == [d.SERVICE_DATAGRAM]
     rig.close()
 
 

@@ -363,7 +363,7 @@ def test_the_resolver_hears_of_a_guest_that_is_gone_behind_its_last_datagram(net
     guest.leave()
     one.settle()
     told = one.neighbours["resolver"].take()
-    assert [(record.kind, record.link) for record in told] == [(d.UDP_DATA, 3), (d.LINK_DOWN, 3)]
+    assert [(record.kind, record.link) for record in told] == [(d.SERVICE_DATAGRAM, 3), (d.LINK_DOWN, 3)]
 
 
 def test_a_guest_that_vanishes_with_all_open_leaves_nothing_in_the_end(network: Make) -> None:

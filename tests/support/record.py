@@ -7,7 +7,7 @@ from pipeline.shm import descriptor as d
 _CARRIES: Final = frozenset(
     (
         d.FRAME, d.TCP_RANGE, d.UDP_RANGE, d.UDP_DATA, d.TO_HOST, d.TO_GUEST, d.UDP_OUT, d.ICMP_ECHO,
-        d.ICMP_REPLY, d.UDP_TO_GUEST,
+        d.ICMP_REPLY, d.UDP_TO_GUEST, d.SERVICE_DATAGRAM,
     )
 )  # fmt: skip
 """Kinds of record whose reference goes with them. (FRAME_OUT's does unless it is borrowed.)"""

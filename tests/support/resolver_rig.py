@@ -124,7 +124,7 @@ class Rig:
         ports = guest_port << 16 | port
         self.to_stage.push(
             d.record(
-                d.UDP_DATA,
+                d.SERVICE_DATAGRAM,
                 link=link,
                 slot=slot,
                 off=500,
@@ -155,7 +155,7 @@ class Rig:
         while burst := self.from_stage.peek():
             for fields in d.DESCRIPTOR.iter_unpack(burst):
                 kind, _, link, _, _, slot, off, length, *_, guest_addr, remote_addr, ports, _ = fields
-                assert kind == d.UDP_DATA
+                assert kind == d.SERVICE_DATAGRAM
                 assert off >= 64
                 record = {
                     "link": link,

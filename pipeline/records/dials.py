@@ -1,0 +1,83 @@
+"""Connections that the host opens to a guest, until the guest answers.
+
+Egress asks (DIAL). Demux finds the guest, chooses the gateway's end and so the shard, and asks tcp
+(DIAL_ROUTED). Tcp answers with GUEST_ANSWERED (pipeline.records.streams); tcp or demux with DIAL_FAILED.
+"""
+
+from struct import Struct
+from typing import Final
+
+from pipeline.records.addresses import Addr
+from pipeline.records.flows import FlowKey
+from pipeline.records.kinds import DIAL, DIAL_FAILED, DIAL_ROUTED
+
+_DIAL: Final = Struct("<B23xI20xI6xH4x")  # kind, flow, guest_addr, guest_port
+_ROUTED: Final = Struct("<BxH20xI20x12sI")  # kind, link, flow, key, egress
+_FAILED: Final = Struct("<B23xI32x?3x")  # kind, flow, final
+
+
+class Dial:
+    """DIAL: connect to a port of a guest. flow: a number of egress' own (FLOW_FROM_EGRESS)."""
+
+    def __init__(self, flow: int, guest_addr: Addr, guest_port: int) -> None:
+        self.flow = flow
+        self.guest_addr = guest_addr
+        self.guest_port = guest_port
+
+    @staticmethod
+    def unpack(burst: memoryview, at: int) -> "Dial":
+        """The record at burst[at:]."""
+        _, flow, guest_addr, guest_port = _DIAL.unpack_from(burst, at)
+        return Dial(flow, guest_addr, guest_port)
+
+    @staticmethod
+    def pack(flow: int, guest_addr: Addr, guest_port: int) -> bytes:
+        """A record with these fields."""
+        return _DIAL.pack(DIAL, flow, guest_addr, guest_port)
+
+
+class DialRouted:
+    """DIAL_ROUTED: connect to a guest on ``link`` from the remote end in ``key``.
+
+    egress: the index of the egress worker that asked, and whose number flow is.
+    """
+
+    def __init__(self, flow: int, key: FlowKey, link: int, egress: int) -> None:
+        self.flow = flow
+        self.key = key
+        self.link = link
+        self.egress = egress
+
+    @staticmethod
+    def unpack(burst: memoryview, at: int) -> "DialRouted":
+        """The record at burst[at:]."""
+        _, link, flow, key, egress = _ROUTED.unpack_from(burst, at)
+        return DialRouted(flow, key, link, egress)
+
+    @staticmethod
+    def pack(flow: int, key: FlowKey, link: int, egress: int) -> bytes:
+        """A record with these fields."""
+        return _ROUTED.pack(DIAL_ROUTED, link, flow, key, egress)
+
+
+class DialFailed:
+    """DIAL_FAILED: there will be no connection from the port that demux chose.
+
+    final: nobody has the guest's address, or there is no port or no room for the connection. Otherwise
+    the port is still in use towards this guest, and another DIAL takes the next one.
+    """
+
+    def __init__(self, flow: int, final: bool) -> None:
+        self.flow = flow
+        self.final = final
+
+    @staticmethod
+    def unpack(burst: memoryview, at: int) -> "DialFailed":
+        """The record at burst[at:]."""
+        _, flow, final = _FAILED.unpack_from(burst, at)
+        return DialFailed(flow, final)
+
+    @staticmethod
+    def pack(flow: int, final: bool) -> bytes:
+        """A record with these fields."""
+        return _FAILED.pack(DIAL_FAILED, flow, final)

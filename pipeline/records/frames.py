@@ -1,0 +1,103 @@
+"""Ethernet frames between guests and demux."""
+
+from struct import Struct
+from typing import Final
+
+from pipeline.records.kinds import FRAME, FRAME_OUT, MISBEHAVED
+
+ALL_LINKS: Final = 0xFFFF
+"""Instead of a link's number: every guest."""
+NO_LINK: Final = 0
+"""No link has this number."""
+
+_BORROWED: Final = 1
+_VNET: Final = 2
+
+_FRAME: Final = Struct("<BBH4xIII44x")  # kind, bits, link, slot, off, length
+_FRAME_OUT: Final = Struct("<BBH4xIII40xI")  # kind, bits, link, slot, off, length, except_link
+_MISBEHAVED: Final = Struct("<BxH56xI")  # kind, link, frames
+
+
+class Frame:
+    """FRAME: one frame of a guest, from its Ethernet header on.
+
+    vnet: right before the frame lies a virtio-net header of 12 bytes (pipeline.wire.virtio_net), which is
+    true of it. The frame may then be a super-segment, and its checksum partial.
+    """
+
+    def __init__(self, link: int, slot: int, off: int, length: int, vnet: bool) -> None:
+        self.link = link
+        self.slot = slot
+        self.off = off
+        self.length = length
+        self.vnet = vnet
+
+    @staticmethod
+    def unpack(burst: memoryview, at: int) -> "Frame":
+        """The record at burst[at:]."""
+        bits: int
+        _, bits, link, slot, off, length = _FRAME.unpack_from(burst, at)
+        return Frame(link, slot, off, length, bits & _VNET != 0)
+
+    def pack(self) -> bytes:
+        """The record of this frame."""
+        return _FRAME.pack(FRAME, _VNET if self.vnet else 0, self.link, self.slot, self.off, self.length)
+
+
+class FrameOut:
+    """FRAME_OUT: one whole frame for the guest on ``link``, or with ALL_LINKS for all but one.
+
+    vnet as in Frame. borrowed: a later record names the same slot, and the reference moves with that one.
+    except_link: the guest that does not get a frame for ALL_LINKS; NO_LINK if all get it.
+    """
+
+    def __init__(
+        self, link: int, slot: int, off: int, length: int, vnet: bool, borrowed: bool, except_link: int
+    ) -> None:
+        self.link = link
+        self.slot = slot
+        self.off = off
+        self.length = length
+        self.vnet = vnet
+        self.borrowed = borrowed
+        self.except_link = except_link
+
+    @staticmethod
+    def unpack(burst: memoryview, at: int) -> "FrameOut":
+        """The record at burst[at:]."""
+        bits: int
+        _, bits, link, slot, off, length, except_link = _FRAME_OUT.unpack_from(burst, at)
+        return FrameOut(link, slot, off, length, bits & _VNET != 0, bits & _BORROWED != 0, except_link)
+
+    @staticmethod
+    def pack(
+        link: int,
+        slot: int,
+        off: int,
+        length: int,
+        vnet: bool = False,
+        borrowed: bool = False,
+        except_link: int = NO_LINK,
+    ) -> bytes:
+        """A record with these fields."""
+        bits = (_VNET if vnet else 0) | (_BORROWED if borrowed else 0)
+        return _FRAME_OUT.pack(FRAME_OUT, bits, link, slot, off, length, except_link)
+
+
+class Misbehaved:
+    """MISBEHAVED: ``frames`` frames of the guest on ``link`` were dropped since the last such record."""
+
+    def __init__(self, link: int, frames: int) -> None:
+        self.link = link
+        self.frames = frames
+
+    @staticmethod
+    def unpack(burst: memoryview, at: int) -> "Misbehaved":
+        """The record at burst[at:]."""
+        _, link, frames = _MISBEHAVED.unpack_from(burst, at)
+        return Misbehaved(link, frames)
+
+    @staticmethod
+    def pack(link: int, frames: int) -> bytes:
+        """A record with these fields."""
+        return _MISBEHAVED.pack(MISBEHAVED, link, frames)

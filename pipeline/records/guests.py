@@ -1,0 +1,91 @@
+"""Which guests there are, and where: links, neighbours, leases."""
+
+from struct import Struct
+from typing import Final
+
+from pipeline.records.addresses import Addr, mac_bytes, mac_numbers
+from pipeline.records.kinds import LEASED, NEIGHBOR_GONE
+
+_LINK: Final = Struct("<BxH60x")  # kind, link
+_NEIGHBOR: Final = Struct("<BxH24xIH14xI12x")  # kind, link, MAC (two numbers), guest_addr
+_GONE: Final = Struct("<B47xI12x")  # kind, guest_addr
+
+
+class LinkNotice:
+    """LINK_UP or LINK_DOWN: the guest on ``link`` is there, or gone. Its number will be another guest's."""
+
+    def __init__(self, link: int) -> None:
+        self.link = link
+
+    @staticmethod
+    def unpack(burst: memoryview, at: int) -> "LinkNotice":
+        """The record at burst[at:]."""
+        _, link = _LINK.unpack_from(burst, at)
+        return LinkNotice(link)
+
+    @staticmethod
+    def pack(kind: int, link: int) -> bytes:
+        """A record of one of the two kinds."""
+        return _LINK.pack(kind, link)
+
+
+class Neighbor:
+    """NEIGHBOR or HEARD: the guest with ``guest_addr`` has ``mac`` and is on ``link``.
+
+    Demux says so before ingress may steer (NEIGHBOR). Ingress says so again while it does (HEARD).
+    """
+
+    def __init__(self, guest_addr: Addr, mac: bytes, link: int) -> None:
+        self.guest_addr = guest_addr
+        self.mac = mac
+        self.link = link
+
+    @staticmethod
+    def unpack(burst: memoryview, at: int) -> "Neighbor":
+        """The record at burst[at:]."""
+        _, link, high, low, guest_addr = _NEIGHBOR.unpack_from(burst, at)
+        return Neighbor(guest_addr, mac_bytes(high, low), link)
+
+    @staticmethod
+    def pack(kind: int, guest_addr: Addr, mac: bytes, link: int) -> bytes:
+        """A record of one of the two kinds."""
+        high, low = mac_numbers(mac)
+        return _NEIGHBOR.pack(kind, link, high, low, guest_addr)
+
+
+class NeighborGone:
+    """NEIGHBOR_GONE: nobody has ``guest_addr``."""
+
+    def __init__(self, guest_addr: Addr) -> None:
+        self.guest_addr = guest_addr
+
+    @staticmethod
+    def unpack(burst: memoryview, at: int) -> "NeighborGone":
+        """The record at burst[at:]."""
+        _, guest_addr = _GONE.unpack_from(burst, at)
+        return NeighborGone(guest_addr)
+
+    @staticmethod
+    def pack(guest_addr: Addr) -> bytes:
+        """A record with this field."""
+        return _GONE.pack(NEIGHBOR_GONE, guest_addr)
+
+
+class Leased:
+    """LEASED: by the resolver's state file ``guest_addr`` belongs to the guest with ``mac``."""
+
+    def __init__(self, guest_addr: Addr, mac: bytes) -> None:
+        self.guest_addr = guest_addr
+        self.mac = mac
+
+    @staticmethod
+    def unpack(burst: memoryview, at: int) -> "Leased":
+        """The record at burst[at:]."""
+        _, _, high, low, guest_addr = _NEIGHBOR.unpack_from(burst, at)
+        return Leased(guest_addr, mac_bytes(high, low))
+
+    @staticmethod
+    def pack(guest_addr: Addr, mac: bytes) -> bytes:
+        """A record with these fields."""
+        high, low = mac_numbers(mac)
+        return _NEIGHBOR.pack(LEASED, 0, high, low, guest_addr)

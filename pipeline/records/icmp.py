@@ -1,0 +1,221 @@
+"""Pings of guests beyond the gateway, and ICMP errors in both directions."""
+
+from struct import Struct
+from typing import Final
+
+from pipeline.records.addresses import Addr
+from pipeline.records.flows import FlowKey
+from pipeline.records.kinds import GUEST_ERROR, ICMP_ECHO, ICMP_ERROR, ICMP_REPLY, UNREACHABLE
+
+# kind, slot, off, length, guest_addr, remote_addr, sequence, identifier, hops_left, dont_fragment
+_ECHO: Final = Struct("<B7xIII28xIIHHB?2x")
+# kind, slot, off, length, guest_addr, remote_addr, sequence, identifier
+_REPLY: Final = Struct("<B7xIII28xIIHH4x")
+# kind, offender, mtu, guest_addr, remote_addr, sequence, identifier, code, type
+_ECHO_ERROR: Final = Struct("<B27xII12xIIHHBB2x")
+_GUEST_ERROR: Final = Struct("<BxH24xII12x12sBB2x")  # kind, link, seq, mtu, key, code, type
+_UNREACHABLE: Final = Struct("<B27xI16x12sBB2x")  # kind, syn_seq, key, code, protocol
+
+
+class EchoRequest:
+    """ICMP_ECHO: a guest pings an outside address. The slot has the whole ICMP message.
+
+    hops_left: the TTL with which the request leaves the host. dont_fragment: its DF bit.
+    """
+
+    def __init__(
+        self,
+        *,
+        slot: int,
+        off: int,
+        length: int,
+        guest_addr: Addr,
+        remote_addr: Addr,
+        identifier: int,
+        sequence: int,
+        hops_left: int,
+        dont_fragment: bool,
+    ) -> None:
+        self.slot = slot
+        self.off = off
+        self.length = length
+        self.guest_addr = guest_addr
+        self.remote_addr = remote_addr
+        self.identifier = identifier
+        self.sequence = sequence
+        self.hops_left = hops_left
+        self.dont_fragment = dont_fragment
+
+    @staticmethod
+    def unpack(burst: memoryview, at: int) -> "EchoRequest":
+        """The record at burst[at:]."""
+        (
+            _, slot, off, length, guest_addr, remote_addr, sequence, identifier, hops_left, dont_fragment,
+        ) = _ECHO.unpack_from(burst, at)  # fmt: skip
+        return EchoRequest(
+            slot=slot,
+            off=off,
+            length=length,
+            guest_addr=guest_addr,
+            remote_addr=remote_addr,
+            identifier=identifier,
+            sequence=sequence,
+            hops_left=hops_left,
+            dont_fragment=dont_fragment,
+        )
+
+    def pack(self) -> bytes:
+        """The record of this request."""
+        return _ECHO.pack(
+            ICMP_ECHO, self.slot, self.off, self.length, self.guest_addr, self.remote_addr, self.sequence,
+            self.identifier, self.hops_left, self.dont_fragment,
+        )  # fmt: skip
+
+
+class EchoReply:
+    """ICMP_REPLY: the answer to a ping. The slot has the whole ICMP message, with the host's identifier.
+
+    identifier: the guest's own.
+    """
+
+    def __init__(
+        self,
+        *,
+        slot: int,
+        off: int,
+        length: int,
+        guest_addr: Addr,
+        remote_addr: Addr,
+        identifier: int,
+        sequence: int,
+    ) -> None:
+        self.slot = slot
+        self.off = off
+        self.length = length
+        self.guest_addr = guest_addr
+        self.remote_addr = remote_addr
+        self.identifier = identifier
+        self.sequence = sequence
+
+    @staticmethod
+    def unpack(burst: memoryview, at: int) -> "EchoReply":
+        """The record at burst[at:]."""
+        _, slot, off, length, guest_addr, remote_addr, sequence, identifier = _REPLY.unpack_from(burst, at)
+        return EchoReply(
+            slot=slot,
+            off=off,
+            length=length,
+            guest_addr=guest_addr,
+            remote_addr=remote_addr,
+            identifier=identifier,
+            sequence=sequence,
+        )
+
+    def pack(self) -> bytes:
+        """The record of this reply."""
+        return _REPLY.pack(
+            ICMP_REPLY, self.slot, self.off, self.length, self.guest_addr, self.remote_addr, self.sequence,
+            self.identifier,
+        )  # fmt: skip
+
+
+class EchoError:
+    """ICMP_ERROR: a router answered a ping with an error.
+
+    type, code: of the error. offender: who sent it; 0 is the gateway itself. mtu: of the next hop, or 0.
+    """
+
+    def __init__(
+        self,
+        *,
+        guest_addr: Addr,
+        remote_addr: Addr,
+        identifier: int,
+        sequence: int,
+        type: int,
+        code: int,
+        offender: Addr,
+        mtu: int,
+    ) -> None:
+        self.guest_addr = guest_addr
+        self.remote_addr = remote_addr
+        self.identifier = identifier
+        self.sequence = sequence
+        self.type = type
+        self.code = code
+        self.offender = offender
+        self.mtu = mtu
+
+    @staticmethod
+    def unpack(burst: memoryview, at: int) -> "EchoError":
+        """The record at burst[at:]."""
+        (
+            _, offender, mtu, guest_addr, remote_addr, sequence, identifier, code, type_,
+        ) = _ECHO_ERROR.unpack_from(burst, at)  # fmt: skip
+        return EchoError(
+            guest_addr=guest_addr,
+            remote_addr=remote_addr,
+            identifier=identifier,
+            sequence=sequence,
+            type=type_,
+            code=code,
+            offender=offender,
+            mtu=mtu,
+        )
+
+    def pack(self) -> bytes:
+        """The record of this error."""
+        return _ECHO_ERROR.pack(
+            ICMP_ERROR, self.offender, self.mtu, self.guest_addr, self.remote_addr, self.sequence,
+            self.identifier, self.code, self.type,
+        )  # fmt: skip
+
+
+class GuestError:
+    """GUEST_ERROR: the guest on ``link`` sent an ICMP error about a segment of the flow ``key``.
+
+    seq: of that segment. type, code: of the error. mtu: of the hop that the segment was too big for, or 0.
+    """
+
+    def __init__(self, link: int, key: FlowKey, seq: int, type: int, code: int, mtu: int) -> None:
+        self.link = link
+        self.key = key
+        self.seq = seq
+        self.type = type
+        self.code = code
+        self.mtu = mtu
+
+    @staticmethod
+    def unpack(burst: memoryview, at: int) -> "GuestError":
+        """The record at burst[at:]."""
+        _, link, seq, mtu, key, code, type_ = _GUEST_ERROR.unpack_from(burst, at)
+        return GuestError(link, key, seq, type_, code, mtu)
+
+    @staticmethod
+    def pack(link: int, key: FlowKey, seq: int, type: int, code: int, mtu: int) -> bytes:
+        """A record with these fields."""
+        return _GUEST_ERROR.pack(GUEST_ERROR, link, seq, mtu, key, code, type)
+
+
+class Unreachable:
+    """UNREACHABLE: tell a guest by "destination unreachable" with ``code`` that its flow cannot be.
+
+    protocol: TCP or UDP, by its IP number. syn_seq: the sequence number of the guest's SYN; 0 for UDP.
+    """
+
+    def __init__(self, key: FlowKey, protocol: int, code: int, syn_seq: int) -> None:
+        self.key = key
+        self.protocol = protocol
+        self.code = code
+        self.syn_seq = syn_seq
+
+    @staticmethod
+    def unpack(burst: memoryview, at: int) -> "Unreachable":
+        """The record at burst[at:]."""
+        _, syn_seq, key, code, protocol = _UNREACHABLE.unpack_from(burst, at)
+        return Unreachable(key, protocol, code, syn_seq)
+
+    @staticmethod
+    def pack(key: FlowKey, protocol: int, code: int, syn_seq: int = 0) -> bytes:
+        """A record with these fields."""
+        return _UNREACHABLE.pack(UNREACHABLE, syn_seq, key, code, protocol)

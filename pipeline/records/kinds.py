@@ -1,0 +1,187 @@
+"""The kinds of record, by edge: what one worker reports to another.
+
+A *record* is 64 bytes on a ring, one cache line. Its first byte is its kind, and the kind decides the layout
+of the rest. Each layout is a class of this package, with an ``unpack`` for the reader and a ``pack`` for the
+writer. A record describes bytes in a *slot* of the shared arena; it does not carry them.
+
+A *reference* keeps a slot from going home. It has one owner. In the last column of the table, *moves* means
+that the reader owns it after the record, *stays* that the writer keeps it, and *last* that it moves with
+the last of several records about the slot. A dash is a record without a slot.
+
+================ =============== =========================================== =========
+kind             class           from -> to                                  reference
+================ =============== =========================================== =========
+FRAME            Frame           ingress -> demux                            moves
+TCP_RANGE        TcpRange        ingress -> demux, ingress -> tcp,           moves
+                                 demux -> tcp
+UDP_RANGE        UdpRange        ingress -> demux                            moves
+LINK_UP          LinkNotice      ingress -> demux                            -
+LINK_DOWN        LinkNotice      ingress -> demux, ingress -> tcp,           -
+                                 demux -> tcp, demux -> resolver
+HEARD            Neighbor        ingress -> demux                            -
+UDP_USED         UdpNotice       ingress -> demux                            -
+UDP_FRAGMENTED   UdpNotice       ingress -> demux                            -
+FRAME_OUT        FrameOut        demux -> ingress                            last
+TCP_OUT          TcpOut          tcp -> ingress                              stays
+UDP_OUT          UdpOut          demux -> ingress                            moves
+UDP_TO_GUEST     UdpToGuest      egress -> ingress                           moves
+NEIGHBOR         Neighbor        demux -> ingress                            -
+NEIGHBOR_GONE    NeighborGone    demux -> ingress                            -
+MISBEHAVED       Misbehaved      demux -> ingress, tcp -> ingress            -
+STEER_UDP        SteerUdp        demux -> ingress                            -
+UNSTEER_UDP      UnsteerUdp      demux -> ingress                            -
+GUEST_ERROR      GuestError      demux -> tcp                                -
+DIAL             Dial            egress -> demux                             -
+DIAL_ROUTED      DialRouted      demux -> tcp                                -
+DIAL_FAILED      DialFailed      demux -> egress, tcp -> egress              -
+GUEST_ANSWERED   GuestAnswered   tcp -> egress                               -
+CONNECT          Connect         tcp -> egress                               -
+CONNECTED        FlowNotice      egress -> tcp                               -
+CONNECT_FAILED   ConnectFailed   egress -> tcp                               -
+TO_HOST          ToHost          tcp -> egress                               moves
+TAKEN            Taken           egress -> tcp                               -
+TO_GUEST         ToGuest         egress -> tcp                               moves
+WINDOW           Window          tcp -> egress                               -
+SHUTDOWN         Shutdown        tcp -> egress, egress -> tcp                -
+ABORT            FlowNotice      tcp -> egress, egress -> tcp                -
+CLOSED           FlowNotice      tcp -> egress                               -
+UDP_DATA         UdpData         ingress -> egress, demux -> egress,         moves
+                                 egress -> demux
+UDP_ANSWERED     FlowNotice      egress -> demux                             -
+UDP_CLOSE        FlowNotice      demux -> egress, egress -> demux            -
+UNREACHABLE      Unreachable     egress -> demux                             -
+ICMP_ECHO        EchoRequest     demux -> egress                             moves
+ICMP_REPLY       EchoReply       egress -> demux                             moves
+ICMP_ERROR       EchoError       egress -> demux                             -
+SERVICE_DATAGRAM ServiceDatagram demux -> resolver, resolver -> demux        moves
+NAMED            Named           resolver -> demux, demux -> egress          -
+LEASED           Leased          resolver -> demux                           -
+================ =============== =========================================== =========
+
+The reference of a TCP_OUT stays: tcp keeps the slot until the guest has acknowledged the bytes. Ingress has
+read them for good when it releases the ring entry. The ring's consumer index says when that was.
+
+A writer packs named values: ``ring.push(ToHost.pack(flow, run, skip, length))``. A reader looks at the kind
+before it unpacks, and unpacks only what it uses::
+
+    for at in range(0, len(burst), RECORD_BYTES):
+        kind = burst[at]
+        if kind == TO_HOST:
+            run = ToHost.unpack(burst, at)
+
+Units: lengths, offsets and windows are bytes, an offset counts from the start of its slot. Fields that a kind
+does not use are zero.
+"""
+
+from typing import Final
+
+RECORD_BYTES: Final = 64
+NO_SLOT: Final = 0xFFFFFFFF
+"""The slot number of a record that has no bytes in a slot."""
+REPORT_EVERY_S: Final = 1.0
+"""Seconds between two HEARD of one guest, or two UDP_USED or UDP_ANSWERED of one flow."""
+
+# --- ingress -> demux (runs also ingress -> tcp) ------------------------------------------
+
+FRAME: Final = 1
+"""One Ethernet frame of a guest."""
+TCP_RANGE: Final = 2
+"""TCP segments of one flow of a guest, merged by GRO, with verified checksums. Demux passes it on to tcp."""
+UDP_RANGE: Final = 5
+"""Datagrams of one flow of a guest, merged by GRO, with verified checksums."""
+LINK_UP: Final = 3
+"""A guest is connected."""
+LINK_DOWN: Final = 4
+"""A guest is gone. Ingress and demux each report it after the last record of that guest."""
+HEARD: Final = 7
+"""Ingress steered packets of this guest past demux."""
+UDP_USED: Final = 8
+"""Ingress steered datagrams of this flow past demux."""
+UDP_FRAGMENTED: Final = 19
+"""This flow has fragments, so ingress sends all of it to demux from now on."""
+
+# --- demux, tcp, egress -> ingress --------------------------------------------------------
+
+FRAME_OUT: Final = 10
+"""One Ethernet frame for one guest or for all."""
+TCP_OUT: Final = 13
+"""TCP segments for a guest. Ingress makes the headers and cuts the bytes at the MSS."""
+UDP_OUT: Final = 15
+"""Datagrams for a guest whose link and MAC demux names. Ingress makes the headers."""
+UDP_TO_GUEST: Final = 16
+"""Datagrams for a guest that ingress finds by its address. Ingress makes the headers."""
+NEIGHBOR: Final = 11
+"""A guest's address is reached through this link and MAC."""
+NEIGHBOR_GONE: Final = 12
+"""Nobody has this address any more."""
+MISBEHAVED: Final = 14
+"""Demux or tcp dropped frames of a guest. Ingress reads its link more slowly for that."""
+STEER_UDP: Final = 17
+"""Ingress may send further datagrams of this flow straight to an egress worker."""
+UNSTEER_UDP: Final = 18
+"""This flow is over. Ingress forgets the way."""
+
+# --- demux -> tcp -------------------------------------------------------------------------
+
+GUEST_ERROR: Final = 6
+"""A guest sent an ICMP error about a segment that it got."""
+
+# --- connections that the host opens: egress -> demux -> tcp -> egress ----------------------
+
+DIAL: Final = 22
+"""Egress asks for a connection to a guest."""
+DIAL_ROUTED: Final = 41
+"""The same request, with the guest's link and the gateway's address and port, which demux chose."""
+DIAL_FAILED: Final = 23
+"""The request came to nothing."""
+GUEST_ANSWERED: Final = 42
+"""The guest accepted the connection."""
+
+# --- tcp <-> egress -----------------------------------------------------------------------
+
+CONNECT: Final = 30
+"""A guest asks for a connection to a host."""
+CONNECTED: Final = 31
+"""The host accepted the connection."""
+CONNECT_FAILED: Final = 32
+"""The host did not accept the connection."""
+TO_HOST: Final = 33
+"""Bytes of the guest for the host."""
+TAKEN: Final = 34
+"""The host socket took bytes."""
+TO_GUEST: Final = 35
+"""Bytes of the host for the guest."""
+WINDOW: Final = 39
+"""The guest's receive window changed much."""
+SHUTDOWN: Final = 36
+"""The stream of one direction ends after all bytes sent so far: a FIN of the guest, or EOF of the host."""
+ABORT: Final = 37
+"""The other side was reset, refused or is gone. The reader forgets the flow."""
+CLOSED: Final = 38
+"""Both directions have ended and tcp forgets the flow. Egress still writes what it has queued."""
+
+# --- demux <-> egress (UDP_DATA also ingress -> egress) -------------------------------------
+
+UDP_DATA: Final = 20
+"""Datagrams of one flow, in either direction."""
+UDP_ANSWERED: Final = 9
+"""Egress sent datagrams of this flow past demux."""
+UDP_CLOSE: Final = 21
+"""This flow is idle for too long, evicted or refused."""
+UNREACHABLE: Final = 24
+"""Egress cannot serve a flow. Demux tells the guest by ICMP."""
+ICMP_ECHO: Final = 25
+"""An echo request of a guest for an outside address."""
+ICMP_REPLY: Final = 26
+"""The echo reply of an outside host."""
+ICMP_ERROR: Final = 27
+"""An ICMP error that came back for an echo request."""
+
+# --- demux <-> resolver, and on to egress ---------------------------------------------------
+
+SERVICE_DATAGRAM: Final = 40
+"""One datagram for DHCP or DNS of the gateway, or the answer."""
+NAMED: Final = 28
+"""The resolver told a guest an address for a name of the egress policy."""
+LEASED: Final = 29
+"""The resolver read a lease from its state file."""

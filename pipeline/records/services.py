@@ -1,0 +1,62 @@
+"""DHCP and DNS of the gateway: their datagrams, and what egress must know of names."""
+
+from struct import Struct
+from typing import Final
+
+from pipeline.records.addresses import Addr
+from pipeline.records.flows import FlowKey
+from pipeline.records.kinds import NAMED, SERVICE_DATAGRAM
+
+_DATAGRAM: Final = Struct("<BxH4xIII28x12s4x")  # kind, link, slot, off, length, key
+_NAMED: Final = Struct("<B27xI16xII4xI")  # kind, ttl_s, guest_addr, remote_addr, pattern
+
+
+class ServiceDatagram:
+    """SERVICE_DATAGRAM: one payload of the guest on ``link`` for a service, or the service's answer.
+
+    key: the service's end is the remote one, both ways. The guest's address is 0 in a question of a guest
+    without one. An answer to 255.255.255.255 goes to the broadcast MAC of the link. 64 bytes before an answer
+    belong to its record: room for headers.
+    """
+
+    def __init__(self, link: int, key: FlowKey, slot: int, off: int, length: int) -> None:
+        self.link = link
+        self.key = key
+        self.slot = slot
+        self.off = off
+        self.length = length
+
+    @staticmethod
+    def unpack(burst: memoryview, at: int) -> "ServiceDatagram":
+        """The record at burst[at:]."""
+        _, link, slot, off, length, key = _DATAGRAM.unpack_from(burst, at)
+        return ServiceDatagram(link, key, slot, off, length)
+
+    @staticmethod
+    def pack(link: int, key: FlowKey, slot: int, off: int, length: int) -> bytes:
+        """A record with these fields."""
+        return _DATAGRAM.pack(SERVICE_DATAGRAM, link, slot, off, length, key)
+
+
+class Named:
+    """NAMED: for ttl_s seconds ``remote_addr`` is, to one guest, a name of the egress policy.
+
+    pattern: the number of the policy's pattern that the name matches (pipeline.engines.policy).
+    """
+
+    def __init__(self, guest_addr: Addr, remote_addr: Addr, pattern: int, ttl_s: int) -> None:
+        self.guest_addr = guest_addr
+        self.remote_addr = remote_addr
+        self.pattern = pattern
+        self.ttl_s = ttl_s
+
+    @staticmethod
+    def unpack(burst: memoryview, at: int) -> "Named":
+        """The record at burst[at:]."""
+        _, ttl_s, guest_addr, remote_addr, pattern = _NAMED.unpack_from(burst, at)
+        return Named(guest_addr, remote_addr, pattern, ttl_s)
+
+    @staticmethod
+    def pack(guest_addr: Addr, remote_addr: Addr, pattern: int, ttl_s: int) -> bytes:
+        """A record with these fields."""
+        return _NAMED.pack(NAMED, ttl_s, guest_addr, remote_addr, pattern)

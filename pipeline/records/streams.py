@@ -1,0 +1,199 @@
+"""TCP connections between tcp and egress: how they begin, their bytes, how they end.
+
+Every record has the number of its flow. CONNECTED, ABORT and CLOSED have nothing else: they are FlowNotices
+(pipeline.records.flows).
+"""
+
+from struct import Struct
+from typing import Final
+
+from pipeline.records.flows import FlowKey
+from pipeline.records.kinds import (
+    CONNECT,
+    CONNECT_FAILED,
+    GUEST_ANSWERED,
+    SHUTDOWN,
+    TAKEN,
+    TO_GUEST,
+    TO_HOST,
+    WINDOW,
+)
+from pipeline.records.run import Run
+
+_CONNECT: Final = Struct("<BxH2xH16xII16x12s4x")  # kind, link, mss, flow, syn_seq, key
+_ANSWERED: Final = Struct("<BxH2xH16xI36x")  # kind, link, mss, flow
+_FAILED: Final = Struct("<B23xI32xI")  # kind, flow, error
+_TO_HOST: Final = Struct("<B3xHHIIIII36x")  # kind, stride, piece_size, slot, off, length, skip, flow
+_TO_GUEST: Final = Struct("<B7xIII4xI36x")  # kind, slot, off, length, flow
+_AMOUNT: Final = Struct("<B15xI4xI36x")  # kind, count or window, flow
+_SHUTDOWN: Final = Struct("<B23xI32x?3x")  # kind, flow, both
+
+
+class Connect:
+    """CONNECT: open a connection to the host for a guest.
+
+    mss: payload bytes of a segment towards the guest. syn_seq: the sequence number of the guest's SYN, which
+    an ICMP error about it quotes.
+    """
+
+    def __init__(self, flow: int, key: FlowKey, link: int, mss: int, syn_seq: int) -> None:
+        self.flow = flow
+        self.key = key
+        self.link = link
+        self.mss = mss
+        self.syn_seq = syn_seq
+
+    @staticmethod
+    def unpack(burst: memoryview, at: int) -> "Connect":
+        """The record at burst[at:]."""
+        _, link, mss, flow, syn_seq, key = _CONNECT.unpack_from(burst, at)
+        return Connect(flow, key, link, mss, syn_seq)
+
+    @staticmethod
+    def pack(flow: int, key: FlowKey, link: int, mss: int, syn_seq: int) -> bytes:
+        """A record with these fields."""
+        return _CONNECT.pack(CONNECT, link, mss, flow, syn_seq, key)
+
+
+class GuestAnswered:
+    """GUEST_ANSWERED: the guest on ``link`` accepted the connection that egress dialled.
+
+    mss as in Connect.
+    """
+
+    def __init__(self, flow: int, link: int, mss: int) -> None:
+        self.flow = flow
+        self.link = link
+        self.mss = mss
+
+    @staticmethod
+    def unpack(burst: memoryview, at: int) -> "GuestAnswered":
+        """The record at burst[at:]."""
+        _, link, mss, flow = _ANSWERED.unpack_from(burst, at)
+        return GuestAnswered(flow, link, mss)
+
+    @staticmethod
+    def pack(flow: int, link: int, mss: int) -> bytes:
+        """A record with these fields."""
+        return _ANSWERED.pack(GUEST_ANSWERED, link, mss, flow)
+
+
+class ConnectFailed:
+    """CONNECT_FAILED: there is no connection to the host. error: the errno of the attempt."""
+
+    def __init__(self, flow: int, error: int) -> None:
+        self.flow = flow
+        self.error = error
+
+    @staticmethod
+    def unpack(burst: memoryview, at: int) -> "ConnectFailed":
+        """The record at burst[at:]."""
+        _, flow, error = _FAILED.unpack_from(burst, at)
+        return ConnectFailed(flow, error)
+
+    @staticmethod
+    def pack(flow: int, error: int) -> bytes:
+        """A record with these fields."""
+        return _FAILED.pack(CONNECT_FAILED, flow, error)
+
+
+class ToHost(Run):
+    """TO_HOST: a run of the guest's bytes for the host socket of a flow."""
+
+    def __init__(
+        self, flow: int, slot: int, off: int, length: int, stride: int, piece_size: int, skip: int
+    ) -> None:
+        super().__init__(slot, off, length, stride, piece_size, skip)
+        self.flow = flow
+
+    @staticmethod
+    def unpack(burst: memoryview, at: int) -> "ToHost":
+        """The record at burst[at:]."""
+        _, stride, piece_size, slot, off, length, skip, flow = _TO_HOST.unpack_from(burst, at)
+        return ToHost(flow, slot, off, length, stride, piece_size, skip)
+
+    @staticmethod
+    def pack(flow: int, run: Run, skip: int, length: int) -> bytes:
+        """length bytes of a received run, after its first skip bytes."""
+        return _TO_HOST.pack(TO_HOST, run.stride, run.piece_size, run.slot, run.off, length, skip, flow)
+
+
+class Taken:
+    """TAKEN: the host socket took ``count`` bytes since the last such record."""
+
+    def __init__(self, flow: int, count: int) -> None:
+        self.flow = flow
+        self.count = count
+
+    @staticmethod
+    def unpack(burst: memoryview, at: int) -> "Taken":
+        """The record at burst[at:]."""
+        _, count, flow = _AMOUNT.unpack_from(burst, at)
+        return Taken(flow, count)
+
+    @staticmethod
+    def pack(flow: int, count: int) -> bytes:
+        """A record with these fields."""
+        return _AMOUNT.pack(TAKEN, count, flow)
+
+
+class ToGuest:
+    """TO_GUEST: bytes of the host for the guest of a flow, in one piece."""
+
+    def __init__(self, flow: int, slot: int, off: int, length: int) -> None:
+        self.flow = flow
+        self.slot = slot
+        self.off = off
+        self.length = length
+
+    @staticmethod
+    def unpack(burst: memoryview, at: int) -> "ToGuest":
+        """The record at burst[at:]."""
+        _, slot, off, length, flow = _TO_GUEST.unpack_from(burst, at)
+        return ToGuest(flow, slot, off, length)
+
+    @staticmethod
+    def pack(flow: int, slot: int, off: int, length: int) -> bytes:
+        """A record with these fields."""
+        return _TO_GUEST.pack(TO_GUEST, slot, off, length, flow)
+
+
+class Window:
+    """WINDOW: the guest takes about ``window`` bytes beyond what it has acknowledged."""
+
+    def __init__(self, flow: int, window: int) -> None:
+        self.flow = flow
+        self.window = window
+
+    @staticmethod
+    def unpack(burst: memoryview, at: int) -> "Window":
+        """The record at burst[at:]."""
+        _, window, flow = _AMOUNT.unpack_from(burst, at)
+        return Window(flow, window)
+
+    @staticmethod
+    def pack(flow: int, window: int) -> bytes:
+        """A record with these fields."""
+        return _AMOUNT.pack(WINDOW, window, flow)
+
+
+class Shutdown:
+    """SHUTDOWN: no more bytes come from the side that says so.
+
+    both: the host is gone in both directions, so nobody reads what the guest sends. Never set by tcp.
+    """
+
+    def __init__(self, flow: int, both: bool) -> None:
+        self.flow = flow
+        self.both = both
+
+    @staticmethod
+    def unpack(burst: memoryview, at: int) -> "Shutdown":
+        """The record at burst[at:]."""
+        _, flow, both = _SHUTDOWN.unpack_from(burst, at)
+        return Shutdown(flow, both)
+
+    @staticmethod
+    def pack(flow: int, both: bool = False) -> bytes:
+        """A record with these fields."""
+        return _SHUTDOWN.pack(SHUTDOWN, flow, both)

@@ -1,0 +1,253 @@
+"""Datagrams of UDP flows, and what workers report about these flows.
+
+Datagrams that follow each other are one run: each is a piece of it, and keeps its bounds. One datagram is a
+run with stride 0 and piece_size = length. A run of several has no empty ones.
+"""
+
+from struct import Struct
+from typing import Final
+
+from pipeline.records.addresses import mac_bytes, mac_numbers
+from pipeline.records.flows import FlowKey
+from pipeline.records.kinds import STEER_UDP, UDP_DATA, UDP_OUT, UDP_RANGE, UDP_TO_GUEST, UNSTEER_UDP
+from pipeline.records.run import Run
+
+HEADERS_LEN: Final = 42
+"""Bytes of Ethernet, IPv4 (20) and UDP header before each datagram of a UDP_RANGE."""
+HEADROOM: Final = 64
+"""Bytes before each datagram from egress that belong to its record too: room for headers."""
+
+_VNET: Final = 4
+# kind, link, stride, piece_size, slot, off, length, count, key, header length, bits
+_RANGE: Final = Struct("<BxHHHIII4xI20x12sBBxx")
+# kind, stride, piece_size, slot, off, length, flow, key, after_steered
+_DATA: Final = Struct("<B3xHHIII4xI20x12s?3x")
+# kind, link, stride, piece_size, slot, off, length, count, MAC (two numbers), key
+_OUT: Final = Struct("<BxHHHIII4xIIH14x12s4x")
+# kind, stride, piece_size, slot, off, length, count, key
+_TO_GUEST: Final = Struct("<B3xHHIII4xI20x12s4x")
+_STEER: Final = Struct("<B23xI20x12sI")  # kind, flow, key, egress
+_UNSTEER: Final = Struct("<B23xI20x12s4x")  # kind, flow, key
+_NOTICE: Final = Struct("<B47x12s4x")  # kind, key
+
+
+class UdpRange(Run):
+    """UDP_RANGE: datagrams of one flow of a guest on ``link``.
+
+    The frame of each begins HEADERS_LEN bytes before its payload. vnet: right before each frame lies a
+    virtio-net header, as in Frame. With stride = piece_size all of them are one frame then, a super-segment
+    with one header for all.
+    """
+
+    def __init__(
+        self,
+        *,
+        slot: int,
+        off: int,
+        length: int,
+        stride: int,
+        piece_size: int,
+        link: int,
+        key: FlowKey,
+        vnet: bool,
+    ) -> None:
+        super().__init__(slot, off, length, stride, piece_size)
+        self.link = link
+        self.key = key
+        self.vnet = vnet
+
+    @staticmethod
+    def unpack(burst: memoryview, at: int) -> "UdpRange":
+        """The record at burst[at:]."""
+        bits: int
+        _, link, stride, piece_size, slot, off, length, _, key, _, bits = _RANGE.unpack_from(burst, at)
+        return UdpRange(
+            slot=slot,
+            off=off,
+            length=length,
+            stride=stride,
+            piece_size=piece_size,
+            link=link,
+            key=key,
+            vnet=bits & _VNET != 0,
+        )
+
+    def pack(self) -> bytes:
+        """The record of these datagrams."""
+        return _RANGE.pack(
+            UDP_RANGE, self.link, self.stride, self.piece_size, self.slot, self.off, self.length,
+            self.piece_count(), self.key, HEADERS_LEN, _VNET if self.vnet else 0,
+        )  # fmt: skip
+
+
+class UdpData(Run):
+    """UDP_DATA: datagrams of a flow, on their way to its host socket or from there.
+
+    flow: demux' number of the flow, or one of egress' own for a forwarded port (FLOW_FROM_EGRESS). key: of
+    the latter only the guest's end is set; demux chooses the other.
+    after_steered: ingress has sent datagrams of the flow straight to egress, and they come before these.
+    """
+
+    def __init__(
+        self,
+        *,
+        slot: int,
+        off: int,
+        length: int,
+        stride: int,
+        piece_size: int,
+        flow: int,
+        key: FlowKey,
+        after_steered: bool,
+    ) -> None:
+        super().__init__(slot, off, length, stride, piece_size)
+        self.flow = flow
+        self.key = key
+        self.after_steered = after_steered
+
+    @staticmethod
+    def unpack(burst: memoryview, at: int) -> "UdpData":
+        """The record at burst[at:]."""
+        _, stride, piece_size, slot, off, length, flow, key, after_steered = _DATA.unpack_from(burst, at)
+        return UdpData(
+            slot=slot,
+            off=off,
+            length=length,
+            stride=stride,
+            piece_size=piece_size,
+            flow=flow,
+            key=key,
+            after_steered=after_steered,
+        )
+
+    @staticmethod
+    def pack(flow: int, key: FlowKey, run: Run, after_steered: bool = False) -> bytes:
+        """A record with these fields. The run has no skip."""
+        return _DATA.pack(
+            UDP_DATA, run.stride, run.piece_size, run.slot, run.off, run.length, flow, key, after_steered
+        )
+
+
+class UdpOut(Run):
+    """UDP_OUT: datagrams for the guest on ``link`` with ``mac``, from the remote end of ``key``."""
+
+    def __init__(
+        self,
+        *,
+        slot: int,
+        off: int,
+        length: int,
+        stride: int,
+        piece_size: int,
+        key: FlowKey,
+        link: int,
+        mac: bytes,
+    ) -> None:
+        super().__init__(slot, off, length, stride, piece_size)
+        self.key = key
+        self.link = link
+        self.mac = mac
+
+    @staticmethod
+    def unpack(burst: memoryview, at: int) -> "UdpOut":
+        """The record at burst[at:]."""
+        _, link, stride, piece_size, slot, off, length, _, high, low, key = _OUT.unpack_from(burst, at)
+        return UdpOut(
+            slot=slot,
+            off=off,
+            length=length,
+            stride=stride,
+            piece_size=piece_size,
+            key=key,
+            link=link,
+            mac=mac_bytes(high, low),
+        )
+
+    @staticmethod
+    def pack(key: FlowKey, run: Run, link: int, mac: bytes) -> bytes:
+        """A record with these fields. The run has no skip."""
+        high, low = mac_numbers(mac)
+        return _OUT.pack(
+            UDP_OUT, link, run.stride, run.piece_size, run.slot, run.off, run.length, run.piece_count(),
+            high, low, key,
+        )  # fmt: skip
+
+
+class UdpToGuest(Run):
+    """UDP_TO_GUEST: datagrams for the guest of ``key``, from the remote end of ``key``."""
+
+    def __init__(
+        self, *, slot: int, off: int, length: int, stride: int, piece_size: int, key: FlowKey
+    ) -> None:
+        super().__init__(slot, off, length, stride, piece_size)
+        self.key = key
+
+    @staticmethod
+    def unpack(burst: memoryview, at: int) -> "UdpToGuest":
+        """The record at burst[at:]."""
+        _, stride, piece_size, slot, off, length, _, key = _TO_GUEST.unpack_from(burst, at)
+        return UdpToGuest(slot=slot, off=off, length=length, stride=stride, piece_size=piece_size, key=key)
+
+    @staticmethod
+    def pack(key: FlowKey, run: Run) -> bytes:
+        """A record with these fields. The run has no skip."""
+        return _TO_GUEST.pack(
+            UDP_TO_GUEST, run.stride, run.piece_size, run.slot, run.off, run.length, run.piece_count(), key
+        )
+
+
+class SteerUdp:
+    """STEER_UDP: the egress worker number ``egress`` has the socket of a flow."""
+
+    def __init__(self, flow: int, key: FlowKey, egress: int) -> None:
+        self.flow = flow
+        self.key = key
+        self.egress = egress
+
+    @staticmethod
+    def unpack(burst: memoryview, at: int) -> "SteerUdp":
+        """The record at burst[at:]."""
+        _, flow, key, egress = _STEER.unpack_from(burst, at)
+        return SteerUdp(flow, key, egress)
+
+    @staticmethod
+    def pack(flow: int, key: FlowKey, egress: int) -> bytes:
+        """A record with these fields."""
+        return _STEER.pack(STEER_UDP, flow, key, egress)
+
+
+class UnsteerUdp:
+    """UNSTEER_UDP: a flow is over. There may be another one with this key by now, with another number."""
+
+    def __init__(self, flow: int, key: FlowKey) -> None:
+        self.flow = flow
+        self.key = key
+
+    @staticmethod
+    def unpack(burst: memoryview, at: int) -> "UnsteerUdp":
+        """The record at burst[at:]."""
+        _, flow, key = _UNSTEER.unpack_from(burst, at)
+        return UnsteerUdp(flow, key)
+
+    @staticmethod
+    def pack(flow: int, key: FlowKey) -> bytes:
+        """A record with these fields."""
+        return _UNSTEER.pack(UNSTEER_UDP, flow, key)
+
+
+class UdpNotice:
+    """UDP_USED or UDP_FRAGMENTED: what ingress saw of a flow. The kind says what."""
+
+    def __init__(self, key: FlowKey) -> None:
+        self.key = key
+
+    @staticmethod
+    def unpack(burst: memoryview, at: int) -> "UdpNotice":
+        """The record at burst[at:]."""
+        _, key = _NOTICE.unpack_from(burst, at)
+        return UdpNotice(key)
+
+    @staticmethod
+    def pack(kind: int, key: FlowKey) -> bytes:
+        """A record of one of the two kinds."""
+        return _NOTICE.pack(kind, key)
