@@ -47,6 +47,27 @@ def test_no_bound_of_a_slice_does_anything(path: Path) -> None:
     assert found == ALLOWED.get(path.relative_to(ROOT).as_posix(), [])
 
 
+def fields_of_object(source: str) -> list[str]:
+    """Fields of a NamedTuple declared as object: compiled, the class cannot be made (KeyError: 'object')."""
+    return [
+        f"{node.name}.{ast.unparse(field.target)}"
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.ClassDef) and any(ast.unparse(base) == "NamedTuple" for base in node.bases)
+        for field in node.body
+        if isinstance(field, ast.AnnAssign) and ast.unparse(field.annotation) == "object"
+    ]
+
+
+@pytest.mark.parametrize("path", FILES, ids=[path.relative_to(ROOT).as_posix() for path in FILES])
+def test_no_named_tuple_has_a_field_of_object(path: Path) -> None:
+    assert fields_of_object(path.read_text()) == []
+
+
+def test_such_fields_are_found() -> None:
+    assert fields_of_object("class C(NamedTuple):\n    a: int\n    b: object = None") == ["C.b"]
+    assert fields_of_object("class C(NamedTuple):\n    b: Handle\nclass D:\n    b: object") == []
+
+
 def test_such_slices_are_found() -> None:
     assert slices_with_effects("data = data[os.write(fd, data):]") == ["os.write(fd, data):"]
     assert slices_with_effects("data[:n], data[len(x):max(a, b)]") == []

@@ -12,6 +12,8 @@ reset, refused or times out. After Gone the connection holds no handle.
 
 from typing import Final, NamedTuple
 
+from pipeline.engines.tcp.segment import Handle
+
 
 class Connect(NamedTuple):
     """The guest asks for a connection: open the host side, then on_connected or on_connect_failed."""
@@ -20,7 +22,7 @@ class Connect(NamedTuple):
 class Deliver(NamedTuple):
     """Hand bytes [skip, skip + length) of the range behind buf to the host; the reference moves."""
 
-    buf: object
+    buf: Handle
     skip: int
     length: int
 
@@ -28,13 +30,13 @@ class Deliver(NamedTuple):
 class Discard(NamedTuple):
     """A received handle that is not needed (duplicate, out of window, refused): give it back."""
 
-    buf: object
+    buf: Handle
 
 
 class Release(NamedTuple):
     """A handle given to on_host_data is acknowledged in full, or its connection is over: give it back."""
 
-    buf: object
+    buf: Handle
 
 
 class Established(NamedTuple):
@@ -73,7 +75,7 @@ class Outgoing(NamedTuple):
     ts_ecr: int
     has_ts: bool
     sack: tuple[tuple[int, int], ...]
-    buf: object
+    buf: Handle
     off: int
     length: int
     mss: int

@@ -6,9 +6,12 @@ one, None means no data). A segment may stand for a run of wire segments merged 
 flags are the OR over the run, its ack and window those of the last.
 """
 
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 from pipeline.wire.tcp import FIN, SYN
+
+Handle: TypeAlias = object
+"""What the stage calls a run of bytes. Only the stage knows its type."""
 
 
 class Segment(NamedTuple):
@@ -23,7 +26,7 @@ class Segment(NamedTuple):
     flags: int
     wnd: int
     length: int = 0
-    buf: object = None
+    buf: Handle = None
     ts_val: int = 0
     ts_ecr: int = 0
     has_ts: bool = False
