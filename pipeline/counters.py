@@ -325,7 +325,7 @@ TABLE: Final[tuple[Counter, ...]] = (
     Counter(
         "dns_connection_closed_not_reading", "connections", "DNS connections whose guest reads no answers"
     ),
-    Counter("dns_connection_evicted", "connections", "idle DNS connections closed for a new one"),
+    Counter("dns_connection_evicted", "connections", "DNS connections closed for a new one, idle ones first"),
     Counter("dns_connection_opened", "connections", "DNS connections of guests"),
     Counter(
         "dns_connection_refused_too_many",
@@ -343,11 +343,18 @@ TABLE: Final[tuple[Counter, ...]] = (
     Counter("dns_query_ignored_response", "messages", "DNS responses sent to the gateway"),
     Counter("dns_query_ignored_truncated", "messages", "DNS messages shorter than a header"),
     Counter("dns_query_joined", "messages", "DNS queries that wait for the answer to the same question"),
-    Counter("dns_query_refused_busy", "messages", "DNS queries while too many are under way; SERVFAIL"),
+    Counter(
+        "dns_query_queued", "messages", "DNS queries whose question waits for its turn to be asked upstream"
+    ),
+    Counter("dns_query_refused_busy", "messages", "DNS queries while too many wait for an answer; SERVFAIL"),
     Counter("dns_query_refused_edns_version", "messages", "DNS queries of an unknown EDNS version; BADVERS"),
     Counter("dns_query_refused_malformed", "messages", "DNS queries that make no sense; FORMERR"),
     Counter("dns_query_refused_opcode", "messages", "DNS requests other than queries; NOTIMP"),
     Counter("dns_query_refused_type", "messages", "DNS queries of a type that is not forwarded; REFUSED"),
+    Counter("dns_query_refused_waited_too_long", "messages", "DNS queries whose turn did not come; SERVFAIL"),
+    Counter(
+        "dns_queued", "questions", "questions that wait for their turn to be asked upstream now", "gauge"
+    ),
     Counter("dns_upstream_answered", "messages", "questions that an upstream server answered"),
     Counter(
         "dns_upstream_asked_over_tcp", "messages", "questions asked again because an answer was truncated"

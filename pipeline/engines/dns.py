@@ -7,15 +7,18 @@ Sans-IO. ``on_query`` gets a guest's message and decides::
     localhost, hosts file .... Answer
     in the cache ............. Answer            (dns_cache.py)
     the same is under way .... Joined            the guest waits with the others
-    too much is under way .... Answer (SERVFAIL)   in all, or for this client
+    too many wait ............ Answer (SERVFAIL)   in all, or for this client
+    too much is under way .... Queued            in all, or for this client (dns_turns.py)
     else ..................... Forward           the caller asks upstream, then calls on_upstream
 
 ``on_upstream`` turns the upstream's response, or its absence, into the replies of all who wait.
-Every Forward must be followed by exactly one ``on_upstream`` with its key. How upstream servers are
-asked, retried and found is pipeline/host/resolver.py.
+Every Forward must be followed by exactly one ``on_upstream`` with its key, and that by ``next_forwards``:
+an answer makes room for a question that waits. ``expire`` gives up those that waited for too long. How
+upstream servers are asked, retried and found is pipeline/host/resolver.py.
 """
 
 import ipaddress
+from collections import OrderedDict
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Final, Generic, NamedTuple, TypeVar
 
@@ -26,16 +29,22 @@ import dns.reversename
 from pipeline.engines import dns_message as m
 from pipeline.engines import tally
 from pipeline.engines.dns_cache import DnsCache
+from pipeline.engines.dns_turns import Turns
 from pipeline.engines.dns_zones import AAAA, ANY, PTR, A, Local, Zones
 from pipeline.wire.errors import WireError
 
-MAX_PENDING: Final = 256
-"""Questions under way upstream."""
-MAX_PENDING_A_CLIENT: Final = 64
-"""Of them, those that one client began: names of a silent server must leave room for other clients' names."""
-MAX_WAITERS: Final = 2048
-"""Guests' queries that wait for them."""
-MAX_WAITERS_A_CLIENT: Final = 128
+MAX_WAITERS: Final = 4096
+"""Guests' queries that wait for an answer."""
+SHARED_WAITERS: Final = 2048
+"""Of them, those of anybody: what one client may have if it is alone."""
+LEAST_WAITERS: Final = 256
+"""Queries that one client may have waiting while there is room at all."""
+QUEUE_SECONDS: Final = 4.0
+"""How long a query waits for its question's turn: its guest hears of it before its own 5 s are over."""
+MAX_ALIKE: Final = 128
+"""Queries of one client that wait for the same answer: they are all told at once."""
+MAX_EXPIRED: Final = 128
+"""Queries that one expire() gives up, for the same reason."""
 MAX_TTL: Final = 86400
 MAX_NEGATIVE_TTL: Final = 3600
 FAILURE_TTL: Final = 1
@@ -49,13 +58,18 @@ W = TypeVar("W", bound=Hashable)
 
 
 class Key(NamedTuple):
-    """What makes two questions the same: name in lower case (wire form), type, class, DO and CD bits."""
+    """What makes two questions the same: name in lower case (wire form), type, class, DO, CD and AD bits.
+
+    Who asks without AD and DO is not told whether data is authentic (RFC 6840 section 5.8), so an
+    answer to that says nothing to one who wants to know.
+    """
 
     name: bytes
     rdtype: int
     rdclass: int
     dnssec: bool
     checking_disabled: bool
+    authentic: bool
 
 
 class Answer(NamedTuple):
@@ -66,15 +80,26 @@ class Answer(NamedTuple):
 
 
 class Forward(NamedTuple):
-    """Ask upstream: ``payload`` has id 0 and, as its last 11 bytes, an OPT record without options."""
+    """Ask upstream: ``payload`` has id 0 and, as its last 11 bytes, an OPT record without options.
+
+    ``since``: when its guest asked.
+    """
 
     key: Key
     payload: bytes
     counter: str
+    since: float
 
 
 class Joined(NamedTuple):
     """Nothing to do: the answer of a question under way will serve this query too."""
+
+    key: Key
+    counter: str
+
+
+class Queued(NamedTuple):
+    """Nothing to do: the question waits for its turn, and comes as a Forward then."""
 
     key: Key
     counter: str
@@ -86,15 +111,23 @@ class Ignored(NamedTuple):
     counter: str
 
 
+Decision = Answer | Forward | Joined | Queued | Ignored
+
+
 class _Pending(Generic[W]):
-    """A question under way: the client that began it, and who waits for it, with their query and client."""
+    """A question and who waits for it: their query, their client, and since when.
 
-    __slots__ = ("client", "query", "waiters")
+    ``begun``: whether it is under way, ``client``: then who began it; ``clients``: how many wait, by client.
+    """
 
-    def __init__(self, query: m.Query, client: Hashable) -> None:
+    __slots__ = ("begun", "client", "clients", "query", "waiters")
+
+    def __init__(self, query: m.Query) -> None:
         self.query = query
-        self.client = client
-        self.waiters: dict[W, tuple[m.Query, Hashable]] = {}
+        self.client: Hashable = None
+        self.begun = False
+        self.waiters: dict[W, tuple[m.Query, Hashable, float]] = {}
+        self.clients: dict[Hashable, int] = {}
 
 
 class Dns(Generic[W]):
@@ -106,20 +139,26 @@ class Dns(Generic[W]):
         self._hosts: dict[bytes, tuple[bytes, ...]] = {}
         self._pointers: dict[bytes, str] = {}
         self._pending: dict[Key, _Pending[W]] = {}
+        self._turns: Turns[Key] = Turns()
+        self._queue: OrderedDict[tuple[Key, W], float] = OrderedDict()
+        """Queries whose question waits for its turn, and since when; in that order."""
         self._waiting = 0
         self._clients: dict[Hashable, int] = {}
         """Queries that wait, by client."""
-        self._began: dict[Hashable, int] = {}
-        """Questions under way, by the client that began them."""
 
     @property
     def pending_count(self) -> int:
         """Questions under way upstream."""
-        return len(self._pending)
+        return self._turns.begun_count
+
+    @property
+    def queued_count(self) -> int:
+        """Questions that wait for their turn."""
+        return len(self._pending) - self._turns.begun_count
 
     @property
     def waiting_count(self) -> int:
-        """Queries that wait for them."""
+        """Queries that wait for an answer."""
         return self._waiting
 
     def set_hosts(self, names: Mapping[str, Sequence[bytes]]) -> None:
@@ -145,7 +184,7 @@ class Dns(Generic[W]):
 
     def on_query(
         self, wire: bytes, waiter: W, client: Hashable, now: float, *, tcp: bool = False
-    ) -> Answer | Forward | Joined | Ignored:
+    ) -> Decision:
         """Decide on a guest's message."""
         query = m.parse_query(wire, tcp=tcp)
         if isinstance(query, m.Malformed):
@@ -161,34 +200,76 @@ class Dns(Generic[W]):
             query.rdclass,
             query.dnssec,
             bool(query.flags & m.CD),
+            bool(query.flags & m.AD),
         )
         cached = self.cache.get(key, now)
         if cached is not None:
             return Answer(m.render(query, cached[0], cached[1]), "dns_query_answered_from_cache")
-        return self._wait(key, query, waiter, client)
+        return self._wait(key, query, waiter, client, now)
 
-    def _wait(
-        self, key: Key, query: m.Query, waiter: W, client: Hashable
-    ) -> Answer | Forward | Joined | Ignored:
+    def _wait(self, key: Key, query: m.Query, waiter: W, client: Hashable, now: float) -> Decision:
         pending = self._pending.get(key)
         if pending is not None and waiter in pending.waiters:
             return Ignored("dns_query_ignored_repeated")
-        mine = self._clients.get(client, 0)
-        busy = self._waiting >= MAX_WAITERS or mine >= MAX_WAITERS_A_CLIENT
-        if pending is None:
-            began = self._began.get(client, 0)
-            busy = busy or len(self._pending) >= MAX_PENDING or began >= MAX_PENDING_A_CLIENT
-        if busy:
+        most = MAX_WAITERS if self._clients.get(client, 0) < LEAST_WAITERS else SHARED_WAITERS
+        alike = pending.clients.get(client, 0) if pending is not None else 0
+        if self._waiting >= most or alike >= MAX_ALIKE:
             return Answer(m.render(query, m.Body(m.SERVFAIL)), "dns_query_refused_busy")
+        if pending is None:
+            pending = self._pending[key] = _Pending(query)
+        pending.waiters[waiter] = (query, client, now)
+        tally.add(pending.clients, client, 1)
         tally.add(self._clients, client, 1)
         self._waiting += 1
-        if pending is not None:
-            pending.waiters[waiter] = (query, client)
+        if pending.begun:
             return Joined(key, "dns_query_joined")
-        tally.add(self._began, client, 1)
-        pending = self._pending[key] = _Pending(query, client)
-        pending.waiters[waiter] = (query, client)
-        return Forward(key, m.upstream_query(query), "dns_query_forwarded")
+        if self._turns.begin(client):
+            return self._forward(key, pending, client, now)
+        # Of all who wait for it, the first whose turn comes begins it.
+        self._turns.wait(client, key)
+        self._queue[key, waiter] = now
+        return Queued(key, "dns_query_queued")
+
+    def _forward(self, key: Key, pending: _Pending[W], client: Hashable, since: float) -> Forward:
+        """Begin a question for a client."""
+        for waiter in pending.waiters:
+            self._queue.pop((key, waiter), None)
+        for each in pending.clients:
+            self._turns.leave(each, key)
+        pending.begun = True
+        pending.client = client
+        return Forward(key, m.upstream_query(pending.query), "dns_query_forwarded", since)
+
+    def next_forwards(self) -> list[Forward]:
+        """The questions whose turn has come."""
+        forwards = []
+        while (turn := self._turns.next()) is not None:
+            client, key = turn
+            pending = self._pending[key]
+            _, _, since = next(iter(pending.waiters.values()))
+            forwards.append(self._forward(key, pending, client, since))
+        return forwards
+
+    def deadline(self) -> float:
+        """When expire() is due; inf when no question waits for its turn."""
+        return next(iter(self._queue.values())) + QUEUE_SECONDS if self._queue else float("inf")
+
+    def expire(self, now: float) -> list[tuple[W, bytes]]:
+        """(waiter, reply) of those whose question waited too long for its turn; of MAX_EXPIRED at most."""
+        replies: list[tuple[W, bytes]] = []
+        while self.deadline() <= now and len(replies) < MAX_EXPIRED:
+            (key, waiter), _ = self._queue.popitem(last=False)
+            pending = self._pending[key]
+            query, client, _ = pending.waiters.pop(waiter)
+            replies.append((waiter, m.render(query, m.Body(m.SERVFAIL))))
+            self._waiting -= 1
+            tally.add(self._clients, client, -1)
+            tally.add(pending.clients, client, -1)
+            if client not in pending.clients:
+                self._turns.leave(client, key)
+            if not pending.waiters:
+                del self._pending[key]
+        return replies
 
     # --- answers ------------------------------------------------------------------------
 
@@ -197,10 +278,11 @@ class Dns(Generic[W]):
 
         Returns (waiter, reply) of all who wait for it, and the counter of how it went.
         """
-        pending = self._pending.pop(key, None)
-        if pending is None:
+        pending = self._pending.get(key)
+        if pending is None or not pending.begun:
             return [], "dns_upstream_response_unasked"
-        tally.add(self._began, pending.client, -1)
+        del self._pending[key]
+        self._turns.end(pending.client)
         counter = "dns_upstream_failed" if wire is None else "dns_upstream_answered"
         body = m.Body(m.SERVFAIL)
         if wire is not None:
@@ -214,7 +296,7 @@ class Dns(Generic[W]):
             body = body._replace(lifetime=FAILURE_TTL)
         self.cache.put(key, body, now)
         replies = []
-        for waiter, (query, client) in pending.waiters.items():
+        for waiter, (query, client, _) in pending.waiters.items():
             replies.append((waiter, m.render(query, body)))
             self._waiting -= 1
             tally.add(self._clients, client, -1)

@@ -52,6 +52,8 @@ MAX_QUERY: Final = 4096
 """Longest query that is looked into, in bytes; a longer one is malformed."""
 EDNS_PAYLOAD: Final = 1232
 """UDP payload that we take, named to guests and to upstream servers alike: no fragments on common paths."""
+DEAF_TTL: Final = 60
+"""Seconds for which an answer to DO without OPT is kept: the server may have missed DO once."""
 MAX_NAME_BYTES: Final = 255
 MAX_LABEL: Final = 63
 
@@ -168,9 +170,12 @@ def text_wire(name: str) -> bytes:
 
 
 def upstream_query(query: Query) -> bytes:
-    """The query to send upstream, with id 0; in lower case: all guests' spellings are one question."""
+    """The query to send upstream, with id 0; in lower case: all guests' spellings are one question.
+
+    AD asks whether the answer's data is authentic (RFC 6840 section 5.7).
+    """
     question = query.question[: -_TAIL.size].lower() + query.question[-_TAIL.size :]
-    header = HEADER.pack(0, RD | query.flags & CD, 1, 0, 0, 1)
+    header = HEADER.pack(0, RD | query.flags & (AD | CD), 1, 0, 0, 1)
     return header + question + _opt(NOERROR, query.dnssec)
 
 
@@ -251,6 +256,7 @@ def upstream_body(query: Query, wire: bytes, *, max_ttl: int, max_negative_ttl: 
             raise malformed
         if [label.lower() for label in asked.name.labels[:-1]] != [label.lower() for label in query.labels]:
             raise malformed
+        deaf_to_dnssec = query.dnssec and message.edns < 0
         message.id = 0
         message.use_edns(False)
         rendered = message.to_wire(max_size=MAX_TCP, want_shuffle=False)
@@ -269,6 +275,8 @@ def upstream_body(query: Query, wire: bytes, *, max_ttl: int, max_negative_ttl: 
                 if rrset.rdtype == dns.rdatatype.SOA
             ]
             lifetime = min([lowest, max_negative_ttl, *minima]) if minima else 0
+    if deaf_to_dnssec:
+        lifetime = min(lifetime, DEAF_TTL)
     return Body(rcode, rendered[begin:], counts, ends, ttls, int(message.flags) & (AD | TC), lifetime)
 
 

@@ -42,6 +42,8 @@ _RING_FULL: Final = INDEX["resolver_reply_dropped_ring_full"]
 _UNKNOWN_PORT: Final = INDEX["resolver_datagram_dropped_unknown_port"]
 _LEASES: Final = INDEX["dhcp_leases"]
 _PENDING: Final = INDEX["dns_pending"]
+_QUEUED: Final = INDEX["dns_queued"]
+_WAITED: Final = INDEX["dns_query_refused_waited_too_long"]
 _CACHED: Final = INDEX["dns_cache_entries"]
 _FORGED: Final = INDEX["dns_upstream_response_ignored"]
 _OVER_TCP: Final = INDEX["dns_upstream_asked_over_tcp"]
@@ -119,14 +121,19 @@ class ResolverStage:
             self.streams.expire(now)
         if self.leases.deadline() <= now:
             self.leases.save(now)
+        if self.dns.deadline() <= now:
+            work += self._give_up(now)
         # An answer may make a stream's next query ask again, and that may fail at once.
         while results := self.upstream.take_results():
             work += len(results)
             for key, response in results:
                 self._on_result(key, response, now)
+            for forward in self.dns.next_forwards():
+                self._ask(forward, now)
         if work:
             counts = self.counts
             counts[_PENDING] = self.dns.pending_count
+            counts[_QUEUED] = self.dns.queued_count
             counts[_CACHED] = len(self.dns.cache)
             counts[_FORGED] = self.upstream.ignored
             counts[_OVER_TCP] = self.upstream.over_tcp
@@ -137,7 +144,9 @@ class ResolverStage:
 
     def deadline(self) -> float:
         """When an upstream server has been silent for too long, or a connection idle."""
-        return min(self.upstream.deadline(), self.streams.deadline(), self.leases.deadline())
+        return min(
+            self.upstream.deadline(), self.dns.deadline(), self.streams.deadline(), self.leases.deadline()
+        )
 
     def _on_burst(self, burst: memoryview, now: float) -> int:
         count = 0
@@ -215,8 +224,19 @@ class ResolverStage:
         if isinstance(decision, dns.Answer):
             self._reply(client, decision.payload)
         elif isinstance(decision, dns.Forward):
-            self.upstream.ask(decision.key, decision.payload, now)
+            self._ask(decision, now)
         return not isinstance(decision, dns.Ignored)
+
+    def _ask(self, forward: dns.Forward, now: float) -> None:
+        self.upstream.ask(forward.key, forward.payload, now, forward.since)
+
+    def _give_up(self, now: float) -> int:
+        """Answer those whose turn did not come. Returns how many."""
+        replies = self.dns.expire(now)
+        self.counts[_WAITED] += len(replies)
+        for client, payload in replies:
+            self._reply(client, payload)
+        return len(replies)
 
     def _on_stream_query(self, wire: bytes, client: StreamClient, link: int) -> bool:
         return self._on_query(wire, client, link, monotonic(), tcp=True)
@@ -247,6 +267,7 @@ class ResolverStage:
         """Take over what changed in the host's files; answers of servers before are not kept."""
         if self.servers.refresh(now):
             self.dns.cache.clear()
+            self.upstream.forget_servers()
             servers = [server.address[0] for server in self.servers.servers]
             self.worker.log.info("upstream name servers", servers=servers)
         if self.hosts.refresh(now):

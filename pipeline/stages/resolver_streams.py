@@ -1,8 +1,8 @@
 """DNS over TCP in the resolver worker: guests' connections, each with bounds and an idle time.
 
-A connection is answered in the order in which answers come (RFC 7766 section 6.2.1.1), ends after
-MAX_QUERIES queries or IDLE seconds without one, and when its guest neither reads nor ends. What
-a query says is the resolver's business.
+A guest that is alone may have all connections. One is answered in the order in which answers come (RFC 7766
+section 6.2.1.1), ends after MAX_QUERIES queries or IDLE seconds without one, and when its guest neither reads
+nor ends. What a query says is the resolver's business.
 """
 
 import socket
@@ -11,11 +11,13 @@ from typing import Final, NamedTuple
 
 from pipeline import events as ev
 from pipeline.counters import INDEX
+from pipeline.engines import tally
 from pipeline.host.framed import FramedStream
 from pipeline.host.resolver import Poller
 
-MAX_CONNECTIONS: Final = 64
-MAX_CONNECTIONS_A_GUEST: Final = 16
+MAX_CONNECTIONS: Final = 256
+LEAST_CONNECTIONS: Final = 16
+"""Connections that a guest has at least: for one of these, one of the guest with most is closed."""
 MAX_QUERIES: Final = 128
 """Queries of one connection; then it ends."""
 FIRST_QUERY: Final = 2.0
@@ -81,13 +83,9 @@ class DnsStreams:
     def serve(self, sock: socket.socket, guest: int, link: int) -> None:
         """Take over a connection of the guest with this address behind link.
 
-        When there are too many, one that waits for nothing is closed: of this guest, if they are its own.
+        When there are too many, one makes room; for a guest that has its part, only one of its own.
         """
-        crowd = [each for each in self._connections.values() if each.link == link]
-        if len(crowd) < MAX_CONNECTIONS_A_GUEST:
-            everybody = list(self._connections.values())
-            crowd = everybody if len(everybody) >= MAX_CONNECTIONS else []
-        if crowd and not self._evict(crowd):
+        if len(self._connections) >= MAX_CONNECTIONS and not self._make_room(link):
             self._counts[_REFUSED] += 1
             sock.close()
             return
@@ -163,12 +161,28 @@ class DnsStreams:
                 connection.events = events
                 self._poller.modify(stream.fileno(), events)
 
+    def _make_room(self, link: int) -> bool:
+        """Close a connection for a new one of this guest; False if none may be closed."""
+        everybody = list(self._connections.values())
+        counts: dict[int, int] = {}
+        for each in everybody:
+            tally.add(counts, each.link, 1)
+        if counts.get(link, 0) >= LEAST_CONNECTIONS:
+            return self._evict([each for each in everybody if each.link == link and not each.waiting])
+        most = max(counts, key=lambda each: counts[each])
+        crowd = [each for each in everybody if each.link == most]
+        return (
+            self._evict([each for each in crowd if not each.waiting])
+            or (counts[most] > LEAST_CONNECTIONS and self._evict(crowd))
+            or self._evict([each for each in everybody if not each.waiting])
+        )
+
     def _evict(self, among: list[_Connection]) -> bool:
-        idle = [each for each in among if not each.waiting]
-        if not idle:
+        """Close the one of these that is needed least: it has had an answer, and that is longest ago."""
+        if not among:
             return False
         self._counts[_EVICTED] += 1
-        self._close(min(idle, key=lambda each: each.expires))
+        self._close(min(among, key=lambda each: (not each.queries, each.expires)))
         return True
 
     def _close(self, connection: _Connection) -> None:

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import dns.flags
 import dns.message
 import dns.rcode
 import dns.rrset
@@ -11,7 +12,8 @@ from hypothesis import strategies as st
 
 from pipeline.counters import INDEX
 from pipeline.engines import dns as server
-from pipeline.engines.dns import Answer, Dns, Forward, Ignored, Joined
+from pipeline.engines import dns_turns as turns
+from pipeline.engines.dns import Answer, Dns, Forward, Ignored, Joined, Queued
 from pipeline.engines.dns_zones import Zones, parse_zone
 from pipeline.wire.ipv4 import addr_parse
 
@@ -214,38 +216,141 @@ def test_new_hosts_replace_the_old_ones() -> None:
 # --- bounds and hostile guests ------------------------------------------------------------------
 
 
-def test_one_guest_cannot_take_all_waiting_places() -> None:
+def ask_names(dnsd: Dns[Any], client: Any, count: int, now: float = 0.0) -> list[Any]:
+    """Decisions on that many names of one client."""
+    return [decide(dnsd, asked(f"n{n}.of.{client}.example"), (client, n), now, client) for n in range(count)]
+
+
+def begun(decisions: list[Any]) -> list[Forward]:
+    return [each for each in decisions if isinstance(each, Forward)]
+
+
+def test_a_hundred_names_of_one_guest_are_all_asked_at_once() -> None:
+    assert len(begun(ask_names(engine(), "alone", 100))) == 100
+
+
+def test_three_hundred_names_of_one_guest_are_all_answered() -> None:
     dnsd = engine()
-    for n in range(server.MAX_WAITERS_A_CLIENT):
-        decide(dnsd, asked(), n, client="greedy")
-    refused = decide(dnsd, asked(), "one more", client="greedy")
-    assert (reply(refused).rcode(), refused.counter) == (dns.rcode.SERVFAIL, "dns_query_refused_busy")
-    assert isinstance(decide(dnsd, asked(), "other", client="modest"), Joined)
+    decisions = ask_names(dnsd, "alone", 300)
+    forwards = begun(decisions)
+    assert len(forwards) == turns.SHARED
+    assert all(each.counter == "dns_query_queued" for each in decisions[turns.SHARED :])
+    assert (dnsd.pending_count, dnsd.queued_count, dnsd.waiting_count) == (256, 44, 300)
+    answered = 0
+    for forward in forwards:
+        replies, _ = dnsd.on_upstream(forward.key, upstream(forward, A_ROW), 0.5)
+        answered += sum(not dns.message.from_wire(payload).rcode() for _, payload in replies)
+        later = dnsd.next_forwards()
+        assert all(each.since == 0.0 for each in later)
+        forwards += later
+    assert answered == 300
+    assert (dnsd.pending_count, dnsd.queued_count, dnsd.waiting_count) == (0, 0, 0)
+    assert dnsd.deadline() == float("inf")
 
 
 def test_one_guests_names_of_a_silent_server_leave_room_for_others_names() -> None:
     dnsd = engine()
-    names = [asked(f"n{n}.example") for n in range(server.MAX_PENDING)]
-    forwards = [decide(dnsd, wire, n, client="greedy") for n, wire in enumerate(names)]
-    begun = [each for each in forwards if isinstance(each, Forward)]
-    assert len(begun) == server.MAX_PENDING_A_CLIENT < server.MAX_PENDING // 2
-    assert reply(forwards[-1]).rcode() == dns.rcode.SERVFAIL
-    assert isinstance(decide(dnsd, asked(), "other", client="modest"), Forward)
-    assert isinstance(decide(dnsd, asked(), "joins", client="greedy"), Joined)
-    dnsd.on_upstream(begun[0].key, None, 0.0)
-    assert isinstance(decide(dnsd, names[-1], "again", client="greedy"), Forward)
-    for each in begun[1:]:
-        dnsd.on_upstream(each.key, None, 0.0)
+    forwards = begun(ask_names(dnsd, "greedy", 2000))
+    assert len(forwards) == turns.SHARED
+    others = [ask_names(dnsd, f"other{n}", turns.LEAST) for n in range(4)]
+    assert [len(begun(each)) for each in others] == [turns.LEAST] * 4
+    assert dnsd.pending_count == turns.MAX_BEGUN
+    assert isinstance(decide(dnsd, asked(), "fifth", client="fifth"), Queued)
+    # The next place is the fifth guest's, though the greedy one waited before.
+    dnsd.on_upstream(forwards[0].key, None, 0.0)
+    [forward] = dnsd.next_forwards()
+    assert forward.key.name == b"\x03www\x07example\x03com\0"
+
+
+def test_guests_that_wait_take_turns() -> None:
+    dnsd = engine()
+    forwards = begun(ask_names(dnsd, "a", 1000))
+    for client in "bc":
+        assert len(begun(ask_names(dnsd, client, 300))) == turns.LEAST
+    order = b""
+    for forward in forwards[:158]:
+        dnsd.on_upstream(forward.key, None, 0.0)
+        for each in dnsd.next_forwards():
+            order += each.key.name.split(b"\x02of\x01")[1][:1]
+    # While more than the shared ones are under way, they have all that is theirs.
+    assert order == b"abc" * 10
+    assert dnsd.pending_count == turns.SHARED
+
+
+def test_another_guests_question_does_not_wait_behind_a_queue_for_the_same_name() -> None:
+    dnsd = engine()
+    ask_names(dnsd, "greedy", 300)
+    assert isinstance(decide(dnsd, asked(), "greedy's", client="greedy"), Queued)
+    forward = decide(dnsd, asked(), "other's", 3.9, client="modest")
+    assert isinstance(forward, Forward)
+    assert forward.since == 3.9
+    replies, _ = dnsd.on_upstream(forward.key, upstream(forward, A_ROW), 4.0)
+    assert [waiter for waiter, _ in replies] == ["greedy's", "other's"]
+    assert dnsd.queued_count == 44
+
+
+def test_question_whose_turn_does_not_come_is_servfail_in_time_and_not_kept() -> None:
+    dnsd = engine()
+    forwards = begun(ask_names(dnsd, "greedy", 300))
+    assert isinstance(decide(dnsd, asked(), "late", 1.0, "greedy"), Queued)
+    assert dnsd.deadline() == server.QUEUE_SECONDS
+    assert dnsd.expire(3.9) == []
+    replies = dnsd.expire(4.0)
+    assert len(replies) == 44
+    assert {dns.message.from_wire(payload).rcode() for _, payload in replies} == {dns.rcode.SERVFAIL}
+    assert (dnsd.deadline(), dnsd.queued_count, dnsd.waiting_count) == (5.0, 1, 257)
+    dnsd.on_upstream(forwards[0].key, None, 4.5)
+    [forward] = dnsd.next_forwards()
+    assert (forward.since, dnsd.deadline()) == (1.0, float("inf"))
+    assert isinstance(decide(dnsd, asked("n299.of.greedy.example"), "again", 4.5, "greedy"), Queued)
+
+
+def test_of_queries_that_wait_for_one_turn_each_has_its_own_time() -> None:
+    dnsd = engine()
+    ask_names(dnsd, "greedy", turns.SHARED)
+    for n, now in enumerate((0.0, 1.0, 2.0)):
+        assert isinstance(decide(dnsd, asked(), n, now, "greedy"), Queued)
+    assert [waiter for waiter, _ in dnsd.expire(5.0)] == [0, 1]
+    assert (dnsd.deadline(), dnsd.queued_count) == (6.0, 1)
+    assert [waiter for waiter, _ in dnsd.expire(6.0)] == [2]
+    assert (dnsd.deadline(), dnsd.queued_count) == (float("inf"), 0)
+
+
+def test_queries_are_given_up_in_portions() -> None:
+    dnsd = engine()
+    ask_names(dnsd, "greedy", 1000)
+    assert len(dnsd.expire(10.0)) == server.MAX_EXPIRED
+    assert dnsd.deadline() <= 10.0
+
+
+def test_one_guest_cannot_take_all_waiting_places() -> None:
+    dnsd = engine()
+    decisions = ask_names(dnsd, "greedy", server.SHARED_WAITERS + 10)
+    refused = decisions[server.SHARED_WAITERS :]
+    assert {(reply(each).rcode(), each.counter) for each in refused} == {
+        (dns.rcode.SERVFAIL, "dns_query_refused_busy")
+    }
+    assert not any(isinstance(each, Answer) for each in ask_names(dnsd, "modest", server.LEAST_WAITERS))
+    assert isinstance(ask_names(dnsd, "modest", 300)[-1], Answer)
+
+
+def test_one_guest_cannot_ask_the_same_without_end() -> None:
+    dnsd = engine()
+    for n in range(server.MAX_ALIKE):
+        decide(dnsd, asked(), n, client="greedy")
+    assert decide(dnsd, asked(), "one more", client="greedy").counter == "dns_query_refused_busy"
+    assert isinstance(decide(dnsd, asked(), "other", client="modest"), Joined)
 
 
 def test_number_of_questions_under_way_is_bounded_but_local_ones_are_answered() -> None:
     dnsd = engine()
-    forwards = [decide(dnsd, asked(f"n{n}.example"), n, client=n) for n in range(server.MAX_PENDING)]
-    assert reply(decide(dnsd, asked(), "x", client="x")).rcode() == dns.rcode.SERVFAIL
+    forwards = [decide(dnsd, asked(f"n{n}.example"), n, client=n) for n in range(turns.MAX_BEGUN)]
+    assert len(begun(forwards)) == turns.MAX_BEGUN
+    assert isinstance(decide(dnsd, asked(), "x", client="x"), Queued)
     assert reply(decide(dnsd, asked("host.containers.internal"))).answer
     assert isinstance(decide(dnsd, asked("n7.example"), "joins"), Joined)
     dnsd.on_upstream(forwards[0].key, None, 0.0)
-    assert isinstance(decide(dnsd, asked(), "x", client="x"), Forward)
+    assert len(dnsd.next_forwards()) == 1
 
 
 def test_number_of_waiting_queries_is_bounded() -> None:
@@ -253,6 +358,61 @@ def test_number_of_waiting_queries_is_bounded() -> None:
     for n in range(server.MAX_WAITERS):
         decide(dnsd, asked(), n, client=n)
     assert reply(decide(dnsd, asked(), "x", client="x")).rcode() == dns.rcode.SERVFAIL
+
+
+# --- authentic data -------------------------------------------------------------------------------
+
+
+def with_flags(flags: int, **options: Any) -> bytes:
+    wire = bytearray(asked(**options))
+    wire[3] |= flags
+    return bytes(wire)
+
+
+def authentic(forward: Forward) -> bytes:
+    """A validating server's answer: AD for those who asked for it (RFC 6840 section 5.8)."""
+    query = dns.message.from_wire(forward.payload)
+    wire = bytearray(upstream(forward, A_ROW))
+    if query.flags & dns.flags.AD or query.ednsflags & dns.flags.DO:
+        wire[3] |= int(dns.flags.AD)
+    return bytes(wire)
+
+
+def test_client_that_trusts_ad_sees_it_in_the_answer() -> None:
+    dnsd = engine()
+    forward = decide(dnsd, with_flags(dns.flags.AD), "trusting")
+    assert dns.message.from_wire(forward.payload).flags & dns.flags.AD
+    [(_, payload)], _ = dnsd.on_upstream(forward.key, authentic(forward), 0.0)
+    assert dns.message.from_wire(payload).flags & dns.flags.AD
+    assert reply(decide(dnsd, with_flags(dns.flags.AD))).flags & dns.flags.AD
+
+
+def test_question_without_ad_is_asked_without_and_says_nothing_to_one_with() -> None:
+    dnsd = engine()
+    forward = decide(dnsd, asked(), "plain")
+    assert not dns.message.from_wire(forward.payload).flags & dns.flags.AD
+    other = decide(dnsd, with_flags(dns.flags.AD), "trusting")
+    assert isinstance(other, Forward)
+    [(_, payload)], _ = dnsd.on_upstream(forward.key, authentic(forward), 0.0)
+    assert not dns.message.from_wire(payload).flags & dns.flags.AD
+    [(_, payload)], _ = dnsd.on_upstream(other.key, authentic(other), 0.0)
+    assert dns.message.from_wire(payload).flags & dns.flags.AD
+    assert not reply(decide(dnsd, asked())).flags & dns.flags.AD
+    assert reply(decide(dnsd, with_flags(dns.flags.AD))).flags & dns.flags.AD
+
+
+@pytest.mark.parametrize("flags", [dns.flags.CD, dns.flags.AD, dns.flags.AD | dns.flags.CD])
+@pytest.mark.parametrize("dnssec", [True, False])
+def test_answers_to_other_bits_are_kept_apart(flags: int, dnssec: bool) -> None:
+    dnsd = engine()
+    forward = decide(dnsd, asked(), "plain")
+    dnsd.on_upstream(forward.key, upstream(forward, A_ROW), 0.0)
+    assert isinstance(decide(dnsd, asked()), Answer)
+    other = decide(dnsd, with_flags(flags, want_dnssec=dnssec), "other")
+    assert isinstance(other, Forward)
+    sent = dns.message.from_wire(other.payload)
+    assert int(sent.flags) & 0x30 == flags
+    assert bool(sent.ednsflags & dns.flags.DO) == dnssec
 
 
 @given(
@@ -269,6 +429,7 @@ def test_each_asker_gets_one_reply_and_nothing_is_left_behind(events: list[tuple
         wire = asked(f"n{name}.example")
         if what == "ask":
             decision = decide(dnsd, wire, number, client=client, now=float(number) * 100)
+            assert not isinstance(decision, Queued)
             if isinstance(decision, Forward | Joined):
                 expected[number] = name
                 if isinstance(decision, Forward):

@@ -120,6 +120,13 @@ def test_query_upstream_is_in_lower_case_with_edns_and_id_0() -> None:
     assert dns.message.from_wire(m.upstream_query(query(asked(want_dnssec=True)))).ednsflags & m.DO
 
 
+@pytest.mark.parametrize("flags", [0, m.AD, m.CD, m.AD | m.CD])
+def test_ad_and_cd_bits_of_a_question_go_upstream(flags: int) -> None:
+    wire = bytearray(asked())
+    wire[3] |= flags
+    assert m.upstream_query(query(bytes(wire)))[2:4] == bytes((m.RD >> 8, flags))
+
+
 # --- replies ------------------------------------------------------------------------------
 
 
@@ -191,6 +198,14 @@ def test_authenticated_data_is_passed_on_only_to_who_asked_for_it() -> None:
     kept = body(dnssec, upstream.to_wire())
     assert dns.message.from_wire(m.render(query(dnssec), kept)).flags & dns.flags.AD
     assert not dns.message.from_wire(m.render(query(plain), kept)).flags & dns.flags.AD
+
+
+def test_answer_without_signatures_of_a_server_that_missed_do_is_not_kept_for_long() -> None:
+    plain, dnssec = asked(), asked(want_dnssec=True)
+    row = "www.example.com. 900 IN A 1.2.3.4"
+    assert body(dnssec, response(dnssec, row).to_wire()).lifetime == 900
+    assert body(dnssec, response(plain, row).to_wire()).lifetime == m.DEAF_TTL
+    assert body(plain, response(plain, row).to_wire()).lifetime == 900
 
 
 def test_extended_code_becomes_servfail_without_edns() -> None:

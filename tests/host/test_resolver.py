@@ -1,6 +1,5 @@
-"""Asking upstream servers: real sockets to fake servers on 127.0.0.1, time by hand."""
+"""Asking upstream servers: tries, time, what counts as a response, TCP, bounds."""
 
-import os
 import socket
 from collections.abc import Iterator
 
@@ -12,96 +11,17 @@ import pytest
 
 from pipeline.host import resolver
 from pipeline.host.name_files import Server
-from pipeline.host.resolver import Upstream
-from tests.support.fake_name_server import FakeServer
-from tests.support.poller import Poller
-
-
-class Rig:
-    """An Upstream, its servers, and a clock that only the test moves."""
-
-    def __init__(self, count: int = 1) -> None:
-        self.poller = Poller()
-        self.now = 1000.0
-        self.fakes = [FakeServer(self.poller) for _ in range(count)]
-        self.servers = [fake.server for fake in self.fakes]
-        self.upstream: Upstream[str] = Upstream(
-            self.poller, lambda: self.servers, lambda: self.now, os.urandom
-        )
-        self.results: dict[str, bytes | None] = {}
-
-    def ask(self, token: str = "t", name: str = "www.example.com") -> None:
-        query = dns.message.make_query(name, "A", use_edns=0, payload=1232)
-        query.id = 0
-        self.upstream.ask(token, query.to_wire(), self.now)
-        self._collect()
-
-    def advance(self, seconds: float) -> None:
-        self.now += seconds
-        if self.upstream.deadline() <= self.now:
-            self.upstream.on_timer(self.now)
-        self._collect()
-
-    def query(self, server: int = 0, number: int = 0) -> tuple[dns.message.Message, object]:
-        """The number-th query that a server got."""
-        fake = self.fakes[server]
-        self.poller.run_until(lambda: len(fake.queries) > number)
-        return fake.queries[number]
-
-    def result(self, token: str = "t") -> dns.message.Message | None:
-        self.poller.run_until(lambda: self._collect() or token in self.results)
-        wire = self.results[token]
-        return None if wire is None else dns.message.from_wire(wire)
-
-    def settle(self) -> None:
-        while self.poller.run(0.05):
-            pass
-        self._collect()
-
-    def _collect(self) -> None:
-        for token, wire in self.upstream.take_results():
-            assert token not in self.results
-            self.results[token] = wire
+from tests.support.upstream_rig import Rig, address, code, response, run, truncated
 
 
 @pytest.fixture
 def rig() -> Iterator[Rig]:
-    yield from _rig(1)
+    yield from run(1)
 
 
 @pytest.fixture
 def pair() -> Iterator[Rig]:
-    yield from _rig(2)
-
-
-def _rig(count: int) -> Iterator[Rig]:
-    made = Rig(count)
-    yield made
-    made.upstream.close()
-    left = len(made.poller.callbacks)
-    for fake in made.fakes:
-        fake.close()
-    made.poller.close()
-    # Only the sockets of the fake servers may be left.
-    assert left <= sum(2 + len(fake.connections) for fake in made.fakes)
-
-
-def response(query: dns.message.Message, address: str = "1.2.3.4", rcode: int = 0) -> dns.message.Message:
-    message = dns.message.make_response(query)
-    message.set_rcode(rcode)
-    if not rcode:
-        message.answer.append(dns.rrset.from_text(query.question[0].name, 60, "IN", "A", address))
-    return message
-
-
-def address(message: dns.message.Message | None) -> str:
-    assert message is not None
-    return str(message.answer[0][0].to_text())
-
-
-def code(message: dns.message.Message | None) -> int:
-    assert message is not None
-    return int(message.rcode())
+    yield from run(2)
 
 
 def test_answer_of_the_server_is_the_result(rig: Rig) -> None:
@@ -179,10 +99,11 @@ def test_second_server_is_asked_when_the_first_is_silent_and_first_from_then_on(
     query, client = pair.query(1, 1)
     pair.fakes[1].answer(response(query), client)
     assert pair.result("later") is not None
-    assert len(pair.fakes[0].queries) == 1
+    # The first one was asked without EDNS as well, and no more since then.
+    assert [query.edns for query, _ in pair.fakes[0].queries] == [0, -1]
     pair.advance(resolver.AVOID_SECONDS)
     pair.ask("much later")
-    pair.query(0, 1)
+    pair.query(0, 2)
 
 
 def test_slow_answer_makes_the_server_a_good_one_again(pair: Rig) -> None:
@@ -193,7 +114,7 @@ def test_slow_answer_makes_the_server_a_good_one_again(pair: Rig) -> None:
     pair.fakes[0].answer(response(query), client)
     assert pair.result() is not None
     pair.ask("next")
-    pair.query(0, 1)
+    pair.query(0, 2)
 
 
 def test_deadline_is_that_of_the_next_try_or_end_of_any_ask(rig: Rig) -> None:
@@ -245,60 +166,6 @@ def test_unreachable_server_and_no_server_give_no_result(rig: Rig) -> None:
     assert rig.results["none"] is None
 
 
-@pytest.mark.parametrize("rcode", [dns.rcode.SERVFAIL, dns.rcode.REFUSED])
-def test_unhelpful_server_is_followed_by_the_next_one_at_once(pair: Rig, rcode: int) -> None:
-    pair.ask()
-    query, client = pair.query(0)
-    pair.fakes[0].answer(response(query, rcode=rcode), client)
-    query, client = pair.query(1)
-    pair.fakes[1].answer(response(query), client)
-    assert address(pair.result()) == "1.2.3.4"
-
-
-def test_code_of_the_first_unhelpful_server_is_the_result_when_all_are(pair: Rig) -> None:
-    pair.ask()
-    for server, rcode in ((0, dns.rcode.REFUSED), (1, dns.rcode.SERVFAIL)):
-        query, client = pair.query(server)
-        pair.fakes[server].answer(response(query, rcode=rcode), client)
-    assert code(pair.result()) == dns.rcode.REFUSED
-
-
-def test_code_of_an_unhelpful_server_is_the_result_when_the_others_are_silent(pair: Rig) -> None:
-    pair.ask()
-    query, client = pair.query(0)
-    pair.fakes[0].answer(response(query, rcode=dns.rcode.SERVFAIL), client)
-    pair.query(1)
-    for _ in range(46):
-        pair.advance(0.1)
-    assert code(pair.result()) == dns.rcode.SERVFAIL
-
-
-@pytest.mark.parametrize("rcode", [dns.rcode.FORMERR, dns.rcode.NOTIMP])
-@pytest.mark.parametrize("question", [True, False])
-def test_server_without_edns_is_asked_without(rig: Rig, rcode: int, question: bool) -> None:
-    rig.ask()
-    query, client = rig.query()
-    assert query.edns == 0
-    wire = response(query, rcode=rcode).to_wire()
-    if not question:
-        wire = wire[:4] + bytes(8)
-    rig.fakes[0].answer(wire, client)
-    again, client = rig.query(number=1)
-    assert again.edns == -1
-    assert again.question == query.question
-    rig.fakes[0].answer(response(again), client)
-    assert address(rig.result()) == "1.2.3.4"
-
-
-def test_server_that_understands_nothing_is_asked_twice_only(rig: Rig) -> None:
-    rig.ask()
-    for number in range(2):
-        query, client = rig.query(number=number)
-        rig.fakes[0].answer(response(query, rcode=dns.rcode.FORMERR), client)
-    assert code(rig.result()) == dns.rcode.FORMERR
-    assert len(rig.fakes[0].queries) == 2
-
-
 # --- forged and senseless responses -------------------------------------------------------------
 
 
@@ -332,7 +199,7 @@ def test_responses_that_do_not_fit_are_ignored_until_the_right_one_comes(rig: Ri
 def test_type_that_differs_in_the_bit_of_case_is_another_type(rig: Rig) -> None:
     query = dns.message.make_query("a.example", 65, use_edns=0)
     query.id = 0
-    rig.upstream.ask("t", query.to_wire(), rig.now)
+    rig.upstream.ask("t", query.to_wire(), rig.now, rig.now)
     got, client = rig.query()
     wire = dns.message.make_response(got).to_wire()
     rig.fakes[0].answer(wire.replace(b"\0A\0\1", b"\0a\0\1"), client)
@@ -343,12 +210,6 @@ def test_type_that_differs_in_the_bit_of_case_is_another_type(rig: Rig) -> None:
 
 
 # --- TCP ----------------------------------------------------------------------------------------
-
-
-def truncated(query: dns.message.Message) -> dns.message.Message:
-    message = response(query, "5.5.5.5")
-    message.flags |= dns.flags.TC
-    return message
 
 
 def test_truncated_answer_is_asked_for_over_tcp(rig: Rig) -> None:
@@ -415,6 +276,27 @@ def test_truncated_answer_is_the_result_when_tcp_gives_nothing(rig: Rig, close: 
     assert address(rig.result()) == "5.5.5.5"
 
 
+# --- time -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("waited, seconds", [(0.0, 4.5), (2.0, 2.5), (3.9, 1.0)])
+def test_what_a_guest_waited_before_is_taken_off_the_budget(rig: Rig, waited: float, seconds: float) -> None:
+    rig.ask(waited=waited)
+    rig.advance(seconds - 0.01)
+    assert not rig.results
+    rig.advance(0.02)
+    assert rig.results == {"t": None}
+
+
+def test_ask_that_began_later_may_end_earlier(rig: Rig) -> None:
+    rig.ask("first")
+    rig.ask("waited", waited=3.0)
+    rig.advance(1.51)
+    assert rig.results == {"waited": None}
+    rig.advance(3.0)
+    assert rig.results == {"waited": None, "first": None}
+
+
 # --- bounds ---------------------------------------------------------------------------------------
 
 
@@ -428,6 +310,17 @@ def test_asks_under_way_are_bounded(rig: Rig) -> None:
     rig.upstream.close()
     assert len(rig.upstream) == 0
     assert list(rig.poller.callbacks) == [rig.fakes[0].udp.fileno()]
+
+
+def test_sockets_are_bounded_while_no_server_answers(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(resolver, "MAX_SOCKETS", 12)
+    for n in range(10):
+        rig.ask(str(n))
+    for _ in range(3):
+        rig.advance(resolver.RETRY)
+    assert len(rig.poller.callbacks) - 1 == 12
+    rig.advance(resolver.BUDGET)
+    assert len(rig.results) == 10
 
 
 def test_flood_of_forged_responses_is_read_in_portions(rig: Rig) -> None:

@@ -161,6 +161,64 @@ def test_dead_upstream_gives_servfail_within_five_seconds_and_says_so_once(rig: 
     assert [entry["event"] for entry in logs] == ["upstream name servers answer again"]
 
 
+def test_names_beyond_what_may_be_under_way_are_answered_too(rig: Rig) -> None:
+    rig.upstream.silent = True
+    start = monotonic()
+    for n in range(300):
+        rig.send(query(f"n{n}.example", ident=n), 53)
+        rig.breathe(start)
+    assert (rig.count("dns_query_queued"), rig.count("dns_queued"), rig.replies()) == (44, 44, [])
+    rig.upstream.silent = False
+    # The server has dropped the first ones: they are asked again after a second.
+    found: set[int] = set()
+    end = monotonic() + LIMIT
+    while len(found) < 300:
+        assert monotonic() < end
+        rig.breathe(start + 1.1)
+        for _, payload in rig.replies():
+            assert payload[3] & 15 == dns.rcode.NOERROR
+            found.add(int.from_bytes(payload[:2], "big"))
+    assert rig.count("dns_queued") == rig.count("dns_pending") == 0
+
+
+def test_names_whose_turn_does_not_come_are_servfail_within_five_seconds(rig: Rig) -> None:
+    rig.upstream.silent = True
+    start = monotonic()
+    for n in range(300):
+        rig.send(query(f"n{n}.example"), 53, guest_port=4000 + n)
+        rig.breathe(start)
+    found = []
+    for step in range(1, 50):
+        rig.breathe(start + step / 10)
+        found += rig.replies()
+        if step == 41:
+            assert rig.count("dns_query_refused_waited_too_long") == len(found) == 44
+    assert [payload[3] & 15 for _, payload in found] == [dns.rcode.SERVFAIL] * 300
+
+
+def test_a_guest_that_trusts_ad_sees_it_in_the_answer(rig: Rig) -> None:
+    rig.upstream.authentic = True
+    assert rig.ask("www.example.com", flags=dns.flags.RD | dns.flags.AD).flags & dns.flags.AD
+    assert not rig.ask("www.example.com", flags=dns.flags.RD).flags & dns.flags.AD
+
+
+@pytest.mark.parametrize("rcode", [None, dns.rcode.SERVFAIL, dns.rcode.REFUSED, dns.rcode.NOTIMP])
+def test_server_that_understands_no_edns_is_one_all_the_same(rig: Rig, rcode: dns.rcode.Rcode | None) -> None:
+    rig.upstream.without_edns = True
+    rig.upstream.refusal = rcode
+    start = monotonic()
+    rig.send(query("www.example.com"), 53)
+    rig.breathe(start)
+    end = start + LIMIT
+    while not (found := rig.replies()):
+        assert monotonic() < end
+        rig.breathe(start + 1.1)
+    assert texts(dns.message.from_wire(found[0][1])) == ["10.1.2.3"]
+    asked = rig.upstream.queries
+    assert texts(rig.ask("www.example.org")) == ["10.1.2.3"]
+    assert rig.upstream.queries == asked + 1
+
+
 def test_big_answer_is_cut_for_udp_and_whole_with_edns(rig: Rig) -> None:
     rig.upstream.rows = 60
     small = rig.ask("big.example")

@@ -10,7 +10,7 @@ import dns.message
 import dns.rcode
 import pytest
 
-from pipeline.engines import dns as engine
+from pipeline.engines import dns_turns
 from pipeline.stages import resolver_streams
 from tests.support.poller import LIMIT
 from tests.support.resolver_rig import Rig, framed, is_closed, query, received, texts
@@ -154,10 +154,15 @@ def test_names_that_one_guest_asks_over_many_connections_leave_dns_to_the_others
     for number, sock in enumerate(hostile):
         sock.send(framed(*(query(f"n{n}.of{number}.example", ident=n) for n in range(120))))
         rig.breathe()
+    # Over UDP it is the same guest.
     rig.send(query("of.udp.example"), 53)
-    record, _ = rig.reply()
-    assert record["link"] == 3  # over UDP it is the same guest: SERVFAIL at once
-    assert rig.stage.dns.pending_count == engine.MAX_PENDING_A_CLIENT
+    rig.breathe()
+    assert rig.stage.dns.pending_count == dns_turns.SHARED
+    assert (rig.stage.dns.queued_count, rig.count("dns_queued"), rig.count("dns_query_queued")) == (
+        105,
+        105,
+        105,
+    )
     rig.upstream.silent = False
     rig.send(query("www.example.com"), 53, link=4)
     record, payload = rig.reply()
@@ -171,19 +176,50 @@ def test_names_that_one_guest_asks_over_many_connections_leave_dns_to_the_others
     rig.breathe()
 
 
+def test_a_guest_alone_may_have_all_connections(rig: Rig) -> None:
+    socks = [rig.connect() for _ in range(100)]
+    for number, sock in enumerate(socks):
+        sock.send(framed(query(f"n{number}.example", ident=number)))
+    for number, sock in enumerate(socks):
+        assert [answer.id for answer in received(rig, sock)] == [number]
+        sock.close()
+    assert rig.count("dns_connection_evicted") == rig.count("dns_connection_refused_too_many") == 0
+
+
 def test_one_guests_connections_leave_some_to_the_others(rig: Rig) -> None:
     rig.upstream.silent = True
     hostile = [rig.connect() for _ in range(resolver_streams.MAX_CONNECTIONS)]
-    most = resolver_streams.MAX_CONNECTIONS_A_GUEST
-    assert (rig.count("dns_connections"), rig.count("dns_connection_evicted")) == (most, len(hostile) - most)
-    for sock in hostile[-most:]:
-        sock.send(framed(query()))
+    for number, sock in enumerate(hostile):
+        sock.send(framed(query(f"n{number}.example")))
     rig.breathe()
-    with rig.connect(link=4) as other, rig.connect() as refused:
+    assert rig.count("dns_connection_evicted") == 0
+    # Its own next one finds no room; another guest's does, up to its part.
+    with rig.connect() as refused:
         assert is_closed(rig, refused)
-        assert not is_closed(rig, other)
+    others = [rig.connect(link=4) for _ in range(resolver_streams.LEAST_CONNECTIONS)]
+    for other in others:
         other.send(framed(query("host.containers.internal")))
         assert texts(received(rig, other)[0]) == ["192.168.127.254"]
-    for sock in hostile:
+    assert rig.count("dns_connection_evicted") == len(others)
+    assert sum(is_closed(rig, sock) for sock in hostile) == len(others)
+    # Beyond that, it closes an idle one of its own.
+    one_more = rig.connect(link=4)
+    assert [is_closed(rig, other) for other in others] == [True] + [False] * (len(others) - 1)
+    for sock in [*hostile, *others, one_more]:
+        sock.close()
+    rig.breathe()
+
+
+def test_connections_that_just_came_are_not_closed_while_others_have_had_their_answer(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(resolver_streams, "MAX_CONNECTIONS", 2)
+    first, second = rig.connect(), rig.connect()
+    second.send(framed(query("host.containers.internal")))
+    received(rig, second)
+    third = rig.connect()
+    assert is_closed(rig, second)
+    assert not is_closed(rig, first)
+    for sock in (first, second, third):
         sock.close()
     rig.breathe()

@@ -6,7 +6,9 @@ from pathlib import Path
 from time import monotonic
 from typing import Any
 
+import dns.flags
 import dns.message
+import dns.rcode
 import dns.rrset
 import structlog
 
@@ -39,7 +41,11 @@ class FakeWorker(Poller):
 
 
 class Upstream:
-    """The only name server of the host: answers every name with 10.1.2.3, or is silent."""
+    """The only name server of the host: answers every name with 10.1.2.3, or is silent.
+
+    ``authentic``: says so to those who ask. ``without_edns``: does not understand it, and answers it with
+    the code ``refusal`` or not at all.
+    """
 
     def __init__(self) -> None:
         self.sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
@@ -48,6 +54,9 @@ class Upstream:
         self.port = self.sock.getsockname()[1]
         self.queries = 0
         self.silent = False
+        self.authentic = False
+        self.without_edns = False
+        self.refusal: dns.rcode.Rcode | None = None
         self.rows = 1
 
     def serve(self) -> None:
@@ -61,6 +70,14 @@ class Upstream:
                 continue
             query = dns.message.from_wire(wire)
             message = dns.message.make_response(query)
+            if self.without_edns and query.edns >= 0:
+                if self.refusal is not None:
+                    message.use_edns(False)
+                    message.set_rcode(self.refusal)
+                    self.sock.sendto(message.to_wire(), client)
+                continue
+            if self.authentic and query.flags & dns.flags.AD:
+                message.flags |= dns.flags.AD
             rows = [f"10.1.2.{n + 3}" for n in range(self.rows)]
             message.answer.append(dns.rrset.from_text(query.question[0].name, 60, "IN", "A", *rows))
             self.sock.sendto(message.to_wire(max_size=65535), client)
