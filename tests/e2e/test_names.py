@@ -18,7 +18,6 @@ import pytest
 from tests.support.agent import GATEWAY_ADDR, GUEST_ADDR, Agent
 from tests.support.daemon import Daemon
 from tests.support.netns import INTERNET_ADDR, METADATA_ADDR, SECOND_ADDR, Network
-from tests.support.servers import Servers
 
 pytestmark = pytest.mark.e2e
 
@@ -53,7 +52,7 @@ def program(name: str) -> str:
 @pytest.mark.usefixtures("long_search")
 @pytest.mark.parametrize("client", ["udhcpc", "udhcpc -O search", "dhclient"])
 def test_six_long_search_domains_on_the_host_cost_no_client_its_lease(
-    network: Network, outside: Servers, tmp_path: Path, client: str
+    network: Network, tmp_path: Path, client: str
 ) -> None:
     name, *options = client.split()
     path = program(name)
