@@ -99,6 +99,7 @@ def start(parsed: flags.Parsed, words: Sequence[str], program: supervisor.Progra
             # Who reads only the log finds it there as well.
             logs.setup(opened[0])
             logs.logger("supervisor").critical(str(error))
+            logs.flush()
         return FAILED
     log = logs.logger("supervisor")
     for warning in warnings:
