@@ -105,7 +105,10 @@ def start(parsed: flags.Parsed, words: Sequence[str], program: supervisor.Progra
     for warning in warnings:
         log.warning(warning)
     log.info(f"{program.name} version {version()}")
-    return supervisor.run(config, program, version())
+    try:
+        return supervisor.run(config, program, version())
+    finally:
+        logs.flush()
 
 
 def _start(words: Sequence[str]) -> int:
