@@ -99,12 +99,16 @@ def start(parsed: flags.Parsed, words: Sequence[str], program: supervisor.Progra
             # Who reads only the log finds it there as well.
             logs.setup(opened[0])
             logs.logger("supervisor").critical(str(error))
+            logs.flush()
         return FAILED
     log = logs.logger("supervisor")
     for warning in warnings:
         log.warning(warning)
     log.info(f"{program.name} version {version()}")
-    return supervisor.run(config, program, version())
+    try:
+        return supervisor.run(config, program, version())
+    finally:
+        logs.flush()
 
 
 def _start(words: Sequence[str]) -> int:

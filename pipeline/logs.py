@@ -157,6 +157,7 @@ def fatal(text: str, program: str = "gvtap-pipeline") -> None:
         raw(f"{program}: {text}\n")
     else:
         logger("supervisor").critical(text)
+    flush()
 
 
 # --- the queue of this process ------------------------------------------------------------------
