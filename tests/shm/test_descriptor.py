@@ -6,7 +6,7 @@ from pipeline.shm import descriptor
 from pipeline.shm.descriptor import DESCRIPTOR, DESCRIPTOR_BYTES, NO_SLOT
 
 MODIFIERS = re.compile(
-    r"RUN_\w+|OUT_\w+|UDP_BEHIND|DIAL_FINAL|FRAME_(BORROWED|VNET)|SHUTDOWN_BOTH|DESCRIPTOR_BYTES"
+    r"RUN_\w+|OUT_\w+|UDP_BEHIND|MAKE_WAY_\w+|DIAL_FINAL|FRAME_(BORROWED|VNET)|SHUTDOWN_BOTH|DESCRIPTOR_BYTES"
 )
 """Bits and constants of records; every other small number is a kind."""
 
