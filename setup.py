@@ -18,16 +18,13 @@ from setuptools.errors import CompileError
 from distutils.ccompiler import new_compiler  # isort: skip
 from distutils.sysconfig import customize_compiler  # isort: skip
 
-HALVES = (("shm", "host", "links", "stages"), ("records", "wire", "engines", "engines/tcp"))
-"""Packages that frames pass, in two parts that are compiled side by side. The first uses the second."""
-PLAIN = (
-    "engines/d*",
-    "engines/regexp",
-    "host/[ilnpru]*",
-    "stages/listen",
-    "stages/resolver*",
-    "wire/[dp]*",
+STAGES = ("stages", "stages/ingress", "stages/demux", "stages/tcp", "stages/egress")
+HALVES = (
+    ("ipc", "host", "links", *STAGES),
+    ("records", "wire", "engines", "engines/tcp", "engines/offload"),
 )
+"""Packages that frames pass, in two parts that are compiled side by side. The first uses the second."""
+PLAIN = ("host/[ilnpru]*", "wire/[dp]*")
 """Modules of these that are not worth the time. host/udp could not be compiled either (ctypes)."""
 COMMANDS = {"bdist_wheel", "build", "build_ext", "install"}
 

@@ -10,8 +10,7 @@ import zipapp
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-SOURCES = ("guest/*.py", "pipeline/__init__.py", "pipeline/flags.py", "pipeline/wire/*.py")
-NOT_FOR_GUESTS = "checksum_np.py"  # needs numpy
+SOURCES = ("guest/*.py", "pipeline/__init__.py", "pipeline/go/flags.py", "pipeline/wire/*.py")
 # zipapp's own would lose the exit status.
 MAIN = "import sys\nfrom guest import agent\nsys.exit(agent.main())\n"
 
@@ -27,8 +26,7 @@ def files() -> dict[str, str]:
         ),
     }
     for path in (path for pattern in SOURCES for path in ROOT.glob(pattern)):
-        if path.name != NOT_FOR_GUESTS:
-            found[str(path.relative_to(ROOT))] = path.read_text()
+        found[str(path.relative_to(ROOT))] = path.read_text()
     return found
 
 

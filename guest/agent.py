@@ -26,8 +26,8 @@ from guest.forward import LOG, Forwarder
 from guest.optional import attempt
 from guest.resolv_conf import AUTO, NONE, ResolvConf
 from guest.tap import Tap
-from pipeline import flags
-from pipeline.flags import Flag
+from pipeline.go import flags
+from pipeline.go.flags import Flag
 from pipeline.wire.errors import WireError
 from pipeline.wire.ethernet import mac_parse
 from pipeline.wire.framing import LE16

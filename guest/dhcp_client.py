@@ -26,8 +26,8 @@ from guest.dhcp_states import Bind, Client, Lease, Send, Unbind
 from guest.optional import attempt
 from guest.resolv_conf import AUTO, ResolvConf
 from guest.tap import mac_of
-from pipeline import flags
-from pipeline.flags import Flag
+from pipeline.go import flags
+from pipeline.go.flags import Flag
 from pipeline.wire import dhcp, ipv4, udp
 from pipeline.wire.checksum import word_sum
 from pipeline.wire.errors import WireError

@@ -12,9 +12,13 @@ from typing import Final
 
 import yaml
 
-from pipeline import config_build, flags, logs, options, supervisor, system
-from pipeline.config import as_file
-from pipeline.config_file import ConfigError
+from pipeline import logs
+from pipeline.config import merge, options
+from pipeline.config.file import ConfigError
+from pipeline.config.model import as_file
+from pipeline.daemon import supervisor
+from pipeline.go import flags
+from pipeline.system import requirements
 
 PROGRAM: Final = "gvtap-pipeline"
 OK: Final = 0
@@ -81,7 +85,7 @@ def parse(
 def start(parsed: flags.Parsed, words: Sequence[str], program: supervisor.Program) -> int:
     """Build the configuration and run the daemon as one of the two programs; the exit code."""
     logs.setup()
-    if shortage := system.shortage():
+    if shortage := requirements.shortage():
         logs.fatal(f"cannot run here: {shortage}", program.name)
         return FAILED
     opened: list[str] = []
@@ -91,7 +95,7 @@ def start(parsed: flags.Parsed, words: Sequence[str], program: supervisor.Progra
         opened.append(path)
 
     try:
-        config, warnings = config_build.build(parsed, words, try_log_file=try_log_file)
+        config, warnings = merge.build(parsed, words, try_log_file=try_log_file)
         logs.setup(config.log_file, config.log_level, debug=config.log_level == "debug")
     except (ConfigError, OSError) as error:
         logs.fatal(str(error), program.name)
@@ -124,7 +128,7 @@ def _check(path: str) -> int:
     """Problems go to standard error, a line each; an unknown key is one, as it is most likely misspelt."""
     try:
         parsed = flags.parse(options.START, ["-config", path])
-        _, warnings = config_build.build(parsed)
+        _, warnings = merge.build(parsed)
     except ConfigError as error:
         sys.stderr.write(f"{path}: {error}\n")
         return FAILED
@@ -141,7 +145,7 @@ def _show(words: Sequence[str]) -> int:
     if isinstance(parsed, int):
         return parsed
     try:
-        config, warnings = config_build.build(parsed, words)
+        config, warnings = merge.build(parsed, words)
     except ConfigError as error:
         sys.stderr.write(f"{PROGRAM}: {error}\n")
         return FAILED

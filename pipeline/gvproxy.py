@@ -9,7 +9,10 @@ import os
 import sys
 from collections.abc import Sequence
 
-from pipeline import cli, options, process_name, supervisor
+from pipeline import cli
+from pipeline.config import options
+from pipeline.daemon import supervisor
+from pipeline.system import process_name
 
 
 def main(words: Sequence[str] | None = None) -> int:

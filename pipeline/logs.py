@@ -23,7 +23,7 @@ from typing import Any, Final, cast
 
 import structlog
 
-from pipeline.outlet import Outlet
+from pipeline.system.outlet import Outlet
 
 STDERR: Final = 2
 MAX_QUEUED: Final = 256 * 1024

@@ -22,19 +22,12 @@ from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 from pipeline.counters import CounterBlock
-from pipeline.shm.arena import SLOT_BYTES, Arena, Pool
-from pipeline.shm.descriptor import DESCRIPTOR_BYTES
-from pipeline.shm.ring import (
-    SLOT_ENTRY_BYTES,
-    Consumer,
-    Producer,
-    SlotConsumer,
-    SlotProducer,
-    ring_bytes,
-)
-from pipeline.shm.segment import Segment
-from pipeline.shm.socket_pair import socket_pair
-from pipeline.shm.wake import BELL_BYTES, Bell, EventfdWaiter, Waiter, lone_waiter
+from pipeline.ipc.arena import SLOT_BYTES, Arena, Pool
+from pipeline.ipc.ring import SLOT_ENTRY_BYTES, Consumer, Producer, SlotConsumer, SlotProducer, ring_bytes
+from pipeline.ipc.segment import Segment
+from pipeline.ipc.socket_pair import socket_pair
+from pipeline.ipc.wake import BELL_BYTES, Bell, EventfdWaiter, Waiter, lone_waiter
+from pipeline.records.descriptor import DESCRIPTOR_BYTES
 
 INGRESS: Final = "ingress"
 DEMUX: Final = "demux"

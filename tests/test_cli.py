@@ -10,8 +10,9 @@ import pytest
 import structlog
 import yaml
 
-from pipeline import cli, supervisor
-from pipeline.config import Config
+from pipeline import cli
+from pipeline.config.model import Config
+from pipeline.daemon import supervisor
 
 
 @pytest.fixture(autouse=True)

@@ -5,8 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import gvproxy, options, supervisor
-from pipeline.config import Config
+from pipeline import gvproxy
+from pipeline.config import options
+from pipeline.config.model import Config
+from pipeline.daemon import supervisor
 
 
 @pytest.fixture

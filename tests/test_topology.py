@@ -7,10 +7,10 @@ from hypothesis import given, settings
 from hypothesis.strategies import integers
 
 from pipeline.counters import CounterBlock
-from pipeline.shm.arena import SLOT_BYTES, Pool
-from pipeline.shm.descriptor import TAKEN, record
-from pipeline.shm.ring import ring_bytes
-from pipeline.shm.wake import BELL_BYTES, EventfdWaiter, SemaphoreWaiter
+from pipeline.ipc.arena import SLOT_BYTES, Pool
+from pipeline.ipc.ring import ring_bytes
+from pipeline.ipc.wake import BELL_BYTES, EventfdWaiter, SemaphoreWaiter
+from pipeline.records.descriptor import TAKEN, record
 from pipeline.topology import (
     PAGE,
     Edge,

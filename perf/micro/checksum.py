@@ -4,7 +4,8 @@ import os
 import sys
 
 from perf.timing import report
-from pipeline.wire import checksum, checksum_np
+from pipeline.engines.offload import checksum as checksum_np
+from pipeline.wire import checksum
 
 SLOT = memoryview(bytearray(os.urandom(73728)))
 

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable
 
 from perf.timing import report
-from pipeline.engines.gro import coalesce
+from pipeline.engines.offload.gro import coalesce
 from pipeline.wire import tcp
 from tests.support.frames import slot_of, tcp_frame, timestamps
 

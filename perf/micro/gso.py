@@ -5,7 +5,7 @@ import sys
 from collections.abc import Callable
 
 from perf.timing import report
-from pipeline.engines.gso import Buffer, Segmenter
+from pipeline.engines.offload.gso import Buffer, Segmenter
 from pipeline.wire import framing, tcp
 from tests.support.frames import GUEST, REMOTE, TO_GUEST, timestamps
 

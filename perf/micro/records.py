@@ -20,12 +20,12 @@ from pathlib import Path
 from time import perf_counter
 from typing import Final
 
+from pipeline.records.descriptor import DESCRIPTOR
 from pipeline.records.flows import FlowKey, flow_key
 from pipeline.records.kinds import RECORD_BYTES, TCP_RANGE, TO_HOST
 from pipeline.records.run import Run
 from pipeline.records.streams import ToHost
 from pipeline.records.tcp import TcpRange
-from pipeline.shm.descriptor import DESCRIPTOR
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 BURST: Final = 32
@@ -157,7 +157,7 @@ from setuptools import setup
 from mypyc.build import mypycify
 from pathlib import Path
 records = [str(path) for path in sorted(Path("pipeline/records").glob("[a-z]*.py"))]
-loops = ["pipeline/shm/descriptor.py", "perf/micro/records.py"]
+loops = ["pipeline/records/descriptor.py", "perf/micro/records.py"]
 setup(ext_modules=mypycify(
     ["--config-file=", "--cache-dir=/dev/null", "--follow-imports=silent", *loops, *records],
     opt_level="1", debug_level="0", separate=[(loops, "loops"), (records, "records")],
@@ -174,7 +174,7 @@ def compiled(arguments: list[str]) -> int:
             shutil.copy(ROOT / package / "__init__.py", there / package)
         for path in (
             *ROOT.glob("pipeline/records/*.py"),
-            ROOT / "pipeline/shm/descriptor.py",
+            ROOT / "pipeline/records/descriptor.py",
             Path(__file__),
         ):
             shutil.copy(path, there / path.relative_to(ROOT))

@@ -15,10 +15,10 @@ import sys
 import time
 from collections.abc import Callable
 
-from pipeline.shm.descriptor import DESCRIPTOR, DESCRIPTOR_BYTES, FRAME
-from pipeline.shm.ring import Consumer, Producer, ring_bytes
-from pipeline.shm.segment import Segment
-from pipeline.shm.wake import BELL_BYTES, MAX_SLEEP, Bell, EventfdWaiter, SemaphoreWaiter, Waiter
+from pipeline.ipc.ring import Consumer, Producer, ring_bytes
+from pipeline.ipc.segment import Segment
+from pipeline.ipc.wake import BELL_BYTES, MAX_SLEEP, Bell, EventfdWaiter, SemaphoreWaiter, Waiter
+from pipeline.records.descriptor import DESCRIPTOR, DESCRIPTOR_BYTES, FRAME
 
 CAPACITY = 1024
 BURST = 32

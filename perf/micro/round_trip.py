@@ -17,12 +17,13 @@ import sys
 from time import perf_counter
 
 from perf import timing
-from pipeline import config_build, flags, options
-from pipeline.config import AUTO
-from pipeline.placement import plan
+from pipeline.config import merge, options
+from pipeline.config.model import AUTO
+from pipeline.daemon.placement import plan
+from pipeline.daemon.processes import make_loop
+from pipeline.go import flags
 from pipeline.topology import INGRESS, Fabric, Layout
 from pipeline.wire import ethernet, ipv4, tcp, tcp_options, udp
-from pipeline.workers import make_loop
 
 GUEST_MAC = bytes.fromhex("5a94efe40cee")
 GUEST = ipv4.addr_parse("192.168.127.9")
@@ -35,7 +36,7 @@ class Bench:
     """The data process of ``-placement auto``, with a scripted guest."""
 
     def __init__(self) -> None:
-        self.config, _ = config_build.build(flags.parse(options.START, []), [], resolv_conf=os.devnull)
+        self.config, _ = merge.build(flags.parse(options.START, []), [], resolv_conf=os.devnull)
         layout = Layout(self.config.slots)
         group = plan(AUTO, layout, 1)[0]
         self.fabric = Fabric.create(

@@ -44,7 +44,7 @@ class Flow:
 
 
 class Wheel:
-    """What pipeline/stages/tcp.py does."""
+    """What pipeline/stages/tcp/stage.py does."""
 
     def __init__(self, flows: int) -> None:
         self.flows = flows

@@ -12,13 +12,13 @@ from typing import Any, Final, NamedTuple
 
 import structlog
 
-from pipeline import inet
-from pipeline.control import ssh
-from pipeline.control.channel import RefusedError, Request, RequestError
-from pipeline.control.gotext import GoError, parse_uint, split_host_port, split_scheme
 from pipeline.control.lookup import Lookups, port_number
-from pipeline.control.socket_forward import SocketError, SocketForwards, host_path
-from pipeline.control.ssh import Destination
+from pipeline.control.ssh import connection as ssh
+from pipeline.control.ssh.connection import Destination
+from pipeline.control.ssh.socket_forward import SocketError, SocketForwards, host_path
+from pipeline.control.workers import RefusedError, Request, RequestError
+from pipeline.go.text import GoError, parse_uint, split_host_port, split_scheme
+from pipeline.system import inet
 
 WORKER: Final = "listen"
 _INET: Final = (*inet.TCP, *inet.UDP)

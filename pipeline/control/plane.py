@@ -8,19 +8,19 @@ from typing import Any
 from aiohttp import web
 
 from pipeline import logs
-from pipeline.config import Config, PortForward, address_text
-from pipeline.control import openapi
-from pipeline.control.access import Access
-from pipeline.control.api import Api
-from pipeline.control.channel import Channel, Channels, Message, RequestError
+from pipeline.config.model import Config, PortForward, address_text
 from pipeline.control.forwarder import Forwarder
-from pipeline.control.front import Front, TakeOver, make_runner
+from pipeline.control.http import openapi
+from pipeline.control.http.access import Access
+from pipeline.control.http.api import Api
+from pipeline.control.http.front import Front, TakeOver, make_runner
+from pipeline.control.http.takeover import CONNECT, TUNNEL, Connect, Tunnel
 from pipeline.control.notify import CONNECTION_CLOSED, CONNECTION_ESTABLISHED, Notifier
 from pipeline.control.repeated import Repeated
-from pipeline.control.socket_forward import SocketForwards, host_path
-from pipeline.control.ssh import Destination, read_key
-from pipeline.control.takeover import CONNECT, TUNNEL, Connect, Tunnel
-from pipeline.stages.channel import close_all
+from pipeline.control.ssh.connection import Destination, read_key
+from pipeline.control.ssh.socket_forward import SocketForwards, host_path
+from pipeline.control.workers import Channel, Channels, Message, RequestError
+from pipeline.ipc.channel import close_all
 from pipeline.topology import INGRESS, RESOLVER, Fabric
 
 

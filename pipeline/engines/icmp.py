@@ -3,7 +3,7 @@
 Echo requests to the gateway's addresses are answered here; nothing is forwarded. Errors are
 never sent about an ICMP error, a fragment but the first, a packet to a group or broadcast
 address, or from an address that is not a single host's; and no faster than a bucket of
-tokens allows (RFC 1812 4.3.2.8). Incoming errors about segments go to TCP (stages/demux_errors.py);
+tokens allows (RFC 1812 4.3.2.8). Incoming errors about segments go to TCP (stages/demux/errors.py);
 others are not acted on.
 """
 

@@ -14,7 +14,7 @@ from contextlib import suppress
 from math import isfinite
 from typing import Any, Final
 
-from pipeline import small_file
+from pipeline.system import small_file
 
 VERSION: Final = 1
 ALLOWED: Final = (

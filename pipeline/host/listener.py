@@ -11,8 +11,8 @@ import stat
 from collections.abc import Sequence
 from typing import Final
 
-from pipeline import inet, socket_file
 from pipeline.host import udp_local
+from pipeline.system import inet, socket_file
 
 BACKLOG: Final = 4096
 SOCKET_MODE: Final = 0o600

@@ -32,9 +32,9 @@ from collections.abc import Callable, Hashable, Sequence
 from struct import Struct
 from typing import Final, Generic, Protocol, TypeVar
 
-from pipeline import events as ev
 from pipeline.host.framed import FramedStream
 from pipeline.host.name_files import Server
+from pipeline.ipc import events as ev
 
 BUDGET: Final = 4.5
 """Seconds until an ask ends without a result: a guest gets SERVFAIL before its own 5 s are over."""

@@ -13,7 +13,7 @@ import sys
 from contextlib import suppress
 from typing import Any, Final
 
-from pipeline import inet
+from pipeline.system import inet
 
 Control = tuple[tuple[int, int, bytes], ...]
 """Control messages for sendmsg(). Empty: the system chooses the address."""

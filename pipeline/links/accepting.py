@@ -12,11 +12,11 @@ from collections.abc import Callable
 from time import monotonic
 from typing import Final
 
-from pipeline import inet
 from pipeline.links.addresses import words_of
 from pipeline.links.base import Link, SlotPool
 from pipeline.links.entrance import READABLE, Entrance, Guest, Owner, Poller, Room, has_peer
 from pipeline.links.stream import StreamLink
+from pipeline.system import inet
 from pipeline.wire.framing import Framing
 
 ACCEPTS_A_STEP: Final = 16

@@ -21,7 +21,7 @@ import socket
 from typing import Final
 from urllib.parse import unquote, urlsplit
 
-from pipeline import inet, socket_file
+from pipeline.system import inet, socket_file
 
 BACKLOG: Final = 128
 SOCKET_MODE: Final = 0o600

@@ -16,7 +16,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Final, NamedTuple, Protocol
 
-from pipeline import events as ev
+from pipeline.ipc import events as ev
 from pipeline.links.base import Link, SlotPool
 from pipeline.wire.framing import Framing
 

@@ -15,7 +15,7 @@ import stat
 from struct import Struct
 from typing import Final
 
-from pipeline.outlet import Outlet
+from pipeline.system.outlet import Outlet
 
 SNAPLEN: Final = 262144
 LINKTYPE_ETHERNET: Final = 1

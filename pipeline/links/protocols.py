@@ -8,7 +8,6 @@ import socket
 from collections.abc import Mapping
 from typing import Final, NamedTuple
 
-from pipeline import inet
 from pipeline.links import addresses, datagram, seqpacket, stdio, vpnkit
 from pipeline.links.accepting import StreamEntrance
 from pipeline.links.addresses import AddressError
@@ -18,6 +17,7 @@ from pipeline.links.inherited import SCHEME as FD
 from pipeline.links.inherited import Inherited
 from pipeline.links.stdio import StdioEntrance
 from pipeline.links.vpnkit import VpnkitEntrance
+from pipeline.system import inet
 from pipeline.wire import framing
 
 QEMU: Final = "qemu"

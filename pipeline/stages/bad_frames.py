@@ -2,8 +2,8 @@
 
 from typing import Final
 
-from pipeline.shm import descriptor as d
-from pipeline.shm.ring import Producer
+from pipeline.ipc.ring import Producer
+from pipeline.records import descriptor as d
 
 
 class BadFrames:

@@ -32,9 +32,9 @@ from typing import Final, Protocol
 
 import structlog
 
-from pipeline.shm import wake
-from pipeline.shm.wake import Waiter
-from pipeline.stages.poller import Events, Poller
+from pipeline.ipc import wake
+from pipeline.ipc.poller import Events, Poller
+from pipeline.ipc.wake import Waiter
 
 MAX_EVENTS: Final = 256
 """Socket events of one turn."""

@@ -18,14 +18,14 @@ from typing import Any, Final, Protocol
 
 import structlog
 
-from pipeline import events
 from pipeline.counters import INDEX
-from pipeline.shm.arena import Pool
-from pipeline.shm.ring import Producer, SlotProducer
-from pipeline.shm.wake import EventfdWaiter
-from pipeline.stages.channel import ControlChannel, HasFileno
+from pipeline.ipc import events
+from pipeline.ipc.arena import Pool
+from pipeline.ipc.channel import ControlChannel, HasFileno
+from pipeline.ipc.poller import Poller, open_poller
+from pipeline.ipc.ring import Producer, SlotProducer
+from pipeline.ipc.wake import EventfdWaiter
 from pipeline.stages.loop import Loop
-from pipeline.stages.poller import Poller, open_poller
 from pipeline.topology import WorkerPorts
 
 HOUSEKEEPING: Final = 1.0

@@ -11,12 +11,12 @@ from typing import Any
 import aiohttp
 import structlog
 
-from pipeline.control.access import Access
-from pipeline.control.api import Api
-from pipeline.control.channel import RefusedError
 from pipeline.control.forwarder import Forwarder
-from pipeline.control.front import Front, make_runner
-from pipeline.control.takeover import CONNECT, TUNNEL, Connect, Tunnel
+from pipeline.control.http.access import Access
+from pipeline.control.http.api import Api
+from pipeline.control.http.front import Front, make_runner
+from pipeline.control.http.takeover import CONNECT, TUNNEL, Connect, Tunnel
+from pipeline.control.workers import RefusedError
 
 LOG = structlog.get_logger()
 

@@ -9,11 +9,11 @@ from typing import Any, cast
 import pytest
 
 from pipeline.control import forwarder
-from pipeline.control.channel import RefusedError, RequestError
 from pipeline.control.forwarder import Forward, Forwarder, ForwardError
-from pipeline.control.gotext import GoError
-from pipeline.control.socket_forward import SocketError, SocketForwards
-from pipeline.control.ssh import Destination
+from pipeline.control.ssh.connection import Destination
+from pipeline.control.ssh.socket_forward import SocketError, SocketForwards
+from pipeline.control.workers import RefusedError, RequestError
+from pipeline.go.text import GoError
 from tests.control.endpoint import Workers, refuse
 
 

@@ -2,10 +2,10 @@
 
 import pytest
 
-from pipeline.engines import gro
-from pipeline.shm import descriptor as d
+from pipeline.engines.offload import gro
+from pipeline.records import descriptor as d
 from pipeline.wire import checksum
-from tests.engines.test_gro import OTHER_VLAN, TAG, check, full_burst
+from tests.engines.offload.test_gro import OTHER_VLAN, TAG, check, full_burst
 from tests.support.frames import FROM_GUEST, slot_of, tcp_frame
 from tests.support.offload import left_out
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.config import EgressPolicy, PolicyRule
+from pipeline.config.model import EgressPolicy, PolicyRule
 from pipeline.engines.policy import MIN_VALID, Names, Policy, patterns
 from pipeline.wire.ipv4 import addr_parse
 

@@ -5,7 +5,9 @@ accepts must come back from the builder, where there is one.
 """
 
 from pipeline.counters import INDEX
-from pipeline.engines import dns_answers, dns_message, gro
+from pipeline.engines.dns import answers
+from pipeline.engines.dns import message as dns_message
+from pipeline.engines.offload import gro
 from pipeline.wire import (
     arp,
     dhcp,
@@ -106,8 +108,8 @@ def _dns(view: memoryview) -> None:
     wire = bytes(view)
     for tcp_query in (False, True):
         dns_message.parse_query(wire, tcp=tcp_query)
-    dns_answers.asked(wire)
-    dns_answers.given(wire)
+    answers.asked(wire)
+    answers.given(wire)
 
 
 def _segment(view: memoryview) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from guest import agent as program
 from guest.agent import FLAGS, options_from
-from pipeline import flags
+from pipeline.go import flags
 from pipeline.wire import dhcp
 from pipeline.wire.ipv4 import addr_parse
 from tests.support.agent import Agent, address, default_route, link_mtu

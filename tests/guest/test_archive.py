@@ -61,6 +61,6 @@ def test_it_is_a_small_program_with_nothing_of_the_daemon(archive: Path) -> None
     assert {name for name in names if not name.startswith("pipeline/wire/")} == {
         "pipeline/",
         "pipeline/__init__.py",
-        "pipeline/flags.py",
+        "pipeline/go/flags.py",
     }
-    assert "pipeline/wire/checksum_np.py" not in names
+    assert "pipeline/engines/offload/checksum.py" not in names

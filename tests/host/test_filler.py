@@ -4,8 +4,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.host.filler import SlotFiller
-from pipeline.shm.arena import Pool
-from pipeline.shm.descriptor import NO_SLOT
+from pipeline.ipc.arena import Pool
+from pipeline.records.descriptor import NO_SLOT
 
 
 def test_short_reads_share_a_slot_until_the_room_is_gone() -> None:

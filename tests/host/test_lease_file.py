@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import small_file
 from pipeline.host import lease_file
 from pipeline.host.lease_file import LeaseFileError
+from pipeline.system import small_file
 
 ROWS = [(0xC0A87F03, bytes.fromhex("020000000001"), 1800.0), (0xC0A87F02, bytes.fromhex("5a94efe40cee"), 0.0)]
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from pipeline import inet
 from pipeline.host import listener
+from pipeline.system import inet
 
 
 @pytest.mark.parametrize(

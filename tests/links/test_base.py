@@ -1,8 +1,9 @@
 """The cursor over the slot being filled keeps one reference, and carries over what is not handed out."""
 
+from pipeline.ipc import arena
 from pipeline.links import base
 from pipeline.links.base import HEADROOM, SlotCursor
-from pipeline.shm import arena, descriptor
+from pipeline.records import descriptor
 
 SLOTS = [memoryview(bytearray(arena.SLOT_BYTES)) for _ in range(2)]
 

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pipeline.ipc.arena import SLOT_BYTES, Pool
 from pipeline.links.base import LinkClosed
 from pipeline.links.offload import OffloadLink
-from pipeline.shm.arena import SLOT_BYTES, Pool
 from pipeline.wire import framing, offload
 from pipeline.wire.framing import LE16, Framing
 

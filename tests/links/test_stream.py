@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pipeline.ipc.arena import SLOT_BYTES, Pool
 from pipeline.links.base import HEADROOM, MIN_READ, LinkClosed
 from pipeline.links.stream import StreamLink
-from pipeline.shm.arena import SLOT_BYTES, Pool
 from pipeline.wire import framing
 from pipeline.wire.framing import LE16, QEMU, Framing
 

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipeline.records import descriptor as d
 from pipeline.records import frames, kinds, udp
 from pipeline.records.flows import FLOW_FROM_EGRESS, Ends
 from pipeline.records.run import Run
-from pipeline.shm import descriptor as d
 from tests.records.layouts import arbitrary, pack
 from tests.support.layouts import CLASSES
 from tests.support.record import Record

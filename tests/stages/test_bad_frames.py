@@ -1,11 +1,11 @@
 """Reports of dropped frames, and who is read when slots or patience run out: with a pool and no links."""
 
 from pipeline.counters import INDEX, CounterBlock
-from pipeline.shm import descriptor as d
-from pipeline.shm.arena import Pool
-from pipeline.shm.ring import Producer, ring_bytes
+from pipeline.ipc.arena import Pool
+from pipeline.ipc.ring import Producer, ring_bytes
+from pipeline.records import descriptor as d
 from pipeline.stages.bad_frames import BadFrames
-from pipeline.stages.ingress_fairness import GRACE_S, Fairness
+from pipeline.stages.ingress.fairness import GRACE_S, Fairness
 from pipeline.wire import tcp
 
 

@@ -10,16 +10,17 @@ from typing import Any
 
 import pytest
 
-from pipeline import config_build, flags, options
+from pipeline.config import merge, options
 from pipeline.counters import INDEX
-from pipeline.engines import gro
+from pipeline.engines.offload import gro
 from pipeline.engines.tcp.state import SYN_SENT
-from pipeline.shm import descriptor as d
-from pipeline.shm.arena import HEADROOM
-from pipeline.shm.ring import Consumer
-from pipeline.stages.demux import DemuxStage
-from pipeline.stages.tcp import TcpStage
-from pipeline.stages.tcp_flow import Flow
+from pipeline.go import flags
+from pipeline.ipc.arena import HEADROOM
+from pipeline.ipc.ring import Consumer
+from pipeline.records import descriptor as d
+from pipeline.stages.demux.stage import DemuxStage
+from pipeline.stages.tcp.flow import Flow
+from pipeline.stages.tcp.stage import TcpStage
 from pipeline.stages.worker import Worker
 from pipeline.topology import Fabric, Layout
 from pipeline.wire import arp, ethernet, icmp, ipv4, tcp
@@ -40,7 +41,7 @@ class Rig:
     """The three workers, and the other ends of their rings."""
 
     def __init__(self) -> None:
-        config, _ = config_build.build(flags.parse(options.START, []), [], resolv_conf=os.devnull)
+        config, _ = merge.build(flags.parse(options.START, []), [], resolv_conf=os.devnull)
         config = replace(config, tcp_workers=len(SHARDS), slots=64)
         self.fabric = Fabric.create(Layout(64, len(SHARDS), 1))
         self.workers = {name: Worker(self.fabric.ports(name), None) for name in ("demux", *SHARDS)}

@@ -5,9 +5,9 @@ from collections.abc import Callable
 import pytest
 import structlog
 
+from pipeline.ipc.poller import Poller
 from pipeline.stages import loop as loop_module
 from pipeline.stages.loop import BUSY_GAP, Loop
-from pipeline.stages.poller import Poller
 
 BUSY_POLL = 50e-6
 LOOK = 1e-5

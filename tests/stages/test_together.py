@@ -11,8 +11,8 @@ import pytest
 from pipeline.engines.flows import PortAllocator
 from pipeline.engines.tcp.connection import Connection
 from pipeline.engines.tcp.state import TIME_WAIT
-from pipeline.shm import descriptor as d
-from pipeline.stages.tcp_flow import Flow
+from pipeline.records import descriptor as d
+from pipeline.stages.tcp.flow import Flow
 from pipeline.wire.tcp import ACK, FIN, RST
 from tests.support.network import Make, Network, pattern, receive
 from tests.support.played_guests import GATEWAY, Guest, GuestStream

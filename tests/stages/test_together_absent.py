@@ -5,7 +5,7 @@ import socket
 
 import pytest
 
-from pipeline.stages.demux_waiting import WaitingSlots
+from pipeline.stages.demux.waiting import WaitingSlots
 from tests.support.network import Make, Network
 from tests.support.played_guests import GATEWAY
 

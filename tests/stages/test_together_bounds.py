@@ -4,8 +4,8 @@ import socket
 
 import pytest
 
-from pipeline.stages.egress import CLOSING_PART
-from pipeline.stages.egress_share import CLOSING_PATIENCE, ClosingFlows
+from pipeline.stages.egress.share import CLOSING_PATIENCE, ClosingFlows
+from pipeline.stages.egress.stage import CLOSING_PART
 from tests.support.network import Make, Network, receive
 from tests.support.played_guests import Guest, GuestStream
 

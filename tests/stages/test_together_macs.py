@@ -6,7 +6,7 @@ from functools import partial
 import pytest
 
 from pipeline.engines.neighbors import CONTEST_SECONDS
-from pipeline.shm import descriptor as d
+from pipeline.records import descriptor as d
 from pipeline.wire import arp, ethernet
 from tests.support.frames import GATEWAY_MAC
 from tests.support.network import Network

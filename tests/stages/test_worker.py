@@ -12,7 +12,7 @@ from math import inf
 
 import pytest
 
-from pipeline.shm.descriptor import DESCRIPTOR, DESCRIPTOR_BYTES, NO_SLOT, TAKEN, TO_GUEST, record
+from pipeline.records.descriptor import DESCRIPTOR, DESCRIPTOR_BYTES, NO_SLOT, TAKEN, TO_GUEST, record
 from pipeline.stages.loop import Loop
 from pipeline.stages.worker import Message, Worker
 from pipeline.topology import Fabric

@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from pipeline.stages import channel
+from pipeline.ipc import channel
 from pipeline.stages.worker import Message, Worker
 from pipeline.topology import Fabric
 from tests.support.toy_workers import LIMIT, Child, Spawn, Toy

@@ -24,7 +24,7 @@ from typing import Any
 
 from perf import compiled
 from perf.processes import own_cpu_seconds
-from pipeline import placement
+from pipeline.daemon import placement
 from pipeline.topology import Layout
 from tests.support.netns import Namespace, Network, shared_memory, wait_for
 

@@ -1,8 +1,8 @@
 """A DHCP server and its clients, as its tests need them."""
 
 from pipeline.counters import INDEX
-from pipeline.engines.dhcp import Dhcp, Ignored, Reply
-from pipeline.engines.dhcp_leases import DhcpConfig
+from pipeline.engines.dhcp.leases import DhcpConfig
+from pipeline.engines.dhcp.server import Dhcp, Ignored, Reply
 from pipeline.wire import dhcp
 from pipeline.wire.ipv4 import addr_parse
 

@@ -15,13 +15,14 @@ from operator import attrgetter
 from types import TracebackType
 from typing import Any, Final, Self
 
-from pipeline import config_build, flags, options
+from pipeline.config import merge, options
 from pipeline.counters import INDEX
+from pipeline.go import flags
 from pipeline.host import tcp as host_tcp
-from pipeline.shm import descriptor as d
-from pipeline.stages.demux import DemuxStage
-from pipeline.stages.egress import EgressStage
-from pipeline.stages.tcp import TcpStage
+from pipeline.records import descriptor as d
+from pipeline.stages.demux.stage import DemuxStage
+from pipeline.stages.egress.stage import EgressStage
+from pipeline.stages.tcp.stage import TcpStage
 from pipeline.stages.worker import Message, Worker
 from pipeline.topology import DEMUX, EGRESS, TCP, Fabric, Layout, audit_pools
 from tests.support.record import Record
@@ -141,7 +142,7 @@ class OneProcess:
 
         seed: breathe in an order drawn anew for each turn. changed: fields of Config.
         """
-        config, _ = config_build.build(flags.parse(options.START, []), [], resolv_conf=os.devnull)
+        config, _ = merge.build(flags.parse(options.START, []), [], resolv_conf=os.devnull)
         self.config = replace(
             config, slots=slots, tcp_workers=tcp_workers, egress_workers=egress_workers, **changed
         )

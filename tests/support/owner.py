@@ -2,9 +2,9 @@
 
 from collections.abc import Callable
 
+from pipeline.ipc.arena import SLOT_BYTES, Pool
 from pipeline.links.base import Link, LinkClosed
 from pipeline.links.entrance import Entrance, Guest, Room
-from pipeline.shm.arena import SLOT_BYTES, Pool
 from tests.support.poller import Poller
 
 

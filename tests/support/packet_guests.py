@@ -3,10 +3,10 @@
 import socket
 from pathlib import Path
 
+from pipeline.ipc.arena import SLOT_BYTES, Pool
 from pipeline.links.base import MAX_BACKLOG, Link
 from pipeline.links.datagram import DatagramLink
 from pipeline.links.seqpacket import SeqpacketLink
-from pipeline.shm.arena import SLOT_BYTES, Pool
 
 SLOTS = [memoryview(bytearray(SLOT_BYTES)) for _ in range(6)]
 

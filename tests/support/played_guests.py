@@ -8,13 +8,13 @@ and tcp send comes back as records, whose bytes are copied before their ring ent
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 
-from pipeline.engines import gro
+from pipeline.engines.offload import gro
 from pipeline.engines.tcp import actions
 from pipeline.engines.tcp.config import TcpConfig
 from pipeline.engines.tcp.connection import Connection, opens, reset_for
 from pipeline.engines.tcp.segment import Segment
-from pipeline.shm import descriptor as d
-from pipeline.stages.ingress_steering import Steering
+from pipeline.records import descriptor as d
+from pipeline.stages.ingress.steering import Steering
 from pipeline.stages.worker import Worker
 from pipeline.wire import arp, ethernet, icmp, ipv4
 from pipeline.wire.tcp import SYN

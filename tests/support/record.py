@@ -2,7 +2,7 @@
 
 from typing import Final, NamedTuple
 
-from pipeline.shm import descriptor as d
+from pipeline.records import descriptor as d
 
 _CARRIES: Final = frozenset(
     (

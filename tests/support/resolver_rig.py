@@ -12,10 +12,11 @@ import dns.rcode
 import dns.rrset
 import structlog
 
-from pipeline import config_build, flags, options
+from pipeline.config import merge, options
 from pipeline.counters import INDEX
-from pipeline.shm import descriptor as d
-from pipeline.stages.resolver import ResolverStage
+from pipeline.go import flags
+from pipeline.records import descriptor as d
+from pipeline.stages.resolver.stage import ResolverStage
 from pipeline.topology import Fabric, Layout
 from pipeline.wire.ipv4 import addr_parse
 from tests.support.poller import LIMIT, Poller
@@ -100,7 +101,7 @@ class Rig:
         assert pool is not None
         self.ingress = pool
         self.given = 0
-        config = config_build.build(flags.parse(options.START, words), words, resolv_conf=os.devnull)[0]
+        config = merge.build(flags.parse(options.START, words), words, resolv_conf=os.devnull)[0]
         self.stage = ResolverStage(
             self.worker,  # type: ignore[arg-type]
             config,

@@ -11,8 +11,8 @@ from collections.abc import Callable
 from math import inf
 from typing import Any
 
-from pipeline.shm import wake
-from pipeline.stages.channel import ControlChannel
+from pipeline.ipc import wake
+from pipeline.ipc.channel import ControlChannel
 from pipeline.stages.worker import Message, Worker
 from pipeline.topology import Fabric
 

@@ -1,7 +1,7 @@
 """Connections opened and closed in random ways for two virtual hours, through a light model of the TCP stage.
 
 python -m tests.engines.tcp.churn [COUNT] opens COUNT connections and tells the rate. The flow table, the
-timers and the slot accounting are those of pipeline/stages/tcp.py in small; the guest and the
+timers and the slot accounting are those of pipeline/stages/tcp/stage.py in small; the guest and the
 host are actors that do what actors do: answer late, not at all, refuse, reset, vanish, close
 first or second, open again with the same ports. Every segment may be lost. When the last one has
 opened, time goes on until the model is idle: then no flow, no timer and no slot may be left.
@@ -22,7 +22,7 @@ from pipeline.engines.tcp.connection import Connection, opens, reset_for
 from pipeline.engines.tcp.segment import Segment
 from pipeline.engines.tcp.state import SYN_SENT, TIME_WAIT
 from pipeline.engines.timing_wheel import TimingWheel
-from pipeline.shm.arena import Pool
+from pipeline.ipc.arena import Pool
 from pipeline.wire.tcp import ACK, FIN, RST, SYN
 
 MASK = 0xFFFFFFFF

@@ -1,0 +1,90 @@
+"""The flags of ``gvtap-pipeline start``: gvproxy's, then our own.
+
+The table is the one place that names them; the parser, the usage text and the
+documentation come from it; which addresses a flag takes, its text has from the table that they are
+checked by. What the flags mean together is config/merge.py's matter.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+from pipeline.config.model import LINK_SCHEMES, STREAM_SCHEMES
+from pipeline.go.flags import Flag
+
+_URLS: Final[Mapping[str, str]] = {
+    "unix": "unix:///path",
+    "unixpacket": "unixpacket:///path",
+    "unixgram": "unixgram:///path",
+    "tcp": "tcp://host:port",
+    "tcp4": "tcp4://host:port",
+    "tcp6": "tcp6://host:port",
+    "vsock": "vsock://[cid]:port",
+    "fd": "fd://3, fd://name",
+}
+
+
+def _urls(schemes: Sequence[str]) -> str:
+    return ", ".join(_URLS[scheme] for scheme in schemes)
+
+
+def _links() -> str:
+    """Protocols of ``-link``, those with the same schemes together."""
+    protocols: dict[tuple[str, ...], list[str]] = {}
+    for protocol, schemes in LINK_SCHEMES.items():
+        protocols.setdefault(schemes, []).append(f"{protocol}+")
+    return "; ".join(f"{', '.join(names)} with {_urls(schemes)}" for schemes, names in protocols.items())
+
+
+GVPROXY: Final[tuple[Flag, ...]] = (
+    Flag("config", "string", "path of a YAML configuration file"),
+    Flag("listen", "string", f"control endpoint, repeats: {_urls(STREAM_SCHEMES)}", repeats=True),
+    Flag("services", "string", f"the control endpoint's services without /connect: {_urls(STREAM_SCHEMES)}"),
+    Flag("debug", "bool", "log at level debug"),
+    Flag("mtu", "int", "MTU of the virtual network; 0 means that of the configuration file, else 1500"),
+    Flag("ssh-port", "int", "port on 127.0.0.1 forwarded to port 22 of the guest; -1 for none", default=2222),
+    Flag("subnet", "string", "subnet of the virtual network", default="192.168.127.0/24"),
+    Flag("gatewayIP", "string", "address of the gateway; the first usable one of the subnet if empty"),
+    Flag("deviceIP", "string", "address of the first guest; the second usable one of the subnet if empty"),
+    Flag("hostIP", "string", "address that stands for the host; the last usable one of the subnet if empty"),
+    Flag("listen-vpnkit", "string", f"endpoint for hyperkit and vpnkit: {_urls(LINK_SCHEMES['vpnkit'])}"),
+    Flag("listen-qemu", "string", f"endpoint for QEMU's stream sockets: {_urls(LINK_SCHEMES['qemu'])}"),
+    Flag("listen-bess", "string", f"endpoint for packet sockets: {_urls(LINK_SCHEMES['bess'])}"),
+    Flag("listen-stdio", "string", "any value: frames on standard input and output"),
+    Flag("listen-vfkit", "string", f"endpoint for vfkit: {_urls(LINK_SCHEMES['vfkit'])}"),
+    Flag("forward-sock", "string", "socket to make on the host, repeats", repeats=True),
+    Flag("forward-dest", "string", "socket in the guest that it leads to, repeats", repeats=True),
+    Flag("forward-user", "string", "ssh user of the guest, repeats", repeats=True),
+    Flag("forward-identity", "string", "path of an ssh private key, repeats", repeats=True),
+    Flag("pid-file", "string", "path of a file that gets the process id"),
+    Flag("log-file", "string", "path of the log; it is emptied first"),
+    Flag("pcap", "string", "path of a packet capture; only without -config"),
+    Flag("notification", "string", "socket that gets notifications: unix:///path"),
+    Flag("ec2-metadata-access", "bool", "let guests reach 169.254.0.0/16"),
+    Flag("version", "bool", "print the version and exit"),
+)  # fmt: skip
+
+OWN: Final[tuple[Flag, ...]] = (
+    Flag("link", "string", f"further place for guests, repeats: {_links()}", repeats=True),
+    Flag("tcp-workers", "int", "TCP worker processes; 0 means as configured, else 1"),
+    Flag("egress-workers", "int", "worker processes for host sockets; 0 means as configured, else 1"),
+    Flag("api-token-file", "string", "file with the token that the API on the host asks for; none if empty"),
+    Flag("state-file", "string", "file that keeps the leases while the program does not run"),
+    Flag("placement", "string", "separate: a process for each worker; auto: fewer on a small machine"),
+    Flag(
+        "udp-nat",
+        "string",
+        "who may answer datagrams of guests: symmetric, only whom they were for, or full-cone, all",
+    ),
+    Flag("slots", "int", "slots of 72 KiB in shared memory; 0 means as configured, else 512"),
+    Flag(
+        "busy-poll",
+        "int",
+        "microseconds to look for more work before sleeping, 0 to 50; -1 means as configured, else 50",
+        default=-1,
+    ),
+    Flag(
+        "limit", "string", "name=number, repeats: one of the limits of the configuration file", repeats=True
+    ),
+)
+
+START: Final = GVPROXY + OWN

@@ -1,0 +1,132 @@
+"""Who may use the HTTP API: the token of the endpoints on the host, and what guests are allowed.
+
+Without a token file every client of an endpoint on the host is welcome: the mode of the
+socket's file is its guard. ``/connect`` needs no token, since guests attach there. Guests have
+no token; what they may ask of the forwarder is a setting, and everything by default.
+"""
+
+import hmac
+import ipaddress
+import socket
+from collections.abc import Callable
+from time import monotonic
+from typing import Final
+
+import structlog
+
+from pipeline.config.model import GuestApi
+from pipeline.control.lookup import port_number
+from pipeline.go.text import GoError, split_host_port
+from pipeline.system import inet, small_file
+
+LOG_SPACING: Final = 1.0
+"""Seconds between two log lines about refused requests: who is refused must not fill the log."""
+UNAUTHORIZED: Final = "unauthorized: this endpoint needs a bearer token"
+
+_UNAUTHORIZED: Final = "api_request_refused_token"
+_REFUSED: Final = "api_request_refused_guest"
+
+
+class AccessError(Exception):
+    """A request that is refused: HTTP status and text for the client."""
+
+    def __init__(self, status: int, text: str) -> None:
+        super().__init__(text)
+        self.status = status
+
+
+class TokenError(Exception):
+    """The token's file cannot be used; the text names it and says why."""
+
+
+class Access:
+    """The two rules. ``count`` is called with a counter's name for each refusal."""
+
+    def __init__(
+        self,
+        log: structlog.typing.FilteringBoundLogger,
+        *,
+        token: str = "",
+        guests: GuestApi | None = None,
+        count: Callable[[str], None] | None = None,
+    ) -> None:
+        """token: "" asks for none. guests: what is allowed to guests, by default everything."""
+        self._log = log
+        self._token = token.encode()
+        self._guests = GuestApi() if guests is None else guests
+        self._networks = [ipaddress.ip_network(text) for text in self._guests.addresses]
+        self._count = count
+        self._log_at = 0.0
+        self._unlogged = 0
+
+    def check_host(self, authorization: str, client: str) -> None:
+        """Raise AccessError unless the Authorization header of a request on the host is as it must be."""
+        if not self._token:
+            return
+        scheme, _, token = authorization.strip().partition(" ")
+        given = token.strip().encode("utf-8", "surrogateescape")
+        if scheme.lower() != "bearer" or not hmac.compare_digest(given, self._token):
+            self._refuse(_UNAUTHORIZED, client, "no valid token")
+            raise AccessError(401, UNAUTHORIZED)
+
+    def check_guest(self, client: str) -> None:
+        """Raise AccessError unless guests may use the forwarder at all."""
+        if not self._guests.enabled:
+            raise self._forbid(client, "guests may not use the port forwarder")
+
+    def check_guest_forward(self, client: str, protocol: str, local: str) -> None:
+        """Raise AccessError unless guests may open or close a forward on this local address."""
+        if protocol == "unix":
+            if not self._guests.unix:
+                raise self._forbid(client, "guests may not forward unix sockets of the host")
+            return
+        if not self._networks and not self._guests.ports:
+            return
+        try:
+            host, port_text = split_host_port(local)
+            number = port_number(protocol, port_text)
+            port = -1 if number is None else number
+            # The address of a wildcard socket: only who may use every address may use it.
+            address = ipaddress.ip_address(host or inet.WILDCARDS[0])
+        except (GoError, ValueError):
+            raise self._forbid(client, f"guests may forward numeric addresses only, not {local}") from None
+        ranges = self._guests.ports
+        if ranges and not any(low <= port <= high for low, high in ranges):
+            raise self._forbid(client, f"guests may not forward port {port_text} of the host")
+        if self._networks and not self._allows(protocol, address):
+            raise self._forbid(client, f"guests may not forward the host's address {address}")
+
+    def _allows(self, protocol: str, address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
+        if inet.is_wildcard(str(address)):
+            # Only who may use every address may use it: all those of a family that the socket has.
+            versions = {6 if family == socket.AF_INET6 else 4 for family in inet.families(protocol)}
+            return any(net.prefixlen == 0 and net.version in versions for net in self._networks)
+        mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+        return any((mapped or address) in network for network in self._networks)
+
+    def _forbid(self, client: str, why: str) -> AccessError:
+        self._refuse(_REFUSED, client, why)
+        return AccessError(403, why)
+
+    def _refuse(self, counter: str, client: str, why: str) -> None:
+        if self._count is not None:
+            self._count(counter)
+        now = monotonic()
+        if now < self._log_at:
+            self._unlogged += 1
+            return
+        self._log.warning("API request refused", client=client, why=why, unlogged=self._unlogged)
+        self._log_at, self._unlogged = now + LOG_SPACING, 0
+
+
+def read_token(path: str) -> str:
+    """The token in a file, "" when there is no path. An empty file is a TokenError, not "no token"."""
+    if not path:
+        return ""
+    try:
+        token = small_file.read(path).decode("ascii").strip()
+    except (OSError, ValueError, small_file.FileError) as error:
+        raise TokenError(f"token file {path} cannot be read: {error}") from error
+    if not token:
+        raise TokenError(f"token file {path} is empty (allowed: one word)")
+    return token

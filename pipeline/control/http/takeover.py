@@ -1,0 +1,109 @@
+"""The two paths behind which a connection stops being HTTP: ``/connect`` and ``/tunnel``.
+
+``/connect`` becomes a guest link: no answer is written, frames follow in both directions.
+``/tunnel?ip=A&port=N`` becomes a connection to a guest: the two bytes ``OK`` are written
+before anything is dialled, then the socket goes to the workers. Neither path looks at
+method or body. The socket of this process is closed once the worker has its own.
+"""
+
+import asyncio
+import ipaddress
+from typing import Final
+from urllib.parse import parse_qs
+
+import structlog
+
+from pipeline.control.http.access import Access, AccessError
+from pipeline.control.http.front import TIMEOUT, Taken
+from pipeline.control.workers import Request, RequestError
+from pipeline.go.text import GoError, parse_uint
+
+CONNECT: Final = "/connect"
+TUNNEL: Final = "/tunnel"
+OFFLOAD_HEADER: Final = "gvtap-offload"
+"""In a request for /connect: the guest asks for an extension that ingress may agree to (docs/offload.md)."""
+MAX_OFFLOAD_TEXT: Final = 200
+
+
+class Connect:
+    """Hands guest links to the ingress worker, 2-byte little-endian framing."""
+
+    def __init__(self, request: Request, log: structlog.typing.FilteringBoundLogger) -> None:
+        self._request = request
+        self._log = log
+
+    async def __call__(self, taken: Taken) -> None:
+        """Attach the link; one that cannot be attached is closed."""
+        op = {"op": "attach", "framing": "le16", "name": taken.client, "head": taken.rest}
+        if versions := taken.head.header(OFFLOAD_HEADER):
+            op["offload"] = versions[:MAX_OFFLOAD_TEXT]
+        try:
+            await self._request("ingress", op, [taken.sock])
+        except RequestError as error:
+            self._log.error("guest link not attached", client=taken.client, error=str(error))
+        finally:
+            taken.sock.close()
+
+
+class Tunnel:
+    """Hands connections for guests to the listen worker."""
+
+    def __init__(
+        self, request: Request, log: structlog.typing.FilteringBoundLogger, access: Access | None = None
+    ) -> None:
+        self._request = request
+        self._log = log
+        self._access = Access(log) if access is None else access
+
+    async def __call__(self, taken: Taken) -> None:
+        """Answer a bad query with 500, else ``OK`` and what the guest says."""
+        try:
+            self._access.check_host(taken.head.header("authorization"), taken.client)
+            ip, port = _destination(taken.head.query)
+        except GoError as error:
+            await self._answer(taken, _error_response("500 Internal Server Error", str(error)))
+            taken.sock.close()
+            return
+        except AccessError as error:
+            status = "401 Unauthorized\r\nWWW-Authenticate: Bearer"
+            await self._answer(taken, _error_response(status, str(error)))
+            taken.sock.close()
+            return
+        op = {"op": "tunnel", "ip": ip, "port": port, "head": taken.rest}
+        try:
+            if await self._answer(taken, b"OK"):
+                await self._request("listen", op, [taken.sock])
+        except RequestError as error:
+            self._log.error("tunnel not opened", client=taken.client, to=f"{ip}:{port}", error=str(error))
+        finally:
+            taken.sock.close()
+
+    async def _answer(self, taken: Taken, answer: bytes) -> bool:
+        try:
+            async with asyncio.timeout(TIMEOUT):
+                await asyncio.get_running_loop().sock_sendall(taken.sock, answer)
+        except (OSError, TimeoutError) as error:
+            self._log.debug("tunnel's client is gone", client=taken.client, error=str(error))
+            return False
+        return True
+
+
+def _destination(query: str) -> tuple[str, int]:
+    keys = parse_qs(query, keep_blank_values=True)
+    ip = keys.get("ip", [""])[0]
+    if not ip:
+        raise GoError("ip is mandatory")
+    port = parse_uint(keys.get("port", [""])[0], 16)
+    try:
+        return str(ipaddress.IPv4Address(ip)), port
+    except ValueError:
+        raise GoError(f"invalid IP address: {ip}") from None
+
+
+def _error_response(status: str, text: str) -> bytes:
+    body = f"{text}\n".encode()
+    head = (
+        f"HTTP/1.1 {status}\r\nContent-Type: text/plain; charset=utf-8\r\n"
+        f"X-Content-Type-Options: nosniff\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n"
+    )
+    return head.encode() + body

@@ -1,0 +1,194 @@
+"""The supervisor's side of the control sockets: requests with answers, and the workers' events.
+
+A request is a map with an ``id`` and comes back with the same ``id`` and either what was
+asked or ``error``; a map with ``event`` and no id is an event. Descriptors travel beside
+both. The wire form is the channel's of pipeline.stages.channel; here it meets asyncio. Starts
+and stops no workers.
+"""
+
+import asyncio
+import socket
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from typing import Any, Final, Protocol
+
+import structlog
+
+from pipeline.control.repeated import Repeated
+from pipeline.ipc.channel import ControlChannel, HasFileno, close_all
+
+TIMEOUT: Final = 5.0
+"""Seconds until a worker that does not answer counts as failed."""
+Message = dict[str, Any]
+OnEvent = Callable[[str, Message, list[int]], None]
+"""Gets the worker's name, the event, and descriptors, which are its own then."""
+
+
+class RequestError(Exception):
+    """A request that came to nothing: the worker is gone, or silent."""
+
+
+class RefusedError(RequestError):
+    """The worker answered, with this text, that it did not do it."""
+
+
+class Request(Protocol):
+    """Ask one worker; what `Channels.request` is. The descriptors stay the caller's."""
+
+    async def __call__(self, worker: str, op: Message, fds: Sequence[int | HasFileno] = ()) -> Message:
+        """The answer. Raises RefusedError with the worker's text, RequestError when there is none."""
+        ...
+
+
+class Channel:
+    """One worker's control socket. Make it while the event loop runs; it takes the socket over.
+
+    notify is called behind each message sent: workers that sleep on a semaphore hear of the
+    socket only by their bell. on_end is called once, when the worker's end is closed.
+    """
+
+    def __init__(
+        self,
+        worker: str,
+        sock: socket.socket,
+        on_event: OnEvent,
+        log: structlog.typing.FilteringBoundLogger,
+        *,
+        notify: Callable[[], None] | None = None,
+        on_end: Callable[[str], None] | None = None,
+    ) -> None:
+        self.worker = worker
+        self._wire = ControlChannel(sock)
+        self._fd = sock.fileno()
+        self._on_event = on_event
+        self._log = log
+        self._notify = notify
+        self._on_end = on_end
+        self._loop = asyncio.get_running_loop()
+        self._pending: dict[int, asyncio.Future[Message]] = {}
+        self._next_id = 0
+        self._lost = Repeated(log, "no descriptor left for an event")
+        self._writing = False
+        self._open = True
+        self._loop.add_reader(self._fd, self._read)
+
+    async def request(
+        self, op: Message, fds: Sequence[int | HasFileno] = (), timeout: float = TIMEOUT
+    ) -> Message:
+        """The worker's answer; errors as of Request. The descriptors stay the caller's."""
+        number = self._next_id = self._next_id + 1
+        answer: asyncio.Future[Message] = self._loop.create_future()
+        self._pending[number] = answer
+        try:
+            self.send({"id": number, **op}, fds)
+            async with asyncio.timeout(timeout):
+                message = await answer
+        except TimeoutError:
+            text = f"worker {self.worker} did not answer {op.get('op')} within {timeout:g} s"
+            raise RequestError(text) from None
+        finally:
+            del self._pending[number]
+        if "error" in message:
+            raise RefusedError(str(message["error"]))
+        return message
+
+    def send(self, message: Message, fds: Sequence[int | HasFileno] = ()) -> None:
+        """Send a message that has no answer. RequestError when the worker is gone or the message too long."""
+        if not self._open:
+            raise RequestError(f"worker {self.worker} is gone")
+        try:
+            self._wire.send(message, fds)
+        except (OSError, ValueError, TypeError, OverflowError) as error:
+            raise RequestError(f"worker {self.worker}: cannot send {message.get('op')}: {error}") from error
+        if self._wire.backlog and not self._writing:
+            self._loop.add_writer(self._fd, self._flush)
+            self._writing = True
+        if self._notify is not None:
+            self._notify()
+
+    def close(self) -> None:
+        """Forget the worker: every pending request fails."""
+        if not self._open:
+            return
+        self._open = False
+        self._loop.remove_reader(self._fd)
+        self._loop.remove_writer(self._fd)
+        self._wire.close()
+        for answer in self._pending.values():
+            if not answer.done():
+                answer.set_exception(RequestError(f"worker {self.worker} is gone"))
+
+    def _flush(self) -> None:
+        if self._wire.flush():
+            self._loop.remove_writer(self._fd)
+            self._writing = False
+        if self._notify is not None:
+            self._notify()
+
+    def _read(self) -> None:
+        try:
+            messages = self._wire.receive()
+        except (ValueError, OSError) as error:
+            self._log.error("control message cannot be read", worker=self.worker, error=str(error))
+            messages = []
+        for message in self._wire.take_lost():
+            self._on_lost(message)
+        for message, fds in messages:
+            if "event" in message:
+                self._deliver(message, fds)
+            else:
+                self._answer(message, fds)
+        if self._wire.ended:
+            self.close()
+            if self._on_end is not None:
+                self._on_end(self.worker)
+
+    def _on_lost(self, message: Message) -> None:
+        """This process has no descriptor left for what came beside a message."""
+        if "event" not in message:
+            self._answer({**message, "error": "no descriptor left for the answer"}, [])
+        else:
+            self._lost.warning(self._loop.time(), worker=self.worker, lost=message["event"])
+
+    def _deliver(self, message: Message, fds: list[int]) -> None:
+        try:
+            self._on_event(self.worker, message, fds)
+        except Exception as error:  # an event must not end the supervisor and with it all guests
+            self._log.exception(
+                "event failed", worker=self.worker, failed=message.get("event"), error=str(error)
+            )
+
+    def _answer(self, message: Message, fds: list[int]) -> None:
+        close_all(fds)
+        answer = self._pending.get(message.get("id", 0))
+        if answer is None or answer.done():
+            self._log.warning("answer came too late", worker=self.worker, id=message.get("id"))
+            return
+        answer.set_result(message)
+
+
+class Channels:
+    """All workers' channels by name."""
+
+    def __init__(self, channels: Mapping[str, Channel]) -> None:
+        self.channels = dict(channels)
+
+    async def request(
+        self, worker: str, op: Message, fds: Sequence[int | HasFileno] = (), timeout: float = TIMEOUT
+    ) -> Message:
+        """Channel.request of that worker; RequestError when there is none."""
+        channel = self.channels.get(worker)
+        if channel is None:
+            raise RequestError(f"there is no worker {worker}")
+        return await channel.request(op, fds, timeout)
+
+    def stop(self) -> None:
+        """Ask all workers to end; those that are gone are passed over."""
+        for channel in self.channels.values():
+            with suppress(RequestError):
+                channel.send({"op": "stop"})
+
+    def close(self) -> None:
+        """Close all."""
+        for channel in self.channels.values():
+            channel.close()

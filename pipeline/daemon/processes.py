@@ -1,0 +1,130 @@
+"""Forking the processes of a placement: the stages in each, and what a child keeps of its parent.
+
+A child owns its ends of the control socket and of hand-off sockets, and nothing else of the
+parent's: a copied end would keep a socket open after its owner died.
+"""
+
+import gc
+import os
+import signal
+import socket
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Final
+
+import multiprocess
+
+from pipeline import logs
+from pipeline.config.model import Config
+from pipeline.daemon import signals
+from pipeline.daemon.placement import Group
+from pipeline.ipc.poller import Poller
+from pipeline.ipc.socket_pair import socket_pair
+from pipeline.stages.demux.stage import DemuxStage
+from pipeline.stages.egress.stage import EgressStage
+from pipeline.stages.ingress.stage import IngressStage
+from pipeline.stages.listen.stage import ListenStage
+from pipeline.stages.loop import Loop
+from pipeline.stages.resolver.stage import ResolverStage
+from pipeline.stages.tcp.stage import TcpStage
+from pipeline.stages.worker import Stage, Worker
+from pipeline.system import process_name
+from pipeline.topology import DEMUX, EGRESS, INGRESS, LISTEN, RESOLVER, TCP, Fabric
+
+LAST_WAIT: Final = 0.3
+"""Seconds for the last log lines of a worker, well within those that the supervisor gives it to end."""
+
+_STAGES: Final[dict[str, Callable[[Worker, Config], Stage]]] = {
+    INGRESS: IngressStage,
+    DEMUX: DemuxStage,
+    TCP: TcpStage,
+    EGRESS: EgressStage,
+    RESOLVER: ResolverStage,
+    LISTEN: ListenStage,
+}
+
+
+@dataclass(slots=True)
+class Running:
+    """One worker process and the supervisor's ends of the control sockets of the workers in it."""
+
+    name: str
+    process: Any
+    controls: dict[str, socket.socket]
+
+
+def start(
+    fabric: Fabric, groups: Sequence[Group], config: Config, private: Sequence[socket.socket | int]
+) -> list[Running]:
+    """Fork all processes. private: sockets and descriptors of the supervisor, closed in every child."""
+    context = multiprocess.get_context("fork")
+    pairs = {name: socket_pair() for name in fabric.layout.names}
+    # Once here instead of in every child: a collection there would copy every page that it looks at.
+    gc.collect()
+    gc.freeze()
+    running = []
+    # A fork beside a thread is safe here (logs.py holds its queue over it), but one without is simpler.
+    logs.rest()
+    # A child that is not its own yet has the supervisor's handlers: what is sent to it waits for Loop's.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, signals.ending())
+    try:
+        for group in groups:
+            process = context.Process(
+                target=_main, name=group.name, args=(group, fabric, config, private, pairs), daemon=True
+            )
+            process.start()
+            running.append(Running(group.name, process, {name: pairs[name][0] for name in group.members}))
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    for _, theirs in pairs.values():
+        theirs.close()
+    return running
+
+
+def _main(
+    group: Group,
+    fabric: Fabric,
+    config: Config,
+    private: Sequence[socket.socket | int],
+    pairs: dict[str, tuple[socket.socket, socket.socket]],
+) -> None:
+    process_name.set_name(f"gvtap-{group.name}")
+    for owner, (supervisors, workers) in pairs.items():
+        supervisors.close()
+        if owner not in group.members:
+            workers.close()
+    for ends in fabric.handoffs.values():
+        for owner, end in ends.items():
+            if owner not in group.members:
+                end.close()
+    for own in private:
+        if isinstance(own, int):
+            os.close(own)
+        else:
+            own.close()
+    controls = {name: pairs[name][1] for name in group.members}
+    logs.begin(group.name, partial(fabric.counters(group.members[0]).add, "log_lines_dropped"))
+    try:
+        loop, _ = make_loop(fabric, group, config, controls)
+        loop.run()
+    finally:
+        logs.flush(LAST_WAIT)
+
+
+def make_loop(
+    fabric: Fabric, group: Group, config: Config, controls: Mapping[str, socket.socket]
+) -> tuple[Loop, dict[str, Worker]]:
+    """The loop of one process and its workers; controls: the workers' ends of their control sockets."""
+    workers: dict[str, Worker] = {}
+    poller: Poller | None = None
+    for name in group.members:
+        worker = Worker(fabric.ports(name), controls.get(name), poller=poller)
+        poller = worker.poller
+        worker.adopt(_STAGES[fabric.layout.node(name).role](worker, config))
+        workers[name] = worker
+    for worker in workers.values():
+        worker.share(workers)
+    back = [workers[name] for name in group.back]
+    loop = Loop(fabric.waiters[group.members[0]], list(workers.values()), back, config.busy_poll * 1e-6)
+    return loop, workers

@@ -1,0 +1,379 @@
+"""The supervisor: starts the workers, watches them, serves the API, and stops everything in order.
+
+It is outside the packet path: an asyncio program over the workers' control sockets. Sockets are
+bound when everything behind them runs, in gvproxy's order: what a program waits for by looking for its file
+works when the file is there. A worker that ends on its own ends the daemon with status 1; SIGINT, SIGTERM
+and SIGHUP end it with status 0, and SIGQUIT with status 2 and a dump of what every process is doing. One
+that comes during the start is acted on when all of it can be undone in order, behind the fork.
+"""
+
+import asyncio
+import faulthandler
+import os
+import signal
+import socket
+import stat
+import tempfile
+from collections.abc import Iterator
+from typing import Final, NamedTuple
+
+from pipeline import logs
+from pipeline.config.model import Config
+from pipeline.control.forwarder import ForwardError
+from pipeline.control.http.access import TokenError, read_token
+from pipeline.control.notify import HYPERVISOR_ERROR, READY
+from pipeline.control.plane import ControlPlane
+from pipeline.control.ssh.connection import SshError
+from pipeline.control.ssh.socket_forward import SocketError
+from pipeline.control.workers import Message, RequestError
+from pipeline.daemon import placement, processes, signals
+from pipeline.ipc.arena import SLOT_BYTES
+from pipeline.ipc.segment import SegmentError
+from pipeline.links import addresses, inherited, pcap, protocols, stdio
+from pipeline.system import descriptor_limit, socket_file
+from pipeline.topology import Fabric, Layout, TopologyError
+
+STOP_TIMEOUT: Final = 1.0
+"""Seconds that the workers have to end when they are told to; then they are killed."""
+LAST_WORDS: Final = 0.2
+"""Seconds after the last guest left in which the notifications about it are gathered."""
+PID_FILE_MODE: Final = 0o666
+EXIT_OK: Final = 0
+EXIT_FAILED: Final = 1
+EXIT_QUIT: Final = 2
+
+ONE_GUEST: Final = frozenset({protocols.QEMU, protocols.BESS, protocols.VFKIT, protocols.STDIO})
+"""Protocols of which gvproxy serves one guest and ends with it."""
+
+
+class StartError(Exception):
+    """The daemon cannot start; the text says what is in the way."""
+
+
+class Program(NamedTuple):
+    """As which program the daemon runs.
+
+    ``one_guest``: the first guest of a protocol in ONE_GUEST is the only one, and the daemon ends with it.
+    """
+
+    name: str
+    one_guest: bool = False
+
+
+OWN: Final = Program("gvtap-pipeline")
+GVPROXY: Final = Program("gvproxy", one_guest=True)
+
+
+def run(config: Config, program: Program, version: str) -> int:
+    """Run the daemon until it is told to stop. Returns the exit status. version: what the API tells."""
+    supervisor = Supervisor(config, program, version)
+    try:
+        supervisor.start()
+    except (StartError, addresses.AddressError, TopologyError, OSError) as error:
+        supervisor.release()
+        logs.fatal(str(error), program.name)
+        return EXIT_FAILED
+    try:
+        return asyncio.run(supervisor.watch())
+    finally:
+        supervisor.release()
+
+
+class Supervisor:
+    """One run of the daemon."""
+
+    def __init__(self, config: Config, program: Program, version: str) -> None:
+        self.config = config
+        self.program = program
+        self.version = version
+        self.log = logs.logger("supervisor")
+        self.signals = signals.Signals()
+        self.running: list[processes.Running] = []
+        self.paths: list[tuple[str, socket_file.Identity | None]] = []
+        """Files to remove at the end, unless others have taken their place."""
+        self.listeners: list[socket.socket] = []
+        self.inherited = inherited.Inherited(os.environ, os.getpid())
+        self.stdio: tuple[int, int] | None = None
+        self.capture = -1
+        self.token = ""
+        self.fabric: Fabric | None = None
+        self.plane: ControlPlane | None = None
+        self.status = EXIT_OK
+        self.reason = ""
+        """Why the daemon ends: the first cause counts."""
+        self.stopping = asyncio.Event()
+
+    # --- start, before any event loop -----------------------------------------------------
+
+    def start(self) -> None:
+        """Take what was inherited and fork the workers. Raises StartError, AddressError, OSError."""
+        config = self.config
+        descriptor_limit.raise_soft()
+        try:
+            self.token = read_token(config.api_token_file)
+        except TokenError as error:
+            raise StartError(str(error)) from error
+        self._write_pid_file()
+        layout = Layout(config.slots, config.tcp_workers, config.egress_workers)
+        for url in (*config.listen, config.services, *(url for _, url in self._entrances())):
+            if url.startswith(inherited.SCHEME):
+                self.inherited.claim(url)
+        for name in self.inherited.unused():
+            self.log.warning("a passed descriptor is not used", descriptor=name)
+        if config.stdio:
+            self.stdio = stdio.take()
+        if config.capture_file:
+            try:
+                self.capture = pcap.open_file(config.capture_file)
+            except OSError as error:
+                raise StartError(f"cannot write capture {config.capture_file}: {error.strerror}") from error
+        groups = placement.plan(config.placement, layout, os.cpu_count() or 1)
+        try:
+            self.fabric = Fabric.create(layout, [group.members for group in groups])
+        except SegmentError as error:
+            raise StartError(
+                f"{error} (use fewer -slots than {layout.slots}, of {SLOT_BYTES // 1024} KiB each, or make "
+                "it larger: mount -o remount,size=..., --shm-size of a container)"
+            ) from error
+        private = [*self.signals.fds, *self.inherited.sockets, *(self.stdio or ())]
+        private += [self.capture] if self.capture >= 0 else []
+        self.running = processes.start(self.fabric, groups, config, private)
+
+    def _entrances(self) -> Iterator[tuple[str, str]]:
+        """Protocol and URL of each entrance but stdio, in the order in which they are opened."""
+        for protocol in (protocols.VPNKIT, protocols.QEMU, protocols.BESS, protocols.VFKIT):
+            if url := getattr(self.config, protocol):
+                yield protocol, url
+        yield from self.config.links
+
+    def _write_pid_file(self) -> None:
+        path = self.config.pid_file
+        if not path:
+            return
+        try:
+            # Non-blocking: a FIFO that nobody reads is an error and no wait.
+            fd = os.open(
+                path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NONBLOCK | os.O_CLOEXEC, PID_FILE_MODE
+            )
+            with open(fd, "w", encoding="ascii") as file:
+                # No newline: podman reads the number without trimming.
+                file.write(str(os.getpid()))
+        except OSError as error:
+            raise StartError(f"cannot write pid file {path}: {error.strerror}") from error
+        if stat.S_ISREG(os.stat(path).st_mode):
+            self._keep(path)
+
+    # --- life -----------------------------------------------------------------------------
+
+    async def watch(self) -> int:
+        """Serve until a signal comes, a worker ends or the program's guest leaves; then stop the workers."""
+        assert self.fabric is not None
+        loop = asyncio.get_running_loop()
+        loop.add_reader(self.signals.fileno(), self._on_signals)
+        for worker in self.running:
+            loop.add_reader(worker.process.sentinel, self._on_end, worker)
+        controls = {name: sock for worker in self.running for name, sock in worker.controls.items()}
+        self.plane = plane = ControlPlane(
+            self.config, self.fabric, controls, self._on_guest, self.version, self.token
+        )
+        try:
+            if not self._is_stopping() and await self._open_unless_stopped(plane):
+                self.log.info("waiting for clients...", processes=len(self.running))
+            await self.stopping.wait()
+        except (
+            *(ForwardError, RequestError, SocketError, SshError),
+            *(addresses.AddressError, OSError),
+        ) as error:
+            if not self._is_stopping():
+                self._stop(str(error), EXIT_FAILED)
+                if not self.program.one_guest:
+                    self.log.critical(str(error))
+        self._remove_paths()
+        plane.stop_workers()
+        await self._stop_workers()
+        await plane.close()
+        self.log.info("stopped", status=self.status)
+        if self.program.one_guest:
+            # The last line, in words that scripts look for.
+            self.log.error(f"{self.program.name} exiting: {self.reason}")
+        return self.status
+
+    async def _open_unless_stopped(self, plane: ControlPlane) -> bool:
+        """Whether everything was bound before the end began, which waits for no name server."""
+        opening = asyncio.create_task(self._open(plane))
+        stopping = asyncio.create_task(self.stopping.wait())
+        await asyncio.wait((opening, stopping), return_when=asyncio.FIRST_COMPLETED)
+        stopping.cancel()
+        opening.cancel()
+        await asyncio.wait((opening,))
+        if opening.cancelled():
+            return False
+        opening.result()
+        return True
+
+    async def _open(self, plane: ControlPlane) -> None:
+        """Bind everything, in gvproxy's order."""
+        config = self.config
+        await plane.start()
+        if self.capture >= 0:
+            await plane.capture(self.capture)
+            self._close_capture()
+        for url in config.listen:
+            plane.serve(self._listen(url), guests=True)
+            self.log.info(f"listening {url}")
+        plane.notify(READY)
+        if config.services:
+            plane.serve(self._listen(config.services), guests=False)
+            self.log.info(f"enabling services API. Listening {config.services}")
+        try:
+            for protocol, url in self._entrances():
+                sock = protocols.bind(protocol, url, self.inherited)
+                with sock:
+                    self._keep_path(url)
+                    await self._open_entrance(plane, protocol, [sock])
+                self.log.info(f"listening {url}", protocol=protocol)
+            if self.stdio is not None:
+                await self._open_entrance(plane, protocols.STDIO, self.stdio)
+        except addresses.AddressError:
+            plane.notify(HYPERVISOR_ERROR)
+            raise
+        self._close_stdio()
+        await plane.forward_sockets()
+
+    async def _open_entrance(
+        self, plane: ControlPlane, protocol: str, fds: list[socket.socket] | tuple[int, int]
+    ) -> None:
+        once = self.program.one_guest and protocol in ONE_GUEST
+        await plane.open_entrance(protocol, fds, once=once, macs=self.config.vpnkit_macs)
+
+    def _listen(self, url: str) -> socket.socket:
+        if url.startswith(inherited.SCHEME):
+            sock = self.inherited.take(url)
+            protocols.check_kind(sock, socket.SOCK_STREAM, url)
+        else:
+            sock = addresses.listen(url)
+        self._keep_path(url)
+        self.listeners.append(sock)
+        return sock
+
+    def _keep_path(self, url: str) -> None:
+        path = addresses.socket_path(url)
+        if path:
+            self._keep(path)
+
+    def _keep(self, path: str) -> None:
+        """Remove this file at the end."""
+        self.paths.append((path, socket_file.identity(path)))
+
+    def _stop(self, reason: str, status: int) -> None:
+        """Begin to end; who calls first says why."""
+        if not self.stopping.is_set():
+            self.reason, self.status = reason, status
+            self.stopping.set()
+
+    def _is_stopping(self) -> bool:
+        """Whether the end has begun.
+
+        A signal counts from when it came, not from when the loop hears of it: a worker that got it as well,
+        where all of the group did, may have ended before that.
+        """
+        self._on_signals()
+        return self.stopping.is_set()
+
+    def _on_signals(self) -> None:
+        for number in self.signals.take():
+            self._on_signal(number)
+
+    def _on_signal(self, number: signal.Signals) -> None:
+        self.log.info("signal caught", signal=number.name)
+        if number == signal.SIGQUIT:
+            logs.raw(_traceback())
+            for worker in self.running:
+                if worker.process.is_alive():
+                    os.kill(worker.process.pid, number)
+        self._stop("signal caught", EXIT_QUIT if number == signal.SIGQUIT else EXIT_OK)
+
+    def _on_guest(self, event: Message) -> None:
+        """What ingress says about entrances: a guest left one, or nobody can come in there any more."""
+        assert self.plane is not None
+        protocol, error = str(event["protocol"]), str(event["error"])
+        failed = event["change"] == "failed"
+        if failed or protocol == protocols.STDIO:
+            self.plane.notify(HYPERVISOR_ERROR)
+        ends = self.program.one_guest and protocol in ONE_GUEST
+        if failed and self.program.one_guest:
+            self._stop(error, EXIT_FAILED)
+        elif ends or (protocol == protocols.STDIO and self._is_only_stdio()):
+            grace = LAST_WORDS if self.config.notification else 0.0
+            asyncio.get_running_loop().call_later(grace, self._stop, str(event["text"]), EXIT_OK)
+
+    def _is_only_stdio(self) -> bool:
+        """Whether nobody can come any more after the guest on standard input left."""
+        return not self.config.listen and not any(self._entrances())
+
+    def _on_end(self, worker: processes.Running) -> None:
+        """A worker's process is over: expected while stopping, otherwise the end of the daemon."""
+        loop = asyncio.get_running_loop()
+        loop.remove_reader(worker.process.sentinel)
+        worker.process.join(1)
+        if not self._is_stopping():
+            self.log.error(
+                "worker died", worker=worker.name, pid=worker.process.pid, exitcode=worker.process.exitcode
+            )
+            self._stop(f"worker {worker.name} died", EXIT_FAILED)
+
+    async def _stop_workers(self) -> None:
+        # They were asked as well. A signal needs no room in a socket, but may be slept over for a second.
+        for worker in self.running:
+            if worker.process.is_alive():
+                worker.process.terminate()
+        deadline = asyncio.get_running_loop().time() + STOP_TIMEOUT
+        for worker in self.running:
+            while worker.process.is_alive() and asyncio.get_running_loop().time() < deadline:
+                await asyncio.sleep(0.005)
+            if worker.process.is_alive():
+                self.log.error("worker did not stop in time", worker=worker.name, pid=worker.process.pid)
+                worker.process.kill()
+                worker.process.join()
+
+    # --- end ------------------------------------------------------------------------------
+
+    def release(self) -> None:
+        """Close and remove what start() and watch() made, as far as they came."""
+        for worker in self.running:
+            if worker.process.is_alive():
+                worker.process.kill()
+                worker.process.join()
+            for sock in worker.controls.values():
+                sock.close()
+        for sock in self.listeners:
+            sock.close()
+        self.inherited.close()
+        self._close_stdio()
+        self._close_capture()
+        # The segment is unmapped with the process: views of it live in the channels' bells.
+        self._remove_paths()
+        self.signals.close()
+
+    def _close_capture(self) -> None:
+        if self.capture >= 0:
+            os.close(self.capture)
+            self.capture = -1
+
+    def _close_stdio(self) -> None:
+        for fd in self.stdio or ():
+            os.close(fd)
+        self.stdio = None
+
+    def _remove_paths(self) -> None:
+        for path, which in self.paths:
+            socket_file.remove(path, which)
+        self.paths.clear()
+
+
+def _traceback() -> str:
+    """Where this process is, all threads. By a file: standard error may be a pipe that takes nothing."""
+    with tempfile.TemporaryFile() as file:
+        faulthandler.dump_traceback(file)
+        file.seek(0)
+        return file.read().decode("utf-8", "replace")

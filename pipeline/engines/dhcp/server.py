@@ -1,0 +1,262 @@
+"""DHCP and BOOTP server: what a client is told (RFC 2131, 2132, 3046, 3397, 951, 1534).
+
+Sans-IO: messages and the time go in, replies come out. Who gets which address is decided by
+dhcp_leases.py. The address that a client asks for is not looked at and nothing is ever refused (no NAK): a
+client is told its lease, whatever it believed to have. A message for another server is not answered.
+
+A reply is never longer than its client takes (option 57). Then it lacks the search list or the end of it,
+and the relay information, never the lease.
+
+Does not send, and does not probe whether an address is in use.
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import Final, NamedTuple
+
+from pipeline.engines.dhcp.leases import BOOTP, BOUND, LEASE_SECONDS, OFFERED, DhcpConfig, Leases
+from pipeline.wire import dhcp
+from pipeline.wire.errors import WireError
+
+MAX_ECHOED_OPTION: Final = 255
+"""Longest client identifier or relay information that is copied into a reply, in bytes."""
+MAX_SEARCH_LIST: Final = 512
+"""Bytes of option 119, whatever a client takes: the message stays one small datagram."""
+MAX_MTU_OPTION: Final = 0xFFFF
+BROADCAST_ADDR: Final = 0xFFFFFFFF
+_OTHER_SERVER: Final = "dhcp_message_ignored_other_server"
+
+
+class Reply(NamedTuple):
+    """A message for the client: UDP payload, destination address and port; ``counter`` counts it."""
+
+    payload: bytes
+    guest_addr: int
+    guest_port: int
+    counter: str
+
+
+class Ignored(NamedTuple):
+    """No reply is due; ``counter`` says why."""
+
+    counter: str
+
+
+class Dhcp:
+    """The server of one subnet."""
+
+    def __init__(self, config: DhcpConfig) -> None:
+        self._config = config
+        self._leases = Leases(config)
+        mask = 0xFFFFFFFF << (32 - config.prefix_len) & 0xFFFFFFFF
+        gateway = config.gateway_addr.to_bytes(4, "big")
+        self._options: dict[int, bytes] = {
+            dhcp.SUBNET_MASK: mask.to_bytes(4, "big"),
+            dhcp.ROUTER: gateway,
+            dhcp.DNS_SERVER: gateway,
+            dhcp.SERVER_ID: gateway,
+        }
+        if 0 < config.mtu <= MAX_MTU_OPTION:
+            self._options[dhcp.INTERFACE_MTU] = config.mtu.to_bytes(2, "big")
+        self._search_list = _search_list(config.search_domains)
+
+    @property
+    def lease_count(self) -> int:
+        """Dynamic and static leases."""
+        return self._leases.count
+
+    def leases(self) -> dict[int, bytes]:
+        """Address -> MAC of the gateway, of the static leases and of every client that has an address."""
+        return self._leases.by_addr()
+
+    def export(self, now: float) -> list[tuple[int, bytes, float]]:
+        """What a state file keeps: (address, MAC, seconds left)."""
+        return self._leases.export(now)
+
+    def restore(self, rows: Iterable[tuple[int, bytes, float]], now: float) -> int:
+        """Take over what export() gave in an earlier run. Returns how many leases were taken over."""
+        return self._leases.restore(rows, now)
+
+    def on_link_down(self, link: int) -> None:
+        """A guest's link is gone; another one may get its number."""
+        self._leases.on_link_down(link)
+
+    # --- messages -----------------------------------------------------------------------
+
+    def on_message(
+        self,
+        view: memoryview | bytes,
+        off: int,
+        end: int,
+        link: int,
+        guest_addr: int,
+        guest_port: int,
+        now: float,
+    ) -> Reply | Ignored:
+        """Handle the UDP payload view[off:end] that came over link from guest_addr:guest_port."""
+        try:
+            message = dhcp.parse(view, off, end)
+        except WireError as error:
+            return Ignored(error.reason)
+        mac = bytes(message.chaddr)
+        if message.op != dhcp.BOOT_REQUEST:
+            return Ignored("dhcp_message_ignored_not_request")
+        if len(mac) != 6 or message.htype != dhcp.HTYPE_ETHERNET or mac[0] & 1 or not any(mac):
+            return Ignored("dhcp_message_dropped_bad_chaddr")
+        if mac == self._config.gateway_mac:
+            return Ignored("dhcp_message_dropped_gateway_mac")
+        if message.is_bootp:
+            return self._bootp(message, mac, link, guest_addr, guest_port, now)
+        # A client that chose another server tells all of them (RFC 2131 section 4.3.2).
+        server = message.option_addr(dhcp.SERVER_ID)
+        for_another = server not in (0, self._config.gateway_addr)
+        match message.kind:
+            case dhcp.DISCOVER:
+                kind, counter, addr = (
+                    dhcp.OFFER,
+                    "dhcp_offer_sent",
+                    self._leases.give(mac, link, OFFERED, now),
+                )
+            case dhcp.REQUEST if for_another:
+                self._leases.turn_down(mac, link, now)
+                return Ignored(_OTHER_SERVER)
+            case dhcp.REQUEST:
+                kind, counter, addr = dhcp.ACK, "dhcp_ack_sent", self._leases.give(mac, link, BOUND, now)
+            case dhcp.INFORM:
+                return self._inform(message, guest_addr, guest_port)
+            case dhcp.DECLINE | dhcp.RELEASE if for_another:
+                return Ignored(_OTHER_SERVER)
+            case dhcp.DECLINE:
+                return self._decline(message, mac, now)
+            case dhcp.RELEASE:
+                return self._release(message, mac, now)
+            case _:
+                return Ignored("dhcp_message_ignored_unknown_type")
+        if not addr:
+            return self._no_address(link, now)
+        payload = self._build(message, kind, addr, leased=True)
+        return Reply(payload, guest_addr or BROADCAST_ADDR, guest_port, counter)
+
+    def _no_address(self, link: int, now: float) -> Ignored:
+        if self._leases.is_full(link, now):
+            return Ignored("dhcp_message_dropped_too_many_of_guest")
+        return Ignored("dhcp_message_dropped_no_address")
+
+    def _build(self, message: dhcp.Message, kind: int, addr: int, *, leased: bool) -> bytes:
+        """A reply that the client takes; options in ascending order."""
+        options = dict(self._options)
+        options[dhcp.MESSAGE_TYPE] = bytes((kind,))
+        if leased:
+            options[dhcp.LEASE_TIME] = LEASE_SECONDS.to_bytes(4, "big")
+        client_id = message.options.get(dhcp.CLIENT_ID, b"")
+        if 0 < len(client_id) <= MAX_ECHOED_OPTION:
+            options[dhcp.CLIENT_ID] = client_id
+        # A client without an address puts no fragments together.
+        datagram = min(message.max_datagram, max(self._config.mtu, dhcp.MIN_DATAGRAM))
+        room = datagram - dhcp.DATAGRAM_HEADERS - _message_len(options)
+        relay_info = self._relay_info(message, room)
+        if relay_info:
+            room -= dhcp.option_len(relay_info)
+        if dhcp.DOMAIN_SEARCH in message.options.get(dhcp.PARAMETER_LIST, b""):
+            search_list = _that_fit(self._search_list, room)
+            if search_list:
+                options[dhcp.DOMAIN_SEARCH] = search_list
+        return dhcp.build(
+            dhcp.Message(
+                dhcp.BOOT_REPLY,
+                message.xid,
+                message.chaddr,
+                _ordered(options, relay_info),
+                htype=message.htype,
+                flags=message.flags,
+                ciaddr=0 if leased else message.ciaddr,
+                yiaddr=addr,
+                giaddr=message.giaddr,
+            )
+        )
+
+    def _relay_info(self, message: dhcp.Message, room: int) -> bytes:
+        """What a relay wants back (RFC 3046 section 2.2), if it fits into as many bytes."""
+        value = message.options.get(dhcp.RELAY_INFO, b"")
+        return value if 0 < len(value) <= MAX_ECHOED_OPTION and dhcp.option_len(value) <= room else b""
+
+    def _bootp(
+        self, message: dhcp.Message, mac: bytes, link: int, guest_addr: int, guest_port: int, now: float
+    ) -> Reply | Ignored:
+        """An address for good, in 300 bytes and without options that only DHCP knows (RFC 1534 section 2)."""
+        if message.sname:
+            # It wants the server of this name (RFC 951 section 7.3); we have none.
+            return Ignored(_OTHER_SERVER)
+        addr = self._leases.give(mac, link, BOOTP, now)
+        if not addr:
+            return self._no_address(link, now)
+        options = {code: value for code, value in self._options.items() if code != dhcp.SERVER_ID}
+        relay_info = self._relay_info(message, dhcp.MIN_LEN - _message_len(options))
+        payload = dhcp.build(
+            dhcp.Message(
+                dhcp.BOOT_REPLY,
+                message.xid,
+                message.chaddr,
+                _ordered(options, relay_info),
+                htype=message.htype,
+                flags=message.flags,
+                ciaddr=message.ciaddr,
+                yiaddr=addr,
+                siaddr=self._config.gateway_addr,
+                giaddr=message.giaddr,
+            )
+        )
+        return Reply(payload, guest_addr or BROADCAST_ADDR, guest_port, "dhcp_bootp_reply_sent")
+
+    def _inform(self, message: dhcp.Message, guest_addr: int, guest_port: int) -> Reply:
+        """RFC 2131 section 4.3.5: the parameters, without an address and without a lease."""
+        payload = self._build(message, dhcp.ACK, 0, leased=False)
+        return Reply(payload, guest_addr or message.ciaddr or BROADCAST_ADDR, guest_port, "dhcp_ack_sent")
+
+    def _decline(self, message: dhcp.Message, mac: bytes, now: float) -> Ignored:
+        """RFC 2131 section 4.3.3. Only the holder's word counts."""
+        if self._leases.decline(mac, message.option_addr(dhcp.REQUESTED_ADDRESS), now):
+            return Ignored("dhcp_decline_accepted")
+        return Ignored("dhcp_decline_dropped_not_holder")
+
+    def _release(self, message: dhcp.Message, mac: bytes, now: float) -> Ignored:
+        """RFC 2131 section 4.3.4."""
+        if self._leases.release(mac, message.ciaddr, now):
+            return Ignored("dhcp_release_accepted")
+        return Ignored("dhcp_release_dropped_not_holder")
+
+
+def _message_len(options: Mapping[int, bytes]) -> int:
+    """Bytes of a message with these options and END."""
+    return dhcp.HEADER_LEN + sum(dhcp.option_len(value) for value in options.values()) + 1
+
+
+def _ordered(options: Mapping[int, bytes], relay_info: bytes) -> dict[int, bytes]:
+    """Options in ascending order, relay information last (RFC 3046 section 2.2)."""
+    ordered = dict(sorted(options.items()))
+    if relay_info:
+        ordered[dhcp.RELAY_INFO] = relay_info
+    return ordered
+
+
+def _search_list(domains: tuple[str, ...]) -> list[bytes]:
+    """The usable domains, each in wire form; as many of the first as fit MAX_SEARCH_LIST bytes."""
+    found: list[bytes] = []
+    size = 0
+    for domain in domains:
+        name = dhcp.build_search_list((domain,))
+        size += len(name)
+        if size > MAX_SEARCH_LIST:
+            break
+        if name:
+            found.append(name)
+    return found
+
+
+def _that_fit(names: list[bytes], room: int) -> bytes:
+    """As many of the first names as fit an option of room bytes; none when not even one does."""
+    value = b""
+    for name in names:
+        if dhcp.option_len(value + name) > room:
+            break
+        value += name
+    return value

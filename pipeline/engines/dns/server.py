@@ -1,0 +1,346 @@
+"""The gateway's name server: what to answer at once, what to ask upstream, who waits for it.
+
+Sans-IO. ``on_query`` gets a guest's message and decides::
+
+    malformed ................ Answer (FORMERR, NOTIMP ...) or Ignored
+    a local zone's name ...... Answer            (dns_zones.py)
+    localhost, hosts file .... Answer
+    in the cache ............. Answer            (dns_cache.py)
+    the same is under way .... Joined            the guest waits with the others
+    too many wait ............ Answer (SERVFAIL)   in all, or for this client
+    too much is under way .... Queued            in all, or for this client (dns_turns.py)
+    else ..................... Forward           the caller asks upstream, then calls on_upstream
+
+``on_upstream`` turns the upstream's response, or its absence, into the replies of all who wait.
+Every Forward must be followed by exactly one ``on_upstream`` with its key, and that by ``next_forwards``:
+an answer makes room for a question that waits. ``expire`` gives up those that waited for too long. How
+upstream servers are asked, retried and found is pipeline/host/resolver.py.
+"""
+
+import ipaddress
+from collections import OrderedDict
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Final, Generic, NamedTuple, TypeVar
+
+import dns.exception
+import dns.name
+import dns.reversename
+
+from pipeline.engines import tally
+from pipeline.engines.dns import message as m
+from pipeline.engines.dns.cache import DnsCache
+from pipeline.engines.dns.turns import Turns
+from pipeline.engines.dns.zones import AAAA, ANY, PTR, A, Local, Zones
+from pipeline.wire.errors import WireError
+
+MAX_WAITERS: Final = 4096
+"""Guests' queries that wait for an answer."""
+SHARED_WAITERS: Final = 2048
+"""Of them, those of anybody: what one client may have if it is alone."""
+LEAST_WAITERS: Final = 256
+"""Queries that one client may have waiting while there is room at all."""
+QUEUE_SECONDS: Final = 4.0
+"""How long a query waits for its question's turn: its guest hears of it before its own 5 s are over."""
+MAX_ALIKE: Final = 128
+"""Queries of one client that wait for the same answer: they are all told at once."""
+MAX_EXPIRED: Final = 128
+"""Queries that one expire() gives up, for the same reason."""
+MAX_TTL: Final = 86400
+MAX_NEGATIVE_TTL: Final = 3600
+FAILURE_TTL: Final = 1
+"""Seconds for which a failed question is not asked again (RFC 9520 section 3.2)."""
+
+_REFUSED_TYPES: Final = frozenset({41, 249, 250, 251, 252})
+"""OPT, TKEY, TSIG, IXFR, AXFR: no questions for a forwarder."""
+_LOCALHOST: Final = (b"\x7f\0\0\1", bytes(15) + b"\1")
+
+W = TypeVar("W", bound=Hashable)
+
+
+class Key(NamedTuple):
+    """What makes two questions the same: name in lower case (wire form), type, class, DO, CD and AD bits.
+
+    Who asks without AD and DO is not told whether data is authentic (RFC 6840 section 5.8), so an
+    answer to that says nothing to one who wants to know.
+    """
+
+    name: bytes
+    rdtype: int
+    rdclass: int
+    dnssec: bool
+    checking_disabled: bool
+    authentic: bool
+
+
+class Answer(NamedTuple):
+    """Send this reply now."""
+
+    payload: bytes
+    counter: str
+
+
+class Forward(NamedTuple):
+    """Ask upstream: ``payload`` has id 0 and, as its last 11 bytes, an OPT record without options.
+
+    ``since``: when its guest asked.
+    """
+
+    key: Key
+    payload: bytes
+    counter: str
+    since: float
+
+
+class Joined(NamedTuple):
+    """Nothing to do: the answer of a question under way will serve this query too."""
+
+    key: Key
+    counter: str
+
+
+class Queued(NamedTuple):
+    """Nothing to do: the question waits for its turn, and comes as a Forward then."""
+
+    key: Key
+    counter: str
+
+
+class Ignored(NamedTuple):
+    """Nothing to do and nothing to answer."""
+
+    counter: str
+
+
+Decision = Answer | Forward | Joined | Queued | Ignored
+
+
+class _Pending(Generic[W]):
+    """A question and who waits for it: their query, their client, and since when.
+
+    ``begun``: whether it is under way, ``client``: then who began it; ``clients``: how many wait, by client.
+    """
+
+    __slots__ = ("begun", "client", "clients", "query", "waiters")
+
+    def __init__(self, query: m.Query) -> None:
+        self.query = query
+        self.client: Hashable = None
+        self.begun = False
+        self.waiters: dict[W, tuple[m.Query, Hashable, float]] = {}
+        self.clients: dict[Hashable, int] = {}
+
+
+class Dns(Generic[W]):
+    """The server. A waiter (W) is the caller's name for where a reply goes; a client is who has bounds."""
+
+    def __init__(self, zones: Zones) -> None:
+        self.zones = zones
+        self.cache = DnsCache()
+        self._hosts: dict[bytes, tuple[bytes, ...]] = {}
+        self._pointers: dict[bytes, str] = {}
+        self._pending: dict[Key, _Pending[W]] = {}
+        self._turns: Turns[Key] = Turns()
+        self._queue: OrderedDict[tuple[Key, W], float] = OrderedDict()
+        """Queries whose question waits for its turn, and since when; in that order."""
+        self._waiting = 0
+        self._clients: dict[Hashable, int] = {}
+        """Queries that wait, by client."""
+
+    @property
+    def pending_count(self) -> int:
+        """Questions under way upstream."""
+        return self._turns.begun_count
+
+    @property
+    def queued_count(self) -> int:
+        """Questions that wait for their turn."""
+        return len(self._pending) - self._turns.begun_count
+
+    @property
+    def waiting_count(self) -> int:
+        """Queries that wait for an answer."""
+        return self._waiting
+
+    def set_hosts(self, names: Mapping[str, Sequence[bytes]]) -> None:
+        """Take names -> addresses (4 or 16 bytes) from the host's hosts file, instead of those before.
+
+        A name of one label that stands for the host itself (a loopback address) is left
+        out: to a guest it would mean the guest.
+        """
+        self._hosts.clear()
+        self._pointers.clear()
+        for name, addresses in names.items():
+            text = name.lower().rstrip(".")
+            wire = m.text_wire(text)
+            useful = tuple(a for a in addresses if "." in text or not _is_loopback(a))
+            if not wire or not useful:
+                continue
+            self._hosts[wire] = useful
+            for address in useful:
+                if any(address) and not _is_loopback(address):
+                    self._pointers.setdefault(address, text)
+
+    # --- queries ------------------------------------------------------------------------
+
+    def on_query(
+        self, wire: bytes, waiter: W, client: Hashable, now: float, *, tcp: bool = False
+    ) -> Decision:
+        """Decide on a guest's message."""
+        query = m.parse_query(wire, tcp=tcp)
+        if isinstance(query, m.Malformed):
+            return Answer(query.reply, query.counter) if query.reply else Ignored(query.counter)
+        if query.rdtype in _REFUSED_TYPES:
+            return Answer(m.render(query, m.Body(m.REFUSED)), "dns_query_refused_type")
+        local = self._own_answer(query)
+        if local is not None:
+            return Answer(m.render(query, local), "dns_query_answered_local")
+        key = Key(
+            query.question[:-4].lower(),
+            query.rdtype,
+            query.rdclass,
+            query.dnssec,
+            bool(query.flags & m.CD),
+            bool(query.flags & m.AD),
+        )
+        cached = self.cache.get(key, now)
+        if cached is not None:
+            return Answer(m.render(query, cached[0], cached[1]), "dns_query_answered_from_cache")
+        return self._wait(key, query, waiter, client, now)
+
+    def _wait(self, key: Key, query: m.Query, waiter: W, client: Hashable, now: float) -> Decision:
+        pending = self._pending.get(key)
+        if pending is not None and waiter in pending.waiters:
+            return Ignored("dns_query_ignored_repeated")
+        most = MAX_WAITERS if self._clients.get(client, 0) < LEAST_WAITERS else SHARED_WAITERS
+        alike = pending.clients.get(client, 0) if pending is not None else 0
+        if self._waiting >= most or alike >= MAX_ALIKE:
+            return Answer(m.render(query, m.Body(m.SERVFAIL)), "dns_query_refused_busy")
+        if pending is None:
+            pending = self._pending[key] = _Pending(query)
+        pending.waiters[waiter] = (query, client, now)
+        tally.add(pending.clients, client, 1)
+        tally.add(self._clients, client, 1)
+        self._waiting += 1
+        if pending.begun:
+            return Joined(key, "dns_query_joined")
+        if self._turns.begin(client):
+            return self._forward(key, pending, client, now)
+        # Of all who wait for it, the first whose turn comes begins it.
+        self._turns.wait(client, key)
+        self._queue[key, waiter] = now
+        return Queued(key, "dns_query_queued")
+
+    def _forward(self, key: Key, pending: _Pending[W], client: Hashable, since: float) -> Forward:
+        """Begin a question for a client."""
+        for waiter in pending.waiters:
+            self._queue.pop((key, waiter), None)
+        for each in pending.clients:
+            self._turns.leave(each, key)
+        pending.begun = True
+        pending.client = client
+        return Forward(key, m.upstream_query(pending.query), "dns_query_forwarded", since)
+
+    def next_forwards(self) -> list[Forward]:
+        """The questions whose turn has come."""
+        forwards = []
+        while (turn := self._turns.next()) is not None:
+            client, key = turn
+            pending = self._pending[key]
+            _, _, since = next(iter(pending.waiters.values()))
+            forwards.append(self._forward(key, pending, client, since))
+        return forwards
+
+    def deadline(self) -> float:
+        """When expire() is due; inf when no question waits for its turn."""
+        return next(iter(self._queue.values())) + QUEUE_SECONDS if self._queue else float("inf")
+
+    def expire(self, now: float) -> list[tuple[W, bytes]]:
+        """(waiter, reply) of those whose question waited too long for its turn; of MAX_EXPIRED at most."""
+        replies: list[tuple[W, bytes]] = []
+        while self.deadline() <= now and len(replies) < MAX_EXPIRED:
+            (key, waiter), _ = self._queue.popitem(last=False)
+            pending = self._pending[key]
+            query, client, _ = pending.waiters.pop(waiter)
+            replies.append((waiter, m.render(query, m.Body(m.SERVFAIL))))
+            self._waiting -= 1
+            tally.add(self._clients, client, -1)
+            tally.add(pending.clients, client, -1)
+            if client not in pending.clients:
+                self._turns.leave(client, key)
+            if not pending.waiters:
+                del self._pending[key]
+        return replies
+
+    # --- answers ------------------------------------------------------------------------
+
+    def on_upstream(self, key: Key, wire: bytes | None, now: float) -> tuple[list[tuple[W, bytes]], str]:
+        """Take the response to a Forward, None if there is none.
+
+        Returns (waiter, reply) of all who wait for it, and the counter of how it went.
+        """
+        pending = self._pending.get(key)
+        if pending is None or not pending.begun:
+            return [], "dns_upstream_response_unasked"
+        del self._pending[key]
+        self._turns.end(pending.client)
+        counter = "dns_upstream_failed" if wire is None else "dns_upstream_answered"
+        body = m.Body(m.SERVFAIL)
+        if wire is not None:
+            try:
+                body = m.upstream_body(
+                    pending.query, wire, max_ttl=MAX_TTL, max_negative_ttl=MAX_NEGATIVE_TTL
+                )
+            except WireError as error:
+                counter = error.reason
+        if body.rcode == m.SERVFAIL:
+            body = body._replace(lifetime=FAILURE_TTL)
+        self.cache.put(key, body, now)
+        replies = []
+        for waiter, (query, client, _) in pending.waiters.items():
+            replies.append((waiter, m.render(query, body)))
+            self._waiting -= 1
+            tally.add(self._clients, client, -1)
+        return replies, counter
+
+    def _own_answer(self, query: m.Query) -> m.Body | None:
+        """What the gateway knows itself; None when upstream must be asked."""
+        labels, rdtype = query.labels, query.rdtype
+        local = self.zones.resolve(labels, rdtype)
+        if local is None and query.rdclass == m.CLASS_IN:
+            local = self._from_hosts(query)
+        if local is None:
+            return None
+        if query.rdclass not in (m.CLASS_IN, ANY):
+            return m.own_body(query, local.rcode)
+        records = [(A if len(address) == 4 else AAAA, address) for address in local.addresses]
+        if local.pointer and (pointer := m.text_wire(local.pointer)):
+            records.append((PTR, pointer))
+        return m.own_body(query, local.rcode, records)
+
+    def _from_hosts(self, query: m.Query) -> Local | None:
+        """The hosts file's answer, and RFC 6761 section 6.3 for localhost."""
+        labels, rdtype = query.labels, query.rdtype
+        if labels and labels[-1].lower() == b"localhost":
+            return _of_type(_LOCALHOST, rdtype)
+        name = query.question[:-4].lower()
+        known = self._hosts.get(name)
+        if known is not None and rdtype in (A, AAAA, ANY):
+            return _of_type(known, rdtype)
+        if rdtype == PTR and self._pointers and name.endswith(b"\x04arpa\0"):
+            try:
+                address = ipaddress.ip_address(dns.reversename.to_address(dns.name.Name((*labels, b""))))
+            except (dns.exception.DNSException, ValueError):
+                return None
+            pointer = self._pointers.get(address.packed)
+            return Local(m.NOERROR, pointer=pointer) if pointer else None
+        return None
+
+
+def _of_type(addresses: Sequence[bytes], rdtype: int) -> Local:
+    """All addresses of the type asked for; none is an answer too, for the name exists."""
+    wanted = {A: (4,), AAAA: (16,), ANY: (4, 16)}.get(rdtype, ())
+    return Local(m.NOERROR, tuple(address for address in addresses if len(address) in wanted))
+
+
+def _is_loopback(address: bytes) -> bool:
+    return address[0] == 127 if len(address) == 4 else address == _LOCALHOST[1]

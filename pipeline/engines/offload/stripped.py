@@ -1,0 +1,194 @@
+"""Frames of guests that left checksums and cutting to a network card which is not there.
+
+Such a guest has a virtio-net card that offers checksum and segmentation offload. Its virtual machine
+monitor (libkrun, for one) strips the virtio-net header from each frame and sends the rest. Three
+things are left for whoever receives the frame:
+
+- The TCP or UDP checksum field holds the pseudo-header's sum, not complemented, with this segment's length.
+- A TCP segment may be longer than the MTU, up to 64 KiB. Its pseudo-header has the length of the whole.
+- So may be a UDP datagram (UFO). It is one packet, of which no fragments were made.
+
+The gateway takes all of that as it is: GRO (pipeline.engines.gro) completes checksums as it verifies them.
+What is here is for frames that go to another guest or into a capture: complete() for what GRO leaves
+alone (IPv6, IPv4 options, VLANs), and cut() for what is longer than the MTU. Fragments, IPv6 extension
+headers and other protocols are not touched: no sender leaves their checksums to a card.
+"""
+
+from struct import Struct
+from typing import Final
+
+from pipeline.engines.offload import checksum as inet
+from pipeline.engines.offload import tso
+from pipeline.wire import ethernet, ipv4, tcp, udp, virtio_net
+
+Buffer = bytes | memoryview
+
+_TCP: Final = ipv4.PROTO_TCP
+_UDP: Final = ipv4.PROTO_UDP
+_NETWORKS: Final = frozenset((ethernet.TYPE_IPV4, ethernet.TYPE_IPV6))
+_IPV6_LEN: Final = 40
+_IPV6_FRAGMENT: Final = 44
+_FRAGMENT_HEADER: Final = Struct("!BxHI")
+_FRAGMENT_HEADER_LEN: Final = 8
+_FIELD_OFFSETS: Final = {_TCP: tcp.CHECKSUM_OFFSET, _UDP: 6}
+_U2: Final = Struct("!H")
+_FRAGMENTED: Final = 0x3FFF
+_MORE_V4: Final = 0x2000
+_MORE_V6: Final = 1
+
+Place = tuple[int, int, int, int]
+"""Where the TCP or UDP header begins, where its payload ends, the protocol, the pseudo-header's sum."""
+
+
+def complete(view: memoryview | bytearray, off: int, length: int) -> None:
+    """Put the checksum in place if the sender of the frame at off left it out."""
+    kind, begin = ethernet.network_header(view, off, off + length)
+    if kind in _NETWORKS:
+        complete_packet(view, begin, off + length)
+
+
+def complete_packet(view: memoryview | bytearray, off: int, end: int) -> None:
+    """The same for the IP packet in view[off:end], after which there may be Ethernet padding."""
+    place = _find(view, off, end)
+    if place is None:
+        return
+    start, stop, proto, pseudo = place
+    field = start + _FIELD_OFFSETS[proto]
+    # The sum is never zero, which in UDP says that there is no checksum.
+    if (view[field] << 8 | view[field + 1]) != (pseudo % inet.MODULUS or inet.MODULUS):
+        return
+    # By chance a whole checksum may be that number.
+    if not inet.verify(view, start, stop - start, pseudo):
+        zero = inet.MODULUS if proto == _UDP else 0
+        inet.complete_partial(view, start, stop - start, pseudo, field, zero)
+
+
+def cut(frame: memoryview, mtu: int, ident: int) -> list[Buffer]:
+    """The frames that stand for one whose packet is longer than mtu; the frame itself if that cannot be.
+
+    Its checksum must be in place. TCP becomes segments, UDP becomes fragments, whatever DF says: a card
+    does the same. ident is the identification of IPv6 fragments; IPv4 has one of its own.
+    """
+    kind, begin = ethernet.network_header(frame, 0, len(frame))
+    if len(frame) - begin <= mtu or kind not in _NETWORKS:
+        return [frame]
+    place = _find(frame, begin, len(frame))
+    if place is None or place[1] - begin <= mtu:
+        return [frame]
+    start, stop, proto, pseudo = place
+    # Without tags, which come back afterwards, and without padding.
+    tags = bytes(frame[2 * ethernet.MAC_LEN : begin - 2])
+    whole = bytearray(frame[: 2 * ethernet.MAC_LEN])
+    whole += frame[begin - 2 : stop]
+    start -= len(tags)
+    parts: list[bytearray]
+    if proto == _TCP:
+        parts = _segments(whole, start, mtu, pseudo)
+    elif whole[ethernet.HEADER_LEN] >> 4 == 4:
+        parts = _fragments_v4(whole, start, mtu)
+    else:
+        parts = _fragments_v6(whole, start, mtu, ident)
+    if not parts:
+        return [frame]
+    if not tags:
+        return [bytes(part) for part in parts]
+    at = 2 * ethernet.MAC_LEN
+    return [bytes(part[:at]) + tags + bytes(part[at:]) for part in parts]
+
+
+def _find(view: memoryview | bytearray, off: int, end: int) -> Place | None:
+    """The TCP segment or UDP datagram in the packet of view[off:end]; None for anything else."""
+    if end - off < ipv4.HEADER_LEN:
+        return None
+    version = view[off] >> 4
+    if version == 4:
+        start = off + (view[off] & 15) * 4
+        stop = off + (view[off + 2] << 8 | view[off + 3])
+        proto = view[off + 9]
+        if start - off < ipv4.HEADER_LEN or (view[off + 6] << 8 | view[off + 7]) & _FRAGMENTED:
+            return None
+        addresses = view[off + 12 : off + 20]
+    elif version == 6 and end - off >= _IPV6_LEN:
+        start = off + _IPV6_LEN
+        stop = start + (view[off + 4] << 8 | view[off + 5])
+        proto = view[off + 6]
+        addresses = view[off + 8 : off + 40]
+    else:
+        return None
+    if stop > end:
+        return None
+    if proto == _TCP:
+        if stop - start < tcp.HEADER_LEN:
+            return None
+    elif proto == _UDP:
+        if stop - start < udp.HEADER_LEN:
+            return None
+        length = view[start + 4] << 8 | view[start + 5]
+        if not udp.HEADER_LEN <= length <= stop - start:
+            return None
+        stop = start + length
+    else:
+        return None
+    return start, stop, proto, int.from_bytes(addresses, "big") + proto + stop - start
+
+
+def _segments(whole: bytearray, start: int, mtu: int, pseudo: int) -> list[bytearray]:
+    """TCP segments; none if there is no such thing as this segment, or if its checksum is wrong."""
+    header_len = (whole[start + 12] >> 4) * 4
+    room = mtu - (start - ethernet.HEADER_LEN) - header_len
+    length = len(whole) - start
+    if (
+        not tcp.HEADER_LEN <= header_len < length
+        or room <= 0
+        or not inet.verify(whole, start, length, pseudo)
+    ):
+        return []
+    _U2.pack_into(whole, start + tcp.CHECKSUM_OFFSET, pseudo % inet.MODULUS or inet.MODULUS)
+    is_v4 = whole[ethernet.HEADER_LEN] >> 4 == 4
+    header = virtio_net.Header(
+        flags=virtio_net.NEEDS_CSUM,
+        gso_type=virtio_net.GSO_TCPV4 if is_v4 else virtio_net.GSO_TCPV6,
+        hdr_len=start + header_len,
+        gso_size=room,
+        csum_start=start,
+        csum_offset=tcp.CHECKSUM_OFFSET,
+    )
+    return tso.cut(memoryview(whole), header)
+
+
+def _fragments_v4(whole: bytearray, start: int, mtu: int) -> list[bytearray]:
+    """Fragments of an IPv4 packet, each with all options (RFC 791 section 2.3)."""
+    begin = ethernet.HEADER_LEN
+    room = (mtu - (start - begin)) // 8 * 8
+    if room <= 0:
+        return []
+    parts = []
+    for off in range(start, len(whole), room):
+        made = whole[:start]
+        made += whole[off : off + room]
+        more = _MORE_V4 if off + room < len(whole) else 0
+        _U2.pack_into(made, begin + 2, len(made) - begin)
+        _U2.pack_into(made, begin + 6, more | (off - start) >> 3)
+        made[begin + 10 : begin + 12] = b"\0\0"
+        _U2.pack_into(made, begin + 10, inet.checksum(made, begin, start - begin))
+        parts.append(made)
+    return parts
+
+
+def _fragments_v6(whole: bytearray, start: int, mtu: int, ident: int) -> list[bytearray]:
+    """Fragments of an IPv6 packet without extension headers (RFC 8200 section 4.5)."""
+    begin = ethernet.HEADER_LEN
+    room = (mtu - _IPV6_LEN - _FRAGMENT_HEADER_LEN) // 8 * 8
+    if room <= 0:
+        return []
+    proto = whole[begin + 6]
+    parts = []
+    for off in range(start, len(whole), room):
+        more = _MORE_V6 if off + room < len(whole) else 0
+        made = whole[:start]
+        made += _FRAGMENT_HEADER.pack(proto, off - start | more, ident)
+        made += whole[off : off + room]
+        made[begin + 6] = _IPV6_FRAGMENT
+        _U2.pack_into(made, begin + 4, len(made) - start)
+        parts.append(made)
+    return parts

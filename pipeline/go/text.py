@@ -1,0 +1,154 @@
+"""Texts read as Go's standard library reads them, with its words for what is wrong.
+
+Clients of the control API show and compare these words. Covers what the API needs:
+host:port pairs, unsigned integers, the scheme of a URL, and the first JSON value of a body.
+"""
+
+import json
+import re
+from typing import Any, Final
+
+from pipeline.go.flags import quote
+
+MAX_DEPTH: Final = 64
+_SURROGATES: Final = re.compile("[\ud800-\udfff]")
+_KINDS: Final[dict[type, str]] = {
+    bool: "bool", int: "number", float: "number", str: "string", list: "array", dict: "object",
+}  # fmt: skip
+
+
+class GoError(ValueError):
+    """The text is not what was asked for; the words are Go's."""
+
+
+def split_host_port(text: str) -> tuple[str, str]:
+    """``host:port`` or ``[host]:port``; both may be empty (net.SplitHostPort)."""
+
+    def fail(words: str) -> GoError:
+        return GoError(f"address {text}: {words}" if text else words)
+
+    host, colon, port = text.rpartition(":")
+    if not colon:
+        raise fail("missing port in address")
+    if text.startswith("["):
+        end = text.find("]")
+        if end < 0:
+            raise fail("missing ']' in address")
+        if end + 1 != len(host):
+            raise fail(
+                "too many colons in address" if text[end + 1 : end + 2] == ":" else "missing port in address"
+            )
+        host = host[1:-1]
+    elif ":" in host:
+        raise fail("too many colons in address")
+    for bracket in "[]":
+        if bracket in host + port:
+            raise fail(f"unexpected '{bracket}' in address")
+    return host, port
+
+
+def parse_uint(text: str, bits: int) -> int:
+    """Decimal digits (strconv.ParseUint with base 10)."""
+    if not re.fullmatch("[0-9]+", text, re.ASCII):
+        raise GoError(f"strconv.ParseUint: parsing {quote(text)}: invalid syntax")
+    # int() refuses thousands of digits; they are out of range anyway.
+    value = int(text) if len(text) < 1000 else 1 << bits
+    if value >> bits:
+        raise GoError(f"strconv.ParseUint: parsing {quote(text)}: value out of range")
+    return value
+
+
+def split_scheme(text: str) -> tuple[str, str]:
+    """The scheme in lower case, "" if there is none, and what follows its colon (net/url)."""
+    if re.search("[\x00-\x1f\x7f]", text):
+        raise GoError(f"parse {quote(text)}: net/url: invalid control character in URL")
+    if text.startswith(":"):
+        raise GoError(f"parse {quote(text)}: missing protocol scheme")
+    found = re.match(r"([a-zA-Z][a-zA-Z0-9+.\-]*):", text)
+    if found is not None:
+        return found[1].lower(), text[found.end() :]
+    if ":" in text.partition("?")[0].partition("/")[0]:
+        raise GoError(f"parse {quote(text)}: first path segment in URL cannot contain colon")
+    return "", text
+
+
+def first_object(body: bytes) -> dict[str, Any]:
+    """The first JSON value of a body: an object, with its keys in lower case; null is an empty one.
+
+    What follows that value is not looked at. Lone surrogates become U+FFFD.
+    """
+    text = body.decode("utf-8", "replace").lstrip(" \t\r\n")
+    if not text:
+        raise GoError("EOF")
+    try:
+        value, _ = json.JSONDecoder(parse_constant=_no_constant).raw_decode(text)
+    except json.JSONDecodeError as error:
+        at = error.pos
+        if at >= len(text) or error.msg.startswith("Unterminated"):
+            raise GoError("unexpected EOF") from None
+        raise GoError(f"invalid character {_character(text[at])} looking for beginning of value") from None
+    except RecursionError:
+        raise GoError("exceeded max depth") from None
+    if value is None:
+        return {}
+    if not isinstance(value, dict):
+        raise GoError(f"json: cannot unmarshal {_KINDS[type(value)]} into Go value of type object")
+    clean = _clean(value, 0)
+    assert isinstance(clean, dict)
+    return clean
+
+
+def field(keys: dict[str, Any], name: str) -> str:
+    """The text of a key given in lower case; "" when missing or null."""
+    value = keys.get(name)
+    if value is None:
+        return ""
+    if not isinstance(value, str):
+        raise GoError(
+            f"json: cannot unmarshal {_KINDS[type(value)]} into Go struct field {name} of type string"
+        )
+    return value
+
+
+def objects(keys: dict[str, Any], name: str) -> list[dict[str, Any]]:
+    """The list of objects of a key given in lower case; empty when missing or null."""
+    value = keys.get(name)
+    if value is None:
+        return []
+    wrong = (
+        value
+        if not isinstance(value, list)
+        else next((v for v in value if not isinstance(v, dict | None)), None)
+    )
+    if wrong is not None:
+        kind = _KINDS[type(wrong)]
+        raise GoError(f"json: cannot unmarshal {kind} into Go struct field {name} of type list of objects")
+    return [item or {} for item in value]
+
+
+def _clean(value: Any, depth: int) -> Any:
+    if depth > MAX_DEPTH:
+        raise GoError("exceeded max depth")
+    if isinstance(value, dict):
+        return {
+            _SURROGATES.sub("\ufffd", key).lower(): _clean(item, depth + 1) for key, item in value.items()
+        }
+    if isinstance(value, list):
+        return [_clean(item, depth + 1) for item in value]
+    return _SURROGATES.sub("\ufffd", value) if isinstance(value, str) else value
+
+
+def _no_constant(name: str) -> Any:
+    raise GoError(f"invalid character {_character(name[0])} looking for beginning of value")
+
+
+def _character(char: str) -> str:
+    return "'\\''" if char == "'" else f"'{quote(char)[1:-1]}'" if char != '"' else "'\"'"
+
+
+def dumps(value: Any) -> str:
+    """JSON as Go's encoder writes it: compact, &, < and > escaped, a newline at the end."""
+    text = json.dumps(value, separators=(",", ":"), ensure_ascii=False)
+    for char in "&<>\u2028\u2029":
+        text = text.replace(char, f"\\u{ord(char):04x}")
+    return text + "\n"

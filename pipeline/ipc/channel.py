@@ -1,0 +1,206 @@
+"""Control messages: one msgpack map a packet of an AF_UNIX socket, descriptors beside it.
+
+Used at both ends: supervisor and workers, and between workers that hand over sockets.
+Never blocks: what the socket does not take now waits here, with duplicates of its
+descriptors, so that the caller may close its own at once. No request semantics here.
+
+A message longer than a packet may be (the kernel's send buffer decides, and is not ours to raise) travels
+in a file without a name, as the first descriptor of a packet that says so.
+
+A process at its limit of descriptors gets packets without what lay beside them. Such a message never
+reaches who reads: it is kept apart (``take_lost``), so that nobody has to expect half a message.
+"""
+
+import errno
+import os
+import socket
+import tempfile
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any, Final, Protocol
+
+import msgpack
+
+from pipeline.ipc.wire import PACKET_BYTES, wire_of
+
+MAX_MESSAGE: Final = 64 * 1024 * 1024
+"""Bytes of one message."""
+
+_FILED: Final = "in a file"
+"""Key of a packet whose message is in the file beside it; of the message it has the id, if that has one."""
+_NOT_NOW: Final = frozenset({errno.ETOOMANYREFS, errno.ENOBUFS, errno.ENOMEM})
+"""The system is short of something: too many descriptors are under way, or no memory."""
+
+
+class HasFileno(Protocol):
+    """A socket, or anything else with a descriptor."""
+
+    def fileno(self) -> int:
+        """The descriptor."""
+        ...
+
+
+class ControlChannel:
+    """One end of a control socket. Takes the socket over and makes it non-blocking."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        sock.setblocking(False)
+        self.sock = sock
+        self._wire = wire_of(sock)
+        self.ended = False
+        """The other end is closed; nothing will come any more, what is sent is lost."""
+        self._outbox: deque[tuple[bytes, list[int]]] = deque()
+        self._lost: list[dict[str, Any]] = []
+
+    def fileno(self) -> int:
+        """For the poller."""
+        return self.sock.fileno()
+
+    @property
+    def backlog(self) -> int:
+        """Messages that wait for the socket: call flush() again soon."""
+        return len(self._outbox) + self._wire.unsent
+
+    def send(self, message: dict[str, Any], fds: Sequence[int | HasFileno] = ()) -> None:
+        """Send one message with descriptors, which stay the caller's.
+
+        OSError if it is longer than MAX_MESSAGE, or if a descriptor is needed for it and none is left; a
+        short message without descriptors is always taken.
+        """
+        packet = msgpack.packb(message)
+        numbers = [fd if isinstance(fd, int) else fd.fileno() for fd in fds]
+        if len(packet) <= PACKET_BYTES:
+            self._send(packet, numbers)
+        elif len(packet) > MAX_MESSAGE:
+            raise OSError(errno.EMSGSIZE, f"a control message of {len(packet)} bytes is too long")
+        else:
+            file = _file(packet)
+            try:
+                head = {key: value for key, value in message.items() if key in ("id", "event")}
+                self._send(msgpack.packb({_FILED: True, **head}), [file, *numbers])
+            finally:
+                os.close(file)
+
+    def flush(self) -> bool:
+        """Send what waited; whether all of it is gone."""
+        while self._outbox:
+            packet, fds = self._outbox[0]
+            if not self._try(packet, fds):
+                return False
+            self._outbox.popleft()
+            close_all(fds)
+        return not self._wire.unsent or self._try_rest()
+
+    def receive(self) -> list[tuple[dict[str, Any], list[int]]]:
+        """All whole messages that are there, each with its descriptors, which are the caller's now."""
+        messages: list[tuple[dict[str, Any], list[int]]] = []
+        while not self.ended:
+            try:
+                packet, fds, flags = self._wire.receive()
+            except BlockingIOError:
+                break
+            except ConnectionResetError:
+                packet, fds, flags = b"", [], 0
+            if not packet:
+                close_all(fds)  # of a packet that was cut off by the end
+                self.ended = True
+                break
+            if flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC):
+                close_all(fds)
+                self._lost.append({} if flags & socket.MSG_TRUNC else _unpack(packet))
+                continue
+            message = _unpack(packet)
+            if _FILED in message:
+                file = fds.pop(0)
+                try:
+                    message = _unpack(_content(file))
+                finally:
+                    os.close(file)
+            messages.append((message, fds))
+        return messages
+
+    def take_lost(self) -> list[dict[str, Any]]:
+        """Messages that came without all their descriptors since the last call; of long ones the id alone."""
+        lost, self._lost = self._lost, []
+        return lost
+
+    def close(self) -> None:
+        """Close the socket and everything that waited for it."""
+        for _, fds in self._outbox:
+            close_all(fds)
+        self._outbox.clear()
+        self.sock.close()
+
+    def _send(self, packet: bytes, fds: list[int]) -> None:
+        if self._outbox or not self._try(packet, fds):
+            self._outbox.append((packet, _duplicates(fds)))
+
+    def _try(self, packet: bytes, fds: list[int]) -> bool:
+        return self._attempt(lambda: self._wire.send(packet, fds))
+
+    def _try_rest(self) -> bool:
+        return self._attempt(self._wire.flush)
+
+    def _attempt(self, send: Callable[[], None]) -> bool:
+        """Whether the socket took it; who is not there any more takes everything."""
+        try:
+            send()
+        except BlockingIOError:
+            return False
+        except (BrokenPipeError, ConnectionResetError, ConnectionRefusedError):
+            self.ended = True  # nobody is left to read it
+        except OSError as error:
+            if error.errno in _NOT_NOW:
+                return False
+            raise
+        return True
+
+
+def close_all(fds: Sequence[int]) -> None:
+    """Close descriptors that nobody wants."""
+    for fd in fds:
+        os.close(fd)
+
+
+def _duplicates(fds: list[int]) -> list[int]:
+    """A duplicate of each, or OSError and none."""
+    copies: list[int] = []
+    try:
+        for fd in fds:
+            copies.append(os.dup(fd))  # noqa: PERF401 (what was made before a failure is closed)
+    except OSError:
+        close_all(copies)
+        raise
+    return copies
+
+
+def _file(content: bytes) -> int:
+    """A file without a name."""
+    if hasattr(os, "memfd_create"):
+        file = os.memfd_create("gvtap-message")
+    else:
+        with tempfile.TemporaryFile() as named:
+            file = os.dup(named.fileno())
+    try:
+        rest = memoryview(content)
+        while rest:
+            written = os.write(file, rest)
+            rest = rest[written:]
+    except OSError:
+        os.close(file)
+        raise
+    return file
+
+
+def _content(file: int) -> bytes:
+    parts = []
+    offset = 0
+    while part := os.pread(file, 1 << 20, offset):
+        parts.append(part)
+        offset += len(part)
+    return b"".join(parts)
+
+
+def _unpack(packet: bytes) -> dict[str, Any]:
+    message: dict[str, Any] = msgpack.unpackb(packet, strict_map_key=False)
+    return message

@@ -1,0 +1,117 @@
+"""When guests want more than there is: who is read, and what of a frame is kept.
+
+Two things are short at times, and in both cases one guest must not take them from another:
+
+*Work.* A frame that is dropped costs as much as one that is used, and nothing slows the guest
+down that sends it. Frames dropped here, and those of which demux and tcp tell (MISBEHAVED), are
+charged to a bucket of the link; while it is empty and other guests are there, the link is not
+read. Its socket fills up, so the guest waits.
+
+*Slots.* While few are free, no link is read for a moment: that is backpressure and loses
+nothing. If none comes home meanwhile, the holder is a host that does not read, or a guest that
+leaves holes, and waiting would stop every other flow: then links are read, but of segments with
+data only the acknowledgment goes on, so that no ACK waits behind data. The guest sends them again.
+"""
+
+from collections.abc import Collection
+from typing import Final
+
+from pipeline.counters import INDEX
+from pipeline.engines.buckets import Buckets
+from pipeline.ipc.arena import Pool
+from pipeline.records import descriptor as d
+from pipeline.wire import tcp
+
+RESERVE: Final = 8
+"""Slots kept for reading acknowledgments when data hold all others."""
+GRACE_S: Final = 0.005
+"""How long nothing is read before data are dropped."""
+BURST_S: Final = 0.25
+"""A guest may misbehave for as many seconds at once, at the allowed rate."""
+
+_NEVER: Final = float("inf")
+
+_MISBEHAVING: Final = INDEX["link_reads_paused_misbehaving"]
+_DATA_DROPPED: Final = INDEX["link_data_dropped_no_slot"]
+
+
+class Fairness:
+    """What the guests of ingress owe each other."""
+
+    def __init__(self, pool: Pool, counts: memoryview, bad_frames_per_second: int) -> None:
+        self._pool = pool
+        self._counts = counts
+        self._reserve = min(RESERVE, pool.count // 8)
+        self._buckets = Buckets(bad_frames_per_second, bad_frames_per_second * BURST_S)
+        self._wanted = bad_frames_per_second * BURST_S / 4
+        """Tokens that an empty bucket must have again before its link is read."""
+        self._paused: dict[int, float] = {}
+        self._plenty_at = 0.0
+        self._waits = False
+        self.scarce = False
+        """Whether data of segments are to be dropped."""
+
+    # --- slots ----------------------------------------------------------------------------
+
+    def may_read(self, now: float) -> bool:
+        """Whether any link may be read now; sets ``scarce``. To be asked before links are read."""
+        if self._pool.free_count > self._reserve:
+            self._plenty_at = now
+            self.scarce = self._waits = False
+            return True
+        self.scarce = now >= self._plenty_at + GRACE_S
+        self._waits = not self.scarce
+        return self.scarce
+
+    def without_data(self, items: list[tuple[int, ...]]) -> list[tuple[int, ...]]:
+        """Items of GRO: runs with data become their bare acknowledgment."""
+        kept: list[tuple[int, ...]] = []
+        for item in items:
+            if item[0] == d.TCP_RANGE and item[7]:
+                kind, flags, link, _, _, slot, off, _, skip, count, *rest = item
+                self._counts[_DATA_DROPPED] += count
+                item = (kind, flags & ~tcp.FIN, link, 0, 0, slot, off, 0, skip, count, *rest)
+            kept.append(item)
+        return kept
+
+    # --- work -----------------------------------------------------------------------------
+
+    def charge(self, link: int, frames: int, now: float) -> None:
+        """So many frames of a link were dropped."""
+        self._buckets.charge(link, frames, now)
+        if self._buckets.level(link, now) < 0 and link not in self._paused:
+            self._paused[link] = self._buckets.ready_at(link, self._wanted)
+            self._counts[_MISBEHAVING] += 1
+
+    def may_read_link(self, link: int, now: float) -> bool:
+        """Whether a link may be read while there are other guests."""
+        until = self._paused.get(link)
+        if until is None:
+            return True
+        if now < until:
+            return False
+        # What was still on its way when the pause began has been charged meanwhile.
+        again = self._buckets.ready_at(link, self._wanted)
+        if again > now:
+            self._paused[link] = again
+            return False
+        del self._paused[link]
+        return True
+
+    def forget(self, link: int) -> None:
+        """The link is gone."""
+        self._buckets.forget(link)
+        self._paused.pop(link, None)
+
+    def deadline(self, readable: Collection[int], *, many: bool) -> float:
+        """When a link that is not read now may be read again; inf if none is.
+
+        readable: links that have something; many: whether there are others, so that a pause holds.
+        """
+        if not readable:
+            return _NEVER
+        if self._waits:
+            return self._plenty_at + GRACE_S
+        if not many or not self._paused:
+            return _NEVER
+        return min(self._paused.get(link, _NEVER) for link in readable)

@@ -1,0 +1,96 @@
+"""Offload in the ingress worker: frames with virtio-net headers in, and out to links of either kind.
+
+What a header may say is judged by pipeline.engines.vnet; what a link without offload cannot take
+(a super-segment, a partial checksum) is cut and completed by pipeline.engines.tso before it is sent. Frames
+longer than the MTU of a guest whose header was stripped are cut by pipeline.engines.stripped.
+"""
+
+from typing import Final
+
+from pipeline.counters import INDEX
+from pipeline.engines.offload import stripped, tso, vnet
+from pipeline.engines.offload.gro import Item
+from pipeline.engines.offload.gso import Buffer, Segmenter
+from pipeline.engines.offload.gso_udp import UdpSegmenter
+from pipeline.host.filler import SlotFiller
+from pipeline.ipc.arena import SLOT_BYTES
+from pipeline.links.base import HEADROOM
+from pipeline.links.offload import OffloadLink
+from pipeline.stages.worker import Worker
+from pipeline.wire import ethernet, virtio_net
+from pipeline.wire.offload import FRAMING, VNET_LEN
+
+_AGREED: Final = INDEX["link_guest_offload"]
+
+
+class Card:
+    """The offload of all links of one ingress worker."""
+
+    def __init__(self, worker: Worker, mtu: int) -> None:
+        self.worker = worker
+        self.mtu = mtu
+        self.longest = mtu + ethernet.HEADER_LEN
+        """Bytes of the longest frame that every guest takes."""
+        self._ident = 0
+        self.slots = worker.ports.arena.slots
+        self.filler = SlotFiller(worker.pool, SLOT_BYTES, HEADROOM, 0)
+        self._placed = 0
+
+    def begin(self, number: int, link: OffloadLink) -> UdpSegmenter:
+        """The guest of a link has agreed: what makes its frames from now on."""
+        self.worker.counts[_AGREED] += 1
+        self.worker.log.info("guest offloads", link=number, features=link.features)
+        return UdpSegmenter(FRAMING, link.vnet_len)
+
+    def receive(
+        self, number: int, link: OffloadLink, slot: int, frames: list[tuple[int, int]]
+    ) -> tuple[list[Item], dict[str, int]]:
+        """vnet.receive() of what the link has read into a slot; the items' references are taken."""
+        self._placed = 0
+        vnet.untag(self.slots[slot], frames)
+        items, drops = vnet.receive(self.slots[slot], frames, number, slot, link.features, self._place)
+        count = len(items) - self._placed
+        if count:
+            self.worker.pool.ref(slot, count)
+        return items, drops
+
+    def _place(self, frame: bytes | bytearray) -> tuple[int, int] | None:
+        """Copy a frame that was cut into a slot of the pool."""
+        filler = self.filler
+        if not filler.place(len(frame)):
+            return None
+        slot, off = filler.slot, filler.off
+        self.slots[slot][off : off + len(frame)] = frame
+        filler.commit(len(frame))
+        self._placed += 1
+        return slot, off
+
+    def cut(self, frame: memoryview, segmenter: Segmenter) -> list[Buffer]:
+        """The buffers for a frame without header that is too long. ValueError as Segmenter.frame()."""
+        self._ident = self._ident + 1 & 0xFFFFFFFF
+        buffers: list[Buffer] = []
+        for made in stripped.cut(frame, self.mtu, self._ident):
+            buffers += segmenter.frame(made)
+        return buffers
+
+    def switched(
+        self, slot: int, off: int, length: int, link_vnet: bool, segmenter: Segmenter
+    ) -> list[Buffer]:
+        """The buffers for a frame of another guest, which has a header. ValueError as Segmenter.frame()."""
+        view = self.slots[slot]
+        frame = view[off : off + length]
+        raw = view[off - VNET_LEN : off].tobytes()
+        header = virtio_net.Header(*virtio_net.LONG.unpack(raw))
+        if not header.flags & virtio_net.NEEDS_CSUM:
+            # A sum the sender vouched for is in the frame, and the next guest may check it.
+            return segmenter.frame(frame)
+        if link_vnet and header.gso_type != virtio_net.GSO_UDP_L4:
+            return segmenter.frame(frame, virtio_net.build(header._replace(num_buffers=0), VNET_LEN))
+        if header.gso_type == virtio_net.GSO_NONE:
+            whole = bytearray(frame)
+            tso.complete(whole, header.csum_start, header.csum_offset)
+            return segmenter.frame(bytes(whole))
+        buffers: list[Buffer] = []
+        for made in tso.cut(frame, header):
+            buffers += segmenter.frame(bytes(made))
+        return buffers

@@ -1,0 +1,72 @@
+"""Keeps the leases of the resolver worker in a state file: read at the start, written when they changed.
+
+What was read is told to demux, so that no guest can take the address of one that is not back yet. A write
+that fails (a full disk, a directory that is not there yet) is tried again: at first soon, then once a minute.
+"""
+
+from time import time
+from typing import Final
+
+from pipeline.engines.dhcp.server import Dhcp
+from pipeline.host import lease_file
+from pipeline.records import descriptor as d
+from pipeline.stages.worker import Worker
+
+SPACING: Final = 1.0
+"""Seconds from a change to the file: many guests that start together cost one write."""
+LAST_RETRY: Final = 60.0
+"""Seconds between two attempts to write, at most: from SPACING on they are doubled."""
+
+
+class LeaseKeeper:
+    """The file of one server; without a path nothing is kept."""
+
+    def __init__(self, worker: Worker, dhcp: Dhcp, path: str, now: float) -> None:
+        self._worker = worker
+        self._dhcp = dhcp
+        self._path = path
+        self._save_at = float("inf")
+        self._retry = 0.0
+        """Seconds until the next attempt, after one that failed; 0 after a success."""
+        if path:
+            self._load(now)
+
+    def _load(self, now: float) -> None:
+        try:
+            rows = lease_file.load(self._path, time())
+        except lease_file.LeaseFileError as error:
+            # Guests are served all the same, and the file stays for whoever can mend it.
+            self._worker.log.error("leases not taken over", error=str(error))
+            self._path = ""
+            return
+        count = self._dhcp.restore(rows, now)
+        to_demux = self._worker.ports.rings_out["demux"]
+        for addr, holder, _ in self._dhcp.export(now):
+            to_demux.push(d.binding(d.LEASED, addr, holder))
+        self._worker.log.info("leases taken over", count=count, of=len(rows), path=self._path)
+
+    def on_change(self, now: float) -> None:
+        """A lease was given, prolonged or given back."""
+        if self._path and not self._retry:
+            self._save_at = min(self._save_at, now + SPACING)
+
+    def deadline(self) -> float:
+        """When save() is due."""
+        return self._save_at
+
+    def save(self, now: float) -> None:
+        """Write the file if something changed since the last time, or if that could not be written."""
+        if self._save_at == float("inf"):
+            return
+        try:
+            lease_file.save(self._path, self._dhcp.export(now), time())
+        except OSError as error:
+            if not self._retry:
+                self._worker.log.warning("leases not written yet", path=self._path, error=str(error))
+            self._retry = min(2 * self._retry, LAST_RETRY) if self._retry else SPACING
+            self._save_at = now + self._retry
+            return
+        if self._retry:
+            self._worker.log.info("leases written again", path=self._path)
+        self._retry = 0.0
+        self._save_at = float("inf")

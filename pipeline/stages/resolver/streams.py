@@ -1,0 +1,192 @@
+"""DNS over TCP in the resolver worker: guests' connections, each with bounds and an idle time.
+
+A guest that is alone may have all connections. One is answered in the order in which answers come (RFC 7766
+section 6.2.1.1), ends after MAX_QUERIES queries or IDLE seconds without one, and when its guest neither reads
+nor ends. What a query says is the resolver's business.
+"""
+
+import socket
+from collections.abc import Callable
+from typing import Final, NamedTuple
+
+from pipeline.counters import INDEX
+from pipeline.engines import tally
+from pipeline.host.framed import FramedStream
+from pipeline.host.resolver import Poller
+from pipeline.ipc import events as ev
+
+MAX_CONNECTIONS: Final = 256
+LEAST_CONNECTIONS: Final = 16
+"""Connections that a guest has at least: for one of these, one of the guest with most is closed."""
+MAX_QUERIES: Final = 128
+"""Queries of one connection; then it ends."""
+FIRST_QUERY: Final = 2.0
+IDLE: Final = 8.0
+MAX_UNSENT: Final = 512 * 1024
+"""Bytes of answers that a guest does not read, until its connection is closed."""
+
+_OPENED: Final = INDEX["dns_connection_opened"]
+_EVICTED: Final = INDEX["dns_connection_evicted"]
+_REFUSED: Final = INDEX["dns_connection_refused_too_many"]
+_NOT_READING: Final = INDEX["dns_connection_closed_not_reading"]
+_CONNECTIONS: Final = INDEX["dns_connections"]
+
+
+class StreamClient(NamedTuple):
+    """Who waits for an answer: a query of a connection."""
+
+    connection: int
+    query: int
+
+
+class _Connection:
+    """``waiting``: queries without an answer yet; ``expires``: when it is closed unless something happens."""
+
+    __slots__ = ("events", "expires", "guest", "link", "number", "queries", "stream", "waiting")
+
+    def __init__(self, number: int, guest: int, link: int, stream: FramedStream, expires: float) -> None:
+        self.number = number
+        self.guest = guest
+        self.link = link
+        self.stream = stream
+        self.expires = expires
+        self.queries = 0
+        self.waiting = 0
+        self.events = ev.READ
+
+
+class DnsStreams:
+    """All connections. ``on_query(message, client, link)``: whether ``reply`` is to come for this client."""
+
+    def __init__(
+        self,
+        poller: Poller,
+        counts: memoryview,
+        on_query: Callable[[bytes, StreamClient, int], bool],
+        clock: Callable[[], float],
+    ) -> None:
+        self._poller = poller
+        self._counts = counts
+        self._on_query = on_query
+        self._clock = clock
+        self._connections: dict[int, _Connection] = {}
+        self._numbers = 0
+
+    def __len__(self) -> int:
+        return len(self._connections)
+
+    def guest_of(self, client: StreamClient) -> int:
+        """The address of the guest that asked; 0 when its connection is gone."""
+        connection = self._connections.get(client.connection)
+        return connection.guest if connection is not None else 0
+
+    def serve(self, sock: socket.socket, guest: int, link: int) -> None:
+        """Take over a connection of the guest with this address behind link.
+
+        When there are too many, one makes room; for a guest that has its part, only one of its own.
+        """
+        if len(self._connections) >= MAX_CONNECTIONS and not self._make_room(link):
+            self._counts[_REFUSED] += 1
+            sock.close()
+            return
+        self._numbers += 1
+        expires = self._clock() + FIRST_QUERY
+        connection = _Connection(self._numbers, guest, link, FramedStream(sock), expires)
+        self._connections[connection.number] = connection
+        self._poller.register(
+            sock.fileno(), connection.events, lambda events: self._on_event(connection, events)
+        )
+        self._counts[_OPENED] += 1
+        self._counts[_CONNECTIONS] = len(self._connections)
+
+    def reply(self, client: StreamClient, payload: bytes) -> None:
+        """Answer a query; its connection may be gone."""
+        connection = self._connections.get(client.connection)
+        if connection is None:
+            return
+        connection.waiting -= 1
+        connection.expires = self._clock() + IDLE
+        connection.stream.send(payload)
+        self._settle(connection)
+
+    def deadline(self) -> float:
+        """When the next connection expires."""
+        return min((each.expires for each in self._connections.values()), default=float("inf"))
+
+    def expire(self, now: float) -> None:
+        """Close what has been idle for too long."""
+        for connection in list(self._connections.values()):
+            if connection.expires <= now:
+                self._close(connection)
+
+    def close(self) -> None:
+        """Close every connection."""
+        for connection in list(self._connections.values()):
+            self._close(connection)
+
+    def _on_event(self, connection: _Connection, events: int) -> None:
+        if connection.number not in self._connections:
+            return
+        if events & (ev.ERROR | ev.HANGUP):
+            # Both directions are over: nobody would read an answer.
+            self._close(connection)
+            return
+        connection.stream.flush()
+        if events & ev.READ:
+            for message in connection.stream.receive():
+                if connection.queries >= MAX_QUERIES:
+                    break
+                connection.queries += 1
+                connection.waiting += 1
+                connection.expires = self._clock() + IDLE
+                client = StreamClient(connection.number, connection.queries)
+                if not self._on_query(message, client, connection.link):
+                    connection.waiting -= 1
+                if connection.number not in self._connections:
+                    return
+        self._settle(connection)
+
+    def _settle(self, connection: _Connection) -> None:
+        """Close the connection if it is over, else wait for what it needs."""
+        stream = connection.stream
+        finished = stream.ended or connection.queries >= MAX_QUERIES
+        if stream.unsent > MAX_UNSENT:
+            self._counts[_NOT_READING] += 1
+            self._close(connection)
+        elif stream.broken or (finished and not connection.waiting and not stream.unsent):
+            self._close(connection)
+        else:
+            events = (0 if finished else ev.READ) | (ev.WRITE if stream.unsent else 0)
+            if events != connection.events:
+                connection.events = events
+                self._poller.modify(stream.fileno(), events)
+
+    def _make_room(self, link: int) -> bool:
+        """Close a connection for a new one of this guest; False if none may be closed."""
+        everybody = list(self._connections.values())
+        counts: dict[int, int] = {}
+        for each in everybody:
+            tally.add(counts, each.link, 1)
+        if counts.get(link, 0) >= LEAST_CONNECTIONS:
+            return self._evict([each for each in everybody if each.link == link and not each.waiting])
+        most = max(counts, key=lambda each: counts[each])
+        crowd = [each for each in everybody if each.link == most]
+        return (
+            self._evict([each for each in crowd if not each.waiting])
+            or (counts[most] > LEAST_CONNECTIONS and self._evict(crowd))
+            or self._evict([each for each in everybody if not each.waiting])
+        )
+
+    def _evict(self, among: list[_Connection]) -> bool:
+        """Close the one of these that is needed least: it has had an answer, and that is longest ago."""
+        if not among:
+            return False
+        self._counts[_EVICTED] += 1
+        self._close(min(among, key=lambda each: (not each.queries, each.expires)))
+        return True
+
+    def _close(self, connection: _Connection) -> None:
+        del self._connections[connection.number]
+        self._poller.unregister(connection.stream.fileno())
+        connection.stream.close()
+        self._counts[_CONNECTIONS] = len(self._connections)

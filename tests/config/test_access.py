@@ -1,0 +1,103 @@
+"""Keys about access: guests' API, egress policy, PROXY protocol, the API's token."""
+
+import os
+from pathlib import Path
+
+import pytest
+import yaml
+
+from pipeline.config import merge, options
+from pipeline.config import model as config
+from pipeline.config.file import ConfigError
+from pipeline.config.model import EgressPolicy, GuestApi, PolicyRule
+from pipeline.go import flags
+
+FULL = """
+stack:
+  forwards: {"127.0.0.1:8080": "192.168.127.2:80", "udp:127.0.0.1:8080": "192.168.127.2:80"}
+  dns: [{name: a., records: [{regexp: '(?P<x>a+)[[:alpha:]]', ip: 1.2.3.4}]}]
+state-file: /var/lib/leases.json
+udp-nat: full-cone
+proxy-protocol: {"127.0.0.1:8080": v2}
+guest-api: {unix: false, addresses: [127.0.0.0/8, "::1"], ports: [1024-65535, 80]}
+egress-policy:
+  default: deny
+  rules:
+    - {action: allow, guests: [192.168.127.2], names: ["*.Example.com."], ports: [443], protocols: [tcp]}
+    - {action: deny, networks: [10.0.0.0/8]}
+"""
+
+
+def build(text: str, tmp_path: Path, *words: str) -> config.Config:
+    path = tmp_path / "config.yaml"
+    path.write_text(text)
+    words = ("-config", str(path), *words)
+    return merge.build(flags.parse(options.START, words), words, resolv_conf=os.devnull)[0]
+
+
+def test_all_keys_reach_the_config_and_read_back_the_same(tmp_path: Path) -> None:
+    made = build(FULL, tmp_path)
+    assert made.state_file == "/var/lib/leases.json"
+    assert made.udp_nat == "full-cone"
+    assert [forward.proxy_protocol for forward in made.forwards] == [2, 0]
+    assert made.guest_api == GuestApi(True, False, ("127.0.0.0/8", "::1/128"), ((1024, 65535), (80, 80)))
+    assert made.egress_policy == EgressPolicy(
+        "deny",
+        (
+            PolicyRule("allow", ("192.168.127.2/32",), (), ("*.example.com",), ((443, 443),), ("tcp",)),
+            PolicyRule("deny", (), ("10.0.0.0/8",)),
+        ),
+    )
+    assert build(yaml.safe_dump(config.as_file(made)), tmp_path) == made
+
+
+def test_without_the_keys_everything_is_allowed(tmp_path: Path) -> None:
+    made = build("", tmp_path)
+    assert (made.guest_api, made.egress_policy) == (GuestApi(), EgressPolicy())
+    assert (made.api_token_file, made.state_file) == ("", "")
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("guest-api: {ports: [80-70]}", "guest-api.ports[0]: must be a port or a range"),
+        ("guest-api: {addresses: [localhost]}", "guest-api.addresses[0]: must be an address or a network"),
+        ("egress-policy: {default: maybe}", 'must be allow or deny, not "maybe"'),
+        ("egress-policy: {rules: [{action: deny, networks: ['::1']}]}", "must be an IPv4 address or network"),
+        ("egress-policy: {rules: [{action: deny, names: ['a*.b']}]}", "must be a name such as example.com"),
+        ("egress-policy: {rules: [{action: deny, ports: [1], protocols: [icmp]}]}", "icmp has no ports"),
+        ("egress-policy: {rules: [{networks: [10.0.0.0/8]}]}", "egress-policy.rules[0].action"),
+        ('proxy-protocol: {"127.0.0.1:1": v1}', "is no TCP forward of stack.forwards"),
+        ('proxy-protocol: {"127.0.0.1:1": v3}', "must be v1 or v2"),
+        ("stack: {dns: [{records: [{regexp: '(a'}]}]}", "must be a regular expression"),
+        (r"stack: {dns: [{records: [{regexp: '(?=a)'}]}]}", "must be a regular expression"),
+    ],
+)
+def test_a_wrong_value_is_an_error_that_names_it(text: str, words: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as caught:
+        build(text, tmp_path)
+    assert words in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [(None, "no such file or directory"), (b"", "one word"), (b"a b", "one word"), (b"\xff", "not ASCII")],
+)
+def test_a_token_file_without_a_token_is_an_error(content: bytes | None, words: str, tmp_path: Path) -> None:
+    path = tmp_path / "token"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(ConfigError, match=words):
+        build("", tmp_path, "-api-token-file", str(path))
+    path.write_text("s3cret\n")
+    assert build("", tmp_path, "-api-token-file", str(path)).api_token_file == str(path)
+
+
+def test_a_token_in_a_pipe_is_refused_as_it_would_be_read_twice(tmp_path: Path) -> None:
+    """The second look found an empty pipe, which meant that the API asked for no token."""
+    reader, writer = os.pipe()
+    os.write(writer, b"s3cret")
+    os.close(writer)
+    with pytest.raises(ConfigError, match=r"can't be read: it is a FIFO \(allowed: a regular file\)"):
+        build("", tmp_path, "-api-token-file", f"/dev/fd/{reader}")
+    os.close(reader)

@@ -1,0 +1,32 @@
+"""The table of limits and Config agree."""
+
+from dataclasses import fields
+from itertools import pairwise
+from pathlib import Path
+
+from pipeline.config import limits
+from pipeline.config.model import Config
+from pipeline.counters import INDEX
+
+DOCS = Path(__file__).resolve().parent.parent / "docs" / "limits.md"
+
+
+def test_every_limit_is_a_field_of_config() -> None:
+    assert {limit.name for limit in limits.TABLE} <= {field.name for field in fields(Config)}
+
+
+def test_every_default_is_allowed() -> None:
+    assert all(limit.low <= limit.default <= limit.high for limit in limits.TABLE)
+
+
+def test_every_limit_has_a_counter() -> None:
+    assert [limit.name for limit in limits.TABLE if limit.counter not in INDEX] == []
+
+
+def test_a_part_stands_behind_what_it_is_a_part_of() -> None:
+    for whole, part in pairwise(limits.TABLE):
+        assert not part.help.startswith("of them") or part.name == f"{whole.name}_per_guest"
+
+
+def test_the_documentation_has_the_table_as_it_is() -> None:
+    assert limits.table() in DOCS.read_text()

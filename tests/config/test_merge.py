@@ -1,0 +1,482 @@
+"""Merging, derived addresses, the default mode and the order and words of refusals."""
+
+import ipaddress
+import json
+import os
+from pathlib import Path
+
+import pytest
+import yaml
+
+from pipeline.config import merge, options
+from pipeline.config.file import ConfigError
+from pipeline.config.model import (
+    Config,
+    PortForward,
+    Record,
+    SocketForward,
+    Zone,
+    address_text,
+    as_file,
+    mac_text,
+)
+from pipeline.engines.dns.zones import ZoneError, parse_zone
+from pipeline.go import flags
+from pipeline.links import addresses
+from pipeline.system import small_file
+
+
+def build(*words: str, resolv_conf: str = os.devnull) -> tuple[Config, tuple[str, ...]]:
+    return merge.build(flags.parse(options.START, words), words, resolv_conf=resolv_conf)
+
+
+@pytest.fixture
+def file(tmp_path: Path):
+    def write(text: str) -> str:
+        path = tmp_path / "config.yaml"
+        path.write_text(text)
+        return str(path)
+
+    return write
+
+
+def refusal(*words: str) -> str:
+    with pytest.raises(ConfigError) as error:
+        build(*words)
+    return str(error.value)
+
+
+def test_the_default_mode_is_gvproxys() -> None:
+    config, warnings = build()
+    assert warnings == ()
+    assert config.mtu == 1500
+    assert str(config.subnet) == "192.168.127.0/24"
+    texts = [address_text(ip) for ip in (config.gateway_ip, config.device_ip, config.host_ip)]
+    assert texts == ["192.168.127.1", "192.168.127.2", "192.168.127.254"]
+    assert mac_text(config.gateway_mac) == "5a:94:ef:e4:0c:dd"
+    records = (Record("gateway", "192.168.127.1"), Record("host", "192.168.127.254"))
+    assert config.dns_zones == (Zone("containers.internal.", records), Zone("docker.internal.", records))
+    assert config.forwards == (PortForward("tcp", "127.0.0.1:2222", "192.168.127.2:22"),)
+    assert {address_text(ip): address_text(to) for ip, to in config.nat.items()} == {
+        "192.168.127.254": "127.0.0.1"
+    }
+    assert config.gateway_virtual_ips == (config.host_ip,)
+    assert {ip: mac_text(mac) for ip, mac in config.dhcp_static_leases.items()} == {
+        config.device_ip: "5a:94:ef:e4:0c:ee"
+    }
+    assert list(config.vpnkit_macs) == ["c3d68012-0208-11ea-9fd7-f2189899ab08"]
+    assert (config.tcp_workers, config.egress_workers, config.slots) == (1, 1, 512)
+
+
+@pytest.mark.parametrize(
+    ("subnet", "expected"),
+    [
+        ("192.168.127.1/24", ["192.168.127.1", "192.168.127.2", "192.168.127.254"]),
+        ("10.10.0.0/16", ["10.10.0.1", "10.10.0.2", "10.10.255.254"]),
+        ("172.16.16.16/12", ["172.16.0.1", "172.16.0.2", "172.31.255.254"]),
+        ("10.0.0.8/29", ["10.0.0.9", "10.0.0.10", "10.0.0.14"]),
+    ],
+)
+def test_addresses_derive_from_the_subnet(subnet: str, expected: list[str]) -> None:
+    config, _ = build("-subnet", subnet)
+    assert [address_text(ip) for ip in (config.gateway_ip, config.device_ip, config.host_ip)] == expected
+    assert config.forwards[0].remote == f"{expected[1]}:22"
+    assert list(config.nat) == [int(ipaddress.IPv4Address(expected[2]))]
+
+
+PREFIX = "failed to validate configuration IPs: "
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        (["-subnet", "nonsense"], "failed to parse subnet: invalid CIDR address: nonsense"),
+        (["-subnet", "10.0.0.0"], "failed to parse subnet: invalid CIDR address: 10.0.0.0"),
+        (
+            ["-subnet", "10.0.0.0/255.0.0.0"],
+            "failed to parse subnet: invalid CIDR address: 10.0.0.0/255.0.0.0",
+        ),
+        (["-subnet", "fc00::/64"], "failed to parse subnet: only IPv4 subnets are served, not fc00::/64"),
+        (
+            ["-subnet", "10.0.0.0/30"],
+            "failed to identify usable gateway IP address in subnet: subnet too small",
+        ),
+        (
+            ["-subnet", "10.0.0.0/30", "-gatewayIP", "10.0.0.1"],
+            "failed to identify usable device IP address in subnet: subnet too small",
+        ),
+        (["-gatewayIP", "hello"], PREFIX + "invalid IP address: hello"),
+        (["-deviceIP", "10.0.0.1"], PREFIX + "IP (10.0.0.1) not in subnet (192.168.127.0/24)"),
+        (["-hostIP", "192.168.127.0"], PREFIX + "IP must not be address of subnet: 192.168.127.0"),
+        (["-hostIP", "192.168.127.255"], PREFIX + "IP must not be broadcast address: 192.168.127.255"),
+        (["-hostIP", "192.168.127.1"], PREFIX + "IP addresses need to be distinct"),
+        (["-notification", "tcp://a"], "notification listen address must be unix:// address"),
+        (["-listen-bess", "unix:///a"], "bess listen address must be unixpacket:// address"),
+        (["-listen-vfkit", "unix:///a"], "vfkit listen address must be unixgram:// address"),
+        (
+            ["-listen-qemu", "unix:///nowhere/q", "-listen-vpnkit", "unix:///nowhere/v"],
+            "cannot use qemu and vpnkit protocol at the same time",
+        ),
+        (
+            ["-listen-bess", "unixpacket:///nowhere/q", "-listen-vpnkit", "unix:///nowhere/v"],
+            "cannot use bess and vpnkit protocol at the same time",
+        ),
+        (
+            ["-listen-qemu", "unix:///nowhere/q", "-listen-bess", "unixpacket:///nowhere/v"],
+            "cannot use qemu and bess protocol at the same time",
+        ),
+        (["-ssh-port", "1023"], "ssh-port value must be between 1024 and 65535"),
+        (["-ssh-port", "65536"], "ssh-port value must be between 1024 and 65535"),
+        (["-ssh-port", "0"], "ssh-port value must be between 1024 and 65535"),
+        (
+            ["-forward-sock", "/a"],
+            "--forward-sock, --forward-dest, --forward-user, and --forward-identity must all be specified "
+            "together, the same number of times, or not at all",
+        ),
+        (
+            [
+                "-forward-sock",
+                "/a",
+                "-forward-dest",
+                "/b",
+                "-forward-user",
+                "u",
+                "-forward-identity",
+                "/nowhere/k",
+            ],
+            'identity file "/nowhere/k" can\'t be loaded: stat /nowhere/k: no such file or directory',
+        ),
+        (["-config", "/nowhere/c"], "failed to read config file: open /nowhere/c: no such file or directory"),
+        (["-mtu", "-5"], "mtu is out of range: -5 (allowed: 68 to 65521)"),
+        (
+            ["-listen", "http://a"],
+            'cannot listen: unexpected scheme: "http://a" '
+            "(allowed: unix://, tcp://, tcp4://, tcp6://, vsock://, fd://)",
+        ),
+        (["-services", "tcp://a"], "cannot listen: address a: missing port in address"),
+        (["-services", "fd://"], "cannot listen: fd://: descriptors have the form fd://3 or fd://name"),
+        (
+            ["-link", "unix:///s"],
+            'link: "unix:///s" must begin with a protocol (allowed: qemu+, le16+, vpnkit+, bess+, vfkit+)',
+        ),
+        (
+            ["-link", "bess+unix:///s"],
+            'link: bess: unexpected scheme: "unix:///s" (allowed: unixpacket://, fd://)',
+        ),
+        (["-link", "vfkit+unixgram://"], "link: vfkit: unixgram://: missing path of the socket"),
+        (["-link", "qemu+unix:///dev/null"], '"/dev/null" already exists'),
+        (["-listen", "unix://"], "cannot listen: unix://: missing path of the socket"),
+        (["-tcp-workers", "65"], "tcp-workers must be a whole number from 1 to 64, not 65"),
+        (["-limit", "max-tcp-flow=3"], 'limit: unknown name "max-tcp-flow", did you mean max-tcp-flows?'),
+        (
+            ["-limit", "max-tcp-flows=x"],
+            'limit: max-tcp-flows must be a whole number from 1 to 1048576, not "x"',
+        ),
+    ],
+)
+def test_refusals_have_their_words(words: list[str], text: str) -> None:
+    assert refusal(*words) == text
+
+
+def test_checks_run_in_order(tmp_path: Path) -> None:
+    socket = tmp_path / "q"
+    socket.touch()
+    words = ["-ssh-port", "1"]
+    assert refusal(*words).startswith("ssh-port")
+    words += ["-listen-vfkit", "bad"]
+    assert refusal(*words).startswith("vfkit")
+    words += ["-listen-bess", f"unixpacket://{socket}"]
+    assert refusal(*words) == f'"{socket}" already exists'
+    words += ["-listen-qemu", "bad"]
+    assert refusal(*words).startswith("invalid value for qemu listen address")
+    words += ["-notification", "bad"]
+    assert refusal(*words).startswith("notification")
+    words += ["-hostIP", "bad"]
+    assert refusal(*words).startswith("failed to validate configuration IPs")
+    words += ["-subnet", "bad"]
+    assert refusal(*words).startswith("failed to parse subnet")
+
+
+def test_an_existing_qemu_socket_is_an_error(tmp_path: Path) -> None:
+    path = tmp_path / "qemu.sock"
+    path.touch()
+    assert refusal("-listen-qemu", f"unix://{path}") == f'"{path}" already exists'
+    assert path.exists()
+
+
+def test_a_log_file_that_cannot_be_made_is_told_before_the_subnet() -> None:
+    def fail(_path: str) -> None:
+        raise PermissionError(13, "no")
+
+    parsed = flags.parse(options.START, ["-log-file", "/x/log", "-subnet", "bad"])
+    with pytest.raises(ConfigError, match="unable to open log file /x/log"):
+        merge.build(parsed, try_log_file=fail)
+
+
+def test_the_file_wins_for_addresses_and_flags_fill_the_rest(file) -> None:
+    path = file("stack: {subnet: 10.1.0.0/24, gatewayIP: 10.1.0.9}\n")
+    config, _ = build(
+        "-config", path, "-subnet", "10.2.0.0/24", "-gatewayIP", "10.2.0.7", "-deviceIP", "10.1.0.77"
+    )
+    assert str(config.subnet) == "10.1.0.0/24"
+    assert address_text(config.gateway_ip) == "10.1.0.9"
+    assert address_text(config.device_ip) == "10.1.0.77"
+    assert address_text(config.host_ip) == "10.1.0.254"
+
+
+def test_flags_win_elsewhere(file) -> None:
+    path = file(
+        "listen: [unix:///a, unix:///b]\nlog-level: error\npid-file: /p\nservices: unix:///s\n"
+        "notification: /n\ninterfaces: {qemu: 'unix:///nowhere/q'}\nstack: {mtu: 1400}\nslots: 128\n"
+        "limits: {max-tcp-flows: 9}\n"
+    )
+    config, _ = build("-config", path)
+    assert config.listen == ("unix:///a", "unix:///b")
+    assert (config.log_level, config.pid_file, config.mtu, config.slots) == ("error", "/p", 1400, 128)
+    assert (config.services, config.notification, config.qemu) == ("unix:///s", "/n", "unix:///nowhere/q")
+    assert config.max_tcp_flows == 9
+    config, _ = build(
+        *("-config", path, "-listen", "tcp://127.0.0.1:0", "-debug", "-pid-file", "/p2", "-mtu", "9000"),
+        *("-services", "unix:///s2", "-notification", "unix:///n2", "-listen-qemu", "tcp://127.0.0.1:5"),
+        *("-slots", "256", "-limit", "max-tcp-flows=0x10"),
+    )
+    assert config.listen == ("tcp://127.0.0.1:0",)
+    assert (config.log_level, config.pid_file, config.mtu, config.slots) == ("debug", "/p2", 9000, 256)
+    assert (config.services, config.notification, config.qemu) == ("unix:///s2", "/n2", "tcp://127.0.0.1:5")
+    assert config.max_tcp_flows == 16
+
+
+def test_busy_polling_can_be_shortened_and_switched_off(file) -> None:
+    assert build()[0].busy_poll == 50
+    path = file("busy-poll: 0\n")
+    off, _ = build("-config", path)
+    assert off.busy_poll == 0
+    assert as_file(off)["busy-poll"] == 0
+    assert build("-config", path, "-busy-poll", "20")[0].busy_poll == 20
+    assert build("-busy-poll", "0")[0].busy_poll == 0
+    for wrong in ("51", "-2"):
+        with pytest.raises(ConfigError, match=r"busy-poll must be a whole number from 0 to 50, not"):
+            build("-busy-poll", wrong)
+    with pytest.raises(ConfigError, match="busy-poll"):
+        build("-config", file("busy-poll: 51\n"))
+
+
+def test_a_file_switches_the_default_mode_off(file) -> None:
+    config, warnings = build("-config", file(""), "-ssh-port", "3333", "-pcap", "/x")
+    assert warnings == ("-ssh-port is ignored when -config is given: use stack.forwards",)
+    assert config.forwards == ()
+    assert config.dns_zones == ()
+    assert config.dhcp_static_leases == {}
+    assert config.capture_file == ""
+    assert config.nat == {config.host_ip: 0x7F000001}
+
+
+def test_an_empty_nat_map_is_the_default_too(file) -> None:
+    config, _ = build("-config", file("stack: {nat: {}}"))
+    assert config.nat == {config.host_ip: 0x7F000001}
+
+
+def test_minus_one_means_no_ssh_port() -> None:
+    assert build("-ssh-port", "-1")[0].forwards == ()
+
+
+def test_who_may_answer_datagrams_is_symmetric_unless_asked_for(file) -> None:
+    path = file("udp-nat: full-cone")
+    assert build()[0].udp_nat == "symmetric"
+    assert build("-config", path)[0].udp_nat == "full-cone"
+    assert build("-config", path, "-udp-nat", "symmetric")[0].udp_nat == "symmetric"
+    with pytest.raises(ConfigError, match="udp-nat must be one of symmetric, full-cone, not 'cone'"):
+        build("-udp-nat", "cone")
+    with pytest.raises(ConfigError, match="udp-nat: must be symmetric or full-cone"):
+        build("-config", file("udp-nat: nat64"))
+
+
+def test_udp_forwards_of_the_file_have_their_prefix(file) -> None:
+    config, _ = build(
+        "-config", file("stack: {forwards: {'udp::53': '10.9.9.9:53', ':80': '192.168.127.2:8080'}}")
+    )
+    assert config.forwards == (
+        PortForward("udp", ":53", "10.9.9.9:53"),
+        PortForward("tcp", ":80", "192.168.127.2:8080"),
+    )
+
+
+def test_forwards_of_the_file_may_name_an_address_family(file) -> None:
+    text = "tcp4::53: 10.9.9.9:53, 'udp6:[::]:1': 10.9.9.9:1, tcp::2: 10.9.9.9:2, tcp4:80: 10.9.9.9:80"
+    config, _ = build("-config", file(f"stack: {{forwards: {{{text}}}}}\nproxy-protocol: {{tcp4::53: v2}}"))
+    assert config.forwards == (
+        PortForward("tcp4", ":53", "10.9.9.9:53", 2),
+        PortForward("udp6", "[::]:1", "10.9.9.9:1"),
+        PortForward("tcp", ":2", "10.9.9.9:2"),
+        PortForward("tcp", "tcp4:80", "10.9.9.9:80"),
+    )
+    again, _ = build("-config", file(yaml.safe_dump(as_file(config), sort_keys=False)))
+    assert again == config
+
+
+def test_socket_forwards_of_flags_are_appended(file, tmp_path: Path) -> None:
+    key = tmp_path / "key"
+    key.touch()
+    path = file(f"forwards: [{{socket: /a, dest: /b, user: u, identity: {key}}}]\n")
+    words = [
+        "-forward-sock",
+        "/c",
+        "-forward-dest",
+        "/d",
+        "-forward-user",
+        "v",
+        "-forward-identity",
+        str(key),
+    ]
+    config, _ = build("-config", path, *words)
+    assert config.socket_forwards == (
+        SocketForward("/a", "/b", "u", str(key)),
+        SocketForward("/c", "/d", "v", str(key)),
+    )
+
+
+@pytest.mark.parametrize(
+    "words", [["-ec2-metadata-access"], ["ec2-metadata-access: true"], ["stack: {ec2MetadataAccess: true}"]]
+)
+def test_every_way_to_allow_link_local_works(words: list[str], file) -> None:
+    words = words if words[0].startswith("-") else ["-config", file(words[0])]
+    assert build(*words)[0].ec2_metadata_access
+    assert not build()[0].ec2_metadata_access
+
+
+@pytest.mark.parametrize(
+    ("text", "level"),
+    [
+        ("PANIC", "critical"),
+        ("Fatal", "critical"),
+        ("warn", "warning"),
+        ("warning", "warning"),
+        ("trace", "debug"),
+    ],
+)
+def test_log_levels_have_many_names(text: str, level: str, file) -> None:
+    assert build("-config", file(f"log-level: {text}"))[0].log_level == level
+
+
+def test_an_unknown_log_level_only_warns(file) -> None:
+    config, warnings = build("-config", file("log-level: loud"))
+    assert config.log_level == "info"
+    assert warnings == ('bad log level "loud", falling back to "info"',)
+
+
+def test_an_mtu_that_no_frame_length_can_say_is_cut_with_a_warning() -> None:
+    config, warnings = build("-mtu", "70000")
+    assert config.mtu == 65521
+    assert len(warnings) == 1
+
+
+@pytest.mark.parametrize(
+    "ip", ["", "192.168.127.2", "fd00::1", "::ffff:1.2.3.4", "fd00::1/64", "1.2.3", "host"]
+)
+def test_the_file_takes_the_addresses_of_records_that_the_api_takes(ip: str, file) -> None:
+    zone = {"name": "t.", "records": [{"name": "a", "ip": ip}], "defaultIP": ip}
+    path = file(json.dumps({"stack": {"dns": [zone]}}))
+    try:
+        parse_zone(zone)
+    except ZoneError:
+        with pytest.raises(ConfigError, match="must be an IP address"):
+            build("-config", path)
+    else:
+        assert build("-config", path)[0].dns_zones == (Zone("t.", (Record("a", ip),), ip),)
+
+
+def test_notification_may_be_a_path_or_a_url_in_the_file(file) -> None:
+    assert build("-config", file("notification: unix:///tmp/n"))[0].notification == "/tmp/n"
+    assert build("-config", file("notification: /tmp/n%20n"))[0].notification == "/tmp/n%20n"
+
+
+def test_percent_encoded_urls_name_the_same_file_for_everybody(tmp_path: Path, file) -> None:
+    """An existing socket was not seen, and notifications went to a file that nobody listens at."""
+    for scheme, flag in (("unix", "qemu"), ("unixpacket", "bess"), ("unixgram", "vfkit")):
+        path = tmp_path / f"the {flag}"
+        path.touch()
+        url = f"{scheme}://{tmp_path}/the%20{flag}"
+        assert addresses.socket_path(url) == str(path)
+        assert refusal(f"-listen-{flag}", url) == f'"{path}" already exists'
+    for words in (
+        ["-notification", "unix:///tmp/n%20n"],
+        ["-config", file("notification: unix:///tmp/n%20n")],
+    ):
+        assert build(*words)[0].notification == "/tmp/n n"
+
+
+def test_search_domains_come_from_the_first_search_line(tmp_path: Path) -> None:
+    path = tmp_path / "resolv.conf"
+    path.write_text("nameserver 1.1.1.1\n search indented\nsearch  one.test two.test\nsearch three.test\n")
+    assert build(resolv_conf=str(path))[0].dns_search_domains == ("one.test", "two.test")
+    assert build(resolv_conf="/nowhere/resolv.conf")[0].dns_search_domains == ()
+
+
+def test_unknown_keys_warn_and_do_not_stop(file) -> None:
+    path = file("lisen: []\n")
+    assert build("-config", path)[1] == (f"{path}: line 1: unknown key lisen, did you mean listen?",)
+
+
+def test_keys_without_effect_are_told(file) -> None:
+    config, warnings = build("-config", file("stack: {debug: true}"))
+    assert config.stack_debug
+    assert warnings == ("stack.debug has no effect: packets are not written to the log",)
+
+
+def test_wrong_yaml_stops_with_the_key(file) -> None:
+    text = refusal("-config", file("stack: {mtu: x}"))
+    assert text.startswith("failed to parse configuration: yaml: line 1: stack.mtu: must be ")
+
+
+def test_further_links_of_the_file_come_before_those_of_the_line(file) -> None:
+    path = file("links: [le16+vsock://:6656]")
+    config, _ = build("-config", path, "-link", "bess+fd://3", "-link", "vfkit+unixgram:///nowhere/s")
+    assert config.links == (
+        ("le16", "vsock://:6656"),
+        ("bess", "fd://3"),
+        ("vfkit", "unixgram:///nowhere/s"),
+    )
+    assert as_file(config)["links"] == ["le16+vsock://:6656", "bess+fd://3", "vfkit+unixgram:///nowhere/s"]
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "vsock://:1024",
+        "vsock://3:1024",
+        "vsock://null:1024/dir",
+        "vsock://00000400-FACB-11E6-BD58-64006A7986D3",
+    ],
+)
+def test_every_form_of_a_vsock_address_is_taken(url: str) -> None:
+    assert build("-listen", url)[0].listen == (url,)
+
+
+@pytest.mark.parametrize("flag", ["-listen", "-services", "-listen-qemu", "-listen-bess", "-listen-vfkit"])
+def test_a_passed_descriptor_may_stand_everywhere(flag: str) -> None:
+    build(flag, "fd://3")
+    build(flag, "fd://name")
+
+
+def test_a_configuration_may_come_through_a_pipe(tmp_path: Path) -> None:
+    reader, writer = os.pipe()
+    os.write(writer, b"stack: {mtu: 1400}")
+    os.close(writer)
+    assert build("-config", f"/dev/fd/{reader}")[0].mtu == 1400
+    os.close(reader)
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, "a: " + "{b: " * 100_000, "- " * 100_000])
+def test_a_deeply_nested_configuration_is_refused_in_one_line(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text(text)
+    words = refusal("-config", str(path))
+    assert words.startswith("failed to parse configuration: ")
+    assert len(words) < 500
+
+
+def test_a_configuration_that_never_ends_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(small_file, "MAX_BYTES", 3 << 20)
+    assert refusal("-config", "/dev/zero") == (
+        "failed to read config file: /dev/zero: it is too long (allowed: 3 MiB)"
+    )

@@ -1,0 +1,145 @@
+"""Tokens of the host's endpoints and what guests may ask for, as rules and over HTTP."""
+
+import asyncio
+import json
+import os
+from pathlib import Path
+
+import pytest
+import structlog
+
+from pipeline.config.model import GuestApi
+from pipeline.control.http.access import Access, AccessError, TokenError, read_token
+from tests.control.endpoint import endpoint
+
+LOG = structlog.get_logger()
+EXPOSE, UNEXPOSE, ALL = (f"/services/forwarder/{name}" for name in ("expose", "unexpose", "all"))
+
+
+def refusals(**options: object) -> tuple[Access, list[str]]:
+    counted: list[str] = []
+    return Access(LOG, count=counted.append, **options), counted  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "header", ["", "Bearer", "Bearer wrong", "Basic s3cret", "s3cret", "Bearer s3cret x"]
+)
+def test_a_wrong_token_is_401_and_counted(header: str) -> None:
+    access, counted = refusals(token="s3cret")
+    with pytest.raises(AccessError) as caught:
+        access.check_host(header, "@")
+    assert caught.value.status == 401
+    assert counted == ["api_request_refused_token"]
+
+
+@pytest.mark.parametrize("header", ["Bearer s3cret", "bearer  s3cret "])
+def test_the_right_token_passes(header: str) -> None:
+    access, counted = refusals(token="s3cret")
+    access.check_host(header, "@")
+    assert not counted
+
+
+@pytest.mark.parametrize(
+    ("rules", "protocol", "local", "allowed"),
+    [
+        (GuestApi(), "tcp", "0.0.0.0:80", True),
+        (GuestApi(), "unix", "/tmp/x", True),
+        (GuestApi(unix=False), "unix", "/tmp/x", False),
+        (GuestApi(unix=False), "tcp", ":80", True),
+        (GuestApi(ports=((1024, 65535),)), "tcp", ":80", False),
+        (GuestApi(ports=((1024, 65535),)), "udp", ":8080", True),
+        (GuestApi(ports=((1024, 65535),)), "tcp", ":nfs", True),
+        (GuestApi(ports=((1024, 65535),)), "tcp", ":http", False),
+        (GuestApi(ports=((1024, 65535),)), "tcp", ":nothing", False),
+        (GuestApi(addresses=("127.0.0.0/8",)), "tcp", "127.0.0.1:80", True),
+        (GuestApi(addresses=("127.0.0.0/8",)), "tcp", "[::ffff:127.0.0.1]:80", True),
+        (GuestApi(addresses=("127.0.0.0/8",)), "tcp", "10.0.0.1:80", False),
+        (GuestApi(addresses=("127.0.0.0/8",)), "tcp", ":80", False),
+        (GuestApi(addresses=("127.0.0.0/8",)), "tcp", "0.0.0.0:80", False),
+        (GuestApi(addresses=("127.0.0.0/8",)), "tcp", "localhost:80", False),
+        (GuestApi(addresses=("0.0.0.0/0",)), "tcp", ":80", True),
+        (GuestApi(addresses=("0.0.0.0/0",)), "udp4", "0.0.0.0:80", True),
+        (GuestApi(addresses=("0.0.0.0/0",)), "tcp6", "[::]:80", False),
+        (GuestApi(addresses=("::/0",)), "tcp6", "[::]:80", True),
+        (GuestApi(addresses=("::/0",)), "tcp4", ":80", False),
+        (GuestApi(addresses=("127.0.0.0/8",)), "tcp", "[::ffff:0.0.0.0]:80", False),
+        (GuestApi(addresses=("127.0.0.0/8", "::1/128")), "udp6", "[::]:80", False),
+        (GuestApi(addresses=("127.0.0.0/8",)), "tcp", "nonsense", False),
+    ],
+)
+def test_guests_may_forward_what_the_setting_says(
+    rules: GuestApi, protocol: str, local: str, allowed: bool
+) -> None:
+    access, counted = refusals(guests=rules)
+    if allowed:
+        access.check_guest_forward("192.168.127.2:1", protocol, local)
+    else:
+        with pytest.raises(AccessError, match="guests may"):
+            access.check_guest_forward("192.168.127.2:1", protocol, local)
+    assert counted == ([] if allowed else ["api_request_refused_guest"])
+
+
+def test_over_http_every_path_but_connect_asks_for_the_token(tmp_path: Path) -> None:
+    async def run() -> None:
+        async with endpoint(tmp_path, access=Access(LOG, token="s3cret")) as at:
+            for path in ("/stats", "/openapi.json", ALL, "/services/dns/all", "/nothing"):
+                status, text = await at.call("GET", path)
+                assert (status, text) == (401, "unauthorized: this endpoint needs a bearer token\n"), path
+            tunnel = b"GET /tunnel?ip=192.168.127.2&port=1 HTTP/1.1\r\nHost: \r\n"
+            assert (await at.raw(tunnel + b"\r\n")).startswith(b"HTTP/1.1 401 Unauthorized\r\n")
+            # The workers of this test keep what they were handed, so these do not end.
+            reader, writer = await at.open()
+            writer.write(tunnel + b"Authorization: Bearer s3cret\r\n\r\n")
+            assert await reader.readexactly(2) == b"OK"
+            writer.close()
+            _, guest = await at.open()
+            guest.write(b"POST /connect HTTP/1.1\r\nHost: \r\n\r\n")
+            async with at.client.get(f"http://unix{ALL}", headers={"Authorization": "Bearer s3cret"}) as ok:
+                assert ok.status == 200
+            async with asyncio.timeout(10):
+                while [op["op"] for _, op in at.workers.asked] != ["tunnel", "attach"]:
+                    await asyncio.sleep(0.01)
+            guest.close()
+
+    asyncio.run(run())
+
+
+def test_over_http_a_guest_is_told_what_it_may_not(tmp_path: Path) -> None:
+    async def run() -> None:
+        access = Access(LOG, guests=GuestApi(unix=False, addresses=("127.0.0.0/8",)))
+        async with endpoint(tmp_path, guest=True, access=access) as at:
+            forward = {"local": ":80", "remote": "192.168.127.2:80"}
+            refused = (403, "guests may not forward the host's address 0.0.0.0\n")
+            assert await at.call("POST", EXPOSE, json.dumps(forward)) == refused
+            assert await at.call("POST", UNEXPOSE, json.dumps(forward)) == refused
+            sock = {"local": "/tmp/x", "remote": "tcp://192.168.127.2:80", "protocol": "unix"}
+            answer = await at.call("POST", EXPOSE, json.dumps(sock))
+            assert answer == (403, "guests may not forward unix sockets of the host\n")
+            assert at.workers.asked == []
+            forward["local"] = "127.0.0.1:80"
+            assert await at.call("POST", EXPOSE, json.dumps(forward)) == (200, "")
+        async with endpoint(tmp_path, guest=True, access=Access(LOG, guests=GuestApi(enabled=False))) as at:
+            assert await at.call("GET", ALL) == (403, "guests may not use the port forwarder\n")
+
+    asyncio.run(run())
+
+
+def test_a_token_file_holds_the_token_with_or_without_newline(tmp_path: Path) -> None:
+    path = tmp_path / "token"
+    path.write_text("s3cret\n")
+    assert read_token(str(path)) == "s3cret"
+    assert read_token("") == ""
+
+
+@pytest.mark.parametrize("content", [b"", b" \n", b"\xff"])
+def test_a_token_file_without_a_token_never_means_that_none_is_asked_for(
+    content: bytes, tmp_path: Path
+) -> None:
+    path = tmp_path / "token"
+    path.write_bytes(content)
+    with pytest.raises(TokenError, match=str(path)):
+        read_token(str(path))
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(TokenError, match="it is a FIFO"):
+        read_token(str(path))

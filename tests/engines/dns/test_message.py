@@ -1,0 +1,345 @@
+"""DNS messages: what is a query, replies byte for byte, truncation, TTLs, and what upstream may send."""
+
+import dns.flags
+import dns.message
+import dns.rcode
+import dns.rrset
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipeline.counters import INDEX
+from pipeline.engines.dns import message as m
+from pipeline.wire.errors import WireError
+
+NAME = b"\x04HoSt\x0aContainers\x08internal\0"
+QUESTION = NAME + b"\0\1\0\1"
+
+
+def asked(name: str = "www.example.com", rdtype: str = "A", **options: object) -> bytes:
+    message = dns.message.make_query(name, rdtype, **options)  # type: ignore[arg-type]
+    message.id = 0x1234
+    return message.to_wire()
+
+
+def query(wire: bytes, *, tcp: bool = False) -> m.Query:
+    parsed = m.parse_query(wire, tcp=tcp)
+    assert isinstance(parsed, m.Query), parsed
+    return parsed
+
+
+def response(
+    wire: bytes, *records: str, rcode: int = 0, authority: tuple[str, ...] = ()
+) -> dns.message.Message:
+    """A response to a query of ours; records are "name ttl class type data"."""
+    message = dns.message.make_response(dns.message.from_wire(wire))
+    message.set_rcode(rcode)
+    for section, rows in ((message.answer, records), (message.authority, authority)):
+        for row in rows:
+            name, ttl, rdclass, rdtype, data = row.split(" ", 4)
+            section.append(dns.rrset.from_text(name, int(ttl), rdclass, rdtype, data))
+    return message
+
+
+def body(wire: bytes, upstream: bytes) -> m.Body:
+    return m.upstream_body(query(wire), upstream, max_ttl=1000, max_negative_ttl=100)
+
+
+# --- queries ------------------------------------------------------------------------------
+
+
+def test_question_is_kept_as_asked() -> None:
+    wire = bytes.fromhex("abcd 0110 0001 0000 0000 0000") + QUESTION
+    assert m.parse_query(wire, tcp=False) == m.Query(
+        0xABCD, 0x0110, QUESTION, (b"HoSt", b"Containers", b"internal"), 1, 1, 512
+    )
+
+
+@pytest.mark.parametrize("payload, limit", [(0, 512), (100, 512), (1232, 1232), (65535, 65507)])
+def test_edns_size_bounds_the_reply_over_udp(payload: int, limit: int) -> None:
+    parsed = query(asked(use_edns=0, payload=payload, want_dnssec=True))
+    assert (parsed.limit, parsed.edns, parsed.dnssec) == (limit, True, True)
+
+
+def test_edns_size_does_not_bound_the_reply_over_tcp() -> None:
+    assert query(asked(use_edns=0, payload=600), tcp=True).limit == 65535
+    assert query(asked(), tcp=True).limit == 65535
+
+
+def header(flags: int, *counts: int) -> bytes:
+    return m.HEADER.pack(0xABCD, flags, *counts)
+
+
+FORMERR = ("abcd 8101 0000 0000 0000 0000", "dns_query_refused_malformed")
+
+
+@pytest.mark.parametrize(
+    "wire, reply, counter",
+    [
+        (b"", "", "dns_query_ignored_truncated"),
+        (bytes(11), "", "dns_query_ignored_truncated"),
+        (header(0x8100, 1, 0, 0, 0) + QUESTION, "", "dns_query_ignored_response"),
+        (header(0x2900, 1, 0, 0, 0) + QUESTION, "abcd a904 0000 0000 0000 0000", "dns_query_refused_opcode"),
+        (header(0x0100, 0, 0, 0, 0), *FORMERR),
+        (header(0x0000, 2, 0, 0, 0) + QUESTION, "abcd 8001 0000 0000 0000 0000", FORMERR[1]),
+        (header(0x0100, 1, 2, 0, 0) + QUESTION, *FORMERR),
+        (header(0x0100, 1, 0, 2, 0) + QUESTION, *FORMERR),
+        (header(0x0100, 1, 0, 0, 3) + QUESTION, *FORMERR),
+        (header(0x0100, 1, 0, 0, 1) + QUESTION, *FORMERR),
+        (header(0x0100, 1, 0, 0, 0) + QUESTION[:-1], *FORMERR),
+        (header(0x0100, 1, 0, 0, 0) + b"\xc0\x0c\0\1\0\1", *FORMERR),
+        (header(0x0100, 1, 0, 0, 0) + b"\x40" + bytes(70), *FORMERR),
+        (header(0x0100, 1, 0, 0, 0) + b"\x01a" * 200, *FORMERR),
+        (header(0x0100, 1, 0, 0, 0) + QUESTION + bytes(5000), *FORMERR),
+    ],
+)  # fmt: skip
+def test_what_is_not_a_query_gets_the_error_or_nothing(wire: bytes, reply: str, counter: str) -> None:
+    assert m.parse_query(wire, tcp=False) == m.Malformed(bytes.fromhex(reply), counter)
+    assert counter in INDEX
+
+
+def test_two_opt_records_are_malformed() -> None:
+    wire = asked(use_edns=0)
+    doubled = wire[:10] + b"\0\2" + wire[12:] + wire[-11:]
+    parsed = m.parse_query(doubled, tcp=False)
+    assert isinstance(parsed, m.Malformed)
+    assert parsed.counter == "dns_query_refused_malformed"
+
+
+def test_unknown_edns_version_is_answered_with_badvers() -> None:
+    parsed = m.parse_query(asked(use_edns=7), tcp=False)
+    assert isinstance(parsed, m.Malformed)
+    reply = dns.message.from_wire(parsed.reply)
+    assert (reply.rcode(), reply.edns) == (dns.rcode.BADVERS, 0)
+
+
+def test_query_upstream_is_in_lower_case_with_edns_and_id_0() -> None:
+    wire = m.upstream_query(query(bytes.fromhex("abcd 0110 0001 0000 0000 0000") + QUESTION))
+    expected = "0000 0110 0001 0000 0000 0001" + QUESTION.lower().hex() + "00 0029 04d0 00 00 0000 0000"
+    assert wire == bytes.fromhex(expected)
+    assert dns.message.from_wire(m.upstream_query(query(asked(want_dnssec=True)))).ednsflags & m.DO
+
+
+@pytest.mark.parametrize("flags", [0, m.AD, m.CD, m.AD | m.CD])
+def test_ad_and_cd_bits_of_a_question_go_upstream(flags: int) -> None:
+    wire = bytearray(asked())
+    wire[3] |= flags
+    assert m.upstream_query(query(bytes(wire)))[2:4] == bytes((m.RD >> 8, flags))
+
+
+# --- replies ------------------------------------------------------------------------------
+
+
+def test_own_answer_has_the_golden_bytes() -> None:
+    parsed = query(bytes.fromhex("abcd 0120 0001 0000 0000 0000") + QUESTION)
+    reply = m.render(parsed, m.own_body(parsed, 0, [(1, bytes((192, 168, 127, 254)))]))
+    expected = (
+        "abcd 8180 0001 0001 0000 0000" + QUESTION.hex() + NAME.hex() + "0001 0001 00000000 0004 c0a87ffe"
+    )
+    assert reply == bytes.fromhex(expected)
+
+
+def test_name_error_has_the_golden_bytes() -> None:
+    parsed = query(bytes.fromhex("abcd 0000 0001 0000 0000 0000") + QUESTION)
+    assert (
+        m.render(parsed, m.own_body(parsed, 3)) == bytes.fromhex("abcd 8083 0001 0000 0000 0000") + QUESTION
+    )
+
+
+def test_reply_to_edns_has_an_opt_record_with_the_do_bit_as_asked() -> None:
+    parsed = query(asked(use_edns=0, want_dnssec=True))
+    reply = m.render(parsed, m.own_body(parsed, 0))
+    assert reply.endswith(bytes.fromhex("00 0029 04d0 00 00 8000 0000"))
+    assert dns.message.from_wire(reply).edns == 0
+
+
+def test_answer_comes_under_the_spelling_of_each_asker() -> None:
+    first, second = asked("www.example.com"), asked("WWW.eXample.com")
+    kept = body(first, response(first, "www.example.com. 300 IN A 1.2.3.4").to_wire())
+    for wire in (first, second):
+        reply = dns.message.from_wire(m.render(query(wire), kept))
+        assert reply.answer[0].name.to_text() == dns.message.from_wire(wire).question[0].name.to_text()
+
+
+def test_ttl_and_code_are_kept_and_the_age_taken_off() -> None:
+    wire = asked()
+    kept = body(wire, response(wire, "www.example.com. 300 IN CNAME x.", "x. 70 IN A 1.2.3.4").to_wire())
+    assert kept.lifetime == 70
+    reply = dns.message.from_wire(m.render(query(wire), kept, 65))
+    assert [rrset.ttl for rrset in reply.answer] == [235, 5]
+    assert [rrset.ttl for rrset in dns.message.from_wire(m.render(query(wire), kept, 200)).answer] == [100, 0]
+    assert (
+        dns.message.from_wire(m.render(query(wire), body(wire, response(wire, rcode=5).to_wire()))).rcode()
+        == 5
+    )
+
+
+def test_every_type_is_passed_through_as_it_came() -> None:
+    rows = {
+        "AAAA": "fd00::1",
+        "MX": "10 mail.example.com.",
+        "TXT": '"' + "a" * 255 + '" "b"',
+        "SRV": "0 1 993 mail.example.com.",
+        "CAA": '0 issue "ca.example"',
+        "HTTPS": "1 . alpn=h2,h3",
+        "TYPE65400": "\\# 3 010203",
+    }
+    for rdtype, data in rows.items():
+        wire = asked(rdtype=rdtype)
+        upstream = response(wire, f"www.example.com. 60 IN {rdtype} {data}")
+        reply = dns.message.from_wire(m.render(query(wire, tcp=True), body(wire, upstream.to_wire())))
+        assert reply.answer == upstream.answer
+
+
+def test_authenticated_data_is_passed_on_only_to_who_asked_for_it() -> None:
+    plain, dnssec = asked(), asked(want_dnssec=True)
+    upstream = response(dnssec, "www.example.com. 60 IN A 1.2.3.4")
+    upstream.flags |= dns.flags.AD
+    kept = body(dnssec, upstream.to_wire())
+    assert dns.message.from_wire(m.render(query(dnssec), kept)).flags & dns.flags.AD
+    assert not dns.message.from_wire(m.render(query(plain), kept)).flags & dns.flags.AD
+
+
+def test_answer_without_signatures_of_a_server_that_missed_do_is_not_kept_for_long() -> None:
+    plain, dnssec = asked(), asked(want_dnssec=True)
+    row = "www.example.com. 900 IN A 1.2.3.4"
+    assert body(dnssec, response(dnssec, row).to_wire()).lifetime == 900
+    assert body(dnssec, response(plain, row).to_wire()).lifetime == m.DEAF_TTL
+    assert body(plain, response(plain, row).to_wire()).lifetime == 900
+
+
+def test_extended_code_becomes_servfail_without_edns() -> None:
+    edns, plain = asked(use_edns=0), asked()
+    kept = body(edns, response(edns, rcode=23).to_wire())
+    assert dns.message.from_wire(m.render(query(edns), kept)).rcode() == 23
+    assert dns.message.from_wire(m.render(query(plain), kept)).rcode() == dns.rcode.SERVFAIL
+
+
+@pytest.mark.parametrize("limit", range(512, 900, 37))
+def test_what_does_not_fit_is_cut_at_a_record_and_tc_set(limit: int) -> None:
+    wire = asked(use_edns=0, payload=limit)
+    kept = body(
+        wire,
+        response(wire, *(f"www.example.com. 60 IN A 10.0.0.{n}" for n in range(60))).to_wire(max_size=65535),
+    )
+    reply = m.render(query(wire), kept)
+    assert limit - 16 < len(reply) <= limit
+    assert reply[2] & 0x02
+    parsed = dns.message.from_wire(reply)
+    assert len(parsed.answer[0]) == (limit - 12 - 21 - 11) // 16
+    assert parsed.edns == 0
+
+
+def test_additional_data_is_left_out_without_tc() -> None:
+    wire = asked(rdtype="MX")
+    upstream = response(wire, *(f"www.example.com. 60 IN MX {n} m{n}.example.com." for n in range(10)))
+    for n in range(10):
+        for address in range(4):
+            upstream.additional.append(
+                dns.rrset.from_text(f"m{n}.example.com.", 60, "IN", "A", f"10.0.{n}.{address}")
+            )
+    reply = m.render(query(wire), body(wire, upstream.to_wire()))
+    assert len(reply) <= 512
+    assert not reply[2] & 0x02
+    parsed = dns.message.from_wire(reply)
+    assert len(parsed.answer[0]) == 10
+    assert parsed.additional
+
+
+# --- what upstream may send ----------------------------------------------------------------
+
+
+SOA = "example.com. {ttl} IN SOA ns. root. 1 2 3 4 {minimum}"
+
+
+@pytest.mark.parametrize(
+    "records, rcode, authority, lifetime",
+    [
+        (("www.example.com. 5000 IN A 1.2.3.4",), 0, (), 1000),
+        (("www.example.com. 0 IN A 1.2.3.4",), 0, (), 0),
+        (("www.example.com. 50 IN A 1.2.3.4",), 0, (SOA.format(ttl=30, minimum=1),), 30),
+        ((), 3, (SOA.format(ttl=60, minimum=20),), 20),
+        ((), 3, (SOA.format(ttl=10, minimum=20),), 10),
+        ((), 0, (SOA.format(ttl=5000, minimum=5000),), 100),
+        (("www.example.com. 7 IN CNAME x.",), 0, (SOA.format(ttl=60, minimum=20),), 7),
+        ((), 3, (), 0),
+        ((), 0, ("example.com. 60 IN NS ns.",), 0),
+        ((), 2, (SOA.format(ttl=60, minimum=20),), 0),
+        ((), 5, (), 0),
+    ],
+)
+def test_lifetime_is_the_shortest_ttl_or_the_zones_negative_one(
+    records: tuple[str, ...], rcode: int, authority: tuple[str, ...], lifetime: int
+) -> None:
+    wire = asked()
+    assert (
+        body(wire, response(wire, *records, rcode=rcode, authority=authority).to_wire()).lifetime == lifetime
+    )
+
+
+def test_truncated_response_is_passed_on_and_not_kept() -> None:
+    wire = asked()
+    upstream = response(wire, "www.example.com. 60 IN A 1.2.3.4")
+    upstream.flags |= dns.flags.TC
+    kept = body(wire, upstream.to_wire())
+    assert kept.lifetime == 0
+    assert m.render(query(wire), kept)[2] & 0x02
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda wire: wire[:-1],
+        lambda wire: wire[:11],
+        lambda wire: b"",
+        lambda wire: wire[:2] + b"\x01" + wire[3:],
+        lambda wire: wire[:2] + b"\xa9" + wire[3:],
+        lambda wire: wire.replace(b"\x03www", b"\x03ftp"),
+        lambda wire: wire.replace(b"com\0\0\1\0\1", b"com\0\0\2\0\1"),
+        lambda wire: wire[:4] + b"\0\0" + wire[6:],
+    ],
+)  # fmt: skip
+def test_response_to_something_else_is_refused(change: object) -> None:
+    wire = asked()
+    good = response(wire, "www.example.com. 60 IN A 1.2.3.4").to_wire()
+    with pytest.raises(WireError) as caught:
+        body(wire, change(good))  # type: ignore[operator]
+    assert caught.value.reason == "dns_upstream_response_malformed"
+    assert caught.value.reason in INDEX
+
+
+# --- hostile ------------------------------------------------------------------------------
+
+
+@given(st.binary(max_size=300), st.booleans())
+@settings(max_examples=300, deadline=None)
+def test_any_bytes_are_a_query_or_counted(data: bytes, tcp: bool) -> None:
+    for wire in (data, m.HEADER.pack(7, 0x0100, 1, 0, 0, 1) + data, asked(use_edns=0)[:-2] + data):
+        parsed = m.parse_query(wire, tcp=tcp)
+        if isinstance(parsed, m.Malformed):
+            assert parsed.counter in INDEX
+        else:
+            assert wire.startswith(parsed.question, 12)
+            assert len(m.render(parsed, m.own_body(parsed, 0, [(1, bytes(4))]))) <= parsed.limit
+
+
+@given(st.data())
+@settings(max_examples=300, deadline=None)
+def test_any_bytes_from_upstream_become_a_reply_within_the_limit_or_are_refused(data: st.DataObject) -> None:
+    wire = asked()
+    good = response(
+        wire,
+        "www.example.com. 60 IN CNAME a.b.",
+        "a.b. 60 IN A 1.2.3.4",
+        authority=(SOA.format(ttl=1, minimum=2),),
+    ).to_wire()
+    at = data.draw(st.integers(12, len(good)))
+    spoiled = good[:at] + data.draw(st.binary(max_size=40)) + good[at + data.draw(st.integers(0, 40)) :]
+    try:
+        kept = body(wire, spoiled)
+    except WireError:
+        return
+    assert len(kept.ends) == len(kept.ttls) == sum(kept.counts)
+    reply = m.render(query(wire), kept, 1)
+    assert len(reply) <= 512
+    dns.message.from_wire(reply)

@@ -1,0 +1,484 @@
+"""GRO says of every frame what a plain walk says of it, in fewer records.
+
+The plain walk (``judge``) parses one frame at a time with the readable wire modules. Whatever
+a burst looks like, expanding the records gives back exactly the walk's result.
+"""
+
+import random
+from collections import Counter
+from typing import NamedTuple
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipeline.counters import INDEX
+from pipeline.engines.offload import gro
+from pipeline.records import descriptor as d
+from pipeline.wire import ethernet, ipv4, tcp, tcp_options
+from pipeline.wire.errors import WireError
+from tests.support.frames import FROM_GUEST, GUEST, REMOTE, TO_GUEST, slot_of, tcp_frame, timestamps
+from tests.support.offload import left_out
+from tests.support.record import Record
+
+TAG = bytes.fromhex("8100a000")
+OTHER_VLAN = bytes.fromhex("8100a005")
+BAD_CHECKSUMS = (gro.DROP_IPV4_CHECKSUM, gro.DROP_TCP_CHECKSUM)
+
+
+class Segment(NamedTuple):
+    """One TCP segment as the plain walk sees it."""
+
+    flow: tuple[bytes, int, int, int]  # Ethernet header, addresses, ports
+    flags: int
+    seq: int
+    ack: int
+    wnd: int
+    options: bytes
+    payload: bytes
+
+
+def judge(view: memoryview, off: int, length: int, verify: bool = True) -> Segment | str | None:
+    """The plain walk: a segment, None for a frame that demux shall see, or the name of a drop."""
+    end = off + length
+    if length < ethernet.HEADER_LEN:
+        return gro.DROP_RUNT
+    if view[off + 12 : off + 14] != b"\x08\x00" or length < 54 or view[off + 14] != 0x45:
+        return None
+    start = off + ethernet.HEADER_LEN
+    proto_frag = (view[start + 9], int.from_bytes(view[start + 6 : start + 8], "big") & 0xBFFF)
+    total = int.from_bytes(view[start + 2 : start + 4], "big")
+    offset = (view[start + 32] >> 4) * 4
+    if proto_frag != (ipv4.PROTO_TCP, 0) or total > end - start or not 20 <= offset <= total - 20:
+        return None
+    if view[start + 8] <= 1:
+        # No hop left: demux answers.
+        return None
+    try:
+        ip = ipv4.parse(view, start, end)
+        segment_off = start + ipv4.HEADER_LEN
+        end = start + ip.total_len
+        header = tcp.parse(view, segment_off, end)
+        if verify:
+            tcp.verify(view, segment_off, end, ip.src, ip.dst)
+    except WireError as error:
+        return error.reason
+    data = segment_off + header.header_len
+    return Segment(
+        (bytes(view[off:start]), ip.src, ip.dst, header.src_port << 16 | header.dst_port),
+        header.flags,
+        header.seq,
+        header.ack,
+        header.wnd,
+        bytes(view[segment_off + tcp.HEADER_LEN : data]),
+        bytes(view[data:end]),
+    )
+
+
+def expand(view: memoryview, record: Record) -> dict[int, Segment]:
+    """The segments a TCP_RANGE describes in the slot, by the offset of their frames."""
+    header_len = record.aux & d.RUN_HEADER_MASK
+    frame_off = record.off - header_len
+    assert record.skip == 0
+    options = bytes(view[frame_off + 54 : record.off])
+    parsed = tcp_options.NONE
+    if record.aux & d.RUN_HAS_TIMESTAMPS:
+        assert not record.aux & d.RUN_OTHER_OPTIONS
+        parsed = tcp_options.parse(options, 0, len(options))
+    assert (record.ts_val, record.ts_ecr) == (parsed.ts_val, parsed.ts_ecr)
+    assert bool(options) == bool(record.aux & (d.RUN_HAS_TIMESTAMPS | d.RUN_OTHER_OPTIONS))
+    flow = (
+        bytes(view[frame_off : frame_off + 14]),
+        record.guest_addr,
+        record.remote_addr,
+        record.ports,
+    )
+    segments = {}
+    pieces = record.flow if record.length else 1
+    for piece in range(pieces):
+        begin = piece * record.gso_size
+        size = min(record.gso_size, record.length - begin)
+        off = record.off + piece * record.stride
+        last = piece == pieces - 1
+        segments[off - header_len] = Segment(
+            flow,
+            record.flags if last else record.flags & ~tcp.PSH,
+            record.seq + begin & 0xFFFFFFFF,
+            record.ack,
+            record.wnd,
+            options,
+            bytes(view[off : off + size]),
+        )
+    assert sum(len(segment.payload) for segment in segments.values()) == record.length
+    return segments
+
+
+def check(view: memoryview, frames: list[tuple[int, int]], verify: bool = True) -> list[Record]:
+    """Coalesce, compare with the plain walk, return the records."""
+    items, drops = gro.coalesce(view, frames, 3, 7, verify)
+    records = [Record(*item) for item in items]
+    assert all(d.DESCRIPTOR.unpack(d.DESCRIPTOR.pack(*item)) == item for item in items)
+    truth = {off: judge(view, off, length, verify) for off, length in frames}
+    assert drops == Counter(verdict for verdict in truth.values() if isinstance(verdict, str))
+    assert drops.keys() <= INDEX.keys()
+    lengths = dict(frames)
+    said: dict[int, Segment | None] = {}
+    absorbing = []
+    for record in records:
+        assert (record.link, record.slot) == (3, 7)
+        if record.kind == d.FRAME:
+            assert record.length == lengths[record.off]
+            found: dict[int, Segment | None] = {record.off: None}
+        else:
+            assert record.kind == d.TCP_RANGE
+            found = dict(expand(view, record))
+            if not record.length:
+                absorbing.append((next(iter(found)), record.flow - 1))
+        assert min(found) > max(said, default=-1), "records are in order of arrival"
+        said.update(found)
+    for off, segment in said.items():
+        assert segment == truth[off]
+    kept = {off: verdict for off, verdict in truth.items() if not isinstance(verdict, str)}
+    check_collapsed(kept, said, absorbing)
+    return records
+
+
+def check_collapsed(
+    truth: dict[int, Segment | None], said: dict[int, Segment | None], absorbing: list[tuple[int, int]]
+) -> None:
+    """Frames without a record are pure ACKs that a later one of the flow makes needless."""
+    missing = truth.keys() - said.keys()
+    for off, count in absorbing:
+        latest = truth[off]
+        assert latest is not None
+        earlier = [o for o, s in truth.items() if o < off and s is not None and s.flow == latest.flow]
+        for before in reversed(earlier[len(earlier) - count :]):
+            segment = truth[before]
+            assert segment is not None
+            assert before in missing
+            missing -= {before}
+            for one in (segment, latest):
+                assert one.flags == tcp.ACK
+                assert not one.payload
+                assert one.options[:4] in (b"", b"\1\1\x08\x0a")
+                assert len(one.options) in (0, 12)
+            assert segment.seq == latest.seq
+            assert 0 < (latest.ack - segment.ack) % 2**32 < 2**31
+            latest = segment
+    assert not missing
+
+
+# --- bursts of every kind -------------------------------------------------------------
+
+
+class Step(NamedTuple):
+    """One frame of a made-up burst: what it changes against the flow's last."""
+
+    flow: int
+    what: str
+    size: int
+    repeat: int
+
+
+STEPS = (
+    "data", "data", "data", "data", "short", "psh", "ack", "ack", "dup", "window", "sack", "time", "fin",
+    "syn", "gap", "old", "ttl", "last-hop", "tos", "mac", "no-df", "ece", "pad", "bad-tcp", "bad-ip", "udp",
+    "arp", "runt", "tiny", "ip-options", "fragment", "bad-offset", "long-total", "short-total", "reserved",
+    "back", "partial", "partial", "tag", "tag-partial", "vlan",
+)  # fmt: skip
+WITH_DATA = (
+    "data", "psh", "gap", "old", "ttl", "last-hop", "tos", "mac", "no-df", "ece", "bad-tcp", "bad-ip",
+    "partial", "tag", "tag-partial", "vlan",
+)  # fmt: skip
+
+
+class Flow:
+    """A sender that remembers where it was, so that steps mostly continue each other."""
+
+    def __init__(self, number: int, timed: bool) -> None:
+        self.seq = 0xFFFFFF00
+        self.ack = 0xFFFFF000
+        self.wnd = 500
+        self.ts = 7 if timed else 0
+        self.sport = 40000 + number
+        self.ident = 0
+
+    def make(self, what: str, size: int) -> bytes:
+        options = timestamps(self.ts, 3) if self.ts else b""
+        keys: dict[str, int | bytes] = {}
+        payload = b""
+        flags = tcp.ACK
+        if what in WITH_DATA:
+            payload = bytes([self.seq & 0xFF]) * size
+        if what == "short":
+            payload = b"s" * max(1, size // 2)
+        if what == "ack":
+            self.ack += 1448
+        if what == "back":
+            self.ack -= 999
+        if what == "window":
+            self.wnd += 1
+        if what == "time":
+            self.ts += 1
+            payload = b"t" * size
+            options = timestamps(self.ts, 3)
+        if what == "sack":
+            options = tcp_options.build(bool(self.ts), self.ts, 3, ((5, 9), (20, 30)))
+        self.seq += {"gap": 100, "old": -100}.get(what, 0)
+        keys["ttl"] = {"ttl": 63, "last-hop": 1}.get(what, 64)
+        keys["tos"] = 3 if what == "tos" else 0
+        keys["ip_flags"] = {"no-df": 0, "fragment": ipv4.FLAG_MF}.get(what, ipv4.FLAG_DF)
+        keys["eth_header"] = TO_GUEST if what == "mac" else FROM_GUEST
+        keys["pad_to"] = 60 if what == "pad" else 0
+        flags |= {"psh": tcp.PSH, "fin": tcp.FIN, "syn": tcp.SYN, "ece": tcp.ECE}.get(what, 0)
+        self.ident += 1
+        frame = bytearray(
+            tcp_frame(
+                self.seq & 0xFFFFFFFF, payload, flags=flags, ack=self.ack & 0xFFFFFFFF, wnd=self.wnd,
+                options=options, sport=self.sport, ident=self.ident, **keys,
+            )
+        )  # fmt: skip
+        self.seq += len(payload)
+        return bytes(spoil(frame, what))
+
+
+def spoil(frame: bytearray, what: str) -> bytearray:
+    """Break a good frame in the way of the step."""
+    if what == "bad-tcp":
+        frame[-1] ^= 1
+    elif what == "bad-ip":
+        frame[24] ^= 1
+    elif what == "udp":
+        frame[23] = 17
+    elif what == "arp":
+        frame[12:14] = b"\x08\x06"
+    elif what == "runt":
+        del frame[13:]
+    elif what == "tiny":
+        del frame[50:]
+    elif what == "ip-options":
+        frame[14] = 0x46
+    elif what == "bad-offset":
+        frame[46] = 0xF0
+    elif what == "long-total":
+        frame[16] = 0x77
+    elif what == "short-total":
+        frame[16:18] = bytes((0, 39))
+    elif what == "reserved":
+        frame[20] |= 0x80
+    if "partial" in what:
+        frame[:] = left_out(bytes(frame))
+    if "tag" in what or what == "vlan":
+        frame[12:12] = OTHER_VLAN if what == "vlan" else TAG
+    return frame
+
+
+BURSTS = st.lists(
+    st.builds(
+        Step,
+        st.integers(0, 2),
+        st.sampled_from(STEPS),
+        st.sampled_from([1, 7, 100, 100, 100, 600]),
+        st.sampled_from([1, 1, 2, 5, 14]),
+    ),
+    max_size=9,
+)
+
+
+@given(
+    steps=BURSTS,
+    timed=st.booleans(),
+    begin=st.integers(0, 3),
+    gaps=st.sampled_from([[2], [4], [0], [3], [4, 4, 9], [6, 4, 4, 4, 4, 4, 4]]),
+    verify=st.booleans(),
+)
+@settings(max_examples=400, deadline=None)
+def test_expanding_the_records_gives_what_the_plain_walk_says(
+    steps: list[Step], timed: bool, begin: int, gaps: list[int], verify: bool
+) -> None:
+    flows = [Flow(number, timed) for number in range(3)]
+    frames = [flows[step.flow].make(step.what, step.size) for step in steps for _ in range(step.repeat)]
+    size = begin + sum(map(len, frames)) + len(frames) * max(gaps)
+    view, places = slot_of(frames, begin, gaps, size)
+    if frames and size == places[-1][0] + places[-1][1]:
+        assert len(view) == places[-1][0] + len(frames[-1]), "a frame may end where the memory ends"
+    check(view, places, verify)
+
+
+@given(data=st.binary(max_size=3000), cuts=st.lists(st.integers(1, 120), max_size=40))
+@settings(deadline=None)
+def test_any_bytes_are_judged_without_an_exception(data: bytes, cuts: list[int]) -> None:
+    places, off = [], 0
+    for cut in cuts:
+        if off + cut <= len(data):
+            places.append((off, cut))
+            off += cut
+    check(memoryview(bytearray(data)), places)
+
+
+def test_random_damage_to_a_uniform_burst_is_found_frame_by_frame() -> None:
+    rng = random.Random(5)
+    for _ in range(150):
+        frames = [tcp_frame(i * 1000, rng.randbytes(1000), options=timestamps(), ident=i) for i in range(30)]
+        view, places = slot_of(frames)
+        for _ in range(rng.randint(1, 3)):
+            off, length = rng.choice(places)
+            view[off + rng.randrange(length)] ^= 1 << rng.randrange(8)
+        check(view, places)
+
+
+# --- what must merge, and what must not ---------------------------------------------------
+
+
+def full_burst(count: int = 44, size: int = 1448, last_flags: int = tcp.ACK, last: int = 1448) -> list[bytes]:
+    return [
+        tcp_frame(
+            i * size + 0xFFFFF000 & 0xFFFFFFFF,
+            bytes([i]) * (last if i == count - 1 else size),
+            options=timestamps(),
+            ident=i,
+            flags=last_flags if i == count - 1 else tcp.ACK,
+        )
+        for i in range(count)
+    ]
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 4, 7, 8, 9, 10, 44])
+@pytest.mark.parametrize("last", [1448, 1, 1447])
+@pytest.mark.parametrize("last_flags", [tcp.ACK, tcp.ACK | tcp.PSH])
+@pytest.mark.parametrize("gap", [0, 2, 4])
+def test_a_burst_of_one_flow_is_one_record(count: int, last: int, last_flags: int, gap: int) -> None:
+    view, places = slot_of(full_burst(count, 1448, last_flags, last), gaps=gap)
+    (record,) = check(view, places)
+    assert record.flow == count
+    assert record.length == (count - 1) * 1448 + last
+    assert record.flags == last_flags
+    assert record.stride == (0 if count == 1 else 1514 + gap)
+
+
+def test_a_push_ends_a_run_and_the_next_begins_one() -> None:
+    frames = []
+    for i in range(40):
+        flags = tcp.ACK | tcp.PSH if i % 10 == 9 else tcp.ACK
+        frames.append(tcp_frame(i * 1000, b"x" * 1000, flags=flags, ident=i))
+    assert [record.flow for record in check(*slot_of(frames))] == [10, 10, 10, 10]
+
+
+def test_a_largest_frame_is_one_record() -> None:
+    view, places = slot_of([tcp_frame(5, random.Random(1).randbytes(65483), options=timestamps())])
+    (record,) = check(view, places)
+    assert (record.length, record.gso_size) == (65483, 65483)
+
+
+@pytest.mark.parametrize("what", ["gap", "time", "ttl", "last-hop", "tos", "mac", "no-df", "ece"])
+def test_a_run_never_crosses(what: str) -> None:
+    flow = Flow(0, True)
+    frames = [flow.make("data", 100) for _ in range(12)]
+    frames.append(flow.make(what, 100))
+    frames += [flow.make("data", 100) for _ in range(12)]
+    records = check(*slot_of(frames))
+    assert records[0].flow == 12
+    assert len(records) >= 2
+
+
+@pytest.mark.parametrize("field", ["wnd", "ack", "dport"])
+def test_a_run_never_crosses_a_change_of(field: str) -> None:
+    frames = [tcp_frame(i * 100, b"x" * 100, **{field: 80 + i // 15}) for i in range(30)]
+    assert [record.flow for record in check(*slot_of(frames))] == [15, 15]
+
+
+def test_unequal_strides_do_not_merge() -> None:
+    frames = [tcp_frame(i * 100, b"x" * 100) for i in range(3)]
+    view, places = slot_of(frames, gaps=[4, 4, 8])
+    assert [record.flow for record in check(view, places)] == [2, 1]
+
+
+def test_interleaved_flows_keep_their_order() -> None:
+    frames = [tcp_frame(i // 2 * 100, b"x" * 100, sport=40000 + i % 2) for i in range(20)]
+    assert [record.ports >> 16 for record in check(*slot_of(frames))] == [40000 + i % 2 for i in range(20)]
+
+
+def test_a_run_goes_on_behind_a_uniform_stretch() -> None:
+    frames = [tcp_frame(i * 100, b"x" * 100) for i in range(20)]
+    frames += [tcp_frame(2000, b"y" * 100, pad_to=170)]
+    assert [record.flow for record in check(*slot_of(frames))] == [21]
+
+
+def test_pure_acks_collapse_into_the_last() -> None:
+    frames = [tcp_frame(9, ack=1000 * i, wnd=500 + i, options=timestamps(i, i)) for i in range(10)]
+    (record,) = check(*slot_of(frames))
+    assert (record.flow, record.ack, record.wnd, record.ts_val) == (10, 9000, 509, 9)
+
+
+def test_pure_acks_of_two_flows_collapse_each() -> None:
+    frames = [tcp_frame(9, ack=1000 * i, sport=40000 + i % 2) for i in range(10)]
+    assert [(record.flow, record.ack) for record in check(*slot_of(frames))] == [(5, 8000), (5, 9000)]
+
+
+def test_duplicate_acks_all_arrive() -> None:
+    frames = [tcp_frame(9, ack=ack) for ack in (1, 2, 2, 2, 2, 3, 4)]
+    assert [(r.flow, r.ack) for r in check(*slot_of(frames))] == [(2, 2), (1, 2), (1, 2), (1, 2), (2, 4)]
+
+
+def test_acks_with_sack_blocks_all_arrive() -> None:
+    frames = [tcp_frame(9, ack=i, options=tcp_options.build(True, 1, 2, ((9, 10),))) for i in range(3)]
+    records = check(*slot_of(frames))
+    assert [record.flow for record in records] == [1, 1, 1]
+    for record in records:
+        assert record.aux & d.RUN_OTHER_OPTIONS
+
+
+def test_data_between_two_acks_keeps_them_apart() -> None:
+    frames = [tcp_frame(9, ack=1), tcp_frame(9, b"data", ack=1), tcp_frame(13, ack=2)]
+    assert [(record.flow, record.length) for record in check(*slot_of(frames))] == [(1, 0), (1, 4), (1, 0)]
+
+
+def test_a_segment_with_a_flag_stands_alone() -> None:
+    for flags in (tcp.SYN, tcp.RST | tcp.ACK, tcp.FIN | tcp.ACK, tcp.ACK | tcp.URG, 0, tcp.PSH | tcp.ACK):
+        frames = [tcp_frame(5, b"abc", flags=flags), tcp_frame(8, b"abc", flags=flags)]
+        assert [record.flow for record in check(*slot_of(frames))] == [1, 1]
+
+
+def test_syn_options_are_left_to_the_reader() -> None:
+    options = tcp_options.build_syn(1460, 7, True, True, 11, 0)
+    (record,) = check(*slot_of([tcp_frame(5, flags=tcp.SYN, options=options)]))
+    assert record.aux == (54 + len(options)) | d.RUN_OTHER_OPTIONS
+    assert (record.off, record.length, record.gso_size, record.stride) == (260 + 54 + len(options), 0, 0, 0)
+
+
+def test_a_vouched_for_checksum_is_not_verified_but_the_ipv4_header_is() -> None:
+    frames = [bytearray(tcp_frame(i * 100, b"x" * 100)) for i in range(3)]
+    frames[0][50:52] = b"\0\0"
+    frames[2][24] ^= 1
+    view, places = slot_of([bytes(frame) for frame in frames])
+    items, drops = gro.coalesce(view, places, verify=False)
+    assert [item[9] for item in items] == [2]
+    assert drops == {gro.DROP_IPV4_CHECKSUM: 1}
+
+
+@pytest.mark.parametrize("ttl, records", [(0, 12), (1, 12), (2, 1), (255, 1)])
+@pytest.mark.parametrize("ip_flags", [0, ipv4.FLAG_DF])
+def test_segments_without_a_hop_left_are_frames_for_demux(ttl: int, records: int, ip_flags: int) -> None:
+    frames = [tcp_frame(i * 100, b"x" * 100, ttl=ttl, ip_flags=ip_flags) for i in range(12)]
+    found = check(*slot_of(frames))
+    assert len(found) == records
+    assert {record.kind for record in found} == {d.FRAME if ttl < 2 else d.TCP_RANGE}
+
+
+def test_swapped_words_of_two_frames_are_noticed() -> None:
+    """The sum over the whole slot stays the same: each frame must be summed by itself."""
+    first, second = tcp_frame(0, b"a" * 100), tcp_frame(100, b"b" * 100)
+    frames = [first[:-2] + second[-2:], second[:-2] + first[-2:]] * 4
+    view, places = slot_of(frames)
+    items, drops = gro.coalesce(view, places)
+    assert not items
+    assert drops == {gro.DROP_TCP_CHECKSUM: 8}
+
+
+def test_the_numbers_are_those_of_the_descriptor() -> None:
+    assert (gro.FRAME, gro.TCP_RANGE) == (d.FRAME, d.TCP_RANGE)
+    assert gro.RUN_HAS_TIMESTAMPS == d.RUN_HAS_TIMESTAMPS
+    assert gro.RUN_OTHER_OPTIONS == d.RUN_OTHER_OPTIONS
+    assert gro.DROP_RUNT in INDEX
+    assert set(BAD_CHECKSUMS) <= set(INDEX)
+    assert Record(*gro.coalesce(*slot_of([tcp_frame(1)]))[0][0])[15:17] == (GUEST, REMOTE)

@@ -1,0 +1,202 @@
+"""GSO makes the bytes that a plain writer makes, one frame at a time, with the readable wire modules."""
+
+import random
+from struct import Struct
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipeline.engines.offload.gro import coalesce
+from pipeline.engines.offload.gso import Segmenter
+from pipeline.wire import checksum, ethernet, framing, ipv4, tcp, tcp_options, virtio_net
+from tests.support.frames import GUEST, REMOTE, TO_GUEST, timestamps
+
+DATA = random.Random(3).randbytes(80000)
+FIELDS = {"eth_header": TO_GUEST, "src": REMOTE, "dst": GUEST, "sport": 80, "dport": 40000}
+
+
+def plain(
+    payload: bytes, seq: int, ack: int, flags: int, window: int, options: bytes, mss: int, ident: int
+) -> list[bytes]:
+    """The frames of a range, written one by one."""
+    frames = []
+    begins = range(0, len(payload), mss) if payload else (0,)
+    for number, begin in enumerate(begins):
+        last = begin == begins[-1]
+        segment = tcp.build_segment(
+            REMOTE, GUEST, 80, 40000, (seq + begin) % 2**32, ack,
+            flags if last else flags & ~(tcp.PSH | tcp.FIN), window, options, payload[begin : begin + mss],
+        )  # fmt: skip
+        header = ipv4.build(
+            20 + len(segment), (ident + number) % 65536, 64, ipv4.PROTO_TCP, REMOTE, GUEST, flags=ipv4.FLAG_DF
+        )
+        frames.append(TO_GUEST + header + segment)
+    return frames
+
+
+OPTIONS = st.sampled_from([b"", timestamps(), tcp_options.build(True, 5, 6, ((1, 2), (3, 4), (5, 6)))])
+RANGES = st.fixed_dictionaries(
+    {
+        "seq": st.one_of(st.integers(0, 2**32 - 1), st.integers(2**32 - 9000, 2**32 - 1)),
+        "ack": st.integers(0, 2**32 - 1),
+        "flags": st.sampled_from(
+            [tcp.ACK, tcp.ACK | tcp.PSH, tcp.ACK | tcp.FIN, tcp.ACK | tcp.PSH | tcp.FIN]
+        ),
+        "window": st.integers(0, 65535),
+        "options": OPTIONS,
+        "mss": st.sampled_from([1, 2, 3, 100, 101, 1448, 1460, 9001, 65480]),
+        "ident": st.sampled_from([0, 1, 65500, 65535]),
+    }
+)
+LENGTHS = st.one_of(st.integers(0, 300), st.integers(0, 20000))
+
+
+def payload_at(data: bytes, off: int, length: int, mss: int) -> memoryview:
+    return memoryview(data)[off : off + min(length, mss * 300)]
+
+
+@given(
+    fields=RANGES, length=LENGTHS, off=st.integers(0, 5), prefix=st.sampled_from([framing.QEMU, framing.LE16])
+)
+@settings(max_examples=300, deadline=None)
+def test_a_stream_gets_the_plain_writers_bytes(
+    fields: dict[str, int], length: int, off: int, prefix: framing.Framing
+) -> None:
+    payload = payload_at(DATA, off, length, fields["mss"])
+    segmenter = Segmenter(prefix, scratch_bytes=1 << 16)
+    sent = b"".join(segmenter.frames(**FIELDS, payload=payload, **fields))
+    frames = plain(bytes(payload), **fields)
+    assert sent == b"".join(prefix.prefix.pack(len(frame)) + frame for frame in frames)
+    assert segmenter.frame_count == len(frames)
+    assert segmenter.frame_bytes == sum(map(len, frames))
+
+
+@given(fields=RANGES, length=LENGTHS, off=st.integers(0, 5))
+@settings(max_examples=150, deadline=None)
+def test_a_datagram_link_gets_one_buffer_a_frame(fields: dict[str, int], length: int, off: int) -> None:
+    payload = payload_at(DATA, off, length, fields["mss"])
+    buffers = Segmenter(None).frames(**FIELDS, payload=payload, **fields)
+    assert list(map(bytes, buffers)) == plain(bytes(payload), **fields)
+
+
+@pytest.mark.parametrize("fill", [b"\0", b"\xff"])
+@pytest.mark.parametrize("mss", [1448, 1447, 65495])
+def test_payloads_of_one_value_have_the_right_zero_in_the_checksum(fill: bytes, mss: int) -> None:
+    for ident in range(0, 65536, 4099):
+        fields = (7, 9, tcp.ACK, 1, b"", mss, ident)
+        payload = fill * 65536
+        sent = Segmenter(None).frames(*FIELDS.values(), 7, 9, tcp.ACK, 1, b"", payload, mss, ident)
+        assert list(map(bytes, sent)) == plain(payload, *fields)
+
+
+def test_every_checksum_value_is_the_plain_one() -> None:
+    """Both zeros of ones' complement included: the window runs through all values."""
+    segmenter = Segmenter(None)
+    payload = memoryview(DATA)[:400]
+    for window in range(0, 65536, 7):
+        sent = segmenter.frames(*FIELDS.values(), 7, 9, tcp.ACK, window, b"", payload, 100, window)
+        assert list(map(bytes, sent)) == plain(bytes(payload), 7, 9, tcp.ACK, window, b"", 100, window)
+        segmenter.reset()
+
+
+def unpack_virtio(sent: bytes, vnet_len: int, prefix: Struct) -> list[tuple[virtio_net.Header, bytes]]:
+    frames = []
+    while sent:
+        (length,) = prefix.unpack_from(sent)
+        begin = prefix.size
+        header = virtio_net.parse(sent, begin, begin + length, vnet_len)
+        frames.append((header, sent[begin + vnet_len : begin + length]))
+        sent = sent[begin + length :]
+    return frames
+
+
+def complete(header: virtio_net.Header, frame: bytes) -> bytes:
+    """What a driver does with NEEDS_CSUM: sum from csum_start on, write the field."""
+    assert header.flags == virtio_net.NEEDS_CSUM
+    field = header.csum_start + header.csum_offset
+    value = checksum.checksum(frame[header.csum_start :])
+    return frame[:field] + value.to_bytes(2, "big") + frame[field + 2 :]
+
+
+@given(fields=RANGES, length=st.integers(0, 65600), vnet_len=st.sampled_from([10, 12]))
+@settings(max_examples=80, deadline=None)
+def test_a_virtio_peer_gets_big_frames_that_it_can_finish(
+    fields: dict[str, int], length: int, vnet_len: int
+) -> None:
+    fields["mss"] = max(fields["mss"], 100)
+    payload = memoryview(DATA)[:length]
+    segmenter = Segmenter(framing.QEMU, vnet_len)
+    sent = b"".join(segmenter.frames(**FIELDS, payload=payload, **fields))
+    frames = unpack_virtio(sent, vnet_len, framing.QEMU.prefix)
+    mss, options = fields["mss"], fields["options"]
+    room = (65495 - len(options)) // mss * mss if mss <= 65495 - len(options) else 65495 - len(options)
+    assert [complete(*frame) for frame in frames] == plain(bytes(payload), **{**fields, "mss": room})
+    for header, frame in frames:
+        big = len(frame) - header.hdr_len > mss
+        assert (header.gso_type, header.gso_size) == ((virtio_net.GSO_TCPV4, mss) if big else (0, 0))
+        assert header.hdr_len == 54 + len(options)
+
+
+def test_one_segment_is_not_copied() -> None:
+    payload = memoryview(bytearray(1448))
+    head, body = Segmenter(framing.QEMU).frames(*FIELDS.values(), 1, 2, tcp.ACK, 3, b"", payload, 1460, 0)
+    assert len(head) == 58
+    assert body is payload or body.obj is payload.obj
+
+
+def test_several_ranges_stand_side_by_side_until_reset() -> None:
+    segmenter = Segmenter(framing.LE16, scratch_bytes=100_000)
+    made, wanted = [], []
+    for number in range(4):
+        payload = DATA[number * 1000 :][:43440]
+        fields = (number, 9, tcp.ACK, 1, b"", 1448, number)
+        made.append(segmenter.frames(*FIELDS.values(), number, 9, tcp.ACK, 1, b"", payload, 1448, number))
+        wanted.append(plain(payload, *fields))
+    for buffers, frames in zip(made, wanted, strict=True):
+        assert b"".join(buffers) == b"".join(len(frame).to_bytes(2, "little") + frame for frame in frames)
+    segmenter.reset()
+    again = segmenter.frames(*FIELDS.values(), 0, 9, tcp.ACK, 1, b"", DATA[:43440], 1448, 0)
+    assert b"".join(again) == b"".join(len(frame).to_bytes(2, "little") + frame for frame in wanted[0])
+
+
+def test_a_segment_size_that_the_framing_cannot_carry_is_clamped() -> None:
+    sent = b"".join(
+        Segmenter(framing.LE16).frames(*FIELDS.values(), 0, 9, tcp.ACK, 1, b"", DATA[:65495], 65495, 0)
+    )
+    first = int.from_bytes(sent[:2], "little")
+    assert first == 65535
+    assert 2 + first + 2 + 54 + (65495 - (65535 - 54)) == len(sent)
+
+
+def test_whole_frames_get_their_prefix() -> None:
+    frame = memoryview(DATA)[:1000]
+    assert b"".join(Segmenter(framing.QEMU).frame(frame)) == (1000).to_bytes(4, "big") + frame
+    assert b"".join(Segmenter(framing.LE16).frame(frame[:42])) == b"\x2a\0" + frame[:42]
+    assert Segmenter(None).frame(frame) == [frame]
+    assert b"".join(Segmenter(framing.QEMU, 12).frame(frame)) == (1012).to_bytes(4, "big") + bytes(12) + frame
+    with pytest.raises(ValueError, match="does not fit"):
+        Segmenter(framing.LE16).frame(memoryview(DATA)[:65536])
+
+
+def test_an_impossible_virtio_header_length_is_refused() -> None:
+    with pytest.raises(ValueError, match="11 bytes"):
+        Segmenter(framing.QEMU, 11)
+
+
+def test_what_gso_cuts_gro_joins() -> None:
+    segmenter = Segmenter(framing.QEMU)
+    payload = memoryview(DATA)[:63712]
+    sent = b"".join(
+        segmenter.frames(
+            *FIELDS.values(), 2**32 - 5, 9, tcp.ACK | tcp.PSH, 1, timestamps(), payload, 1448, 65530
+        )
+    )
+    places, _ = framing.split(sent, 0, len(sent), framing.QEMU)
+    assert len(places) == 44
+    ((_, flags, _, stride, gso_size, _, off, length, _, count, seq, *_),), drops = coalesce(
+        memoryview(sent), places
+    )
+    assert not drops
+    assert (flags, stride, gso_size, length, count, seq) == (0x18, 1518, 1448, 63712, 44, 2**32 - 5)
+    assert off == 4 + ethernet.HEADER_LEN + 20 + 32

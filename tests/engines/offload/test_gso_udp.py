@@ -1,0 +1,118 @@
+"""Datagrams for guests are the bytes that a plain writer makes, one frame at a time."""
+
+import random
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipeline.engines.offload import gro, tso
+from pipeline.engines.offload.gso_udp import UdpSegmenter
+from pipeline.records import descriptor as d
+from pipeline.wire import framing, virtio_net
+from tests.support.frames import GUEST, REMOTE, TO_GUEST, udp_frame
+
+DATA = memoryview(bytearray(random.Random(7).randbytes(80000)))
+FORMS = [framing.QEMU, framing.LE16, None]
+
+
+def plain(off: int, stride: int, size: int, length: int, ident: int) -> list[bytes]:
+    """The frames, written one by one."""
+    frames = []
+    for number in range(-(-length // size) if size else 1):
+        part = min(size, length - number * size)
+        payload = bytes(DATA[off + number * stride : off + number * stride + part])
+        frames.append(
+            udp_frame(
+                payload, sport=53, dport=40000, src=REMOTE, dst=GUEST, eth_header=TO_GUEST, ip_flags=0,
+                ident=(ident + number) & 0xFFFF,
+            )
+        )  # fmt: skip
+    return frames
+
+
+def made(segmenter: UdpSegmenter, off: int, stride: int, size: int, length: int, ident: int) -> list[bytes]:
+    """The buffers of the segmenter."""
+    buffers = segmenter.datagrams(TO_GUEST, REMOTE, GUEST, 53, 40000, DATA, off, stride, size, length, ident)
+    return [bytes(buffer) for buffer in buffers]
+
+
+RUNS = st.tuples(
+    st.integers(0, 9), st.sampled_from([0, 1, 7, 100]), st.integers(1, 1472), st.integers(1, 30),
+    st.integers(0, 1471), st.integers(0, 0xFFFF),
+)  # fmt: skip
+
+
+@given(RUNS, st.sampled_from(FORMS))
+@settings(max_examples=200, deadline=None)
+def test_a_run_gets_the_plain_writers_bytes(
+    run: tuple[int, int, int, int, int, int], form: framing.Framing | None
+) -> None:
+    off, gap, size, count, shorter, ident = run
+    length = max(count * size - shorter % size, 1)
+    frames = plain(off, size + gap, size, length, ident)
+    segmenter = UdpSegmenter(form, scratch_bytes=1 << 14)
+    buffers = made(segmenter, off, size + gap, size, length, ident)
+    if form is None:
+        assert buffers == frames
+    else:
+        assert b"".join(buffers) == b"".join(form.prefix.pack(len(frame)) + frame for frame in frames)
+    assert segmenter.frame_count == len(frames)
+    assert segmenter.frame_bytes == sum(map(len, frames))
+
+
+@pytest.mark.parametrize("size", [0, 1, 511, 513, 1472, 20001, 65507 - 16])
+def test_one_datagram_of_any_length(size: int) -> None:
+    segmenter = UdpSegmenter(framing.QEMU)
+    frame = plain(3, 0, size, size, 9)[0]
+    assert b"".join(made(segmenter, 3, 0, size, size, 9)) == framing.QEMU.prefix.pack(len(frame)) + frame
+
+
+def test_a_checksum_that_comes_out_as_zero_is_sent_as_ones() -> None:
+    """Zero would mean that there is none (RFC 768)."""
+    view = memoryview(bytearray(800))
+    check_off = 40
+    # The two bytes that make one's sum come out as zero: its checksum before they were there.
+    seed = udp_frame(bytes(100), sport=53, dport=40000, src=REMOTE, dst=GUEST, ip_flags=0)
+    for index in range(8):
+        view[index * 100 : index * 100 + 2] = seed[check_off : check_off + 2]
+    for count in (1, 8):
+        buffers = UdpSegmenter(None).datagrams(
+            TO_GUEST, REMOTE, GUEST, 53, 40000, view, 0, 100, 100, 100 * count, 0
+        )
+        assert [bytes(buffer[check_off : check_off + 2]) for buffer in buffers] == [b"\xff\xff"] * count
+
+
+@pytest.mark.parametrize("count", [1, 3, 9])
+@pytest.mark.parametrize("vnet_len", [virtio_net.SHORT_LEN, virtio_net.LONG_LEN])
+def test_a_guest_that_offloads_finishes_each_checksum(count: int, vnet_len: int) -> None:
+    segmenter = UdpSegmenter(framing.QEMU, vnet_len)
+    sent = memoryview(b"".join(made(segmenter, 5, 120, 100, 100 * count, 65535)))
+    places, _ = framing.split(sent, 0, len(sent), framing.QEMU)
+    frames = []
+    for off, length in places:
+        flags, gso_type = sent[off], sent[off + 1]
+        assert (flags, gso_type) == (virtio_net.NEEDS_CSUM, virtio_net.GSO_NONE)
+        frame = bytearray(sent[off + vnet_len : off + length])
+        tso.complete(frame, 34, 6)
+        frames.append(bytes(frame))
+    assert frames == plain(5, 120, 100, 100 * count, 65535)
+    assert segmenter.frame_bytes == sum(map(len, frames))
+
+
+def test_what_does_not_fit_the_framing_is_refused() -> None:
+    with pytest.raises(ValueError, match="does not fit"):
+        UdpSegmenter(framing.QEMU._replace(max=100)).datagrams(
+            TO_GUEST, REMOTE, GUEST, 1, 2, DATA, 0, 100, 100, 500, 0
+        )
+
+
+def test_gro_takes_apart_what_was_put_together() -> None:
+    sent = memoryview(b"".join(made(UdpSegmenter(framing.QEMU), 0, 200, 200, 200 * 30 - 150, 0)))
+    places, _ = framing.split(sent, 0, len(sent), framing.QEMU)
+    items, drops = gro.coalesce(sent, places)
+    assert not drops
+    ((kind, _, _, stride, size, _, off, length, _, number, *_),) = items
+    assert (kind, size, length, number) == (d.UDP_RANGE, 200, 200 * 30 - 150, 30)
+    for index in range(29):
+        assert sent[off + index * stride :][:200] == DATA[index * 200 : index * 200 + 200]

@@ -1,0 +1,393 @@
+"""Egress between a played tcp and a played demux: flows that wait for slots, records that nobody awaits."""
+
+import socket
+import struct
+from collections.abc import Iterator
+from contextlib import suppress
+
+import pytest
+
+from pipeline.records import descriptor as d
+from pipeline.stages.egress.flow import MAX_READ
+from pipeline.stages.egress.share import CLOSING_PATIENCE
+from tests.support.network import receive
+from tests.support.one_process import OneProcess
+from tests.support.played_guests import GATEWAY, HOST
+
+
+class Egress(OneProcess):
+    """Egress alone, between a played tcp and a played demux, with hosts to talk to."""
+
+    def __init__(self) -> None:
+        super().__init__(("egress",))
+        self.tcp, self.demux = self.neighbours["tcp0"], self.neighbours["demux"]
+        self.stage = self.stages["egress0"]
+        self.pool = self.workers["egress0"].pool
+        self.listener = self.keep(socket.create_server(("127.0.0.1", 0)))
+        self.udp = self.udp_server()
+
+    def connect(self, number: int, port: int = 0, remote: int = HOST) -> None:
+        """A guest asks for a connection, by default to the listener."""
+        ports = (1000 + number) << 16 | (port or self.listener.getsockname()[1])
+        self.tcp.push(
+            "egress0",
+            d.record(
+                d.CONNECT, flow=number, link=1, guest_addr=GATEWAY + 1, remote_addr=remote, ports=ports,
+                gso_size=1460,
+            ),
+        )  # fmt: skip
+
+    def open(self, number: int) -> socket.socket:
+        """The host's end of a connection that stands."""
+        self.connect(number)
+        self.settle()
+        assert [record.flow for record in self.tcp.take(d.CONNECTED)] == [number]
+        return self.keep(self.listener.accept()[0])
+
+    def datagram(self, payload: bytes) -> None:
+        """A guest's to the host's UDP socket, of flow 1."""
+        ports = 5000 << 16 | self.udp.getsockname()[1]
+        slot = self.demux.fill(payload)
+        self.demux.push(
+            "egress0",
+            d.record(
+                d.UDP_DATA, flow=1, slot=slot, off=256, length=len(payload), guest_addr=GATEWAY + 1,
+                remote_addr=HOST, ports=ports,
+            ),
+        )  # fmt: skip
+
+    def to_host(self, number: int, payload: bytes) -> None:
+        """Bytes of a guest, in a slot of ingress."""
+        slot = self.neighbours["ingress"].fill(payload)
+        size = len(payload)
+        self.tcp.push(
+            "egress0", d.record(d.TO_HOST, flow=number, slot=slot, off=256, length=size, gso_size=size)
+        )
+
+    def tell(self, kind: int, number: int) -> None:
+        """What tcp says of a connection."""
+        self.tcp.push("egress0", d.record(kind, flow=number))
+
+    def waiting(self) -> int:
+        """Flows that wait for slots."""
+        return sum(len(share.waiting) for share in self.stage.shares._shares.values())
+
+    def out(self) -> int:
+        """References to slots of ingress that egress holds."""
+        pool = self.workers["ingress"].ports.pool
+        assert pool is not None
+        return pool.refs_out
+
+    def take_all_slots(self) -> None:
+        """Host datagrams fill the pool, and ingress keeps them."""
+        self.datagram(b"hello")
+        self.settle()
+        _, address = self.udp.recvfrom(100)
+        self.neighbours["ingress"].keeps = True
+        while self.pool.free_count:
+            self.udp.sendto(bytes(65000), address)
+            self.settle()
+
+    def give_slots_back(self) -> None:
+        """Ingress is done with them all."""
+        ingress = self.neighbours["ingress"]
+        for record in ingress.take(d.UDP_TO_GUEST):
+            ingress.give_back(record)
+        ingress.keeps = False
+
+
+@pytest.fixture
+def egress() -> Iterator[Egress]:
+    with Egress() as made:
+        yield made
+        made.demux.push("egress0", d.record(d.UDP_CLOSE, flow=1))
+        made.at_home()
+
+
+def fill(egress: Egress, number: int) -> int:
+    """Bytes of a guest until the host's socket takes no more; how many in all."""
+    count = 0
+    while not egress.stage.stalled:
+        egress.to_host(number, bytes(60000))
+        count += 60000
+        egress.settle()
+    return count
+
+
+def test_slots_that_datagrams_held_wake_a_flow_that_has_none(egress: Egress) -> None:
+    host = egress.open(1)
+    egress.take_all_slots()
+    host.send(b"waits")
+    egress.settle()
+    assert not egress.tcp.take(d.TO_GUEST)
+    egress.give_slots_back()
+    egress.settle()
+    assert [record.length for record in egress.tcp.take(d.TO_GUEST)] == [5]
+    egress.tell(d.ABORT, 1)
+
+
+def test_all_flows_that_waited_for_slots_are_served_though_nothing_else_happens(egress: Egress) -> None:
+    hosts = [egress.open(number) for number in range(1, 6)]
+    egress.take_all_slots()
+    for host in hosts:
+        host.send(b"waits")
+    egress.settle()
+    # Guests that acknowledge nothing yet: what is read does not come home.
+    egress.tcp.keeps = True
+    egress.give_slots_back()
+    egress.breathe("ingress")
+    for _ in hosts:
+        egress.breathe("egress0")
+        if egress.stage.deadline() > egress.now:
+            break
+    egress.breathe("tcp0")
+    served = egress.tcp.take(d.TO_GUEST)
+    assert sorted(record.flow for record in served) == [1, 2, 3, 4, 5]
+    egress.tcp.keeps = False
+    for record in served:
+        egress.tcp.give_back(record)
+        egress.tell(d.ABORT, record.flow)
+
+
+def test_steps_are_short_while_there_is_a_small_flow(egress: Egress) -> None:
+    big, small = egress.open(1), egress.open(2)
+    big.setblocking(False)
+
+    def step() -> dict[int, int]:
+        """Bytes that one step reads, by flow, while the big one has more than it takes."""
+        with suppress(BlockingIOError):
+            while True:
+                big.send(bytes(1_000_000))
+        egress.breathe("egress0", "tcp0")
+        read: dict[int, int] = {}
+        for record in egress.tcp.take(d.TO_GUEST):
+            read[record.flow] = read.get(record.flow, 0) + record.length
+        return read
+
+    def answer() -> None:
+        egress.udp.sendto(b"answer", address)
+
+    egress.datagram(b"hello")
+    egress.breathe("demux", "egress0")
+    _, address = egress.udp.recvfrom(100)
+    # A flow of either kind.
+    for say in (lambda: small.send(b"x"), answer):
+        assert max(step()[1] for _ in range(5)) > 2 * MAX_READ
+        say()
+        # A word is not a flow yet.
+        assert max(step()[1] for _ in range(5)) > 2 * MAX_READ
+        egress.now += 0.1
+        say()
+        step()
+        assert all(0 < step()[1] <= MAX_READ for _ in range(5))
+        egress.now += 1.0
+    assert max(step()[1] for _ in range(5)) > 2 * MAX_READ
+    big.close()
+    for number in (1, 2):
+        egress.tell(d.ABORT, number)
+
+
+@pytest.mark.parametrize("end", [d.ABORT, d.CLOSED])
+def test_a_flow_that_ends_before_its_turn_passes_it_on(egress: Egress, end: int) -> None:
+    hosts = [egress.open(number) for number in (1, 2, 3)]
+    # With bytes that the host does not take, the first stays when its guest is done.
+    if end == d.CLOSED:
+        fill(egress, 1)
+        egress.advance(1.0)
+    egress.take_all_slots()
+    for host in hosts:
+        host.send(b"waits")
+    egress.settle()
+    assert egress.waiting() == 3
+    egress.tell(d.ABORT, 3)
+    egress.settle()
+    assert egress.waiting() == 2
+    # tcp stops taking: the one flow that is woken by the slots has no room to read into.
+    egress.tcp.deaf = True
+    for number in range(1100):
+        egress.connect(100 + number, 1, GATEWAY)
+        if number == 1000:
+            egress.settle()
+    egress.settle()
+    egress.give_slots_back()
+    egress.settle()
+    assert egress.waiting() == 1
+    egress.tell(end, 1)
+    egress.settle()
+    egress.tcp.deaf = False
+    egress.settle()
+    assert [record.flow for record in egress.tcp.take(d.TO_GUEST)] == [2]
+    for number in (1, 2):
+        egress.tell(d.ABORT, number)
+
+
+# --- records that cross each other ------------------------------------------------------------------
+
+
+def test_a_connection_that_stands_sends_at_once_and_resets_if_it_is_left_behind(egress: Egress) -> None:
+    egress.open(1)
+    (flow,) = egress.stage.flows.values()
+    sock = flow.stream.sock
+    assert not sock.getblocking()
+    assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+    assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+    assert struct.unpack("ii", sock.getsockopt(socket.SOL_SOCKET, socket.SO_LINGER, 8)) == (1, 0)
+    egress.tell(d.ABORT, 1)
+    egress.settle()
+
+
+def test_records_of_a_flow_that_nobody_knows_give_their_slots_back(egress: Egress) -> None:
+    for _ in range(3):
+        egress.to_host(9, b"void")
+    for kind in (d.SHUTDOWN, d.CLOSED, d.ABORT, d.WINDOW, d.GUEST_ANSWERED, d.DIAL_FAILED):
+        egress.tell(kind, 9)
+    egress.demux.push("egress0", d.record(d.DIAL_FAILED, flow=d.FLOW_FROM_EGRESS | 9))
+    egress.demux.push("egress0", d.record(d.UDP_CLOSE, flow=9))
+    egress.settle()
+    assert egress.out() == 0
+    assert not egress.tcp.take()
+
+
+def test_bytes_for_a_host_that_is_gone_give_their_slots_back(egress: Egress) -> None:
+    host = egress.open(1)
+    egress.to_host(1, b"unread")
+    egress.settle()
+    host.close()  # with bytes unread: a reset
+    for _ in range(3):
+        egress.to_host(1, b"under way")
+    egress.breathe("tcp0")
+    # What tcp sends before it hears of it is void.
+    egress.breathe("egress0")
+    egress.to_host(1, b"void")
+    egress.settle()
+    assert [record.kind for record in egress.tcp.take()] == [d.TAKEN, d.ABORT]
+    assert egress.out() == 0
+
+
+@pytest.mark.parametrize("connected", [True, False])
+def test_the_guest_ends_before_it_knows_how_its_connection_went(egress: Egress, connected: bool) -> None:
+    egress.connect(1, 0 if connected else 1)
+    egress.tell(d.ABORT, 1)
+    egress.settle()
+    egress.tell(d.ABORT, 1)
+    egress.tell(d.SHUTDOWN, 1)
+    egress.settle()
+    if not connected:
+        assert [record.kind for record in egress.tcp.take()] in ([], [d.CONNECT_FAILED])
+    assert not egress.stage.flows
+
+
+def drain(egress: Egress, host: socket.socket) -> tuple[int, bool]:
+    """What a host reads from now on, and whether that was the end."""
+    host.setblocking(False)
+    got = bytearray()
+    end: list[bool] = []
+
+    def over() -> bool:
+        end[:] = [receive(host, got)]
+        return end[0] or not egress.stage.flows
+
+    egress.until(over)
+    end[:] = [receive(host, got)]
+    return len(got), end[0]
+
+
+@pytest.mark.parametrize("spilled", [False, True])
+def test_what_a_guest_said_before_it_closed_reaches_a_slow_host(egress: Egress, spilled: bool) -> None:
+    host = egress.open(1)
+    sent = fill(egress, 1)
+    if spilled:
+        egress.advance(1.0)
+        assert egress.out() == 0
+    egress.to_host(1, b"the end")
+    egress.tell(d.SHUTDOWN, 1)
+    egress.tell(d.CLOSED, 1)
+    egress.settle()
+    assert drain(egress, host) == (sent + 7, True)
+    assert egress.out() == 0
+    taken = sum(record.length for record in egress.tcp.take(d.TAKEN))
+    assert taken == sent + 7
+
+
+@pytest.mark.parametrize("spilled", [False, True])
+@pytest.mark.parametrize("closed_first", [False, True])
+def test_a_reset_drops_what_waits_for_a_slow_host(egress: Egress, spilled: bool, closed_first: bool) -> None:
+    egress.open(1)
+    fill(egress, 1)
+    if spilled:
+        egress.advance(1.0)
+    if closed_first:
+        egress.tell(d.CLOSED, 1)
+        egress.settle()
+    egress.tell(d.ABORT, 1)
+    egress.settle()
+    assert egress.out() == 0
+    assert not egress.stage.flows
+
+
+def test_a_host_that_resets_a_connection_whose_guest_is_done_frees_its_bytes(egress: Egress) -> None:
+    host = egress.open(1)
+    fill(egress, 1)
+    egress.tell(d.CLOSED, 1)
+    egress.settle()
+    host.close()
+    egress.until(lambda: not egress.stage.flows)
+    assert egress.out() == 0
+
+
+def test_a_host_that_never_reads_does_not_keep_a_connection_whose_guest_is_done(egress: Egress) -> None:
+    host = egress.open(1)
+    fill(egress, 1)
+    egress.tell(d.CLOSED, 1)
+    egress.advance(CLOSING_PATIENCE - 1.0)
+    assert len(egress.stage.flows) == 1
+    egress.advance(2.0)
+    assert not egress.stage.flows
+    assert egress.counter("egress0", "egress_connection_reset_closing_stuck") == 1
+    with pytest.raises(ConnectionResetError):
+        sum(iter(lambda: len(host.recv(1 << 20)), 0))
+
+
+def test_a_host_that_reads_slowly_gets_all_of_a_connection_whose_guest_is_done(egress: Egress) -> None:
+    # Its window opens with every read, but the socket's buffer is far larger.
+    egress.listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
+    host = egress.open(1)
+    sent = fill(egress, 1)
+    for _ in range(100):
+        egress.to_host(1, bytes(60000))
+        sent += 60000
+        egress.advance(0.1)
+    egress.tell(d.SHUTDOWN, 1)
+    egress.tell(d.CLOSED, 1)
+    egress.settle()
+    read = 0
+    # So little at a time that the system does not say each time that there is room.
+    for _ in range(8):
+        for _ in range(5):
+            read += len(host.recv(65536))
+        egress.advance(CLOSING_PATIENCE * 0.9)
+    assert len(egress.stage.flows) == 1
+    got, over = drain(egress, host)
+    assert (read + got, over) == (sent, True)
+
+
+# --- the end of the daemon ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("state", ["idle", "behind", "spilled", "half closed", "closing"])
+def test_a_connection_that_the_end_of_the_daemon_cuts_is_reset(egress: Egress, state: str) -> None:
+    host = egress.open(1)
+    egress.to_host(1, b"not all")
+    egress.settle()
+    if state in ("behind", "spilled", "closing"):
+        fill(egress, 1)
+    if state == "spilled":
+        egress.advance(1.0)
+    elif state == "half closed":
+        host.shutdown(socket.SHUT_WR)
+    elif state == "closing":
+        egress.tell(d.CLOSED, 1)
+    egress.settle()
+    egress.stage.close()
+    with pytest.raises(ConnectionResetError):
+        sum(iter(lambda: len(host.recv(1 << 20)), 0))

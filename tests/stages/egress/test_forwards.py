@@ -1,0 +1,128 @@
+"""Forwarded UDP ports in egress: clients, the addresses of ours that they use, and their bounds."""
+
+import socket
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from pipeline.counters import INDEX
+from pipeline.host import listener, udp_local
+from pipeline.host import udp as host_udp
+from pipeline.host.filler import SlotFiller
+from pipeline.ipc.arena import HEADROOM, SLOT_BYTES, Pool
+from pipeline.records import descriptor as d
+from pipeline.stages.egress.forwards import UdpForwards
+
+SLOTS = 8
+MAX_CLIENTS = 4
+
+
+class Rig:
+    """UdpForwards with one port, and clients of it."""
+
+    def __init__(self, local: str) -> None:
+        self.pool = Pool(0, SLOTS)
+        self.slots = [memoryview(bytearray(SLOT_BYTES)) for _ in range(SLOTS)]
+        self.counts = [0] * len(INDEX)
+        self.records: list[tuple[int, ...]] = []
+        ring = SimpleNamespace(push=lambda record: self.records.append(d.DESCRIPTOR.unpack(record)))
+        worker: Any = SimpleNamespace(
+            pool=self.pool, counts=self.counts, index=0,
+            ports=SimpleNamespace(arena=SimpleNamespace(slots=self.slots), rings_out={"demux": ring}),
+            register=lambda *_: None, unregister=lambda *_: None,
+        )  # fmt: skip
+        self.numbers = iter(range(1, 100))
+        self.filler = SlotFiller(self.pool, SLOT_BYTES, HEADROOM, 64)
+        sender = host_udp.Sender(host_udp.can_segment())
+        self.ready: dict[object, None] = {}
+        self.made = UdpForwards(
+            worker, self.filler, sender, self.ready, lambda: next(self.numbers), MAX_CLIENTS
+        )
+        sock = listener.bind_inet("udp", local)
+        self.port = sock.getsockname()[1]
+        self.made.add("k", sock, 0xC0A87F02, 53)
+        self.clients: list[socket.socket] = []
+
+    def client(self) -> socket.socket:
+        sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        sock.settimeout(10)
+        self.clients.append(sock)
+        return sock
+
+    def read(self) -> list[int]:
+        """The flows of what has come; references are given back."""
+        before = len(self.records)
+        self.made.read(self.made.forwards["k"])
+        found = self.records[before:]
+        for record in found:
+            self.pool.unref(record[5])
+        return [record[9] for record in found]
+
+    def count(self, name: str) -> int:
+        return self.counts[INDEX[name]]
+
+
+@pytest.fixture(params=["127.0.0.1:0", "0.0.0.0:0", ":0"])
+def rig(request: pytest.FixtureRequest) -> Iterator[Rig]:
+    made = Rig(request.param)
+    yield made
+    made.made.remove("k")
+    for client in made.clients:
+        client.close()
+    made.filler.retire()
+    assert not made.made.by_number
+    assert made.pool.refs_out == 0
+
+
+def test_a_client_is_one_flow_and_hears_its_answers(rig: Rig) -> None:
+    one, other = rig.client(), rig.client()
+    for client in (one, other, one):
+        client.sendto(b"q", ("127.0.0.1", rig.port))
+    assert rig.read() == [1, 2, 1]
+    rig.made.to_host(2, [memoryview(b"ab"), memoryview(b"c")], 2)
+    rig.made.to_host(1, [memoryview(b"")], 0)
+    assert [other.recv(10), other.recv(10)] == [b"ab", b"c"]
+    assert one.recv(10) == b""
+    assert rig.count("egress_datagrams_to_host") == 3
+
+
+def test_clients_over_the_bound_are_counted_and_a_flow_that_is_over_makes_room(rig: Rig) -> None:
+    clients = [rig.client() for _ in range(MAX_CLIENTS + 1)]
+    for client in clients:
+        client.sendto(b"q", ("127.0.0.1", rig.port))
+    assert len(rig.read()) == MAX_CLIENTS
+    assert rig.count("egress_datagram_dropped_too_many_clients") == 1
+    rig.made.close(1)
+    clients[-1].sendto(b"q", ("127.0.0.1", rig.port))
+    assert rig.read() == [MAX_CLIENTS + 1]
+    rig.made.to_host(1, [memoryview(b"late")], 4)
+    assert rig.count("egress_datagram_dropped_no_socket") == 1
+
+
+@pytest.mark.parametrize("rig", ["0.0.0.0:0", ":0"], indirect=True)
+def test_a_client_of_two_addresses_is_two_flows_each_answered_from_its_own(rig: Rig) -> None:
+    client = rig.client()
+    for address in ("127.0.0.1", "127.0.0.2"):
+        client.sendto(b"q", (address, rig.port))
+    assert rig.read() == [1, 2]
+    for number, address in ((2, "127.0.0.2"), (1, "127.0.0.1")):
+        rig.made.to_host(number, [memoryview(b"a")], 1)
+        assert client.recvfrom(10) == (b"a", (address, rig.port))
+
+
+@pytest.mark.parametrize("rig", ["0.0.0.0:0", ":0"], indirect=True)
+@pytest.mark.parametrize("count", [1, 3])
+def test_an_answer_from_an_address_that_is_gone_comes_from_another(rig: Rig, count: int) -> None:
+    client = rig.client()
+    client.sendto(b"q", ("127.0.0.1", rig.port))
+    rig.read()
+    gone = udp_local._V4.pack(0, socket.inet_aton("192.0.2.77"), bytes(4))
+    rig.made.by_number[1].control = ((socket.IPPROTO_IP, udp_local._IP_PKTINFO, gone),)
+    pieces = [memoryview(b"answer")] * count
+    for _ in range(2):
+        rig.made.to_host(1, pieces, 6)
+        assert [client.recv(10) for _ in pieces] == pieces
+    assert rig.count("egress_datagrams_to_host") == 2 * count
+    assert rig.count("egress_datagram_dropped_send_failed") == 0

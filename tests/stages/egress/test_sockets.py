@@ -1,0 +1,346 @@
+"""Host sockets of egress when descriptors run out: what makes room, what is refused, and the worker lives."""
+
+import errno
+import os
+import resource
+import socket
+from collections.abc import Iterator
+from contextlib import ExitStack
+from time import monotonic
+from typing import Any
+
+import pytest
+
+from pipeline.config import merge, options
+from pipeline.counters import INDEX
+from pipeline.go import flags
+from pipeline.host import icmp as host_icmp
+from pipeline.ipc.channel import ControlChannel
+from pipeline.ipc.ring import Consumer
+from pipeline.records import descriptor as d
+from pipeline.stages.egress.sockets import RESERVE
+from pipeline.stages.egress.stage import EgressStage
+from pipeline.stages.worker import Worker
+from pipeline.topology import Fabric, Layout
+from pipeline.wire.ipv4 import addr_parse
+from tests.stages.conftest import Exhaust
+from tests.support.record import Record
+
+GUEST = addr_parse("192.168.127.2")
+LINK = 5
+OTHER = 6
+GATEWAY = addr_parse("192.168.127.1")
+HOST = addr_parse("192.168.127.254")
+
+
+class Rig:
+    """The stage in its worker; tcp, demux and the supervisor by hand."""
+
+    def __init__(self) -> None:
+        config, _ = merge.build(flags.parse(options.START, []), [], resolv_conf=os.devnull)
+        fabric = Fabric.create(Layout(64, 1, 1))
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.supervisor = ControlChannel(ours)
+        self.worker = Worker(fabric.ports("egress0"), theirs)
+        self.stage = EgressStage(self.worker, config)
+        self.worker.adopt(self.stage)
+        tcp, demux = fabric.ports("tcp0"), fabric.ports("demux")
+        self.tcp, self.demux = tcp.rings_out["egress0"], demux.rings_out["egress0"]
+        self.from_egress, self.to_demux = tcp.rings_in["egress0"], demux.rings_in["egress0"]
+        self.number = 0
+        self.later = 0.0
+        """Seconds that the stage's clock is ahead."""
+
+    def ask(self, remote: int, port: int) -> None:
+        """A guest opens a TCP connection."""
+        self.number += 1
+        ports = (40000 + self.number) << 16 | port
+        record = d.record(
+            d.CONNECT, flow=self.number, link=LINK, guest_addr=GUEST, remote_addr=remote, ports=ports,
+            gso_size=1460,
+        )  # fmt: skip
+        self.tcp.push(record)
+        self.tcp.publish()
+
+    def turn(self) -> None:
+        assert self.worker.poller is not None
+        self.worker.poller.dispatch(self.worker.poller.poll(0, 64))
+        self.worker.breathe(monotonic() + self.later)
+
+    def send(self, record: bytes) -> None:
+        """demux sends a record, which is taken."""
+        self.demux.push(record)
+        self.demux.publish()
+        self.turn()
+
+    def failures(self) -> list[int]:
+        """The errnos of connections that came to nothing since the last call."""
+        return [record.aux for record in _taken(self.from_egress) if record.kind == d.CONNECT_FAILED]
+
+    def ways(self) -> list[int]:
+        """How tcp is asked for sockets, since the last call."""
+        kinds = (d.CONNECT_FAILED, d.SOCKETS_USED_UP)
+        return [record.length for record in _taken(self.from_egress) if record.kind in kinds]
+
+    def closed(self) -> list[int]:
+        """The UDP flows that demux is told of as over, since the last call."""
+        return [record.flow for record in _taken(self.to_demux) if record.kind == d.UDP_CLOSE]
+
+    def count(self, name: str) -> int:
+        return self.worker.counts[INDEX[name]]
+
+
+def _taken(ring: Consumer) -> list[Record]:
+    found = []
+    while burst := ring.peek():
+        records = [Record(*fields) for fields in d.DESCRIPTOR.iter_unpack(burst)]
+        found += records
+        ring.release(len(records))
+    return found
+
+
+@pytest.fixture
+def rig() -> Iterator[Rig]:
+    rig = Rig()
+    yield rig
+    rig.worker.end()
+    rig.supervisor.close()
+
+
+@pytest.fixture
+def server() -> Iterator[int]:
+    with socket.create_server(("127.0.0.1", 0), backlog=64) as listener:
+        yield listener.getsockname()[1]
+
+
+def test_a_connection_to_a_service_goes_to_the_supervisor(rig: Rig) -> None:
+    rig.ask(GATEWAY, 80)
+    rig.turn()
+    ((event, (fd,)),) = rig.supervisor.receive()
+    assert event == {"event": "service", "name": "api", "guest": "192.168.127.2:40001", "link": LINK}
+    os.close(fd)
+    assert rig.failures() == []
+
+
+@pytest.mark.parametrize("left", [0, 1])
+def test_without_descriptors_a_connection_to_a_service_fails_alone(
+    rig: Rig, exhausted: Exhaust, left: int
+) -> None:
+    exhausted(left)
+    rig.ask(GATEWAY, 80)
+    rig.turn()
+    assert rig.failures() == [errno.EMFILE]
+    assert rig.count("egress_connection_failed") == 1
+    assert rig.supervisor.receive() == []
+
+
+def test_a_service_socket_that_cannot_wait_for_the_supervisor_is_a_failed_connection(
+    rig: Rig, exhausted: Exhaust
+) -> None:
+    control: Any = rig.worker._control
+    while not control.backlog:
+        rig.worker.send_event({"event": "mac", "pad": bytes(20_000)})
+    exhausted(2)
+    rig.ask(GATEWAY, 80)
+    rig.turn()
+    assert rig.failures() == [errno.EMFILE]
+    # Both ends are closed again: there is room for two.
+    for sock in socket.socketpair():
+        sock.close()
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> Iterator[Rig]:
+    """The stage with room for three sockets. Pings use any sockets: the system may allow no ICMP ones."""
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (RESERVE + 3, RESERVE + 3))
+    monkeypatch.setattr(host_icmp, "open_echo", lambda _: socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+    rig = Rig()
+    yield rig
+    rig.worker.end()
+    rig.supervisor.close()
+
+
+@pytest.fixture
+def udp_port() -> Iterator[int]:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as udp:
+        udp.bind(("127.0.0.1", 0))
+        yield udp.getsockname()[1]
+
+
+@pytest.fixture
+def silent() -> Iterator[int]:
+    """A port whose host does not answer SYNs: its queue is full."""
+    with socket.socket() as listener, ExitStack() as stack:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(0)
+        port = listener.getsockname()[1]
+        for _ in range(2):
+            sock = stack.enter_context(socket.socket())
+            sock.setblocking(False)
+            sock.connect_ex(("127.0.0.1", port))
+        yield port
+
+
+def test_open_connections_of_guests_are_never_closed_for_others_and_leave_a_reserve_of_descriptors(
+    small: Rig, server: int, udp_port: int
+) -> None:
+    rig = small
+    for _ in range(3):
+        rig.ask(HOST, server)
+    rig.turn()
+    rig.turn()
+    rig.ask(HOST, server)
+    rig.ask(GATEWAY, 53)
+    rig.send(_datagram(rig, 8, udp_port))
+    rig.send(_ping(rig, 1))
+    assert (len(rig.stage.flows), len(rig.stage.udp.flows), len(rig.stage.icmp.flows)) == (3, 0, 0)
+    assert rig.failures() == [errno.EMFILE] * 2
+    assert rig.count("egress_flow_refused_too_many_sockets") == 4
+    assert rig.count("icmp_echo_dropped_send_failed") == 0
+    # Forwarded connections use the reserve.
+    ours, theirs = socket.socketpair()
+    rig.stage.on_control({"op": "accepted", "addr": GUEST, "port": 80, "first": b""}, [ours.detach()])
+    assert len(rig.stage.flows) == 4
+    theirs.close()
+
+
+def test_at_the_limit_of_descriptors_the_udp_flow_idle_for_longest_makes_room(
+    small: Rig, udp_port: int
+) -> None:
+    rig = small
+    for number in (1, 2, 3):
+        rig.send(_datagram(rig, number, udp_port))
+    rig.later += 5.0
+    rig.send(_datagram(rig, 1, udp_port))
+    rig.send(_datagram(rig, 4, udp_port))
+    assert list(rig.stage.udp.flows) == [1, 3, 4]
+    assert rig.closed() == [2]
+    rig.send(_datagram(rig, 5, udp_port))
+    assert list(rig.stage.udp.flows) == [1, 4, 5]
+    assert rig.closed() == [3]
+    assert rig.count("egress_flow_evicted_too_many_sockets") == 2
+    assert rig.count("egress_flow_refused_too_many_sockets") == 0
+    assert rig.count("egress_datagrams_to_host") == 6
+
+
+def test_answers_keep_a_udp_flow_from_making_room(small: Rig) -> None:
+    rig = small
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as host:
+        host.bind(("127.0.0.1", 0))
+        host.settimeout(5)
+        port = host.getsockname()[1]
+        rig.send(_datagram(rig, 1, port))
+        _, peer = host.recvfrom(100)
+        for number in (2, 3):
+            rig.send(_datagram(rig, number, port))
+        rig.later += 5.0
+        host.sendto(b"news", peer)
+        rig.turn()
+        rig.send(_datagram(rig, 4, port))
+    assert list(rig.stage.udp.flows) == [1, 3, 4]
+
+
+def test_at_the_limit_of_descriptors_idle_datagram_flows_make_room_for_a_connection(
+    small: Rig, server: int, udp_port: int
+) -> None:
+    rig = small
+    rig.send(_datagram(rig, 7, udp_port))
+    rig.send(_ping(rig, 1))
+    for _ in range(3):
+        rig.ask(HOST, server)
+        rig.turn()
+    assert rig.failures() == []
+    assert (len(rig.stage.flows), len(rig.stage.udp.flows), len(rig.stage.icmp.flows)) == (3, 0, 0)
+    assert rig.closed() == [7]
+
+
+def test_at_the_limit_of_descriptors_the_oldest_ping_makes_room(small: Rig, server: int) -> None:
+    rig = small
+    rig.ask(HOST, server)
+    for ident in range(1, 6):
+        rig.send(_ping(rig, ident))
+    assert (len(rig.stage.flows), [key[1] for key in rig.stage.icmp.flows]) == (1, [4, 5])
+    assert rig.count("egress_flow_refused_too_many_sockets") == 0
+
+
+def test_at_the_limit_of_descriptors_the_connection_whose_host_is_silent_for_longest_makes_room(
+    small: Rig, server: int, silent: int
+) -> None:
+    rig = small
+    for _ in range(3):
+        rig.ask(HOST, silent)
+    rig.turn()
+    assert [flow.state for flow in rig.stage.flows.values()] == ["CONNECTING"] * 3
+    rig.ask(HOST, server)
+    rig.turn()
+    rig.turn()
+    assert [flow.state for flow in rig.stage.flows.values()] == ["CONNECTING"] * 2 + ["OPEN"]
+    # It is over for the engine too, and the guest is told nothing: its SYN comes again.
+    assert rig.failures() == [errno.ETIMEDOUT]
+
+
+def test_a_guest_with_many_flows_pays_for_them_and_not_another_guest(small: Rig, udp_port: int) -> None:
+    rig = small
+    rig.send(_datagram(rig, 1, udp_port, OTHER))
+    rig.later += 5.0
+    for number in range(2, 9):
+        rig.send(_datagram(rig, number, udp_port))
+    assert list(rig.stage.udp.flows) == [1, 7, 8], "the other guest's was idle for longest"
+    rig.send(_datagram(rig, 9, udp_port, OTHER))
+    assert list(rig.stage.udp.flows) == [1, 8, 9], "it takes from the guest with most"
+
+
+def test_a_guest_with_most_sockets_takes_none_of_others(small: Rig, server: int, udp_port: int) -> None:
+    rig = small
+    rig.send(_datagram(rig, 1, udp_port, OTHER))
+    for _ in range(4):
+        rig.ask(HOST, server)
+    rig.turn()
+    rig.turn()
+    assert (len(rig.stage.flows), list(rig.stage.udp.flows)) == (2, [1])
+    rig.send(_datagram(rig, 2, udp_port))
+    assert list(rig.stage.udp.flows) == [1]
+    assert rig.ways() == [d.MAKE_WAY_OWN] * 3
+
+
+def test_a_guest_with_few_sockets_may_have_one_of_a_half_open_connection(
+    small: Rig, server: int, udp_port: int
+) -> None:
+    rig = small
+    for _ in range(3):
+        rig.ask(HOST, server)
+    rig.turn()
+    rig.turn()
+    rig.send(_datagram(rig, 1, udp_port, OTHER))
+    assert rig.ways() == [d.MAKE_WAY_ANY]
+    assert rig.closed() == [1], "demux is to forget it: the next datagram tries again"
+
+
+def test_a_flow_for_which_the_system_has_no_descriptor_takes_one_of_an_idle_flow(
+    rig: Rig, exhausted: Exhaust, udp_port: int, server: int
+) -> None:
+    rig.send(_datagram(rig, 1, udp_port))
+    rig.send(_datagram(rig, 2, udp_port))
+    exhausted(0)
+    rig.send(_datagram(rig, 3, udp_port))
+    assert list(rig.stage.udp.flows) == [2, 3]
+    rig.ask(HOST, server)
+    rig.turn()
+    assert rig.failures() == []
+    assert (len(rig.stage.flows), list(rig.stage.udp.flows)) == (1, [3])
+
+
+def _ping(rig: Rig, ident: int) -> bytes:
+    slot = rig.stage.pool.alloc()
+    return d.record(
+        d.ICMP_ECHO, slot=slot, off=256, length=8, link=LINK,
+        guest_addr=GUEST, remote_addr=HOST, ports=ident << 16 | 1, aux=64,
+    )  # fmt: skip
+
+
+def _datagram(rig: Rig, number: int, port: int, link: int = LINK) -> bytes:
+    slot = rig.stage.pool.alloc()
+    return d.record(
+        d.UDP_DATA, flow=number, slot=slot, off=256, length=4, link=link,
+        guest_addr=GUEST, remote_addr=HOST, ports=5000 << 16 | port,
+    )  # fmt: skip

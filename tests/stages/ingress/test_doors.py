@@ -1,0 +1,163 @@
+"""Entrances in the ingress worker: guests that come, that are too many, that leave; sockets that break."""
+
+import socket
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from pipeline.counters import INDEX
+from pipeline.ipc.arena import SLOT_BYTES, Pool
+from pipeline.links.base import Link, LinkClosed
+from pipeline.links.entrance import Entrance, Guest, Room
+from pipeline.stages.ingress.doors import Doors
+from tests.support.poller import Poller
+
+
+class Stage:
+    """A worker and a stage, as far as doors go."""
+
+    def __init__(self, room_for: int = 10) -> None:
+        self.poller = Poller()
+        self.counts = [0] * len(INDEX)
+        self.events: list[dict[str, Any]] = []
+        self.lines: list[str] = []
+        self.told: list[tuple[str, dict[str, Any]]] = []
+        self.guests: list[Guest] = []
+        self._room_for = room_for
+        worker: Any = SimpleNamespace(
+            register=self.poller.register,
+            unregister=self.poller.unregister,
+            counts=self.counts,
+            send_event=self.events.append,
+            log=SimpleNamespace(
+                info=lambda event, **_: self.lines.append(event),
+                warning=lambda event, **_: self.lines.append(event),
+                error=self._on_error,
+            ),
+        )
+        slots = [memoryview(bytearray(SLOT_BYTES)) for _ in range(4)]
+        self.doors = Doors(worker, Room(Pool(0, 4), slots, 1500), self._add, self.remove)
+
+    def _on_error(self, event: str, **fields: Any) -> None:
+        self.lines.append(event)
+        self.told.append((event, fields))
+
+    def _add(self, guest: Guest) -> bool:
+        if len(self.guests) >= self._room_for:
+            guest.link.close()
+            return False
+        self.guests.append(guest)
+        return True
+
+    def remove(self, link: Link, error: LinkClosed) -> None:
+        """What the stage does with a link that is over."""
+        (guest,) = (guest for guest in self.guests if guest.link is link)
+        self.guests.remove(guest)
+        link.close()
+        self.doors.on_left(1, guest, error)
+
+
+def left(error: str, peer: str = "@") -> dict[str, Any]:
+    text = f"cannot receive packets from {peer}, disconnecting: {error}"
+    told = {"event": "guest", "change": "left", "protocol": "qemu", "peer": peer}
+    return {**told, "error": error, "text": text}
+
+
+def connection() -> tuple[int, socket.socket]:
+    """The descriptor of a connected guest, and its far end."""
+    ours, theirs = socket.socketpair()
+    return ours.detach(), theirs
+
+
+def test_a_guest_comes_in_and_its_leaving_is_told() -> None:
+    stage = Stage()
+    fd, theirs = connection()
+    assert stage.doors.open({"protocol": "qemu"}, [fd]) == {}
+    (guest,) = stage.guests
+    assert guest.protocol == "qemu"
+    assert stage.events == []
+    stage.remove(guest.link, LinkClosed("EOF"))
+    assert stage.events == [left("EOF")]
+    fields = {"link": 1, "protocol": "qemu", "peer": "@"}
+    assert stage.told == [("cannot receive packets from @, disconnecting: EOF", fields)]
+    stage.doors.close()
+    theirs.close()
+
+
+def test_one_guest_too_many_is_told_as_left() -> None:
+    stage = Stage(room_for=0)
+    fd, theirs = connection()
+    stage.doors.open({"protocol": "qemu"}, [fd])
+    assert stage.events == [left("too many guests")]
+    assert stage.told == []
+    assert theirs.recv(1) == b""
+
+
+def test_a_guest_of_connect_is_seen_off_in_the_log_alone() -> None:
+    stage = Stage()
+    link: Any = object()
+    stage.doors.on_left(7, Guest(link, None, "connect", "@"), LinkClosed("EOF"))
+    assert stage.events == []
+    fields = {"link": 7, "protocol": "connect", "peer": "@"}
+    assert stage.told == [("cannot receive packets from @, disconnecting: EOF", fields)]
+
+
+def test_a_guest_that_the_daemons_end_cuts_off_is_no_error() -> None:
+    stage = Stage()
+    link: Any = object()
+    stage.doors.close()
+    stage.doors.on_left(7, Guest(link, None, "connect", "@"), LinkClosed("the daemon stops"))
+    assert stage.told == []
+    assert stage.lines == ["guest disconnected"]
+
+
+def test_who_is_refused_is_counted_and_what_breaks_is_told() -> None:
+    stage = Stage()
+    door: Any = SimpleNamespace(protocol="bess")
+    stage.doors.refuse(door, "no", "link_handshake_failed")
+    stage.doors.refuse(door, "no", "")
+    assert stage.counts[INDEX["link_handshake_failed"]] == 1
+    stage.doors.fail(door, "accept error")
+    assert stage.counts[INDEX["link_accept_failed"]] == 1
+    assert stage.events == [
+        {"event": "guest", "change": "failed", "protocol": "bess", "error": "accept error"}
+    ]
+    assert stage.lines == ["guest refused", "guest refused", "no more guests"]
+
+
+def test_an_unknown_protocol_is_refused() -> None:
+    with pytest.raises(ValueError, match="unknown protocol"):
+        Stage().doors.open({"protocol": "pigeon"}, [])
+
+
+class Timed(Entrance):
+    """An entrance with one time-out."""
+
+    protocol = "timed"
+
+    def __init__(self) -> None:
+        self.due = 5.0
+
+    def open(self, *_: object) -> None:
+        return
+
+    def deadline(self) -> float:
+        return self.due
+
+    def on_timer(self, now: float) -> None:
+        if now >= self.due:
+            self.due = float("inf")
+
+    def close(self) -> None:
+        return
+
+
+def test_the_earliest_time_out_counts() -> None:
+    doors = Stage().doors
+    assert doors.deadline() == float("inf")
+    doors._entrances += [Timed(), Timed()]
+    doors._entrances[1].due = 7.0  # type: ignore[attr-defined]
+    assert doors.deadline() == 5.0
+    doors.on_timer(6.0)
+    assert doors.deadline() == 7.0

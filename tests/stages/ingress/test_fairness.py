@@ -1,0 +1,176 @@
+"""Fairness of ingress: when a link that is not read is looked at again, and that nobody spins meanwhile."""
+
+import contextlib
+import os
+import socket
+from collections import Counter
+from collections.abc import Iterator
+from time import monotonic
+
+import pytest
+
+from pipeline.config import merge, options
+from pipeline.counters import INDEX
+from pipeline.go import flags
+from pipeline.ipc.arena import Pool
+from pipeline.records import descriptor as d
+from pipeline.stages.ingress.fairness import GRACE_S, Fairness
+from pipeline.stages.ingress.stage import IngressStage
+from pipeline.stages.worker import Worker
+from pipeline.topology import Fabric, Layout
+
+NEVER = float("inf")
+RATE = 100
+
+
+@pytest.fixture
+def pool() -> Pool:
+    return Pool(0, 16)
+
+
+@pytest.fixture
+def fairness(pool: Pool) -> Fairness:
+    return Fairness(pool, memoryview(bytearray(8 * len(INDEX))).cast("Q"), RATE)
+
+
+def test_a_paused_link_is_looked_at_only_while_it_has_something_for_others_to_fear(
+    fairness: Fairness,
+) -> None:
+    fairness.charge(1, 1000, 10.0)
+    assert not fairness.may_read_link(1, 10.0)
+    again = fairness.deadline([1, 2], many=True)
+    assert 10.0 < again < 30.0
+    assert fairness.deadline([], many=True) == NEVER, "nothing to read"
+    assert fairness.deadline([2], many=True) == NEVER, "only the other has something"
+    assert fairness.deadline([1], many=False) == NEVER, "alone it is read"
+    assert fairness.may_read_link(1, again)
+    assert fairness.deadline([1, 2], many=True) == NEVER
+
+
+def test_a_pause_that_grew_meanwhile_moves_its_deadline(fairness: Fairness) -> None:
+    fairness.charge(1, 1000, 10.0)
+    first = fairness.deadline([1], many=True)
+    fairness.charge(1, 1000, 11.0)
+    assert not fairness.may_read_link(1, first)
+    assert fairness.deadline([1], many=True) > first
+
+
+def test_the_wait_for_slots_ends_by_itself_only_for_links_with_something(
+    fairness: Fairness, pool: Pool
+) -> None:
+    assert fairness.may_read(5.0)
+    while pool.free_count > 1:
+        pool.alloc()
+    assert not fairness.may_read(5.001)
+    assert fairness.deadline([1], many=False) == 5.0 + GRACE_S
+    assert fairness.deadline([], many=False) == NEVER
+    # A link whose pause is over cannot be read before either.
+    fairness.charge(1, 30, 4.0)
+    assert fairness.deadline([1], many=True) == 5.0 + GRACE_S
+    assert fairness.may_read(5.0 + GRACE_S)
+    assert fairness.scarce
+
+
+class Rig:
+    """The stage in its worker, with guests on socketpairs."""
+
+    def __init__(self) -> None:
+        config, _ = merge.build(flags.parse(options.START, []), [], resolv_conf=os.devnull)
+        self.fabric = Fabric.create(Layout(64, 1, 1))
+        self.worker = Worker(self.fabric.ports("ingress"), None)
+        self.stage = IngressStage(self.worker, config)
+        self.worker.adopt(self.stage)
+        self.demux = self.fabric.ports("demux").rings_out["ingress"]
+        self.rate = config.max_bad_frames_per_second
+
+    def guest(self) -> socket.socket:
+        ours, theirs = socket.socketpair()
+        assert self.stage.on_control({"op": "attach", "head": b""}, [ours.detach()]) == {}
+        return theirs
+
+    def misbehaved(self, link: int) -> None:
+        self.demux.push(d.record(d.MISBEHAVED, link=link, aux=self.rate * 10))
+        self.demux.publish()
+
+    def turn(self) -> None:
+        assert self.worker.poller is not None
+        self.worker.poller.dispatch(self.worker.poller.poll(0, 64))
+        self.worker.breathe(monotonic())
+
+
+@pytest.fixture
+def rig() -> Iterator[Rig]:
+    rig = Rig()
+    yield rig
+    rig.worker.end()
+
+
+def test_ingress_sleeps_when_its_only_guest_has_misbehaved(rig: Rig) -> None:
+    guest = rig.guest()
+    rig.turn()
+    rig.misbehaved(1)
+    rig.turn()
+    guest.sendall(b"\x0e\x00" + bytes(14))
+    rig.turn()
+    rig.turn()
+    assert rig.stage.fairness.deadline([1], many=True) < NEVER, "it is paused"
+    assert rig.stage.deadline() == NEVER
+    guest.close()
+
+
+def test_ingress_sleeps_until_the_pause_of_a_guest_among_others_is_over(rig: Rig) -> None:
+    guests = [rig.guest(), rig.guest()]
+    rig.turn()
+    rig.misbehaved(1)
+    rig.turn()
+    assert rig.stage.deadline() == NEVER, "it has sent nothing since"
+    guests[0].sendall(b"\x0e\x00" + bytes(14))
+    rig.turn()
+    rig.turn()
+    assert monotonic() + 1 < rig.stage.deadline() < NEVER
+    for guest in guests:
+        guest.close()
+
+
+def test_guests_take_turns_when_rings_have_little_room(rig: Rig) -> None:
+    guests = [rig.guest(), rig.guest()]
+    flood = (b"\x0e\x00" + bytes(14)) * 4000
+    for guest in guests:
+        guest.setblocking(False)
+    demux = rig.fabric.ports("demux").rings_in["ingress"]
+    taken = Counter[int]()
+    for _ in range(60):
+        for guest in guests:
+            with contextlib.suppress(BlockingIOError):
+                # (It may be cut in the middle of a frame, which then is one of other bytes.)
+                guest.send(flood)
+        rig.turn()
+        burst = demux.peek()
+        for record in d.DESCRIPTOR.iter_unpack(burst):
+            if record[0] == d.FRAME:
+                taken[record[2]] += 1
+                rig.worker.free(record[5])
+        demux.release(len(burst) // d.DESCRIPTOR_BYTES)
+    assert min(taken[1], taken[2]) * 3 > sum(taken.values()), taken
+    for guest in guests:
+        guest.close()
+
+
+def test_a_report_about_a_guest_that_left_is_no_reason_to_wake(rig: Rig) -> None:
+    guests = [rig.guest(), rig.guest()]
+    rig.turn()
+    guests[0].close()
+    rig.turn()
+    rig.misbehaved(1)
+    rig.turn()
+    assert rig.stage.fairness.deadline([1], many=True) == NEVER
+    assert rig.stage.deadline() == NEVER
+    guests[1].close()
+
+
+def test_descriptors_of_requests_that_nobody_knows_are_closed(rig: Rig) -> None:
+    ours, theirs = socket.socketpair()
+    assert "error" in rig.stage.on_control({"op": "nonsense"}, [ours.detach()])
+    assert theirs.recv(10) == b""
+    theirs.close()
+    assert "error" in rig.stage.on_control({"op": "attach", "head": b""}, [])

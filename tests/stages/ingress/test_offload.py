@@ -1,0 +1,147 @@
+"""What a guest gets of another guest's frame, by the kinds of their links."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from pipeline.counters import INDEX
+from pipeline.engines.offload import gro
+from pipeline.engines.offload.gso import Segmenter
+from pipeline.ipc.arena import SLOT_BYTES, Pool
+from pipeline.records import descriptor as d
+from pipeline.stages.ingress.offload import Card
+from pipeline.wire import ethernet, offload
+from pipeline.wire.framing import LE16, split
+from pipeline.wire.virtio_net import DATA_VALID, GSO_TCPV4, LONG_LEN, Header, build
+from tests.support.frames import GUEST_MAC, slot_of, tcp_frame
+from tests.support.offload import slot_with_headers, super_datagram, super_segment
+
+PAYLOAD = bytes(range(250)) * 20
+
+
+class Worker:
+    """As much of one as the card needs."""
+
+    def __init__(self) -> None:
+        self.pool = Pool(0, 4)
+        self.counts = [0] * len(INDEX)
+        slots = [memoryview(bytearray(SLOT_BYTES)) for _ in range(4)]
+        self.ports = SimpleNamespace(arena=SimpleNamespace(slots=slots))
+        self.log = SimpleNamespace(info=lambda *_, **__: None)
+
+
+def card_with(header: Header, frame: bytes) -> tuple[Card, int, int]:
+    """A card, and where in slot 0 the frame lies behind its header: (card, off, length)."""
+    worker: Any = Worker()
+    view, ((off, length),) = slot_with_headers([(header, frame)])
+    worker.ports.arena.slots[0] = view
+    return Card(worker, 1500), off, length
+
+
+def switched(header: Header, frame: bytes, to_offload: bool) -> list[bytes]:
+    """The records that go out on the other guest's link, without their length."""
+    card, off, length = card_with(header, frame)
+    form = offload.FRAMING if to_offload else LE16
+    segmenter = Segmenter(form, LONG_LEN if to_offload else 0)
+    stream = b"".join(bytes(part) for part in card.switched(0, off, length, to_offload, segmenter))
+    places, end = split(stream, 0, len(stream), form)
+    assert end == len(stream)
+    return [stream[begin : begin + size] for begin, size in places]
+
+
+def test_a_super_segment_reaches_a_guest_with_offload_as_it_is() -> None:
+    header, frame = super_segment(1, PAYLOAD, 1448)
+    assert switched(header._replace(num_buffers=77), frame, True) == [build(header, LONG_LEN) + frame]
+
+
+def test_a_super_segment_reaches_any_other_guest_in_frames() -> None:
+    header, frame = super_segment(1, PAYLOAD, 1448)
+    expected = [
+        tcp_frame(1 + begin, PAYLOAD[begin : begin + 1448], ident=number)
+        for number, begin in enumerate(range(0, len(PAYLOAD), 1448))
+    ]
+    assert switched(header, frame, False) == expected
+
+
+@pytest.mark.parametrize("to_offload", [True, False])
+def test_datagrams_in_one_piece_reach_any_other_guest_one_by_one(to_offload: bool) -> None:
+    header, frame = super_datagram(PAYLOAD, 1000)
+    found = switched(header, frame, to_offload)
+    head = LONG_LEN if to_offload else 0
+    assert [record[:head] for record in found] == [bytes(head)] * 5
+    assert b"".join(record[head + 42 :] for record in found) == PAYLOAD
+    items, drops = gro.coalesce(*slot_of([record[head:] for record in found]))
+    assert (sum(item[9] for item in items), drops) == (5, {})
+
+
+def test_an_open_checksum_is_closed_only_for_a_guest_without_offload() -> None:
+    header, frame = super_segment(1, b"hello", 1448)
+    assert switched(header, frame, True) == [build(header, LONG_LEN) + frame]
+    assert switched(header, frame, False) == [tcp_frame(1, b"hello")]
+
+
+@pytest.mark.parametrize("header", [Header(), Header(flags=DATA_VALID)], ids=["verified", "vouched for"])
+def test_a_whole_frame_stays_whole_and_the_next_guest_may_verify_it(header: Header) -> None:
+    frame = tcp_frame(1, b"hello")
+    assert switched(header, frame, True) == [bytes(LONG_LEN) + frame]
+    assert switched(header, frame, False) == [frame]
+
+
+def test_what_is_cut_on_arrival_has_references_of_its_own() -> None:
+    to_group = ethernet.header(bytes.fromhex("01005e0000fb"), GUEST_MAC, ethernet.TYPE_IPV4)
+    card, off, length = card_with(*super_datagram(PAYLOAD, 1000, eth_header=to_group))
+    pool = card.worker.pool
+    slot = pool.alloc()
+    assert slot == 0
+    link: Any = SimpleNamespace(features=offload.FEATURES)
+    items, drops = card.receive(1, link, slot, [(off, length)])
+    assert (len(items), drops) == (5, {})
+    assert pool.refs(slot) == 1
+    (other,) = {item[5] for item in items}
+    for item in items:
+        pool.unref(item[5])
+    assert pool.refs(other) == 1
+    card.filler.rest()
+    pool.unref(slot)
+    assert pool.refs_out == 0
+
+
+def test_a_range_takes_one_reference() -> None:
+    header, frame = super_segment(1, PAYLOAD, 1448)
+    assert header.gso_type == GSO_TCPV4
+    card, off, length = card_with(header, frame)
+    pool = card.worker.pool
+    slot = pool.alloc()
+    link: Any = SimpleNamespace(features=offload.FEATURES)
+    items, _ = card.receive(1, link, slot, [(off, length)])
+    assert len(items) == 1
+    assert pool.refs(slot) == 2
+
+
+def test_a_priority_tag_is_removed_behind_the_header() -> None:
+    header, frame = super_segment(1, PAYLOAD, 1448)
+    later = header._replace(csum_start=header.csum_start + 4, hdr_len=header.hdr_len + 4)
+    card, off, length = card_with(later, frame[:12] + bytes.fromhex("8100a000") + frame[12:])
+    pool = card.worker.pool
+    slot = pool.alloc()
+    link: Any = SimpleNamespace(features=offload.FEATURES)
+    places = [(off, length)]
+    ((kind, *_),), drops = card.receive(1, link, slot, places)
+    assert (kind, drops) == (d.TCP_RANGE, {})
+    assert places == [(off + 4, length - 4)]
+    view = card.slots[slot]
+    assert bytes(view[off + 4 : off + length]) == frame
+    assert bytes(view[off + 4 - LONG_LEN : off + 4]) == build(header, LONG_LEN)
+    pool.unref(slot)
+    pool.unref(slot)
+
+
+def test_a_frame_longer_than_the_mtu_without_header_is_cut_for_another_guest() -> None:
+    card, _, _ = card_with(*super_segment(1, b"x", 1448))
+    buffers = card.cut(memoryview(tcp_frame(1, PAYLOAD)), Segmenter(None))
+    assert [len(buffer) for buffer in buffers] == [
+        54 + min(1460, len(PAYLOAD) - begin) for begin in range(0, len(PAYLOAD), 1460)
+    ]
+    longest = tcp_frame(1, PAYLOAD[:1460])
+    assert len(longest) == card.longest

@@ -1,0 +1,151 @@
+"""What the resolver stage tells others: names of the egress policy to egress, leases to a file."""
+
+import json
+from pathlib import Path
+from time import monotonic
+
+import pytest
+
+from pipeline.records import descriptor as d
+from pipeline.wire import dhcp
+from pipeline.wire.ipv4 import addr_parse
+from tests.stages.resolver.test_stage import discover
+from tests.support.poller import LIMIT
+from tests.support.resolver_rig import GUEST, Rig, framed, query
+
+POLICY = """
+egress-policy:
+  default: deny
+  rules:
+    - {action: allow, names: [other.example, "*.example.com"]}
+"""
+
+
+def records(rig: Rig) -> list[tuple[int, ...]]:
+    """The next records for demux, as they follow each other."""
+    end = monotonic() + LIMIT
+    while not (burst := rig.from_stage.peek()):
+        assert monotonic() < end, "nothing for demux"
+        rig.breathe()
+    found = list(d.DESCRIPTOR.iter_unpack(burst))
+    rig.from_stage.release(len(found))
+    for record in found:
+        if record[5] != d.NO_SLOT:
+            assert rig.worker.pool is not None
+            rig.worker.pool.unref(record[5])
+    return found
+
+
+@pytest.mark.parametrize("rows", [1, 3])
+def test_addresses_of_a_named_destination_are_told_before_the_guest_is(tmp_path: Path, rows: int) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text(POLICY)
+    rig = Rig(tmp_path, ["-config", str(path)])
+    rig.upstream.rows = rows
+    rig.send(query("www.example.com"), 53)
+    found = records(rig)
+    assert [record[0] for record in found] == [*[d.NAMED] * rows, d.SERVICE_DATAGRAM]
+    assert {record[16] for record in found[:-1]} == {addr_parse("10.1.2.3") + n for n in range(rows)}
+    for record in found[:-1]:
+        seq, guest, aux = record[10], record[15], record[18]
+        assert (guest, aux) == (GUEST, 1)
+        assert 0 < seq <= 60
+    rig.send(query("www.example.net"), 53)
+    assert [record[0] for record in records(rig)] == [d.SERVICE_DATAGRAM]
+    rig.close()
+
+
+def test_over_tcp_the_guest_is_the_one_of_the_connection(tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text(POLICY)
+    rig = Rig(tmp_path, ["-config", str(path)])
+    sock = rig.connect("192.168.127.9:4000")
+    sock.send(framed(query("www.example.com")))
+    found = records(rig)
+    assert [(record[0], record[15]) for record in found] == [(d.NAMED, addr_parse("192.168.127.9"))]
+    sock.close()
+    rig.close()
+
+
+def test_leases_are_written_a_moment_after_they_changed_and_at_the_end(tmp_path: Path) -> None:
+    path = tmp_path / "leases.json"
+    rig = Rig(tmp_path, ["-state-file", str(path)])
+    request = discover("020000000001", dhcp.REQUEST)
+    rig.send(request, 67, guest_addr=0, guest_port=68)
+    rig.reply()
+    assert not path.exists()
+    assert rig.stage.deadline() <= monotonic() + 1.0
+    rig.breathe(monotonic() + 1.1)
+    assert [lease["mac"] for lease in json.loads(path.read_text())["leases"]] == ["02:00:00:00:00:01"]
+    rig.send(discover("020000000002", dhcp.REQUEST), 67, guest_addr=0, guest_port=68)
+    rig.reply()
+    leases = rig.request({"op": "leases"})
+    rig.close()
+    again = Rig(tmp_path, ["-state-file", str(path)])
+    assert again.request({"op": "leases"}) == leases
+    assert len(records(again)) == 2
+    again.close()
+
+
+def test_demux_is_told_the_leases_that_were_taken_over(tmp_path: Path) -> None:
+    path = tmp_path / "leases.json"
+    rows = [("192.168.127.9", "02:00:00:00:00:09"), ("192.168.127.5", "02:00:00:00:00:05")]
+    # Addresses that cannot be a client's (the gateway's) are not taken over.
+    rows.append(("192.168.127.1", "02:00:00:00:00:01"))
+    leases = [{"ip": ip, "mac": mac, "expires": 4102444800} for ip, mac in rows]
+    path.write_text(json.dumps({"version": 1, "leases": leases}))
+    rig = Rig(tmp_path, ["-state-file", str(path)])
+    told = [
+        (record[0], record[15], (record[10] << 16 | record[11]).to_bytes(6, "big")) for record in records(rig)
+    ]
+    assert sorted(told) == [
+        (d.LEASED, addr_parse("192.168.127.5"), bytes.fromhex("020000000005")),
+        (d.LEASED, addr_parse("192.168.127.9"), bytes.fromhex("020000000009")),
+    ]
+    rig.close()
+
+
+def test_a_state_file_that_cannot_be_written_does_no_harm(tmp_path: Path) -> None:
+    rig = Rig(tmp_path, ["-state-file", str(tmp_path / "no" / "leases.json")])
+    rig.send(discover("020000000001", dhcp.REQUEST), 67, guest_addr=0, guest_port=68)
+    rig.reply()
+    rig.breathe(monotonic() + 1.1)
+    rig.close()
+
+
+def test_a_write_that_failed_is_tried_again_with_pauses_until_it_succeeds(tmp_path: Path) -> None:
+    directory = tmp_path / "no"
+    rig = Rig(tmp_path, ["-state-file", str(directory / "leases.json")])
+    rig.send(discover("020000000001", dhcp.REQUEST), 67, guest_addr=0, guest_port=68)
+    rig.reply()
+    now = monotonic() + 1.1
+    pauses = []
+    for _ in range(9):
+        rig.breathe(now)
+        pauses.append(rig.stage.leases.deadline() - now)
+        now = rig.stage.leases.deadline()
+    assert pauses == pytest.approx([1, 2, 4, 8, 16, 32, 60, 60, 60])
+    directory.mkdir()
+    rig.breathe(now)
+    path = directory / "leases.json"
+    assert [lease["mac"] for lease in json.loads(path.read_text())["leases"]] == ["02:00:00:00:00:01"]
+    assert rig.stage.leases.deadline() == float("inf")
+    # Once it works, the next change is written soon again.
+    rig.send(discover("020000000002", dhcp.REQUEST), 67, guest_addr=0, guest_port=68)
+    rig.reply()
+    assert rig.stage.leases.deadline() <= monotonic() + 1.0
+    rig.close()
+
+
+def test_a_change_while_writes_fail_does_not_shorten_the_pause(tmp_path: Path) -> None:
+    rig = Rig(tmp_path, ["-state-file", str(tmp_path / "no" / "leases.json")])
+    rig.send(discover("020000000001", dhcp.REQUEST), 67, guest_addr=0, guest_port=68)
+    rig.reply()
+    now = monotonic() + 1.1
+    for _ in range(6):
+        rig.breathe(now)
+        now = rig.stage.leases.deadline()
+    rig.send(discover("020000000002", dhcp.REQUEST), 67, guest_addr=0, guest_port=68)
+    rig.reply()
+    assert rig.stage.leases.deadline() == now
+    rig.close()

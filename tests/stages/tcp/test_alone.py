@@ -1,0 +1,345 @@
+"""demux and tcp between played guests and a played egress: what comes for a connection that is over."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from pipeline.records import descriptor as d
+from pipeline.stages.tcp import orphans
+from pipeline.wire.tcp import ACK, RST
+from tests.support.one_process import OneProcess
+from tests.support.played_guests import Card, Guest, GuestStream
+
+
+class Shard(OneProcess):
+    """One guest, one tcp worker, and egress by hand."""
+
+    def __init__(self, **changed: int) -> None:
+        super().__init__(("demux", "tcp"), played={"ingress": Card}, **changed)
+        card = self.neighbours["ingress"]
+        assert isinstance(card, Card)
+        self.guest: Guest = card.guest()
+        self.egress = self.neighbours["egress0"]
+        self.stage = self.stages["tcp0"]
+
+    def ask(self) -> tuple[GuestStream, int]:
+        """A connection that the guest asks for, and its number; egress has not answered."""
+        stream = self.guest.connect(80)
+        self.settle()
+        (asked,) = self.egress.take(d.CONNECT)
+        return stream, asked.flow
+
+    def open(self) -> tuple[GuestStream, int]:
+        """One that stands."""
+        stream, number = self.ask()
+        self.tell(d.CONNECTED, number)
+        self.settle()
+        assert stream.established
+        return stream, number
+
+    def tell(self, kind: int, number: int, *, length: int = 0, aux: int = 0) -> None:
+        """What egress says of a connection."""
+        self.egress.push("tcp0", d.record(kind, flow=number, length=length, aux=aux))
+
+    def to_guest(self, number: int, payload: bytes) -> None:
+        """Bytes of the host, in a slot of egress."""
+        slot = self.egress.fill(payload)
+        self.egress.push(
+            "tcp0", d.record(d.TO_GUEST, flow=number, slot=slot, off=256, length=len(payload))
+        )  # fmt: skip
+
+    def take_all(self, number: int, count: int, *, pause: float) -> None:
+        """The host takes count bytes of a connection; some come in each pause, in seconds."""
+        while count > 0:
+            self.advance(pause)
+            lengths = [record.length for record in self.egress.take(d.TO_HOST) if record.flow == number]
+            assert lengths
+            for length in lengths:
+                self.tell(d.TAKEN, number, length=length)
+            count -= sum(lengths)
+
+    def kinds(self) -> list[int]:
+        """What tcp has told egress since the last call, but for windows."""
+        return [record.kind for record in self.egress.take() if record.kind != d.WINDOW]
+
+    def out(self) -> int:
+        """References to slots of egress that have not come home."""
+        return self.egress.worker.pool.refs_out
+
+
+@pytest.fixture
+def shard() -> Iterator[Shard]:
+    with Shard() as made:
+        yield made
+        made.guest.leave()
+        made.at_home()
+
+
+def test_bytes_for_a_connection_that_is_over_go_home(shard: Shard) -> None:
+    stream, number = shard.open()
+    stream.reset()
+    shard.settle()
+    assert shard.kinds() == [d.ABORT]
+    shard.to_guest(number, b"under way")
+    shard.tell(d.SHUTDOWN, number)
+    shard.tell(d.ABORT, number)
+    shard.settle()
+    assert shard.out() == 0
+    assert not shard.stage.flows
+
+
+def test_a_port_is_used_again_in_the_very_burst_that_resets_its_connection(shard: Shard) -> None:
+    stream, number = shard.open()
+    stream.reset()
+    stream.pump()
+    again = shard.guest.connect(80, own_port=stream.port)
+    shard.settle()
+    told = {record.kind: record.flow for record in shard.egress.take()}
+    assert told[d.ABORT] == number
+    shard.tell(d.CONNECTED, told[d.CONNECT])
+    shard.settle()
+    assert again.established
+    assert len(shard.stage.flows) == 1
+    again.reset()
+    shard.settle()
+    assert not shard.stage.flows
+
+
+def test_bytes_that_the_guest_has_not_acknowledged_go_home_with_its_reset(shard: Shard) -> None:
+    stream, number = shard.open()
+    stream.deaf = True
+    for _ in range(3):
+        shard.to_guest(number, bytes(60000))
+    shard.settle()
+    assert shard.out() == 3
+    stream.reset()
+    shard.settle()
+    assert shard.out() == 0
+    assert not shard.stage.flows
+
+
+def test_data_that_come_twice_or_not_in_order_go_home(shard: Shard) -> None:
+    stream, number = shard.open()
+    ingress = shard.neighbours["ingress"].worker.pool
+    stream.send(b"x" * 10000)
+    stream.deaf = True
+    # It hears no acknowledgement, and sends again.
+    shard.advance(3.0)
+    taken = sum(record.length for record in shard.egress.take(d.TO_HOST))
+    assert taken == 10000
+    assert shard.counter("tcp0", "tcp_segment_dropped_duplicate") > 0
+    assert ingress.refs_out == 0
+    shard.tell(d.ABORT, number)
+    shard.settle()
+    assert not shard.stage.flows
+
+
+@pytest.mark.parametrize("kind", [d.CONNECTED, d.CONNECT_FAILED])
+def test_the_guest_has_given_up_before_the_host_answers(shard: Shard, kind: int) -> None:
+    stream, number = shard.ask()
+    stream.say(RST | ACK)
+    shard.settle()
+    assert shard.kinds() == [d.ABORT]
+    shard.tell(kind, number)
+    shard.settle()
+    assert not stream.established
+    assert not shard.stage.flows
+
+
+@pytest.mark.parametrize("aux", [0, d.SHUTDOWN_BOTH])
+def test_both_ends_of_stream_cross(shard: Shard, aux: int) -> None:
+    stream, number = shard.open()
+    shard.to_guest(number, b"last words")
+    shard.tell(d.SHUTDOWN, number, aux=aux)
+    stream.finish()
+    # Each is sent before the other is known of.
+    shard.breathe("ingress", "egress0", "demux", "tcp0")
+    shard.settle()
+    assert stream.eof
+    assert stream.received == b"last words"
+    assert shard.kinds() == [d.SHUTDOWN, d.CLOSED]
+    shard.advance(100.0)
+    assert not shard.stage.flows
+
+
+def test_both_resets_cross(shard: Shard) -> None:
+    stream, number = shard.open()
+    stream.send(b"x" * 5000)
+    shard.settle()
+    assert shard.kinds() == [d.TO_HOST]
+    stream.reset()
+    shard.tell(d.TAKEN, number, length=5000)
+    shard.tell(d.ABORT, number)
+    shard.breathe("ingress", "egress0", "demux", "tcp0")
+    shard.settle()
+    # Egress is told of no connection that it has ended itself, or once.
+    assert shard.kinds() in ([], [d.ABORT])
+    assert not shard.stage.flows
+
+
+def test_taken_comes_late_for_every_state_behind(shard: Shard) -> None:
+    stream, number = shard.open()
+    stream.send(b"x" * 5000)
+    stream.finish()
+    shard.settle()
+    assert shard.kinds()[-1] == d.SHUTDOWN
+    shard.tell(d.TAKEN, number, length=2000)
+    shard.tell(d.SHUTDOWN, number)
+    shard.settle()
+    assert stream.eof
+    shard.tell(d.TAKEN, number, length=3000)
+    shard.settle()
+    assert shard.stage.guests.held_bytes == 0
+    shard.advance(100.0)
+    shard.tell(d.TAKEN, number, length=1)
+    shard.settle()
+    assert not shard.stage.flows
+
+
+def test_a_connection_that_ends_untaken_holds_no_memory(shard: Shard) -> None:
+    stream, number = shard.open()
+    stream.send(b"x" * 200_000)
+    shard.settle()
+    assert shard.stage.guests.held_bytes > 0
+    shard.tell(d.ABORT, number)
+    shard.settle()
+    assert shard.stage.guests.held_bytes == 0
+    assert stream.failed
+
+
+def test_a_dialled_guest_that_does_not_answer_is_given_up_with_its_client(shard: Shard) -> None:
+    number = d.FLOW_FROM_EGRESS | 5
+    shard.guest.listens.add(80)
+    shard.guest.mute = True
+    shard.egress.push("demux", d.record(d.DIAL, flow=number, guest_addr=shard.guest.addr, ports=80 << 16))
+    shard.settle()
+    assert len(shard.stage.flows) == 1
+    shard.tell(d.ABORT, number)
+    shard.settle()
+    assert not shard.stage.flows
+    shard.guest.mute = False
+    shard.advance(10.0)
+    assert not shard.guest.accepted
+    assert shard.kinds() == []
+
+
+def test_hosts_that_read_get_what_is_sent_however_much_waits_for_those_that_do_not() -> None:
+    limit = 1 << 20
+    with Shard(slots=256, max_receive_memory=limit, max_receive_memory_per_guest=limit) as shard:
+        # What each is shown before any has filled its window is more than there is memory, in sum.
+        stuck = [shard.open() for _ in range(8)]
+        for stream, _ in stuck:
+            stream.send(bytes(400_000))
+        shard.advance(20.0)
+        assert shard.counter("tcp0", "tcp_segment_dropped_no_memory") > 0
+        stream, number = shard.open()
+        shard.egress.take()
+        stream.send(bytes(50_000))
+        shard.take_all(number, 50_000, pause=1.0)
+        for _, each in [*stuck, (stream, number)]:
+            shard.tell(d.ABORT, each)
+        shard.settle()
+        shard.guest.leave()
+        shard.at_home()
+
+
+def test_what_waits_behind_a_hole_goes_home_when_the_hole_is_refused() -> None:
+    limit = 1 << 20
+    with Shard(slots=256, max_receive_memory=limit, max_receive_memory_per_guest=limit) as shard:
+        ingress = shard.neighbours["ingress"].worker.pool
+        stream, number = shard.open()
+        stream.send(bytes(100_000))
+        shard.advance(1.0)
+        stream.deaf = True
+        stream.losing = 1
+        stream.send(bytes(10_000))
+        shard.settle()
+        stream.losing = 1000
+        stuck = [shard.open() for _ in range(8)]
+        for each, _ in stuck:
+            each.send(bytes(400_000))
+        shard.advance(20.0)
+        assert ingress.refs_out > 0
+        # Its own bytes are not taken either: what it repeats now is refused.
+        stream.deaf = False
+        stream.losing = 0
+        shard.advance(150.0)
+        assert ingress.refs_out == 0
+        assert shard.counter("tcp0", "tcp_flow_lost_out_of_order") > 0
+        for _, each in stuck:
+            shard.tell(d.ABORT, each)
+        shard.take_all(number, 110_000, pause=150.0)
+        shard.tell(d.ABORT, number)
+        shard.settle()
+        shard.guest.leave()
+        shard.at_home()
+
+
+def test_the_connections_of_a_guest_that_is_gone_end_and_give_back_what_they_held(shard: Shard) -> None:
+    stream, number = shard.open()
+    stream.deaf = True
+    shard.to_guest(number, bytes(60000))
+    shard.settle()
+    shard.kinds()
+    shard.guest.leave()
+    shard.settle()
+    assert shard.out() == 1
+    shard.advance(orphans.COMES_BACK_S + 1)
+    assert shard.out() == 0
+    assert not shard.stage.flows
+    assert shard.kinds() == [d.ABORT]
+
+
+@pytest.mark.parametrize("link", [2, 1], ids=["another number", "the same number, used again"])
+def test_a_guest_that_comes_back_on_another_link_keeps_its_connections(shard: Shard, link: int) -> None:
+    (stream, number), (idle, _) = shard.open(), shard.open()
+    shard.guest.replug(link)
+    for _ in range(2):
+        stream.send(b"I am back")
+        shard.settle()
+        assert [record.length for record in shard.egress.take(d.TO_HOST)] == [len(b"I am back")]
+        shard.tell(d.TAKEN, number, length=len(b"I am back"))
+        shard.advance(orphans.COMES_BACK_S + 1)
+    assert len(shard.stage.flows) == 2
+    assert {flow.guest.link for flow in shard.stage.flows.values()} == {link}
+    for one in (stream, idle):
+        assert not one.failed
+        one.reset()
+    shard.settle()
+    assert not shard.stage.flows
+
+
+def test_the_idle_connections_of_a_guest_that_is_gone_wait_until_their_place_is_needed() -> None:
+    with Shard(max_tcp_flows=2) as shard:
+        shard.open()
+        shard.open()
+        card = shard.guest.card
+        shard.guest.leave()
+        shard.settle()
+        shard.advance(10 * orphans.COMES_BACK_S)
+        assert len(shard.stage.flows) == 2
+        shard.kinds()
+        shard.guest = card.guest(2)
+        shard.open()
+        assert len(shard.stage.flows) == 2
+        assert shard.counter("tcp0", "tcp_flow_ended_guest_gone") == 1
+        shard.guest.leave()
+
+
+def test_one_gone_guest_may_keep_slots_and_not_two() -> None:
+    """Each that is gone keeps a share of all slots; who replugs for ever must not keep one for each time."""
+    with Shard() as shard:
+        card = shard.guest.card
+        for link in range(1, 6):
+            shard.guest = card.guest(link)
+            stream, number = shard.open()
+            shard.open()
+            stream.deaf = True
+            shard.to_guest(number, bytes(60000))
+            shard.settle()
+            shard.guest.leave()
+            shard.settle()
+            assert shard.out() == 1
+            assert len(shard.stage.flows) == link + 1, "the idle ones wait"
+        shard.advance(orphans.COMES_BACK_S + 1)
+        shard.at_home()

@@ -1,0 +1,186 @@
+"""Timers of the tcp worker: in time, one for each connection, none for those that are over."""
+
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any, cast
+
+import pytest
+
+from pipeline.config import merge, options
+from pipeline.engines.tcp.state import TIME_WAIT
+from pipeline.engines.timing_wheel import TICKS_A_SECOND
+from pipeline.go import flags
+from pipeline.ipc.ring import Consumer
+from pipeline.records import descriptor as d
+from pipeline.stages.tcp.flow import Flow
+from pipeline.stages.tcp.stage import TcpStage
+from pipeline.stages.worker import Worker
+from pipeline.topology import Fabric, Layout
+from pipeline.wire.tcp import ACK, FIN, RST, SYN
+
+GUEST, REMOTE = 1, 2
+TICK = 1 / TICKS_A_SECOND
+HOURS = 3600.0
+START = 1e6 + 0.0123
+"""Not a whole number of ticks."""
+Record = tuple[int, ...]
+
+
+class Rig:
+    """The stage in its worker, between the ring ends of its neighbours, with a clock that is set."""
+
+    def __init__(self, **changed: int) -> None:
+        config, _ = merge.build(flags.parse(options.START, []), [], resolv_conf=os.devnull)
+        config = replace(config, **cast(dict[str, Any], changed))
+        self.fabric = Fabric.create(Layout(64, 1, 1))
+        self.worker = Worker(self.fabric.ports("tcp0"), None)
+        self.stage = TcpStage(self.worker, config)
+        self.worker.adopt(self.stage)
+        self.demux = self.fabric.ports("demux").rings_out["tcp0"]
+        egress = self.fabric.ports("egress0")
+        self.egress, self.from_tcp = egress.rings_out["tcp0"], egress.rings_in["tcp0"]
+        self.ingress = self.fabric.ports("ingress").rings_in["tcp0"]
+        self.now = START
+
+    def step(self, after: float = 0.0) -> list[Record]:
+        """Let time pass and the stage step; what it told ingress."""
+        self.now += after
+        self.demux.publish()
+        self.egress.publish()
+        self.worker.breathe(self.now)
+        read(self.from_tcp)
+        return read(self.ingress)
+
+    def segment(self, port: int, flags: int, seq: int, ack: int = 0) -> None:
+        """A segment without data from the guest's port."""
+        self.demux.push(
+            d.DESCRIPTOR.pack(
+                d.TCP_RANGE, flags, 1, 0, 0, 0, 54, 0, 0, 1, seq, ack, 65535, 0, 0, GUEST, REMOTE,
+                port << 16 | 80, 54,
+            )
+        )  # fmt: skip
+
+    def flow(self, port: int) -> Flow:
+        return self.stage.flows[GUEST, REMOTE, port << 16 | 80]
+
+    def open(self, port: int) -> Flow:
+        """A connection whose guest began with sequence number 100."""
+        self.segment(port, SYN, 100)
+        self.step()
+        flow = self.flow(port)
+        self.egress.push(d.record(d.CONNECTED, flow=flow.number))
+        self.step()
+        self.segment(port, ACK, 101, flow.conn.snd_nxt)
+        self.step()
+        return flow
+
+    def armed(self) -> int:
+        return len(self.stage.timers)
+
+
+def read(ring: Consumer) -> list[Record]:
+    burst = ring.peek()
+    records = list(d.DESCRIPTOR.iter_unpack(burst))
+    ring.release(len(records))
+    return records
+
+
+@pytest.fixture
+def make_rig() -> Iterator[Callable[..., Rig]]:
+    made: list[Rig] = []
+
+    def make(**changed: int) -> Rig:
+        """changed: limits of the configuration."""
+        made.append(Rig(**changed))
+        return made[-1]
+
+    yield make
+    for rig in made:
+        rig.worker.end()
+
+
+@pytest.fixture
+def rig(make_rig: Callable[..., Rig]) -> Rig:
+    return make_rig()
+
+
+def test_a_lost_syn_ack_is_repeated_in_time_by_who_sleeps_until_the_deadline(rig: Rig) -> None:
+    rig.segment(1, SYN, 100)
+    rig.step()
+    rig.egress.push(d.record(d.CONNECTED, flow=rig.flow(1).number))
+    assert [record[1] for record in rig.step()] == [SYN | ACK]
+    due = rig.flow(1).conn.deadline()
+    wakes = 0
+    while not (sent := rig.step(max(rig.stage.deadline() - rig.now, 0.0))):
+        wakes += 1
+        assert rig.now < due
+    assert [record[1] for record in sent] == [SYN | ACK]
+    assert due <= rig.now <= due + TICK
+    assert wakes <= 4
+
+
+def test_a_deadline_that_moves_later_costs_no_entry_and_the_early_timer_is_set_anew(rig: Rig) -> None:
+    flow = rig.open(1)
+    first = flow.timer_at
+    while flow.conn.deadline() <= first:
+        rig.segment(1, ACK, 101, flow.conn.snd_nxt)
+        rig.step(1.0)
+    assert flow.timer_at == first
+    assert rig.step(first - rig.now + TICK) == []
+    assert flow.timer_at == flow.conn.deadline() > first
+    assert rig.armed() == 1
+
+
+def test_connections_that_ended_leave_no_timer(rig: Rig) -> None:
+    flows = [rig.open(port) for port in range(1, 21)]
+    assert rig.armed() == 20
+    for flow in flows:
+        rig.segment(flow.key[2] >> 16, RST, 101)
+    rig.step()
+    assert not rig.stage.by_number
+    assert rig.armed() == 0
+    assert rig.stage.timers.deadline() == float("inf")
+
+
+def test_one_that_made_room_in_the_burst_that_woke_it_gets_no_timer(make_rig: Callable[..., Rig]) -> None:
+    rig = make_rig(max_tcp_flows=1)
+    old = rig.open(1)
+    rig.egress.push(d.record(d.SHUTDOWN, flow=old.number))
+    rig.step()
+    rig.segment(1, ACK | FIN, 101, old.conn.snd_nxt)
+    rig.step()
+    assert old.conn.state == TIME_WAIT
+    rig.segment(1, ACK | FIN, 101, old.conn.snd_nxt)
+    rig.segment(2, SYN, 100)
+    rig.step()
+    assert list(rig.stage.by_number.values()) == [rig.flow(2)]
+    assert old not in rig.stage.timers
+    assert rig.armed() == 1
+
+
+def test_one_whose_ports_are_used_again_in_the_burst_that_ended_it_gets_no_timer(rig: Rig) -> None:
+    old = rig.open(1)
+    rig.egress.push(d.record(d.SHUTDOWN, flow=old.number))
+    rig.step()
+    rig.segment(1, ACK, 101, old.conn.snd_nxt)
+    rig.step()
+    rig.step(1.0)
+    assert old.timer_at > rig.now + HOURS, "the guest may go on sending: nothing but its keep-alive"
+    rig.segment(1, ACK | FIN, 101, old.conn.snd_nxt)
+    rig.segment(1, SYN, 5000)
+    rig.step()
+    assert old.conn.state == TIME_WAIT
+    assert old.conn.deadline() < rig.now + HOURS
+    assert list(rig.stage.by_number.values()) == [rig.flow(1)] != [old]
+    assert old not in rig.stage.timers
+    assert rig.armed() == 1
+
+
+def test_a_machine_that_slept_for_ten_hours_goes_on(rig: Rig) -> None:
+    flow = rig.open(1)
+    sent = rig.step(10 * HOURS)
+    assert len(sent) == 1, "the keep-alive's first probe"
+    assert rig.now < rig.stage.deadline() == rig.stage.timers.deadline() < float("inf")
+    assert rig.armed() == 1
+    assert flow.timer_at > rig.now

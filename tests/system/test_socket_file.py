@@ -1,0 +1,208 @@
+"""Files of sockets: what an ended program left is replaced, and nothing else is, whoever is at it at once."""
+
+import errno
+import os
+import signal
+import socket
+import stat
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from pipeline.config import merge, options
+from pipeline.config.file import ConfigError
+from pipeline.control.ssh import socket_forward
+from pipeline.control.ssh.socket_forward import SocketError
+from pipeline.go import flags
+from pipeline.host import listener
+from pipeline.links import addresses
+from pipeline.links.addresses import AddressError
+from pipeline.system import socket_file
+
+KINDS = {"unix": socket.SOCK_STREAM, "unixpacket": socket.SOCK_SEQPACKET, "unixgram": socket.SOCK_DGRAM}
+KILLED = """
+import os, signal, socket, sys
+sock = socket.socket(socket.AF_UNIX, int(sys.argv[2]))
+sock.bind(sys.argv[1])
+if int(sys.argv[2]) != socket.SOCK_DGRAM:
+    sock.listen()
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def abandon(path: Path, kind: socket.SocketKind) -> None:
+    """Leave the file that a program leaves which is killed."""
+    ended = subprocess.run([sys.executable, "-c", KILLED, str(path), str(int(kind))], check=False)
+    assert ended.returncode == -signal.SIGKILL
+    assert stat.S_ISSOCK(path.stat().st_mode)
+
+
+def bind(scheme: str, path: Path) -> socket.socket:
+    """Bind as the daemon does for guests and clients."""
+    url = f"{scheme}://{path}"
+    return addresses.bind_datagram(url) if scheme == "unixgram" else addresses.listen(url)
+
+
+@pytest.mark.parametrize("scheme", KINDS)
+@pytest.mark.parametrize("left", KINDS)
+def test_the_socket_file_of_a_killed_program_is_replaced(tmp_path: Path, scheme: str, left: str) -> None:
+    path = tmp_path / "s"
+    abandon(path, KINDS[left])
+    assert socket_file.is_abandoned(str(path))
+    with bind(scheme, path) as sock:
+        assert sock.getsockname() == str(path)
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+        assert not socket_file.is_abandoned(str(path))
+        with socket.socket(socket.AF_UNIX, KINDS[scheme]) as client:
+            client.connect(str(path))
+    assert [each.name for each in tmp_path.iterdir()] == ["s"], "nothing else is left there"
+
+
+@pytest.mark.parametrize("scheme", KINDS)
+@pytest.mark.parametrize("serving", KINDS)
+def test_a_socket_that_somebody_serves_is_refused_and_does_not_notice(
+    tmp_path: Path, scheme: str, serving: str
+) -> None:
+    path = tmp_path / "s"
+    with bind(serving, path) as served:
+        inode = path.stat().st_ino
+        with pytest.raises(AddressError, match=f"{path}: bind: address already in use"):
+            bind(scheme, path)
+        with pytest.raises(listener.ListenError, match="address already in use"):
+            listener.bind_unix(str(path))
+        with pytest.raises(SocketError, match="address already in use"):
+            socket_forward._bind(str(path))
+        assert path.stat().st_ino == inode
+        with pytest.raises(BlockingIOError):
+            # Neither a connection nor a datagram: a guest of one program must not end the other.
+            _ = served.recv(1) if serving == "unixgram" else served.accept()
+
+
+def test_a_socket_that_does_not_listen_yet_is_somebodys(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as early:
+        early.bind(str(tmp_path / "s"))
+        assert not socket_file.is_abandoned(str(tmp_path / "s"))
+
+
+def test_a_datagram_socket_with_a_peer_is_somebodys(tmp_path: Path) -> None:
+    with bind("unixgram", tmp_path / "peer") as peer, bind("unixgram", tmp_path / "s") as sock:
+        sock.connect(peer.getsockname())
+        assert not socket_file.is_abandoned(str(tmp_path / "s"))
+
+
+@pytest.mark.parametrize("what", ["file", "directory", "fifo", "dangling", "link"])
+def test_what_is_no_socket_is_never_removed(tmp_path: Path, what: str) -> None:
+    path = tmp_path / "s"
+    match what:
+        case "file":
+            path.write_text("precious")
+        case "directory":
+            path.mkdir()
+        case "fifo":
+            os.mkfifo(path)
+        case "dangling":
+            path.symlink_to(tmp_path / "nothing")
+        case "link":
+            abandon(tmp_path / "other", socket.SOCK_STREAM)
+            path.symlink_to(tmp_path / "other")
+    before = path.lstat()
+    for scheme in KINDS:
+        with pytest.raises(AddressError, match="address already in use"):
+            bind(scheme, path)
+    with pytest.raises(listener.ListenError, match="exists and is not a socket"):
+        listener.bind_unix(str(path))
+    with pytest.raises(SocketError, match="exists and is no socket"):
+        socket_forward._bind(str(path))
+    assert path.lstat() == before
+
+
+def test_forwards_of_unix_sockets_replace_what_a_killed_program_left(tmp_path: Path) -> None:
+    path = tmp_path / "s"
+    abandon(path, socket.SOCK_STREAM)
+    with listener.bind_unix(str(path)):
+        assert not socket_file.is_abandoned(str(path))
+    with socket_forward._bind(str(path)):
+        assert not socket_file.is_abandoned(str(path))
+
+
+def test_hyperkits_socket_is_replaced_only_when_nobody_serves_it(tmp_path: Path) -> None:
+    url = f"vsock://null:1024{tmp_path}"
+    abandon(tmp_path / "00000002.00000400", socket.SOCK_STREAM)
+    with addresses.listen(url), pytest.raises(AddressError, match="address already in use"):
+        addresses.listen(url)
+
+
+@pytest.mark.parametrize(
+    ("flag", "scheme"), [("qemu", "unix"), ("bess", "unixpacket"), ("vfkit", "unixgram")]
+)
+def test_the_check_of_guests_sockets_lets_what_was_left_pass(tmp_path: Path, flag: str, scheme: str) -> None:
+    path = tmp_path / "s"
+    abandon(path, KINDS[scheme])
+    words = [f"-listen-{flag}", f"{scheme}://{path}"]
+    merge.build(flags.parse(options.START, words), words)
+    assert path.exists(), "looking changes nothing"
+    path.unlink()
+    with bind(scheme, path), pytest.raises(ConfigError, match="already exists"):
+        merge.build(flags.parse(options.START, words), words)
+
+
+def test_of_many_that_replace_a_file_at_once_one_succeeds_and_serves(tmp_path: Path) -> None:
+    path = tmp_path / "s"
+    for _ in range(30):
+        path.unlink(missing_ok=True)
+        abandoned = socket.socket(socket.AF_UNIX)
+        abandoned.bind(str(path))
+        abandoned.close()
+        won: list[socket.socket] = []
+        refused: list[int] = []
+        start = threading.Barrier(6)
+
+        def compete(
+            won: list[socket.socket] = won, refused: list[int] = refused, start: threading.Barrier = start
+        ) -> None:
+            sock = socket.socket(socket.AF_UNIX)
+            start.wait()
+            try:
+                socket_file.bind(sock, str(path), 0o600)
+            except OSError as error:
+                refused.append(error.errno or 0)
+                sock.close()
+                return
+            won.append(sock)
+
+        threads = [threading.Thread(target=compete) for _ in range(6)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(10)
+        assert len(won) == 1
+        assert refused == [errno.EADDRINUSE] * 5
+        won[0].listen()
+        with socket.socket(socket.AF_UNIX) as client:
+            client.connect(str(path))
+        won[0].close()
+
+
+def test_a_directory_that_others_have_locked_is_not_waited_for_without_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(socket_file, "LOCK_WAIT", 0.05)
+    abandon(tmp_path / "s", socket.SOCK_STREAM)
+    with socket_file._locked(str(tmp_path)), pytest.raises(AddressError, match="address already in use"):
+        bind("unix", tmp_path / "s")
+    bind("unix", tmp_path / "s").close()
+
+
+def test_at_the_end_a_file_of_another_program_stays(tmp_path: Path) -> None:
+    path = tmp_path / "s"
+    path.write_text("mine")
+    mine = socket_file.identity(str(path))
+    (tmp_path / "new").write_text("theirs")
+    os.replace(tmp_path / "new", path)
+    assert not socket_file.remove(str(path), mine)
+    assert path.read_text() == "theirs"
+    assert socket_file.remove(str(path), socket_file.identity(str(path)))
+    assert not socket_file.remove(str(path), mine)
