@@ -28,10 +28,9 @@ import logging
 import os
 import re
 import shutil
-import signal
 import stat
 import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Final
 
 from guest.optional import attempt
@@ -252,17 +251,19 @@ def _replace(file: str, content: bytes) -> None:
 
 
 def _write_in_place(file: str, content: bytes) -> None:
-    with _signals_wait():
-        fd = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    fd = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        old = os.pread(fd, MAX_BYTES, 0)
         try:
-            old = os.pread(fd, MAX_BYTES, 0)
-            try:
-                _fill(fd, content)
-            except OSError:  # the disk is full: what was there does fit
-                _fill(fd, old)
-                raise
-        finally:
-            os.close(fd)
+            _fill(fd, content)
+        except OSError:  # the disk is full: what was there does fit
+            _fill(fd, old)
+            raise
+        except BaseException:  # a signal's: it must not leave half a file
+            _fill(fd, content)
+            raise
+    finally:
+        os.close(fd)
 
 
 def _fill(fd: int, content: bytes) -> None:
@@ -270,16 +271,6 @@ def _fill(fd: int, content: bytes) -> None:
     while written < len(content):
         written += os.pwrite(fd, content[written:], written)
     os.ftruncate(fd, len(content))
-
-
-@contextlib.contextmanager
-def _signals_wait() -> Iterator[None]:
-    """Half a file must not be what a signal leaves."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _run(words: Sequence[str], text: str = "") -> bool:

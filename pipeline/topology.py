@@ -1,33 +1,18 @@
-"""The graph as data: which workers exist, which rings join them, who owns which slots, and where it all lies.
+"""The graph as data: which workers exist, which rings join them, and which of them owns which slots.
 
-:class:`Layout` is pure arithmetic on three numbers and checks itself; :class:`Fabric` is a
-layout with memory behind it, made by the supervisor before it forks; :class:`WorkerPorts`
-is what one worker sees of it. One segment::
+An *edge* carries records from one worker to another. A *free ring* carries slot numbers back to the worker
+that allocates them (their home). There is one from each worker that can hold a slot to each home whose slots
+it can hold. Egress shards never see each other's slots, and listen sees none. A *hand-off* is a pair of
+sockets over which open descriptors go from one worker to another. The supervisor is not a node: it talks to
+the workers over sockets and only rings their bells.
 
-    | bells | counters | rings, free rings | (to a page) slots |
-
-Every part is aligned to a cache line, slots to a page. The supervisor is no node here: it
-talks to the workers over sockets and only rings their bells.
-
-An *edge* carries 64-byte descriptors from one worker to another. A *free ring* carries
-slot numbers back to the worker that allocates them (their home); there is one from each
-worker that can hold a slot to each home whose slots it can hold. Egress shards never see
-each other's slots, and listen sees none. A *hand-off* is a pair of sockets over which open
-descriptors go from one worker to another.
+Everything here is pure. pipeline.ipc.fabric puts memory under a Layout.
 """
 
-import socket
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
 from typing import Final, NamedTuple
 
-from pipeline.counters import CounterBlock
-from pipeline.ipc.arena import SLOT_BYTES, Arena, Pool
-from pipeline.ipc.ring import SLOT_ENTRY_BYTES, Consumer, Producer, SlotConsumer, SlotProducer, ring_bytes
-from pipeline.ipc.segment import Segment
-from pipeline.ipc.socket_pair import socket_pair
-from pipeline.ipc.wake import BELL_BYTES, Bell, EventfdWaiter, Waiter, lone_waiter
-from pipeline.records.descriptor import DESCRIPTOR_BYTES
+from pipeline.records.kinds import RECORD_BYTES, SLOT_ENTRY_BYTES
 
 INGRESS: Final = "ingress"
 DEMUX: Final = "demux"
@@ -54,7 +39,6 @@ DEFAULT_SLOTS: Final = 512
 MIN_SLOTS: Final = 64
 DEMUX_SLOTS: Final = 32
 RESOLVER_SLOTS: Final = 16
-PAGE: Final = 4096
 
 
 class TopologyError(ValueError):
@@ -70,7 +54,7 @@ class Node(NamedTuple):
 
 
 class Edge(NamedTuple):
-    """One ring. ``entry_bytes`` tells descriptors from slot numbers."""
+    """One ring. ``entry_bytes`` distinguishes records from slot numbers."""
 
     source: str
     target: str
@@ -85,43 +69,8 @@ class Span(NamedTuple):
     slot_count: int
 
 
-@dataclass(frozen=True, slots=True)
-class WorkerPorts:
-    """Everything of the fabric that one worker uses. Made in the worker, after the fork.
-
-    name, role     "tcp0" and "tcp"; index is the shard within the role
-    rings_in       by name of the peer that produces
-    rings_out      by name of the peer that consumes
-    free_in        by name of the peer: references to slots of the own pool come home (empty without one)
-    free_out       by name of the home, for references to foreign slots
-    handoffs       by name of the peer: this worker's end of the pair of sockets
-    pool           what this worker allocates from, None if it never allocates
-    homes          by slot number: name of its home
-    bell, bells    the own bell, and those of every other worker by name
-    """
-
-    name: str
-    role: str
-    index: int
-    rings_in: dict[str, Consumer]
-    rings_out: dict[str, Producer]
-    free_in: dict[str, SlotConsumer]
-    free_out: dict[str, SlotProducer]
-    handoffs: dict[str, socket.socket]
-    pool: Pool | None
-    arena: Arena
-    homes: list[str]
-    counters: CounterBlock
-    bell: Bell
-    bells: dict[str, Bell]
-
-    def home_of(self, slot: int) -> str:
-        """Name of the worker that allocates slot."""
-        return self.homes[slot]
-
-
 class Layout:
-    """Nodes, edges, pools and offsets for a number of slots, tcp shards and egress shards.
+    """Nodes, edges and pools for a number of slots, tcp shards and egress shards.
 
     Raises TopologyError when a number is impossible.
     """
@@ -139,21 +88,6 @@ class Layout:
         check_edges(self.free_edges, self.nodes)
         check_pools(self.pools, slots)
         self.homes = [home for home, span in self.pools.items() for _ in range(span.slot_count)]
-        self.bell_offsets: dict[str, int] = {}
-        self.counter_offsets: dict[str, int] = {}
-        self.ring_offsets: dict[Edge, int] = {}
-        at = 0
-        for node in self.nodes:
-            self.bell_offsets[node.name] = at
-            at += BELL_BYTES
-        for node in self.nodes:
-            self.counter_offsets[node.name] = at
-            at += CounterBlock.BYTES
-        for edge in (*self.edges, *self.free_edges):
-            self.ring_offsets[edge] = at
-            at += ring_bytes(edge.capacity, edge.entry_bytes)
-        self.slots_offset = (at + PAGE - 1) // PAGE * PAGE
-        self.size_bytes = self.slots_offset + slots * SLOT_BYTES
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -170,140 +104,6 @@ class Layout:
             if node.name == name:
                 return node
         raise KeyError(name)
-
-
-class Fabric:
-    """A layout with its memory and waiters: made once, before the fork, and inherited."""
-
-    def __init__(self, layout: Layout, segment: Segment, waiters: Mapping[str, Waiter]) -> None:
-        self.layout = layout
-        self.segment = segment
-        self.waiters = dict(waiters)
-        self.handoffs = {pair: _socket_pair(pair) for pair in layout.handoffs}
-
-    @classmethod
-    def create(cls, layout: Layout, processes: Iterable[Sequence[str]] = ()) -> "Fabric":
-        """Make the segment and one waiter a process. SegmentError, OSError when the system refuses.
-
-        processes: names of the workers that share one; by default each has its own.
-        """
-        # The segment first: where there is too little memory it says how much.
-        segment = Segment.create(layout.size_bytes)
-        waiters: dict[str, Waiter] = {}
-        for names in processes or [[name] for name in layout.names]:
-            sockets = len(names) > 1 or layout.node(names[0]).role in SOCKET_ROLES
-            waiter: Waiter = EventfdWaiter() if sockets else lone_waiter()
-            waiters.update(dict.fromkeys(names, waiter))
-        return cls(layout, segment, waiters)
-
-    def bell(self, name: str) -> Bell:
-        """The bell of a worker: for the supervisor, ``notify_control`` after each message sent."""
-        at = self.layout.bell_offsets[name]
-        return Bell(self.segment.buf[at : at + BELL_BYTES], self.waiters[name])
-
-    def counters(self, name: str) -> CounterBlock:
-        """The counters of a worker, which anybody may read."""
-        at = self.layout.counter_offsets[name]
-        return CounterBlock(self.segment.buf[at : at + CounterBlock.BYTES])
-
-    def ports(self, name: str) -> WorkerPorts:
-        """What the worker called name uses. To be called once, in that worker: it makes its ring ends."""
-        layout = self.layout
-        node = layout.node(name)
-        span = layout.pools.get(name)
-        return WorkerPorts(
-            name=name,
-            role=node.role,
-            index=node.shard,
-            rings_in={
-                edge.source: Consumer(self._ring(edge), edge.capacity, edge.entry_bytes)
-                for edge in layout.edges
-                if edge.target == name
-            },
-            rings_out={
-                edge.target: Producer(self._ring(edge), edge.capacity, edge.entry_bytes)
-                for edge in layout.edges
-                if edge.source == name
-            },
-            free_in={
-                edge.source: SlotConsumer(self._ring(edge), edge.capacity)
-                for edge in layout.free_edges
-                if edge.target == name
-            },
-            free_out={
-                edge.target: SlotProducer(self._ring(edge), edge.capacity)
-                for edge in layout.free_edges
-                if edge.source == name
-            },
-            handoffs={peer: ends[name] for peer, ends in self._handoffs_of(name)},
-            pool=Pool(*span) if span else None,
-            arena=Arena(self.segment.buf[layout.slots_offset :], layout.slots),
-            homes=layout.homes,
-            counters=self.counters(name),
-            bell=self.bell(name),
-            bells={other: self.bell(other) for other in layout.names if other != name},
-        )
-
-    def _handoffs_of(self, name: str) -> Iterator[tuple[str, dict[str, socket.socket]]]:
-        for pair, ends in self.handoffs.items():
-            if name in pair:
-                yield pair[0] if pair[1] == name else pair[1], ends
-
-    def _ring(self, edge: Edge) -> memoryview:
-        at = self.layout.ring_offsets[edge]
-        return self.segment.buf[at : at + ring_bytes(edge.capacity, edge.entry_bytes)]
-
-    def rings_in_use(self) -> Iterator[str]:
-        """Each ring that is not empty now, as text. Reads only; exact when the workers are at rest."""
-        for edge in (*self.layout.edges, *self.layout.free_edges):
-            held = len(Consumer(self._ring(edge), edge.capacity, edge.entry_bytes))
-            if held:
-                kind = "ring" if edge.entry_bytes == DESCRIPTOR_BYTES else "free ring"
-                yield f"{kind} {edge.source} -> {edge.target} holds {held} entries"
-
-    def audit(self) -> list[str]:
-        """Count all slots at rest: what is missing, as text; empty when everything is home.
-
-        Works on the gauges that each home refreshes once a second: call it at least two seconds
-        after the last traffic. Free rings need not be empty sooner: a home drains them as it wakes.
-        """
-        problems = list(self.rings_in_use())
-        for home, span in self.layout.pools.items():
-            counters = self.counters(home).snapshot()
-            free, refs = counters["worker_slots_free"], counters["worker_slot_refs_out"]
-            if (free, refs) != (span.slot_count, 0):
-                problems.append(f"{home}: {free} of {span.slot_count} slots free, {refs} references out")
-        return problems
-
-    def close(self) -> None:
-        """Give this process's handles back. Views of the segment must be gone, or it stays mapped."""
-        for waiter in set(self.waiters.values()):
-            waiter.close()
-        for ends in self.handoffs.values():
-            for end in ends.values():
-                end.close()
-        self.segment.close()
-
-
-def _socket_pair(names: tuple[str, str]) -> dict[str, socket.socket]:
-    return dict(zip(names, socket_pair(), strict=True))
-
-
-def audit_pools(layout: Layout, pools: Mapping[str, Pool]) -> list[str]:
-    """Check pools held in one process (a test of stages) against the layout, at rest."""
-    problems = [f"{home}: no such pool" for home in pools.keys() - layout.pools.keys()]
-    for home, span in layout.pools.items():
-        pool = pools.get(home)
-        if pool is None:
-            problems.append(f"{home}: pool is missing")
-            continue
-        if (wrong := pool.audit()) is not None:
-            problems.append(f"{home}: {wrong}")
-        if (pool.first, pool.count) != span or pool.free_count != span.slot_count or pool.refs_out:
-            problems.append(
-                f"{home}: {pool.free_count} of {span.slot_count} slots free, {pool.refs_out} references out"
-            )
-    return problems
 
 
 def check_edges(edges: Iterable[Edge], nodes: Iterable[Node]) -> None:
@@ -355,9 +155,9 @@ def _edges(nodes: tuple[Node, ...]) -> tuple[Edge, ...]:
     return (
         # In this order a worker publishes: what ingress must know of a guest before what is answered to it,
         # and what a guest asks of a host, who may answer, before the acknowledgement that it was taken.
-        *(Edge(a, b, DATA_CAPACITY, DESCRIPTOR_BYTES) for a, b in hurried + both_ways + joined),
-        Edge(DEMUX, RESOLVER, SERVICE_CAPACITY, DESCRIPTOR_BYTES),
-        Edge(RESOLVER, DEMUX, SERVICE_CAPACITY, DESCRIPTOR_BYTES),
+        *(Edge(a, b, DATA_CAPACITY, RECORD_BYTES) for a, b in hurried + both_ways + joined),
+        Edge(DEMUX, RESOLVER, SERVICE_CAPACITY, RECORD_BYTES),
+        Edge(RESOLVER, DEMUX, SERVICE_CAPACITY, RECORD_BYTES),
     )
 
 

@@ -22,7 +22,8 @@ from pipeline.config.model import AUTO
 from pipeline.daemon.placement import plan
 from pipeline.daemon.processes import make_loop
 from pipeline.go import flags
-from pipeline.topology import INGRESS, Fabric, Layout
+from pipeline.ipc.fabric import Fabric
+from pipeline.topology import INGRESS, Layout
 from pipeline.wire import ethernet, ipv4, tcp, tcp_options, udp
 
 GUEST_MAC = bytes.fromhex("5a94efe40cee")

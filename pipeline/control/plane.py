@@ -21,7 +21,8 @@ from pipeline.control.ssh.connection import Destination, read_key
 from pipeline.control.ssh.socket_forward import SocketForwards, host_path
 from pipeline.control.workers import Channel, Channels, Message, RequestError
 from pipeline.ipc.channel import close_all
-from pipeline.topology import INGRESS, RESOLVER, Fabric
+from pipeline.ipc.fabric import Fabric
+from pipeline.topology import INGRESS, RESOLVER
 
 
 class ControlPlane:

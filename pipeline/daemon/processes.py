@@ -19,6 +19,7 @@ from pipeline import logs
 from pipeline.config.model import Config
 from pipeline.daemon import signals
 from pipeline.daemon.placement import Group
+from pipeline.ipc.fabric import Fabric
 from pipeline.ipc.poller import Poller
 from pipeline.ipc.socket_pair import socket_pair
 from pipeline.stages.demux.stage import DemuxStage
@@ -30,7 +31,7 @@ from pipeline.stages.resolver.stage import ResolverStage
 from pipeline.stages.tcp.stage import TcpStage
 from pipeline.stages.worker import Stage, Worker
 from pipeline.system import process_name
-from pipeline.topology import DEMUX, EGRESS, INGRESS, LISTEN, RESOLVER, TCP, Fabric
+from pipeline.topology import DEMUX, EGRESS, INGRESS, LISTEN, RESOLVER, TCP
 
 LAST_WAIT: Final = 0.3
 """Seconds for the last log lines of a worker, well within those that the supervisor gives it to end."""

@@ -28,10 +28,11 @@ from pipeline.control.ssh.socket_forward import SocketError
 from pipeline.control.workers import Message, RequestError
 from pipeline.daemon import placement, processes, signals
 from pipeline.ipc.arena import SLOT_BYTES
+from pipeline.ipc.fabric import Fabric
 from pipeline.ipc.segment import SegmentError
 from pipeline.links import addresses, inherited, pcap, protocols, stdio
 from pipeline.system import descriptor_limit, socket_file
-from pipeline.topology import Fabric, Layout, TopologyError
+from pipeline.topology import Layout, TopologyError
 
 STOP_TIMEOUT: Final = 1.0
 """Seconds that the workers have to end when they are told to; then they are killed."""

@@ -48,14 +48,13 @@ from collections.abc import Callable
 from typing import Final, Generic, TypeVar
 
 from pipeline.ipc.fence import ORDERED, full_fence
+from pipeline.records.kinds import SLOT_ENTRY_BYTES
 
 BURST: Final = 256
 """Entries of one peek, unless more or fewer are asked for."""
 LINE: Final = 64
 """Bytes of a cache line: the two counters must not share one."""
 HEADER_BYTES: Final = 2 * LINE
-SLOT_ENTRY_BYTES: Final = 8
-"""Entry of a free ring: one slot number."""
 
 _PROD: Final = 0
 _WAKE: Final = 1

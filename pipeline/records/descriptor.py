@@ -219,7 +219,7 @@ WINDOW: Final = 39
 Sent when it has changed much.
 """
 
-SOCKETS_USED_UP: Final = 40
+SOCKETS_USED_UP: Final = 43
 """egress -> tcp: there is no socket for a datagram flow of a guest. link, len = MAKE_WAY_*."""
 MAKE_WAY_OWN: Final = 1
 """len: the guest has most sockets. Only a half-open connection of its own may end for the new flow."""

@@ -38,6 +38,7 @@ GUEST_ANSWERED   GuestAnswered   tcp -> egress                               -
 CONNECT          Connect         tcp -> egress                               -
 CONNECTED        FlowNotice      egress -> tcp                               -
 CONNECT_FAILED   ConnectFailed   egress -> tcp                               -
+SOCKETS_USED_UP  SocketsUsedUp   egress -> tcp                               -
 TO_HOST          ToHost          tcp -> egress                               moves
 TAKEN            Taken           egress -> tcp                               -
 TO_GUEST         ToGuest         egress -> tcp                               moves
@@ -76,6 +77,8 @@ does not use are zero.
 from typing import Final
 
 RECORD_BYTES: Final = 64
+SLOT_ENTRY_BYTES: Final = 8
+"""An entry of a free ring: one slot number."""
 NO_SLOT: Final = 0xFFFFFFFF
 """The slot number of a record that has no bytes in a slot."""
 REPORT_EVERY_S: Final = 1.0
@@ -145,6 +148,8 @@ CONNECTED: Final = 31
 """The host accepted the connection."""
 CONNECT_FAILED: Final = 32
 """The host did not accept the connection."""
+SOCKETS_USED_UP: Final = 43
+"""There is no socket for a datagram flow of a guest. Tcp may end a half-open connection for it."""
 TO_HOST: Final = 33
 """Bytes of the guest for the host."""
 TAKEN: Final = 34

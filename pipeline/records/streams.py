@@ -13,6 +13,7 @@ from pipeline.records.kinds import (
     CONNECT_FAILED,
     GUEST_ANSWERED,
     SHUTDOWN,
+    SOCKETS_USED_UP,
     TAKEN,
     TO_GUEST,
     TO_HOST,
@@ -22,11 +23,19 @@ from pipeline.records.run import Run
 
 _CONNECT: Final = Struct("<BxH2xH16xII16x12s4x")  # kind, link, mss, flow, syn_seq, key
 _ANSWERED: Final = Struct("<BxH2xH16xI36x")  # kind, link, mss, flow
-_FAILED: Final = Struct("<B23xI32xI")  # kind, flow, error
+_FAILED: Final = Struct("<B15xI4xI32xI")  # kind, make_way, flow, error
+_USED_UP: Final = Struct("<BxH12xI44x")  # kind, link, make_way
 _TO_HOST: Final = Struct("<B3xHHIIIII36x")  # kind, stride, piece_size, slot, off, length, skip, flow
 _TO_GUEST: Final = Struct("<B7xIII4xI36x")  # kind, slot, off, length, flow
 _AMOUNT: Final = Struct("<B15xI4xI36x")  # kind, count or window, flow
 _SHUTDOWN: Final = Struct("<B23xI32x?3x")  # kind, flow, both
+
+MAKE_WAY_NO: Final = 0
+"""The failure is not for want of a socket."""
+MAKE_WAY_OWN: Final = 1
+"""The guest has most sockets. Only a half-open connection of its own may end for the new flow."""
+MAKE_WAY_ANY: Final = 2
+"""Others have more sockets. One of theirs may end, if they have more half-open connections too."""
 
 
 class Connect:
@@ -79,22 +88,45 @@ class GuestAnswered:
 
 
 class ConnectFailed:
-    """CONNECT_FAILED: there is no connection to the host. error: the errno of the attempt."""
+    """CONNECT_FAILED: there is no connection to the host.
 
-    def __init__(self, flow: int, error: int) -> None:
+    error: the errno of the attempt. make_way: MAKE_WAY_*, whether a half-open connection may end for it.
+    """
+
+    def __init__(self, flow: int, error: int, make_way: int) -> None:
         self.flow = flow
         self.error = error
+        self.make_way = make_way
 
     @staticmethod
     def unpack(burst: memoryview, at: int) -> "ConnectFailed":
         """The record at burst[at:]."""
-        _, flow, error = _FAILED.unpack_from(burst, at)
-        return ConnectFailed(flow, error)
+        _, make_way, flow, error = _FAILED.unpack_from(burst, at)
+        return ConnectFailed(flow, error, make_way)
 
     @staticmethod
-    def pack(flow: int, error: int) -> bytes:
+    def pack(flow: int, error: int, make_way: int = MAKE_WAY_NO) -> bytes:
         """A record with these fields."""
-        return _FAILED.pack(CONNECT_FAILED, flow, error)
+        return _FAILED.pack(CONNECT_FAILED, make_way, flow, error)
+
+
+class SocketsUsedUp:
+    """SOCKETS_USED_UP: no socket is left for a datagram flow of the guest behind link. make_way: MAKE_WAY_*."""
+
+    def __init__(self, link: int, make_way: int) -> None:
+        self.link = link
+        self.make_way = make_way
+
+    @staticmethod
+    def unpack(burst: memoryview, at: int) -> "SocketsUsedUp":
+        """The record at burst[at:]."""
+        _, link, make_way = _USED_UP.unpack_from(burst, at)
+        return SocketsUsedUp(link, make_way)
+
+    @staticmethod
+    def pack(link: int, make_way: int) -> bytes:
+        """A record with these fields."""
+        return _USED_UP.pack(SOCKETS_USED_UP, link, make_way)
 
 
 class ToHost(Run):

@@ -22,11 +22,11 @@ from pipeline.counters import INDEX
 from pipeline.ipc import events
 from pipeline.ipc.arena import Pool
 from pipeline.ipc.channel import ControlChannel, HasFileno
+from pipeline.ipc.fabric import WorkerPorts
 from pipeline.ipc.poller import Poller, open_poller
 from pipeline.ipc.ring import Producer, SlotProducer
 from pipeline.ipc.wake import EventfdWaiter
 from pipeline.stages.loop import Loop
-from pipeline.topology import WorkerPorts
 
 HOUSEKEEPING: Final = 1.0
 """Seconds between two looks at gauges, parent and control socket."""

@@ -9,7 +9,7 @@ from pipeline.records import kinds
 from pipeline.topology import DEMUX, EGRESS, INGRESS, RESOLVER, TCP
 from tests.support.layouts import CLASSES
 
-CONSTANTS = {"RECORD_BYTES", "NO_SLOT"}
+CONSTANTS = {"RECORD_BYTES", "SLOT_ENTRY_BYTES", "NO_SLOT"}
 ROLES = {INGRESS, DEMUX, TCP, EGRESS, RESOLVER}
 NUMBERS = {
     name: value

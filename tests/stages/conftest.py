@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from pipeline.topology import Fabric, Layout
+from pipeline.ipc.fabric import Fabric
+from pipeline.topology import Layout
 from tests.support.network import Make, Network
 from tests.support.toy_workers import Child, MakeStage, Spawn, Toy
 

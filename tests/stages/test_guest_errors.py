@@ -16,13 +16,14 @@ from pipeline.engines.offload import gro
 from pipeline.engines.tcp.state import SYN_SENT
 from pipeline.go import flags
 from pipeline.ipc.arena import HEADROOM
+from pipeline.ipc.fabric import Fabric
 from pipeline.ipc.ring import Consumer
 from pipeline.records import descriptor as d
 from pipeline.stages.demux.stage import DemuxStage
 from pipeline.stages.tcp.flow import Flow
 from pipeline.stages.tcp.stage import TcpStage
 from pipeline.stages.worker import Worker
-from pipeline.topology import Fabric, Layout
+from pipeline.topology import Layout
 from pipeline.wire import arp, ethernet, icmp, ipv4, tcp
 from tests.support.frames import FROM_GUEST, GATEWAY_MAC, GUEST, GUEST_MAC, REMOTE, tcp_frame
 

@@ -12,10 +12,10 @@ from math import inf
 
 import pytest
 
+from pipeline.ipc.fabric import Fabric
 from pipeline.records.descriptor import DESCRIPTOR, DESCRIPTOR_BYTES, NO_SLOT, TAKEN, TO_GUEST, record
 from pipeline.stages.loop import Loop
 from pipeline.stages.worker import Message, Worker
-from pipeline.topology import Fabric
 from tests.support.toy_workers import LIMIT, Spawn, Toy
 
 BOTH_KINDS = pytest.mark.parametrize("name", ["demux", "ingress"])

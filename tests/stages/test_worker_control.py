@@ -10,8 +10,8 @@ import time
 import pytest
 
 from pipeline.ipc import channel
+from pipeline.ipc.fabric import Fabric
 from pipeline.stages.worker import Message, Worker
-from pipeline.topology import Fabric
 from tests.support.toy_workers import LIMIT, Child, Spawn, Toy
 
 BOTH_KINDS = pytest.mark.parametrize("name", ["demux", "ingress"])

@@ -31,6 +31,7 @@ CLASSES: dict[int, type] = {
     kinds.CONNECT: streams.Connect,
     kinds.CONNECTED: flows.FlowNotice,
     kinds.CONNECT_FAILED: streams.ConnectFailed,
+    kinds.SOCKETS_USED_UP: streams.SocketsUsedUp,
     kinds.TO_HOST: streams.ToHost,
     kinds.TAKEN: streams.Taken,
     kinds.TO_GUEST: streams.ToGuest,

@@ -19,12 +19,13 @@ from pipeline.config import merge, options
 from pipeline.counters import INDEX
 from pipeline.go import flags
 from pipeline.host import tcp as host_tcp
+from pipeline.ipc.fabric import Fabric, audit_pools
 from pipeline.records import descriptor as d
 from pipeline.stages.demux.stage import DemuxStage
 from pipeline.stages.egress.stage import EgressStage
 from pipeline.stages.tcp.stage import TcpStage
 from pipeline.stages.worker import Message, Worker
-from pipeline.topology import DEMUX, EGRESS, TCP, Fabric, Layout, audit_pools
+from pipeline.topology import DEMUX, EGRESS, TCP, Layout
 from tests.support.record import Record
 
 LIMIT = 15.0

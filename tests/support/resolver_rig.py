@@ -15,9 +15,10 @@ import structlog
 from pipeline.config import merge, options
 from pipeline.counters import INDEX
 from pipeline.go import flags
+from pipeline.ipc.fabric import Fabric
 from pipeline.records import descriptor as d
 from pipeline.stages.resolver.stage import ResolverStage
-from pipeline.topology import Fabric, Layout
+from pipeline.topology import Layout
 from pipeline.wire.ipv4 import addr_parse
 from tests.support.poller import LIMIT, Poller
 

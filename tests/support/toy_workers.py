@@ -13,8 +13,8 @@ from typing import Any
 
 from pipeline.ipc import wake
 from pipeline.ipc.channel import ControlChannel
+from pipeline.ipc.fabric import Fabric
 from pipeline.stages.worker import Message, Worker
-from pipeline.topology import Fabric
 
 LIMIT = 15.0
 """Seconds until something that should happen at once counts as not happening."""

@@ -18,11 +18,12 @@ from pipeline.go import flags
 from pipeline.host import icmp as host_icmp
 from pipeline.host.filler import SlotFiller
 from pipeline.ipc.arena import HEADROOM, SLOT_BYTES
+from pipeline.ipc.fabric import Fabric
 from pipeline.records import descriptor as d
 from pipeline.stages.egress import icmp as egress_icmp
 from pipeline.stages.egress.guard import Guard
 from pipeline.stages.egress.icmp import EchoSockets
-from pipeline.topology import Fabric, Layout
+from pipeline.topology import Layout
 from pipeline.wire import icmp
 from pipeline.wire.ipv4 import addr_parse
 from tests.support.poller import Poller

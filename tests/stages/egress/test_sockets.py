@@ -16,12 +16,13 @@ from pipeline.counters import INDEX
 from pipeline.go import flags
 from pipeline.host import icmp as host_icmp
 from pipeline.ipc.channel import ControlChannel
+from pipeline.ipc.fabric import Fabric
 from pipeline.ipc.ring import Consumer
 from pipeline.records import descriptor as d
 from pipeline.stages.egress.sockets import RESERVE
 from pipeline.stages.egress.stage import EgressStage
 from pipeline.stages.worker import Worker
-from pipeline.topology import Fabric, Layout
+from pipeline.topology import Layout
 from pipeline.wire.ipv4 import addr_parse
 from tests.stages.conftest import Exhaust
 from tests.support.record import Record

@@ -13,11 +13,12 @@ from pipeline.config import merge, options
 from pipeline.counters import INDEX
 from pipeline.go import flags
 from pipeline.ipc.arena import Pool
+from pipeline.ipc.fabric import Fabric
 from pipeline.records import descriptor as d
 from pipeline.stages.ingress.fairness import GRACE_S, Fairness
 from pipeline.stages.ingress.stage import IngressStage
 from pipeline.stages.worker import Worker
-from pipeline.topology import Fabric, Layout
+from pipeline.topology import Layout
 
 NEVER = float("inf")
 RATE = 100

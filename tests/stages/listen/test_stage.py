@@ -15,9 +15,10 @@ from pipeline.config import merge, options
 from pipeline.counters import INDEX
 from pipeline.go import flags
 from pipeline.ipc.channel import ControlChannel
+from pipeline.ipc.fabric import Fabric
 from pipeline.stages.listen.stage import BUSY_PAUSE, EXHAUSTED_PAUSE, ListenStage
 from pipeline.stages.worker import Worker
-from pipeline.topology import Fabric, Layout
+from pipeline.topology import Layout
 from tests.stages.conftest import Exhaust
 
 

@@ -11,12 +11,13 @@ from pipeline.config import merge, options
 from pipeline.engines.tcp.state import TIME_WAIT
 from pipeline.engines.timing_wheel import TICKS_A_SECOND
 from pipeline.go import flags
+from pipeline.ipc.fabric import Fabric
 from pipeline.ipc.ring import Consumer
 from pipeline.records import descriptor as d
 from pipeline.stages.tcp.flow import Flow
 from pipeline.stages.tcp.stage import TcpStage
 from pipeline.stages.worker import Worker
-from pipeline.topology import Fabric, Layout
+from pipeline.topology import Layout
 from pipeline.wire.tcp import ACK, FIN, RST, SYN
 
 GUEST, REMOTE = 1, 2

@@ -1,0 +1,216 @@
+"""The memory under a layout: one shared segment, the waiters, and what one worker sees of them.
+
+The supervisor makes a :class:`Fabric` before it forks, and every worker inherits it. :class:`Plan` says where
+each part lies in the segment::
+
+    | bells | counters | rings, free rings | (to a page) slots |
+
+Every part is aligned to a cache line, slots to a page. :class:`WorkerPorts` is what one worker uses.
+"""
+
+import socket
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from pipeline.counters import CounterBlock
+from pipeline.ipc.arena import SLOT_BYTES, Arena, Pool
+from pipeline.ipc.ring import Consumer, Producer, SlotConsumer, SlotProducer, ring_bytes
+from pipeline.ipc.segment import Segment
+from pipeline.ipc.socket_pair import socket_pair
+from pipeline.ipc.wake import BELL_BYTES, Bell, EventfdWaiter, Waiter, lone_waiter
+from pipeline.records.kinds import RECORD_BYTES
+from pipeline.topology import SOCKET_ROLES, Edge, Layout
+
+PAGE: Final = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerPorts:
+    """Everything of the fabric that one worker uses. Made in the worker, after the fork.
+
+    name, role     "tcp0" and "tcp"; index is the shard within the role
+    rings_in       by name of the peer that produces
+    rings_out      by name of the peer that consumes
+    free_in        by name of the peer: references to slots of the own pool come home (empty without one)
+    free_out       by name of the home, for references to foreign slots
+    handoffs       by name of the peer: this worker's end of the pair of sockets
+    pool           what this worker allocates from, None if it never allocates
+    homes          by slot number: name of its home
+    bell, bells    the own bell, and those of every other worker by name
+    """
+
+    name: str
+    role: str
+    index: int
+    rings_in: dict[str, Consumer]
+    rings_out: dict[str, Producer]
+    free_in: dict[str, SlotConsumer]
+    free_out: dict[str, SlotProducer]
+    handoffs: dict[str, socket.socket]
+    pool: Pool | None
+    arena: Arena
+    homes: list[str]
+    counters: CounterBlock
+    bell: Bell
+    bells: dict[str, Bell]
+
+    def home_of(self, slot: int) -> str:
+        """Name of the worker that allocates slot."""
+        return self.homes[slot]
+
+
+class Plan:
+    """Offsets of all parts in the segment, and its size in bytes."""
+
+    def __init__(self, layout: Layout) -> None:
+        self.bell_offsets: dict[str, int] = {}
+        self.counter_offsets: dict[str, int] = {}
+        self.ring_offsets: dict[Edge, int] = {}
+        at = 0
+        for node in layout.nodes:
+            self.bell_offsets[node.name] = at
+            at += BELL_BYTES
+        for node in layout.nodes:
+            self.counter_offsets[node.name] = at
+            at += CounterBlock.BYTES
+        for edge in (*layout.edges, *layout.free_edges):
+            self.ring_offsets[edge] = at
+            at += ring_bytes(edge.capacity, edge.entry_bytes)
+        self.slots_offset = (at + PAGE - 1) // PAGE * PAGE
+        self.size_bytes = self.slots_offset + layout.slots * SLOT_BYTES
+
+
+class Fabric:
+    """A layout with its memory and waiters: made once, before the fork, and inherited."""
+
+    def __init__(self, layout: Layout, segment: Segment, waiters: Mapping[str, Waiter]) -> None:
+        self.layout = layout
+        self.plan = Plan(layout)
+        self.segment = segment
+        self.waiters = dict(waiters)
+        self.handoffs = {pair: _socket_pair(pair) for pair in layout.handoffs}
+
+    @classmethod
+    def create(cls, layout: Layout, processes: Iterable[Sequence[str]] = ()) -> "Fabric":
+        """Make the segment and one waiter a process. SegmentError, OSError when the system refuses.
+
+        processes: names of the workers that share one; by default each has its own.
+        """
+        # The segment first: where there is too little memory it says how much.
+        segment = Segment.create(Plan(layout).size_bytes)
+        waiters: dict[str, Waiter] = {}
+        for names in processes or [[name] for name in layout.names]:
+            sockets = len(names) > 1 or layout.node(names[0]).role in SOCKET_ROLES
+            waiter: Waiter = EventfdWaiter() if sockets else lone_waiter()
+            waiters.update(dict.fromkeys(names, waiter))
+        return cls(layout, segment, waiters)
+
+    def bell(self, name: str) -> Bell:
+        """The bell of a worker: for the supervisor, ``notify_control`` after each message sent."""
+        at = self.plan.bell_offsets[name]
+        return Bell(self.segment.buf[at : at + BELL_BYTES], self.waiters[name])
+
+    def counters(self, name: str) -> CounterBlock:
+        """The counters of a worker, which anybody may read."""
+        at = self.plan.counter_offsets[name]
+        return CounterBlock(self.segment.buf[at : at + CounterBlock.BYTES])
+
+    def ports(self, name: str) -> WorkerPorts:
+        """What the worker called name uses. To be called once, in that worker: it makes its ring ends."""
+        layout = self.layout
+        node = layout.node(name)
+        span = layout.pools.get(name)
+        return WorkerPorts(
+            name=name,
+            role=node.role,
+            index=node.shard,
+            rings_in={
+                edge.source: Consumer(self._ring(edge), edge.capacity, edge.entry_bytes)
+                for edge in layout.edges
+                if edge.target == name
+            },
+            rings_out={
+                edge.target: Producer(self._ring(edge), edge.capacity, edge.entry_bytes)
+                for edge in layout.edges
+                if edge.source == name
+            },
+            free_in={
+                edge.source: SlotConsumer(self._ring(edge), edge.capacity)
+                for edge in layout.free_edges
+                if edge.target == name
+            },
+            free_out={
+                edge.target: SlotProducer(self._ring(edge), edge.capacity)
+                for edge in layout.free_edges
+                if edge.source == name
+            },
+            handoffs={peer: ends[name] for peer, ends in self._handoffs_of(name)},
+            pool=Pool(*span) if span else None,
+            arena=Arena(self.segment.buf[self.plan.slots_offset :], layout.slots),
+            homes=layout.homes,
+            counters=self.counters(name),
+            bell=self.bell(name),
+            bells={other: self.bell(other) for other in layout.names if other != name},
+        )
+
+    def _handoffs_of(self, name: str) -> Iterator[tuple[str, dict[str, socket.socket]]]:
+        for pair, ends in self.handoffs.items():
+            if name in pair:
+                yield pair[0] if pair[1] == name else pair[1], ends
+
+    def _ring(self, edge: Edge) -> memoryview:
+        at = self.plan.ring_offsets[edge]
+        return self.segment.buf[at : at + ring_bytes(edge.capacity, edge.entry_bytes)]
+
+    def rings_in_use(self) -> Iterator[str]:
+        """Each ring that is not empty now, as text. Reads only; exact when the workers are at rest."""
+        for edge in (*self.layout.edges, *self.layout.free_edges):
+            held = len(Consumer(self._ring(edge), edge.capacity, edge.entry_bytes))
+            if held:
+                kind = "ring" if edge.entry_bytes == RECORD_BYTES else "free ring"
+                yield f"{kind} {edge.source} -> {edge.target} holds {held} entries"
+
+    def audit(self) -> list[str]:
+        """Count all slots at rest: what is missing, as text; empty when everything is home.
+
+        Works on the gauges that each home refreshes once a second: call it at least two seconds
+        after the last traffic. Free rings need not be empty sooner: a home drains them as it wakes.
+        """
+        problems = list(self.rings_in_use())
+        for home, span in self.layout.pools.items():
+            counters = self.counters(home).snapshot()
+            free, refs = counters["worker_slots_free"], counters["worker_slot_refs_out"]
+            if (free, refs) != (span.slot_count, 0):
+                problems.append(f"{home}: {free} of {span.slot_count} slots free, {refs} references out")
+        return problems
+
+    def close(self) -> None:
+        """Give this process's handles back. Views of the segment must be gone, or it stays mapped."""
+        for waiter in set(self.waiters.values()):
+            waiter.close()
+        for ends in self.handoffs.values():
+            for end in ends.values():
+                end.close()
+        self.segment.close()
+
+
+def _socket_pair(names: tuple[str, str]) -> dict[str, socket.socket]:
+    return dict(zip(names, socket_pair(), strict=True))
+
+
+def audit_pools(layout: Layout, pools: Mapping[str, Pool]) -> list[str]:
+    """Check pools held in one process (a test of stages) against the layout, at rest."""
+    problems = [f"{home}: no such pool" for home in pools.keys() - layout.pools.keys()]
+    for home, span in layout.pools.items():
+        pool = pools.get(home)
+        if pool is None:
+            problems.append(f"{home}: pool is missing")
+            continue
+        if (wrong := pool.audit()) is not None:
+            problems.append(f"{home}: {wrong}")
+        if (pool.first, pool.count) != span or pool.free_count != span.slot_count or pool.refs_out:
+            problems.append(
+                f"{home}: {pool.free_count} of {span.slot_count} slots free, {pool.refs_out} references out"
+            )
+    return problems
