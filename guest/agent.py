@@ -5,6 +5,9 @@ tap, run a DHCP client, forward frames; whatever fails, close all, wait a second
 again, for ever. SIGTERM and SIGINT end it with status 0. What gvforwarder does not have:
 -dhcp, -address, -gateway, -link-mtu and -resolv-conf, whose defaults change nothing, and
 -offload: a host that knows docs/offload.md gets frames of up to 64 KiB, any other notices nothing.
+
+A step that the network works without (MAC, MTU, default route, resolv.conf, offload, a DHCP client's
+program) is not a reason to start again: its failure is logged.
 """
 
 import ipaddress
@@ -20,7 +23,9 @@ from typing import Final, NamedTuple, NoReturn
 
 from guest import dhcp, link, netlink, offload
 from guest.forward import LOG, Forwarder
-from guest.tap import IFF_NO_PI, IFF_TAP, IFF_VNET_HDR, Tap
+from guest.optional import attempt
+from guest.resolv_conf import AUTO, NONE, ResolvConf
+from guest.tap import Tap
 from pipeline import flags
 from pipeline.flags import Flag
 from pipeline.wire.errors import WireError
@@ -53,7 +58,9 @@ FLAGS: Final = (
     Flag(
         "resolv-conf",
         "string",
-        "file in which the built-in DHCP client and a static address name the DNS server",
+        "file in which to name the DNS servers until the end; none: nowhere; "
+        "auto: /etc/resolv.conf after the built-in DHCP client, nowhere with a static address",
+        AUTO,
     ),
 )
 
@@ -127,13 +134,13 @@ def serve_once(options: Options) -> None:
     try:
         LOG.info("connected to %s", options.url)
         terms = offload.negotiate(host) if options.offload and host.requested else offload.PLAIN
-        tap = Tap.open(options.iface, IFF_TAP | IFF_NO_PI | (IFF_VNET_HDR if terms.vnet_len else 0))
+        tap = offload.open_tap(options.iface, terms)
+        resolv_conf = ResolvConf(options.resolv_conf if options.resolv_conf != AUTO else NONE, tap.name)
         try:
-            if terms.vnet_len:
-                offload.set_up(tap, terms.features)
-            _set_up(tap, options)
+            _set_up(tap, options, resolv_conf)
             _forward(tap, host, terms, options)
         finally:
+            resolv_conf.restore()
             if terms.vnet_len:
                 offload.reset(tap)
             tap.close()
@@ -141,20 +148,19 @@ def serve_once(options: Options) -> None:
         host.close()
 
 
-def _set_up(tap: Tap, options: Options) -> None:
+def _set_up(tap: Tap, options: Options, resolv_conf: ResolvConf) -> None:
     if options.link_mtu:
-        tap.set_mtu(options.link_mtu)
+        attempt(f"set the MTU {options.link_mtu}", lambda: tap.set_mtu(options.link_mtu))
     if options.preexisting:
         return
     if options.mac:
-        tap.set_mac(options.mac)
+        attempt(f"set the MAC address {options.mac.hex(':')}", lambda: tap.set_mac(options.mac))
     tap.set_up()
     if options.address:
         netlink.set_address(tap.name, options.address, options.prefix)
-        netlink.set_default_route(tap.name, options.gateway)
-        if options.resolv_conf:
-            with open(options.resolv_conf, "w", encoding="ascii") as file:
-                file.write(f"nameserver {ipaddress.IPv4Address(options.gateway)}\n")
+        resolv_conf.set([options.gateway])
+        gateway = ipaddress.IPv4Address(options.gateway)
+        attempt(f"route by {gateway}", lambda: netlink.set_default_route(tap.name, options.gateway))
 
 
 def _forward(tap: Tap, host: link.Link, terms: offload.Terms, options: Options) -> None:
@@ -167,22 +173,13 @@ def _forward(tap: Tap, host: link.Link, terms: offload.Terms, options: Options) 
         ETHERNET_BYTES + terms.vnet_len,
         terms.head,
     )
-    words = dhcp.command(options.dhcp, tap.name, options.resolv_conf)
-    if words is None:
-        forwarder.run({})
-        return
-    client = dhcp.Client(words)
+    watched: dict[int, Callable[[], None]] = {}
+    keeper = dhcp.Keeper(dhcp.commands(options.dhcp, tap.name, options.resolv_conf), tap.name, watched)
     try:
-        watched: dict[int, Callable[[], None]] = {}
-
-        def client_ended() -> None:
-            del watched[client.fd]
-            client.check()
-
-        watched[client.fd] = client_ended
+        keeper.start()
         forwarder.run(watched)
     finally:
-        client.stop()
+        keeper.stop()
 
 
 def _existing_interface(names: Sequence[str]) -> str:
@@ -193,6 +190,9 @@ def _existing_interface(names: Sequence[str]) -> str:
 
 def _terminate(_signal: int, _frame: FrameType | None) -> NoReturn:
     # Raised out of whatever blocks; the finally clauses on the way close tap, link and DHCP client.
+    # A second signal must not interrupt them.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
     raise SystemExit(0)
 
 
@@ -241,7 +241,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     while True:
         try:
             serve_once(options)
-        except (OSError, ValueError, link.LinkError, dhcp.DhcpError, WireError) as error:
+        except offload.RefusedError as error:
+            LOG.warning("%s; going on without", error)
+            options = options._replace(offload=False)
+        except (OSError, ValueError, link.LinkError, WireError) as error:
             LOG.error("%s", error)
         time.sleep(RETRY_SECONDS)
 

@@ -1,21 +1,38 @@
-"""Which DHCP client runs on the guest's tap, and how it is started and ended.
+"""Which DHCP client runs on the guest's tap, and what happens when it fails.
 
 gvforwarder's order: udhcpc where it is installed, else dhclient; and where neither is,
 the small one of :mod:`guest.dhcp_client`. A client is a child process: udhcpc and a
 dhclient that backs out end with a status, the others stay and renew the lease. Sets no
 address itself.
+
+A client's failure is logged and does not concern the link: frames go on. With "auto" the
+next client takes its place, the built-in one at the end. A chosen client is started again
+while the interface has no address; the built-in one always, since it renews the lease.
 """
 
+import logging
 import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+import threading
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
+from guest import resolv_conf
+from guest.tap import has_address
+
+LOG: Final = logging.getLogger("gvtap-guest")
+
 CHOICES: Final = ("auto", "udhcpc", "dhclient", "builtin", "none")
-_STOP_SECONDS: Final = 2.0
+PATIENCE_SECONDS: Final = 15.0
+"""How long a client may need for an address while another one could take its place."""
+FIRST_WAIT_SECONDS: Final = 1.0
+MAX_WAIT_SECONDS: Final = 60.0
+_STOP_SECONDS: Final = 2 * resolv_conf.TOOL_SECONDS
+"""It may have to run another program in order to restore resolv.conf."""
 
 
 class DhcpError(Exception):
@@ -23,50 +40,181 @@ class DhcpError(Exception):
 
 
 class Client:
-    """A running client. ``fd`` becomes readable when it has ended."""
+    """A running client. ``fd`` becomes readable when it has ended; -1 where the kernel has no such thing."""
 
     def __init__(self, command: Sequence[str]) -> None:
         """Start the command; DhcpError where it cannot be."""
         self.command = list(command)
+        self.builtin = command[0] == sys.executable
         # The built-in client must be found from wherever the agent was.
         here = str(Path(__file__).resolve().parent.parent)
         path = os.pathsep.join(filter(None, (here, os.environ.get("PYTHONPATH"))))
-        environment = {**os.environ, "PYTHONPATH": path} if command[0] == sys.executable else None
+        environment = {**os.environ, "PYTHONPATH": path} if self.builtin else None
+        # The built-in client ends when this pipe does, also when the agent is killed.
+        stdin = subprocess.PIPE if self.builtin else subprocess.DEVNULL
         try:
-            self._process = subprocess.Popen(self.command, stdin=subprocess.DEVNULL, env=environment)
+            self._process = subprocess.Popen(self.command, stdin=stdin, env=environment)
         except OSError as error:
             raise DhcpError(f"cannot start {command[0]}: {error}") from error
-        self.fd = os.pidfd_open(self._process.pid)
+        try:
+            self.fd = os.pidfd_open(self._process.pid)
+        except OSError as error:
+            LOG.warning("the end of %s will go unnoticed: %s", self.name, error)
+            self.fd = -1
+
+    @property
+    def name(self) -> str:
+        """The client in the words of -dhcp."""
+        return "the built-in client" if self.builtin else self.command[0]
 
     def check(self) -> None:
         """To be called when ``fd`` is readable: DhcpError unless the client ended well."""
         status = self._process.wait()
         if status != 0:
-            raise DhcpError(f"{self.command[0]} ended with status {status}")
+            raise DhcpError(f"{self.name} ended with status {status}")
 
     def stop(self) -> None:
         """End the client if it still runs, and wait for it."""
+        if self.fd >= 0:
+            os.close(self.fd)
+        if self._process.poll() is None:
+            self._process.terminate()
+            try:
+                self._process.wait(_STOP_SECONDS)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
+        if self._process.stdin is not None:
+            self._process.stdin.close()
+
+
+class Alarm:
+    """``fd`` becomes readable after some seconds."""
+
+    def __init__(self, seconds: float) -> None:
+        self.fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._timer = threading.Timer(seconds, os.eventfd_write, (self.fd, 1))
+        self._timer.daemon = True
+        self._timer.start()
+
+    def stop(self) -> None:
+        """Close ``fd``; the thread is over."""
+        self._timer.cancel()
+        self._timer.join()
         os.close(self.fd)
-        if self._process.poll() is not None:
-            return
-        self._process.terminate()
-        try:
-            self._process.wait(_STOP_SECONDS)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
 
 
-def command(choice: str, interface: str, resolv_conf: str = "") -> list[str] | None:
-    """The command line for choice (one of CHOICES) on interface; None for "none".
+class Keeper:
+    """Keeps a client on an interface from start() to stop().
 
-    resolv_conf is for the built-in client alone: the others have scripts of their own.
+    It adds descriptors to ``watched`` with what to call when they are readable, and removes them.
     """
-    if choice == "none":
-        return None
+
+    def __init__(
+        self,
+        clients: Sequence[Sequence[str]],
+        interface: str,
+        watched: dict[int, Callable[[], None]],
+        first_wait: float = FIRST_WAIT_SECONDS,
+        patience: float = PATIENCE_SECONDS,
+    ) -> None:
+        """clients: command lines, the preferred one first; none at all will do. Times in seconds."""
+        self._clients = list(clients)
+        self._interface = interface
+        self._watched = watched
+        self._wait = self._first_wait = first_wait
+        self._patience = patience
+        self._client: Client | None = None
+        self._alarm: Alarm | None = None
+        self._began = 0.0
+
+    def start(self) -> None:
+        """Start the first client."""
+        if self._clients:
+            self._start()
+
+    def stop(self) -> None:
+        """End whatever runs."""
+        self._end_alarm()
+        self._end_client()
+
+    def _start(self) -> None:
+        self._end_alarm()
+        self._began = time.monotonic()
+        try:
+            self._client = Client(self._clients[0])
+        except DhcpError as error:
+            self._failed(str(error))
+            return
+        if self._client.fd >= 0:
+            self._watched[self._client.fd] = self._ended
+        if len(self._clients) > 1:
+            self._set_alarm(self._patience, self._look)
+
+    def _ended(self) -> None:
+        client = self._client
+        assert client is not None
+        self._end_alarm()
+        self._end_client()
+        try:
+            client.check()
+        except DhcpError as error:
+            self._failed(str(error))
+            return
+        if len(self._clients) > 1 and not has_address(self._interface):
+            self._failed(f"{client.name} ended, and {self._interface} has no address")
+
+    def _look(self) -> None:
+        """The patience is over."""
+        self._end_alarm()
+        if self._client is not None and not has_address(self._interface):
+            name = self._client.name
+            self._end_client()
+            self._failed(f"no address by {name} within {self._patience:.0f} s")
+
+    def _failed(self, reason: str) -> None:
+        if len(self._clients) > 1:
+            del self._clients[0]
+            LOG.error("%s; the next DHCP client takes its place", reason)
+            self._start()
+            return
+        if self._clients[0][0] != sys.executable and has_address(self._interface):
+            LOG.error("%s; %s keeps its address", reason, self._interface)
+            return
+        if time.monotonic() - self._began > MAX_WAIT_SECONDS:
+            self._wait = self._first_wait
+        LOG.error("%s; it is started again in %.0f s", reason, self._wait)
+        self._set_alarm(self._wait, self._start)
+        self._wait = min(2 * self._wait, MAX_WAIT_SECONDS)
+
+    def _set_alarm(self, seconds: float, action: Callable[[], None]) -> None:
+        self._alarm = Alarm(seconds)
+        self._watched[self._alarm.fd] = action
+
+    def _end_alarm(self) -> None:
+        alarm, self._alarm = self._alarm, None
+        if alarm is not None:
+            del self._watched[alarm.fd]
+            alarm.stop()
+
+    def _end_client(self) -> None:
+        client, self._client = self._client, None
+        if client is not None:
+            self._watched.pop(client.fd, None)
+            client.stop()
+
+
+def commands(choice: str, interface: str, resolv_conf_choice: str = resolv_conf.AUTO) -> list[list[str]]:
+    """The command lines for choice (one of CHOICES) on interface, in their order; none for "none".
+
+    resolv_conf_choice is for the built-in client alone: the others have scripts of their own.
+    """
+    found: list[list[str]] = []
     if choice == "udhcpc" or (choice == "auto" and shutil.which("udhcpc")):
-        return ["udhcpc", "-f", "-q", "-i", interface, "-v"]
+        found.append(["udhcpc", "-f", "-q", "-i", interface, "-v"])
     if choice == "dhclient" or (choice == "auto" and shutil.which("dhclient")):
-        return ["dhclient", "-4", "-d", "-v", interface]
-    words = [sys.executable, "-m", "guest.dhcp_client", "-i", interface]
-    return words + (["-resolv-conf", resolv_conf] if resolv_conf else [])
+        found.append(["dhclient", "-4", "-d", "-v", interface])
+    if choice in ("builtin", "auto"):
+        words = [sys.executable, "-m", "guest.dhcp_client", "-i", interface, "-with-parent"]
+        found.append([*words, "-resolv-conf", resolv_conf_choice])
+    return found

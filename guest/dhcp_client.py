@@ -1,11 +1,12 @@
 """The built-in DHCP client: sockets, clock and interface around :mod:`guest.dhcp_states`.
 
-    python -m guest.dhcp_client -i tap0 [-resolv-conf /etc/resolv.conf]
+    python -m guest.dhcp_client -i tap0 [-resolv-conf FILE]
 
-Sets address, default route and MTU, and the DNS servers only where a file is named. While
-it has no address it talks through a packet socket (the kernel would not send from
-0.0.0.0); with one, through an ordinary UDP socket, so that an idle client is not woken by
-the interface's traffic. Runs until it is killed.
+Sets address, default route and MTU, and names the DNS servers in resolv.conf (:mod:`guest.resolv_conf`) until
+it ends. Only the address has to succeed; whatever else fails is logged. While it has no
+address it talks through a packet socket (the kernel would not send from 0.0.0.0); with one,
+through an ordinary UDP socket, so that the interface's traffic does not wake an idle client. It
+runs until a signal ends it, or with -with-parent until its standard input ends.
 """
 
 import errno
@@ -17,12 +18,13 @@ import socket
 import sys
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from types import FrameType
 from typing import Final, NoReturn
 
 from guest import netlink
 from guest.dhcp_states import Bind, Client, Lease, Send, Unbind
+from guest.optional import attempt
+from guest.resolv_conf import AUTO, ResolvConf
 from guest.tap import mac_of
 from pipeline import flags
 from pipeline.flags import Flag
@@ -37,12 +39,19 @@ LOG: Final = logging.getLogger("gvtap-guest.dhcp")
 
 FLAGS: Final = (
     Flag("i", "string", "interface", "tap0"),
-    Flag("resolv-conf", "string", "file in which to name the DNS servers"),
+    Flag(
+        "resolv-conf",
+        "string",
+        "file in which to name the DNS servers, none, or auto: /etc/resolv.conf",
+        AUTO,
+    ),
+    Flag("with-parent", "bool", "end when standard input does"),
 )
 
 _MAX_WAIT_SECONDS: Final = 3600.0
+# EPERM: a packet filter of the guest.
 _SEND_LOSSES: Final = frozenset(
-    {errno.ENETDOWN, errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ENOBUFS, errno.EAGAIN}
+    {errno.ENETDOWN, errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ENOBUFS, errno.EAGAIN, errno.EPERM}
 )
 
 
@@ -59,12 +68,17 @@ class Port:
         return self._sock.fileno()
 
     def bind(self, address: int) -> None:
-        """Speak from this address; 0 = raw."""
+        """Speak from this address; 0 = raw. It stays raw where another program has the port."""
         if address == self._address:
             return
         self._sock.close()
-        self._address = address
-        self._sock = self._bound(address) if address else self._raw()
+        self._address = 0
+        try:
+            self._sock = self._bound(address) if address else self._raw()
+            self._address = address
+        except OSError as error:
+            LOG.warning("cannot bind to port %d of %s: %s", dhcp.CLIENT_PORT, addr_text(address), error)
+            self._sock = self._raw()
 
     def send(self, message: dhcp.Message, server: int) -> None:
         """One message to server (0 = broadcast). What the network refuses is lost; it will be sent again."""
@@ -98,10 +112,14 @@ class Port:
 
     def _bound(self, address: int) -> socket.socket:
         sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, self._interface.encode())
-        sock.bind((addr_text(address), dhcp.CLIENT_PORT))
+        try:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, self._interface.encode())
+            sock.bind((addr_text(address), dhcp.CLIENT_PORT))
+        except OSError:
+            sock.close()
+            raise
         return sock
 
 
@@ -124,27 +142,40 @@ def _message_of(packet: bytes) -> dhcp.Message | None:
     return dhcp.parse(packet, ip.ihl + udp.HEADER_LEN, ip.ihl + header.length)
 
 
-def configure(interface: str, lease: Lease, resolv_conf: str) -> None:
-    """Give the interface what the lease says."""
+def configure(interface: str, lease: Lease, resolv_conf: ResolvConf) -> None:
+    """Give the interface what the lease says. Raises OSError where it cannot have the address."""
     if lease.mtu:
-        netlink.set_mtu(interface, lease.mtu)
+        attempt(f"set the MTU {lease.mtu}", lambda: netlink.set_mtu(interface, lease.mtu))
     netlink.set_address(interface, lease.address, lease.prefix)
+    # Before the route: a program that waits for the route finds names, too.
+    resolv_conf.set(lease.dns, lease.search)
     if lease.router:
-        netlink.set_default_route(interface, lease.router)
-    if resolv_conf and lease.dns:
-        lines = [f"search {' '.join(lease.search)}"] if lease.search else []
-        lines += [f"nameserver {addr_text(address)}" for address in lease.dns]
-        Path(resolv_conf).write_text("\n".join(lines) + "\n", encoding="ascii")
+        attempt(
+            f"route by {addr_text(lease.router)}", lambda: netlink.set_default_route(interface, lease.router)
+        )
     LOG.info(
         "%s has %s/%d until %.0f s from now", interface, addr_text(lease.address), lease.prefix, lease.seconds
     )
 
 
-def run(interface: str, resolv_conf: str) -> NoReturn:
-    """Acquire and keep a lease for ever. Raises OSError when the interface is gone."""
+def unconfigure(interface: str, lease: Lease, resolv_conf: ResolvConf) -> None:
+    """Take it all away again: the lease is over."""
+    resolv_conf.restore()
+    attempt(
+        f"remove {addr_text(lease.address)}",
+        lambda: netlink.remove_address(interface, lease.address, lease.prefix),
+    )
+
+
+def run(interface: str, resolv_conf: ResolvConf, with_parent: bool) -> None:
+    """Acquire and keep a lease, for ever or as long as the parent lives.
+
+    Raises OSError when the interface is gone or cannot have the address.
+    """
     mac = mac_of(interface)
     port = Port(interface)
     client = Client(mac, time.monotonic(), random.random)
+    parent = [sys.stdin] if with_parent else []
     while True:
         client.on_timer(time.monotonic())
         for action in client.take_actions():
@@ -155,16 +186,21 @@ def run(interface: str, resolv_conf: str) -> NoReturn:
                 port.bind(action.lease.address)
             elif isinstance(action, Unbind):
                 port.bind(0)
-                netlink.remove_address(interface, action.lease.address, action.lease.prefix)
+                unconfigure(interface, action.lease, resolv_conf)
         wait = min(client.deadline() - time.monotonic(), _MAX_WAIT_SECONDS)
-        readable, _, _ = select.select([port], [], [], max(wait, 0.0))
-        if readable:
+        readable, _, _ = select.select([port, *parent], [], [], max(wait, 0.0))
+        if port in readable:
             message = port.receive()
             if message is not None:
                 client.on_message(message, time.monotonic())
+        elif readable:
+            return
 
 
 def _terminate(_signal: int, _frame: FrameType | None) -> NoReturn:
+    # A second signal must not interrupt what the first one set off.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
     raise SystemExit(0)
 
 
@@ -182,11 +218,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.basicConfig(format="%(name)s: %(message)s", level=logging.INFO)
     signal.signal(signal.SIGTERM, _terminate)
     signal.signal(signal.SIGINT, _terminate)
+    resolv_conf = ResolvConf(parsed.text("resolv-conf"), parsed.text("i"))
     try:
-        run(parsed.text("i"), parsed.text("resolv-conf"))
+        run(parsed.text("i"), resolv_conf, parsed.true("with-parent"))
     except OSError as error:
         LOG.error("%s", error)
         return 1
+    finally:
+        resolv_conf.restore()
+    return 0
 
 
 if __name__ == "__main__":

@@ -23,7 +23,15 @@ MAX_REQUESTS: Final = 4
 DEFAULT_MASK: Final = 0xFFFFFF00
 
 _WANTED: Final = bytes(
-    (dhcp.SUBNET_MASK, dhcp.ROUTER, dhcp.DNS_SERVER, dhcp.INTERFACE_MTU, dhcp.LEASE_TIME, dhcp.DOMAIN_SEARCH)
+    (
+        dhcp.SUBNET_MASK,
+        dhcp.ROUTER,
+        dhcp.DNS_SERVER,
+        dhcp.DOMAIN_NAME,
+        dhcp.INTERFACE_MTU,
+        dhcp.LEASE_TIME,
+        dhcp.DOMAIN_SEARCH,
+    )
 )
 _MAX_MESSAGE: Final = (1500).to_bytes(2, "big")
 _MIN_MTU: Final = 68
@@ -212,7 +220,9 @@ def _lease(message: Message) -> Lease | None:
         prefix=(message.option_addr(dhcp.SUBNET_MASK) or DEFAULT_MASK).bit_count(),
         router=message.option_addr(dhcp.ROUTER),
         dns=tuple(int.from_bytes(dns[at : at + 4], "big") for at in range(0, len(dns) - 3, 4)),
-        search=parse_search_list(options.get(dhcp.DOMAIN_SEARCH, b"")),
+        # RFC 3397 section 2: the search list, where there is one, stands for the domain name.
+        search=parse_search_list(options.get(dhcp.DOMAIN_SEARCH, b""))
+        or parse_domain_names(options.get(dhcp.DOMAIN_NAME, b"")),
         mtu=mtu if mtu >= _MIN_MTU else 0,
         server=server,
         seconds=math.inf if seconds == _FOREVER else float(seconds),
@@ -234,15 +244,9 @@ def parse_search_list(value: bytes) -> tuple[str, ...]:
                 position, jumps = (length & 0x3F) << 8 | value[position + 1], jumps + 1
                 continue
             label = value[position + 1 : position + 1 + length]
-            # What goes into a file that programs read by lines must be plain host name characters.
-            text = label.decode("latin-1")
-            if (
-                len(label) != length
-                or not text.isascii()
-                or not text.replace("-", "").replace("_", "").isalnum()
-            ):
+            if len(label) != length or not _is_plain(label):
                 return tuple(names)
-            labels.append(text)
+            labels.append(label.decode())
             position += 1 + length
         if position >= len(value):
             return tuple(names)
@@ -250,3 +254,21 @@ def parse_search_list(value: bytes) -> tuple[str, ...]:
             names.append(".".join(labels))
         at = following or position + 1
     return tuple(names)
+
+
+def parse_domain_names(value: bytes) -> tuple[str, ...]:
+    """The names in a DOMAIN_NAME option: one (RFC 2132), or by custom several; a broken one ends the list."""
+    names: list[str] = []
+    for word in value.rstrip(b"\0").split(b" "):
+        name = word.removesuffix(b".")
+        if not name:
+            continue
+        if not all(_is_plain(label) for label in name.split(b".")):
+            break
+        names.append(name.decode())
+    return tuple(names)
+
+
+def _is_plain(label: bytes) -> bool:
+    """Whether a label may go into a file that programs read by lines: host name characters alone."""
+    return label.replace(b"-", b"").replace(b"_", b"").isalnum()

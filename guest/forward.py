@@ -71,8 +71,7 @@ class Forwarder:
         """Forward for ever; watched: descriptors to poll besides, each with what to call when it is readable.
 
         Ends by an exception only: LinkError when the host hung up, OSError, WireError for
-        a length no frame can have, or whatever a watcher raises. A watcher which removes
-        itself from the dict is not polled again.
+        a length no frame can have, or whatever a watcher raises. A watcher may change the dict.
         """
         self._deliver(self._filled)
         tap_fd, read_fd, write_fd = self._tap_fd, self._link.read_fd, self._link.write_fd
@@ -85,8 +84,8 @@ class Forwarder:
                 wanted[tap_fd] = select.POLLIN
             for fd, mask in wanted.items() | dict.fromkeys(watched, select.POLLIN).items():
                 poller.register(fd, mask)
-            blocked, count = bool(self._waiting), len(watched)
-            while blocked == bool(self._waiting) and count == len(watched):
+            blocked, known = bool(self._waiting), list(watched)
+            while blocked == bool(self._waiting) and known == list(watched):
                 for fd, event in poller.poll():
                     if fd == read_fd and event & ~select.POLLOUT:
                         self._from_host()
@@ -96,6 +95,7 @@ class Forwarder:
                         self._from_guest()
                     elif fd in watched:
                         watched[fd]()
+                        break  # it may have closed another of these, and opened one with the same number
 
     def _from_guest(self) -> None:
         """Read frames from the tap until it is empty or a burst is full, then send them in one call."""

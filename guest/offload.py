@@ -9,6 +9,7 @@ interface is not there yet, and a cable without an end loses frames.
 Linux only: TUNSETVNETHDRSZ and TUNSETOFFLOAD of linux/if_tun.h.
 """
 
+import errno
 import fcntl
 import logging
 import os
@@ -20,7 +21,7 @@ from struct import Struct
 from typing import Final, NamedTuple
 
 from guest.link import Link, LinkError
-from guest.tap import Tap
+from guest.tap import IFF_NO_PI, IFF_TAP, IFF_VNET_HDR, Tap
 from pipeline.wire import offload
 from pipeline.wire.framing import LE16, Framing
 
@@ -38,7 +39,13 @@ _TUNSETVNETLE: Final = 0x400454DC
 _INT: Final = Struct("i")
 _USO: Final = offload.USO4 | offload.USO6
 _READ_BYTES: Final = 64 * 1024
+_UNKNOWN: Final = frozenset({errno.EINVAL, errno.ENOTTY, errno.EOPNOTSUPP, errno.ENOSYS})
+"""What a kernel answers that does not know a request."""
 _RECORD_END: Final = LE16.prefix_len + offload.RECORD_LEN
+
+
+class RefusedError(Exception):
+    """The kernel cannot do this guest's half; without offload the network works."""
 
 
 class Terms(NamedTuple):
@@ -110,6 +117,24 @@ def _end(data: bytearray) -> int:
 def _record(data: bytearray) -> offload.Record | None:
     """What data begins with, if that is a record."""
     return offload.parse(bytes(data[:_RECORD_END]), LE16.prefix_len, _end(data) - LE16.prefix_len)
+
+
+def open_tap(name: str, terms: Terms) -> Tap:
+    """Open the tap for what was negotiated. Raises as Tap.open() does, or RefusedError."""
+    if not terms.vnet_len:
+        return Tap.open(name)
+    try:
+        tap = Tap.open(name, IFF_TAP | IFF_NO_PI | IFF_VNET_HDR)
+        try:
+            set_up(tap, terms.features)
+        except OSError:
+            tap.close()
+            raise
+    except OSError as error:
+        if error.errno in _UNKNOWN:
+            raise RefusedError(f"the kernel refuses to offload: {error}") from error
+        raise
+    return tap
 
 
 def set_up(tap: Tap, features: int) -> int:

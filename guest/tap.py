@@ -24,6 +24,7 @@ _SIOCGIFMTU: Final = 0x8921
 _SIOCSIFMTU: Final = 0x8922
 _SIOCSIFHWADDR: Final = 0x8924
 _SIOCGIFHWADDR: Final = 0x8927
+_SIOCGIFADDR: Final = 0x8915
 _IFF_UP: Final = 0x1
 _ARPHRD_ETHER: Final = 1
 
@@ -84,6 +85,15 @@ def mac_of(interface: str) -> bytes:
     """The 6-byte address of any Ethernet interface. Raises OSError where there is none of that name."""
     answer = _control(_SIOCGIFHWADDR, _IFREQ_MAC.pack(_interface(interface), 0, b""))
     return bytes(_IFREQ_MAC.unpack(answer)[2])
+
+
+def has_address(interface: str) -> bool:
+    """Whether the interface has an IPv4 address."""
+    try:
+        _control(_SIOCGIFADDR, _IFREQ_INT.pack(_interface(interface), 0))
+    except OSError:  # EADDRNOTAVAIL, or the interface is gone
+        return False
+    return True
 
 
 def _control(operation: int, request: bytes) -> bytes:

@@ -68,7 +68,7 @@ def test_a_real_dhcp_client_configures_the_guest(
         pytest.skip(f"{client} is not installed")
     guest = network.guests[1]
     guest.resolv_conf.write_text("")
-    flags = ("-dhcp", client, "-resolv-conf", "/etc/resolv.conf")
+    flags = ("-dhcp", client)
     with (
         Daemon(network, "-mtu", "4000", name="own") as daemon,
         Agent(guest, daemon.socket, *flags, env=dhclient) as agent,

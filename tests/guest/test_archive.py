@@ -15,7 +15,7 @@ BUILTIN_CLIENT = """
 import sys
 sys.path.insert(0, sys.argv[1])
 from guest import dhcp
-dhcp.Client([*dhcp.command("builtin", "tap0"), "-help"]).check()
+dhcp.Client([*dhcp.commands("builtin", "tap0")[0], "-help"]).check()
 """
 
 

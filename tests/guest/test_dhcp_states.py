@@ -16,6 +16,7 @@ from guest.dhcp_states import (
     Send,
     State,
     Unbind,
+    parse_domain_names,
     parse_search_list,
 )
 from pipeline.wire import dhcp
@@ -197,6 +198,44 @@ def test_a_broken_search_list_gives_no_name(value: bytes) -> None:
 def test_any_bytes_as_search_list_give_plain_names(value: bytes) -> None:
     for name in parse_search_list(value):
         assert name.replace(".", "").replace("-", "").replace("_", "").isalnum()
+
+
+@pytest.mark.parametrize(
+    "value, names",
+    [
+        (b"example.org", ("example.org",)),
+        (b"example.org.\0", ("example.org",)),
+        (b"a.test b.test", ("a.test", "b.test")),
+        (b"", ()),
+        (b"a.test b..test c.test", ("a.test",)),
+        (b"a.test\nnameserver 6.6.6.6", ()),
+    ],
+)
+def test_the_domain_name_option_is_one_name_or_several(value: bytes, names: tuple[str, ...]) -> None:
+    assert parse_domain_names(value) == names
+
+
+@given(st.binary(max_size=60))
+def test_any_bytes_as_domain_names_give_plain_names(value: bytes) -> None:
+    for name in parse_domain_names(value):
+        assert set(name.lower()) <= set("abcdefghijklmnopqrstuvwxyz0123456789-_.")
+        assert all(name.split("."))
+
+
+@pytest.mark.parametrize(
+    "search, names", [((), ("home.test",)), (("a.test", "b.test"), ("a.test", "b.test"))]
+)
+def test_the_search_list_stands_for_the_domain_name(
+    bench: Bench, search: tuple[str, ...], names: tuple[str, ...]
+) -> None:
+    options = {**OPTIONS, dhcp.MESSAGE_TYPE: bytes((dhcp.OFFER,)), dhcp.DOMAIN_NAME: b"home.test"}
+    options[dhcp.DOMAIN_SEARCH] = dhcp.build_search_list(search)
+    (request,) = bench.answer(dhcp.OFFER, bench.sent().message, options=options)
+    assert isinstance(request, Send)
+    options[dhcp.MESSAGE_TYPE] = bytes((dhcp.ACK,))
+    (bound,) = bench.answer(dhcp.ACK, request.message, options=options)
+    assert isinstance(bound, Bind)
+    assert bound.lease.search == names
 
 
 @given(st.lists(st.tuples(st.integers(0, 9), st.floats(0, 5000), st.booleans()), max_size=40))

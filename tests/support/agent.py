@@ -41,7 +41,7 @@ class Agent:
         self._env = env
         self._argv = [*compiled.command("gvtap-guest"), "-url", f"unix://{socket}", "-mac", mac]
         if "-dhcp" not in flags and "-address" not in flags:
-            self._argv += ["-dhcp", "builtin", "-resolv-conf", "/etc/resolv.conf"]
+            self._argv += ["-dhcp", "builtin"]
         self._argv += flags
         self._process: subprocess.Popen[bytes] | None = None
 

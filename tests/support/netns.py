@@ -62,12 +62,21 @@ def missing() -> str:
         _ip("netns", "add", probe)
     except subprocess.CalledProcessError as error:
         return f"cannot make a network namespace: {error.stderr.strip()}"
+    own = Path("/etc/netns") / probe
     try:
         _ip("-n", probe, "link", "add", "veth0", "type", "veth", "peer", "name", "veth1")
+        # The guests' agents write resolv.conf: it must be theirs, never the machine's.
+        own.mkdir(parents=True)
+        (own / "resolv.conf").write_text(probe)
+        words = ["ip", "netns", "exec", probe, "cat", "/etc/resolv.conf"]
+        seen = subprocess.run(words, capture_output=True, text=True)
+        if seen.stdout != probe:
+            return f"a namespace cannot have its own /etc/resolv.conf: {seen.stderr.strip()}"
     except subprocess.CalledProcessError as error:
         return f"cannot make a veth pair: {error.stderr.strip()}"
     finally:
         _ip("netns", "del", probe)
+        shutil.rmtree(own, ignore_errors=True)
     return ""
 
 
