@@ -10,7 +10,7 @@ ARGS ?=
 FUZZ_SECONDS ?= 300
 
 .DEFAULT_GOAL := help
-.PHONY: help setup packages machine run check fmt lint type test unit stress fuzz e2e bench compiled agent perf demo peers clean
+.PHONY: help setup packages machine run check fmt lint type test unit stress fuzz e2e bench compiled agent perf demo fresh peers clean
 
 help: ## list the verbs
 	@grep -E '^[a-z0-9]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -94,6 +94,9 @@ peers: ## which peers are installed
 demo: setup ## a guest in a namespace: ping, a name, pages both ways, iperf3 both ways
 	@.ci/packages demo
 	@$(BIN)/python -m perf.demo $(ARGS)
+
+fresh: ## demo and test on a machine that has nothing: in a minimal root, with debootstrap (as root)
+	@.ci/fresh $(if $(ARGS),"$(ARGS)")
 
 clean: ## remove the virtual environment and everything tools left
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist *.egg-info
