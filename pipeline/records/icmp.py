@@ -25,7 +25,6 @@ class EchoRequest:
 
     def __init__(
         self,
-        *,
         slot: int,
         off: int,
         length: int,
@@ -50,26 +49,43 @@ class EchoRequest:
     def unpack(burst: memoryview, at: int) -> "EchoRequest":
         """The record at burst[at:]."""
         (
-            _, slot, off, length, guest_addr, remote_addr, sequence, identifier, hops_left, dont_fragment,
-        ) = _ECHO.unpack_from(burst, at)  # fmt: skip
+            _,
+            slot,
+            off,
+            length,
+            guest_addr,
+            remote_addr,
+            sequence,
+            identifier,
+            hops_left,
+            dont_fragment,
+        ) = _ECHO.unpack_from(burst, at)
         return EchoRequest(
-            slot=slot,
-            off=off,
-            length=length,
-            guest_addr=guest_addr,
-            remote_addr=remote_addr,
-            identifier=identifier,
-            sequence=sequence,
-            hops_left=hops_left,
-            dont_fragment=dont_fragment,
+            slot,
+            off,
+            length,
+            guest_addr,
+            remote_addr,
+            identifier,
+            sequence,
+            hops_left,
+            dont_fragment,
         )
 
     def pack(self) -> bytes:
         """The record of this request."""
         return _ECHO.pack(
-            ICMP_ECHO, self.slot, self.off, self.length, self.guest_addr, self.remote_addr, self.sequence,
-            self.identifier, self.hops_left, self.dont_fragment,
-        )  # fmt: skip
+            ICMP_ECHO,
+            self.slot,
+            self.off,
+            self.length,
+            self.guest_addr,
+            self.remote_addr,
+            self.sequence,
+            self.identifier,
+            self.hops_left,
+            self.dont_fragment,
+        )
 
 
 class EchoReply:
@@ -80,7 +96,6 @@ class EchoReply:
 
     def __init__(
         self,
-        *,
         slot: int,
         off: int,
         length: int,
@@ -102,21 +117,27 @@ class EchoReply:
         """The record at burst[at:]."""
         _, slot, off, length, guest_addr, remote_addr, sequence, identifier = _REPLY.unpack_from(burst, at)
         return EchoReply(
-            slot=slot,
-            off=off,
-            length=length,
-            guest_addr=guest_addr,
-            remote_addr=remote_addr,
-            identifier=identifier,
-            sequence=sequence,
+            slot,
+            off,
+            length,
+            guest_addr,
+            remote_addr,
+            identifier,
+            sequence,
         )
 
     def pack(self) -> bytes:
         """The record of this reply."""
         return _REPLY.pack(
-            ICMP_REPLY, self.slot, self.off, self.length, self.guest_addr, self.remote_addr, self.sequence,
+            ICMP_REPLY,
+            self.slot,
+            self.off,
+            self.length,
+            self.guest_addr,
+            self.remote_addr,
+            self.sequence,
             self.identifier,
-        )  # fmt: skip
+        )
 
 
 class EchoError:
@@ -127,7 +148,6 @@ class EchoError:
 
     def __init__(
         self,
-        *,
         guest_addr: Addr,
         remote_addr: Addr,
         identifier: int,
@@ -150,25 +170,40 @@ class EchoError:
     def unpack(burst: memoryview, at: int) -> "EchoError":
         """The record at burst[at:]."""
         (
-            _, offender, mtu, guest_addr, remote_addr, sequence, identifier, code, type_,
-        ) = _ECHO_ERROR.unpack_from(burst, at)  # fmt: skip
+            _,
+            offender,
+            mtu,
+            guest_addr,
+            remote_addr,
+            sequence,
+            identifier,
+            code,
+            type_,
+        ) = _ECHO_ERROR.unpack_from(burst, at)
         return EchoError(
-            guest_addr=guest_addr,
-            remote_addr=remote_addr,
-            identifier=identifier,
-            sequence=sequence,
-            type=type_,
-            code=code,
-            offender=offender,
-            mtu=mtu,
+            guest_addr,
+            remote_addr,
+            identifier,
+            sequence,
+            type_,
+            code,
+            offender,
+            mtu,
         )
 
     def pack(self) -> bytes:
         """The record of this error."""
         return _ECHO_ERROR.pack(
-            ICMP_ERROR, self.offender, self.mtu, self.guest_addr, self.remote_addr, self.sequence,
-            self.identifier, self.code, self.type,
-        )  # fmt: skip
+            ICMP_ERROR,
+            self.offender,
+            self.mtu,
+            self.guest_addr,
+            self.remote_addr,
+            self.sequence,
+            self.identifier,
+            self.code,
+            self.type,
+        )
 
 
 class GuestError:

@@ -62,7 +62,9 @@ LEASED           Leased          resolver -> demux                           -
 The reference of a TCP_OUT stays: tcp keeps the slot until the guest has acknowledged the bytes. Ingress has
 read them for good when it releases the ring entry. The ring's consumer index says when that was.
 
-A writer packs named values: ``ring.push(ToHost.pack(flow, run, skip, length))``. A reader looks at the kind
+A constructor takes many values: call it by names. (Only its own ``unpack`` fills it by position, which is
+faster where Python is not compiled.) A writer packs named values: ``ring.push(ToHost.pack(flow, run, skip,
+length))``. A reader looks at the kind
 before it unpacks, and unpacks only what it uses::
 
     for at in range(0, len(burst), RECORD_BYTES):

@@ -52,7 +52,6 @@ class TcpRange(Run):
 
     def __init__(
         self,
-        *,
         slot: int,
         off: int,
         length: int,
@@ -92,28 +91,43 @@ class TcpRange(Run):
         """The record at burst[at:]."""
         bits: int
         (
-            _, flags, link, stride, piece_size, slot, off, length, segments, seq, ack, window, ts_val, ts_ecr,
-            key, header_len, bits,
-        ) = _RANGE.unpack_from(burst, at)  # fmt: skip
+            _,
+            flags,
+            link,
+            stride,
+            piece_size,
+            slot,
+            off,
+            length,
+            segments,
+            seq,
+            ack,
+            window,
+            ts_val,
+            ts_ecr,
+            key,
+            header_len,
+            bits,
+        ) = _RANGE.unpack_from(burst, at)
         return TcpRange(
-            slot=slot,
-            off=off,
-            length=length,
-            stride=stride,
-            piece_size=piece_size,
-            link=link,
-            key=key,
-            flags=flags,
-            segments=segments,
-            seq=seq,
-            ack=ack,
-            window=window,
-            ts_val=ts_val,
-            ts_ecr=ts_ecr,
-            header_len=header_len,
-            has_timestamps=bits & _TIMESTAMPS != 0,
-            has_other_options=bits & _OTHER_OPTIONS != 0,
-            vnet=bits & _VNET != 0,
+            slot,
+            off,
+            length,
+            stride,
+            piece_size,
+            link,
+            key,
+            flags,
+            segments,
+            seq,
+            ack,
+            window,
+            ts_val,
+            ts_ecr,
+            header_len,
+            bits & _TIMESTAMPS != 0,
+            bits & _OTHER_OPTIONS != 0,
+            bits & _VNET != 0,
         )
 
     def pack(self) -> bytes:
@@ -124,10 +138,24 @@ class TcpRange(Run):
         if self.vnet:
             bits |= _VNET
         return _RANGE.pack(
-            TCP_RANGE, self.flags, self.link, self.stride, self.piece_size, self.slot, self.off, self.length,
-            self.segments, self.seq, self.ack, self.window, self.ts_val, self.ts_ecr, self.key,
-            self.header_len, bits,
-        )  # fmt: skip
+            TCP_RANGE,
+            self.flags,
+            self.link,
+            self.stride,
+            self.piece_size,
+            self.slot,
+            self.off,
+            self.length,
+            self.segments,
+            self.seq,
+            self.ack,
+            self.window,
+            self.ts_val,
+            self.ts_ecr,
+            self.key,
+            self.header_len,
+            bits,
+        )
 
 
 class TcpOut:
@@ -144,7 +172,6 @@ class TcpOut:
 
     def __init__(
         self,
-        *,
         key: FlowKey,
         flags: int,
         seq: int,
@@ -184,9 +211,24 @@ class TcpOut:
         slot: int
         off: int
         (
-            _, flags, window, bits, mss, slot, off, length, left, right, seq, ack, second_left, ts_val,
-            ts_ecr, key, second_right,
-        ) = _OUT.unpack_from(burst, at)  # fmt: skip
+            _,
+            flags,
+            window,
+            bits,
+            mss,
+            slot,
+            off,
+            length,
+            left,
+            right,
+            seq,
+            ack,
+            second_left,
+            ts_val,
+            ts_ecr,
+            key,
+            second_right,
+        ) = _OUT.unpack_from(burst, at)
         sack: Sack = ()
         sack_permitted = False
         window_scale = -1
@@ -200,21 +242,21 @@ class TcpOut:
             if bits & _OUT_WINDOW_SCALE:
                 window_scale = bits >> _OUT_WINDOW_SCALE_SHIFT & 15
         return TcpOut(
-            key=key,
-            flags=flags,
-            seq=seq,
-            ack=ack,
-            window=window,
-            mss=mss,
-            slot=slot,
-            off=off,
-            length=length,
-            has_timestamps=bits & _OUT_TIMESTAMPS != 0,
-            ts_val=ts_val,
-            ts_ecr=ts_ecr,
-            sack=sack,
-            sack_permitted=sack_permitted,
-            window_scale=window_scale,
+            key,
+            flags,
+            seq,
+            ack,
+            window,
+            mss,
+            slot,
+            off,
+            length,
+            bits & _OUT_TIMESTAMPS != 0,
+            ts_val,
+            ts_ecr,
+            sack,
+            sack_permitted,
+            window_scale,
         )
 
     @staticmethod
@@ -252,6 +294,21 @@ class TcpOut:
         if window_scale >= 0:
             bits |= _OUT_WINDOW_SCALE | window_scale << _OUT_WINDOW_SCALE_SHIFT
         return _OUT.pack(
-            TCP_OUT, flags, window, bits, mss, slot, off, length, left, right, seq, ack, second_left, ts_val,
-            ts_ecr, key, second_right,
-        )  # fmt: skip
+            TCP_OUT,
+            flags,
+            window,
+            bits,
+            mss,
+            slot,
+            off,
+            length,
+            left,
+            right,
+            seq,
+            ack,
+            second_left,
+            ts_val,
+            ts_ecr,
+            key,
+            second_right,
+        )

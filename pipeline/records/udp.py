@@ -41,7 +41,6 @@ class UdpRange(Run):
 
     def __init__(
         self,
-        *,
         slot: int,
         off: int,
         length: int,
@@ -62,22 +61,31 @@ class UdpRange(Run):
         bits: int
         _, link, stride, piece_size, slot, off, length, _, key, _, bits = _RANGE.unpack_from(burst, at)
         return UdpRange(
-            slot=slot,
-            off=off,
-            length=length,
-            stride=stride,
-            piece_size=piece_size,
-            link=link,
-            key=key,
-            vnet=bits & _VNET != 0,
+            slot,
+            off,
+            length,
+            stride,
+            piece_size,
+            link,
+            key,
+            bits & _VNET != 0,
         )
 
     def pack(self) -> bytes:
         """The record of these datagrams."""
         return _RANGE.pack(
-            UDP_RANGE, self.link, self.stride, self.piece_size, self.slot, self.off, self.length,
-            self.piece_count(), self.key, HEADERS_LEN, _VNET if self.vnet else 0,
-        )  # fmt: skip
+            UDP_RANGE,
+            self.link,
+            self.stride,
+            self.piece_size,
+            self.slot,
+            self.off,
+            self.length,
+            self.piece_count(),
+            self.key,
+            HEADERS_LEN,
+            _VNET if self.vnet else 0,
+        )
 
 
 class UdpData(Run):
@@ -90,7 +98,6 @@ class UdpData(Run):
 
     def __init__(
         self,
-        *,
         slot: int,
         off: int,
         length: int,
@@ -110,14 +117,14 @@ class UdpData(Run):
         """The record at burst[at:]."""
         _, stride, piece_size, slot, off, length, flow, key, after_steered = _DATA.unpack_from(burst, at)
         return UdpData(
-            slot=slot,
-            off=off,
-            length=length,
-            stride=stride,
-            piece_size=piece_size,
-            flow=flow,
-            key=key,
-            after_steered=after_steered,
+            slot,
+            off,
+            length,
+            stride,
+            piece_size,
+            flow,
+            key,
+            after_steered,
         )
 
     @staticmethod
@@ -133,7 +140,6 @@ class UdpOut(Run):
 
     def __init__(
         self,
-        *,
         slot: int,
         off: int,
         length: int,
@@ -153,14 +159,14 @@ class UdpOut(Run):
         """The record at burst[at:]."""
         _, link, stride, piece_size, slot, off, length, _, high, low, key = _OUT.unpack_from(burst, at)
         return UdpOut(
-            slot=slot,
-            off=off,
-            length=length,
-            stride=stride,
-            piece_size=piece_size,
-            key=key,
-            link=link,
-            mac=mac_bytes(high, low),
+            slot,
+            off,
+            length,
+            stride,
+            piece_size,
+            key,
+            link,
+            mac_bytes(high, low),
         )
 
     @staticmethod
@@ -168,17 +174,24 @@ class UdpOut(Run):
         """A record with these fields. The run has no skip."""
         high, low = mac_numbers(mac)
         return _OUT.pack(
-            UDP_OUT, link, run.stride, run.piece_size, run.slot, run.off, run.length, run.piece_count(),
-            high, low, key,
-        )  # fmt: skip
+            UDP_OUT,
+            link,
+            run.stride,
+            run.piece_size,
+            run.slot,
+            run.off,
+            run.length,
+            run.piece_count(),
+            high,
+            low,
+            key,
+        )
 
 
 class UdpToGuest(Run):
     """UDP_TO_GUEST: datagrams for the guest of ``key``, from the remote end of ``key``."""
 
-    def __init__(
-        self, *, slot: int, off: int, length: int, stride: int, piece_size: int, key: FlowKey
-    ) -> None:
+    def __init__(self, slot: int, off: int, length: int, stride: int, piece_size: int, key: FlowKey) -> None:
         super().__init__(slot, off, length, stride, piece_size)
         self.key = key
 
@@ -186,7 +199,7 @@ class UdpToGuest(Run):
     def unpack(burst: memoryview, at: int) -> "UdpToGuest":
         """The record at burst[at:]."""
         _, stride, piece_size, slot, off, length, _, key = _TO_GUEST.unpack_from(burst, at)
-        return UdpToGuest(slot=slot, off=off, length=length, stride=stride, piece_size=piece_size, key=key)
+        return UdpToGuest(slot, off, length, stride, piece_size, key)
 
     @staticmethod
     def pack(key: FlowKey, run: Run) -> bytes:

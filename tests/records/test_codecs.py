@@ -3,7 +3,7 @@
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.records.flows import Ends, flow_key, flow_of
@@ -16,6 +16,7 @@ KINDS = sorted(CLASSES)
 NAMES = [f"{kind}-{CLASSES[kind].__name__}" for kind in KINDS]
 
 
+@settings(deadline=None, max_examples=30)
 @pytest.mark.parametrize("kind", KINDS, ids=NAMES)
 @given(data=st.data())
 def test_what_is_packed_is_unpacked(kind: int, data: st.DataObject) -> None:
@@ -33,6 +34,7 @@ def test_what_is_packed_is_unpacked(kind: int, data: st.DataObject) -> None:
     assert found == fields
 
 
+@settings(deadline=None, max_examples=30)
 @pytest.mark.parametrize("kind", KINDS, ids=NAMES)
 @given(record=st.binary(min_size=RECORD_BYTES - 1, max_size=RECORD_BYTES - 1))
 def test_any_bytes_are_a_record(kind: int, record: bytes) -> None:

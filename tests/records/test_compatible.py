@@ -6,7 +6,7 @@ To be deleted with that module.
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.records import descriptor as d
@@ -90,6 +90,7 @@ def tcp_out(fields: dict[str, Any]) -> dict[str, int]:
     return old
 
 
+@settings(deadline=None, max_examples=30)
 @pytest.mark.parametrize("kind", KINDS, ids=[NAMES[kind] for kind in KINDS])
 @given(data=st.data())
 def test_every_field_lies_where_the_old_table_has_it(kind: int, data: st.DataObject) -> None:
