@@ -111,7 +111,7 @@ class ConnectFailed:
 
 
 class SocketsUsedUp:
-    """SOCKETS_USED_UP: no socket is left for a datagram flow of the guest behind link. make_way: MAKE_WAY_*."""
+    """SOCKETS_USED_UP: no socket is left for a datagram flow of a guest. make_way: MAKE_WAY_*."""
 
     def __init__(self, link: int, make_way: int) -> None:
         self.link = link
