@@ -3,7 +3,7 @@
 from typing import Final
 
 from pipeline.ipc.ring import Producer
-from pipeline.records import descriptor as d
+from pipeline.records.frames import Misbehaved
 
 
 class BadFrames:
@@ -26,7 +26,7 @@ class BadFrames:
         """
         count = min(self._counts.get(link, 0) + frames, self.MOST)
         if count >= self.REPORT and self._ring.room() > 0:
-            self._ring.push(d.record(d.MISBEHAVED, link=link, aux=count))
+            self._ring.push(Misbehaved.pack(link, count))
             count = 0
         self._counts[link] = count
 

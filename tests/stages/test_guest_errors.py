@@ -19,6 +19,7 @@ from pipeline.ipc.arena import HEADROOM
 from pipeline.ipc.fabric import Fabric
 from pipeline.ipc.ring import Consumer
 from pipeline.records import descriptor as d
+from pipeline.records.flows import Ends
 from pipeline.stages.demux.stage import DemuxStage
 from pipeline.stages.tcp.flow import Flow
 from pipeline.stages.tcp.stage import TcpStage
@@ -116,7 +117,7 @@ class Rig:
             (name, flow)
             for name, stage in self.shards.items()
             for key, flow in stage.flows.items()
-            if key[2] >> 16 == sport
+            if Ends.of(key).guest_port == sport
         ]
         assert len(found) == 1
         return found[0]
@@ -135,18 +136,18 @@ class Sent:
 
     def quote(self, **changed: int) -> bytes:
         """Its header and 8 bytes; other than true may be seq, total, src, dst and sport, the guest's port."""
-        guest, remote, ports = self.flow.key
+        ends = Ends.of(self.flow.key)
         header = ipv4.build(
             changed.get("total", 1500),
             7,
             63,
             ipv4.PROTO_TCP,
-            changed.get("src", remote),
-            changed.get("dst", guest),
+            changed.get("src", ends.remote_addr),
+            changed.get("dst", ends.guest_addr),
             flags=ipv4.FLAG_DF,
         )
-        seq, sport = changed.get("seq", self.seq), changed.get("sport", ports >> 16)
-        return header + ((ports & 0xFFFF) << 48 | sport << 32 | seq).to_bytes(8, "big")
+        seq, sport = changed.get("seq", self.seq), changed.get("sport", ends.guest_port)
+        return header + (ends.remote_port << 48 | sport << 32 | seq).to_bytes(8, "big")
 
 
 def read(ring: Consumer) -> list[Record]:

@@ -12,10 +12,11 @@ from pipeline.engines.flows import PortAllocator
 from pipeline.engines.tcp.connection import Connection
 from pipeline.engines.tcp.state import TIME_WAIT
 from pipeline.records import descriptor as d
+from pipeline.records.flows import flow_key
 from pipeline.stages.tcp.flow import Flow
 from pipeline.wire.tcp import ACK, FIN, RST
 from tests.support.network import Make, Network, pattern, receive
-from tests.support.played_guests import GATEWAY, Guest, GuestStream
+from tests.support.played_guests import GATEWAY, HOST, Guest, GuestStream
 
 # --- several shards ---------------------------------------------------------------------------------
 
@@ -107,7 +108,7 @@ def in_time_wait(net: Network, guest: Guest, own_port: int = 0) -> GuestStream:
     net.settle()
     stream.finish()
     net.until(lambda: stream.gone)
-    flow = net.stages["tcp0"].flows[guest.addr, stream.key[0], stream.key[1]]
+    flow = net.stages["tcp0"].flows[flow_key(guest.addr, stream.port, HOST, stream.key[1] & 0xFFFF)]
     assert flow.conn.state == TIME_WAIT
     return stream
 

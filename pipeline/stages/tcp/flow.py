@@ -4,16 +4,11 @@ from typing import Final
 
 from pipeline.engines.flows import rss_hash
 from pipeline.engines.tcp.connection import Connection
-from pipeline.records.descriptor import FLOW_FROM_EGRESS
+from pipeline.records.flows import FLOW_FROM_EGRESS, Ends, FlowKey
 from pipeline.stages.tcp import limits
 
 UNKNOWN_WINDOW: Final = 65536
 """What egress takes a guest's window for until it is told."""
-
-Buf = tuple[int, int, int, int]
-"""Handle of received bytes: (slot, off, stride, gso_size)."""
-Key = tuple[int, int, int]
-"""(guest_addr, remote_addr, guest_port << 16 | remote_port)."""
 
 
 class Flow:
@@ -24,7 +19,7 @@ class Flow:
         "timer_at", "told_window",
     )  # fmt: skip
 
-    def __init__(self, conn: Connection, key: Key, number: int, egress: int, guest: limits.Guest) -> None:
+    def __init__(self, conn: Connection, key: FlowKey, number: int, egress: int, guest: limits.Guest) -> None:
         self.conn = conn
         self.guest = guest
         self.half_open = not conn.is_active
@@ -46,8 +41,9 @@ def flow_id(egress: int, number: int) -> int:
     return egress << 32 | number if number & FLOW_FROM_EGRESS else number
 
 
-def egress_of(key: Key, shards: int) -> int:
+def egress_of(key: FlowKey, shards: int) -> int:
     """Which egress shard has the host socket of a guest's connection, the same for its whole life."""
-    guest_addr, remote_addr, ports = key
+    ends = Ends.of(key)
+    mixed = rss_hash(ends.guest_addr, ends.guest_port, ends.remote_addr, ends.remote_port)
     # The low bits of the hash have chosen the tcp shard: with others, all shards meet.
-    return (rss_hash(guest_addr, ports >> 16, remote_addr, ports & 0xFFFF) >> 16) % shards
+    return (mixed >> 16) % shards

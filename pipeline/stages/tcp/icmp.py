@@ -5,7 +5,9 @@ from typing import Final
 
 from pipeline.counters import INDEX
 from pipeline.engines import refusal
-from pipeline.stages.tcp.flow import Flow, Key
+from pipeline.records.flows import FlowKey
+from pipeline.records.icmp import GuestError
+from pipeline.stages.tcp.flow import Flow
 from pipeline.wire import icmp
 
 _LOWERED: Final = INDEX["tcp_path_mtu_lowered"]
@@ -13,24 +15,21 @@ _NO_FLOW: Final = INDEX["tcp_error_dropped_no_flow"]
 _REFUSED: Final = INDEX["tcp_dial_failed_unreachable"]
 
 
-def on_error(
-    flows: Mapping[Key, Flow], counts: memoryview, key: Key, seq: int, mtu: int, aux: int, now: float
-) -> Flow | None:
-    """An error about the segment seq of flow key; mtu and aux as in GUEST_ERROR.
+def on_error(flows: Mapping[FlowKey, Flow], counts: memoryview, error: GuestError, now: float) -> Flow | None:
+    """An error about a segment of a flow.
 
     Returns the flow if its connection has something to do now.
     """
-    flow = flows.get(key)
+    flow = flows.get(error.key)
     if flow is None:
         counts[_NO_FLOW] += 1
         return None
-    kind, code = aux >> 8, aux & 0xFF
-    if kind == icmp.UNREACHABLE and code == icmp.FRAGMENTATION_NEEDED:
-        reason = flow.conn.on_fragmentation_needed(seq, mtu, now)
+    if error.type == icmp.UNREACHABLE and error.code == icmp.FRAGMENTATION_NEEDED:
+        reason = flow.conn.on_fragmentation_needed(error.seq, error.mtu, now)
         done = _LOWERED
     else:
-        hard = kind == icmp.UNREACHABLE and refusal.is_hard_error(code)
-        reason = flow.conn.on_unreachable(seq, hard, now)
+        hard = error.type == icmp.UNREACHABLE and refusal.is_hard_error(error.code)
+        reason = flow.conn.on_unreachable(error.seq, hard, now)
         done = _REFUSED
     counts[done if reason is None else INDEX[reason]] += 1
     return flow if reason is None else None

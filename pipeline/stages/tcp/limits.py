@@ -25,6 +25,7 @@ from typing import Final, Generic, Protocol, TypeVar
 from pipeline.engines.tcp.connection import Connection
 from pipeline.engines.tcp.seq import diff
 from pipeline.engines.tcp.state import SYN_RECEIVED
+from pipeline.records.run import Run
 
 TOO_MANY_FLOWS: Final = "tcp_syn_dropped_too_many_flows"
 TOO_MANY_FLOWS_OF_GUEST: Final = "tcp_syn_dropped_too_many_flows_of_guest"
@@ -365,11 +366,11 @@ class OutOfOrder(Generic[F]):
         self._until_count = self.max_slots - len(slots)
         return lost
 
-    def _slots(self) -> tuple[set[object], dict[Guest, set[object]]]:
-        by_guest: dict[Guest, set[object]] = {}
+    def _slots(self) -> tuple[set[int], dict[Guest, set[int]]]:
+        by_guest: dict[Guest, set[int]] = {}
         for flow in self._holders:
             slots = by_guest.setdefault(flow.guest, set())
             for _, _, buf, _ in flow.conn.reassembly.ranges:
-                assert isinstance(buf, tuple)
-                slots.add(buf[0])
+                assert isinstance(buf, Run)
+                slots.add(buf.slot)
         return set().union(*by_guest.values()), by_guest

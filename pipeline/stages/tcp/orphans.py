@@ -11,6 +11,8 @@ from collections.abc import Iterable
 from typing import Final, Generic, Protocol, TypeVar
 
 from pipeline.engines.tcp.connection import Connection
+from pipeline.records.addresses import Addr
+from pipeline.records.flows import Ends, FlowKey
 
 COMES_BACK_S: Final = 30.0
 """How long a connection may hold bytes for a guest without a link."""
@@ -19,7 +21,7 @@ COMES_BACK_S: Final = 30.0
 class Orphan(Protocol):
     """What is needed of a flow of the stage."""
 
-    key: tuple[int, int, int]
+    key: FlowKey
     conn: Connection
 
 
@@ -46,9 +48,9 @@ class Orphans(Generic[F]):
         """The connection is over, or its guest is back."""
         self._until.pop(flow, None)
 
-    def of(self, guest_addr: int) -> list[F]:
+    def of(self, guest_addr: Addr) -> list[F]:
         """The connections of an address of the network."""
-        return [flow for flow in self._until if flow.key[0] == guest_addr]
+        return [flow for flow in self._until if Ends.of(flow.key).guest_addr == guest_addr]
 
     def first(self) -> F | None:
         """The one to be given up for a new connection."""

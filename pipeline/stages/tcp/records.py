@@ -1,52 +1,83 @@
-"""Between records and the engine: segments with options, and ranges for ingress (TCP_OUT)."""
+"""Between records and the engine: segments of a guest's run, and ranges for ingress (TCP_OUT)."""
 
-from typing import Final, cast
+from typing import Final
 
 from pipeline.engines.tcp import actions
 from pipeline.engines.tcp.segment import Segment
-from pipeline.records import descriptor as d
+from pipeline.records.flows import FlowKey
+from pipeline.records.kinds import NO_SLOT
+from pipeline.records.tcp import TcpOut, TcpRange
 from pipeline.wire import ethernet, ipv4, tcp, tcp_options
 
 _OPTIONS_OFF: Final = ethernet.HEADER_LEN + ipv4.HEADER_LEN + tcp.HEADER_LEN
 
 
-def with_options(
-    view: memoryview, seq: int, ack: int, flags: int, wnd: int, length: int, buf: object, seg_count: int,
-    off: int, aux: int,
-) -> Segment:  # fmt: skip
-    """A segment with options beyond timestamps: they are read from its slot. Raises WireError.
+def segment(run: TcpRange) -> Segment:
+    """The segment of a run without options but timestamps. The run itself is the handle of its payload."""
+    return Segment(
+        run.seq,
+        run.ack,
+        run.flags,
+        run.window,
+        run.length,
+        run if run.length else None,
+        run.ts_val,
+        run.ts_ecr,
+        run.has_timestamps,
+        (),
+        0,
+        -1,
+        False,
+        run.segments,
+    )
+
+
+def segment_with_options(run: TcpRange, slot: memoryview) -> Segment:
+    """The segment of a run that has other options, which lie in its slot. Raises WireError.
 
     Such segments stand alone in their run, so the options lie right before its payload.
     """
-    options = tcp_options.parse(view, off - (aux & d.RUN_HEADER_MASK) + _OPTIONS_OFF, off)
+    options = tcp_options.parse(slot, run.off - run.header_len + _OPTIONS_OFF, run.off)
     mss, wscale, sack_permitted, sack, ts_val, ts_ecr, has_ts = options
     return Segment(
-        seq, ack, flags, wnd, length, buf, ts_val, ts_ecr, has_ts, sack, mss, wscale, sack_permitted,
-        seg_count,
-    )  # fmt: skip
+        run.seq,
+        run.ack,
+        run.flags,
+        run.window,
+        run.length,
+        run if run.length else None,
+        ts_val,
+        ts_ecr,
+        has_ts,
+        sack,
+        mss,
+        wscale,
+        sack_permitted,
+        run.segments,
+    )
 
 
-def outgoing(key: tuple[int, int, int], out: actions.Outgoing) -> bytes:
-    """The record of one range; key = (guest_addr, remote_addr, ports)."""
-    guest_addr, remote_addr, ports = key
-    options = d.OUT_TIMESTAMPS if out.has_ts else 0
-    slot, off, skip, flow, wnd, aux = d.NO_SLOT, 0, 0, 0, 0, 0
+def outgoing(key: FlowKey, out: actions.Outgoing) -> bytes:
+    """The record of one range that the engine sends."""
+    slot = NO_SLOT
     if out.length:
-        slot, off = cast(int, out.buf), out.off
-    if out.sack:
-        blocks = out.sack[: 2 if out.length else 3]
-        options |= len(blocks) << d.OUT_SACK_SHIFT
-        skip, flow = blocks[0]
-        if len(blocks) > 1:
-            wnd, aux = blocks[1]
-        if len(blocks) > 2:
-            slot, off = blocks[2]
-    if out.flags & tcp.SYN:
-        if out.syn_sack:
-            options |= d.OUT_SACK_PERMITTED
-        if out.syn_wscale >= 0:
-            options |= d.OUT_WINDOW_SCALE | out.syn_wscale << d.OUT_WINDOW_SCALE_SHIFT
-    return d.DESCRIPTOR.pack(
-        d.TCP_OUT, out.flags, out.wnd, options, out.mss, slot, off, out.length, skip, flow,
-        out.seq, out.ack, wnd, out.ts_val, out.ts_ecr, guest_addr, remote_addr, ports, aux,
-    )  # fmt: skip
+        assert isinstance(out.buf, int)
+        slot = out.buf
+    is_syn = out.flags & tcp.SYN != 0
+    return TcpOut.pack(
+        key=key,
+        flags=out.flags,
+        seq=out.seq,
+        ack=out.ack,
+        window=out.wnd,
+        mss=out.mss,
+        slot=slot,
+        off=out.off if out.length else 0,
+        length=out.length,
+        has_timestamps=out.has_ts,
+        ts_val=out.ts_val,
+        ts_ecr=out.ts_ecr,
+        sack=out.sack,
+        sack_permitted=is_syn and out.syn_sack,
+        window_scale=out.syn_wscale if is_syn else -1,
+    )

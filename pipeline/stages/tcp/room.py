@@ -6,7 +6,8 @@ A connection whose handshake is complete never ends for that while its guest is 
 from typing import Generic, Protocol, TypeVar, cast
 
 from pipeline.engines.tcp.connection import Connection
-from pipeline.records import descriptor as d
+from pipeline.records.flows import FlowKey
+from pipeline.records.streams import MAKE_WAY_ANY
 from pipeline.stages.tcp.limits import TOO_MANY_FLOWS, Guest, Guests
 from pipeline.stages.tcp.orphans import Orphans
 
@@ -14,7 +15,7 @@ from pipeline.stages.tcp.orphans import Orphans
 class RoomFlow(Protocol):
     """What is needed of a flow of the stage."""
 
-    key: tuple[int, int, int]
+    key: FlowKey
     conn: Connection
     guest: Guest
     half_open: bool
@@ -55,12 +56,12 @@ class Room(Generic[F]):
         found = self._guests.half_open_to_end(guest, others=False)
         return cast(F, found) if found is not None else None
 
-    def with_socket(self, egress: int, link: int, way: int, flow: F | None) -> F | None:
+    def with_socket(self, egress: int, link: int, make_way: int, flow: F | None) -> F | None:
         """What ends so that egress has a socket for a guest's flow (a connection, or None for datagrams).
 
-        way: MAKE_WAY_OWN or MAKE_WAY_ANY.
+        make_way: MAKE_WAY_OWN or MAKE_WAY_ANY.
         """
         found = self._guests.half_open_to_end(
-            self._guests.known(link), others=way == d.MAKE_WAY_ANY, egress=egress, but=flow
+            self._guests.known(link), others=make_way == MAKE_WAY_ANY, egress=egress, but=flow
         )
         return cast(F, found) if found is not None else None

@@ -23,11 +23,30 @@ from pipeline.engines.tcp.segment import Segment
 from pipeline.engines.tcp.seq import diff
 from pipeline.engines.tcp.state import SYN_RECEIVED, TIME_WAIT
 from pipeline.engines.timing_wheel import TimingWheel
-from pipeline.records import descriptor as d
+from pipeline.records import kinds
+from pipeline.records.dials import DialFailed, DialRouted
+from pipeline.records.flows import Ends, FlowKey, FlowNotice, flow_of
+from pipeline.records.guests import LinkNotice
+from pipeline.records.icmp import GuestError
+from pipeline.records.kinds import RECORD_BYTES
+from pipeline.records.run import Run
+from pipeline.records.streams import (
+    MAKE_WAY_NO,
+    Connect,
+    ConnectFailed,
+    GuestAnswered,
+    Shutdown,
+    SocketsUsedUp,
+    Taken,
+    ToGuest,
+    ToHost,
+    Window,
+)
+from pipeline.records.tcp import TcpRange
 from pipeline.stages.bad_frames import BadFrames
 from pipeline.stages.tcp import icmp as tcp_icmp
 from pipeline.stages.tcp import limits, records
-from pipeline.stages.tcp.flow import Buf, Flow, Key, egress_of, flow_id
+from pipeline.stages.tcp.flow import Flow, egress_of, flow_id
 from pipeline.stages.tcp.orphans import Orphans
 from pipeline.stages.tcp.room import Room
 from pipeline.stages.worker import Worker
@@ -82,7 +101,7 @@ class TcpStage:
         self.orphans: Orphans[Flow] = Orphans()
         self.room: Room[Flow] = Room(self.guests, self.orphans)
         self.isn_key = secrets.token_bytes(16)
-        self.flows: dict[Key, Flow] = {}
+        self.flows: dict[FlowKey, Flow] = {}
         self.by_number: dict[int, Flow] = {}
         self.dirty: dict[Flow, None] = {}
         self.timers: TimingWheel[Flow] = TimingWheel()
@@ -102,11 +121,11 @@ class TcpStage:
                 if not (burst := ring.peek()):
                     break
                 work += self._on_guest_burst(burst, now)
-                ring.release(len(burst) // d.DESCRIPTOR_BYTES)
+                ring.release(len(burst) // RECORD_BYTES)
         for egress, ring in enumerate(self.egress_in):
             while burst := ring.peek():
                 work += self._on_host_burst(egress, burst, now)
-                ring.release(len(burst) // d.DESCRIPTOR_BYTES)
+                ring.release(len(burst) // RECORD_BYTES)
         if self.timers.deadline() <= now:
             work += self._expire(now)
         if self.orphans.due_at <= now:
@@ -133,89 +152,87 @@ class TcpStage:
     # --- from guests --------------------------------------------------------------------
 
     def _on_guest_burst(self, burst: memoryview, now: float) -> int:
-        flows = self.flows
-        dirty = self.dirty
-        free = self.worker.free
-        count = segments = 0
-        for (
-            kind, flags, link, stride, gso_size, slot, off, length, _skip, seg_count,
-            seq, ack, wnd, ts_val, ts_ecr, guest_addr, remote_addr, ports, aux,
-        ) in d.DESCRIPTOR.iter_unpack(burst):  # fmt: skip
-            count += 1
-            key = (guest_addr, remote_addr, ports)
-            if kind != d.TCP_RANGE:
-                if kind == d.DIAL_ROUTED:
-                    self._dial(key, seg_count, aux, link, now)
-                elif kind == d.LINK_DOWN:
-                    self._link_down(link, now)
-                elif (told := tcp_icmp.on_error(flows, self.counts, key, seq, ack, aux, now)) is not None:
-                    dirty[told] = None
-                continue
-            segments += seg_count
-            buf = (slot, off, stride, gso_size) if length else None
-            if aux & d.RUN_OTHER_OPTIONS:
-                try:
-                    segment = records.with_options(
-                        self.slots[slot], seq, ack, flags, wnd, length, buf, seg_count, off, aux
-                    )
-                except WireError as error:
-                    self.counts[INDEX[error.reason]] += 1
-                    free(slot)
-                    self.bad_frames.note(link, seg_count)
-                    continue
+        for at in range(0, len(burst), RECORD_BYTES):
+            kind = burst[at]
+            if kind == kinds.TCP_RANGE:
+                self._on_range(TcpRange.unpack(burst, at), now)
+            elif kind == kinds.DIAL_ROUTED:
+                self._dial(DialRouted.unpack(burst, at), now)
+            elif kind == kinds.LINK_DOWN:
+                self._link_down(LinkNotice.unpack(burst, at).link, now)
             else:
-                has_ts = bool(aux & d.RUN_HAS_TIMESTAMPS)
-                segment = Segment(
-                    seq, ack, flags, wnd, length, buf, ts_val, ts_ecr, has_ts, (), 0, -1, False, seg_count
-                )
-            if not length:
-                free(slot)
-            flow = flows.get(key)
-            if flow is not None and flags & wire_tcp.SYN and flow.conn.accepts_reuse(segment):
-                self._remove(flow)
-                flow = None
-            if flow is None:
-                flow = self._unknown(key, segment, link, now)
-                if flow is None:
-                    if length:
-                        free(slot)
-                    self.bad_frames.note(link, seg_count)
-                    continue
-            else:
-                guest = flow.guest
-                if guest.pressed and length and (fits := self.guests.fits(flow, seq, length)) < length:
-                    segment = self._cut(flow, segment, fits)
-                elif guest.gone:
-                    self._come_back(guest_addr, link)
-                reason = flow.conn.on_segment(segment, now)
-                if reason is not None:
-                    self.counts[INDEX[reason]] += seg_count
-                    self.bad_frames.note(link, seg_count)
-                window = flow.conn.snd_wnd
-                if window * 4 < flow.told_window * 3 or window > flow.told_window * 2:
-                    self._tell_window(flow, window)
-                if flow.held_ranges or flow.conn.reassembly.ranges:
-                    for loser in self.out_of_order.note(flow):
-                        self.counts[_OUT_OF_ORDER_LOST] += 1
-                        dirty[loser] = None
-            dirty[flow] = None
-        self.counts[_SEGMENTS] += segments
-        return count
+                flow = tcp_icmp.on_error(self.flows, self.counts, GuestError.unpack(burst, at), now)
+                if flow is not None:
+                    self.dirty[flow] = None
+        return len(burst) // RECORD_BYTES
 
-    def _cut(self, flow: Flow, segment: Segment, length: int) -> Segment:
+    def _on_range(self, run: TcpRange, now: float) -> None:
+        """Segments of a guest. The run itself is the engine's handle for their payload."""
+        self.counts[_SEGMENTS] += run.segments
+        if run.has_other_options:
+            try:
+                segment = records.segment_with_options(run, self.slots[run.slot])
+            except WireError as error:
+                self.counts[INDEX[error.reason]] += 1
+                self.worker.free(run.slot)
+                self.bad_frames.note(run.link, run.segments)
+                return
+        else:
+            segment = records.segment(run)
+        if not run.length:
+            self.worker.free(run.slot)
+        flow = self.flows.get(run.key)
+        if flow is not None and run.flags & wire_tcp.SYN and flow.conn.accepts_reuse(segment):
+            self._remove(flow)
+            flow = None
+        if flow is not None:
+            self._on_segment(flow, run, segment, now)
+        else:
+            flow = self._unknown(run.key, segment, run.link, now)
+            if flow is None:
+                if run.length:
+                    self.worker.free(run.slot)
+                self.bad_frames.note(run.link, run.segments)
+                return
+        self.dirty[flow] = None
+
+    def _on_segment(self, flow: Flow, run: TcpRange, segment: Segment, now: float) -> None:
+        """A segment of a connection that there is."""
+        guest = flow.guest
+        if (
+            guest.pressed
+            and run.length
+            and (fits := self.guests.fits(flow, run.seq, run.length)) < run.length
+        ):
+            segment = self._cut(flow, segment, run, fits)
+        elif guest.gone:
+            self._come_back(Ends.of(run.key).guest_addr, run.link)
+        reason = flow.conn.on_segment(segment, now)
+        if reason is not None:
+            self.counts[INDEX[reason]] += run.segments
+            self.bad_frames.note(run.link, run.segments)
+        window = flow.conn.snd_wnd
+        if window * 4 < flow.told_window * 3 or window > flow.told_window * 2:
+            self._tell_window(flow, window)
+        if flow.held_ranges or flow.conn.reassembly.ranges:
+            for loser in self.out_of_order.note(flow):
+                self.counts[_OUT_OF_ORDER_LOST] += 1
+                self.dirty[loser] = None
+
+    def _cut(self, flow: Flow, segment: Segment, run: TcpRange, length: int) -> Segment:
         """A segment without its data behind length, for which is no memory; the guest sends them again."""
         self.counts[_NO_MEMORY] += segment.seg_count
         if flow.held_ranges and diff(segment.seq + length, flow.conn.rcv_nxt) <= 0:
             # The hole stays: what waits behind it would keep its slots for as long as the host does not read.
             self.counts[_OUT_OF_ORDER_LOST] += 1
             self.out_of_order.lose(flow)
-        buf = segment.buf
         if not length:
-            self.worker.free(cast(Buf, buf)[0])
-            buf = None
-        return segment._replace(flags=segment.flags & ~wire_tcp.FIN, length=length, buf=buf)
+            self.worker.free(run.slot)
+        return segment._replace(
+            flags=segment.flags & ~wire_tcp.FIN, length=length, buf=run if length else None
+        )
 
-    def _unknown(self, key: Key, segment: Segment, link: int, now: float) -> Flow | None:
+    def _unknown(self, key: FlowKey, segment: Segment, link: int, now: float) -> Flow | None:
         """A segment without a connection: a SYN opens one, anything else is answered with RST."""
         if not opens(segment.flags):
             answer = reset_for(segment)
@@ -253,19 +270,19 @@ class TcpStage:
         self._remove(flow)
         return True
 
-    def _dial(self, key: Key, number: int, egress: int, link: int, now: float) -> None:
-        if key in self.flows:
-            self.egress_out[egress].push(d.record(d.DIAL_FAILED, flow=number))
+    def _dial(self, dial: DialRouted, now: float) -> None:
+        if dial.key in self.flows:
+            self.egress_out[dial.egress].push(DialFailed.pack(dial.flow, final=False))
             return
-        guest = self.guests.get(link)
+        guest = self.guests.get(dial.link)
         if self._full(guest):
             self.counts[_DIAL_REFUSED] += 1
-            self.egress_out[egress].push(d.record(d.DIAL_FAILED, flow=number, aux=d.DIAL_FINAL))
+            self.egress_out[dial.egress].push(DialFailed.pack(dial.flow, final=True))
             return
-        conn = Connection.active(self.config, self._isn(key, now), now)
-        self.dirty[self._add(conn, key, number, egress, guest)] = None
+        conn = Connection.active(self.config, self._isn(dial.key, now), now)
+        self.dirty[self._add(conn, dial.key, dial.flow, dial.egress, guest)] = None
 
-    def _add(self, conn: Connection, key: Key, number: int, egress: int, guest: limits.Guest) -> Flow:
+    def _add(self, conn: Connection, key: FlowKey, number: int, egress: int, guest: limits.Guest) -> Flow:
         flow = Flow(conn, key, number, egress, guest)
         self.flows[key] = self.by_number[flow.id] = flow
         self.guests.add(flow)
@@ -273,10 +290,10 @@ class TcpStage:
         self.counts[_FLOWS] = len(self.flows)
         return flow
 
-    def _isn(self, key: Key, now: float) -> int:
-        guest_addr, remote_addr, ports = key
+    def _isn(self, key: FlowKey, now: float) -> int:
+        ends = Ends.of(key)
         return isn.initial_sequence_number(
-            self.isn_key, guest_addr, ports >> 16, remote_addr, ports & 0xFFFF, now
+            self.isn_key, ends.guest_addr, ends.guest_port, ends.remote_addr, ends.remote_port, now
         )
 
     def _next_number(self) -> int:
@@ -288,54 +305,68 @@ class TcpStage:
     # --- from egress --------------------------------------------------------------------
 
     def _on_host_burst(self, egress: int, burst: memoryview, now: float) -> int:
-        by_number = self.by_number
-        dirty = self.dirty
-        count = 0
-        for (
-            kind, _flags, link, _stride, _gso, slot, off, length, _skip, number,
-            _seq, _ack, _wnd, _ts_val, _ts_ecr, _guest, _remote, _ports, aux,
-        ) in d.DESCRIPTOR.iter_unpack(burst):  # fmt: skip
-            count += 1
-            flow = by_number.get(flow_id(egress, number))
+        for at in range(0, len(burst), RECORD_BYTES):
+            flow = self.by_number.get(flow_id(egress, flow_of(burst, at)))
             if flow is None:
-                # The guest's side ended first; bytes that were under way for it are void.
-                if kind == d.TO_GUEST:
-                    self.worker.free(slot, number)
-                elif kind == d.SOCKETS_USED_UP:
-                    self._end_early(self.room.with_socket(egress, link, length, None))
-                continue
-            conn = flow.conn
-            if kind == d.TO_GUEST:
-                conn.on_host_data(slot, off, length, now)
-            elif kind == d.TAKEN:
-                before = conn.rcv_untaken
-                conn.on_taken(length, now)
-                self.guests.taken(flow, before - conn.rcv_untaken, now)
-            elif kind == d.SHUTDOWN:
-                if aux == d.SHUTDOWN_BOTH:
-                    conn.on_host_closed(now)
-                else:
-                    conn.on_host_eof(now)
-            elif kind == d.CONNECTED:
-                conn.on_connected(now)
-            elif kind == d.CONNECT_FAILED:
-                if length and conn.state == SYN_RECEIVED:
-                    victim = self.room.with_socket(egress, flow.guest.link, length, flow)
-                    if self._end_early(victim):
-                        # Egress had no socket for it, and has one now.
-                        self._tell_connect(flow, d.CONNECT)
-                        continue
-                flow.host_open = False
-                conn.on_connect_failed(now, reset=refusal.answer_to_syn(aux) == refusal.RESET)
-            elif kind == d.ABORT:
-                flow.host_open = False
-                if conn.wants_transmit and (room := self.ingress_out.room()) > 0:
-                    # What the host sent before its reset, as far as the guest's window takes it now.
-                    for out in conn.transmit(now, min(room, MAX_RANGES_A_TURN)):
-                        self._push_out(flow.key, out)
-                conn.on_host_reset(now)
-            dirty[flow] = None
-        return count
+                self._without_flow(egress, burst, at)
+            elif self._on_host_record(flow, burst, at, now):
+                self.dirty[flow] = None
+        return len(burst) // RECORD_BYTES
+
+    def _without_flow(self, egress: int, burst: memoryview, at: int) -> None:
+        """A record about no flow, or about one whose guest's side ended first."""
+        kind = burst[at]
+        if kind == kinds.TO_GUEST:
+            # Bytes that were under way for it are void.
+            piece = ToGuest.unpack(burst, at)
+            self.worker.free(piece.slot, piece.flow)
+        elif kind == kinds.SOCKETS_USED_UP:
+            need = SocketsUsedUp.unpack(burst, at)
+            self._end_early(self.room.with_socket(egress, need.link, need.make_way, None))
+
+    def _on_host_record(self, flow: Flow, burst: memoryview, at: int, now: float) -> bool:
+        """A record of egress about a connection. Returns whether that has something to do now."""
+        kind = burst[at]
+        conn = flow.conn
+        if kind == kinds.TO_GUEST:
+            piece = ToGuest.unpack(burst, at)
+            conn.on_host_data(piece.slot, piece.off, piece.length, now)
+        elif kind == kinds.TAKEN:
+            before = conn.rcv_untaken
+            conn.on_taken(Taken.unpack(burst, at).count, now)
+            self.guests.taken(flow, before - conn.rcv_untaken, now)
+        elif kind == kinds.SHUTDOWN:
+            if Shutdown.unpack(burst, at).both:
+                conn.on_host_closed(now)
+            else:
+                conn.on_host_eof(now)
+        elif kind == kinds.CONNECTED:
+            conn.on_connected(now)
+        elif kind == kinds.CONNECT_FAILED:
+            return self._on_connect_failed(flow, ConnectFailed.unpack(burst, at), now)
+        elif kind == kinds.ABORT:
+            self._on_abort(flow, now)
+        return True
+
+    def _on_connect_failed(self, flow: Flow, failure: ConnectFailed, now: float) -> bool:
+        if failure.make_way != MAKE_WAY_NO and flow.conn.state == SYN_RECEIVED:
+            victim = self.room.with_socket(flow.egress, flow.guest.link, failure.make_way, flow)
+            if self._end_early(victim):
+                # Egress had no socket for it, and has one now.
+                self._tell_connect(flow)
+                return False
+        flow.host_open = False
+        flow.conn.on_connect_failed(now, reset=refusal.answer_to_syn(failure.error) == refusal.RESET)
+        return True
+
+    def _on_abort(self, flow: Flow, now: float) -> None:
+        flow.host_open = False
+        conn = flow.conn
+        if conn.wants_transmit and (room := self.ingress_out.room()) > 0:
+            # What the host sent before its reset, as far as the guest's window takes it now.
+            for out in conn.transmit(now, min(room, MAX_RANGES_A_TURN)):
+                self._push_out(flow.key, out)
+        conn.on_host_reset(now)
 
     # --- timers ---------------------------------------------------------------------------
 
@@ -414,35 +445,36 @@ class TcpStage:
         number = flow.number
         for action in flow.conn.take_actions():
             if isinstance(action, actions.Deliver):
-                slot, off, stride, gso_size = cast(Buf, action.buf)
+                run = action.buf
+                assert isinstance(run, Run)
                 delivered += action.length
                 if flow.host_open:
-                    record = d.DESCRIPTOR.pack(
-                        d.TO_HOST, 0, 0, stride, gso_size, slot, off, action.length, action.skip, number,
-                        0, 0, 0, 0, 0, 0, 0, 0, 0,
-                    )  # fmt: skip
-                    out.push(record)
+                    out.push(ToHost.pack(number, run, action.skip, action.length))
                 else:
-                    self.worker.free(slot)
+                    self.worker.free(run.slot)
             elif isinstance(action, actions.Release):
-                self.releasing.append((self.ingress_out.push_idx(), cast(int, action.buf), number))
+                slot = action.buf
+                assert isinstance(slot, int)
+                self.releasing.append((self.ingress_out.push_idx(), slot, number))
             elif isinstance(action, actions.Discard):
-                self.worker.free(cast(Buf, action.buf)[0])
+                run = action.buf
+                assert isinstance(run, Run)
+                self.worker.free(run.slot)
             elif isinstance(action, actions.Connect):
-                self._tell_connect(flow, d.CONNECT)
+                self._tell_connect(flow)
             elif isinstance(action, actions.Established):
                 self.guests.opened(flow)
                 if action.active:
-                    self._tell_connect(flow, d.GUEST_ANSWERED)
+                    out.push(GuestAnswered.pack(number, flow.guest.link, flow.conn.snd_mss))
             elif isinstance(action, actions.HostShutdown):
-                self._tell(flow, d.SHUTDOWN)
+                self._tell(flow, Shutdown.pack(number))
             elif isinstance(action, actions.HostReset):
-                self._tell(flow, d.ABORT)
+                self._tell(flow, FlowNotice.pack(kinds.ABORT, number))
                 flow.host_open = False
             else:
                 gone = True
         if flow.host_open and (gone or flow.conn.state == TIME_WAIT):
-            self._tell(flow, d.CLOSED)
+            self._tell(flow, FlowNotice.pack(kinds.CLOSED, number))
             flow.host_open = False
             if not gone and self.by_number.get(flow.id) is flow:
                 self.room.time_wait[flow] = None
@@ -450,24 +482,20 @@ class TcpStage:
             self.guests.charge(flow, delivered, self.now)
         return gone
 
-    def _tell(self, flow: Flow, kind: int) -> None:
+    def _tell(self, flow: Flow, record: bytes) -> None:
         if flow.host_open:
-            self.egress_out[flow.egress].push(d.record(kind, flow=flow.number))
+            self.egress_out[flow.egress].push(record)
 
     def _tell_window(self, flow: Flow, window: int) -> None:
         flow.told_window = window
-        if flow.host_open:
-            self.egress_out[flow.egress].push(d.record(d.WINDOW, flow=flow.number, length=window))
+        self._tell(flow, Window.pack(flow.number, window))
 
-    def _tell_connect(self, flow: Flow, kind: int) -> None:
-        guest_addr, remote_addr, ports = flow.key
-        record = d.record(
-            kind, flow=flow.number, gso_size=flow.conn.snd_mss, link=flow.guest.link, seq=flow.conn.irs,
-            guest_addr=guest_addr, remote_addr=remote_addr, ports=ports,
-        )  # fmt: skip
+    def _tell_connect(self, flow: Flow) -> None:
+        conn = flow.conn
+        record = Connect.pack(flow.number, flow.key, flow.guest.link, conn.snd_mss, conn.irs)
         self.egress_out[flow.egress].push(record)
 
-    def _push_out(self, key: Key, out: actions.Outgoing) -> None:
+    def _push_out(self, key: FlowKey, out: actions.Outgoing) -> None:
         self.counts[_SENT] += 1
         self.ingress_out.push(records.outgoing(key, out))
 

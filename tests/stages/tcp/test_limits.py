@@ -7,6 +7,8 @@ from pipeline.engines.tcp import actions
 from pipeline.engines.tcp.config import TcpConfig
 from pipeline.engines.tcp.connection import Connection
 from pipeline.engines.tcp.segment import Segment
+from pipeline.records.flows import flow_key
+from pipeline.records.run import Run
 from pipeline.stages.tcp import limits as tcp_limits
 from pipeline.stages.tcp.flow import Flow
 from pipeline.stages.tcp.limits import FLOOR, MIN_WINDOW, Guest, Guests, OutOfOrder
@@ -43,11 +45,11 @@ def flow_of(guest: Guest, number: int = 1) -> Flow:
     conn.on_segment(Segment(101, 501, ACK, 65535, 0, None, 0, 0, False), 0.0)
     conn.transmit(0.0, 1)
     conn.take_actions()
-    return Flow(conn, (1, 2, number), number, 0, guest)
+    return Flow(conn, flow_key(1, 1, 2, number), number, 0, guest)
 
 
 def data(at: int, length: int, slot: int) -> Segment:
-    buf = (slot, 0, 0, length)
+    buf = Run(slot, 0, length, 0, length)
     return Segment(101 + at, 501, ACK, 65535, length, buf, 0, 0, False)
 
 
@@ -75,7 +77,10 @@ def test_half_open_connections_count_until_their_handshake_is_over() -> None:
 
 def half_open(of: Guests, link: int, count: int) -> list[Flow]:
     """Connections whose hosts have answered, and their guest has not."""
-    flows = [Flow(half_open_connection(), (1, 2, number), number, 0, of.get(link)) for number in range(count)]
+    flows = [
+        Flow(half_open_connection(), flow_key(1, 1, 2, number), number, 0, of.get(link))
+        for number in range(count)
+    ]
     for flow in flows:
         of.add(flow)
     return flows

@@ -14,6 +14,7 @@ from pipeline.go import flags
 from pipeline.ipc.fabric import Fabric
 from pipeline.ipc.ring import Consumer
 from pipeline.records import descriptor as d
+from pipeline.records.flows import Ends, flow_key
 from pipeline.stages.tcp.flow import Flow
 from pipeline.stages.tcp.stage import TcpStage
 from pipeline.stages.worker import Worker
@@ -63,7 +64,7 @@ class Rig:
         )  # fmt: skip
 
     def flow(self, port: int) -> Flow:
-        return self.stage.flows[GUEST, REMOTE, port << 16 | 80]
+        return self.stage.flows[flow_key(GUEST, port, REMOTE, 80)]
 
     def open(self, port: int) -> Flow:
         """A connection whose guest began with sequence number 100."""
@@ -137,7 +138,7 @@ def test_connections_that_ended_leave_no_timer(rig: Rig) -> None:
     flows = [rig.open(port) for port in range(1, 21)]
     assert rig.armed() == 20
     for flow in flows:
-        rig.segment(flow.key[2] >> 16, RST, 101)
+        rig.segment(Ends.of(flow.key).guest_port, RST, 101)
     rig.step()
     assert not rig.stage.by_number
     assert rig.armed() == 0
