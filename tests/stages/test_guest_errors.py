@@ -104,7 +104,7 @@ class Rig:
         self.guest(tcp_frame(101, ack=flow.conn.snd_nxt & 0xFFFFFFFF, sport=sport, wnd=65535))
         self.sent()
         slot = self.host_pool.alloc()
-        record = d.record(d.TO_GUEST, flow=flow.number, slot=slot, off=HEADROOM, length=DATA_BYTES)
+        record = d.record(d.TO_GUEST, flow=flow.host.number, slot=slot, off=HEADROOM, length=DATA_BYTES)
         self.egress.rings_out[name].push(record)
         self.step()
         (out,) = self.sent()
@@ -116,7 +116,7 @@ class Rig:
         found = [
             (name, flow)
             for name, stage in self.shards.items()
-            for key, flow in stage.flows.items()
+            for key, flow in stage.connections.by_key.items()
             if Ends.of(key).guest_port == sport
         ]
         assert len(found) == 1

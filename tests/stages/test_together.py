@@ -35,7 +35,7 @@ def test_equal_flow_numbers_of_egress_shards_are_different_flows(network: Make) 
     both.until(lambda: len(guest.accepted) == 16 and all(stream.received for stream in guest.accepted))
     shared = 0
     for shard in range(2):
-        numbers = [flow.number for flow in both.stages[f"tcp{shard}"].by_number.values()]
+        numbers = [flow.host.number for flow in both.stages[f"tcp{shard}"].connections.by_id.values()]
         shared += len(numbers) - len(set(numbers))
     assert shared  # that is what the test is about
     assert {bytes(stream.received) for stream in guest.accepted} == set(said.values())
@@ -108,7 +108,9 @@ def in_time_wait(net: Network, guest: Guest, own_port: int = 0) -> GuestStream:
     net.settle()
     stream.finish()
     net.until(lambda: stream.gone)
-    flow = net.stages["tcp0"].flows[flow_key(guest.addr, stream.port, HOST, stream.key[1] & 0xFFFF)]
+    flow = net.stages["tcp0"].connections.by_key[
+        flow_key(guest.addr, stream.port, HOST, stream.key[1] & 0xFFFF)
+    ]
     assert flow.conn.state == TIME_WAIT
     return stream
 
@@ -126,7 +128,7 @@ def test_a_connection_that_ends_and_makes_room_within_one_burst_ends_once(networ
     assert new.established
     assert again.established
     assert one.counter("tcp0", "tcp_flow_evicted_time_wait") == 1
-    assert len(one.stages["tcp0"].by_number) == 2
+    assert len(one.stages["tcp0"].connections.by_id) == 2
     for stream in (new, again):
         one.accepted().close()
         stream.finish()
@@ -146,7 +148,7 @@ def test_ports_that_are_used_again_within_the_burst_of_the_last_fin(network: Mak
     one.settle()
     assert new.established
     stage = one.stages["tcp0"]
-    assert (len(stage.by_number), len(stage.timers)) == (1, 1)
+    assert (len(stage.connections), len(stage.connections.timers)) == (1, 1)
     one.accepted().close()
     new.finish()
     one.everybody_leaves()
@@ -163,19 +165,19 @@ def test_timers_of_connections_that_are_over_do_not_fire(
 
     def watched(conn: Connection, now: float) -> None:
         mine = [flow for flow in seen if flow.conn is conn]
-        fired.extend(stage.by_number.get(flow.id) is flow for flow in mine)
+        fired.extend(stage.connections.by_id.get(flow.host.id) is flow for flow in mine)
         on_timer(conn, now)
 
     seen: set[Flow] = set()
     old = in_time_wait(one, guest)
     in_time_wait(one, guest)
-    seen.update(stage.by_number.values())
+    seen.update(stage.connections.by_id.values())
     monkeypatch.setattr(Connection, "on_timer", watched)
     one.advance(30.0)
     # One is replaced, the other makes room; their waits would end in half a minute.
     again, sock = one.open(guest, old.port)
     other, other_sock = one.open(guest)
-    seen.update(stage.by_number.values())
+    seen.update(stage.connections.by_id.values())
     one.advance(3600.0)
     assert all(fired)
     again.send(b"still there")
@@ -196,8 +198,8 @@ def test_timers_of_connections_that_are_over_do_not_stay(network: Make) -> None:
         sock.close()
         one.settle()
     stage = one.stages["tcp0"]
-    assert not stage.flows
-    assert not stage.timers
+    assert not stage.connections
+    assert not stage.connections.timers
     gc.collect()
     assert not any(isinstance(found, Flow) for found in gc.get_objects())
     one.everybody_leaves()

@@ -23,7 +23,7 @@ def test_clients_of_one_guests_forwards_leave_connections_to_other_guests(
     one.advance(0.5)
     ends = [receive(client, bytearray()) for client in clients]
     assert ends == [False] * 4 + [True] * 4
-    assert one.stages["tcp0"].guests.get(hog.link).flows == 4
+    assert one.stages["tcp0"].connections.guests.get(hog.link).flows == 4
     assert one.counter("tcp0", "tcp_dial_failed_too_many_flows") == 4
     stream, _ = one.open(other)
     # Its own SYNs are over the limit as well.
@@ -166,7 +166,7 @@ def test_a_full_table_makes_room_by_half_open_connections_of_the_guest_with_most
     one.until(lambda: all(stream.established for stream in streams))
     first[0].deaf = False
     one.until(lambda: first[0].established)
-    assert len(one.stages["tcp0"].guests.get(hog.link).half_open) == 3
+    assert len(one.stages["tcp0"].connections.guests.get(hog.link).half_open) == 3
     # The hog's own: nobody else pays for its flood.
     half_open(one, hog, 5)
     assert not any(stream.gone for stream in (*streams, *first))

@@ -45,9 +45,9 @@ class Network(OneProcess):
 
     def nothing_open(self) -> None:
         """No connection is left, not even one in TIME-WAIT."""
-        for name, stage in self.stages.items():
+        for name in self.stages:
             if not name.startswith("demux"):
-                assert not stage.flows, (name, stage.flows)
+                assert not self.held(name)["flows"], (name, self.held(name))
 
     def everybody_leaves(self) -> None:
         """Nothing of any connection may be left, and then nothing of any guest."""

@@ -49,14 +49,6 @@ _TABLES: Final[dict[str, tuple[str, ...]]] = {
 """Of each stage without held(): what must be empty, or zero, when no guest is there any more."""
 
 
-def _held(stage: Any, name: str) -> dict[str, int]:
-    """What a stage holds for guests."""
-    if hasattr(stage, "held"):
-        return dict(stage.held())
-    found = {table: attrgetter(table)(stage) for table in _TABLES[name.rstrip("0123456789")]}
-    return {table: held if isinstance(held, int) else len(held) for table, held in found.items()}
-
-
 class Neighbour:
     """The stage of a played node. References are given back at once, unless ``keeps`` is set."""
 
@@ -243,6 +235,14 @@ class OneProcess:
         """A counter, over all workers."""
         return sum(int(worker.counts[INDEX[name]]) for worker in self.workers.values())
 
+    def held(self, name: str) -> dict[str, int]:
+        """What a real stage holds for guests: how many of each thing, by name."""
+        stage = self.stages[name]
+        if hasattr(stage, "held"):
+            return dict(stage.held())
+        tables = {table: attrgetter(table)(stage) for table in _TABLES[self.layout.node(name).role]}
+        return {table: held if isinstance(held, int) else len(held) for table, held in tables.items()}
+
     def accept(
         self, egress: str, addr: int, port: int, first: bytes = b"", *, unix: bool = False
     ) -> socket.socket:
@@ -280,8 +280,8 @@ class OneProcess:
         pools = {name: worker.ports.pool for name, worker in self.workers.items()}
         found = audit_pools(self.layout, {name: pool for name, pool in pools.items() if pool is not None})
         found += self.fabric.audit()
-        for name, stage in self.stages.items():
-            found += [f"{name}: {what} = {count}" for what, count in _held(stage, name).items() if count]
+        for name in self.stages:
+            found += [f"{name}: {what} = {count}" for what, count in self.held(name).items() if count]
         return found
 
     def at_home(self) -> None:

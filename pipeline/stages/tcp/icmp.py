@@ -1,11 +1,9 @@
-"""Guests' ICMP errors in the tcp worker (GUEST_ERROR): to the connection they are about, or counted."""
+"""ICMP errors of guests (GUEST_ERROR): passed to the connection that they quote, or counted."""
 
-from collections.abc import Mapping
 from typing import Final
 
 from pipeline.counters import INDEX
 from pipeline.engines import refusal
-from pipeline.records.flows import FlowKey
 from pipeline.records.icmp import GuestError
 from pipeline.stages.tcp.flow import Flow
 from pipeline.wire import icmp
@@ -15,15 +13,11 @@ _NO_FLOW: Final = INDEX["tcp_error_dropped_no_flow"]
 _REFUSED: Final = INDEX["tcp_dial_failed_unreachable"]
 
 
-def on_error(flows: Mapping[FlowKey, Flow], counts: memoryview, error: GuestError, now: float) -> Flow | None:
-    """An error about a segment of a flow.
-
-    Returns the flow if its connection has something to do now.
-    """
-    flow = flows.get(error.key)
+def on_error(flow: Flow | None, counts: memoryview, error: GuestError, now: float) -> bool:
+    """An error about a segment of ``flow``. Returns whether that connection needs a flush."""
     if flow is None:
         counts[_NO_FLOW] += 1
-        return None
+        return False
     if error.type == icmp.UNREACHABLE and error.code == icmp.FRAGMENTATION_NEEDED:
         reason = flow.conn.on_fragmentation_needed(error.seq, error.mtu, now)
         done = _LOWERED
@@ -32,4 +26,4 @@ def on_error(flows: Mapping[FlowKey, Flow], counts: memoryview, error: GuestErro
         reason = flow.conn.on_unreachable(error.seq, hard, now)
         done = _REFUSED
     counts[done if reason is None else INDEX[reason]] += 1
-    return flow if reason is None else None
+    return reason is None

@@ -1,42 +1,35 @@
 """Connections of guests whose link is gone.
 
-A guest may come back on another link, and its connections go on. An idle one costs little: it waits until
-keep-alive gives it up, or its place in the table is needed. What none may do is keep memory that nobody else
-can have, slots with bytes for a guest that is not there: those that hold any end after COMES_BACK_S, or when
-another guest goes as well. Else who has a new link again and again would have a new share of what is left
-each time.
+A guest may come back on another link, and its connections go on. An idle orphan costs little: it stays
+until keep-alive ends it, or until its place in the table is needed. An orphaned connection must not pin
+slots. If it holds any, it is ended after COMES_BACK_S, or as soon as a second guest disconnects. Without
+the second rule, a machine that reconnects again and again would get a new share of the remaining slots each
+time.
 """
 
 from collections.abc import Iterable
-from typing import Final, Generic, Protocol, TypeVar
+from typing import Final
 
-from pipeline.engines.tcp.connection import Connection
 from pipeline.records.addresses import Addr
-from pipeline.records.flows import Ends, FlowKey
+from pipeline.records.flows import Ends
+from pipeline.stages.tcp.flow import Flow
 
 COMES_BACK_S: Final = 30.0
 """How long a connection may hold bytes for a guest without a link."""
 
 
-class Orphan(Protocol):
-    """What is needed of a flow of the stage."""
-
-    key: FlowKey
-    conn: Connection
-
-
-F = TypeVar("F", bound=Orphan)
-
-
-class Orphans(Generic[F]):
-    """All of them, those of the guest that went first at the front."""
+class Orphans:
+    """All of them. The guest that left first is at the front."""
 
     def __init__(self) -> None:
-        self._until: dict[F, float] = {}
+        self._until: dict[Flow, float] = {}
         self.due_at = float("inf")
-        """When to ask overdue()."""
+        """When to call overdue()."""
 
-    def add(self, flows: Iterable[F], now: float) -> None:
+    def __len__(self) -> int:
+        return len(self._until)
+
+    def add(self, flows: Iterable[Flow], now: float) -> None:
         """A guest is gone, and these are its connections."""
         for flow in self._until:
             self._until[flow] = now
@@ -44,20 +37,20 @@ class Orphans(Generic[F]):
             self._until[flow] = now + COMES_BACK_S
         self._set_due()
 
-    def remove(self, flow: F) -> None:
+    def remove(self, flow: Flow) -> None:
         """The connection is over, or its guest is back."""
         self._until.pop(flow, None)
 
-    def of(self, guest_addr: Addr) -> list[F]:
-        """The connections of an address of the network."""
+    def of(self, guest_addr: Addr) -> list[Flow]:
+        """The connections of a guest's address."""
         return [flow for flow in self._until if Ends.of(flow.key).guest_addr == guest_addr]
 
-    def first(self) -> F | None:
-        """The one to be given up for a new connection."""
+    def first(self) -> Flow | None:
+        """The one to be ended for a new connection."""
         return next(iter(self._until), None)
 
-    def overdue(self, now: float) -> list[F]:
-        """Those that have to end now; the idle ones are looked at again later."""
+    def overdue(self, now: float) -> list[Flow]:
+        """Those that have to end now. Idle ones are looked at again later."""
         late = [flow for flow, until in self._until.items() if until <= now]
         for flow in late:
             self._until[flow] = now + COMES_BACK_S

@@ -6,6 +6,7 @@ import pytest
 
 from pipeline.records import descriptor as d
 from pipeline.stages.tcp import orphans
+from pipeline.stages.tcp.connections import Connections
 from pipeline.wire.tcp import ACK, RST
 from tests.support.one_process import OneProcess
 from tests.support.played_guests import Card, Guest, GuestStream
@@ -20,7 +21,7 @@ class Shard(OneProcess):
         assert isinstance(card, Card)
         self.guest: Guest = card.guest()
         self.egress = self.neighbours["egress0"]
-        self.stage = self.stages["tcp0"]
+        self.connections: Connections = self.stages["tcp0"].connections
 
     def ask(self) -> tuple[GuestStream, int]:
         """A connection that the guest asks for, and its number; egress has not answered."""
@@ -85,7 +86,7 @@ def test_bytes_for_a_connection_that_is_over_go_home(shard: Shard) -> None:
     shard.tell(d.ABORT, number)
     shard.settle()
     assert shard.out() == 0
-    assert not shard.stage.flows
+    assert not shard.connections
 
 
 def test_a_port_is_used_again_in_the_very_burst_that_resets_its_connection(shard: Shard) -> None:
@@ -99,10 +100,10 @@ def test_a_port_is_used_again_in_the_very_burst_that_resets_its_connection(shard
     shard.tell(d.CONNECTED, told[d.CONNECT])
     shard.settle()
     assert again.established
-    assert len(shard.stage.flows) == 1
+    assert len(shard.connections) == 1
     again.reset()
     shard.settle()
-    assert not shard.stage.flows
+    assert not shard.connections
 
 
 def test_bytes_that_the_guest_has_not_acknowledged_go_home_with_its_reset(shard: Shard) -> None:
@@ -115,7 +116,7 @@ def test_bytes_that_the_guest_has_not_acknowledged_go_home_with_its_reset(shard:
     stream.reset()
     shard.settle()
     assert shard.out() == 0
-    assert not shard.stage.flows
+    assert not shard.connections
 
 
 def test_data_that_come_twice_or_not_in_order_go_home(shard: Shard) -> None:
@@ -131,7 +132,7 @@ def test_data_that_come_twice_or_not_in_order_go_home(shard: Shard) -> None:
     assert ingress.refs_out == 0
     shard.tell(d.ABORT, number)
     shard.settle()
-    assert not shard.stage.flows
+    assert not shard.connections
 
 
 @pytest.mark.parametrize("kind", [d.CONNECTED, d.CONNECT_FAILED])
@@ -143,7 +144,7 @@ def test_the_guest_has_given_up_before_the_host_answers(shard: Shard, kind: int)
     shard.tell(kind, number)
     shard.settle()
     assert not stream.established
-    assert not shard.stage.flows
+    assert not shard.connections
 
 
 @pytest.mark.parametrize("aux", [0, d.SHUTDOWN_BOTH])
@@ -159,7 +160,7 @@ def test_both_ends_of_stream_cross(shard: Shard, aux: int) -> None:
     assert stream.received == b"last words"
     assert shard.kinds() == [d.SHUTDOWN, d.CLOSED]
     shard.advance(100.0)
-    assert not shard.stage.flows
+    assert not shard.connections
 
 
 def test_both_resets_cross(shard: Shard) -> None:
@@ -174,7 +175,7 @@ def test_both_resets_cross(shard: Shard) -> None:
     shard.settle()
     # Egress is told of no connection that it has ended itself, or once.
     assert shard.kinds() in ([], [d.ABORT])
-    assert not shard.stage.flows
+    assert not shard.connections
 
 
 def test_taken_comes_late_for_every_state_behind(shard: Shard) -> None:
@@ -189,21 +190,21 @@ def test_taken_comes_late_for_every_state_behind(shard: Shard) -> None:
     assert stream.eof
     shard.tell(d.TAKEN, number, length=3000)
     shard.settle()
-    assert shard.stage.guests.held_bytes == 0
+    assert shard.connections.memory.held_bytes == 0
     shard.advance(100.0)
     shard.tell(d.TAKEN, number, length=1)
     shard.settle()
-    assert not shard.stage.flows
+    assert not shard.connections
 
 
 def test_a_connection_that_ends_untaken_holds_no_memory(shard: Shard) -> None:
     stream, number = shard.open()
     stream.send(b"x" * 200_000)
     shard.settle()
-    assert shard.stage.guests.held_bytes > 0
+    assert shard.connections.memory.held_bytes > 0
     shard.tell(d.ABORT, number)
     shard.settle()
-    assert shard.stage.guests.held_bytes == 0
+    assert shard.connections.memory.held_bytes == 0
     assert stream.failed
 
 
@@ -213,10 +214,10 @@ def test_a_dialled_guest_that_does_not_answer_is_given_up_with_its_client(shard:
     shard.guest.mute = True
     shard.egress.push("demux", d.record(d.DIAL, flow=number, guest_addr=shard.guest.addr, ports=80 << 16))
     shard.settle()
-    assert len(shard.stage.flows) == 1
+    assert len(shard.connections) == 1
     shard.tell(d.ABORT, number)
     shard.settle()
-    assert not shard.stage.flows
+    assert not shard.connections
     shard.guest.mute = False
     shard.advance(10.0)
     assert not shard.guest.accepted
@@ -286,7 +287,7 @@ def test_the_connections_of_a_guest_that_is_gone_end_and_give_back_what_they_hel
     assert shard.out() == 1
     shard.advance(orphans.COMES_BACK_S + 1)
     assert shard.out() == 0
-    assert not shard.stage.flows
+    assert not shard.connections
     assert shard.kinds() == [d.ABORT]
 
 
@@ -300,13 +301,13 @@ def test_a_guest_that_comes_back_on_another_link_keeps_its_connections(shard: Sh
         assert [record.length for record in shard.egress.take(d.TO_HOST)] == [len(b"I am back")]
         shard.tell(d.TAKEN, number, length=len(b"I am back"))
         shard.advance(orphans.COMES_BACK_S + 1)
-    assert len(shard.stage.flows) == 2
-    assert {flow.guest.link for flow in shard.stage.flows.values()} == {link}
+    assert len(shard.connections) == 2
+    assert {flow.guest.link for flow in shard.connections.by_key.values()} == {link}
     for one in (stream, idle):
         assert not one.failed
         one.reset()
     shard.settle()
-    assert not shard.stage.flows
+    assert not shard.connections
 
 
 def test_the_idle_connections_of_a_guest_that_is_gone_wait_until_their_place_is_needed() -> None:
@@ -317,11 +318,11 @@ def test_the_idle_connections_of_a_guest_that_is_gone_wait_until_their_place_is_
         shard.guest.leave()
         shard.settle()
         shard.advance(10 * orphans.COMES_BACK_S)
-        assert len(shard.stage.flows) == 2
+        assert len(shard.connections) == 2
         shard.kinds()
         shard.guest = card.guest(2)
         shard.open()
-        assert len(shard.stage.flows) == 2
+        assert len(shard.connections) == 2
         assert shard.counter("tcp0", "tcp_flow_ended_guest_gone") == 1
         shard.guest.leave()
 
@@ -340,6 +341,6 @@ def test_one_gone_guest_may_keep_slots_and_not_two() -> None:
             shard.guest.leave()
             shard.settle()
             assert shard.out() == 1
-            assert len(shard.stage.flows) == link + 1, "the idle ones wait"
+            assert len(shard.connections) == link + 1, "the idle ones wait"
         shard.advance(orphans.COMES_BACK_S + 1)
         shard.at_home()

@@ -39,6 +39,7 @@ class Rig:
         self.worker = Worker(self.fabric.ports("tcp0"), None)
         self.stage = TcpStage(self.worker, config)
         self.worker.adopt(self.stage)
+        self.connections = self.stage.connections
         self.demux = self.fabric.ports("demux").rings_out["tcp0"]
         egress = self.fabric.ports("egress0")
         self.egress, self.from_tcp = egress.rings_out["tcp0"], egress.rings_in["tcp0"]
@@ -64,21 +65,21 @@ class Rig:
         )  # fmt: skip
 
     def flow(self, port: int) -> Flow:
-        return self.stage.flows[flow_key(GUEST, port, REMOTE, 80)]
+        return self.connections.by_key[flow_key(GUEST, port, REMOTE, 80)]
 
     def open(self, port: int) -> Flow:
         """A connection whose guest began with sequence number 100."""
         self.segment(port, SYN, 100)
         self.step()
         flow = self.flow(port)
-        self.egress.push(d.record(d.CONNECTED, flow=flow.number))
+        self.egress.push(d.record(d.CONNECTED, flow=flow.host.number))
         self.step()
         self.segment(port, ACK, 101, flow.conn.snd_nxt)
         self.step()
         return flow
 
     def armed(self) -> int:
-        return len(self.stage.timers)
+        return len(self.connections.timers)
 
 
 def read(ring: Consumer) -> list[Record]:
@@ -110,7 +111,7 @@ def rig(make_rig: Callable[..., Rig]) -> Rig:
 def test_a_lost_syn_ack_is_repeated_in_time_by_who_sleeps_until_the_deadline(rig: Rig) -> None:
     rig.segment(1, SYN, 100)
     rig.step()
-    rig.egress.push(d.record(d.CONNECTED, flow=rig.flow(1).number))
+    rig.egress.push(d.record(d.CONNECTED, flow=rig.flow(1).host.number))
     assert [record[1] for record in rig.step()] == [SYN | ACK]
     due = rig.flow(1).conn.deadline()
     wakes = 0
@@ -140,15 +141,15 @@ def test_connections_that_ended_leave_no_timer(rig: Rig) -> None:
     for flow in flows:
         rig.segment(Ends.of(flow.key).guest_port, RST, 101)
     rig.step()
-    assert not rig.stage.by_number
+    assert not rig.connections.by_id
     assert rig.armed() == 0
-    assert rig.stage.timers.deadline() == float("inf")
+    assert rig.connections.timers.deadline() == float("inf")
 
 
 def test_one_that_made_room_in_the_burst_that_woke_it_gets_no_timer(make_rig: Callable[..., Rig]) -> None:
     rig = make_rig(max_tcp_flows=1)
     old = rig.open(1)
-    rig.egress.push(d.record(d.SHUTDOWN, flow=old.number))
+    rig.egress.push(d.record(d.SHUTDOWN, flow=old.host.number))
     rig.step()
     rig.segment(1, ACK | FIN, 101, old.conn.snd_nxt)
     rig.step()
@@ -156,14 +157,14 @@ def test_one_that_made_room_in_the_burst_that_woke_it_gets_no_timer(make_rig: Ca
     rig.segment(1, ACK | FIN, 101, old.conn.snd_nxt)
     rig.segment(2, SYN, 100)
     rig.step()
-    assert list(rig.stage.by_number.values()) == [rig.flow(2)]
-    assert old not in rig.stage.timers
+    assert list(rig.connections.by_id.values()) == [rig.flow(2)]
+    assert old not in rig.connections.timers
     assert rig.armed() == 1
 
 
 def test_one_whose_ports_are_used_again_in_the_burst_that_ended_it_gets_no_timer(rig: Rig) -> None:
     old = rig.open(1)
-    rig.egress.push(d.record(d.SHUTDOWN, flow=old.number))
+    rig.egress.push(d.record(d.SHUTDOWN, flow=old.host.number))
     rig.step()
     rig.segment(1, ACK, 101, old.conn.snd_nxt)
     rig.step()
@@ -174,8 +175,8 @@ def test_one_whose_ports_are_used_again_in_the_burst_that_ended_it_gets_no_timer
     rig.step()
     assert old.conn.state == TIME_WAIT
     assert old.conn.deadline() < rig.now + HOURS
-    assert list(rig.stage.by_number.values()) == [rig.flow(1)] != [old]
-    assert old not in rig.stage.timers
+    assert list(rig.connections.by_id.values()) == [rig.flow(1)] != [old]
+    assert old not in rig.connections.timers
     assert rig.armed() == 1
 
 
@@ -183,6 +184,6 @@ def test_a_machine_that_slept_for_ten_hours_goes_on(rig: Rig) -> None:
     flow = rig.open(1)
     sent = rig.step(10 * HOURS)
     assert len(sent) == 1, "the keep-alive's first probe"
-    assert rig.now < rig.stage.deadline() == rig.stage.timers.deadline() < float("inf")
+    assert rig.now < rig.stage.deadline() == rig.connections.timers.deadline() < float("inf")
     assert rig.armed() == 1
     assert flow.timer_at > rig.now

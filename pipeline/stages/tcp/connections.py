@@ -1,0 +1,281 @@
+"""The connections of one tcp worker: which there are, which may begin, which end for others.
+
+A connection here is a Flow: the engine's state (pipeline.engines.tcp.connection), its guest, and the host's
+end. Every connection that has something to do is in the list of those that need a flush. The stage flushes
+them once a step.
+"""
+
+import secrets
+from typing import Final
+
+from pipeline.config.model import Config
+from pipeline.counters import INDEX
+from pipeline.engines.tcp import actions, isn
+from pipeline.engines.tcp.config import TcpConfig
+from pipeline.engines.tcp.connection import Connection
+from pipeline.engines.tcp.segment import Segment
+from pipeline.engines.tcp.state import TIME_WAIT
+from pipeline.engines.timing_wheel import TimingWheel
+from pipeline.records.addresses import Addr
+from pipeline.records.dials import DialFailed, DialRouted
+from pipeline.records.flows import Ends, FlowKey
+from pipeline.records.run import Run
+from pipeline.stages.tcp.eviction import Eviction
+from pipeline.stages.tcp.flow import Flow, Guest
+from pipeline.stages.tcp.guests import Guests
+from pipeline.stages.tcp.host_end import FlowNumbers, HostEnd, egress_of
+from pipeline.stages.tcp.memory import ReceiveMemory
+from pipeline.stages.tcp.orphans import Orphans
+from pipeline.stages.tcp.out_of_order import OutOfOrder
+from pipeline.stages.tcp.releases import Releases
+from pipeline.stages.worker import Worker
+from pipeline.topology import MAX_REFS
+
+_FLOWS: Final = INDEX["tcp_flows"]
+_OPENED: Final = INDEX["tcp_flow_opened"]
+_EVICTED: Final = INDEX["tcp_flow_evicted_time_wait"]
+_HALF_OPEN_EVICTED: Final = INDEX["tcp_flow_evicted_half_open"]
+_GUEST_GONE: Final = INDEX["tcp_flow_ended_guest_gone"]
+_DIAL_REFUSED: Final = INDEX["tcp_dial_failed_too_many_flows"]
+
+
+class Connections:
+    """All connections of a worker, and everything that is counted or timed for them."""
+
+    def __init__(self, worker: Worker, config: Config) -> None:
+        ports = worker.ports
+        self._free = worker.free
+        self._counts = worker.counts
+        self._egress_out = [ports.rings_out[f"egress{i}"] for i in range(config.egress_workers)]
+        self._tcp = TcpConfig(
+            mtu=config.mtu,
+            max_reassembly_bytes=config.max_reassembly_bytes,
+            max_reassembly_ranges=config.max_reassembly_ranges,
+        )
+        self._isn_key = secrets.token_bytes(16)
+        self._numbers = FlowNumbers()
+        self.by_key: dict[FlowKey, Flow] = {}
+        self.by_id: dict[int, Flow] = {}
+        """The same, by HostEnd.id."""
+        self.needs_flush: dict[Flow, None] = {}
+        """Connections that have actions to carry out or something to send."""
+        self.timers: TimingWheel[Flow] = TimingWheel()
+        self.guests = Guests(config)
+        self.memory = ReceiveMemory(config)
+        self.out_of_order = OutOfOrder(
+            min(config.max_out_of_order_slots, max(config.slots // 4 // config.tcp_workers, 4)),
+            MAX_REFS // 2 // config.tcp_workers,
+        )
+        self.releases = Releases(worker, ports.rings_out["ingress"])
+        self._orphans = Orphans()
+        self._eviction = Eviction(self.guests, self._orphans)
+
+    def __len__(self) -> int:
+        return len(self.by_key)
+
+    def held(self) -> dict[str, int]:
+        """How many of each thing is kept for guests."""
+        return {
+            "flows": len(self.by_key),
+            "flows_by_id": len(self.by_id),
+            "needs_flush": len(self.needs_flush),
+            "timers": len(self.timers),
+            "time_wait": self._eviction.time_wait_count,
+            "orphans": len(self._orphans),
+            "releasing": len(self.releases),
+            "guests": len(self.guests),
+            "guests_flows": self.guests.flows,
+            "guests_bytes": self.memory.held_bytes,
+            "out_of_order": len(self.out_of_order),
+        }
+
+    # --- what needs a flush -----------------------------------------------------------------
+
+    def flush_later(self, flow: Flow) -> None:
+        """The connection may have actions to carry out or something to send."""
+        self.needs_flush[flow] = None
+
+    def take_needs_flush(self) -> dict[Flow, None]:
+        """The connections that need a flush. The caller flushes them, or calls flush_later() again."""
+        found = self.needs_flush
+        self.needs_flush = {}
+        return found
+
+    # --- the beginning ----------------------------------------------------------------------
+
+    def on_syn(self, key: FlowKey, segment: Segment, link: int, now: float) -> Flow | None:
+        """A guest begins a connection. None if a limit refuses it, which is counted."""
+        guest = self.guests.get(link)
+        if reason := self.guests.refuses_syn(guest, now) or self._full(guest, now):
+            self._counts[INDEX[reason]] += 1
+            return None
+        if self.guests.too_many_half_open(guest):
+            self._evict(self._eviction.oldest_half_open(guest), now)
+        conn = Connection.passive(self._tcp, segment, self._isn(key, now), now)
+        egress = egress_of(key, len(self._egress_out))
+        return self._add(conn, key, guest, self._host_end(self._numbers.next(self.by_id), egress))
+
+    def dial(self, dial: DialRouted, now: float) -> None:
+        """The host begins a connection. If it cannot, egress is told."""
+        if dial.key in self.by_key:
+            self._egress_out[dial.egress].push(DialFailed.pack(dial.flow, final=False))
+            return
+        guest = self.guests.get(dial.link)
+        if self._full(guest, now):
+            self._counts[_DIAL_REFUSED] += 1
+            self._egress_out[dial.egress].push(DialFailed.pack(dial.flow, final=True))
+            return
+        conn = Connection.active(self._tcp, self._isn(dial.key, now), now)
+        self.flush_later(self._add(conn, dial.key, guest, self._host_end(dial.flow, dial.egress)))
+
+    def _host_end(self, number: int, egress: int) -> HostEnd:
+        return HostEnd(number, egress, self._egress_out[egress])
+
+    def _isn(self, key: FlowKey, now: float) -> int:
+        ends = Ends.of(key)
+        return isn.initial_sequence_number(
+            self._isn_key, ends.guest_addr, ends.guest_port, ends.remote_addr, ends.remote_port, now
+        )
+
+    def _add(self, conn: Connection, key: FlowKey, guest: Guest, host: HostEnd) -> Flow:
+        flow = Flow(conn, key, guest, host)
+        self.by_key[key] = self.by_id[host.id] = flow
+        self.guests.add(flow)
+        self._counts[_OPENED] += 1
+        self._counts[_FLOWS] = len(self.by_key)
+        return flow
+
+    # --- the end ----------------------------------------------------------------------------
+
+    def remove(self, flow: Flow) -> None:
+        """The connection is over. Nothing is kept of it."""
+        if self.by_id.pop(flow.host.id, None) is None:
+            return  # it was evicted within this very burst
+        if self.by_key.get(flow.key) is flow:
+            del self.by_key[flow.key]
+        self._eviction.forget(flow)
+        self._orphans.remove(flow)
+        self.out_of_order.forget(flow)
+        self.memory.release(flow)
+        self.guests.remove(flow)
+        flow.disarm(self.timers)
+        self._counts[_FLOWS] = len(self.by_key)
+
+    def make_way(self, egress: int, link: int, make_way: int, now: float, flow: Flow | None = None) -> bool:
+        """Egress has no socket for a flow of the guest on ``link``. Returns whether one ended for it.
+
+        make_way: MAKE_WAY_OWN or MAKE_WAY_ANY. flow: the connection that needs the socket, if it is one.
+        """
+        return self._evict(self._eviction.for_socket(egress, link, make_way, flow), now)
+
+    def _full(self, guest: Guest, now: float) -> str:
+        """The counter of the limit that one more connection reaches, "" if there is a place now."""
+        reason = self.guests.full(guest)
+        if reason and self._evict(self._eviction.for_place(guest, reason), now):
+            return ""
+        return reason
+
+    def _evict(self, flow: Flow | None, now: float) -> bool:
+        """End a connection for another one. False if there is none. Its guest is not told."""
+        if flow is None:
+            return False
+        if self._eviction.in_time_wait(flow):
+            self._counts[_EVICTED] += 1
+        else:
+            self._counts[_HALF_OPEN_EVICTED if flow.half_open else _GUEST_GONE] += 1
+            flow.conn.on_guest_gone(now)
+            self.act(flow, now)
+        self.remove(flow)
+        return True
+
+    # --- guests that leave and come back ----------------------------------------------------
+
+    def link_down(self, link: int, now: float) -> None:
+        """Ingress or demux reports that a link is down. When both have, its guest is gone."""
+        guest = self.guests.link_down(link)
+        if guest is None:
+            return
+        for half_open in guest.half_open:
+            # It would keep its host socket for a minute. A guest that comes back sends its SYN again.
+            self._give_up(half_open, now)
+        if guest.flows:
+            left = [flow for flow in self.by_id.values() if flow.guest is guest and not flow.half_open]
+            self._orphans.add(left, now)
+
+    def come_back(self, addr: Addr, link: int) -> None:
+        """A guest whose link was gone sends frames on another one."""
+        guest = self.guests.get(link)
+        for flow in self._orphans.of(addr):
+            self.memory.move(flow, guest)
+            flow.move(guest)
+            self._orphans.remove(flow)
+
+    def _give_up(self, flow: Flow, now: float) -> None:
+        """End a connection whose guest is gone."""
+        self._counts[_GUEST_GONE] += 1
+        flow.conn.on_guest_gone(now)
+        self.flush_later(flow)
+
+    # --- time -------------------------------------------------------------------------------
+
+    def expire(self, now: float) -> int:
+        """Let the timers that are due act. Returns how many did."""
+        count = 0
+        if self.timers.deadline() <= now:
+            for flow in self.timers.advance(now):
+                flow.timer_fired()
+                if flow.conn.deadline() <= now:
+                    flow.conn.on_timer(now)
+                    count += 1
+                self.flush_later(flow)
+        if self._orphans.due_at <= now:
+            for flow in self._orphans.overdue(now):
+                self._give_up(flow, now)
+        return count
+
+    def deadline(self) -> float:
+        """When to call expire() next."""
+        return min(self.timers.deadline(), self._orphans.due_at)
+
+    # --- what the engine asks for -----------------------------------------------------------
+
+    def act(self, flow: Flow, now: float) -> bool:
+        """Carry out what the engine asks for, towards the host and the slots. Returns whether it is over."""
+        gone = False
+        delivered = 0
+        conn = flow.conn
+        host = flow.host
+        for action in conn.take_actions():
+            if isinstance(action, actions.Deliver):
+                run = action.buf
+                assert isinstance(run, Run)
+                delivered += action.length
+                if not host.deliver(run, action.skip, action.length):
+                    self._free(run.slot)
+            elif isinstance(action, actions.Release):
+                slot = action.buf
+                assert isinstance(slot, int)
+                self.releases.add(slot, host.number)
+            elif isinstance(action, actions.Discard):
+                run = action.buf
+                assert isinstance(run, Run)
+                self._free(run.slot)
+            elif isinstance(action, actions.Connect):
+                host.connect(flow.key, flow.guest.link, conn.snd_mss, conn.irs)
+            elif isinstance(action, actions.Established):
+                flow.opened()
+                if action.active:
+                    host.guest_answered(flow.guest.link, conn.snd_mss)
+            elif isinstance(action, actions.HostShutdown):
+                host.shutdown()
+            elif isinstance(action, actions.HostReset):
+                host.abort()
+            else:
+                gone = True
+        if host.open and (gone or conn.state == TIME_WAIT):
+            host.close()
+            if not gone and self.by_id.get(host.id) is flow:
+                self._eviction.enter_time_wait(flow)
+        if delivered:
+            self.memory.charge(flow, delivered, now)
+        return gone

@@ -1,0 +1,44 @@
+"""Connections of a tcp worker without its rings: real ones of the engine, with guests that tests make."""
+
+from types import SimpleNamespace
+from typing import Any
+
+from pipeline.engines.tcp.config import TcpConfig
+from pipeline.engines.tcp.connection import Connection
+from pipeline.engines.tcp.segment import Segment
+from pipeline.records.flows import flow_key
+from pipeline.records.run import Run
+from pipeline.stages.tcp.flow import Flow, Guest
+from pipeline.stages.tcp.host_end import HostEnd
+from pipeline.wire.tcp import ACK, SYN
+
+CONFIG = TcpConfig()
+
+
+def half_open_connection() -> Connection:
+    """One whose host has answered, and whose guest has not."""
+    syn = Segment(100, 0, SYN, 65535, 0, None, 0, 0, False, (), 1460, 7, True)
+    conn = Connection.passive(CONFIG, syn, 500, 0.0)
+    conn.on_connected(0.0)
+    conn.transmit(0.0, 1)
+    return conn
+
+
+def flow_of(guest: Guest, number: int = 1) -> Flow:
+    """A connection that is open, and does not count at its guest yet."""
+    conn = half_open_connection()
+    conn.on_segment(Segment(101, 501, ACK, 65535, 0, None, 0, 0, False), 0.0)
+    conn.transmit(0.0, 1)
+    conn.take_actions()
+    return flow_with(conn, guest, number)
+
+
+def flow_with(conn: Connection, guest: Guest, number: int, egress: int = 0) -> Flow:
+    """A flow of this connection, whose host's end reports to nobody."""
+    ring: Any = SimpleNamespace(push=lambda _record: None)
+    return Flow(conn, flow_key(1, 1, 2, number), guest, HostEnd(number, egress, ring))
+
+
+def data(at: int, length: int, slot: int) -> Segment:
+    buf = Run(slot, 0, length, 0, length)
+    return Segment(101 + at, 501, ACK, 65535, length, buf, 0, 0, False)
