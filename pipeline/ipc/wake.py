@@ -21,7 +21,7 @@ cost one empty breath and are never counted up: a waiter forgets all of them at 
 Slots that come home are no work by themselves: a sleeper that has enough of them says so, and
 is not woken for more (``ring_for_slots``). It takes them when it wakes for something else.
 
-A *nudge* is the hint that something will be published soon, by whomever: it wakes a sleeper early, and
+A *prewake* is the hint that something will be published soon, by whomever: it wakes a sleeper early, and
 asks one that looks for work to go on looking. Nothing depends on it.
 
 ===============  ========  ==========================================================
@@ -53,7 +53,7 @@ MAX_SLEEP: Final = 1.0
 _SLEEPING: Final = 0
 _CONTROL: Final = 1
 _SLOTS_WANTED: Final = 2
-_NUDGED: Final = 3
+_PREWOKEN: Final = 3
 
 
 class Waiter(Protocol):
@@ -190,19 +190,19 @@ class Bell:
             self._words[_SLEEPING] = 0
             self.waiter.post()
 
-    def nudge(self) -> None:
+    def prewake(self) -> None:
         """Before publish: something is about to come. Wakes the worker, or keeps it looking if it looks.
 
         No more than a hint: what is published later is rung for as always.
         """
-        self._words[_NUDGED] = 1
+        self._words[_PREWOKEN] = 1
         self.ring()
 
-    def take_nudge(self) -> bool:
-        """For the worker: whether it was nudged since the last call."""
-        if not self._words[_NUDGED]:
+    def take_prewake(self) -> bool:
+        """For the worker: whether it was prewoken since the last call."""
+        if not self._words[_PREWOKEN]:
             return False
-        self._words[_NUDGED] = 0
+        self._words[_PREWOKEN] = 0
         return True
 
     def notify_control(self) -> None:

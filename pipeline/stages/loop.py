@@ -56,7 +56,7 @@ class Member(Protocol):
     running: bool
     poller: Poller | None
     sleeps: int
-    stirred: bool
+    woken: bool
     has_peers_outside: bool
 
     def breathe(self, now: float) -> int:
@@ -75,7 +75,7 @@ class Member(Protocol):
         """The second look, after the announcement: whether anything came that nobody rings for any more."""
         ...
 
-    def nudged(self) -> bool:
+    def prewoken(self) -> bool:
         """Whether a peer has said since the last call that something is about to come."""
         ...
 
@@ -110,7 +110,7 @@ class Loop:
         self._lone = len(workers) == 1
         self._outsiders = [worker for worker in workers if worker.has_peers_outside]
         self._due_at = 0.0
-        """When every worker must breathe again, stirred or not."""
+        """When every worker must breathe again, woken or not."""
         self._poller = workers[0].poller
         self.running = True
         self.slept = False
@@ -145,7 +145,7 @@ class Loop:
                     worked_at = now
             elif busy > 1:
                 busy = 0
-            elif self._busy_poll and self._nudged():
+            elif self._busy_poll and self._prewoken():
                 look_until = monotonic() + self._busy_poll
             # Under load, or just after: look without getting ready for sleep.
             found = self._poll() if busy > 1 else self._look(look_until) if look_until else None
@@ -165,12 +165,12 @@ class Loop:
         while (now := monotonic()) < until:
             for worker in self._outsiders:
                 if worker.inputs_ready():
-                    # Nobody stirs a worker for what came from outside, and it is found only once.
+                    # No worker is woken for what came from outside, and it is found only once.
                     self._due_at = 0.0
                     return self._poll()
             if events := self._poll():
                 return events
-            if self._nudged():
+            if self._prewoken():
                 until = min(now + self._busy_poll, longest)
             give_way()
         return None
@@ -179,17 +179,17 @@ class Loop:
         """The socket events that there are now."""
         return self._poller.poll(0, MAX_EVENTS) if self._poller is not None else []
 
-    def _nudged(self) -> bool:
+    def _prewoken(self) -> bool:
         """Whether somebody expects to have something for a worker of this process in a moment."""
-        nudged = False
+        prewoken = False
         for worker in self._outsiders:
-            nudged = worker.nudged() or nudged
-        return nudged
+            prewoken = worker.prewoken() or prewoken
+        return prewoken
 
     def turn(self, events: Events, everyone: bool = True) -> int:
         """Deliver socket events and let workers breathe; how much was done.
 
-        everyone: also those that nothing has stirred since their last breath.
+        everyone: also those that nothing has woken since their last breath.
         """
         now = monotonic()
         poller = self._poller
@@ -202,13 +202,13 @@ class Loop:
         everyone = everyone or self._lone or now >= self._due_at
         work = 0
         for worker in self._workers:
-            if everyone or worker.stirred:
+            if everyone or worker.woken:
                 work += worker.breathe(now)
                 if not worker.running:
                     self.running = False
         if work:
             for worker in self._back:
-                if everyone or worker.stirred:
+                if everyone or worker.woken:
                     work += worker.breathe(now)
         return work
 

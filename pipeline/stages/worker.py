@@ -132,7 +132,7 @@ class Worker:
         self._free_pushes = [self._free_push(home) for home in ports.homes]
         self._on_released: Callable[[str, list[int]], object] | None = None
         self._free_in = list(ports.free_in.items())
-        self.stirred = True
+        self.woken = True
         """Whether something came since the last breath from an event or from a worker of the same process."""
         self.sleeps = 0
         self._share({})
@@ -142,19 +142,19 @@ class Worker:
                     self.register(channel.fileno(), events.READ, self._server(channel))
 
     def share(self, workers: Mapping[str, "Worker"]) -> None:
-        """Say which workers, by name, breathe in this process: they are stirred where others are rung for."""
+        """Say which workers, by name, breathe in this process: they are woken where others are rung for."""
         self._share({name: worker for name, worker in workers.items() if worker is not self})
 
     def _share(self, together: Mapping[str, "Worker"]) -> None:
         ports, bells = self.ports, self.ports.bells
 
         def ring_of(peer: str) -> Callable[[], None]:
-            return together[peer].stir if peer in together else bells[peer].ring
+            return together[peer].wake if peer in together else bells[peer].ring
 
         def slot_ring_of(home: str) -> Callable[[], None]:
-            return together[home].stir_for_slots if home in together else bells[home].ring_for_slots
+            return together[home].wake_for_slots if home in together else bells[home].ring_for_slots
 
-        self._nudges = {peer: bell.nudge for peer, bell in bells.items() if peer not in together}
+        self._prewakes = {peer: bell.prewake for peer, bell in bells.items() if peer not in together}
         self._publishes: list[tuple[Sized, Callable[[], bool], Callable[[], None]]] = [
             *((ring.queue, ring.publish, ring_of(peer)) for peer, ring in ports.rings_out.items()),
             *((ring.queue, ring.publish, slot_ring_of(home)) for home, ring in ports.free_out.items()),
@@ -170,14 +170,14 @@ class Worker:
         self.has_peers_outside = not together or bool(self._inputs or self._frees or self._producers)
         """Whether a worker of another process may have to ring for this one."""
 
-    def stir(self) -> None:
+    def wake(self) -> None:
         """A worker of this process has published something for this one."""
-        self.stirred = True
+        self.woken = True
 
-    def stir_for_slots(self) -> None:
+    def wake_for_slots(self) -> None:
         """A worker of this process has sent slots home: a reason to breathe if slots are wanted."""
         if self._slots_matter():
-            self.stirred = True
+            self.woken = True
 
     # --- for the stage ------------------------------------------------------------------
 
@@ -202,7 +202,7 @@ class Worker:
         Only in workers with a poller (LookupError in others). Unregister before closing fd.
         An event of this breath may still be delivered to a descriptor that took over the number.
         """
-        self._sockets().register(fd, mask, self._stirring(callback))
+        self._sockets().register(fd, mask, self._waking(callback))
 
     def modify(self, fd: int, mask: int) -> None:
         """Wait for other events of a registered descriptor."""
@@ -212,14 +212,14 @@ class Worker:
         """Forget a registered descriptor, which must still be open."""
         self._sockets().unregister(fd)
 
-    def nudge(self, peer: str) -> None:
+    def prewake(self, peer: str) -> None:
         """Something is about to come to peer, from here or by way of others: let it wake up meanwhile."""
-        if (nudge := self._nudges.get(peer)) is not None:
-            nudge()
+        if (prewake := self._prewakes.get(peer)) is not None:
+            prewake()
 
-    def nudged(self) -> bool:
+    def prewoken(self) -> bool:
         """Whether a peer has said so of this worker since the last call."""
-        return self.ports.bell.take_nudge()
+        return self.ports.bell.take_prewake()
 
     def send_event(self, message: Message, fds: Sequence[int | HasFileno] = ()) -> None:
         """Tell the supervisor something it did not ask for. The descriptors stay the caller's to close.
@@ -274,10 +274,10 @@ class Worker:
     def breathe(self, now: float) -> int:
         """One breath. Everything that may push stands before the step; what was pushed is published after."""
         self._breaths += 1
-        self.stirred = False
+        self.woken = False
         for source, ring in self._free_in:
             if entries := ring.drain():
-                self._take_home(source, entries)
+                self._on_returned(source, entries)
         # Where there is a poller, it watches the control socket.
         if self.poller is None and self.ports.bell.take_control() and self._control is not None:
             self._serve(self._control)
@@ -298,7 +298,7 @@ class Worker:
 
     def may_sleep(self) -> float:
         """Seconds until the stage's deadline, or until a control message is to be tried again."""
-        if self._producers_here and (self.stirred or self._has_room_again()):
+        if self._producers_here and (self.woken or self._has_room_again()):
             return 0.0
         timeout = self.stage.deadline() - monotonic()
         return timeout if self._flush() else min(timeout, OUTBOX_RETRY)
@@ -309,8 +309,8 @@ class Worker:
             if ring.scarce:
                 ring.room()
                 if not ring.scarce:
-                    self.stirred = True
-        return self.stirred
+                    self.woken = True
+        return self.woken
 
     def announce(self) -> None:
         """Sleep is next: peers ring for records, for room, and for slots if those are wanted."""
@@ -343,7 +343,7 @@ class Worker:
         pool = self.ports.pool
         return pool is not None and (self.slots_wanted or pool.free_count * 2 < pool.count)
 
-    def _take_home(self, source: str, entries: list[int]) -> None:
+    def _on_returned(self, source: str, entries: list[int]) -> None:
         unref = self.pool.unref
         for entry in entries:
             unref(entry & _SLOT_MASK)
@@ -365,12 +365,12 @@ class Worker:
             f"slot {slot} of {self.ports.home_of(slot)} cannot be with {self.name}: no free ring"
         )
 
-    def _stirring(self, callback: Callable[[int], object]) -> Callable[[int], object]:
-        def stir(found: int) -> None:
-            self.stirred = True
+    def _waking(self, callback: Callable[[int], object]) -> Callable[[int], object]:
+        def wake(found: int) -> None:
+            self.woken = True
             callback(found)
 
-        return stir
+        return wake
 
     def _sockets(self) -> Poller:
         if self.poller is None:
@@ -472,7 +472,7 @@ class Worker:
         for _, publish, _ in self._publishes:
             publish()
         for source, ring in self.ports.free_in.items():
-            self._take_home(source, ring.drain())
+            self._on_returned(source, ring.drain())
         self._write_gauges()
         pool = self.ports.pool
         if pool is not None and (wrong := pool.audit()) is not None:

@@ -132,20 +132,20 @@ def test_a_worker_that_found_work_after_announcing_is_awake(bell: tuple[Bell, Co
     assert bell[1].posts == 0
 
 
-def test_a_nudge_wakes_a_sleeper_once_and_is_taken_once(bell: tuple[Bell, CountingWaiter]) -> None:
+def test_a_prewake_wakes_a_sleeper_once_and_is_taken_once(bell: tuple[Bell, CountingWaiter]) -> None:
     bell[0].announce()
-    bell[0].nudge()
-    bell[0].nudge()
+    bell[0].prewake()
+    bell[0].prewake()
     bell[0].ring()
     assert bell[1].posts == 1
-    assert bell[0].take_nudge()
-    assert not bell[0].take_nudge()
+    assert bell[0].take_prewake()
+    assert not bell[0].take_prewake()
 
 
-def test_a_nudge_to_an_awake_worker_costs_no_post_and_is_seen(bell: tuple[Bell, CountingWaiter]) -> None:
-    bell[0].nudge()
+def test_a_prewake_to_an_awake_worker_costs_no_post_and_is_seen(bell: tuple[Bell, CountingWaiter]) -> None:
+    bell[0].prewake()
     assert bell[1].posts == 0
-    assert bell[0].take_nudge()
+    assert bell[0].take_prewake()
 
 
 def test_control_is_posted_to_an_awake_worker_too_and_taken_once(bell: tuple[Bell, CountingWaiter]) -> None:

@@ -36,20 +36,20 @@ class Scripted:
         self.clock = clock
         self.work = work
         self.running = True
-        self.stirred = False
+        self.woken = False
         self.sleeps = self.breaths = self.looks = 0
         self.input_at_look = 0
         """Which look finds an input, from 1; none if 0."""
-        self.nudges: list[bool] = []
-        """What the worker says to each question whether it was nudged; False when it has nothing to say."""
+        self.prewakes: list[bool] = []
+        """What the worker says to each question whether it was prewoken; False when it has nothing to say."""
 
     def breathe(self, now: float) -> int:
         self.breaths += 1
-        self.stirred = False
+        self.woken = False
         return self.work.pop(0) if self.work else 0
 
     def may_sleep(self) -> float:
-        return 0.0 if self.stirred else 1.0
+        return 0.0 if self.woken else 1.0
 
     def announce(self) -> None:
         self.announced = True
@@ -62,8 +62,8 @@ class Scripted:
     def awake(self) -> None:
         self.announced = False
 
-    def nudged(self) -> bool:
-        return self.nudges.pop(0) if self.nudges else False
+    def prewoken(self) -> bool:
+        return self.prewakes.pop(0) if self.prewakes else False
 
     def check_parent(self) -> None:
         raise AssertionError("only a process asks")
@@ -114,16 +114,16 @@ def run(clock: Clock, worker: Scripted, gaps: list[float], busy_poll: float = BU
     return waiting
 
 
-def test_after_a_sleep_only_those_breathe_that_were_stirred(clock: Clock) -> None:
-    quiet, stirred = Scripted("a", clock, []), Scripted("b", clock, [1])
-    loop = Loop(Waiting(clock, [0.1, 0.1], lambda: None), [quiet, stirred])
+def test_after_a_sleep_only_those_breathe_that_were_woken(clock: Clock) -> None:
+    quiet, busy = Scripted("a", clock, []), Scripted("b", clock, [1])
+    loop = Loop(Waiting(clock, [0.1, 0.1], lambda: None), [quiet, busy])
     loop.sleep()
     assert loop.slept
-    stirred.stirred = True
+    busy.woken = True
     assert loop.turn([], everyone=False) == 1
-    assert (quiet.breaths, stirred.breaths) == (0, 1)
+    assert (quiet.breaths, busy.breaths) == (0, 1)
     # What one worker leaves for another is a reason not to sleep.
-    quiet.stirred = True
+    quiet.woken = True
     loop.sleep()
     assert not loop.slept
 
@@ -171,32 +171,32 @@ def test_without_busy_polling_no_look_is_wasted(clock: Clock) -> None:
     assert worker.looks == worker.sleeps
 
 
-def test_a_nudge_is_followed_by_looks_though_there_was_no_work(clock: Clock) -> None:
+def test_a_prewake_is_followed_by_looks_though_there_was_no_work(clock: Clock) -> None:
     worker = Scripted("a", clock, [])
-    worker.nudges = [False, True]
+    worker.prewakes = [False, True]
     run(clock, worker, [1.0, 1.0])
     looks = worker.looks - worker.sleeps
     assert BUSY_POLL / LOOK <= looks <= BUSY_POLL / LOOK + 1
 
 
-def test_a_nudge_while_it_looks_makes_it_look_on(clock: Clock) -> None:
+def test_a_prewake_while_it_looks_makes_it_look_on(clock: Clock) -> None:
     worker = Scripted("a", clock, [1, 1, 0])
-    worker.nudges = [False, False, True]
+    worker.prewakes = [False, False, True]
     run(clock, worker, [BUSY_GAP / 2, 1.0])
     assert worker.looks - worker.sleeps == pytest.approx(3 + BUSY_POLL / LOOK, abs=1)
 
 
-def test_nudges_without_end_do_not_keep_it_from_its_deadlines(clock: Clock) -> None:
+def test_prewakes_without_end_do_not_keep_it_from_its_deadlines(clock: Clock) -> None:
     worker = Scripted("a", clock, [1, 1, 0])
-    worker.nudges = [True] * 100_000
+    worker.prewakes = [True] * 100_000
     run(clock, worker, [BUSY_GAP / 2, 1.0])
-    assert worker.nudges
+    assert worker.prewakes
     assert worker.looks < 4 * BUSY_GAP / LOOK
 
 
-def test_without_busy_polling_a_nudge_is_no_reason_to_look(clock: Clock) -> None:
+def test_without_busy_polling_a_prewake_is_no_reason_to_look(clock: Clock) -> None:
     worker = Scripted("a", clock, [1, 1, 0])
-    worker.nudges = [True] * 10
+    worker.prewakes = [True] * 10
     run(clock, worker, [BUSY_GAP / 2, 1.0], busy_poll=0.0)
     assert worker.looks == worker.sleeps
 
@@ -228,7 +228,7 @@ def test_signals_are_looked_for_before_each_sleep_and_under_load(
     assert worker.breaths < 10
 
 
-def test_what_busy_polling_finds_is_for_workers_that_nobody_has_stirred(clock: Clock) -> None:
+def test_what_busy_polling_finds_is_for_workers_that_nobody_has_woken(clock: Clock) -> None:
     first, second = Scripted("first", clock, [1, 1]), Scripted("second", clock, [0, 0, 1])
     first.has_peers_outside = False
     breaths: list[int] = []
@@ -239,11 +239,11 @@ def test_what_busy_polling_finds_is_for_workers_that_nobody_has_stirred(clock: C
 
     class Stirs(Waiting):
         def wait(self, timeout: float) -> bool:
-            first.stirred = True
+            first.woken = True
             return super().wait(timeout)
 
     loop = Loop(Stirs(clock, [BUSY_GAP / 2, 1.0], stop), [first, second], busy_poll=BUSY_POLL)
-    first.stirred = True
+    first.woken = True
     loop._due_at = clock.now + 10.0
     # The look before the first sleep is in vain, that while busy-polling after it finds something.
     second.input_at_look = 2

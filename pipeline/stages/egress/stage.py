@@ -91,7 +91,7 @@ class EgressStage:
         self.dials = Dials(self.demux_out)
         self.ingress_in = ports.rings_in["ingress"]
         self.leads_to = INGRESS if config.busy_poll else ""
-        """Who is nudged when a host has answered; nobody where sleepers do not look for more."""
+        """The worker to prewake when a host has answered; nobody where sleepers do not look for more."""
         self.guard = Guard(worker, config)
         clients, full_cone = config.max_udp_clients_per_forward, config.udp_nat == FULL_CONE
         self.udp = UdpSockets(worker, self.filler, self.targets, self.guard, clients, full_cone)
@@ -230,7 +230,7 @@ class EgressStage:
         flow.state = "OPEN"
         self.counts[_OPENED] += 1
         self._tell(flow, d.CONNECTED)
-        self.worker.nudge(self.leads_to)
+        self.worker.prewake(self.leads_to)
 
     def _connect_failed(self, shard: int, number: int, asker: Asker, error: int, way: int = 0) -> None:
         """Tell the engine, and the guest too where it is owed an ICMP message instead of a reset."""
@@ -345,7 +345,7 @@ class EgressStage:
         if events & _READ_EVENTS and not flow.read_finished:
             stream.readable = True
             self.ready[flow] = None
-            self.worker.nudge(self.leads_to)
+            self.worker.prewake(self.leads_to)
 
     def _host_ended(self, flow: Flow) -> bool:
         """The socket reports an end of both directions or an error; whether the flow broke by it.
