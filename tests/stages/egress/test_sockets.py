@@ -7,7 +7,6 @@ import socket
 from collections.abc import Iterator
 from contextlib import ExitStack
 from time import monotonic
-from typing import Any
 
 import pytest
 
@@ -138,7 +137,7 @@ def test_without_descriptors_a_connection_to_a_service_fails_alone(
 def test_a_service_socket_that_cannot_wait_for_the_supervisor_is_a_failed_connection(
     rig: Rig, exhausted: Exhaust
 ) -> None:
-    control: Any = rig.worker._control
+    control = rig.worker.control
     while not control.backlog:
         rig.worker.send_event({"event": "mac", "pad": bytes(20_000)})
     exhausted(2)

@@ -1,0 +1,121 @@
+"""The ring ends of one worker, and the bells behind them.
+
+What a worker does with its rings at the end of a breath, before a sleep and after it. A worker of the same
+process is woken directly (``wake``). A worker of another process has a bell, which costs a system call if
+that worker sleeps.
+"""
+
+from collections.abc import Callable, Mapping, Sized
+from typing import Protocol
+
+from pipeline.ipc.fabric import WorkerPorts
+from pipeline.ipc.ring import Producer, SlotProducer
+
+AnyProducer = Producer | SlotProducer
+
+
+class Neighbor(Protocol):
+    """A worker of the same process, as its neighbours see it."""
+
+    def wake(self) -> None:
+        """Something was published for it."""
+        ...
+
+    def wake_for_slots(self) -> None:
+        """Slots of it were sent home."""
+        ...
+
+
+class WorkerRings:
+    """All rings of one worker."""
+
+    def __init__(self, ports: WorkerPorts) -> None:
+        self._ports = ports
+        self._armed: list[AnyProducer] = []
+        self._slots_wanted = False
+        self.share({})
+
+    def share(self, together: Mapping[str, Neighbor]) -> None:
+        """Set which other workers, by name, are in this process: they are woken, all others are rung for."""
+        ports, bells = self._ports, self._ports.bells
+
+        def ring_of(peer: str) -> Callable[[], None]:
+            return together[peer].wake if peer in together else bells[peer].ring
+
+        def slot_ring_of(home: str) -> Callable[[], None]:
+            return together[home].wake_for_slots if home in together else bells[home].ring_for_slots
+
+        self._prewakes = {peer: bell.prewake for peer, bell in bells.items() if peer not in together}
+        self._publishes: list[tuple[Sized, Callable[[], bool], Callable[[], None]]] = [
+            *((ring.queue, ring.publish, ring_of(peer)) for peer, ring in ports.rings_out.items()),
+            *((ring.queue, ring.publish, slot_ring_of(home)) for home, ring in ports.free_out.items()),
+        ]
+        outputs: list[tuple[str, AnyProducer]] = [*ports.rings_out.items(), *ports.free_out.items()]
+        inputs = [*ports.rings_in.items(), *ports.free_in.items()]
+        self._producers: list[AnyProducer] = [ring for peer, ring in outputs if peer not in together]
+        """Rings whose consumer may run while this worker sleeps."""
+        self.producers_here: list[AnyProducer] = [ring for peer, ring in outputs if peer in together]
+        """Rings whose consumer is in this process."""
+        self._releases = [(ring.wake_due, bells[peer].ring) for peer, ring in inputs if peer not in together]
+        self._inputs = [ring.fresh for peer, ring in ports.rings_in.items() if peer not in together]
+        self._frees = [ring.pending for peer, ring in ports.free_in.items() if peer not in together]
+        self.has_peers_outside = not together or bool(self._inputs or self._frees or self._producers)
+        """Whether a worker of another process may have to ring for this one."""
+
+    def prewake(self, peer: str) -> None:
+        """Ring for a worker of another process before something comes to it."""
+        if (prewake := self._prewakes.get(peer)) is not None:
+            prewake()
+
+    def publish(self) -> None:
+        """Publish all that was pushed, and ring for the workers it is for."""
+        for queue, publish, ring_bell in self._publishes:
+            if queue and publish():
+                ring_bell()
+
+    def publish_for_good(self) -> None:
+        """Publish without ringing: this worker ends, and the others find it when they look."""
+        for _, publish, _ in self._publishes:
+            publish()
+
+    def report_room(self) -> None:
+        """Ring for producers that wait for room in the rings that this worker reads."""
+        for wake_due, ring_bell in self._releases:
+            if wake_due():
+                ring_bell()
+
+    def has_room_again(self) -> bool:
+        """Whether a worker of this process has since emptied a ring in which this one found little room."""
+        found = False
+        for ring in self.producers_here:
+            if ring.scarce:
+                ring.room()
+                if not ring.scarce:
+                    found = True
+        return found
+
+    def announce(self, slots_wanted: bool) -> None:
+        """Sleep is next: peers ring for records, for room, and for slots if those are wanted."""
+        self._slots_wanted = slots_wanted
+        self._armed = [ring for ring in self._producers if ring.arm()]
+        self._ports.bell.announce(slots_wanted)
+
+    def awake(self) -> None:
+        """The sleep is over, or did not come about."""
+        self._ports.bell.awake()
+        for ring in self._armed:
+            ring.disarm()
+
+    def inputs_ready(self) -> bool:
+        """The second look, after announce(): whether anything came for which no peer rings any more."""
+        for fresh in self._inputs:
+            if fresh():
+                return True
+        for producer in self._armed:
+            if producer.released():
+                return True
+        if self._slots_wanted:
+            for pending in self._frees:
+                if pending():
+                    return True
+        return False
