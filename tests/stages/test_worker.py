@@ -13,7 +13,9 @@ from math import inf
 import pytest
 
 from pipeline.ipc.fabric import Fabric
-from pipeline.records.descriptor import DESCRIPTOR, DESCRIPTOR_BYTES, NO_SLOT, TAKEN, TO_GUEST, record
+from pipeline.records.flows import flow_of
+from pipeline.records.kinds import NO_SLOT, RECORD_BYTES
+from pipeline.records.streams import Taken, ToGuest
 from pipeline.stages.loop import Loop
 from pipeline.stages.worker import Message, Worker
 from tests.support.toy_workers import LIMIT, Spawn, Toy
@@ -30,10 +32,10 @@ class Echo(Toy):
         count = 0
         for peer, ring in self.worker.ports.rings_in.items():
             burst = ring.peek()
-            for at in range(0, len(burst), DESCRIPTOR_BYTES):
-                self.worker.ports.rings_out[peer].push(bytes(burst[at : at + DESCRIPTOR_BYTES]))
-            ring.release(len(burst) // DESCRIPTOR_BYTES)
-            count += len(burst) // DESCRIPTOR_BYTES
+            for at in range(0, len(burst), RECORD_BYTES):
+                self.worker.ports.rings_out[peer].push(bytes(burst[at : at + RECORD_BYTES]))
+            ring.release(len(burst) // RECORD_BYTES)
+            count += len(burst) // RECORD_BYTES
         return count
 
 
@@ -48,13 +50,13 @@ class Pinger(Toy):
 
     def step(self, now: float) -> int:
         burst = self.back.peek()
-        for fields in DESCRIPTOR.iter_unpack(burst):
-            assert fields[9] == self.received
+        for at in range(0, len(burst), RECORD_BYTES):
+            assert flow_of(burst, at) == self.received
             self.received += 1
-        self.back.release(len(burst) // DESCRIPTOR_BYTES)
+        self.back.release(len(burst) // RECORD_BYTES)
         work = len(burst)
         while self.sent < self.total and self.sent - self.received < self.window:
-            self.out.push(record(TAKEN, flow=self.sent))
+            self.out.push(Taken.pack(self.sent, 1))
             self.sent += 1
             work += 1
         if work and self.received == self.total:
@@ -80,7 +82,7 @@ class Flood(Toy):
         begin = self.sent
         # Asks for room until there is none: that is how a stage says that it waits for some.
         while self.sent < self.total and (not self.careful or self.out.room() > 0):
-            self.out.push(record(TAKEN, flow=self.sent))
+            self.out.push(Taken.pack(self.sent, 1))
             self.sent += 1
         return self.sent - begin
 
@@ -94,10 +96,10 @@ class Slow(Toy):
 
     def step(self, now: float) -> int:
         burst = self.ring.peek(100)
-        for fields in DESCRIPTOR.iter_unpack(burst):
-            assert fields[9] == self.received
+        for at in range(0, len(burst), RECORD_BYTES):
+            assert flow_of(burst, at) == self.received
             self.received += 1
-        self.ring.release(len(burst) // DESCRIPTOR_BYTES)
+        self.ring.release(len(burst) // RECORD_BYTES)
         if self.received % 700 < 100:
             time.sleep(0.002)
         if len(burst) and self.received == self.total:
@@ -152,7 +154,7 @@ class Watcher(Toy):
     def __init__(self, worker: Worker) -> None:
         super().__init__(worker)
         self.ring = worker.ports.rings_out["ingress"]
-        self.ring.push(record(TAKEN, flow=0))
+        self.ring.push(Taken.pack(0, 1))
         self.idx = self.ring.push_idx()
         self.told = False
 
@@ -178,7 +180,7 @@ def test_a_watched_completion_wakes_the_worker(spawn: Spawn) -> None:
 def test_what_a_request_pushes_is_published_without_another_event(spawn: Spawn) -> None:
     class PushOnRequest(Toy):
         def on_control(self, message: Message, fds: list[int]) -> Message:
-            self.worker.ports.rings_out["tcp0"].push(record(TAKEN, flow=0))
+            self.worker.ports.rings_out["tcp0"].push(Taken.pack(0, 1))
             return {}
 
     consumer = spawn("tcp0", lambda worker: Slow(worker, "demux", 1))
@@ -190,7 +192,7 @@ def test_room_that_came_between_the_step_and_the_announcement_is_not_slept_over(
     worker = Worker(fabric.ports("tcp0"), None)
     ring, consumer = worker.ports.rings_out["ingress"], fabric.ports("ingress").rings_in["tcp0"]
     for number in range(ring.capacity):
-        ring.push(record(TAKEN, flow=number))
+        ring.push(Taken.pack(number, 1))
     ring.publish()
     assert ring.room() == 0
     consumer.peek(ring.capacity)
@@ -215,7 +217,7 @@ class Sender(Toy):
         work = 0
         while self.sent < self.total and (slot := self.worker.pool.alloc()) != NO_SLOT:
             self.sent += 1
-            self.out.push(record(TO_GUEST, slot=slot, flow=self.sent))
+            self.out.push(ToGuest.pack(self.sent, slot, 0, 0))
             work += 1
             if self.sent == self.total:
                 self.worker.send_event({"event": "sent"})
@@ -229,10 +231,11 @@ class Freer(Toy):
         count = 0
         for ring in self.worker.ports.rings_in.values():
             burst = ring.peek()
-            for fields in DESCRIPTOR.iter_unpack(burst):
-                self.worker.free(fields[5], fields[9])
+            for at in range(0, len(burst), RECORD_BYTES):
+                piece = ToGuest.unpack(burst, at)
+                self.worker.free(piece.slot, piece.flow)
                 count += 1
-            ring.release(len(burst) // DESCRIPTOR_BYTES)
+            ring.release(len(burst) // RECORD_BYTES)
         return count
 
 

@@ -18,15 +18,16 @@ from typing import Any, Final, Self
 from pipeline.config import merge, options
 from pipeline.counters import INDEX
 from pipeline.go import flags
-from pipeline.host import tcp as host_tcp
 from pipeline.ipc.fabric import Fabric, audit_pools
-from pipeline.records import descriptor as d
+from pipeline.records import kinds
+from pipeline.records.kinds import RECORD_BYTES
+from pipeline.records.run import Run
 from pipeline.stages.demux.stage import DemuxStage
 from pipeline.stages.egress.stage import EgressStage
 from pipeline.stages.tcp.stage import TcpStage
 from pipeline.stages.worker import Message, Worker
 from pipeline.topology import DEMUX, EGRESS, TCP, Layout
-from tests.support.record import Record
+from tests.support.received import Received
 
 LIMIT = 15.0
 """Real seconds until something that the kernel should do at once counts as not happening."""
@@ -56,7 +57,7 @@ class Neighbour:
         self.worker = worker
         self.process = process
         self.slots = worker.ports.arena.slots
-        self.taken: list[Record] = []
+        self.taken: list[Received] = []
         """What has come and nobody has asked for yet."""
         self.deaf = False
         """Leave everything in the rings."""
@@ -68,13 +69,13 @@ class Neighbour:
         count = 0
         for ring in () if self.deaf else self.worker.ports.rings_in.values():
             while burst := ring.peek():
-                for fields in d.DESCRIPTOR.iter_unpack(burst):
+                for at in range(0, len(burst), RECORD_BYTES):
                     count += 1
-                    self.on_record(Record(*fields))
-                ring.release(len(burst) // d.DESCRIPTOR_BYTES)
+                    self.on_record(Received(bytes(burst[at : at + RECORD_BYTES])))
+                ring.release(len(burst) // RECORD_BYTES)
         return count
 
-    def on_record(self, record: Record) -> None:
+    def on_record(self, record: Received) -> None:
         """One record; the ring entry is released afterwards."""
         self.taken.append(record)
         if not self.keeps:
@@ -102,31 +103,30 @@ class Neighbour:
         """A record for another worker, published with the next breath."""
         self.worker.ports.rings_out[peer].push(record)
 
-    def take(self, *kinds: int) -> list[Record]:
+    def take(self, *kinds: int) -> list[Received]:
         """Records of these kinds (of any, without) that came since they were last asked for."""
         found = [record for record in self.taken if not kinds or record.kind in kinds]
         self.taken = [record for record in self.taken if kinds and record.kind not in kinds]
         return found
 
-    def give_back(self, record: Record) -> None:
+    def give_back(self, record: Received) -> None:
         """The reference of a record is done with; its flow is the tag, as tcp has it."""
         if record.carries():
-            self.worker.free(record.slot, record.flow if record.kind == d.TO_GUEST else 0)
+            self.worker.free(record.slot, record.flow if record.kind == kinds.TO_GUEST else 0)
 
-    def data(self, record: Record) -> bytes:
+    def data(self, record: Received) -> bytes:
         """The bytes that a record names, which must not have gone home yet."""
         if not record.length:
             return b""
-        parts = host_tcp.pieces(
-            self.slots[record.slot], record.off, record.stride, record.gso_size or record.length,
-            record.skip, record.length,
-        )  # fmt: skip
-        return b"".join(parts)
+        slot = self.slots[record.slot]
+        if isinstance(record.fields, Run):
+            return b"".join(record.fields.views(slot))
+        return bytes(slot[record.off : record.off + record.length])
 
     def fill(self, payload: bytes, off: int = 256) -> int:
         """A slot of the own pool with payload at off, and one reference; AssertionError without one."""
         slot = self.worker.pool.alloc()
-        assert slot != d.NO_SLOT, f"{self.worker.name} has no slot left"
+        assert slot != kinds.NO_SLOT, f"{self.worker.name} has no slot left"
         self.slots[slot][off : off + len(payload)] = payload
         return slot
 

@@ -14,13 +14,15 @@ from pipeline.engines.tcp.config import TcpConfig
 from pipeline.engines.tcp.connection import Connection, opens, reset_for
 from pipeline.engines.tcp.segment import Segment
 from pipeline.records import descriptor as d
+from pipeline.records.run import Run
+from pipeline.records.tcp import TcpOut
 from pipeline.stages.ingress.steering import Steering
 from pipeline.stages.worker import Worker
 from pipeline.wire import arp, ethernet, icmp, ipv4
 from pipeline.wire.tcp import SYN
 from tests.support.frames import GATEWAY_MAC, udp_frame
 from tests.support.one_process import Neighbour, OneProcess
-from tests.support.record import Record
+from tests.support.received import Received
 from tests.support.segments import Pair, packets_of
 
 GATEWAY: Final = ipv4.addr_parse("192.168.127.1")
@@ -332,21 +334,22 @@ class Card(Neighbour):
                 self.push("demux", d.DESCRIPTOR.pack(*item))
         return True
 
-    def on_record(self, record: Record) -> None:
+    def on_record(self, record: Received) -> None:
         """To whom it may concern."""
         if record.kind == d.TCP_OUT:
             guest = self.guests.get(record.guest_addr)
             if guest is not None and guest.up:
-                guest.on_segment((record.remote_addr, record.ports), self._segment(record))
+                guest.on_segment((record.remote_addr, record.ports), self._segment(record.fields))
             return
         if record.kind == d.UDP_TO_GUEST and record.guest_addr not in self.steering.neighbors:
             self.lost += 1
         elif record.kind in (d.UDP_OUT, d.UDP_TO_GUEST):
             guest = self.by_link[record.link] if record.kind == d.UDP_OUT else self.guests[record.guest_addr]
-            for begin in range(0, max(record.length, 1), max(record.gso_size, 1)):
-                length = min(record.gso_size, record.length - begin)
-                piece = record._replace(skip=begin, length=length)
-                guest.datagrams.append(Datagram(record.remote_addr, record.ports, self.data(piece)))
+            for begin in range(0, max(record.length, 1), max(record.piece_size, 1)):
+                length = min(record.piece_size, record.length - begin)
+                piece = Run(record.slot, record.off, length, record.stride, record.piece_size, begin)
+                payload = b"".join(piece.views(self.slots[record.slot]))
+                guest.datagrams.append(Datagram(record.remote_addr, record.ports, payload))
         elif record.kind == d.FRAME_OUT:
             frame = bytes(self.slots[record.slot][record.off : record.off + record.length])
             everybody = record.link == d.ALL_LINKS
@@ -367,27 +370,23 @@ class Card(Neighbour):
             self.taken.append(record)
         self.give_back(record)
 
-    def _segment(self, record: Record) -> Segment:
+    def _segment(self, out: TcpOut) -> Segment:
         """What ingress would make of a TCP_OUT, as the guest's kernel sees it after its own GRO."""
-        options = record.stride
-        blocks = ((record.skip, record.flow), (record.wnd, record.aux), (record.slot, record.off))
-        payload = bytes(self.slots[record.slot][record.off :][: record.length]) if record.length else None
-        syn = bool(record.flags & SYN)
-        scaled = options & d.OUT_WINDOW_SCALE
+        syn = bool(out.flags & SYN)
         return Segment(
-            record.seq,
-            record.ack,
-            record.flags,
-            record.link,
-            record.length,
-            payload,
-            record.ts_val,
-            record.ts_ecr,
-            bool(options & d.OUT_TIMESTAMPS),
-            blocks[: options >> d.OUT_SACK_SHIFT & 3],
-            record.gso_size if syn else 0,
-            options >> d.OUT_WINDOW_SCALE_SHIFT & 0xF if syn and scaled else -1,
-            bool(options & d.OUT_SACK_PERMITTED),
+            out.seq,
+            out.ack,
+            out.flags,
+            out.window,
+            out.length,
+            bytes(self.slots[out.slot][out.off :][: out.length]) if out.length else None,
+            out.ts_val,
+            out.ts_ecr,
+            out.has_timestamps,
+            out.sack,
+            out.mss if syn else 0,
+            out.window_scale if syn else -1,
+            out.sack_permitted,
         )
 
 

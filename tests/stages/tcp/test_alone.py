@@ -4,7 +4,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from pipeline.records import descriptor as d
+from pipeline.records import kinds
+from pipeline.records.dials import Dial
+from pipeline.records.flows import FLOW_FROM_EGRESS, FlowNotice
+from pipeline.records.streams import ConnectFailed, Shutdown, Taken, ToGuest
 from pipeline.stages.tcp import orphans
 from pipeline.stages.tcp.connections import Connections
 from pipeline.wire.tcp import ACK, RST
@@ -27,41 +30,47 @@ class Shard(OneProcess):
         """A connection that the guest asks for, and its number; egress has not answered."""
         stream = self.guest.connect(80)
         self.settle()
-        (asked,) = self.egress.take(d.CONNECT)
+        (asked,) = self.egress.take(kinds.CONNECT)
         return stream, asked.flow
 
     def open(self) -> tuple[GuestStream, int]:
         """One that stands."""
         stream, number = self.ask()
-        self.tell(d.CONNECTED, number)
+        self.tell(kinds.CONNECTED, number)
         self.settle()
         assert stream.established
         return stream, number
 
-    def tell(self, kind: int, number: int, *, length: int = 0, aux: int = 0) -> None:
-        """What egress says of a connection."""
-        self.egress.push("tcp0", d.record(kind, flow=number, length=length, aux=aux))
+    def tell(self, kind: int, number: int) -> None:
+        """Egress reports CONNECTED or ABORT of a connection."""
+        self.egress.push("tcp0", FlowNotice.pack(kind, number))
+
+    def taken(self, number: int, count: int) -> None:
+        """The host took bytes of a connection."""
+        self.egress.push("tcp0", Taken.pack(number, count))
+
+    def shutdown(self, number: int, *, both: bool = False) -> None:
+        """The host ended its direction of a connection, or both."""
+        self.egress.push("tcp0", Shutdown.pack(number, both))
 
     def to_guest(self, number: int, payload: bytes) -> None:
         """Bytes of the host, in a slot of egress."""
         slot = self.egress.fill(payload)
-        self.egress.push(
-            "tcp0", d.record(d.TO_GUEST, flow=number, slot=slot, off=256, length=len(payload))
-        )  # fmt: skip
+        self.egress.push("tcp0", ToGuest.pack(number, slot, 256, len(payload)))
 
     def take_all(self, number: int, count: int, *, pause: float) -> None:
         """The host takes count bytes of a connection; some come in each pause, in seconds."""
         while count > 0:
             self.advance(pause)
-            lengths = [record.length for record in self.egress.take(d.TO_HOST) if record.flow == number]
+            lengths = [record.length for record in self.egress.take(kinds.TO_HOST) if record.flow == number]
             assert lengths
             for length in lengths:
-                self.tell(d.TAKEN, number, length=length)
+                self.taken(number, length)
             count -= sum(lengths)
 
     def kinds(self) -> list[int]:
         """What tcp has told egress since the last call, but for windows."""
-        return [record.kind for record in self.egress.take() if record.kind != d.WINDOW]
+        return [record.kind for record in self.egress.take() if record.kind != kinds.WINDOW]
 
     def out(self) -> int:
         """References to slots of egress that have not come home."""
@@ -80,10 +89,10 @@ def test_bytes_for_a_connection_that_is_over_go_home(shard: Shard) -> None:
     stream, number = shard.open()
     stream.reset()
     shard.settle()
-    assert shard.kinds() == [d.ABORT]
+    assert shard.kinds() == [kinds.ABORT]
     shard.to_guest(number, b"under way")
-    shard.tell(d.SHUTDOWN, number)
-    shard.tell(d.ABORT, number)
+    shard.shutdown(number)
+    shard.tell(kinds.ABORT, number)
     shard.settle()
     assert shard.out() == 0
     assert not shard.connections
@@ -96,8 +105,8 @@ def test_a_port_is_used_again_in_the_very_burst_that_resets_its_connection(shard
     again = shard.guest.connect(80, own_port=stream.port)
     shard.settle()
     told = {record.kind: record.flow for record in shard.egress.take()}
-    assert told[d.ABORT] == number
-    shard.tell(d.CONNECTED, told[d.CONNECT])
+    assert told[kinds.ABORT] == number
+    shard.tell(kinds.CONNECTED, told[kinds.CONNECT])
     shard.settle()
     assert again.established
     assert len(shard.connections) == 1
@@ -126,39 +135,40 @@ def test_data_that_come_twice_or_not_in_order_go_home(shard: Shard) -> None:
     stream.deaf = True
     # It hears no acknowledgement, and sends again.
     shard.advance(3.0)
-    taken = sum(record.length for record in shard.egress.take(d.TO_HOST))
+    taken = sum(record.length for record in shard.egress.take(kinds.TO_HOST))
     assert taken == 10000
     assert shard.counter("tcp0", "tcp_segment_dropped_duplicate") > 0
     assert ingress.refs_out == 0
-    shard.tell(d.ABORT, number)
+    shard.tell(kinds.ABORT, number)
     shard.settle()
     assert not shard.connections
 
 
-@pytest.mark.parametrize("kind", [d.CONNECTED, d.CONNECT_FAILED])
-def test_the_guest_has_given_up_before_the_host_answers(shard: Shard, kind: int) -> None:
+@pytest.mark.parametrize("connected", [True, False])
+def test_the_guest_has_given_up_before_the_host_answers(shard: Shard, connected: bool) -> None:
     stream, number = shard.ask()
     stream.say(RST | ACK)
     shard.settle()
-    assert shard.kinds() == [d.ABORT]
-    shard.tell(kind, number)
+    assert shard.kinds() == [kinds.ABORT]
+    answer = FlowNotice.pack(kinds.CONNECTED, number) if connected else ConnectFailed.pack(number, 0)
+    shard.egress.push("tcp0", answer)
     shard.settle()
     assert not stream.established
     assert not shard.connections
 
 
-@pytest.mark.parametrize("aux", [0, d.SHUTDOWN_BOTH])
-def test_both_ends_of_stream_cross(shard: Shard, aux: int) -> None:
+@pytest.mark.parametrize("both", [False, True])
+def test_both_ends_of_stream_cross(shard: Shard, both: bool) -> None:
     stream, number = shard.open()
     shard.to_guest(number, b"last words")
-    shard.tell(d.SHUTDOWN, number, aux=aux)
+    shard.shutdown(number, both=both)
     stream.finish()
     # Each is sent before the other is known of.
     shard.breathe("ingress", "egress0", "demux", "tcp0")
     shard.settle()
     assert stream.eof
     assert stream.received == b"last words"
-    assert shard.kinds() == [d.SHUTDOWN, d.CLOSED]
+    assert shard.kinds() == [kinds.SHUTDOWN, kinds.CLOSED]
     shard.advance(100.0)
     assert not shard.connections
 
@@ -167,14 +177,14 @@ def test_both_resets_cross(shard: Shard) -> None:
     stream, number = shard.open()
     stream.send(b"x" * 5000)
     shard.settle()
-    assert shard.kinds() == [d.TO_HOST]
+    assert shard.kinds() == [kinds.TO_HOST]
     stream.reset()
-    shard.tell(d.TAKEN, number, length=5000)
-    shard.tell(d.ABORT, number)
+    shard.taken(number, 5000)
+    shard.tell(kinds.ABORT, number)
     shard.breathe("ingress", "egress0", "demux", "tcp0")
     shard.settle()
     # Egress is told of no connection that it has ended itself, or once.
-    assert shard.kinds() in ([], [d.ABORT])
+    assert shard.kinds() in ([], [kinds.ABORT])
     assert not shard.connections
 
 
@@ -183,16 +193,16 @@ def test_taken_comes_late_for_every_state_behind(shard: Shard) -> None:
     stream.send(b"x" * 5000)
     stream.finish()
     shard.settle()
-    assert shard.kinds()[-1] == d.SHUTDOWN
-    shard.tell(d.TAKEN, number, length=2000)
-    shard.tell(d.SHUTDOWN, number)
+    assert shard.kinds()[-1] == kinds.SHUTDOWN
+    shard.taken(number, 2000)
+    shard.shutdown(number)
     shard.settle()
     assert stream.eof
-    shard.tell(d.TAKEN, number, length=3000)
+    shard.taken(number, 3000)
     shard.settle()
     assert shard.connections.memory.held_bytes == 0
     shard.advance(100.0)
-    shard.tell(d.TAKEN, number, length=1)
+    shard.taken(number, 1)
     shard.settle()
     assert not shard.connections
 
@@ -202,20 +212,20 @@ def test_a_connection_that_ends_untaken_holds_no_memory(shard: Shard) -> None:
     stream.send(b"x" * 200_000)
     shard.settle()
     assert shard.connections.memory.held_bytes > 0
-    shard.tell(d.ABORT, number)
+    shard.tell(kinds.ABORT, number)
     shard.settle()
     assert shard.connections.memory.held_bytes == 0
     assert stream.failed
 
 
 def test_a_dialled_guest_that_does_not_answer_is_given_up_with_its_client(shard: Shard) -> None:
-    number = d.FLOW_FROM_EGRESS | 5
+    number = FLOW_FROM_EGRESS | 5
     shard.guest.listens.add(80)
     shard.guest.mute = True
-    shard.egress.push("demux", d.record(d.DIAL, flow=number, guest_addr=shard.guest.addr, ports=80 << 16))
+    shard.egress.push("demux", Dial.pack(number, shard.guest.addr, 80))
     shard.settle()
     assert len(shard.connections) == 1
-    shard.tell(d.ABORT, number)
+    shard.tell(kinds.ABORT, number)
     shard.settle()
     assert not shard.connections
     shard.guest.mute = False
@@ -238,7 +248,7 @@ def test_hosts_that_read_get_what_is_sent_however_much_waits_for_those_that_do_n
         stream.send(bytes(50_000))
         shard.take_all(number, 50_000, pause=1.0)
         for _, each in [*stuck, (stream, number)]:
-            shard.tell(d.ABORT, each)
+            shard.tell(kinds.ABORT, each)
         shard.settle()
         shard.guest.leave()
         shard.at_home()
@@ -268,9 +278,9 @@ def test_what_waits_behind_a_hole_goes_home_when_the_hole_is_refused() -> None:
         assert ingress.refs_out == 0
         assert shard.counter("tcp0", "tcp_flow_lost_out_of_order") > 0
         for _, each in stuck:
-            shard.tell(d.ABORT, each)
+            shard.tell(kinds.ABORT, each)
         shard.take_all(number, 110_000, pause=150.0)
-        shard.tell(d.ABORT, number)
+        shard.tell(kinds.ABORT, number)
         shard.settle()
         shard.guest.leave()
         shard.at_home()
@@ -288,7 +298,7 @@ def test_the_connections_of_a_guest_that_is_gone_end_and_give_back_what_they_hel
     shard.advance(orphans.COMES_BACK_S + 1)
     assert shard.out() == 0
     assert not shard.connections
-    assert shard.kinds() == [d.ABORT]
+    assert shard.kinds() == [kinds.ABORT]
 
 
 @pytest.mark.parametrize("link", [2, 1], ids=["another number", "the same number, used again"])
@@ -298,8 +308,8 @@ def test_a_guest_that_comes_back_on_another_link_keeps_its_connections(shard: Sh
     for _ in range(2):
         stream.send(b"I am back")
         shard.settle()
-        assert [record.length for record in shard.egress.take(d.TO_HOST)] == [len(b"I am back")]
-        shard.tell(d.TAKEN, number, length=len(b"I am back"))
+        assert [record.length for record in shard.egress.take(kinds.TO_HOST)] == [len(b"I am back")]
+        shard.taken(number, len(b"I am back"))
         shard.advance(orphans.COMES_BACK_S + 1)
     assert len(shard.connections) == 2
     assert {flow.guest.link for flow in shard.connections.by_key.values()} == {link}

@@ -13,20 +13,22 @@ from pipeline.engines.timing_wheel import TICKS_A_SECOND
 from pipeline.go import flags
 from pipeline.ipc.fabric import Fabric
 from pipeline.ipc.ring import Consumer
-from pipeline.records import descriptor as d
-from pipeline.records.flows import Ends, flow_key
+from pipeline.records.flows import Ends, FlowNotice, flow_key
+from pipeline.records.kinds import CONNECTED, RECORD_BYTES
+from pipeline.records.streams import Shutdown
+from pipeline.records.tcp import TcpRange
 from pipeline.stages.tcp.flow import Flow
 from pipeline.stages.tcp.stage import TcpStage
 from pipeline.stages.worker import Worker
 from pipeline.topology import Layout
 from pipeline.wire.tcp import ACK, FIN, RST, SYN
+from tests.support.received import Received
 
 GUEST, REMOTE = 1, 2
 TICK = 1 / TICKS_A_SECOND
 HOURS = 3600.0
 START = 1e6 + 0.0123
 """Not a whole number of ticks."""
-Record = tuple[int, ...]
 
 
 class Rig:
@@ -46,7 +48,7 @@ class Rig:
         self.ingress = self.fabric.ports("ingress").rings_in["tcp0"]
         self.now = START
 
-    def step(self, after: float = 0.0) -> list[Record]:
+    def step(self, after: float = 0.0) -> list[Received]:
         """Let time pass and the stage step; what it told ingress."""
         self.now += after
         self.demux.publish()
@@ -58,11 +60,27 @@ class Rig:
     def segment(self, port: int, flags: int, seq: int, ack: int = 0) -> None:
         """A segment without data from the guest's port."""
         self.demux.push(
-            d.DESCRIPTOR.pack(
-                d.TCP_RANGE, flags, 1, 0, 0, 0, 54, 0, 0, 1, seq, ack, 65535, 0, 0, GUEST, REMOTE,
-                port << 16 | 80, 54,
-            )
-        )  # fmt: skip
+            TcpRange(
+                slot=0,
+                off=54,
+                length=0,
+                stride=0,
+                piece_size=0,
+                link=1,
+                key=flow_key(GUEST, port, REMOTE, 80),
+                flags=flags,
+                segments=1,
+                seq=seq,
+                ack=ack,
+                window=65535,
+                ts_val=0,
+                ts_ecr=0,
+                header_len=54,
+                has_timestamps=False,
+                has_other_options=False,
+                vnet=False,
+            ).pack()
+        )
 
     def flow(self, port: int) -> Flow:
         return self.connections.by_key[flow_key(GUEST, port, REMOTE, 80)]
@@ -72,7 +90,7 @@ class Rig:
         self.segment(port, SYN, 100)
         self.step()
         flow = self.flow(port)
-        self.egress.push(d.record(d.CONNECTED, flow=flow.host.number))
+        self.egress.push(FlowNotice.pack(CONNECTED, flow.host.number))
         self.step()
         self.segment(port, ACK, 101, flow.conn.snd_nxt)
         self.step()
@@ -82,9 +100,9 @@ class Rig:
         return len(self.connections.timers)
 
 
-def read(ring: Consumer) -> list[Record]:
+def read(ring: Consumer) -> list[Received]:
     burst = ring.peek()
-    records = list(d.DESCRIPTOR.iter_unpack(burst))
+    records = [Received(bytes(burst[at : at + RECORD_BYTES])) for at in range(0, len(burst), RECORD_BYTES)]
     ring.release(len(records))
     return records
 
@@ -111,14 +129,14 @@ def rig(make_rig: Callable[..., Rig]) -> Rig:
 def test_a_lost_syn_ack_is_repeated_in_time_by_who_sleeps_until_the_deadline(rig: Rig) -> None:
     rig.segment(1, SYN, 100)
     rig.step()
-    rig.egress.push(d.record(d.CONNECTED, flow=rig.flow(1).host.number))
-    assert [record[1] for record in rig.step()] == [SYN | ACK]
+    rig.egress.push(FlowNotice.pack(CONNECTED, rig.flow(1).host.number))
+    assert [record.flags for record in rig.step()] == [SYN | ACK]
     due = rig.flow(1).conn.deadline()
     wakes = 0
     while not (sent := rig.step(max(rig.stage.deadline() - rig.now, 0.0))):
         wakes += 1
         assert rig.now < due
-    assert [record[1] for record in sent] == [SYN | ACK]
+    assert [record.flags for record in sent] == [SYN | ACK]
     assert due <= rig.now <= due + TICK
     assert wakes <= 4
 
@@ -149,7 +167,7 @@ def test_connections_that_ended_leave_no_timer(rig: Rig) -> None:
 def test_one_that_made_room_in_the_burst_that_woke_it_gets_no_timer(make_rig: Callable[..., Rig]) -> None:
     rig = make_rig(max_tcp_flows=1)
     old = rig.open(1)
-    rig.egress.push(d.record(d.SHUTDOWN, flow=old.host.number))
+    rig.egress.push(Shutdown.pack(old.host.number))
     rig.step()
     rig.segment(1, ACK | FIN, 101, old.conn.snd_nxt)
     rig.step()
@@ -164,7 +182,7 @@ def test_one_that_made_room_in_the_burst_that_woke_it_gets_no_timer(make_rig: Ca
 
 def test_one_whose_ports_are_used_again_in_the_burst_that_ended_it_gets_no_timer(rig: Rig) -> None:
     old = rig.open(1)
-    rig.egress.push(d.record(d.SHUTDOWN, flow=old.host.number))
+    rig.egress.push(Shutdown.pack(old.host.number))
     rig.step()
     rig.segment(1, ACK, 101, old.conn.snd_nxt)
     rig.step()
