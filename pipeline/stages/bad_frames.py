@@ -1,4 +1,4 @@
-"""What demux and tcp tell ingress of dropped frames (MISBEHAVED): it reads a guest more slowly for them."""
+"""Reports of dropped frames to ingress (MISBEHAVED), which then reads their guest more slowly."""
 
 from typing import Final
 
@@ -7,22 +7,22 @@ from pipeline.records.frames import Misbehaved
 
 
 class BadFrames:
-    """Counts dropped frames by link, and when to tell ingress of them."""
+    """Counts dropped frames by link, and reports them to ingress."""
 
     REPORT: Final = 32
-    """Frames of one link worth a record."""
+    """Frames of one link that are worth a record."""
     MOST: Final = 1 << 30
-    """Frames that one record may be about."""
+    """Frames that one record may report."""
 
     def __init__(self, ingress: Producer) -> None:
-        """ingress: the ring that the records are for."""
+        """ingress: the ring to it."""
         self._ring = ingress
         self._counts: dict[int, int] = {}
 
     def note(self, link: int, frames: int = 1) -> None:
-        """Frames of a link were dropped; ingress is told when there are enough of them.
+        """Frames of a link were dropped. When there are enough of them, report them to ingress.
 
-        While its ring is full they add up: a guest that does not read stops that ring, not its own frames.
+        While the ring is full they add up: a guest that does not read stops that ring, not its own frames.
         """
         count = min(self._counts.get(link, 0) + frames, self.MOST)
         if count >= self.REPORT and self._ring.room() > 0:

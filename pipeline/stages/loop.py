@@ -1,21 +1,21 @@
-"""The loop of a worker process: one worker as a rule, several where a placement fuses them.
+"""The loop of a worker process. It usually has one worker, and several where a placement fuses them.
 
-One turn is a *breath* of every worker: slots come home, socket events are delivered, the stage
-steps, what it pushed is published. A turn without work ends in sleep: announce on every
-bell, look at every input again, then wait for sockets (or on a semaphore, for a lone worker without
-sockets) until the nearest deadline or MAX_SLEEP. A sleeping process costs one wake a second; a
-busy one makes no system call but those of its sockets.
+In one turn the loop delivers socket events, and every worker takes one *breath*: it takes back freed slots,
+its stage steps, and it publishes what the stage pushed. After a turn without work the process sleeps: it
+announces that on every bell, looks at every input again, and then waits until the nearest deadline or
+MAX_SLEEP. It waits for sockets, or on a semaphore if it has one worker without sockets. A sleeping process
+costs one wake-up a second. A busy process makes no system calls but those of its sockets.
 
-Busy-polling: work that came soon after other work is followed by a short look for more before the
-sleep. To be woken costs more than that: the one who rings needs a system call, the sleeper a turn of the
-scheduler, a virtual core often an exit. Between two looks the core is given away, so where there are
-fewer cores than workers this takes only what nobody else wants. Traffic with long gaps does not earn it,
-and an idle daemon never polls.
+Busy-polling: after work that followed other work closely, the process looks for more for a short time
+before it sleeps. A wake-up costs more than that: the ringer makes a system call, the sleeper waits for the
+scheduler, and a virtual core often exits to its host. Between two looks the process gives its core away, so
+with fewer cores than workers it takes only time that no other process wants. Traffic with long gaps does
+not start it, and an idle daemon never polls.
 
-Workers of one process share nothing but the poller; they meet in their rings as always, and their
-bells are silent because everybody is awake. The process ends on SIGTERM, on the request ``stop`` of a
-worker, and when the supervisor is gone. SIGINT is ignored: the supervisor gets it too and decides.
-Only the request is certain to end a sleep: a signal that comes right before one is seen behind it.
+Workers of one process share only the poller. They meet in their rings like all others, but they wake each
+other without bells. The process ends on SIGTERM, on the request ``stop`` to a worker, and when the
+supervisor is gone. It ignores SIGINT: the supervisor gets it too, and decides. Only the request is certain
+to end a sleep: the process handles a signal that comes right before a sleep only after it.
 """
 
 import ctypes
@@ -39,13 +39,13 @@ from pipeline.ipc.wake import Waiter
 MAX_EVENTS: Final = 256
 """Socket events of one turn."""
 BUSY_GAP: Final = 0.001
-"""Seconds within which work must follow work for a look to be worth it."""
+"""Seconds within which work must follow other work to start busy-polling."""
 _PR_SET_PDEATHSIG: Final = 1
 give_way: Final[Callable[[], None]] = getattr(os, "sched_yield", partial(sleep, 0))
-"""Give the core away, if somebody wants it."""
+"""Give the core away if another process wants it."""
 look_for_signals: Final[Callable[[], int]] = ctypes.pythonapi.PyErr_CheckSignals
-"""Run the handlers of signals that came. The interpreter does so between two instructions, which a
-compiled turn may not have one of: its process would sleep, or go on working, beside a signal."""
+"""Run the handlers of signals that came. The interpreter does so between two of its instructions, but a
+compiled turn may have none of these. Without this call a process would sleep or work on despite a signal."""
 
 
 class Member(Protocol):
@@ -68,15 +68,15 @@ class Member(Protocol):
         ...
 
     def announce(self) -> None:
-        """Sleep is next: whoever has something for the worker rings from now on."""
+        """Sleep is next: a peer that has something for the worker rings from now on."""
         ...
 
     def inputs_ready(self) -> bool:
-        """The second look, after the announcement: whether anything came that nobody rings for any more."""
+        """The second look, after the announcement: whether anything came for which no peer rings any more."""
         ...
 
     def prewoken(self) -> bool:
-        """Whether a peer has said since the last call that something is about to come."""
+        """Whether a peer has announced since the last call that something will come soon."""
         ...
 
     def awake(self) -> None:
@@ -88,7 +88,7 @@ class Member(Protocol):
         ...
 
     def end(self) -> None:
-        """The process ends in order: give everything back."""
+        """The process ends in order: give back everything."""
         ...
 
 
@@ -98,10 +98,10 @@ class Loop:
     def __init__(
         self, waiter: Waiter, workers: Sequence[Member], back: Sequence[Member] = (), busy_poll: float = 0.0
     ) -> None:
-        """workers in the order in which they breathe; the waiter is behind all their bells.
+        """workers: in the order in which they breathe. waiter: that of all their bells.
 
-        back: those that breathe once more in a turn with work, so that what goes the other way gets through.
-        busy_poll: seconds to look for more after work, at most; 0 if never.
+        back: workers that breathe once more in a turn with work, so that answers get through in it.
+        busy_poll: seconds to look for more after work, at most; 0 for never.
         """
         self._waiter = waiter
         self._workers = list(workers)
@@ -117,9 +117,9 @@ class Loop:
         """Whether the last sleep() blocked."""
 
     def run(self) -> None:
-        """Until the end. Exceptions of a stage end the process with status 1."""
+        """Run until the end. An exception of a stage ends the process with status 1."""
         self._take_signals()
-        # What the stages hold now they hold for good: collections need not look at it again.
+        # What the stages hold now stays: garbage collections need not look at it again.
         gc.freeze()
         for worker in self._workers:
             worker.log.debug("worker started")
@@ -147,20 +147,20 @@ class Loop:
                 busy = 0
             elif self._busy_poll and self._prewoken():
                 look_until = monotonic() + self._busy_poll
-            # Under load, or just after: look without getting ready for sleep.
+            # Under load, or just after it: look without an announcement of sleep.
             found = self._poll() if busy > 1 else self._look(look_until) if look_until else None
             if found is not None:
                 events = found
                 look_for_signals()
                 continue
             look_until = 0.0
-            # Most often one turn was all there was to do; sleep() looks before it sleeps.
+            # Usually one turn did everything. sleep() looks before it sleeps.
             events = self.sleep()
             if self.slept:
                 busy = 0
 
     def _look(self, until: float) -> Events | None:
-        """Look at the inputs until then (monotonic), without sleeping: socket events, None without input."""
+        """Look at the inputs until that time. Returns socket events, or None if nothing came."""
         longest = until + BUSY_GAP
         while (now := monotonic()) < until:
             for worker in self._outsiders:
@@ -176,18 +176,18 @@ class Loop:
         return None
 
     def _poll(self) -> Events:
-        """The socket events that there are now."""
+        """The socket events that are ready now."""
         return self._poller.poll(0, MAX_EVENTS) if self._poller is not None else []
 
     def _prewoken(self) -> bool:
-        """Whether somebody expects to have something for a worker of this process in a moment."""
+        """Whether a peer expects to have something for a worker of this process in a moment."""
         prewoken = False
         for worker in self._outsiders:
             prewoken = worker.prewoken() or prewoken
         return prewoken
 
     def turn(self, events: Events, everyone: bool = True) -> int:
-        """Deliver socket events and let workers breathe; how much was done.
+        """Deliver socket events and let workers breathe. Returns how much was done.
 
         everyone: also those that nothing has woken since their last breath.
         """
@@ -213,7 +213,7 @@ class Loop:
         return work
 
     def sleep(self) -> Events:
-        """Wait for an input, at most until a deadline; the socket events that ended the wait."""
+        """Wait for an input, at most until a deadline. Returns the socket events that ended the wait."""
         poller = self._poller
         timeout = wake.MAX_SLEEP
         self.slept = False
@@ -243,22 +243,22 @@ class Loop:
         return events
 
     def _take_signals(self) -> None:
-        """Set the signals of a worker process, whatever was set or blocked before it was forked."""
+        """Set the signal handlers of a worker process, whatever its parent had set or blocked."""
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
         signal.signal(signal.SIGTERM, self._on_sigterm)
-        # Says where it is, on standard error, and goes on: the supervisor ends it.
+        # Prints the stack to standard error and goes on: the supervisor ends the process.
         faulthandler.register(signal.SIGQUIT, chain=False)
         signal.pthread_sigmask(
             signal.SIG_UNBLOCK, (signal.SIGINT, signal.SIGHUP, signal.SIGTERM, signal.SIGQUIT)
         )
         if sys.platform == "linux":
-            # Sent when the thread that forked this process ends, by whatever cause.
+            # The kernel sends SIGTERM when the thread that forked this process ends, for whatever reason.
             ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGTERM), 0, 0, 0)
         for worker in self._workers:
             worker.check_parent()
 
     def _on_sigterm(self, _number: int, _frame: FrameType | None) -> None:
         self.running = False
-        self._waiter.post()  # the wait that the signal interrupted goes on otherwise
+        self._waiter.post()  # else the wait that the signal interrupted goes on
