@@ -27,9 +27,10 @@ from pipeline.stages.egress.stage import EgressStage
 from pipeline.stages.ingress.stage import IngressStage
 from pipeline.stages.listen.stage import ListenStage
 from pipeline.stages.loop import Loop
+from pipeline.stages.protocol import Stage
 from pipeline.stages.resolver.stage import ResolverStage
 from pipeline.stages.tcp.stage import TcpStage
-from pipeline.stages.worker import Stage, Worker
+from pipeline.stages.worker import Worker
 from pipeline.system import process_name
 from pipeline.topology import DEMUX, EGRESS, INGRESS, LISTEN, RESOLVER, TCP
 

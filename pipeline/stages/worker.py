@@ -13,7 +13,7 @@ import os
 import socket
 from collections.abc import Callable, Mapping, Sequence
 from time import monotonic
-from typing import Final, Protocol, TypeAlias
+from typing import Final, TypeAlias
 
 import structlog
 
@@ -27,6 +27,7 @@ from pipeline.ipc.wake import EventfdWaiter
 from pipeline.stages import control_sockets
 from pipeline.stages.control_sockets import ControlSockets
 from pipeline.stages.loop import Loop
+from pipeline.stages.protocol import Stage
 from pipeline.stages.rings import WorkerRings
 
 HOUSEKEEPING: Final = 1.0
@@ -43,51 +44,6 @@ _SLOT_REFS_OUT: Final = INDEX["worker_slot_refs_out"]
 _MESSAGES_LOST: Final = INDEX["worker_messages_lost"]
 
 Message: TypeAlias = control_sockets.Message
-
-
-class Stage(Protocol):
-    """What a worker needs of its stage."""
-
-    def step(self, now: float) -> int:
-        """Do what there is to do; how much was done.
-
-        The worker may sleep after it: a stage with more to do says so in deadline(), and one that
-        waits for room in a ring has asked ``room()`` last. Ring entries may be left where they are
-        (their way out is blocked): the next event, descriptor or deadline ends the sleep, those
-        entries do not.
-        """
-        ...
-
-    def deadline(self) -> float:
-        """Time (monotonic) at which step must be called without any event; inf if never."""
-        ...
-
-    def on_control(self, message: Message, fds: list[int]) -> Message | None:
-        """Serve one message; the descriptors are the stage's. The result is sent if there was an id.
-
-        None instead of a result means: the stage calls ``Worker.reply`` later. An exception is
-        logged and sent back as {"error": text}.
-        """
-        ...
-
-    def close(self) -> None:
-        """The worker ends in order: give back what the stage holds."""
-        ...
-
-
-class WholeStage(Stage, Protocol):
-    """The same with two members that not every stage has yet. They move up when the last stage has them."""
-
-    def on_released(self, source: str, tags: list[int]) -> None:
-        """The worker ``source`` freed slots of this worker with these tags (see Worker.free), all above zero.
-
-        A stage whose slots are freed without tags is never called.
-        """
-        ...
-
-    def held(self) -> dict[str, int]:
-        """How many of each thing the stage holds for guests, by name. All are 0 when no guest is there."""
-        ...
 
 
 class Worker:
