@@ -11,9 +11,9 @@ class Stage(Protocol):
     def step(self, now: float) -> int:
         """Do what there is to do. Returns how much was done.
 
-        The worker may sleep after it. A stage that has more to do says so in deadline(). A stage that waits for
-        room in a ring calls ``room()`` of that ring last. It may leave records in its input rings while their
-        way out is blocked. Those do not end a sleep; the next event, record or deadline does.
+        The worker may sleep after it. A stage that has more to do says so in deadline(). A stage that waits
+        for room in a ring calls ``room()`` of that ring last. It may leave records in its input rings while
+        their way out is blocked. Those do not end a sleep; the next event, record or deadline does.
         """
         ...
 
