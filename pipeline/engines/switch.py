@@ -90,6 +90,9 @@ class Switch:
         """Frames whose source was not learned because a bound was reached (the owner counts
         ``switch_mac_dropped_table_full``)."""
 
+    def __len__(self) -> int:
+        return len(self._ports)
+
     def on_frame(self, dst: bytes, src: bytes, link: int, now: float) -> int:
         """Learn src behind link and decide where the frame goes.
 

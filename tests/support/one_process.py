@@ -39,7 +39,7 @@ LONGEST = 8000.0
 
 _STAGES: Final[dict[str, Callable[..., Any]]] = {DEMUX: DemuxStage, TCP: TcpStage, EGRESS: EgressStage}
 _TABLES: Final[dict[str, tuple[str, ...]]] = {
-    DEMUX: ("udp.flows", "udp.waiting", "udp.waiting._of_addr", "links"),
+    DEMUX: ("udp.flows", "udp.waiting", "udp.waiting.addresses", "links"),
     TCP: (
         "flows", "by_number", "dirty", "timers", "room.time_wait", "releasing", "guests", "guests.held_bytes",
         "guests.flows", "out_of_order._holders",
