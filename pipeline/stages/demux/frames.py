@@ -28,7 +28,7 @@ _SWITCHED: Final = INDEX["switch_frames_forwarded"]
 
 
 class FrameInput:
-    """What ingress received from guests. A method that raises WireError leaves the reference to the caller."""
+    """What ingress received from guests. A method that raises WireError leaves the caller the reference."""
 
     def __init__(self, network: Network, arp_responder: ArpResponder, ip: IpInput) -> None:
         self.worker = network.worker
