@@ -48,12 +48,7 @@ AnyProducer = Producer | SlotProducer
 
 
 class Stage(Protocol):
-    """What the loop needs of a stage.
-
-    Two more methods are used if the stage has them: ``on_released(source, tags)`` hears the
-    non-zero tags with which peers freed this worker's slots, and ``close()`` is called at an
-    orderly end, to give back what the stage holds.
-    """
+    """What a worker needs of its stage."""
 
     def step(self, now: float) -> int:
         """Do what there is to do; how much was done.
@@ -75,6 +70,25 @@ class Stage(Protocol):
         None instead of a result means: the stage calls ``Worker.reply`` later. An exception is
         logged and sent back as {"error": text}.
         """
+        ...
+
+    def close(self) -> None:
+        """The worker ends in order: give back what the stage holds."""
+        ...
+
+
+class WholeStage(Stage, Protocol):
+    """The same with two members that not every stage has yet. They move up when the last stage has them."""
+
+    def on_released(self, source: str, tags: list[int]) -> None:
+        """The worker ``source`` freed slots of this worker with these tags (see Worker.free), all above zero.
+
+        A stage whose slots are freed without tags is never called.
+        """
+        ...
+
+    def held(self) -> dict[str, int]:
+        """How many of each thing the stage holds for guests, by name. All are 0 when no guest is there."""
         ...
 
 
@@ -253,7 +267,9 @@ class Worker:
         """Take the stage that this worker runs."""
         self.stage = stage
         self._step = stage.step
+        # Until every stage has the whole protocol.
         self._on_released = getattr(stage, "on_released", None)
+        self._held: Callable[[], dict[str, int]] = getattr(stage, "held", dict)
 
     def breathe(self, now: float) -> int:
         """One breath. Everything that may push stands before the step; what was pushed is published after."""
@@ -398,20 +414,26 @@ class Worker:
             case "ping":
                 return {}
             case "audit":
-                pool = self.ports.pool
-                if pool is None:
-                    return {"slots": 0, "free": 0, "refs_out": 0, "wrong": None}
-                return {
-                    "slots": pool.count,
-                    "free": pool.free_count,
-                    "refs_out": pool.refs_out,
-                    "wrong": pool.audit(),
-                }
+                return self._audit()
         try:
             return self.stage.on_control(message, fds)
         except Exception as error:  # one bad request must not end the worker and all its flows
             self.log.exception("control request failed", op=message.get("op"), error=str(error))
             return {"error": str(error) or type(error).__name__}
+
+    def _audit(self) -> Message:
+        """What the stage holds, and whether the pool is sound."""
+        pool = self.ports.pool
+        held = self._held()
+        if pool is None:
+            return {"slots": 0, "free": 0, "refs_out": 0, "wrong": None, "held": held}
+        return {
+            "slots": pool.count,
+            "free": pool.free_count,
+            "refs_out": pool.refs_out,
+            "wrong": pool.audit(),
+            "held": held,
+        }
 
     # --- life ---------------------------------------------------------------------------
 
@@ -446,9 +468,7 @@ class Worker:
 
     def end(self) -> None:
         """Let the stage give back what it holds, and look whether the pool is sound."""
-        close = getattr(self.stage, "close", None)
-        if close is not None:
-            close()
+        self.stage.close()
         for _, publish, _ in self._publishes:
             publish()
         for source, ring in self.ports.free_in.items():

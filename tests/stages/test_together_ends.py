@@ -26,6 +26,12 @@ def one() -> Iterator[Network]:
         yield made
 
 
+@pytest.fixture
+def one_cone() -> Iterator[Network]:
+    with Network(udp_nat="full-cone") as made:
+        yield made
+
+
 def guest_ends(stream: GuestStream, how: str) -> None:
     if "data" in how:
         stream.send(b"g" * 5000)
@@ -339,6 +345,21 @@ def test_a_full_cone_serves_strangers_until_its_last_flow_is_idle() -> None:
             cones = one.stages[f"egress{index}"].udp.cones
             assert (cones.flows, cones.cones) == ({}, {})
         one.everybody_leaves()
+
+
+def test_answers_alone_keep_a_flow_of_a_full_cone(one_cone: Network) -> None:
+    one = one_cone
+    guest = one.card.guest()
+    server = one.udp_server()
+    guest.datagram(server.getsockname()[1], b"subscribe")
+    one.settle()
+    _, address = server.recvfrom(100)
+    for number in range(4):
+        one.advance(60.0)
+        server.sendto(b"news %d" % number, address)
+        one.until(lambda: guest.datagrams)
+        assert guest.datagrams.pop().payload == b"news %d" % number
+    one.everybody_leaves()
 
 
 def test_a_client_of_a_forwarded_port_may_come_back_after_its_flow_has_ended(one: Network) -> None:

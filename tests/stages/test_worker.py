@@ -249,7 +249,8 @@ def test_a_worker_out_of_slots_is_woken_when_they_come_home(
     until = time.monotonic() + LIMIT
     while (audit := sender.ask("audit"))["free"] != count and time.monotonic() < until:
         time.sleep(0.01)
-    assert audit == {"ok": True, "slots": count, "free": count, "refs_out": 0, "wrong": None}
+    pool = {"slots": count, "free": count, "refs_out": 0, "wrong": None}
+    assert audit == {"ok": True, **pool, "held": {"toys": 0}}
     assert list(fabric.rings_in_use()) == []
 
 

@@ -39,18 +39,22 @@ LONGEST = 8000.0
 
 _STAGES: Final[dict[str, Callable[..., Any]]] = {DEMUX: DemuxStage, TCP: TcpStage, EGRESS: EgressStage}
 _TABLES: Final[dict[str, tuple[str, ...]]] = {
-    DEMUX: ("udp.flows", "udp.waiting", "udp.waiting.addresses", "links"),
-    TCP: (
-        "flows", "by_number", "dirty", "timers", "room.time_wait", "releasing", "guests", "guests.held_bytes",
-        "guests.flows", "out_of_order._holders",
-    ),
+    DEMUX: (),
     EGRESS: (
         "flows", "dirty", "stalled", "ready", "shares._shares", "closing._flows", "closing._bytes",
         "udp.flows", "udp.forwarded.by_number", "udp.ready", "icmp.flows",
         "bound._idle", "bound._others",
     ),
 }  # fmt: skip
-"""Of each stage: what must be empty, or zero, when no guest is there any more."""
+"""Of each stage without held(): what must be empty, or zero, when no guest is there any more."""
+
+
+def _held(stage: Any, name: str) -> dict[str, int]:
+    """What a stage holds for guests."""
+    if hasattr(stage, "held"):
+        return dict(stage.held())
+    found = {table: attrgetter(table)(stage) for table in _TABLES[name.rstrip("0123456789")]}
+    return {table: held if isinstance(held, int) else len(held) for table, held in found.items()}
 
 
 class Neighbour:
@@ -91,6 +95,16 @@ class Neighbour:
     def on_control(self, message: Message, fds: list[int]) -> Message | None:
         """Nobody asks."""
         return {"error": f"{self.worker.name} is played"}
+
+    def on_released(self, source: str, tags: list[int]) -> None:
+        """Slots of the played worker came home."""
+
+    def held(self) -> dict[str, int]:
+        """What is kept is the test's."""
+        return {}
+
+    def close(self) -> None:
+        """Nothing to give back."""
 
     def push(self, peer: str, record: bytes) -> None:
         """A record for another worker, published with the next breath."""
@@ -267,10 +281,7 @@ class OneProcess:
         found = audit_pools(self.layout, {name: pool for name, pool in pools.items() if pool is not None})
         found += self.fabric.audit()
         for name, stage in self.stages.items():
-            for table in _TABLES[self.layout.node(name).role]:
-                held = attrgetter(table)(stage)
-                if held if isinstance(held, int) else len(held):
-                    found.append(f"{name}: {table} = {held}")
+            found += [f"{name}: {what} = {count}" for what, count in _held(stage, name).items() if count]
         return found
 
     def at_home(self) -> None:

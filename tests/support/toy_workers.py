@@ -35,6 +35,15 @@ class Toy:
     def on_control(self, message: Message, fds: list[int]) -> Message | None:
         return {"error": f"no request {message.get('op')!r}"}
 
+    def on_released(self, source: str, tags: list[int]) -> None:
+        pass
+
+    def held(self) -> dict[str, int]:
+        return {"toys": 0}
+
+    def close(self) -> None:
+        pass
+
 
 MakeStage = Callable[[Worker], Toy]
 

@@ -84,6 +84,7 @@ class IcmpDispatch:
             raise WireError("icmp_message_dropped_not_for_us")
         self.check_ttl(packet, now)
         request = EchoRequest(
+            link=packet.link,
             slot=packet.slot,
             off=packet.begin,
             length=packet.end - packet.begin,

@@ -96,8 +96,9 @@ class UdpDispatch:
             self.ingress_out.push(SteerUdp.pack(flow.number, flow.key, flow.owner))
         if flow.remote_port == nat.DNS_PORT:
             flow.on_questions(count)
+        after_steered = flow.take_after_steered()
         self.egress_out[flow.owner].push(
-            UdpData.pack(flow.number, flow.key, run, after_steered=flow.take_after_steered())
+            UdpData.pack(flow.number, flow.key, run, after_steered, link=run.link)
         )
 
     def _open(self, run: UdpRange, now: float) -> UdpFlow | None:

@@ -413,7 +413,7 @@ class Cones:
         )  # fmt: skip
         if flow is not None and now >= flow.tell_at:
             flow.tell_at = now + d.TELL_EVERY_S
-            self.demux_out.push(d.record(d.UDP_USED, flow=flow.number))
+            self.demux_out.push(d.record(d.UDP_ANSWERED, flow=flow.number))
 
     # --- errors and ends ------------------------------------------------------------------
 

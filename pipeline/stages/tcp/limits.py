@@ -301,6 +301,10 @@ class OutOfOrder(Generic[F]):
         self._holders: dict[F, None] = {}
         self._until_count = max_slots
 
+    def held(self) -> int:
+        """Connections that hold such data."""
+        return len(self._holders)
+
     def note(self, flow: F) -> list[F]:
         """flow's ranges may have changed. Returns the flows that lost theirs: they have actions to take."""
         held = len(flow.conn.reassembly.ranges)

@@ -496,5 +496,23 @@ class TcpStage:
             return {"flows": [flow.conn.snapshot() for flow in self.by_number.values()]}
         return {"error": f"tcp knows no request {message.get('op')!r}"}
 
+    def on_released(self, source: str, tags: list[int]) -> None:
+        """A tcp worker owns no slots."""
+
+    def held(self) -> dict[str, int]:
+        """How many of each thing the stage holds for guests."""
+        return {
+            "flows": len(self.flows),
+            "flows_by_id": len(self.by_number),
+            "needs_flush": len(self.dirty),
+            "timers": len(self.timers),
+            "time_wait": len(self.room.time_wait),
+            "releasing": len(self.releasing),
+            "guests": len(self.guests),
+            "guests_flows": self.guests.flows,
+            "guests_bytes": self.guests.held_bytes,
+            "out_of_order": self.out_of_order.held(),
+        }
+
     def close(self) -> None:
         """Nothing to give back: the segment goes with the daemon."""

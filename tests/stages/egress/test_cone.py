@@ -17,6 +17,7 @@ from pipeline.host.filler import SlotFiller
 from pipeline.ipc.arena import HEADROOM, SLOT_BYTES, Pool
 from pipeline.records import descriptor as d
 from pipeline.stages.egress.guard import Guard
+from pipeline.stages.egress.share import Shares
 from pipeline.stages.egress.sockets import SocketBound
 from pipeline.stages.egress.udp import UdpSockets
 from pipeline.wire import icmp, ipv4
@@ -60,7 +61,8 @@ class Rig:
         self.udp = UdpSockets(worker, self.filler, nat, Guard(worker, config), 10, full_cone=True)
         assert self.udp.cones is not None
         self.cones = self.udp.cones
-        self.udp.bound = SocketBound(worker, self.udp.sockets())
+        shares = Shares(self.pool, SLOT_BYTES, HEADROOM, 64)
+        self.udp.bound = SocketBound(worker, shares, [], self.udp.sockets())
         self.servers: list[socket.socket] = []
 
     def server(self, addr: int = HOST) -> socket.socket:
@@ -114,7 +116,7 @@ class Rig:
             callback(8)
         while self.udp.ready:
             self.udp.read_ready(time.monotonic())
-        return [record for record in self.records[before:] if record.kind != d.UDP_USED]
+        return [record for record in self.records[before:] if record.kind != d.UDP_ANSWERED]
 
     def datagrams(self) -> list[tuple[int, int, int, bytes]]:
         """(remote's address and port, guest's port, payload) of what has come. References are given back."""
@@ -201,7 +203,7 @@ def test_strangers_do_not_renew_a_flow_and_remotes_do(rig: Rig) -> None:
         before = len(rig.records)
         sock.sendto(b"x", seen)
         rig.datagrams()
-        assert [r.flow for r in rig.records[before:] if r.kind == d.UDP_USED] == told
+        assert [r.flow for r in rig.records[before:] if r.kind == d.UDP_ANSWERED] == told
 
 
 def test_runs_of_several_remotes_keep_order_and_bounds(rig: Rig) -> None:
@@ -338,16 +340,18 @@ def test_what_the_host_cannot_send_is_told_to_the_guest(rig: Rig) -> None:
     assert rig.count("egress_datagram_dropped_send_failed") == 2
 
 
-def test_at_the_limit_of_descriptors_no_further_port_has_a_socket(rig: Rig) -> None:
+def test_at_the_limit_of_descriptors_the_port_idle_for_longest_makes_room(rig: Rig) -> None:
     one = rig.server()
     assert rig.udp.bound is not None
     rig.udp.bound.limit = 1
     rig.send(1, place(HOST, one), b"a")
     rig.send(2, place(SECOND, rig.server(SECOND)), b"b")
-    rig.send(3, place(HOST, one), b"c", port=PORT + 1)
     assert set(rig.cones.flows) == {1, 2}, "flows of one port need one descriptor"
-    assert [r.flow for r in rig.records if r.kind == d.UDP_CLOSE] == [3]
-    assert rig.count("egress_flow_refused_too_many_sockets") == 1
+    rig.send(3, place(HOST, one), b"c", port=PORT + 1)
+    assert set(rig.cones.flows) == {3}
+    assert [r.flow for r in rig.records if r.kind == d.UDP_CLOSE] == [1, 2]
+    assert rig.count("egress_flow_evicted_too_many_sockets") == 1
+    assert rig.count("egress_flow_refused_too_many_sockets") == 0
 
 
 def test_questions_to_a_name_server_are_answered_by_way_of_demux(rig: Rig) -> None:
