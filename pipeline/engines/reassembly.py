@@ -1,19 +1,18 @@
 """Reassembly of IPv4 fragments (RFC 791, RFC 815 in spirit), for hostile senders.
 
-Fragments are copied out of their slots and come back as one whole packet. Two fragments
-that overlap condemn their datagram, with everything of it that still comes (as RFC 5722
-has it for IPv6): nobody cuts a datagram like that in good faith. An exact repetition is
-ignored: networks do double packets.
+The reassembler copies fragments out of their slots and returns one whole packet. If two fragments overlap, it
+drops their datagram and every further fragment of it, as RFC 5722 requires for IPv6: no honest sender cuts
+a datagram like that. It ignores an exact repetition, because networks do duplicate packets.
 
 ::
 
     state     means                                       becomes
-    partial   some fragments are here                     whole, condemned, or timed out
-    condemned nothing is kept but the key                 timed out
+    partial   some fragments have arrived                 whole, condemned, or timed out
+    condemned only the key is kept                        timed out
     (whole and timed out are not kept)
 
-The clock starts at the first fragment and is not renewed (RFC 1122 section 3.3.2). All
-bounds have names; the oldest datagram of the same source makes room for a new one.
+The timer starts with the first fragment and is not renewed (RFC 1122 section 3.3.2). When a bound is reached,
+the oldest datagram of the same source makes room for the new one.
 """
 
 from collections import OrderedDict
@@ -28,16 +27,16 @@ MAX_DATAGRAMS_PER_SOURCE: Final = 64
 MAX_BYTES: Final = 8 * 1024 * 1024
 MAX_BYTES_PER_SOURCE: Final = 1024 * 1024
 MAX_FRAGMENTS: Final = 128
-"""Of one datagram: enough for 64 KiB at the smallest MTU that IPv4 hosts must take (576)."""
+"""Fragments of one datagram: enough for 64 KiB at the smallest MTU that IPv4 hosts must accept (576)."""
 
 FRAGMENT_OVERHEAD: Final = 128
-"""Bytes that a kept fragment costs beside its payload, for the bounds."""
+"""Bytes that a kept fragment counts in addition to its payload."""
 
 Key = tuple[int, int, int, int, int]
 
 
 class Expired(NamedTuple):
-    """A datagram that timed out; packet = its first fragment, b"" when that was never seen."""
+    """A datagram that timed out. packet: its first fragment, b"" if that never came."""
 
     packet: bytes
     source: int
@@ -52,15 +51,15 @@ class _Datagram:
         self.header = b""
         """The IPv4 header of the first fragment, options included."""
         self.pieces: dict[int, bytes] | None = {}
-        """Offset to payload; None once condemned."""
+        """Payload by offset; None once condemned."""
         self.received = 0
         self.size = -1
-        """Payload bytes of the whole; -1 until the last fragment is here."""
+        """Payload bytes of the whole datagram; -1 until the last fragment has arrived."""
         self.cost = 0
 
 
 class Reassembler:
-    """All partial datagrams of one virtual network. ``source`` is what bounds are counted by (a link)."""
+    """All partial datagrams of one virtual network. Bounds are counted for each ``source`` (a link)."""
 
     def __init__(
         self,
@@ -83,16 +82,16 @@ class Reassembler:
         self._cost_of: dict[int, int] = {}
         self._cost = 0
         self.evicted = 0
-        """Datagrams given up for a bound (the owner counts ``ipv4_datagram_dropped_reassembly_full``)."""
+        """Datagrams dropped because of a bound (counter ``ipv4_datagram_dropped_reassembly_full``)."""
 
     def on_fragment(
         self, view: memoryview | bytes, off: int, header: ipv4.Header, source: int, now: float
     ) -> bytes | None:
-        """Take the fragment whose parsed header is at view[off:].
+        """Add the fragment whose parsed header is at view[off:].
 
-        Returns the whole packet (header of the first fragment without fragment fields, then
-        the payload) when this was the last one missing, else None. Raises WireError with the
-        reason when the fragment, and with it perhaps its datagram, is dropped.
+        Returns the whole packet when this was the last fragment missing, else None. The packet has the
+        header of the first fragment without the fragment fields. Raises WireError when the fragment is
+        dropped, and perhaps its datagram with it.
         """
         begin = off + header.ihl
         length = header.total_len - header.ihl
@@ -131,7 +130,7 @@ class Reassembler:
 
     @staticmethod
     def _overlaps(datagram: _Datagram, frag_off: int, length: int, last: bool) -> bool:
-        """Whether the piece contradicts what is there: shared bytes, a second end, bytes behind it."""
+        """Whether the piece contradicts others: it shares bytes with them, or there are two ends."""
         end = frag_off + length
         pieces = datagram.pieces or {}
         if 0 <= datagram.size < end:
@@ -154,7 +153,7 @@ class Reassembler:
         return bytes(head) + payload
 
     def expire(self, now: float) -> list[Expired]:
-        """Give up what is too old; where the first fragment is known, time exceeded is due (RFC 792)."""
+        """Drop datagrams that are too old. If the first fragment is known, time exceeded is due (RFC 792)."""
         expired = []
         while self._datagrams:
             key, datagram = next(iter(self._datagrams.items()))
@@ -167,13 +166,13 @@ class Reassembler:
         return expired
 
     def deadline(self) -> float:
-        """When expire() next has something to do; inf when nothing is partial."""
+        """When expire() next has something to do; inf when there is no partial datagram."""
         if not self._datagrams:
             return float("inf")
         return next(iter(self._datagrams.values())).deadline
 
     def forget(self, source: int) -> None:
-        """The source is gone, and with it all it had begun."""
+        """The source is gone: drop its partial datagrams."""
         for key, datagram in list(self._by_source.get(source, {}).items()):
             self._remove(key, datagram)
 
@@ -182,7 +181,7 @@ class Reassembler:
 
     @property
     def held_bytes(self) -> int:
-        """What the bounds count: payload kept, and FRAGMENT_OVERHEAD for each fragment."""
+        """Bytes that the bounds count: the payload kept, and FRAGMENT_OVERHEAD for each fragment."""
         return self._cost
 
     # --- bounds -------------------------------------------------------------------------
@@ -199,7 +198,7 @@ class Reassembler:
         return datagram
 
     def _make_room(self, source: int) -> None:
-        """Evict the oldest of the source, perhaps the one that just grew, until the bounds hold."""
+        """Drop the oldest datagrams of the source, perhaps the one that just grew, until the bounds hold."""
         while self._cost > self._max_bytes or self._cost_of.get(source, 0) > self._max_bytes_per_source:
             self._evict(self._by_source.get(source) or self._datagrams)
 
