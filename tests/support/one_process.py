@@ -18,9 +18,9 @@ from typing import Any, Final, Self
 from pipeline.config import merge, options
 from pipeline.counters import INDEX
 from pipeline.go import flags
-from pipeline.host import tcp as host_tcp
 from pipeline.ipc.fabric import Fabric, audit_pools
 from pipeline.records import descriptor as d
+from pipeline.records.run import Run
 from pipeline.stages.demux.stage import DemuxStage
 from pipeline.stages.egress.stage import EgressStage
 from pipeline.stages.tcp.stage import TcpStage
@@ -40,12 +40,7 @@ LONGEST = 8000.0
 _STAGES: Final[dict[str, Callable[..., Any]]] = {DEMUX: DemuxStage, TCP: TcpStage, EGRESS: EgressStage}
 _TABLES: Final[dict[str, tuple[str, ...]]] = {
     DEMUX: ("udp.flows", "udp.waiting", "udp.waiting._of_addr", "links"),
-    EGRESS: (
-        "flows", "dirty", "stalled", "ready", "shares._shares", "closing._flows", "closing._bytes",
-        "udp.flows", "udp.forwarded.by_number", "udp.ready", "icmp.flows",
-        "bound._idle", "bound._others",
-    ),
-}  # fmt: skip
+}
 """Of each stage without held(): what must be empty, or zero, when no guest is there any more."""
 
 
@@ -125,11 +120,8 @@ class Neighbour:
         """The bytes that a record names, which must not have gone home yet."""
         if not record.length:
             return b""
-        parts = host_tcp.pieces(
-            self.slots[record.slot], record.off, record.stride, record.gso_size or record.length,
-            record.skip, record.length,
-        )  # fmt: skip
-        return b"".join(parts)
+        run = Run(record.slot, record.off, record.length, record.stride, record.gso_size, record.skip)
+        return b"".join(run.views(self.slots[record.slot]))
 
     def fill(self, payload: bytes, off: int = 256) -> int:
         """A slot of the own pool with payload at off, and one reference; AssertionError without one."""

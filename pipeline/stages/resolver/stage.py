@@ -139,7 +139,7 @@ class ResolverStage:
             counts[_OVER_TCP] = self.upstream.over_tcp
         else:
             # A quiet worker holds no slot.
-            self.filler.rest()
+            self.filler.release_idle()
         return work
 
     def deadline(self) -> float:
