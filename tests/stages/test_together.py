@@ -58,7 +58,7 @@ def test_equal_flow_numbers_of_tcp_shards_are_different_flows(network: Make) -> 
     both.settle()
     shared = 0
     for shard in range(2):
-        numbers = [key & 0xFFFFFFFF for key in both.stages[f"egress{shard}"].flows]
+        numbers = [key & 0xFFFFFFFF for key in both.stages[f"egress{shard}"].connections.flows.by_key]
         shared += len(numbers) - len(set(numbers))
         # One server, one port: its connections are spread all the same.
         assert len(numbers) > 5
@@ -207,7 +207,7 @@ def test_timers_of_connections_that_are_over_do_not_stay(network: Make) -> None:
 
 def waiting(net: Network) -> int:
     """Flows of egress that wait for slots."""
-    return sum(len(share.waiting) for share in net.stages["egress0"].shares._shares.values())
+    return int(net.stages["egress0"].held()["waiting_for_slots"])
 
 
 def test_flows_that_wait_for_slots_are_all_woken(network: Make) -> None:
@@ -290,7 +290,7 @@ def test_a_forward_without_any_port_left_is_closed(network: Make) -> None:
     second = one.accept("egress0", guest.addr, 80)
     one.until(lambda: hung_up_on(second))
     assert len(guest.accepted) == 1
-    assert len(one.stages["egress0"].flows) == 1
+    assert one.stages["egress0"].held()["flows"] == 1
     first.close()
     one.settle()
     guest.accepted[0].finish()

@@ -9,9 +9,12 @@ from pipeline.stages.demux.waiting import WaitingSlots
 from tests.support.network import Make, Network
 from tests.support.played_guests import GATEWAY
 
+MOST_ABSENT = 10
+
 
 def absent_ports(one: Network, count: int) -> list[socket.socket]:
-    """Clients of forwarded ports of so many guests that are not there."""
+    """Clients of forwarded ports of that many guests that are not there."""
+    assert count <= MOST_ABSENT
     return [one.forwarded_port("egress0", GATEWAY + 50 + n, f"absent{n}") for n in range(count)]
 
 
@@ -22,9 +25,8 @@ def flood(clients: list[socket.socket], payload: bytes) -> None:
 
 
 def all_leave(one: Network) -> None:
-    egress = one.stages["egress0"]
-    for key in list(egress.udp.forwarded.forwards):
-        egress.on_control({"op": "udp_unforward", "key": key}, [])
+    for key in ("k", *(f"absent{number}" for number in range(MOST_ABSENT))):
+        one.stages["egress0"].on_control({"op": "udp_unforward", "key": key}, [])
     one.everybody_leaves()
 
 

@@ -47,7 +47,7 @@ class Network(OneProcess):
         """No connection is left, not even one in TIME-WAIT."""
         for name, stage in self.stages.items():
             if not name.startswith("demux"):
-                assert not stage.flows, (name, stage.flows)
+                assert not stage.held()["flows"], name
 
     def everybody_leaves(self) -> None:
         """Nothing of any connection may be left, and then nothing of any guest."""

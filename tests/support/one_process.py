@@ -11,16 +11,15 @@ import socket
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from operator import attrgetter
 from types import TracebackType
 from typing import Any, Final, Self
 
 from pipeline.config import merge, options
 from pipeline.counters import INDEX
 from pipeline.go import flags
-from pipeline.host import tcp as host_tcp
 from pipeline.ipc.fabric import Fabric, audit_pools
 from pipeline.records import descriptor as d
+from pipeline.records.run import Run
 from pipeline.stages.demux.stage import DemuxStage
 from pipeline.stages.egress.stage import EgressStage
 from pipeline.stages.tcp.stage import TcpStage
@@ -38,23 +37,6 @@ LONGEST = 8000.0
 """Virtual seconds after which a guest that says nothing has lost every connection (keep-alive: two hours)."""
 
 _STAGES: Final[dict[str, Callable[..., Any]]] = {DEMUX: DemuxStage, TCP: TcpStage, EGRESS: EgressStage}
-_TABLES: Final[dict[str, tuple[str, ...]]] = {
-    DEMUX: (),
-    EGRESS: (
-        "flows", "dirty", "stalled", "ready", "shares._shares", "closing._flows", "closing._bytes",
-        "udp.flows", "udp.forwarded.by_number", "udp.ready", "icmp.flows",
-        "bound._idle", "bound._others",
-    ),
-}  # fmt: skip
-"""Of each stage without held(): what must be empty, or zero, when no guest is there any more."""
-
-
-def _held(stage: Any, name: str) -> dict[str, int]:
-    """What a stage holds for guests."""
-    if hasattr(stage, "held"):
-        return dict(stage.held())
-    found = {table: attrgetter(table)(stage) for table in _TABLES[name.rstrip("0123456789")]}
-    return {table: held if isinstance(held, int) else len(held) for table, held in found.items()}
 
 
 class Neighbour:
@@ -125,11 +107,8 @@ class Neighbour:
         """The bytes that a record names, which must not have gone home yet."""
         if not record.length:
             return b""
-        parts = host_tcp.pieces(
-            self.slots[record.slot], record.off, record.stride, record.gso_size or record.length,
-            record.skip, record.length,
-        )  # fmt: skip
-        return b"".join(parts)
+        run = Run(record.slot, record.off, record.length, record.stride, record.gso_size, record.skip)
+        return b"".join(run.views(self.slots[record.slot]))
 
     def fill(self, payload: bytes, off: int = 256) -> int:
         """A slot of the own pool with payload at off, and one reference; AssertionError without one."""
@@ -281,7 +260,7 @@ class OneProcess:
         found = audit_pools(self.layout, {name: pool for name, pool in pools.items() if pool is not None})
         found += self.fabric.audit()
         for name, stage in self.stages.items():
-            found += [f"{name}: {what} = {count}" for what, count in _held(stage, name).items() if count]
+            found += [f"{name}: {what} = {count}" for what, count in stage.held().items() if count]
         return found
 
     def at_home(self) -> None:

@@ -107,7 +107,7 @@ class DemuxStage:
             self._carry_out()
             self.due = self._next_timeout()
         else:
-            self.output.filler.rest()
+            self.output.filler.release_idle()
         return work
 
     def deadline(self) -> float:

@@ -48,7 +48,7 @@ class Replies:
 
     def release_idle(self) -> None:
         """Give the slot back if nothing else needs it, so that an idle worker holds none."""
-        self._filler.rest()
+        self._filler.release_idle()
 
     def close(self) -> None:
         """Give back the slot that is being filled."""
