@@ -57,6 +57,50 @@ class _Datagram:
         """Payload bytes of the whole datagram; -1 until the last fragment has arrived."""
         self.cost = 0
 
+    def overlaps(self, frag_off: int, length: int, last: bool) -> bool:
+        """Whether a piece contradicts others: it shares bytes with them, or there are two ends."""
+        end = frag_off + length
+        pieces = self.pieces or {}
+        if 0 <= self.size < end:
+            return True
+        if last:
+            return any(start + len(piece) > frag_off for start, piece in pieces.items())
+        return any(start < end and start + len(piece) > frag_off for start, piece in pieces.items())
+
+    def add(self, pieces: dict[int, bytes], frag_off: int, piece: bytes, last: bool) -> None:
+        """Keep a piece. pieces: self.pieces, which is not None."""
+        pieces[frag_off] = piece
+        self.received += len(piece)
+        if last:
+            self.size = frag_off + len(piece)
+
+    def begin(self, header: bytes) -> None:
+        """The first fragment came, with this header."""
+        self.header = header
+
+    def charge(self, cost: int) -> None:
+        """The datagram takes this many bytes more."""
+        self.cost += cost
+
+    def condemn(self) -> None:
+        """Keep nothing of the datagram, and accept no further fragment of it."""
+        self.pieces = None
+        self.header = b""
+
+    def whole(self) -> bytes:
+        """The packet that all fragments make. Raises WireError when it is too long."""
+        pieces = self.pieces or {}
+        payload = b"".join(pieces[start] for start in sorted(pieces))
+        head = bytearray(self.header)
+        if len(head) + len(payload) > ipv4.MAX_TOTAL_LEN:
+            # This happens only when the first fragment had more options than the last.
+            raise WireError("ipv4_fragment_dropped_too_long")
+        head[2:4] = (len(head) + len(payload)).to_bytes(2, "big")
+        head[6:8] = b"\0\0"
+        head[10:12] = b"\0\0"
+        head[10:12] = (0xFFFF - int.from_bytes(head, "big") % 0xFFFF).to_bytes(2, "big")
+        return bytes(head) + payload
+
 
 class Reassembler:
     """All partial datagrams of one virtual network. Bounds are counted for each ``source`` (a link)."""
@@ -105,52 +149,26 @@ class Reassembler:
         datagram = self._datagrams.get(key)
         if datagram is None:
             datagram = self._start(key, source, now)
-        if datagram.pieces is None:
+        pieces = datagram.pieces
+        if pieces is None:
             raise WireError("ipv4_fragment_dropped_overlap")
-        if frag_off in datagram.pieces and datagram.pieces[frag_off] == view[begin : begin + length]:
+        if frag_off in pieces and pieces[frag_off] == view[begin : begin + length]:
             raise WireError("ipv4_fragment_dropped_duplicate")
-        if len(datagram.pieces) >= self._max_fragments:
+        if len(pieces) >= self._max_fragments:
             self._condemn(datagram)
             raise WireError("ipv4_fragment_dropped_too_many")
-        if self._overlaps(datagram, frag_off, length, not more):
+        if datagram.overlaps(frag_off, length, not more):
             self._condemn(datagram)
             raise WireError("ipv4_fragment_dropped_overlap")
-        if not more:
-            datagram.size = frag_off + length
         if frag_off == 0:
-            datagram.header = bytes(view[off:begin])
-        datagram.pieces[frag_off] = bytes(view[begin : begin + length])
-        datagram.received += length
+            datagram.begin(bytes(view[off:begin]))
+        datagram.add(pieces, frag_off, bytes(view[begin : begin + length]), not more)
         self._charge(datagram, length + FRAGMENT_OVERHEAD)
         if datagram.received == datagram.size:
             self._remove(key, datagram)
-            return self._whole(datagram)
+            return datagram.whole()
         self._make_room(source)
         return None
-
-    @staticmethod
-    def _overlaps(datagram: _Datagram, frag_off: int, length: int, last: bool) -> bool:
-        """Whether the piece contradicts others: it shares bytes with them, or there are two ends."""
-        end = frag_off + length
-        pieces = datagram.pieces or {}
-        if 0 <= datagram.size < end:
-            return True
-        if last:
-            return any(start + len(piece) > frag_off for start, piece in pieces.items())
-        return any(start < end and start + len(piece) > frag_off for start, piece in pieces.items())
-
-    def _whole(self, datagram: _Datagram) -> bytes:
-        pieces = datagram.pieces or {}
-        payload = b"".join(pieces[start] for start in sorted(pieces))
-        head = bytearray(datagram.header)
-        if len(head) + len(payload) > ipv4.MAX_TOTAL_LEN:
-            # Only when the first fragment had more options than the last.
-            raise WireError("ipv4_fragment_dropped_too_long")
-        head[2:4] = (len(head) + len(payload)).to_bytes(2, "big")
-        head[6:8] = b"\0\0"
-        head[10:12] = b"\0\0"
-        head[10:12] = (0xFFFF - int.from_bytes(head, "big") % 0xFFFF).to_bytes(2, "big")
-        return bytes(head) + payload
 
     def expire(self, now: float) -> list[Expired]:
         """Drop datagrams that are too old. If the first fragment is known, time exceeded is due (RFC 792)."""
@@ -208,13 +226,12 @@ class Reassembler:
         self.evicted += 1
 
     def _charge(self, datagram: _Datagram, cost: int) -> None:
-        datagram.cost += cost
+        datagram.charge(cost)
         self._cost += cost
         self._cost_of[datagram.source] = self._cost_of.get(datagram.source, 0) + cost
 
     def _condemn(self, datagram: _Datagram) -> None:
-        datagram.pieces = None
-        datagram.header = b""
+        datagram.condemn()
         self._charge(datagram, -datagram.cost)
 
     def _remove(self, key: Key, datagram: _Datagram) -> None:

@@ -130,6 +130,22 @@ class _Pending(Generic[W]):
         self.waiters: dict[W, tuple[m.Query, Hashable, float]] = {}
         self.clients: dict[Hashable, int] = {}
 
+    def begin(self, client: Hashable) -> None:
+        """The question goes upstream, in the turn of this client."""
+        self.begun = True
+        self.client = client
+
+    def add(self, waiter: W, query: m.Query, client: Hashable, now: float) -> None:
+        """One more query waits for the answer."""
+        self.waiters[waiter] = (query, client, now)
+        tally.add(self.clients, client, 1)
+
+    def remove(self, waiter: W) -> tuple[m.Query, Hashable]:
+        """A query waits no more. Returns it with its client."""
+        query, client, _ = self.waiters.pop(waiter)
+        tally.add(self.clients, client, -1)
+        return query, client
+
 
 class Dns(Generic[W]):
     """The server. A waiter (W) is where the caller sends a reply; a client has bounds of its own."""
@@ -218,8 +234,7 @@ class Dns(Generic[W]):
             return Answer(m.render(query, m.Body(m.SERVFAIL)), "dns_query_refused_busy")
         if pending is None:
             pending = self._pending[key] = _Pending(query)
-        pending.waiters[waiter] = (query, client, now)
-        tally.add(pending.clients, client, 1)
+        pending.add(waiter, query, client, now)
         tally.add(self._clients, client, 1)
         self._waiting += 1
         if pending.begun:
@@ -237,8 +252,7 @@ class Dns(Generic[W]):
             self._queue.pop((key, waiter), None)
         for each in pending.clients:
             self._turns.leave(each, key)
-        pending.begun = True
-        pending.client = client
+        pending.begin(client)
         return Forward(key, m.upstream_query(pending.query), "dns_query_forwarded", since)
 
     def next_forwards(self) -> list[Forward]:
@@ -261,11 +275,10 @@ class Dns(Generic[W]):
         while self.deadline() <= now and len(replies) < MAX_EXPIRED:
             (key, waiter), _ = self._queue.popitem(last=False)
             pending = self._pending[key]
-            query, client, _ = pending.waiters.pop(waiter)
+            query, client = pending.remove(waiter)
             replies.append((waiter, m.render(query, m.Body(m.SERVFAIL))))
             self._waiting -= 1
             tally.add(self._clients, client, -1)
-            tally.add(pending.clients, client, -1)
             if client not in pending.clients:
                 self._turns.leave(client, key)
             if not pending.waiters:

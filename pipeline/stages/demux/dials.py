@@ -16,7 +16,7 @@ from pipeline.stages.demux.network import Network
 _NO_PORT: Final = INDEX["tcp_dial_failed_no_port"]
 
 
-class Dials:
+class DialRouter:
     """Passes dials of egress on to tcp."""
 
     def __init__(self, network: Network) -> None:
@@ -54,7 +54,7 @@ class Dials:
 class _WaitingDial:
     """A dial whose guest has to answer ARP first."""
 
-    def __init__(self, dials: Dials, egress: int, dial: Dial) -> None:
+    def __init__(self, dials: DialRouter, egress: int, dial: Dial) -> None:
         self._dials = dials
         self._egress = egress
         self._dial = dial

@@ -24,7 +24,7 @@ from pipeline.records.tcp import TcpRange
 from pipeline.records.udp import UdpData, UdpNotice, UdpRange
 from pipeline.stages.bad_frames import BadFrames
 from pipeline.stages.demux.bindings import Bindings
-from pipeline.stages.demux.dials import Dials
+from pipeline.stages.demux.dials import DialRouter
 from pipeline.stages.demux.events import AddressEvents
 from pipeline.stages.demux.frames import FrameInput
 from pipeline.stages.demux.icmp import IcmpDispatch
@@ -61,7 +61,7 @@ class DemuxStage:
         self.icmp = IcmpDispatch(network)
         self.ip = IpInput(network, self.udp, self.icmp)
         self.frames = FrameInput(network, self.arp, self.ip)
-        self.dials = Dials(network)
+        self.dials = DialRouter(network)
         self.events = AddressEvents(worker, network.switch)
         self.bindings = Bindings(network)
         self.bad_frames = BadFrames(network.ingress_out)

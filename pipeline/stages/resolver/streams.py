@@ -54,6 +54,29 @@ class _Connection:
         self.waiting = 0
         self.events = ev.READ
 
+    def asked(self, now: float) -> int:
+        """A query came. Returns its number."""
+        self.queries += 1
+        self.waiting += 1
+        self.expires = now + IDLE
+        return self.queries
+
+    def unanswered(self) -> None:
+        """The query that came gets no answer."""
+        self.waiting -= 1
+
+    def answer(self, payload: bytes, now: float) -> None:
+        """Send the answer to a query."""
+        self.waiting -= 1
+        self.expires = now + IDLE
+        self.stream.send(payload)
+
+    def wait_for(self, events: int) -> bool:
+        """Wait for these events from now on. Returns whether they are others than before."""
+        changed = events != self.events
+        self.events = events
+        return changed
+
 
 class DnsStreams:
     """All connections. ``on_query(message, client, link)`` returns whether ``reply`` will be called."""
@@ -104,9 +127,7 @@ class DnsStreams:
         connection = self._connections.get(client.connection)
         if connection is None:
             return
-        connection.waiting -= 1
-        connection.expires = self._clock() + IDLE
-        connection.stream.send(payload)
+        connection.answer(payload, self._clock())
         self._settle(connection)
 
     def deadline(self) -> float:
@@ -136,12 +157,9 @@ class DnsStreams:
             for message in connection.stream.receive():
                 if connection.queries >= MAX_QUERIES:
                     break
-                connection.queries += 1
-                connection.waiting += 1
-                connection.expires = self._clock() + IDLE
-                client = StreamClient(connection.number, connection.queries)
+                client = StreamClient(connection.number, connection.asked(self._clock()))
                 if not self._on_query(message, client, connection.link):
-                    connection.waiting -= 1
+                    connection.unanswered()
                 if connection.number not in self._connections:
                     return
         self._settle(connection)
@@ -157,8 +175,7 @@ class DnsStreams:
             self._close(connection)
         else:
             events = (0 if finished else ev.READ) | (ev.WRITE if stream.unsent else 0)
-            if events != connection.events:
-                connection.events = events
+            if connection.wait_for(events):
                 self._poller.modify(stream.fileno(), events)
 
     def _make_room(self, link: int) -> bool:
