@@ -21,7 +21,7 @@ from distutils.sysconfig import customize_compiler  # isort: skip
 STAGES = ("stages", "stages/ingress", "stages/demux", "stages/tcp", "stages/egress")
 HALVES = (
     ("ipc", "host", "links", *STAGES),
-    ("records", "wire", "engines", "engines/tcp", "engines/offload"),
+    ("records", "wire", "engines", "engines/neighbors", "engines/tcp", "engines/offload"),
 )
 """Packages that frames pass, in two parts that are compiled side by side. The first uses the second."""
 PLAIN = ("host/[ilnpru]*", "wire/[dp]*")

@@ -1,7 +1,7 @@
-"""ARP on behalf of the gateway (RFC 826): answers for its addresses, questions about guests.
+"""ARP messages of the gateway (RFC 826): answers for its own addresses, requests for those of guests.
 
-Keeps no table: what is learned from a message goes to neighbors. Whole Ethernet frames of
-42 bytes, without padding.
+This engine keeps no table; neighbors/ learns from the messages. It makes whole Ethernet frames of 42 bytes,
+without padding.
 """
 
 from collections.abc import Iterable
@@ -12,7 +12,7 @@ _EMPTY_MAC = ethernet.ZERO
 
 
 class ArpResponder:
-    """Speaks for ``gateway`` and the other ``own`` addresses with the gateway's MAC."""
+    """Answers for ``gateway`` and the other ``own`` addresses with the gateway's MAC."""
 
     def __init__(self, mac: bytes, gateway: int, own: Iterable[int] = ()) -> None:
         self._mac = mac
@@ -22,9 +22,9 @@ class ArpResponder:
     def answer(self, message: arp.Arp) -> bytes | None:
         """The unicast reply to a request for one of the own addresses; None for everything else.
 
-        A request for any other address gets no answer, so that guests find each other and a
-        guest's probe for a duplicate of its address finds none. Nor does a request that
-        claims to come from an own address or from a group: the reply would go to nobody.
+        A request for any other address gets no answer. So guests find each other, and a guest's probe for a
+        duplicate of its address finds none. A request that claims to come from an own address or from a
+        group gets no answer either: no station would receive it.
         """
         if message.op != arp.REQUEST or message.tpa not in self._own or message.spa in self._own:
             return None
@@ -35,7 +35,7 @@ class ArpResponder:
         )
 
     def request(self, target: int, mac: bytes = ethernet.BROADCAST) -> bytes:
-        """Who has target? To everybody, or to one station when its MAC is being confirmed."""
+        """A request for target: to all stations, or to one whose MAC is being confirmed."""
         return ethernet.header(mac, self._mac, ethernet.TYPE_ARP) + arp.build(
             arp.REQUEST, self._mac, self._gateway, _EMPTY_MAC, target
         )

@@ -1,4 +1,4 @@
-"""Token buckets by key: how often something may happen for each guest (RFC 1812 4.3.2.8 in spirit)."""
+"""Token buckets by key: they limit how often something happens for each guest (like RFC 1812 4.3.2.8)."""
 
 from typing import Final
 
@@ -6,16 +6,16 @@ _FOREVER: Final = float("-inf")
 
 
 class Buckets:
-    """One bucket a key, full at first. Keys are few (links) and are not forgotten before forget()."""
+    """One bucket for each key, full at first. Keys are links, so they are few; forget() removes one."""
 
     def __init__(self, per_second: float, burst: float) -> None:
         self.per_second = per_second
         self.burst = burst
         self._levels: dict[int, tuple[float, float]] = {}
-        """Tokens, and when they were counted."""
+        """Tokens, and the time at which they were counted."""
 
     def take(self, key: int, now: float) -> bool:
-        """Take a token; False when there is none."""
+        """Take a token. Returns False when there is none."""
         level = self.level(key, now)
         if level < 1.0:
             return False
@@ -23,7 +23,7 @@ class Buckets:
         return True
 
     def charge(self, key: int, count: int, now: float) -> None:
-        """Take count tokens whether they are there or not: the level may become negative."""
+        """Take count tokens even if there are fewer: the level may become negative."""
         self._levels[key] = (self.level(key, now) - count, now)
 
     def level(self, key: int, now: float) -> float:
@@ -32,7 +32,7 @@ class Buckets:
         return min(self.burst, tokens + (now - at) * self.per_second)
 
     def ready_at(self, key: int, wanted: float) -> float:
-        """When the bucket will hold that many tokens; in the past if it does already."""
+        """When the bucket will hold the wanted tokens. A time in the past if it does already."""
         tokens, at = self._levels.get(key, (self.burst, _FOREVER))
         return at + (wanted - tokens) / self.per_second
 

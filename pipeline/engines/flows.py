@@ -1,9 +1,8 @@
-"""Spreading flows over workers, and ports for flows that start here.
+"""How flows are spread over workers, and which port the gateway uses for flows to guests.
 
-``rss_hash`` picks the tcp shard and the egress shard of a flow; every worker computes the
-same value for the same flow. ``PortAllocator`` gives flows that the gateway opens towards a
-guest their local port (RFC 6056 section 3.3.1, with a first port that its owner chooses at
-random). Neither knows what a flow does.
+``rss_hash`` chooses the tcp and egress workers of a flow. Every worker computes the same value for the same
+flow. ``PortAllocator`` chooses the gateway's port of a flow that the gateway opens to a guest (RFC 6056
+section 3.3.1; the caller chooses the first port at random).
 """
 
 from collections.abc import Hashable
@@ -19,7 +18,7 @@ _MASK: Final = 0xFFFFFFFF
 def rss_hash(guest_addr: int, guest_port: int, remote_addr: int, remote_port: int) -> int:
     """A 32-bit value, well spread in all its bits: ``% shards`` is fair for any shard count.
 
-    Not a secret: a guest that wants all its flows on one shard gets it, and only slows itself.
+    It is not a secret. A guest that brings all its flows to one shard only slows itself.
     """
     # Multiply by odd constants to carry each field into the high bits, then fold those down
     # twice, because ports differ in their low bits and a modulus looks at low bits.
@@ -29,14 +28,14 @@ def rss_hash(guest_addr: int, guest_port: int, remote_addr: int, remote_port: in
 
 
 class PortAllocator:
-    """Local ports, unique for each key (the guest address and port that is dialled).
+    """Local ports, unique for each key (the guest's address and port that the flow goes to).
 
-    Walks the range in a circle, so that a port given back is used again as late as
-    possible: its last connection may still be in TIME-WAIT at the guest.
+    The allocator walks the range in a circle, so it gives out a released port again as late as possible: the
+    last connection from it may still be in TIME-WAIT at the guest.
     """
 
     def __init__(self, start: int = 0, first: int = EPHEMERAL_FIRST, last: int = EPHEMERAL_LAST) -> None:
-        """start (any int, random at best) chooses where in [first, last] the walk begins."""
+        """start: any number, best a random one; it decides where in [first, last] the walk begins."""
         if not 0 < first <= last <= 0xFFFF:
             raise ValueError(f"not a port range: {first}-{last}")
         self._first = first
@@ -45,7 +44,7 @@ class PortAllocator:
         self._used: dict[Hashable, set[int]] = {}
 
     def allocate(self, key: Hashable) -> int | None:
-        """A port that key does not use yet, or None when it uses all of them."""
+        """A port that key does not use yet; None when key uses all ports."""
         used = self._used.setdefault(key, set())
         if len(used) >= self._count:
             return None
@@ -57,12 +56,12 @@ class PortAllocator:
                 return port
 
     def release(self, key: Hashable, port: int) -> None:
-        """Give a port back. KeyError when key does not hold it."""
+        """Take a port back from key. Raises KeyError when key does not hold it."""
         used = self._used[key]
         used.remove(port)
         if not used:
             del self._used[key]
 
     def in_use(self) -> int:
-        """How many ports are out, over all keys."""
+        """How many ports are in use, over all keys."""
         return sum(map(len, self._used.values()))

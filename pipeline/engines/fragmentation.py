@@ -1,4 +1,4 @@
-"""Packets that are longer than the MTU, in fragments (RFC 791 section 2.3)."""
+"""Cuts packets that are longer than the MTU into fragments (RFC 791 section 2.3)."""
 
 from collections.abc import Iterator
 
@@ -8,9 +8,9 @@ from pipeline.wire import ipv4
 def packets(
     proto: int, src: int, dst: int, payload: memoryview | bytes, ident: int, mtu: int, tos: int = 0
 ) -> Iterator[tuple[bytes, memoryview | bytes]]:
-    """(IPv4 header, its payload) of one packet, or of the fragments that it needs; DF is not set.
+    """(IPv4 header, payload) of the packet, or of each of its fragments. DF is not set.
 
-    ident: identification of all of them; mtu: bytes of a packet at most.
+    ident: the identification in all of them. mtu: the most bytes of a packet.
     """
     room = mtu - ipv4.HEADER_LEN
     length = len(payload)
@@ -20,7 +20,14 @@ def packets(
         part = payload[off : off + room]
         more = ipv4.FLAG_MF if off + room < length else 0
         header = ipv4.build(
-            ipv4.HEADER_LEN + len(part), ident, ipv4.DEFAULT_TTL, proto, src, dst,
-            flags=more, frag_off=off, tos=tos,
-        )  # fmt: skip
+            ipv4.HEADER_LEN + len(part),
+            ident,
+            ipv4.DEFAULT_TTL,
+            proto,
+            src,
+            dst,
+            flags=more,
+            frag_off=off,
+            tos=tos,
+        )
         yield header, part

@@ -1,10 +1,8 @@
-"""ICMP of the gateway (RFC 792, RFC 1122 3.2.2): echo replies, and errors about packets.
+"""ICMP messages of the gateway (RFC 792, RFC 1122 section 3.2.2): echo replies, and errors about packets.
 
-Echo requests to the gateway's addresses are answered here; nothing is forwarded. Errors are
-never sent about an ICMP error, a fragment but the first, a packet to a group or broadcast
-address, or from an address that is not a single host's; and no faster than a bucket of
-tokens allows (RFC 1812 4.3.2.8). Incoming errors about segments go to TCP (stages/demux/errors.py);
-others are not acted on.
+The gateway sends no error about an ICMP error, about a fragment other than the first, about a packet to a
+group or broadcast address, or about one whose source is not a single host. A token bucket limits how many
+errors it sends (RFC 1812 section 4.3.2.8).
 """
 
 from collections.abc import Iterable
@@ -17,12 +15,12 @@ from pipeline.wire.errors import WireError
 ERRORS_PER_SECOND: Final = 100.0
 ERRORS_BURST: Final = 50.0
 QUOTED_BYTES: Final = 8
-"""Of the offending packet's payload, behind its header (RFC 792)."""
+"""How much of the offending packet's payload an error quotes after its header (RFC 792)."""
 
 MIN_MTU: Final = 68
-"""Every hop takes packets of so many bytes (RFC 791 section 3.2)."""
+"""Every hop accepts packets of this many bytes (RFC 791 section 3.2)."""
 PLATEAUS: Final = (65535, 32000, 17914, 8166, 4352, 2002, 1492, 1006, 508, 296, MIN_MTU)
-"""Sizes of packets that links have (RFC 1191 table 7-1)."""
+"""Usual MTUs of links (RFC 1191 table 7-1)."""
 
 _ADDRS: Final = Struct("!II")
 _IP_ADDRS: Final = 12
@@ -43,8 +41,8 @@ def is_answerable_echo(header: ipv4.Header, message: icmp.Message, own: Iterable
 def echo_reply(view: memoryview | bytes, off: int, header: ipv4.Header) -> bytes:
     """The reply to the echo request whose IPv4 header is at off, as a new IP packet.
 
-    is_answerable_echo() holds. Identifier, sequence number, payload, TOS and IP identifier
-    are copied (RFC 1122 section 3.2.2.6); IP options are not.
+    The request must satisfy is_answerable_echo(). The reply has the same identifier, sequence number,
+    payload, TOS and IP identification (RFC 1122 section 3.2.2.6), but no IP options.
     """
     begin = off + header.ihl
     _, _, _, rest = icmp.FIXED.unpack_from(view, begin)
@@ -63,24 +61,24 @@ def echo_reply(view: memoryview | bytes, off: int, header: ipv4.Header) -> bytes
     )
 
 
-def next_hop_mtu(told: int, total_len: int) -> int:
+def next_hop_mtu(named: int, total_len: int) -> int:
     """The MTU that a "fragmentation needed" message asks for, about a packet of total_len bytes.
 
-    told is what the message names; 0 in those of routers from before RFC 1191, for which the next smaller
-    usual size is taken (sections 5 and 7). Raises WireError when it is no size for a hop, or when the
-    packet would have passed (RFC 5927 section 7.2).
+    named: the MTU in the message. Routers from before RFC 1191 send 0; then the result is the next smaller
+    usual MTU (sections 5 and 7). Raises WireError when no hop has such an MTU, or when the packet would
+    have passed (RFC 5927 section 7.2).
     """
-    mtu = told or next((size for size in PLATEAUS if size < total_len), 0)
+    mtu = named or next((size for size in PLATEAUS if size < total_len), 0)
     if not MIN_MTU <= mtu < total_len:
         raise WireError("icmp_error_dropped_bad_mtu")
     return mtu
 
 
 def quote_flow(src: int, dst: int, proto: int, src_port: int, dst_port: int, third: int = 0) -> bytes:
-    """What an error about a packet of a flow quotes, when the packet itself is not kept.
+    """A packet of a flow as an error quotes it, when the packet itself was not kept.
 
-    An IP header and the 8 bytes in which the guest's stack looks for its socket: the ports
-    and, for TCP, the sequence number (third). src is the guest.
+    It has an IP header and the 8 bytes by which the guest's stack finds its socket: the ports and, for TCP,
+    the sequence number (third). src is the guest's address.
     """
     if proto == ipv4.PROTO_UDP:
         head = udp.build(src_port, dst_port, udp.HEADER_LEN)
@@ -90,7 +88,7 @@ def quote_flow(src: int, dst: int, proto: int, src_port: int, dst_port: int, thi
 
 
 class IcmpErrors:
-    """Makes error messages as whole IP packets, from the gateway's address unless told otherwise."""
+    """Makes error messages as whole IP packets, from the gateway's address if the caller names no other."""
 
     def __init__(
         self,
@@ -99,7 +97,7 @@ class IcmpErrors:
         per_second: float = ERRORS_PER_SECOND,
         burst: float = ERRORS_BURST,
     ) -> None:
-        """broadcast = the subnet's directed broadcast address."""
+        """broadcast: the subnet's directed broadcast address."""
         self._gateway = gateway
         self._broadcast = broadcast
         self._per_second = per_second
@@ -108,7 +106,7 @@ class IcmpErrors:
         self._filled_at = 0.0
         self._ident = 0
         self.suppressed = 0
-        """Errors not sent because of the rate (the owner counts ``icmp_error_dropped_rate_limit``)."""
+        """Errors not sent because of the rate limit (counter ``icmp_error_dropped_rate_limit``)."""
 
     def unreachable(
         self,
@@ -121,8 +119,8 @@ class IcmpErrors:
     ) -> bytes | None:
         """Destination unreachable (code of wire.icmp) about the packet at view[off:], or None.
 
-        view holds at least what the packet's total length says or, for quote_flow(), all it
-        has. mtu goes with FRAGMENTATION_NEEDED. src is whom the error seems to come from.
+        view holds the whole packet, or all that quote_flow() made. mtu: for FRAGMENTATION_NEEDED. src: the
+        source address of the error.
         """
         quoted = self._quote(view, off, now)
         if quoted is None:
@@ -155,7 +153,7 @@ class IcmpErrors:
         )
 
     def _quote(self, view: memoryview | bytes, off: int, now: float) -> bytes | None:
-        """Header and 8 bytes of the offending packet, or None when it deserves no error."""
+        """Header and 8 bytes of the offending packet; None when no error may be sent about it."""
         header = ipv4.parse(view, off, len(view))
         if header.frag_off or not _is_host(header.src) or not _is_host(header.dst):
             return None

@@ -1,12 +1,11 @@
-"""What a destination address of a guest means on the host: rewritten, served here, or refused.
+"""What a guest's destination address means on the host: translated, served by the gateway, or refused.
 
-Only destinations are translated, by exact address (``192.168.127.254 -> 127.0.0.1``);
-answers reach the guest from the address it dialled, because flows are keyed by it. What comes without a flow
-(``udp-nat: full-cone``) is translated back by the same table. Opens
-nothing itself.
+Only destinations are translated, by exact address (``192.168.127.254 -> 127.0.0.1``). Answers reach the
+guest from the address that it sent to, because that address is in the flow's key. Datagrams without a flow
+(``udp-nat: full-cone``) are translated back by the same table.
 
-Order of judgement: services of the gateway, the table, then the refusals. An entry of the
-table wins over every refusal, as whoever configured it meant it.
+The services of the gateway come first, then the table, then the refusals. An entry of the table wins over
+every refusal: the user configured it on purpose.
 """
 
 import errno
@@ -26,10 +25,10 @@ _UDP_SERVICES: Final[Mapping[int, str]] = {DNS_PORT: "dns", DHCP_PORT: "dhcp"}
 
 
 class Target(NamedTuple):
-    """Where a flow goes. Exactly one of the three holds:
+    """Where a flow goes: to a service of the gateway, nowhere, or to ``addr``.
 
-    ``service`` names the service of the gateway ("dns", "api", "dhcp"); ``refused`` is a
-    counter's name and ``errno`` what the dialler is told; else ``addr`` is what to dial.
+    ``service``: "dns", "api" or "dhcp", or empty. ``refused``: the name of a counter, or empty; ``errno`` is
+    then the error that the guest's program gets.
     """
 
     addr: int
@@ -39,7 +38,7 @@ class Target(NamedTuple):
 
 
 class NatConfig(Protocol):
-    """What Nat needs to know of the program's configuration. Addresses are ints."""
+    """The part of the configuration that Nat needs. Addresses are ints."""
 
     @property
     def subnet(self) -> IPv4Network: ...
@@ -54,7 +53,7 @@ class NatConfig(Protocol):
 
 
 class Nat:
-    """The table and the rules around it. Immutable once made."""
+    """The table and the rules around it. They do not change."""
 
     def __init__(
         self,
@@ -66,14 +65,14 @@ class Nat:
         table: Mapping[int, int] | None = None,
         ec2_metadata_access: bool = False,
     ) -> None:
-        """network = the subnet's address, virtual = further addresses that the gateway answers ARP for."""
+        """network: the subnet's address. virtual: further addresses that the gateway answers ARP for."""
         self.mask = 0xFFFFFFFF << (32 - prefix_len) & 0xFFFFFFFF
         self.network = network & self.mask
         self.broadcast = self.network | ~self.mask & 0xFFFFFFFF
         self.gateway = gateway
         self.own = frozenset((gateway, *virtual))
         self.table = dict(table or {})
-        # Of several addresses for one of the host the first is the one that it is seen as.
+        # If several addresses stand for one address of the host, guests see the first one.
         self._seen_as = {to: addr for addr, to in reversed(self.table.items())}
         self.ec2_metadata_access = ec2_metadata_access
 
@@ -90,24 +89,24 @@ class Nat:
         )
 
     def in_subnet(self, addr: int) -> bool:
-        """Whether addr lies in the guests' subnet (its first and last address included)."""
+        """Whether addr is in the guests' subnet (its first and last address included)."""
         return addr & self.mask == self.network
 
     def tcp_target(self, remote_addr: int, port: int) -> Target:
-        """What a guest's SYN to that address and port means."""
+        """Where a guest's SYN to this address and port goes."""
         return self._target(_TCP_SERVICES, remote_addr, port)
 
     def udp_target(self, remote_addr: int, port: int) -> Target:
-        """What a guest's datagram to that address and port means."""
+        """Where a guest's datagram to this address and port goes."""
         return self._target(_UDP_SERVICES, remote_addr, port)
 
     def icmp_target(self, remote_addr: int) -> Target:
-        """What a guest's echo request to that address means. A link-local one may be pinged in any case."""
+        """Where a guest's echo request to this address goes. Link-local addresses may always be pinged."""
         target = self._target({}, remote_addr, 0)
         return Target(remote_addr) if target.refused == LINK_LOCAL else target
 
     def seen_as(self, host_addr: int) -> int:
-        """The address that guests have for one of the host: what the table translates to it, or itself."""
+        """The address by which guests know an address of the host: the table's entry for it, or itself."""
         return self._seen_as.get(host_addr, host_addr)
 
     def _target(self, services: Mapping[int, str], addr: int, port: int) -> Target:
@@ -119,7 +118,7 @@ class Nat:
         return Target(addr, refused=reason, errno=error)
 
     def refusal(self, addr: int) -> tuple[str, int]:
-        """(counter name, errno) when nothing outside may be reached under addr, else ("", 0)."""
+        """(counter name, errno) when no host may be reached under addr, else ("", 0)."""
         if addr in self.own:
             return "nat_flow_refused_gateway_port", errno.ECONNREFUSED
         if ipv4.is_multicast(addr):
@@ -131,9 +130,9 @@ class Nat:
         if ipv4.is_loopback(addr):
             return "nat_flow_refused_loopback", errno.ENETUNREACH
         if ipv4.is_link_local(addr) and not self.ec2_metadata_access:
-            # A reset at once, as clients that look for a cloud's metadata expect.
+            # Clients that look for a cloud's metadata expect a reset at once.
             return LINK_LOCAL, errno.ECONNREFUSED
         if addr >> 24 == 0 or addr >> 28 == 0xF:
-            # 0.0.0.0 would reach the host's own loopback; 240.0.0.0/4 is reserved.
+            # 0.0.0.0 would reach the host's own loopback. 240.0.0.0/4 is reserved.
             return "nat_flow_refused_reserved", errno.ENETUNREACH
         return "", 0

@@ -1,12 +1,12 @@
 """The egress policy: where a guest may connect to, by network, port, protocol and DNS name.
 
-Rules are tried in order, the first that fits decides, else the default. A rule fits when each of its
-conditions holds; networks and names together are one condition, "the destination is in one of
-these". An address has a name only for the guest to which the gateway gave it as an answer, and
-only while that answer is valid: what other servers say about names counts for nothing.
+The first rule that fits decides; if none fits, the default does. A rule fits when each of its conditions
+holds. Networks and names together are one condition: "the destination is in one of these". An address has a
+name only for the guest to which the gateway gave it as an answer, and only while that answer is valid.
+Answers of other name servers do not count.
 
-Judges what a guest dials, before any translation of addresses. Does not know connections: what
-was allowed stays open when its name's answer has expired.
+The policy decides about the address that the guest sends to, before any translation. It does not know
+connections: one that was allowed stays open when its name's answer expires.
 """
 
 from collections import OrderedDict
@@ -16,15 +16,15 @@ from typing import Final, NamedTuple, Protocol
 from netaddr import IPAddress, IPNetwork, IPSet
 
 MAX_NAMED: Final = 16384
-"""Addresses of guests with a name; one more forgets the one learnt first."""
+"""Addresses of guests with a name. One more replaces the one learnt first."""
 MIN_VALID: Final = 5.0
-"""Seconds for which an answer counts at least: a guest needs time to use one with TTL 0."""
+"""The least seconds for which an answer counts: a guest needs time to use one with TTL 0."""
 
 Ports = tuple[tuple[int, int], ...]
 
 
 class RuleConfig(Protocol):
-    """One rule as the configuration has it; empty fields mean "any"."""
+    """One rule of the configuration. An empty field means "any"."""
 
     @property
     def action(self) -> str: ...
@@ -41,7 +41,7 @@ class RuleConfig(Protocol):
 
 
 class PolicyConfig(Protocol):
-    """The whole policy as the configuration has it."""
+    """The policy of the configuration."""
 
     @property
     def default(self) -> str: ...
@@ -50,12 +50,12 @@ class PolicyConfig(Protocol):
 
 
 def patterns(config: PolicyConfig) -> tuple[str, ...]:
-    """All name patterns of the rules. Their places here are their numbers, for all workers."""
+    """All name patterns of the rules. The index of a pattern is its number, in all workers."""
     return tuple(dict.fromkeys(name for rule in config.rules for name in rule.names))
 
 
 class Names:
-    """Which patterns a name fits: ``example.com``, or ``*.example.com`` for all names below."""
+    """Finds the patterns that a name fits: ``example.com``, or ``*.example.com`` for all names below it."""
 
     def __init__(self, config: PolicyConfig) -> None:
         self._exact: dict[str, int] = {}
@@ -70,7 +70,7 @@ class Names:
         return bool(self._exact or self._below)
 
     def match(self, labels: Sequence[bytes]) -> list[int]:
-        """Numbers of the patterns that a name (labels without the root) fits."""
+        """The numbers of the patterns that a name (labels without the root) fits."""
         name = b".".join(labels).lower().decode("latin-1")
         found = [self._exact[name]] if name in self._exact else []
         while name:
@@ -90,7 +90,7 @@ class _Rule(NamedTuple):
 
 
 class Policy:
-    """The rules, and the names that addresses have now."""
+    """The rules, and the current names of addresses."""
 
     def __init__(self, config: PolicyConfig, max_named: int = MAX_NAMED) -> None:
         numbers = {pattern: number for number, pattern in enumerate(patterns(config))}
@@ -111,11 +111,11 @@ class Policy:
 
     @property
     def active(self) -> bool:
-        """Whether anything can be refused."""
+        """Whether the policy can refuse anything."""
         return bool(self._rules) or not self._default
 
     def learn(self, guest: int, address: int, pattern: int, ttl: float, now: float) -> None:
-        """The gateway told guest that a name of this pattern has this address for ttl seconds."""
+        """The gateway told a guest that a name of this pattern has this address for ttl seconds."""
         key = (guest, address)
         names = self._named.pop(key, None)
         if names is None:
@@ -126,7 +126,7 @@ class Policy:
         self._named[key] = names
 
     def allows(self, guest: int, address: int, port: int, protocol: str, now: float) -> bool:
-        """Whether guest may reach address. protocol: "tcp", "udp" or "icmp" (whose port means nothing)."""
+        """Whether a guest may reach an address. protocol: "tcp", "udp" or "icmp" (which has no port)."""
         for rule in self._rules:
             if self._fits(rule, guest, address, port, protocol, now):
                 return rule.allow

@@ -1,19 +1,18 @@
 """Reassembly of IPv4 fragments (RFC 791, RFC 815 in spirit), for hostile senders.
 
-Fragments are copied out of their slots and come back as one whole packet. Two fragments
-that overlap condemn their datagram, with everything of it that still comes (as RFC 5722
-has it for IPv6): nobody cuts a datagram like that in good faith. An exact repetition is
-ignored: networks do double packets.
+The reassembler copies fragments out of their slots and returns one whole packet. If two fragments overlap, it
+drops their datagram and every further fragment of it, as RFC 5722 requires for IPv6: no honest sender cuts
+a datagram like that. It ignores an exact repetition, because networks do duplicate packets.
 
 ::
 
     state     means                                       becomes
-    partial   some fragments are here                     whole, condemned, or timed out
-    condemned nothing is kept but the key                 timed out
+    partial   some fragments have arrived                 whole, condemned, or timed out
+    condemned only the key is kept                        timed out
     (whole and timed out are not kept)
 
-The clock starts at the first fragment and is not renewed (RFC 1122 section 3.3.2). All
-bounds have names; the oldest datagram of the same source makes room for a new one.
+The timer starts with the first fragment and is not renewed (RFC 1122 section 3.3.2). When a bound is reached,
+the oldest datagram of the same source makes room for the new one.
 """
 
 from collections import OrderedDict
@@ -28,16 +27,16 @@ MAX_DATAGRAMS_PER_SOURCE: Final = 64
 MAX_BYTES: Final = 8 * 1024 * 1024
 MAX_BYTES_PER_SOURCE: Final = 1024 * 1024
 MAX_FRAGMENTS: Final = 128
-"""Of one datagram: enough for 64 KiB at the smallest MTU that IPv4 hosts must take (576)."""
+"""Fragments of one datagram: enough for 64 KiB at the smallest MTU that IPv4 hosts must accept (576)."""
 
 FRAGMENT_OVERHEAD: Final = 128
-"""Bytes that a kept fragment costs beside its payload, for the bounds."""
+"""Bytes that a kept fragment counts in addition to its payload."""
 
 Key = tuple[int, int, int, int, int]
 
 
 class Expired(NamedTuple):
-    """A datagram that timed out; packet = its first fragment, b"" when that was never seen."""
+    """A datagram that timed out. packet: its first fragment, b"" if that never came."""
 
     packet: bytes
     source: int
@@ -52,15 +51,59 @@ class _Datagram:
         self.header = b""
         """The IPv4 header of the first fragment, options included."""
         self.pieces: dict[int, bytes] | None = {}
-        """Offset to payload; None once condemned."""
+        """Payload by offset; None once condemned."""
         self.received = 0
         self.size = -1
-        """Payload bytes of the whole; -1 until the last fragment is here."""
+        """Payload bytes of the whole datagram; -1 until the last fragment has arrived."""
         self.cost = 0
+
+    def overlaps(self, frag_off: int, length: int, last: bool) -> bool:
+        """Whether a piece contradicts others: it shares bytes with them, or there are two ends."""
+        end = frag_off + length
+        pieces = self.pieces or {}
+        if 0 <= self.size < end:
+            return True
+        if last:
+            return any(start + len(piece) > frag_off for start, piece in pieces.items())
+        return any(start < end and start + len(piece) > frag_off for start, piece in pieces.items())
+
+    def add(self, pieces: dict[int, bytes], frag_off: int, piece: bytes, last: bool) -> None:
+        """Keep a piece. pieces: self.pieces, which is not None."""
+        pieces[frag_off] = piece
+        self.received += len(piece)
+        if last:
+            self.size = frag_off + len(piece)
+
+    def begin(self, header: bytes) -> None:
+        """The first fragment came, with this header."""
+        self.header = header
+
+    def charge(self, cost: int) -> None:
+        """The datagram takes this many bytes more."""
+        self.cost += cost
+
+    def condemn(self) -> None:
+        """Keep nothing of the datagram, and accept no further fragment of it."""
+        self.pieces = None
+        self.header = b""
+
+    def whole(self) -> bytes:
+        """The packet that all fragments make. Raises WireError when it is too long."""
+        pieces = self.pieces or {}
+        payload = b"".join(pieces[start] for start in sorted(pieces))
+        head = bytearray(self.header)
+        if len(head) + len(payload) > ipv4.MAX_TOTAL_LEN:
+            # This happens only when the first fragment had more options than the last.
+            raise WireError("ipv4_fragment_dropped_too_long")
+        head[2:4] = (len(head) + len(payload)).to_bytes(2, "big")
+        head[6:8] = b"\0\0"
+        head[10:12] = b"\0\0"
+        head[10:12] = (0xFFFF - int.from_bytes(head, "big") % 0xFFFF).to_bytes(2, "big")
+        return bytes(head) + payload
 
 
 class Reassembler:
-    """All partial datagrams of one virtual network. ``source`` is what bounds are counted by (a link)."""
+    """All partial datagrams of one virtual network. Bounds are counted for each ``source`` (a link)."""
 
     def __init__(
         self,
@@ -83,16 +126,16 @@ class Reassembler:
         self._cost_of: dict[int, int] = {}
         self._cost = 0
         self.evicted = 0
-        """Datagrams given up for a bound (the owner counts ``ipv4_datagram_dropped_reassembly_full``)."""
+        """Datagrams dropped because of a bound (counter ``ipv4_datagram_dropped_reassembly_full``)."""
 
     def on_fragment(
         self, view: memoryview | bytes, off: int, header: ipv4.Header, source: int, now: float
     ) -> bytes | None:
-        """Take the fragment whose parsed header is at view[off:].
+        """Add the fragment whose parsed header is at view[off:].
 
-        Returns the whole packet (header of the first fragment without fragment fields, then
-        the payload) when this was the last one missing, else None. Raises WireError with the
-        reason when the fragment, and with it perhaps its datagram, is dropped.
+        Returns the whole packet when this was the last fragment missing, else None. The packet has the
+        header of the first fragment without the fragment fields. Raises WireError when the fragment is
+        dropped, and perhaps its datagram with it.
         """
         begin = off + header.ihl
         length = header.total_len - header.ihl
@@ -106,55 +149,29 @@ class Reassembler:
         datagram = self._datagrams.get(key)
         if datagram is None:
             datagram = self._start(key, source, now)
-        if datagram.pieces is None:
+        pieces = datagram.pieces
+        if pieces is None:
             raise WireError("ipv4_fragment_dropped_overlap")
-        if frag_off in datagram.pieces and datagram.pieces[frag_off] == view[begin : begin + length]:
+        if frag_off in pieces and pieces[frag_off] == view[begin : begin + length]:
             raise WireError("ipv4_fragment_dropped_duplicate")
-        if len(datagram.pieces) >= self._max_fragments:
+        if len(pieces) >= self._max_fragments:
             self._condemn(datagram)
             raise WireError("ipv4_fragment_dropped_too_many")
-        if self._overlaps(datagram, frag_off, length, not more):
+        if datagram.overlaps(frag_off, length, not more):
             self._condemn(datagram)
             raise WireError("ipv4_fragment_dropped_overlap")
-        if not more:
-            datagram.size = frag_off + length
         if frag_off == 0:
-            datagram.header = bytes(view[off:begin])
-        datagram.pieces[frag_off] = bytes(view[begin : begin + length])
-        datagram.received += length
+            datagram.begin(bytes(view[off:begin]))
+        datagram.add(pieces, frag_off, bytes(view[begin : begin + length]), not more)
         self._charge(datagram, length + FRAGMENT_OVERHEAD)
         if datagram.received == datagram.size:
             self._remove(key, datagram)
-            return self._whole(datagram)
+            return datagram.whole()
         self._make_room(source)
         return None
 
-    @staticmethod
-    def _overlaps(datagram: _Datagram, frag_off: int, length: int, last: bool) -> bool:
-        """Whether the piece contradicts what is there: shared bytes, a second end, bytes behind it."""
-        end = frag_off + length
-        pieces = datagram.pieces or {}
-        if 0 <= datagram.size < end:
-            return True
-        if last:
-            return any(start + len(piece) > frag_off for start, piece in pieces.items())
-        return any(start < end and start + len(piece) > frag_off for start, piece in pieces.items())
-
-    def _whole(self, datagram: _Datagram) -> bytes:
-        pieces = datagram.pieces or {}
-        payload = b"".join(pieces[start] for start in sorted(pieces))
-        head = bytearray(datagram.header)
-        if len(head) + len(payload) > ipv4.MAX_TOTAL_LEN:
-            # Only when the first fragment had more options than the last.
-            raise WireError("ipv4_fragment_dropped_too_long")
-        head[2:4] = (len(head) + len(payload)).to_bytes(2, "big")
-        head[6:8] = b"\0\0"
-        head[10:12] = b"\0\0"
-        head[10:12] = (0xFFFF - int.from_bytes(head, "big") % 0xFFFF).to_bytes(2, "big")
-        return bytes(head) + payload
-
     def expire(self, now: float) -> list[Expired]:
-        """Give up what is too old; where the first fragment is known, time exceeded is due (RFC 792)."""
+        """Drop datagrams that are too old. If the first fragment is known, time exceeded is due (RFC 792)."""
         expired = []
         while self._datagrams:
             key, datagram = next(iter(self._datagrams.items()))
@@ -167,13 +184,13 @@ class Reassembler:
         return expired
 
     def deadline(self) -> float:
-        """When expire() next has something to do; inf when nothing is partial."""
+        """When expire() next has something to do; inf when there is no partial datagram."""
         if not self._datagrams:
             return float("inf")
         return next(iter(self._datagrams.values())).deadline
 
     def forget(self, source: int) -> None:
-        """The source is gone, and with it all it had begun."""
+        """The source is gone: drop its partial datagrams."""
         for key, datagram in list(self._by_source.get(source, {}).items()):
             self._remove(key, datagram)
 
@@ -182,7 +199,7 @@ class Reassembler:
 
     @property
     def held_bytes(self) -> int:
-        """What the bounds count: payload kept, and FRAGMENT_OVERHEAD for each fragment."""
+        """Bytes that the bounds count: the payload kept, and FRAGMENT_OVERHEAD for each fragment."""
         return self._cost
 
     # --- bounds -------------------------------------------------------------------------
@@ -199,7 +216,7 @@ class Reassembler:
         return datagram
 
     def _make_room(self, source: int) -> None:
-        """Evict the oldest of the source, perhaps the one that just grew, until the bounds hold."""
+        """Drop the oldest datagrams of the source, perhaps the one that just grew, until the bounds hold."""
         while self._cost > self._max_bytes or self._cost_of.get(source, 0) > self._max_bytes_per_source:
             self._evict(self._by_source.get(source) or self._datagrams)
 
@@ -209,13 +226,12 @@ class Reassembler:
         self.evicted += 1
 
     def _charge(self, datagram: _Datagram, cost: int) -> None:
-        datagram.cost += cost
+        datagram.charge(cost)
         self._cost += cost
         self._cost_of[datagram.source] = self._cost_of.get(datagram.source, 0) + cost
 
     def _condemn(self, datagram: _Datagram) -> None:
-        datagram.pieces = None
-        datagram.header = b""
+        datagram.condemn()
         self._charge(datagram, -datagram.cost)
 
     def _remove(self, key: Key, datagram: _Datagram) -> None:

@@ -1,8 +1,8 @@
-"""How a guest learns that its connection or datagram cannot be: what a host errno becomes on the wire.
+"""How a guest learns that its connection or datagram failed: what the gateway sends for a host's errno.
 
-The guest's stack turns the answer back into the errno that the host saw, at once, as if the
-guest stood where the daemon stands (RFC 1122 4.2.3.9, RFC 9293 3.10.7.3; Linux ends an attempt
-in SYN-SENT at any destination-unreachable message that quotes its sequence number):
+The guest's stack turns the answer back into the errno that the host got (RFC 1122 section 4.2.3.9, RFC 9293
+section 3.10.7.3). Linux ends an attempt in SYN-SENT at any destination-unreachable message that quotes its
+sequence number.
 
 =======================================  ==================================  =====================
 errno of the host's connect()            answer                              the guest's program
@@ -11,11 +11,11 @@ ECONNREFUSED, ECONNRESET, EPIPE          reset                               ECO
 ENETUNREACH, ENETDOWN                    ICMP 3/0 network unreachable        ENETUNREACH
 EHOSTUNREACH, EHOSTDOWN                  ICMP 3/1 host unreachable           EHOSTUNREACH
 EACCES, EPERM                            ICMP 3/13 prohibited                EHOSTUNREACH
-ETIMEDOUT, and what the host lacks       none: the guest repeats its SYN     ETIMEDOUT, or success
+ETIMEDOUT, and lack of resources         none: the guest repeats its SYN     ETIMEDOUT, or success
 =======================================  ==================================  =====================
 
-Silence is also the answer when the host is out of ports, memory or descriptors: that may pass,
-and the guest's SYN comes again.
+The gateway sends nothing either when the host has no port, memory or descriptor left: that may pass, and the
+guest sends its SYN again.
 """
 
 import errno
@@ -51,20 +51,20 @@ _HARD_ERRORS: Final = frozenset(
 
 
 def is_hard_error(code: int) -> bool:
-    """Whether an unreachable message of a guest about our SYN leaves no hope.
+    """Whether an unreachable message of a guest about our SYN is final.
 
-    RFC 1122 4.2.3.9 and, for the codes that it does not know, what Linux takes for final. A guest's
-    firewall that rejects answers with one of them.
+    RFC 1122 section 4.2.3.9 says so for some codes; for the others this follows Linux. A guest's firewall
+    that rejects a connection sends one of them.
     """
     return code in _HARD_ERRORS
 
 
 def answer_to_syn(number: int) -> int:
-    """RESET, SILENCE, or the code of the ICMP destination-unreachable message due for a connect()'s errno."""
+    """The answer for the errno of connect(): RESET, SILENCE, or the code of an ICMP unreachable message."""
     return _ANSWERS.get(number, SILENCE)
 
 
 def answer_to_datagram(number: int) -> int:
-    """The same for a UDP socket's errno: refused means that the port is closed (RFC 1122 4.1.3.1)."""
+    """The answer for the errno of a UDP socket: "refused" means a closed port (RFC 1122 section 4.1.3.1)."""
     answer = answer_to_syn(number)
     return icmp.PORT_UNREACHABLE if answer == RESET else answer

@@ -1,18 +1,18 @@
 """The learning switch between guest links and the gateway (in the spirit of IEEE 802.1D).
 
-It remembers behind which link each MAC address was seen, and says for each frame where it
-goes. Broadcast and multicast reach the gateway and every other link; a unicast frame for a
-MAC nobody has is dropped and not flooded, so that one guest cannot listen to another's
-lost traffic. There is no ageing: a link's addresses go when the link goes.
+The switch remembers on which link it saw each MAC address, and decides for each frame where it goes.
+Broadcast and multicast go to the gateway and to every other link. The switch drops a unicast frame for an
+unknown MAC and does not flood it, so that one guest cannot read another's lost traffic. There is no ageing:
+a link's addresses are forgotten when the link goes down.
 
-A MAC that turns up on another link moves there. A station that has IPv4 addresses is asked first (ARP,
-by unicast). If it shows itself within ANSWER_SECONDS, it keeps its MAC. If it does not, or its link goes
-down, the other link has the MAC. The claimant's frames are dropped until then.
+A MAC that appears on another link moves there. If its station has IPv4 addresses, the gateway asks it
+first, by unicast ARP. The station keeps its MAC if it sends a frame within ANSWER_SECONDS. If it does not,
+or its link goes down, the other link gets the MAC. Until then the claimant's frames are dropped.
 
-Hostile guests: the gateway's MAC and group addresses cannot be learned, each link has a
-bound on addresses and on the questions that it causes, and an address that just moved to another link
-stays there for a while, so that two links which both claim it do not cause an event for each frame. A
-claim of the gateway's MAC is an event too, at most one in CLAIM_INTERVAL for a link.
+Hostile guests: the switch does not learn the gateway's MAC or group addresses. Each link has a bound on its
+addresses and on the ARP requests that it causes. An address that has moved stays on its new link for a
+while, so that two links which both claim it do not cause an event for each frame. A claim of the gateway's
+MAC is an event too, at most one in CLAIM_INTERVAL for each link.
 """
 
 from collections.abc import Callable
@@ -27,23 +27,24 @@ MAX_MACS: Final = 8192
 MOVE_HOLD: Final = 1.0
 """Seconds for which an address that moved to another link cannot move again."""
 ANSWER_SECONDS: Final = 1.0
-"""How long the station behind the old link has to show itself."""
+"""How long the station on the old link has to send a frame."""
 ASK_AGAIN: Final = 0.5
-"""Seconds between two questions to it: one may be lost."""
+"""Seconds between two ARP requests to it: one may be lost."""
 CONTESTS_PER_SECOND: Final = 16
-"""MACs of others that one link may claim; a claim over that changes nothing."""
+"""MACs of other links that one link may claim in a second. Further claims change nothing."""
 CLAIM_INTERVAL: Final = 10.0
-"""Seconds between two events about one link that claims the gateway's MAC."""
+"""Seconds between two events about a link that claims the gateway's MAC."""
 
 TO_GATEWAY: Final = -1
 FLOOD: Final = -2
-"""To the gateway and to every link but the one it came from."""
+"""To the gateway and to every link except the one that the frame came from."""
 
 
 class SwitchEvent(NamedTuple):
-    """A MAC was first seen on link, moved there or is gone from there.
+    """A MAC was first seen on ``link``, moved there, or is gone from there.
 
-    Or link claims one that is not its own: the gateway's ("claimed"), or another link's ("contested").
+    Or the link claims a MAC that it does not have: the gateway's ("claimed"), or another link's
+    ("contested").
     """
 
     kind: Literal["seen", "moved", "gone", "claimed", "contested"]
@@ -52,22 +53,35 @@ class SwitchEvent(NamedTuple):
 
 
 class _Port:
-    """Where a MAC is."""
+    """The link of a MAC."""
 
     __slots__ = ("asked_at", "claimed_at", "contested", "link", "since")
 
     def __init__(self, link: int, since: float) -> None:
         self.link = link
         self.since = since
-        """When it moved there; long ago if it was seen there first."""
+        """When the MAC moved there; -inf if it was first seen there."""
         self.contested = False
-        """Whether another link claims it, and nothing was seen of the station since."""
+        """Whether another link claims the MAC and its station has sent no frame since."""
         self.claimed_at = 0.0
         self.asked_at = float("-inf")
 
+    def seen(self) -> None:
+        """The station sent a frame: it keeps its MAC."""
+        self.contested = False
+
+    def ask(self, now: float) -> bool:
+        """The station is asked to send a frame. Returns whether a contest begins with that."""
+        self.asked_at = now
+        if self.contested:
+            return False
+        self.contested = True
+        self.claimed_at = now
+        return True
+
 
 class Switch:
-    """The table of one virtual network. Not shared: it lives in the worker that switches."""
+    """The MAC table of one virtual network."""
 
     def __init__(
         self,
@@ -76,7 +90,7 @@ class Switch:
         max_macs: int = MAX_MACS,
         ask: Callable[[bytes, int], bool] | None = None,
     ) -> None:
-        """ask: ask the station with a MAC behind a link to show itself. False: there is no address to ask."""
+        """ask(mac, link): send ARP requests to a station. Returns False if it has no address to ask for."""
         self._ask = ask
         self._contests = Buckets(CONTESTS_PER_SECOND, CONTESTS_PER_SECOND)
         self._gateway_mac = gateway_mac
@@ -87,20 +101,21 @@ class Switch:
         self._events: list[SwitchEvent] = []
         self._claims: dict[int, float] = {}
         self.not_learned = 0
-        """Frames whose source was not learned because a bound was reached (the owner counts
-        ``switch_mac_dropped_table_full``)."""
+        """Frames whose source was not learned because of a bound (``switch_mac_dropped_table_full``)."""
+
+    def __len__(self) -> int:
+        return len(self._ports)
 
     def on_frame(self, dst: bytes, src: bytes, link: int, now: float) -> int:
-        """Learn src behind link and decide where the frame goes.
+        """Learn src on link, and decide where the frame goes.
 
-        Returns a link number (>= 0), TO_GATEWAY or FLOOD. Raises WireError with the reason
-        when it goes nowhere.
+        Returns a link number (>= 0), TO_GATEWAY or FLOOD. Raises WireError when the frame is to be dropped.
         """
         port = self._ports.get(src)
         if port is None or port.link != link:
             self._learn(src, link, now, port)
         elif port.contested:
-            port.contested = False
+            port.seen()
         if dst == self._gateway_mac:
             return TO_GATEWAY
         if dst[0] & 1:
@@ -124,12 +139,12 @@ class Switch:
             raise WireError("switch_frame_dropped_moving_source")
         macs = self._macs.setdefault(link, set())
         if len(macs) >= self._max_per_link or (old is None and len(self._ports) >= self._max):
-            # The frame itself still goes its way; only unicast from other guests will miss it.
+            # The frame itself is still delivered. Only unicast from other guests will not reach this MAC.
             self.not_learned += 1
             return
         macs.add(mac)
         if old is None:
-            # A first sight may move at once: the guest that really has the address may come second.
+            # A new MAC may move at once: the guest that really has it may come second.
             self._ports[mac] = _Port(link, float("-inf"))
             self._events.append(SwitchEvent("seen", mac, link))
             return
@@ -138,7 +153,7 @@ class Switch:
         self._events.append(SwitchEvent("moved", mac, link))
 
     def _may_move(self, port: _Port, mac: bytes, link: int, now: float) -> bool:
-        """Whether a MAC may move to link: its station has none to lose, or did not show itself in time."""
+        """Whether a MAC may move to link: its station has no address, or did not answer in time."""
         if now - port.since < MOVE_HOLD:
             return False
         if port.contested and now - port.claimed_at >= ANSWER_SECONDS:
@@ -149,16 +164,13 @@ class Switch:
             return False
         if self._ask is None or not self._ask(mac, port.link):
             return True
-        port.asked_at = now
-        if not port.contested:
+        if port.ask(now):
             self._contests.take(link, now)
-            port.contested = True
-            port.claimed_at = now
             self._events.append(SwitchEvent("contested", mac, link))
         return False
 
     def forget_link(self, link: int) -> None:
-        """The link is gone, and with it every address behind it."""
+        """The link is gone, and with it every MAC on it."""
         self._claims.pop(link, None)
         self._contests.forget(link)
         for mac in sorted(self._macs.pop(link, ())):
@@ -166,12 +178,12 @@ class Switch:
             self._events.append(SwitchEvent("gone", mac, link))
 
     def take_events(self) -> list[SwitchEvent]:
-        """Everything that happened since the last call."""
+        """The events since the last call."""
         events, self._events = self._events, []
         return events
 
     def link_of(self, mac: bytes) -> int | None:
-        """The link behind which a station was seen; None if it was not."""
+        """The link on which a station was seen; None if it never was."""
         port = self._ports.get(mac)
         return port.link if port is not None else None
 

@@ -1,4 +1,4 @@
-"""Counts by key, of which nothing is kept for a key that has none."""
+"""Counts by key, without entries for a count of 0."""
 
 from collections.abc import Hashable
 from typing import TypeVar
@@ -7,7 +7,7 @@ K = TypeVar("K", bound=Hashable)
 
 
 def add(counts: dict[K, int], key: K, number: int) -> None:
-    """Change what key has by number. A negative one raises KeyError for a key that has none."""
+    """Add number to the count of key. Raises KeyError when number is negative and key has no count."""
     count = (counts[key] if number < 0 else counts.get(key, 0)) + number
     if count:
         counts[key] = count

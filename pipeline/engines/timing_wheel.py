@@ -1,7 +1,7 @@
-"""Many timers, each set and stopped in O(1): a hierarchical timing wheel (Varghese and Lauck, SOSP 1987).
+"""Many timers, each set and cancelled in O(1): a hierarchical timing wheel (Varghese and Lauck, SOSP 1987).
 
-Time is cut into ticks of 1/1024 s. Read a tick as a number in base 256: a timer stands at the level of the
-highest digit in which its tick differs from the wheel's own tick, in the slot that this digit names.
+Time is cut into ticks of 1/1024 s. Read a tick as a number in base 256. A timer is on the level of the
+highest digit in which its tick differs from the wheel's own tick. That digit is its slot.
 
 ::
 
@@ -11,22 +11,23 @@ highest digit in which its tick differs from the wheel's own tick, in the slot t
     2       64 s                4.5 hours: keep-alive
     3 ...   4.5 hours           7 weeks; a timer further away has a level of its own
 
-All timers of a level have the digits above it in common with the wheel's tick, so no level wraps around, and
-the order of (level, digit) is that of time. One integer holds a bit for each slot with timers, and the next
-slot is its lowest bit; the levels share it, since nobody asks for the first slot of one level alone.
+All timers of a level share the digits above it with the wheel's tick. So no level wraps around, and the
+order of (level, digit) is the order of time. One integer has a bit for each slot with timers; its lowest
+bit is the next slot. All levels share this integer.
 
-A slot above level 0 is opened when its time begins: what is due then expires, the rest moves down,
-closer to its tick. A timer moves once a level at most, and from an ``advance`` of any length to its place at
-once: a jump of ten hours opens the slots that have timers and looks at no tick between. Who turns the
-wheel only when something is due may find that a new timer's slot has begun already: it is the next to open.
+A slot above level 0 is opened when its time begins. The timers that are due expire, the others move down,
+closer to their ticks. A timer moves at most once for each level. An ``advance`` of any length moves it to
+its place at once: a jump of ten hours opens the slots that have timers and visits no tick between. If the
+caller advances the wheel only when a timer is due, the slot of a new timer may have begun already: it is
+the next to open.
 
-A timer is never early, and late by less than one tick:
+A timer is never early, and is late by less than one tick:
 
-- a tick is a power of two, so seconds become ticks without rounding and the promise holds to the last bit;
-- a millisecond is what epoll waits in, and the granularity G that the TCP engine reckons with (RFC 6298):
-  a finer wheel would open more slots for nothing. Linux rounds its TCP timers to one jiffy, 1 to 10 ms.
+- a tick is a power of two, so seconds become ticks without rounding;
+- epoll waits in milliseconds, and the TCP engine has this granularity G (RFC 6298). A finer wheel would open
+  more slots without use. Linux rounds its TCP timers to one jiffy, 1 to 10 ms.
 
-The clock is the caller's. It must not run backwards; if it does, the wheel stands still meanwhile.
+The caller passes the time. It must not run backwards; if it does, the wheel stands still meanwhile.
 """
 
 from collections.abc import Hashable
@@ -43,7 +44,7 @@ K = TypeVar("K", bound=Hashable)
 
 
 class TimingWheel(Generic[K]):
-    """Keys and when each expires. A call is O(1), ``advance`` for each key that expires or moves down."""
+    """Keys and their times. A call is O(1); ``advance`` is so for each key that expires or moves down."""
 
     __slots__ = ("_deadline", "_occupied", "_slots", "_tick", "_ticks")
 
@@ -64,9 +65,9 @@ class TimingWheel(Generic[K]):
         return key in self._ticks
 
     def schedule(self, key: K, at: float) -> None:
-        """Let key expire at ``at`` (seconds), at once if that is over; a time it had before is forgotten.
+        """Let key expire at ``at`` (seconds), or at once if that is over. A previous time is forgotten.
 
-        OverflowError for infinity, ValueError for NaN: a key that never expires is to be cancelled.
+        Raises OverflowError for infinity, ValueError for NaN: cancel a key that shall never expire.
         """
         tick = ceil(at * TICKS_A_SECOND)
         if key in self._ticks:
@@ -77,7 +78,7 @@ class TimingWheel(Generic[K]):
         self._place(key, tick)
 
     def cancel(self, key: K) -> None:
-        """Forget the key; nothing happens if it is not there."""
+        """Forget the key, if it is there."""
         tick = self._ticks.pop(key, None)
         if tick is None:
             return
@@ -94,7 +95,7 @@ class TimingWheel(Generic[K]):
             self._deadline = self._first_begins()
 
     def advance(self, now: float) -> list[K]:
-        """Turn the wheel to now (seconds): the keys that expired, in no order, are forgotten and returned."""
+        """Turn the wheel to now (seconds). Removes and returns the keys that expired, in no order."""
         expired: list[K] = []
         down: list[K] = []
         slots, ticks = self._slots, self._ticks

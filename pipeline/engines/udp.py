@@ -1,79 +1,124 @@
 """The table of UDP flows: which datagrams belong together, and until when.
 
-A flow is a (guest address, guest port, remote address, remote port) and has a number under
-which the worker with its host socket knows it. Two kinds:
+A flow has two ends, guest and remote, which are its key. It also has a number, by which the egress worker
+with its host socket (its *owner*) knows it. There are two kinds of flow:
 
-- a guest's datagram to somewhere new makes a flow; its number comes from here (bit 31
-  clear) and its owner, the egress shard, from the hash;
-- a datagram from outside to an exposed port was given a number by an egress shard (bit 31
-  set, unique only together with its owner); the flow gets a port of the gateway here.
+- The first datagram of a guest to a remote end makes a flow. FlowNumbers gives it a number (bit 31 clear),
+  and the hash of its ends names the owner.
+- The first datagram from outside to a forwarded port makes a flow, too. Its egress worker gave it a number
+  (bit 31 set, unique only together with the owner). This table gives it a port of the gateway.
 
 ::
 
     state     made by                         becomes
     live      on_guest_datagram, on_dial      closed by idle time, eviction, close(), forget_guest()
-    live      finish()                        closed: what it was for is done
-    closed    (kept in take_closed() unless close() did it)   forgotten
+    live      finish()                        closed: it has done what it was for
+    closed    (in take_closed() unless close() did it)        forgotten
 
-Idle means no datagram either way for ``idle`` seconds (RFC 4787 REQ-5 wants 120 s or more
-for an arbitrary peer; 90 s is what users of such networks are used to). Idle time is kept
-to RENEWAL_STEP. Reaching a bound evicts the flow idle for longest, first of the same guest.
+A flow is idle when no datagram came either way for ``idle`` seconds. RFC 4787 REQ-5 wants 120 s or more for
+an arbitrary peer; users of such networks are used to 90 s. Idle time is exact to RENEWAL_STEP. When a bound
+is reached, the flow that was idle for longest is evicted, first one of the same guest.
 """
 
 from collections import OrderedDict
+from collections.abc import Container
 from typing import Final
 
 from pipeline.engines.flows import PortAllocator, rss_hash
+from pipeline.records.flows import FLOW_FROM_EGRESS, Ends, FlowKey, flow_key
 
 IDLE: Final = 90.0
 """Seconds without a datagram after which a flow is over."""
 RENEWAL_STEP: Final = 1.0
-"""Datagrams closer together than this (seconds) do not reorder the table: it costs nothing a datagram."""
+"""Seconds. Datagrams that follow each other faster do not reorder the table, so they cost nothing here."""
 MAX_UDP_FLOWS_PER_GUEST: Final = 2048
 MAX_UDP_FLOWS: Final = 8192
 
-FROM_EGRESS: Final = 0x80000000
-"""Set in numbers that an egress shard allocated."""
 
-Key = tuple[int, int, int, int]
+class FlowNumbers:
+    """Numbers for flows that demux makes: from 1 to FLOW_FROM_EGRESS - 1, in turn."""
+
+    def __init__(self) -> None:
+        self._last = 0
+
+    def next(self, taken: Container[int]) -> int:
+        """The next number that is not taken."""
+        number = self._last
+        while True:
+            number = number % (FLOW_FROM_EGRESS - 1) + 1
+            if number not in taken:
+                self._last = number
+                return number
 
 
 class UdpFlow:
-    """One flow. Read-only outside this module, but for the caller's own marks."""
+    """One flow, and what demux notes about it: see steer(), on_unsteered() and on_questions()."""
 
     __slots__ = (
+        "_after_steered",
+        "_unanswered",
+        "from_egress",
         "guest_addr",
         "guest_port",
+        "key",
         "last_seen",
         "number",
         "owner",
         "remote_addr",
         "remote_port",
-        "returns",
         "steered",
-        "unanswered",
+        "unique",
     )
 
-    def __init__(self, number: int, owner: int, key: Key, now: float) -> None:
+    def __init__(self, number: int, owner: int, key: FlowKey, now: float) -> None:
+        ends = Ends.of(key)
         self.number = number
         self.owner = owner
-        self.guest_addr, self.guest_port, self.remote_addr, self.remote_port = key
+        self.unique = _unique(owner, number)
+        """The flow's number in the table: owners' own numbers may collide with each other."""
+        self.from_egress = number & FLOW_FROM_EGRESS != 0
+        """Whether egress made the flow, for a forwarded port."""
+        self.key = key
+        self.guest_addr = ends.guest_addr
+        self.guest_port = ends.guest_port
+        self.remote_addr = ends.remote_addr
+        self.remote_port = ends.remote_port
         self.last_seen = now
         self.steered = False
-        """Whether datagrams go past the table: the caller's mark, which then says when the flow is used."""
-        self.returns = False
-        """The caller's mark that they do not any more, until somebody was told."""
-        self.unanswered = 0
-        """Questions of the guest without an answer, where each datagram is one (DNS): the caller's count."""
+        """Whether ingress may send datagrams past demux. Ingress then reports that the flow is in use."""
+        self._after_steered = False
+        self._unanswered = 0
 
-    @property
-    def key(self) -> Key:
-        """(guest_addr, guest_port, remote_addr, remote_port)."""
-        return self.guest_addr, self.guest_port, self.remote_addr, self.remote_port
+    def seen(self, now: float) -> None:
+        """A datagram belongs to the flow."""
+        self.last_seen = now
+
+    def steer(self) -> None:
+        """Ingress may send further datagrams past demux."""
+        self.steered = True
+
+    def on_unsteered(self) -> None:
+        """Ingress sends datagrams to demux again. The next one comes after those that went past."""
+        self._after_steered = True
+
+    def take_after_steered(self) -> bool:
+        """Whether this datagram is the first one after those that went past demux."""
+        first = self._after_steered
+        self._after_steered = False
+        return first
+
+    def on_questions(self, count: int) -> None:
+        """Each of count datagrams of the guest asks for one answer, as in DNS."""
+        self._unanswered += count
+
+    def on_answers(self, count: int) -> bool:
+        """count answers came. Returns whether no question is open any more."""
+        self._unanswered -= count
+        return self._unanswered <= 0
 
 
 class UdpFlows:
-    """All UDP flows of one demux worker."""
+    """All UDP flows of the demux worker."""
 
     def __init__(
         self,
@@ -86,51 +131,45 @@ class UdpFlows:
     ) -> None:
         """full_cone: all flows of one port of a guest have the same owner, since they share a socket."""
         self._ports = ports
+        self._numbers = FlowNumbers()
         self._egress_count = egress_count
         self._full_cone = full_cone
         self._idle = idle
         self._max_per_guest = max_per_guest
         self._max = max_flows
-        self._by_key: dict[Key, UdpFlow] = {}
-        # Least recently used first; a flow stands in both.
-        self._by_number: OrderedDict[int, UdpFlow] = OrderedDict()
+        self._by_key: dict[FlowKey, UdpFlow] = {}
+        # By UdpFlow.unique, the least recently used first.
+        self._by_age: OrderedDict[int, UdpFlow] = OrderedDict()
         self._by_guest: dict[int, OrderedDict[int, UdpFlow]] = {}
         self._closed: list[UdpFlow] = []
-        self._next_number = 0
         self.evicted = 0
-        """Flows closed because a bound was reached (the owner counts ``udp_flow_evicted``)."""
+        """Flows closed because a bound was reached (the caller counts ``udp_flow_evicted``)."""
 
     def __len__(self) -> int:
         return len(self._by_key)
 
-    def find(
-        self, guest_addr: int, guest_port: int, remote_addr: int, remote_port: int, now: float
-    ) -> UdpFlow | None:
-        """The flow that a datagram from a guest belongs to, renewed; None if there is none yet."""
-        flow = self._by_key.get((guest_addr, guest_port, remote_addr, remote_port))
+    def find(self, key: FlowKey, now: float) -> UdpFlow | None:
+        """The flow that a guest's datagram belongs to, renewed; None if there is none yet."""
+        flow = self._by_key.get(key)
         if flow is not None and now - flow.last_seen >= RENEWAL_STEP:
             self._renew(flow, now)
         return flow
 
-    def on_guest_datagram(
-        self, guest_addr: int, guest_port: int, remote_addr: int, remote_port: int, now: float
-    ) -> UdpFlow:
-        """The flow of a datagram from a guest, made if there is none."""
-        flow = self.find(guest_addr, guest_port, remote_addr, remote_port, now)
+    def on_guest_datagram(self, key: FlowKey, now: float) -> UdpFlow:
+        """The flow of a guest's datagram. Makes one if there is none."""
+        flow = self.find(key, now)
         if flow is not None:
             return flow
-        key = (guest_addr, guest_port, remote_addr, remote_port)
-        while True:
-            self._next_number = number = self._next_number % (FROM_EGRESS - 1) + 1
-            if number not in self._by_number:
-                break
-        remote = (0, 0) if self._full_cone else (remote_addr, remote_port)
-        owner = rss_hash(guest_addr, guest_port, *remote) % self._egress_count
-        return self._add(UdpFlow(number, owner, key, now))
+        ends = Ends.of(key)
+        if self._full_cone:
+            spread = rss_hash(ends.guest_addr, ends.guest_port, 0, 0)
+        else:
+            spread = rss_hash(ends.guest_addr, ends.guest_port, ends.remote_addr, ends.remote_port)
+        return self._add(UdpFlow(self._numbers.next(self._by_age), spread % self._egress_count, key, now))
 
     def on_host_datagram(self, owner: int, number: int, now: float) -> UdpFlow | None:
-        """The flow of a datagram from the host socket that owner has for it; None when it is over."""
-        flow = self._by_number.get(_slot(owner, number))
+        """The flow of a datagram that its owner received for it; None when the flow is over."""
+        flow = self._by_age.get(_unique(owner, number))
         if flow is not None and now - flow.last_seen >= RENEWAL_STEP:
             self._renew(flow, now)
         return flow
@@ -138,10 +177,10 @@ class UdpFlows:
     def on_dial(
         self, owner: int, number: int, guest_addr: int, guest_port: int, gateway: int, now: float
     ) -> UdpFlow | None:
-        """A flow that egress shard owner opened towards a guest, seen by it as coming from gateway.
+        """A flow that an egress worker opened towards a guest, which sees it as coming from gateway.
 
-        The same number again is the same flow, renewed. None when the guest's port has no
-        free port of the gateway left.
+        The same number again is the same flow, renewed. Returns None when the gateway has no port left for
+        the guest's port.
         """
         flow = self.on_host_datagram(owner, number, now)
         if flow is not None:
@@ -149,39 +188,39 @@ class UdpFlows:
         where = (guest_addr, guest_port)
         skipped = []
         while (port := self._ports.allocate(where)) is not None:
-            key = (guest_addr, guest_port, gateway, port)
+            key = flow_key(guest_addr, guest_port, gateway, port)
             if key not in self._by_key:
                 break
-            # The guest itself spoke from there to this very port of the gateway.
+            # The guest itself sent from its port to this very port of the gateway.
             skipped.append(port)
         for unusable in skipped:
             self._ports.release(where, unusable)
         return None if port is None else self._add(UdpFlow(number, owner, key, now))
 
     def close(self, owner: int, number: int) -> UdpFlow | None:
-        """Its owner closed the flow, which is returned; None if it is over: both sides may close at once."""
-        flow = self._by_number.get(_slot(owner, number))
+        """Its owner closed this flow. Returns None if it is over: both sides may close at once."""
+        flow = self._by_age.get(_unique(owner, number))
         if flow is not None:
             self._remove(flow)
         return flow
 
     def finish(self, flow: UdpFlow) -> None:
-        """The flow has done what it was for; its owner is to be told."""
+        """The flow has done what it was for. The caller notifies its owner."""
         self._remove(flow)
         self._closed.append(flow)
 
     def forget_guest(self, guest_addr: int) -> None:
-        """The guest is gone: all its flows are closed."""
+        """The guest is gone: close all its flows."""
         for flow in list(self._by_guest.get(guest_addr, {}).values()):
             self._remove(flow)
             self._closed.append(flow)
 
     def expire(self, now: float) -> int:
-        """Close what has been idle for too long; returns how many. O(1) for each flow closed."""
+        """Close the flows that were idle for too long. Returns how many; costs O(1) for each."""
         count = 0
-        by_number = self._by_number
-        while by_number:
-            flow = next(iter(by_number.values()))
+        by_age = self._by_age
+        while by_age:
+            flow = next(iter(by_age.values()))
             # The same sum as in deadline(), so that both agree to the last bit.
             if flow.last_seen + self._idle > now:
                 break
@@ -192,12 +231,12 @@ class UdpFlows:
 
     def deadline(self) -> float:
         """When expire() next has something to do; inf when there is no flow."""
-        if not self._by_number:
+        if not self._by_age:
             return float("inf")
-        return next(iter(self._by_number.values())).last_seen + self._idle
+        return next(iter(self._by_age.values())).last_seen + self._idle
 
     def take_closed(self) -> list[UdpFlow]:
-        """Flows closed here since the last call: their owners must be told."""
+        """The flows that this table closed since the last call. The caller notifies their owners."""
         closed, self._closed = self._closed, []
         return closed
 
@@ -206,11 +245,10 @@ class UdpFlows:
         if of_guest is not None and len(of_guest) >= self._max_per_guest:
             self._evict(next(iter(of_guest.values())))
         elif len(self._by_key) >= self._max:
-            self._evict(next(iter(self._by_number.values())))
-        slot = _slot(flow.owner, flow.number)
+            self._evict(next(iter(self._by_age.values())))
         self._by_key[flow.key] = flow
-        self._by_number[slot] = flow
-        self._by_guest.setdefault(flow.guest_addr, OrderedDict())[slot] = flow
+        self._by_age[flow.unique] = flow
+        self._by_guest.setdefault(flow.guest_addr, OrderedDict())[flow.unique] = flow
         return flow
 
     def _evict(self, flow: UdpFlow) -> None:
@@ -219,23 +257,21 @@ class UdpFlows:
         self.evicted += 1
 
     def _renew(self, flow: UdpFlow, now: float) -> None:
-        flow.last_seen = now
-        slot = _slot(flow.owner, flow.number)
-        self._by_number.move_to_end(slot)
-        self._by_guest[flow.guest_addr].move_to_end(slot)
+        flow.seen(now)
+        self._by_age.move_to_end(flow.unique)
+        self._by_guest[flow.guest_addr].move_to_end(flow.unique)
 
     def _remove(self, flow: UdpFlow) -> None:
-        slot = _slot(flow.owner, flow.number)
         del self._by_key[flow.key]
-        del self._by_number[slot]
+        del self._by_age[flow.unique]
         of_guest = self._by_guest[flow.guest_addr]
-        del of_guest[slot]
+        del of_guest[flow.unique]
         if not of_guest:
             del self._by_guest[flow.guest_addr]
-        if flow.number & FROM_EGRESS:
+        if flow.from_egress:
             self._ports.release((flow.guest_addr, flow.guest_port), flow.remote_port)
 
 
-def _slot(owner: int, number: int) -> int:
-    """Numbers of egress shards may collide with each other's; those from here do not."""
-    return owner << 32 | number if number & FROM_EGRESS else number
+def _unique(owner: int, number: int) -> int:
+    """Numbers of two egress workers may be equal; demux' own never are."""
+    return owner << 32 | number if number & FLOW_FROM_EGRESS else number

@@ -1,24 +1,22 @@
-"""How much more may be read from a host socket before the guest has taken what was read already.
+"""How much more a flow may read from its host socket before the guest acknowledges what was read.
 
-A flow's read bytes stay in slots until the guest has acknowledged them. So a flow reads no
-more than the guest's window takes (``window``, told by whoever knows it), and never more than a number of
-references. A guest that does not read thus pins next to nothing: FLOOR bytes, which share a slot
-with those of other flows and are what its closed window is probed with.
+The bytes that a flow reads stay in slots until the guest has acknowledged them. So a flow reads no more than
+the guest's window takes, and holds no more than a number of references. A guest that does not read
+therefore pins almost nothing: FLOOR bytes. They share a slot with those of other flows, and tcp probes
+the closed window with them.
 """
 
 from collections import deque
 from typing import Final
 
 FLOOR: Final = 4096
-"""Bytes that may always be out: without any there would be nothing to probe a closed window with."""
+"""Bytes that may always be out. Without any, tcp would have nothing to probe a closed window with."""
 UNKNOWN: Final = 64 * 1024
-"""Window that is assumed until the guest has shown one."""
+"""The window to assume until tcp reports the guest's."""
 
 
 class ReadCredit:
     """Bytes and references of one flow that are out, oldest first."""
-
-    __slots__ = ("_lengths", "out_bytes", "window")
 
     def __init__(self) -> None:
         self._lengths: deque[int] = deque()
@@ -26,10 +24,10 @@ class ReadCredit:
         self.window = UNKNOWN
 
     def room(self, chunk: int, max_refs: int) -> int:
-        """Bytes that may be read now, at most chunk; 0 while the guest is to acknowledge first.
+        """Bytes that the flow may read now, at most chunk; 0 while the guest has to acknowledge first.
 
-        A rest of the window smaller than a quarter of chunk is not worth a read (as RFC 9293 section
-        3.8.6.2 has it for segments), unless nothing is out.
+        Less than a quarter of chunk is not worth a read, unless nothing is out. RFC 9293 section 3.8.6.2 has
+        the same rule for segments.
         """
         if len(self._lengths) >= max_refs:
             return 0
@@ -45,11 +43,15 @@ class ReadCredit:
         """References that are out."""
         return len(self._lengths)
 
-    def took(self, length: int) -> None:
-        """length bytes were read, under one reference."""
+    def on_window(self, window: int) -> None:
+        """The guest takes about window bytes beyond what it has acknowledged."""
+        self.window = window
+
+    def sent(self, length: int) -> None:
+        """length bytes are on their way to the guest, under one reference."""
         self._lengths.append(length)
         self.out_bytes += length
 
-    def came_home(self) -> None:
-        """The oldest reference is home: the guest has acknowledged its bytes."""
+    def returned(self) -> None:
+        """The oldest reference is back: the guest has acknowledged its bytes."""
         self.out_bytes -= self._lengths.popleft()

@@ -1,18 +1,18 @@
 """Packs reads of unknown length into slots, so that a short read does not cost a whole slot.
 
-A read gets as much room as it may need; what it left over serves the next read, if that one's
-room still fits. The filler holds one reference to the slot that it is filling and adds one
-for every committed read.
+A read gets as much room as it may need. What it leaves over serves the next read, if that one's room still
+fits. The filler holds one reference to the slot that it is filling, and adds one for every committed read.
 """
 
 from typing import Final, Protocol
 
-NO_SLOT: Final = 0xFFFFFFFF
+from pipeline.records.kinds import NO_SLOT
+
 ALIGN: Final = 64
 
 
 class SlotPool(Protocol):
-    """What the filler needs of an allocator."""
+    """What the filler needs of an allocator (pipeline.ipc.arena.Pool)."""
 
     def alloc(self) -> int:
         """A slot with one reference, or NO_SLOT."""
@@ -33,8 +33,6 @@ class SlotPool(Protocol):
 
 class SlotFiller:
     """Gives room in slots: ``place(room)``, read into [off, off + room) of ``slot``, then ``commit(n)``."""
-
-    __slots__ = ("_gap", "_headroom", "_pool", "_slot_bytes", "off", "slot")
 
     def __init__(self, pool: SlotPool, slot_bytes: int, headroom: int, gap: int) -> None:
         """headroom: bytes kept free before the first read of a slot; gap: before each further one."""
@@ -60,17 +58,17 @@ class SlotFiller:
         return self.slot != NO_SLOT
 
     def commit(self, length: int) -> None:
-        """length bytes at ``off`` are in use now, with a reference of their own."""
+        """Keep length bytes at ``off``, under a reference of their own."""
         self._pool.ref(self.slot)
         self.off = (self.off + length + self._gap + ALIGN - 1) // ALIGN * ALIGN
 
-    def rest(self) -> None:
+    def release_idle(self) -> None:
         """Give the slot back if nobody else needs it, so that a quiet worker holds none."""
         if self.slot != NO_SLOT and self._pool.refs(self.slot) == 1:
             self.retire()
 
     def retire(self) -> None:
-        """Give the slot back that is being filled."""
+        """Give back the slot that the filler is filling."""
         if self.slot != NO_SLOT:
             self._pool.unref(self.slot)
             self.slot = NO_SLOT

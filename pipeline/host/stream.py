@@ -1,16 +1,16 @@
-"""One host stream socket of a flow: ranges from the guest go out of slots, host bytes come into slots.
+"""The stream socket of one flow: runs of the guest go out of slots, bytes of the host come into slots.
 
-Life cycle of the two directions, which end independently (half-close):
+The two directions end independently (half-close):
 
-=============  ==========================================  =====================================
-direction      goes on while                                ends by
-=============  ==========================================  =====================================
-to the host    ranges arrive; ``writable`` after an edge    ``finish_writing`` once the queue is out
-from the host  ``readable`` after an edge                   ``read`` returning 0
-=============  ==========================================  =====================================
+=============  ============================================  =====================================
+direction      goes on while                                 ends by
+=============  ============================================  =====================================
+to the host    runs arrive; ``on_writable()`` after an edge  ``finish_writing()`` and an empty queue
+from the host  ``on_readable()`` after an edge               ``read()`` returning 0
+=============  ============================================  =====================================
 
-The socket is registered edge-triggered by the owner, who sets ``readable`` and ``writable``
-on events; this class clears them when the system says that it would block.
+The owner registers the socket edge-triggered and calls ``on_readable()`` and ``on_writable()``. This class
+clears ``readable`` and ``writable`` when the system reports that a call would block.
 """
 
 import socket
@@ -18,63 +18,56 @@ from collections import deque
 from collections.abc import Callable
 
 from pipeline.host import tcp
-
-Range = tuple[int, int, int, int, int, int]
-"""(slot, off, stride, gso_size, skip, length), see pipeline.shm.descriptor."""
+from pipeline.records.run import Run
 
 
 class HostStream:
-    """A connected (or connecting) non-blocking stream socket with its queue of ranges for the host."""
+    """A connected (or connecting) non-blocking stream socket with its queue of runs for the host."""
 
-    __slots__ = (
-        "_finish_when_empty",
-        "_queue",
-        "_slots",
-        "_spilled",
-        "_spilled_bytes",
-        "first",
-        "queued_bytes",
-        "readable",
-        "sock",
-        "writable",
-        "write_finished",
-    )
-
-    def __init__(self, sock: socket.socket, slots: list[memoryview]) -> None:
+    def __init__(self, sock: socket.socket, slots: list[memoryview], head: bytes = b"") -> None:
+        """head: what read() returns before anything that the socket brings."""
         self.sock = sock
-        self._slots = slots
-        self._queue: deque[Range] = deque()
-        self._spilled: deque[memoryview] = deque()
-        """Bytes that go before the queue: copied out of their slots while the host did not read."""
-        self._spilled_bytes = 0
-        self.first = b""
-        """What read() gives before anything that the socket says."""
-        self._finish_when_empty = False
-        self.queued_bytes = 0
         self.readable = False
         self.writable = False
         self.write_finished = False
+        self.queued_bytes = 0
+        """Bytes that the host socket has not taken, in slots or spilled."""
+        self.head = head
+        self._slots = slots
+        self._queue: deque[Run] = deque()
+        self._spilled: deque[memoryview] = deque()
+        """Bytes that go before the queue: copied out of their slots while the host did not read."""
+        self._spilled_bytes = 0
+        self._finish_when_empty = False
 
     @property
     def queued_refs(self) -> int:
         """References to slots that the queue holds."""
         return len(self._queue)
 
-    def enqueue(self, piece: Range) -> None:
-        """Take over the reference to a range that the host socket shall get."""
-        self._queue.append(piece)
-        self.queued_bytes += piece[5]
+    def on_readable(self) -> None:
+        """The socket has bytes, an end or an error for read()."""
+        self.readable = True
+
+    def on_writable(self) -> None:
+        """The socket may take bytes."""
+        self.writable = True
+
+    def enqueue(self, run: Run) -> None:
+        """Take over a run, with its reference, that the host socket shall get."""
+        self._queue.append(run)
+        self.queued_bytes += run.length
 
     def finish_writing(self) -> None:
-        """Send the FIN when all queued ranges are out (at the next flush)."""
+        """Send the FIN when all queued bytes are out (at the next flush)."""
         self._finish_when_empty = True
 
     def flush(self, free: Callable[[int], None]) -> int:
-        """Write what the socket takes; give references of written ranges to free.
+        """Write what the socket takes. References of written runs go to free.
 
-        Returns the bytes taken. Raises OSError when the connection is broken.
+        Returns how many bytes it took. Raises OSError when the connection is broken.
         """
-        taken = 0
+        sent_bytes = 0
         queue = self._queue
         while self.writable and (queue or self._spilled):
             parts, wanted = self._gather()
@@ -83,30 +76,30 @@ class HostStream:
             except BlockingIOError:
                 self.writable = False
                 break
-            taken += sent
+            sent_bytes += sent
             if sent < wanted:
                 self.writable = False
             self._drop_front(sent, free)
-        self.queued_bytes -= taken
+        self.queued_bytes -= sent_bytes
         if self._finish_when_empty and not self.queued_bytes and not self.write_finished:
             self.write_finished = True
             tcp.shutdown_write(self.sock)
-        return taken
+        return sent_bytes
 
     def _gather(self) -> tuple[list[memoryview], int]:
         """What the next system call shall send, in at most IOV_MAX parts, and its length."""
         queue = self._queue
         slots = self._slots
         if len(queue) == 1 and not self._spilled:
-            slot, off, stride, gso_size, skip, length = queue[0]
-            parts = tcp.pieces(slots[slot], off, stride, gso_size, skip, length)
-            wanted = length
+            run = queue[0]
+            parts = run.views(slots[run.slot])
+            wanted = run.length
         else:
             parts = list(self._spilled)
             wanted = self._spilled_bytes
-            for slot, off, stride, gso_size, skip, length in queue:
-                parts += tcp.pieces(slots[slot], off, stride, gso_size, skip, length)
-                wanted += length
+            for run in queue:
+                parts += run.views(slots[run.slot])
+                wanted += run.length
                 if len(parts) >= tcp.IOV_MAX:
                     break
         if len(parts) > tcp.IOV_MAX:
@@ -115,49 +108,47 @@ class HostStream:
         return parts, wanted
 
     def spill(self, free: Callable[[int], None]) -> int:
-        """Copy everything queued out of its slots and give those back: the host does not read now.
+        """Copy everything queued out of its slots and free those: the host does not read now.
 
-        Returns the bytes copied. What may be queued is bounded by the window that the guest was shown.
+        Returns how many bytes were copied. The window that the guest was shown bounds what may be queued.
         """
         copied = self.queued_bytes - self._spilled_bytes
         if copied:
             parts: list[memoryview] = []
-            for slot, off, stride, gso_size, skip, length in self._queue:
-                parts += tcp.pieces(self._slots[slot], off, stride, gso_size, skip, length)
+            for run in self._queue:
+                parts += run.views(self._slots[run.slot])
             self._spilled.append(memoryview(b"".join(parts)))
             self._spilled_bytes += copied
-            for piece in self._queue:
-                free(piece[0])
-            self._queue.clear()
+            self._free_queue(free)
         return copied
 
     def _drop_front(self, count: int, free: Callable[[int], None]) -> None:
         queue = self._queue
         while self._spilled and count:
             first = self._spilled.popleft()
-            taken = min(count, len(first))
-            if taken < len(first):
-                self._spilled.appendleft(first[taken:])
-            self._spilled_bytes -= taken
-            count -= taken
+            dropped = min(count, len(first))
+            if dropped < len(first):
+                self._spilled.appendleft(first[dropped:])
+            self._spilled_bytes -= dropped
+            count -= dropped
         while count:
-            slot, off, stride, gso_size, skip, length = queue[0]
-            if count < length:
-                queue[0] = (slot, off, stride, gso_size, skip + count, length - count)
+            run = queue[0]
+            if count < run.length:
+                run.drop_front(count)
                 return
             queue.popleft()
-            free(slot)
-            count -= length
+            free(run.slot)
+            count -= run.length
 
     def read(self, view: memoryview) -> int:
         """Receive into view: bytes read, 0 at the end of the stream, -1 when nothing is there now.
 
         Raises OSError when the connection is broken.
         """
-        if self.first:
-            count = min(len(self.first), len(view))
-            view[:count] = self.first[:count]
-            self.first = self.first[count:]
+        if self.head:
+            count = min(len(self.head), len(view))
+            view[:count] = self.head[:count]
+            self.head = self.head[count:]
             return count
         try:
             return self.sock.recv_into(view)
@@ -165,11 +156,20 @@ class HostStream:
             self.readable = False
             return -1
 
-    def discard_queue(self, free: Callable[[int], None]) -> None:
-        """Give back all queued references: the host will not get these bytes."""
-        for piece in self._queue:
-            free(piece[0])
-        self._queue.clear()
+    def on_read_end(self) -> None:
+        """The host sends nothing more: there is nothing to read for."""
+        self.readable = False
+
+    def discard(self, free: Callable[[int], None]) -> None:
+        """Give back all queued references and neither read nor write again: the host does not get these
+        bytes."""
+        self.readable = self.writable = False
+        self._free_queue(free)
         self._spilled.clear()
         self._spilled_bytes = 0
         self.queued_bytes = 0
+
+    def _free_queue(self, free: Callable[[int], None]) -> None:
+        for run in self._queue:
+            free(run.slot)
+        self._queue.clear()

@@ -169,7 +169,7 @@ class Receiver:
     """Reads up to ``rows`` datagrams at once, each into a row of its own.
 
     The rows have ``chunk`` bytes and lie at a stride that the caller chooses. A longer datagram
-    goes on in memory of this object, where rest() finds it until the next read.
+    continues in memory of this object, where tail() finds it until the next read.
     """
 
     def __init__(self, rows: int, chunk: int, *, sources: bool = False) -> None:
@@ -179,17 +179,17 @@ class Receiver:
         self.chunk = chunk
         self._call = libc.recvmmsg
         self._call.argtypes = (ctypes.c_int, ctypes.c_void_p, ctypes.c_uint, ctypes.c_int, ctypes.c_void_p)
-        self._rest_bytes = MAX_DATAGRAM - chunk
+        self._tail_bytes = MAX_DATAGRAM - chunk
         # Pages of it come into being only when a datagram needs them.
-        self._rests = np.zeros((rows, self._rest_bytes), "u1")
+        self._tails = np.zeros((rows, self._tail_bytes), "u1")
         self._messages = (_Message * rows)()
         self._iovecs = (_Iovec * (2 * rows))()
         iovecs_at = ctypes.addressof(self._iovecs)
         for row, message in enumerate(self._messages):
-            first, rest = self._iovecs[2 * row], self._iovecs[2 * row + 1]
+            first, tail = self._iovecs[2 * row], self._iovecs[2 * row + 1]
             first.length = chunk
-            rest.base = self._rests[row].ctypes.data
-            rest.length = self._rest_bytes
+            tail.base = self._tails[row].ctypes.data
+            tail.length = self._tail_bytes
             message.header.iov = iovecs_at + 2 * row * ctypes.sizeof(_Iovec)
             message.header.iov_count = 2
         # struct sockaddr_in. The system leaves name_length as it is, since every source is as long.
@@ -242,9 +242,9 @@ class Receiver:
         found: list[int] = (addrs.astype("u8") << 16 | ports).tolist()
         return found
 
-    def rest(self, row: int, length: int) -> memoryview:
-        """What of a datagram of length bytes lies behind the chunk of its row."""
-        return memoryview(self._rests[row])[: length - self.chunk]
+    def tail(self, row: int, length: int) -> memoryview:
+        """The part of a datagram of length bytes that did not fit into its row."""
+        return memoryview(self._tails[row])[: length - self.chunk]
 
 
 def runs(lengths: list[int], limit: int) -> list[tuple[int, int]]:

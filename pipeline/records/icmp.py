@@ -7,8 +7,8 @@ from pipeline.records.addresses import Addr
 from pipeline.records.flows import FlowKey
 from pipeline.records.kinds import GUEST_ERROR, ICMP_ECHO, ICMP_ERROR, ICMP_REPLY, UNREACHABLE
 
-# kind, slot, off, length, guest_addr, remote_addr, sequence, identifier, hops_left, dont_fragment
-_ECHO: Final = Struct("<B7xIII28xIIHHB?2x")
+# kind, link, slot, off, length, guest_addr, remote_addr, sequence, identifier, hops_left, dont_fragment
+_ECHO: Final = Struct("<BxH4xIII28xIIHHB?2x")
 # kind, slot, off, length, guest_addr, remote_addr, sequence, identifier
 _REPLY: Final = Struct("<B7xIII28xIIHH4x")
 # kind, offender, mtu, guest_addr, remote_addr, sequence, identifier, code, type
@@ -20,6 +20,7 @@ _UNREACHABLE: Final = Struct("<B27xI16x12sBB2x")  # kind, syn_seq, key, code, pr
 class EchoRequest:
     """ICMP_ECHO: a guest pings an outside address. The slot has the whole ICMP message.
 
+    link: the guest that sent it.
     hops_left: the TTL with which the request leaves the host. dont_fragment: its DF bit.
     """
 
@@ -34,6 +35,7 @@ class EchoRequest:
         sequence: int,
         hops_left: int,
         dont_fragment: bool,
+        link: int,
     ) -> None:
         self.slot = slot
         self.off = off
@@ -44,12 +46,14 @@ class EchoRequest:
         self.sequence = sequence
         self.hops_left = hops_left
         self.dont_fragment = dont_fragment
+        self.link = link
 
     @staticmethod
     def unpack(burst: memoryview, at: int) -> "EchoRequest":
         """The record at burst[at:]."""
         (
             _,
+            link,
             slot,
             off,
             length,
@@ -70,12 +74,14 @@ class EchoRequest:
             sequence,
             hops_left,
             dont_fragment,
+            link,
         )
 
     def pack(self) -> bytes:
         """The record of this request."""
         return _ECHO.pack(
             ICMP_ECHO,
+            self.link,
             self.slot,
             self.off,
             self.length,

@@ -20,8 +20,8 @@ HEADROOM: Final = 64
 _VNET: Final = 4
 # kind, link, stride, piece_size, slot, off, length, count, key, header length, bits
 _RANGE: Final = Struct("<BxHHHIII4xI20x12sBBxx")
-# kind, stride, piece_size, slot, off, length, flow, key, after_steered
-_DATA: Final = Struct("<B3xHHIII4xI20x12s?3x")
+# kind, link, stride, piece_size, slot, off, length, flow, key, after_steered
+_DATA: Final = Struct("<BxHHHIII4xI20x12s?3x")
 # kind, link, stride, piece_size, slot, off, length, count, MAC (two numbers), key
 _OUT: Final = Struct("<BxHHHIII4xIIH14x12s4x")
 # kind, stride, piece_size, slot, off, length, count, key
@@ -93,6 +93,7 @@ class UdpData(Run):
 
     flow: demux' number of the flow, or one of egress' own for a forwarded port (FLOW_FROM_EGRESS). key: of
     the latter only the guest's end is set; demux chooses the other.
+    link: the guest that sent them; 0 on their way from the host.
     after_steered: ingress has sent datagrams of the flow straight to egress, and they come before these.
     """
 
@@ -106,16 +107,29 @@ class UdpData(Run):
         flow: int,
         key: FlowKey,
         after_steered: bool,
+        link: int,
     ) -> None:
         super().__init__(slot, off, length, stride, piece_size)
         self.flow = flow
         self.key = key
+        self.link = link
         self.after_steered = after_steered
 
     @staticmethod
     def unpack(burst: memoryview, at: int) -> "UdpData":
         """The record at burst[at:]."""
-        _, stride, piece_size, slot, off, length, flow, key, after_steered = _DATA.unpack_from(burst, at)
+        (
+            _,
+            link,
+            stride,
+            piece_size,
+            slot,
+            off,
+            length,
+            flow,
+            key,
+            after_steered,
+        ) = _DATA.unpack_from(burst, at)
         return UdpData(
             slot,
             off,
@@ -125,13 +139,23 @@ class UdpData(Run):
             flow,
             key,
             after_steered,
+            link,
         )
 
     @staticmethod
-    def pack(flow: int, key: FlowKey, run: Run, after_steered: bool = False) -> bytes:
+    def pack(flow: int, key: FlowKey, run: Run, after_steered: bool = False, *, link: int) -> bytes:
         """A record with these fields. The run has no skip."""
         return _DATA.pack(
-            UDP_DATA, run.stride, run.piece_size, run.slot, run.off, run.length, flow, key, after_steered
+            UDP_DATA,
+            link,
+            run.stride,
+            run.piece_size,
+            run.slot,
+            run.off,
+            run.length,
+            flow,
+            key,
+            after_steered,
         )
 
 

@@ -1,4 +1,4 @@
-"""ARP for IPv4 over Ethernet (RFC 826): the 28 bytes behind the Ethernet header.
+"""ARP for IPv4 over Ethernet (RFC 826): the 28 bytes after the Ethernet header.
 
 ::
 
@@ -22,7 +22,7 @@ _IPV4: Final = 0x0800
 
 
 class Arp(NamedTuple):
-    """Sender and target, hardware (bytes of 6) and protocol (IPv4 int) address. op = REQUEST or REPLY."""
+    """Hardware (6 bytes) and protocol (IPv4 int) addresses of sender and target. op: REQUEST or REPLY."""
 
     op: int
     sha: bytes
@@ -32,7 +32,7 @@ class Arp(NamedTuple):
 
 
 def parse(view: memoryview | bytes, off: int, end: int) -> Arp:
-    """Read the message at view[off:end]; padding behind it is allowed.
+    """Read the message at view[off:end]. Padding may follow it.
 
     Raises WireError for anything but a request or a reply about IPv4 on Ethernet.
     """

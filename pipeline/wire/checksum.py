@@ -1,12 +1,10 @@
 """The Internet checksum (RFC 1071), in plain Python.
 
-Sums are ones' complement sums of big-endian 16-bit words, folded to 0..0xffff; zero means
-that every byte summed was zero. For tens of kilobytes numpy is twenty times as fast: see
-checksum_np.
+Sums are ones' complement sums of big-endian 16-bit words, folded to 0..0xffff. A sum of zero means that
+every byte was zero. For tens of kilobytes numpy is twenty times as fast: see engines/offload/checksum.py.
 
-The trick: 2**16 is 1 modulo 0xffff, so the ones' complement sum of the words of a buffer
-is the whole buffer, read as one integer, modulo 0xffff; only the two zeros of ones'
-complement have to be told apart.
+2**16 is 1 modulo 0xffff. So the ones' complement sum of the words of a buffer is the whole buffer, read as
+one integer, modulo 0xffff. Only the two zeros of ones' complement need a distinction.
 """
 
 from typing import Final
@@ -15,7 +13,7 @@ _MASK: Final = 0xFFFF
 
 
 def word_sum(data: memoryview | bytes | bytearray, initial: int = 0) -> int:
-    """Folded sum of the words of data plus initial; an odd last byte is padded with a zero."""
+    """Folded sum of the words of data plus initial. A zero follows an odd last byte."""
     total = int.from_bytes(data, "big")
     if len(data) & 1:
         total <<= 8
@@ -24,17 +22,17 @@ def word_sum(data: memoryview | bytes | bytearray, initial: int = 0) -> int:
 
 
 def fold(total: int) -> int:
-    """Reduce a sum of 16-bit words (any size, not negative) to 0..0xffff."""
+    """Fold a sum of 16-bit words (not negative) to 0..0xffff."""
     return total % _MASK or (_MASK if total else 0)
 
 
 def finish(total: int) -> int:
-    """The checksum field for a sum (folded or not) of everything it covers."""
+    """The checksum field for a sum (folded or not) of everything that it covers."""
     return _MASK - fold(total)
 
 
 def checksum(data: memoryview | bytes | bytearray, initial: int = 0) -> int:
-    """The checksum field for data whose own field is zero; initial = sum of the pseudo-header."""
+    """The checksum field for data whose own field is zero. initial: the sum of the pseudo-header."""
     return _MASK - word_sum(data, initial)
 
 
@@ -49,8 +47,8 @@ def verify(data: memoryview | bytes | bytearray, initial: int = 0) -> bool:
 def is_partial(field: int, pseudo: int) -> bool:
     """Whether a checksum field holds the pseudo-header's sum (folded or not), not complemented.
 
-    A kernel writes that when it leaves the checksum to its network card. The sum is never zero, since
-    the protocol is part of it; of ones' complement's two zeros it is 0xffff.
+    A kernel writes this when it leaves the checksum to its network card. The sum is never zero, because the
+    protocol is part of it; a multiple of 0xffff becomes 0xffff.
     """
     return field == fold(pseudo)
 
@@ -58,6 +56,6 @@ def is_partial(field: int, pseudo: int) -> bool:
 def pseudo_header(src: int, dst: int, proto: int, length: int) -> int:
     """Sum (not folded) of the IPv4 pseudo-header of TCP and UDP (RFC 9293 section 3.1, RFC 768).
 
-    length is that of header and payload of the transport protocol, in bytes.
+    length: bytes of the transport protocol's header and payload.
     """
     return (src >> 16) + (src & _MASK) + (dst >> 16) + (dst & _MASK) + proto + length

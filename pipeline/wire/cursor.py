@@ -1,13 +1,13 @@
-"""A reader of bytes that cannot leave its bounds: for option lists (DHCP, records of handshakes).
+"""A reader of bytes that cannot leave its bounds, for option lists (DHCP) and records of handshakes.
 
-For rare messages only: fixed headers are read with one Struct instead.
+Use it for rare messages only. One Struct reads a fixed header faster.
 """
 
 from pipeline.wire.errors import WireError
 
 
 class Cursor:
-    """Reads view[off:end] from front to back; running out of bytes raises WireError(reason)."""
+    """Reads view[off:end] from front to back. Raises WireError(reason) when there are too few bytes."""
 
     __slots__ = ("_end", "_off", "_reason", "_view")
 
@@ -21,7 +21,7 @@ class Cursor:
 
     @property
     def off(self) -> int:
-        """Where the next byte lies."""
+        """The offset of the next byte."""
         return self._off
 
     @property
@@ -51,7 +51,7 @@ class Cursor:
         return bytes(self._view[off:after])
 
     def skip(self, count: int) -> None:
-        """Pass over count bytes."""
+        """Skip count bytes."""
         if not 0 <= count <= self._end - self._off:
             raise WireError(self._reason)
         self._off += count

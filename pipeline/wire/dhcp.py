@@ -1,9 +1,8 @@
 """DHCP messages (RFC 2131) and their options (RFC 2132, 3396, 3397): bytes to fields and back.
 
 A BOOTP message (RFC 951) has the same fixed fields. It has no message type, and perhaps no options at all.
-Knows nothing of leases or of who asks whom. Options are a dict from code to bytes; an
-option that occurs several times is one value (RFC 3396), also across the sname and file
-fields when option overload says so.
+Options are a dict from code to bytes. An option that occurs several times is one value (RFC 3396). With
+option overload, the sname and file fields have options too. This module does not know leases.
 
 ::
 
@@ -23,7 +22,7 @@ from pipeline.wire.errors import WireError
 FIXED: Final = Struct("!BBBBIHHIIII16s64s128sI")
 HEADER_LEN: Final = FIXED.size
 MIN_LEN: Final = 300
-"""Shortest message that old BOOTP relays accept; build() pads to it (RFC 1542 section 2.1)."""
+"""The shortest message that old BOOTP relays accept. build() pads to it (RFC 1542 section 2.1)."""
 COOKIE: Final = 0x63825363
 SERVER_PORT: Final = 67
 CLIENT_PORT: Final = 68
@@ -61,19 +60,19 @@ END: Final = 255
 
 MAX_LABEL: Final = 63
 MIN_DATAGRAM: Final = 576
-"""Every client takes IP datagrams of this length (RFC 2131 section 2); MAX_MESSAGE_SIZE is never less."""
+"""Every client accepts IP datagrams of this length (RFC 2131 section 2), so MAX_MESSAGE_SIZE is no less."""
 DATAGRAM_HEADERS: Final = 28
-"""Bytes of the IP and UDP headers, which count in MAX_MESSAGE_SIZE."""
+"""Bytes of the IP and UDP headers. MAX_MESSAGE_SIZE counts them."""
 _MAX_CHADDR: Final = 16
 _MAX_OPTION: Final = 255
 _BAD_OPTIONS: Final = "dhcp_message_dropped_bad_options"
 
 
 class Message(NamedTuple):
-    """One message. Addresses are IPv4 ints, ``chaddr`` has ``hlen`` bytes, ``secs`` seconds.
+    """One message. Addresses are IPv4 ints. ``chaddr`` has ``hlen`` bytes, ``secs`` is in seconds.
 
-    ``options`` keeps the order in which codes first occur; OVERLOAD is not in it. ``sname`` names a server;
-    it is empty when the field holds options.
+    ``options`` keeps the order in which codes first occur, and does not contain OVERLOAD. ``sname`` is the
+    name of a server, or empty when the field holds options.
     """
 
     op: int
@@ -92,23 +91,23 @@ class Message(NamedTuple):
 
     @property
     def is_bootp(self) -> bool:
-        """Whether this is a BOOTP message: it has no message type at all (RFC 1534)."""
+        """Whether this is a BOOTP message: it has no message type (RFC 1534)."""
         return MESSAGE_TYPE not in self.options
 
     @property
     def max_datagram(self) -> int:
-        """The longest IP datagram that the sender takes (RFC 2132 section 9.10), in bytes."""
+        """Bytes of the longest IP datagram that the sender accepts (RFC 2132 section 9.10)."""
         value = self.options.get(MAX_MESSAGE_SIZE, b"")
         return max(MIN_DATAGRAM, int.from_bytes(value, "big")) if len(value) == 2 else MIN_DATAGRAM
 
     @property
     def kind(self) -> int:
-        """The message type (DISCOVER ...); 0 for a BOOTP message or a malformed option."""
+        """The message type, such as DISCOVER; 0 for a BOOTP message or a malformed option."""
         value = self.options.get(MESSAGE_TYPE, b"")
         return value[0] if len(value) == 1 else 0
 
     def option_addr(self, code: int) -> int:
-        """The first address in an option, 0 when it is absent or malformed."""
+        """The first address in an option; 0 when the option is absent or malformed."""
         value = self.options.get(code, b"")
         return int.from_bytes(value[:4], "big") if len(value) >= 4 else 0
 
@@ -118,14 +117,27 @@ def parse(view: memoryview | bytes, off: int, end: int) -> Message:
     if end - off < HEADER_LEN or end > len(view) or off < 0:
         raise WireError("dhcp_message_dropped_truncated")
     (
-        op, htype, hlen, hops, xid, secs, flags,
-        ciaddr, yiaddr, siaddr, giaddr, chaddr, sname, file, cookie,
-    ) = FIXED.unpack_from(view, off)  # fmt: skip
+        op,
+        htype,
+        hlen,
+        hops,
+        xid,
+        secs,
+        flags,
+        ciaddr,
+        yiaddr,
+        siaddr,
+        giaddr,
+        chaddr,
+        sname,
+        file,
+        cookie,
+    ) = FIXED.unpack_from(view, off)
     if op not in (BOOT_REQUEST, BOOT_REPLY) or hlen > _MAX_CHADDR or (op == BOOT_REPLY and cookie != COOKIE):
         raise WireError("dhcp_message_dropped_bad_header")
     server_name = sname.rstrip(b"\0")
     if cookie != COOKIE:
-        # What a BOOTP client has here need not be options (RFC 951 section 3).
+        # A BOOTP client may have anything here (RFC 951 section 3).
         return Message(
             op, xid, chaddr[:hlen], {}, htype, hops, secs, flags, ciaddr, yiaddr, siaddr, giaddr, server_name
         )
@@ -147,7 +159,7 @@ def parse(view: memoryview | bytes, off: int, end: int) -> Message:
 
 
 def _read_options(cursor: Cursor, pieces: dict[int, list[bytes]]) -> None:
-    """Collect options up to END or, as many clients send it, up to the end of the field."""
+    """Collect options up to END, or up to the end of the field: many clients send no END."""
     while cursor.remaining:
         code = cursor.u8()
         if code == END:
@@ -157,14 +169,26 @@ def _read_options(cursor: Cursor, pieces: dict[int, list[bytes]]) -> None:
 
 
 def build(message: Message, min_len: int = MIN_LEN) -> bytes:
-    """The UDP payload, padded to min_len; options in dict order, long ones in pieces (RFC 3396)."""
+    """The UDP payload, padded to min_len. Options are in dict order, long ones in pieces (RFC 3396)."""
     parts = [
         FIXED.pack(
-            message.op, message.htype, len(message.chaddr), message.hops, message.xid,
-            message.secs, message.flags, message.ciaddr, message.yiaddr, message.siaddr,
-            message.giaddr, message.chaddr, message.sname, b"", COOKIE,
+            message.op,
+            message.htype,
+            len(message.chaddr),
+            message.hops,
+            message.xid,
+            message.secs,
+            message.flags,
+            message.ciaddr,
+            message.yiaddr,
+            message.siaddr,
+            message.giaddr,
+            message.chaddr,
+            message.sname,
+            b"",
+            COOKIE,
         )
-    ]  # fmt: skip
+    ]
     for code, value in message.options.items():
         for start in range(0, len(value) or 1, _MAX_OPTION):
             piece = value[start : start + _MAX_OPTION]
@@ -174,15 +198,15 @@ def build(message: Message, min_len: int = MIN_LEN) -> bytes:
 
 
 def option_len(value: bytes) -> int:
-    """Bytes that an option with this value takes in a message, in as many pieces as it needs."""
+    """Bytes that an option with this value takes in a message, all its pieces together."""
     return len(value) + 2 * max(1, -(-len(value) // _MAX_OPTION))
 
 
 def build_search_list(domains: Iterable[str]) -> bytes:
     """The value of DOMAIN_SEARCH (RFC 3397), labels without compression.
 
-    Names that DNS cannot carry (empty, a label empty or above 63 bytes, not ASCII) are left
-    out: one bad line in a resolver's file must not cost the guest the others.
+    Names that DNS cannot carry are left out: not ASCII, or with a label that is empty or longer than 63
+    bytes. So one bad line in a resolver's file does not cost the guest the other names.
     """
     parts = []
     for domain in domains:

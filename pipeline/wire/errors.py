@@ -1,13 +1,13 @@
-"""The one error of the wire layer: these bytes are not what they claim to be.
+"""The one error of the wire layer: these bytes are malformed.
 
-Does not say what to do about it: that is the caller's choice, who at least counts it.
+The caller decides what to do about it. At least it counts the error.
 """
 
 
 class WireError(ValueError):
-    """Malformed input. ``reason`` is the name of a drop counter of the program.
+    """Malformed input. ``reason``: the name of a drop counter.
 
-    A wire function that gets hostile bytes raises this and nothing else, so that one
+    Hostile bytes cause no other exception of a wire function. So one
     ``except WireError as error: counters.add(error.reason)`` guards a whole burst.
     """
 

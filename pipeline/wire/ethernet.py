@@ -1,17 +1,16 @@
 """Ethernet II headers and MAC addresses (IEEE 802.3).
 
-A MAC address is ``bytes`` of length 6 everywhere in the program. The frame check sequence is never
-part of a frame.
+A MAC address is ``bytes`` of length 6 everywhere in the program. Frames have no frame check sequence.
 
 ::
 
     0    6    12         14
     dst  src  ethertype  payload
 
-A tag (IEEE 802.1Q) stands before the EtherType: two bytes 0x8100, or 0x88a8 for a service tag (802.1ad), then
-priority and VLAN ID. VLAN ID 0 makes it a *priority tag*: the frame belongs to no VLAN. As in
-Linux, both kinds of priority tag are removed and what they say is forgotten. A frame with another VLAN
-ID is a frame of EtherType 0x8100 or 0x88a8, which the gateway does not know.
+A tag (IEEE 802.1Q) comes before the EtherType: two bytes 0x8100, or 0x88a8 for a service tag (802.1ad),
+then priority and VLAN ID. A tag with VLAN ID 0 is a *priority tag*: the frame belongs to no VLAN. As in
+Linux, both kinds of priority tag are removed and their priority is ignored. A frame with another VLAN ID
+has EtherType 0x8100 or 0x88a8, which the gateway does not know.
 """
 
 import re
@@ -35,9 +34,9 @@ TYPE_SERVICE_VLAN: Final = 0x88A8
 
 TAG_LEN: Final = 4
 MAX_TAGS: Final = 2
-"""Tags of one frame that are looked at: a service tag and the one inside it. Linux has no such limit."""
+"""Tags of one frame that are read: a service tag and the one inside it. Linux has no such limit."""
 TAG_FIRST_BYTES: Final = frozenset((TYPE_VLAN >> 8, TYPE_SERVICE_VLAN >> 8))
-"""Where byte 12 of a frame is none of these, the frame has no tag."""
+"""A frame whose byte 12 is not one of these has no tag."""
 
 _TAG_TYPES: Final = frozenset((TYPE_VLAN, TYPE_SERVICE_VLAN))
 _TAG: Final = Struct("!HH")
@@ -58,10 +57,10 @@ def parse_header(view: memoryview | bytes, off: int, end: int) -> tuple[bytes, b
 
 
 def remove_priority_tags(view: memoryview, off: int, length: int, before: int = 0) -> int:
-    """Remove the priority tags of the frame at off; how many bytes later it begins now.
+    """Remove the priority tags of the frame at off. Returns by how many bytes its begin moved.
 
-    The addresses move, and so do the ``before`` bytes right before them. A tag without an EtherType after
-    it stays, as does every tag after one with another VLAN ID.
+    The addresses move, and with them the ``before`` bytes right before them. A tag without an EtherType after
+    it stays. So does every tag after one with another VLAN ID.
     """
     last = length - TAG_LEN - 2
     removed = 0
@@ -77,9 +76,9 @@ def remove_priority_tags(view: memoryview, off: int, length: int, before: int = 
 
 
 def network_header(view: memoryview | bytes | bytearray, off: int, end: int) -> tuple[int, int]:
-    """(EtherType, where what follows it begins) of the frame in view[off:end], after up to MAX_TAGS tags.
+    """(EtherType, offset after it) of the frame in view[off:end], after up to MAX_TAGS tags.
 
-    (0, end) when the frame ends before that.
+    Returns (0, end) when the frame ends before that.
     """
     at = off + 2 * MAC_LEN
     for _ in range(MAX_TAGS + 1):
@@ -98,12 +97,12 @@ def header(dst: bytes, src: bytes, ethertype: int) -> bytes:
 
 
 def is_group(mac: bytes) -> bool:
-    """Whether mac addresses more than one station (multicast, broadcast included)."""
+    """Whether mac is the address of a group: multicast or broadcast."""
     return bool(mac[0] & _GROUP_BIT)
 
 
 def mac_text(mac: bytes) -> str:
-    """Lower-case, colons: ``5a:94:ef:e4:0c:dd``."""
+    """The text ``5a:94:ef:e4:0c:dd``: lower case, with colons."""
     return mac.hex(":")
 
 

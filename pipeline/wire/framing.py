@@ -1,13 +1,13 @@
-"""How frames lie in a byte stream: length prefixes, and what is said before the first frame.
+"""How frames lie in a byte stream: length prefixes, and the handshakes before the first frame.
 
-Three stream forms (all of them carry whole Ethernet frames without check sequence):
+There are three forms, all with whole Ethernet frames without check sequence:
 
 - ``QEMU``: 4-byte big-endian length (``-netdev stream`` and ``-netdev socket``);
 - ``LE16``: 2-byte little-endian length (``/connect``, stdio, vpnkit and hyperkit);
-- the fixed records which a vpnkit client and its server exchange before LE16 frames.
+- the fixed records that a vpnkit client and its server exchange before LE16 frames.
 
-Datagram links need nothing of this: one datagram is one frame. Runts are not judged here;
-who reads the Ethernet header drops and counts them.
+Datagram links do not need this module: one datagram is one frame. This module accepts runts; the reader of
+the Ethernet header drops and counts them.
 """
 
 from collections.abc import Mapping
@@ -17,11 +17,11 @@ from typing import Final, NamedTuple
 from pipeline.wire.errors import WireError
 
 MAX_FRAME: Final = 131072
-"""Longest frame a peer may announce, bytes; more means that the stream is lost."""
+"""Bytes of the longest frame that a peer may announce. With a larger number the stream is lost."""
 
 
 class LengthError(WireError):
-    """A length that no frame may have: what follows it in a stream cannot be told any more."""
+    """A length that no frame may have. The rest of the stream cannot be parsed any more."""
 
     def __init__(self, length: int) -> None:
         super().__init__("link_frame_dropped_oversized")
@@ -29,7 +29,7 @@ class LengthError(WireError):
 
 
 class Framing(NamedTuple):
-    """A length prefix: its Struct, its size in bytes, and the largest length it may announce."""
+    """A length prefix: its Struct, its size in bytes, and the largest length that it may announce."""
 
     prefix: Struct
     prefix_len: int
@@ -45,9 +45,9 @@ def split(
 ) -> tuple[list[tuple[int, int]], int]:
     """Find the whole frames in view[begin:end].
 
-    Returns ([(off, len)], next_begin): off is that of the Ethernet header, behind the
-    prefix; next_begin is where the first partial frame (or nothing) starts. Raises
-    LengthError when a length is above the framing's limit: the stream is of no use then.
+    Returns ([(off, len)], next_begin). off: of the Ethernet header, after the prefix. next_begin: where the
+    first partial frame, or nothing, begins. Raises LengthError when a length is above the framing's limit:
+    the stream is lost then.
     """
     frames: list[tuple[int, int]] = []
     append = frames.append
@@ -68,9 +68,9 @@ def split(
 
 
 def need(view: memoryview | bytes, begin: int, end: int, framing: Framing) -> int:
-    """How many bytes the partial frame at view[begin:end] still wants; 0 when nothing is there.
+    """How many bytes of the partial frame at view[begin:end] are missing; 0 when there is no frame.
 
-    While its prefix is incomplete that is the rest of the prefix. Raises LengthError as split().
+    While the prefix is incomplete, the result counts the prefix alone. Raises LengthError like split().
     """
     have = end - begin
     if have <= 0:
@@ -84,7 +84,7 @@ def need(view: memoryview | bytes, begin: int, end: int, framing: Framing) -> in
 
 
 def prefix(length: int, framing: Framing) -> bytes:
-    """The prefix of a frame of that many bytes. Raises LengthError when the framing cannot say it."""
+    """The prefix of a frame of length bytes. Raises LengthError when length is above the framing's limit."""
     if length > framing.max:
         raise LengthError(length)
     return framing.prefix.pack(length)
@@ -100,9 +100,8 @@ def connect_request(
 ) -> bytes:
     """The request head that turns an HTTP connection into a stream of LE16 frames.
 
-    The server of this protocol answers nothing: frames follow at once in both directions.
-    host may be empty but the field must be there. Raises ValueError for text that would
-    break out of its line.
+    The server sends no response: frames follow at once in both directions. host may be empty, but the field
+    must exist. Raises ValueError for text that would end its line.
     """
     lines = [f"POST {path} HTTP/1.1", f"Host: {host}"]
     for name, value in (headers or {}).items():
@@ -119,9 +118,9 @@ def connect_request(
 
 VPNKIT_MAGIC: Final = b"VMN3T"
 VPNKIT_HELLO_LEN: Final = 49
-"""``VMN3T``, u32 version, 40 bytes of commit text. The server sends them back unchanged."""
+"""``VMN3T``, u32 version, 40 bytes of commit text. The server sends the hello back unchanged."""
 VPNKIT_COMMAND_LEN: Final = 41
-"""A command byte, 36 characters of UUID, 4 bytes nobody reads."""
+"""A command byte, 36 characters of UUID, 4 unused bytes."""
 VPNKIT_REPLY_LEN: Final = 258
 
 _HELLO: Final = Struct("<5sI40s")
@@ -132,12 +131,12 @@ _VPNKIT_HEADROOM: Final = 14
 
 
 def vpnkit_hello(version: int = 22, commit: bytes = b"") -> bytes:
-    """The 49 bytes a client opens with."""
+    """The 49 bytes that a client sends first."""
     return _HELLO.pack(VPNKIT_MAGIC, version, commit)
 
 
 def vpnkit_command(uuid: str) -> bytes:
-    """The 41 bytes in which a client asks for an Ethernet connection of that UUID."""
+    """The 41 bytes with which a client asks for an Ethernet connection with that UUID."""
     return _COMMAND.pack(_VPNKIT_ETHERNET, uuid.encode("ascii"))
 
 
@@ -149,7 +148,7 @@ def parse_vpnkit_hello(view: memoryview | bytes) -> bytes:
 
 
 def parse_vpnkit_command(view: memoryview | bytes) -> str:
-    """The UUID text of a client's command, as sent. Raises WireError for another command or not ASCII."""
+    """The UUID text of a client's command. Raises WireError for another command, or if it is not ASCII."""
     if len(view) < VPNKIT_COMMAND_LEN:
         raise WireError("link_handshake_failed")
     command, uuid = _COMMAND.unpack_from(view)

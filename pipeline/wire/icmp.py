@@ -1,8 +1,8 @@
 """ICMP messages (RFC 792): echo, destination unreachable, time exceeded.
 
-The four bytes behind the checksum mean different things by type; ``rest`` is them as one
-integer (echo: identifier << 16 | sequence number; fragmentation needed: next-hop MTU in
-the low half, RFC 1191).
+The meaning of the four bytes after the checksum depends on the type. ``rest`` is these bytes as one
+integer. In an echo it is identifier << 16 | sequence number. In "fragmentation needed" the low half is the
+next-hop MTU (RFC 1191).
 
 ::
 
@@ -29,7 +29,7 @@ TIME_EXCEEDED: Final = 11
 PARAMETER_PROBLEM: Final = 12
 
 ERRORS: Final = frozenset((UNREACHABLE, SOURCE_QUENCH, REDIRECT, TIME_EXCEEDED, PARAMETER_PROBLEM))
-"""Types that report an error: never answered with another one (RFC 1122 section 3.2.2)."""
+"""Types that report an error. No error is sent about them (RFC 1122 section 3.2.2)."""
 
 NET_UNREACHABLE: Final = 0
 HOST_UNREACHABLE: Final = 1
@@ -45,7 +45,7 @@ REASSEMBLY_EXCEEDED: Final = 1
 
 
 class Message(NamedTuple):
-    """The 8-byte header; the data lies behind it up to the end of the IP payload."""
+    """The 8-byte header. The data follows it, up to the end of the IP payload."""
 
     type: int
     code: int
@@ -64,9 +64,9 @@ def parse(view: memoryview | bytes, off: int, end: int) -> Message:
 
 
 class Quoted(NamedTuple):
-    """The packet that an error is about, as far as every error has it: its header and 8 bytes.
+    """The part of the offending packet that every error quotes: its header and 8 bytes.
 
-    Ports and seq are those of TCP (of UDP, the two behind the ports are length and checksum).
+    seq is that of TCP. For UDP, these four bytes are length and checksum.
     """
 
     total_len: int
@@ -82,10 +82,10 @@ _L4: Final = Struct("!HHI")
 
 
 def parse_quoted(view: memoryview | bytes, off: int, end: int) -> Quoted:
-    """Read what the error message view[off:end] (see parse()) quotes, not more of it than RFC 792 asks for.
+    """Read the packet that the error message view[off:end] quotes, as much of it as RFC 792 requires.
 
-    Checksums are not verified: whoever sent the error may have changed the header. Raises WireError when
-    it is no IPv4, too short, or not the packet's first fragment.
+    Checksums are not verified, because the router may have changed the header. Raises WireError when the
+    packet is not IPv4, is too short, or is not the first fragment.
     """
     begin = off + HEADER_LEN
     if end - begin < ipv4.HEADER_LEN + _L4.size:
@@ -99,7 +99,7 @@ def parse_quoted(view: memoryview | bytes, off: int, end: int) -> Quoted:
 
 
 def build(kind: int, code: int, rest: int, data: bytes | memoryview = b"") -> bytes:
-    """A whole message of that type, checksum included."""
+    """A whole message with its checksum."""
     total = (kind << 8 | code) + (rest >> 16) + (rest & 0xFFFF) + inet.word_sum(data)
     return FIXED.pack(kind, code, inet.finish(total), rest) + bytes(data)
 
@@ -110,13 +110,13 @@ def build_echo(kind: int, ident: int, seq: int, data: bytes | memoryview = b"") 
 
 
 def build_unreachable(code: int, quoted: bytes | memoryview, mtu: int = 0) -> bytes:
-    """Destination unreachable about the packet whose header and first 8 bytes are quoted.
+    """Destination unreachable. quoted: header and first 8 bytes of the offending packet.
 
-    mtu only with FRAGMENTATION_NEEDED.
+    mtu: for FRAGMENTATION_NEEDED only.
     """
     return build(UNREACHABLE, code, mtu & 0xFFFF, quoted)
 
 
 def build_time_exceeded(code: int, quoted: bytes | memoryview) -> bytes:
-    """TTL_EXCEEDED or REASSEMBLY_EXCEEDED about the packet quoted."""
+    """Time exceeded. code: TTL_EXCEEDED or REASSEMBLY_EXCEEDED. quoted: as in build_unreachable()."""
     return build(TIME_EXCEEDED, code, 0, quoted)

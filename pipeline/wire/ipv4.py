@@ -1,8 +1,7 @@
 """IPv4 header (RFC 791) and textual addresses.
 
-Addresses are ints: the 32-bit value, most significant byte first in text and on the wire.
-Options are accepted and skipped (their length counts, their content does not); headers are
-built without options.
+Addresses are ints of 32 bits. The most significant byte is the first in text and on the wire. parse() skips
+options. build() makes headers without options.
 
 ::
 
@@ -50,8 +49,7 @@ class Header(NamedTuple):
 def parse(view: memoryview | bytes, off: int, end: int) -> Header:
     """Read and verify the header at view[off:end]: version, lengths, checksum.
 
-    The packet ends at ``off + total_len``; what follows up to end is Ethernet padding.
-    Raises WireError.
+    The packet ends at ``off + total_len``. The bytes after that are Ethernet padding. Raises WireError.
     """
     if end - off < HEADER_LEN or end > len(view) or off < 0:
         raise WireError("ipv4_packet_dropped_truncated")
@@ -80,17 +78,26 @@ def build(
     frag_off: int = 0,
     tos: int = 0,
 ) -> bytes:
-    """The 20 bytes of a header without options, checksum included.
+    """The 20 bytes of a header without options, with its checksum.
 
-    total_len covers header and payload. flags = FLAG_DF | FLAG_MF; frag_off in bytes, a
-    multiple of 8. Raises struct.error when a field does not fit: a caller's bug, not input.
+    total_len: header and payload. flags: FLAG_DF | FLAG_MF. frag_off: bytes, a multiple of 8. Raises
+    struct.error when a field does not fit, which is a bug of the caller.
     """
     frag = flags << 13 | frag_off >> 3
     total = (
-        0x4500 + tos + total_len + ident + frag + (ttl << 8) + proto
-        + (src >> 16) + (src & 0xFFFF) + (dst >> 16) + (dst & 0xFFFF)
-    )  # fmt: skip
-    # 0x4500 is in the sum, so it is never the zero of an empty buffer.
+        0x4500
+        + tos
+        + total_len
+        + ident
+        + frag
+        + (ttl << 8)
+        + proto
+        + (src >> 16)
+        + (src & 0xFFFF)
+        + (dst >> 16)
+        + (dst & 0xFFFF)
+    )
+    # The sum contains 0x4500, so it is never the zero of an empty buffer.
     field = 0xFFFF - (total % 0xFFFF or 0xFFFF)
     return FIXED.pack(0x45, tos, total_len, ident, frag, ttl, proto, field, src, dst)
 
@@ -101,13 +108,13 @@ def addr_text(addr: int) -> str:
 
 
 def addr_parse(text: str) -> int:
-    """The address in ``192.168.127.1``: four decimal numbers, no leading zeros. ValueError otherwise."""
+    """The address in a text like ``192.168.127.1``. Raises ValueError, also for leading zeros."""
     value = 0
     parts = text.split(".")
     if len(parts) != 4:
         raise ValueError(f"invalid IP address: {text}")
     for part in parts:
-        # A leading zero is refused because C libraries read such a number as octal.
+        # C libraries read a number with a leading zero as octal.
         if not (part.isascii() and part.isdigit()) or (part[0] == "0" and len(part) > 1) or len(part) > 3:
             raise ValueError(f"invalid IP address: {text}")
         octet = int(part)

@@ -1,18 +1,18 @@
-"""The offload extension of ``/connect``: what agent and host say before frames have a virtio-net header.
+"""The offload extension of ``/connect``: the handshake after which frames have a virtio-net header.
 
-docs/offload.md tells the whole story. The agent asks with a header line of its request; a
-host that knows the extension answers with a record, the agent takes it with a record, and
-the host starts with a record: each is the last thing in the old form of its direction. A
-record lies in the stream like a frame (2-byte little-endian length), but is shorter than any
-Ethernet frame can be, so whoever does not expect one drops it as a runt.
+docs/offload.md describes the whole protocol. The agent asks for it with a header line of its request. A
+host that knows the extension sends the record OFFER, the agent sends ACCEPT, and the host sends START.
+ACCEPT and START are the last in the old form of their direction. A record lies in the stream like a frame
+(2-byte little-endian length), but is shorter than any Ethernet frame. So a peer that does not expect one
+drops it as a runt.
 
 ::
 
     0       4     5        6         7         8          12
     "GVTO"  kind  version  vnet_len  reserved  features
 
-Behind it, frames have ``FRAMING``: a 4-byte little-endian length that counts a virtio-net
-header (12 bytes, pipeline.wire.virtio_net) and the Ethernet frame. No IO and no state here.
+After that, frames have ``FRAMING``: a 4-byte little-endian length that counts a virtio-net header (12 bytes,
+pipeline.wire.virtio_net) and the Ethernet frame.
 """
 
 from struct import Struct
@@ -22,11 +22,11 @@ from pipeline.wire import virtio_net
 from pipeline.wire.framing import LE16, Framing
 
 REQUEST_HEADER: Final = "Gvtap-Offload"
-"""Its value lists the versions that the agent speaks, separated by commas."""
+"""The header's value lists the versions that the agent knows, separated by commas."""
 VERSION: Final = 1
 VNET_LEN: Final[int] = virtio_net.LONG_LEN
 MAX_ETHERNET_HEADER: Final = 18
-"""With a VLAN tag."""
+"""Bytes, with a VLAN tag."""
 FRAMING: Final = Framing(Struct("<I"), 4, VNET_LEN + MAX_ETHERNET_HEADER + 0xFFFF)
 
 CSUM: Final = 0x01
@@ -34,15 +34,15 @@ TSO4: Final = 0x02
 TSO6: Final = 0x04
 USO4: Final = 0x20
 USO6: Final = 0x40
-"""Features: what the agent may leave undone in frames for the host. The numbers are Linux's TUN_F_*."""
+"""Features: work that the agent may leave to the host in its frames. The numbers are Linux's TUN_F_*."""
 FEATURES: Final = CSUM | TSO4 | TSO6 | USO4 | USO6
 
 OFFER: Final = 1
-"""Host to agent, its first record: version and features that it takes."""
+"""Host to agent, its first record: the version and the features that it accepts."""
 ACCEPT: Final = 2
-"""Agent to host, its first record: version and features that it will use. All behind is in the new form."""
+"""Agent to host, its first record: the version and the features that it will use. The new form follows."""
 START: Final = 3
-"""Host to agent, the answer to ACCEPT: all behind is in the new form."""
+"""Host to agent, the answer to ACCEPT. The new form follows."""
 
 _RECORD: Final = Struct("<4sBBBxI")
 _MAGIC: Final = b"GVTO"
@@ -50,7 +50,7 @@ RECORD_LEN: Final = _RECORD.size
 
 
 class Record(NamedTuple):
-    """One of the three."""
+    """OFFER, ACCEPT or START."""
 
     kind: int
     version: int
@@ -64,7 +64,7 @@ def build(kind: int, features: int, version: int = VERSION, vnet_len: int = VNET
 
 
 def parse(view: memoryview | bytes, off: int, length: int) -> Record | None:
-    """The record at view[off:off+length] (behind its prefix); None for anything else."""
+    """The record at view[off:off+length], after its prefix; None for anything else."""
     if length != RECORD_LEN or off + length > len(view):
         return None
     magic, *fields = _RECORD.unpack_from(view, off)
@@ -72,9 +72,9 @@ def parse(view: memoryview | bytes, off: int, length: int) -> Record | None:
 
 
 def choose(versions: str) -> int:
-    """The version to speak with an agent whose request header has this value; 0 for none.
+    """The version to use with an agent whose request header has this value; 0 for none.
 
-    What is not a number, and anything behind a semicolon, is for the future and passed over.
+    Values that are not numbers, and anything after a semicolon, are for future versions and ignored.
     """
     asked = {text.partition(";")[0].strip() for text in versions.split(",")}
     return VERSION if str(VERSION) in asked else 0

@@ -1,12 +1,12 @@
-"""Headers of the PROXY protocol, versions 1 and 2: who really is at the other end of a connection.
+"""Headers of the PROXY protocol, versions 1 and 2: they name the original client of a forwarded connection.
 
-Sent once, before the first byte of a connection that somebody passes on. Only made, never
-read. Version 1 is a line of text, version 2 is binary::
+The proxy sends the header once, before the first byte of the connection. The program makes such headers but
+reads none. Version 1 is a line of text, version 2 is binary::
 
     0                 12       13      14      16
     signature (12)    ver|cmd  family  length  addresses: source, destination, ports
 
-Addresses are 4 or 16 bytes, both of one length.
+Both addresses have 4 bytes, or both have 16.
 """
 
 from struct import Struct
@@ -24,7 +24,7 @@ TCP6: Final = 0x21
 
 
 def build(version: int, src: bytes, src_port: int, dst: bytes, dst_port: int) -> bytes:
-    """The header of a TCP connection from src to dst. version is 1 or 2."""
+    """The header for a TCP connection from src to dst. version: 1 or 2."""
     if version == 1:
         kind = "TCP4" if len(src) == 4 else "TCP6"
         return f"PROXY {kind} {_text(src)} {_text(dst)} {src_port} {dst_port}\r\n".encode()
@@ -34,7 +34,7 @@ def build(version: int, src: bytes, src_port: int, dst: bytes, dst_port: int) ->
 
 
 def build_unknown(version: int) -> bytes:
-    """The header of a connection whose ends have no IP addresses. version is 1 or 2."""
+    """The header for a connection whose ends have no IP addresses. version: 1 or 2."""
     if version == 1:
         return b"PROXY UNKNOWN\r\n"
     return FIXED.pack(SIGNATURE, PROXY, UNSPECIFIED, 0)

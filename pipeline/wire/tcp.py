@@ -1,7 +1,7 @@
-"""TCP fixed header (RFC 9293 section 3.1). Options: see tcp_options.
+"""The fixed TCP header (RFC 9293 section 3.1). Options are in tcp_options.py.
 
-This is the readable path, one tuple a header. The burst path (GRO, GSO) uses ``FIXED``
-into locals; a test asserts that both agree.
+This is the readable way: one tuple for a header. GRO and GSO unpack ``FIXED`` into local variables. A test
+asserts that both ways agree.
 
 ::
 
@@ -30,13 +30,13 @@ ECE: Final = 0x40
 CWR: Final = 0x80
 
 CHECKSUM_OFFSET: Final = 16
-"""Of the checksum field from the start of the header."""
+"""The checksum field's offset from the begin of the header."""
 
 _CHECKSUM: Final = Struct("!H")
 
 
 class Header(NamedTuple):
-    """Fields of the fixed header. ``header_len`` in bytes (options included), ``wnd`` raw."""
+    """The fixed header. ``header_len``: bytes, with options. ``wnd``: as in the header, without scale."""
 
     src_port: int
     dst_port: int
@@ -50,10 +50,10 @@ class Header(NamedTuple):
 
 
 def parse(view: memoryview | bytes, off: int, end: int) -> Header:
-    """Read the header at view[off:end]; end is where the IP payload ends.
+    """Read the header at view[off:end]. end: the end of the IP payload.
 
-    The checksum is not verified (see verify). Options lie in
-    ``off + HEADER_LEN .. off + header_len``. Raises WireError.
+    parse() does not verify the checksum; verify() does. Options are in ``off + HEADER_LEN .. off +
+    header_len``. Raises WireError.
     """
     if end - off < HEADER_LEN or end > len(view) or off < 0:
         raise WireError("tcp_segment_dropped_truncated")
@@ -67,7 +67,7 @@ def parse(view: memoryview | bytes, off: int, end: int) -> Header:
 def verify(view: memoryview | bytes, off: int, end: int, src: int, dst: int) -> None:
     """Check the checksum of the segment view[off:end] between two IPv4 addresses. Raises WireError.
 
-    One that the sender left to its network card is right (checksum.is_partial).
+    A checksum that the sender left to its network card is valid (checksum.is_partial).
     """
     pseudo = inet.pseudo_header(src, dst, PROTO_TCP, end - off)
     if inet.verify(view[off:end], pseudo):
@@ -88,7 +88,7 @@ def build(
     checksum: int = 0,
     urgent: int = 0,
 ) -> bytes:
-    """Header and options; options must be padded to a multiple of 4 (tcp_options does)."""
+    """Header and options. Options must have a multiple of 4 bytes, as those of tcp_options have."""
     header_len = HEADER_LEN + len(options)
     return FIXED.pack(src_port, dst_port, seq, ack, header_len << 2, flags, wnd, checksum, urgent) + options
 
@@ -105,7 +105,7 @@ def build_segment(
     options: bytes = b"",
     payload: bytes = b"",
 ) -> bytes:
-    """A whole segment between two IPv4 addresses, checksum included."""
+    """A whole segment between two IPv4 addresses, with its checksum."""
     segment = build(src_port, dst_port, seq, ack, flags, wnd, options) + payload
     check = inet.checksum(segment, inet.pseudo_header(src, dst, PROTO_TCP, len(segment)))
     return segment[:CHECKSUM_OFFSET] + _CHECKSUM.pack(check) + segment[CHECKSUM_OFFSET + 2 :]

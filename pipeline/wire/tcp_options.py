@@ -1,8 +1,8 @@
 """TCP options: MSS (RFC 9293 3.2), window scale and timestamps (RFC 7323), SACK (RFC 2018).
 
-Unknown options are skipped. An option whose length is impossible condemns the segment: the
-bytes behind it cannot be trusted, and no stack sends such a thing by accident (RFC 9293
-MUST-7 asks for an illegal length to be handled).
+Unknown options are skipped. If an option has an impossible length, the segment is malformed: the bytes
+after it cannot be parsed, and no stack sends such an option by accident (RFC 9293 MUST-7 requires that
+illegal lengths are handled).
 """
 
 from struct import Struct
@@ -19,13 +19,13 @@ SACK: Final = 5
 TIMESTAMPS: Final = 8
 
 MAX_WINDOW_SCALE: Final = 14
-"""RFC 7323 section 2.3: a larger shift is used as this one."""
+"""A larger shift counts as this one (RFC 7323 section 2.3)."""
 MAX_SACK_BLOCKS: Final = 4
 MAX_SACK_BLOCKS_WITH_TIMESTAMPS: Final = 3
 TIMESTAMPS_LEN: Final = 12
-"""Of the option with the two NOPs before it, as every stack sends it (RFC 7323 appendix A)."""
+"""Bytes of the option with two NOPs before it, as every stack sends it (RFC 7323 appendix A)."""
 TIMESTAMPS_WORD: Final = 0x0101080A
-"""First four bytes of that form."""
+"""The first four bytes of that form."""
 
 _MSS: Final = Struct("!BBH")
 _WINDOW_SCALE: Final = Struct("!BBBB")
@@ -34,9 +34,9 @@ _PAIR: Final = Struct("!II")
 
 
 class Options(NamedTuple):
-    """What the options of one segment say. mss 0 and wscale -1 mean: not there.
+    """The options of one segment. mss 0 and wscale -1 mean that the option is missing.
 
-    sack is a tuple of (left, right) edges, most recent first as received.
+    sack: (left, right) edges, the most recent first, as received.
     """
 
     mss: int = 0
@@ -52,7 +52,7 @@ NONE: Final = Options()
 
 
 def parse(view: memoryview | bytes, off: int, end: int) -> Options:
-    """Read the options in view[off:end], which is what the header's data offset covers.
+    """Read the options in view[off:end], up to the header's data offset.
 
     Raises WireError for an impossible length.
     """
@@ -118,13 +118,13 @@ def build_syn(
 ) -> bytes:
     """Options of a SYN or SYN-ACK, padded to a multiple of 4 (at most 20 bytes).
 
-    Only what the peer may see: mss 0 leaves that option out, wscale -1 the window scale.
+    mss 0 leaves the MSS option out, wscale -1 the window scale option.
     """
     parts = []
     if mss:
         parts.append(_MSS.pack(MSS, 4, mss))
     if has_ts:
-        # SACK-permitted takes the place of the two NOPs when both are sent.
+        # SACK-permitted takes the place of the two NOPs if both options are sent.
         lead = bytes((SACK_PERMITTED, 2)) if sack_permitted else bytes((NOP, NOP))
         parts.append(lead + bytes((TIMESTAMPS, 10)) + _PAIR.pack(ts_val, ts_ecr))
     elif sack_permitted:
@@ -142,7 +142,7 @@ def build(
 ) -> bytes:
     """Options of a segment without SYN, padded to a multiple of 4 (at most 40 bytes).
 
-    SACK blocks that do not fit (four, three beside timestamps) are left out.
+    SACK blocks that do not fit are left out: there is room for four, or three with timestamps.
     """
     options = _TIMESTAMPS.pack(TIMESTAMPS_WORD, ts_val, ts_ecr) if has_ts else b""
     if not sack:

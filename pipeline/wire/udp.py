@@ -18,7 +18,7 @@ HEADER_LEN: Final = FIXED.size
 
 
 class Header(NamedTuple):
-    """``length`` covers header and payload, bytes. ``checksum`` 0 means: not computed by the sender."""
+    """``length``: bytes of header and payload. ``checksum``: 0 if the sender did not compute one."""
 
     src_port: int
     dst_port: int
@@ -27,10 +27,10 @@ class Header(NamedTuple):
 
 
 def parse(view: memoryview | bytes, off: int, end: int) -> Header:
-    """Read the header at view[off:end]; end is where the IP payload ends.
+    """Read the header at view[off:end]. end: the end of the IP payload.
 
-    The payload is ``off + 8 .. off + length``; what follows is ignored. The checksum is not
-    verified (see verify). Raises WireError.
+    The payload is ``off + 8 .. off + length``; bytes after it are ignored. parse() does not verify the
+    checksum; verify() does. Raises WireError.
     """
     if end - off < HEADER_LEN or end > len(view) or off < 0:
         raise WireError("udp_datagram_dropped_truncated")
@@ -43,7 +43,7 @@ def parse(view: memoryview | bytes, off: int, end: int) -> Header:
 def verify(view: memoryview | bytes, off: int, header: Header, src: int, dst: int) -> None:
     """Check the checksum, if there is one, of the datagram at off. Raises WireError.
 
-    One that the sender left to its network card is right (checksum.is_partial).
+    A checksum that the sender left to its network card is valid (checksum.is_partial).
     """
     if not header.checksum:
         return
@@ -55,7 +55,7 @@ def verify(view: memoryview | bytes, off: int, header: Header, src: int, dst: in
 
 
 def build(src_port: int, dst_port: int, length: int, checksum: int = 0) -> bytes:
-    """The 8 bytes of a header; length covers header and payload."""
+    """The 8 bytes of a header. length: header and payload."""
     return FIXED.pack(src_port, dst_port, length, checksum)
 
 
@@ -64,8 +64,8 @@ def build_checked(
 ) -> bytes:
     """The header with its checksum.
 
-    payload_sum is the sum of the payload's words (checksum.word_sum, or the numpy one of
-    checksum_np for large payloads). A checksum of zero goes out as 0xffff (RFC 768).
+    payload_sum: the sum of the payload's words, from checksum.word_sum or, for large payloads, from
+    engines/offload/checksum.py. A checksum of zero is sent as 0xffff (RFC 768).
     """
     length = HEADER_LEN + payload_len
     total = inet.pseudo_header(src, dst, PROTO_UDP, length) + src_port + dst_port + length + payload_sum

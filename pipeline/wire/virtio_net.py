@@ -1,8 +1,7 @@
-"""The virtio-net header: what the sender of a frame leaves to the receiver (virtio 1.2, 5.1.6).
+"""The virtio-net header: the work that the sender of a frame leaves to the receiver (virtio 1.2, 5.1.6).
 
-It stands before each frame on a tap opened with IFF_VNET_HDR and on links where both ends
-agreed to offload. Fields are little-endian. The 12-byte form has num_buffers behind the
-others; the 10-byte form is the tap's default.
+It precedes each frame on a tap opened with IFF_VNET_HDR, and on links whose ends agreed to offload. Fields
+are little-endian. The 12-byte form has num_buffers after the others. The 10-byte form is the tap's default.
 
 ::
 
@@ -23,7 +22,7 @@ LONG_LEN: Final[int] = LONG.size
 NEEDS_CSUM: Final = 1
 """The checksum at csum_start + csum_offset holds only the pseudo-header's sum."""
 DATA_VALID: Final = 2
-"""The sender of the frame vouches for its checksum."""
+"""The sender has verified the checksum."""
 RSC_INFO: Final = 4
 
 GSO_NONE: Final = 0
@@ -32,13 +31,13 @@ GSO_UDP: Final = 3
 GSO_TCPV6: Final = 4
 GSO_UDP_L4: Final = 5
 GSO_ECN: Final = 0x80
-"""A bit beside the GSO type: the segments carry ECN marks."""
+"""A bit in addition to the GSO type: the segments have ECN marks."""
 
 _GSO_TYPES: Final = frozenset((GSO_NONE, GSO_TCPV4, GSO_UDP, GSO_TCPV6, GSO_UDP_L4))
 
 
 class Header(NamedTuple):
-    """Offsets and lengths in bytes; csum_start counts from the start of the frame."""
+    """Offsets and lengths are in bytes. csum_start counts from the begin of the frame."""
 
     flags: int = 0
     gso_type: int = GSO_NONE
@@ -52,8 +51,8 @@ class Header(NamedTuple):
 def parse(view: memoryview | bytes, off: int, end: int, header_len: int = SHORT_LEN) -> Header:
     """Read and validate the header at off of a frame that ends at end.
 
-    header_len is SHORT_LEN or LONG_LEN. Raises WireError when it is truncated, names an
-    unknown GSO type, a segment size of zero, or a checksum outside the frame.
+    header_len: SHORT_LEN or LONG_LEN. Raises WireError when the header is truncated, or names an unknown GSO
+    type, a segment size of zero, or a checksum outside the frame.
     """
     frame_len = end - off - header_len
     if frame_len < 0 or end > len(view) or off < 0:
@@ -67,7 +66,7 @@ def parse(view: memoryview | bytes, off: int, end: int, header_len: int = SHORT_
         raise WireError("link_frame_dropped_bad_vnet_header")
     if header.flags & NEEDS_CSUM and header.csum_start + header.csum_offset + 2 > frame_len:
         raise WireError("link_frame_dropped_bad_vnet_header")
-    # hdr_len is only a hint (virtio 1.2, 5.1.6.2), but one behind the frame is a lie.
+    # hdr_len is only a hint (virtio 1.2, 5.1.6.2), but it must not exceed the frame.
     if gso != GSO_NONE and header.hdr_len > frame_len:
         raise WireError("link_frame_dropped_bad_vnet_header")
     return header

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from pipeline.host.filler import SlotFiller
 from pipeline.ipc.arena import Pool
-from pipeline.records.descriptor import NO_SLOT
+from pipeline.records.kinds import NO_SLOT
 
 
 def test_short_reads_share_a_slot_until_the_room_is_gone() -> None:

@@ -1,4 +1,4 @@
-"""HostStream: ranges out of slots to a socket, partial writes, half-close, references."""
+"""HostStream: runs out of slots to a socket, partial writes, half-close, references."""
 
 import socket
 from collections.abc import Iterator
@@ -6,6 +6,7 @@ from collections.abc import Iterator
 import pytest
 
 from pipeline.host.stream import HostStream
+from pipeline.records.run import Run
 
 
 @pytest.fixture
@@ -14,19 +15,19 @@ def pair() -> Iterator[tuple[HostStream, socket.socket, list[memoryview]]]:
     ours.setblocking(False)
     slots = [memoryview(bytearray(bytes([i]) * 70000)) for i in range(4)]
     stream = HostStream(ours, slots)
-    stream.writable = True
+    stream.on_writable()
     yield stream, theirs, slots
     ours.close()
     theirs.close()
 
 
-def test_ranges_are_written_in_order_and_their_references_given_back(
+def test_runs_are_written_in_order_and_their_references_given_back(
     pair: tuple[HostStream, socket.socket, list[memoryview]],
 ) -> None:
     stream, theirs, _ = pair
     freed: list[int] = []
-    stream.enqueue((1, 10, 100, 60, 0, 150))
-    stream.enqueue((2, 0, 0, 1000, 0, 20))
+    stream.enqueue(Run(1, 10, 150, 100, 60, 0))
+    stream.enqueue(Run(2, 0, 20, 0, 1000, 0))
     assert stream.flush(freed.append) == 170
     assert theirs.recv(1000) == b"\1" * 150 + b"\2" * 20
     assert freed == [1, 2]
@@ -41,7 +42,7 @@ def test_a_full_socket_keeps_the_rest_queued_and_goes_on_where_it_stopped(
     freed: list[int] = []
     total = 0
     for slot in (0, 1, 2, 3):
-        stream.enqueue((slot, 0, 0, 65536, 0, 65536))
+        stream.enqueue(Run(slot, 0, 65536, 0, 65536, 0))
         total += 65536
     received = bytearray()
     taken = stream.flush(freed.append)
@@ -49,7 +50,7 @@ def test_a_full_socket_keeps_the_rest_queued_and_goes_on_where_it_stopped(
     assert not stream.writable
     while len(received) < total:
         received += theirs.recv(total)
-        stream.writable = True
+        stream.on_writable()
         taken += stream.flush(freed.append)
     assert taken == total
     assert bytes(received) == b"".join(bytes([i]) * 65536 for i in range(4))
@@ -59,13 +60,13 @@ def test_a_full_socket_keeps_the_rest_queued_and_goes_on_where_it_stopped(
 def test_the_fin_waits_for_the_queue(pair: tuple[HostStream, socket.socket, list[memoryview]]) -> None:
     stream, theirs, _ = pair
     stream.writable = False
-    stream.enqueue((1, 0, 0, 100, 0, 100))
+    stream.enqueue(Run(1, 0, 100, 0, 100, 0))
     stream.finish_writing()
     stream.flush(lambda _slot: None)
     theirs.setblocking(False)
     with pytest.raises(BlockingIOError):
         theirs.recv(1)
-    stream.writable = True
+    stream.on_writable()
     stream.flush(lambda _slot: None)
     assert theirs.recv(200) == b"\1" * 100
     assert theirs.recv(200) == b""
@@ -78,7 +79,7 @@ def test_read_tells_data_nothing_and_end_apart(
 ) -> None:
     stream, theirs, _ = pair
     view = memoryview(bytearray(100))
-    stream.readable = True
+    stream.on_readable()
     assert stream.read(view) == -1
     assert not stream.readable
     theirs.sendall(b"abc")
@@ -93,10 +94,10 @@ def test_a_broken_connection_raises_and_its_queue_can_be_given_back(
     stream, theirs, _ = pair
     theirs.close()
     freed: list[int] = []
-    stream.enqueue((3, 0, 0, 10, 0, 10))
+    stream.enqueue(Run(3, 0, 10, 0, 10, 0))
     with pytest.raises(BrokenPipeError):
         stream.flush(freed.append)
-    stream.discard_queue(freed.append)
+    stream.discard(freed.append)
     assert freed == [3]
 
 
@@ -106,8 +107,8 @@ def test_more_pieces_than_one_gather_call_takes_all_arrive(
     stream, theirs, slots = pair
     slots[1][:] = bytes(i % 251 for i in range(len(slots[1])))
     freed: list[int] = []
-    stream.enqueue((1, 3, 7, 2, 0, 4001))
-    stream.enqueue((2, 0, 0, 5, 0, 5))
+    stream.enqueue(Run(1, 3, 4001, 7, 2, 0))
+    stream.enqueue(Run(2, 0, 5, 0, 5, 0))
     wanted = bytes((3 + i // 2 * 7 + i % 2) % 251 for i in range(4001)) + b"\2" * 5
     assert stream.flush(freed.append) == 4006
     received = b""
@@ -123,14 +124,14 @@ def test_spilled_bytes_go_before_what_is_queued_later_and_hold_no_slot(
     stream, theirs, _ = pair
     stream.writable = False
     freed: list[int] = []
-    stream.enqueue((1, 0, 0, 100, 0, 100))
-    stream.enqueue((2, 10, 20, 10, 5, 30))
+    stream.enqueue(Run(1, 0, 100, 0, 100, 0))
+    stream.enqueue(Run(2, 10, 30, 20, 10, 5))
     assert stream.spill(freed.append) == 130
     assert stream.spill(freed.append) == 0
     assert freed == [1, 2]
-    stream.enqueue((3, 0, 0, 50, 0, 50))
+    stream.enqueue(Run(3, 0, 50, 0, 50, 0))
     stream.finish_writing()
-    stream.writable = True
+    stream.on_writable()
     assert stream.flush(freed.append) == 180
     assert theirs.recv(1000) == b"\1" * 100 + b"\2" * 30 + b"\3" * 50
     assert theirs.recv(1) == b""
@@ -144,12 +145,12 @@ def test_spilled_bytes_are_written_in_parts_when_the_socket_is_full(
     stream.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
     for slot in range(3):
         slots[slot][:] = bytes((slot + i) % 251 for i in range(len(slots[slot])))
-        stream.enqueue((slot, 0, 0, 65536, 0, 65536))
+        stream.enqueue(Run(slot, 0, 65536, 0, 65536, 0))
     stream.flush(lambda _slot: None)
     stream.spill(lambda _slot: None)
     received = bytearray()
     while stream.queued_bytes or len(received) < 3 * 65536:
         received += theirs.recv(70000)
-        stream.writable = True
+        stream.on_writable()
         stream.flush(lambda _slot: None)
     assert bytes(received) == b"".join(bytes((s + i) % 251 for i in range(65536)) for s in range(3))

@@ -1,4 +1,4 @@
-"""Host TCP sockets: connect outcomes, reset, and the pieces of a range."""
+"""Host TCP sockets: connect outcomes, orderly ends, resets."""
 
 import contextlib
 import errno
@@ -8,8 +8,6 @@ import signal
 import socket
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from pipeline.host import tcp
 
@@ -111,33 +109,6 @@ def test_shutdown_of_a_connection_that_is_gone_returns_the_errno() -> None:
             sock.recv(1)
         assert tcp.shutdown_write(sock) == errno.ENOTCONN
         sock.close()
-
-
-@given(
-    gso_size=st.integers(1, 50),
-    gap=st.integers(0, 20),
-    off=st.integers(0, 30),
-    total=st.integers(1, 400),
-    data=st.data(),
-)
-def test_pieces_are_the_bytes_that_the_descriptor_formula_names(
-    gso_size: int, gap: int, off: int, total: int, data: st.DataObject
-) -> None:
-    stride = gso_size + gap
-    skip = data.draw(st.integers(0, total - 1))
-    length = data.draw(st.integers(1, total - skip))
-    slot = bytes(i * 7 % 251 for i in range(off + (total // gso_size + 1) * stride))
-    wanted = bytes(
-        slot[off + ((skip + i) // gso_size) * stride + (skip + i) % gso_size] for i in range(length)
-    )
-    parts = tcp.pieces(memoryview(slot), off, stride, gso_size, skip, length)
-    assert b"".join(parts) == wanted
-    assert all(parts)
-
-
-def test_pieces_of_a_range_in_one_piece_are_one() -> None:
-    parts = tcp.pieces(memoryview(bytes(100)), 10, 0, 65535, 5, 50)
-    assert [len(part) for part in parts] == [50]
 
 
 def test_options_of_a_connection_that_was_reset_are_no_error() -> None:

@@ -153,7 +153,7 @@ def test_no_more_rows_are_used_than_there_is_room_for(pair: Pair) -> None:
 
 @needs_recvmmsg
 @pytest.mark.parametrize("size", [101, 1500, 65507])
-def test_the_rest_of_a_long_datagram_is_kept(pair: Pair, size: int) -> None:
+def test_the_tail_of_a_long_datagram_is_kept(pair: Pair, size: int) -> None:
     sender, ours = pair
     sender.send(b"short")
     sender.send(DATA[:size])
@@ -161,7 +161,7 @@ def test_the_rest_of_a_long_datagram_is_kept(pair: Pair, size: int) -> None:
     view = memoryview(bytearray(400))
     receiver = Receiver(4, 100)
     assert receiver.receive(ours.fileno(), view, 0, 100, 4) == [5, size, 6]
-    assert bytes(view[100:200]) + bytes(receiver.rest(1, size)) == DATA[:size]
+    assert bytes(view[100:200]) + bytes(receiver.tail(1, size)) == DATA[:size]
     assert view[200:206] == b"behind"
 
 

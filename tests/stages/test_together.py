@@ -25,7 +25,7 @@ def test_equal_flow_numbers_of_egress_shards_are_different_flows(network: Make) 
     both = network(tcp_workers=2, egress_workers=2, slots=128)
     guest = both.card.guest()
     guest.listens.add(80)
-    both.stages["demux"].ports = PortAllocator(0)  # else the shards are drawn anew each time
+    both.stages["demux"].dials.ports = PortAllocator(0)  # else the shards are drawn anew each time
     said: dict[socket.socket, bytes] = {}
     for number in range(8):
         for shard in range(2):
@@ -59,7 +59,7 @@ def test_equal_flow_numbers_of_tcp_shards_are_different_flows(network: Make) -> 
     both.settle()
     shared = 0
     for shard in range(2):
-        numbers = [key & 0xFFFFFFFF for key in both.stages[f"egress{shard}"].flows]
+        numbers = [key & 0xFFFFFFFF for key in both.stages[f"egress{shard}"].connections.flows.by_key]
         shared += len(numbers) - len(set(numbers))
         # One server, one port: its connections are spread all the same.
         assert len(numbers) > 5
@@ -210,7 +210,7 @@ def test_timers_of_connections_that_are_over_do_not_stay(network: Make) -> None:
 
 def waiting(net: Network) -> int:
     """Flows of egress that wait for slots."""
-    return sum(len(share.waiting) for share in net.stages["egress0"].shares._shares.values())
+    return int(net.stages["egress0"].held()["waiting_for_slots"])
 
 
 def test_flows_that_wait_for_slots_are_all_woken(network: Make) -> None:
@@ -266,7 +266,7 @@ def test_a_forward_whose_port_is_in_use_takes_the_next(network: Make) -> None:
     clients: list[socket.socket] = []
     for shard in (0, 1, 0):
         # The walk over the gateway's ports begins where it began before.
-        one.stages["demux"].ports = PortAllocator(5)
+        one.stages["demux"].dials.ports = PortAllocator(5)
         client = one.accept(f"egress{shard}", guest.addr, 80, b"<first>")
         client.send(b"%d" % len(clients))
         clients.append(client)
@@ -287,13 +287,13 @@ def test_a_forward_without_any_port_left_is_closed(network: Make) -> None:
     one = network()
     guest = one.card.guest()
     guest.listens.add(80)
-    one.stages["demux"].ports = PortAllocator(0, 50000, 50000)
+    one.stages["demux"].dials.ports = PortAllocator(0, 50000, 50000)
     first = one.accept("egress0", guest.addr, 80)
     one.until(lambda: guest.accepted)
     second = one.accept("egress0", guest.addr, 80)
     one.until(lambda: hung_up_on(second))
     assert len(guest.accepted) == 1
-    assert len(one.stages["egress0"].flows) == 1
+    assert one.stages["egress0"].held()["flows"] == 1
     first.close()
     one.settle()
     guest.accepted[0].finish()
@@ -305,7 +305,7 @@ def test_a_port_of_a_connection_in_time_wait_is_not_dialled_from(network: Make) 
     guest = one.card.guest()
     guest.listens.add(80)
     for _ in range(2):
-        one.stages["demux"].ports = PortAllocator(0)
+        one.stages["demux"].dials.ports = PortAllocator(0)
         client = one.accept("egress0", guest.addr, 80)
         one.until(lambda: guest.accepted and not guest.accepted[-1].gone)
         client.close()

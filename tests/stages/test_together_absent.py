@@ -9,9 +9,12 @@ from pipeline.stages.demux.waiting import WaitingSlots
 from tests.support.network import Make, Network
 from tests.support.played_guests import GATEWAY
 
+MOST_ABSENT = 10
+
 
 def absent_ports(one: Network, count: int) -> list[socket.socket]:
-    """Clients of forwarded ports of so many guests that are not there."""
+    """Clients of forwarded ports of that many guests that are not there."""
+    assert count <= MOST_ABSENT
     return [one.forwarded_port("egress0", GATEWAY + 50 + n, f"absent{n}") for n in range(count)]
 
 
@@ -22,9 +25,8 @@ def flood(clients: list[socket.socket], payload: bytes) -> None:
 
 
 def all_leave(one: Network) -> None:
-    egress = one.stages["egress0"]
-    for key in list(egress.udp.forwarded.forwards):
-        egress.on_control({"op": "udp_unforward", "key": key}, [])
+    for key in ("k", *(f"absent{number}" for number in range(MOST_ABSENT))):
+        one.stages["egress0"].on_control({"op": "udp_unforward", "key": key}, [])
     one.everybody_leaves()
 
 
@@ -89,19 +91,19 @@ def test_first_datagrams_to_a_guest_that_has_to_be_asked_for_arrive_in_order(
 
 def test_a_slot_is_kept_until_its_last_datagram_waits_no_more() -> None:
     waiting = WaitingSlots(slots=512, egress_workers=1)
-    assert [waiting.take(0, 1, slot) for slot in range(5)] == [True] * 4 + [False]
-    assert waiting.take(0, 1, 3)
-    assert waiting.take(0, 2, 3)
-    waiting.give_back(0, 1, 3)
-    assert not waiting.take(0, 1, 9)
-    waiting.give_back(0, 1, 3)
-    assert waiting.take(0, 1, 9)
-    assert not waiting.take(0, 1, 3)
+    assert [waiting.add(0, 1, slot) for slot in range(5)] == [True] * 4 + [False]
+    assert waiting.add(0, 1, 3)
+    assert waiting.add(0, 2, 3)
+    waiting.remove(0, 1, 3)
+    assert not waiting.add(0, 1, 9)
+    waiting.remove(0, 1, 3)
+    assert waiting.add(0, 1, 9)
+    assert not waiting.add(0, 1, 3)
 
 
 def test_absent_guests_together_keep_a_bounded_number_of_slots_of_each_shard() -> None:
     waiting = WaitingSlots(slots=512, egress_workers=2)
     pairs = [(addr, slot) for addr in range(100) for slot in range(100)]
-    assert sum(waiting.take(0, addr, slot) for addr, slot in pairs) == 16
-    assert waiting.take(1, 1, 500)
+    assert sum(waiting.add(0, addr, slot) for addr, slot in pairs) == 16
+    assert waiting.add(1, 1, 500)
     assert len(waiting) == 17

@@ -1,11 +1,12 @@
 """demux, tcp and egress together: what one guest, or its hosts, may take, and what is left to the others."""
 
+import resource
 import socket
 
 import pytest
 
-from pipeline.stages.egress.share import CLOSING_PATIENCE, ClosingFlows
-from pipeline.stages.egress.stage import CLOSING_PART
+from pipeline.stages.egress.closing import CLOSING_PATIENCE
+from pipeline.stages.egress.sockets import RESERVE
 from tests.support.network import Make, Network, receive
 from tests.support.played_guests import Guest, GuestStream
 
@@ -54,24 +55,26 @@ def test_a_connection_in_time_wait_makes_room_for_a_client_of_its_guests_forward
     one.everybody_leaves()
 
 
-def test_remotes_that_never_read_leave_sockets_to_other_guests(network: Make) -> None:
+def test_remotes_that_never_read_leave_sockets_to_other_guests(
+    network: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Room for twelve sockets, a quarter of them for connections that are over.
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (RESERVE + 12, RESERVE + 12))
     one = network()
     hog, other = one.card.guest(1), one.card.guest(2)
     stage = one.stages["egress0"]
-    stage.bound.limit = 12
-    stage.closing = ClosingFlows(one.config.max_closing_bytes, stage.bound.limit // CLOSING_PART)
     one.listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
     for _ in range(15):
         stream, remote = one.open(hog)
         # For the guest it ends in order; what the socket has not taken waits on.
         remote.shutdown(socket.SHUT_WR)
-        while not stage.stalled:
+        while not stage.held()["stalled"]:
             stream.send(bytes(10000))
             one.settle()
         stream.finish()
         one.advance(0.2)
-        assert not stage.stalled
-    assert len(stage.flows) == 3
+        assert not stage.held()["stalled"]
+    assert stage.held()["flows"] == 3
     assert one.counter("egress0", "egress_connection_reset_closing_full") == 12
     stream, _ = one.open(other)
     stream.reset()
@@ -92,7 +95,7 @@ def half_open(one: Network, guest: Guest, count: int) -> list[GuestStream]:
 
 def half_open_at_host(one: Network) -> int:
     """How many of egress's connections there are, after those that the server has lost are closed."""
-    return len(one.stages["egress0"].flows)
+    return int(one.stages["egress0"].held()["flows"])
 
 
 def test_syns_that_a_guest_never_completes_do_not_refuse_its_next_connection(network: Make) -> None:
@@ -184,7 +187,7 @@ def test_half_open_connections_that_have_all_sockets_make_room_for_the_next_one(
 ) -> None:
     one = network()
     hog, other = one.card.guest(1), one.card.guest(2)
-    one.stages["egress0"].bound.limit = 4
+    one.stages["egress0"].context.bound.limit = 4
     pair = one.open(other)
     half_open(one, hog, 3)
     assert half_open_at_host(one) == 4
@@ -208,7 +211,7 @@ def test_half_open_connections_that_have_all_sockets_make_room_for_the_next_one(
 def test_half_open_connections_that_have_all_sockets_make_room_for_datagrams(network: Make) -> None:
     one = network()
     hog, other = one.card.guest(1), one.card.guest(2)
-    one.stages["egress0"].bound.limit = 3
+    one.stages["egress0"].context.bound.limit = 3
     half_open(one, hog, 3)
     server = one.udp_server()
     port = server.getsockname()[1]
@@ -226,7 +229,7 @@ def test_half_open_connections_that_have_all_sockets_make_room_for_datagrams(net
 def test_a_hog_with_open_connections_takes_no_socket_of_others(network: Make) -> None:
     one = network()
     hog, other = one.card.guest(1), one.card.guest(2)
-    one.stages["egress0"].bound.limit = 6
+    one.stages["egress0"].context.bound.limit = 6
     pairs = [one.open(hog) for _ in range(4)]
     half_open(one, other, 2)
     late = hog.connect(one.port)
@@ -257,7 +260,7 @@ def test_a_datagram_flow_that_made_room_is_over_for_demux_and_its_next_datagram_
 ) -> None:
     one = network()
     guest = one.card.guest()
-    one.stages["egress0"].bound.limit = 2
+    one.stages["egress0"].context.bound.limit = 2
     servers = [one.udp_server() for _ in range(3)]
     for _ in range(2):
         for number, server in enumerate(servers):

@@ -26,6 +26,12 @@ def one() -> Iterator[Network]:
         yield made
 
 
+@pytest.fixture
+def one_cone() -> Iterator[Network]:
+    with Network(udp_nat="full-cone") as made:
+        yield made
+
+
 def guest_ends(stream: GuestStream, how: str) -> None:
     if "data" in how:
         stream.send(b"g" * 5000)
@@ -278,7 +284,7 @@ def test_a_refused_datagram_is_told_and_leaves_nothing(one: Network) -> None:
         one.settle()
         assert len(guest.errors) == told
     assert guest.errors == [REFUSED] * 20
-    assert not one.stages["egress0"].udp.flows
+    assert not one.stages["egress0"].held()["udp_flows"]
     assert len(one.stages["demux"].udp.flows) == 0
     assert len(os.listdir("/proc/self/fd")) == before
     one.everybody_leaves()
@@ -297,7 +303,7 @@ def test_datagrams_under_way_to_a_refused_flow_open_no_socket_for_good(one: Netw
     one.breathe("ingress", "demux")
     one.settle()
     assert guest.errors == [REFUSED]
-    assert not one.stages["egress0"].udp.flows
+    assert not one.stages["egress0"].held()["udp_flows"]
     assert len(one.stages["demux"].udp.flows) == 0
     # The next one opens a flow that both know.
     guest.datagram(port, b"afterwards")
@@ -336,9 +342,24 @@ def test_a_full_cone_serves_strangers_until_its_last_flow_is_idle() -> None:
         one.settle()
         assert not guest.datagrams
         for index in range(2):
-            cones = one.stages[f"egress{index}"].udp.cones
-            assert (cones.flows, cones.cones) == ({}, {})
+            held = one.stages[f"egress{index}"].held()
+            assert (held["udp_flows"], held["cones"]) == (0, 0)
         one.everybody_leaves()
+
+
+def test_answers_alone_keep_a_flow_of_a_full_cone(one_cone: Network) -> None:
+    one = one_cone
+    guest = one.card.guest()
+    server = one.udp_server()
+    guest.datagram(server.getsockname()[1], b"subscribe")
+    one.settle()
+    _, address = server.recvfrom(100)
+    for number in range(4):
+        one.advance(60.0)
+        server.sendto(b"news %d" % number, address)
+        one.until(lambda: guest.datagrams)
+        assert guest.datagrams.pop().payload == b"news %d" % number
+    one.everybody_leaves()
 
 
 def test_a_client_of_a_forwarded_port_may_come_back_after_its_flow_has_ended(one: Network) -> None:
@@ -352,7 +373,7 @@ def test_a_client_of_a_forwarded_port_may_come_back_after_its_flow_has_ended(one
         one.settle()
         assert client.recv(100) == b"answer %d" % number
         one.advance(100.0)
-        assert not one.stages["egress0"].udp.forwarded.by_number
+        assert not one.stages["egress0"].held()["forward_clients"]
     one.stages["egress0"].on_control({"op": "udp_unforward", "key": "k"}, [])
     one.everybody_leaves()
 
@@ -369,7 +390,7 @@ def test_an_answer_for_a_guest_that_has_left_goes_home(one: Network) -> None:
     one.settle()
     assert one.card.lost == 1
     assert not guest.datagrams
-    assert not one.stages["egress0"].udp.flows
+    assert not one.stages["egress0"].held()["udp_flows"]
     one.everybody_leaves()
 
 
@@ -415,7 +436,7 @@ def test_datagrams_under_way_to_a_flow_that_is_over_open_no_socket(one: Network)
     one.now += 1.0
     one.stages["demux"].udp.expire(one.now)
     one.settle()
-    assert not one.stages["egress0"].udp.flows
+    assert not one.stages["egress0"].held()["udp_flows"]
     assert len(one.stages["demux"].udp.flows) == 0
     assert not one.card.steering.routes
     one.everybody_leaves()

@@ -5,7 +5,7 @@ from functools import partial
 
 import pytest
 
-from pipeline.engines.neighbors import CONTEST_SECONDS
+from pipeline.engines.neighbors.entry import CONTEST_SECONDS
 from pipeline.records import descriptor as d
 from pipeline.wire import arp, ethernet
 from tests.support.frames import GATEWAY_MAC
@@ -185,9 +185,9 @@ def test_a_guest_that_changes_its_mac_and_reads_nothing_fills_no_memory(one: Net
         guest.send(claim(guest, guest.addr))
         one.breathe("ingress", "demux")
     assert one.counter("demux", "neighbor_mac_changed") == 1000
-    assert list(demux.bindings.untold) == [guest.addr]
+    assert list(demux.bindings.unreported) == [guest.addr]
     assert ring.room() <= 0
     one.card.deaf = False
     one.advance(0.1)
-    assert not demux.bindings.untold
+    assert not demux.bindings.unreported
     assert owner(one, guest.addr) == (guest.mac, guest.link)

@@ -11,7 +11,6 @@ import socket
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from operator import attrgetter
 from types import TracebackType
 from typing import Any, Final, Self
 
@@ -39,15 +38,6 @@ LONGEST = 8000.0
 """Virtual seconds after which a guest that says nothing has lost every connection (keep-alive: two hours)."""
 
 _STAGES: Final[dict[str, Callable[..., Any]]] = {DEMUX: DemuxStage, TCP: TcpStage, EGRESS: EgressStage}
-_TABLES: Final[dict[str, tuple[str, ...]]] = {
-    DEMUX: ("udp.flows", "udp.waiting", "udp.waiting._of_addr", "links"),
-    EGRESS: (
-        "flows", "dirty", "stalled", "ready", "shares._shares", "closing._flows", "closing._bytes",
-        "udp.flows", "udp.forwarded.by_number", "udp.ready", "icmp.flows",
-        "bound._idle", "bound._others",
-    ),
-}  # fmt: skip
-"""Of each stage without held(): what must be empty, or zero, when no guest is there any more."""
 
 
 class Neighbour:

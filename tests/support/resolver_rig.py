@@ -16,10 +16,13 @@ from pipeline.config import merge, options
 from pipeline.counters import INDEX
 from pipeline.go import flags
 from pipeline.ipc.fabric import Fabric
-from pipeline.records import descriptor as d
+from pipeline.records.flows import Ends, flow_key
+from pipeline.records.kinds import RECORD_BYTES
+from pipeline.records.services import ServiceDatagram
 from pipeline.stages.resolver.stage import ResolverStage
 from pipeline.topology import Layout
 from pipeline.wire.ipv4 import addr_parse
+from tests.support.layouts import decode
 from tests.support.poller import LIMIT, Poller
 
 GATEWAY = addr_parse("192.168.127.1")
@@ -123,19 +126,8 @@ class Rig:
         """A guest's datagram, as demux hands it over."""
         slot = self.ingress.alloc()
         self.slots[slot][500 : 500 + len(payload)] = payload
-        ports = guest_port << 16 | port
-        self.to_stage.push(
-            d.record(
-                d.SERVICE_DATAGRAM,
-                link=link,
-                slot=slot,
-                off=500,
-                length=len(payload),
-                guest_addr=guest_addr,
-                remote_addr=remote,
-                ports=ports,
-            )
-        )
+        key = flow_key(guest_addr, guest_port, remote, port)
+        self.to_stage.push(ServiceDatagram.pack(link, key, slot, 500, len(payload)))
         self.to_stage.publish()
         self.given += 1
 
@@ -155,21 +147,24 @@ class Rig:
         """The records for demux, with their payload; the slots go home."""
         found = []
         while burst := self.from_stage.peek():
-            for fields in d.DESCRIPTOR.iter_unpack(burst):
-                kind, _, link, _, _, slot, off, length, *_, guest_addr, remote_addr, ports, _ = fields
-                assert kind == d.SERVICE_DATAGRAM
-                assert off >= 64
+            for at in range(0, len(burst), RECORD_BYTES):
+                answer = decode(burst[at : at + RECORD_BYTES])
+                assert isinstance(answer, ServiceDatagram)
+                assert answer.off >= 64
+                ends = Ends.of(answer.key)
                 record = {
-                    "link": link,
-                    "guest": guest_addr,
-                    "remote": remote_addr,
-                    "ports": ports,
-                    "off": off,
+                    "link": answer.link,
+                    "guest": ends.guest_addr,
+                    "guest_port": ends.guest_port,
+                    "remote": ends.remote_addr,
+                    "remote_port": ends.remote_port,
+                    "off": answer.off,
                 }
-                found.append((record, bytes(self.slots[slot][off : off + length])))
+                payload = self.slots[answer.slot][answer.off : answer.off + answer.length]
+                found.append((record, bytes(payload)))
                 assert self.worker.pool is not None
-                self.worker.pool.unref(slot)
-            self.from_stage.release(len(burst) // d.DESCRIPTOR_BYTES)
+                self.worker.pool.unref(answer.slot)
+            self.from_stage.release(len(burst) // RECORD_BYTES)
         return found
 
     def reply(self) -> tuple[dict[str, int], bytes]:
@@ -185,12 +180,8 @@ class Rig:
         """What a guest is answered over UDP."""
         self.send(query(name, rdtype, **options), 53)
         record, payload = self.reply()
-        assert (record["link"], record["guest"], record["remote"], record["ports"]) == (
-            3,
-            GUEST,
-            GATEWAY,
-            4000 << 16 | 53,
-        )
+        assert (record["link"], record["guest"], record["guest_port"]) == (3, GUEST, 4000)
+        assert (record["remote"], record["remote_port"]) == (GATEWAY, 53)
         return dns.message.from_wire(payload)
 
     def count(self, name: str) -> int:
@@ -214,6 +205,7 @@ class Rig:
         self.breathe()
         self.replies()
         self.stage.close()
+        assert self.stage.held()["dns_connections"] == 0
         assert self.worker.pool is not None
         assert (self.worker.pool.refs_out, self.worker.pool.audit()) == (0, None)
         assert self.ingress.refs_out == self.given == 0

@@ -1,7 +1,7 @@
-"""Leases of the DHCP server: who has which address, and who may have one more (RFC 2131 section 4.3).
+"""Leases of the DHCP server: which client has which address, and which may get one (RFC 2131 section 4.3).
 
-Each client (its hardware address) gets the lowest free host number of the subnet and keeps it: a lease that
-ran out, was released or was never confirmed stays its client's until no other address is free.
+A client is a hardware address. Each gets the lowest free address of the subnet and keeps it. A lease that
+expired, was released or was never confirmed stays with its client until no other address is free.
 
 =========  ==================================================  =========================================
 lease      means                                               may go to another client when no other is free
@@ -13,17 +13,19 @@ bootp      a BOOTP request was answered                        when its link is 
 static     from the configuration                              never
 =========  ==================================================  =========================================
 
-A BOOTP client never asks again, so its lease has no end. It counts for its link like any other.
+A BOOTP client never renews, so its lease does not expire. It counts for its link like any other.
 
-A guest may make up as many hardware addresses as it likes, so leases count for the link that they came over.
-Beyond LEAST_OF_A_LINK, a link gets an address only while it has less than SHARE times what is to be had. A
-guest that is alone so gets three quarters of the subnet, and the next one three quarters of the rest. Beyond,
-a link is given only what its own clients need no more. A guest that
-reconnects has a new link and a new part, so the leases of the link that is gone count for nobody, and where
-no address is free a new client gets the one of them that was bound longest ago. Until then they stay
-their clients'.
+A guest may make up any number of hardware addresses, so leases count for the link that they came over. Each
+link may have LEAST_OF_A_LINK leases. Beyond that, it gets an address only while it has less than SHARE
+times the addresses that are left for others. So a guest that is alone gets three quarters of the subnet,
+and the next guest three quarters of the rest. A link with its share gets only addresses that its own
+clients do not need any more.
 
-Knows nothing of messages.
+A guest that reconnects has a new link and a new share. The leases of a link that is gone count for no link,
+and stay with their clients. When no address is free, a new client gets the one of them that was bound
+longest ago.
+
+This module does not know messages.
 """
 
 import heapq
@@ -36,18 +38,18 @@ from pipeline.engines import tally
 LEASE_SECONDS: Final = 3600
 OFFER_SECONDS: Final = 60.0
 DECLINE_SECONDS: Final = 600.0
-"""How long an address that a client found in use is given to nobody."""
+"""How long no client gets an address that a client found in use."""
 MAX_LEASES: Final = 16384
-"""Dynamic leases, so that a large subnet does not mean a large table."""
+"""Dynamic leases: a large subnet must not mean a large table."""
 LEAST_OF_A_LINK: Final = 8
-"""Dynamic leases that one link may have while there is an address at all."""
+"""Dynamic leases that each link may have while any address is left."""
 SHARE: Final = 3
-"""Beyond that, a link may have this many times what others may have: free addresses and needless leases."""
+"""Beyond that, a link may have this many times the addresses that are left for others."""
 MAX_DECLINED: Final = 64
 NO_LINK: Final = 0
-"""Of leases from a state file whose clients have not been heard yet; links are numbered from 1."""
+"""The link of leases from a state file whose clients have not spoken yet. Links are numbered from 1."""
 GONE: Final = -1
-"""Of leases that came over a link that is gone."""
+"""The link of leases that came over a link that is gone."""
 
 OFFERED: Final = "offered"
 BOUND: Final = "bound"
@@ -59,9 +61,9 @@ _SECONDS: Final[dict[str, float]] = {OFFERED: OFFER_SECONDS, BOUND: LEASE_SECOND
 
 
 class DhcpConfig(NamedTuple):
-    """What the server hands out. Addresses are ints, MACs 6 bytes, ``mtu`` bytes.
+    """The server's parameters. Addresses are ints, MACs 6 bytes, ``mtu`` is in bytes.
 
-    ``reserved``: addresses that nobody gets (host address, virtual addresses of the gateway); the
+    ``reserved``: addresses that no client gets, such as the host's and the gateway's virtual ones. The
     gateway's, the network's and the broadcast address need not be in it. ``static_leases``: address -> MAC.
     """
 
@@ -76,10 +78,10 @@ class DhcpConfig(NamedTuple):
 
 
 class Lease:
-    """A dynamic lease; ``expires``: when it may go to another client; ``link``: whose part it is of.
+    """A dynamic lease. ``expires``: when it may go to another client. ``link``: the link that it counts for.
 
-    ``before``: another link that is still there, over which it came first. A guest may ask in the name of
-    another's client and leave; that client's lease must not look like one of nobody then.
+    ``before``: another link that is still up, over which the lease came first. A guest may ask in the name
+    of another guest's client and leave. The lease then counts for the first link again.
     """
 
     __slots__ = ("addr", "before", "expires", "link", "state")
@@ -91,6 +93,27 @@ class Lease:
         self.state = state
         self.expires = expires
 
+    def move(self, state: str, expires: float) -> None:
+        """The client asked for the lease, or gave it up."""
+        self.state = state
+        self.expires = expires
+
+    def count_for(self, link: int) -> None:
+        """The client asked over another link. The lease counts for that one now."""
+        if not self.before and self.link != GONE:
+            self.before = self.link
+        if self.before == link:
+            self.before = NO_LINK
+        self.link = link
+
+    def link_down(self, link: int) -> None:
+        """A link is gone, perhaps the lease's own or the one before."""
+        if self.link == link:
+            self.link = self.before or GONE
+            self.before = NO_LINK
+        elif self.before == link:
+            self.before = NO_LINK
+
 
 class Leases:
     """The leases of one subnet."""
@@ -101,19 +124,19 @@ class Leases:
         self._network = network = config.network & mask
         self._broadcast = network | ~mask & 0xFFFFFFFF
         self._never = config.reserved | {config.gateway_addr, *config.static_leases}
-        # A MAC with two static addresses gets the lower one, in every run the same.
+        # A MAC with two static addresses gets the lower one, the same in every run.
         self._static = {mac: addr for addr, mac in sorted(config.static_leases.items(), reverse=True)}
         self._leases: dict[bytes, Lease] = {}
         self._owners: dict[int, bytes] = {}
-        # MACs by state, each in the order in which their leases run out.
+        # MACs by state, in the order in which their leases expire.
         self._by_state: dict[str, OrderedDict[bytes, None]] = {
             state: OrderedDict() for state in _RECLAIM_ORDER
         }
         self._of_link: dict[int, int] = {}
-        """How many leases came over each link."""
+        """How many leases count for each link."""
         never = sum(network < addr < self._broadcast for addr in self._never)
         self._capacity = min(MAX_LEASES, max(0, self._broadcast - network - 1 - never))
-        """Dynamic leases that there can be."""
+        """How many dynamic leases there can be."""
         self._declined: OrderedDict[int, float] = OrderedDict()
         self._next = network + 1
         self._returned: list[int] = []
@@ -134,8 +157,8 @@ class Leases:
     def export(self, now: float) -> list[tuple[int, bytes, float]]:
         """(address, MAC, seconds left) of the dynamic leases that are bound, for a state file.
 
-        A BOOTP client's has LEASE_SECONDS, counted from the restart: until then it must be heard again, so
-        that clients which are made up do not keep addresses over restarts.
+        A BOOTP client's lease has LEASE_SECONDS from the restart. The client must speak until then, so that
+        clients which a guest made up do not keep addresses over restarts.
         """
         return [
             (lease.addr, mac, min(max(0.0, lease.expires - now), LEASE_SECONDS))
@@ -145,7 +168,7 @@ class Leases:
         ]
 
     def restore(self, rows: Iterable[tuple[int, bytes, float]], now: float) -> int:
-        """Take over what export() gave in an earlier run, without the rows that fit no more.
+        """Take over the result of export() from an earlier run, except rows that do not fit any more.
 
         Returns how many leases were taken over.
         """
@@ -160,7 +183,7 @@ class Leases:
         return count
 
     def give(self, mac: bytes, link: int, state: str, now: float) -> int:
-        """The client's address, made if need be; 0 when there is none left."""
+        """Give a client its address, perhaps a new one. Returns 0 when no address is left."""
         if static := self._static.get(mac):
             return static
         lease = self._leases.get(mac)
@@ -170,31 +193,29 @@ class Leases:
                 return 0
             lease = self._add(mac, addr, link, state)
         if lease.link == GONE and self.is_full(link, now):
-            # Answered only if a new client would be: nothing else would keep this lease from others.
+            # The client gets an answer only if a new client would: its lease is open to others by now.
             if not (addr := self._reclaim(now, link)):
                 return 0
             heapq.heappush(self._returned, addr)
         if lease.link != link and not self.is_full(link, now):
-            # Its guest has another link now. (One with two links has no more than the parts of both.)
-            if not lease.before and lease.link != GONE:
-                lease.before = lease.link
-            self._assign(lease, link)
-            if lease.before == link:
-                lease.before = NO_LINK
+            # Its guest has another link now. (A guest with two links has no more than the shares of both.)
+            tally.add(self._of_link, lease.link, -1)
+            tally.add(self._of_link, link, 1)
+            lease.count_for(link)
         if state == OFFERED and lease.state in (BOUND, BOOTP) and lease.expires > now:
-            # A client that starts again still holds what was acknowledged.
+            # A client that starts again still has what was acknowledged.
             return lease.addr
         self._move(mac, lease, state, now + _SECONDS[state])
         return lease.addr
 
     def turn_down(self, mac: bytes, link: int, now: float) -> None:
-        """The client took another server's offer, so ours is free; what was acknowledged stays its own."""
+        """The client took another server's offer, so ours is free. An acknowledged lease stays."""
         lease = self._leases.get(mac)
         if lease is not None and lease.state == OFFERED and lease.link == link:
             self._move(mac, lease, RELEASED, now)
 
     def release(self, mac: bytes, addr: int, now: float) -> bool:
-        """The client needs its address no more; back in time, it gets it again. False: it is not its own."""
+        """The client does not need its address any more. Returns False if it is not the client's address."""
         lease = self._leases.get(mac)
         if lease is None or addr != lease.addr:
             return False
@@ -202,9 +223,9 @@ class Leases:
         return True
 
     def decline(self, mac: bytes, addr: int, now: float) -> bool:
-        """The client found its address in use: nobody gets it for a while. False: it is not its own.
+        """The client found its address in use. No client gets it for a while. False as in release().
 
-        At most MAX_DECLINED addresses or a quarter of the subnet are held back, so that a hostile guest
+        At most MAX_DECLINED addresses or a quarter of the subnet are kept back, so that a hostile guest
         cannot use up the subnet this way.
         """
         lease = self._leases.get(mac)
@@ -218,16 +239,16 @@ class Leases:
         return True
 
     def on_link_down(self, link: int) -> None:
-        """A guest's link is gone; another one may get its number."""
+        """A guest's link is gone. Another guest may get its number."""
         for lease in self._leases.values():
-            if lease.link == link:
-                self._assign(lease, lease.before or GONE)
-                lease.before = NO_LINK
-            elif lease.before == link:
-                lease.before = NO_LINK
+            counted_for = lease.link
+            lease.link_down(link)
+            if lease.link != counted_for:
+                tally.add(self._of_link, counted_for, -1)
+                tally.add(self._of_link, lease.link, 1)
 
     def is_full(self, link: int, now: float) -> bool:
-        """Whether the link has its part of the addresses that others may have."""
+        """Whether the link has its share of the addresses."""
         count = self._of_link.get(link, 0)
         if count < LEAST_OF_A_LINK:
             return False
@@ -237,7 +258,7 @@ class Leases:
         return free < wanted and free + self._needless(now, wanted - free) < wanted
 
     def _needless(self, now: float, enough: int) -> int:
-        """How many leases of links that are there may go to another client; counted up to enough."""
+        """How many leases of links that are up may go to another client. Counts no further than enough."""
         count = 0
         for state in _RECLAIM_ORDER:
             for mac in self._by_state[state]:
@@ -248,11 +269,6 @@ class Leases:
                     count += 1
         return count
 
-    def _assign(self, lease: Lease, link: int) -> None:
-        tally.add(self._of_link, lease.link, -1)
-        tally.add(self._of_link, link, 1)
-        lease.link = link
-
     def _add(self, mac: bytes, addr: int, link: int, state: str) -> Lease:
         tally.add(self._of_link, link, 1)
         self._owners[addr] = mac
@@ -262,8 +278,7 @@ class Leases:
     def _move(self, mac: bytes, lease: Lease, state: str, expires: float) -> None:
         self._by_state[lease.state].pop(mac, None)
         self._by_state[state][mac] = None
-        lease.state = state
-        lease.expires = expires
+        lease.move(state, expires)
 
     def _forget(self, mac: bytes) -> None:
         lease = self._leases.pop(mac)
@@ -278,9 +293,9 @@ class Leases:
         return addr not in self._owners and addr not in self._declined
 
     def _take_address(self, link: int, now: float) -> int:
-        """The lowest free address; else one whose client does not need it any more; else 0.
+        """The lowest free address, else one whose client does not need it any more, else 0.
 
-        A link that has its part gets only what one of its own clients needs no more.
+        A link with its share gets only an address that one of its own clients does not need any more.
         """
         if self.is_full(link, now):
             return self._reclaim(now, link)
@@ -299,7 +314,7 @@ class Leases:
         return self._reclaim(now) or self._reclaim_gone()
 
     def _reclaim(self, now: float, link: int = NO_LINK) -> int:
-        """Take back an address that its client needs no more, of this link if one is given; 0 without one."""
+        """Take back an address that its client does not need any more, of this link if given; else 0."""
         for state in _RECLAIM_ORDER:
             for mac in self._by_state[state]:
                 lease = self._leases[mac]
@@ -311,7 +326,7 @@ class Leases:
         return 0
 
     def _reclaim_gone(self) -> int:
-        """Take back the address of a client whose link is gone, bound longest ago; 0 without one."""
+        """Take back the address that was bound longest ago by a client whose link is gone; else 0."""
         if GONE not in self._of_link:
             return 0
         for state in _RECLAIM_ORDER:

@@ -1,13 +1,13 @@
-"""DHCP and BOOTP server: what a client is told (RFC 2131, 2132, 3046, 3397, 951, 1534).
+"""DHCP and BOOTP server: what it answers to clients (RFC 2131, 2132, 3046, 3397, 951, 1534).
 
-Sans-IO: messages and the time go in, replies come out. Who gets which address is decided by
-dhcp_leases.py. The address that a client asks for is not looked at and nothing is ever refused (no NAK): a
-client is told its lease, whatever it believed to have. A message for another server is not answered.
+Sans-IO: messages and the time go in, replies come out. leases.py decides which client gets which address.
+The server ignores the address that a client asks for, and never sends NAK: it answers every client with its
+lease. It does not answer a message for another server.
 
-A reply is never longer than its client takes (option 57). Then it lacks the search list or the end of it,
-and the relay information, never the lease.
+A reply is never longer than its client accepts (option 57). If it would be, the server shortens the search
+list or leaves it out, then the relay information, but never the lease.
 
-Does not send, and does not probe whether an address is in use.
+The server does not probe whether an address is in use.
 """
 
 from collections.abc import Iterable, Mapping
@@ -18,16 +18,16 @@ from pipeline.wire import dhcp
 from pipeline.wire.errors import WireError
 
 MAX_ECHOED_OPTION: Final = 255
-"""Longest client identifier or relay information that is copied into a reply, in bytes."""
+"""Bytes of the longest client identifier or relay information that is copied into a reply."""
 MAX_SEARCH_LIST: Final = 512
-"""Bytes of option 119, whatever a client takes: the message stays one small datagram."""
+"""Bytes of option 119, whatever a client accepts: the message stays one small datagram."""
 MAX_MTU_OPTION: Final = 0xFFFF
 BROADCAST_ADDR: Final = 0xFFFFFFFF
 _OTHER_SERVER: Final = "dhcp_message_ignored_other_server"
 
 
 class Reply(NamedTuple):
-    """A message for the client: UDP payload, destination address and port; ``counter`` counts it."""
+    """A message for the client: UDP payload, destination address and port. ``counter`` counts it."""
 
     payload: bytes
     guest_addr: int
@@ -36,7 +36,7 @@ class Reply(NamedTuple):
 
 
 class Ignored(NamedTuple):
-    """No reply is due; ``counter`` says why."""
+    """There is no reply. ``counter`` names the reason."""
 
     counter: str
 
@@ -69,15 +69,15 @@ class Dhcp:
         return self._leases.by_addr()
 
     def export(self, now: float) -> list[tuple[int, bytes, float]]:
-        """What a state file keeps: (address, MAC, seconds left)."""
+        """The leases for a state file: (address, MAC, seconds left)."""
         return self._leases.export(now)
 
     def restore(self, rows: Iterable[tuple[int, bytes, float]], now: float) -> int:
-        """Take over what export() gave in an earlier run. Returns how many leases were taken over."""
+        """Take over the result of export() from an earlier run. Returns how many leases were taken over."""
         return self._leases.restore(rows, now)
 
     def on_link_down(self, link: int) -> None:
-        """A guest's link is gone; another one may get its number."""
+        """A guest's link is gone. Another guest may get its number."""
         self._leases.on_link_down(link)
 
     # --- messages -----------------------------------------------------------------------
@@ -106,7 +106,7 @@ class Dhcp:
             return Ignored("dhcp_message_dropped_gateway_mac")
         if message.is_bootp:
             return self._bootp(message, mac, link, guest_addr, guest_port, now)
-        # A client that chose another server tells all of them (RFC 2131 section 4.3.2).
+        # A client that chose another server sends its choice to all servers (RFC 2131 section 4.3.2).
         server = message.option_addr(dhcp.SERVER_ID)
         for_another = server not in (0, self._config.gateway_addr)
         match message.kind:
@@ -142,7 +142,7 @@ class Dhcp:
         return Ignored("dhcp_message_dropped_no_address")
 
     def _build(self, message: dhcp.Message, kind: int, addr: int, *, leased: bool) -> bytes:
-        """A reply that the client takes; options in ascending order."""
+        """A reply that the client accepts. Its options are in ascending order."""
         options = dict(self._options)
         options[dhcp.MESSAGE_TYPE] = bytes((kind,))
         if leased:
@@ -150,14 +150,14 @@ class Dhcp:
         client_id = message.options.get(dhcp.CLIENT_ID, b"")
         if 0 < len(client_id) <= MAX_ECHOED_OPTION:
             options[dhcp.CLIENT_ID] = client_id
-        # A client without an address puts no fragments together.
+        # A client without an address does not reassemble fragments.
         datagram = min(message.max_datagram, max(self._config.mtu, dhcp.MIN_DATAGRAM))
         room = datagram - dhcp.DATAGRAM_HEADERS - _message_len(options)
         relay_info = self._relay_info(message, room)
         if relay_info:
             room -= dhcp.option_len(relay_info)
         if dhcp.DOMAIN_SEARCH in message.options.get(dhcp.PARAMETER_LIST, b""):
-            search_list = _that_fit(self._search_list, room)
+            search_list = _fitting(self._search_list, room)
             if search_list:
                 options[dhcp.DOMAIN_SEARCH] = search_list
         return dhcp.build(
@@ -175,16 +175,16 @@ class Dhcp:
         )
 
     def _relay_info(self, message: dhcp.Message, room: int) -> bytes:
-        """What a relay wants back (RFC 3046 section 2.2), if it fits into as many bytes."""
+        """The relay's option to send back (RFC 3046 section 2.2), if it fits into room bytes."""
         value = message.options.get(dhcp.RELAY_INFO, b"")
         return value if 0 < len(value) <= MAX_ECHOED_OPTION and dhcp.option_len(value) <= room else b""
 
     def _bootp(
         self, message: dhcp.Message, mac: bytes, link: int, guest_addr: int, guest_port: int, now: float
     ) -> Reply | Ignored:
-        """An address for good, in 300 bytes and without options that only DHCP knows (RFC 1534 section 2)."""
+        """A lease without end, in 300 bytes and without options that only DHCP has (RFC 1534 section 2)."""
         if message.sname:
-            # It wants the server of this name (RFC 951 section 7.3); we have none.
+            # The client wants the server of this name (RFC 951 section 7.3). The gateway has no name.
             return Ignored(_OTHER_SERVER)
         addr = self._leases.give(mac, link, BOOTP, now)
         if not addr:
@@ -208,18 +208,18 @@ class Dhcp:
         return Reply(payload, guest_addr or BROADCAST_ADDR, guest_port, "dhcp_bootp_reply_sent")
 
     def _inform(self, message: dhcp.Message, guest_addr: int, guest_port: int) -> Reply:
-        """RFC 2131 section 4.3.5: the parameters, without an address and without a lease."""
+        """Answer with the parameters, without an address and without a lease (RFC 2131 section 4.3.5)."""
         payload = self._build(message, dhcp.ACK, 0, leased=False)
         return Reply(payload, guest_addr or message.ciaddr or BROADCAST_ADDR, guest_port, "dhcp_ack_sent")
 
     def _decline(self, message: dhcp.Message, mac: bytes, now: float) -> Ignored:
-        """RFC 2131 section 4.3.3. Only the holder's word counts."""
+        """DECLINE (RFC 2131 section 4.3.3). It counts only from the lease's own client."""
         if self._leases.decline(mac, message.option_addr(dhcp.REQUESTED_ADDRESS), now):
             return Ignored("dhcp_decline_accepted")
         return Ignored("dhcp_decline_dropped_not_holder")
 
     def _release(self, message: dhcp.Message, mac: bytes, now: float) -> Ignored:
-        """RFC 2131 section 4.3.4."""
+        """RELEASE (RFC 2131 section 4.3.4)."""
         if self._leases.release(mac, message.ciaddr, now):
             return Ignored("dhcp_release_accepted")
         return Ignored("dhcp_release_dropped_not_holder")
@@ -239,7 +239,7 @@ def _ordered(options: Mapping[int, bytes], relay_info: bytes) -> dict[int, bytes
 
 
 def _search_list(domains: tuple[str, ...]) -> list[bytes]:
-    """The usable domains, each in wire form; as many of the first as fit MAX_SEARCH_LIST bytes."""
+    """The valid domains in wire form, from the first on, as many as fit into MAX_SEARCH_LIST bytes."""
     found: list[bytes] = []
     size = 0
     for domain in domains:
@@ -252,8 +252,8 @@ def _search_list(domains: tuple[str, ...]) -> list[bytes]:
     return found
 
 
-def _that_fit(names: list[bytes], room: int) -> bytes:
-    """As many of the first names as fit an option of room bytes; none when not even one does."""
+def _fitting(names: list[bytes], room: int) -> bytes:
+    """The names from the first on, as many as fit into an option of room bytes."""
     value = b""
     for name in names:
         if dhcp.option_len(value + name) > room:

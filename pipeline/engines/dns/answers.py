@@ -1,7 +1,7 @@
-"""What a reply of the gateway tells its reader: the name that was asked for, its addresses, for how long.
+"""Reads the gateway's own DNS replies: the name that a guest asked for, its addresses, and their TTL.
 
-For the egress policy, which lets a guest use an address under a name only if the gateway gave it.
-Reads our own replies, in wire form; whatever is odd about one gives no addresses.
+The egress policy needs this: it lets a guest use an address under a name only if the gateway gave it the
+address. A reply that cannot be read has no addresses.
 """
 
 from typing import Final, NamedTuple
@@ -18,14 +18,14 @@ _MAX_LABEL: Final = 63
 
 
 class Given(NamedTuple):
-    """IPv4 addresses and the seconds for which they are the name's: the least TTL on the way to them."""
+    """IPv4 addresses, and how many seconds they belong to the name: the least TTL in the answer."""
 
     addresses: tuple[int, ...]
     ttl: int
 
 
 def asked(payload: bytes) -> list[bytes]:
-    """Labels of the first question's name; none when there is no readable question."""
+    """Labels of the first question's name. Empty when no question can be read."""
     labels = []
     at = _HEADER_LEN
     while at < len(payload) and payload[at]:

@@ -1,7 +1,7 @@
-"""Answers of upstream servers, kept for as long as their TTLs allow and within two bounds.
+"""A cache for answers of upstream servers: each is kept as long as its TTLs allow.
 
-The least recently used answer goes first when there are too many of them or too many bytes. Knows
-nothing of messages: a key is anything hashable, an answer is a Body of dns_message.py.
+When there are too many answers, or too many bytes, the cache drops the least recently used one. It does not
+know messages: a key is any hashable value, and an answer is a Body of message.py.
 """
 
 from collections import OrderedDict
@@ -13,11 +13,11 @@ from pipeline.engines.dns.message import Body
 MAX_ENTRIES: Final = 4096
 MAX_BYTES: Final = 4 << 20
 ENTRY_BYTES: Final = 512
-"""What an entry takes beside its records, about, in bytes."""
+"""About the bytes that an entry takes in addition to its records."""
 
 
 class DnsCache:
-    """Key -> (answer, when it came)."""
+    """Key -> (answer, time at which it came)."""
 
     def __init__(self, max_entries: int = MAX_ENTRIES, max_bytes: int = MAX_BYTES) -> None:
         self.max_entries = max_entries
@@ -29,7 +29,7 @@ class DnsCache:
         return len(self._entries)
 
     def get(self, key: Hashable, now: float) -> tuple[Body, int] | None:
-        """The answer and its age in whole seconds, if it still lives."""
+        """The answer and its age in whole seconds; None when there is none, or its lifetime is over."""
         entry = self._entries.get(key)
         if entry is None:
             return None
@@ -42,7 +42,7 @@ class DnsCache:
         return body, age
 
     def put(self, key: Hashable, body: Body, now: float) -> None:
-        """Keep an answer that came now, if it may be kept at all."""
+        """Keep an answer that came now, if it may be kept."""
         if key in self._entries:
             self._drop(key)
         size = _size(body)
@@ -54,7 +54,7 @@ class DnsCache:
             self._drop(next(iter(self._entries)))
 
     def clear(self) -> None:
-        """Forget everything: the host's resolvers are others now."""
+        """Forget everything: the host has other name servers now."""
         self._entries.clear()
         self.held_bytes = 0
 

@@ -1,11 +1,11 @@
 """DNS messages as the gateway needs them (RFC 1035, 2181, 6891): queries of guests, replies to them.
 
-A guest's query is taken apart far enough to answer it: its question is kept byte for byte,
-because the reply repeats it as asked. An upstream answer is checked and written anew by
-dnspython and kept as its records only (``Body``); id, flags, question, age of the TTLs, EDNS and
-truncation are each guest's own and are put around the records when the reply is made.
+A guest's query is parsed as far as its answer needs. Its question is kept byte for byte, because the reply
+repeats it. dnspython checks an upstream answer and writes it anew; only its records are kept (``Body``).
+Each guest's reply has its own id, flags, question, age of the TTLs, EDNS and truncation. render() adds
+these to the records.
 
-Does not know zones, caches or who asked. Never raises on hostile bytes but WireError.
+This module does not know zones, caches or guests. Hostile bytes cause no exception other than WireError.
 """
 
 import struct
@@ -49,20 +49,20 @@ MIN_UDP: Final = 512
 MAX_UDP: Final = 65507
 MAX_TCP: Final = 65535
 MAX_QUERY: Final = 4096
-"""Longest query that is looked into, in bytes; a longer one is malformed."""
+"""Bytes of the longest query. A longer one counts as malformed."""
 EDNS_PAYLOAD: Final = 1232
-"""UDP payload that we take, named to guests and to upstream servers alike: no fragments on common paths."""
+"""UDP payload that we accept from guests and upstream servers: it avoids fragments on common paths."""
 DEAF_TTL: Final = 60
-"""Seconds for which an answer to DO without OPT is kept: the server may have missed DO once."""
+"""Seconds for which an answer without OPT to a query with DO is kept: the server may have missed DO."""
 MAX_NAME_BYTES: Final = 255
 MAX_LABEL: Final = 63
 
 
 class Query(NamedTuple):
-    """One question. ``question`` is its bytes as asked, ``labels`` is without the root.
+    """One question. ``question``: its bytes as asked. ``labels``: of its name, without the root.
 
-    ``limit``: bytes of a reply at most; ``edns``: the query had an OPT record, so the reply has
-    one; ``dnssec``: its DO bit.
+    ``limit``: the most bytes of a reply. ``edns``: the query has an OPT record, so the reply gets one.
+    ``dnssec``: the DO bit.
     """
 
     ident: int
@@ -77,11 +77,11 @@ class Query(NamedTuple):
 
 
 class Body(NamedTuple):
-    """The records of a reply, as they stand behind a question of this name in a message.
+    """The records of a reply, as they follow a question of this name in a message.
 
-    ``counts``: records of the answer, authority and additional sections (no OPT); ``ends``: where in
-    ``records`` each of them ends, ``ttls``: where its TTL stands. ``flags``: AD and TC. ``lifetime``:
-    seconds for which it may be given to others, 0 for not at all.
+    ``counts``: records of the answer, authority and additional sections (no OPT). ``ends``: where in
+    ``records`` each of them ends. ``ttls``: where its TTL is. ``flags``: AD and TC. ``lifetime``: seconds for
+    which the body may answer other queries; 0 if it may not.
     """
 
     rcode: int
@@ -94,7 +94,7 @@ class Body(NamedTuple):
 
 
 class Malformed(NamedTuple):
-    """Not a query: ``reply`` is the error to send (empty: none), ``counter`` counts it."""
+    """Not a query. ``reply``: the error to send, empty for none. ``counter`` counts it."""
 
     reply: bytes
     counter: str
@@ -104,7 +104,7 @@ class Malformed(NamedTuple):
 
 
 def parse_query(wire: bytes, *, tcp: bool) -> Query | Malformed:
-    """Take a guest's message apart."""
+    """Parse a guest's message."""
     if len(wire) < HEADER.size:
         return Malformed(b"", "dns_query_ignored_truncated")
     ident, flags, questions, answers, authorities, additionals = HEADER.unpack_from(wire)
@@ -144,7 +144,7 @@ def _header_only(ident: int, flags: int, rcode: int) -> bytes:
 
 
 def read_name(wire: bytes, at: int) -> tuple[tuple[bytes, ...], int]:
-    """The labels of the uncompressed name at ``at`` and where it ends. Raises WireError."""
+    """The labels of the uncompressed name at ``at``, and where it ends. Raises WireError."""
     labels: list[bytes] = []
     start = at
     while at < len(wire):
@@ -160,7 +160,7 @@ def read_name(wire: bytes, at: int) -> tuple[tuple[bytes, ...], int]:
 
 
 def text_wire(name: str) -> bytes:
-    """A name without final dot as an uncompressed one; empty bytes when DNS cannot carry it."""
+    """The wire form of a name without final dot, uncompressed; empty when DNS cannot carry the name."""
     labels = name.split(".")
     if not name.isascii() or len(name) + 2 > MAX_NAME_BYTES:
         return b""
@@ -170,7 +170,7 @@ def text_wire(name: str) -> bytes:
 
 
 def upstream_query(query: Query) -> bytes:
-    """The query to send upstream, with id 0; in lower case: all guests' spellings are one question.
+    """The query to send upstream, with id 0. It is in lower case: all spellings are one question.
 
     AD asks whether the answer's data is authentic (RFC 6840 section 5.7).
     """
@@ -188,10 +188,10 @@ def _opt(rcode: int, dnssec: bool) -> bytes:
 
 
 def render(query: Query, body: Body, age: int = 0) -> bytes:
-    """The reply to a guest. ``age``: seconds since the body came from upstream, taken off its TTLs.
+    """The reply to a guest. ``age``: seconds since the body came from upstream; its TTLs are lower by them.
 
-    What does not fit query.limit is left out from the end on; TC says so unless it was only
-    additional data (RFC 2181 section 9).
+    Records that do not fit query.limit are left out, from the last on. TC is set then, except when only
+    additional data is missing (RFC 2181 section 9).
     """
     rcode = body.rcode
     if rcode > 15 and not query.edns:
@@ -229,7 +229,7 @@ def _aged(records: bytes, ttls: tuple[int, ...], age: int) -> bytes:
 
 
 def own_body(query: Query, rcode: int, records: Iterable[tuple[int, bytes]] = ()) -> Body:
-    """The gateway's own answer: (type, data) of records with the name as asked and TTL 0, uncompressed."""
+    """The gateway's own answer. records: (type, data); each gets the name as asked and TTL 0."""
     name = query.question[: -_TAIL.size]
     parts: list[bytes] = []
     ends: list[int] = []
@@ -242,8 +242,8 @@ def own_body(query: Query, rcode: int, records: Iterable[tuple[int, bytes]] = ()
 def upstream_body(query: Query, wire: bytes, *, max_ttl: int, max_negative_ttl: int) -> Body:
     """Check an upstream server's response to upstream_query() and keep its records.
 
-    A positive answer lives as long as its shortest TTL, a negative one as its SOA record says (RFC
-    2308 section 5), both within the bounds given; no other response may be kept. Raises WireError.
+    A positive answer may be kept for its shortest TTL, a negative one for the time in its SOA record (RFC
+    2308 section 5), both within the bounds given. No other response may be kept. Raises WireError.
     """
     malformed = WireError("dns_upstream_response_malformed")
     try:
@@ -283,7 +283,7 @@ def upstream_body(query: Query, wire: bytes, *, max_ttl: int, max_negative_ttl: 
 def _walk(wire: bytes, begin: int) -> tuple[tuple[int, int, int], tuple[int, ...], tuple[int, ...], int]:
     """Counts, ends and places of TTLs (from begin on) of the records of a message, and the lowest TTL.
 
-    Only for what dnspython has written: the bounds are taken for granted.
+    The message must be one that dnspython has written: its lengths are not checked.
     """
     _, _, _, answers, authorities, additionals = HEADER.unpack_from(wire)
     ends = []

@@ -24,7 +24,7 @@ _OPTIONS.max_mem = MAX_MEMORY
 _OPTIONS.log_errors = False
 
 _HUGE_COUNT: Final = re.compile(r"(?<!\\)\{(?:[0-9]{9,}(?:,[0-9]*)?|[0-9]+,[0-9]{9,})\}")
-"""RE2 reads such a count as literal text; Go refuses it."""
+"""RE2 reads such a count as literal text. Go refuses it."""
 _GO_WORDING: Final = {
     "bad repetition operator": "invalid nested repetition operator",
     "invalid UTF-8": "invalid escape sequence: it has no end",  # the pattern itself is valid UTF-8
@@ -40,7 +40,7 @@ _GO_WORDING: Final = {
 
 
 class RegexpError(ValueError):
-    """The pattern is not a regular expression, or too large. The text is what Go would say."""
+    """The pattern is not a regular expression, or is too large. The text has Go's wording."""
 
 
 class Regexp:

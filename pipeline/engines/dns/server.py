@@ -1,20 +1,20 @@
-"""The gateway's name server: what to answer at once, what to ask upstream, who waits for it.
+"""The gateway's name server: what it answers itself, what it asks upstream, and which queries wait for that.
 
 Sans-IO. ``on_query`` gets a guest's message and decides::
 
     malformed ................ Answer (FORMERR, NOTIMP ...) or Ignored
-    a local zone's name ...... Answer            (dns_zones.py)
+    a local zone's name ...... Answer            (zones.py)
     localhost, hosts file .... Answer
-    in the cache ............. Answer            (dns_cache.py)
-    the same is under way .... Joined            the guest waits with the others
+    in the cache ............. Answer            (cache.py)
+    the same is under way .... Joined            the query waits with the others
     too many wait ............ Answer (SERVFAIL)   in all, or for this client
-    too much is under way .... Queued            in all, or for this client (dns_turns.py)
+    too much is under way .... Queued            in all, or for this client (turns.py)
     else ..................... Forward           the caller asks upstream, then calls on_upstream
 
-``on_upstream`` turns the upstream's response, or its absence, into the replies of all who wait.
-Every Forward must be followed by exactly one ``on_upstream`` with its key, and that by ``next_forwards``:
-an answer makes room for a question that waits. ``expire`` gives up those that waited for too long. How
-upstream servers are asked, retried and found is pipeline/host/resolver.py.
+``on_upstream`` makes the replies to all waiting queries of the upstream's response, or of its absence. The
+caller must call it exactly once for each Forward, with its key. Then it must call ``next_forwards``: an
+answer makes room for a waiting question. ``expire`` gives up queries that waited for too long.
+pipeline/host/resolver.py finds upstream servers, asks them and retries.
 """
 
 import ipaddress
@@ -34,34 +34,34 @@ from pipeline.engines.dns.zones import AAAA, ANY, PTR, A, Local, Zones
 from pipeline.wire.errors import WireError
 
 MAX_WAITERS: Final = 4096
-"""Guests' queries that wait for an answer."""
+"""Queries of guests that wait for an answer."""
 SHARED_WAITERS: Final = 2048
-"""Of them, those of anybody: what one client may have if it is alone."""
+"""How many of them any client may have, so one that is alone may have all of these."""
 LEAST_WAITERS: Final = 256
-"""Queries that one client may have waiting while there is room at all."""
+"""Waiting queries that each client may have while there is any room."""
 QUEUE_SECONDS: Final = 4.0
-"""How long a query waits for its question's turn: its guest hears of it before its own 5 s are over."""
+"""How long a query waits for its question's turn. The guest gets an answer before its own 5 s are over."""
 MAX_ALIKE: Final = 128
-"""Queries of one client that wait for the same answer: they are all told at once."""
+"""Queries of one client that wait for the same answer. All their replies are sent at once."""
 MAX_EXPIRED: Final = 128
-"""Queries that one expire() gives up, for the same reason."""
+"""Queries that one expire() gives up, since their replies are sent at once too."""
 MAX_TTL: Final = 86400
 MAX_NEGATIVE_TTL: Final = 3600
 FAILURE_TTL: Final = 1
-"""Seconds for which a failed question is not asked again (RFC 9520 section 3.2)."""
+"""Seconds until a failed question is asked again (RFC 9520 section 3.2)."""
 
 _REFUSED_TYPES: Final = frozenset({41, 249, 250, 251, 252})
-"""OPT, TKEY, TSIG, IXFR, AXFR: no questions for a forwarder."""
+"""OPT, TKEY, TSIG, IXFR, AXFR: types that a forwarder does not serve."""
 _LOCALHOST: Final = (b"\x7f\0\0\1", bytes(15) + b"\1")
 
 W = TypeVar("W", bound=Hashable)
 
 
 class Key(NamedTuple):
-    """What makes two questions the same: name in lower case (wire form), type, class, DO, CD and AD bits.
+    """What makes two questions equal: name in lower case (wire form), type, class, DO, CD and AD bits.
 
-    Who asks without AD and DO is not told whether data is authentic (RFC 6840 section 5.8), so an
-    answer to that says nothing to one who wants to know.
+    A query without AD and DO gets an answer that does not say whether data is authentic (RFC 6840 section
+    5.8). So that answer does not serve a query with one of them.
     """
 
     name: bytes
@@ -82,7 +82,7 @@ class Answer(NamedTuple):
 class Forward(NamedTuple):
     """Ask upstream: ``payload`` has id 0 and, as its last 11 bytes, an OPT record without options.
 
-    ``since``: when its guest asked.
+    ``since``: when the guest asked.
     """
 
     key: Key
@@ -92,21 +92,21 @@ class Forward(NamedTuple):
 
 
 class Joined(NamedTuple):
-    """Nothing to do: the answer of a question under way will serve this query too."""
+    """Nothing to do: the answer to a question under way will serve this query too."""
 
     key: Key
     counter: str
 
 
 class Queued(NamedTuple):
-    """Nothing to do: the question waits for its turn, and comes as a Forward then."""
+    """Nothing to do: the question waits for its turn and then comes as a Forward."""
 
     key: Key
     counter: str
 
 
 class Ignored(NamedTuple):
-    """Nothing to do and nothing to answer."""
+    """Nothing to do, and no reply."""
 
     counter: str
 
@@ -115,9 +115,10 @@ Decision = Answer | Forward | Joined | Queued | Ignored
 
 
 class _Pending(Generic[W]):
-    """A question and who waits for it: their query, their client, and since when.
+    """A question and its waiters: the query, the client and the time of each.
 
-    ``begun``: whether it is under way, ``client``: then who began it; ``clients``: how many wait, by client.
+    ``begun``: whether the question is under way. ``client``: the one that began it. ``clients``: how many
+    queries wait, by client.
     """
 
     __slots__ = ("begun", "client", "clients", "query", "waiters")
@@ -129,9 +130,25 @@ class _Pending(Generic[W]):
         self.waiters: dict[W, tuple[m.Query, Hashable, float]] = {}
         self.clients: dict[Hashable, int] = {}
 
+    def begin(self, client: Hashable) -> None:
+        """The question goes upstream, in the turn of this client."""
+        self.begun = True
+        self.client = client
+
+    def add(self, waiter: W, query: m.Query, client: Hashable, now: float) -> None:
+        """One more query waits for the answer."""
+        self.waiters[waiter] = (query, client, now)
+        tally.add(self.clients, client, 1)
+
+    def remove(self, waiter: W) -> tuple[m.Query, Hashable]:
+        """A query waits no more. Returns it with its client."""
+        query, client, _ = self.waiters.pop(waiter)
+        tally.add(self.clients, client, -1)
+        return query, client
+
 
 class Dns(Generic[W]):
-    """The server. A waiter (W) is the caller's name for where a reply goes; a client is who has bounds."""
+    """The server. A waiter (W) is where the caller sends a reply; a client has bounds of its own."""
 
     def __init__(self, zones: Zones) -> None:
         self.zones = zones
@@ -141,10 +158,10 @@ class Dns(Generic[W]):
         self._pending: dict[Key, _Pending[W]] = {}
         self._turns: Turns[Key] = Turns()
         self._queue: OrderedDict[tuple[Key, W], float] = OrderedDict()
-        """Queries whose question waits for its turn, and since when; in that order."""
+        """Queries whose question waits for its turn, and the time since which, the oldest first."""
         self._waiting = 0
         self._clients: dict[Hashable, int] = {}
-        """Queries that wait, by client."""
+        """Waiting queries by client."""
 
     @property
     def pending_count(self) -> int:
@@ -162,10 +179,10 @@ class Dns(Generic[W]):
         return self._waiting
 
     def set_hosts(self, names: Mapping[str, Sequence[bytes]]) -> None:
-        """Take names -> addresses (4 or 16 bytes) from the host's hosts file, instead of those before.
+        """Replace the names of the host's hosts file: name -> addresses (4 or 16 bytes).
 
-        A name of one label that stands for the host itself (a loopback address) is left
-        out: to a guest it would mean the guest.
+        A name of one label with a loopback address is left out. It means the host itself, but a guest would
+        take it for the guest.
         """
         self._hosts.clear()
         self._pointers.clear()
@@ -217,15 +234,14 @@ class Dns(Generic[W]):
             return Answer(m.render(query, m.Body(m.SERVFAIL)), "dns_query_refused_busy")
         if pending is None:
             pending = self._pending[key] = _Pending(query)
-        pending.waiters[waiter] = (query, client, now)
-        tally.add(pending.clients, client, 1)
+        pending.add(waiter, query, client, now)
         tally.add(self._clients, client, 1)
         self._waiting += 1
         if pending.begun:
             return Joined(key, "dns_query_joined")
         if self._turns.begin(client):
             return self._forward(key, pending, client, now)
-        # Of all who wait for it, the first whose turn comes begins it.
+        # Several clients may wait for it. The first whose turn comes begins it.
         self._turns.wait(client, key)
         self._queue[key, waiter] = now
         return Queued(key, "dns_query_queued")
@@ -236,8 +252,7 @@ class Dns(Generic[W]):
             self._queue.pop((key, waiter), None)
         for each in pending.clients:
             self._turns.leave(each, key)
-        pending.begun = True
-        pending.client = client
+        pending.begin(client)
         return Forward(key, m.upstream_query(pending.query), "dns_query_forwarded", since)
 
     def next_forwards(self) -> list[Forward]:
@@ -255,16 +270,15 @@ class Dns(Generic[W]):
         return next(iter(self._queue.values())) + QUEUE_SECONDS if self._queue else float("inf")
 
     def expire(self, now: float) -> list[tuple[W, bytes]]:
-        """(waiter, reply) of those whose question waited too long for its turn; of MAX_EXPIRED at most."""
+        """(waiter, reply) of queries whose question waited too long for its turn, at most MAX_EXPIRED."""
         replies: list[tuple[W, bytes]] = []
         while self.deadline() <= now and len(replies) < MAX_EXPIRED:
             (key, waiter), _ = self._queue.popitem(last=False)
             pending = self._pending[key]
-            query, client, _ = pending.waiters.pop(waiter)
+            query, client = pending.remove(waiter)
             replies.append((waiter, m.render(query, m.Body(m.SERVFAIL))))
             self._waiting -= 1
             tally.add(self._clients, client, -1)
-            tally.add(pending.clients, client, -1)
             if client not in pending.clients:
                 self._turns.leave(client, key)
             if not pending.waiters:
@@ -274,9 +288,9 @@ class Dns(Generic[W]):
     # --- answers ------------------------------------------------------------------------
 
     def on_upstream(self, key: Key, wire: bytes | None, now: float) -> tuple[list[tuple[W, bytes]], str]:
-        """Take the response to a Forward, None if there is none.
+        """The response to a Forward came, or None in its place.
 
-        Returns (waiter, reply) of all who wait for it, and the counter of how it went.
+        Returns (waiter, reply) for all waiting queries, and the counter for the result.
         """
         pending = self._pending.get(key)
         if pending is None or not pending.begun:
@@ -303,7 +317,7 @@ class Dns(Generic[W]):
         return replies, counter
 
     def _own_answer(self, query: m.Query) -> m.Body | None:
-        """What the gateway knows itself; None when upstream must be asked."""
+        """The gateway's own answer; None when it must ask upstream."""
         labels, rdtype = query.labels, query.rdtype
         local = self.zones.resolve(labels, rdtype)
         if local is None and query.rdclass == m.CLASS_IN:
@@ -337,7 +351,7 @@ class Dns(Generic[W]):
 
 
 def _of_type(addresses: Sequence[bytes], rdtype: int) -> Local:
-    """All addresses of the type asked for; none is an answer too, for the name exists."""
+    """The addresses of the wanted type. An empty list is an answer too, because the name exists."""
     wanted = {A: (4,), AAAA: (16,), ANY: (4, 16)}.get(rdtype, ())
     return Local(m.NOERROR, tuple(address for address in addresses if len(address) in wanted))
 

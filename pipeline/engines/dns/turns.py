@@ -1,11 +1,11 @@
-"""Questions that wait for their turn: who may begin one, and whose is next.
+"""Fair turns for DNS questions: which client may send one upstream now, and which is next.
 
-A client is whoever has bounds: a guest's link. As many as SHARED questions may be under way for anybody, so a
-client that is alone may have all of them. Beyond that a client begins one only while fewer than LEAST are its
-own, so one that floods leaves room to LEAST questions of each of four others. What may not begin waits, and
+A client is a guest's link. Up to SHARED questions may be under way for any client, so one that is alone may
+have all of them. Beyond that, a client may begin a question only while it has fewer than LEAST under way.
+So a client that floods leaves room for LEAST questions of each of four others. Other questions wait, and
 clients take turns: one question each.
 
-Knows nothing of messages or of time. A question is any hashable key.
+This module does not know messages or time. A question is any hashable key.
 """
 
 from collections import OrderedDict
@@ -17,9 +17,9 @@ from pipeline.engines import tally
 MAX_BEGUN: Final = 512
 """Questions under way."""
 SHARED: Final = 256
-"""Of them, those that anybody may begin."""
+"""How many of them any client may begin."""
 LEAST: Final = 64
-"""Questions that one client may have under way while there is room at all."""
+"""Questions that each client may have under way while there is any room."""
 
 K = TypeVar("K", bound=Hashable)
 
@@ -29,10 +29,10 @@ class Turns(Generic[K]):
 
     def __init__(self) -> None:
         self._begun: dict[Hashable, int] = {}
-        """Questions under way, by the client that began them."""
+        """Questions under way by the client that began them."""
         self._total = 0
         self._waiting: OrderedDict[Hashable, OrderedDict[K, None]] = OrderedDict()
-        """Clients in the order of their turns, and their questions in the order in which they came."""
+        """Clients in the order of their turns, each with its questions in order of arrival."""
 
     @property
     def begun_count(self) -> int:
@@ -40,7 +40,7 @@ class Turns(Generic[K]):
         return self._total
 
     def begin(self, client: Hashable) -> bool:
-        """Whether the client may begin a question now, ahead of nobody's turn but its own; then it has."""
+        """Begin a question of the client if it may. Returns False if the client must wait for its turn."""
         if client in self._waiting or not self._may_begin(client):
             return False
         self._count(client, 1)
@@ -51,11 +51,11 @@ class Turns(Generic[K]):
         self._count(client, -1)
 
     def wait(self, client: Hashable, question: K) -> None:
-        """The question waits for the client's turn; harmless if it does so already."""
+        """The question waits for the client's turn. Nothing changes if it does so already."""
         self._waiting.setdefault(client, OrderedDict())[question] = None
 
     def leave(self, client: Hashable, question: K) -> None:
-        """The question does not wait for the client's turn any more; harmless if it did not."""
+        """The question does not wait for the client's turn any more, if it did."""
         questions = self._waiting.get(client)
         if questions is not None:
             questions.pop(question, None)
@@ -63,7 +63,7 @@ class Turns(Generic[K]):
                 del self._waiting[client]
 
     def next(self) -> tuple[Hashable, K] | None:
-        """The question whose turn it is, with the client that begins it; None while none may begin."""
+        """Begin the next question. Returns it with its client; None while no question may begin."""
         for client, questions in self._waiting.items():
             if self._may_begin(client):
                 question, _ = questions.popitem(last=False)

@@ -1,13 +1,14 @@
 """Zones that the gateway answers itself: names, patterns and default addresses.
 
-A name belongs to the first zone in the list that it lies below, not to the closest one, and
-to a zone of its very name only if it lies below none: what zones made for gvproxy expect.
-Inside its zone the rest of the name (what stands before the zone's) meets the records in order:
-the first one whose name is equal or whose pattern occurs in it decides, then the zone's default
-address. What belongs to a zone never leaves the gateway, whatever type was asked for.
+A name belongs to the first zone in the list that it lies below, not to the closest one. It belongs to the
+zone of exactly its own name only if it lies below no zone. Zones made for gvproxy expect this.
 
-Names are compared without regard to case. No wildcards but patterns, no types but addresses
-and, for addresses of records, PTR. Wire formats are in dns.py.
+Inside the zone, the prefix of the name (the labels before the zone's) is compared with the records in
+order. The first record whose name is equal, or whose pattern matches, decides. Without one, the zone has a
+default address. A question about a name of a zone never goes upstream, whatever its type is.
+
+Names are compared without regard to case. Zones have no wildcards except patterns. They have addresses and,
+for the addresses of records, PTR; no other types. Wire formats are in message.py.
 """
 
 import ipaddress
@@ -33,22 +34,22 @@ _BYTES_OF: Final = {A: 4, AAAA: 16, ANY: 4}
 
 
 class ZoneError(ValueError):
-    """A zone that cannot be added; the text is for the user."""
+    """A zone that cannot be added. The text is for the user."""
 
 
 class Record(NamedTuple):
-    """Names and their address: ``name`` as given, ``key`` for comparing, ``address`` 4, 16 or 0 bytes."""
+    """Names and their address: ``name`` as given, ``key`` to compare with, ``address`` 4, 16 or 0 bytes."""
 
     name: str
     key: str
     address: bytes
     regexp: Regexp | None = None
 
-    def matches(self, rest: str) -> bool:
-        """Whether this record decides for the part of a name before the zone's."""
+    def matches(self, prefix: str) -> bool:
+        """Whether this record decides for a name with this prefix before the zone's name."""
         if self.regexp is None:
-            return self.key == rest
-        return (self.key == rest and rest != "") or self.regexp.search(rest)
+            return self.key == prefix
+        return (self.key == prefix and prefix != "") or self.regexp.search(prefix)
 
 
 class Zone(NamedTuple):
@@ -69,14 +70,14 @@ class Local(NamedTuple):
 
 
 def _label_text(label: bytes) -> str:
-    """A label as zones and patterns see it: lower case, a dot in it is not the end of it."""
+    """A label as zones and patterns compare it: in lower case, with dots inside it escaped."""
     return label.lower().replace(b".", b"\\.").decode("latin-1")
 
 
 def parse_zone(zone: Mapping[str, object]) -> Zone:
-    """A zone as the API and the configuration give it: Name, Records of Name, IP, Regexp; DefaultIP.
+    """A zone from the API or the configuration: Name, DefaultIP, and Records of Name, IP and Regexp.
 
-    Keys without regard to case, a missing or null one is empty. Raises ZoneError.
+    The case of keys does not matter. A missing or null value is empty. Raises ZoneError.
     """
     keys = _keys(zone)
     name = _text(keys, "name")
@@ -147,11 +148,10 @@ class Zones:
             self.add(zone)
 
     def add(self, zone: Zone) -> None:
-        """Add a zone behind the others, or to the one of the same name.
+        """Add a zone after the others, or extend the one with the same name.
 
-        In an existing zone the new records come before the old ones, and the new default
-        address replaces the old one even if there is none now. Raises ZoneError when there are
-        too many zones or records.
+        In an existing zone the new records come before the old ones. The new default address replaces the old
+        one even if it is empty. Raises ZoneError when there are too many zones or records.
         """
         at = self._index.get(zone.key)
         if at is None:
@@ -163,7 +163,7 @@ class Zones:
             old = self._zones[at]
             records = zone.records + old.records
             if len(records) > MAX_RECORDS:
-                # A repeated record never decides; so who adds the same one at each start may go on for ever.
+                # A repeated record never decides. A client may add the same one at each start without end.
                 records = tuple({_identity(record): record for record in reversed(records)}.values())[::-1]
             if len(records) > MAX_RECORDS:
                 raise ZoneError(f"a zone has at most {MAX_RECORDS} records")
@@ -176,23 +176,23 @@ class Zones:
                     self._pointers.setdefault(record.address, full)
 
     def resolve(self, labels: Sequence[bytes], rdtype: int) -> Local | None:
-        """The answer for a name (labels without the root) and type; None when the name is not ours."""
+        """The answer for a name (labels without the root) and type; None when no zone has the name."""
         parts = [_label_text(label) for label in labels]
         if parts[-2:] == ["in-addr", "arpa"] and (local := self._reverse(parts, rdtype)) is not None:
             return local
         best = len(self._zones)
-        rest = ""
+        prefix = ""
         for count in range(1, len(parts) + 1):
             at = self._index.get(".".join(parts[count:]))
             if at is not None and at < best:
                 best = at
-                rest = ".".join(parts[:count])
+                prefix = ".".join(parts[:count])
         if best == len(self._zones):
             apex = self._index.get(".".join(parts))
             if apex is None:
                 return None
             best = apex
-        return _decide(self._zones[best], rest, rdtype)
+        return _decide(self._zones[best], prefix, rdtype)
 
     def _reverse(self, parts: list[str], rdtype: int) -> Local | None:
         octets = parts[-3::-1]
@@ -223,12 +223,12 @@ class Zones:
         ]
 
 
-def _decide(zone: Zone, rest: str, rdtype: int) -> Local:
-    """The answer for the name whose part before the zone's is rest ("" is the zone itself)."""
+def _decide(zone: Zone, prefix: str, rdtype: int) -> Local:
+    """The answer for a name with this prefix before the zone's name ("": the zone itself)."""
     wanted = _BYTES_OF.get(rdtype, -1)
     found = False
     for record in zone.records:
-        if not record.matches(rest):
+        if not record.matches(prefix):
             continue
         found = True
         if len(record.address) == wanted:
@@ -239,9 +239,9 @@ def _decide(zone: Zone, rest: str, rdtype: int) -> Local:
         return Local(NOERROR)
     if zone.default:
         return Local(NOERROR, (zone.default,) if len(zone.default) == wanted else ())
-    # The zone itself exists, and so does an empty name with another one below it (RFC 8020).
-    below = "." + rest
-    exists = rest == "" or any(not record.regexp and record.key.endswith(below) for record in zone.records)
+    # The zone itself exists, and so does a name without records that has another one below it (RFC 8020).
+    below = "." + prefix
+    exists = prefix == "" or any(not record.regexp and record.key.endswith(below) for record in zone.records)
     return Local(NOERROR if exists else NXDOMAIN)
 
 

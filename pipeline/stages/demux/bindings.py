@@ -1,55 +1,55 @@
-"""What demux tells ingress of guests' addresses: the link and the MAC that each is reached by.
+"""Reports to ingress on which link and with which MAC each guest's address is reached.
 
-A guest can give its address another MAC with every packet. While the ring to ingress is full, only the
-address is noted, and ingress is told the newest MAC when there is room: a guest that does not read stops
-that ring, and must not fill our memory with its changes.
+A guest can give its address another MAC with every packet. While the ring to ingress is full, demux only
+notes the address. It reports the newest MAC when there is room. A guest that does not read its frames stops
+that ring, and its changes must not fill our memory.
 """
 
 from typing import Final
 
 from pipeline.counters import INDEX
-from pipeline.engines.neighbors import Neighbors
-from pipeline.records import descriptor as d
-from pipeline.stages.worker import Worker
+from pipeline.records import kinds
+from pipeline.records.guests import Neighbor, NeighborGone
+from pipeline.stages.demux.network import Network
 
-TELL_AGAIN_S: Final = 0.01
-"""How soon to look again whether the ring has room."""
+RETRY_S: Final = 0.01
+"""Seconds until demux looks again whether the ring has room."""
 
 _CHANGED: Final = INDEX["neighbor_mac_changed"]
 
 
 class Bindings:
-    """Tells ingress of each address."""
+    """The reports about each address."""
 
-    def __init__(self, worker: Worker, known: Neighbors) -> None:
-        self._ring = worker.ports.rings_out["ingress"]
-        self._counts = worker.counts
-        self._neighbors = known
-        self.untold: dict[int, None] = {}
-        """Addresses whose new MAC ingress does not know yet; each is an address of the table, or was."""
+    def __init__(self, network: Network) -> None:
+        self._ring = network.ingress_out
+        self._counts = network.counts
+        self._neighbors = network.neighbors
+        self.unreported: dict[int, None] = {}
+        """Addresses whose new MAC ingress does not know yet. Each is in the neighbour table, or was."""
 
     def learned(self, addr: int, mac: bytes, link: int) -> None:
-        """The address is new, or is behind another link. What follows in the ring relies on it."""
-        self._ring.push(d.binding(d.NEIGHBOR, addr, mac, link))
+        """The address is new, or is on another link. Later records in the ring rely on this one."""
+        self._ring.push(Neighbor.pack(kinds.NEIGHBOR, addr, mac, link))
 
     def changed(self, addr: int) -> None:
-        """The address has another MAC behind the same link: see tell()."""
+        """The address has another MAC on the same link. report_changes() sends it."""
         self._counts[_CHANGED] += 1
-        self.untold[addr] = None
+        self.unreported[addr] = None
 
     def lost(self, addr: int) -> None:
-        """Nobody has the address any more."""
-        self.untold.pop(addr, None)
-        self._ring.push(d.record(d.NEIGHBOR_GONE, guest_addr=addr))
+        """No guest has the address any more."""
+        self.unreported.pop(addr, None)
+        self._ring.push(NeighborGone.pack(addr))
 
-    def tell(self) -> None:
-        """Tell of changed MACs as far as the ring has room."""
-        while self.untold and self._ring.room() > 0:
-            addr, _ = self.untold.popitem()
+    def report_changes(self) -> None:
+        """Report changed MACs as far as the ring has room."""
+        while self.unreported and self._ring.room() > 0:
+            addr, _ = self.unreported.popitem()
             neighbor = self._neighbors.get(addr)
             if neighbor is not None:
                 self.learned(addr, neighbor.mac, neighbor.link)
 
     def deadline(self, now: float) -> float:
-        """When to call tell() again."""
-        return now + TELL_AGAIN_S if self.untold else float("inf")
+        """When report_changes() has to be called again."""
+        return now + RETRY_S if self.unreported else float("inf")

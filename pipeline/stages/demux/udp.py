@@ -1,24 +1,27 @@
-"""UDP in the demux worker: guests' datagrams to flows, services and back.
+"""UDP flows: demux finds the flow of each datagram, and passes datagrams between guests and egress.
 
-The flow table (pipeline.engines.udp) lives here, host sockets live in egress. DNS and DHCP
-of the gateway are datagrams for the resolver and no flows.
+The flow table (pipeline.engines.udp) is here. The host sockets are in egress. DHCP and DNS of the gateway
+are not flows: their datagrams go to the resolver (services.py).
 """
 
 import secrets
-from typing import Final, NamedTuple
+from typing import Final
 
-from pipeline.config.model import FULL_CONE, Config
+from pipeline.config.model import FULL_CONE
 from pipeline.counters import INDEX
-from pipeline.engines import nat, neighbors
+from pipeline.engines import nat
 from pipeline.engines.buckets import Buckets
 from pipeline.engines.flows import PortAllocator
 from pipeline.engines.udp import UdpFlow, UdpFlows
-from pipeline.records import descriptor as d
-from pipeline.stages.demux.leases import LeaseHolders
-from pipeline.stages.demux.output import Output
+from pipeline.records import kinds
+from pipeline.records.flows import FLOW_FROM_EGRESS, Ends, FlowKey, FlowNotice, flow_key
+from pipeline.records.run import Run
+from pipeline.records.udp import SteerUdp, UdpData, UdpRange, UnsteerUdp
+from pipeline.stages.demux.network import Network
+from pipeline.stages.demux.packet import Packet
+from pipeline.stages.demux.services import Services
 from pipeline.stages.demux.waiting import WaitingSlots
-from pipeline.stages.worker import Worker
-from pipeline.wire import ethernet, ipv4, udp
+from pipeline.wire import ipv4, udp
 from pipeline.wire.errors import WireError
 
 _RECEIVED: Final = INDEX["udp_datagrams_from_guest"]
@@ -30,44 +33,19 @@ _TOO_MANY_WAIT: Final = INDEX["udp_datagram_dropped_too_many_waiting"]
 _EVICTED: Final = INDEX["udp_flow_evicted"]
 
 
-class Waiting(NamedTuple):
-    """Datagrams from outside, laid out as UDP_RANGE says, whose guest is being looked for."""
-
-    slot: int
-    off: int
-    length: int
-    src: int
-    dst: int
-    ports: int
-    stride: int
-    size: int
-
-    @property
-    def number(self) -> int:
-        """How many they are."""
-        return d.piece_count(self.length, self.size)
-
-
 class UdpDispatch:
-    """Flows between guests and egress, datagrams between guests and the resolver."""
+    """The flows between guests and egress."""
 
-    def __init__(
-        self,
-        worker: Worker,
-        config: Config,
-        output: Output,
-        known: neighbors.Neighbors,
-        holders: LeaseHolders,
-    ) -> None:
-        ports = worker.ports
-        self.worker = worker
-        self.counts = worker.counts
-        self.slots = ports.arena.slots
-        self.output = output
-        self.neighbors = known
-        self.holders = holders
+    def __init__(self, network: Network, services: Services) -> None:
+        config = network.config
+        self.worker = network.worker
+        self.counts = network.counts
+        self.slots = network.slots
+        self.output = network.output
+        self.neighbors = network.neighbors
+        self.targets = network.targets
         self.gateway = config.gateway_ip
-        self.targets = nat.Nat.from_config(config)
+        self.services = services
         self.flows = UdpFlows(
             PortAllocator(secrets.randbits(16)),
             config.egress_workers,
@@ -77,247 +55,151 @@ class UdpDispatch:
         )
         self.waiting = WaitingSlots(config.slots, config.egress_workers)
         self.new_flows = Buckets(config.max_udp_flows_per_second, config.max_udp_flows_per_second)
-        self.egress_out = [ports.rings_out[f"egress{i}"] for i in range(config.egress_workers)]
-        self.resolver_out = ports.rings_out["resolver"]
-        self.ingress_out = ports.rings_out["ingress"]
+        self.egress_out = network.egress_out
+        self.ingress_out = network.ingress_out
 
     # --- guest -> host ------------------------------------------------------------------
 
-    def on_guest_packet(
-        self, link: int, ip: ipv4.Header, slot: int, begin: int, end: int, partial: bool, now: float
-    ) -> None:
-        """One whole datagram for the gateway or beyond. Raises WireError while the reference is here.
-
-        partial: its checksum is not there yet, since the guest's kernel left it to its card.
-        """
-        view = self.slots[slot]
-        header = udp.parse(view, begin, end)
-        if not partial:
-            udp.verify(view, begin, header, ip.src, ip.dst)
-        off = begin + udp.HEADER_LEN
+    def on_guest_packet(self, packet: Packet, now: float) -> None:
+        """One whole datagram. Raises WireError while the caller owns the reference."""
+        view = self.slots[packet.slot]
+        ip = packet.header
+        header = udp.parse(view, packet.begin, packet.end)
+        if not packet.partial:
+            udp.verify(view, packet.begin, header, ip.src, ip.dst)
         length = header.length - udp.HEADER_LEN
-        ports = header.src_port << 16 | header.dst_port
-        self.on_guest_datagrams(link, ip.src, ip.dst, ports, slot, off, length, 0, length, 1, now)
+        datagram = UdpRange(
+            slot=packet.slot,
+            off=packet.begin + udp.HEADER_LEN,
+            length=length,
+            stride=0,
+            piece_size=length,
+            link=packet.link,
+            key=flow_key(ip.src, header.src_port, ip.dst, header.dst_port),
+            vnet=False,
+        )
+        self.on_guest_datagrams(datagram, now)
 
-    def on_guest_datagrams(
-        self, link: int, src: int, dst: int, ports: int, slot: int, off: int, length: int, stride: int,
-        size: int, count: int, now: float,
-    ) -> None:  # fmt: skip
-        """count verified datagrams, laid out as UDP_RANGE says. Raises WireError as on_guest_packet."""
+    def on_guest_datagrams(self, run: UdpRange, now: float) -> None:
+        """Datagrams with verified checksums. Raises WireError while the caller owns the reference."""
+        count = run.piece_count()
         self.counts[_RECEIVED] += count
-        flow = self.flows.find(src, ports >> 16, dst, ports & 0xFFFF, now)
+        flow = self.flows.find(run.key, now)
         if flow is None:
-            port = ports & 0xFFFF
-            target = self.targets.udp_target(dst, port)
-            broadcast = dst in (ipv4.BROADCAST, self.targets.broadcast)
-            if target.service or (broadcast and port == nat.DHCP_PORT):
-                self._to_resolver(link, src, dst, ports, slot, off, length, stride, size)
+            flow = self._open(run, now)
+            if flow is None:
+                self.services.to_resolver(run)
                 return
-            if target.refused:
-                raise WireError(target.refused)
-            if not src:
-                raise WireError("udp_datagram_dropped_no_source_address")
-            if not self.new_flows.take(link, now):
-                raise WireError("udp_datagram_dropped_flow_rate")
-            flow = self.flows.on_guest_datagram(src, ports >> 16, dst, port, now)
-            self.counts[_FLOWS] = len(self.flows)
         elif not flow.steered and self._may_steer(flow):
-            # It has more than a question: ingress takes what follows straight to the socket. (A guest that
-            # does not read stops that ring, and must not fill our memory with its flows.)
-            flow.steered = True
-            self._tell_ingress(d.STEER_UDP, flow)
-        if ports & 0xFFFF == nat.DNS_PORT:
-            flow.unanswered += count
+            # The guest has more than one question: ingress sends what follows straight to the socket.
+            flow.steer()
+            self.ingress_out.push(SteerUdp.pack(flow.number, flow.key, flow.owner))
+        if flow.remote_port == nat.DNS_PORT:
+            flow.on_questions(count)
+        after_steered = flow.take_after_steered()
         self.egress_out[flow.owner].push(
-            d.DESCRIPTOR.pack(
-                d.UDP_DATA, 0, link, stride, size, slot, off, length, 0, flow.number,
-                0, 0, 0, 0, 0, src, dst, ports, d.UDP_BEHIND if flow.returns else 0,
-            )
-        )  # fmt: skip
-        flow.returns = False
+            UdpData.pack(flow.number, flow.key, run, after_steered, link=run.link)
+        )
+
+    def _open(self, run: UdpRange, now: float) -> UdpFlow | None:
+        """Make the flow of these datagrams; None if they are for the resolver. Raises WireError."""
+        ends = Ends.of(run.key)
+        target = self.targets.udp_target(ends.remote_addr, ends.remote_port)
+        broadcast = ends.remote_addr in (ipv4.BROADCAST, self.targets.broadcast)
+        if target.service or (broadcast and ends.remote_port == nat.DHCP_PORT):
+            return None
+        if target.refused:
+            raise WireError(target.refused)
+        if not ends.guest_addr:
+            raise WireError("udp_datagram_dropped_no_source_address")
+        if not self.new_flows.take(run.link, now):
+            raise WireError("udp_datagram_dropped_flow_rate")
+        flow = self.flows.on_guest_datagram(run.key, now)
+        self.counts[_FLOWS] = len(self.flows)
+        return flow
 
     def _may_steer(self, flow: UdpFlow) -> bool:
-        """Not flows of forwarded ports, whose other half goes through here too; nor DNS, which is counted."""
-        return (
-            not flow.number & d.FLOW_FROM_EGRESS
-            and flow.remote_port != nat.DNS_PORT
-            and self.ingress_out.room() > 0
-        )
+        """Whether ingress may send the flow's datagrams past demux.
 
-    def on_used_by_guest(self, src: int, dst: int, ports: int, now: float) -> None:
+        Flows of forwarded ports may not: their other half passes demux too. Nor may DNS, whose answers
+        demux counts. A guest that does not read its frames stops the ring to ingress, and its flows must
+        not fill our memory.
+        """
+        return not flow.from_egress and flow.remote_port != nat.DNS_PORT and self.ingress_out.room() > 0
+
+    def on_used_by_guest(self, key: FlowKey, now: float) -> None:
         """Datagrams of a guest went past demux."""
-        self.flows.find(src, ports >> 16, dst, ports & 0xFFFF, now)
+        self.flows.find(key, now)
 
-    def on_unsteered(self, src: int, dst: int, ports: int, now: float) -> None:
-        """What comes of a flow now is behind datagrams that went past demux."""
-        flow = self.flows.find(src, ports >> 16, dst, ports & 0xFFFF, now)
+    def on_unsteered(self, key: FlowKey, now: float) -> None:
+        """The flow's next datagrams come after those that went past demux."""
+        flow = self.flows.find(key, now)
         if flow is not None:
-            flow.returns = True
-
-    def on_used_by_host(self, shard: int, number: int, now: float) -> None:
-        """Datagrams of the host went past demux. A guest that says nothing is looked for as ever."""
-        flow = self.flows.on_host_datagram(shard, number, now)
-        if flow is not None:
-            self.neighbors.resolve(flow.guest_addr, now)
-
-    def _tell_ingress(self, kind: int, flow: UdpFlow) -> None:
-        self.ingress_out.push(
-            d.record(
-                kind,
-                flow=flow.number,
-                guest_addr=flow.guest_addr,
-                remote_addr=flow.remote_addr,
-                ports=flow.guest_port << 16 | flow.remote_port,
-                aux=flow.owner,
-            )
-        )
-
-    def _to_resolver(
-        self,
-        link: int,
-        src: int,
-        dst: int,
-        ports: int,
-        slot: int,
-        off: int,
-        length: int,
-        stride: int,
-        size: int,
-    ) -> None:
-        """Hand over one by one; several, which is rare, as copies with references of their own."""
-        if length <= size:
-            self._one_to_resolver(link, src, dst, ports, slot, off, length)
-            return
-        view = self.slots[slot]
-        for begin, end in d.piece_bounds(off, length, stride, size):
-            where = self.output.copy(view[begin:end])
-            if where is not None:
-                self._one_to_resolver(link, src, dst, ports, *where, end - begin)
-        self.worker.free(slot)
-
-    def _one_to_resolver(
-        self, link: int, src: int, dst: int, ports: int, slot: int, off: int, length: int
-    ) -> None:
-        self.resolver_out.push(
-            d.record(
-                d.SERVICE_DATAGRAM,
-                link=link,
-                slot=slot,
-                off=off,
-                length=length,
-                guest_addr=src,
-                remote_addr=dst,
-                ports=ports,
-            )
-        )
+            flow.on_unsteered()
 
     # --- host -> guest ------------------------------------------------------------------
 
-    def on_host_datagrams(
-        self, shard: int, number: int, slot: int, off: int, length: int, stride: int, size: int,
-        guest_addr: int, ports: int, now: float,
-    ) -> None:  # fmt: skip
-        """Datagrams that egress received for flow number; the first opens the flow of a forwarded port."""
+    def on_used_by_host(self, egress: int, number: int, now: float) -> None:
+        """Datagrams of the host went past demux. A silent guest is still confirmed by ARP."""
+        flow = self.flows.on_host_datagram(egress, number, now)
+        if flow is not None:
+            self.neighbors.resolve(flow.guest_addr, now)
+
+    def on_host_datagrams(self, egress: int, run: UdpData, now: float) -> None:
+        """Datagrams that egress received. The first of a forwarded port opens its flow."""
         flow: UdpFlow | None
-        if number & d.FLOW_FROM_EGRESS:
-            flow = self.flows.on_dial(shard, number, guest_addr, ports >> 16, self.gateway, now)
+        if run.flow & FLOW_FROM_EGRESS:
+            ends = Ends.of(run.key)
+            flow = self.flows.on_dial(egress, run.flow, ends.guest_addr, ends.guest_port, self.gateway, now)
         else:
-            flow = self.flows.on_host_datagram(shard, number, now)
+            flow = self.flows.on_host_datagram(egress, run.flow, now)
         if flow is None:
             self.counts[_NO_FLOW] += 1
-            self.worker.free(slot)
+            self.worker.free(run.slot)
             return
-        out_ports = flow.remote_port << 16 | flow.guest_port
-        waiting = Waiting(slot, off, length, flow.remote_addr, flow.guest_addr, out_ports, stride, size)
-        if self.neighbors.get(flow.guest_addr) is None and self.waiting.take(shard, flow.guest_addr, slot):
-            self.neighbors.resolve(flow.guest_addr, now, _Token(waiting, shard))
-        elif (neighbor := self.neighbors.resolve(flow.guest_addr, now)) is not None:
-            self._send(neighbor.link, neighbor.mac, waiting)
+        addr = flow.guest_addr
+        count = run.piece_count()
+        if self.neighbors.get(addr) is None and self.waiting.add(egress, addr, run.slot):
+            self.neighbors.resolve(addr, now, _WaitingDatagrams(self, egress, flow, run))
+        elif (neighbor := self.neighbors.resolve(addr, now)) is not None:
+            self.counts[_SENT] += count
+            self.output.datagrams(neighbor.link, neighbor.mac, flow.key, run)
         else:
-            self.counts[_TOO_MANY_WAIT] += waiting.number
-            self.worker.free(slot)
-        if flow.remote_port == nat.DNS_PORT and not number & d.FLOW_FROM_EGRESS:
-            # A resolver asks once from a port: a thousand names would be a thousand sockets for 90 s.
-            flow.unanswered -= waiting.number
-            if flow.unanswered <= 0:
-                self.flows.finish(flow)
+            self.counts[_TOO_MANY_WAIT] += count
+            self.worker.free(run.slot)
+        # A DNS client asks once from a port. A thousand names would be a thousand sockets for 90 s.
+        if flow.remote_port == nat.DNS_PORT and not flow.from_egress and flow.on_answers(count):
+            self.flows.finish(flow)
 
-    def on_resolver_burst(self, burst: memoryview, now: float) -> int:
-        """Answers of DHCP and DNS, names for egress, leases of an earlier run."""
-        count = 0
-        for (
-            kind, _flags, link, _stride, _gso, slot, off, length, _skip, _number,
-            seq, ack, _wnd, _ts_val, _ts_ecr, guest_addr, remote_addr, ports, aux,
-        ) in d.DESCRIPTOR.iter_unpack(burst):  # fmt: skip
-            count += 1
-            if kind == d.NAMED:
-                named = d.record(kind, seq=seq, guest_addr=guest_addr, remote_addr=remote_addr, aux=aux)
-                for ring in self.egress_out:
-                    ring.push(named)
-                continue
-            if kind == d.LEASED:
-                self.holders.on_restored(guest_addr, d.mac_of(seq, ack), now)
-                continue
-            out_ports = (ports & 0xFFFF) << 16 | ports >> 16
-            if ports & 0xFFFF == nat.DHCP_PORT:
-                self.holders.on_answer(link, slot, off, length, now)
-            if guest_addr == ipv4.BROADCAST:
-                self._answer(link, ethernet.BROADCAST, remote_addr, guest_addr, out_ports, slot, off, length)
-                continue
-            neighbor = self.neighbors.get(guest_addr)
-            if neighbor is None:
-                self.counts[_NO_NEIGHBOR] += 1
-                self.worker.free(slot)
-            else:
-                self._answer(
-                    neighbor.link, neighbor.mac, remote_addr, guest_addr, out_ports, slot, off, length
-                )
-        return count
-
-    def _answer(
-        self, link: int, mac: bytes, src: int, dst: int, ports: int, slot: int, off: int, length: int
-    ) -> None:
-        self.counts[_SENT] += 1
-        self.output.datagram(link, mac, src, dst, ports, slot, off, length)
-
-    def _send(self, link: int, mac: bytes, datagrams: Waiting) -> None:
-        slot, off, length, src, dst, ports, stride, size = datagrams
-        self.counts[_SENT] += datagrams.number
-        self.output.datagrams(link, mac, src, dst, ports, slot, off, length, stride, size)
-
-    def on_resolved(self, token: object) -> None:
-        """The guest that a datagram waited for has answered."""
-        assert isinstance(token, _Token)
-        neighbor = self.neighbors.get(token.datagram.dst)
+    def send_waiting(self, waiting: "_WaitingDatagrams") -> None:
+        """The guest that these datagrams waited for has answered."""
+        neighbor = self.neighbors.get(waiting.addr)
         if neighbor is None:
-            self.on_lost(token)
-        else:
-            self._end_wait(token)
-            self._send(neighbor.link, neighbor.mac, token.datagram)
+            self.drop_waiting(waiting)
+            return
+        self.waiting.remove(waiting.egress, waiting.addr, waiting.run.slot)
+        self.counts[_SENT] += waiting.run.piece_count()
+        self.output.datagrams(neighbor.link, neighbor.mac, waiting.key, waiting.run)
 
-    def on_lost(self, token: object) -> None:
-        """Nobody has the address that a datagram waited for."""
-        assert isinstance(token, _Token)
-        self._end_wait(token)
+    def drop_waiting(self, waiting: "_WaitingDatagrams") -> None:
+        """No guest has the address that these datagrams waited for."""
+        self.waiting.remove(waiting.egress, waiting.addr, waiting.run.slot)
         self.counts[_NO_NEIGHBOR] += 1
-        self.worker.free(token.datagram.slot)
-
-    def _end_wait(self, token: "_Token") -> None:
-        self.waiting.give_back(token.shard, token.datagram.dst, token.datagram.slot)
+        self.worker.free(waiting.run.slot)
 
     # --- ends -------------------------------------------------------------------------
 
-    def on_host_close(self, shard: int, number: int) -> None:
+    def on_host_close(self, egress: int, number: int) -> None:
         """Egress ended the flow."""
-        flow = self.flows.close(shard, number)
+        flow = self.flows.close(egress, number)
         if flow is not None and flow.steered:
-            self._tell_ingress(d.UNSTEER_UDP, flow)
+            self.ingress_out.push(UnsteerUdp.pack(flow.number, flow.key))
         self.counts[_FLOWS] = len(self.flows)
-        # Datagrams under way may have made egress open the flow anew: this comes behind all of them.
-        self.egress_out[shard].push(d.record(d.UDP_CLOSE, flow=number))
+        # Datagrams on their way may have made egress open the flow anew. This comes after all of them.
+        self.egress_out[egress].push(FlowNotice.pack(kinds.UDP_CLOSE, number))
 
     def forget_link(self, link: int) -> None:
-        """The link is gone; its number will be another guest's."""
+        """The link is gone; another guest will get its number."""
         self.new_flows.forget(link)
 
     def forget_guest(self, guest_addr: int) -> None:
@@ -325,17 +207,17 @@ class UdpDispatch:
         self.flows.forget_guest(guest_addr)
 
     def expire(self, now: float) -> None:
-        """Close what has been idle for too long."""
+        """Close the flows that were idle for too long."""
         if self.flows.deadline() <= now:
             self.flows.expire(now)
-        self.tell_closed()
+        self.notify_closed()
 
-    def tell_closed(self) -> None:
-        """Tell the owners of every flow that was closed here."""
+    def notify_closed(self) -> None:
+        """Notify egress, and where needed ingress, of every flow that demux closed."""
         for flow in self.flows.take_closed():
-            self.egress_out[flow.owner].push(d.record(d.UDP_CLOSE, flow=flow.number))
+            self.egress_out[flow.owner].push(FlowNotice.pack(kinds.UDP_CLOSE, flow.number))
             if flow.steered:
-                self._tell_ingress(d.UNSTEER_UDP, flow)
+                self.ingress_out.push(UnsteerUdp.pack(flow.number, flow.key))
             self.counts[_FLOWS] = len(self.flows)
         self.counts[_EVICTED] = self.flows.evicted
 
@@ -344,11 +226,20 @@ class UdpDispatch:
         return self.flows.deadline()
 
 
-class _Token:
-    """Wraps a waiting datagram of an egress shard: tokens of TCP dials are plain tuples."""
+class _WaitingDatagrams:
+    """Datagrams of an egress worker that wait for their guest to answer ARP."""
 
-    __slots__ = ("datagram", "shard")
+    def __init__(self, dispatch: UdpDispatch, egress: int, flow: UdpFlow, run: Run) -> None:
+        self.dispatch = dispatch
+        self.egress = egress
+        self.addr = flow.guest_addr
+        self.key = flow.key
+        self.run = run
 
-    def __init__(self, datagram: Waiting, shard: int) -> None:
-        self.datagram = datagram
-        self.shard = shard
+    def on_resolved(self, link: int) -> None:
+        """The guest answered."""
+        self.dispatch.send_waiting(self)
+
+    def on_lost(self) -> None:
+        """No guest has the address."""
+        self.dispatch.drop_waiting(self)

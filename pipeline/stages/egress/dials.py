@@ -1,56 +1,78 @@
-"""Host clients whose guest has not answered: how long they wait.
+"""Connections that egress dials for host clients: which port of the gateway they try, and how long they
+wait.
 
-gvproxy's ten seconds, for a forwarded port and for /tunnel. The guest's TCP alone would try for two minutes;
-a guest that nobody answers for (ARP), or that refuses, ends the wait before.
+A guest has ten seconds to answer, as with gvproxy, for a forwarded port and for /tunnel. The guest's TCP
+alone would try for two minutes. The wait ends earlier when no guest has the address (ARP), or when the
+guest refuses.
 """
 
 from itertools import takewhile
 from typing import Final
 
 from pipeline.ipc.ring import Producer
-from pipeline.records import descriptor as d
-from pipeline.stages.egress.flow import Flow
+from pipeline.records.addresses import Addr
+from pipeline.records.dials import Dial
 
 PATIENCE_S: Final = 10.0
-MAX_DIALS: Final = 65
-"""Ports of the gateway that are tried for one connection to a guest."""
+MAX_TRIES: Final = 65
+"""Ports of the gateway to try for one connection to a guest."""
 
 
-class Dials:
-    """Flows in the state DIALLING, the oldest first: all wait equally long."""
+class _Attempt:
+    """Where a connection goes, and how many ports of the gateway it has tried."""
 
-    def __init__(self, demux: Producer) -> None:
-        self._demux = demux
-        self._new: list[Flow] = []
-        self._until: dict[Flow, float] = {}
+    def __init__(self, guest_addr: Addr, guest_port: int) -> None:
+        self.guest_addr = guest_addr
+        self.guest_port = guest_port
+        self.tries = 0
 
-    def dial(self, flow: Flow) -> bool:
-        """Ask demux for a connection, from the next port of the gateway; False if enough were tried.
 
-        Dialling once more does not prolong the wait.
+class PendingDials:
+    """Dialled connections that no guest has accepted, by flow number. All wait equally long."""
+
+    def __init__(self, demux_out: Producer) -> None:
+        self._demux_out = demux_out
+        self._attempts: dict[int, _Attempt] = {}
+        self._new: list[int] = []
+        self._until: dict[int, float] = {}
+        """When each wait ends, the oldest first."""
+
+    def __len__(self) -> int:
+        return len(self._attempts)
+
+    def add(self, number: int, guest_addr: Addr, guest_port: int) -> None:
+        """Ask demux for a connection to that port of a guest."""
+        self._attempts[number] = _Attempt(guest_addr, guest_port)
+        self._new.append(number)
+        self.try_next(number)
+
+    def try_next(self, number: int) -> bool:
+        """Ask for the connection from the next port of the gateway. False if it has tried enough.
+
+        The wait goes on, it does not begin again.
         """
-        flow.dials += 1
-        if flow.dials > MAX_DIALS:
+        attempt = self._attempts[number]
+        attempt.tries += 1
+        if attempt.tries > MAX_TRIES:
             return False
-        self._new.append(flow)
-        addr, port = flow.guest
-        self._demux.push(d.record(d.DIAL, flow=flow.number, guest_addr=addr, ports=port << 16))
+        self._demux_out.push(Dial.pack(number, attempt.guest_addr, attempt.guest_port))
         return True
 
-    def remove(self, flow: Flow) -> None:
-        """The guest has answered, or the flow is over."""
-        self._until.pop(flow, None)
+    def remove(self, number: int) -> None:
+        """The guest has answered, or the flow is over. A number that waits for nothing is not an error."""
+        self._attempts.pop(number, None)
+        self._until.pop(number, None)
 
-    def overdue(self, now: float) -> list[Flow]:
+    def overdue(self, now: float) -> list[int]:
         """Those that have waited long enough. The wait of new ones begins."""
-        for flow in self._new:
-            if flow.state == "DIALLING":
-                self._until.setdefault(flow, now + PATIENCE_S)
+        for number in self._new:
+            if number in self._attempts:
+                self._until[number] = now + PATIENCE_S
         self._new.clear()
-        return [flow for flow, _ in takewhile(lambda entry: entry[1] <= now, self._until.items())]
+        return [number for number, _ in takewhile(lambda entry: entry[1] <= now, self._until.items())]
 
     def deadline(self) -> float:
-        """When to ask overdue()."""
+        """When overdue() is to be called."""
         if self._new:
             return 0.0
         return next(iter(self._until.values()), float("inf"))

@@ -1,69 +1,303 @@
-"""One TCP flow of egress, its states, and how much a read for it may bring."""
+"""One TCP connection of egress: its states, and what makes it pass from one to the next."""
 
+import errno
+from contextlib import suppress
 from typing import Final
 
+from pipeline.counters import INDEX
+from pipeline.host import tcp as host_tcp
 from pipeline.host.credit import ReadCredit
 from pipeline.host.stream import HostStream
+from pipeline.ipc import events as ev
+from pipeline.records.flows import FLOW_FROM_EGRESS, FlowNotice
+from pipeline.records.kinds import ABORT, CONNECTED
+from pipeline.records.run import Run
+from pipeline.records.streams import MAKE_WAY_NO, Connect, ConnectFailed, Shutdown
+from pipeline.stages.egress.closing import ClosingFlows
+from pipeline.stages.egress.context import EgressContext
+from pipeline.stages.egress.dials import PendingDials
 from pipeline.stages.egress.share import Share
+from pipeline.stages.egress.sockets import GuestSocket
+from pipeline.stages.egress.turns import ReadTurns
 
 MAX_READ: Final = 65536
 
-Asker = tuple[int, int, int, int]
-"""(guest_addr, remote_addr, ports, sequence number of the SYN) of a connection that a guest asked for."""
+CONNECTING: Final = "CONNECTING"
+DIALLING: Final = "DIALLING"
+OPEN: Final = "OPEN"
+CLOSING: Final = "CLOSING"
+DEAD: Final = "DEAD"
+
+_EVENTS: Final = ev.READ | ev.WRITE | ev.READ_HANGUP | ev.EDGE
+_CONNECT_EVENTS: Final = ev.WRITE | ev.HANGUP | ev.ERROR
+_END_EVENTS: Final = ev.HANGUP | ev.ERROR
+_READ_EVENTS: Final = ev.READ | ev.READ_HANGUP | ev.HANGUP | ev.ERROR
+
+_OPENED: Final = INDEX["egress_connection_opened"]
+_FAILED: Final = INDEX["egress_connection_failed"]
+_RESET: Final = INDEX["egress_connection_reset_by_host"]
+_TO_HOST: Final = INDEX["egress_bytes_to_host"]
 
 
-class Flow:
-    """One TCP flow and its host socket.
+class Flow(GuestSocket):
+    """One TCP connection and its host socket. Its methods make all its transitions.
 
     ========== ====================================================================
     state      meaning
     ========== ====================================================================
-    CONNECTING host connection under way (CONNECT came, neither result sent)
-    DIALLING   accepted from the host; the guest has not answered yet, nothing is read
-    OPEN       both sides stand
+    CONNECTING a guest asked; the host connection is under way
+    DIALLING   accepted from the host; the guest has not answered, nothing is read
+    OPEN       both sides are established
     CLOSING    the guest's connection is over; queued bytes still go to the host
-    DEAD       forgotten here; left in no table
+    DEAD       closed; in no table
     ========== ====================================================================
     """
 
-    __slots__ = (
-        "asker", "chunk", "credit", "dials", "guest", "hung_up", "key",
-        "number", "read_finished", "shard", "share", "state", "stream",
-    )  # fmt: skip
-
     def __init__(
-        self, key: int, number: int, shard: int, stream: HostStream, state: str, share: Share
+        self,
+        flows: "FlowTable",
+        number: int,
+        shard: int,
+        stream: HostStream,
+        share: Share,
+        request: Connect | None = None,
     ) -> None:
-        self.share = share
-        share.flows += 1
-        self.key = key
+        """request: what a guest asked for. Without one the flow is dialled; its shard is not known yet."""
+        super().__init__(share.link)
+        self.key = number if number & FLOW_FROM_EGRESS else shard << 32 | number
         self.number = number
         self.shard = shard
         self.stream = stream
-        self.state = state
-        self.chunk = MAX_READ
-        self.asker: Asker = (0, 0, 0, 0)
-        self.guest = (0, 0)
-        self.credit = ReadCredit()
-        self.dials = 0
-        self.read_finished = False
-        self.hung_up = False
-        """The host is gone in both directions, in order: nobody will read what the guest sends."""
-
-    @property
-    def link(self) -> int:
-        """Its guest's; 0 while the guest is not known."""
-        return self.share.link
-
-    def join(self, share: Share) -> None:
-        """The guest is known now: count for its share."""
-        self.share.flows -= 1
         self.share = share
-        share.flows += 1
+        self.credit = ReadCredit()
+        self.state = DIALLING if request is None else CONNECTING
+        self.chunk = MAX_READ if request is None else read_chunk(request.mss)
+        """How many bytes one read may bring."""
+        self.read_finished = False
+        self._request = request
+        self._flows = flows
+        self._hung_up = False
+        """The host closed both directions in order: nobody will read what the guest sends."""
+        share.join()
+        flows.add(self)
+        if request is not None:
+            self._register()
+
+    # --- the connection is established, or not ------------------------------------------
+
+    def connected(self) -> None:
+        """The host has accepted the connection that the guest asked for."""
+        flows = self._flows
+        flows.bound.keep(self)
+        self.state = OPEN
+        flows.counts[_OPENED] += 1
+        self._notify(CONNECTED)
+        flows.prewake()
+
+    def guest_answered(self, shard: int, share: Share, mss: int) -> None:
+        """The guest has accepted the connection that egress dialled."""
+        flows = self._flows
+        flows.dials.remove(self.number)
+        self.shard = shard
+        self.share.leave()
+        self.share = share
+        share.join()
+        old_link = self.link
+        self.link = share.link
+        flows.bound.moved(self, old_link)
+        self.chunk = read_chunk(mss)
+        self.state = OPEN
+        if self.stream.head:
+            self.readable()
+        self._register()
+
+    def evict(self) -> None:
+        """Another flow needs the socket. The guest is told nothing, as if its SYN were lost."""
+        self._fail(errno.ETIMEDOUT)
+
+    def _fail(self, error: int) -> None:
+        if self._request is not None:
+            self._flows.notify_connect_failed(self.shard, self._request, error)
+        self.close(reset=False)
+
+    def _register(self) -> None:
+        self._flows.worker.register(self.stream.sock.fileno(), _EVENTS, self.on_event)
+
+    # --- what the host socket reports -----------------------------------------------------
+
+    def on_event(self, events: int) -> None:
+        """The poller has events of the host socket."""
+        stream = self.stream
+        if self.state == CONNECTING:
+            if not events & _CONNECT_EVENTS:
+                return
+            error = host_tcp.finish(stream.sock)
+            if error:
+                self._fail(error)
+                return
+            self.connected()
+        if events & _END_EVENTS and self._host_ended():
+            return
+        if events & ev.WRITE:
+            stream.on_writable()
+            self._flows.needs_flush[self] = None
+        if events & _READ_EVENTS and not self.read_finished:
+            self.readable()
+            self._flows.prewake()
+
+    def _host_ended(self) -> bool:
+        """The socket reports an end of both directions, or an error. Returns whether that broke the flow.
+
+        What the host sent before is read first, so an error after those bytes is left to the read.
+        """
+        if self.read_finished and host_tcp.finish(self.stream.sock):
+            self.broken()
+            return True
+        if not self._hung_up and not self.stream.write_finished:
+            self._hung_up = True
+            if self.read_finished:
+                self._notify_shutdown()
+        return False
+
+    def readable(self) -> None:
+        """The host socket has something to read."""
+        self.stream.on_readable()
+        self._flows.turns.add(self)
+
+    def on_read_end(self) -> None:
+        """The host sends nothing more."""
+        self.read_finished = True
+        self.stream.on_read_end()
+        self._notify_shutdown()
+
+    def broken(self) -> None:
+        """The host has reset the connection."""
+        self._flows.counts[_RESET] += 1
+        self._notify(ABORT)
+        self.close(reset=True)
+
+    # --- what tcp reports -------------------------------------------------------------------
+
+    def enqueue(self, run: Run) -> None:
+        """Take over bytes of the guest, with their reference."""
+        self.stream.enqueue(run)
+        self._flows.needs_flush[self] = None
+
+    def finish_writing(self) -> None:
+        """The guest sends nothing more."""
+        self.stream.finish_writing()
+        self._flows.needs_flush[self] = None
+
+    def on_window(self, window: int) -> None:
+        """The guest's window changed much."""
+        self.credit.on_window(window)
+        if self.stream.readable:
+            self._flows.turns.add(self)
+
+    def returned(self) -> None:
+        """A reference of the flow came home."""
+        self.credit.returned()
+        if self.stream.readable:
+            self._flows.turns.returned(self)
+
+    def guest_closed(self) -> None:
+        """The guest's connection is over. What it sent before may still wait for the host socket."""
+        if self.state == OPEN:
+            self.state = CLOSING
+        self.finish_writing()
+
+    def guest_aborted(self) -> None:
+        """The guest's connection was reset. The host gets what it takes now of the bytes sent before."""
+        with suppress(OSError):
+            self._flows.counts[_TO_HOST] += self.stream.flush(self._flows.worker.free)
+        self.close(reset=self.state != DIALLING)
+
+    # --- the end ----------------------------------------------------------------------------
+
+    def close(self, *, reset: bool) -> None:
+        """Forget the flow and close its socket, with a RST or in order. Nothing is reported to tcp."""
+        sock = self.stream.sock
+        worker = self._flows.worker
+        self.stream.discard(worker.free)
+        if self.state != DIALLING:
+            worker.unregister(sock.fileno())
+        self.state = DEAD
+        self.share.leave()
+        self._flows.remove(self)
+        if reset:
+            host_tcp.reset(sock)
+        else:
+            host_tcp.close(sock)
+
+    def _notify(self, kind: int) -> None:
+        self._flows.tcp_out[self.shard].push(FlowNotice.pack(kind, self.number))
+
+    def _notify_shutdown(self) -> None:
+        self._flows.tcp_out[self.shard].push(Shutdown.pack(self.number, self._hung_up))
+
+
+class FlowTable:
+    """All connections of one egress worker, what is to be done for which, and what they all use.
+
+    Flows enter themselves. Readers and writers (HostReads, HostWrites) take them out again.
+    """
+
+    def __init__(
+        self,
+        context: EgressContext,
+        dials: PendingDials,
+        closing: ClosingFlows[Flow],
+        prewakes: str,
+    ) -> None:
+        """prewakes: the worker to wake ahead when a host has answered, or ""."""
+        self.worker = context.worker
+        self.counts = context.counts
+        self.tcp_out = context.tcp_out
+        """By shard."""
+        self.bound = context.bound
+        self.dials = dials
+        self.closing = closing
+        self.by_key: dict[int, Flow] = {}
+        self.turns: ReadTurns[Flow] = ReadTurns()
+        self.needs_flush: dict[Flow, None] = {}
+        """Flows with bytes for the host, or its FIN, that nobody has tried to write yet."""
+        self.stalled: dict[Flow, float] = {}
+        """Flows whose host socket left bytes in slots, and since when; the longest time first."""
+        self._notices = context.notices
+        self._prewakes = prewakes
+
+    def __len__(self) -> int:
+        return len(self.by_key)
+
+    def add(self, flow: Flow) -> None:
+        """A new flow. One that is CONNECTING may be closed for others."""
+        self.by_key[flow.key] = flow
+        self.bound.opened(flow, evictable=flow.state == CONNECTING)
+
+    def remove(self, flow: Flow) -> None:
+        """The flow is over. In needs_flush it stays until that is emptied: somebody may just walk over it."""
+        self.turns.remove(flow)
+        self.stalled.pop(flow, None)
+        self.closing.remove(flow)
+        self.dials.remove(flow.number)
+        self.bound.closed(flow)
+        del self.by_key[flow.key]
+
+    def prewake(self) -> None:
+        """A host has answered: whoever is last on the way to the guest wakes up meanwhile."""
+        self.worker.prewake(self._prewakes)
+
+    def notify_connect_failed(
+        self, shard: int, request: Connect, error: int, make_way: int = MAKE_WAY_NO
+    ) -> None:
+        """Tell tcp, and demux where the guest is owed an ICMP message instead of a reset."""
+        self.counts[_FAILED] += 1
+        self.tcp_out[shard].push(ConnectFailed.pack(request.flow, error, make_way))
+        self._notices.notify_syn_failed(request, error)
 
 
 def read_chunk(mss: int) -> int:
-    """How much one read may bring: as many whole segments of mss bytes as fit into 64 KiB."""
+    """How many bytes one read may bring: as many whole segments of mss bytes as fit into 64 KiB."""
     if not 0 < mss < MAX_READ:
         return MAX_READ
     return MAX_READ // mss * mss

@@ -1,10 +1,10 @@
-"""Echo requests in the egress worker: one unprivileged ICMP socket for each guest, identifier and address.
+"""Pings of guests beyond the gateway: one unprivileged ICMP socket for each guest, identifier and address.
 
-A request leaves with one hop less to live than it came with, and with its don't-fragment bit, so
-that traceroute and path-MTU discovery work through the gateway. Only replies, "time exceeded" and
-"fragmentation needed" go back: a host that is not there is silent. Where the system does not
-allow such sockets, that is said once in the log and counted for every request. Systems other than Linux tell
-a socket nothing of errors, so there a traceroute sees the last hop alone.
+A request leaves with one hop less to live than it came with, and with its don't-fragment bit, so that
+traceroute and path-MTU discovery work through the gateway. Only replies, "time exceeded" and "fragmentation
+needed" go back: a host that is not there is silent. Where the system does not allow such sockets, egress
+logs that once and counts every request. Systems other than Linux report no errors to a socket, so there a
+traceroute sees the last hop alone.
 """
 
 import errno
@@ -15,26 +15,24 @@ from time import monotonic
 from typing import Final
 
 from pipeline.counters import INDEX
-from pipeline.engines import nat
 from pipeline.host import icmp as host_icmp
-from pipeline.host.filler import SlotFiller
 from pipeline.ipc import events as ev
-from pipeline.ipc.ring import Producer
-from pipeline.records import descriptor as d
-from pipeline.stages.egress.guard import Guard
-from pipeline.stages.egress.sockets import NO_DESCRIPTOR, SocketBound
-from pipeline.stages.worker import Worker
+from pipeline.records.addresses import Addr
+from pipeline.records.icmp import EchoError, EchoReply, EchoRequest
+from pipeline.stages.egress.context import EgressContext
+from pipeline.stages.egress.sockets import GuestSocket
 from pipeline.wire import icmp, ipv4
 
 MAX_FLOWS: Final = 256
 """Sockets of one egress worker; one more closes the one idle for longest."""
 MAX_FLOWS_PER_GUEST: Final = 64
-"""Of them, those of one guest address; one more closes this guest's own."""
+"""Of them, those of one guest address; one more closes one of this guest."""
 IDLE: Final = 10.0
-"""Seconds without a packet after which a socket is closed: what comes later is late for any ping."""
+"""Seconds without a packet after which a socket is closed. Any ping has given up on what comes later."""
 READS: Final = 16
 MAX_MESSAGE: Final = 65515
 
+_SEQUENCE_OFF: Final = 6
 _FORWARDED: Final = INDEX["icmp_echo_forwarded"]
 _REPLIED: Final = INDEX["icmp_echo_replied"]
 _ERRORS: Final = INDEX["icmp_error_forwarded"]
@@ -44,127 +42,127 @@ _NOT_PERMITTED: Final = INDEX["icmp_echo_dropped_not_permitted"]
 _SEND_FAILED: Final = INDEX["icmp_echo_dropped_send_failed"]
 _NO_ROOM: Final = INDEX["icmp_reply_dropped_no_room"]
 
-Key = tuple[int, int, int]
+Key = tuple[Addr, int, Addr]
 """Guest's address, identifier, pinged address."""
 
 
-class EchoFlow:
-    """One pinger's socket. Its last TTL and don't-fragment bit are the socket's."""
+class EchoFlow(GuestSocket):
+    """One pinger's socket."""
 
-    __slots__ = ("dont_fragment", "ident", "key", "last_seen", "link", "sock", "ttl")
-
-    def __init__(self, key: Key, sock: socket.socket, now: float, ident: int = 0, link: int = 0) -> None:
-        """ident: the identifier to use towards the host; 0 where the system sees to it."""
+    def __init__(self, flows: "EchoSockets", key: Key, sock: socket.socket, link: int, ident: int) -> None:
+        """ident: the identifier to use towards the host; 0 where the system chooses it."""
+        super().__init__(link)
         self.key = key
-        self.link = link
         self.sock = sock
         self.ident = ident
-        self.last_seen = now
-        self.ttl = 0
-        self.dont_fragment = False
+        self.last_seen = monotonic()
+        self._flows = flows
+        self._path = (0, False)
+        """TTL and don't-fragment bit that the socket has."""
+        flows.add(self)
 
-
-class EchoSockets:
-    """All ICMP sockets of one egress worker."""
-
-    def __init__(
-        self, worker: Worker, filler: SlotFiller, targets: nat.Nat, guard: Guard, demux_out: Producer
-    ) -> None:
-        self.worker = worker
-        self.counts = worker.counts
-        self.slots = worker.ports.arena.slots
-        self.filler = filler
-        self.targets = targets
-        self.guard = guard
-        self.demux_out = demux_out
-        self.flows: OrderedDict[Key, EchoFlow] = OrderedDict()
-        self.bound: SocketBound | None = None
-        """How many sockets there may be, together with those of TCP and UDP."""
-        self._warned = False
-        self._last_ident = int.from_bytes(os.urandom(2), "big")
-
-    # --- guest -> host ------------------------------------------------------------------
-
-    def to_host(
-        self, slot: int, off: int, length: int, guest_addr: int, remote_addr: int, ports: int, aux: int,
-        link: int = 0,
-    ) -> None:  # fmt: skip
-        """Send one echo request (record ICMP_ECHO). Gives the reference back."""
-        message = self.slots[slot][off : off + length]
+    def send(self, request: EchoRequest, message: memoryview) -> None:
+        """Send a request as the guest meant it. Raises OSError."""
+        path = (request.hops_left, request.dont_fragment)
+        if self._path != path:
+            host_icmp.set_path(self.sock, request.hops_left, dont_fragment=request.dont_fragment)
+            self._path = path
+        data = host_icmp.with_ident(message, self.ident) if self.ident else message
         try:
-            key = (guest_addr, ports >> 16, remote_addr)
-            flow = self.flows.get(key) or self._open(key, link)
-            if flow is not None:
-                self._send(flow, message, ports, aux)
-        finally:
-            message.release()
-            self.worker.free(slot)
-
-    def _send(self, flow: EchoFlow, message: memoryview, ports: int, aux: int) -> None:
-        self._use(flow)
-        ttl, dont_fragment = aux & 0xFF, bool(aux & d.ECHO_DONT_FRAGMENT)
-        try:
-            if (flow.ttl, flow.dont_fragment) != (ttl, dont_fragment):
-                host_icmp.set_path(flow.sock, ttl, dont_fragment=dont_fragment)
-                flow.ttl, flow.dont_fragment = ttl, dont_fragment
-            self._send_once_more(
-                flow.sock, host_icmp.with_ident(message, flow.ident) if flow.ident else message
-            )
-            self.counts[_FORWARDED] += 1
-        except OSError as error:
-            if error.errno == errno.EMSGSIZE and dont_fragment:
-                mtu = host_icmp.path_mtu(flow.sock)
-                self._tell_error(flow, icmp.UNREACHABLE, icmp.FRAGMENTATION_NEEDED, mtu, 0, ports & 0xFFFF)
-            else:
-                self.counts[_SEND_FAILED] += 1
-
-    def _use(self, flow: EchoFlow) -> None:
-        """A packet went either way."""
-        flow.last_seen = monotonic()
-        self.flows.move_to_end(flow.key)
-        if self.bound is not None:
-            self.bound.used(flow)
-
-    def _send_once_more(self, sock: socket.socket, message: memoryview | bytes) -> None:
-        """Send; an error about an earlier request, which the kernel reports here first, is not this one's."""
-        try:
-            sock.send(message)
+            self.sock.send(data)
         except BlockingIOError:
             raise
         except OSError as error:
             if error.errno == errno.EMSGSIZE:
                 raise
-            sock.send(message)
+            # The kernel reports an error about an earlier request here. This one has not been sent.
+            self.sock.send(data)
+
+    def use(self) -> None:
+        """A packet went either way."""
+        self.last_seen = monotonic()
+        self._flows.used(self)
+
+    def on_event(self, events: int) -> None:
+        """The poller has events of the socket."""
+        self._flows.on_event(self, events)
+
+    def evict(self) -> None:
+        """Another flow needs the socket."""
+        self.close()
+
+    def close(self) -> None:
+        """Close the socket."""
+        self._flows.remove(self)
+        self.sock.close()
+
+
+class EchoSockets:
+    """All ICMP sockets of one egress worker."""
+
+    def __init__(self, context: EgressContext) -> None:
+        self._context = context
+        self._worker = context.worker
+        self._counts = context.counts
+        self._slots = context.slots
+        self._filler = context.filler
+        self._demux_out = context.demux_out
+        self._bound = context.bound
+        self.flows: OrderedDict[Key, EchoFlow] = OrderedDict()
+        """The one idle for longest first."""
+        self._warned = False
+        self._last_ident = int.from_bytes(os.urandom(2), "big")
+
+    # --- guest -> host ------------------------------------------------------------------
+
+    def to_host(self, request: EchoRequest) -> None:
+        """Send one echo request, and give its reference back."""
+        key = (request.guest_addr, request.identifier, request.remote_addr)
+        flow = self.flows.get(key)
+        if flow is None:
+            flow = self._open(key, request.link)
+        if flow is not None:
+            self._send(flow, request)
+        self._worker.free(request.slot)
+
+    def _send(self, flow: EchoFlow, request: EchoRequest) -> None:
+        flow.use()
+        begin, end = request.off, request.off + request.length
+        try:
+            flow.send(request, self._slots[request.slot][begin:end])
+            self._counts[_FORWARDED] += 1
+        except OSError as error:
+            if error.errno == errno.EMSGSIZE and request.dont_fragment:
+                # The gateway itself is the router whose next hop is too narrow.
+                mtu = host_icmp.path_mtu(flow.sock)
+                too_big = (icmp.UNREACHABLE, icmp.FRAGMENTATION_NEEDED, mtu, 0, request.sequence)
+                self._notify_error(flow, host_icmp.EchoError(*too_big))
+            else:
+                self._counts[_SEND_FAILED] += 1
 
     def _open(self, key: Key, link: int) -> EchoFlow | None:
         guest_addr, _, remote_addr = key
-        target = self.targets.icmp_target(remote_addr)
+        target = self._context.targets.icmp_target(remote_addr)
         if target.refused:
-            self.counts[INDEX[target.refused]] += 1
+            self._counts[INDEX[target.refused]] += 1
             return None
-        if self.guard.active and self.guard.refuses(guest_addr, remote_addr, 0, "icmp"):
+        policy = self._context.policy
+        if policy.active and policy.refuses(guest_addr, remote_addr, 0, "icmp"):
             return None
         self._make_room(guest_addr)
         addr = ipv4.addr_text(target.addr)
-        bound = self.bound
         try:
-            if bound is None:
-                sock = host_icmp.open_echo(addr)
-            else:
-                sock = bound.datagram_socket(link, lambda: host_icmp.open_echo(addr))
+            sock = self._bound.datagram_socket(link, lambda: host_icmp.open_echo(addr))
         except OSError as error:
             if error.errno in host_icmp.NOT_PERMITTED:
-                self.counts[_NOT_PERMITTED] += 1
+                self._counts[_NOT_PERMITTED] += 1
                 self._warn(error)
-            elif bound is None or error.errno not in NO_DESCRIPTOR:
-                self.counts[_SEND_FAILED] += 1
+            else:
+                self._counts[_SEND_FAILED] += 1
             return None
-        flow = self.flows[key] = EchoFlow(key, sock, monotonic(), self._free_ident(), link)
-        if self.bound is not None:
-            self.bound.opened(flow, self._close)
-        self.counts[_FLOWS] = len(self.flows)
-        self.worker.register(sock.fileno(), ev.READ, lambda events: self._on_event(flow, events))
-        return flow
+        if sock is None:
+            return None
+        return EchoFlow(self, key, sock, link, self._free_ident())
 
     def _free_ident(self) -> int:
         """An identifier that no flow has; 0 where sockets have their own."""
@@ -176,8 +174,8 @@ class EchoSockets:
             if self._last_ident not in used:
                 return self._last_ident
 
-    def _make_room(self, guest_addr: int) -> None:
-        """Close the flow idle for longest, of this guest or of all, where a bound is reached."""
+    def _make_room(self, guest_addr: Addr) -> None:
+        """Close the flow idle for longest, of this guest or of all, if a bound is reached."""
         own = [flow for key, flow in self.flows.items() if key[0] == guest_addr]
         if len(own) >= MAX_FLOWS_PER_GUEST:
             oldest = own[0]
@@ -185,13 +183,13 @@ class EchoSockets:
             oldest = next(iter(self.flows.values()))
         else:
             return
-        self.counts[_EVICTED] += 1
-        self._close(oldest)
+        self._counts[_EVICTED] += 1
+        oldest.close()
 
     def _warn(self, error: OSError) -> None:
         if not self._warned:
             self._warned = True
-            self.worker.log.warning(
+            self._worker.log.warning(
                 "pings of guests are not forwarded: this system allows no unprivileged ICMP sockets",
                 error=str(error),
                 setting="net.ipv4.ping_group_range",
@@ -199,7 +197,8 @@ class EchoSockets:
 
     # --- host -> guest ------------------------------------------------------------------
 
-    def _on_event(self, flow: EchoFlow, events: int) -> None:
+    def on_event(self, flow: EchoFlow, events: int) -> None:
+        """The poller has events of a flow's socket. The flow may have been closed since."""
         if self.flows.get(flow.key) is not flow:
             return
         if events & ev.ERROR:
@@ -207,42 +206,43 @@ class EchoSockets:
                 if error.type == icmp.TIME_EXCEEDED or (
                     error.type == icmp.UNREACHABLE and error.code == icmp.FRAGMENTATION_NEEDED
                 ):
-                    self._tell_error(flow, error.type, error.code, error.mtu, error.offender, error.seq)
+                    self._notify_error(flow, error)
         for _ in range(READS):
             if not self._read(flow):
                 break
 
     def _read(self, flow: EchoFlow) -> bool:
-        filler = self.filler
-        if self.demux_out.room() <= 0 or not filler.place(MAX_MESSAGE):
+        """Read one reply. Whether there may be another."""
+        filler = self._filler
+        if self._demux_out.room() <= 0 or not filler.place(MAX_MESSAGE):
             return self._discard(flow)
         slot, off = filler.slot, filler.off
-        view = self.slots[slot][off : off + MAX_MESSAGE]
+        view = self._slots[slot][off : off + MAX_MESSAGE]
         try:
             length = flow.sock.recv_into(view)
         except BlockingIOError:
             return False
         except OSError:
-            # The error of a request, which the error queue has told already.
+            # The error of a request, which the error queue has reported already.
             return True
         start = host_icmp.reply_in(view[:length], flow.ident)
         if start < 0:
             return True
         filler.commit(length)
-        guest_addr, ident, remote_addr = flow.key
-        self._use(flow)
-        self.counts[_REPLIED] += 1
-        self.demux_out.push(
-            d.record(
-                d.ICMP_REPLY,
-                slot=slot,
-                off=off + start,
-                length=length - start,
-                guest_addr=guest_addr,
-                remote_addr=remote_addr,
-                ports=ident << 16 | view[start + 6] << 8 | view[start + 7],
-            )
+        flow.use()
+        self._counts[_REPLIED] += 1
+        guest_addr, identifier, remote_addr = flow.key
+        at = start + _SEQUENCE_OFF
+        reply = EchoReply(
+            slot=slot,
+            off=off + start,
+            length=length - start,
+            guest_addr=guest_addr,
+            remote_addr=remote_addr,
+            identifier=identifier,
+            sequence=view[at] << 8 | view[at + 1],
         )
+        self._demux_out.push(reply.pack())
         return True
 
     def _discard(self, flow: EchoFlow) -> bool:
@@ -250,44 +250,56 @@ class EchoSockets:
             flow.sock.recv(1)
         except OSError:
             return False
-        self.counts[_NO_ROOM] += 1
+        self._counts[_NO_ROOM] += 1
         return True
 
-    def _tell_error(self, flow: EchoFlow, kind: int, code: int, mtu: int, offender: int, seq: int) -> None:
-        guest_addr, ident, remote_addr = flow.key
-        self.counts[_ERRORS] += 1
-        self.demux_out.push(
-            d.record(
-                d.ICMP_ERROR,
-                guest_addr=guest_addr,
-                remote_addr=remote_addr,
-                ports=ident << 16 | seq,
-                seq=offender,
-                ack=mtu,
-                aux=kind << 8 | code,
-            )
+    def _notify_error(self, flow: EchoFlow, error: host_icmp.EchoError) -> None:
+        """Tell demux about an error, which it passes on to the guest."""
+        guest_addr, identifier, remote_addr = flow.key
+        self._counts[_ERRORS] += 1
+        record = EchoError(
+            guest_addr=guest_addr,
+            remote_addr=remote_addr,
+            identifier=identifier,
+            sequence=error.seq,
+            type=error.type,
+            code=error.code,
+            offender=error.offender,
+            mtu=error.mtu,
         )
+        self._demux_out.push(record.pack())
 
-    # --- ends -------------------------------------------------------------------------
+    # --- flows come, are used and go ----------------------------------------------------------
+
+    def add(self, flow: EchoFlow) -> None:
+        """A flow with a socket of its own begins."""
+        self.flows[flow.key] = flow
+        self._bound.opened(flow)
+        self._counts[_FLOWS] = len(self.flows)
+        self._worker.register(flow.sock.fileno(), ev.READ, flow.on_event)
+
+    def used(self, flow: EchoFlow) -> None:
+        """A packet of the flow went either way."""
+        self.flows.move_to_end(flow.key)
+        self._bound.used(flow)
+
+    def remove(self, flow: EchoFlow) -> None:
+        """The flow closes its socket."""
+        del self.flows[flow.key]
+        self._bound.closed(flow)
+        self._worker.unregister(flow.sock.fileno())
+        self._counts[_FLOWS] = len(self.flows)
 
     def expire(self, now: float) -> None:
         """Close what has been idle for too long."""
         while self.flows and self.deadline() <= now:
-            self._close(next(iter(self.flows.values())))
+            next(iter(self.flows.values())).close()
 
     def deadline(self) -> float:
         """When the flow idle for longest is over."""
         return next(iter(self.flows.values())).last_seen + IDLE if self.flows else float("inf")
 
-    def _close(self, flow: EchoFlow) -> None:
-        del self.flows[flow.key]
-        if self.bound is not None:
-            self.bound.closed(flow)
-        self.worker.unregister(flow.sock.fileno())
-        flow.sock.close()
-        self.counts[_FLOWS] = len(self.flows)
-
     def close(self) -> None:
-        """Close every socket (the worker ends)."""
+        """Close every socket, since the worker ends."""
         for flow in list(self.flows.values()):
-            self._close(flow)
+            flow.close()

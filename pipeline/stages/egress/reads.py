@@ -1,132 +1,122 @@
-"""What egress reads from host sockets, and when: quotas of flows and guests, turns, slots.
+"""What egress reads from the host sockets of connections, and when: shares of guests, turns, slots.
 
-A flow reads while its share of the pool allows (pipeline.stages.egress_share) and, once its guest holds a
-good part of it, no more than the guest's window takes (pipeline.host.credit).
+A flow reads while its guest's share of the pool allows (pipeline.stages.egress.share). Once its guest holds
+a good part of the pool, it reads no more than the guest's window takes (pipeline.host.credit).
 
-Where there are fewer cores than processes, a flow that has much to read keeps all of them busy, and
-each byte of a small flow waits for its turn at every process on its way. While small flows go on beside it
-a step is short, and the core is given away before the next one.
+Where there are fewer cores than processes, a flow with much to read keeps all of them busy, and each byte
+of a small flow waits for its turn at every process on its way. While there are small flows, a step is
+short, and egress gives its core away before the next step.
 """
 
-from collections.abc import Callable
-from typing import Final, cast
+from typing import Final
 
 from pipeline.counters import INDEX
-from pipeline.ipc.ring import Producer
-from pipeline.records import descriptor as d
-from pipeline.stages.egress.flow import MAX_READ, Flow
-from pipeline.stages.egress.share import TIGHT_READ, Shares
+from pipeline.records.streams import ToGuest
+from pipeline.stages.egress.context import EgressContext
+from pipeline.stages.egress.flow import MAX_READ, OPEN, Flow, FlowTable
+from pipeline.stages.egress.share import TIGHT_READ
 from pipeline.stages.loop import give_way
-from pipeline.stages.worker import Worker
 
 READS_A_STEP: Final = 8
 """Reads in one step over all flows, before the results are published."""
 READS_A_FLOW: Final = 2
 """Reads of one flow in a row, while others have something to read as well."""
 SMALL_READ: Final = 4096
-"""Bytes that a flow with little to say has for one read at most."""
+"""A read of no more bytes is a small one."""
 SHORT_STEP: Final = 2 * SMALL_READ
 """Bytes that end a step while there are small flows: one read of a big flow does."""
 SMALL_FLOW_S: Final = 0.2
-"""Such reads that come closer together are of flows that go on."""
+"""Small reads that are closer together belong to small flows."""
 SMALL_FLOW_AGE_S: Final = 0.05
-"""How long they must have gone on: a few words at the beginning of a big transfer are no flow beside it."""
+"""Small flows count once they have lasted this long. The first few words of a big transfer do not."""
+NO_FLOW: Final = -1
 
 _FROM_HOST: Final = INDEX["egress_bytes_from_host"]
 _PAUSED: Final = INDEX["egress_reads_paused_no_slot"]
 
 
 class HostReads:
-    """Flows whose host sockets have something to read, in the order of their turns."""
+    """Reads from the host sockets that have something, and passes it on to tcp."""
 
-    def __init__(
-        self,
-        worker: Worker,
-        tcp_out: list[Producer],
-        shares: Shares,
-        broken: Callable[[Flow], None],
-    ) -> None:
-        """tcp_out by shard; broken is called for a flow whose socket fails."""
-        ports = worker.ports
-        self.counts = worker.counts
-        self.slots = ports.arena.slots
-        self.pool = worker.pool
-        self.shares = shares
-        self.tcp_out = tcp_out
-        self.ready: dict[Flow, None] = {}
-        self.more = False
-        """Whether the last call stopped because it had done its share."""
-        self._big: Flow | None = None
-        """The flow whose last read was no small one; when it has little for once it is no small flow."""
+    def __init__(self, context: EgressContext, flows: FlowTable) -> None:
+        self._counts = context.counts
+        self._slots = context.slots
+        self._pool = context.worker.pool
+        self._flows = flows
+        self._turns = flows.turns
+        self._tcp_out = context.tcp_out
+        self._big_key = NO_FLOW
+        """The last flow that read more than SMALL_READ. One short read does not make it a small flow."""
         self._small_since = self._small_at = float("-inf")
-        self._broken = broken
         self._free_seen = 0
 
-    def small_flow(self, now: float) -> None:
-        """A flow has little to say, and waits behind all that is read from now on."""
+    def on_small_read(self, now: float) -> None:
+        """A small flow read something. It waits behind all that is read from now on."""
         if now - self._small_at > SMALL_FLOW_S:
             self._small_since = now
         self._small_at = now
 
+    def _step_bytes(self, now: float) -> int:
+        """How many bytes one step may bring, about."""
+        small_at = self._small_at
+        if now - small_at > SMALL_FLOW_S or small_at - self._small_since < SMALL_FLOW_AGE_S:
+            return READS_A_STEP * MAX_READ
+        if self._turns.more:
+            # What the last step has read is published. The next stages get it before there is more.
+            give_way()
+        return SHORT_STEP
+
     def read_ready(self, now: float) -> int:
         """Read from flows with something to read, a bounded number of times. Returns how often."""
-        left = READS_A_STEP * MAX_READ
-        small_at = self._small_at
-        if now - small_at <= SMALL_FLOW_S and small_at - self._small_since >= SMALL_FLOW_AGE_S:
-            left = SHORT_STEP
-            if self.more:
-                # What the last step has read is published; the next stages have it before there is more.
-                give_way()
-        self.more = False
-        ready = self.ready
-        free = self.pool.free_count
+        left = self._step_bytes(now)
+        turns = self._turns
+        turns.more = False
+        free = self._pool.free_count
         if free > self._free_seen:
-            # Also slots that came home without a flow's tag, those of datagrams.
-            for waiting in self.shares.wake():
-                ready[cast(Flow, waiting)] = None
-        if not ready:
+            # Slots came home, perhaps without a flow's tag: those of datagrams have none.
+            turns.wake()
+        if not turns.ready:
             self._free_seen = free
             return 0
         reads = 0
-        for flow in list(ready):
-            out = self.tcp_out[flow.shard]
-            if out.room() <= 0:
+        for flow in list(turns.ready):
+            if self._tcp_out[flow.shard].room() <= 0:
                 continue
             if reads >= READS_A_STEP or left <= 0:
-                self.more = True
+                turns.more = True
                 break
             # Each flow goes to the end of the queue, so that all get their turn.
-            del ready[flow]
-            if flow.state != "OPEN":
-                self._next_waiting(flow)
+            del turns.ready[flow]
+            if flow.state != OPEN:
+                turns.pass_on(flow)
                 continue
-            chunk = self._may_read(flow)
             # Alone it may have the whole step, which then passes more on at once.
-            for _ in range(READS_A_FLOW if ready else READS_A_STEP):
-                if not chunk or left <= 0 or not (count := self._read(flow, chunk)):
-                    break
-                reads += 1
-                left -= count
-                if count > SMALL_READ:
-                    self._big = flow
-                elif flow is not self._big:
-                    self.small_flow(now)
-                chunk = self._may_read(flow)
-            if flow in flow.share.waiting:
-                continue
-            self._next_waiting(flow)
-            if chunk and flow.stream.readable and flow.state == "OPEN":
-                ready[flow] = None
-                self.more = True
-        self._free_seen = self.pool.free_count
+            count, size = self._take_turn(flow, READS_A_FLOW if turns.ready else READS_A_STEP, left, now)
+            reads += count
+            left -= size
+        self._free_seen = self._pool.free_count
         return reads
 
-    def _next_waiting(self, flow: Flow) -> None:
-        """The flow found room, or needs none any more: try the next of its guest that waits."""
-        if (other := flow.share.next_waiting()) is not None:
-            self.ready[cast(Flow, other)] = None
-            # The turn that is on may not come to it, and nothing else need happen.
-            self.more = True
+    def _take_turn(self, flow: Flow, max_reads: int, max_bytes: int, now: float) -> tuple[int, int]:
+        """Read from one flow, and put it where it belongs then. Returns how many reads and bytes those
+        were."""
+        turns = self._turns
+        reads = size = 0
+        chunk = self._may_read(flow)
+        while chunk and reads < max_reads and size < max_bytes and (count := self._read(flow, chunk)):
+            reads += 1
+            size += count
+            if count > SMALL_READ:
+                self._big_key = flow.key
+            elif flow.key != self._big_key:
+                self.on_small_read(now)
+            chunk = self._may_read(flow)
+        if not turns.waits(flow):
+            turns.pass_on(flow)
+            if chunk and flow.stream.readable and flow.state == OPEN:
+                turns.add(flow)
+                turns.more = True
+        return reads, size
 
     def _may_read(self, flow: Flow) -> int:
         """How many bytes the next read of a flow may bring; 0 when it must wait for what it has out."""
@@ -134,7 +124,7 @@ class HostReads:
         max_refs = share.may_hold()
         if not max_refs:
             if flow.credit.out_refs:
-                share.waiting[flow] = None
+                self._turns.wait(flow)
                 return 0
             return TIGHT_READ
         if share.plenty():
@@ -142,63 +132,40 @@ class HostReads:
         return flow.credit.room(flow.chunk, max_refs)
 
     def _read(self, flow: Flow, chunk: int) -> int:
-        """One read of at most chunk bytes, passed on to tcp; how many, 0 when nothing came."""
+        """One read of at most chunk bytes, passed on to tcp. Returns how many bytes came, 0 for nothing."""
         if not flow.share.place(chunk):
-            self.counts[_PAUSED] += 1
-            flow.share.waiting[flow] = None
+            self._counts[_PAUSED] += 1
+            self._turns.wait(flow)
             return 0
         try:
-            count = self._pass_on(flow, chunk)
+            count = self._pass_to_tcp(flow, chunk)
         except OSError:
-            self._broken(flow)
+            flow.broken()
             return 0
         if count == 0:
-            flow.read_finished = True
-            flow.stream.readable = False
-            both = d.SHUTDOWN_BOTH if flow.hung_up else 0
-            self.tcp_out[flow.shard].push(d.record(d.SHUTDOWN, flow=flow.number, aux=both))
+            flow.on_read_end()
         return max(count, 0)
 
-    def _pass_on(self, flow: Flow, chunk: int) -> int:
-        """Read into what is placed (see HostStream.read for what is returned) and tell tcp of bytes."""
+    def _pass_to_tcp(self, flow: Flow, chunk: int) -> int:
+        """Read to where the share found room, and tell tcp of bytes. Returns as HostStream.read()."""
         filler = flow.share.placed
         slot, off = filler.slot, filler.off
-        count = flow.stream.read(self.slots[slot][off : off + chunk])
+        count = flow.stream.read(self._slots[slot][off : off + chunk])
         if count > 0:
             filler.commit(count)
-            flow.credit.took(count)
-            self.counts[_FROM_HOST] += count
-            self.tcp_out[flow.shard].push(
-                d.record(d.TO_GUEST, flow=flow.number, slot=slot, off=off, length=count)
-            )
+            flow.credit.sent(count)
+            self._counts[_FROM_HOST] += count
+            self._tcp_out[flow.shard].push(ToGuest.pack(flow.number, slot, off, count))
         return count
 
-    def read_rest(self, flow: Flow) -> None:
-        """A write has found the connection reset: what its host sent before that, as far as there is room.
+    def read_remaining(self, flow: Flow) -> None:
+        """A write found the connection reset: read what its host sent before that, as far as there is room.
 
-        The end that is found behind it is none, since the write has taken the error.
+        An end that is found after those bytes is not one, since the write has taken the error.
         """
         while not flow.read_finished and (chunk := self._may_read(flow)) and flow.share.place(chunk):
             try:
-                if self._pass_on(flow, chunk) <= 0:
+                if self._pass_to_tcp(flow, chunk) <= 0:
                     return
             except OSError:
                 return
-
-    def came_home(self, flow: Flow) -> None:
-        """A reference of the flow is home."""
-        flow.credit.came_home()
-        if flow.stream.readable:
-            flow.share.waiting.pop(flow, None)
-            self.ready[flow] = None
-
-    def forget(self, flow: Flow) -> None:
-        """The flow is over."""
-        if flow is self._big:
-            self._big = None
-        flow.share.waiting.pop(flow, None)
-        flow.share.flows -= 1
-        if flow in self.ready:
-            # It may be the one that was woken when slots came home, and has not had its turn.
-            del self.ready[flow]
-            self._next_waiting(flow)

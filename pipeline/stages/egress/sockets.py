@@ -1,34 +1,29 @@
-"""Host sockets of the egress worker: how many there may be, who makes room, and how they are opened.
+"""How many host sockets the guests' flows may have, and which flow makes room for another.
 
-A flow costs a descriptor, and guests decide how many flows there are. What they may not use up is the
-reserve: connections of forwarded ports come in with it, and guest links in a process that has ingress
-too. Which flow a socket belongs to is the stage's business.
+A flow costs a descriptor, and guests decide how many flows there are. They may not use up the reserve:
+connections of forwarded ports need it, and so do guest links in a process that has ingress too.
 
-At the limit something makes room for a new flow. These can: UDP flows and pings, whose next packet opens
+At the limit, an idle flow makes room for a new one. These can: UDP flows and pings, whose next packet opens
 a new socket, and connections whose host has not answered, for which the guest sends its SYN again. The one
-without a packet for longest is closed. It is one of the guest with most sockets, of all kinds, so that a
-guest which opens many pays for them itself. An asker never takes from a guest that has no more than it has
-itself. An open connection is never closed for another flow. Half-open ones, whose guest has not completed
-its handshake, are known to tcp alone: it is told (MAKE_WAY_*) when nothing here can make room.
+without a packet for longest is closed. It belongs to the guest with most sockets of all kinds, so a guest
+that opens many pays for them itself. An asker never takes a socket from a guest that has no more than it
+has itself. An open connection is never closed for another flow. Half-open connections, whose guest has not
+completed its handshake, are known to tcp alone. When nothing here can make room, egress tells tcp
+(MAKE_WAY_*).
 """
 
 import errno
 import socket
 import sys
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Sized
-from typing import Any, Final, Protocol
+from collections.abc import Callable, Iterable
+from typing import Final
 
 from pipeline.counters import INDEX
-from pipeline.engines import nat, tally
-from pipeline.host import tcp as host_tcp
+from pipeline.engines import tally
 from pipeline.ipc.ring import Producer
-from pipeline.records import descriptor as d
-from pipeline.stages.egress.flow import Asker
-from pipeline.stages.egress.guard import REFUSED, Guard
-from pipeline.stages.egress.share import Shares
+from pipeline.records.streams import MAKE_WAY_ANY, MAKE_WAY_OWN, SocketsUsedUp
 from pipeline.stages.worker import Worker
-from pipeline.wire import ipv4
 
 if sys.platform != "win32":
     import resource
@@ -36,76 +31,98 @@ if sys.platform != "win32":
 RESERVE: Final = 64
 """Descriptors that flows of guests leave free."""
 USED_AGAIN_S: Final = 1.0
-"""Packets of a flow that are closer together than this (seconds) do not renew it: they cost nothing."""
+"""Seconds. Packets of a flow that are closer together do not renew it, so they cost nothing."""
 NO_DESCRIPTOR: Final = frozenset({errno.EMFILE, errno.ENFILE})
-"""What the system says when there is no descriptor although the bound is not reached."""
+"""The errnos of a system that has no descriptor, although the limit is not reached."""
 
 _TOO_MANY: Final = INDEX["egress_flow_refused_too_many_sockets"]
 _EVICTED: Final = INDEX["egress_flow_evicted_too_many_sockets"]
 
 
-class Closable(Protocol):
-    """A flow with a socket that may be closed for another one."""
+class GuestSocket:
+    """A host socket that serves a guest's flow, or several. Its owner reports to SocketBound."""
 
-    @property
-    def link(self) -> int: ...
+    def __init__(self, link: int) -> None:
+        self.link = link
+        """Of the guest; 0 while the guest is not known."""
+
+    def evict(self) -> None:
+        """Close the socket, since another flow needs its descriptor. Reports closed() to SocketBound."""
+        raise NotImplementedError
 
 
 class SocketBound:
-    """How many sockets the flows of guests may have, by the limit of this process, and whose are closed."""
+    """Counts the sockets of guests, and closes idle ones when they reach the limit of this process."""
 
-    def __init__(self, worker: Worker, shares: Shares, tcp_out: Iterable[Producer], *groups: Sized) -> None:
-        """shares: count the connections of each guest. groups: what has one socket an item."""
+    def __init__(self, worker: Worker, tcp_out: Iterable[Producer]) -> None:
+        """tcp_out: the rings to all tcp workers."""
         soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         self._counts = worker.counts
-        self._shares = shares
         self._tcp_out = list(tcp_out)
-        self._groups = groups
         self.limit = max(soft - RESERVE, 1) if soft != resource.RLIM_INFINITY else 1 << 30
-        self._idle: dict[int, OrderedDict[Any, Callable[[Any], None]]] = {}
-        """By link: what may be closed, without a packet for longest first, and how to."""
-        self._others: dict[int, int] = {}
-        """By link: sockets that are not of connections."""
+        self._open = 0
+        self._by_link: dict[int, int] = {}
+        self._idle: dict[int, OrderedDict[GuestSocket, None]] = {}
+        """By link: what may be closed, without a packet for longest first."""
 
-    # --- what may be closed -----------------------------------------------------------------
+    def __len__(self) -> int:
+        return self._open
 
-    def opened(self, flow: Closable, close: Callable[[Any], None], *, connection: bool = False) -> None:
-        """A socket that may be closed: by calling close(flow), which ends in closed(flow)."""
-        self._idle.setdefault(flow.link, OrderedDict())[flow] = close
-        if not connection:
-            tally.add(self._others, flow.link, 1)
+    @property
+    def evictable(self) -> int:
+        """Sockets that may be closed for another flow."""
+        return sum(map(len, self._idle.values()))
 
-    def used(self, flow: Closable) -> None:
-        """A packet of it went either way."""
-        self._idle[flow.link].move_to_end(flow)
+    # --- what owners of sockets report ------------------------------------------------------
 
-    def closed(self, flow: Closable, *, connection: bool = False) -> None:
-        """It has no socket any more; or the connection stands, and keeps it."""
-        idle = self._idle.get(flow.link)
-        if idle is None or idle.pop(flow, None) is None:
-            return
-        if not idle:
-            del self._idle[flow.link]
-        if not connection:
-            tally.add(self._others, flow.link, -1)
+    def opened(self, sock: GuestSocket, *, evictable: bool = True) -> None:
+        """A socket is open. evictable: it may be closed for another flow."""
+        self._open += 1
+        tally.add(self._by_link, sock.link, 1)
+        if evictable:
+            self._idle.setdefault(sock.link, OrderedDict())[sock] = None
+
+    def used(self, sock: GuestSocket) -> None:
+        """A packet of an evictable socket went either way."""
+        self._idle[sock.link].move_to_end(sock)
+
+    def keep(self, sock: GuestSocket) -> None:
+        """The socket may not be closed for another flow any more: its connection is established."""
+        idle = self._idle.get(sock.link)
+        if idle is not None and sock in idle:
+            del idle[sock]
+            if not idle:
+                del self._idle[sock.link]
+
+    def moved(self, sock: GuestSocket, old_link: int) -> None:
+        """The guest of a socket that is not evictable is known now."""
+        tally.add(self._by_link, old_link, -1)
+        tally.add(self._by_link, sock.link, 1)
+
+    def closed(self, sock: GuestSocket) -> None:
+        """The socket is closed."""
+        self.keep(sock)
+        self._open -= 1
+        tally.add(self._by_link, sock.link, -1)
 
     # --- the bound --------------------------------------------------------------------------
 
     def refuses(self, link: int) -> bool:
-        """Whether one more socket for the guest behind link is too many, and nothing was closed for it."""
-        if sum(map(len, self._groups)) < self.limit or self.make_room(link):
+        """Whether one more socket for the guest on link is too many, and none could be closed for it."""
+        if self._open < self.limit or self.make_room(link):
             return False
         self._counts[_TOO_MANY] += 1
         return True
 
-    def datagram_socket(self, link: int, make: Callable[[], socket.socket]) -> socket.socket:
-        """make() if one more socket is allowed. Raises OSError.
+    def datagram_socket(self, link: int, make: Callable[[], socket.socket]) -> socket.socket | None:
+        """make() if one more socket is allowed, else None, which refuses() has counted. Raises OSError.
 
-        Without a descriptor tcp is told, which may end a half-open connection for the next packet.
+        Without a descriptor tcp is told. It may end a half-open connection for the next packet.
         """
+        if self.refuses(link):
+            self._notify_used_up(link)
+            return None
         try:
-            if self.refuses(link):
-                raise OSError(errno.EMFILE, "too many flows")
             try:
                 return make()
             except OSError as error:
@@ -114,13 +131,17 @@ class SocketBound:
             return make()
         except OSError as error:
             if error.errno in NO_DESCRIPTOR:
-                record = d.record(d.SOCKETS_USED_UP, link=link, length=self.way(link))
-                for ring in self._tcp_out:
-                    ring.push(record)
+                self._notify_used_up(link)
             raise
 
+    def _notify_used_up(self, link: int) -> None:
+        record = SocketsUsedUp.pack(link, self.way(link))
+        for ring in self._tcp_out:
+            ring.push(record)
+
     def make_room(self, link: int) -> bool:
-        """Close a socket for one of the guest behind link; False if that would be unfair, or none may be."""
+        """Close a socket for one of the guest on link. False if that would be unfair, or none may be
+        closed."""
         payer, most = link, self._held(link)
         for other in self._idle:
             if other != link and (held := self._held(other)) > most:
@@ -128,81 +149,15 @@ class SocketBound:
         idle = self._idle.get(payer)
         if idle is None:
             return False
-        flow, close = next(iter(idle.items()))
         self._counts[_EVICTED] += 1
-        close(flow)
+        next(iter(idle)).evict()
         return True
 
     def way(self, link: int) -> int:
         """MAKE_WAY_*: whether a half-open connection of another guest may end for one of this guest."""
         own = self._held(link)
-        links = {*self._shares.links(), *self._others} - {link}
-        return d.MAKE_WAY_ANY if any(self._held(other) > own for other in links) else d.MAKE_WAY_OWN
+        others = any(held > own for other, held in self._by_link.items() if other != link)
+        return MAKE_WAY_ANY if others else MAKE_WAY_OWN
 
     def _held(self, link: int) -> int:
-        return self._shares.flows_of(link) + self._others.get(link, 0)
-
-
-class Opener:
-    """Opens host sockets for the connections that guests ask for."""
-
-    def __init__(
-        self,
-        worker: Worker,
-        targets: nat.Nat,
-        guard: Guard,
-        bound: SocketBound,
-        hear_names: Callable[[], object],
-    ) -> None:
-        """hear_names: take what demux has sent about names that guests were told."""
-        self._worker = worker
-        self._targets = targets
-        self._guard = guard
-        self._bound = bound
-        self._hear_names = hear_names
-
-    def open(self, asker: Asker, link: int) -> tuple[socket.socket | None, int]:
-        """As pipeline.host.tcp.connect(): the socket and 0, or None and an errno."""
-        guest_addr, remote_addr, ports, _ = asker
-        port = ports & 0xFFFF
-        target = self._targets.tcp_target(remote_addr, port)
-        if target.refused:
-            self._worker.counts[INDEX[target.refused]] += 1
-            return None, target.errno
-        if self._guard.active and not target.service:
-            # What the guest was told about names was published before its SYN was: it is in this ring.
-            self._hear_names()
-            if self._guard.refuses(guest_addr, remote_addr, port, "tcp"):
-                return None, REFUSED
-        if self._bound.refuses(link):
-            return None, errno.EMFILE
-        sock, error = self._try(target, asker, link)
-        if error in NO_DESCRIPTOR and self._bound.make_room(link):
-            sock, error = self._try(target, asker, link)
-        return sock, error
-
-    def _try(self, target: nat.Target, asker: Asker, link: int) -> tuple[socket.socket | None, int]:
-        guest_addr, _, ports, _ = asker
-        if target.service:
-            guest = f"{ipv4.addr_text(guest_addr)}:{ports >> 16}"
-            return open_service(self._worker, target.service, guest, link)
-        return host_tcp.connect(ipv4.addr_text(target.addr), ports & 0xFFFF)
-
-
-def open_service(worker: Worker, name: str, guest: str, link: int) -> tuple[socket.socket | None, int]:
-    """Connect a guest (``address:port``, behind link) to a service, whose end goes to the supervisor.
-
-    Returns as pipeline.host.tcp.connect(): the socket (tune() it) and 0, or None and an errno.
-    """
-    try:
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
-    except OSError as error:
-        return None, error.errno or errno.EMFILE
-    with theirs:
-        try:
-            worker.send_event({"event": "service", "name": name, "guest": guest, "link": link}, [theirs])
-        except OSError as error:
-            # It would have to wait, and there is no descriptor to keep it with.
-            ours.close()
-            return None, error.errno or errno.EMFILE
-    return ours, 0
+        return self._by_link.get(link, 0)

@@ -132,7 +132,7 @@ class IngressStage:
         for ring in self.sources:
             work += self._send_all(ring)
         if not work:
-            self.card.filler.rest()
+            self.card.filler.release_idle()
             for port in self.ports.values():
                 port.link.rest()
         return work

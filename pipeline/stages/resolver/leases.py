@@ -1,7 +1,8 @@
-"""Keeps the leases of the resolver worker in a state file: read at the start, written when they changed.
+"""Keeps the DHCP leases in a state file: reads it at the start, writes it when a lease changed.
 
-What was read is told to demux, so that no guest can take the address of one that is not back yet. A write
-that fails (a full disk, a directory that is not there yet) is tried again: at first soon, then once a minute.
+The resolver reports what it read to demux, so that no guest can take the address of one that is not back
+yet. A write may fail: a full disk, a missing directory. It is tried again, at first soon, then once a
+minute.
 """
 
 from time import time
@@ -9,17 +10,17 @@ from typing import Final
 
 from pipeline.engines.dhcp.server import Dhcp
 from pipeline.host import lease_file
-from pipeline.records import descriptor as d
+from pipeline.records.guests import Leased
 from pipeline.stages.worker import Worker
 
 SPACING: Final = 1.0
-"""Seconds from a change to the file: many guests that start together cost one write."""
+"""Seconds from a change to the write: many guests that start together cause one write."""
 LAST_RETRY: Final = 60.0
-"""Seconds between two attempts to write, at most: from SPACING on they are doubled."""
+"""The most seconds between two attempts to write. They begin with SPACING and double."""
 
 
 class LeaseKeeper:
-    """The file of one server; without a path nothing is kept."""
+    """The state file of the DHCP server. Without a path nothing is kept."""
 
     def __init__(self, worker: Worker, dhcp: Dhcp, path: str, now: float) -> None:
         self._worker = worker
@@ -35,18 +36,18 @@ class LeaseKeeper:
         try:
             rows = lease_file.load(self._path, time())
         except lease_file.LeaseFileError as error:
-            # Guests are served all the same, and the file stays for whoever can mend it.
+            # Guests are served all the same. The file stays as it is, so that the user can repair it.
             self._worker.log.error("leases not taken over", error=str(error))
             self._path = ""
             return
         count = self._dhcp.restore(rows, now)
         to_demux = self._worker.ports.rings_out["demux"]
         for addr, holder, _ in self._dhcp.export(now):
-            to_demux.push(d.binding(d.LEASED, addr, holder))
+            to_demux.push(Leased.pack(addr, holder))
         self._worker.log.info("leases taken over", count=count, of=len(rows), path=self._path)
 
     def on_change(self, now: float) -> None:
-        """A lease was given, prolonged or given back."""
+        """A guest got, renewed or released a lease."""
         if self._path and not self._retry:
             self._save_at = min(self._save_at, now + SPACING)
 
@@ -55,7 +56,7 @@ class LeaseKeeper:
         return self._save_at
 
     def save(self, now: float) -> None:
-        """Write the file if something changed since the last time, or if that could not be written."""
+        """Write the file if something changed since the last write, or if that one failed."""
         if self._save_at == float("inf"):
             return
         try:

@@ -1,18 +1,18 @@
-"""Tells the egress workers which addresses a guest was given for names of the egress policy.
+"""Reports to the egress workers which addresses a guest was told for names of the egress policy.
 
-The records go through demux, before the reply itself: what the guest does with the reply comes
-behind them. Without names in the policy nothing is looked at.
+The records go through demux, before the reply itself. So they reach egress before anything that the guest
+does with the reply. If the policy has no names, the resolver does not look at replies at all.
 """
 
 from pipeline.config.model import Config
 from pipeline.engines.dns import answers
 from pipeline.engines.policy import Names
 from pipeline.ipc.ring import Producer
-from pipeline.records import descriptor as d
+from pipeline.records.services import Named
 
 
-class NameTeller:
-    """Looks at replies to guests. ``wanted``: whether the policy has names at all."""
+class NameReports:
+    """Reads replies to guests. ``wanted``: whether the policy has names."""
 
     def __init__(self, config: Config, demux_out: Producer) -> None:
         self._names = Names(config.egress_policy)
@@ -20,13 +20,11 @@ class NameTeller:
         self.wanted = bool(self._names)
 
     def on_reply(self, guest_addr: int, payload: bytes) -> None:
-        """A reply that is about to be sent to a guest."""
-        numbers = self._names.match(answers.asked(payload))
-        if not numbers:
+        """This reply is about to be sent to a guest."""
+        patterns = self._names.match(answers.asked(payload))
+        if not patterns:
             return
-        addresses, ttl = answers.given(payload)
+        addresses, ttl_s = answers.given(payload)
         for address in addresses:
-            for number in numbers:
-                self._demux_out.push(
-                    d.record(d.NAMED, guest_addr=guest_addr, remote_addr=address, seq=ttl, aux=number)
-                )
+            for pattern in patterns:
+                self._demux_out.push(Named.pack(guest_addr, address, pattern, ttl_s))

@@ -1,9 +1,7 @@
 """The resolver worker: DHCP and DNS of the gateway.
 
-Datagrams come from demux and replies go back to it, in slots of this worker's own pool; DNS over
-TCP comes as sockets from the supervisor. What is answered how is decided by pipeline.engines.dhcp and
-.dns; upstream servers are asked by pipeline.host.resolver. A reply that finds no slot, or
-no room towards demux, is dropped and counted: these clients ask again.
+Datagrams come from demux, and replies go back to it. DNS over TCP comes as sockets from the supervisor.
+pipeline.engines.dhcp and .dns decide what the answers are. pipeline.host.resolver asks upstream servers.
 """
 
 import os
@@ -13,32 +11,29 @@ from typing import Final, NamedTuple
 
 from pipeline.config.model import Config
 from pipeline.counters import INDEX
-from pipeline.engines.dhcp.leases import DhcpConfig
 from pipeline.engines.dhcp.server import Dhcp, Reply
 from pipeline.engines.dns import server as dns
 from pipeline.engines.dns.message import MAX_QUERY
-from pipeline.engines.dns.zones import ZoneError, Zones, parse_zone
+from pipeline.engines.dns.zones import ZoneError, parse_zone
 from pipeline.host import name_files
-from pipeline.host.filler import SlotFiller
 from pipeline.host.resolver import Upstream
-from pipeline.ipc.arena import HEADROOM, SLOT_BYTES
 from pipeline.ipc.channel import close_all
-from pipeline.records import descriptor as d
+from pipeline.records import kinds
+from pipeline.records.flows import Ends, FlowKey, flow_key
+from pipeline.records.guests import LinkNotice
+from pipeline.records.kinds import RECORD_BYTES
+from pipeline.records.services import ServiceDatagram
 from pipeline.stages.resolver.leases import LeaseKeeper
-from pipeline.stages.resolver.names import NameTeller
+from pipeline.stages.resolver.names import NameReports
+from pipeline.stages.resolver.replies import Replies
+from pipeline.stages.resolver.settings import dhcp_config, local_zones
 from pipeline.stages.resolver.streams import DnsStreams, StreamClient
 from pipeline.stages.worker import Message, Worker
 from pipeline.wire import ethernet, ipv4
 
 DHCP_PORT: Final = 67
 DNS_PORT: Final = 53
-REPLY_GAP: Final = 64
-"""Bytes before each reply in a slot: room for the headers that demux makes."""
-MAX_BACKLOG: Final = 1024
-"""Replies that wait for room in the ring to demux."""
 
-_NO_SLOT: Final = INDEX["resolver_reply_dropped_no_slot"]
-_RING_FULL: Final = INDEX["resolver_reply_dropped_ring_full"]
 _UNKNOWN_PORT: Final = INDEX["resolver_datagram_dropped_unknown_port"]
 _LEASES: Final = INDEX["dhcp_leases"]
 _PENDING: Final = INDEX["dns_pending"]
@@ -50,12 +45,10 @@ _OVER_TCP: Final = INDEX["dns_upstream_asked_over_tcp"]
 
 
 class UdpClient(NamedTuple):
-    """Who waits for an answer: the datagram's addresses (as in SERVICE_DATAGRAM) and the id of the query."""
+    """A guest's query over UDP that waits for an answer: its link, both ends, and the id of the query."""
 
     link: int
-    guest_addr: int
-    remote_addr: int
-    ports: int
+    key: FlowKey
     ident: bytes
 
 
@@ -79,11 +72,10 @@ class ResolverStage:
         self.counts = worker.counts
         self.slots = worker.ports.arena.slots
         self.demux_in = worker.ports.rings_in["demux"]
-        self.demux_out = worker.ports.rings_out["demux"]
-        self.filler = SlotFiller(worker.pool, SLOT_BYTES, HEADROOM, REPLY_GAP)
+        self.replies = Replies(worker)
         self.gateway = config.gateway_ip
-        self.dhcp = Dhcp(_dhcp_config(config))
-        self.dns: dns.Dns[Client] = dns.Dns(self._zones(config))
+        self.dhcp = Dhcp(dhcp_config(config))
+        self.dns: dns.Dns[Client] = dns.Dns(local_zones(config, worker.log))
         # A server with the gateway's address would be this program again.
         self.servers = name_files.ServerList(resolv_conf, {ipv4.addr_text(config.gateway_ip)}, dns_port)
         self.hosts = name_files.HostsFile(hosts)
@@ -92,20 +84,10 @@ class ResolverStage:
         )
         self.streams = DnsStreams(worker, self.counts, self._on_stream_query, monotonic)
         self.leases = LeaseKeeper(worker, self.dhcp, config.state_file, monotonic())
-        self.teller = NameTeller(config, self.demux_out)
+        self.names = NameReports(config, worker.ports.rings_out["demux"])
         self._failing = False
-        self._look_at_files(monotonic())
+        self._reload_files(monotonic())
         self.counts[_LEASES] = self.dhcp.lease_count
-
-    def _zones(self, config: Config) -> Zones:
-        zones = Zones(subnet=(int(config.subnet.network_address), int(config.subnet.netmask)))
-        for zone in config.dns_zones:
-            records = [{"name": each.name, "ip": each.ip, "regexp": each.regexp} for each in zone.records]
-            try:
-                zones.add(parse_zone({"name": zone.name, "records": records, "defaultIP": zone.default_ip}))
-            except ZoneError as error:
-                self.worker.log.error("zone left out", zone=zone.name, error=str(error))
-        return zones
 
     # --- the step -----------------------------------------------------------------------
 
@@ -114,7 +96,7 @@ class ResolverStage:
         work = 0
         while burst := self.demux_in.peek():
             work += self._on_burst(burst, now)
-            self.demux_in.release(len(burst) // d.DESCRIPTOR_BYTES)
+            self.demux_in.release(len(burst) // RECORD_BYTES)
         if self.upstream.deadline() <= now:
             self.upstream.on_timer(now)
         if self.streams.deadline() <= now:
@@ -138,87 +120,58 @@ class ResolverStage:
             counts[_FORGED] = self.upstream.ignored
             counts[_OVER_TCP] = self.upstream.over_tcp
         else:
-            # A quiet worker holds no slot.
-            self.filler.rest()
+            self.replies.release_idle()
         return work
 
     def deadline(self) -> float:
-        """When an upstream server has been silent for too long, or a connection idle."""
+        """When a server has been silent, a connection idle, or a lease unwritten for too long."""
         return min(
             self.upstream.deadline(), self.dns.deadline(), self.streams.deadline(), self.leases.deadline()
         )
 
     def _on_burst(self, burst: memoryview, now: float) -> int:
-        count = 0
-        for (
-            kind, _flags, link, _stride, _gso, slot, off, length, _skip, _number,
-            _seq, _ack, _wnd, _ts_val, _ts_ecr, guest_addr, remote_addr, ports, _aux,
-        ) in d.DESCRIPTOR.iter_unpack(burst):  # fmt: skip
-            count += 1
-            if kind == d.LINK_DOWN:
-                self.dhcp.on_link_down(link)
-            if kind != d.SERVICE_DATAGRAM:
-                continue
-            port = ports & 0xFFFF
-            if port == DNS_PORT:
-                # One byte more than a query may have shows that it is too long.
-                wire = bytes(self.slots[slot][off : off + min(length, MAX_QUERY + 1)])
-                self.worker.free(slot)
-                client = UdpClient(link, guest_addr, remote_addr, ports, wire[:2])
-                self._on_query(wire, client, link, now, tcp=False)
-                continue
-            if port == DHCP_PORT:
-                self._on_dhcp(link, slot, off, length, guest_addr, ports >> 16, now)
-            else:
-                self.counts[_UNKNOWN_PORT] += 1
-            self.worker.free(slot)
-        return count
+        for at in range(0, len(burst), RECORD_BYTES):
+            kind = burst[at]
+            if kind == kinds.SERVICE_DATAGRAM:
+                self._on_datagram(ServiceDatagram.unpack(burst, at), now)
+            elif kind == kinds.LINK_DOWN:
+                self.dhcp.on_link_down(LinkNotice.unpack(burst, at).link)
+        return len(burst) // RECORD_BYTES
 
-    def _send(self, link: int, guest_addr: int, remote_addr: int, ports: int, payload: bytes) -> None:
-        """A datagram to a guest; ports = guest's << 16 | ours."""
-        if self.demux_out.backlog >= MAX_BACKLOG:
-            self.counts[_RING_FULL] += 1
+    def _on_datagram(self, datagram: ServiceDatagram, now: float) -> None:
+        ends = Ends.of(datagram.key)
+        if ends.remote_port == DNS_PORT:
+            # One byte more than a query may have shows that it is too long.
+            end = datagram.off + min(datagram.length, MAX_QUERY + 1)
+            wire = bytes(self.slots[datagram.slot][datagram.off : end])
+            self.worker.free(datagram.slot)
+            client = UdpClient(datagram.link, datagram.key, wire[:2])
+            self._on_query(wire, client, datagram.link, now, tcp=False)
             return
-        length = len(payload)
-        filler = self.filler
-        if not filler.place(length):
-            self.counts[_NO_SLOT] += 1
-            return
-        slot, off = filler.slot, filler.off
-        self.slots[slot][off : off + length] = payload
-        filler.commit(length)
-        self.demux_out.push(
-            d.record(
-                d.SERVICE_DATAGRAM,
-                link=link,
-                slot=slot,
-                off=off,
-                length=length,
-                guest_addr=guest_addr,
-                remote_addr=remote_addr,
-                ports=ports,
-            )
-        )
+        if ends.remote_port == DHCP_PORT:
+            self._on_dhcp(datagram, ends, now)
+        else:
+            self.counts[_UNKNOWN_PORT] += 1
+        self.worker.free(datagram.slot)
 
     # --- DHCP -----------------------------------------------------------------------------
 
-    def _on_dhcp(
-        self, link: int, slot: int, off: int, length: int, guest_addr: int, guest_port: int, now: float
-    ) -> None:
-        view = self.slots[slot]
-        outcome = self.dhcp.on_message(view, off, off + length, link, guest_addr, guest_port, now)
+    def _on_dhcp(self, datagram: ServiceDatagram, ends: Ends, now: float) -> None:
+        view = self.slots[datagram.slot]
+        begin, end = datagram.off, datagram.off + datagram.length
+        outcome = self.dhcp.on_message(view, begin, end, datagram.link, ends.guest_addr, ends.guest_port, now)
         self.counts[INDEX[outcome.counter]] += 1
         self.counts[_LEASES] = self.dhcp.lease_count
         self.leases.on_change(now)
         if isinstance(outcome, Reply):
-            ports = outcome.guest_port << 16 | DHCP_PORT
-            self._send(link, outcome.guest_addr, self.gateway, ports, outcome.payload)
+            key = flow_key(outcome.guest_addr, outcome.guest_port, self.gateway, DHCP_PORT)
+            self.replies.send(datagram.link, key, outcome.payload)
 
     # --- DNS ------------------------------------------------------------------------------
 
     def _on_query(self, wire: bytes, client: Client, link: int, now: float, *, tcp: bool) -> bool:
-        """Decide on a query of the guest behind link; whether a reply was or will be sent."""
-        self._look_at_files(now)
+        """Decide on a query of the guest on link. Returns whether a reply was or will be sent."""
+        self._reload_files(now)
         decision = self.dns.on_query(wire, client, link, now, tcp=tcp)
         self.counts[INDEX[decision.counter]] += 1
         if isinstance(decision, dns.Answer):
@@ -231,7 +184,7 @@ class ResolverStage:
         self.upstream.ask(forward.key, forward.payload, now, forward.since)
 
     def _give_up(self, now: float) -> int:
-        """Answer those whose turn did not come. Returns how many."""
+        """Answer queries whose turn did not come in time. Returns how many."""
         replies = self.dns.expire(now)
         self.counts[_WAITED] += len(replies)
         for client, payload in replies:
@@ -255,16 +208,19 @@ class ResolverStage:
                 self.worker.log.info("upstream name servers answer again", servers=servers)
 
     def _reply(self, client: Client, payload: bytes) -> None:
-        if self.teller.wanted:
-            guest = client.guest_addr if isinstance(client, UdpClient) else self.streams.guest_of(client)
-            self.teller.on_reply(guest, payload)
+        if self.names.wanted:
+            if isinstance(client, UdpClient):
+                guest_addr = Ends.of(client.key).guest_addr
+            else:
+                guest_addr = self.streams.guest_of(client)
+            self.names.on_reply(guest_addr, payload)
         if isinstance(client, UdpClient):
-            self._send(client.link, client.guest_addr, client.remote_addr, client.ports, payload)
+            self.replies.send(client.link, client.key, payload)
         else:
             self.streams.reply(client, payload)
 
-    def _look_at_files(self, now: float) -> None:
-        """Take over what changed in the host's files; answers of servers before are not kept."""
+    def _reload_files(self, now: float) -> None:
+        """Take over changes of the host's files. Answers of the previous servers are forgotten."""
         if self.servers.refresh(now):
             self.dns.cache.clear()
             self.upstream.forget_servers()
@@ -296,23 +252,22 @@ class ResolverStage:
         close_all(fds)
         return {"error": f"resolver knows no request {message.get('op')!r} like this"}
 
+    # --- what the worker asks for ------------------------------------------------------------
+
+    def held(self) -> dict[str, int]:
+        """What the resolver holds for guests; all zero when no guest is there any more. (Leases stay.)"""
+        return {
+            "dns_connections": len(self.streams),
+            "dns_pending": self.dns.pending_count,
+            "dns_queued": self.dns.queued_count,
+        }
+
+    def on_released(self, source: str, tags: list[int]) -> None:
+        """Demux gives the resolver's slots back without a tag, so there is nothing to do."""
+
     def close(self) -> None:
-        """Close all sockets, write the leases and give the slot back that is being filled."""
+        """Close all sockets, write the leases and give back the slot that is being filled."""
         self.leases.save(monotonic())
         self.streams.close()
         self.upstream.close()
-        self.filler.retire()
-
-
-def _dhcp_config(config: Config) -> DhcpConfig:
-    return DhcpConfig(
-        network=int(config.subnet.network_address),
-        prefix_len=config.subnet.prefixlen,
-        gateway_addr=config.gateway_ip,
-        gateway_mac=config.gateway_mac,
-        mtu=config.mtu,
-        search_domains=config.dns_search_domains,
-        static_leases=config.dhcp_static_leases,
-        # Addresses that mean something else to the gateway than a guest.
-        reserved=frozenset({config.host_ip, *config.gateway_virtual_ips, *config.nat}),
-    )
+        self.replies.close()

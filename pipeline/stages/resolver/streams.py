@@ -1,8 +1,8 @@
-"""DNS over TCP in the resolver worker: guests' connections, each with bounds and an idle time.
+"""DNS over TCP: guests' connections, each with bounds and an idle time.
 
-A guest that is alone may have all connections. One is answered in the order in which answers come (RFC 7766
-section 6.2.1.1), ends after MAX_QUERIES queries or IDLE seconds without one, and when its guest neither reads
-nor ends. What a query says is the resolver's business.
+One guest may have all connections while no other guest wants one. Answers go out in the order in which they
+come (RFC 7766 section 6.2.1.1). A connection ends after MAX_QUERIES queries, after IDLE seconds without a
+query, or when its guest leaves MAX_UNSENT bytes unread. The caller decides what the answers are.
 """
 
 import socket
@@ -17,13 +17,13 @@ from pipeline.ipc import events as ev
 
 MAX_CONNECTIONS: Final = 256
 LEAST_CONNECTIONS: Final = 16
-"""Connections that a guest has at least: for one of these, one of the guest with most is closed."""
+"""Connections that each guest may have. If all are taken, one of the guest with most is closed for it."""
 MAX_QUERIES: Final = 128
 """Queries of one connection; then it ends."""
 FIRST_QUERY: Final = 2.0
 IDLE: Final = 8.0
 MAX_UNSENT: Final = 512 * 1024
-"""Bytes of answers that a guest does not read, until its connection is closed."""
+"""Bytes of answers that a guest may leave unread before its connection is closed."""
 
 _OPENED: Final = INDEX["dns_connection_opened"]
 _EVICTED: Final = INDEX["dns_connection_evicted"]
@@ -33,14 +33,14 @@ _CONNECTIONS: Final = INDEX["dns_connections"]
 
 
 class StreamClient(NamedTuple):
-    """Who waits for an answer: a query of a connection."""
+    """A query of a connection that waits for an answer."""
 
     connection: int
     query: int
 
 
 class _Connection:
-    """``waiting``: queries without an answer yet; ``expires``: when it is closed unless something happens."""
+    """``waiting``: queries without an answer yet. ``expires``: when it is closed unless it is used."""
 
     __slots__ = ("events", "expires", "guest", "link", "number", "queries", "stream", "waiting")
 
@@ -54,9 +54,32 @@ class _Connection:
         self.waiting = 0
         self.events = ev.READ
 
+    def asked(self, now: float) -> int:
+        """A query came. Returns its number."""
+        self.queries += 1
+        self.waiting += 1
+        self.expires = now + IDLE
+        return self.queries
+
+    def unanswered(self) -> None:
+        """The query that came gets no answer."""
+        self.waiting -= 1
+
+    def answer(self, payload: bytes, now: float) -> None:
+        """Send the answer to a query."""
+        self.waiting -= 1
+        self.expires = now + IDLE
+        self.stream.send(payload)
+
+    def wait_for(self, events: int) -> bool:
+        """Wait for these events from now on. Returns whether they are others than before."""
+        changed = events != self.events
+        self.events = events
+        return changed
+
 
 class DnsStreams:
-    """All connections. ``on_query(message, client, link)``: whether ``reply`` is to come for this client."""
+    """All connections. ``on_query(message, client, link)`` returns whether ``reply`` will be called."""
 
     def __init__(
         self,
@@ -81,9 +104,9 @@ class DnsStreams:
         return connection.guest if connection is not None else 0
 
     def serve(self, sock: socket.socket, guest: int, link: int) -> None:
-        """Take over a connection of the guest with this address behind link.
+        """Take over a connection of the guest with this address on link.
 
-        When there are too many, one makes room; for a guest that has its part, only one of its own.
+        When there are too many, one is closed. A guest with its share makes room with one of its own.
         """
         if len(self._connections) >= MAX_CONNECTIONS and not self._make_room(link):
             self._counts[_REFUSED] += 1
@@ -100,13 +123,11 @@ class DnsStreams:
         self._counts[_CONNECTIONS] = len(self._connections)
 
     def reply(self, client: StreamClient, payload: bytes) -> None:
-        """Answer a query; its connection may be gone."""
+        """Answer a query. Its connection may be gone."""
         connection = self._connections.get(client.connection)
         if connection is None:
             return
-        connection.waiting -= 1
-        connection.expires = self._clock() + IDLE
-        connection.stream.send(payload)
+        connection.answer(payload, self._clock())
         self._settle(connection)
 
     def deadline(self) -> float:
@@ -114,7 +135,7 @@ class DnsStreams:
         return min((each.expires for each in self._connections.values()), default=float("inf"))
 
     def expire(self, now: float) -> None:
-        """Close what has been idle for too long."""
+        """Close connections that were idle for too long."""
         for connection in list(self._connections.values()):
             if connection.expires <= now:
                 self._close(connection)
@@ -128,7 +149,7 @@ class DnsStreams:
         if connection.number not in self._connections:
             return
         if events & (ev.ERROR | ev.HANGUP):
-            # Both directions are over: nobody would read an answer.
+            # Both directions are over: the guest would not read an answer.
             self._close(connection)
             return
         connection.stream.flush()
@@ -136,18 +157,15 @@ class DnsStreams:
             for message in connection.stream.receive():
                 if connection.queries >= MAX_QUERIES:
                     break
-                connection.queries += 1
-                connection.waiting += 1
-                connection.expires = self._clock() + IDLE
-                client = StreamClient(connection.number, connection.queries)
+                client = StreamClient(connection.number, connection.asked(self._clock()))
                 if not self._on_query(message, client, connection.link):
-                    connection.waiting -= 1
+                    connection.unanswered()
                 if connection.number not in self._connections:
                     return
         self._settle(connection)
 
     def _settle(self, connection: _Connection) -> None:
-        """Close the connection if it is over, else wait for what it needs."""
+        """Close the connection if it is over, else wait for the events that it needs."""
         stream = connection.stream
         finished = stream.ended or connection.queries >= MAX_QUERIES
         if stream.unsent > MAX_UNSENT:
@@ -157,28 +175,27 @@ class DnsStreams:
             self._close(connection)
         else:
             events = (0 if finished else ev.READ) | (ev.WRITE if stream.unsent else 0)
-            if events != connection.events:
-                connection.events = events
+            if connection.wait_for(events):
                 self._poller.modify(stream.fileno(), events)
 
     def _make_room(self, link: int) -> bool:
         """Close a connection for a new one of this guest; False if none may be closed."""
-        everybody = list(self._connections.values())
+        everyone = list(self._connections.values())
         counts: dict[int, int] = {}
-        for each in everybody:
+        for each in everyone:
             tally.add(counts, each.link, 1)
         if counts.get(link, 0) >= LEAST_CONNECTIONS:
-            return self._evict([each for each in everybody if each.link == link and not each.waiting])
+            return self._evict([each for each in everyone if each.link == link and not each.waiting])
         most = max(counts, key=lambda each: counts[each])
-        crowd = [each for each in everybody if each.link == most]
+        of_most = [each for each in everyone if each.link == most]
         return (
-            self._evict([each for each in crowd if not each.waiting])
-            or (counts[most] > LEAST_CONNECTIONS and self._evict(crowd))
-            or self._evict([each for each in everybody if not each.waiting])
+            self._evict([each for each in of_most if not each.waiting])
+            or (counts[most] > LEAST_CONNECTIONS and self._evict(of_most))
+            or self._evict([each for each in everyone if not each.waiting])
         )
 
     def _evict(self, among: list[_Connection]) -> bool:
-        """Close the one of these that is needed least: it has had an answer, and that is longest ago."""
+        """Close the least needed of these: one that has had an answer, the longest time ago."""
         if not among:
             return False
         self._counts[_EVICTED] += 1

@@ -117,7 +117,7 @@ def test_patterns_that_ruin_a_backtracking_matcher_come_to_a_verdict(pattern: st
 _MEMORY = """
 import random
 from resource import RUSAGE_SELF, getrusage
-from pipeline.engines.regexp import Regexp
+from pipeline.engines.dns.patterns import Regexp
 
 draw = random.Random(1)
 names = ["".join(draw.choices("ab", k=253)) for _ in range(400)]

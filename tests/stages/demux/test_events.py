@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 
 from pipeline.counters import INDEX
-from pipeline.engines.neighbors import Contested
+from pipeline.engines.neighbors.actions import Contested
 from pipeline.engines.switch import Switch
 from pipeline.stages.demux import events as demux_events
-from pipeline.stages.demux.events import Witness
+from pipeline.stages.demux.events import AddressEvents
 from pipeline.wire import ipv4
 from pipeline.wire.errors import WireError
 from tests.support.frames import GATEWAY_MAC, GUEST_MAC
@@ -34,7 +34,7 @@ class Told:
             log=SimpleNamespace(info=line("info"), warning=line("warning")),
         )
         self.switch = Switch(GATEWAY_MAC, max_macs_per_link=2)
-        self.witness = Witness(self.worker, self.switch)
+        self.witness = AddressEvents(self.worker, self.switch)
 
     def frame(self, src: bytes, link: int, now: float) -> None:
         """A guest sends; what comes of it is told."""
@@ -42,7 +42,7 @@ class Told:
             self.switch.on_frame(GATEWAY_MAC, src, link, now)
         except WireError as error:
             self.counts[INDEX[error.reason]] += 1
-        self.witness.look()
+        self.witness.report_switch()
 
     def count(self, name: str) -> int:
         return self.counts[INDEX[name]]
@@ -58,7 +58,7 @@ def test_coming_and_going_is_told_to_the_log_and_the_supervisor(told: Told) -> N
     told.frame(GUEST_MAC, 1, 0.1)
     assert told.count("switch_macs") == 1
     told.switch.forget_link(1)
-    told.witness.look()
+    told.witness.report_switch()
     mac = "5a:94:ef:e4:0c:ee"
     assert told.events == [{"event": "mac", "change": change, "mac": mac} for change in ("seen", "gone")]
     assert told.lines == [
@@ -78,16 +78,16 @@ def test_two_guests_that_pull_at_one_address_are_counted_each_time_and_told_of_o
         told.frame(GUEST_MAC, 1 + number % 2, number * 2.0)
     assert told.count("switch_mac_moved") == 8
     assert [(level, about["change"]) for level, _, about in told.lines] == [("warning", "moved")]
-    clock[0] += demux_events.TELL_INTERVAL
+    clock[0] += demux_events.REPORT_INTERVAL
     told.frame(GUEST_MAC, 2, 20.0)
     assert len(told.lines) == 2
 
 
 def test_the_memory_of_what_was_told_is_bounded(told: Told, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(demux_events, "MAX_TOLD", 3)
+    monkeypatch.setattr(demux_events, "MAX_REPORTED", 3)
     for number in range(50):
-        assert told.witness._may_tell(bytes([2, 0, 0, 0, 0, number]))
-    assert len(told.witness._told) <= 3
+        assert told.witness._may_report(bytes([2, 0, 0, 0, 0, number]))
+    assert len(told.witness._reported) <= 3
 
 
 def test_a_claim_of_the_gateways_mac_is_a_warning_and_no_event_for_others(told: Told) -> None:
@@ -105,7 +105,7 @@ def test_a_full_table_is_counted(told: Told) -> None:
 
 
 def test_a_contested_address_is_a_warning_with_both_macs(told: Told) -> None:
-    told.witness.contested(Contested(ipv4.addr_parse("192.168.127.2"), GUEST_MAC, OTHER_MAC))
+    told.witness.report_contested(Contested(ipv4.addr_parse("192.168.127.2"), GUEST_MAC, OTHER_MAC))
     assert told.count("neighbor_claims_contested") == 1
     (line,) = told.lines
     assert line == (

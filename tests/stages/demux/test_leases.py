@@ -6,9 +6,11 @@ from typing import Any
 import pytest
 
 from pipeline.counters import INDEX
-from pipeline.engines.neighbors import Neighbors
+from pipeline.engines.neighbors.table import Neighbors
 from pipeline.engines.switch import Switch
 from pipeline.ipc.arena import SLOT_BYTES
+from pipeline.records.guests import Leased
+from pipeline.records.services import ServiceDatagram
 from pipeline.stages.demux.leases import LeaseHolders
 from pipeline.wire import dhcp
 from pipeline.wire.errors import WireError
@@ -18,6 +20,7 @@ ADDR = addr_parse("192.168.127.5")
 GATEWAY = addr_parse("192.168.127.1")
 GATEWAY_MAC = bytes.fromhex("5a94efe40cdd")
 HOLDER = bytes.fromhex("5a94efe40c05")
+NO_KEY = bytes(12)
 THIEF = bytes.fromhex("5a94efe40c66")
 
 
@@ -48,7 +51,7 @@ class Rig:
         message = dhcp.Message(dhcp.BOOT_REPLY, 1, mac, {dhcp.MESSAGE_TYPE: bytes((kind,))}, yiaddr=addr)
         payload = dhcp.build(message)
         self.slot[1000 : 1000 + len(payload)] = payload
-        self.holders.on_answer(link, 0, 1000, len(payload), 0.0)
+        self.holders.on_answer(ServiceDatagram(link, NO_KEY, 0, 1000, len(payload)), 0.0)
 
     def owner(self, addr: int = ADDR) -> tuple[bytes, int] | None:
         return self.neighbors.snapshot().get(addr)
@@ -106,7 +109,7 @@ def test_only_a_lease_that_was_given_counts(rig: Rig, kind: int) -> None:
 def test_an_address_that_a_bootp_client_was_given_cannot_be_claimed_first(rig: Rig) -> None:
     payload = dhcp.build(dhcp.Message(dhcp.BOOT_REPLY, 1, HOLDER, {}, yiaddr=ADDR))
     rig.slot[1000 : 1000 + len(payload)] = payload
-    rig.holders.on_answer(1, 0, 1000, len(payload), 0.0)
+    rig.holders.on_answer(ServiceDatagram(1, NO_KEY, 0, 1000, len(payload)), 0.0)
     assert rig.owner() == (HOLDER, 1)
 
 
@@ -124,7 +127,7 @@ def test_a_request_in_the_name_of_another_guest_moves_nothing(rig: Rig) -> None:
 
 
 def test_an_address_of_the_state_file_is_kept_for_its_holder(rig: Rig) -> None:
-    rig.holders.on_restored(ADDR, HOLDER, 0.0)
+    rig.holders.on_restored(Leased(ADDR, HOLDER), 0.0)
     with pytest.raises(WireError, match="address_taken"):
         rig.neighbors.learn(ADDR, THIEF, 2, 1.0)
     rig.answer(dhcp.ACK, HOLDER, 2)
@@ -136,7 +139,7 @@ def test_an_address_of_the_state_file_is_kept_for_its_holder(rig: Rig) -> None:
 
 
 def test_an_address_of_the_state_file_that_the_server_gave_away_is_its_new_holders(rig: Rig) -> None:
-    rig.holders.on_restored(ADDR, HOLDER, 0.0)
+    rig.holders.on_restored(Leased(ADDR, HOLDER), 0.0)
     rig.answer(dhcp.ACK, THIEF, 2)
     assert rig.owner() == (THIEF, 2)
 

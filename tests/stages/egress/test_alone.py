@@ -7,9 +7,14 @@ from contextlib import suppress
 
 import pytest
 
-from pipeline.records import descriptor as d
+from pipeline.records import kinds
+from pipeline.records.dials import DialFailed
+from pipeline.records.flows import FLOW_FROM_EGRESS, FlowNotice, flow_key
+from pipeline.records.run import Run
+from pipeline.records.streams import Connect, GuestAnswered, Shutdown, ToHost, Window
+from pipeline.records.udp import UdpData
+from pipeline.stages.egress.closing import CLOSING_PATIENCE
 from pipeline.stages.egress.flow import MAX_READ
-from pipeline.stages.egress.share import CLOSING_PATIENCE
 from tests.support.network import receive
 from tests.support.one_process import OneProcess
 from tests.support.played_guests import GATEWAY, HOST
@@ -28,49 +33,36 @@ class Egress(OneProcess):
 
     def connect(self, number: int, port: int = 0, remote: int = HOST) -> None:
         """A guest asks for a connection, by default to the listener."""
-        ports = (1000 + number) << 16 | (port or self.listener.getsockname()[1])
-        self.tcp.push(
-            "egress0",
-            d.record(
-                d.CONNECT, flow=number, link=1, guest_addr=GATEWAY + 1, remote_addr=remote, ports=ports,
-                gso_size=1460,
-            ),
-        )  # fmt: skip
+        key = flow_key(GATEWAY + 1, 1000 + number, remote, port or self.listener.getsockname()[1])
+        self.tcp.push("egress0", Connect.pack(number, key, link=1, mss=1460, syn_seq=0))
 
     def open(self, number: int) -> socket.socket:
         """The host's end of a connection that stands."""
         self.connect(number)
         self.settle()
-        assert [record.flow for record in self.tcp.take(d.CONNECTED)] == [number]
+        assert [record.flow for record in self.tcp.take(kinds.CONNECTED)] == [number]
         return self.keep(self.listener.accept()[0])
 
     def datagram(self, payload: bytes) -> None:
         """A guest's to the host's UDP socket, of flow 1."""
-        ports = 5000 << 16 | self.udp.getsockname()[1]
-        slot = self.demux.fill(payload)
-        self.demux.push(
-            "egress0",
-            d.record(
-                d.UDP_DATA, flow=1, slot=slot, off=256, length=len(payload), guest_addr=GATEWAY + 1,
-                remote_addr=HOST, ports=ports,
-            ),
-        )  # fmt: skip
+        run = Run(self.demux.fill(payload), 256, len(payload), 0, len(payload))
+        key = flow_key(GATEWAY + 1, 5000, HOST, self.udp.getsockname()[1])
+        self.demux.push("egress0", UdpData.pack(1, key, run, link=1))
 
     def to_host(self, number: int, payload: bytes) -> None:
         """Bytes of a guest, in a slot of ingress."""
-        slot = self.neighbours["ingress"].fill(payload)
         size = len(payload)
-        self.tcp.push(
-            "egress0", d.record(d.TO_HOST, flow=number, slot=slot, off=256, length=size, gso_size=size)
-        )
+        run = Run(self.neighbours["ingress"].fill(payload), 256, size, 0, size)
+        self.tcp.push("egress0", ToHost.pack(number, run, 0, size))
 
-    def tell(self, kind: int, number: int) -> None:
-        """What tcp says of a connection."""
-        self.tcp.push("egress0", d.record(kind, flow=number))
+    def notify(self, kind: int, number: int) -> None:
+        """Tcp reports an end of a connection."""
+        record = Shutdown.pack(number) if kind == kinds.SHUTDOWN else FlowNotice.pack(kind, number)
+        self.tcp.push("egress0", record)
 
-    def waiting(self) -> int:
-        """Flows that wait for slots."""
-        return sum(len(share.waiting) for share in self.stage.shares._shares.values())
+    def held(self, what: str) -> int:
+        """How many of these egress holds."""
+        return int(self.stage.held()[what])
 
     def out(self) -> int:
         """References to slots of ingress that egress holds."""
@@ -91,7 +83,7 @@ class Egress(OneProcess):
     def give_slots_back(self) -> None:
         """Ingress is done with them all."""
         ingress = self.neighbours["ingress"]
-        for record in ingress.take(d.UDP_TO_GUEST):
+        for record in ingress.take(kinds.UDP_TO_GUEST):
             ingress.give_back(record)
         ingress.keeps = False
 
@@ -100,14 +92,14 @@ class Egress(OneProcess):
 def egress() -> Iterator[Egress]:
     with Egress() as made:
         yield made
-        made.demux.push("egress0", d.record(d.UDP_CLOSE, flow=1))
+        made.demux.push("egress0", FlowNotice.pack(kinds.UDP_CLOSE, 1))
         made.at_home()
 
 
 def fill(egress: Egress, number: int) -> int:
     """Bytes of a guest until the host's socket takes no more; how many in all."""
     count = 0
-    while not egress.stage.stalled:
+    while not egress.held("stalled"):
         egress.to_host(number, bytes(60000))
         count += 60000
         egress.settle()
@@ -119,11 +111,11 @@ def test_slots_that_datagrams_held_wake_a_flow_that_has_none(egress: Egress) -> 
     egress.take_all_slots()
     host.send(b"waits")
     egress.settle()
-    assert not egress.tcp.take(d.TO_GUEST)
+    assert not egress.tcp.take(kinds.TO_GUEST)
     egress.give_slots_back()
     egress.settle()
-    assert [record.length for record in egress.tcp.take(d.TO_GUEST)] == [5]
-    egress.tell(d.ABORT, 1)
+    assert [record.length for record in egress.tcp.take(kinds.TO_GUEST)] == [5]
+    egress.notify(kinds.ABORT, 1)
 
 
 def test_all_flows_that_waited_for_slots_are_served_though_nothing_else_happens(egress: Egress) -> None:
@@ -141,12 +133,12 @@ def test_all_flows_that_waited_for_slots_are_served_though_nothing_else_happens(
         if egress.stage.deadline() > egress.now:
             break
     egress.breathe("tcp0")
-    served = egress.tcp.take(d.TO_GUEST)
+    served = egress.tcp.take(kinds.TO_GUEST)
     assert sorted(record.flow for record in served) == [1, 2, 3, 4, 5]
     egress.tcp.keeps = False
     for record in served:
         egress.tcp.give_back(record)
-        egress.tell(d.ABORT, record.flow)
+        egress.notify(kinds.ABORT, record.flow)
 
 
 def test_steps_are_short_while_there_is_a_small_flow(egress: Egress) -> None:
@@ -160,7 +152,7 @@ def test_steps_are_short_while_there_is_a_small_flow(egress: Egress) -> None:
                 big.send(bytes(1_000_000))
         egress.breathe("egress0", "tcp0")
         read: dict[int, int] = {}
-        for record in egress.tcp.take(d.TO_GUEST):
+        for record in egress.tcp.take(kinds.TO_GUEST):
             read[record.flow] = read.get(record.flow, 0) + record.length
         return read
 
@@ -184,24 +176,24 @@ def test_steps_are_short_while_there_is_a_small_flow(egress: Egress) -> None:
     assert max(step()[1] for _ in range(5)) > 2 * MAX_READ
     big.close()
     for number in (1, 2):
-        egress.tell(d.ABORT, number)
+        egress.notify(kinds.ABORT, number)
 
 
-@pytest.mark.parametrize("end", [d.ABORT, d.CLOSED])
+@pytest.mark.parametrize("end", [kinds.ABORT, kinds.CLOSED])
 def test_a_flow_that_ends_before_its_turn_passes_it_on(egress: Egress, end: int) -> None:
     hosts = [egress.open(number) for number in (1, 2, 3)]
     # With bytes that the host does not take, the first stays when its guest is done.
-    if end == d.CLOSED:
+    if end == kinds.CLOSED:
         fill(egress, 1)
         egress.advance(1.0)
     egress.take_all_slots()
     for host in hosts:
         host.send(b"waits")
     egress.settle()
-    assert egress.waiting() == 3
-    egress.tell(d.ABORT, 3)
+    assert egress.held("waiting_for_slots") == 3
+    egress.notify(kinds.ABORT, 3)
     egress.settle()
-    assert egress.waiting() == 2
+    assert egress.held("waiting_for_slots") == 2
     # tcp stops taking: the one flow that is woken by the slots has no room to read into.
     egress.tcp.deaf = True
     for number in range(1100):
@@ -211,14 +203,14 @@ def test_a_flow_that_ends_before_its_turn_passes_it_on(egress: Egress, end: int)
     egress.settle()
     egress.give_slots_back()
     egress.settle()
-    assert egress.waiting() == 1
-    egress.tell(end, 1)
+    assert egress.held("waiting_for_slots") == 1
+    egress.notify(end, 1)
     egress.settle()
     egress.tcp.deaf = False
     egress.settle()
-    assert [record.flow for record in egress.tcp.take(d.TO_GUEST)] == [2]
+    assert [record.flow for record in egress.tcp.take(kinds.TO_GUEST)] == [2]
     for number in (1, 2):
-        egress.tell(d.ABORT, number)
+        egress.notify(kinds.ABORT, number)
 
 
 # --- records that cross each other ------------------------------------------------------------------
@@ -226,23 +218,25 @@ def test_a_flow_that_ends_before_its_turn_passes_it_on(egress: Egress, end: int)
 
 def test_a_connection_that_stands_sends_at_once_and_resets_if_it_is_left_behind(egress: Egress) -> None:
     egress.open(1)
-    (flow,) = egress.stage.flows.values()
+    (flow,) = egress.stage.connections.flows.by_key.values()
     sock = flow.stream.sock
     assert not sock.getblocking()
     assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
     assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
     assert struct.unpack("ii", sock.getsockopt(socket.SOL_SOCKET, socket.SO_LINGER, 8)) == (1, 0)
-    egress.tell(d.ABORT, 1)
+    egress.notify(kinds.ABORT, 1)
     egress.settle()
 
 
 def test_records_of_a_flow_that_nobody_knows_give_their_slots_back(egress: Egress) -> None:
     for _ in range(3):
         egress.to_host(9, b"void")
-    for kind in (d.SHUTDOWN, d.CLOSED, d.ABORT, d.WINDOW, d.GUEST_ANSWERED, d.DIAL_FAILED):
-        egress.tell(kind, 9)
-    egress.demux.push("egress0", d.record(d.DIAL_FAILED, flow=d.FLOW_FROM_EGRESS | 9))
-    egress.demux.push("egress0", d.record(d.UDP_CLOSE, flow=9))
+    for kind in (kinds.SHUTDOWN, kinds.CLOSED, kinds.ABORT):
+        egress.notify(kind, 9)
+    for record in (Window.pack(9, 0), GuestAnswered.pack(9, link=1, mss=0), DialFailed.pack(9, final=False)):
+        egress.tcp.push("egress0", record)
+    egress.demux.push("egress0", DialFailed.pack(FLOW_FROM_EGRESS | 9, final=True))
+    egress.demux.push("egress0", FlowNotice.pack(kinds.UDP_CLOSE, 9))
     egress.settle()
     assert egress.out() == 0
     assert not egress.tcp.take()
@@ -260,21 +254,21 @@ def test_bytes_for_a_host_that_is_gone_give_their_slots_back(egress: Egress) -> 
     egress.breathe("egress0")
     egress.to_host(1, b"void")
     egress.settle()
-    assert [record.kind for record in egress.tcp.take()] == [d.TAKEN, d.ABORT]
+    assert [record.kind for record in egress.tcp.take()] == [kinds.TAKEN, kinds.ABORT]
     assert egress.out() == 0
 
 
 @pytest.mark.parametrize("connected", [True, False])
 def test_the_guest_ends_before_it_knows_how_its_connection_went(egress: Egress, connected: bool) -> None:
     egress.connect(1, 0 if connected else 1)
-    egress.tell(d.ABORT, 1)
+    egress.notify(kinds.ABORT, 1)
     egress.settle()
-    egress.tell(d.ABORT, 1)
-    egress.tell(d.SHUTDOWN, 1)
+    egress.notify(kinds.ABORT, 1)
+    egress.notify(kinds.SHUTDOWN, 1)
     egress.settle()
     if not connected:
-        assert [record.kind for record in egress.tcp.take()] in ([], [d.CONNECT_FAILED])
-    assert not egress.stage.flows
+        assert [record.kind for record in egress.tcp.take()] in ([], [kinds.CONNECT_FAILED])
+    assert not egress.held("flows")
 
 
 def drain(egress: Egress, host: socket.socket) -> tuple[int, bool]:
@@ -285,7 +279,7 @@ def drain(egress: Egress, host: socket.socket) -> tuple[int, bool]:
 
     def over() -> bool:
         end[:] = [receive(host, got)]
-        return end[0] or not egress.stage.flows
+        return end[0] or not egress.held("flows")
 
     egress.until(over)
     end[:] = [receive(host, got)]
@@ -300,12 +294,12 @@ def test_what_a_guest_said_before_it_closed_reaches_a_slow_host(egress: Egress, 
         egress.advance(1.0)
         assert egress.out() == 0
     egress.to_host(1, b"the end")
-    egress.tell(d.SHUTDOWN, 1)
-    egress.tell(d.CLOSED, 1)
+    egress.notify(kinds.SHUTDOWN, 1)
+    egress.notify(kinds.CLOSED, 1)
     egress.settle()
     assert drain(egress, host) == (sent + 7, True)
     assert egress.out() == 0
-    taken = sum(record.length for record in egress.tcp.take(d.TAKEN))
+    taken = sum(record.length for record in egress.tcp.take(kinds.TAKEN))
     assert taken == sent + 7
 
 
@@ -317,32 +311,32 @@ def test_a_reset_drops_what_waits_for_a_slow_host(egress: Egress, spilled: bool,
     if spilled:
         egress.advance(1.0)
     if closed_first:
-        egress.tell(d.CLOSED, 1)
+        egress.notify(kinds.CLOSED, 1)
         egress.settle()
-    egress.tell(d.ABORT, 1)
+    egress.notify(kinds.ABORT, 1)
     egress.settle()
     assert egress.out() == 0
-    assert not egress.stage.flows
+    assert not egress.held("flows")
 
 
 def test_a_host_that_resets_a_connection_whose_guest_is_done_frees_its_bytes(egress: Egress) -> None:
     host = egress.open(1)
     fill(egress, 1)
-    egress.tell(d.CLOSED, 1)
+    egress.notify(kinds.CLOSED, 1)
     egress.settle()
     host.close()
-    egress.until(lambda: not egress.stage.flows)
+    egress.until(lambda: not egress.held("flows"))
     assert egress.out() == 0
 
 
 def test_a_host_that_never_reads_does_not_keep_a_connection_whose_guest_is_done(egress: Egress) -> None:
     host = egress.open(1)
     fill(egress, 1)
-    egress.tell(d.CLOSED, 1)
+    egress.notify(kinds.CLOSED, 1)
     egress.advance(CLOSING_PATIENCE - 1.0)
-    assert len(egress.stage.flows) == 1
+    assert egress.held("flows") == 1
     egress.advance(2.0)
-    assert not egress.stage.flows
+    assert not egress.held("flows")
     assert egress.counter("egress0", "egress_connection_reset_closing_stuck") == 1
     with pytest.raises(ConnectionResetError):
         sum(iter(lambda: len(host.recv(1 << 20)), 0))
@@ -357,8 +351,8 @@ def test_a_host_that_reads_slowly_gets_all_of_a_connection_whose_guest_is_done(e
         egress.to_host(1, bytes(60000))
         sent += 60000
         egress.advance(0.1)
-    egress.tell(d.SHUTDOWN, 1)
-    egress.tell(d.CLOSED, 1)
+    egress.notify(kinds.SHUTDOWN, 1)
+    egress.notify(kinds.CLOSED, 1)
     egress.settle()
     read = 0
     # So little at a time that the system does not say each time that there is room.
@@ -366,7 +360,7 @@ def test_a_host_that_reads_slowly_gets_all_of_a_connection_whose_guest_is_done(e
         for _ in range(5):
             read += len(host.recv(65536))
         egress.advance(CLOSING_PATIENCE * 0.9)
-    assert len(egress.stage.flows) == 1
+    assert egress.held("flows") == 1
     got, over = drain(egress, host)
     assert (read + got, over) == (sent, True)
 
@@ -386,7 +380,7 @@ def test_a_connection_that_the_end_of_the_daemon_cuts_is_reset(egress: Egress, s
     elif state == "half closed":
         host.shutdown(socket.SHUT_WR)
     elif state == "closing":
-        egress.tell(d.CLOSED, 1)
+        egress.notify(kinds.CLOSED, 1)
     egress.settle()
     egress.stage.close()
     with pytest.raises(ConnectionResetError):

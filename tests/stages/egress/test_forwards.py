@@ -2,44 +2,27 @@
 
 import socket
 from collections.abc import Iterator
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
 
-from pipeline.counters import INDEX
 from pipeline.host import listener, udp_local
 from pipeline.host import udp as host_udp
-from pipeline.host.filler import SlotFiller
-from pipeline.ipc.arena import HEADROOM, SLOT_BYTES, Pool
-from pipeline.records import descriptor as d
+from pipeline.records.flows import FLOW_FROM_EGRESS, Ends
 from pipeline.stages.egress.forwards import UdpForwards
+from tests.support.egress_rig import EgressRig
 
-SLOTS = 8
 MAX_CLIENTS = 4
+FLOW = FLOW_FROM_EGRESS
+"""The number before that of the first flow."""
 
 
-class Rig:
+class Rig(EgressRig):
     """UdpForwards with one port, and clients of it."""
 
     def __init__(self, local: str) -> None:
-        self.pool = Pool(0, SLOTS)
-        self.slots = [memoryview(bytearray(SLOT_BYTES)) for _ in range(SLOTS)]
-        self.counts = [0] * len(INDEX)
-        self.records: list[tuple[int, ...]] = []
-        ring = SimpleNamespace(push=lambda record: self.records.append(d.DESCRIPTOR.unpack(record)))
-        worker: Any = SimpleNamespace(
-            pool=self.pool, counts=self.counts, index=0,
-            ports=SimpleNamespace(arena=SimpleNamespace(slots=self.slots), rings_out={"demux": ring}),
-            register=lambda *_: None, unregister=lambda *_: None,
-        )  # fmt: skip
-        self.numbers = iter(range(1, 100))
-        self.filler = SlotFiller(self.pool, SLOT_BYTES, HEADROOM, 64)
+        super().__init__(None)
         sender = host_udp.Sender(host_udp.can_segment())
-        self.ready: dict[object, None] = {}
-        self.made = UdpForwards(
-            worker, self.filler, sender, self.ready, lambda: next(self.numbers), MAX_CLIENTS
-        )
+        self.made = UdpForwards(self.context, sender, MAX_CLIENTS)
         sock = listener.bind_inet("udp", local)
         self.port = sock.getsockname()[1]
         self.made.add("k", sock, 0xC0A87F02, 53)
@@ -54,14 +37,15 @@ class Rig:
     def read(self) -> list[int]:
         """The flows of what has come; references are given back."""
         before = len(self.records)
-        self.made.read(self.made.forwards["k"])
+        for callback in self.callbacks.values():
+            callback(1)
+        self.made.read_ready()
         found = self.records[before:]
+        self.payloads(found)
         for record in found:
-            self.pool.unref(record[5])
-        return [record[9] for record in found]
-
-    def count(self, name: str) -> int:
-        return self.counts[INDEX[name]]
+            ends = Ends.of(record.says.key)
+            assert (ends.guest_addr, ends.guest_port, record.says.link) == (0xC0A87F02, 53, 0)
+        return [record.says.flow - FLOW for record in found]
 
 
 @pytest.fixture(params=["127.0.0.1:0", "0.0.0.0:0", ":0"])
@@ -71,9 +55,9 @@ def rig(request: pytest.FixtureRequest) -> Iterator[Rig]:
     made.made.remove("k")
     for client in made.clients:
         client.close()
-    made.filler.retire()
-    assert not made.made.by_number
-    assert made.pool.refs_out == 0
+    assert not made.made.clients_by_id
+    assert not made.made.ready
+    made.retire()
 
 
 def test_a_client_is_one_flow_and_hears_its_answers(rig: Rig) -> None:
@@ -81,8 +65,8 @@ def test_a_client_is_one_flow_and_hears_its_answers(rig: Rig) -> None:
     for client in (one, other, one):
         client.sendto(b"q", ("127.0.0.1", rig.port))
     assert rig.read() == [1, 2, 1]
-    rig.made.to_host(2, [memoryview(b"ab"), memoryview(b"c")], 2)
-    rig.made.to_host(1, [memoryview(b"")], 0)
+    rig.made.to_host(FLOW + 2, [memoryview(b"ab"), memoryview(b"c")], 2)
+    rig.made.to_host(FLOW + 1, [memoryview(b"")], 0)
     assert [other.recv(10), other.recv(10)] == [b"ab", b"c"]
     assert one.recv(10) == b""
     assert rig.count("egress_datagrams_to_host") == 3
@@ -94,10 +78,10 @@ def test_clients_over_the_bound_are_counted_and_a_flow_that_is_over_makes_room(r
         client.sendto(b"q", ("127.0.0.1", rig.port))
     assert len(rig.read()) == MAX_CLIENTS
     assert rig.count("egress_datagram_dropped_too_many_clients") == 1
-    rig.made.close(1)
+    rig.made.close(FLOW + 1)
     clients[-1].sendto(b"q", ("127.0.0.1", rig.port))
     assert rig.read() == [MAX_CLIENTS + 1]
-    rig.made.to_host(1, [memoryview(b"late")], 4)
+    rig.made.to_host(FLOW + 1, [memoryview(b"late")], 4)
     assert rig.count("egress_datagram_dropped_no_socket") == 1
 
 
@@ -108,7 +92,7 @@ def test_a_client_of_two_addresses_is_two_flows_each_answered_from_its_own(rig: 
         client.sendto(b"q", (address, rig.port))
     assert rig.read() == [1, 2]
     for number, address in ((2, "127.0.0.2"), (1, "127.0.0.1")):
-        rig.made.to_host(number, [memoryview(b"a")], 1)
+        rig.made.to_host(FLOW + number, [memoryview(b"a")], 1)
         assert client.recvfrom(10) == (b"a", (address, rig.port))
 
 
@@ -117,12 +101,28 @@ def test_a_client_of_two_addresses_is_two_flows_each_answered_from_its_own(rig: 
 def test_an_answer_from_an_address_that_is_gone_comes_from_another(rig: Rig, count: int) -> None:
     client = rig.client()
     client.sendto(b"q", ("127.0.0.1", rig.port))
-    rig.read()
+    assert rig.read() == [1]
     gone = udp_local._V4.pack(0, socket.inet_aton("192.0.2.77"), bytes(4))
-    rig.made.by_number[1].control = ((socket.IPPROTO_IP, udp_local._IP_PKTINFO, gone),)
+    flow = rig.made.clients_by_id[FLOW + 1]
+    flow.place = (flow.place[0], ((socket.IPPROTO_IP, udp_local._IP_PKTINFO, gone),))
     pieces = [memoryview(b"answer")] * count
     for _ in range(2):
-        rig.made.to_host(1, pieces, 6)
+        rig.made.to_host(FLOW + 1, pieces, 6)
         assert [client.recv(10) for _ in pieces] == pieces
     assert rig.count("egress_datagrams_to_host") == 2 * count
     assert rig.count("egress_datagram_dropped_send_failed") == 0
+
+
+def test_a_port_without_slots_reads_nothing_and_lets_the_worker_sleep(rig: Rig) -> None:
+    client = rig.client()
+    client.sendto(b"q", ("127.0.0.1", rig.port))
+    held = []
+    while rig.pool.free_count:
+        held.append(rig.pool.alloc())
+    assert rig.read() == []
+    assert rig.count("egress_reads_paused_no_slot") == 1
+    assert not rig.made.more, "a slot that comes home wakes the worker"
+    for slot in held:
+        rig.pool.unref(slot)
+    assert rig.made.read_ready() == 1
+    rig.payloads(rig.records)

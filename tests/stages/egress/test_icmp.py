@@ -16,16 +16,17 @@ from pipeline.counters import INDEX
 from pipeline.engines import nat
 from pipeline.go import flags
 from pipeline.host import icmp as host_icmp
-from pipeline.host.filler import SlotFiller
-from pipeline.ipc.arena import HEADROOM, SLOT_BYTES
 from pipeline.ipc.fabric import Fabric
-from pipeline.records import descriptor as d
+from pipeline.records import kinds
+from pipeline.records.icmp import EchoRequest
 from pipeline.stages.egress import icmp as egress_icmp
-from pipeline.stages.egress.guard import Guard
+from pipeline.stages.egress.context import EgressContext
 from pipeline.stages.egress.icmp import EchoSockets
+from pipeline.stages.egress.policy_filter import PolicyFilter
 from pipeline.topology import Layout
 from pipeline.wire import icmp
 from pipeline.wire.ipv4 import addr_parse
+from tests.support.layouts import decode
 from tests.support.poller import Poller
 
 GUEST = addr_parse("192.168.127.2")
@@ -38,6 +39,9 @@ class FakeWorker(Poller):
     def __init__(self) -> None:
         super().__init__()
         self.ports = Fabric.create(Layout(slots=64)).ports("egress0")
+        pool = self.ports.pool
+        assert pool is not None
+        self.pool = pool
         self.counts = self.ports.counters.counts
         self.log = structlog.get_logger()
         self.freed: list[int] = []
@@ -61,12 +65,11 @@ class Rig:
         monkeypatch.setattr(host_icmp, "open_echo", self.open)
         monkeypatch.setattr(host_icmp, "set_path", self.set_path)
         self.ring = self.worker.ports.rings_out["demux"]
-        pool = self.worker.ports.pool
-        assert pool is not None
-        self.pool = pool
-        filler = SlotFiller(pool, SLOT_BYTES, HEADROOM, 64)
+        self.pool = self.worker.pool
         worker: Any = self.worker
-        self.echo = EchoSockets(worker, filler, nat.Nat.from_config(config), Guard(worker, config), self.ring)
+        policy = PolicyFilter(worker, config)
+        self.context = EgressContext(worker, nat.Nat.from_config(config), policy, config.tcp_workers)
+        self.echo = EchoSockets(self.context)
 
     def open(self, address: str) -> socket.socket:
         assert address
@@ -82,17 +85,31 @@ class Rig:
         self.paths.append((ttl, dont_fragment))
 
     def ping(
-        self, ident: int = 1, seq: int = 1, aux: int = 63, remote: int = TARGET, guest: int = GUEST
+        self,
+        ident: int = 1,
+        seq: int = 1,
+        *,
+        hops: int = 63,
+        whole: bool = False,
+        remote: int = TARGET,
+        guest: int = GUEST,
     ) -> None:
+        """whole: with the don't-fragment bit."""
         slot = self.pool.alloc()
         message = icmp.build_echo(icmp.ECHO_REQUEST, ident, seq, b"payload")
         self.worker.ports.arena.slots[slot][500 : 500 + len(message)] = message
-        self.echo.to_host(slot, 500, len(message), guest, remote, ident << 16 | seq, aux)
+        request = EchoRequest(
+            slot=slot, off=500, length=len(message), guest_addr=guest, remote_addr=remote, identifier=ident,
+            sequence=seq, hops_left=hops, dont_fragment=whole, link=1,
+        )  # fmt: skip
+        self.echo.to_host(request)
         assert self.worker.freed.pop() == slot
         self.pool.unref(slot)
 
-    def records(self) -> list[tuple[int, ...]]:
-        found = [d.DESCRIPTOR.unpack(record) for record in self.ring.queue]
+    def replies(self) -> list[Any]:
+        """The records of replies for guests; there are no others."""
+        assert {record[0] for record in self.ring.queue} <= {kinds.ICMP_REPLY}
+        found = [decode(record) for record in self.ring.queue]
         self.ring.queue.clear()
         return found
 
@@ -111,6 +128,7 @@ def make(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Callable[.
     yield rig
     for each in made:
         each.echo.close()
+        assert len(each.context.bound) == 0
         assert each.worker.callbacks == {}
         each.worker.close()
         for sock in each.far:
@@ -126,9 +144,9 @@ def test_a_pinger_has_one_socket_and_its_answers_carry_its_own_number(make: Call
     # The kernel would have put an identifier of its own there.
     rig.far[0].send(icmp.build_echo(icmp.ECHO_REPLY, 999, 2, b"payload"))
     rig.worker.run(0)
-    (record,) = rig.records()
-    assert (record[0], record[15:18]) == (d.ICMP_REPLY, (GUEST, TARGET, 7 << 16 | 2))
-    rig.pool.unref(record[5])
+    (reply,) = rig.replies()
+    assert (reply.guest_addr, reply.remote_addr, reply.identifier, reply.sequence) == (GUEST, TARGET, 7, 2)
+    rig.pool.unref(reply.slot)
 
 
 def test_pingers_are_told_apart_by_us_where_the_system_does_not(
@@ -147,20 +165,19 @@ def test_pingers_are_told_apart_by_us_where_the_system_does_not(
         far.send(icmp.build_echo(icmp.ECHO_REPLY, idents[0], 1, b"payload"))
         far.send(b"\x45" + bytes(19) + icmp.build_echo(icmp.ECHO_REPLY, idents[1], 1, b"payload"))
     rig.worker.run(0)
-    records = rig.records()
-    assert {record[15] for record in records} == {GUEST, GUEST + 1}
-    assert [record[17] for record in records] == [7 << 16 | 1] * 2
-    for record in records:
-        slot, off, length = record[5:8]
-        message = bytes(rig.worker.ports.arena.slots[slot][off : off + length])
+    replies = rig.replies()
+    assert {reply.guest_addr for reply in replies} == {GUEST, GUEST + 1}
+    assert [(reply.identifier, reply.sequence) for reply in replies] == [(7, 1)] * 2
+    for reply in replies:
+        message = bytes(rig.worker.ports.arena.slots[reply.slot][reply.off : reply.off + reply.length])
         assert (message[0], message[6:]) == (icmp.ECHO_REPLY, b"\0\x01payload")
-        rig.pool.unref(slot)
+        rig.pool.unref(reply.slot)
 
 
 def test_hops_and_the_dont_fragment_bit_are_set_when_they_change(make: Callable[..., Rig]) -> None:
     rig = make()
-    for aux in (63, 63, 1, 1 | d.ECHO_DONT_FRAGMENT):
-        rig.ping(aux=aux)
+    for hops, whole in ((63, False), (63, False), (1, False), (1, True)):
+        rig.ping(hops=hops, whole=whole)
     assert rig.paths == [(63, False), (1, False), (1, True)]
 
 
@@ -205,14 +222,14 @@ def test_what_is_no_reply_and_what_finds_no_slot_is_dropped(make: Callable[..., 
     for data in (b"", b"short", icmp.build_echo(icmp.ECHO_REQUEST, 1, 1, b"x")):
         rig.far[0].send(data)
     rig.worker.run(0)
-    assert rig.records() == []
-    rig.echo.filler.retire()
+    assert rig.replies() == []
+    rig.context.filler.retire()
     taken = []
-    while (slot := rig.pool.alloc()) != d.NO_SLOT:
+    while (slot := rig.pool.alloc()) != kinds.NO_SLOT:
         taken.append(slot)
     rig.far[0].send(icmp.build_echo(icmp.ECHO_REPLY, 1, 1, b"x"))
     rig.worker.run(0)
-    assert rig.records() == []
+    assert rig.replies() == []
     assert rig.count("icmp_reply_dropped_no_room") == 1
     for slot in taken:
         rig.pool.unref(slot)

@@ -17,14 +17,19 @@ from pipeline.host import icmp as host_icmp
 from pipeline.ipc.channel import ControlChannel
 from pipeline.ipc.fabric import Fabric
 from pipeline.ipc.ring import Consumer
-from pipeline.records import descriptor as d
+from pipeline.records import kinds
+from pipeline.records.flows import flow_key
+from pipeline.records.icmp import EchoRequest
+from pipeline.records.run import Run
+from pipeline.records.streams import MAKE_WAY_ANY, MAKE_WAY_OWN, Connect
+from pipeline.records.udp import UdpData
 from pipeline.stages.egress.sockets import RESERVE
 from pipeline.stages.egress.stage import EgressStage
 from pipeline.stages.worker import Worker
 from pipeline.topology import Layout
 from pipeline.wire.ipv4 import addr_parse
 from tests.stages.conftest import Exhaust
-from tests.support.record import Record
+from tests.support.layouts import decode
 
 GUEST = addr_parse("192.168.127.2")
 LINK = 5
@@ -54,12 +59,8 @@ class Rig:
     def ask(self, remote: int, port: int) -> None:
         """A guest opens a TCP connection."""
         self.number += 1
-        ports = (40000 + self.number) << 16 | port
-        record = d.record(
-            d.CONNECT, flow=self.number, link=LINK, guest_addr=GUEST, remote_addr=remote, ports=ports,
-            gso_size=1460,
-        )  # fmt: skip
-        self.tcp.push(record)
+        key = flow_key(GUEST, 40000 + self.number, remote, port)
+        self.tcp.push(Connect.pack(self.number, key, LINK, mss=1460, syn_seq=0))
         self.tcp.publish()
 
     def turn(self) -> None:
@@ -75,27 +76,45 @@ class Rig:
 
     def failures(self) -> list[int]:
         """The errnos of connections that came to nothing since the last call."""
-        return [record.aux for record in _taken(self.from_egress) if record.kind == d.CONNECT_FAILED]
+        return [record.error for record in _taken(self.from_egress, kinds.CONNECT_FAILED)]
 
     def ways(self) -> list[int]:
         """How tcp is asked for sockets, since the last call."""
-        kinds = (d.CONNECT_FAILED, d.SOCKETS_USED_UP)
-        return [record.length for record in _taken(self.from_egress) if record.kind in kinds]
+        found = _taken(self.from_egress, kinds.CONNECT_FAILED, kinds.SOCKETS_USED_UP)
+        return [record.make_way for record in found]
 
     def closed(self) -> list[int]:
         """The UDP flows that demux is told of as over, since the last call."""
-        return [record.flow for record in _taken(self.to_demux) if record.kind == d.UDP_CLOSE]
+        return [record.flow for record in _taken(self.to_demux, kinds.UDP_CLOSE)]
+
+    def pings(self) -> list[int]:
+        """The identifiers of pings with a socket, the one idle for longest first."""
+        return [key[1] for key in self.stage.icmp.flows]
+
+    def udp_flows(self) -> list[int]:
+        """The numbers of UDP flows with a socket."""
+        return list(self.stage.udp.table.flows_by_id)
+
+    def states(self) -> list[str]:
+        """Of all connections."""
+        return [flow.state for flow in self.stage.connections.flows.by_key.values()]
+
+    def open(self) -> tuple[int, int, int]:
+        """How many connections, UDP flows and pings there are."""
+        return len(self.states()), len(self.udp_flows()), len(self.pings())
 
     def count(self, name: str) -> int:
         return self.worker.counts[INDEX[name]]
 
 
-def _taken(ring: Consumer) -> list[Record]:
+def _taken(ring: Consumer, *wanted: int) -> list[Any]:
+    """Records of these kinds; the others are dropped."""
     found = []
     while burst := ring.peek():
-        records = [Record(*fields) for fields in d.DESCRIPTOR.iter_unpack(burst)]
-        found += records
-        ring.release(len(records))
+        for at in range(0, len(burst), kinds.RECORD_BYTES):
+            if burst[at] in wanted:
+                found.append(decode(bytes(burst[at : at + kinds.RECORD_BYTES])))
+        ring.release(len(burst) // kinds.RECORD_BYTES)
     return found
 
 
@@ -193,14 +212,14 @@ def test_open_connections_of_guests_are_never_closed_for_others_and_leave_a_rese
     rig.ask(GATEWAY, 53)
     rig.send(_datagram(rig, 8, udp_port))
     rig.send(_ping(rig, 1))
-    assert (len(rig.stage.flows), len(rig.stage.udp.flows), len(rig.stage.icmp.flows)) == (3, 0, 0)
+    assert rig.open() == (3, 0, 0)
     assert rig.failures() == [errno.EMFILE] * 2
     assert rig.count("egress_flow_refused_too_many_sockets") == 4
     assert rig.count("icmp_echo_dropped_send_failed") == 0
     # Forwarded connections use the reserve.
     ours, theirs = socket.socketpair()
     rig.stage.on_control({"op": "accepted", "addr": GUEST, "port": 80, "first": b""}, [ours.detach()])
-    assert len(rig.stage.flows) == 4
+    assert len(rig.states()) == 4
     theirs.close()
 
 
@@ -213,10 +232,10 @@ def test_at_the_limit_of_descriptors_the_udp_flow_idle_for_longest_makes_room(
     rig.later += 5.0
     rig.send(_datagram(rig, 1, udp_port))
     rig.send(_datagram(rig, 4, udp_port))
-    assert list(rig.stage.udp.flows) == [1, 3, 4]
+    assert rig.udp_flows() == [1, 3, 4]
     assert rig.closed() == [2]
     rig.send(_datagram(rig, 5, udp_port))
-    assert list(rig.stage.udp.flows) == [1, 4, 5]
+    assert rig.udp_flows() == [1, 4, 5]
     assert rig.closed() == [3]
     assert rig.count("egress_flow_evicted_too_many_sockets") == 2
     assert rig.count("egress_flow_refused_too_many_sockets") == 0
@@ -237,7 +256,7 @@ def test_answers_keep_a_udp_flow_from_making_room(small: Rig) -> None:
         host.sendto(b"news", peer)
         rig.turn()
         rig.send(_datagram(rig, 4, port))
-    assert list(rig.stage.udp.flows) == [1, 3, 4]
+    assert rig.udp_flows() == [1, 3, 4]
 
 
 def test_at_the_limit_of_descriptors_idle_datagram_flows_make_room_for_a_connection(
@@ -250,7 +269,7 @@ def test_at_the_limit_of_descriptors_idle_datagram_flows_make_room_for_a_connect
         rig.ask(HOST, server)
         rig.turn()
     assert rig.failures() == []
-    assert (len(rig.stage.flows), len(rig.stage.udp.flows), len(rig.stage.icmp.flows)) == (3, 0, 0)
+    assert rig.open() == (3, 0, 0)
     assert rig.closed() == [7]
 
 
@@ -259,7 +278,7 @@ def test_at_the_limit_of_descriptors_the_oldest_ping_makes_room(small: Rig, serv
     rig.ask(HOST, server)
     for ident in range(1, 6):
         rig.send(_ping(rig, ident))
-    assert (len(rig.stage.flows), [key[1] for key in rig.stage.icmp.flows]) == (1, [4, 5])
+    assert (len(rig.states()), rig.pings()) == (1, [4, 5])
     assert rig.count("egress_flow_refused_too_many_sockets") == 0
 
 
@@ -270,11 +289,11 @@ def test_at_the_limit_of_descriptors_the_connection_whose_host_is_silent_for_lon
     for _ in range(3):
         rig.ask(HOST, silent)
     rig.turn()
-    assert [flow.state for flow in rig.stage.flows.values()] == ["CONNECTING"] * 3
+    assert rig.states() == ["CONNECTING"] * 3
     rig.ask(HOST, server)
     rig.turn()
     rig.turn()
-    assert [flow.state for flow in rig.stage.flows.values()] == ["CONNECTING"] * 2 + ["OPEN"]
+    assert rig.states() == ["CONNECTING"] * 2 + ["OPEN"]
     # It is over for the engine too, and the guest is told nothing: its SYN comes again.
     assert rig.failures() == [errno.ETIMEDOUT]
 
@@ -285,9 +304,9 @@ def test_a_guest_with_many_flows_pays_for_them_and_not_another_guest(small: Rig,
     rig.later += 5.0
     for number in range(2, 9):
         rig.send(_datagram(rig, number, udp_port))
-    assert list(rig.stage.udp.flows) == [1, 7, 8], "the other guest's was idle for longest"
+    assert rig.udp_flows() == [1, 7, 8], "the other guest's was idle for longest"
     rig.send(_datagram(rig, 9, udp_port, OTHER))
-    assert list(rig.stage.udp.flows) == [1, 8, 9], "it takes from the guest with most"
+    assert rig.udp_flows() == [1, 8, 9], "it takes from the guest with most"
 
 
 def test_a_guest_with_most_sockets_takes_none_of_others(small: Rig, server: int, udp_port: int) -> None:
@@ -297,10 +316,10 @@ def test_a_guest_with_most_sockets_takes_none_of_others(small: Rig, server: int,
         rig.ask(HOST, server)
     rig.turn()
     rig.turn()
-    assert (len(rig.stage.flows), list(rig.stage.udp.flows)) == (2, [1])
+    assert (len(rig.states()), rig.udp_flows()) == (2, [1])
     rig.send(_datagram(rig, 2, udp_port))
-    assert list(rig.stage.udp.flows) == [1]
-    assert rig.ways() == [d.MAKE_WAY_OWN] * 3
+    assert rig.udp_flows() == [1]
+    assert rig.ways() == [MAKE_WAY_OWN] * 3
 
 
 def test_a_guest_with_few_sockets_may_have_one_of_a_half_open_connection(
@@ -312,7 +331,7 @@ def test_a_guest_with_few_sockets_may_have_one_of_a_half_open_connection(
     rig.turn()
     rig.turn()
     rig.send(_datagram(rig, 1, udp_port, OTHER))
-    assert rig.ways() == [d.MAKE_WAY_ANY]
+    assert rig.ways() == [MAKE_WAY_ANY]
     assert rig.closed() == [1], "demux is to forget it: the next datagram tries again"
 
 
@@ -323,24 +342,21 @@ def test_a_flow_for_which_the_system_has_no_descriptor_takes_one_of_an_idle_flow
     rig.send(_datagram(rig, 2, udp_port))
     exhausted(0)
     rig.send(_datagram(rig, 3, udp_port))
-    assert list(rig.stage.udp.flows) == [2, 3]
+    assert rig.udp_flows() == [2, 3]
     rig.ask(HOST, server)
     rig.turn()
     assert rig.failures() == []
-    assert (len(rig.stage.flows), list(rig.stage.udp.flows)) == (1, [3])
+    assert (len(rig.states()), rig.udp_flows()) == (1, [3])
 
 
 def _ping(rig: Rig, ident: int) -> bytes:
-    slot = rig.stage.pool.alloc()
-    return d.record(
-        d.ICMP_ECHO, slot=slot, off=256, length=8, link=LINK,
-        guest_addr=GUEST, remote_addr=HOST, ports=ident << 16 | 1, aux=64,
+    request = EchoRequest(
+        slot=rig.worker.pool.alloc(), off=256, length=8, guest_addr=GUEST, remote_addr=HOST, identifier=ident,
+        sequence=1, hops_left=64, dont_fragment=False, link=LINK,
     )  # fmt: skip
+    return request.pack()
 
 
 def _datagram(rig: Rig, number: int, port: int, link: int = LINK) -> bytes:
-    slot = rig.stage.pool.alloc()
-    return d.record(
-        d.UDP_DATA, flow=number, slot=slot, off=256, length=4, link=link,
-        guest_addr=GUEST, remote_addr=HOST, ports=5000 << 16 | port,
-    )  # fmt: skip
+    run = Run(rig.worker.pool.alloc(), 256, 4, 0, 4)
+    return UdpData.pack(number, flow_key(GUEST, 5000, HOST, port), run, link=link)

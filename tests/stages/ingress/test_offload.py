@@ -102,7 +102,7 @@ def test_what_is_cut_on_arrival_has_references_of_its_own() -> None:
     for item in items:
         pool.unref(item[5])
     assert pool.refs(other) == 1
-    card.filler.rest()
+    card.filler.release_idle()
     pool.unref(slot)
     assert pool.refs_out == 0
 

@@ -6,10 +6,13 @@ from time import monotonic
 
 import pytest
 
-from pipeline.records import descriptor as d
+from pipeline.records.guests import Leased
+from pipeline.records.kinds import RECORD_BYTES
+from pipeline.records.services import Named, ServiceDatagram
 from pipeline.wire import dhcp
 from pipeline.wire.ipv4 import addr_parse
 from tests.stages.resolver.test_stage import discover
+from tests.support.layouts import decode
 from tests.support.poller import LIMIT
 from tests.support.resolver_rig import GUEST, Rig, framed, query
 
@@ -21,18 +24,18 @@ egress-policy:
 """
 
 
-def records(rig: Rig) -> list[tuple[int, ...]]:
+def records(rig: Rig) -> list[Named | Leased | ServiceDatagram]:
     """The next records for demux, as they follow each other."""
     end = monotonic() + LIMIT
     while not (burst := rig.from_stage.peek()):
         assert monotonic() < end, "nothing for demux"
         rig.breathe()
-    found = list(d.DESCRIPTOR.iter_unpack(burst))
+    found = [decode(burst[at : at + RECORD_BYTES]) for at in range(0, len(burst), RECORD_BYTES)]
     rig.from_stage.release(len(found))
     for record in found:
-        if record[5] != d.NO_SLOT:
+        if isinstance(record, ServiceDatagram):
             assert rig.worker.pool is not None
-            rig.worker.pool.unref(record[5])
+            rig.worker.pool.unref(record.slot)
     return found
 
 
@@ -44,14 +47,14 @@ def test_addresses_of_a_named_destination_are_told_before_the_guest_is(tmp_path:
     rig.upstream.rows = rows
     rig.send(query("www.example.com"), 53)
     found = records(rig)
-    assert [record[0] for record in found] == [*[d.NAMED] * rows, d.SERVICE_DATAGRAM]
-    assert {record[16] for record in found[:-1]} == {addr_parse("10.1.2.3") + n for n in range(rows)}
-    for record in found[:-1]:
-        seq, guest, aux = record[10], record[15], record[18]
-        assert (guest, aux) == (GUEST, 1)
-        assert 0 < seq <= 60
+    assert [type(record) for record in found] == [*[Named] * rows, ServiceDatagram]
+    named = found[:-1]
+    assert {record.remote_addr for record in named} == {addr_parse("10.1.2.3") + n for n in range(rows)}
+    for record in named:
+        assert (record.guest_addr, record.pattern) == (GUEST, 1)
+        assert 0 < record.ttl_s <= 60
     rig.send(query("www.example.net"), 53)
-    assert [record[0] for record in records(rig)] == [d.SERVICE_DATAGRAM]
+    assert [type(record) for record in records(rig)] == [ServiceDatagram]
     rig.close()
 
 
@@ -62,7 +65,7 @@ def test_over_tcp_the_guest_is_the_one_of_the_connection(tmp_path: Path) -> None
     sock = rig.connect("192.168.127.9:4000")
     sock.send(framed(query("www.example.com")))
     found = records(rig)
-    assert [(record[0], record[15]) for record in found] == [(d.NAMED, addr_parse("192.168.127.9"))]
+    assert [(type(record), record.guest_addr) for record in found] == [(Named, addr_parse("192.168.127.9"))]
     sock.close()
     rig.close()
 
@@ -95,12 +98,10 @@ def test_demux_is_told_the_leases_that_were_taken_over(tmp_path: Path) -> None:
     leases = [{"ip": ip, "mac": mac, "expires": 4102444800} for ip, mac in rows]
     path.write_text(json.dumps({"version": 1, "leases": leases}))
     rig = Rig(tmp_path, ["-state-file", str(path)])
-    told = [
-        (record[0], record[15], (record[10] << 16 | record[11]).to_bytes(6, "big")) for record in records(rig)
-    ]
-    assert sorted(told) == [
-        (d.LEASED, addr_parse("192.168.127.5"), bytes.fromhex("020000000005")),
-        (d.LEASED, addr_parse("192.168.127.9"), bytes.fromhex("020000000009")),
+    told = [(type(record), record.guest_addr, record.mac) for record in records(rig)]
+    assert sorted(told, key=lambda each: each[1]) == [
+        (Leased, addr_parse("192.168.127.5"), bytes.fromhex("020000000005")),
+        (Leased, addr_parse("192.168.127.9"), bytes.fromhex("020000000009")),
     ]
     rig.close()
 

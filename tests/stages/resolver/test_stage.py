@@ -14,8 +14,9 @@ import pytest
 import structlog
 
 from pipeline.ipc.arena import HEADROOM
-from pipeline.records import descriptor as d
-from pipeline.stages.resolver import stage as resolver
+from pipeline.records import kinds
+from pipeline.records.guests import LinkNotice
+from pipeline.stages.resolver import replies
 from pipeline.wire import dhcp
 from tests.support.poller import LIMIT
 from tests.support.resolver_rig import BROADCAST, GATEWAY, GUEST, Rig, query, texts
@@ -42,8 +43,9 @@ def test_dhcp_reply_to_a_guest_without_address_goes_to_all_on_its_link(rig: Rig)
     assert record == {
         "link": 9,
         "guest": BROADCAST,
+        "guest_port": 68,
         "remote": GATEWAY,
-        "ports": 68 << 16 | 67,
+        "remote_port": 67,
         "off": HEADROOM,
     }
     offer = dhcp.parse(payload, 0, len(payload))
@@ -99,7 +101,7 @@ def test_a_guest_that_reconnects_leaves_leases_to_the_next(rig: Rig) -> None:
             rig.send(discover(f"02000000{link:02x}{n:02x}", dhcp.REQUEST), 67, guest_addr=0, link=link)
             rig.breathe()
             rig.replies()
-        rig.to_stage.push(d.record(d.LINK_DOWN, link=link))
+        rig.to_stage.push(LinkNotice.pack(kinds.LINK_DOWN, link))
         rig.to_stage.publish()
         rig.breathe()
     assert rig.count("dhcp_ack_sent") == 5 * 64
@@ -137,7 +139,7 @@ def test_several_guests_with_the_same_question_cost_one(rig: Rig) -> None:
         rig.breathe()
         found += rig.replies()
     assert sorted(
-        (record["ports"] >> 16, int.from_bytes(payload[:2], "big")) for record, payload in found
+        (record["guest_port"], int.from_bytes(payload[:2], "big")) for record, payload in found
     ) == [(port, port) for port in range(5000, 5010)]
     assert rig.upstream.queries == 1
 
@@ -314,7 +316,7 @@ def test_flood_without_a_reader_is_dropped_and_counted_and_holds_no_memory(rig: 
 
 
 def test_replies_that_demux_does_not_take_are_bounded(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(resolver, "MAX_BACKLOG", 10)
+    monkeypatch.setattr(replies, "MAX_BACKLOG", 10)
     for n in range(20):
         rig.send(query("host.containers.internal"), 53, guest_port=n)
     # One step without publishing: the ring takes nothing.

@@ -3,19 +3,9 @@
 import pytest
 
 from pipeline.counters import INDEX
-from pipeline.engines.neighbors import (
-    CONTEST_PAUSE,
-    CONTEST_SECONDS,
-    CONTESTS_PER_SECOND,
-    HOLD_SECONDS,
-    MAX_PENDING_ADDRS,
-    Changed,
-    Contested,
-    Learned,
-    Lost,
-    Neighbors,
-    Request,
-)
+from pipeline.engines.neighbors.actions import Changed, Contested, Learned, Lost, Request
+from pipeline.engines.neighbors.entry import CONTEST_PAUSE, CONTEST_SECONDS, HOLD_SECONDS
+from pipeline.engines.neighbors.table import CONTESTS_PER_SECOND, MAX_PENDING_ADDRS, Neighbors
 from pipeline.wire import arp, ethernet
 from pipeline.wire.errors import WireError
 from pipeline.wire.ipv4 import addr_parse

@@ -5,16 +5,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.counters import INDEX
-from pipeline.engines import neighbors
-from pipeline.engines.neighbors import (
-    CONTEST_INTERVAL,
-    Changed,
-    Contested,
-    Learned,
-    Lost,
-    Neighbors,
-    Request,
-)
+from pipeline.engines.neighbors import table as neighbors
+from pipeline.engines.neighbors.actions import Changed, Contested, Learned, Lost, Request
+from pipeline.engines.neighbors.entry import CONTEST_INTERVAL
+from pipeline.engines.neighbors.table import Neighbors
 from pipeline.wire import arp, ethernet
 from pipeline.wire.errors import WireError
 from pipeline.wire.ipv4 import addr_parse

@@ -1,4 +1,4 @@
-"""The egress policy in the egress worker: judges new flows, counts and logs what it refuses."""
+"""The egress policy in the egress worker: it judges new flows, and counts and logs those that it refuses."""
 
 import errno
 from time import monotonic
@@ -7,19 +7,20 @@ from typing import Final
 from pipeline.config.model import Config
 from pipeline.counters import INDEX
 from pipeline.engines.policy import Policy
+from pipeline.records.services import Named
 from pipeline.stages.worker import Worker
 from pipeline.wire import ipv4
 
 REFUSED: Final = errno.EACCES
-"""What a guest is told, as an errno: administratively prohibited."""
+"""The errno that stands for a refusal: guests read "administratively prohibited"."""
 LOG_SPACING: Final = 1.0
-"""Seconds between two log lines about refused flows: a guest must not fill the log."""
+"""Seconds between two log lines about refused flows, so that a guest cannot fill the log."""
 
 _REFUSED: Final = INDEX["egress_flow_refused_policy"]
 
 
-class Guard:
-    """Asked before each new flow, and only while it is ``active``."""
+class PolicyFilter:
+    """Judges each new flow. While it is not ``active``, every flow is allowed and nobody need ask."""
 
     def __init__(self, worker: Worker, config: Config) -> None:
         self.policy = Policy(config.egress_policy)
@@ -29,16 +30,16 @@ class Guard:
         self._log_at = 0.0
         self._unlogged = 0
 
-    def learn(self, guest: int, address: int, pattern: int, ttl: int) -> None:
-        """The gateway's name server gave this answer to a guest."""
-        self.policy.learn(guest, address, pattern, ttl, monotonic())
+    def learn(self, named: Named) -> None:
+        """The gateway's name server told a guest an address for a name of the policy."""
+        self.policy.learn(named.guest_addr, named.remote_addr, named.pattern, named.ttl_s, monotonic())
 
     def admits(self, guest: int, address: int, port: int, protocol: str) -> bool:
-        """Whether a guest may hear of an address that it has not spoken to: if it could speak to it."""
+        """Whether a guest may receive from an address that it has not sent to: if it could send there."""
         return self.policy.allows(guest, address, port, protocol, monotonic())
 
     def refuses(self, guest: int, address: int, port: int, protocol: str) -> bool:
-        """Whether a flow must not be; a refusal is counted here."""
+        """Whether the policy forbids a flow. Counts and logs the refusal."""
         now = monotonic()
         if self.policy.allows(guest, address, port, protocol, now):
             return False

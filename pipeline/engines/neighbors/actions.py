@@ -1,0 +1,63 @@
+"""What the neighbour table asks its owner to do: send ARP requests, and notify others of changes."""
+
+from typing import NamedTuple, Protocol
+
+from pipeline.wire import ethernet
+
+
+class Waiter(Protocol):
+    """Something for a guest that waits until the guest's MAC is known."""
+
+    def on_resolved(self, link: int) -> None:
+        """The guest answered; it is on ``link``."""
+        ...
+
+    def on_lost(self) -> None:
+        """No guest has the address."""
+        ...
+
+
+class Request(NamedTuple):
+    """Send an ARP request for addr: by broadcast to all links (link -1), or to one station on its link."""
+
+    addr: int
+    mac: bytes = ethernet.BROADCAST
+    link: int = -1
+
+
+class Learned(NamedTuple):
+    """The address is new, or moved. It is at (mac, link) now. waiting: what resolve() got meanwhile."""
+
+    addr: int
+    mac: bytes
+    link: int
+    waiting: tuple[Waiter, ...] = ()
+
+
+class Changed(NamedTuple):
+    """The address has another MAC on the same link. A guest can cause one of these with every packet."""
+
+    addr: int
+    mac: bytes
+    link: int
+
+
+class Lost(NamedTuple):
+    """No station has the address, or none has it any more. What waited for it has failed."""
+
+    addr: int
+    waiting: tuple[Waiter, ...] = ()
+
+
+class Contested(NamedTuple):
+    """Another station claims addr while its owner, a guest or the gateway, seems to be alive.
+
+    At most one of these comes in CONTEST_INTERVAL.
+    """
+
+    addr: int
+    owner: bytes
+    claimant: bytes
+
+
+Action = Request | Learned | Changed | Lost | Contested

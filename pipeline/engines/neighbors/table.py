@@ -1,0 +1,350 @@
+"""Which guest has which IPv4 address: learns the (MAC, link) of each, confirms it and forgets it.
+
+This is the gateway's side of ARP as a state machine (RFC 826, RFC 4861 section 7.3 in spirit). The states
+are in entry.py. The table learns an address from ARP and from the source of IPv4 packets of the subnet. A
+packet to an unknown address waits for up to MAX_REQUESTS broadcasts. The table sends nothing itself: see
+take_actions(). The arp engine makes the messages.
+
+A silent guest keeps its address as long as its link is up and no other station wants it: a suspended machine
+must find its connections when it resumes.
+
+Which station gets a contested address depends on the links. Within one link the newest claim holds at
+once: a guest may give its interface another MAC, or have a virtual one (VRRP), and harms only itself.
+Between two links the table asks the owner by unicast. The owner keeps the address if it gives any sign of
+life within CONTEST_SECONDS; until then the claimant's packets are dropped. If the owner stays silent, or
+its link goes down, the claimant gets the address.
+
+Hostile guests: no guest can claim an address of the gateway. A guest gets an address that is held for the
+owner of an earlier run (hold()) only after that owner was asked in vain. There are bounds on the addresses
+of a link, on all addresses, on waiting callers, and on the contests that one link may begin in a second.
+"""
+
+from collections.abc import Iterable
+from typing import Final
+
+from pipeline.engines.buckets import Buckets
+from pipeline.engines.neighbors.actions import Action, Changed, Contested, Learned, Lost, Request, Waiter
+from pipeline.engines.neighbors.entry import CONTEST_INTERVAL, INCOMPLETE, KNOWN, PROBE, Held, Neighbor
+from pipeline.wire import arp, ethernet
+from pipeline.wire.errors import WireError
+
+REACHABLE_TIME: Final = 30.0
+"""How long (seconds) one sign of life proves that a station is there."""
+CONTESTS_PER_SECOND: Final = 16
+"""Contests that one link may begin; claims beyond that are refused without asking the owner."""
+MAX_ASKED: Final = 4
+"""Addresses of one station that ask_station() asks for: one answer is enough."""
+MAX_NEIGHBORS: Final = 8192
+MAX_NEIGHBORS_PER_LINK: Final = 256
+MAX_PENDING_ADDRS: Final = 256
+MAX_PENDING_PER_ADDR: Final = 64
+
+_INF: Final = float("inf")
+
+
+class Neighbors:
+    """The neighbours of one virtual network."""
+
+    def __init__(
+        self,
+        *,
+        network: int,
+        prefix_len: int,
+        own: Iterable[int],
+        gateway_mac: bytes,
+        max_neighbors: int = MAX_NEIGHBORS,
+        max_per_link: int = MAX_NEIGHBORS_PER_LINK,
+    ) -> None:
+        """own: the gateway's address and its virtual addresses. No guest can have one of them."""
+        mask = 0xFFFFFFFF << (32 - prefix_len) & 0xFFFFFFFF
+        self._first = (network & mask) + 1
+        self._last = (network & mask | ~mask & 0xFFFFFFFF) - 1
+        self._own = frozenset(own)
+        self._own_reported_at: dict[int, float] = {}
+        """When the last event about a claim of each own address was made."""
+        self._contests = Buckets(CONTESTS_PER_SECOND, CONTESTS_PER_SECOND)
+        self._gateway_mac = gateway_mac
+        self._max = max_neighbors
+        self._max_per_link = max_per_link
+        self._table: dict[int, Neighbor] = {}
+        self._links: dict[int, dict[int, Neighbor]] = {}
+        self._timed: dict[int, Neighbor] = {}
+        # None of these addresses is KNOWN.
+        self._held: dict[int, Held] = {}
+        self._deadline = _INF
+        self._actions: list[Action] = []
+
+    def __len__(self) -> int:
+        return len(self._table)
+
+    # --- learning -----------------------------------------------------------------------
+
+    def learn(self, addr: int, mac: bytes, link: int, now: float) -> None:
+        """A packet from addr came from mac over link. Raises WireError when that cannot be.
+
+        The caller then drops the packet and counts the reason: an answer would go to another station, or to
+        none.
+        """
+        neighbor = self._table.get(addr)
+        if neighbor is not None and neighbor.mac == mac and neighbor.link == link:
+            neighbor.confirm(now)
+            if neighbor.state != KNOWN:
+                self._settle(neighbor)
+            return
+        self._refuse_bad(addr, mac, now)
+        if neighbor is not None and neighbor.state != INCOMPLETE:
+            if neighbor.link == link:
+                neighbor.move(mac, link, now)
+                self._settle(neighbor)
+                self._actions.append(Changed(addr, mac, link))
+                return
+            # The same MAC on another link is the same station: the switch has let it move.
+            if neighbor.mac != mac:
+                self._contest(neighbor, mac, link, now)
+        if addr in self._held:
+            self._check_held(addr, mac, link, now)
+        self._make_room(link, now, new=neighbor is None)
+        if neighbor is None:
+            neighbor = self._table[addr] = Neighbor(addr)
+        self._place(neighbor, mac, link, now)
+
+    def _place(self, neighbor: Neighbor, mac: bytes, link: int, now: float) -> None:
+        """The address is at (mac, link) from now on, wherever it was."""
+        if neighbor.state != INCOMPLETE:
+            self._unlink(neighbor)
+        self._held.pop(neighbor.addr, None)
+        neighbor.move(mac, link, now)
+        self._links.setdefault(link, {})[neighbor.addr] = neighbor
+        self._settle(neighbor)
+        self._actions.append(Learned(neighbor.addr, mac, link, neighbor.take_waiting()))
+
+    def on_arp(self, message: arp.Arp, src: bytes, link: int, now: float) -> None:
+        """Learn from the sender fields of an ARP message in a frame from src. Raises WireError like learn().
+
+        A probe (sender address 0, RFC 5227) teaches nothing.
+        """
+        if message.sha != src:
+            raise WireError("arp_message_dropped_foreign_sender")
+        if message.spa:
+            self.learn(message.spa, message.sha, link, now)
+
+    def _refuse_bad(self, addr: int, mac: bytes, now: float) -> None:
+        if addr in self._own:
+            if now - self._own_reported_at.get(addr, -_INF) >= CONTEST_INTERVAL:
+                self._own_reported_at[addr] = now
+                self._actions.append(Contested(addr, self._gateway_mac, mac))
+            raise WireError("neighbor_claim_refused_gateway_address")
+        if not self._first <= addr <= self._last:
+            raise WireError("neighbor_claim_refused_outside_subnet")
+        if mac[0] & 1 or mac in (ethernet.ZERO, self._gateway_mac):
+            raise WireError("neighbor_claim_refused_bad_mac")
+
+    def _contest(self, neighbor: Neighbor, mac: bytes, link: int, now: float) -> None:
+        """A station on another link shows the address. Raises WireError unless the owner has lost it."""
+        if now >= neighbor.lost_at:
+            return
+        if neighbor.may_be_contested(now) and self._contests.take(link, now):
+            if neighbor.contest(mac, link, now):
+                self._actions.append(Contested(neighbor.addr, neighbor.mac, mac))
+            self._ask(neighbor, PROBE, now)
+        raise WireError("neighbor_claim_refused_address_taken")
+
+    def _hand_over(self, neighbor: Neighbor, now: float) -> None:
+        """The owner lost the contest. The claimant gets the address without another packet from it."""
+        mac, link = neighbor.claimant
+        try:
+            self._make_room(link, now, new=False)
+        except WireError:
+            self._drop(neighbor)
+        else:
+            self._place(neighbor, mac, link, now)
+
+    def ask_station(self, mac: bytes, link: int) -> bool:
+        """Send ARP requests for addresses of the station with that MAC; False if it has none on the link.
+
+        The switch uses this when it wants to see a frame of the station. The table does not change.
+        """
+        of_link = self._links.get(link, {})
+        asked = 0
+        for neighbor in of_link.values():
+            if neighbor.mac == mac and asked < MAX_ASKED:
+                asked += 1
+                self._actions.append(Request(neighbor.addr, mac, link))
+        return asked > 0
+
+    # --- addresses of an earlier run ------------------------------------------------------
+
+    def hold(self, addr: int, mac: bytes, now: float) -> None:
+        """Keep addr for mac, which had it in an earlier run, until mac was asked for it in vain.
+
+        This does nothing for an address that a station has shown already. The caller bounds their number.
+        """
+        if self.get(addr) is None and self._first <= addr <= self._last and addr not in self._own:
+            self._held[addr] = Held(mac, now)
+
+    def unhold(self, addr: int, mac: bytes) -> None:
+        """The DHCP server gave addr to mac: stop keeping it for another station."""
+        if addr in self._held and self._held[addr].mac != mac:
+            del self._held[addr]
+
+    def _check_held(self, addr: int, mac: bytes, link: int, now: float) -> None:
+        """mac shows a held address. Raises WireError if it is held for another station, which is asked."""
+        held = self._held[addr]
+        if held.mac == mac or held.mac in [known.mac for known in self._links.get(link, {}).values()]:
+            # Also when its owner is known on this very link: that harms no other guest.
+            return
+        neighbor = self._table.get(addr)
+        if (neighbor is not None and neighbor.contested) or not self._contests.take(link, now):
+            raise WireError("neighbor_claim_refused_address_taken")
+        if held.report_due(now):
+            self._actions.append(Contested(addr, held.mac, mac))
+        if neighbor is not None:
+            # Callers wait for it: they are owed their three requests.
+            neighbor.contest_held()
+        # Half of the requests are left for callers that look for a guest.
+        elif len(self._table) < self._max and len(self._timed) < MAX_PENDING_ADDRS // 2:
+            neighbor = self._table[addr] = Neighbor(addr)
+            neighbor.contest_held()
+            self._ask(neighbor, INCOMPLETE, now)
+        raise WireError("neighbor_claim_refused_address_taken")
+
+    # --- bounds ---------------------------------------------------------------------------
+
+    def _make_room(self, link: int, now: float, new: bool) -> None:
+        """Forget an address so that link may have one more. Raises WireError when that would be unfair.
+
+        A full link loses the address that was silent for longest. A full table takes one from the link with
+        most addresses, so that a guest that makes up addresses shuts out no other guest.
+        """
+        of_link = self._links.get(link, {})
+        if len(of_link) >= self._max_per_link:
+            oldest = min(of_link.values(), key=_confirmed)
+            if now - oldest.confirmed < REACHABLE_TIME:
+                raise WireError("neighbor_claim_refused_table_full")
+            self._drop(oldest)
+        elif new and len(self._table) >= self._max:
+            largest = max(self._links.values(), key=len, default=of_link)
+            if len(largest) <= len(of_link) + 1:
+                raise WireError("neighbor_claim_refused_table_full")
+            self._drop(min(largest.values(), key=_confirmed))
+
+    # --- resolving ----------------------------------------------------------------------
+
+    def get(self, addr: int) -> Neighbor | None:
+        """The neighbour as known right now. This sends no request."""
+        neighbor = self._table.get(addr)
+        return None if neighbor is None or neighbor.state == INCOMPLETE else neighbor
+
+    def resolve(self, addr: int, now: float, waiter: Waiter | None = None) -> Neighbor | None:
+        """The neighbour to send to, or None: then waiter comes back in Learned or Lost.
+
+        It may come back at once (with the next take_actions()), when addr cannot be a guest's or too many
+        callers wait. Without a waiter the caller just drops its packet. An address without a recent sign of
+        life is returned as known, and the table confirms it by unicast meanwhile.
+        """
+        neighbor = self._table.get(addr)
+        if neighbor is not None and neighbor.state != INCOMPLETE:
+            if neighbor.state == KNOWN and now - neighbor.confirmed >= REACHABLE_TIME:
+                self._ask(neighbor, PROBE, now)
+            return neighbor
+        waiting = () if waiter is None else (waiter,)
+        if neighbor is None:
+            full = len(self._table) >= self._max or len(self._timed) >= MAX_PENDING_ADDRS
+            if full or addr in self._own or not self._first <= addr <= self._last:
+                self._actions.append(Lost(addr, waiting))
+                return None
+            neighbor = self._table[addr] = Neighbor(addr)
+            self._ask(neighbor, INCOMPLETE, now)
+        if len(neighbor.waiting) >= MAX_PENDING_PER_ADDR:
+            self._actions.append(Lost(addr, waiting))
+        else:
+            neighbor.add_waiting(waiting)
+        return None
+
+    # --- time ---------------------------------------------------------------------------
+
+    def deadline(self) -> float:
+        """When on_timer() next has something to do; inf when never."""
+        return self._deadline
+
+    def on_timer(self, now: float) -> None:
+        """Repeat the requests that are due, and give up addresses whose requests had no answer."""
+        for neighbor in [n for n in self._timed.values() if n.timer <= now]:
+            if self._table.get(neighbor.addr) is not neighbor:
+                continue  # It made room for another one just now.
+            if neighbor.requests_left:
+                self._request(neighbor, now)
+            elif neighbor.state == PROBE and neighbor.contested:
+                self._hand_over(neighbor, now)
+            elif neighbor.state == PROBE:
+                self._settle(neighbor)
+            else:
+                held = self._held.get(neighbor.addr)
+                if held is not None and neighbor.contested and now >= held.until:
+                    del self._held[neighbor.addr]
+                self._drop(neighbor)
+        self._deadline = min([n.timer for n in self._timed.values()], default=_INF)
+
+    def _ask(self, neighbor: Neighbor, state: str, now: float) -> None:
+        neighbor.ask(state)
+        self._timed[neighbor.addr] = neighbor
+        self._request(neighbor, now)
+
+    def _request(self, neighbor: Neighbor, now: float) -> None:
+        neighbor.next_request(now)
+        self._deadline = min(self._deadline, neighbor.timer)
+        if neighbor.state == PROBE:
+            self._actions.append(Request(neighbor.addr, neighbor.mac, neighbor.link))
+        else:
+            self._actions.append(Request(neighbor.addr))
+
+    def _settle(self, neighbor: Neighbor) -> None:
+        neighbor.settle()
+        self._timed.pop(neighbor.addr, None)
+
+    # --- forgetting ---------------------------------------------------------------------
+
+    def forget_link(self, link: int) -> None:
+        """The link is gone, and with it every address on it."""
+        self._contests.forget(link)
+        for neighbor in self._timed.values():
+            if neighbor.contested and neighbor.claimant[1] == link and neighbor.state == PROBE:
+                neighbor.withdraw_claim()
+        for neighbor in list(self._links.get(link, {}).values()):
+            if neighbor.contested:
+                self._hand_over(neighbor, neighbor.contest_begun_at())
+            else:
+                self._drop(neighbor)
+
+    def _drop(self, neighbor: Neighbor) -> None:
+        del self._table[neighbor.addr]
+        self._timed.pop(neighbor.addr, None)
+        if neighbor.state != INCOMPLETE:
+            self._unlink(neighbor)
+        self._actions.append(Lost(neighbor.addr, tuple(neighbor.waiting)))
+
+    def _unlink(self, neighbor: Neighbor) -> None:
+        of_link = self._links[neighbor.link]
+        del of_link[neighbor.addr]
+        if not of_link:
+            del self._links[neighbor.link]
+
+    # --- results --------------------------------------------------------------------------
+
+    @property
+    def has_actions(self) -> bool:
+        """Whether take_actions() would return any."""
+        return bool(self._actions)
+
+    def take_actions(self) -> list[Action]:
+        """What the owner has to send and to report since the last call, in order."""
+        actions, self._actions = self._actions, []
+        return actions
+
+    def snapshot(self) -> dict[int, tuple[bytes, int]]:
+        """Address to (MAC, link) of everything known."""
+        return {n.addr: (n.mac, n.link) for n in self._table.values() if n.state != INCOMPLETE}
+
+
+def _confirmed(neighbor: Neighbor) -> float:
+    return neighbor.confirmed

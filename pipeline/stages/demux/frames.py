@@ -1,0 +1,134 @@
+"""Frames of guests: the switch decides which guest gets each, or whether the gateway does.
+
+GRO made runs of most frames. Runs for the gateway go on as they are: TCP to the shard of its flow,
+datagrams to udp.py. Single frames for the gateway are ARP, which is answered here, and IPv4 (ip.py).
+"""
+
+from contextlib import suppress
+from typing import Final
+
+from pipeline.counters import INDEX
+from pipeline.engines import switch
+from pipeline.engines.arp import ArpResponder
+from pipeline.engines.offload import stripped
+from pipeline.records.flows import Ends
+from pipeline.records.frames import ALL_LINKS, Frame
+from pipeline.records.guests import Neighbor
+from pipeline.records.tcp import TcpRange
+from pipeline.records.udp import HEADERS_LEN, UdpRange
+from pipeline.stages.demux.ip import IpInput
+from pipeline.stages.demux.network import Network
+from pipeline.wire import arp, ethernet
+from pipeline.wire.errors import WireError
+
+_ARP_IN: Final = INDEX["arp_messages_received"]
+_PACKETS: Final = INDEX["ipv4_packets_received"]
+_OTHER_TYPE: Final = INDEX["demux_frame_dropped_unknown_ethertype"]
+_SWITCHED: Final = INDEX["switch_frames_forwarded"]
+
+
+class FrameInput:
+    """What ingress received from guests. A method that raises WireError leaves the caller the reference."""
+
+    def __init__(self, network: Network, arp_responder: ArpResponder, ip: IpInput) -> None:
+        self.worker = network.worker
+        self.counts = network.counts
+        self.slots = network.slots
+        self.gateway_mac = network.config.gateway_mac
+        self.switch = network.switch
+        self.neighbors = network.neighbors
+        self.links = network.links
+        self.output = network.output
+        self.tcp_out = network.tcp_out
+        self.arp = arp_responder
+        self.ip = ip
+        self.udp = ip.udp
+
+    def on_tcp_range(self, run: TcpRange, record: bytes, now: float) -> None:
+        """Segments of one flow, which record is about."""
+        begin = run.off - run.header_len
+        dst, src, _ = ethernet.HEADER.unpack_from(self.slots[run.slot], begin)
+        port = self.switch.on_frame(dst, src, run.link, now)
+        if port == switch.TO_GATEWAY:
+            ends = Ends.of(run.key)
+            self.counts[_PACKETS] += run.segments
+            self.neighbors.learn(ends.guest_addr, src, run.link, now)
+            self.ip.refuse_destination(ends.remote_addr)
+            self.tcp_out.push(record, ends)
+        elif port >= 0:
+            self.counts[_SWITCHED] += run.segments
+            self.output.pass_run(port, run)
+        else:
+            raise WireError("demux_frame_dropped_tcp_to_group")
+
+    def on_udp_range(self, run: UdpRange, now: float) -> None:
+        """Datagrams of one flow."""
+        begin = run.off - HEADERS_LEN
+        view = self.slots[run.slot]
+        dst, src, _ = ethernet.HEADER.unpack_from(view, begin)
+        port = self.switch.on_frame(dst, src, run.link, now)
+        count = run.piece_count()
+        if port >= 0:
+            self.counts[_SWITCHED] += count
+            self.output.pass_run(port, run)
+            return
+        if port == switch.FLOOD:
+            if len(self.links) > 1:
+                self.counts[_SWITCHED] += count
+                for start, end in run.piece_bounds():
+                    self.output.frame(ALL_LINKS, view[start - HEADERS_LEN : end], except_link=run.link)
+            if dst != ethernet.BROADCAST:
+                self.worker.free(run.slot)
+                return
+        self.counts[_PACKETS] += count
+        guest_addr = Ends.of(run.key).guest_addr
+        if guest_addr:
+            self.neighbors.learn(guest_addr, src, run.link, now)
+        self.udp.on_guest_datagrams(run, now)
+
+    def on_frame(self, frame: Frame, now: float) -> None:
+        """A single frame."""
+        view = self.slots[frame.slot]
+        end = frame.off + frame.length
+        dst, src, ethertype = ethernet.parse_header(view, frame.off, end)
+        port = self.switch.on_frame(dst, src, frame.link, now)
+        if not frame.vnet and port != switch.TO_GATEWAY:
+            stripped.complete(view, frame.off, frame.length)
+        if port >= 0:
+            self.counts[_SWITCHED] += 1
+            self.output.pass_frame(port, frame)
+            return
+        if port == switch.FLOOD:
+            if len(self.links) > 1:
+                self.counts[_SWITCHED] += 1
+                self.output.frame(ALL_LINKS, view[frame.off : end], except_link=frame.link)
+            if dst != ethernet.BROADCAST:
+                self.worker.free(frame.slot)
+                return
+        if ethertype == ethernet.TYPE_IPV4:
+            self.ip.on_frame(frame, src, now)
+        elif ethertype == ethernet.TYPE_ARP:
+            self._on_arp(frame, src, now)
+        else:
+            self.counts[_OTHER_TYPE] += 1
+            self.worker.free(frame.slot)
+
+    def _on_arp(self, frame: Frame, src: bytes, now: float) -> None:
+        begin = frame.off + ethernet.HEADER_LEN
+        message = arp.parse(self.slots[frame.slot], begin, frame.off + frame.length)
+        self.counts[_ARP_IN] += 1
+        self.neighbors.on_arp(message, src, frame.link, now)
+        reply = self.arp.answer(message)
+        if reply is not None:
+            self.ip.limit_answers(frame.link, now)
+            self.output.frame(frame.link, reply)
+        self.worker.free(frame.slot)
+
+    def on_heard(self, heard: Neighbor, now: float) -> None:
+        """Ingress sent packets past demux: learn what they would have taught. No packet is dropped."""
+        if heard.link not in self.links:
+            return
+        with suppress(WireError):
+            # Another guest may have claimed the MAC meanwhile. It must not keep what others send there.
+            self.switch.on_frame(self.gateway_mac, heard.mac, heard.link, now)
+            self.neighbors.learn(heard.guest_addr, heard.mac, heard.link, now)

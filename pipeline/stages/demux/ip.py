@@ -1,0 +1,171 @@
+"""The gateway's IPv4 input: packets of guests that GRO left alone, one by one.
+
+Fragments are reassembled first. Then UDP goes to its flow or to the resolver, TCP to the shard of its flow,
+and ICMP is answered or passed on. A routed packet without hops left is answered with "time exceeded".
+"""
+
+from typing import Final
+
+from pipeline.counters import INDEX
+from pipeline.engines.buckets import Buckets
+from pipeline.engines.offload import stripped
+from pipeline.engines.reassembly import Reassembler
+from pipeline.records.flows import Ends
+from pipeline.records.frames import Frame
+from pipeline.records.tcp import TcpRange
+from pipeline.stages.demux.icmp import IcmpDispatch
+from pipeline.stages.demux.network import Network
+from pipeline.stages.demux.packet import Packet
+from pipeline.stages.demux.udp import UdpDispatch
+from pipeline.wire import ethernet, icmp, ipv4, offload, tcp, tcp_options, virtio_net
+from pipeline.wire.errors import WireError
+
+_PACKETS: Final = INDEX["ipv4_packets_received"]
+_EVICTED: Final = INDEX["ipv4_datagram_dropped_reassembly_full"]
+_EXPIRED: Final = INDEX["ipv4_datagram_dropped_reassembly_timeout"]
+
+
+class IpInput:
+    """Packets for the gateway, and packets that it routes."""
+
+    def __init__(self, network: Network, udp: UdpDispatch, icmp: IcmpDispatch) -> None:
+        config = network.config
+        self.worker = network.worker
+        self.counts = network.counts
+        self.slots = network.slots
+        self.neighbors = network.neighbors
+        self.output = network.output
+        self.targets = network.targets
+        self.tcp_out = network.tcp_out
+        self.udp = udp
+        self.icmp = icmp
+        self.fragments = Reassembler(
+            max_datagrams=config.max_fragmented,
+            max_datagrams_per_source=config.max_fragmented_per_guest,
+            max_bytes=config.max_fragment_bytes,
+            max_bytes_per_source=config.max_fragment_bytes_per_guest,
+        )
+        self.answers = Buckets(config.max_answers_per_second, config.max_answers_per_second)
+
+    def on_frame(self, frame: Frame, mac: bytes, now: float) -> None:
+        """A frame with an IPv4 packet. Raises WireError while the caller owns the reference."""
+        view = self.slots[frame.slot]
+        off = frame.off + ethernet.HEADER_LEN
+        header = ipv4.parse(view, off, frame.off + frame.length)
+        self.counts[_PACKETS] += 1
+        if header.src:
+            # Only a DHCP client that has no address yet may send from 0.0.0.0.
+            self.neighbors.learn(header.src, mac, frame.link, now)
+        if header.frag_off or header.flags & ipv4.FLAG_MF:
+            whole = self.fragments.on_fragment(view, off, header, frame.link, now)
+            self.worker.free(frame.slot)
+            if whole is not None:
+                self._on_reassembled(whole, frame.link, mac, now)
+            return
+        partial = frame.vnet and view[frame.off - offload.VNET_LEN] & virtio_net.NEEDS_CSUM != 0
+        self._on_packet(Packet(header, frame.link, mac, frame.slot, off, partial), now)
+
+    def _on_reassembled(self, whole: bytes, link: int, mac: bytes, now: float) -> None:
+        """Copy a reassembled packet into a slot of demux' own and treat it as if it had come whole."""
+        where = self.output.copy(whole)
+        if where is None:
+            return
+        slot, off = where
+        try:
+            header = ipv4.parse(self.slots[slot], off, off + len(whole))
+            self._on_packet(Packet(header, link, mac, slot, off, partial=False), now)
+        except WireError as error:
+            self.worker.free(slot)
+            self.counts[INDEX[error.reason]] += 1
+
+    def _on_packet(self, packet: Packet, now: float) -> None:
+        """One whole packet. Raises WireError while the caller owns the reference."""
+        header = packet.header
+        if header.ttl <= 1 and header.proto != ipv4.PROTO_ICMP and self.icmp.is_beyond(header):
+            if not packet.partial:
+                # The answer quotes the packet as it would be on a wire.
+                stripped.complete_packet(self.slots[packet.slot], packet.off, packet.end)
+            self.icmp.check_ttl(packet, now)
+        if header.proto == ipv4.PROTO_UDP:
+            self.udp.on_guest_packet(packet, now)
+        elif header.proto == ipv4.PROTO_TCP:
+            self._on_segment(packet)
+        elif header.proto == ipv4.PROTO_ICMP:
+            message = icmp.parse(self.slots[packet.slot], packet.begin, packet.end)
+            self.limit_answers(packet.link, now)
+            self.icmp.on_guest_message(packet, message, now)
+        else:
+            self.icmp.refuse_protocol(packet, now)
+
+    def _on_segment(self, packet: Packet) -> None:
+        """A TCP segment that GRO left alone: it has IP options, a TTL below 2, or came in fragments."""
+        view = self.slots[packet.slot]
+        header = packet.header
+        segment = tcp.parse(view, packet.begin, packet.end)
+        tcp.verify(view, packet.begin, packet.end, header.src, header.dst)
+        self.refuse_destination(header.dst)
+        off = packet.begin + segment.header_len
+        options = tcp_options.parse(view, packet.begin + tcp.HEADER_LEN, off)
+        length = packet.end - off
+        ends = Ends(header.src, segment.src_port, header.dst, segment.dst_port)
+        run = TcpRange(
+            slot=packet.slot,
+            off=off,
+            length=length,
+            stride=0,
+            piece_size=length,
+            link=packet.link,
+            key=ends.key(),
+            flags=segment.flags & 0xFF,
+            segments=1,
+            seq=segment.seq,
+            ack=segment.ack,
+            window=segment.wnd,
+            ts_val=options.ts_val,
+            ts_ecr=options.ts_ecr,
+            # Counted from where an Ethernet header would be, as if there were no IP options.
+            header_len=ethernet.HEADER_LEN + ipv4.HEADER_LEN + segment.header_len,
+            has_timestamps=options.has_ts,
+            has_other_options=segment.header_len > tcp.HEADER_LEN,
+            vnet=False,
+        )
+        self.tcp_out.push(run.pack(), ends)
+
+    # --- what the gateway refuses -----------------------------------------------------------
+
+    def refuse_destination(self, addr: int) -> None:
+        """Drop a segment that must not even be answered with RST. Raises WireError."""
+        if ipv4.is_multicast(addr) or addr in (ipv4.BROADCAST, self.targets.broadcast):
+            raise WireError("ipv4_packet_dropped_group_destination")
+        if ipv4.is_loopback(addr):
+            raise WireError("ipv4_packet_dropped_loopback_destination")
+
+    def limit_answers(self, link: int, now: float) -> None:
+        """Bound how many pings and ARP requests of a guest are answered in a second. Raises WireError."""
+        if not self.answers.take(link, now):
+            raise WireError("demux_message_dropped_rate_limit")
+
+    # --- time and ends ----------------------------------------------------------------------
+
+    def deadline(self) -> float:
+        """When the oldest incomplete datagram is given up."""
+        return self.fragments.deadline()
+
+    def expire(self, now: float) -> None:
+        """Give up datagrams whose fragments did not all come in time."""
+        if self.fragments.deadline() > now:
+            return
+        for expired in self.fragments.expire(now):
+            self.counts[_EXPIRED] += 1
+            if expired.packet:
+                self.icmp.reassembly_exceeded(expired.packet, now)
+
+    def update_counters(self) -> None:
+        """Write what the engines count."""
+        self.counts[_EVICTED] = self.fragments.evicted
+        self.icmp.update_counters()
+
+    def forget_link(self, link: int) -> None:
+        """The link is gone; another guest will get its number."""
+        self.answers.forget(link)
+        self.fragments.forget(link)

@@ -1,0 +1,59 @@
+"""What all parts of demux share: the worker and its rings, the tables of guests, and the way out."""
+
+from pipeline.config.model import Config
+from pipeline.engines.flows import rss_hash
+from pipeline.engines.nat import Nat
+from pipeline.engines.neighbors.table import Neighbors
+from pipeline.engines.switch import Switch
+from pipeline.ipc.ring import Producer
+from pipeline.records.flows import Ends
+from pipeline.stages.demux.output import Output
+from pipeline.stages.worker import Worker
+
+
+class TcpShards:
+    """The rings to the tcp workers. RSS decides which of them has a flow."""
+
+    def __init__(self, rings: list[Producer]) -> None:
+        self.rings = rings
+
+    def push(self, record: bytes, ends: Ends) -> None:
+        """Push a record to the tcp worker that has the flow with these ends."""
+        rings = self.rings
+        if len(rings) == 1:
+            rings[0].push(record)
+        else:
+            spread = rss_hash(ends.guest_addr, ends.guest_port, ends.remote_addr, ends.remote_port)
+            rings[spread % len(rings)].push(record)
+
+
+class Network:
+    """One virtual network, as demux sees it."""
+
+    def __init__(self, worker: Worker, config: Config) -> None:
+        ports = worker.ports
+        self.worker = worker
+        self.config = config
+        self.counts = worker.counts
+        self.slots = ports.arena.slots
+        self.own = (config.gateway_ip, *config.gateway_virtual_ips)
+        """The addresses that the gateway answers ARP for."""
+        self.targets = Nat.from_config(config)
+        self.neighbors = Neighbors(
+            network=int(config.subnet.network_address),
+            prefix_len=config.subnet.prefixlen,
+            own=self.own,
+            gateway_mac=config.gateway_mac,
+            max_neighbors=config.max_neighbors,
+            max_per_link=config.max_neighbors_per_guest,
+        )
+        self.switch = Switch(
+            config.gateway_mac, config.max_macs_per_guest, config.max_macs, self.neighbors.ask_station
+        )
+        self.links: set[int] = set()
+        """The guests that are connected."""
+        self.output = Output(worker, config.gateway_mac, config.mtu)
+        self.ingress_out = ports.rings_out["ingress"]
+        self.resolver_out = ports.rings_out["resolver"]
+        self.egress_out = [ports.rings_out[f"egress{i}"] for i in range(config.egress_workers)]
+        self.tcp_out = TcpShards([ports.rings_out[f"tcp{i}"] for i in range(config.tcp_workers)])

@@ -1,0 +1,24 @@
+"""One whole IPv4 packet of a guest for the gateway, as it lies in a slot."""
+
+from pipeline.wire import ipv4
+
+
+class Packet:
+    """A packet that demux reads itself: GRO left it alone, or it was reassembled.
+
+    link, mac: the guest that sent it.
+    off: where its header begins. begin, end: where its payload begins and ends.
+    partial: the guest's kernel left the UDP checksum to its network card, so it is not complete.
+    """
+
+    def __init__(
+        self, header: ipv4.Header, link: int, mac: bytes, slot: int, off: int, partial: bool
+    ) -> None:
+        self.header = header
+        self.link = link
+        self.mac = mac
+        self.slot = slot
+        self.off = off
+        self.begin = off + header.ihl
+        self.end = off + header.total_len
+        self.partial = partial

@@ -1,0 +1,80 @@
+"""UDP sockets that are connected to the one remote of their flow: only that remote may answer the guest.
+
+RFC 4787 calls this address- and port-dependent mapping and filtering. It is the default.
+"""
+
+import errno
+from collections.abc import Sequence
+
+from pipeline.engines import refusal
+from pipeline.records.addresses import Addr
+from pipeline.records.flows import Ends, FlowKey
+from pipeline.stages.egress.context import EgressContext
+from pipeline.stages.egress.datagrams import (
+    SEND_FAILED,
+    SOCKET_FULL,
+    TO_HOST,
+    DatagramFlow,
+    DatagramSocket,
+    DatagramSockets,
+    DatagramTable,
+    open_socket,
+    sent_before,
+)
+from pipeline.wire import ipv4
+
+
+class ConnectedSocket(DatagramSocket):
+    """The socket of one flow."""
+
+    def open_flow(self, number: int, key: FlowKey, host_addr: Addr) -> DatagramFlow:
+        """The one flow of this socket."""
+        flow = DatagramFlow(self, number, key)
+        self.add(flow)
+        return flow
+
+    def send(self, flow: DatagramFlow, pieces: Sequence[memoryview], size: int) -> None:
+        """Send datagrams. An error may be about earlier ones; either way the remote does not listen."""
+        counts = self.context.counts
+        lost = SOCKET_FULL
+        failed = 0
+        try:
+            sent = self._send(flow, pieces, size)
+        except OSError as error:
+            sent = sent_before(error)
+            lost = SEND_FAILED
+            failed = error.errno or 0
+        counts[TO_HOST] += sent
+        counts[lost] += len(pieces) - sent
+        if refusal.answer_to_datagram(failed) >= 0:
+            flow.fail(failed)
+
+    def receive(self, view: memoryview) -> tuple[int, int]:
+        """Read one datagram; nobody but the remote can have sent it."""
+        return self.sock.recv_into(view), 0
+
+    def flow_from(self, source: int, count: int) -> DatagramFlow | None:
+        """The one flow of this socket."""
+        for flow in self.flows.values():
+            return flow
+        return None
+
+    def on_read_error(self, error: OSError) -> bool:
+        """The remote refused a datagram, or is out of reach: the flow is over."""
+        for flow in list(self.flows.values()):
+            flow.fail(error.errno or errno.EIO)
+        return False
+
+
+class ConnectedSockets(DatagramSockets):
+    """Opens a socket for each flow."""
+
+    def __init__(self, context: EgressContext, table: DatagramTable) -> None:
+        self._context = context
+        self._table = table
+
+    def socket_for(self, link: int, ends: Ends, host_addr: Addr, now: float) -> DatagramSocket:
+        """A new socket, connected to the remote."""
+        address = (ipv4.addr_text(host_addr), ends.remote_port)
+        sock = open_socket(self._context, link, lambda made: made.connect(address))
+        return ConnectedSocket(self._context, self._table, sock, link, now)

@@ -1,0 +1,210 @@
+"""The TCP half of egress: connections that guests ask for, and those that host clients bring.
+
+Of what tcp sends this file reads the records. What happens to a connection is in Flow, what is read from
+its host in HostReads, and what is written there in HostWrites.
+"""
+
+import socket
+from typing import Final
+
+from pipeline.config.model import Config
+from pipeline.counters import INDEX
+from pipeline.host import tcp as host_tcp
+from pipeline.host.stream import HostStream
+from pipeline.records.addresses import Addr
+from pipeline.records.dials import DialFailed
+from pipeline.records.flows import FLOW_FROM_EGRESS, FlowNotice, flow_of
+from pipeline.records.kinds import (
+    ABORT,
+    CLOSED,
+    CONNECT,
+    DIAL_FAILED,
+    GUEST_ANSWERED,
+    RECORD_BYTES,
+    SHUTDOWN,
+    TO_HOST,
+    WINDOW,
+)
+from pipeline.records.streams import MAKE_WAY_NO, Connect, GuestAnswered, ToHost, Window
+from pipeline.stages.egress.closing import ClosingFlows
+from pipeline.stages.egress.context import EgressContext
+from pipeline.stages.egress.dials import PendingDials
+from pipeline.stages.egress.flow import Flow, FlowTable
+from pipeline.stages.egress.opener import Opener
+from pipeline.stages.egress.reads import HostReads
+from pipeline.stages.egress.sockets import NO_DESCRIPTOR
+from pipeline.stages.egress.writes import HostWrites
+from pipeline.topology import INGRESS
+
+CLOSING_PART: Final = 4
+"""Connections that are over may have one part in this many of the sockets."""
+
+_ACCEPTED: Final = INDEX["egress_connection_accepted"]
+_FLOWS: Final = INDEX["egress_flows"]
+
+
+class Connections:
+    """All TCP connections of one egress worker."""
+
+    def __init__(
+        self,
+        context: EgressContext,
+        config: Config,
+        opener: Opener,
+    ) -> None:
+        self._worker = context.worker
+        self._slots = context.slots
+        self._shares = context.shares
+        self._bound = context.bound
+        self._numbers = context.numbers
+        self._opener = opener
+        self._tcp_out = context.tcp_out
+        self._dials = PendingDials(context.demux_out)
+        self._closing: ClosingFlows[Flow] = ClosingFlows(
+            config.max_closing_bytes, context.bound.limit // CLOSING_PART
+        )
+        # Where sleepers do not look for more, waking them ahead gains nothing.
+        prewakes = INGRESS if config.busy_poll else ""
+        self.flows = FlowTable(context, self._dials, self._closing, prewakes)
+        self._reads = HostReads(context, self.flows)
+        self._writes = HostWrites(context, self.flows, self._reads, config.max_slots_per_flow)
+
+    # --- the step ---------------------------------------------------------------------------
+
+    def write(self, now: float) -> None:
+        """Write to host sockets, and give up what has waited too long."""
+        self._writes.write(now)
+        if self._dials.deadline() <= now:
+            self._give_up_dialling(now)
+
+    def read(self, now: float) -> int:
+        """Read from host sockets, a bounded number of times. Returns how often."""
+        return self._reads.read_ready(now)
+
+    def on_small_read(self, now: float) -> None:
+        """A flow of datagrams had little to read: steps are short while it goes on."""
+        self._reads.on_small_read(now)
+
+    def deadline(self) -> float:
+        """When there is something to do though nothing happens; 0 if there is more to read."""
+        if self.flows.turns.more:
+            return 0.0
+        return min(self._writes.deadline(), self._dials.deadline())
+
+    def write_gauges(self) -> None:
+        """Write the gauges of connections."""
+        self._worker.counts[_FLOWS] = len(self.flows)
+
+    # --- records from tcp -------------------------------------------------------------------
+
+    def on_tcp_burst(self, shard: int, burst: memoryview) -> int:
+        """Records of one tcp worker. Returns how many."""
+        by_key = self.flows.by_key
+        base = shard << 32
+        for at in range(0, len(burst), RECORD_BYTES):
+            kind = burst[at]
+            if kind == TO_HOST:
+                run = ToHost.unpack(burst, at)
+                flow = by_key.get(run.flow if run.flow & FLOW_FROM_EGRESS else base | run.flow)
+                if flow is not None:
+                    flow.enqueue(run)
+                else:
+                    # The host's side has ended first, and what tcp sends meanwhile is void.
+                    self._worker.free(run.slot)
+                continue
+            if kind == CONNECT:
+                self._connect(shard, Connect.unpack(burst, at))
+                continue
+            number = flow_of(burst, at)
+            flow = by_key.get(number if number & FLOW_FROM_EGRESS else base | number)
+            if flow is not None:
+                self._on_notice(flow, shard, burst, at)
+        return len(burst) // RECORD_BYTES
+
+    def _on_notice(self, flow: Flow, shard: int, burst: memoryview, at: int) -> None:
+        kind = burst[at]
+        if kind == WINDOW:
+            flow.on_window(Window.unpack(burst, at).window)
+        elif kind == SHUTDOWN:
+            flow.finish_writing()
+        elif kind == CLOSED:
+            flow.guest_closed()
+        elif kind == ABORT:
+            flow.guest_aborted()
+        elif kind == GUEST_ANSWERED:
+            answer = GuestAnswered.unpack(burst, at)
+            flow.guest_answered(shard, self._shares.of(answer.link), answer.mss)
+        elif kind == DIAL_FAILED and (
+            DialFailed.unpack(burst, at).final
+            # Else the port is still in use towards this guest: demux takes the next one.
+            or not self._dials.try_next(flow.number)
+        ):
+            flow.close(reset=False)
+
+    def _connect(self, shard: int, request: Connect) -> None:
+        sock, error = self._opener.open(request)
+        if sock is None:
+            make_way = self._bound.way(request.link) if error in NO_DESCRIPTOR else MAKE_WAY_NO
+            self.flows.notify_connect_failed(shard, request, error, make_way)
+            return
+        share = self._shares.of(request.link)
+        flow = Flow(self.flows, request.flow, shard, HostStream(sock, self._slots), share, request)
+        if host_tcp.stands(sock):
+            flow.connected()
+            # The guest waits for nothing that follows here.
+            self._worker.publish()
+        host_tcp.tune(sock)
+
+    # --- connections of host clients ----------------------------------------------------------
+
+    def accepted(self, sock: socket.socket, addr: Addr, port: int, head: bytes) -> None:
+        """Dial a guest for a connection that listen accepted. head: what the guest gets first."""
+        host_tcp.tune(sock)
+        number = self._numbers.next()
+        # Whose share it needs, and which shard has it, is known when the guest has answered.
+        Flow(self.flows, number, 0, HostStream(sock, self._slots, head), self._shares.of(0))
+        self._worker.counts[_ACCEPTED] += 1
+        self._dials.add(number, addr, port)
+
+    def dial_failed(self, number: int) -> None:
+        """Demux found no guest with the dialled address: the host client sees its connection end."""
+        flow = self.flows.by_key.get(number)
+        if flow is not None:
+            flow.close(reset=False)
+
+    def _give_up_dialling(self, now: float) -> None:
+        for number in self._dials.overdue(now):
+            # The guest has not answered, so the shard is not known. The other shards do not know the number.
+            for ring in self._tcp_out:
+                ring.push(FlowNotice.pack(ABORT, number))
+            self.dial_failed(number)
+
+    # --- slots, the end -----------------------------------------------------------------------
+
+    def on_released(self, source: str, tags: list[int]) -> None:
+        """References came home from a worker; each tag is the number of the flow that used one."""
+        by_key = self.flows.by_key
+        base = int(source[3:]) << 32 if source.startswith("tcp") else 0
+        for number in tags:
+            flow = by_key.get(number if number & FLOW_FROM_EGRESS else base | number)
+            if flow is not None:
+                flow.returned()
+
+    def held(self) -> dict[str, int]:
+        """How many of each thing there is for guests."""
+        flows = self.flows
+        return {
+            "flows": len(flows),
+            "dials": len(self._dials),
+            "needs_flush": len(flows.needs_flush),
+            "stalled": len(flows.stalled),
+            "ready": len(flows.turns.ready),
+            "waiting_for_slots": flows.turns.waiting_count,
+            "closing": len(self._closing),
+            "closing_bytes": self._closing.charged_bytes,
+        }
+
+    def close(self) -> None:
+        """Reset all connections."""
+        for flow in list(self.flows.by_key.values()):
+            flow.close(reset=True)

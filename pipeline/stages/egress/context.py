@@ -1,0 +1,38 @@
+"""What connections, datagrams and pings of one egress worker share."""
+
+from typing import Final
+
+from pipeline.engines.nat import Nat
+from pipeline.host.filler import SlotFiller
+from pipeline.ipc.arena import HEADROOM, SLOT_BYTES
+from pipeline.stages.egress.notices import DemuxNotices
+from pipeline.stages.egress.numbers import FlowNumbers
+from pipeline.stages.egress.policy_filter import PolicyFilter
+from pipeline.stages.egress.share import Shares
+from pipeline.stages.egress.sockets import SocketBound
+from pipeline.stages.worker import Worker
+
+READ_GAP: Final = 64
+"""Bytes left before each read of a shared slot: room for the headers of a small frame."""
+
+
+class EgressContext:
+    """The worker with its rings and slots, the rules for flows, and the bound on sockets."""
+
+    def __init__(self, worker: Worker, targets: Nat, policy: PolicyFilter, tcp_workers: int) -> None:
+        rings_out = worker.ports.rings_out
+        self.worker = worker
+        self.counts = worker.counts
+        self.slots = worker.ports.arena.slots
+        self.demux_out = rings_out["demux"]
+        self.ingress_out = rings_out["ingress"]
+        self.tcp_out = [rings_out[f"tcp{index}"] for index in range(tcp_workers)]
+        """By shard."""
+        self.targets = targets
+        self.policy = policy
+        self.filler = SlotFiller(worker.pool, SLOT_BYTES, HEADROOM, READ_GAP)
+        """For datagrams. Connections have the fillers of ``shares``."""
+        self.shares = Shares(worker.pool, SLOT_BYTES, HEADROOM, READ_GAP)
+        self.bound = SocketBound(worker, self.tcp_out)
+        self.notices = DemuxNotices(self.demux_out)
+        self.numbers = FlowNumbers()

@@ -1,0 +1,243 @@
+"""UDP flows of guests and their host sockets, whatever socket a flow has.
+
+A *flow* is what a guest sends to one remote, and what comes back. Demux gives it its number and counts its
+time (pipeline.engines.udp). Its *socket* is of one of two kinds, which ``udp-nat`` chooses:
+
+- connected to the remote, and of this flow alone (pipeline.stages.egress.connected);
+- not connected, and shared by all flows of one port of the guest (pipeline.stages.egress.cone).
+
+Here is what both kinds have in common. Reading is in pipeline.stages.egress.reader.
+"""
+
+import errno
+import socket
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from pipeline.counters import INDEX
+from pipeline.engines import nat
+from pipeline.host import udp as host_udp
+from pipeline.ipc import events as ev
+from pipeline.records.addresses import Addr
+from pipeline.records.flows import Ends, FlowKey
+from pipeline.records.kinds import REPORT_EVERY_S
+from pipeline.stages.egress.context import EgressContext
+from pipeline.stages.egress.sockets import USED_AGAIN_S, GuestSocket
+
+SOCKET_BUFFER_BYTES: Final = 1 << 20
+TYPICAL_BYTES: Final = 1472
+"""The longest datagram that the first read of a socket expects."""
+NO_NUMBER: Final = 0
+"""The number of a flow that demux does not know."""
+
+_EVENTS: Final = ev.READ | ev.EDGE
+TO_HOST: Final = INDEX["egress_datagrams_to_host"]
+SEND_FAILED: Final = INDEX["egress_datagram_dropped_send_failed"]
+SOCKET_FULL: Final = INDEX["egress_datagram_dropped_socket_full"]
+NO_SOCKET: Final = INDEX["egress_datagram_dropped_no_socket"]
+
+
+class DatagramFlow:
+    """What a guest exchanges with one remote."""
+
+    def __init__(
+        self,
+        sock: "DatagramSocket",
+        number: int,
+        key: FlowKey,
+        source: int = 0,
+        address: host_udp.Address | None = None,
+    ) -> None:
+        """source: where answers come from on the host, address << 16 | port. address: the same for
+        sendto()."""
+        self.socket = sock
+        self.number = number
+        self.key = key
+        self.source = source
+        self.address = address
+        # Demux counts the answers to DNS questions. The other answers go past it.
+        self.past_demux = number == NO_NUMBER or Ends.of(key).remote_port != nat.DNS_PORT
+        self._notify_at = 0.0
+
+    def on_answer(self, now: float) -> None:
+        """Datagrams of the remote are on their way to the guest."""
+        if self.number == NO_NUMBER:
+            # What strangers send keeps nothing alive.
+            return
+        self.socket.use(now)
+        if self.past_demux and now >= self._notify_at:
+            self._notify_at = now + REPORT_EVERY_S
+            self.socket.context.notices.notify_udp_answered(self.number)
+
+    def fail(self, error: int) -> None:
+        """The host cannot serve the flow: the guest is told by ICMP. Its next datagram opens another flow."""
+        self.socket.context.notices.notify_datagram_failed(self.key, error)
+        self.end()
+
+    def end(self) -> None:
+        """Close the flow and tell demux."""
+        self.socket.remove(self)
+        self.socket.context.notices.notify_udp_closed(self.number)
+
+    def close(self) -> None:
+        """Demux has ended the flow."""
+        self.socket.remove(self)
+
+
+class DatagramTable:
+    """All UDP flows of guests of one egress worker. Flows and sockets enter and leave by themselves."""
+
+    def __init__(self) -> None:
+        self.flows_by_id: dict[int, DatagramFlow] = {}
+        self.ready: dict[DatagramSocket, None] = {}
+        """Sockets with something to read."""
+        self.sender = host_udp.Sender(host_udp.can_segment())
+
+
+class DatagramSocket(GuestSocket):
+    """A host socket of one or several UDP flows. Open as long as it has a flow."""
+
+    def __init__(
+        self, context: EgressContext, table: DatagramTable, sock: socket.socket, link: int, now: float
+    ) -> None:
+        super().__init__(link)
+        self.context = context
+        self.sock = sock
+        self.flows: dict[int, DatagramFlow] = {}
+        """By number."""
+        self.longest = TYPICAL_BYTES
+        """Bytes of the longest datagram of the last read: what the next read expects."""
+        self._table = table
+        self._used_at = now
+        context.bound.opened(self)
+        context.worker.register(sock.fileno(), _EVENTS, self.on_event)
+
+    # --- what the kinds of socket do differently ---------------------------------------------
+
+    def open_flow(self, number: int, key: FlowKey, host_addr: Addr) -> DatagramFlow:
+        """A new flow of this socket. host_addr: what the remote's address is on the host."""
+        raise NotImplementedError
+
+    def send(self, flow: DatagramFlow, pieces: Sequence[memoryview], size: int) -> None:
+        """Send datagrams of a flow, all of size bytes but for a shorter last. Counts what became of them."""
+        raise NotImplementedError
+
+    def before_read(self) -> None:
+        """Reading begins."""
+
+    def receive(self, view: memoryview) -> tuple[int, int]:
+        """Read one datagram to view: its length, and its source if the socket has several. Raises OSError."""
+        raise NotImplementedError
+
+    def flow_from(self, source: int, count: int) -> DatagramFlow | None:
+        """The flow of count datagrams from this source. None if the guest may not have them; counts them."""
+        raise NotImplementedError
+
+    def on_read_error(self, error: OSError) -> bool:
+        """A read raised this error. Whether reading goes on."""
+        raise NotImplementedError
+
+    def on_event(self, events: int) -> None:
+        """The poller has events of the socket."""
+        self.readable()
+
+    # --- what all do -----------------------------------------------------------------------
+
+    def readable(self) -> None:
+        """The socket has something to read."""
+        self._table.ready[self] = None
+
+    def expect(self, longest: int) -> None:
+        """The next read is expected to bring datagrams of up to that length."""
+        self.longest = longest
+
+    def use(self, now: float) -> None:
+        """A datagram of a flow went either way."""
+        if now - self._used_at >= USED_AGAIN_S:
+            self._used_at = now
+            self.context.bound.used(self)
+
+    def add(self, flow: DatagramFlow) -> None:
+        """A flow of this socket begins."""
+        self.flows[flow.number] = self._table.flows_by_id[flow.number] = flow
+
+    def remove(self, flow: DatagramFlow) -> None:
+        """A flow is over. The last one closes the socket."""
+        del self.flows[flow.number]
+        del self._table.flows_by_id[flow.number]
+        if not self.flows:
+            self.close()
+
+    def evict(self) -> None:
+        """Another flow needs the socket."""
+        for flow in list(self.flows.values()):
+            flow.end()
+
+    def close(self) -> None:
+        """Close the socket, which has no flow any more."""
+        self._table.ready.pop(self, None)
+        self.context.bound.closed(self)
+        self.context.worker.unregister(self.sock.fileno())
+        self.sock.close()
+
+    def _send(self, flow: DatagramFlow, pieces: Sequence[memoryview], size: int) -> int:
+        return send_pieces(self._table.sender, self.sock, pieces, size, flow.address)
+
+
+class DatagramSockets:
+    """Decides which flows share a socket."""
+
+    def socket_for(self, link: int, ends: Ends, host_addr: Addr, now: float) -> DatagramSocket:
+        """The socket for a new flow of the guest on link. Raises OSError where there may be no other one."""
+        raise NotImplementedError
+
+
+def open_socket(
+    context: EgressContext, link: int, prepare: Callable[[socket.socket], object]
+) -> socket.socket:
+    """A datagram socket for the guest on link, which prepare() has bound or connected. Raises OSError."""
+    sock = context.bound.datagram_socket(link, _new_socket)
+    if sock is None:
+        raise OSError(errno.EMFILE, "too many sockets of guests")
+    try:
+        sock.setblocking(False)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, SOCKET_BUFFER_BYTES)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SOCKET_BUFFER_BYTES)
+        prepare(sock)
+    except OSError:
+        sock.close()
+        raise
+    return sock
+
+
+def _new_socket() -> socket.socket:
+    return socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+
+
+def send_pieces(
+    sender: host_udp.Sender,
+    sock: socket.socket,
+    pieces: Sequence[memoryview],
+    size: int,
+    address: host_udp.Address | None,
+    control: host_udp.Control = (),
+) -> int:
+    """Send each piece as a datagram. Returns how many the socket took before it was full.
+
+    All pieces have size bytes, the last may be shorter. Raises OSError; sent_before() says how many went.
+    """
+    if len(pieces) > 1 or control:
+        return sender.send(sock, pieces, size, address, control)
+    try:
+        if address is None:
+            sock.send(pieces[0])
+        else:
+            sock.sendto(pieces[0], address)
+    except BlockingIOError:
+        return 0
+    return 1
+
+
+def sent_before(error: OSError) -> int:
+    """How many datagrams went before this error of send_pieces()."""
+    return error.sent if isinstance(error, host_udp.SendError) else 0

@@ -1,0 +1,36 @@
+"""What egress reports to demux about flows: those that are over, and those that a guest cannot have."""
+
+from pipeline.engines import refusal
+from pipeline.ipc.ring import Producer
+from pipeline.records.flows import FlowKey, FlowNotice
+from pipeline.records.icmp import Unreachable
+from pipeline.records.kinds import UDP_ANSWERED, UDP_CLOSE
+from pipeline.records.streams import Connect
+from pipeline.wire import ipv4
+
+
+class DemuxNotices:
+    """Writes these records to the ring of demux."""
+
+    def __init__(self, demux_out: Producer) -> None:
+        self._demux_out = demux_out
+
+    def notify_syn_failed(self, request: Connect, error: int) -> None:
+        """Demux is to tell the guest by ICMP why its SYN failed, where this errno has a message."""
+        code = refusal.answer_to_syn(error)
+        if code >= 0:
+            self._demux_out.push(Unreachable.pack(request.key, ipv4.PROTO_TCP, code, request.syn_seq))
+
+    def notify_datagram_failed(self, key: FlowKey, error: int) -> None:
+        """Demux is to tell the guest by ICMP why its datagram failed, where this errno has a message."""
+        code = refusal.answer_to_datagram(error)
+        if code >= 0:
+            self._demux_out.push(Unreachable.pack(key, ipv4.PROTO_UDP, code))
+
+    def notify_udp_closed(self, number: int) -> None:
+        """A UDP flow is over."""
+        self._demux_out.push(FlowNotice.pack(UDP_CLOSE, number))
+
+    def notify_udp_answered(self, number: int) -> None:
+        """Datagrams of a UDP flow went past demux to the guest."""
+        self._demux_out.push(FlowNotice.pack(UDP_ANSWERED, number))

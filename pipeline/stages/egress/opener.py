@@ -1,0 +1,72 @@
+"""Opens the host sockets of connections that guests ask for: by the NAT table, the policy and the bound."""
+
+import errno
+import socket
+from collections.abc import Callable
+
+from pipeline.counters import INDEX
+from pipeline.engines import nat
+from pipeline.host import tcp as host_tcp
+from pipeline.records.flows import Ends
+from pipeline.records.streams import Connect
+from pipeline.stages.egress.context import EgressContext
+from pipeline.stages.egress.policy_filter import REFUSED
+from pipeline.stages.egress.sockets import NO_DESCRIPTOR
+from pipeline.stages.worker import Worker
+from pipeline.wire import ipv4
+
+
+class Opener:
+    """Opens host sockets for the connections that guests ask for."""
+
+    def __init__(self, context: EgressContext, read_names: Callable[[], object]) -> None:
+        """read_names: read what demux has sent, since that may be NAMED records for the policy."""
+        self._worker = context.worker
+        self._targets = context.targets
+        self._policy = context.policy
+        self._bound = context.bound
+        self._read_names = read_names
+
+    def open(self, request: Connect) -> tuple[socket.socket | None, int]:
+        """As pipeline.host.tcp.connect(): the socket and 0, or None and an errno."""
+        ends = Ends.of(request.key)
+        target = self._targets.tcp_target(ends.remote_addr, ends.remote_port)
+        if target.refused:
+            self._worker.counts[INDEX[target.refused]] += 1
+            return None, target.errno
+        if self._policy.active and not target.service:
+            # The resolver's NAMED was published before the guest's SYN was: it is in demux' ring.
+            self._read_names()
+            if self._policy.refuses(ends.guest_addr, ends.remote_addr, ends.remote_port, "tcp"):
+                return None, REFUSED
+        if self._bound.refuses(request.link):
+            return None, errno.EMFILE
+        sock, error = self._try(target, ends, request.link)
+        if error in NO_DESCRIPTOR and self._bound.make_room(request.link):
+            sock, error = self._try(target, ends, request.link)
+        return sock, error
+
+    def _try(self, target: nat.Target, ends: Ends, link: int) -> tuple[socket.socket | None, int]:
+        if target.service:
+            guest = f"{ipv4.addr_text(ends.guest_addr)}:{ends.guest_port}"
+            return open_service(self._worker, target.service, guest, link)
+        return host_tcp.connect(ipv4.addr_text(target.addr), ends.remote_port)
+
+
+def open_service(worker: Worker, name: str, guest: str, link: int) -> tuple[socket.socket | None, int]:
+    """Connect a guest (``address:port``, on link) to a service; the supervisor gets the other end.
+
+    Returns as pipeline.host.tcp.connect(): the socket (tune() it) and 0, or None and an errno.
+    """
+    try:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+    except OSError as error:
+        return None, error.errno or errno.EMFILE
+    with theirs:
+        try:
+            worker.send_event({"event": "service", "name": name, "guest": guest, "link": link}, [theirs])
+        except OSError as error:
+            # The message would have to wait, and there is no descriptor to keep its socket with.
+            ours.close()
+            return None, error.errno or errno.EMFILE
+    return ours, 0

@@ -1,0 +1,111 @@
+"""What egress writes to the host sockets of connections, and what becomes of bytes that a host does not
+take.
+
+Bytes that a host leaves in slots for SPILL_AFTER_S are copied elsewhere, since slots are for everybody's
+frames. A connection that is over for the guest waits for its host as long as pipeline.stages.egress.closing
+allows.
+"""
+
+from typing import Final
+
+from pipeline.counters import INDEX
+from pipeline.records.streams import Taken
+from pipeline.stages.egress.context import EgressContext
+from pipeline.stages.egress.flow import CLOSING, OPEN, Flow, FlowTable
+from pipeline.stages.egress.reads import HostReads
+
+SPILL_AFTER_S: Final = 0.05
+"""How long bytes for a host that does not read may stay in slots."""
+
+_TO_HOST: Final = INDEX["egress_bytes_to_host"]
+_SPILLED: Final = INDEX["egress_bytes_spilled"]
+_CLOSING_FULL: Final = INDEX["egress_connection_reset_closing_full"]
+_CLOSING_STUCK: Final = INDEX["egress_connection_reset_closing_stuck"]
+
+
+class HostWrites:
+    """Writes to the host sockets that take something, and watches those that do not."""
+
+    def __init__(
+        self, context: EgressContext, flows: FlowTable, reads: HostReads, max_flow_refs: int
+    ) -> None:
+        """max_flow_refs: references to slots that one flow may keep for its host."""
+        self._free = context.worker.free
+        self._counts = context.counts
+        self._flows = flows
+        self._reads = reads
+        self._max_flow_refs = max_flow_refs
+
+    def write(self, now: float) -> None:
+        """Write what sockets take, and do what is due for those that take nothing."""
+        flows = self._flows
+        if flows.closing.deadline() <= now:
+            self._end_closing(now)
+        if flows.needs_flush:
+            self._flush(now)
+        if flows.stalled:
+            self._spill_stalled(now)
+
+    def deadline(self) -> float:
+        """When write() has something to do though nothing happens."""
+        stalled = self._flows.stalled
+        spill_at = next(iter(stalled.values())) + SPILL_AFTER_S if stalled else float("inf")
+        return min(spill_at, self._flows.closing.deadline())
+
+    def _flush(self, now: float) -> None:
+        needs_flush = self._flows.needs_flush
+        for flow in needs_flush:
+            if flow.state == OPEN or flow.state == CLOSING:
+                self._flush_one(flow, now)
+        needs_flush.clear()
+
+    def _flush_one(self, flow: Flow, now: float) -> None:
+        flows = self._flows
+        stream = flow.stream
+        try:
+            sent = stream.flush(self._free)
+        except OSError:
+            if flow.state == OPEN:
+                self._reads.read_remaining(flow)
+            flow.broken()
+            return
+        if sent:
+            self._counts[_TO_HOST] += sent
+            flows.tcp_out[flow.shard].push(Taken.pack(flow.number, sent))
+        if flow.state == CLOSING and stream.write_finished:
+            flow.close(reset=False)
+        elif stream.queued_bytes:
+            if stream.queued_refs > self._max_flow_refs:
+                self._counts[_SPILLED] += stream.spill(self._free)
+            flows.stalled.setdefault(flow, now)
+            if flow.state == CLOSING:
+                self._reset(flows.closing.wait(flow, stream.queued_bytes, sent, now), _CLOSING_FULL)
+        elif flows.stalled:
+            flows.stalled.pop(flow, None)
+
+    def _spill_stalled(self, now: float) -> None:
+        stalled = self._flows.stalled
+        while stalled:
+            flow, since = next(iter(stalled.items()))
+            if since + SPILL_AFTER_S > now:
+                break
+            del stalled[flow]
+            self._counts[_SPILLED] += flow.stream.spill(self._free)
+
+    def _end_closing(self, now: float) -> None:
+        """Reset connections that are over and have waited too long for their hosts, after a last try.
+
+        The system reports a socket as writable only when a good part of its buffer is free. So a host that
+        reads slowly may have taken some bytes although nobody was told.
+        """
+        flows = self._flows
+        for flow in flows.closing.due(now):
+            flow.stream.on_writable()
+            flows.needs_flush[flow] = None
+        self._flush(now)
+        self._reset(flows.closing.due(now), _CLOSING_STUCK)
+
+    def _reset(self, flows: list[Flow], counter: int) -> None:
+        for flow in flows:
+            self._counts[counter] += 1
+            flow.close(reset=True)

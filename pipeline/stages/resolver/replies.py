@@ -1,0 +1,55 @@
+"""Sends the resolver's datagrams to guests, by way of demux.
+
+The payload lies in a slot of this worker's own pool. If there is no slot, or no room towards demux, the
+reply is dropped and counted: DHCP and DNS clients ask again.
+"""
+
+from typing import Final
+
+from pipeline.counters import INDEX
+from pipeline.host.filler import SlotFiller
+from pipeline.ipc.arena import HEADROOM, SLOT_BYTES
+from pipeline.records.flows import FlowKey
+from pipeline.records.services import ServiceDatagram
+from pipeline.stages.worker import Worker
+
+REPLY_GAP: Final = 64
+"""Bytes before each reply in a slot: room for the headers that demux makes."""
+MAX_BACKLOG: Final = 1024
+"""Replies that wait for room in the ring to demux."""
+
+_NO_SLOT: Final = INDEX["resolver_reply_dropped_no_slot"]
+_RING_FULL: Final = INDEX["resolver_reply_dropped_ring_full"]
+
+
+class Replies:
+    """The way to the guests."""
+
+    def __init__(self, worker: Worker) -> None:
+        self._counts = worker.counts
+        self._slots = worker.ports.arena.slots
+        self._demux_out = worker.ports.rings_out["demux"]
+        self._filler = SlotFiller(worker.pool, SLOT_BYTES, HEADROOM, REPLY_GAP)
+
+    def send(self, link: int, key: FlowKey, payload: bytes) -> None:
+        """Send a datagram to the guest's end of key, from its other end."""
+        if self._demux_out.backlog >= MAX_BACKLOG:
+            self._counts[_RING_FULL] += 1
+            return
+        length = len(payload)
+        filler = self._filler
+        if not filler.place(length):
+            self._counts[_NO_SLOT] += 1
+            return
+        slot, off = filler.slot, filler.off
+        self._slots[slot][off : off + length] = payload
+        filler.commit(length)
+        self._demux_out.push(ServiceDatagram.pack(link, key, slot, off, length))
+
+    def release_idle(self) -> None:
+        """Give the slot back if nothing else needs it, so that an idle worker holds none."""
+        self._filler.release_idle()
+
+    def close(self) -> None:
+        """Give back the slot that is being filled."""
+        self._filler.retire()
