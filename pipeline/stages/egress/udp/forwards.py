@@ -20,7 +20,7 @@ from pipeline.records.flows import FlowKey, flow_key
 from pipeline.records.run import Run
 from pipeline.records.udp import UdpData
 from pipeline.stages.egress.context import EgressContext
-from pipeline.stages.egress.datagrams import (
+from pipeline.stages.egress.udp.flows import (
     NO_SOCKET,
     SEND_FAILED,
     SOCKET_FULL,

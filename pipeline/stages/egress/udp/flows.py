@@ -3,10 +3,10 @@
 A *flow* is what a guest sends to one remote, and what comes back. Demux gives it its number and counts its
 time (pipeline.engines.udp). Its *socket* is of one of two kinds, which ``udp-nat`` chooses:
 
-- connected to the remote, and of this flow alone (pipeline.stages.egress.connected);
-- not connected, and shared by all flows of one port of the guest (pipeline.stages.egress.cone).
+- connected to the remote, and of this flow alone (pipeline.stages.egress.udp.connected);
+- not connected, and shared by all flows of one port of the guest (pipeline.stages.egress.udp.cone).
 
-Here is what both kinds have in common. Reading is in pipeline.stages.egress.reader.
+Here is what both kinds have in common. Reading is in pipeline.stages.egress.udp.reader.
 """
 
 import errno
