@@ -1,7 +1,7 @@
 """The TCP half of egress: connections that guests ask for, and those that host clients bring.
 
-This file reads the records of tcp. Flow has what happens to a connection, HostReads what is read from its host,
-and HostWrites what is written there.
+This file reads the records of tcp. Flow has what happens to a connection, HostReads what is read from its
+host, and HostWrites what is written there.
 """
 
 import socket

@@ -1,8 +1,7 @@
-"""What egress writes to the host sockets of connections, and what becomes of bytes that a host does not
-take.
+"""What egress writes to the host sockets of connections, and what becomes of bytes that a host does not take.
 
-Bytes that a host leaves in slots for SPILL_AFTER_S are copied elsewhere, since everybody's frames need slots. A
-connection that is over for the guest waits for its host as long as closing.py allows.
+Bytes that a host leaves in slots for SPILL_AFTER_S are copied elsewhere, since everybody's frames need
+slots. A connection that is over for the guest waits for its host as long as closing.py allows.
 """
 
 from typing import Final
