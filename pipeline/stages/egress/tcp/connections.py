@@ -151,7 +151,7 @@ class Connections:
             return
         share = self._shares.of(request.link)
         flow = Flow(self.flows, request.flow, shard, HostStream(sock, self._slots), share, request)
-        if host_tcp.stands(sock):
+        if host_tcp.is_connected(sock):
             flow.connected()
             # The guest waits for nothing that follows here.
             self._worker.publish()
