@@ -18,7 +18,8 @@ from setuptools.errors import CompileError
 from distutils.ccompiler import new_compiler  # isort: skip
 from distutils.sysconfig import customize_compiler  # isort: skip
 
-STAGES = ("stages", "stages/ingress", "stages/demux", "stages/tcp", "stages/egress")
+EGRESS = ("stages/egress", "stages/egress/tcp", "stages/egress/udp")
+STAGES = ("stages", "stages/ingress", "stages/demux", "stages/tcp", *EGRESS)
 HALVES = (
     ("ipc", "host", "links", *STAGES),
     ("records", "wire", "engines", "engines/neighbors", "engines/tcp", "engines/offload"),

@@ -32,7 +32,7 @@ PLACEMENTS: Final = (SEPARATE, AUTO)
 SYMMETRIC: Final = "symmetric"
 FULL_CONE: Final = "full-cone"
 UDP_NATS: Final = (SYMMETRIC, FULL_CONE)
-"""Who may answer a guest's datagram: only whom it was for, or everybody (pipeline.stages.egress_cone)."""
+"""Who may answer a guest's datagram: only whom it was for, or everybody (pipeline.stages.egress.udp.cone)."""
 MAX_BUSY_POLL: Final = 50
 """Microseconds that a worker looks for more work before it sleeps (pipeline.stages.loop)."""
 

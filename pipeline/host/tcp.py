@@ -24,8 +24,8 @@ _IN_PROGRESS: Final = frozenset({errno.EINPROGRESS, errno.EWOULDBLOCK, errno.EAG
 def connect(address: str, port: int) -> tuple[socket.socket | None, int]:
     """Begin a connection to address:port, without blocking.
 
-    Returns (socket, 0) when the connection is under way, or already stands. Then tune() it, wait for it to
-    become writable, and ask finish(). Returns (None, errno) when the connection failed at once.
+    Returns (socket, 0) when the connection is under way, or already established. Then tune() it, wait for it
+    to become writable, and ask finish(). Returns (None, errno) when the connection failed at once.
     """
     try:
         sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM | _NON_BLOCKING)
@@ -63,7 +63,7 @@ def tune(sock: socket.socket) -> None:
                 raise
 
 
-def stands(sock: socket.socket) -> bool:
+def is_connected(sock: socket.socket) -> bool:
     """Whether a connection that was begun is established already. One to this very machine is, at once."""
     try:
         sock.getpeername()

@@ -1,8 +1,7 @@
-"""Many datagrams in one system call: equal ones out with UDP_SEGMENT, many in with recvmmsg(2).
+"""Many datagrams in one system call: equal ones are sent with UDP_SEGMENT, many are read with recvmmsg(2).
 
-Linux has both, and each datagram keeps its bounds whatever path it takes. Where the system
-(or the route: a tunnel, a device without checksums) has no such thing, datagrams go one by
-one; who calls does not notice.
+Linux has both, and each datagram keeps its bounds in any case. Where the system has no UDP_SEGMENT, or the
+route cannot use it (a tunnel, a device without checksums), datagrams go one by one. Callers do not notice.
 """
 
 import ctypes
@@ -12,21 +11,23 @@ import socket
 import struct
 import sys
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 
+from pipeline.host.udp_local import Address, Control
+
 MAX_DATAGRAM: Final = 65507
-"""65535 less the IPv4 and UDP headers, bytes."""
+"""Bytes: 65535 less the IPv4 and UDP headers."""
 MAX_SEGMENTS: Final = 64
-"""Datagrams of one call (Linux: UDP_MAX_SEGMENTS was 64 until 6.9)."""
+"""Datagrams that one call may send. Linux up to 6.8 has this as UDP_MAX_SEGMENTS."""
 
 SOL_UDP: Final = 17
 UDP_SEGMENT: Final = 103
 
 _SIZE: Final = struct.Struct("=H")
 _UNABLE: Final = frozenset({errno.EINVAL, errno.EIO, errno.ENOPROTOOPT, errno.EMSGSIZE, errno.EOPNOTSUPP})
-"""What a kernel or a route says that cannot cut: the same datagrams may well go one by one."""
+"""The errnos of a kernel or a route that cannot cut datagrams. One by one the same datagrams may go."""
 
 
 def can_segment() -> bool:
@@ -41,14 +42,8 @@ def can_segment() -> bool:
     return True
 
 
-Address = tuple[Any, ...]
-"""As the socket module has it: two fields, or four with IPv6."""
-Control = Sequence[tuple[int, int, bytes]]
-"""Control messages that go along with each datagram, as sendmsg() takes them."""
-
-
 class Sender:
-    """Sends runs of datagrams; one for all sockets of a worker."""
+    """Sends runs of datagrams. One object serves all sockets of a worker."""
 
     __slots__ = ("segments",)
 
@@ -64,11 +59,10 @@ class Sender:
         address: Address | None = None,
         control: Control = (),
     ) -> int:
-        """Send each piece as a datagram, in order; how many the socket took.
+        """Send each piece as a datagram, in order. Returns how many the socket took before it was full.
 
-        All pieces have size bytes, only the last may be shorter. Fewer than all: the socket is
-        full. Raises OSError when the first of what is left cannot be sent; ``sent`` of the
-        exception says how many were.
+        All pieces have size bytes, only the last may be shorter. Raises SendError when a datagram cannot be
+        sent; its ``sent`` says how many went before that one.
         """
         step = min(MAX_SEGMENTS, MAX_DATAGRAM // size) if size else 1
         sent = 0
@@ -113,7 +107,7 @@ class Sender:
 
 
 class SendError(OSError):
-    """A datagram of a run could not be sent; ``sent`` were before it."""
+    """A datagram of a run could not be sent; ``sent`` datagrams went before it."""
 
     def __init__(self, error: OSError, sent: int) -> None:
         super().__init__(error.errno, error.strerror)
@@ -168,19 +162,19 @@ _NAME_BYTES: Final = 16
 class Receiver:
     """Reads up to ``rows`` datagrams at once, each into a row of its own.
 
-    The rows have ``chunk`` bytes and lie at a stride that the caller chooses. A longer datagram
+    Each row has ``chunk`` bytes. The caller chooses where the rows lie. A longer datagram
     continues in memory of this object, where tail() finds it until the next read.
     """
 
     def __init__(self, rows: int, chunk: int, *, sources: bool = False) -> None:
-        """To be made only where can_receive_many(). sources: of an IPv4 socket, say where each came from."""
+        """Make one only where can_receive_many(). sources: of IPv4 sockets, read where each came from too."""
         libc = ctypes.CDLL(None, use_errno=True)
         self.rows = rows
         self.chunk = chunk
         self._call = libc.recvmmsg
         self._call.argtypes = (ctypes.c_int, ctypes.c_void_p, ctypes.c_uint, ctypes.c_int, ctypes.c_void_p)
         self._tail_bytes = MAX_DATAGRAM - chunk
-        # Pages of it come into being only when a datagram needs them.
+        # The system makes pages of it only when a datagram needs them.
         self._tails = np.zeros((rows, self._tail_bytes), "u1")
         self._messages = (_Message * rows)()
         self._iovecs = (_Iovec * (2 * rows))()
@@ -192,7 +186,7 @@ class Receiver:
             tail.length = self._tail_bytes
             message.header.iov = iovecs_at + 2 * row * ctypes.sizeof(_Iovec)
             message.header.iov_count = 2
-        # struct sockaddr_in. The system leaves name_length as it is, since every source is as long.
+        # struct sockaddr_in. Every source has the same length, so the system leaves name_length as it is.
         self._names = np.zeros((rows if sources else 0, _NAME_BYTES), "u1")
         for message, name in zip(self._messages, self._names, strict=False):
             message.header.name = name.ctypes.data
@@ -215,9 +209,9 @@ class Receiver:
         self._origins: dict[int, int] = {}
 
     def receive(self, fd: int, view: memoryview, off: int, stride: int, rows: int) -> list[int]:
-        """Read at most rows datagrams to view[off:], view[off + stride:] ...; their lengths.
+        """Read at most rows datagrams to view[off:], view[off + stride:] and so on. Returns their lengths.
 
-        rows must not be above ``self.rows``, and the rows must lie in view, which must live as long as this
+        rows must not be above ``self.rows``. All rows must lie in view, and view must live as long as this
         object. Raises BlockingIOError when nothing is there, OSError for an error of the socket.
         """
         origin = self._origins.get(id(view))
@@ -248,9 +242,9 @@ class Receiver:
 
 
 def runs(lengths: list[int], limit: int) -> list[tuple[int, int]]:
-    """Datagrams one after the other as runs: (first, how many), equal in length but for a shorter last.
+    """Divide datagrams into runs: (first, how many), equal in length but for a shorter last.
 
-    One longer than limit, or empty, is by itself.
+    One that is longer than limit, or empty, is a run of its own.
     """
     count = len(lengths)
     found = []

@@ -1,7 +1,7 @@
-"""ICMP errors about datagrams of a socket that is not connected: whom they were for, and what was wrong.
+"""ICMP errors about datagrams of a socket that is not connected: where they were sent, and what was wrong.
 
-A connected socket reports such an error by itself. Another one does it on Linux alone, with IP_RECVERR:
-then the next call on the socket fails once, whatever it is for, and a queue has the details.
+A connected socket always reports such an error. A socket that is not connected does so on Linux alone, with
+IP_RECVERR: the next call on the socket then fails once, whatever it is for, and a queue has the details.
 """
 
 import socket
@@ -20,13 +20,13 @@ Error = tuple[str, int, int]
 
 
 def watch(sock: socket.socket) -> None:
-    """Have errors of an IPv4 socket kept for errors(). OSError if a system that can do it will not."""
+    """Let the system keep errors of an IPv4 socket for errors(). Raises OSError if Linux refuses that."""
     if sys.platform == "linux":
         sock.setsockopt(socket.IPPROTO_IP, _IP_RECVERR, 1)
 
 
 def errors(sock: socket.socket, limit: int) -> tuple[list[Error], int]:
-    """Take at most limit errors from the queue: those that came by ICMP, and how many were taken in all."""
+    """Take at most limit errors from the queue. Returns those that came by ICMP, and how many it took."""
     found: list[Error] = []
     if sys.platform != "linux":
         return found, 0

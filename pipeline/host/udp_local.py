@@ -1,22 +1,24 @@
 """Which of the host's addresses a datagram came to, for sockets that are bound to all of them.
 
-A socket on a wildcard answers from the address that the route to the client has. A host with several
-addresses may be asked at another one, and a connected client hears nothing of that answer. IP_PKTINFO and
-IPV6_RECVPKTINFO (RFC 3542 section 6.1) name the address; the same bytes, sent with an answer, choose it.
+A socket on a wildcard answers from the address that the route to the client has. A client may have asked
+another address of the host; if its socket is connected, it never sees such an answer. IP_PKTINFO and
+IPV6_RECVPKTINFO (RFC 3542 section 6.1) name the address. The same bytes, sent with an answer, choose it.
 
-The interface is left to the routing table, but for addresses that mean something on one link only.
+The routing table chooses the interface, except for addresses that mean something on one link only.
 """
 
 import socket
 import struct
 import sys
 from contextlib import suppress
-from typing import Any, Final
+from typing import Final
 
 from pipeline.system import inet
 
+Address = tuple[str | int, ...]
+"""As the socket module has it: host and port, and with IPv6 two fields more."""
 Control = tuple[tuple[int, int, bytes], ...]
-"""Control messages for sendmsg(). Empty: the system chooses the address."""
+"""Control messages that sendmsg() sends with each datagram. Empty: the system chooses the address."""
 
 # Python 3.11 has no name for it. Linux: linux/in.h; macOS: netinet/in.h, where IP_RECVPKTINFO is the same.
 _IP_PKTINFO: Final = {"linux": 8, "darwin": 26}.get(sys.platform, -1)
@@ -33,15 +35,15 @@ _ROOM: Final = 128
 
 
 def is_told(sock: socket.socket) -> bool:
-    """Whether receive() is the way to read a bound socket: it has many addresses, and is told of them."""
+    """Whether receive() can read a bound socket: it has many addresses, and the system reports which one."""
     return inet.is_wildcard(str(sock.getsockname()[0])) and ask(sock)
 
 
 def ask(sock: socket.socket) -> bool:
-    """Ask for the address of each datagram that arrives from now on; whether the system tells it."""
+    """Ask for the address of each datagram that arrives from now on. Whether the system will report it."""
     asked = False
     if _IP_PKTINFO >= 0:
-        # Also on a socket for both families: of IPv4 datagrams this says more than IPv6's message does.
+        # Also on a socket for both families: for IPv4 datagrams this says more than IPv6's message does.
         with suppress(OSError):
             sock.setsockopt(socket.IPPROTO_IP, _IP_PKTINFO, 1)
             asked = True
@@ -52,8 +54,8 @@ def ask(sock: socket.socket) -> bool:
     return asked
 
 
-def receive(sock: socket.socket, view: memoryview) -> tuple[int, Any, Control]:
-    """A datagram read to view: its length, where it came from, what to send answers with. Raises OSError."""
+def receive(sock: socket.socket, view: memoryview) -> tuple[int, Address, Control]:
+    """Read a datagram to view: its length, its source, the messages for answers. Raises OSError."""
     length, ancillary, _, client = sock.recvmsg_into([view], _ROOM)
     control: Control = ()
     for level, kind, value in ancillary:
@@ -66,14 +68,14 @@ def receive(sock: socket.socket, view: memoryview) -> tuple[int, Any, Control]:
 
 def _answer4(value: bytes) -> Control:
     _, own, _ = _V4.unpack_from(value)
-    # Of a broadcast this is the address of the interface that it came in by.
+    # Of a broadcast this is the address of the interface by which it came.
     return ((socket.IPPROTO_IP, _IP_PKTINFO, _V4.pack(0, own, _NOT_V4)),) if own != _NOT_V4 else ()
 
 
 def _answer6(value: bytes) -> Control:
     own, interface = _V6.unpack_from(value)
     if own[0] == 0xFF:
-        # Multicast: the system takes an address of that interface.
+        # Multicast: the system chooses an address of that interface.
         own = _ANY6
     elif not (own[0] == 0xFE and own[1] & 0xC0 == 0x80):
         interface = 0

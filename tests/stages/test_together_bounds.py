@@ -5,8 +5,8 @@ import socket
 
 import pytest
 
-from pipeline.stages.egress.closing import CLOSING_PATIENCE
 from pipeline.stages.egress.sockets import RESERVE
+from pipeline.stages.egress.tcp.closing import CLOSING_PATIENCE
 from tests.support.network import Make, Network, receive
 from tests.support.played_guests import Guest, GuestStream
 

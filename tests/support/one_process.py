@@ -227,11 +227,7 @@ class OneProcess:
 
     def held(self, name: str) -> dict[str, int]:
         """What a real stage holds for guests: how many of each thing, by name."""
-        stage = self.stages[name]
-        if hasattr(stage, "held"):
-            return dict(stage.held())
-        tables = {table: attrgetter(table)(stage) for table in _TABLES[self.layout.node(name).role]}
-        return {table: held if isinstance(held, int) else len(held) for table, held in tables.items()}
+        return dict(self.stages[name].held())
 
     def accept(
         self, egress: str, addr: int, port: int, first: bytes = b"", *, unix: bool = False

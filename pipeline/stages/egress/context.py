@@ -8,7 +8,6 @@ from pipeline.ipc.arena import HEADROOM, SLOT_BYTES
 from pipeline.stages.egress.notices import DemuxNotices
 from pipeline.stages.egress.numbers import FlowNumbers
 from pipeline.stages.egress.policy_filter import PolicyFilter
-from pipeline.stages.egress.share import Shares
 from pipeline.stages.egress.sockets import SocketBound
 from pipeline.stages.worker import Worker
 
@@ -31,8 +30,7 @@ class EgressContext:
         self.targets = targets
         self.policy = policy
         self.filler = SlotFiller(worker.pool, SLOT_BYTES, HEADROOM, READ_GAP)
-        """For datagrams. Connections have the fillers of ``shares``."""
-        self.shares = Shares(worker.pool, SLOT_BYTES, HEADROOM, READ_GAP)
+        """For datagrams and pings. Connections have fillers of their own, for each guest."""
         self.bound = SocketBound(worker, self.tcp_out)
         self.notices = DemuxNotices(self.demux_out)
         self.numbers = FlowNumbers()

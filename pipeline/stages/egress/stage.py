@@ -2,7 +2,7 @@
 
 For each connection of a guest it opens a host connection, writes the guest's bytes there, straight out of
 the slots in which they arrived, and reads the host's bytes into slots of its own pool
-(pipeline.stages.egress.connections). Datagrams are in pipeline.stages.egress.udp, pings in .icmp.
+(pipeline.stages.egress.tcp.connections). Datagrams are in pipeline.stages.egress.udp.sockets, pings in .icmp.
 
 Sockets are edge-triggered. Two rules keep a fast host from filling the memory: a flow reads on only while
 few of its references are out, and no socket is read while records for another worker do not fit into their
@@ -21,12 +21,12 @@ from pipeline.records.icmp import EchoRequest
 from pipeline.records.kinds import DIAL_FAILED, ICMP_ECHO, NAMED, RECORD_BYTES, UDP_CLOSE, UDP_DATA
 from pipeline.records.services import Named
 from pipeline.records.udp import UdpData
-from pipeline.stages.egress.connections import Connections
 from pipeline.stages.egress.context import EgressContext
 from pipeline.stages.egress.icmp import EchoSockets
-from pipeline.stages.egress.opener import Opener
 from pipeline.stages.egress.policy_filter import PolicyFilter
-from pipeline.stages.egress.udp import UdpSockets
+from pipeline.stages.egress.tcp.connections import Connections
+from pipeline.stages.egress.tcp.opener import Opener
+from pipeline.stages.egress.udp.sockets import UdpSockets
 from pipeline.stages.worker import Worker
 from pipeline.topology import DATA_CAPACITY
 
@@ -80,7 +80,7 @@ class EgressStage:
         connections.write_gauges()
         if not work:
             self.context.filler.release_idle()
-            self.context.shares.release_idle()
+            connections.release_idle()
         return work
 
     def deadline(self) -> float:
@@ -174,7 +174,6 @@ class EgressStage:
             **self.connections.held(),
             **self.udp.held(),
             "pings": len(self.icmp.flows),
-            "shares": len(self.context.shares),
             "sockets": len(self.context.bound),
             "evictable_sockets": self.context.bound.evictable,
         }
@@ -185,4 +184,3 @@ class EgressStage:
         self.udp.close_all()
         self.icmp.close()
         self.context.filler.retire()
-        self.context.shares.retire()

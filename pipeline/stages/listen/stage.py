@@ -1,16 +1,17 @@
 """The listen worker: bound host ports of port forwards.
 
-TCP and unix connections are accepted here and handed to an egress worker with
-SCM_RIGHTS; bound UDP sockets are handed over whole. Closing a forward closes its
-listener; connections that it brought live on.
+Listen accepts TCP and unix connections and hands them to an egress worker (SCM_RIGHTS). It hands over bound
+UDP sockets as they are. Closing a forward closes its listener; connections that it brought live on.
 
-Nothing is accepted while egress has not taken what it got before, and for a moment after the
-system had no descriptor left: clients wait in the backlogs of the listeners, which cost us nothing.
+Listen accepts nothing while egress has not read what it got before, and for a moment after the system had
+no descriptor left. Clients wait in the backlogs of the listeners meanwhile, which costs this program
+nothing.
 """
 
 import socket
+from collections.abc import Callable
 from time import monotonic
-from typing import Final
+from typing import Final, NamedTuple
 
 from pipeline.config.model import Config
 from pipeline.counters import INDEX
@@ -24,9 +25,9 @@ from pipeline.wire import ipv4, proxy_protocol
 
 ACCEPTS_A_STEP: Final = 64
 EXHAUSTED_PAUSE: Final = 0.2
-"""Seconds without accepting after an accept failed: out of descriptors, as a rule."""
+"""Seconds without accepting after an accept failed. As a rule the system is out of descriptors."""
 BUSY_PAUSE: Final = 0.01
-"""Seconds between two looks whether egress has taken what it got."""
+"""Seconds between two looks whether egress has read what it got."""
 
 _ACCEPTED: Final = INDEX["listen_connection_accepted"]
 _ACCEPT_FAILED: Final = INDEX["listen_accept_failed"]
@@ -36,26 +37,89 @@ _FORWARDS: Final = INDEX["listen_forwards"]
 _TOO_MANY: Final = INDEX["listen_forward_refused_too_many"]
 
 
-class Forward:
-    """One bound local address and the guest's address behind it."""
+class Target(NamedTuple):
+    """A port of a guest."""
 
-    __slots__ = ("addr", "egress", "file", "key", "path", "port", "protocol", "proxy", "sock", "watched")
+    addr: int
+    port: int
+    proxy: int = 0
+    """Version of the PROXY header that the guest gets first; 0 for none."""
+
+
+class Forward:
+    """A bound local address, whose clients reach a port of a guest."""
+
+    def __init__(self, key: str) -> None:
+        """key: protocol and local address."""
+        self.key = key
+
+    def watch(self) -> None:
+        """Accept connections from now on."""
+
+    def ignore(self) -> None:
+        """Accept nothing until watch()."""
+
+    def close(self) -> None:
+        """Stop serving the address. Connections that it brought live on."""
+
+
+class StreamForward(Forward):
+    """A listener whose connections this worker accepts."""
 
     def __init__(
-        self, key: str, protocol: str, sock: socket.socket, addr: int, port: int, path: str | None = None
+        self,
+        worker: Worker,
+        key: str,
+        sock: socket.socket,
+        path: str | None,
+        target: Target,
+        accept: Callable[["StreamForward"], None],
     ) -> None:
-        self.key = key
-        self.protocol = protocol
+        """path: of a unix socket. accept: called when connections wait."""
+        super().__init__(key)
         self.sock = sock
-        self.addr = addr
-        self.port = port
-        self.path = path
-        self.file = socket_file.identity(path) if path is not None else None
-        self.egress = 0
-        self.proxy = 0
-        """Version of the PROXY header that the guest gets first; 0 for none."""
-        self.watched = False
-        """Whether connections are accepted now."""
+        self.target = target
+        self._worker = worker
+        self._path = path
+        self._file = socket_file.identity(path) if path is not None else None
+        self._accept = accept
+        self._watched = False
+
+    def watch(self) -> None:
+        """Accept connections from now on."""
+        if not self._watched:
+            self._watched = True
+            self._worker.register(self.sock.fileno(), ev.READ, lambda _events: self._accept(self))
+
+    def ignore(self) -> None:
+        """Accept nothing until watch(): clients wait in the backlog."""
+        if self._watched:
+            self._watched = False
+            self._worker.unregister(self.sock.fileno())
+
+    def close(self) -> None:
+        """Close the listener and remove its socket file."""
+        self.ignore()
+        self.sock.close()
+        if self._path is not None and not socket_file.remove(self._path, self._file):
+            self._worker.log.warning("socket file was gone already", path=self._path)
+
+
+class DatagramForward(Forward):
+    """A UDP socket, which an egress worker reads."""
+
+    def __init__(self, worker: Worker, key: str, sock: socket.socket, target: Target, egress: str) -> None:
+        """Hand sock over to that egress worker, and close it. OSError without a descriptor to keep it."""
+        super().__init__(key)
+        self._worker = worker
+        self._egress = egress
+        message = {"op": "udp_forward", "key": key, "addr": target.addr, "port": target.port}
+        with sock:
+            worker.send_peer(egress, message, [sock])
+
+    def close(self) -> None:
+        """Let egress stop serving the port."""
+        self._worker.send_peer(self._egress, {"op": "udp_unforward", "key": self.key}, [])
 
 
 class ListenStage:
@@ -63,14 +127,14 @@ class ListenStage:
 
     def __init__(self, worker: Worker, config: Config) -> None:
         self.worker = worker
-        self.counts = worker.counts
-        self.egress_workers = config.egress_workers
-        self.max_forwards = config.max_forwards
-        self.forwards: dict[str, Forward] = {}
+        self._counts = worker.counts
+        self._egress_workers = config.egress_workers
+        self._max_forwards = config.max_forwards
+        self._forwards: dict[str, Forward] = {}
         self._next_egress = 0
         self._resume_at = float("inf")
         """When accepting goes on, if it is paused."""
-        self._told = False
+        self._logged = False
         """Whether the log says already that accepting fails."""
 
     def step(self, now: float) -> int:
@@ -81,8 +145,8 @@ class ListenStage:
             self._resume_at = now + BUSY_PAUSE
             return 0
         self._resume_at = float("inf")
-        for forward in self.forwards.values():
-            self._watch(forward)
+        for forward in self._forwards.values():
+            forward.watch()
         return 1
 
     def deadline(self) -> float:
@@ -100,10 +164,10 @@ class ListenStage:
                 case {"op": "unexpose", "protocol": str(protocol), "local": str(local)}:
                     self._unexpose(protocol, local)
                 case {"op": "tunnel", "ip": str(ip), "port": int(port)} if fds:
-                    addr = ipv4.addr_parse(ip)
+                    target = Target(ipv4.addr_parse(ip), port)
                     head = message.get("head")
-                    first = head if isinstance(head, bytes) else b""
-                    self._hand_over(socket.socket(fileno=fds.pop(0)), addr, port, first)
+                    sent = head if isinstance(head, bytes) else b""
+                    self._hand_over(socket.socket(fileno=fds.pop(0)), target, sent)
                 case _:
                     return {"error": f"listen knows no request {message.get('op')!r}"}
         except (listener.ListenError, ValueError) as error:
@@ -117,74 +181,54 @@ class ListenStage:
     def _expose(self, protocol: str, local: str, remote: str, proxy: int, found: list[str] | None) -> None:
         """found: the addresses of the host in local, where that is a name."""
         key = f"{protocol} {local}"
-        if key in self.forwards:
+        if key in self._forwards:
             raise listener.ListenError("proxy already running")
-        if len(self.forwards) >= self.max_forwards:
-            self.counts[_TOO_MANY] += 1
-            raise listener.ListenError(f"{self.max_forwards} ports are forwarded already")
+        if len(self._forwards) >= self._max_forwards:
+            self._counts[_TOO_MANY] += 1
+            raise listener.ListenError(f"{self._max_forwards} ports are forwarded already")
         host, port = listener.split(remote.removeprefix("tcp://"))
-        addr = ipv4.addr_parse(host)
+        target = Target(ipv4.addr_parse(host), port, proxy)
+        self._forwards[key] = self._open(key, protocol, local, target, found)
+        self._counts[_FORWARDS] = len(self._forwards)
+        self.worker.log.info("forward opened", protocol=protocol, local=local, remote=remote)
+
+    def _open(self, key: str, protocol: str, local: str, target: Target, found: list[str] | None) -> Forward:
+        if protocol in inet.UDP:
+            sock = listener.bind_inet(protocol, local, found)
+            return DatagramForward(self.worker, key, sock, target, self._pick_egress())
         path = None
         if protocol == "unix":
             path = addresses.unix_path(local) if local.startswith("unix://") else local
             sock = listener.bind_unix(path)
         else:
             sock = listener.bind_inet(protocol, local, found)
-        forward = Forward(key, protocol, sock, addr, port, path)
-        forward.proxy = proxy
-        if protocol in inet.UDP:
-            forward.egress = self._pick_egress()
-            message = {"op": "udp_forward", "key": key, "addr": addr, "port": port}
-            with sock:
-                self.worker.send_peer(f"egress{forward.egress}", message, [sock])
-        elif self._resume_at == float("inf"):
-            self._watch(forward)
-        self.forwards[key] = forward
-        self.counts[_FORWARDS] = len(self.forwards)
-        self.worker.log.info("forward opened", protocol=protocol, local=local, remote=remote)
+        forward = StreamForward(self.worker, key, sock, path, target, self._accept)
+        if self._resume_at == float("inf"):
+            forward.watch()
+        return forward
 
     def _unexpose(self, protocol: str, local: str) -> None:
-        forward = self.forwards.pop(f"{protocol} {local}", None)
+        forward = self._forwards.pop(f"{protocol} {local}", None)
         if forward is None:
             raise listener.ListenError("proxy not found")
-        self._close(forward)
-        self.counts[_FORWARDS] = len(self.forwards)
+        forward.close()
+        self._counts[_FORWARDS] = len(self._forwards)
         self.worker.log.info("forward closed", protocol=protocol, local=local)
-
-    def _close(self, forward: Forward) -> None:
-        if forward.protocol in inet.UDP:
-            message = {"op": "udp_unforward", "key": forward.key}
-            self.worker.send_peer(f"egress{forward.egress}", message, [])
-            return
-        self._ignore(forward)
-        forward.sock.close()
-        if forward.path is not None and not socket_file.remove(forward.path, forward.file):
-            self.worker.log.warning("socket file was gone already", path=forward.path)
 
     # --- accepting ----------------------------------------------------------------------
 
-    def _watch(self, forward: Forward) -> None:
-        if forward.protocol not in inet.UDP and not forward.watched:
-            self.worker.register(forward.sock.fileno(), ev.READ, lambda _events: self._accept(forward))
-            forward.watched = True
-
-    def _ignore(self, forward: Forward) -> None:
-        if forward.watched:
-            self.worker.unregister(forward.sock.fileno())
-            forward.watched = False
-
     def _pause(self, seconds: float) -> None:
-        """Accept nothing anywhere: what is short is short for all forwards."""
-        for forward in self.forwards.values():
-            self._ignore(forward)
+        """Accept nothing on any forward: what is short is short for all of them."""
+        for forward in self._forwards.values():
+            forward.ignore()
         self._resume_at = monotonic() + seconds
-        self.counts[_PAUSED] += 1
+        self._counts[_PAUSED] += 1
 
     def _busy(self) -> bool:
-        """Whether an egress worker has not taken what it got: its connections would pile up here."""
-        return any(self.worker.peer_backlog(f"egress{index}") for index in range(self.egress_workers))
+        """Whether an egress worker has not read what it got. More connections for it would pile up here."""
+        return any(self.worker.peer_backlog(f"egress{index}") for index in range(self._egress_workers))
 
-    def _accept(self, forward: Forward) -> None:
+    def _accept(self, forward: StreamForward) -> None:
         for _ in range(ACCEPTS_A_STEP):
             if self._busy():
                 self._pause(BUSY_PAUSE)
@@ -195,38 +239,48 @@ class ListenStage:
                 return
             except OSError as error:
                 # The connection stays in the backlog and the listener readable: look again later.
-                self.counts[_ACCEPT_FAILED] += 1
+                self._counts[_ACCEPT_FAILED] += 1
                 self._pause(EXHAUSTED_PAUSE)
-                if not self._told:
-                    self._told = True
+                if not self._logged:
+                    self._logged = True
                     self.worker.log.warning("accept failed", local=forward.key, error=str(error))
                 return
-            self._told = False
-            self.counts[_ACCEPTED] += 1
-            first = _proxy_header(forward.proxy, sock) if forward.proxy else b""
+            self._logged = False
+            self._counts[_ACCEPTED] += 1
+            target = forward.target
+            head = _proxy_header(target.proxy, sock) if target.proxy else b""
             try:
-                self._hand_over(sock, forward.addr, forward.port, first)
+                self._hand_over(sock, target, head)
             except OSError:
-                self.counts[_LOST] += 1
+                self._counts[_LOST] += 1
 
-    def _hand_over(self, sock: socket.socket, addr: int, port: int, first: bytes) -> None:
-        """Give a connection to egress; first is what the guest gets before anything that the socket says.
+    def _hand_over(self, sock: socket.socket, target: Target, head: bytes) -> None:
+        """Give a connection to egress. head: what the guest gets before anything that the socket brings.
 
-        sock is closed in any case. OSError when no descriptor is left to keep it until egress takes it.
+        Closes sock in any case. OSError when no descriptor is left to keep it until egress reads the message.
         """
-        message = {"op": "accepted", "addr": addr, "port": port, "first": first}
+        message = {"op": "accepted", "addr": target.addr, "port": target.port, "first": head}
         with sock:
-            self.worker.send_peer(f"egress{self._pick_egress()}", message, [sock])
+            self.worker.send_peer(self._pick_egress(), message, [sock])
 
-    def _pick_egress(self) -> int:
-        self._next_egress = (self._next_egress + 1) % self.egress_workers
-        return self._next_egress
+    def _pick_egress(self) -> str:
+        self._next_egress = (self._next_egress + 1) % self._egress_workers
+        return f"egress{self._next_egress}"
+
+    # --- what the stage holds -------------------------------------------------------------
+
+    def on_released(self, source: str, tags: list[int]) -> None:
+        """This worker owns no slots."""
+
+    def held(self) -> dict[str, int]:
+        """Nothing is held for guests: forwards are the configuration's."""
+        return {}
 
     def close(self) -> None:
         """Close all listeners and remove socket files."""
-        for forward in self.forwards.values():
-            self._close(forward)
-        self.forwards.clear()
+        for forward in self._forwards.values():
+            forward.close()
+        self._forwards.clear()
 
 
 def _proxy_header(version: int, sock: socket.socket) -> bytes:

@@ -7,6 +7,7 @@ import socket
 from collections.abc import Iterator
 from contextlib import ExitStack
 from time import monotonic
+from typing import Any
 
 import pytest
 

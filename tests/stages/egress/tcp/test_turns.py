@@ -1,7 +1,7 @@
 """Whose turn it is to read, and which of the flows that wait for slots is tried next."""
 
 from pipeline.stages.egress.sockets import GuestSocket
-from pipeline.stages.egress.turns import ReadTurns
+from pipeline.stages.egress.tcp.turns import ReadTurns
 
 
 def made(count: int, link: int = 1) -> tuple[ReadTurns[GuestSocket], list[GuestSocket]]:

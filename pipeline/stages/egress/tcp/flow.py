@@ -13,12 +13,12 @@ from pipeline.records.flows import FLOW_FROM_EGRESS, FlowNotice
 from pipeline.records.kinds import ABORT, CONNECTED
 from pipeline.records.run import Run
 from pipeline.records.streams import MAKE_WAY_NO, Connect, ConnectFailed, Shutdown
-from pipeline.stages.egress.closing import ClosingFlows
 from pipeline.stages.egress.context import EgressContext
-from pipeline.stages.egress.dials import PendingDials
-from pipeline.stages.egress.share import Share
 from pipeline.stages.egress.sockets import GuestSocket
-from pipeline.stages.egress.turns import ReadTurns
+from pipeline.stages.egress.tcp.closing import ClosingFlows
+from pipeline.stages.egress.tcp.dials import PendingDials
+from pipeline.stages.egress.tcp.share import Share
+from pipeline.stages.egress.tcp.turns import ReadTurns
 
 MAX_READ: Final = 65536
 

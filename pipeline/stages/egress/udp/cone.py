@@ -23,7 +23,7 @@ from pipeline.ipc import events as ev
 from pipeline.records.addresses import Addr
 from pipeline.records.flows import Ends, FlowKey, flow_key
 from pipeline.stages.egress.context import EgressContext
-from pipeline.stages.egress.datagrams import (
+from pipeline.stages.egress.udp.flows import (
     NO_NUMBER,
     SEND_FAILED,
     SOCKET_FULL,

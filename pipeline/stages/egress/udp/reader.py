@@ -14,7 +14,7 @@ from pipeline.ipc.arena import SLOT_BYTES
 from pipeline.records.run import Run
 from pipeline.records.udp import UdpData, UdpToGuest
 from pipeline.stages.egress.context import READ_GAP, EgressContext
-from pipeline.stages.egress.datagrams import DatagramFlow, DatagramSocket, DatagramTable
+from pipeline.stages.egress.udp.flows import DatagramFlow, DatagramSocket, DatagramTable
 
 READS_A_SOCKET: Final = 128
 """Datagrams to take from one socket in a step, about."""

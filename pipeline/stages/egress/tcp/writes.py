@@ -1,9 +1,7 @@
-"""What egress writes to the host sockets of connections, and what becomes of bytes that a host does not
-take.
+"""What egress writes to the host sockets of connections, and what becomes of bytes that a host does not take.
 
-Bytes that a host leaves in slots for SPILL_AFTER_S are copied elsewhere, since slots are for everybody's
-frames. A connection that is over for the guest waits for its host as long as pipeline.stages.egress.closing
-allows.
+Bytes that a host leaves in slots for SPILL_AFTER_S are copied elsewhere, since everybody's frames need
+slots. A connection that is over for the guest waits for its host as long as closing.py allows.
 """
 
 from typing import Final
@@ -11,8 +9,8 @@ from typing import Final
 from pipeline.counters import INDEX
 from pipeline.records.streams import Taken
 from pipeline.stages.egress.context import EgressContext
-from pipeline.stages.egress.flow import CLOSING, OPEN, Flow, FlowTable
-from pipeline.stages.egress.reads import HostReads
+from pipeline.stages.egress.tcp.flow import CLOSING, OPEN, Flow, FlowTable
+from pipeline.stages.egress.tcp.reads import HostReads
 
 SPILL_AFTER_S: Final = 0.05
 """How long bytes for a host that does not read may stay in slots."""

@@ -10,7 +10,7 @@ from pipeline.engines import refusal
 from pipeline.records.addresses import Addr
 from pipeline.records.flows import Ends, FlowKey
 from pipeline.stages.egress.context import EgressContext
-from pipeline.stages.egress.datagrams import (
+from pipeline.stages.egress.udp.flows import (
     SEND_FAILED,
     SOCKET_FULL,
     TO_HOST,

@@ -3,10 +3,10 @@
 A *flow* is what a guest sends to one remote, and what comes back. Demux gives it its number and counts its
 time (pipeline.engines.udp). Its *socket* is of one of two kinds, which ``udp-nat`` chooses:
 
-- connected to the remote, and of this flow alone (pipeline.stages.egress.connected);
-- not connected, and shared by all flows of one port of the guest (pipeline.stages.egress.cone).
+- connected to the remote, and of this flow alone (pipeline.stages.egress.udp.connected);
+- not connected, and shared by all flows of one port of the guest (pipeline.stages.egress.udp.cone).
 
-Here is what both kinds have in common. Reading is in pipeline.stages.egress.reader.
+Here is what both kinds have in common. Reading is in pipeline.stages.egress.udp.reader.
 """
 
 import errno
@@ -17,6 +17,7 @@ from typing import Final
 from pipeline.counters import INDEX
 from pipeline.engines import nat
 from pipeline.host import udp as host_udp
+from pipeline.host import udp_local
 from pipeline.ipc import events as ev
 from pipeline.records.addresses import Addr
 from pipeline.records.flows import Ends, FlowKey
@@ -46,7 +47,7 @@ class DatagramFlow:
         number: int,
         key: FlowKey,
         source: int = 0,
-        address: host_udp.Address | None = None,
+        address: udp_local.Address | None = None,
     ) -> None:
         """source: where answers come from on the host, address << 16 | port. address: the same for
         sendto()."""
@@ -219,8 +220,8 @@ def send_pieces(
     sock: socket.socket,
     pieces: Sequence[memoryview],
     size: int,
-    address: host_udp.Address | None,
-    control: host_udp.Control = (),
+    address: udp_local.Address | None,
+    control: udp_local.Control = (),
 ) -> int:
     """Send each piece as a datagram. Returns how many the socket took before it was full.
 

@@ -20,7 +20,7 @@ from pipeline.records.flows import FlowKey, flow_key
 from pipeline.records.run import Run
 from pipeline.records.udp import UdpData
 from pipeline.stages.egress.context import EgressContext
-from pipeline.stages.egress.datagrams import (
+from pipeline.stages.egress.udp.flows import (
     NO_SOCKET,
     SEND_FAILED,
     SOCKET_FULL,
@@ -39,7 +39,7 @@ _FROM_HOST: Final = INDEX["egress_datagrams_from_host"]
 _TOO_MANY_CLIENTS: Final = INDEX["egress_datagram_dropped_too_many_clients"]
 _PAUSED: Final = INDEX["egress_reads_paused_no_slot"]
 
-Place = tuple[host_udp.Address, udp_local.Control]
+Place = tuple[udp_local.Address, udp_local.Control]
 """A client's address, and the control messages that make answers come from the address that it spoke to."""
 
 

@@ -1,7 +1,7 @@
 """What egress reads from the host sockets of connections, and when: shares of guests, turns, slots.
 
-A flow reads while its guest's share of the pool allows (pipeline.stages.egress.share). Once its guest holds
-a good part of the pool, it reads no more than the guest's window takes (pipeline.host.credit).
+A flow reads while its guest's share of the pool allows (share.py). Once its guest holds a good part of the
+pool, it reads no more than the guest's window takes (pipeline.host.credit).
 
 Where there are fewer cores than processes, a flow with much to read keeps all of them busy, and each byte
 of a small flow waits for its turn at every process on its way. While there are small flows, a step is
@@ -13,8 +13,8 @@ from typing import Final
 from pipeline.counters import INDEX
 from pipeline.records.streams import ToGuest
 from pipeline.stages.egress.context import EgressContext
-from pipeline.stages.egress.flow import MAX_READ, OPEN, Flow, FlowTable
-from pipeline.stages.egress.share import TIGHT_READ
+from pipeline.stages.egress.tcp.flow import MAX_READ, OPEN, Flow, FlowTable
+from pipeline.stages.egress.tcp.share import TIGHT_READ
 from pipeline.stages.loop import give_way
 
 READS_A_STEP: Final = 8

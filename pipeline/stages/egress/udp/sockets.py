@@ -1,7 +1,7 @@
 """The UDP half of egress: flows of guests, and forwarded ports.
 
-Records are read here. How flows have sockets is in pipeline.stages.egress.datagrams and .reader; forwarded
-ports are in pipeline.stages.egress.forwards. Demux numbers the flows of guests and counts their time.
+Records are read here. How flows have sockets is in pipeline.stages.egress.udp.flows and .reader; forwarded
+ports are in pipeline.stages.egress.udp.forwards. Demux numbers the flows of guests and counts their time.
 """
 
 import errno
@@ -10,13 +10,13 @@ from pipeline.counters import INDEX
 from pipeline.records.flows import FLOW_FROM_EGRESS, Ends
 from pipeline.records.kinds import RECORD_BYTES
 from pipeline.records.udp import UdpData
-from pipeline.stages.egress.cone import Cones
-from pipeline.stages.egress.connected import ConnectedSockets
 from pipeline.stages.egress.context import EgressContext
-from pipeline.stages.egress.datagrams import NO_SOCKET, DatagramFlow, DatagramSockets, DatagramTable
-from pipeline.stages.egress.forwards import UdpForwards
 from pipeline.stages.egress.policy_filter import REFUSED
-from pipeline.stages.egress.reader import DatagramReader
+from pipeline.stages.egress.udp.cone import Cones
+from pipeline.stages.egress.udp.connected import ConnectedSockets
+from pipeline.stages.egress.udp.flows import NO_SOCKET, DatagramFlow, DatagramSockets, DatagramTable
+from pipeline.stages.egress.udp.forwards import UdpForwards
+from pipeline.stages.egress.udp.reader import DatagramReader
 
 
 class UdpSockets:

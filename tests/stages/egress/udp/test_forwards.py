@@ -8,7 +8,7 @@ import pytest
 from pipeline.host import listener, udp_local
 from pipeline.host import udp as host_udp
 from pipeline.records.flows import FLOW_FROM_EGRESS, Ends
-from pipeline.stages.egress.forwards import UdpForwards
+from pipeline.stages.egress.udp.forwards import UdpForwards
 from tests.support.egress_rig import EgressRig
 
 MAX_CLIENTS = 4

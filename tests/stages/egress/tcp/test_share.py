@@ -3,7 +3,7 @@
 import pytest
 
 from pipeline.ipc.arena import Pool
-from pipeline.stages.egress.share import EXTRA_SLOTS, TIGHT_READ, Share, Shares
+from pipeline.stages.egress.tcp.share import EXTRA_SLOTS, TIGHT_READ, Share, Shares
 
 SLOT = 72 * 1024
 BIG = 65536

@@ -12,7 +12,7 @@ from pipeline.host import udp as host_udp
 from pipeline.records import kinds
 from pipeline.records.flows import flow_key
 from pipeline.records.udp import UdpData
-from pipeline.stages.egress.udp import UdpSockets
+from pipeline.stages.egress.udp.sockets import UdpSockets
 from pipeline.wire import ipv4
 from tests.support.egress_rig import SLOTS, EgressRig, Sent
 

@@ -1,7 +1,7 @@
 """The TCP half of egress: connections that guests ask for, and those that host clients bring.
 
-Of what tcp sends this file reads the records. What happens to a connection is in Flow, what is read from
-its host in HostReads, and what is written there in HostWrites.
+This file reads the records of tcp. Flow has what happens to a connection, HostReads what is read from its
+host, and HostWrites what is written there.
 """
 
 import socket
@@ -11,6 +11,7 @@ from pipeline.config.model import Config
 from pipeline.counters import INDEX
 from pipeline.host import tcp as host_tcp
 from pipeline.host.stream import HostStream
+from pipeline.ipc.arena import HEADROOM, SLOT_BYTES
 from pipeline.records.addresses import Addr
 from pipeline.records.dials import DialFailed
 from pipeline.records.flows import FLOW_FROM_EGRESS, FlowNotice, flow_of
@@ -26,14 +27,15 @@ from pipeline.records.kinds import (
     WINDOW,
 )
 from pipeline.records.streams import MAKE_WAY_NO, Connect, GuestAnswered, ToHost, Window
-from pipeline.stages.egress.closing import ClosingFlows
-from pipeline.stages.egress.context import EgressContext
-from pipeline.stages.egress.dials import PendingDials
-from pipeline.stages.egress.flow import Flow, FlowTable
-from pipeline.stages.egress.opener import Opener
-from pipeline.stages.egress.reads import HostReads
+from pipeline.stages.egress.context import READ_GAP, EgressContext
 from pipeline.stages.egress.sockets import NO_DESCRIPTOR
-from pipeline.stages.egress.writes import HostWrites
+from pipeline.stages.egress.tcp.closing import ClosingFlows
+from pipeline.stages.egress.tcp.dials import PendingDials
+from pipeline.stages.egress.tcp.flow import Flow, FlowTable
+from pipeline.stages.egress.tcp.opener import Opener
+from pipeline.stages.egress.tcp.reads import HostReads
+from pipeline.stages.egress.tcp.share import Shares
+from pipeline.stages.egress.tcp.writes import HostWrites
 from pipeline.topology import INGRESS
 
 CLOSING_PART: Final = 4
@@ -54,7 +56,7 @@ class Connections:
     ) -> None:
         self._worker = context.worker
         self._slots = context.slots
-        self._shares = context.shares
+        self._shares = Shares(context.worker.pool, SLOT_BYTES, HEADROOM, READ_GAP)
         self._bound = context.bound
         self._numbers = context.numbers
         self._opener = opener
@@ -149,7 +151,7 @@ class Connections:
             return
         share = self._shares.of(request.link)
         flow = Flow(self.flows, request.flow, shard, HostStream(sock, self._slots), share, request)
-        if host_tcp.stands(sock):
+        if host_tcp.is_connected(sock):
             flow.connected()
             # The guest waits for nothing that follows here.
             self._worker.publish()
@@ -202,9 +204,15 @@ class Connections:
             "waiting_for_slots": flows.turns.waiting_count,
             "closing": len(self._closing),
             "closing_bytes": self._closing.charged_bytes,
+            "shares": len(self._shares),
         }
 
+    def release_idle(self) -> None:
+        """Give back slots that are only kept to fill them on."""
+        self._shares.release_idle()
+
     def close(self) -> None:
-        """Reset all connections."""
+        """Reset all connections, and give every slot back."""
         for flow in list(self.flows.by_key.values()):
             flow.close(reset=True)
+        self._shares.retire()

@@ -1,6 +1,6 @@
 """Connections that are over for the guest: what they may keep for their hosts, and for how long."""
 
-from pipeline.stages.egress.closing import CLOSING_FLOW_BYTES, CLOSING_PATIENCE, ClosingFlows
+from pipeline.stages.egress.tcp.closing import CLOSING_FLOW_BYTES, CLOSING_PATIENCE, ClosingFlows
 
 
 class _Closing:

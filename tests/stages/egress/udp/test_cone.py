@@ -16,7 +16,7 @@ from pipeline.records import kinds
 from pipeline.records.flows import Ends, flow_key
 from pipeline.records.udp import UdpData
 from pipeline.stages.egress.policy_filter import PolicyFilter
-from pipeline.stages.egress.udp import UdpSockets
+from pipeline.stages.egress.udp.sockets import UdpSockets
 from pipeline.wire import icmp, ipv4
 from tests.support.egress_rig import EgressRig, Sent
 from tests.support.netns import wait_for
