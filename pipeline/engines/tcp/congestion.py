@@ -63,10 +63,19 @@ class Congestion:
         """The SYN was retransmitted: start with one segment (RFC 5681 3.1)."""
         self.cwnd = self.mss
 
+    def on_recovery_exit(self) -> None:
+        """Fast recovery is over: go on from ssthresh (RFC 6675 section 5.1, RFC 6582 section 3.2)."""
+        self.cwnd = max(min(self.cwnd, self.ssthresh), self.mss)
+
     def undo(self, cwnd: int, ssthresh: int) -> None:
         """The reduction was a mistake (RFC 3522, 4015): back to the values before it."""
         self.cwnd = max(self.cwnd, cwnd)
         self.ssthresh = ssthresh
+
+    def restart(self, mss: int, initial_window_segments: int) -> None:
+        """The peer's SYN has told its MSS: the initial window is one of such segments."""
+        self.mss = mss
+        self.cwnd = self.initial_window = initial_window_segments * mss
 
     def set_mss(self, mss: int) -> None:
         """The path takes only smaller segments from now on; cwnd stays at least one of them."""

@@ -12,8 +12,19 @@ does with HighRxt.
 
 from bisect import bisect_right
 from operator import attrgetter
+from typing import Final
+
+from pipeline.engines.tcp.seq import unwrap
+
+MAX_SACK_BLOCKS: Final = 4
+"""As many as fit into the options of a segment."""
 
 _start = attrgetter("start")
+
+
+def _inside(left: int, right: int, block: tuple[int, int], near: int) -> bool:
+    """Whether positions [left, right) lie inside a block as on the wire."""
+    return unwrap(block[0], near) <= left and right <= unwrap(block[1], near)
 
 
 class SentRange:
@@ -36,7 +47,15 @@ class Scoreboard:
     high_sacked is the highest position SACKed (or acknowledged) so far.
     """
 
-    __slots__ = ("_max_ranges", "high_sacked", "lost_bytes", "ranges", "retransmitted_out", "sacked_bytes")
+    __slots__ = (
+        "_max_ranges",
+        "high_sacked",
+        "lost_bytes",
+        "ranges",
+        "retransmitted_bytes",
+        "retransmitted_out",
+        "sacked_bytes",
+    )
 
     def __init__(self, position: int, max_ranges: int) -> None:
         self._max_ranges = max_ranges
@@ -44,6 +63,9 @@ class Scoreboard:
         self.sacked_bytes = 0
         self.lost_bytes = 0
         self.retransmitted_out = 0
+        """Ranges in flight that were sent more than once."""
+        self.retransmitted_bytes = 0
+        """Of all retransmissions so far."""
         self.high_sacked = position
 
     def sent(self, start: int, end: int, now: float) -> None:
@@ -87,6 +109,27 @@ class Scoreboard:
         if una > self.high_sacked:
             self.high_sacked = una
         return newly
+
+    def read_blocks(
+        self, blocks: tuple[tuple[int, int], ...], una: int, nxt: int, newly: list[SentRange]
+    ) -> int:
+        """Mark the blocks of an ACK, as they are on the wire. una and nxt are snd_una and snd_nxt.
+
+        Appends to newly as sack() does. Returns the bytes that the first block reports as received twice
+        (RFC 2883), 0 if it does not: it lies before snd_una then, or inside the second block.
+        """
+        blocks = blocks[:MAX_SACK_BLOCKS]
+        duplicate = 0
+        for index, (left_edge, right_edge) in enumerate(blocks):
+            left = unwrap(left_edge, una)
+            right = unwrap(right_edge, una)
+            if left >= right or right > nxt:
+                continue
+            if index == 0 and (right <= una or (len(blocks) > 1 and _inside(left, right, blocks[1], una))):
+                duplicate = right - left
+            elif right > una:
+                self.sack(max(left, una), right, newly)
+        return duplicate
 
     def sack(self, left: int, right: int, newly: list[SentRange]) -> int:
         """The peer holds [left, right), which the caller has checked to lie in snd_una..snd_nxt.
@@ -163,6 +206,7 @@ class Scoreboard:
             sent.retransmitted = True
             self.retransmitted_out += 1
         sent.xmit_ts = now
+        self.retransmitted_bytes += sent.end - sent.start
 
     def tail_retransmitted(self, start: int, now: float) -> None:
         """The positions from start to the end of the last range were sent again as a probe."""

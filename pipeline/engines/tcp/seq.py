@@ -13,6 +13,8 @@ from typing import Final
 
 MASK: Final = 0xFFFFFFFF
 HALF: Final = 0x80000000
+NO_POSITION: Final = -1
+"""A sequence variable that is not set; positions are never negative."""
 
 
 def diff(a: int, b: int) -> int:

@@ -201,6 +201,10 @@ class Rig:
     def seen(self, kind: type[Action]) -> list[Action]:
         return [action for action in self.log if isinstance(action, kind)]
 
+    def released(self) -> list[object]:
+        """The handles given back so far that the host gave us."""
+        return [action.buf for action in self.log if isinstance(action, Release)]
+
     def rel(self, number: int) -> int:
         """One of our sequence numbers, counted from our SYN."""
         return (number - self.iss) & MASK

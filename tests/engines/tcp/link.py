@@ -243,7 +243,9 @@ class End:
         if rng.random() < imp.loss or sim.now < sim.down_until:
             return
         if imp.corrupt and rng.random() < imp.corrupt:
-            self._corrupt(out._replace(seq=seq, length=n, flags=flags))
+            header = (out.ack, out.wnd, out.ts_val, out.ts_ecr, out.has_ts, out.sack, out.mss)
+            syn = out.syn_wscale, out.syn_sack
+            self._corrupt(Outgoing(seq, flags, header, out.buf, out.off, n, syn))
             return
         for _ in range(2 if rng.random() < imp.duplicate else 1):
             delay = imp.delay + rng.random() * imp.jitter
@@ -355,7 +357,7 @@ class Sim:
         self.armed[end.name] = float("inf")
         if end.conn is not None:
             end.conn.on_timer(self.now)
-            if any(isinstance(action, HostReset) for action in end.conn.actions):
+            if any(isinstance(action, HostReset) for action in end.conn.agenda.actions):
                 end.host.timed_out = True
 
     def run(self, until: float = 1e6, max_events: int = 2_000_000) -> None:
