@@ -126,7 +126,7 @@ def _take_text(c: Tcb, seg: Segment, start: int, now: float) -> str | None:
     state = c.state
     rcv = c.rcv
     if length and c.host_closed and start + length > rcv.rcv_nxt and not rcv.fin_received:
-        # RFC 1122 4.2.2.13, RFC 9293 3.10.7.4: nobody will ever read this.
+        # RFC 1122 4.2.2.13, RFC 9293 3.10.7.4: the host will never read this.
         _discard(c, seg)
         c.finish(tell_host=False, tell_guest=True)
         return "tcp_segment_dropped_host_closed"

@@ -1,8 +1,8 @@
-"""Congestion control: the interface, and what all algorithms share (RFC 5681).
+"""The congestion window: what all algorithms of congestion control share (RFC 5681).
 
-An algorithm owns cwnd and ssthresh (bytes). Loss detection is not its business: recovery.py
-tells it what happened. Growth counts acknowledged bytes (RFC 3465), since one ACK here may
-stand for a whole burst, and happens only while cwnd was what limited the sender.
+An algorithm owns cwnd and ssthresh (bytes). It does not detect losses: recovery.py reports them. cwnd grows
+with acknowledged bytes (RFC 3465), since one ACK here may stand for a whole burst, and only while cwnd was
+what limited the sender.
 """
 
 from typing import Final
@@ -24,7 +24,7 @@ class Congestion:
         self.ssthresh = INFINITE_SSTHRESH
 
     def on_ack(self, acked: int, now: float, srtt: float) -> None:
-        """acked new bytes left the network, outside of fast recovery, while cwnd was the limit."""
+        """acked new bytes have left the network, outside of fast recovery, while cwnd was the limit."""
         cwnd = self.cwnd
         if cwnd < self.ssthresh:
             cwnd += acked

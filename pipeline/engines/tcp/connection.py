@@ -142,7 +142,7 @@ class Connection(Tcb):
         closing.host_ended(self)
 
     def on_host_closed(self, now: float) -> None:
-        """The host side is gone in both directions, in order: FIN, and nobody reads from the guest.
+        """The host side is gone in both directions, in order: FIN, and the guest's data are not read.
 
         Data that arrive from now on are answered with a reset. FIN-WAIT-2 is limited in time.
         """

@@ -16,7 +16,7 @@ class Opening:
         self.syn_due = True
 
     def syn_timed_out(self) -> None:
-        """Nobody has answered: send the SYN again."""
+        """The peer has not answered: send the SYN again."""
         self.syn_retransmits += 1
         self.syn_due = True
 

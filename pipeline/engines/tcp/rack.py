@@ -78,7 +78,7 @@ class Rack:
 
     def on_delivered(self, newly: list[SentRange], seg: Segment, now: float) -> None:
         """Sections 6.2 steps 1 to 3: what the ranges just (s)acknowledged say about time and order."""
-        # As of the last ACK: the order of blocks within this one tells nothing of the network's.
+        # As of the last ACK: the order of blocks within this one says nothing about that of the network.
         fack = self.rack_fack
         for sent in newly:
             end = sent.end
@@ -189,7 +189,7 @@ class Rack:
     def probe_expired(self, trouble: bool, now: float) -> bool:
         """Section 7.3: have one segment sent: new data if there are any, else the last one again.
 
-        False when there is no need for a probe.
+        False when no probe is needed.
         """
         if self.tlp_end_seq != NO_POSITION or trouble or not self._snd.board.ranges:
             return False
@@ -198,7 +198,7 @@ class Rack:
         return True
 
     def probe_expired_in_recovery(self) -> bool:
-        """Have the first segment sent again: its retransmission must have been lost. False for no need."""
+        """Have the first segment sent again: its retransmission must have been lost. False if not needed."""
         board = self._snd.board
         if not board.ranges or board.ranges[0].sacked:
             return False

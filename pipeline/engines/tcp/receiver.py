@@ -139,7 +139,7 @@ class Receiver:
         self.ack_now = self.ack_owed = False
 
     def drop_out_of_order(self) -> None:
-        """Give back all bytes that wait behind a hole."""
+        """Give back all bytes that wait for missing ones."""
         self._agenda.discard(self.reassembly.clear())
 
     # --- segments that arrive --------------------------------------------------------
@@ -299,7 +299,7 @@ class Receiver:
             self.ack_soon()
 
     def sack_blocks(self) -> tuple[tuple[int, int], ...]:
-        """What the next ACK reports: a duplicate first (RFC 2883), then ranges that wait behind a hole."""
+        """What the next ACK reports: a duplicate first (RFC 2883), then what waits for missing bytes."""
         blocks = self.reassembly.sack_blocks()
         if self.dsack is not None:
             blocks = (self.dsack, *blocks[: MAX_REPORTED_BLOCKS - 1])

@@ -71,7 +71,7 @@ class Tcb:
         self.is_active = active
         self.host_connected = active
         self.host_closed = False
-        """The host side has ended in both directions: nobody reads what the guest sends."""
+        """The host side has ended in both directions: what the guest sends is not read."""
         self.resets: list[Outgoing] = []
         """Resets waiting to be sent; a closed connection is gone once they are."""
 

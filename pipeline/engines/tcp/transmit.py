@@ -75,7 +75,7 @@ def transmit(c: Tcb, now: float, max_ranges: int, out: list[Outgoing]) -> None:
             return
         burst.add(snd.snd_nxt, ACK, None, 0, 0)
         if rcv.dup_acks_owed > 1 and not c.options.sack_ok:
-            # Without SACK only their number tells the peer of the loss (RFC 5681 4.2).
+            # Without SACK only the number of ACKs reports the loss to the peer (RFC 5681 4.2).
             copies = min(rcv.dup_acks_owed, MAX_DUPLICATE_ACKS, max_ranges)
             out.extend([out[0]] * (copies - 1))
     elif out[-1].length:

@@ -1,4 +1,4 @@
-"""Actions are plain values that a stage tells apart by type."""
+"""Actions are plain values; a stage tells them apart by type."""
 
 import typing
 

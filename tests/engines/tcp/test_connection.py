@@ -1,5 +1,7 @@
 """Entry points: keep-alive, calls in every state, and what the stage relies on."""
 
+import gc
+
 import pytest
 
 from pipeline.engines.tcp.actions import Gone, HostReset, Release
@@ -51,7 +53,7 @@ def test_every_call_is_harmless_in_every_state(start: str) -> None:
 
 @pytest.mark.parametrize("start", sorted(BUILDERS))
 def test_every_state_ends_by_itself_when_the_guest_is_silent(start: str) -> None:
-    """Nothing waits for ever: retry limits, keep-alive, TIME-WAIT. (closed is over already.)"""
+    """No connection waits for ever: retry limits, keep-alive, TIME-WAIT. (closed is over already.)"""
     rig = BUILDERS[start]()
     rig.run(20_000)
     assert rig.gone()
@@ -175,3 +177,14 @@ def test_eof_before_the_handshake_is_kept() -> None:
     out = rig.one()
     assert out.length == 10
     assert out.flags & FIN
+
+
+def test_a_connection_that_is_over_is_freed_without_a_search_for_cycles() -> None:
+    rig = established()
+    gc.collect()
+    gc.disable()
+    try:
+        del rig
+        assert gc.collect() == 0
+    finally:
+        gc.enable()

@@ -1,4 +1,4 @@
-"""Half-closed connections in virtual time: the other direction goes on as long as it likes."""
+"""Half-closed connections in virtual time: the other direction goes on without a limit."""
 
 import pytest
 

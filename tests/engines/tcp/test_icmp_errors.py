@@ -23,7 +23,7 @@ NEWRENO = TcpConfig(sack=False, timestamps=False, congestion="newreno")
 
 
 def in_flight(segments: int, cfg: TcpConfig | None = None, **fields: object) -> Rig:
-    """So many full segments were sent in one call, 10 ms ago."""
+    """N full segments were sent in one call, 10 ms ago."""
     rig = established(cfg, **fields)
     rig.conn.cc.cwnd = 100 * rig.conn.snd_mss
     rig.host_data(segments * rig.conn.snd_mss)
@@ -33,12 +33,12 @@ def in_flight(segments: int, cfg: TcpConfig | None = None, **fields: object) -> 
 
 
 def too_big(rig: Rig, mtu: int = MTU, at: int = 0) -> str | None:
-    """A router complains about the segment that begins at bytes behind snd_una."""
+    """A router complains about the segment that begins ``at`` bytes after snd_una."""
     return rig.conn.on_fragmentation_needed((rig.conn.snd_una + at) & MASK, mtu, rig.now)
 
 
 def ranges(rig: Rig, sent: list[Outgoing]) -> list[tuple[int, int, int]]:
-    """(first byte, length, mss) of all that follows each other."""
+    """(first byte, length, mss) of each run of adjacent ranges."""
     found: list[tuple[int, int, int]] = []
     for out in sent:
         begin = rig.rel(out.seq) - 1

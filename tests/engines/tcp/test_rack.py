@@ -163,7 +163,7 @@ def test_a_lost_retransmission_with_nothing_behind_it_is_repeated_without_a_time
     rig = in_flight(10)
     sack(rig, (1, 10))
     assert segments(rig, rig.send()) == [(0, 1)]
-    # It is lost, and there is nothing left to send whose SACK would tell.
+    # It is lost, and nothing is left to send whose SACK would report that.
     (again,) = rig.run(0.1)
     assert segments(rig, [again[1]]) == [(0, 1)]
     assert again[0] < 0.05

@@ -12,7 +12,7 @@ def test_every_segment_carries_a_timestamp_in_milliseconds_and_the_echo() -> Non
     rig = established()
     rig.now += 0.25
     rig.guest(length=10, ts_val=777777777)
-    # A jump of the guest's clock is its own affair.
+    # The guest may let its clock jump.
     rig.host_data(10)
     out = rig.one()
     assert out.has_ts
