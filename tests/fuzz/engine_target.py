@@ -53,7 +53,7 @@ def one_input(data: bytes) -> None:
     for _ in range(MAX_EVENTS):
         if not source.left() or rig.seen(Gone):
             break
-        adv = rig.conn.rcv_adv
+        adv = rig.conn.rcv.rcv_adv
         _event(rig, source)
         legal(rig, adv)
     if rig.seen(Gone):

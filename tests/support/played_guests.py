@@ -89,9 +89,7 @@ class GuestStream:
         """A segment without data that the engine does not know of, back bytes before the next one."""
         conn = self.conn
         seq = conn.snd_nxt - back & 0xFFFFFFFF
-        out = actions.Outgoing(
-            seq, conn.rcv_nxt & 0xFFFFFFFF, flags, 500, 0, 0, False, (), None, 0, 0, 0, -1, False
-        )  # fmt: skip
+        out = actions.Outgoing(seq, flags, (conn.rcv_nxt & 0xFFFFFFFF, 500, 0, 0, False, (), 0))
         self.guest.transmit(self.key, out)
 
     def read(self) -> None:

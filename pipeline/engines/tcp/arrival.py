@@ -1,19 +1,20 @@
-"""SEGMENT ARRIVES in the synchronized states and SYN-RECEIVED (RFC 9293 section 3.10.7.4).
+"""A segment from the guest is processed here: SEGMENT ARRIVES of RFC 9293, section 3.10.7.4.
 
-The steps of the RFC in its order: sequence number, RST, SYN, ACK, window, text, FIN. Before
-them PAWS (RFC 7323 section 5.3), between them the challenge ACKs of RFC 5961, which answer
-what might be a blind attack and are limited in number. Urgent data are data: the pointer is
-not looked at (RFC 6093 advises against its use).
+This is for the synchronized states and SYN-RECEIVED; handshake.py has SYN-SENT. The steps and their order
+are those of the RFC: sequence number, RST, SYN, ACK, window, text, FIN. PAWS (RFC 7323 section 5.3) comes
+before them. Where a segment might be a blind attack, a challenge ACK answers it (RFC 5961); their number is
+limited. Urgent data are data: the pointer is ignored (RFC 6093 advises against its use).
 
-Not taken from RFC 7323 section 3.2: a segment without timestamps on a connection that agreed
-on them is processed, not dropped (a SHOULD). Linux does so too, because some stacks leave
-them out of keep-alives; PAWS then does not protect that segment.
+One rule of RFC 7323 section 3.2 (a SHOULD) is not followed: a segment without timestamps, on a connection
+that agreed on them, is processed and not dropped. Linux does so too, because some stacks leave timestamps
+out of keep-alives. PAWS does not protect such a segment.
 """
 
 from typing import Final
 
-from pipeline.engines.tcp import closing, handshake, receive, recovery
+from pipeline.engines.tcp import closing, handshake
 from pipeline.engines.tcp.actions import Discard
+from pipeline.engines.tcp.receiver import acceptable
 from pipeline.engines.tcp.segment import Segment
 from pipeline.engines.tcp.seq import HALF, MASK
 from pipeline.engines.tcp.state import (
@@ -22,8 +23,8 @@ from pipeline.engines.tcp.state import (
     FIN_WAIT_2,
     SYN_RECEIVED,
     TIME_WAIT,
-    Tcb,
 )
+from pipeline.engines.tcp.tcb import Tcb
 from pipeline.engines.tcp.timers import LINGER
 from pipeline.wire.tcp import ACK, FIN, RST, SYN
 
@@ -32,10 +33,11 @@ PAWS_IDLE: Final = 24 * 86400.0
 
 
 def segment_arrives(c: Tcb, seg: Segment, now: float) -> str | None:
-    """Process seg; its handle ends in an action. The name of a drop counter, or None."""
+    """Process seg; its handle ends in an action. Returns the name of a drop counter, or None."""
     flags = seg.flags
     length = seg.length
-    rcv_nxt = c.rcv_nxt
+    rcv = c.rcv
+    rcv_nxt = rcv.rcv_nxt
     start = rcv_nxt + ((seg.seq - rcv_nxt + HALF) & MASK) - HALF
     end = start + length
     if flags & (SYN | FIN | RST):
@@ -47,158 +49,154 @@ def segment_arrives(c: Tcb, seg: Segment, now: float) -> str | None:
             start = rcv_nxt
 
     # PAWS
-    if c.ts_ok and seg.has_ts:
-        age = (seg.ts_val - c.ts_recent) & MASK
-        if age >= HALF and not flags & RST and now - c.ts_recent_at < PAWS_IDLE:
-            return _unacceptable(c, seg, now, "tcp_segment_dropped_paws")
+    has_ts = c.options.ts_ok and seg.has_ts
+    older = has_ts and (seg.ts_val - rcv.ts_recent) & MASK >= HALF
+    if older and not flags & RST and now - rcv.ts_recent_at < PAWS_IDLE:
+        return _unacceptable(c, seg, now, "tcp_segment_dropped_paws")
 
     # First, the sequence number.
-    if not receive.acceptable(start, end, rcv_nxt, c.rcv_adv):
-        if flags & RST:
-            return _reset_out_of_window(c, seg, start)
-        if c.state == TIME_WAIT and flags & FIN:
-            c.timers[LINGER] = now + c.cfg.time_wait
-        cause = "tcp_segment_dropped_duplicate" if end <= rcv_nxt else "tcp_segment_dropped_out_of_window"
-        return _unacceptable(c, seg, now, cause, start, end)
-    if c.ts_ok and seg.has_ts and start <= c.last_ack_sent:
-        c.ts_recent = seg.ts_val
-        c.ts_recent_at = now
-    c.last_received_at = now
-    c.probes_unanswered = 0
+    if not acceptable(start, end, rcv_nxt, rcv.rcv_adv):
+        return _out_of_window(c, seg, start, end, now)
+    if has_ts and start <= rcv.last_ack_sent:
+        rcv.note_timestamp(seg.ts_val, now)
+    c.probing.heard(now)
 
-    if flags & (RST | SYN):
-        # Second, RST: only the exact number resets (RFC 5961 section 3.2).
-        if flags & RST:
-            _discard(c, seg)
-            if start == rcv_nxt:
-                closing.guest_reset(c)
-                return None
-            return _challenge(c, now, "tcp_segment_dropped_bad_reset")
-        # Fourth, SYN (RFC 5961 section 4.2).
-        if start != rcv_nxt or c.state != SYN_RECEIVED:
-            _discard(c, seg)
-            return _challenge(c, now, "tcp_segment_dropped_syn_in_window")
+    # Second, RST, and fourth, SYN. (The third step of the RFC is about security labels.)
+    if flags & (RST | SYN) and (flags & RST or start != rcv_nxt or c.state != SYN_RECEIVED):
+        return _reset_or_syn(c, seg, start, now)
 
     # Fifth, ACK.
-    if not flags & ACK:
+    reason = _acknowledge(c, seg, start, now)
+    if reason is not None or not c.state:
         _discard(c, seg)
-        return "tcp_segment_dropped_no_ack"
-    una = c.snd_una
-    ack = una + ((seg.ack - una + HALF) & MASK) - HALF
-    if c.state == SYN_RECEIVED:
-        if ack != c.snd_nxt or c.snd_nxt == c.iss:
-            _discard(c, seg)
-            closing.queue_reset(c, seg.ack)
-            return "tcp_segment_dropped_bad_ack"
-        handshake.establish(c, start, ack, seg, now)
-        una = ack
-    if ack >= una:
-        if ack > c.snd_nxt:
-            _discard(c, seg)
-            return _challenge(c, now, "tcp_segment_dropped_bad_ack")
-        # The window of a SYN is not scaled (RFC 7323 section 2.2).
-        wnd = seg.wnd if flags & SYN else seg.wnd << c.snd_wind_shift
-        same_window = wnd == c.snd_wnd
-        if ack > una or c.snd_wl1 < start or (c.snd_wl1 == start and c.snd_wl2 <= ack):
-            c.snd_wl1 = start
-            c.snd_wl2 = ack
-            if not same_window:
-                c.snd_wnd = wnd
-                if wnd > c.max_snd_wnd:
-                    c.max_snd_wnd = wnd
-                if c.snd_nxt < c.send_end:
-                    c.wants_transmit = True
-        if c.snd_nxt > una:
-            recovery.acknowledge(c, seg, ack, same_window, now)
-            if c.snd_una > c.queue_end and c.fin_queued:
-                closing.fin_acknowledged(c, now)
-                if not c.state:
-                    _discard(c, seg)
-                    return None
-    elif ack < una - c.max_snd_wnd:
-        # RFC 5961 section 5.2.
-        _discard(c, seg)
-        return _challenge(c, now, "tcp_segment_dropped_bad_ack")
+        return reason
 
-    # Seventh, text.
-    reason: str | None = None
+    # Seventh, text. (The sixth step is about urgent data.)
     if seg.buf is not None:
         reason = _take_text(c, seg, start, now)
         if not c.state:
             return reason
+
     # Eighth, FIN.
-    if flags & FIN and not c.fin_received:
-        receive.note_fin(c, start + length)
-    if c.rcv_fin == c.rcv_nxt and not c.fin_received:
-        receive.take_fin(c)
+    if flags & FIN and not rcv.fin_received:
+        rcv.note_fin(start + length)
+    if rcv.rcv_fin == rcv.rcv_nxt and not rcv.fin_received:
+        rcv.take_fin()
         closing.fin_taken(c, now)
     return reason
 
 
+def _acknowledge(c: Tcb, seg: Segment, start: int, now: float) -> str | None:
+    """The ACK and the window of an acceptable segment that begins at start.
+
+    Returns the name of a drop counter when the rest of the segment must not be used. The connection may have
+    ended (CLOSED).
+    """
+    flags = seg.flags
+    if not flags & ACK:
+        return "tcp_segment_dropped_no_ack"
+    snd = c.snd
+    una = snd.snd_una
+    ack = una + ((seg.ack - una + HALF) & MASK) - HALF
+    if c.state == SYN_RECEIVED:
+        if ack != snd.snd_nxt or snd.snd_nxt == snd.iss:
+            c.queue_reset(seg.ack)
+            return "tcp_segment_dropped_bad_ack"
+        handshake.establish(c, start, ack, seg, now)
+        una = ack
+    if ack >= una:
+        if ack > snd.snd_nxt:
+            return _challenge(c, now, "tcp_segment_dropped_bad_ack")
+        # The window of a SYN is not scaled (RFC 7323 section 2.2).
+        wnd = seg.wnd if flags & SYN else seg.wnd << snd.snd_wind_shift
+        same_window = wnd == snd.snd_wnd
+        snd.update_window(wnd, start, ack)
+        if snd.snd_nxt > una:
+            c.recovery.acknowledge(seg, ack, same_window, now)
+            if snd.fin_queued and snd.snd_una > snd.queue_end:
+                closing.fin_acknowledged(c, now)
+    elif ack < una - snd.max_snd_wnd:
+        # RFC 5961 section 5.2.
+        return _challenge(c, now, "tcp_segment_dropped_bad_ack")
+    return None
+
+
 def _take_text(c: Tcb, seg: Segment, start: int, now: float) -> str | None:
-    buf = seg.buf
     length = seg.length
     state = c.state
-    if length and c.host_closed and start + length > c.rcv_nxt and not c.fin_received:
-        # RFC 1122 4.2.2.13, RFC 9293 3.10.7.4: nobody will ever read this.
+    rcv = c.rcv
+    if length and c.host_closed and start + length > rcv.rcv_nxt and not rcv.fin_received:
+        # RFC 1122 4.2.2.13, RFC 9293 3.10.7.4: the host will never read this.
         _discard(c, seg)
-        closing.finish(c, tell_host=False, tell_guest=True)
+        c.finish(tell_host=False, tell_guest=True)
         return "tcp_segment_dropped_host_closed"
     if length and state in (ESTABLISHED, FIN_WAIT_1, FIN_WAIT_2):
-        return receive.text(c, start, length, buf, seg.seg_count, now)
+        return rcv.text(start, length, seg.buf, seg.seg_count, now)
     _discard(c, seg)
     if length:
-        c.ack_now = c.wants_transmit = True
+        rcv.ack_soon()
         return "tcp_segment_dropped_after_fin"
     return None
 
 
 def _discard(c: Tcb, seg: Segment) -> None:
     if seg.buf is not None:
-        c.actions.append(Discard(seg.buf))
+        c.agenda.actions.append(Discard(seg.buf))
 
 
 def _syn_again(c: Tcb, seg: Segment) -> str | None:
     """The guest's SYN once more: our SYN-ACK got lost, or the host is not yet connected."""
     _discard(c, seg)
-    if c.host_connected and c.snd_nxt > c.iss:
-        c.syn_due = c.wants_transmit = True
+    if c.host_connected and c.snd.snd_nxt > c.snd.iss:
+        c.send_syn()
     return "tcp_segment_dropped_duplicate"
 
 
-def _reset_out_of_window(c: Tcb, seg: Segment, start: int) -> str | None:
-    """Dropped, but for one case: some stacks reset with the sequence number before their FIN's end."""
-    _discard(c, seg)
-    if c.fin_received and start == c.rcv_nxt - 1:
-        closing.guest_reset(c)
-        return None
-    return "tcp_segment_dropped_bad_reset"
+def _out_of_window(c: Tcb, seg: Segment, start: int, end: int, now: float) -> str | None:
+    """The segment [start, end) shares nothing with the window."""
+    rcv = c.rcv
+    if seg.flags & RST:
+        _discard(c, seg)
+        if rcv.fin_received and start == rcv.rcv_nxt - 1:
+            # Some stacks reset with the sequence number before their FIN's end.
+            closing.guest_reset(c)
+            return None
+        return "tcp_segment_dropped_bad_reset"
+    if seg.flags & FIN and c.state == TIME_WAIT:
+        c.agenda.timers[LINGER] = now + c.cfg.time_wait
+    if end > rcv.rcv_nxt:
+        return _unacceptable(c, seg, now, "tcp_segment_dropped_out_of_window")
+    if seg.length and start < end:
+        rcv.report_duplicate(start, start + seg.length)
+    return _unacceptable(c, seg, now, "tcp_segment_dropped_duplicate")
 
 
-def _unacceptable(c: Tcb, seg: Segment, now: float, reason: str, start: int = 0, end: int = 0) -> str | None:
+def _unacceptable(c: Tcb, seg: Segment, now: float, reason: str) -> str | None:
     """Answer with an ACK and drop. Segments without data or FIN might be part of an ACK loop."""
     _discard(c, seg)
-    if seg.length or seg.flags & FIN:
-        if seg.length and start < end <= c.rcv_nxt:
-            c.dsack = (start & MASK, (start + seg.length) & MASK)
-    elif now - c.invalid_ack_at < c.cfg.invalid_ack_interval:
+    if not (seg.length or seg.flags & FIN) and not c.challenges.may_answer_invalid(now):
         return reason
-    else:
-        c.invalid_ack_at = now
-    if c.state == SYN_RECEIVED and c.snd_nxt == c.iss:
+    if c.state == SYN_RECEIVED and c.snd.snd_nxt == c.snd.iss:
         # Before our SYN-ACK there is no number to acknowledge with.
         return reason
-    c.ack_now = c.wants_transmit = True
+    c.rcv.ack_soon()
     return reason
+
+
+def _reset_or_syn(c: Tcb, seg: Segment, start: int, now: float) -> str | None:
+    """Only a reset with the exact number resets (RFC 5961 section 3.2); no SYN does (section 4.2)."""
+    _discard(c, seg)
+    if not seg.flags & RST:
+        return _challenge(c, now, "tcp_segment_dropped_syn_in_window")
+    if start != c.rcv.rcv_nxt:
+        return _challenge(c, now, "tcp_segment_dropped_bad_reset")
+    closing.guest_reset(c)
+    return None
 
 
 def _challenge(c: Tcb, now: float, reason: str) -> str | None:
     """An ACK that makes an honest peer prove itself, a few in each interval (RFC 5961 section 7)."""
-    if now >= c.challenge_until:
-        c.challenge_until = now + c.cfg.challenge_interval
-        c.challenge_count = 0
-    if c.challenge_count >= c.cfg.challenge_acks:
+    if not c.challenges.may_challenge(now):
         return "tcp_segment_dropped_challenge_limit"
-    c.challenge_count += 1
-    c.ack_now = c.wants_transmit = True
+    c.rcv.ack_soon()
     return reason

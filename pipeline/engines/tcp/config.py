@@ -1,7 +1,7 @@
-"""Limits and switches of the engine, one object for all connections of a worker.
+"""Limits and switches of the TCP engine; all connections of a worker share one TcpConfig.
 
-Defaults follow Linux where RFCs leave room, so that a guest meets the behaviour it is tuned
-for. Times are seconds, sizes bytes.
+Where RFCs leave a choice, defaults follow Linux, so that a guest meets the behaviour it is tuned for. Times
+are seconds, sizes bytes.
 """
 
 from dataclasses import dataclass
@@ -18,16 +18,16 @@ MAX_WINDOW: Final = 65535 << 14
 
 @dataclass(frozen=True, slots=True)
 class TcpConfig:
-    """What a connection may do. Checked once, here; the engine trusts it."""
+    """What a connection may do. Values are checked once, here; the engine trusts them."""
 
     mtu: int = 1500
     """Largest IPv4 packet either way on the guest's link; our MSS is 40 less."""
     initial_receive_window: int = 256 * 1024
     max_receive_window: int = 4 * 1024 * 1024
-    """Where autotuning of the receive window ends in any case."""
+    """Autotuning never makes the receive window larger than this."""
     short_receive_window: float = 0.0015
-    """Seconds. A receive window that comes in within that time, or within twice the shortest round trip, may
-    grow. More of a longer one would only wait in queues, before small flows of the same guest."""
+    """Seconds. A receive window may grow if it arrives within this time, or within twice the shortest round
+    trip. More bytes would only wait in queues, ahead of small flows of the same guest."""
     max_reassembly_bytes: int = 1024 * 1024
     """Out-of-order bytes one connection may hold."""
     max_reassembly_ranges: int = 128
@@ -40,7 +40,7 @@ class TcpConfig:
     timestamps: bool = True
     sack: bool = True
     nagle: bool = False
-    """Off: data are whole reads of a host socket, the sender's own Nagle has had its say."""
+    """Off: data are whole reads of a host socket, and the host's sender has applied its own Nagle already."""
     congestion: Literal["cubic", "newreno"] = "cubic"
     initial_window_segments: int = 10
     min_rto: float = 0.2
@@ -55,14 +55,14 @@ class TcpConfig:
     connect_timeout: float = 180.0
     """Bound on the wait for the host connection, longer than any kernel's own."""
     keepalive: bool = True
-    """On, against RFC 1122 4.2.3.6 (MUST default off): there is no application here that would
-    notice a guest that vanished, and each connection holds a host socket."""
+    """On, against RFC 1122 4.2.3.6 (MUST default off): no application here would notice that a guest has
+    vanished, and each connection holds a host socket."""
     keepalive_idle: float = 7200.0
     keepalive_interval: float = 75.0
     keepalive_probes: int = 9
     time_wait: float = 60.0
     fin_wait_2: float = 60.0
-    """For a connection whose host side is closed in both directions; half-closed ones stay."""
+    """For a connection whose host side is closed in both directions. Half-closed connections stay."""
     challenge_acks: int = 10
     """Challenge ACKs in any challenge_interval (RFC 5961 section 7)."""
     challenge_interval: float = 5.0

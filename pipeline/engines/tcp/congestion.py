@@ -1,8 +1,8 @@
-"""Congestion control: the interface, and what all algorithms share (RFC 5681).
+"""The congestion window: what all algorithms of congestion control share (RFC 5681).
 
-An algorithm owns cwnd and ssthresh (bytes). Loss detection is not its business: recovery.py
-tells it what happened. Growth counts acknowledged bytes (RFC 3465), since one ACK here may
-stand for a whole burst, and happens only while cwnd was what limited the sender.
+An algorithm owns cwnd and ssthresh (bytes). It does not detect losses: recovery.py reports them. cwnd grows
+with acknowledged bytes (RFC 3465), since one ACK here may stand for a whole burst, and only while cwnd was
+what limited the sender.
 """
 
 from typing import Final
@@ -24,7 +24,7 @@ class Congestion:
         self.ssthresh = INFINITE_SSTHRESH
 
     def on_ack(self, acked: int, now: float, srtt: float) -> None:
-        """acked new bytes left the network, outside of fast recovery, while cwnd was the limit."""
+        """acked new bytes have left the network, outside of fast recovery, while cwnd was the limit."""
         cwnd = self.cwnd
         if cwnd < self.ssthresh:
             cwnd += acked
@@ -63,10 +63,19 @@ class Congestion:
         """The SYN was retransmitted: start with one segment (RFC 5681 3.1)."""
         self.cwnd = self.mss
 
+    def on_recovery_exit(self) -> None:
+        """Fast recovery is over: go on from ssthresh (RFC 6675 section 5.1, RFC 6582 section 3.2)."""
+        self.cwnd = max(min(self.cwnd, self.ssthresh), self.mss)
+
     def undo(self, cwnd: int, ssthresh: int) -> None:
         """The reduction was a mistake (RFC 3522, 4015): back to the values before it."""
         self.cwnd = max(self.cwnd, cwnd)
         self.ssthresh = ssthresh
+
+    def restart(self, mss: int, initial_window_segments: int) -> None:
+        """The peer's SYN has told its MSS: the initial window is one of such segments."""
+        self.mss = mss
+        self.cwnd = self.initial_window = initial_window_segments * mss
 
     def set_mss(self, mss: int) -> None:
         """The path takes only smaller segments from now on; cwnd stays at least one of them."""

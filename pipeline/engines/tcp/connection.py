@@ -1,11 +1,11 @@
 """One TCP connection with a guest, without IO: segments and time in, actions and ranges out.
 
-The guest is the peer; the other side of the connection is a host socket that the stage works
-through actions. Entry points are RFC 9293 section 3.10's: the user calls (on_host_*, on_taken),
-SEGMENT ARRIVES (on_segment) and the time-outs (on_timer); each takes ``now``, monotonic
-seconds. After any of them the stage looks at three things: ``take_actions()``, ``deadline()``,
-and, while ``wants_transmit`` and its ring has room, ``transmit()`` (once for a whole burst of
-segments; it may add actions). Nothing here raises for anything a guest can send.
+The guest is the peer. The other side of the connection is a host socket, which the stage works through
+actions. Entry points are those of RFC 9293 section 3.10: the user calls (on_host_*, on_taken), SEGMENT
+ARRIVES (on_segment) and the time-outs (on_timer). Each takes ``now``, monotonic seconds. After any of them
+the stage looks at three things: ``take_actions()``, ``deadline()``, and, while ``wants_transmit`` and its
+ring has room, ``transmit()`` (once for a whole burst of segments; it may add actions). Nothing here raises
+for anything that a guest can send.
 
 Life of a connection:
 
@@ -14,29 +14,21 @@ Life of a connection:
         on_connect_failed()  reset (or silence), Gone
     active(): the host wants to reach the guest. SYN; Established(active=True), or
         HostReset, Gone. Data may be queued from the start.
-    then Deliver, Release, Discard until both FINs have passed (HostShutdown tells of the
+    then Deliver, Release, Discard until both FINs have passed (HostShutdown reports the
     guest's) or HostReset; always Gone at the end. In TIME-WAIT no handle is held, so the
     stage may delete the connection early when it needs room.
 """
 
 from typing import Self
 
-from pipeline.engines.tcp import arrival, closing, handshake, icmp_errors, rack, receive, recovery, send
-from pipeline.engines.tcp.actions import CONNECT, GONE, Action, Discard, Outgoing, Release
+from pipeline.engines.tcp import arrival, closing, handshake, icmp_errors, transmit
+from pipeline.engines.tcp.actions import CONNECT, Action, Discard, Outgoing, Release
 from pipeline.engines.tcp.config import TcpConfig
+from pipeline.engines.tcp.reassembly import Reassembly
 from pipeline.engines.tcp.segment import Segment
-from pipeline.engines.tcp.state import (
-    CLOSE_WAIT,
-    CLOSED,
-    ESTABLISHED,
-    FIN_WAIT_1,
-    FIN_WAIT_2,
-    LAST_ACK,
-    SYN_RECEIVED,
-    SYN_SENT,
-    TIME_WAIT,
-    Tcb,
-)
+from pipeline.engines.tcp.snapshot import snapshot
+from pipeline.engines.tcp.state import CLOSED, ESTABLISHED, SYN_RECEIVED, SYN_SENT, TIME_WAIT
+from pipeline.engines.tcp.tcb import Tcb
 from pipeline.engines.tcp.timers import DELAYED_ACK, KEEPALIVE, LINGER, NEVER, PERSIST, PTO, REORDER, RTO
 
 reset_for = closing.reset_for
@@ -53,18 +45,73 @@ class Connection(Tcb):
         """A guest's SYN (opens(syn.flags)) becomes a connection in SYN-RECEIVED; adds Connect."""
         c = cls(cfg, SYN_RECEIVED, False, iss, now)
         if syn.buf is not None:
-            c.actions.append(Discard(syn.buf))
+            c.agenda.actions.append(Discard(syn.buf))
         handshake.accept_syn(c, syn, now)
-        c.timers[LINGER] = now + cfg.connect_timeout
-        c.actions.append(CONNECT)
+        c.agenda.timers[LINGER] = now + cfg.connect_timeout
+        c.agenda.actions.append(CONNECT)
         return c
 
     @classmethod
     def active(cls, cfg: TcpConfig, iss: int, now: float) -> Self:
         """Open towards the guest: SYN-SENT, the SYN leaves with the next transmit()."""
         c = cls(cfg, SYN_SENT, True, iss, now)
-        c.syn_due = c.wants_transmit = True
+        c.send_syn()
         return c
+
+    # --- what the stage reads (STATUS, RFC 9293 3.10.6) --------------------------------
+
+    @property
+    def wants_transmit(self) -> bool:
+        """Whether transmit() has something to send, as far as is known without trying."""
+        return self.agenda.wants_transmit
+
+    @property
+    def irs(self) -> int:
+        """The guest's initial sequence number."""
+        return self.rcv.irs
+
+    @property
+    def rcv_nxt(self) -> int:
+        """Position of the next byte expected from the guest."""
+        return self.rcv.rcv_nxt
+
+    @property
+    def rcv_untaken(self) -> int:
+        """Bytes delivered in order that the host has not taken yet."""
+        return self.rcv.untaken
+
+    @property
+    def reassembly(self) -> Reassembly:
+        """Out-of-order ranges, which hold handles."""
+        return self.rcv.reassembly
+
+    @property
+    def snd_una(self) -> int:
+        """Position of the oldest byte that the guest has not acknowledged."""
+        return self.snd.snd_una
+
+    @property
+    def snd_nxt(self) -> int:
+        """Position of the next byte to be sent for the first time."""
+        return self.snd.snd_nxt
+
+    @property
+    def snd_wnd(self) -> int:
+        """Bytes from snd_una on for which the guest has room."""
+        return self.snd.snd_wnd
+
+    @property
+    def snd_mss(self) -> int:
+        """Payload of a full segment to the guest."""
+        return self.snd.snd_mss
+
+    def holds_bytes(self) -> bool:
+        """Whether it keeps handles: of bytes that are not acknowledged, or that came out of order."""
+        return bool(self.snd.chunks or self.rcv.reassembly.ranges)
+
+    def snapshot(self) -> dict[str, object]:
+        """All that matters for debugging, as plain values; sequence numbers as on the wire."""
+        return snapshot(self)
 
     # --- the host side ------------------------------------------------------------
 
@@ -72,84 +119,66 @@ class Connection(Tcb):
         """The host connection stands: answer the guest's SYN."""
         if self.state == SYN_RECEIVED and not self.host_connected:
             self.host_connected = True
-            self.timers[LINGER] = NEVER
-            self.syn_due = self.wants_transmit = True
+            self.agenda.timers[LINGER] = NEVER
+            self.send_syn()
 
     def on_connect_failed(self, now: float, reset: bool = True) -> None:
         """The host connection failed. reset: tell the guest (refused); otherwise the stage may (ICMP)."""
         if self.state == SYN_RECEIVED and not self.host_connected:
-            closing.finish(self, tell_host=False, tell_guest=reset)
+            self.finish(tell_host=False, tell_guest=reset)
 
     def on_host_data(self, buf: object, off: int, length: int, now: float) -> None:
         """Queue bytes [off, off + length) of buf for the guest; buf comes back in a Release."""
-        if length <= 0 or self.fin_queued or self.state in (CLOSED, TIME_WAIT):
-            self.actions.append(Release(buf))
+        snd = self.snd
+        if length <= 0 or snd.fin_queued or self.state in (CLOSED, TIME_WAIT):
+            self.agenda.actions.append(Release(buf))
             return
-        end = self.queue_end + length
-        self.chunks.append((self.queue_end, end, buf, off))
-        self.queue_end = self.send_end = end
+        snd.enqueue(buf, off, length)
         if self.state >= ESTABLISHED:
-            self.wants_transmit = True
+            self.agenda.transmit_soon()
 
     def on_host_eof(self, now: float) -> None:
-        """The host will send no more (CLOSE, RFC 9293 3.10.4): FIN behind the queued data."""
-        if self.fin_queued or self.state in (CLOSED, TIME_WAIT):
-            return
-        self.fin_queued = True
-        self.send_end = self.queue_end + 1
-        if self.state == ESTABLISHED:
-            self.state = FIN_WAIT_1
-        elif self.state == CLOSE_WAIT:
-            self.state = LAST_ACK
-        else:
-            return
-        self.wants_transmit = True
+        """The host will send no more (CLOSE, RFC 9293 3.10.4): our FIN follows the queued data."""
+        closing.host_ended(self)
 
     def on_host_closed(self, now: float) -> None:
-        """The host side is gone in both directions, in order: FIN, and nobody reads from the guest.
+        """The host side is gone in both directions, in order: FIN, and the guest's data are not read.
 
-        Data that arrive from now on are answered with a reset; FIN-WAIT-2 is limited in time.
+        Data that arrive from now on are answered with a reset. FIN-WAIT-2 is limited in time.
         """
-        self.on_host_eof(now)
+        closing.host_ended(self)
         self.host_closed = True
-        if self.state == FIN_WAIT_2:
-            self.timers[LINGER] = now + self.cfg.fin_wait_2
-
-    def forget_out_of_order(self) -> None:
-        """Give back what waits for missing bytes (RFC 2018 section 8: reneging); the guest sends it again."""
-        self.actions.extend(Discard(buf) for buf in self.reassembly.clear())
-
-    def holds_bytes(self) -> bool:
-        """Whether it keeps handles: of bytes that are not acknowledged, or that came out of order."""
-        return bool(self.chunks or self.reassembly.ranges)
+        closing.limit_fin_wait_2(self, now)
 
     def on_guest_gone(self, now: float) -> None:
-        """Nobody is where the guest was: reset the host. Nothing is sent."""
-        closing.finish(self, tell_host=True, tell_guest=False)
+        """The guest is not there any more: reset the host. Nothing is sent."""
+        self.finish(tell_host=True, tell_guest=False)
 
     def on_host_reset(self, now: float) -> None:
         """The host connection was reset, or the stage gives up (ABORT, RFC 9293 3.10.5): reset the guest."""
-        closing.finish(self, tell_host=False, tell_guest=True)
+        self.finish(tell_host=False, tell_guest=True)
 
     def on_taken(self, n: int, now: float) -> None:
         """The host took n more of the delivered bytes."""
-        if self.state < ESTABLISHED:
-            return
-        receive.taken(self, n)
+        if self.state >= ESTABLISHED:
+            self.rcv.taken(n)
 
     def set_receive_capacity(self, n: int, now: float) -> None:
         """Bound the bytes this connection may hold for the host to n from now on.
 
         What was shown to the guest stays promised: a smaller bound takes effect as data arrive.
         """
-        ceiling = 65535 << self.rcv_wind_shift if self.state >= SYN_RECEIVED else self.cfg.max_receive_window
-        self.rcv_limit = max(0, min(n, ceiling, self.cfg.max_receive_window))
-        if self.rcv_capacity > self.rcv_limit:
-            self.rcv_capacity = self.rcv_limit
-        elif self.rcv_capacity < self.cfg.initial_receive_window:
-            self.rcv_capacity = min(self.cfg.initial_receive_window, self.rcv_limit)
+        rcv = self.rcv
+        largest = self.cfg.max_receive_window
+        if self.state >= SYN_RECEIVED:
+            largest = min(largest, 65535 << rcv.rcv_wind_shift)
+        rcv.set_limit(max(0, min(n, largest)))
         if self.state >= ESTABLISHED:
-            receive.taken(self, 0)
+            rcv.taken(0)
+
+    def forget_out_of_order(self) -> None:
+        """Give back what waits for missing bytes (RFC 2018 section 8: reneging); the guest sends it again."""
+        self.rcv.drop_out_of_order()
 
     # --- the guest's side -----------------------------------------------------------
 
@@ -162,7 +191,7 @@ class Connection(Tcb):
         if state >= SYN_RECEIVED:
             return arrival.segment_arrives(self, seg, now)
         if seg.buf is not None:
-            self.actions.append(Discard(seg.buf))
+            self.agenda.actions.append(Discard(seg.buf))
         if state == SYN_SENT:
             return handshake.syn_arrived_in_syn_sent(self, seg, now)
         return "tcp_segment_dropped_closed"
@@ -170,7 +199,7 @@ class Connection(Tcb):
     def on_fragmentation_needed(self, seq: int, mtu: int, now: float) -> str | None:
         """A router dropped a segment of ours that began with the number seq: it takes mtu bytes (RFC 1191).
 
-        Returns the name of a counter when that was not believed, or told nothing new.
+        Returns the name of a counter when that was not believed, or changed nothing.
         """
         return icmp_errors.fragmentation_needed(self, seq, mtu)
 
@@ -191,109 +220,62 @@ class Connection(Tcb):
         if max_ranges <= 0:
             return out
         if self.resets:
-            out.append(self.resets.pop())
-            if self.state == CLOSED:
-                self.actions.append(GONE)
-                self.wants_transmit = False
-            return out
-        if self.state >= ESTABLISHED:
-            send.transmit(self, now, max_ranges, out)
-            return out
-        self.wants_transmit = False
-        if self.syn_due:
+            out.append(self.take_reset())
+        elif self.state >= ESTABLISHED:
+            transmit.transmit(self, now, max_ranges, out)
+        elif self.opening.syn_due:
+            self.agenda.transmit_begins()
             out.append(handshake.syn_segment(self, now))
-        elif self.ack_now and self.snd_nxt > self.iss:
+        elif self.rcv.ack_now and self.snd.snd_nxt > self.snd.iss:
             # A challenge ACK in SYN-RECEIVED.
-            send.transmit(self, now, max_ranges, out)
+            transmit.transmit(self, now, max_ranges, out)
+        else:
+            self.agenda.transmit_begins()
         return out
 
     def take_actions(self) -> list[Action]:
         """The actions since the last call, in order."""
-        actions = self.actions
-        if actions:
-            self.actions = []
-        return actions
+        return self.agenda.take_actions()
 
     # --- time -------------------------------------------------------------------------
 
     def deadline(self) -> float:
         """When on_timer wants to be called next; infinity when nothing is pending."""
-        return min(self.timers)
+        return min(self.agenda.timers)
 
     def on_timer(self, now: float) -> None:
         """Do what is due at now; harmless when nothing is."""
-        timers = self.timers
-        if timers[DELAYED_ACK] <= now:
-            receive.delayed_ack_expired(self)
-        if timers[REORDER] <= now:
-            recovery.reorder_expired(self, now)
-        if timers[PTO] <= now:
-            rack.probe_expired(self, now)
-        if timers[RTO] <= now:
-            self._retransmission_expired(now)
-        if self.timers[PERSIST] <= now:
-            self._persist_expired(now)
-        if self.timers[KEEPALIVE] <= now:
-            self._keepalive_expired(now)
-        if self.timers[LINGER] <= now:
-            self._linger_expired()
+        agenda = self.agenda
+        if agenda.timers[DELAYED_ACK] <= now:
+            self.rcv.delayed_ack_expired()
+        if agenda.timers[REORDER] <= now:
+            self.recovery.reorder_expired(now)
+        if agenda.timers[PTO] <= now:
+            self.recovery.probe_expired(now)
+        if agenda.timers[RTO] <= now and not self._retransmit(now):
+            self._time_out()
+        if agenda.timers[PERSIST] <= now and not self.probing.persist_expired(now):
+            self._time_out()
+        if agenda.timers[KEEPALIVE] <= now and not self.probing.keepalive_expired(now):
+            self._time_out()
+        if agenda.timers[LINGER] <= now:
+            # In SYN-RECEIVED the host side never answered at all.
+            self.finish(tell_host=self.state == SYN_RECEIVED, tell_guest=False)
 
-    def _retransmission_expired(self, now: float) -> None:
+    def _retransmit(self, now: float) -> bool:
+        """The RTO timer expired. False when the guest counts as dead and is to be told so."""
         if self.state >= ESTABLISHED:
-            if not recovery.retransmission_timeout(self, now):
-                self._time_out()
-            return
+            return self.recovery.retransmission_timeout(self.probing.last_received_at, now)
         limit = self.cfg.syn_retries if self.is_active else self.cfg.synack_retries
-        if self.syn_retransmits >= limit:
-            closing.finish(self, tell_host=True, tell_guest=False)
-            return
-        self.syn_retransmits += 1
+        if self.opening.syn_retransmits >= limit:
+            self.finish(tell_host=True, tell_guest=False)
+            return True
+        self.opening.syn_timed_out()
         self.rtt.back_off()
-        self.timers[RTO] = now + self.rtt.rto
-        self.syn_due = self.wants_transmit = True
-
-    def _persist_expired(self, now: float) -> None:
-        """RFC 9293 3.8.6.1: probe at growing intervals, for ever while the guest answers."""
-        self.probes_unanswered += 1
-        if self.probes_unanswered > self.cfg.retries:
-            self._time_out()
-            return
-        self.persist_backoff += 1
-        self.timers[PERSIST] = now + self.rtt.backed_off(self.persist_backoff)
-        if self.snd_una + self.snd_wnd > self.snd_nxt:
-            self.force_send = True
-        else:
-            self.probe_due = True
-        self.wants_transmit = True
-
-    def _keepalive_expired(self, now: float) -> None:
-        """RFC 1122 4.2.3.6: only while idle; data in flight and window probes have their own limits."""
-        cfg = self.cfg
-        if self.last_received_at >= self.keepalive_at:
-            # Also at the very time of the probe: an answer may come in the same turn of the clock.
-            self.keepalive_count = 0
-        idle_at = self.last_received_at + cfg.keepalive_idle
-        if self.snd_nxt > self.snd_una or self.timers[PERSIST] != NEVER:
-            self.timers[KEEPALIVE] = now + cfg.keepalive_idle
-            return
-        if self.keepalive_count == 0 and now < idle_at:
-            self.timers[KEEPALIVE] = idle_at
-            return
-        if self.keepalive_count >= cfg.keepalive_probes:
-            self._time_out()
-            return
-        self.keepalive_count += 1
-        self.keepalive_at = now
-        self.timers[KEEPALIVE] = now + cfg.keepalive_interval
-        self.probe_due = self.wants_transmit = True
-
-    def _linger_expired(self) -> None:
-        if self.state == SYN_RECEIVED:
-            # The host side never answered at all.
-            closing.finish(self, tell_host=True, tell_guest=False)
-        else:
-            closing.finish(self, tell_host=False, tell_guest=False)
+        self.agenda.timers[RTO] = now + self.rtt.rto
+        self.agenda.transmit_soon()
+        return True
 
     def _time_out(self) -> None:
         """The guest is dead or unreachable; tell both sides."""
-        closing.finish(self, tell_host=True, tell_guest=True)
+        self.finish(tell_host=True, tell_guest=True)

@@ -1,10 +1,9 @@
 """CUBIC congestion avoidance (RFC 9438), the default.
 
-Why not NewReno: it is what the guests' own kernels use, so both directions of a
-connection react alike; it gives up 30 % of the window for a loss instead of half, and its
-growth depends on time and not on the round trip, so that a loss on a long path (a vsock
-carried over a network, a remote hypervisor) is made good in seconds. On a link without loss
-neither matters.
+Why CUBIC and not NewReno: the guests' own kernels use it, so both directions of a connection react alike.
+It gives up 30 % of the window for a loss instead of half. Its growth depends on time and not on the round
+trip, so that a loss on a long path (a vsock carried over a network, a remote hypervisor) is made good in
+seconds. On a link without loss neither matters.
 
 Windows in segments (float), times in seconds, as in the RFC:
 
@@ -51,7 +50,7 @@ class Cubic(Congestion):
                 self._w_max = cwnd
         elapsed = now - self._epoch_start
         segments = acked / mss
-        # 4.3: what Reno would have; equal growth once it has passed the old window.
+        # 4.3: the window that Reno would have; it grows as Reno once it has passed the old window.
         alpha = RENO_ALPHA if self._w_est < self._w_prior else 1.0
         self._w_est += alpha * segments / cwnd
         if C * (elapsed - self._k) ** 3 + self._w_max < self._w_est:
@@ -75,7 +74,7 @@ class Cubic(Congestion):
         self._epoch_start = -1.0
         self._w_prior = cwnd
         self._w_max = cwnd * (1 + BETA) / 2 if cwnd < self._w_max else cwnd
-        # Of what was in flight: cwnd may have been more than the sender ever used.
+        # A part of what was in flight: cwnd may have been more than the sender ever used.
         return max(int(min(flight_size, self.cwnd) * BETA), 2 * mss)
 
     def on_idle(self) -> None:

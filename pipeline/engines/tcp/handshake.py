@@ -1,70 +1,42 @@
-"""Opening: SYN and SYN-ACK, and what their options agree on.
+"""Opening a connection: SYN and SYN-ACK, and what their options agree on.
 
-RFC 9293 sections 3.5, 3.7.1, 3.10.7.2, 3.10.7.3; RFC 7323 sections 1.3, 2.2, 3.2; RFC 2018
-section 2; RFC 6691. An option is in use when both SYNs carried it; our SYN-ACK offers only
-what the guest's SYN offered.
+RFC 9293 sections 3.5, 3.7.1, 3.10.7.2, 3.10.7.3; RFC 7323 sections 1.3, 2.2, 3.2; RFC 2018 section 2; RFC
+6691. An option is in use when both SYNs carried it. Our SYN-ACK offers only what the guest's SYN offered.
 
-The window of a SYN is never scaled. Data in a SYN are not taken: they are not acknowledged
-either, so the guest sends them again behind the handshake (RFC 9293 3.10.7.2 allows it).
+The window of a SYN is never scaled. Data in a SYN are not taken. They are not acknowledged either, so the
+guest sends them again after the handshake (RFC 9293 3.10.7.2 allows it).
 """
 
-from typing import Final
-
 from pipeline.engines.tcp.actions import Established, Outgoing
-from pipeline.engines.tcp.closing import guest_reset, queue_reset
-from pipeline.engines.tcp.config import DEFAULT_MSS, IP_TCP_HEADER_BYTES, MIN_MSS
+from pipeline.engines.tcp.closing import guest_reset
+from pipeline.engines.tcp.config import DEFAULT_MSS
+from pipeline.engines.tcp.receiver import UNSCALED_WINDOW
 from pipeline.engines.tcp.segment import Segment
 from pipeline.engines.tcp.seq import MASK, unwrap
-from pipeline.engines.tcp.state import ESTABLISHED, FIN_WAIT_1, SYN_RECEIVED, SYN_SENT, Tcb
-from pipeline.engines.tcp.timers import KEEPALIVE, LINGER, NEVER, RTO
+from pipeline.engines.tcp.state import ESTABLISHED, FIN_WAIT_1, SYN_RECEIVED, SYN_SENT
+from pipeline.engines.tcp.tcb import Tcb
+from pipeline.engines.tcp.timers import LINGER, NEVER, RTO
 from pipeline.wire.tcp import ACK, RST, SYN
-from pipeline.wire.tcp_options import MAX_WINDOW_SCALE, TIMESTAMPS_LEN
-
-UNSCALED_WINDOW: Final = 65535
-RTO_AFTER_LOST_SYN: Final = 3.0
-"""Seconds (RFC 6298 section 5.7)."""
 
 
 def accept_syn(c: Tcb, seg: Segment, now: float) -> None:
     """Read the guest's SYN (or SYN-ACK): its sequence number, window and options."""
-    cfg = c.cfg
-    c.irs = seg.seq & MASK
-    c.rcv_nxt = c.irs + 1
-    c.last_ack_sent = c.rcv_nxt
-    c.rcv_adv = c.rcv_nxt
-    c.ts_ok = cfg.timestamps and seg.has_ts
-    if c.ts_ok:
-        c.ts_recent = seg.ts_val
-        c.ts_recent_at = now
-    c.sack_ok = cfg.sack and seg.sack_permitted
-    c.scaling = cfg.window_scaling and seg.wscale >= 0
-    if c.scaling:
-        c.snd_wind_shift = min(seg.wscale, MAX_WINDOW_SCALE)
-        c.rcv_wind_shift = cfg.window_shift
-    else:
-        c.snd_wind_shift = 0
-        c.rcv_wind_shift = 0
-        c.rcv_limit = min(c.rcv_limit, UNSCALED_WINDOW)
-    c.rcv_capacity = min(c.rcv_capacity, c.rcv_limit)
-    c.snd_wnd = c.max_snd_wnd = seg.wnd
-    set_mss(c, seg.mss or DEFAULT_MSS)
-    c.cc.cwnd = c.cc.initial_window = cfg.initial_window_segments * c.snd_mss
-
-
-def set_mss(c: Tcb, mss: int) -> None:
-    """Send.MSS from the peer's option: never under the floor, never over our own link (RFC 9293 3.7.1)."""
-    mss = min(max(mss, MIN_MSS), c.cfg.mtu - IP_TCP_HEADER_BYTES)
-    c.snd_mss = mss - TIMESTAMPS_LEN if c.ts_ok else mss
-    c.cc.set_mss(c.snd_mss)
+    options = c.options
+    options.agree(c.cfg, seg)
+    c.rcv.syn_arrived(seg, options, now)
+    c.snd.syn_arrived(seg, options.scaling)
+    c.set_mss(seg.mss or DEFAULT_MSS)
+    c.cc.restart(c.snd.snd_mss, c.cfg.initial_window_segments)
 
 
 def syn_arrived_in_syn_sent(c: Tcb, seg: Segment, now: float) -> str | None:
     """SEGMENT ARRIVES in SYN-SENT (RFC 9293 3.10.7.3). seg.buf stays the caller's to discard."""
     flags = seg.flags
-    ack = unwrap(seg.ack, c.snd_una)
-    if flags & ACK and not (c.iss < ack <= c.snd_nxt):
+    snd = c.snd
+    ack = unwrap(seg.ack, snd.snd_una)
+    if flags & ACK and not (snd.iss < ack <= snd.snd_nxt):
         if not flags & RST:
-            queue_reset(c, seg.ack)
+            c.queue_reset(seg.ack)
         return "tcp_segment_dropped_bad_ack"
     if flags & RST:
         if not flags & ACK:
@@ -75,80 +47,44 @@ def syn_arrived_in_syn_sent(c: Tcb, seg: Segment, now: float) -> str | None:
         return "tcp_segment_dropped_no_ack"
     accept_syn(c, seg, now)
     if flags & ACK:
-        c.snd_una = ack
-        establish(c, c.irs, ack, seg, now)
-        c.ack_now = c.wants_transmit = True
+        establish(c, c.rcv.irs, ack, seg, now)
+        c.rcv.ack_soon()
     else:
         # Simultaneous open: our SYN again, now as a SYN-ACK.
-        c.state = SYN_RECEIVED
-        c.syn_due = c.wants_transmit = True
+        c.enter(SYN_RECEIVED)
+        c.send_syn()
     return None
 
 
 def establish(c: Tcb, start: int, ack: int, seg: Segment, now: float) -> None:
     """Our SYN is acknowledged and theirs was read: ESTABLISHED, or on to FIN-WAIT-1 if the host closed."""
-    c.state = FIN_WAIT_1 if c.fin_queued else ESTABLISHED
-    c.snd_una = c.iss + 1
-    c.snd_wl1 = start
-    c.snd_wl2 = ack
-    c.snd_wnd = seg.wnd if seg.flags & SYN else seg.wnd << c.snd_wind_shift
-    c.max_snd_wnd = max(c.max_snd_wnd, c.snd_wnd)
-    c.retransmits = 0
-    timers = c.timers
-    timers[RTO] = NEVER
-    timers[LINGER] = NEVER
-    if c.syn_retransmits == 0:
-        c.rtt.sample(now - c.syn_sent_at, now)
-    else:
-        if c.ts_ok and seg.has_ts and seg.ts_ecr:
-            # The echo tells which copy was answered.
-            elapsed = (int(now * 1000) - seg.ts_ecr) & MASK
-            c.rtt.sample(min(elapsed, 60_000) / 1000, now)
-        else:
-            c.rtt.restart(RTO_AFTER_LOST_SYN)
-        # RFC 5681 3.1 (one lost SYN is forgiven, as in Linux).
-        if c.syn_retransmits > 1:
-            c.cc.on_syn_loss()
-    c.rtt_mark = c.snd_nxt
-    c.rack_fack = c.snd_una
-    c.last_received_at = now
-    if c.cfg.keepalive:
-        timers[KEEPALIVE] = now + c.cfg.keepalive_idle
-    c.actions.append(Established(c.is_active))
-    if c.snd_nxt < c.send_end:
-        c.wants_transmit = True
+    snd = c.snd
+    agenda = c.agenda
+    c.enter(FIN_WAIT_1 if snd.fin_queued else ESTABLISHED)
+    agenda.timers[LINGER] = NEVER
+    snd.established(start, ack, seg)
+    c.recovery.established(c.opening.syn_retransmits, c.opening.syn_sent_at, seg, now)
+    c.probing.start_keepalive(now)
+    agenda.actions.append(Established(c.is_active))
+    if snd.snd_nxt < snd.send_end:
+        agenda.transmit_soon()
 
 
 def syn_segment(c: Tcb, now: float) -> Outgoing:
     """Our SYN (SYN-SENT) or SYN-ACK (SYN-RECEIVED), with the options; starts its timer."""
     cfg = c.cfg
-    wnd = min(c.rcv_capacity, UNSCALED_WINDOW)
-    ts_val = int(now * 1000) & MASK if c.ts_ok else 0
-    if c.snd_nxt == c.iss:
-        c.snd_nxt = c.iss + 1
-        c.syn_sent_at = now
-    c.timers[RTO] = now + c.rtt.rto
-    c.syn_due = False
+    rcv = c.rcv
+    options = c.options
+    wnd = min(rcv.capacity, UNSCALED_WINDOW)
+    c.opening.syn_sent(c.snd.syn_sent(), now)
+    c.agenda.timers[RTO] = now + c.rtt.rto
     if c.state == SYN_SENT:
+        ack, flags, ts_ecr = 0, SYN, 0
         shift = cfg.window_shift if cfg.window_scaling else -1
-        return Outgoing(c.iss, 0, SYN, wnd, ts_val, 0, c.ts_ok, (), None, 0, 0, cfg.rcv_mss, shift, c.sack_ok)
-    shift = c.rcv_wind_shift if c.scaling else -1
-    c.rcv_adv = max(c.rcv_adv, c.rcv_nxt + wnd)
-    c.last_ack_sent = c.rcv_nxt
-    c.ack_now = False
-    return Outgoing(
-        c.iss,
-        c.rcv_nxt & MASK,
-        SYN | ACK,
-        wnd,
-        ts_val,
-        c.ts_recent,
-        c.ts_ok,
-        (),
-        None,
-        0,
-        0,
-        cfg.rcv_mss,
-        shift,
-        c.sack_ok,
-    )
+    else:
+        ack, flags, ts_ecr = rcv.rcv_nxt & MASK, SYN | ACK, rcv.ts_recent
+        shift = rcv.rcv_wind_shift if options.scaling else -1
+        rcv.syn_ack_sent(wnd)
+    ts_val = int(now * 1000) & MASK if options.ts_ok else 0
+    header = (ack, wnd, ts_val, ts_ecr, options.ts_ok, (), cfg.rcv_mss)
+    return Outgoing(c.snd.iss, flags, header, None, 0, 0, (shift, options.sack_ok))

@@ -1,8 +1,8 @@
-"""Initial sequence numbers (RFC 6528): ISN = M + F(4-tuple, secret).
+"""The first sequence number of a connection (RFC 6528): ISN = M + F(4-tuple, secret).
 
-M is a 4-microsecond clock, F a keyed hash: numbers of one 4-tuple grow with time, so that a
-reused pair of ports is told apart from its past, and those of another cannot be guessed.
-The secret is the caller's (at least 16 random bytes a boot).
+M is a clock that ticks every 4 microseconds, F a keyed hash. The numbers of one 4-tuple grow with time, so a
+reused pair of ports is told apart from its past. The numbers of another 4-tuple cannot be guessed. The caller
+provides the secret (at least 16 random bytes, new at each start).
 """
 
 from hashlib import blake2b

@@ -1,4 +1,4 @@
-"""NewReno congestion avoidance (RFC 5681): one segment a round trip, half on loss.
+"""NewReno congestion avoidance (RFC 5681): cwnd grows by one segment a round trip, and a loss halves it.
 
 The recovery procedure of RFC 6582 for peers without SACK is in recovery.py.
 """

@@ -1,12 +1,12 @@
-"""Out-of-order ranges of a connection, bounded in bytes and in number (RFC 9293 section 3.10.7.4).
+"""Bytes that arrived out of order wait here until the missing ones come (RFC 9293 section 3.10.7.4).
 
-Ranges are kept in order of position and never overlap: what arrives is trimmed at its front
-or tail, and replaces ranges that it covers, because a handle cannot be split. Beside them
-stand the SACK blocks they form (RFC 2018 section 4), the most recently changed first.
+Ranges are kept in order of position and never overlap. A new range is trimmed at its front or tail, and
+replaces ranges that it covers, because a handle cannot be split. Bytes and number of the ranges are
+bounded. The SACK blocks that the ranges form are kept too (RFC 2018 section 4), the most recently changed
+first.
 
-A range refused for lack of room is not reported, so the peer sends it again; the range at
-rcv_nxt never comes here. Nothing kept is ever thrown away for something newer: RFC 2018
-section 8 discourages reneging.
+A range refused for lack of room is not reported, so the peer sends it again. The range at rcv_nxt never
+comes here. No range is thrown away for a newer one: RFC 2018 section 8 discourages reneging.
 """
 
 from bisect import bisect_right
@@ -39,8 +39,8 @@ class Reassembly:
     def insert(self, start: int, end: int, buf: object, skip: int, dropped: list[object]) -> bool:
         """Keep positions [start, end) of buf, whose first skip bytes come before start.
 
-        Handles that are not needed (this one, or ones it covers) are appended to dropped.
-        False when it was refused for want of room; a duplicate counts as kept.
+        Appends handles that are not needed (this one, or those it covers) to dropped. False when the range
+        was refused for lack of room. A duplicate counts as kept.
         """
         ranges = self.ranges
         at = bisect_right(ranges, start, key=_start)
@@ -77,10 +77,9 @@ class Reassembly:
         return True
 
     def next_at(self, rcv_nxt: int) -> Held | None:
-        """Take the first range if it reaches beyond or up to rcv_nxt's side of the hole.
+        """Take the first range if no hole is before it; None if there is one.
 
-        Returned ranges start at or before rcv_nxt and may lie wholly before it (the caller
-        trims or discards); None when there is a hole in front of the first.
+        The range starts at or before rcv_nxt and may lie wholly before it: the caller trims or discards it.
         """
         ranges = self.ranges
         if not ranges or ranges[0][0] > rcv_nxt:
@@ -90,7 +89,7 @@ class Reassembly:
         return held
 
     def forget_blocks(self, rcv_nxt: int) -> None:
-        """Drop the SACK blocks that rcv_nxt has reached. Call after the ranges were taken."""
+        """Drop the SACK blocks that rcv_nxt has reached. To be called after their ranges were taken."""
         blocks = self._blocks
         reached = 0
         while reached < len(blocks) and blocks[reached][0] <= rcv_nxt:
@@ -104,7 +103,7 @@ class Reassembly:
         return tuple((left & MASK, right & MASK) for left, right in self._recent[:MAX_REPORTED_BLOCKS])
 
     def clear(self) -> list[object]:
-        """Forget everything; the handles that were held."""
+        """Forget everything. Returns the handles that were held."""
         bufs = [held[2] for held in self.ranges]
         self.ranges = []
         self.held_bytes = 0

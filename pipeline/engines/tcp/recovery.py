@@ -1,275 +1,373 @@
 """ACKs of new data, loss recovery, and the retransmission time-out.
 
-RFC 5681 section 3.2, RFC 6582 (peers without SACK), RFC 6675 (recovery, with RACK instead of its
-IsLost), RFC 6298 section 5, RFC 3522 and 4015 (Eifel: undo after a spurious retransmission).
+RFC 5681 section 3.2, RFC 6582 (peers without SACK), RFC 6675 (recovery, with RACK instead of its IsLost),
+RFC 6298 section 5, RFC 3522 and 4015 (Eifel: undo after a spurious retransmission).
 
 The common case, an ACK with nothing lost or SACKed, leaves acknowledge() early.
 """
 
-from pipeline.engines.tcp import rack
-from pipeline.engines.tcp.actions import Release
+from typing import Final
+
+from pipeline.engines.tcp.agenda import Agenda
+from pipeline.engines.tcp.config import TcpConfig
+from pipeline.engines.tcp.congestion import Congestion
+from pipeline.engines.tcp.options import Options
+from pipeline.engines.tcp.rack import DUP_THRESH, Rack
+from pipeline.engines.tcp.round_trip import measured
+from pipeline.engines.tcp.rto import RttEstimator
 from pipeline.engines.tcp.sack import SentRange
 from pipeline.engines.tcp.segment import Segment
-from pipeline.engines.tcp.seq import MASK, lt, unwrap
-from pipeline.engines.tcp.state import LOSS, NO_POSITION, OPEN, RECOVERY, Tcb
+from pipeline.engines.tcp.sender import Sender
+from pipeline.engines.tcp.seq import MASK, NO_POSITION
+from pipeline.engines.tcp.state import LOSS, OPEN, RECOVERY
 from pipeline.engines.tcp.timers import NEVER, PERSIST, PTO, REORDER, RTO
+from pipeline.engines.tcp.undo import Undo
 
-MAX_SACK_BLOCKS = 4
-MAX_TIMESTAMP_RTT = 120_000
-"""Milliseconds; an older echo says nothing."""
-
-
-def acknowledge(c: Tcb, seg: Segment, ack: int, same_window: bool, now: float) -> None:
-    """seg acknowledges everything before position ack, snd_una <= ack <= snd_nxt, and may carry SACK.
-
-    same_window: the segment left the send window as it was (a duplicate ACK does).
-    """
-    una = c.snd_una
-    acked = ack - una
-    newly: list[SentRange] = []
-    if acked:
-        c.snd_una = ack
-        newly = c.board.acknowledge(ack)
-        chunks = c.chunks
-        while chunks and chunks[0][1] <= ack:
-            c.actions.append(Release(chunks.popleft()[2]))
-            c.send_index -= 1
-        c.retransmits = 0
-        if ack > c.rtt_mark or c.rtt.backoffs:
-            # One sample a round trip; after a time-out the first that can be had ends the back-off.
-            _sample_rtt(c, newly, seg, now)
-        timers = c.timers
-        if ack == c.snd_nxt:
-            timers[RTO] = NEVER
-            timers[PTO] = NEVER
-        else:
-            timers[RTO] = now + c.rtt.rto
-            rack.arm_probe(c, now)
-        if c.snd_nxt < c.send_end:
-            c.wants_transmit = True
-    if not (c.trouble or seg.sack):
-        if acked:
-            if c.cwnd_limited:
-                c.cc.on_ack(acked, now, c.rtt.srtt)
-            return
-        if c.sack_ok or not _is_duplicate(c, seg, same_window):
-            return
-    if acked or seg.sack or not c.sack_ok or c.tlp_end_seq != NO_POSITION:
-        _recover(c, seg, ack, acked, newly, same_window, now)
+RTO_AFTER_LOST_SYN: Final = 3.0
+"""Seconds (RFC 6298 section 5.7)."""
 
 
-def _is_duplicate(c: Tcb, seg: Segment, same_window: bool) -> bool:
-    """RFC 5681 section 2, for seg.ack == snd_una."""
-    return same_window and seg.length == 0 and c.snd_nxt > c.snd_una
+class Recovery:
+    """What is known of losses, and how the congestion window and the timers react to them."""
 
-
-def _sample_rtt(c: Tcb, newly: list[SentRange], seg: Segment, now: float) -> None:
-    if newly and not any(sent.retransmitted for sent in newly):
-        # Had any been sent twice, an earlier ACK may have been lost, and the oldest waited for that.
-        c.rtt.sample(now - newly[0].xmit_ts, now)
-    elif (copy := _twice_received(c, newly, seg)) is not None:
-        c.rtt.sample(now - copy.xmit_ts, now)
-    elif c.ts_ok and seg.has_ts and seg.ts_ecr:
-        elapsed = ((int(now * 1000) & MASK) - seg.ts_ecr) & MASK
-        if elapsed > MAX_TIMESTAMP_RTT:
-            return
-        c.rtt.sample(max(elapsed, 1) / 1000, now)
-    else:
-        return
-    c.rtt_mark = c.snd_nxt
-
-
-def _twice_received(c: Tcb, newly: list[SentRange], seg: Segment) -> SentRange | None:
-    """The range, among those just acknowledged, whose last copy caused this ACK, as a DSACK says.
-
-    The ACK of its first copy was lost. The timestamp echo tells of that first copy, and would
-    make a round trip of our own time-out.
-    """
-    if seg.sack:
-        una = c.snd_una
-        left = unwrap(seg.sack[0][0], una)
-        if left < unwrap(seg.sack[0][1], una) <= una:
-            for sent in newly:
-                if sent.start <= left < sent.end and sent.retransmitted:
-                    return sent
-    return None
-
-
-def _recover(
-    c: Tcb, seg: Segment, ack: int, acked: int, newly: list[SentRange], same_window: bool, now: float
-) -> None:
-    board = c.board
-    dsack = False
-    if c.sack_ok and seg.sack:
-        dsack = _read_sack(c, seg, newly)
-    if acked and c.undo_ts != NO_POSITION:
-        _try_undo(c, seg)
-    if c.tlp_end_seq != NO_POSITION:
-        duplicate = not acked and not seg.sack and _is_duplicate(c, seg, same_window)
-        rack.on_ack_of_probe(c, ack, dsack, duplicate, now)
-    if c.recovery != OPEN and ack >= c.recover:
-        _leave(c)
-    if c.sack_ok:
-        if newly:
-            rack.on_delivered(c, newly, seg, now)
-            rack.detect_loss(c, now)
-    else:
-        _count_duplicates(c, seg, ack, acked, same_window)
-    if board.lost_bytes:
-        if c.recovery == OPEN:
-            _enter(c, now)
-        c.wants_transmit = True
-    elif c.snd_nxt < c.send_end:
-        c.wants_transmit = True
-    if acked and c.recovery != RECOVERY and c.cwnd_limited:
-        c.cc.on_ack(acked, now, c.rtt.srtt)
-    c.trouble = bool(
-        c.recovery != OPEN
-        or board.sacked_bytes
-        or board.lost_bytes
-        or c.dup_acks
-        or c.tlp_due
-        or c.tlp_end_seq != NO_POSITION
+    __slots__ = (
+        "_agenda",
+        "_cc",
+        "_cfg",
+        "_options",
+        "_path_mtu_mark",
+        "_path_mtu_timeouts",
+        "_rack",
+        "_rtt",
+        "_rtt_mark",
+        "_snd",
+        "cwnd_limited",
+        "dup_acks",
+        "fast_retransmit",
+        "phase",
+        "recover",
+        "retransmits",
+        "timeouts",
+        "trouble",
+        "undo",
     )
-    if c.trouble:
-        if newly:
-            c.recovery_probed = False
-        rack.arm_probe(c, now)
 
+    def __init__(
+        self,
+        cfg: TcpConfig,
+        agenda: Agenda,
+        options: Options,
+        snd: Sender,
+        rack: Rack,
+        rtt: RttEstimator,
+        cc: Congestion,
+    ) -> None:
+        self._cfg = cfg
+        self._agenda = agenda
+        self._options = options
+        self._snd = snd
+        self._rack = rack
+        self._rtt = rtt
+        self._cc = cc
+        self.phase = OPEN
+        """OPEN, RECOVERY or LOSS."""
+        self.recover = snd.iss
+        """RECOVERY and LOSS end when snd_una reaches this."""
+        self.trouble = False
+        """Whether anything is SACKed, lost, probed for or recovered: the common case ends here."""
+        self.dup_acks = 0
+        self.fast_retransmit = False
+        """The next lost segment leaves even if cwnd has no room."""
+        self.cwnd_limited = False
+        """Whether cwnd was what limited the sender last time; only then it grows."""
+        self.retransmits = 0
+        """Time-outs in a row."""
+        self.timeouts = 0
+        self.undo = Undo()
+        self._rtt_mark = snd.iss
+        """An ACK beyond this gives the next sample of the round-trip time."""
+        self._path_mtu_mark = snd.iss
+        self._path_mtu_timeouts = 0
+        """snd_nxt and timeouts when the path's MTU was lowered last."""
 
-def _read_sack(c: Tcb, seg: Segment, newly: list[SentRange]) -> bool:
-    """Mark the blocks on the scoreboard; True when the first one reports a duplicate (RFC 2883)."""
-    una = c.snd_una
-    nxt = c.snd_nxt
-    blocks = seg.sack[:MAX_SACK_BLOCKS]
-    dsack = False
-    for index, (left_edge, right_edge) in enumerate(blocks):
-        left = unwrap(left_edge, una)
-        right = unwrap(right_edge, una)
-        if left >= right or right > nxt:
-            continue
-        if index == 0:
-            if right <= una:
-                dsack = True
-                rack.on_dsack(c, right - left)
-                continue
-            if len(blocks) > 1:
-                outer_left = unwrap(blocks[1][0], una)
-                outer_right = unwrap(blocks[1][1], una)
-                if outer_left <= left and right <= outer_right:
-                    dsack = True
-                    rack.on_dsack(c, right - left)
-                    continue
-        if right > una:
-            c.board.sack(max(left, una), right, newly)
-    return dsack
+    def pipe(self) -> int:
+        """Bytes thought to be in the network (RFC 6675 section 4)."""
+        snd = self._snd
+        board = snd.board
+        pipe = snd.snd_nxt - snd.snd_una - board.sacked_bytes - board.lost_bytes
+        if not self._options.sack_ok and self.dup_acks:
+            pipe -= self.dup_acks * snd.snd_mss
+        return pipe if pipe > 0 else 0
 
-
-def _count_duplicates(c: Tcb, seg: Segment, ack: int, acked: int, same_window: bool) -> None:
-    """NewReno (RFC 6582): the third duplicate ACK, and partial ACKs, mark one segment lost."""
-    board = c.board
-    if acked:
-        if c.recovery == RECOVERY:
-            c.dup_acks = max(0, c.dup_acks - max(0, acked // c.snd_mss - 1))
-            board.mark_front_lost(c.snd_mss)
+    def established(self, syn_retransmits: int, syn_sent_at: float, seg: Segment, now: float) -> None:
+        """seg acknowledges our SYN: the first round trip, or what a lost SYN says about the path."""
+        self.retransmits = 0
+        self._agenda.timers[RTO] = NEVER
+        if syn_retransmits == 0:
+            self._rtt.sample(now - syn_sent_at, now)
+        elif self._options.ts_ok and seg.has_ts and seg.ts_ecr:
+            # The echo says which copy was answered.
+            elapsed = (int(now * 1000) - seg.ts_ecr) & MASK
+            self._rtt.sample(min(elapsed, 60_000) / 1000, now)
         else:
-            c.dup_acks = 0
-        return
-    if not _is_duplicate(c, seg, same_window):
-        return
-    if c.recovery == LOSS:
-        return
-    c.dup_acks += 1
-    # Section 4.1 of RFC 6582: not again for the window that a time-out or recovery has dealt with.
-    if c.dup_acks == rack.DUP_THRESH and c.recovery == OPEN and ack >= c.recover:
-        board.mark_front_lost(c.snd_mss)
+            self._rtt.restart(RTO_AFTER_LOST_SYN)
+        if syn_retransmits > 1:
+            # RFC 5681 3.1 (one lost SYN is forgiven, as in Linux).
+            self._cc.on_syn_loss()
+        self._rtt_mark = self._snd.snd_nxt
+        self._rack.established()
 
+    # --- ACKs that arrive ------------------------------------------------------------------
 
-def _enter(c: Tcb, now: float) -> None:
-    """Start fast recovery (RFC 6675 section 5, step 4)."""
-    c.recovery = RECOVERY
-    c.recover = c.snd_nxt
-    c.fast_retransmit = True
-    _remember(c)
-    c.cc.on_loss(c.snd_nxt - c.snd_una, now)
+    def acknowledge(self, seg: Segment, ack: int, same_window: bool, now: float) -> None:
+        """seg acknowledges everything before position ack, snd_una <= ack <= snd_nxt, and may carry SACK.
 
+        same_window: the segment left the send window as it was (a duplicate ACK does).
+        """
+        snd = self._snd
+        acked = ack - snd.snd_una
+        if acked:
+            newly = snd.acknowledged(ack)
+            self.retransmits = 0
+            rtt = self._rtt
+            if ack > self._rtt_mark or rtt.backoffs:
+                # One sample a round trip; after a time-out the first that can be had ends the back-off.
+                sample = measured(newly, seg, ack, self._options.ts_ok, now)
+                if sample >= 0.0:
+                    rtt.sample(sample, now)
+                    self._rtt_mark = snd.snd_nxt
+            timers = self._agenda.timers
+            if ack == snd.snd_nxt:
+                timers[RTO] = NEVER
+                timers[PTO] = NEVER
+            else:
+                timers[RTO] = now + rtt.rto
+                self._rack.arm_probe(self.phase, self.trouble, now)
+            if snd.snd_nxt < snd.send_end:
+                self._agenda.transmit_soon()
+        else:
+            newly = []
+        if not (self.trouble or seg.sack):
+            if acked:
+                if self.cwnd_limited:
+                    self._cc.on_ack(acked, now, self._rtt.srtt)
+                return
+            if self._options.sack_ok or not self._is_duplicate(seg, same_window):
+                return
+        if acked or seg.sack or not self._options.sack_ok or self._rack.tlp_end_seq != NO_POSITION:
+            self._recover(seg, ack, acked, newly, same_window, now)
 
-def _leave(c: Tcb) -> None:
-    if c.recovery == RECOVERY:
-        c.cc.cwnd = max(min(c.cc.cwnd, c.cc.ssthresh), c.cc.mss)
-        rack.on_recovery_exit(c)
-    _be_open(c)
+    def _is_duplicate(self, seg: Segment, same_window: bool) -> bool:
+        """RFC 5681 section 2, for seg.ack == snd_una."""
+        return same_window and seg.length == 0 and self._snd.snd_nxt > self._snd.snd_una
 
+    def _recover(
+        self, seg: Segment, ack: int, acked: int, newly: list[SentRange], same_window: bool, now: float
+    ) -> None:
+        """The ACK says something about losses, or there are some."""
+        snd = self._snd
+        rack = self._rack
+        sack_ok = self._options.sack_ok
+        duplicate_bytes = 0
+        if sack_ok and seg.sack:
+            duplicate_bytes = snd.board.read_blocks(seg.sack, snd.snd_una, snd.snd_nxt, newly)
+            if duplicate_bytes:
+                rack.on_dsack(duplicate_bytes)
+        if acked:
+            self._undo_if_spurious(seg)
+        if rack.tlp_end_seq != NO_POSITION:
+            duplicate = not acked and not seg.sack and self._is_duplicate(seg, same_window)
+            if rack.on_ack_of_probe(ack, duplicate_bytes > 0, duplicate):
+                self._cc.on_loss(snd.snd_nxt - snd.snd_una, now)
+        if self.phase != OPEN and ack >= self.recover:
+            self._leave()
+        if not sack_ok:
+            self._count_duplicates(seg, ack, acked, same_window)
+        elif newly:
+            rack.on_delivered(newly, seg, now)
+            rack.detect_loss(self.phase, now)
+        lost = self._react_to_loss(now)
+        if not lost and snd.snd_nxt < snd.send_end:
+            self._agenda.transmit_soon()
+        if acked and self.phase != RECOVERY and self.cwnd_limited:
+            self._cc.on_ack(acked, now, self._rtt.srtt)
+        self.trouble = bool(
+            self.phase != OPEN or snd.board.sacked_bytes or lost or self.dup_acks or rack.probing()
+        )
+        if self.trouble:
+            if newly:
+                rack.silence_ends()
+            rack.arm_probe(self.phase, self.trouble, now)
 
-def _be_open(c: Tcb) -> None:
-    """Neither recovery nor the time after a time-out goes on, and there is nothing to undo."""
-    c.recovery = OPEN
-    c.dup_acks = 0
-    c.fast_retransmit = False
-    c.undo_cwnd = 0
-    c.undo_ts = NO_POSITION
-
-
-def _remember(c: Tcb) -> None:
-    """Keep what undo needs; undo_ts is set by the first retransmission."""
-    c.undo_cwnd = c.cc.cwnd
-    c.undo_ssthresh = c.cc.ssthresh
-    c.undo_ts = NO_POSITION
-
-
-def _try_undo(c: Tcb, seg: Segment) -> None:
-    """Eifel: the ACK echoes a timestamp from before our first retransmission, so the original arrived."""
-    if not (c.ts_ok and seg.has_ts and lt(seg.ts_ecr, c.undo_ts)):
-        return
-    c.cc.undo(c.undo_cwnd, c.undo_ssthresh)
-    c.board.unmark_lost()
-    c.rtt.undo_back_off()
-    _be_open(c)
-
-
-def reorder_expired(c: Tcb, now: float) -> None:
-    """The reordering window has passed (RFC 8985 section 6.3)."""
-    c.timers[REORDER] = NEVER
-    rack.detect_loss(c, now)
-    if c.board.lost_bytes:
-        if c.recovery == OPEN:
-            _enter(c, now)
-        c.trouble = True
-        c.wants_transmit = True
-
-
-def retransmission_timeout(c: Tcb, now: float) -> bool:
-    """The RTO timer expired (RFC 6298 section 5.4 to 5.6). False when the peer counts as dead."""
-    board = c.board
-    timers = c.timers
-    timers[PTO] = NEVER
-    timers[REORDER] = NEVER
-    timers[PERSIST] = NEVER
-    if not board.ranges:
-        timers[RTO] = NEVER
-        return True
-    # A peer that shrank its window to nothing but still answers may take its time (RFC 9293 MUST-37).
-    if c.snd_wnd > 0 or now - c.last_received_at > c.cfg.max_rto:
-        c.retransmits += 1
-        if c.retransmits > c.cfg.retries:
+    def _react_to_loss(self, now: float) -> bool:
+        """Whether anything is to be sent again. The first loss begins fast recovery."""
+        if not self._snd.board.lost_bytes:
             return False
-    c.timeouts += 1
-    flight = c.snd_nxt - c.snd_una
-    if c.recovery != LOSS:
-        if c.recovery == OPEN:
-            _remember(c)
-        c.recovery = LOSS
-        c.cc.on_rto(flight, now, first=True)
-    else:
-        c.cc.on_rto(flight, now, first=False)
-    board.mark_all_lost(reneged=board.ranges[0].sacked)
-    c.recover = c.snd_nxt
-    c.dup_acks = 0
-    c.fast_retransmit = False
-    c.tlp_due = False
-    c.tlp_end_seq = NO_POSITION
-    c.trouble = True
-    c.rtt.back_off()
-    timers[RTO] = now + c.rtt.rto
-    c.wants_transmit = True
-    return True
+        if self.phase == OPEN:
+            self._enter(now)
+        self._agenda.transmit_soon()
+        return True
+
+    def _count_duplicates(self, seg: Segment, ack: int, acked: int, same_window: bool) -> None:
+        """NewReno (RFC 6582): the third duplicate ACK, and partial ACKs, mark one segment lost."""
+        snd = self._snd
+        if acked:
+            if self.phase == RECOVERY:
+                self.dup_acks = max(0, self.dup_acks - max(0, acked // snd.snd_mss - 1))
+                snd.board.mark_front_lost(snd.snd_mss)
+            else:
+                self.dup_acks = 0
+            return
+        if not self._is_duplicate(seg, same_window) or self.phase == LOSS:
+            return
+        self.dup_acks += 1
+        # Section 4.1 of RFC 6582: not again for the window that a time-out or recovery has dealt with.
+        if self.dup_acks == DUP_THRESH and self.phase == OPEN and ack >= self.recover:
+            snd.board.mark_front_lost(snd.snd_mss)
+
+    def _enter(self, now: float) -> None:
+        """Start fast recovery (RFC 6675 section 5, step 4)."""
+        self.phase = RECOVERY
+        self.recover = self._snd.snd_nxt
+        self.fast_retransmit = True
+        self.undo.remember(self._cc)
+        self._cc.on_loss(self._snd.snd_nxt - self._snd.snd_una, now)
+
+    def _leave(self) -> None:
+        if self.phase == RECOVERY:
+            self._cc.on_recovery_exit()
+            self._rack.on_recovery_exit()
+        self._be_open()
+
+    def _be_open(self) -> None:
+        """Recovery, or the time after a time-out, is over, and there is nothing to undo."""
+        self.phase = OPEN
+        self.dup_acks = 0
+        self.fast_retransmit = False
+        self.undo.forget()
+
+    def _undo_if_spurious(self, seg: Segment) -> None:
+        """If seg says that nothing was lost, give back what the mistake took."""
+        if self._options.ts_ok and seg.has_ts and self.undo.spurious(seg.ts_ecr):
+            self._cc.undo(self.undo.cwnd, self.undo.ssthresh)
+            self._snd.board.unmark_lost()
+            self._rtt.undo_back_off()
+            self._be_open()
+
+    # --- segments that leave ---------------------------------------------------------------
+
+    def room(self) -> int:
+        """Bytes that cwnd allows beyond what is in flight."""
+        if self.trouble:
+            return self._cc.cwnd - self.pipe()
+        return self._cc.cwnd - (self._snd.snd_nxt - self._snd.snd_una)
+
+    def data_sent(self, limited: bool, now: float) -> None:
+        """New data have left. limited: cwnd had no room for more."""
+        self._arm(now)
+        cc = self._cc
+        if not limited and cc.cwnd < cc.ssthresh:
+            # As Linux: in slow start using half of cwnd is enough to let it grow.
+            limited = 2 * (self._snd.snd_nxt - self._snd.snd_una) >= cc.cwnd
+        self.cwnd_limited = limited
+
+    def cwnd_is_full(self) -> None:
+        """Nothing could leave, because cwnd had no room."""
+        self.cwnd_limited = True
+
+    def range_retransmitted(self, now: float) -> None:
+        """A lost range was sent again."""
+        self.fast_retransmit = False
+        self.undo.retransmitted(now)
+
+    def retransmitted(self, now: float) -> None:
+        """Lost ranges were sent again, as far as the windows allow."""
+        self._arm(now)
+
+    def _arm(self, now: float) -> None:
+        timers = self._agenda.timers
+        if timers[RTO] == NEVER:
+            timers[RTO] = now + self._rtt.rto
+        self._rack.arm_probe(self.phase, self.trouble, now)
+
+    # --- timers ----------------------------------------------------------------------------
+
+    def reorder_expired(self, now: float) -> None:
+        """The reordering window has passed (RFC 8985 section 6.3)."""
+        self._agenda.timers[REORDER] = NEVER
+        self._rack.detect_loss(self.phase, now)
+        if self._react_to_loss(now):
+            self.trouble = True
+
+    def probe_expired(self, now: float) -> None:
+        """Nothing has come back for a while: probe for the loss of the last segments (RFC 8985 section 7)."""
+        self._agenda.timers[PTO] = NEVER
+        if self.phase == RECOVERY:
+            if not self._rack.probe_expired_in_recovery():
+                return
+            self.fast_retransmit = True
+        elif not self._rack.probe_expired(self.trouble, now):
+            return
+        self.trouble = True
+        self._agenda.transmit_soon()
+
+    def retransmission_timeout(self, last_received_at: float, now: float) -> bool:
+        """The RTO timer expired (RFC 6298 section 5.4 to 5.6). False when the peer counts as dead."""
+        snd = self._snd
+        board = snd.board
+        timers = self._agenda.timers
+        timers[PTO] = NEVER
+        timers[REORDER] = NEVER
+        timers[PERSIST] = NEVER
+        if not board.ranges:
+            timers[RTO] = NEVER
+            return True
+        # A peer that shrank its window to nothing but still answers may take its time (RFC 9293 MUST-37).
+        if snd.snd_wnd > 0 or now - last_received_at > self._cfg.max_rto:
+            self.retransmits += 1
+            if self.retransmits > self._cfg.retries:
+                return False
+        self.timeouts += 1
+        flight = snd.snd_nxt - snd.snd_una
+        first = self.phase != LOSS
+        if self.phase == OPEN:
+            self.undo.remember(self._cc)
+        self.phase = LOSS
+        self._cc.on_rto(flight, now, first)
+        board.mark_all_lost(reneged=board.ranges[0].sacked)
+        self.fast_retransmit = False
+        self._start_over()
+        self._rtt.back_off()
+        timers[RTO] = now + self._rtt.rto
+        return True
+
+    def _start_over(self) -> None:
+        """All that is marked lost is sent again, and what older ACKs say about losses no longer counts."""
+        self.recover = self._snd.snd_nxt
+        self.dup_acks = 0
+        self._rack.forget_probe()
+        self.trouble = True
+        self._agenda.transmit_soon()
+
+    # --- the path's MTU --------------------------------------------------------------------
+
+    def believes_path_mtu(self) -> bool:
+        """Whether a smaller MTU may be believed: once for each window or time-out."""
+        return self._snd.snd_una >= self._path_mtu_mark or self.timeouts != self._path_mtu_timeouts
+
+    def path_mtu_lowered(self) -> None:
+        """Ranges that may have left in segments over snd_mss are lost; undo would be wrong here."""
+        snd = self._snd
+        board = snd.board
+        self._path_mtu_mark = snd.snd_nxt
+        self._path_mtu_timeouts = self.timeouts
+        for sent in board.ranges:
+            if sent.end - sent.start > snd.snd_mss:
+                board.mark_lost(sent)
+        if not board.lost_bytes:
+            return
+        if self.phase == OPEN:
+            self.phase = LOSS
+        self.fast_retransmit = True
+        self.undo.forget()
+        self._start_over()

@@ -1,8 +1,7 @@
-"""Round-trip time and retransmission time-out (RFC 6298).
+"""The estimate of the round-trip time, and the retransmission time-out that follows from it (RFC 6298).
 
-One sample a round trip is taken (section 3), with the sender's own clock on ranges never
-retransmitted (Karn), else with the echoed timestamp. Granularity G is 1 ms. The minimum
-of the RTO is 200 ms as in Linux instead of 1 s.
+round_trip.py takes the samples, one a round trip. Granularity G is 1 ms. The minimum of the RTO is 200 ms
+as in Linux, instead of 1 s.
 """
 
 from typing import Final

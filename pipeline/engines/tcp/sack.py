@@ -1,19 +1,32 @@
-"""The sender's scoreboard over ranges (RFC 2018, RFC 6675; per-range times for RFC 8985).
+"""The scoreboard: what the sender knows of the bytes between snd_una and snd_nxt.
 
-The scoreboard covers snd_una..snd_nxt with adjacent ranges, each born by one transmission
-(up to 64 KiB, not one entry a segment) and cut only where a SACK block, a partial ACK or a
-partial retransmission ends. A range is in flight, ``lost`` (to be sent again) or ``sacked``;
-neighbours that are sacked are joined again. Numbers are positions (see seq.py).
+RFC 2018, RFC 6675, and for RFC 8985 the time when each range was sent last. Numbers are positions (see
+seq.py).
 
-RFC 6675's pipe is counted incrementally: pipe = HighData - snd_una - sacked - lost. A lost
-range that was sent again is in flight again, as in RFC 8985; that also covers what RFC 6675
-does with HighRxt.
+The scoreboard covers snd_una..snd_nxt with adjacent ranges. One transmission makes one range (up to 64 KiB,
+not one entry a segment). A range is cut only where a SACK block, a partial ACK or a partial retransmission
+ends. A range is in flight, ``lost`` (to be sent again) or ``sacked``. Neighbours that are sacked are joined
+again.
+
+RFC 6675's pipe is counted incrementally: pipe = HighData - snd_una - sacked - lost. A lost range that was
+sent again is in flight again, as in RFC 8985. That also covers what RFC 6675 does with HighRxt.
 """
 
 from bisect import bisect_right
 from operator import attrgetter
+from typing import Final
+
+from pipeline.engines.tcp.seq import unwrap
+
+MAX_SACK_BLOCKS: Final = 4
+"""As many as fit into the options of a segment."""
 
 _start = attrgetter("start")
+
+
+def _inside(left: int, right: int, block: tuple[int, int], near: int) -> bool:
+    """Whether positions [left, right) lie inside a block as on the wire."""
+    return unwrap(block[0], near) <= left and right <= unwrap(block[1], near)
 
 
 class SentRange:
@@ -36,7 +49,15 @@ class Scoreboard:
     high_sacked is the highest position SACKed (or acknowledged) so far.
     """
 
-    __slots__ = ("_max_ranges", "high_sacked", "lost_bytes", "ranges", "retransmitted_out", "sacked_bytes")
+    __slots__ = (
+        "_max_ranges",
+        "high_sacked",
+        "lost_bytes",
+        "ranges",
+        "retransmitted_bytes",
+        "retransmitted_out",
+        "sacked_bytes",
+    )
 
     def __init__(self, position: int, max_ranges: int) -> None:
         self._max_ranges = max_ranges
@@ -44,6 +65,9 @@ class Scoreboard:
         self.sacked_bytes = 0
         self.lost_bytes = 0
         self.retransmitted_out = 0
+        """Ranges in flight that were sent more than once."""
+        self.retransmitted_bytes = 0
+        """Of all retransmissions so far."""
         self.high_sacked = position
 
     def sent(self, start: int, end: int, now: float) -> None:
@@ -57,9 +81,9 @@ class Scoreboard:
         ranges.append(SentRange(start, end, now))
 
     def acknowledge(self, una: int) -> list[SentRange]:
-        """Everything before una arrived. The ranges (or their fronts) that were not yet known to.
+        """Everything before una has arrived. Returns the ranges of it (or their fronts) that this is news of.
 
-        Returned ranges carry the times and flags; a cut front is a new object.
+        Returned ranges carry their times and flags. A front that was cut off is a new object.
         """
         ranges = self.ranges
         newly: list[SentRange] = []
@@ -88,10 +112,31 @@ class Scoreboard:
             self.high_sacked = una
         return newly
 
+    def read_blocks(
+        self, blocks: tuple[tuple[int, int], ...], una: int, nxt: int, newly: list[SentRange]
+    ) -> int:
+        """Mark the blocks of an ACK, as they are on the wire. una and nxt are snd_una and snd_nxt.
+
+        Appends to newly as sack() does. Returns the bytes that the first block reports as received twice
+        (RFC 2883), 0 if it does not: it lies before snd_una then, or inside the second block.
+        """
+        blocks = blocks[:MAX_SACK_BLOCKS]
+        duplicate = 0
+        for index, (left_edge, right_edge) in enumerate(blocks):
+            left = unwrap(left_edge, una)
+            right = unwrap(right_edge, una)
+            if left >= right or right > nxt:
+                continue
+            if index == 0 and (right <= una or (len(blocks) > 1 and _inside(left, right, blocks[1], una))):
+                duplicate = right - left
+            elif right > una:
+                self.sack(max(left, una), right, newly)
+        return duplicate
+
     def sack(self, left: int, right: int, newly: list[SentRange]) -> int:
         """The peer holds [left, right), which the caller has checked to lie in snd_una..snd_nxt.
 
-        Appends a copy of each range that this tells news about to newly; returns the news in bytes.
+        Appends a copy of each range that this is news of to newly. Returns the news in bytes.
         """
         ranges = self.ranges
         index = max(0, bisect_right(ranges, left, key=_start) - 1)
@@ -122,13 +167,13 @@ class Scoreboard:
         return news
 
     def mark_lost(self, sent: SentRange) -> None:
-        """sent is to be retransmitted; nothing for one that is sacked or already lost."""
+        """sent is to be retransmitted. Nothing changes for a range that is sacked or already lost."""
         if not (sent.sacked or sent.lost):
             sent.lost = True
             self.lost_bytes += sent.end - sent.start
 
     def mark_all_lost(self, reneged: bool) -> None:
-        """Time-out: all that is not sacked (RFC 6675 5.1), all of it if the peer has reneged."""
+        """Time-out: all that is not sacked is lost (RFC 6675 5.1); all of it if the peer has reneged."""
         for sent in self.ranges:
             if reneged and sent.sacked:
                 sent.sacked = False
@@ -138,7 +183,7 @@ class Scoreboard:
             self.mark_lost(sent)
 
     def mark_front_lost(self, size: int) -> None:
-        """The first size positions, for peers without SACK (RFC 6582 section 3.2)."""
+        """The first size positions are lost, for peers without SACK (RFC 6582 section 3.2)."""
         if self.ranges:
             front = self.ranges[0]
             if not front.lost and front.end - front.start > size:
@@ -146,7 +191,7 @@ class Scoreboard:
             self.mark_lost(front)
 
     def unmark_lost(self) -> None:
-        """The losses were not: all that is marked is in flight (undo)."""
+        """Nothing was lost after all (undo): what is marked so is in flight."""
         for sent in self.ranges:
             sent.lost = False
         self.lost_bytes = 0
@@ -163,6 +208,7 @@ class Scoreboard:
             sent.retransmitted = True
             self.retransmitted_out += 1
         sent.xmit_ts = now
+        self.retransmitted_bytes += sent.end - sent.start
 
     def tail_retransmitted(self, start: int, now: float) -> None:
         """The positions from start to the end of the last range were sent again as a probe."""
@@ -180,21 +226,21 @@ class Scoreboard:
         self.retransmitted_out = 0
 
     def _cut(self, index: int, at: int, forced: bool = False) -> bool:
-        """Split ranges[index] at position at. Refused (False) when there are too many ranges."""
+        """Split ranges[index] at position at. False, and nothing is done, when there are too many ranges."""
         if not forced and len(self.ranges) >= self._max_ranges:
             return False
         sent = self.ranges[index]
-        rest = SentRange(at, sent.end, sent.xmit_ts, sent.retransmitted)
-        rest.sacked = sent.sacked
-        rest.lost = sent.lost
+        tail = SentRange(at, sent.end, sent.xmit_ts, sent.retransmitted)
+        tail.sacked = sent.sacked
+        tail.lost = sent.lost
         if sent.retransmitted and not sent.sacked:
             self.retransmitted_out += 1
         sent.end = at
-        self.ranges.insert(index + 1, rest)
+        self.ranges.insert(index + 1, tail)
         return True
 
     def _join(self, index: int) -> int:
-        """Join ranges[index], just sacked, with sacked neighbours; the index behind the result."""
+        """Join ranges[index], just sacked, with sacked neighbours. Returns the index after the result."""
         ranges = self.ranges
         sent = ranges[index]
         if index + 1 < len(ranges) and ranges[index + 1].sacked:

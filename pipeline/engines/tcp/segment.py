@@ -1,9 +1,9 @@
-"""What arrives: one range of a peer's bytes, or one segment without data.
+"""What the stage hands to a connection: one range of the guest's bytes, or one segment without data.
 
-Arithmetic of the fields is the wire's: sequence numbers are 32 bits here, and the window
-is the raw field. The engine never looks at bytes; ``buf`` is an opaque handle (0 is a valid
-one, None means no data). A segment may stand for a run of wire segments merged by GRO: its
-flags are the OR over the run, its ack and window those of the last.
+Fields are as on the wire: sequence numbers have 32 bits, and the window is the raw field. The engine never
+looks at bytes: ``buf`` is an opaque handle (0 is a valid one, None means no data). A segment may stand for
+a run of wire segments that GRO has merged. Then its flags are the OR over the run, and its ack and window
+are those of the last segment.
 """
 
 from typing import NamedTuple, TypeAlias

@@ -1,18 +1,20 @@
-"""Sequence numbers: arithmetic modulo 2**32 (RFC 9293 section 3.4).
+"""Sequence numbers: 32 bits on the wire, positions inside the engine (RFC 9293 section 3.4).
 
-On the wire a sequence number is 32 bits and wraps. Inside the engine it is a *position*: a
-plain int that starts at the initial sequence number and never wraps, so that snd_una,
-snd_nxt, rcv_nxt and the ranges of both scoreboards compare with ``<``. A 32-bit number is
-turned into a position once, where a segment arrives, as the one nearest to a position
-already known; ``& MASK`` turns a position back into what goes on the wire. This is legal
-because everything acceptable lies within 2**30 (the largest window) of the known position,
-and it keeps the wrap in this file.
+On the wire a sequence number has 32 bits and wraps. Inside the engine it is a position: a plain int that
+starts at the initial sequence number and never wraps. So snd_una, snd_nxt, rcv_nxt and all ranges compare
+with ``<``.
+
+Where a segment arrives, a 32-bit number becomes a position once: the one nearest to a position already
+known. ``& MASK`` turns a position back into the number on the wire. This is right because everything
+acceptable lies within 2**30 (the largest window) of the known position.
 """
 
 from typing import Final
 
 MASK: Final = 0xFFFFFFFF
 HALF: Final = 0x80000000
+NO_POSITION: Final = -1
+"""A sequence variable that is not set; positions are never negative."""
 
 
 def diff(a: int, b: int) -> int:

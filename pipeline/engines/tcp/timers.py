@@ -1,7 +1,7 @@
-"""One deadline per kind of timer; a connection's deadline is their minimum.
+"""The timers of a connection: one deadline for each kind. The earliest is the connection's deadline.
 
-A deadline is an absolute time in seconds, NEVER when the timer is off. Setting one is a
-list store, so that restarting the retransmission timer on every ACK costs nothing.
+A deadline is an absolute time in seconds, or NEVER when the timer is off. Setting one is a store into the
+list, so that restarting the retransmission timer on every ACK costs nothing.
 """
 
 from math import inf
@@ -20,7 +20,7 @@ PERSIST: Final = 3
 DELAYED_ACK: Final = 4
 KEEPALIVE: Final = 5
 LINGER: Final = 6
-"""End of a state: waiting for the host connection, FIN-WAIT-2 without a host, TIME-WAIT."""
+"""The end of a state: waiting for the host connection, FIN-WAIT-2 without a host, TIME-WAIT."""
 KINDS: Final = 7
 
 NAMES: Final = ("rto", "pto", "reorder", "persist", "delayed_ack", "keepalive", "linger")

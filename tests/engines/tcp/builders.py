@@ -1,6 +1,6 @@
-"""A guest played by hand against one engine, with a manual clock, and one builder a state.
+"""A guest that a test plays by hand against one connection, with a manual clock; a builder for each state.
 
-The rig keeps account of every handle: a handle that comes back twice, or never, fails the test.
+The rig counts every handle: a handle that comes back twice, or never, fails the test.
 Numbers start just below their wrap, so every test crosses it.
 """
 
@@ -141,7 +141,7 @@ class Rig:
         return taken
 
     def send(self, max_ranges: int = 64) -> list[Outgoing]:
-        """All that wants to leave; the guest notes the last timestamp and, if told to, acknowledges later."""
+        """Send all that may leave now. The guest notes the last timestamp; it does not acknowledge."""
         sent: list[Outgoing] = []
         rounds = 0
         while self.conn.wants_transmit and rounds < 64:
@@ -161,13 +161,13 @@ class Rig:
         return sent
 
     def one(self) -> Outgoing:
-        """Exactly one segment wants to leave: that one."""
+        """Exactly one segment leaves. Returns it."""
         sent = self.send()
         assert len(sent) == 1, sent
         return sent[0]
 
     def silent(self) -> bool:
-        """Nothing wants to leave."""
+        """No segment leaves."""
         return self.send() == []
 
     def acknowledge_all(self, **fields: object) -> None:
@@ -176,7 +176,7 @@ class Rig:
         self.guest(**fields)  # type: ignore[arg-type]
 
     def advance(self, seconds: float) -> None:
-        """Let time pass, with every timer on time; what wants to leave stays unsent."""
+        """Let time pass, with every timer on time. Nothing is sent."""
         end = self.now + seconds
         while self.conn.deadline() <= end:
             self.now = max(self.now, self.conn.deadline())
@@ -185,7 +185,7 @@ class Rig:
         self.now = end
 
     def run(self, seconds: float) -> list[tuple[float, Outgoing]]:
-        """Let time pass, sending what wants to leave at once: (time since the start, segment)."""
+        """Let time pass and send at once. Returns (time since the start, segment) of each."""
         start, end = self.now, self.now + seconds
         sent = [(0.0, out) for out in self.send()]
         while self.conn.deadline() <= end:
@@ -200,6 +200,10 @@ class Rig:
 
     def seen(self, kind: type[Action]) -> list[Action]:
         return [action for action in self.log if isinstance(action, kind)]
+
+    def released(self) -> list[object]:
+        """The handles given back so far that the host gave us."""
+        return [action.buf for action in self.log if isinstance(action, Release)]
 
     def rel(self, number: int) -> int:
         """One of our sequence numbers, counted from our SYN."""

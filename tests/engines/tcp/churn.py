@@ -1,8 +1,8 @@
 """Connections opened and closed in random ways for two virtual hours, through a light model of the TCP stage.
 
-python -m tests.engines.tcp.churn [COUNT] opens COUNT connections and tells the rate. The flow table, the
+python -m tests.engines.tcp.churn [COUNT] opens COUNT connections and prints the rate. The flow table, the
 timers and the slot accounting are those of pipeline/stages/tcp/stage.py in small; the guest and the
-host are actors that do what actors do: answer late, not at all, refuse, reset, vanish, close
+host are actors: they answer late or not at all, refuse, reset, vanish, close
 first or second, open again with the same ports. Every segment may be lost. When the last one has
 opened, time goes on until the model is idle: then no flow, no timer and no slot may be left.
 """
@@ -68,7 +68,7 @@ class Host:
 
 
 class Guest:
-    """The guest's side: enough of TCP to be a peer that means well until it does something else."""
+    """The guest's side: enough of TCP to be an honest peer, until it vanishes or resets."""
 
     __slots__ = (
         "ack",
@@ -101,7 +101,7 @@ class Guest:
         """It closes only when the host has."""
         self.refuses = not opens_first and rng.random() < 0.1
         self.vanishes = rng.choice((1, 2, 3, 5)) if rng.random() < 0.03 else 1 << 30
-        """After that many segments of ours it is never heard of again."""
+        """It vanishes after this number of our segments."""
         self.dead = False
         self.wants_fin = False
         self.fin_at = -1
@@ -112,7 +112,7 @@ class Guest:
         self.churn.from_guest(self, flags, seq & MASK, length, fields)
 
     def syn(self, _: object = None) -> None:
-        """Open, and again while nothing comes back."""
+        """Send a SYN, and again until an answer comes."""
         if self.dead or self.seq != self.isn:
             return
         self.send(SYN, self.isn, mss=1460, wscale=7, sack_permitted=True)
@@ -171,7 +171,7 @@ class Guest:
             self.churn.at(self.churn.rng.random(), self.talk)
 
     def talk(self, _: object = None) -> None:
-        """Say what there is to say, then perhaps end."""
+        """Send its data, then perhaps end."""
         rng = self.churn.rng
         if self.dead:
             return
@@ -179,11 +179,11 @@ class Guest:
             self.seq = (self.seq + self.size) & MASK
             self.send(ACK, self.una, self.size)
             self.churn.at(1.0, self.repeat)
-        # One that waits for the host does not wait for ever.
+        # A guest that waits for the host does not wait for ever.
         self.churn.at(rng.choice((0.0, 1.0, 60.0, 600.0)) + (600.0 if self.waits else 0.0), self.finish)
 
     def repeat(self, _: object = None) -> None:
-        """Everything unacknowledged once more, until it is acknowledged."""
+        """Send everything unacknowledged once more, until it is acknowledged."""
         left = (self.seq - self.una) & MASK
         if self.dead or left == 0 or self.vanishes <= 0:
             return
@@ -237,7 +237,7 @@ class Churn:
         heapq.heappush(self.events, (self.now + delay, self.serial, call, argument))
 
     def run(self) -> None:
-        """Until nothing is left to happen."""
+        """Run until no event is left."""
         events, timers = self.events, self.timers
         while events or len(timers):
             if not events or timers.deadline() <= events[0][0]:
@@ -260,7 +260,7 @@ class Churn:
         if at < flow.timer_at:
             flow.timer_at = at
             self.timers.schedule(flow, at)
-            # Keep-alive's are due in two hours, and would keep connections that are over until then.
+            # Keep-alive timers are due in two hours: they would keep dead connections until then.
             assert len(self.timers) <= len(self.flows)
 
     # --- births ---------------------------------------------------------------------------
@@ -382,7 +382,7 @@ class Churn:
             self.at(number * rng.random(), self._host, (flow, "write", 0))
         if host.abort:
             self.at(rng.random() * 10, self._host, (flow, "abort", 0))
-        # Later than the last write; one that waits for the guest does so for ten minutes at most.
+        # Later than the last write. A host that waits for the guest does so for ten minutes at most.
         self.at(rng.choice((3.0, 60.0)) + (600.0 if host.waits else 0.0), self._host, (flow, "eof", 0))
 
     # --- engine -> world -------------------------------------------------------------------------

@@ -43,7 +43,7 @@ class Stretch(NamedTuple):
 
 
 class Handles:
-    """Counts who holds which handle; every one given out must come back exactly once."""
+    """Counts handles: every handle that is given out must come back exactly once."""
 
     def __init__(self) -> None:
         self.serial = 0
@@ -88,7 +88,7 @@ class Host:
     shutdown: bool = False
     reset: bool = False
     timed_out: bool = False
-    """It was reset because its guest did not answer."""
+    """The engine reset it, because its guest did not answer."""
     gone: bool = False
     established: bool = False
     ends: bool = True
@@ -210,7 +210,7 @@ class End:
             self.conn.on_host_reset(self.sim.now)
 
     def _put_on_wire(self, out: Outgoing) -> None:
-        """Cut as GSO does, and let the link have each frame; PSH and FIN on the last."""
+        """Cut a range as GSO does and give each frame to the link; PSH and FIN are on the last."""
         sim = self.sim
         if out.flags & SYN:
             self.base = out.seq + 1
@@ -243,7 +243,9 @@ class End:
         if rng.random() < imp.loss or sim.now < sim.down_until:
             return
         if imp.corrupt and rng.random() < imp.corrupt:
-            self._corrupt(out._replace(seq=seq, length=n, flags=flags))
+            header = (out.ack, out.wnd, out.ts_val, out.ts_ecr, out.has_ts, out.sack, out.mss)
+            syn = out.syn_wscale, out.syn_sack
+            self._corrupt(Outgoing(seq, flags, header, out.buf, out.off, n, syn))
             return
         for _ in range(2 if rng.random() < imp.duplicate else 1):
             delay = imp.delay + rng.random() * imp.jitter
@@ -355,11 +357,11 @@ class Sim:
         self.armed[end.name] = float("inf")
         if end.conn is not None:
             end.conn.on_timer(self.now)
-            if any(isinstance(action, HostReset) for action in end.conn.actions):
+            if any(isinstance(action, HostReset) for action in end.conn.agenda.actions):
                 end.host.timed_out = True
 
     def run(self, until: float = 1e6, max_events: int = 2_000_000) -> None:
-        """Until both are gone, nothing is left to happen, or virtual time is up."""
+        """Run until both are gone, no event is left, or virtual time is up."""
         stop = self.now + until
         while self.events and max_events and self.events[0][0] <= stop:
             when, _, call, arg = heapq.heappop(self.events)
@@ -374,7 +376,7 @@ class Sim:
                 break
 
     def advance(self, seconds: float) -> None:
-        """Let that much time pass, whether anything happens in it or not."""
+        """Let time pass, whether anything happens or not."""
         end = self.now + seconds
         self.run(until=seconds)
         self.now = max(self.now, end)

@@ -1,9 +1,9 @@
 """Random schedules of two engines over a bad link, each a function of its seed.
 
-python -m tests.engines.tcp.schedules [COUNT] [FIRST] runs COUNT of them on all processors and tells the
-rate. A schedule draws the link, both configurations, sizes, speeds of the hosts and the accidents:
+python -m tests.engines.tcp.schedules [COUNT] [FIRST] runs COUNT of them on all processors and prints
+the rate. A schedule draws the link, both configurations, sizes, speeds of the hosts and the accidents:
 the link goes silent for a while, a host stops reading, both open at once, one side resets. Then bytes must
-arrive exactly once and in order, both sides must end, every handle must come home, and
+arrive exactly once and in order, both sides must end, every handle must come back, and
 what was held must stay within its limits.
 """
 

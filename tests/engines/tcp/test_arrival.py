@@ -142,7 +142,7 @@ def test_a_window_probe_of_the_guest_is_answered_and_its_ack_counts() -> None:
     rig.host_data(100)
     rig.send()
     rig.conn.set_receive_capacity(0, rig.now)
-    rig.guest(length=rig.conn.rcv_adv - rig.conn.rcv_nxt)
+    rig.guest(length=rig.conn.rcv.rcv_adv - rig.conn.rcv_nxt)
     rig.send()
     rig.ack = rig.conn.snd_nxt & MASK
     assert rig.guest(length=1, seq=rig.conn.rcv_nxt & MASK) == "tcp_segment_dropped_out_of_window"
@@ -163,7 +163,7 @@ def test_an_in_order_range_of_many_segments_is_one_delivery() -> None:
     rig = established()
     assert rig.guest(ACK | PSH, 44 * EFF_MSS, seg_count=44) is None
     assert rig.delivered == 44 * EFF_MSS
-    assert rig.conn.rcv_mss == EFF_MSS
+    assert rig.conn.rcv.rcv_mss == EFF_MSS
 
 
 def test_rst_and_syn_together_are_a_reset() -> None:

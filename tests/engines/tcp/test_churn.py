@@ -18,7 +18,7 @@ CONNECTIONS = 5000
 
 
 def alive() -> int:
-    """Connection objects that somebody still holds."""
+    """Connection objects that still exist."""
     gc.collect()
     return sum(isinstance(thing, Connection) for thing in gc.get_objects())
 
@@ -35,7 +35,7 @@ def churned(count: int, seed: int) -> None:
     assert churn.states[TIME_WAIT] == seen["reused"]
     assert min(seen[f"ended by {cause}"] for cause in ("reset", "silence", "refusal")) > 0
     assert seen["reused"] > 0
-    # SYNs that were under way, or are repeated behind a lost reset, open a few more.
+    # SYNs that were under way, or are repeated after a lost reset, open a few more.
     assert count <= seen["opened"] < 1.1 * count
 
 

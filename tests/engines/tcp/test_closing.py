@@ -1,4 +1,4 @@
-"""The ends of a connection: FIN both ways, resets, TIME-WAIT, and nothing left behind."""
+"""The ends of a connection: FIN both ways, resets, TIME-WAIT, and no handle is left."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""The configuration refuses what the engine could not keep."""
+"""The configuration refuses values that the engine could not work with."""
 
 import pytest
 

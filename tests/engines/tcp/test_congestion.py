@@ -77,7 +77,7 @@ def test_a_connection_restarts_its_window_after_an_idle_rto() -> None:
     rig.send()
     rig.acknowledge_all()
     rig.now += 5
-    rig.conn.snd_wnd = 1 << 20
+    rig.conn.snd.snd_wnd = 1 << 20
     rig.host_data(65536)
     assert sum(out.length for out in rig.send()) == 10 * EFF_MSS
 

@@ -35,19 +35,19 @@ def legal(rig: Rig, adv_before: int) -> None:
     c = rig.conn
     assert state.CLOSED <= c.state <= state.TIME_WAIT
     assert c.state != state.LISTEN
-    assert c.iss <= c.snd_una <= c.snd_nxt <= c.send_end
+    assert c.snd.iss <= c.snd_una <= c.snd_nxt <= c.snd.send_end
     if c.state >= state.SYN_RECEIVED:
-        assert c.rcv_adv >= adv_before, "the window shrank"
-        assert c.rcv_nxt <= c.rcv_adv
+        assert c.rcv.rcv_adv >= adv_before, "the window shrank"
+        assert c.rcv_nxt <= c.rcv.rcv_adv
     assert c.rcv_untaken >= 0
-    slack = 1 << c.rcv_wind_shift
+    slack = 1 << c.rcv.rcv_wind_shift
     largest = max(rig.cfg.initial_receive_window, rig.cfg.max_receive_window)
-    assert c.rcv_untaken + (c.rcv_adv - c.rcv_nxt) <= largest + slack + 65535
+    assert c.rcv_untaken + (c.rcv.rcv_adv - c.rcv_nxt) <= largest + slack + 65535
     assert c.reassembly.held_bytes <= rig.cfg.max_reassembly_bytes
     assert len(c.reassembly.ranges) <= rig.cfg.max_reassembly_ranges
     assert c.reassembly.held_bytes == sum(held[1] - held[0] for held in c.reassembly.ranges)
     assert all(held[0] > c.rcv_nxt for held in c.reassembly.ranges)
-    board = c.board
+    board = c.snd.board
     if board.ranges:
         assert board.ranges[0].start == c.snd_una
         assert board.ranges[-1].end == c.snd_nxt
@@ -60,10 +60,10 @@ def legal(rig: Rig, adv_before: int) -> None:
     assert not any(r.sacked and r.lost for r in board.ranges)
     assert c.cc.cwnd >= c.cc.mss
     if c.snd_una < c.snd_nxt and state.ESTABLISHED <= c.state < state.TIME_WAIT:
-        assert c.timers[0] != NEVER, "data in flight and no timer"
+        assert c.agenda.timers[0] != NEVER, "data in flight and no timer"
     if c.state == state.CLOSED:
         assert c.deadline() == NEVER
-        assert not c.chunks
+        assert not c.snd.chunks
     c.snapshot()
 
 
@@ -144,7 +144,7 @@ def apply(rig: Rig, event: tuple[object, ...]) -> None:
                 "next": c.rcv_nxt,
                 "before": c.rcv_nxt - 1500,
                 "ooo": c.rcv_nxt + 3000,
-                "edge": c.rcv_adv,
+                "edge": c.rcv.rcv_adv,
                 "far": c.rcv_nxt + (1 << 30),
             }[place]
             ack = {
@@ -168,7 +168,7 @@ def apply(rig: Rig, event: tuple[object, ...]) -> None:
                     (middle & MASK, middle & MASK),
                 )
             fields: dict[str, object] = {"sack": blocks, "seg_count": max(1, length // 1448)}
-            if c.ts_ok:
+            if c.options.ts_ok:
                 fields |= {"has_ts": True, "ts_val": (rig.guest_clock() + dts) & MASK, "ts_ecr": rig.ts_echo}
             else:
                 fields["has_ts"] = False
@@ -223,7 +223,7 @@ def test_any_events_in_any_state_leave_a_legal_state_and_conserve_handles(
 ) -> None:
     rig = BUILDERS[start](cfg) if start == "syn_sent" else BUILDERS[start](cfg, **guest)
     for event in script:
-        adv = rig.conn.rcv_adv
+        adv = rig.conn.rcv.rcv_adv
         apply(rig, event)
         legal(rig, adv)
         if rig.seen(Gone):
@@ -243,7 +243,7 @@ def test_long_random_runs_conserve_handles(start: str) -> None:
         cfg = rng.choice(CONFIGS)
         rig = BUILDERS[start](cfg) if start == "syn_sent" else BUILDERS[start](cfg, **rng.choice(GUESTS))
         for _ in range(300):
-            adv = rig.conn.rcv_adv
+            adv = rig.conn.rcv.rcv_adv
             kind = rng.random()
             event: tuple[object, ...]
             if kind < 0.55:

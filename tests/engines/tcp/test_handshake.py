@@ -92,7 +92,7 @@ def test_the_effective_mss(option: int, mtu: int, timestamps: bool, effective: i
 
 
 def test_a_window_scale_beyond_14_is_14() -> None:
-    assert established(wscale=15).conn.snd_wind_shift == 14
+    assert established(wscale=15).conn.snd.snd_wind_shift == 14
 
 
 def test_data_in_the_syn_are_given_back_and_not_acknowledged() -> None:

@@ -23,7 +23,7 @@ NEWRENO = TcpConfig(sack=False, timestamps=False, congestion="newreno")
 
 
 def in_flight(segments: int, cfg: TcpConfig | None = None, **fields: object) -> Rig:
-    """So many full segments were sent in one call, 10 ms ago."""
+    """N full segments were sent in one call, 10 ms ago."""
     rig = established(cfg, **fields)
     rig.conn.cc.cwnd = 100 * rig.conn.snd_mss
     rig.host_data(segments * rig.conn.snd_mss)
@@ -33,12 +33,12 @@ def in_flight(segments: int, cfg: TcpConfig | None = None, **fields: object) -> 
 
 
 def too_big(rig: Rig, mtu: int = MTU, at: int = 0) -> str | None:
-    """A router complains about the segment that begins at bytes behind snd_una."""
+    """A router complains about the segment that begins ``at`` bytes after snd_una."""
     return rig.conn.on_fragmentation_needed((rig.conn.snd_una + at) & MASK, mtu, rig.now)
 
 
 def ranges(rig: Rig, sent: list[Outgoing]) -> list[tuple[int, int, int]]:
-    """(first byte, length, mss) of all that follows each other."""
+    """(first byte, length, mss) of each run of adjacent ranges."""
     found: list[tuple[int, int, int]] = []
     for out in sent:
         begin = rig.rel(out.seq) - 1
@@ -56,7 +56,7 @@ def test_all_in_flight_leaves_again_at_once_in_smaller_segments_and_no_slower() 
     assert ranges(rig, rig.send()) == [(0, 10 * EFF_MSS, SMALL)]
     assert (rig.conn.cc.cwnd, rig.conn.cc.ssthresh) == before
     rig.acknowledge_all()
-    assert rig.conn.recovery == OPEN
+    assert rig.conn.recovery.phase == OPEN
     assert not rig.given
     assert (rig.conn.cc.cwnd, rig.conn.cc.ssthresh) >= before
 
@@ -69,7 +69,7 @@ def test_without_sack_and_timestamps_too() -> None:
         rig.guest()
     assert rig.silent(), "duplicate ACKs of the copies start no recovery"
     rig.acknowledge_all()
-    assert rig.conn.recovery == OPEN
+    assert rig.conn.recovery.phase == OPEN
 
 
 def test_what_arrived_or_was_small_enough_is_not_sent_again() -> None:
@@ -89,13 +89,13 @@ def test_in_recovery_the_window_is_reduced_once() -> None:
     first = rig.iss + 1
     rig.guest(sack=(((first + 10 * EFF_MSS) & MASK, (first + 14 * EFF_MSS) & MASK),))
     rig.send()
-    assert rig.conn.recovery == RECOVERY
+    assert rig.conn.recovery.phase == RECOVERY
     reduced = rig.conn.cc.cwnd
     assert too_big(rig) is None
     rig.send()
-    assert rig.conn.recovery == RECOVERY
+    assert rig.conn.recovery.phase == RECOVERY
     rig.acknowledge_all()
-    assert rig.conn.recovery == OPEN
+    assert rig.conn.recovery.phase == OPEN
     assert rig.conn.cc.cwnd == reduced
 
 
@@ -116,7 +116,7 @@ def test_duplicate_acks_from_before_count_no_longer() -> None:
     rig.guest()
     assert too_big(rig) is None
     rig.send()
-    assert rig.conn.pipe() == 14600
+    assert rig.conn.recovery.pipe() == 14600
 
 
 def test_late_acks_do_not_undo_what_was_lost_for_its_size() -> None:
@@ -124,20 +124,20 @@ def test_late_acks_do_not_undo_what_was_lost_for_its_size() -> None:
     rig.advance(1.0)
     echo = rig.ts_echo
     rig.send()
-    assert rig.conn.recovery == LOSS
+    assert rig.conn.recovery.phase == LOSS
     assert too_big(rig) is None
     rig.send()
     # Eifel would take this for the answer to the originals and all of them for arrived.
     rig.ack = (rig.ack + SMALL) & MASK
     rig.guest(ts_ecr=echo)
-    assert rig.conn.recovery == LOSS
+    assert rig.conn.recovery.phase == LOSS
 
 
 @pytest.mark.parametrize("sent", [False, True])
 def test_a_tail_loss_probe_is_forgotten(sent: bool) -> None:
     rig = in_flight(10)
     rig.advance(0.05)
-    assert rig.conn.tlp_due
+    assert rig.conn.rack.tlp_due
     if sent:
         rig.send()
     before = rig.conn.cc.cwnd

@@ -1,4 +1,4 @@
-"""RFC 6528."""
+"""Initial sequence numbers (RFC 6528)."""
 
 from pipeline.engines.tcp.isn import initial_sequence_number as isn
 from pipeline.engines.tcp.seq import diff

@@ -1,7 +1,7 @@
 """Two engines back to back over a seeded link in virtual time (see link.py for what it checks).
 
 Whatever the link does, bytes arrive exactly once and in order, both sides close in order, and
-every handle comes home. Where the link loses little, the cost is bounded too: neither sent
+every handle comes back. Where the link loses little, the cost is bounded too: neither sent
 twice without need nor waited for without need.
 """
 

@@ -46,7 +46,7 @@ def test_three_sacked_segments_cause_a_fast_retransmit_of_the_hole_only() -> Non
     rig = in_flight(10)
     sack(rig, (1, 4))
     assert segments(rig, rig.send()) == [(0, 1)]
-    assert rig.conn.recovery == RECOVERY
+    assert rig.conn.recovery.phase == RECOVERY
     assert rig.conn.cc.cwnd == rig.conn.cc.ssthresh < 100 * EFF_MSS
 
 
@@ -74,8 +74,8 @@ def test_recovery_ends_when_all_that_was_outstanding_is_acknowledged() -> None:
     sack(rig, (1, 10))
     rig.send()
     rig.acknowledge_all()
-    assert rig.conn.recovery == OPEN
-    assert not rig.conn.trouble
+    assert rig.conn.recovery.phase == OPEN
+    assert not rig.conn.recovery.trouble
     assert rig.conn.cc.cwnd == rig.conn.cc.ssthresh
     assert not rig.given
 
@@ -98,7 +98,7 @@ def test_new_data_are_sent_while_sacked_bytes_make_room() -> None:
     sent = rig.send()
     assert segments(rig, sent[:1]) == [(0, 1)]
     assert sum(out.length for out in sent[1:]) > 10 * EFF_MSS
-    assert rig.conn.pipe() <= rig.conn.cc.cwnd
+    assert rig.conn.recovery.pipe() <= rig.conn.cc.cwnd
 
 
 def test_a_lost_retransmission_is_found_without_a_time_out() -> None:
@@ -112,7 +112,7 @@ def test_a_lost_retransmission_is_found_without_a_time_out() -> None:
     rig.now += 0.01
     sack(rig, (1, 16))
     assert (0, 1) in segments(rig, rig.send())
-    assert rig.conn.timeouts == 0
+    assert rig.conn.recovery.timeouts == 0
 
 
 @pytest.mark.parametrize(
@@ -122,17 +122,17 @@ def test_a_lost_retransmission_is_found_without_a_time_out() -> None:
 )
 def test_senseless_blocks_change_nothing(left: int, right: int) -> None:
     rig = in_flight(10)
-    before = [(r.start, r.end) for r in rig.conn.board.ranges]
+    before = [(r.start, r.end) for r in rig.conn.snd.board.ranges]
     sack(rig, (left, right))
-    assert [(r.start, r.end) for r in rig.conn.board.ranges] == before
-    assert rig.conn.board.sacked_bytes == 0
+    assert [(r.start, r.end) for r in rig.conn.snd.board.ranges] == before
+    assert rig.conn.snd.board.sacked_bytes == 0
     assert rig.silent()
 
 
 def test_a_block_over_the_acknowledged_front_counts_only_behind_it() -> None:
     rig = in_flight(10)
     sack(rig, (0, 5), ack=3)
-    assert rig.conn.board.sacked_bytes == 2 * EFF_MSS
+    assert rig.conn.snd.board.sacked_bytes == 2 * EFF_MSS
 
 
 # --- without SACK (NewReno) -----------------------------------------------------------------------
@@ -149,7 +149,7 @@ def test_the_third_duplicate_ack_retransmits_one_segment() -> None:
     assert rig.silent()
     duplicate(rig)
     assert segments(rig, rig.send()) == [(0, 1)]
-    assert rig.conn.recovery == RECOVERY
+    assert rig.conn.recovery.phase == RECOVERY
 
 
 def test_a_partial_ack_retransmits_the_next_segment() -> None:
@@ -160,7 +160,7 @@ def test_a_partial_ack_retransmits_the_next_segment() -> None:
     rig.guest()
     assert segments(rig, rig.send()) == [(4, 1)]
     rig.acknowledge_all()
-    assert rig.conn.recovery == OPEN
+    assert rig.conn.recovery.phase == OPEN
 
 
 def test_duplicates_inflate_so_that_new_data_leave() -> None:
@@ -188,17 +188,17 @@ def test_what_is_not_a_duplicate_ack_does_not_count(change: str) -> None:
             rig.guest(length=1)
         else:
             rig.guest()
-    assert rig.conn.dup_acks == 0
-    assert rig.conn.recovery == OPEN
+    assert rig.conn.recovery.dup_acks == 0
+    assert rig.conn.recovery.phase == OPEN
 
 
 def test_duplicates_after_a_time_out_do_not_start_recovery_again() -> None:
     rig = in_flight(10, **NO_OPTIONS, mss=MSS)
     rig.run(0.25)
-    assert rig.conn.recovery == LOSS
+    assert rig.conn.recovery.phase == LOSS
     duplicate(rig, 5)
-    assert rig.conn.recovery == LOSS
-    assert rig.conn.dup_acks == 0
+    assert rig.conn.recovery.phase == LOSS
+    assert rig.conn.recovery.dup_acks == 0
 
 
 # --- time-out --------------------------------------------------------------------------------------
@@ -208,10 +208,10 @@ def test_a_time_out_sends_one_segment_and_then_slow_starts() -> None:
     rig = in_flight(10, TcpConfig(sack=False))
     sent = rig.run(0.25)
     assert segments(rig, [out for _, out in sent]) == [(0, 1)]
-    assert rig.conn.recovery == LOSS
+    assert rig.conn.recovery.phase == LOSS
     assert rig.conn.cc.cwnd == EFF_MSS
     rig.ack = (rig.ack + EFF_MSS) & MASK
-    rig.conn.cwnd_limited = True
+    rig.conn.recovery.cwnd_limited = True
     rig.guest()
     assert segments(rig, rig.send()) == [(1, 2)]
 
@@ -251,7 +251,7 @@ def test_sacked_ranges_are_not_sent_again_after_a_time_out() -> None:
     rig = in_flight(10)
     sack(rig, (9, 10))
     rig.run(0.3)
-    assert rig.conn.recovery == LOSS
+    assert rig.conn.recovery.phase == LOSS
     for n in range(1, 9):
         sack(rig, (9, 10), ack=n)
         for first, count in segments(rig, rig.send()):
@@ -264,9 +264,9 @@ def test_a_peer_that_reneged_gets_everything_again() -> None:
     rig.send()
     rig.ack = (rig.ack + EFF_MSS) & MASK
     rig.guest()
-    assert rig.conn.board.ranges[0].sacked, "the peer acknowledges less than it has SACKed"
+    assert rig.conn.snd.board.ranges[0].sacked, "the peer acknowledges less than it has SACKed"
     rig.run(0.5)
-    assert rig.conn.board.sacked_bytes == 0
+    assert rig.conn.snd.board.sacked_bytes == 0
     rig.acknowledge_all()
     assert not rig.given
 
@@ -278,12 +278,12 @@ def test_an_ack_of_the_original_undoes_a_time_out() -> None:
     rig = in_flight(10)
     cwnd, original = rig.conn.cc.cwnd, rig.ts_echo
     rig.run(0.25)
-    assert rig.conn.recovery == LOSS
+    assert rig.conn.recovery.phase == LOSS
     rig.ack = (rig.ack + 2 * EFF_MSS) & MASK
     rig.guest(ts_ecr=original)
-    assert rig.conn.recovery == OPEN
+    assert rig.conn.recovery.phase == OPEN
     assert rig.conn.cc.cwnd >= cwnd
-    assert rig.conn.board.lost_bytes == 0
+    assert rig.conn.snd.board.lost_bytes == 0
     assert rig.conn.rtt.backoffs == 0
     assert rig.silent(), "nothing else is sent again"
 
@@ -293,7 +293,7 @@ def test_an_ack_of_the_retransmission_does_not() -> None:
     rig.run(0.25)
     rig.ack = (rig.ack + EFF_MSS) & MASK
     rig.guest()
-    assert rig.conn.recovery == LOSS
+    assert rig.conn.recovery.phase == LOSS
 
 
 def test_an_ack_of_the_original_undoes_a_fast_retransmit() -> None:
@@ -304,5 +304,5 @@ def test_an_ack_of_the_original_undoes_a_fast_retransmit() -> None:
     rig.send()
     rig.ack = (rig.ack + 7 * EFF_MSS) & MASK
     rig.guest(ts_ecr=original)
-    assert rig.conn.recovery == OPEN
+    assert rig.conn.recovery.phase == OPEN
     assert rig.conn.cc.cwnd >= cwnd

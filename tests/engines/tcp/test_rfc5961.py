@@ -59,7 +59,7 @@ def test_a_guest_that_rebooted_gets_rid_of_its_old_connection() -> None:
 
 def test_an_ack_too_far_back_is_challenged() -> None:
     rig = established()
-    window = rig.conn.max_snd_wnd
+    window = rig.conn.snd.max_snd_wnd
     assert rig.guest(ACK, 10, ack=rig.conn.snd_una - window - 1) == "tcp_segment_dropped_bad_ack"
     assert challenged(rig)
     assert rig.delivered == 0

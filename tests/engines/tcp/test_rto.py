@@ -92,7 +92,7 @@ def test_without_timestamps_retransmitted_data_give_no_sample() -> None:
     rig.host_data(100)
     rig.send()
     rig.run(0.25)
-    assert rig.conn.timeouts == 1
+    assert rig.conn.recovery.timeouts == 1
     rig.acknowledge_all()
     assert rig.conn.rtt.srtt == srtt
     assert rig.conn.rtt.backoffs == 1
@@ -123,10 +123,10 @@ def test_the_timer_restarts_when_new_data_are_acknowledged_and_stops_with_the_la
     rig = established()
     rig.host_data(1448 * 4)
     rig.send()
-    started = rig.conn.timers[RTO]
+    started = rig.conn.agenda.timers[RTO]
     rig.now += 0.1
     rig.ack += 1448
     rig.guest()
-    assert rig.conn.timers[RTO] >= rig.now + 0.2 > started
+    assert rig.conn.agenda.timers[RTO] >= rig.now + 0.2 > started
     rig.acknowledge_all()
-    assert rig.conn.timers[RTO] == float("inf")
+    assert rig.conn.agenda.timers[RTO] == float("inf")

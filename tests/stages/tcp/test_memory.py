@@ -24,7 +24,7 @@ def test_the_smallest_window_takes_two_packets_of_any_mtu() -> None:
     of = memory(mtu=65520)
     flow = flow_of(Guest(1))
     of.charge(flow, 4 * MIB, 0.0)
-    assert flow.conn.rcv_limit == 2 * 65520
+    assert flow.conn.rcv.limit == 2 * 65520
 
 
 def test_windows_shrink_with_the_memory_that_is_left_and_grow_again() -> None:
@@ -32,16 +32,16 @@ def test_windows_shrink_with_the_memory_that_is_left_and_grow_again() -> None:
     guest = Guest(1)
     flow = flow_of(guest)
     of.charge(flow, MIB // 2, 0.0)
-    assert flow.conn.rcv_limit == CONFIG.max_receive_window
+    assert flow.conn.rcv.limit == CONFIG.max_receive_window
     of.charge(flow, MIB, 0.0)
     assert guest.pressed
-    assert flow.conn.rcv_limit == (4 * MIB - MIB - MIB // 2) // 8
+    assert flow.conn.rcv.limit == (4 * MIB - MIB - MIB // 2) // 8
     of.charge(flow, 5 * MIB // 2, 0.0)
     assert of.fits(flow, 101, MIB) == FLOOR
-    assert flow.conn.rcv_limit == MIN_WINDOW
+    assert flow.conn.rcv.limit == MIN_WINDOW
     of.taken(flow, 4 * MIB, 0.0)
     assert of.fits(flow, 101, MIB) == MIB
-    assert flow.conn.rcv_limit == CONFIG.max_receive_window
+    assert flow.conn.rcv.limit == CONFIG.max_receive_window
 
 
 def test_one_guest_that_fills_its_part_leaves_the_rest_to_others() -> None:

@@ -4,7 +4,7 @@ import pytest
 
 from pipeline.engines.tcp.actions import Deliver, Discard
 from pipeline.engines.tcp.config import TcpConfig
-from pipeline.engines.tcp.receive import acceptable
+from pipeline.engines.tcp.receiver import acceptable
 from pipeline.wire.tcp import ACK, FIN, PSH
 from tests.engines.tcp.builders import NO_OPTIONS, Rig, established, fin_wait_2
 
@@ -48,7 +48,7 @@ def warm(cfg: TcpConfig | None = None) -> Rig:
     rig = established(cfg)
     rig.guest(length=1448)
     rig.conn.on_taken(1448, rig.now)
-    assert rig.one().wnd << rig.conn.rcv_wind_shift == rig.conn.rcv_capacity
+    assert rig.one().wnd << rig.conn.rcv.rcv_wind_shift == rig.conn.rcv.capacity
     return rig
 
 
@@ -150,7 +150,7 @@ def test_the_window_is_capacity_less_what_the_host_has_not_taken() -> None:
 
 def test_the_right_edge_never_moves_left() -> None:
     rig = established(TcpConfig(initial_receive_window=64000, max_receive_window=64000))
-    edge = rig.conn.rcv_adv
+    edge = rig.conn.rcv.rcv_adv
     rig.conn.set_receive_capacity(1000, rig.now)
     rig.guest(length=10000)
     rig.advance(0.05)
@@ -165,34 +165,34 @@ def test_the_right_edge_never_moves_left() -> None:
 
 def test_with_a_scale_the_field_is_rounded_so_that_the_edge_stays() -> None:
     rig = established(TcpConfig(initial_receive_window=100_000, max_receive_window=4 << 20))
-    shift = rig.conn.rcv_wind_shift
+    shift = rig.conn.rcv.rcv_wind_shift
     assert shift == 7
     rig.guest(length=100)
     rig.advance(0.05)
     rig.send()
     for _ in range(300):
-        edge = rig.conn.rcv_adv
+        edge = rig.conn.rcv.rcv_adv
         rig.guest(length=101)
         rig.advance(0.05)
         out = rig.one()
         shown = rig.conn.rcv_nxt + (out.wnd << shift)
         assert shown > edge - 128, "took back more than rounding explains"
-        assert shown >= rig.conn.rcv_nxt + rig.conn.rcv_capacity - rig.conn.rcv_untaken
-        assert rig.conn.rcv_adv >= edge
+        assert shown >= rig.conn.rcv_nxt + rig.conn.rcv.capacity - rig.conn.rcv_untaken
+        assert rig.conn.rcv.rcv_adv >= edge
         assert shown <= edge + 128
-    held = rig.conn.rcv_untaken + rig.conn.rcv_adv - rig.conn.rcv_nxt
-    assert held <= rig.conn.rcv_capacity + 128, "rounding may not add up"
+    held = rig.conn.rcv_untaken + rig.conn.rcv.rcv_adv - rig.conn.rcv_nxt
+    assert held <= rig.conn.rcv.capacity + 128, "rounding may not add up"
 
 
 def test_a_host_that_stops_taking_closes_the_window_for_good() -> None:
     rig = established(TcpConfig(initial_receive_window=10_000, max_receive_window=4 << 20))
     sent = 0
-    while rig.conn.rcv_adv > rig.conn.rcv_nxt:
+    while rig.conn.rcv.rcv_adv > rig.conn.rcv_nxt:
         rig.guest(length=1)
         sent += 1
         rig.advance(0.05)
         rig.send()
-    assert sent <= 10_000 + (1 << rig.conn.rcv_wind_shift)
+    assert sent <= 10_000 + (1 << rig.conn.rcv.rcv_wind_shift)
 
 
 def test_the_window_opens_in_steps_a_sender_can_use() -> None:
@@ -233,7 +233,7 @@ TUNING = TcpConfig(initial_receive_window=20_000, max_receive_window=1_280_000)
 def fill_window(rig: Rig, round_trip: float, rate: float = 1e12) -> None:
     """The guest fills the window it is shown, a round trip later or as fast as the path lets it."""
     rig.send()
-    window = rig.conn.rcv_adv - rig.conn.rcv_nxt
+    window = rig.conn.rcv.rcv_adv - rig.conn.rcv_nxt
     rig.now += max(round_trip, window / rate)
     rig.guest(length=window, seg_count=100)
     rig.conn.on_taken(rig.conn.rcv_untaken, rig.now)
@@ -242,7 +242,7 @@ def fill_window(rig: Rig, round_trip: float, rate: float = 1e12) -> None:
 def test_capacity_doubles_when_the_window_was_filled_and_the_host_emptied_it() -> None:
     rig = established(TcpConfig(initial_receive_window=100_000, max_receive_window=400_000))
     for expected in (100_000, 200_000, 400_000, 400_000):
-        assert rig.conn.rcv_capacity == expected
+        assert rig.conn.rcv.capacity == expected
         fill_window(rig, 0.0)
 
 
@@ -250,27 +250,27 @@ def test_capacity_grows_while_the_window_comes_in_about_a_round_trip() -> None:
     rig = established(TUNING)
     for _ in range(8):
         fill_window(rig, 0.02)
-    assert rig.conn.rcv_capacity == 1_280_000
+    assert rig.conn.rcv.capacity == 1_280_000
 
 
 def test_capacity_grows_no_more_when_the_window_waits_in_queues() -> None:
     rig = established(TUNING)
     for _ in range(20):
         fill_window(rig, 0.0002, rate=1e8)
-    assert TUNING.short_receive_window < rig.conn.rcv_capacity / 1e8 <= 2 * TUNING.short_receive_window
+    assert TUNING.short_receive_window < rig.conn.rcv.capacity / 1e8 <= 2 * TUNING.short_receive_window
 
 
 def test_capacity_shrinks_when_the_path_became_slower_but_never_under_the_initial_one() -> None:
     rig = established(TUNING)
     for _ in range(8):
         fill_window(rig, 0.0002)
-    assert rig.conn.rcv_capacity == 1_280_000
+    assert rig.conn.rcv.capacity == 1_280_000
     for _ in range(20):
         fill_window(rig, 0.0002, rate=1e8)
-    assert TUNING.short_receive_window < rig.conn.rcv_capacity / 1e8 <= 2 * TUNING.short_receive_window
+    assert TUNING.short_receive_window < rig.conn.rcv.capacity / 1e8 <= 2 * TUNING.short_receive_window
     for _ in range(20):
         fill_window(rig, 0.0002, rate=1e7)
-    assert rig.conn.rcv_capacity == 20_000
+    assert rig.conn.rcv.capacity == 20_000
 
 
 def test_a_pause_of_the_guest_does_not_shrink_the_window() -> None:
@@ -279,21 +279,21 @@ def test_a_pause_of_the_guest_does_not_shrink_the_window() -> None:
         fill_window(rig, 0.0002)
     for _ in range(3):
         fill_window(rig, 5.0)
-    assert rig.conn.rcv_capacity == 1_280_000
+    assert rig.conn.rcv.capacity == 1_280_000
 
 
 def test_capacity_stays_when_the_host_is_what_is_slow() -> None:
     rig = established(TcpConfig(initial_receive_window=100_000, max_receive_window=400_000))
     for _ in range(20):
         rig.send()
-        rig.guest(length=rig.conn.rcv_adv - rig.conn.rcv_nxt or 1, seg_count=50)
+        rig.guest(length=rig.conn.rcv.rcv_adv - rig.conn.rcv_nxt or 1, seg_count=50)
         rig.conn.on_taken(20_000, rig.now)
-    assert rig.conn.rcv_capacity == 100_000
+    assert rig.conn.rcv.capacity == 100_000
 
 
 def test_without_scaling_the_window_stays_under_64_kib() -> None:
     rig = established(TcpConfig(), **NO_OPTIONS)
-    assert rig.conn.rcv_capacity == 65535
+    assert rig.conn.rcv.capacity == 65535
     rig.guest(length=10_000)
     rig.conn.on_taken(10_000, rig.now)
     assert rig.one().wnd == 65535
@@ -312,7 +312,7 @@ def test_bytes_the_host_has_not_taken_are_acknowledged_by_the_timer() -> None:
 
 def test_taking_two_segments_sends_the_ack_at_once() -> None:
     rig = warm()
-    rig.conn.interactive = True
+    rig.conn.rcv.interactive = True
     rig.guest(length=1448)
     rig.conn.on_taken(1448, rig.now)
     rig.guest(length=1448)
@@ -336,7 +336,7 @@ def test_a_small_request_is_acknowledged_when_taken_unless_answers_are_expected(
     assert rig.one().length == 0
     rig.host_data(20)
     rig.send()
-    assert rig.conn.interactive
+    assert rig.conn.rcv.interactive
     rig.acknowledge_all()
     rig.guest(length=10)
     rig.conn.on_taken(10, rig.now)
@@ -349,11 +349,11 @@ def test_a_small_request_is_acknowledged_when_taken_unless_answers_are_expected(
 
 def test_an_expired_delay_ends_the_expectation() -> None:
     rig = warm()
-    rig.conn.interactive = True
+    rig.conn.rcv.interactive = True
     rig.guest(length=10)
     rig.conn.on_taken(10, rig.now)
     assert len(rig.run(0.1)) == 1
-    assert not rig.conn.interactive
+    assert not rig.conn.rcv.interactive
 
 
 @pytest.mark.parametrize("offset", [500, 5000])

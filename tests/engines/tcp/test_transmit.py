@@ -49,7 +49,7 @@ def test_the_offset_follows_the_handle_after_a_partial_range() -> None:
     rig = established()
     rig.host_data(20 * EFF_MSS + 7, off=1000)
     total = 0
-    while rig.conn.snd_una < rig.conn.queue_end:
+    while rig.conn.snd_una < rig.conn.snd.queue_end:
         for out in rig.send():
             assert out.off == 1000 + total
             total += out.length
@@ -116,12 +116,12 @@ def test_each_handle_is_released_when_its_last_byte_is_acknowledged() -> None:
     rig.send()
     rig.ack += 999
     rig.guest()
-    assert rig.seen(Release) == []
+    assert rig.released() == []
     rig.ack += 1
     rig.guest()
-    assert rig.seen(Release) == [Release(first)]
+    assert rig.released() == [first]
     rig.acknowledge_all()
-    assert rig.seen(Release) == [Release(first), Release(second)]
+    assert rig.released() == [first, second]
 
 
 # --- FIN ----------------------------------------------------------------------------------------
@@ -133,7 +133,7 @@ def test_fin_rides_on_the_last_data() -> None:
     rig.host_data(500)
     rig.conn.on_host_eof(rig.now)
     assert [out.flags for out in rig.send()] == [ACK | PSH, ACK | PSH | FIN]
-    assert rig.conn.snd_nxt == rig.conn.send_end
+    assert rig.conn.snd_nxt == rig.conn.snd.send_end
 
 
 def test_fin_alone_when_all_data_have_left() -> None:
@@ -171,7 +171,7 @@ def test_data_after_the_hosts_eof_are_given_back() -> None:
     rig = established()
     rig.conn.on_host_eof(rig.now)
     buf = rig.host_data(10)
-    assert rig.seen(Release) == [Release(buf)]
+    assert rig.released() == [buf]
 
 
 def test_data_flow_to_a_guest_that_has_closed_its_side() -> None:
@@ -204,7 +204,7 @@ def test_a_silly_window_is_not_used_until_the_override() -> None:
 
 def test_half_of_the_largest_window_is_used_when_the_peer_never_offers_more() -> None:
     rig = wide(**NO_OPTIONS, mss=1460)
-    rig.conn.max_snd_wnd = 200
+    rig.conn.snd.max_snd_wnd = 200
     rig.guest(wnd=100)
     rig.host_data(5000)
     assert rig.one().length == 100
@@ -222,7 +222,7 @@ def test_a_zero_window_is_probed_with_growing_intervals_until_it_opens() -> None
         assert (probe.length, probe.seq) == (0, (rig.conn.snd_una - 1) & MASK)
     rig.guest(wnd=1000)
     assert sum(out.length for out in rig.send()) == 5000
-    assert rig.conn.persist_backoff == 0
+    assert rig.conn.probing.persist_backoff == 0
 
 
 def test_probes_never_give_up_while_the_guest_answers() -> None:

@@ -1,0 +1,181 @@
+"""The sender of a connection: the bytes queued for the guest, and how far they are sent and acknowledged.
+
+RFC 9293 section 3.3.1 (send sequence variables) and 3.10.7.4 (the send window). Sequence variables are
+positions (see seq.py):
+
+    iss   snd_una         snd_nxt              queue_end   send_end
+     |       |               |                     |          |
+     SYN     in flight       not sent yet          the FIN, if the host has ended
+
+The queue holds chunks, from snd_una to queue_end. The retransmission queue is the part before snd_nxt, so
+nothing is ever copied or queued again.
+"""
+
+from collections import deque
+
+from pipeline.engines.tcp.actions import Release
+from pipeline.engines.tcp.agenda import Agenda
+from pipeline.engines.tcp.config import DEFAULT_MSS, TcpConfig
+from pipeline.engines.tcp.sack import Scoreboard, SentRange
+from pipeline.engines.tcp.segment import Segment
+from pipeline.engines.tcp.seq import MASK, unwrap
+from pipeline.wire.tcp import SYN
+from pipeline.wire.tcp_options import MAX_WINDOW_SCALE
+
+
+class Chunk:
+    """Positions [start, end) of the stream are the bytes of buf from offset off on."""
+
+    __slots__ = ("buf", "end", "off", "start")
+
+    def __init__(self, start: int, end: int, buf: object, off: int) -> None:
+        self.start = start
+        self.end = end
+        self.buf = buf
+        self.off = off
+
+
+class Sender:
+    """The send sequence space, the send window and the queue."""
+
+    __slots__ = (
+        "_agenda",
+        "board",
+        "chunks",
+        "fin_queued",
+        "iss",
+        "last_sent_at",
+        "max_snd_wnd",
+        "queue_end",
+        "send_end",
+        "send_index",
+        "snd_mss",
+        "snd_nxt",
+        "snd_una",
+        "snd_wind_shift",
+        "snd_wl1",
+        "snd_wl2",
+        "snd_wnd",
+    )
+
+    def __init__(self, cfg: TcpConfig, agenda: Agenda, iss: int, now: float) -> None:
+        self._agenda = agenda
+        self.iss = iss & MASK
+        self.snd_una = self.iss
+        self.snd_nxt = self.iss
+        self.snd_wnd = 0
+        self.snd_wl1 = 0
+        self.snd_wl2 = 0
+        self.max_snd_wnd = 0
+        self.snd_wind_shift = 0
+        self.snd_mss = DEFAULT_MSS
+        """Eff.snd.MSS: payload of a full segment with the options that every segment has."""
+        self.chunks: deque[Chunk] = deque()
+        self.send_index = 0
+        """Index of the chunk that holds snd_nxt."""
+        self.queue_end = self.iss + 1
+        self.send_end = self.iss + 1
+        """queue_end, and one more when our FIN is queued: all has been sent when snd_nxt is here."""
+        self.fin_queued = False
+        self.board = Scoreboard(self.iss + 1, cfg.max_sent_ranges)
+        self.last_sent_at = now
+
+    # --- the queue ---------------------------------------------------------------------
+
+    def enqueue(self, buf: object, off: int, length: int) -> None:
+        """Queue bytes [off, off + length) of buf."""
+        end = self.queue_end + length
+        self.chunks.append(Chunk(self.queue_end, end, buf, off))
+        self.queue_end = self.send_end = end
+
+    def enqueue_fin(self) -> None:
+        """The FIN follows the queued bytes; nothing can be queued any more."""
+        self.fin_queued = True
+        self.send_end = self.queue_end + 1
+
+    def clear(self) -> None:
+        """Release all handles: the connection is over."""
+        actions = self._agenda.actions
+        for chunk in self.chunks:
+            actions.append(Release(chunk.buf))
+        self.chunks.clear()
+        self.send_index = 0
+        self.board.clear()
+
+    # --- the handshake -----------------------------------------------------------------
+
+    def syn_arrived(self, syn: Segment, scaling: bool) -> None:
+        """The peer's SYN or SYN-ACK: its window (never scaled, RFC 7323 section 2.2) and its scale."""
+        self.snd_wind_shift = min(syn.wscale, MAX_WINDOW_SCALE) if scaling else 0
+        self.snd_wnd = self.max_snd_wnd = syn.wnd
+
+    def set_mss(self, snd_mss: int) -> None:
+        """Segments carry at most snd_mss bytes from now on."""
+        self.snd_mss = snd_mss
+
+    def syn_sent(self) -> bool:
+        """Our SYN leaves. Whether this is the first time."""
+        first = self.snd_nxt == self.iss
+        if first:
+            self.snd_nxt = self.iss + 1
+        return first
+
+    def established(self, start: int, ack: int, seg: Segment) -> None:
+        """seg, which begins at position start, acknowledges our SYN: its window is the first to be used."""
+        self.snd_una = self.iss + 1
+        self.snd_wl1 = start
+        self.snd_wl2 = ack
+        self.snd_wnd = seg.wnd if seg.flags & SYN else seg.wnd << self.snd_wind_shift
+        self.max_snd_wnd = max(self.max_snd_wnd, self.snd_wnd)
+
+    # --- ACKs that arrive ----------------------------------------------------------------
+
+    def update_window(self, wnd: int, start: int, ack: int) -> None:
+        """An acceptable segment at start with an ACK of new data or of nothing new: is its window newer?"""
+        wl1 = self.snd_wl1
+        if ack > self.snd_una or wl1 < start or (wl1 == start and self.snd_wl2 <= ack):
+            self.snd_wl1 = start
+            self.snd_wl2 = ack
+            if wnd != self.snd_wnd:
+                self.snd_wnd = wnd
+                if wnd > self.max_snd_wnd:
+                    self.max_snd_wnd = wnd
+                if self.snd_nxt < self.send_end:
+                    self._agenda.transmit_soon()
+
+    def acknowledged(self, ack: int) -> list[SentRange]:
+        """The peer has everything before ack: release handles. Returns what Scoreboard.acknowledge() does."""
+        self.snd_una = ack
+        chunks = self.chunks
+        while chunks:
+            chunk = chunks[0]
+            if chunk.end > ack:
+                break
+            self._agenda.actions.append(Release(chunk.buf))
+            chunks.popleft()
+            self.send_index -= 1
+        return self.board.acknowledge(ack)
+
+    def in_flight(self, number: int) -> bool:
+        """Whether the number on the wire is that of a byte sent and not acknowledged."""
+        return self.snd_una <= unwrap(number, self.snd_una) < self.snd_nxt
+
+    def chunk_at(self, position: int, index: int) -> int:
+        """The index of the chunk that holds position, or the number of chunks; not before ``index``."""
+        chunks = self.chunks
+        while index < len(chunks) and chunks[index].end <= position:
+            index += 1
+        return index
+
+    # --- segments that leave ---------------------------------------------------------------
+
+    def sent(self, snd_nxt: int, send_index: int, now: float) -> None:
+        """All before snd_nxt has been sent; chunks[send_index] comes next."""
+        self.board.sent(self.snd_nxt, snd_nxt, now)
+        self.snd_nxt = snd_nxt
+        self.send_index = send_index
+        self.last_sent_at = now
+
+    def retransmitted(self, now: float) -> None:
+        """Lost ranges were sent again, as far as the windows allow."""
+        self.last_sent_at = now
