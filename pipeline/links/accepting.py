@@ -1,4 +1,4 @@
-"""Entrances behind a listening socket: each accepted connection is a guest, or becomes one.
+"""Listeners behind a listening socket: each accepted connection is a guest, or becomes one.
 
 The socket may also be a connection itself, as a descriptor that the program was started with: its peer is
 then the one guest. ``once`` is for programs with a guest of their own: the first connection is taken, later
@@ -14,7 +14,7 @@ from typing import Final
 
 from pipeline.links.addresses import words_of
 from pipeline.links.base import Link, SlotPool
-from pipeline.links.entrance import READABLE, Entrance, Guest, Owner, Poller, Room, has_peer
+from pipeline.links.listener import READABLE, Guest, Listener, Owner, Poller, Room, has_peer
 from pipeline.links.stream import StreamLink
 from pipeline.system import inet
 from pipeline.wire.framing import Framing
@@ -27,7 +27,7 @@ _BROKEN: Final = frozenset((errno.EBADF, errno.EINVAL, errno.ENOTSOCK))
 """Nothing will come out of this socket any more; all else is the system's or one connection's trouble."""
 
 
-class AcceptingEntrance(Entrance):
+class AcceptingListener(Listener):
     """A listening socket. Subclasses say what becomes of a connection."""
 
     def __init__(self, protocol: str, sock: socket.socket, once: bool = False) -> None:
@@ -41,7 +41,7 @@ class AcceptingEntrance(Entrance):
         self._resume_at = float("inf")
 
     def open(self, poller: Poller, room: Room, owner: Owner) -> None:
-        """See Entrance.open."""
+        """See Listener.open."""
         self._poller, self._room, self._owner = poller, room, owner
         if _listens(self._sock):
             self._sock.setblocking(False)
@@ -51,17 +51,17 @@ class AcceptingEntrance(Entrance):
             self._accepted(self._sock)
 
     def deadline(self) -> float:
-        """See Entrance.deadline."""
+        """See Listener.deadline."""
         return self._resume_at
 
     def on_timer(self, now: float) -> None:
-        """See Entrance.on_timer."""
+        """See Listener.on_timer."""
         if now >= self._resume_at:
             self._resume_at = float("inf")
             self._wait()
 
     def close(self) -> None:
-        """See Entrance.close."""
+        """See Listener.close."""
         self._stop_waiting()
         if not self._is_guest:
             self._sock.close()
@@ -104,7 +104,7 @@ class AcceptingEntrance(Entrance):
         self._owner.attach(Guest(link, framing, self.protocol, peer_text(sock)), self)
 
 
-class StreamEntrance(AcceptingEntrance):
+class StreamListener(AcceptingListener):
     """Frames behind their length from the first byte on: QEMU's stream sockets, and plain LE16."""
 
     def __init__(self, protocol: str, sock: socket.socket, framing: Framing, once: bool = False) -> None:
@@ -116,7 +116,7 @@ class StreamEntrance(AcceptingEntrance):
         self._attach(StreamLink(sock, self._framing, room.pool, room.slots), self._framing, sock)
 
 
-class PacketEntrance(AcceptingEntrance):
+class PacketListener(AcceptingListener):
     """Connections that keep the borders of packets; make_link gets (socket, pool, slots, mtu)."""
 
     def __init__(

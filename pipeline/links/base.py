@@ -67,8 +67,7 @@ class Link(ABC):
     backlog_bytes   how many
     verify          whether checksums of received frames are to be verified
     vnet_len        bytes of the virtio-net header right before each frame, both ways; mostly 0
-    drops           frames the link itself gave up, by counter name; the owner clears it
-    short_is_all    set at each event by an owner with edge-triggered polling, see read_burst()
+    drops           frames that the link itself dropped, by counter name, until take_drops()
     ==============  ===================================================================
     """
 
@@ -80,16 +79,20 @@ class Link(ABC):
         self._drained = False
         self._short_is_all = False
 
-    @property
-    def short_is_all(self) -> bool:
-        """Whether a read that did not fill its room is taken for the last one."""
-        return self._short_is_all
+    def on_readable(self, short_is_all: bool) -> None:
+        """An event says that there may be something to read.
 
-    @short_is_all.setter
-    def short_is_all(self, value: bool) -> None:
-        # Set because of a new event: whatever was known to be empty may not be so any more.
-        self._short_is_all = value
+        short_is_all: a read that does not fill its room may be taken for the last one until the next event.
+        See read_burst().
+        """
+        # What was known to be empty may not be empty any more.
+        self._short_is_all = short_is_all
         self._drained = False
+
+    def take_drops(self) -> dict[str, int]:
+        """``drops``, which begins again without any."""
+        drops, self.drops = self.drops, {}
+        return drops
 
     @property
     @abstractmethod
@@ -114,11 +117,11 @@ class Link(ABC):
         """Read what is there, as much as one slot takes: where the frames are.
 
         None: nothing is there now (poll again), or ``starved``. Raises LinkClosed. Consecutive
-        bursts may lie in the same slot. ``short_is_all`` True saves a system call: a read
-        that did not fill its room is then taken for the last one, and the next call returns None
-        without reading. That is right if the owner polls edge-triggered and sets it at every
-        event, to False if that has a hang-up bit (READ_HANGUP, HANGUP, ERROR): whatever
-        comes later is a new event, and the assignment makes the next call read again.
+        bursts may lie in the same slot. An owner that polls edge-triggered can save a system call by
+        on_readable(True): a read that did not fill its room is then taken for the last one, and the next
+        call returns None without reading. The owner has to call on_readable() at every event,
+        with False if that has a hang-up bit (READ_HANGUP, HANGUP, ERROR). Whatever comes later
+        is a new event, and makes the next call read again.
         """
 
     @abstractmethod
@@ -133,7 +136,7 @@ class Link(ABC):
     def flush(self) -> None:
         """Go on sending what was copied, when the descriptor is writable. Raises LinkClosed."""
 
-    def rest(self) -> None:  # noqa: B027  most links hold nothing between reads
+    def release_idle(self) -> None:  # noqa: B027  most links hold nothing between reads
         """Nothing comes now: give back a slot that nobody else needs and no partial frame lies in."""
 
     @abstractmethod
@@ -170,7 +173,7 @@ class SlotCursor:
         self.end = HEADROOM + length
         return True
 
-    def rest(self) -> None:
+    def release_idle(self) -> None:
         """Give back the slot if it holds nothing, neither here nor with anybody else."""
         if self.slot != NO_SLOT and self.begin == self.end and self._pool.refs(self.slot) == 1:
             self.release()

@@ -15,7 +15,7 @@ from typing import Final
 
 from pipeline.links.addresses import words_of
 from pipeline.links.base import Link, LinkClosed
-from pipeline.links.entrance import READABLE, Entrance, Guest, Owner, Poller, Room, has_peer
+from pipeline.links.listener import READABLE, Guest, Listener, Owner, Poller, Room, has_peer
 from pipeline.links.packet import PacketLink
 
 PROTOCOL: Final = "vfkit"
@@ -38,13 +38,13 @@ class DatagramLink(PacketLink):
         return length != len(HANDSHAKE) or bytes(view[off : off + length]) != HANDSHAKE
 
 
-class VfkitEntrance(Entrance):
+class VfkitListener(Listener):
     """A bound SOCK_DGRAM unix socket: one guest after the other, or with ``once`` only the first."""
 
     protocol = PROTOCOL
 
     def __init__(self, sock: socket.socket, once: bool = False) -> None:
-        """sock is this entrance's from now on."""
+        """sock is this listener's from now on."""
         sock.setblocking(False)
         self._sock = sock
         self._once = once
@@ -57,19 +57,19 @@ class VfkitEntrance(Entrance):
         self._retry_at = float("inf")
 
     def open(self, poller: Poller, room: Room, owner: Owner) -> None:
-        """See Entrance.open."""
+        """See Listener.open."""
         self._poller, self._room, self._owner = poller, room, owner
         self._wait()
 
     def deadline(self) -> float:
-        """See Entrance.deadline."""
+        """See Listener.deadline."""
         link = self._link
         if link is not None and link.blocked and link.room_is_silent and self._retry_at == float("inf"):
             self._retry_at = monotonic() + RETRY_INTERVAL
         return min(self._look_at, self._retry_at)
 
     def on_timer(self, now: float) -> None:
-        """See Entrance.on_timer."""
+        """See Listener.on_timer."""
         if now >= self._retry_at:
             self._retry_at = float("inf")
             self._retry()
@@ -93,7 +93,7 @@ class VfkitEntrance(Entrance):
             self._owner.hang_up(link, str(error))
 
     def on_left(self, link: Link) -> None:
-        """See Entrance.on_left."""
+        """See Listener.on_left."""
         if link is not self._link:
             return
         self._link = None
@@ -107,7 +107,7 @@ class VfkitEntrance(Entrance):
             self._owner.fail(self, "vfkit: the socket cannot be used for another machine on this system")
 
     def close(self) -> None:
-        """See Entrance.close."""
+        """See Listener.close."""
         self._stop_waiting()
         self._look_at = float("inf")
         self._sock.close()

@@ -183,9 +183,9 @@ class PacketLink(Link):
         while backlog and self._put(backlog[0]):
             self._backlog_bytes -= len(backlog.popleft())
 
-    def rest(self) -> None:
-        """See Link.rest."""
-        self._cursor.rest()
+    def release_idle(self) -> None:
+        """See Link.release_idle."""
+        self._cursor.release_idle()
 
     def close(self) -> None:
         """Give back the slot, forget what was copied, close the socket."""

@@ -6,7 +6,7 @@ Unlike datagrams it has an end: a read of nothing, since nobody sends an empty f
 import socket
 from typing import Final
 
-from pipeline.links.accepting import PacketEntrance
+from pipeline.links.accepting import PacketListener
 from pipeline.links.base import LinkClosed
 from pipeline.links.packet import PacketLink
 
@@ -23,6 +23,6 @@ class SeqpacketLink(PacketLink):
         return count
 
 
-def bess_entrance(sock: socket.socket, once: bool = False) -> PacketEntrance:
+def bess_listener(sock: socket.socket, once: bool = False) -> PacketListener:
     """Where guests come in that connect to a listening SOCK_SEQPACKET socket."""
-    return PacketEntrance(PROTOCOL, sock, SeqpacketLink, once)
+    return PacketListener(PROTOCOL, sock, SeqpacketLink, once)

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from pipeline.links.base import Buffer, Link
-from pipeline.links.entrance import Entrance, Guest, Owner, Poller, Room
+from pipeline.links.listener import Guest, Listener, Owner, Poller, Room
 from pipeline.links.stream import StreamLink
 from pipeline.wire.framing import LE16
 
@@ -74,7 +74,7 @@ class StdioLink(StreamLink):
         return self._pair.write_fileno()
 
 
-class StdioEntrance(Entrance):
+class StdioListener(Listener):
     """The one guest on two descriptors, which is there already."""
 
     protocol = PROTOCOL
@@ -84,12 +84,12 @@ class StdioEntrance(Entrance):
         self._link: Link | None = None
 
     def open(self, poller: Poller, room: Room, owner: Owner) -> None:
-        """See Entrance.open."""
+        """See Listener.open."""
         self._link = StdioLink(self._pair, room)
         owner.attach(Guest(self._link, LE16, PROTOCOL, PEER), self)
 
     def close(self) -> None:
-        """See Entrance.close."""
+        """See Listener.close."""
         if self._link is None:
             self._pair.close()
 

@@ -231,9 +231,9 @@ class StreamLink(Link):
             del backlog[: self._backlog_sent]
             self._backlog_sent = 0
 
-    def rest(self) -> None:
-        """See Link.rest."""
-        self._cursor.rest()
+    def release_idle(self) -> None:
+        """See Link.release_idle."""
+        self._cursor.release_idle()
 
     def close(self) -> None:
         """Give back the slot, forget what was copied, close the socket."""

@@ -12,10 +12,10 @@ from collections.abc import Mapping
 from time import monotonic
 from typing import Final
 
-from pipeline.links.accepting import AcceptingEntrance
+from pipeline.links.accepting import AcceptingListener
 from pipeline.links.addresses import words_of
 from pipeline.links.base import LinkClosed
-from pipeline.links.entrance import READABLE
+from pipeline.links.listener import READABLE
 from pipeline.links.stream import StreamLink
 from pipeline.wire import framing
 from pipeline.wire.errors import WireError
@@ -44,7 +44,7 @@ class _Handshake:
         self.greeted = False
 
 
-class VpnkitEntrance(AcceptingEntrance):
+class VpnkitListener(AcceptingListener):
     """A listening stream socket for vpnkit's protocol."""
 
     def __init__(
@@ -57,19 +57,19 @@ class VpnkitEntrance(AcceptingEntrance):
         self._pending: dict[socket.socket, _Handshake] = {}
 
     def deadline(self) -> float:
-        """See Entrance.deadline."""
+        """See Listener.deadline."""
         # All wait equally long: the first is the oldest.
         oldest = next(iter(self._pending.values()), None)
         return min(super().deadline(), oldest.deadline if oldest is not None else float("inf"))
 
     def on_timer(self, now: float) -> None:
-        """See Entrance.on_timer."""
+        """See Listener.on_timer."""
         super().on_timer(now)
         for handshake in [h for h in self._pending.values() if h.deadline <= now]:
             self._give_up(handshake, "vpnkit handshake: the client was silent")
 
     def close(self) -> None:
-        """See Entrance.close."""
+        """See Listener.close."""
         for handshake in list(self._pending.values()):
             self._forget(handshake)
             handshake.sock.close()

@@ -1,6 +1,6 @@
 """Where guests come in: how a link of one protocol is opened, behind one small interface.
 
-An entrance owns the sockets on which guests of its protocol turn up, and makes a Link of each guest as
+A listener owns the sockets on which guests of its protocol turn up, and makes a Link of each guest as
 soon as that is ready for frames: at once behind an accepted connection, after the first datagram (vfkit) or
 after a handshake (vpnkit). It lives in the worker that owns the links, never blocks, and reports to an Owner.
 
@@ -24,7 +24,7 @@ READABLE: Final = ev.READ
 
 
 class Poller(Protocol):
-    """What an entrance needs of its worker's loop (pipeline.stages.worker.Worker has it)."""
+    """What a listener needs of its worker's loop (pipeline.stages.worker.Worker has it)."""
 
     def register(self, fd: int, events: int, callback: Callable[[int], object]) -> None:
         """Call callback(events) whenever fd is ready."""
@@ -53,20 +53,20 @@ class Guest(NamedTuple):
 class Owner(Protocol):
     """Who keeps the links."""
 
-    def attach(self, guest: Guest, entrance: "Entrance") -> None:
-        """A guest came in. The link is the owner's; when it is over, entrance.on_left(link) is called."""
+    def attach(self, guest: Guest, listener: "Listener") -> None:
+        """A guest came in. The link is the owner's; when it is over, listener.on_left(link) is called."""
 
     def hang_up(self, link: Link, text: str) -> None:
         """The guest of this link is known to be gone: end it as if it had said so itself."""
 
-    def refuse(self, entrance: "Entrance", text: str, reason: str) -> None:
+    def refuse(self, listener: "Listener", text: str, reason: str) -> None:
         """Somebody came who is no guest. reason is the name of a counter, or empty."""
 
-    def fail(self, entrance: "Entrance", text: str) -> None:
+    def fail(self, listener: "Listener", text: str) -> None:
         """No guest can come in here, now or ever."""
 
 
-class Entrance(ABC):
+class Listener(ABC):
     """Where guests of one protocol come in."""
 
     protocol: str = ""
