@@ -16,7 +16,7 @@ SLOT = memoryview(bytearray(os.urandom(73728)))
 def ranges(
     segmenter: Segmenter, length: int, mss: int, options: bytes = b"", frames: int = 0
 ) -> Callable[[], object]:
-    """A call that makes length bytes of payload into segments of mss (or into so many frames)."""
+    """A call that makes length bytes of payload into segments of mss, or into ``frames`` frames."""
     payload = SLOT[256 : 256 + length]
 
     out = range_of(length, 0xFFFFF000, 1, tcp.ACK | tcp.PSH, 500, options, mss)

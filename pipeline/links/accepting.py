@@ -1,8 +1,8 @@
-"""Listeners behind a listening socket: each accepted connection is a guest, or becomes one.
+"""Listeners with a listening socket: each accepted connection is a guest, or becomes one.
 
-The socket may also be a connection itself, as a descriptor that the program was started with: its peer is
-then the one guest. ``once`` is for programs with a guest of their own: the first connection is taken, later
-ones stay in the system's backlog.
+The socket may also be a connection itself, if the program inherited it as a descriptor. Its peer is
+then the only guest. ``once`` is for programs with a guest of their own: the first connection is accepted,
+later ones stay in the system's backlog.
 """
 
 import errno
@@ -24,14 +24,14 @@ PAUSE: Final = 0.2
 """Seconds without accepting after accept failed: mostly no descriptor is left."""
 
 _BROKEN: Final = frozenset((errno.EBADF, errno.EINVAL, errno.ENOTSOCK))
-"""Nothing will come out of this socket any more; all else is the system's or one connection's trouble."""
+"""Errors of the socket itself. All others concern the system, or one connection."""
 
 
 class AcceptingListener(Listener):
-    """A listening socket. Subclasses say what becomes of a connection."""
+    """A listening socket. Subclasses make guests of its connections."""
 
     def __init__(self, protocol: str, sock: socket.socket, once: bool = False) -> None:
-        """sock (which this owns now) listens, or is the connection of the only guest."""
+        """sock listens, or is the connection of the only guest. The listener owns it from now on."""
         self.protocol = protocol
         self._sock = sock
         self._once = once
@@ -98,14 +98,14 @@ class AcceptingListener(Listener):
 
     @abstractmethod
     def _accepted(self, sock: socket.socket) -> None:
-        """A connection is there; sock is this method's."""
+        """A connection was accepted. sock belongs to this method."""
 
     def _attach(self, link: Link, framing: Framing | None, sock: socket.socket) -> None:
         self._owner.attach(Guest(link, framing, self.protocol, peer_text(sock)), self)
 
 
 class StreamListener(AcceptingListener):
-    """Frames behind their length from the first byte on: QEMU's stream sockets, and plain LE16."""
+    """Frames with a length before each, from the first byte on: QEMU's stream sockets, and plain LE16."""
 
     def __init__(self, protocol: str, sock: socket.socket, framing: Framing, once: bool = False) -> None:
         super().__init__(protocol, sock, once)
@@ -117,7 +117,7 @@ class StreamListener(AcceptingListener):
 
 
 class PacketListener(AcceptingListener):
-    """Connections that keep the borders of packets; make_link gets (socket, pool, slots, mtu)."""
+    """Connections that keep packets apart. make_link gets (socket, pool, slots, mtu)."""
 
     def __init__(
         self,
@@ -134,18 +134,18 @@ class PacketListener(AcceptingListener):
 
 
 def _listens(sock: socket.socket) -> bool:
-    """Whether guests connect to sock, and it is no connection itself."""
+    """Whether guests connect to sock. If not, it is a connection itself."""
     try:
         return bool(sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
     except OSError as error:
         if error.errno not in (errno.ENOPROTOOPT, errno.EINVAL):
             raise
-    # macOS cannot be asked so. A connection has a peer.
+    # macOS does not answer that question. A connection has a peer.
     return not has_peer(sock)
 
 
 def peer_text(sock: socket.socket) -> str:
-    """Who is at the other end, for the log: ``host:port``, a path, "@" for a unix socket without a name."""
+    """The peer's address, for the log: ``host:port``, a path, "@" for a unix socket without a name."""
     try:
         peer = sock.getpeername()
     except OSError:

@@ -1,7 +1,7 @@
-"""The protocols in which guests may come, by name: which sockets they use and which listener serves them.
+"""The protocols of guest links, by name: which sockets they use and which listener serves them.
 
-The supervisor binds (``bind``), the worker with the links makes the listener of the sockets it was handed
-(``make``). ``connect`` is not among them: those guests come through the HTTP API.
+The supervisor binds the sockets (``bind``) and hands them to the worker with the links, which makes the
+listener (``make``). ``connect`` is not among them: those guests arrive through the HTTP API.
 """
 
 import socket
@@ -22,7 +22,7 @@ from pipeline.wire import framing
 
 QEMU: Final = "qemu"
 LE16: Final = "le16"
-"""Frames behind a 2-byte length from the first byte on, without any request before."""
+"""Frames with a 2-byte length before each, from the first byte on, without a request."""
 BESS: Final = seqpacket.PROTOCOL
 VFKIT: Final = datagram.PROTOCOL
 VPNKIT: Final = vpnkit.PROTOCOL
@@ -77,7 +77,7 @@ def check_kind(sock: socket.socket, kind: socket.SocketKind, what: str) -> None:
 def make(
     protocol: str, fds: list[int], *, once: bool = False, macs: Mapping[str, bytes] | None = None
 ) -> Listener:
-    """The listener for descriptors, which are its own from now on. ValueError for an unknown protocol.
+    """The listener for descriptors, which it owns from now on. ValueError for an unknown protocol.
 
     once: only the first guest is served. macs: of vpnkit clients, by UUID.
     """

@@ -1,6 +1,6 @@
 """bess and User Mode Linux: an accepted SOCK_SEQPACKET connection, one packet is one frame.
 
-Unlike datagrams it has an end: a read of nothing, since nobody sends an empty frame.
+Unlike datagrams it has an end, which is a read of nothing: no guest sends an empty frame.
 """
 
 import socket
@@ -14,7 +14,7 @@ PROTOCOL: Final = "bess"
 
 
 class SeqpacketLink(PacketLink):
-    """A guest behind a connected SOCK_SEQPACKET socket."""
+    """A guest on a connected SOCK_SEQPACKET socket."""
 
     def _receive(self, room: memoryview) -> int:
         count = super()._receive(room)
@@ -24,5 +24,5 @@ class SeqpacketLink(PacketLink):
 
 
 def bess_listener(sock: socket.socket, once: bool = False) -> PacketListener:
-    """Where guests come in that connect to a listening SOCK_SEQPACKET socket."""
+    """The listener for guests that connect to a listening SOCK_SEQPACKET socket."""
     return PacketListener(PROTOCOL, sock, SeqpacketLink, once)

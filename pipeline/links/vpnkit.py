@@ -1,8 +1,8 @@
-"""hyperkit and vpnkit clients: a handshake on each connection, then frames behind a 2-byte length.
+"""hyperkit and vpnkit clients: a handshake on each connection, then frames with a 2-byte length before each.
 
 The three records (hello, command, reply) are wire.framing's. Each connection has its own state
-here and is waited for in the worker's loop, so a client that stays silent holds up nobody; after
-HANDSHAKE_TIMEOUT it is closed. A client that says something else is closed and counted. Bytes behind
+here and is polled in the worker's loop, so a silent client delays no other. It is closed after
+HANDSHAKE_TIMEOUT. A client that sends anything else is closed and counted. Bytes after
 the command are frames already.
 """
 
@@ -23,9 +23,9 @@ from pipeline.wire.errors import WireError
 PROTOCOL: Final = "vpnkit"
 HANDSHAKE_TIMEOUT: Final = 10.0
 MAX_HANDSHAKES: Final = 64
-"""Connections that have not finished theirs; one more is closed."""
+"""Connections that may be in their handshake. A further one is closed."""
 MAX_MADE_UP: Final = 1024
-"""Remembered addresses of clients that are in no table."""
+"""Addresses remembered for clients that are not in the table."""
 
 _FAILED: Final = "link_handshake_failed"
 _LOCAL_BIT: Final = 0x02
@@ -58,7 +58,7 @@ class VpnkitListener(AcceptingListener):
 
     def deadline(self) -> float:
         """See Listener.deadline."""
-        # All wait equally long: the first is the oldest.
+        # All have the same time: the first is the oldest.
         oldest = next(iter(self._pending.values()), None)
         return min(super().deadline(), oldest.deadline if oldest is not None else float("inf"))
 
@@ -125,7 +125,7 @@ class VpnkitListener(AcceptingListener):
         except BlockingIOError:
             sent = 0
         if sent < len(record):
-            # A few hundred bytes are the first in the socket's buffer: this one takes nothing.
+            # These few hundred bytes are the first in the socket's buffer: the client takes nothing.
             raise LinkClosed("the client does not read")
 
     def _mac(self, uuid: str) -> bytes:

@@ -190,18 +190,34 @@ class _Segments:
         if (index >= sums.end or total != sums.total or sums.bad) and (reason := sums.wrong(index, total)):
             burst.drop(reason)
             return 1
+        run = self._run(off + header_len, payload, header_len, flow, seq, q, options)
+        only_ack = q >> 16 & _FLAGS == tcp.ACK
+        if only_ack and not payload and not run.has_other_options:
+            return self._add_ack(run, index, pre, ftp, flow, q)
+        if self._acks:
+            self._acks.pop(flow, None)
+        if only_ack and payload and index + 1 < len(self._frames):
+            self._extend(run, index, pre, ftp, flow, q, options)
+        burst.items.append(run)
+        return run.segments if payload else 1
+
+    def _run(
+        self, off: int, length: int, header_len: int, flow: bytes, seq: int, q: int, options: bytes
+    ) -> TcpRange:
+        """The run of a single segment, whose payload is at ``off``."""
         timed = header_len == _TIMED and options[:4] == _TIMES_FORM
         if timed:
             ts_val, ts_ecr = _TIMES.unpack(options)
         else:
             ts_val = ts_ecr = 0
         src, dst, src_port, dst_port = _ENDS.unpack(flow)
-        run = TcpRange(
+        burst = self._burst
+        return TcpRange(
             slot=burst.slot,
-            off=off + header_len,
-            length=payload,
+            off=off,
+            length=length,
             stride=0,
-            piece_size=payload,
+            piece_size=length,
             link=burst.link,
             key=flow_key(src, src_port, dst, dst_port),
             flags=q >> 16 & 0xFF,
@@ -216,15 +232,6 @@ class _Segments:
             has_other_options=not timed and header_len != TCP_HEADERS_LEN,
             vnet=burst.vnet,
         )
-        only_ack = q >> 16 & _FLAGS == tcp.ACK
-        if only_ack and not payload and not run.has_other_options:
-            return self._add_ack(run, index, pre, ftp, flow, q)
-        if self._acks:
-            self._acks.pop(flow, None)
-        if only_ack and payload and index + 1 < len(self._frames):
-            self._extend(run, index, pre, ftp, flow, q, options)
-        burst.items.append(run)
-        return run.segments if payload else 1
 
     def _add_ack(self, run: TcpRange, index: int, pre: bytes, ftp: bytes, flow: bytes, q: int) -> int:
         """Add the pure ACK of frames[index], and those that follow it; how many frames that used up."""
@@ -302,73 +309,62 @@ class _Segments:
         sums = self.sums
         header_len = run.header_len
         size = run.piece_size
-        off = run.off - header_len
+        first = run.off - header_len
         if header_len != _TIMED:
-            options = view[off + TCP_HEADERS_LEN : off + header_len].tobytes()
-        stride = frames[index + 1][0] - off
-        if stride > MAX_STRIDE:
-            return
-        length = size
-        seq = run.seq
-        start = index
-        while True:
-            rows = sums.end - index - 1
-            if (
-                rows >= _MIN_BULK_ROWS
-                and self._bulk
-                and stride == sums.stride
-                and sums.total
-                and not sums.bad
-            ):
-                rows = self._equal_rows(off, rows, header_len, size, seq)
-                self._bulk = rows >= _MIN_BULK_ROWS // 2
-                index += rows
-                off += rows * stride
-                length += rows * size
-                seq = seq + rows * size & _MASK
-            index += 1
-            if index == len(frames):
+            options = view[first + TCP_HEADERS_LEN : first + header_len].tobytes()
+        stride = frames[index + 1][0] - first
+        number = 1
+        missing = 0
+        while stride <= MAX_STRIDE:
+            rows = sums.end - index - number
+            if rows >= _MIN_BULK_ROWS and self._bulk and sums.are_right(stride):
+                number += self._equal_rows(run, number, rows)
+            at = index + number
+            off = first + number * stride
+            if at == len(frames):
                 break
-            off += stride
-            seq = seq + size & _MASK
-            next_off, next_length = frames[index]
+            next_off, next_length = frames[at]
             if next_off != off or next_length < header_len or off + _HEAD_LEN > len(view):
                 break
             next_pre, total, next_ftp, next_flow, next_seq, next_q, next_options = _head(view, off)
-            if next_seq != seq or next_flow != flow or next_pre != pre or next_ftp != ftp:
+            if next_seq != run.seq + number * size & _MASK or next_flow != flow:
                 break
-            if next_q != q and next_q != q | _PSH:
+            if next_pre != pre or next_ftp != ftp or (next_q != q and next_q != q | _PSH):
                 break
             payload = total + ETHERNET_LEN - header_len
             if not 0 < payload <= size or total + ETHERNET_LEN > next_length:
                 break
             if header_len != _TIMED:
                 next_options = view[off + TCP_HEADERS_LEN : off + header_len].tobytes()
-            if next_options != options:
+            if next_options != options or (
+                (at >= sums.end or total != sums.total or sums.bad) and sums.wrong(at, total)
+            ):
                 break
-            if (index >= sums.end or total != sums.total or sums.bad) and sums.wrong(index, total):
-                break
-            length += payload
+            number += 1
             if payload < size or next_q != q:
-                index += 1
+                missing = size - payload
                 run.flags = next_q >> 16 & 0xFF
                 break
-        if index - start > 1:
-            run.segments = index - start
-            run.length = length
+        if number > 1:
+            run.segments = number
+            run.length = number * size - missing
             run.stride = stride
 
-    def _equal_rows(self, first: int, count: int, header_len: int, size: int, seq: int) -> int:
-        """How many of count frames after the one at first have its headers and the right sequence numbers."""
+    def _equal_rows(self, run: TcpRange, number: int, count: int) -> int:
+        """How many of count frames continue a run of ``number`` segments, by headers and sequence numbers."""
         view = self._view
         stride = self.sums.stride
-        words = header_len >> 1
-        off = first + stride
+        size = run.piece_size
+        words = run.header_len >> 1
+        first = run.off - run.header_len
+        off = first + number * stride
         table = _ndarray((count, words), _WORD, view, off, (stride, 2))
         different = (table ^ _ndarray((words,), _WORD, view, first)) & _EQUAL[:words]
         wanted = _NUMBERS[:count] * size
-        wanted += seq
+        wanted += run.seq + (number - 1) * size & _MASK
         wanted ^= _ndarray((count,), _BIG4, view, off + TCP_SEQ_OFF, (stride,))
         wanted |= _or(different, 1)
         wrong = wanted.nonzero()[0]
-        return int(wrong[0]) if len(wrong) else count
+        rows = int(wrong[0]) if len(wrong) else count
+        self._bulk = rows >= _MIN_BULK_ROWS // 2
+        return rows

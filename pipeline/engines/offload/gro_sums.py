@@ -62,6 +62,10 @@ class Sums:
         self.stride = 0
         self.bad: dict[int, str] | None = None
 
+    def are_right(self, stride: int) -> bool:
+        """Whether the stretch that was summed last lies at this stride, and none of its frames is wrong."""
+        return stride == self.stride and self.total > 0 and not self.bad
+
     def forget(self) -> None:
         """The frames have changed: nothing is summed yet."""
         self.end = 0

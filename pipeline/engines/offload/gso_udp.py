@@ -119,7 +119,7 @@ class UdpSegmenter(Segmenter):
             sums = inet.row_sums(scratch, frame + ADDRESSES_OFF, pitch, count, frame_len - ADDRESSES_OFF)
             sums = (ZERO - (UDP + udp_len) * inet.SWAP % _MODULUS) - sums
             sums %= _MODULUS
-            # Zero would say that there is no checksum.
+            # Zero would mean that there is no checksum.
             sums[sums == 0] = _MODULUS
             _ndarray((count,), inet.WORD, scratch, frame + UDP_CHECK_OFF, (pitch,))[:] = sums
         return self._of_rows(scratch, at, pitch, count, frame_len)

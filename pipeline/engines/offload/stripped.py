@@ -1,15 +1,15 @@
-"""Frames of guests that left checksums and cutting to a network card which is not there.
+"""Frames of guests that left checksums and cutting to a network card that does not exist.
 
 Such a guest has a virtio-net card that offers checksum and segmentation offload. Its virtual machine
 monitor (libkrun, for one) strips the virtio-net header from each frame and sends the rest. Three
-things are left for whoever receives the frame:
+things are left for the receiver of the frame:
 
 - The TCP or UDP checksum field holds the pseudo-header's sum, not complemented, with this segment's length.
 - A TCP segment may be longer than the MTU, up to 64 KiB. Its pseudo-header has the length of the whole.
 - So may be a UDP datagram (UFO). It is one packet, of which no fragments were made.
 
-The gateway takes all of that as it is: GRO (pipeline.engines.gro) completes checksums as it verifies them.
-What is here is for frames that go to another guest or into a capture: complete() for what GRO leaves
+The gateway takes all of that as it is: GRO completes checksums as it verifies them (gro_sums).
+This module is for frames that go to another guest or into a capture: complete() for what GRO leaves
 alone (IPv6, IPv4 options, VLANs), and cut() for what is longer than the MTU. Fragments, IPv6 extension
 headers and other protocols are not touched: no sender leaves their checksums to a card.
 """
@@ -51,7 +51,7 @@ def complete_packet(view: memoryview | bytearray, off: int, end: int) -> None:
         return
     start, stop, proto, pseudo = place
     field = start + _FIELD_OFFSETS[proto]
-    # The sum is never zero, which in UDP says that there is no checksum.
+    # The sum is never zero. In UDP zero means that there is no checksum.
     if (view[field] << 8 | view[field + 1]) != (pseudo % inet.MODULUS or inet.MODULUS):
         return
     # By chance a whole checksum may be that number.
@@ -130,7 +130,7 @@ def _find(view: memoryview | bytearray, off: int, end: int) -> Place | None:
 
 
 def _segments(whole: bytearray, start: int, mtu: int, pseudo: int) -> list[bytearray]:
-    """TCP segments; none if there is no such thing as this segment, or if its checksum is wrong."""
+    """TCP segments; none if the header lengths are impossible, or if the checksum is wrong."""
     header_len = (whole[start + 12] >> 4) * 4
     room = mtu - (start - ethernet.HEADER_LEN) - header_len
     length = len(whole) - start

@@ -1,11 +1,11 @@
 """What a network card does for a sender: cut a super-segment into frames, complete a checksum.
 
-For frames behind a virtio-net header (pipeline.wire.virtio_net) whose receiver does not take
+For frames with a virtio-net header (pipeline.wire.virtio_net) whose receiver does not take
 them as they are: TCP over IPv4 or IPv6 (the IPv4 identification counts up, RFC 9293 and 791
-headers are patched), and UDP datagrams that were handed over in one piece. The slow path of
-guest-to-guest traffic; what this program sends itself is cut by pipeline.engines.gso.
+headers are patched), and UDP datagrams that were handed over in one piece. This is the slow path of
+guest-to-guest traffic. pipeline.engines.offload.gso cuts what this program sends itself.
 
-A frame must have passed pipeline.engines.vnet first: nothing is checked here. Fragments,
+A frame must have passed pipeline.engines.offload.vnet first: nothing is checked here. Fragments,
 tunnels and VLAN tags are not cut.
 """
 
@@ -43,7 +43,7 @@ _TOTAL_IDENT: Final = Struct("!HH")
 def complete(frame: memoryview | bytearray, csum_start: int, csum_offset: int) -> None:
     """Put the checksum of frame[csum_start:] at csum_offset from there, where the pseudo-header's sum is.
 
-    A result of zero is written as 0xffff for UDP, where it would say that there is none (RFC 768).
+    A result of zero is written as 0xffff for UDP, where zero means that there is no checksum (RFC 768).
     """
     total = inet.word_sum(frame, csum_start, len(frame) - csum_start)
     zero = inet.MODULUS if csum_offset == UDP_CHECK else 0

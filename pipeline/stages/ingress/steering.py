@@ -183,7 +183,7 @@ class Steering:
         """Demux has to judge this frame. From now on the whole UDP flow that it belongs to goes to demux.
 
         So fragments keep their place: the first of them says which flow it is. (A UDP_RANGE has none.)
-        A frame with an address that another link's guest has is no reason: anybody can forge such frames.
+        A frame with the address of another link's guest does not count: any guest can forge such frames.
         """
         head = bytes(view[frame.off : frame.off + min(frame.length, _MAX_HEADERS)])
         if len(head) < udp.HEADERS_LEN or head[12:14] != _IPV4 or head[23] != ipv4.PROTO_UDP:
@@ -215,7 +215,7 @@ class Steering:
         self.neighbors[addr] = Whereabouts(mac, link, self._gateway_mac)
 
     def forget(self, addr: Addr) -> None:
-        """Nobody has this address any more."""
+        """No guest has this address any more."""
         self.neighbors.pop(addr, None)
 
     def steer(self, key: FlowKey, number: int, egress: int) -> None:

@@ -157,7 +157,7 @@ class Transmitter:
         self._on_datagrams(target, where.header if where is not None else b"", ends, out)
 
     def _on_datagrams(self, target: Port | None, eth_header: bytes, ends: Ends, run: Run) -> None:
-        """UDP_OUT, and what becomes of UDP_TO_GUEST."""
+        """Datagrams whose guest is known: UDP_OUT, and UDP_TO_GUEST after the look-up."""
         self._used.append(run.slot)
         count = run.piece_count()
         if target is None:
