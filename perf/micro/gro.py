@@ -1,6 +1,7 @@
 """Microseconds of one call of GRO for the bursts that matter. One JSON line; status 1 on a wrong result.
 
-Frames of 1514 bytes (timestamps on) behind 4-byte prefixes, checksums verified unless the name says not.
+Frames of 1514 bytes (with timestamps) after 4-byte prefixes, with checksums verified unless
+the name says not.
 """
 
 import os
@@ -17,7 +18,7 @@ DATA = os.urandom(65468)
 
 
 def burst(frames: list[bytes], records: int, verify: bool = True) -> Callable[[], object]:
-    """A call on a slot with these frames; it must make so many records."""
+    """A call on a slot with these frames; it must make ``records`` records."""
     view, places = slot_of(frames)
     items, drops = coalesce(view, places, verify=verify)
     if len(items) != records or drops:

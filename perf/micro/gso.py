@@ -7,7 +7,8 @@ from collections.abc import Callable
 from perf.timing import report
 from pipeline.engines.offload.gso import Buffer, Segmenter
 from pipeline.wire import framing, tcp
-from tests.support.frames import GUEST, REMOTE, TO_GUEST, timestamps
+from tests.support.frames import TO_GUEST, timestamps
+from tests.support.ranges import ENDS, range_of
 
 SLOT = memoryview(bytearray(os.urandom(73728)))
 
@@ -15,26 +16,14 @@ SLOT = memoryview(bytearray(os.urandom(73728)))
 def ranges(
     segmenter: Segmenter, length: int, mss: int, options: bytes = b"", frames: int = 0
 ) -> Callable[[], object]:
-    """A call that makes length bytes of payload into segments of mss (or into so many frames)."""
+    """A call that makes length bytes of payload into segments of mss, or into ``frames`` frames."""
     payload = SLOT[256 : 256 + length]
+
+    out = range_of(length, 0xFFFFF000, 1, tcp.ACK | tcp.PSH, 500, options, mss)
 
     def work() -> list[Buffer]:
         segmenter.reset()
-        return segmenter.frames(
-            TO_GUEST,
-            REMOTE,
-            GUEST,
-            80,
-            40000,
-            0xFFFFF000,
-            1,
-            tcp.ACK | tcp.PSH,
-            500,
-            options,
-            payload,
-            mss,
-            7,
-        )
+        return segmenter.segments(TO_GUEST, ENDS, out, payload, 7)
 
     wanted = frames or -(-length // mss) or 1
     before = segmenter.frame_count

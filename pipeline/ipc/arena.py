@@ -20,7 +20,7 @@ Nothing here sends or waits, and nothing here looks into the bytes of a slot.
 
 from typing import Final
 
-from pipeline.records.descriptor import NO_SLOT
+from pipeline.records.kinds import NO_SLOT
 
 HEADROOM: Final = 256
 """Bytes in front of the payload, for the headers that a later stage makes (64-byte aligned)."""

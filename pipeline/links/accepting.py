@@ -1,8 +1,8 @@
-"""Entrances behind a listening socket: each accepted connection is a guest, or becomes one.
+"""Listeners with a listening socket: each accepted connection is a guest, or becomes one.
 
-The socket may also be a connection itself, as a descriptor that the program was started with: its peer is
-then the one guest. ``once`` is for programs with a guest of their own: the first connection is taken, later
-ones stay in the system's backlog.
+The socket may also be a connection itself, if the program inherited it as a descriptor. Its peer is
+then the only guest. ``once`` is for programs with a guest of their own: the first connection is accepted,
+later ones stay in the system's backlog.
 """
 
 import errno
@@ -14,7 +14,7 @@ from typing import Final
 
 from pipeline.links.addresses import words_of
 from pipeline.links.base import Link, SlotPool
-from pipeline.links.entrance import READABLE, Entrance, Guest, Owner, Poller, Room, has_peer
+from pipeline.links.listener import READABLE, Guest, Listener, Owner, Poller, Room, has_peer
 from pipeline.links.stream import StreamLink
 from pipeline.system import inet
 from pipeline.wire.framing import Framing
@@ -24,14 +24,14 @@ PAUSE: Final = 0.2
 """Seconds without accepting after accept failed: mostly no descriptor is left."""
 
 _BROKEN: Final = frozenset((errno.EBADF, errno.EINVAL, errno.ENOTSOCK))
-"""Nothing will come out of this socket any more; all else is the system's or one connection's trouble."""
+"""Errors of the socket itself. All others concern the system, or one connection."""
 
 
-class AcceptingEntrance(Entrance):
-    """A listening socket. Subclasses say what becomes of a connection."""
+class AcceptingListener(Listener):
+    """A listening socket. Subclasses make guests of its connections."""
 
     def __init__(self, protocol: str, sock: socket.socket, once: bool = False) -> None:
-        """sock (which this owns now) listens, or is the connection of the only guest."""
+        """sock listens, or is the connection of the only guest. The listener owns it from now on."""
         self.protocol = protocol
         self._sock = sock
         self._once = once
@@ -41,7 +41,7 @@ class AcceptingEntrance(Entrance):
         self._resume_at = float("inf")
 
     def open(self, poller: Poller, room: Room, owner: Owner) -> None:
-        """See Entrance.open."""
+        """See Listener.open."""
         self._poller, self._room, self._owner = poller, room, owner
         if _listens(self._sock):
             self._sock.setblocking(False)
@@ -51,17 +51,17 @@ class AcceptingEntrance(Entrance):
             self._accepted(self._sock)
 
     def deadline(self) -> float:
-        """See Entrance.deadline."""
+        """See Listener.deadline."""
         return self._resume_at
 
     def on_timer(self, now: float) -> None:
-        """See Entrance.on_timer."""
+        """See Listener.on_timer."""
         if now >= self._resume_at:
             self._resume_at = float("inf")
             self._wait()
 
     def close(self) -> None:
-        """See Entrance.close."""
+        """See Listener.close."""
         self._stop_waiting()
         if not self._is_guest:
             self._sock.close()
@@ -98,14 +98,14 @@ class AcceptingEntrance(Entrance):
 
     @abstractmethod
     def _accepted(self, sock: socket.socket) -> None:
-        """A connection is there; sock is this method's."""
+        """A connection was accepted. sock belongs to this method."""
 
     def _attach(self, link: Link, framing: Framing | None, sock: socket.socket) -> None:
         self._owner.attach(Guest(link, framing, self.protocol, peer_text(sock)), self)
 
 
-class StreamEntrance(AcceptingEntrance):
-    """Frames behind their length from the first byte on: QEMU's stream sockets, and plain LE16."""
+class StreamListener(AcceptingListener):
+    """Frames with a length before each, from the first byte on: QEMU's stream sockets, and plain LE16."""
 
     def __init__(self, protocol: str, sock: socket.socket, framing: Framing, once: bool = False) -> None:
         super().__init__(protocol, sock, once)
@@ -116,8 +116,8 @@ class StreamEntrance(AcceptingEntrance):
         self._attach(StreamLink(sock, self._framing, room.pool, room.slots), self._framing, sock)
 
 
-class PacketEntrance(AcceptingEntrance):
-    """Connections that keep the borders of packets; make_link gets (socket, pool, slots, mtu)."""
+class PacketListener(AcceptingListener):
+    """Connections that keep packets apart. make_link gets (socket, pool, slots, mtu)."""
 
     def __init__(
         self,
@@ -134,18 +134,18 @@ class PacketEntrance(AcceptingEntrance):
 
 
 def _listens(sock: socket.socket) -> bool:
-    """Whether guests connect to sock, and it is no connection itself."""
+    """Whether guests connect to sock. If not, it is a connection itself."""
     try:
         return bool(sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
     except OSError as error:
         if error.errno not in (errno.ENOPROTOOPT, errno.EINVAL):
             raise
-    # macOS cannot be asked so. A connection has a peer.
+    # macOS does not answer that question. A connection has a peer.
     return not has_peer(sock)
 
 
 def peer_text(sock: socket.socket) -> str:
-    """Who is at the other end, for the log: ``host:port``, a path, "@" for a unix socket without a name."""
+    """The peer's address, for the log: ``host:port``, a path, "@" for a unix socket without a name."""
     try:
         peer = sock.getpeername()
     except OSError:

@@ -10,8 +10,8 @@
                             also be in the environment, as VM_DIRECTORY, where there are no vsock sockets
     vsock://GUID            Hyper-V's: the service with that id (Windows)
 
-The file of a socket that nobody serves any more is replaced (pipeline.socket_file). Any other path that
-exists is an error of the one who gave it.
+A socket file that no process serves any more is replaced (pipeline.system.socket_file). Any other path that
+exists is an error.
 """
 
 import errno

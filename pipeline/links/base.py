@@ -1,9 +1,9 @@
-"""What every guest link looks like to the ingress worker, whatever carries its frames.
+"""The guest link as the ingress worker sees it, whatever carries its frames.
 
 A link reads into slots of a pool that its owner gives it, and sends lists of buffers. It
-never blocks, never waits and keeps no time. What a frame means is none of its business.
+never blocks, never waits and keeps no time. It does not look into frames.
 
-References: a link holds one reference to the slot that it is filling and gives it back when it
+References: a link holds one reference to the slot that it is filling. It gives that back when it
 changes to another slot or is closed. The owner takes one more (``pool.ref``) for every record that
 it makes of a burst, before the next ``read_burst``.
 """
@@ -12,7 +12,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Final, Protocol
 
-NO_SLOT: Final = 0xFFFFFFFF
+from pipeline.records.kinds import NO_SLOT
+
 HEADROOM: Final = 256
 """Bytes left free at the start of a slot."""
 MIN_READ: Final = 8192
@@ -25,7 +26,7 @@ Burst = tuple[int, list[tuple[int, int]]]
 """(slot, [(off, len)]): where whole Ethernet frames lie. The list may be empty."""
 
 
-class LinkClosed(Exception):  # noqa: N818  that a guest leaves is no error
+class LinkClosed(Exception):  # noqa: N818  a guest that leaves is not an error
     """The link is over: the guest left, or broke the framing. The text says why, for the log.
 
     ``reason`` is the name of a drop counter, or empty when nothing was dropped.
@@ -36,12 +37,12 @@ class LinkClosed(Exception):  # noqa: N818  that a guest leaves is no error
         self.reason = reason
 
     def farewell(self, peer: str) -> str:
-        """What the log says of that guest's end. The words are the original's: scripts look for them."""
+        """What the log says when that guest is gone. The words are gvproxy's: scripts look for them."""
         return f"cannot receive packets from {peer}, disconnecting: {self}"
 
 
 class SlotPool(Protocol):
-    """What a link needs of an allocator (pipeline.shm.arena.Pool has it)."""
+    """What a link needs of an allocator (pipeline.ipc.arena.Pool has it)."""
 
     def alloc(self) -> int:
         """A slot with one reference, or NO_SLOT."""
@@ -67,8 +68,7 @@ class Link(ABC):
     backlog_bytes   how many
     verify          whether checksums of received frames are to be verified
     vnet_len        bytes of the virtio-net header right before each frame, both ways; mostly 0
-    drops           frames the link itself gave up, by counter name; the owner clears it
-    short_is_all    set at each event by an owner with edge-triggered polling, see read_burst()
+    drops           frames that the link itself dropped, by counter name, until take_drops()
     ==============  ===================================================================
     """
 
@@ -80,16 +80,20 @@ class Link(ABC):
         self._drained = False
         self._short_is_all = False
 
-    @property
-    def short_is_all(self) -> bool:
-        """Whether a read that did not fill its room is taken for the last one."""
-        return self._short_is_all
+    def on_readable(self, short_is_all: bool) -> None:
+        """An event says that there may be something to read.
 
-    @short_is_all.setter
-    def short_is_all(self, value: bool) -> None:
-        # Set because of a new event: whatever was known to be empty may not be so any more.
-        self._short_is_all = value
+        short_is_all: a read that does not fill its room may be taken for the last one until the next event.
+        See read_burst().
+        """
+        # What was known to be empty may not be empty any more.
+        self._short_is_all = short_is_all
         self._drained = False
+
+    def take_drops(self) -> dict[str, int]:
+        """``drops``, which begins again without any."""
+        drops, self.drops = self.drops, {}
+        return drops
 
     @property
     @abstractmethod
@@ -114,27 +118,27 @@ class Link(ABC):
         """Read what is there, as much as one slot takes: where the frames are.
 
         None: nothing is there now (poll again), or ``starved``. Raises LinkClosed. Consecutive
-        bursts may lie in the same slot. ``short_is_all`` True saves a system call: a read
-        that did not fill its room is then taken for the last one, and the next call returns None
-        without reading. That is right if the owner polls edge-triggered and sets it at every
-        event, to False if that has a hang-up bit (READ_HANGUP, HANGUP, ERROR): whatever
-        comes later is a new event, and the assignment makes the next call read again.
+        bursts may lie in the same slot. An owner that polls edge-triggered can save a system call by
+        on_readable(True): a read that did not fill its room is then taken for the last one, and the next
+        call returns None without reading. The owner has to call on_readable() at every event,
+        with False if that has a hang-up bit (READ_HANGUP, HANGUP, ERROR). Whatever comes later
+        is a new event, and makes the next call read again.
         """
 
     @abstractmethod
     def send(self, buffers: Sequence[Buffer]) -> bool:
-        """Send frames (with their framing, as pipeline.engines.gso makes them); buffers are free after it.
+        """Send frames with their framing, as pipeline.engines.offload.gso makes them.
 
-        What the socket does not take is copied. False: the backlog is full and nothing was
-        taken. Raises LinkClosed.
+        What the socket does not take is copied, so the memory of the buffers is free. False: the backlog
+        is full and nothing was taken. Raises LinkClosed.
         """
 
     @abstractmethod
     def flush(self) -> None:
         """Go on sending what was copied, when the descriptor is writable. Raises LinkClosed."""
 
-    def rest(self) -> None:  # noqa: B027  most links hold nothing between reads
-        """Nothing comes now: give back a slot that nobody else needs and no partial frame lies in."""
+    def release_idle(self) -> None:  # noqa: B027  most links hold nothing between reads
+        """Nothing is arriving: give back a slot that no record refers to and that holds no partial frame."""
 
     @abstractmethod
     def close(self) -> None:
@@ -170,13 +174,13 @@ class SlotCursor:
         self.end = HEADROOM + length
         return True
 
-    def rest(self) -> None:
-        """Give back the slot if it holds nothing, neither here nor with anybody else."""
+    def release_idle(self) -> None:
+        """Give back the slot if it holds no unread bytes and no record refers to it."""
         if self.slot != NO_SLOT and self.begin == self.end and self._pool.refs(self.slot) == 1:
             self.release()
 
     def release(self) -> None:
-        """Give back the slot and whatever is in it."""
+        """Give back the slot, with the bytes in it."""
         if self.slot != NO_SLOT:
             self._pool.unref(self.slot)
             self.slot = NO_SLOT

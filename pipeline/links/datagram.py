@@ -1,9 +1,10 @@
 """vfkit and krunkit: frames as datagrams of a unix socket, whose peer is known from its first one.
 
-The first datagram names the peer; older programs open with the four bytes ``VFKT``, which is no frame.
-From then on the socket is connected: only the peer is heard, and a queue that is full says so. But
-nothing tells that the peer is gone, unless something is sent to it: its address is looked at from time to
-time. Then the socket waits for the next one (which may be the same machine, started again).
+The first datagram names the peer. Older programs open with the four bytes ``VFKT``, which are not a frame.
+From then on the socket is connected: it receives from the peer alone, and sending to a full queue fails. But
+the system does not report that the peer is gone until something is sent to it. So the listener looks at the
+peer's address from time to time. After the peer's end it waits for the next one, which may be the same
+machine, started again.
 """
 
 import ctypes
@@ -15,7 +16,7 @@ from typing import Final
 
 from pipeline.links.addresses import words_of
 from pipeline.links.base import Link, LinkClosed
-from pipeline.links.entrance import READABLE, Entrance, Guest, Owner, Poller, Room, has_peer
+from pipeline.links.listener import READABLE, Guest, Listener, Owner, Poller, Room, has_peer
 from pipeline.links.packet import PacketLink
 
 PROTOCOL: Final = "vfkit"
@@ -23,7 +24,7 @@ HANDSHAKE: Final = b"VFKT"
 SEND_BUFFER_BYTES: Final = 1024 * 1024
 RECEIVE_BUFFER_BYTES: Final = 4 * 1024 * 1024
 LOOK_INTERVAL: Final = 0.25
-"""Seconds between two looks whether the peer is still there, and from its end until the next is heard."""
+"""Seconds between two looks at the peer's address, and from a peer's end until the next is accepted."""
 
 RETRY_INTERVAL: Final = 0.002
 """Seconds until a full queue is tried again, where the system does not say that it has room (macOS)."""
@@ -32,19 +33,19 @@ Address = str | bytes
 
 
 class DatagramLink(PacketLink):
-    """A guest behind a connected SOCK_DGRAM unix socket."""
+    """A guest on a connected SOCK_DGRAM unix socket."""
 
     def _is_frame(self, view: memoryview, off: int, length: int) -> bool:
         return length != len(HANDSHAKE) or bytes(view[off : off + length]) != HANDSHAKE
 
 
-class VfkitEntrance(Entrance):
-    """A bound SOCK_DGRAM unix socket: one guest after the other, or with ``once`` only the first."""
+class VfkitListener(Listener):
+    """A bound SOCK_DGRAM unix socket: one guest after another, or with ``once`` only the first."""
 
     protocol = PROTOCOL
 
     def __init__(self, sock: socket.socket, once: bool = False) -> None:
-        """sock is this entrance's from now on."""
+        """The listener owns sock from now on."""
         sock.setblocking(False)
         self._sock = sock
         self._once = once
@@ -57,19 +58,19 @@ class VfkitEntrance(Entrance):
         self._retry_at = float("inf")
 
     def open(self, poller: Poller, room: Room, owner: Owner) -> None:
-        """See Entrance.open."""
+        """See Listener.open."""
         self._poller, self._room, self._owner = poller, room, owner
         self._wait()
 
     def deadline(self) -> float:
-        """See Entrance.deadline."""
+        """See Listener.deadline."""
         link = self._link
         if link is not None and link.blocked and link.room_is_silent and self._retry_at == float("inf"):
             self._retry_at = monotonic() + RETRY_INTERVAL
         return min(self._look_at, self._retry_at)
 
     def on_timer(self, now: float) -> None:
-        """See Entrance.on_timer."""
+        """See Listener.on_timer."""
         if now >= self._retry_at:
             self._retry_at = float("inf")
             self._retry()
@@ -93,7 +94,7 @@ class VfkitEntrance(Entrance):
             self._owner.hang_up(link, str(error))
 
     def on_left(self, link: Link) -> None:
-        """See Entrance.on_left."""
+        """See Listener.on_left."""
         if link is not self._link:
             return
         self._link = None
@@ -101,13 +102,13 @@ class VfkitEntrance(Entrance):
         if self._once:
             return
         if _disconnect(self._sock):
-            # Not at once: who was not let in goes on sending, and must not be refused for each frame.
+            # Not at once: a peer that was refused keeps sending, and must not be refused for each frame.
             self._look_at = monotonic() + LOOK_INTERVAL
         else:
             self._owner.fail(self, "vfkit: the socket cannot be used for another machine on this system")
 
     def close(self) -> None:
-        """See Entrance.close."""
+        """See Listener.close."""
         self._stop_waiting()
         self._look_at = float("inf")
         self._sock.close()
@@ -130,7 +131,7 @@ class VfkitEntrance(Entrance):
             if begin == HANDSHAKE or not peer:
                 sock.recv(len(HANDSHAKE))
             if not peer:
-                # Nobody could be answered. (A socket that was never bound, or an intruder's.)
+                # The sender has no address to answer to: a socket that was never bound, or an intruder's.
                 self._owner.refuse(self, "vfkit socket address is empty", "link_handshake_failed")
                 return
             sock.connect(peer)
@@ -147,7 +148,7 @@ class VfkitEntrance(Entrance):
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER_BYTES)
         self._peer, self._inode = peer, _inode(peer)
-        # The link closes its own descriptor; this one stays for the next guest.
+        # The link closes its own descriptor. This one stays for the next guest.
         self._link = DatagramLink(sock.dup(), *self._room)
         self._look_at = monotonic() + LOOK_INTERVAL
         self._owner.attach(Guest(self._link, None, PROTOCOL, _text(peer)), self)
@@ -165,21 +166,21 @@ def _inode(peer: Address) -> tuple[int, int] | None:
 
 
 def _is_bound(peer: Address) -> bool:
-    """Whether a socket is behind the address, whoever it talks to."""
+    """Whether a socket is bound to the address, whatever peer it has."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as probe:
         try:
             probe.connect(peer)
         except PermissionError:
-            return True  # it is, and connected to somebody: to us
+            return True  # it is bound, and connected to a peer, which is us
         except OSError:
             return False
     return True
 
 
 def _disconnect(sock: socket.socket) -> bool:
-    """Forget the peer, so that anybody is heard again: connect() to the address of no family, all zeros.
+    """Forget the peer, so that any sender is received: connect() to the address of no family, all zeros.
 
-    What it returns says little: macOS disconnects, and then finds nothing at such an address.
+    The result says little: macOS disconnects, and then reports that there is no such address.
     """
     ctypes.CDLL(None).connect(sock.fileno(), bytes(16), 16)
     return not has_peer(sock)

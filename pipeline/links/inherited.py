@@ -1,9 +1,9 @@
 """Descriptors that the program was started with: ``fd://3``, ``fd://NAME``, systemd's socket activation.
 
-``fd://N`` is descriptor N, whoever opened it. systemd (and programs that do as it does) pass
-listening sockets from number 3 on and say so in the environment: LISTEN_PID is our process,
-LISTEN_FDS their count, LISTEN_FDNAMES their names with colons between; ``fd://NAME`` is the first of that
-name. Each may be used once. What the socket is for is not judged here.
+``fd://N`` is descriptor N, whichever program opened it. systemd and programs like it pass
+listening sockets from number 3 on, and describe them in the environment: LISTEN_PID is our process,
+LISTEN_FDS their count, LISTEN_FDNAMES their names with colons between. ``fd://NAME`` is the first of that
+name. Each may be used once. This module does not judge what a socket is for.
 """
 
 import os
@@ -25,7 +25,7 @@ class Inherited:
     """The descriptors of one program start."""
 
     def __init__(self, environ: MutableMapping[str, str], pid: int) -> None:
-        """Reads the three variables and removes them: they are not for programs that this one starts."""
+        """Read the three variables and remove them: they are not for programs that this one starts."""
         values = {name: environ.pop(name, "") for name in _VARIABLES}
         self._names: dict[int, str] = {}
         self._used: set[int] = set()
@@ -44,7 +44,7 @@ class Inherited:
     def claim(self, url: str) -> None:
         """Look at the descriptor of an fd:// URL and keep it for take(). Raises AddressError.
 
-        To be done before anything is forked: a socket that other processes hold as well does not end.
+        To be done before any fork: a socket that another process holds as well does not end.
         """
         text = url.removeprefix(SCHEME)
         number = int(text) if re.fullmatch(r"[0-9]{1,6}", text) else self._number(text, url)
@@ -66,7 +66,7 @@ class Inherited:
         return self._claimed.pop(url)
 
     def close(self) -> None:
-        """Close what nobody took."""
+        """Close the sockets that were not taken."""
         for sock in self._claimed.values():
             sock.close()
         self._claimed.clear()
@@ -79,7 +79,7 @@ class Inherited:
         raise AddressError(f"{url}: no descriptor of that name was passed (names: {known_names})")
 
     def unused(self) -> list[str]:
-        """What systemd passed and no URL names: number and name of each."""
+        """The descriptors that systemd passed and no URL names: number and name of each."""
         return [
             f"{number} ({name})" if name else str(number)
             for number, name in self._names.items()

@@ -3,14 +3,14 @@
 ::
 
     state      what the guest's bytes are             what ours are                 becomes
-    offered    its first record decides               LE16 frames, behind OFFER     agreed by ACCEPT,
+    offered    its first record decides               LE16 frames, after OFFER      agreed by ACCEPT,
                                                                                     plain by anything else
-    agreed     frames behind a virtio-net header      the same, behind START        (stays)
+    agreed     frames after a virtio-net header       the same, after START         (stays)
     plain      LE16 frames                            LE16 frames                   (stays)
 
-The owner has to look at ``vnet_len`` after each read_burst(): when it is no longer 0, frames
-lie behind a header of that many bytes, and everything sent from then on must have one. What the
-header says is not judged here.
+The owner has to look at ``vnet_len`` after each read_burst(). When it is not 0, a header of that many bytes
+lies before each frame, and each frame that is sent must have one. The link does not judge what a
+header says.
 """
 
 import socket
@@ -32,7 +32,7 @@ class OffloadLink(StreamLink):
     ) -> None:
         super().__init__(sock, LE16, pool, slots, head)
         self.features: int = offload.FEATURES
-        """Offered, what the guest may leave undone; after ACCEPT, what it said it uses of it."""
+        """What the guest may leave undone: first as offered, after ACCEPT as far as the guest uses it."""
         self._decided = False
 
     def offer(self) -> None:
@@ -46,14 +46,14 @@ class OffloadLink(StreamLink):
         length = self.vnet_len
         if not length:
             return frames, begin
-        behind = [(off + length, size - length) for off, size in frames if size >= length]
-        if len(behind) < len(frames):
-            self.drops[_BAD] = self.drops.get(_BAD, 0) + len(frames) - len(behind)
-        return behind, begin
+        whole = [(off + length, size - length) for off, size in frames if size >= length]
+        if len(whole) < len(frames):
+            self.drops[_BAD] = self.drops.get(_BAD, 0) + len(frames) - len(whole)
+        return whole, begin
 
     def _decide(self, view: memoryview, begin: int, end: int) -> int:
-        """Look at the guest's first record, if it is whole; where the stream goes on."""
-        first, behind = framing.split(
+        """Decide by the guest's first record, if it is whole. Returns where the stream goes on."""
+        first, after = framing.split(
             view, begin, min(end, begin + LE16.prefix_len + offload.RECORD_LEN), LE16
         )
         record = offload.parse(view, *first[0]) if len(first) == 1 else None
@@ -64,7 +64,7 @@ class OffloadLink(StreamLink):
             self.features &= record.features
             if not self.send([offload.build(offload.START, self.features)]):
                 raise LinkClosed("the guest does not read")
-            return behind
-        # A longer record has its length here and no more; a shorter one is whole.
+            return after
+        # Of a longer record at least the length is here; a shorter one is whole.
         self._decided = bool(first) or end - begin >= LE16.prefix_len + offload.RECORD_LEN
         return begin

@@ -1,9 +1,10 @@
 """Frames as packets: what datagram links (vfkit, bess) have in common.
 
-One packet is one frame, so each costs a system call; what is shared is the slot: packets of a
-burst lie in it one behind the other, at starts rounded up so that equal frames lie at equal
-strides. What a packet has beyond the rest of the slot goes to a spill, and then with its begin into a fresh
-slot: a guest whose card segments sends packets of 64 KiB whatever the MTU (pipeline.engines.stripped).
+One packet is one frame, so each costs a system call. Only the slot is shared: packets of a
+burst lie in it one after another, at starts rounded up so that equal frames lie at equal
+strides. If a packet is longer than the rest of the slot, its end goes to a spill buffer. The next read puts
+it together in a fresh slot. A guest that expects its card to segment sends packets of 64 KiB, whatever the
+MTU (pipeline.engines.offload.stripped).
 """
 
 import errno
@@ -16,7 +17,6 @@ from pipeline.links.addresses import words_of
 from pipeline.links.base import (
     HEADROOM,
     MAX_BACKLOG,
-    NO_SLOT,
     Buffer,
     Burst,
     Link,
@@ -24,22 +24,23 @@ from pipeline.links.base import (
     SlotCursor,
     SlotPool,
 )
+from pipeline.records.kinds import NO_SLOT
 
 MAX_PACKETS: Final = 64
 """Packets of one burst."""
 ALIGN: Final = 8
 """A packet starts at a multiple of this."""
 ETHERNET_MARGIN: Final = 18
-"""What a frame has beyond the MTU: header and a VLAN tag."""
+"""Bytes of a frame beyond the MTU: header and a VLAN tag."""
 LONGEST_PACKET: Final = 0xFFFF + 40 + 14 + 8
 """Bytes of a packet: the longest IPv6 packet, in a frame with two tags."""
 
 _FULL: Final = frozenset((errno.EAGAIN, errno.ENOBUFS))
-"""Come back later: Linux says the first of a full queue, macOS the second."""
+"""The queue is full: Linux says the first, macOS the second."""
 
 
 class PacketLink(Link):
-    """A guest behind a socket that keeps the borders of packets, which this link owns."""
+    """A guest on a socket that keeps packets apart, which this link owns."""
 
     def __init__(
         self,
@@ -49,7 +50,7 @@ class PacketLink(Link):
         mtu: int = 1500,
         max_backlog: int = MAX_BACKLOG,
     ) -> None:
-        """mtu: the room that is left in the slot at least for each packet; longer ones cost a copy."""
+        """mtu: each packet gets at least this much room in the slot; longer ones cost a copy."""
         super().__init__()
         sock.setblocking(False)
         self._sock = sock
@@ -63,7 +64,7 @@ class PacketLink(Link):
         self._backlog: deque[bytes] = deque()
         self._backlog_bytes = 0
         self.room_is_silent = False
-        """While blocked: whether nothing will say that there is room (macOS), so flush() is to be tried."""
+        """While blocked: whether no event will say that there is room (macOS), so flush() is to be tried."""
 
     @property
     def blocked(self) -> bool:
@@ -120,7 +121,7 @@ class PacketLink(Link):
             if not frames:
                 return None
         except OSError as error:
-            # There is no size to read; but the original has these words for every kind of link.
+            # There is no size to read, but gvproxy has these words for every kind of link.
             self._broken = LinkClosed(f"cannot read size from socket: {words_of(error)}")
         except LinkClosed as error:
             self._broken = error
@@ -131,14 +132,14 @@ class PacketLink(Link):
         return cursor.slot, frames
 
     def _receive(self, room: memoryview) -> int:
-        """Bytes of the next packet, what finds no room being in the spill. Raises OSError or LinkClosed."""
+        """Bytes of the next packet. Those beyond the room are in the spill. Raises OSError or LinkClosed."""
         if len(room) > LONGEST_PACKET:
             return self._sock.recv_into(room)
         count: int = self._sock.recvmsg_into([room, self._spill])[0]
         return count
 
     def _is_frame(self, view: memoryview, off: int, length: int) -> bool:
-        """Whether the packet is for the guest's wire (and not a word between the two ends of the link)."""
+        """Whether the packet is a frame, and not a message between the two ends of the link."""
         return True
 
     def _drop(self, reason: str) -> None:
@@ -183,9 +184,9 @@ class PacketLink(Link):
         while backlog and self._put(backlog[0]):
             self._backlog_bytes -= len(backlog.popleft())
 
-    def rest(self) -> None:
-        """See Link.rest."""
-        self._cursor.rest()
+    def release_idle(self) -> None:
+        """See Link.release_idle."""
+        self._cursor.release_idle()
 
     def close(self) -> None:
         """Give back the slot, forget what was copied, close the socket."""

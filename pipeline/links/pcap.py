@@ -5,9 +5,9 @@
     magic a1b2c3d4 | 2 | 4 | zone 0 | 0 | snaplen | linktype 1 (Ethernet)       once, 24 bytes
     seconds | microseconds | bytes kept | bytes on the wire | frame              for each frame
 
-All fields are little-endian. Records are gathered by add() and leave as one piece in flush(), so a reader of
-the growing file sees each burst at once. A thread writes (pipeline.outlet): a reader that stops, or a slow
-disk, costs frames in the capture and never slows the network. Knows nothing of frames but their length.
+All fields are little-endian. add() gathers records and flush() writes them as one piece, so a reader of
+the growing file sees each burst at once. A thread writes (pipeline.system.outlet): a reader that stops, or a
+slow disk, costs frames in the capture and never slows the network. Only the length of a frame matters here.
 """
 
 import os
@@ -20,12 +20,12 @@ from pipeline.system.outlet import Outlet
 SNAPLEN: Final = 262144
 LINKTYPE_ETHERNET: Final = 1
 FILE_MODE: Final = 0o600
-"""What passed the network is for the eyes of who asked for it."""
+"""Only the user who asked for a capture may read it."""
 
 MAX_QUEUED: Final = 16 * 1024 * 1024
-"""Bytes of records that wait to be written; frames beyond are left out, and counted."""
+"""Bytes of records that wait to be written. Further frames are left out, and counted."""
 LAST_WAIT: Final = 0.4
-"""Seconds for which close() waits for what is queued."""
+"""Seconds that close() waits for what is queued."""
 
 _MAGIC: Final = 0xA1B2C3D4
 _FILE: Final = Struct("<IHHiIII")
@@ -36,7 +36,7 @@ _MICROSECONDS: Final = 1_000_000
 def open_file(path: str) -> int:
     """A descriptor with the file's header in it. Raises OSError.
 
-    A file or socket of that name is replaced. A FIFO that somebody reads is written into, and so is a device.
+    A file or socket of that name is replaced. A FIFO that has a reader is written into, and so is a device.
     """
     try:
         mode = os.lstat(path).st_mode
@@ -45,7 +45,7 @@ def open_file(path: str) -> int:
             os.unlink(path)
     except FileNotFoundError:
         written_into = False
-    # Without O_NONBLOCK a FIFO that nobody reads, or that is full, would hold up the start.
+    # Without O_NONBLOCK a FIFO that is full, or has no reader, would hold up the start.
     made = 0 if written_into else os.O_CREAT | os.O_EXCL
     fd = os.open(path, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC | made, FILE_MODE)
     try:
@@ -72,7 +72,7 @@ class PcapWriter:
         self._gathered += (_RECORD.pack(seconds, micro, len(kept), len(frame)), kept)
 
     def flush(self) -> int:
-        """Have written what was added; how many of its frames found no room. Never waits.
+        """Hand on what was added, to be written; how many of its frames found no room. Never waits.
 
         Raises the OSError with which an earlier write failed: the file is of no use from then on.
         """
@@ -93,7 +93,7 @@ class PcapWriter:
 
     def close(self) -> None:
         """Close the file after a bounded wait for what is queued. May be called twice."""
-        # Beside a write that does not end the descriptor stays: its number must not become another file's.
+        # If a write does not end, the descriptor stays open: its number must not become another file's.
         if self._fd >= 0 and self.drain(LAST_WAIT):
             os.close(self._fd)
         self._fd = -1

@@ -1,7 +1,7 @@
-"""The protocols in which guests may come, by name: which sockets they use and which entrance serves them.
+"""The protocols of guest links, by name: which sockets they use and which listener serves them.
 
-The supervisor binds (``bind``), the worker with the links makes the entrance of the sockets it was handed
-(``make``). ``connect`` is not among them: those guests come through the HTTP API.
+The supervisor binds the sockets (``bind``) and hands them to the worker with the links, which makes the
+listener (``make``). ``connect`` is not among them: those guests arrive through the HTTP API.
 """
 
 import socket
@@ -9,20 +9,20 @@ from collections.abc import Mapping
 from typing import Final, NamedTuple
 
 from pipeline.links import addresses, datagram, seqpacket, stdio, vpnkit
-from pipeline.links.accepting import StreamEntrance
+from pipeline.links.accepting import StreamListener
 from pipeline.links.addresses import AddressError
-from pipeline.links.datagram import VfkitEntrance
-from pipeline.links.entrance import Entrance
+from pipeline.links.datagram import VfkitListener
 from pipeline.links.inherited import SCHEME as FD
 from pipeline.links.inherited import Inherited
-from pipeline.links.stdio import StdioEntrance
-from pipeline.links.vpnkit import VpnkitEntrance
+from pipeline.links.listener import Listener
+from pipeline.links.stdio import StdioListener
+from pipeline.links.vpnkit import VpnkitListener
 from pipeline.system import inet
 from pipeline.wire import framing
 
 QEMU: Final = "qemu"
 LE16: Final = "le16"
-"""Frames behind a 2-byte length from the first byte on, without any request before."""
+"""Frames with a 2-byte length before each, from the first byte on, without a request."""
 BESS: Final = seqpacket.PROTOCOL
 VFKIT: Final = datagram.PROTOCOL
 VPNKIT: Final = vpnkit.PROTOCOL
@@ -76,21 +76,21 @@ def check_kind(sock: socket.socket, kind: socket.SocketKind, what: str) -> None:
 
 def make(
     protocol: str, fds: list[int], *, once: bool = False, macs: Mapping[str, bytes] | None = None
-) -> Entrance:
-    """The entrance for descriptors, which are its own from now on. ValueError for an unknown protocol.
+) -> Listener:
+    """The listener for descriptors, which it owns from now on. ValueError for an unknown protocol.
 
     once: only the first guest is served. macs: of vpnkit clients, by UUID.
     """
     if protocol == STDIO:
-        return StdioEntrance(*fds)
+        return StdioListener(*fds)
     if protocol not in FORMS:
         raise ValueError(f"unknown protocol {protocol!r}")
     sock = socket.socket(fileno=fds[0])
     match protocol:
         case "bess":
-            return seqpacket.bess_entrance(sock, once)
+            return seqpacket.bess_listener(sock, once)
         case "vfkit":
-            return VfkitEntrance(sock, once)
+            return VfkitListener(sock, once)
         case "vpnkit":
-            return VpnkitEntrance(sock, macs, once)
-    return StreamEntrance(protocol, sock, framing.QEMU if protocol == QEMU else framing.LE16, once)
+            return VpnkitListener(sock, macs, once)
+    return StreamListener(protocol, sock, framing.QEMU if protocol == QEMU else framing.LE16, once)

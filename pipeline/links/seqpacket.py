@@ -1,12 +1,12 @@
 """bess and User Mode Linux: an accepted SOCK_SEQPACKET connection, one packet is one frame.
 
-Unlike datagrams it has an end: a read of nothing, since nobody sends an empty frame.
+Unlike datagrams it has an end, which is a read of nothing: no guest sends an empty frame.
 """
 
 import socket
 from typing import Final
 
-from pipeline.links.accepting import PacketEntrance
+from pipeline.links.accepting import PacketListener
 from pipeline.links.base import LinkClosed
 from pipeline.links.packet import PacketLink
 
@@ -14,7 +14,7 @@ PROTOCOL: Final = "bess"
 
 
 class SeqpacketLink(PacketLink):
-    """A guest behind a connected SOCK_SEQPACKET socket."""
+    """A guest on a connected SOCK_SEQPACKET socket."""
 
     def _receive(self, room: memoryview) -> int:
         count = super()._receive(room)
@@ -23,6 +23,6 @@ class SeqpacketLink(PacketLink):
         return count
 
 
-def bess_entrance(sock: socket.socket, once: bool = False) -> PacketEntrance:
-    """Where guests come in that connect to a listening SOCK_SEQPACKET socket."""
-    return PacketEntrance(PROTOCOL, sock, SeqpacketLink, once)
+def bess_listener(sock: socket.socket, once: bool = False) -> PacketListener:
+    """The listener for guests that connect to a listening SOCK_SEQPACKET socket."""
+    return PacketListener(PROTOCOL, sock, SeqpacketLink, once)

@@ -1,8 +1,8 @@
-"""A guest on standard input and output: frames behind a 2-byte length in two pipes.
+"""A guest on standard input and output: frames with a 2-byte length before each, in two pipes.
 
-The two descriptors are taken from the program's standard streams before anything is forked (``take``): what
-prints by mistake then lands on standard error and not among the frames. Two descriptors that a parent process
-gave as sockets work as well.
+The two descriptors are taken from the program's standard streams before any fork (``take``). Whatever
+prints by mistake then writes to standard error and not among the frames. Two sockets from a parent process
+work as well.
 """
 
 import os
@@ -11,25 +11,25 @@ from collections.abc import Sequence
 from typing import Final
 
 from pipeline.links.base import Buffer, Link
-from pipeline.links.entrance import Entrance, Guest, Owner, Poller, Room
+from pipeline.links.listener import Guest, Listener, Owner, Poller, Room
 from pipeline.links.stream import StreamLink
 from pipeline.wire.framing import LE16
 
 PROTOCOL: Final = "stdio"
 PEER: Final = "remote"
-"""The original's name for who is at the other ends."""
+"""gvproxy's name for the peer of its standard streams."""
 _STDIN, _STDOUT, _STDERR = 0, 1, 2
 
 
 class PipePair:
-    """Two descriptors with the face of a stream socket. Both are its own to close."""
+    """Two descriptors with the interface of a stream socket, which closes both."""
 
     def __init__(self, read_fd: int, write_fd: int) -> None:
         self._read_fd = read_fd
         self._write_fd = write_fd
 
     def setblocking(self, flag: bool) -> None:
-        """For both descriptors. (Whoever else holds the same open pipe end shares it.)"""
+        """For both descriptors. (A process that holds the same open pipe end shares the flag.)"""
         os.set_blocking(self._read_fd, flag)
         os.set_blocking(self._write_fd, flag)
 
@@ -63,7 +63,7 @@ class PipePair:
 
 
 class StdioLink(StreamLink):
-    """A guest behind two descriptors."""
+    """A guest on two descriptors."""
 
     def __init__(self, pair: PipePair, room: Room) -> None:
         super().__init__(pair, LE16, room.pool, room.slots)
@@ -74,8 +74,8 @@ class StdioLink(StreamLink):
         return self._pair.write_fileno()
 
 
-class StdioEntrance(Entrance):
-    """The one guest on two descriptors, which is there already."""
+class StdioListener(Listener):
+    """The only guest, on two descriptors. It is there from the start."""
 
     protocol = PROTOCOL
 
@@ -84,12 +84,12 @@ class StdioEntrance(Entrance):
         self._link: Link | None = None
 
     def open(self, poller: Poller, room: Room, owner: Owner) -> None:
-        """See Entrance.open."""
+        """See Listener.open."""
         self._link = StdioLink(self._pair, room)
         owner.attach(Guest(self._link, LE16, PROTOCOL, PEER), self)
 
     def close(self) -> None:
-        """See Entrance.close."""
+        """See Listener.close."""
         if self._link is None:
             self._pair.close()
 

@@ -1,8 +1,8 @@
-"""Frames in a byte stream, each behind its length: QEMU, /connect, vpnkit after its handshake.
+"""Frames in a byte stream, each after its length: QEMU, /connect, vpnkit after its handshake.
 
-One system call reads all that the stream has, up to the rest of a slot. A frame cut by the end of
-the slot is carried over into the next (a copy of one frame at most); one that no slot holds is passed
-over as it comes, and counted. One system call sends a burst; only what the socket does not take is copied,
+One system call reads all that the stream has, up to the rest of a slot. A frame that the end of
+the slot cuts is carried over into the next (a copy of one frame at most). One that no slot holds is passed
+over as it arrives, and counted. One system call sends a burst. Only what the socket does not take is copied,
 so that the caller's memory is free.
 """
 
@@ -16,7 +16,6 @@ from pipeline.links.base import (
     HEADROOM,
     MAX_BACKLOG,
     MIN_READ,
-    NO_SLOT,
     Buffer,
     Burst,
     Link,
@@ -24,6 +23,7 @@ from pipeline.links.base import (
     SlotCursor,
     SlotPool,
 )
+from pipeline.records.kinds import NO_SLOT
 from pipeline.wire import framing
 from pipeline.wire.framing import Framing, LengthError
 
@@ -63,7 +63,7 @@ class ByteStream(Protocol):
 
 
 class StreamLink(Link):
-    """A guest behind a connected stream socket, which this link owns."""
+    """A guest on a connected stream socket, which this link owns."""
 
     def __init__(
         self,
@@ -202,7 +202,7 @@ class StreamLink(Link):
         return True
 
     def _keep(self, buffers: Sequence[Buffer], first: int, sent: int) -> None:
-        """Copy what is left of buffers[first:] behind the first sent bytes."""
+        """Copy what is left of buffers[first:] after the first sent bytes."""
         backlog = self._backlog
         for buffer in buffers[first:]:
             length = len(buffer)
@@ -231,9 +231,9 @@ class StreamLink(Link):
             del backlog[: self._backlog_sent]
             self._backlog_sent = 0
 
-    def rest(self) -> None:
-        """See Link.rest."""
-        self._cursor.rest()
+    def release_idle(self) -> None:
+        """See Link.release_idle."""
+        self._cursor.release_idle()
 
     def close(self) -> None:
         """Give back the slot, forget what was copied, close the socket."""
@@ -249,7 +249,7 @@ def _tune(sock: socket.socket) -> None:
     with suppress(OSError):
         if sock.family in (socket.AF_INET, socket.AF_INET6):
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            # A machine's host that lost its power says nothing.
+            # A host that lost its power closes no connection.
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         else:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SOCKET_BUFFER_BYTES)

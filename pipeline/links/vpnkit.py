@@ -1,8 +1,8 @@
-"""hyperkit and vpnkit clients: a handshake on each connection, then frames behind a 2-byte length.
+"""hyperkit and vpnkit clients: a handshake on each connection, then frames with a 2-byte length before each.
 
 The three records (hello, command, reply) are wire.framing's. Each connection has its own state
-here and is waited for in the worker's loop, so a client that stays silent holds up nobody; after
-HANDSHAKE_TIMEOUT it is closed. A client that says something else is closed and counted. Bytes behind
+here and is polled in the worker's loop, so a silent client delays no other. It is closed after
+HANDSHAKE_TIMEOUT. A client that sends anything else is closed and counted. Bytes after
 the command are frames already.
 """
 
@@ -12,10 +12,10 @@ from collections.abc import Mapping
 from time import monotonic
 from typing import Final
 
-from pipeline.links.accepting import AcceptingEntrance
+from pipeline.links.accepting import AcceptingListener
 from pipeline.links.addresses import words_of
 from pipeline.links.base import LinkClosed
-from pipeline.links.entrance import READABLE
+from pipeline.links.listener import READABLE
 from pipeline.links.stream import StreamLink
 from pipeline.wire import framing
 from pipeline.wire.errors import WireError
@@ -23,9 +23,9 @@ from pipeline.wire.errors import WireError
 PROTOCOL: Final = "vpnkit"
 HANDSHAKE_TIMEOUT: Final = 10.0
 MAX_HANDSHAKES: Final = 64
-"""Connections that have not finished theirs; one more is closed."""
+"""Connections that may be in their handshake. A further one is closed."""
 MAX_MADE_UP: Final = 1024
-"""Remembered addresses of clients that are in no table."""
+"""Addresses remembered for clients that are not in the table."""
 
 _FAILED: Final = "link_handshake_failed"
 _LOCAL_BIT: Final = 0x02
@@ -44,7 +44,7 @@ class _Handshake:
         self.greeted = False
 
 
-class VpnkitEntrance(AcceptingEntrance):
+class VpnkitListener(AcceptingListener):
     """A listening stream socket for vpnkit's protocol."""
 
     def __init__(
@@ -57,19 +57,19 @@ class VpnkitEntrance(AcceptingEntrance):
         self._pending: dict[socket.socket, _Handshake] = {}
 
     def deadline(self) -> float:
-        """See Entrance.deadline."""
-        # All wait equally long: the first is the oldest.
+        """See Listener.deadline."""
+        # All have the same time: the first is the oldest.
         oldest = next(iter(self._pending.values()), None)
         return min(super().deadline(), oldest.deadline if oldest is not None else float("inf"))
 
     def on_timer(self, now: float) -> None:
-        """See Entrance.on_timer."""
+        """See Listener.on_timer."""
         super().on_timer(now)
         for handshake in [h for h in self._pending.values() if h.deadline <= now]:
             self._give_up(handshake, "vpnkit handshake: the client was silent")
 
     def close(self) -> None:
-        """See Entrance.close."""
+        """See Listener.close."""
         for handshake in list(self._pending.values()):
             self._forget(handshake)
             handshake.sock.close()
@@ -125,7 +125,7 @@ class VpnkitEntrance(AcceptingEntrance):
         except BlockingIOError:
             sent = 0
         if sent < len(record):
-            # A few hundred bytes are the first in the socket's buffer: this one takes nothing.
+            # These few hundred bytes are the first in the socket's buffer: the client takes nothing.
             raise LinkClosed("the client does not read")
 
     def _mac(self, uuid: str) -> bytes:

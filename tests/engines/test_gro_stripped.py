@@ -2,8 +2,8 @@
 
 import pytest
 
-from pipeline.engines.offload import gro
-from pipeline.records import descriptor as d
+from pipeline.engines.offload import gro, headers
+from pipeline.records.frames import Frame
 from pipeline.wire import checksum
 from tests.engines.offload.test_gro import OTHER_VLAN, TAG, check, full_burst
 from tests.support.frames import FROM_GUEST, slot_of, tcp_frame
@@ -18,7 +18,7 @@ def test_segments_without_checksum_are_completed_and_merge_as_others_do(count: i
     frames = full_burst(count, size, last=size)
     view, places = slot_of([left_out(frame) for frame in frames])
     (record,) = check(view, places)
-    assert record.flow == count
+    assert record.segments == count
     assert [bytes(view[off : off + length]) for off, length in places] == frames
 
 
@@ -27,7 +27,7 @@ def test_segments_of_64_kib_without_checksum_are_ranges() -> None:
     view, places = slot_of([left_out(frame) for frame in frames])
     assert [record.length for record in check(view, places)] == [60001]
     (record,) = check(*slot_of([left_out(tcp_frame(5, b"z" * 65495))]))
-    assert (record.length, record.gso_size) == (65495, 65495)
+    assert (record.length, record.piece_size) == (65495, 65495)
 
 
 @pytest.mark.parametrize("count", [1, 2, 5])
@@ -35,7 +35,7 @@ def test_a_pseudo_header_of_another_length_is_a_wrong_checksum(count: int) -> No
     short, long = left_out(tcp_frame(5, b"x" * 99)), tcp_frame(5, b"x" * 100)
     wrong = long[:50] + short[50:52] + long[52:]
     view, places = slot_of([wrong] * count)
-    assert gro.coalesce(view, places) == ([], {gro.DROP_TCP_CHECKSUM: count})
+    assert gro.coalesce(view, places) == ([], {headers.DROP_TCP_CHECKSUM: count})
 
 
 def test_a_missing_checksum_does_not_excuse_a_wrong_ipv4_header() -> None:
@@ -43,7 +43,7 @@ def test_a_missing_checksum_does_not_excuse_a_wrong_ipv4_header() -> None:
     wrong[25] ^= 1
     for count in (1, 5):
         view, places = slot_of([bytes(wrong)] * count)
-        assert gro.coalesce(view, places) == ([], {gro.DROP_IPV4_CHECKSUM: count})
+        assert gro.coalesce(view, places) == ([], {headers.DROP_IPV4_CHECKSUM: count})
         assert [bytes(view[off : off + length]) for off, length in places] == [wrong] * count
 
 
@@ -68,14 +68,14 @@ def test_priority_tagged_segments_merge_as_others_do(tags: bytes, partial: bool)
     sent = [left_out(frame) if partial else frame for frame in frames]
     view, places = slot_of([frame[:12] + tags + frame[12:] for frame in sent])
     (record,) = check(view, places)
-    assert record.flow == len(frames)
+    assert record.segments == len(frames)
     assert [bytes(view[off : off + length]) for off, length in places] == frames
 
 
 def test_tagged_and_untagged_segments_of_one_flow_merge_where_they_lie_at_one_stride() -> None:
     frames = full_burst(20)
     sent = [frame[:12] + TAG + frame[12:] if 5 <= i < 15 else frame for i, frame in enumerate(frames)]
-    assert sum(record.flow for record in check(*slot_of(sent))) == 20
+    assert sum(record.segments for record in check(*slot_of(sent))) == 20
 
 
 def test_short_frames_padded_to_one_length_with_and_without_tag_are_judged_each() -> None:
@@ -98,7 +98,7 @@ def test_short_frames_padded_to_one_length_with_and_without_tag_are_judged_each(
 def test_what_is_in_a_vlan_is_a_frame_for_demux(tags: bytes) -> None:
     frame = tcp_frame(5, b"x" * 99)
     (record,) = check(*slot_of([frame[:12] + tags + frame[12:]]))
-    assert record.kind == d.FRAME
+    assert isinstance(record, Frame)
     removed = 8 if tags == TAG * 3 else 4 if tags == TAG + OTHER_VLAN else 0
     assert (record.off, record.length) == (260 + removed, len(frame) + len(tags) - removed)
 
@@ -108,9 +108,9 @@ def test_a_truncated_tag_stays_where_it_is(length: int) -> None:
     frame = (FROM_GUEST[:12] + TAG + b"\x08\0")[:length]
     view, places = slot_of([frame], size=264 + length - 4)
     (record,) = check(view, places)
-    assert (record.kind, record.length, bytes(view[-length:])) == (d.FRAME, length, frame)
+    assert (type(record), record.length, bytes(view[-length:])) == (Frame, length, frame)
 
 
 def test_a_tagged_frame_of_nothing_but_its_header_is_a_frame() -> None:
     (record,) = check(*slot_of([FROM_GUEST[:12] + TAG + b"\x08\x06"]))
-    assert (record.kind, record.off, record.length) == (d.FRAME, 264, 14)
+    assert (type(record), record.off, record.length) == (Frame, 264, 14)

@@ -8,7 +8,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from hypothesis.strategies import data, integers
 
 from pipeline.ipc.arena import HEADROOM, SLOT_BYTES, Arena, Pool, SlotError
-from pipeline.records.descriptor import NO_SLOT
+from pipeline.records.kinds import NO_SLOT
 
 
 def test_slots_are_separate_pieces_of_the_segment() -> None:

@@ -8,7 +8,7 @@ from struct import Struct
 from pipeline.ipc.arena import SLOT_BYTES, Arena, Pool
 from pipeline.ipc.ring import Consumer, Producer, SlotConsumer, SlotProducer, ring_bytes
 from pipeline.ipc.segment import Segment
-from pipeline.records.descriptor import NO_SLOT
+from pipeline.records.kinds import NO_SLOT
 
 SLOTS = 16
 BURSTS = 3000

@@ -1,4 +1,4 @@
-"""Entrances behind listening sockets: who gets in, who waits, and what a lack of descriptors does."""
+"""Listeners behind listening sockets: who gets in, who waits, and what a lack of descriptors does."""
 
 import errno
 import os
@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from pipeline.links.accepting import PAUSE, StreamEntrance, peer_text
-from pipeline.links.seqpacket import bess_entrance
+from pipeline.links.accepting import PAUSE, StreamListener, peer_text
+from pipeline.links.seqpacket import bess_listener
 from pipeline.wire.framing import LE16, QEMU
 from tests.support.owner import Owner
 
@@ -31,7 +31,7 @@ def connect(path: Path, kind: socket.SocketKind = socket.SOCK_STREAM) -> socket.
 
 
 def test_a_qemu_guest_speaks_from_the_first_byte(owner: Owner, tmp_path: Path) -> None:
-    owner.open(StreamEntrance("qemu", listener(tmp_path / "s"), QEMU))
+    owner.open(StreamListener("qemu", listener(tmp_path / "s"), QEMU))
     guest = connect(tmp_path / "s")
     guest.sendall(b"\0\0\0\5hello\0\0\0\3you")
     assert owner.frames(2) == [b"hello", b"you"]
@@ -41,7 +41,7 @@ def test_a_qemu_guest_speaks_from_the_first_byte(owner: Owner, tmp_path: Path) -
 
 
 def test_several_guests_are_served_at_once_and_one_after_the_other(owner: Owner, tmp_path: Path) -> None:
-    owner.open(StreamEntrance("le16", listener(tmp_path / "s"), LE16))
+    owner.open(StreamListener("le16", listener(tmp_path / "s"), LE16))
     first, second = connect(tmp_path / "s"), connect(tmp_path / "s")
     owner.wait(lambda: len(owner.guests) == 2)
     first.close()
@@ -53,7 +53,7 @@ def test_several_guests_are_served_at_once_and_one_after_the_other(owner: Owner,
 
 
 def test_with_once_a_second_guest_waits_in_the_backlog_for_ever(owner: Owner, tmp_path: Path) -> None:
-    owner.open(StreamEntrance("qemu", listener(tmp_path / "s"), QEMU, once=True))
+    owner.open(StreamListener("qemu", listener(tmp_path / "s"), QEMU, once=True))
     first, second = connect(tmp_path / "s"), connect(tmp_path / "s")
     guest = owner.guest()
     first.close()
@@ -64,7 +64,7 @@ def test_with_once_a_second_guest_waits_in_the_backlog_for_ever(owner: Owner, tm
 
 
 def test_a_bess_guest_sends_packets(owner: Owner, tmp_path: Path) -> None:
-    owner.open(bess_entrance(listener(tmp_path / "s", socket.SOCK_SEQPACKET)))
+    owner.open(bess_listener(listener(tmp_path / "s", socket.SOCK_SEQPACKET)))
     guest = connect(tmp_path / "s", socket.SOCK_SEQPACKET)
     guest.send(b"one frame")
     assert owner.frames(1) == [b"one frame"]
@@ -77,7 +77,7 @@ def test_a_bess_guest_sends_packets(owner: Owner, tmp_path: Path) -> None:
 
 def test_a_socket_that_is_connected_already_is_its_own_guest(owner: Owner) -> None:
     ours, theirs = socket.socketpair()
-    owner.open(StreamEntrance("qemu", ours, QEMU))
+    owner.open(StreamListener("qemu", ours, QEMU))
     theirs.sendall(b"\0\0\0\2hi")
     assert owner.frames(1) == [b"hi"]
     theirs.close()
@@ -107,7 +107,7 @@ def test_what_ails_the_system_or_one_connection_is_a_pause_and_no_end(
     owner: Owner, tmp_path: Path, code: int
 ) -> None:
     sock: Any = Broken(listener(tmp_path / "s"), [code])
-    door = owner.open(StreamEntrance("qemu", sock, QEMU))
+    door = owner.open(StreamListener("qemu", sock, QEMU))
     connect(tmp_path / "s")
     owner.wait(lambda: not owner.poller.callbacks)
     assert monotonic() < door.deadline() <= monotonic() + PAUSE
@@ -121,7 +121,7 @@ def test_what_ails_the_system_or_one_connection_is_a_pause_and_no_end(
 
 def test_a_listener_that_is_broken_is_reported(owner: Owner, tmp_path: Path) -> None:
     sock: Any = Broken(listener(tmp_path / "s"), [errno.EINVAL])
-    owner.open(StreamEntrance("qemu", sock, QEMU))
+    owner.open(StreamListener("qemu", sock, QEMU))
     connect(tmp_path / "s")
     owner.wait(lambda: owner.failed)
     assert owner.failed == ["qemu accept error: invalid argument"]
@@ -153,9 +153,9 @@ def test_peers_are_named_for_the_log() -> None:
 
 
 @pytest.mark.parametrize("opened", [False, True])
-def test_closing_an_entrance_leaves_no_descriptor(tmp_path: Path, opened: bool) -> None:
+def test_closing_an_listener_leaves_no_descriptor(tmp_path: Path, opened: bool) -> None:
     sock = listener(tmp_path / "s")
-    door = StreamEntrance("qemu", sock, QEMU)
+    door = StreamListener("qemu", sock, QEMU)
     if opened:
         owner = Owner()
         owner.open(door)
@@ -173,10 +173,10 @@ def test_a_system_that_cannot_be_asked_whether_a_socket_listens_is_asked_for_its
 
     monkeypatch.setattr(socket.socket, "getsockopt", refuse)
     ours, theirs = socket.socketpair()
-    owner.open(StreamEntrance("le16", ours, LE16))
+    owner.open(StreamListener("le16", ours, LE16))
     assert len(owner.guests) == 1, "the connection is the guest"
     theirs.close()
-    owner.open(StreamEntrance("le16", listener(tmp_path / "s"), LE16))
+    owner.open(StreamListener("le16", listener(tmp_path / "s"), LE16))
     guest = connect(tmp_path / "s")
     owner.wait(lambda: len(owner.guests) == 2)
     guest.close()

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from pipeline.links.base import LinkClosed
-from pipeline.links.datagram import LOOK_INTERVAL, RETRY_INTERVAL, VfkitEntrance
+from pipeline.links.datagram import LOOK_INTERVAL, RETRY_INTERVAL, VfkitListener
 from tests.support.owner import Owner
 
 
@@ -34,17 +34,17 @@ class Machine:
         self.path.unlink()
 
 
-def entrance(folder: Path, once: bool = False) -> VfkitEntrance:
+def listener(folder: Path, once: bool = False) -> VfkitListener:
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
     sock.bind(str(folder / "net.sock"))
-    return VfkitEntrance(sock, once)
+    return VfkitListener(sock, once)
 
 
 @pytest.mark.parametrize("handshake", [(), (b"VFKT",)])
 def test_the_first_datagram_names_the_peer(
     owner: Owner, tmp_path: Path, handshake: tuple[bytes, ...]
 ) -> None:
-    owner.open(entrance(tmp_path))
+    owner.open(listener(tmp_path))
     machine = Machine(tmp_path)
     machine.send(*handshake, b"frame one", b"frame two")
     assert owner.guest().peer == str(machine.path)
@@ -54,7 +54,7 @@ def test_the_first_datagram_names_the_peer(
 
 
 def test_a_handshake_alone_makes_a_guest_and_is_no_frame(owner: Owner, tmp_path: Path) -> None:
-    owner.open(entrance(tmp_path))
+    owner.open(listener(tmp_path))
     machine = Machine(tmp_path)
     machine.send(b"VFKT")
     assert owner.guest().link.read_burst() is None
@@ -63,13 +63,13 @@ def test_a_handshake_alone_makes_a_guest_and_is_no_frame(owner: Owner, tmp_path:
 
 
 def test_nobody_is_a_guest_before_the_first_datagram(owner: Owner, tmp_path: Path) -> None:
-    owner.open(entrance(tmp_path))
+    owner.open(listener(tmp_path))
     owner.poller.run(0.05)
     assert owner.guests == []
 
 
 def test_only_the_peer_is_heard(owner: Owner, tmp_path: Path) -> None:
-    owner.open(entrance(tmp_path))
+    owner.open(listener(tmp_path))
     machine = Machine(tmp_path)
     machine.send(b"mine")
     assert owner.frames(1) == [b"mine"]
@@ -78,7 +78,7 @@ def test_only_the_peer_is_heard(owner: Owner, tmp_path: Path) -> None:
 
 
 def test_a_sender_without_an_address_is_refused_and_the_next_one_served(owner: Owner, tmp_path: Path) -> None:
-    owner.open(entrance(tmp_path))
+    owner.open(listener(tmp_path))
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as nameless:
         nameless.sendto(b"frame", str(tmp_path / "net.sock"))
     owner.wait(lambda: owner.refused)
@@ -89,7 +89,7 @@ def test_a_sender_without_an_address_is_refused_and_the_next_one_served(owner: O
 
 
 def test_a_sender_that_is_gone_already_is_refused(owner: Owner, tmp_path: Path) -> None:
-    owner.open(entrance(tmp_path))
+    owner.open(listener(tmp_path))
     machine = Machine(tmp_path)
     machine.send(b"VFKT")
     machine.leave()
@@ -100,7 +100,7 @@ def test_a_sender_that_is_gone_already_is_refused(owner: Owner, tmp_path: Path) 
 
 
 def test_a_peer_that_is_gone_closes_the_link(owner: Owner, tmp_path: Path) -> None:
-    owner.open(entrance(tmp_path))
+    owner.open(listener(tmp_path))
     machine = Machine(tmp_path)
     machine.send(b"frame")
     guest = owner.guest()
@@ -111,7 +111,7 @@ def test_a_peer_that_is_gone_closes_the_link(owner: Owner, tmp_path: Path) -> No
 
 @pytest.mark.parametrize("restarted", [False, True], ids=["gone", "another one under its name"])
 def test_a_peer_that_went_silently_is_noticed(owner: Owner, tmp_path: Path, restarted: bool) -> None:
-    door = owner.open(entrance(tmp_path))
+    door = owner.open(listener(tmp_path))
     machine = Machine(tmp_path)
     machine.send(b"frame")
     owner.guest()
@@ -133,7 +133,7 @@ def test_a_peer_that_went_silently_is_noticed(owner: Owner, tmp_path: Path, rest
 def test_one_machine_after_the_other_is_served(owner: Owner, tmp_path: Path) -> None:
     gc.collect()  # what other tests have left to it
     before = len(os.listdir("/proc/self/fd"))
-    door = owner.open(entrance(tmp_path))
+    door = owner.open(listener(tmp_path))
     for number in range(3):
         machine = Machine(tmp_path, f"vm{number}")
         machine.send(b"VFKT", b"frame %d" % number)
@@ -150,7 +150,7 @@ def test_one_machine_after_the_other_is_served(owner: Owner, tmp_path: Path) -> 
 
 
 def test_for_a_program_with_one_machine_there_is_no_second(owner: Owner, tmp_path: Path) -> None:
-    door = owner.open(entrance(tmp_path, once=True))
+    door = owner.open(listener(tmp_path, once=True))
     machine = Machine(tmp_path)
     machine.send(b"frame")
     owner.guest()
@@ -176,9 +176,9 @@ class FullQueue:
         return self._sock.send(frame)
 
 
-def behind_a_queue(owner: Owner, path: Path) -> tuple[VfkitEntrance, "Machine", Any, FullQueue]:
+def behind_a_queue(owner: Owner, path: Path) -> tuple[VfkitListener, "Machine", Any, FullQueue]:
     """A machine that has said something, and its link, whose queue can be full."""
-    door = owner.open(entrance(path))
+    door = owner.open(listener(path))
     machine = Machine(path)
     machine.send(b"frame")
     link: Any = owner.guest().link

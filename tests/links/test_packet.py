@@ -71,7 +71,7 @@ def test_a_packet_that_found_no_slot_waits_for_one(tmp_path: Path) -> None:
     assert read(guest.link) == [b"a" * 60000]
     assert read(guest.link) is None
     assert guest.link.starved
-    guest.link.rest()
+    guest.link.release_idle()
     assert read(guest.link) == [b"b" * 20000, b"c"]
 
 

@@ -1,4 +1,4 @@
-"""The table of protocols: which socket each binds, and which entrance serves it."""
+"""The table of protocols: which socket each binds, and which listener serves it."""
 
 import os
 import socket
@@ -16,7 +16,7 @@ SCHEMES = {"qemu": "unix", "le16": "unix", "vpnkit": "unix", "bess": "unixpacket
 
 
 @pytest.mark.parametrize(("protocol", "scheme"), SCHEMES.items())
-def test_each_protocol_has_its_kind_of_socket_and_its_entrance(
+def test_each_protocol_has_its_kind_of_socket_and_its_listener(
     owner: Owner, tmp_path: Path, protocol: str, scheme: str
 ) -> None:
     sock = protocols.bind(protocol, f"{scheme}://{tmp_path}/s", Inherited({}, 1))

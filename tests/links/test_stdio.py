@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from pipeline.links.stdio import StdioEntrance
+from pipeline.links.stdio import StdioListener
 from tests.support.owner import Owner
 
 TAKE = """
@@ -22,7 +22,7 @@ assert sys.stdin.read() == ""
 
 def test_frames_pass_both_ways_and_the_end_is_the_end(owner: Owner) -> None:
     (from_guest, guest_out), (guest_in, to_guest) = os.pipe(), os.pipe()
-    owner.open(StdioEntrance(from_guest, to_guest))
+    owner.open(StdioListener(from_guest, to_guest))
     guest = owner.guest()
     assert guest.peer == "remote"
     assert guest.link.fileno() == from_guest
@@ -39,7 +39,7 @@ def test_frames_pass_both_ways_and_the_end_is_the_end(owner: Owner) -> None:
 
 def test_a_guest_that_does_not_read_blocks_the_link_and_gets_everything_later(owner: Owner) -> None:
     (from_guest, guest_out), (guest_in, to_guest) = os.pipe(), os.pipe()
-    owner.open(StdioEntrance(from_guest, to_guest))
+    owner.open(StdioListener(from_guest, to_guest))
     link = owner.guest().link
     sent = b""
     while not link.blocked:
@@ -55,9 +55,9 @@ def test_a_guest_that_does_not_read_blocks_the_link_and_gets_everything_later(ow
     os.close(guest_out)
 
 
-def test_an_entrance_that_was_never_opened_closes_its_descriptors() -> None:
+def test_an_listener_that_was_never_opened_closes_its_descriptors() -> None:
     (read, other), (another, write) = os.pipe(), os.pipe()
-    StdioEntrance(read, write).close()
+    StdioListener(read, write).close()
     for fd in (read, write):
         with pytest.raises(OSError):
             os.fstat(fd)

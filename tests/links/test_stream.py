@@ -81,7 +81,7 @@ def test_every_frame_arrives_once_and_in_order_however_the_stream_is_cut(
     frames = [rng.randbytes(min(size, form.max)) for size in sizes]
     stream = framed(frames, form)
     guest = Guest(form, stream[:head])
-    guest.link.short_is_all = short_is_all
+    guest.link.on_readable(short_is_all)
     stream = stream[head:]
     found = guest.read_all()
     turn = 0
@@ -238,7 +238,7 @@ def test_frames_that_no_slot_holds_are_passed_over_however_the_stream_is_cut(
     frames = [rng.randbytes(size) for size in sizes]
     stream = framed(frames)
     guest = Guest(QEMU, stream[:head], slot_count=2)
-    guest.link.short_is_all = short_is_all
+    guest.link.on_readable(short_is_all)
     stream = stream[head:]
     found = guest.read_all()
     for cut in itertools.cycle(cuts):
@@ -257,7 +257,7 @@ def test_a_frame_that_no_slot_holds_is_counted_when_all_of_it_has_come(guest: Gu
     guest.sock.send(framed([bytes(100_000)])[:60_000])
     assert guest.read_all() == []
     assert guest.link.drops == {}
-    guest.link.rest()
+    guest.link.release_idle()
     assert guest.pool.refs_out == 0, "nothing of it is kept"
     guest.sock.send(framed([bytes(100_000), b"next"])[60_000:])
     assert guest.read_all() == [b"next"]
@@ -276,7 +276,7 @@ def test_the_longest_frame_behind_a_carried_part_fits(guest: Guest) -> None:
 
 
 def test_a_short_read_may_be_taken_for_the_last(guest: Guest) -> None:
-    guest.link.short_is_all = True
+    guest.link.on_readable(True)
     guest.sock.send(framed([b"one"]))
     assert guest.read() == [b"one"]
     guest.sock.send(framed([b"two"]))
@@ -287,11 +287,11 @@ def test_a_short_read_may_be_taken_for_the_last(guest: Guest) -> None:
 
 def test_an_event_after_a_short_read_is_not_forgotten(guest: Guest) -> None:
     """The owner stopped reading right after a short read, and the next event came before it went on."""
-    guest.link.short_is_all = True
+    guest.link.on_readable(True)
     guest.sock.send(framed([b"one"]))
     assert guest.read() == [b"one"]
     guest.sock.send(framed([b"two"]))
-    guest.link.short_is_all = True  # the owner's event
+    guest.link.on_readable(True)  # the owner's event
     assert guest.read() == [b"two"]
     assert guest.read() is None
 
@@ -299,11 +299,11 @@ def test_an_event_after_a_short_read_is_not_forgotten(guest: Guest) -> None:
 def test_an_idle_link_can_give_back_its_slot(guest: Guest) -> None:
     guest.sock.send(framed([b"one"]))
     assert guest.read() == [b"one"]
-    guest.link.rest()
+    guest.link.release_idle()
     assert guest.pool.refs_out == 0
     guest.sock.send(framed([b"two"])[:5])
     assert guest.read() == []
-    guest.link.rest()
+    guest.link.release_idle()
     assert guest.pool.refs_out == 1, "a partial frame is in it"
     guest.sock.send(framed([b"two"])[5:])
     assert guest.read() == [b"two"]

@@ -6,7 +6,7 @@ from time import monotonic
 
 import pytest
 
-from pipeline.links.vpnkit import HANDSHAKE_TIMEOUT, MAX_HANDSHAKES, VpnkitEntrance
+from pipeline.links.vpnkit import HANDSHAKE_TIMEOUT, MAX_HANDSHAKES, VpnkitListener
 from pipeline.wire import framing
 from tests.support.owner import Owner
 
@@ -50,17 +50,17 @@ class Client:
 
 
 @pytest.fixture
-def door(owner: Owner, tmp_path: Path) -> VpnkitEntrance:
+def door(owner: Owner, tmp_path: Path) -> VpnkitListener:
     sock = socket.socket(socket.AF_UNIX)
     sock.bind(str(tmp_path / "vpnkit.sock"))
     sock.listen(MAX_HANDSHAKES * 2)
-    made = VpnkitEntrance(sock, {UUID: MAC})
+    made = VpnkitListener(sock, {UUID: MAC})
     owner.open(made)
     return made
 
 
 def test_the_reply_tells_mtu_frame_size_and_the_mac_of_the_uuid(
-    owner: Owner, door: VpnkitEntrance, tmp_path: Path
+    owner: Owner, door: VpnkitListener, tmp_path: Path
 ) -> None:
     reply = Client(tmp_path).join(owner)
     assert reply.hex().startswith("01dc05ea055a94efe40cee00")
@@ -68,7 +68,7 @@ def test_the_reply_tells_mtu_frame_size_and_the_mac_of_the_uuid(
 
 
 def test_frames_follow_the_handshake_also_in_the_same_packet(
-    owner: Owner, door: VpnkitEntrance, tmp_path: Path
+    owner: Owner, door: VpnkitListener, tmp_path: Path
 ) -> None:
     client = Client(tmp_path)
     client.sock.sendall(HELLO + framing.vpnkit_command(UUID) + b"\5\0hello")
@@ -80,7 +80,7 @@ def test_frames_follow_the_handshake_also_in_the_same_packet(
     assert client.take(owner, 49 + 258 + 4)[-4:] == b"\2\0ok"
 
 
-def test_a_handshake_may_come_byte_by_byte(owner: Owner, door: VpnkitEntrance, tmp_path: Path) -> None:
+def test_a_handshake_may_come_byte_by_byte(owner: Owner, door: VpnkitListener, tmp_path: Path) -> None:
     client = Client(tmp_path)
     for byte in HELLO + framing.vpnkit_command(UUID):
         client.sock.sendall(bytes([byte]))
@@ -89,7 +89,7 @@ def test_a_handshake_may_come_byte_by_byte(owner: Owner, door: VpnkitEntrance, t
 
 
 def test_a_client_that_is_in_no_table_gets_a_private_address_and_keeps_it(
-    owner: Owner, door: VpnkitEntrance, tmp_path: Path
+    owner: Owner, door: VpnkitListener, tmp_path: Path
 ) -> None:
     macs = [Client(tmp_path).join(owner, OTHER_UUID)[5:11] for _ in range(2)]
     assert macs[0] == macs[1] != MAC
@@ -98,7 +98,7 @@ def test_a_client_that_is_in_no_table_gets_a_private_address_and_keeps_it(
 
 
 def test_silent_clients_hold_up_nobody_and_go_after_a_while(
-    owner: Owner, door: VpnkitEntrance, tmp_path: Path
+    owner: Owner, door: VpnkitListener, tmp_path: Path
 ) -> None:
     silent = [Client(tmp_path) for _ in range(3)]
     silent[1].sock.sendall(HELLO[:10])
@@ -117,7 +117,7 @@ def test_silent_clients_hold_up_nobody_and_go_after_a_while(
     ids=["no vpnkit client", "another command", "no text"],
 )
 def test_who_says_something_else_is_refused(
-    owner: Owner, door: VpnkitEntrance, tmp_path: Path, words: bytes
+    owner: Owner, door: VpnkitListener, tmp_path: Path, words: bytes
 ) -> None:
     client = Client(tmp_path)
     client.sock.sendall(words)
@@ -126,7 +126,7 @@ def test_who_says_something_else_is_refused(
     assert owner.guests == []
 
 
-def test_who_leaves_in_the_middle_is_forgotten(owner: Owner, door: VpnkitEntrance, tmp_path: Path) -> None:
+def test_who_leaves_in_the_middle_is_forgotten(owner: Owner, door: VpnkitListener, tmp_path: Path) -> None:
     client = Client(tmp_path)
     client.sock.sendall(HELLO)
     client.take(owner, len(HELLO))
@@ -136,7 +136,7 @@ def test_who_leaves_in_the_middle_is_forgotten(owner: Owner, door: VpnkitEntranc
 
 
 def test_there_is_a_bound_on_clients_in_the_middle(
-    owner: Owner, door: VpnkitEntrance, tmp_path: Path
+    owner: Owner, door: VpnkitListener, tmp_path: Path
 ) -> None:
     clients = [Client(tmp_path) for _ in range(MAX_HANDSHAKES + 1)]
     owner.wait(lambda: owner.refused)

@@ -4,9 +4,15 @@ from pipeline.counters import INDEX, CounterBlock
 from pipeline.ipc.arena import Pool
 from pipeline.ipc.ring import Producer, ring_bytes
 from pipeline.records import descriptor as d
+from pipeline.records.flows import flow_key
+from pipeline.records.frames import Frame
+from pipeline.records.tcp import TcpRange
 from pipeline.stages.bad_frames import BadFrames
 from pipeline.stages.ingress.fairness import GRACE_S, Fairness
 from pipeline.wire import tcp
+from tests.support.layouts import decode
+
+KEY = flow_key(11, 13, 12, 14)
 
 
 class Ring(Producer):
@@ -50,21 +56,22 @@ def test_while_slots_are_short_nothing_is_read_for_a_moment_and_then_without_dat
 
 def test_a_run_with_data_becomes_its_acknowledgment_and_everything_else_stays() -> None:
     fairness, _, block = made()
-    run = (
-        d.TCP_RANGE, tcp.ACK | tcp.PSH | tcp.FIN, 3, 1514, 1448, 7, 400, 5000, 0, 4,
-        100, 200, 300, 1, 2, 11, 12, 13, 66 | d.RUN_HAS_TIMESTAMPS,
-    )  # fmt: skip
-    ack = (*run[:7], 0, *run[8:])
-    frame = (d.FRAME, 0, 3, 0, 0, 7, 400, 60, *([0] * 11))
-    stripped, same_ack, same_frame = fairness.without_data([run, ack, frame])
-    assert (same_ack, same_frame) == (ack, frame)
-    kind, flags, link, stride, gso_size, slot, off, length, *rest = stripped
-    assert (kind, flags, link, stride, gso_size, slot, off, length) == (
-        d.TCP_RANGE, tcp.ACK | tcp.PSH, 3, 0, 0, 7, 400, 0,
-    )  # fmt: skip
-    assert tuple(rest) == run[8:]
+    fields = {
+        "slot": 7, "off": 400, "length": 5000, "stride": 1514, "piece_size": 1448, "link": 3, "key": KEY,
+        "flags": tcp.ACK | tcp.PSH | tcp.FIN, "segments": 4, "seq": 100, "ack": 200, "window": 300,
+        "ts_val": 1, "ts_ecr": 2, "header_len": 66, "has_timestamps": True, "has_other_options": False,
+        "vnet": False,
+    }  # fmt: skip
+    without = {"length": 0, "stride": 0, "piece_size": 0}
+    run = TcpRange(**fields)
+    ack = TcpRange(**{**fields, **without})
+    frame = Frame(3, 7, 400, 60, False)
+    others = ack.pack(), frame.pack()
+    fairness.drop_data([run, ack, frame])
+    assert (ack.pack(), frame.pack()) == others
+    assert vars(run) == {**fields, **without, "skip": 0, "flags": tcp.ACK | tcp.PSH}
     assert block.snapshot()["link_data_dropped_no_slot"] == 4
-    d.DESCRIPTOR.pack(*stripped)
+    assert vars(decode(run.pack())) == vars(run)
 
 
 def test_a_guest_whose_frames_are_dropped_pauses_until_its_debt_is_paid() -> None:

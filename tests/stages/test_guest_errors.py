@@ -80,7 +80,7 @@ class Rig:
         view[HEADROOM : HEADROOM + len(frame)] = frame
         items, _ = gro.coalesce(view, [(HEADROOM, len(frame))], link, slot)
         for item in items:
-            self.ingress.rings_out["demux"].push(d.DESCRIPTOR.pack(*item))
+            self.ingress.rings_out["demux"].push(item.pack())
         self.step()
         for ring in self.ingress.free_in.values():
             for entry in ring.drain():

@@ -6,7 +6,6 @@ from functools import partial
 import pytest
 
 from pipeline.engines.neighbors.entry import CONTEST_SECONDS
-from pipeline.records import descriptor as d
 from pipeline.wire import arp, ethernet
 from tests.support.frames import GATEWAY_MAC
 from tests.support.network import Network
@@ -46,7 +45,7 @@ def owner(one: Network, addr: int) -> tuple[bytes, int] | None:
     """Who has an address: as demux says, and ingress with it."""
     known: tuple[bytes, int] | None = one.stages["demux"].neighbors.snapshot().get(addr)
     told = one.card.steering.neighbors.get(addr)
-    assert known == (None if told is None else (d.mac_of(*told.address), told.link))
+    assert known == (None if told is None else (told.mac, told.link))
     return known
 
 

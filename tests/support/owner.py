@@ -1,15 +1,15 @@
-"""Who keeps the links of entrances in tests: remembers what it was told and reads the guests' frames."""
+"""Who keeps the links of listeners in tests: remembers what it was told and reads the guests' frames."""
 
 from collections.abc import Callable
 
 from pipeline.ipc.arena import SLOT_BYTES, Pool
 from pipeline.links.base import Link, LinkClosed
-from pipeline.links.entrance import Entrance, Guest, Room
+from pipeline.links.listener import Guest, Listener, Room
 from tests.support.poller import Poller
 
 
 class Owner:
-    """Opens entrances on a poller of its own."""
+    """Opens listeners on a poller of its own."""
 
     def __init__(self, slot_count: int = 8, mtu: int = 1500) -> None:
         self.poller = Poller()
@@ -20,33 +20,33 @@ class Owner:
         self.hung_up: list[str] = []
         self.refused: list[tuple[str, str]] = []
         self.failed: list[str] = []
-        self._entrances: list[Entrance] = []
+        self._listeners: list[Listener] = []
 
-    def open(self, entrance: Entrance) -> Entrance:
-        """Open an entrance here; it is closed with the owner."""
-        self._entrances.append(entrance)
-        entrance.open(self.poller, self.room, self)
-        return entrance
+    def open(self, listener: Listener) -> Listener:
+        """Open a listener here; it is closed with the owner."""
+        self._listeners.append(listener)
+        listener.open(self.poller, self.room, self)
+        return listener
 
-    def attach(self, guest: Guest, entrance: Entrance) -> None:
+    def attach(self, guest: Guest, listener: Listener) -> None:
         self.guests.append(guest)
 
     def hang_up(self, link: Link, text: str) -> None:
         self.hung_up.append(text)
         self.leave(link)
 
-    def refuse(self, entrance: Entrance, text: str, reason: str) -> None:
+    def refuse(self, listener: Listener, text: str, reason: str) -> None:
         self.refused.append((text, reason))
 
-    def fail(self, entrance: Entrance, text: str) -> None:
+    def fail(self, listener: Listener, text: str) -> None:
         self.failed.append(text)
 
     def leave(self, link: Link) -> None:
         """A guest left: what the owner does about it."""
         self.guests = [guest for guest in self.guests if guest.link is not link]
         link.close()
-        for entrance in self._entrances:
-            entrance.on_left(link)
+        for listener in self._listeners:
+            listener.on_left(link)
 
     def wait(self, done: Callable[[], object]) -> None:
         """Deliver events until done() is true."""
@@ -90,8 +90,8 @@ class Owner:
         """Close everything; every slot must be home then."""
         for guest in list(self.guests):
             guest.link.close()
-        for entrance in self._entrances:
-            entrance.close()
+        for listener in self._listeners:
+            listener.close()
         assert not self.poller.callbacks
         self.poller.close()
         assert self.pool.refs_out == 0

@@ -14,6 +14,7 @@ from pipeline.engines.tcp.config import TcpConfig
 from pipeline.engines.tcp.connection import Connection, opens, reset_for
 from pipeline.engines.tcp.segment import Segment
 from pipeline.records import descriptor as d
+from pipeline.records.flows import flow_key
 from pipeline.records.run import Run
 from pipeline.records.tcp import TcpOut
 from pipeline.stages.ingress.steering import Steering
@@ -329,7 +330,7 @@ class Card(Neighbour):
             self.steering.pass_on(view, items, self.process.now)
         else:
             for item in items:
-                self.push("demux", d.DESCRIPTOR.pack(*item))
+                self.push("demux", item.pack())
         return True
 
     def on_record(self, record: Received) -> None:
@@ -355,11 +356,11 @@ class Card(Neighbour):
                 if guest.up and guest.link != record.aux:
                     guest.on_frame(frame)
         elif record.kind == d.NEIGHBOR:
-            self.steering.learn(record.guest_addr, (record.seq, record.ack), record.link)
+            self.steering.learn(record.guest_addr, d.mac_of(record.seq, record.ack), record.link)
         elif record.kind == d.NEIGHBOR_GONE:
             self.steering.forget(record.guest_addr)
         elif record.kind in (d.STEER_UDP, d.UNSTEER_UDP):
-            flow = record.guest_addr, record.remote_addr, record.ports
+            flow = flow_key(record.guest_addr, record.ports >> 16, record.remote_addr, record.ports & 0xFFFF)
             if record.kind == d.STEER_UDP:
                 self.steering.steer(flow, record.flow, record.aux)
             else:

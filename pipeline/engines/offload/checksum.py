@@ -6,8 +6,8 @@ byte swap, and ones' complement arithmetic does not care (RFC 1071 section 2 B):
 enters such a sum as ``n * SWAP``, and a checksum field that is computed from such a sum is
 stored in little-endian order.
 
-Below about 512 bytes plain Python is faster (pipeline.wire.checksum). Nothing here knows of
-pseudo-headers or of where a field lies.
+Below about 512 bytes plain Python is faster (pipeline.wire.checksum). This module knows neither
+pseudo-headers nor where a field lies.
 """
 
 from struct import Struct
@@ -46,7 +46,7 @@ def word_sum(view: memoryview | bytes | bytearray, off: int, length: int) -> int
 def verify(view: memoryview | bytes | bytearray, off: int, length: int, initial: int = 0) -> bool:
     """Whether view[off:off+length], its checksum field included, sums to ones' complement zero.
 
-    initial is what else is covered (the pseudo-header), as a sum in network order.
+    initial: the sum of what else is covered (the pseudo-header), in network order.
     """
     return (word_sum(view, off, length) + initial * SWAP) % MODULUS == 0
 
@@ -68,8 +68,8 @@ def complete_partial(
     """Put the checksum of view[off:off+length] where a sender left only the pseudo-header's sum.
 
     The field of 16 bits lies at view[field], an even number of bytes after off. pseudo is that sum in network
-    order, not folded. False, and nothing is written, when the field holds something else. zero is what is
-    written for a checksum of zero.
+    order, not folded. False, and nothing is written, when the field holds something else. zero: the value
+    that stands for a checksum of zero.
     """
     (held,) = _LITTLE.unpack_from(view, field)
     expected = pseudo * SWAP % MODULUS or MODULUS

@@ -1,9 +1,9 @@
 """Segmentation offload in software: a range of TCP payload becomes frames, ready for one system call.
 
-A range of one segment costs no copy of its payload: headers, then the caller's view. The equal
-segments of a longer one are laid out whole in scratch memory, length prefixes included, with
-numpy making all headers and checksums (RFC 9293, RFC 791) in a few operations. Where the peer
-takes big frames (a virtio-net header, see pipeline.wire.virtio_net) cutting and checksum are left to it.
+A range of one segment costs no copy of its payload: its buffers are the headers and the caller's view. The
+equal segments of a longer range are laid out whole in scratch memory, length prefixes included, and
+numpy makes all headers and checksums (RFC 9293, RFC 791) in a few operations. A peer that takes
+big frames (with a virtio-net header, see pipeline.wire.virtio_net) does the cutting and the checksum itself.
 
 ::
 
@@ -11,84 +11,159 @@ takes big frames (a virtio-net header, see pipeline.wire.virtio_net) cutting and
     virtio     prefix | virtio-net 10/12 | the same headers      | payload up to 64 KiB
     datagrams           Ethernet 14 | IPv4 20 | TCP 20 + options | payload     one buffer a frame
 
-All segments of a range carry the same acknowledgment, window and options; PSH and FIN go on the
-last only. DF is set and the IPv4 identification counts up (RFC 6864 would allow any). What
-may be sent, and how large a segment may be, is decided by the TCP engine.
+All segments of a range carry the same acknowledgment, window and options. PSH and FIN go on the
+last only. DF is set, and the IPv4 identification counts up (RFC 6864 would allow any). The TCP engine
+decides what may be sent and how large a segment may be.
 """
 
 from collections.abc import Callable
 from struct import Struct
-from typing import Final, NamedTuple
+from typing import Final, TypeAlias
 
 import numpy as np
 
 from pipeline.engines.offload import checksum as inet
-from pipeline.wire import framing, tcp, virtio_net
+from pipeline.engines.offload.headers import (
+    ADDRESSES_OFF,
+    DF,
+    ETHERNET_LEN,
+    IDENT_OFF,
+    IPV4_CHECK_OFF,
+    IPV4_LEN,
+    L4_OFF,
+    MAX_PACKET,
+    TCP,
+    TCP_CHECK,
+    TCP_CHECK_OFF,
+    TCP_FLAGS_OFF,
+    TCP_HEADERS_LEN,
+    TCP_SEQ_OFF,
+    VERSION,
+)
+from pipeline.records.flows import Ends
+from pipeline.records.tcp import TcpOut
+from pipeline.wire import framing, ipv4, tcp, tcp_options, virtio_net
 
 SCRATCH_BYTES: Final = 512 * 1024
-"""Room for the frames of several ranges; what does not fit gets memory of its own."""
+"""Room for the frames of several ranges. A range that does not fit gets memory of its own."""
+MIN_ROWS: Final = 4
+"""From this many equal frames on, numpy is faster than making them one by one."""
+MAX_ROWS: Final = 4096
 
-Buffer = bytes | memoryview
+Buffer: TypeAlias = bytes | memoryview
 
 _COPY_BYTES: Final = 512
 """A payload up to this length is joined to its headers: one more buffer in a system call costs more."""
-_MIN_ROWS: Final = 4
-"""From as many equal segments on numpy is faster than making them one by one."""
-_MAX_ROWS: Final = 4096
 
 # Ethernet | version, TOS, length, ident, fragment, TTL and protocol, checksum, src, dst |
 # ports, seq, ack, offset and flags, window, checksum, urgent
 _HEADERS: Final = Struct("!14sHHHHHHIIHHIIHHHH")
-_HEADERS_LEN: Final = _HEADERS.size
-_IPV4_OFF: Final = 14
-_IDENT_OFF: Final = 18
-_IPV4_CHECK_OFF: Final = 24
-_ADDRESSES_OFF: Final = 26
-_TCP_OFF: Final = 34
-_SEQ_OFF: Final = 38
-_FLAGS_OFF: Final = 47
-_TCP_CHECK_OFF: Final = _TCP_OFF + tcp.CHECKSUM_OFFSET
-_IPV4_TCP_LEN: Final = 40
-_MAX_PACKET: Final = 0xFFFF
-_VERSION: Final = 0x4500
-_DF: Final = 0x4000
-_TTL_TCP: Final = 64 << 8 | 6
+_IPV4_TCP_LEN: Final = TCP_HEADERS_LEN - ETHERNET_LEN
+_TTL_TCP: Final = ipv4.DEFAULT_TTL << 8 | TCP
 _LAST_ONLY: Final = tcp.PSH | tcp.FIN
 _MODULUS: Final = inet.MODULUS
 _MASK: Final = 0xFFFFFFFF
-# Not less than any sum of the words of a packet, and zero in ones' complement.
-_ZERO: Final = _MODULUS << 16
+_BY_PEER: Final = -1
+"""Instead of a sum: the peer finishes the TCP checksum. Its field has only the sum of the pseudo-header."""
+_LATER: Final = -2
+"""Instead of a sum: the field of the TCP checksum is zero."""
+ZERO: Final = _MODULUS << 16
+"""Zero in ones' complement that is not less than any sum of the words of a packet."""
 
 _U1: Final = np.dtype("u1")
-_U4: Final = np.dtype("u4")
 _BIG2: Final = np.dtype(">u2")
 _BIG4: Final = np.dtype(">u4")
-_NUMBERS: Final = np.arange(_MAX_ROWS, dtype=_U4)
+_NUMBERS: Final = np.arange(MAX_ROWS, dtype="u4")
 
 _ndarray = np.ndarray
 _pack = _HEADERS.pack
 
 
-class _Fields(NamedTuple):
-    """What is equal in all segments of a range."""
+class _Range:
+    """A TCP_OUT that becomes frames: the fields that are equal in all of them, and those of the next one."""
 
-    eth_header: bytes
-    src: int
-    dst: int
-    sport: int
-    dport: int
-    ack: int
-    window: int
-    options: bytes
+    __slots__ = (
+        "ack",
+        "dst",
+        "dst_port",
+        "eth_header",
+        "ident",
+        "options",
+        "seq",
+        "src",
+        "src_port",
+        "window",
+    )
+
+    def __init__(self, eth_header: bytes, ends: Ends, out: TcpOut, options: bytes, ident: int) -> None:
+        self.eth_header = eth_header
+        self.src = ends.remote_addr
+        self.dst = ends.guest_addr
+        self.src_port = ends.remote_port
+        self.dst_port = ends.guest_port
+        self.ack = out.ack
+        self.window = out.window
+        self.options = options
+        self.seq = out.seq
+        self.ident = ident
+
+    def advance(self, frames: int, length: int) -> None:
+        """These frames, with length bytes of payload in all, are made."""
+        self.seq = self.seq + length & _MASK
+        self.ident = self.ident + frames & 0xFFFF
+
+    def headers(self, flags: int, length: int, payload_sum: int) -> bytes:
+        """All headers and options of the next segment, with length bytes of payload.
+
+        payload_sum: the sum of its words, _BY_PEER or _LATER. Whole 32-bit fields can be added up: 2**16 is 1
+        modulo 0xffff.
+        """
+        options = self.options
+        src, dst, src_port, dst_port = self.src, self.dst, self.src_port, self.dst_port
+        seq, ack, window, ident = self.seq, self.ack, self.window, self.ident
+        total = _IPV4_TCP_LEN + len(options) + length
+        offset_flags = (tcp.HEADER_LEN + len(options)) << 10 | flags
+        addresses = src + dst
+        ipv4_check = -(VERSION + total + ident + DF + _TTL_TCP + addresses) % _MODULUS
+        check = addresses + TCP + total - IPV4_LEN
+        if payload_sum >= 0:
+            check += src_port + dst_port + seq + ack + offset_flags + window + payload_sum
+            if options:
+                check += int.from_bytes(options, "big")
+            check = -check % _MODULUS
+        elif payload_sum == _BY_PEER:
+            check = check % _MODULUS or _MODULUS
+        else:
+            check = 0
+        packed: bytes = _pack(
+            self.eth_header,
+            VERSION,
+            total,
+            ident,
+            DF,
+            _TTL_TCP,
+            ipv4_check,
+            src,
+            dst,
+            src_port,
+            dst_port,
+            seq,
+            ack,
+            offset_flags,
+            window,
+            check,
+            0,
+        )
+        return packed + options
 
 
 class Segmenter:
     """Makes the buffers for one link, in one of the three forms above.
 
-    Buffers returned are valid until reset(), which the caller calls when all of them are sent
-    or copied; those which are views of a payload or frame given by the caller, as long as that
-    memory is. ``frame_count`` and ``frame_bytes`` only grow: frames made so far, and their bytes
-    from the Ethernet header on (a virtio-net frame counts once however large it is).
+    The buffers are valid until reset(), which the caller calls when all of them are sent
+    or copied. Those that are views of the caller's payload or frame are valid as long as that
+    memory is. ``frame_count`` and ``frame_bytes``: frames made since take_counts(), and their bytes
+    from the Ethernet header on. (A virtio-net frame counts once, however large it is.)
     """
 
     __slots__ = (
@@ -126,6 +201,12 @@ class Segmenter:
         """All buffers returned so far are done with: the scratch memory is used from its start again."""
         self._at = 0
 
+    def take_counts(self) -> tuple[int, int]:
+        """frame_count and frame_bytes, which begin again at zero."""
+        counts = self.frame_count, self.frame_bytes
+        self.frame_count = self.frame_bytes = 0
+        return counts
+
     def frame(self, frame: memoryview | bytes, vnet: bytes = b"") -> list[Buffer]:
         """The buffers for one frame that is whole already. ValueError if the framing cannot carry it.
 
@@ -135,34 +216,22 @@ class Segmenter:
             raise ValueError(f"a frame of {len(frame)} bytes does not fit this framing")
         return self._join(vnet or bytes(self._vnet_len), frame)
 
-    def frames(
-        self,
-        eth_header: bytes,
-        src: int,
-        dst: int,
-        sport: int,
-        dport: int,
-        seq: int,
-        ack: int,
-        flags: int,
-        window: int,
-        options: bytes,
-        payload: memoryview | bytes,
-        mss: int,
-        ident: int,
+    def segments(
+        self, eth_header: bytes, ends: Ends, out: TcpOut, payload: memoryview | bytes, ident: int
     ) -> list[Buffer]:
-        """The buffers for payload (may be empty) in segments of mss bytes; on a datagram link, one a frame.
+        """The buffers for a range, from the remote end to the guest; on a datagram link, one a frame.
 
-        eth_header is 14 bytes, options are padded to a multiple of 4, ident is the IPv4 identification
-        of the first frame (the others count up). A larger mss than IPv4 and the framing can
-        carry is clamped.
+        eth_header: 14 bytes. payload: the bytes of ``out``, may be empty. ident: the IPv4 identification of
+        the first frame. An MSS larger than IPv4 and the framing can carry is clamped.
         """
         length = len(payload)
-        fields = _Fields(eth_header, src, dst, sport, dport, ack, window, options)
-        room = min(_MAX_PACKET - _IPV4_TCP_LEN, self._max_frame - _HEADERS_LEN) - len(options)
-        mss = min(mss, room)
+        options = options_of(out)
+        made = _Range(eth_header, ends, out, options, ident)
+        room = min(MAX_PACKET - _IPV4_TCP_LEN, self._max_frame - TCP_HEADERS_LEN) - len(options)
+        mss = min(out.mss, room)
+        flags = out.flags
         if length <= mss:
-            return self._segment(fields, seq, flags, payload, ident, 0)
+            return self._segment(made, flags, payload, 0)
         early = flags & ~_LAST_ONLY
         buffers: list[Buffer] = []
         begin = 0
@@ -170,65 +239,54 @@ class Segmenter:
             step = room // mss * mss
         else:
             step = mss
-            while (count := min((length - begin) // mss, _MAX_ROWS)) >= _MIN_ROWS:
+            while (count := min((length - begin) // mss, MAX_ROWS)) >= MIN_ROWS:
                 end = begin + count * mss
-                buffers += self._rows(
-                    fields,
-                    seq,
-                    early,
-                    flags if end == length else early,
-                    payload[begin:end],
-                    mss,
-                    ident,
-                    count,
-                )
-                seq = seq + count * mss & _MASK
-                ident = ident + count & 0xFFFF
+                last_flags = flags if end == length else early
+                buffers += self._rows(made, early, last_flags, payload[begin:end], mss, count)
                 begin = end
         while begin < length:
             end = begin + step
-            buffers += self._segment(
-                fields, seq, flags if end >= length else early, payload[begin:end], ident, mss
-            )
-            seq = seq + step & _MASK
-            ident = ident + 1 & 0xFFFF
+            buffers += self._segment(made, flags if end >= length else early, payload[begin:end], mss)
             begin = end
         return buffers
 
-    def _segment(
-        self, fields: _Fields, seq: int, flags: int, payload: memoryview | bytes, ident: int, mss: int
-    ) -> list[Buffer]:
-        """One frame. On a virtio-net link the peer cuts it if it is longer than mss (0: it is not)."""
+    def _segment(self, made: _Range, flags: int, payload: memoryview | bytes, mss: int) -> list[Buffer]:
+        """The next frame. On a virtio-net link the peer cuts it if it is longer than mss (0: it does not)."""
         length = len(payload)
         if self._vnet_len:
-            header_len = _HEADERS_LEN + len(fields.options)
-            gso = length > mss > 0
-            vnet = virtio_net.build(
-                virtio_net.Header(
-                    flags=virtio_net.NEEDS_CSUM,
-                    gso_type=virtio_net.GSO_TCPV4 if gso else virtio_net.GSO_NONE,
-                    hdr_len=header_len,
-                    gso_size=mss if gso else 0,
-                    csum_start=_TCP_OFF,
-                    csum_offset=tcp.CHECKSUM_OFFSET,
-                ),
-                self._vnet_len,
-            )
-            return self._join(vnet + _headers(fields, seq, flags, length, ident, -1), payload)
-        payload_sum = inet.word_sum(payload, 0, length) * inet.SWAP if length else 0
-        return self._join(_headers(fields, seq, flags, length, ident, payload_sum), payload)
+            head = self._vnet_header(TCP_HEADERS_LEN + len(made.options), mss if length > mss else 0)
+            head += made.headers(flags, length, _BY_PEER)
+        else:
+            payload_sum = inet.word_sum(payload, 0, length) * inet.SWAP if length else 0
+            head = made.headers(flags, length, payload_sum)
+        made.advance(1, length)
+        return self._join(head, payload)
 
-    def _join(self, head: bytes, rest: memoryview | bytes) -> list[Buffer]:
-        """Buffers for one frame of which head (begun by the virtio-net header, if any) and rest are given."""
-        length = len(head) + len(rest)
+    def _vnet_header(self, header_len: int, gso_size: int) -> bytes:
+        """The virtio-net header of a segment; the peer finishes its checksum. gso_size 0: it cuts nothing."""
+        return virtio_net.build(
+            virtio_net.Header(
+                flags=virtio_net.NEEDS_CSUM,
+                gso_type=virtio_net.GSO_TCPV4 if gso_size else virtio_net.GSO_NONE,
+                hdr_len=header_len,
+                gso_size=gso_size,
+                csum_start=L4_OFF,
+                csum_offset=TCP_CHECK,
+            ),
+            self._vnet_len,
+        )
+
+    def _join(self, head: bytes, body: memoryview | bytes) -> list[Buffer]:
+        """The buffers of one frame. head begins with the virtio-net header, if there is one."""
+        length = len(head) + len(body)
         self.frame_count += 1
         self.frame_bytes += length - self._vnet_len
         if self._datagrams:
-            return [head + rest] if head else [rest]
+            return [head + body] if head else [body]
         head = self._prefix(length) + head
-        if len(rest) <= _COPY_BYTES:
-            return [head + rest]
-        return [head, rest]
+        if len(body) <= _COPY_BYTES:
+            return [head + body]
+        return [head, body]
 
     def _room(self, size: int) -> tuple[memoryview, int]:
         """Scratch memory for size bytes, and where in it they begin."""
@@ -241,91 +299,67 @@ class Segmenter:
         return scratch, at
 
     def _rows(
-        self,
-        fields: _Fields,
-        seq: int,
-        flags: int,
-        last_flags: int,
-        payload: memoryview | bytes,
-        mss: int,
-        ident: int,
-        count: int,
+        self, made: _Range, flags: int, last_flags: int, payload: memoryview | bytes, mss: int, count: int
     ) -> list[Buffer]:
-        """count frames of mss bytes of payload each, as rows of one array in scratch memory."""
-        options = fields.options
-        prefix_len = self._prefix_len
-        header_len = _HEADERS_LEN + len(options)
+        """The next count frames, of mss bytes of payload each, as rows of one array in scratch memory."""
+        header_len = TCP_HEADERS_LEN + len(made.options)
+        head_len = self._prefix_len + header_len
         frame_len = header_len + mss
-        total = frame_len - _IPV4_OFF
-        head_len = prefix_len + header_len
-        pitch = prefix_len + frame_len
-        size = count * pitch
-        scratch, at = self._room(size)
-
-        # What is equal in all rows, with both checksums zero; then what is not.
-        eth_header, src, dst, sport, dport, ack, window, _ = fields
-        head = self._prefix(frame_len) + _pack(
-            eth_header, _VERSION, total, 0, _DF, _TTL_TCP, 0, src, dst,
-            sport, dport, 0, ack, (header_len - _TCP_OFF) << 10 | flags, window, 0, 0,
-        ) + options  # fmt: skip
+        pitch = head_len + mss
+        scratch, at = self._room(count * pitch)
         rows = _ndarray((count, pitch), _U1, scratch, at)
+        # The headers of the first frame, then what differs: flags of the last, sequence numbers, checksums.
+        head = self._prefix(frame_len) + made.headers(flags, mss, _LATER)
         rows[:, :head_len] = _ndarray((head_len,), _U1, head)
         rows[:, head_len:] = _ndarray((count, mss), _U1, payload)
-        frame = at + prefix_len
-        strides = (pitch,)
-        numbers = _NUMBERS[:count]
+        frame = at + self._prefix_len
         if last_flags != flags:
-            scratch[frame + (count - 1) * pitch + _FLAGS_OFF] = last_flags
-        column = numbers * mss
-        column += seq
-        _ndarray((count,), _BIG4, scratch, frame + _SEQ_OFF, strides)[:] = column
-        column = numbers + ident
-        column &= 0xFFFF
-        _ndarray((count,), _BIG2, scratch, frame + _IDENT_OFF, strides)[:] = column
-        covered = _VERSION + total + _DF + _TTL_TCP + src + dst
-        column = (_MODULUS + -covered % _MODULUS) - column
-        column %= _MODULUS
-        _ndarray((count,), _BIG2, scratch, frame + _IPV4_CHECK_OFF, strides)[:] = column
+            scratch[frame + (count - 1) * pitch + TCP_FLAGS_OFF] = last_flags
+        column = _NUMBERS[:count] * mss
+        column += made.seq
+        _ndarray((count,), _BIG4, scratch, frame + TCP_SEQ_OFF, (pitch,))[:] = column
+        covered = VERSION + frame_len - ETHERNET_LEN + DF + _TTL_TCP + made.src + made.dst
+        number_rows(scratch, frame, pitch, count, made.ident, covered)
         # From the addresses to the end, plus protocol and length: header and pseudo-header.
-        column = inet.row_sums(scratch, frame + _ADDRESSES_OFF, pitch, count, frame_len - _ADDRESSES_OFF)
-        column = (_ZERO - (6 + total - 20) * inet.SWAP % _MODULUS) - column
+        column = inet.row_sums(scratch, frame + ADDRESSES_OFF, pitch, count, frame_len - ADDRESSES_OFF)
+        column = (ZERO - (TCP + frame_len - L4_OFF) * inet.SWAP % _MODULUS) - column
         column %= _MODULUS
-        _ndarray((count,), inet.WORD, scratch, frame + _TCP_CHECK_OFF, strides)[:] = column
+        _ndarray((count,), inet.WORD, scratch, frame + TCP_CHECK_OFF, (pitch,))[:] = column
+        made.advance(count, count * mss)
+        return self._of_rows(scratch, at, pitch, count, frame_len)
 
+    def _of_rows(self, scratch: memoryview, at: int, pitch: int, count: int, frame_len: int) -> list[Buffer]:
+        """The buffers for count rows of pitch bytes at ``at``, each with a frame of frame_len bytes."""
         self.frame_count += count
         self.frame_bytes += count * frame_len
         if self._datagrams:
-            return [scratch[begin : begin + pitch] for begin in range(at, at + size, pitch)]
-        return [scratch[at : at + size]]
+            return [scratch[begin : begin + pitch] for begin in range(at, at + count * pitch, pitch)]
+        return [scratch[at : at + count * pitch]]
+
+
+def options_of(out: TcpOut) -> bytes:
+    """The TCP options of a range, padded to a multiple of 4."""
+    if out.flags & tcp.SYN:
+        return tcp_options.build_syn(
+            out.mss, out.window_scale, out.sack_permitted, out.has_timestamps, out.ts_val, out.ts_ecr
+        )
+    if not out.has_timestamps and not out.sack:
+        return b""
+    return tcp_options.build(out.has_timestamps, out.ts_val, out.ts_ecr, out.sack)
+
+
+def number_rows(scratch: memoryview, frame: int, pitch: int, count: int, ident: int, covered: int) -> None:
+    """Write IPv4 identifications and checksums of count frames, which begin at ``frame``, pitch bytes apart.
+
+    ident: of the first. covered: the sum of all other words of the header, which are equal in all frames.
+    """
+    column = _NUMBERS[:count] + ident
+    column &= 0xFFFF
+    _ndarray((count,), _BIG2, scratch, frame + IDENT_OFF, (pitch,))[:] = column
+    column = (_MODULUS + -covered % _MODULUS) - column
+    column %= _MODULUS
+    _ndarray((count,), _BIG2, scratch, frame + IPV4_CHECK_OFF, (pitch,))[:] = column
 
 
 def _no_prefix(_length: int) -> bytes:
     return b""
-
-
-def _headers(fields: _Fields, seq: int, flags: int, length: int, ident: int, payload_sum: int) -> bytes:
-    """All headers and options of one segment with length bytes of payload.
-
-    payload_sum: sum of its words, or -1: leave the TCP checksum to the peer, with only the
-    sum of the pseudo-header in the field. Whole 32-bit fields can be added up: 2**16 is 1 modulo 0xffff.
-    """
-    eth_header, src, dst, sport, dport, ack, window, options = fields
-    total = _IPV4_TCP_LEN + len(options) + length
-    offset_flags = (20 + len(options)) << 10 | flags
-    addresses = src + dst
-    check = addresses + 6 + total - 20
-    if payload_sum < 0:
-        check = check % _MODULUS or _MODULUS
-    else:
-        check += sport + dport + seq + ack + offset_flags + window + payload_sum
-        if options:
-            check += int.from_bytes(options, "big")
-        check = -check % _MODULUS
-    return (
-        _pack(
-            eth_header, _VERSION, total, ident, _DF, _TTL_TCP,
-            -(_VERSION + total + ident + _DF + _TTL_TCP + addresses) % _MODULUS, src, dst,
-            sport, dport, seq, ack, offset_flags, window, check, 0,
-        )
-        + options
-    )  # fmt: skip

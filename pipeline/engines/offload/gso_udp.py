@@ -1,9 +1,9 @@
-"""Datagrams for guests, ready for one system call: the UDP half of pipeline.engines.gso.
+"""Datagrams for guests, ready for one system call: the UDP half of pipeline.engines.offload.gso.
 
-Equal datagrams that lie in a slot at an equal stride are laid out whole in scratch memory, numpy
-making all headers and checksums (RFC 768, RFC 791) in a few operations; one by itself costs
-no copy of a long payload. Unlike TCP's, datagrams are never cut here: what does not fit the MTU
-is fragmented by whoever knows the MTU.
+Equal datagrams that lie in a slot at an equal stride are laid out whole in scratch memory, and numpy
+makes all headers and checksums (RFC 768, RFC 791) in a few operations. A datagram alone costs
+no copy of a long payload. Unlike TCP segments, datagrams are never cut here: the caller knows the MTU, and
+fragments what is longer.
 
 The identification counts up and DF is not set. On a virtio-net link the checksum is left to the
 guest's kernel: every frame has a header of its own that says so.
@@ -15,31 +15,28 @@ from typing import Final
 import numpy as np
 
 from pipeline.engines.offload import checksum as inet
-from pipeline.engines.offload.gso import Buffer, Segmenter
+from pipeline.engines.offload.gso import MAX_ROWS, MIN_ROWS, ZERO, Buffer, Segmenter, number_rows
+from pipeline.engines.offload.headers import (
+    ADDRESSES_OFF,
+    L4_OFF,
+    UDP,
+    UDP_CHECK,
+    UDP_CHECK_OFF,
+    UDP_HEADERS_LEN,
+    UDP_LEN,
+    VERSION,
+)
+from pipeline.records.flows import Ends
+from pipeline.records.run import Run
 from pipeline.wire import ipv4, virtio_net
-
-HEADERS_LEN: Final = 42
 
 # Ethernet | version, TOS, length, ident, fragment, TTL and protocol, checksum, src, dst |
 # ports, length, checksum
 _HEADERS: Final = Struct("!14sHHHHHHIIHHHH")
-_IDENT_OFF: Final = 18
-_IPV4_CHECK_OFF: Final = 24
-_ADDRESSES_OFF: Final = 26
-_UDP_OFF: Final = 34
-_UDP_CHECK_OFF: Final = 40
-_VERSION: Final = 0x4500
-_PROTO: Final = ipv4.PROTO_UDP
-_TTL_UDP: Final = ipv4.DEFAULT_TTL << 8 | _PROTO
+_IPV4_UDP_LEN: Final = 28
+_TTL_UDP: Final = ipv4.DEFAULT_TTL << 8 | UDP
 _MODULUS: Final = inet.MODULUS
-# Not less than any sum of the words of a packet, and zero in ones' complement.
-_ZERO: Final = _MODULUS << 16
-_MIN_ROWS: Final = 4
-"""From as many equal datagrams on numpy is faster than making them one by one."""
-_MAX_ROWS: Final = 4096
-_NUMBERS: Final = np.arange(_MAX_ROWS, dtype="u4")
 _U1: Final = np.dtype("u1")
-_BIG2: Final = np.dtype(">u2")
 
 _ndarray = np.ndarray
 _pack = _HEADERS.pack
@@ -51,119 +48,110 @@ class UdpSegmenter(Segmenter):
     __slots__ = ()
 
     def datagrams(
-        self,
-        eth_header: bytes,
-        src: int,
-        dst: int,
-        sport: int,
-        dport: int,
-        view: memoryview,
-        off: int,
-        stride: int,
-        size: int,
-        length: int,
-        ident: int,
+        self, eth_header: bytes, ends: Ends, view: memoryview, run: Run, ident: int
     ) -> list[Buffer]:
-        """The buffers for length bytes in datagrams of size bytes, of which the last may be shorter.
+        """The buffers for the datagrams of a run in the slot ``view``, from the remote end to the guest.
 
-        Datagram i begins at view[off + i * stride]. length not above size: one datagram. ident is the
-        IPv4 identification of the first. ValueError if one does not fit the framing.
+        The run has no skip. ident: the IPv4 identification of the first. ValueError if one does not fit the
+        framing.
         """
-        if min(size, length) + HEADERS_LEN > self._max_frame or (length > size and not size):
+        off, length, size = run.off, run.length, run.piece_size
+        if min(size, length) + UDP_HEADERS_LEN > self._max_frame or (length > size and not size):
             raise ValueError(f"a datagram of {min(size, length)} bytes does not fit this framing")
         if length <= size:
-            return [*self._one(eth_header, src, dst, sport, dport, view[off : off + length], ident)]
+            return self._datagram(eth_header, ends, view[off : off + length], ident)
         buffers: list[Buffer] = []
-        while (count := min(length // size, _MAX_ROWS)) >= _MIN_ROWS:
-            buffers += self._datagram_rows(
-                eth_header, src, dst, sport, dport, view, off, stride, size, count, ident
-            )
-            off += count * stride
-            length -= count * size
+        first = 0
+        while (count := min((length - first * size) // size, MAX_ROWS)) >= MIN_ROWS:
+            buffers += self._datagram_rows(eth_header, ends, view, run, first, count, ident)
+            first += count
             ident = ident + count & 0xFFFF
-        while length > 0:
-            part = view[off : off + min(size, length)]
-            buffers += self._one(eth_header, src, dst, sport, dport, part, ident)
-            off += stride
-            length -= size
+        begin = off + first * run.stride
+        left = length - first * size
+        while left > 0:
+            buffers += self._datagram(eth_header, ends, view[begin : begin + min(size, left)], ident)
+            begin += run.stride
+            left -= size
             ident = ident + 1 & 0xFFFF
         return buffers
 
-    def _one(
-        self, eth_header: bytes, src: int, dst: int, sport: int, dport: int, payload: memoryview, ident: int
-    ) -> list[Buffer]:
+    def _datagram(self, eth_header: bytes, ends: Ends, payload: memoryview, ident: int) -> list[Buffer]:
+        """One datagram."""
         length = len(payload)
-        udp_len = length + 8
-        total = length + 28
-        addresses = src + dst
+        udp_len = length + UDP_LEN
+        check = ends.remote_addr + ends.guest_addr + UDP + udp_len
         if self._vnet_len:
-            check = (addresses + _PROTO + udp_len) % _MODULUS or _MODULUS
+            check = check % _MODULUS or _MODULUS
         else:
-            check = addresses + _PROTO + udp_len + sport + dport + udp_len
+            check += ends.remote_port + ends.guest_port + udp_len
             check = -(check + inet.word_sum(payload, 0, length) * inet.SWAP) % _MODULUS or _MODULUS
-        head = _pack(
-            eth_header, _VERSION, total, ident, 0, _TTL_UDP,
-            -(_VERSION + total + ident + _TTL_UDP + addresses) % _MODULUS, src, dst,
-            sport, dport, udp_len, check,
-        )  # fmt: skip
+        head = _headers(eth_header, ends, length, ident, True, check)
         if self._vnet_len:
-            head = _partial(self._vnet_len) + head
+            head = _PARTIAL[self._vnet_len] + head
         return self._join(head, payload)
 
     def _datagram_rows(
-        self, eth_header: bytes, src: int, dst: int, sport: int, dport: int, view: memoryview, off: int,
-        stride: int, size: int, count: int, ident: int,
-    ) -> list[Buffer]:  # fmt: skip
-        """count datagrams of size bytes, as rows of one array in scratch memory."""
+        self, eth_header: bytes, ends: Ends, view: memoryview, run: Run, first: int, count: int, ident: int
+    ) -> list[Buffer]:
+        """count datagrams of equal size, from number ``first`` of the run on, as rows in scratch memory."""
         vnet_len = self._vnet_len
-        udp_len = size + 8
-        total = size + 28
-        frame_len = size + HEADERS_LEN
-        head_len = self._prefix_len + vnet_len + HEADERS_LEN
+        size = run.piece_size
+        udp_len = size + UDP_LEN
+        frame_len = size + UDP_HEADERS_LEN
+        addresses = ends.remote_addr + ends.guest_addr
+        check = ((addresses + UDP + udp_len) % _MODULUS or _MODULUS) if vnet_len else 0
+        head = self._prefix(vnet_len + frame_len)
+        if vnet_len:
+            head += _PARTIAL[vnet_len]
+        head += _headers(eth_header, ends, size, 0, False, check)
+        head_len = len(head)
         pitch = head_len + size
         scratch, at = self._room(count * pitch)
-        addresses = src + dst
-        check = ((addresses + _PROTO + udp_len) % _MODULUS or _MODULUS) if vnet_len else 0
-        head = (
-            self._prefix(vnet_len + frame_len)
-            + (_partial(vnet_len) if vnet_len else b"")
-            + _pack(eth_header, _VERSION, total, 0, 0, _TTL_UDP, 0, src, dst, sport, dport, udp_len, check)
-        )
         rows = _ndarray((count, pitch), _U1, scratch, at)
         rows[:, :head_len] = _ndarray((head_len,), _U1, head)
-        rows[:, head_len:] = _ndarray((count, size), _U1, view, off, (stride, 1))
-        frame = at + head_len - HEADERS_LEN
-        strides = (pitch,)
-        column = _NUMBERS[:count] + ident
-        column &= 0xFFFF
-        _ndarray((count,), _BIG2, scratch, frame + _IDENT_OFF, strides)[:] = column
-        covered = _VERSION + total + _TTL_UDP + addresses
-        column = (_MODULUS + -covered % _MODULUS) - column
-        column %= _MODULUS
-        _ndarray((count,), _BIG2, scratch, frame + _IPV4_CHECK_OFF, strides)[:] = column
+        rows[:, head_len:] = _ndarray((count, size), _U1, view, run.off + first * run.stride, (run.stride, 1))
+        frame = at + head_len - UDP_HEADERS_LEN
+        number_rows(
+            scratch, frame, pitch, count, ident, VERSION + size + _IPV4_UDP_LEN + _TTL_UDP + addresses
+        )
         if not vnet_len:
             # From the addresses to the end, plus protocol and length: header and pseudo-header.
-            sums = inet.row_sums(scratch, frame + _ADDRESSES_OFF, pitch, count, frame_len - _ADDRESSES_OFF)
-            sums = (_ZERO - (_PROTO + udp_len) * inet.SWAP % _MODULUS) - sums
+            sums = inet.row_sums(scratch, frame + ADDRESSES_OFF, pitch, count, frame_len - ADDRESSES_OFF)
+            sums = (ZERO - (UDP + udp_len) * inet.SWAP % _MODULUS) - sums
             sums %= _MODULUS
-            # Zero would say that there is no checksum.
+            # Zero would mean that there is no checksum.
             sums[sums == 0] = _MODULUS
-            _ndarray((count,), inet.WORD, scratch, frame + _UDP_CHECK_OFF, strides)[:] = sums
-        self.frame_count += count
-        self.frame_bytes += count * frame_len
-        if self._datagrams:
-            return [scratch[begin : begin + pitch] for begin in range(at, at + count * pitch, pitch)]
-        return [scratch[at : at + count * pitch]]
+            _ndarray((count,), inet.WORD, scratch, frame + UDP_CHECK_OFF, (pitch,))[:] = sums
+        return self._of_rows(scratch, at, pitch, count, frame_len)
 
 
-def _partial(vnet_len: int) -> bytes:
-    """The virtio-net header of a datagram whose checksum the guest finishes."""
-    return _PARTIAL[vnet_len]
+def _headers(eth_header: bytes, ends: Ends, length: int, ident: int, summed: bool, check: int) -> bytes:
+    """The headers of a datagram of length bytes. summed False: the IPv4 checksum is made later."""
+    src, dst = ends.remote_addr, ends.guest_addr
+    total = length + _IPV4_UDP_LEN
+    ipv4_check = -(VERSION + total + ident + _TTL_UDP + src + dst) % _MODULUS if summed else 0
+    packed: bytes = _pack(
+        eth_header,
+        VERSION,
+        total,
+        ident,
+        0,
+        _TTL_UDP,
+        ipv4_check,
+        src,
+        dst,
+        ends.remote_port,
+        ends.guest_port,
+        length + UDP_LEN,
+        check,
+    )
+    return packed
 
 
 _PARTIAL: Final = {
     vnet_len: virtio_net.build(
-        virtio_net.Header(flags=virtio_net.NEEDS_CSUM, csum_start=_UDP_OFF, csum_offset=6), vnet_len
+        virtio_net.Header(flags=virtio_net.NEEDS_CSUM, csum_start=L4_OFF, csum_offset=UDP_CHECK), vnet_len
     )
     for vnet_len in (virtio_net.SHORT_LEN, virtio_net.LONG_LEN)
 }
+"""The virtio-net header of a datagram whose checksum the guest finishes, by its length."""

@@ -1,15 +1,15 @@
-"""Frames of guests that left checksums and cutting to a network card which is not there.
+"""Frames of guests that left checksums and cutting to a network card that does not exist.
 
 Such a guest has a virtio-net card that offers checksum and segmentation offload. Its virtual machine
 monitor (libkrun, for one) strips the virtio-net header from each frame and sends the rest. Three
-things are left for whoever receives the frame:
+things are left for the receiver of the frame:
 
 - The TCP or UDP checksum field holds the pseudo-header's sum, not complemented, with this segment's length.
 - A TCP segment may be longer than the MTU, up to 64 KiB. Its pseudo-header has the length of the whole.
 - So may be a UDP datagram (UFO). It is one packet, of which no fragments were made.
 
-The gateway takes all of that as it is: GRO (pipeline.engines.gro) completes checksums as it verifies them.
-What is here is for frames that go to another guest or into a capture: complete() for what GRO leaves
+The gateway takes all of that as it is: GRO completes checksums as it verifies them (gro_sums).
+This module is for frames that go to another guest or into a capture: complete() for what GRO leaves
 alone (IPv6, IPv4 options, VLANs), and cut() for what is longer than the MTU. Fragments, IPv6 extension
 headers and other protocols are not touched: no sender leaves their checksums to a card.
 """
@@ -19,20 +19,17 @@ from typing import Final
 
 from pipeline.engines.offload import checksum as inet
 from pipeline.engines.offload import tso
+from pipeline.engines.offload.headers import FRAGMENT, IPV6_LEN, TCP, TCP_CHECK, UDP, UDP_CHECK
 from pipeline.wire import ethernet, ipv4, tcp, udp, virtio_net
 
 Buffer = bytes | memoryview
 
-_TCP: Final = ipv4.PROTO_TCP
-_UDP: Final = ipv4.PROTO_UDP
 _NETWORKS: Final = frozenset((ethernet.TYPE_IPV4, ethernet.TYPE_IPV6))
-_IPV6_LEN: Final = 40
 _IPV6_FRAGMENT: Final = 44
 _FRAGMENT_HEADER: Final = Struct("!BxHI")
 _FRAGMENT_HEADER_LEN: Final = 8
-_FIELD_OFFSETS: Final = {_TCP: tcp.CHECKSUM_OFFSET, _UDP: 6}
+_FIELD_OFFSETS: Final = {TCP: TCP_CHECK, UDP: UDP_CHECK}
 _U2: Final = Struct("!H")
-_FRAGMENTED: Final = 0x3FFF
 _MORE_V4: Final = 0x2000
 _MORE_V6: Final = 1
 
@@ -54,12 +51,12 @@ def complete_packet(view: memoryview | bytearray, off: int, end: int) -> None:
         return
     start, stop, proto, pseudo = place
     field = start + _FIELD_OFFSETS[proto]
-    # The sum is never zero, which in UDP says that there is no checksum.
+    # The sum is never zero. In UDP zero means that there is no checksum.
     if (view[field] << 8 | view[field + 1]) != (pseudo % inet.MODULUS or inet.MODULUS):
         return
     # By chance a whole checksum may be that number.
     if not inet.verify(view, start, stop - start, pseudo):
-        zero = inet.MODULUS if proto == _UDP else 0
+        zero = inet.MODULUS if proto == UDP else 0
         inet.complete_partial(view, start, stop - start, pseudo, field, zero)
 
 
@@ -82,7 +79,7 @@ def cut(frame: memoryview, mtu: int, ident: int) -> list[Buffer]:
     whole += frame[begin - 2 : stop]
     start -= len(tags)
     parts: list[bytearray]
-    if proto == _TCP:
+    if proto == TCP:
         parts = _segments(whole, start, mtu, pseudo)
     elif whole[ethernet.HEADER_LEN] >> 4 == 4:
         parts = _fragments_v4(whole, start, mtu)
@@ -105,11 +102,11 @@ def _find(view: memoryview | bytearray, off: int, end: int) -> Place | None:
         start = off + (view[off] & 15) * 4
         stop = off + (view[off + 2] << 8 | view[off + 3])
         proto = view[off + 9]
-        if start - off < ipv4.HEADER_LEN or (view[off + 6] << 8 | view[off + 7]) & _FRAGMENTED:
+        if start - off < ipv4.HEADER_LEN or (view[off + 6] << 8 | view[off + 7]) & FRAGMENT:
             return None
         addresses = view[off + 12 : off + 20]
-    elif version == 6 and end - off >= _IPV6_LEN:
-        start = off + _IPV6_LEN
+    elif version == 6 and end - off >= IPV6_LEN:
+        start = off + IPV6_LEN
         stop = start + (view[off + 4] << 8 | view[off + 5])
         proto = view[off + 6]
         addresses = view[off + 8 : off + 40]
@@ -117,10 +114,10 @@ def _find(view: memoryview | bytearray, off: int, end: int) -> Place | None:
         return None
     if stop > end:
         return None
-    if proto == _TCP:
+    if proto == TCP:
         if stop - start < tcp.HEADER_LEN:
             return None
-    elif proto == _UDP:
+    elif proto == UDP:
         if stop - start < udp.HEADER_LEN:
             return None
         length = view[start + 4] << 8 | view[start + 5]
@@ -133,7 +130,7 @@ def _find(view: memoryview | bytearray, off: int, end: int) -> Place | None:
 
 
 def _segments(whole: bytearray, start: int, mtu: int, pseudo: int) -> list[bytearray]:
-    """TCP segments; none if there is no such thing as this segment, or if its checksum is wrong."""
+    """TCP segments; none if the header lengths are impossible, or if the checksum is wrong."""
     header_len = (whole[start + 12] >> 4) * 4
     room = mtu - (start - ethernet.HEADER_LEN) - header_len
     length = len(whole) - start
@@ -143,7 +140,7 @@ def _segments(whole: bytearray, start: int, mtu: int, pseudo: int) -> list[bytea
         or not inet.verify(whole, start, length, pseudo)
     ):
         return []
-    _U2.pack_into(whole, start + tcp.CHECKSUM_OFFSET, pseudo % inet.MODULUS or inet.MODULUS)
+    _U2.pack_into(whole, start + TCP_CHECK, pseudo % inet.MODULUS or inet.MODULUS)
     is_v4 = whole[ethernet.HEADER_LEN] >> 4 == 4
     header = virtio_net.Header(
         flags=virtio_net.NEEDS_CSUM,
@@ -151,7 +148,7 @@ def _segments(whole: bytearray, start: int, mtu: int, pseudo: int) -> list[bytea
         hdr_len=start + header_len,
         gso_size=room,
         csum_start=start,
-        csum_offset=tcp.CHECKSUM_OFFSET,
+        csum_offset=TCP_CHECK,
     )
     return tso.cut(memoryview(whole), header)
 
@@ -178,7 +175,7 @@ def _fragments_v4(whole: bytearray, start: int, mtu: int) -> list[bytearray]:
 def _fragments_v6(whole: bytearray, start: int, mtu: int, ident: int) -> list[bytearray]:
     """Fragments of an IPv6 packet without extension headers (RFC 8200 section 4.5)."""
     begin = ethernet.HEADER_LEN
-    room = (mtu - _IPV6_LEN - _FRAGMENT_HEADER_LEN) // 8 * 8
+    room = (mtu - IPV6_LEN - _FRAGMENT_HEADER_LEN) // 8 * 8
     if room <= 0:
         return []
     proto = whole[begin + 6]

@@ -1,38 +1,62 @@
-"""Frames behind virtio-net headers: which header is true, and what is left to do for its frame.
+"""Frames with virtio-net headers: which header is true, and what is left to do for its frame.
 
-A guest that offloads leaves checksums to us and sends up to 64 KiB of payload as one
-*super-segment*. Such a frame is as good as a received run, so GRO (pipeline.engines.gro)
-describes it like any other, only unverified. What happens to which header:
+A guest that offloads leaves checksums to the gateway and sends up to 64 KiB of payload as one
+*super-segment*. Such a frame is as good as a received run, so GRO (pipeline.engines.offload.gro)
+describes it like any other, only unverified. What happens to each header:
 
 ==========================================================  ======================================
 header and frame                                            becomes
 ==========================================================  ======================================
 all zero                                                    as without a header: sums are verified
 DATA_VALID                                                  the sender vouches: nothing is verified
-NEEDS_CSUM, TCP or UDP, plain IPv4                          stays so; nobody sums it in this program
+NEEDS_CSUM, TCP or UDP, plain IPv4                          unchanged; no reader here sums the frame
 NEEDS_CSUM, anything else, UDP to a group, no hop left      completed in place, header zeroed
-super-segment of TCP, plain IPv4                            one range; stays so for other guests
-super-segment of TCP over IPv6                              a frame that stays so for other guests
+super-segment of TCP, plain IPv4                            one range; unchanged for other guests
+super-segment of TCP over IPv6                              an unchanged frame for other guests
 super-segment of UDP, plain IPv4, not to a group            one run of datagrams; cut for other guests
-super-segment of TCP behind IPv4 options, or of UDP else    cut into frames at once
+super-segment of TCP after IPv4 options, any other of UDP   cut into frames at once
 super-segment over IPv4 without a hop left (TTL 0 or 1)     the same: demux answers it
-a type not agreed on, or fields that deny the frame         dropped and counted
+a type not agreed on, or fields that contradict the frame   dropped and counted
 ==========================================================  ======================================
 
 Before all that, untag() removes the priority tags of a frame, and its header then counts from the new start.
 
-Plain IPv4 is a header of 20 bytes and no fragment. The header, 12 bytes, lies right before each
-frame and stays there for whoever forwards the frame (pipeline.shm.descriptor, FRAME_VNET and
-RUN_VNET). num_buffers is not looked at, hdr_len is a hint that must not exceed the frame.
+Plain IPv4 is a header of 20 bytes and no fragment. The virtio-net header, 12 bytes, lies right before each
+frame. It stays there for the worker that forwards the frame (``vnet`` in pipeline.records). num_buffers
+is ignored. hdr_len is a hint that must not exceed the frame.
 """
 
 from collections.abc import Callable
 from struct import Struct
-from typing import Final
+from typing import Final, TypeAlias
 
-from pipeline.engines.offload import gro, gro_udp, tso
-from pipeline.engines.offload.gro import Item
-from pipeline.wire import ethernet, ipv4, offload, tcp, virtio_net
+from pipeline.engines.offload import gro, tso
+from pipeline.engines.offload.burst import Item
+from pipeline.engines.offload.headers import (
+    ADDRESSES_OFF,
+    ETHERNET_LEN,
+    FRAGMENT,
+    IPV6_LEN,
+    L4_OFF,
+    MIN_TTL,
+    PROTO_OFF,
+    TCP,
+    TCP_CHECK,
+    TTL_OFF,
+    TYPE_IPV4,
+    TYPE_IPV6,
+    TYPE_OFF,
+    UDP,
+    UDP_CHECK,
+    UDP_HEADERS_LEN,
+    UDP_LEN,
+    UDP_LENGTH_OFF,
+)
+from pipeline.records.flows import flow_key
+from pipeline.records.frames import Frame
+from pipeline.records.tcp import TcpRange
+from pipeline.records.udp import UdpRange
+from pipeline.wire import ethernet, offload, tcp, virtio_net
 from pipeline.wire.errors import WireError
 from pipeline.wire.virtio_net import (
     DATA_VALID,
@@ -44,12 +68,9 @@ from pipeline.wire.virtio_net import (
     Header,
 )
 
-FRAME_VNET: Final = 2
-RUN_VNET: Final = 0x400
-"""Bits of flags and aux; the numbers are those of pipeline.shm.descriptor (a test holds them together)."""
 VNET_LEN: Final = offload.VNET_LEN
 MIN_TCP_GSO_SIZE: Final = 48
-"""No TCP has smaller segments for long (Linux: TCP_MIN_SND_MSS), and each piece costs a frame."""
+"""No TCP keeps sending smaller segments (Linux: TCP_MIN_SND_MSS), and each piece costs a frame."""
 MAX_DATAGRAMS: Final = 128
 """Datagrams in one super-segment of UDP (Linux: UDP_MAX_SEGMENTS)."""
 DROP_BAD: Final = "link_frame_dropped_bad_vnet_header"
@@ -59,44 +80,37 @@ VERIFY: Final = 0
 VOUCHED: Final = 1
 CUT: Final = 2
 DATAGRAMS: Final = 3
-"""What judge() says: sums are to be verified, are not, the frame is to be cut, or is a run of datagrams."""
+"""What judge() says: verify the sums, do not verify them, cut the frame, or take it as a run of datagrams."""
 
 _HEADER: Final = virtio_net.LONG
 _GSO_SIZE: Final = Struct("<H")
+_GSO_SIZE_OFF: Final = 4
 # Destination | EtherType | IPv4: version and length, total length, fragment field, TTL and protocol
 _FRAME: Final = Struct("!6s6xHBxH2xHH")
-_IPV4_OFF: Final = 14
-_PLAIN_L4: Final = _IPV4_OFF + ipv4.HEADER_LEN
-_IPV4: Final = 0x0800
-_IPV6: Final = 0x86DD
-_IPV6_L4: Final = _IPV4_OFF + 40
-_FRAGMENT: Final = 0x3FFF
-_FLOW_OFF: Final = 26
-_FLOW: Final = Struct("!III")
-"""Addresses and ports."""
-_UDP_LEN_OFF: Final = 38
+_IPV6_L4: Final = ETHERNET_LEN + IPV6_LEN
+_IPV6_PAYLOAD_OFF: Final = ETHERNET_LEN + 4
+_IPV6_NEXT_OFF: Final = ETHERNET_LEN + 6
+_ENDS: Final = Struct("!IIHH")
 _BIG2: Final = Struct("!H")
-_TCP: Final = 6
-_UDP: Final = 17
-_UDP_LEN: Final = 8
-_CSUM_OFFSETS: Final = {_TCP: tcp.CHECKSUM_OFFSET, _UDP: 6}
+_CSUM_OFFSETS: Final = {TCP: TCP_CHECK, UDP: UDP_CHECK}
 _CSUM_OFFSETS_BY_TTL: Final = {
-    ttl << 8 | proto: offset for proto, offset in _CSUM_OFFSETS.items() for ttl in range(gro.MIN_TTL, 256)
+    ttl << 8 | proto: offset for proto, offset in _CSUM_OFFSETS.items() for ttl in range(MIN_TTL, 256)
 }
-"""The same by TTL and protocol, for what has a hop left."""
-_IPV6_FIELDS: Final = Struct("!HB")
+"""The same by TTL and protocol, for packets that have a hop left."""
 
 _unpack_header = _HEADER.unpack_from
 _unpack_frame = _FRAME.unpack_from
 
-Place = Callable[[bytes | bytearray], tuple[int, int] | None]
+Fields: TypeAlias = tuple[int, int, int, int, int, int, int]
+"""The fields of a virtio_net.Header, in its order."""
+Place: TypeAlias = Callable[[bytes | bytearray], tuple[int, int] | None]
 """Stores a frame in a slot with a reference of its own: (slot, off), or None without a free slot."""
 
 
 def untag(view: memoryview, frames: list[tuple[int, int]]) -> None:
-    """Remove the priority tags of frames behind headers, in the slot and in the list."""
+    """Remove the priority tags of frames that have headers, in the slot and in the list."""
     for index, (off, length) in enumerate(frames):
-        if length > _IPV4_OFF and view[off + 12] in ethernet.TAG_FIRST_BYTES:
+        if length > ETHERNET_LEN and view[off + TYPE_OFF] in ethernet.TAG_FIRST_BYTES:
             removed = ethernet.remove_priority_tags(view, off, length, VNET_LEN)
             if removed:
                 off += removed
@@ -116,11 +130,10 @@ def receive(
 ) -> tuple[list[Item], dict[str, int]]:
     """gro.coalesce() for frames [(off, len)] with a header in the 12 bytes before each.
 
-    features: what was agreed on (pipeline.wire.offload). Items whose slot is ``slot`` stand for a
-    reference to it each; others for the one that place() took. Whatever the bytes are, nothing is raised.
+    features: what was agreed on (pipeline.wire.offload). A record whose slot is ``slot`` stands for a
+    reference to it, any other for the reference that place() took. Whatever the bytes are, nothing is raised.
     """
-    items: list[Item] = []
-    drops: dict[str, int] = {}
+    received = _Received(view, link, slot)
     group: list[tuple[int, int]] = []
     verify = True
     supers = False
@@ -131,167 +144,186 @@ def receive(
             try:
                 verdict = judge(view, off, length, fields, features)
             except WireError as error:
-                drops[error.reason] = drops.get(error.reason, 0) + 1
+                received.drop(error.reason, 1)
                 continue
         if group and (verdict >= CUT or verify != (verdict == VERIFY)):
-            _describe(view, group, link, slot, verify, supers, items, drops)
+            received.add_group(group, verify, supers)
             group = []
             supers = False
         if verdict == CUT:
-            _cut(view[off : off + length], Header(*fields), link, place, items, drops)
+            received.add_cut(view[off : off + length], Header(*fields), place)
             continue
         if verdict == DATAGRAMS:
-            items.append(_run(view, off, length, fields[3], link, slot))
+            received.add_datagrams(off, length, fields[3])
             continue
         verify = verdict == VERIFY
         if fields[1]:
             supers = True
         group.append((off, length))
     if group:
-        _describe(view, group, link, slot, verify, supers, items, drops)
-    return items, drops
+        received.add_group(group, verify, supers)
+    return received.items, received.drops
 
 
-def _describe(
-    view: memoryview,
-    frames: list[tuple[int, int]],
-    link: int,
-    slot: int,
-    verify: bool,
-    supers: bool,
-    items: list[Item],
-    drops: dict[str, int],
-) -> None:
-    """Add what GRO makes of frames with equal verdicts. supers: there are super-segments among them."""
-    found, dropped = gro.coalesce(view, frames, link, slot, verify, FRAME_VNET, RUN_VNET)
-    items += [_counted(view, item) for item in found] if supers else found
-    for reason, count in dropped.items():
-        drops[reason] = drops.get(reason, 0) + count
+class _Received:
+    """What one call of receive() has made so far of the frames in a slot."""
 
+    def __init__(self, view: memoryview, link: int, slot: int) -> None:
+        self._view = view
+        self._link = link
+        self._slot = slot
+        self.items: list[Item] = []
+        self.drops: dict[str, int] = {}
 
-def _counted(view: memoryview, item: Item) -> Item:
-    """The item with the number of segments that its super-segments stand for."""
-    if item[0] == gro.FRAME or not item[7]:
-        return item
-    (gso_size,) = _GSO_SIZE.unpack_from(view, item[6] - (item[18] & 0xFF) - VNET_LEN + 4)
-    return (*item[:9], -(-item[7] // gso_size), *item[10:]) if gso_size else item
+    def drop(self, reason: str, count: int) -> None:
+        """Count dropped frames."""
+        self.drops[reason] = self.drops.get(reason, 0) + count
 
+    def add_group(self, frames: list[tuple[int, int]], verify: bool, supers: bool) -> None:
+        """Add what GRO makes of frames with equal verdicts. supers: there are super-segments among them."""
+        found, dropped = gro.coalesce(self._view, frames, self._link, self._slot, verify, True)
+        if supers:
+            for item in found:
+                if isinstance(item, TcpRange):
+                    self._count_segments(item)
+        self.items += found
+        for reason, count in dropped.items():
+            self.drop(reason, count)
 
-def _run(view: memoryview, off: int, length: int, size: int, link: int, slot: int) -> Item:
-    """The run of datagrams of size bytes that a super-segment is: their payloads lie side by side."""
-    payload = length - gro_udp.HEADERS_LEN
-    count = -(-payload // size)
-    src, dst, ports = _FLOW.unpack_from(view, off + _FLOW_OFF)
-    return (
-        gro_udp.UDP_RANGE, 0, link, size if count > 1 else 0, min(size, payload), slot,
-        off + gro_udp.HEADERS_LEN, payload, 0, count, 0, 0, 0, 0, 0, src, dst, ports,
-        gro_udp.HEADERS_LEN | RUN_VNET,
-    )  # fmt: skip
+    def _count_segments(self, run: TcpRange) -> None:
+        """Let a run say how many segments its super-segments stand for."""
+        header = run.off - run.header_len - VNET_LEN
+        gso_size: int = _GSO_SIZE.unpack_from(self._view, header + _GSO_SIZE_OFF)[0]
+        if run.length and gso_size:
+            run.segments = -(-run.length // gso_size)
 
-
-def _cut(
-    frame: memoryview, header: Header, link: int, place: Place, items: list[Item], drops: dict[str, int]
-) -> None:
-    """Add the frames that a super-segment stands for, each in the place that it is given."""
-    for made in tso.cut(frame, header):
-        where = place(made)
-        if where is None:
-            drops[DROP_NO_SLOT] = drops.get(DROP_NO_SLOT, 0) + 1
-        else:
-            items.append(
-                (gro.FRAME, 0, link, 0, 0, where[0], where[1], len(made), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0)
+    def add_datagrams(self, off: int, length: int, size: int) -> None:
+        """Add a super-segment of datagrams of size bytes: a run of payloads that lie side by side."""
+        payload = length - UDP_HEADERS_LEN
+        src, dst, src_port, dst_port = _ENDS.unpack_from(self._view, off + ADDRESSES_OFF)
+        self.items.append(
+            UdpRange(
+                slot=self._slot,
+                off=off + UDP_HEADERS_LEN,
+                length=payload,
+                stride=size if payload > size else 0,
+                piece_size=min(size, payload),
+                link=self._link,
+                key=flow_key(src, src_port, dst, dst_port),
+                vnet=True,
             )
+        )
+
+    def add_cut(self, frame: memoryview, header: Header, place: Place) -> None:
+        """Add the frames that a super-segment stands for, each in a place of its own."""
+        for made in tso.cut(frame, header):
+            where = place(made)
+            if where is None:
+                self.drop(DROP_NO_SLOT, 1)
+            else:
+                slot, off = where
+                self.items.append(Frame(self._link, slot, off, len(made), False))
 
 
-def judge(
-    view: memoryview, off: int, length: int, header: tuple[int, int, int, int, int, int, int], features: int
-) -> int:
+def judge(view: memoryview, off: int, length: int, header: Fields, features: int) -> int:
     """What is to be done with the frame at off, whose header is not all zero: one of the above.
 
-    header: the fields of virtio_net.Header. May complete a checksum in place and zero them. Raises
-    WireError for a header that is not true of its frame.
+    May complete a checksum in place and zero the header. Raises WireError for a header that is not true of
+    its frame.
     """
-    flags, gso_type, hdr_len, gso_size, csum_start, csum_offset, _ = header
+    flags, gso_type, hdr_len, _, csum_start, csum_offset, _ = header
     if flags & ~(NEEDS_CSUM | DATA_VALID) or hdr_len > length:
         raise WireError(DROP_BAD)
     if not flags & NEEDS_CSUM:
         if gso_type:
             raise WireError(DROP_BAD)
         return VOUCHED
-    if csum_start < _IPV4_OFF or csum_start + csum_offset + 2 > length or length < _PLAIN_L4:
+    if csum_start < ETHERNET_LEN or csum_start + csum_offset + 2 > length or length < L4_OFF:
         raise WireError(DROP_BAD)
-    dst, ethertype, version, total, fragment, ttl_proto = _unpack_frame(view, off)
     if gso_type != GSO_NONE:
-        return _judge_super(
-            view, off, length, gso_type, gso_size, csum_start, csum_offset,
-            features, dst[0] & 1, ethertype, version, total, fragment, ttl_proto,
-        )  # fmt: skip
+        return _judge_super(view, off, length, header, features)
+    dst, ethertype, version, total, fragment, ttl_proto = _unpack_frame(view, off)
     plain = (
-        ethertype == _IPV4
+        ethertype == TYPE_IPV4
         and version == 0x45
-        and not fragment & _FRAGMENT
-        and total + _IPV4_OFF == length
+        and not fragment & FRAGMENT
+        and total + ETHERNET_LEN == length
         and ttl_proto in _CSUM_OFFSETS_BY_TTL
     )
     if plain:
-        if csum_start != _PLAIN_L4 or csum_offset != _CSUM_OFFSETS_BY_TTL[ttl_proto]:
+        if csum_start != L4_OFF or csum_offset != _CSUM_OFFSETS_BY_TTL[ttl_proto]:
             raise WireError(DROP_BAD)
-        if csum_offset == tcp.CHECKSUM_OFFSET or not dst[0] & 1:
+        if csum_offset == TCP_CHECK or not dst[0] & 1:
             return VOUCHED
     tso.complete(view[off : off + length], csum_start, csum_offset)
     view[off - VNET_LEN : off] = bytes(VNET_LEN)
     return VERIFY
 
 
-def _judge_super(
-    view: memoryview, off: int, length: int, gso_type: int, gso_size: int, start: int, csum_offset: int,
-    features: int, to_group: int, ethertype: int, version: int, total: int, fragment: int, ttl_proto: int,
-) -> int:  # fmt: skip
+def _judge_super(view: memoryview, off: int, length: int, header: Fields, features: int) -> int:
     """judge() for a super-segment with a checksum inside the frame."""
-    proto = ttl_proto & 0xFF
-    last_hop = ethertype == _IPV4 and ttl_proto >> 8 < gro.MIN_TTL
-    if ethertype == _IPV4:
-        l4 = _IPV4_OFF + (version & 15) * 4
-        if (
-            version >> 4 != 4
-            or l4 < _PLAIN_L4
-            or start != l4
-            or fragment & _FRAGMENT
-            or total + _IPV4_OFF != length
-        ):
-            raise WireError(DROP_BAD)
-        wanted = {GSO_TCPV4: offload.TSO4, GSO_UDP_L4: offload.USO4}.get(gso_type, 0)
-    elif ethertype == _IPV6:
-        if length < _IPV6_L4 or version >> 4 != 6 or start < _IPV6_L4:
-            raise WireError(DROP_BAD)
-        payload_len, next_header = _IPV6_FIELDS.unpack_from(view, off + _IPV4_OFF + 4)
-        if payload_len + _IPV6_L4 != length:
-            raise WireError(DROP_BAD)
-        # Behind extension headers the type has to be believed: the guest's kernel has walked them.
-        proto = next_header if start == _IPV6_L4 else _UDP if gso_type == GSO_UDP_L4 else _TCP
-        wanted = {GSO_TCPV6: offload.TSO6, GSO_UDP_L4: offload.USO6}.get(gso_type, 0)
+    gso_type, start = header[1], header[4]
+    ethertype = view[off + TYPE_OFF] << 8 | view[off + TYPE_OFF + 1]
+    if ethertype == TYPE_IPV4:
+        wanted = _wanted_over_ipv4(view, off, length, gso_type, start)
+        proto, last_hop = view[off + PROTO_OFF], view[off + TTL_OFF] < MIN_TTL
+    elif ethertype == TYPE_IPV6:
+        wanted = _wanted_over_ipv6(view, off, length, gso_type, start)
+        # After extension headers the type has to be believed: the guest's kernel has walked them.
+        proto = view[off + _IPV6_NEXT_OFF] if start == _IPV6_L4 else UDP if gso_type == GSO_UDP_L4 else TCP
+        last_hop = False
     else:
-        wanted = 0
-    if not wanted & features:
+        raise WireError(DROP_BAD)
+    to_group = bool(view[off] & 1)
+    if not wanted & features or not _fits(view, off, length, header, proto, to_group):
         raise WireError(DROP_BAD)
     if gso_type == GSO_UDP_L4:
-        payload = length - start - _UDP_LEN
-        fits = proto == _UDP and 0 < payload <= gso_size * MAX_DATAGRAMS
-    else:
-        header_len = (view[off + start + 12] >> 4) * 4 if length >= start + tcp.HEADER_LEN else 0
-        payload = length - start - header_len
-        fits = (
-            proto == _TCP
-            and header_len >= tcp.HEADER_LEN
-            and payload > 0
-            and gso_size >= MIN_TCP_GSO_SIZE
-            and not to_group
-        )
-    if not fits or csum_offset != _CSUM_OFFSETS[proto]:
-        raise WireError(DROP_BAD)
-    if gso_type == GSO_UDP_L4 and start == _PLAIN_L4 and ethertype == _IPV4 and not to_group:
-        udp_len = _BIG2.unpack_from(view, off + _UDP_LEN_OFF)[0]
-        return DATAGRAMS if not last_hop and udp_len == payload + _UDP_LEN else CUT
-    if gso_type == GSO_UDP_L4 or (gso_type == GSO_TCPV4 and (start != _PLAIN_L4 or last_hop)):
+        if start != L4_OFF or ethertype != TYPE_IPV4 or to_group or last_hop:
+            return CUT
+        udp_len: int = _BIG2.unpack_from(view, off + UDP_LENGTH_OFF)[0]
+        return DATAGRAMS if udp_len == length - start else CUT
+    if gso_type == GSO_TCPV4 and (start != L4_OFF or last_hop):
         return CUT
     return VOUCHED
+
+
+def _wanted_over_ipv4(view: memoryview, off: int, length: int, gso_type: int, start: int) -> int:
+    """The feature that allows an IPv4 super-segment of this type, 0 if none does. Raises WireError."""
+    _, _, version, total, fragment, _ = _unpack_frame(view, off)
+    l4 = ETHERNET_LEN + (version & 15) * 4
+    if (
+        version >> 4 != 4
+        or l4 < L4_OFF
+        or start != l4
+        or fragment & FRAGMENT
+        or total + ETHERNET_LEN != length
+    ):
+        raise WireError(DROP_BAD)
+    return {GSO_TCPV4: offload.TSO4, GSO_UDP_L4: offload.USO4}.get(gso_type, 0)
+
+
+def _wanted_over_ipv6(view: memoryview, off: int, length: int, gso_type: int, start: int) -> int:
+    """The same over IPv6."""
+    if length < _IPV6_L4 or view[off + ETHERNET_LEN] >> 4 != 6 or start < _IPV6_L4:
+        raise WireError(DROP_BAD)
+    payload_len: int = _BIG2.unpack_from(view, off + _IPV6_PAYLOAD_OFF)[0]
+    if payload_len + _IPV6_L4 != length:
+        raise WireError(DROP_BAD)
+    return {GSO_TCPV6: offload.TSO6, GSO_UDP_L4: offload.USO6}.get(gso_type, 0)
+
+
+def _fits(view: memoryview, off: int, length: int, header: Fields, proto: int, to_group: bool) -> bool:
+    """Whether protocol, payload and segment size of a super-segment are what its type says."""
+    _, gso_type, _, gso_size, start, csum_offset, _ = header
+    if csum_offset != _CSUM_OFFSETS.get(proto, -1):
+        return False
+    if gso_type == GSO_UDP_L4:
+        return proto == UDP and 0 < length - start - UDP_LEN <= gso_size * MAX_DATAGRAMS
+    header_len = (view[off + start + 12] >> 4) * 4 if length >= start + tcp.HEADER_LEN else 0
+    return (
+        proto == TCP
+        and header_len >= tcp.HEADER_LEN
+        and length - start - header_len > 0
+        and gso_size >= MIN_TCP_GSO_SIZE
+        and not to_group
+    )

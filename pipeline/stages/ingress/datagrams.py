@@ -6,7 +6,8 @@ from pipeline.counters import INDEX
 from pipeline.engines import fragmentation
 from pipeline.engines.offload.gso import Buffer
 from pipeline.engines.offload.gso_udp import UdpSegmenter
-from pipeline.records import descriptor as d
+from pipeline.records.flows import Ends
+from pipeline.records.run import Run
 from pipeline.stages.worker import Worker
 from pipeline.wire import checksum, ipv4, udp
 
@@ -14,41 +15,33 @@ _FRAGMENTS: Final = INDEX["ipv4_fragments_sent"]
 
 
 class Datagrams:
-    """What UDP_OUT and UDP_TO_GUEST become."""
+    """Makes the frames of UDP_OUT and UDP_TO_GUEST."""
 
     def __init__(self, worker: Worker, mtu: int) -> None:
-        self.slots = worker.ports.arena.slots
-        self.counts = worker.counts
-        self.mtu = mtu
-        self.longest = mtu - ipv4.HEADER_LEN - udp.HEADER_LEN
+        self._slots = worker.ports.arena.slots
+        self._counts = worker.counts
+        self._mtu = mtu
+        self._longest = mtu - ipv4.HEADER_LEN - udp.HEADER_LEN
         """Payload of a datagram that needs no fragments."""
-        self.ident = 0
+        self._ident = 0
 
-    def buffers(
-        self, segmenter: UdpSegmenter, header: bytes, src: int, dst: int, ports: int, slot: int, off: int,
-        stride: int, size: int, length: int, count: int,
-    ) -> list[Buffer]:  # fmt: skip
-        """Frames for count datagrams, laid out as UDP_RANGE says. ValueError if the framing is too short.
-
-        header: of Ethernet; ports = guest's port << 16 | remote port.
-        """
-        ident = self.ident
-        self.ident = ident + count & 0xFFFF
-        sport, dport = ports & 0xFFFF, ports >> 16
-        view = self.slots[slot]
-        if min(size, length) <= self.longest:
-            return segmenter.datagrams(
-                header, src, dst, sport, dport, view, off, stride, size, length, ident
-            )  # fmt: skip
+    def buffers(self, segmenter: UdpSegmenter, eth_header: bytes, ends: Ends, run: Run) -> list[Buffer]:
+        """The frames of a run of datagrams to the guest. ValueError if one does not fit the framing."""
+        ident = self._ident
+        self._ident = ident + run.piece_count() & 0xFFFF
+        view = self._slots[run.slot]
+        if min(run.piece_size, run.length) <= self._longest:
+            return segmenter.datagrams(eth_header, ends, view, run, ident)
+        src, dst = ends.remote_addr, ends.guest_addr
         made: list[Buffer] = []
-        for begin, end in d.piece_bounds(off, length, stride, size):
-            payload = view[begin:end]
-            head = udp.build_checked(src, dst, sport, dport, end - begin, checksum.word_sum(payload))
+        for payload in run.views(view):
+            words = checksum.word_sum(payload)
+            head = udp.build_checked(src, dst, ends.remote_port, ends.guest_port, len(payload), words)
             whole = b"".join((head, payload))
-            cut = [*fragmentation.packets(ipv4.PROTO_UDP, src, dst, whole, ident, self.mtu)]
-            for packet in cut:
-                made += segmenter.frame(b"".join((header, *packet)))
-            if len(cut) > 1:
-                self.counts[_FRAGMENTS] += len(cut)
+            packets = [*fragmentation.packets(ipv4.PROTO_UDP, src, dst, whole, ident, self._mtu)]
+            for packet in packets:
+                made += segmenter.frame(b"".join((eth_header, *packet)))
+            if len(packets) > 1:
+                self._counts[_FRAGMENTS] += len(packets)
             ident = ident + 1 & 0xFFFF
         return made

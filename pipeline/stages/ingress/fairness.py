@@ -1,16 +1,16 @@
-"""When guests want more than there is: who is read, and what of a frame is kept.
+"""When guests want more than there is: which link is read, and what of a frame is kept.
 
-Two things are short at times, and in both cases one guest must not take them from another:
+Two resources run short at times, and one guest must not take either from another:
 
-*Work.* A frame that is dropped costs as much as one that is used, and nothing slows the guest
-down that sends it. Frames dropped here, and those of which demux and tcp tell (MISBEHAVED), are
-charged to a bucket of the link; while it is empty and other guests are there, the link is not
-read. Its socket fills up, so the guest waits.
+*Work.* A frame that is dropped costs as much as one that is used, and nothing slows down the guest
+that sends it. Frames that ingress drops, and those that demux and tcp report (MISBEHAVED), are
+charged to a bucket of the link. While the bucket is empty and other guests are there, ingress does not
+read the link. Its socket fills up, so the guest waits.
 
 *Slots.* While few are free, no link is read for a moment: that is backpressure and loses
-nothing. If none comes home meanwhile, the holder is a host that does not read, or a guest that
-leaves holes, and waiting would stop every other flow: then links are read, but of segments with
-data only the acknowledgment goes on, so that no ACK waits behind data. The guest sends them again.
+nothing. If no slot comes home meanwhile, the holder is a host that does not read, or a guest that
+leaves holes, and waiting would stop every other flow. Then links are read, but of segments with
+data only the acknowledgment goes on, so that no ACK waits for data. The guest sends the data again.
 """
 
 from collections.abc import Collection
@@ -18,8 +18,9 @@ from typing import Final
 
 from pipeline.counters import INDEX
 from pipeline.engines.buckets import Buckets
+from pipeline.engines.offload.burst import Item
 from pipeline.ipc.arena import Pool
-from pipeline.records import descriptor as d
+from pipeline.records.tcp import TcpRange
 from pipeline.wire import tcp
 
 RESERVE: Final = 8
@@ -27,7 +28,7 @@ RESERVE: Final = 8
 GRACE_S: Final = 0.005
 """How long nothing is read before data are dropped."""
 BURST_S: Final = 0.25
-"""A guest may misbehave for as many seconds at once, at the allowed rate."""
+"""Seconds' worth of bad frames, at the allowed rate, that a guest may send at once."""
 
 _NEVER: Final = float("inf")
 
@@ -46,6 +47,7 @@ class Fairness:
         self._wanted = bad_frames_per_second * BURST_S / 4
         """Tokens that an empty bucket must have again before its link is read."""
         self._paused: dict[int, float] = {}
+        """Links that are not read while there are others, and until when."""
         self._plenty_at = 0.0
         self._waits = False
         self.scarce = False
@@ -63,21 +65,18 @@ class Fairness:
         self._waits = not self.scarce
         return self.scarce
 
-    def without_data(self, items: list[tuple[int, ...]]) -> list[tuple[int, ...]]:
-        """Items of GRO: runs with data become their bare acknowledgment."""
-        kept: list[tuple[int, ...]] = []
+    def drop_data(self, items: Collection[Item]) -> None:
+        """Leave only the bare acknowledgment of runs with data."""
         for item in items:
-            if item[0] == d.TCP_RANGE and item[7]:
-                kind, flags, link, _, _, slot, off, _, skip, count, *rest = item
-                self._counts[_DATA_DROPPED] += count
-                item = (kind, flags & ~tcp.FIN, link, 0, 0, slot, off, 0, skip, count, *rest)
-            kept.append(item)
-        return kept
+            if isinstance(item, TcpRange) and item.length:
+                self._counts[_DATA_DROPPED] += item.segments
+                item.length = item.stride = item.piece_size = 0
+                item.flags &= ~tcp.FIN
 
     # --- work -----------------------------------------------------------------------------
 
     def charge(self, link: int, frames: int, now: float) -> None:
-        """So many frames of a link were dropped."""
+        """This many frames of a link were dropped."""
         self._buckets.charge(link, frames, now)
         if self._buckets.level(link, now) < 0 and link not in self._paused:
             self._paused[link] = self._buckets.ready_at(link, self._wanted)
@@ -103,10 +102,14 @@ class Fairness:
         self._buckets.forget(link)
         self._paused.pop(link, None)
 
-    def deadline(self, readable: Collection[int], *, many: bool) -> float:
-        """When a link that is not read now may be read again; inf if none is.
+    def paused(self) -> int:
+        """How many links are paused."""
+        return len(self._paused)
 
-        readable: links that have something; many: whether there are others, so that a pause holds.
+    def deadline(self, readable: Collection[int], *, many: bool) -> float:
+        """When a link that is not read now may be read again; inf if none is waiting.
+
+        readable: links that have something to read. many: whether there are others, so that a pause holds.
         """
         if not readable:
             return _NEVER

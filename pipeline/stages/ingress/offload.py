@@ -1,21 +1,22 @@
 """Offload in the ingress worker: frames with virtio-net headers in, and out to links of either kind.
 
-What a header may say is judged by pipeline.engines.vnet; what a link without offload cannot take
-(a super-segment, a partial checksum) is cut and completed by pipeline.engines.tso before it is sent. Frames
-longer than the MTU of a guest whose header was stripped are cut by pipeline.engines.stripped.
+What a header may say is judged by pipeline.engines.offload.vnet. A link without offload cannot take a
+super-segment or a partial checksum: pipeline.engines.offload.tso cuts and completes them before they are
+sent. pipeline.engines.offload.stripped cuts frames longer than the MTU, of guests whose header was stripped.
 """
 
 from typing import Final
 
 from pipeline.counters import INDEX
 from pipeline.engines.offload import stripped, tso, vnet
-from pipeline.engines.offload.gro import Item
+from pipeline.engines.offload.burst import Item
 from pipeline.engines.offload.gso import Buffer, Segmenter
 from pipeline.engines.offload.gso_udp import UdpSegmenter
 from pipeline.host.filler import SlotFiller
 from pipeline.ipc.arena import SLOT_BYTES
 from pipeline.links.base import HEADROOM
 from pipeline.links.offload import OffloadLink
+from pipeline.records.frames import FrameOut
 from pipeline.stages.worker import Worker
 from pipeline.wire import ethernet, virtio_net
 from pipeline.wire.offload import FRAMING, VNET_LEN
@@ -23,68 +24,82 @@ from pipeline.wire.offload import FRAMING, VNET_LEN
 _AGREED: Final = INDEX["link_guest_offload"]
 
 
-class Card:
+class VnetOffload:
     """The offload of all links of one ingress worker."""
 
     def __init__(self, worker: Worker, mtu: int) -> None:
-        self.worker = worker
-        self.mtu = mtu
-        self.longest = mtu + ethernet.HEADER_LEN
+        self._worker = worker
+        self._mtu = mtu
+        self._longest = mtu + ethernet.HEADER_LEN
         """Bytes of the longest frame that every guest takes."""
         self._ident = 0
-        self.slots = worker.ports.arena.slots
-        self.filler = SlotFiller(worker.pool, SLOT_BYTES, HEADROOM, 0)
+        self._slots = worker.ports.arena.slots
+        self._filler = SlotFiller(worker.pool, SLOT_BYTES, HEADROOM, 0)
         self._placed = 0
 
     def begin(self, number: int, link: OffloadLink) -> UdpSegmenter:
-        """The guest of a link has agreed: what makes its frames from now on."""
-        self.worker.counts[_AGREED] += 1
-        self.worker.log.info("guest offloads", link=number, features=link.features)
+        """The guest of a link has agreed. The result makes its frames from now on."""
+        self._worker.counts[_AGREED] += 1
+        self._worker.log.info("guest offloads", link=number, features=link.features)
         return UdpSegmenter(FRAMING, link.vnet_len)
 
     def receive(
         self, number: int, link: OffloadLink, slot: int, frames: list[tuple[int, int]]
     ) -> tuple[list[Item], dict[str, int]]:
-        """vnet.receive() of what the link has read into a slot; the items' references are taken."""
+        """vnet.receive() of what the link has read into a slot. The references of its records are taken."""
         self._placed = 0
-        vnet.untag(self.slots[slot], frames)
-        items, drops = vnet.receive(self.slots[slot], frames, number, slot, link.features, self._place)
+        vnet.untag(self._slots[slot], frames)
+        items, drops = vnet.receive(self._slots[slot], frames, number, slot, link.features, self._place)
         count = len(items) - self._placed
         if count:
-            self.worker.pool.ref(slot, count)
+            self._worker.pool.ref(slot, count)
         return items, drops
 
     def _place(self, frame: bytes | bytearray) -> tuple[int, int] | None:
         """Copy a frame that was cut into a slot of the pool."""
-        filler = self.filler
+        filler = self._filler
         if not filler.place(len(frame)):
             return None
         slot, off = filler.slot, filler.off
-        self.slots[slot][off : off + len(frame)] = frame
+        self._slots[slot][off : off + len(frame)] = frame
         filler.commit(len(frame))
         self._placed += 1
         return slot, off
 
-    def cut(self, frame: memoryview, segmenter: Segmenter) -> list[Buffer]:
-        """The buffers for a frame without header that is too long. ValueError as Segmenter.frame()."""
+    def release_idle(self) -> None:
+        """Give the slot for cut frames back if nothing else uses it."""
+        self._filler.release_idle()
+
+    def close(self) -> None:
+        """Give the slot for cut frames back."""
+        self._filler.retire()
+
+    def buffers(self, out: FrameOut, to_vnet: bool, segmenter: Segmenter) -> list[Buffer]:
+        """The buffers for a frame of another worker. ValueError if the framing cannot carry it.
+
+        to_vnet: the link that sends it has virtio-net headers.
+        """
+        frame = self._slots[out.slot][out.off : out.off + out.length]
+        if out.vnet:
+            return self._switched(out, frame, to_vnet, segmenter)
+        if out.length <= self._longest:
+            return segmenter.frame(frame)
         self._ident = self._ident + 1 & 0xFFFFFFFF
         buffers: list[Buffer] = []
-        for made in stripped.cut(frame, self.mtu, self._ident):
+        for made in stripped.cut(frame, self._mtu, self._ident):
             buffers += segmenter.frame(made)
         return buffers
 
-    def switched(
-        self, slot: int, off: int, length: int, link_vnet: bool, segmenter: Segmenter
+    def _switched(
+        self, out: FrameOut, frame: memoryview, to_vnet: bool, segmenter: Segmenter
     ) -> list[Buffer]:
-        """The buffers for a frame of another guest, which has a header. ValueError as Segmenter.frame()."""
-        view = self.slots[slot]
-        frame = view[off : off + length]
-        raw = view[off - VNET_LEN : off].tobytes()
+        """buffers() for a frame of another guest, which has a virtio-net header."""
+        raw = self._slots[out.slot][out.off - VNET_LEN : out.off].tobytes()
         header = virtio_net.Header(*virtio_net.LONG.unpack(raw))
         if not header.flags & virtio_net.NEEDS_CSUM:
-            # A sum the sender vouched for is in the frame, and the next guest may check it.
+            # A sum the sender vouched for is in the frame, and the next guest may verify it.
             return segmenter.frame(frame)
-        if link_vnet and header.gso_type != virtio_net.GSO_UDP_L4:
+        if to_vnet and header.gso_type != virtio_net.GSO_UDP_L4:
             return segmenter.frame(frame, virtio_net.build(header._replace(num_buffers=0), VNET_LEN))
         if header.gso_type == virtio_net.GSO_NONE:
             whole = bytearray(frame)

@@ -6,24 +6,26 @@ a burst looks like, expanding the records gives back exactly the walk's result.
 
 import random
 from collections import Counter
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.counters import INDEX
-from pipeline.engines.offload import gro
-from pipeline.records import descriptor as d
+from pipeline.engines.offload import gro, headers
+from pipeline.records.flows import Ends
+from pipeline.records.frames import Frame
+from pipeline.records.tcp import TcpRange
 from pipeline.wire import ethernet, ipv4, tcp, tcp_options
 from pipeline.wire.errors import WireError
 from tests.support.frames import FROM_GUEST, GUEST, REMOTE, TO_GUEST, slot_of, tcp_frame, timestamps
+from tests.support.layouts import decode
 from tests.support.offload import left_out
-from tests.support.record import Record
 
 TAG = bytes.fromhex("8100a000")
 OTHER_VLAN = bytes.fromhex("8100a005")
-BAD_CHECKSUMS = (gro.DROP_IPV4_CHECKSUM, gro.DROP_TCP_CHECKSUM)
+BAD_CHECKSUMS = (headers.DROP_IPV4_CHECKSUM, headers.DROP_TCP_CHECKSUM)
 
 
 class Segment(NamedTuple):
@@ -42,7 +44,7 @@ def judge(view: memoryview, off: int, length: int, verify: bool = True) -> Segme
     """The plain walk: a segment, None for a frame that demux shall see, or the name of a drop."""
     end = off + length
     if length < ethernet.HEADER_LEN:
-        return gro.DROP_RUNT
+        return headers.DROP_RUNT
     if view[off + 12 : off + 14] != b"\x08\x00" or length < 54 or view[off + 14] != 0x45:
         return None
     start = off + ethernet.HEADER_LEN
@@ -75,29 +77,30 @@ def judge(view: memoryview, off: int, length: int, verify: bool = True) -> Segme
     )
 
 
-def expand(view: memoryview, record: Record) -> dict[int, Segment]:
+def expand(view: memoryview, record: TcpRange) -> dict[int, Segment]:
     """The segments a TCP_RANGE describes in the slot, by the offset of their frames."""
-    header_len = record.aux & d.RUN_HEADER_MASK
+    header_len = record.header_len
     frame_off = record.off - header_len
     assert record.skip == 0
     options = bytes(view[frame_off + 54 : record.off])
     parsed = tcp_options.NONE
-    if record.aux & d.RUN_HAS_TIMESTAMPS:
-        assert not record.aux & d.RUN_OTHER_OPTIONS
+    if record.has_timestamps:
+        assert not record.has_other_options
         parsed = tcp_options.parse(options, 0, len(options))
     assert (record.ts_val, record.ts_ecr) == (parsed.ts_val, parsed.ts_ecr)
-    assert bool(options) == bool(record.aux & (d.RUN_HAS_TIMESTAMPS | d.RUN_OTHER_OPTIONS))
+    assert bool(options) == (record.has_timestamps or record.has_other_options)
+    ends = Ends.of(record.key)
     flow = (
         bytes(view[frame_off : frame_off + 14]),
-        record.guest_addr,
-        record.remote_addr,
-        record.ports,
+        ends.guest_addr,
+        ends.remote_addr,
+        ends.guest_port << 16 | ends.remote_port,
     )
     segments = {}
-    pieces = record.flow if record.length else 1
+    pieces = record.segments if record.length else 1
     for piece in range(pieces):
-        begin = piece * record.gso_size
-        size = min(record.gso_size, record.length - begin)
+        begin = piece * record.piece_size
+        size = min(record.piece_size, record.length - begin)
         off = record.off + piece * record.stride
         last = piece == pieces - 1
         segments[off - header_len] = Segment(
@@ -105,7 +108,7 @@ def expand(view: memoryview, record: Record) -> dict[int, Segment]:
             record.flags if last else record.flags & ~tcp.PSH,
             record.seq + begin & 0xFFFFFFFF,
             record.ack,
-            record.wnd,
+            record.window,
             options,
             bytes(view[off : off + size]),
         )
@@ -113,11 +116,11 @@ def expand(view: memoryview, record: Record) -> dict[int, Segment]:
     return segments
 
 
-def check(view: memoryview, frames: list[tuple[int, int]], verify: bool = True) -> list[Record]:
+def check(view: memoryview, frames: list[tuple[int, int]], verify: bool = True) -> list[Any]:
     """Coalesce, compare with the plain walk, return the records."""
     items, drops = gro.coalesce(view, frames, 3, 7, verify)
-    records = [Record(*item) for item in items]
-    assert all(d.DESCRIPTOR.unpack(d.DESCRIPTOR.pack(*item)) == item for item in items)
+    records: list[Any] = [*items]
+    assert all(vars(decode(item.pack())) == vars(item) for item in items)
     truth = {off: judge(view, off, length, verify) for off, length in frames}
     assert drops == Counter(verdict for verdict in truth.values() if isinstance(verdict, str))
     assert drops.keys() <= INDEX.keys()
@@ -126,14 +129,14 @@ def check(view: memoryview, frames: list[tuple[int, int]], verify: bool = True) 
     absorbing = []
     for record in records:
         assert (record.link, record.slot) == (3, 7)
-        if record.kind == d.FRAME:
+        if isinstance(record, Frame):
             assert record.length == lengths[record.off]
             found: dict[int, Segment | None] = {record.off: None}
         else:
-            assert record.kind == d.TCP_RANGE
+            assert isinstance(record, TcpRange)
             found = dict(expand(view, record))
             if not record.length:
-                absorbing.append((next(iter(found)), record.flow - 1))
+                absorbing.append((next(iter(found)), record.segments - 1))
         assert min(found) > max(said, default=-1), "records are in order of arrival"
         said.update(found)
     for off, segment in said.items():
@@ -350,7 +353,7 @@ def full_burst(count: int = 44, size: int = 1448, last_flags: int = tcp.ACK, las
 def test_a_burst_of_one_flow_is_one_record(count: int, last: int, last_flags: int, gap: int) -> None:
     view, places = slot_of(full_burst(count, 1448, last_flags, last), gaps=gap)
     (record,) = check(view, places)
-    assert record.flow == count
+    assert record.segments == count
     assert record.length == (count - 1) * 1448 + last
     assert record.flags == last_flags
     assert record.stride == (0 if count == 1 else 1514 + gap)
@@ -361,13 +364,13 @@ def test_a_push_ends_a_run_and_the_next_begins_one() -> None:
     for i in range(40):
         flags = tcp.ACK | tcp.PSH if i % 10 == 9 else tcp.ACK
         frames.append(tcp_frame(i * 1000, b"x" * 1000, flags=flags, ident=i))
-    assert [record.flow for record in check(*slot_of(frames))] == [10, 10, 10, 10]
+    assert [record.segments for record in check(*slot_of(frames))] == [10, 10, 10, 10]
 
 
 def test_a_largest_frame_is_one_record() -> None:
     view, places = slot_of([tcp_frame(5, random.Random(1).randbytes(65483), options=timestamps())])
     (record,) = check(view, places)
-    assert (record.length, record.gso_size) == (65483, 65483)
+    assert (record.length, record.piece_size) == (65483, 65483)
 
 
 @pytest.mark.parametrize("what", ["gap", "time", "ttl", "last-hop", "tos", "mac", "no-df", "ece"])
@@ -377,73 +380,79 @@ def test_a_run_never_crosses(what: str) -> None:
     frames.append(flow.make(what, 100))
     frames += [flow.make("data", 100) for _ in range(12)]
     records = check(*slot_of(frames))
-    assert records[0].flow == 12
+    assert records[0].segments == 12
     assert len(records) >= 2
 
 
 @pytest.mark.parametrize("field", ["wnd", "ack", "dport"])
 def test_a_run_never_crosses_a_change_of(field: str) -> None:
     frames = [tcp_frame(i * 100, b"x" * 100, **{field: 80 + i // 15}) for i in range(30)]
-    assert [record.flow for record in check(*slot_of(frames))] == [15, 15]
+    assert [record.segments for record in check(*slot_of(frames))] == [15, 15]
 
 
 def test_unequal_strides_do_not_merge() -> None:
     frames = [tcp_frame(i * 100, b"x" * 100) for i in range(3)]
     view, places = slot_of(frames, gaps=[4, 4, 8])
-    assert [record.flow for record in check(view, places)] == [2, 1]
+    assert [record.segments for record in check(view, places)] == [2, 1]
 
 
 def test_interleaved_flows_keep_their_order() -> None:
     frames = [tcp_frame(i // 2 * 100, b"x" * 100, sport=40000 + i % 2) for i in range(20)]
-    assert [record.ports >> 16 for record in check(*slot_of(frames))] == [40000 + i % 2 for i in range(20)]
+    ports = [Ends.of(record.key).guest_port for record in check(*slot_of(frames))]
+    assert ports == [40000 + i % 2 for i in range(20)]
 
 
 def test_a_run_goes_on_behind_a_uniform_stretch() -> None:
     frames = [tcp_frame(i * 100, b"x" * 100) for i in range(20)]
     frames += [tcp_frame(2000, b"y" * 100, pad_to=170)]
-    assert [record.flow for record in check(*slot_of(frames))] == [21]
+    assert [record.segments for record in check(*slot_of(frames))] == [21]
 
 
 def test_pure_acks_collapse_into_the_last() -> None:
     frames = [tcp_frame(9, ack=1000 * i, wnd=500 + i, options=timestamps(i, i)) for i in range(10)]
     (record,) = check(*slot_of(frames))
-    assert (record.flow, record.ack, record.wnd, record.ts_val) == (10, 9000, 509, 9)
+    assert (record.segments, record.ack, record.window, record.ts_val) == (10, 9000, 509, 9)
 
 
 def test_pure_acks_of_two_flows_collapse_each() -> None:
     frames = [tcp_frame(9, ack=1000 * i, sport=40000 + i % 2) for i in range(10)]
-    assert [(record.flow, record.ack) for record in check(*slot_of(frames))] == [(5, 8000), (5, 9000)]
+    assert [(record.segments, record.ack) for record in check(*slot_of(frames))] == [(5, 8000), (5, 9000)]
 
 
 def test_duplicate_acks_all_arrive() -> None:
     frames = [tcp_frame(9, ack=ack) for ack in (1, 2, 2, 2, 2, 3, 4)]
-    assert [(r.flow, r.ack) for r in check(*slot_of(frames))] == [(2, 2), (1, 2), (1, 2), (1, 2), (2, 4)]
+    assert [(r.segments, r.ack) for r in check(*slot_of(frames))] == [(2, 2), (1, 2), (1, 2), (1, 2), (2, 4)]
 
 
 def test_acks_with_sack_blocks_all_arrive() -> None:
     frames = [tcp_frame(9, ack=i, options=tcp_options.build(True, 1, 2, ((9, 10),))) for i in range(3)]
     records = check(*slot_of(frames))
-    assert [record.flow for record in records] == [1, 1, 1]
+    assert [record.segments for record in records] == [1, 1, 1]
     for record in records:
-        assert record.aux & d.RUN_OTHER_OPTIONS
+        assert record.has_other_options
 
 
 def test_data_between_two_acks_keeps_them_apart() -> None:
     frames = [tcp_frame(9, ack=1), tcp_frame(9, b"data", ack=1), tcp_frame(13, ack=2)]
-    assert [(record.flow, record.length) for record in check(*slot_of(frames))] == [(1, 0), (1, 4), (1, 0)]
+    assert [(record.segments, record.length) for record in check(*slot_of(frames))] == [
+        (1, 0),
+        (1, 4),
+        (1, 0),
+    ]
 
 
 def test_a_segment_with_a_flag_stands_alone() -> None:
     for flags in (tcp.SYN, tcp.RST | tcp.ACK, tcp.FIN | tcp.ACK, tcp.ACK | tcp.URG, 0, tcp.PSH | tcp.ACK):
         frames = [tcp_frame(5, b"abc", flags=flags), tcp_frame(8, b"abc", flags=flags)]
-        assert [record.flow for record in check(*slot_of(frames))] == [1, 1]
+        assert [record.segments for record in check(*slot_of(frames))] == [1, 1]
 
 
 def test_syn_options_are_left_to_the_reader() -> None:
     options = tcp_options.build_syn(1460, 7, True, True, 11, 0)
     (record,) = check(*slot_of([tcp_frame(5, flags=tcp.SYN, options=options)]))
-    assert record.aux == (54 + len(options)) | d.RUN_OTHER_OPTIONS
-    assert (record.off, record.length, record.gso_size, record.stride) == (260 + 54 + len(options), 0, 0, 0)
+    assert (record.header_len, record.has_other_options) == (54 + len(options), True)
+    assert not record.has_timestamps
+    assert (record.off, record.length, record.piece_size, record.stride) == (260 + 54 + len(options), 0, 0, 0)
 
 
 def test_a_vouched_for_checksum_is_not_verified_but_the_ipv4_header_is() -> None:
@@ -452,8 +461,8 @@ def test_a_vouched_for_checksum_is_not_verified_but_the_ipv4_header_is() -> None
     frames[2][24] ^= 1
     view, places = slot_of([bytes(frame) for frame in frames])
     items, drops = gro.coalesce(view, places, verify=False)
-    assert [item[9] for item in items] == [2]
-    assert drops == {gro.DROP_IPV4_CHECKSUM: 1}
+    assert [item.segments for item in items if isinstance(item, TcpRange)] == [2]
+    assert drops == {headers.DROP_IPV4_CHECKSUM: 1}
 
 
 @pytest.mark.parametrize("ttl, records", [(0, 12), (1, 12), (2, 1), (255, 1)])
@@ -462,7 +471,7 @@ def test_segments_without_a_hop_left_are_frames_for_demux(ttl: int, records: int
     frames = [tcp_frame(i * 100, b"x" * 100, ttl=ttl, ip_flags=ip_flags) for i in range(12)]
     found = check(*slot_of(frames))
     assert len(found) == records
-    assert {record.kind for record in found} == {d.FRAME if ttl < 2 else d.TCP_RANGE}
+    assert {type(record) for record in found} == {Frame if ttl < 2 else TcpRange}
 
 
 def test_swapped_words_of_two_frames_are_noticed() -> None:
@@ -472,13 +481,13 @@ def test_swapped_words_of_two_frames_are_noticed() -> None:
     view, places = slot_of(frames)
     items, drops = gro.coalesce(view, places)
     assert not items
-    assert drops == {gro.DROP_TCP_CHECKSUM: 8}
+    assert drops == {headers.DROP_TCP_CHECKSUM: 8}
 
 
-def test_the_numbers_are_those_of_the_descriptor() -> None:
-    assert (gro.FRAME, gro.TCP_RANGE) == (d.FRAME, d.TCP_RANGE)
-    assert gro.RUN_HAS_TIMESTAMPS == d.RUN_HAS_TIMESTAMPS
-    assert gro.RUN_OTHER_OPTIONS == d.RUN_OTHER_OPTIONS
-    assert gro.DROP_RUNT in INDEX
-    assert set(BAD_CHECKSUMS) <= set(INDEX)
-    assert Record(*gro.coalesce(*slot_of([tcp_frame(1)]))[0][0])[15:17] == (GUEST, REMOTE)
+def test_the_guest_is_the_sender_of_a_run() -> None:
+    assert {headers.DROP_RUNT, *BAD_CHECKSUMS} <= set(INDEX)
+    ((record,), _) = gro.coalesce(*slot_of([tcp_frame(1)]))
+    assert isinstance(record, TcpRange)
+    ends = Ends.of(record.key)
+    assert (ends.guest_addr, ends.guest_port) == (GUEST, 40000)
+    assert (ends.remote_addr, ends.remote_port) == (REMOTE, 80)

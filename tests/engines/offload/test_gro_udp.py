@@ -9,16 +9,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.counters import INDEX
-from pipeline.engines.offload import gro, gro_udp
-from pipeline.records import descriptor as d
+from pipeline.engines.offload import gro, headers
+from pipeline.records.flows import Ends
+from pipeline.records.frames import Frame
+from pipeline.records.tcp import TcpRange
+from pipeline.records.udp import UdpRange
 from pipeline.wire import ipv4, udp
 from pipeline.wire.errors import WireError
 from tests.support.frames import FROM_GUEST, GUEST, REMOTE, TO_GUEST, slot_of, tcp_frame, udp_frame
+from tests.support.layouts import decode
 from tests.support.offload import left_out
 
 DATA = random.Random(5).randbytes(4000)
 TAG = bytes.fromhex("8100a000")
-BAD_CHECKSUMS = (gro_udp.DROP_IPV4_CHECKSUM, gro_udp.DROP_UDP_CHECKSUM)
+BAD_CHECKSUMS = (headers.DROP_IPV4_CHECKSUM, headers.DROP_UDP_CHECKSUM)
 
 
 class Datagram(NamedTuple):
@@ -56,9 +60,7 @@ def judge(view: memoryview, off: int, length: int, verify: bool = True) -> Datag
     return Datagram(bytes(view[off:start]), ip.src, ip.dst, header.src_port << 16 | header.dst_port, payload)
 
 
-def check(
-    view: memoryview, frames: list[tuple[int, int]], verify: bool = True
-) -> list[tuple[int, tuple[int, ...]]]:
+def check(view: memoryview, frames: list[tuple[int, int]], verify: bool = True) -> list[tuple[int, UdpRange]]:
     """Coalesce, compare with the plain walk; (number of datagrams, record) of each run."""
     items, drops = gro.coalesce(view, frames, 3, 7, verify)
     truth = {off: judge(view, off, length, verify) for off, length in frames}
@@ -66,18 +68,20 @@ def check(
     said: dict[int, Datagram | None] = {}
     runs = []
     for item in items:
-        assert d.DESCRIPTOR.unpack(d.DESCRIPTOR.pack(*item)) == item
-        (kind, flags, link, stride, size, slot, off, length, skip, number, *zero, src, dst, ports, aux) = item
-        assert (link, slot, skip, flags) == (3, 7, 0, 0)
-        if kind == d.FRAME:
+        assert vars(decode(item.pack())) == vars(item)
+        assert (item.link, item.slot, item.vnet) == (3, 7, False)
+        off, length = item.off, item.length
+        if isinstance(item, Frame):
             assert off > max(said, default=-1)
             said[off] = None
             continue
-        assert kind == d.UDP_RANGE
-        assert aux == 42
-        assert not any(zero)
+        assert isinstance(item, UdpRange)
+        assert not item.skip
+        size, stride, number = item.piece_size, item.stride, item.piece_count()
         assert number == (-(-length // size) if size else 1)
         assert stride if number > 1 else not stride
+        ends = Ends.of(item.key)
+        ports = ends.guest_port << 16 | ends.remote_port
         runs.append((number, item))
         left = length
         for index in range(number):
@@ -86,7 +90,11 @@ def check(
             left -= part
             assert begin - 42 > max(said, default=-1), "records are in order of arrival"
             said[begin - 42] = Datagram(
-                bytes(view[begin - 42 : begin - 28]), src, dst, ports, bytes(view[begin : begin + part])
+                bytes(view[begin - 42 : begin - 28]),
+                ends.guest_addr,
+                ends.remote_addr,
+                ports,
+                bytes(view[begin : begin + part]),
             )
         assert not left
     assert said == {off: verdict for off, verdict in truth.items() if not isinstance(verdict, str)}
@@ -191,7 +199,7 @@ def test_a_completed_checksum_of_zero_is_written_as_all_ones(count: int) -> None
 def test_a_datagram_of_20_kb_in_one_frame_is_a_run_of_one() -> None:
     frame = udp_frame(DATA * 5, ip_flags=0)
     view, places = slot_of([left_out(frame)] * 3)
-    assert [(number, item[4]) for number, item in check(view, places)] == [(3, 20000)]
+    assert [(number, item.piece_size) for number, item in check(view, places)] == [(3, 20000)]
     assert whole(view, places) == [frame] * 3
 
 
@@ -200,7 +208,7 @@ def test_a_pseudo_header_of_another_length_is_a_wrong_checksum(count: int) -> No
     short, long = left_out(udp_frame(b"x" * 99)), udp_frame(b"x" * 100)
     wrong = long[:40] + short[40:42] + long[42:]
     view, places = slot_of([wrong] * count)
-    assert gro.coalesce(view, places) == ([], {gro_udp.DROP_UDP_CHECKSUM: count})
+    assert gro.coalesce(view, places) == ([], {headers.DROP_UDP_CHECKSUM: count})
 
 
 @pytest.mark.parametrize("partial", [False, True], ids=["whole", "without checksum"])
@@ -238,20 +246,20 @@ def test_fragments_options_and_other_protocols_are_left_to_demux() -> None:
     options[14] = 0x46
     view, places = slot_of([good, fragment, bytes(options), tcp_frame(1, b"x"), good])
     items, _ = gro.coalesce(view, places)
-    assert [item[0] for item in items] == [d.UDP_RANGE, d.FRAME, d.FRAME, d.TCP_RANGE, d.UDP_RANGE]
+    assert [type(item) for item in items] == [UdpRange, Frame, Frame, TcpRange, UdpRange]
 
 
 @pytest.mark.parametrize("ttl", [0, 1])
 def test_a_datagram_without_a_hop_left_is_left_to_demux(ttl: int) -> None:
     view, places = slot_of([udp_frame(DATA[:100], ttl=2), *[udp_frame(DATA[:100], ttl=ttl)] * 2])
     items, drops = gro.coalesce(view, places)
-    assert [item[0] for item in items] == [d.UDP_RANGE, d.FRAME, d.FRAME]
+    assert [type(item) for item in items] == [UdpRange, Frame, Frame]
     assert not drops
 
 
-def test_the_bits_for_runs_of_a_link_go_into_the_record() -> None:
-    items, _ = gro.coalesce(*slot_of([udp_frame(b"x")] * 4), run_bits=d.RUN_VNET)
-    assert [item[18] for item in items] == [42 | d.RUN_VNET]
+def test_a_run_says_that_its_frames_have_virtio_net_headers() -> None:
+    items, _ = gro.coalesce(*slot_of([udp_frame(b"x")] * 4), vnet=True)
+    assert [item.vnet for item in items] == [True]
 
 
 STEP = st.tuples(
@@ -293,7 +301,7 @@ def test_any_burst_says_what_the_plain_walk_says(
             frames.append(bytes(frame))
     view, places = slot_of(frames, gaps=gaps)
     items, _ = gro.coalesce(view, places)
-    if not any(item[0] == d.TCP_RANGE for item in items) and all(length >= 14 for _, length in places):
+    if not any(isinstance(item, TcpRange) for item in items) and all(length >= 14 for _, length in places):
         check(view, places)
 
 
@@ -306,8 +314,10 @@ def test_nothing_is_raised_whatever_the_bytes_are(noise: bytes, verify: bool) ->
     gro.coalesce(view, places, verify=verify)
 
 
-def test_the_numbers_are_those_of_the_descriptor() -> None:
-    assert gro_udp.UDP_RANGE == d.UDP_RANGE
+def test_the_guest_is_the_sender_of_a_run() -> None:
     assert set(BAD_CHECKSUMS) <= set(INDEX)
-    items, _ = gro.coalesce(*slot_of([udp_frame(b"x", eth_header=FROM_GUEST)]))
-    assert items[0][15:17] == (GUEST, REMOTE)
+    ((run,), _) = gro.coalesce(*slot_of([udp_frame(b"x", eth_header=FROM_GUEST)]))
+    assert isinstance(run, UdpRange)
+    ends = Ends.of(run.key)
+    assert (ends.guest_addr, ends.guest_port) == (GUEST, 40000)
+    assert (ends.remote_addr, ends.remote_port) == (REMOTE, 7000)

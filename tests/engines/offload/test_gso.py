@@ -9,11 +9,12 @@ from hypothesis import strategies as st
 
 from pipeline.engines.offload.gro import coalesce
 from pipeline.engines.offload.gso import Segmenter
+from pipeline.records.tcp import TcpRange
 from pipeline.wire import checksum, ethernet, framing, ipv4, tcp, tcp_options, virtio_net
 from tests.support.frames import GUEST, REMOTE, TO_GUEST, timestamps
+from tests.support.ranges import cut
 
 DATA = random.Random(3).randbytes(80000)
-FIELDS = {"eth_header": TO_GUEST, "src": REMOTE, "dst": GUEST, "sport": 80, "dport": 40000}
 
 
 def plain(
@@ -65,7 +66,7 @@ def test_a_stream_gets_the_plain_writers_bytes(
 ) -> None:
     payload = payload_at(DATA, off, length, fields["mss"])
     segmenter = Segmenter(prefix, scratch_bytes=1 << 16)
-    sent = b"".join(segmenter.frames(**FIELDS, payload=payload, **fields))
+    sent = b"".join(cut(segmenter, payload, **fields))
     frames = plain(bytes(payload), **fields)
     assert sent == b"".join(prefix.prefix.pack(len(frame)) + frame for frame in frames)
     assert segmenter.frame_count == len(frames)
@@ -76,7 +77,7 @@ def test_a_stream_gets_the_plain_writers_bytes(
 @settings(max_examples=150, deadline=None)
 def test_a_datagram_link_gets_one_buffer_a_frame(fields: dict[str, int], length: int, off: int) -> None:
     payload = payload_at(DATA, off, length, fields["mss"])
-    buffers = Segmenter(None).frames(**FIELDS, payload=payload, **fields)
+    buffers = cut(Segmenter(None), payload, **fields)
     assert list(map(bytes, buffers)) == plain(bytes(payload), **fields)
 
 
@@ -86,7 +87,7 @@ def test_payloads_of_one_value_have_the_right_zero_in_the_checksum(fill: bytes, 
     for ident in range(0, 65536, 4099):
         fields = (7, 9, tcp.ACK, 1, b"", mss, ident)
         payload = fill * 65536
-        sent = Segmenter(None).frames(*FIELDS.values(), 7, 9, tcp.ACK, 1, b"", payload, mss, ident)
+        sent = cut(Segmenter(None), payload, *fields)
         assert list(map(bytes, sent)) == plain(payload, *fields)
 
 
@@ -95,7 +96,7 @@ def test_every_checksum_value_is_the_plain_one() -> None:
     segmenter = Segmenter(None)
     payload = memoryview(DATA)[:400]
     for window in range(0, 65536, 7):
-        sent = segmenter.frames(*FIELDS.values(), 7, 9, tcp.ACK, window, b"", payload, 100, window)
+        sent = cut(segmenter, payload, 7, 9, tcp.ACK, window, b"", 100, window)
         assert list(map(bytes, sent)) == plain(bytes(payload), 7, 9, tcp.ACK, window, b"", 100, window)
         segmenter.reset()
 
@@ -127,7 +128,7 @@ def test_a_virtio_peer_gets_big_frames_that_it_can_finish(
     fields["mss"] = max(fields["mss"], 100)
     payload = memoryview(DATA)[:length]
     segmenter = Segmenter(framing.QEMU, vnet_len)
-    sent = b"".join(segmenter.frames(**FIELDS, payload=payload, **fields))
+    sent = b"".join(cut(segmenter, payload, **fields))
     frames = unpack_virtio(sent, vnet_len, framing.QEMU.prefix)
     mss, options = fields["mss"], fields["options"]
     room = (65495 - len(options)) // mss * mss if mss <= 65495 - len(options) else 65495 - len(options)
@@ -140,7 +141,7 @@ def test_a_virtio_peer_gets_big_frames_that_it_can_finish(
 
 def test_one_segment_is_not_copied() -> None:
     payload = memoryview(bytearray(1448))
-    head, body = Segmenter(framing.QEMU).frames(*FIELDS.values(), 1, 2, tcp.ACK, 3, b"", payload, 1460, 0)
+    head, body = cut(Segmenter(framing.QEMU), payload, 1, 2, tcp.ACK, 3, b"", 1460, 0)
     assert len(head) == 58
     assert body is payload or body.obj is payload.obj
 
@@ -151,19 +152,17 @@ def test_several_ranges_stand_side_by_side_until_reset() -> None:
     for number in range(4):
         payload = DATA[number * 1000 :][:43440]
         fields = (number, 9, tcp.ACK, 1, b"", 1448, number)
-        made.append(segmenter.frames(*FIELDS.values(), number, 9, tcp.ACK, 1, b"", payload, 1448, number))
+        made.append(cut(segmenter, payload, *fields))
         wanted.append(plain(payload, *fields))
     for buffers, frames in zip(made, wanted, strict=True):
         assert b"".join(buffers) == b"".join(len(frame).to_bytes(2, "little") + frame for frame in frames)
     segmenter.reset()
-    again = segmenter.frames(*FIELDS.values(), 0, 9, tcp.ACK, 1, b"", DATA[:43440], 1448, 0)
+    again = cut(segmenter, DATA[:43440], 0, 9, tcp.ACK, 1, b"", 1448, 0)
     assert b"".join(again) == b"".join(len(frame).to_bytes(2, "little") + frame for frame in wanted[0])
 
 
 def test_a_segment_size_that_the_framing_cannot_carry_is_clamped() -> None:
-    sent = b"".join(
-        Segmenter(framing.LE16).frames(*FIELDS.values(), 0, 9, tcp.ACK, 1, b"", DATA[:65495], 65495, 0)
-    )
+    sent = b"".join(cut(Segmenter(framing.LE16), DATA[:65495], 0, 9, tcp.ACK, 1, b"", 65495, 0))
     first = int.from_bytes(sent[:2], "little")
     assert first == 65535
     assert 2 + first + 2 + 54 + (65495 - (65535 - 54)) == len(sent)
@@ -187,16 +186,12 @@ def test_an_impossible_virtio_header_length_is_refused() -> None:
 def test_what_gso_cuts_gro_joins() -> None:
     segmenter = Segmenter(framing.QEMU)
     payload = memoryview(DATA)[:63712]
-    sent = b"".join(
-        segmenter.frames(
-            *FIELDS.values(), 2**32 - 5, 9, tcp.ACK | tcp.PSH, 1, timestamps(), payload, 1448, 65530
-        )
-    )
+    sent = b"".join(cut(segmenter, payload, 2**32 - 5, 9, tcp.ACK | tcp.PSH, 1, timestamps(), 1448, 65530))
     places, _ = framing.split(sent, 0, len(sent), framing.QEMU)
     assert len(places) == 44
-    ((_, flags, _, stride, gso_size, _, off, length, _, count, seq, *_),), drops = coalesce(
-        memoryview(sent), places
-    )
+    (run,), drops = coalesce(memoryview(sent), places)
     assert not drops
-    assert (flags, stride, gso_size, length, count, seq) == (0x18, 1518, 1448, 63712, 44, 2**32 - 5)
-    assert off == 4 + ethernet.HEADER_LEN + 20 + 32
+    assert isinstance(run, TcpRange)
+    assert (run.flags, run.stride, run.piece_size, run.length) == (0x18, 1518, 1448, 63712)
+    assert (run.segments, run.seq) == (44, 2**32 - 5)
+    assert run.off == 4 + ethernet.HEADER_LEN + 20 + 32

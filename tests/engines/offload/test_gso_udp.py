@@ -8,11 +8,14 @@ from hypothesis import strategies as st
 
 from pipeline.engines.offload import gro, tso
 from pipeline.engines.offload.gso_udp import UdpSegmenter
-from pipeline.records import descriptor as d
+from pipeline.records.flows import Ends
+from pipeline.records.run import Run
+from pipeline.records.udp import UdpRange
 from pipeline.wire import framing, virtio_net
 from tests.support.frames import GUEST, REMOTE, TO_GUEST, udp_frame
 
 DATA = memoryview(bytearray(random.Random(7).randbytes(80000)))
+ENDS = Ends(GUEST, 40000, REMOTE, 53)
 FORMS = [framing.QEMU, framing.LE16, None]
 
 
@@ -33,7 +36,7 @@ def plain(off: int, stride: int, size: int, length: int, ident: int) -> list[byt
 
 def made(segmenter: UdpSegmenter, off: int, stride: int, size: int, length: int, ident: int) -> list[bytes]:
     """The buffers of the segmenter."""
-    buffers = segmenter.datagrams(TO_GUEST, REMOTE, GUEST, 53, 40000, DATA, off, stride, size, length, ident)
+    buffers = segmenter.datagrams(TO_GUEST, ENDS, DATA, Run(0, off, length, stride, size), ident)
     return [bytes(buffer) for buffer in buffers]
 
 
@@ -77,9 +80,8 @@ def test_a_checksum_that_comes_out_as_zero_is_sent_as_ones() -> None:
     for index in range(8):
         view[index * 100 : index * 100 + 2] = seed[check_off : check_off + 2]
     for count in (1, 8):
-        buffers = UdpSegmenter(None).datagrams(
-            TO_GUEST, REMOTE, GUEST, 53, 40000, view, 0, 100, 100, 100 * count, 0
-        )
+        run = Run(0, 0, 100 * count, 100, 100)
+        buffers = UdpSegmenter(None).datagrams(TO_GUEST, ENDS, view, run, 0)
         assert [bytes(buffer[check_off : check_off + 2]) for buffer in buffers] == [b"\xff\xff"] * count
 
 
@@ -103,7 +105,7 @@ def test_a_guest_that_offloads_finishes_each_checksum(count: int, vnet_len: int)
 def test_what_does_not_fit_the_framing_is_refused() -> None:
     with pytest.raises(ValueError, match="does not fit"):
         UdpSegmenter(framing.QEMU._replace(max=100)).datagrams(
-            TO_GUEST, REMOTE, GUEST, 1, 2, DATA, 0, 100, 100, 500, 0
+            TO_GUEST, ENDS, DATA, Run(0, 0, 500, 100, 100), 0
         )
 
 
@@ -112,7 +114,8 @@ def test_gro_takes_apart_what_was_put_together() -> None:
     places, _ = framing.split(sent, 0, len(sent), framing.QEMU)
     items, drops = gro.coalesce(sent, places)
     assert not drops
-    ((kind, _, _, stride, size, _, off, length, _, number, *_),) = items
-    assert (kind, size, length, number) == (d.UDP_RANGE, 200, 200 * 30 - 150, 30)
+    (run,) = items
+    assert isinstance(run, UdpRange)
+    assert (run.piece_size, run.length, run.piece_count()) == (200, 200 * 30 - 150, 30)
     for index in range(29):
-        assert sent[off + index * stride :][:200] == DATA[index * 200 : index * 200 + 200]
+        assert sent[run.off + index * run.stride :][:200] == DATA[index * 200 : index * 200 + 200]

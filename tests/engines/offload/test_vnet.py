@@ -1,12 +1,19 @@
 """Frames behind virtio-net headers: true headers become ranges and frames, all others are counted."""
 
+from typing import Any
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.counters import INDEX
 from pipeline.engines.offload import gro, vnet
-from pipeline.records import descriptor as d
+from pipeline.engines.offload.burst import Item
+from pipeline.engines.offload.headers import DROP_TCP_CHECKSUM
+from pipeline.records.flows import Ends
+from pipeline.records.frames import Frame
+from pipeline.records.tcp import TcpRange
+from pipeline.records.udp import UdpRange
 from pipeline.wire import checksum, ethernet, ipv4, offload, tcp, udp
 from pipeline.wire.virtio_net import (
     DATA_VALID,
@@ -31,6 +38,7 @@ from tests.support.frames import (
     udp_frame,
 )
 from tests.support.fuzz import u8, u16
+from tests.support.layouts import decode
 from tests.support.offload import (
     slot_with_headers,
     super_datagram,
@@ -52,8 +60,9 @@ class Nic:
         self.view, self.places = slot_with_headers(frames)
         self.other = bytearray()
         self.room = room
-        self.items, self.drops = vnet.receive(self.view, self.places, 7, 3, features, self.place)
-        self.records = [d.DESCRIPTOR.unpack(d.DESCRIPTOR.pack(*item)) for item in self.items]
+        items, self.drops = vnet.receive(self.view, self.places, 7, 3, features, self.place)
+        self.items: list[Any] = [*items]
+        assert all(vars(decode(item.pack())) == vars(item) for item in items)
 
     def place(self, frame: bytes | bytearray) -> tuple[int, int] | None:
         if len(self.other) + len(frame) > self.room:
@@ -61,11 +70,11 @@ class Nic:
         self.other += frame
         return 9, len(self.other) - len(frame)
 
-    def frame(self, item: tuple[int, ...]) -> bytes:
+    def frame(self, item: Item) -> bytes:
         """The bytes of a FRAME, or of the frame of a datagram by itself."""
-        source = self.view if item[5] == 3 else self.other
-        head = item[18] & d.RUN_HEADER_MASK if item[0] == d.UDP_RANGE else 0
-        return bytes(source[item[6] - head : item[6] + item[7]])
+        source = self.view if item.slot == 3 else self.other
+        head = 42 if isinstance(item, UdpRange) else 0
+        return bytes(source[item.off - head : item.off + item.length])
 
     def header(self, number: int) -> Header:
         """The header before a frame as it is now."""
@@ -75,11 +84,12 @@ class Nic:
 def test_a_super_segment_is_one_range_of_as_many_segments_as_it_stands_for() -> None:
     header, frame = super_segment(1000, PAYLOAD, 1448, options=timestamps(5, 6))
     nic = Nic([(header, frame)])
-    ((kind, flags, link, stride, gso, slot, off, length, skip, count, seq, *_, aux),) = nic.records
-    assert (kind, flags, link, slot, skip, seq) == (d.TCP_RANGE, tcp.ACK, 7, 3, 0, 1000)
-    assert (gso, stride, length, count) == (len(PAYLOAD), 0, len(PAYLOAD), 8)
-    assert aux == 66 | d.RUN_HAS_TIMESTAMPS | d.RUN_VNET
-    assert bytes(nic.view[off : off + length]) == PAYLOAD
+    (run,) = nic.items
+    assert isinstance(run, TcpRange)
+    assert (run.flags, run.link, run.slot, run.skip, run.seq) == (tcp.ACK, 7, 3, 0, 1000)
+    assert (run.piece_size, run.stride, run.length, run.segments) == (len(PAYLOAD), 0, len(PAYLOAD), 8)
+    assert (run.header_len, run.has_timestamps, run.has_other_options, run.vnet) == (66, True, False, True)
+    assert bytes(nic.view[run.off : run.off + run.length]) == PAYLOAD
     assert nic.drops == {}
     assert nic.header(0) == header
 
@@ -87,35 +97,36 @@ def test_a_super_segment_is_one_range_of_as_many_segments_as_it_stands_for() -> 
 def test_the_largest_super_segment_is_one_range() -> None:
     payload = bytes(65535 - 40)
     nic = Nic([super_segment(1, payload, 1460)])
-    ((kind, _, _, _, gso, _, _, length, _, count, *_),) = nic.records
-    assert (kind, gso, length, count) == (d.TCP_RANGE, 65495, 65495, 45)
+    (run,) = nic.items
+    assert isinstance(run, TcpRange)
+    assert (run.piece_size, run.length, run.segments) == (65495, 65495, 45)
 
 
 def test_super_segments_that_follow_each_other_are_one_run_of_big_pieces() -> None:
     frames = [super_segment(1 + n * len(PAYLOAD), PAYLOAD, 1448, ident=n * 9) for n in range(4)]
     nic = Nic(frames)
-    ((_, _, _, stride, gso, _, off, length, _, count, *_, aux),) = nic.records
-    assert (gso, length, count) == (len(PAYLOAD), 4 * len(PAYLOAD), 29)
-    assert stride == len(frames[0][1]) + 16
-    assert aux & d.RUN_VNET
-    assert bytes(nic.view[off : off + gso]) == PAYLOAD
+    (run,) = nic.items
+    assert (run.piece_size, run.length, run.segments) == (len(PAYLOAD), 4 * len(PAYLOAD), 29)
+    assert run.stride == len(frames[0][1]) + 16
+    assert run.vnet
+    assert bytes(nic.view[run.off : run.off + run.piece_size]) == PAYLOAD
 
 
 def test_a_partial_checksum_of_plain_tcp_is_left_as_it_is() -> None:
     header, frame = super_segment(1, b"hello", 1448)
     nic = Nic([(header, frame), super_segment(6, b"", 1448)])
-    assert [record[0] for record in nic.records] == [d.TCP_RANGE] * 2
-    assert [record[9] for record in nic.records] == [1, 1]
+    assert [type(item) for item in nic.items] == [TcpRange] * 2
+    assert [item.segments for item in nic.items] == [1, 1]
     assert nic.header(0) == header
-    assert nic.frame((0, 0, 0, 0, 0, 3, nic.places[0][0], len(frame))) == frame
+    assert nic.frame(Frame(7, 3, nic.places[0][0], len(frame), True)) == frame
 
 
 def test_without_a_header_checksums_are_verified() -> None:
     good, bad = tcp_frame(1, b"good"), bytearray(tcp_frame(5, b"bad!"))
     bad[-1] ^= 1
     nic = Nic([(PLAIN, good), (PLAIN, bytes(bad)), (PLAIN, tcp_frame(9, b"good"))])
-    assert [record[10] for record in nic.records] == [1, 9]
-    assert nic.drops == {gro.DROP_TCP_CHECKSUM: 1}
+    assert [item.seq for item in nic.items] == [1, 9]
+    assert nic.drops == {DROP_TCP_CHECKSUM: 1}
 
 
 @pytest.mark.parametrize("whole", [tcp_frame(5, b"data"), udp_frame(b"data")], ids=["tcp", "udp"])
@@ -124,37 +135,39 @@ def test_a_checksum_that_the_guest_vouches_for_is_not_verified(whole: bytes) -> 
     frame[-1] ^= 1
     assert Nic([(PLAIN, bytes(frame))]).drops
     nic = Nic([(Header(flags=DATA_VALID), bytes(frame))])
-    assert len(nic.records) == 1
+    assert len(nic.items) == 1
     assert nic.drops == {}
 
 
 def test_verified_and_vouched_frames_of_one_burst_keep_their_order() -> None:
     frames = [(PLAIN, tcp_frame(1, b"a")), super_segment(2, b"b", 9), (PLAIN, tcp_frame(3, b"c"))]
-    assert [record[10] for record in Nic(frames).records] == [1, 2, 3]
+    assert [item.seq for item in Nic(frames).items] == [1, 2, 3]
 
 
 def test_pure_acks_collapse_as_without_headers() -> None:
     nic = Nic([super_segment(1, b"", 9, ack=ack) for ack in (100, 200, 300)])
-    ((_, _, _, _, _, _, _, length, _, count, _, ack, *_),) = nic.records
-    assert (length, count, ack) == (0, 3, 300)
+    (run,) = nic.items
+    assert (run.length, run.segments, run.ack) == (0, 3, 300)
 
 
 def test_a_datagram_keeps_its_partial_checksum_and_its_header() -> None:
     header, frame = super_datagram(b"question", 0)
     nic = Nic([(header, frame)])
-    ((kind, _, _, _, gso_size, _, off, length, _, count, *_, aux),) = nic.records
-    assert (kind, gso_size, count, aux) == (d.UDP_RANGE, length, 1, 42 | d.RUN_VNET)
-    assert nic.view[off - 42 : off + length] == frame
+    (run,) = nic.items
+    assert isinstance(run, UdpRange)
+    assert (run.piece_size, run.piece_count(), run.vnet) == (run.length, 1, True)
+    assert nic.view[run.off - 42 : run.off + run.length] == frame
     assert nic.header(0) == header
 
 
 def test_partial_datagrams_merge_and_each_keeps_its_header() -> None:
     frames = [super_datagram(bytes([number]) * 100, 0) for number in range(9)]
     nic = Nic(frames)
-    ((kind, _, _, stride, gso_size, _, off, length, _, count, *_, aux),) = nic.records
-    assert (kind, gso_size, length, count, aux) == (d.UDP_RANGE, 100, 900, 9, 42 | d.RUN_VNET)
+    (run,) = nic.items
+    assert isinstance(run, UdpRange)
+    assert (run.piece_size, run.length, run.piece_count(), run.vnet) == (100, 900, 9, True)
     for number, (header, frame) in enumerate(frames):
-        begin = off + number * stride
+        begin = run.off + number * run.stride
         assert nic.view[begin - 42 : begin + 100] == frame
         assert nic.header(number) == header
 
@@ -194,13 +207,15 @@ def test_datagrams_in_one_piece_are_one_run(gso_size: int, count: int) -> None:
         (PLAIN, tcp_frame(1, b"x")),
     ]
     nic = Nic(frames)
-    assert [record[0] for record in nic.records] == [d.UDP_RANGE] * 2 + [d.TCP_RANGE]
+    assert [type(item) for item in nic.items] == [UdpRange] * 2 + [TcpRange]
     for item, (off, length) in zip(nic.items[:2], nic.places, strict=False):
-        (_, flags, link, stride, size, slot, begin, total, _, number, *_, src, dst, ports, aux) = item
-        assert (flags, link, slot, aux) == (0, 7, 3, 42 | d.RUN_VNET)
-        assert (begin, total, number) == (off + 42, length - 42, count)
-        assert (size, stride) == (min(gso_size, len(PAYLOAD)), gso_size if count > 1 else 0)
-        assert (src, dst, ports) == (GUEST, REMOTE, 40000 << 16 | 53)
+        assert (item.link, item.slot, item.vnet) == (7, 3, True)
+        assert (item.off, item.length, item.piece_count()) == (off + 42, length - 42, count)
+        assert item.piece_size == min(gso_size, len(PAYLOAD))
+        assert item.stride == (gso_size if count > 1 else 0)
+        ends = Ends.of(item.key)
+        assert (ends.guest_addr, ends.guest_port) == (GUEST, 40000)
+        assert (ends.remote_addr, ends.remote_port) == (REMOTE, 53)
     assert nic.drops == {}
 
 
@@ -212,16 +227,16 @@ def test_datagrams_in_one_piece_are_one_run(gso_size: int, count: int) -> None:
 def test_datagrams_in_one_piece_with_an_odd_header_are_cut(at: int, value: bytes) -> None:
     header, frame = super_datagram(PAYLOAD, 1000)
     odd = frame[:at] + value + frame[at + len(value) :]
-    assert [record[0] for record in Nic([(header, odd)]).records] == [d.FRAME] * 11
+    assert [type(item) for item in Nic([(header, odd)]).items] == [Frame] * 11
 
 
 def test_datagrams_in_one_piece_to_a_group_are_cut_at_once() -> None:
     nic = Nic([super_datagram(PAYLOAD, 1000, eth_header=TO_GROUP), (PLAIN, tcp_frame(1, b"x"))])
-    assert [record[0] for record in nic.records] == [d.FRAME] * 11 + [d.TCP_RANGE]
+    assert [type(item) for item in nic.items] == [Frame] * 11 + [TcpRange]
     found = b"".join(check_datagram(memoryview(nic.frame(item))) for item in nic.items[:11])
     assert found == PAYLOAD
-    assert {item[1] for item in nic.items[:11]} == {0}
-    assert [item[5] for item in nic.items] == [9] * 11 + [3]
+    assert {item.vnet for item in nic.items[:11]} == {False}
+    assert [item.slot for item in nic.items] == [9] * 11 + [3]
 
 
 def test_frames_that_find_no_slot_are_counted() -> None:
@@ -234,15 +249,15 @@ def test_frames_that_find_no_slot_are_counted() -> None:
 def test_a_super_segment_behind_ip_options_is_cut_at_once() -> None:
     nic = Nic([super_segment(1, PAYLOAD, 1000, ip_options=b"\x01\x01\x01\x00")])
     assert len(nic.items) == 11
-    again = gro.coalesce(memoryview(nic.other), [(item[6], item[7]) for item in nic.items])
+    again = gro.coalesce(memoryview(nic.other), [(item.off, item.length) for item in nic.items])
     assert again[1] == {}
-    assert {item[1] for item in nic.items} == {0}
+    assert {item.vnet for item in nic.items} == {False}
 
 
 @pytest.mark.parametrize("ttl", [0, 1])
 def test_segments_without_a_hop_left_are_whole_frames_for_demux(ttl: int) -> None:
     nic = Nic([super_segment(1, PAYLOAD, 1000, ttl=ttl), super_segment(1, b"hello", 1448, ttl=ttl)])
-    assert [record[0] for record in nic.records] == [d.FRAME] * 12
+    assert [type(item) for item in nic.items] == [Frame] * 12
     frames = [nic.frame(item) for item in nic.items]
     for frame in frames:
         packet = ipv4.parse(frame, 14, len(frame))
@@ -258,7 +273,7 @@ def test_segments_without_a_hop_left_are_whole_frames_for_demux(ttl: int) -> Non
 def test_a_super_segment_over_ipv6_is_a_frame_for_other_guests(extension: bytes) -> None:
     header, frame = super_segment_v6(1, PAYLOAD, 1000, extension)
     nic = Nic([(header, frame)])
-    assert [(item[0], item[1], item[7]) for item in nic.items] == [(d.FRAME, d.FRAME_VNET, len(frame))]
+    assert [(type(item), item.vnet, item.length) for item in nic.items] == [(Frame, True, len(frame))]
     assert nic.header(0) == header
 
 
@@ -381,19 +396,19 @@ def test_any_header_on_any_frame_is_a_record_in_bounds_or_counted(
         frames.append((header, bytes(data[:length])))
     nic = Nic(frames)
     assert set(nic.drops) <= set(INDEX)
-    for record in nic.records:
-        kind, _, _, stride, gso, slot, off, length, _, count, *_ = record
-        view = nic.view if slot == 3 else nic.other
-        pieces = -(-length // gso) if kind == d.TCP_RANGE and length else 1
-        assert off >= 0
-        assert off + (pieces - 1) * stride + min(length, gso or length) <= len(view)
-        assert count <= 65535
     for item in nic.items:
-        if item[0] == d.FRAME and item[1] == d.FRAME_VNET:
-            where = next(number for number, (off, _) in enumerate(nic.places) if off == item[6])
+        view = nic.view if item.slot == 3 else nic.other
+        assert item.off >= 0
+        if not isinstance(item, Frame):
+            assert item.piece_bounds()[-1][1] <= len(view)
+            assert (item.segments if isinstance(item, TcpRange) else item.piece_count()) <= 65535
+            continue
+        assert item.off + item.length <= len(view)
+        if item.vnet:
+            where = next(number for number, (off, _) in enumerate(nic.places) if off == item.off)
             true = nic.header(where)
             if true.flags & NEEDS_CSUM:
-                assert true.csum_start + true.csum_offset + 2 <= item[7]
+                assert true.csum_start + true.csum_offset + 2 <= item.length
 
 
 def tagged(made: tuple[Header, bytes], tags: bytes, before: bool = True) -> tuple[Header, bytes]:
@@ -424,14 +439,7 @@ def test_priority_tags_are_removed_and_the_header_counts_from_the_new_start(tags
     assert [Header(*LONG.unpack_from(view, off - 12)) for off, _ in places] == [header for header, _ in made]
     items, drops = vnet.receive(view, places, 7, 3, offload.FEATURES, lambda frame: None)
     assert not drops
-    assert [item[0] for item in items] == [
-        d.TCP_RANGE,
-        d.UDP_RANGE,
-        d.UDP_RANGE,
-        d.TCP_RANGE,
-        d.TCP_RANGE,
-        d.FRAME,
-    ]
+    assert [type(item) for item in items] == [TcpRange, UdpRange, UdpRange, TcpRange, TcpRange, Frame]
 
 
 def test_a_header_that_counts_from_before_the_tag_is_a_lie() -> None:
@@ -460,13 +468,11 @@ def test_tags_without_end_cost_their_frame_and_no_header() -> None:
     ((off, length),) = places
     assert bytes(view[off - 12 : off]) == bytes(12)
     assert bytes(view[off : off + length]) == frame[:12] + frame[20:]
-    ((kind, *_),), _ = vnet.receive(view, places, 7, 3, offload.FEATURES, lambda frame: None)
-    assert kind == d.FRAME
+    (item,), _ = vnet.receive(view, places, 7, 3, offload.FEATURES, lambda frame: None)
+    assert isinstance(item, Frame)
 
 
-def test_the_numbers_are_those_of_the_descriptor() -> None:
-    assert vnet.FRAME_VNET == d.FRAME_VNET
-    assert vnet.RUN_VNET == d.RUN_VNET
+def test_each_drop_has_a_counter() -> None:
     assert {vnet.DROP_BAD, vnet.DROP_NO_SLOT} <= set(INDEX)
 
 
@@ -476,5 +482,5 @@ def test_a_frame_for_another_guest_keeps_the_header_right_before_it() -> None:
     header, frame = super_segment(1, PAYLOAD, 1000, eth_header=eth)
     nic = Nic([(header, frame)])
     (item,) = nic.items
-    begin = item[6] - (item[18] & d.RUN_HEADER_MASK)
+    begin = item.off - item.header_len
     assert bytes(nic.view[begin - 12 : begin]) == LONG.pack(*header)

@@ -15,11 +15,11 @@ from pipeline.stages.ingress.capture import Capture
 from pipeline.wire import offload, tcp
 from pipeline.wire.framing import LE16, QEMU
 from pipeline.wire.virtio_net import GSO_TCPV4, LONG_LEN, NEEDS_CSUM, Header
+from tests.support import ranges
 from tests.support.frames import (
     FROM_GUEST,
     GUEST,
     REMOTE,
-    TO_GUEST,
     slot_of,
     tcp_frame,
     timestamps,
@@ -45,10 +45,11 @@ class Written:
             ),
             counts=self.counts,
         )
-        self.capture = Capture(worker, pcap.open_file(str(path)), 1500)
+        self.capture = Capture(worker, 1500)
+        self.capture.start(pcap.open_file(str(path)))
 
     def frames(self) -> list[bytes]:
-        assert self.capture._writer.drain(5)
+        assert self.capture.drain(5)
         data, found, at = self.path.read_bytes(), [], 24
         while at < len(data):
             (kept,) = struct.unpack_from("<I", data, at + 8)
@@ -132,7 +133,7 @@ def test_a_frame_with_an_untrue_header_is_written_as_it_is(written: Written, hea
 @pytest.mark.parametrize("form", [LE16, QEMU, None], ids=["le16", "qemu", "packets"])
 def test_what_is_sent_is_written_in_frames_without_their_lengths(written: Written, form: Any) -> None:
     segmenter = Segmenter(form)
-    buffers = segmenter.frames(TO_GUEST, REMOTE, GUEST, 80, 40000, 1, 1, 0x10, 500, b"", PAYLOAD, 1460, 1)
+    buffers = ranges.cut(segmenter, PAYLOAD, 1, 1, 0x10, 500, b"", 1460, 1)
     written.capture.sent(buffers + segmenter.frame(b"another frame"), form, 0)
     frames = written.frames()
     assert [len(frame) for frame in frames] == [1514, 1514, 1514, 54 + len(PAYLOAD) % 1460, 13]
@@ -141,21 +142,19 @@ def test_what_is_sent_is_written_in_frames_without_their_lengths(written: Writte
 
 def test_what_is_sent_whole_to_a_guest_that_offloads_is_written_cut(written: Written) -> None:
     whole = Segmenter(offload.FRAMING, LONG_LEN)
-    words = (TO_GUEST, REMOTE, GUEST, 80, 40000, 1, 1, 0x10, 500, b"", PAYLOAD, 1460, 1)
-    written.capture.sent(whole.frames(*words), offload.FRAMING, LONG_LEN)
+    words = (PAYLOAD, 1, 1, 0x10, 500, b"", 1460, 1)
+    written.capture.sent(ranges.cut(whole, *words), offload.FRAMING, LONG_LEN)
     plain = Segmenter(None)
-    assert written.frames() == [bytes(frame) for frame in plain.frames(*words)]
+    assert written.frames() == [bytes(frame) for frame in ranges.cut(plain, *words)]
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full")
 def test_a_full_disk_ends_the_capture_with_one_line(written: Written) -> None:
-    full = os.open("/dev/full", os.O_WRONLY)
-    os.dup2(full, written.capture._writer._fd)
-    os.close(full)
+    written.capture.start(os.open("/dev/full", os.O_WRONLY))
     written.capture.received(memoryview(b"frame"), [(0, 5)], 0, 0)
-    assert written.capture._writer.drain(5)
+    assert written.capture.drain(5)
     written.capture.received(memoryview(b"frame"), [(0, 5)], 0, 0)
-    assert written.capture.over
+    assert not written.capture.active
     assert written.errors == ["No space left on device"]
 
 

@@ -14,7 +14,9 @@ from pipeline.counters import INDEX
 from pipeline.go import flags
 from pipeline.ipc.arena import Pool
 from pipeline.ipc.fabric import Fabric
-from pipeline.records import descriptor as d
+from pipeline.records import kinds
+from pipeline.records.frames import Frame, Misbehaved
+from pipeline.records.kinds import RECORD_BYTES
 from pipeline.stages.ingress.fairness import GRACE_S, Fairness
 from pipeline.stages.ingress.stage import IngressStage
 from pipeline.stages.worker import Worker
@@ -90,7 +92,7 @@ class Rig:
         return theirs
 
     def misbehaved(self, link: int) -> None:
-        self.demux.push(d.record(d.MISBEHAVED, link=link, aux=self.rate * 10))
+        self.demux.push(Misbehaved.pack(link, self.rate * 10))
         self.demux.publish()
 
     def turn(self) -> None:
@@ -147,11 +149,12 @@ def test_guests_take_turns_when_rings_have_little_room(rig: Rig) -> None:
                 guest.send(flood)
         rig.turn()
         burst = demux.peek()
-        for record in d.DESCRIPTOR.iter_unpack(burst):
-            if record[0] == d.FRAME:
-                taken[record[2]] += 1
-                rig.worker.free(record[5])
-        demux.release(len(burst) // d.DESCRIPTOR_BYTES)
+        for at in range(0, len(burst), RECORD_BYTES):
+            if burst[at] == kinds.FRAME:
+                frame = Frame.unpack(burst, at)
+                taken[frame.link] += 1
+                rig.worker.free(frame.slot)
+        demux.release(len(burst) // RECORD_BYTES)
     assert min(taken[1], taken[2]) * 3 > sum(taken.values()), taken
     for guest in guests:
         guest.close()

@@ -9,8 +9,9 @@ from pipeline.counters import INDEX
 from pipeline.engines.offload import gro
 from pipeline.engines.offload.gso import Segmenter
 from pipeline.ipc.arena import SLOT_BYTES, Pool
-from pipeline.records import descriptor as d
-from pipeline.stages.ingress.offload import Card
+from pipeline.records.frames import FrameOut
+from pipeline.records.tcp import TcpRange
+from pipeline.stages.ingress.offload import VnetOffload
 from pipeline.wire import ethernet, offload
 from pipeline.wire.framing import LE16, split
 from pipeline.wire.virtio_net import DATA_VALID, GSO_TCPV4, LONG_LEN, Header, build
@@ -31,20 +32,21 @@ class Worker:
         self.log = SimpleNamespace(info=lambda *_, **__: None)
 
 
-def card_with(header: Header, frame: bytes) -> tuple[Card, int, int]:
-    """A card, and where in slot 0 the frame lies behind its header: (card, off, length)."""
+def card_with(header: Header, frame: bytes) -> tuple[Any, VnetOffload, int, int]:
+    """A card, and where in slot 0 the frame lies after its header: (worker, card, off, length)."""
     worker: Any = Worker()
     view, ((off, length),) = slot_with_headers([(header, frame)])
     worker.ports.arena.slots[0] = view
-    return Card(worker, 1500), off, length
+    return worker, VnetOffload(worker, 1500), off, length
 
 
 def switched(header: Header, frame: bytes, to_offload: bool) -> list[bytes]:
     """The records that go out on the other guest's link, without their length."""
-    card, off, length = card_with(header, frame)
+    _, card, off, length = card_with(header, frame)
     form = offload.FRAMING if to_offload else LE16
     segmenter = Segmenter(form, LONG_LEN if to_offload else 0)
-    stream = b"".join(bytes(part) for part in card.switched(0, off, length, to_offload, segmenter))
+    out = FrameOut(1, 0, off, length, vnet=True, borrowed=False, except_link=0)
+    stream = b"".join(bytes(part) for part in card.buffers(out, to_offload, segmenter))
     places, end = split(stream, 0, len(stream), form)
     assert end == len(stream)
     return [stream[begin : begin + size] for begin, size in places]
@@ -72,7 +74,7 @@ def test_datagrams_in_one_piece_reach_any_other_guest_one_by_one(to_offload: boo
     assert [record[:head] for record in found] == [bytes(head)] * 5
     assert b"".join(record[head + 42 :] for record in found) == PAYLOAD
     items, drops = gro.coalesce(*slot_of([record[head:] for record in found]))
-    assert (sum(item[9] for item in items), drops) == (5, {})
+    assert (sum(item.piece_count() for item in items), drops) == (5, {})
 
 
 def test_an_open_checksum_is_closed_only_for_a_guest_without_offload() -> None:
@@ -90,19 +92,19 @@ def test_a_whole_frame_stays_whole_and_the_next_guest_may_verify_it(header: Head
 
 def test_what_is_cut_on_arrival_has_references_of_its_own() -> None:
     to_group = ethernet.header(bytes.fromhex("01005e0000fb"), GUEST_MAC, ethernet.TYPE_IPV4)
-    card, off, length = card_with(*super_datagram(PAYLOAD, 1000, eth_header=to_group))
-    pool = card.worker.pool
+    worker, card, off, length = card_with(*super_datagram(PAYLOAD, 1000, eth_header=to_group))
+    pool = worker.pool
     slot = pool.alloc()
     assert slot == 0
     link: Any = SimpleNamespace(features=offload.FEATURES)
     items, drops = card.receive(1, link, slot, [(off, length)])
     assert (len(items), drops) == (5, {})
     assert pool.refs(slot) == 1
-    (other,) = {item[5] for item in items}
+    (other,) = {item.slot for item in items}
     for item in items:
-        pool.unref(item[5])
+        pool.unref(item.slot)
     assert pool.refs(other) == 1
-    card.filler.release_idle()
+    card.release_idle()
     pool.unref(slot)
     assert pool.refs_out == 0
 
@@ -110,8 +112,8 @@ def test_what_is_cut_on_arrival_has_references_of_its_own() -> None:
 def test_a_range_takes_one_reference() -> None:
     header, frame = super_segment(1, PAYLOAD, 1448)
     assert header.gso_type == GSO_TCPV4
-    card, off, length = card_with(header, frame)
-    pool = card.worker.pool
+    worker, card, off, length = card_with(header, frame)
+    pool = worker.pool
     slot = pool.alloc()
     link: Any = SimpleNamespace(features=offload.FEATURES)
     items, _ = card.receive(1, link, slot, [(off, length)])
@@ -122,15 +124,15 @@ def test_a_range_takes_one_reference() -> None:
 def test_a_priority_tag_is_removed_behind_the_header() -> None:
     header, frame = super_segment(1, PAYLOAD, 1448)
     later = header._replace(csum_start=header.csum_start + 4, hdr_len=header.hdr_len + 4)
-    card, off, length = card_with(later, frame[:12] + bytes.fromhex("8100a000") + frame[12:])
-    pool = card.worker.pool
+    worker, card, off, length = card_with(later, frame[:12] + bytes.fromhex("8100a000") + frame[12:])
+    pool = worker.pool
     slot = pool.alloc()
     link: Any = SimpleNamespace(features=offload.FEATURES)
     places = [(off, length)]
-    ((kind, *_),), drops = card.receive(1, link, slot, places)
-    assert (kind, drops) == (d.TCP_RANGE, {})
+    (item,), drops = card.receive(1, link, slot, places)
+    assert (type(item), drops) == (TcpRange, {})
     assert places == [(off + 4, length - 4)]
-    view = card.slots[slot]
+    view = worker.ports.arena.slots[slot]
     assert bytes(view[off + 4 : off + length]) == frame
     assert bytes(view[off + 4 - LONG_LEN : off + 4]) == build(header, LONG_LEN)
     pool.unref(slot)
@@ -138,10 +140,14 @@ def test_a_priority_tag_is_removed_behind_the_header() -> None:
 
 
 def test_a_frame_longer_than_the_mtu_without_header_is_cut_for_another_guest() -> None:
-    card, _, _ = card_with(*super_segment(1, b"x", 1448))
-    buffers = card.cut(memoryview(tcp_frame(1, PAYLOAD)), Segmenter(None))
-    assert [len(buffer) for buffer in buffers] == [
+    worker, card, _, _ = card_with(*super_segment(1, b"x", 1448))
+    view, ((off, length), (next_off, longest)) = slot_of(
+        [tcp_frame(1, PAYLOAD), tcp_frame(1, PAYLOAD[:1460])]
+    )
+    worker.ports.arena.slots[0] = view
+    out = FrameOut(1, 0, off, length, vnet=False, borrowed=False, except_link=0)
+    assert [len(buffer) for buffer in card.buffers(out, False, Segmenter(None))] == [
         54 + min(1460, len(PAYLOAD) - begin) for begin in range(0, len(PAYLOAD), 1460)
     ]
-    longest = tcp_frame(1, PAYLOAD[:1460])
-    assert len(longest) == card.longest
+    out = FrameOut(1, 0, next_off, longest, vnet=False, borrowed=False, except_link=0)
+    assert card.buffers(out, False, Segmenter(None)) == [tcp_frame(1, PAYLOAD[:1460])]

@@ -10,7 +10,8 @@ from pipeline.counters import INDEX
 from pipeline.engines import fragmentation
 from pipeline.engines.flows import rss_hash
 from pipeline.engines.offload import gro
-from pipeline.records import descriptor as d
+from pipeline.records import kinds
+from pipeline.records.flows import flow_key
 from pipeline.stages.ingress.steering import MAX_FRAGMENTED, Steering
 from pipeline.wire import ethernet, ipv4
 from pipeline.wire import udp as wire_udp
@@ -24,8 +25,7 @@ SERVER = ipv4.addr_parse("192.0.2.7")
 MAC = bytes.fromhex("5a94ef000005")
 OTHER_MAC = bytes.fromhex("5a94ef000006")
 LINK = 3
-NUMBER = int.from_bytes(MAC, "big")
-WHERE = NUMBER >> 16, NUMBER & 0xFFFF
+FLOW = flow_key(GUEST, 40000, SERVER, 9000)
 FROM_GUEST = ethernet.header(GATEWAY_MAC, MAC, ethernet.TYPE_IPV4)
 
 
@@ -36,13 +36,15 @@ class Rig:
         self.one = OneProcess((), tcp_workers=tcp_workers, egress_workers=2, **changed)
         self.worker = self.one.workers["ingress"]
         self.steering = Steering(self.worker, self.one.config)
-        self.steering.learn(GUEST, WHERE, LINK)
+        self.steering.learn(GUEST, MAC, LINK)
         self.now = 100.0
 
     def went(self, frame: bytes, link: int = LINK) -> list[str]:
         """Who gets a frame, without what demux is told about it."""
         return [
-            name for name, record in self.pass_on(frame, link) if record.kind not in (d.HEARD, d.UDP_USED)
+            name
+            for name, record in self.pass_on(frame, link)
+            if record.kind not in (kinds.HEARD, kinds.UDP_USED)
         ]
 
     def pass_on(self, frame: bytes, link: int = LINK) -> list[tuple[str, Any]]:
@@ -125,16 +127,17 @@ def test_what_demux_takes_back_goes_there_again(rig: Rig) -> None:
 
 
 def test_datagrams_of_a_flow_go_to_its_socket_while_it_lives(rig: Rig) -> None:
-    flow = GUEST, SERVER, 40000 << 16 | 9000
-    rig.steering.steer(flow, 77, 1)
-    ((name, record),) = [(name, record) for name, record in rig.pass_on(udp()) if record.kind == d.UDP_DATA]
+    rig.steering.steer(FLOW, 77, 1)
+    ((name, record),) = [
+        (name, record) for name, record in rig.pass_on(udp()) if record.kind == kinds.UDP_DATA
+    ]
     assert (name, record.flow, record.length, record.gso_size) == ("egress1", 77, 4, 4)
-    assert (record.guest_addr, record.remote_addr, record.ports) == flow
+    assert (record.guest_addr, record.remote_addr, record.ports) == (GUEST, SERVER, 40000 << 16 | 9000)
     assert rig.worker.counts[INDEX["udp_datagrams_from_guest"]] == 1
     assert rig.went(udp(dst=SERVER + 1)) == ["demux"]
-    rig.steering.unsteer(flow, 78)
+    rig.steering.unsteer(FLOW, 78)
     assert rig.went(udp()) == ["egress1"], "another flow is over, which was between the same ends"
-    rig.steering.unsteer(flow, 77)
+    rig.steering.unsteer(FLOW, 77)
     assert rig.went(udp()) == ["demux"]
 
 
@@ -142,7 +145,7 @@ def test_datagrams_do_not_overtake_those_that_demux_still_has(rig: Rig) -> None:
     demux = rig.one.neighbours["demux"]
     demux.deaf = True
     assert rig.went(udp()) == []
-    rig.steering.steer((GUEST, SERVER, 40000 << 16 | 9000), 77, 0)
+    rig.steering.steer(FLOW, 77, 0)
     assert rig.went(udp()) == []
     ring = rig.worker.ports.rings_out["demux"]
     demux.worker.ports.rings_in["ingress"].peek()
@@ -155,12 +158,12 @@ def test_datagrams_do_not_overtake_those_that_demux_still_has(rig: Rig) -> None:
 
 
 def test_datagrams_do_not_overtake_those_that_demux_got_while_it_did_not_know_the_guest(rig: Rig) -> None:
-    rig.steering.steer((GUEST, SERVER, 40000 << 16 | 9000), 77, 0)
+    rig.steering.steer(FLOW, 77, 0)
     demux = rig.one.neighbours["demux"]
     demux.deaf = True
     rig.steering.forget(GUEST)
     assert rig.went(udp()) == []
-    rig.steering.learn(GUEST, WHERE, LINK)
+    rig.steering.learn(GUEST, MAC, LINK)
     assert rig.went(udp()) == []
     demux.deaf = False
     assert [name for name, _ in rig.told()] == ["demux", "demux"]
@@ -168,13 +171,12 @@ def test_datagrams_do_not_overtake_those_that_demux_got_while_it_did_not_know_th
 
 
 def test_datagrams_do_not_overtake_those_that_taught_demux_a_guests_new_mac(rig: Rig) -> None:
-    rig.steering.steer((GUEST, SERVER, 40000 << 16 | 9000), 77, 0)
+    rig.steering.steer(FLOW, 77, 0)
     changed = udp(header=ethernet.header(GATEWAY_MAC, OTHER_MAC, ethernet.TYPE_IPV4))
     demux = rig.one.neighbours["demux"]
     demux.deaf = True
     assert rig.went(changed) == []
-    number = int.from_bytes(OTHER_MAC, "big")
-    rig.steering.learn(GUEST, (number >> 16, number & 0xFFFF), LINK)
+    rig.steering.learn(GUEST, OTHER_MAC, LINK)
     assert rig.went(changed) == []
     demux.deaf = False
     assert [name for name, _ in rig.told()] == ["demux", "demux"]
@@ -182,19 +184,19 @@ def test_datagrams_do_not_overtake_those_that_taught_demux_a_guests_new_mac(rig:
 
 
 def test_a_datagram_with_the_address_of_another_guest_does_not_hold_up_its_flow(rig: Rig) -> None:
-    rig.steering.steer((GUEST, SERVER, 40000 << 16 | 9000), 77, 0)
+    rig.steering.steer(FLOW, 77, 0)
     rig.one.neighbours["demux"].deaf = True
     assert rig.went(udp(), LINK + 1) == []
     assert rig.went(udp()) == ["egress0"]
 
 
 def test_a_frame_with_the_address_of_another_guest_does_not_end_the_steering_of_its_flow(rig: Rig) -> None:
-    rig.steering.steer((GUEST, SERVER, 40000 << 16 | 9000), 77, 0)
+    rig.steering.steer(FLOW, 77, 0)
     first, _ = fragmentation.packets(ipv4.PROTO_UDP, GUEST, SERVER, udp()[34:42] + bytes(100), 1, 100)
     fragment = b"".join((FROM_GUEST, *first))
     assert rig.went(fragment, LINK + 1) == ["demux"]
     assert rig.went(udp()) == ["egress0"]
-    assert [record.kind for _, record in rig.pass_on(fragment)] == [d.UDP_FRAGMENTED, d.FRAME]
+    assert [record.kind for _, record in rig.pass_on(fragment)] == [kinds.UDP_FRAGMENTED, kinds.FRAME]
     assert rig.went(udp()) == ["demux"]
 
 
@@ -205,7 +207,7 @@ def test_a_flow_with_fragments_is_not_steered_when_demux_says_so_too_late(rig: R
         return b"".join((FROM_GUEST, *packet))
 
     assert rig.went(first_fragment(40000)) == ["demux"]
-    rig.steering.steer((GUEST, SERVER, 40000 << 16 | 9000), 77, 0)
+    rig.steering.steer(FLOW, 77, 0)
     assert rig.went(udp()) == ["demux"], "the rest of the fragments comes later"
     for port in range(1, MAX_FRAGMENTED + 1):
         rig.went(first_fragment(port))
@@ -213,20 +215,24 @@ def test_a_flow_with_fragments_is_not_steered_when_demux_says_so_too_late(rig: R
 
 
 def test_demux_hears_once_a_second_that_a_guest_and_a_flow_are_in_use(rig: Rig) -> None:
-    rig.steering.steer((GUEST, SERVER, 40000 << 16 | 9000), 77, 0)
+    rig.steering.steer(FLOW, 77, 0)
     for _ in range(3):
         told = [(record.kind, name) for frame in (tcp(), udp()) for name, record in rig.pass_on(frame)]
         heard = sorted(kind for kind, name in told if name == "demux")
-        assert heard == [d.HEARD, d.UDP_USED]
+        assert heard == [kinds.HEARD, kinds.UDP_USED]
         again = [name for frame in (tcp(), udp()) for name, _ in rig.pass_on(frame)]
         assert "demux" not in again
-        rig.now += d.TELL_EVERY_S
+        rig.now += kinds.REPORT_EVERY_S
 
 
 def test_everybody_who_has_heard_of_a_guest_is_told_that_it_is_gone(rig: Rig) -> None:
     rig.steering.link_down(LINK)
     told = dict(rig.told())
-    assert {name for name, record in told.items() if record.kind == d.LINK_DOWN} == {"tcp0", "tcp1", "demux"}
+    assert {name for name, record in told.items() if record.kind == kinds.LINK_DOWN} == {
+        "tcp0",
+        "tcp1",
+        "demux",
+    }
     assert not rig.steering.neighbors
 
 
@@ -250,7 +256,7 @@ def test_a_guest_that_demux_does_not_see_keeps_its_address_and_its_flows() -> No
         assert one.counter("demux", "ipv4_packets_received") == before
         neighbor = one.stages["demux"].neighbors.get(guest.addr)
         assert neighbor is not None
-        assert neighbor.confirmed >= one.now - 2 * d.TELL_EVERY_S
+        assert neighbor.confirmed >= one.now - 2 * kinds.REPORT_EVERY_S
         stream.reset()
         one.settle()
         host.close()

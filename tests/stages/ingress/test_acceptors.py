@@ -1,4 +1,4 @@
-"""Entrances in the ingress worker: guests that come, that are too many, that leave; sockets that break."""
+"""Listeners in the ingress worker: guests that come, that are too many, that leave; sockets that break."""
 
 import socket
 from types import SimpleNamespace
@@ -9,13 +9,13 @@ import pytest
 from pipeline.counters import INDEX
 from pipeline.ipc.arena import SLOT_BYTES, Pool
 from pipeline.links.base import Link, LinkClosed
-from pipeline.links.entrance import Entrance, Guest, Room
-from pipeline.stages.ingress.doors import Doors
+from pipeline.links.listener import Guest, Listener, Room
+from pipeline.stages.ingress.acceptors import Acceptors
 from tests.support.poller import Poller
 
 
 class Stage:
-    """A worker and a stage, as far as doors go."""
+    """A worker and a stage, as far as acceptors go."""
 
     def __init__(self, room_for: int = 10) -> None:
         self.poller = Poller()
@@ -37,7 +37,7 @@ class Stage:
             ),
         )
         slots = [memoryview(bytearray(SLOT_BYTES)) for _ in range(4)]
-        self.doors = Doors(worker, Room(Pool(0, 4), slots, 1500), self._add, self.remove)
+        self.acceptors = Acceptors(worker, Room(Pool(0, 4), slots, 1500), self._add, self.remove)
 
     def _on_error(self, event: str, **fields: Any) -> None:
         self.lines.append(event)
@@ -55,7 +55,7 @@ class Stage:
         (guest,) = (guest for guest in self.guests if guest.link is link)
         self.guests.remove(guest)
         link.close()
-        self.doors.on_left(1, guest, error)
+        self.acceptors.on_left(1, guest, error)
 
 
 def left(error: str, peer: str = "@") -> dict[str, Any]:
@@ -73,7 +73,7 @@ def connection() -> tuple[int, socket.socket]:
 def test_a_guest_comes_in_and_its_leaving_is_told() -> None:
     stage = Stage()
     fd, theirs = connection()
-    assert stage.doors.open({"protocol": "qemu"}, [fd]) == {}
+    assert stage.acceptors.open({"protocol": "qemu"}, [fd]) == {}
     (guest,) = stage.guests
     assert guest.protocol == "qemu"
     assert stage.events == []
@@ -81,14 +81,14 @@ def test_a_guest_comes_in_and_its_leaving_is_told() -> None:
     assert stage.events == [left("EOF")]
     fields = {"link": 1, "protocol": "qemu", "peer": "@"}
     assert stage.told == [("cannot receive packets from @, disconnecting: EOF", fields)]
-    stage.doors.close()
+    stage.acceptors.close()
     theirs.close()
 
 
 def test_one_guest_too_many_is_told_as_left() -> None:
     stage = Stage(room_for=0)
     fd, theirs = connection()
-    stage.doors.open({"protocol": "qemu"}, [fd])
+    stage.acceptors.open({"protocol": "qemu"}, [fd])
     assert stage.events == [left("too many guests")]
     assert stage.told == []
     assert theirs.recv(1) == b""
@@ -97,7 +97,7 @@ def test_one_guest_too_many_is_told_as_left() -> None:
 def test_a_guest_of_connect_is_seen_off_in_the_log_alone() -> None:
     stage = Stage()
     link: Any = object()
-    stage.doors.on_left(7, Guest(link, None, "connect", "@"), LinkClosed("EOF"))
+    stage.acceptors.on_left(7, Guest(link, None, "connect", "@"), LinkClosed("EOF"))
     assert stage.events == []
     fields = {"link": 7, "protocol": "connect", "peer": "@"}
     assert stage.told == [("cannot receive packets from @, disconnecting: EOF", fields)]
@@ -106,8 +106,8 @@ def test_a_guest_of_connect_is_seen_off_in_the_log_alone() -> None:
 def test_a_guest_that_the_daemons_end_cuts_off_is_no_error() -> None:
     stage = Stage()
     link: Any = object()
-    stage.doors.close()
-    stage.doors.on_left(7, Guest(link, None, "connect", "@"), LinkClosed("the daemon stops"))
+    stage.acceptors.close()
+    stage.acceptors.on_left(7, Guest(link, None, "connect", "@"), LinkClosed("the daemon stops"))
     assert stage.told == []
     assert stage.lines == ["guest disconnected"]
 
@@ -115,10 +115,10 @@ def test_a_guest_that_the_daemons_end_cuts_off_is_no_error() -> None:
 def test_who_is_refused_is_counted_and_what_breaks_is_told() -> None:
     stage = Stage()
     door: Any = SimpleNamespace(protocol="bess")
-    stage.doors.refuse(door, "no", "link_handshake_failed")
-    stage.doors.refuse(door, "no", "")
+    stage.acceptors.refuse(door, "no", "link_handshake_failed")
+    stage.acceptors.refuse(door, "no", "")
     assert stage.counts[INDEX["link_handshake_failed"]] == 1
-    stage.doors.fail(door, "accept error")
+    stage.acceptors.fail(door, "accept error")
     assert stage.counts[INDEX["link_accept_failed"]] == 1
     assert stage.events == [
         {"event": "guest", "change": "failed", "protocol": "bess", "error": "accept error"}
@@ -128,16 +128,16 @@ def test_who_is_refused_is_counted_and_what_breaks_is_told() -> None:
 
 def test_an_unknown_protocol_is_refused() -> None:
     with pytest.raises(ValueError, match="unknown protocol"):
-        Stage().doors.open({"protocol": "pigeon"}, [])
+        Stage().acceptors.open({"protocol": "pigeon"}, [])
 
 
-class Timed(Entrance):
-    """An entrance with one time-out."""
+class Timed(Listener):
+    """A listener with one time-out."""
 
     protocol = "timed"
 
-    def __init__(self) -> None:
-        self.due = 5.0
+    def __init__(self, due: float) -> None:
+        self.due = due
 
     def open(self, *_: object) -> None:
         return
@@ -154,10 +154,10 @@ class Timed(Entrance):
 
 
 def test_the_earliest_time_out_counts() -> None:
-    doors = Stage().doors
-    assert doors.deadline() == float("inf")
-    doors._entrances += [Timed(), Timed()]
-    doors._entrances[1].due = 7.0  # type: ignore[attr-defined]
-    assert doors.deadline() == 5.0
-    doors.on_timer(6.0)
-    assert doors.deadline() == 7.0
+    acceptors = Stage().acceptors
+    assert acceptors.deadline() == float("inf")
+    for due in (5.0, 7.0):
+        acceptors.add(Timed(due))
+    assert acceptors.deadline() == 5.0
+    acceptors.on_timer(6.0)
+    assert acceptors.deadline() == 7.0

@@ -1,7 +1,7 @@
-"""Where guests come in: how a link of one protocol is opened, behind one small interface.
+"""Where guests arrive: one small interface for opening links, whatever their protocol.
 
-An entrance owns the sockets on which guests of its protocol turn up, and makes a Link of each guest as
-soon as that is ready for frames: at once behind an accepted connection, after the first datagram (vfkit) or
+A listener owns the sockets on which guests of its protocol arrive. It makes a Link of each guest as
+soon as the guest is ready for frames: when its connection is accepted, after the first datagram (vfkit) or
 after a handshake (vpnkit). It lives in the worker that owns the links, never blocks, and reports to an Owner.
 
 ::
@@ -24,7 +24,7 @@ READABLE: Final = ev.READ
 
 
 class Poller(Protocol):
-    """What an entrance needs of its worker's loop (pipeline.stages.worker.Worker has it)."""
+    """What a listener needs of its worker's loop (pipeline.stages.worker.Worker has it)."""
 
     def register(self, fd: int, events: int, callback: Callable[[int], object]) -> None:
         """Call callback(events) whenever fd is ready."""
@@ -51,33 +51,33 @@ class Guest(NamedTuple):
 
 
 class Owner(Protocol):
-    """Who keeps the links."""
+    """The keeper of the links."""
 
-    def attach(self, guest: Guest, entrance: "Entrance") -> None:
-        """A guest came in. The link is the owner's; when it is over, entrance.on_left(link) is called."""
+    def attach(self, guest: Guest, listener: "Listener") -> None:
+        """A guest arrived. Its link is the owner's, which calls listener.on_left(link) when it is over."""
 
     def hang_up(self, link: Link, text: str) -> None:
-        """The guest of this link is known to be gone: end it as if it had said so itself."""
+        """The guest of this link is known to be gone: end the link as if the guest had closed it."""
 
-    def refuse(self, entrance: "Entrance", text: str, reason: str) -> None:
-        """Somebody came who is no guest. reason is the name of a counter, or empty."""
+    def refuse(self, listener: "Listener", text: str, reason: str) -> None:
+        """A client was refused before it was a guest. reason is the name of a counter, or empty."""
 
-    def fail(self, entrance: "Entrance", text: str) -> None:
-        """No guest can come in here, now or ever."""
+    def fail(self, listener: "Listener", text: str) -> None:
+        """No further guest can arrive through this listener."""
 
 
-class Entrance(ABC):
-    """Where guests of one protocol come in."""
+class Listener(ABC):
+    """Where guests of one protocol arrive."""
 
     protocol: str = ""
     """Its name: "qemu", "bess", ..."""
 
     @abstractmethod
     def open(self, poller: Poller, room: Room, owner: Owner) -> None:
-        """Begin to let guests in. Called once, in the worker that owns the links."""
+        """Begin to accept guests. Called once, in the worker that owns the links."""
 
     def on_left(self, link: Link) -> None:  # noqa: B027  most have nothing to do
-        """A guest that came in here is gone; its link is closed."""
+        """A guest that arrived here is gone, and its link is closed."""
 
     def deadline(self) -> float:
         """When on_timer() has something to do; inf when never."""
@@ -88,7 +88,7 @@ class Entrance(ABC):
 
     @abstractmethod
     def close(self) -> None:
-        """Let nobody in any more and close the sockets. Links live on. May be called before open()."""
+        """Accept no more guests and close the sockets. Links live on. May be called before open()."""
 
 
 def has_peer(sock: socket.socket) -> bool:

@@ -1,0 +1,207 @@
+"""The guest links that are attached: what is gathered for each, its events, and its end.
+
+A link is edge-triggered: an event makes it *readable*, and it stays so until a read finds nothing. What a
+link's socket does not take is copied by the link and sent when the socket has room again.
+"""
+
+from collections.abc import Callable
+from typing import Final
+
+from pipeline.counters import INDEX
+from pipeline.engines.offload.gso import Buffer
+from pipeline.engines.offload.gso_udp import UdpSegmenter
+from pipeline.ipc import events as ev
+from pipeline.links.base import Link, LinkClosed
+from pipeline.links.listener import Guest
+from pipeline.links.offload import OffloadLink
+from pipeline.records.frames import ALL_LINKS
+from pipeline.stages.ingress.capture import Capture
+from pipeline.stages.ingress.offload import VnetOffload
+from pipeline.stages.worker import Worker
+from pipeline.wire import offload
+from pipeline.wire.framing import Framing
+
+MAX_LINKS: Final = 256
+MAX_BACKLOG: Final = 1024 * 1024
+"""Copied bytes that may wait for a guest that does not read, while other guests do."""
+
+_LINK_EVENTS: Final = ev.READ | ev.WRITE | ev.READ_HANGUP | ev.EDGE
+_WRITE_EVENTS: Final = ev.WRITE | ev.EDGE
+_READ_EVENTS: Final = ev.READ | ev.READ_HANGUP | ev.HANGUP | ev.ERROR
+_HANGUP_EVENTS: Final = ev.READ_HANGUP | ev.HANGUP | ev.ERROR
+
+_BYTES_OUT: Final = INDEX["link_bytes_to_guest"]
+_FRAMES_OUT: Final = INDEX["link_frames_to_guest"]
+_CONNECTED: Final = INDEX["link_guest_connected"]
+_DISCONNECTED: Final = INDEX["link_guest_disconnected"]
+_LINKS: Final = INDEX["link_guests"]
+
+
+class Port:
+    """One attached guest link, and the buffers that are gathered for it."""
+
+    __slots__ = (
+        "_counts",
+        "_gathered",
+        "framing",
+        "gathered_bytes",
+        "guest",
+        "link",
+        "number",
+        "offload",
+        "segmenter",
+    )
+
+    def __init__(self, number: int, guest: Guest, counts: memoryview) -> None:
+        self._counts = counts
+        self.number = number
+        self.guest = guest
+        self.link: Link = guest.link
+        self.framing: Framing | None = guest.framing
+        self.segmenter = UdpSegmenter(guest.framing)
+        self.offload: OffloadLink | None = None
+        """The link, once its guest has agreed to offload."""
+        self._gathered: list[Buffer] = []
+        self.gathered_bytes = 0
+        """About how many bytes wait for flush()."""
+
+    def begin_offload(self, card: VnetOffload) -> None:
+        """The guest's first record was ACCEPT: the frames after it have virtio-net headers."""
+        assert isinstance(self.link, OffloadLink)
+        self.offload = self.link
+        self.segmenter = card.begin(self.number, self.link)
+        self.framing = offload.FRAMING
+
+    def is_full(self) -> bool:
+        """Whether the guest has not read for so long that further frames are dropped."""
+        return self.link.blocked and self.link.backlog_bytes >= MAX_BACKLOG
+
+    def gather(self, buffers: list[Buffer], size: int) -> None:
+        """Buffers of the segmenter, about size bytes, go out with the next flush()."""
+        self._gathered += buffers
+        self.gathered_bytes += size
+
+    def flush(self, capture: Capture) -> None:
+        """Send what is gathered. The memory of the buffers is free afterwards. Raises LinkClosed."""
+        gathered = self._gathered
+        self._gathered = []
+        self.gathered_bytes = 0
+        try:
+            if gathered:
+                if capture.active:
+                    capture.sent(gathered, self.framing, self.link.vnet_len)
+                self.link.send(gathered)
+            if self.link.drops:
+                count_drops(self._counts, self.link.take_drops())
+        finally:
+            segmenter = self.segmenter
+            frames, length = segmenter.take_counts()
+            self._counts[_FRAMES_OUT] += frames
+            self._counts[_BYTES_OUT] += length
+            segmenter.reset()
+
+
+class Ports:
+    """All attached links, by number. A number is used again as late as possible."""
+
+    def __init__(self, worker: Worker, on_detached: Callable[[Port, LinkClosed], None]) -> None:
+        """on_detached hears of each link that is over, when it is closed and has no number any more."""
+        self._worker = worker
+        self._counts = worker.counts
+        self._on_detached = on_detached
+        self._last_number = 0
+        self.by_number: dict[int, Port] = {}
+        self.readable: dict[Port, None] = {}
+        """Links that may have something to read: those first that have waited longest."""
+
+    def attach(self, guest: Guest) -> Port | None:
+        """Take a link; None when there are too many, and it is closed."""
+        link = guest.link
+        if len(self.by_number) >= MAX_LINKS:
+            self._worker.log.warning("guest refused", reason=f"{MAX_LINKS} guests are attached")
+            link.close()
+            return None
+        port = Port(self._free_number(), guest, self._counts)
+        self.by_number[port.number] = port
+        self.readable[port] = None
+        self._worker.register(link.fileno(), _LINK_EVENTS, lambda events: self._on_event(port, events))
+        if link.write_fileno() != link.fileno():
+            self._worker.register(
+                link.write_fileno(), _WRITE_EVENTS, lambda events: self._on_writable(port, events)
+            )
+        self._counts[_CONNECTED] += 1
+        self._counts[_LINKS] = len(self.by_number)
+        return port
+
+    def detach(self, port: Port, error: LinkClosed) -> None:
+        """End a link, unless it is over already."""
+        link = port.link
+        if self.by_number.get(port.number) is not port:
+            return
+        if error.reason:
+            self._counts[INDEX[error.reason]] += 1
+        count_drops(self._counts, link.take_drops())
+        self._worker.unregister(link.fileno())
+        if link.write_fileno() != link.fileno():
+            self._worker.unregister(link.write_fileno())
+        link.close()
+        self.readable.pop(port, None)
+        del self.by_number[port.number]
+        self._counts[_DISCONNECTED] += 1
+        self._counts[_LINKS] = len(self.by_number)
+        self._on_detached(port, error)
+
+    def hang_up(self, link: Link, error: LinkClosed) -> None:
+        """End the port of a link, if it has one."""
+        for port in list(self.by_number.values()):
+            if port.link is link:
+                self.detach(port, error)
+
+    def is_empty(self, port: Port) -> None:
+        """A read found nothing: the link waits for its next event."""
+        self.readable.pop(port, None)
+
+    def was_read(self, port: Port) -> None:
+        """A link was read: those that found no room come first the next time."""
+        if port in self.readable:
+            self.readable[port] = self.readable.pop(port)
+
+    def close(self) -> None:
+        """End all links."""
+        for port in list(self.by_number.values()):
+            self.detach(port, LinkClosed("the daemon stops"))
+
+    def _free_number(self) -> int:
+        while True:
+            self._last_number = self._last_number % (ALL_LINKS - 1) + 1
+            if self._last_number not in self.by_number:
+                return self._last_number
+
+    def _on_event(self, port: Port, events: int) -> None:
+        if events & ev.WRITE and port.link.blocked and not self._send_copied(port):
+            return
+        if events & _READ_EVENTS:
+            port.link.on_readable(not events & _HANGUP_EVENTS)
+            self.readable[port] = None
+
+    def _on_writable(self, port: Port, events: int) -> None:
+        """The other descriptor of a link that has two."""
+        if events & _HANGUP_EVENTS:
+            self.detach(port, LinkClosed("cannot write: the reader is gone"))
+        elif port.link.blocked:
+            self._send_copied(port)
+
+    def _send_copied(self, port: Port) -> bool:
+        """Send what the link has copied; False if that ended it."""
+        try:
+            port.link.flush()
+        except LinkClosed as error:
+            self.detach(port, error)
+            return False
+        return True
+
+
+def count_drops(counts: memoryview, drops: dict[str, int]) -> None:
+    """Add frames that were dropped, by the name of their counter."""
+    for reason, dropped in drops.items():
+        counts[INDEX[reason]] += dropped

@@ -1,0 +1,238 @@
+"""From rings to guests: records become frames, and one gather call for each guest sends those of a burst.
+
+A ring entry is released when its bytes are in the socket, or copied. That is how its producer knows that
+the slot is free.
+
+A guest that does not read: while it is the only guest, its records stay in the rings, which stops
+their producers (backpressure). With other guests on the same rings it must not stop those:
+what it does not take in time is dropped and counted, as a full queue of a network card would.
+"""
+
+from time import monotonic
+from typing import Final
+
+from pipeline.config.model import Config
+from pipeline.counters import INDEX
+from pipeline.ipc.ring import Consumer
+from pipeline.links.base import LinkClosed
+from pipeline.records import kinds
+from pipeline.records.flows import Ends
+from pipeline.records.frames import ALL_LINKS, FrameOut, Misbehaved
+from pipeline.records.guests import Neighbor, NeighborGone
+from pipeline.records.kinds import RECORD_BYTES
+from pipeline.records.run import Run
+from pipeline.records.tcp import TcpOut
+from pipeline.records.udp import SteerUdp, UdpOut, UdpToGuest, UnsteerUdp
+from pipeline.stages.ingress.capture import Capture
+from pipeline.stages.ingress.datagrams import Datagrams
+from pipeline.stages.ingress.fairness import Fairness
+from pipeline.stages.ingress.offload import VnetOffload
+from pipeline.stages.ingress.ports import Port, Ports
+from pipeline.stages.ingress.steering import Steering
+from pipeline.stages.worker import Worker
+from pipeline.wire import ethernet
+
+FLUSH_BYTES: Final = 256 * 1024
+"""Bytes gathered for one link before they are sent: also the most that a blocked link copies at once."""
+_SEGMENT_COST: Final = 128
+_DATAGRAM_COST: Final = 64
+"""Bytes that headers are counted for."""
+
+_BACKLOG_FULL: Final = INDEX["link_frame_dropped_backlog_full"]
+_NO_NEIGHBOR: Final = INDEX["link_frame_dropped_no_neighbor"]
+_OVERSIZED: Final = INDEX["link_frame_dropped_oversized"]
+_DATAGRAMS_OUT: Final = INDEX["udp_datagrams_to_guest"]
+
+
+class Transmitter:
+    """Empties the rings to ingress."""
+
+    def __init__(
+        self,
+        worker: Worker,
+        config: Config,
+        ports: Ports,
+        steering: Steering,
+        fairness: Fairness,
+        card: VnetOffload,
+        capture: Capture,
+    ) -> None:
+        self._worker = worker
+        self._counts = worker.counts
+        self._slots = worker.ports.arena.slots
+        self._gateway_mac = config.gateway_mac
+        self._ports = ports
+        self._steering = steering
+        self._fairness = fairness
+        self._card = card
+        self._capture = capture
+        self._datagrams = Datagrams(worker, config.mtu)
+        self._rings: list[Consumer] = list(worker.ports.rings_in.values())
+        self._from_demux = worker.ports.rings_in["demux"]
+        self._ident = 0
+        """The last IPv4 identification of a TCP segment."""
+        self._needs_flush: dict[Port, None] = {}
+        self._is_full = False
+        """Whether FLUSH_BYTES are gathered for a port."""
+        self._used: list[int] = []
+        """Slots to be given back when what is gathered has been sent."""
+
+    def send(self) -> int:
+        """Send what is in the rings, as long as the guests take it; the number of records done with."""
+        work = 0
+        for ring in self._rings:
+            work += self._send_ring(ring)
+        return work
+
+    def _send_ring(self, ring: Consumer) -> int:
+        work = 0
+        while burst := ring.peek():
+            if ring is not self._from_demux and self._from_demux.pending():
+                # Published earlier: it may say where the guest is that this burst is for.
+                work += self._send_ring(self._from_demux)
+            count = len(burst) // RECORD_BYTES
+            done = self._send_burst(burst)
+            ring.release(done)
+            work += done
+            if done < count:
+                break
+        return work
+
+    def _send_burst(self, burst: memoryview) -> int:
+        """Send the records of one ring; how many are done with (fewer if the only guest blocks)."""
+        ports = self._ports.by_number
+        alone = next(iter(ports.values())) if len(ports) == 1 else None
+        if alone is not None and alone.link.blocked:
+            return 0
+        done = 0
+        for at in range(0, len(burst), RECORD_BYTES):
+            done += 1
+            kind = burst[at]
+            if kind == kinds.TCP_OUT:
+                self._on_segments(TcpOut.unpack(burst, at))
+            elif kind == kinds.UDP_TO_GUEST:
+                self._on_datagrams_to_guest(UdpToGuest.unpack(burst, at))
+            elif kind == kinds.FRAME_OUT:
+                self._on_frame(FrameOut.unpack(burst, at))
+            elif kind == kinds.UDP_OUT:
+                out = UdpOut.unpack(burst, at)
+                header = ethernet.header(out.mac, self._gateway_mac, ethernet.TYPE_IPV4)
+                self._on_datagrams(ports.get(out.link), header, Ends.of(out.key), out)
+            else:
+                self._on_notice(kind, burst, at)
+            if self._is_full:
+                self._flush()
+                if alone is not None and alone.link.blocked:
+                    break
+        self._flush()
+        return done
+
+    # --- frames ---------------------------------------------------------------------------
+
+    def _on_segments(self, out: TcpOut) -> None:
+        """TCP_OUT."""
+        ends = Ends.of(out.key)
+        where = self._steering.neighbors.get(ends.guest_addr)
+        target = self._ports.by_number.get(where.link) if where is not None else None
+        if target is None or where is None:
+            self._counts[_NO_NEIGHBOR] += 1
+        elif self._may_gather(target):
+            length = out.length
+            payload: memoryview | bytes = b""
+            self._ident = self._ident + 1 & 0xFFFF
+            if length:
+                payload = self._slots[out.slot][out.off : out.off + length]
+                self._ident = self._ident + length // out.mss & 0xFFFF
+            buffers = target.segmenter.segments(where.header, ends, out, payload, self._ident)
+            target.gather(buffers, length + _SEGMENT_COST)
+            self._gathered(target)
+
+    def _on_datagrams_to_guest(self, out: UdpToGuest) -> None:
+        """UDP_TO_GUEST: ingress knows where the guest is."""
+        ends = Ends.of(out.key)
+        where = self._steering.neighbors.get(ends.guest_addr)
+        target = self._ports.by_number.get(where.link) if where is not None else None
+        if target is not None:
+            self._counts[_DATAGRAMS_OUT] += out.piece_count()
+        self._on_datagrams(target, where.header if where is not None else b"", ends, out)
+
+    def _on_datagrams(self, target: Port | None, eth_header: bytes, ends: Ends, run: Run) -> None:
+        """Datagrams whose guest is known: UDP_OUT, and UDP_TO_GUEST after the look-up."""
+        self._used.append(run.slot)
+        count = run.piece_count()
+        if target is None:
+            self._counts[_NO_NEIGHBOR] += count
+        elif self._may_gather(target):
+            try:
+                buffers = self._datagrams.buffers(target.segmenter, eth_header, ends, run)
+            except ValueError:
+                self._counts[_OVERSIZED] += count
+                return
+            target.gather(buffers, run.length + _DATAGRAM_COST * count)
+            self._gathered(target)
+
+    def _on_frame(self, out: FrameOut) -> None:
+        """FRAME_OUT."""
+        if not out.borrowed:
+            self._used.append(out.slot)
+        ports = self._ports.by_number
+        if out.link == ALL_LINKS:
+            targets = [port for number, port in ports.items() if number != out.except_link]
+        else:
+            targets = [ports[out.link]] if out.link in ports else []
+        for target in targets:
+            if self._may_gather(target):
+                try:
+                    buffers = self._card.buffers(out, target.offload is not None, target.segmenter)
+                except ValueError:
+                    self._counts[_OVERSIZED] += 1
+                    continue
+                target.gather(buffers, out.length)
+                self._gathered(target)
+
+    def _may_gather(self, port: Port) -> bool:
+        """Whether the port takes another frame; else it is counted as dropped."""
+        if port.link.blocked and len(self._ports.by_number) > 1 and port.is_full():
+            self._counts[_BACKLOG_FULL] += 1
+            return False
+        return True
+
+    def _gathered(self, port: Port) -> None:
+        """Something was gathered for a port."""
+        self._needs_flush[port] = None
+        if port.gathered_bytes >= FLUSH_BYTES:
+            self._is_full = True
+
+    def _flush(self) -> None:
+        """Send what is gathered. What a socket does not take is copied by its link, so slots are free."""
+        self._is_full = False
+        for port in self._needs_flush:
+            try:
+                port.flush(self._capture)
+            except LinkClosed as error:
+                self._ports.detach(port, error)
+        self._needs_flush.clear()
+        for slot in self._used:
+            self._worker.free(slot)
+        self._used.clear()
+
+    # --- what other workers report ----------------------------------------------------------
+
+    def _on_notice(self, kind: int, burst: memoryview, at: int) -> None:
+        """The rules of steering, and frames that other workers dropped."""
+        steering = self._steering
+        if kind == kinds.NEIGHBOR:
+            neighbor = Neighbor.unpack(burst, at)
+            steering.learn(neighbor.guest_addr, neighbor.mac, neighbor.link)
+        elif kind == kinds.NEIGHBOR_GONE:
+            steering.forget(NeighborGone.unpack(burst, at).guest_addr)
+        elif kind == kinds.STEER_UDP:
+            steered = SteerUdp.unpack(burst, at)
+            steering.steer(steered.key, steered.flow, steered.egress)
+        elif kind == kinds.UNSTEER_UDP:
+            over = UnsteerUdp.unpack(burst, at)
+            steering.unsteer(over.key, over.flow)
+        elif kind == kinds.MISBEHAVED:
+            misbehaved = Misbehaved.unpack(burst, at)
+            if misbehaved.link in self._ports.by_number:
+                self._fairness.charge(misbehaved.link, misbehaved.frames, monotonic())

@@ -1,0 +1,47 @@
+"""Ranges for guests, as tests have them cut: by their fields, of which the options are bytes."""
+
+from pipeline.engines.offload.gso import Buffer, Segmenter
+from pipeline.records.flows import Ends
+from pipeline.records.tcp import TcpOut
+from pipeline.wire import tcp_options
+from tests.support.frames import GUEST, REMOTE, TO_GUEST
+
+ENDS = Ends(GUEST, 40000, REMOTE, 80)
+
+
+def range_of(length: int, seq: int, ack: int, flags: int, window: int, options: bytes, mss: int) -> TcpOut:
+    """A range of length bytes with these options, which are none of a SYN."""
+    found = tcp_options.parse(options, 0, len(options))
+    return TcpOut(
+        key=ENDS.key(),
+        flags=flags,
+        seq=seq,
+        ack=ack,
+        window=window,
+        mss=mss,
+        slot=0,
+        off=0,
+        length=length,
+        has_timestamps=found.has_ts,
+        ts_val=found.ts_val,
+        ts_ecr=found.ts_ecr,
+        sack=found.sack,
+        sack_permitted=False,
+        window_scale=-1,
+    )
+
+
+def cut(
+    segmenter: Segmenter,
+    payload: memoryview | bytes,
+    seq: int,
+    ack: int,
+    flags: int,
+    window: int,
+    options: bytes,
+    mss: int,
+    ident: int,
+) -> list[Buffer]:
+    """The buffers for a range from REMOTE to GUEST."""
+    out = range_of(len(payload), seq, ack, flags, window, options, mss)
+    return segmenter.segments(TO_GUEST, ENDS, out, payload, ident)
