@@ -166,7 +166,7 @@ class Steering:
         if route is None or (route.wait_for and self._demux.cons_idx() < route.wait_for):
             return False
         route.wait_for = 0
-        route.ring.push(UdpData.pack(route.number, run.key, run, run.link))
+        route.ring.push(UdpData.pack(route.number, run.key, run, link=run.link))
         self._counts[_DATAGRAMS] += run.piece_count()
         if now >= route.report_at:
             route.report_at = now + kinds.REPORT_EVERY_S
