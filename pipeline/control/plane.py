@@ -3,9 +3,6 @@
 import asyncio
 import socket
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
-
-from aiohttp import web
 
 from pipeline import logs
 from pipeline.config.model import Config, PortForward, address_text
@@ -13,7 +10,8 @@ from pipeline.control.forwarder import Forwarder
 from pipeline.control.http import openapi
 from pipeline.control.http.access import Access
 from pipeline.control.http.api import Api
-from pipeline.control.http.front import Front, TakeOver, make_runner
+from pipeline.control.http.connection import make_runner, server_of
+from pipeline.control.http.front import Front, TakeOver
 from pipeline.control.http.takeover import CONNECT, TUNNEL, Connect, Tunnel
 from pipeline.control.notify import CONNECTION_CLOSED, CONNECTION_ESTABLISHED, Notifier
 from pipeline.control.repeated import Repeated
@@ -83,7 +81,7 @@ class ControlPlane:
         await self._full.setup()
         await self._guest.setup()
         self._notifier.start()
-        self._guest_front = Front(_server(self._guest), {}, self._log)
+        self._guest_front = Front(server_of(self._guest), {}, self._log)
         for forward in self._config.forwards:
             await self._forwarder.expose(
                 forward.protocol, forward.local, forward.remote, _proxy_text(forward)
@@ -94,7 +92,7 @@ class ControlPlane:
         paths: dict[str, TakeOver] = {TUNNEL: self._tunnel}
         if guests:
             paths[CONNECT] = self._connect
-        front = Front(_server(self._full), paths, self._log)
+        front = Front(server_of(self._full), paths, self._log)
         self._fronts.append(front)
         front.listen(listener)
 
@@ -164,9 +162,3 @@ class ControlPlane:
 
 def _proxy_text(forward: PortForward) -> str:
     return f"v{forward.proxy_protocol}" if forward.proxy_protocol else ""
-
-
-def _server(runner: web.AppRunner) -> Any:
-    server = runner.server
-    assert server is not None
-    return server

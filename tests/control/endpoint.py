@@ -14,7 +14,8 @@ import structlog
 from pipeline.control.forwarder import Forwarder
 from pipeline.control.http.access import Access
 from pipeline.control.http.api import Api
-from pipeline.control.http.front import Front, make_runner
+from pipeline.control.http.connection import make_runner, server_of
+from pipeline.control.http.front import Front
 from pipeline.control.http.takeover import CONNECT, TUNNEL, Connect, Tunnel
 from pipeline.control.workers import RefusedError
 
@@ -100,7 +101,7 @@ async def endpoint(
     take_overs = {} if guest else {TUNNEL: Tunnel(workers, LOG, access)}
     if connect and not guest:
         take_overs[CONNECT] = Connect(workers, LOG)
-    front = Front(runner.server, take_overs, LOG, timeout=timeout, max_connections=max_connections)
+    front = Front(server_of(runner), take_overs, LOG, timeout=timeout, max_connections=max_connections)
     path = str(tmp_path / "api.sock")
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(path)

@@ -17,7 +17,7 @@ from aiohttp import web
 from pipeline.control.forwarder import Forwarder, ForwardError, resolve_remote
 from pipeline.control.http import openapi, stats
 from pipeline.control.http.access import Access, AccessError
-from pipeline.control.http.front import TIMEOUT, connection_of
+from pipeline.control.http.connection import TIMEOUT, connection_of
 from pipeline.control.http.takeover import CONNECT, TUNNEL
 from pipeline.control.workers import RefusedError, Request, RequestError
 from pipeline.go import text as gotext

@@ -14,7 +14,8 @@ from urllib.parse import parse_qs
 import structlog
 
 from pipeline.control.http.access import Access, AccessError
-from pipeline.control.http.front import TIMEOUT, Taken
+from pipeline.control.http.connection import TIMEOUT
+from pipeline.control.http.front import Taken
 from pipeline.control.workers import Request, RequestError
 from pipeline.go.text import GoError, parse_uint
 
