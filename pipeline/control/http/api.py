@@ -7,15 +7,16 @@ Does not listen and does not take connections over: front.py and takeover.py do.
 
 import asyncio
 import posixpath
-from collections.abc import Awaitable, Callable
-from typing import Any, Final
+from collections.abc import Callable
+from typing import Final, TypeVar
 from urllib.parse import quote
 
 import structlog
 from aiohttp import web
+from aiohttp.typedefs import Handler, Middleware
 
 from pipeline.control.forwarder import Forwarder, ForwardError, resolve_remote
-from pipeline.control.http import openapi, stats
+from pipeline.control.http import models, openapi, stats
 from pipeline.control.http.access import Access, AccessError
 from pipeline.control.http.connection import TIMEOUT, connection_of
 from pipeline.control.http.takeover import CONNECT, TUNNEL
@@ -28,7 +29,7 @@ MAX_BODY: Final = 1 << 20
 _PATH_CHARS: Final = "/%:@!$&'()*+,;=-._~"
 """What may stand in a path as it is (RFC 3986 section 3.3)."""
 
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+_R = TypeVar("_R", bound=models.Request)
 
 _GUESTS: Final = web.AppKey("guests", bool)
 """Whether an application serves the gateway's port 80."""
@@ -58,7 +59,7 @@ class Api:
         log: structlog.typing.FilteringBoundLogger,
         *,
         access: Access | None = None,
-        description: dict[str, Any] | None = None,
+        description: openapi.Json | None = None,
     ) -> None:
         """access: by default everybody may do everything. description: what /openapi.json says."""
         self._access = Access(log) if access is None else access
@@ -95,7 +96,7 @@ class Api:
         """The forwarder alone; for guests."""
         return self._application(self._for_guests, guests=True)
 
-    def _application(self, guard: Any, *, guests: bool) -> web.Application:
+    def _application(self, guard: Middleware, *, guests: bool) -> web.Application:
         app = web.Application(middlewares=[self._answer, guard, _clean_path], client_max_size=MAX_BODY)
         app[_GUESTS] = guests
         app.on_response_prepare.append(_trim_headers)
@@ -146,36 +147,31 @@ class Api:
     # --- forwarder ----------------------------------------------------------------------
 
     async def _forwarder_all(self, _request: web.Request) -> web.Response:
-        forwards = (forward._asdict() for forward in self._forwarder.all())
-        # A key that gvproxy does not have, so only where it says something.
-        return _json([{k: v for k, v in f.items() if v or k != "proxy_protocol"} for f in forwards])
+        forwards = [models.Forward(**forward._asdict()) for forward in self._forwarder.all()]
+        # gvproxy does not have proxy_protocol, so it is only there where it says something.
+        return _json([forward.model_dump(exclude_defaults=True) for forward in forwards])
 
     async def _expose(self, request: web.Request) -> web.Response:
-        keys = await _posted(request)
+        asked = await _posted(request, models.ExposeRequest)
+        protocol, remote = asked.protocol or "tcp", asked.remote
         try:
-            local, remote = gotext.field(keys, "local"), gotext.field(keys, "remote")
-            protocol = gotext.field(keys, "protocol") or "tcp"
-            proxy = gotext.field(keys, "proxy_protocol")
             if protocol not in ("unix", "npipe"):
                 remote = resolve_remote(remote, _client(request))
         except GoError as error:
             raise ApiError(400, str(error)) from None
-        self._check_forward(request, protocol, local)
+        self._check_forward(request, protocol, asked.local)
         try:
-            await self._forwarder.expose(protocol, local, remote, proxy)
+            await self._forwarder.expose(protocol, asked.local, remote, asked.proxy_protocol)
         except ForwardError as error:
             raise ApiError(500, str(error)) from None
         return web.Response()
 
     async def _unexpose(self, request: web.Request) -> web.Response:
-        keys = await _posted(request)
+        asked = await _posted(request, models.UnexposeRequest)
+        protocol = asked.protocol or "tcp"
+        self._check_forward(request, protocol, asked.local)
         try:
-            local, protocol = gotext.field(keys, "local"), gotext.field(keys, "protocol") or "tcp"
-        except GoError as error:
-            raise ApiError(400, str(error)) from None
-        self._check_forward(request, protocol, local)
-        try:
-            await self._forwarder.unexpose(protocol, local)
+            await self._forwarder.unexpose(protocol, asked.local)
         except ForwardError as error:
             raise ApiError(500, str(error)) from None
         return web.Response()
@@ -195,18 +191,10 @@ class Api:
         return _json(answer["zones"] or None)
 
     async def _dns_add(self, request: web.Request) -> web.Response:
-        keys = await _posted(request)
+        asked = await _posted(request, models.ZoneRequest)
         try:
-            zone = {
-                "Name": gotext.field(keys, "name"),
-                "Records": [
-                    {name: gotext.field(record, name.lower()) for name in ("Name", "IP", "Regexp")}
-                    for record in gotext.objects(keys, "records")
-                ],
-                "DefaultIP": gotext.field(keys, "defaultip"),
-            }
-            await self._request("resolver", {"op": "dns_add", "zone": zone})
-        except (GoError, RefusedError) as error:
+            await self._request("resolver", {"op": "dns_add", "zone": asked.model_dump(by_alias=True)})
+        except RefusedError as error:
             raise ApiError(400, str(error)) from None
         return web.Response()
 
@@ -227,8 +215,8 @@ def _client(request: web.Request) -> str:
     return connection.client if connection is not None else "@"
 
 
-async def _posted(request: web.Request) -> dict[str, Any]:
-    """The object that a POST brings. Raises ApiError."""
+async def _posted(request: web.Request, model: type[_R]) -> _R:
+    """What a POST asks for. Raises ApiError."""
     if request.method != "POST":
         raise ApiError(400, "post only")
     try:
@@ -237,7 +225,7 @@ async def _posted(request: web.Request) -> dict[str, Any]:
     except TimeoutError:
         raise ApiError(408, "the body did not come in time") from None
     try:
-        return gotext.first_object(body)
+        return models.read(model, body)
     except GoError as error:
         raise ApiError(400, str(error)) from None
 
