@@ -7,8 +7,10 @@ together and checked against each other. Opens nothing.
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from pipeline.config.file import ConfigError, EgressPolicyKeys, GuestApiKeys, split_network
+from pipeline.config.file import ConfigError
+from pipeline.config.keys import EgressPolicyKeys, GuestApiKeys
 from pipeline.config.model import EgressPolicy, GuestApi, PolicyRule, PortForward, forward_key
+from pipeline.config.scalars import split_network
 from pipeline.go import flags
 from pipeline.system import inet
 

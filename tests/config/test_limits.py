@@ -8,7 +8,7 @@ from pipeline.config import limits
 from pipeline.config.model import Config
 from pipeline.counters import INDEX
 
-DOCS = Path(__file__).resolve().parent.parent / "docs" / "limits.md"
+DOCS = Path(__file__).resolve().parents[2] / "docs" / "limits.md"
 
 
 def test_every_limit_is_a_field_of_config() -> None:
