@@ -77,7 +77,8 @@ class HeadReader:
         self._size += len(piece)
         self.data += piece if self.data else piece.lstrip(b"\r\n")
         found = _END.search(self.data, self._scan)
-        beyond = len(self.data) - found.end() if found is not None else 0
+        end = found.end() if found is not None else len(self.data)
+        beyond = len(self.data) - end
         if self._size - beyond > self._limit:
             raise HeadError(431)
         if found is None:
@@ -85,7 +86,7 @@ class HeadReader:
             self._scan = max(len(self.data) - 2, 0)
             return False
         self.taken = len(piece) - beyond
-        del self.data[found.end() :]
+        del self.data[end:]
         return True
 
     def head(self) -> Head:
