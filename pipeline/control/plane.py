@@ -24,7 +24,7 @@ from pipeline.topology import INGRESS, RESOLVER
 
 
 class ControlPlane:
-    """Everything of the supervisor that talks: to workers, to API clients, to the notification socket."""
+    """The part of the supervisor that talks to workers, to API clients and to the notification socket."""
 
     def __init__(
         self,
@@ -37,8 +37,8 @@ class ControlPlane:
     ) -> None:
         """controls: the supervisor's ends of the control sockets by worker. Needs a running event loop.
 
-        on_guest hears the events of ingress about its entrances (see open_entrance). version: of the program.
-        token: what the endpoints on the host ask for; "" for nothing.
+        on_guest gets the events of ingress about its entrances (see open_entrance). version: of the program.
+        token: the one that endpoints on the host ask for, "" for none.
         """
         self._config = config
         self._on_guest = on_guest
@@ -104,10 +104,10 @@ class ControlPlane:
         await self._channels.request(INGRESS, op, fds)
 
     async def forward_sockets(self) -> None:
-        """Make the configured sockets that lead into the guest. SocketError, SshError name what is wrong."""
+        """Make the configured sockets that lead into the guest. Raises SocketError, SshError."""
         guest = address_text(self._config.device_ip)
         for forward in self._config.socket_forwards:
-            # Read again at each attempt: here only to tell at once what could never work.
+            # Each attempt reads the key again. Reading it here reports at once a key that can never work.
             await asyncio.to_thread(read_key, forward.identity)
             destination = Destination(forward.user, guest, forward.dest, forward.identity)
             await self._sockets.open(host_path(forward.socket), destination)
@@ -117,11 +117,11 @@ class ControlPlane:
         await self._channels.request(INGRESS, {"op": "capture"}, [fd])
 
     def notify(self, kind: str) -> None:
-        """Send a notification that is about no guest."""
+        """Send a notification that is not about a guest."""
         self._notifier.notify(kind)
 
     def stop_workers(self) -> None:
-        """Ask all workers to end; those that are gone already are passed over."""
+        """Ask all workers to end, except those that are gone already."""
         self._channels.stop()
 
     async def close(self) -> None:

@@ -1,9 +1,8 @@
 """The supervisor's side of the control sockets: requests with answers, and the workers' events.
 
-A request is a map with an ``id`` and comes back with the same ``id`` and either what was
-asked or ``error``; a map with ``event`` and no id is an event. Descriptors travel beside
-both. The wire form is the channel's of pipeline.stages.channel; here it meets asyncio. Starts
-and stops no workers.
+A request is a map with an ``id``. Its answer has the same ``id``, and ``error`` if the worker refused. A map
+with ``event`` and no id is an event. Descriptors travel beside both. pipeline.ipc.channel has the wire form;
+this module connects it to asyncio. It starts and stops no workers.
 """
 
 import asyncio
@@ -25,15 +24,15 @@ OnEvent = Callable[[str, Message, list[int]], None]
 
 
 class RequestError(Exception):
-    """A request that came to nothing: the worker is gone, or silent."""
+    """A request without an answer: the worker is gone, or silent."""
 
 
 class RefusedError(RequestError):
-    """The worker answered, with this text, that it did not do it."""
+    """The worker refused the request, with this text."""
 
 
 class Request(Protocol):
-    """Ask one worker; what `Channels.request` is. The descriptors stay the caller's."""
+    """Asks one worker, as Channels.request does. The descriptors stay the caller's."""
 
     async def __call__(self, worker: str, op: Message, fds: Sequence[int | HasFileno] = ()) -> Message:
         """The answer. Raises RefusedError with the worker's text, RequestError when there is none."""
@@ -43,8 +42,8 @@ class Request(Protocol):
 class Channel:
     """One worker's control socket. Make it while the event loop runs; it takes the socket over.
 
-    notify is called behind each message sent: workers that sleep on a semaphore hear of the
-    socket only by their bell. on_end is called once, when the worker's end is closed.
+    notify is called after each message is sent: a worker that sleeps on a semaphore does not see its socket.
+    on_end is called once, when the worker's end is closed.
     """
 
     def __init__(
@@ -144,7 +143,7 @@ class Channel:
                 self._on_end(self.worker)
 
     def _on_lost(self, message: Message) -> None:
-        """This process has no descriptor left for what came beside a message."""
+        """A message came without its descriptors: this process has reached its limit of them."""
         if "event" not in message:
             self._answer({**message, "error": "no descriptor left for the answer"}, [])
         else:
@@ -183,7 +182,7 @@ class Channels:
         return await channel.request(op, fds, timeout)
 
     def stop(self) -> None:
-        """Ask all workers to end; those that are gone are passed over."""
+        """Ask all workers to end, except those that are gone."""
         for channel in self.channels.values():
             with suppress(RequestError):
                 channel.send({"op": "stop"})

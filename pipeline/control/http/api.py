@@ -1,8 +1,8 @@
 """The HTTP API: gvproxy's paths, methods, statuses and texts, as an aiohttp application.
 
-Two versions: `full` for host endpoints and `guest` for the gateway's port 80, which has the
-port forwarder alone. Answers are texts with a newline; wrong methods are 400 "post only".
-Does not listen and does not take connections over: front.py and takeover.py do.
+There are two versions: `full` for endpoints on the host, and `guest` for the gateway's port 80, which has
+only the port forwarder. Answers are texts with a newline. A wrong method is 400 "post only". front.py
+listens, and takeover.py takes connections over.
 """
 
 import asyncio
@@ -27,7 +27,7 @@ from pipeline.go.text import GoError
 MAX_BODY: Final = 1 << 20
 
 _PATH_CHARS: Final = "/%:@!$&'()*+,;=-._~"
-"""What may stand in a path as it is (RFC 3986 section 3.3)."""
+"""Characters that need no quoting in a path (RFC 3986 section 3.3)."""
 
 _R = TypeVar("_R", bound=models.Request)
 
@@ -61,7 +61,7 @@ class Api:
         access: Access | None = None,
         description: openapi.Json | None = None,
     ) -> None:
-        """access: by default everybody may do everything. description: what /openapi.json says."""
+        """access: by default every client may do everything. description: the answer of /openapi.json."""
         self._access = Access(log) if access is None else access
         self._description = openapi.document("", token=False) if description is None else description
         self._forwarder = forwarder
@@ -70,7 +70,7 @@ class Api:
         self._log = log
 
     def full(self) -> web.Application:
-        """Everything; for endpoints on the host."""
+        """All paths, for endpoints on the host."""
         app = self._application(self._for_hosts, guests=False)
         routes: dict[str, Handler] = {
             "/openapi.json": self._openapi,
@@ -93,7 +93,7 @@ class Api:
         return app
 
     def guest(self) -> web.Application:
-        """The forwarder alone; for guests."""
+        """Only the paths of the forwarder, for guests."""
         return self._application(self._for_guests, guests=True)
 
     def _application(self, guard: Middleware, *, guests: bool) -> web.Application:
@@ -107,7 +107,7 @@ class Api:
 
     @web.middleware
     async def _answer(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        """Errors become texts, and the connection learns that its answer is decided."""
+        """Turn errors into texts, and tell the connection that its answer is decided."""
         try:
             response = await handler(request)
         except (ApiError, AccessError) as error:
@@ -236,7 +236,7 @@ async def _redirect(request: web.Request) -> web.Response:
 
 @web.middleware
 async def _clean_path(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Send who asks for //a/./b to /a/b, as the original's server does."""
+    """Redirect a request for //a/./b to /a/b, as the original's server does."""
     path = request.rel_url.raw_path
     if request.method != "CONNECT" and path.startswith("/") and (clean := _cleaned(path)) != path:
         return _redirection(clean, request)
@@ -257,7 +257,7 @@ def _redirection(path: str, request: web.Request) -> web.Response:
 
 
 async def _not_first(request: web.Request) -> web.Response:
-    """Behind other requests of a connection its bytes are not ours to hand over any more."""
+    """Refuse a take-over that is not the first request: aiohttp may have read the bytes after it."""
     connection = connection_of(request)
     if connection is None or request.path not in connection.take_overs:
         raise web.HTTPNotFound
@@ -279,5 +279,5 @@ def _error(status: int, text: str) -> web.Response:
 
 
 async def _trim_headers(_request: web.Request, response: web.StreamResponse) -> None:
-    # The server's software and version is nobody's business.
+    # Clients need not know the server's software and version.
     response.headers.pop("Server", None)

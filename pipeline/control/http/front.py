@@ -81,7 +81,7 @@ class Front:
     def serve(self, sock: socket.socket, client: str | None = None) -> None:
         """Serve one connection, whose socket is the front's now.
 
-        client is what api.py takes for the peer's address, by default what the socket says.
+        client is the peer's address for api.py, by default that of the socket.
         A connection beyond the bound is closed at once.
         """
         sock.setblocking(False)
@@ -94,7 +94,7 @@ class Front:
             self._room.clear()
 
     async def close(self) -> None:
-        """End accepting and every connection that was not taken over."""
+        """Stop accepting, and end every connection that was not taken over."""
         tasks = [*self._listeners, *self._connections]
         for task in tasks:
             task.cancel()
@@ -115,7 +115,7 @@ class Front:
     async def _accept(self, listener: socket.socket) -> None:
         loop = asyncio.get_running_loop()
         while True:
-            # Room first: what waits in the backlog costs us nothing.
+            # Wait for room first: a connection in the backlog costs nothing.
             await self._room.wait()
             try:
                 sock, _ = await loop.sock_accept(listener)
@@ -187,7 +187,7 @@ class Front:
 async def _read_head(
     loop: asyncio.AbstractEventLoop, sock: socket.socket, reader: HeadReader
 ) -> bytes | None:
-    """Feed the reader until its head is complete; what was read beyond it. None when the peer left before."""
+    """Feed the reader until its head is complete. Returns the bytes read beyond it, None if the peer left."""
     peek = int(socket.MSG_PEEK)
     while True:
         try:

@@ -6,7 +6,7 @@ original takes both. A head that is odd in any other way goes on as it came, and
 This module must count heads and bodies as aiohttp does, or it would open the door for smuggled requests. It
 passes over a body with a Content-Length by its length. It does not read a Transfer-Encoding. After such a
 head nothing of the connection is changed any more, so chunk lines need their CR. Two different lengths, or
-a length beside an encoding, stay an error. h11 is no help here: it does not keep the bytes that it read.
+a length beside an encoding, stay an error. h11 cannot do this: it does not keep the bytes that it read.
 """
 
 import re
@@ -62,7 +62,7 @@ class Rewriter:
 
 
 def rewrite(head: bytes) -> tuple[bytes, int]:
-    """A head for aiohttp and the length of its body; -1 if what follows is not to be counted."""
+    """A head for aiohttp, and the length of its body. -1: the bytes that follow are not counted here."""
     first, *fields = [line.removesuffix(b"\r") for line in head.split(b"\n")[:-2]]
     if not _REQUEST_LINE.fullmatch(first):
         return head, -1

@@ -1,9 +1,9 @@
-"""The two paths behind which a connection stops being HTTP: ``/connect`` and ``/tunnel``.
+"""The two paths after which a connection stops being HTTP: ``/connect`` and ``/tunnel``.
 
-``/connect`` becomes a guest link: no answer is written, frames follow in both directions.
-``/tunnel?ip=A&port=N`` becomes a connection to a guest: the two bytes ``OK`` are written
-before anything is dialled, then the socket goes to the workers. Neither path looks at
-method or body. The socket of this process is closed once the worker has its own.
+``/connect`` becomes a guest link: no answer is written, and frames follow in both directions.
+``/tunnel?ip=A&port=N`` becomes a connection to a guest: the two bytes ``OK`` are written before the guest is
+dialled, then the socket goes to the listen worker. Neither path looks at method or body. This process
+closes its socket as soon as the worker has its own.
 """
 
 import asyncio
@@ -22,7 +22,7 @@ from pipeline.go.text import GoError, parse_uint
 CONNECT: Final = "/connect"
 TUNNEL: Final = "/tunnel"
 OFFLOAD_HEADER: Final = "gvtap-offload"
-"""In a request for /connect: the guest asks for an extension that ingress may agree to (docs/offload.md)."""
+"""Header of a request for /connect: the guest asks for an extension of the protocol (docs/offload.md)."""
 MAX_OFFLOAD_TEXT: Final = 200
 
 
@@ -34,7 +34,7 @@ class Connect:
         self._log = log
 
     async def __call__(self, taken: Taken) -> None:
-        """Attach the link; one that cannot be attached is closed."""
+        """Attach the link. Close it if it cannot be attached."""
         op = {"op": "attach", "framing": "le16", "name": taken.client, "head": taken.rest}
         if versions := taken.head.header(OFFLOAD_HEADER):
             op["offload"] = versions[:MAX_OFFLOAD_TEXT]
@@ -57,7 +57,7 @@ class Tunnel:
         self._access = Access(log) if access is None else access
 
     async def __call__(self, taken: Taken) -> None:
-        """Answer a bad query with 500, else ``OK`` and what the guest says."""
+        """Answer a bad query with 500. Answer any other with ``OK``, and connect it to the guest."""
         try:
             self._access.check_host(taken.head.header("authorization"), taken.client)
             ip, port = _destination(taken.head.query)
