@@ -76,7 +76,7 @@ def check(url: str, what: str, schemes: tuple[str, ...]) -> None:
 
 
 def _must_not_exist(url: str, scheme: str) -> None:
-    # What a program left that was killed is replaced when it is bound.
+    # The file that a killed program left is replaced when the socket is bound.
     if not url.startswith(f"{scheme}://") or not os.path.lexists(path := unix_path(url)):
         return
     if not socket_file.is_abandoned(path):

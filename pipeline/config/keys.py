@@ -1,6 +1,6 @@
 """The schema of the YAML file: every key of gvproxy's file and ours, with its kind and default.
 
-A key that is not here is kept aside, for file.py to report. What the keys mean together is merge.py's matter.
+A key that is not here is kept aside, for file.py to report. merge.py says what the keys mean together.
 """
 
 from typing import Annotated, Any, Final

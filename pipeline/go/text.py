@@ -1,7 +1,7 @@
 """Texts read as Go's standard library reads them, with its words for what is wrong.
 
-Clients of the control API show and compare these words. Covers what the API needs:
-host:port pairs, unsigned integers, the scheme of a URL, and the first JSON value of a body.
+Clients of the control API show and compare these words. The module covers what the API needs: host:port
+pairs, unsigned integers, the scheme of a URL, and the first JSON value of a body.
 """
 
 import json
@@ -22,7 +22,7 @@ _KINDS: Final[dict[type, str]] = {
 
 
 class GoError(ValueError):
-    """The text is not what was asked for; the words are Go's."""
+    """The text cannot be read as wanted. The words are Go's."""
 
 
 def split_host_port(text: str) -> tuple[str, str]:
@@ -63,7 +63,7 @@ def parse_uint(text: str, bits: int) -> int:
 
 
 def split_scheme(text: str) -> tuple[str, str]:
-    """The scheme in lower case, "" if there is none, and what follows its colon (net/url)."""
+    """The scheme in lower case, "" if there is none, and the text after its colon (net/url)."""
     if re.search("[\x00-\x1f\x7f]", text):
         raise GoError(f"parse {quote(text)}: net/url: invalid control character in URL")
     if text.startswith(":"):

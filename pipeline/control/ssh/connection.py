@@ -226,7 +226,7 @@ class SshConnection:
             self._held = None
 
     async def _connected(self, deadline: float) -> _Held:
-        """The connection if it is not known to be dead, else a new one. Attempts go on while a client waits."""
+        """The connection, or a new one if it is dead. Attempts go on while a client waits."""
         if self._held is not None:
             if not self._held.connection.is_closed():
                 return self._held
