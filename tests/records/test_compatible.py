@@ -23,9 +23,8 @@ SAME_NAME = ("slot", "off", "length", "stride", "skip", "link", "flow", "seq", "
              "guest_addr", "remote_addr")  # fmt: skip
 SAME_PLACE = {
     "piece_size": "gso_size", "mss": "gso_size", "segments": "flow", "frames": "aux", "except_link": "aux",
-    "egress": "aux", "error": "aux", "pattern": "aux", "count": "length", "make_way": "length", "syn_seq": "seq",
-    "ttl_s": "seq",
-    "offender": "seq", "mtu": "ack", "window": "wnd", "flags": "flags",
+    "egress": "aux", "error": "aux", "pattern": "aux", "count": "length", "make_way": "length",
+    "syn_seq": "seq", "ttl_s": "seq", "offender": "seq", "mtu": "ack", "window": "wnd", "flags": "flags",
 }  # fmt: skip
 
 
