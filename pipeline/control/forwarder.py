@@ -8,7 +8,7 @@ address. No traffic passes here.
 import asyncio
 import ipaddress
 from contextlib import suppress
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import structlog
 
@@ -18,6 +18,7 @@ from pipeline.control.ssh.connection import Destination
 from pipeline.control.ssh.socket_forward import SocketError, SocketForwards, host_path
 from pipeline.control.workers import RefusedError, Request, RequestError
 from pipeline.go.text import GoError, parse_uint, split_host_port, split_scheme
+from pipeline.ipc import messages
 from pipeline.system import inet
 
 WORKER: Final = "listen"
@@ -92,19 +93,15 @@ class Forwarder:
                 for kind, text in self._forwards
             ):
                 raise ForwardError(f"listen {protocol} {local}: bind: address already in use")
-            op: dict[str, Any] = {"op": "expose", "protocol": protocol, "local": numbered, "remote": target}
-            if version:
-                op["proxy"] = version
-            if found is not None:
-                op["found"] = found
+            asked = messages.Expose(protocol, numbered, target, proxy=version or None, found=found)
             try:
-                await self._request(WORKER, op)
+                await self._request(WORKER, asked)
             except RefusedError as error:
                 raise ForwardError(str(error)) from None
             except RequestError:
                 # The worker may still open it. It serves requests in order, so this one closes it again.
                 with suppress(RequestError):
-                    await self._request(WORKER, {"op": "unexpose", "protocol": protocol, "local": numbered})
+                    await self._request(WORKER, messages.Unexpose(protocol, numbered))
                 raise
             self._forwards[key] = Forward(local, remote, protocol, proxy_protocol)
             if numbered != local:
@@ -122,7 +119,7 @@ class Forwarder:
                 return
             numbered = self._numbered.get((protocol, local), local)
             try:
-                await self._request(WORKER, {"op": "unexpose", "protocol": protocol, "local": numbered})
+                await self._request(WORKER, messages.Unexpose(protocol, numbered))
             except RefusedError as error:
                 raise ForwardError(str(error)) from None
             del self._forwards[protocol, local]

@@ -18,6 +18,7 @@ from pipeline.control.repeated import Repeated
 from pipeline.control.ssh.connection import Destination, read_key
 from pipeline.control.ssh.socket_forward import SocketForwards, host_path
 from pipeline.control.workers import Channel, Channels, Message, RequestError
+from pipeline.ipc import messages
 from pipeline.ipc.channel import close_all
 from pipeline.ipc.fabric import Fabric
 from pipeline.topology import INGRESS, RESOLVER
@@ -31,7 +32,7 @@ class ControlPlane:
         config: Config,
         fabric: Fabric,
         controls: Mapping[str, socket.socket],
-        on_guest: Callable[[Message], None],
+        on_guest: Callable[[messages.GuestEvent], None],
         version: str,
         token: str,
     ) -> None:
@@ -100,8 +101,7 @@ class ControlPlane:
         self, protocol: str, fds: Sequence[socket.socket | int], *, once: bool, macs: Mapping[str, bytes]
     ) -> None:
         """Let guests in on bound sockets, which stay the caller's. RequestError when ingress refuses them."""
-        op = {"op": "open", "protocol": protocol, "once": once, "macs": dict(macs)}
-        await self._channels.request(INGRESS, op, fds)
+        await self._channels.request(INGRESS, messages.Open(protocol, once, dict(macs)), fds)
 
     async def forward_sockets(self) -> None:
         """Make the configured sockets that lead into the guest. Raises SocketError, SshError."""
@@ -114,7 +114,7 @@ class ControlPlane:
 
     async def capture(self, fd: int) -> None:
         """Have all frames written to a capture file, whose descriptor stays the caller's."""
-        await self._channels.request(INGRESS, {"op": "capture"}, [fd])
+        await self._channels.request(INGRESS, messages.Capture(), [fd])
 
     def notify(self, kind: str) -> None:
         """Send a notification that is not about a guest."""
@@ -136,25 +136,25 @@ class ControlPlane:
         self._channels.close()
 
     def _on_event(self, worker: str, event: Message, fds: list[int]) -> None:
-        match event:
-            case {"event": "service", "name": "api", "guest": str(guest)} if self._guest_front is not None:
-                self._guest_front.serve(socket.socket(fileno=fds[0]), guest)
-            case {"event": "service", "name": "dns", "guest": str(guest), "link": int(link)}:
+        match messages.event_of(event):
+            case messages.ServiceEvent(name="api") as service if self._guest_front is not None:
+                self._guest_front.serve(socket.socket(fileno=fds[0]), service.guest)
+            case messages.ServiceEvent(name="dns") as service:
                 try:
-                    request = {"op": "serve_tcp", "guest": guest, "link": link}
+                    request = messages.ServeTcp(service.guest, service.link)
                     self._channels.channels[RESOLVER].send(request, fds)
                 except RequestError as error:
                     self._not_handed_over.warning(asyncio.get_running_loop().time(), error=str(error))
                 finally:
                     close_all(fds)
-            case {"event": "mac", "change": "seen", "mac": str(mac)}:
-                self._notifier.notify(CONNECTION_ESTABLISHED, mac)
-            case {"event": "mac", "change": "gone", "mac": str(mac)}:
-                self._notifier.notify(CONNECTION_CLOSED, mac)
-            case {"event": "mac"}:
+            case messages.MacEvent(change="seen") as seen:
+                self._notifier.notify(CONNECTION_ESTABLISHED, seen.mac)
+            case messages.MacEvent(change="gone") as gone:
+                self._notifier.notify(CONNECTION_CLOSED, gone.mac)
+            case messages.MacEvent():
                 return
-            case {"event": "guest"}:
-                self._on_guest(event)
+            case messages.GuestEvent() as guest:
+                self._on_guest(guest)
             case _:
                 close_all(fds)
                 self._log.warning("unknown event", worker=worker, name=event.get("event"))

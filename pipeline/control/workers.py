@@ -9,16 +9,18 @@ import asyncio
 import socket
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from typing import Any, Final, Protocol
+from typing import Final, Protocol
 
 import structlog
 
 from pipeline.control.repeated import Repeated
+from pipeline.ipc import messages
 from pipeline.ipc.channel import ControlChannel, HasFileno, close_all
 
 TIMEOUT: Final = 5.0
 """Seconds until a worker that does not answer counts as failed."""
-Message = dict[str, Any]
+Message = dict[str, object]
+"""A message as it came (see pipeline.ipc.messages)."""
 OnEvent = Callable[[str, Message, list[int]], None]
 """Gets the worker's name, the event, and descriptors, which are its own then."""
 
@@ -34,8 +36,10 @@ class RefusedError(RequestError):
 class Request(Protocol):
     """Asks one worker, as Channels.request does. The descriptors stay the caller's."""
 
-    async def __call__(self, worker: str, op: Message, fds: Sequence[int | HasFileno] = ()) -> Message:
-        """The answer. Raises RefusedError with the worker's text, RequestError when there is none."""
+    async def __call__(
+        self, worker: str, op: messages.Request, fds: Sequence[int | HasFileno] = ()
+    ) -> Message:
+        """The answer's map. Raises RefusedError with the worker's text, RequestError when there is none."""
         ...
 
 
@@ -72,18 +76,18 @@ class Channel:
         self._loop.add_reader(self._fd, self._read)
 
     async def request(
-        self, op: Message, fds: Sequence[int | HasFileno] = (), timeout: float = TIMEOUT
+        self, op: messages.Request, fds: Sequence[int | HasFileno] = (), timeout: float = TIMEOUT
     ) -> Message:
-        """The worker's answer; errors as of Request. The descriptors stay the caller's."""
+        """The map of the worker's answer; errors as of Request. The descriptors stay the caller's."""
         number = self._next_id = self._next_id + 1
         answer: asyncio.Future[Message] = self._loop.create_future()
         self._pending[number] = answer
         try:
-            self.send({"id": number, **op}, fds)
+            self._send({"id": number, **op.encode()}, fds)
             async with asyncio.timeout(timeout):
                 message = await answer
         except TimeoutError:
-            text = f"worker {self.worker} did not answer {op.get('op')} within {timeout:g} s"
+            text = f"worker {self.worker} did not answer {op.NAME} within {timeout:g} s"
             raise RequestError(text) from None
         finally:
             del self._pending[number]
@@ -91,8 +95,11 @@ class Channel:
             raise RefusedError(str(message["error"]))
         return message
 
-    def send(self, message: Message, fds: Sequence[int | HasFileno] = ()) -> None:
-        """Send a message that has no answer. RequestError when the worker is gone or the message too long."""
+    def send(self, message: messages.Request, fds: Sequence[int | HasFileno] = ()) -> None:
+        """Send a request without an answer. RequestError when the worker is gone or the message too long."""
+        self._send(message.encode(), fds)
+
+    def _send(self, message: Message, fds: Sequence[int | HasFileno]) -> None:
         if not self._open:
             raise RequestError(f"worker {self.worker} is gone")
         try:
@@ -159,7 +166,8 @@ class Channel:
 
     def _answer(self, message: Message, fds: list[int]) -> None:
         close_all(fds)
-        answer = self._pending.get(message.get("id", 0))
+        number = message.get("id")
+        answer = self._pending.get(number) if isinstance(number, int) else None
         if answer is None or answer.done():
             self._log.warning("answer came too late", worker=self.worker, id=message.get("id"))
             return
@@ -173,7 +181,7 @@ class Channels:
         self.channels = dict(channels)
 
     async def request(
-        self, worker: str, op: Message, fds: Sequence[int | HasFileno] = (), timeout: float = TIMEOUT
+        self, worker: str, op: messages.Request, fds: Sequence[int | HasFileno] = (), timeout: float = TIMEOUT
     ) -> Message:
         """Channel.request of that worker; RequestError when there is none."""
         channel = self.channels.get(worker)
@@ -185,7 +193,7 @@ class Channels:
         """Ask all workers to end, except those that are gone."""
         for channel in self.channels.values():
             with suppress(RequestError):
-                channel.send({"op": "stop"})
+                channel.send(messages.Stop())
 
     def close(self) -> None:
         """Close all."""

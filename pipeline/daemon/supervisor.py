@@ -27,8 +27,9 @@ from pipeline.control.notify import HYPERVISOR_ERROR, READY
 from pipeline.control.plane import ControlPlane
 from pipeline.control.ssh.connection import SshError
 from pipeline.control.ssh.socket_forward import SocketError
-from pipeline.control.workers import Message, RequestError
+from pipeline.control.workers import RequestError
 from pipeline.daemon import placement, processes, signals
+from pipeline.ipc import messages
 from pipeline.ipc.arena import SLOT_BYTES
 from pipeline.ipc.fabric import Fabric
 from pipeline.ipc.segment import SegmentError
@@ -296,11 +297,11 @@ class Supervisor:
                     os.kill(worker.process.pid, number)
         self._stop("signal caught", EXIT_QUIT if number == signal.SIGQUIT else EXIT_OK)
 
-    def _on_guest(self, event: Message) -> None:
+    def _on_guest(self, event: messages.GuestEvent) -> None:
         """An event of ingress about an entrance: a guest left it, or it cannot take guests any more."""
         assert self.plane is not None
-        protocol, error = str(event["protocol"]), str(event["error"])
-        failed = event["change"] == "failed"
+        protocol, error = event.protocol, event.error
+        failed = event.change == "failed"
         if failed or protocol == protocols.STDIO:
             self.plane.notify(HYPERVISOR_ERROR)
         ends = self.program.one_guest and protocol in ONE_GUEST
@@ -308,7 +309,7 @@ class Supervisor:
             self._stop(error, EXIT_FAILED)
         elif ends or (protocol == protocols.STDIO and self._is_only_stdio()):
             grace = LAST_WORDS if self.config.notification else 0.0
-            asyncio.get_running_loop().call_later(grace, self._stop, str(event["text"]), EXIT_OK)
+            asyncio.get_running_loop().call_later(grace, self._stop, event.text or error, EXIT_OK)
 
     def _is_only_stdio(self) -> bool:
         """Whether no further guest can come after the one on standard input left."""

@@ -17,7 +17,7 @@ import socket
 import tempfile
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Any, Final, Protocol
+from typing import Final, Protocol
 
 import msgpack
 
@@ -50,7 +50,7 @@ class ControlChannel:
         self.ended = False
         """The other end is closed. No message will come, and sent messages are lost."""
         self._outbox: deque[tuple[bytes, list[int]]] = deque()
-        self._lost: list[dict[str, Any]] = []
+        self._lost: list[dict[str, object]] = []
 
     def fileno(self) -> int:
         """For the poller."""
@@ -61,7 +61,7 @@ class ControlChannel:
         """Number of messages that wait for the socket. If there are any, call flush() again soon."""
         return len(self._outbox) + self._wire.unsent
 
-    def send(self, message: dict[str, Any], fds: Sequence[int | HasFileno] = ()) -> None:
+    def send(self, message: dict[str, object], fds: Sequence[int | HasFileno] = ()) -> None:
         """Send one message with descriptors, which stay the caller's.
 
         Raises OSError if it is longer than MAX_MESSAGE, or if it needs a descriptor and none is left. A short
@@ -91,9 +91,9 @@ class ControlChannel:
             close_all(fds)
         return not self._wire.unsent or self._try_rest()
 
-    def receive(self) -> list[tuple[dict[str, Any], list[int]]]:
+    def receive(self) -> list[tuple[dict[str, object], list[int]]]:
         """All complete messages, each with its descriptors, which belong to the caller now."""
-        messages: list[tuple[dict[str, Any], list[int]]] = []
+        messages: list[tuple[dict[str, object], list[int]]] = []
         while not self.ended:
             try:
                 packet, fds, flags = self._wire.receive()
@@ -119,7 +119,7 @@ class ControlChannel:
             messages.append((message, fds))
         return messages
 
-    def take_lost(self) -> list[dict[str, Any]]:
+    def take_lost(self) -> list[dict[str, object]]:
         """Messages that came without their descriptors since the last call. A long one has only its id."""
         lost, self._lost = self._lost, []
         return lost
@@ -201,6 +201,6 @@ def _content(file: int) -> bytes:
     return b"".join(parts)
 
 
-def _unpack(packet: bytes) -> dict[str, Any]:
-    message: dict[str, Any] = msgpack.unpackb(packet, strict_map_key=False)
+def _unpack(packet: bytes) -> dict[str, object]:
+    message: dict[str, object] = msgpack.unpackb(packet, strict_map_key=False)
     return message

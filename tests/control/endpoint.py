@@ -18,6 +18,7 @@ from pipeline.control.http.connection import make_runner, server_of
 from pipeline.control.http.front import Front
 from pipeline.control.http.takeover import CONNECT, TUNNEL, Connect, Tunnel
 from pipeline.control.workers import RefusedError
+from pipeline.ipc import messages
 
 LOG = structlog.get_logger()
 
@@ -36,7 +37,10 @@ class Workers:
             "dns_all": {"zones": []},
         }
 
-    async def __call__(self, worker: str, op: dict[str, Any], fds: Sequence[Any] = ()) -> dict[str, Any]:
+    async def __call__(
+        self, worker: str, request: messages.Request, fds: Sequence[Any] = ()
+    ) -> dict[str, Any]:
+        op = request.encode()
         self.asked.append((worker, op))
         answer = self.answers.get(op["op"], {"ok": True})
         if callable(answer):

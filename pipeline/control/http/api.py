@@ -23,6 +23,7 @@ from pipeline.control.http.takeover import CONNECT, TUNNEL
 from pipeline.control.workers import RefusedError, Request, RequestError
 from pipeline.go import text as gotext
 from pipeline.go.text import GoError
+from pipeline.ipc import messages
 
 MAX_BODY: Final = 1 << 20
 
@@ -179,21 +180,21 @@ class Api:
     # --- what the workers know --------------------------------------------------------------
 
     async def _cam(self, _request: web.Request) -> web.Response:
-        answer = await self._request("demux", {"op": "cam"})
-        return _json(dict(sorted(answer["cam"].items())))
+        answer = messages.CamAnswer.decode(await self._request("demux", messages.Cam()))
+        return _json(dict(sorted(answer.cam.items())))
 
     async def _leases(self, _request: web.Request) -> web.Response:
-        answer = await self._request("resolver", {"op": "leases"})
-        return _json(dict(sorted(answer["leases"].items())))
+        answer = messages.LeasesAnswer.decode(await self._request("resolver", messages.Leases()))
+        return _json(dict(sorted(answer.leases.items())))
 
     async def _dns_all(self, _request: web.Request) -> web.Response:
-        answer = await self._request("resolver", {"op": "dns_all"})
-        return _json(answer["zones"] or None)
+        answer = messages.DnsAllAnswer.decode(await self._request("resolver", messages.DnsAll()))
+        return _json(answer.zones or None)
 
     async def _dns_add(self, request: web.Request) -> web.Response:
         asked = await _posted(request, models.ZoneRequest)
         try:
-            await self._request("resolver", {"op": "dns_add", "zone": asked.model_dump(by_alias=True)})
+            await self._request("resolver", messages.DnsAdd(asked.model_dump(by_alias=True)))
         except RefusedError as error:
             raise ApiError(400, str(error)) from None
         return web.Response()

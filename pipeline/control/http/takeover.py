@@ -18,6 +18,7 @@ from pipeline.control.http.connection import TIMEOUT
 from pipeline.control.http.front import Taken
 from pipeline.control.workers import Request, RequestError
 from pipeline.go.text import GoError, parse_uint
+from pipeline.ipc import messages
 
 CONNECT: Final = "/connect"
 TUNNEL: Final = "/tunnel"
@@ -35,11 +36,10 @@ class Connect:
 
     async def __call__(self, taken: Taken) -> None:
         """Attach the link. Close it if it cannot be attached."""
-        op = {"op": "attach", "framing": "le16", "name": taken.client, "head": taken.rest}
-        if versions := taken.head.header(OFFLOAD_HEADER):
-            op["offload"] = versions[:MAX_OFFLOAD_TEXT]
+        versions = taken.head.header(OFFLOAD_HEADER)[:MAX_OFFLOAD_TEXT]
+        attach = messages.Attach(taken.rest, taken.client, "le16", versions or None)
         try:
-            await self._request("ingress", op, [taken.sock])
+            await self._request("ingress", attach, [taken.sock])
         except RequestError as error:
             self._log.error("guest link not attached", client=taken.client, error=str(error))
         finally:
@@ -70,10 +70,9 @@ class Tunnel:
             await self._answer(taken, _error_response(status, str(error)))
             taken.sock.close()
             return
-        op = {"op": "tunnel", "ip": ip, "port": port, "head": taken.rest}
         try:
             if await self._answer(taken, b"OK"):
-                await self._request("listen", op, [taken.sock])
+                await self._request("listen", messages.Tunnel(ip, port, taken.rest), [taken.sock])
         except RequestError as error:
             self._log.error("tunnel not opened", client=taken.client, to=f"{ip}:{port}", error=str(error))
         finally:

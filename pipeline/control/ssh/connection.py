@@ -22,6 +22,7 @@ import structlog
 from pipeline.control.workers import Request, RequestError
 from pipeline.go.flags import quote
 from pipeline.go.text import GoError, parse_uint
+from pipeline.ipc import messages
 from pipeline.system import small_file
 
 SCHEME: Final = "ssh-tunnel"
@@ -129,7 +130,7 @@ def dialler(request: Request) -> Dial:
     async def dial(ip: str, port: int) -> socket.socket:
         ours, theirs = socket.socketpair()
         try:
-            await request("listen", {"op": "tunnel", "ip": ip, "port": port}, [theirs])
+            await request("listen", messages.Tunnel(ip, port), [theirs])
         except BaseException:
             ours.close()
             raise
