@@ -19,7 +19,7 @@ from typing import Any, Final, Protocol
 import structlog
 
 from pipeline.counters import INDEX
-from pipeline.ipc import events
+from pipeline.ipc import events, messages
 from pipeline.ipc.arena import Pool
 from pipeline.ipc.channel import ControlChannel, HasFileno
 from pipeline.ipc.fabric import WorkerPorts
@@ -391,22 +391,17 @@ class Worker:
                 self.unregister(channel.fileno())
 
     def _dispatch(self, message: Message, fds: list[int]) -> Message | None:
-        match message.get("op"):
-            case "stop":
+        match messages.request_of(message):
+            case messages.Stop():
                 self.stop()
                 return {}
-            case "ping":
+            case messages.Ping():
                 return {}
-            case "audit":
+            case messages.Audit():
                 pool = self.ports.pool
                 if pool is None:
-                    return {"slots": 0, "free": 0, "refs_out": 0, "wrong": None}
-                return {
-                    "slots": pool.count,
-                    "free": pool.free_count,
-                    "refs_out": pool.refs_out,
-                    "wrong": pool.audit(),
-                }
+                    return messages.AuditAnswer(0, 0, 0, None).encode()
+                return messages.AuditAnswer(pool.count, pool.free_count, pool.refs_out, pool.audit()).encode()
         try:
             return self.stage.on_control(message, fds)
         except Exception as error:  # one bad request must not end the worker and all its flows

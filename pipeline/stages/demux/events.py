@@ -9,6 +9,7 @@ from typing import Final
 
 from pipeline.counters import INDEX
 from pipeline.engines import neighbors, switch
+from pipeline.ipc import messages
 from pipeline.stages.worker import Worker
 from pipeline.wire import ethernet, ipv4
 
@@ -54,7 +55,7 @@ class Witness:
             # A move: two machines with one MAC address, or one that wants another's frames.
             log = self._worker.log.warning if event.kind == "moved" else self._worker.log.info
             log("guest mac", change=event.kind, mac=mac, link=event.link)
-            self._worker.send_event({"event": "mac", "change": event.kind, "mac": mac})
+            self._worker.send_event(messages.MacEvent(event.kind, mac).encode())
 
     def _may_tell(self, mac: bytes) -> bool:
         """Whether a move of this address may be told of again."""

@@ -19,6 +19,7 @@ from pipeline.engines.buckets import Buckets
 from pipeline.engines.flows import PortAllocator, rss_hash
 from pipeline.engines.offload import stripped
 from pipeline.engines.reassembly import Reassembler
+from pipeline.ipc import messages
 from pipeline.records import descriptor as d
 from pipeline.stages.bad_frames import BadFrames
 from pipeline.stages.demux.bindings import Bindings
@@ -491,12 +492,14 @@ class DemuxStage:
 
     def on_control(self, message: dict[str, object], fds: list[int]) -> dict[str, object]:
         """Requests ``cam`` (MAC to link) and ``neighbors`` (address to MAC)."""
-        match message.get("op"):
-            case "cam":
-                return {"cam": {ethernet.mac_text(mac): link for mac, link in self.switch.cam().items()}}
-            case "neighbors":
-                found = self.neighbors.snapshot()
-                return {"neighbors": {ipv4.addr_text(a): ethernet.mac_text(m) for a, (m, _) in found.items()}}
+        match messages.request_of(message):
+            case messages.Cam():
+                cam = {ethernet.mac_text(mac): link for mac, link in self.switch.cam().items()}
+                return messages.CamAnswer(cam).encode()
+            case messages.Neighbors():
+                found = self.neighbors.snapshot().items()
+                macs = {ipv4.addr_text(addr): ethernet.mac_text(mac) for addr, (mac, _) in found}
+                return messages.NeighborsAnswer(macs).encode()
         return {"error": f"demux knows no request {message.get('op')!r}"}
 
     def close(self) -> None:

@@ -22,6 +22,7 @@ from typing import Any, Final, Protocol
 from pipeline.counters import INDEX
 from pipeline.engines import nat, tally
 from pipeline.host import tcp as host_tcp
+from pipeline.ipc import messages
 from pipeline.ipc.ring import Producer
 from pipeline.records import descriptor as d
 from pipeline.stages.egress.flow import Asker
@@ -200,7 +201,7 @@ def open_service(worker: Worker, name: str, guest: str, link: int) -> tuple[sock
         return None, error.errno or errno.EMFILE
     with theirs:
         try:
-            worker.send_event({"event": "service", "name": name, "guest": guest, "link": link}, [theirs])
+            worker.send_event(messages.ServiceEvent(name, guest, link).encode(), [theirs])
         except OSError as error:
             # It would have to wait, and there is no descriptor to keep it with.
             ours.close()

@@ -19,6 +19,7 @@ from pipeline.host import tcp as host_tcp
 from pipeline.host.filler import SlotFiller
 from pipeline.host.stream import HostStream
 from pipeline.ipc import events as ev
+from pipeline.ipc import messages
 from pipeline.ipc.arena import HEADROOM, SLOT_BYTES
 from pipeline.ipc.channel import close_all
 from pipeline.ipc.ring import BURST
@@ -454,15 +455,15 @@ class EgressStage:
 
     def on_control(self, message: dict[str, object], fds: list[int]) -> dict[str, object]:
         """Requests of listen: ``accepted`` and ``udp_forward`` (each with a socket), ``udp_unforward``."""
-        match message:
-            case {"op": "accepted", "addr": int(addr), "port": int(port), "first": bytes(first)}:
-                self._accepted(socket.socket(fileno=fds[0]), addr, port, first)
+        match messages.request_of(message):
+            case messages.Accepted() as ask:
+                self._accepted(socket.socket(fileno=fds[0]), ask.addr, ask.port, ask.first)
                 return {"ok": True}
-            case {"op": "udp_forward", "key": str(key), "addr": int(addr), "port": int(port)}:
-                self.udp.forwarded.add(key, socket.socket(fileno=fds[0]), addr, port)
+            case messages.UdpForward() as ask:
+                self.udp.forwarded.add(ask.key, socket.socket(fileno=fds[0]), ask.addr, ask.port)
                 return {"ok": True}
-            case {"op": "udp_unforward", "key": str(key)}:
-                self.udp.remove_forward(key)
+            case messages.UdpUnforward() as ask:
+                self.udp.remove_forward(ask.key)
                 return {"ok": True}
         close_all(fds)
         return {"error": f"egress knows no request {message.get('op')!r}"}

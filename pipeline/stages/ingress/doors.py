@@ -1,11 +1,7 @@
 """The entrances of ingress: where guests come in besides /connect, and who came through which.
 
-The supervisor hands over bound sockets with request ``open``. What happens there it hears in events::
-
-    {"event": "guest", "change": "left", "protocol": ..., "peer": ..., "error": ..., "text": ...}
-    {"event": "guest", "change": "failed", "protocol": ..., "error": ...}      nobody can come in any more
-
-``text`` is what the log says of the guest; there, /connect's guests are seen off as well. Knows no protocol
+The supervisor hands over bound sockets with the request Open, and gets a GuestEvent when a guest leaves or an
+entrance fails (pipeline.ipc.messages). In the log, /connect's guests are seen off as well. Knows no protocol
 (pipeline.links.protocols does) and keeps no links (pipeline.stages.ingress does).
 """
 
@@ -13,6 +9,7 @@ from collections.abc import Callable
 from typing import Final
 
 from pipeline.counters import INDEX
+from pipeline.ipc import messages
 from pipeline.links import protocols
 from pipeline.links.base import Link, LinkClosed
 from pipeline.links.entrance import Entrance, Guest, Room
@@ -41,10 +38,9 @@ class Doors:
         self._closed = False
 
     def open(self, message: Message, fds: list[int]) -> Message:
-        """Request ``open``: ``protocol``, ``once`` and for vpnkit ``macs``, beside its descriptors."""
-        entrance = protocols.make(
-            message["protocol"], fds, once=bool(message.get("once")), macs=message.get("macs")
-        )
+        """Serve the request Open, with its sockets."""
+        ask = messages.Open.decode(message)
+        entrance = protocols.make(ask.protocol, fds, once=bool(ask.once), macs=ask.macs)
         self._entrances.append(entrance)
         entrance.open(self._worker, self._room, self)
         return {}
@@ -70,16 +66,9 @@ class Doors:
         entrance = self._came.pop(guest.link, None)
         if entrance is None:
             return
-        self._worker.send_event(
-            {
-                "event": "guest",
-                "change": "left",
-                "protocol": entrance.protocol,
-                "peer": guest.peer,
-                "error": str(error),
-                "text": error.farewell(guest.peer),
-            }
-        )
+        text = error.farewell(guest.peer)
+        left = messages.GuestEvent("left", entrance.protocol, str(error), guest.peer, text)
+        self._worker.send_event(left.encode())
         entrance.on_left(guest.link)
 
     def close(self) -> None:
@@ -112,6 +101,4 @@ class Doors:
         """See pipeline.links.entrance.Owner."""
         self._worker.counts[_ACCEPT_FAILED] += 1
         self._worker.log.error("no more guests", protocol=entrance.protocol, error=text)
-        self._worker.send_event(
-            {"event": "guest", "change": "failed", "protocol": entrance.protocol, "error": text}
-        )
+        self._worker.send_event(messages.GuestEvent("failed", entrance.protocol, text).encode())

@@ -20,6 +20,7 @@ from pipeline.engines.offload import gro
 from pipeline.engines.offload.gso import Buffer
 from pipeline.engines.offload.gso_udp import UdpSegmenter
 from pipeline.ipc import events as ev
+from pipeline.ipc import messages
 from pipeline.ipc.channel import close_all
 from pipeline.ipc.ring import Consumer
 from pipeline.links.base import Link, LinkClosed
@@ -459,14 +460,13 @@ class IngressStage:
         ``open``: sockets on which guests come in, see ingress_doors.
         ``capture``: a file with the head of a capture; every frame is written to it from now on.
         """
-        match message:
-            case {"op": "attach", "head": bytes(head)} if fds:
-                name, versions = str(message.get("name", "")), str(message.get("offload", ""))
-                self._connect(socket.socket(fileno=fds[0]), name, head, versions)
+        match messages.request_of(message):
+            case messages.Attach() as ask if fds:
+                self._connect(socket.socket(fileno=fds[0]), ask.name or "", ask.head, ask.offload or "")
                 return {}
-            case {"op": "open"} if fds:
+            case messages.Open() if fds:
                 return self.doors.open(message, fds)
-            case {"op": "capture"} if fds:
+            case messages.Capture() if fds:
                 self.capture = Capture(self.worker, fds[0], self.card.mtu)
                 return {}
         close_all(fds)

@@ -16,6 +16,7 @@ from pipeline.config.model import Config
 from pipeline.counters import INDEX
 from pipeline.host import listener, proxy_header
 from pipeline.ipc import events as ev
+from pipeline.ipc import messages
 from pipeline.ipc.channel import close_all
 from pipeline.links import addresses
 from pipeline.stages.worker import Worker
@@ -92,18 +93,14 @@ class ListenStage:
     def on_control(self, message: dict[str, object], fds: list[int]) -> dict[str, object]:
         """Requests ``expose``, ``unexpose`` and ``tunnel`` of the supervisor."""
         try:
-            match message:
-                case {"op": "expose", "protocol": str(protocol), "local": str(local), "remote": str(remote)}:
-                    found = message.get("found")
-                    numbers = found if isinstance(found, list) else None
-                    self._expose(protocol, local, remote, int(str(message.get("proxy", 0))), numbers)
-                case {"op": "unexpose", "protocol": str(protocol), "local": str(local)}:
-                    self._unexpose(protocol, local)
-                case {"op": "tunnel", "ip": str(ip), "port": int(port)} if fds:
-                    addr = ipv4.addr_parse(ip)
-                    head = message.get("head")
-                    first = head if isinstance(head, bytes) else b""
-                    self._hand_over(socket.socket(fileno=fds.pop(0)), addr, port, first)
+            match messages.request_of(message):
+                case messages.Expose() as ask:
+                    self._expose(ask.protocol, ask.local, ask.remote, ask.proxy or 0, ask.found)
+                case messages.Unexpose() as ask:
+                    self._unexpose(ask.protocol, ask.local)
+                case messages.Tunnel() as ask if fds:
+                    addr = ipv4.addr_parse(ask.ip)
+                    self._hand_over(socket.socket(fileno=fds.pop(0)), addr, ask.port, ask.head or b"")
                 case _:
                     return {"error": f"listen knows no request {message.get('op')!r}"}
         except (listener.ListenError, ValueError) as error:
@@ -134,9 +131,9 @@ class ListenStage:
         forward.proxy = proxy
         if protocol in inet.UDP:
             forward.egress = self._pick_egress()
-            message = {"op": "udp_forward", "key": key, "addr": addr, "port": port}
+            message = messages.UdpForward(key, addr, port)
             with sock:
-                self.worker.send_peer(f"egress{forward.egress}", message, [sock])
+                self.worker.send_peer(f"egress{forward.egress}", message.encode(), [sock])
         elif self._resume_at == float("inf"):
             self._watch(forward)
         self.forwards[key] = forward
@@ -153,8 +150,8 @@ class ListenStage:
 
     def _close(self, forward: Forward) -> None:
         if forward.protocol in inet.UDP:
-            message = {"op": "udp_unforward", "key": forward.key}
-            self.worker.send_peer(f"egress{forward.egress}", message, [])
+            message = messages.UdpUnforward(forward.key)
+            self.worker.send_peer(f"egress{forward.egress}", message.encode(), [])
             return
         self._ignore(forward)
         forward.sock.close()
@@ -214,9 +211,9 @@ class ListenStage:
 
         sock is closed in any case. OSError when no descriptor is left to keep it until egress takes it.
         """
-        message = {"op": "accepted", "addr": addr, "port": port, "first": first}
+        message = messages.Accepted(addr, port, first)
         with sock:
-            self.worker.send_peer(f"egress{self._pick_egress()}", message, [sock])
+            self.worker.send_peer(f"egress{self._pick_egress()}", message.encode(), [sock])
 
     def _pick_egress(self) -> int:
         self._next_egress = (self._next_egress + 1) % self.egress_workers

@@ -23,6 +23,7 @@ from pipeline.engines.tcp.segment import Segment
 from pipeline.engines.tcp.seq import diff
 from pipeline.engines.tcp.state import SYN_RECEIVED, TIME_WAIT
 from pipeline.engines.timing_wheel import TimingWheel
+from pipeline.ipc import messages
 from pipeline.records import descriptor as d
 from pipeline.stages.bad_frames import BadFrames
 from pipeline.stages.tcp import icmp as tcp_icmp
@@ -492,8 +493,9 @@ class TcpStage:
 
     def on_control(self, message: dict[str, object], fds: list[int]) -> dict[str, object]:
         """Request ``flows``: a printable snapshot of every connection."""
-        if message.get("op") == "flows":
-            return {"flows": [flow.conn.snapshot() for flow in self.by_number.values()]}
+        if isinstance(messages.request_of(message), messages.Flows):
+            flows = [flow.conn.snapshot() for flow in self.by_number.values()]
+            return messages.FlowsAnswer(flows).encode()
         return {"error": f"tcp knows no request {message.get('op')!r}"}
 
     def close(self) -> None:
