@@ -1,13 +1,15 @@
 """gvtap-guest: joins a guest to the network at the other end of a vsock, a unix socket or a program.
 
-gvforwarder's command line, defaults and way of working: dial, ask for /connect, open the
-tap, run a DHCP client, forward frames; whatever fails, close all, wait a second and start
-again, for ever. SIGTERM and SIGINT end it with status 0. What gvforwarder does not have:
--dhcp, -address, -gateway, -link-mtu and -resolv-conf, whose defaults change nothing, and
--offload: a host that knows docs/offload.md gets frames of up to 64 KiB, any other notices nothing.
+It has gvforwarder's command line, defaults and steps: dial, ask for /connect, open the tap, run a DHCP
+client, forward frames. When a step fails it closes everything, waits a second and starts again, for ever.
+SIGTERM and SIGINT end it with status 0.
 
-A step that the network works without (MAC, MTU, default route, resolv.conf, offload, a DHCP client's
-program) is not a reason to start again: its failure is logged.
+Its own flags are -dhcp, -address, -gateway, -link-mtu and -resolv-conf, whose defaults change nothing, and
+-offload: a host that knows docs/offload.md gets frames of up to 64 KiB, and any other host sees no
+difference.
+
+The network works without some steps (MAC, MTU, default route, resolv.conf, offload, a DHCP client's program).
+A failure of one is logged, and the agent does not start again.
 """
 
 import ipaddress
@@ -66,7 +68,7 @@ FLAGS: Final = (
 
 
 class Options(NamedTuple):
-    """The command line after checks; addresses are 32-bit integers, 0 where there is none."""
+    """The command line after checks. Addresses are 32-bit integers, 0 for none."""
 
     url: str
     iface: str
@@ -129,7 +131,7 @@ def options_from(parsed: flags.Parsed) -> Options:
 
 
 def serve_once(options: Options) -> None:
-    """One cycle: from the dial to the first failure, which is raised; everything is closed again."""
+    """One cycle, from the dial to the first failure, which is raised. Everything is closed then."""
     host = link.dial(options.url, offload.HEADERS if options.offload else link.NO_HEADERS)
     try:
         LOG.info("connected to %s", options.url)
@@ -189,7 +191,7 @@ def _existing_interface(names: Sequence[str]) -> str:
 
 
 def _terminate(_signal: int, _frame: FrameType | None) -> NoReturn:
-    # Raised out of whatever blocks; the finally clauses on the way close tap, link and DHCP client.
+    # The exception leaves any blocking call, and the finally clauses close tap, link and DHCP client.
     # A second signal must not interrupt them.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)

@@ -1,13 +1,12 @@
 """Which DHCP client runs on the guest's tap, and what happens when it fails.
 
-gvforwarder's order: udhcpc where it is installed, else dhclient; and where neither is,
-the small one of :mod:`guest.dhcp_client`. A client is a child process: udhcpc and a
-dhclient that backs out end with a status, the others stay and renew the lease. Sets no
-address itself.
+The order is gvforwarder's: udhcpc where it is installed, else dhclient, else the built-in client of
+:mod:`guest.dhcp_client`. A client is a child process. udhcpc and a dhclient that gives up end with a status;
+the others stay and renew the lease. This module sets no address itself.
 
-A client's failure is logged and does not concern the link: frames go on. With "auto" the
-next client takes its place, the built-in one at the end. A chosen client is started again
-while the interface has no address; the built-in one always, since it renews the lease.
+A client's failure is logged, and frames go on. With "auto" the next client takes its place, the built-in one
+last. A client that the user chose is started again while the interface has no address. The built-in one is
+always started again, since it renews the lease.
 """
 
 import logging
@@ -28,7 +27,7 @@ LOG: Final = logging.getLogger("gvtap-guest")
 
 CHOICES: Final = ("auto", "udhcpc", "dhclient", "builtin", "none")
 PATIENCE_SECONDS: Final = 15.0
-"""How long a client may need for an address while another one could take its place."""
+"""How long a client may take to get an address while another one could replace it."""
 FIRST_WAIT_SECONDS: Final = 1.0
 MAX_WAIT_SECONDS: Final = 60.0
 _STOP_SECONDS: Final = 2 * resolv_conf.TOOL_SECONDS
@@ -40,7 +39,7 @@ class DhcpError(Exception):
 
 
 class Client:
-    """A running client. ``fd`` becomes readable when it has ended; -1 where the kernel has no such thing."""
+    """A running client. ``fd`` becomes readable when it has ended. It is -1 on a kernel without pidfds."""
 
     def __init__(self, command: Sequence[str]) -> None:
         """Start the command; DhcpError where it cannot be."""
@@ -98,7 +97,7 @@ class Alarm:
         self._timer.start()
 
     def stop(self) -> None:
-        """Close ``fd``; the thread is over."""
+        """End the thread and close ``fd``."""
         self._timer.cancel()
         self._timer.join()
         os.close(self.fd)
@@ -107,7 +106,7 @@ class Alarm:
 class Keeper:
     """Keeps a client on an interface from start() to stop().
 
-    It adds descriptors to ``watched`` with what to call when they are readable, and removes them.
+    It adds descriptors to ``watched``, each with a function to call when it is readable, and removes them.
     """
 
     def __init__(
@@ -118,7 +117,7 @@ class Keeper:
         first_wait: float = FIRST_WAIT_SECONDS,
         patience: float = PATIENCE_SECONDS,
     ) -> None:
-        """clients: command lines, the preferred one first; none at all will do. Times in seconds."""
+        """clients: command lines, the preferred one first. The list may be empty. Times in seconds."""
         self._clients = list(clients)
         self._interface = interface
         self._watched = watched
@@ -205,9 +204,9 @@ class Keeper:
 
 
 def commands(choice: str, interface: str, resolv_conf_choice: str = resolv_conf.AUTO) -> list[list[str]]:
-    """The command lines for choice (one of CHOICES) on interface, in their order; none for "none".
+    """The command lines for choice (one of CHOICES) on interface, in their order. "none" has no command.
 
-    resolv_conf_choice is for the built-in client alone: the others have scripts of their own.
+    resolv_conf_choice is only for the built-in client: the others have scripts of their own.
     """
     found: list[list[str]] = []
     if choice == "udhcpc" or (choice == "auto" and shutil.which("udhcpc")):

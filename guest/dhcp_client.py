@@ -2,11 +2,12 @@
 
     python -m guest.dhcp_client -i tap0 [-resolv-conf FILE]
 
-Sets address, default route and MTU, and names the DNS servers in resolv.conf (:mod:`guest.resolv_conf`) until
-it ends. Only the address has to succeed; whatever else fails is logged. While it has no
-address it talks through a packet socket (the kernel would not send from 0.0.0.0); with one,
-through an ordinary UDP socket, so that the interface's traffic does not wake an idle client. It
-runs until a signal ends it, or with -with-parent until its standard input ends.
+The client sets address, default route and MTU. It names the DNS servers in resolv.conf
+(:mod:`guest.resolv_conf`) until it ends. Only the address has to succeed; any other failure is logged.
+
+Without an address it uses a packet socket, since the kernel does not send from 0.0.0.0. With an address it
+uses an ordinary UDP socket, so that the interface's traffic does not wake an idle client. It runs until a
+signal ends it, or with -with-parent until its standard input ends.
 """
 
 import errno
@@ -81,7 +82,7 @@ class Port:
             self._sock = self._raw()
 
     def send(self, message: dhcp.Message, server: int) -> None:
-        """One message to server (0 = broadcast). What the network refuses is lost; it will be sent again."""
+        """Send one message to server (0 = broadcast). If the network refuses it, the client retries."""
         payload = dhcp.build(message)
         try:
             if self._address:
@@ -143,7 +144,7 @@ def _message_of(packet: bytes) -> dhcp.Message | None:
 
 
 def configure(interface: str, lease: Lease, resolv_conf: ResolvConf) -> None:
-    """Give the interface what the lease says. Raises OSError where it cannot have the address."""
+    """Set the interface up with the lease. Raises OSError where it cannot have the address."""
     if lease.mtu:
         attempt(f"set the MTU {lease.mtu}", lambda: netlink.set_mtu(interface, lease.mtu))
     netlink.set_address(interface, lease.address, lease.prefix)
@@ -159,7 +160,7 @@ def configure(interface: str, lease: Lease, resolv_conf: ResolvConf) -> None:
 
 
 def unconfigure(interface: str, lease: Lease, resolv_conf: ResolvConf) -> None:
-    """Take it all away again: the lease is over."""
+    """Take everything away again, since the lease is over."""
     resolv_conf.restore()
     attempt(
         f"remove {addr_text(lease.address)}",
@@ -198,7 +199,7 @@ def run(interface: str, resolv_conf: ResolvConf, with_parent: bool) -> None:
 
 
 def _terminate(_signal: int, _frame: FrameType | None) -> NoReturn:
-    # A second signal must not interrupt what the first one set off.
+    # A second signal must not interrupt the end that the first one began.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)
     raise SystemExit(0)

@@ -3,9 +3,9 @@
     INIT --discover--> SELECTING --offer, request--> REQUESTING --ack--> BOUND
     BOUND --T1--> RENEWING --T2--> REBINDING --lease over--> INIT; a NAK leads to INIT from anywhere
 
-It takes the first usable offer. It does not know INIT-REBOOT, INFORM or DECLINE, and it
-asks again sooner than the RFC's 4 s: the server is the machine next door. Times are
-seconds of one monotonic clock; randomness is an argument.
+The client takes the first usable offer. It does not know INIT-REBOOT, INFORM or DECLINE. It asks again sooner
+than the RFC's 4 s, since the server is on the same machine. Times are seconds of one monotonic clock.
+Randomness is an argument.
 """
 
 import enum
@@ -49,7 +49,7 @@ class State(enum.Enum):
 
 
 class Lease(NamedTuple):
-    """What the server gave. Addresses are 32-bit integers, 0: none; mtu 0: not said; seconds may be inf."""
+    """A lease. Addresses are 32-bit integers. 0 means none, also for mtu. seconds may be inf."""
 
     address: int
     prefix: int
@@ -104,7 +104,7 @@ class Client:
         return self._deadline
 
     def take_actions(self) -> list[Action]:
-        """What is to be done, in this order."""
+        """The actions to be done, in this order."""
         actions, self._actions = self._actions, []
         return actions
 
@@ -230,7 +230,7 @@ def _lease(message: Message) -> Lease | None:
 
 
 def parse_search_list(value: bytes) -> tuple[str, ...]:
-    """The names in a DOMAIN_SEARCH option (RFC 3397, compression included); a broken rest is left out."""
+    """The names in a DOMAIN_SEARCH option (RFC 3397, with compression). The list ends at a broken name."""
     names: list[str] = []
     at = 0
     while at < len(value):
@@ -257,7 +257,7 @@ def parse_search_list(value: bytes) -> tuple[str, ...]:
 
 
 def parse_domain_names(value: bytes) -> tuple[str, ...]:
-    """The names in a DOMAIN_NAME option: one (RFC 2132), or by custom several; a broken one ends the list."""
+    """The names in a DOMAIN_NAME option: one (RFC 2132), or several. The list ends at a broken name."""
     names: list[str] = []
     for word in value.rstrip(b"\0").split(b" "):
         name = word.removesuffix(b".")

@@ -1,14 +1,14 @@
 """Two directions of frames between tap and link, in one loop over non-blocking descriptors.
 
-    tap  --read, one frame a call, each behind its length prefix-->  buffer  --one write for many-->  link
+    tap  --read, one frame a call, each after its length prefix-->  buffer  --one write for many-->  link
     link --one read for many-->  buffer  --write, one frame a call-->  tap
 
-Frames stay where the kernel put them; only the incomplete frame at the end of a read is
-moved to the front. A link that does not take more stops the reading of the tap (the
-guest kernel's queue then pushes back on its senders); a tap that is down loses the
-frames of the host, as a cable would. A frame here is whatever one read of the tap
-returns: with IFF_VNET_HDR that includes a virtio-net header, which is passed on as the
-kernel made it, and the framing object decides how long it may be.
+Frames stay where the kernel put them. Only the incomplete frame at the end of a read is moved to the front.
+While the link takes no more, the tap is not read, and the guest kernel's queue slows its senders. A tap that
+is down loses the host's frames, as a cable would.
+
+A frame is the result of one read of the tap. With IFF_VNET_HDR it includes a virtio-net header, which is
+passed on as the kernel made it. The framing object decides how long a frame may be.
 """
 
 import errno
@@ -29,12 +29,12 @@ BURST_BYTES: Final = 64 * 1024
 READ_BYTES: Final = 256 * 1024
 MIN_FRAME: Final = 14
 
-# A frame the tap refuses is lost; the link behind it is sound.
+# The tap refuses one frame, which is lost. The link is sound.
 _TAP_REFUSALS: Final = frozenset({errno.EIO, errno.EINVAL, errno.ENOBUFS, errno.ENOMEM, errno.EAGAIN})
 
 
 class Forwarder:
-    """Moves frames until the link or the tap ends; owns neither."""
+    """Moves frames until the link or the tap ends. It owns neither."""
 
     def __init__(
         self,
@@ -48,7 +48,8 @@ class Forwarder:
     ) -> None:
         """max_frame: longest frame in bytes read from the tap in one call; never shortens legal ones.
 
-        min_frame: shorter ones from the host are dropped. head: what was read of the link already (64 KiB).
+        min_frame: shorter frames of the host are dropped. head: bytes already read of the link (up to 64
+        KiB).
         """
         self.dropped_oversized = 0
         self.dropped_by_tap = 0
@@ -62,13 +63,13 @@ class Forwarder:
         self._writer = io.FileIO(link.write_fd, "wb", closefd=False)
         self._room = max(max_frame, framing.max)
         self._out = memoryview(bytearray(BURST_BYTES + framing.prefix_len + self._room + 1))
-        self._waiting = self._out[:0]  # what the link has not taken yet
+        self._waiting = self._out[:0]  # bytes that the link has not taken yet
         self._in = memoryview(bytearray(READ_BYTES + framing.prefix_len + framing.max))
         self._in[: len(head)] = head
         self._filled = len(head)  # bytes of an incomplete frame at the front of _in
 
     def run(self, watched: dict[int, Callable[[], None]]) -> None:
-        """Forward for ever; watched: descriptors to poll besides, each with what to call when it is readable.
+        """Forward for ever. watched: more descriptors to poll, each with a function to call when readable.
 
         Ends by an exception only: LinkError when the host hung up, OSError, WireError for
         a length no frame can have, or whatever a watcher raises. A watcher may change the dict.

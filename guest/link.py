@@ -1,12 +1,11 @@
-"""The guest's way to the host: a stream dialled by URL, with gvproxy's request in front.
+"""The guest's way to the host: a stream dialled by URL, which begins with gvproxy's request.
 
     vsock://CID:PORT/path      AF_VSOCK; the request names the path as given, none without a path
     unix:///path/of/socket     a unix stream socket; the request always names /connect
     stdio:/program?flag=value  a child process started with -flag=value; frames on its pipes, no request
 
-The host answers the request with nothing: the next byte each way belongs to a frame. An
-extension of the protocol is asked for by more header lines (:mod:`guest.offload`). Knows
-neither framing nor taps.
+The host does not answer the request: the next byte each way belongs to a frame. More header lines ask for an
+extension of the protocol (:mod:`guest.offload`). This module knows neither framing nor taps.
 """
 
 import os
@@ -28,7 +27,7 @@ _SO_RCVBUFFORCE: Final = 33
 
 
 class LinkError(Exception):
-    """The host cannot be reached, or the link ended; the agent tries again."""
+    """The host cannot be reached, or the link ended. The agent tries again."""
 
 
 class Link:
@@ -52,7 +51,7 @@ class Link:
         self._child = child
 
     def close(self) -> None:
-        """Close the descriptors; a child behind them is killed and waited for."""
+        """Close the descriptors. Kill the child process, if there is one, and wait for it."""
         for fd in {self.read_fd, self.write_fd}:
             os.close(fd)
         if self._child is not None:
@@ -68,7 +67,7 @@ def dial(url: str, headers: Mapping[str, str] = NO_HEADERS) -> Link:
     parts = urlsplit(url)
     if parts.scheme == "vsock":
         cid, port = _vsock_address(parts.netloc)
-        # The numbers have no host name behind them, so nothing here resolves.
+        # Both are numbers, so no name is looked up.
         return _dial_socket(socket.socket(socket.AF_VSOCK, _STREAM), (cid, port), parts.path, headers)
     if parts.scheme == "unix":
         return _dial_socket(socket.socket(socket.AF_UNIX, _STREAM), unquote(parts.path), "/connect", headers)
@@ -99,7 +98,7 @@ def _dial_socket(
             try:
                 sock.setsockopt(socket.SOL_SOCKET, option, SOCKET_BUFFER_BYTES)
             except OSError:
-                # Without CAP_NET_ADMIN the kernel's own buffer size has to do.
+                # Without CAP_NET_ADMIN the kernel's own buffer size stays.
                 break
         if path:
             sock.sendall(connect_request(path, headers={**REQUEST_HEADERS, **headers}))

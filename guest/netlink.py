@@ -1,9 +1,9 @@
 """Address, default route and MTU of an interface through rtnetlink, without the ip command.
 
-Just the requests the built-in DHCP client and a static set-up need: RTM_NEWADDR,
-RTM_DELADDR, RTM_NEWROUTE and RTM_NEWLINK of linux/rtnetlink.h, IPv4 only. Each call
-opens a socket of its own, waits for the kernel's acknowledgement and raises OSError with
-the kernel's errno. Does not watch for changes and does not dump tables.
+It has only the requests that the built-in DHCP client and a static set-up need: RTM_NEWADDR, RTM_DELADDR,
+RTM_NEWROUTE and RTM_NEWLINK of linux/rtnetlink.h, for IPv4. Each call opens a socket of its own, waits for
+the kernel's acknowledgement and raises OSError with the kernel's errno. Nothing watches for changes or dumps
+tables.
 """
 
 import os
@@ -50,7 +50,7 @@ def set_address(interface: str, address: int, prefix: int) -> None:
 
 
 def remove_address(interface: str, address: int, prefix: int) -> None:
-    """Take the address away again; the routes through it go with it."""
+    """Remove the address. The kernel removes the routes through it too."""
     _address(_RTM_DELADDR, 0, interface, address, prefix)
 
 
@@ -83,7 +83,7 @@ def _address(operation: int, flags: int, interface: str, address: int, prefix: i
 
 
 def _attribute(kind: int, value: bytes) -> bytes:
-    """One attribute, padded to the 4-byte grid; its length field leaves the padding out."""
+    """One attribute, padded to a multiple of 4 bytes. Its length field does not count the padding."""
     body = _ATTRIBUTE.pack(_ATTRIBUTE.size + len(value), kind) + value
     return body + bytes(-len(body) % 4)
 

@@ -1,10 +1,9 @@
-"""The agent's half of the offload extension: asking for it, and the tap that does the work.
+"""The agent's half of the offload extension: it asks for it, and sets the tap up.
 
-docs/offload.md has the whole story. The request for /connect carries HEADERS; a host that
-knows the extension answers with a record before any frame, gvproxy says nothing at all or
-begins with a frame. So the agent waits a moment before it sends its first frame. What
-it reads in the meantime is kept, except frames between the host's OFFER and START: the
-interface is not there yet, and a cable without an end loses frames.
+docs/offload.md describes the extension. The request for /connect carries HEADERS. A host that knows the
+extension answers with a record before any frame. gvproxy is silent, or begins with a frame. So the agent
+waits a moment before it sends its first frame. It keeps the bytes that it reads in the meantime, except
+frames between the host's OFFER and START: there is no interface for them yet.
 
 Linux only: TUNSETVNETHDRSZ and TUNSETOFFLOAD of linux/if_tun.h.
 """
@@ -29,7 +28,7 @@ LOG: Final = logging.getLogger("gvtap-guest")
 
 HEADERS: Final = {offload.REQUEST_HEADER: str(offload.VERSION)}
 OFFER_SECONDS: Final = 0.5
-"""How long the agent waits for a first sign of the host; gvproxy gives none."""
+"""How long the agent waits for the host's first record. gvproxy sends none."""
 START_SECONDS: Final = 5.0
 """How long a host that has offered may take to start."""
 
@@ -40,16 +39,16 @@ _INT: Final = Struct("i")
 _USO: Final = offload.USO4 | offload.USO6
 _READ_BYTES: Final = 64 * 1024
 _UNKNOWN: Final = frozenset({errno.EINVAL, errno.ENOTTY, errno.EOPNOTSUPP, errno.ENOSYS})
-"""What a kernel answers that does not know a request."""
+"""Errors of a kernel that does not know a request."""
 _RECORD_END: Final = LE16.prefix_len + offload.RECORD_LEN
 
 
 class RefusedError(Exception):
-    """The kernel cannot do this guest's half; without offload the network works."""
+    """The kernel cannot do this guest's half. The network works without offload."""
 
 
 class Terms(NamedTuple):
-    """What agent and host speak. head: bytes of the stream that were read already.
+    """What agent and host agreed on. head: bytes of the stream that were read already.
 
     vnet_len is 0 without offload; features are the host's (pipeline.wire.offload).
     """
@@ -76,7 +75,7 @@ def negotiate(link: Link, offer_seconds: float = OFFER_SECONDS) -> Terms:
     if record is None or record.kind != offload.OFFER:
         return PLAIN._replace(head=bytes(data))
     if record.version != offload.VERSION or record.vnet_len != offload.VNET_LEN:
-        # An offer that is not taken is void.
+        # An offer that the agent does not accept is void.
         LOG.warning("the host offers what was not asked for: %s", record)
         return PLAIN._replace(head=bytes(data))
     features = record.features & offload.FEATURES
@@ -95,7 +94,7 @@ def negotiate(link: Link, offer_seconds: float = OFFER_SECONDS) -> Terms:
 
 
 def _fill(link: Link, data: bytearray, length: int, deadline: float) -> bool:
-    """Read until data has length bytes or more. False when that does not come in time."""
+    """Read until data has length bytes or more. Returns False when they do not come in time."""
     poller = select.poll()
     poller.register(link.read_fd, select.POLLIN)
     while len(data) < length:
@@ -115,12 +114,12 @@ def _end(data: bytearray) -> int:
 
 
 def _record(data: bytearray) -> offload.Record | None:
-    """What data begins with, if that is a record."""
+    """The record that data begins with, None if it begins with a frame."""
     return offload.parse(bytes(data[:_RECORD_END]), LE16.prefix_len, _end(data) - LE16.prefix_len)
 
 
 def open_tap(name: str, terms: Terms) -> Tap:
-    """Open the tap for what was negotiated. Raises as Tap.open() does, or RefusedError."""
+    """Open the tap for these terms. Raises like Tap.open(), or RefusedError."""
     if not terms.vnet_len:
         return Tap.open(name)
     try:
@@ -138,17 +137,17 @@ def open_tap(name: str, terms: Terms) -> Tap:
 
 
 def set_up(tap: Tap, features: int) -> int:
-    """Have the kernel leave to the host what it takes; what came of it (a part of features).
+    """Let the kernel leave work to the host. Returns which of features the kernel has.
 
-    For a tap opened with IFF_VNET_HDR. An old kernel has fewer features; without any it still
-    sends whole frames behind headers of zeros. Raises OSError where headers of 12 bytes cannot be had.
+    For a tap opened with IFF_VNET_HDR. An old kernel has fewer features. Without any it still sends whole
+    frames, after headers of zeros. Raises OSError if it has no headers of 12 bytes.
     """
     fcntl.ioctl(tap.fd, _TUNSETVNETHDRSZ, _INT.pack(offload.VNET_LEN))
     if sys.byteorder == "big":
         fcntl.ioctl(tap.fd, _TUNSETVNETLE, _INT.pack(1))
     basic = features & (offload.CSUM | offload.TSO4)
     for wanted in (features, features & ~_USO, basic, features & offload.CSUM):
-        # The kernel knows UDP for both or for neither, and nothing of all this without checksums.
+        # The kernel has UDP for both families or for neither, and no feature at all without checksums.
         usable = wanted if wanted & _USO == _USO else wanted & ~_USO
         usable = usable if usable & offload.CSUM else 0
         try:
@@ -162,5 +161,5 @@ def set_up(tap: Tap, features: int) -> int:
 
 def reset(tap: Tap) -> None:
     """Take the offload back, for the next program that opens a persistent tap."""
-    with suppress(OSError):  # who deletes the interface under us leaves nothing to take back
+    with suppress(OSError):  # the interface may be deleted already
         fcntl.ioctl(tap.fd, TUNSETOFFLOAD, 0)

@@ -1,4 +1,4 @@
-"""Steps that the network works without: a failure is logged, and the program goes on."""
+"""Steps that the network does not need: a failure is logged, and the program goes on."""
 
 import logging
 from collections.abc import Callable
@@ -8,7 +8,7 @@ LOG: Final = logging.getLogger("gvtap-guest")
 
 
 def attempt(what: str, step: Callable[[], None]) -> bool:
-    """Do step; an OSError is a warning that names what could not be done. Whether it was done."""
+    """Do step. An OSError becomes a warning that names the step. Returns whether it was done."""
     try:
         step()
     except OSError as error:

@@ -1,24 +1,24 @@
-"""Names a network's DNS servers in resolv.conf, and puts back what stood there.
+"""Names a network's DNS servers in resolv.conf, and restores the old content at the end.
 
-Whoever owns the file is asked to write it:
+The owner of the file is asked to write it:
 
     a link to systemd-resolved's files    resolvectl, for this interface
     a link to resolvconf's files, or      resolvconf, for this interface
     a file which it has generated
-    anything else                         nobody; the file is replaced
+    anything else                         no owner; the file is replaced
 
 A file that this module writes begins with a heading and ends with its old content as comments. So the old
-content survives kill -9: the next run finds it there. A file without the heading was written by
-somebody else since; it is left alone at the end.
+content survives kill -9: the next run finds it there. If the heading is gone, another program has written the
+file since, and it stays as it is.
 
-Network namespaces share the files of their machine, unless somebody mounts another file over one of them, as
+Network namespaces share the files of their machine, unless another file is mounted over one of them, as
 `ip netns exec` does with /etc/netns/NAME/resolv.conf. Three rules follow from that:
 
 - A mount cannot be replaced by rename(2), so the file is written in place.
 - systemd-resolved and resolvconf serve the machine's network. In another one they are not asked.
 - By default (AUTO) a namespace leaves the machine's file alone: the machine cannot reach these servers.
 
-The machine is what process 1 and our other ancestors see, if they are in another network namespace.
+"The machine" means the view of process 1 and our other ancestors, if they are in another network namespace.
 """
 
 import contextlib
@@ -42,7 +42,7 @@ NONE: Final = "none"
 DEFAULT_PATH: Final = "/etc/resolv.conf"
 TOOL_SECONDS: Final = 4.0
 MAX_BYTES: Final = 256 * 1024
-"""A longer file holds something else, and is not touched."""
+"""A longer file is something else, and is not changed."""
 
 _RESOLVECTL: Final = "resolvectl"
 _RESOLVCONF: Final = "resolvconf"
@@ -52,7 +52,7 @@ _DISK_FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
 class ResolvConf:
-    """The DNS servers of one interface in one file. What fails is a warning; nothing here raises OSError."""
+    """The DNS servers of one interface in one file. A failure is a warning; no method raises OSError."""
 
     def __init__(self, choice: str, interface: str) -> None:
         """choice: AUTO, NONE or a path. Nothing is written before set()."""
@@ -60,7 +60,7 @@ class ResolvConf:
         self._path = DEFAULT_PATH if choice == AUTO else choice
         self._interface = interface
         self._owner = ""
-        self._file = ""  # what we have written, links resolved
+        self._file = ""  # the file that we have written, links resolved
 
     def set(self, servers: Sequence[int], search: Sequence[str] = ()) -> None:
         """Name the servers (IPv4 addresses as integers) and search domains. Without servers: restore()."""
@@ -80,7 +80,7 @@ class ResolvConf:
         attempt(f"name the DNS servers in {self._path}", lambda: self._set(addresses, search))
 
     def restore(self) -> None:
-        """Take back what set() did. Harmless without one, or when called twice."""
+        """Undo set(). It does no harm without a set(), or when called twice."""
         owner, self._owner = self._owner, ""
         if owner == _RESOLVECTL:
             _run([_RESOLVECTL, "revert", self._interface])
@@ -106,7 +106,7 @@ class ResolvConf:
         lines = [f"search {' '.join(search)}"] if search else []
         lines += [f"nameserver {address}" for address in addresses]
         text = "\n".join(lines) + "\n"
-        # Noted before the program runs: a signal may end us in the meantime.
+        # Assigned before the program runs, since a signal may end this process meanwhile.
         self._owner = owner_of(self._path)
         if self._owner == _RESOLVECTL and _run([_RESOLVECTL, "dns", self._interface, *addresses]):
             _run([_RESOLVECTL, "domain", self._interface, *(search or [""])])
@@ -137,7 +137,7 @@ class ResolvConf:
 
 
 def owner_of(path: str) -> str:
-    """The program which has to be asked to change path, "" if there is none."""
+    """The program that has to write path, "" if there is none."""
     file = os.path.realpath(path)
     if _outer_processes() or _is_mount_point(file):
         return ""
@@ -149,10 +149,10 @@ def owner_of(path: str) -> str:
 
 
 def is_of_another_network(path: str) -> bool:
-    """Whether an outer process has path as its file, too."""
+    """Whether path is the same file for an outer process."""
     file = os.path.realpath(path)
     if not os.path.exists(file):
-        file = os.path.dirname(file)  # a new file would be seen by all who see the directory
+        file = os.path.dirname(file)  # every process that sees the directory would see a new file
     return any(_is_same(file, f"/proc/{pid}/root{file}") for pid in _outer_processes())
 
 
@@ -169,14 +169,14 @@ def _outer_processes() -> list[int]:
 def _parent(pid: int) -> int:
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
-            # proc(5): the name, in brackets, may hold anything; behind it the state and the parent
+            # proc(5): the name, in brackets, may hold anything. State and parent follow it
             return int(file.read().rpartition(b")")[2].split()[1])
     except OSError:
         return 0
 
 
 def _is_same(one: str, other: str) -> bool | None:
-    """Whether both are the same file; None where we may not see, or there is none."""
+    """Whether both are the same file. None if we may not see them, or one is missing."""
     try:
         return os.path.samefile(one, other)
     except OSError:
@@ -193,7 +193,7 @@ def _is_mount_point(file: str) -> bool:
 
 
 def _read(file: str) -> bytes | None:
-    """The content; None where there is no file. OSError for what is no file of text, unread."""
+    """The content, None if there is no file. Raises OSError for anything but a text file, unread."""
     try:
         info = os.stat(file)
     except FileNotFoundError:
@@ -207,14 +207,14 @@ def _read(file: str) -> bytes | None:
 
 
 def _as_comments(old: bytes | None) -> bytes:
-    """The old content behind marks, line by line; no line at all for a file that was not there."""
+    """The old content, with a mark before each line. No lines if there was no file."""
     if old is None:
         return b""
     return b"".join(_OLD_LINE + line + b"\n" for line in old.split(b"\n"))
 
 
 def _old_content(content: bytes) -> bytes | None:
-    """What _as_comments() was given, from a file with our heading."""
+    """The content that _as_comments() got, from a file with our heading."""
     lines = [line.removeprefix(_OLD_LINE) for line in content.split(b"\n") if line.startswith(_OLD_LINE)]
     return b"\n".join(lines) if lines else None
 
@@ -256,10 +256,10 @@ def _write_in_place(file: str, content: bytes) -> None:
         old = os.pread(fd, MAX_BYTES, 0)
         try:
             _fill(fd, content)
-        except OSError:  # the disk is full: what was there does fit
+        except OSError:  # the disk is full, but the old content fits
             _fill(fd, old)
             raise
-        except BaseException:  # a signal's: it must not leave half a file
+        except BaseException:  # raised by a signal, which must not leave half a file
             _fill(fd, content)
             raise
     finally:
@@ -274,7 +274,7 @@ def _fill(fd: int, content: bytes) -> None:
 
 
 def _run(words: Sequence[str], text: str = "") -> bool:
-    """Run an owner's program with text as its input; whether it succeeded. A failure is a warning."""
+    """Run an owner's program with text as its input. Returns whether it succeeded. A failure is a warning."""
     program = shutil.which(words[0], path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin")
     if program is None:
         LOG.warning("%s is not installed", words[0])

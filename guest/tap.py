@@ -1,10 +1,9 @@
 """The guest's tap interface: opened without packet information, named, addressed, set up.
 
-Linux only (tun.txt of the kernel's documentation). An object owns the descriptor of
-/dev/net/tun: when that closes, an interface which is not persistent vanishes. With
-IFF_VNET_HDR in ``flags`` what is read and written begins with a virtio-net header, whose
-length and meaning :mod:`guest.offload` sets; nothing here changes for it.
-Addresses and routes are not set here but by a DHCP client or :mod:`guest.netlink`.
+Linux only (tun.txt of the kernel's documentation). A Tap owns the descriptor of /dev/net/tun: when that
+closes, an interface which is not persistent vanishes. With IFF_VNET_HDR in ``flags`` each frame begins with a
+virtio-net header. :mod:`guest.offload` sets its length and meaning. A DHCP client or :mod:`guest.netlink`
+sets addresses and routes.
 """
 
 import fcntl
@@ -68,7 +67,7 @@ class Tap:
         _control(_SIOCSIFFLAGS, _IFREQ_FLAGS.pack(self.name.encode(), flags | _IFF_UP))
 
     def mtu(self) -> int:
-        """The interface's MTU now: bytes of an IP packet, without the Ethernet header."""
+        """The interface's present MTU: bytes of an IP packet, without the Ethernet header."""
         answer = _control(_SIOCGIFMTU, _IFREQ_INT.pack(self.name.encode(), 0))
         return int(_IFREQ_INT.unpack(answer)[1])
 
@@ -77,12 +76,12 @@ class Tap:
         _control(_SIOCSIFMTU, _IFREQ_INT.pack(self.name.encode(), mtu))
 
     def close(self) -> None:
-        """Let go of the interface; it vanishes unless it is persistent."""
+        """Close the descriptor. The interface vanishes unless it is persistent."""
         os.close(self.fd)
 
 
 def mac_of(interface: str) -> bytes:
-    """The 6-byte address of any Ethernet interface. Raises OSError where there is none of that name."""
+    """The 6-byte address of any Ethernet interface. Raises OSError if there is no interface of that name."""
     answer = _control(_SIOCGIFHWADDR, _IFREQ_MAC.pack(_interface(interface), 0, b""))
     return bytes(_IFREQ_MAC.unpack(answer)[2])
 

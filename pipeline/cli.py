@@ -100,7 +100,7 @@ def start(parsed: flags.Parsed, words: Sequence[str], program: supervisor.Progra
     except (ConfigError, OSError) as error:
         logs.fatal(str(error), program.name)
         if opened:
-            # Who reads only the log finds it there as well.
+            # A user who reads only the log finds it there too.
             logs.setup(opened[0])
             logs.logger("supervisor").critical(str(error))
             logs.flush()
@@ -125,7 +125,7 @@ def _parse(command: str, words: Sequence[str]) -> flags.Parsed | int:
 
 
 def _check(path: str) -> int:
-    """Problems go to standard error, a line each; an unknown key is one, as it is most likely misspelt."""
+    """Write each problem as a line to standard error. An unknown key is one: it is most likely misspelt."""
     try:
         parsed = flags.parse(options.START, ["-config", path])
         _, warnings = merge.build(parsed)

@@ -1,8 +1,8 @@
 """The command ``gvtap-gvproxy``: gvproxy's command line and life, for scripts and programs made for it.
 
-No sub-command, exactly its flags, its texts and exit codes for a wrong line (2), and the end of the daemon
-when the guest of a qemu, bess, vfkit or stdio link leaves (0). Failures end with 1. Where it is called
-by another name (a link named gvproxy, as podman looks for), that is the name of the process too.
+It has no sub-commands, exactly gvproxy's flags and texts, and exit code 2 for a wrong line. The daemon ends
+with 0 when the guest of a qemu, bess, vfkit or stdio link leaves, and with 1 when it fails. If the program is
+called by another name (podman looks for a link named gvproxy), the process has that name too.
 """
 
 import os

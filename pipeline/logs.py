@@ -1,14 +1,13 @@
 """Logging: one JSON object a line, or a readable form on a terminal.
 
-Every line has ``time`` (UTC, ISO 8601), ``level``, ``event``, ``worker`` and ``pid``, then
-what the event is about (``guest``, ``flow``, ``error``, ...). All processes write to one
-descriptor, each line with one write, so lines of several workers never mix. Standard
-library logging (asyncio, aiohttp) takes the same way from level warning on. Nothing here
-rotates or reopens the file.
+Every line has ``time`` (UTC, ISO 8601), ``level``, ``event``, ``worker`` and ``pid``, then the details of the
+event (``guest``, ``flow``, ``error``, ...). All processes write to one descriptor, each line with one write,
+so lines of several workers never mix. Standard library logging (asyncio, aiohttp) goes the same way from
+level warning on. The file is not rotated or reopened.
 
-No call here waits for the log. Each process has a thread that writes (pipeline.outlet) and a bounded queue
-before it. A line that finds no room, or that cannot be written, is lost and counted. The count is a line of
-its own, ``log lines dropped``, as soon as the log takes lines again. ``flush`` waits at the end, at most for
+No call here waits for the log. Each process has a bounded queue and a thread that writes (system/outlet.py).
+A line that finds no room, or that cannot be written, is lost and counted. As soon as the log takes lines
+again, a line of its own has the count: ``log lines dropped``. ``flush`` waits at the end, at most for
 LAST_WAIT.
 """
 
@@ -50,7 +49,7 @@ def _dropped_line(count: int) -> bytes:
 
 _outlet: Final = Outlet(MAX_QUEUED, notice=_dropped_line)
 _source = "supervisor"
-"""Whose lines this process writes."""
+"""The worker whose lines this process writes."""
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(
         before=_outlet.before_fork,
@@ -60,7 +59,7 @@ if hasattr(os, "register_at_fork"):
 
 
 class Line:
-    """What structlog hands finished lines to: each is one item for a descriptor."""
+    """Takes finished lines from structlog. Each is one item for a descriptor."""
 
     __slots__ = ("_fd",)
 
@@ -68,7 +67,7 @@ class Line:
         self._fd = fd
 
     def msg(self, text: str) -> None:
-        """Have the line written. A log that takes nothing must not stop the program: the line is lost."""
+        """Queue the line. If the log takes nothing the line is lost: a log must not stop the program."""
         _outlet.put(self._fd, text.encode("utf-8", "backslashreplace") + b"\n")
 
     debug = info = warning = error = critical = msg
@@ -126,7 +125,7 @@ def setup(log_file: str = "", level: str = "info", *, debug: bool = False) -> No
     root = logging.getLogger()
     root.handlers[:] = [_Forward()]
     root.setLevel(logging.DEBUG if level == "debug" else logging.WARNING)
-    # At level debug asyncio tells of every selector event; that says nothing about guests.
+    # At level debug asyncio logs every selector event, which is not about guests.
     logging.getLogger("asyncio").setLevel(logging.WARNING)
 
 
@@ -164,7 +163,7 @@ def fatal(text: str, program: str = "gvtap-pipeline") -> None:
 
 
 def begin(source: str, on_lost: Callable[[int], None]) -> None:
-    """In a process that was just forked: whose lines these are, and who hears how many were lost."""
+    """Begin in a forked process. source names its lines; on_lost is called with the number of lost lines."""
     global _source
     _source = source
     _outlet.on_lost = on_lost
@@ -176,12 +175,12 @@ def lost() -> int:
 
 
 def flush(timeout: float = LAST_WAIT) -> bool:
-    """Wait until all lines are written, at most timeout seconds; whether they are."""
+    """Wait until all lines are written, at most timeout seconds. Returns whether they are."""
     return _outlet.flush(timeout)
 
 
 def rest(timeout: float = LAST_WAIT) -> bool:
-    """Flush and end the thread, for a fork; whether there is none now."""
+    """Flush and end the thread before a fork. Returns whether there is no thread now."""
     return _outlet.rest(timeout)
 
 

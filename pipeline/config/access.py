@@ -1,14 +1,15 @@
 """From the configuration file's keys about access to Config: guests' API, egress policy, PROXY protocol.
 
-The schema is config/file.py's; here its values, already checked one by one, are put
-together and checked against each other. Opens nothing.
+keys.py has checked each value by itself. This module puts them together and checks them against each other.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from pipeline.config.file import ConfigError, EgressPolicyKeys, GuestApiKeys, split_network
+from pipeline.config.file import ConfigError
+from pipeline.config.keys import EgressPolicyKeys, GuestApiKeys
 from pipeline.config.model import EgressPolicy, GuestApi, PolicyRule, PortForward, forward_key
+from pipeline.config.scalars import split_network
 from pipeline.go import flags
 from pipeline.system import inet
 
@@ -19,7 +20,7 @@ def guest_api(keys: GuestApiKeys) -> GuestApi:
 
 
 def egress_policy(keys: EgressPolicyKeys) -> EgressPolicy:
-    """Where guests may connect to. ConfigError for a rule about ports of a protocol that has none."""
+    """Where guests may connect to. Raises ConfigError for a rule about ports of a protocol without ports."""
     rules = []
     for index, key in enumerate(keys.rules):
         if key.ports and "icmp" in key.protocols:
@@ -40,7 +41,7 @@ def egress_policy(keys: EgressPolicyKeys) -> EgressPolicy:
 def with_proxy_protocol(
     forwards: Sequence[PortForward], versions: Mapping[str, str]
 ) -> tuple[PortForward, ...]:
-    """The forwards, with the versions given by their keys. ConfigError for one that is no TCP forward."""
+    """The forwards, with the versions given by their keys. Raises ConfigError for one that is not for TCP."""
     left = {split_network(key): (key, version) for key, version in versions.items()}
     found = []
     for forward in forwards:

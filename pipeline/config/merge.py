@@ -18,19 +18,10 @@ from pydantic import BaseModel
 
 from pipeline.config import limits
 from pipeline.config.access import egress_policy, guest_api, with_proxy_protocol
-from pipeline.config.file import (
-    MAX_MTU,
-    ConfigError,
-    FileKeys,
-    SocketForwardKeys,
-    StackKeys,
-    is_ipv4,
-    read,
-    split_network,
-)
+from pipeline.config.endpoints import check, further_links, links_of
+from pipeline.config.file import ConfigError, read
+from pipeline.config.keys import FileKeys, SocketForwardKeys, StackKeys
 from pipeline.config.model import (
-    LINK_SCHEMES,
-    LINKS,
     MAX_BUSY_POLL,
     PLACEMENTS,
     SEPARATE,
@@ -43,20 +34,17 @@ from pipeline.config.model import (
     Zone,
     mac_bytes,
 )
+from pipeline.config.scalars import split_network
+from pipeline.config.subnet import DEFAULT_MTU, addresses, checked_mtu, parse_subnet
 from pipeline.go import flags
 from pipeline.links.addresses import unix_path
-from pipeline.system import inet, small_file, socket_file
+from pipeline.system import small_file
 
-DEFAULT_MTU: Final = 1500
-MIN_MTU: Final = 68
 GATEWAY_MAC: Final = "5a:94:ef:e4:0c:dd"
 GUEST_MAC: Final = "5a:94:ef:e4:0c:ee"
 VPNKIT_UUID: Final = "c3d68012-0208-11ea-9fd7-f2189899ab08"
 HOST_LOOPBACK: Final = "127.0.0.1"
 RESOLV_CONF: Final = "/etc/resolv.conf"
-MIN_HOST_BITS: Final = 3
-
-_VSOCK: Final = re.compile(r"([0-9]*:[0-9]+|[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12})", re.ASCII)
 
 LEVELS: Final[Mapping[str, str]] = {
     "critical": "critical",
@@ -108,7 +96,7 @@ def build(
         stack.host_ip or parsed.text("hostIP"),
     )
     notification = _notification(parsed.text("notification"), keys.notification)
-    links = _links(parsed, keys)
+    links = links_of(parsed, keys)
     if stack.debug:
         warnings.append("stack.debug has no effect: packets are not written to the log")
     if path and any(word in ("-ssh-port", "--ssh-port") for word in words):
@@ -118,7 +106,7 @@ def build(
     listen = parsed.lists["listen"] or tuple(keys.listen)
     services = parsed.text("services") or keys.services
     for url in (*listen, *filter(None, [services])):
-        _endpoint(url, "cannot listen", STREAM_SCHEMES)
+        check(url, "cannot listen", STREAM_SCHEMES)
     bounds = _limits(parsed, keys)
     config = Config(
         listen=listen,
@@ -132,14 +120,14 @@ def build(
         bess=links["bess"],
         stdio=links["stdio"],
         vfkit=links["vfkit"],
-        links=_further_links((*keys.links, *parsed.lists["link"])),
+        links=further_links((*keys.links, *parsed.lists["link"])),
         socket_forwards=socket_forwards,
         ec2_metadata_access=parsed.true("ec2-metadata-access")
         or keys.ec2_metadata_access
         or stack.ec2_metadata_access,
         capture_file=network.capture_file,
         stack_debug=stack.debug,
-        mtu=_mtu(parsed.number("mtu") or stack.mtu or DEFAULT_MTU, warnings),
+        mtu=checked_mtu(parsed.number("mtu") or stack.mtu or DEFAULT_MTU, warnings),
         subnet=subnet,
         gateway_ip=int(gateway),
         device_ip=int(device),
@@ -184,50 +172,6 @@ def read_file(path: str) -> tuple[FileKeys, tuple[str, ...]]:
         raise ConfigError(f"failed to parse configuration: {error}") from error
 
 
-def parse_subnet(text: str) -> ipaddress.IPv4Network:
-    """A CIDR text, host bits allowed. Raises ConfigError, also for IPv6."""
-    _, slash, length = text.partition("/")
-    try:
-        if not slash or not re.fullmatch(r"[0-9]{1,3}", length, re.ASCII):
-            raise ValueError
-        network = ipaddress.ip_network(text, strict=False)
-    except ValueError:
-        raise ConfigError(f"failed to parse subnet: invalid CIDR address: {text}") from None
-    if not isinstance(network, ipaddress.IPv4Network):
-        raise ConfigError(f"failed to parse subnet: only IPv4 subnets are served, not {text}")
-    return network
-
-
-def addresses(
-    subnet: ipaddress.IPv4Network, subnet_text: str, gateway: str, device: str, host: str
-) -> tuple[ipaddress.IPv4Address, ipaddress.IPv4Address, ipaddress.IPv4Address]:
-    """The three addresses, derived where the text is empty: first, second and last usable.
-
-    Raises ConfigError for a subnet longer than /29 and for addresses that cannot be used.
-    """
-    found = []
-    usable = {"gateway": (gateway, 1), "device": (device, 2), "host": (host, subnet.num_addresses - 2)}
-    if subnet.max_prefixlen - subnet.prefixlen < MIN_HOST_BITS:
-        for role, (text, _) in usable.items():
-            if not text:
-                raise ConfigError(f"failed to identify usable {role} IP address in subnet: subnet too small")
-    prefix = "failed to validate configuration IPs: "
-    for text, offset in usable.values():
-        if text and not is_ipv4(text):
-            raise ConfigError(f"{prefix}invalid IP address: {text}")
-        ip = ipaddress.IPv4Address(text) if text else subnet.network_address + offset
-        if ip not in subnet:
-            raise ConfigError(f"{prefix}IP ({ip}) not in subnet ({subnet_text})")
-        if ip == subnet.network_address:
-            raise ConfigError(f"{prefix}IP must not be address of subnet: {ip}")
-        if ip == subnet.broadcast_address:
-            raise ConfigError(f"{prefix}IP must not be broadcast address: {ip}")
-        found.append(ip)
-    if len(set(found)) < len(found):
-        raise ConfigError(f"{prefix}IP addresses need to be distinct")
-    return found[0], found[1], found[2]
-
-
 def _level(text: str, warnings: list[str]) -> str:
     level = LEVELS.get(text.lower())
     if level is None:
@@ -247,68 +191,6 @@ def _notification(flag: str, key: str) -> str:
     if url.scheme != "unix" or not url.path:
         raise ConfigError("notification listen address must be unix:// address")
     return unix_path(flag or key)
-
-
-def _links(parsed: flags.Parsed, keys: FileKeys) -> dict[str, str]:
-    links = {name: parsed.text(f"listen-{name}") or getattr(keys.interfaces, name) for name in LINKS}
-    if links["qemu"]:
-        _endpoint(links["qemu"], "invalid value for qemu listen address", LINK_SCHEMES["qemu"])
-        _must_not_exist(links["qemu"], "unix")
-    for name, scheme in (("bess", "unixpacket"), ("vfkit", "unixgram")):
-        url = links[name]
-        if url:
-            if not url.startswith(tuple(f"{allowed}://" for allowed in LINK_SCHEMES[name])):
-                raise ConfigError(f"{name} listen address must be {scheme}:// address")
-            _must_not_exist(url, scheme)
-    if links["vpnkit"]:
-        _endpoint(links["vpnkit"], "invalid value for vpnkit listen address", LINK_SCHEMES["vpnkit"])
-    for one, other in (("qemu", "vpnkit"), ("bess", "vpnkit"), ("qemu", "bess")):
-        if links[one] and links[other]:
-            raise ConfigError(f"cannot use {one} and {other} protocol at the same time")
-    return links
-
-
-def _further_links(texts: Sequence[str]) -> tuple[tuple[str, str], ...]:
-    """``protocol+url`` each."""
-    found = []
-    for text in texts:
-        protocol, plus, url = text.partition("+")
-        schemes = LINK_SCHEMES.get(protocol)
-        if not plus or schemes is None:
-            allowed = ", ".join(f"{name}+" for name in LINK_SCHEMES)
-            raise ConfigError(f"link: {flags.quote(text)} must begin with a protocol (allowed: {allowed})")
-        _endpoint(url, f"link: {protocol}", schemes)
-        for scheme in ("unix", "unixpacket", "unixgram"):
-            _must_not_exist(url, scheme)
-        found.append((protocol, url))
-    return tuple(found)
-
-
-def _endpoint(url: str, what: str, schemes: tuple[str, ...]) -> None:
-    try:
-        parts = urlsplit(url)
-        port = parts.port if parts.scheme in inet.TCP else None
-    except ValueError as error:
-        raise ConfigError(f"{what}: {url}: {error}") from None
-    if parts.scheme not in schemes:
-        allowed = ", ".join(f"{scheme}://" for scheme in schemes)
-        raise ConfigError(f"{what}: unexpected scheme: {flags.quote(url)} (allowed: {allowed})")
-    if parts.scheme.startswith("unix") and not parts.path:
-        raise ConfigError(f"{what}: {url}: missing path of the socket")
-    if parts.scheme in inet.TCP and port is None:
-        raise ConfigError(f"{what}: address {parts.netloc}: missing port in address")
-    if parts.scheme == "vsock" and not _VSOCK.fullmatch(parts.netloc) and not parts.path.strip("/"):
-        raise ConfigError(f"{what}: {url}: vsock addresses have the form vsock://:port or vsock://cid:port")
-    if parts.scheme == "fd" and not parts.netloc:
-        raise ConfigError(f"{what}: {url}: descriptors have the form fd://3 or fd://name")
-
-
-def _must_not_exist(url: str, scheme: str) -> None:
-    # What a program left that was killed is replaced when it is bound.
-    if not url.startswith(f"{scheme}://") or not os.path.lexists(path := unix_path(url)):
-        return
-    if not socket_file.is_abandoned(path):
-        raise ConfigError(f"{flags.quote(path)} already exists")
 
 
 class _Network(NamedTuple):
@@ -414,14 +296,6 @@ def _token_file(path: str) -> str:
     if not re.fullmatch(r"[!-~]+", token):
         raise ConfigError(f"token file {flags.quote(path)} must hold one word")
     return path
-
-
-def _mtu(mtu: int, warnings: list[str]) -> int:
-    if mtu < MIN_MTU:
-        raise ConfigError(f"mtu is out of range: {mtu} (allowed: {MIN_MTU} to {MAX_MTU})")
-    if mtu > MAX_MTU:
-        warnings.append(f"an MTU of {mtu} does not fit the 2-byte length of a frame: {MAX_MTU} is used")
-    return min(mtu, MAX_MTU)
 
 
 def _placement(kind: str) -> str:

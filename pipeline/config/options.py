@@ -1,8 +1,7 @@
 """The flags of ``gvtap-pipeline start``: gvproxy's, then our own.
 
-The table is the one place that names them; the parser, the usage text and the
-documentation come from it; which addresses a flag takes, its text has from the table that they are
-checked by. What the flags mean together is config/merge.py's matter.
+Only this table names them: the parser, the usage text and the documentation come from it. The text of a flag
+lists the kinds of addresses from the table that checks them. merge.py says what the flags mean together.
 """
 
 from collections.abc import Mapping, Sequence

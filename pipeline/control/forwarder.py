@@ -1,14 +1,14 @@
-"""The list of port forwards: what may be asked, in which words it is refused, and what is open.
+"""The list of port forwards: it checks requests, refuses them in gvproxy's words, and knows what is open.
 
-Checks a request as gvproxy does and lets the listen worker bind the address (or socket_forward.py,
-when it goes over ssh); a forward is in the list exactly when it is open there. The key of a
-forward is its protocol and the text of its local address. Moves no traffic.
+The listen worker binds the address of a forward. socket_forward.py does so when the forward goes over ssh. A
+forward is in the list exactly when it is open there. Its key is its protocol and the text of its local
+address. No traffic passes here.
 """
 
 import asyncio
 import ipaddress
 from contextlib import suppress
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import structlog
 
@@ -18,6 +18,7 @@ from pipeline.control.ssh.connection import Destination
 from pipeline.control.ssh.socket_forward import SocketError, SocketForwards, host_path
 from pipeline.control.workers import RefusedError, Request, RequestError
 from pipeline.go.text import GoError, parse_uint, split_host_port, split_scheme
+from pipeline.ipc import messages
 from pipeline.system import inet
 
 WORKER: Final = "listen"
@@ -68,7 +69,7 @@ class Forwarder:
 
         proxy_protocol: "v1" or "v2" lets the guest see the client's address, in a PROXY header.
         """
-        # Before the lock: a name server that is slow delays nobody else.
+        # Before the lock: a slow name server delays no other request.
         found = await self._found(protocol, local)
         async with self._lock:
             key = (protocol, local)
@@ -92,19 +93,15 @@ class Forwarder:
                 for kind, text in self._forwards
             ):
                 raise ForwardError(f"listen {protocol} {local}: bind: address already in use")
-            op: dict[str, Any] = {"op": "expose", "protocol": protocol, "local": numbered, "remote": target}
-            if version:
-                op["proxy"] = version
-            if found is not None:
-                op["found"] = found
+            asked = messages.Expose(protocol, numbered, target, proxy=version or None, found=found)
             try:
-                await self._request(WORKER, op)
+                await self._request(WORKER, asked)
             except RefusedError as error:
                 raise ForwardError(str(error)) from None
             except RequestError:
-                # The worker may open it yet. It takes requests in order, so this one closes it then.
+                # The worker may still open it. It serves requests in order, so this one closes it again.
                 with suppress(RequestError):
-                    await self._request(WORKER, {"op": "unexpose", "protocol": protocol, "local": numbered})
+                    await self._request(WORKER, messages.Unexpose(protocol, numbered))
                 raise
             self._forwards[key] = Forward(local, remote, protocol, proxy_protocol)
             if numbered != local:
@@ -122,16 +119,16 @@ class Forwarder:
                 return
             numbered = self._numbered.get((protocol, local), local)
             try:
-                await self._request(WORKER, {"op": "unexpose", "protocol": protocol, "local": numbered})
+                await self._request(WORKER, messages.Unexpose(protocol, numbered))
             except RefusedError as error:
                 raise ForwardError(str(error)) from None
             del self._forwards[protocol, local]
             self._numbered.pop((protocol, local), None)
 
     async def _found(self, protocol: str, local: str) -> list[str] | None:
-        """The addresses of the host in local, None where nothing is to be looked up.
+        """The addresses of the host in local. None means that there is no name to look up.
 
-        An unknown name has none; what is no address at all is left to the worker, which says so in its turn.
+        An unknown name has no addresses. The worker refuses a text that is not an address at all.
         """
         try:
             host = split_host_port(local)[0] if protocol in _INET else ""
@@ -170,7 +167,7 @@ def _is_number(host: str) -> bool:
 
 
 def _destination(protocol: str, remote: str) -> Destination | None:
-    """Where a forward over ssh leads, None for any other."""
+    """The destination of a forward over ssh, None for any other forward."""
     if protocol != "unix" or not remote.startswith(f"{ssh.SCHEME}://"):
         return None
     try:
@@ -213,7 +210,7 @@ def _guest_address(protocol: str, text: str) -> str:
     host, colon, port_text = text.partition(":")
     if not colon or ":" in port_text:
         raise ForwardError("invalid remote addr")
-    # The original takes numbers alone here, and its words are about them.
+    # The original takes only numbers here, and its error texts are about them.
     named = None if port_text.isdigit() else port_number(protocol, port_text)
     try:
         port = parse_uint(port_text, 16) if named is None else named

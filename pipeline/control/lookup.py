@@ -1,9 +1,8 @@
 """Numbers for names: addresses of hosts and ports of services.
 
-Addresses are asked of the system's own lookup, which blocks, in threads of its own.
-
-Not by the event loop's getaddrinfo: its threads are waited for when the loop ends, and a name server that
-does not answer would hold up an orderly stop for as long as the system's patience lasts.
+The system's own lookup finds addresses. It blocks, so it runs in threads of its own. The event loop's
+getaddrinfo would not do: the loop waits for its threads at its end, and a silent name server would delay an
+orderly stop until the system gives up.
 """
 
 import asyncio
@@ -13,9 +12,9 @@ from contextlib import suppress
 from typing import Final
 
 MAX_AT_ONCE: Final = 4
-"""Threads. A guest may ask for names: it cannot have more of them than this."""
+"""Threads. A guest may ask for names, and cannot have more threads than this."""
 TIMEOUT: Final = 10.0
-"""Seconds until an answer is not waited for any more; its thread ends when the system gives up."""
+"""Seconds to wait for an answer. Its thread ends later, when the system gives up."""
 
 WELL_KNOWN: Final = {
     "domain": 53, "ftp": 21, "http": 80, "https": 443, "imaps": 993, "nfs": 2049, "pop3": 110, "smtp": 25,

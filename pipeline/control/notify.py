@@ -1,7 +1,8 @@
 """Notifications: one connection to a unix socket for each event, one JSON object and a newline on it.
 
-Order is kept, and nobody waits for a listener. An event is lost when the queue is full, when the listener is
-not there, or when it takes no connection in time: that is a log line and a count; nothing is tried again.
+Events stay in order, and no caller waits for the listener. An event is lost when the queue is full, when
+there is no listener, or when it takes no connection in time. A lost event is logged and counted, and not
+tried again.
 """
 
 import asyncio
@@ -14,7 +15,7 @@ import structlog
 QUEUE: Final = 100
 """Events that wait for a slow listener."""
 TIMEOUT: Final = 5.0
-"""Seconds for one event to be taken."""
+"""Seconds that the listener has to take one event."""
 
 READY: Final = "ready"
 CONNECTION_ESTABLISHED: Final = "connection_established"
@@ -25,7 +26,7 @@ _LOST: Final = "notifications_dropped"
 
 
 class Notifier:
-    """Sends to one socket path; with "" it accepts everything and sends nothing."""
+    """Sends to one socket path. With "" it accepts every event and sends none."""
 
     def __init__(
         self,

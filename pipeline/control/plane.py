@@ -3,9 +3,6 @@
 import asyncio
 import socket
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
-
-from aiohttp import web
 
 from pipeline import logs
 from pipeline.config.model import Config, PortForward, address_text
@@ -13,34 +10,36 @@ from pipeline.control.forwarder import Forwarder
 from pipeline.control.http import openapi
 from pipeline.control.http.access import Access
 from pipeline.control.http.api import Api
-from pipeline.control.http.front import Front, TakeOver, make_runner
+from pipeline.control.http.connection import make_runner, server_of
+from pipeline.control.http.front import Front, TakeOver
 from pipeline.control.http.takeover import CONNECT, TUNNEL, Connect, Tunnel
 from pipeline.control.notify import CONNECTION_CLOSED, CONNECTION_ESTABLISHED, Notifier
 from pipeline.control.repeated import Repeated
 from pipeline.control.ssh.connection import Destination, read_key
 from pipeline.control.ssh.socket_forward import SocketForwards, host_path
 from pipeline.control.workers import Channel, Channels, Message, RequestError
+from pipeline.ipc import messages
 from pipeline.ipc.channel import close_all
 from pipeline.ipc.fabric import Fabric
 from pipeline.topology import INGRESS, RESOLVER
 
 
 class ControlPlane:
-    """Everything of the supervisor that talks: to workers, to API clients, to the notification socket."""
+    """The part of the supervisor that talks to workers, to API clients and to the notification socket."""
 
     def __init__(
         self,
         config: Config,
         fabric: Fabric,
         controls: Mapping[str, socket.socket],
-        on_guest: Callable[[Message], None],
+        on_guest: Callable[[messages.GuestEvent], None],
         version: str,
         token: str,
     ) -> None:
         """controls: the supervisor's ends of the control sockets by worker. Needs a running event loop.
 
-        on_guest hears the events of ingress about its entrances (see open_entrance). version: of the program.
-        token: what the endpoints on the host ask for; "" for nothing.
+        on_guest gets the events of ingress about its entrances (see open_entrance). version: of the program.
+        token: the one that endpoints on the host ask for, "" for none.
         """
         self._config = config
         self._on_guest = on_guest
@@ -83,7 +82,7 @@ class ControlPlane:
         await self._full.setup()
         await self._guest.setup()
         self._notifier.start()
-        self._guest_front = Front(_server(self._guest), {}, self._log)
+        self._guest_front = Front(server_of(self._guest), {}, self._log)
         for forward in self._config.forwards:
             await self._forwarder.expose(
                 forward.protocol, forward.local, forward.remote, _proxy_text(forward)
@@ -94,7 +93,7 @@ class ControlPlane:
         paths: dict[str, TakeOver] = {TUNNEL: self._tunnel}
         if guests:
             paths[CONNECT] = self._connect
-        front = Front(_server(self._full), paths, self._log)
+        front = Front(server_of(self._full), paths, self._log)
         self._fronts.append(front)
         front.listen(listener)
 
@@ -102,28 +101,27 @@ class ControlPlane:
         self, protocol: str, fds: Sequence[socket.socket | int], *, once: bool, macs: Mapping[str, bytes]
     ) -> None:
         """Let guests in on bound sockets, which stay the caller's. RequestError when ingress refuses them."""
-        op = {"op": "open", "protocol": protocol, "once": once, "macs": dict(macs)}
-        await self._channels.request(INGRESS, op, fds)
+        await self._channels.request(INGRESS, messages.Open(protocol, once, dict(macs)), fds)
 
     async def forward_sockets(self) -> None:
-        """Make the configured sockets that lead into the guest. SocketError, SshError name what is wrong."""
+        """Make the configured sockets that lead into the guest. Raises SocketError, SshError."""
         guest = address_text(self._config.device_ip)
         for forward in self._config.socket_forwards:
-            # Read again at each attempt: here only to tell at once what could never work.
+            # Each attempt reads the key again. Reading it here reports at once a key that can never work.
             await asyncio.to_thread(read_key, forward.identity)
             destination = Destination(forward.user, guest, forward.dest, forward.identity)
             await self._sockets.open(host_path(forward.socket), destination)
 
     async def capture(self, fd: int) -> None:
         """Have all frames written to a capture file, whose descriptor stays the caller's."""
-        await self._channels.request(INGRESS, {"op": "capture"}, [fd])
+        await self._channels.request(INGRESS, messages.Capture(), [fd])
 
     def notify(self, kind: str) -> None:
-        """Send a notification that is about no guest."""
+        """Send a notification that is not about a guest."""
         self._notifier.notify(kind)
 
     def stop_workers(self) -> None:
-        """Ask all workers to end; those that are gone already are passed over."""
+        """Ask all workers to end, except those that are gone already."""
         self._channels.stop()
 
     async def close(self) -> None:
@@ -138,25 +136,25 @@ class ControlPlane:
         self._channels.close()
 
     def _on_event(self, worker: str, event: Message, fds: list[int]) -> None:
-        match event:
-            case {"event": "service", "name": "api", "guest": str(guest)} if self._guest_front is not None:
-                self._guest_front.serve(socket.socket(fileno=fds[0]), guest)
-            case {"event": "service", "name": "dns", "guest": str(guest), "link": int(link)}:
+        match messages.event_of(event):
+            case messages.ServiceEvent(name="api") as service if self._guest_front is not None:
+                self._guest_front.serve(socket.socket(fileno=fds[0]), service.guest)
+            case messages.ServiceEvent(name="dns") as service:
                 try:
-                    request = {"op": "serve_tcp", "guest": guest, "link": link}
+                    request = messages.ServeTcp(service.guest, service.link)
                     self._channels.channels[RESOLVER].send(request, fds)
                 except RequestError as error:
                     self._not_handed_over.warning(asyncio.get_running_loop().time(), error=str(error))
                 finally:
                     close_all(fds)
-            case {"event": "mac", "change": "seen", "mac": str(mac)}:
-                self._notifier.notify(CONNECTION_ESTABLISHED, mac)
-            case {"event": "mac", "change": "gone", "mac": str(mac)}:
-                self._notifier.notify(CONNECTION_CLOSED, mac)
-            case {"event": "mac"}:
+            case messages.MacEvent(change="seen") as seen:
+                self._notifier.notify(CONNECTION_ESTABLISHED, seen.mac)
+            case messages.MacEvent(change="gone") as gone:
+                self._notifier.notify(CONNECTION_CLOSED, gone.mac)
+            case messages.MacEvent():
                 return
-            case {"event": "guest"}:
-                self._on_guest(event)
+            case messages.GuestEvent() as guest:
+                self._on_guest(guest)
             case _:
                 close_all(fds)
                 self._log.warning("unknown event", worker=worker, name=event.get("event"))
@@ -164,9 +162,3 @@ class ControlPlane:
 
 def _proxy_text(forward: PortForward) -> str:
     return f"v{forward.proxy_protocol}" if forward.proxy_protocol else ""
-
-
-def _server(runner: web.AppRunner) -> Any:
-    server = runner.server
-    assert server is not None
-    return server

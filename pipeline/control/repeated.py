@@ -1,6 +1,6 @@
-"""Lines of the log that a guest could cause as often as it likes: the first at once, then one a period.
+"""Log lines that a guest could cause as often as it likes: the first at once, then at most one a period.
 
-Each says how often it happened since the line before. What did not recur later is not told again.
+Each line says how often the event happened since the line before. There is no last line for a remainder.
 """
 
 from typing import Final
@@ -24,7 +24,7 @@ class Repeated:
         self._times = 0
 
     def warning(self, now: float, **details: object) -> None:
-        """It happened once more, at now (seconds, monotonic); details are of this time."""
+        """The event happened once more, at now (seconds, monotonic), with these details."""
         self._times += 1
         if now >= self._due_at:
             self._log.warning(self._event, times=self._times, **details)

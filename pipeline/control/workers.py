@@ -1,50 +1,53 @@
 """The supervisor's side of the control sockets: requests with answers, and the workers' events.
 
-A request is a map with an ``id`` and comes back with the same ``id`` and either what was
-asked or ``error``; a map with ``event`` and no id is an event. Descriptors travel beside
-both. The wire form is the channel's of pipeline.stages.channel; here it meets asyncio. Starts
-and stops no workers.
+A request is a map with an ``id``. Its answer has the same ``id``, and ``error`` if the worker refused. A map
+with ``event`` and no id is an event. Descriptors travel beside both. pipeline.ipc.channel has the wire form;
+this module connects it to asyncio. It starts and stops no workers.
 """
 
 import asyncio
 import socket
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from typing import Any, Final, Protocol
+from typing import Final, Protocol
 
 import structlog
 
 from pipeline.control.repeated import Repeated
+from pipeline.ipc import messages
 from pipeline.ipc.channel import ControlChannel, HasFileno, close_all
 
 TIMEOUT: Final = 5.0
 """Seconds until a worker that does not answer counts as failed."""
-Message = dict[str, Any]
+Message = dict[str, object]
+"""A message as it came (see pipeline.ipc.messages)."""
 OnEvent = Callable[[str, Message, list[int]], None]
 """Gets the worker's name, the event, and descriptors, which are its own then."""
 
 
 class RequestError(Exception):
-    """A request that came to nothing: the worker is gone, or silent."""
+    """A request without an answer: the worker is gone, or silent."""
 
 
 class RefusedError(RequestError):
-    """The worker answered, with this text, that it did not do it."""
+    """The worker refused the request, with this text."""
 
 
 class Request(Protocol):
-    """Ask one worker; what `Channels.request` is. The descriptors stay the caller's."""
+    """Asks one worker, as Channels.request does. The descriptors stay the caller's."""
 
-    async def __call__(self, worker: str, op: Message, fds: Sequence[int | HasFileno] = ()) -> Message:
-        """The answer. Raises RefusedError with the worker's text, RequestError when there is none."""
+    async def __call__(
+        self, worker: str, op: messages.Request, fds: Sequence[int | HasFileno] = ()
+    ) -> Message:
+        """The answer's map. Raises RefusedError with the worker's text, RequestError when there is none."""
         ...
 
 
 class Channel:
     """One worker's control socket. Make it while the event loop runs; it takes the socket over.
 
-    notify is called behind each message sent: workers that sleep on a semaphore hear of the
-    socket only by their bell. on_end is called once, when the worker's end is closed.
+    notify is called after each message is sent: a worker that sleeps on a semaphore does not see its socket.
+    on_end is called once, when the worker's end is closed.
     """
 
     def __init__(
@@ -73,18 +76,18 @@ class Channel:
         self._loop.add_reader(self._fd, self._read)
 
     async def request(
-        self, op: Message, fds: Sequence[int | HasFileno] = (), timeout: float = TIMEOUT
+        self, op: messages.Request, fds: Sequence[int | HasFileno] = (), timeout: float = TIMEOUT
     ) -> Message:
-        """The worker's answer; errors as of Request. The descriptors stay the caller's."""
+        """The map of the worker's answer; errors as of Request. The descriptors stay the caller's."""
         number = self._next_id = self._next_id + 1
         answer: asyncio.Future[Message] = self._loop.create_future()
         self._pending[number] = answer
         try:
-            self.send({"id": number, **op}, fds)
+            self._send({"id": number, **op.encode()}, fds)
             async with asyncio.timeout(timeout):
                 message = await answer
         except TimeoutError:
-            text = f"worker {self.worker} did not answer {op.get('op')} within {timeout:g} s"
+            text = f"worker {self.worker} did not answer {op.NAME} within {timeout:g} s"
             raise RequestError(text) from None
         finally:
             del self._pending[number]
@@ -92,8 +95,11 @@ class Channel:
             raise RefusedError(str(message["error"]))
         return message
 
-    def send(self, message: Message, fds: Sequence[int | HasFileno] = ()) -> None:
-        """Send a message that has no answer. RequestError when the worker is gone or the message too long."""
+    def send(self, message: messages.Request, fds: Sequence[int | HasFileno] = ()) -> None:
+        """Send a request without an answer. RequestError when the worker is gone or the message too long."""
+        self._send(message.encode(), fds)
+
+    def _send(self, message: Message, fds: Sequence[int | HasFileno]) -> None:
         if not self._open:
             raise RequestError(f"worker {self.worker} is gone")
         try:
@@ -144,7 +150,7 @@ class Channel:
                 self._on_end(self.worker)
 
     def _on_lost(self, message: Message) -> None:
-        """This process has no descriptor left for what came beside a message."""
+        """A message came without its descriptors: this process has reached its limit of them."""
         if "event" not in message:
             self._answer({**message, "error": "no descriptor left for the answer"}, [])
         else:
@@ -160,7 +166,8 @@ class Channel:
 
     def _answer(self, message: Message, fds: list[int]) -> None:
         close_all(fds)
-        answer = self._pending.get(message.get("id", 0))
+        number = message.get("id")
+        answer = self._pending.get(number) if isinstance(number, int) else None
         if answer is None or answer.done():
             self._log.warning("answer came too late", worker=self.worker, id=message.get("id"))
             return
@@ -174,7 +181,7 @@ class Channels:
         self.channels = dict(channels)
 
     async def request(
-        self, worker: str, op: Message, fds: Sequence[int | HasFileno] = (), timeout: float = TIMEOUT
+        self, worker: str, op: messages.Request, fds: Sequence[int | HasFileno] = (), timeout: float = TIMEOUT
     ) -> Message:
         """Channel.request of that worker; RequestError when there is none."""
         channel = self.channels.get(worker)
@@ -183,10 +190,10 @@ class Channels:
         return await channel.request(op, fds, timeout)
 
     def stop(self) -> None:
-        """Ask all workers to end; those that are gone are passed over."""
+        """Ask all workers to end, except those that are gone."""
         for channel in self.channels.values():
             with suppress(RequestError):
-                channel.send({"op": "stop"})
+                channel.send(messages.Stop())
 
     def close(self) -> None:
         """Close all."""

@@ -1,9 +1,8 @@
 """Which workers share a process.
 
-``separate`` is the shape of the pipeline: a process each, which uses as many cores as there
-are workers. ``auto`` fuses the data path into one process on a machine with few cores, where a wake-up of
-another process costs more than its core gains, and resolver and listen into a second one; on larger
-machines it is ``separate``.
+``separate`` gives each worker a process, so the pipeline uses as many cores as there are workers. ``auto``
+puts the data path into one process on a machine with few cores, where waking another process costs more than
+its core gains. resolver and listen share a second process then. On larger machines ``auto`` is ``separate``.
 """
 
 from typing import Final, NamedTuple
@@ -12,14 +11,14 @@ from pipeline.config.model import PLACEMENTS, SEPARATE
 from pipeline.topology import DEMUX, EGRESS, INGRESS, LISTEN, RESOLVER, TCP, Layout
 
 FEW_CORES: Final = 4
-"""Up to as many cores the data path of ``auto`` is one process."""
+"""With at most this many cores, the data path of ``auto`` is one process."""
 
 
 class Group(NamedTuple):
     """One process.
 
-    ``members``: the workers in it, in the order in which they breathe. ``back``: those that breathe
-    again in the same turn, so that a frame and what goes the other way both pass all of them.
+    ``members``: the workers in it, in the order in which they breathe. ``back``: the workers that breathe
+    again in the same turn, so that a frame and its answer both pass all of them.
     """
 
     name: str

@@ -1,7 +1,7 @@
-"""Forking the processes of a placement: the stages in each, and what a child keeps of its parent.
+"""Forking the processes of a placement: which stages each has, and what a child keeps of its parent.
 
-A child owns its ends of the control socket and of hand-off sockets, and nothing else of the
-parent's: a copied end would keep a socket open after its owner died.
+A child keeps its ends of the control socket and of the hand-off sockets. It closes everything else of the
+parent: a copied end would keep a socket open after its owner died.
 """
 
 import gc
@@ -35,7 +35,7 @@ from pipeline.system import process_name
 from pipeline.topology import DEMUX, EGRESS, INGRESS, LISTEN, RESOLVER, TCP
 
 LAST_WAIT: Final = 0.3
-"""Seconds for the last log lines of a worker, well within those that the supervisor gives it to end."""
+"""Seconds for the last log lines of a worker, well below the time that the supervisor gives it to end."""
 
 _STAGES: Final[dict[str, Callable[[Worker, Config], Stage]]] = {
     INGRESS: IngressStage,
@@ -62,13 +62,13 @@ def start(
     """Fork all processes. private: sockets and descriptors of the supervisor, closed in every child."""
     context = multiprocess.get_context("fork")
     pairs = {name: socket_pair() for name in fabric.layout.names}
-    # Once here instead of in every child: a collection there would copy every page that it looks at.
+    # Collect here once. A collection in a child would copy every page that it looks at.
     gc.collect()
     gc.freeze()
     running = []
-    # A fork beside a thread is safe here (logs.py holds its queue over it), but one without is simpler.
+    # A fork is safe with the log's thread (logs.py holds its queue), but simpler without.
     logs.rest()
-    # A child that is not its own yet has the supervisor's handlers: what is sent to it waits for Loop's.
+    # Until Loop installs its own handlers, a child has the supervisor's: signals are blocked across fork().
     before = signal.pthread_sigmask(signal.SIG_BLOCK, signals.ending())
     try:
         for group in groups:

@@ -1,9 +1,8 @@
-"""The signals that end the daemon, kept from before its first trace in the system until the last is removed.
+"""The signals that end the daemon, held from before it leaves a first trace until it removed the last.
 
-The interpreter writes the number into a pipe, and there it waits until an event loop is there to read it: so
-nothing is lost or half done however early a signal comes, and a second one at the end harms nothing either.
-To block them for that time would not do: a library's thread that does not (numpy's has some) would get the
-signal, and the process would end of it.
+The interpreter writes the signal's number into a pipe, where it waits for an event loop. So an early signal
+loses nothing and leaves nothing half done, and a second one at the end does no harm. Blocking the signals
+would not do: a library's thread that does not block them (numpy has some) would get one, and end the process.
 """
 
 import os
@@ -23,10 +22,10 @@ class Signals:
     """Takes the signals over for the rest of the process' life; made by its main thread."""
 
     def __init__(self) -> None:
-        # Who was started by nohup lives on.
+        # A program that nohup started ignores SIGHUP.
         self._numbers = [number for number in ending() if signal.getsignal(number) != signal.SIG_IGN]
         self.fds = os.pipe()
-        """The reader's and the writer's end; what is forked has to close both."""
+        """The reader's and the writer's end. A forked process has to close both."""
         for fd in self.fds:
             os.set_blocking(fd, False)
         signal.set_wakeup_fd(self.fds[1], warn_on_full_buffer=False)
@@ -34,17 +33,17 @@ class Signals:
             signal.signal(number, lambda *_: None)
 
     def fileno(self) -> int:
-        """Readable when take() has something."""
+        """Readable when take() has a signal."""
         return self.fds[0]
 
     def take(self) -> list[signal.Signals]:
-        """Those that came since the last call, in order."""
+        """The signals that came since the last call, in order."""
         with suppress(BlockingIOError):
             return [signal.Signals(number) for number in os.read(self.fds[0], _MAX_READ)]
         return []
 
     def close(self) -> None:
-        """The program is at its end: what comes now is ignored, and its exit status stands."""
+        """Ignore all further signals: the program is at its end, and its exit status is decided."""
         for number in self._numbers:
             signal.signal(number, signal.SIG_IGN)
         signal.set_wakeup_fd(-1)

@@ -1,10 +1,12 @@
 """The supervisor: starts the workers, watches them, serves the API, and stops everything in order.
 
-It is outside the packet path: an asyncio program over the workers' control sockets. Sockets are
-bound when everything behind them runs, in gvproxy's order: what a program waits for by looking for its file
-works when the file is there. A worker that ends on its own ends the daemon with status 1; SIGINT, SIGTERM
-and SIGHUP end it with status 0, and SIGQUIT with status 2 and a dump of what every process is doing. One
-that comes during the start is acted on when all of it can be undone in order, behind the fork.
+It is outside the packet path: an asyncio program over the workers' control sockets. It binds sockets in
+gvproxy's order, and only when everything that serves them runs. So a socket works as soon as its file is
+there.
+
+A worker that ends on its own ends the daemon with status 1. SIGINT, SIGTERM and SIGHUP end it with status 0,
+SIGQUIT with status 2 and a traceback of every process. A signal that comes during the start is acted on
+after the fork, when everything can be undone in order.
 """
 
 import asyncio
@@ -25,8 +27,9 @@ from pipeline.control.notify import HYPERVISOR_ERROR, READY
 from pipeline.control.plane import ControlPlane
 from pipeline.control.ssh.connection import SshError
 from pipeline.control.ssh.socket_forward import SocketError
-from pipeline.control.workers import Message, RequestError
+from pipeline.control.workers import RequestError
 from pipeline.daemon import placement, processes, signals
+from pipeline.ipc import messages
 from pipeline.ipc.arena import SLOT_BYTES
 from pipeline.ipc.fabric import Fabric
 from pipeline.ipc.segment import SegmentError
@@ -35,7 +38,7 @@ from pipeline.system import descriptor_limit, socket_file
 from pipeline.topology import Layout, TopologyError
 
 STOP_TIMEOUT: Final = 1.0
-"""Seconds that the workers have to end when they are told to; then they are killed."""
+"""Seconds that the workers have to end in an orderly way. Then they are killed."""
 LAST_WORDS: Final = 0.2
 """Seconds after the last guest left in which the notifications about it are gathered."""
 PID_FILE_MODE: Final = 0o666
@@ -66,7 +69,7 @@ GVPROXY: Final = Program("gvproxy", one_guest=True)
 
 
 def run(config: Config, program: Program, version: str) -> int:
-    """Run the daemon until it is told to stop. Returns the exit status. version: what the API tells."""
+    """Run the daemon until it has to stop. Returns the exit status. version: the API shows it."""
     supervisor = Supervisor(config, program, version)
     try:
         supervisor.start()
@@ -101,7 +104,7 @@ class Supervisor:
         self.plane: ControlPlane | None = None
         self.status = EXIT_OK
         self.reason = ""
-        """Why the daemon ends: the first cause counts."""
+        """Why the daemon ends. The first cause counts."""
         self.stopping = asyncio.Event()
 
     # --- start, before any event loop -----------------------------------------------------
@@ -152,7 +155,7 @@ class Supervisor:
         if not path:
             return
         try:
-            # Non-blocking: a FIFO that nobody reads is an error and no wait.
+            # Non-blocking: a FIFO without a reader is an error, and must not block.
             fd = os.open(
                 path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NONBLOCK | os.O_CLOEXEC, PID_FILE_MODE
             )
@@ -267,7 +270,7 @@ class Supervisor:
         self.paths.append((path, socket_file.identity(path)))
 
     def _stop(self, reason: str, status: int) -> None:
-        """Begin to end; who calls first says why."""
+        """Begin to end. The first call decides reason and status."""
         if not self.stopping.is_set():
             self.reason, self.status = reason, status
             self.stopping.set()
@@ -275,8 +278,8 @@ class Supervisor:
     def _is_stopping(self) -> bool:
         """Whether the end has begun.
 
-        A signal counts from when it came, not from when the loop hears of it: a worker that got it as well,
-        where all of the group did, may have ended before that.
+        A signal counts from when it came, not from when the loop sees it. A signal to the whole process group
+        may end a worker before the loop sees it.
         """
         self._on_signals()
         return self.stopping.is_set()
@@ -294,11 +297,11 @@ class Supervisor:
                     os.kill(worker.process.pid, number)
         self._stop("signal caught", EXIT_QUIT if number == signal.SIGQUIT else EXIT_OK)
 
-    def _on_guest(self, event: Message) -> None:
-        """What ingress says about entrances: a guest left one, or nobody can come in there any more."""
+    def _on_guest(self, event: messages.GuestEvent) -> None:
+        """An event of ingress about an entrance: a guest left it, or it cannot take guests any more."""
         assert self.plane is not None
-        protocol, error = str(event["protocol"]), str(event["error"])
-        failed = event["change"] == "failed"
+        protocol, error = event.protocol, event.error
+        failed = event.change == "failed"
         if failed or protocol == protocols.STDIO:
             self.plane.notify(HYPERVISOR_ERROR)
         ends = self.program.one_guest and protocol in ONE_GUEST
@@ -306,14 +309,14 @@ class Supervisor:
             self._stop(error, EXIT_FAILED)
         elif ends or (protocol == protocols.STDIO and self._is_only_stdio()):
             grace = LAST_WORDS if self.config.notification else 0.0
-            asyncio.get_running_loop().call_later(grace, self._stop, str(event["text"]), EXIT_OK)
+            asyncio.get_running_loop().call_later(grace, self._stop, event.text or error, EXIT_OK)
 
     def _is_only_stdio(self) -> bool:
-        """Whether nobody can come any more after the guest on standard input left."""
+        """Whether no further guest can come after the one on standard input left."""
         return not self.config.listen and not any(self._entrances())
 
     def _on_end(self, worker: processes.Running) -> None:
-        """A worker's process is over: expected while stopping, otherwise the end of the daemon."""
+        """A worker's process is over. Unless the daemon is stopping, that ends it."""
         loop = asyncio.get_running_loop()
         loop.remove_reader(worker.process.sentinel)
         worker.process.join(1)
@@ -324,7 +327,7 @@ class Supervisor:
             self._stop(f"worker {worker.name} died", EXIT_FAILED)
 
     async def _stop_workers(self) -> None:
-        # They were asked as well. A signal needs no room in a socket, but may be slept over for a second.
+        # The control socket asked them too. A signal needs no room in a socket, but may act a second late.
         for worker in self.running:
             if worker.process.is_alive():
                 worker.process.terminate()
@@ -340,7 +343,7 @@ class Supervisor:
     # --- end ------------------------------------------------------------------------------
 
     def release(self) -> None:
-        """Close and remove what start() and watch() made, as far as they came."""
+        """Close and remove everything that start() and watch() made so far."""
         for worker in self.running:
             if worker.process.is_alive():
                 worker.process.kill()
@@ -373,7 +376,7 @@ class Supervisor:
 
 
 def _traceback() -> str:
-    """Where this process is, all threads. By a file: standard error may be a pipe that takes nothing."""
+    """The stacks of all threads. They go through a file, since standard error may be a full pipe."""
     with tempfile.TemporaryFile() as file:
         faulthandler.dump_traceback(file)
         file.seek(0)

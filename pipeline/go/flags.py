@@ -1,11 +1,12 @@
 """Command lines as Go's flag package reads them.
 
-One dash or two; ``-name value`` or ``-name=value``; a boolean takes a value only behind
-``=``; reading ends at the first word that is no flag, or behind ``--``. Integers are Go
-literals: ``0x10``, ``0b1``, ``0o17``, ``017``, ``1_000``. Prints nothing and exits never: a
-wrong line raises FlagError with Go's words, a wish for help raises HelpRequestError. Knows no
-particular program: the daemon's flags stand in config/options.py, the agent's in guest/agent.py, with which
-this module goes into guests. So it needs the standard library and nothing of ours.
+A flag has one dash or two: ``-name value`` or ``-name=value``. A boolean takes a value only after ``=``.
+Reading ends at the first word that is not a flag, or after ``--``. Integers are Go literals: ``0x10``,
+``0b1``, ``0o17``, ``017``, ``1_000``. A wrong line raises FlagError with Go's words, a request for help
+raises HelpRequestError. This module prints nothing and never exits.
+
+The daemon's flags are in config/options.py, the agent's in guest/agent.py. This module goes into guests with
+the agent, so it imports only the standard library.
 """
 
 import re
@@ -34,7 +35,7 @@ class FlagError(ValueError):
 
 
 class HelpRequestError(Exception):
-    """-h or -help was given and is no flag of the program."""
+    """-h or -help was given and is not a flag of the program."""
 
 
 class Flag(NamedTuple):
@@ -48,7 +49,7 @@ class Flag(NamedTuple):
 
     @property
     def value_if_absent(self) -> Value:
-        """What the flag is worth when the line does not name it."""
+        """The flag's value when the line does not name it."""
         if self.default is not None:
             return self.default
         return _EMPTY[self.kind]
@@ -56,7 +57,7 @@ class Flag(NamedTuple):
 
 class Parsed(NamedTuple):
     """``values``: the last value of each flag, default where absent; ``lists``: all values of the
-    repeating flags; ``given``: names that the line holds; ``rest``: the words behind the flags."""
+    repeating flags; ``given``: names that the line holds; ``rest``: the words after the flags."""
 
     values: dict[str, Value]
     lists: dict[str, tuple[str, ...]]
@@ -138,7 +139,7 @@ def integer(text: str) -> int:
 
 
 def usage(title: str, flags: Sequence[Flag]) -> str:
-    """The text behind -help: the title and a paragraph for each flag, sorted by name."""
+    """The text of -help: the title and a paragraph for each flag, sorted by name."""
     lines = [title]
     for flag in sorted(flags):
         kind = "" if flag.kind == "bool" else f" {flag.kind}"

@@ -1,24 +1,28 @@
 """Texts read as Go's standard library reads them, with its words for what is wrong.
 
-Clients of the control API show and compare these words. Covers what the API needs:
-host:port pairs, unsigned integers, the scheme of a URL, and the first JSON value of a body.
+Clients of the control API show and compare these words. The module covers what the API needs: host:port
+pairs, unsigned integers, the scheme of a URL, and the first JSON value of a body.
 """
 
 import json
 import re
-from typing import Any, Final
+from typing import Final
 
 from pipeline.go.flags import quote
 
 MAX_DEPTH: Final = 64
 _SURROGATES: Final = re.compile("[\ud800-\udfff]")
 _KINDS: Final[dict[type, str]] = {
-    bool: "bool", int: "number", float: "number", str: "string", list: "array", dict: "object",
-}  # fmt: skip
+    bool: "bool",
+    float: "number",
+    str: "string",
+    list: "array",
+    dict: "object",
+}
 
 
 class GoError(ValueError):
-    """The text is not what was asked for; the words are Go's."""
+    """The text cannot be read as wanted. The words are Go's."""
 
 
 def split_host_port(text: str) -> tuple[str, str]:
@@ -59,7 +63,7 @@ def parse_uint(text: str, bits: int) -> int:
 
 
 def split_scheme(text: str) -> tuple[str, str]:
-    """The scheme in lower case, "" if there is none, and what follows its colon (net/url)."""
+    """The scheme in lower case, "" if there is none, and the text after its colon (net/url)."""
     if re.search("[\x00-\x1f\x7f]", text):
         raise GoError(f"parse {quote(text)}: net/url: invalid control character in URL")
     if text.startswith(":"):
@@ -72,16 +76,18 @@ def split_scheme(text: str) -> tuple[str, str]:
     return "", text
 
 
-def first_object(body: bytes) -> dict[str, Any]:
-    """The first JSON value of a body: an object, with its keys in lower case; null is an empty one.
+def first_object(body: bytes) -> dict[str, object]:
+    """The first JSON value of a body: an object, with its keys in lower case. null is an empty object.
 
-    What follows that value is not looked at. Lone surrogates become U+FFFD.
+    Nothing after that value is looked at. Lone surrogates become U+FFFD. Numbers are floats: no request has
+    one that matters, and int() would refuse thousands of digits.
     """
     text = body.decode("utf-8", "replace").lstrip(" \t\r\n")
     if not text:
         raise GoError("EOF")
+    value: object
     try:
-        value, _ = json.JSONDecoder(parse_constant=_no_constant).raw_decode(text)
+        value, _ = json.JSONDecoder(parse_int=float, parse_constant=_no_constant).raw_decode(text)
     except json.JSONDecodeError as error:
         at = error.pos
         if at >= len(text) or error.msg.startswith("Unterminated"):
@@ -91,54 +97,32 @@ def first_object(body: bytes) -> dict[str, Any]:
         raise GoError("exceeded max depth") from None
     if value is None:
         return {}
-    if not isinstance(value, dict):
-        raise GoError(f"json: cannot unmarshal {_KINDS[type(value)]} into Go value of type object")
     clean = _clean(value, 0)
-    assert isinstance(clean, dict)
+    if not isinstance(clean, dict):
+        raise GoError(f"json: cannot unmarshal {kind_of(value)} into Go value of type object")
     return clean
 
 
-def field(keys: dict[str, Any], name: str) -> str:
-    """The text of a key given in lower case; "" when missing or null."""
-    value = keys.get(name)
-    if value is None:
-        return ""
-    if not isinstance(value, str):
-        raise GoError(
-            f"json: cannot unmarshal {_KINDS[type(value)]} into Go struct field {name} of type string"
-        )
-    return value
+def kind_of(value: object) -> str:
+    """The kind of a JSON value (of first_object), in Go's words."""
+    return _KINDS[type(value)]
 
 
-def objects(keys: dict[str, Any], name: str) -> list[dict[str, Any]]:
-    """The list of objects of a key given in lower case; empty when missing or null."""
-    value = keys.get(name)
-    if value is None:
-        return []
-    wrong = (
-        value
-        if not isinstance(value, list)
-        else next((v for v in value if not isinstance(v, dict | None)), None)
-    )
-    if wrong is not None:
-        kind = _KINDS[type(wrong)]
-        raise GoError(f"json: cannot unmarshal {kind} into Go struct field {name} of type list of objects")
-    return [item or {} for item in value]
-
-
-def _clean(value: Any, depth: int) -> Any:
+def _clean(value: object, depth: int) -> object:
     if depth > MAX_DEPTH:
         raise GoError("exceeded max depth")
     if isinstance(value, dict):
-        return {
-            _SURROGATES.sub("\ufffd", key).lower(): _clean(item, depth + 1) for key, item in value.items()
-        }
+        return {_text(key).lower(): _clean(item, depth + 1) for key, item in value.items()}
     if isinstance(value, list):
         return [_clean(item, depth + 1) for item in value]
-    return _SURROGATES.sub("\ufffd", value) if isinstance(value, str) else value
+    return _text(value) if isinstance(value, str) else value
 
 
-def _no_constant(name: str) -> Any:
+def _text(value: str) -> str:
+    return _SURROGATES.sub("\ufffd", value)
+
+
+def _no_constant(name: str) -> object:
     raise GoError(f"invalid character {_character(name[0])} looking for beginning of value")
 
 
@@ -146,7 +130,7 @@ def _character(char: str) -> str:
     return "'\\''" if char == "'" else f"'{quote(char)[1:-1]}'" if char != '"' else "'\"'"
 
 
-def dumps(value: Any) -> str:
+def dumps(value: object) -> str:
     """JSON as Go's encoder writes it: compact, &, < and > escaped, a newline at the end."""
     text = json.dumps(value, separators=(",", ":"), ensure_ascii=False)
     for char in "&<>\u2028\u2029":

@@ -1,14 +1,14 @@
-"""Control messages: one msgpack map a packet of an AF_UNIX socket, descriptors beside it.
+"""Control messages: one msgpack map in each packet of an AF_UNIX socket, with descriptors beside it.
 
-Used at both ends: supervisor and workers, and between workers that hand over sockets.
-Never blocks: what the socket does not take now waits here, with duplicates of its
-descriptors, so that the caller may close its own at once. No request semantics here.
+The supervisor and the workers use it, and workers that hand sockets to each other. It never blocks: a packet
+that the socket does not take now waits here, with duplicates of its descriptors. So the caller may close its
+own at once. ipc/messages.py says what the maps mean.
 
-A message longer than a packet may be (the kernel's send buffer decides, and is not ours to raise) travels
-in a file without a name, as the first descriptor of a packet that says so.
+A message that is longer than a packet travels in a file without a name. The file is the first descriptor of a
+packet that says so. (The kernel's send buffer bounds a packet, and we may not raise it.)
 
-A process at its limit of descriptors gets packets without what lay beside them. Such a message never
-reaches who reads: it is kept apart (``take_lost``), so that nobody has to expect half a message.
+A process at its limit of descriptors gets packets without their descriptors. Such a message is kept apart
+(``take_lost``), so that no reader has to expect half a message.
 """
 
 import errno
@@ -17,7 +17,7 @@ import socket
 import tempfile
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Any, Final, Protocol
+from typing import Final, Protocol
 
 import msgpack
 
@@ -27,9 +27,9 @@ MAX_MESSAGE: Final = 64 * 1024 * 1024
 """Bytes of one message."""
 
 _FILED: Final = "in a file"
-"""Key of a packet whose message is in the file beside it; of the message it has the id, if that has one."""
+"""Key of a packet whose message is in the file beside it. The packet has the message's id too."""
 _NOT_NOW: Final = frozenset({errno.ETOOMANYREFS, errno.ENOBUFS, errno.ENOMEM})
-"""The system is short of something: too many descriptors are under way, or no memory."""
+"""Errors of a system that is short of something: too many descriptors under way, or no memory."""
 
 
 class HasFileno(Protocol):
@@ -48,9 +48,9 @@ class ControlChannel:
         self.sock = sock
         self._wire = wire_of(sock)
         self.ended = False
-        """The other end is closed; nothing will come any more, what is sent is lost."""
+        """The other end is closed. No message will come, and sent messages are lost."""
         self._outbox: deque[tuple[bytes, list[int]]] = deque()
-        self._lost: list[dict[str, Any]] = []
+        self._lost: list[dict[str, object]] = []
 
     def fileno(self) -> int:
         """For the poller."""
@@ -58,14 +58,14 @@ class ControlChannel:
 
     @property
     def backlog(self) -> int:
-        """Messages that wait for the socket: call flush() again soon."""
+        """Number of messages that wait for the socket. If there are any, call flush() again soon."""
         return len(self._outbox) + self._wire.unsent
 
-    def send(self, message: dict[str, Any], fds: Sequence[int | HasFileno] = ()) -> None:
+    def send(self, message: dict[str, object], fds: Sequence[int | HasFileno] = ()) -> None:
         """Send one message with descriptors, which stay the caller's.
 
-        OSError if it is longer than MAX_MESSAGE, or if a descriptor is needed for it and none is left; a
-        short message without descriptors is always taken.
+        Raises OSError if it is longer than MAX_MESSAGE, or if it needs a descriptor and none is left. A short
+        message without descriptors is always taken.
         """
         packet = msgpack.packb(message)
         numbers = [fd if isinstance(fd, int) else fd.fileno() for fd in fds]
@@ -82,7 +82,7 @@ class ControlChannel:
                 os.close(file)
 
     def flush(self) -> bool:
-        """Send what waited; whether all of it is gone."""
+        """Send the messages that wait. Returns whether all of them are gone."""
         while self._outbox:
             packet, fds = self._outbox[0]
             if not self._try(packet, fds):
@@ -91,9 +91,9 @@ class ControlChannel:
             close_all(fds)
         return not self._wire.unsent or self._try_rest()
 
-    def receive(self) -> list[tuple[dict[str, Any], list[int]]]:
-        """All whole messages that are there, each with its descriptors, which are the caller's now."""
-        messages: list[tuple[dict[str, Any], list[int]]] = []
+    def receive(self) -> list[tuple[dict[str, object], list[int]]]:
+        """All complete messages, each with its descriptors, which belong to the caller now."""
+        messages: list[tuple[dict[str, object], list[int]]] = []
         while not self.ended:
             try:
                 packet, fds, flags = self._wire.receive()
@@ -119,8 +119,8 @@ class ControlChannel:
             messages.append((message, fds))
         return messages
 
-    def take_lost(self) -> list[dict[str, Any]]:
-        """Messages that came without all their descriptors since the last call; of long ones the id alone."""
+    def take_lost(self) -> list[dict[str, object]]:
+        """Messages that came without their descriptors since the last call. A long one has only its id."""
         lost, self._lost = self._lost, []
         return lost
 
@@ -142,13 +142,13 @@ class ControlChannel:
         return self._attempt(self._wire.flush)
 
     def _attempt(self, send: Callable[[], None]) -> bool:
-        """Whether the socket took it; who is not there any more takes everything."""
+        """Whether the socket took it. A socket whose other end is gone takes everything."""
         try:
             send()
         except BlockingIOError:
             return False
         except (BrokenPipeError, ConnectionResetError, ConnectionRefusedError):
-            self.ended = True  # nobody is left to read it
+            self.ended = True  # no reader is left
         except OSError as error:
             if error.errno in _NOT_NOW:
                 return False
@@ -157,13 +157,13 @@ class ControlChannel:
 
 
 def close_all(fds: Sequence[int]) -> None:
-    """Close descriptors that nobody wants."""
+    """Close descriptors that are not wanted."""
     for fd in fds:
         os.close(fd)
 
 
 def _duplicates(fds: list[int]) -> list[int]:
-    """A duplicate of each, or OSError and none."""
+    """A duplicate of each, or OSError and no duplicate at all."""
     copies: list[int] = []
     try:
         for fd in fds:
@@ -201,6 +201,6 @@ def _content(file: int) -> bytes:
     return b"".join(parts)
 
 
-def _unpack(packet: bytes) -> dict[str, Any]:
-    message: dict[str, Any] = msgpack.unpackb(packet, strict_map_key=False)
+def _unpack(packet: bytes) -> dict[str, object]:
+    message: dict[str, object] = msgpack.unpackb(packet, strict_map_key=False)
     return message

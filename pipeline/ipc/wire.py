@@ -1,7 +1,6 @@
 """How packets of a control channel cross a socket: as packets, or on a stream with their lengths in front.
 
-Both keep a packet and the descriptors beside it together, and neither blocks. What is in a packet is the
-channel's business (pipeline.stages.channel).
+Both keep a packet and its descriptors together, and neither blocks. channel.py says what is in a packet.
 """
 
 import errno
@@ -20,7 +19,7 @@ PACKET_BYTES: Final = 64 * 1024
 _CLOSE_ON_EXEC: Final[int] = getattr(socket, "MSG_CMSG_CLOEXEC", 0)
 _NO_SIGNAL: Final[int] = getattr(socket, "MSG_NOSIGNAL", 0)
 _NO_DESCRIPTOR: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.EMSGSIZE})
-"""What a read may say where descriptors find no room. (Linux cuts them off, and says so beside the data.)"""
+"""Errors of a read that has no room for descriptors. (Linux cuts them off and sets a flag instead.)"""
 
 
 class Wire(Protocol):
@@ -28,27 +27,27 @@ class Wire(Protocol):
 
     @property
     def unsent(self) -> bool:
-        """Whether a part of a packet that was taken waits for room: call flush()."""
+        """Whether a part of a taken packet waits for room. If so, call flush()."""
         ...
 
     def send(self, packet: bytes, fds: Sequence[int]) -> None:
-        """Take a packet for the socket. BlockingIOError and nothing is taken, or another OSError."""
+        """Take a packet for the socket. With BlockingIOError nothing is taken. Raises OSError."""
         ...
 
     def flush(self) -> None:
-        """Send what is left of the packet before. BlockingIOError when that is not all of it."""
+        """Send the rest of the last packet. Raises BlockingIOError when some of it is left."""
         ...
 
     def receive(self) -> tuple[bytes, list[int], int]:
         """One packet: content, descriptors, flags of recvmsg; no content at the end.
 
-        BlockingIOError when none is there as a whole, or another OSError.
+        Raises BlockingIOError when there is no complete packet, or another OSError.
         """
         ...
 
 
 class PacketWire:
-    """SOCK_SEQPACKET: the system does it all."""
+    """SOCK_SEQPACKET: the system keeps packets apart."""
 
     unsent = False
 
@@ -71,10 +70,10 @@ class PacketWire:
 
 
 class StreamWire:
-    """SOCK_STREAM: each packet behind its length.
+    """SOCK_STREAM: each packet follows its length.
 
-    Descriptors travel with the first byte of what was sent with them. The head is read by itself and to the
-    byte, so no read ever crosses from one packet to the next, and what comes with a head is its packet's.
+    Descriptors travel with the first byte of a packet's length. The length is read by itself, to the byte. So
+    no read crosses from one packet to the next, and descriptors that come with a length belong to its packet.
     """
 
     HEAD: Final = Struct("=I")
@@ -147,12 +146,12 @@ class StreamWire:
 
 
 def wire_of(sock: socket.socket) -> Wire:
-    """What suits the kind of a connected unix socket."""
+    """The wire for the kind of a connected unix socket."""
     return StreamWire(sock) if sock.type == socket.SOCK_STREAM else PacketWire(sock)
 
 
 def _marked(fds: list[int]) -> list[int]:
-    """Descriptors that a started program does not inherit; as most systems make them from the beginning."""
+    """The descriptors, which started programs will not inherit. Most systems do it themselves."""
     if not _CLOSE_ON_EXEC:
         for fd in fds:
             os.set_inheritable(fd, False)

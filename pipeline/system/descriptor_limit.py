@@ -1,7 +1,7 @@
-"""How many descriptors a process may have: raised once, before anything is forked.
+"""How many descriptors a process may have. The limit is raised once, before the fork.
 
-Every flow is a socket. Most systems start programs with a limit (1024) made for programs that use select(),
-which this one does not, and allow far more.
+Every flow is a socket. Most systems start programs with a limit of 1024, for programs that use select(). This
+program does not, and the systems allow far more.
 """
 
 import sys
@@ -13,11 +13,11 @@ if sys.platform != "win32":
 WANTED: Final = 65536
 """Enough for all flows that the default limits allow, and a table that the kernel can afford."""
 MODEST: Final = 10240
-"""What macOS (OPEN_MAX) grants where it says that there is no limit and then refuses more."""
+"""What macOS grants (OPEN_MAX). It says that there is no limit, and then refuses more."""
 
 
 def raise_soft(wanted: int = WANTED) -> int:
-    """Raise the soft limit as far as the hard one allows, to wanted at most; never lowers. Returns the limit.
+    """Raise the soft limit as far as the hard one allows, to wanted at most. It is never lowered. Returns it.
 
     Forked processes inherit it.
     """

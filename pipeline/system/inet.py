@@ -3,7 +3,7 @@
 A network is "tcp" or "udp", for both families, or one of "tcp4", "tcp6", "udp4" and "udp6". Go listens on
 both families where the address is a wildcard, whichever way it is written: an IPv6 socket with
 IPV6_V6ONLY off. Such a socket shows an IPv4 peer as ``::ffff:192.0.2.1``; here that is ``192.0.2.1``.
-The control plane, the listen worker and the links use this module. All it opens are bound sockets.
+The control plane, the listen worker and the links use this module. It opens only bound sockets.
 """
 
 import errno
@@ -19,7 +19,7 @@ WILDCARDS: Final = ("0.0.0.0", "::")
 _FAMILIES: Final = {"4": (socket.AF_INET,), "6": (socket.AF_INET6,)}
 _BOTH: Final = (socket.AF_INET, socket.AF_INET6)
 _NO_FAMILY: Final = frozenset({errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL, errno.EPROTONOSUPPORT})
-"""What a system says that has no IPv6, or has it switched off."""
+"""Errors of a system without IPv6, or with IPv6 switched off."""
 
 
 class AddressError(Exception):
@@ -61,7 +61,7 @@ def unmapped(address: str) -> str:
 
 
 def endpoint(sockaddr: Sequence[Any]) -> str:
-    """``ip:port`` or ``[ip%zone]:port`` of what a socket of either family gives as an address."""
+    """``ip:port`` or ``[ip%zone]:port``, from the address that a socket of either family gives."""
     address = unmapped(str(sockaddr[0]).partition("%")[0])
     if ":" not in address:
         return f"{address}:{sockaddr[1]}"
@@ -82,8 +82,8 @@ def _zone(scope: int) -> str:
 def places(network: str, host: str, port: int, addresses: Iterable[str] | None = None) -> list[Place]:
     """Where to bind, best first. addresses: those found for a host that is a name.
 
-    For a wildcard the second place is for systems without IPv6. Go prefers the IPv4 addresses of a name.
-    An empty list means that nothing is an address. Raises AddressError when none is of the network's family.
+    For a wildcard the second place is for systems without IPv6. Go prefers the IPv4 addresses of a name. The
+    list is empty when no text is an address. Raises AddressError when no address is of the network's family.
     """
     allowed = families(network)
     texts = [host] if addresses is None else list(addresses)
@@ -123,8 +123,8 @@ def bind(
     """A non-blocking socket bound at the first place that can be had; a stream listens.
 
     where is not empty. prepare is called with a socket for many addresses before it is bound. Raises OSError.
-    Where a system has no IPv6, the IPv4 wildcard takes the place of both. Any other failure of a wildcard is
-    final: half of it is not what was asked for.
+    On a system without IPv6, the IPv4 wildcard takes the place of both. Any other failure of a wildcard is
+    final: half of it would not do.
     """
     failure: OSError | None = None
     for place in where:

@@ -1,11 +1,11 @@
 """Writing without waiting: callers queue bytes, and a thread of this process writes them.
 
-A log or a capture may lead to a pipe that nobody reads, to a terminal that is stopped, or to a disk that
-does not answer. A process that writes there itself stops with it. An Outlet keeps a bounded
-number of bytes for the thread; what does not fit is lost and counted, never waited for.
+A log or a capture may lead to a pipe without a reader, to a stopped terminal, or to a disk that does not
+answer. A process that writes there itself would stop with it. An Outlet keeps a bounded number of bytes
+for the thread. An item that does not fit is lost and counted; no caller waits for room.
 
-The thread exists while there is something to write, and for LINGER seconds longer. It takes no signals.
-The thread does not survive fork(): call ``before_fork`` and the two functions beside it there.
+The thread exists while there is something to write, and for LINGER seconds longer. It takes no signals. It
+does not survive fork(): call ``before_fork`` and the two functions beside it there.
 """
 
 import os
@@ -37,15 +37,15 @@ class Outlet:
         notice: Callable[[int], bytes] | None = None,
         stop_at_error: bool = False,
     ) -> None:
-        """on_lost hears how many units were lost, under the lock. notice makes an item that says so.
+        """on_lost gets the number of lost units, under the lock. notice makes an item that reports them.
 
-        stop_at_error: the first error of a write ends everything; else it costs that item alone.
+        stop_at_error: the first error of a write ends the outlet. Otherwise it costs only that item.
         """
         self.on_lost = on_lost
         self.lost = 0
         """Units that were lost so far."""
         self.error: OSError | None = None
-        """What ended an outlet with stop_at_error."""
+        """The error that ended an outlet with stop_at_error."""
         self._max_bytes = max_bytes
         self._notice = notice
         self._stop_at_error = stop_at_error
@@ -60,7 +60,7 @@ class Outlet:
         self._thread: threading.Thread | None = None
 
     def put(self, fd: int, item: bytes, units: int = 1) -> bool:
-        """Queue an item for a descriptor; False if it was lost. units: how much a loss counts for."""
+        """Queue an item for a descriptor. Returns False if it was lost. units: how much a loss counts for."""
         with self._condition:
             # An item alone always fits, however long it is.
             if self.error is not None or (self._bytes and self._bytes + len(item) > self._max_bytes):
@@ -73,14 +73,14 @@ class Outlet:
         return True
 
     def flush(self, timeout: float) -> bool:
-        """Wait until everything is written, at most timeout seconds; whether it is."""
+        """Wait until everything is written, at most timeout seconds. Returns whether it is."""
         with self._condition:
             if self._queue:
                 self._start()
             return self._condition.wait_for(lambda: not self._queue and not self._writing, timeout)
 
     def rest(self, timeout: float) -> bool:
-        """Flush, and let the thread end: there is none after this until the next put, if True."""
+        """Flush and end the thread. Returns whether there is no thread now, until the next put."""
         done = self.flush(timeout)
         with self._condition:
             thread, self._resting = self._thread, done
@@ -102,7 +102,7 @@ class Outlet:
         self._condition.release()
 
     def after_fork_in_child(self) -> None:
-        """Begin anew: what waits is the parent's to write."""
+        """Begin anew: the parent writes the items that wait."""
         self._condition = threading.Condition()
         self._queue.clear()
         self._torn.clear()
@@ -137,7 +137,7 @@ class Outlet:
             with _signals_blocked():
                 thread.start()
         except RuntimeError:
-            # No thread can be had now: what waits is tried again with the next item.
+            # The system gives no thread now. The next item tries again.
             self._thread = None
 
     # --- the thread -------------------------------------------------------------------------------
@@ -162,7 +162,7 @@ class Outlet:
         finally:
             self._condition.acquire()
             self._writing = False
-        # Counted until now: what is being written takes room as well.
+        # Subtracted only now: an item that is being written takes room too.
         self._bytes -= len(item)
         if error is not None:
             self._unsaid += said
@@ -185,7 +185,7 @@ class Outlet:
             try:
                 written = os.write(fd, data)
             except BlockingIOError:
-                # Whoever made the descriptor non-blocking shares it with us: wait for room here.
+                # Another program shares the descriptor and made it non-blocking: wait for room here.
                 poller = select.poll()
                 poller.register(fd, select.POLLOUT)
                 poller.poll(ROOM_WAIT * 1000)
@@ -202,7 +202,7 @@ class Outlet:
 
 @contextmanager
 def _signals_blocked() -> Iterator[None]:
-    """A thread inherits the mask of its maker. Signals are for the main thread, whose sleep they must end."""
+    """A thread inherits its maker's signal mask. Signals must reach the main thread, to end its sleep."""
     if not hasattr(signal, "pthread_sigmask"):
         yield  # Windows, where only configurations are looked at
         return

@@ -1,7 +1,7 @@
 """The name of this process as ps, pgrep and killall see it (the kernel's "comm", 15 bytes on Linux).
 
-Workers are told apart by it; and who looks for the program by name finds the supervisor alone.
-On other systems the name stays that of the interpreter.
+The name tells the workers apart. A search for the program by name finds only the supervisor. On other systems
+the name stays that of the interpreter.
 """
 
 import ctypes
@@ -13,6 +13,6 @@ _PR_SET_NAME: Final = 15
 
 
 def set_name(name: str) -> None:
-    """Rename this process; what is too long is cut."""
+    """Rename this process. A name that is too long is cut."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_NAME, name.encode()[:MAX_BYTES], 0, 0, 0)

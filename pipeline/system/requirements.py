@@ -1,6 +1,6 @@
-"""Whether this system has what the daemon is made of, asked before anything else is done.
+"""Whether this system has what the daemon needs. The program asks before it does anything else.
 
-Linux, macOS and the BSDs have it. Windows has not, and says so in one sentence instead of failing somewhere.
+Linux, macOS and the BSDs have it. Windows does not: there the program says so in one sentence.
 """
 
 import os
@@ -13,7 +13,7 @@ _WAY_OUT: Final = {"win32": "; on Windows use WSL 2, where it is a Linux program
 
 
 def shortage() -> str:
-    """What is missing, as the end of a sentence that says the program cannot start; "" if nothing is."""
+    """What is missing, as the end of the sentence that the program cannot start. "" if nothing is missing."""
     needs = {
         "fork()": hasattr(os, "fork"),
         "POSIX shared memory and semaphores": sys.platform != "win32",

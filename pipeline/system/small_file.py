@@ -1,7 +1,7 @@
-"""Reading a small file whole: what a start reads must neither block it nor fill the memory.
+"""Reading a small file whole. A file that the start reads must neither block it nor fill the memory.
 
-A FIFO blocks its reader until somebody writes, /dev/zero never ends, and a path may be mistaken for another.
-So a file is a regular file of bounded length, unless its reader allows pipes too.
+A FIFO blocks its reader until a writer comes, /dev/zero never ends, and a path may be the wrong one. So only
+a regular file of bounded length is read. A caller may allow pipes too.
 """
 
 import errno
@@ -21,14 +21,13 @@ _KINDS: Final = {
 
 
 class FileError(Exception):
-    """The file is of a kind or length that is not read; the text says which are."""
+    """The kind or length of the file is not allowed. The text says which are."""
 
 
 def read(path: str, *, pipes: bool = False) -> bytes:
     """All bytes of a file. Raises OSError, FileError.
 
-    pipes: the end of a pipe is read as well, as the shell's ``<(command)`` names one, and so is a terminal.
-    That waits for the writer.
+    pipes: also read a pipe, such as the shell's ``<(command)``, or a terminal. That waits for the writer.
     """
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | (0 if pipes else getattr(os, "O_NONBLOCK", 0)))
     with open(fd, "rb", buffering=0) as file:

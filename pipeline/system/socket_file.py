@@ -1,12 +1,12 @@
 """Binding a unix socket where the file of an earlier one may lie.
 
-A program that was killed leaves its socket files. Such a file serves nobody, and is replaced. A file on which
-a socket is bound is not, nor is anything that is not a socket: then ``bind`` fails with EADDRINUSE.
+A killed program leaves its socket files. Such an abandoned file is replaced. A file on which a socket is
+bound is not replaced, nor is a file that is not a socket: then ``bind`` fails with EADDRINUSE.
 
-Whether somebody is bound is asked by connecting a datagram socket to the path. That sends nothing, and a
-listener does not notice it. The answer is ECONNREFUSED exactly when no socket of any kind is bound there.
-Two programs of ours that start at once take turns by a lock on the directory, which leaves no file
-and ends with its holder. Against other programs the file is compared before it is removed.
+To find out, this module connects a datagram socket to the path. That sends nothing, and a listener does not
+notice it. The error is ECONNREFUSED exactly when no socket of any kind is bound there. Two daemons that start
+at once take turns by a lock on the directory, which leaves no file and ends with its holder. Other programs
+do not know the lock, so the file is compared before it is removed.
 """
 
 import errno
@@ -33,7 +33,7 @@ Identity = tuple[int, int]
 def bind(sock: socket.socket, path: str, mode: int) -> None:
     """Bind with these permission bits. Raises OSError.
 
-    The file of a socket that nobody serves is replaced. EADDRINUSE if the path is anything else.
+    The file of an abandoned socket is replaced. EADDRINUSE if the path is anything else.
     """
     try:
         _bind(sock, path, mode)
@@ -46,7 +46,7 @@ def bind(sock: socket.socket, path: str, mode: int) -> None:
 
 
 def is_abandoned(path: str) -> bool:
-    """Whether the path is the file of a socket that nobody serves any more."""
+    """Whether the path is the file of a socket on which no program is bound any more."""
     try:
         if not stat.S_ISSOCK(os.lstat(path).st_mode):
             return False
@@ -60,7 +60,7 @@ def is_abandoned(path: str) -> bool:
 
 
 def identity(path: str) -> Identity | None:
-    """Which file lies there; None without one."""
+    """Device and inode of the file there, None if there is no file."""
     try:
         found = os.lstat(path)
     except OSError:
@@ -69,7 +69,7 @@ def identity(path: str) -> Identity | None:
 
 
 def remove(path: str, which: Identity | None) -> bool:
-    """Remove a file at the end, unless another one has taken its place; whether it was there."""
+    """Remove a file unless another one has taken its place. Returns whether it was removed."""
     if which is None or identity(path) != which:
         return False
     try:
@@ -95,7 +95,7 @@ def _remove_abandoned(path: str) -> None:
 
 @contextmanager
 def _locked(directory: str) -> Iterator[None]:
-    """Hold the lock of a directory; go on without one where the file system has none."""
+    """Hold the lock of a directory. Go on without it where the file system has no locks."""
     fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         until = time.monotonic() + LOCK_WAIT

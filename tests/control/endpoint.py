@@ -14,9 +14,11 @@ import structlog
 from pipeline.control.forwarder import Forwarder
 from pipeline.control.http.access import Access
 from pipeline.control.http.api import Api
-from pipeline.control.http.front import Front, make_runner
+from pipeline.control.http.connection import make_runner, server_of
+from pipeline.control.http.front import Front
 from pipeline.control.http.takeover import CONNECT, TUNNEL, Connect, Tunnel
 from pipeline.control.workers import RefusedError
+from pipeline.ipc import messages
 
 LOG = structlog.get_logger()
 
@@ -35,7 +37,10 @@ class Workers:
             "dns_all": {"zones": []},
         }
 
-    async def __call__(self, worker: str, op: dict[str, Any], fds: Sequence[Any] = ()) -> dict[str, Any]:
+    async def __call__(
+        self, worker: str, request: messages.Request, fds: Sequence[Any] = ()
+    ) -> dict[str, Any]:
+        op = request.encode()
         self.asked.append((worker, op))
         answer = self.answers.get(op["op"], {"ok": True})
         if callable(answer):
@@ -100,7 +105,7 @@ async def endpoint(
     take_overs = {} if guest else {TUNNEL: Tunnel(workers, LOG, access)}
     if connect and not guest:
         take_overs[CONNECT] = Connect(workers, LOG)
-    front = Front(runner.server, take_overs, LOG, timeout=timeout, max_connections=max_connections)
+    front = Front(server_of(runner), take_overs, LOG, timeout=timeout, max_connections=max_connections)
     path = str(tmp_path / "api.sock")
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(path)

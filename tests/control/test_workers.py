@@ -12,8 +12,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.control.workers import Channel, Channels, RefusedError, RequestError
+from pipeline.ipc.messages import Request
 
 LOG = structlog.get_logger()
+
+
+class Raw(Request):
+    """A request with this map."""
+
+    def __init__(self, content: dict[str, Any]) -> None:
+        self.content = content
+        self.NAME = str(content.get("op"))
+
+    def encode(self) -> dict[str, Any]:
+        return self.content
 
 
 class Peer:
@@ -48,7 +60,7 @@ class Peer:
 def test_answers_find_their_requests_in_any_order() -> None:
     async def run() -> None:
         peer = Peer()
-        asked = [asyncio.ensure_future(peer.channel.request({"op": "cam", "n": n})) for n in range(3)]
+        asked = [asyncio.ensure_future(peer.channel.request(Raw({"op": "cam", "n": n}))) for n in range(3)]
         requests = [(await peer.receive())[0] for _ in range(3)]
         for request in reversed(requests):
             assert request["op"] == "cam"
@@ -62,7 +74,7 @@ def test_answers_find_their_requests_in_any_order() -> None:
 def test_an_error_is_a_refusal_with_its_words() -> None:
     async def run() -> None:
         peer = Peer()
-        asked = asyncio.ensure_future(peer.channel.request({"op": "expose"}))
+        asked = asyncio.ensure_future(peer.channel.request(Raw({"op": "expose"})))
         request, _ = await peer.receive()
         peer.send({"id": request["id"], "error": "listen tcp :1: bind: permission denied"})
         with pytest.raises(RefusedError, match=r"^listen tcp :1: bind: permission denied$"):
@@ -76,10 +88,10 @@ def test_silence_is_an_error_and_the_late_answer_is_dropped() -> None:
     async def run() -> None:
         peer = Peer()
         with pytest.raises(RequestError, match=r"worker tcp0 did not answer cam within 0\.05 s"):
-            await peer.channel.request({"op": "cam"}, timeout=0.05)
+            await peer.channel.request(Raw({"op": "cam"}), timeout=0.05)
         request, _ = await peer.receive()
         peer.send({"id": request["id"], "ok": True})
-        asked = asyncio.ensure_future(peer.channel.request({"op": "cam"}))
+        asked = asyncio.ensure_future(peer.channel.request(Raw({"op": "cam"})))
         request, _ = await peer.receive()
         peer.send({"id": request["id"], "ok": True, "second": 2})
         assert (await asked)["second"] == 2
@@ -92,7 +104,7 @@ def test_descriptors_travel_both_ways_and_ours_stay_ours() -> None:
     async def run() -> None:
         peer = Peer()
         left, right = socket.socketpair()
-        asked = asyncio.ensure_future(peer.channel.request({"op": "attach"}, [right]))
+        asked = asyncio.ensure_future(peer.channel.request(Raw({"op": "attach"}), [right]))
         request, fds = await peer.receive()
         right.send(b"still open")
         with socket.socket(fileno=fds[0]) as got:
@@ -119,14 +131,14 @@ def test_descriptors_travel_both_ways_and_ours_stay_ours() -> None:
 def test_a_worker_that_ends_fails_what_is_pending_and_is_told_once() -> None:
     async def run() -> None:
         peer = Peer()
-        asked = asyncio.ensure_future(peer.channel.request({"op": "cam"}))
+        asked = asyncio.ensure_future(peer.channel.request(Raw({"op": "cam"})))
         await peer.receive()
         peer.theirs.close()
         with pytest.raises(RequestError, match="worker tcp0 is gone"):
             await asked
         assert peer.ended == ["tcp0"]
         with pytest.raises(RequestError, match="worker tcp0 is gone"):
-            await peer.channel.request({"op": "cam"})
+            await peer.channel.request(Raw({"op": "cam"}))
         peer.channel.close()
 
     asyncio.run(run())
@@ -136,7 +148,7 @@ def test_the_bell_is_rung_behind_each_message() -> None:
     async def run() -> None:
         rung: list[int] = []
         peer = Peer(notify=lambda: rung.append(1))
-        peer.channel.send({"op": "stop"})
+        peer.channel.send(Raw({"op": "stop"}))
         assert rung == [1]
         assert (await peer.receive())[0] == {"op": "stop"}
         peer.close()
@@ -149,7 +161,7 @@ def test_a_worker_that_does_not_read_costs_no_message() -> None:
         peer = Peer()
         filler = "x" * 10_000
         for number in range(200):
-            peer.channel.send({"op": "n", "number": number, "filler": filler})
+            peer.channel.send(Raw({"op": "n", "number": number, "filler": filler}))
         async with asyncio.timeout(10):
             numbers = [(await peer.receive())[0]["number"] for _ in range(200)]
         assert numbers == list(range(200))
@@ -186,7 +198,7 @@ def test_what_cannot_be_sent_is_an_error(op: dict[str, Any]) -> None:
     async def run() -> None:
         peer = Peer()
         with pytest.raises(RequestError, match="worker tcp0: cannot send x"):
-            await peer.channel.request(op)
+            await peer.channel.request(Raw(op))
         peer.close()
 
     asyncio.run(run())
@@ -206,7 +218,7 @@ def test_maps_arrive_as_they_were_sent(maps: list[dict[str, Any]]) -> None:
     async def run() -> None:
         peer = Peer()
         for content in maps:
-            asked = asyncio.ensure_future(peer.channel.request(content))
+            asked = asyncio.ensure_future(peer.channel.request(Raw(content)))
             request, _ = await peer.receive()
             assert {key: value for key, value in request.items() if key != "id"} == content
             peer.send({**content, "id": request["id"]})
@@ -223,8 +235,8 @@ def test_what_came_without_its_descriptors_fails_its_request_and_no_other(
         peer = Peer()
         lost = [{"event": "service"}, {"id": 1}, {"event": "service"}]
         monkeypatch.setattr(peer.channel._wire, "take_lost", lambda: [lost.pop() for _ in range(len(lost))])
-        first = asyncio.ensure_future(peer.channel.request({"op": "x"}))
-        second = asyncio.ensure_future(peer.channel.request({"op": "y"}))
+        first = asyncio.ensure_future(peer.channel.request(Raw({"op": "x"})))
+        second = asyncio.ensure_future(peer.channel.request(Raw({"op": "y"})))
         await peer.receive()
         await peer.receive()
         peer.send({"event": "guest"})
@@ -242,12 +254,12 @@ def test_channels_ask_by_name() -> None:
     async def run() -> None:
         peer = Peer()
         channels = Channels({"tcp0": peer.channel})
-        asked = asyncio.ensure_future(channels.request("tcp0", {"op": "x"}))
+        asked = asyncio.ensure_future(channels.request("tcp0", Raw({"op": "x"})))
         request, _ = await peer.receive()
         peer.send({"id": request["id"], "ok": True})
         assert (await asked)["ok"]
         with pytest.raises(RequestError, match="there is no worker tcp9"):
-            await channels.request("tcp9", {"op": "x"})
+            await channels.request("tcp9", Raw({"op": "x"}))
         channels.close()
         peer.theirs.close()
 

@@ -60,6 +60,7 @@ def test_it_is_a_small_program_with_nothing_of_the_daemon(archive: Path) -> None
     names = {name for name in zipfile.ZipFile(archive).namelist() if name.startswith("pipeline/")}
     assert {name for name in names if not name.startswith("pipeline/wire/")} == {
         "pipeline/",
+        "pipeline/go/",
         "pipeline/__init__.py",
         "pipeline/go/flags.py",
     }

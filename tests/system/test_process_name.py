@@ -7,7 +7,7 @@ import pytest
 
 _SCRIPT = """
 import sys
-from pipeline import process_name
+from pipeline.system import process_name
 process_name.set_name(sys.argv[1])
 print(open("/proc/self/comm").read(), end="")
 """

@@ -1,8 +1,8 @@
 """Who may use the HTTP API: the token of the endpoints on the host, and what guests are allowed.
 
-Without a token file every client of an endpoint on the host is welcome: the mode of the
-socket's file is its guard. ``/connect`` needs no token, since guests attach there. Guests have
-no token; what they may ask of the forwarder is a setting, and everything by default.
+Without a token file every client of an endpoint on the host may use it: the permissions of the socket's file
+protect it. ``/connect`` needs no token, since guests attach there. Guests have no token. The
+configuration says what they may ask of the forwarder, by default everything.
 """
 
 import hmac
@@ -20,7 +20,7 @@ from pipeline.go.text import GoError, split_host_port
 from pipeline.system import inet, small_file
 
 LOG_SPACING: Final = 1.0
-"""Seconds between two log lines about refused requests: who is refused must not fill the log."""
+"""Seconds between two log lines about refused requests: a refused client must not fill the log."""
 UNAUTHORIZED: Final = "unauthorized: this endpoint needs a bearer token"
 
 _UNAUTHORIZED: Final = "api_request_refused_token"
@@ -50,7 +50,7 @@ class Access:
         guests: GuestApi | None = None,
         count: Callable[[str], None] | None = None,
     ) -> None:
-        """token: "" asks for none. guests: what is allowed to guests, by default everything."""
+        """token: "" means that none is needed. guests: what guests may do, by default everything."""
         self._log = log
         self._token = token.encode()
         self._guests = GuestApi() if guests is None else guests
@@ -60,7 +60,7 @@ class Access:
         self._unlogged = 0
 
     def check_host(self, authorization: str, client: str) -> None:
-        """Raise AccessError unless the Authorization header of a request on the host is as it must be."""
+        """Raise AccessError unless the Authorization header of a request on the host has the token."""
         if not self._token:
             return
         scheme, _, token = authorization.strip().partition(" ")
@@ -86,7 +86,7 @@ class Access:
             host, port_text = split_host_port(local)
             number = port_number(protocol, port_text)
             port = -1 if number is None else number
-            # The address of a wildcard socket: only who may use every address may use it.
+            # The address of a wildcard socket: a guest may use it only if it may use every address.
             address = ipaddress.ip_address(host or inet.WILDCARDS[0])
         except (GoError, ValueError):
             raise self._forbid(client, f"guests may forward numeric addresses only, not {local}") from None
@@ -98,7 +98,7 @@ class Access:
 
     def _allows(self, protocol: str, address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
         if inet.is_wildcard(str(address)):
-            # Only who may use every address may use it: all those of a family that the socket has.
+            # A guest may use it only if it may use every address of each family that the socket has.
             versions = {6 if family == socket.AF_INET6 else 4 for family in inet.families(protocol)}
             return any(net.prefixlen == 0 and net.version in versions for net in self._networks)
         mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None

@@ -1,34 +1,36 @@
 """The HTTP API: gvproxy's paths, methods, statuses and texts, as an aiohttp application.
 
-Two versions: `full` for host endpoints and `guest` for the gateway's port 80, which has the
-port forwarder alone. Answers are texts with a newline; wrong methods are 400 "post only".
-Does not listen and does not take connections over: front.py and takeover.py do.
+There are two versions: `full` for endpoints on the host, and `guest` for the gateway's port 80, which has
+only the port forwarder. Answers are texts with a newline. A wrong method is 400 "post only". front.py
+listens, and takeover.py takes connections over.
 """
 
 import asyncio
 import posixpath
-from collections.abc import Awaitable, Callable
-from typing import Any, Final
+from collections.abc import Callable
+from typing import Final, TypeVar
 from urllib.parse import quote
 
 import structlog
 from aiohttp import web
+from aiohttp.typedefs import Handler, Middleware
 
 from pipeline.control.forwarder import Forwarder, ForwardError, resolve_remote
-from pipeline.control.http import openapi, stats
+from pipeline.control.http import models, openapi, stats
 from pipeline.control.http.access import Access, AccessError
-from pipeline.control.http.front import TIMEOUT, connection_of
+from pipeline.control.http.connection import TIMEOUT, connection_of
 from pipeline.control.http.takeover import CONNECT, TUNNEL
 from pipeline.control.workers import RefusedError, Request, RequestError
 from pipeline.go import text as gotext
 from pipeline.go.text import GoError
+from pipeline.ipc import messages
 
 MAX_BODY: Final = 1 << 20
 
 _PATH_CHARS: Final = "/%:@!$&'()*+,;=-._~"
-"""What may stand in a path as it is (RFC 3986 section 3.3)."""
+"""Characters that need no quoting in a path (RFC 3986 section 3.3)."""
 
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+_R = TypeVar("_R", bound=models.Request)
 
 _GUESTS: Final = web.AppKey("guests", bool)
 """Whether an application serves the gateway's port 80."""
@@ -58,9 +60,9 @@ class Api:
         log: structlog.typing.FilteringBoundLogger,
         *,
         access: Access | None = None,
-        description: dict[str, Any] | None = None,
+        description: openapi.Json | None = None,
     ) -> None:
-        """access: by default everybody may do everything. description: what /openapi.json says."""
+        """access: by default every client may do everything. description: the answer of /openapi.json."""
         self._access = Access(log) if access is None else access
         self._description = openapi.document("", token=False) if description is None else description
         self._forwarder = forwarder
@@ -69,7 +71,7 @@ class Api:
         self._log = log
 
     def full(self) -> web.Application:
-        """Everything; for endpoints on the host."""
+        """All paths, for endpoints on the host."""
         app = self._application(self._for_hosts, guests=False)
         routes: dict[str, Handler] = {
             "/openapi.json": self._openapi,
@@ -92,10 +94,10 @@ class Api:
         return app
 
     def guest(self) -> web.Application:
-        """The forwarder alone; for guests."""
+        """Only the paths of the forwarder, for guests."""
         return self._application(self._for_guests, guests=True)
 
-    def _application(self, guard: Any, *, guests: bool) -> web.Application:
+    def _application(self, guard: Middleware, *, guests: bool) -> web.Application:
         app = web.Application(middlewares=[self._answer, guard, _clean_path], client_max_size=MAX_BODY)
         app[_GUESTS] = guests
         app.on_response_prepare.append(_trim_headers)
@@ -106,7 +108,7 @@ class Api:
 
     @web.middleware
     async def _answer(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        """Errors become texts, and the connection learns that its answer is decided."""
+        """Turn errors into texts, and tell the connection that its answer is decided."""
         try:
             response = await handler(request)
         except (ApiError, AccessError) as error:
@@ -146,36 +148,31 @@ class Api:
     # --- forwarder ----------------------------------------------------------------------
 
     async def _forwarder_all(self, _request: web.Request) -> web.Response:
-        forwards = (forward._asdict() for forward in self._forwarder.all())
-        # A key that gvproxy does not have, so only where it says something.
-        return _json([{k: v for k, v in f.items() if v or k != "proxy_protocol"} for f in forwards])
+        forwards = [models.Forward(**forward._asdict()) for forward in self._forwarder.all()]
+        # gvproxy does not have proxy_protocol, so it is only there where it says something.
+        return _json([forward.model_dump(exclude_defaults=True) for forward in forwards])
 
     async def _expose(self, request: web.Request) -> web.Response:
-        keys = await _posted(request)
+        asked = await _posted(request, models.ExposeRequest)
+        protocol, remote = asked.protocol or "tcp", asked.remote
         try:
-            local, remote = gotext.field(keys, "local"), gotext.field(keys, "remote")
-            protocol = gotext.field(keys, "protocol") or "tcp"
-            proxy = gotext.field(keys, "proxy_protocol")
             if protocol not in ("unix", "npipe"):
                 remote = resolve_remote(remote, _client(request))
         except GoError as error:
             raise ApiError(400, str(error)) from None
-        self._check_forward(request, protocol, local)
+        self._check_forward(request, protocol, asked.local)
         try:
-            await self._forwarder.expose(protocol, local, remote, proxy)
+            await self._forwarder.expose(protocol, asked.local, remote, asked.proxy_protocol)
         except ForwardError as error:
             raise ApiError(500, str(error)) from None
         return web.Response()
 
     async def _unexpose(self, request: web.Request) -> web.Response:
-        keys = await _posted(request)
+        asked = await _posted(request, models.UnexposeRequest)
+        protocol = asked.protocol or "tcp"
+        self._check_forward(request, protocol, asked.local)
         try:
-            local, protocol = gotext.field(keys, "local"), gotext.field(keys, "protocol") or "tcp"
-        except GoError as error:
-            raise ApiError(400, str(error)) from None
-        self._check_forward(request, protocol, local)
-        try:
-            await self._forwarder.unexpose(protocol, local)
+            await self._forwarder.unexpose(protocol, asked.local)
         except ForwardError as error:
             raise ApiError(500, str(error)) from None
         return web.Response()
@@ -183,30 +180,22 @@ class Api:
     # --- what the workers know --------------------------------------------------------------
 
     async def _cam(self, _request: web.Request) -> web.Response:
-        answer = await self._request("demux", {"op": "cam"})
-        return _json(dict(sorted(answer["cam"].items())))
+        answer = messages.CamAnswer.decode(await self._request("demux", messages.Cam()))
+        return _json(dict(sorted(answer.cam.items())))
 
     async def _leases(self, _request: web.Request) -> web.Response:
-        answer = await self._request("resolver", {"op": "leases"})
-        return _json(dict(sorted(answer["leases"].items())))
+        answer = messages.LeasesAnswer.decode(await self._request("resolver", messages.Leases()))
+        return _json(dict(sorted(answer.leases.items())))
 
     async def _dns_all(self, _request: web.Request) -> web.Response:
-        answer = await self._request("resolver", {"op": "dns_all"})
-        return _json(answer["zones"] or None)
+        answer = messages.DnsAllAnswer.decode(await self._request("resolver", messages.DnsAll()))
+        return _json(answer.zones or None)
 
     async def _dns_add(self, request: web.Request) -> web.Response:
-        keys = await _posted(request)
+        asked = await _posted(request, models.ZoneRequest)
         try:
-            zone = {
-                "Name": gotext.field(keys, "name"),
-                "Records": [
-                    {name: gotext.field(record, name.lower()) for name in ("Name", "IP", "Regexp")}
-                    for record in gotext.objects(keys, "records")
-                ],
-                "DefaultIP": gotext.field(keys, "defaultip"),
-            }
-            await self._request("resolver", {"op": "dns_add", "zone": zone})
-        except (GoError, RefusedError) as error:
+            await self._request("resolver", messages.DnsAdd(asked.model_dump(by_alias=True)))
+        except RefusedError as error:
             raise ApiError(400, str(error)) from None
         return web.Response()
 
@@ -227,8 +216,8 @@ def _client(request: web.Request) -> str:
     return connection.client if connection is not None else "@"
 
 
-async def _posted(request: web.Request) -> dict[str, Any]:
-    """The object that a POST brings. Raises ApiError."""
+async def _posted(request: web.Request, model: type[_R]) -> _R:
+    """What a POST asks for. Raises ApiError."""
     if request.method != "POST":
         raise ApiError(400, "post only")
     try:
@@ -237,7 +226,7 @@ async def _posted(request: web.Request) -> dict[str, Any]:
     except TimeoutError:
         raise ApiError(408, "the body did not come in time") from None
     try:
-        return gotext.first_object(body)
+        return models.read(model, body)
     except GoError as error:
         raise ApiError(400, str(error)) from None
 
@@ -248,7 +237,7 @@ async def _redirect(request: web.Request) -> web.Response:
 
 @web.middleware
 async def _clean_path(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Send who asks for //a/./b to /a/b, as the original's server does."""
+    """Redirect a request for //a/./b to /a/b, as the original's server does."""
     path = request.rel_url.raw_path
     if request.method != "CONNECT" and path.startswith("/") and (clean := _cleaned(path)) != path:
         return _redirection(clean, request)
@@ -269,7 +258,7 @@ def _redirection(path: str, request: web.Request) -> web.Response:
 
 
 async def _not_first(request: web.Request) -> web.Response:
-    """Behind other requests of a connection its bytes are not ours to hand over any more."""
+    """Refuse a take-over that is not the first request: aiohttp may have read the bytes after it."""
     connection = connection_of(request)
     if connection is None or request.path not in connection.take_overs:
         raise web.HTTPNotFound
@@ -291,5 +280,5 @@ def _error(status: int, text: str) -> web.Response:
 
 
 async def _trim_headers(_request: web.Request, response: web.StreamResponse) -> None:
-    # The server's software and version is nobody's business.
+    # Clients need not know the server's software and version.
     response.headers.pop("Server", None)

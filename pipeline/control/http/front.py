@@ -1,49 +1,39 @@
-"""The front door of the HTTP endpoints: looks at a connection's first request, then decides.
+"""The front door of the HTTP endpoints: it looks at a connection's first request, then decides.
 
-A request for one of the take-over paths (``/connect``, ``/tunnel``) gets the bare socket: the
-callback owns it from then on. For any other request aiohttp serves the connection, with the
-head played to it first. Heads are peeked at, so bytes behind them stay in the socket; only
-where a socket cannot be peeked at they are handed over as ``rest``. What aiohttp sees is what
-hand_written.py makes of the requests.
+A request for one of the take-over paths (``/connect``, ``/tunnel``) gets the bare socket. The callback owns
+it from then on. aiohttp serves any other connection: it gets the head first, then what the socket brings.
+The front door peeks at the socket, so the bytes after the head are still there. Where a socket cannot be
+peeked at, they are handed over as ``rest``.
 
-Bounded in every respect: size and time of heads, number of connections, time that a peer may
-leave an answer unread. Later requests on a kept-alive connection are aiohttp's; a take-over
-path is not served there (api.py says so to the client).
+Everything is bounded: size and time of a head, the number of connections, and the time that a peer may
+leave an answer unread. aiohttp serves the later requests of a connection too. A take-over path is not
+served there (api.py says so to the client).
 """
 
 import asyncio
 import errno
-import logging
 import socket
-from collections.abc import Awaitable, Callable, Container, Coroutine, Mapping
-from typing import Final, NamedTuple, cast
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from typing import Final, NamedTuple
 
 import structlog
-from aiohttp import web
-from aiohttp.http_exceptions import HttpProcessingError
 
-from pipeline.control.http.hand_written import Rewriter
-from pipeline.control.http.head import MAX_HEAD, Head, HeadError, HeadReader
+from pipeline.control.http.connection import LINGER, TIMEOUT, Connection, Server
+from pipeline.control.http.head import Head, HeadError, HeadReader
 from pipeline.control.repeated import Repeated
 from pipeline.system import inet
 
-TIMEOUT: Final = 10.0
-"""Seconds: to send a head or a body, to read an answer, between requests."""
 MAX_CONNECTIONS: Final = 1024
 ACCEPT_PAUSE: Final = 0.1
 """Seconds without accepting after the system refused (out of descriptors)."""
-LINGER: Final = 1.0
-"""Seconds in which the rest of a request that nobody wants is read, so that the client sees the answer."""
 LINGER_BYTES: Final = 4 * 1024 * 1024
-MAX_FIELDS: Final = MAX_HEAD // 4
-"""Fields that a head of that length can have."""
 PEEK_BYTES: Final = 16 * 1024
 
 
 class Taken(NamedTuple):
-    """A connection that is no HTTP any more. The callback owns ``sock`` (non-blocking) and closes it.
+    """A connection that left HTTP. The callback owns ``sock`` (non-blocking) and closes it.
 
-    ``rest``: bytes behind the head that are not in the socket any more, mostly empty.
+    ``rest``: bytes after the head that are not in the socket any more, mostly empty.
     ``client``: ``ip:port``, or "@" for unnamed unix sockets.
     """
 
@@ -53,110 +43,13 @@ class Taken(NamedTuple):
     client: str
 
 
-_HTTP_LOG: Final = logging.getLogger("pipeline.control.http")
-# Nonsense from a client is answered and no event: a guest must not be able to fill the log.
-_HTTP_LOG.addFilter(
-    lambda record: not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError))
-)
-
 TakeOver = Callable[[Taken], Awaitable[None]]
-Server = Callable[[], asyncio.BaseProtocol]
-
-
-class Connection(asyncio.Protocol):
-    """Between a transport and aiohttp's protocol: plays the head, watches for stuck and half-closed peers."""
-
-    def __init__(
-        self,
-        inner: asyncio.Protocol,
-        first: bytes,
-        client: str,
-        take_overs: Container[str],
-        timeout: float,
-        ended: asyncio.Event,
-    ) -> None:
-        self.client = client
-        self.take_overs = take_overs
-        """Paths that a first request is taken over for on this endpoint."""
-        self.answering = False
-        """A request is there and its answer is not decided yet."""
-        self.half_closed = False
-        """The peer sends nothing more but may still read."""
-        self._inner = inner
-        self._first = first
-        self._rewriter = Rewriter(MAX_HEAD)
-        self._timeout = timeout
-        self._ended = ended
-        self._stuck: asyncio.TimerHandle | None = None
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Hand on, and the head right behind, before the socket is read."""
-        self._transport = cast(asyncio.Transport, transport)
-        self._inner.connection_made(transport)
-        self.data_received(self._first)
-
-    def data_received(self, data: bytes) -> None:
-        """Hand on, in the form that aiohttp takes."""
-        self.answering = True
-        if made := self._rewriter.feed(data):
-            self._inner.data_received(made)
-
-    def eof_received(self) -> bool:
-        """Keep a half-closed connection for the answer that is due; close one without."""
-        self.half_closed = True
-        return self.answering
-
-    def pause_writing(self) -> None:
-        """The peer does not read: give it the time of one deadline."""
-        self._stuck = asyncio.get_running_loop().call_later(self._timeout, self._transport.abort)
-        self._inner.pause_writing()
-
-    def resume_writing(self) -> None:
-        """The peer reads again."""
-        self._calm()
-        self._inner.resume_writing()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        """Hand on."""
-        self._calm()
-        self._inner.connection_lost(exc)
-        self._ended.set()
-
-    def _calm(self) -> None:
-        if self._stuck is not None:
-            self._stuck.cancel()
-            self._stuck = None
-
-
-def connection_of(request: web.BaseRequest) -> Connection | None:
-    """The Connection that a request came over; None when it came over none of ours, or is gone."""
-    protocol = request.transport.get_protocol() if request.transport is not None else None
-    return protocol if isinstance(protocol, Connection) else None
-
-
-def make_runner(app: web.Application) -> web.AppRunner:
-    """The runner of an application with the deadlines of this module; its ``server`` is what Front takes.
-
-    Signals are not touched. ``await runner.setup()`` before, ``cleanup()`` after.
-    """
-    return web.AppRunner(
-        app,
-        handle_signals=False,
-        access_log=None,
-        keepalive_timeout=TIMEOUT,
-        tcp_keepalive=False,
-        lingering_time=LINGER,
-        max_line_size=MAX_HEAD,
-        max_field_size=MAX_HEAD,
-        max_headers=MAX_FIELDS,
-        logger=_HTTP_LOG,
-    )
 
 
 class Front:
-    """Connections of one kind of endpoint: which paths are taken over, and aiohttp's server for the rest.
+    """The connections of one kind of endpoint.
 
-    ``server`` makes a protocol for a connection: ``make_runner(app).server``.
+    take_overs says which paths are taken over. server makes aiohttp's protocol for any other connection.
     """
 
     def __init__(
@@ -188,7 +81,7 @@ class Front:
     def serve(self, sock: socket.socket, client: str | None = None) -> None:
         """Serve one connection, whose socket is the front's now.
 
-        client is what api.py takes for the peer's address, by default what the socket says.
+        client is the peer's address for api.py, by default that of the socket.
         A connection beyond the bound is closed at once.
         """
         sock.setblocking(False)
@@ -201,7 +94,7 @@ class Front:
             self._room.clear()
 
     async def close(self) -> None:
-        """End accepting and every connection that was not taken over."""
+        """Stop accepting, and end every connection that was not taken over."""
         tasks = [*self._listeners, *self._connections]
         for task in tasks:
             task.cancel()
@@ -222,7 +115,7 @@ class Front:
     async def _accept(self, listener: socket.socket) -> None:
         loop = asyncio.get_running_loop()
         while True:
-            # Room first: what waits in the backlog costs us nothing.
+            # Wait for room first: a connection in the backlog costs nothing.
             await self._room.wait()
             try:
                 sock, _ = await loop.sock_accept(listener)
@@ -266,7 +159,7 @@ class Front:
             await take_over(Taken(sock, head, rest, client))
             return
         ended = asyncio.Event()
-        inner = cast(asyncio.Protocol, self._server())
+        inner = self._server()
         transport, _ = await loop.connect_accepted_socket(
             lambda: Connection(inner, head.raw + rest, client, self._take_overs, self._timeout, ended), sock
         )
@@ -294,7 +187,7 @@ class Front:
 async def _read_head(
     loop: asyncio.AbstractEventLoop, sock: socket.socket, reader: HeadReader
 ) -> bytes | None:
-    """Feed the reader until its head is complete; what was read beyond it. None when the peer left before."""
+    """Feed the reader until its head is complete. Returns the bytes read beyond it, None if the peer left."""
     peek = int(socket.MSG_PEEK)
     while True:
         try:

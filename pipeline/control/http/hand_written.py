@@ -1,19 +1,19 @@
 """Requests that people write by hand, made such as aiohttp takes them (RFC 9112 sections 2.2 and 6.3).
 
-Lines that end in LF alone get their CR, and Content-Length fields that all say the same become one: servers
-such as the original take both. Only heads are changed, and only these two things about them:
-a head that has anything else of its own goes on as it came, and so does all that follows it.
+Lines that end in LF alone get their CR, and Content-Length fields that all say the same become one. The
+original takes both. A head that is odd in any other way goes on as it came, and so does all that follows it.
 
-What is a head and what is a body is counted here as aiohttp counts it, or this module would open the door for
-smuggled requests. A body with a Content-Length is passed over by its length. After a head
-with a Transfer-Encoding, which this module does not read, nothing of the connection is changed any more. So
-chunk lines need their CR, and two different lengths, or a length beside an encoding, stay an error.
+This module must count heads and bodies as aiohttp does, or it would open the door for smuggled requests. It
+passes over a body with a Content-Length by its length. It does not read a Transfer-Encoding. After such a
+head nothing of the connection is changed any more, so chunk lines need their CR. Two different lengths, or
+a length beside an encoding, stay an error. h11 cannot do this: it does not keep the bytes that it read.
 """
 
 import re
 from typing import Final
 
-_END: Final = re.compile(rb"\n\r?\n")
+from pipeline.control.http.head import HeadError, HeadReader
+
 _REQUEST_LINE: Final = re.compile(rb"[!-~]+ [!-~\x80-\xff]+ HTTP/[0-9]\.[0-9]")
 _FIELD: Final = re.compile(rb"([!-9;-~]+):([^\r\n\0]*)")
 _LENGTH: Final = re.compile(rb"[0-9]{1,15}")
@@ -22,18 +22,22 @@ _OPAQUE: Final = frozenset({b"transfer-encoding", b"upgrade"})
 
 
 class Rewriter:
-    """The requests of one connection. State: head -> body -> head ...; from both -> as it comes, for good."""
+    """The requests of one connection. States: head -> body -> head ...; both -> as it comes, for good."""
 
     def __init__(self, limit: int) -> None:
-        """limit: bytes of a head that are waited for; a longer one goes on as it came."""
+        """limit: bytes of a head. A longer one goes on as it came."""
         self._limit = limit
-        self._head = bytearray()
-        self._scan = 0
+        self._reader = HeadReader(limit)
         self._body = 0
         self._as_it_comes = False
 
+    @property
+    def held(self) -> bytes:
+        """The beginning of a head that is not complete yet."""
+        return bytes(self._reader.data)
+
     def feed(self, data: bytes) -> bytes:
-        """The bytes for aiohttp after these; heads come whole."""
+        """The bytes for aiohttp after these. A head comes as a whole."""
         done = bytearray()
         while data and not self._as_it_comes:
             if self._body:
@@ -41,42 +45,24 @@ class Rewriter:
                 passed = min(len(data), self._body)
                 data, self._body = data[passed:], self._body - passed
                 continue
-            data = self._collect(data, done)
+            reader = self._reader
+            try:
+                if not reader.feed(data):
+                    return bytes(done)
+            except HeadError:
+                self._as_it_comes = True
+                return bytes(done + reader.data)
+            data = data[reader.taken :]
+            self._reader = HeadReader(self._limit)
+            made, self._body = rewrite(bytes(reader.data))
+            if self._body < 0:
+                self._as_it_comes, self._body = True, 0
+            done += made
         return bytes(done) + data
-
-    def _collect(self, data: bytes, done: bytearray) -> bytes:
-        """Add to the head; the bytes after its end. done gets it when it is complete."""
-        head = self._head
-        head += data
-        if not self._scan:
-            # Empty lines before a request are ignored.
-            blank = len(head) - len(head.lstrip(b"\r\n"))
-            del head[:blank]
-        found = _END.search(head, self._scan)
-        if found is None:
-            self._scan = max(len(head) - 2, 0)
-            if len(head) > self._limit:
-                done += self._give_up()
-            return b""
-        end = found.end()
-        rest, whole = bytes(head[end:]), bytes(head[:end])
-        head.clear()
-        self._scan = 0
-        made, self._body = rewrite(whole)
-        if self._body < 0:
-            self._as_it_comes, self._body = True, 0
-        done += made
-        return rest
-
-    def _give_up(self) -> bytes:
-        self._as_it_comes = True
-        head = bytes(self._head)
-        self._head.clear()
-        return head
 
 
 def rewrite(head: bytes) -> tuple[bytes, int]:
-    """A head for aiohttp and the length of its body; -1 if what follows is not to be counted."""
+    """A head for aiohttp, and the length of its body. -1: the bytes that follow are not counted here."""
     first, *fields = [line.removesuffix(b"\r") for line in head.split(b"\n")[:-2]]
     if not _REQUEST_LINE.fullmatch(first):
         return head, -1

@@ -1,114 +1,57 @@
-"""The description of the HTTP API at /openapi.json (OpenAPI 3.1), made from the few tables below.
+"""The description of the HTTP API at /openapi.json (OpenAPI 3.1), made from the tables below and models.py.
 
-Says what a client may rely on. Many paths take any method; the description names the one to use.
-Answers are text/plain, JSON ones too, as gvproxy's are; their schema is given all the same. The
-two paths that stop speaking HTTP are described as far as OpenAPI has words for it.
+It says what a client may rely on. Many paths take any method; the description names the one to use. Answers
+are text/plain, JSON ones too, as gvproxy's are. Their schema is given all the same, as ``x-json``. The two
+paths that stop speaking HTTP are described as far as OpenAPI has words for it.
 """
 
 from collections.abc import Mapping
 from typing import Any, Final
 
-from pipeline.system import inet
+from pydantic import BaseModel
+from pydantic.json_schema import models_json_schema
+
+from pipeline.control.http import models
 
 Json = dict[str, Any]
 
+_REF: Final = "#/components/schemas/{model}"
 _TEXT: Final[Json] = {"type": "string"}
-_MAC: Final = "^([0-9a-f]{2}:){5}[0-9a-f]{2}$"
-_NULLABLE_TEXT: Final[Json] = {"type": ["string", "null"]}
 
-_FORWARD: Final[Json] = {
-    "type": "object",
-    "properties": {
-        "local": {**_TEXT, "description": "host address: ip:port, or the path of a unix socket"},
-        "remote": {**_TEXT, "description": "the guest's ip:port; for unix tcp://ip:port or ssh-tunnel://..."},
-        "protocol": {"enum": [*inet.TCP, *inet.UDP, "unix", "npipe"]},
-        "proxy_protocol": {"enum": ["v1", "v2"]},
-    },
-    "required": ["local", "remote", "protocol"],
-    "additionalProperties": False,
-}
-_RECORD: Final[Json] = {
-    "type": "object",
-    "properties": {"Name": _TEXT, "IP": _TEXT, "Regexp": {**_TEXT, "description": "RE2 pattern"}},
-    "required": ["Name", "IP"],
-}
-_ZONE: Final[Json] = {
-    "type": "object",
-    "properties": {"Name": _TEXT, "Records": {"type": "array", "items": _RECORD}, "DefaultIP": _TEXT},
-    "required": ["Name", "Records", "DefaultIP"],
-}
-_LEASES: Final[Json] = {"type": "object", "additionalProperties": {"type": "string", "pattern": _MAC}}
-_COUNTS: Final[Json] = {
-    "type": "object",
-    "additionalProperties": {"anyOf": [{"type": "integer"}, {"$ref": "#/components/schemas/Counters"}]},
-}
 
-SCHEMAS: Final[Mapping[str, Json]] = {
-    "Forward": _FORWARD,
-    "Zone": _ZONE,
-    "Leases": _LEASES,
-    "Counters": _COUNTS,
-    "Cam": {"type": "object", "additionalProperties": {"type": "integer"}},
-    "Forwards": {"type": "array", "items": {"$ref": "#/components/schemas/Forward"}},
-    "Zones": {"anyOf": [{"type": "null"}, {"type": "array", "items": {"$ref": "#/components/schemas/Zone"}}]},
-    "ExposeRequest": {
-        "type": "object",
-        "properties": {
-            "local": _NULLABLE_TEXT,
-            "remote": _NULLABLE_TEXT,
-            "protocol": {
-                **_NULLABLE_TEXT,
-                "description": "tcp (default), udp, tcp4, tcp6, udp4, udp6, unix or npipe",
-            },
-            "proxy_protocol": {
-                **_NULLABLE_TEXT,
-                "description": "v1 or v2: the guest gets a PROXY header first",
-            },
-        },
-    },
-    "UnexposeRequest": {
-        "type": "object",
-        "properties": {"local": _NULLABLE_TEXT, "protocol": _NULLABLE_TEXT},
-    },
-    "ZoneRequest": {
-        "type": "object",
-        "properties": {
-            "Name": _NULLABLE_TEXT,
-            "Records": {
-                "type": ["array", "null"],
-                "items": {
-                    "type": "object",
-                    "properties": {"Name": _NULLABLE_TEXT, "IP": _NULLABLE_TEXT, "Regexp": _NULLABLE_TEXT},
-                },
-            },
-            "DefaultIP": _NULLABLE_TEXT,
-        },
-    },
-}
+def _schemas() -> Json:
+    # "serialization" because clients see the names that are written, such as DefaultIP.
+    every = [(model, "serialization") for model in (*models.REQUESTS, *models.ANSWERS)]
+    _, described = models_json_schema(every, ref_template=_REF)  # type: ignore[arg-type]
+    schemas: Json = described["$defs"]
+    return schemas
 
-# path -> (summary, schema of the answer or "" for plain text)
-_READS: Final[Mapping[str, tuple[str, str]]] = {
-    "/stats": ("Counters in the shape of gVisor's statistics.", "Counters"),
-    "/metrics": ("All counters by worker, for Prometheus.", ""),
-    "/cam": ("MAC address to number of the guest's link.", "Cam"),
-    "/leases": ("IP address to MAC address, gateway and static leases included.", "Leases"),
-    "/services/dhcp/leases": ("The same as /leases.", "Leases"),
-    "/services/dns/all": ("The zones of the name server; null when there are none.", "Zones"),
-    "/services/forwarder/all": ("Open forwards, sorted by local address and protocol.", "Forwards"),
-    "/openapi.json": ("This description.", ""),
+
+SCHEMAS: Final[Mapping[str, Json]] = _schemas()
+
+# path -> (summary, the answer, None for plain text)
+_READS: Final[Mapping[str, tuple[str, type[BaseModel] | None]]] = {
+    "/stats": ("Counters in the shape of gVisor's statistics.", models.Counters),
+    "/metrics": ("All counters by worker, for Prometheus.", None),
+    "/cam": ("MAC address to number of the guest's link.", models.Cam),
+    "/leases": ("IP address to MAC address, gateway and static leases included.", models.Leases),
+    "/services/dhcp/leases": ("The same as /leases.", models.Leases),
+    "/services/dns/all": ("The zones of the name server; null when there are none.", models.Zones),
+    "/services/forwarder/all": ("Open forwards, sorted by local address and protocol.", models.Forwards),
+    "/openapi.json": ("This description.", None),
 }
-# path -> (summary, schema of the body, statuses of errors)
-_WRITES: Final[Mapping[str, tuple[str, str, tuple[int, ...]]]] = {
-    "/services/forwarder/expose": ("Open a forward to a guest.", "ExposeRequest", (400, 408, 500)),
+# path -> (summary, the body, statuses of errors)
+_WRITES: Final[Mapping[str, tuple[str, type[BaseModel], tuple[int, ...]]]] = {
+    "/services/forwarder/expose": ("Open a forward to a guest.", models.ExposeRequest, (400, 408, 500)),
     "/services/forwarder/unexpose": (
         "Close a forward; its connections live on.",
-        "UnexposeRequest",
+        models.UnexposeRequest,
         (400, 408, 500),
     ),
-    "/services/dns/add": ("Add a zone, or records to the one of that name.", "ZoneRequest", (400, 408)),
+    "/services/dns/add": ("Add a zone, or records to the one of that name.", models.ZoneRequest, (400, 408)),
 }
 _ERRORS: Final[Mapping[int, str]] = {
-    400: "Not a POST, or the body is no such object.",
+    400: "Not a POST, or the body is not such an object.",
     401: "The token is missing or wrong.",
     408: "The body did not come in time.",
     413: "The body is too long.",
@@ -119,14 +62,14 @@ _ERRORS: Final[Mapping[int, str]] = {
 def document(version: str, *, token: bool) -> Json:
     """The description of an endpoint on the host. token: whether requests need one."""
     paths: dict[str, Json] = {}
-    for path, (summary, schema) in _READS.items():
-        paths[path] = {"get": _operation(summary, _answer(schema, path), (401,) if token else ())}
-    for path, (summary, schema, statuses) in _WRITES.items():
+    for path, (summary, answer) in _READS.items():
+        paths[path] = {"get": _operation(summary, _answer(answer, path), (401,) if token else ())}
+    for path, (summary, body, statuses) in _WRITES.items():
         operation = _operation(summary, _nothing(), (*statuses, 413, *((401,) if token else ())))
         operation["requestBody"] = {
             "required": True,
             "description": "Any Content-Type will do. Names of keys without regard to case.",
-            "content": {"application/json": {"schema": _ref(schema)}},
+            "content": {"application/json": {"schema": _ref(body)}},
         }
         paths[path] = {"post": operation}
     paths["/tunnel"] = {"post": _tunnel(token)}
@@ -153,21 +96,21 @@ def _operation(summary: str, answer: Json, errors: tuple[int, ...]) -> Json:
     return {"summary": summary, "responses": responses}
 
 
-def _answer(schema: str, path: str) -> Json:
-    kind = "application/json" if path == "/openapi.json" else "text/plain"
+def _answer(model: type[BaseModel] | None, path: str) -> Json:
     if path == "/openapi.json":
-        return {"description": "JSON", "content": {kind: {"schema": {"type": "object"}}}}
-    if not schema:
-        return {"description": "text", "content": {kind: {"schema": _TEXT}}}
-    return {"description": "JSON", "content": {kind: {"schema": _TEXT}}, "x-json": _ref(schema)}
+        return {"description": "JSON", "content": {"application/json": {"schema": {"type": "object"}}}}
+    content = {"text/plain": {"schema": _TEXT}}
+    if model is None:
+        return {"description": "text", "content": content}
+    return {"description": "JSON", "content": content, "x-json": _ref(model)}
 
 
 def _nothing() -> Json:
     return {"description": "Done; the answer is empty."}
 
 
-def _ref(name: str) -> Json:
-    return {"$ref": f"#/components/schemas/{name}"}
+def _ref(model: type[BaseModel]) -> Json:
+    return {"$ref": _REF.format(model=model.__name__)}
 
 
 def _tunnel(token: bool) -> Json:
@@ -190,7 +133,7 @@ def _tunnel(token: bool) -> Json:
 
 def _connect() -> Json:
     operation = _operation(
-        "Attach a guest: Ethernet frames behind a 2-byte little-endian length. Only where guests may come.",
+        "Attach a guest: Ethernet frames after a 2-byte little-endian length. Only where guests may come.",
         {"description": "No HTTP answer: frames follow in both directions."},
         (),
     )

@@ -1,8 +1,8 @@
-"""The counters to the outside: gvproxy's ``/stats`` object and the Prometheus page.
+"""The counters for clients: gvproxy's ``/stats`` object and the Prometheus page.
 
-``/stats`` has exactly the shape of gVisor's statistics, so that any reader finds its
-fields; _SOURCES says which of our counters fill them, the rest is 0. The Prometheus page has
-every counter of every worker under its own name. Counts nothing itself.
+``/stats`` has exactly the shape of gVisor's statistics, so that any reader finds its fields. _SOURCES says
+which of our counters fill them; all others are 0. The Prometheus page has every counter of every worker under
+its own name. Nothing is counted here.
 """
 
 from collections.abc import Iterator, Mapping
@@ -73,7 +73,7 @@ _SHAPE: Final[Mapping[str, str]] = {
     "UDP": "ChecksumErrors MalformedPacketsReceived PacketSendErrors PacketsReceived PacketsSent "
     "ReceiveBufferErrors UnknownPortErrors",
 }
-"""Object in the answer -> its integers."""
+"""Object in the answer -> the names of its integers."""
 
 _MALFORMED_IP: Final = (
     "ipv4_packet_dropped_bad_checksum ipv4_packet_dropped_bad_length ipv4_packet_dropped_bad_version "

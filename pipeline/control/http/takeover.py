@@ -1,9 +1,9 @@
-"""The two paths behind which a connection stops being HTTP: ``/connect`` and ``/tunnel``.
+"""The two paths after which a connection stops being HTTP: ``/connect`` and ``/tunnel``.
 
-``/connect`` becomes a guest link: no answer is written, frames follow in both directions.
-``/tunnel?ip=A&port=N`` becomes a connection to a guest: the two bytes ``OK`` are written
-before anything is dialled, then the socket goes to the workers. Neither path looks at
-method or body. The socket of this process is closed once the worker has its own.
+``/connect`` becomes a guest link: no answer is written, and frames follow in both directions.
+``/tunnel?ip=A&port=N`` becomes a connection to a guest: the two bytes ``OK`` are written before the guest is
+dialled, then the socket goes to the listen worker. Neither path looks at method or body. This process
+closes its socket as soon as the worker has its own.
 """
 
 import asyncio
@@ -14,14 +14,16 @@ from urllib.parse import parse_qs
 import structlog
 
 from pipeline.control.http.access import Access, AccessError
-from pipeline.control.http.front import TIMEOUT, Taken
+from pipeline.control.http.connection import TIMEOUT
+from pipeline.control.http.front import Taken
 from pipeline.control.workers import Request, RequestError
 from pipeline.go.text import GoError, parse_uint
+from pipeline.ipc import messages
 
 CONNECT: Final = "/connect"
 TUNNEL: Final = "/tunnel"
 OFFLOAD_HEADER: Final = "gvtap-offload"
-"""In a request for /connect: the guest asks for an extension that ingress may agree to (docs/offload.md)."""
+"""Header of a request for /connect: the guest asks for an extension of the protocol (docs/offload.md)."""
 MAX_OFFLOAD_TEXT: Final = 200
 
 
@@ -33,12 +35,11 @@ class Connect:
         self._log = log
 
     async def __call__(self, taken: Taken) -> None:
-        """Attach the link; one that cannot be attached is closed."""
-        op = {"op": "attach", "framing": "le16", "name": taken.client, "head": taken.rest}
-        if versions := taken.head.header(OFFLOAD_HEADER):
-            op["offload"] = versions[:MAX_OFFLOAD_TEXT]
+        """Attach the link. Close it if it cannot be attached."""
+        versions = taken.head.header(OFFLOAD_HEADER)[:MAX_OFFLOAD_TEXT]
+        attach = messages.Attach(taken.rest, taken.client, "le16", versions or None)
         try:
-            await self._request("ingress", op, [taken.sock])
+            await self._request("ingress", attach, [taken.sock])
         except RequestError as error:
             self._log.error("guest link not attached", client=taken.client, error=str(error))
         finally:
@@ -56,7 +57,7 @@ class Tunnel:
         self._access = Access(log) if access is None else access
 
     async def __call__(self, taken: Taken) -> None:
-        """Answer a bad query with 500, else ``OK`` and what the guest says."""
+        """Answer a bad query with 500. Answer any other with ``OK``, and connect it to the guest."""
         try:
             self._access.check_host(taken.head.header("authorization"), taken.client)
             ip, port = _destination(taken.head.query)
@@ -69,10 +70,9 @@ class Tunnel:
             await self._answer(taken, _error_response(status, str(error)))
             taken.sock.close()
             return
-        op = {"op": "tunnel", "ip": ip, "port": port, "head": taken.rest}
         try:
             if await self._answer(taken, b"OK"):
-                await self._request("listen", op, [taken.sock])
+                await self._request("listen", messages.Tunnel(ip, port, taken.rest), [taken.sock])
         except RequestError as error:
             self._log.error("tunnel not opened", client=taken.client, to=f"{ip}:{port}", error=str(error))
         finally:

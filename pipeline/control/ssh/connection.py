@@ -1,10 +1,10 @@
-"""An ssh connection to a guest, through the virtual network: made when wanted, made again when lost.
+"""An ssh connection to a guest, through the virtual network. It is made when wanted, and again when lost.
 
-The guest is dialled by the listen worker, which gets one end of a socketpair; asyncssh speaks on
-the other. All clients of one destination share the connection, each with a channel to the guest's unix
-socket (direct-streamlocal@openssh.com). Keys are read anew at each attempt. The host's ssh
-configuration and agent play no part: the guest was just made here. Its host key is checked only where that is
-asked for and ~/.ssh/known_hosts says which one it should be, as in gvproxy.
+The listen worker dials the guest and gets one end of a socketpair. asyncssh speaks on the other end. All
+clients of one destination share the connection; each has a channel to the guest's unix socket
+(direct-streamlocal@openssh.com). Each attempt reads the keys again. The host's ssh configuration and agent
+are not used. The guest's host key is checked only if the user asks for it and ~/.ssh/known_hosts has it, as
+in gvproxy.
 """
 
 import asyncio
@@ -22,15 +22,16 @@ import structlog
 from pipeline.control.workers import Request, RequestError
 from pipeline.go.flags import quote
 from pipeline.go.text import GoError, parse_uint
+from pipeline.ipc import messages
 from pipeline.system import small_file
 
 SCHEME: Final = "ssh-tunnel"
 PORT: Final = 22
 KNOWN_HOSTS: Final = "~/.ssh/known_hosts"
 PATIENCE: Final = 60.0
-"""Seconds for which a client waits for a guest that does not answer: a slow one may need as long to boot."""
+"""Seconds for which a client waits for a guest that does not answer: a slow guest boots as long."""
 ATTEMPT_TIMEOUT: Final = 10.0
-"""Seconds from dialling to a channel may be opened."""
+"""Seconds from dialling until channels can be opened."""
 CHANNEL_TIMEOUT: Final = 10.0
 FIRST_PAUSE: Final = 0.1
 LAST_PAUSE: Final = 1.0
@@ -39,7 +40,7 @@ KEEPALIVE: Final = 15.0
 KEEPALIVE_COUNT: Final = 3
 CHANNEL_TRIES: Final = 3
 CHANNEL_PAUSE: Final = 0.2
-"""A socket in the guest that is not there yet is tried again so often, and after so many seconds."""
+"""Tries to open a socket that is missing in the guest, and seconds between them."""
 
 Dial = Callable[[str, int], Awaitable[socket.socket]]
 """A connection to the guest's ip and port; a guest that refuses ends it."""
@@ -109,7 +110,7 @@ def read_key(path: str, passphrase: str = "") -> asyncssh.SSHKey:
 
 
 def known_hosts(to: Destination, path: str) -> asyncssh.SSHKnownHosts:
-    """What a known_hosts file says about the guest. SshError says why that is nothing. Blocks."""
+    """The entries of a known_hosts file for the guest. Raises SshError if there are none. Blocks."""
     try:
         known = asyncssh.import_known_hosts(small_file.read(path).decode())
         # The port as asyncssh itself asks for it when it connects.
@@ -129,7 +130,7 @@ def dialler(request: Request) -> Dial:
     async def dial(ip: str, port: int) -> socket.socket:
         ours, theirs = socket.socketpair()
         try:
-            await request("listen", {"op": "tunnel", "ip": ip, "port": port}, [theirs])
+            await request("listen", messages.Tunnel(ip, port), [theirs])
         except BaseException:
             ours.close()
             raise
@@ -150,14 +151,14 @@ class _Held:
         self.retired = False
 
     def release(self) -> None:
-        """A channel is over; a connection that nobody wants any more ends with its last one."""
+        """A channel is over. A retired connection ends with its last channel."""
         self.channels -= 1
         if self.retired and not self.channels:
             self.connection.close()
 
 
 class SshConnection:
-    """The shared connection of one destination. Lives in one event loop; opens nothing before open()."""
+    """The shared connection of one destination, in one event loop. It opens nothing before open()."""
 
     def __init__(
         self,
@@ -175,10 +176,10 @@ class SshConnection:
         self._waiting = 0
 
     async def open(self) -> tuple[Streams, Callable[[], None]]:
-        """A channel to the guest's socket, and what to call when it is over. Raises SshError.
+        """A channel to the guest's socket, and a function to call when it is over. Raises SshError.
 
-        Waits as long as `patience` for a guest that does not answer. A connection that turns out to be
-        dead (the guest was rebooted) is replaced.
+        Waits up to `patience` for a guest that does not answer. A connection that turns out to be dead (the
+        guest was rebooted) is replaced.
         """
         deadline = asyncio.get_running_loop().time() + self._patience
         refused = 0
@@ -218,7 +219,7 @@ class SshConnection:
             self._held = None
 
     def _retire(self, held: _Held) -> None:
-        """Open no more channels on a connection. Those that are open have until it is seen to be dead."""
+        """Open no more channels on a connection. Open ones last until it is seen to be dead."""
         held.retired = True
         if not held.channels:
             held.connection.abort()
@@ -226,7 +227,7 @@ class SshConnection:
             self._held = None
 
     async def _connected(self, deadline: float) -> _Held:
-        """The connection that works, as far as is known, or a new one. Attempts go on while anybody waits."""
+        """The connection, or a new one if it is dead. Attempts go on while a client waits."""
         if self._held is not None:
             if not self._held.connection.is_closed():
                 return self._held
@@ -254,7 +255,7 @@ class SshConnection:
                 self._log.info("ssh connection opened")
                 return held
             except (asyncssh.PermissionDenied, asyncssh.HostKeyNotVerifiable) as error:
-                # It answers, and waiting would not change its mind.
+                # The guest answers. Waiting would not change its answer.
                 raise SshError(f"the guest refuses {self._to.user}: {error.reason}") from error
             except (asyncssh.Error, RequestError, OSError, TimeoutError) as error:
                 if pause == FIRST_PAUSE:

@@ -1,8 +1,8 @@
 """Unix sockets on the host that lead to unix sockets in a guest, over ssh.
 
-A forward accepts from the moment it is opened, long before its guest is up: clients wait then. Each client
-has a channel of its own; bytes and the ends of both directions are carried as they come. A guest that
-never answers costs its clients and nobody else. How the guest is reached is ssh.py's matter.
+A forward accepts clients as soon as it is opened, long before its guest is up. They wait then. Each client
+has a channel of its own, which carries bytes and the ends of both directions. A guest that never answers
+costs only its own clients. connection.py reaches the guest.
 """
 
 import asyncio
@@ -32,10 +32,10 @@ class SocketError(Exception):
 
 
 class Connection(Protocol):
-    """What a forward needs of ssh.SshConnection."""
+    """The part of SshConnection that a forward uses."""
 
     async def open(self) -> tuple[Streams, Callable[[], None]]:
-        """A channel, and what to call when it is over. Raises SshError."""
+        """A channel, and a function to call when it is over. Raises SshError."""
         ...
 
     async def close(self) -> None:
@@ -70,10 +70,10 @@ class SocketForward:
         self._clients: set[asyncio.Task[None]] = set()
 
     async def open(self) -> None:
-        """Bind and accept. A socket of that name that nobody serves is replaced. Raises SocketError."""
+        """Bind and accept. The file of an abandoned socket is replaced. Raises SocketError."""
         sock = _bind(self.path)
         self._file = socket_file.identity(self.path)
-        # Known before anything is waited for: who is stopped here can still remove it.
+        # Assigned before the first await, so that close() finds it if this call is cancelled.
         self._server = await asyncio.start_unix_server(
             self._accept, sock=sock, limit=PIECE, backlog=BACKLOG, start_serving=False
         )
@@ -113,7 +113,7 @@ class SocketForward:
             async with asyncio.TaskGroup() as group:
                 group.create_task(_carry(reader.read, to_guest.write, to_guest.drain, to_guest.write_eof))
                 group.create_task(_carry(from_guest.read, writer.write, writer.drain, writer.write_eof))
-            # Closed in order: what is not read yet is still delivered.
+            # An orderly close: bytes that are not read yet are still delivered.
             to_guest.close()
             writer.close()
             await to_guest.wait_closed()
@@ -121,7 +121,7 @@ class SocketForward:
         except* (OSError, asyncssh.Error) as errors:
             self._log.debug("client's connection broke", error=str(errors.exceptions[0]))
         finally:
-            # Nothing is left to do when both were closed.
+            # These do nothing when both were closed.
             to_guest.channel.abort()
             writer.transport.abort()
             release()

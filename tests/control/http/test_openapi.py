@@ -24,7 +24,8 @@ from schemathesis.specs.openapi.checks import (
 from pipeline.control.forwarder import Forwarder
 from pipeline.control.http import openapi
 from pipeline.control.http.api import Api
-from pipeline.control.http.front import Front, make_runner
+from pipeline.control.http.connection import make_runner, server_of
+from pipeline.control.http.front import Front
 from tests.control.endpoint import Workers
 
 LOG = structlog.get_logger()
@@ -46,7 +47,7 @@ def url() -> Iterator[str]:
     async def start() -> tuple[Any, Front]:
         runner = make_runner(Api(Forwarder(workers), workers, dict, LOG).full())
         await runner.setup()
-        front = Front(runner.server, {}, LOG)  # type: ignore[arg-type]
+        front = Front(server_of(runner), {}, LOG)
         front.listen(listener)
         return runner, front
 

@@ -14,6 +14,7 @@ from structlog.testing import capture_logs
 from pipeline.control.ssh import connection as ssh
 from pipeline.control.ssh.connection import Destination, SshConnection, SshError, Streams
 from pipeline.go.text import GoError
+from pipeline.ipc import messages
 from tests.support.ssh_guest import ADDRESS, SshGuest
 
 LOG = structlog.get_logger()
@@ -315,8 +316,8 @@ def test_dialling_hands_one_end_of_a_pair_to_the_listen_worker() -> None:
     async def work() -> None:
         handed: list[int] = []
 
-        async def request(worker: str, op: dict[str, Any], fds: Any = ()) -> dict[str, Any]:
-            assert (worker, op) == ("listen", {"op": "tunnel", "ip": "192.168.127.2", "port": 22})
+        async def request(worker: str, op: messages.Request, fds: Any = ()) -> dict[str, Any]:
+            assert (worker, op) == ("listen", messages.Tunnel("192.168.127.2", 22))
             handed.append(os.dup(fds[0].fileno()))
             return {}
 

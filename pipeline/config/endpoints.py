@@ -1,0 +1,83 @@
+"""The addresses where guests and clients come: which are allowed for what, in gvproxy's order and words.
+
+Nothing is bound here.
+"""
+
+import os
+import re
+from collections.abc import Sequence
+from typing import Final
+from urllib.parse import urlsplit
+
+from pipeline.config.file import ConfigError
+from pipeline.config.keys import FileKeys
+from pipeline.config.model import LINK_SCHEMES, LINKS
+from pipeline.go import flags
+from pipeline.links.addresses import unix_path
+from pipeline.system import inet, socket_file
+
+_VSOCK: Final = re.compile(r"([0-9]*:[0-9]+|[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12})", re.ASCII)
+
+
+def links_of(parsed: flags.Parsed, keys: FileKeys) -> dict[str, str]:
+    """The URL of each of LINKS, "" for none. Raises ConfigError."""
+    links = {name: parsed.text(f"listen-{name}") or getattr(keys.interfaces, name) for name in LINKS}
+    if links["qemu"]:
+        check(links["qemu"], "invalid value for qemu listen address", LINK_SCHEMES["qemu"])
+        _must_not_exist(links["qemu"], "unix")
+    for name, scheme in (("bess", "unixpacket"), ("vfkit", "unixgram")):
+        url = links[name]
+        if url:
+            if not url.startswith(tuple(f"{allowed}://" for allowed in LINK_SCHEMES[name])):
+                raise ConfigError(f"{name} listen address must be {scheme}:// address")
+            _must_not_exist(url, scheme)
+    if links["vpnkit"]:
+        check(links["vpnkit"], "invalid value for vpnkit listen address", LINK_SCHEMES["vpnkit"])
+    for one, other in (("qemu", "vpnkit"), ("bess", "vpnkit"), ("qemu", "bess")):
+        if links[one] and links[other]:
+            raise ConfigError(f"cannot use {one} and {other} protocol at the same time")
+    return links
+
+
+def further_links(texts: Sequence[str]) -> tuple[tuple[str, str], ...]:
+    """Protocol and URL of each ``protocol+url``. Raises ConfigError."""
+    found = []
+    for text in texts:
+        protocol, plus, url = text.partition("+")
+        schemes = LINK_SCHEMES.get(protocol)
+        if not plus or schemes is None:
+            allowed = ", ".join(f"{name}+" for name in LINK_SCHEMES)
+            raise ConfigError(f"link: {flags.quote(text)} must begin with a protocol (allowed: {allowed})")
+        check(url, f"link: {protocol}", schemes)
+        for scheme in ("unix", "unixpacket", "unixgram"):
+            _must_not_exist(url, scheme)
+        found.append((protocol, url))
+    return tuple(found)
+
+
+def check(url: str, what: str, schemes: tuple[str, ...]) -> None:
+    """Raise ConfigError, whose text begins with what, for a URL that is not of these schemes."""
+    try:
+        parts = urlsplit(url)
+        port = parts.port if parts.scheme in inet.TCP else None
+    except ValueError as error:
+        raise ConfigError(f"{what}: {url}: {error}") from None
+    if parts.scheme not in schemes:
+        allowed = ", ".join(f"{scheme}://" for scheme in schemes)
+        raise ConfigError(f"{what}: unexpected scheme: {flags.quote(url)} (allowed: {allowed})")
+    if parts.scheme.startswith("unix") and not parts.path:
+        raise ConfigError(f"{what}: {url}: missing path of the socket")
+    if parts.scheme in inet.TCP and port is None:
+        raise ConfigError(f"{what}: address {parts.netloc}: missing port in address")
+    if parts.scheme == "vsock" and not _VSOCK.fullmatch(parts.netloc) and not parts.path.strip("/"):
+        raise ConfigError(f"{what}: {url}: vsock addresses have the form vsock://:port or vsock://cid:port")
+    if parts.scheme == "fd" and not parts.netloc:
+        raise ConfigError(f"{what}: {url}: descriptors have the form fd://3 or fd://name")
+
+
+def _must_not_exist(url: str, scheme: str) -> None:
+    # The file that a killed program left is replaced when the socket is bound.
+    if not url.startswith(f"{scheme}://") or not os.path.lexists(path := unix_path(url)):
+        return
+    if not socket_file.is_abandoned(path):
+        raise ConfigError(f"{flags.quote(path)} already exists")

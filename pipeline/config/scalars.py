@@ -1,0 +1,180 @@
+"""The single values that may stand in the YAML file: a check for each kind, as a type for pydantic.
+
+A check gets the text as it was written. It returns the value, or raises ValueError, which says what is
+allowed. keys.py puts these types together to the schema.
+"""
+
+import ipaddress
+import re
+from collections.abc import Callable
+from typing import Annotated, Final
+
+from pydantic import BeforeValidator
+
+from pipeline.engines.dns.patterns import Regexp, RegexpError
+from pipeline.go import flags
+
+_TRUE: Final = frozenset({"true", "True", "TRUE", "yes", "Yes", "YES", "on", "On", "ON", "y", "Y"})
+_FALSE: Final = frozenset({"false", "False", "FALSE", "no", "No", "NO", "off", "Off", "OFF", "n", "N"})
+_MAC: Final = re.compile(r"[0-9a-fA-F]{2}([:-][0-9a-fA-F]{2}){5}")
+_LABEL: Final = "[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?"
+_NAME: Final = re.compile(rf"(\*\.)?{_LABEL}(\.{_LABEL})*")
+_NETWORKS: Final = ("udp", "udp4", "udp6", "tcp", "tcp4", "tcp6")
+
+
+class Scalar(str):
+    """The text of a scalar; ``plain`` says that it stood there without quotes."""
+
+    __slots__ = ("plain",)
+    plain: bool
+
+    def __new__(cls, text: str, plain: bool) -> "Scalar":
+        made = super().__new__(cls, text)
+        made.plain = plain
+        return made
+
+
+def _text(value: object) -> str:
+    if isinstance(value, Scalar):
+        return str.__str__(value)
+    raise ValueError("must be a text")
+
+
+def _true(value: object) -> bool:
+    if isinstance(value, Scalar) and value.plain and value in _TRUE | _FALSE:
+        return value in _TRUE
+    raise ValueError("must be true or false")
+
+
+def number(low: int, high: int) -> BeforeValidator:
+    def check(value: object) -> int:
+        try:
+            number = flags.integer(value) if isinstance(value, Scalar) and value.plain else None
+        except flags.FlagError:
+            number = None
+        if number is None or not low <= number <= high:
+            raise ValueError(f"must be a whole number from {low} to {high}")
+        return number
+
+    return BeforeValidator(check)
+
+
+def _ipv4(value: object) -> str:
+    text = _text(value)
+    if not is_ipv4(text):
+        raise ValueError("must be an IPv4 address such as 192.168.127.2")
+    return text
+
+
+def _any_ip(value: object) -> str:
+    text = _text(value)
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        raise ValueError("must be an IP address such as 192.168.127.2 or fd00::2") from None
+    return text
+
+
+def _mac(value: object) -> str:
+    text = _text(value)
+    if not _MAC.fullmatch(text):
+        raise ValueError("must be a MAC address such as 5a:94:ef:e4:0c:ee")
+    return text
+
+
+def _regexp(value: object) -> str:
+    text = _text(value)
+    try:
+        Regexp(text)
+    except RegexpError as error:
+        raise ValueError(f"must be a regular expression ({error})") from None
+    return text
+
+
+def one_of(*words: str) -> BeforeValidator:
+    def check(value: object) -> str:
+        text = _text(value)
+        if text not in words:
+            raise ValueError(f"must be {' or '.join(words)}")
+        return text
+
+    return BeforeValidator(check)
+
+
+def _network(value: object) -> str:
+    try:
+        return str(ipaddress.ip_network(_text(value)))
+    except ValueError:
+        raise ValueError("must be an address or a network such as 10.0.0.0/8") from None
+
+
+def _ipv4_network(value: object) -> str:
+    text = _network(value)
+    if ":" in text:
+        raise ValueError("must be an IPv4 address or network such as 10.0.0.0/8")
+    return text
+
+
+def _ports(value: object) -> tuple[int, int]:
+    found = re.fullmatch(r"([0-9]{1,5})(?:-([0-9]{1,5}))?", _text(value), re.ASCII)
+    low, high = (int(found[1]), int(found[2] or found[1])) if found else (1, 0)
+    if not low <= high <= 65535:
+        raise ValueError("must be a port or a range of ports such as 8000-8100")
+    return low, high
+
+
+def _name_pattern(value: object) -> str:
+    text = _text(value).rstrip(".").lower()
+    if not _NAME.fullmatch(text):
+        raise ValueError("must be a name such as example.com, or *.example.com for all names below it")
+    return text
+
+
+def _optional(check: Callable[[object], str]) -> BeforeValidator:
+    return BeforeValidator(lambda value: "" if value == "" else check(value))
+
+
+def _guest_address(value: object) -> str:
+    text = _text(value)
+    host, colon, port = text.rpartition(":")
+    if not colon or not is_ipv4(host) or not re.fullmatch(r"[0-9]{1,5}", port) or int(port) > 65535:
+        raise ValueError("must be the guest's address and port such as 192.168.127.2:22")
+    return text
+
+
+def _local_address(value: object) -> str:
+    text = _text(value)
+    _, colon, port = split_network(text)[1].rpartition(":")
+    if not colon or not re.fullmatch(r"[0-9]{1,5}", port) or int(port) > 65535:
+        raise ValueError("must be host:port or udp:host:port, such as 127.0.0.1:2222")
+    return text
+
+
+def split_network(text: str) -> tuple[str, str]:
+    """(network, ``host:port``) of a key of stack.forwards. ``tcp4:80`` is port 80 of a host of that name."""
+    network, _, local = text.partition(":")
+    return (network, local) if network in _NETWORKS and ":" in local else ("tcp", text)
+
+
+def is_ipv4(text: str) -> bool:
+    """Whether text is an IPv4 address in dotted form."""
+    try:
+        ipaddress.IPv4Address(text)
+    except ValueError:
+        return False
+    return True
+
+
+Text = Annotated[str, BeforeValidator(_text)]
+Flag = Annotated[bool, BeforeValidator(_true)]
+Ip = Annotated[str, BeforeValidator(_ipv4)]
+Mac = Annotated[str, BeforeValidator(_mac)]
+OptionalAnyIp = Annotated[str, _optional(_any_ip)]
+OptionalMac = Annotated[str, _optional(_mac)]
+Pattern = Annotated[str, BeforeValidator(_regexp)]
+Network = Annotated[str, BeforeValidator(_network)]
+Ipv4Network = Annotated[str, BeforeValidator(_ipv4_network)]
+Ports = Annotated[tuple[int, int], BeforeValidator(_ports)]
+NamePattern = Annotated[str, BeforeValidator(_name_pattern)]
+GuestAddress = Annotated[str, BeforeValidator(_guest_address)]
+LocalAddress = Annotated[str, BeforeValidator(_local_address)]

@@ -1,0 +1,129 @@
+"""One connection that aiohttp serves, and aiohttp's runner with the deadlines of the control endpoints.
+
+aiohttp sees what hand_written.py makes of the requests.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable, Container
+from typing import Final
+
+from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
+
+from pipeline.control.http.hand_written import Rewriter
+from pipeline.control.http.head import MAX_HEAD
+
+TIMEOUT: Final = 10.0
+"""Seconds: to send a head or a body, to read an answer, between requests."""
+LINGER: Final = 1.0
+"""Seconds in which the rest of an unwanted request is read, so that the client sees the answer."""
+MAX_FIELDS: Final = MAX_HEAD // 4
+"""Fields that a head of that length can have."""
+
+Server = Callable[[], asyncio.Protocol]
+"""Makes aiohttp's protocol for one connection."""
+
+_HTTP_LOG: Final = logging.getLogger("pipeline.control.http")
+# Nonsense from a client is answered and no event: a guest must not be able to fill the log.
+_HTTP_LOG.addFilter(
+    lambda record: not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError))
+)
+
+
+class Connection(asyncio.Protocol):
+    """Between a transport and aiohttp's protocol. It plays the head and watches over the peer."""
+
+    def __init__(
+        self,
+        inner: asyncio.Protocol,
+        first: bytes,
+        client: str,
+        take_overs: Container[str],
+        timeout: float,
+        ended: asyncio.Event,
+    ) -> None:
+        self.client = client
+        self.take_overs = take_overs
+        """Paths that a first request is taken over for on this endpoint."""
+        self.answering = False
+        """A request is there and its answer is not decided yet."""
+        self.half_closed = False
+        """The peer sends nothing more but may still read."""
+        self._inner = inner
+        self._first = first
+        self._rewriter = Rewriter(MAX_HEAD)
+        self._timeout = timeout
+        self._ended = ended
+        self._stuck: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Hand on, then play the head, before the socket is read."""
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+        self._inner.connection_made(transport)
+        self.data_received(self._first)
+
+    def data_received(self, data: bytes) -> None:
+        """Hand on, in the form that aiohttp takes."""
+        self.answering = True
+        if made := self._rewriter.feed(data):
+            self._inner.data_received(made)
+
+    def eof_received(self) -> bool:
+        """Keep a half-closed connection that waits for an answer. Close any other."""
+        self.half_closed = True
+        return self.answering
+
+    def pause_writing(self) -> None:
+        """The peer does not read: give it the time of one deadline."""
+        self._stuck = asyncio.get_running_loop().call_later(self._timeout, self._transport.abort)
+        self._inner.pause_writing()
+
+    def resume_writing(self) -> None:
+        """The peer reads again."""
+        self._calm()
+        self._inner.resume_writing()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Hand on."""
+        self._calm()
+        self._inner.connection_lost(exc)
+        self._ended.set()
+
+    def _calm(self) -> None:
+        if self._stuck is not None:
+            self._stuck.cancel()
+            self._stuck = None
+
+
+def connection_of(request: web.BaseRequest) -> Connection | None:
+    """The Connection that a request came over, None when it is gone or not one of ours."""
+    protocol = request.transport.get_protocol() if request.transport is not None else None
+    return protocol if isinstance(protocol, Connection) else None
+
+
+def make_runner(app: web.Application) -> web.AppRunner:
+    """The runner of an application with the deadlines of this module. Front takes its server_of().
+
+    Signals are not touched. ``await runner.setup()`` before, ``cleanup()`` after.
+    """
+    return web.AppRunner(
+        app,
+        handle_signals=False,
+        access_log=None,
+        keepalive_timeout=TIMEOUT,
+        tcp_keepalive=False,
+        lingering_time=LINGER,
+        max_line_size=MAX_HEAD,
+        max_field_size=MAX_HEAD,
+        max_headers=MAX_FIELDS,
+        logger=_HTTP_LOG,
+    )
+
+
+def server_of(runner: web.AppRunner) -> Server:
+    """The server of a runner that is set up."""
+    server = runner.server
+    assert server is not None
+    return server

@@ -1,0 +1,135 @@
+"""What the API's requests and answers hold, as pydantic models.
+
+The models of requests check what a client sent. read() makes one of a body, with Go's words for a fault. All
+models also describe the API: openapi.py makes the schemas of /openapi.json from them.
+
+Keys of a request count in any case. null is the same as a missing key. Unknown keys are ignored, as in the
+original.
+"""
+
+from typing import Annotated, Final, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, RootModel, ValidationError, WithJsonSchema, model_validator
+from pydantic_core import ErrorDetails
+
+from pipeline.go.text import GoError, first_object, kind_of
+from pipeline.system import inet
+
+Text = Annotated[str, WithJsonSchema({"type": ["string", "null"]})]
+"""A text of a request, "" when it is missing."""
+
+
+class Request(BaseModel):
+    """An object of a request. Its keys come in lower case (see first_object)."""
+
+    model_config = ConfigDict(strict=True, frozen=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_nulls(cls, keys: object) -> object:
+        if isinstance(keys, dict):
+            return {key: value for key, value in keys.items() if value is not None}
+        return {} if keys is None else keys
+
+
+class ExposeRequest(Request):
+    """Open a forward."""
+
+    local: Text = ""
+    remote: Text = ""
+    protocol: Text = Field("", description="tcp (default), udp, tcp4, tcp6, udp4, udp6, unix or npipe")
+    proxy_protocol: Text = Field("", description="v1 or v2: the guest gets a PROXY header first")
+
+
+class UnexposeRequest(Request):
+    """Close a forward."""
+
+    local: Text = ""
+    protocol: Text = ""
+
+
+class RecordRequest(Request):
+    """One name of a zone, or a pattern of names."""
+
+    name: Text = Field("", serialization_alias="Name")
+    ip: Text = Field("", serialization_alias="IP")
+    regexp: Text = Field("", serialization_alias="Regexp")
+
+
+class ZoneRequest(Request):
+    """A zone, or records for the one of that name."""
+
+    name: Text = Field("", serialization_alias="Name")
+    records: list[RecordRequest] = Field(
+        [], serialization_alias="Records", json_schema_extra={"type": ["array", "null"]}
+    )
+    default_ip: Text = Field("", validation_alias="defaultip", serialization_alias="DefaultIP")
+
+
+_R = TypeVar("_R", bound=Request)
+
+
+def read(model: type[_R], body: bytes) -> _R:
+    """A request from its body. Raises GoError."""
+    keys = first_object(body)
+    try:
+        return model.model_validate(keys)
+    except ValidationError as error:
+        raise GoError(_words(error.errors()[0])) from None
+
+
+def _words(error: ErrorDetails) -> str:
+    field = [step for step in error["loc"] if isinstance(step, str)][-1]
+    wanted = "string" if error["type"] == "string_type" else "list of objects"
+    return f"json: cannot unmarshal {kind_of(error['input'])} into Go struct field {field} of type {wanted}"
+
+
+class Forward(BaseModel):
+    """An open forward."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    local: str = Field(description="host address: ip:port, or the path of a unix socket")
+    remote: str = Field(description="the guest's ip:port; for unix tcp://ip:port or ssh-tunnel://...")
+    protocol: Annotated[str, WithJsonSchema({"enum": [*inet.TCP, *inet.UDP, "unix", "npipe"]})]
+    proxy_protocol: Annotated[str, WithJsonSchema({"enum": ["v1", "v2"]})] = ""
+
+
+class Record(BaseModel):
+    """One name of a zone, or a pattern of names, with its address."""
+
+    name: str = Field(serialization_alias="Name")
+    ip: str = Field(serialization_alias="IP")
+    regexp: str = Field("", serialization_alias="Regexp", description="RE2 pattern")
+
+
+class Zone(BaseModel):
+    """A zone of the name server."""
+
+    name: str = Field(serialization_alias="Name")
+    records: list[Record] = Field(serialization_alias="Records")
+    default_ip: str = Field(serialization_alias="DefaultIP")
+
+
+class Forwards(RootModel[list[Forward]]):
+    """All open forwards."""
+
+
+class Zones(RootModel[list[Zone] | None]):
+    """All zones; null when there are none."""
+
+
+class Leases(RootModel[dict[str, Annotated[str, Field(pattern="^([0-9a-f]{2}:){5}[0-9a-f]{2}$")]]]):
+    """IP address to MAC address."""
+
+
+class Cam(RootModel[dict[str, int]]):
+    """MAC address to number of the guest's link."""
+
+
+class Counters(RootModel[dict[str, "int | Counters"]]):
+    """Numbers in objects of any depth."""
+
+
+REQUESTS: Final = (ExposeRequest, UnexposeRequest, ZoneRequest)
+ANSWERS: Final = (Forwards, Zones, Leases, Cam, Counters)
