@@ -17,7 +17,7 @@ from aiohttp import web
 from pipeline.control.forwarder import Forwarder, ForwardError, resolve_remote
 from pipeline.control.http import openapi, stats
 from pipeline.control.http.access import Access, AccessError
-from pipeline.control.http.front import TIMEOUT, connection_of
+from pipeline.control.http.front import TIMEOUT, TOO_LONG, connection_of
 from pipeline.control.http.takeover import CONNECT, TUNNEL
 from pipeline.control.workers import RefusedError, Request, RequestError
 from pipeline.go import text as gotext
@@ -108,6 +108,8 @@ class Api:
     async def _answer(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         """Errors become texts, and the connection learns that its answer is decided."""
         try:
+            if request.rel_url.raw_path == TOO_LONG:
+                raise ApiError(431, "431 Request Header Fields Too Large")
             response = await handler(request)
         except (ApiError, AccessError) as error:
             response = _error(error.status, str(error))

@@ -6,6 +6,8 @@ head played to it first. Heads are peeked at, so bytes behind them stay in the s
 where a socket cannot be peeked at they are handed over as ``rest``. What aiohttp sees is what
 hand_written.py makes of the requests.
 
+A later request whose head is too long is answered by api.py with 431, as the first one is here.
+
 Bounded in every respect: size and time of heads, number of connections, time that a peer may
 leave an answer unread. Later requests on a kept-alive connection are aiohttp's; a take-over
 path is not served there (api.py says so to the client).
@@ -14,6 +16,7 @@ path is not served there (api.py says so to the client).
 import asyncio
 import errno
 import logging
+import secrets
 import socket
 from collections.abc import Awaitable, Callable, Container, Coroutine, Mapping
 from typing import Final, NamedTuple, cast
@@ -38,6 +41,9 @@ LINGER_BYTES: Final = 4 * 1024 * 1024
 MAX_FIELDS: Final = MAX_HEAD // 4
 """Fields that a head of that length can have."""
 PEEK_BYTES: Final = 16 * 1024
+TOO_LONG: Final = f"/{secrets.token_hex()}"
+"""Path of the request that aiohttp gets in place of one with too long a head. No client knows it."""
+_TOO_LONG_REQUEST: Final = f"GET {TOO_LONG} HTTP/1.1\r\nHost: \r\nConnection: close\r\n\r\n".encode()
 
 
 class Taken(NamedTuple):
@@ -88,6 +94,9 @@ class Connection(asyncio.Protocol):
         self._timeout = timeout
         self._ended = ended
         self._stuck: asyncio.TimerHandle | None = None
+        self._unread = 0
+        self._refusal: asyncio.TimerHandle | None = None
+        self._refused = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Hand on, and the head right behind, before the socket is read."""
@@ -100,10 +109,14 @@ class Connection(asyncio.Protocol):
         self.answering = True
         if made := self._rewriter.feed(data):
             self._inner.data_received(made)
+        if self._rewriter.too_long and not self._refused:
+            self._refuse_soon(len(data))
 
     def eof_received(self) -> bool:
         """Keep a half-closed connection for the answer that is due; close one without."""
         self.half_closed = True
+        if self._refusal is not None:
+            self._refuse()
         return self.answering
 
     def pause_writing(self) -> None:
@@ -119,8 +132,26 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Hand on."""
         self._calm()
+        if self._refusal is not None:
+            self._refusal.cancel()
         self._inner.connection_lost(exc)
         self._ended.set()
+
+    def _refuse_soon(self, count: int) -> None:
+        """Refuse the head that is too long when all of it was read: who still sends may miss the answer."""
+        self._unread += count
+        if self._refusal is None:
+            self._refusal = asyncio.get_running_loop().call_later(LINGER, self._refuse)
+        if self._rewriter.ended or self._unread > LINGER_BYTES:
+            self._refuse()
+
+    def _refuse(self) -> None:
+        """Have aiohttp say it, which answers the requests before this one first."""
+        if self._refusal is not None:
+            self._refusal.cancel()
+        if not self._refused:
+            self._refused = True
+            self._inner.data_received(_TOO_LONG_REQUEST)
 
     def _calm(self) -> None:
         if self._stuck is not None:

@@ -8,6 +8,7 @@ What is a head and what is a body is counted here as aiohttp counts it, or this 
 smuggled requests. A body with a Content-Length is passed over by its length. After a head
 with a Transfer-Encoding, which this module does not read, nothing of the connection is changed any more. So
 chunk lines need their CR, and two different lengths, or a length beside an encoding, stay an error.
+A head over the limit is dropped, and so is all that follows it.
 """
 
 import re
@@ -22,10 +23,17 @@ _OPAQUE: Final = frozenset({b"transfer-encoding", b"upgrade"})
 
 
 class Rewriter:
-    """The requests of one connection. State: head -> body -> head ...; from both -> as it comes, for good."""
+    """The requests of one connection.
+
+    State: head -> body -> head ...; from both -> as it comes, for good; from head -> too long, for good.
+    """
 
     def __init__(self, limit: int) -> None:
-        """limit: bytes of a head that are waited for; a longer one goes on as it came."""
+        """limit: bytes that a head may have."""
+        self.too_long = False
+        """A head has more."""
+        self.ended = False
+        """All of the head that is too long has come."""
         self._limit = limit
         self._head = bytearray()
         self._scan = 0
@@ -36,6 +44,9 @@ class Rewriter:
         """The bytes for aiohttp after these; heads come whole."""
         done = bytearray()
         while data and not self._as_it_comes:
+            if self.too_long:
+                self._skip(data)
+                return bytes(done)
             if self._body:
                 done += data[: self._body]
                 passed = min(len(data), self._body)
@@ -53,10 +64,12 @@ class Rewriter:
             blank = len(head) - len(head.lstrip(b"\r\n"))
             del head[:blank]
         found = _END.search(head, self._scan)
+        if (len(head) if found is None else found.end()) > self._limit:
+            self.too_long, self.ended = True, found is not None
+            del head[:-2]
+            return b""
         if found is None:
             self._scan = max(len(head) - 2, 0)
-            if len(head) > self._limit:
-                done += self._give_up()
             return b""
         end = found.end()
         rest, whole = bytes(head[end:]), bytes(head[:end])
@@ -68,11 +81,11 @@ class Rewriter:
         done += made
         return rest
 
-    def _give_up(self) -> bytes:
-        self._as_it_comes = True
-        head = bytes(self._head)
-        self._head.clear()
-        return head
+    def _skip(self, data: bytes) -> None:
+        # The end may straddle: its first two bytes can be the last two before.
+        self._head += data
+        self.ended = self.ended or _END.search(self._head) is not None
+        del self._head[:-2]
 
 
 def rewrite(head: bytes) -> tuple[bytes, int]:
