@@ -388,20 +388,18 @@ class Upstream(Generic[T]):
         if flags & (_RESPONSE | _OPCODE) != _RESPONSE:
             return -1
         rcode: int = flags & 15
-        if not questions:
-            # Some servers send no question back with these.
-            return rcode if rcode in _UNHELPFUL else -1
-        question = ask.query[_HEADER.size : -OPT_BYTES]
+        question = ask.query[_HEADER.size : -OPT_BYTES] if questions else b""
         end = _HEADER.size + len(question)
         theirs = response[_HEADER.size : end]
         # Names compare without regard to case; type and class (the last 4 bytes) do not.
         same = theirs[:-4].lower() == question[:-4].lower() and theirs[-4:] == question[-4:]
-        if not same or questions != 1:
+        if not same or questions > 1:
             return -1
         # A response with BADVERS has no records but its OPT, in which the upper bits of the code stand.
         if not answers and not authorities and additionals and response[end : end + 3] == _OPT_START:
             rcode |= int.from_bytes(response[end + 5 : end + 6], "big") << 4
-        return rcode
+        # Some servers send no question back with an unhelpful code.
+        return rcode if questions or rcode in _UNHELPFUL else -1
 
     # --- TCP --------------------------------------------------------------------------------
 

@@ -116,6 +116,31 @@ def test_refusal_without_a_question_in_it_counts_as_well(rig: Rig, rcode: int) -
     assert address(rig.result()) == "1.2.3.4"
 
 
+def test_bad_version_without_a_question_in_it_is_no_silence(rig: Rig) -> None:
+    rig.ask()
+    query, client = rig.query()
+    refusal = bad_version(query)
+    refusal.question.clear()
+    rig.fakes[0].answer(refusal, client)
+    again, client = rig.query(number=1)
+    assert again.edns == -1
+    rig.fakes[0].answer(response(again), client)
+    assert address(rig.result()) == "1.2.3.4"
+    rig.ask("next")
+    assert rig.query(number=2)[0].edns == -1
+
+
+def test_answer_without_a_question_in_it_is_no_answer(rig: Rig) -> None:
+    rig.ask()
+    query, client = rig.query()
+    forged = response(query)
+    forged.question.clear()
+    rig.fakes[0].answer(forged, client)
+    rig.settle()
+    assert rig.upstream.ignored == 1
+    assert not rig.results
+
+
 def test_server_that_drops_edns_is_asked_without_after_a_second_and_from_then_on(rig: Rig) -> None:
     rig.ask()
     assert rig.query()[0].edns == 0
