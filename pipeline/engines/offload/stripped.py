@@ -161,7 +161,7 @@ def _segments(whole: bytearray, start: int, mtu: int, pseudo: int) -> list[bytea
 
 
 def _fragments_v4(whole: bytearray, start: int, mtu: int) -> list[bytearray]:
-    """Fragments of an IPv4 packet (RFC 791 section 2.3): the first has all options, the others those to copy."""
+    """Fragments of an IPv4 packet (RFC 791 section 2.3): the first has all options."""
     begin = ethernet.HEADER_LEN
     if (mtu - (start - begin)) // 8 <= 0:
         return []
