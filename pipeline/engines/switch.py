@@ -3,16 +3,24 @@
 It remembers behind which link each MAC address was seen, and says for each frame where it
 goes. Broadcast and multicast reach the gateway and every other link; a unicast frame for a
 MAC nobody has is dropped and not flooded, so that one guest cannot listen to another's
-lost traffic. There is no ageing: a link's addresses go when the link goes.
+lost traffic. A link's addresses go when the link goes. Where a link has as many as it may, the one unused for
+longest makes room.
 
-A MAC that turns up on another link moves there. A station that has IPv4 addresses is asked first (ARP,
-by unicast). If it shows itself within ANSWER_SECONDS, it keeps its MAC. If it does not, or its link goes
-down, the other link has the MAC. The claimant's frames are dropped until then.
+A MAC that another link claims is contested for ANSWER_SECONDS, during which the claimant's frames are
+dropped. Any frame of its station ends the contest, and the station keeps the MAC. A station that has IPv4
+addresses is asked for a frame (ARP, by unicast), twice. If nothing came, the MAC moves to the claimant. A
+contest ends without effect when the link of the claimant goes down.
 
-Hostile guests: the gateway's MAC and group addresses cannot be learned, each link has a
-bound on addresses and on the questions that it causes, and an address that just moved to another link
-stays there for a while, so that two links which both claim it do not cause an event for each frame. A
+A second of silence proves little where a station has no IPv4 address yet, or none since it booted again: a
+DHCP client waits for seconds between two messages. So for WIN_BACK_SECONDS the next frame of the old station
+takes the MAC back at once. The old link of a guest that really moved stays silent.
+
+Hostile guests: the gateway's MAC and group addresses cannot be learned. Each link has a
+bound on addresses, on the contests that it begins and on the addresses that make room for others. A contest
+takes a second, so two links which both claim a MAC cause few events. A
 claim of the gateway's MAC is an event too, at most one in CLAIM_INTERVAL for a link.
+
+Sends nothing itself, and reads no clock: the owner calls on_timer() at deadline().
 """
 
 from collections.abc import Callable
@@ -24,14 +32,20 @@ from pipeline.wire.errors import WireError
 
 MAX_MACS_PER_LINK: Final = 256
 MAX_MACS: Final = 8192
-MOVE_HOLD: Final = 1.0
-"""Seconds for which an address that moved to another link cannot move again."""
 ANSWER_SECONDS: Final = 1.0
 """How long the station behind the old link has to show itself."""
-ASK_AGAIN: Final = 0.5
-"""Seconds between two questions to it: one may be lost."""
+QUESTIONS: Final = 2
+"""How often it is asked meanwhile: one question may be lost."""
+ASK_AGAIN: Final = ANSWER_SECONDS / QUESTIONS
+"""Seconds between two questions to it."""
+WIN_BACK_SECONDS: Final = 600.0
+"""How long a station that was silent may take its MAC back; DHCP clients may rest for five minutes."""
 CONTESTS_PER_SECOND: Final = 16
 """MACs of others that one link may claim; a claim over that changes nothing."""
+UNUSED_SECONDS: Final = 5.0
+"""How long a MAC must have been silent to make room for another one of its link."""
+REPLACED_PER_SECOND: Final = 16
+"""How often a link with as many MACs as it may have is searched for an unused one."""
 CLAIM_INTERVAL: Final = 10.0
 """Seconds between two events about one link that claims the gateway's MAC."""
 
@@ -54,16 +68,31 @@ class SwitchEvent(NamedTuple):
 class _Port:
     """Where a MAC is."""
 
-    __slots__ = ("asked_at", "claimed_at", "contested", "link", "since")
+    __slots__ = ("asked_at", "contested", "former", "heard", "link", "win_back_until")
 
-    def __init__(self, link: int, since: float) -> None:
+    def __init__(self, link: int, heard: float) -> None:
         self.link = link
-        self.since = since
-        """When it moved there; long ago if it was seen there first."""
+        self.heard = heard
+        """When its last frame came."""
         self.contested = False
         """Whether another link claims it, and nothing was seen of the station since."""
-        self.claimed_at = 0.0
         self.asked_at = float("-inf")
+        """When its station was last asked to show itself."""
+        self.former = link
+        """The link that lost it and may win it back, until then."""
+        self.win_back_until = float("-inf")
+
+
+class _Contest:
+    """A claim of another link."""
+
+    __slots__ = ("claimant", "due", "questions_left")
+
+    def __init__(self, claimant: int) -> None:
+        self.claimant = claimant
+        self.due = 0.0
+        """When the next question or the end is due."""
+        self.questions_left = QUESTIONS
 
 
 class Switch:
@@ -74,16 +103,19 @@ class Switch:
         gateway_mac: bytes,
         max_macs_per_link: int = MAX_MACS_PER_LINK,
         max_macs: int = MAX_MACS,
-        ask: Callable[[bytes, int], bool] | None = None,
+        ask: Callable[[bytes, int], object] | None = None,
     ) -> None:
-        """ask: ask the station with a MAC behind a link to show itself. False: there is no address to ask."""
+        """ask: ask the station with a MAC behind a link to show itself, if it has an address to ask for."""
         self._ask = ask
-        self._contests = Buckets(CONTESTS_PER_SECOND, CONTESTS_PER_SECOND)
+        self._may_claim = Buckets(CONTESTS_PER_SECOND, CONTESTS_PER_SECOND)
+        self._may_replace = Buckets(REPLACED_PER_SECOND, REPLACED_PER_SECOND)
         self._gateway_mac = gateway_mac
         self._max_per_link = max_macs_per_link
         self._max = max_macs
         self._ports: dict[bytes, _Port] = {}
         self._macs: dict[int, set[bytes]] = {}
+        self._contests: dict[bytes, _Contest] = {}
+        """By MAC, the one that is due next first, since all wait equally long."""
         self._events: list[SwitchEvent] = []
         self._claims: dict[int, float] = {}
         self.not_learned = 0
@@ -99,8 +131,10 @@ class Switch:
         port = self._ports.get(src)
         if port is None or port.link != link:
             self._learn(src, link, now, port)
-        elif port.contested:
-            port.contested = False
+        else:
+            port.heard = now
+            if port.contested:
+                self._end_contest(src, port)
         if dst == self._gateway_mac:
             return TO_GATEWAY
         if dst[0] & 1:
@@ -120,50 +154,111 @@ class Switch:
                 self._claims[link] = now
                 self._events.append(SwitchEvent("claimed", mac, link))
             raise WireError("switch_frame_dropped_gateway_source")
-        if old is not None and not self._may_move(old, mac, link, now):
+        if old is not None:
+            if old.former != link or now >= old.win_back_until:
+                self._contest(old, mac, link, now)
+            elif self._move(old, mac, link, now):
+                old.win_back_until = float("-inf")
+                return
             raise WireError("switch_frame_dropped_moving_source")
-        macs = self._macs.setdefault(link, set())
-        if len(macs) >= self._max_per_link or (old is None and len(self._ports) >= self._max):
+        if not self._has_room(link, now, new=True):
             # The frame itself still goes its way; only unicast from other guests will miss it.
             self.not_learned += 1
             return
-        macs.add(mac)
-        if old is None:
-            # A first sight may move at once: the guest that really has the address may come second.
-            self._ports[mac] = _Port(link, float("-inf"))
-            self._events.append(SwitchEvent("seen", mac, link))
-            return
-        self._macs[old.link].discard(mac)
+        self._macs.setdefault(link, set()).add(mac)
         self._ports[mac] = _Port(link, now)
-        self._events.append(SwitchEvent("moved", mac, link))
+        self._events.append(SwitchEvent("seen", mac, link))
 
-    def _may_move(self, port: _Port, mac: bytes, link: int, now: float) -> bool:
-        """Whether a MAC may move to link: its station has none to lose, or did not show itself in time."""
-        if now - port.since < MOVE_HOLD:
+    def _move(self, port: _Port, mac: bytes, link: int, now: float) -> bool:
+        """The MAC is behind link from now on; False, and nothing changes, if link can have no more."""
+        if port.contested:
+            self._end_contest(mac, port)
+        if not self._has_room(link, now, new=False):
+            self.not_learned += 1
             return False
-        if port.contested and now - port.claimed_at >= ANSWER_SECONDS:
+        self._macs[port.link].discard(mac)
+        self._macs.setdefault(link, set()).add(mac)
+        port.link = link
+        port.heard = now
+        self._events.append(SwitchEvent("moved", mac, link))
+        return True
+
+    def _has_room(self, link: int, now: float, *, new: bool) -> bool:
+        """Whether link may have one more MAC; one that it has not used for a while makes room."""
+        macs = self._macs.get(link, set())
+        if len(macs) < self._max_per_link and not (new and len(self._ports) >= self._max):
             return True
-        if now - port.asked_at < ASK_AGAIN:
+        if not macs or not self._may_replace.take(link, now):
             return False
-        if not port.contested and self._contests.level(link, now) < 1.0:
+        oldest = min([(self._ports[mac].heard, mac) for mac in macs])
+        if now - oldest[0] < UNUSED_SECONDS:
             return False
-        if self._ask is None or not self._ask(mac, port.link):
-            return True
+        macs.discard(oldest[1])
+        self._forget(oldest[1], link)
+        return True
+
+    # --- contests -----------------------------------------------------------------------
+
+    def _contest(self, port: _Port, mac: bytes, link: int, now: float) -> None:
+        """Link claims a MAC of another one, whose station is asked to show itself."""
+        if port.contested or now - port.asked_at < ASK_AGAIN or not self._may_claim.take(link, now):
+            return
+        port.contested = True
+        self._events.append(SwitchEvent("contested", mac, link))
+        self._question(port, mac, _Contest(link), now)
+
+    def _question(self, port: _Port, mac: bytes, contest: _Contest, now: float) -> None:
+        if self._ask is not None:
+            self._ask(mac, port.link)
         port.asked_at = now
-        if not port.contested:
-            self._contests.take(link, now)
-            port.contested = True
-            port.claimed_at = now
-            self._events.append(SwitchEvent("contested", mac, link))
-        return False
+        contest.questions_left -= 1
+        contest.due = now + ASK_AGAIN
+        self._contests[mac] = contest
+
+    def _end_contest(self, mac: bytes, port: _Port) -> None:
+        port.contested = False
+        del self._contests[mac]
+
+    def deadline(self) -> float:
+        """When on_timer() next has something to do; inf when never."""
+        return next(iter(self._contests.values())).due if self._contests else float("inf")
+
+    def on_timer(self, now: float) -> None:
+        """Ask the stations that were silent again, or let their MACs go."""
+        while self.deadline() <= now:
+            mac = next(iter(self._contests))
+            port, contest = self._ports[mac], self._contests.pop(mac)
+            if contest.questions_left:
+                self._question(port, mac, contest, now)
+                continue
+            port.contested = False
+            former = port.link
+            # Of two links that take it from each other, neither ends the right of whom they took it from.
+            if self._move(port, mac, contest.claimant, now) and now >= port.win_back_until:
+                port.former = former
+                port.win_back_until = now + WIN_BACK_SECONDS
+
+    # --- what is known ------------------------------------------------------------------
 
     def forget_link(self, link: int) -> None:
-        """The link is gone, and with it every address behind it."""
+        """The link is gone, and with it every address behind it and every claim of it."""
         self._claims.pop(link, None)
-        self._contests.forget(link)
+        self._may_claim.forget(link)
+        self._may_replace.forget(link)
+        for mac in [mac for mac, contest in self._contests.items() if contest.claimant == link]:
+            self._end_contest(mac, self._ports[mac])
         for mac in sorted(self._macs.pop(link, ())):
-            del self._ports[mac]
-            self._events.append(SwitchEvent("gone", mac, link))
+            self._forget(mac, link)
+        for port in self._ports.values():
+            if port.former == link:
+                # Another guest may get its number.
+                port.win_back_until = float("-inf")
+
+    def _forget(self, mac: bytes, link: int) -> None:
+        if self._ports[mac].contested:
+            del self._contests[mac]
+        del self._ports[mac]
+        self._events.append(SwitchEvent("gone", mac, link))
 
     def take_events(self) -> list[SwitchEvent]:
         """Everything that happened since the last call."""

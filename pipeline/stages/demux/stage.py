@@ -132,6 +132,7 @@ class DemuxStage:
         if now >= self.due:
             if self.neighbors.deadline() <= now:
                 self.neighbors.on_timer(now)
+            self.switch.on_timer(now)
             if self.fragments.deadline() <= now:
                 self._expire_fragments(now)
             self.udp.expire(now)
@@ -152,7 +153,7 @@ class DemuxStage:
     def _next_timeout(self) -> float:
         return min(
             self.neighbors.deadline(), self.fragments.deadline(), self.udp.deadline(),
-            self.bindings.deadline(self.now),
+            self.bindings.deadline(self.now), self.switch.deadline(),
         )  # fmt: skip
 
     # --- from ingress -------------------------------------------------------------------
