@@ -21,14 +21,16 @@ Who gets an address that another station claims depends on the links. Behind one
 nobody to protect: a guest may give its interface another MAC, or keep a virtual one (VRRP), so
 the newest claim holds at once. Between two links the owner is asked by unicast. It keeps
 the address if it shows any sign of life within CONTEST_SECONDS; until then the claimant's packets are
-dropped. If the owner stays silent, or its link goes down, the address is the claimant's.
+dropped. If the owner stays silent, or its link goes down, the address is the claimant's. A station whose MAC
+the switch has moved was silent already, so its addresses follow without a contest. A MAC alone proves
+nothing: the switch lets frames pass whose MAC it has no room for.
 
 Hostile guests: own addresses of the gateway cannot be claimed; an address that is held for its owner
 of an earlier run (hold()) cannot be taken until the owner was asked for in vain. Addresses of each link, all
 addresses, waiting callers, and the contests that one link may begin in a second are bounded.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Final, NamedTuple
 
 from pipeline.engines.buckets import Buckets
@@ -162,8 +164,12 @@ class Neighbors:
         gateway_mac: bytes,
         max_neighbors: int = MAX_NEIGHBORS,
         max_per_link: int = MAX_NEIGHBORS_PER_LINK,
+        link_of: Callable[[bytes], int | None] | None = None,
     ) -> None:
-        """own = the gateway's address and its virtual addresses: no guest can have one of them."""
+        """own = the gateway's address and its virtual addresses: no guest can have one of them.
+
+        link_of: where the switch has a MAC, if it has; without a switch, where it was seen last.
+        """
         mask = 0xFFFFFFFF << (32 - prefix_len) & 0xFFFFFFFF
         self._first = (network & mask) + 1
         self._last = (network & mask | ~mask & 0xFFFFFFFF) - 1
@@ -171,6 +177,7 @@ class Neighbors:
         self._own_contested_at: dict[int, float] = {}
         self._contests = Buckets(CONTESTS_PER_SECOND, CONTESTS_PER_SECOND)
         self._gateway_mac = gateway_mac
+        self._link_of = link_of
         self._max = max_neighbors
         self._max_per_link = max_per_link
         self._table: dict[int, Neighbor] = {}
@@ -202,8 +209,8 @@ class Neighbors:
                 self._settle(neighbor)
                 self._actions.append(Changed(addr, mac, link))
                 return
-            # The same MAC behind another link is the same station: the switch has let it move.
-            if neighbor.mac != mac:
+            moved = neighbor.mac == mac and (self._link_of is None or self._link_of(mac) == link)
+            if not moved:
                 self._contest(neighbor, mac, link, now)
         if addr in self._held:
             self._check_held(addr, mac, link, now)
