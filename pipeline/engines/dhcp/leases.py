@@ -18,7 +18,8 @@ A BOOTP client never asks again, so its lease has no end. It counts for its link
 A guest may make up as many hardware addresses as it likes, so leases count for the link that they came over.
 Beyond LEAST_OF_A_LINK, a link gets an address only while it has less than SHARE times what is to be had. A
 guest that is alone so gets three quarters of the subnet, and the next one three quarters of the rest. Beyond,
-a link is given only what its own clients need no more. A guest that
+a link is given only what its own clients need no more: a lease cannot be taken back before it ends, so the
+next guest would find nothing. A guest that
 reconnects has a new link and a new part, so the leases of the link that is gone count for nobody, and where
 no address is free a new client gets the one of them that was bound longest ago. Until then they stay
 their clients'.
