@@ -2,17 +2,25 @@
 
 The switch remembers on which link it saw each MAC address, and decides for each frame where it goes.
 Broadcast and multicast go to the gateway and to every other link. The switch drops a unicast frame for an
-unknown MAC and does not flood it, so that one guest cannot read another's lost traffic. There is no ageing:
-a link's addresses are forgotten when the link goes down.
+unknown MAC and does not flood it, so that one guest cannot read another's lost traffic. A link's addresses
+are forgotten when the link goes down. When a link has as many as it may, the one that was unused for longest
+makes room.
 
-A MAC that appears on another link moves there. If its station has IPv4 addresses, the gateway asks it
-first, by unicast ARP. The station keeps its MAC if it sends a frame within ANSWER_SECONDS. If it does not,
-or its link goes down, the other link gets the MAC. Until then the claimant's frames are dropped.
+A MAC that another link claims is contested for ANSWER_SECONDS. Until then the claimant's frames are dropped.
+Any frame of its station ends the contest, and the station keeps the MAC. A station that has IPv4 addresses
+is asked for a frame twice, by unicast ARP. If it sends none, the MAC moves to the claimant. A contest ends
+without effect when the link of the claimant goes down.
+
+A second of silence proves little about a station that has no IPv4 address yet, or none since it booted
+again: a DHCP client waits for seconds between two messages. So for WIN_BACK_SECONDS the next frame of the
+old station takes the MAC back at once. The old link of a guest that really moved stays silent.
 
 Hostile guests: the switch does not learn the gateway's MAC or group addresses. Each link has a bound on its
-addresses and on the ARP requests that it causes. An address that has moved stays on its new link for a
-while, so that two links which both claim it do not cause an event for each frame. A claim of the gateway's
-MAC is an event too, at most one in CLAIM_INTERVAL for each link.
+addresses, on the contests that it begins and on its addresses that make room for others. A contest takes a
+second, so two links which both claim a MAC cause few events. A claim of the gateway's MAC is an event too,
+at most one in CLAIM_INTERVAL for each link.
+
+The switch sends nothing itself and reads no clock. Its owner calls on_timer() at deadline().
 """
 
 from collections.abc import Callable
@@ -24,14 +32,20 @@ from pipeline.wire.errors import WireError
 
 MAX_MACS_PER_LINK: Final = 256
 MAX_MACS: Final = 8192
-MOVE_HOLD: Final = 1.0
-"""Seconds for which an address that moved to another link cannot move again."""
 ANSWER_SECONDS: Final = 1.0
 """How long the station on the old link has to send a frame."""
-ASK_AGAIN: Final = 0.5
-"""Seconds between two ARP requests to it: one may be lost."""
+QUESTIONS: Final = 2
+"""How often it is asked in that time: one ARP request may be lost."""
+ASK_AGAIN: Final = ANSWER_SECONDS / QUESTIONS
+"""Seconds between two ARP requests to it."""
+WIN_BACK_SECONDS: Final = 600.0
+"""How long a station that was silent may take its MAC back. DHCP clients may pause for five minutes."""
 CONTESTS_PER_SECOND: Final = 16
 """MACs of other links that one link may claim in a second. Further claims change nothing."""
+UNUSED_SECONDS: Final = 5.0
+"""How long a MAC must have been silent before it makes room for another one of its link."""
+REPLACED_PER_SECOND: Final = 16
+"""How often in a second the MACs of a full link are searched for an unused one."""
 CLAIM_INTERVAL: Final = 10.0
 """Seconds between two events about a link that claims the gateway's MAC."""
 
@@ -55,29 +69,31 @@ class SwitchEvent(NamedTuple):
 class _Port:
     """The link of a MAC."""
 
-    __slots__ = ("asked_at", "claimed_at", "contested", "link", "since")
+    __slots__ = ("asked_at", "contested", "former", "heard", "link", "win_back_until")
 
-    def __init__(self, link: int, since: float) -> None:
+    def __init__(self, link: int, heard: float) -> None:
         self.link = link
-        self.since = since
-        """When the MAC moved there; -inf if it was first seen there."""
+        self.heard = heard
+        """When its last frame came."""
         self.contested = False
         """Whether another link claims the MAC and its station has sent no frame since."""
-        self.claimed_at = 0.0
         self.asked_at = float("-inf")
+        """When its station was last asked for a frame."""
+        self.former = link
+        """The link that lost the MAC, and may win it back until win_back_until."""
+        self.win_back_until = float("-inf")
 
-    def seen(self) -> None:
-        """The station sent a frame: it keeps its MAC."""
-        self.contested = False
 
-    def ask(self, now: float) -> bool:
-        """The station is asked to send a frame. Returns whether a contest begins with that."""
-        self.asked_at = now
-        if self.contested:
-            return False
-        self.contested = True
-        self.claimed_at = now
-        return True
+class _Contest:
+    """A claim of another link."""
+
+    __slots__ = ("claimant", "due", "questions_left")
+
+    def __init__(self, claimant: int) -> None:
+        self.claimant = claimant
+        self.due = 0.0
+        """When the next question or the end is due."""
+        self.questions_left = QUESTIONS
 
 
 class Switch:
@@ -88,16 +104,19 @@ class Switch:
         gateway_mac: bytes,
         max_macs_per_link: int = MAX_MACS_PER_LINK,
         max_macs: int = MAX_MACS,
-        ask: Callable[[bytes, int], bool] | None = None,
+        ask: Callable[[bytes, int], object] | None = None,
     ) -> None:
-        """ask(mac, link): send ARP requests to a station. Returns False if it has no address to ask for."""
+        """ask(mac, link): send ARP requests to the station, if it has an address to ask for."""
         self._ask = ask
-        self._contests = Buckets(CONTESTS_PER_SECOND, CONTESTS_PER_SECOND)
+        self._may_claim = Buckets(CONTESTS_PER_SECOND, CONTESTS_PER_SECOND)
+        self._may_replace = Buckets(REPLACED_PER_SECOND, REPLACED_PER_SECOND)
         self._gateway_mac = gateway_mac
         self._max_per_link = max_macs_per_link
         self._max = max_macs
         self._ports: dict[bytes, _Port] = {}
         self._macs: dict[int, set[bytes]] = {}
+        self._contests: dict[bytes, _Contest] = {}
+        """By MAC. The one that is due next is the first, since all wait equally long."""
         self._events: list[SwitchEvent] = []
         self._claims: dict[int, float] = {}
         self.not_learned = 0
@@ -114,8 +133,10 @@ class Switch:
         port = self._ports.get(src)
         if port is None or port.link != link:
             self._learn(src, link, now, port)
-        elif port.contested:
-            port.seen()
+        else:
+            port.heard = now
+            if port.contested:
+                self._end_contest(src, port)
         if dst == self._gateway_mac:
             return TO_GATEWAY
         if dst[0] & 1:
@@ -135,47 +156,111 @@ class Switch:
                 self._claims[link] = now
                 self._events.append(SwitchEvent("claimed", mac, link))
             raise WireError("switch_frame_dropped_gateway_source")
-        if old is not None and not self._may_move(old, mac, link, now):
+        if old is not None:
+            if old.former != link or now >= old.win_back_until:
+                self._contest(old, mac, link, now)
+            elif self._move(old, mac, link, now):
+                old.win_back_until = float("-inf")
+                return
             raise WireError("switch_frame_dropped_moving_source")
-        macs = self._macs.setdefault(link, set())
-        if len(macs) >= self._max_per_link or (old is None and len(self._ports) >= self._max):
+        if not self._has_room(link, now, new=True):
             # The frame itself is still delivered. Only unicast from other guests will not reach this MAC.
             self.not_learned += 1
             return
-        macs.add(mac)
-        if old is None:
-            # A new MAC may move at once: the guest that really has it may come second.
-            self._ports[mac] = _Port(link, float("-inf"))
-            self._events.append(SwitchEvent("seen", mac, link))
-            return
-        self._macs[old.link].discard(mac)
+        self._macs.setdefault(link, set()).add(mac)
         self._ports[mac] = _Port(link, now)
-        self._events.append(SwitchEvent("moved", mac, link))
+        self._events.append(SwitchEvent("seen", mac, link))
 
-    def _may_move(self, port: _Port, mac: bytes, link: int, now: float) -> bool:
-        """Whether a MAC may move to link: its station has no address, or did not answer in time."""
-        if now - port.since < MOVE_HOLD:
+    def _move(self, port: _Port, mac: bytes, link: int, now: float) -> bool:
+        """The MAC is on link from now on. False if link can have no more: then it stays where it is."""
+        if port.contested:
+            self._end_contest(mac, port)
+        if not self._has_room(link, now, new=False):
+            self.not_learned += 1
             return False
-        if port.contested and now - port.claimed_at >= ANSWER_SECONDS:
+        self._macs[port.link].discard(mac)
+        self._macs.setdefault(link, set()).add(mac)
+        port.link = link
+        port.heard = now
+        self._events.append(SwitchEvent("moved", mac, link))
+        return True
+
+    def _has_room(self, link: int, now: float, *, new: bool) -> bool:
+        """Whether link may have one more MAC. One that it has not used for a while makes room."""
+        macs = self._macs.get(link, set())
+        if len(macs) < self._max_per_link and not (new and len(self._ports) >= self._max):
             return True
-        if now - port.asked_at < ASK_AGAIN:
+        if not macs or not self._may_replace.take(link, now):
             return False
-        if not port.contested and self._contests.level(link, now) < 1.0:
+        oldest = min([(self._ports[mac].heard, mac) for mac in macs])
+        if now - oldest[0] < UNUSED_SECONDS:
             return False
-        if self._ask is None or not self._ask(mac, port.link):
-            return True
-        if port.ask(now):
-            self._contests.take(link, now)
-            self._events.append(SwitchEvent("contested", mac, link))
-        return False
+        macs.discard(oldest[1])
+        self._forget(oldest[1], link)
+        return True
+
+    # --- contests -----------------------------------------------------------------------
+
+    def _contest(self, port: _Port, mac: bytes, link: int, now: float) -> None:
+        """The link claims a MAC of another link, whose station is asked for a frame."""
+        if port.contested or now - port.asked_at < ASK_AGAIN or not self._may_claim.take(link, now):
+            return
+        port.contested = True
+        self._events.append(SwitchEvent("contested", mac, link))
+        self._question(port, mac, _Contest(link), now)
+
+    def _question(self, port: _Port, mac: bytes, contest: _Contest, now: float) -> None:
+        if self._ask is not None:
+            self._ask(mac, port.link)
+        port.asked_at = now
+        contest.questions_left -= 1
+        contest.due = now + ASK_AGAIN
+        self._contests[mac] = contest
+
+    def _end_contest(self, mac: bytes, port: _Port) -> None:
+        port.contested = False
+        del self._contests[mac]
+
+    def deadline(self) -> float:
+        """When on_timer() next has something to do; inf when never."""
+        return next(iter(self._contests.values())).due if self._contests else float("inf")
+
+    def on_timer(self, now: float) -> None:
+        """Ask the stations that were silent again, or let their MACs move."""
+        while self.deadline() <= now:
+            mac = next(iter(self._contests))
+            port, contest = self._ports[mac], self._contests.pop(mac)
+            if contest.questions_left:
+                self._question(port, mac, contest, now)
+                continue
+            port.contested = False
+            former = port.link
+            # Two links that take it from each other do not end the right of the one that had it first.
+            if self._move(port, mac, contest.claimant, now) and now >= port.win_back_until:
+                port.former = former
+                port.win_back_until = now + WIN_BACK_SECONDS
+
+    # --- what is known ------------------------------------------------------------------
 
     def forget_link(self, link: int) -> None:
-        """The link is gone, and with it every MAC on it."""
+        """The link is gone, and with it every MAC on it and every claim of it."""
         self._claims.pop(link, None)
-        self._contests.forget(link)
+        self._may_claim.forget(link)
+        self._may_replace.forget(link)
+        for mac in [mac for mac, contest in self._contests.items() if contest.claimant == link]:
+            self._end_contest(mac, self._ports[mac])
         for mac in sorted(self._macs.pop(link, ())):
-            del self._ports[mac]
-            self._events.append(SwitchEvent("gone", mac, link))
+            self._forget(mac, link)
+        for port in self._ports.values():
+            if port.former == link:
+                # Another guest may get the number of this link.
+                port.win_back_until = float("-inf")
+
+    def _forget(self, mac: bytes, link: int) -> None:
+        if self._ports[mac].contested:
+            del self._contests[mac]
+        del self._ports[mac]
+        self._events.append(SwitchEvent("gone", mac, link))
 
     def take_events(self) -> list[SwitchEvent]:
         """The events since the last call."""

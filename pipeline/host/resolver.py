@@ -8,7 +8,7 @@ answer is an answer. What a try may bring:
 
 ==================================  ============================================================
 silence                             the next try begins, the server goes behind the others for a
-                                    while; it is asked without EDNS from now on
+                                    while; this ask goes on without EDNS there
 ICMP error                          the next try begins at once; without one, or with none open,
                                     no result
 FORMERR, SERVFAIL, NOTIMP, REFUSED  to EDNS: the same server is asked without, once; else the
@@ -17,10 +17,14 @@ truncated                           asked again over TCP; the result if that fai
 anything else                       the result
 ==================================  ============================================================
 
-**Servers without EDNS.** Some drop a question with an OPT record, or refuse it. One that answers it only
-without is asked without from the beginning for PLAIN_SECONDS. One guest's names must not take DNSSEC from all
-others that way: a server that has answered a question with EDNS in the last PROOF_SECONDS is only marked when
-it says itself that it does not understand, and a silence of it may be a lost packet.
+**Servers without EDNS.** Some drop a question with an OPT record, or refuse it, and answer the plain one.
+Such a server is marked, and is asked without OPT for a while. One guest's names must not take DNSSEC from
+all others that way, so what the server did decides for how long:
+
+- FORMERR, NOTIMP and BADVERS say that it does not understand: PLAIN_SECONDS.
+- Silence, SERVFAIL and REFUSED may mean a lost packet or the name. They do not mark a server that has
+  answered with EDNS in the last PROOF_SECONDS. Any other is marked for DOUBT_SECONDS, doubled each time that
+  it fails again after that, up to PLAIN_SECONDS. A question with the DO bit ignores such a mark.
 
 Does not know what the messages say beyond header, question and BADVERS. Never blocks and sets no timer: the
 owner calls ``on_timer`` at ``deadline()`` and collects results with ``take_results``.
@@ -30,7 +34,7 @@ import errno
 import socket
 from collections.abc import Callable, Hashable, Sequence
 from struct import Struct
-from typing import Final, Generic, Protocol, TypeVar
+from typing import Final, Generic, NamedTuple, Protocol, TypeVar
 
 from pipeline.host.framed import FramedStream
 from pipeline.host.name_files import Server
@@ -45,7 +49,9 @@ AVOID_SECONDS: Final = 10.0
 LEAST_BUDGET: Final = 1.0
 """What an ask has at least, however long its guest waited before."""
 PLAIN_SECONDS: Final = 900.0
-"""How long a server that answers only without EDNS is asked without."""
+"""How long a server that does not understand EDNS is asked without."""
+DOUBT_SECONDS: Final = 30.0
+"""How long, at first, if it did not say so but answered only the plain question."""
 PROOF_SECONDS: Final = 60.0
 """How long a server that has answered with EDNS is taken to know it."""
 MAX_ASKS: Final = 512
@@ -104,6 +110,14 @@ class _Try:
         self.sock = sock
         self.edns = edns
         self.over_tcp = over_tcp
+
+
+class _Mark(NamedTuple):
+    """A server is asked without EDNS until then; ``sure``: it said itself that it does not understand."""
+
+    until: float
+    seconds: float
+    sure: bool
 
 
 class _Ask(Generic[T]):
@@ -182,8 +196,8 @@ class Upstream(Generic[T]):
         self._results: list[tuple[T, bytes | None]] = []
         self._avoid: dict[Server, float] = {}
         self._sockets = 0
-        self._plain: dict[Server, float] = {}
-        """Servers to ask without EDNS, and until when."""
+        self._plain: dict[Server, _Mark] = {}
+        """Servers to ask without EDNS. A mark that is over stays until EDNS works: the next one is longer."""
         self._proof: dict[Server, float] = {}
         """Servers that have answered with EDNS, and until when they are taken to know it."""
 
@@ -274,7 +288,9 @@ class Upstream(Generic[T]):
 
     def _edns_for(self, ask: _Ask[T], server: Server, now: float) -> bool:
         """Whether the next question to the server has an OPT record."""
-        if server in ask.plain or self._plain.get(server, now) > now:
+        mark = self._plain.get(server)
+        marked = mark is not None and mark.until > now and (mark.sure or not ask.wants_dnssec())
+        if marked or server in ask.plain:
             return False
         # Without OPT there are no signatures: one that is known to send them may have lost a packet.
         patient = ask.wants_dnssec() and self._proof.get(server, now) > now
@@ -377,8 +393,15 @@ class Upstream(Generic[T]):
         if attempt.edns:
             self._proof[server] = now + PROOF_SECONDS
             self._plain.pop(server, None)
-        elif server in ask.with_edns and (server in ask.confused or self._proof.get(server, now) <= now):
-            self._plain[server] = now + PLAIN_SECONDS
+        elif server in ask.confused:
+            self._plain[server] = _Mark(now + PLAIN_SECONDS, PLAIN_SECONDS, sure=True)
+        elif server in ask.with_edns and self._proof.get(server, now) <= now:
+            last = self._plain.get(server)
+            # Of the failures of one time, only the first counts.
+            if last is None or last.until <= now:
+                before = 0.0 if last is None or last.sure else last.seconds
+                seconds = min(max(2 * before, DOUBT_SECONDS), PLAIN_SECONDS)
+                self._plain[server] = _Mark(now + seconds, seconds, sure=False)
 
     def _rcode(self, ask: _Ask[T], attempt: _Try, response: bytes) -> int:
         """The response code of a response to this try; -1 for anything else."""
@@ -388,20 +411,18 @@ class Upstream(Generic[T]):
         if flags & (_RESPONSE | _OPCODE) != _RESPONSE:
             return -1
         rcode: int = flags & 15
-        if not questions:
-            # Some servers send no question back with these.
-            return rcode if rcode in _UNHELPFUL else -1
-        question = ask.query[_HEADER.size : -OPT_BYTES]
+        question = ask.query[_HEADER.size : -OPT_BYTES] if questions else b""
         end = _HEADER.size + len(question)
         theirs = response[_HEADER.size : end]
         # Names compare without regard to case; type and class (the last 4 bytes) do not.
         same = theirs[:-4].lower() == question[:-4].lower() and theirs[-4:] == question[-4:]
-        if not same or questions != 1:
+        if not same or questions > 1:
             return -1
         # A response with BADVERS has no records but its OPT, in which the upper bits of the code stand.
         if not answers and not authorities and additionals and response[end : end + 3] == _OPT_START:
             rcode |= int.from_bytes(response[end + 5 : end + 6], "big") << 4
-        return rcode
+        # Some servers send no question back with an unhelpful code.
+        return rcode if questions or rcode in _UNHELPFUL else -1
 
     # --- TCP --------------------------------------------------------------------------------
 

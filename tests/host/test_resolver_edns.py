@@ -116,6 +116,116 @@ def test_refusal_without_a_question_in_it_counts_as_well(rig: Rig, rcode: int) -
     assert address(rig.result()) == "1.2.3.4"
 
 
+DOUBTFUL = ["silence", dns.rcode.SERVFAIL, dns.rcode.REFUSED]
+
+
+def fail_once(rig: Rig, how: object, number: int = 0) -> None:
+    """A question with EDNS fails, and the plain one is answered."""
+    rig.ask(f"failing {number}")
+    if isinstance(how, int):
+        refuse_edns(rig, how, number)
+    else:
+        assert rig.query(number=number)[0].edns == 0
+        rig.advance(resolver.RETRY)
+        again, client = rig.query(number=number + 1)
+        assert again.edns == -1
+        rig.fakes[0].answer(response(again), client)
+    assert address(rig.result(f"failing {number}")) == "1.2.3.4"
+
+
+def answer(rig: Rig, number: int, edns: int, *, dnssec: bool = False) -> None:
+    """The next question, which is answered, has EDNS or not."""
+    rig.ask(f"answered {number}", dnssec=dnssec)
+    query, client = rig.query(number=number)
+    assert query.edns == edns
+    rig.fakes[0].answer(response(query), client)
+    assert rig.result(f"answered {number}") is not None
+
+
+@pytest.mark.parametrize("how", DOUBTFUL)
+def test_one_failure_does_not_take_dnssec_from_all_guests(rig: Rig, how: object) -> None:
+    fail_once(rig, how)
+    answer(rig, 2, -1)
+    answer(rig, 3, 0, dnssec=True)
+    answer(rig, 4, 0)
+
+
+@pytest.mark.parametrize("how", DOUBTFUL)
+def test_one_failure_is_forgotten_soon(rig: Rig, how: object) -> None:
+    fail_once(rig, how)
+    answer(rig, 2, -1)
+    rig.advance(resolver.DOUBT_SECONDS)
+    answer(rig, 3, 0)
+
+
+@pytest.mark.parametrize("how", DOUBTFUL)
+def test_server_that_fails_again_and_again_is_asked_with_edns_ever_more_seldom(rig: Rig, how: object) -> None:
+    number, seconds = 0, resolver.DOUBT_SECONDS
+    for _ in range(7):
+        fail_once(rig, how, number)
+        rig.advance(seconds - 1.0)
+        answer(rig, number + 2, -1)
+        rig.advance(1.0)
+        number += 3
+        seconds = min(2 * seconds, resolver.PLAIN_SECONDS)
+    answer(rig, number, 0)
+    rig.advance(resolver.PROOF_SECONDS)
+    fail_once(rig, how, number + 1)
+    rig.advance(resolver.DOUBT_SECONDS)
+    answer(rig, number + 3, 0)
+
+
+def test_failures_of_one_time_make_the_doubt_no_longer(rig: Rig) -> None:
+    for n in range(5):
+        rig.ask(str(n), dnssec=True)
+    for n in range(5):
+        query, client = rig.query(number=n)
+        rig.fakes[0].answer(response(query, rcode=dns.rcode.SERVFAIL), client)
+    for n in range(5, 10):
+        query, client = rig.query(number=n)
+        rig.fakes[0].answer(response(query), client)
+    for n in range(5):
+        assert rig.result(str(n)) is not None
+    rig.advance(resolver.DOUBT_SECONDS)
+    answer(rig, 10, 0)
+
+
+def test_server_that_says_it_knows_no_edns_is_asked_without_by_validating_guests_too(rig: Rig) -> None:
+    fail_once(rig, int(dns.rcode.FORMERR))
+    answer(rig, 2, -1, dnssec=True)
+    rig.advance(resolver.PLAIN_SECONDS - 1.0)
+    answer(rig, 3, -1, dnssec=True)
+    rig.advance(1.0)
+    fail_once(rig, "silence", 4)
+    rig.advance(resolver.DOUBT_SECONDS)
+    answer(rig, 6, 0)
+
+
+def test_bad_version_without_a_question_in_it_is_no_silence(rig: Rig) -> None:
+    rig.ask()
+    query, client = rig.query()
+    refusal = bad_version(query)
+    refusal.question.clear()
+    rig.fakes[0].answer(refusal, client)
+    again, client = rig.query(number=1)
+    assert again.edns == -1
+    rig.fakes[0].answer(response(again), client)
+    assert address(rig.result()) == "1.2.3.4"
+    rig.ask("next")
+    assert rig.query(number=2)[0].edns == -1
+
+
+def test_answer_without_a_question_in_it_is_no_answer(rig: Rig) -> None:
+    rig.ask()
+    query, client = rig.query()
+    forged = response(query)
+    forged.question.clear()
+    rig.fakes[0].answer(forged, client)
+    rig.settle()
+    assert rig.upstream.ignored == 1
+    assert not rig.results
+
+
 def test_server_that_drops_edns_is_asked_without_after_a_second_and_from_then_on(rig: Rig) -> None:
     rig.ask()
     assert rig.query()[0].edns == 0

@@ -6,8 +6,9 @@ from functools import partial
 import pytest
 
 from pipeline.engines.neighbors.entry import CONTEST_SECONDS
-from pipeline.wire import arp, ethernet
-from tests.support.frames import GATEWAY_MAC
+from pipeline.wire import arp, dhcp, ethernet, ipv4
+from tests.support.dhcp_clients import message
+from tests.support.frames import GATEWAY_MAC, udp_frame
 from tests.support.network import Network
 from tests.support.played_guests import GATEWAY, Guest
 
@@ -168,6 +169,60 @@ def test_another_link_that_takes_mac_and_address_gets_them_only_from_a_guest_tha
         thief.send(claim(thief, guest.addr))
         one.advance(0.1)
     assert owner(one, guest.addr) == (mac, 1 if answers else 2)
+
+
+@pytest.mark.parametrize("limit", ["max_macs", "max_macs_per_guest"])
+def test_a_full_table_of_macs_lets_nobody_take_the_address_of_a_live_guest(limit: str) -> None:
+    with Network(**{limit: 1}) as one:
+        first, thief, guest = one.card.guest(2), one.card.guest(3), one.card.guest(1)
+        one.open(first)
+        one.open(thief)
+        stream, host = one.open(guest)
+        owned = owner(one, guest.addr)
+        assert owned == (guest.mac, guest.link)
+        thief.mac = guest.mac
+        for _ in range(30):
+            thief.send(claim(thief, guest.addr))
+            one.advance(0.2)
+            assert owner(one, guest.addr) == owned
+        host.send(b"still mine")
+        one.settle()
+        assert stream.received == b"still mine"
+
+
+def test_a_guest_without_an_address_is_not_shut_out_by_one_that_takes_its_mac(one: Network) -> None:
+    guest, thief = one.card.guest(1), one.card.guest(2)
+    discover = udp_frame(
+        message(dhcp.DISCOVER, guest.mac), sport=68, dport=67, src=0, dst=ipv4.BROADCAST,
+        eth_header=ethernet.header(ethernet.BROADCAST, guest.mac, ethernet.TYPE_IPV4),
+    )  # fmt: skip
+    thief.addr += 100
+    answer = thief.on_frame
+
+    def answer_arp(frame: bytes) -> None:
+        if frame[12:14] == ethernet.TYPE_ARP.to_bytes(2, "big"):
+            answer(frame)
+
+    thief.on_frame = answer_arp  # type: ignore[method-assign]
+    guest.send(discover)
+    one.settle()
+    change_mac(thief, guest.mac)
+    thief.send(claim(thief, thief.addr))
+    one.advance(1.5)
+    thief.send(claim(thief, thief.addr))
+    one.settle()
+    assert owner(one, thief.addr) == (guest.mac, thief.link)
+    resolver = one.neighbours["resolver"]
+    assert len(resolver.take()) == 1
+    for _ in range(60):
+        thief.send(claim(thief, thief.addr))
+        one.advance(3.0)
+        guest.send(discover)
+        one.settle()
+        assert len(resolver.take()) == 1
+    # And as it has the MAC, it gets an address.
+    one.open(guest)
+    assert owner(one, guest.addr) == (guest.mac, guest.link)
 
 
 def test_a_guest_that_changes_its_mac_and_reads_nothing_fills_no_memory(one: Network) -> None:

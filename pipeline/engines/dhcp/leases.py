@@ -211,25 +211,36 @@ class Leases:
     def turn_down(self, mac: bytes, link: int, now: float) -> None:
         """The client took another server's offer, so ours is free. An acknowledged lease stays."""
         lease = self._leases.get(mac)
-        if lease is not None and lease.state == OFFERED and lease.link == link:
+        if lease is not None and lease.state == OFFERED and link == (lease.before or lease.link):
             self._move(mac, lease, RELEASED, now)
 
-    def release(self, mac: bytes, addr: int, now: float) -> bool:
-        """The client does not need its address any more. Returns False if it is not the client's address."""
+    def _held(self, mac: bytes, addr: int, link: int) -> Lease | None:
+        """The lease that a client gives up over link. None if addr is not the client's address.
+
+        Another guest may write the client's hardware address into its message, and may even have asked in its
+        name. Only the link over which the lease was given counts: the first one that is still up.
+        """
         lease = self._leases.get(mac)
-        if lease is None or addr != lease.addr:
+        if lease is None or addr != lease.addr or link != (lease.before or lease.link):
+            return None
+        return lease
+
+    def release(self, mac: bytes, addr: int, link: int, now: float) -> bool:
+        """The client does not need its address any more. Returns False if it is not the client's address."""
+        lease = self._held(mac, addr, link)
+        if lease is None:
             return False
         self._move(mac, lease, RELEASED, now)
         return True
 
-    def decline(self, mac: bytes, addr: int, now: float) -> bool:
+    def decline(self, mac: bytes, addr: int, link: int, now: float) -> bool:
         """The client found its address in use. No client gets it for a while. False as in release().
 
         At most MAX_DECLINED addresses or a quarter of the subnet are kept back, so that a hostile guest
         cannot use up the subnet this way.
         """
-        lease = self._leases.get(mac)
-        if lease is None or addr != lease.addr:
+        lease = self._held(mac, addr, link)
+        if lease is None:
             return False
         self._forget(mac)
         self._declined[lease.addr] = now + DECLINE_SECONDS

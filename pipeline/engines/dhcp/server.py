@@ -126,9 +126,9 @@ class Dhcp:
             case dhcp.DECLINE | dhcp.RELEASE if for_another:
                 return Ignored(_OTHER_SERVER)
             case dhcp.DECLINE:
-                return self._decline(message, mac, now)
+                return self._decline(message, mac, link, now)
             case dhcp.RELEASE:
-                return self._release(message, mac, now)
+                return self._release(message, mac, link, now)
             case _:
                 return Ignored("dhcp_message_ignored_unknown_type")
         if not addr:
@@ -212,15 +212,15 @@ class Dhcp:
         payload = self._build(message, dhcp.ACK, 0, leased=False)
         return Reply(payload, guest_addr or message.ciaddr or BROADCAST_ADDR, guest_port, "dhcp_ack_sent")
 
-    def _decline(self, message: dhcp.Message, mac: bytes, now: float) -> Ignored:
+    def _decline(self, message: dhcp.Message, mac: bytes, link: int, now: float) -> Ignored:
         """DECLINE (RFC 2131 section 4.3.3). It counts only from the lease's own client."""
-        if self._leases.decline(mac, message.option_addr(dhcp.REQUESTED_ADDRESS), now):
+        if self._leases.decline(mac, message.option_addr(dhcp.REQUESTED_ADDRESS), link, now):
             return Ignored("dhcp_decline_accepted")
         return Ignored("dhcp_decline_dropped_not_holder")
 
-    def _release(self, message: dhcp.Message, mac: bytes, now: float) -> Ignored:
+    def _release(self, message: dhcp.Message, mac: bytes, link: int, now: float) -> Ignored:
         """RELEASE (RFC 2131 section 4.3.4)."""
-        if self._leases.release(mac, message.ciaddr, now):
+        if self._leases.release(mac, message.ciaddr, link, now):
             return Ignored("dhcp_release_accepted")
         return Ignored("dhcp_release_dropped_not_holder")
 

@@ -12,14 +12,16 @@ Which station gets a contested address depends on the links. Within one link the
 once: a guest may give its interface another MAC, or have a virtual one (VRRP), and harms only itself.
 Between two links the table asks the owner by unicast. The owner keeps the address if it gives any sign of
 life within CONTEST_SECONDS; until then the claimant's packets are dropped. If the owner stays silent, or
-its link goes down, the claimant gets the address.
+its link goes down, the claimant gets the address. A station whose MAC the switch has moved was silent
+already, so its addresses follow without a contest. The MAC alone proves nothing: the switch lets frames pass
+whose MAC it has no room for.
 
 Hostile guests: no guest can claim an address of the gateway. A guest gets an address that is held for the
 owner of an earlier run (hold()) only after that owner was asked in vain. There are bounds on the addresses
 of a link, on all addresses, on waiting callers, and on the contests that one link may begin in a second.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Final
 
 from pipeline.engines.buckets import Buckets
@@ -54,8 +56,12 @@ class Neighbors:
         gateway_mac: bytes,
         max_neighbors: int = MAX_NEIGHBORS,
         max_per_link: int = MAX_NEIGHBORS_PER_LINK,
+        link_of: Callable[[bytes], int | None] | None = None,
     ) -> None:
-        """own: the gateway's address and its virtual addresses. No guest can have one of them."""
+        """own: the gateway's address and its virtual addresses. No guest can have one of them.
+
+        link_of(mac): the link on which the switch has a MAC, if it has it. Without it, a MAC may be anywhere.
+        """
         mask = 0xFFFFFFFF << (32 - prefix_len) & 0xFFFFFFFF
         self._first = (network & mask) + 1
         self._last = (network & mask | ~mask & 0xFFFFFFFF) - 1
@@ -64,6 +70,7 @@ class Neighbors:
         """When the last event about a claim of each own address was made."""
         self._contests = Buckets(CONTESTS_PER_SECOND, CONTESTS_PER_SECOND)
         self._gateway_mac = gateway_mac
+        self._link_of = link_of
         self._max = max_neighbors
         self._max_per_link = max_per_link
         self._table: dict[int, Neighbor] = {}
@@ -98,8 +105,8 @@ class Neighbors:
                 self._settle(neighbor)
                 self._actions.append(Changed(addr, mac, link))
                 return
-            # The same MAC on another link is the same station: the switch has let it move.
-            if neighbor.mac != mac:
+            moved = neighbor.mac == mac and (self._link_of is None or self._link_of(mac) == link)
+            if not moved:
                 self._contest(neighbor, mac, link, now)
         if addr in self._held:
             self._check_held(addr, mac, link, now)

@@ -32,6 +32,10 @@ _FIELD_OFFSETS: Final = {TCP: TCP_CHECK, UDP: UDP_CHECK}
 _U2: Final = Struct("!H")
 _MORE_V4: Final = 0x2000
 _MORE_V6: Final = 1
+_COPIED: Final = 0x80
+"""The bit of an IPv4 option's type which says that it belongs into every fragment."""
+_END_OF_OPTIONS: Final = 0
+_NO_OPERATION: Final = 1
 
 Place = tuple[int, int, int, int]
 """Where the TCP or UDP header begins, where its payload ends, the protocol, the pseudo-header's sum."""
@@ -154,22 +158,44 @@ def _segments(whole: bytearray, start: int, mtu: int, pseudo: int) -> list[bytea
 
 
 def _fragments_v4(whole: bytearray, start: int, mtu: int) -> list[bytearray]:
-    """Fragments of an IPv4 packet, each with all options (RFC 791 section 2.3)."""
+    """Fragments of an IPv4 packet (RFC 791 section 2.3): the first has all options."""
     begin = ethernet.HEADER_LEN
-    room = (mtu - (start - begin)) // 8 * 8
-    if room <= 0:
+    if (mtu - (start - begin)) // 8 <= 0:
         return []
     parts = []
-    for off in range(start, len(whole), room):
-        made = whole[:start]
-        made += whole[off : off + room]
-        more = _MORE_V4 if off + room < len(whole) else 0
+    header = whole[:start]
+    off = start
+    while off < len(whole):
+        end = off + (mtu - (len(header) - begin)) // 8 * 8
+        made = header + whole[off:end]
+        more = _MORE_V4 if end < len(whole) else 0
+        made[begin] = 0x40 | (len(header) - begin) >> 2
         _U2.pack_into(made, begin + 2, len(made) - begin)
         _U2.pack_into(made, begin + 6, more | (off - start) >> 3)
         made[begin + 10 : begin + 12] = b"\0\0"
-        _U2.pack_into(made, begin + 10, inet.checksum(made, begin, start - begin))
+        _U2.pack_into(made, begin + 10, inet.checksum(made, begin, len(header) - begin))
         parts.append(made)
+        if off == start:
+            options = begin + ipv4.HEADER_LEN
+            header = whole[:options] + _copied(whole[options:start])
+        off = end
     return parts
+
+
+def _copied(options: bytearray) -> bytearray:
+    """The options that each fragment has (RFC 791 section 3.1), padded; after a senseless length none."""
+    kept = bytearray()
+    at = 0
+    while at < len(options) and options[at] != _END_OF_OPTIONS:
+        length = 1
+        if options[at] != _NO_OPERATION:
+            length = options[at + 1] if at + 1 < len(options) else 0
+            if length < 2 or at + length > len(options):
+                break
+            if options[at] & _COPIED:
+                kept += options[at : at + length]
+        at += length
+    return kept + bytes(-len(kept) % 4)
 
 
 def _fragments_v6(whole: bytearray, start: int, mtu: int, ident: int) -> list[bytearray]:

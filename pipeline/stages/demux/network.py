@@ -46,6 +46,7 @@ class Network:
             gateway_mac=config.gateway_mac,
             max_neighbors=config.max_neighbors,
             max_per_link=config.max_neighbors_per_guest,
+            link_of=lambda mac: self.switch.link_of(mac),
         )
         self.switch = Switch(
             config.gateway_mac, config.max_macs_per_guest, config.max_macs, self.neighbors.ask_station

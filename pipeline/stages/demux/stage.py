@@ -98,6 +98,7 @@ class DemuxStage:
         if now >= self.due:
             if self.neighbors.deadline() <= now:
                 self.neighbors.on_timer(now)
+            self.switch.on_timer(now)
             self.ip.expire(now)
             self.udp.expire(now)
             self._carry_out()
@@ -117,6 +118,7 @@ class DemuxStage:
     def _next_timeout(self) -> float:
         return min(
             self.neighbors.deadline(),
+            self.switch.deadline(),
             self.ip.deadline(),
             self.udp.deadline(),
             self.bindings.deadline(self.now),

@@ -74,26 +74,34 @@ class VnetOffload:
         """Give the slot for cut frames back."""
         self._filler.retire()
 
-    def buffers(self, out: FrameOut, to_vnet: bool, segmenter: Segmenter) -> list[Buffer]:
-        """The buffers for a frame of another worker. ValueError if the framing cannot carry it.
-
-        to_vnet: the link that sends it has virtio-net headers.
-        """
+    def frames(self, out: FrameOut) -> list[Buffer]:
+        """What stands for a frame of another worker on every link: itself, or what it is cut into."""
         frame = self._slots[out.slot][out.off : out.off + out.length]
-        if out.vnet:
-            return self._switched(out, frame, to_vnet, segmenter)
-        if out.length <= self._longest:
-            return segmenter.frame(frame)
+        if out.vnet or out.length <= self._longest:
+            return [frame]
         self._ident = self._ident + 1 & 0xFFFFFFFF
+        return stripped.cut(frame, self._mtu, self._ident)
+
+    def buffers(
+        self, out: FrameOut, frames: list[Buffer], to_vnet: bool, segmenter: Segmenter
+    ) -> list[Buffer]:
+        """The buffers for one link. ValueError if its framing cannot carry a frame.
+
+        frames: the result of frames(), which is made once for all links. to_vnet: the link has virtio-net
+        headers.
+        """
+        if out.vnet:
+            return self._switched(out, to_vnet, segmenter)
+        if len(frames) == 1:
+            return segmenter.frame(frames[0])
         buffers: list[Buffer] = []
-        for made in stripped.cut(frame, self._mtu, self._ident):
-            buffers += segmenter.frame(made)
+        for frame in frames:
+            buffers += segmenter.frame(frame)
         return buffers
 
-    def _switched(
-        self, out: FrameOut, frame: memoryview, to_vnet: bool, segmenter: Segmenter
-    ) -> list[Buffer]:
-        """buffers() for a frame of another guest, which has a virtio-net header."""
+    def _switched(self, out: FrameOut, to_vnet: bool, segmenter: Segmenter) -> list[Buffer]:
+        """buffers() for a frame of another guest, which has a virtio-net header. It goes to one link only."""
+        frame = self._slots[out.slot][out.off : out.off + out.length]
         raw = self._slots[out.slot][out.off - VNET_LEN : out.off].tobytes()
         header = virtio_net.Header(*virtio_net.LONG.unpack(raw))
         if not header.flags & virtio_net.NEEDS_CSUM:

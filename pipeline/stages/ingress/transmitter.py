@@ -180,15 +180,19 @@ class Transmitter:
             targets = [port for number, port in ports.items() if number != out.except_link]
         else:
             targets = [ports[out.link]] if out.link in ports else []
+        targets = [port for port in targets if self._may_gather(port)]
+        if not targets:
+            return
+        # Once for all targets: a flooded frame may have to be cut.
+        frames = self._card.frames(out)
         for target in targets:
-            if self._may_gather(target):
-                try:
-                    buffers = self._card.buffers(out, target.offload is not None, target.segmenter)
-                except ValueError:
-                    self._counts[_OVERSIZED] += 1
-                    continue
-                target.gather(buffers, out.length)
-                self._gathered(target)
+            try:
+                buffers = self._card.buffers(out, frames, target.offload is not None, target.segmenter)
+            except ValueError:
+                self._counts[_OVERSIZED] += 1
+                continue
+            target.gather(buffers, out.length)
+            self._gathered(target)
 
     def _may_gather(self, port: Port) -> bool:
         """Whether the port takes another frame; else it is counted as dropped."""

@@ -14,7 +14,7 @@ from pipeline.engines.tcp import actions, isn
 from pipeline.engines.tcp.config import TcpConfig
 from pipeline.engines.tcp.connection import Connection
 from pipeline.engines.tcp.segment import Segment
-from pipeline.engines.tcp.state import TIME_WAIT
+from pipeline.engines.tcp.state import SYN_RECEIVED, TIME_WAIT
 from pipeline.engines.timing_wheel import TimingWheel
 from pipeline.records.addresses import Addr
 from pipeline.records.dials import DialFailed, DialRouted
@@ -195,11 +195,14 @@ class Connections:
         guest = self.guests.link_down(link)
         if guest is None:
             return
-        for half_open in guest.half_open:
+        # The guest may have completed a handshake in this very burst. Established comes later.
+        waiting = [flow for flow in guest.half_open if flow.conn.state == SYN_RECEIVED]
+        for flow in waiting:
             # It would keep its host socket for a minute. A guest that comes back sends its SYN again.
-            self._give_up(half_open, now)
-        if guest.flows:
-            left = [flow for flow in self.by_id.values() if flow.guest is guest and not flow.half_open]
+            self._give_up(flow, now)
+        if guest.flows > len(waiting):
+            given_up = set(waiting)
+            left = [flow for flow in self.by_id.values() if flow.guest is guest and flow not in given_up]
             self._orphans.add(left, now)
 
     def come_back(self, addr: Addr, link: int) -> None:

@@ -1,5 +1,6 @@
 """DHCP leases: who gets which address, and what one guest leaves to the others."""
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -108,6 +109,42 @@ def test_decline_counts_only_from_the_holder() -> None:
     for payload in (decline(2, 3), decline(1, 4), message(dhcp.DECLINE, mac(1)), message(dhcp.DECLINE)):
         assert ignored(send(engine, payload)) == "dhcp_decline_dropped_not_holder"
     assert address(engine, 1) == 3
+
+
+@pytest.mark.parametrize("asked_before", [False, True])
+def test_a_lease_is_given_up_only_over_the_link_that_it_was_given_to(asked_before: bool) -> None:
+    engine = Dhcp(small())
+    assert address(engine, 1) == 2
+    if asked_before:
+        # To ask in another's name gives no right to give its lease up.
+        assert address(engine, 1, link=2) == 2
+    release = message(dhcp.RELEASE, mac(1), ciaddr=NETWORK + 2)
+    assert ignored(send(engine, decline(1, 2), link=2)) == "dhcp_decline_dropped_not_holder"
+    assert ignored(send(engine, release, link=2)) == "dhcp_release_dropped_not_holder"
+    assert engine.export(0.0) == [(NETWORK + 2, mac(1), 3600.0)]
+    assert ignored(send(engine, release)) == "dhcp_release_accepted"
+    assert address(engine, 1) == 2
+    assert ignored(send(engine, decline(1, 2))) == "dhcp_decline_accepted"
+
+
+def test_an_offer_is_turned_down_only_over_the_link_that_it_was_made_to() -> None:
+    engine = Dhcp(small())
+    assert [address(engine, 1, dhcp.DISCOVER, link=link) for link in (1, 2)] == [2, 2]
+    assert [address(engine, n, link=3) for n in (2, 3, 4)] == [3, 4, 5]
+    other = message(dhcp.REQUEST, mac(1), {dhcp.SERVER_ID: bytes(3) + b"\1"})
+    assert ignored(send(engine, other, link=2)) == "dhcp_message_ignored_other_server"
+    assert address(engine, 5, link=3) == 0
+    send(engine, other, link=1)
+    assert address(engine, 5, link=3) == 2
+
+
+def test_a_lease_whose_link_is_gone_is_given_up_only_by_a_client_that_is_back() -> None:
+    engine = Dhcp(small())
+    assert address(engine, 1) == 2
+    engine.on_link_down(1)
+    assert ignored(send(engine, decline(1, 2), link=2)) == "dhcp_decline_dropped_not_holder"
+    assert address(engine, 1, link=2) == 2
+    assert ignored(send(engine, decline(1, 2), link=2)) == "dhcp_decline_accepted"
 
 
 def test_declining_everything_does_not_use_up_the_subnet() -> None:
@@ -271,7 +308,7 @@ def test_a_link_with_its_part_takes_nothing_over_from_one_that_is_gone() -> None
     assert ignored(back) == "dhcp_message_dropped_too_many_of_guest"
     # One that another client behind it needs no more makes room.
     release = message(dhcp.RELEASE, mac(1003), ciaddr=NETWORK + given[3])
-    assert ignored(send(engine, release)) == "dhcp_release_accepted"
+    assert ignored(send(engine, release, link=2)) == "dhcp_release_accepted"
     assert address(engine, 99, link=2) == 102
     assert address(engine, 500, link=3)
 

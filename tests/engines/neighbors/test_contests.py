@@ -181,6 +181,35 @@ def test_a_claimant_that_keeps_claiming_causes_one_event_in_an_interval_and_few_
     assert 20 / CONTEST_PAUSE - 1 <= len(actions) - 2 <= 20 / CONTEST_PAUSE + 1
 
 
+@pytest.mark.parametrize("where", [None, 0])
+def test_the_owners_mac_on_another_link_takes_no_address_unless_the_switch_moved_it(
+    where: int | None,
+) -> None:
+    known = Neighbors(
+        network=NETWORK, prefix_len=24, own=(GATEWAY,), gateway_mac=GATEWAY_MAC, link_of=lambda _: where
+    )
+    known.learn(ONE, A, 0, 0.0)
+    known.take_actions()
+    assert refused(known, ONE, A, 1, 5.0) == "address_taken"
+    assert known.take_actions() == [Contested(ONE, A, A), Request(ONE, A, 0)]
+    known.learn(ONE, A, 0, 5.5)
+    known.on_timer(7.0)
+    assert known.snapshot() == {ONE: (A, 0)}
+    refused(known, ONE, A, 1, 8.0)
+    for now in (8.5, 9.0):
+        known.on_timer(now)
+    assert known.snapshot() == {ONE: (A, 1)}, "it was silent"
+
+
+def test_an_address_follows_a_mac_that_the_switch_moved() -> None:
+    known = Neighbors(
+        network=NETWORK, prefix_len=24, own=(GATEWAY,), gateway_mac=GATEWAY_MAC, link_of=lambda _: 1
+    )
+    known.learn(ONE, A, 0, 0.0)
+    known.learn(ONE, A, 1, 5.0)
+    assert known.snapshot() == {ONE: (A, 1)}
+
+
 def test_a_station_is_asked_for_some_of_its_addresses() -> None:
     known = with_one()
     for n in range(10):

@@ -41,10 +41,10 @@ def frame_v6(proto: int, payload: bytes) -> bytes:
     return FROM_GUEST[:12] + bytes.fromhex("86dd") + ip + head + payload
 
 
-def with_options(proto: int, payload: bytes) -> bytes:
-    """The same over IPv4 behind an IP option."""
+def with_options(proto: int, payload: bytes, options: bytes = OPTIONS) -> bytes:
+    """The same over IPv4 behind IP options."""
     whole = tcp_frame(7, payload) if proto == ipv4.PROTO_TCP else udp_frame(payload)
-    return FROM_GUEST + ipv4_header(len(whole) - 34, 9, proto, GUEST, REMOTE, OPTIONS) + whole[34:]
+    return FROM_GUEST + ipv4_header(len(whole) - 34, 9, proto, GUEST, REMOTE, options) + whole[34:]
 
 
 def completed(frame: bytes) -> bytes:
@@ -195,6 +195,40 @@ def test_a_datagram_longer_than_the_mtu_becomes_fragments(summed: bool, options:
     expected[10:12] = b"\0\0"
     expected[10:12] = checksum.checksum(bytes(expected[:end])).to_bytes(2, "big")
     assert packet == bytes(expected)
+
+
+RECORD_ROUTE = bytes.fromhex("070704") + bytes(4)
+SECURITY = bytes.fromhex("820b") + bytes(range(9))
+
+
+@pytest.mark.parametrize(
+    "options, copied",
+    [
+        (RECORD_ROUTE + b"\1", b""),
+        (b"\1" + RECORD_ROUTE + OPTIONS, OPTIONS),
+        (SECURITY + RECORD_ROUTE + b"\0\0", SECURITY + b"\0"),
+        (OPTIONS + b"\0" + SECURITY, OPTIONS),
+        (OPTIONS + b"\x82\x01" + bytes(2), OPTIONS),
+        (OPTIONS + b"\1\1\1\x82", OPTIONS),
+        (OPTIONS + b"\x82\x05\x00\x00", OPTIONS),
+    ],
+    ids=["none", "some", "padded", "after the end", "length 1", "no length", "too long"],
+)
+def test_an_option_without_the_copied_bit_is_in_the_first_fragment_only(
+    options: bytes, copied: bytes
+) -> None:
+    frame = with_options(ipv4.PROTO_UDP, DATA[:5000], options)
+    first, *others = cut(frame)
+    assert first[34 : 34 + len(options)] == options
+    payload = b""
+    for part in (first, *others):
+        header = ipv4.parse(part, 14, len(part))
+        assert checksum.verify(part[14 : 14 + header.ihl])
+        assert (header.total_len, header.frag_off) == (len(part) - 14, len(payload))
+        assert len(part) <= 1514
+        assert part is first or part[34 : 14 + header.ihl] == copied
+        payload += part[14 + header.ihl :]
+    assert payload == frame[34 + len(options) :]
 
 
 def test_a_datagram_over_ipv6_becomes_fragments() -> None:

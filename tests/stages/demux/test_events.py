@@ -74,10 +74,13 @@ def test_two_guests_that_pull_at_one_address_are_counted_each_time_and_told_of_o
     monkeypatch.setattr(demux_events, "monotonic", lambda: clock[0])
     told.frame(GUEST_MAC, 1, 0.0)
     told.lines.clear()
-    for number in range(1, 9):
-        told.frame(GUEST_MAC, 1 + number % 2, number * 2.0)
+    for number in range(1, 5):
+        told.frame(GUEST_MAC, 2, number * 4.0)
+        for _ in range(2):
+            told.switch.on_timer(told.switch.deadline())
+        told.frame(GUEST_MAC, 1, number * 4.0 + 2.0)
     assert told.count("switch_mac_moved") == 8
-    assert [(level, about["change"]) for level, _, about in told.lines] == [("warning", "moved")]
+    assert [(level, about["change"]) for level, _, about in told.lines] == [("warning", "contested")]
     clock[0] += demux_events.REPORT_INTERVAL
     told.frame(GUEST_MAC, 2, 20.0)
     assert len(told.lines) == 2

@@ -34,7 +34,7 @@ class Rig(OneProcess):
         self.ingress.push(DEMUX, LinkNotice.pack(kinds.LINK_DOWN, LINK))
         self.settle()
 
-    def held(self) -> dict[str, int]:
+    def kept(self) -> dict[str, int]:
         """What demux holds, without the zeros."""
         return {what: count for what, count in self.stages[DEMUX].held().items() if count}
 
@@ -62,14 +62,14 @@ def test_egress_learns_which_guest_a_socket_is_for(rig: Rig, frame: bytes, kind:
 
 def test_what_a_guest_holds_is_named_and_gone_with_the_guest(rig: Rig) -> None:
     rig.settle()
-    assert rig.held() == {"links": 1}
+    assert rig.kept() == {"links": 1}
     rig.from_guest(udp_frame(b"x"))
-    assert rig.held() == {"links": 1, "macs": 1, "neighbors": 1, "udp_flows": 1}
+    assert rig.kept() == {"links": 1, "macs": 1, "neighbors": 1, "udp_flows": 1}
     fragment = ipv4.build(28, 9, 64, ipv4.PROTO_UDP, GUEST, REMOTE, flags=ipv4.FLAG_MF) + bytes(8)
     rig.from_guest(FROM_GUEST + fragment)
-    assert rig.held()["fragmented_datagrams"] == 1
+    assert rig.kept()["fragmented_datagrams"] == 1
     rig.leave()
-    assert rig.held() == {}
+    assert rig.kept() == {}
     rig.at_home()
 
 

@@ -60,7 +60,7 @@ class Egress(OneProcess):
         record = Shutdown.pack(number) if kind == kinds.SHUTDOWN else FlowNotice.pack(kind, number)
         self.tcp.push("egress0", record)
 
-    def held(self, what: str) -> int:
+    def kept(self, what: str) -> int:
         """How many of these egress holds."""
         return int(self.stage.held()[what])
 
@@ -99,7 +99,7 @@ def egress() -> Iterator[Egress]:
 def fill(egress: Egress, number: int) -> int:
     """Bytes of a guest until the host's socket takes no more; how many in all."""
     count = 0
-    while not egress.held("stalled"):
+    while not egress.kept("stalled"):
         egress.to_host(number, bytes(60000))
         count += 60000
         egress.settle()
@@ -190,10 +190,10 @@ def test_a_flow_that_ends_before_its_turn_passes_it_on(egress: Egress, end: int)
     for host in hosts:
         host.send(b"waits")
     egress.settle()
-    assert egress.held("waiting_for_slots") == 3
+    assert egress.kept("waiting_for_slots") == 3
     egress.notify(kinds.ABORT, 3)
     egress.settle()
-    assert egress.held("waiting_for_slots") == 2
+    assert egress.kept("waiting_for_slots") == 2
     # tcp stops taking: the one flow that is woken by the slots has no room to read into.
     egress.tcp.deaf = True
     for number in range(1100):
@@ -203,7 +203,7 @@ def test_a_flow_that_ends_before_its_turn_passes_it_on(egress: Egress, end: int)
     egress.settle()
     egress.give_slots_back()
     egress.settle()
-    assert egress.held("waiting_for_slots") == 1
+    assert egress.kept("waiting_for_slots") == 1
     egress.notify(end, 1)
     egress.settle()
     egress.tcp.deaf = False
@@ -268,7 +268,7 @@ def test_the_guest_ends_before_it_knows_how_its_connection_went(egress: Egress, 
     egress.settle()
     if not connected:
         assert [record.kind for record in egress.tcp.take()] in ([], [kinds.CONNECT_FAILED])
-    assert not egress.held("flows")
+    assert not egress.kept("flows")
 
 
 def drain(egress: Egress, host: socket.socket) -> tuple[int, bool]:
@@ -279,7 +279,7 @@ def drain(egress: Egress, host: socket.socket) -> tuple[int, bool]:
 
     def over() -> bool:
         end[:] = [receive(host, got)]
-        return end[0] or not egress.held("flows")
+        return end[0] or not egress.kept("flows")
 
     egress.until(over)
     end[:] = [receive(host, got)]
@@ -316,7 +316,7 @@ def test_a_reset_drops_what_waits_for_a_slow_host(egress: Egress, spilled: bool,
     egress.notify(kinds.ABORT, 1)
     egress.settle()
     assert egress.out() == 0
-    assert not egress.held("flows")
+    assert not egress.kept("flows")
 
 
 def test_a_host_that_resets_a_connection_whose_guest_is_done_frees_its_bytes(egress: Egress) -> None:
@@ -325,7 +325,7 @@ def test_a_host_that_resets_a_connection_whose_guest_is_done_frees_its_bytes(egr
     egress.notify(kinds.CLOSED, 1)
     egress.settle()
     host.close()
-    egress.until(lambda: not egress.held("flows"))
+    egress.until(lambda: not egress.kept("flows"))
     assert egress.out() == 0
 
 
@@ -334,9 +334,9 @@ def test_a_host_that_never_reads_does_not_keep_a_connection_whose_guest_is_done(
     fill(egress, 1)
     egress.notify(kinds.CLOSED, 1)
     egress.advance(CLOSING_PATIENCE - 1.0)
-    assert egress.held("flows") == 1
+    assert egress.kept("flows") == 1
     egress.advance(2.0)
-    assert not egress.held("flows")
+    assert not egress.kept("flows")
     assert egress.counter("egress0", "egress_connection_reset_closing_stuck") == 1
     with pytest.raises(ConnectionResetError):
         sum(iter(lambda: len(host.recv(1 << 20)), 0))
@@ -360,7 +360,7 @@ def test_a_host_that_reads_slowly_gets_all_of_a_connection_whose_guest_is_done(e
         for _ in range(5):
             read += len(host.recv(65536))
         egress.advance(CLOSING_PATIENCE * 0.9)
-    assert egress.held("flows") == 1
+    assert egress.kept("flows") == 1
     got, over = drain(egress, host)
     assert (read + got, over) == (sent, True)
 

@@ -46,7 +46,7 @@ def switched(header: Header, frame: bytes, to_offload: bool) -> list[bytes]:
     form = offload.FRAMING if to_offload else LE16
     segmenter = Segmenter(form, LONG_LEN if to_offload else 0)
     out = FrameOut(1, 0, off, length, vnet=True, borrowed=False, except_link=0)
-    stream = b"".join(bytes(part) for part in card.buffers(out, to_offload, segmenter))
+    stream = b"".join(bytes(part) for part in card.buffers(out, card.frames(out), to_offload, segmenter))
     places, end = split(stream, 0, len(stream), form)
     assert end == len(stream)
     return [stream[begin : begin + size] for begin, size in places]
@@ -146,8 +146,8 @@ def test_a_frame_longer_than_the_mtu_without_header_is_cut_for_another_guest() -
     )
     worker.ports.arena.slots[0] = view
     out = FrameOut(1, 0, off, length, vnet=False, borrowed=False, except_link=0)
-    assert [len(buffer) for buffer in card.buffers(out, False, Segmenter(None))] == [
+    assert [len(buffer) for buffer in card.buffers(out, card.frames(out), False, Segmenter(None))] == [
         54 + min(1460, len(PAYLOAD) - begin) for begin in range(0, len(PAYLOAD), 1460)
     ]
     out = FrameOut(1, 0, next_off, longest, vnet=False, borrowed=False, except_link=0)
-    assert card.buffers(out, False, Segmenter(None)) == [tcp_frame(1, PAYLOAD[:1460])]
+    assert card.buffers(out, card.frames(out), False, Segmenter(None)) == [tcp_frame(1, PAYLOAD[:1460])]

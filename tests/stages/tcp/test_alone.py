@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from pipeline.engines.tcp.state import SYN_RECEIVED
 from pipeline.records import kinds
 from pipeline.records.dials import Dial
 from pipeline.records.flows import FLOW_FROM_EGRESS, FlowNotice
@@ -318,6 +319,34 @@ def test_a_guest_that_comes_back_on_another_link_keeps_its_connections(shard: Sh
         one.reset()
     shard.settle()
     assert not shard.connections
+
+
+@pytest.mark.parametrize("steers", [True, False])
+def test_a_connection_completed_in_the_burst_in_which_its_link_goes_down_waits_for_its_guest(
+    shard: Shard, steers: bool
+) -> None:
+    shard.guest.card.steers = steers
+    stream, number = shard.ask()
+    _, unanswered = shard.ask()
+    shard.tell(kinds.CONNECTED, number)
+    shard.breathe("egress0", "tcp0", "ingress")
+    assert stream.established
+    shard.guest.replug(2)
+    # The last acknowledgment of the handshake and both reports of the link wait for tcp together.
+    shard.breathe("ingress", "demux")
+    assert shard.connections.by_id[number].conn.state == SYN_RECEIVED
+    shard.breathe("tcp0")
+    assert shard.connections.held()["orphans"] == 1
+    shard.settle()
+    told = [(record.kind, record.flow) for record in shard.egress.take() if record.kind != kinds.WINDOW]
+    assert told == [(kinds.ABORT, unanswered)], "egress has not answered that one"
+    assert shard.counter("tcp0", "tcp_flow_ended_guest_gone") == 1
+    stream.send(b"I am back")
+    shard.settle()
+    assert [record.length for record in shard.egress.take(kinds.TO_HOST)] == [len(b"I am back")]
+    assert not stream.failed
+    stream.reset()
+    shard.settle()
 
 
 def test_the_idle_connections_of_a_guest_that_is_gone_wait_until_their_place_is_needed() -> None:
