@@ -124,12 +124,16 @@ class Audit(Request):
 
 @dataclass(frozen=True, slots=True)
 class AuditAnswer(Answer):
-    """Slots of the worker's pool, free ones, references that others hold, and an inconsistency or None."""
+    """Slots of the worker's pool, free ones, references that others hold, and an inconsistency or None.
+
+    held: what the stage holds for guests, how many of each thing.
+    """
 
     slots: int
     free: int
     refs_out: int
     wrong: str | None
+    held: dict[str, int]
 
 
 # --- ingress ----------------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ from typing import Final, TypeAlias
 import structlog
 
 from pipeline.counters import INDEX
-from pipeline.ipc import events
+from pipeline.ipc import events, messages
 from pipeline.ipc.arena import Pool
 from pipeline.ipc.channel import ControlChannel, HasFileno
 from pipeline.ipc.fabric import WorkerPorts
@@ -180,9 +180,8 @@ class Worker:
         """Take the stage that this worker runs."""
         self.stage = stage
         self._step = stage.step
-        # Until every stage has the whole protocol.
-        self._on_released: Callable[[str, list[int]], object] | None = getattr(stage, "on_released", None)
-        self._held: Callable[[], dict[str, int]] = getattr(stage, "held", dict)
+        self._on_released = stage.on_released
+        self._held = stage.held
 
     def breathe(self, now: float) -> int:
         """One breath. Everything that may push stands before the step; what was pushed is published after."""
@@ -239,10 +238,9 @@ class Worker:
         unref = self.pool.unref
         for entry in entries:
             unref(entry & _SLOT_MASK)
-        if self._on_released is not None:
-            tags = [entry >> TAG_SHIFT for entry in entries if entry > _SLOT_MASK]
-            if tags:
-                self._on_released(source, tags)
+        tags = [entry >> TAG_SHIFT for entry in entries if entry > _SLOT_MASK]
+        if tags:
+            self._on_released(source, tags)
 
     def _free_push(self, home: str) -> Callable[[int], None]:
         """What frees a slot of the worker ``home``: it takes an entry of a free ring."""
@@ -290,13 +288,13 @@ class Worker:
 
     def _dispatch(self, message: Message, fds: list[int]) -> Message | None:
         """Serve one control message; the stage gets those that are not for every worker."""
-        match message.get("op"):
-            case "stop":
+        match messages.request_of(message):
+            case messages.Stop():
                 self.stop()
                 return {}
-            case "ping":
+            case messages.Ping():
                 return {}
-            case "audit":
+            case messages.Audit():
                 return self._audit()
         try:
             return self.stage.on_control(message, fds)
@@ -309,14 +307,8 @@ class Worker:
         pool = self.ports.pool
         held = self._held()
         if pool is None:
-            return {"slots": 0, "free": 0, "refs_out": 0, "wrong": None, "held": held}
-        return {
-            "slots": pool.count,
-            "free": pool.free_count,
-            "refs_out": pool.refs_out,
-            "wrong": pool.audit(),
-            "held": held,
-        }
+            return messages.AuditAnswer(0, 0, 0, None, held).encode()
+        return messages.AuditAnswer(pool.count, pool.free_count, pool.refs_out, pool.audit(), held).encode()
 
     # --- life ---------------------------------------------------------------------------
 

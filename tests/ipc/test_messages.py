@@ -55,7 +55,7 @@ def test_an_optional_field_that_is_none_is_left_out_and_a_needed_one_is_not() ->
         "local": ":1",
         "remote": "a:1",
     }
-    assert messages.AuditAnswer(1, 1, 0, None).encode() == {
+    assert messages.AuditAnswer(1, 1, 0, None, {}).encode() == {
         "slots": 1,
         "free": 1,
         "refs_out": 0,

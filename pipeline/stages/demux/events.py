@@ -10,6 +10,7 @@ from typing import Final
 from pipeline.counters import INDEX
 from pipeline.engines import switch
 from pipeline.engines.neighbors.actions import Contested
+from pipeline.ipc import messages
 from pipeline.stages.worker import Worker
 from pipeline.wire import ethernet, ipv4
 
@@ -56,7 +57,7 @@ class AddressEvents:
             # A move means: two machines have one MAC address, or one wants another's frames.
             log = self._worker.log.warning if event.kind == "moved" else self._worker.log.info
             log("guest mac", change=event.kind, mac=mac, link=event.link)
-            self._worker.send_event({"event": "mac", "change": event.kind, "mac": mac})
+            self._worker.send_event(messages.MacEvent(event.kind, mac).encode())
 
     def _may_report(self, mac: bytes) -> bool:
         """Whether a move of this address may be reported again."""

@@ -13,6 +13,7 @@ from pipeline.config.model import Config
 from pipeline.counters import INDEX
 from pipeline.engines.arp import ArpResponder
 from pipeline.engines.neighbors.actions import Changed, Learned, Lost, Request
+from pipeline.ipc import messages
 from pipeline.records import kinds
 from pipeline.records.dials import Dial
 from pipeline.records.flows import flow_of
@@ -233,12 +234,14 @@ class DemuxStage:
 
     def on_control(self, message: Message, fds: list[int]) -> Message:
         """Requests ``cam`` (MAC to link) and ``neighbors`` (address to MAC)."""
-        match message.get("op"):
-            case "cam":
-                return {"cam": {ethernet.mac_text(mac): link for mac, link in self.switch.cam().items()}}
-            case "neighbors":
-                found = self.neighbors.snapshot()
-                return {"neighbors": {ipv4.addr_text(a): ethernet.mac_text(m) for a, (m, _) in found.items()}}
+        match messages.request_of(message):
+            case messages.Cam():
+                cam = {ethernet.mac_text(mac): link for mac, link in self.switch.cam().items()}
+                return messages.CamAnswer(cam).encode()
+            case messages.Neighbors():
+                found = self.neighbors.snapshot().items()
+                macs = {ipv4.addr_text(addr): ethernet.mac_text(mac) for addr, (mac, _) in found}
+                return messages.NeighborsAnswer(macs).encode()
         return {"error": f"demux knows no request {message.get('op')!r}"}
 
     def held(self) -> dict[str, int]:

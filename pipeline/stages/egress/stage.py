@@ -14,6 +14,7 @@ from typing import Final
 
 from pipeline.config.model import FULL_CONE, Config
 from pipeline.engines.nat import Nat
+from pipeline.ipc import messages
 from pipeline.ipc.channel import close_all
 from pipeline.ipc.ring import BURST
 from pipeline.records.flows import flow_of
@@ -149,15 +150,15 @@ class EgressStage:
 
     def on_control(self, message: dict[str, object], fds: list[int]) -> dict[str, object]:
         """Requests of listen: ``accepted`` and ``udp_forward`` (each with a socket), ``udp_unforward``."""
-        match message:
-            case {"op": "accepted", "addr": int(addr), "port": int(port), "first": bytes(head)}:
-                self.connections.accepted(socket.socket(fileno=fds[0]), addr, port, head)
+        match messages.request_of(message):
+            case messages.Accepted() as ask:
+                self.connections.accepted(socket.socket(fileno=fds[0]), ask.addr, ask.port, ask.first)
                 return {"ok": True}
-            case {"op": "udp_forward", "key": str(name), "addr": int(addr), "port": int(port)}:
-                self.udp.forwards.add(name, socket.socket(fileno=fds[0]), addr, port)
+            case messages.UdpForward() as ask:
+                self.udp.forwards.add(ask.key, socket.socket(fileno=fds[0]), ask.addr, ask.port)
                 return {"ok": True}
-            case {"op": "udp_unforward", "key": str(name)}:
-                self.udp.forwards.remove(name)
+            case messages.UdpUnforward() as ask:
+                self.udp.forwards.remove(ask.key)
                 return {"ok": True}
         close_all(fds)
         return {"error": f"egress knows no request {message.get('op')!r}"}

@@ -1,18 +1,15 @@
 """The listeners of ingress: where guests arrive besides /connect, and which guest arrived through which.
 
-The supervisor hands over bound sockets with request ``open``. Acceptors reports to it what happens there::
-
-    {"event": "guest", "change": "left", "protocol": ..., "peer": ..., "error": ..., "text": ...}
-    {"event": "guest", "change": "failed", "protocol": ..., "error": ...}      no guest can arrive any more
-
-``text`` is what the log says of the guest. The log also reports that a guest of /connect has left. This
-module knows no protocol (pipeline.links.protocols does) and keeps no links (ports does).
+The supervisor hands over bound sockets with the request Open (pipeline.ipc.messages). It gets a GuestEvent
+when a guest leaves, or when no guest can arrive any more. The log also reports that a guest of /connect has
+left. This module knows no protocol (pipeline.links.protocols does) and keeps no links (ports does).
 """
 
 from collections.abc import Callable
 from typing import Final
 
 from pipeline.counters import INDEX
+from pipeline.ipc import messages
 from pipeline.links import protocols
 from pipeline.links.base import Link, LinkClosed
 from pipeline.links.listener import Guest, Listener, Room
@@ -40,11 +37,9 @@ class Acceptors:
         self._listener_of: dict[Link, Listener] = {}
         self._closed = False
 
-    def open(self, message: Message, fds: list[int]) -> Message:
-        """Request ``open``: ``protocol``, ``once`` and for vpnkit ``macs``, with its descriptors."""
-        self.add(
-            protocols.make(message["protocol"], fds, once=bool(message.get("once")), macs=message.get("macs"))
-        )
+    def open(self, ask: messages.Open, fds: list[int]) -> Message:
+        """Serve the request Open, with its descriptors."""
+        self.add(protocols.make(ask.protocol, fds, once=bool(ask.once), macs=ask.macs))
         return {}
 
     def add(self, listener: Listener) -> None:
@@ -73,16 +68,9 @@ class Acceptors:
         listener = self._listener_of.pop(guest.link, None)
         if listener is None:
             return
-        self._worker.send_event(
-            {
-                "event": "guest",
-                "change": "left",
-                "protocol": listener.protocol,
-                "peer": guest.peer,
-                "error": str(error),
-                "text": error.farewell(guest.peer),
-            }
-        )
+        text = error.farewell(guest.peer)
+        left = messages.GuestEvent("left", listener.protocol, str(error), guest.peer, text)
+        self._worker.send_event(left.encode())
         listener.on_left(guest.link)
 
     def close(self) -> None:
@@ -115,6 +103,4 @@ class Acceptors:
         """See pipeline.links.listener.Owner."""
         self._worker.counts[_ACCEPT_FAILED] += 1
         self._worker.log.error("no more guests", protocol=listener.protocol, error=text)
-        self._worker.send_event(
-            {"event": "guest", "change": "failed", "protocol": listener.protocol, "error": text}
-        )
+        self._worker.send_event(messages.GuestEvent("failed", listener.protocol, text).encode())

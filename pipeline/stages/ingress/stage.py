@@ -9,6 +9,7 @@ import socket
 from typing import Final
 
 from pipeline.config.model import Config
+from pipeline.ipc import messages
 from pipeline.ipc.channel import close_all
 from pipeline.links.base import LinkClosed
 from pipeline.links.listener import Guest, Room
@@ -76,14 +77,13 @@ class IngressStage:
         ``open``: sockets on which guests arrive, see pipeline.stages.ingress.acceptors.
         ``capture``: a file with the head of a capture. Every frame is written to it from now on.
         """
-        match message:
-            case {"op": "attach", "head": bytes(head)} if fds:
-                name, versions = str(message.get("name", "")), str(message.get("offload", ""))
-                self._connect(socket.socket(fileno=fds[0]), name, head, versions)
+        match messages.request_of(message):
+            case messages.Attach() as ask if fds:
+                self._connect(socket.socket(fileno=fds[0]), ask.name or "", ask.head, ask.offload or "")
                 return {}
-            case {"op": "open"} if fds:
-                return self._acceptors.open(message, fds)
-            case {"op": "capture"} if fds:
+            case messages.Open() as ask if fds:
+                return self._acceptors.open(ask, fds)
+            case messages.Capture() if fds:
                 self._capture.start(fds[0])
                 return {}
         close_all(fds)

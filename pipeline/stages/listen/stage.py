@@ -17,6 +17,7 @@ from pipeline.config.model import Config
 from pipeline.counters import INDEX
 from pipeline.host import listener, proxy_header
 from pipeline.ipc import events as ev
+from pipeline.ipc import messages
 from pipeline.ipc.channel import close_all
 from pipeline.links import addresses
 from pipeline.stages.worker import Worker
@@ -113,13 +114,13 @@ class DatagramForward(Forward):
         super().__init__(key)
         self._worker = worker
         self._egress = egress
-        message = {"op": "udp_forward", "key": key, "addr": target.addr, "port": target.port}
+        message = messages.UdpForward(key, target.addr, target.port)
         with sock:
-            worker.send_peer(egress, message, [sock])
+            worker.send_peer(egress, message.encode(), [sock])
 
     def close(self) -> None:
         """Let egress stop serving the port."""
-        self._worker.send_peer(self._egress, {"op": "udp_unforward", "key": self.key}, [])
+        self._worker.send_peer(self._egress, messages.UdpUnforward(self.key).encode(), [])
 
 
 class ListenStage:
@@ -156,18 +157,14 @@ class ListenStage:
     def on_control(self, message: dict[str, object], fds: list[int]) -> dict[str, object]:
         """Requests ``expose``, ``unexpose`` and ``tunnel`` of the supervisor."""
         try:
-            match message:
-                case {"op": "expose", "protocol": str(protocol), "local": str(local), "remote": str(remote)}:
-                    found = message.get("found")
-                    numbers = found if isinstance(found, list) else None
-                    self._expose(protocol, local, remote, int(str(message.get("proxy", 0))), numbers)
-                case {"op": "unexpose", "protocol": str(protocol), "local": str(local)}:
-                    self._unexpose(protocol, local)
-                case {"op": "tunnel", "ip": str(ip), "port": int(port)} if fds:
-                    target = Target(ipv4.addr_parse(ip), port)
-                    head = message.get("head")
-                    sent = head if isinstance(head, bytes) else b""
-                    self._hand_over(socket.socket(fileno=fds.pop(0)), target, sent)
+            match messages.request_of(message):
+                case messages.Expose() as ask:
+                    self._expose(ask.protocol, ask.local, ask.remote, ask.proxy or 0, ask.found)
+                case messages.Unexpose() as ask:
+                    self._unexpose(ask.protocol, ask.local)
+                case messages.Tunnel() as ask if fds:
+                    target = Target(ipv4.addr_parse(ask.ip), ask.port)
+                    self._hand_over(socket.socket(fileno=fds.pop(0)), target, ask.head or b"")
                 case _:
                     return {"error": f"listen knows no request {message.get('op')!r}"}
         except (listener.ListenError, ValueError) as error:
@@ -259,9 +256,9 @@ class ListenStage:
 
         Closes sock in any case. OSError when no descriptor is left to keep it until egress reads the message.
         """
-        message = {"op": "accepted", "addr": target.addr, "port": target.port, "first": head}
+        message = messages.Accepted(target.addr, target.port, head)
         with sock:
-            self.worker.send_peer(self._pick_egress(), message, [sock])
+            self.worker.send_peer(self._pick_egress(), message.encode(), [sock])
 
     def _pick_egress(self) -> str:
         self._next_egress = (self._next_egress + 1) % self._egress_workers

@@ -17,6 +17,7 @@ from pipeline.engines.dns.message import MAX_QUERY
 from pipeline.engines.dns.zones import ZoneError, parse_zone
 from pipeline.host import name_files
 from pipeline.host.resolver import Upstream
+from pipeline.ipc import messages
 from pipeline.ipc.channel import close_all
 from pipeline.records import kinds
 from pipeline.records.flows import Ends, FlowKey, flow_key
@@ -233,21 +234,22 @@ class ResolverStage:
 
     def on_control(self, message: Message, fds: list[int]) -> Message | None:
         """Requests of the supervisor: leases, dns_all, dns_add, serve_tcp (with a socket)."""
-        match message:
-            case {"op": "leases"}:
+        match messages.request_of(message):
+            case messages.Leases():
                 leases = self.dhcp.leases().items()
-                return {"leases": {ipv4.addr_text(addr): ethernet.mac_text(mac) for addr, mac in leases}}
-            case {"op": "dns_all"}:
-                return {"zones": self.dns.zones.as_list()}
-            case {"op": "dns_add", "zone": dict(zone)}:
+                texts = {ipv4.addr_text(addr): ethernet.mac_text(mac) for addr, mac in leases}
+                return messages.LeasesAnswer(texts).encode()
+            case messages.DnsAll():
+                return messages.DnsAllAnswer(self.dns.zones.as_list()).encode()
+            case messages.DnsAdd() as ask:
                 try:
-                    self.dns.zones.add(parse_zone(zone))
+                    self.dns.zones.add(parse_zone(ask.zone))
                 except ZoneError as error:
                     return {"error": str(error)}
                 return {}
-            case {"op": "serve_tcp", "guest": str(guest), "link": int(link)} if len(fds) == 1:
-                addr = ipv4.addr_parse(guest.rpartition(":")[0])
-                self.streams.serve(socket.socket(fileno=fds[0]), addr, link)
+            case messages.ServeTcp() as ask if len(fds) == 1:
+                addr = ipv4.addr_parse(ask.guest.rpartition(":")[0])
+                self.streams.serve(socket.socket(fileno=fds[0]), addr, ask.link)
                 return {}
         close_all(fds)
         return {"error": f"resolver knows no request {message.get('op')!r} like this"}

@@ -19,6 +19,7 @@ from pipeline.engines.tcp.connection import opens, reset_for
 from pipeline.engines.tcp.segment import Segment
 from pipeline.engines.tcp.seq import diff
 from pipeline.engines.tcp.state import SYN_RECEIVED
+from pipeline.ipc import messages
 from pipeline.records import kinds
 from pipeline.records.dials import DialRouted
 from pipeline.records.flows import Ends, FlowKey, flow_of
@@ -309,8 +310,9 @@ class TcpStage:
 
     def on_control(self, message: dict[str, object], fds: list[int]) -> dict[str, object]:
         """Request ``flows``: a printable snapshot of every connection."""
-        if message.get("op") == "flows":
-            return {"flows": [flow.conn.snapshot() for flow in self.connections.by_id.values()]}
+        if isinstance(messages.request_of(message), messages.Flows):
+            flows = [flow.conn.snapshot() for flow in self.connections.by_id.values()]
+            return messages.FlowsAnswer(flows).encode()
         return {"error": f"tcp knows no request {message.get('op')!r}"}
 
     def on_released(self, source: str, tags: list[int]) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from pipeline.counters import INDEX
+from pipeline.ipc import messages
 from pipeline.ipc.arena import SLOT_BYTES, Pool
 from pipeline.links.base import Link, LinkClosed
 from pipeline.links.listener import Guest, Listener, Room
@@ -73,7 +74,7 @@ def connection() -> tuple[int, socket.socket]:
 def test_a_guest_comes_in_and_its_leaving_is_told() -> None:
     stage = Stage()
     fd, theirs = connection()
-    assert stage.acceptors.open({"protocol": "qemu"}, [fd]) == {}
+    assert stage.acceptors.open(messages.Open("qemu"), [fd]) == {}
     (guest,) = stage.guests
     assert guest.protocol == "qemu"
     assert stage.events == []
@@ -88,7 +89,7 @@ def test_a_guest_comes_in_and_its_leaving_is_told() -> None:
 def test_one_guest_too_many_is_told_as_left() -> None:
     stage = Stage(room_for=0)
     fd, theirs = connection()
-    stage.acceptors.open({"protocol": "qemu"}, [fd])
+    stage.acceptors.open(messages.Open("qemu"), [fd])
     assert stage.events == [left("too many guests")]
     assert stage.told == []
     assert theirs.recv(1) == b""
@@ -128,7 +129,7 @@ def test_who_is_refused_is_counted_and_what_breaks_is_told() -> None:
 
 def test_an_unknown_protocol_is_refused() -> None:
     with pytest.raises(ValueError, match="unknown protocol"):
-        Stage().acceptors.open({"protocol": "pigeon"}, [])
+        Stage().acceptors.open(messages.Open("pigeon"), [])
 
 
 class Timed(Listener):

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pipeline.counters import INDEX
 from pipeline.engines import nat
 from pipeline.host import tcp as host_tcp
+from pipeline.ipc import messages
 from pipeline.records.flows import Ends
 from pipeline.records.streams import Connect
 from pipeline.stages.egress.context import EgressContext
@@ -64,7 +65,7 @@ def open_service(worker: Worker, name: str, guest: str, link: int) -> tuple[sock
         return None, error.errno or errno.EMFILE
     with theirs:
         try:
-            worker.send_event({"event": "service", "name": name, "guest": guest, "link": link}, [theirs])
+            worker.send_event(messages.ServiceEvent(name, guest, link).encode(), [theirs])
         except OSError as error:
             # The message would have to wait, and there is no descriptor to keep its socket with.
             ours.close()
