@@ -60,6 +60,7 @@ def test_an_optional_field_that_is_none_is_left_out_and_a_needed_one_is_not() ->
         "free": 1,
         "refs_out": 0,
         "wrong": None,
+        "held": {},
     }
 
 
