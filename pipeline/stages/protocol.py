@@ -33,10 +33,6 @@ class Stage(Protocol):
         """The worker ends in order: give back what the stage holds."""
         ...
 
-
-class WholeStage(Stage, Protocol):
-    """The same with two members that not every stage has yet. They move up when the last stage has them."""
-
     def on_released(self, source: str, tags: list[int]) -> None:
         """The worker ``source`` freed slots of this worker with these tags (see Worker.free), all above zero.
 
