@@ -25,6 +25,7 @@ from typing import Final, NamedTuple, NoReturn
 
 from guest import dhcp, link, netlink, offload
 from guest.forward import LOG, Forwarder
+from guest.log_queue import LogQueue
 from guest.optional import attempt
 from guest.resolv_conf import AUTO, NONE, ResolvConf
 from guest.tap import Tap
@@ -206,7 +207,7 @@ def _version() -> str:
 
 
 def _log_to_stderr(debug: bool) -> None:
-    handler = logging.StreamHandler()
+    handler = LogQueue()
     formatter = logging.Formatter(
         'time="%(asctime)s" level=%(levelname)s msg="%(message)s"', "%Y-%m-%dT%H:%M:%SZ"
     )

@@ -1,8 +1,10 @@
 """Which DHCP client runs on the guest's tap, and what happens when it fails.
 
-The order is gvforwarder's: udhcpc where it is installed, else dhclient, else the built-in client of
-:mod:`guest.dhcp_client`. A client is a child process. udhcpc and a dhclient that gives up end with a status;
-the others stay and renew the lease. This module sets no address itself.
+gvforwarder's order: udhcpc where it is installed, else dhclient; and where neither is,
+the small one of :mod:`guest.dhcp_client`. The scripts of the first two write /etc/resolv.conf. So "auto"
+takes the small one alone where that file may belong to another network (:mod:`guest.resolv_conf`).
+A client is a child process: udhcpc and a dhclient that backs out end with a status, the others stay and renew
+the lease. Sets no address itself.
 
 A client's failure is logged, and frames go on. With "auto" the next client takes its place, the built-in one
 last. A client that the user chose is started again while the interface has no address. The built-in one is
@@ -209,9 +211,10 @@ def commands(choice: str, interface: str, resolv_conf_choice: str = resolv_conf.
     resolv_conf_choice is only for the built-in client: the others have scripts of their own.
     """
     found: list[list[str]] = []
-    if choice == "udhcpc" or (choice == "auto" and shutil.which("udhcpc")):
+    scripts = choice == "auto" and not resolv_conf.is_of_another_network(resolv_conf.DEFAULT_PATH)
+    if choice == "udhcpc" or (scripts and shutil.which("udhcpc")):
         found.append(["udhcpc", "-f", "-q", "-i", interface, "-v"])
-    if choice == "dhclient" or (choice == "auto" and shutil.which("dhclient")):
+    if choice == "dhclient" or (scripts and shutil.which("dhclient")):
         found.append(["dhclient", "-4", "-d", "-v", interface])
     if choice in ("builtin", "auto"):
         words = [sys.executable, "-m", "guest.dhcp_client", "-i", interface, "-with-parent"]

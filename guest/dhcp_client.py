@@ -24,6 +24,7 @@ from typing import Final, NoReturn
 
 from guest import netlink
 from guest.dhcp_states import Bind, Client, Lease, Send, Unbind
+from guest.log_queue import LogQueue
 from guest.optional import attempt
 from guest.resolv_conf import AUTO, ResolvConf
 from guest.tap import mac_of
@@ -216,7 +217,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except flags.FlagError as error:
         sys.stderr.write(f"{error}\n{usage}")
         return 2
-    logging.basicConfig(format="%(name)s: %(message)s", level=logging.INFO)
+    logging.basicConfig(format="%(name)s: %(message)s", level=logging.INFO, handlers=[LogQueue()])
     signal.signal(signal.SIGTERM, _terminate)
     signal.signal(signal.SIGINT, _terminate)
     resolv_conf = ResolvConf(parsed.text("resolv-conf"), parsed.text("i"))

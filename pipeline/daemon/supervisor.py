@@ -17,7 +17,7 @@ import socket
 import stat
 import tempfile
 from collections.abc import Iterator
-from typing import Final, NamedTuple
+from typing import IO, Final, NamedTuple
 
 from pipeline import logs
 from pipeline.config.model import Config
@@ -376,8 +376,18 @@ class Supervisor:
 
 
 def _traceback() -> str:
-    """The stacks of all threads. They go through a file, since standard error may be a full pipe."""
-    with tempfile.TemporaryFile() as file:
-        faulthandler.dump_traceback(file)
-        file.seek(0)
-        return file.read().decode("utf-8", "replace")
+    """Where this process is, all threads. By a file: standard error may be a pipe that takes nothing."""
+    try:
+        with _nameless_file() as file:
+            faulthandler.dump_traceback(file)
+            file.seek(0)
+            return file.read().decode("utf-8", "replace")
+    except OSError as error:
+        return f"no traceback of the supervisor: {error}\n"
+
+
+def _nameless_file() -> IO[bytes]:
+    """In memory where the system has such files: there may be no directory for temporary ones."""
+    if hasattr(os, "memfd_create"):
+        return open(os.memfd_create("traceback"), "w+b")
+    return tempfile.TemporaryFile()

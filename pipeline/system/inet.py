@@ -1,9 +1,10 @@
 """Addresses to listen on and names of peers, as Go's package net has them.
 
-A network is "tcp" or "udp", for both families, or one of "tcp4", "tcp6", "udp4" and "udp6". Go listens on
-both families where the address is a wildcard, whichever way it is written: an IPv6 socket with
-IPV6_V6ONLY off. Such a socket shows an IPv4 peer as ``::ffff:192.0.2.1``; here that is ``192.0.2.1``.
-The control plane, the listen worker and the links use this module. It opens only bound sockets.
+A network is "tcp" or "udp", for both families, or one of "tcp4", "tcp6", "udp4" and "udp6". With both, Go
+listens on both where the address is a wildcard, whichever way it is written: an IPv6 socket with
+IPV6_V6ONLY off. With one, a wildcard of the other one is an error. A socket for both shows an IPv4 peer
+as ``::ffff:192.0.2.1``; here that is ``192.0.2.1``.
+The control plane, the listen worker and the links use this module. All it opens are bound sockets.
 """
 
 import errno
@@ -88,6 +89,8 @@ def places(network: str, host: str, port: int, addresses: Iterable[str] | None =
     allowed = families(network)
     texts = [host] if addresses is None else list(addresses)
     if any(is_wildcard(text) for text in texts):
+        if not any(_is_of(text, allowed) for text in texts if is_wildcard(text)):
+            raise AddressError(f"address {host}: no suitable address found")
         return _wildcards(allowed, port)
     found = sorted(
         (place for text in texts for place in _numeric(text, port)),
@@ -97,6 +100,13 @@ def places(network: str, host: str, port: int, addresses: Iterable[str] | None =
     if found and not fitting:
         raise AddressError(f"address {host}: no suitable address found")
     return fitting
+
+
+def _is_of(wildcard: str, allowed: tuple[socket.AddressFamily, ...]) -> bool:
+    """Whether a wildcard is of one of these families. An empty one is of both, a mapped one of IPv4."""
+    if allowed == _BOTH or not wildcard:
+        return True
+    return _BOTH[":" in unmapped(wildcard)] in allowed
 
 
 def _wildcards(allowed: tuple[socket.AddressFamily, ...], port: int) -> list[Place]:

@@ -3,28 +3,22 @@
 A killed program leaves its socket files. Such an abandoned file is replaced. A file on which a socket is
 bound is not replaced, nor is a file that is not a socket: then ``bind`` fails with EADDRINUSE.
 
-To find out, this module connects a datagram socket to the path. That sends nothing, and a listener does not
-notice it. The error is ECONNREFUSED exactly when no socket of any kind is bound there. Two daemons that start
-at once take turns by a lock on the directory, which leaves no file and ends with its holder. Other programs
-do not know the lock, so the file is compared before it is removed.
+Whether somebody is bound is asked by connecting a datagram socket to the path. That sends nothing, and a
+listener does not notice it. The answer is ECONNREFUSED exactly when no socket of any kind is bound there.
+Of two programs of ours that start at once, one replaces the file and the other is refused. Each has to hold
+an abstract name (unix(7)) of that path meanwhile. It is no file, it ends with its holder, and nobody waits
+for it, since event loops call this. Against other programs, and where a system has no such names, the file is
+compared before it is removed.
 """
 
 import errno
+import hashlib
 import os
 import socket
 import stat
 import sys
-import time
 from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Final
-
-if sys.platform != "win32":
-    import fcntl
-
-LOCK_WAIT: Final = 2.0
-"""Seconds for which another program may hold the lock on the directory."""
-LOCK_RETRY: Final = 0.01
+from contextlib import contextmanager, suppress
 
 Identity = tuple[int, int]
 """Device and inode: which file it is, whatever its name."""
@@ -40,7 +34,7 @@ def bind(sock: socket.socket, path: str, mode: int) -> None:
     except OSError as error:
         if error.errno != errno.EADDRINUSE or not is_abandoned(path):
             raise
-        with _locked(os.path.dirname(path) or "."):
+        with _turn(path):
             _remove_abandoned(path)
             _bind(sock, path, mode)
 
@@ -88,31 +82,31 @@ def _bind(sock: socket.socket, path: str, mode: int) -> None:
 
 
 def _remove_abandoned(path: str) -> None:
-    before = identity(path)
-    if is_abandoned(path):
-        remove(path, before)
+    before = _version(path)
+    # Nothing between the last look and the removal: another program's new file must not come in there.
+    if is_abandoned(path) and before is not None and _version(path) == before:
+        with suppress(FileNotFoundError):
+            os.unlink(path)
+
+
+def _version(path: str) -> tuple[int, int, int] | None:
+    """Which file lies there, and since when: a new file may get the inode of one that was removed."""
+    try:
+        found = os.lstat(path)
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino, found.st_ctime_ns
 
 
 @contextmanager
-def _locked(directory: str) -> Iterator[None]:
-    """Hold the lock of a directory. Go on without it where the file system has no locks."""
-    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        until = time.monotonic() + LOCK_WAIT
-        while not _lock(fd):
-            if time.monotonic() >= until:
-                raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
-            time.sleep(LOCK_RETRY)
+def _turn(path: str) -> Iterator[None]:
+    """Be the only one that replaces this file. EADDRINUSE when another program of ours does, to serve it."""
+    if sys.platform != "linux":
         yield
-    finally:
-        os.close(fd)
-
-
-def _lock(fd: int) -> bool:
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError:
-        return True
-    return True
+        return
+    directory, name = os.path.split(path)
+    found = os.stat(directory or ".")
+    key = hashlib.sha256(os.fsencode(f"{found.st_dev}:{found.st_ino}:{name}")).hexdigest()
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as holder:
+        holder.bind(f"\0gvtap-pipeline-{key}")
+        yield

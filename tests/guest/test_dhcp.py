@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from guest import dhcp
+from guest import dhcp, resolv_conf
 from guest.dhcp import Client, DhcpError, Keeper
 
 
@@ -36,6 +36,7 @@ def test_the_first_installed_client_is_taken_in_the_order_of_gvforwarder(
 ) -> None:
     install(tmp_path, *installed)
     monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(resolv_conf, "is_of_another_network", lambda path: False)
     assert dhcp.commands(choice, "tap0")[0][0] == program
 
 
@@ -44,8 +45,19 @@ def test_the_others_follow_and_the_builtin_client_is_the_last(
 ) -> None:
     install(tmp_path, "udhcpc", "dhclient")
     monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(resolv_conf, "is_of_another_network", lambda path: False)
     assert [words[0] for words in dhcp.commands("auto", "tap0")] == ["udhcpc", "dhclient", sys.executable]
     assert len(dhcp.commands("udhcpc", "tap0")) == 1
+
+
+def test_no_script_of_a_dhcp_client_writes_the_resolv_conf_of_another_network(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install(tmp_path, "udhcpc", "dhclient")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(resolv_conf, "is_of_another_network", lambda path: path == "/etc/resolv.conf")
+    assert [words[0] for words in dhcp.commands("auto", "tap0", "none")] == [sys.executable]
+    assert dhcp.commands("udhcpc", "tap0")[0][0] == "udhcpc", "who asks for it gets it"
 
 
 def test_command_lines_are_those_of_gvforwarder() -> None:

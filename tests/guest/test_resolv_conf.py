@@ -33,6 +33,12 @@ def file(tmp_path: Path) -> Path:
     return path
 
 
+@pytest.fixture(autouse=True)
+def machines_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    """These tests run as on a machine of their own, wherever they run."""
+    monkeypatch.setattr(resolv_conf, "_is_machines_network", lambda: True)
+
+
 def effective(path: Path) -> list[str]:
     """The lines that count."""
     lines = path.read_bytes().removesuffix(b"\n").split(b"\n")
@@ -278,7 +284,7 @@ def test_an_ordinary_file_has_no_owner(file: Path) -> None:
 
 def test_owners_of_another_network_are_not_asked(stub: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert resolv_conf.owner_of(str(stub)) == "resolvectl"
-    monkeypatch.setattr(resolv_conf, "_outer_processes", lambda: [1])
+    monkeypatch.setattr(resolv_conf, "_is_machines_network", lambda: False)
     assert resolv_conf.owner_of(str(stub)) == ""
 
 
@@ -311,14 +317,63 @@ def test_the_file_of_a_namespace_is_written_in_place_and_restored(network: Netwo
     assert (Path("/etc/resolv.conf").read_bytes(), set(os.listdir("/etc"))) == before
 
 
+UNSEEN = {
+    "processes": ("--net", "--pid", "--fork", "--mount-proc"),
+    "processes, with the outer /proc": ("--net", "--pid", "--fork"),
+    "users": ("--user", "--map-root-user", "--net"),
+}
+
+
 @pytest.mark.e2e
-def test_a_namespace_without_a_file_of_its_own_leaves_the_machines_alone(network: Network) -> None:
-    # The machine's file, made read-only for the case that the program does not.
+@pytest.mark.parametrize("flags", [("--net={netns}",), *UNSEEN.values()], ids=["network", *UNSEEN])
+def test_a_namespace_without_a_file_of_its_own_leaves_the_machines_alone(
+    flags: tuple[str, ...], network: Network
+) -> None:
+    # The machine's file, made read-only for the case that the program does not: its directory is, as well.
+    # Not a mount point of its own, which would count as the namespace's.
     enter = f"""
-        mount --bind /etc/resolv.conf /etc/resolv.conf && mount -o remount,bind,ro /etc/resolv.conf &&
-        exec nsenter --net=/run/netns/{network.guest.name} "$@"
+        mount --bind /etc /etc && mount -o remount,bind,ro /etc &&
+        exec {"nsenter" if "{netns}" in flags[0] else "unshare"} "$@"
     """
-    words = ["unshare", "--mount", "sh", "-c", enter, "sh", sys.executable, "-c", IN_NAMESPACE]
-    done = subprocess.run(words, capture_output=True, text=True, check=True)
+    words = [flag.format(netns=f"/run/netns/{network.guest.name}") for flag in flags]
+    done = subprocess.run(
+        ["unshare", "--mount", "sh", "-c", enter, "sh", *words, sys.executable, "-c", IN_NAMESPACE],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     assert done.stdout == Path("/etc/resolv.conf").read_text()
-    assert "belongs to another network namespace and is left alone" in done.stderr
+    assert "may belong to another network namespace and is left alone" in done.stderr
+
+
+@pytest.mark.e2e
+@pytest.mark.parametrize("flags", UNSEEN.values(), ids=UNSEEN)
+def test_a_mounted_file_is_the_namespaces_own_though_nobody_outside_is_seen(
+    flags: tuple[str, ...], tmp_path: Path
+) -> None:
+    own = tmp_path / "resolv.conf"
+    own.write_bytes(OLD)
+    enter = f"""mount --bind {own} /etc/resolv.conf && exec "$@" """
+    done = subprocess.run(
+        ["unshare", *flags, "--mount", "sh", "-c", enter, "sh", sys.executable, "-c", IN_NAMESPACE],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "\nnameserver 192.168.127.1\n" in done.stdout
+    assert own.read_bytes() == OLD
+
+
+def test_the_machine_itself_gets_its_file_though_it_may_not_look_at_process_1(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(resolv_conf, "_outer_processes", list)
+    assert not resolv_conf.is_of_another_network(str(file))
+    monkeypatch.setattr(resolv_conf, "_is_machines_network", lambda: False)
+    assert resolv_conf.is_of_another_network(str(file))
+
+
+@pytest.mark.e2e
+def test_the_first_network_namespace_is_told_from_others(network: Network) -> None:
+    look = "from guest import resolv_conf; print(resolv_conf._is_machines_network())"
+    assert network.guest.run(sys.executable, "-c", look).stdout == "False\n"

@@ -76,7 +76,7 @@ def test_a_network_of_one_family_listens_on_that_alone(kind: str) -> None:
         port = four.getsockname()[1]
         with pytest.raises(listener.ListenError, match="address already in use"):
             listener.bind_inet(kind, f"[::]:{port}")
-        with listener.bind_inet(f"{kind}6", f"0.0.0.0:{port}") as six:
+        with listener.bind_inet(f"{kind}6", f"[::]:{port}") as six:
             assert six.family == socket.AF_INET6
             assert six.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY) == 1
 

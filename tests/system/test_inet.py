@@ -46,3 +46,42 @@ def test_a_mapped_address_is_the_plain_one(address: Any) -> None:
 def test_other_ipv6_addresses_stay_as_they_are(address: Any) -> None:
     if address.ipv4_mapped is None:
         assert inet.unmapped(str(address)) == str(address)
+
+
+@pytest.mark.parametrize("kind", ["tcp", "udp"])
+@pytest.mark.parametrize(
+    ("family", "host"),
+    [
+        ("6", "0.0.0.0"),
+        ("6", "::ffff:0.0.0.0"),
+        ("6", "::FFFF:0:0"),
+        ("4", "::"),
+        ("4", "::0"),
+        ("4", "::%lo"),
+    ],
+)
+def test_a_wildcard_of_the_other_family_is_refused_as_by_go(kind: str, family: str, host: str) -> None:
+    with pytest.raises(inet.AddressError, match=f"^address {host}: no suitable address found$"):
+        inet.places(kind + family, host, 80)
+    assert inet.places(kind, host, 80)[0].dual
+
+
+@pytest.mark.parametrize(
+    ("network", "host", "bound"),
+    [
+        ("tcp4", "", "0.0.0.0"),
+        ("tcp4", "0.0.0.0", "0.0.0.0"),
+        ("udp4", "::ffff:0.0.0.0", "0.0.0.0"),
+        ("tcp6", "", "::"),
+        ("udp6", "::", "::"),
+        ("udp6", "0:0:0:0:0:0:0:0", "::"),
+    ],
+)
+def test_a_wildcard_of_one_family_is_that_familys(network: str, host: str, bound: str) -> None:
+    assert [place.address[:2] for place in inet.places(network, host, 80)] == [(bound, 80)]
+
+
+def test_a_name_with_wildcards_of_both_families_has_one_of_each() -> None:
+    assert inet.places("tcp6", "every", 80, ["0.0.0.0", "::"])[0].address[0] == "::"
+    with pytest.raises(inet.AddressError):
+        inet.places("tcp6", "every", 80, ["0.0.0.0"])

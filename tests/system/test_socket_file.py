@@ -1,13 +1,14 @@
 """Files of sockets: what an ended program left is replaced, and nothing else is, whoever is at it at once."""
 
 import errno
+import fcntl
 import os
 import signal
 import socket
 import stat
 import subprocess
 import sys
-import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -149,51 +150,94 @@ def test_the_check_of_guests_sockets_lets_what_was_left_pass(tmp_path: Path, fla
         merge.build(flags.parse(options.START, words), words)
 
 
-def test_of_many_that_replace_a_file_at_once_one_succeeds_and_serves(tmp_path: Path) -> None:
+def test_of_many_programs_that_replace_a_file_at_once_one_succeeds_and_serves(tmp_path: Path) -> None:
     path = tmp_path / "s"
-    for _ in range(30):
+    for _ in range(20):
         path.unlink(missing_ok=True)
-        abandoned = socket.socket(socket.AF_UNIX)
-        abandoned.bind(str(path))
-        abandoned.close()
-        won: list[socket.socket] = []
-        refused: list[int] = []
-        start = threading.Barrier(6)
-
-        def compete(
-            won: list[socket.socket] = won, refused: list[int] = refused, start: threading.Barrier = start
-        ) -> None:
-            sock = socket.socket(socket.AF_UNIX)
-            start.wait()
+        with socket.socket(socket.AF_UNIX) as abandoned:
+            abandoned.bind(str(path))
+        outcomes, compete = os.pipe()
+        begin, begun = os.pipe()
+        end, ended = os.pipe()
+        children = []
+        for _ in range(6):
+            if pid := os.fork():
+                children.append(pid)
+                continue
+            outcome = b"?"
             try:
-                socket_file.bind(sock, str(path), 0o600)
-            except OSError as error:
-                refused.append(error.errno or 0)
-                sock.close()
-                return
-            won.append(sock)
-
-        threads = [threading.Thread(target=compete) for _ in range(6)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join(10)
-        assert len(won) == 1
-        assert refused == [errno.EADDRINUSE] * 5
-        won[0].listen()
+                os.close(begun)
+                os.close(ended)
+                sock = socket.socket(socket.AF_UNIX)
+                os.read(begin, 1)
+                try:
+                    socket_file.bind(sock, str(path), 0o600)
+                    sock.listen()
+                    outcome = b"won"
+                except OSError as error:
+                    outcome = b"refused" if error.errno == errno.EADDRINUSE else str(error).encode()
+                os.write(compete, outcome + b"\n")
+                os.read(end, 1)  # the winner serves until all are done
+            finally:
+                os._exit(0)
+        for fd in (compete, begin, end, begun):
+            os.close(fd)
+        said = b""
+        while said.count(b"\n") < 6:
+            piece = os.read(outcomes, 1000)
+            assert piece, "all have ended"
+            said += piece
         with socket.socket(socket.AF_UNIX) as client:
             client.connect(str(path))
-        won[0].close()
+        os.close(ended)
+        os.close(outcomes)
+        for pid in children:
+            os.waitpid(pid, 0)
+        assert sorted(said.split()) == [b"refused"] * 5 + [b"won"]
 
 
-def test_a_directory_that_others_have_locked_is_not_waited_for_without_end(
+def test_a_directory_that_another_program_has_locked_holds_nobody_up(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(socket_file, "LOCK_WAIT", 0.05)
-    abandon(tmp_path / "s", socket.SOCK_STREAM)
-    with socket_file._locked(str(tmp_path)), pytest.raises(AddressError, match="address already in use"):
-        bind("unix", tmp_path / "s")
-    bind("unix", tmp_path / "s").close()
+    def wait(*_: object) -> None:
+        raise AssertionError("an event loop would stand still")
+
+    monkeypatch.setattr(time, "sleep", wait)
+    holder = os.open(tmp_path, os.O_RDONLY | os.O_DIRECTORY)
+    fcntl.flock(holder, fcntl.LOCK_EX)
+    binders = (
+        *(lambda path, scheme=scheme: bind(scheme, path) for scheme in KINDS),
+        lambda path: listener.bind_unix(str(path)),
+        lambda path: socket_forward._bind(str(path)),
+    )
+    for number, binder in enumerate(binders):
+        path = tmp_path / str(number)
+        abandon(path, socket.SOCK_STREAM)
+        with binder(path):
+            assert not socket_file.is_abandoned(str(path))
+    os.close(holder)
+
+
+def test_without_the_lock_the_new_file_of_another_program_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "s"
+    real = socket_file.is_abandoned
+    theirs: list[socket.socket] = []
+
+    def look(name: str) -> bool:
+        """Another program replaces the file behind our look."""
+        found = real(name)
+        if found:
+            path.unlink()
+            theirs.append(bind("unix", path))
+        return found
+
+    abandon(path, socket.SOCK_STREAM)
+    monkeypatch.setattr(socket_file, "is_abandoned", look)
+    socket_file._remove_abandoned(str(path))
+    with theirs[0], socket.socket(socket.AF_UNIX) as client:
+        client.connect(str(path))
 
 
 def test_at_the_end_a_file_of_another_program_stays(tmp_path: Path) -> None:

@@ -94,13 +94,15 @@ class Access:
         if ranges and not any(low <= port <= high for low, high in ranges):
             raise self._forbid(client, f"guests may not forward port {port_text} of the host")
         if self._networks and not self._allows(protocol, address):
-            raise self._forbid(client, f"guests may not forward the host's address {address}")
+            half = inet.is_wildcard(str(address)) and any(net.prefixlen == 0 for net in self._networks)
+            hint = f" for {protocol}, which is IPv4 and IPv6" if half and protocol in ("tcp", "udp") else ""
+            raise self._forbid(client, f"guests may not forward the host's address {address}{hint}")
 
     def _allows(self, protocol: str, address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
         if inet.is_wildcard(str(address)):
             # A guest may use it only if it may use every address of each family that the socket has.
             versions = {6 if family == socket.AF_INET6 else 4 for family in inet.families(protocol)}
-            return any(net.prefixlen == 0 and net.version in versions for net in self._networks)
+            return versions <= {net.version for net in self._networks if net.prefixlen == 0}
         mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
         return any((mapped or address) in network for network in self._networks)
 

@@ -57,7 +57,6 @@ def test_the_right_token_passes(header: str) -> None:
         (GuestApi(addresses=("127.0.0.0/8",)), "tcp", ":80", False),
         (GuestApi(addresses=("127.0.0.0/8",)), "tcp", "0.0.0.0:80", False),
         (GuestApi(addresses=("127.0.0.0/8",)), "tcp", "localhost:80", False),
-        (GuestApi(addresses=("0.0.0.0/0",)), "tcp", ":80", True),
         (GuestApi(addresses=("0.0.0.0/0",)), "udp4", "0.0.0.0:80", True),
         (GuestApi(addresses=("0.0.0.0/0",)), "tcp6", "[::]:80", False),
         (GuestApi(addresses=("::/0",)), "tcp6", "[::]:80", True),
@@ -77,6 +76,20 @@ def test_guests_may_forward_what_the_setting_says(
         with pytest.raises(AccessError, match="guests may"):
             access.check_guest_forward("192.168.127.2:1", protocol, local)
     assert counted == ([] if allowed else ["api_request_refused_guest"])
+
+
+@pytest.mark.parametrize("host", ["", "0.0.0.0", "[::]", "[::ffff:0.0.0.0]"])
+@pytest.mark.parametrize("protocol", ["tcp", "udp"])
+def test_every_address_of_one_family_opens_no_wildcard_that_serves_the_other(
+    protocol: str, host: str
+) -> None:
+    for networks in (("0.0.0.0/0",), ("::/0",), ("0.0.0.0/1", "128.0.0.0/1", "::/0")):
+        access, _ = refusals(guests=GuestApi(addresses=networks))
+        with pytest.raises(AccessError, match=f"for {protocol}, which is IPv4 and IPv6"):
+            access.check_guest_forward("192.168.127.2:1", protocol, f"{host}:80")
+    access, counted = refusals(guests=GuestApi(addresses=("0.0.0.0/0", "::/0")))
+    access.check_guest_forward("192.168.127.2:1", protocol, f"{host}:80")
+    assert not counted
 
 
 def test_over_http_every_path_but_connect_asks_for_the_token(tmp_path: Path) -> None:
