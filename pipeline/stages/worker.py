@@ -180,8 +180,6 @@ class Worker:
         """Take the stage that this worker runs."""
         self.stage = stage
         self._step = stage.step
-        self._on_released = stage.on_released
-        self._held = stage.held
 
     def breathe(self, now: float) -> int:
         """One breath. Everything that may push stands before the step; what was pushed is published after."""
@@ -238,9 +236,8 @@ class Worker:
         unref = self.pool.unref
         for entry in entries:
             unref(entry & _SLOT_MASK)
-        tags = [entry >> TAG_SHIFT for entry in entries if entry > _SLOT_MASK]
-        if tags:
-            self._on_released(source, tags)
+        if tags := [entry >> TAG_SHIFT for entry in entries if entry > _SLOT_MASK]:
+            self.stage.on_released(source, tags)
 
     def _free_push(self, home: str) -> Callable[[int], None]:
         """What frees a slot of the worker ``home``: it takes an entry of a free ring."""
@@ -305,7 +302,7 @@ class Worker:
     def _audit(self) -> Message:
         """What the stage holds, and whether the pool is sound."""
         pool = self.ports.pool
-        held = self._held()
+        held = self.stage.held()
         if pool is None:
             return messages.AuditAnswer(0, 0, 0, None, held).encode()
         return messages.AuditAnswer(pool.count, pool.free_count, pool.refs_out, pool.audit(), held).encode()

@@ -3,9 +3,9 @@
 from pipeline.counters import INDEX, CounterBlock
 from pipeline.ipc.arena import Pool
 from pipeline.ipc.ring import Producer, ring_bytes
-from pipeline.records import descriptor as d
 from pipeline.records.flows import flow_key
 from pipeline.records.frames import Frame
+from pipeline.records.kinds import MISBEHAVED, RECORD_BYTES
 from pipeline.records.tcp import TcpRange
 from pipeline.stages.bad_frames import BadFrames
 from pipeline.stages.ingress.fairness import GRACE_S, Fairness
@@ -19,7 +19,7 @@ class Ring(Producer):
     """To ingress."""
 
     def __init__(self) -> None:
-        super().__init__(memoryview(bytearray(ring_bytes(16, d.DESCRIPTOR_BYTES))), 16)
+        super().__init__(memoryview(bytearray(ring_bytes(16, RECORD_BYTES))), 16)
         self.free = 10
 
     def room(self) -> int:
@@ -27,10 +27,10 @@ class Ring(Producer):
 
     def take(self) -> list[tuple[int, int]]:
         """(link, frames) of what was pushed."""
-        found = [d.DESCRIPTOR.unpack(record) for record in self.queue]
+        assert all(record[0] == MISBEHAVED for record in self.queue)
+        found = [decode(record) for record in self.queue]
         self.queue.clear()
-        assert all(fields[0] == d.MISBEHAVED for fields in found)
-        return [(fields[2], fields[18]) for fields in found]
+        return [(report.link, report.frames) for report in found]
 
 
 def made(slots: int = 64, rate: int = 1000) -> tuple[Fairness, Pool, CounterBlock]:

@@ -18,8 +18,11 @@ from pipeline.go import flags
 from pipeline.ipc.arena import HEADROOM
 from pipeline.ipc.fabric import Fabric
 from pipeline.ipc.ring import Consumer
-from pipeline.records import descriptor as d
-from pipeline.records.flows import Ends
+from pipeline.records.dials import Dial
+from pipeline.records.flows import FLOW_FROM_EGRESS, Ends, FlowNotice
+from pipeline.records.guests import LinkNotice
+from pipeline.records.kinds import ABORT, CONNECTED, LINK_UP, RECORD_BYTES, TCP_OUT
+from pipeline.records.streams import ToGuest
 from pipeline.stages.demux.stage import DemuxStage
 from pipeline.stages.tcp.flow import Flow
 from pipeline.stages.tcp.stage import TcpStage
@@ -27,6 +30,7 @@ from pipeline.stages.worker import Worker
 from pipeline.topology import Layout
 from pipeline.wire import arp, ethernet, icmp, ipv4, tcp
 from tests.support.frames import FROM_GUEST, GATEWAY_MAC, GUEST, GUEST_MAC, REMOTE, tcp_frame
+from tests.support.received import Received
 
 SHARDS = ("tcp0", "tcp1")
 LINK, OTHER_LINK = 1, 2
@@ -36,7 +40,6 @@ OTHER = ipv4.addr_parse("192.168.127.9")
 GATEWAY = ipv4.addr_parse("192.168.127.1")
 MTU = 1000
 DATA_BYTES = 14600
-Record = tuple[int, ...]
 
 
 class Rig:
@@ -59,7 +62,7 @@ class Rig:
         self.pool, self.host_pool = self.ingress.pool, self.egress.pool
         self.now = 1000.0
         for link, addr, mac in ((LINK, GUEST, GUEST_MAC), (OTHER_LINK, OTHER, OTHER_MAC)):
-            self.ingress.rings_out["demux"].push(d.record(d.LINK_UP, link=link))
+            self.ingress.rings_out["demux"].push(LinkNotice.pack(LINK_UP, link))
             self.guest(
                 ethernet.header(ethernet.BROADCAST, mac, ethernet.TYPE_ARP)
                 + arp.build(arp.REQUEST, mac, addr, bytes(6), GATEWAY),
@@ -86,11 +89,11 @@ class Rig:
             for entry in ring.drain():
                 self.pool.unref(entry & 0xFFFFFFFF)
 
-    def sent(self) -> list[Record]:
+    def sent(self) -> list[Received]:
         """What the tcp workers told ingress to send."""
         return [record for name in SHARDS for record in read(self.ingress.rings_in[name])]
 
-    def to_host(self) -> list[Record]:
+    def to_host(self) -> list[Received]:
         """What the tcp workers told egress."""
         return [record for name in SHARDS for record in read(self.egress.rings_in[name])]
 
@@ -99,17 +102,17 @@ class Rig:
         self.guest(tcp_frame(100, flags=tcp.SYN, ack=0, sport=sport, options=b"\x02\x04\x05\xb4"))
         (connect,) = self.to_host()
         name, flow = self.flow(sport)
-        self.egress.rings_out[name].push(d.record(d.CONNECTED, flow=connect[9]))
+        self.egress.rings_out[name].push(FlowNotice.pack(CONNECTED, connect.flow))
         self.step()
         self.guest(tcp_frame(101, ack=flow.conn.snd_nxt & 0xFFFFFFFF, sport=sport, wnd=65535))
         self.sent()
         slot = self.host_pool.alloc()
-        record = d.record(d.TO_GUEST, flow=flow.host.number, slot=slot, off=HEADROOM, length=DATA_BYTES)
+        record = ToGuest.pack(flow.host.number, slot, HEADROOM, DATA_BYTES)
         self.egress.rings_out[name].push(record)
         self.step()
         (out,) = self.sent()
-        assert (out[4], out[7]) == (1460, DATA_BYTES)
-        return Sent(flow, out[10])
+        assert (out.mss, out.length) == (1460, DATA_BYTES)
+        return Sent(flow, out.seq)
 
     def flow(self, sport: int) -> tuple[str, Flow]:
         """The connection from a port of the guest, and whose it is."""
@@ -150,11 +153,12 @@ class Sent:
         return header + (ends.remote_port << 48 | sport << 32 | seq).to_bytes(8, "big")
 
 
-def read(ring: Consumer) -> list[Record]:
-    found: list[Record] = []
+def read(ring: Consumer) -> list[Received]:
+    found: list[Received] = []
     while burst := ring.peek():
-        found += d.DESCRIPTOR.iter_unpack(burst)
-        ring.release(len(burst) // d.DESCRIPTOR_BYTES)
+        for at in range(0, len(burst), RECORD_BYTES):
+            found.append(Received(bytes(burst[at : at + RECORD_BYTES])))
+        ring.release(len(burst) // RECORD_BYTES)
     return found
 
 
@@ -183,7 +187,7 @@ def test_smaller_segments_leave_at_once_on_either_shard(rig: Rig) -> None:
         owners.add(rig.flow(sport)[0])
         rig.guest(message(sent.quote()))
         (out,) = rig.sent()
-        assert (out[0], out[4], out[7], out[10]) == (d.TCP_OUT, MTU - 40, DATA_BYTES, sent.seq)
+        assert (out.kind, out.mss, out.length, out.seq) == (TCP_OUT, MTU - 40, DATA_BYTES, sent.seq)
     assert owners == set(SHARDS)
     assert rig.count("tcp_path_mtu_lowered") == rig.count("icmp_error_received") == 8
 
@@ -192,7 +196,7 @@ def test_a_router_of_the_old_days_names_no_size(rig: Rig) -> None:
     sent = rig.open(40000)
     rig.guest(message(sent.quote(), rest=0))
     (out,) = rig.sent()
-    assert out[4] == 1492 - 40
+    assert out.mss == 1492 - 40
 
 
 @pytest.mark.parametrize(
@@ -269,13 +273,13 @@ def test_an_open_connection_outlives_every_other_error(rig: Rig, kind: int, code
 
 def dial(rig: Rig) -> Sent:
     """The host connects to a port of the guest; its SYN is under way."""
-    number = d.FLOW_FROM_EGRESS | 5
-    record = d.record(d.DIAL, flow=number, guest_addr=GUEST, ports=22 << 16)
+    number = FLOW_FROM_EGRESS | 5
+    record = Dial.pack(number, GUEST, 22)
     rig.egress.rings_out["demux"].push(record)
     rig.step()
     (syn,) = rig.sent()
-    assert syn[1] == tcp.SYN
-    return Sent(rig.flow(22)[1], syn[10])
+    assert syn.flags == tcp.SYN
+    return Sent(rig.flow(22)[1], syn.seq)
 
 
 @pytest.mark.parametrize(
@@ -284,7 +288,7 @@ def dial(rig: Rig) -> Sent:
 def test_a_guest_that_refuses_by_icmp_is_told_to_the_host_at_once(rig: Rig, code: int) -> None:
     sent = dial(rig)
     rig.guest(message(sent.quote(), code=code, rest=0, dst=GATEWAY))
-    assert [record[0] for record in rig.to_host()] == [d.ABORT]
+    assert [record.kind for record in rig.to_host()] == [ABORT]
     assert rig.count("tcp_dial_failed_unreachable") == 1
     assert rig.count("tcp_flows") == 0
 

@@ -47,7 +47,7 @@ class Network(OneProcess):
         """No connection is left, not even one in TIME-WAIT."""
         for name in self.stages:
             if not name.startswith("demux"):
-                assert not self.held(name)["flows"], (name, self.held(name))
+                assert not self.held_by(name)["flows"], (name, self.held_by(name))
 
     def everybody_leaves(self) -> None:
         """Nothing of any connection may be left, and then nothing of any guest."""

@@ -225,7 +225,7 @@ class OneProcess:
         """A counter, over all workers."""
         return sum(int(worker.counts[INDEX[name]]) for worker in self.workers.values())
 
-    def held(self, name: str) -> dict[str, int]:
+    def held_by(self, name: str) -> dict[str, int]:
         """What a real stage holds for guests: how many of each thing, by name."""
         return dict(self.stages[name].held())
 
@@ -267,7 +267,7 @@ class OneProcess:
         found = audit_pools(self.layout, {name: pool for name, pool in pools.items() if pool is not None})
         found += self.fabric.audit()
         for name in self.stages:
-            found += [f"{name}: {what} = {count}" for what, count in self.held(name).items() if count]
+            found += [f"{name}: {what} = {count}" for what, count in self.held_by(name).items() if count]
         return found
 
     def at_home(self) -> None:

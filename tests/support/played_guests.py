@@ -13,10 +13,13 @@ from pipeline.engines.tcp import actions
 from pipeline.engines.tcp.config import TcpConfig
 from pipeline.engines.tcp.connection import Connection, opens, reset_for
 from pipeline.engines.tcp.segment import Segment
-from pipeline.records import descriptor as d
-from pipeline.records.flows import flow_key
+from pipeline.records.flows import Ends, FlowKey
+from pipeline.records.frames import ALL_LINKS, FrameOut
+from pipeline.records.guests import Neighbor, NeighborGone
+from pipeline.records.kinds import NO_SLOT
 from pipeline.records.run import Run
 from pipeline.records.tcp import TcpOut
+from pipeline.records.udp import SteerUdp, UdpOut, UdpToGuest, UnsteerUdp
 from pipeline.stages.ingress.steering import Steering
 from pipeline.stages.worker import Worker
 from pipeline.wire import arp, ethernet, icmp, ipv4
@@ -312,7 +315,7 @@ class Card(Neighbour):
         """One burst from a link: into a slot, through GRO, and on. False when there is no slot now."""
         pool = self.worker.pool
         slot = pool.alloc()
-        if slot == d.NO_SLOT:
+        if slot == NO_SLOT:
             self.starved += 1
             return False
         view = self.slots[slot]
@@ -334,40 +337,49 @@ class Card(Neighbour):
         return True
 
     def on_record(self, record: Received) -> None:
-        """To whom it may concern."""
-        if record.kind == d.TCP_OUT:
-            guest = self.guests.get(record.guest_addr)
+        """To the guest, or to what ingress knows of guests."""
+        fields = record.fields
+        if isinstance(fields, TcpOut):
+            # Its reference stays with tcp.
+            ends = Ends.of(fields.key)
+            guest = self.guests.get(ends.guest_addr)
             if guest is not None and guest.up:
-                guest.on_segment((record.remote_addr, record.ports), self._segment(record.fields))
+                guest.on_segment((ends.remote_addr, ports_of(ends)), self._segment(fields))
             return
-        if record.kind == d.UDP_TO_GUEST and record.guest_addr not in self.steering.neighbors:
-            self.lost += 1
-        elif record.kind in (d.UDP_OUT, d.UDP_TO_GUEST):
-            guest = self.by_link[record.link] if record.kind == d.UDP_OUT else self.guests[record.guest_addr]
-            for begin in range(0, max(record.length, 1), max(record.piece_size, 1)):
-                length = min(record.piece_size, record.length - begin)
-                piece = Run(record.slot, record.off, length, record.stride, record.piece_size, begin)
-                payload = b"".join(piece.views(self.slots[record.slot]))
-                guest.datagrams.append(Datagram(record.remote_addr, record.ports, payload))
-        elif record.kind == d.FRAME_OUT:
-            frame = bytes(self.slots[record.slot][record.off : record.off + record.length])
-            everybody = record.link == d.ALL_LINKS
-            for guest in self.guests.values() if everybody else [self.by_link[record.link]]:
-                if guest.up and guest.link != record.aux:
-                    guest.on_frame(frame)
-        elif record.kind == d.NEIGHBOR:
-            self.steering.learn(record.guest_addr, d.mac_of(record.seq, record.ack), record.link)
-        elif record.kind == d.NEIGHBOR_GONE:
-            self.steering.forget(record.guest_addr)
-        elif record.kind in (d.STEER_UDP, d.UNSTEER_UDP):
-            flow = flow_key(record.guest_addr, record.ports >> 16, record.remote_addr, record.ports & 0xFFFF)
-            if record.kind == d.STEER_UDP:
-                self.steering.steer(flow, record.flow, record.aux)
+        if isinstance(fields, UdpOut):
+            self._datagrams(self.by_link[fields.link], fields, fields.key)
+        elif isinstance(fields, UdpToGuest):
+            addr = Ends.of(fields.key).guest_addr
+            if addr in self.steering.neighbors:
+                self._datagrams(self.guests[addr], fields, fields.key)
             else:
-                self.steering.unsteer(flow, record.flow)
+                self.lost += 1
+        elif isinstance(fields, FrameOut):
+            frame = bytes(self.slots[fields.slot][fields.off : fields.off + fields.length])
+            everybody = fields.link == ALL_LINKS
+            for guest in self.guests.values() if everybody else [self.by_link[fields.link]]:
+                if guest.up and guest.link != fields.except_link:
+                    guest.on_frame(frame)
+        elif isinstance(fields, Neighbor):
+            self.steering.learn(fields.guest_addr, fields.mac, fields.link)
+        elif isinstance(fields, NeighborGone):
+            self.steering.forget(fields.guest_addr)
+        elif isinstance(fields, SteerUdp):
+            self.steering.steer(fields.key, fields.flow, fields.egress)
+        elif isinstance(fields, UnsteerUdp):
+            self.steering.unsteer(fields.key, fields.flow)
         else:
             self.taken.append(record)
         self.give_back(record)
+
+    def _datagrams(self, guest: Guest, run: Run, key: FlowKey) -> None:
+        """Datagrams for a guest, one after the other."""
+        ends = Ends.of(key)
+        for begin in range(0, max(run.length, 1), max(run.piece_size, 1)):
+            length = min(run.piece_size, run.length - begin)
+            piece = Run(run.slot, run.off, length, run.stride, run.piece_size, begin)
+            payload = b"".join(piece.views(self.slots[run.slot]))
+            guest.datagrams.append(Datagram(ends.remote_addr, ports_of(ends), payload))
 
     def _segment(self, out: TcpOut) -> Segment:
         """What ingress would make of a TCP_OUT, as the guest's kernel sees it after its own GRO."""
@@ -387,6 +399,11 @@ class Card(Neighbour):
             out.window_scale if syn else -1,
             out.sack_permitted,
         )
+
+
+def ports_of(ends: Ends) -> int:
+    """Both ports as a GuestStream's key has them."""
+    return ends.guest_port << 16 | ends.remote_port
 
 
 def _part(buf: object, off: int, length: int) -> bytes:

@@ -3,10 +3,8 @@
 from typing import Any, Final
 
 from pipeline.records import kinds
-from pipeline.records.descriptor import DESCRIPTOR
 from pipeline.records.frames import FrameOut
 from tests.support.layouts import decode
-from tests.support.record import Record
 
 _CARRIES: Final = frozenset(
     (
@@ -27,19 +25,14 @@ _CARRIES: Final = frozenset(
 
 
 class Received:
-    """One record: its kind, and the fields of its class as attributes.
-
-    Names that the class does not have are those of the table of 19 fields, for tests that still use it.
-    """
+    """One record: its kind, and the fields of its class as attributes."""
 
     def __init__(self, raw: bytes) -> None:
         self.kind: int = raw[0]
         self.fields: Any = decode(raw)
-        self._table = Record(*DESCRIPTOR.unpack(raw))
 
     def __getattr__(self, name: str) -> Any:
-        fields = self.__dict__["fields"]
-        return getattr(fields if hasattr(fields, name) else self.__dict__["_table"], name)
+        return getattr(self.__dict__["fields"], name)
 
     def __repr__(self) -> str:
         return f"{type(self.fields).__name__}({self.kind}, {vars(self.fields)})"

@@ -299,7 +299,7 @@ def test_what_a_guest_said_before_it_closed_reaches_a_slow_host(egress: Egress, 
     egress.settle()
     assert drain(egress, host) == (sent + 7, True)
     assert egress.out() == 0
-    taken = sum(record.length for record in egress.tcp.take(kinds.TAKEN))
+    taken = sum(record.count for record in egress.tcp.take(kinds.TAKEN))
     assert taken == sent + 7
 
 
