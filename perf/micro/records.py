@@ -1,4 +1,4 @@
-"""What a record costs, packed and unpacked: a class of its own against the table of 19 fields.
+"""What a record costs, packed and unpacked.
 
     python -m perf.micro.records             what runs in this process, as `make bench` has it
     python -m perf.micro.records --compiled  this file and pipeline/records as mypyc makes them, for now
@@ -20,7 +20,6 @@ from pathlib import Path
 from time import perf_counter
 from typing import Final
 
-from pipeline.records.descriptor import DESCRIPTOR
 from pipeline.records.flows import FlowKey, flow_key
 from pipeline.records.kinds import RECORD_BYTES, TCP_RANGE, TO_HOST
 from pipeline.records.run import Run
@@ -32,21 +31,10 @@ BURST: Final = 32
 GUEST: Final = 0xC0A87F09
 HOST: Final = 0xC0A87FFE
 KEY: Final = flow_key(GUEST, 40000, HOST, 80)
-PORTS: Final = 40000 << 16 | 80
-OLD_FLOWS: Final[dict[tuple[int, int, int], int]] = {(GUEST, HOST, PORTS): 7}
 FLOWS: Final[dict[FlowKey, int]] = {KEY: 7}
-AUX: Final = 66 | 0x100
 
 
-def old_tcp_range_pack() -> bytes:
-    """As GRO and steering do it: a tuple, then pack."""
-    item: tuple[int, ...] = (
-        TCP_RANGE, 16, 3, 0, 1448, 5, 700, 1448, 0, 1, 12345678, 77, 65535, 1, 2, GUEST, HOST, PORTS, AUX,
-    )  # fmt: skip
-    return DESCRIPTOR.pack(*item)
-
-
-def new_tcp_range_pack() -> bytes:
+def tcp_range_pack() -> bytes:
     """As GRO and steering do it: an object, then pack."""
     item = TcpRange(
         slot=5, off=700, length=1448, stride=0, piece_size=1448, link=3, key=KEY, flags=16, segments=1,
@@ -56,36 +44,16 @@ def new_tcp_range_pack() -> bytes:
     return item.pack()
 
 
-def old_to_host_pack() -> bytes:
-    """From a handle of four numbers."""
-    return DESCRIPTOR.pack(TO_HOST, 0, 0, 0, 1448, 5, 700, 1448, 0, 7, 0, 0, 0, 0, 0, 0, 0, 0, 0)
-
-
 _RUN: Final = Run(5, 700, 1448, 0, 1448)
 
 
-def new_to_host_pack() -> bytes:
+def to_host_pack() -> bytes:
     """From a run."""
     return ToHost.pack(7, _RUN, 0, 1448)
 
 
-def old_tcp_range_unpack(burst: memoryview) -> int:
-    """As tcp did it: 19 names, a key, a handle."""
-    total = 0
-    for (
-        kind, _flags, _link, stride, gso_size, slot, off, length, _skip, _count, seq, _ack, _wnd, _ts_val,
-        _ts_ecr, guest_addr, remote_addr, ports, aux,
-    ) in DESCRIPTOR.iter_unpack(burst):  # fmt: skip
-        if kind == TCP_RANGE:
-            key = (guest_addr, remote_addr, ports)
-            buf = (slot, off, stride, gso_size)
-            if not aux & 0x200:
-                total += OLD_FLOWS[key] + length + seq + buf[0]
-    return total
-
-
-def new_tcp_range_unpack(burst: memoryview) -> int:
-    """The same from the record itself."""
+def tcp_range_unpack(burst: memoryview) -> int:
+    """As tcp does it: the kind, the record, its flow."""
     total = 0
     for at in range(0, len(burst), RECORD_BYTES):
         if burst[at] == TCP_RANGE:
@@ -95,21 +63,8 @@ def new_tcp_range_unpack(burst: memoryview) -> int:
     return total
 
 
-def old_to_host_unpack(burst: memoryview) -> int:
-    """As egress did it: 19 names and a tuple for the queue."""
-    total = 0
-    for (
-        kind, _flags, _link, stride, gso_size, slot, off, length, skip, flow, _seq, _ack, _wnd, _ts_val,
-        _ts_ecr, _guest_addr, _remote_addr, _ports, _aux,
-    ) in DESCRIPTOR.iter_unpack(burst):  # fmt: skip
-        if kind == TO_HOST:
-            piece = (slot, off, stride, gso_size, skip, length)
-            total += flow + piece[5]
-    return total
-
-
-def new_to_host_unpack(burst: memoryview) -> int:
-    """The record is what the queue gets."""
+def to_host_unpack(burst: memoryview) -> int:
+    """As egress does it: the record is what the queue gets."""
     total = 0
     for at in range(0, len(burst), RECORD_BYTES):
         if burst[at] == TO_HOST:
@@ -119,16 +74,12 @@ def new_to_host_unpack(burst: memoryview) -> int:
 
 
 PACK: Final[dict[str, Callable[[], bytes]]] = {
-    "old_tcp_range_pack": old_tcp_range_pack,
-    "new_tcp_range_pack": new_tcp_range_pack,
-    "old_to_host_pack": old_to_host_pack,
-    "new_to_host_pack": new_to_host_pack,
+    "tcp_range_pack": tcp_range_pack,
+    "to_host_pack": to_host_pack,
 }
 UNPACK: Final[dict[str, tuple[Callable[[memoryview], int], Callable[[], bytes]]]] = {
-    "old_tcp_range_unpack": (old_tcp_range_unpack, new_tcp_range_pack),
-    "new_tcp_range_unpack": (new_tcp_range_unpack, new_tcp_range_pack),
-    "old_to_host_unpack": (old_to_host_unpack, new_to_host_pack),
-    "new_to_host_unpack": (new_to_host_unpack, new_to_host_pack),
+    "tcp_range_unpack": (tcp_range_unpack, tcp_range_pack),
+    "to_host_unpack": (to_host_unpack, to_host_pack),
 }
 
 
@@ -157,7 +108,7 @@ from setuptools import setup
 from mypyc.build import mypycify
 from pathlib import Path
 records = [str(path) for path in sorted(Path("pipeline/records").glob("[a-z]*.py"))]
-loops = ["pipeline/records/descriptor.py", "perf/micro/records.py"]
+loops = ["perf/micro/records.py"]
 setup(ext_modules=mypycify(
     ["--config-file=", "--cache-dir=/dev/null", "--follow-imports=silent", *loops, *records],
     opt_level="1", debug_level="0", separate=[(loops, "loops"), (records, "records")],
@@ -169,14 +120,10 @@ def compiled(arguments: list[str]) -> int:
     """Build this file and what it imports, and run it from there. The exit status."""
     with tempfile.TemporaryDirectory() as directory:
         there = Path(directory)
-        for package in ("pipeline", "pipeline/records", "pipeline/shm", "perf", "perf/micro"):
+        for package in ("pipeline", "pipeline/records", "perf", "perf/micro"):
             there.joinpath(package).mkdir()
             shutil.copy(ROOT / package / "__init__.py", there / package)
-        for path in (
-            *ROOT.glob("pipeline/records/*.py"),
-            ROOT / "pipeline/records/descriptor.py",
-            Path(__file__),
-        ):
+        for path in (*ROOT.glob("pipeline/records/*.py"), Path(__file__)):
             shutil.copy(path, there / path.relative_to(ROOT))
         there.joinpath("setup.py").write_text(_SETUP)
         build = [sys.executable, "setup.py", "-q", "build_ext", "--inplace"]

@@ -1,9 +1,9 @@
-"""How fast descriptors cross a ring, and what a wake costs. One JSON line; status 1 on failure.
+"""How fast records cross a ring, and what a wake costs. One JSON line; status 1 on failure.
 
-Figures (each min/median/max over the rounds): descriptors a second within one process and
+Figures (each min/median/max over the rounds): records a second within one process and
 between two, in bursts of BURST; microseconds from a ring of the bell to the sleeper's first
 instruction, one way, for a semaphore and for an eventfd in epoll; nanoseconds of a bell that
-finds nobody asleep. The consumer unpacks each record into locals, as a stage does.
+finds nobody asleep. The consumer looks at the kind and unpacks each record, as a stage does.
 """
 
 import argparse
@@ -18,28 +18,29 @@ from collections.abc import Callable
 from pipeline.ipc.ring import Consumer, Producer, ring_bytes
 from pipeline.ipc.segment import Segment
 from pipeline.ipc.wake import BELL_BYTES, MAX_SLEEP, Bell, EventfdWaiter, SemaphoreWaiter, Waiter
-from pipeline.records.descriptor import DESCRIPTOR, DESCRIPTOR_BYTES, FRAME
+from pipeline.records.frames import Frame
+from pipeline.records.kinds import FRAME, RECORD_BYTES
 
 CAPACITY = 1024
 BURST = 32
-RECORD = DESCRIPTOR.pack(FRAME, 0, 1, 0, 0, 7, 256, 1514, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0)
+RECORD = Frame(link=1, slot=7, off=256, length=1514, vnet=False).pack()
 
 
 def consume(ring: Consumer) -> int:
     """Read one burst; the number of records."""
     count = 0
-    for (
-        _kind, _flags, _link, _stride, _gso_size, _slot, _off, _len, _skip, _flow,
-        _seq, _ack, _wnd, _ts_val, _ts_ecr, _guest, _remote, _ports, _aux,
-    ) in DESCRIPTOR.iter_unpack(ring.peek()):  # fmt: skip
-        count += 1
+    burst = ring.peek()
+    for at in range(0, len(burst), RECORD_BYTES):
+        if burst[at] == FRAME:
+            Frame.unpack(burst, at)
+            count += 1
     ring.release(count)
     return count
 
 
 def within_one_process(messages: int) -> float:
-    """Descriptors a second, producer and consumer in turns."""
-    segment = Segment.create(ring_bytes(CAPACITY, DESCRIPTOR_BYTES))
+    """Records a second, producer and consumer in turns."""
+    segment = Segment.create(ring_bytes(CAPACITY, RECORD_BYTES))
     producer, consumer = Producer(segment.buf, CAPACITY), Consumer(segment.buf, CAPACITY)
     received = 0
     began = time.perf_counter()
@@ -52,8 +53,8 @@ def within_one_process(messages: int) -> float:
 
 
 def between_two_processes(messages: int) -> float:
-    """Descriptors a second, one process a side, both sleeping when they have nothing to do."""
-    segment = Segment.create(2 * BELL_BYTES + ring_bytes(CAPACITY, DESCRIPTOR_BYTES))
+    """Records a second, one process a side, both sleeping when they have nothing to do."""
+    segment = Segment.create(2 * BELL_BYTES + ring_bytes(CAPACITY, RECORD_BYTES))
     mine = Bell(segment.buf[:BELL_BYTES], SemaphoreWaiter())
     its = Bell(segment.buf[BELL_BYTES:], SemaphoreWaiter())
     memory = segment.buf[2 * BELL_BYTES :]
@@ -176,15 +177,15 @@ def spread(measure: Callable[[], float], rounds: int, digits: int) -> dict[str, 
 def main() -> int:
     """Measure everything and print the line."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--messages", type=int, default=1_000_000, help="descriptors a round")
+    parser.add_argument("--messages", type=int, default=1_000_000, help="records a round")
     parser.add_argument("--rounds", type=int, default=5)
     args = parser.parse_args()
     messages, rounds = args.messages, args.rounds
     result = {
         "benchmark": "micro/ring",
         "burst": BURST,
-        "descriptors_per_second_one_process": spread(lambda: within_one_process(messages), rounds, 0),
-        "descriptors_per_second_two_processes": spread(lambda: between_two_processes(messages), rounds, 0),
+        "records_per_second_one_process": spread(lambda: within_one_process(messages), rounds, 0),
+        "records_per_second_two_processes": spread(lambda: between_two_processes(messages), rounds, 0),
         "wake_semaphore_us": spread(lambda: wake_latency_us(SemaphoreWaiter, messages // 50), rounds, 2),
         "wake_eventfd_epoll_us": spread(lambda: wake_latency_us(EventfdWaiter, messages // 50), rounds, 2),
         "ring_of_an_awake_worker_ns": spread(lambda: idle_ring_ns(messages // 10), rounds, 0),

@@ -1,9 +1,9 @@
 """Slots: the memory that payload lies in, and the counting of who still needs it.
 
 A slot is HEADROOM bytes for headers made later, then up to 64 KiB of what one system
-call read, then some tail. It may be shared by several descriptors (a burst read of many
+call read, then some tail. It may be shared by several records (a burst read of many
 frames): each of those holds one *reference*. A reference has exactly one owner and moves
-with its descriptor. The worker that allocates from a range of slots is their *home*; it
+with its record. The worker that allocates from a range of slots is their *home*; it
 alone counts, in private memory, so no count is ever changed by two processes. Whoever is
 done with a reference sends the slot number home over a free ring (ring.py), or calls
 ``Pool.unref`` when it is the home itself.

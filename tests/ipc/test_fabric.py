@@ -11,7 +11,7 @@ from pipeline.ipc.arena import SLOT_BYTES, Pool
 from pipeline.ipc.fabric import PAGE, Fabric, Plan, audit_pools
 from pipeline.ipc.ring import ring_bytes
 from pipeline.ipc.wake import BELL_BYTES, EventfdWaiter, SemaphoreWaiter
-from pipeline.records.descriptor import TAKEN, record
+from pipeline.records.streams import Taken
 from pipeline.topology import Layout, Node
 
 NODES = (Node("a", "a", 0), Node("b", "b", 0))
@@ -43,11 +43,11 @@ def test_both_ends_of_every_ring_are_the_same_memory(fabric: Fabric) -> None:
     ports = {name: fabric.ports(name) for name in fabric.layout.names}
     for number, edge in enumerate(fabric.layout.edges):
         out = ports[edge.source].rings_out[edge.target]
-        out.push(record(TAKEN, flow=number))
+        out.push(Taken.pack(number, 0))
         out.publish()
     for number, edge in enumerate(fabric.layout.edges):
         got = ports[edge.target].rings_in[edge.source]
-        assert bytes(got.peek()) == record(TAKEN, flow=number)
+        assert bytes(got.peek()) == Taken.pack(number, 0)
         got.release(1)
     for number, edge in enumerate(fabric.layout.free_edges):
         ports[edge.source].free_out[edge.target].push(number)
@@ -89,7 +89,7 @@ def test_audit_names_what_is_not_home(fabric: Fabric) -> None:
     fabric.counters("demux").set("worker_slot_refs_out", 2)
     fabric.counters("demux").set("worker_slots_free", fabric.layout.pools["demux"].slot_count - 1)
     ring = fabric.ports("tcp0").rings_out["ingress"]
-    ring.push(record(TAKEN))
+    ring.push(Taken.pack(0, 0))
     ring.publish()
     problems = fabric.audit()
     assert len(problems) == 2

@@ -7,9 +7,9 @@ import sys
 
 PROGRAM = """
 import os, sys
-from pipeline.shm.ring import Consumer, Producer, ring_bytes
-from pipeline.shm.segment import Segment
-from pipeline.shm.wake import Bell, EventfdWaiter, SemaphoreWaiter
+from pipeline.ipc.ring import Consumer, Producer, ring_bytes
+from pipeline.ipc.segment import Segment
+from pipeline.ipc.wake import Bell, EventfdWaiter, SemaphoreWaiter
 
 segment = Segment.create(1 << 20)
 bells = [Bell(segment.buf[:64], SemaphoreWaiter()), Bell(segment.buf[64:128], EventfdWaiter())]

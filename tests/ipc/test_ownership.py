@@ -19,7 +19,7 @@ LAST = 0xFFFFFFFF
 
 
 class Memory:
-    """Three descriptor edges (home -> near, near -> far) and two free rings back home."""
+    """Three edges for records (home -> near, near -> far) and two free rings back home."""
 
     def __init__(self) -> None:
         ring, free = ring_bytes(RING, 64), ring_bytes(RING, 8)

@@ -1,7 +1,7 @@
 """Arbitrary fields for every kind of record, and the record that they make."""
 
 import inspect
-from typing import Any
+from typing import Any, Final
 
 from hypothesis import strategies as st
 
@@ -10,9 +10,9 @@ from pipeline.records.run import Run
 from pipeline.records.tcp import MAX_SACK, MAX_SACK_WITH_DATA
 from tests.support.layouts import CLASSES, fields_of
 
-U8 = st.integers(0, 0xFF)
-U16 = st.integers(0, 0xFFFF)
-U32 = st.integers(0, 0xFFFFFFFF)
+U8: Final = 0xFF
+U16: Final = 0xFFFF
+U32: Final = 0xFFFFFFFF
 
 _BYTES = ("flags", "header_len", "hops_left", "type", "code", "protocol")
 _WORDS = ("link", "stride", "piece_size", "window", "mss", "guest_port", "identifier", "sequence")
@@ -22,20 +22,33 @@ _BOOLEANS = (
 )  # fmt: skip
 
 
-def _field(cls: type, name: str) -> st.SearchStrategy[Any]:
+def _extremes(cls: type, name: str) -> tuple[Any, Any]:
+    """The least and the largest value of a field."""
     if name in _BOOLEANS:
-        return st.booleans()
+        return False, True
     if name == "key":
-        return st.binary(min_size=12, max_size=12)
+        return bytes(12), b"\xff" * 12
     if name == "mac":
-        return st.binary(min_size=6, max_size=6)
+        return bytes(6), b"\xff" * 6
     if name == "window_scale":
-        return st.integers(-1, 14)
+        return -1, 14
     if name == "sack":
-        return st.lists(st.tuples(U32, U32), max_size=MAX_SACK).map(tuple)
+        return (), ((U32, U32),) * MAX_SACK
     if (cls.__name__, name) == ("Window", "window"):
-        return U32
-    return U8 if name in _BYTES else U16 if name in _WORDS else U32
+        return 0, U32
+    return 0, U8 if name in _BYTES else U16 if name in _WORDS else U32
+
+
+def _field(cls: type, name: str) -> st.SearchStrategy[Any]:
+    least, largest = _extremes(cls, name)
+    if isinstance(least, bool):
+        return st.booleans()
+    if isinstance(least, bytes):
+        return st.binary(min_size=len(least), max_size=len(least))
+    if isinstance(least, tuple):
+        number = st.integers(0, U32)
+        return st.lists(st.tuples(number, number), max_size=len(largest)).map(tuple)
+    return st.integers(least, largest)
 
 
 def _possible(kind: int, fields: dict[str, Any]) -> dict[str, Any]:
@@ -53,6 +66,13 @@ def arbitrary(kind: int) -> st.SearchStrategy[dict[str, Any]]:
     cls = CLASSES[kind]
     strategy = st.fixed_dictionaries({name: _field(cls, name) for name in fields_of(cls)})
     return strategy.map(lambda fields: _possible(kind, fields))
+
+
+def extremes(kind: int) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Fields of this kind, each with its least value, and each with its largest."""
+    cls = CLASSES[kind]
+    least, largest = ({name: _extremes(cls, name)[i] for name in fields_of(cls)} for i in (0, 1))
+    return _possible(kind, least), _possible(kind, largest)
 
 
 def pack(kind: int, fields: dict[str, Any]) -> bytes:

@@ -5,7 +5,8 @@ import re
 from pathlib import Path
 
 import pipeline.records
-from pipeline.records import kinds
+from pipeline.records import frames, kinds
+from pipeline.records.flows import FLOW_FROM_EGRESS
 from pipeline.topology import DEMUX, EGRESS, INGRESS, RESOLVER, TCP
 from tests.support.layouts import CLASSES
 
@@ -32,6 +33,20 @@ def rows() -> list[tuple[str, str, str, str]]:
             kind, cls, first, reference = found.pop()
             found.append((kind, cls, f"{first} {edges}", reference))
     return found
+
+
+def test_a_record_is_one_cache_line() -> None:
+    assert kinds.RECORD_BYTES == 64
+
+
+def test_numbers_that_mean_something_else_are_the_largest_of_their_field() -> None:
+    assert kinds.NO_SLOT == 0xFFFFFFFF
+    assert frames.ALL_LINKS == 0xFFFF
+    assert FLOW_FROM_EGRESS == 1 << 31, "the upper half of all flow numbers is of egress"
+
+
+def test_one_flow_or_guest_is_reported_once_a_second() -> None:
+    assert kinds.REPORT_EVERY_S == 1.0
 
 
 def test_numbers_are_distinct_and_fit_a_byte() -> None:
