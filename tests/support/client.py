@@ -252,8 +252,8 @@ def beside(nowhere: str, count: str, address: str, port: str) -> dict[str, Any]:
         sock.setblocking(False)
         if sock.connect_ex((nowhere, 1000 + index)) == errno.EINPROGRESS:
             pending.append(sock)
-    # The kernel repeats those of the burst that the tap had no room for.
-    time.sleep(1.5)
+    # The kernel repeats those of the burst that the tap had no room for, after one second and after three.
+    time.sleep(3.5)
     outcome = connect(address, port)
     for sock in pending:
         sock.close()
