@@ -106,12 +106,12 @@ class Run:
 @pytest.mark.parametrize(
     "place",
     [
-        ("pipeline.supervisor", "Supervisor._write_pid_file", "before"),
-        ("pipeline.supervisor", "Supervisor._write_pid_file", "behind"),
-        ("pipeline.workers", "start", "before"),
-        ("pipeline.workers", "start", "behind"),
-        ("pipeline.supervisor", "ControlPlane", "before"),
-        ("pipeline.supervisor", "Supervisor.release", "before"),
+        ("pipeline.daemon.supervisor", "Supervisor._write_pid_file", "before"),
+        ("pipeline.daemon.supervisor", "Supervisor._write_pid_file", "behind"),
+        ("pipeline.daemon.processes", "start", "before"),
+        ("pipeline.daemon.processes", "start", "behind"),
+        ("pipeline.daemon.supervisor", "ControlPlane", "before"),
+        ("pipeline.daemon.supervisor", "Supervisor.release", "before"),
     ],
     ids=lambda place: f"{place[2]} {place[1]}",
 )
