@@ -324,11 +324,18 @@ UNSEEN = {
 }
 
 
+def skip_unless_possible(flags: tuple[str, ...]) -> None:
+    """A program in a changed root may not make namespaces of users (user_namespaces(7))."""
+    if "--user" in flags and subprocess.run(["unshare", *flags, "true"], capture_output=True).returncode:
+        pytest.skip("no namespaces of users can be made here")
+
+
 @pytest.mark.e2e
 @pytest.mark.parametrize("flags", [("--net={netns}",), *UNSEEN.values()], ids=["network", *UNSEEN])
 def test_a_namespace_without_a_file_of_its_own_leaves_the_machines_alone(
     flags: tuple[str, ...], network: Network
 ) -> None:
+    skip_unless_possible(flags)
     # The machine's file, made read-only for the case that the program does not: its directory is, as well.
     # Not a mount point of its own, which would count as the namespace's.
     enter = f"""
@@ -351,6 +358,7 @@ def test_a_namespace_without_a_file_of_its_own_leaves_the_machines_alone(
 def test_a_mounted_file_is_the_namespaces_own_though_nobody_outside_is_seen(
     flags: tuple[str, ...], tmp_path: Path
 ) -> None:
+    skip_unless_possible(flags)
     own = tmp_path / "resolv.conf"
     own.write_bytes(OLD)
     enter = f"""mount --bind {own} /etc/resolv.conf && exec "$@" """
