@@ -256,7 +256,7 @@ def test_signals_meant_for_the_supervisor_do_not_end_a_worker(spawn: Spawn, name
 
 @BOTH_KINDS
 def test_a_signal_that_came_before_the_worker_had_its_handlers_is_not_lost(spawn: Spawn, name: str) -> None:
-    """Who forks blocks them until then (pipeline.workers)."""
+    """Who forks blocks them until then (pipeline.daemon.processes)."""
     read_end, write_end = os.pipe()
 
     class Slow(Toy):

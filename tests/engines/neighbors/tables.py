@@ -1,0 +1,33 @@
+"""What the tests of neighbours share: addresses, a table, a table that knows one guest."""
+
+import pytest
+
+from pipeline.counters import INDEX
+from pipeline.engines.neighbors.table import Neighbors
+from pipeline.wire.errors import WireError
+from pipeline.wire.ipv4 import addr_parse
+
+GATEWAY_MAC = bytes.fromhex("5a94efe40cdd")
+A, B = bytes.fromhex("5a94efe40cee"), bytes.fromhex("5a94efe40cef")
+NETWORK, GATEWAY, HOST, ONE, TWO = map(
+    addr_parse, ("192.168.127.0", "192.168.127.1", "192.168.127.254", "192.168.127.2", "192.168.127.3")
+)
+INF = float("inf")
+
+
+def table(**changes: int) -> Neighbors:
+    return Neighbors(network=NETWORK, prefix_len=24, own=(GATEWAY, HOST), gateway_mac=GATEWAY_MAC, **changes)
+
+
+def with_one(confirmed: float = 0.0) -> Neighbors:
+    known = table()
+    known.learn(ONE, A, 0, confirmed)
+    known.take_actions()
+    return known
+
+
+def refused(known: Neighbors, addr: int, mac: bytes, link: int, now: float) -> str:
+    with pytest.raises(WireError) as caught:
+        known.learn(addr, mac, link, now)
+    assert caught.value.reason in INDEX
+    return caught.value.reason.removeprefix("neighbor_claim_refused_")
