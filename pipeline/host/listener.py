@@ -41,8 +41,8 @@ def split(local: str) -> tuple[str, int]:
 def bind_inet(network: str, local: str, found: Sequence[str] | None = None) -> socket.socket:
     """A bound non-blocking socket: TCP listening, UDP ready to receive.
 
-    network: one of pipeline.system.inet.TCP or UDP. found: the addresses of a host name. This function looks up no
-    names, since that would block every other forward.
+    network: one of pipeline.system.inet.TCP or UDP. found: the addresses of a host name. This function looks
+    up no names, since that would block every other forward.
     """
     is_tcp = network in inet.TCP
     try:
