@@ -62,7 +62,7 @@ class Rig:
         self.pool, self.host_pool = self.ingress.pool, self.egress.pool
         self.now = 1000.0
         for link, addr, mac in ((LINK, GUEST, GUEST_MAC), (OTHER_LINK, OTHER, OTHER_MAC)):
-            self.ingress.rings_out["demux"].push(LinkNotice.pack(LINK_UP, link))
+            self.ingress.rings_out["demux"].push(LinkNotice.pack(LINK_UP, link, link))
             self.guest(
                 ethernet.header(ethernet.BROADCAST, mac, ethernet.TYPE_ARP)
                 + arp.build(arp.REQUEST, mac, addr, bytes(6), GATEWAY),

@@ -51,8 +51,8 @@ class Network:
         self.switch = Switch(
             config.gateway_mac, config.max_macs_per_guest, config.max_macs, self.neighbors.ask_station
         )
-        self.links: set[int] = set()
-        """The guests that are connected."""
+        self.links: dict[int, int] = {}
+        """The links that are there, and the number of the guest that opened each."""
         self.output = Output(worker, config.gateway_mac, config.mtu)
         self.ingress_out = ports.rings_out["ingress"]
         self.resolver_out = ports.rings_out["resolver"]

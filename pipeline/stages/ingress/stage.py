@@ -24,6 +24,7 @@ from pipeline.stages.ingress.receiver import Receiver
 from pipeline.stages.ingress.steering import Steering
 from pipeline.stages.ingress.transmitter import Transmitter
 from pipeline.stages.worker import Message, Worker
+from pipeline.system import peer
 from pipeline.wire import framing, offload
 
 TIMERS_EVERY_S: Final = 0.05
@@ -116,7 +117,10 @@ class IngressStage:
         pool, slots = self._worker.pool, self._worker.ports.arena.slots
         offered = OffloadLink(sock, pool, slots, head) if offload.choose(versions) else None
         link = offered or StreamLink(sock, framing.LE16, pool, slots, head)
-        if self._attach(Guest(link, framing.LE16, "connect", name)) and offered is not None:
+        if (
+            self._attach(Guest(link, framing.LE16, "connect", name, peer.identity(sock)))
+            and offered is not None
+        ):
             try:
                 offered.offer()
             except LinkClosed as error:
@@ -127,12 +131,12 @@ class IngressStage:
         port = self.ports.attach(guest)
         if port is None:
             return False
-        self.steering.link_up(port.number)
+        self.steering.link_up(port.number, port.guest_number)
         self._worker.log.info("guest connected", link=port.number, protocol=guest.protocol, peer=guest.peer)
         return True
 
     def _on_detached(self, port: Port, error: LinkClosed) -> None:
         """A guest is gone, and its link is closed."""
         self.fairness.forget(port.number)
-        self.steering.link_down(port.number)
+        self.steering.link_down(port.number, port.guest_number)
         self._acceptors.on_left(port.number, port.guest, error)

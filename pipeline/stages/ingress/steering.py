@@ -229,14 +229,14 @@ class Steering:
         if route is not None and route.number == number:
             del self.routes[key]
 
-    def link_up(self, link: int) -> None:
-        """A guest is there."""
-        self._demux.push(LinkNotice.pack(kinds.LINK_UP, link))
+    def link_up(self, link: int, guest: int) -> None:
+        """A link of that guest is there."""
+        self._demux.push(LinkNotice.pack(kinds.LINK_UP, link, guest))
 
-    def link_down(self, link: int) -> None:
+    def link_down(self, link: int, guest: int) -> None:
         """A guest is gone: nothing goes to it any more, and all workers that may know it are told."""
         for addr in [addr for addr, neighbor in self.neighbors.items() if neighbor.link == link]:
             del self.neighbors[addr]
-        down = LinkNotice.pack(kinds.LINK_DOWN, link)
+        down = LinkNotice.pack(kinds.LINK_DOWN, link, guest)
         for ring in (*self._shards, self._demux):
             ring.push(down)
