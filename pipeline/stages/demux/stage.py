@@ -56,7 +56,7 @@ class DemuxStage:
         self.switch = network.switch
         self.links = network.links
         self.output = network.output
-        self.arp = ArpResponder(config.gateway_mac, config.gateway_ip, network.own)
+        self.arp = ArpResponder(config.network.gateway_mac, config.network.gateway_ip, network.own)
         self.services = Services(network)
         self.udp = UdpDispatch(network, self.services)
         self.icmp = IcmpDispatch(network)
@@ -67,7 +67,7 @@ class DemuxStage:
         self.bindings = Bindings(network)
         self.bad_frames = BadFrames(network.ingress_out)
         self.ingress_in = ports.rings_in["ingress"]
-        self.egress_in = [ports.rings_in[f"egress{i}"] for i in range(config.egress_workers)]
+        self.egress_in = [ports.rings_in[f"egress{i}"] for i in range(config.workers.egress_workers)]
         self.resolver_in = ports.rings_in["resolver"]
         self.now = 0.0
         self.due = 0.0

@@ -38,15 +38,15 @@ class IngressStage:
         self._worker = worker
         self._timers_at = 0.0
         self.steering = Steering(worker, config)
-        self.fairness = Fairness(worker.pool, worker.counts, config.max_bad_frames_per_second)
+        self.fairness = Fairness(worker.pool, worker.counts, config.limits.max_bad_frames_per_second)
         self.ports = Ports(worker, self._on_detached)
-        self._card = VnetOffload(worker, config.mtu)
-        self._capture = Capture(worker, config.mtu)
+        self._card = VnetOffload(worker, config.network.mtu)
+        self._capture = Capture(worker, config.network.mtu)
         self._receiver = Receiver(worker, self.ports, self.steering, self.fairness, self._card, self._capture)
         self._transmitter = Transmitter(
             worker, config, self.ports, self.steering, self.fairness, self._card, self._capture
         )
-        room = Room(worker.pool, worker.ports.arena.slots, config.mtu)
+        room = Room(worker.pool, worker.ports.arena.slots, config.network.mtu)
         self._acceptors = Acceptors(worker, room, self._attach, self.ports.hang_up)
 
     def step(self, now: float) -> int:
