@@ -18,6 +18,8 @@ HEADROOM: Final = 256
 """Bytes left free at the start of a slot."""
 MIN_READ: Final = 8192
 """With less room than this left in a slot, reading goes on in a fresh one."""
+FULL_READ: Final = 131072
+"""A limit for reads that is none: more than a slot holds."""
 MAX_BACKLOG: Final = 4 * 1024 * 1024
 """Bytes of copied frames that a link keeps for a guest that does not read; the owner stops long before."""
 
@@ -67,6 +69,7 @@ class Link(ABC):
     blocked         the guest does not read: copied bytes wait for flush()
     backlog_bytes   how many
     verify          whether checksums of received frames are to be verified
+    read_limit      bytes that one read_burst() takes, about; its owner may set it
     vnet_len        bytes of the virtio-net header right before each frame, both ways; mostly 0
     drops           frames that the link itself dropped, by counter name, until take_drops()
     ==============  ===================================================================
@@ -75,6 +78,7 @@ class Link(ABC):
     def __init__(self) -> None:
         self.starved = False
         self.verify = True
+        self.read_limit = FULL_READ
         self.vnet_len = 0
         self.drops: dict[str, int] = {}
         self._drained = False

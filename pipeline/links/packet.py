@@ -94,7 +94,7 @@ class PacketLink(Link):
                 self.starved = True
                 return None
         view = cursor.view
-        limit = len(view) - self._room
+        limit = min(len(view) - self._room, cursor.end + self.read_limit)
         frames: list[tuple[int, int]] = []
         end = cursor.end
         if self._spilled:

@@ -118,14 +118,14 @@ class StreamLink(Link):
             return None
         begin, end = cursor.begin, cursor.end
         view = cursor.view
-        room = len(view) - end
+        room = min(len(view) - end, self.read_limit)
         if self._head:
             count = min(room, len(self._head))
             view[end : end + count] = self._head[:count]
             self._head = self._head[count:]
         else:
             try:
-                count = self._recv_into(view[end:])
+                count = self._recv_into(view[end : end + room])
             except BlockingIOError:
                 return None
             except OSError as error:

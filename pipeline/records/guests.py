@@ -4,11 +4,13 @@ from struct import Struct
 from typing import Final
 
 from pipeline.records.addresses import Addr, mac_bytes, mac_numbers
-from pipeline.records.kinds import LEASED, NEIGHBOR_GONE
+from pipeline.records.kinds import LEASED, NEIGHBOR_GONE, SHARED, WORK
 
 _LINK: Final = Struct("<BxHH58x")  # kind, link, guest
 _NEIGHBOR: Final = Struct("<BxH24xIH14xI12x")  # kind, link, MAC (two numbers), guest_addr
 _GONE: Final = Struct("<B47xI12x")  # kind, guest_addr
+_SHARED: Final = Struct("<B?62x")  # kind, shared
+_WORK: Final = Struct("<BxH56xI")  # kind, link, nanoseconds
 
 
 class LinkNotice:
@@ -31,6 +33,43 @@ class LinkNotice:
     def pack(kind: int, link: int, guest: int) -> bytes:
         """A record of one of the two kinds."""
         return _LINK.pack(kind, link, guest)
+
+
+class Shared:
+    """SHARED: whether several guests share the workers, so that the reader measures what each costs."""
+
+    def __init__(self, shared: bool) -> None:
+        self.shared = shared
+
+    @staticmethod
+    def unpack(burst: memoryview, at: int) -> "Shared":
+        """The record at burst[at:]."""
+        _, shared = _SHARED.unpack_from(burst, at)
+        return Shared(shared)
+
+    @staticmethod
+    def pack(shared: bool) -> bytes:
+        """A record with this field."""
+        return _SHARED.pack(SHARED, shared)
+
+
+class Work:
+    """WORK: the records of ``link`` took a worker this many ``nanoseconds`` of processor time."""
+
+    def __init__(self, link: int, nanoseconds: int) -> None:
+        self.link = link
+        self.nanoseconds = nanoseconds
+
+    @staticmethod
+    def unpack(burst: memoryview, at: int) -> "Work":
+        """The record at burst[at:]."""
+        _, link, nanoseconds = _WORK.unpack_from(burst, at)
+        return Work(link, nanoseconds)
+
+    @staticmethod
+    def pack(link: int, nanoseconds: int) -> bytes:
+        """A record with these fields."""
+        return _WORK.pack(WORK, link, nanoseconds)
 
 
 class Neighbor:

@@ -21,6 +21,8 @@ LINK_DOWN        LinkNotice      ingress -> demux, ingress -> tcp,           -
 HEARD            Neighbor        ingress -> demux                            -
 UDP_USED         UdpNotice       ingress -> demux                            -
 UDP_FRAGMENTED   UdpNotice       ingress -> demux                            -
+SHARED           Shared          ingress -> demux, ingress -> tcp,           -
+                                 ingress -> egress
 FRAME_OUT        FrameOut        demux -> ingress                            last
 TCP_OUT          TcpOut          tcp -> ingress                              stays
 UDP_OUT          UdpOut          demux -> ingress                            moves
@@ -28,6 +30,8 @@ UDP_TO_GUEST     UdpToGuest      egress -> ingress                           mov
 NEIGHBOR         Neighbor        demux -> ingress                            -
 NEIGHBOR_GONE    NeighborGone    demux -> ingress                            -
 MISBEHAVED       Misbehaved      demux -> ingress, tcp -> ingress            -
+WORK             Work            demux -> ingress, tcp -> ingress,           -
+                                 egress -> ingress
 STEER_UDP        SteerUdp        demux -> ingress                            -
 UNSTEER_UDP      UnsteerUdp      demux -> ingress                            -
 GUEST_ERROR      GuestError      demux -> tcp                                -
@@ -104,6 +108,8 @@ UDP_USED: Final = 8
 """Ingress steered datagrams of this flow past demux."""
 UDP_FRAGMENTED: Final = 19
 """This flow has fragments, so ingress sends all of it to demux from now on."""
+SHARED: Final = 44
+"""There are several guests, so the reader measures what the records of each cost; or there is one only."""
 
 # --- demux, tcp, egress -> ingress --------------------------------------------------------
 
@@ -121,6 +127,8 @@ NEIGHBOR_GONE: Final = 12
 """Nobody has this address any more."""
 MISBEHAVED: Final = 14
 """Demux or tcp dropped frames of a guest. Ingress reads its link more slowly for that."""
+WORK: Final = 45
+"""A worker spent time on records of a link. Ingress charges the link's guest for it."""
 STEER_UDP: Final = 17
 """Ingress may send further datagrams of this flow straight to an egress worker."""
 UNSTEER_UDP: Final = 18

@@ -77,16 +77,16 @@ def test_a_run_with_data_becomes_its_acknowledgment_and_everything_else_stays() 
 def test_a_guest_whose_frames_are_dropped_pauses_until_its_debt_is_paid() -> None:
     fairness, _, block = made(rate=1000)
     fairness.charge(1, 200, 5.0)
-    assert fairness.may_read_link(1, 5.0)
+    assert fairness.may_read_guest(1, 5.0)
     fairness.charge(1, 100, 5.0)
-    assert not fairness.may_read_link(1, 5.0)
-    assert fairness.may_read_link(2, 5.0)
+    assert not fairness.may_read_guest(1, 5.0)
+    assert fairness.may_read_guest(2, 5.0)
     assert 5.0 < (until := fairness.deadline([1, 2], many=True)) < 5.2
     assert fairness.deadline([2], many=True) == float("inf")
     assert fairness.deadline([1], many=False) == float("inf")
     fairness.charge(1, 500, 5.01)  # was still on its way
-    assert not fairness.may_read_link(1, until)
-    assert fairness.may_read_link(1, 6.0)
+    assert not fairness.may_read_guest(1, until)
+    assert fairness.may_read_guest(1, 6.0)
     assert block.counts[INDEX["link_reads_paused_misbehaving"]] == 1
 
 
@@ -95,7 +95,7 @@ def test_a_link_that_is_gone_leaves_nothing() -> None:
     fairness.charge(1, 10000, 0.0)
     fairness.forget(1)
     assert fairness.deadline([1], many=True) == float("inf")
-    assert fairness.may_read_link(1, 0.0)
+    assert fairness.may_read_guest(1, 0.0)
 
 
 def test_dropped_frames_are_reported_in_lots() -> None:

@@ -18,7 +18,7 @@ from pipeline.records import kinds
 from pipeline.records.dials import Dial
 from pipeline.records.flows import flow_of
 from pipeline.records.frames import ALL_LINKS, Frame
-from pipeline.records.guests import LinkNotice, Neighbor
+from pipeline.records.guests import LinkNotice, Neighbor, Shared
 from pipeline.records.icmp import EchoError, EchoReply, Unreachable
 from pipeline.records.kinds import RECORD_BYTES
 from pipeline.records.tcp import TcpRange
@@ -33,6 +33,7 @@ from pipeline.stages.demux.ip import IpInput
 from pipeline.stages.demux.network import Network
 from pipeline.stages.demux.services import Services
 from pipeline.stages.demux.udp import UdpDispatch
+from pipeline.stages.work_meter import WorkMeter
 from pipeline.stages.worker import Message, Worker
 from pipeline.wire import ethernet, ipv4
 from pipeline.wire.errors import WireError
@@ -66,6 +67,7 @@ class DemuxStage:
         self.events = AddressEvents(worker, network.switch)
         self.bindings = Bindings(network)
         self.bad_frames = BadFrames(network.ingress_out)
+        self.meter = WorkMeter(network.ingress_out)
         self.ingress_in = ports.rings_in["ingress"]
         self.egress_in = [ports.rings_in[f"egress{i}"] for i in range(config.workers.egress_workers)]
         self.resolver_in = ports.rings_in["resolver"]
@@ -82,7 +84,10 @@ class DemuxStage:
         for _ in range(BURSTS_A_STEP):
             if not (burst := self.ingress_in.peek()):
                 break
+            began = self.meter.begin() if self.meter.on else 0
             work += self._on_guest_burst(burst, now)
+            if began:
+                self.meter.charge(burst, began)
             if self.neighbors.has_actions:
                 # A guest has just answered. What waited for it goes before what comes for it later.
                 self._carry_out()
@@ -166,6 +171,8 @@ class DemuxStage:
             self.udp.on_used_by_guest(UdpNotice.unpack(burst, at).key, now)
         elif kind == kinds.UDP_FRAGMENTED:
             self.udp.on_unsteered(UdpNotice.unpack(burst, at).key, now)
+        elif kind == kinds.SHARED:
+            self.meter.switch(Shared.unpack(burst, at).shared)
         elif kind == kinds.LINK_UP:
             up = LinkNotice.unpack(burst, at)
             self.links[up.link] = up.guest

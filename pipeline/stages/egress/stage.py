@@ -18,8 +18,9 @@ from pipeline.ipc import messages
 from pipeline.ipc.channel import close_all
 from pipeline.ipc.ring import BURST
 from pipeline.records.flows import flow_of
+from pipeline.records.guests import Shared
 from pipeline.records.icmp import EchoRequest
-from pipeline.records.kinds import DIAL_FAILED, ICMP_ECHO, NAMED, RECORD_BYTES, UDP_CLOSE, UDP_DATA
+from pipeline.records.kinds import DIAL_FAILED, ICMP_ECHO, NAMED, RECORD_BYTES, SHARED, UDP_CLOSE, UDP_DATA
 from pipeline.records.services import Named
 from pipeline.records.udp import UdpData
 from pipeline.stages.egress.context import EgressContext
@@ -28,6 +29,7 @@ from pipeline.stages.egress.policy_filter import PolicyFilter
 from pipeline.stages.egress.tcp.connections import Connections
 from pipeline.stages.egress.tcp.opener import Opener
 from pipeline.stages.egress.udp.sockets import UdpSockets
+from pipeline.stages.work_meter import WorkMeter
 from pipeline.stages.worker import Worker
 from pipeline.topology import DATA_CAPACITY
 
@@ -57,6 +59,7 @@ class EgressStage:
         self._tcp_in = [ports.rings_in[f"tcp{index}"] for index in range(config.workers.tcp_workers)]
         self._demux_in = ports.rings_in["demux"]
         self._ingress_in = ports.rings_in["ingress"]
+        self._meter = WorkMeter(ports.rings_out["ingress"])
         self._now = 0.0
         """The time of this step."""
 
@@ -100,7 +103,10 @@ class EgressStage:
         work = 0
         ring = self._demux_in
         while bursts and (burst := ring.peek()):
+            began = self._meter.begin() if self._meter.on else 0
             count = self._on_demux_burst(burst)
+            if began:
+                self._meter.charge(burst, began)
             ring.release(count)
             work += count
             bursts -= 1
@@ -125,10 +131,24 @@ class EgressStage:
         work = 0
         ring = self._ingress_in
         while (left := until - ring.cons_idx) > 0:
-            count = self.udp.on_steered(ring.peek(left), self._now)
+            burst = ring.peek(left)
+            began = self._meter.begin() if self._meter.on else 0
+            count = self._on_ingress_burst(burst)
+            if began:
+                self._meter.charge(burst, began)
             ring.release(count)
             work += count
         return work
+
+    def _on_ingress_burst(self, burst: memoryview) -> int:
+        """Records of ingress. Returns how many."""
+        for at in range(0, len(burst), RECORD_BYTES):
+            kind = burst[at]
+            if kind == UDP_DATA:
+                self.udp.on_steered(UdpData.unpack(burst, at), self._now)
+            elif kind == SHARED:
+                self._meter.switch(Shared.unpack(burst, at).shared)
+        return len(burst) // RECORD_BYTES
 
     def _on_demux_burst(self, burst: memoryview) -> int:
         """Records of demux. Returns how many."""

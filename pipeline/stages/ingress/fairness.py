@@ -45,9 +45,9 @@ class Fairness:
         self._reserve = min(RESERVE, pool.count // 8)
         self._buckets = Buckets(bad_frames_per_second, bad_frames_per_second * BURST_S)
         self._wanted = bad_frames_per_second * BURST_S / 4
-        """Tokens that an empty bucket must have again before its link is read."""
+        """Tokens that an empty bucket must have again before its guest is read."""
         self._paused: dict[int, float] = {}
-        """Links that are not read while there are others, and until when."""
+        """Guests that are not read while there are others, and until when."""
         self._plenty_at = 0.0
         self._waits = False
         self.scarce = False
@@ -75,41 +75,41 @@ class Fairness:
 
     # --- work -----------------------------------------------------------------------------
 
-    def charge(self, link: int, frames: int, now: float) -> None:
-        """This many frames of a link were dropped."""
-        self._buckets.charge(link, frames, now)
-        if self._buckets.level(link, now) < 0 and link not in self._paused:
-            self._paused[link] = self._buckets.ready_at(link, self._wanted)
+    def charge(self, guest: int, frames: int, now: float) -> None:
+        """This many frames of a guest were dropped."""
+        self._buckets.charge(guest, frames, now)
+        if self._buckets.level(guest, now) < 0 and guest not in self._paused:
+            self._paused[guest] = self._buckets.ready_at(guest, self._wanted)
             self._counts[_MISBEHAVING] += 1
 
-    def may_read_link(self, link: int, now: float) -> bool:
-        """Whether a link may be read while there are other guests."""
-        until = self._paused.get(link)
+    def may_read_guest(self, guest: int, now: float) -> bool:
+        """Whether a guest may be read while there are others."""
+        until = self._paused.get(guest)
         if until is None:
             return True
         if now < until:
             return False
         # What was still on its way when the pause began has been charged meanwhile.
-        again = self._buckets.ready_at(link, self._wanted)
+        again = self._buckets.ready_at(guest, self._wanted)
         if again > now:
-            self._paused[link] = again
+            self._paused[guest] = again
             return False
-        del self._paused[link]
+        del self._paused[guest]
         return True
 
-    def forget(self, link: int) -> None:
-        """The link is gone."""
-        self._buckets.forget(link)
-        self._paused.pop(link, None)
+    def forget(self, guest: int) -> None:
+        """The guest is gone."""
+        self._buckets.forget(guest)
+        self._paused.pop(guest, None)
 
     def paused(self) -> int:
-        """How many links are paused."""
+        """How many guests are paused."""
         return len(self._paused)
 
     def deadline(self, readable: Collection[int], *, many: bool) -> float:
-        """When a link that is not read now may be read again; inf if none is waiting.
+        """When a guest that is not read now may be read again; inf if none is waiting.
 
-        readable: links that have something to read. many: whether there are others, so that a pause holds.
+        readable: guests that have something to read. many: whether there are others, so that a pause holds.
         """
         if not readable:
             return _NEVER
@@ -117,4 +117,4 @@ class Fairness:
             return self._plenty_at + GRACE_S
         if not many or not self._paused:
             return _NEVER
-        return min(self._paused.get(link, _NEVER) for link in readable)
+        return min(self._paused.get(guest, _NEVER) for guest in readable)

@@ -4,7 +4,9 @@ A link is edge-triggered: an event makes it *readable*, and it stays so until a 
 link's socket does not take is copied by the link and sent when the socket has room again.
 """
 
+import os
 from collections.abc import Callable
+from time import monotonic
 from typing import Final
 
 from pipeline.counters import INDEX
@@ -18,6 +20,7 @@ from pipeline.records.frames import ALL_LINKS
 from pipeline.stages.ingress.capture import Capture
 from pipeline.stages.ingress.guests import GuestNumbers
 from pipeline.stages.ingress.offload import VnetOffload
+from pipeline.stages.ingress.shares import Shares
 from pipeline.stages.worker import Worker
 from pipeline.wire import offload
 from pipeline.wire.framing import Framing
@@ -85,8 +88,8 @@ class Port:
         self._gathered += buffers
         self.gathered_bytes += size
 
-    def flush(self, capture: Capture) -> None:
-        """Send what is gathered. The memory of the buffers is free afterwards. Raises LinkClosed."""
+    def flush(self, capture: Capture) -> int:
+        """Send what is gathered; how many bytes. The buffers' memory is free then. Raises LinkClosed."""
         gathered = self._gathered
         self._gathered = []
         self.gathered_bytes = 0
@@ -103,6 +106,7 @@ class Port:
             self._counts[_FRAMES_OUT] += frames
             self._counts[_BYTES_OUT] += length
             segmenter.reset()
+        return length
 
 
 class Ports:
@@ -115,6 +119,7 @@ class Ports:
         self._on_detached = on_detached
         self._last_number = 0
         self.guests = GuestNumbers()
+        self.shares = Shares(os.cpu_count() or 1)
         self.by_number: dict[int, Port] = {}
         self.readable: dict[Port, None] = {}
         """Links that may have something to read: those first that have waited longest."""
@@ -128,6 +133,7 @@ class Ports:
             return None
         port = Port(self._free_number(), self.guests.add_link(guest.identity), guest, self._counts)
         self.by_number[port.number] = port
+        self.shares.add(port.guest_number, monotonic())
         self.readable[port] = None
         self._worker.register(link.fileno(), _LINK_EVENTS, lambda events: self._on_event(port, events))
         if link.write_fileno() != link.fileno():
@@ -153,6 +159,8 @@ class Ports:
         self.readable.pop(port, None)
         del self.by_number[port.number]
         self.guests.remove_link(port.guest_number)
+        if not self.guests.links(port.guest_number):
+            self.shares.remove(port.guest_number)
         self._counts[_DISCONNECTED] += 1
         self._counts[_LINKS] = len(self.by_number)
         self._on_detached(port, error)

@@ -1,5 +1,6 @@
 """From guests to rings: a link's bytes go into a slot, its frames through GRO, the records to workers."""
 
+from time import monotonic, thread_time
 from typing import Final
 
 from pipeline.counters import INDEX
@@ -15,7 +16,9 @@ from pipeline.stages.worker import Worker
 from pipeline.topology import MAX_REFS
 
 READS_A_STEP: Final = 4
-"""Bursts read from one link before the results are published."""
+"""Bursts read from one link before the results are published; with several guests, rounds of one each."""
+STEP_S: Final = 0.0005
+"""Processor time after which the results are published, with several guests."""
 
 _BYTES_IN: Final = INDEX["link_bytes_from_guest"]
 _FRAMES_IN: Final = INDEX["link_frames_from_guest"]
@@ -38,12 +41,15 @@ class Receiver:
         self._pool = worker.pool
         self._slots = worker.ports.arena.slots
         self._ports = ports
+        self._shares = ports.shares
         self._steering = steering
         self._fairness = fairness
         self._card = card
         self._capture = capture
         self.more = False
         """Whether a link had more than its share of the last read()."""
+        self._spent = 0.0
+        """Processor time of this step's reads, with several guests."""
 
     def read(self, now: float) -> int:
         """Read each link that may be read; the number of bursts."""
@@ -51,19 +57,70 @@ class Receiver:
         ports = self._ports
         if not ports.readable or not self._fairness.may_read(now):
             return 0
+        if self._shares.several:
+            return self._read_in_turns(now)
         work = 0
         for port in list(ports.readable):
-            if len(ports.by_number) == 1 or self._fairness.may_read_link(port.number, now):
-                count = self._read_link(port, now)
-                if count:
-                    ports.was_read(port)
-                work += count
+            count = self._read_link(port, now, READS_A_STEP)
+            if count:
+                ports.was_read(port)
+            if count == READS_A_STEP:
+                self.more = True
+            work += count
         return work
 
-    def _read_link(self, port: Port, now: float) -> int:
-        """Read at most READS_A_STEP bursts of one link; how many it were."""
+    def deadline(self) -> float:
+        """When a guest that has something to read, and has to wait, may be read; inf if none has to."""
+        readable = self._ports.readable
+        several = self._shares.several
+        guests = {port.guest_number for port in readable}
+        paused = self._fairness.deadline(guests, many=several)
+        return min(paused, self._shares.deadline(guests, monotonic())) if several else paused
+
+    def _read_in_turns(self, now: float) -> int:
+        """Rounds in which each guest that may be read has its turn; the number of bursts."""
+        ports, shares = self._ports, self._shares
+        shares.refill(now)
+        work = 0
+        self._spent = 0.0
+        for _ in range(READS_A_STEP):
+            first: dict[int, Port] = {}
+            for port in ports.readable:
+                if port.guest_number not in first and self._may_read(port.guest_number, now):
+                    first[port.guest_number] = port
+            bursts = 0
+            for guest in shares.order(first):
+                bursts += self._take_turn(first[guest], now)
+            if not bursts:
+                return work
+            work += bursts
+            if self._spent > STEP_S:
+                break
+        self.more = True
+        return work
+
+    def _may_read(self, guest: int, now: float) -> bool:
+        return self._shares.may_read(guest, now) and self._fairness.may_read_guest(guest, now)
+
+    def _take_turn(self, port: Port, now: float) -> int:
+        """One read of a guest, which is charged for the time; the number of bursts."""
+        shares = self._shares
+        port.link.read_limit = shares.read_limit(port.guest_number)
+        began = thread_time()
+        bursts = self._read_link(port, now, 1)
+        if bursts:
+            self._ports.was_read(port)
+        else:
+            shares.is_empty(port.guest_number)
+        spent = thread_time() - began
+        shares.charge(port.guest_number, spent, now)
+        self._spent += spent
+        return bursts
+
+    def _read_link(self, port: Port, now: float, most: int) -> int:
+        """Read at most that many bursts of one link; how many it were."""
         link = port.link
-        for count in range(READS_A_STEP):
+        for count in range(most):
             if self._steering.room() <= 0 or self._pool.refs_out > MAX_REFS:
                 return count
             try:
@@ -85,8 +142,7 @@ class Receiver:
                 count_drops(self._counts, link.take_drops())
             if frames:
                 self._pass_on(port, slot, frames, now)
-        self.more = True
-        return READS_A_STEP
+        return most
 
     def _pass_on(self, port: Port, slot: int, frames: list[tuple[int, int]], now: float) -> None:
         """Push the records of the frames in a slot."""
@@ -107,6 +163,9 @@ class Receiver:
         self._steering.pass_on(view, items, now)
         if drops:
             count_drops(self._counts, drops)
-            self._fairness.charge(port.number, sum(drops.values()), now)
+            self._fairness.charge(port.guest_number, sum(drops.values()), now)
+        count = sum([length for _, length in frames])
         self._counts[_FRAMES_IN] += len(frames)
-        self._counts[_BYTES_IN] += sum([length for _, length in frames])
+        self._counts[_BYTES_IN] += count
+        if self._shares.several:
+            self._shares.was_read(port.guest_number, count, now)

@@ -11,7 +11,7 @@ from typing import Final
 from pipeline.config.model import Config
 from pipeline.ipc import messages
 from pipeline.ipc.channel import close_all
-from pipeline.links.base import LinkClosed
+from pipeline.links.base import FULL_READ, LinkClosed
 from pipeline.links.listener import Guest, Room
 from pipeline.links.offload import OffloadLink
 from pipeline.links.stream import StreamLink
@@ -37,6 +37,8 @@ class IngressStage:
     def __init__(self, worker: Worker, config: Config) -> None:
         self._worker = worker
         self._timers_at = 0.0
+        self._shared = False
+        """Whether the other workers believe that there are several guests."""
         self.steering = Steering(worker, config)
         self.fairness = Fairness(worker.pool, worker.counts, config.limits.max_bad_frames_per_second)
         self.ports = Ports(worker, self._on_detached)
@@ -67,9 +69,7 @@ class IngressStage:
         self._timers_at = 0.0
         if self._receiver.more:
             return 0.0
-        readable = [port.number for port in self.ports.readable]
-        many = len(self.ports.by_number) > 1
-        return min(self._acceptors.deadline(), self.fairness.deadline(readable, many=many))
+        return min(self._acceptors.deadline(), self._receiver.deadline())
 
     def on_control(self, message: Message, fds: list[int]) -> Message:
         """Requests of the supervisor.
@@ -132,11 +132,23 @@ class IngressStage:
         if port is None:
             return False
         self.steering.link_up(port.number, port.guest_number)
+        self._look_at_guests()
         self._worker.log.info("guest connected", link=port.number, protocol=guest.protocol, peer=guest.peer)
         return True
 
     def _on_detached(self, port: Port, error: LinkClosed) -> None:
         """A guest is gone, and its link is closed."""
-        self.fairness.forget(port.number)
+        if not self.ports.guests.links(port.guest_number):
+            self.fairness.forget(port.guest_number)
         self.steering.link_down(port.number, port.guest_number)
+        self._look_at_guests()
         self._acceptors.on_left(port.number, port.guest, error)
+
+    def _look_at_guests(self) -> None:
+        """One guest alone owes nobody anything. As soon as there are two, their work is measured."""
+        several = self.ports.shares.several
+        if several != self._shared:
+            self._shared = several
+            self.steering.report_shared(several)
+            for port in self.ports.by_number.values():
+                port.link.read_limit = FULL_READ

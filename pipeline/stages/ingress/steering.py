@@ -23,7 +23,7 @@ from pipeline.records import kinds, udp
 from pipeline.records.addresses import Addr
 from pipeline.records.flows import Ends, FlowKey, flow_key
 from pipeline.records.frames import Frame
-from pipeline.records.guests import LinkNotice, Neighbor
+from pipeline.records.guests import LinkNotice, Neighbor, Shared
 from pipeline.records.tcp import TcpRange
 from pipeline.records.udp import UdpData, UdpNotice, UdpRange
 from pipeline.stages.worker import Worker
@@ -228,6 +228,11 @@ class Steering:
         route = self.routes.get(key)
         if route is not None and route.number == number:
             del self.routes[key]
+
+    def report_shared(self, shared: bool) -> None:
+        """There are several guests now, or only one: the other workers measure what each costs, or not."""
+        for ring in self._rings:
+            ring.push(Shared.pack(shared))
 
     def link_up(self, link: int, guest: int) -> None:
         """A link of that guest is there."""

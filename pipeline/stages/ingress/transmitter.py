@@ -18,7 +18,7 @@ from pipeline.links.base import LinkClosed
 from pipeline.records import kinds
 from pipeline.records.flows import Ends
 from pipeline.records.frames import ALL_LINKS, FrameOut, Misbehaved
-from pipeline.records.guests import Neighbor, NeighborGone
+from pipeline.records.guests import Neighbor, NeighborGone, Work
 from pipeline.records.kinds import RECORD_BYTES
 from pipeline.records.run import Run
 from pipeline.records.tcp import TcpOut
@@ -210,9 +210,12 @@ class Transmitter:
     def _flush(self) -> None:
         """Send what is gathered. What a socket does not take is copied by its link, so slots are free."""
         self._is_full = False
+        shares = self._ports.shares
         for port in self._needs_flush:
             try:
-                port.flush(self._capture)
+                length = port.flush(self._capture)
+                if shares.several:
+                    shares.credit(port.guest_number, length)
             except LinkClosed as error:
                 self._ports.detach(port, error)
         self._needs_flush.clear()
@@ -238,5 +241,11 @@ class Transmitter:
             steering.unsteer(over.key, over.flow)
         elif kind == kinds.MISBEHAVED:
             misbehaved = Misbehaved.unpack(burst, at)
-            if misbehaved.link in self._ports.by_number:
-                self._fairness.charge(misbehaved.link, misbehaved.frames, monotonic())
+            port = self._ports.by_number.get(misbehaved.link)
+            if port is not None:
+                self._fairness.charge(port.guest_number, misbehaved.frames, monotonic())
+        elif kind == kinds.WORK:
+            done = Work.unpack(burst, at)
+            port = self._ports.by_number.get(done.link)
+            if port is not None:
+                self._ports.shares.charge(port.guest_number, done.nanoseconds * 1e-9, monotonic())

@@ -23,7 +23,7 @@ from pipeline.ipc import messages
 from pipeline.records import kinds
 from pipeline.records.dials import DialRouted
 from pipeline.records.flows import Ends, FlowKey, flow_of
-from pipeline.records.guests import LinkNotice
+from pipeline.records.guests import LinkNotice, Shared
 from pipeline.records.icmp import GuestError
 from pipeline.records.kinds import RECORD_BYTES
 from pipeline.records.streams import MAKE_WAY_NO, ConnectFailed, Shutdown, SocketsUsedUp, Taken, ToGuest
@@ -33,6 +33,7 @@ from pipeline.stages.tcp import icmp, records
 from pipeline.stages.tcp.connections import Connections
 from pipeline.stages.tcp.flow import Flow
 from pipeline.stages.tcp.host_end import flow_id
+from pipeline.stages.work_meter import WorkMeter
 from pipeline.stages.worker import Worker
 from pipeline.wire import tcp as wire_tcp
 from pipeline.wire.errors import WireError
@@ -64,6 +65,7 @@ class TcpStage:
         self.ingress_out = ports.rings_out["ingress"]
         self.egress_in = [ports.rings_in[f"egress{i}"] for i in range(config.workers.egress_workers)]
         self.bad_frames = BadFrames(self.ingress_out)
+        self.meter = WorkMeter(self.ingress_out)
         self.connections = Connections(worker, config)
         self.now = 0.0
 
@@ -79,7 +81,10 @@ class TcpStage:
             for _ in range(BURSTS_A_STEP):
                 if not (burst := ring.peek()):
                     break
+                began = self.meter.begin() if self.meter.on else 0
                 work += self._on_guest_burst(burst, now)
+                if began:
+                    self.meter.charge(burst, began)
                 ring.release(len(burst) // RECORD_BYTES)
         for egress, ring in enumerate(self.egress_in):
             while burst := ring.peek():
@@ -118,6 +123,8 @@ class TcpStage:
                 self.connections.dial(DialRouted.unpack(burst, at), now)
             elif kind == kinds.LINK_DOWN:
                 self.connections.link_down(LinkNotice.unpack(burst, at).link, now)
+            elif kind == kinds.SHARED:
+                self.meter.switch(Shared.unpack(burst, at).shared)
             else:
                 error = GuestError.unpack(burst, at)
                 flow = self.connections.by_key.get(error.key)

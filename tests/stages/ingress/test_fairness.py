@@ -40,13 +40,13 @@ def test_a_paused_link_is_looked_at_only_while_it_has_something_for_others_to_fe
     fairness: Fairness,
 ) -> None:
     fairness.charge(1, 1000, 10.0)
-    assert not fairness.may_read_link(1, 10.0)
+    assert not fairness.may_read_guest(1, 10.0)
     again = fairness.deadline([1, 2], many=True)
     assert 10.0 < again < 30.0
     assert fairness.deadline([], many=True) == NEVER, "nothing to read"
     assert fairness.deadline([2], many=True) == NEVER, "only the other has something"
     assert fairness.deadline([1], many=False) == NEVER, "alone it is read"
-    assert fairness.may_read_link(1, again)
+    assert fairness.may_read_guest(1, again)
     assert fairness.deadline([1, 2], many=True) == NEVER
 
 
@@ -54,7 +54,7 @@ def test_a_pause_that_grew_meanwhile_moves_its_deadline(fairness: Fairness) -> N
     fairness.charge(1, 1000, 10.0)
     first = fairness.deadline([1], many=True)
     fairness.charge(1, 1000, 11.0)
-    assert not fairness.may_read_link(1, first)
+    assert not fairness.may_read_guest(1, first)
     assert fairness.deadline([1], many=True) > first
 
 

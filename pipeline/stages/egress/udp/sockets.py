@@ -8,7 +8,6 @@ import errno
 
 from pipeline.counters import INDEX
 from pipeline.records.flows import FLOW_FROM_EGRESS, Ends
-from pipeline.records.kinds import RECORD_BYTES
 from pipeline.records.udp import UdpData
 from pipeline.stages.egress.context import EgressContext
 from pipeline.stages.egress.policy_filter import REFUSED
@@ -33,16 +32,13 @@ class UdpSockets:
 
     # --- guest -> host ------------------------------------------------------------------
 
-    def on_steered(self, burst: memoryview, now: float) -> int:
-        """Records that went past demux. Returns how many. One whose flow is over does not open it again."""
-        for at in range(0, len(burst), RECORD_BYTES):
-            data = UdpData.unpack(burst, at)
-            if data.flow in self.table.flows_by_id:
-                self.to_host(data, now)
-            else:
-                self._context.counts[NO_SOCKET] += 1
-                self._context.worker.free(data.slot)
-        return len(burst) // RECORD_BYTES
+    def on_steered(self, data: UdpData, now: float) -> None:
+        """Datagrams that went past demux. If their flow is over, they do not open it again."""
+        if data.flow in self.table.flows_by_id:
+            self.to_host(data, now)
+        else:
+            self._context.counts[NO_SOCKET] += 1
+            self._context.worker.free(data.slot)
 
     def to_host(self, data: UdpData, now: float) -> None:
         """Send datagrams of a flow, and give their reference back. The first datagram opens the flow."""

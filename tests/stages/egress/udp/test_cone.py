@@ -53,7 +53,7 @@ class Rig(EgressRig):
         key = flow_key(GUEST, port, *to)
         record = memoryview(UdpData.pack(number, key, self.fill(list(payloads)), link=1))
         if steered:
-            self.udp.on_steered(record, time.monotonic())
+            self.udp.on_steered(UdpData.unpack(record, 0), time.monotonic())
         else:
             self.udp.to_host(UdpData.unpack(record, 0), time.monotonic())
 
