@@ -23,6 +23,10 @@ from perf import compiled
 from perf.peers import PeerError
 
 RESULTS = Path(__file__).resolve().parent / "results"
+COLUMNS = frozenset(
+    {"what", "peer", "unit", "min", "median", "max", "samples", "date", "commit", "machine", "settings"}
+)
+"""What every line of a results file has; anything else is a figure's `extra`."""
 
 
 class MeasurementError(RuntimeError):

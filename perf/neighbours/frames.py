@@ -27,7 +27,7 @@ SILENT = ipv4.addr_parse("198.51.100.99")
 
 SMALL = bytes(18)
 """The payload of a frame of 60 bytes."""
-VARIANTS = 512
+VARIANTS = 1024
 """Different frames of an attack whose frames differ."""
 RENEWED = 4
 """Bytes of a frame that the sender changes each time: letters, so that they may stand in a name."""
@@ -119,13 +119,13 @@ def duplicate_acks(
 
 def syn_flood(_: Ports) -> list[bytes]:
     """SYNs of different connections to somebody who never answers."""
-    return [syn(SILENT, (10000 + n, 80 + n % 7), n) for n in range(16 * VARIANTS)]
+    return [syn(SILENT, (10000 + n, 80 + n % 7), n) for n in range(8 * VARIANTS)]
 
 
 def fragments(_: Ports) -> list[bytes]:
     """First fragments of datagrams whose rest never comes."""
     body = udp.build(40000, 9, 1400) + bytes(64)
-    return [packet(ipv4.PROTO_UDP, HOST, body, ident=n, more=True) for n in range(16 * VARIANTS)]
+    return [packet(ipv4.PROTO_UDP, HOST, body, ident=n, more=True) for n in range(8 * VARIANTS)]
 
 
 def bad_frames(_: Ports) -> list[bytes]:
