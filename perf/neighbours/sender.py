@@ -114,7 +114,7 @@ def pump(outlets: list[Outlet], rate: float) -> int:
         wanted = [] if wait else outlets
         readable, writable, _ = select.select([sys.stdin, *outlets], wanted, [], wait or None)
         for each in readable:
-            if each is sys.stdin:
+            if not isinstance(each, Outlet):
                 return sent
             # The links stay: a daemon that closes one ends the measurement with an error.
             with contextlib.suppress(BlockingIOError):

@@ -101,7 +101,7 @@ def _row(line: str, cells: Mapping[str, Figure], alone: Mapping[str, float]) -> 
     return row
 
 
-def _floats(value: object) -> list[float]:
+def _floats(value: Any) -> list[float]:
     return [float(each) for each in (value if isinstance(value, list) else [value])]
 
 

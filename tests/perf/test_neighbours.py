@@ -11,7 +11,7 @@ from perf.neighbours import frames, name_server
 from perf.neighbours.attacks import BURST, BY_NAME, IDLE, TABLE, Attack, bursts
 from perf.neighbours.frames import Ports
 from perf.neighbours.guest import rate, round_trips
-from perf.neighbours.measure import chosen
+from perf.neighbours.measure import chosen, main
 from perf.neighbours.table import Turn, figures, table
 from pipeline.engines.dns import message
 from pipeline.engines.offload import vnet
@@ -227,6 +227,14 @@ def test_the_name_server_knows_the_cached_name_alone() -> None:
 def test_words_choose_attacks() -> None:
     assert [attack.name for attack in chosen("SYN,ARP")] == ["gateway ARP 200/s", "SYN flood"]
     assert len(list(chosen(""))) == len(TABLE)
+
+
+def test_words_that_choose_nothing_are_an_error_with_all_names(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["--only", "nonsense"])
+    words = capsys.readouterr().err
+    assert "--only" in words
+    assert all(attack.name in words for attack in TABLE)
 
 
 # --- what the guest measures -----------------------------------------------------------------
