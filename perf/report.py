@@ -15,7 +15,7 @@ import statistics
 import subprocess
 import sys
 import timeit
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,6 +23,10 @@ from perf import compiled
 from perf.peers import PeerError
 
 RESULTS = Path(__file__).resolve().parent / "results"
+COLUMNS = frozenset(
+    {"what", "peer", "unit", "min", "median", "max", "samples", "date", "commit", "machine", "settings"}
+)
+"""What every line of a results file has; anything else is a figure's `extra`."""
 
 
 class MeasurementError(RuntimeError):
@@ -113,7 +117,7 @@ def table(figures: Sequence[Figure], base: str = "pipeline") -> str:
     others = [peer for peer in peers if peer != base] if base in peers else []
     cells = {(figure.what, figure.peer): figure for figure in figures}
     header = ["", "unit", *peers, *(f"{base} vs {other}" for other in others)]
-    rows = [header, ["---", "---", *["---:"] * (len(header) - 2)]]
+    rows = []
     for what in dict.fromkeys(figure.what for figure in figures):
         mine = cells.get((what, base))
         unit = next(figure.unit for figure in figures if figure.what == what)
@@ -129,15 +133,23 @@ def table(figures: Sequence[Figure], base: str = "pipeline") -> str:
                 ratio = mine.median / theirs.median
                 row.append(f"{ratio if mine.higher_is_better else 1 / ratio:.2f}")
         rows.append(row)
-    widths = [max(len(row[i]) for row in rows) for i in range(len(header))]
-    lines = []
-    for row in rows:
-        padded = [
-            cell.ljust(width) if i < 2 else cell.rjust(width)
+    return grid(header, rows, left=(0, 1))
+
+
+def grid(header: Sequence[str], rows: Sequence[Sequence[str]], left: Sequence[int]) -> str:
+    """A Markdown table whose columns line up in the text too. left: the columns that begin at the left."""
+    rule = ["---" if i in left else "---:" for i in range(len(header))]
+    lines = [header, rule, *rows]
+    widths = [max(len(row[i]) for row in lines) for i in range(len(header))]
+    return "\n".join(
+        "| "
+        + " | ".join(
+            cell.ljust(width) if i in left else cell.rjust(width)
             for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ]
-        lines.append("| " + " | ".join(padded) + " |")
-    return "\n".join(lines)
+        )
+        + " |"
+        for row in lines
+    )
 
 
 class Samples:
@@ -164,6 +176,11 @@ class Samples:
         entry = self._found.setdefault((what, peer), ([], unit, higher_is_better, extra or {}))
         entry[0].append(value)
 
+    def put(self, figure: Figure) -> None:
+        """Take a figure with all its samples, which may be zero."""
+        found = (list(figure.samples), figure.unit, figure.higher_is_better, figure.extra)
+        self._found[figure.what, figure.peer] = found
+
     @contextlib.contextmanager
     def attempt(self) -> Iterator[None]:
         """Note a failure in the block and go on: the other figures are worth having. See finish()."""
@@ -173,10 +190,15 @@ class Samples:
             self.failures.append(str(problem))
             print(f"failed: {problem}", file=sys.stderr, flush=True)
 
-    def finish(self, name: str, settings: dict[str, object] | None) -> int:
+    def finish(
+        self,
+        name: str,
+        settings: dict[str, object] | None,
+        render: Callable[[Sequence[Figure]], str] = table,
+    ) -> int:
         """Print the table, append to perf/results (unless settings is None); its exit status."""
         figures = self.figures()
-        print(table(figures))
+        print(render(figures))
         if settings is not None and figures:
             print(f"appended to {write(name, figures, settings)}", file=sys.stderr)
         if self.failures:
