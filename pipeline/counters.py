@@ -69,6 +69,8 @@ TABLE: Final[tuple[Counter, ...]] = (
         "times a link was not read because too many of its frames had been dropped",
     ),
     Counter("link_handshake_failed", "links", "links refused for what they sent before the first frame"),
+    Counter("link_refused_too_many", "links", "links refused because too many were open"),
+    Counter("link_refused_too_often", "links", "links refused because their guest opens one after the other"),
     Counter("link_reads_paused_no_slot", "events", "times a link was not read because no slot was free"),
     # --- demux: Ethernet, ARP, IPv4, ICMP, UDP -------------------------------------
     Counter("arp_messages_received", "messages", "well-formed ARP messages from guests"),

@@ -48,6 +48,8 @@ class Fairness:
         """Tokens that an empty bucket must have again before its guest is read."""
         self._paused: dict[int, float] = {}
         """Guests that are not read while there are others, and until when."""
+        self._holders: dict[int, int] = {}
+        """The guest whose bytes were last read into each slot, while there are several guests."""
         self._plenty_at = 0.0
         self._waits = False
         self.scarce = False
@@ -64,6 +66,22 @@ class Fairness:
         self.scarce = now >= self._plenty_at + GRACE_S
         self._waits = not self.scarce
         return self.scarce
+
+    def holds(self, guest: int, slot: int) -> None:
+        """A guest's bytes lie in this slot now."""
+        if self._holders.get(slot) != guest:
+            self._holders[slot] = guest
+
+    def has_slots(self, guest: int) -> bool:
+        """Whether a guest holds fewer slots than are free (a dynamic threshold, as in switches).
+
+        So several guests that fill their slots still leave some to the next one.
+        """
+        free = self._pool.free_count
+        if free * 2 >= self._pool.count:
+            return True
+        refs = self._pool.refs
+        return sum([1 for slot, holder in self._holders.items() if holder == guest and refs(slot)]) <= free
 
     def drop_data(self, items: Collection[Item]) -> None:
         """Leave only the bare acknowledgment of runs with data."""

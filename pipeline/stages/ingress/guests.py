@@ -1,27 +1,57 @@
 """Which links belong to one guest: those that one peer opened (pipeline.system.peer).
 
 A guest has a number, and its limits and shares hold for all its links together. A link whose peer is unknown
-is a guest of its own.
+is a guest of its own. A peer keeps its number for a while after its last link, so that it gains nothing by
+coming back.
 """
 
 from typing import Final
 
+from pipeline.engines.buckets import Buckets
+
 MAX_NUMBER: Final = 0xFFFF
 """Guests are numbered from 1, in 16 bits of a record."""
+MAX_LINKS: Final = 256
+"""Links of all guests."""
+SURE_LINKS: Final = 16
+"""Links that a guest may have in any case. It may have more while as many are free."""
+LINKS_PER_SECOND: Final = 10.0
+LINKS_AT_ONCE: Final = 2.0 * SURE_LINKS
+"""Links that one peer may open, a second and at once."""
+KEPT_S: Final = 10.0
+"""How long a peer without links keeps its number."""
+
+TOO_MANY: Final = "link_refused_too_many"
+TOO_OFTEN: Final = "link_refused_too_often"
 
 
 class GuestNumbers:
-    """Numbers of the guests that have links. A number is used again as late as possible."""
+    """The guests that have links, or had some a moment ago. A number is used again as late as possible."""
 
     def __init__(self) -> None:
         self._number_of: dict[str, int] = {}
+        self._identity_of: dict[int, str] = {}
         self._links: dict[int, int] = {}
         """How many links each guest has, by its number."""
-        self._identity_of: dict[int, str] = {}
+        self._left_at: dict[int, float] = {}
+        """Guests without links, in the order in which they left."""
+        self._opened = Buckets(LINKS_PER_SECOND, LINKS_AT_ONCE)
+        self._total = 0
         self._last = 0
 
     def __len__(self) -> int:
-        return len(self._links)
+        return len(self._links) - len(self._left_at)
+
+    def refusal(self, identity: str, now: float) -> str:
+        """Why this peer may open no further link now: the name of a counter; "" if it may."""
+        if self._total >= MAX_LINKS:
+            return TOO_MANY
+        number = self._number_of.get(identity, 0) if identity else 0
+        if not number:
+            return ""
+        if not self._opened.take(number, now):
+            return TOO_OFTEN
+        return TOO_MANY if self._links[number] >= max(SURE_LINKS, MAX_LINKS - self._total) else ""
 
     def add_link(self, identity: str) -> int:
         """The number of the guest that opened one more link."""
@@ -32,19 +62,30 @@ class GuestNumbers:
             if identity:
                 self._number_of[identity] = number
                 self._identity_of[number] = identity
+        self._left_at.pop(number, None)
         self._links[number] += 1
+        self._total += 1
         return number
 
-    def links(self, number: int) -> int:
-        """How many links a guest has."""
-        return self._links.get(number, 0)
-
-    def remove_link(self, number: int) -> None:
-        """A link of this guest is over. After its last one, the number is free."""
+    def remove_link(self, number: int, now: float) -> None:
+        """A link of this guest is over."""
         self._links[number] -= 1
+        self._total -= 1
         if not self._links[number]:
-            del self._links[number]
+            self._left_at[number] = now
+
+    def expire(self, now: float) -> list[int]:
+        """The guests that are gone for good: without links, and unknown or away for KEPT_S."""
+        gone = [
+            number
+            for number, left_at in self._left_at.items()
+            if number not in self._identity_of or now >= left_at + KEPT_S
+        ]
+        for number in gone:
+            del self._links[number], self._left_at[number]
             self._number_of.pop(self._identity_of.pop(number, ""), None)
+            self._opened.forget(number)
+        return gone
 
     def _free_number(self) -> int:
         while True:

@@ -18,14 +18,14 @@ from pipeline.links.listener import Guest
 from pipeline.links.offload import OffloadLink
 from pipeline.records.frames import ALL_LINKS
 from pipeline.stages.ingress.capture import Capture
-from pipeline.stages.ingress.guests import GuestNumbers
+from pipeline.stages.ingress.fairness import Fairness
+from pipeline.stages.ingress.guests import LINKS_PER_SECOND, MAX_LINKS, TOO_MANY, TOO_OFTEN, GuestNumbers
 from pipeline.stages.ingress.offload import VnetOffload
 from pipeline.stages.ingress.shares import Shares
 from pipeline.stages.worker import Worker
 from pipeline.wire import offload
 from pipeline.wire.framing import Framing
 
-MAX_LINKS: Final = 256
 MAX_BACKLOG: Final = 1024 * 1024
 """Copied bytes that may wait for a guest that does not read, while other guests do."""
 
@@ -39,6 +39,10 @@ _FRAMES_OUT: Final = INDEX["link_frames_to_guest"]
 _CONNECTED: Final = INDEX["link_guest_connected"]
 _DISCONNECTED: Final = INDEX["link_guest_disconnected"]
 _LINKS: Final = INDEX["link_guests"]
+_REFUSALS: Final = {
+    TOO_MANY: f"of {MAX_LINKS} links, too few are free",
+    TOO_OFTEN: f"it opens more than {LINKS_PER_SECOND:.0f} links a second",
+}
 
 
 class Port:
@@ -112,28 +116,35 @@ class Port:
 class Ports:
     """All attached links, by number. A number is used again as late as possible."""
 
-    def __init__(self, worker: Worker, on_detached: Callable[[Port, LinkClosed], None]) -> None:
+    def __init__(
+        self, worker: Worker, fairness: Fairness, on_detached: Callable[[Port, LinkClosed], None]
+    ) -> None:
         """on_detached hears of each link that is over, when it is closed and has no number any more."""
         self._worker = worker
         self._counts = worker.counts
         self._on_detached = on_detached
         self._last_number = 0
         self.guests = GuestNumbers()
+        self.fairness = fairness
         self.shares = Shares(os.cpu_count() or 1)
         self.by_number: dict[int, Port] = {}
         self.readable: dict[Port, None] = {}
         """Links that may have something to read: those first that have waited longest."""
 
     def attach(self, guest: Guest) -> Port | None:
-        """Take a link; None when there are too many, and it is closed."""
+        """Take a link; None when its guest may have no further one now, and it is closed."""
         link = guest.link
-        if len(self.by_number) >= MAX_LINKS:
-            self._worker.log.warning("guest refused", reason=f"{MAX_LINKS} guests are attached")
+        now = monotonic()
+        self._forget_guests(now)
+        if reason := self.guests.refusal(guest.identity, now):
+            self._counts[INDEX[reason]] += 1
+            self._worker.log.warning("guest refused", reason=_REFUSALS[reason], peer=guest.peer)
             link.close()
             return None
         port = Port(self._free_number(), self.guests.add_link(guest.identity), guest, self._counts)
+        self.shares.add(port.guest_number, now)
+        self.shares.several = len(self.guests) > 1
         self.by_number[port.number] = port
-        self.shares.add(port.guest_number, monotonic())
         self.readable[port] = None
         self._worker.register(link.fileno(), _LINK_EVENTS, lambda events: self._on_event(port, events))
         if link.write_fileno() != link.fileno():
@@ -158,9 +169,10 @@ class Ports:
         link.close()
         self.readable.pop(port, None)
         del self.by_number[port.number]
-        self.guests.remove_link(port.guest_number)
-        if not self.guests.links(port.guest_number):
-            self.shares.remove(port.guest_number)
+        now = monotonic()
+        self.guests.remove_link(port.guest_number, now)
+        self.shares.several = len(self.guests) > 1
+        self._forget_guests(now)
         self._counts[_DISCONNECTED] += 1
         self._counts[_LINKS] = len(self.by_number)
         self._on_detached(port, error)
@@ -184,6 +196,12 @@ class Ports:
         """End all links."""
         for port in list(self.by_number.values()):
             self.detach(port, LinkClosed("the daemon stops"))
+
+    def _forget_guests(self, now: float) -> None:
+        """Close the accounts of guests that are gone."""
+        for number in self.guests.expire(now):
+            self.shares.remove(number)
+            self.fairness.forget(number)
 
     def _free_number(self) -> int:
         while True:

@@ -100,7 +100,12 @@ class Receiver:
         return work
 
     def _may_read(self, guest: int, now: float) -> bool:
-        return self._shares.may_read(guest, now) and self._fairness.may_read_guest(guest, now)
+        fairness = self._fairness
+        return (
+            self._shares.may_read(guest, now)
+            and fairness.may_read_guest(guest, now)
+            and fairness.has_slots(guest)
+        )
 
     def _take_turn(self, port: Port, now: float) -> int:
         """One read of a guest, which is charged for the time; the number of bursts."""
@@ -168,4 +173,5 @@ class Receiver:
         self._counts[_FRAMES_IN] += len(frames)
         self._counts[_BYTES_IN] += count
         if self._shares.several:
+            self._fairness.holds(port.guest_number, slot)
             self._shares.was_read(port.guest_number, count, now)

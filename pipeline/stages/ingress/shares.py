@@ -72,16 +72,13 @@ class Shares:
         self._small = PART * cores
         """Seconds of small work in a second."""
         self._shares: dict[int, Share] = {}
+        self.several = False
+        """Whether more than one guest has links. Until then nothing is charged."""
         self._owing: dict[int, Share] = {}
         """Guests that use what they have for small work."""
         self._latest = 0
         self._latest_at = self._other_at = -_NEVER
         """Which guest was last read, when, and when one of the others was."""
-
-    @property
-    def several(self) -> bool:
-        """Whether there is more than one guest."""
-        return len(self._shares) > 1
 
     def add(self, guest: int, now: float) -> None:
         """The first link of a guest is there."""

@@ -41,7 +41,7 @@ class IngressStage:
         """Whether the other workers believe that there are several guests."""
         self.steering = Steering(worker, config)
         self.fairness = Fairness(worker.pool, worker.counts, config.limits.max_bad_frames_per_second)
-        self.ports = Ports(worker, self._on_detached)
+        self.ports = Ports(worker, self.fairness, self._on_detached)
         self._card = VnetOffload(worker, config.network.mtu)
         self._capture = Capture(worker, config.network.mtu)
         self._receiver = Receiver(worker, self.ports, self.steering, self.fairness, self._card, self._capture)
@@ -138,8 +138,6 @@ class IngressStage:
 
     def _on_detached(self, port: Port, error: LinkClosed) -> None:
         """A guest is gone, and its link is closed."""
-        if not self.ports.guests.links(port.guest_number):
-            self.fairness.forget(port.guest_number)
         self.steering.link_down(port.number, port.guest_number)
         self._look_at_guests()
         self._acceptors.on_left(port.number, port.guest, error)

@@ -1,0 +1,133 @@
+"""Guests share the workers by the time that their frames cost."""
+
+import pytest
+
+from pipeline.links.base import FULL_READ
+from pipeline.stages.ingress import shares
+from pipeline.stages.ingress.shares import Shares
+
+FLOOD, HONEST, THIRD = 1, 2, 3
+FRAME_S = 5e-6
+
+
+@pytest.fixture
+def both() -> Shares:
+    made = Shares(cores=2)
+    made.add(FLOOD, 0.0)
+    made.add(HONEST, 0.0)
+    return made
+
+
+def run(made: Shares, until: float, active: tuple[int, ...], frame: int = 60, step: float = 0.001) -> float:
+    """Let FLOOD send as much as it may, while the others are active; seconds of work it got."""
+    now = spent = 0.0
+    while now < until:
+        now += step
+        for guest in active:
+            made.was_read(guest, 60, now)
+        left = step
+        made.refill(now)
+        while left > 0 and made.may_read(FLOOD, now):
+            made.was_read(FLOOD, frame, now)
+            made.charge(FLOOD, FRAME_S, now)
+            left -= FRAME_S
+            spent += FRAME_S
+    return spent
+
+
+def test_a_flood_of_small_frames_gets_its_part_while_another_guest_is_active(both: Shares) -> None:
+    got = run(both, 2.0, (HONEST,))
+    assert 0.4 < got / 2.0 < 0.6, "a quarter of two cores"
+
+
+def test_a_guest_alone_is_never_limited(both: Shares) -> None:
+    assert run(both, 1.0, ()) > 0.98
+
+
+def test_large_frames_are_worth_their_time(both: Shares) -> None:
+    assert run(both, 1.0, (HONEST,), frame=1500) > 0.98
+
+
+def test_two_floods_share_what_small_work_may_take(both: Shares) -> None:
+    both.add(THIRD, 0.0)
+    both.charge(THIRD, 0.2, 0.0)
+    now, spent = 0.0, {FLOOD: 0.0, THIRD: 0.0}
+    while now < 3.0:
+        now += 0.001
+        both.was_read(HONEST, 60, now)
+        both.refill(now)
+        for guest in spent:
+            if both.may_read(guest, now):
+                both.charge(guest, 0.001, now)
+                spent[guest] += 0.001
+    assert spent[FLOOD] + spent[THIRD] < 0.6 * now
+    assert spent[THIRD] == pytest.approx(spent[FLOOD] - 0.2, abs=0.1)
+
+
+def test_a_guest_that_had_to_wait_is_looked_at_when_it_may_be_read(both: Shares) -> None:
+    both.was_read(HONEST, 60, 10.0)
+    both.charge(FLOOD, 0.03, 10.0)
+    both.refill(10.0)
+    assert not both.may_read(FLOOD, 10.0)
+    assert both.may_read(HONEST, 10.0)
+    again = both.deadline([FLOOD, HONEST], 10.0)
+    assert 10.0 < again < 10.0 + shares.ACTIVE_S
+    both.refill(again + 1e-6)
+    assert both.may_read(FLOOD, again + 1e-6)
+    assert both.deadline([HONEST], 10.0) == float("inf")
+
+
+def test_a_wait_ends_when_no_other_guest_is_active_any_more(both: Shares) -> None:
+    both.was_read(HONEST, 60, 10.0)
+    both.was_read(FLOOD, 60, 10.0)
+    both.charge(FLOOD, 5.0, 10.0)
+    again = both.deadline([FLOOD], 10.0)
+    assert again == pytest.approx(10.0 + shares.ACTIVE_S)
+    assert both.may_read(FLOOD, again + 1e-6)
+
+
+def test_bytes_that_a_guest_gets_are_worth_time_too(both: Shares) -> None:
+    both.was_read(HONEST, 60, 10.0)
+    both.charge(FLOOD, 0.03, 10.0)
+    assert not both.may_read(FLOOD, 10.0)
+    both.credit(FLOOD, 3_000_000)
+    assert both.may_read(FLOOD, 10.0)
+
+
+def test_turns_go_to_the_guest_with_most_time_left(both: Shares) -> None:
+    assert sorted(both.order([FLOOD, HONEST])) == [FLOOD, HONEST]
+    both.charge(FLOOD, 0.0005, 0.0)
+    assert both.order([FLOOD, HONEST]) == [HONEST]
+    both.charge(HONEST, 0.0001, 0.0)
+    assert both.order([FLOOD, HONEST]) == [HONEST, FLOOD]
+    both.charge(HONEST, 0.01, 0.0)
+    assert both.order([FLOOD, HONEST]) == [FLOOD]
+
+
+def test_somebody_always_has_a_turn(both: Shares) -> None:
+    both.charge(FLOOD, 1.0, 0.0)
+    both.charge(HONEST, 2.0, 0.0)
+    assert both.order([FLOOD, HONEST])
+    assert both.order([FLOOD]) == [FLOOD]
+    assert both.order([]) == []
+
+
+def test_a_guest_with_expensive_frames_is_read_in_small_pieces(both: Shares) -> None:
+    assert both.read_limit(FLOOD) == shares.FIRST_READ, "not known yet"
+    for _ in range(200):
+        both.was_read(FLOOD, 4096, 0.0)
+        both.charge(FLOOD, 68 * FRAME_S, 0.0)
+        both.was_read(HONEST, 65536, 0.0)
+        both.charge(HONEST, 0.0001, 0.0)
+    assert both.read_limit(FLOOD) == shares.LEAST_READ
+    assert both.read_limit(HONEST) == FULL_READ
+
+
+def test_a_guest_that_is_gone_leaves_no_account(both: Shares) -> None:
+    both.charge(FLOOD, 1.0, 0.0)
+    both.remove(FLOOD)
+    both.charge(FLOOD, 1.0, 0.0)
+    both.credit(FLOOD, 10)
+    both.is_empty(FLOOD)
+    both.refill(1.0)
+    assert both.may_read(HONEST, 1.0)

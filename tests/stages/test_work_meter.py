@@ -1,0 +1,85 @@
+"""What records cost a worker, by the links that they came from."""
+
+from pipeline.records import kinds
+from pipeline.records.frames import Frame
+from pipeline.records.guests import LinkNotice, Work
+from pipeline.records.kinds import RECORD_BYTES
+from pipeline.stages import work_meter
+from pipeline.stages.work_meter import WorkMeter
+
+
+class Ring:
+    """Takes records; ``free`` says how many more fit."""
+
+    def __init__(self) -> None:
+        self.free = 10
+        self.work: list[tuple[int, int]] = []
+
+    def room(self) -> int:
+        return self.free
+
+    def push(self, record: bytes) -> None:
+        done = Work.unpack(memoryview(record), 0)
+        self.work.append((done.link, done.nanoseconds))
+
+
+def make() -> tuple[WorkMeter, Ring]:
+    ring = Ring()
+    meter = WorkMeter(ring)  # type: ignore[arg-type]
+    meter.switch(True)
+    return meter, ring
+
+
+def test_each_record_bears_an_equal_part() -> None:
+    meter, ring = make()
+    meter.add([1, 2, 2, 1, 2, 2], 600_000)
+    assert sorted(ring.work) == [(1, 200_000), (2, 400_000)]
+
+
+def test_little_work_adds_up_before_it_is_reported() -> None:
+    meter, ring = make()
+    for _ in range(9):
+        meter.add([7], work_meter.REPORT_NS // 10)
+    assert not ring.work
+    meter.add([7], work_meter.REPORT_NS // 10)
+    assert ring.work == [(7, work_meter.REPORT_NS)]
+
+
+def test_a_full_ring_loses_no_work() -> None:
+    meter, ring = make()
+    ring.free = 0
+    meter.add([7], 500_000)
+    assert not ring.work
+    ring.free = 1
+    meter.add([7], 100_000)
+    assert ring.work == [(7, 600_000)]
+
+
+def test_records_of_no_link_are_nobodys_work() -> None:
+    meter, ring = make()
+    meter.add([0], 5_000_000)
+    assert not ring.work
+
+
+def test_a_burst_names_the_link_of_each_record() -> None:
+    meter, ring = make()
+    found: list[list[int]] = []
+    meter.add = lambda links, spent: found.append(links)  # type: ignore[method-assign]
+    records = [
+        Frame(link=3, slot=0, off=256, length=60, vnet=False).pack(),
+        LinkNotice.pack(kinds.LINK_UP, 9, 9),
+    ]
+    burst = memoryview(b"".join(records))
+    assert len(burst) == 2 * RECORD_BYTES
+    meter.charge(burst, meter.begin())
+    assert found == [[3, 9]]
+    assert not ring.work
+
+
+def test_nothing_is_kept_from_before_there_were_several_guests() -> None:
+    meter, ring = make()
+    meter.add([7], work_meter.REPORT_NS - 1)
+    meter.switch(False)
+    meter.switch(True)
+    meter.add([7], 1)
+    assert not ring.work
