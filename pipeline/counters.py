@@ -101,7 +101,9 @@ TABLE: Final[tuple[Counter, ...]] = (
     Counter(
         "neighbor_claims_contested", "events", "claims of an address whose owner is alive, or is the gateway"
     ),
-    Counter("neighbor_mac_changed", "events", "times an address got another MAC behind the same link"),
+    Counter(
+        "neighbor_mac_changed", "events", "times an address got another MAC without having to be contested"
+    ),
     Counter("switch_frames_forwarded", "frames", "frames from one guest to others"),
     Counter("switch_mac_moved", "events", "times a MAC address turned up on another link"),
     Counter("switch_macs", "addresses", "MAC addresses in the switch's table", "gauge"),
@@ -163,6 +165,32 @@ TABLE: Final[tuple[Counter, ...]] = (
         "switch_frame_dropped_moving_source",
         "frames",
         "frames from a MAC address of another link, which has just moved or is being asked for",
+    ),
+    Counter(
+        "switch_frame_dropped_dhcp_server",
+        "frames",
+        "DHCP or DHCPv6 messages of a guest to the clients of others",
+    ),
+    Counter("switch_frame_dropped_isolated", "frames", "frames between guests with guests: isolated"),
+    Counter(
+        "switch_frame_dropped_outside_source",
+        "frames",
+        "frames to other guests from an IPv4 address outside the subnet",
+    ),
+    Counter(
+        "switch_frame_dropped_reserved_group",
+        "frames",
+        "frames to other guests that no bridge forwards: spanning tree, PAUSE, LLDP",
+    ),
+    Counter(
+        "switch_frame_dropped_route_message",
+        "frames",
+        "ICMP and ICMPv6 redirects and router advertisements to other guests",
+    ),
+    Counter(
+        "switch_frame_dropped_unreadable_headers",
+        "frames",
+        "frames to other guests whose headers are truncated or too many to be judged",
     ),
     Counter(
         "switch_frame_dropped_same_link", "frames", "frames for a MAC address on the link they came from"

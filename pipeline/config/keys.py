@@ -8,7 +8,7 @@ from typing import Annotated, Any, Final
 from pydantic import BaseModel, ConfigDict, Field, create_model
 
 from pipeline.config import limits
-from pipeline.config.model import MAX_BUSY_POLL, SYMMETRIC, UDP_NATS
+from pipeline.config.model import GUARDED, GUESTS, MAX_BUSY_POLL, SYMMETRIC, UDP_NATS
 from pipeline.config.scalars import (
     Flag,
     GuestAddress,
@@ -157,6 +157,7 @@ class FileKeys(Map):
     guest_api: GuestApiKeys = Field(default=GuestApiKeys(), validation_alias="guest-api")
     egress_policy: EgressPolicyKeys = Field(default=EgressPolicyKeys(), validation_alias="egress-policy")
     udp_nat: Annotated[str, one_of(*UDP_NATS)] = Field(default=SYMMETRIC, validation_alias="udp-nat")
+    guests: Annotated[str, one_of(*GUESTS)] = GUARDED
     proxy_protocol: dict[LocalAddress, Annotated[str, one_of("v1", "v2")]] = Field(
         default={}, validation_alias="proxy-protocol"
     )

@@ -22,6 +22,7 @@ from pipeline.config.endpoints import check, further_links, links_of
 from pipeline.config.file import ConfigError, read
 from pipeline.config.keys import FileKeys, SocketForwardKeys, StackKeys
 from pipeline.config.model import (
+    GUESTS,
     MAX_BUSY_POLL,
     PLACEMENTS,
     SEPARATE,
@@ -151,6 +152,7 @@ def build(
         guest_api=guest_api(keys.guest_api),
         egress_policy=egress_policy(keys.egress_policy),
         udp_nat=_udp_nat(parsed.text("udp-nat") or keys.udp_nat),
+        guests=_guests(parsed.text("guests") or keys.guests),
     )
     return config, tuple(warnings)
 
@@ -307,6 +309,12 @@ def _placement(kind: str) -> str:
 def _udp_nat(kind: str) -> str:
     if kind not in UDP_NATS:
         raise ConfigError(f"udp-nat must be one of {', '.join(UDP_NATS)}, not {kind!r}")
+    return kind
+
+
+def _guests(kind: str) -> str:
+    if kind not in GUESTS:
+        raise ConfigError(f"guests must be one of {', '.join(GUESTS)}, not {kind!r}")
     return kind
 
 

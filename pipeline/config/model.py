@@ -33,6 +33,11 @@ SYMMETRIC: Final = "symmetric"
 FULL_CONE: Final = "full-cone"
 UDP_NATS: Final = (SYMMETRIC, FULL_CONE)
 """Who may answer a guest's datagram: only whom it was for, or everybody (pipeline.stages.egress.udp.cone)."""
+GUARDED: Final = "guarded"
+ISOLATED: Final = "isolated"
+OPEN: Final = "open"
+GUESTS: Final = (GUARDED, ISOLATED, OPEN)
+"""What guests may send to each other: honest frames, nothing, or anything (pipeline.stages.demux.guard)."""
 MAX_BUSY_POLL: Final = 50
 """Microseconds that a worker looks for more work before it sleeps (pipeline.stages.loop)."""
 
@@ -185,6 +190,7 @@ class Config:
     guest_api: GuestApi = GuestApi()
     egress_policy: EgressPolicy = EgressPolicy()
     udp_nat: str = SYMMETRIC  # one of UDP_NATS
+    guests: str = GUARDED  # one of GUESTS
 
 
 def mac_bytes(text: str) -> bytes:
@@ -257,6 +263,7 @@ def as_file(config: Config) -> dict[str, Any]:
             "guest-api": _guest_api(config.guest_api),
             "egress-policy": _policy(config.egress_policy),
             "udp-nat": config.udp_nat,
+            "guests": config.guests,
             "proxy-protocol": {
                 forward_key(f): f"v{f.proxy_protocol}" for f in config.forwards if f.proxy_protocol
             },

@@ -26,16 +26,23 @@ class Request(NamedTuple):
 
 
 class Learned(NamedTuple):
-    """The address is new, or moved. It is at (mac, link) now. waiting: what resolve() got meanwhile."""
+    """The address is new, or moved. It is at (mac, link) now. waiting: what resolve() got meanwhile.
+
+    handed_over: it moved without a packet from there, so the other guests have not heard of it yet.
+    """
 
     addr: int
     mac: bytes
     link: int
     waiting: tuple[Waiter, ...] = ()
+    handed_over: bool = False
 
 
 class Changed(NamedTuple):
-    """The address has another MAC on the same link. A guest can cause one of these with every packet."""
+    """The address has another MAC on the same link, or another link where the newest packet wins.
+
+    A guest can cause one of these with every packet.
+    """
 
     addr: int
     mac: bytes
@@ -58,6 +65,8 @@ class Contested(NamedTuple):
     addr: int
     owner: bytes
     claimant: bytes
+    link: int
+    """That of the claimant."""
 
 
 Action = Request | Learned | Changed | Lost | Contested

@@ -1,6 +1,6 @@
 """What all parts of demux share: the worker and its rings, the tables of guests, and the way out."""
 
-from pipeline.config.model import Config
+from pipeline.config.model import OPEN, Config
 from pipeline.engines.flows import rss_hash
 from pipeline.engines.nat import Nat
 from pipeline.engines.neighbors.table import Neighbors
@@ -39,17 +39,23 @@ class Network:
         self.own = (config.gateway_ip, *config.gateway_virtual_ips)
         """The addresses that the gateway answers ARP for."""
         self.targets = Nat.from_config(config)
+        newest_wins = config.guests == OPEN
         self.neighbors = Neighbors(
             network=int(config.subnet.network_address),
             prefix_len=config.subnet.prefixlen,
-            own=self.own,
+            own=self.own if newest_wins else (*self.own, config.host_ip),
             gateway_mac=config.gateway_mac,
             max_neighbors=config.max_neighbors,
             max_per_link=config.max_neighbors_per_guest,
             link_of=lambda mac: self.switch.link_of(mac),
+            newest_wins=newest_wins,
         )
         self.switch = Switch(
-            config.gateway_mac, config.max_macs_per_guest, config.max_macs, self.neighbors.ask_station
+            config.gateway_mac,
+            config.max_macs_per_guest,
+            config.max_macs,
+            self.neighbors.ask_station,
+            newest_wins=newest_wins,
         )
         self.links: set[int] = set()
         """The guests that are connected."""

@@ -28,7 +28,7 @@ from tests.engines.neighbors.tables import (
 def test_an_address_cannot_be_taken_while_its_owner_answers() -> None:
     known = with_one()
     assert refused(known, ONE, B, 1, 5.0) == "address_taken"
-    assert known.take_actions() == [Contested(ONE, A, B), Request(ONE, A, 0)]
+    assert known.take_actions() == [Contested(ONE, A, B, 1), Request(ONE, A, 0)]
     known.learn(ONE, A, 0, 5.5)
     assert refused(known, ONE, B, 1, 6.0) == "address_taken"
     known.on_timer(20.0)
@@ -82,7 +82,7 @@ def test_an_address_whose_owner_is_silent_for_a_second_is_the_claimants_of_anoth
     assert known.deadline() == 6.0
     known.on_timer(6.0)
     probe = Request(ONE, A, 0)
-    assert known.take_actions() == [Contested(ONE, A, B), probe, probe, Learned(ONE, B, 1)]
+    assert known.take_actions() == [Contested(ONE, A, B, 1), probe, probe, Learned(ONE, B, 1, (), True)]
     assert known.snapshot() == {ONE: (B, 1)}
     assert known.deadline() == INF
 
@@ -99,7 +99,7 @@ def test_a_contested_address_is_the_claimants_when_the_owners_link_goes_down() -
     refused(known, ONE, B, 1, 5.0)
     known.take_actions()
     known.forget_link(0)
-    assert known.take_actions() == [Learned(ONE, B, 1)]
+    assert known.take_actions() == [Learned(ONE, B, 1, (), True)]
     assert known.snapshot() == {ONE: (B, 1)}
 
 
@@ -163,7 +163,7 @@ def test_a_claimant_that_keeps_claiming_causes_one_event_in_an_interval_and_few_
             actions.append(action)
             if isinstance(action, Request):
                 known.learn(ONE, A, 0, now)
-    assert [action for action in actions if isinstance(action, Contested)] == [Contested(ONE, A, B)] * 2
+    assert [action for action in actions if isinstance(action, Contested)] == [Contested(ONE, A, B, 1)] * 2
     assert 20 / CONTEST_PAUSE - 1 <= len(actions) - 2 <= 20 / CONTEST_PAUSE + 1
 
 
@@ -177,7 +177,7 @@ def test_the_owners_mac_on_another_link_takes_no_address_unless_the_switch_moved
     known.learn(ONE, A, 0, 0.0)
     known.take_actions()
     assert refused(known, ONE, A, 1, 5.0) == "address_taken"
-    assert known.take_actions() == [Contested(ONE, A, A), Request(ONE, A, 0)]
+    assert known.take_actions() == [Contested(ONE, A, A, 1), Request(ONE, A, 0)]
     known.learn(ONE, A, 0, 5.5)
     known.on_timer(7.0)
     assert known.snapshot() == {ONE: (A, 0)}
@@ -229,7 +229,7 @@ def with_held() -> Neighbors:
 def test_a_held_address_is_its_owners_who_need_not_come_first() -> None:
     known = with_held()
     assert refused(known, ONE, B, 1, 1.0) == "address_taken"
-    assert known.take_actions() == [Contested(ONE, A, B), Request(ONE)]
+    assert known.take_actions() == [Contested(ONE, A, B, 1), Request(ONE)]
     assert known.resolve(ONE, 1.1, "dial") is None
     assert refused(known, ONE, B, 1, 1.2) == "address_taken", "its answer to the question counts no more"
     assert known.snapshot() == {}
@@ -246,7 +246,7 @@ def test_a_held_address_is_kept_while_its_owner_may_be_on_the_way() -> None:
         known.on_timer(now)
         assert refused(known, ONE, B, 1, now) == "address_taken"
     contested = [action for action in known.take_actions() if isinstance(action, Contested)]
-    assert contested == [Contested(ONE, A, B)]
+    assert contested == [Contested(ONE, A, B, 1)]
 
 
 def test_a_held_address_whose_owner_was_asked_for_in_vain_goes_to_who_claims_it() -> None:
@@ -257,7 +257,7 @@ def test_a_held_address_whose_owner_was_asked_for_in_vain_goes_to_who_claims_it(
         assert known.deadline() == at
         known.on_timer(at)
     request = Request(ONE)
-    assert known.take_actions() == [Contested(ONE, A, B), request, request, Lost(ONE)]
+    assert known.take_actions() == [Contested(ONE, A, B, 1), request, request, Lost(ONE)]
     known.learn(ONE, B, 1, late + 1.1)
     assert known.snapshot() == {ONE: (B, 1)}
 
@@ -314,3 +314,37 @@ def test_claims_of_held_addresses_leave_room_for_other_questions() -> None:
     assert len(asked) == MAX_PENDING_ADDRS // 2
     assert known.resolve(NETWORK + 251, 1.5, "dial") is None
     assert known.take_actions() == [Request(NETWORK + 251)]
+
+
+# --- without contests -------------------------------------------------------------------
+
+
+def test_where_the_newest_wins_the_address_moves_between_links_at_once() -> None:
+    known = table(newest_wins=True)
+    known.learn(ONE, A, 0, 1.0)
+    known.take_actions()
+    for number in range(4):
+        link = 1 - number % 2
+        known.learn(ONE, B if link else A, link, 1.0)
+        assert known.snapshot() == {ONE: (B if link else A, link)}
+    # One that may be reported late: a guest causes one with each packet.
+    assert {type(action) for action in known.take_actions()} == {Changed}
+    known.forget_link(0)
+    assert len(known) == 0
+    assert known.deadline() == float("inf")
+
+
+def test_where_the_newest_wins_nothing_is_held() -> None:
+    known = table(newest_wins=True)
+    known.hold(ONE, A, 0.0)
+    known.learn(ONE, B, 1, 0.0)
+    assert known.snapshot() == {ONE: (B, 1)}
+
+
+def test_where_the_newest_wins_links_keep_their_bounds_and_the_gateway_its_addresses() -> None:
+    known = table(newest_wins=True, max_per_link=1)
+    known.learn(ONE, A, 0, 0.0)
+    known.learn(TWO, B, 1, 0.0)
+    assert refused(known, ONE, B, 1, 1.0) == "table_full"
+    assert refused(known, GATEWAY, B, 1, 1.0) == "gateway_address"
+    assert known.snapshot() == {ONE: (A, 0), TWO: (B, 1)}
