@@ -28,14 +28,14 @@ class Request(NamedTuple):
 class Learned(NamedTuple):
     """The address is new, or moved. It is at (mac, link) now. waiting: what resolve() got meanwhile.
 
-    handed_over: it moved without a packet from there, so the other guests have not heard of it yet.
+    announce: it moved after a claim by ARP that no other guest has heard.
     """
 
     addr: int
     mac: bytes
     link: int
     waiting: tuple[Waiter, ...] = ()
-    handed_over: bool = False
+    announce: bool = False
 
 
 class Changed(NamedTuple):

@@ -88,11 +88,11 @@ class Neighbors:
 
     # --- learning -----------------------------------------------------------------------
 
-    def learn(self, addr: int, mac: bytes, link: int, now: float) -> None:
+    def learn(self, addr: int, mac: bytes, link: int, now: float, *, by_arp: bool = False) -> None:
         """A packet from addr came from mac over link. Raises WireError when that cannot be.
 
         The caller then drops the packet and counts the reason: an answer would go to another station, or to
-        none.
+        none. by_arp: it is an ARP message, which other stations might learn from as well.
         """
         neighbor = self._table.get(addr)
         if neighbor is not None and neighbor.mac == mac and neighbor.link == link:
@@ -107,7 +107,7 @@ class Neighbors:
                 return
             moved = neighbor.mac == mac and (self._link_of is None or self._link_of(mac) == link)
             if not moved:
-                self._contest(neighbor, mac, link, now)
+                self._contest(neighbor, mac, link, now, by_arp)
         if addr in self._held and not self._newest_wins:
             self._check_held(addr, mac, link, now)
         self._make_room(link, now, new=neighbor is None)
@@ -126,7 +126,7 @@ class Neighbors:
         self._actions.append(Changed(neighbor.addr, mac, link))
 
     def _place(
-        self, neighbor: Neighbor, mac: bytes, link: int, now: float, *, handed_over: bool = False
+        self, neighbor: Neighbor, mac: bytes, link: int, now: float, *, announce: bool = False
     ) -> None:
         """The address is at (mac, link) from now on, wherever it was."""
         if neighbor.state != INCOMPLETE:
@@ -135,7 +135,7 @@ class Neighbors:
         neighbor.move(mac, link, now)
         self._links.setdefault(link, {})[neighbor.addr] = neighbor
         self._settle(neighbor)
-        self._actions.append(Learned(neighbor.addr, mac, link, neighbor.take_waiting(), handed_over))
+        self._actions.append(Learned(neighbor.addr, mac, link, neighbor.take_waiting(), announce))
 
     def on_arp(self, message: arp.Arp, src: bytes, link: int, now: float) -> None:
         """Learn from the sender fields of an ARP message in a frame from src. Raises WireError like learn().
@@ -145,7 +145,7 @@ class Neighbors:
         if message.sha != src:
             raise WireError("arp_message_dropped_foreign_sender")
         if message.spa:
-            self.learn(message.spa, message.sha, link, now)
+            self.learn(message.spa, message.sha, link, now, by_arp=True)
 
     def _refuse_bad(self, addr: int, mac: bytes, link: int, now: float) -> None:
         if addr in self._own:
@@ -158,7 +158,7 @@ class Neighbors:
         if mac[0] & 1 or mac in (ethernet.ZERO, self._gateway_mac):
             raise WireError("neighbor_claim_refused_bad_mac")
 
-    def _contest(self, neighbor: Neighbor, mac: bytes, link: int, now: float) -> None:
+    def _contest(self, neighbor: Neighbor, mac: bytes, link: int, now: float, by_arp: bool) -> None:
         """A station on another link shows the address. Raises WireError unless the owner has lost it."""
         if now >= neighbor.lost_at:
             return
@@ -166,6 +166,8 @@ class Neighbors:
             if neighbor.contest(mac, link, now):
                 self._actions.append(Contested(neighbor.addr, neighbor.mac, mac, link))
             self._ask(neighbor, PROBE, now)
+        if by_arp:
+            neighbor.announce(mac, link)
         raise WireError("neighbor_claim_refused_address_taken")
 
     def _hand_over(self, neighbor: Neighbor, now: float) -> None:
@@ -176,7 +178,7 @@ class Neighbors:
         except WireError:
             self._drop(neighbor)
         else:
-            self._place(neighbor, mac, link, now, handed_over=True)
+            self._place(neighbor, mac, link, now, announce=neighbor.announced)
 
     def ask_station(self, mac: bytes, link: int) -> bool:
         """Send ARP requests for addresses of the station with that MAC; False if it has none on the link.

@@ -88,16 +88,16 @@ class Guard:
             message = arp.parse(view, at, end)
             if message.sha != mac and self.switch.link_of(message.sha) != frame.link:
                 raise WireError("arp_message_dropped_foreign_sender")
-            self._admit_source(message.spa, message.sha, frame.link, now)
+            self._admit_source(message.spa, message.sha, frame.link, now, by_arp=True)
         elif kind == ethernet.TYPE_IPV6:
             guard.refuse_ipv6(view, at, end)
 
-    def _admit_source(self, addr: int, mac: bytes, link: int, now: float) -> None:
+    def _admit_source(self, addr: int, mac: bytes, link: int, now: float, by_arp: bool = False) -> None:
         """The sender's address, which counts as a claim like any other. A sender without one passes."""
         if not addr:
             return
         try:
-            self.neighbors.learn(addr, mac, link, now)
+            self.neighbors.learn(addr, mac, link, now, by_arp=by_arp)
         except WireError as error:
             if error.reason == "neighbor_claim_refused_outside_subnet":
                 raise WireError("switch_frame_dropped_outside_source") from None

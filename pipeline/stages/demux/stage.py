@@ -223,7 +223,7 @@ class DemuxStage:
                 self.output.frame(ALL_LINKS if action.link < 0 else action.link, frame)
             elif isinstance(action, Learned):
                 self.bindings.learned(action.addr, action.mac, action.link)
-                if action.handed_over and self.announces:
+                if action.announce and self.announces:
                     # The claimant's own announcements were dropped while the address was contested.
                     announcement = self.arp.announcement(action.addr, action.mac)
                     self.output.frame(ALL_LINKS, announcement, except_link=action.link)

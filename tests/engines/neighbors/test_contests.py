@@ -6,6 +6,7 @@ from pipeline.engines.neighbors.actions import Changed, Contested, Learned, Lost
 from pipeline.engines.neighbors.entry import CONTEST_PAUSE, CONTEST_SECONDS, HOLD_SECONDS
 from pipeline.engines.neighbors.table import CONTESTS_PER_SECOND, MAX_PENDING_ADDRS, Neighbors
 from pipeline.wire import arp, ethernet
+from pipeline.wire.errors import WireError
 from pipeline.wire.ipv4 import addr_parse
 from tests.engines.neighbors.tables import (
     GATEWAY,
@@ -21,6 +22,8 @@ from tests.engines.neighbors.tables import (
     table,
     with_one,
 )
+
+C = bytes.fromhex("5a94efe40cf0")
 
 # --- contests ---------------------------------------------------------------------------
 
@@ -82,7 +85,7 @@ def test_an_address_whose_owner_is_silent_for_a_second_is_the_claimants_of_anoth
     assert known.deadline() == 6.0
     known.on_timer(6.0)
     probe = Request(ONE, A, 0)
-    assert known.take_actions() == [Contested(ONE, A, B, 1), probe, probe, Learned(ONE, B, 1, (), True)]
+    assert known.take_actions() == [Contested(ONE, A, B, 1), probe, probe, Learned(ONE, B, 1)]
     assert known.snapshot() == {ONE: (B, 1)}
     assert known.deadline() == INF
 
@@ -99,7 +102,7 @@ def test_a_contested_address_is_the_claimants_when_the_owners_link_goes_down() -
     refused(known, ONE, B, 1, 5.0)
     known.take_actions()
     known.forget_link(0)
-    assert known.take_actions() == [Learned(ONE, B, 1, (), True)]
+    assert known.take_actions() == [Learned(ONE, B, 1)]
     assert known.snapshot() == {ONE: (B, 1)}
 
 
@@ -314,6 +317,32 @@ def test_claims_of_held_addresses_leave_room_for_other_questions() -> None:
     assert len(asked) == MAX_PENDING_ADDRS // 2
     assert known.resolve(NETWORK + 251, 1.5, "dial") is None
     assert known.take_actions() == [Request(NETWORK + 251)]
+
+
+# --- what other guests have not heard ------------------------------------------------------
+
+
+@pytest.mark.parametrize("claims", ["a", "ap", "pa", "p"])
+def test_only_a_claim_by_arp_is_announced_when_the_address_moves(claims: str) -> None:
+    known = with_one()
+    known.learn(TWO, B, 1, 40.0)
+    for number, claim in enumerate(claims):
+        with pytest.raises(WireError):
+            known.learn(ONE, B, 1, 50.0 + number / 10, by_arp=claim == "a")
+    # Another station's ARP changes nothing about the claimant's.
+    with pytest.raises(WireError):
+        known.learn(ONE, C, 2, 50.2, by_arp=True)
+    known.on_timer(50.6)
+    known.on_timer(51.2)
+    (learned,) = [
+        action for action in known.take_actions() if action == Learned(ONE, B, 1, (), "a" in claims)
+    ]
+    assert isinstance(learned, Learned)
+    # A later contest begins anew.
+    with pytest.raises(WireError):
+        known.learn(ONE, A, 0, 60.0)
+    known.forget_link(1)
+    assert Learned(ONE, A, 0) in known.take_actions()
 
 
 # --- without contests -------------------------------------------------------------------
