@@ -147,7 +147,7 @@ def test_guests_are_guarded_unless_asked_for(file) -> None:
     assert build("-config", path, "-guests", "open")[0].guests == "open"
     with pytest.raises(ConfigError, match="guests must be one of guarded, isolated, open, not 'closed'"):
         build("-guests", "closed")
-    with pytest.raises(ConfigError, match="guests: must be guarded, isolated or open"):
+    with pytest.raises(ConfigError, match="guests: must be guarded or isolated or open"):
         build("-config", file("guests: closed"))
 
 
