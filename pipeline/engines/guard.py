@@ -10,11 +10,11 @@ ICMP that sets routes  redirects (RFC 792) and router advertisements (RFC 1256);
 reserved groups        01:80:c2:00:00:00 to 0f: spanning tree, PAUSE, LLDP. No bridge forwards these
                        (IEEE 802.1Q section 8.6.3).
 unreadable headers     headers that are truncated, or whose chain is so long that it may hide one of the
-                       above (RFC 7113 section 3)
+                       above (RFC 7113 section 3; RFC 7610 section 5)
 =====================  ==================================================================================
 
 Tags with VLAN ID 0 or 1 are looked through. ID 0 means "no VLAN", and 1 is what a bridge takes untagged
-frames for (IEEE 802.1Q section 8.4.4), so a guest may take such a frame for an untagged one. Another VLAN is
+frames for (IEEE 802.1Q table 9-2), so a guest may take such a frame for an untagged one. Another VLAN is
 a network of its own: the gateway is not part of it, and its frames are not read.
 
 Later fragments are not read: their first one has the ports and the type, and without it nothing is
