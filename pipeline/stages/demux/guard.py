@@ -44,8 +44,8 @@ class Guard:
         self.links = network.links
         self.neighbors = network.neighbors
         self.switch = network.switch
-        self.isolated = network.config.guests == ISOLATED
-        self.guarded = network.config.guests == GUARDED
+        self.isolated = network.config.access.guests == ISOLATED
+        self.guarded = network.config.access.guests == GUARDED
 
     def may_flood(self, frames: int) -> bool:
         """Whether frames to a group go to other guests. If not because of the setting, they are counted."""

@@ -67,7 +67,7 @@ class Rig(OneProcess):
         self.card = card
         self.ring: Producer = card.worker.ports.rings_out[DEMUX]
         for link, station in LINKS.items():
-            card.push(DEMUX, LinkNotice.pack(kinds.LINK_UP, link))
+            card.push(DEMUX, LinkNotice.pack(kinds.LINK_UP, link, link))
             self.send(link, arp_frame(arp.REQUEST, station, station.mac, ethernet.BROADCAST, GATEWAY))
         self.card.sent.clear()
 
@@ -101,7 +101,7 @@ class Rig(OneProcess):
     def leave(self) -> None:
         """All guests go, and nothing of them may be left."""
         for link in LINKS:
-            self.card.push(DEMUX, LinkNotice.pack(kinds.LINK_DOWN, link))
+            self.card.push(DEMUX, LinkNotice.pack(kinds.LINK_DOWN, link, link))
         self.at_home()
 
 
@@ -366,7 +366,7 @@ def test_the_hosts_address_is_protected_also_where_the_gateway_does_not_answer_f
 def test_a_guest_alone_may_send_what_it_likes_to_nobody() -> None:
     with Rig() as rig:
         for link in (2, 3):
-            rig.card.push(DEMUX, LinkNotice.pack(kinds.LINK_DOWN, link))
+            rig.card.push(DEMUX, LinkNotice.pack(kinds.LINK_DOWN, link, link))
         rig.settle()
         before = rig.total("switch_frames_forwarded")
         offer = evasions(THIEF, VICTIM)[5]
