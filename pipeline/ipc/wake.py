@@ -165,7 +165,7 @@ class EventfdWaiter:
 
 
 def lone_waiter() -> Waiter:
-    """The waiter of a worker without sockets: a semaphore if it can wait with a timeout, else a descriptor."""
+    """The waiter of a worker without sockets: a semaphore, or a descriptor if those have no time-out."""
     return SemaphoreWaiter() if posix_ipc.SEMAPHORE_TIMEOUT_SUPPORTED else EventfdWaiter()
 
 
