@@ -1,8 +1,8 @@
 """ICMP messages of the gateway (RFC 792, RFC 1122 section 3.2.2): echo replies, and errors about packets.
 
-The gateway sends no error about an ICMP error, about a fragment other than the first, about a packet to a
-group or broadcast address, or about one whose source is not a single host. A token bucket limits how many
-errors it sends (RFC 1812 section 4.3.2.8).
+The gateway sends no error about an ICMP error, or about a fragment other than the first. It sends none about
+a packet to a group or broadcast address, or from a source that is not a single host. A token bucket limits
+the rate of errors (RFC 1812 section 4.3.2.8).
 """
 
 from collections.abc import Iterable

@@ -5,9 +5,9 @@ New memory is zero, and every user of the segment takes zero as its initial stat
 part lies where.
 
 The memory is reserved when the segment is made. On Linux shared memory is a file system with a limit of its
-own, which is often small in a container. Without a reservation, a page for which it has no room would kill a
-process with SIGBUS when the page is first touched, perhaps hours after the start. Reserving 40 MB takes about
-5 ms.
+own, which is often small in a container. A page for which it has no room kills the process that touches it
+first (SIGBUS), perhaps hours after the start. A reservation fails at the start instead. Reserving 40 MB takes
+about 5 ms.
 """
 
 import errno

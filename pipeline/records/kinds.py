@@ -1,4 +1,4 @@
-"""The messages between worker processes: which kinds of record there are, and who sends them to whom.
+"""The messages between worker processes: all kinds of record, each with its writers and readers.
 
 A *record* is 64 bytes on a ring, one cache line. Its first byte is its kind. The kind decides the layout of
 the other 63. Each layout is a class of this package, with an ``unpack`` for the reader and a ``pack`` for the

@@ -2,8 +2,8 @@
 
 Sums are plain sums of 16-bit words, read in *little-endian* order, so that numpy adds them without swapping
 bytes. Ones' complement arithmetic allows any byte order (RFC 1071 section 2 B): modulo 0xffff, to swap the
-two bytes of a word is to multiply it by 256. So a number n in network order is added as ``n * SWAP``, and a
-checksum field computed from such a sum is stored in little-endian order.
+two bytes of a word is to multiply it by 256. So a number n in network order is added as ``n * SWAP``. The
+checksum of such a sum is stored in little-endian order.
 
 Below about 512 bytes plain Python is faster (pipeline.wire.checksum). Callers add the pseudo-header, and know
 where a field lies.

@@ -1,9 +1,9 @@
 """Generic receive offload (GRO): merges the TCP segments of a burst into few records, as a network card does.
 
 The input is a slot and the places of whole Ethernet frames in it. The output is one record for each run of
-consecutive in-order segments of a TCP/IPv4 flow, with verified checksums, and one record for each other
-frame. A run stays where it was received. Every segment keeps its headers in the slot, and the record has the
-stride of the payload pieces (pipeline.records.tcp.TcpRange). pipeline.engines.offload.gro_udp merges UDP
+consecutive in-order segments of a TCP/IPv4 flow, with verified checksums. Each other frame gets a record of
+its own. A run stays where it was received. Every segment keeps its headers in the slot, and the record has
+the stride of the payload pieces (pipeline.records.tcp.TcpRange). pipeline.engines.offload.gro_udp merges UDP
 datagrams in the same way.
 
 Segments merge only if these are equal: Ethernet header, type of service, DF, TTL, addresses, ports,
@@ -350,11 +350,9 @@ class _Segments:
             )
             if next_seq != run.seq + number * size & _MASK or next_flow != flow:
                 break
-            if (
-                next_pre != pre
-                or next_frag_ttl != frag_ttl
-                or (next_ack_word != ack_word and next_ack_word != ack_word | _PSH)
-            ):
+            if next_pre != pre or next_frag_ttl != frag_ttl:
+                break
+            if next_ack_word != ack_word and next_ack_word != ack_word | _PSH:
                 break
             payload = total + ETHERNET_LEN - header_len
             if not 0 < payload <= size or total + ETHERNET_LEN > next_length:

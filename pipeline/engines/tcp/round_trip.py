@@ -1,7 +1,7 @@
 """Measures the round-trip time from an ACK.
 
 Data that were sent twice give no sample, unless a timestamp tells which copy was acknowledged (Karn's
-algorithm, RFC 6298 section 3; RFC 7323 section 4.1). A report of a duplicate tells it, too (RFC 2883).
+algorithm, RFC 6298 section 3; RFC 7323 section 4.1). A DSACK tells it, too (RFC 2883).
 """
 
 from typing import Final
