@@ -21,7 +21,7 @@ from typing import Final, Protocol
 
 import msgpack
 
-from pipeline.ipc.wire import PACKET_BYTES, wire_of
+from pipeline.ipc.transport import PACKET_BYTES, transport_of
 
 MAX_MESSAGE: Final = 64 * 1024 * 1024
 """Bytes of one message."""
@@ -46,7 +46,7 @@ class ControlChannel:
     def __init__(self, sock: socket.socket) -> None:
         sock.setblocking(False)
         self.sock = sock
-        self._wire = wire_of(sock)
+        self._transport = transport_of(sock)
         self.ended = False
         """Whether the other end is closed. Then no message arrives, and sent messages are lost."""
         self._outbox: deque[tuple[bytes, list[int]]] = deque()
@@ -59,7 +59,7 @@ class ControlChannel:
     @property
     def backlog(self) -> int:
         """Number of messages that wait for the socket. While there are any, call flush() again soon."""
-        return len(self._outbox) + self._wire.unsent
+        return len(self._outbox) + self._transport.unsent
 
     def send(self, message: dict[str, object], fds: Sequence[int | HasFileno] = ()) -> None:
         """Send one message with descriptors. The caller keeps these and may close them.
@@ -89,14 +89,14 @@ class ControlChannel:
                 return False
             self._outbox.popleft()
             close_all(fds)
-        return not self._wire.unsent or self._try_rest()
+        return not self._transport.unsent or self._try_flush()
 
     def receive(self) -> list[tuple[dict[str, object], list[int]]]:
         """All complete messages, each with its descriptors. The caller owns these."""
         messages: list[tuple[dict[str, object], list[int]]] = []
         while not self.ended:
             try:
-                packet, fds, flags = self._wire.receive()
+                packet, fds, flags = self._transport.receive()
             except BlockingIOError:
                 break
             except ConnectionResetError:
@@ -136,10 +136,10 @@ class ControlChannel:
             self._outbox.append((packet, _duplicates(fds)))
 
     def _try(self, packet: bytes, fds: list[int]) -> bool:
-        return self._attempt(lambda: self._wire.send(packet, fds))
+        return self._attempt(lambda: self._transport.send(packet, fds))
 
-    def _try_rest(self) -> bool:
-        return self._attempt(self._wire.flush)
+    def _try_flush(self) -> bool:
+        return self._attempt(self._transport.flush)
 
     def _attempt(self, send: Callable[[], None]) -> bool:
         """Call send. Returns False if the socket has no room now; True also if the other end is gone."""

@@ -1,9 +1,9 @@
 """A pair of connected unix sockets for control messages, made before the workers fork.
 
 SOCK_SEQPACKET keeps messages apart, waits when the other end is slow, and reports when the other end closes.
-macOS does not have it. There the pair is a stream, and each message follows its length (pipeline.ipc.wire).
-SOCK_DGRAM would not do: it does not report that the other end is closed. On macOS it also limits the length
-of a message, and does not report when there is room again.
+macOS does not have it. There the pair is a stream, and each message follows its length
+(pipeline.ipc.transport). SOCK_DGRAM would not do: it does not report that the other end is closed. On macOS
+it also limits the length of a message, and does not report when there is room again.
 """
 
 import errno

@@ -24,7 +24,7 @@ _NO_DESCRIPTOR: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.EMSGSIZE})
 """Errors of a read that cannot receive its descriptors. (Linux drops them and sets MSG_CTRUNC instead.)"""
 
 
-class Wire(Protocol):
+class Transport(Protocol):
     """Sends and receives packets over a socket."""
 
     @property
@@ -51,7 +51,7 @@ class Wire(Protocol):
         ...
 
 
-class PacketWire:
+class PacketTransport:
     """SOCK_SEQPACKET: the system keeps packets apart."""
 
     unsent = False
@@ -60,21 +60,21 @@ class PacketWire:
         self._sock = sock
 
     def send(self, packet: bytes, fds: Sequence[int]) -> None:
-        """See Wire."""
+        """See Transport."""
         socket.send_fds(self._sock, [packet], fds, _NO_SIGNAL)
 
     def flush(self) -> None:
-        """See Wire."""
+        """See Transport."""
 
     def receive(self) -> tuple[bytes, list[int], int]:
-        """See Wire."""
+        """See Transport."""
         packet, fds, flags, _ = socket.recv_fds(
             self._sock, PACKET_BYTES, MAX_FDS + 1, socket.MSG_DONTWAIT | _CLOSE_ON_EXEC
         )
         return packet, _marked(fds), flags
 
 
-class StreamWire:
+class StreamTransport:
     """SOCK_STREAM: each packet follows its length.
 
     The descriptors are sent with the first byte of the length. The receiver reads the length and the packet
@@ -95,18 +95,18 @@ class StreamWire:
 
     @property
     def unsent(self) -> bool:
-        """See Wire."""
+        """See Transport."""
         return bool(self._remaining)
 
     def send(self, packet: bytes, fds: Sequence[int]) -> None:
-        """See Wire."""
+        """See Transport."""
         self.flush()
         head = self.HEAD.pack(len(packet))
         sent = socket.send_fds(self._sock, [head, packet], fds, _NO_SIGNAL)
         self._remaining = (head + packet)[sent:]
 
     def flush(self) -> None:
-        """See Wire."""
+        """See Transport."""
         try:
             while self._remaining:
                 sent = self._sock.send(self._remaining, _NO_SIGNAL)
@@ -116,7 +116,7 @@ class StreamWire:
             raise
 
     def receive(self) -> tuple[bytes, list[int], int]:
-        """See Wire."""
+        """See Transport."""
         size = self.HEAD.size
         while len(self._head) < size:
             part = self._read_head(size - len(self._head))
@@ -152,9 +152,9 @@ class StreamWire:
         return popped
 
 
-def wire_of(sock: socket.socket) -> Wire:
-    """The Wire for the type of a connected unix socket."""
-    return StreamWire(sock) if sock.type == socket.SOCK_STREAM else PacketWire(sock)
+def transport_of(sock: socket.socket) -> Transport:
+    """The Transport for the type of a connected unix socket."""
+    return StreamTransport(sock) if sock.type == socket.SOCK_STREAM else PacketTransport(sock)
 
 
 def _marked(fds: list[int]) -> list[int]:
