@@ -11,7 +11,9 @@ in smaller bursts, so that the others wait less than a millisecond for one of it
 costs beyond that is small work: tiny frames, frames that come to nothing, requests. A flood consists of small
 work, and it costs the host more than the time that is measured here: the kernel and the guest's monitor
 work for it too. So while another guest is active, all small work may take a part of the machine's cores
-only (PART). Guests that want more share it equally, and wait. Nobody is limited while it is alone.
+only (PART). Guests that want more share it equally, and wait. A guest that sends one frame and waits for the
+answer floods nobody: work counts less (UNHURRIED) as long as each read empties the guest's socket. No guest is
+limited while it is alone.
 """
 
 from collections.abc import Iterable
@@ -21,11 +23,13 @@ from pipeline.links.base import FULL_READ
 
 PRICE_S: Final = 8e-9
 """Processor time that a byte of payload may cost in all workers: a core for a gigabit a second."""
-PART: Final = 0.25
+PART: Final = 0.125
 """Part of the machine's cores that small work may take while other guests are active."""
+UNHURRIED: Final = 0.25
+"""What counts of small work for a guest whose socket was empty after the last read."""
 SAVED_S: Final = 0.01
 """Time that a guest may save for small work: a short burst of it does not wait."""
-DEBT_S: Final = 0.25
+DEBT_S: Final = 0.05
 """A guest waits no longer than for this much time that it used too much."""
 ACTIVE_S: Final = 0.1
 """A guest is active for so long after something was read from it."""
@@ -47,13 +51,15 @@ _REMEMBERED: Final = 262144
 class Share:
     """The account of one guest."""
 
-    __slots__ = ("bytes_read", "cost", "counted_at", "deficit", "level")
+    __slots__ = ("bytes_read", "cost", "counted_at", "deficit", "factor", "level")
 
     def __init__(self, now: float) -> None:
         self.deficit = 0.0
         """Time left in this round; negative: more than its part was used."""
         self.level = SAVED_S
         """Time left for small work; negative: time that is owed."""
+        self.factor = 1.0
+        """What counts of its work."""
         self.counted_at = now
         self.cost = 0.0
         self.bytes_read = 0
@@ -92,11 +98,15 @@ class Shares:
     # --- accounts -----------------------------------------------------------------------------
 
     def was_read(self, guest: int, count: int, now: float) -> None:
-        """Bytes of a guest were read: it is active, and they are worth time."""
+        """Bytes of a guest were read: it is active, and they are worth time.
+
+        A read that is shorter than the guest's limit emptied its socket.
+        """
         if guest != self._latest:
             self._latest, self._other_at = guest, self._latest_at
         self._latest_at = now
         share = self._shares[guest]
+        share.factor = UNHURRIED if count < share.read_limit() >> 1 else 1.0
         share.bytes_read += count
         if share.bytes_read > _REMEMBERED:
             share.bytes_read >>= 1
@@ -119,7 +129,7 @@ class Shares:
         if guest not in self._owing:
             self._owing[guest] = share
             share.counted_at = now
-        share.level = max(share.level - seconds, -DEBT_S)
+        share.level = max(share.level - seconds * share.factor, -DEBT_S)
 
     def refill(self, now: float) -> None:
         """Give each guest that does small work its part of the time since the last call."""
