@@ -185,6 +185,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--placement", choices=PLACEMENTS, default="both")
     parser.add_argument("--only", default="", help="words of the attacks' names, comma-separated")
     shared.add(parser, seconds=0.3, repeat=3)
+    # A congestion control that finds a rate of its own needs longer than a sample to find it again.
+    parser.set_defaults(congestion="reno")
     options = parser.parse_args(argv)
     attacks = list(chosen(options.only))
     if not attacks:

@@ -31,7 +31,7 @@ from pipeline.wire.framing import QEMU, split
 PATIENCE = 5.0  # seconds for an answer of the daemon
 READ = 1 << 18
 SEQ = 1000
-PORT = 4000  # of the connection whose ACKs are sent again and again
+FIRST_PORT = 4000  # of connections that are opened
 
 
 class Place:
@@ -41,6 +41,8 @@ class Place:
         self.qemu = qemu
         self.connect = connect
         self.ports = ports
+        self.own_ports = count(FIRST_PORT)
+        """Each connection has another one: the daemon keeps those of links that are gone for a while."""
 
     def open(self, attack: Attack) -> socket.socket:
         """One link, non-blocking, ready for frames of the attack's framing."""
@@ -153,21 +155,21 @@ def announce(link: socket.socket) -> None:
     link.sendall(QEMU.prefix.pack(len(frame)) + frame)
 
 
-def open_connection(link: socket.socket, ports: Ports) -> list[bytes]:
+def open_connection(link: socket.socket, place: Place) -> list[bytes]:
     """Open a connection to a server that sends for ever. Returns an ACK of nothing that it sends."""
-    ends = (PORT, ports.stream)
+    ends = (next(place.own_ports), place.ports.stream)
     link.setblocking(True)
     link.settimeout(PATIENCE)
     first = frames.syn(frames.HOST, ends, SEQ)
     link.sendall(QEMU.prefix.pack(len(first)) + first)
-    ack = _syn_ack(link).seq + 1 & 0xFFFFFFFF
+    ack = _syn_ack(link, ends[0]).seq + 1 & 0xFFFFFFFF
     request = frames.segment(frames.HOST, ends, SEQ + 1, ack, tcp.ACK | tcp.PSH, payload=b"x")
     link.sendall(QEMU.prefix.pack(len(request)) + request)
     link.setblocking(False)
-    return frames.duplicate_acks(ports, SEQ + 2, ack, ends)
+    return frames.duplicate_acks(place.ports, SEQ + 2, ack, ends)
 
 
-def _syn_ack(link: socket.socket) -> tcp.Header:
+def _syn_ack(link: socket.socket, port: int) -> tcp.Header:
     received = bytearray()
     while True:
         piece = link.recv(READ)
@@ -182,7 +184,7 @@ def _syn_ack(link: socket.socket) -> tcp.Header:
             header = ipv4.parse(frame, ethernet.HEADER_LEN, length)
             if header.proto == ipv4.PROTO_TCP:
                 found = tcp.parse(frame, ethernet.HEADER_LEN + header.ihl, length)
-                if found.dst_port == PORT and found.flags & tcp.SYN:
+                if found.dst_port == port and found.flags & tcp.SYN:
                     return found
         del received[:rest]
 
@@ -196,7 +198,7 @@ def attack_once(attack: Attack, place: Place, ready: list[list[Burst]]) -> int:
         if not attack.vnet:
             announce(links[0])
         if attack.connection:
-            made = open_connection(links[0], place.ports)
+            made = open_connection(links[0], place)
             ready = [bursts(attack._replace(make=lambda _: made), place.ports)]
         outlets = [Outlet(link, rotation(each)) for link, each in zip(links, ready, strict=True)]
         return pump(outlets, attack.rate)
