@@ -169,9 +169,8 @@ def measure(options: argparse.Namespace, peer: str, attack: Attack) -> list[repo
         for _ in range(options.repeat):
             attacked.append(bench.turn("attack", options.seconds))
             bench.rest()
-            controls.append(
-                bench.turn(f"control {attacked[-1].sender['frames_per_second']}", options.seconds)
-            )
+            rate = max(attacked[-1].sender["frames_per_second"], 1.0)  # 0 would be all that it can
+            controls.append(bench.turn(f"control {rate}", options.seconds))
         return figures(attack.name, peer, alone, attacked, controls)
 
 

@@ -75,9 +75,19 @@ class Outlet:
             burst = self._following()
             self._left = memoryview(burst.data)
             began = burst.frames
-        with contextlib.suppress(BlockingIOError):
+        # discard() finds out that a link is closed.
+        with contextlib.suppress(BlockingIOError, BrokenPipeError, ConnectionResetError):
             self._left = self._left[self.sock.send(self._left) :]
         return began
+
+    def discard(self, room: bytearray) -> bool:
+        """Read what came into room; whether the link is still open."""
+        try:
+            return self.sock.recv_into(room) > 0
+        except BlockingIOError:
+            return True
+        except ConnectionResetError:
+            return False
 
 
 def unread() -> socket.socket:
@@ -106,7 +116,7 @@ def rotation(ready: list[Burst]) -> Callable[[], Burst]:
 def pump(outlets: list[Outlet], rate: float) -> int:
     """Send until standard input has a line, and read and discard answers; the frames sent.
 
-    rate: frames a second, 0 for as many as the sockets take.
+    rate: frames a second, 0 for as many as the sockets take. The daemon may close links, but not all of them.
     """
     waste = bytearray(READ)
     sent = 0
@@ -118,10 +128,10 @@ def pump(outlets: list[Outlet], rate: float) -> int:
         for each in readable:
             if not isinstance(each, Outlet):
                 return sent
-            # The links stay: a daemon that closes one ends the measurement with an error.
-            with contextlib.suppress(BlockingIOError):
-                if not each.sock.recv_into(waste):
-                    raise SystemExit("the daemon closed the link")
+            if not each.discard(waste):
+                outlets.remove(each)
+                if not outlets:
+                    raise SystemExit("the daemon closed every link")
         for outlet in writable:
             sent += outlet.send()
 
@@ -139,11 +149,12 @@ def reconnect(
         wait = max(made / rate - (time.monotonic() - began), 0.0)
         if select.select([sys.stdin], [], [], wait)[0]:
             return made
-        with socket.socket(socket.AF_UNIX) as link:
+        # A full queue of the listener, or a link that the daemon has closed already, is over like any other.
+        over = contextlib.suppress(BlockingIOError, BrokenPipeError, ConnectionResetError)
+        with socket.socket(socket.AF_UNIX) as link, over:
+            link.setblocking(False)
             link.connect(path)
-            # The daemon may have closed it already: then this connection is over, as it would be anyway.
-            with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-                link.sendall(following().data)
+            link.send(following().data)
         if listener is not None:
             listener.accept()[0].close()
         made += 1
