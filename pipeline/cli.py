@@ -15,7 +15,7 @@ import yaml
 from pipeline import logs
 from pipeline.config import merge, options
 from pipeline.config.file import ConfigError
-from pipeline.config.model import as_file
+from pipeline.config.shown import as_file
 from pipeline.daemon import supervisor
 from pipeline.go import flags
 from pipeline.system import requirements
@@ -96,7 +96,8 @@ def start(parsed: flags.Parsed, words: Sequence[str], program: supervisor.Progra
 
     try:
         config, warnings = merge.build(parsed, words, try_log_file=try_log_file)
-        logs.setup(config.log_file, config.log_level, debug=config.log_level == "debug")
+        level = config.logging.log_level
+        logs.setup(config.logging.log_file, level, debug=level == "debug")
     except (ConfigError, OSError) as error:
         logs.fatal(str(error), program.name)
         if opened:

@@ -25,6 +25,7 @@ from pipeline.go import flags
 from pipeline.ipc.fabric import Fabric
 from pipeline.topology import INGRESS, Layout
 from pipeline.wire import ethernet, ipv4, tcp, tcp_options, udp
+from tests.support import tcp_segments
 
 GUEST_MAC = bytes.fromhex("5a94efe40cee")
 GUEST = ipv4.addr_parse("192.168.127.9")
@@ -38,7 +39,7 @@ class Bench:
 
     def __init__(self) -> None:
         self.config, _ = merge.build(flags.parse(options.START, []), [], resolv_conf=os.devnull)
-        layout = Layout(self.config.slots)
+        layout = Layout(self.config.workers.slots)
         group = plan(AUTO, layout, 1)[0]
         self.fabric = Fabric.create(
             layout, [group.members, *([name] for name in layout.names if name not in group.members)]
@@ -49,7 +50,7 @@ class Bench:
         self.poller = poller
         ours, self.link = socket.socketpair()
         self.workers[INGRESS].stage.on_control({"op": "attach", "head": b""}, [ours.detach()])
-        self.header = ethernet.header(self.config.gateway_mac, GUEST_MAC, ethernet.TYPE_IPV4)
+        self.header = ethernet.header(self.config.network.gateway_mac, GUEST_MAC, ethernet.TYPE_IPV4)
         self.spent = 0.0
 
     def settle(self) -> None:
@@ -88,7 +89,9 @@ class Bench:
         def segment(tcp_flags: int, options: bytes, data: bytes = b"") -> None:
             self.send(
                 ipv4.PROTO_TCP,
-                tcp.build_segment(GUEST, HOST, GUEST_PORT, port, seq, ack, tcp_flags, WINDOW, options, data),
+                tcp_segments.segment(
+                    GUEST, HOST, GUEST_PORT, port, seq, ack, tcp_flags, WINDOW, options, data
+                ),
             )
 
         segment(tcp.SYN, tcp_options.build_syn(1460, 7, True, True, 1, 0))

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from pipeline.config import merge, options
+from pipeline.config import merge, options, shown
 from pipeline.config import model as config
 from pipeline.config.file import ConfigError
 from pipeline.config.model import EgressPolicy, GuestApi, PolicyRule
@@ -18,6 +18,7 @@ stack:
   dns: [{name: a., records: [{regexp: '(?P<x>a+)[[:alpha:]]', ip: 1.2.3.4}]}]
 state-file: /var/lib/leases.json
 udp-nat: full-cone
+guests: isolated
 proxy-protocol: {"127.0.0.1:8080": v2}
 guest-api: {unix: false, addresses: [127.0.0.0/8, "::1"], ports: [1024-65535, 80]}
 egress-policy:
@@ -37,24 +38,27 @@ def build(text: str, tmp_path: Path, *words: str) -> config.Config:
 
 def test_all_keys_reach_the_config_and_read_back_the_same(tmp_path: Path) -> None:
     made = build(FULL, tmp_path)
-    assert made.state_file == "/var/lib/leases.json"
-    assert made.udp_nat == "full-cone"
-    assert [forward.proxy_protocol for forward in made.forwards] == [2, 0]
-    assert made.guest_api == GuestApi(True, False, ("127.0.0.0/8", "::1/128"), ((1024, 65535), (80, 80)))
-    assert made.egress_policy == EgressPolicy(
+    assert made.network.state_file == "/var/lib/leases.json"
+    assert made.network.udp_nat == "full-cone"
+    assert made.access.guests == "isolated"
+    assert [forward.proxy_protocol for forward in made.access.forwards] == [2, 0]
+    assert made.access.guest_api == GuestApi(
+        True, False, ("127.0.0.0/8", "::1/128"), ((1024, 65535), (80, 80))
+    )
+    assert made.access.egress_policy == EgressPolicy(
         "deny",
         (
             PolicyRule("allow", ("192.168.127.2/32",), (), ("*.example.com",), ((443, 443),), ("tcp",)),
             PolicyRule("deny", (), ("10.0.0.0/8",)),
         ),
     )
-    assert build(yaml.safe_dump(config.as_file(made)), tmp_path) == made
+    assert build(yaml.safe_dump(shown.as_file(made)), tmp_path) == made
 
 
 def test_without_the_keys_everything_is_allowed(tmp_path: Path) -> None:
     made = build("", tmp_path)
-    assert (made.guest_api, made.egress_policy) == (GuestApi(), EgressPolicy())
-    assert (made.api_token_file, made.state_file) == ("", "")
+    assert (made.access.guest_api, made.access.egress_policy) == (GuestApi(), EgressPolicy())
+    assert (made.access.api_token_file, made.network.state_file) == ("", "")
 
 
 @pytest.mark.parametrize(
@@ -90,7 +94,7 @@ def test_a_token_file_without_a_token_is_an_error(content: bytes | None, words: 
     with pytest.raises(ConfigError, match=words):
         build("", tmp_path, "-api-token-file", str(path))
     path.write_text("s3cret\n")
-    assert build("", tmp_path, "-api-token-file", str(path)).api_token_file == str(path)
+    assert build("", tmp_path, "-api-token-file", str(path)).access.api_token_file == str(path)
 
 
 def test_a_token_in_a_pipe_is_refused_as_it_would_be_read_twice(tmp_path: Path) -> None:

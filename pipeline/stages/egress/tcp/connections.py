@@ -27,7 +27,8 @@ from pipeline.records.kinds import (
     WINDOW,
 )
 from pipeline.records.streams import MAKE_WAY_NO, Connect, GuestAnswered, ToHost, Window
-from pipeline.stages.egress.context import READ_GAP, EgressContext
+from pipeline.records.udp import HEADER_ROOM
+from pipeline.stages.egress.context import EgressContext
 from pipeline.stages.egress.sockets import NO_DESCRIPTOR
 from pipeline.stages.egress.tcp.closing import ClosingFlows
 from pipeline.stages.egress.tcp.dials import PendingDials
@@ -56,20 +57,20 @@ class Connections:
     ) -> None:
         self._worker = context.worker
         self._slots = context.slots
-        self._shares = Shares(context.worker.pool, SLOT_BYTES, HEADROOM, READ_GAP)
+        self._shares = Shares(context.worker.pool, SLOT_BYTES, HEADROOM, HEADER_ROOM)
         self._bound = context.bound
         self._numbers = context.numbers
         self._opener = opener
         self._tcp_out = context.tcp_out
         self._dials = PendingDials(context.demux_out)
         self._closing: ClosingFlows[Flow] = ClosingFlows(
-            config.max_closing_bytes, context.bound.limit // CLOSING_PART
+            config.limits.max_closing_bytes, context.bound.limit // CLOSING_PART
         )
         # Where sleepers do not look for more, waking them ahead gains nothing.
-        prewakes = INGRESS if config.busy_poll else ""
+        prewakes = INGRESS if config.workers.busy_poll else ""
         self.flows = FlowTable(context, self._dials, self._closing, prewakes)
         self._reads = HostReads(context, self.flows)
-        self._writes = HostWrites(context, self.flows, self._reads, config.max_slots_per_flow)
+        self._writes = HostWrites(context, self.flows, self._reads, config.limits.max_slots_per_flow)
 
     # --- the step ---------------------------------------------------------------------------
 
