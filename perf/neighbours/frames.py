@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 from perf.peers import GUEST_MAC
 from pipeline.wire import arp, dhcp, ethernet, ipv4, tcp, tcp_options, udp, virtio_net
+from tests.support import tcp_segments
 
 MAC = bytes.fromhex("5a94ef0000c8")
 ADDR = ipv4.addr_parse("192.168.127.200")
@@ -82,7 +83,7 @@ def segment(
     payload: bytes = b"",
 ) -> bytes:
     """A TCP frame."""
-    made = tcp.build_segment(ADDR, dst, *ports, seq, ack, flags, 65535, options, payload)
+    made = tcp_segments.segment(ADDR, dst, *ports, seq, ack, flags, 65535, options, payload)
     return packet(ipv4.PROTO_TCP, dst, made)
 
 
@@ -197,7 +198,7 @@ def discovers(_: Ports) -> list[bytes]:
 def lying_headers(_: Ports) -> list[bytes]:
     """Frames whose virtio-net header is not true of them (docs/offload.md)."""
     small = datagram(HOST, 40000, 9, SMALL)
-    large = packet(ipv4.PROTO_TCP, HOST, tcp.build(4000, 80, 1, 1, tcp.ACK, 65535) + bytes(1400))
+    large = packet(ipv4.PROTO_TCP, HOST, tcp_segments.header(4000, 80, 1, 1, tcp.ACK, 65535) + bytes(1400))
     needs, tcp4, udp4 = virtio_net.NEEDS_CSUM, virtio_net.GSO_TCPV4, virtio_net.GSO_UDP_L4
     lies = (
         (small, virtio_net.Header(needs, tcp4, 54, 1448, 34, 16)),  # not TCP

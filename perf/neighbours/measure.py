@@ -169,9 +169,8 @@ def measure(options: argparse.Namespace, peer: str, attack: Attack) -> list[repo
         for _ in range(options.repeat):
             attacked.append(bench.turn("attack", options.seconds))
             bench.rest()
-            controls.append(
-                bench.turn(f"control {attacked[-1].sender['frames_per_second']}", options.seconds)
-            )
+            rate = max(attacked[-1].sender["frames_per_second"], 1.0)  # 0 would be all that it can
+            controls.append(bench.turn(f"control {rate}", options.seconds))
         return figures(attack.name, peer, alone, attacked, controls)
 
 
@@ -185,6 +184,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--placement", choices=PLACEMENTS, default="both")
     parser.add_argument("--only", default="", help="words of the attacks' names, comma-separated")
     shared.add(parser, seconds=0.3, repeat=3)
+    # A congestion control that finds a rate of its own needs longer than a sample to find it again.
+    parser.set_defaults(congestion="reno")
     options = parser.parse_args(argv)
     attacks = list(chosen(options.only))
     if not attacks:

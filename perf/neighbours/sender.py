@@ -31,7 +31,7 @@ from pipeline.wire.framing import QEMU, split
 PATIENCE = 5.0  # seconds for an answer of the daemon
 READ = 1 << 18
 SEQ = 1000
-PORT = 4000  # of the connection whose ACKs are sent again and again
+FIRST_PORT = 4000  # of connections that are opened
 
 
 class Place:
@@ -41,6 +41,8 @@ class Place:
         self.qemu = qemu
         self.connect = connect
         self.ports = ports
+        self.own_ports = count(FIRST_PORT)
+        """Each connection has another one: the daemon keeps those of links that are gone for a while."""
 
     def open(self, attack: Attack) -> socket.socket:
         """One link, non-blocking, ready for frames of the attack's framing."""
@@ -73,9 +75,19 @@ class Outlet:
             burst = self._following()
             self._left = memoryview(burst.data)
             began = burst.frames
-        with contextlib.suppress(BlockingIOError):
+        # discard() finds out that a link is closed.
+        with contextlib.suppress(BlockingIOError, BrokenPipeError, ConnectionResetError):
             self._left = self._left[self.sock.send(self._left) :]
         return began
+
+    def discard(self, room: bytearray) -> bool:
+        """Read what came into room; whether the link is still open."""
+        try:
+            return self.sock.recv_into(room) > 0
+        except BlockingIOError:
+            return True
+        except ConnectionResetError:
+            return False
 
 
 def unread() -> socket.socket:
@@ -104,7 +116,7 @@ def rotation(ready: list[Burst]) -> Callable[[], Burst]:
 def pump(outlets: list[Outlet], rate: float) -> int:
     """Send until standard input has a line, and read and discard answers; the frames sent.
 
-    rate: frames a second, 0 for as many as the sockets take.
+    rate: frames a second, 0 for as many as the sockets take. The daemon may close links, but not all of them.
     """
     waste = bytearray(READ)
     sent = 0
@@ -116,10 +128,10 @@ def pump(outlets: list[Outlet], rate: float) -> int:
         for each in readable:
             if not isinstance(each, Outlet):
                 return sent
-            # The links stay: a daemon that closes one ends the measurement with an error.
-            with contextlib.suppress(BlockingIOError):
-                if not each.sock.recv_into(waste):
-                    raise SystemExit("the daemon closed the link")
+            if not each.discard(waste):
+                outlets.remove(each)
+                if not outlets:
+                    raise SystemExit("the daemon closed every link")
         for outlet in writable:
             sent += outlet.send()
 
@@ -137,11 +149,12 @@ def reconnect(
         wait = max(made / rate - (time.monotonic() - began), 0.0)
         if select.select([sys.stdin], [], [], wait)[0]:
             return made
-        with socket.socket(socket.AF_UNIX) as link:
+        # A full queue of the listener, or a link that the daemon has closed already, is over like any other.
+        over = contextlib.suppress(BlockingIOError, BrokenPipeError, ConnectionResetError)
+        with socket.socket(socket.AF_UNIX) as link, over:
+            link.setblocking(False)
             link.connect(path)
-            # The daemon may have closed it already: then this connection is over, as it would be anyway.
-            with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-                link.sendall(following().data)
+            link.send(following().data)
         if listener is not None:
             listener.accept()[0].close()
         made += 1
@@ -153,21 +166,21 @@ def announce(link: socket.socket) -> None:
     link.sendall(QEMU.prefix.pack(len(frame)) + frame)
 
 
-def open_connection(link: socket.socket, ports: Ports) -> list[bytes]:
+def open_connection(link: socket.socket, place: Place) -> list[bytes]:
     """Open a connection to a server that sends for ever. Returns an ACK of nothing that it sends."""
-    ends = (PORT, ports.stream)
+    ends = (next(place.own_ports), place.ports.stream)
     link.setblocking(True)
     link.settimeout(PATIENCE)
     first = frames.syn(frames.HOST, ends, SEQ)
     link.sendall(QEMU.prefix.pack(len(first)) + first)
-    ack = _syn_ack(link).seq + 1 & 0xFFFFFFFF
+    ack = _syn_ack(link, ends[0]).seq + 1 & 0xFFFFFFFF
     request = frames.segment(frames.HOST, ends, SEQ + 1, ack, tcp.ACK | tcp.PSH, payload=b"x")
     link.sendall(QEMU.prefix.pack(len(request)) + request)
     link.setblocking(False)
-    return frames.duplicate_acks(ports, SEQ + 2, ack, ends)
+    return frames.duplicate_acks(place.ports, SEQ + 2, ack, ends)
 
 
-def _syn_ack(link: socket.socket) -> tcp.Header:
+def _syn_ack(link: socket.socket, port: int) -> tcp.Header:
     received = bytearray()
     while True:
         piece = link.recv(READ)
@@ -182,7 +195,7 @@ def _syn_ack(link: socket.socket) -> tcp.Header:
             header = ipv4.parse(frame, ethernet.HEADER_LEN, length)
             if header.proto == ipv4.PROTO_TCP:
                 found = tcp.parse(frame, ethernet.HEADER_LEN + header.ihl, length)
-                if found.dst_port == PORT and found.flags & tcp.SYN:
+                if found.dst_port == port and found.flags & tcp.SYN:
                     return found
         del received[:rest]
 
@@ -196,7 +209,7 @@ def attack_once(attack: Attack, place: Place, ready: list[list[Burst]]) -> int:
         if not attack.vnet:
             announce(links[0])
         if attack.connection:
-            made = open_connection(links[0], place.ports)
+            made = open_connection(links[0], place)
             ready = [bursts(attack._replace(make=lambda _: made), place.ports)]
         outlets = [Outlet(link, rotation(each)) for link, each in zip(links, ready, strict=True)]
         return pump(outlets, attack.rate)
