@@ -60,7 +60,7 @@ class Acceptors:
         """A link of the stage is over and closed: because of its guest, unless close() was called before."""
         log = self._worker.log
         if not self._closed:
-            log.error(error.farewell(guest.peer), link=number, protocol=guest.protocol, peer=guest.peer)
+            log.error(error.log_text(guest.peer), link=number, protocol=guest.protocol, peer=guest.peer)
         log.info("guest disconnected", link=number, error=str(error))
         self._notify_left(guest, error)
 
@@ -68,7 +68,7 @@ class Acceptors:
         listener = self._listener_of.pop(guest.link, None)
         if listener is None:
             return
-        text = error.farewell(guest.peer)
+        text = error.log_text(guest.peer)
         left = messages.GuestEvent("left", listener.protocol, str(error), guest.peer, text)
         self._worker.send_event(left.encode())
         listener.on_left(guest.link)
