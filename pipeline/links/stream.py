@@ -87,7 +87,7 @@ class StreamLink(Link):
         self._cursor = SlotCursor(pool, slots)
         self._head = memoryview(head)
         self._to_skip = 0
-        """Bytes to come of a frame that is longer than a slot. While it is not 0, cursor.begin is cursor.end."""
+        """Bytes to come of a frame that is longer than a slot. Until then cursor.begin equals cursor.end."""
         self._max_backlog = max_backlog
         self._backlog = bytearray()
         self._backlog_sent = 0
