@@ -1,12 +1,12 @@
-"""The graph as data: which workers exist, which rings join them, and which of them owns which slots.
+"""The graph of workers as data: which workers exist, which rings connect them, which worker owns which slots.
 
-An *edge* carries records from one worker to another. A *free ring* carries slot numbers back to the worker
-that allocates them (their home). There is one from each worker that can hold a slot to each home whose slots
-it can hold. Egress shards never see each other's slots, and listen sees none. A *hand-off* is a pair of
-sockets over which open descriptors go from one worker to another. The supervisor is not a node: it talks to
-the workers over sockets and only rings their bells.
+An *edge* is a ring that carries records from one worker to another. A *free ring* carries slot numbers back
+to the worker that allocates these slots (their home). If a worker can hold slots of a home, there is a free
+ring from the worker to that home. Egress shards never hold each other's slots, and listen holds none. A
+*hand-off* is a pair of sockets over which one worker passes open descriptors to another. The supervisor is
+not a node. It talks to the workers over sockets, and rings their bells.
 
-Everything here is pure. pipeline.ipc.fabric puts memory under a Layout.
+This module only computes. pipeline.ipc.fabric allocates the memory of a Layout.
 """
 
 from collections.abc import Iterable, Mapping
@@ -22,18 +22,18 @@ RESOLVER: Final = "resolver"
 LISTEN: Final = "listen"
 
 SOCKET_ROLES: Final = frozenset({INGRESS, EGRESS, RESOLVER, LISTEN})
-"""Roles that wait for sockets and on a descriptor; the others hold no sockets and wait on a semaphore."""
+"""Roles that hold sockets, and wait with a poller. The others wait on a semaphore."""
 
 DATA_CAPACITY: Final = 1024
-"""Descriptors of an edge that carries guest traffic: more than one burst read of small frames."""
+"""Records of an edge that carries guest traffic. One burst of small frames fits."""
 SERVICE_CAPACITY: Final = 256
-"""Descriptors of an edge to or from the resolver."""
+"""Records of an edge to or from the resolver."""
 FREE_CAPACITY: Final = 1024
-"""Slot numbers of a free ring: what does not fit waits with the worker that frees."""
+"""Slot numbers of a free ring. The worker that frees slots keeps those that do not fit."""
 
 MAX_REFS: Final = 16384
-"""References to slots of ingress that may be out; beyond, links are not read. Out-of-order data, which a
-guest can leave there for as long as it likes, get half of them."""
+"""References to slots of ingress that may be out. Above this, ingress does not read links. Out-of-order data
+may hold half of them, because a guest decides how long such data wait."""
 
 DEFAULT_SLOTS: Final = 512
 MIN_SLOTS: Final = 64
@@ -42,11 +42,11 @@ RESOLVER_SLOTS: Final = 16
 
 
 class TopologyError(ValueError):
-    """The graph contradicts itself, or the asked numbers do not make one."""
+    """The graph is inconsistent, or no graph is possible with the given numbers."""
 
 
 class Node(NamedTuple):
-    """One worker process. ``shard`` counts within the role."""
+    """One worker. ``shard`` counts from 0 within the role."""
 
     name: str
     role: str
@@ -54,7 +54,7 @@ class Node(NamedTuple):
 
 
 class Edge(NamedTuple):
-    """One ring. ``entry_bytes`` distinguishes records from slot numbers."""
+    """One ring. ``entry_bytes`` is the size of its entries: a record or a slot number."""
 
     source: str
     target: str
@@ -63,7 +63,7 @@ class Edge(NamedTuple):
 
 
 class Span(NamedTuple):
-    """The slots [first, first + count) of a pool."""
+    """The slots [first, first + slot_count) of a pool."""
 
     first: int
     slot_count: int
@@ -91,7 +91,7 @@ class Layout:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Names of all workers, in the order in which they are started."""
+        """Names of all workers, in the order of their start."""
         return tuple(node.name for node in self.nodes)
 
     def shards(self, role: str) -> tuple[str, ...]:
@@ -107,7 +107,7 @@ class Layout:
 
 
 def check_edges(edges: Iterable[Edge], nodes: Iterable[Node]) -> None:
-    """TopologyError if an edge is there twice, ends nowhere, turns on itself or has an odd capacity."""
+    """Raises TopologyError for an edge that exists twice, joins no two workers, or has a bad capacity."""
     names = {node.name for node in nodes}
     seen: set[tuple[str, str]] = set()
     for edge in edges:
@@ -122,7 +122,7 @@ def check_edges(edges: Iterable[Edge], nodes: Iterable[Node]) -> None:
 
 
 def check_pools(pools: Mapping[str, Span], slots: int) -> None:
-    """TopologyError unless the pools lie one behind the other and cover the arena."""
+    """Raises TopologyError unless the pools lie one after the other and cover the arena."""
     at = 0
     for home, span in pools.items():
         if span.first != at or span.slot_count < 1:
@@ -153,8 +153,9 @@ def _edges(nodes: tuple[Node, ...]) -> tuple[Edge, ...]:
     both_ways += [(egress, tcp) for tcp in tcps for egress in egresses]
     both_ways += [(egress, DEMUX) for egress in egresses]
     return (
-        # In this order a worker publishes: what ingress must know of a guest before what is answered to it,
-        # and what a guest asks of a host, who may answer, before the acknowledgement that it was taken.
+        # A worker publishes its rings in this order. tcp publishes to egress before ingress: the request of a
+        # guest reaches the host before the guest gets its ACK. demux publishes to ingress before tcp and
+        # egress: ingress then knows a guest before it gets an answer for the guest.
         *(Edge(a, b, DATA_CAPACITY, RECORD_BYTES) for a, b in hurried + both_ways + joined),
         Edge(DEMUX, RESOLVER, SERVICE_CAPACITY, RECORD_BYTES),
         Edge(RESOLVER, DEMUX, SERVICE_CAPACITY, RECORD_BYTES),
@@ -162,7 +163,7 @@ def _edges(nodes: tuple[Node, ...]) -> tuple[Edge, ...]:
 
 
 def _pools(slots: int, nodes: tuple[Node, ...]) -> dict[str, Span]:
-    """About half to ingress, a few to demux and resolver, the rest in equal parts to the egress shards."""
+    """Half of the slots for ingress, a few for demux and resolver, the rest in equal parts for egress."""
     egresses = [node.name for node in nodes if node.role == EGRESS]
     small = min(DEMUX_SLOTS, slots // 16), min(RESOLVER_SLOTS, slots // 16)
     shared = slots - slots // 2 - sum(small)

@@ -170,7 +170,7 @@ class Capture(Request):
 
 @dataclass(frozen=True, slots=True)
 class GuestEvent(Event):
-    """change: "left", or "failed" when no guest can come in by this entrance any more."""
+    """change: "left", or "failed" if the listener of this protocol cannot accept guests any more."""
 
     NAME = "guest"
     change: str

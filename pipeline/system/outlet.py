@@ -53,10 +53,10 @@ class Outlet:
         self._queue: deque[tuple[int, bytes, int, int]] = deque()
         """Descriptor, bytes, units that they stand for, losses that they report."""
         self._bytes = 0
-        self._unsaid = 0
+        self._unreported = 0
         self._torn: set[int] = set()
         self._writing = False
-        self._resting = False
+        self._stopping = False
         self._thread: threading.Thread | None = None
 
     def put(self, fd: int, item: bytes, units: int = 1) -> bool:
@@ -66,7 +66,7 @@ class Outlet:
             if self.error is not None or (self._bytes and self._bytes + len(item) > self._max_bytes):
                 self._lose(units)
                 return False
-            self._say_losses(fd)
+            self._report_losses(fd)
             self._append(fd, item, units, 0)
             self._condition.notify_all()
             self._start()
@@ -79,16 +79,16 @@ class Outlet:
                 self._start()
             return self._condition.wait_for(lambda: not self._queue and not self._writing, timeout)
 
-    def rest(self, timeout: float) -> bool:
-        """Flush and end the thread. Returns whether there is no thread now, until the next put."""
+    def stop_thread(self, timeout: float) -> bool:
+        """Flush and end the thread. The next put() starts another one. Returns whether no thread runs now."""
         done = self.flush(timeout)
         with self._condition:
-            thread, self._resting = self._thread, done
+            thread, self._stopping = self._thread, done
             self._condition.notify_all()
         if thread is not None and done:
             thread.join(timeout)
         with self._condition:
-            self._resting = False
+            self._stopping = False
             return self._thread is None
 
     # --- fork ---------------------------------------------------------------------------------
@@ -106,27 +106,27 @@ class Outlet:
         self._condition = threading.Condition()
         self._queue.clear()
         self._torn.clear()
-        self._bytes = self.lost = self._unsaid = 0
-        self._writing = self._resting = False
+        self._bytes = self.lost = self._unreported = 0
+        self._writing = self._stopping = False
         self._thread = None
         self.on_lost = None
 
     # --- under the lock -------------------------------------------------------------------------
 
-    def _append(self, fd: int, item: bytes, units: int, said: int) -> None:
-        self._queue.append((fd, item, units, said))
+    def _append(self, fd: int, item: bytes, units: int, reported: int) -> None:
+        self._queue.append((fd, item, units, reported))
         self._bytes += len(item)
 
     def _lose(self, units: int) -> None:
         self.lost += units
-        self._unsaid += units
+        self._unreported += units
         if self.on_lost is not None:
             self.on_lost(units)
 
-    def _say_losses(self, fd: int) -> None:
-        if self._unsaid and self._notice is not None:
-            said, self._unsaid = self._unsaid, 0
-            self._append(fd, self._notice(said), 0, said)
+    def _report_losses(self, fd: int) -> None:
+        if self._unreported and self._notice is not None:
+            reported, self._unreported = self._unreported, 0
+            self._append(fd, self._notice(reported), 0, reported)
 
     def _start(self) -> None:
         if self._thread is not None:
@@ -145,7 +145,7 @@ class Outlet:
     def _run(self) -> None:
         with self._condition:
             while True:
-                if not self._condition.wait_for(lambda: self._queue or self._resting, LINGER):
+                if not self._condition.wait_for(lambda: self._queue or self._stopping, LINGER):
                     break
                 if not self._queue:
                     break
@@ -154,7 +154,7 @@ class Outlet:
 
     def _write_one(self) -> None:
         """Write the oldest item. The lock is held before and after, not while writing."""
-        fd, item, units, said = self._queue.popleft()
+        fd, item, units, reported = self._queue.popleft()
         self._writing = True
         self._condition.release()
         try:
@@ -165,7 +165,7 @@ class Outlet:
         # Subtracted only now: an item that is being written takes room too.
         self._bytes -= len(item)
         if error is not None:
-            self._unsaid += said
+            self._unreported += reported
             self._lose(units)
             if self._stop_at_error:
                 self.error = error
@@ -173,7 +173,7 @@ class Outlet:
                 self._queue.clear()
                 self._bytes = 0
         elif not self._queue:
-            self._say_losses(fd)
+            self._report_losses(fd)
         if not self._queue:
             self._condition.notify_all()
 
