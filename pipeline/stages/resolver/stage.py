@@ -74,18 +74,20 @@ class ResolverStage:
         self.slots = worker.ports.arena.slots
         self.demux_in = worker.ports.rings_in["demux"]
         self.replies = Replies(worker)
-        self.gateway = config.gateway_ip
-        self.dhcp = Dhcp(dhcp_config(config))
-        self.dns: dns.Dns[Client] = dns.Dns(local_zones(config, worker.log))
+        self.gateway = config.network.gateway_ip
+        self.dhcp = Dhcp(dhcp_config(config.network))
+        self.dns: dns.Dns[Client] = dns.Dns(local_zones(config.network, worker.log))
         # A server with the gateway's address would be this program again.
-        self.servers = name_files.ServerList(resolv_conf, {ipv4.addr_text(config.gateway_ip)}, dns_port)
+        self.servers = name_files.ServerList(
+            resolv_conf, {ipv4.addr_text(config.network.gateway_ip)}, dns_port
+        )
         self.hosts = name_files.HostsFile(hosts)
         self.upstream: Upstream[dns.Key] = Upstream(
             worker, lambda: self.servers.servers, monotonic, os.urandom
         )
         self.streams = DnsStreams(worker, self.counts, self._on_stream_query, monotonic)
-        self.leases = LeaseKeeper(worker, self.dhcp, config.state_file, monotonic())
-        self.names = NameReports(config, worker.ports.rings_out["demux"])
+        self.leases = LeaseKeeper(worker, self.dhcp, config.network.state_file, monotonic())
+        self.names = NameReports(config.access.egress_policy, worker.ports.rings_out["demux"])
         self._failing = False
         self._reload_files(monotonic())
         self.counts[_LEASES] = self.dhcp.lease_count
