@@ -45,8 +45,8 @@ class Guest(NamedTuple):
     """A link that is ready for frames.
 
     framing: None if each packet is a frame. peer: its name for the log, "@" for a socket without a name.
-    identity: the process, machine or address that opened the link (pipeline.system.peer), "" if unknown. Links
-    with the same identity belong to one guest.
+    identity: the process, machine or address that opened the link (pipeline.system.peer), "" if unknown.
+    Links with the same identity belong to one guest.
     """
 
     link: Link
