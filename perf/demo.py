@@ -133,7 +133,7 @@ class Demo:
     def stop(self) -> str:
         """Stop the agent and then the daemon, which checks at its end that nothing is left."""
         self.agent.stop()
-        self.daemon.wait_for_rest()
+        self.daemon.wait_for_free_slots()
         began = time.monotonic()
         self.daemon.stop()
         return f"{(time.monotonic() - began) * 1000:.0f} ms, status 0"

@@ -1,4 +1,4 @@
-"""A DHCP server and its clients, as its tests need them."""
+"""DHCP messages and configurations for tests of the DHCP server."""
 
 from pipeline.counters import INDEX
 from pipeline.engines.dhcp.leases import DhcpConfig
@@ -22,7 +22,7 @@ def config(**changes: object) -> DhcpConfig:
 
 
 def small(**changes: object) -> DhcpConfig:
-    """A /29: .1 is the gateway, .6 the host, .7 broadcast; .2 to .5 are to be had."""
+    """A /29: .1 is the gateway, .6 the host, .7 broadcast. Clients can have .2 to .5."""
     return config(prefix_len=29, static_leases={}, reserved=frozenset({NETWORK + 6}), **changes)
 
 
@@ -56,13 +56,13 @@ def ignored(reply: Reply | Ignored) -> str:
 
 
 def address(engine: Dhcp, n: int, kind: int = dhcp.REQUEST, now: float = 0.0, link: int = 1) -> int:
-    """Last number of the address that client n is given; 0 if there is no reply."""
+    """The last number of the address that client n gets; 0 if there is no reply."""
     reply = send(engine, message(kind, mac(n)), now=now, link=link)
     return parsed(reply).yiaddr & 0xFF if isinstance(reply, Reply) else 0
 
 
 def bootp(n: int, *, cookie: bool = True, sname: bytes = b"", **fields: int) -> bytes:
-    """A BOOTP request: no message type, and without the cookie not even options."""
+    """A BOOTP request: it has no message type, and without the cookie also no options."""
     wire = dhcp.build(dhcp.Message(dhcp.BOOT_REQUEST, 7, mac(n), {}, **fields)._replace(sname=sname))
     return wire if cookie else wire[:236] + bytes(64)
 

@@ -1,4 +1,4 @@
-"""Whole Ethernet frames for tests, made by the plain wire modules one at a time, and slots full of them."""
+"""Ethernet frames for tests, made with the wire modules one at a time, and slots full of frames."""
 
 from pipeline.wire import checksum, ethernet, ipv4, tcp, tcp_options, udp
 
@@ -35,7 +35,7 @@ def tcp_frame(
     eth_header: bytes = FROM_GUEST,
     pad_to: int = 0,
 ) -> bytes:
-    """One TCP/IPv4 frame with right checksums; pad_to: Ethernet padding behind the packet."""
+    """A TCP/IPv4 frame with right checksums. pad_to: length after Ethernet padding."""
     segment = tcp.build_segment(src, dst, sport, dport, seq, ack, flags, wnd, options, payload)
     total = ipv4.HEADER_LEN + len(segment)
     header = ipv4.build(total, ident, ttl, ipv4.PROTO_TCP, src, dst, flags=ip_flags, tos=tos)
@@ -57,7 +57,7 @@ def udp_frame(
     pad_to: int = 0,
     summed: bool = True,
 ) -> bytes:
-    """One UDP/IPv4 frame; summed False: without a checksum, as RFC 768 allows."""
+    """A UDP/IPv4 frame. summed False: without a checksum, as RFC 768 allows."""
     total = ipv4.HEADER_LEN + udp.HEADER_LEN + len(payload)
     if summed:
         words = checksum.word_sum(payload)
@@ -71,7 +71,7 @@ def udp_frame(
 def slot_of(
     frames: list[bytes], begin: int = 256, gaps: list[int] | int = 4, size: int = SLOT_BYTES
 ) -> tuple[memoryview, list[tuple[int, int]]]:
-    """A slot with the frames in it, gaps bytes of 0xff (a prefix) before each, and where they lie."""
+    """A slot with these frames, and where they lie. gaps: bytes of 0xff (a prefix) before each."""
     view = memoryview(bytearray(b"\xff" * size))
     places = []
     for number, frame in enumerate(frames):
