@@ -31,7 +31,8 @@ This module does not know messages.
 import heapq
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping
-from typing import Final, NamedTuple
+from ipaddress import IPv4Network
+from typing import Final, Protocol
 
 from pipeline.engines import tally
 
@@ -60,21 +61,20 @@ _RECLAIM_ORDER: Final = (RELEASED, OFFERED, BOUND, BOOTP)
 _SECONDS: Final[dict[str, float]] = {OFFERED: OFFER_SECONDS, BOUND: LEASE_SECONDS, BOOTP: float("inf")}
 
 
-class DhcpConfig(NamedTuple):
-    """The server's parameters. Addresses are ints, MACs 6 bytes, ``mtu`` is in bytes.
+class LeaseConfig(Protocol):
+    """The part of the configuration that Leases needs. Addresses are ints, MACs 6 bytes."""
 
-    ``reserved``: addresses that no client gets, such as the host's and the gateway's virtual ones. The
-    gateway's, the network's and the broadcast address need not be in it. ``static_leases``: address -> MAC.
-    """
-
-    network: int
-    prefix_len: int
-    gateway_addr: int
-    gateway_mac: bytes
-    mtu: int
-    search_domains: tuple[str, ...] = ()
-    static_leases: Mapping[int, bytes] = {}
-    reserved: frozenset[int] = frozenset()
+    @property
+    def subnet(self) -> IPv4Network: ...
+    @property
+    def gateway_ip(self) -> int: ...
+    @property
+    def gateway_mac(self) -> bytes: ...
+    @property
+    def dhcp_static_leases(self) -> Mapping[int, bytes]: ...
+    @property
+    def reserved(self) -> frozenset[int]:
+        """Addresses that no client gets, beside the gateway's, the network's and the broadcast one."""
 
 
 class Lease:
@@ -118,14 +118,13 @@ class Lease:
 class Leases:
     """The leases of one subnet."""
 
-    def __init__(self, config: DhcpConfig) -> None:
+    def __init__(self, config: LeaseConfig) -> None:
         self._config = config
-        mask = 0xFFFFFFFF << (32 - config.prefix_len) & 0xFFFFFFFF
-        self._network = network = config.network & mask
-        self._broadcast = network | ~mask & 0xFFFFFFFF
-        self._never = config.reserved | {config.gateway_addr, *config.static_leases}
+        self._network = network = int(config.subnet.network_address)
+        self._broadcast = int(config.subnet.broadcast_address)
+        self._never = config.reserved | {config.gateway_ip, *config.dhcp_static_leases}
         # A MAC with two static addresses gets the lower one, the same in every run.
-        self._static = {mac: addr for addr, mac in sorted(config.static_leases.items(), reverse=True)}
+        self._static = {mac: addr for addr, mac in sorted(config.dhcp_static_leases.items(), reverse=True)}
         self._leases: dict[bytes, Lease] = {}
         self._owners: dict[int, bytes] = {}
         # MACs by state, in the order in which their leases expire.
@@ -144,13 +143,13 @@ class Leases:
     @property
     def count(self) -> int:
         """Dynamic and static leases."""
-        return len(self._owners) + len(self._config.static_leases)
+        return len(self._owners) + len(self._config.dhcp_static_leases)
 
     def by_addr(self) -> dict[int, bytes]:
         """Address -> MAC of the gateway, of the static leases and of every client that has an address."""
         return {
-            self._config.gateway_addr: self._config.gateway_mac,
-            **self._config.static_leases,
+            self._config.gateway_ip: self._config.gateway_mac,
+            **self._config.dhcp_static_leases,
             **self._owners,
         }
 
@@ -244,7 +243,7 @@ class Leases:
             return False
         self._forget(mac)
         self._declined[lease.addr] = now + DECLINE_SECONDS
-        limit = min(MAX_DECLINED, 1 << (32 - self._config.prefix_len) >> 2)
+        limit = min(MAX_DECLINED, 1 << (32 - self._config.subnet.prefixlen) >> 2)
         while len(self._declined) > limit:
             heapq.heappush(self._returned, self._declined.popitem(last=False)[0])
         return True

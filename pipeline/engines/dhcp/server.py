@@ -11,9 +11,9 @@ The server does not probe whether an address is in use.
 """
 
 from collections.abc import Iterable, Mapping
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, Protocol
 
-from pipeline.engines.dhcp.leases import BOOTP, BOUND, LEASE_SECONDS, OFFERED, DhcpConfig, Leases
+from pipeline.engines.dhcp.leases import BOOTP, BOUND, LEASE_SECONDS, OFFERED, LeaseConfig, Leases
 from pipeline.wire import dhcp
 from pipeline.wire.errors import WireError
 
@@ -41,23 +41,33 @@ class Ignored(NamedTuple):
     counter: str
 
 
+class DhcpConfig(LeaseConfig, Protocol):
+    """The part of the configuration that Dhcp needs: what Leases needs, and what clients are told."""
+
+    @property
+    def mtu(self) -> int:
+        """In bytes."""
+
+    @property
+    def dns_search_domains(self) -> tuple[str, ...]: ...
+
+
 class Dhcp:
     """The server of one subnet."""
 
     def __init__(self, config: DhcpConfig) -> None:
         self._config = config
         self._leases = Leases(config)
-        mask = 0xFFFFFFFF << (32 - config.prefix_len) & 0xFFFFFFFF
-        gateway = config.gateway_addr.to_bytes(4, "big")
+        gateway = config.gateway_ip.to_bytes(4, "big")
         self._options: dict[int, bytes] = {
-            dhcp.SUBNET_MASK: mask.to_bytes(4, "big"),
+            dhcp.SUBNET_MASK: config.subnet.netmask.packed,
             dhcp.ROUTER: gateway,
             dhcp.DNS_SERVER: gateway,
             dhcp.SERVER_ID: gateway,
         }
         if 0 < config.mtu <= MAX_MTU_OPTION:
             self._options[dhcp.INTERFACE_MTU] = config.mtu.to_bytes(2, "big")
-        self._search_list = _search_list(config.search_domains)
+        self._search_list = _search_list(config.dns_search_domains)
 
     @property
     def lease_count(self) -> int:
@@ -108,7 +118,7 @@ class Dhcp:
             return self._bootp(message, mac, link, guest_addr, guest_port, now)
         # A client that chose another server sends its choice to all servers (RFC 2131 section 4.3.2).
         server = message.option_addr(dhcp.SERVER_ID)
-        for_another = server not in (0, self._config.gateway_addr)
+        for_another = server not in (0, self._config.gateway_ip)
         match message.kind:
             case dhcp.DISCOVER:
                 kind, counter, addr = (
@@ -201,7 +211,7 @@ class Dhcp:
                 flags=message.flags,
                 ciaddr=message.ciaddr,
                 yiaddr=addr,
-                siaddr=self._config.gateway_addr,
+                siaddr=self._config.gateway_ip,
                 giaddr=message.giaddr,
             )
         )

@@ -27,8 +27,8 @@ from pipeline.records.services import ServiceDatagram
 from pipeline.stages.resolver.leases import LeaseKeeper
 from pipeline.stages.resolver.names import NameReports
 from pipeline.stages.resolver.replies import Replies
-from pipeline.stages.resolver.settings import dhcp_config, local_zones
 from pipeline.stages.resolver.streams import DnsStreams, StreamClient
+from pipeline.stages.resolver.zones import local_zones
 from pipeline.stages.worker import Message, Worker
 from pipeline.wire import ethernet, ipv4
 
@@ -75,7 +75,7 @@ class ResolverStage:
         self.demux_in = worker.ports.rings_in["demux"]
         self.replies = Replies(worker)
         self.gateway = config.network.gateway_ip
-        self.dhcp = Dhcp(dhcp_config(config.network))
+        self.dhcp = Dhcp(config.network)
         self.dns: dns.Dns[Client] = dns.Dns(local_zones(config.network, worker.log))
         # A server with the gateway's address would be this program again.
         self.servers = name_files.ServerList(

@@ -1,5 +1,7 @@
 """DHCP leases: who gets which address, and what one guest leaves to the others."""
 
+from ipaddress import IPv4Network
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -148,7 +150,7 @@ def test_a_lease_whose_link_is_gone_is_given_up_only_by_a_client_that_is_back() 
 
 
 def test_declining_everything_does_not_use_up_the_subnet() -> None:
-    engine = Dhcp(config(static_leases={}))
+    engine = Dhcp(config(dhcp_static_leases={}))
     for n in range(2000):
         last = address(engine, n)
         assert last
@@ -157,7 +159,7 @@ def test_declining_everything_does_not_use_up_the_subnet() -> None:
 
 
 def test_table_is_bounded_in_a_large_subnet() -> None:
-    engine = Dhcp(config(network=10 << 24, prefix_len=8, gateway_addr=(10 << 24) + 1, static_leases={}))
+    engine = Dhcp(config(subnet=IPv4Network("10.0.0.0/8"), gateway_ip=(10 << 24) + 1, dhcp_static_leases={}))
     for n in range(server.MAX_LEASES):
         assert send(engine, message(dhcp.REQUEST, mac(n)), link=n // 8).counter == "dhcp_ack_sent"
     assert (
@@ -200,7 +202,7 @@ def test_clients_that_a_guest_has_no_more_are_no_reason_to_refuse_another_guests
 
 
 def test_a_guest_of_a_small_subnet_may_have_eight_clients_and_more_while_others_find_some() -> None:
-    engine = Dhcp(config(prefix_len=28, static_leases={}, reserved=frozenset()))
+    engine = Dhcp(config(subnet=IPv4Network("192.168.127.0/28"), dhcp_static_leases={}))
     assert [address(engine, n) for n in range(11)] == [*range(2, 12), 0]
     assert address(engine, 11, link=2) == 12
     assert [address(engine, n, link=2) for n in range(12, 15)] == [13, 14, 0]
@@ -321,7 +323,7 @@ def test_restored_leases_are_no_leases_of_a_link_that_is_gone() -> None:
 
 
 def test_client_with_two_static_addresses_gets_the_lower_one() -> None:
-    engine = Dhcp(config(static_leases={NETWORK + 20: mac(1), NETWORK + 9: mac(1)}))
+    engine = Dhcp(config(dhcp_static_leases={NETWORK + 20: mac(1), NETWORK + 9: mac(1)}))
     assert address(engine, 1) == 9
 
 

@@ -1,25 +1,9 @@
-"""What the configuration means for the two servers: the DHCP server's parameters, and the local DNS zones."""
+"""The local DNS zones that the configuration asks for."""
 
 from structlog.typing import FilteringBoundLogger
 
 from pipeline.config.model import Network
-from pipeline.engines.dhcp.leases import DhcpConfig
 from pipeline.engines.dns.zones import ZoneError, Zones, parse_zone
-
-
-def dhcp_config(network: Network) -> DhcpConfig:
-    """The DHCP server's parameters."""
-    return DhcpConfig(
-        network=int(network.subnet.network_address),
-        prefix_len=network.subnet.prefixlen,
-        gateway_addr=network.gateway_ip,
-        gateway_mac=network.gateway_mac,
-        mtu=network.mtu,
-        search_domains=network.dns_search_domains,
-        static_leases=network.dhcp_static_leases,
-        # These addresses mean something else to the gateway than a guest.
-        reserved=frozenset({network.host_ip, *network.gateway_virtual_ips, *network.nat}),
-    )
 
 
 def local_zones(network: Network, log: FilteringBoundLogger) -> Zones:
