@@ -57,7 +57,7 @@ class Demo:
         self.step("host fetches a page from the guest", self.fetch_inside)
         self.step("iperf3 guest to internet (up)", lambda: self.iperf())
         self.step("iperf3 internet to guest (down)", lambda: self.iperf("-R"))
-        self.step("daemon stopped, nothing left behind", self.stop)
+        self.step("daemon stopped, nothing is left", self.stop)
 
     def start_daemon(self) -> str:
         """Start the daemon, and wait until it is ready."""

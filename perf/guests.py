@@ -47,7 +47,7 @@ def measure(options: argparse.Namespace, peer: str, count: int, samples: report.
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description="Several guests behind one daemon at once.")
+    parser = argparse.ArgumentParser(description="Several guests of one daemon at once.")
     parser.add_argument("--counts", default="1,2,4", help="numbers of guests, comma-separated")
     parser.add_argument("--mtu", type=int, default=1500)
     shared.add(parser, seconds=3, repeat=1)

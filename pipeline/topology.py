@@ -117,7 +117,7 @@ def check_edges(edges: Iterable[Edge], nodes: Iterable[Node]) -> None:
         if source == target or not {source, target} <= names:
             raise TopologyError(f"edge {source} -> {target} does not join two workers")
         if capacity <= 0 or capacity & (capacity - 1):
-            raise TopologyError(f"edge {source} -> {target}: capacity {capacity} is no power of two")
+            raise TopologyError(f"edge {source} -> {target}: capacity {capacity} is not a power of two")
         seen.add((source, target))
 
 

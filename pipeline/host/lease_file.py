@@ -52,7 +52,7 @@ def load(path: str, wall_now: float) -> list[Row]:
             raise LeaseFileError(f"state file {path} is of version {document['version']}, not {VERSION}")
         return [_row(lease, wall_now) for lease in document["leases"]]
     except (KeyError, TypeError, ValueError, OverflowError, OSError) as error:
-        raise LeaseFileError(f"state file {path} is no list of leases: {error!r} ({ALLOWED})") from error
+        raise LeaseFileError(f"state file {path} is not a list of leases: {error!r} ({ALLOWED})") from error
 
 
 def _row(lease: Any, wall_now: float) -> Row:

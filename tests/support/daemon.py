@@ -188,7 +188,7 @@ class Daemon:
     def check_remains(self, workers: dict[str, int]) -> None:
         """Assert that sockets, workers and shared memory are gone. workers: their former pids by name."""
         left = [path for path in (self.socket, self.qemu_socket) if path.exists()]
-        assert not left, f"left behind: {left}"
+        assert not left, f"still there: {left}"
         assert shared_memory() == self._shared_memory
         alive = [name for name, pid in workers.items() if Path(f"/proc/{pid}").exists()]
         assert not alive, f"workers still there: {alive}"

@@ -94,7 +94,7 @@ class kqueue:  # noqa: N801
         if change.flags & KQ_EV_DELETE:
             inner.unregister(fd)  # FileNotFoundError if there is no such filter, like ENOENT of kevent(2)
             return
-        if change.filter == KQ_FILTER_WRITE and _is_pipe_to_nobody(fd):
+        if change.filter == KQ_FILTER_WRITE and _is_pipe_without_reader(fd):
             raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
         mask = _IN if change.filter == KQ_FILTER_READ else _OUT
         edge = _EDGE if change.flags & KQ_EV_CLEAR else 0
@@ -109,7 +109,7 @@ def _event(fd: int, number: int, mask: int) -> kevent:
     return kevent(fd, number, KQ_EV_EOF if ended else 0, errno.ECONNRESET if mask & _ERROR else 0)
 
 
-def _is_pipe_to_nobody(fd: int) -> bool:
+def _is_pipe_without_reader(fd: int) -> bool:
     if not stat.S_ISFIFO(os.fstat(fd).st_mode):
         return False
     look = _poll()
