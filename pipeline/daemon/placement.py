@@ -1,9 +1,9 @@
 """Decides which workers share a process.
 
 ``separate`` gives each worker a process, so the pipeline can use as many cores as there are workers. ``auto``
-depends on the machine. With few cores it puts the data path (ingress, demux, tcp, egress) into one process,
-because there it costs more to wake another process than a second core gains. resolver and listen then share a
-second process. On larger machines ``auto`` means ``separate``.
+depends on the machine. With few cores it puts the data path (ingress, demux, tcp, egress) into one process.
+There it costs more to wake another process than a second core gains. resolver and listen then share a second
+process. On larger machines ``auto`` means ``separate``.
 """
 
 from typing import Final, NamedTuple

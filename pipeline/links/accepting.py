@@ -14,7 +14,7 @@ from typing import Final
 
 from pipeline.links.addresses import words_of
 from pipeline.links.base import Link, SlotPool
-from pipeline.links.listener import READABLE, Guest, Listener, Owner, Poller, Room, has_peer
+from pipeline.links.listener import READABLE, Guest, LinkResources, Listener, Owner, Poller, has_peer
 from pipeline.links.stream import StreamLink
 from pipeline.system import inet, peer
 from pipeline.wire.framing import Framing
@@ -40,9 +40,9 @@ class AcceptingListener(Listener):
         self._is_guest = False
         self._resume_at = float("inf")
 
-    def open(self, poller: Poller, room: Room, owner: Owner) -> None:
+    def open(self, poller: Poller, resources: LinkResources, owner: Owner) -> None:
         """See Listener.open."""
-        self._poller, self._room, self._owner = poller, room, owner
+        self._poller, self._resources, self._owner = poller, resources, owner
         if _listens(self._sock):
             self._sock.setblocking(False)
             self._wait()
@@ -114,8 +114,8 @@ class StreamListener(AcceptingListener):
         self._framing = framing
 
     def _accepted(self, sock: socket.socket) -> None:
-        room = self._room
-        self._attach(StreamLink(sock, self._framing, room.pool, room.slots), self._framing, sock)
+        resources = self._resources
+        self._attach(StreamLink(sock, self._framing, resources.pool, resources.slots), self._framing, sock)
 
 
 class PacketListener(AcceptingListener):
@@ -132,7 +132,7 @@ class PacketListener(AcceptingListener):
         self._make_link = make_link
 
     def _accepted(self, sock: socket.socket) -> None:
-        self._attach(self._make_link(sock, *self._room), None, sock)
+        self._attach(self._make_link(sock, *self._resources), None, sock)
 
 
 def _listens(sock: socket.socket) -> bool:

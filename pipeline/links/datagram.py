@@ -18,7 +18,7 @@ from typing import Final
 
 from pipeline.links.addresses import words_of
 from pipeline.links.base import Link, LinkClosed
-from pipeline.links.listener import READABLE, Guest, Listener, Owner, Poller, Room, has_peer
+from pipeline.links.listener import READABLE, Guest, LinkResources, Listener, Owner, Poller, has_peer
 from pipeline.links.packet import PacketLink
 
 PROTOCOL: Final = "vfkit"
@@ -59,15 +59,15 @@ class VfkitListener(Listener):
         self._look_at = float("inf")
         self._retry_at = float("inf")
 
-    def open(self, poller: Poller, room: Room, owner: Owner) -> None:
+    def open(self, poller: Poller, resources: LinkResources, owner: Owner) -> None:
         """See Listener.open."""
-        self._poller, self._room, self._owner = poller, room, owner
+        self._poller, self._resources, self._owner = poller, resources, owner
         self._wait()
 
     def deadline(self) -> float:
         """See Listener.deadline."""
         link = self._link
-        if link is not None and link.blocked and link.room_is_silent and self._retry_at == float("inf"):
+        if link is not None and link.blocked and link.room_unreported and self._retry_at == float("inf"):
             self._retry_at = monotonic() + RETRY_INTERVAL
         return min(self._look_at, self._retry_at)
 
@@ -151,7 +151,7 @@ class VfkitListener(Listener):
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER_BYTES)
         self._peer, self._inode = peer, _inode(peer)
         # The link closes its own descriptor. This one stays for the next guest.
-        self._link = DatagramLink(sock.dup(), *self._room)
+        self._link = DatagramLink(sock.dup(), *self._resources)
         self._look_at = monotonic() + LOOK_INTERVAL
         self._owner.attach(Guest(self._link, None, PROTOCOL, _text(peer)), self)
 

@@ -33,7 +33,7 @@ class Poller(Protocol):
         """Stop watching fd, which must still be open."""
 
 
-class Room(NamedTuple):
+class LinkResources(NamedTuple):
     """What a new link gets: the pool, the memory of its slots, and the network's MTU in bytes."""
 
     pool: SlotPool
@@ -44,7 +44,7 @@ class Room(NamedTuple):
 class Guest(NamedTuple):
     """A link that is ready for frames.
 
-    framing: None if each packet is a frame. peer: its name for the log, "@" for a socket without a name.
+    framing: None if each packet is a frame. peer: its name for the log, "@" for a socket without one.
     identity: the process, machine or address that opened the link (pipeline.system.peer), "" if unknown.
     Links with the same identity belong to one guest.
     """
@@ -79,7 +79,7 @@ class Listener(ABC):
     """The name of the protocol: "qemu", "bess", ..."""
 
     @abstractmethod
-    def open(self, poller: Poller, room: Room, owner: Owner) -> None:
+    def open(self, poller: Poller, resources: LinkResources, owner: Owner) -> None:
         """Begin to accept guests. Called once, in the worker that owns the links."""
 
     def on_left(self, link: Link) -> None:  # noqa: B027  most have nothing to do

@@ -62,7 +62,7 @@ class PacketLink(Link):
         self._max_backlog = max_backlog
         self._backlog: deque[bytes] = deque()
         self._backlog_bytes = 0
-        self.room_is_silent = False
+        self.room_unreported = False
         """While blocked: the system will not report room (macOS), so the listener retries on a timer."""
 
     @property
@@ -168,7 +168,7 @@ class PacketLink(Link):
             self._sock.send(frame)
         except OSError as error:
             if error.errno in _FULL:
-                self.room_is_silent = error.errno == errno.ENOBUFS
+                self.room_unreported = error.errno == errno.ENOBUFS
                 return False
             if error.errno != errno.EMSGSIZE:
                 raise LinkClosed(f"cannot write packet to socket: {words_of(error)}") from error

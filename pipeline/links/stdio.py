@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from pipeline.links.base import Buffer, Link
-from pipeline.links.listener import Guest, Listener, Owner, Poller, Room
+from pipeline.links.listener import Guest, LinkResources, Listener, Owner, Poller
 from pipeline.links.stream import StreamLink
 from pipeline.wire.framing import LE16
 
@@ -64,8 +64,8 @@ class PipePair:
 class StdioLink(StreamLink):
     """A guest on two descriptors."""
 
-    def __init__(self, pair: PipePair, room: Room) -> None:
-        super().__init__(pair, LE16, room.pool, room.slots)
+    def __init__(self, pair: PipePair, resources: LinkResources) -> None:
+        super().__init__(pair, LE16, resources.pool, resources.slots)
         self._pair = pair
 
     def write_fileno(self) -> int:
@@ -82,9 +82,9 @@ class StdioListener(Listener):
         self._pair = PipePair(read_fd, write_fd)
         self._link: Link | None = None
 
-    def open(self, poller: Poller, room: Room, owner: Owner) -> None:
+    def open(self, poller: Poller, resources: LinkResources, owner: Owner) -> None:
         """See Listener.open."""
-        self._link = StdioLink(self._pair, room)
+        self._link = StdioLink(self._pair, resources)
         owner.attach(Guest(self._link, LE16, PROTOCOL, PEER), self)
 
     def close(self) -> None:

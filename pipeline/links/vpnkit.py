@@ -101,7 +101,7 @@ class VpnkitListener(AcceptingListener):
                 handshake.greeted = True
                 return
             mac = self._mac(framing.parse_vpnkit_command(record))
-            self._answer(handshake, framing.vpnkit_reply(self._room.mtu, mac))
+            self._answer(handshake, framing.vpnkit_reply(self._resources.mtu, mac))
         except BlockingIOError:
             return
         except OSError as error:
@@ -114,8 +114,8 @@ class VpnkitListener(AcceptingListener):
             self._give_up(handshake, f"vpnkit handshake: {error}")
             return
         self._forget(handshake)
-        room = self._room
-        link = StreamLink(handshake.sock, framing.LE16, room.pool, room.slots)
+        resources = self._resources
+        link = StreamLink(handshake.sock, framing.LE16, resources.pool, resources.slots)
         self._attach(link, framing.LE16, handshake.sock)
 
     def _answer(self, handshake: _Handshake, record: bytes) -> None:

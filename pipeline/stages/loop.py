@@ -43,9 +43,9 @@ MAX_EVENTS: Final = 256
 BUSY_GAP: Final = 0.001
 """Seconds within which work must follow other work to start busy-polling."""
 _PR_SET_PDEATHSIG: Final = 1
-give_way: Final[Callable[[], None]] = getattr(os, "sched_yield", partial(sleep, 0))
+yield_core: Final[Callable[[], None]] = getattr(os, "sched_yield", partial(sleep, 0))
 """Yield the core to another process, if one wants it."""
-look_for_signals: Final[Callable[[], int]] = ctypes.pythonapi.PyErr_CheckSignals
+check_signals: Final[Callable[[], int]] = ctypes.pythonapi.PyErr_CheckSignals
 """Run the handlers of signals that came. The interpreter does so between two of its instructions, but a
 compiled turn may have none of these. Without this call a process could go on in spite of a signal."""
 
@@ -109,7 +109,7 @@ class Loop:
         self._workers = list(workers)
         self._back = list(back)
         self._busy_poll = busy_poll
-        self._lone = len(workers) == 1
+        self._alone = len(workers) == 1
         self._outsiders = [worker for worker in workers if worker.has_peers_outside]
         self._due_at = 0.0
         """The time at which all workers must breathe again, even if nothing woke them."""
@@ -126,7 +126,7 @@ class Loop:
         for worker in self._workers:
             worker.log.debug("worker started")
         try:
-            self._turn_on()
+            self.run_turns()
             for worker in self._workers:
                 worker.end()
         except Exception as error:
@@ -134,7 +134,8 @@ class Loop:
             self._workers[0].log.exception("worker failed", process=names, error=str(error))
             raise SystemExit(1) from error
 
-    def _turn_on(self) -> None:
+    def run_turns(self) -> None:
+        """Run turns, busy-poll and sleep until ``running`` is cleared."""
         events: Events = []
         busy = 0
         worked_at = look_until = 0.0
@@ -153,7 +154,7 @@ class Loop:
             found = self._poll() if busy > 1 else self._look(look_until) if look_until else None
             if found is not None:
                 events = found
-                look_for_signals()
+                check_signals()
                 continue
             look_until = 0.0
             # One turn has usually done everything. sleep() checks the inputs again before it sleeps.
@@ -174,7 +175,7 @@ class Loop:
                 return events
             if self._prewoken():
                 until = min(now + self._busy_poll, longest)
-            give_way()
+            yield_core()
         return None
 
     def _poll(self) -> Events:
@@ -201,7 +202,7 @@ class Loop:
             if poller.rung:
                 poller.rung = False
                 everyone = True
-        everyone = everyone or self._lone or now >= self._due_at
+        everyone = everyone or self._alone or now >= self._due_at
         work = 0
         for worker in self._workers:
             if everyone or worker.woken:
@@ -227,7 +228,7 @@ class Loop:
         outsiders = self._outsiders
         for worker in outsiders:
             worker.announce()
-        look_for_signals()
+        check_signals()
         if not self.running or any(worker.inputs_ready() for worker in outsiders):
             timeout = 0.0
             self._due_at = 0.0

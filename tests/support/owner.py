@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from pipeline.ipc.arena import SLOT_BYTES, Pool
 from pipeline.links.base import Link, LinkClosed
-from pipeline.links.listener import Guest, Listener, Room
+from pipeline.links.listener import Guest, LinkResources, Listener
 from tests.support.poller import Poller
 
 
@@ -15,7 +15,7 @@ class Owner:
         self.poller = Poller()
         self.slots = [memoryview(bytearray(SLOT_BYTES)) for _ in range(slot_count)]
         self.pool = Pool(0, slot_count)
-        self.room = Room(self.pool, self.slots, mtu)
+        self.resources = LinkResources(self.pool, self.slots, mtu)
         self.guests: list[Guest] = []
         self.hung_up: list[str] = []
         self.refused: list[tuple[str, str]] = []
@@ -25,7 +25,7 @@ class Owner:
     def open(self, listener: Listener) -> Listener:
         """Open a listener. close() closes it too."""
         self._listeners.append(listener)
-        listener.open(self.poller, self.room, self)
+        listener.open(self.poller, self.resources, self)
         return listener
 
     def attach(self, guest: Guest, listener: Listener) -> None:

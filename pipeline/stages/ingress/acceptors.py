@@ -12,7 +12,7 @@ from pipeline.counters import INDEX
 from pipeline.ipc import messages
 from pipeline.links import protocols
 from pipeline.links.base import Link, LinkClosed
-from pipeline.links.listener import Guest, Listener, Room
+from pipeline.links.listener import Guest, LinkResources, Listener
 from pipeline.stages.worker import Message, Worker
 
 _ACCEPT_FAILED: Final = INDEX["link_accept_failed"]
@@ -24,13 +24,13 @@ class Acceptors:
     def __init__(
         self,
         worker: Worker,
-        room: Room,
+        resources: LinkResources,
         add: Callable[[Guest], bool],
         remove: Callable[[Link, LinkClosed], None],
     ) -> None:
         """add takes a guest, or closes it and returns False. remove ends a link."""
         self._worker = worker
-        self._room = room
+        self._resources = resources
         self._add = add
         self._remove = remove
         self._listeners: list[Listener] = []
@@ -45,7 +45,7 @@ class Acceptors:
     def add(self, listener: Listener) -> None:
         """Let guests arrive through a listener."""
         self._listeners.append(listener)
-        listener.open(self._worker, self._room, self)
+        listener.open(self._worker, self._resources, self)
 
     def deadline(self) -> float:
         """When a listener has something to do without an event."""
