@@ -1,12 +1,12 @@
-"""The graph of workers as data: which workers exist, which rings connect them, which worker owns which slots.
+"""The graph of worker processes as data: the workers, the rings between them, and the slots that each owns.
 
-An *edge* is a ring that carries records from one worker to another. A *free ring* carries slot numbers back
-to the worker that allocates these slots (their home). If a worker can hold slots of a home, there is a free
-ring from the worker to that home. Egress shards never hold each other's slots, and listen holds none. A
-*hand-off* is a pair of sockets over which one worker passes open descriptors to another. The supervisor is
-not a node. It talks to the workers over sockets, and rings their bells.
+An *edge* is a ring that carries records from one worker to another. A *slot* is a piece of shared memory with
+payload. The worker that allocates a slot is its *home*. A *free ring* carries slot numbers back to their
+home. Each worker has a free ring to each home whose slots it can hold. Egress shards never see each other's
+slots, and listen sees none. A *hand-off* is a socket pair over which one worker passes descriptors to
+another. The supervisor is not a node: it talks to the workers over sockets and only rings their bells.
 
-This module only computes. pipeline.ipc.fabric allocates the memory of a Layout.
+Everything here is pure. pipeline.ipc.fabric allocates the memory for a Layout.
 """
 
 from collections.abc import Iterable, Mapping
@@ -22,18 +22,18 @@ RESOLVER: Final = "resolver"
 LISTEN: Final = "listen"
 
 SOCKET_ROLES: Final = frozenset({INGRESS, EGRESS, RESOLVER, LISTEN})
-"""Roles that hold sockets, and wait with a poller. The others wait on a semaphore."""
+"""Roles that hold sockets: their workers wait on a descriptor. The others wait on a semaphore."""
 
 DATA_CAPACITY: Final = 1024
-"""Records of an edge that carries guest traffic. One burst of small frames fits."""
+"""Records on an edge that carries guest traffic: more than one read makes of small frames."""
 SERVICE_CAPACITY: Final = 256
-"""Records of an edge to or from the resolver."""
+"""Records on an edge to or from the resolver."""
 FREE_CAPACITY: Final = 1024
-"""Slot numbers of a free ring. The worker that frees slots keeps those that do not fit."""
+"""Slot numbers on a free ring. What does not fit waits in the worker that frees."""
 
 MAX_REFS: Final = 16384
-"""References to slots of ingress that may be out. Above this, ingress does not read links. Out-of-order data
-may hold half of them, because a guest decides how long such data wait."""
+"""References to ingress's slots that other workers may hold. At this number ingress stops reading links. At
+most half of them may be out-of-order data, which a guest can leave incomplete for any time."""
 
 DEFAULT_SLOTS: Final = 512
 MIN_SLOTS: Final = 64
@@ -42,11 +42,11 @@ RESOLVER_SLOTS: Final = 16
 
 
 class TopologyError(ValueError):
-    """The graph is inconsistent, or no graph is possible with the given numbers."""
+    """The graph contradicts itself, or the numbers asked for do not make one."""
 
 
 class Node(NamedTuple):
-    """One worker. ``shard`` counts from 0 within the role."""
+    """One worker process. ``shard`` counts within the role."""
 
     name: str
     role: str
@@ -54,7 +54,7 @@ class Node(NamedTuple):
 
 
 class Edge(NamedTuple):
-    """One ring. ``entry_bytes`` is the size of its entries: a record or a slot number."""
+    """One ring. ``capacity`` counts entries. ``entry_bytes`` tells records from slot numbers."""
 
     source: str
     target: str
@@ -63,7 +63,7 @@ class Edge(NamedTuple):
 
 
 class Span(NamedTuple):
-    """The slots [first, first + slot_count) of a pool."""
+    """The slots [first, first + count) of a pool."""
 
     first: int
     slot_count: int
@@ -91,7 +91,7 @@ class Layout:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Names of all workers, in the order of their start."""
+        """Names of all workers, in the order in which they are started."""
         return tuple(node.name for node in self.nodes)
 
     def shards(self, role: str) -> tuple[str, ...]:
@@ -107,7 +107,7 @@ class Layout:
 
 
 def check_edges(edges: Iterable[Edge], nodes: Iterable[Node]) -> None:
-    """Raises TopologyError for an edge that exists twice, joins no two workers, or has a bad capacity."""
+    """Raise TopologyError if an edge stands twice, does not join two workers, or has a bad capacity."""
     names = {node.name for node in nodes}
     seen: set[tuple[str, str]] = set()
     for edge in edges:
@@ -122,7 +122,7 @@ def check_edges(edges: Iterable[Edge], nodes: Iterable[Node]) -> None:
 
 
 def check_pools(pools: Mapping[str, Span], slots: int) -> None:
-    """Raises TopologyError unless the pools lie one after the other and cover the arena."""
+    """Raise TopologyError unless the pools follow each other without gaps and cover all slots."""
     at = 0
     for home, span in pools.items():
         if span.first != at or span.slot_count < 1:
@@ -146,24 +146,24 @@ def _nodes(tcp_workers: int, egress_workers: int) -> tuple[Node, ...]:
 def _edges(nodes: tuple[Node, ...]) -> tuple[Edge, ...]:
     tcps = [node.name for node in nodes if node.role == TCP]
     egresses = [node.name for node in nodes if node.role == EGRESS]
-    joined = [(INGRESS, worker) for worker in (*tcps, *egresses, DEMUX)]
-    joined += [(DEMUX, worker) for worker in (*tcps, *egresses)]
-    hurried = [(tcp, egress) for tcp in tcps for egress in egresses]
-    both_ways = [(worker, INGRESS) for worker in (DEMUX, *tcps, *egresses)]
-    both_ways += [(egress, tcp) for tcp in tcps for egress in egresses]
-    both_ways += [(egress, DEMUX) for egress in egresses]
+    inward = [(INGRESS, worker) for worker in (*tcps, *egresses, DEMUX)]
+    inward += [(DEMUX, worker) for worker in (*tcps, *egresses)]
+    to_hosts = [(tcp, egress) for tcp in tcps for egress in egresses]
+    outward = [(worker, INGRESS) for worker in (DEMUX, *tcps, *egresses)]
+    outward += [(egress, tcp) for tcp in tcps for egress in egresses]
+    outward += [(egress, DEMUX) for egress in egresses]
     return (
-        # A worker publishes its rings in this order. tcp publishes to egress before ingress: the request of a
-        # guest reaches the host before the guest gets its ACK. demux publishes to ingress before tcp and
-        # egress: ingress then knows a guest before it gets an answer for the guest.
-        *(Edge(a, b, DATA_CAPACITY, RECORD_BYTES) for a, b in hurried + both_ways + joined),
+        # A worker publishes its rings in this order. Tcp passes a guest's bytes to egress before it
+        # acknowledges them to the guest, so that the host can answer early. Demux tells ingress what it must
+        # know of a guest before other workers answer that guest.
+        *(Edge(a, b, DATA_CAPACITY, RECORD_BYTES) for a, b in to_hosts + outward + inward),
         Edge(DEMUX, RESOLVER, SERVICE_CAPACITY, RECORD_BYTES),
         Edge(RESOLVER, DEMUX, SERVICE_CAPACITY, RECORD_BYTES),
     )
 
 
 def _pools(slots: int, nodes: tuple[Node, ...]) -> dict[str, Span]:
-    """Half of the slots for ingress, a few for demux and resolver, the rest in equal parts for egress."""
+    """About half to ingress, a few to demux and resolver, the rest in equal parts to the egress shards."""
     egresses = [node.name for node in nodes if node.role == EGRESS]
     small = min(DEMUX_SLOTS, slots // 16), min(RESOLVER_SLOTS, slots // 16)
     shared = slots - slots // 2 - sum(small)

@@ -1,6 +1,7 @@
-"""Ethernet frames for tests, made with the wire modules one at a time, and slots full of frames."""
+"""Whole Ethernet frames for tests, made by the plain wire modules one at a time, and slots full of them."""
 
 from pipeline.wire import checksum, ethernet, ipv4, tcp, tcp_options, udp
+from tests.support import tcp_segments
 
 GATEWAY_MAC = bytes.fromhex("5a94efe40cdd")
 GUEST_MAC = bytes.fromhex("5a94efe40cee")
@@ -36,7 +37,7 @@ def tcp_frame(
     pad_to: int = 0,
 ) -> bytes:
     """A TCP/IPv4 frame with right checksums. pad_to: length after Ethernet padding."""
-    segment = tcp.build_segment(src, dst, sport, dport, seq, ack, flags, wnd, options, payload)
+    segment = tcp_segments.segment(src, dst, sport, dport, seq, ack, flags, wnd, options, payload)
     total = ipv4.HEADER_LEN + len(segment)
     header = ipv4.build(total, ident, ttl, ipv4.PROTO_TCP, src, dst, flags=ip_flags, tos=tos)
     return (eth_header + header + segment).ljust(pad_to, b"\0")
@@ -57,7 +58,7 @@ def udp_frame(
     pad_to: int = 0,
     summed: bool = True,
 ) -> bytes:
-    """A UDP/IPv4 frame. summed False: without a checksum, as RFC 768 allows."""
+    """One UDP/IPv4 frame; summed False: without a checksum, as RFC 768 allows."""
     total = ipv4.HEADER_LEN + udp.HEADER_LEN + len(payload)
     if summed:
         words = checksum.word_sum(payload)
@@ -71,7 +72,7 @@ def udp_frame(
 def slot_of(
     frames: list[bytes], begin: int = 256, gaps: list[int] | int = 4, size: int = SLOT_BYTES
 ) -> tuple[memoryview, list[tuple[int, int]]]:
-    """A slot with these frames, and where they lie. gaps: bytes of 0xff (a prefix) before each."""
+    """A slot with the frames in it, gaps bytes of 0xff (a prefix) before each, and where they lie."""
     view = memoryview(bytearray(b"\xff" * size))
     places = []
     for number, frame in enumerate(frames):
