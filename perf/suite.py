@@ -1,8 +1,8 @@
-"""All measurements in one go, in turns with the peers, with a page and figures at the end: ``make perf``.
+"""Runs all measurements, this program and its peers in turns, and writes perf/RESULTS.md: ``make perf``.
 
-Runs iperf3 (TCP and UDP), round trips and open flows with short samples, for this program in both
-placements and over both kinds of link, then writes perf/RESULTS.md and a PNG for each
-group from the lines that were appended to perf/results. The figures need matplotlib, the page does not.
+It measures throughput (TCP and UDP), round trips and open flows with short samples, for this program in both
+placements and over both kinds of link. From the lines that this appended to perf/results it writes
+perf/RESULTS.md, and a chart (PNG) for each group. Only the charts need matplotlib.
 
     python -m perf.suite            about twenty minutes
     python -m perf.suite --quick    one sample of everything
@@ -43,7 +43,7 @@ class Part(NamedTuple):
 
 BOTH = ("pipeline", PIPELINE_AUTO)
 RENO = ("--congestion", "reno")
-"""Where the machine's own is one that paces, TCP finds a rate of its own; with Reno the programs set it."""
+"""A congestion control that paces (bbr) chooses a rate itself. With Reno the programs limit the rate."""
 PARTS = (
     Part("TCP throughput, MTU 1500", "iperf", iperf.main, ("--mtu", "1500"), (*BOTH, AGENT, AGENT_AUTO)),
     Part("TCP throughput, MTU 65520", "iperf", iperf.main, ("--mtu", "65520"), BOTH),
@@ -122,7 +122,7 @@ def _lines(name: str) -> list[str]:
 
 
 def read(name: str, known: int) -> list[report.Figure]:
-    """The figures that were appended to a results file after its first `known` lines."""
+    """The figures in a results file after its first ``known`` lines."""
     figures = []
     for line in _lines(name)[known:]:
         record: dict[str, Any] = json.loads(line)

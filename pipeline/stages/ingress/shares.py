@@ -12,7 +12,7 @@ costs beyond that is small work: tiny frames, frames that come to nothing, reque
 work, and it costs the host more than the time that is measured here: the kernel and the guest's monitor
 work for it too. So while another guest is active, all small work may take a part of the machine's cores
 only (PART). Guests that want more share it equally, and wait. A guest that sends one frame and waits for the
-answer floods nobody: work counts less (UNHURRIED) as long as each read empties the guest's socket. No guest is
+answer is not a flood: its work counts less (UNHURRIED) as long as each read empties its socket. No guest is
 limited while it is alone.
 """
 
