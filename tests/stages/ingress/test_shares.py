@@ -74,8 +74,8 @@ def test_a_guest_that_waits_for_each_answer_pays_less(both: Shares) -> None:
             both.was_read(HONEST, 60, now)
             both.refill(now)
             if both.may_read(FLOOD, now):
-                both.was_read(FLOOD, 60 if empties_its_socket else shares.FIRST_READ, now)
-                both.charge(FLOOD, 1e-4, now)
+                both.was_read(FLOOD, 60 if empties_its_socket else both.read_limit(FLOOD), now)
+                both.charge(FLOOD, 1e-3, now)
                 count += 1
             now += 1e-5
         return count
