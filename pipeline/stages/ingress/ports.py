@@ -92,8 +92,11 @@ class Port:
         self._gathered += buffers
         self.gathered_bytes += size
 
-    def flush(self, capture: Capture) -> int:
-        """Send what is gathered; how many bytes. The buffers' memory is free then. Raises LinkClosed."""
+    def flush(self, capture: Capture) -> tuple[int, int]:
+        """Send what is gathered; the numbers of frames and bytes. Raises LinkClosed.
+
+        The memory of the buffers is free afterwards.
+        """
         gathered = self._gathered
         self._gathered = []
         self.gathered_bytes = 0
@@ -110,7 +113,7 @@ class Port:
             self._counts[_FRAMES_OUT] += frames
             self._counts[_BYTES_OUT] += length
             segmenter.reset()
-        return length
+        return frames, length
 
 
 class Ports:

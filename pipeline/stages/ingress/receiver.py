@@ -174,4 +174,4 @@ class Receiver:
         self._counts[_BYTES_IN] += count
         if self._shares.several:
             self._fairness.holds(port.guest_number, slot)
-            self._shares.was_read(port.guest_number, count, now)
+            self._shares.was_read(port.guest_number, count, len(frames), now)

@@ -7,10 +7,10 @@ what demux, tcp and egress report for the records made of it (WORK). Two rules u
 read while it has time left. A guest that nobody waits for owes nothing. A guest with expensive frames is read
 in smaller bursts, so that the others wait less than a millisecond for one of its bursts.
 
-*Small work*. Bytes are worth time: a guest may cost PRICE_S for each byte that it sends or gets. Whatever it
-costs beyond that is small work: tiny frames, frames that come to nothing, requests. A flood consists of small
-work, and it costs the host more than the time that is measured here: the kernel and the guest's monitor
-work for it too. So while another guest is active, all small work may take a part of the machine's cores
+*Small work*. Bytes are worth time: a guest may cost PRICE_S for each byte that it sends or gets, but for the
+first SMALL_FRAME of each frame. Whatever it costs beyond that is small work: tiny frames, requests, frames
+that come to nothing. A flood consists of small work, and it costs the host more than the time that is
+measured here: the kernel and the guest's monitor work for it too. So while another guest is active, all small work may take a part of the machine's cores
 only (PART). Guests that want more share it equally, and wait. A guest that sends one frame and waits for the
 answer is not a flood: its work counts less (UNHURRIED) as long as each read empties its socket. No guest is
 limited while it is alone.
@@ -23,6 +23,8 @@ from pipeline.links.base import FULL_READ
 
 PRICE_S: Final = 8e-9
 """Processor time that a byte of payload may cost in all workers: a core for a gigabit a second."""
+SMALL_FRAME: Final = 128
+"""Bytes at the beginning of each frame that are worth nothing."""
 PART: Final = 0.125
 """Part of the machine's cores that small work may take while other guests are active."""
 UNHURRIED: Final = 0.25
@@ -97,8 +99,8 @@ class Shares:
 
     # --- accounts -----------------------------------------------------------------------------
 
-    def was_read(self, guest: int, count: int, now: float) -> None:
-        """Bytes of a guest were read: it is active, and they are worth time.
+    def was_read(self, guest: int, count: int, frames: int, now: float) -> None:
+        """``count`` bytes of a guest, in ``frames`` frames, were read: it is active, and they are worth time.
 
         A read that is shorter than the guest's limit emptied its socket.
         """
@@ -111,13 +113,13 @@ class Shares:
         if share.bytes_read > _REMEMBERED:
             share.bytes_read >>= 1
             share.cost /= 2
-        self.credit(guest, count)
+        self.credit(guest, count, frames)
 
-    def credit(self, guest: int, count: int) -> None:
-        """Bytes of payload were carried for a guest."""
+    def credit(self, guest: int, count: int, frames: int) -> None:
+        """``frames`` frames with ``count`` bytes in all were carried for a guest."""
         share = self._owing.get(guest)
         if share is not None:
-            share.level += count * PRICE_S
+            share.level += max(count - SMALL_FRAME * frames, 0) * PRICE_S
 
     def charge(self, guest: int, seconds: float, now: float) -> None:
         """Frames of a guest cost this much processor time."""

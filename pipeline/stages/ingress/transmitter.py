@@ -213,9 +213,9 @@ class Transmitter:
         shares = self._ports.shares
         for port in self._needs_flush:
             try:
-                length = port.flush(self._capture)
+                frames, length = port.flush(self._capture)
                 if shares.several:
-                    shares.credit(port.guest_number, length)
+                    shares.credit(port.guest_number, length, frames)
             except LinkClosed as error:
                 self._ports.detach(port, error)
         self._needs_flush.clear()

@@ -24,13 +24,13 @@ def run(made: Shares, until: float, active: tuple[int, ...], frame: int = 60, st
     while now < until:
         now += step
         for guest in active:
-            made.was_read(guest, 60, now)
+            made.was_read(guest, 60, 1, now)
         left = step
         made.refill(now)
         while left > 0 and made.may_read(FLOOD, now):
             count = made.read_limit(FLOOD)
             cost = count // frame * FRAME_S
-            made.was_read(FLOOD, count, now)
+            made.was_read(FLOOD, count, count // frame, now)
             made.charge(FLOOD, cost, now)
             left -= cost
             spent += cost
@@ -50,13 +50,20 @@ def test_large_frames_are_worth_their_time(both: Shares) -> None:
     assert run(both, 1.0, (HONEST,), frame=1500) > 0.98
 
 
+def test_the_first_bytes_of_each_frame_are_worth_nothing(both: Shares) -> None:
+    both.was_read(HONEST, 60, 1, 10.0)
+    both.charge(FLOOD, 0.02, 10.0)
+    both.credit(FLOOD, 60 * 100_000, 100_000)
+    assert not both.may_read(FLOOD, 10.0)
+
+
 def test_two_floods_share_what_small_work_may_take(both: Shares) -> None:
     both.add(THIRD, 0.0)
     both.charge(THIRD, 0.2, 0.0)
     now, spent = 0.0, {FLOOD: 0.0, THIRD: 0.0}
     while now < 3.0:
         now += 0.001
-        both.was_read(HONEST, 60, now)
+        both.was_read(HONEST, 60, 1, now)
         both.refill(now)
         for guest in spent:
             if both.may_read(guest, now):
@@ -71,10 +78,10 @@ def test_a_guest_that_waits_for_each_answer_pays_less(both: Shares) -> None:
         now = 10.0 if empties_its_socket else 20.0
         count = 0
         for _ in range(100_000):
-            both.was_read(HONEST, 60, now)
+            both.was_read(HONEST, 60, 1, now)
             both.refill(now)
             if both.may_read(FLOOD, now):
-                both.was_read(FLOOD, 60 if empties_its_socket else both.read_limit(FLOOD), now)
+                both.was_read(FLOOD, 60 if empties_its_socket else both.read_limit(FLOOD), 1, now)
                 both.charge(FLOOD, 1e-3, now)
                 count += 1
             now += 1e-5
@@ -85,7 +92,7 @@ def test_a_guest_that_waits_for_each_answer_pays_less(both: Shares) -> None:
 
 
 def test_a_guest_that_had_to_wait_is_looked_at_when_it_may_be_read(both: Shares) -> None:
-    both.was_read(HONEST, 60, 10.0)
+    both.was_read(HONEST, 60, 1, 10.0)
     both.charge(FLOOD, 0.03, 10.0)
     both.refill(10.0)
     assert not both.may_read(FLOOD, 10.0)
@@ -98,8 +105,8 @@ def test_a_guest_that_had_to_wait_is_looked_at_when_it_may_be_read(both: Shares)
 
 
 def test_a_wait_ends_when_no_other_guest_is_active_any_more(both: Shares) -> None:
-    both.was_read(HONEST, 60, 10.0)
-    both.was_read(FLOOD, 60, 10.0)
+    both.was_read(HONEST, 60, 1, 10.0)
+    both.was_read(FLOOD, 60, 1, 10.0)
     both.charge(FLOOD, 5.0, 10.0)
     again = both.deadline([FLOOD], 10.0)
     assert again == pytest.approx(10.0 + shares.ACTIVE_S)
@@ -107,10 +114,10 @@ def test_a_wait_ends_when_no_other_guest_is_active_any_more(both: Shares) -> Non
 
 
 def test_bytes_that_a_guest_gets_are_worth_time_too(both: Shares) -> None:
-    both.was_read(HONEST, 60, 10.0)
+    both.was_read(HONEST, 60, 1, 10.0)
     both.charge(FLOOD, 0.03, 10.0)
     assert not both.may_read(FLOOD, 10.0)
-    both.credit(FLOOD, 3_000_000)
+    both.credit(FLOOD, 10_000_000, 1000)
     assert both.may_read(FLOOD, 10.0)
 
 
@@ -135,9 +142,9 @@ def test_somebody_always_has_a_turn(both: Shares) -> None:
 def test_a_guest_with_expensive_frames_is_read_in_small_pieces(both: Shares) -> None:
     assert both.read_limit(FLOOD) == shares.FIRST_READ, "not known yet"
     for _ in range(200):
-        both.was_read(FLOOD, 4096, 0.0)
+        both.was_read(FLOOD, 4096, 1, 0.0)
         both.charge(FLOOD, 68 * FRAME_S, 0.0)
-        both.was_read(HONEST, 65536, 0.0)
+        both.was_read(HONEST, 65536, 1, 0.0)
         both.charge(HONEST, 0.0001, 0.0)
     assert both.read_limit(FLOOD) == shares.LEAST_READ
     assert both.read_limit(HONEST) == FULL_READ
@@ -147,7 +154,7 @@ def test_a_guest_that_is_gone_leaves_no_account(both: Shares) -> None:
     both.charge(FLOOD, 1.0, 0.0)
     both.remove(FLOOD)
     both.charge(FLOOD, 1.0, 0.0)
-    both.credit(FLOOD, 10)
+    both.credit(FLOOD, 10, 1)
     both.is_empty(FLOOD)
     both.refill(1.0)
     assert both.may_read(HONEST, 1.0)
