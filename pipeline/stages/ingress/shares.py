@@ -9,11 +9,11 @@ in smaller bursts, so that the others wait less than a millisecond for one of it
 
 *Small work*. Bytes are worth time: a guest may cost PRICE_S for each byte that it sends or gets, but for the
 first SMALL_FRAME of each frame. Whatever it costs beyond that is small work: tiny frames, requests, frames
-that come to nothing. A flood consists of small work, and it costs the host more than the time that is
-measured here: the kernel and the guest's monitor work for it too. So while another guest is active, all small work may take a part of the machine's cores
-only (PART). Guests that want more share it equally, and wait. A guest that sends one frame and waits for the
-answer is not a flood: its work counts less (UNHURRIED) as long as each read empties its socket. No guest is
-limited while it is alone.
+that come to nothing. A flood consists of small work. It costs the host more than is measured here, since the
+kernel and the guest's monitor work for it too. So while another guest is active, all small work may take only
+a part of the machine's cores (PART). Guests that want more share it equally, and wait. A guest that sends one
+frame and waits for the answer is not a flood: its work counts less (UNHURRIED) as long as each read empties
+its socket. A guest that is alone is not limited.
 """
 
 from collections.abc import Iterable
