@@ -23,6 +23,9 @@ HEADER: Final = Struct("!HHHHHH")
 _TAIL: Final = Struct("!HH")
 _RECORD: Final = Struct("!HHIH")
 _OPT: Final = Struct("!BHHBBHH")
+_OPT_START: Final = b"\0\0\x29"
+"""The empty name and the type of an OPT record."""
+_OPTION: Final = Struct("!HH")
 _TTL: Final = Struct("!I")
 
 QR: Final = 0x8000
@@ -126,17 +129,58 @@ def parse_query(wire: bytes, *, tcp: bool) -> Query | Malformed:
     if not answers and not authorities and not additionals:
         return query
     try:
-        message = dns.message.from_wire(wire, ignore_trailing=True)
-    except (dns.exception.DNSException, ValueError, struct.error):
+        if answers or authorities or additionals > 1:
+            edns = _read_records(wire)
+        else:
+            edns = _read_opt(wire, end + _TAIL.size)
+    except WireError:
         return malformed
-    if message.edns < 0:
+    if edns is None:
         return query
     if not tcp:
-        limit = min(max(limit, message.payload), MAX_UDP)
-    query = query._replace(limit=limit, edns=True, dnssec=bool(message.ednsflags & DO))
-    if message.edns > 0:
+        limit = min(max(limit, edns.payload), MAX_UDP)
+    query = query._replace(limit=limit, edns=True, dnssec=bool(edns.flags & DO))
+    if edns.version:
         return Malformed(render(query, Body(BADVERS)), "dns_query_refused_edns_version")
     return query
+
+
+class _Edns(NamedTuple):
+    """What the OPT record of a query says (RFC 6891 section 6.1)."""
+
+    payload: int
+    version: int
+    flags: int
+
+
+def _read_opt(wire: bytes, at: int) -> _Edns | None:
+    """The only record of a query, at ``at``, which is almost always an OPT record. Raises WireError.
+
+    Nobody here reads its options, so only their lengths are checked. Bytes after the record are ignored.
+    """
+    if wire[at : at + len(_OPT_START)] != _OPT_START:
+        return _read_records(wire)
+    if len(wire) < at + _OPT.size:
+        raise WireError("dns_query_refused_malformed")
+    _, _, payload, _, version, flags, length = _OPT.unpack_from(wire, at)
+    at += _OPT.size
+    end = at + length
+    while at + _OPTION.size <= end <= len(wire):
+        at += _OPTION.size + _OPTION.unpack_from(wire, at)[1]
+    if at != end or end > len(wire):
+        raise WireError("dns_query_refused_malformed")
+    return _Edns(payload, version, flags)
+
+
+def _read_records(wire: bytes) -> _Edns | None:
+    """What the records after the question say, whatever they are. Raises WireError."""
+    try:
+        message = dns.message.from_wire(wire, ignore_trailing=True)
+    except (dns.exception.DNSException, ValueError, struct.error):
+        raise WireError("dns_query_refused_malformed") from None
+    if message.edns < 0:
+        return None
+    return _Edns(message.payload, message.edns, message.ednsflags)
 
 
 def _header_only(ident: int, flags: int, rcode: int) -> bytes:

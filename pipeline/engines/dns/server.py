@@ -2,6 +2,7 @@
 
 Sans-IO. ``on_query`` gets a guest's message and decides::
 
+    asked in the same bytes .. Answer            (ready.py) without a look at the message
     malformed ................ Answer (FORMERR, NOTIMP ...) or Ignored
     a local zone's name ...... Answer            (zones.py)
     localhost, hosts file .... Answer
@@ -14,7 +15,7 @@ Sans-IO. ``on_query`` gets a guest's message and decides::
 ``on_upstream`` makes the replies to all waiting queries of the upstream's response, or of its absence. The
 caller must call it exactly once for each Forward, with its key. Then it must call ``next_forwards``: an
 answer makes room for a waiting question. ``expire`` gives up queries that waited for too long.
-pipeline/host/resolver.py finds upstream servers, asks them and retries.
+pipeline/host/upstream asks the servers, and retries.
 """
 
 import ipaddress
@@ -28,15 +29,16 @@ import dns.reversename
 
 from pipeline.engines import tally
 from pipeline.engines.dns import message as m
-from pipeline.engines.dns.cache import DnsCache
-from pipeline.engines.dns.turns import Turns
-from pipeline.engines.dns.zones import AAAA, ANY, PTR, A, Local, Zones
+from pipeline.engines.dns import turns
+from pipeline.engines.dns.cache import Cached, DnsCache
+from pipeline.engines.dns.ready import ReadyReplies
+from pipeline.engines.dns.zones import AAAA, ANY, PTR, A, Local, Zone, Zones
 from pipeline.wire.errors import WireError
 
-MAX_WAITERS: Final = 4096
+MAX_WAITERS: Final = 8192
 """Queries of guests that wait for an answer."""
-SHARED_WAITERS: Final = 2048
-"""How many of them any client may have, so one that is alone may have all of these."""
+SHARED_WAITERS: Final = 4096
+"""A client's query may wait while fewer than these do, so one that is alone gets all of them."""
 LEAST_WAITERS: Final = 256
 """Waiting queries that each client may have while there is any room."""
 QUEUE_SECONDS: Final = 4.0
@@ -52,6 +54,7 @@ FAILURE_TTL: Final = 1
 
 _REFUSED_TYPES: Final = frozenset({41, 249, 250, 251, 252})
 """OPT, TKEY, TSIG, IXFR, AXFR: types that a forwarder does not serve."""
+_FOREVER: Final = float("inf")
 _LOCALHOST: Final = (b"\x7f\0\0\1", bytes(15) + b"\1")
 
 W = TypeVar("W", bound=Hashable)
@@ -150,13 +153,15 @@ class _Pending(Generic[W]):
 class Dns(Generic[W]):
     """The server. A waiter (W) is where the caller sends a reply; a client has bounds of its own."""
 
-    def __init__(self, zones: Zones) -> None:
+    def __init__(self, zones: Zones, max_begun: int = turns.MAX_BEGUN) -> None:
+        """max_begun: questions that may be under way upstream."""
         self.zones = zones
         self.cache = DnsCache()
+        self._ready = ReadyReplies()
         self._hosts: dict[bytes, tuple[bytes, ...]] = {}
         self._pointers: dict[bytes, str] = {}
         self._pending: dict[Key, _Pending[W]] = {}
-        self._turns: Turns[Key] = Turns()
+        self._turns: turns.Turns[Key] = turns.Turns(max_begun)
         self._queue: OrderedDict[tuple[Key, W], float] = OrderedDict()
         """Queries whose question waits for its turn, and the time since which, the oldest first."""
         self._waiting = 0
@@ -184,6 +189,7 @@ class Dns(Generic[W]):
         A name of one label with a loopback address is left out. It means the host itself, but a guest would
         take it for the guest.
         """
+        self._ready.clear()
         self._hosts.clear()
         self._pointers.clear()
         for name, addresses in names.items():
@@ -197,12 +203,26 @@ class Dns(Generic[W]):
                 if any(address) and not _is_loopback(address):
                     self._pointers.setdefault(address, text)
 
+    def add_zone(self, zone: Zone) -> None:
+        """Add a zone, or extend the one with its name. Raises ZoneError."""
+        self._ready.clear()
+        self.zones.add(zone)
+
+    def forget_answers(self) -> None:
+        """Forget the answers of upstream servers: the host has other servers now."""
+        self._ready.clear()
+        self.cache.clear()
+
     # --- queries ------------------------------------------------------------------------
 
     def on_query(
         self, wire: bytes, waiter: W, client: Hashable, now: float, *, tcp: bool = False
     ) -> Decision:
         """Decide on a guest's message."""
+        if not tcp:
+            ready = self._ready.get(wire, now)
+            if ready is not None:
+                return Answer(ready[0], ready[1])
         query = m.parse_query(wire, tcp=tcp)
         if isinstance(query, m.Malformed):
             return Answer(query.reply, query.counter) if query.reply else Ignored(query.counter)
@@ -210,7 +230,7 @@ class Dns(Generic[W]):
             return Answer(m.render(query, m.Body(m.REFUSED)), "dns_query_refused_type")
         local = self._own_answer(query)
         if local is not None:
-            return Answer(m.render(query, local), "dns_query_answered_local")
+            return self._answer(wire, query, Cached(local, 0, _FOREVER), "dns_query_answered_local", tcp)
         key = Key(
             query.question[:-4].lower(),
             query.rdtype,
@@ -221,8 +241,15 @@ class Dns(Generic[W]):
         )
         cached = self.cache.get(key, now)
         if cached is not None:
-            return Answer(m.render(query, cached[0], cached[1]), "dns_query_answered_from_cache")
+            return self._answer(wire, query, cached, "dns_query_answered_from_cache", tcp)
         return self._wait(key, query, waiter, client, now)
+
+    def _answer(self, wire: bytes, query: m.Query, cached: Cached, counter: str, tcp: bool) -> Answer:
+        """Answer a query at once, and keep the reply for the next query with the same bytes."""
+        payload = m.render(query, cached.body, cached.age)
+        if not tcp:
+            self._ready.put(wire, payload, cached.until, counter)
+        return Answer(payload, counter)
 
     def _wait(self, key: Key, query: m.Query, waiter: W, client: Hashable, now: float) -> Decision:
         pending = self._pending.get(key)

@@ -1,9 +1,9 @@
 """Fair turns for DNS questions: which client may send one upstream now, and which is next.
 
-A client is a guest's link. Up to SHARED questions may be under way for any client, so one that is alone may
-have all of them. Beyond that, a client may begin a question only while it has fewer than LEAST under way.
-So a client that floods leaves room for LEAST questions of each of four others. Other questions wait, and
-clients take turns: one question each.
+A client is a guest. Any client may begin a question while fewer than SHARED are under way, so one that is
+alone gets all of these. A client with fewer than LEAST questions under way may begin one in any case, while
+fewer than MAX_BEGUN are. So other clients never wait for one that floods. Other questions wait, and clients
+take turns: one question each.
 
 This module does not know messages or time. A question is any hashable key.
 """
@@ -14,10 +14,10 @@ from typing import Final, Generic, TypeVar
 
 from pipeline.engines import tally
 
-MAX_BEGUN: Final = 512
-"""Questions under way."""
-SHARED: Final = 256
-"""How many of them any client may begin."""
+MAX_BEGUN: Final = 1024
+"""Questions under way, if the system gives a socket for each."""
+SHARED: Final = 512
+"""A client may begin a question while fewer than these are under way. At most four fifths of all."""
 LEAST: Final = 64
 """Questions that each client may have under way while there is any room."""
 
@@ -27,7 +27,9 @@ K = TypeVar("K", bound=Hashable)
 class Turns(Generic[K]):
     """Questions of all clients, under way or waiting."""
 
-    def __init__(self) -> None:
+    def __init__(self, max_begun: int = MAX_BEGUN) -> None:
+        self._most = max_begun
+        self._shared = min(SHARED, max_begun * 4 // 5)
         self._begun: dict[Hashable, int] = {}
         """Questions under way by the client that began them."""
         self._total = 0
@@ -77,7 +79,7 @@ class Turns(Generic[K]):
         return None
 
     def _may_begin(self, client: Hashable) -> bool:
-        return self._total < (MAX_BEGUN if self._begun.get(client, 0) < LEAST else SHARED)
+        return self._total < (self._most if self._begun.get(client, 0) < LEAST else self._shared)
 
     def _count(self, client: Hashable, number: int) -> None:
         tally.add(self._begun, client, number)

@@ -1,10 +1,23 @@
-"""What the configuration means for the two servers: the DHCP server's parameters, and the local DNS zones."""
+"""What configuration and system mean for the two servers: parameters, local DNS zones, descriptors."""
+
+import sys
+from typing import Final
 
 from structlog.typing import FilteringBoundLogger
 
 from pipeline.config.model import Config
 from pipeline.engines.dhcp.leases import DhcpConfig
 from pipeline.engines.dns.zones import ZoneError, Zones, parse_zone
+from pipeline.host.upstream.resolver import MAX_SOCKETS
+from pipeline.stages.resolver.streams import MAX_CONNECTIONS
+
+if sys.platform != "win32":
+    import resource
+
+OTHER_DESCRIPTORS: Final = 128
+"""Descriptors of the process that are not for DNS: bells, control sockets, files, listeners."""
+LEAST_SOCKETS: Final = 64
+"""Sockets for questions upstream, however few descriptors the system gives."""
 
 
 def dhcp_config(config: Config) -> DhcpConfig:
@@ -32,3 +45,11 @@ def local_zones(config: Config, log: FilteringBoundLogger) -> Zones:
         except ZoneError as error:
             log.error("zone left out", zone=zone.name, error=str(error))
     return zones
+
+
+def question_sockets() -> int:
+    """How many sockets may be open for questions upstream: what DNS connections of guests leave over."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY:
+        return MAX_SOCKETS
+    return max(LEAST_SOCKETS, min(MAX_SOCKETS, soft - MAX_CONNECTIONS - OTHER_DESCRIPTORS))

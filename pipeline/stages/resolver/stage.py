@@ -1,7 +1,7 @@
 """The resolver worker: DHCP and DNS of the gateway.
 
 Datagrams come from demux, and replies go back to it. DNS over TCP comes as sockets from the supervisor.
-pipeline.engines.dhcp and .dns decide what the answers are. pipeline.host.resolver asks upstream servers.
+pipeline.engines.dhcp and .dns decide what the answers are. pipeline.host.upstream asks upstream servers.
 """
 
 import os
@@ -16,7 +16,7 @@ from pipeline.engines.dns import server as dns
 from pipeline.engines.dns.message import MAX_QUERY
 from pipeline.engines.dns.zones import ZoneError, parse_zone
 from pipeline.host import name_files
-from pipeline.host.resolver import Upstream
+from pipeline.host.upstream.resolver import MAX_ASKS, Upstream
 from pipeline.ipc import messages
 from pipeline.ipc.channel import close_all
 from pipeline.records import kinds
@@ -27,7 +27,7 @@ from pipeline.records.services import ServiceDatagram
 from pipeline.stages.resolver.leases import LeaseKeeper
 from pipeline.stages.resolver.names import NameReports
 from pipeline.stages.resolver.replies import Replies
-from pipeline.stages.resolver.settings import dhcp_config, local_zones
+from pipeline.stages.resolver.settings import dhcp_config, local_zones, question_sockets
 from pipeline.stages.resolver.streams import DnsStreams, StreamClient
 from pipeline.stages.worker import Message, Worker
 from pipeline.wire import ethernet, ipv4
@@ -76,12 +76,13 @@ class ResolverStage:
         self.replies = Replies(worker)
         self.gateway = config.gateway_ip
         self.dhcp = Dhcp(dhcp_config(config))
-        self.dns: dns.Dns[Client] = dns.Dns(local_zones(config, worker.log))
+        sockets = question_sockets()
+        self.dns: dns.Dns[Client] = dns.Dns(local_zones(config, worker.log), min(MAX_ASKS, sockets))
         # A server with the gateway's address would be this program again.
         self.servers = name_files.ServerList(resolv_conf, {ipv4.addr_text(config.gateway_ip)}, dns_port)
         self.hosts = name_files.HostsFile(hosts)
         self.upstream: Upstream[dns.Key] = Upstream(
-            worker, lambda: self.servers.servers, monotonic, os.urandom
+            worker, lambda: self.servers.servers, monotonic, os.urandom, sockets
         )
         self.streams = DnsStreams(worker, self.counts, self._on_stream_query, monotonic)
         self.leases = LeaseKeeper(worker, self.dhcp, config.state_file, monotonic())
@@ -223,7 +224,7 @@ class ResolverStage:
     def _reload_files(self, now: float) -> None:
         """Take over changes of the host's files. Answers of the previous servers are forgotten."""
         if self.servers.refresh(now):
-            self.dns.cache.clear()
+            self.dns.forget_answers()
             self.upstream.forget_servers()
             servers = [server.address[0] for server in self.servers.servers]
             self.worker.log.info("upstream name servers", servers=servers)
@@ -243,7 +244,7 @@ class ResolverStage:
                 return messages.DnsAllAnswer(self.dns.zones.as_list()).encode()
             case messages.DnsAdd() as ask:
                 try:
-                    self.dns.zones.add(parse_zone(ask.zone))
+                    self.dns.add_zone(parse_zone(ask.zone))
                 except ZoneError as error:
                     return {"error": str(error)}
                 return {}

@@ -12,7 +12,7 @@ from typing import Final, NamedTuple
 from pipeline.counters import INDEX
 from pipeline.engines import tally
 from pipeline.host.framed import FramedStream
-from pipeline.host.resolver import Poller
+from pipeline.host.upstream.resolver import Poller
 from pipeline.ipc import events as ev
 
 MAX_CONNECTIONS: Final = 256

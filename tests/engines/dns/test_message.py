@@ -106,6 +106,67 @@ def test_two_opt_records_are_malformed() -> None:
     assert parsed.counter == "dns_query_refused_malformed"
 
 
+OPT = "00 0029 04d0 00 00 8000"
+
+
+@pytest.mark.parametrize(
+    "record, good",
+    [
+        (OPT + "0000", True),
+        (OPT + "0004 000a 0000", True),
+        (OPT + "000c 000a 0008 0102030405060708", True),
+        (OPT + "0009 000a 0000 0008 0001 ff", True),
+        (OPT + "0000 ffff", True),
+        (OPT + "0001 00", False),
+        (OPT + "0003 000a 00", False),
+        (OPT + "0004 000a 0001 00", False),
+        (OPT + "0008 000a 0005 00000000", False),
+        (OPT + "ffff 000a 0000", False),
+        (OPT + "00", False),
+        (OPT[:12], False),
+    ],
+)
+def test_options_of_an_opt_record_keep_its_length(record: str, good: bool) -> None:
+    parsed = m.parse_query(header(0x0100, 1, 0, 0, 1) + QUESTION + bytes.fromhex(record), tcp=False)
+    if good:
+        assert isinstance(parsed, m.Query)
+        assert (parsed.limit, parsed.edns, parsed.dnssec) == (1232, True, True)
+    else:
+        assert parsed == m.Malformed(bytes.fromhex(FORMERR[0]), FORMERR[1])
+
+
+def test_another_record_in_place_of_opt_is_no_edns() -> None:
+    record = NAME + bytes.fromhex("0001 0001 00000000 0004 01020304")
+    parsed = query(header(0x0100, 1, 0, 0, 1) + QUESTION + record)
+    assert (parsed.limit, parsed.edns) == (512, False)
+
+
+@given(
+    st.integers(0, 65535),
+    st.integers(0, 255),
+    st.integers(0, 255),
+    st.integers(0, 65535),
+    st.lists(st.tuples(st.integers(65001, 65534), st.binary(max_size=20)), max_size=4),
+)
+@settings(max_examples=200, deadline=None)
+def test_an_opt_record_says_what_dnspython_reads_in_it(
+    payload: int, rcode: int, version: int, flags: int, options: list[tuple[int, bytes]]
+) -> None:
+    data = b"".join(code.to_bytes(2, "big") + len(each).to_bytes(2, "big") + each for code, each in options)
+    fields = (payload.to_bytes(2, "big"), bytes((rcode, version)), flags.to_bytes(2, "big"))
+    record = b"\0\0\x29" + b"".join(fields) + len(data).to_bytes(2, "big") + data
+    wire = header(0x0100, 1, 0, 0, 1) + QUESTION + record
+    theirs = dns.message.from_wire(wire)
+    ours = m.parse_query(wire, tcp=False)
+    if version:
+        assert isinstance(ours, m.Malformed)
+        assert dns.message.from_wire(ours.reply).rcode() == dns.rcode.BADVERS
+    else:
+        assert isinstance(ours, m.Query)
+        limit = min(max(512, theirs.payload), 65507)
+        assert (ours.limit, ours.dnssec) == (limit, bool(theirs.ednsflags & m.DO))
+
+
 def test_unknown_edns_version_is_answered_with_badvers() -> None:
     parsed = m.parse_query(asked(use_edns=7), tcp=False)
     assert isinstance(parsed, m.Malformed)

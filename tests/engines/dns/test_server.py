@@ -228,13 +228,13 @@ def test_a_hundred_names_of_one_guest_are_all_asked_at_once() -> None:
     assert len(begun(ask_names(engine(), "alone", 100))) == 100
 
 
-def test_three_hundred_names_of_one_guest_are_all_answered() -> None:
+def test_six_hundred_names_of_one_guest_are_all_answered() -> None:
     dnsd = engine()
-    decisions = ask_names(dnsd, "alone", 300)
+    decisions = ask_names(dnsd, "alone", 600)
     forwards = begun(decisions)
     assert len(forwards) == turns.SHARED
     assert all(each.counter == "dns_query_queued" for each in decisions[turns.SHARED :])
-    assert (dnsd.pending_count, dnsd.queued_count, dnsd.waiting_count) == (256, 44, 300)
+    assert (dnsd.pending_count, dnsd.queued_count, dnsd.waiting_count) == (512, 88, 600)
     answered = 0
     for forward in forwards:
         replies, _ = dnsd.on_upstream(forward.key, upstream(forward, A_ROW), 0.5)
@@ -242,7 +242,7 @@ def test_three_hundred_names_of_one_guest_are_all_answered() -> None:
         later = dnsd.next_forwards()
         assert all(each.since == 0.0 for each in later)
         forwards += later
-    assert answered == 300
+    assert answered == 600
     assert (dnsd.pending_count, dnsd.queued_count, dnsd.waiting_count) == (0, 0, 0)
     assert dnsd.deadline() == float("inf")
 
@@ -251,11 +251,11 @@ def test_one_guests_names_of_a_silent_server_leave_room_for_others_names() -> No
     dnsd = engine()
     forwards = begun(ask_names(dnsd, "greedy", 2000))
     assert len(forwards) == turns.SHARED
-    others = [ask_names(dnsd, f"other{n}", turns.LEAST) for n in range(4)]
-    assert [len(begun(each)) for each in others] == [turns.LEAST] * 4
+    others = [ask_names(dnsd, f"other{n}", turns.LEAST) for n in range(8)]
+    assert [len(begun(each)) for each in others] == [turns.LEAST] * 8
     assert dnsd.pending_count == turns.MAX_BEGUN
-    assert isinstance(decide(dnsd, asked(), "fifth", client="fifth"), Queued)
-    # The next place is the fifth guest's, though the greedy one waited before.
+    assert isinstance(decide(dnsd, asked(), "ninth", client="ninth"), Queued)
+    # The next place is the ninth guest's, though the greedy one waited before.
     dnsd.on_upstream(forwards[0].key, None, 0.0)
     [forward] = dnsd.next_forwards()
     assert forward.key.name == b"\x03www\x07example\x03com\0"
@@ -278,7 +278,7 @@ def test_guests_that_wait_take_turns() -> None:
 
 def test_another_guests_question_does_not_wait_behind_a_queue_for_the_same_name() -> None:
     dnsd = engine()
-    ask_names(dnsd, "greedy", 300)
+    ask_names(dnsd, "greedy", turns.SHARED + 44)
     assert isinstance(decide(dnsd, asked(), "greedy's", client="greedy"), Queued)
     forward = decide(dnsd, asked(), "other's", 3.9, client="modest")
     assert isinstance(forward, Forward)
@@ -290,18 +290,18 @@ def test_another_guests_question_does_not_wait_behind_a_queue_for_the_same_name(
 
 def test_question_whose_turn_does_not_come_is_servfail_in_time_and_not_kept() -> None:
     dnsd = engine()
-    forwards = begun(ask_names(dnsd, "greedy", 300))
+    forwards = begun(ask_names(dnsd, "greedy", 556))
     assert isinstance(decide(dnsd, asked(), "late", 1.0, "greedy"), Queued)
     assert dnsd.deadline() == server.QUEUE_SECONDS
     assert dnsd.expire(3.9) == []
     replies = dnsd.expire(4.0)
     assert len(replies) == 44
     assert {dns.message.from_wire(payload).rcode() for _, payload in replies} == {dns.rcode.SERVFAIL}
-    assert (dnsd.deadline(), dnsd.queued_count, dnsd.waiting_count) == (5.0, 1, 257)
+    assert (dnsd.deadline(), dnsd.queued_count, dnsd.waiting_count) == (5.0, 1, 513)
     dnsd.on_upstream(forwards[0].key, None, 4.5)
     [forward] = dnsd.next_forwards()
     assert (forward.since, dnsd.deadline()) == (1.0, float("inf"))
-    assert isinstance(decide(dnsd, asked("n299.of.greedy.example"), "again", 4.5, "greedy"), Queued)
+    assert isinstance(decide(dnsd, asked("n555.of.greedy.example"), "again", 4.5, "greedy"), Queued)
 
 
 def test_of_queries_that_wait_for_one_turn_each_has_its_own_time() -> None:

@@ -23,10 +23,16 @@ def test_a_client_alone_has_all_that_anybody_may_have() -> None:
     assert flood(turns, "alone", 1000) == dns_turns.SHARED
 
 
-def test_who_floods_leaves_room_to_four_others() -> None:
+def test_who_floods_leaves_room_to_eight_others() -> None:
     turns: Turns[int] = Turns()
-    assert flood(turns, "greedy", 1000) == dns_turns.SHARED
-    assert [flood(turns, f"other{n}", 100) for n in range(5)] == [dns_turns.LEAST] * 4 + [0]
+    assert flood(turns, "greedy", 1000) == dns_turns.SHARED == 512
+    assert [flood(turns, f"other{n}", 100) for n in range(9)] == [dns_turns.LEAST] * 8 + [0]
+
+
+def test_where_sockets_are_few_one_client_leaves_a_fifth_to_others() -> None:
+    turns: Turns[int] = Turns(100)
+    assert flood(turns, "greedy", 1000) == 80
+    assert [flood(turns, f"other{n}", 100) for n in range(2)] == [20, 0]
 
 
 def test_the_client_that_left_the_queue_has_no_turn() -> None:
@@ -41,17 +47,17 @@ def test_the_client_that_left_the_queue_has_no_turn() -> None:
     assert turns.next() is None
 
 
-@given(st.lists(st.tuples(st.sampled_from("abcd"), st.integers(0, 3)), max_size=200))
+@given(st.lists(st.tuples(st.sampled_from("abcd"), st.integers(0, 3)), max_size=300))
 @settings(max_examples=100, deadline=None)
 def test_bounds_hold_and_nobody_waits_who_may_begin(events: list[tuple[str, int]]) -> None:
     turns: Turns[int] = Turns()
     for client in "abcd":
-        flood(turns, client, 150)
+        flood(turns, client, 400)
     begun = dict.fromkeys("abcd", 0)
     for client in "abcd":
         begun[client] = dns_turns.LEAST
-    begun["a"] = 150
-    begun["b"] = max(dns_turns.LEAST, dns_turns.SHARED - 150)
+    begun["a"] = 400
+    begun["b"] = dns_turns.SHARED - 400
     for number, (client, what) in enumerate(events):
         if what and begun[client]:
             turns.end(client)

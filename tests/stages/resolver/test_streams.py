@@ -150,7 +150,7 @@ def test_too_many_connections_push_out_an_idle_one_but_none_that_waits(
 
 def test_names_that_one_guest_asks_over_many_connections_leave_dns_to_the_others(rig: Rig) -> None:
     rig.upstream.silent = True
-    hostile = [rig.connect() for _ in range(3)]
+    hostile = [rig.connect() for _ in range(5)]
     for number, sock in enumerate(hostile):
         sock.send(framed(*(query(f"n{n}.of{number}.example", ident=n) for n in range(120))))
         rig.breathe()
@@ -158,11 +158,8 @@ def test_names_that_one_guest_asks_over_many_connections_leave_dns_to_the_others
     rig.send(query("of.udp.example"), 53)
     rig.breathe()
     assert rig.stage.dns.pending_count == dns_turns.SHARED
-    assert (rig.stage.dns.queued_count, rig.count("dns_queued"), rig.count("dns_query_queued")) == (
-        105,
-        105,
-        105,
-    )
+    queued = (rig.stage.dns.queued_count, rig.count("dns_queued"), rig.count("dns_query_queued"))
+    assert queued == (89, 89, 89)
     rig.upstream.silent = False
     rig.send(query("www.example.com"), 53, link=4)
     record, payload = rig.reply()
