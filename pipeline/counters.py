@@ -345,6 +345,11 @@ TABLE: Final[tuple[Counter, ...]] = (
     Counter("dhcp_message_dropped_bad_header", "messages", "DHCP messages of unknown op"),
     Counter("dhcp_message_dropped_bad_options", "messages", "DHCP messages whose options leave their bounds"),
     Counter("dhcp_message_dropped_gateway_mac", "messages", "DHCP messages that claim the gateway's MAC"),
+    Counter(
+        "dhcp_message_dropped_loan_over",
+        "messages",
+        "DHCP requests for a lease beyond the guest's share, while others need addresses",
+    ),
     Counter("dhcp_message_dropped_no_address", "messages", "DHCP requests while no address is left"),
     Counter(
         "dhcp_message_dropped_too_many_of_guest",
