@@ -96,7 +96,8 @@ def start(parsed: flags.Parsed, words: Sequence[str], program: supervisor.Progra
 
     try:
         config, warnings = merge.build(parsed, words, try_log_file=try_log_file)
-        logs.setup(config.log_file, config.log_level, debug=config.log_level == "debug")
+        level = config.logging.log_level
+        logs.setup(config.logging.log_file, level, debug=level == "debug")
     except (ConfigError, OSError) as error:
         logs.fatal(str(error), program.name)
         if opened:

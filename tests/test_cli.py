@@ -41,8 +41,8 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[Config]:
 def test_start_runs_the_supervisor_and_returns_its_code(started: list[Config], tmp_path: Path) -> None:
     log = tmp_path / "log"
     assert cli.main(["start", "--mtu", "9000", "-log-file", str(log), "-pid-file", "/p"]) == 7
-    assert started[0].mtu == 9000
-    assert started[0].pid_file == "/p"
+    assert started[0].network.mtu == 9000
+    assert started[0].logging.pid_file == "/p"
     assert json.loads(log.read_text().splitlines()[-1])["event"] == f"gvtap-pipeline version {cli.version()}"
 
 

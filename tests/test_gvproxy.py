@@ -28,9 +28,9 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[Config]:
 def test_it_runs_without_a_sub_command(started: list[Config]) -> None:
     assert gvproxy.main(["-mtu", "4000", "--listen-vfkit", "unixgram:///nowhere/s", "left", "over"]) == 0
     (config,) = started
-    assert config.mtu == 4000
-    assert config.vfkit == "unixgram:///nowhere/s"
-    assert config.tcp_workers == 1
+    assert config.network.mtu == 4000
+    assert config.links.vfkit == "unixgram:///nowhere/s"
+    assert config.workers.tcp_workers == 1
 
 
 @pytest.mark.parametrize("flag", [flag.name for flag in options.OWN])

@@ -38,7 +38,7 @@ class Bench:
 
     def __init__(self) -> None:
         self.config, _ = merge.build(flags.parse(options.START, []), [], resolv_conf=os.devnull)
-        layout = Layout(self.config.slots)
+        layout = Layout(self.config.workers.slots)
         group = plan(AUTO, layout, 1)[0]
         self.fabric = Fabric.create(
             layout, [group.members, *([name] for name in layout.names if name not in group.members)]
@@ -49,7 +49,7 @@ class Bench:
         self.poller = poller
         ours, self.link = socket.socketpair()
         self.workers[INGRESS].stage.on_control({"op": "attach", "head": b""}, [ours.detach()])
-        self.header = ethernet.header(self.config.gateway_mac, GUEST_MAC, ethernet.TYPE_IPV4)
+        self.header = ethernet.header(self.config.network.gateway_mac, GUEST_MAC, ethernet.TYPE_IPV4)
         self.spent = 0.0
 
     def settle(self) -> None:

@@ -21,16 +21,22 @@ from pipeline.config.access import egress_policy, guest_api, with_proxy_protocol
 from pipeline.config.endpoints import check, further_links, links_of
 from pipeline.config.file import ConfigError, read
 from pipeline.config.keys import FileKeys, SocketForwardKeys, StackKeys
+from pipeline.config.limits import Limits
 from pipeline.config.model import (
     MAX_BUSY_POLL,
     PLACEMENTS,
     SEPARATE,
     STREAM_SCHEMES,
     UDP_NATS,
+    Access,
     Config,
+    Links,
+    Logging,
+    Network,
     PortForward,
     Record,
     SocketForward,
+    Workers,
     Zone,
     mac_bytes,
 )
@@ -109,48 +115,54 @@ def build(
         check(url, "cannot listen", STREAM_SCHEMES)
     bounds = _limits(parsed, keys)
     config = Config(
-        listen=listen,
-        services=services,
-        notification=notification,
-        log_level=level,
-        log_file=log_file,
-        pid_file=parsed.text("pid-file") or keys.pid_file,
-        vpnkit=links["vpnkit"],
-        qemu=links["qemu"],
-        bess=links["bess"],
-        stdio=links["stdio"],
-        vfkit=links["vfkit"],
-        links=further_links((*keys.links, *parsed.lists["link"])),
-        socket_forwards=socket_forwards,
-        ec2_metadata_access=parsed.true("ec2-metadata-access")
-        or keys.ec2_metadata_access
-        or stack.ec2_metadata_access,
-        capture_file=network.capture_file,
-        stack_debug=stack.debug,
-        mtu=checked_mtu(parsed.number("mtu") or stack.mtu or DEFAULT_MTU, warnings),
-        subnet=subnet,
-        gateway_ip=int(gateway),
-        device_ip=int(device),
-        host_ip=int(host),
-        gateway_mac=mac_bytes(stack.gateway_mac or GATEWAY_MAC),
-        dns_zones=network.zones,
-        dns_search_domains=network.search_domains,
-        forwards=with_proxy_protocol(network.forwards, keys.proxy_protocol),
-        nat={_int(ip): _int(to) for ip, to in stack.nat.items()} or {int(host): _int(HOST_LOOPBACK)},
-        gateway_virtual_ips=tuple(_int(ip) for ip in stack.gateway_virtual_ips) or (int(host),),
-        dhcp_static_leases={_int(ip): mac_bytes(mac) for ip, mac in network.leases.items()},
-        vpnkit_macs={uuid: mac_bytes(mac) for uuid, mac in network.vpnkit_macs.items()},
-        placement=_placement(parsed.text("placement") or keys.placement or SEPARATE),
-        tcp_workers=_own(parsed, "tcp-workers", keys.tcp_workers, 1, 64),
-        egress_workers=_own(parsed, "egress-workers", keys.egress_workers, 1, 64),
-        slots=_own(parsed, "slots", keys.slots, 64, 1 << 16),
-        busy_poll=_own(parsed, "busy-poll", keys.busy_poll, 0, MAX_BUSY_POLL, unset=-1),
-        **bounds,
-        api_token_file=_token_file(parsed.text("api-token-file") or keys.api_token_file),
-        state_file=parsed.text("state-file") or keys.state_file,
-        guest_api=guest_api(keys.guest_api),
-        egress_policy=egress_policy(keys.egress_policy),
-        udp_nat=_udp_nat(parsed.text("udp-nat") or keys.udp_nat),
+        Network(
+            mtu=checked_mtu(parsed.number("mtu") or stack.mtu or DEFAULT_MTU, warnings),
+            subnet=subnet,
+            gateway_ip=int(gateway),
+            device_ip=int(device),
+            host_ip=int(host),
+            gateway_mac=mac_bytes(stack.gateway_mac or GATEWAY_MAC),
+            dns_zones=network.zones,
+            dns_search_domains=network.search_domains,
+            nat={_int(ip): _int(to) for ip, to in stack.nat.items()} or {int(host): _int(HOST_LOOPBACK)},
+            gateway_virtual_ips=tuple(_int(ip) for ip in stack.gateway_virtual_ips) or (int(host),),
+            dhcp_static_leases={_int(ip): mac_bytes(mac) for ip, mac in network.leases.items()},
+            vpnkit_macs={uuid: mac_bytes(mac) for uuid, mac in network.vpnkit_macs.items()},
+            udp_nat=_udp_nat(parsed.text("udp-nat") or keys.udp_nat),
+            state_file=parsed.text("state-file") or keys.state_file,
+        ),
+        Links(
+            listen=listen,
+            services=services,
+            notification=notification,
+            **links,
+            further=further_links((*keys.links, *parsed.lists["link"])),
+        ),
+        Workers(
+            placement=_placement(parsed.text("placement") or keys.placement or SEPARATE),
+            tcp_workers=_own(parsed, "tcp-workers", keys.tcp_workers, 1, 64),
+            egress_workers=_own(parsed, "egress-workers", keys.egress_workers, 1, 64),
+            slots=_own(parsed, "slots", keys.slots, 64, 1 << 16),
+            busy_poll=_own(parsed, "busy-poll", keys.busy_poll, 0, MAX_BUSY_POLL, unset=-1),
+        ),
+        bounds,
+        Access(
+            forwards=with_proxy_protocol(network.forwards, keys.proxy_protocol),
+            socket_forwards=socket_forwards,
+            ec2_metadata_access=parsed.true("ec2-metadata-access")
+            or keys.ec2_metadata_access
+            or stack.ec2_metadata_access,
+            api_token_file=_token_file(parsed.text("api-token-file") or keys.api_token_file),
+            guest_api=guest_api(keys.guest_api),
+            egress_policy=egress_policy(keys.egress_policy),
+        ),
+        Logging(
+            log_level=level,
+            log_file=log_file,
+            pid_file=parsed.text("pid-file") or keys.pid_file,
+            capture_file=network.capture_file,
+            stack_debug=stack.debug,
+        ),
     )
     return config, tuple(warnings)
 
@@ -319,7 +331,7 @@ def _own(parsed: flags.Parsed, name: str, key: int, low: int, high: int, unset: 
     return number
 
 
-def _limits(parsed: flags.Parsed, keys: FileKeys) -> dict[str, int]:
+def _limits(parsed: flags.Parsed, keys: FileKeys) -> Limits:
     written = dict(cast(BaseModel, keys.limits))
     values: dict[str, int] = {limit.name: written[limit.name] for limit in limits.TABLE}
     for text in parsed.lists["limit"]:
@@ -336,7 +348,7 @@ def _limits(parsed: flags.Parsed, keys: FileKeys) -> dict[str, int]:
             allowed = f"a whole number from {limit.low} to {limit.high}"
             raise ConfigError(f"limit: {key} must be {allowed}, not {flags.quote(number)}")
         values[limit.name] = value
-    return values
+    return Limits(**values)
 
 
 def _int(address: str) -> int:

@@ -6,14 +6,15 @@ flags and a YAML file.
 """
 
 import ipaddress
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
 from pipeline.config import limits
+from pipeline.config.limits import Limits
 
 LINKS: Final = ("vpnkit", "qemu", "bess", "stdio", "vfkit")
-"""Fields of Config that name where guests attach, beside /connect and ``links``."""
+"""Fields of Links that name where guests attach, beside /connect and ``further``."""
 STREAM_SCHEMES: Final = ("unix", "tcp", "tcp4", "tcp6", "vsock", "fd")
 """Where clients of the API and guests on byte streams may come; fd is a descriptor passed by a parent."""
 LINK_SCHEMES: Final[Mapping[str, tuple[str, ...]]] = {
@@ -116,25 +117,9 @@ class EgressPolicy:
 
 
 @dataclass(frozen=True, slots=True)
-class Config:
-    """Everything the program was told. Empty texts mean "none"."""
+class Network:
+    """The virtual network: its addresses, names and leases."""
 
-    listen: tuple[str, ...]
-    services: str
-    notification: str  # path of the socket
-    log_level: str  # one of critical, error, warning, info, debug
-    log_file: str
-    pid_file: str
-    vpnkit: str
-    qemu: str
-    bess: str
-    stdio: str
-    vfkit: str
-    links: tuple[tuple[str, str], ...]  # (protocol, URL) of further ones
-    socket_forwards: tuple[SocketForward, ...]
-    ec2_metadata_access: bool
-    capture_file: str
-    stack_debug: bool
     mtu: int
     subnet: ipaddress.IPv4Network
     gateway_ip: int
@@ -143,48 +128,73 @@ class Config:
     gateway_mac: bytes
     dns_zones: tuple[Zone, ...]
     dns_search_domains: tuple[str, ...]
-    forwards: tuple[PortForward, ...]
     nat: Mapping[int, int]
     gateway_virtual_ips: tuple[int, ...]
     dhcp_static_leases: Mapping[int, bytes]
     vpnkit_macs: Mapping[str, bytes]
+    udp_nat: str = SYMMETRIC  # one of UDP_NATS
+    state_file: str = ""  # keeps the leases
+
+
+@dataclass(frozen=True, slots=True)
+class Links:
+    """The sockets: where clients of the API and guests come, and where notifications go."""
+
+    listen: tuple[str, ...]
+    services: str
+    notification: str  # path of the socket
+    vpnkit: str
+    qemu: str
+    bess: str
+    stdio: str
+    vfkit: str
+    further: tuple[tuple[str, str], ...]  # (protocol, URL)
+
+
+@dataclass(frozen=True, slots=True)
+class Workers:
+    """The processes and the memory that they share."""
+
     placement: str  # one of PLACEMENTS
     tcp_workers: int
     egress_workers: int
     slots: int
     busy_poll: int  # microseconds
-    max_tcp_flows: int
-    max_tcp_flows_per_guest: int
-    max_half_open_per_guest: int
-    max_syns_per_second: int
-    max_receive_memory: int
-    max_receive_memory_per_guest: int
-    max_reassembly_bytes: int
-    max_reassembly_ranges: int
-    max_out_of_order_slots: int
-    max_slots_per_flow: int
-    max_closing_bytes: int
-    max_udp_flows: int
-    max_udp_flows_per_second: int
-    max_udp_flows_per_guest: int
-    max_udp_clients_per_forward: int
-    max_macs: int
-    max_macs_per_guest: int
-    max_neighbors: int
-    max_neighbors_per_guest: int
-    max_fragmented: int
-    max_fragmented_per_guest: int
-    max_fragment_bytes: int
-    max_fragment_bytes_per_guest: int
-    max_answers_per_second: int
-    max_icmp_errors_per_second: int
-    max_forwards: int
-    max_bad_frames_per_second: int
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """Who may reach what: clients of the API, guests, and the host's side of forwarded ports."""
+
+    forwards: tuple[PortForward, ...]
+    socket_forwards: tuple[SocketForward, ...]
+    ec2_metadata_access: bool
     api_token_file: str = ""
-    state_file: str = ""
     guest_api: GuestApi = GuestApi()
     egress_policy: EgressPolicy = EgressPolicy()
-    udp_nat: str = SYMMETRIC  # one of UDP_NATS
+
+
+@dataclass(frozen=True, slots=True)
+class Logging:
+    """The files that the program writes for its user: log, process id and capture."""
+
+    log_level: str  # one of critical, error, warning, info, debug
+    log_file: str
+    pid_file: str
+    capture_file: str
+    stack_debug: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """Everything the program was told. Empty texts mean "none"."""
+
+    network: Network
+    links: Links
+    workers: Workers
+    limits: Limits
+    access: Access
+    logging: Logging
 
 
 def mac_bytes(text: str) -> bytes:
@@ -204,69 +214,86 @@ def address_text(address: int) -> str:
 
 # --- what a merged configuration is, as a file ---------------------------------------------
 
+ALWAYS: Final = "busy-poll"
+"""The key for which zero means something, so it is never left out."""
+
+KEYS: Final[tuple[tuple[str, Callable[[Config], object]], ...]] = (
+    (ALWAYS, lambda config: config.workers.busy_poll),
+    ("listen", lambda config: list(config.links.listen)),
+    ("services", lambda config: config.links.services),
+    ("notification", lambda config: config.links.notification),
+    ("log-level", lambda config: config.logging.log_level),
+    ("log-file", lambda config: config.logging.log_file),
+    ("pid-file", lambda config: config.logging.pid_file),
+    ("ec2-metadata-access", lambda config: config.access.ec2_metadata_access),
+    ("interfaces", lambda config: _filled({name: getattr(config.links, name) for name in LINKS})),
+    ("links", lambda config: [f"{protocol}+{url}" for protocol, url in config.links.further]),
+    ("forwards", lambda config: [asdict(forward) for forward in config.access.socket_forwards]),
+    ("stack.debug", lambda config: config.logging.stack_debug),
+    ("stack.capture-file", lambda config: config.logging.capture_file),
+    ("stack.mtu", lambda config: config.network.mtu),
+    ("stack.subnet", lambda config: str(config.network.subnet)),
+    ("stack.gatewayIP", lambda config: address_text(config.network.gateway_ip)),
+    ("stack.deviceIP", lambda config: address_text(config.network.device_ip)),
+    ("stack.hostIP", lambda config: address_text(config.network.host_ip)),
+    ("stack.gatewayMacAddress", lambda config: mac_text(config.network.gateway_mac)),
+    ("stack.dns", lambda config: [_zone(zone) for zone in config.network.dns_zones]),
+    ("stack.dnsSearchDomains", lambda config: list(config.network.dns_search_domains)),
+    ("stack.forwards", lambda config: {forward_key(f): f.remote for f in config.access.forwards}),
+    ("stack.nat", lambda config: {address_text(a): address_text(b) for a, b in config.network.nat.items()}),
+    ("stack.gatewayVirtualIPs", lambda config: [address_text(a) for a in config.network.gateway_virtual_ips]),
+    (
+        "stack.dhcpStaticLeases",
+        lambda config: {address_text(a): mac_text(m) for a, m in config.network.dhcp_static_leases.items()},
+    ),
+    (
+        "stack.vpnKitUUIDMacAddresses",
+        lambda config: {uuid: mac_text(m) for uuid, m in config.network.vpnkit_macs.items()},
+    ),
+    ("placement", lambda config: config.workers.placement),
+    ("tcp-workers", lambda config: config.workers.tcp_workers),
+    ("egress-workers", lambda config: config.workers.egress_workers),
+    ("slots", lambda config: config.workers.slots),
+    ("limits", lambda config: {limit.key: getattr(config.limits, limit.name) for limit in limits.TABLE}),
+    ("api-token-file", lambda config: config.access.api_token_file),
+    ("state-file", lambda config: config.network.state_file),
+    ("guest-api", lambda config: _guest_api(config.access.guest_api)),
+    ("egress-policy", lambda config: _policy(config.access.egress_policy)),
+    ("udp-nat", lambda config: config.network.udp_nat),
+    (
+        "proxy-protocol",
+        lambda config: {
+            forward_key(f): f"v{f.proxy_protocol}" for f in config.access.forwards if f.proxy_protocol
+        },
+    ),
+)
+"""Each key of a file and what it is for a Config."""
+
 
 def as_file(config: Config) -> dict[str, Any]:
     """The keys of a file that gives this Config again, without empty ones."""
-    stack = {
-        "debug": config.stack_debug,
-        "capture-file": config.capture_file,
-        "mtu": config.mtu,
-        "subnet": str(config.subnet),
-        "gatewayIP": address_text(config.gateway_ip),
-        "deviceIP": address_text(config.device_ip),
-        "hostIP": address_text(config.host_ip),
-        "gatewayMacAddress": mac_text(config.gateway_mac),
-        "dns": [
-            _filled(
-                {
-                    "name": z.name,
-                    "records": [_filled(asdict(r)) for r in z.records],
-                    "defaultIP": z.default_ip,
-                }
-            )
-            for z in config.dns_zones
-        ],
-        "dnsSearchDomains": list(config.dns_search_domains),
-        "forwards": {forward_key(f): f.remote for f in config.forwards},
-        "nat": {address_text(ip): address_text(to) for ip, to in config.nat.items()},
-        "gatewayVirtualIPs": [address_text(ip) for ip in config.gateway_virtual_ips],
-        "dhcpStaticLeases": {address_text(ip): mac_text(m) for ip, m in config.dhcp_static_leases.items()},
-        "vpnKitUUIDMacAddresses": {uuid: mac_text(m) for uuid, m in config.vpnkit_macs.items()},
-    }
-    # Zero means something for it, so it is never left out.
-    return {"busy-poll": config.busy_poll} | _filled(
-        {
-            "listen": list(config.listen),
-            "services": config.services,
-            "notification": config.notification,
-            "log-level": config.log_level,
-            "log-file": config.log_file,
-            "pid-file": config.pid_file,
-            "ec2-metadata-access": config.ec2_metadata_access,
-            "interfaces": _filled({name: getattr(config, name) for name in LINKS}),
-            "links": [f"{protocol}+{url}" for protocol, url in config.links],
-            "forwards": [asdict(forward) for forward in config.socket_forwards],
-            "stack": _filled(stack),
-            "placement": config.placement,
-            "tcp-workers": config.tcp_workers,
-            "egress-workers": config.egress_workers,
-            "slots": config.slots,
-            "limits": {limit.key: getattr(config, limit.name) for limit in limits.TABLE},
-            "api-token-file": config.api_token_file,
-            "state-file": config.state_file,
-            "guest-api": _guest_api(config.guest_api),
-            "egress-policy": _policy(config.egress_policy),
-            "udp-nat": config.udp_nat,
-            "proxy-protocol": {
-                forward_key(f): f"v{f.proxy_protocol}" for f in config.forwards if f.proxy_protocol
-            },
-        }
-    )
+    top: dict[str, Any] = {}
+    stack: dict[str, Any] = {}
+    for path, value_of in KEYS:
+        value = value_of(config)
+        if not value and path != ALWAYS:
+            continue
+        if path.startswith("stack."):
+            top["stack"] = stack
+            stack[path.removeprefix("stack.")] = value
+        else:
+            top[path] = value
+    return top
 
 
 def forward_key(forward: PortForward) -> str:
     """The key of stack.forwards that means this one."""
     return ("" if forward.protocol == "tcp" else f"{forward.protocol}:") + forward.local
+
+
+def _zone(zone: Zone) -> dict[str, Any]:
+    records = [_filled(asdict(record)) for record in zone.records]
+    return _filled({"name": zone.name, "records": records, "defaultIP": zone.default_ip})
 
 
 def _guest_api(api: GuestApi) -> dict[str, Any]:

@@ -56,8 +56,8 @@ class ControlPlane:
         self._forwarder = Forwarder(request, self._sockets)
         self._not_handed_over = Repeated(self._log, "a guest's DNS connection cannot be handed over")
         self._counts: dict[str, int] = {}
-        self._notifier = Notifier(config.notification, self._log, self._count)
-        access = Access(self._log, token=token, guests=config.guest_api, count=self._count)
+        self._notifier = Notifier(config.links.notification, self._log, self._count)
+        access = Access(self._log, token=token, guests=config.access.guest_api, count=self._count)
         description = openapi.document(version, token=bool(token))
         api = Api(self._forwarder, request, self._counters, self._log, access=access, description=description)
         self._full = make_runner(api.full())
@@ -83,7 +83,7 @@ class ControlPlane:
         await self._guest.setup()
         self._notifier.start()
         self._guest_front = Front(server_of(self._guest), {}, self._log)
-        for forward in self._config.forwards:
+        for forward in self._config.access.forwards:
             await self._forwarder.expose(
                 forward.protocol, forward.local, forward.remote, _proxy_text(forward)
             )
@@ -105,8 +105,8 @@ class ControlPlane:
 
     async def forward_sockets(self) -> None:
         """Make the configured sockets that lead into the guest. Raises SocketError, SshError."""
-        guest = address_text(self._config.device_ip)
-        for forward in self._config.socket_forwards:
+        guest = address_text(self._config.network.device_ip)
+        for forward in self._config.access.socket_forwards:
             # Each attempt reads the key again. Reading it here reports at once a key that can never work.
             await asyncio.to_thread(read_key, forward.identity)
             destination = Destination(forward.user, guest, forward.dest, forward.identity)

@@ -128,5 +128,6 @@ def make_loop(
     for worker in workers.values():
         worker.share(workers)
     back = [workers[name] for name in group.back]
-    loop = Loop(fabric.waiters[group.members[0]], list(workers.values()), back, config.busy_poll * 1e-6)
+    busy_poll = config.workers.busy_poll * 1e-6
+    loop = Loop(fabric.waiters[group.members[0]], list(workers.values()), back, busy_poll)
     return loop, workers

@@ -114,24 +114,25 @@ class Supervisor:
         config = self.config
         descriptor_limit.raise_soft()
         try:
-            self.token = read_token(config.api_token_file)
+            self.token = read_token(config.access.api_token_file)
         except TokenError as error:
             raise StartError(str(error)) from error
         self._write_pid_file()
-        layout = Layout(config.slots, config.tcp_workers, config.egress_workers)
-        for url in (*config.listen, config.services, *(url for _, url in self._entrances())):
+        workers = config.workers
+        layout = Layout(workers.slots, workers.tcp_workers, workers.egress_workers)
+        for url in (*config.links.listen, config.links.services, *(url for _, url in self._entrances())):
             if url.startswith(inherited.SCHEME):
                 self.inherited.claim(url)
         for name in self.inherited.unused():
             self.log.warning("a passed descriptor is not used", descriptor=name)
-        if config.stdio:
+        if config.links.stdio:
             self.stdio = stdio.take()
-        if config.capture_file:
+        if path := config.logging.capture_file:
             try:
-                self.capture = pcap.open_file(config.capture_file)
+                self.capture = pcap.open_file(path)
             except OSError as error:
-                raise StartError(f"cannot write capture {config.capture_file}: {error.strerror}") from error
-        groups = placement.plan(config.placement, layout, os.cpu_count() or 1)
+                raise StartError(f"cannot write capture {path}: {error.strerror}") from error
+        groups = placement.plan(workers.placement, layout, os.cpu_count() or 1)
         try:
             self.fabric = Fabric.create(layout, [group.members for group in groups])
         except SegmentError as error:
@@ -146,12 +147,12 @@ class Supervisor:
     def _entrances(self) -> Iterator[tuple[str, str]]:
         """Protocol and URL of each entrance but stdio, in the order in which they are opened."""
         for protocol in (protocols.VPNKIT, protocols.QEMU, protocols.BESS, protocols.VFKIT):
-            if url := getattr(self.config, protocol):
+            if url := getattr(self.config.links, protocol):
                 yield protocol, url
-        yield from self.config.links
+        yield from self.config.links.further
 
     def _write_pid_file(self) -> None:
-        path = self.config.pid_file
+        path = self.config.logging.pid_file
         if not path:
             return
         try:
@@ -222,13 +223,13 @@ class Supervisor:
         if self.capture >= 0:
             await plane.capture(self.capture)
             self._close_capture()
-        for url in config.listen:
+        for url in config.links.listen:
             plane.serve(self._listen(url), guests=True)
             self.log.info(f"listening {url}")
         plane.notify(READY)
-        if config.services:
-            plane.serve(self._listen(config.services), guests=False)
-            self.log.info(f"enabling services API. Listening {config.services}")
+        if config.links.services:
+            plane.serve(self._listen(config.links.services), guests=False)
+            self.log.info(f"enabling services API. Listening {config.links.services}")
         try:
             for protocol, url in self._entrances():
                 sock = protocols.bind(protocol, url, self.inherited)
@@ -248,7 +249,7 @@ class Supervisor:
         self, plane: ControlPlane, protocol: str, fds: list[socket.socket] | tuple[int, int]
     ) -> None:
         once = self.program.one_guest and protocol in ONE_GUEST
-        await plane.open_entrance(protocol, fds, once=once, macs=self.config.vpnkit_macs)
+        await plane.open_entrance(protocol, fds, once=once, macs=self.config.network.vpnkit_macs)
 
     def _listen(self, url: str) -> socket.socket:
         if url.startswith(inherited.SCHEME):
@@ -308,12 +309,12 @@ class Supervisor:
         if failed and self.program.one_guest:
             self._stop(error, EXIT_FAILED)
         elif ends or (protocol == protocols.STDIO and self._is_only_stdio()):
-            grace = LAST_WORDS if self.config.notification else 0.0
+            grace = LAST_WORDS if self.config.links.notification else 0.0
             asyncio.get_running_loop().call_later(grace, self._stop, event.text or error, EXIT_OK)
 
     def _is_only_stdio(self) -> bool:
         """Whether no further guest can come after the one on standard input left."""
-        return not self.config.listen and not any(self._entrances())
+        return not self.config.links.listen and not any(self._entrances())
 
     def _on_end(self, worker: processes.Running) -> None:
         """A worker's process is over. Unless the daemon is stopping, that ends it."""

@@ -48,8 +48,6 @@ class NatConfig(Protocol):
     def gateway_virtual_ips(self) -> tuple[int, ...]: ...
     @property
     def nat(self) -> Mapping[int, int]: ...
-    @property
-    def ec2_metadata_access(self) -> bool: ...
 
 
 class Nat:
@@ -77,7 +75,7 @@ class Nat:
         self.ec2_metadata_access = ec2_metadata_access
 
     @classmethod
-    def from_config(cls, config: NatConfig) -> "Nat":
+    def from_config(cls, config: NatConfig, *, ec2_metadata_access: bool = False) -> "Nat":
         """The rules that a configuration asks for."""
         return cls(
             network=int(config.subnet.network_address),
@@ -85,7 +83,7 @@ class Nat:
             gateway=config.gateway_ip,
             virtual=config.gateway_virtual_ips,
             table=config.nat,
-            ec2_metadata_access=config.ec2_metadata_access,
+            ec2_metadata_access=ec2_metadata_access,
         )
 
     def in_subnet(self, addr: int) -> bool:

@@ -16,7 +16,7 @@ from pipeline.links.addresses import words_of
 from pipeline.links.base import Link, SlotPool
 from pipeline.links.listener import READABLE, Guest, Listener, Owner, Poller, Room, has_peer
 from pipeline.links.stream import StreamLink
-from pipeline.system import inet
+from pipeline.system import inet, peer
 from pipeline.wire.framing import Framing
 
 ACCEPTS_A_STEP: Final = 16
@@ -101,7 +101,9 @@ class AcceptingListener(Listener):
         """A connection was accepted. sock belongs to this method."""
 
     def _attach(self, link: Link, framing: Framing | None, sock: socket.socket) -> None:
-        self._owner.attach(Guest(link, framing, self.protocol, peer_text(sock)), self)
+        # The peer of an inherited connection is unknown: the system names the process that made the pair.
+        identity = "" if self._is_guest else peer.identity(sock)
+        self._owner.attach(Guest(link, framing, self.protocol, peer_text(sock), identity), self)
 
 
 class StreamListener(AcceptingListener):
@@ -147,12 +149,12 @@ def _listens(sock: socket.socket) -> bool:
 def peer_text(sock: socket.socket) -> str:
     """The peer's address, for the log: ``host:port``, a path, "@" for a unix socket without a name."""
     try:
-        peer = sock.getpeername()
+        name = sock.getpeername()
     except OSError:
         return "@"
-    if isinstance(peer, tuple):
+    if isinstance(name, tuple):
         # Machines' sockets (vsock) have two numbers.
-        return inet.endpoint(peer) if isinstance(peer[0], str) else ":".join(str(part) for part in peer[:2])
-    return (peer.decode("utf-8", "replace") if isinstance(peer, bytes) else str(peer)).replace(
+        return inet.endpoint(name) if isinstance(name[0], str) else ":".join(str(part) for part in name[:2])
+    return (name.decode("utf-8", "replace") if isinstance(name, bytes) else str(name)).replace(
         "\0", "@"
     ) or "@"

@@ -42,12 +42,16 @@ class Room(NamedTuple):
 
 
 class Guest(NamedTuple):
-    """A link ready for frames. framing None: each packet is a frame. peer is for the log ("@": no name)."""
+    """A link ready for frames. framing None: each packet is a frame. peer is for the log ("@": no name).
+
+    identity: who opened it (pipeline.system.peer), "" if unknown. Links with the same one are one guest's.
+    """
 
     link: Link
     framing: Framing | None
     protocol: str
     peer: str
+    identity: str = ""
 
 
 class Owner(Protocol):

@@ -6,27 +6,31 @@ from typing import Final
 from pipeline.records.addresses import Addr, mac_bytes, mac_numbers
 from pipeline.records.kinds import LEASED, NEIGHBOR_GONE
 
-_LINK: Final = Struct("<BxH60x")  # kind, link
+_LINK: Final = Struct("<BxHH58x")  # kind, link, guest
 _NEIGHBOR: Final = Struct("<BxH24xIH14xI12x")  # kind, link, MAC (two numbers), guest_addr
 _GONE: Final = Struct("<B47xI12x")  # kind, guest_addr
 
 
 class LinkNotice:
-    """LINK_UP or LINK_DOWN: the guest on ``link`` is there, or gone. Its number will be another guest's."""
+    """LINK_UP or LINK_DOWN: ``link`` is there, or gone. Its number will be another link's.
 
-    def __init__(self, link: int) -> None:
+    ``guest`` is the number of the guest that opened it: all links of one peer have the same.
+    """
+
+    def __init__(self, link: int, guest: int) -> None:
         self.link = link
+        self.guest = guest
 
     @staticmethod
     def unpack(burst: memoryview, at: int) -> "LinkNotice":
         """The record at burst[at:]."""
-        _, link = _LINK.unpack_from(burst, at)
-        return LinkNotice(link)
+        _, link, guest = _LINK.unpack_from(burst, at)
+        return LinkNotice(link, guest)
 
     @staticmethod
-    def pack(kind: int, link: int) -> bytes:
+    def pack(kind: int, link: int, guest: int) -> bytes:
         """A record of one of the two kinds."""
-        return _LINK.pack(kind, link)
+        return _LINK.pack(kind, link, guest)
 
 
 class Neighbor:

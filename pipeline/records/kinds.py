@@ -15,7 +15,7 @@ FRAME            Frame           ingress -> demux                            mov
 TCP_RANGE        TcpRange        ingress -> demux, ingress -> tcp,           moves
                                  demux -> tcp
 UDP_RANGE        UdpRange        ingress -> demux                            moves
-LINK_UP          LinkNotice      ingress -> demux                            -
+LINK_UP          LinkNotice      ingress -> demux, demux -> resolver         -
 LINK_DOWN        LinkNotice      ingress -> demux, ingress -> tcp,           -
                                  demux -> tcp, demux -> resolver
 HEARD            Neighbor        ingress -> demux                            -
@@ -95,9 +95,9 @@ TCP_RANGE: Final = 2
 UDP_RANGE: Final = 5
 """Datagrams of one flow of a guest, merged by GRO, with verified checksums."""
 LINK_UP: Final = 3
-"""A guest is connected."""
+"""A link of a guest is there."""
 LINK_DOWN: Final = 4
-"""A guest is gone. Ingress and demux each report it after the last record of that guest."""
+"""A link is gone. Ingress and demux each report it after the last record of that link."""
 HEARD: Final = 7
 """Ingress steered packets of this guest past demux."""
 UDP_USED: Final = 8

@@ -37,11 +37,13 @@ def build(text: str, tmp_path: Path, *words: str) -> config.Config:
 
 def test_all_keys_reach_the_config_and_read_back_the_same(tmp_path: Path) -> None:
     made = build(FULL, tmp_path)
-    assert made.state_file == "/var/lib/leases.json"
-    assert made.udp_nat == "full-cone"
-    assert [forward.proxy_protocol for forward in made.forwards] == [2, 0]
-    assert made.guest_api == GuestApi(True, False, ("127.0.0.0/8", "::1/128"), ((1024, 65535), (80, 80)))
-    assert made.egress_policy == EgressPolicy(
+    assert made.network.state_file == "/var/lib/leases.json"
+    assert made.network.udp_nat == "full-cone"
+    assert [forward.proxy_protocol for forward in made.access.forwards] == [2, 0]
+    assert made.access.guest_api == GuestApi(
+        True, False, ("127.0.0.0/8", "::1/128"), ((1024, 65535), (80, 80))
+    )
+    assert made.access.egress_policy == EgressPolicy(
         "deny",
         (
             PolicyRule("allow", ("192.168.127.2/32",), (), ("*.example.com",), ((443, 443),), ("tcp",)),
@@ -53,8 +55,8 @@ def test_all_keys_reach_the_config_and_read_back_the_same(tmp_path: Path) -> Non
 
 def test_without_the_keys_everything_is_allowed(tmp_path: Path) -> None:
     made = build("", tmp_path)
-    assert (made.guest_api, made.egress_policy) == (GuestApi(), EgressPolicy())
-    assert (made.api_token_file, made.state_file) == ("", "")
+    assert (made.access.guest_api, made.access.egress_policy) == (GuestApi(), EgressPolicy())
+    assert (made.access.api_token_file, made.network.state_file) == ("", "")
 
 
 @pytest.mark.parametrize(
@@ -90,7 +92,7 @@ def test_a_token_file_without_a_token_is_an_error(content: bytes | None, words: 
     with pytest.raises(ConfigError, match=words):
         build("", tmp_path, "-api-token-file", str(path))
     path.write_text("s3cret\n")
-    assert build("", tmp_path, "-api-token-file", str(path)).api_token_file == str(path)
+    assert build("", tmp_path, "-api-token-file", str(path)).access.api_token_file == str(path)
 
 
 def test_a_token_in_a_pipe_is_refused_as_it_would_be_read_twice(tmp_path: Path) -> None:

@@ -27,23 +27,27 @@ from tests.config.built import build, refusal
 def test_the_default_mode_is_gvproxys() -> None:
     config, warnings = build()
     assert warnings == ()
-    assert config.mtu == 1500
-    assert str(config.subnet) == "192.168.127.0/24"
-    texts = [address_text(ip) for ip in (config.gateway_ip, config.device_ip, config.host_ip)]
+    assert config.network.mtu == 1500
+    assert str(config.network.subnet) == "192.168.127.0/24"
+    network = config.network
+    texts = [address_text(ip) for ip in (network.gateway_ip, network.device_ip, network.host_ip)]
     assert texts == ["192.168.127.1", "192.168.127.2", "192.168.127.254"]
-    assert mac_text(config.gateway_mac) == "5a:94:ef:e4:0c:dd"
+    assert mac_text(config.network.gateway_mac) == "5a:94:ef:e4:0c:dd"
     records = (Record("gateway", "192.168.127.1"), Record("host", "192.168.127.254"))
-    assert config.dns_zones == (Zone("containers.internal.", records), Zone("docker.internal.", records))
-    assert config.forwards == (PortForward("tcp", "127.0.0.1:2222", "192.168.127.2:22"),)
-    assert {address_text(ip): address_text(to) for ip, to in config.nat.items()} == {
+    assert config.network.dns_zones == (
+        Zone("containers.internal.", records),
+        Zone("docker.internal.", records),
+    )
+    assert config.access.forwards == (PortForward("tcp", "127.0.0.1:2222", "192.168.127.2:22"),)
+    assert {address_text(ip): address_text(to) for ip, to in config.network.nat.items()} == {
         "192.168.127.254": "127.0.0.1"
     }
-    assert config.gateway_virtual_ips == (config.host_ip,)
-    assert {ip: mac_text(mac) for ip, mac in config.dhcp_static_leases.items()} == {
-        config.device_ip: "5a:94:ef:e4:0c:ee"
+    assert config.network.gateway_virtual_ips == (config.network.host_ip,)
+    assert {ip: mac_text(mac) for ip, mac in config.network.dhcp_static_leases.items()} == {
+        config.network.device_ip: "5a:94:ef:e4:0c:ee"
     }
-    assert list(config.vpnkit_macs) == ["c3d68012-0208-11ea-9fd7-f2189899ab08"]
-    assert (config.tcp_workers, config.egress_workers, config.slots) == (1, 1, 512)
+    assert list(config.network.vpnkit_macs) == ["c3d68012-0208-11ea-9fd7-f2189899ab08"]
+    assert (config.workers.tcp_workers, config.workers.egress_workers, config.workers.slots) == (1, 1, 512)
 
 
 @pytest.mark.parametrize(
@@ -57,9 +61,10 @@ def test_the_default_mode_is_gvproxys() -> None:
 )
 def test_addresses_derive_from_the_subnet(subnet: str, expected: list[str]) -> None:
     config, _ = build("-subnet", subnet)
-    assert [address_text(ip) for ip in (config.gateway_ip, config.device_ip, config.host_ip)] == expected
-    assert config.forwards[0].remote == f"{expected[1]}:22"
-    assert list(config.nat) == [int(ipaddress.IPv4Address(expected[2]))]
+    network = config.network
+    assert [address_text(ip) for ip in (network.gateway_ip, network.device_ip, network.host_ip)] == expected
+    assert config.access.forwards[0].remote == f"{expected[1]}:22"
+    assert list(config.network.nat) == [int(ipaddress.IPv4Address(expected[2]))]
 
 
 def test_the_file_wins_for_addresses_and_flags_fill_the_rest(file) -> None:
@@ -67,10 +72,10 @@ def test_the_file_wins_for_addresses_and_flags_fill_the_rest(file) -> None:
     config, _ = build(
         "-config", path, "-subnet", "10.2.0.0/24", "-gatewayIP", "10.2.0.7", "-deviceIP", "10.1.0.77"
     )
-    assert str(config.subnet) == "10.1.0.0/24"
-    assert address_text(config.gateway_ip) == "10.1.0.9"
-    assert address_text(config.device_ip) == "10.1.0.77"
-    assert address_text(config.host_ip) == "10.1.0.254"
+    assert str(config.network.subnet) == "10.1.0.0/24"
+    assert address_text(config.network.gateway_ip) == "10.1.0.9"
+    assert address_text(config.network.device_ip) == "10.1.0.77"
+    assert address_text(config.network.host_ip) == "10.1.0.254"
 
 
 def test_flags_win_elsewhere(file) -> None:
@@ -80,29 +85,33 @@ def test_flags_win_elsewhere(file) -> None:
         "limits: {max-tcp-flows: 9}\n"
     )
     config, _ = build("-config", path)
-    assert config.listen == ("unix:///a", "unix:///b")
-    assert (config.log_level, config.pid_file, config.mtu, config.slots) == ("error", "/p", 1400, 128)
-    assert (config.services, config.notification, config.qemu) == ("unix:///s", "/n", "unix:///nowhere/q")
-    assert config.max_tcp_flows == 9
+    assert config.links.listen == ("unix:///a", "unix:///b")
+    assert (config.logging.log_level, config.logging.pid_file) == ("error", "/p")
+    assert (config.network.mtu, config.workers.slots) == (1400, 128)
+    links = config.links
+    assert (links.services, links.notification, links.qemu) == ("unix:///s", "/n", "unix:///nowhere/q")
+    assert config.limits.max_tcp_flows == 9
     config, _ = build(
         *("-config", path, "-listen", "tcp://127.0.0.1:0", "-debug", "-pid-file", "/p2", "-mtu", "9000"),
         *("-services", "unix:///s2", "-notification", "unix:///n2", "-listen-qemu", "tcp://127.0.0.1:5"),
         *("-slots", "256", "-limit", "max-tcp-flows=0x10"),
     )
-    assert config.listen == ("tcp://127.0.0.1:0",)
-    assert (config.log_level, config.pid_file, config.mtu, config.slots) == ("debug", "/p2", 9000, 256)
-    assert (config.services, config.notification, config.qemu) == ("unix:///s2", "/n2", "tcp://127.0.0.1:5")
-    assert config.max_tcp_flows == 16
+    assert config.links.listen == ("tcp://127.0.0.1:0",)
+    assert (config.logging.log_level, config.logging.pid_file) == ("debug", "/p2")
+    assert (config.network.mtu, config.workers.slots) == (9000, 256)
+    links = config.links
+    assert (links.services, links.notification, links.qemu) == ("unix:///s2", "/n2", "tcp://127.0.0.1:5")
+    assert config.limits.max_tcp_flows == 16
 
 
 def test_busy_polling_can_be_shortened_and_switched_off(file) -> None:
-    assert build()[0].busy_poll == 50
+    assert build()[0].workers.busy_poll == 50
     path = file("busy-poll: 0\n")
     off, _ = build("-config", path)
-    assert off.busy_poll == 0
+    assert off.workers.busy_poll == 0
     assert as_file(off)["busy-poll"] == 0
-    assert build("-config", path, "-busy-poll", "20")[0].busy_poll == 20
-    assert build("-busy-poll", "0")[0].busy_poll == 0
+    assert build("-config", path, "-busy-poll", "20")[0].workers.busy_poll == 20
+    assert build("-busy-poll", "0")[0].workers.busy_poll == 0
     for wrong in ("51", "-2"):
         with pytest.raises(ConfigError, match=r"busy-poll must be a whole number from 0 to 50, not"):
             build("-busy-poll", wrong)
@@ -113,27 +122,27 @@ def test_busy_polling_can_be_shortened_and_switched_off(file) -> None:
 def test_a_file_switches_the_default_mode_off(file) -> None:
     config, warnings = build("-config", file(""), "-ssh-port", "3333", "-pcap", "/x")
     assert warnings == ("-ssh-port is ignored when -config is given: use stack.forwards",)
-    assert config.forwards == ()
-    assert config.dns_zones == ()
-    assert config.dhcp_static_leases == {}
-    assert config.capture_file == ""
-    assert config.nat == {config.host_ip: 0x7F000001}
+    assert config.access.forwards == ()
+    assert config.network.dns_zones == ()
+    assert config.network.dhcp_static_leases == {}
+    assert config.logging.capture_file == ""
+    assert config.network.nat == {config.network.host_ip: 0x7F000001}
 
 
 def test_an_empty_nat_map_is_the_default_too(file) -> None:
     config, _ = build("-config", file("stack: {nat: {}}"))
-    assert config.nat == {config.host_ip: 0x7F000001}
+    assert config.network.nat == {config.network.host_ip: 0x7F000001}
 
 
 def test_minus_one_means_no_ssh_port() -> None:
-    assert build("-ssh-port", "-1")[0].forwards == ()
+    assert build("-ssh-port", "-1")[0].access.forwards == ()
 
 
 def test_who_may_answer_datagrams_is_symmetric_unless_asked_for(file) -> None:
     path = file("udp-nat: full-cone")
-    assert build()[0].udp_nat == "symmetric"
-    assert build("-config", path)[0].udp_nat == "full-cone"
-    assert build("-config", path, "-udp-nat", "symmetric")[0].udp_nat == "symmetric"
+    assert build()[0].network.udp_nat == "symmetric"
+    assert build("-config", path)[0].network.udp_nat == "full-cone"
+    assert build("-config", path, "-udp-nat", "symmetric")[0].network.udp_nat == "symmetric"
     with pytest.raises(ConfigError, match="udp-nat must be one of symmetric, full-cone, not 'cone'"):
         build("-udp-nat", "cone")
     with pytest.raises(ConfigError, match="udp-nat: must be symmetric or full-cone"):
@@ -144,7 +153,7 @@ def test_udp_forwards_of_the_file_have_their_prefix(file) -> None:
     config, _ = build(
         "-config", file("stack: {forwards: {'udp::53': '10.9.9.9:53', ':80': '192.168.127.2:8080'}}")
     )
-    assert config.forwards == (
+    assert config.access.forwards == (
         PortForward("udp", ":53", "10.9.9.9:53"),
         PortForward("tcp", ":80", "192.168.127.2:8080"),
     )
@@ -153,7 +162,7 @@ def test_udp_forwards_of_the_file_have_their_prefix(file) -> None:
 def test_forwards_of_the_file_may_name_an_address_family(file) -> None:
     text = "tcp4::53: 10.9.9.9:53, 'udp6:[::]:1': 10.9.9.9:1, tcp::2: 10.9.9.9:2, tcp4:80: 10.9.9.9:80"
     config, _ = build("-config", file(f"stack: {{forwards: {{{text}}}}}\nproxy-protocol: {{tcp4::53: v2}}"))
-    assert config.forwards == (
+    assert config.access.forwards == (
         PortForward("tcp4", ":53", "10.9.9.9:53", 2),
         PortForward("udp6", "[::]:1", "10.9.9.9:1"),
         PortForward("tcp", ":2", "10.9.9.9:2"),
@@ -178,7 +187,7 @@ def test_socket_forwards_of_flags_are_appended(file, tmp_path: Path) -> None:
         str(key),
     ]
     config, _ = build("-config", path, *words)
-    assert config.socket_forwards == (
+    assert config.access.socket_forwards == (
         SocketForward("/a", "/b", "u", str(key)),
         SocketForward("/c", "/d", "v", str(key)),
     )
@@ -189,8 +198,8 @@ def test_socket_forwards_of_flags_are_appended(file, tmp_path: Path) -> None:
 )
 def test_every_way_to_allow_link_local_works(words: list[str], file) -> None:
     words = words if words[0].startswith("-") else ["-config", file(words[0])]
-    assert build(*words)[0].ec2_metadata_access
-    assert not build()[0].ec2_metadata_access
+    assert build(*words)[0].access.ec2_metadata_access
+    assert not build()[0].access.ec2_metadata_access
 
 
 @pytest.mark.parametrize(
@@ -204,18 +213,18 @@ def test_every_way_to_allow_link_local_works(words: list[str], file) -> None:
     ],
 )
 def test_log_levels_have_many_names(text: str, level: str, file) -> None:
-    assert build("-config", file(f"log-level: {text}"))[0].log_level == level
+    assert build("-config", file(f"log-level: {text}"))[0].logging.log_level == level
 
 
 def test_an_unknown_log_level_only_warns(file) -> None:
     config, warnings = build("-config", file("log-level: loud"))
-    assert config.log_level == "info"
+    assert config.logging.log_level == "info"
     assert warnings == ('bad log level "loud", falling back to "info"',)
 
 
 def test_an_mtu_that_no_frame_length_can_say_is_cut_with_a_warning() -> None:
     config, warnings = build("-mtu", "70000")
-    assert config.mtu == 65521
+    assert config.network.mtu == 65521
     assert len(warnings) == 1
 
 
@@ -231,12 +240,12 @@ def test_the_file_takes_the_addresses_of_records_that_the_api_takes(ip: str, fil
         with pytest.raises(ConfigError, match="must be an IP address"):
             build("-config", path)
     else:
-        assert build("-config", path)[0].dns_zones == (Zone("t.", (Record("a", ip),), ip),)
+        assert build("-config", path)[0].network.dns_zones == (Zone("t.", (Record("a", ip),), ip),)
 
 
 def test_notification_may_be_a_path_or_a_url_in_the_file(file) -> None:
-    assert build("-config", file("notification: unix:///tmp/n"))[0].notification == "/tmp/n"
-    assert build("-config", file("notification: /tmp/n%20n"))[0].notification == "/tmp/n%20n"
+    assert build("-config", file("notification: unix:///tmp/n"))[0].links.notification == "/tmp/n"
+    assert build("-config", file("notification: /tmp/n%20n"))[0].links.notification == "/tmp/n%20n"
 
 
 def test_percent_encoded_urls_name_the_same_file_for_everybody(tmp_path: Path, file) -> None:
@@ -251,14 +260,14 @@ def test_percent_encoded_urls_name_the_same_file_for_everybody(tmp_path: Path, f
         ["-notification", "unix:///tmp/n%20n"],
         ["-config", file("notification: unix:///tmp/n%20n")],
     ):
-        assert build(*words)[0].notification == "/tmp/n n"
+        assert build(*words)[0].links.notification == "/tmp/n n"
 
 
 def test_search_domains_come_from_the_first_search_line(tmp_path: Path) -> None:
     path = tmp_path / "resolv.conf"
     path.write_text("nameserver 1.1.1.1\n search indented\nsearch  one.test two.test\nsearch three.test\n")
-    assert build(resolv_conf=str(path))[0].dns_search_domains == ("one.test", "two.test")
-    assert build(resolv_conf="/nowhere/resolv.conf")[0].dns_search_domains == ()
+    assert build(resolv_conf=str(path))[0].network.dns_search_domains == ("one.test", "two.test")
+    assert build(resolv_conf="/nowhere/resolv.conf")[0].network.dns_search_domains == ()
 
 
 def test_unknown_keys_warn_and_do_not_stop(file) -> None:
@@ -268,7 +277,7 @@ def test_unknown_keys_warn_and_do_not_stop(file) -> None:
 
 def test_keys_without_effect_are_told(file) -> None:
     config, warnings = build("-config", file("stack: {debug: true}"))
-    assert config.stack_debug
+    assert config.logging.stack_debug
     assert warnings == ("stack.debug has no effect: packets are not written to the log",)
 
 
@@ -280,7 +289,7 @@ def test_wrong_yaml_stops_with_the_key(file) -> None:
 def test_further_links_of_the_file_come_before_those_of_the_line(file) -> None:
     path = file("links: [le16+vsock://:6656]")
     config, _ = build("-config", path, "-link", "bess+fd://3", "-link", "vfkit+unixgram:///nowhere/s")
-    assert config.links == (
+    assert config.links.further == (
         ("le16", "vsock://:6656"),
         ("bess", "fd://3"),
         ("vfkit", "unixgram:///nowhere/s"),
@@ -298,7 +307,7 @@ def test_further_links_of_the_file_come_before_those_of_the_line(file) -> None:
     ],
 )
 def test_every_form_of_a_vsock_address_is_taken(url: str) -> None:
-    assert build("-listen", url)[0].listen == (url,)
+    assert build("-listen", url)[0].links.listen == (url,)
 
 
 @pytest.mark.parametrize("flag", ["-listen", "-services", "-listen-qemu", "-listen-bess", "-listen-vfkit"])
@@ -311,7 +320,7 @@ def test_a_configuration_may_come_through_a_pipe(tmp_path: Path) -> None:
     reader, writer = os.pipe()
     os.write(writer, b"stack: {mtu: 1400}")
     os.close(writer)
-    assert build("-config", f"/dev/fd/{reader}")[0].mtu == 1400
+    assert build("-config", f"/dev/fd/{reader}")[0].network.mtu == 1400
     os.close(reader)
 
 

@@ -33,7 +33,7 @@ def test_a_config_written_as_a_file_reads_back_the_same(words: tuple[str, ...], 
 
 def test_a_config_cannot_be_changed() -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
-        build().mtu = 3  # type: ignore[misc]
+        build().network.mtu = 3  # type: ignore[misc]
 
 
 def test_addresses_have_texts_and_numbers() -> None:

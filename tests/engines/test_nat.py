@@ -17,15 +17,14 @@ HOST = addr_parse("192.168.127.254")
 LOOPBACK = addr_parse("127.0.0.1")
 
 
-def nat(**changes: object) -> Nat:
+def nat(*, ec2_metadata_access: bool = False, **changes: object) -> Nat:
     config = {
         "subnet": IPv4Network("192.168.127.0/24"),
         "gateway_ip": GATEWAY,
         "gateway_virtual_ips": (HOST,),
         "nat": {HOST: LOOPBACK},
-        "ec2_metadata_access": False,
     }
-    return Nat.from_config(SimpleNamespace(**config | changes))
+    return Nat.from_config(SimpleNamespace(**config | changes), ec2_metadata_access=ec2_metadata_access)
 
 
 @pytest.mark.parametrize(

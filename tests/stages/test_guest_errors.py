@@ -5,7 +5,6 @@ demux and two tcp workers are real and between real rings; ingress and egress ar
 
 import os
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -29,6 +28,7 @@ from pipeline.stages.tcp.stage import TcpStage
 from pipeline.stages.worker import Worker
 from pipeline.topology import Layout
 from pipeline.wire import arp, ethernet, icmp, ipv4, tcp
+from tests.support.configured import changed
 from tests.support.frames import FROM_GUEST, GATEWAY_MAC, GUEST, GUEST_MAC, REMOTE, tcp_frame
 from tests.support.received import Received
 
@@ -47,7 +47,7 @@ class Rig:
 
     def __init__(self) -> None:
         config, _ = merge.build(flags.parse(options.START, []), [], resolv_conf=os.devnull)
-        config = replace(config, tcp_workers=len(SHARDS), slots=64)
+        config = changed(config, tcp_workers=len(SHARDS), slots=64)
         self.fabric = Fabric.create(Layout(64, len(SHARDS), 1))
         self.workers = {name: Worker(self.fabric.ports(name), None) for name in ("demux", *SHARDS)}
         self.demux = DemuxStage(self.workers["demux"], config)
@@ -62,7 +62,7 @@ class Rig:
         self.pool, self.host_pool = self.ingress.pool, self.egress.pool
         self.now = 1000.0
         for link, addr, mac in ((LINK, GUEST, GUEST_MAC), (OTHER_LINK, OTHER, OTHER_MAC)):
-            self.ingress.rings_out["demux"].push(LinkNotice.pack(LINK_UP, link))
+            self.ingress.rings_out["demux"].push(LinkNotice.pack(LINK_UP, link, link))
             self.guest(
                 ethernet.header(ethernet.BROADCAST, mac, ethernet.TYPE_ARP)
                 + arp.build(arp.REQUEST, mac, addr, bytes(6), GATEWAY),

@@ -12,7 +12,7 @@ from pipeline.engines.flows import PortAllocator
 from pipeline.engines.tcp.connection import Connection
 from pipeline.engines.tcp.state import TIME_WAIT
 from pipeline.records.flows import flow_key
-from pipeline.records.kinds import LINK_DOWN, SERVICE_DATAGRAM
+from pipeline.records.kinds import LINK_DOWN, LINK_UP, SERVICE_DATAGRAM
 from pipeline.stages.tcp.flow import Flow
 from pipeline.wire.tcp import ACK, FIN, RST
 from tests.support.network import Make, Network, pattern, receive
@@ -366,7 +366,11 @@ def test_the_resolver_hears_of_a_guest_that_is_gone_behind_its_last_datagram(net
     guest.leave()
     one.settle()
     told = one.neighbours["resolver"].take()
-    assert [(record.kind, record.link) for record in told] == [(SERVICE_DATAGRAM, 3), (LINK_DOWN, 3)]
+    assert [(record.kind, record.link) for record in told] == [
+        (LINK_UP, 3),
+        (SERVICE_DATAGRAM, 3),
+        (LINK_DOWN, 3),
+    ]
 
 
 def test_a_guest_that_vanishes_with_all_open_leaves_nothing_in_the_end(network: Make) -> None:

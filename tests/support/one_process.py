@@ -10,7 +10,6 @@ import random
 import socket
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from types import TracebackType
 from typing import Any, Final, Self
 
@@ -26,6 +25,7 @@ from pipeline.stages.egress.stage import EgressStage
 from pipeline.stages.tcp.stage import TcpStage
 from pipeline.stages.worker import Message, Worker
 from pipeline.topology import DEMUX, EGRESS, TCP, Layout
+from tests.support.configured import changed
 from tests.support.received import Received
 
 LIMIT = 15.0
@@ -133,15 +133,15 @@ class OneProcess:
         egress_workers: int = 1,
         played: Mapping[str, Callable[[Worker, "OneProcess"], Neighbour]] | None = None,
         seed: int | None = None,
-        **changed: Any,
+        **settings: Any,
     ) -> None:
         """run: roles whose stages are real. played: what plays a node, by default a plain Neighbour.
 
-        seed: breathe in an order drawn anew for each turn. changed: fields of Config.
+        seed: breathe in an order drawn anew for each turn. settings: fields of Config's groups.
         """
         config, _ = merge.build(flags.parse(options.START, []), [], resolv_conf=os.devnull)
-        self.config = replace(
-            config, slots=slots, tcp_workers=tcp_workers, egress_workers=egress_workers, **changed
+        self.config = changed(
+            config, slots=slots, tcp_workers=tcp_workers, egress_workers=egress_workers, **settings
         )
         self.layout = Layout(slots, tcp_workers, egress_workers)
         self.fabric = Fabric.create(self.layout)

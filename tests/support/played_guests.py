@@ -169,7 +169,7 @@ class Guest:
         """Its kernel does not see TCP, as if all of it were lost."""
         self._frames: list[bytes] = []
         self._port = FIRST_PORT
-        card.steering.link_up(number)
+        card.steering.link_up(number, number)
 
     @property
     def now(self) -> float:
@@ -203,14 +203,14 @@ class Guest:
         self.up = False
         self.streams.clear()
         self._frames.clear()
-        self.card.steering.link_down(self.link)
+        self.card.steering.link_down(self.link, self.link)
 
     def replug(self, number: int) -> None:
         """Its link goes down, and it is there again on another one with all that it has open."""
-        self.card.steering.link_down(self.link)
+        self.card.steering.link_down(self.link, self.link)
         self.link = number
         self.card.by_link[number] = self
-        self.card.steering.link_up(number)
+        self.card.steering.link_up(number, number)
 
     # --- frames -------------------------------------------------------------------------------
 

@@ -22,7 +22,7 @@ class DialRouter:
     def __init__(self, network: Network) -> None:
         self.counts = network.counts
         self.neighbors = network.neighbors
-        self.gateway = network.config.gateway_ip
+        self.gateway = network.config.network.gateway_ip
         self.egress_out = network.egress_out
         self.tcp_out = network.tcp_out
         self.ports = PortAllocator(secrets.randbits(16))

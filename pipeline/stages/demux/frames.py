@@ -34,7 +34,7 @@ class FrameInput:
         self.worker = network.worker
         self.counts = network.counts
         self.slots = network.slots
-        self.gateway_mac = network.config.gateway_mac
+        self.gateway_mac = network.config.network.gateway_mac
         self.switch = network.switch
         self.neighbors = network.neighbors
         self.links = network.links

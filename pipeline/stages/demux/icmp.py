@@ -29,7 +29,7 @@ class IcmpDispatch:
     """Messages of guests, messages from egress, and errors that the gateway sends."""
 
     def __init__(self, network: Network) -> None:
-        config = network.config
+        config = network.config.network
         self.worker = network.worker
         self.counts = network.counts
         self.slots = network.slots
@@ -38,7 +38,7 @@ class IcmpDispatch:
         self.targets = network.targets
         self.egress_out = network.egress_out
         self.guest_errors = GuestErrors(network)
-        per_second = float(config.max_icmp_errors_per_second)
+        per_second = float(network.config.limits.max_icmp_errors_per_second)
         self.errors = icmp_engine.IcmpErrors(
             config.gateway_ip, int(config.subnet.broadcast_address), per_second, per_second / 2
         )

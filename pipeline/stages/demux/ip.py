@@ -40,12 +40,12 @@ class IpInput:
         self.udp = udp
         self.icmp = icmp
         self.fragments = Reassembler(
-            max_datagrams=config.max_fragmented,
-            max_datagrams_per_source=config.max_fragmented_per_guest,
-            max_bytes=config.max_fragment_bytes,
-            max_bytes_per_source=config.max_fragment_bytes_per_guest,
+            max_datagrams=config.limits.max_fragmented,
+            max_datagrams_per_source=config.limits.max_fragmented_per_guest,
+            max_bytes=config.limits.max_fragment_bytes,
+            max_bytes_per_source=config.limits.max_fragment_bytes_per_guest,
         )
-        self.answers = Buckets(config.max_answers_per_second, config.max_answers_per_second)
+        self.answers = Buckets(config.limits.max_answers_per_second, config.limits.max_answers_per_second)
 
     def on_frame(self, frame: Frame, mac: bytes, now: float) -> None:
         """A frame with an IPv4 packet. Raises WireError while the caller owns the reference."""

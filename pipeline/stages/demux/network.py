@@ -36,25 +36,28 @@ class Network:
         self.config = config
         self.counts = worker.counts
         self.slots = ports.arena.slots
-        self.own = (config.gateway_ip, *config.gateway_virtual_ips)
+        self.own = (config.network.gateway_ip, *config.network.gateway_virtual_ips)
         """The addresses that the gateway answers ARP for."""
-        self.targets = Nat.from_config(config)
+        self.targets = Nat.from_config(config.network, ec2_metadata_access=config.access.ec2_metadata_access)
         self.neighbors = Neighbors(
-            network=int(config.subnet.network_address),
-            prefix_len=config.subnet.prefixlen,
+            network=int(config.network.subnet.network_address),
+            prefix_len=config.network.subnet.prefixlen,
             own=self.own,
-            gateway_mac=config.gateway_mac,
-            max_neighbors=config.max_neighbors,
-            max_per_link=config.max_neighbors_per_guest,
+            gateway_mac=config.network.gateway_mac,
+            max_neighbors=config.limits.max_neighbors,
+            max_per_link=config.limits.max_neighbors_per_guest,
             link_of=lambda mac: self.switch.link_of(mac),
         )
         self.switch = Switch(
-            config.gateway_mac, config.max_macs_per_guest, config.max_macs, self.neighbors.ask_station
+            config.network.gateway_mac,
+            config.limits.max_macs_per_guest,
+            config.limits.max_macs,
+            self.neighbors.ask_station,
         )
-        self.links: set[int] = set()
-        """The guests that are connected."""
-        self.output = Output(worker, config.gateway_mac, config.mtu)
+        self.links: dict[int, int] = {}
+        """The links that are there, and the number of the guest that opened each."""
+        self.output = Output(worker, config.network.gateway_mac, config.network.mtu)
         self.ingress_out = ports.rings_out["ingress"]
         self.resolver_out = ports.rings_out["resolver"]
-        self.egress_out = [ports.rings_out[f"egress{i}"] for i in range(config.egress_workers)]
-        self.tcp_out = TcpShards([ports.rings_out[f"tcp{i}"] for i in range(config.tcp_workers)])
+        self.egress_out = [ports.rings_out[f"egress{i}"] for i in range(config.workers.egress_workers)]
+        self.tcp_out = TcpShards([ports.rings_out[f"tcp{i}"] for i in range(config.workers.tcp_workers)])

@@ -56,7 +56,7 @@ class DemuxStage:
         self.switch = network.switch
         self.links = network.links
         self.output = network.output
-        self.arp = ArpResponder(config.gateway_mac, config.gateway_ip, network.own)
+        self.arp = ArpResponder(config.network.gateway_mac, config.network.gateway_ip, network.own)
         self.services = Services(network)
         self.udp = UdpDispatch(network, self.services)
         self.icmp = IcmpDispatch(network)
@@ -67,7 +67,7 @@ class DemuxStage:
         self.bindings = Bindings(network)
         self.bad_frames = BadFrames(network.ingress_out)
         self.ingress_in = ports.rings_in["ingress"]
-        self.egress_in = [ports.rings_in[f"egress{i}"] for i in range(config.egress_workers)]
+        self.egress_in = [ports.rings_in[f"egress{i}"] for i in range(config.workers.egress_workers)]
         self.resolver_in = ports.rings_in["resolver"]
         self.now = 0.0
         self.due = 0.0
@@ -167,12 +167,15 @@ class DemuxStage:
         elif kind == kinds.UDP_FRAGMENTED:
             self.udp.on_unsteered(UdpNotice.unpack(burst, at).key, now)
         elif kind == kinds.LINK_UP:
-            self.links.add(LinkNotice.unpack(burst, at).link)
+            up = LinkNotice.unpack(burst, at)
+            self.links[up.link] = up.guest
+            self.network.resolver_out.push(LinkNotice.pack(kinds.LINK_UP, up.link, up.guest))
         elif kind == kinds.LINK_DOWN:
-            self._on_link_down(LinkNotice.unpack(burst, at).link)
+            down = LinkNotice.unpack(burst, at)
+            self._on_link_down(down.link, down.guest)
 
-    def _on_link_down(self, link: int) -> None:
-        self.links.discard(link)
+    def _on_link_down(self, link: int, guest: int) -> None:
+        self.links.pop(link, None)
         self.switch.forget_link(link)
         self.ip.forget_link(link)
         for addr, (_, where) in self.neighbors.snapshot().items():
@@ -182,7 +185,7 @@ class DemuxStage:
         self.udp.forget_link(link)
         self.bad_frames.forget(link)
         for ring in (*self.network.tcp_out.rings, self.network.resolver_out):
-            ring.push(LinkNotice.pack(kinds.LINK_DOWN, link))
+            ring.push(LinkNotice.pack(kinds.LINK_DOWN, link, guest))
 
     # --- from egress --------------------------------------------------------------------
 

@@ -44,17 +44,19 @@ class UdpDispatch:
         self.output = network.output
         self.neighbors = network.neighbors
         self.targets = network.targets
-        self.gateway = config.gateway_ip
+        self.gateway = config.network.gateway_ip
         self.services = services
         self.flows = UdpFlows(
             PortAllocator(secrets.randbits(16)),
-            config.egress_workers,
-            max_per_guest=config.max_udp_flows_per_guest,
-            max_flows=config.max_udp_flows,
-            full_cone=config.udp_nat == FULL_CONE,
+            config.workers.egress_workers,
+            max_per_guest=config.limits.max_udp_flows_per_guest,
+            max_flows=config.limits.max_udp_flows,
+            full_cone=config.network.udp_nat == FULL_CONE,
         )
-        self.waiting = WaitingSlots(config.slots, config.egress_workers)
-        self.new_flows = Buckets(config.max_udp_flows_per_second, config.max_udp_flows_per_second)
+        self.waiting = WaitingSlots(config.workers.slots, config.workers.egress_workers)
+        self.new_flows = Buckets(
+            config.limits.max_udp_flows_per_second, config.limits.max_udp_flows_per_second
+        )
         self.egress_out = network.egress_out
         self.ingress_out = network.ingress_out
 

@@ -4,7 +4,7 @@ import errno
 from time import monotonic
 from typing import Final
 
-from pipeline.config.model import Config
+from pipeline.config.model import EgressPolicy
 from pipeline.counters import INDEX
 from pipeline.engines.policy import Policy
 from pipeline.records.services import Named
@@ -22,8 +22,8 @@ _REFUSED: Final = INDEX["egress_flow_refused_policy"]
 class PolicyFilter:
     """Judges each new flow. While it is not ``active``, every flow is allowed and nobody need ask."""
 
-    def __init__(self, worker: Worker, config: Config) -> None:
-        self.policy = Policy(config.egress_policy)
+    def __init__(self, worker: Worker, policy: EgressPolicy) -> None:
+        self.policy = Policy(policy)
         self.active = self.policy.active
         self._counts = worker.counts
         self._log = worker.log

@@ -44,14 +44,17 @@ class EgressStage:
 
     def __init__(self, worker: Worker, config: Config) -> None:
         ports = worker.ports
-        targets, policy = Nat.from_config(config), PolicyFilter(worker, config)
-        self.context = EgressContext(worker, targets, policy, config.tcp_workers)
+        targets = Nat.from_config(config.network, ec2_metadata_access=config.access.ec2_metadata_access)
+        policy = PolicyFilter(worker, config.access.egress_policy)
+        self.context = EgressContext(worker, targets, policy, config.workers.tcp_workers)
         self.connections = Connections(self.context, config, Opener(self.context, self._drain_demux))
         self.udp = UdpSockets(
-            self.context, config.max_udp_clients_per_forward, full_cone=config.udp_nat == FULL_CONE
+            self.context,
+            config.limits.max_udp_clients_per_forward,
+            full_cone=config.network.udp_nat == FULL_CONE,
         )
         self.icmp = EchoSockets(self.context)
-        self._tcp_in = [ports.rings_in[f"tcp{index}"] for index in range(config.tcp_workers)]
+        self._tcp_in = [ports.rings_in[f"tcp{index}"] for index in range(config.workers.tcp_workers)]
         self._demux_in = ports.rings_in["demux"]
         self._ingress_in = ports.rings_in["ingress"]
         self._now = 0.0

@@ -16,6 +16,7 @@ from pipeline.links.listener import Guest
 from pipeline.links.offload import OffloadLink
 from pipeline.records.frames import ALL_LINKS
 from pipeline.stages.ingress.capture import Capture
+from pipeline.stages.ingress.guests import GuestNumbers
 from pipeline.stages.ingress.offload import VnetOffload
 from pipeline.stages.worker import Worker
 from pipeline.wire import offload
@@ -46,15 +47,18 @@ class Port:
         "framing",
         "gathered_bytes",
         "guest",
+        "guest_number",
         "link",
         "number",
         "offload",
         "segmenter",
     )
 
-    def __init__(self, number: int, guest: Guest, counts: memoryview) -> None:
+    def __init__(self, number: int, guest_number: int, guest: Guest, counts: memoryview) -> None:
         self._counts = counts
         self.number = number
+        self.guest_number = guest_number
+        """Of the guest that this link belongs to (pipeline.stages.ingress.guests)."""
         self.guest = guest
         self.link: Link = guest.link
         self.framing: Framing | None = guest.framing
@@ -110,6 +114,7 @@ class Ports:
         self._counts = worker.counts
         self._on_detached = on_detached
         self._last_number = 0
+        self.guests = GuestNumbers()
         self.by_number: dict[int, Port] = {}
         self.readable: dict[Port, None] = {}
         """Links that may have something to read: those first that have waited longest."""
@@ -121,7 +126,7 @@ class Ports:
             self._worker.log.warning("guest refused", reason=f"{MAX_LINKS} guests are attached")
             link.close()
             return None
-        port = Port(self._free_number(), guest, self._counts)
+        port = Port(self._free_number(), self.guests.add_link(guest.identity), guest, self._counts)
         self.by_number[port.number] = port
         self.readable[port] = None
         self._worker.register(link.fileno(), _LINK_EVENTS, lambda events: self._on_event(port, events))
@@ -147,6 +152,7 @@ class Ports:
         link.close()
         self.readable.pop(port, None)
         del self.by_number[port.number]
+        self.guests.remove_link(port.guest_number)
         self._counts[_DISCONNECTED] += 1
         self._counts[_LINKS] = len(self.by_number)
         self._on_detached(port, error)

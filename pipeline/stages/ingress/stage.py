@@ -24,6 +24,7 @@ from pipeline.stages.ingress.receiver import Receiver
 from pipeline.stages.ingress.steering import Steering
 from pipeline.stages.ingress.transmitter import Transmitter
 from pipeline.stages.worker import Message, Worker
+from pipeline.system import peer
 from pipeline.wire import framing, offload
 
 TIMERS_EVERY_S: Final = 0.05
@@ -37,15 +38,15 @@ class IngressStage:
         self._worker = worker
         self._timers_at = 0.0
         self.steering = Steering(worker, config)
-        self.fairness = Fairness(worker.pool, worker.counts, config.max_bad_frames_per_second)
+        self.fairness = Fairness(worker.pool, worker.counts, config.limits.max_bad_frames_per_second)
         self.ports = Ports(worker, self._on_detached)
-        self._card = VnetOffload(worker, config.mtu)
-        self._capture = Capture(worker, config.mtu)
+        self._card = VnetOffload(worker, config.network.mtu)
+        self._capture = Capture(worker, config.network.mtu)
         self._receiver = Receiver(worker, self.ports, self.steering, self.fairness, self._card, self._capture)
         self._transmitter = Transmitter(
             worker, config, self.ports, self.steering, self.fairness, self._card, self._capture
         )
-        room = Room(worker.pool, worker.ports.arena.slots, config.mtu)
+        room = Room(worker.pool, worker.ports.arena.slots, config.network.mtu)
         self._acceptors = Acceptors(worker, room, self._attach, self.ports.hang_up)
 
     def step(self, now: float) -> int:
@@ -116,7 +117,10 @@ class IngressStage:
         pool, slots = self._worker.pool, self._worker.ports.arena.slots
         offered = OffloadLink(sock, pool, slots, head) if offload.choose(versions) else None
         link = offered or StreamLink(sock, framing.LE16, pool, slots, head)
-        if self._attach(Guest(link, framing.LE16, "connect", name)) and offered is not None:
+        if (
+            self._attach(Guest(link, framing.LE16, "connect", name, peer.identity(sock)))
+            and offered is not None
+        ):
             try:
                 offered.offer()
             except LinkClosed as error:
@@ -127,12 +131,12 @@ class IngressStage:
         port = self.ports.attach(guest)
         if port is None:
             return False
-        self.steering.link_up(port.number)
+        self.steering.link_up(port.number, port.guest_number)
         self._worker.log.info("guest connected", link=port.number, protocol=guest.protocol, peer=guest.peer)
         return True
 
     def _on_detached(self, port: Port, error: LinkClosed) -> None:
         """A guest is gone, and its link is closed."""
         self.fairness.forget(port.number)
-        self.steering.link_down(port.number)
+        self.steering.link_down(port.number, port.guest_number)
         self._acceptors.on_left(port.number, port.guest, error)

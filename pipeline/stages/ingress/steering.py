@@ -82,17 +82,17 @@ class Steering:
     def __init__(self, worker: Worker, config: Config) -> None:
         rings = worker.ports.rings_out
         self._counts = worker.counts
-        self._gateway_mac = config.gateway_mac
-        self._broadcast = int(config.subnet.broadcast_address)
+        self._gateway_mac = config.network.gateway_mac
+        self._broadcast = int(config.network.subnet.broadcast_address)
         self._demux = rings["demux"]
-        self._shards = [rings[f"tcp{i}"] for i in range(config.tcp_workers)]
-        self._egress = [rings[f"egress{i}"] for i in range(config.egress_workers)]
+        self._shards = [rings[f"tcp{i}"] for i in range(config.workers.tcp_workers)]
+        self._egress = [rings[f"egress{i}"] for i in range(config.workers.egress_workers)]
         self._rings = [self._demux, *self._shards, *self._egress]
         self.neighbors: dict[Addr, Whereabouts] = {}
         self.routes: dict[FlowKey, Route] = {}
         self.fragmented: dict[FlowKey, None] = {}
         # With names in the policy a SYN must not overtake what demux tells egress about a name.
-        self._not_past = tcp.SYN if policy.patterns(config.egress_policy) else 0
+        self._not_past = tcp.SYN if policy.patterns(config.access.egress_policy) else 0
 
     def room(self) -> int:
         """Records that every ring still takes (see Producer.room)."""
@@ -229,14 +229,14 @@ class Steering:
         if route is not None and route.number == number:
             del self.routes[key]
 
-    def link_up(self, link: int) -> None:
-        """A guest is there."""
-        self._demux.push(LinkNotice.pack(kinds.LINK_UP, link))
+    def link_up(self, link: int, guest: int) -> None:
+        """A link of that guest is there."""
+        self._demux.push(LinkNotice.pack(kinds.LINK_UP, link, guest))
 
-    def link_down(self, link: int) -> None:
+    def link_down(self, link: int, guest: int) -> None:
         """A guest is gone: nothing goes to it any more, and all workers that may know it are told."""
         for addr in [addr for addr, neighbor in self.neighbors.items() if neighbor.link == link]:
             del self.neighbors[addr]
-        down = LinkNotice.pack(kinds.LINK_DOWN, link)
+        down = LinkNotice.pack(kinds.LINK_DOWN, link, guest)
         for ring in (*self._shards, self._demux):
             ring.push(down)

@@ -60,13 +60,13 @@ class Transmitter:
         self._worker = worker
         self._counts = worker.counts
         self._slots = worker.ports.arena.slots
-        self._gateway_mac = config.gateway_mac
+        self._gateway_mac = config.network.gateway_mac
         self._ports = ports
         self._steering = steering
         self._fairness = fairness
         self._card = card
         self._capture = capture
-        self._datagrams = Datagrams(worker, config.mtu)
+        self._datagrams = Datagrams(worker, config.network.mtu)
         self._rings: list[Consumer] = list(worker.ports.rings_in.values())
         self._from_demux = worker.ports.rings_in["demux"]
         self._ident = 0

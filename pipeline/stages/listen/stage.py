@@ -129,8 +129,8 @@ class ListenStage:
     def __init__(self, worker: Worker, config: Config) -> None:
         self.worker = worker
         self._counts = worker.counts
-        self._egress_workers = config.egress_workers
-        self._max_forwards = config.max_forwards
+        self._egress_workers = config.workers.egress_workers
+        self._max_forwards = config.limits.max_forwards
         self._forwards: dict[str, Forward] = {}
         self._next_egress = 0
         self._resume_at = float("inf")

@@ -4,7 +4,7 @@ The records go through demux, before the reply itself. So they reach egress befo
 does with the reply. If the policy has no names, the resolver does not look at replies at all.
 """
 
-from pipeline.config.model import Config
+from pipeline.config.model import EgressPolicy
 from pipeline.engines.dns import answers
 from pipeline.engines.policy import Names
 from pipeline.ipc.ring import Producer
@@ -14,8 +14,8 @@ from pipeline.records.services import Named
 class NameReports:
     """Reads replies to guests. ``wanted``: whether the policy has names."""
 
-    def __init__(self, config: Config, demux_out: Producer) -> None:
-        self._names = Names(config.egress_policy)
+    def __init__(self, policy: EgressPolicy, demux_out: Producer) -> None:
+        self._names = Names(policy)
         self._demux_out = demux_out
         self.wanted = bool(self._names)
 

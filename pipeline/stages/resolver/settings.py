@@ -5,7 +5,7 @@ from typing import Final
 
 from structlog.typing import FilteringBoundLogger
 
-from pipeline.config.model import Config
+from pipeline.config.model import Network
 from pipeline.engines.dhcp.leases import DhcpConfig
 from pipeline.engines.dns.zones import ZoneError, Zones, parse_zone
 from pipeline.host.upstream.resolver import MAX_SOCKETS
@@ -20,25 +20,25 @@ LEAST_SOCKETS: Final = 64
 """Sockets for questions upstream, however few descriptors the system gives."""
 
 
-def dhcp_config(config: Config) -> DhcpConfig:
+def dhcp_config(network: Network) -> DhcpConfig:
     """The DHCP server's parameters."""
     return DhcpConfig(
-        network=int(config.subnet.network_address),
-        prefix_len=config.subnet.prefixlen,
-        gateway_addr=config.gateway_ip,
-        gateway_mac=config.gateway_mac,
-        mtu=config.mtu,
-        search_domains=config.dns_search_domains,
-        static_leases=config.dhcp_static_leases,
+        network=int(network.subnet.network_address),
+        prefix_len=network.subnet.prefixlen,
+        gateway_addr=network.gateway_ip,
+        gateway_mac=network.gateway_mac,
+        mtu=network.mtu,
+        search_domains=network.dns_search_domains,
+        static_leases=network.dhcp_static_leases,
         # These addresses mean something else to the gateway than a guest.
-        reserved=frozenset({config.host_ip, *config.gateway_virtual_ips, *config.nat}),
+        reserved=frozenset({network.host_ip, *network.gateway_virtual_ips, *network.nat}),
     )
 
 
-def local_zones(config: Config, log: FilteringBoundLogger) -> Zones:
+def local_zones(network: Network, log: FilteringBoundLogger) -> Zones:
     """The configured zones. A zone with an error is logged and left out."""
-    zones = Zones(subnet=(int(config.subnet.network_address), int(config.subnet.netmask)))
-    for zone in config.dns_zones:
+    zones = Zones(subnet=(int(network.subnet.network_address), int(network.subnet.netmask)))
+    for zone in network.dns_zones:
         records = [{"name": each.name, "ip": each.ip, "regexp": each.regexp} for each in zone.records]
         try:
             zones.add(parse_zone({"name": zone.name, "records": records, "defaultIP": zone.default_ip}))

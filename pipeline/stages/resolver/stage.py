@@ -34,6 +34,8 @@ from pipeline.wire import ethernet, ipv4
 
 DHCP_PORT: Final = 67
 DNS_PORT: Final = 53
+BURSTS_A_STEP: Final = 4
+"""Bursts of guests' datagrams before the answers to them are published."""
 
 _UNKNOWN_PORT: Final = INDEX["resolver_datagram_dropped_unknown_port"]
 _LEASES: Final = INDEX["dhcp_leases"]
@@ -74,19 +76,23 @@ class ResolverStage:
         self.slots = worker.ports.arena.slots
         self.demux_in = worker.ports.rings_in["demux"]
         self.replies = Replies(worker)
-        self.gateway = config.gateway_ip
-        self.dhcp = Dhcp(dhcp_config(config))
+        self.guests: dict[int, int] = {}
+        """The number of the guest that opened each link. Links of one peer are one guest."""
+        self.gateway = config.network.gateway_ip
+        self.dhcp = Dhcp(dhcp_config(config.network), self.guest_of)
         sockets = question_sockets()
-        self.dns: dns.Dns[Client] = dns.Dns(local_zones(config, worker.log), min(MAX_ASKS, sockets))
+        self.dns: dns.Dns[Client] = dns.Dns(local_zones(config.network, worker.log), min(MAX_ASKS, sockets))
         # A server with the gateway's address would be this program again.
-        self.servers = name_files.ServerList(resolv_conf, {ipv4.addr_text(config.gateway_ip)}, dns_port)
+        self.servers = name_files.ServerList(
+            resolv_conf, {ipv4.addr_text(config.network.gateway_ip)}, dns_port
+        )
         self.hosts = name_files.HostsFile(hosts)
         self.upstream: Upstream[dns.Key] = Upstream(
             worker, lambda: self.servers.servers, monotonic, os.urandom, sockets
         )
         self.streams = DnsStreams(worker, self.counts, self._on_stream_query, monotonic)
-        self.leases = LeaseKeeper(worker, self.dhcp, config.state_file, monotonic())
-        self.names = NameReports(config, worker.ports.rings_out["demux"])
+        self.leases = LeaseKeeper(worker, self.dhcp, config.network.state_file, monotonic())
+        self.names = NameReports(config.access.egress_policy, worker.ports.rings_out["demux"])
         self._failing = False
         self._reload_files(monotonic())
         self.counts[_LEASES] = self.dhcp.lease_count
@@ -96,7 +102,10 @@ class ResolverStage:
     def step(self, now: float) -> int:
         """Answer what came from demux and from upstream servers. Returns the number of messages."""
         work = 0
-        while burst := self.demux_in.peek():
+        # Bounded: answers are published and servers heard even while a guest asks without a pause.
+        for _ in range(BURSTS_A_STEP):
+            if not (burst := self.demux_in.peek()):
+                break
             work += self._on_burst(burst, now)
             self.demux_in.release(len(burst) // RECORD_BYTES)
         if self.upstream.deadline() <= now:
@@ -127,6 +136,8 @@ class ResolverStage:
 
     def deadline(self) -> float:
         """When a server has been silent, a connection idle, or a lease unwritten for too long."""
+        if self.demux_in.pending():
+            return 0.0
         return min(
             self.upstream.deadline(), self.dns.deadline(), self.streams.deadline(), self.leases.deadline()
         )
@@ -136,9 +147,18 @@ class ResolverStage:
             kind = burst[at]
             if kind == kinds.SERVICE_DATAGRAM:
                 self._on_datagram(ServiceDatagram.unpack(burst, at), now)
+            elif kind == kinds.LINK_UP:
+                up = LinkNotice.unpack(burst, at)
+                self.guests[up.link] = up.guest
             elif kind == kinds.LINK_DOWN:
-                self.dhcp.on_link_down(LinkNotice.unpack(burst, at).link)
+                link = LinkNotice.unpack(burst, at).link
+                self.dhcp.on_link_down(link)
+                self.guests.pop(link, None)
         return len(burst) // RECORD_BYTES
+
+    def guest_of(self, link: int) -> int:
+        """The number of the guest that opened a link. Shares and turns are by guest."""
+        return self.guests.get(link, link)
 
     def _on_datagram(self, datagram: ServiceDatagram, now: float) -> None:
         ends = Ends.of(datagram.key)
@@ -148,7 +168,7 @@ class ResolverStage:
             wire = bytes(self.slots[datagram.slot][datagram.off : end])
             self.worker.free(datagram.slot)
             client = UdpClient(datagram.link, datagram.key, wire[:2])
-            self._on_query(wire, client, datagram.link, now, tcp=False)
+            self._on_query(wire, client, self.guest_of(datagram.link), now, tcp=False)
             return
         if ends.remote_port == DHCP_PORT:
             self._on_dhcp(datagram, ends, now)
@@ -171,10 +191,10 @@ class ResolverStage:
 
     # --- DNS ------------------------------------------------------------------------------
 
-    def _on_query(self, wire: bytes, client: Client, link: int, now: float, *, tcp: bool) -> bool:
-        """Decide on a query of the guest on link. Returns whether a reply was or will be sent."""
+    def _on_query(self, wire: bytes, client: Client, guest: int, now: float, *, tcp: bool) -> bool:
+        """Decide on a query of the guest with this number. Returns whether a reply was or will be sent."""
         self._reload_files(now)
-        decision = self.dns.on_query(wire, client, link, now, tcp=tcp)
+        decision = self.dns.on_query(wire, client, guest, now, tcp=tcp)
         self.counts[INDEX[decision.counter]] += 1
         if isinstance(decision, dns.Answer):
             self._reply(client, decision.payload)
@@ -193,8 +213,8 @@ class ResolverStage:
             self._reply(client, payload)
         return len(replies)
 
-    def _on_stream_query(self, wire: bytes, client: StreamClient, link: int) -> bool:
-        return self._on_query(wire, client, link, monotonic(), tcp=True)
+    def _on_stream_query(self, wire: bytes, client: StreamClient, guest: int) -> bool:
+        return self._on_query(wire, client, guest, monotonic(), tcp=True)
 
     def _on_result(self, key: dns.Key, response: bytes | None, now: float) -> None:
         replies, counter = self.dns.on_upstream(key, response, now)
@@ -250,7 +270,7 @@ class ResolverStage:
                 return {}
             case messages.ServeTcp() as ask if len(fds) == 1:
                 addr = ipv4.addr_parse(ask.guest.rpartition(":")[0])
-                self.streams.serve(socket.socket(fileno=fds[0]), addr, ask.link)
+                self.streams.serve(socket.socket(fileno=fds[0]), addr, self.guest_of(ask.link))
                 return {}
         close_all(fds)
         return {"error": f"resolver knows no request {message.get('op')!r} like this"}

@@ -43,14 +43,14 @@ class Connections:
     """All connections of a worker, and everything that is counted or timed for them."""
 
     def __init__(self, worker: Worker, config: Config) -> None:
-        ports = worker.ports
+        ports, workers = worker.ports, config.workers
         self._free = worker.free
         self._counts = worker.counts
-        self._egress_out = [ports.rings_out[f"egress{i}"] for i in range(config.egress_workers)]
+        self._egress_out = [ports.rings_out[f"egress{i}"] for i in range(workers.egress_workers)]
         self._tcp = TcpConfig(
-            mtu=config.mtu,
-            max_reassembly_bytes=config.max_reassembly_bytes,
-            max_reassembly_ranges=config.max_reassembly_ranges,
+            mtu=config.network.mtu,
+            max_reassembly_bytes=config.limits.max_reassembly_bytes,
+            max_reassembly_ranges=config.limits.max_reassembly_ranges,
         )
         self._isn_key = secrets.token_bytes(16)
         self._numbers = FlowNumbers()
@@ -60,11 +60,11 @@ class Connections:
         self.needs_flush: dict[Flow, None] = {}
         """Connections that have actions to carry out or something to send."""
         self.timers: TimingWheel[Flow] = TimingWheel()
-        self.guests = Guests(config)
-        self.memory = ReceiveMemory(config)
+        self.guests = Guests(config.limits)
+        self.memory = ReceiveMemory(config.limits, config.network.mtu)
         self.out_of_order = OutOfOrder(
-            min(config.max_out_of_order_slots, max(config.slots // 4 // config.tcp_workers, 4)),
-            MAX_REFS // 2 // config.tcp_workers,
+            min(config.limits.max_out_of_order_slots, max(workers.slots // 4 // workers.tcp_workers, 4)),
+            MAX_REFS // 2 // workers.tcp_workers,
         )
         self.releases = Releases(worker, ports.rings_out["ingress"])
         self._orphans = Orphans()

@@ -15,8 +15,9 @@ pipeline.stages.tcp.eviction chooses the connection that is ended. Limits on mem
 pipeline.stages.tcp.memory and pipeline.stages.tcp.out_of_order.
 """
 
-from typing import Final, Protocol
+from typing import Final
 
+from pipeline.config.limits import Limits
 from pipeline.engines.tcp.state import SYN_RECEIVED
 from pipeline.stages.tcp.flow import Flow, Guest
 
@@ -25,23 +26,10 @@ TOO_MANY_FLOWS_OF_GUEST: Final = "tcp_syn_dropped_too_many_flows_of_guest"
 SYN_RATE: Final = "tcp_syn_dropped_rate_limit"
 
 
-class FlowLimits(Protocol):
-    """The rows of pipeline.config.limits that count here."""
-
-    @property
-    def max_tcp_flows(self) -> int: ...
-    @property
-    def max_tcp_flows_per_guest(self) -> int: ...
-    @property
-    def max_half_open_per_guest(self) -> int: ...
-    @property
-    def max_syns_per_second(self) -> int: ...
-
-
 class Guests:
     """All guests of one tcp worker, by link."""
 
-    def __init__(self, limits: FlowLimits) -> None:
+    def __init__(self, limits: Limits) -> None:
         self._max_flows = limits.max_tcp_flows
         self._max_flows_of_guest = limits.max_tcp_flows_per_guest
         self._max_half_open = limits.max_half_open_per_guest

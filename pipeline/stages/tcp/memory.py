@@ -6,8 +6,9 @@ those connections hold after a hole. The rest of such a segment is used. A conne
 nothing goes on.
 """
 
-from typing import Final, Protocol
+from typing import Final
 
+from pipeline.config.limits import Limits
 from pipeline.engines.tcp.seq import diff
 from pipeline.stages.tcp.flow import Flow, Guest
 
@@ -23,26 +24,15 @@ FLOOR: Final = 4096
 connections whose hosts do not read would stop all others, whose hosts do."""
 
 
-class MemoryLimits(Protocol):
-    """The rows of pipeline.config.limits that count here."""
-
-    @property
-    def max_receive_memory(self) -> int: ...
-    @property
-    def max_receive_memory_per_guest(self) -> int: ...
-    @property
-    def mtu(self) -> int: ...
-
-
 class ReceiveMemory:
     """The memory of one tcp worker, and each guest's part of it."""
 
-    def __init__(self, limits: MemoryLimits) -> None:
+    def __init__(self, limits: Limits, mtu: int) -> None:
         self.held_bytes = 0
         """Of all guests."""
         self._max_bytes = limits.max_receive_memory
         self._max_guest_bytes = min(limits.max_receive_memory_per_guest, limits.max_receive_memory)
-        self._min_window = max(MIN_WINDOW, 2 * limits.mtu)
+        self._min_window = max(MIN_WINDOW, 2 * mtu)
         self._pressed_at = self._max_bytes // 2
         self._guest_pressed_at = self._max_guest_bytes // 4
 

@@ -62,7 +62,7 @@ class TcpStage:
         # In this order: a guest's answer comes after the DIAL_ROUTED that it answers.
         self.guests_in = [ports.rings_in["demux"], ports.rings_in["ingress"]]
         self.ingress_out = ports.rings_out["ingress"]
-        self.egress_in = [ports.rings_in[f"egress{i}"] for i in range(config.egress_workers)]
+        self.egress_in = [ports.rings_in[f"egress{i}"] for i in range(config.workers.egress_workers)]
         self.bad_frames = BadFrames(self.ingress_out)
         self.connections = Connections(worker, config)
         self.now = 0.0

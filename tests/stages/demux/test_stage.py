@@ -21,7 +21,7 @@ class Rig(OneProcess):
     def __init__(self) -> None:
         super().__init__((DEMUX,))
         self.ingress = self.neighbours["ingress"]
-        self.ingress.push(DEMUX, LinkNotice.pack(kinds.LINK_UP, LINK))
+        self.ingress.push(DEMUX, LinkNotice.pack(kinds.LINK_UP, LINK, LINK))
 
     def from_guest(self, frame: bytes) -> None:
         """The guest sends a frame that GRO leaves alone."""
@@ -31,7 +31,7 @@ class Rig(OneProcess):
 
     def leave(self) -> None:
         """The guest's link goes down."""
-        self.ingress.push(DEMUX, LinkNotice.pack(kinds.LINK_DOWN, LINK))
+        self.ingress.push(DEMUX, LinkNotice.pack(kinds.LINK_DOWN, LINK, LINK))
         self.settle()
 
     def kept(self) -> dict[str, int]:
@@ -74,7 +74,7 @@ def test_what_a_guest_holds_is_named_and_gone_with_the_guest(rig: Rig) -> None:
 
 
 def test_frames_of_one_guest_for_a_group_reach_the_others_and_not_itself(rig: Rig) -> None:
-    rig.ingress.push(DEMUX, LinkNotice.pack(kinds.LINK_UP, LINK + 1))
+    rig.ingress.push(DEMUX, LinkNotice.pack(kinds.LINK_UP, LINK + 1, LINK + 1))
     header = ethernet.header(ethernet.BROADCAST, GUEST_MAC, 0x88B5)
     rig.from_guest(header + b"to all others")
     (record,) = rig.ingress.take(kinds.FRAME_OUT)

@@ -67,8 +67,9 @@ class Rig:
         self.ring = self.worker.ports.rings_out["demux"]
         self.pool = self.worker.pool
         worker: Any = self.worker
-        policy = PolicyFilter(worker, config)
-        self.context = EgressContext(worker, nat.Nat.from_config(config), policy, config.tcp_workers)
+        policy = PolicyFilter(worker, config.access.egress_policy)
+        targets = nat.Nat.from_config(config.network)
+        self.context = EgressContext(worker, targets, policy, config.workers.tcp_workers)
         self.echo = EchoSockets(self.context)
 
     def open(self, address: str) -> socket.socket:

@@ -84,7 +84,7 @@ class Rig:
         self.stage = IngressStage(self.worker, config)
         self.worker.adopt(self.stage)
         self.demux = self.fabric.ports("demux").rings_out["ingress"]
-        self.rate = config.max_bad_frames_per_second
+        self.rate = config.limits.max_bad_frames_per_second
 
     def guest(self) -> socket.socket:
         ours, theirs = socket.socketpair()

@@ -226,7 +226,7 @@ def test_demux_hears_once_a_second_that_a_guest_and_a_flow_are_in_use(rig: Rig) 
 
 
 def test_everybody_who_has_heard_of_a_guest_is_told_that_it_is_gone(rig: Rig) -> None:
-    rig.steering.link_down(LINK)
+    rig.steering.link_down(LINK, LINK)
     told = dict(rig.told())
     assert {name for name, record in told.items() if record.kind == kinds.LINK_DOWN} == {
         "tcp0",

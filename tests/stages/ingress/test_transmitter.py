@@ -72,7 +72,7 @@ def test_a_flooded_frame_longer_than_the_mtu_is_cut_once_for_all_guests() -> Non
         assert len(found) == 3
         datagram = b""
         for off, length in found:
-            assert length <= config.mtu + ethernet.HEADER_LEN
+            assert length <= config.network.mtu + ethernet.HEADER_LEN
             _, _, ident = _FRAGMENT.unpack_from(stream, off + _FRAGMENT_OFF)
             idents.add(ident)
             datagram += stream[off + _FRAGMENT_OFF + _FRAGMENT.size : off + length]

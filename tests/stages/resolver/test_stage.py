@@ -101,7 +101,7 @@ def test_a_guest_that_reconnects_leaves_leases_to_the_next(rig: Rig) -> None:
             rig.send(discover(f"02000000{link:02x}{n:02x}", dhcp.REQUEST), 67, guest_addr=0, link=link)
             rig.breathe()
             rig.replies()
-        rig.to_stage.push(LinkNotice.pack(kinds.LINK_DOWN, link))
+        rig.to_stage.push(LinkNotice.pack(kinds.LINK_DOWN, link, link))
         rig.to_stage.publish()
         rig.breathe()
     assert rig.count("dhcp_ack_sent") == 5 * 64

@@ -1,8 +1,6 @@
 """How many connections each guest of a tcp worker may have: with real connections, without rings."""
 
-from types import SimpleNamespace
-from typing import Any
-
+from pipeline.config.limits import Limits
 from pipeline.engines.tcp.segment import Segment
 from pipeline.stages.tcp import guests as limits_of
 from pipeline.stages.tcp.flow import Flow
@@ -12,13 +10,13 @@ from tests.support.flows import flow_of, flow_with, half_open_connection
 
 
 def guests(**changed: int) -> Guests:
-    limits: dict[str, Any] = {
+    limits = {
         "max_tcp_flows": 100,
         "max_tcp_flows_per_guest": 50,
         "max_half_open_per_guest": 10,
         "max_syns_per_second": 1000,
     }
-    return Guests(SimpleNamespace(**{**limits, **changed}))
+    return Guests(Limits(**limits | changed))
 
 
 def test_syns_over_the_rate_are_refused_and_the_bucket_fills_again() -> None:

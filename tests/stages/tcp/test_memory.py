@@ -1,8 +1,6 @@
 """Memory for bytes that no host has taken: with real connections, without rings."""
 
-from types import SimpleNamespace
-from typing import Any
-
+from pipeline.config.limits import Limits
 from pipeline.engines.tcp import actions
 from pipeline.stages.tcp.flow import Guest
 from pipeline.stages.tcp.memory import FLOOR, MIN_WINDOW, ReceiveMemory
@@ -12,12 +10,8 @@ MIB = 1 << 20
 
 
 def memory(mtu: int = 1500) -> ReceiveMemory:
-    limits: dict[str, Any] = {
-        "max_receive_memory": 8 * MIB,
-        "max_receive_memory_per_guest": 4 * MIB,
-        "mtu": mtu,
-    }
-    return ReceiveMemory(SimpleNamespace(**limits))
+    limits = Limits(max_receive_memory=8 * MIB, max_receive_memory_per_guest=4 * MIB)
+    return ReceiveMemory(limits, mtu)
 
 
 def test_the_smallest_window_takes_two_packets_of_any_mtu() -> None:

@@ -2,8 +2,6 @@
 
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import replace
-from typing import Any, cast
 
 import pytest
 
@@ -22,6 +20,7 @@ from pipeline.stages.tcp.stage import TcpStage
 from pipeline.stages.worker import Worker
 from pipeline.topology import Layout
 from pipeline.wire.tcp import ACK, FIN, RST, SYN
+from tests.support.configured import changed
 from tests.support.received import Received
 
 GUEST, REMOTE = 1, 2
@@ -34,9 +33,9 @@ START = 1e6 + 0.0123
 class Rig:
     """The stage in its worker, between the ring ends of its neighbours, with a clock that is set."""
 
-    def __init__(self, **changed: int) -> None:
+    def __init__(self, **settings: int) -> None:
         config, _ = merge.build(flags.parse(options.START, []), [], resolv_conf=os.devnull)
-        config = replace(config, **cast(dict[str, Any], changed))
+        config = changed(config, **settings)
         self.fabric = Fabric.create(Layout(64, 1, 1))
         self.worker = Worker(self.fabric.ports("tcp0"), None)
         self.stage = TcpStage(self.worker, config)

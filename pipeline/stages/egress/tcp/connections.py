@@ -63,13 +63,13 @@ class Connections:
         self._tcp_out = context.tcp_out
         self._dials = PendingDials(context.demux_out)
         self._closing: ClosingFlows[Flow] = ClosingFlows(
-            config.max_closing_bytes, context.bound.limit // CLOSING_PART
+            config.limits.max_closing_bytes, context.bound.limit // CLOSING_PART
         )
         # Where sleepers do not look for more, waking them ahead gains nothing.
-        prewakes = INGRESS if config.busy_poll else ""
+        prewakes = INGRESS if config.workers.busy_poll else ""
         self.flows = FlowTable(context, self._dials, self._closing, prewakes)
         self._reads = HostReads(context, self.flows)
-        self._writes = HostWrites(context, self.flows, self._reads, config.max_slots_per_flow)
+        self._writes = HostWrites(context, self.flows, self._reads, config.limits.max_slots_per_flow)
 
     # --- the step ---------------------------------------------------------------------------
 

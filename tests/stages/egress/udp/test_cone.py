@@ -4,7 +4,6 @@ import errno
 import socket
 import time
 from collections.abc import Iterator
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -35,8 +34,7 @@ class Rig(EgressRig):
         table = {addr: ipv4.addr_parse(text) for addr, text in ALIASES.items()}
         gateway = ipv4.addr_parse("192.168.127.1")
         targets = nat.Nat(network=HOST, prefix_len=24, gateway=gateway, table=table)
-        config: Any = SimpleNamespace(egress_policy=policy)
-        super().__init__(targets, lambda worker: PolicyFilter(worker, config))
+        super().__init__(targets, lambda worker: PolicyFilter(worker, policy))
         self.udp = UdpSockets(self.context, 10, full_cone=True)
         self.flows = self.udp.table.flows_by_id
         self.servers: list[socket.socket] = []

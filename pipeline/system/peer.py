@@ -1,0 +1,44 @@
+"""Who is at the other end of a socket, as far as the system knows: links of one peer belong to one guest.
+
+A peer is a process (unix sockets), a virtual machine (vsock) or an address (TCP). One machine can open any
+number of links, so limits and shares that protect guests from each other count peers.
+"""
+
+import os
+import socket
+from struct import Struct
+from typing import Final
+
+_UCRED: Final = Struct("iII")  # pid, uid, gid
+_LOCAL_PEERPID: Final = 2
+_SOL_LOCAL: Final = 0
+_PID: Final = Struct("i")
+
+
+def identity(sock: socket.socket) -> str:
+    """The peer of a connected socket: ``process 12``, ``machine 3`` or ``address 10.0.0.7``; "" if unknown.
+
+    A socket that this very process has made, or one that was inherited, says nothing of its peer.
+    """
+    try:
+        if sock.family == socket.AF_UNIX:
+            pid = _peer_process(sock)
+            return f"process {pid}" if pid > 0 and pid not in (os.getpid(), os.getppid()) else ""
+        peer = sock.getpeername()
+    except OSError:
+        return ""
+    if sock.family in (socket.AF_INET, socket.AF_INET6):
+        return f"address {peer[0]}"
+    if sock.family == getattr(socket, "AF_VSOCK", None):
+        return f"machine {peer[0]}"
+    return ""
+
+
+def _peer_process(sock: socket.socket) -> int:
+    """The process that connected, or that made the pair; 0 where the system does not say."""
+    if hasattr(socket, "SO_PEERCRED"):
+        pid, _, _ = _UCRED.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
+        return int(pid)
+    # macOS
+    (pid,) = _PID.unpack(sock.getsockopt(_SOL_LOCAL, _LOCAL_PEERPID, _PID.size))
+    return int(pid)
