@@ -110,6 +110,26 @@ def test_a_guest_that_reconnects_leaves_leases_to_the_next(rig: Rig) -> None:
     assert (record["link"], dhcp.parse(payload, 0, len(payload)).kind) == (3, dhcp.OFFER)
 
 
+def test_links_that_one_peer_opens_share_what_one_guest_gets(rig: Rig) -> None:
+    for link in range(3, 8):
+        rig.to_stage.push(LinkNotice.pack(kinds.LINK_UP, link, 99))
+    rig.to_stage.publish()
+    rig.upstream.silent = True
+    start = monotonic()
+    for link in range(3, 8):
+        for n in range(110):
+            rig.send(query(f"n{n}.of{link}.example"), 53, link=link, guest_port=4000 + n)
+            rig.send(discover(f"02000000{link:02x}{n:02x}", dhcp.REQUEST), 67, guest_addr=0, link=link)
+            rig.breathe(start)
+            rig.replies()
+    assert (rig.count("dns_pending"), rig.count("dns_queued")) == (512, 38)
+    assert rig.count("dhcp_message_dropped_too_many_of_guest") == 550 - 251 + 8
+    rig.send(discover("020000000900"), 67, guest_addr=0, link=8)
+    rig.breathe(start)
+    [(_, payload)] = rig.replies()
+    assert dhcp.parse(payload, 0, len(payload)).kind == dhcp.OFFER
+
+
 # --- DNS ----------------------------------------------------------------------------------
 
 
