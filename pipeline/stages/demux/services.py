@@ -15,6 +15,7 @@ from pipeline.records.services import ServiceDatagram
 from pipeline.records.udp import UdpRange
 from pipeline.stages.demux.leases import LeaseHolders
 from pipeline.stages.demux.network import Network
+from pipeline.stages.demux.service_rates import ServiceRates
 from pipeline.wire import ethernet, ipv4
 
 _SENT: Final = INDEX["udp_datagrams_to_guest"]
@@ -32,10 +33,15 @@ class Services:
         self.neighbors = network.neighbors
         self.resolver_out = network.resolver_out
         self.egress_out = network.egress_out
+        self.rates = ServiceRates(network.config.limits, network.links)
         self.holders = LeaseHolders(network.worker, network.neighbors, network.switch)
 
-    def to_resolver(self, run: UdpRange) -> None:
-        """Pass datagrams on one by one. Several, which is rare, are copied: each needs its own reference."""
+    def to_resolver(self, run: UdpRange, port: int, now: float) -> None:
+        """Pass datagrams on one by one. Several, which is rare, are copied: each needs its own reference.
+
+        Raises WireError, while the caller owns the reference, if the guest asks too often.
+        """
+        self.rates.admit(port, run.link, run.piece_count(), now)
         if run.length <= run.piece_size:
             self.resolver_out.push(ServiceDatagram.pack(run.link, run.key, run.slot, run.off, run.length))
             return
