@@ -79,9 +79,7 @@ TABLE: Final[tuple[Counter, ...]] = (
     Counter(
         "demux_message_dropped_rate_limit", "messages", "pings and ARP requests over max-answers-per-second"
     ),
-    Counter(
-        "dhcp_message_dropped_rate_limit", "messages", "DHCP messages over max-dhcp-messages-per-second"
-    ),
+    Counter("dhcp_message_dropped_rate_limit", "messages", "DHCP messages over max-dhcp-messages-per-second"),
     Counter("dns_query_dropped_rate_limit", "messages", "DNS queries over max-dns-queries-per-second"),
     Counter("demux_frame_dropped_tcp_to_group", "frames", "TCP segments in frames to a group address"),
     Counter("demux_frame_dropped_unknown_ethertype", "frames", "frames that are neither IPv4 nor ARP"),

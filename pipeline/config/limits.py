@@ -206,6 +206,13 @@ class Limits:
         "DNS queries of one guest over UDP, a second, while other guests are active",
         "dns_query_dropped_rate_limit",
     )
+    max_dns_questions_per_second: int = limit(
+        1000,
+        2,
+        1 << 20,
+        "DNS questions of one guest asked upstream, a second, while other guests are active; more wait",
+        "dns_query_queued",
+    )
     max_dhcp_messages_per_second: int = limit(
         200,
         2,

@@ -14,7 +14,8 @@ Sans-IO. ``on_query`` gets a guest's message and decides::
 
 ``on_upstream`` makes the replies to all waiting queries of the upstream's response, or of its absence. The
 caller must call it exactly once for each Forward, with its key. Then it must call ``next_forwards``: an
-answer makes room for a waiting question. ``expire`` gives up queries that waited for too long.
+answer makes room for a waiting question. ``expire`` gives up queries that waited for too long. At
+``deadline()`` both are due.
 pipeline/host/upstream asks the servers, and retries.
 """
 
@@ -32,6 +33,7 @@ from pipeline.engines.dns import message as m
 from pipeline.engines.dns import turns
 from pipeline.engines.dns.cache import Cached, DnsCache
 from pipeline.engines.dns.ready import ReadyReplies
+from pipeline.engines.dns.responses import upstream_body
 from pipeline.engines.dns.zones import AAAA, ANY, PTR, A, Local, Zone, Zones
 from pipeline.wire.errors import WireError
 
@@ -153,15 +155,20 @@ class _Pending(Generic[W]):
 class Dns(Generic[W]):
     """The server. A waiter (W) is where the caller sends a reply; a client has bounds of its own."""
 
-    def __init__(self, zones: Zones, max_begun: int = turns.MAX_BEGUN) -> None:
-        """max_begun: questions that may be under way upstream."""
+    def __init__(
+        self,
+        zones: Zones,
+        max_begun: int = turns.MAX_BEGUN,
+        per_second: int = turns.MAX_PER_SECOND,
+    ) -> None:
+        """max_begun: questions that may be under way upstream. per_second: those of a client, if crowded."""
         self.zones = zones
         self.cache = DnsCache()
         self._ready = ReadyReplies()
         self._hosts: dict[bytes, tuple[bytes, ...]] = {}
         self._pointers: dict[bytes, str] = {}
         self._pending: dict[Key, _Pending[W]] = {}
-        self._turns: turns.Turns[Key] = turns.Turns(max_begun)
+        self._turns: turns.Turns[Key] = turns.Turns(max_begun, per_second)
         self._queue: OrderedDict[tuple[Key, W], float] = OrderedDict()
         """Queries whose question waits for its turn, and the time since which, the oldest first."""
         self._waiting = 0
@@ -266,7 +273,7 @@ class Dns(Generic[W]):
         self._waiting += 1
         if pending.begun:
             return Joined(key, "dns_query_joined")
-        if self._turns.begin(client):
+        if self._turns.begin(client, now):
             return self._forward(key, pending, client, now)
         # Several clients may wait for it. The first whose turn comes begins it.
         self._turns.wait(client, key)
@@ -282,24 +289,35 @@ class Dns(Generic[W]):
         pending.begin(client)
         return Forward(key, m.upstream_query(pending.query), "dns_query_forwarded", since)
 
-    def next_forwards(self) -> list[Forward]:
+    def next_forwards(self, now: float) -> list[Forward]:
         """The questions whose turn has come."""
         forwards = []
-        while (turn := self._turns.next()) is not None:
+        while (turn := self._turns.next(now)) is not None:
             client, key = turn
             pending = self._pending[key]
             _, _, since = next(iter(pending.waiters.values()))
             forwards.append(self._forward(key, pending, client, since))
         return forwards
 
+    def set_crowded(self, until: float) -> None:
+        """Several guests are active, at least until then: each client has a rate for questions upstream."""
+        self._turns.crowded_until = until
+
+    def forget_client(self, client: Hashable) -> None:
+        """The client is gone; another one may have its name."""
+        self._turns.forget(client)
+
     def deadline(self) -> float:
-        """When expire() is due; inf when no question waits for its turn."""
-        return next(iter(self._queue.values())) + QUEUE_SECONDS if self._queue else float("inf")
+        """When expire() or next_forwards() is due; inf when no question waits for its turn."""
+        return min(self._expiry(), self._turns.deadline()) if self._queue else _FOREVER
+
+    def _expiry(self) -> float:
+        return next(iter(self._queue.values())) + QUEUE_SECONDS if self._queue else _FOREVER
 
     def expire(self, now: float) -> list[tuple[W, bytes]]:
         """(waiter, reply) of queries whose question waited too long for its turn, at most MAX_EXPIRED."""
         replies: list[tuple[W, bytes]] = []
-        while self.deadline() <= now and len(replies) < MAX_EXPIRED:
+        while self._expiry() <= now and len(replies) < MAX_EXPIRED:
             (key, waiter), _ = self._queue.popitem(last=False)
             pending = self._pending[key]
             query, client = pending.remove(waiter)
@@ -328,9 +346,7 @@ class Dns(Generic[W]):
         body = m.Body(m.SERVFAIL)
         if wire is not None:
             try:
-                body = m.upstream_body(
-                    pending.query, wire, max_ttl=MAX_TTL, max_negative_ttl=MAX_NEGATIVE_TTL
-                )
+                body = upstream_body(pending.query, wire, max_ttl=MAX_TTL, max_negative_ttl=MAX_NEGATIVE_TTL)
             except WireError as error:
                 counter = error.reason
         if body.rcode == m.SERVFAIL:

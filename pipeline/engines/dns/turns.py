@@ -5,7 +5,10 @@ alone gets all of these. A client with fewer than LEAST questions under way may 
 fewer than MAX_BEGUN are. So other clients never wait for one that floods. Other questions wait, and clients
 take turns: one question each.
 
-This module does not know messages or time. A question is any hashable key.
+A question costs the machine a socket and much work, here and at the server. So while it is *crowded*, which
+means that several guests are active, a client also has a rate.
+
+This module does not know messages. A question is any hashable key.
 """
 
 from collections import OrderedDict
@@ -13,6 +16,7 @@ from collections.abc import Hashable
 from typing import Final, Generic, TypeVar
 
 from pipeline.engines import tally
+from pipeline.engines.buckets import Buckets
 
 MAX_BEGUN: Final = 1024
 """Questions under way, if the system gives a socket for each."""
@@ -21,15 +25,25 @@ SHARED: Final = 512
 LEAST: Final = 64
 """Questions that each client may have under way while there is any room."""
 
+MAX_PER_SECOND: Final = 1000
+"""Questions that a client may begin in a second while it is crowded."""
+BURST_S: Final = 0.5
+"""Seconds' worth of these that it may begin at once."""
+
+_NEVER: Final = float("inf")
+
 K = TypeVar("K", bound=Hashable)
 
 
 class Turns(Generic[K]):
     """Questions of all clients, under way or waiting."""
 
-    def __init__(self, max_begun: int = MAX_BEGUN) -> None:
+    def __init__(self, max_begun: int = MAX_BEGUN, per_second: int = MAX_PER_SECOND) -> None:
         self._most = max_begun
         self._shared = min(SHARED, max_begun * 4 // 5)
+        self._rates = Buckets(per_second, max(1.0, per_second * BURST_S))
+        self.crowded_until = -_NEVER
+        """Until when clients have a rate. The owner sets it."""
         self._begun: dict[Hashable, int] = {}
         """Questions under way by the client that began them."""
         self._total = 0
@@ -41,11 +55,11 @@ class Turns(Generic[K]):
         """Questions under way."""
         return self._total
 
-    def begin(self, client: Hashable) -> bool:
+    def begin(self, client: Hashable, now: float) -> bool:
         """Begin a question of the client if it may. Returns False if the client must wait for its turn."""
-        if client in self._waiting or not self._may_begin(client):
+        if client in self._waiting or not self._may_begin(client, now):
             return False
-        self._count(client, 1)
+        self._begin(client, now)
         return True
 
     def end(self, client: Hashable) -> None:
@@ -64,21 +78,39 @@ class Turns(Generic[K]):
             if not questions:
                 del self._waiting[client]
 
-    def next(self) -> tuple[Hashable, K] | None:
+    def next(self, now: float) -> tuple[Hashable, K] | None:
         """Begin the next question. Returns it with its client; None while no question may begin."""
         for client, questions in self._waiting.items():
-            if self._may_begin(client):
+            if self._may_begin(client, now):
                 question, _ = questions.popitem(last=False)
                 # This ends the walk, so the order may change.
                 if questions:
                     self._waiting.move_to_end(client)
                 else:
                     del self._waiting[client]
-                self._count(client, 1)
+                self._begin(client, now)
                 return client, question
         return None
 
-    def _may_begin(self, client: Hashable) -> bool:
+    def deadline(self) -> float:
+        """When a client that waits only because of its rate may begin; inf if there is none."""
+        waiting = [self._rates.ready_at(client, 1.0) for client in self._waiting if self._has_room(client)]
+        return min([*waiting, self.crowded_until]) if waiting else _NEVER
+
+    def forget(self, client: Hashable) -> None:
+        """The client is gone. Its questions end as others do."""
+        self._rates.forget(client)
+
+    def _may_begin(self, client: Hashable, now: float) -> bool:
+        crowded = now < self.crowded_until
+        return self._has_room(client) and not (crowded and self._rates.level(client, now) < 1.0)
+
+    def _begin(self, client: Hashable, now: float) -> None:
+        if now < self.crowded_until:
+            self._rates.charge(client, 1, now)
+        self._count(client, 1)
+
+    def _has_room(self, client: Hashable) -> bool:
         return self._total < (self._most if self._begun.get(client, 0) < LEAST else self._shared)
 
     def _count(self, client: Hashable, number: int) -> None:

@@ -34,6 +34,8 @@ from pipeline.wire import ethernet, ipv4
 
 DHCP_PORT: Final = 67
 DNS_PORT: Final = 53
+CROWDED_S: Final = 1.0
+"""Seconds from a question that came while several guests were active: until then it is crowded."""
 BURSTS_A_STEP: Final = 4
 """Bursts of guests' datagrams before the answers to them are published."""
 
@@ -81,7 +83,11 @@ class ResolverStage:
         self.gateway = config.network.gateway_ip
         self.dhcp = Dhcp(dhcp_config(config.network), self.guest_of)
         sockets = question_sockets()
-        self.dns: dns.Dns[Client] = dns.Dns(local_zones(config.network, worker.log), min(MAX_ASKS, sockets))
+        self.dns: dns.Dns[Client] = dns.Dns(
+            local_zones(config.network, worker.log),
+            min(MAX_ASKS, sockets),
+            config.limits.max_dns_questions_per_second,
+        )
         # A server with the gateway's address would be this program again.
         self.servers = name_files.ServerList(
             resolv_conf, {ipv4.addr_text(config.network.gateway_ip)}, dns_port
@@ -116,13 +122,13 @@ class ResolverStage:
             self.leases.save(now)
         if self.dns.deadline() <= now:
             work += self._give_up(now)
+            self._ask_next(now)
         # An answer may make a stream's next query ask again, and that may fail at once.
         while results := self.upstream.take_results():
             work += len(results)
             for key, response in results:
                 self._on_result(key, response, now)
-            for forward in self.dns.next_forwards():
-                self._ask(forward, now)
+            self._ask_next(now)
         if work:
             counts = self.counts
             counts[_PENDING] = self.dns.pending_count
@@ -153,7 +159,9 @@ class ResolverStage:
             elif kind == kinds.LINK_DOWN:
                 link = LinkNotice.unpack(burst, at).link
                 self.dhcp.on_link_down(link)
-                self.guests.pop(link, None)
+                guest = self.guests.pop(link, link)
+                if guest not in self.guests.values():
+                    self.dns.forget_client(guest)
         return len(burst) // RECORD_BYTES
 
     def guest_of(self, link: int) -> int:
@@ -162,6 +170,8 @@ class ResolverStage:
 
     def _on_datagram(self, datagram: ServiceDatagram, now: float) -> None:
         ends = Ends.of(datagram.key)
+        if datagram.crowded:
+            self.dns.set_crowded(now + CROWDED_S)
         if ends.remote_port == DNS_PORT:
             # One byte more than a query may have shows that it is too long.
             end = datagram.off + min(datagram.length, MAX_QUERY + 1)
@@ -204,6 +214,11 @@ class ResolverStage:
 
     def _ask(self, forward: dns.Forward, now: float) -> None:
         self.upstream.ask(forward.key, forward.payload, now, forward.since)
+
+    def _ask_next(self, now: float) -> None:
+        """Ask the questions whose turn has come."""
+        for forward in self.dns.next_forwards(now):
+            self._ask(forward, now)
 
     def _give_up(self, now: float) -> int:
         """Answer queries whose turn did not come in time. Returns how many."""

@@ -239,7 +239,7 @@ def test_six_hundred_names_of_one_guest_are_all_answered() -> None:
     for forward in forwards:
         replies, _ = dnsd.on_upstream(forward.key, upstream(forward, A_ROW), 0.5)
         answered += sum(not dns.message.from_wire(payload).rcode() for _, payload in replies)
-        later = dnsd.next_forwards()
+        later = dnsd.next_forwards(0.0)
         assert all(each.since == 0.0 for each in later)
         forwards += later
     assert answered == 600
@@ -257,7 +257,7 @@ def test_one_guests_names_of_a_silent_server_leave_room_for_others_names() -> No
     assert isinstance(decide(dnsd, asked(), "ninth", client="ninth"), Queued)
     # The next place is the ninth guest's, though the greedy one waited before.
     dnsd.on_upstream(forwards[0].key, None, 0.0)
-    [forward] = dnsd.next_forwards()
+    [forward] = dnsd.next_forwards(0.0)
     assert forward.key.name == b"\x03www\x07example\x03com\0"
 
 
@@ -269,7 +269,7 @@ def test_guests_that_wait_take_turns() -> None:
     order = b""
     for forward in forwards[:158]:
         dnsd.on_upstream(forward.key, None, 0.0)
-        for each in dnsd.next_forwards():
+        for each in dnsd.next_forwards(0.0):
             order += each.key.name.split(b"\x02of\x01")[1][:1]
     # While more than the shared ones are under way, they have all that is theirs.
     assert order == b"abc" * 10
@@ -299,7 +299,7 @@ def test_question_whose_turn_does_not_come_is_servfail_in_time_and_not_kept() ->
     assert {dns.message.from_wire(payload).rcode() for _, payload in replies} == {dns.rcode.SERVFAIL}
     assert (dnsd.deadline(), dnsd.queued_count, dnsd.waiting_count) == (5.0, 1, 513)
     dnsd.on_upstream(forwards[0].key, None, 4.5)
-    [forward] = dnsd.next_forwards()
+    [forward] = dnsd.next_forwards(0.0)
     assert (forward.since, dnsd.deadline()) == (1.0, float("inf"))
     assert isinstance(decide(dnsd, asked("n555.of.greedy.example"), "again", 4.5, "greedy"), Queued)
 
@@ -349,7 +349,7 @@ def test_number_of_questions_under_way_is_bounded_but_local_ones_are_answered() 
     assert reply(decide(dnsd, asked("host.containers.internal"))).answer
     assert isinstance(decide(dnsd, asked("n7.example"), "joins"), Joined)
     dnsd.on_upstream(forwards[0].key, None, 0.0)
-    assert len(dnsd.next_forwards()) == 1
+    assert len(dnsd.next_forwards(0.0)) == 1
 
 
 def test_number_of_waiting_queries_is_bounded() -> None:

@@ -11,7 +11,7 @@ def flood(turns: Turns[int], client: str, count: int) -> int:
     """How many questions a client begins; the others wait."""
     begun = 0
     for number in range(count):
-        if turns.begin(client):
+        if turns.begin(client, 0.0):
             begun += 1
         else:
             turns.wait(client, number)
@@ -42,9 +42,9 @@ def test_the_client_that_left_the_queue_has_no_turn() -> None:
     turns.leave("greedy", 7)
     turns.leave("nobody", 7)
     turns.end("greedy")
-    assert turns.next() == ("greedy", dns_turns.SHARED + 1)
+    assert turns.next(0.0) == ("greedy", dns_turns.SHARED + 1)
     turns.end("greedy")
-    assert turns.next() is None
+    assert turns.next(0.0) is None
 
 
 @given(st.lists(st.tuples(st.sampled_from("abcd"), st.integers(0, 3)), max_size=300))
@@ -62,11 +62,11 @@ def test_bounds_hold_and_nobody_waits_who_may_begin(events: list[tuple[str, int]
         if what and begun[client]:
             turns.end(client)
             begun[client] -= 1
-        elif turns.begin(client):
+        elif turns.begin(client, 0.0):
             begun[client] += 1
         else:
             turns.wait(client, 1000 + number)
-        while (turn := turns.next()) is not None:
+        while (turn := turns.next(0.0)) is not None:
             begun[str(turn[0])] += 1
         assert turns.begun_count == sum(begun.values()) <= dns_turns.MAX_BEGUN
         assert all(count <= dns_turns.SHARED for count in begun.values())
