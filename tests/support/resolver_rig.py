@@ -122,12 +122,13 @@ class Rig:
         remote: int = GATEWAY,
         guest_port: int = 4000,
         link: int = 3,
+        crowded: bool = False,
     ) -> None:
         """A guest's datagram, as demux hands it over."""
         slot = self.ingress.alloc()
         self.slots[slot][500 : 500 + len(payload)] = payload
         key = flow_key(guest_addr, guest_port, remote, port)
-        self.to_stage.push(ServiceDatagram.pack(link, key, slot, 500, len(payload)))
+        self.to_stage.push(ServiceDatagram.pack(link, key, slot, 500, len(payload), crowded))
         self.to_stage.publish()
         self.given += 1
 

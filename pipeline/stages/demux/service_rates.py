@@ -65,7 +65,7 @@ class ServiceRates:
         )
 
     def check(self, ends: Ends, link: int, now: float) -> None:
-        """Datagrams of a link came. Raises WireError if they are for a service that its guest asks too often."""
+        """Datagrams of a link came. Raises WireError if its guest asks this service too often."""
         port = ends.remote_port
         if port == nat.DNS_PORT:
             if ends.remote_addr != self._gateway:
