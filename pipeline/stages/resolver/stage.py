@@ -229,7 +229,11 @@ class ResolverStage:
         return len(replies)
 
     def _on_stream_query(self, wire: bytes, client: StreamClient, guest: int) -> bool:
-        return self._on_query(wire, client, guest, monotonic(), tcp=True)
+        now = monotonic()
+        if any(each != guest for each in self.guests.values()):
+            # Demux does not see what connections say, so every other guest may be active.
+            self.dns.set_crowded(now + CROWDED_S)
+        return self._on_query(wire, client, guest, now, tcp=True)
 
     def _on_result(self, key: dns.Key, response: bytes | None, now: float) -> None:
         replies, counter = self.dns.on_upstream(key, response, now)
