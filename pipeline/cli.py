@@ -15,7 +15,7 @@ import yaml
 from pipeline import logs
 from pipeline.config import merge, options
 from pipeline.config.file import ConfigError
-from pipeline.config.model import as_file
+from pipeline.config.shown import as_file
 from pipeline.daemon import supervisor
 from pipeline.go import flags
 from pipeline.system import requirements

@@ -46,7 +46,7 @@ TABLE: dict[str, Row] = {
     "pipeline.links": Row(("wire", "records", "system", "ipc")),
     "pipeline.host": Row(("records", "system", "ipc")),
     # What the user asked for. Patterns and addresses are checked by the code that will use them.
-    "pipeline.config": Row(("go", "system", "engines", "links")),
+    "pipeline.config": Row(("go", "wire", "system", "engines", "links")),
     "pipeline.logs": Row(("counters", "system")),
     # One worker process in each folder.
     "pipeline.stages": Row(

@@ -1,41 +1,45 @@
-"""From the configuration file's keys about access to Config: guests' API, egress policy, PROXY protocol.
+"""Settings of access that must agree with each other or with a file: policy, token, PROXY protocol.
 
-keys.py has checked each value by itself. This module puts them together and checks them against each other.
+keys.py has checked each value by itself.
 """
 
+import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from pipeline.config.file import ConfigError
-from pipeline.config.keys import EgressPolicyKeys, GuestApiKeys
-from pipeline.config.model import EgressPolicy, GuestApi, PolicyRule, PortForward, forward_key
+from pipeline.config.model import EgressPolicy, PortForward, forward_key
 from pipeline.config.scalars import split_network
 from pipeline.go import flags
-from pipeline.system import inet
+from pipeline.system import inet, small_file
 
 
-def guest_api(keys: GuestApiKeys) -> GuestApi:
-    """What guests may do through the gateway's port 80."""
-    return GuestApi(keys.enabled, keys.unix, tuple(keys.addresses), tuple(keys.ports))
-
-
-def egress_policy(keys: EgressPolicyKeys) -> EgressPolicy:
-    """Where guests may connect to. Raises ConfigError for a rule about ports of a protocol without ports."""
-    rules = []
-    for index, key in enumerate(keys.rules):
-        if key.ports and "icmp" in key.protocols:
+def check_policy(policy: EgressPolicy) -> EgressPolicy:
+    """The policy. Raises ConfigError for a rule about ports of a protocol without ports."""
+    for index, rule in enumerate(policy.rules):
+        if rule.ports and "icmp" in rule.protocols:
             raise ConfigError(f"egress-policy.rules[{index}]: icmp has no ports (allowed: tcp, udp)")
-        rules.append(
-            PolicyRule(
-                key.action,
-                tuple(key.guests),
-                tuple(key.networks),
-                tuple(key.names),
-                tuple(key.ports),
-                tuple(key.protocols),
-            )
-        )
-    return EgressPolicy(keys.default, tuple(rules))
+    return policy
+
+
+def check_token_file(path: str) -> str:
+    """The path of a file that holds a token, or an empty text. Raises ConfigError.
+
+    The token itself is read again by the code that checks requests.
+    """
+    if not path:
+        return ""
+    try:
+        token = small_file.read(path).decode("ascii").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        words = os.strerror(error.errno or 0).lower() if isinstance(error, OSError) else "not ASCII"
+        raise ConfigError(f"token file {flags.quote(path)} can't be read: {words}") from None
+    except small_file.FileError as error:
+        raise ConfigError(f"token file {flags.quote(path)} can't be read: {error}") from None
+    if not re.fullmatch(r"[!-~]+", token):
+        raise ConfigError(f"token file {flags.quote(path)} must hold one word")
+    return path
 
 
 def with_proxy_protocol(

@@ -7,6 +7,7 @@ nearest known one, since gvproxy ignores it. merge.py merges the file with the f
 """
 
 import difflib
+from dataclasses import fields, is_dataclass
 from typing import Final, NamedTuple, TypeAlias
 
 import yaml
@@ -43,7 +44,7 @@ def read(text: str) -> tuple[FileKeys, tuple[str, ...]]:
         keys = FileKeys.model_validate(document.data)
     except ValidationError as errors:
         raise ConfigError("; ".join(_problem(error, document) for error in errors.errors())) from None
-    return keys, tuple(_unknown_keys(keys, document, ()))
+    return keys, tuple(_unknown_keys(keys, document.data, (), document))
 
 
 def parse(text: str) -> Document:
@@ -96,10 +97,10 @@ def _plain(loader: yaml.SafeLoader, node: yaml.Node, path: Path, lines: dict[Pat
 
 
 _EXPECTED: Final = {
-    "list_type": "must be a list",
+    "tuple_type": "must be a list",
     "dict_type": "must be a map",
     "model_type": "must be a map",
-    "model_attributes_type": "must be a map",
+    "dataclass_type": "must be a map",
 }
 
 
@@ -122,19 +123,30 @@ def path_text(path: Path) -> str:
     return text
 
 
-def _unknown_keys(keys: Map, document: Document, path: Path) -> list[str]:
-    names = {str(field.validation_alias or name): name for name, field in type(keys).model_fields.items()}
-    notes = []
-    for key in keys.model_extra or {}:
+def _unknown_keys(value: object, data: "Data", path: Path, document: Document) -> list[str]:
+    """A note for each key of data that value has no field for."""
+    if isinstance(value, tuple) and isinstance(data, list):
+        pairs = enumerate(zip(value, data, strict=True))
+        return [note for at, (item, its) in pairs for note in _unknown_keys(item, its, (*path, at), document)]
+    names = _fields(value)
+    if not names or not isinstance(data, dict):
+        return []
+    notes, deeper = [], []
+    for key, inner in data.items():
         where = (*path, str(key))
+        if key in names:
+            deeper += _unknown_keys(getattr(value, names[key]), inner, where, document)
+            continue
         near = difflib.get_close_matches(key, names, n=1, cutoff=0.5)
         hint = f", did you mean {near[0]}?" if near else f"; known here: {', '.join(sorted(names))}"
         notes.append(f"line {document.lines.get(where, 1)}: unknown key {path_text(where)}{hint}")
-    for key, name in names.items():
-        value = getattr(keys, name)
-        items = enumerate(value) if isinstance(value, list) else [(None, value)]
-        for index, item in items:
-            if isinstance(item, Map):
-                inner = (*path, key) if index is None else (*path, key, index)
-                notes += _unknown_keys(item, document, inner)
-    return notes
+    return notes + deeper
+
+
+def _fields(value: object) -> dict[str, str]:
+    """The field of each key that a map may have; none for other values."""
+    if isinstance(value, Map):
+        return {str(field.alias): name for name, field in type(value).model_fields.items()}
+    if is_dataclass(value):
+        return {field.metadata.get("alias", field.name): field.name for field in fields(value)}
+    return {}

@@ -1,27 +1,34 @@
-"""The schema of the YAML file: every key of gvproxy's file and ours, with its kind and default.
+"""The layout of the YAML file: every key of gvproxy's file and ours, with its kind and default.
 
-A key that is not here is kept aside, for file.py to report. merge.py says what the keys mean together.
+The name of a field is the name of a setting: the field of a group of Config (model.py). Its alias is the key.
+So most settings need no further line between file and Config: merge.py has the others, such as those that
+have a default of their own, and shown.py writes a Config with the same rows. file.py reports other keys.
 """
 
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, Self
 
 from pydantic import BaseModel, ConfigDict, Field, create_model
 
 from pipeline.config import limits
-from pipeline.config.model import MAX_BUSY_POLL, SYMMETRIC, UDP_NATS
+from pipeline.config.model import (
+    BUSY_POLL,
+    SLOTS,
+    SYMMETRIC,
+    UDP_NATS,
+    WORKERS,
+    EgressPolicy,
+    GuestApi,
+    Settings,
+    SocketForward,
+    Zone,
+)
 from pipeline.config.scalars import (
     Flag,
     GuestAddress,
     Ip,
-    Ipv4Network,
     LocalAddress,
     Mac,
-    NamePattern,
-    Network,
-    OptionalAnyIp,
     OptionalMac,
-    Pattern,
-    Ports,
     Text,
     number,
     one_of,
@@ -29,34 +36,28 @@ from pipeline.config.scalars import (
 
 
 class Map(BaseModel):
-    """A map of the file. Unknown keys stay in ``model_extra``."""
+    """A map of the file that holds settings. A key has dashes where its setting has underscores."""
 
-    model_config = ConfigDict(frozen=True, extra="allow")
+    model_config = ConfigDict(frozen=True, alias_generator=lambda name: name.replace("_", "-"))
 
+    def settings(self) -> Settings:
+        """The settings of this map and of the maps in it, by name."""
+        found: Settings = {}
+        for name in type(self).model_fields:
+            value = getattr(self, name)
+            found |= value.settings() if isinstance(value, Map) else {name: value}
+        return found
 
-class RecordKeys(Map):
-    """One name of a zone, or a pattern of names."""
-
-    name: Text = ""
-    ip: OptionalAnyIp = ""
-    regexp: Pattern = ""
-
-
-class ZoneKeys(Map):
-    """One zone of the built-in name server."""
-
-    name: Text = ""
-    records: list[RecordKeys] = []
-    default_ip: OptionalAnyIp = Field(default="", validation_alias="defaultIP")
-
-
-class SocketForwardKeys(Map):
-    """A socket on the host that leads to one in the guest over ssh."""
-
-    socket: Text = ""
-    dest: Text = ""
-    user: Text = ""
-    identity: Text = ""
+    @classmethod
+    def of(cls, settings: Settings) -> Self:
+        """The map that holds these settings. A setting that is missing has its default."""
+        values: Settings = {}
+        for name, field in cls.model_fields.items():
+            if isinstance(field.default, Map):
+                values[name] = type(field.default).of(settings)
+            elif name in settings:
+                values[name] = settings[name]
+        return cls.model_construct(None, **values)
 
 
 class InterfaceKeys(Map):
@@ -72,91 +73,56 @@ class InterfaceKeys(Map):
 class StackKeys(Map):
     """The virtual network."""
 
-    debug: Flag = False
-    capture_file: Text = Field(default="", validation_alias="capture-file")
+    stack_debug: Flag = Field(default=False, alias="debug")
+    capture_file: Text = ""
     mtu: Annotated[int, number(0, 2**31 - 1)] = 0
     subnet: Text = ""
-    gateway_ip: Text = Field(default="", validation_alias="gatewayIP")
-    device_ip: Text = Field(default="", validation_alias="deviceIP")
-    host_ip: Text = Field(default="", validation_alias="hostIP")
-    gateway_mac: OptionalMac = Field(default="", validation_alias="gatewayMacAddress")
-    dns: list[ZoneKeys] = []
-    dns_search_domains: list[Text] = Field(default=[], validation_alias="dnsSearchDomains")
+    gateway_ip: Text = Field(default="", alias="gatewayIP")
+    device_ip: Text = Field(default="", alias="deviceIP")
+    host_ip: Text = Field(default="", alias="hostIP")
+    gateway_mac: OptionalMac = Field(default=b"", alias="gatewayMacAddress")
+    dns_zones: tuple[Zone, ...] = Field(default=(), alias="dns")
+    dns_search_domains: tuple[Text, ...] = Field(default=(), alias="dnsSearchDomains")
     forwards: dict[LocalAddress, GuestAddress] = {}
     nat: dict[Ip, Ip] = {}
-    gateway_virtual_ips: list[Ip] = Field(default=[], validation_alias="gatewayVirtualIPs")
-    dhcp_static_leases: dict[Ip, Mac] = Field(default={}, validation_alias="dhcpStaticLeases")
-    vpnkit_macs: dict[Text, Mac] = Field(default={}, validation_alias="vpnKitUUIDMacAddresses")
-    ec2_metadata_access: Flag = Field(default=False, validation_alias="ec2MetadataAccess")
+    gateway_virtual_ips: tuple[Ip, ...] = Field(default=(), alias="gatewayVirtualIPs")
+    dhcp_static_leases: dict[Ip, Mac] = Field(default={}, alias="dhcpStaticLeases")
+    vpnkit_macs: dict[Text, Mac] = Field(default={}, alias="vpnKitUUIDMacAddresses")
+    stack_ec2_metadata_access: Flag = Field(default=False, alias="ec2MetadataAccess")
 
 
 def _limit_fields() -> dict[str, Any]:
     return {
-        limit.name: (
-            Annotated[int, number(limit.low, limit.high)],
-            Field(limit.default, validation_alias=limit.key),
-        )
-        for limit in limits.TABLE
+        limit.name: (Annotated[int, number(limit.low, limit.high)], limit.default) for limit in limits.TABLE
     }
 
 
 LimitKeys: Final[type[Map]] = create_model("LimitKeys", __base__=Map, **_limit_fields())
 
 
-class GuestApiKeys(Map):
-    """What guests may do through the gateway's port 80."""
-
-    enabled: Flag = True
-    unix: Flag = True
-    addresses: list[Network] = []
-    ports: list[Ports] = []
-
-
-class PolicyRuleKeys(Map):
-    """One rule of the egress policy."""
-
-    action: Annotated[str, one_of("allow", "deny")]
-    guests: list[Ipv4Network] = []
-    networks: list[Ipv4Network] = []
-    names: list[NamePattern] = []
-    ports: list[Ports] = []
-    protocols: list[Annotated[str, one_of("tcp", "udp", "icmp")]] = []
-
-
-class EgressPolicyKeys(Map):
-    """Where guests may connect to."""
-
-    default: Annotated[str, one_of("allow", "deny")] = "allow"
-    rules: list[PolicyRuleKeys] = []
-
-
 class FileKeys(Map):
     """The whole file."""
 
-    listen: list[Text] = []
-    log_level: Text = Field(default="", validation_alias="log-level")
-    log_file: Text = Field(default="", validation_alias="log-file")
-    pid_file: Text = Field(default="", validation_alias="pid-file")
+    listen: tuple[Text, ...] = ()
     services: Text = ""
     notification: Text = ""
-    ec2_metadata_access: Flag = Field(default=False, validation_alias="ec2-metadata-access")
+    log_level: Text = ""
+    log_file: Text = ""
+    pid_file: Text = ""
+    ec2_metadata_access: Flag = False
     interfaces: InterfaceKeys = InterfaceKeys()
-    links: list[Text] = []
-    forwards: list[SocketForwardKeys] = []
+    further: tuple[Text, ...] = Field(default=(), alias="links")
+    socket_forwards: tuple[SocketForward, ...] = Field(default=(), alias="forwards")
     stack: StackKeys = StackKeys()
     placement: Text = ""
-    tcp_workers: Annotated[int, number(1, 64)] = Field(default=1, validation_alias="tcp-workers")
-    egress_workers: Annotated[int, number(1, 64)] = Field(default=1, validation_alias="egress-workers")
-    slots: Annotated[int, number(64, 1 << 16)] = 512
-    busy_poll: Annotated[int, number(0, MAX_BUSY_POLL)] = Field(
-        default=MAX_BUSY_POLL, validation_alias="busy-poll"
-    )
+    tcp_workers: Annotated[int, number(*WORKERS)] = 1
+    egress_workers: Annotated[int, number(*WORKERS)] = 1
+    slots: Annotated[int, number(*SLOTS)] = 512
+    busy_poll: Annotated[int, number(*BUSY_POLL)] = 50
     limits: LimitKeys = LimitKeys()  # type: ignore[valid-type]
-    api_token_file: Text = Field(default="", validation_alias="api-token-file")
-    state_file: Text = Field(default="", validation_alias="state-file")
-    guest_api: GuestApiKeys = Field(default=GuestApiKeys(), validation_alias="guest-api")
-    egress_policy: EgressPolicyKeys = Field(default=EgressPolicyKeys(), validation_alias="egress-policy")
-    udp_nat: Annotated[str, one_of(*UDP_NATS)] = Field(default=SYMMETRIC, validation_alias="udp-nat")
-    proxy_protocol: dict[LocalAddress, Annotated[str, one_of("v1", "v2")]] = Field(
-        default={}, validation_alias="proxy-protocol"
-    )
+    api_token_file: Text = ""
+    state_file: Text = ""
+    guest_api: GuestApi = GuestApi()
+    egress_policy: EgressPolicy = EgressPolicy()
+    udp_nat: Annotated[str, one_of(*UDP_NATS)] = SYMMETRIC
+    proxy_protocol: dict[LocalAddress, Annotated[str, one_of("v1", "v2")]] = {}

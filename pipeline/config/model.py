@@ -1,17 +1,26 @@
-"""The one frozen Config that every process of the program is given.
+"""The one frozen Config that every process of the program is given: six groups of settings.
 
-Addresses are ints (32-bit value) and MAC addresses are 6 bytes, as the workers use them.
-Only says what a configuration is and how it looks as a file; config/merge.py makes one from
-flags and a YAML file.
+Addresses are ints (32-bit value) and MAC addresses are 6 bytes, as the workers use them. keys.py has the
+layout of the same settings in a file. merge.py makes a Config from flags and a file.
 """
 
 import ipaddress
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
-from typing import Any, Final
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Annotated, Final, get_type_hints
 
-from pipeline.config import limits
 from pipeline.config.limits import Limits
+from pipeline.config.scalars import (
+    AnyNetwork,
+    Flag,
+    Ipv4Network,
+    NamePattern,
+    OptionalAnyIp,
+    Pattern,
+    Ports,
+    Text,
+    one_of,
+)
 
 LINKS: Final = ("vpnkit", "qemu", "bess", "stdio", "vfkit")
 """Fields of Links that name where guests attach, beside /connect and ``further``."""
@@ -24,45 +33,51 @@ LINK_SCHEMES: Final[Mapping[str, tuple[str, ...]]] = {
     "bess": ("unixpacket", "fd"),
     "vfkit": ("unixgram", "fd"),
 }
-"""Protocols that may stand before the + of ``links``, and schemes behind it, as behind ``-listen-NAME``."""
+"""Protocols that may stand before the + of ``links``, and schemes after it. ``-listen-NAME`` has the same."""
 
 SEPARATE: Final = "separate"
 AUTO: Final = "auto"
 PLACEMENTS: Final = (SEPARATE, AUTO)
-"""A process for each worker, or fewer where that pays (pipeline.placement)."""
+"""A process for each worker, or fewer where that pays (pipeline.daemon.placement)."""
 SYMMETRIC: Final = "symmetric"
 FULL_CONE: Final = "full-cone"
 UDP_NATS: Final = (SYMMETRIC, FULL_CONE)
-"""Who may answer a guest's datagram: only whom it was for, or everybody (pipeline.stages.egress.udp.cone)."""
-MAX_BUSY_POLL: Final = 50
+"""Hosts that may answer a guest's datagram: its destination, or all (pipeline.stages.egress.udp.cone)."""
+WORKERS: Final = (1, 64)
+"""How many workers of one kind there may be."""
+SLOTS: Final = (64, 1 << 16)
+BUSY_POLL: Final = (0, 50)
 """Microseconds that a worker looks for more work before it sleeps (pipeline.stages.loop)."""
+
+Settings = dict[str, object]
+"""Settings by name. A group of Config has a field of this name, and so has one of the maps of keys.py."""
 
 
 @dataclass(frozen=True, slots=True)
 class Record:
     """One name of a zone, or a pattern of names, and its address as text."""
 
-    name: str
-    ip: str
-    regexp: str = ""
+    name: Text = ""
+    ip: OptionalAnyIp = ""
+    regexp: Pattern = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Zone:
     """A zone of the built-in name server; ``default_ip`` answers for names without a record, "" for none."""
 
-    name: str
-    records: tuple[Record, ...]
-    default_ip: str = ""
+    name: Text = ""
+    records: tuple[Record, ...] = ()
+    default_ip: OptionalAnyIp = field(default="", metadata={"alias": "defaultIP"})
 
 
 @dataclass(frozen=True, slots=True)
 class PortForward:
-    """A host address and the guest's behind it, ``host:port`` each.
+    """A host address and the guest's address that it leads to, ``host:port`` each.
 
     ``protocol`` is "tcp" or "udp", or one of these with "4" or "6" for a single address family.
 
-    ``proxy_protocol``: version of the PROXY header that the guest gets first, 0 for none.
+    ``proxy_protocol``: version of the PROXY header that is sent to the guest first, 0 for none.
     """
 
     protocol: str
@@ -75,44 +90,43 @@ class PortForward:
 class SocketForward:
     """A unix socket on the host that leads to one in the guest over ssh."""
 
-    socket: str
-    dest: str
-    user: str
-    identity: str
-
-
-PortRange = tuple[int, int]
-"""First and last port."""
+    socket: Text = ""
+    dest: Text = ""
+    user: Text = ""
+    identity: Text = ""
 
 
 @dataclass(frozen=True, slots=True)
 class GuestApi:
     """What guests may do through the gateway's port 80. Empty ``addresses`` or ``ports`` mean every one."""
 
-    enabled: bool = True
-    unix: bool = True
-    addresses: tuple[str, ...] = ()
+    enabled: Flag = True
+    unix: Flag = True
+    addresses: tuple[AnyNetwork, ...] = ()
     """Networks of host addresses on which a guest may open and close forwards."""
-    ports: tuple[PortRange, ...] = ()
+    ports: tuple[Ports, ...] = ()
+
+
+Verdict = Annotated[str, one_of("allow", "deny")]
 
 
 @dataclass(frozen=True, slots=True)
 class PolicyRule:
     """One rule of the egress policy. An empty field means "any"; networks and names are one condition."""
 
-    action: str  # "allow" or "deny"
-    guests: tuple[str, ...] = ()
-    networks: tuple[str, ...] = ()
-    names: tuple[str, ...] = ()
-    ports: tuple[PortRange, ...] = ()
-    protocols: tuple[str, ...] = ()
+    action: Verdict
+    guests: tuple[Ipv4Network, ...] = ()
+    networks: tuple[Ipv4Network, ...] = ()
+    names: tuple[NamePattern, ...] = ()
+    ports: tuple[Ports, ...] = ()
+    protocols: tuple[Annotated[str, one_of("tcp", "udp", "icmp")], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class EgressPolicy:
     """Where guests may connect to: the first rule that fits decides, else ``default``."""
 
-    default: str = "allow"
+    default: Verdict = "allow"
     rules: tuple[PolicyRule, ...] = ()
 
 
@@ -134,6 +148,11 @@ class Network:
     vpnkit_macs: Mapping[str, bytes]
     udp_nat: str = SYMMETRIC  # one of UDP_NATS
     state_file: str = ""  # keeps the leases
+
+    @property
+    def reserved(self) -> frozenset[int]:
+        """Addresses that mean something else to the gateway than a guest."""
+        return frozenset({self.host_ip, *self.gateway_virtual_ips, *self.nat})
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,136 +215,21 @@ class Config:
     access: Access
     logging: Logging
 
+    @classmethod
+    def of(cls, settings: Settings) -> "Config":
+        """A Config of settings by name, in whichever group they are. Ignores those without a field."""
+        groups = {
+            name: group(**{each.name: settings[each.name] for each in fields(group)})
+            for name, group in get_type_hints(cls).items()
+        }
+        return cls(**groups)
 
-def mac_bytes(text: str) -> bytes:
-    """A MAC address text with colons or dashes as 6 bytes."""
-    return bytes.fromhex(text.replace(":", "").replace("-", ""))
-
-
-def mac_text(mac: bytes) -> str:
-    """A MAC address with colons, lower case."""
-    return mac.hex(":")
-
-
-def address_text(address: int) -> str:
-    """An address of 32 bits in dotted form."""
-    return str(ipaddress.IPv4Address(address))
-
-
-# --- what a merged configuration is, as a file ---------------------------------------------
-
-ALWAYS: Final = "busy-poll"
-"""The key for which zero means something, so it is never left out."""
-
-KEYS: Final[tuple[tuple[str, Callable[[Config], object]], ...]] = (
-    (ALWAYS, lambda config: config.workers.busy_poll),
-    ("listen", lambda config: list(config.links.listen)),
-    ("services", lambda config: config.links.services),
-    ("notification", lambda config: config.links.notification),
-    ("log-level", lambda config: config.logging.log_level),
-    ("log-file", lambda config: config.logging.log_file),
-    ("pid-file", lambda config: config.logging.pid_file),
-    ("ec2-metadata-access", lambda config: config.access.ec2_metadata_access),
-    ("interfaces", lambda config: _filled({name: getattr(config.links, name) for name in LINKS})),
-    ("links", lambda config: [f"{protocol}+{url}" for protocol, url in config.links.further]),
-    ("forwards", lambda config: [asdict(forward) for forward in config.access.socket_forwards]),
-    ("stack.debug", lambda config: config.logging.stack_debug),
-    ("stack.capture-file", lambda config: config.logging.capture_file),
-    ("stack.mtu", lambda config: config.network.mtu),
-    ("stack.subnet", lambda config: str(config.network.subnet)),
-    ("stack.gatewayIP", lambda config: address_text(config.network.gateway_ip)),
-    ("stack.deviceIP", lambda config: address_text(config.network.device_ip)),
-    ("stack.hostIP", lambda config: address_text(config.network.host_ip)),
-    ("stack.gatewayMacAddress", lambda config: mac_text(config.network.gateway_mac)),
-    ("stack.dns", lambda config: [_zone(zone) for zone in config.network.dns_zones]),
-    ("stack.dnsSearchDomains", lambda config: list(config.network.dns_search_domains)),
-    ("stack.forwards", lambda config: {forward_key(f): f.remote for f in config.access.forwards}),
-    ("stack.nat", lambda config: {address_text(a): address_text(b) for a, b in config.network.nat.items()}),
-    ("stack.gatewayVirtualIPs", lambda config: [address_text(a) for a in config.network.gateway_virtual_ips]),
-    (
-        "stack.dhcpStaticLeases",
-        lambda config: {address_text(a): mac_text(m) for a, m in config.network.dhcp_static_leases.items()},
-    ),
-    (
-        "stack.vpnKitUUIDMacAddresses",
-        lambda config: {uuid: mac_text(m) for uuid, m in config.network.vpnkit_macs.items()},
-    ),
-    ("placement", lambda config: config.workers.placement),
-    ("tcp-workers", lambda config: config.workers.tcp_workers),
-    ("egress-workers", lambda config: config.workers.egress_workers),
-    ("slots", lambda config: config.workers.slots),
-    ("limits", lambda config: {limit.key: getattr(config.limits, limit.name) for limit in limits.TABLE}),
-    ("api-token-file", lambda config: config.access.api_token_file),
-    ("state-file", lambda config: config.network.state_file),
-    ("guest-api", lambda config: _guest_api(config.access.guest_api)),
-    ("egress-policy", lambda config: _policy(config.access.egress_policy)),
-    ("udp-nat", lambda config: config.network.udp_nat),
-    (
-        "proxy-protocol",
-        lambda config: {
-            forward_key(f): f"v{f.proxy_protocol}" for f in config.access.forwards if f.proxy_protocol
-        },
-    ),
-)
-"""Each key of a file and what it is for a Config."""
-
-
-def as_file(config: Config) -> dict[str, Any]:
-    """The keys of a file that gives this Config again, without empty ones."""
-    top: dict[str, Any] = {}
-    stack: dict[str, Any] = {}
-    for path, value_of in KEYS:
-        value = value_of(config)
-        if not value and path != ALWAYS:
-            continue
-        if path.startswith("stack."):
-            top["stack"] = stack
-            stack[path.removeprefix("stack.")] = value
-        else:
-            top[path] = value
-    return top
+    def settings(self) -> Settings:
+        """The settings of all groups by name."""
+        groups = (getattr(self, each.name) for each in fields(self))
+        return {each.name: getattr(group, each.name) for group in groups for each in fields(group)}
 
 
 def forward_key(forward: PortForward) -> str:
     """The key of stack.forwards that means this one."""
     return ("" if forward.protocol == "tcp" else f"{forward.protocol}:") + forward.local
-
-
-def _zone(zone: Zone) -> dict[str, Any]:
-    records = [_filled(asdict(record)) for record in zone.records]
-    return _filled({"name": zone.name, "records": records, "defaultIP": zone.default_ip})
-
-
-def _guest_api(api: GuestApi) -> dict[str, Any]:
-    if api == GuestApi():
-        return {}
-    # Here false says something.
-    flags = {"enabled": api.enabled, "unix": api.unix}
-    return flags | _filled({"addresses": list(api.addresses), "ports": _port_texts(api.ports)})
-
-
-def _policy(policy: EgressPolicy) -> dict[str, Any]:
-    if policy == EgressPolicy():
-        return {}
-    rules = [
-        _filled(
-            {
-                "action": rule.action,
-                "guests": list(rule.guests),
-                "networks": list(rule.networks),
-                "names": list(rule.names),
-                "ports": _port_texts(rule.ports),
-                "protocols": list(rule.protocols),
-            }
-        )
-        for rule in policy.rules
-    ]
-    return {"default": policy.default, "rules": rules}
-
-
-def _port_texts(ranges: tuple[PortRange, ...]) -> list[str]:
-    return [f"{low}-{high}" for low, high in ranges]
-
-
-def _filled(keys: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in keys.items() if value}

@@ -1,25 +1,28 @@
 """The single values that may stand in the YAML file: a check for each kind, as a type for pydantic.
 
 A check gets the text as it was written. It returns the value, or raises ValueError, which says what is
-allowed. keys.py puts these types together to the schema.
+allowed. A type whose value is not a text also says how it is written. keys.py and model.py put these types
+together to the schema.
 """
 
 import ipaddress
 import re
 from collections.abc import Callable
-from typing import Annotated, Final
+from typing import Annotated, Final, TypeVar
 
-from pydantic import BeforeValidator
+from pydantic import BeforeValidator, PlainSerializer
 
 from pipeline.engines.dns.patterns import Regexp, RegexpError
 from pipeline.go import flags
+from pipeline.wire import ethernet, ipv4
 
 _TRUE: Final = frozenset({"true", "True", "TRUE", "yes", "Yes", "YES", "on", "On", "ON", "y", "Y"})
 _FALSE: Final = frozenset({"false", "False", "FALSE", "no", "No", "NO", "off", "Off", "OFF", "n", "N"})
-_MAC: Final = re.compile(r"[0-9a-fA-F]{2}([:-][0-9a-fA-F]{2}){5}")
 _LABEL: Final = "[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?"
 _NAME: Final = re.compile(rf"(\*\.)?{_LABEL}(\.{_LABEL})*")
 _NETWORKS: Final = ("udp", "udp4", "udp6", "tcp", "tcp4", "tcp6")
+
+Value = TypeVar("Value", str, bytes)
 
 
 class Scalar(str):
@@ -47,6 +50,8 @@ def _true(value: object) -> bool:
 
 
 def number(low: int, high: int) -> BeforeValidator:
+    """A whole number of this range."""
+
     def check(value: object) -> int:
         try:
             number = flags.integer(value) if isinstance(value, Scalar) and value.plain else None
@@ -59,11 +64,11 @@ def number(low: int, high: int) -> BeforeValidator:
     return BeforeValidator(check)
 
 
-def _ipv4(value: object) -> str:
-    text = _text(value)
-    if not is_ipv4(text):
-        raise ValueError("must be an IPv4 address such as 192.168.127.2")
-    return text
+def _ipv4(value: object) -> int:
+    try:
+        return ipv4.addr_parse(_text(value))
+    except ValueError:
+        raise ValueError("must be an IPv4 address such as 192.168.127.2") from None
 
 
 def _any_ip(value: object) -> str:
@@ -75,11 +80,11 @@ def _any_ip(value: object) -> str:
     return text
 
 
-def _mac(value: object) -> str:
-    text = _text(value)
-    if not _MAC.fullmatch(text):
-        raise ValueError("must be a MAC address such as 5a:94:ef:e4:0c:ee")
-    return text
+def _mac(value: object) -> bytes:
+    try:
+        return ethernet.mac_parse(_text(value))
+    except ValueError:
+        raise ValueError("must be a MAC address such as 5a:94:ef:e4:0c:ee") from None
 
 
 def _regexp(value: object) -> str:
@@ -92,6 +97,8 @@ def _regexp(value: object) -> str:
 
 
 def one_of(*words: str) -> BeforeValidator:
+    """One of these texts."""
+
     def check(value: object) -> str:
         text = _text(value)
         if text not in words:
@@ -130,8 +137,12 @@ def _name_pattern(value: object) -> str:
     return text
 
 
-def _optional(check: Callable[[object], str]) -> BeforeValidator:
-    return BeforeValidator(lambda value: "" if value == "" else check(value))
+def _port_text(ports: tuple[int, int]) -> str:
+    return f"{ports[0]}-{ports[1]}"
+
+
+def _optional(check: Callable[[object], Value], nothing: Value) -> BeforeValidator:
+    return BeforeValidator(lambda value: nothing if value == "" else check(value))
 
 
 def _guest_address(value: object) -> str:
@@ -167,14 +178,15 @@ def is_ipv4(text: str) -> bool:
 
 Text = Annotated[str, BeforeValidator(_text)]
 Flag = Annotated[bool, BeforeValidator(_true)]
-Ip = Annotated[str, BeforeValidator(_ipv4)]
-Mac = Annotated[str, BeforeValidator(_mac)]
-OptionalAnyIp = Annotated[str, _optional(_any_ip)]
-OptionalMac = Annotated[str, _optional(_mac)]
+Ip = Annotated[int, BeforeValidator(_ipv4), PlainSerializer(ipv4.addr_text)]
+Mac = Annotated[bytes, BeforeValidator(_mac), PlainSerializer(ethernet.mac_text)]
+OptionalMac = Annotated[bytes, _optional(_mac, b""), PlainSerializer(ethernet.mac_text)]
+OptionalAnyIp = Annotated[str, _optional(_any_ip, "")]
 Pattern = Annotated[str, BeforeValidator(_regexp)]
-Network = Annotated[str, BeforeValidator(_network)]
+AnyNetwork = Annotated[str, BeforeValidator(_network)]
 Ipv4Network = Annotated[str, BeforeValidator(_ipv4_network)]
-Ports = Annotated[tuple[int, int], BeforeValidator(_ports)]
+Ports = Annotated[tuple[int, int], BeforeValidator(_ports), PlainSerializer(_port_text)]
+"""First and last port."""
 NamePattern = Annotated[str, BeforeValidator(_name_pattern)]
 GuestAddress = Annotated[str, BeforeValidator(_guest_address)]
 LocalAddress = Annotated[str, BeforeValidator(_local_address)]

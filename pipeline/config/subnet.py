@@ -5,7 +5,7 @@ Texts and the order of checks are gvproxy's.
 
 import ipaddress
 import re
-from typing import Final
+from typing import Final, NamedTuple
 
 from pipeline.config.file import ConfigError
 from pipeline.config.scalars import is_ipv4
@@ -31,13 +31,21 @@ def parse_subnet(text: str) -> ipaddress.IPv4Network:
     return network
 
 
-def addresses(
-    subnet: ipaddress.IPv4Network, subnet_text: str, gateway: str, device: str, host: str
-) -> tuple[ipaddress.IPv4Address, ipaddress.IPv4Address, ipaddress.IPv4Address]:
-    """The three addresses, derived where the text is empty: first, second and last usable.
+class Addresses(NamedTuple):
+    """The settings of these names. Others depend on them."""
+
+    subnet: ipaddress.IPv4Network
+    gateway_ip: int
+    device_ip: int
+    host_ip: int
+
+
+def addresses(subnet_text: str, gateway: str, device: str, host: str) -> Addresses:
+    """The subnet and three addresses in it. An empty text means the first, second and last usable one.
 
     Raises ConfigError for a subnet longer than /29 and for addresses that cannot be used.
     """
+    subnet = parse_subnet(subnet_text)
     found = []
     usable = {"gateway": (gateway, 1), "device": (device, 2), "host": (host, subnet.num_addresses - 2)}
     if subnet.max_prefixlen - subnet.prefixlen < MIN_HOST_BITS:
@@ -55,10 +63,10 @@ def addresses(
             raise ConfigError(f"{prefix}IP must not be address of subnet: {ip}")
         if ip == subnet.broadcast_address:
             raise ConfigError(f"{prefix}IP must not be broadcast address: {ip}")
-        found.append(ip)
+        found.append(int(ip))
     if len(set(found)) < len(found):
         raise ConfigError(f"{prefix}IP addresses need to be distinct")
-    return found[0], found[1], found[2]
+    return Addresses(subnet, *found)
 
 
 def checked_mtu(mtu: int, warnings: list[str]) -> int:

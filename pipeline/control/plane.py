@@ -3,9 +3,10 @@
 import asyncio
 import socket
 from collections.abc import Callable, Mapping, Sequence
+from ipaddress import IPv4Address
 
 from pipeline import logs
-from pipeline.config.model import Config, PortForward, address_text
+from pipeline.config.model import Config, PortForward
 from pipeline.control.forwarder import Forwarder
 from pipeline.control.http import openapi
 from pipeline.control.http.access import Access
@@ -105,7 +106,7 @@ class ControlPlane:
 
     async def forward_sockets(self) -> None:
         """Make the configured sockets that lead into the guest. Raises SocketError, SshError."""
-        guest = address_text(self._config.network.device_ip)
+        guest = str(IPv4Address(self._config.network.device_ip))
         for forward in self._config.access.socket_forwards:
             # Each attempt reads the key again. Reading it here reports at once a key that can never work.
             await asyncio.to_thread(read_key, forward.identity)

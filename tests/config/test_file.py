@@ -17,7 +17,7 @@ def test_an_empty_file_is_valid(text: str) -> None:
 
 def test_a_mac_address_of_digits_stays_a_text() -> None:
     keys, _ = config_file.read("stack: {gatewayMacAddress: 10:11:11:11:11:11}")
-    assert keys.stack.gateway_mac == "10:11:11:11:11:11"
+    assert keys.stack.gateway_mac == bytes.fromhex("101111111111")
 
 
 def test_texts_that_look_like_other_things_stay_texts() -> None:
@@ -26,7 +26,7 @@ def test_texts_that_look_like_other_things_stay_texts() -> None:
     )
     assert keys.log_file == "0x10"
     assert keys.pid_file == "yes"
-    assert keys.stack.dns_search_domains == ["1.0", "", "2001-01-01"]
+    assert keys.stack.dns_search_domains == ("1.0", "", "2001-01-01")
 
 
 def test_keys_without_a_value_keep_their_default() -> None:
@@ -39,8 +39,8 @@ def test_numbers_are_literals_and_booleans_are_yamls() -> None:
     keys, _ = config_file.read("slots: 0x100\nstack: {mtu: 1_500, debug: yes, ec2MetadataAccess: TRUE}")
     assert keys.slots == 256
     assert keys.stack.mtu == 1500
-    assert keys.stack.debug
-    assert keys.stack.ec2_metadata_access
+    assert keys.stack.stack_debug
+    assert keys.stack.stack_ec2_metadata_access
 
 
 def test_merge_keys_and_anchors_are_resolved() -> None:
@@ -117,7 +117,7 @@ def test_patterns_are_checked_as_far_as_both_syntaxes_agree() -> None:
         config_file.read("stack: {dns: [{name: a., records: [{regexp: 'crc-(', ip: 1.2.3.4}]}]}")
     for pattern in ("crc-(.*?)-master-0", r"\Qa.b\E\z", "(?i:x)y", "[[:alpha:]]+"):
         keys, _ = config_file.read(f"stack: {{dns: [{{name: a., records: [{{regexp: '{pattern}'}}]}}]}}")
-        assert keys.stack.dns[0].records[0].regexp == pattern
+        assert keys.stack.dns_zones[0].records[0].regexp == pattern
 
 
 def test_several_errors_are_all_told() -> None:

@@ -22,7 +22,7 @@ def test_every_limit_has_a_counter() -> None:
     assert [limit.name for limit in limits.TABLE if limit.counter not in INDEX] == []
 
 
-def test_a_part_stands_behind_what_it_is_a_part_of() -> None:
+def test_a_guests_part_comes_after_its_whole() -> None:
     for whole, part in pairwise(limits.TABLE):
         assert not part.help.startswith("of them") or part.name == f"{whole.name}_per_guest"
 

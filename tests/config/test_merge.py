@@ -14,13 +14,13 @@ from pipeline.config.model import (
     Record,
     SocketForward,
     Zone,
-    address_text,
-    as_file,
-    mac_text,
 )
+from pipeline.config.shown import as_file
 from pipeline.engines.dns.zones import ZoneError, parse_zone
 from pipeline.links import addresses
 from pipeline.system import small_file
+from pipeline.wire import ethernet
+from pipeline.wire.ipv4 import addr_text
 from tests.config.built import build, refusal
 
 
@@ -30,20 +30,20 @@ def test_the_default_mode_is_gvproxys() -> None:
     assert config.network.mtu == 1500
     assert str(config.network.subnet) == "192.168.127.0/24"
     network = config.network
-    texts = [address_text(ip) for ip in (network.gateway_ip, network.device_ip, network.host_ip)]
+    texts = [addr_text(ip) for ip in (network.gateway_ip, network.device_ip, network.host_ip)]
     assert texts == ["192.168.127.1", "192.168.127.2", "192.168.127.254"]
-    assert mac_text(config.network.gateway_mac) == "5a:94:ef:e4:0c:dd"
+    assert ethernet.mac_text(config.network.gateway_mac) == "5a:94:ef:e4:0c:dd"
     records = (Record("gateway", "192.168.127.1"), Record("host", "192.168.127.254"))
     assert config.network.dns_zones == (
         Zone("containers.internal.", records),
         Zone("docker.internal.", records),
     )
     assert config.access.forwards == (PortForward("tcp", "127.0.0.1:2222", "192.168.127.2:22"),)
-    assert {address_text(ip): address_text(to) for ip, to in config.network.nat.items()} == {
+    assert {addr_text(ip): addr_text(to) for ip, to in config.network.nat.items()} == {
         "192.168.127.254": "127.0.0.1"
     }
     assert config.network.gateway_virtual_ips == (config.network.host_ip,)
-    assert {ip: mac_text(mac) for ip, mac in config.network.dhcp_static_leases.items()} == {
+    assert {ip: ethernet.mac_text(mac) for ip, mac in config.network.dhcp_static_leases.items()} == {
         config.network.device_ip: "5a:94:ef:e4:0c:ee"
     }
     assert list(config.network.vpnkit_macs) == ["c3d68012-0208-11ea-9fd7-f2189899ab08"]
@@ -62,7 +62,7 @@ def test_the_default_mode_is_gvproxys() -> None:
 def test_addresses_derive_from_the_subnet(subnet: str, expected: list[str]) -> None:
     config, _ = build("-subnet", subnet)
     network = config.network
-    assert [address_text(ip) for ip in (network.gateway_ip, network.device_ip, network.host_ip)] == expected
+    assert [addr_text(ip) for ip in (network.gateway_ip, network.device_ip, network.host_ip)] == expected
     assert config.access.forwards[0].remote == f"{expected[1]}:22"
     assert list(config.network.nat) == [int(ipaddress.IPv4Address(expected[2]))]
 
@@ -73,9 +73,9 @@ def test_the_file_wins_for_addresses_and_flags_fill_the_rest(file) -> None:
         "-config", path, "-subnet", "10.2.0.0/24", "-gatewayIP", "10.2.0.7", "-deviceIP", "10.1.0.77"
     )
     assert str(config.network.subnet) == "10.1.0.0/24"
-    assert address_text(config.network.gateway_ip) == "10.1.0.9"
-    assert address_text(config.network.device_ip) == "10.1.0.77"
-    assert address_text(config.network.host_ip) == "10.1.0.254"
+    assert addr_text(config.network.gateway_ip) == "10.1.0.9"
+    assert addr_text(config.network.device_ip) == "10.1.0.77"
+    assert addr_text(config.network.host_ip) == "10.1.0.254"
 
 
 def test_flags_win_elsewhere(file) -> None:

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from pipeline.config import merge, options
+from pipeline.config import keys, merge, options
 from pipeline.config import model as config
+from pipeline.config.shown import as_file
 from pipeline.go import flags
 
 
@@ -27,16 +28,35 @@ def build(*words: str) -> config.Config:
 def test_a_config_written_as_a_file_reads_back_the_same(words: tuple[str, ...], tmp_path: Path) -> None:
     made = build(*words)
     path = tmp_path / "shown.yaml"
-    path.write_text(yaml.safe_dump(config.as_file(made), sort_keys=False))
+    path.write_text(yaml.safe_dump(as_file(made), sort_keys=False))
     assert build("-config", str(path)) == made
+
+
+def test_every_setting_has_a_key_and_every_key_a_setting() -> None:
+    folded_into_others = {"proxy_protocol", "stack_ec2_metadata_access"}
+    assert keys.FileKeys().settings().keys() - folded_into_others == build().settings().keys()
+
+
+def test_a_setting_is_in_one_group_and_one_map() -> None:
+    made = build()
+    groups = [getattr(made, group.name) for group in dataclasses.fields(made)]
+    assert len(made.settings()) == sum(len(dataclasses.fields(group)) for group in groups)
+    maps = [keys.FileKeys, keys.StackKeys, keys.InterfaceKeys, keys.LimitKeys]
+    names = [name for each in maps for name, key in each.model_fields.items() if key.annotation not in maps]
+    assert len(names) == len(set(names))
+
+
+def test_a_config_made_of_its_settings_is_the_same() -> None:
+    assert config.Config.of(build().settings()) == build()
+
+
+def test_what_is_empty_or_said_by_default_is_not_shown() -> None:
+    shown = as_file(build("-limit", "max-closing-bytes=0", "-busy-poll", "0"))
+    assert shown.keys().isdisjoint({"interfaces", "guest-api", "egress-policy", "services", "links"})
+    assert shown["busy-poll"] == 0
+    assert shown["limits"]["max-closing-bytes"] == 0
 
 
 def test_a_config_cannot_be_changed() -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
         build().network.mtu = 3  # type: ignore[misc]
-
-
-def test_addresses_have_texts_and_numbers() -> None:
-    assert config.address_text(0xC0A87F01) == "192.168.127.1"
-    assert config.mac_bytes("5A:94:ef:e4:0c:dd") == config.mac_bytes("5a-94-ef-e4-0c-dd")
-    assert config.mac_text(bytes.fromhex("5a94efe40cdd")) == "5a:94:ef:e4:0c:dd"

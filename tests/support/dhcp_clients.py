@@ -1,7 +1,10 @@
 """A DHCP server and its clients, as its tests need them."""
 
+from dataclasses import replace
+from ipaddress import IPv4Network
+
+from pipeline.config.model import Network
 from pipeline.counters import INDEX
-from pipeline.engines.dhcp.leases import DhcpConfig
 from pipeline.engines.dhcp.server import Dhcp, Ignored, Reply
 from pipeline.wire import dhcp
 from pipeline.wire.ipv4 import addr_parse
@@ -14,16 +17,28 @@ GATEWAY_MAC = bytes.fromhex("5a94efe40cdd")
 GUEST_MAC = bytes.fromhex("5a94efe40cee")
 
 
-def config(**changes: object) -> DhcpConfig:
-    base = DhcpConfig(
-        NETWORK, 24, GATEWAY, GATEWAY_MAC, 1500, static_leases={GUEST: GUEST_MAC}, reserved=frozenset({HOST})
+def config(**changes: object) -> Network:
+    base = Network(
+        mtu=1500,
+        subnet=IPv4Network("192.168.127.0/24"),
+        gateway_ip=GATEWAY,
+        device_ip=GUEST,
+        host_ip=HOST,
+        gateway_mac=GATEWAY_MAC,
+        dns_zones=(),
+        dns_search_domains=(),
+        nat={},
+        gateway_virtual_ips=(),
+        dhcp_static_leases={GUEST: GUEST_MAC},
+        vpnkit_macs={},
     )
-    return base._replace(**changes)  # type: ignore[arg-type]
+    return replace(base, **changes)  # type: ignore[arg-type]
 
 
-def small(**changes: object) -> DhcpConfig:
+def small(**changes: object) -> Network:
     """A /29: .1 is the gateway, .6 the host, .7 broadcast; .2 to .5 are to be had."""
-    return config(prefix_len=29, static_leases={}, reserved=frozenset({NETWORK + 6}), **changes)
+    subnet = IPv4Network("192.168.127.0/29")
+    return config(subnet=subnet, dhcp_static_leases={}, host_ip=NETWORK + 6, **changes)
 
 
 def mac(n: int) -> bytes:

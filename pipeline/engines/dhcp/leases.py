@@ -27,7 +27,8 @@ This module does not know messages.
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
-from typing import Final, NamedTuple
+from ipaddress import IPv4Network
+from typing import Final, NamedTuple, Protocol
 
 from pipeline.engines import tally
 from pipeline.engines.dhcp.lease import (
@@ -64,21 +65,20 @@ NO_ADDRESS: Final = "dhcp_message_dropped_no_address"
 LOAN_OVER: Final = "dhcp_message_dropped_loan_over"
 
 
-class DhcpConfig(NamedTuple):
-    """The server's parameters. Addresses are ints, MACs 6 bytes, ``mtu`` is in bytes.
+class LeaseConfig(Protocol):
+    """The part of the configuration that Leases needs. Addresses are ints, MACs 6 bytes."""
 
-    ``reserved``: addresses that no client gets, such as the host's and the gateway's virtual ones. The
-    gateway's, the network's and the broadcast address need not be in it. ``static_leases``: address -> MAC.
-    """
-
-    network: int
-    prefix_len: int
-    gateway_addr: int
-    gateway_mac: bytes
-    mtu: int
-    search_domains: tuple[str, ...] = ()
-    static_leases: Mapping[int, bytes] = {}
-    reserved: frozenset[int] = frozenset()
+    @property
+    def subnet(self) -> IPv4Network: ...
+    @property
+    def gateway_ip(self) -> int: ...
+    @property
+    def gateway_mac(self) -> bytes: ...
+    @property
+    def dhcp_static_leases(self) -> Mapping[int, bytes]: ...
+    @property
+    def reserved(self) -> frozenset[int]:
+        """Addresses that no client gets, beside the gateway's, the network's and the broadcast one."""
 
 
 class Grant(NamedTuple):
@@ -97,18 +97,14 @@ def by_link(link: int) -> int:
 class Leases:
     """The leases of one subnet."""
 
-    def __init__(self, config: DhcpConfig, guest_of: Callable[[int], int] = by_link) -> None:
+    def __init__(self, config: LeaseConfig, guest_of: Callable[[int], int] = by_link) -> None:
         """guest_of: the number of the guest that opened a link; above 0. Links of one peer share it."""
         self._config = config
         self._guest_of = guest_of
-        self._pool = Pool(
-            config.network,
-            config.prefix_len,
-            config.reserved | {config.gateway_addr, *config.static_leases},
-        )
+        self._pool = Pool(config.subnet, config.reserved | {config.gateway_ip, *config.dhcp_static_leases})
         self._reserve = min(MAX_RESERVE, self._pool.capacity // 8)
         # A MAC with two static addresses gets the lower one, the same in every run.
-        self._static = {mac: addr for addr, mac in sorted(config.static_leases.items(), reverse=True)}
+        self._static = {mac: addr for addr, mac in sorted(config.dhcp_static_leases.items(), reverse=True)}
         self._leases: dict[bytes, Lease] = {}
         # MACs by state, in the order in which their leases expire.
         self._by_state: dict[str, OrderedDict[bytes, None]] = {
@@ -123,13 +119,13 @@ class Leases:
     @property
     def count(self) -> int:
         """Dynamic and static leases."""
-        return len(self._leases) + len(self._config.static_leases)
+        return len(self._leases) + len(self._config.dhcp_static_leases)
 
     def by_addr(self) -> dict[int, bytes]:
         """Address -> MAC of the gateway, of the static leases and of every client that has an address."""
         return {
-            self._config.gateway_addr: self._config.gateway_mac,
-            **self._config.static_leases,
+            self._config.gateway_ip: self._config.gateway_mac,
+            **self._config.dhcp_static_leases,
             **{lease.addr: mac for mac, lease in self._leases.items()},
         }
 

@@ -7,6 +7,7 @@ only a quarter of the subnet and no more than MAX_DECLINED: a guest must not use
 import heapq
 from collections import OrderedDict
 from collections.abc import Iterable
+from ipaddress import IPv4Network
 from typing import Final
 
 DECLINE_SECONDS: Final = 600.0
@@ -19,16 +20,15 @@ MAX_TAKEN: Final = 16384
 class Pool:
     """The dynamic addresses of one subnet, as ints."""
 
-    def __init__(self, network: int, prefix_len: int, never: Iterable[int]) -> None:
+    def __init__(self, subnet: IPv4Network, never: Iterable[int]) -> None:
         """never: addresses that no client gets."""
-        mask = 0xFFFFFFFF << (32 - prefix_len) & 0xFFFFFFFF
-        self._network = network & mask
-        self._broadcast = self._network | ~mask & 0xFFFFFFFF
+        self._network = int(subnet.network_address)
+        self._broadcast = int(subnet.broadcast_address)
         self._never = frozenset(never)
         inside = sum(self._network < addr < self._broadcast for addr in self._never)
         self.capacity = min(MAX_TAKEN, max(0, self._broadcast - self._network - 1 - inside))
         """How many clients there can be."""
-        self._max_declined = min(MAX_DECLINED, 1 << (32 - prefix_len) >> 2)
+        self._max_declined = min(MAX_DECLINED, subnet.num_addresses // 4)
         self._taken: set[int] = set()
         self._declined: OrderedDict[int, float] = OrderedDict()
         """Until when an address is kept back, the first one first."""

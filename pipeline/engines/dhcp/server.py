@@ -11,10 +11,10 @@ The server does not probe whether an address is in use.
 """
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, Protocol
 
 from pipeline.engines.dhcp.lease import BOOTP, BOUND, OFFERED
-from pipeline.engines.dhcp.leases import DhcpConfig, Leases, by_link
+from pipeline.engines.dhcp.leases import LeaseConfig, Leases, by_link
 from pipeline.wire import dhcp
 from pipeline.wire.errors import WireError
 
@@ -42,6 +42,17 @@ class Ignored(NamedTuple):
     counter: str
 
 
+class DhcpConfig(LeaseConfig, Protocol):
+    """The part of the configuration that Dhcp needs: what Leases needs, and what clients are told."""
+
+    @property
+    def mtu(self) -> int:
+        """In bytes."""
+
+    @property
+    def dns_search_domains(self) -> tuple[str, ...]: ...
+
+
 class Dhcp:
     """The server of one subnet."""
 
@@ -49,17 +60,16 @@ class Dhcp:
         """guest_of: the number of the guest that opened a link; above 0."""
         self._config = config
         self._leases = Leases(config, guest_of)
-        mask = 0xFFFFFFFF << (32 - config.prefix_len) & 0xFFFFFFFF
-        gateway = config.gateway_addr.to_bytes(4, "big")
+        gateway = config.gateway_ip.to_bytes(4, "big")
         self._options: dict[int, bytes] = {
-            dhcp.SUBNET_MASK: mask.to_bytes(4, "big"),
+            dhcp.SUBNET_MASK: config.subnet.netmask.packed,
             dhcp.ROUTER: gateway,
             dhcp.DNS_SERVER: gateway,
             dhcp.SERVER_ID: gateway,
         }
         if 0 < config.mtu <= MAX_MTU_OPTION:
             self._options[dhcp.INTERFACE_MTU] = config.mtu.to_bytes(2, "big")
-        self._search_list = _search_list(config.search_domains)
+        self._search_list = _search_list(config.dns_search_domains)
 
     @property
     def lease_count(self) -> int:
@@ -110,7 +120,7 @@ class Dhcp:
             return self._bootp(message, mac, link, guest_addr, guest_port, now)
         # A client that chose another server sends its choice to all servers (RFC 2131 section 4.3.2).
         server = message.option_addr(dhcp.SERVER_ID)
-        for_another = server not in (0, self._config.gateway_addr)
+        for_another = server not in (0, self._config.gateway_ip)
         match message.kind:
             case dhcp.DISCOVER:
                 kind, state, counter = dhcp.OFFER, OFFERED, "dhcp_offer_sent"
@@ -198,7 +208,7 @@ class Dhcp:
                 flags=message.flags,
                 ciaddr=message.ciaddr,
                 yiaddr=grant.addr,
-                siaddr=self._config.gateway_addr,
+                siaddr=self._config.gateway_ip,
                 giaddr=message.giaddr,
             )
         )

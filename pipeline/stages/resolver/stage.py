@@ -24,11 +24,12 @@ from pipeline.records.flows import Ends, FlowKey, flow_key
 from pipeline.records.guests import LinkNotice
 from pipeline.records.kinds import RECORD_BYTES
 from pipeline.records.services import ServiceDatagram
+from pipeline.stages.resolver.descriptors import question_sockets
 from pipeline.stages.resolver.leases import LeaseKeeper
 from pipeline.stages.resolver.names import NameReports
 from pipeline.stages.resolver.replies import Replies
-from pipeline.stages.resolver.settings import dhcp_config, local_zones, question_sockets
 from pipeline.stages.resolver.streams import DnsStreams, StreamClient
+from pipeline.stages.resolver.zones import local_zones
 from pipeline.stages.worker import Message, Worker
 from pipeline.wire import ethernet, ipv4
 
@@ -81,7 +82,7 @@ class ResolverStage:
         self.guests: dict[int, int] = {}
         """The number of the guest that opened each link. Links of one peer are one guest."""
         self.gateway = config.network.gateway_ip
-        self.dhcp = Dhcp(dhcp_config(config.network), self.guest_of)
+        self.dhcp = Dhcp(config.network, self.guest_of)
         sockets = question_sockets()
         self.dns: dns.Dns[Client] = dns.Dns(
             local_zones(config.network, worker.log),

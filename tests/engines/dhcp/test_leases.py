@@ -1,6 +1,7 @@
 """DHCP leases: who gets which address, and what one guest leaves to the others."""
 
 from collections.abc import Iterable
+from ipaddress import IPv4Network
 
 import pytest
 from hypothesis import given, settings
@@ -163,7 +164,7 @@ def test_a_lease_whose_link_is_gone_is_given_up_only_by_a_client_that_is_back() 
 
 
 def test_declining_everything_does_not_use_up_the_subnet() -> None:
-    engine = Dhcp(config(static_leases={}))
+    engine = Dhcp(config(dhcp_static_leases={}))
     for n in range(2000):
         last = address(engine, n)
         assert last
@@ -172,7 +173,7 @@ def test_declining_everything_does_not_use_up_the_subnet() -> None:
 
 
 def test_table_is_bounded_in_a_large_subnet() -> None:
-    engine = Dhcp(config(network=10 << 24, prefix_len=8, gateway_addr=(10 << 24) + 1, static_leases={}))
+    engine = Dhcp(config(subnet=IPv4Network("10.0.0.0/8"), gateway_ip=(10 << 24) + 1, dhcp_static_leases={}))
     for n in range(pool.MAX_TAKEN):
         # The last eight are for guests without an address.
         link = n // 8 + 1 if n < pool.MAX_TAKEN - 8 else 10000 + n
@@ -226,7 +227,7 @@ def test_clients_that_a_guest_has_no_more_are_no_reason_to_refuse_another_guests
 
 
 def test_a_guest_of_a_small_subnet_may_have_eight_clients_and_more_while_others_find_some() -> None:
-    engine = Dhcp(config(prefix_len=28, static_leases={}, reserved=frozenset()))
+    engine = Dhcp(config(subnet=IPv4Network("192.168.127.0/28"), dhcp_static_leases={}))
     assert leased(engine, range(10)) == list(range(10))
     assert leased(engine, range(11, 13), link=2) == [11, 12]
     # An eighth of the subnet is left, for another guest.
@@ -362,7 +363,7 @@ def test_restored_leases_are_not_taken_while_an_address_is_free() -> None:
 
 
 def test_client_with_two_static_addresses_gets_the_lower_one() -> None:
-    engine = Dhcp(config(static_leases={NETWORK + 20: mac(1), NETWORK + 9: mac(1)}))
+    engine = Dhcp(config(dhcp_static_leases={NETWORK + 20: mac(1), NETWORK + 9: mac(1)}))
     assert address(engine, 1) == 9
 
 

@@ -1,5 +1,7 @@
 """Loans: a guest that is alone uses the whole subnet, and another guest waits for minutes at most."""
 
+from ipaddress import IPv4Network
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -185,7 +187,7 @@ def test_links_of_one_peer_are_one_guest() -> None:
 def test_no_address_has_two_holders_whatever_clients_do(
     events: list[tuple[int, int, int, float, int]],
 ) -> None:
-    engine = Dhcp(config(prefix_len=28, static_leases={}, reserved=frozenset()))
+    engine = Dhcp(config(subnet=IPv4Network("192.168.127.0/28"), dhcp_static_leases={}))
     now = 0.0
     for kind, client, last, wait, link in events:
         now += wait

@@ -55,7 +55,7 @@ def test_ack_differs_from_the_offer_in_its_type_only() -> None:
 
 
 def test_all_options_stand_in_order_with_relay_information_last() -> None:
-    engine = Dhcp(config(search_domains=("corp.example", "a.b.")))
+    engine = Dhcp(config(dns_search_domains=("corp.example", "a.b.")))
     asked = {dhcp.CLIENT_ID: b"\x01abc", dhcp.RELAY_INFO: b"\x01\x02xy", dhcp.PARAMETER_LIST: b"\x01\x77"}
     reply = parsed(send(engine, message(dhcp.DISCOVER, options=asked, giaddr=5)))
     assert list(reply.options) == [1, 3, 6, 26, 51, 53, 54, 61, 119, 82]
@@ -96,14 +96,14 @@ def test_overlong_search_list_keeps_the_first_domains() -> None:
     domains = tuple(f"{'x' * 60}{n:02}.example" for n in range(30))
     options = {**SEARCHES, dhcp.MAX_MESSAGE_SIZE: (1500).to_bytes(2, "big")}
     value = parsed(
-        send(Dhcp(config(search_domains=domains)), message(dhcp.DISCOVER, options=options))
+        send(Dhcp(config(dns_search_domains=domains)), message(dhcp.DISCOVER, options=options))
     ).options[119]
     assert 0 < len(value) <= server.MAX_SEARCH_LIST
     assert value.startswith(b"\x3e" + domains[0].split(".")[0].encode())
 
 
 def test_six_long_search_domains_leave_a_reply_that_every_client_takes() -> None:
-    engine = Dhcp(config(search_domains=SIX_DOMAINS))
+    engine = Dhcp(config(dns_search_domains=SIX_DOMAINS))
     for kind in (dhcp.DISCOVER, dhcp.REQUEST, dhcp.INFORM):
         reply = send(engine, message(kind, options=SEARCHES))
         assert datagram_len(reply) <= 576
@@ -116,14 +116,14 @@ def test_six_long_search_domains_leave_a_reply_that_every_client_takes() -> None
 )
 def test_reply_is_never_longer_than_the_client_takes(size: int, count: int) -> None:
     options = {**SEARCHES, dhcp.MAX_MESSAGE_SIZE: size.to_bytes(2, "big")}
-    reply = send(Dhcp(config(search_domains=SIX_DOMAINS)), message(dhcp.DISCOVER, options=options))
+    reply = send(Dhcp(config(dns_search_domains=SIX_DOMAINS)), message(dhcp.DISCOVER, options=options))
     assert datagram_len(reply) <= max(576, size)
     assert len(names(parsed(reply))) == count
 
 
 def test_reply_is_never_longer_than_the_links_mtu() -> None:
     options = {**SEARCHES, dhcp.MAX_MESSAGE_SIZE: b"\xff\xff"}
-    engine = Dhcp(config(search_domains=SIX_DOMAINS, mtu=600))
+    engine = Dhcp(config(dns_search_domains=SIX_DOMAINS, mtu=600))
     assert datagram_len(send(engine, message(dhcp.DISCOVER, options=options))) <= 600
 
 
@@ -131,7 +131,7 @@ def test_reply_is_never_longer_than_the_links_mtu() -> None:
 def test_search_list_is_sent_only_to_clients_that_ask_for_it(wishes: bytes | None) -> None:
     options = {} if wishes is None else {dhcp.PARAMETER_LIST: wishes}
     reply = parsed(
-        send(Dhcp(config(search_domains=("corp.example",))), message(dhcp.DISCOVER, options=options))
+        send(Dhcp(config(dns_search_domains=("corp.example",))), message(dhcp.DISCOVER, options=options))
     )
     assert dhcp.DOMAIN_SEARCH not in reply.options
 
@@ -146,7 +146,7 @@ def test_search_list_is_sent_only_to_clients_that_ask_for_it(wishes: bytes | Non
 def test_no_options_of_a_client_make_the_reply_longer_than_it_takes(
     labels: list[int], client_id: bytes, relay_info: bytes, size: int
 ) -> None:
-    engine = Dhcp(config(search_domains=tuple(f"{'y' * length}.example" for length in labels)))
+    engine = Dhcp(config(dns_search_domains=tuple(f"{'y' * length}.example" for length in labels)))
     options = {**SEARCHES, dhcp.CLIENT_ID: client_id, dhcp.RELAY_INFO: relay_info}
     options[dhcp.MAX_MESSAGE_SIZE] = size.to_bytes(2, "big")
     reply = send(engine, message(dhcp.REQUEST, options=options))
@@ -159,12 +159,12 @@ def test_no_options_of_a_client_make_the_reply_longer_than_it_takes(
 
 
 def test_search_list_of_unusable_names_is_left_out() -> None:
-    engine = Dhcp(config(search_domains=("", "a..b")))
+    engine = Dhcp(config(dns_search_domains=("", "a..b")))
     assert 119 not in parsed(send(engine, message(dhcp.DISCOVER, options=SEARCHES))).options
 
 
 def test_one_unusable_name_does_not_cost_the_others() -> None:
-    engine = Dhcp(config(search_domains=("a..b", "ok.example")))
+    engine = Dhcp(config(dns_search_domains=("a..b", "ok.example")))
     assert names(parsed(send(engine, message(dhcp.DISCOVER, options=SEARCHES)))) == ["ok"]
 
 
@@ -252,7 +252,7 @@ def test_release_and_decline_for_another_server_leave_the_lease(kind: int) -> No
 
 @pytest.mark.parametrize("cookie", [True, False])
 def test_plain_bootp_request_gets_a_bootp_reply(cookie: bool) -> None:
-    engine = Dhcp(config(search_domains=SIX_DOMAINS))
+    engine = Dhcp(config(dns_search_domains=SIX_DOMAINS))
     reply = send(engine, bootp(1, cookie=cookie, secs=3))
     answer = parsed(reply)
     assert isinstance(reply, Reply)

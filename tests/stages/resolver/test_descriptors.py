@@ -4,7 +4,7 @@ import resource
 
 import pytest
 
-from pipeline.stages.resolver import settings
+from pipeline.stages.resolver import descriptors as resolver_descriptors
 
 
 @pytest.mark.parametrize(
@@ -15,4 +15,4 @@ def test_questions_leave_descriptors_to_dns_connections(
     monkeypatch: pytest.MonkeyPatch, descriptors: int, sockets: int
 ) -> None:
     monkeypatch.setattr(resource, "getrlimit", lambda _: (descriptors, descriptors))
-    assert settings.question_sockets() == sockets
+    assert resolver_descriptors.question_sockets() == sockets
