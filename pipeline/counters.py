@@ -1,16 +1,16 @@
-"""THE table of counters: every number the program keeps, with its unit and meaning.
+"""The table of all counters, with their units and meanings.
 
-One row serves the code, ``/stats``, the Prometheus page and the documentation. A row's
-position is its index in each worker's shared-memory block (:class:`CounterBlock`): the
-worker alone writes its block, anybody may read it. Names are
-``<layer>_<object>_<event>``; drops end in their cause.
+The code, ``/stats``, the Prometheus page and the documentation take a counter from its row here. The row's
+position is the counter's index in each worker's block of shared memory (CounterBlock). Only the worker
+writes its block; every process may read it. A name is ``<layer>_<object>_<event>``. The name of a drop ends
+with its cause.
 """
 
 from typing import Final, NamedTuple
 
 
 class Counter(NamedTuple):
-    """One row: ``kind`` is "counter" (only grows) or "gauge" (a level)."""
+    """One row. kind: "counter" (it only grows) or "gauge" (a level)."""
 
     name: str
     unit: str
@@ -23,10 +23,8 @@ TABLE: Final[tuple[Counter, ...]] = (
     Counter("worker_breaths", "breaths", "turns of the worker's loop"),
     Counter("worker_sleeps", "sleeps", "times the worker waited for input"),
     Counter("worker_slots_free", "slots", "free slots of the worker's own pool", "gauge"),
-    Counter(
-        "worker_slot_refs_out", "references", "references to slots of the pool that are not home", "gauge"
-    ),
-    Counter("worker_messages_lost", "messages", "control messages whose descriptors were one too many"),
+    Counter("worker_slot_refs_out", "references", "references to slots of the pool that are in use", "gauge"),
+    Counter("worker_messages_lost", "messages", "control messages lost at the limit of open descriptors"),
     Counter(
         "log_lines_dropped", "lines", "log lines lost because the log took no more, or could not be written"
     ),
@@ -34,9 +32,9 @@ TABLE: Final[tuple[Counter, ...]] = (
     Counter(
         "capture_frames_dropped",
         "frames",
-        "frames that the capture lacks, because its file or its reader is too slow",
+        "frames missing in the capture, because its file or its reader is too slow",
     ),
-    Counter("link_accept_failed", "events", "sockets for guests on which nobody can be accepted any more"),
+    Counter("link_accept_failed", "events", "listening sockets for guests that failed for good"),
     Counter("link_guests", "links", "guest links attached now", "gauge"),
     Counter(
         "link_bytes_from_guest", "bytes", "bytes of frames received from guests, Ethernet header included"
@@ -60,9 +58,7 @@ TABLE: Final[tuple[Counter, ...]] = (
         "frames longer than a slot, or than the framing allows: then the link is closed",
     ),
     Counter("link_frame_dropped_runt", "frames", "frames shorter than an Ethernet header"),
-    Counter(
-        "link_data_dropped_no_slot", "segments", "TCP segments of which only the ACK was used: slots ran out"
-    ),
+    Counter("link_data_dropped_no_slot", "segments", "TCP segments whose payload was dropped: slots ran out"),
     Counter(
         "link_reads_paused_misbehaving",
         "events",
@@ -85,12 +81,12 @@ TABLE: Final[tuple[Counter, ...]] = (
     Counter("demux_frame_dropped_unknown_ethertype", "frames", "frames that are neither IPv4 nor ARP"),
     Counter("icmp_echo_answered", "messages", "pings of the gateway's addresses answered"),
     Counter("icmp_error_received", "messages", "ICMP errors of guests about segments sent to them"),
-    Counter("icmp_error_dropped_bad_quote", "messages", "ICMP errors that do not say what they are about"),
+    Counter("icmp_error_dropped_bad_quote", "messages", "ICMP errors that do not quote the packet properly"),
     Counter(
         "icmp_error_dropped_foreign_flow", "messages", "ICMP errors about segments not sent to their guest"
     ),
     Counter("icmp_error_dropped_bad_mtu", "messages", "ICMP errors that name an impossible MTU"),
-    Counter("icmp_message_dropped_not_for_us", "messages", "ICMP messages that nothing here acts on"),
+    Counter("icmp_message_dropped_not_for_us", "messages", "ICMP messages of a type that is not handled"),
     Counter("ipv4_fragments_sent", "packets", "fragments sent to guests"),
     Counter("ipv4_packet_dropped_group_destination", "packets", "TCP to a broadcast or multicast address"),
     Counter("ipv4_packet_dropped_loopback_destination", "packets", "packets to 127.0.0.0/8"),
@@ -103,7 +99,9 @@ TABLE: Final[tuple[Counter, ...]] = (
     Counter(
         "neighbor_claims_contested", "events", "claims of an address whose owner is alive, or is the gateway"
     ),
-    Counter("neighbor_mac_changed", "events", "times an address got another MAC behind the same link"),
+    Counter(
+        "neighbor_mac_changed", "events", "times an address got another MAC without having to be contested"
+    ),
     Counter("switch_frames_forwarded", "frames", "frames from one guest to others"),
     Counter("switch_mac_moved", "events", "times a MAC address turned up on another link"),
     Counter("switch_macs", "addresses", "MAC addresses in the switch's table", "gauge"),
@@ -115,7 +113,7 @@ TABLE: Final[tuple[Counter, ...]] = (
     Counter(
         "udp_datagram_dropped_too_many_waiting",
         "datagrams",
-        "datagrams for a guest that is being asked for, while those that wait keep as many slots as they may",
+        "datagrams for a guest whose MAC is being asked for, over the limit of slots for waiting datagrams",
     ),
     Counter(
         "udp_datagram_dropped_no_source_address", "datagrams", "datagrams from 0.0.0.0 that are not DHCP"
@@ -128,7 +126,7 @@ TABLE: Final[tuple[Counter, ...]] = (
     Counter("arp_message_dropped_unsupported", "messages", "ARP messages not about IPv4 on Ethernet"),
     Counter("icmp_reply_dropped_no_neighbor", "messages", "echo replies for an address that no guest has"),
     Counter("ipv4_packet_dropped_ttl_exceeded", "packets", "packets without a hop left, answered by ICMP"),
-    Counter("icmp_error_dropped_rate_limit", "messages", "ICMP errors not sent, too many in a short time"),
+    Counter("icmp_error_dropped_rate_limit", "messages", "ICMP errors not sent because of their rate limit"),
     Counter("icmp_message_dropped_bad_checksum", "messages", "ICMP messages with a wrong checksum"),
     Counter("icmp_message_dropped_truncated", "messages", "ICMP messages shorter than 8 bytes"),
     Counter(
@@ -142,7 +140,7 @@ TABLE: Final[tuple[Counter, ...]] = (
     Counter(
         "ipv4_fragment_dropped_overlap", "fragments", "fragments that contradict others of their datagram"
     ),
-    Counter("ipv4_fragment_dropped_too_long", "fragments", "fragments that end behind the longest packet"),
+    Counter("ipv4_fragment_dropped_too_long", "fragments", "fragments that end after the longest packet"),
     Counter("ipv4_fragment_dropped_too_many", "fragments", "fragments of datagrams cut in too many pieces"),
     Counter("ipv4_packet_dropped_bad_checksum", "packets", "IPv4 headers with a wrong checksum"),
     Counter("ipv4_packet_dropped_bad_length", "packets", "IPv4 headers whose lengths contradict each other"),
@@ -151,7 +149,7 @@ TABLE: Final[tuple[Counter, ...]] = (
     Counter(
         "neighbor_claim_refused_address_taken",
         "packets",
-        "packets from another guest's address: it lives, or may be back",
+        "packets from the address of another guest, which is alive or may come back",
     ),
     Counter("neighbor_claim_refused_bad_mac", "packets", "packets from the gateway's or a group MAC address"),
     Counter("neighbor_claim_refused_gateway_address", "packets", "packets from an address of the gateway"),
@@ -165,6 +163,32 @@ TABLE: Final[tuple[Counter, ...]] = (
         "switch_frame_dropped_moving_source",
         "frames",
         "frames from a MAC address of another link, which has just moved or is being asked for",
+    ),
+    Counter(
+        "switch_frame_dropped_dhcp_server",
+        "frames",
+        "DHCP or DHCPv6 messages of a guest to the clients of others",
+    ),
+    Counter("switch_frame_dropped_isolated", "frames", "frames between guests with guests: isolated"),
+    Counter(
+        "switch_frame_dropped_outside_source",
+        "frames",
+        "frames to other guests from an IPv4 address outside the subnet",
+    ),
+    Counter(
+        "switch_frame_dropped_reserved_group",
+        "frames",
+        "frames to other guests that no bridge forwards: spanning tree, PAUSE, LLDP",
+    ),
+    Counter(
+        "switch_frame_dropped_route_message",
+        "frames",
+        "ICMP and ICMPv6 redirects and router advertisements to other guests",
+    ),
+    Counter(
+        "switch_frame_dropped_unreadable_headers",
+        "frames",
+        "frames to other guests whose headers are truncated or too many to be judged",
     ),
     Counter(
         "switch_frame_dropped_same_link", "frames", "frames for a MAC address on the link they came from"
@@ -191,10 +215,12 @@ TABLE: Final[tuple[Counter, ...]] = (
         "flows",
         "forwarded connections that the guest refused by ICMP (port unreachable, prohibited)",
     ),
-    Counter("tcp_error_dropped_bad_sequence", "messages", "ICMP errors about segments not under way now"),
+    Counter("tcp_error_dropped_bad_sequence", "messages", "ICMP errors about segments not in flight"),
     Counter("tcp_error_dropped_no_flow", "messages", "ICMP errors about segments of no connection"),
-    Counter("tcp_error_ignored", "messages", "ICMP errors that end no connection: they may pass"),
-    Counter("tcp_path_mtu_ignored", "messages", "ICMP errors that name no smaller MTU, or one too many"),
+    Counter("tcp_error_ignored", "messages", "ICMP errors that may be temporary, so they end no connection"),
+    Counter(
+        "tcp_path_mtu_ignored", "messages", "ICMP errors that name no smaller MTU, or too many in one window"
+    ),
     Counter("tcp_path_mtu_lowered", "events", "times a connection's segments became smaller for its path"),
     Counter("tcp_flow_opened", "flows", "TCP connections begun"),
     Counter("tcp_flows", "flows", "TCP connections in memory now, those in TIME-WAIT included", "gauge"),
@@ -206,7 +232,7 @@ TABLE: Final[tuple[Counter, ...]] = (
         "tcp_syn_dropped_too_many_flows_of_guest", "segments", "SYNs over the limit max-tcp-flows-per-guest"
     ),
     Counter("tcp_syn_dropped_rate_limit", "segments", "SYNs over the limit max-syns-per-second"),
-    Counter("tcp_flow_ended_guest_gone", "flows", "connections given up as the link of their guest was gone"),
+    Counter("tcp_flow_ended_guest_gone", "flows", "connections ended because their guest was gone"),
     Counter(
         "tcp_flow_evicted_half_open",
         "flows",
@@ -216,21 +242,25 @@ TABLE: Final[tuple[Counter, ...]] = (
     Counter(
         "tcp_flow_lost_out_of_order",
         "events",
-        "times a connection lost its out-of-order data: max-out-of-order-slots, or no memory for the hole",
+        "times a connection dropped its out-of-order data: max-out-of-order-slots, or no memory for the gap",
     ),
     Counter("tcp_segment_dropped_no_memory", "segments", "segments whose data were over max-receive-memory"),
-    Counter("tcp_segment_dropped_after_fin", "segments", "segments with data behind the guest's own FIN"),
+    Counter("tcp_segment_dropped_after_fin", "segments", "segments with data after the guest's own FIN"),
     Counter(
         "tcp_segment_dropped_bad_ack",
         "segments",
-        "segments that acknowledge what was never sent, or long ago",
+        "segments that acknowledge what was never sent, or is long acknowledged",
     ),
-    Counter("tcp_segment_dropped_bad_reset", "segments", "resets without the exact number (RFC 5961)"),
     Counter(
-        "tcp_segment_dropped_challenge_limit", "segments", "doubtful segments not answered: too many were"
+        "tcp_segment_dropped_bad_reset", "segments", "resets without the exact sequence number (RFC 5961)"
+    ),
+    Counter(
+        "tcp_segment_dropped_challenge_limit",
+        "segments",
+        "doubtful segments over the limit of challenge ACKs",
     ),
     Counter("tcp_segment_dropped_closed", "segments", "segments for a connection that has just ended"),
-    Counter("tcp_segment_dropped_duplicate", "segments", "segments without a byte not yet received"),
+    Counter("tcp_segment_dropped_duplicate", "segments", "segments without new bytes"),
     Counter(
         "tcp_segment_dropped_host_closed", "segments", "segments with data that no host socket will read"
     ),
@@ -253,12 +283,12 @@ TABLE: Final[tuple[Counter, ...]] = (
     Counter(
         "egress_connection_reset_closing_full",
         "flows",
-        "host connections reset because too many, or more than max-closing-bytes, waited for their hosts",
+        "closing host connections reset because they, or their bytes (max-closing-bytes), were too many",
     ),
     Counter(
         "egress_connection_reset_closing_stuck",
         "flows",
-        "host connections reset because the guest was done and the host took nothing for long",
+        "closing host connections reset because their host read nothing for a long time",
     ),
     Counter("egress_connection_failed", "flows", "host connections that could not be opened"),
     Counter("egress_connection_opened", "flows", "host connections opened"),
@@ -271,10 +301,10 @@ TABLE: Final[tuple[Counter, ...]] = (
     Counter(
         "egress_datagram_dropped_policy",
         "datagrams",
-        "datagrams for a guest from where the egress policy does not let it send (full-cone)",
+        "datagrams for a guest from an address to which the egress policy does not let it send (full-cone)",
     ),
-    Counter("egress_datagram_dropped_no_slot", "datagrams", "long datagrams of the host, slots ran out"),
-    Counter("egress_datagram_dropped_no_socket", "datagrams", "datagrams for which there is no host socket"),
+    Counter("egress_datagram_dropped_no_slot", "datagrams", "long datagrams of hosts while no slot was free"),
+    Counter("egress_datagram_dropped_no_socket", "datagrams", "datagrams whose flow has no host socket"),
     Counter("egress_datagram_dropped_send_failed", "datagrams", "datagrams that the host refused to send"),
     Counter(
         "egress_datagram_dropped_socket_full",
@@ -295,12 +325,12 @@ TABLE: Final[tuple[Counter, ...]] = (
     Counter(
         "egress_flow_evicted_too_many_sockets",
         "flows",
-        "idle UDP flows, pings, and connections without an answer whose sockets were closed for others",
+        "idle UDP flows, pings and unanswered connections whose sockets were closed for other flows",
     ),
     Counter(
         "egress_flow_refused_too_many_sockets",
         "flows",
-        "flows over what the limit of descriptors allows, while nothing could be closed for them",
+        "flows refused at the limit of open descriptors, because no other flow could be closed",
     ),
     Counter("egress_flow_refused_policy", "flows", "flows that the egress policy forbids"),
     Counter("icmp_echo_dropped_not_permitted", "messages", "pings while the host allows no ICMP sockets"),
@@ -309,7 +339,7 @@ TABLE: Final[tuple[Counter, ...]] = (
     Counter("icmp_echo_flows", "flows", "ping sockets open now", "gauge"),
     Counter("icmp_echo_forwarded", "messages", "pings of guests sent by the host"),
     Counter("icmp_echo_replied", "messages", "answers to guests' pings received by the host"),
-    Counter("icmp_error_forwarded", "messages", "errors about guests' pings handed on to them"),
+    Counter("icmp_error_forwarded", "messages", "ICMP errors about pings passed on to guests"),
     Counter("icmp_reply_dropped_no_room", "messages", "answers to pings while no slot was free"),
     Counter("nat_flow_refused_broadcast", "flows", "flows to a broadcast address"),
     Counter("nat_flow_refused_gateway_port", "flows", "flows to a port of the gateway without a service"),
@@ -317,14 +347,14 @@ TABLE: Final[tuple[Counter, ...]] = (
     Counter("nat_flow_refused_loopback", "flows", "flows to 127.0.0.0/8"),
     Counter("nat_flow_refused_multicast", "flows", "flows to a multicast address"),
     Counter("nat_flow_refused_reserved", "flows", "flows to 0.0.0.0/8 or 240.0.0.0/4"),
-    Counter("nat_flow_refused_unowned", "flows", "flows to an address of the subnet that is no guest's"),
+    Counter("nat_flow_refused_unowned", "flows", "flows to an address of the subnet that no guest has"),
     # --- supervisor: HTTP API ---------------------------------------------------------
     Counter("api_request_refused_guest", "requests", "requests of guests that the setting guest-api forbids"),
     Counter("api_request_refused_token", "requests", "requests without the token of -api-token-file"),
     Counter(
         "notifications_dropped",
         "events",
-        "notifications that their listener did not take: it is not there, or too slow",
+        "notifications that no listener received: there was none, or it was too slow",
     ),
     # --- listen: port forwards --------------------------------------------------------
     Counter("listen_accept_failed", "events", "accept calls of forwarded ports that failed"),
@@ -356,7 +386,7 @@ TABLE: Final[tuple[Counter, ...]] = (
     Counter(
         "dhcp_message_dropped_too_many_of_guest",
         "messages",
-        "DHCP requests of new clients behind a link that has its part of the addresses",
+        "DHCP requests of new clients on a link that has its share of the addresses",
     ),
     Counter("dhcp_message_dropped_truncated", "messages", "DHCP messages shorter than their fixed fields"),
     Counter("dhcp_message_ignored_not_request", "messages", "DHCP messages of another server"),
@@ -367,7 +397,7 @@ TABLE: Final[tuple[Counter, ...]] = (
     Counter(
         "dhcp_release_dropped_not_holder", "messages", "DHCP releases of an address the client does not hold"
     ),
-    Counter("dns_cache_entries", "answers", "answers of upstream servers kept now", "gauge"),
+    Counter("dns_cache_entries", "answers", "answers of upstream servers in the cache now", "gauge"),
     Counter(
         "dns_connection_closed_not_reading", "connections", "DNS connections whose guest reads no answers"
     ),
@@ -376,25 +406,25 @@ TABLE: Final[tuple[Counter, ...]] = (
     Counter(
         "dns_connection_refused_too_many",
         "connections",
-        "DNS connections while all others, or all of their guest, wait for answers",
+        "DNS connections refused while all others, or all of their guest, wait for answers",
     ),
     Counter("dns_connections", "connections", "DNS connections open now", "gauge"),
-    Counter("dns_pending", "questions", "questions under way to upstream servers now", "gauge"),
-    Counter("dns_query_answered_from_cache", "messages", "DNS queries answered with a kept answer"),
+    Counter("dns_pending", "questions", "questions sent upstream that have no answer yet", "gauge"),
+    Counter("dns_query_answered_from_cache", "messages", "DNS queries answered from the cache"),
     Counter(
         "dns_query_answered_local", "messages", "DNS queries for names of local zones and the hosts file"
     ),
     Counter("dns_query_forwarded", "messages", "DNS queries asked upstream"),
-    Counter("dns_query_ignored_repeated", "messages", "DNS queries repeated while they are under way"),
+    Counter("dns_query_ignored_repeated", "messages", "DNS queries repeated before their answer came"),
     Counter("dns_query_ignored_response", "messages", "DNS responses sent to the gateway"),
     Counter("dns_query_ignored_truncated", "messages", "DNS messages shorter than a header"),
     Counter("dns_query_joined", "messages", "DNS queries that wait for the answer to the same question"),
     Counter(
         "dns_query_queued", "messages", "DNS queries whose question waits for its turn to be asked upstream"
     ),
-    Counter("dns_query_refused_busy", "messages", "DNS queries while too many wait for an answer; SERVFAIL"),
+    Counter("dns_query_refused_busy", "messages", "DNS queries refused because too many wait; SERVFAIL"),
     Counter("dns_query_refused_edns_version", "messages", "DNS queries of an unknown EDNS version; BADVERS"),
-    Counter("dns_query_refused_malformed", "messages", "DNS queries that make no sense; FORMERR"),
+    Counter("dns_query_refused_malformed", "messages", "malformed DNS queries; FORMERR"),
     Counter("dns_query_refused_opcode", "messages", "DNS requests other than queries; NOTIMP"),
     Counter("dns_query_refused_type", "messages", "DNS queries of a type that is not forwarded; REFUSED"),
     Counter("dns_query_refused_waited_too_long", "messages", "DNS queries whose turn did not come; SERVFAIL"),
@@ -409,8 +439,8 @@ TABLE: Final[tuple[Counter, ...]] = (
     Counter(
         "dns_upstream_response_ignored", "messages", "responses that do not fit the question: late or forged"
     ),
-    Counter("dns_upstream_response_malformed", "messages", "upstream responses that do not fit; SERVFAIL"),
-    Counter("dns_upstream_response_unasked", "messages", "upstream responses to a question that nobody asks"),
+    Counter("dns_upstream_response_malformed", "messages", "malformed upstream responses; SERVFAIL"),
+    Counter("dns_upstream_response_unasked", "messages", "upstream responses to a question not asked"),
     Counter(
         "resolver_datagram_dropped_unknown_port",
         "datagrams",
@@ -428,8 +458,8 @@ INDEX: Final[dict[str, int]] = {row.name: index for index, row in enumerate(TABL
 class CounterBlock:
     """One worker's counters in shared memory: ``counts[INDEX[name]] += n``.
 
-    ``counts`` is a memoryview of 64-bit words. Hot code takes the index once at import
-    and adds in place; ``add`` is for the rest.
+    ``counts`` is a memoryview of 64-bit words. Hot code looks the index up once, at import, and adds in
+    place. Other code calls ``add``.
     """
 
     BYTES: Final = (len(TABLE) * 8 + 63) // 64 * 64
@@ -438,11 +468,11 @@ class CounterBlock:
         self.counts = buf[: len(TABLE) * 8].cast("Q")
 
     def add(self, name: str, n: int = 1) -> None:
-        """Add n to the counter called name; KeyError if the table has no such row."""
+        """Add n to the counter. Raises KeyError if the table has no such row."""
         self.counts[INDEX[name]] += n
 
     def set(self, name: str, value: int) -> None:
-        """Set the gauge called name."""
+        """Set the gauge to a value."""
         self.counts[INDEX[name]] = value
 
     def snapshot(self) -> dict[str, int]:

@@ -181,7 +181,7 @@ def flush(timeout: float = LAST_WAIT) -> bool:
 
 def rest(timeout: float = LAST_WAIT) -> bool:
     """Flush and end the thread before a fork. Returns whether there is no thread now."""
-    return _outlet.rest(timeout)
+    return _outlet.stop_thread(timeout)
 
 
 atexit.register(flush)

@@ -1,12 +1,12 @@
-"""The graph as data: which workers exist, which rings join them, and which of them owns which slots.
+"""The graph of worker processes as data: the workers, the rings between them, and the slots that each owns.
 
-An *edge* carries records from one worker to another. A *free ring* carries slot numbers back to the worker
-that allocates them (their home). There is one from each worker that can hold a slot to each home whose slots
-it can hold. Egress shards never see each other's slots, and listen sees none. A *hand-off* is a pair of
-sockets over which open descriptors go from one worker to another. The supervisor is not a node: it talks to
-the workers over sockets and only rings their bells.
+An *edge* is a ring that carries records from one worker to another. A *slot* is a piece of shared memory with
+payload. The worker that allocates a slot is its *home*. A *free ring* carries slot numbers back to their
+home. Each worker has a free ring to each home whose slots it can hold. Egress shards never see each other's
+slots, and listen sees none. A *hand-off* is a socket pair over which one worker passes descriptors to
+another. The supervisor is not a node: it talks to the workers over sockets and only rings their bells.
 
-Everything here is pure. pipeline.ipc.fabric puts memory under a Layout.
+Everything here is pure. pipeline.ipc.fabric allocates the memory for a Layout.
 """
 
 from collections.abc import Iterable, Mapping
@@ -22,18 +22,18 @@ RESOLVER: Final = "resolver"
 LISTEN: Final = "listen"
 
 SOCKET_ROLES: Final = frozenset({INGRESS, EGRESS, RESOLVER, LISTEN})
-"""Roles that wait for sockets and on a descriptor; the others hold no sockets and wait on a semaphore."""
+"""Roles that hold sockets: their workers wait on a descriptor. The others wait on a semaphore."""
 
 DATA_CAPACITY: Final = 1024
-"""Descriptors of an edge that carries guest traffic: more than one burst read of small frames."""
+"""Records on an edge that carries guest traffic: more than one read makes of small frames."""
 SERVICE_CAPACITY: Final = 256
-"""Descriptors of an edge to or from the resolver."""
+"""Records on an edge to or from the resolver."""
 FREE_CAPACITY: Final = 1024
-"""Slot numbers of a free ring: what does not fit waits with the worker that frees."""
+"""Slot numbers on a free ring. What does not fit waits in the worker that frees."""
 
 MAX_REFS: Final = 16384
-"""References to slots of ingress that may be out; beyond, links are not read. Out-of-order data, which a
-guest can leave there for as long as it likes, get half of them."""
+"""References to ingress's slots that other workers may hold. At this number ingress stops reading links. At
+most half of them may be out-of-order data, which a guest can leave incomplete for any time."""
 
 DEFAULT_SLOTS: Final = 512
 MIN_SLOTS: Final = 64
@@ -42,7 +42,7 @@ RESOLVER_SLOTS: Final = 16
 
 
 class TopologyError(ValueError):
-    """The graph contradicts itself, or the asked numbers do not make one."""
+    """The graph contradicts itself, or the numbers asked for do not make one."""
 
 
 class Node(NamedTuple):
@@ -54,7 +54,7 @@ class Node(NamedTuple):
 
 
 class Edge(NamedTuple):
-    """One ring. ``entry_bytes`` distinguishes records from slot numbers."""
+    """One ring. ``capacity`` counts entries. ``entry_bytes`` tells records from slot numbers."""
 
     source: str
     target: str
@@ -107,7 +107,7 @@ class Layout:
 
 
 def check_edges(edges: Iterable[Edge], nodes: Iterable[Node]) -> None:
-    """TopologyError if an edge is there twice, ends nowhere, turns on itself or has an odd capacity."""
+    """Raise TopologyError if an edge stands twice, does not join two workers, or has a bad capacity."""
     names = {node.name for node in nodes}
     seen: set[tuple[str, str]] = set()
     for edge in edges:
@@ -117,12 +117,12 @@ def check_edges(edges: Iterable[Edge], nodes: Iterable[Node]) -> None:
         if source == target or not {source, target} <= names:
             raise TopologyError(f"edge {source} -> {target} does not join two workers")
         if capacity <= 0 or capacity & (capacity - 1):
-            raise TopologyError(f"edge {source} -> {target}: capacity {capacity} is no power of two")
+            raise TopologyError(f"edge {source} -> {target}: capacity {capacity} is not a power of two")
         seen.add((source, target))
 
 
 def check_pools(pools: Mapping[str, Span], slots: int) -> None:
-    """TopologyError unless the pools lie one behind the other and cover the arena."""
+    """Raise TopologyError unless the pools follow each other without gaps and cover all slots."""
     at = 0
     for home, span in pools.items():
         if span.first != at or span.slot_count < 1:
@@ -146,16 +146,17 @@ def _nodes(tcp_workers: int, egress_workers: int) -> tuple[Node, ...]:
 def _edges(nodes: tuple[Node, ...]) -> tuple[Edge, ...]:
     tcps = [node.name for node in nodes if node.role == TCP]
     egresses = [node.name for node in nodes if node.role == EGRESS]
-    joined = [(INGRESS, worker) for worker in (*tcps, *egresses, DEMUX)]
-    joined += [(DEMUX, worker) for worker in (*tcps, *egresses)]
-    hurried = [(tcp, egress) for tcp in tcps for egress in egresses]
-    both_ways = [(worker, INGRESS) for worker in (DEMUX, *tcps, *egresses)]
-    both_ways += [(egress, tcp) for tcp in tcps for egress in egresses]
-    both_ways += [(egress, DEMUX) for egress in egresses]
+    inward = [(INGRESS, worker) for worker in (*tcps, *egresses, DEMUX)]
+    inward += [(DEMUX, worker) for worker in (*tcps, *egresses)]
+    to_hosts = [(tcp, egress) for tcp in tcps for egress in egresses]
+    outward = [(worker, INGRESS) for worker in (DEMUX, *tcps, *egresses)]
+    outward += [(egress, tcp) for tcp in tcps for egress in egresses]
+    outward += [(egress, DEMUX) for egress in egresses]
     return (
-        # In this order a worker publishes: what ingress must know of a guest before what is answered to it,
-        # and what a guest asks of a host, who may answer, before the acknowledgement that it was taken.
-        *(Edge(a, b, DATA_CAPACITY, RECORD_BYTES) for a, b in hurried + both_ways + joined),
+        # A worker publishes its rings in this order. Tcp passes a guest's bytes to egress before it
+        # acknowledges them to the guest, so that the host can answer early. Demux tells ingress what it must
+        # know of a guest before other workers answer that guest.
+        *(Edge(a, b, DATA_CAPACITY, RECORD_BYTES) for a, b in to_hosts + outward + inward),
         Edge(DEMUX, RESOLVER, SERVICE_CAPACITY, RECORD_BYTES),
         Edge(RESOLVER, DEMUX, SERVICE_CAPACITY, RECORD_BYTES),
     )

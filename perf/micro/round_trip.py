@@ -25,6 +25,7 @@ from pipeline.go import flags
 from pipeline.ipc.fabric import Fabric
 from pipeline.topology import INGRESS, Layout
 from pipeline.wire import ethernet, ipv4, tcp, tcp_options, udp
+from tests.support import tcp_segments
 
 GUEST_MAC = bytes.fromhex("5a94efe40cee")
 GUEST = ipv4.addr_parse("192.168.127.9")
@@ -88,7 +89,9 @@ class Bench:
         def segment(tcp_flags: int, options: bytes, data: bytes = b"") -> None:
             self.send(
                 ipv4.PROTO_TCP,
-                tcp.build_segment(GUEST, HOST, GUEST_PORT, port, seq, ack, tcp_flags, WINDOW, options, data),
+                tcp_segments.segment(
+                    GUEST, HOST, GUEST_PORT, port, seq, ack, tcp_flags, WINDOW, options, data
+                ),
             )
 
         segment(tcp.SYN, tcp_options.build_syn(1460, 7, True, True, 1, 0))

@@ -12,6 +12,8 @@ from pydantic import BaseModel, ConfigDict, Field, create_model
 from pipeline.config import limits
 from pipeline.config.model import (
     BUSY_POLL,
+    GUARDED,
+    GUESTS,
     SLOTS,
     SYMMETRIC,
     UDP_NATS,
@@ -125,4 +127,5 @@ class FileKeys(Map):
     guest_api: GuestApi = GuestApi()
     egress_policy: EgressPolicy = EgressPolicy()
     udp_nat: Annotated[str, one_of(*UDP_NATS)] = SYMMETRIC
+    guests: Annotated[str, one_of(*GUESTS)] = GUARDED
     proxy_protocol: dict[LocalAddress, Annotated[str, one_of("v1", "v2")]] = {}

@@ -21,6 +21,7 @@ from pipeline.config.file import ConfigError, read
 from pipeline.config.keys import FileKeys, StackKeys
 from pipeline.config.model import (
     BUSY_POLL,
+    GUESTS,
     PLACEMENTS,
     SEPARATE,
     SLOTS,
@@ -263,4 +264,5 @@ def _access(parsed: flags.Parsed, keys: FileKeys) -> Settings:
         "ec2_metadata_access": parsed.true("ec2-metadata-access") or keys.ec2_metadata_access or in_stack,
         "api_token_file": check_token_file(parsed.text("api-token-file") or keys.api_token_file),
         "egress_policy": check_policy(keys.egress_policy),
+        "guests": _one_of("guests", parsed.text("guests") or keys.guests, GUESTS),
     }

@@ -43,6 +43,11 @@ SYMMETRIC: Final = "symmetric"
 FULL_CONE: Final = "full-cone"
 UDP_NATS: Final = (SYMMETRIC, FULL_CONE)
 """Hosts that may answer a guest's datagram: its destination, or all (pipeline.stages.egress.udp.cone)."""
+GUARDED: Final = "guarded"
+ISOLATED: Final = "isolated"
+OPEN: Final = "open"
+GUESTS: Final = (GUARDED, ISOLATED, OPEN)
+"""What guests may send to each other: honest frames, nothing, or anything (pipeline.stages.demux.guard)."""
 WORKERS: Final = (1, 64)
 """How many workers of one kind there may be."""
 SLOTS: Final = (64, 1 << 16)
@@ -191,6 +196,7 @@ class Access:
     api_token_file: str = ""
     guest_api: GuestApi = GuestApi()
     egress_policy: EgressPolicy = EgressPolicy()
+    guests: str = GUARDED  # one of GUESTS
 
 
 @dataclass(frozen=True, slots=True)

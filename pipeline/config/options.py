@@ -74,6 +74,11 @@ OWN: Final[tuple[Flag, ...]] = (
         "string",
         "who may answer datagrams of guests: symmetric, only whom they were for, or full-cone, all",
     ),
+    Flag(
+        "guests",
+        "string",
+        "what guests may send each other: guarded, honest frames; isolated, nothing; or open, anything",
+    ),
     Flag("slots", "int", "slots of 72 KiB in shared memory; 0 means as configured, else 512"),
     Flag(
         "busy-poll",

@@ -39,3 +39,9 @@ class ArpResponder:
         return ethernet.header(mac, self._mac, ethernet.TYPE_ARP) + arp.build(
             arp.REQUEST, self._mac, self._gateway, _EMPTY_MAC, target
         )
+
+    def announcement(self, addr: int, mac: bytes) -> bytes:
+        """An announcement of a station's address on its behalf, to all stations (RFC 5227 section 3)."""
+        return ethernet.header(ethernet.BROADCAST, mac, ethernet.TYPE_ARP) + arp.build(
+            arp.REQUEST, mac, addr, _EMPTY_MAC, addr
+        )

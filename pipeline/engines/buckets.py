@@ -1,19 +1,19 @@
-"""Token buckets by key: they limit how often something happens for each guest (like RFC 1812 4.3.2.8)."""
+"""Token buckets, one for each key: they limit the rate of an event for each guest (as RFC 1812 4.3.2.8)."""
 
 from collections.abc import Hashable
 from typing import Final
 
-_FOREVER: Final = float("-inf")
+_LONG_AGO: Final = float("-inf")
 
 
 class Buckets:
-    """One bucket for each key, full at first. Keys are guests or links, so they are few."""
+    """One bucket for each key, initially full. Keys are guests or links; forget() removes one."""
 
     def __init__(self, per_second: float, burst: float) -> None:
         self.per_second = per_second
         self.burst = burst
         self._levels: dict[Hashable, tuple[float, float]] = {}
-        """Tokens, and the time at which they were counted."""
+        """By key: its tokens, and the time at which they were counted."""
 
     def take(self, key: Hashable, now: float) -> bool:
         """Take a token. Returns False when there is none."""
@@ -24,19 +24,19 @@ class Buckets:
         return True
 
     def charge(self, key: Hashable, count: int, now: float) -> None:
-        """Take count tokens even if there are fewer: the level may become negative."""
+        """Take count tokens, even if there are fewer. The level may become negative."""
         self._levels[key] = (self.level(key, now) - count, now)
 
     def level(self, key: Hashable, now: float) -> float:
         """Tokens in the bucket now."""
-        tokens, at = self._levels.get(key, (self.burst, _FOREVER))
+        tokens, at = self._levels.get(key, (self.burst, _LONG_AGO))
         return min(self.burst, tokens + (now - at) * self.per_second)
 
     def ready_at(self, key: Hashable, wanted: float) -> float:
-        """When the bucket will hold the wanted tokens. A time in the past if it does already."""
-        tokens, at = self._levels.get(key, (self.burst, _FOREVER))
+        """The time at which the bucket holds the wanted tokens. It may be in the past."""
+        tokens, at = self._levels.get(key, (self.burst, _LONG_AGO))
         return at + (wanted - tokens) / self.per_second
 
     def forget(self, key: Hashable) -> None:
-        """The key is gone; if it comes again, its bucket is full."""
+        """Remove the key's bucket. If the key is used again, its bucket is full."""
         self._levels.pop(key, None)

@@ -1,4 +1,4 @@
-"""How flows are spread over workers, and which port the gateway uses for flows to guests.
+"""Which worker serves a flow, and which port the gateway uses for a flow that it opens to a guest.
 
 ``rss_hash`` chooses the tcp and egress workers of a flow. Every worker computes the same value for the same
 flow. ``PortAllocator`` chooses the gateway's port of a flow that the gateway opens to a guest (RFC 6056
@@ -16,26 +16,26 @@ _MASK: Final = 0xFFFFFFFF
 
 
 def rss_hash(guest_addr: int, guest_port: int, remote_addr: int, remote_port: int) -> int:
-    """A 32-bit value, well spread in all its bits: ``% shards`` is fair for any shard count.
+    """A 32-bit hash that is uniform in all its bits: ``% shards`` is fair for any number of shards.
 
-    It is not a secret. A guest that brings all its flows to one shard only slows itself.
+    The hash is not secret. A guest can steer all its flows to one shard, and mostly slows itself.
     """
-    # Multiply by odd constants to carry each field into the high bits, then fold those down
-    # twice, because ports differ in their low bits and a modulus looks at low bits.
+    # Multiply by odd constants to carry each field into the high bits. Then fold the high bits into the low
+    # ones twice: ports differ in their low bits, and a modulus uses the low bits.
     mixed = guest_addr * 0x9E3779B1 ^ remote_addr * 0x85EBCA77 ^ (guest_port << 16 | remote_port) * 0xC2B2AE3D
     mixed = (mixed ^ mixed >> 29) * 0x27D4EB2F & 0xFFFFFFFFFFFFFFFF
     return (mixed ^ mixed >> 32) & _MASK
 
 
 class PortAllocator:
-    """Local ports, unique for each key (the guest's address and port that the flow goes to).
+    """Allocates local ports, unique for each key (the guest's address and port that the flow goes to).
 
-    The allocator walks the range in a circle, so it gives out a released port again as late as possible: the
-    last connection from it may still be in TIME-WAIT at the guest.
+    The allocator goes round the range, so it gives out a released port again as late as possible. The last
+    connection from the port may still be in TIME-WAIT at the guest.
     """
 
     def __init__(self, start: int = 0, first: int = EPHEMERAL_FIRST, last: int = EPHEMERAL_LAST) -> None:
-        """start: any number, best a random one; it decides where in [first, last] the walk begins."""
+        """The range is [first, last]. start: any number, best a random one, that chooses the first port."""
         if not 0 < first <= last <= 0xFFFF:
             raise ValueError(f"not a port range: {first}-{last}")
         self._first = first
@@ -63,5 +63,5 @@ class PortAllocator:
             del self._used[key]
 
     def in_use(self) -> int:
-        """How many ports are in use, over all keys."""
+        """Number of ports in use, over all keys."""
         return sum(map(len, self._used.values()))

@@ -1,4 +1,4 @@
-"""Cuts packets that are longer than the MTU into fragments (RFC 791 section 2.3)."""
+"""Cuts an IPv4 packet that is longer than the MTU into fragments (RFC 791 section 2.3)."""
 
 from collections.abc import Iterator
 
@@ -10,7 +10,7 @@ def packets(
 ) -> Iterator[tuple[bytes, memoryview | bytes]]:
     """(IPv4 header, payload) of the packet, or of each of its fragments. DF is not set.
 
-    ident: the identification in all of them. mtu: the most bytes of a packet.
+    ident: the identification of all of them. mtu: bytes of the longest packet, header included.
     """
     room = mtu - ipv4.HEADER_LEN
     length = len(payload)

@@ -1,8 +1,8 @@
 """ICMP messages of the gateway (RFC 792, RFC 1122 section 3.2.2): echo replies, and errors about packets.
 
-The gateway sends no error about an ICMP error, about a fragment other than the first, about a packet to a
-group or broadcast address, or about one whose source is not a single host. A token bucket limits how many
-errors it sends (RFC 1812 section 4.3.2.8).
+The gateway sends no error about an ICMP error, or about a fragment other than the first. It sends none about
+a packet to a group or broadcast address, or from a source that is not a single host. A token bucket limits
+the rate of errors (RFC 1812 section 4.3.2.8).
 """
 
 from collections.abc import Iterable
@@ -15,7 +15,7 @@ from pipeline.wire.errors import WireError
 ERRORS_PER_SECOND: Final = 100.0
 ERRORS_BURST: Final = 50.0
 QUOTED_BYTES: Final = 8
-"""How much of the offending packet's payload an error quotes after its header (RFC 792)."""
+"""Bytes of the offending packet's payload that an error quotes after its IP header (RFC 792)."""
 
 MIN_MTU: Final = 68
 """Every hop accepts packets of this many bytes (RFC 791 section 3.2)."""
@@ -64,9 +64,9 @@ def echo_reply(view: memoryview | bytes, off: int, header: ipv4.Header) -> bytes
 def next_hop_mtu(named: int, total_len: int) -> int:
     """The MTU that a "fragmentation needed" message asks for, about a packet of total_len bytes.
 
-    named: the MTU in the message. Routers from before RFC 1191 send 0; then the result is the next smaller
-    usual MTU (sections 5 and 7). Raises WireError when no hop has such an MTU, or when the packet would
-    have passed (RFC 5927 section 7.2).
+    named: the MTU in the message. Routers older than RFC 1191 send 0. Then the result is the next smaller
+    usual MTU (sections 5 and 7). Raises WireError when no hop can have this MTU, or when the packet is not
+    longer than it (RFC 5927 section 7.2).
     """
     mtu = named or next((size for size in PLATEAUS if size < total_len), 0)
     if not MIN_MTU <= mtu < total_len:
@@ -75,10 +75,10 @@ def next_hop_mtu(named: int, total_len: int) -> int:
 
 
 def quote_flow(src: int, dst: int, proto: int, src_port: int, dst_port: int, third: int = 0) -> bytes:
-    """A packet of a flow as an error quotes it, when the packet itself was not kept.
+    """A packet of a flow for an error to quote, where the guest's packet itself was not kept.
 
     It has an IP header and the 8 bytes by which the guest's stack finds its socket: the ports and, for TCP,
-    the sequence number (third). src is the guest's address.
+    the sequence number ``third``. src: the guest's address.
     """
     if proto == ipv4.PROTO_UDP:
         head = udp.build(src_port, dst_port, udp.HEADER_LEN)
@@ -88,7 +88,7 @@ def quote_flow(src: int, dst: int, proto: int, src_port: int, dst_port: int, thi
 
 
 class IcmpErrors:
-    """Makes error messages as whole IP packets, from the gateway's address if the caller names no other."""
+    """Makes ICMP errors as whole IP packets. Their source is the gateway, if the caller names no other."""
 
     def __init__(
         self,
@@ -119,8 +119,8 @@ class IcmpErrors:
     ) -> bytes | None:
         """Destination unreachable (code of wire.icmp) about the packet at view[off:], or None.
 
-        view holds the whole packet, or all that quote_flow() made. mtu: for FRAGMENTATION_NEEDED. src: the
-        source address of the error.
+        view: has the whole packet, or what quote_flow() made. mtu: for FRAGMENTATION_NEEDED. src: the source
+        address of the error.
         """
         quoted = self._quote(view, off, now)
         if quoted is None:
@@ -179,5 +179,5 @@ class IcmpErrors:
 
 
 def _is_host(addr: int) -> bool:
-    """Whether addr can be one station: not 0/8, not loopback, not a group, not 240/4 or broadcast."""
+    """Whether addr can be one host's: not in 0/8, 240/4 or loopback, and not a group or broadcast."""
     return 0 < addr >> 24 < 224 and not ipv4.is_loopback(addr)

@@ -1,11 +1,11 @@
-"""What a guest's destination address means on the host: translated, served by the gateway, or refused.
+"""Where a flow of a guest goes on the host: to a translated address, to a service of the gateway, or nowhere.
 
-Only destinations are translated, by exact address (``192.168.127.254 -> 127.0.0.1``). Answers reach the
-guest from the address that it sent to, because that address is in the flow's key. Datagrams without a flow
-(``udp-nat: full-cone``) are translated back by the same table.
+Only destination addresses are translated, by exact match (``192.168.127.254 -> 127.0.0.1``). The flow's key
+keeps the address that the guest sent to, so answers come from that address. Datagrams without a flow
+(``udp-nat: full-cone``) are translated back with the same table.
 
-The services of the gateway come first, then the table, then the refusals. An entry of the table wins over
-every refusal: the user configured it on purpose.
+The gateway's services are checked first, then the table, then the refusals. So an entry of the table allows
+an address that would be refused otherwise: the user has configured it.
 """
 
 import errno
@@ -27,8 +27,8 @@ _UDP_SERVICES: Final[Mapping[int, str]] = {DNS_PORT: "dns", DHCP_PORT: "dhcp"}
 class Target(NamedTuple):
     """Where a flow goes: to a service of the gateway, nowhere, or to ``addr``.
 
-    ``service``: "dns", "api" or "dhcp", or empty. ``refused``: the name of a counter, or empty; ``errno`` is
-    then the error that the guest's program gets.
+    service: "dns", "api" or "dhcp", or empty. refused: the name of a counter, or empty. If refused, errno is
+    the error that the guest's program gets.
     """
 
     addr: int
@@ -51,7 +51,7 @@ class NatConfig(Protocol):
 
 
 class Nat:
-    """The table and the rules around it. They do not change."""
+    """The translation table and the rules for all other addresses. Neither changes."""
 
     def __init__(
         self,
@@ -70,7 +70,7 @@ class Nat:
         self.gateway = gateway
         self.own = frozenset((gateway, *virtual))
         self.table = dict(table or {})
-        # If several addresses stand for one address of the host, guests see the first one.
+        # If several addresses are translated to one address of the host, guests see the first one.
         self._seen_as = {to: addr for addr, to in reversed(self.table.items())}
         self.ec2_metadata_access = ec2_metadata_access
 
@@ -104,7 +104,7 @@ class Nat:
         return Target(remote_addr) if target.refused == LINK_LOCAL else target
 
     def seen_as(self, host_addr: int) -> int:
-        """The address by which guests know an address of the host: the table's entry for it, or itself."""
+        """The address that guests use for an address of the host: the table's entry for it, or itself."""
         return self._seen_as.get(host_addr, host_addr)
 
     def _target(self, services: Mapping[int, str], addr: int, port: int) -> Target:
@@ -116,7 +116,7 @@ class Nat:
         return Target(addr, refused=reason, errno=error)
 
     def refusal(self, addr: int) -> tuple[str, int]:
-        """(counter name, errno) when no host may be reached under addr, else ("", 0)."""
+        """(counter name, errno) if a guest may not reach addr, else ("", 0)."""
         if addr in self.own:
             return "nat_flow_refused_gateway_port", errno.ECONNREFUSED
         if ipv4.is_multicast(addr):
@@ -128,7 +128,7 @@ class Nat:
         if ipv4.is_loopback(addr):
             return "nat_flow_refused_loopback", errno.ENETUNREACH
         if ipv4.is_link_local(addr) and not self.ec2_metadata_access:
-            # Clients that look for a cloud's metadata expect a reset at once.
+            # Clients that look for a cloud's metadata server give up at once after a reset.
             return LINK_LOCAL, errno.ECONNREFUSED
         if addr >> 24 == 0 or addr >> 28 == 0xF:
             # 0.0.0.0 would reach the host's own loopback. 240.0.0.0/4 is reserved.

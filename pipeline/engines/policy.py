@@ -1,12 +1,12 @@
 """The egress policy: where a guest may connect to, by network, port, protocol and DNS name.
 
-The first rule that fits decides; if none fits, the default does. A rule fits when each of its conditions
-holds. Networks and names together are one condition: "the destination is in one of these". An address has a
-name only for the guest to which the gateway gave it as an answer, and only while that answer is valid.
-Answers of other name servers do not count.
+The first rule that fits decides. If none fits, the default decides. A rule fits when each of its conditions
+holds. Networks and names together are one condition: the destination is in one of the networks, or has one of
+the names. An address has a name only for the guest that received it from the gateway's DNS service, and only
+while that answer is valid. Answers of other name servers do not count.
 
-The policy decides about the address that the guest sends to, before any translation. It does not know
-connections: one that was allowed stays open when its name's answer expires.
+The policy checks the address that the guest sends to, before any translation. It does not track connections:
+an allowed connection stays open after the DNS answer has expired.
 """
 
 from collections import OrderedDict
@@ -16,15 +16,15 @@ from typing import Final, NamedTuple, Protocol
 from netaddr import IPAddress, IPNetwork, IPSet
 
 MAX_NAMED: Final = 16384
-"""Addresses of guests with a name. One more replaces the one learnt first."""
+"""The most pairs of guest and named address. One more replaces the oldest."""
 MIN_VALID: Final = 5.0
-"""The least seconds for which an answer counts: a guest needs time to use one with TTL 0."""
+"""Seconds for which an answer is valid at least: a guest needs time to use an answer with TTL 0."""
 
 Ports = tuple[tuple[int, int], ...]
 
 
 class RuleConfig(Protocol):
-    """One rule of the configuration. An empty field means "any"."""
+    """One rule of the configuration. An empty field fits everything."""
 
     @property
     def action(self) -> str: ...
@@ -50,7 +50,7 @@ class PolicyConfig(Protocol):
 
 
 def patterns(config: PolicyConfig) -> tuple[str, ...]:
-    """All name patterns of the rules. The index of a pattern is its number, in all workers."""
+    """All name patterns of the rules. A pattern's index is its number in all workers."""
     return tuple(dict.fromkeys(name for rule in config.rules for name in rule.names))
 
 
@@ -70,7 +70,7 @@ class Names:
         return bool(self._exact or self._below)
 
     def match(self, labels: Sequence[bytes]) -> list[int]:
-        """The numbers of the patterns that a name (labels without the root) fits."""
+        """The numbers of the patterns that a name fits. labels: without the root label."""
         name = b".".join(labels).lower().decode("latin-1")
         found = [self._exact[name]] if name in self._exact else []
         while name:
@@ -115,7 +115,7 @@ class Policy:
         return bool(self._rules) or not self._default
 
     def learn(self, guest: int, address: int, pattern: int, ttl: float, now: float) -> None:
-        """The gateway told a guest that a name of this pattern has this address for ttl seconds."""
+        """The gateway answered a guest that a name of this pattern has this address for ttl seconds."""
         key = (guest, address)
         names = self._named.pop(key, None)
         if names is None:

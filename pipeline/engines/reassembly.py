@@ -1,18 +1,18 @@
-"""Reassembly of IPv4 fragments (RFC 791, RFC 815 in spirit), for hostile senders.
+"""Reassembly of IPv4 fragments (RFC 791), robust against hostile senders.
 
 The reassembler copies fragments out of their slots and returns one whole packet. If two fragments overlap, it
-drops their datagram and every further fragment of it, as RFC 5722 requires for IPv6: no honest sender cuts
-a datagram like that. It ignores an exact repetition, because networks do duplicate packets.
+drops their datagram and all its later fragments, as RFC 5722 requires for IPv6: an honest sender does not
+make overlapping fragments. It ignores an exact repetition, because networks duplicate packets.
 
 ::
 
-    state     means                                       becomes
-    partial   some fragments have arrived                 whole, condemned, or timed out
-    condemned only the key is kept                        timed out
+    state      means                                       becomes
+    partial    some fragments have arrived                 whole, condemned, or timed out
+    condemned  only the key is kept                        timed out
     (whole and timed out are not kept)
 
 The timer starts with the first fragment and is not renewed (RFC 1122 section 3.3.2). When a bound is reached,
-the oldest datagram of the same source makes room for the new one.
+the oldest datagram of the same source is dropped.
 """
 
 from collections import OrderedDict
@@ -27,16 +27,16 @@ MAX_DATAGRAMS_PER_SOURCE: Final = 64
 MAX_BYTES: Final = 8 * 1024 * 1024
 MAX_BYTES_PER_SOURCE: Final = 1024 * 1024
 MAX_FRAGMENTS: Final = 128
-"""Fragments of one datagram: enough for 64 KiB at the smallest MTU that IPv4 hosts must accept (576)."""
+"""The most fragments of one datagram: enough for 64 KiB at the smallest MTU of IPv4 hosts (576)."""
 
 FRAGMENT_OVERHEAD: Final = 128
-"""Bytes that a kept fragment counts in addition to its payload."""
+"""Bytes that the bounds count for each fragment in addition to its payload."""
 
 Key = tuple[int, int, int, int, int]
 
 
 class Expired(NamedTuple):
-    """A datagram that timed out. packet: its first fragment, b"" if that never came."""
+    """A datagram that timed out. packet: its first fragment, or b"" if that has not arrived."""
 
     packet: bytes
     source: int
@@ -58,7 +58,7 @@ class _Datagram:
         self.cost = 0
 
     def overlaps(self, frag_off: int, length: int, last: bool) -> bool:
-        """Whether a piece contradicts others: it shares bytes with them, or there are two ends."""
+        """Whether a piece contradicts others: two share bytes, or one lies after the last."""
         end = frag_off + length
         pieces = self.pieces or {}
         if 0 <= self.size < end:
@@ -75,11 +75,11 @@ class _Datagram:
             self.size = frag_off + len(piece)
 
     def begin(self, header: bytes) -> None:
-        """The first fragment came, with this header."""
+        """The first fragment has arrived, with this header."""
         self.header = header
 
     def charge(self, cost: int) -> None:
-        """The datagram takes this many bytes more."""
+        """Count cost more bytes for the datagram."""
         self.cost += cost
 
     def condemn(self) -> None:
@@ -88,7 +88,7 @@ class _Datagram:
         self.header = b""
 
     def whole(self) -> bytes:
-        """The packet that all fragments make. Raises WireError when it is too long."""
+        """The whole packet, after all fragments have arrived. Raises WireError when it is too long."""
         pieces = self.pieces or {}
         payload = b"".join(pieces[start] for start in sorted(pieces))
         head = bytearray(self.header)
@@ -103,7 +103,7 @@ class _Datagram:
 
 
 class Reassembler:
-    """All partial datagrams of one virtual network. Bounds are counted for each ``source`` (a link)."""
+    """All partial datagrams of the virtual network. Bounds hold for all, and for each source (a link)."""
 
     def __init__(
         self,
@@ -171,7 +171,7 @@ class Reassembler:
         return None
 
     def expire(self, now: float) -> list[Expired]:
-        """Drop datagrams that are too old. If the first fragment is known, time exceeded is due (RFC 792)."""
+        """Drop datagrams that are too old. About one with a first fragment, send time exceeded (RFC 792)."""
         expired = []
         while self._datagrams:
             key, datagram = next(iter(self._datagrams.items()))
@@ -184,7 +184,7 @@ class Reassembler:
         return expired
 
     def deadline(self) -> float:
-        """When expire() next has something to do; inf when there is no partial datagram."""
+        """When the next datagram times out; inf when there is none."""
         if not self._datagrams:
             return float("inf")
         return next(iter(self._datagrams.values())).deadline

@@ -1,8 +1,8 @@
-"""How a guest learns that its connection or datagram failed: what the gateway sends for a host's errno.
+"""What the gateway sends a guest whose connection or datagram failed: a reset or ICMP error for each errno.
 
-The guest's stack turns the answer back into the errno that the host got (RFC 1122 section 4.2.3.9, RFC 9293
-section 3.10.7.3). Linux ends an attempt in SYN-SENT at any destination-unreachable message that quotes its
-sequence number.
+The guest's stack turns the answer back into the errno of the host (RFC 1122 section 4.2.3.9, RFC 9293 section
+3.10.7.3). In SYN-SENT, Linux ends the attempt at any destination-unreachable message that quotes its sequence
+number.
 
 =======================================  ==================================  =====================
 errno of the host's connect()            answer                              the guest's program
@@ -14,8 +14,8 @@ EACCES, EPERM                            ICMP 3/13 prohibited                EHO
 ETIMEDOUT, and lack of resources         none: the guest repeats its SYN     ETIMEDOUT, or success
 =======================================  ==================================  =====================
 
-The gateway sends nothing either when the host has no port, memory or descriptor left: that may pass, and the
-guest sends its SYN again.
+When the host has no port, memory or descriptor left, the gateway sends nothing. That may be temporary, and
+the guest sends its SYN again.
 """
 
 import errno
@@ -51,10 +51,10 @@ _HARD_ERRORS: Final = frozenset(
 
 
 def is_hard_error(code: int) -> bool:
-    """Whether an unreachable message of a guest about our SYN is final.
+    """Whether a guest's destination-unreachable message with this code about our SYN is final.
 
-    RFC 1122 section 4.2.3.9 says so for some codes; for the others this follows Linux. A guest's firewall
-    that rejects a connection sends one of them.
+    RFC 1122 section 4.2.3.9 says that some codes are. The others are as in Linux: firewalls that reject a
+    connection send them.
     """
     return code in _HARD_ERRORS
 
@@ -65,6 +65,6 @@ def answer_to_syn(number: int) -> int:
 
 
 def answer_to_datagram(number: int) -> int:
-    """The answer for the errno of a UDP socket: "refused" means a closed port (RFC 1122 section 4.1.3.1)."""
+    """The answer for the errno of a UDP socket. "Refused" is a closed port (RFC 1122 section 4.1.3.1)."""
     answer = answer_to_syn(number)
     return icmp.PORT_UNREACHABLE if answer == RESET else answer

@@ -15,6 +15,9 @@ A second of silence proves little about a station that has no IPv4 address yet, 
 again: a DHCP client waits for seconds between two messages. So for WIN_BACK_SECONDS the next frame of the
 old station takes the MAC back at once. The old link of a guest that really moved stays silent.
 
+With ``newest_wins`` there are no contests: every frame moves its MAC to its link, as gvproxy's switch has it.
+Then also frames with the gateway's MAC pass, but teach nothing.
+
 Hostile guests: the switch does not learn the gateway's MAC or group addresses. Each link has a bound on its
 addresses, on the contests that it begins and on its addresses that make room for others. A contest takes a
 second, so two links which both claim a MAC cause few events. A claim of the gateway's MAC is an event too,
@@ -46,7 +49,7 @@ UNUSED_SECONDS: Final = 5.0
 """How long a MAC must have been silent before it makes room for another one of its link."""
 REPLACED_PER_SECOND: Final = 16
 """How often in a second the MACs of a full link are searched for an unused one."""
-CLAIM_INTERVAL: Final = 10.0
+CLAIM_INTERVAL: Final = 60.0
 """Seconds between two events about a link that claims the gateway's MAC."""
 
 TO_GATEWAY: Final = -1
@@ -105,9 +108,12 @@ class Switch:
         max_macs_per_link: int = MAX_MACS_PER_LINK,
         max_macs: int = MAX_MACS,
         ask: Callable[[bytes, int], object] | None = None,
+        *,
+        newest_wins: bool = False,
     ) -> None:
         """ask(mac, link): send ARP requests to the station, if it has an address to ask for."""
         self._ask = ask
+        self._newest_wins = newest_wins
         self._may_claim = Buckets(CONTESTS_PER_SECOND, CONTESTS_PER_SECOND)
         self._may_replace = Buckets(REPLACED_PER_SECOND, REPLACED_PER_SECOND)
         self._gateway_mac = gateway_mac
@@ -152,11 +158,16 @@ class Switch:
         if mac[0] & 1 or mac == ethernet.ZERO:
             raise WireError("switch_frame_dropped_bad_source")
         if mac == self._gateway_mac:
+            if self._newest_wins:
+                return
             if now - self._claims.get(link, float("-inf")) >= CLAIM_INTERVAL:
                 self._claims[link] = now
                 self._events.append(SwitchEvent("claimed", mac, link))
             raise WireError("switch_frame_dropped_gateway_source")
         if old is not None:
+            if self._newest_wins:
+                self._move(old, mac, link, now)
+                return
             if old.former != link or now >= old.win_back_until:
                 self._contest(old, mac, link, now)
             elif self._move(old, mac, link, now):

@@ -1,4 +1,4 @@
-"""Counts by key, without entries for a count of 0."""
+"""Counts by key in a dict that has no entry for a count of 0."""
 
 from collections.abc import Hashable
 from typing import TypeVar

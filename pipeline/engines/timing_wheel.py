@@ -1,7 +1,7 @@
-"""Many timers, each set and cancelled in O(1): a hierarchical timing wheel (Varghese and Lauck, SOSP 1987).
+"""A hierarchical timing wheel: many timers, each set or cancelled in O(1) (Varghese and Lauck, SOSP 1987).
 
-Time is cut into ticks of 1/1024 s. Read a tick as a number in base 256. A timer is on the level of the
-highest digit in which its tick differs from the wheel's own tick. That digit is its slot.
+Time is divided into ticks of 1/1024 s. Write a timer's tick and the wheel's current tick in base 256. The
+highest digit in which they differ gives the timer's level, and the value of that digit is its slot.
 
 ::
 
@@ -11,23 +11,22 @@ highest digit in which its tick differs from the wheel's own tick. That digit is
     2       64 s                4.5 hours: keep-alive
     3 ...   4.5 hours           7 weeks; a timer further away has a level of its own
 
-All timers of a level share the digits above it with the wheel's tick. So no level wraps around, and the
-order of (level, digit) is the order of time. One integer has a bit for each slot with timers; its lowest
-bit is the next slot. All levels share this integer.
+All timers of a level share the digits above it with the wheel's tick. So no level wraps around, and slots
+ordered by (level, digit) are in order of time. One integer for all levels has a bit for each slot with
+timers. Its lowest bit is the next slot.
 
-A slot above level 0 is opened when its time begins. The timers that are due expire, the others move down,
-closer to their ticks. A timer moves at most once for each level. An ``advance`` of any length moves it to
-its place at once: a jump of ten hours opens the slots that have timers and visits no tick between. If the
-caller advances the wheel only when a timer is due, the slot of a new timer may have begun already: it is
-the next to open.
+A slot is opened when its time begins. Timers that are due expire. The others move to a lower level, at most
+once for each level. ``advance`` moves a timer straight to its new slot, however far time has moved: a jump of
+ten hours opens the slots that have timers and visits no tick in between. A new timer's slot may have begun
+already, because the wheel's tick is that of the last ``advance``. It is then the next slot to open.
 
 A timer is never early, and is late by less than one tick:
 
-- a tick is a power of two, so seconds become ticks without rounding;
-- epoll waits in milliseconds, and the TCP engine has this granularity G (RFC 6298). A finer wheel would open
-  more slots without use. Linux rounds its TCP timers to one jiffy, 1 to 10 ms.
+- a second has 1024 ticks, a power of two, so converting floats to ticks does not round;
+- epoll waits in milliseconds, and the TCP engine has the same clock granularity G (RFC 6298). A finer wheel
+  would open more slots without benefit. Linux rounds its TCP timers to one jiffy, 1 to 10 ms.
 
-The caller passes the time. It must not run backwards; if it does, the wheel stands still meanwhile.
+The caller passes the time. If it runs backwards, the wheel does not turn until the time has caught up.
 """
 
 from collections.abc import Hashable
@@ -37,25 +36,26 @@ from typing import Final, Generic, TypeVar
 TICKS_A_SECOND: Final = 1024
 
 _BITS: Final = 8
-"""Slots of a level, as a power of two. Fewer would move timers more often, more make a longer integer."""
+"""A level has 2**_BITS slots. With fewer, timers would move more often; with more, the integer is longer."""
 _DIGIT: Final = (1 << _BITS) - 1
 
 K = TypeVar("K", bound=Hashable)
 
 
 class TimingWheel(Generic[K]):
-    """Keys and their times. A call is O(1); ``advance`` is so for each key that expires or moves down."""
+    """Keys and their times. A call costs O(1), ``advance`` O(1) for each key that expires or moves down."""
 
     __slots__ = ("_deadline", "_occupied", "_slots", "_tick", "_ticks")
 
     def __init__(self) -> None:
         self._tick = 0
-        """How far the wheel has turned."""
+        """The wheel's tick: how far it has turned."""
         self._ticks: dict[K, int] = {}
-        """When each key expires."""
+        """The tick at which each key expires."""
         self._slots: dict[int, dict[K, None]] = {}
-        """Keys by level << _BITS | digit; a slot exists while it is occupied."""
+        """Keys by level << _BITS | digit. A slot without keys has no entry."""
         self._occupied = 0
+        """A bit for each entry of _slots."""
         self._deadline = inf
 
     def __len__(self) -> int:
@@ -65,9 +65,9 @@ class TimingWheel(Generic[K]):
         return key in self._ticks
 
     def schedule(self, key: K, at: float) -> None:
-        """Let key expire at ``at`` (seconds), or at once if that is over. A previous time is forgotten.
+        """Let key expire at ``at`` (seconds), instead of at its previous time. A past time means at once.
 
-        Raises OverflowError for infinity, ValueError for NaN: cancel a key that shall never expire.
+        Raises OverflowError for infinity and ValueError for NaN. To let a key never expire, cancel it.
         """
         tick = ceil(at * TICKS_A_SECOND)
         if key in self._ticks:
@@ -82,7 +82,7 @@ class TimingWheel(Generic[K]):
         tick = self._ticks.pop(key, None)
         if tick is None:
             return
-        # The wheel may have turned since it was placed, but the highest digit that differs is the same.
+        # The wheel may have turned since the key was placed. The highest differing digit is still the same.
         index = self._index(tick)
         slot = self._slots[index]
         if len(slot) > 1:
@@ -119,13 +119,13 @@ class TimingWheel(Generic[K]):
     def deadline(self) -> float:
         """When ``advance`` must be called next (seconds); infinity without a key.
 
-        That is when the first occupied slot begins: no later than its first key expires, and
-        earlier when that is far away and has to move down first.
+        This is the time at which the first occupied slot begins. Its first key expires then or later. If
+        later, the key moves to a lower level first.
         """
         return self._deadline
 
     def _index(self, tick: int) -> int:
-        """The slot where a tick belongs: level << _BITS | digit. It is never before the wheel's own tick."""
+        """The slot of a tick, which is not before the wheel's own: level << _BITS | digit."""
         level = ((tick ^ self._tick | _DIGIT).bit_length() - 1) // _BITS
         return level << _BITS | tick >> level * _BITS & _DIGIT
 

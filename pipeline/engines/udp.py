@@ -1,23 +1,20 @@
-"""The table of UDP flows: which datagrams belong together, and until when.
+"""The table of UDP flows: which datagrams belong to one host socket, and for how long.
 
-A flow has two ends, guest and remote, which are its key. It also has a number, by which the egress worker
-with its host socket (its *owner*) knows it. There are two kinds of flow:
+A flow has two ends, guest and remote, which are its key. The egress worker with the flow's host socket is its
+*owner*. A flow also has a number, by which the owner knows it. There are two kinds of flow:
 
-- The first datagram of a guest to a remote end makes a flow. FlowNumbers gives it a number (bit 31 clear),
-  and the hash of its ends names the owner.
-- The first datagram from outside to a forwarded port makes a flow, too. Its egress worker gave it a number
-  (bit 31 set, unique only together with the owner). This table gives it a port of the gateway.
+- The first datagram of a guest to a remote end makes a flow. FlowNumbers assigns its number (bit 31 clear),
+  and the hash of the ends chooses the owner.
+- The first datagram from outside to a forwarded port makes a flow, too. Its owner has assigned the number
+  (bit 31 set, unique only together with the owner). This table allocates a port of the gateway for it.
 
-::
+on_guest_datagram() and on_dial() make flows. The table closes a flow that is idle, evicted or finished, or
+whose guest is gone. take_closed() returns these flows, so that the caller notifies their owners. The owner
+closes a flow with close().
 
-    state     made by                         becomes
-    live      on_guest_datagram, on_dial      closed by idle time, eviction, close(), forget_guest()
-    live      finish()                        closed: it has done what it was for
-    closed    (in take_closed() unless close() did it)        forgotten
-
-A flow is idle when no datagram came either way for ``idle`` seconds. RFC 4787 REQ-5 wants 120 s or more for
-an arbitrary peer; users of such networks are used to 90 s. Idle time is exact to RENEWAL_STEP. When a bound
-is reached, the flow that was idle for longest is evicted, first one of the same guest.
+A flow is idle after ``idle`` seconds without a datagram in either direction. RFC 4787 REQ-5 asks for 120 s or
+more. gvproxy uses 90 s, and so does this table. The idle time is exact to RENEWAL_STEP. When a bound is
+reached, the flow that has been idle for longest is evicted, if possible one of the same guest.
 """
 
 from collections import OrderedDict
@@ -28,15 +25,15 @@ from pipeline.engines.flows import PortAllocator, rss_hash
 from pipeline.records.flows import FLOW_FROM_EGRESS, Ends, FlowKey, flow_key
 
 IDLE: Final = 90.0
-"""Seconds without a datagram after which a flow is over."""
+"""Seconds without a datagram after which a flow is closed."""
 RENEWAL_STEP: Final = 1.0
-"""Seconds. Datagrams that follow each other faster do not reorder the table, so they cost nothing here."""
+"""Seconds. The idle time is renewed at most this often, so most datagrams do not reorder the table."""
 MAX_UDP_FLOWS_PER_GUEST: Final = 2048
 MAX_UDP_FLOWS: Final = 8192
 
 
 class FlowNumbers:
-    """Numbers for flows that demux makes: from 1 to FLOW_FROM_EGRESS - 1, in turn."""
+    """Assigns numbers to flows that demux makes: from 1 to FLOW_FROM_EGRESS - 1, in turn."""
 
     def __init__(self) -> None:
         self._last = 0
@@ -52,7 +49,7 @@ class FlowNumbers:
 
 
 class UdpFlow:
-    """One flow, and what demux notes about it: see steer(), on_unsteered() and on_questions()."""
+    """One flow, and whether its datagrams are steered past demux or questions of it are unanswered."""
 
     __slots__ = (
         "_after_steered",
@@ -75,7 +72,7 @@ class UdpFlow:
         self.number = number
         self.owner = owner
         self.unique = _unique(owner, number)
-        """The flow's number in the table: owners' own numbers may collide with each other."""
+        """A number that is unique in the table. Two owners may have assigned the same number."""
         self.from_egress = number & FLOW_FROM_EGRESS != 0
         """Whether egress made the flow, for a forwarded port."""
         self.key = key
@@ -85,7 +82,7 @@ class UdpFlow:
         self.remote_port = ends.remote_port
         self.last_seen = now
         self.steered = False
-        """Whether ingress may send datagrams past demux. Ingress then reports that the flow is in use."""
+        """Whether ingress may send datagrams past demux. Ingress then reports while the flow is in use."""
         self._after_steered = False
         self._unanswered = 0
 
@@ -98,7 +95,7 @@ class UdpFlow:
         self.steered = True
 
     def on_unsteered(self) -> None:
-        """Ingress sends datagrams to demux again. The next one comes after those that went past."""
+        """Ingress sends datagrams to demux again. The next one must follow those that went past demux."""
         self._after_steered = True
 
     def take_after_steered(self) -> bool:
@@ -108,11 +105,11 @@ class UdpFlow:
         return first
 
     def on_questions(self, count: int) -> None:
-        """Each of count datagrams of the guest asks for one answer, as in DNS."""
+        """The guest sent count datagrams that each want one answer, as in DNS."""
         self._unanswered += count
 
     def on_answers(self, count: int) -> bool:
-        """count answers came. Returns whether no question is open any more."""
+        """count answers have arrived. Returns whether all questions are answered."""
         self._unanswered -= count
         return self._unanswered <= 0
 
@@ -129,7 +126,7 @@ class UdpFlows:
         max_flows: int = MAX_UDP_FLOWS,
         full_cone: bool = False,
     ) -> None:
-        """full_cone: all flows of one port of a guest have the same owner, since they share a socket."""
+        """full_cone: all flows of one port of a guest share a host socket, so they have one owner."""
         self._ports = ports
         self._numbers = FlowNumbers()
         self._egress_count = egress_count
@@ -149,7 +146,7 @@ class UdpFlows:
         return len(self._by_key)
 
     def find(self, key: FlowKey, now: float) -> UdpFlow | None:
-        """The flow that a guest's datagram belongs to, renewed; None if there is none yet."""
+        """The flow of a guest's datagram, which renews it; None if there is none yet."""
         flow = self._by_key.get(key)
         if flow is not None and now - flow.last_seen >= RENEWAL_STEP:
             self._renew(flow, now)
@@ -168,7 +165,7 @@ class UdpFlows:
         return self._add(UdpFlow(self._numbers.next(self._by_age), spread % self._egress_count, key, now))
 
     def on_host_datagram(self, owner: int, number: int, now: float) -> UdpFlow | None:
-        """The flow of a datagram that its owner received for it; None when the flow is over."""
+        """The flow of a datagram that the owner received; None if the flow is closed."""
         flow = self._by_age.get(_unique(owner, number))
         if flow is not None and now - flow.last_seen >= RENEWAL_STEP:
             self._renew(flow, now)
@@ -177,10 +174,10 @@ class UdpFlows:
     def on_dial(
         self, owner: int, number: int, guest_addr: int, guest_port: int, gateway: int, now: float
     ) -> UdpFlow | None:
-        """A flow that an egress worker opened towards a guest, which sees it as coming from gateway.
+        """The flow of a datagram from a forwarded port. Makes one if there is none.
 
-        The same number again is the same flow, renewed. Returns None when the gateway has no port left for
-        the guest's port.
+        The guest sees the datagrams as coming from a port of ``gateway``. Returns None when no port is left
+        for flows to this port of the guest.
         """
         flow = self.on_host_datagram(owner, number, now)
         if flow is not None:
@@ -191,32 +188,32 @@ class UdpFlows:
             key = flow_key(guest_addr, guest_port, gateway, port)
             if key not in self._by_key:
                 break
-            # The guest itself sent from its port to this very port of the gateway.
+            # The guest already has a flow from its port to this port of the gateway.
             skipped.append(port)
         for unusable in skipped:
             self._ports.release(where, unusable)
         return None if port is None else self._add(UdpFlow(number, owner, key, now))
 
     def close(self, owner: int, number: int) -> UdpFlow | None:
-        """Its owner closed this flow. Returns None if it is over: both sides may close at once."""
+        """The owner closed this flow. Returns None if it is closed already: both sides may close at once."""
         flow = self._by_age.get(_unique(owner, number))
         if flow is not None:
             self._remove(flow)
         return flow
 
     def finish(self, flow: UdpFlow) -> None:
-        """The flow has done what it was for. The caller notifies its owner."""
+        """The flow is no longer needed: close it."""
         self._remove(flow)
         self._closed.append(flow)
 
     def forget_guest(self, guest_addr: int) -> None:
-        """The guest is gone: close all its flows."""
+        """Close all flows of a guest that is gone."""
         for flow in list(self._by_guest.get(guest_addr, {}).values()):
             self._remove(flow)
             self._closed.append(flow)
 
     def expire(self, now: float) -> int:
-        """Close the flows that were idle for too long. Returns how many; costs O(1) for each."""
+        """Close the flows that were idle for too long. Returns their number. Costs O(1) for each."""
         count = 0
         by_age = self._by_age
         while by_age:
@@ -230,7 +227,7 @@ class UdpFlows:
         return count
 
     def deadline(self) -> float:
-        """When expire() next has something to do; inf when there is no flow."""
+        """When the next flow will have been idle for too long; inf when there is no flow."""
         if not self._by_age:
             return float("inf")
         return next(iter(self._by_age.values())).last_seen + self._idle
@@ -273,5 +270,5 @@ class UdpFlows:
 
 
 def _unique(owner: int, number: int) -> int:
-    """Numbers of two egress workers may be equal; demux' own never are."""
+    """Two egress workers may assign the same number. Numbers that demux assigned are unique already."""
     return owner << 32 | number if number & FLOW_FROM_EGRESS else number

@@ -1,12 +1,12 @@
-"""Command lines as Go's flag package reads them.
+"""Parses a command line as Go's flag package does, because gvproxy, which this program replaces, uses it.
 
 A flag has one dash or two: ``-name value`` or ``-name=value``. A boolean takes a value only after ``=``.
-Reading ends at the first word that is not a flag, or after ``--``. Integers are Go literals: ``0x10``,
-``0b1``, ``0o17``, ``017``, ``1_000``. A wrong line raises FlagError with Go's words, a request for help
-raises HelpRequestError. This module prints nothing and never exits.
+Parsing ends at the first word that is not a flag, or after ``--``. Integers are Go literals: ``0x10``,
+``0b1``, ``0o17``, ``017``, ``1_000``. A wrong line raises FlagError with the text of Go's error. A request
+for help raises HelpRequestError. This module prints nothing and never exits.
 
-The daemon's flags are in config/options.py, the agent's in guest/agent.py. This module goes into guests with
-the agent, so it imports only the standard library.
+The daemon's flags are in config/options.py, the agent's in guest/agent.py. This module is installed in guests
+with the agent, so it imports only the standard library.
 """
 
 import re
@@ -31,7 +31,7 @@ _EMPTY: Final[dict[str, Value]] = {"bool": False, "int": 0, "string": ""}
 
 
 class FlagError(ValueError):
-    """The command line is wrong; the text is Go's."""
+    """The command line is wrong. The text is Go's."""
 
 
 class HelpRequestError(Exception):
@@ -39,7 +39,7 @@ class HelpRequestError(Exception):
 
 
 class Flag(NamedTuple):
-    """One flag. A repeating flag collects strings, any other keeps its last value."""
+    """One flag. A repeating flag collects all its values, as strings. Any other keeps the last one."""
 
     name: str
     kind: Literal["bool", "int", "string"]
@@ -56,16 +56,19 @@ class Flag(NamedTuple):
 
 
 class Parsed(NamedTuple):
-    """``values``: the last value of each flag, default where absent; ``lists``: all values of the
-    repeating flags; ``given``: names that the line holds; ``rest``: the words after the flags."""
+    """A parsed command line.
+
+    ``values``: the last value of each flag, or its default. ``lists``: all values of the repeating flags.
+    ``given``: names of the flags that the line has. ``arguments``: the words after the flags.
+    """
 
     values: dict[str, Value]
     lists: dict[str, tuple[str, ...]]
     given: frozenset[str]
-    rest: tuple[str, ...]
+    arguments: tuple[str, ...]
 
     def with_defaults(self, flags: Sequence[Flag]) -> "Parsed":
-        """The same line for a program that has further flags, which were not given."""
+        """The same line with the defaults of further flags, which it does not have."""
         other = parse(flags, ())
         return self._replace(values=other.values | self.values, lists=other.lists | self.lists)
 
@@ -83,7 +86,7 @@ class Parsed(NamedTuple):
 
 
 def parse(flags: Sequence[Flag], words: Sequence[str]) -> Parsed:
-    """Read words (without the program's name). Raises FlagError or HelpRequestError."""
+    """Parse words (without the program's name). Raises FlagError or HelpRequestError."""
     table = {flag.name: flag for flag in flags}
     values = {flag.name: flag.value_if_absent for flag in flags if not flag.repeats}
     lists: dict[str, list[str]] = {flag.name: [] for flag in flags if flag.repeats}
@@ -172,7 +175,7 @@ def _escape(char: str) -> str:
     if code < 0x80:
         return f"\\x{code:02x}"
     if 0xDC80 <= code <= 0xDCFF:
-        # A byte of the command line that is not UTF-8, as Python carries it.
+        # Python's surrogate escape for a byte of the command line that is not UTF-8.
         return f"\\x{code - 0xDC00:02x}"
     return f"\\u{code:04x}" if code <= 0xFFFF else f"\\U{code:08x}"
 

@@ -1,6 +1,6 @@
-"""Texts read as Go's standard library reads them, with its words for what is wrong.
+"""Parses texts as Go's standard library does, with the same error texts.
 
-Clients of the control API show and compare these words. The module covers what the API needs: host:port
+Clients of gvproxy's HTTP API show and compare these texts. The module covers what the API needs: host:port
 pairs, unsigned integers, the scheme of a URL, and the first JSON value of a body.
 """
 
@@ -22,7 +22,7 @@ _KINDS: Final[dict[type, str]] = {
 
 
 class GoError(ValueError):
-    """The text cannot be read as wanted. The words are Go's."""
+    """The text cannot be parsed. The words are Go's."""
 
 
 def split_host_port(text: str) -> tuple[str, str]:
@@ -52,10 +52,10 @@ def split_host_port(text: str) -> tuple[str, str]:
 
 
 def parse_uint(text: str, bits: int) -> int:
-    """Decimal digits (strconv.ParseUint with base 10)."""
+    """The number in decimal digits, of at most ``bits`` bits (strconv.ParseUint with base 10)."""
     if not re.fullmatch("[0-9]+", text, re.ASCII):
         raise GoError(f"strconv.ParseUint: parsing {quote(text)}: invalid syntax")
-    # int() refuses thousands of digits; they are out of range anyway.
+    # int() refuses thousands of digits. Such a number is out of range anyway.
     value = int(text) if len(text) < 1000 else 1 << bits
     if value >> bits:
         raise GoError(f"strconv.ParseUint: parsing {quote(text)}: value out of range")
@@ -63,7 +63,7 @@ def parse_uint(text: str, bits: int) -> int:
 
 
 def split_scheme(text: str) -> tuple[str, str]:
-    """The scheme in lower case, "" if there is none, and the text after its colon (net/url)."""
+    """(scheme in lower case or "", text after its colon), as net/url splits a URL."""
     if re.search("[\x00-\x1f\x7f]", text):
         raise GoError(f"parse {quote(text)}: net/url: invalid control character in URL")
     if text.startswith(":"):
@@ -79,8 +79,8 @@ def split_scheme(text: str) -> tuple[str, str]:
 def first_object(body: bytes) -> dict[str, object]:
     """The first JSON value of a body: an object, with its keys in lower case. null is an empty object.
 
-    Nothing after that value is looked at. Lone surrogates become U+FFFD. Numbers are floats: no request has
-    one that matters, and int() would refuse thousands of digits.
+    What follows that value is ignored. Lone surrogates become U+FFFD. Numbers become floats: no request uses
+    a number, and int() would refuse thousands of digits.
     """
     text = body.decode("utf-8", "replace").lstrip(" \t\r\n")
     if not text:
@@ -104,7 +104,7 @@ def first_object(body: bytes) -> dict[str, object]:
 
 
 def kind_of(value: object) -> str:
-    """The kind of a JSON value (of first_object), in Go's words."""
+    """The kind of a JSON value that first_object() has read, in Go's words."""
     return _KINDS[type(value)]
 
 

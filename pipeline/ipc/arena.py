@@ -1,21 +1,21 @@
-"""Slots: the memory that payload lies in, and the counting of who still needs it.
+"""Slots, the pieces of shared memory that hold payload, and the counts of references to them.
 
-A slot is HEADROOM bytes for headers made later, then up to 64 KiB of what one system
-call read, then some tail. It may be shared by several records (a burst read of many
-frames): each of those holds one *reference*. A reference has exactly one owner and moves
-with its record. The worker that allocates from a range of slots is their *home*; it
-alone counts, in private memory, so no count is ever changed by two processes. Whoever is
-done with a reference sends the slot number home over a free ring (ring.py), or calls
-``Pool.unref`` when it is the home itself.
+A slot has HEADROOM bytes for headers made later, up to 64 KiB that one system call read, and a tail. One read
+may return many frames, so several records may name one slot. Each of these records holds one *reference*. A
+reference has exactly one owner and moves with its record.
 
-===========  ======================  ==========================================
+The worker that allocates a slot is its *home*. Only the home counts references, in private memory, so no two
+processes change one count. A worker that no longer needs a reference sends the slot number home over a free
+ring (ring.py). The home itself calls ``Pool.unref``.
+
+===========  ======================  ====================================================
 slot is      its references          becomes
-===========  ======================  ==========================================
+===========  ======================  ====================================================
 free         0, on the free list     taken by ``alloc``
-taken        n >= 1, with n owners   n + m by ``ref``; n - 1 by ``unref``, free at 0
-===========  ======================  ==========================================
+taken        n >= 1, with n owners   n + m by ``ref``; n - 1 by ``unref``, and free at 0
+===========  ======================  ====================================================
 
-Nothing here sends or waits, and nothing here looks into the bytes of a slot.
+This module does not send, does not wait, and does not read the bytes of a slot.
 """
 
 from typing import Final
@@ -23,9 +23,9 @@ from typing import Final
 from pipeline.records.kinds import NO_SLOT
 
 HEADROOM: Final = 256
-"""Bytes in front of the payload, for the headers that a later stage makes (64-byte aligned)."""
+"""Bytes before the payload, for headers that another worker makes (64-byte aligned)."""
 SLOT_BYTES: Final = 72 * 1024
-"""A slot: HEADROOM, 64 KiB of payload, and a tail for what one read takes beyond it."""
+"""Bytes of a slot: HEADROOM, 64 KiB of payload, and a tail for a read of a little more."""
 
 
 class SlotError(Exception):
@@ -33,35 +33,35 @@ class SlotError(Exception):
 
 
 class Arena:
-    """The slots of a segment. ``slots[i]`` is a kept writable view of SLOT_BYTES bytes."""
+    """The slots of a segment. ``slots[i]`` is a writable view of SLOT_BYTES bytes."""
 
     def __init__(self, buf: memoryview, slot_count: int) -> None:
-        """``buf`` is the slots' part of the segment and at least slot_count * SLOT_BYTES long."""
+        """buf: the slots' part of the segment, at least slot_count * SLOT_BYTES bytes."""
         if len(buf) < slot_count * SLOT_BYTES:
             raise ValueError(f"{slot_count} slots need {slot_count * SLOT_BYTES} bytes, not {len(buf)}")
         self.slots: list[memoryview] = [buf[i * SLOT_BYTES : (i + 1) * SLOT_BYTES] for i in range(slot_count)]
 
 
 class Pool:
-    """Home side of the slots [first, first + count): free list and reference counts."""
+    """The free list and reference counts of the slots [first, first + count), kept by their home."""
 
     def __init__(self, first: int, count: int) -> None:
         self.first = first
         self.count = count
         self.refs_out = 0
-        """References outstanding, over all slots."""
-        # Indexed by slot number: entries below `first` stay 0, so a foreign slot is refused without a test.
+        """References to all slots of the pool."""
+        # Indexed by slot number. Entries below first stay 0, so ref() and unref() refuse a foreign slot.
         self._refs = [0] * (first + count)
-        # A stack: the slot freed last is the one whose lines are still in a cache.
+        # A stack: the slot that was freed last is the most likely to be in a CPU's cache.
         self._free = list(range(first + count - 1, first - 1, -1))
 
     @property
     def free_count(self) -> int:
-        """Slots that alloc can still give."""
+        """Number of free slots."""
         return len(self._free)
 
     def alloc(self) -> int:
-        """A slot with one reference, owned by the caller; NO_SLOT when none is free."""
+        """Take a free slot. The caller owns its one reference. Returns NO_SLOT when none is free."""
         if not self._free:
             return NO_SLOT
         slot = self._free.pop()
@@ -70,14 +70,14 @@ class Pool:
         return slot
 
     def ref(self, slot: int, n: int = 1) -> None:
-        """n more references to a taken slot exist. SlotError if the slot is free or foreign."""
+        """Count n more references to a taken slot. Raises SlotError if the slot is free or foreign."""
         if slot >= len(self._refs) or not self._refs[slot]:
             raise SlotError(f"ref of slot {slot}, which is free or foreign to {self!r}")
         self._refs[slot] += n
         self.refs_out += n
 
     def unref(self, slot: int) -> None:
-        """One reference came home; the last one frees the slot. SlotError if none is outstanding."""
+        """Count one reference less. The last one frees the slot. Raises SlotError if there is none."""
         refs = self._refs
         if slot >= len(refs) or not (left := refs[slot]):
             raise SlotError(f"unref of slot {slot}, which is free or foreign to {self!r}")
@@ -87,13 +87,13 @@ class Pool:
             self._free.append(slot)
 
     def refs(self, slot: int) -> int:
-        """References outstanding of one slot of this pool."""
+        """References to one slot of this pool."""
         return self._refs[slot]
 
     def audit(self) -> str | None:
-        """Check the pool against itself: each slot is free once with no reference, or taken with some.
+        """Check that each slot is once on the free list without references, or has references.
 
-        Returns what is wrong, None if nothing is.
+        Returns what is wrong, or None.
         """
         free = set(self._free)
         if len(free) != len(self._free):

@@ -1,14 +1,14 @@
-"""Control messages: one msgpack map in each packet of an AF_UNIX socket, with descriptors beside it.
+"""Control messages over unix sockets: one msgpack map for each packet, with open descriptors (SCM_RIGHTS).
 
-The supervisor and the workers use it, and workers that hand sockets to each other. It never blocks: a packet
-that the socket does not take now waits here, with duplicates of its descriptors. So the caller may close its
-own at once. ipc/messages.py says what the maps mean.
+The supervisor exchanges them with the workers, and a worker hands sockets to another one with them.
+ipc/messages.py defines the maps. A channel never blocks. A packet that the socket does not take now waits
+here, with duplicates of its descriptors. So the caller may close its own descriptors at once.
 
-A message that is longer than a packet travels in a file without a name. The file is the first descriptor of a
-packet that says so. (The kernel's send buffer bounds a packet, and we may not raise it.)
+The kernel's send buffer limits the length of a packet, and an ordinary user may not raise that limit. A
+longer message is written to a file without a name, and a packet carries this file as its first descriptor.
 
-A process at its limit of descriptors gets packets without their descriptors. Such a message is kept apart
-(``take_lost``), so that no reader has to expect half a message.
+A process at its limit of open descriptors receives packets without their descriptors. ``receive`` does not
+return such messages; ``take_lost`` does.
 """
 
 import errno
@@ -21,15 +21,15 @@ from typing import Final, Protocol
 
 import msgpack
 
-from pipeline.ipc.wire import PACKET_BYTES, wire_of
+from pipeline.ipc.transport import PACKET_BYTES, transport_of
 
 MAX_MESSAGE: Final = 64 * 1024 * 1024
 """Bytes of one message."""
 
 _FILED: Final = "in a file"
-"""Key of a packet whose message is in the file beside it. The packet has the message's id too."""
+"""Key of a packet whose message is in the file that it carries. The packet has the message's id too."""
 _NOT_NOW: Final = frozenset({errno.ETOOMANYREFS, errno.ENOBUFS, errno.ENOMEM})
-"""Errors of a system that is short of something: too many descriptors under way, or no memory."""
+"""Errors that may pass: too many descriptors are in flight between sockets, or memory is short."""
 
 
 class HasFileno(Protocol):
@@ -41,31 +41,31 @@ class HasFileno(Protocol):
 
 
 class ControlChannel:
-    """One end of a control socket. Takes the socket over and makes it non-blocking."""
+    """One end of a control socket. It owns the socket from now on, and makes it non-blocking."""
 
     def __init__(self, sock: socket.socket) -> None:
         sock.setblocking(False)
         self.sock = sock
-        self._wire = wire_of(sock)
+        self._transport = transport_of(sock)
         self.ended = False
-        """The other end is closed. No message will come, and sent messages are lost."""
+        """Whether the other end is closed. Then no message arrives, and sent messages are lost."""
         self._outbox: deque[tuple[bytes, list[int]]] = deque()
         self._lost: list[dict[str, object]] = []
 
     def fileno(self) -> int:
-        """For the poller."""
+        """The socket's descriptor, for a poller."""
         return self.sock.fileno()
 
     @property
     def backlog(self) -> int:
-        """Number of messages that wait for the socket. If there are any, call flush() again soon."""
-        return len(self._outbox) + self._wire.unsent
+        """Number of messages that wait for the socket. While there are any, call flush() again soon."""
+        return len(self._outbox) + self._transport.unsent
 
     def send(self, message: dict[str, object], fds: Sequence[int | HasFileno] = ()) -> None:
-        """Send one message with descriptors, which stay the caller's.
+        """Send one message with descriptors. The caller keeps these and may close them.
 
-        Raises OSError if it is longer than MAX_MESSAGE, or if it needs a descriptor and none is left. A short
-        message without descriptors is always taken.
+        Raises OSError if the message is longer than MAX_MESSAGE, or if it needs a descriptor and none is
+        left. A short message without descriptors never fails.
         """
         packet = msgpack.packb(message)
         numbers = [fd if isinstance(fd, int) else fd.fileno() for fd in fds]
@@ -82,27 +82,27 @@ class ControlChannel:
                 os.close(file)
 
     def flush(self) -> bool:
-        """Send the messages that wait. Returns whether all of them are gone."""
+        """Send the messages that wait. Returns whether all of them are sent."""
         while self._outbox:
             packet, fds = self._outbox[0]
             if not self._try(packet, fds):
                 return False
             self._outbox.popleft()
             close_all(fds)
-        return not self._wire.unsent or self._try_rest()
+        return not self._transport.unsent or self._try_flush()
 
     def receive(self) -> list[tuple[dict[str, object], list[int]]]:
-        """All complete messages, each with its descriptors, which belong to the caller now."""
+        """All complete messages, each with its descriptors. The caller owns these."""
         messages: list[tuple[dict[str, object], list[int]]] = []
         while not self.ended:
             try:
-                packet, fds, flags = self._wire.receive()
+                packet, fds, flags = self._transport.receive()
             except BlockingIOError:
                 break
             except ConnectionResetError:
                 packet, fds, flags = b"", [], 0
             if not packet:
-                close_all(fds)  # of a packet that was cut off by the end
+                close_all(fds)  # of a packet that the end of the stream cut off
                 self.ended = True
                 break
             if flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC):
@@ -120,12 +120,12 @@ class ControlChannel:
         return messages
 
     def take_lost(self) -> list[dict[str, object]]:
-        """Messages that came without their descriptors since the last call. A long one has only its id."""
+        """Messages that came without their descriptors since the last call. A long one has its id alone."""
         lost, self._lost = self._lost, []
         return lost
 
     def close(self) -> None:
-        """Close the socket and everything that waited for it."""
+        """Close the socket and the descriptors of messages that waited for it."""
         for _, fds in self._outbox:
             close_all(fds)
         self._outbox.clear()
@@ -136,13 +136,13 @@ class ControlChannel:
             self._outbox.append((packet, _duplicates(fds)))
 
     def _try(self, packet: bytes, fds: list[int]) -> bool:
-        return self._attempt(lambda: self._wire.send(packet, fds))
+        return self._attempt(lambda: self._transport.send(packet, fds))
 
-    def _try_rest(self) -> bool:
-        return self._attempt(self._wire.flush)
+    def _try_flush(self) -> bool:
+        return self._attempt(self._transport.flush)
 
     def _attempt(self, send: Callable[[], None]) -> bool:
-        """Whether the socket took it. A socket whose other end is gone takes everything."""
+        """Call send. Returns False if the socket has no room now; True also if the other end is gone."""
         try:
             send()
         except BlockingIOError:
@@ -157,17 +157,17 @@ class ControlChannel:
 
 
 def close_all(fds: Sequence[int]) -> None:
-    """Close descriptors that are not wanted."""
+    """Close the descriptors."""
     for fd in fds:
         os.close(fd)
 
 
 def _duplicates(fds: list[int]) -> list[int]:
-    """A duplicate of each, or OSError and no duplicate at all."""
+    """A duplicate of each descriptor. Raises OSError, and then leaves no duplicate open."""
     copies: list[int] = []
     try:
         for fd in fds:
-            copies.append(os.dup(fd))  # noqa: PERF401 (what was made before a failure is closed)
+            copies.append(os.dup(fd))  # noqa: PERF401 (duplicates made before a failure are closed)
     except OSError:
         close_all(copies)
         raise
@@ -175,17 +175,17 @@ def _duplicates(fds: list[int]) -> list[int]:
 
 
 def _file(content: bytes) -> int:
-    """A file without a name."""
+    """A file without a name, with this content."""
     if hasattr(os, "memfd_create"):
         file = os.memfd_create("gvtap-message")
     else:
         with tempfile.TemporaryFile() as named:
             file = os.dup(named.fileno())
     try:
-        rest = memoryview(content)
-        while rest:
-            written = os.write(file, rest)
-            rest = rest[written:]
+        remaining = memoryview(content)
+        while remaining:
+            written = os.write(file, remaining)
+            remaining = remaining[written:]
     except OSError:
         os.close(file)
         raise

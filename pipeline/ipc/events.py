@@ -1,21 +1,20 @@
-"""What can happen to a descriptor, as bits: what a worker registers for, and what its callbacks get.
+"""Events of a descriptor, as bits: a worker registers for them, and its callbacks get them.
 
-The numbers are those of epoll, which hands them over as they are; on systems with kqueue
-``pipeline.stages.poller`` makes them of filters and flags. They are written down here because links and
-host sockets must not need a system that has epoll.
+The numbers are those of epoll. On systems with kqueue, pipeline.ipc.poller translates its filters and flags.
+They are constants of their own because the module ``select`` has epoll's constants on Linux only.
 """
 
 from typing import Final
 
 READ: Final = 0x001
-"""There is something to read, an end included."""
+"""There are bytes to read, or the end of the stream."""
 WRITE: Final = 0x004
-"""There is room to write, or a connection has come about or failed."""
+"""There is room to write, or connect() has succeeded or failed."""
 ERROR: Final = 0x008
-"""The descriptor has an error to tell. Always reported, whether asked for or not."""
+"""The descriptor has an error. Always reported, even if not registered for."""
 HANGUP: Final = 0x010
-"""Both directions are over. Always reported, whether asked for or not."""
+"""Both directions have ended. Always reported, even if not registered for."""
 READ_HANGUP: Final = 0x2000
-"""The other end sends nothing more."""
+"""The other end will send no more."""
 EDGE: Final = 1 << 31
-"""When registering: tell of each change once, instead of as long as something is there."""
+"""For registering: report each change once (edge-triggered), not as long as it lasts."""

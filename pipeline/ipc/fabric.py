@@ -1,11 +1,11 @@
-"""The memory under a layout: one shared segment, the waiters, and what one worker sees of them.
+"""The shared memory and waiters of a Layout (topology.py): how workers reach their rings, slots and bells.
 
-The supervisor makes a :class:`Fabric` before it forks, and every worker inherits it. :class:`Plan` says where
-each part lies in the segment::
+The supervisor makes one Fabric before it forks, and every worker inherits it. Plan says where each part lies
+in the segment::
 
-    | bells | counters | rings, free rings | (to a page) slots |
+    | bells | counters | rings, free rings | slots |
 
-Every part is aligned to a cache line, slots to a page. :class:`WorkerPorts` is what one worker uses.
+Slots begin at a page, every other part at a cache line. WorkerPorts is the part that one worker uses.
 """
 
 import socket
@@ -27,17 +27,17 @@ PAGE: Final = 4096
 
 @dataclass(frozen=True, slots=True)
 class WorkerPorts:
-    """Everything of the fabric that one worker uses. Made in the worker, after the fork.
+    """What one worker uses of the fabric. Made in the worker's process, after the fork.
 
-    name, role     "tcp0" and "tcp"; index is the shard within the role
-    rings_in       by name of the peer that produces
-    rings_out      by name of the peer that consumes
-    free_in        by name of the peer: references to slots of the own pool come home (empty without one)
-    free_out       by name of the home, for references to foreign slots
-    handoffs       by name of the peer: this worker's end of the pair of sockets
-    pool           what this worker allocates from, None if it never allocates
-    homes          by slot number: name of its home
-    bell, bells    the own bell, and those of every other worker by name
+    name, role     such as "tcp0" and "tcp"; index is the shard within the role
+    rings_in       by name of the producing worker
+    rings_out      by name of the consuming worker
+    free_in        by name of the freeing worker: slot numbers of this worker's pool; empty without a pool
+    free_out       by name of the home: slot numbers of other workers' pools
+    handoffs       by name of the other worker: this worker's end of the socket pair
+    pool           the slots that this worker allocates; None if it has none
+    homes          by slot number: the name of the slot's home
+    bell, bells    this worker's bell, and all others by name of their worker
     """
 
     name: str
@@ -56,7 +56,7 @@ class WorkerPorts:
     bells: dict[str, Bell]
 
     def home_of(self, slot: int) -> str:
-        """Name of the worker that allocates slot."""
+        """The name of the worker that allocates this slot."""
         return self.homes[slot]
 
 
@@ -82,7 +82,7 @@ class Plan:
 
 
 class Fabric:
-    """A layout with its memory and waiters: made once, before the fork, and inherited."""
+    """A layout with its memory and waiters. Made once, before the fork; all workers inherit it."""
 
     def __init__(self, layout: Layout, segment: Segment, waiters: Mapping[str, Waiter]) -> None:
         self.layout = layout
@@ -93,11 +93,11 @@ class Fabric:
 
     @classmethod
     def create(cls, layout: Layout, processes: Iterable[Sequence[str]] = ()) -> "Fabric":
-        """Make the segment and one waiter a process. SegmentError, OSError when the system refuses.
+        """Make the segment, and one waiter for each process. Raises SegmentError or OSError.
 
-        processes: names of the workers that share one; by default each has its own.
+        processes: for each process the names of its workers. By default each worker has its own.
         """
-        # The segment first: where there is too little memory it says how much.
+        # The segment comes first: if memory is short, its error says how much is missing.
         segment = Segment.create(Plan(layout).size_bytes)
         waiters: dict[str, Waiter] = {}
         for names in processes or [[name] for name in layout.names]:
@@ -107,17 +107,17 @@ class Fabric:
         return cls(layout, segment, waiters)
 
     def bell(self, name: str) -> Bell:
-        """The bell of a worker: for the supervisor, ``notify_control`` after each message sent."""
+        """The bell of a worker. The supervisor calls its notify_control() after each message."""
         at = self.plan.bell_offsets[name]
         return Bell(self.segment.buf[at : at + BELL_BYTES], self.waiters[name])
 
     def counters(self, name: str) -> CounterBlock:
-        """The counters of a worker, which anybody may read."""
+        """The counters of a worker. Every process may read them."""
         at = self.plan.counter_offsets[name]
         return CounterBlock(self.segment.buf[at : at + CounterBlock.BYTES])
 
     def ports(self, name: str) -> WorkerPorts:
-        """What the worker called name uses. To be called once, in that worker: it makes its ring ends."""
+        """The ports of a worker. Call it once, in that worker's process: it makes the worker's ring ends."""
         layout = self.layout
         node = layout.node(name)
         span = layout.pools.get(name)
@@ -164,7 +164,7 @@ class Fabric:
         return self.segment.buf[at : at + ring_bytes(edge.capacity, edge.entry_bytes)]
 
     def rings_in_use(self) -> Iterator[str]:
-        """Each ring that is not empty now, as text. Reads only; exact when the workers are at rest."""
+        """A text about each ring that is not empty. Exact only while the workers are idle."""
         for edge in (*self.layout.edges, *self.layout.free_edges):
             held = len(Consumer(self._ring(edge), edge.capacity, edge.entry_bytes))
             if held:
@@ -172,10 +172,10 @@ class Fabric:
                 yield f"{kind} {edge.source} -> {edge.target} holds {held} entries"
 
     def audit(self) -> list[str]:
-        """Count all slots at rest: what is missing, as text; empty when everything is home.
+        """A text about each pool with slots in use, and each ring that is not empty.
 
-        Works on the gauges that each home refreshes once a second: call it at least two seconds
-        after the last traffic. Free rings need not be empty sooner: a home drains them as it wakes.
+        The gauges of slots are up to a second old, and a sleeping home leaves slot numbers in its free rings
+        until it wakes. So call this at least two seconds after the last traffic.
         """
         problems = list(self.rings_in_use())
         for home, span in self.layout.pools.items():
@@ -186,7 +186,7 @@ class Fabric:
         return problems
 
     def close(self) -> None:
-        """Give this process's handles back. Views of the segment must be gone, or it stays mapped."""
+        """Close this process's handles. Raises BufferError while views of the segment exist."""
         for waiter in set(self.waiters.values()):
             waiter.close()
         for ends in self.handoffs.values():
@@ -200,7 +200,7 @@ def _socket_pair(names: tuple[str, str]) -> dict[str, socket.socket]:
 
 
 def audit_pools(layout: Layout, pools: Mapping[str, Pool]) -> list[str]:
-    """Check pools held in one process (a test of stages) against the layout, at rest."""
+    """A text about each pool with slots in use. For tests that have all pools in one process."""
     problems = [f"{home}: no such pool" for home in pools.keys() - layout.pools.keys()]
     for home, span in layout.pools.items():
         pool = pools.get(home)

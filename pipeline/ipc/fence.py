@@ -1,16 +1,17 @@
-"""The full memory fence that Python does not have: an uncontended lock.
+"""A full memory fence. Python has none, so this module acquires and releases an uncontended lock.
 
-Taking a ``threading.Lock`` runs an atomic read-modify-write, and the call itself keeps the compiler from
-moving memory accesses across. The lock is private to the process, never held for longer than the
-fence, and so never contended.
+Acquiring a ``threading.Lock`` executes an atomic read-modify-write. The compiler does not move memory
+accesses across the call. The lock is private to the process and held for the fence alone, so it is never
+contended.
 
-On x86 that read-modify-write (``lock cmpxchg``) is a full fence. On Arm64 taking the lock is an acquire and
-giving it back a release: accesses before may sink below the first and those after may rise above the
-second, so between the two they could still pass each other. What cannot be passed is a release followed by
-an acquire, so there the lock is taken twice: what stands before is done by the first release, what follows
-begins after the second acquire. This rests on the instructions that C libraries use for locks
-(load-acquire and store-release, or atomics with these meanings), not on a promise of Python's; it was not
-run on such a machine.
+On x86 the read-modify-write (``lock cmpxchg``) is a full fence. On Arm64 one acquire and release are not
+enough: an access before them may move below the acquire, and an access after them may move above the release.
+So two such accesses can change places. No access moves across a release that is followed by an acquire.
+Therefore the lock is taken twice on Arm64: accesses before the call are complete at the first release, and
+accesses after the call begin after the second acquire.
+
+This relies on the instructions that C libraries use for locks (load-acquire and store-release, or atomics
+with these meanings). Python does not promise it. It has not been run on Arm64.
 """
 
 import platform
@@ -19,7 +20,7 @@ from collections.abc import Callable
 from typing import Final
 
 ORDERED: Final = platform.machine() in ("x86_64", "AMD64", "i686")
-"""Whether this machine keeps store-store and load-load order by itself; else a fence stands in between."""
+"""Whether this machine keeps store-store and load-load order. On others rings need fences for that."""
 
 _LOCK: Final = threading.Lock()
 _acquire: Final[Callable[[], bool]] = _LOCK.acquire
@@ -39,4 +40,4 @@ def _twice() -> None:
 
 
 full_fence: Final[Callable[[], None]] = _once if ORDERED else _twice
-"""Order every memory access before the call against every one after it (store-load included)."""
+"""Order every memory access before the call before every access after it, also a store before a load."""

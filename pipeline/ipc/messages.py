@@ -1,8 +1,9 @@
-"""Control messages by name: what the supervisor and the workers say to each other besides records on rings.
+"""The control messages between the supervisor and the workers, as typed classes.
 
-A *request* asks a worker, an *event* tells the supervisor, an *answer* belongs to a request. On the wire each
-is a msgpack map. A request has its name under ``op``, an event under ``event``, an answer has none. An
-optional field that is None is left out. Descriptors travel beside the map (channel.py).
+A *request* goes to a worker, which returns an *answer*. An *event* goes from a worker to the supervisor. On
+the socket each is a msgpack map. A request has its name under the key ``op``, an event under ``event``. An
+answer has no name. An optional field that is None is left out. A message may carry open descriptors
+(channel.py). The table names them in parentheses.
 
 ==============  =========================================================================================
 to              requests
@@ -24,11 +25,11 @@ from typing import ClassVar, Final, Self, TypeVar, get_args, get_origin, get_typ
 
 
 class MessageError(ValueError):
-    """A map is not the message that it should be."""
+    """A map is not a valid message of the expected class."""
 
 
 class Message:
-    """Base of all messages. ``KEY`` and ``NAME`` say which one a map is."""
+    """Base of all messages. A map is this message if it has ``NAME`` under ``KEY``."""
 
     __slots__ = ()
     KEY: ClassVar[str] = ""
@@ -45,7 +46,7 @@ class Message:
 
     @classmethod
     def decode(cls, found: Mapping[str, object]) -> Self:
-        """The message of a map. Raises MessageError for a missing field, or one of another type."""
+        """The message in a map. Raises MessageError for a missing field, or one of another type."""
         values = {}
         for name, (kinds, needed) in _kinds(cls).items():
             value = found.get(name)
@@ -58,21 +59,21 @@ class Message:
 
 
 class Request(Message):
-    """Asks a worker."""
+    """A message to a worker, which answers it."""
 
     __slots__ = ()
     KEY = "op"
 
 
 class Event(Message):
-    """Tells the supervisor."""
+    """A message from a worker to the supervisor. It is not answered."""
 
     __slots__ = ()
     KEY = "event"
 
 
 class Answer(Message):
-    """Belongs to a request."""
+    """A worker's answer to a request."""
 
     __slots__ = ()
 
@@ -82,7 +83,7 @@ _found_kinds: Final[dict[type[Message], _Kinds]] = {}
 
 
 def _kinds(cls: type[Message]) -> _Kinds:
-    """Of each field: its types on the wire, and whether it is needed."""
+    """For each field of a class: its possible types in a map, and whether it is required."""
     kinds = _found_kinds.get(cls)
     if kinds is None:
         hints = get_type_hints(cls)
@@ -103,30 +104,30 @@ def _types(hint: type) -> tuple[type, ...]:
 
 @dataclass(frozen=True, slots=True)
 class Stop(Request):
-    """End in an orderly way."""
+    """End the worker in an orderly way."""
 
     NAME = "stop"
 
 
 @dataclass(frozen=True, slots=True)
 class Ping(Request):
-    """Answer, to show that the worker serves its socket."""
+    """Answer at once. That shows that the worker serves its socket."""
 
     NAME = "ping"
 
 
 @dataclass(frozen=True, slots=True)
 class Audit(Request):
-    """Count the worker's slots."""
+    """Check and count the worker's slots."""
 
     NAME = "audit"
 
 
 @dataclass(frozen=True, slots=True)
 class AuditAnswer(Answer):
-    """Slots of the worker's pool, free ones, references that others hold, and an inconsistency or None.
+    """slots, free: of the worker's pool. refs_out: references to them. wrong: an inconsistency, or None.
 
-    held: what the stage holds for guests, how many of each thing.
+    held: what the stage holds for guests, as numbers by name.
     """
 
     slots: int
@@ -141,7 +142,7 @@ class AuditAnswer(Answer):
 
 @dataclass(frozen=True, slots=True)
 class Attach(Request):
-    """A stream that /connect took over. head: bytes of it that were read already."""
+    """Serve a guest on the socket of a /connect request. head: bytes of it that were read already."""
 
     NAME = "attach"
     head: bytes
@@ -153,7 +154,7 @@ class Attach(Request):
 
 @dataclass(frozen=True, slots=True)
 class Open(Request):
-    """Sockets on which guests come in. once: one guest alone. macs: by UUID, for vpnkit."""
+    """Accept guests on these sockets. once: only one guest. macs: by UUID, for vpnkit."""
 
     NAME = "open"
     protocol: str
@@ -163,14 +164,14 @@ class Open(Request):
 
 @dataclass(frozen=True, slots=True)
 class Capture(Request):
-    """A file that begins with the head of a capture. Every frame is written to it from now on."""
+    """Write every frame to this file, which has the header of a capture already."""
 
     NAME = "capture"
 
 
 @dataclass(frozen=True, slots=True)
 class GuestEvent(Event):
-    """change: "left", or "failed" when no guest can come in by this entrance any more."""
+    """change: "left" when a guest has left, "failed" when a listener can accept no more guests."""
 
     NAME = "guest"
     change: str
@@ -178,7 +179,7 @@ class GuestEvent(Event):
     error: str
     peer: str | None = None
     text: str | None = None
-    """The log's words for a guest that left."""
+    """The text for the log about a guest that left."""
 
 
 # --- demux, tcp -------------------------------------------------------------------------------------
@@ -186,35 +187,35 @@ class GuestEvent(Event):
 
 @dataclass(frozen=True, slots=True)
 class Cam(Request):
-    """The switch's table."""
+    """Report the switch's table of MAC addresses."""
 
     NAME = "cam"
 
 
 @dataclass(frozen=True, slots=True)
 class CamAnswer(Answer):
-    """MAC address -> number of the guest's link."""
+    """cam: the number of the guest's link by MAC address."""
 
     cam: dict[str, int]
 
 
 @dataclass(frozen=True, slots=True)
 class Neighbors(Request):
-    """The guests' addresses."""
+    """Report the guests' addresses."""
 
     NAME = "neighbors"
 
 
 @dataclass(frozen=True, slots=True)
 class NeighborsAnswer(Answer):
-    """IPv4 address -> MAC address."""
+    """neighbors: MAC address by IPv4 address."""
 
     neighbors: dict[str, str]
 
 
 @dataclass(frozen=True, slots=True)
 class MacEvent(Event):
-    """A guest's MAC address: change is "seen", "gone" or "moved"."""
+    """A guest's MAC address was "seen", is "gone", or has "moved" to another link."""
 
     NAME = "mac"
     change: str
@@ -223,14 +224,14 @@ class MacEvent(Event):
 
 @dataclass(frozen=True, slots=True)
 class Flows(Request):
-    """All connections."""
+    """Report all TCP connections."""
 
     NAME = "flows"
 
 
 @dataclass(frozen=True, slots=True)
 class FlowsAnswer(Answer):
-    """One printable snapshot for each connection."""
+    """flows: one snapshot for each connection, of plain values."""
 
     flows: list[dict[str, object]]
 
@@ -240,35 +241,35 @@ class FlowsAnswer(Answer):
 
 @dataclass(frozen=True, slots=True)
 class Leases(Request):
-    """All DHCP leases."""
+    """Report all DHCP leases."""
 
     NAME = "leases"
 
 
 @dataclass(frozen=True, slots=True)
 class LeasesAnswer(Answer):
-    """IPv4 address -> MAC address."""
+    """leases: MAC address by IPv4 address."""
 
     leases: dict[str, str]
 
 
 @dataclass(frozen=True, slots=True)
 class DnsAll(Request):
-    """All zones."""
+    """Report all DNS zones."""
 
     NAME = "dns_all"
 
 
 @dataclass(frozen=True, slots=True)
 class DnsAllAnswer(Answer):
-    """The zones as the API shows them."""
+    """zones: in the form of the HTTP API."""
 
     zones: list[dict[str, object]]
 
 
 @dataclass(frozen=True, slots=True)
 class DnsAdd(Request):
-    """Add a zone, as the API takes it."""
+    """Add a DNS zone. zone: in the form of the HTTP API."""
 
     NAME = "dns_add"
     zone: dict[str, object]
@@ -276,7 +277,7 @@ class DnsAdd(Request):
 
 @dataclass(frozen=True, slots=True)
 class ServeTcp(Request):
-    """A guest's TCP connection to the name server. guest: ``address:port``."""
+    """Serve DNS on this socket, a guest's TCP connection. guest: ``address:port``."""
 
     NAME = "serve_tcp"
     guest: str
@@ -288,7 +289,7 @@ class ServeTcp(Request):
 
 @dataclass(frozen=True, slots=True)
 class Expose(Request):
-    """Open a forward. proxy: version of the PROXY header. found: addresses of the host name in local."""
+    """Open a port forward. proxy: version of the PROXY header. found: addresses of local's host name."""
 
     NAME = "expose"
     protocol: str
@@ -300,7 +301,7 @@ class Expose(Request):
 
 @dataclass(frozen=True, slots=True)
 class Unexpose(Request):
-    """Close a forward."""
+    """Close a port forward."""
 
     NAME = "unexpose"
     protocol: str
@@ -309,7 +310,7 @@ class Unexpose(Request):
 
 @dataclass(frozen=True, slots=True)
 class Tunnel(Request):
-    """A connection for a port of a guest. head: bytes of it that were read already."""
+    """Connect this socket to a port of a guest. head: bytes of it that were read already."""
 
     NAME = "tunnel"
     ip: str
@@ -319,7 +320,7 @@ class Tunnel(Request):
 
 @dataclass(frozen=True, slots=True)
 class Accepted(Request):
-    """A host's connection for a guest. first: bytes that the guest gets before any others."""
+    """Connect this accepted socket to a guest. first: bytes to send to the guest before the socket's."""
 
     NAME = "accepted"
     addr: int
@@ -329,7 +330,7 @@ class Accepted(Request):
 
 @dataclass(frozen=True, slots=True)
 class UdpForward(Request):
-    """The bound socket of a UDP forward. key: what UdpUnforward calls it."""
+    """Forward datagrams between this bound socket and a guest. key: a name for UdpUnforward."""
 
     NAME = "udp_forward"
     key: str
@@ -339,7 +340,7 @@ class UdpForward(Request):
 
 @dataclass(frozen=True, slots=True)
 class UdpUnforward(Request):
-    """Close a UDP forward."""
+    """Close the UDP forward with this key."""
 
     NAME = "udp_unforward"
     key: str
@@ -347,7 +348,7 @@ class UdpUnforward(Request):
 
 @dataclass(frozen=True, slots=True)
 class ServiceEvent(Event):
-    """A guest's connection to a service of the gateway, with its socket. guest: ``address:port``."""
+    """A guest has connected to a service of the gateway, with this socket. guest: ``address:port``."""
 
     NAME = "service"
     name: str
@@ -370,12 +371,12 @@ _EVENTS: Final = _by_name(GuestEvent, MacEvent, ServiceEvent)
 
 
 def request_of(found: Mapping[str, object]) -> Request | None:
-    """The request that a map is, None for an unknown or malformed one."""
+    """The request in a map; None for an unknown or malformed one."""
     return _decoded(_REQUESTS.get(str(found.get(Request.KEY))), found)
 
 
 def event_of(found: Mapping[str, object]) -> Event | None:
-    """The event that a map is, None for an unknown or malformed one."""
+    """The event in a map; None for an unknown or malformed one."""
     return _decoded(_EVENTS.get(str(found.get(Event.KEY))), found)
 
 

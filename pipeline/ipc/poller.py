@@ -1,8 +1,8 @@
-"""Waiting for sockets: which of a process's descriptors are ready, and whose callbacks to call.
+"""Waits until descriptors of a process are ready, and calls their callbacks.
 
-One face (:class:`Poller`) over what the system has. On Linux that is epoll, whose own methods the loop
-calls: there is no Python between them. On macOS and the BSDs it is kqueue, which tells of reading and of
-writing apart, and of the end of each; here that becomes one mask a descriptor, as on Linux.
+Poller is the common interface. On Linux it is epoll: the loop calls epoll's own methods, without Python code
+in between. On macOS and the BSDs it is kqueue, which reports reading and writing, and the end of each, as
+separate events. KqueuePoller combines them into one mask for each descriptor, as epoll has it.
 """
 
 import select
@@ -14,28 +14,28 @@ from pipeline.ipc import events
 from pipeline.ipc.wake import EventfdWaiter
 
 Events = list[tuple[int, int]]
-"""(descriptor, bits of pipeline.events)"""
+"""(descriptor, bits of pipeline.ipc.events)"""
 
 
 class Poller:
     """Descriptors and their callbacks, for a process whose waiter is a descriptor itself.
 
-    A subclass sets the calls of the system below, before it calls this constructor.
+    A subclass sets the callables below before it calls this constructor.
     """
 
     poll: Callable[[float, int], Events]
-    """poll(timeout, max_events) waits at most timeout seconds for events, which dispatch() delivers."""
+    """poll(timeout, max_events) waits at most timeout seconds. Pass its result to dispatch()."""
     modify: Callable[[int, int], object]
     """modify(fd, mask): wait for other events of a registered descriptor."""
     close: Callable[[], object]
-    """Give the descriptors of the poller itself back; the end of the process does it too."""
+    """Close the poller's own descriptor. The end of the process does that too."""
     _add: Callable[[int, int], object]
     _remove: Callable[[int], object]
 
     def __init__(self, waiter: EventfdWaiter) -> None:
         self._callbacks: dict[int, Callable[[int], object]] = {}
         self.rung = False
-        """Whether a bell was rung since the owner of the poller has last set this to False."""
+        """Whether the bell has rung since the owner of the poller last set this to False."""
         self._clear = None if waiter.counts else waiter.clear
         self.register(waiter.fileno(), events.READ | events.EDGE, self._on_bell)
 
@@ -45,7 +45,7 @@ class Poller:
         self.rung = True
 
     def register(self, fd: int, mask: int, callback: Callable[[int], object]) -> None:
-        """Call callback(events) in each turn in which fd is ready."""
+        """Call callback(events) from dispatch() whenever fd is ready."""
         self._add(fd, mask)
         self._callbacks[fd] = callback
 
@@ -59,16 +59,16 @@ class Poller:
         return fd in self._callbacks
 
     def dispatch(self, found: Events) -> None:
-        """Deliver what poll() returned."""
+        """Call the callbacks of the events that poll() returned."""
         callbacks = self._callbacks
         for fd, mask in found:
-            # A callback before may have unregistered it.
+            # An earlier callback may have unregistered it.
             if (callback := callbacks.get(fd)) is not None:
                 callback(mask)
 
 
 class EpollPoller(Poller):
-    """epoll, of Linux."""
+    """epoll (Linux)."""
 
     def __init__(self, waiter: EventfdWaiter) -> None:
         epoll = select.epoll()
@@ -81,16 +81,17 @@ class EpollPoller(Poller):
 
 
 class KqueuePoller(Poller):
-    """kqueue, of macOS and the BSDs.
+    """kqueue (macOS and the BSDs), which has a filter for reading and one for writing.
 
-    A filter says when its direction is over (EV_EOF). Epoll's hang-up means that both are, which may be
-    told in two events far apart, so what has ended is remembered. The read filter alone tells no hang-up,
-    but READ, and the end is what a read finds. Who waits for nothing hears of a hang-up all the same, as with
-    epoll: by a write filter whose news that there is room is not passed on.
+    A filter reports the end of its direction (EV_EOF). HANGUP means that both directions have ended. Kqueue
+    may report that in two events far apart, so the poller remembers which directions have ended. With a read
+    filter alone, an end is reported as READ, and the read then returns the end of the stream. A descriptor
+    that is registered for no events must still report HANGUP. It gets a write filter, whose reports of room
+    are dropped.
     """
 
     def __init__(self, waiter: EventfdWaiter, system: Any = select) -> None:
-        """system: what has the names of the module ``select``, for tests."""
+        """system: an object with the names of the module ``select``, for tests."""
         self._kevent = system.kevent
         self._read: Final[int] = system.KQ_FILTER_READ
         self._write: Final[int] = system.KQ_FILTER_WRITE
@@ -100,11 +101,11 @@ class KqueuePoller(Poller):
         self._eof: Final[int] = system.KQ_EV_EOF
         self._masks: dict[int, int] = {}
         self._filters: dict[int, dict[int, int]] = {}
-        """By descriptor: the flags of each filter that the system has."""
+        """By descriptor: the filters that are set in the kernel, and their flags."""
         self._ended: dict[int, int] = {}
-        """By descriptor: READ and WRITE, where that direction is over."""
+        """By descriptor: READ and WRITE for the directions that have ended."""
         self._dead: Events = []
-        """What could not be watched because nobody is at the other end: told by the next poll."""
+        """Descriptors that could not be watched because the other end is gone. The next poll reports them."""
         self._kqueue = system.kqueue()
         self._control = self._kqueue.control
         self.poll = self._poll
@@ -154,7 +155,7 @@ class KqueuePoller(Poller):
         elif not wanted:
             wanted[self._write] = self._edge
         has = self._filters[fd]
-        # What changes its flags is made anew: adding it once more would leave it level or edge as it was.
+        # Adding a filter again does not change it between level and edge: delete it, and add a new one.
         for number in [number for number, flags in has.items() if wanted.get(number) != flags]:
             self._forget(fd, number)
         for number, flags in wanted.items():
@@ -176,10 +177,10 @@ class KqueuePoller(Poller):
 
     def _forget(self, fd: int, number: int) -> None:
         del self._filters[fd][number]
-        with suppress(FileNotFoundError):  # ENOENT: the system has dropped the filter by itself
+        with suppress(FileNotFoundError):  # ENOENT: the kernel has removed the filter itself
             self._control([self._kevent(fd, number, self._delete)], 0, 0)
 
 
 def open_poller(waiter: EventfdWaiter) -> Poller:
-    """The poller of this system, made in the process that polls: a child does not inherit every kind."""
+    """The poller of this system. Call it in the process that polls: a child does not inherit a kqueue."""
     return EpollPoller(waiter) if hasattr(select, "epoll") else KqueuePoller(waiter)

@@ -1,16 +1,16 @@
-"""Single-producer single-consumer rings in shared memory, and nothing about what they carry.
+"""Single-producer single-consumer rings in shared memory: queues from one process to another.
 
 ::
 
     0                      64           128
     | prod_idx | wake_idx  | cons_idx   | entry 0 | entry 1 | ... | entry capacity - 1 |
 
-Two free-running 64-bit counters on cache lines of their own: ``prod_idx`` is stored by the
-producer alone, ``cons_idx`` by the consumer alone. Entry ``i`` of the stream lies at
-``i & (capacity - 1)``. Each side keeps its own counter, and a copy of the other's which it
-reads again only when the copy says full (or empty).
+``prod_idx`` and ``cons_idx`` are 64-bit counters that never wrap, each on its own cache line. Only the
+producer stores ``prod_idx``, and only the consumer stores ``cons_idx``. Entry ``i`` of the stream lies at
+``i & (capacity - 1)``. Each side keeps its own counter, and a copy of the other side's. It reads the other
+counter again only when by the copy the ring is full (or empty).
 
-Life of an entry:
+The states of an entry:
 
 ===========  ===========================  ===============  =====================================
 state        index i                      bytes owned by   becomes
@@ -21,26 +21,27 @@ in use       cons_idx <= i < prod_idx     consumer         released, by ``releas
 released     i < cons_idx                 producer         overwritten by entry i + capacity
 ===========  ===========================  ===============  =====================================
 
-``push`` never fails and never blocks: what does not fit waits in the backlog, and a stage
-looks at ``room()`` to stop reading its sources (backpressure). Nothing is dropped here.
+``push`` never fails and never blocks: an entry that does not fit waits in the backlog. A stage stops reading
+its sources when ``room()`` is used up (backpressure). A ring drops nothing.
 
-A producer that wants to sleep until the consumer has released something says so in
-``wake_idx`` (0 = does not care): the consumer rings its bell when ``cons_idx`` gets there. The
-producer arms it, announces its sleep and looks again (``released``); the consumer releases,
-and looks after a fence (``wake_due``): the handshake of wake.py, the other way round.
+A producer may sleep until the consumer has released entries. Before its sleep it stores the index that it
+waits for in ``wake_idx`` (0: none). When ``cons_idx`` reaches it, the consumer rings the producer's bell. To
+miss no release, the producer calls ``arm``, announces its sleep, and then checks ``released``. The consumer
+calls ``release``, then ``wake_due``, which checks after a fence. This is the handshake of wake.py with the
+roles exchanged.
 
-The counters do not wrap: at a thousand million entries a second 2**64 takes 584 years, and
-the store that would overflow raises instead of wrapping. Tests start them far into the count.
+The counters do not wrap: at a thousand million entries a second, 2**64 takes 584 years. A store that
+overflows would raise. Tests start the counters near their end.
 
-Memory order. A counter is stored and loaded through ``memoryview.cast("Q")``: for an aligned
-word CPython does that with one 8-byte move, where ``struct`` with an explicit byte order
-moves single bytes and tears. This is how CPython behaves, not a promise of the language; the
-stress test watches it. The consumer must not see ``prod_idx`` before the entries, nor the
-producer ``cons_idx`` before the consumer's last reads: x86 keeps stores in order and loads
-in order, and does not move a store before an earlier load, so no barrier is needed there. On
-weaker machines (Arm64) the interpreter's own work between the two accesses makes a
-reordering unlikely but does not exclude it, so a fence stands there too (``ORDERED`` of fence.py). The
-other pair, "publish, then look whether the consumer sleeps", needs a full fence everywhere: wake.py.
+Memory order: a counter is stored and loaded through ``memoryview.cast("Q")``. CPython moves an aligned word
+with one 8-byte access. (``struct`` with an explicit byte order moves single bytes, so a reader could see half
+of a store.) The language does not promise this; a stress test checks it.
+
+The consumer must not see a new ``prod_idx`` before the entries. The producer must not see a new ``cons_idx``
+before the consumer's last reads are done. x86 keeps stores in order and loads in order, and does not move a
+store before an earlier load, so it needs no barrier. Arm64 may reorder all of these, so a fence is there
+(``ORDERED`` in fence.py). "Publish, then check whether the consumer sleeps" needs a full fence on every
+machine: see wake.py.
 """
 
 from array import array
@@ -51,9 +52,9 @@ from pipeline.ipc.fence import ORDERED, full_fence
 from pipeline.records.kinds import SLOT_ENTRY_BYTES
 
 BURST: Final = 256
-"""Entries of one peek, unless more or fewer are asked for."""
+"""The largest number of entries that peek() returns by default."""
 LINE: Final = 64
-"""Bytes of a cache line: the two counters must not share one."""
+"""Bytes of a cache line. The two counters must not share one."""
 HEADER_BYTES: Final = 2 * LINE
 
 _PROD: Final = 0
@@ -66,12 +67,12 @@ T = TypeVar("T")
 
 
 def ring_bytes(capacity: int, entry_bytes: int) -> int:
-    """Bytes of the segment that a ring of capacity entries takes, rounded up to cache lines."""
+    """Bytes that a ring of capacity entries takes in the segment, rounded up to cache lines."""
     return HEADER_BYTES + (capacity * entry_bytes + LINE - 1) // LINE * LINE
 
 
 def _parts(buf: memoryview, capacity: int, entry_bytes: int) -> tuple[memoryview, memoryview]:
-    """Cut a ring's memory into its counters (as 64-bit words) and its entries (as bytes)."""
+    """A ring's counters (as 64-bit words) and its entries (as bytes)."""
     if capacity <= 0 or capacity & (capacity - 1):
         raise ValueError(f"ring capacity must be a power of two, not {capacity}")
     if len(buf) < HEADER_BYTES + capacity * entry_bytes:
@@ -80,10 +81,10 @@ def _parts(buf: memoryview, capacity: int, entry_bytes: int) -> tuple[memoryview
 
 
 class _ProducerSide(Generic[T]):
-    """What both producers share: the counters and the backlog."""
+    """What Producer and SlotProducer share: the counters and the backlog."""
 
     push: Callable[[T], None]
-    """Append one entry to the backlog. Never fails, never blocks; the consumer sees it after publish."""
+    """Append one entry to the backlog. Never fails, never blocks. The consumer sees it after publish()."""
 
     def __init__(self, buf: memoryview, capacity: int, entry_bytes: int) -> None:
         self._index, self._entries = _parts(buf, capacity, entry_bytes)
@@ -91,50 +92,52 @@ class _ProducerSide(Generic[T]):
         self.prod_idx: int = self._index[_PROD]
         """Entries published since the ring was made."""
         self._cons: int = self._index[_CONS]
+        """cons_idx when it was last read."""
         self.queue: list[T] = []
-        """The backlog itself, to test whether publish has something to do. The list is never replaced."""
-        self.push = self.queue.append  # a bound append is the cheapest push there is
+        """The backlog. It is empty when publish() has nothing to do. The list is never replaced."""
+        self.push = self.queue.append  # no other push is as cheap as a bound append
         self.scarce = False
-        """Whether publish or room() last found the ring more than half full."""
+        """Whether publish() or room() last found the ring more than half full."""
         self._watched = 0
+        """The index that the next sleep waits for; 0 for none."""
 
     @property
     def backlog(self) -> int:
-        """Entries pushed and not yet in the ring."""
+        """Number of entries that are pushed and not yet in the ring."""
         return len(self.queue)
 
     def push_idx(self) -> int:
-        """Index of the entry pushed next: ``completed`` of it is true once all pushed so far is released."""
+        """The index that the next pushed entry will have. completed() of it covers all pushed so far."""
         return self.prod_idx + len(self.queue)
 
     def cons_idx(self) -> int:
-        """Entries released by the consumer, read afresh."""
+        """Entries that the consumer has released, read from shared memory now."""
         self._cons = cons = self._index[_CONS]
         return cons
 
     def room(self) -> int:
-        """Entries that still fit behind the backlog; zero or less asks the stage to stop its sources.
+        """Number of entries that still fit after the backlog. At zero or less, stop reading the sources.
 
-        A worker whose ring was found scarce here is woken when the consumer has emptied half of it.
+        If the ring is scarce, the worker's next sleep ends when the consumer has emptied half of it.
         """
         room = self.capacity - (self.prod_idx - self.cons_idx()) - len(self.queue)
         self.scarce = room < self.capacity >> 1
         return room
 
     def completed(self, idx: int) -> bool:
-        """Whether the consumer released every entry before index idx, so its bytes are read for good."""
+        """Whether the consumer has released every entry before idx: it will not read their bytes again."""
         return self._cons >= idx or self.cons_idx() >= idx
 
     def watch(self, idx: int) -> None:
-        """Let the worker's next sleep end when ``completed(idx)`` becomes true (the lowest idx counts)."""
+        """Let the worker's next sleep end when completed(idx) becomes true. The lowest idx counts."""
         if not self._watched or idx < self._watched:
             self._watched = max(idx, 1)
 
     def arm(self) -> bool:
-        """Before sleep: ask the consumer for a bell if anything here waits for it; whether it does."""
+        """Before a sleep: ask the consumer to ring, if this end waits for it. Returns whether it does."""
         idx = self._watched
         if self.scarce or self.queue:
-            # Half empty, not one entry: a producer woken for each release would do nothing else.
+            # Wait until half is empty: a producer that was woken for each release would do nothing else.
             half = self.prod_idx - (self.capacity >> 1)
             idx = min(idx, half) if idx else half
         elif not idx:
@@ -144,19 +147,19 @@ class _ProducerSide(Generic[T]):
         return True
 
     def released(self) -> bool:
-        """After arm() and the announcement of sleep: whether what arm() asked for is already there."""
+        """After arm() and the announcement of sleep: whether the entries are released already."""
         return self.completed(self._watched)
 
     def disarm(self) -> None:
-        """After sleep: the consumer need not ring any more."""
+        """After a sleep: the consumer need not ring any more."""
         self._watched = 0
         self.scarce = False
         self._index[_WAKE] = 0
 
     def publish(self) -> bool:
-        """Move what fits from the backlog into the ring; whether anything moved.
+        """Move what fits from the backlog into the ring. Returns whether anything moved.
 
-        One counter store for the whole burst. True obliges the caller to ring the consumer's bell.
+        If so, the caller must ring the consumer's bell. A whole burst costs one store of the counter.
         """
         n = len(self.queue)
         if not n:
@@ -186,12 +189,12 @@ class _ProducerSide(Generic[T]):
         return True
 
     def _write(self, at: int, n: int) -> None:
-        """Copy the first n of the backlog to the entries from at on, and take them off the backlog."""
+        """Move the first n entries of the backlog to the ring, from entry ``at`` on."""
         raise NotImplementedError
 
 
 class _ConsumerSide:
-    """What both consumers share: the counters."""
+    """What Consumer and SlotConsumer share: the counters."""
 
     def __init__(self, buf: memoryview, capacity: int, entry_bytes: int) -> None:
         self._index, self._entries = _parts(buf, capacity, entry_bytes)
@@ -199,18 +202,21 @@ class _ConsumerSide:
         self.cons_idx: int = self._index[_CONS]
         """Entries released since the ring was made."""
         self._prod = self.cons_idx
-        self._looked = self.cons_idx
+        """prod_idx when it was last read."""
+        self._checked = self.cons_idx
+        """cons_idx at the last wake_due()."""
         self._noticed = self.cons_idx
+        """prod_idx when fresh() last returned True."""
 
     def pending(self) -> bool:
-        """Whether the ring holds an entry, read afresh."""
+        """Whether the ring holds an entry now."""
         return bool(self._index[_PROD] != self.cons_idx)
 
     def fresh(self) -> bool:
-        """For the check before sleep: whether the ring holds an entry that no earlier call has reported.
+        """For the check before a sleep: whether the ring holds an entry that no earlier call has reported.
 
-        Entries that a consumer leaves in the ring on purpose (its own way out is blocked) keep it
-        from sleeping once, not for ever.
+        A consumer whose own output is blocked leaves entries in the ring. They keep it awake once, not for
+        ever.
         """
         prod = self._index[_PROD]
         if prod in (self.cons_idx, self._noticed):
@@ -219,21 +225,21 @@ class _ConsumerSide:
         return True
 
     def wake_due(self) -> bool:
-        """After releases: whether the producer sleeps until one of them and wants its bell rung."""
+        """After releases: whether the producer sleeps and waits for one of them. If so, ring its bell."""
         cons = self.cons_idx
-        if cons == self._looked:
+        if cons == self._checked:
             return False
-        self._looked = cons
+        self._checked = cons
         full_fence()
         return 0 < self._index[_WAKE] <= cons
 
     def __len__(self) -> int:
-        """Entries published and not released, read afresh."""
+        """Number of entries that are published and not released now."""
         return int(self._index[_PROD]) - self.cons_idx
 
 
 class Producer(_ProducerSide[bytes]):
-    """Producer of fixed records. A record of the wrong length makes ``publish`` raise ValueError."""
+    """Producer of records of fixed length. A record of another length makes publish() raise ValueError."""
 
     def __init__(self, buf: memoryview, capacity: int, entry_bytes: int = 64) -> None:
         super().__init__(buf, capacity, entry_bytes)
@@ -251,17 +257,17 @@ class Producer(_ProducerSide[bytes]):
 
 
 class Consumer(_ConsumerSide):
-    """Consumer of fixed records: ``peek``, use, ``release``."""
+    """Consumer of records of fixed length. It peeks, uses the records, and releases them."""
 
     def __init__(self, buf: memoryview, capacity: int, entry_bytes: int = 64) -> None:
         super().__init__(buf, capacity, entry_bytes)
         self.entry_bytes = entry_bytes
 
     def peek(self, limit: int = BURST) -> memoryview:
-        """Up to limit published entries in one piece (to the end of the ring), empty when there is none.
+        """Up to limit published entries, as one view; an empty view when there are none.
 
-        The bytes are the consumer's until it releases them. Peeking again without a release gives
-        the same entries. Two peeks are needed where a burst runs over the end of the ring.
+        The consumer owns the bytes until it releases them. A peek without a release in between returns the
+        same entries. A view does not wrap: entries after the end of the ring need a second peek.
         """
         cons = self.cons_idx
         n = self._prod - cons
@@ -281,7 +287,7 @@ class Consumer(_ConsumerSide):
         return self._entries[at * size : (at + n) * size]
 
     def release(self, n: int) -> None:
-        """Give the n oldest entries back to the producer. ValueError if they were never peeked."""
+        """Give the n oldest entries back to the producer. Raises ValueError if they were never peeked."""
         cons = self.cons_idx + n
         if cons > self._prod:
             raise ValueError(f"release of {n} entries, {self._prod - self.cons_idx} are known")
@@ -292,7 +298,7 @@ class Consumer(_ConsumerSide):
 
 
 class SlotProducer(_ProducerSide[int]):
-    """Producer of slot numbers: the way of references back to their home."""
+    """Producer of slot numbers. Through it references go back to their home."""
 
     def __init__(self, buf: memoryview, capacity: int) -> None:
         super().__init__(buf, capacity, SLOT_ENTRY_BYTES)
@@ -311,7 +317,7 @@ class SlotConsumer(_ConsumerSide):
         self._entries = self._entries.cast("Q")
 
     def drain(self) -> list[int]:
-        """All published slot numbers, oldest first, already released."""
+        """Take all published slot numbers, oldest first, and release their entries."""
         prod = self._index[_PROD]
         cons = self.cons_idx
         n = prod - cons

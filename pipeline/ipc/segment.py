@@ -1,14 +1,13 @@
-"""One shared-memory segment without a name: made before the workers fork, inherited by them.
+"""One shared-memory segment without a name. The supervisor makes it before the fork; workers inherit it.
 
-The POSIX name exists only between ``shm_open`` and ``shm_unlink``, two system calls
-apart, so that nothing can stay in /dev/shm however the processes end. Fresh memory is
-zero, which every user of the segment takes as its initial state. What lies where is
-decided elsewhere (topology.py); this module knows only bytes.
+The POSIX name is removed right after it is created. So nothing stays in /dev/shm, however the processes end.
+New memory is zero, and every user of the segment takes zero as its initial state. fabric.py decides which
+part lies where.
 
-The memory is reserved when the segment is made. On Linux shared memory is a file system with a size of its
-own, often a small one in a container. A page that it has no room for is SIGBUS for whoever touches it first,
-hours after the start. A reservation of 40 MB takes about 5 ms and counts as shared memory of the system
-from then on; a process counts the pages that it touches, as before.
+The memory is reserved when the segment is made. On Linux shared memory is a file system with a limit of its
+own, which is often small in a container. A page for which it has no room kills the process that touches it
+first (SIGBUS), perhaps hours after the start. A reservation fails at the start instead. Reserving 40 MB takes
+about 5 ms.
 """
 
 import errno
@@ -24,13 +23,13 @@ if sys.platform != "win32":
 MIB: Final = 1 << 20
 
 
-def passing_name() -> str:
-    """A name for the moment between creation and unlinking: tells whose it was, and never collides."""
+def temporary_name() -> str:
+    """A unique name, for the time between creation and unlinking. It has the process id."""
     return f"/gvtap-{os.getpid()}-{secrets.token_hex(8)}"
 
 
 class SegmentError(Exception):
-    """The system has not enough shared memory; the text says how much is missing, as far as that is known."""
+    """The system has too little shared memory. The text says how much is missing, if that is known."""
 
 
 class Segment:
@@ -42,20 +41,20 @@ class Segment:
 
     @classmethod
     def create(cls, size: int) -> "Segment":
-        """Map size zero bytes, shared with every process forked from here on.
+        """Map size bytes, all zero. Processes that are forked later share them.
 
         Raises SegmentError when the system has no room for them, ValueError when size is not positive.
         """
         if size <= 0:
             raise ValueError(f"segment size must be positive, not {size}")
         try:
-            shared = posix_ipc.SharedMemory(passing_name(), posix_ipc.O_CREX, mode=0o600)
+            shared = posix_ipc.SharedMemory(temporary_name(), posix_ipc.O_CREX, mode=0o600)
         except (posix_ipc.Error, OSError) as error:
             raise SegmentError(f"no shared memory can be made: {error}") from error
         try:
             shared.unlink()
             os.ftruncate(shared.fd, size)
-            # macOS has no such call, and no file system behind its shared memory.
+            # macOS has no such call. Its shared memory is not a file system with a limit.
             reserve = getattr(os, "posix_fallocate", None)
             if reserve is not None:
                 reserve(shared.fd, 0, size)
@@ -67,7 +66,7 @@ class Segment:
         return cls(mapping)
 
     def close(self) -> None:
-        """Unmap the memory in this process. BufferError while a view made from ``buf`` lives."""
+        """Unmap the memory in this process. Raises BufferError while a view of ``buf`` exists."""
         self.buf.release()
         self._mapping.close()
 

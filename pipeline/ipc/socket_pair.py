@@ -1,8 +1,9 @@
-"""A pair of sockets for whole messages with descriptors beside them, made before the workers fork.
+"""A pair of connected unix sockets for control messages, made before the workers fork.
 
-Packets keep messages apart, wait when the other end is slow, and end with it. Where unix sockets have none
-(macOS), a stream does the same with lengths in front of the messages (pipeline.stages.channel);
-datagrams would not: they have no end, and macOS neither lets them be long nor says when there is room.
+SOCK_SEQPACKET keeps messages apart, waits when the other end is slow, and reports when the other end closes.
+macOS does not have it. There the pair is a stream, and each message follows its length
+(pipeline.ipc.transport). SOCK_DGRAM would not do: it does not report that the other end is closed. On macOS
+it also limits the length of a message, and does not report when there is room again.
 """
 
 import errno
@@ -12,11 +13,11 @@ from typing import Final
 NO_SUCH_KIND: Final = frozenset(
     {errno.EPROTONOSUPPORT, errno.EPROTOTYPE, errno.ESOCKTNOSUPPORT, errno.EOPNOTSUPP, errno.EINVAL}
 )
-"""What a system says that has no sockets of the kind."""
+"""Errors of a system that does not have this type of socket."""
 
 
 def socket_pair() -> tuple[socket.socket, socket.socket]:
-    """Two ends of SOCK_SEQPACKET, else of SOCK_STREAM. Raises OSError."""
+    """Two ends of a SOCK_SEQPACKET pair, or of a SOCK_STREAM pair. Raises OSError."""
     try:
         return socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     except OSError as error:

@@ -1,8 +1,8 @@
-"""Sleep and wake between worker processes, without a system call while everybody is busy.
+"""How worker processes wake each other, without a system call while all of them are busy.
 
-Each worker has one bell: a cache line in the segment with three words, and a waiter (eventfd
-or semaphore) that the kernel knows. The protocol between one sleeper and any number of
-ringers, which is Dekker's with the flag on one side and the rings on the other::
+Each worker has one *bell*: a cache line of shared memory with a few flags, and a *waiter* (an eventfd or
+semaphore) on which the worker blocks. One worker sleeps, and any number of others ring. The protocol between
+them is Dekker's, with the flag ``sleeping`` on one side and the rings on the other::
 
     sleeper                              ringer
     sleeping = 1                         publish (prod_idx = n)
@@ -11,18 +11,19 @@ ringers, which is Dekker's with the flag on one side and the rings on the other:
     waiter.wait(min(deadline, MAX_SLEEP))
     sleeping = 0
 
-Without both fences each side may read the other's word before its own store is visible, and
-the sleeper misses an entry that nobody rings for. The ringer clears the flag so that only one
-of a burst pays for the system call. A ringer that is held up between its test and its clear
-may wipe out a later announcement; it posts afterwards in any case, so the sleeper comes back,
-at the latest after MAX_SLEEP if that ringer died right there. Posts that find nobody asleep
-cost one empty breath and are never counted up: a waiter forgets all of them at once.
+Both fences are needed. Without them each side may read the other's word before its own store is visible.
+Then the worker sleeps although an entry waits, and no one rings for it.
 
-Slots that come home are no work by themselves: a sleeper that has enough of them says so, and
-is not woken for more (``ring_for_slots``). It takes them when it wakes for something else.
+The ringer clears the flag, so that only the first of several rings costs a system call. A ringer may be
+delayed between its test of the flag and its clear. The clear may then undo a later announcement. But the
+ringer posts after it, which wakes the sleeper. If the ringer dies in between, the sleep ends after MAX_SLEEP.
+A post to a worker that is awake costs it one turn without work. A waiter forgets all posts at once.
 
-A *prewake* is the hint that something will be published soon, by whomever: it wakes a sleeper early, and
-asks one that looks for work to go on looking. Nothing depends on it.
+A slot number that comes home is not work by itself. A sleeper with enough slots is not woken for more
+(``ring_for_slots``). It takes them when it wakes for another reason.
+
+A *prewake* is a hint that some worker will publish an entry soon. It wakes a sleeper early, and makes a
+worker that busy-polls go on. Correctness does not depend on it.
 
 ===============  ========  ==========================================================
 sleeper is       sleeping  a ringer
@@ -40,7 +41,7 @@ import sys
 from typing import Final, Protocol
 
 from pipeline.ipc.fence import full_fence
-from pipeline.ipc.segment import SegmentError, passing_name
+from pipeline.ipc.segment import SegmentError, temporary_name
 
 if sys.platform != "win32":
     import posix_ipc
@@ -48,7 +49,7 @@ if sys.platform != "win32":
 BELL_BYTES: Final = 64
 """A bell has a cache line of its own."""
 MAX_SLEEP: Final = 1.0
-"""Seconds a worker sleeps at most, whatever its deadline: the net under the handshake."""
+"""The longest sleep in seconds, whatever the worker's deadline, in case the handshake fails."""
 
 _SLEEPING: Final = 0
 _CONTROL: Final = 1
@@ -60,29 +61,29 @@ class Waiter(Protocol):
     """What a sleeper blocks on. Made before the fork, so that every process can post."""
 
     def post(self) -> None:
-        """Wake the sleeper, or keep its next wait from blocking."""
+        """Wake the sleeper, or make its next wait return at once."""
         ...
 
     def wait(self, timeout: float) -> bool:
-        """Block until a post, at most timeout seconds; whether there was one. Forgets all posts so far."""
+        """Block until a post, at most timeout seconds. Returns whether there was one. Forgets all posts."""
         ...
 
     def close(self) -> None:
-        """Give this process's handle back."""
+        """Close this process's handle."""
         ...
 
 
 class SemaphoreWaiter:
     """A POSIX semaphore, for workers that hold no sockets.
 
-    Its name is gone before the constructor returns. The timed wait of POSIX counts on the
-    wall clock: a clock set back during a sleep prolongs that one sleep until the next post.
+    The constructor removes its name. POSIX's timed wait uses the wall clock: if the clock is set back during
+    a sleep, that sleep may last until the next post.
     """
 
     def __init__(self) -> None:
         try:
             self._semaphore = posix_ipc.Semaphore(
-                passing_name(), posix_ipc.O_CREX, mode=0o600, initial_value=0
+                temporary_name(), posix_ipc.O_CREX, mode=0o600, initial_value=0
             )
         except (posix_ipc.Error, OSError) as error:
             # On Linux a semaphore is a file in /dev/shm.
@@ -94,7 +95,7 @@ class SemaphoreWaiter:
         self._semaphore.release()
 
     def wait(self, timeout: float) -> bool:
-        """Block at most timeout seconds. A signal ends the wait early, as if nobody had posted."""
+        """See Waiter. A signal ends the wait early; the result is then False."""
         semaphore = self._semaphore
         try:
             semaphore.acquire(timeout if timeout > 0 else 0)
@@ -110,15 +111,15 @@ class SemaphoreWaiter:
 
 
 class EventfdWaiter:
-    """A file descriptor for the poller, for workers that hold sockets.
+    """A descriptor that a poller can watch, for workers that hold sockets.
 
-    An eventfd where the system has it, else a pipe. Register ``fileno()`` for reading, edge-triggered:
-    each post is an edge. A pipe needs ``clear()`` when it is reported, or it is full some day.
+    It is an eventfd where the system has it, else a pipe. Register ``fileno()`` for reading, edge-triggered:
+    each post is an edge. Whenever a pipe is reported, call ``clear()``, or it fills up in time.
     """
 
     def __init__(self) -> None:
         self.counts = hasattr(os, "eventfd")
-        """Whether posts are only counted, so that nothing has to be taken away ever."""
+        """Whether this is an eventfd: it only counts posts, and clear() is not needed."""
         if self.counts:
             self._read_fd = self._write_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         else:
@@ -127,7 +128,7 @@ class EventfdWaiter:
             os.set_blocking(self._write_fd, False)
 
     def fileno(self) -> int:
-        """The descriptor that becomes readable with a post."""
+        """The descriptor that a post makes readable."""
         return self._read_fd
 
     def post(self) -> None:
@@ -135,10 +136,10 @@ class EventfdWaiter:
         try:
             os.write(self._write_fd, b"\1\0\0\0\0\0\0\0")
         except BlockingIOError:
-            return  # a full pipe is readable already, which is all that a post wants
+            return  # a full pipe is readable already
 
     def clear(self) -> bool:
-        """Forget all posts so far; whether there was one."""
+        """Forget all posts so far. Returns whether there was one."""
         posted = False
         try:
             while os.read(self._read_fd, 4096):
@@ -150,29 +151,29 @@ class EventfdWaiter:
         return posted
 
     def wait(self, timeout: float) -> bool:
-        """Block at most timeout seconds, and clear."""
+        """See Waiter."""
         poll = select.poll()
         poll.register(self._read_fd, select.POLLIN)
         poll.poll(max(timeout, 0.0) * 1000)
         return self.clear()
 
     def close(self) -> None:
-        """Close the descriptors in this process."""
+        """See Waiter."""
         os.close(self._read_fd)
         if self._write_fd != self._read_fd:
             os.close(self._write_fd)
 
 
 def lone_waiter() -> Waiter:
-    """For a worker without sockets: a semaphore, else (macOS has no timed wait on one) a descriptor."""
+    """The waiter of a worker without sockets: a semaphore, or a descriptor if those have no time-out."""
     return SemaphoreWaiter() if posix_ipc.SEMAPHORE_TIMEOUT_SUPPORTED else EventfdWaiter()
 
 
 class Bell:
-    """One worker's bell. The worker itself announces and waits, all others ring."""
+    """One worker's bell. The worker itself announces and waits. All others ring."""
 
     def __init__(self, line: memoryview, waiter: Waiter) -> None:
-        """``line`` is BELL_BYTES of the segment, zero at the start."""
+        """line: BELL_BYTES of the segment, initially zero."""
         self._words = line[:BELL_BYTES].cast("Q")
         self.waiter = waiter
 
@@ -191,9 +192,9 @@ class Bell:
             self.waiter.post()
 
     def prewake(self) -> None:
-        """Before publish: something is about to come. Wakes the worker, or keeps it looking if it looks.
+        """Before publish: wake the worker, or make it go on if it busy-polls.
 
-        No more than a hint: what is published later is rung for as always.
+        This is only a hint. Ring after the publish as usual.
         """
         self._words[_PREWOKEN] = 1
         self.ring()
@@ -206,14 +207,15 @@ class Bell:
         return True
 
     def notify_control(self) -> None:
-        """After a message was sent on the worker's control socket: wake it in any case."""
+        """After a message was sent on the worker's control socket: wake the worker in any case."""
         self._words[_CONTROL] = 1
         self.waiter.post()
 
     def take_control(self) -> bool:
-        """For the worker: whether control messages were announced since the last call.
+        """For the worker: whether notify_control() was called since the last call.
 
-        Clears before the caller reads its socket, so that a message sent meanwhile is announced again.
+        The flag is cleared before the caller reads its socket. So a message that is sent meanwhile sets it
+        again.
         """
         if not self._words[_CONTROL]:
             return False
@@ -222,14 +224,14 @@ class Bell:
         return True
 
     def announce(self, slots_wanted: bool = True) -> None:
-        """For the worker: sleep is next. Check every ring (and take_control) after this, before the wait.
+        """For the worker: announce a sleep. Check every ring and take_control() after this, before the wait.
 
-        slots_wanted: whether a slot that comes home is a reason to wake; if so check the free rings too.
+        slots_wanted: wake also when a slot comes home. If so, check the free rings too.
         """
         self._words[_SLOTS_WANTED] = slots_wanted
         self._words[_SLEEPING] = 1
         full_fence()
 
     def awake(self) -> None:
-        """For the worker: after the wait, or instead of it when the check found work."""
+        """For the worker: the sleep is over, or the check found work, so there is none."""
         self._words[_SLEEPING] = 0

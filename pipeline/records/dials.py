@@ -1,7 +1,8 @@
-"""Connections that the host opens to a guest, until the guest answers.
+"""TCP connections that the host opens to a guest: the records until the guest answers.
 
-Egress asks (DIAL). Demux finds the guest, chooses the gateway's end and so the shard, and asks tcp
-(DIAL_ROUTED). Tcp answers with GUEST_ANSWERED (pipeline.records.streams); tcp or demux with DIAL_FAILED.
+Egress asks for a connection (DIAL). Demux finds the guest's link and chooses a port of the gateway. The two
+ends decide the shard of tcp, and demux passes the request on to it (DIAL_ROUTED). If the guest accepts, tcp
+sends GUEST_ANSWERED (pipeline.records.streams) to egress. If not, tcp or demux sends DIAL_FAILED.
 """
 
 from struct import Struct
@@ -17,7 +18,7 @@ _FAILED: Final = Struct("<B23xI32x?3x")  # kind, flow, final
 
 
 class Dial:
-    """DIAL: connect to a port of a guest. flow: a number of egress' own (FLOW_FROM_EGRESS)."""
+    """DIAL: connect to a port of a guest. flow: a number that egress assigned (FLOW_FROM_EGRESS)."""
 
     def __init__(self, flow: int, guest_addr: Addr, guest_port: int) -> None:
         self.flow = flow
@@ -39,7 +40,7 @@ class Dial:
 class DialRouted:
     """DIAL_ROUTED: connect to a guest on ``link`` from the remote end in ``key``.
 
-    egress: the index of the egress worker that asked, and whose number flow is.
+    egress: the index of the egress worker that asked. It assigned the number ``flow``.
     """
 
     def __init__(self, flow: int, key: FlowKey, link: int, egress: int) -> None:
@@ -61,10 +62,10 @@ class DialRouted:
 
 
 class DialFailed:
-    """DIAL_FAILED: there will be no connection from the port that demux chose.
+    """DIAL_FAILED: the connection cannot be opened.
 
-    final: nobody has the guest's address, or there is no port or no room for the connection. Otherwise
-    the port is still in use towards this guest, and another DIAL takes the next one.
+    final: no guest has the address, or there is no port or no room for the connection. Otherwise tcp still
+    has a connection between these two ends. Another DIAL makes demux choose the next port.
     """
 
     def __init__(self, flow: int, final: bool) -> None:

@@ -1,11 +1,10 @@
-"""What tells flows apart: their ends, and the numbers that workers give them.
+"""How records name a flow (a TCP connection or a UDP association): by its two ends, or by a number.
 
-A *flow key* is the two ends of a flow as 12 bytes. It is what tables of flows are keyed by: a record has it
-as it lies in memory, so nothing is decoded to look a flow up, and bytes hash faster than a tuple of numbers.
-``Ends`` has the parts by name, for whoever needs them.
+A *flow key* is the two ends as 12 bytes, exactly as a record holds them. Tables of flows use it as their key:
+a look-up decodes nothing, and bytes hash faster than a tuple of numbers. ``Ends`` has the same in fields.
 
-A *flow number* is shorter, and is made by demux or tcp, or by egress (FLOW_FROM_EGRESS). It is unique only
-together with its maker: demux' and a tcp shard's for the egress worker of the flow, egress' for that worker.
+A *flow number* is shorter. Demux, a tcp shard or an egress worker (FLOW_FROM_EGRESS) assigns it. Two workers
+may assign the same number. So a number is unique only together with the worker that assigned it.
 """
 
 from struct import Struct
@@ -14,10 +13,10 @@ from typing import Final, TypeAlias
 from pipeline.records.addresses import Addr
 
 FLOW_FROM_EGRESS: Final = 0x80000000
-"""Set in flow numbers that egress made, for dialled and forwarded flows."""
+"""The bit that is set in flow numbers assigned by egress, for connections to guests and forwarded ports."""
 
 FlowKey: TypeAlias = bytes
-"""The ends of a flow as they lie in a record. Made by Ends.key() only; its bytes mean nothing elsewhere."""
+"""The ends of a flow as a record holds them. Only this module makes one or looks inside."""
 
 _KEY: Final = Struct("<IIHH")  # guest_addr, remote_addr, remote_port, guest_port
 _FLOW_AT: Final = 24
@@ -26,7 +25,7 @@ _NOTICE: Final = Struct("<B23xI36x")  # kind, flow
 
 
 class Ends:
-    """The two ends of a flow. The gateway's services and dialled flows have the gateway as remote end."""
+    """The two ends of a flow. The remote end is the gateway for its services and for dialled connections."""
 
     def __init__(self, guest_addr: Addr, guest_port: int, remote_addr: Addr, remote_port: int) -> None:
         self.guest_addr = guest_addr
@@ -51,15 +50,15 @@ def flow_key(guest_addr: Addr, guest_port: int, remote_addr: Addr, remote_port: 
 
 
 def flow_of(burst: memoryview, at: int) -> int:
-    """The flow number of the record at burst[at:], whatever kind it is: all that have one have it here."""
+    """The flow number of the record at burst[at:]. All kinds that have one have it at the same offset."""
     number: int = _FLOW.unpack_from(burst, at + _FLOW_AT)[0]
     return number
 
 
 class FlowNotice:
-    """Something happened to a flow: CONNECTED, ABORT, CLOSED, UDP_ANSWERED or UDP_CLOSE.
+    """CONNECTED, ABORT, CLOSED, UDP_ANSWERED or UDP_CLOSE: something happened to a flow.
 
-    The kind says what. Readers need not unpack it: flow_of() is all there is.
+    Only the kind says what. A reader needs flow_of() alone.
     """
 
     def __init__(self, flow: int) -> None:

@@ -1,4 +1,4 @@
-"""Ethernet frames between guests and demux."""
+"""Whole Ethernet frames that ingress and demux exchange."""
 
 from struct import Struct
 from typing import Final
@@ -6,7 +6,7 @@ from typing import Final
 from pipeline.records.kinds import FRAME, FRAME_OUT, MISBEHAVED
 
 ALL_LINKS: Final = 0xFFFF
-"""Instead of a link's number: every guest."""
+"""Stands for all links, where a link's number is expected."""
 NO_LINK: Final = 0
 """No link has this number."""
 
@@ -21,8 +21,8 @@ _MISBEHAVED: Final = Struct("<BxH56xI")  # kind, link, frames
 class Frame:
     """FRAME: one frame of a guest, from its Ethernet header on.
 
-    vnet: right before the frame lies a virtio-net header of 12 bytes (pipeline.wire.virtio_net), which is
-    true of it. The frame may then be a super-segment, and its checksum partial.
+    vnet: right before the frame lies a virtio-net header of 12 bytes (pipeline.wire.virtio_net). Ingress has
+    checked that it describes the frame, which may be a super-segment and have a partial checksum.
     """
 
     def __init__(self, link: int, slot: int, off: int, length: int, vnet: bool) -> None:
@@ -45,10 +45,10 @@ class Frame:
 
 
 class FrameOut:
-    """FRAME_OUT: one whole frame for the guest on ``link``, or with ALL_LINKS for all but one.
+    """FRAME_OUT: one whole frame for the guest on ``link``, or for all guests but one (ALL_LINKS).
 
-    vnet as in Frame. borrowed: a later record names the same slot, and the reference moves with that one.
-    except_link: the guest that does not get a frame for ALL_LINKS; NO_LINK if all get it.
+    vnet: as in Frame. borrowed: a later record names the same slot, and the reference moves with that one.
+    except_link: with ALL_LINKS, the link that does not get the frame; NO_LINK if all get it.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Which guests there are, and where: links, neighbours, leases."""
+"""Which guests are connected, and which addresses they have: links, neighbours, leases."""
 
 from struct import Struct
 from typing import Final
@@ -12,9 +12,9 @@ _GONE: Final = Struct("<B47xI12x")  # kind, guest_addr
 
 
 class LinkNotice:
-    """LINK_UP or LINK_DOWN: ``link`` is there, or gone. Its number will be another link's.
+    """LINK_UP or LINK_DOWN: ``link`` is connected, or gone. Another link may get its number later.
 
-    ``guest`` is the number of the guest that opened it: all links of one peer have the same.
+    guest: the number of the guest that opened the link. All links of one peer have the same.
     """
 
     def __init__(self, link: int, guest: int) -> None:
@@ -36,7 +36,8 @@ class LinkNotice:
 class Neighbor:
     """NEIGHBOR or HEARD: the guest with ``guest_addr`` has ``mac`` and is on ``link``.
 
-    Demux says so before ingress may steer (NEIGHBOR). Ingress says so again while it does (HEARD).
+    With NEIGHBOR demux allows ingress to steer the guest's packets past demux. While ingress steers, it sends
+    HEARD every REPORT_EVERY_S, so that demux knows that the guest is alive.
     """
 
     def __init__(self, guest_addr: Addr, mac: bytes, link: int) -> None:
@@ -58,7 +59,7 @@ class Neighbor:
 
 
 class NeighborGone:
-    """NEIGHBOR_GONE: nobody has ``guest_addr``."""
+    """NEIGHBOR_GONE: no guest has ``guest_addr`` any more."""
 
     def __init__(self, guest_addr: Addr) -> None:
         self.guest_addr = guest_addr
@@ -76,7 +77,7 @@ class NeighborGone:
 
 
 class Leased:
-    """LEASED: by the resolver's state file ``guest_addr`` belongs to the guest with ``mac``."""
+    """LEASED: the lease file says that ``guest_addr`` belongs to the guest with ``mac``."""
 
     def __init__(self, guest_addr: Addr, mac: bytes) -> None:
         self.guest_addr = guest_addr

@@ -1,4 +1,4 @@
-"""Pings of guests beyond the gateway, and ICMP errors in both directions."""
+"""Guests' pings of outside hosts, and ICMP errors in both directions."""
 
 from struct import Struct
 from typing import Final
@@ -20,8 +20,8 @@ _UNREACHABLE: Final = Struct("<B27xI16x12sBB2x")  # kind, syn_seq, key, code, pr
 class EchoRequest:
     """ICMP_ECHO: a guest pings an outside address. The slot has the whole ICMP message.
 
-    link: the guest that sent it.
-    hops_left: the TTL with which the request leaves the host. dont_fragment: its DF bit.
+    link: the link of the guest. hops_left: the TTL with which the request leaves the host. dont_fragment: its
+    DF bit.
     """
 
     def __init__(
@@ -65,16 +65,7 @@ class EchoRequest:
             dont_fragment,
         ) = _ECHO.unpack_from(burst, at)
         return EchoRequest(
-            slot,
-            off,
-            length,
-            guest_addr,
-            remote_addr,
-            identifier,
-            sequence,
-            hops_left,
-            dont_fragment,
-            link,
+            slot, off, length, guest_addr, remote_addr, identifier, sequence, hops_left, dont_fragment, link
         )
 
     def pack(self) -> bytes:
@@ -95,9 +86,9 @@ class EchoRequest:
 
 
 class EchoReply:
-    """ICMP_REPLY: the answer to a ping. The slot has the whole ICMP message, with the host's identifier.
+    """ICMP_REPLY: the answer to a ping. The slot has the whole ICMP message.
 
-    identifier: the guest's own.
+    identifier: the one of the guest's request. The message in the slot has the identifier of the host socket.
     """
 
     def __init__(
@@ -122,15 +113,7 @@ class EchoReply:
     def unpack(burst: memoryview, at: int) -> "EchoReply":
         """The record at burst[at:]."""
         _, slot, off, length, guest_addr, remote_addr, sequence, identifier = _REPLY.unpack_from(burst, at)
-        return EchoReply(
-            slot,
-            off,
-            length,
-            guest_addr,
-            remote_addr,
-            identifier,
-            sequence,
-        )
+        return EchoReply(slot, off, length, guest_addr, remote_addr, identifier, sequence)
 
     def pack(self) -> bytes:
         """The record of this reply."""
@@ -147,9 +130,10 @@ class EchoReply:
 
 
 class EchoError:
-    """ICMP_ERROR: a router answered a ping with an error.
+    """ICMP_ERROR: an ICMP error came back for a ping.
 
-    type, code: of the error. offender: who sent it; 0 is the gateway itself. mtu: of the next hop, or 0.
+    type, code: of the error. offender: the address of the router that sent it, 0 for the gateway. mtu: of the
+    next hop, or 0.
     """
 
     def __init__(
@@ -175,27 +159,10 @@ class EchoError:
     @staticmethod
     def unpack(burst: memoryview, at: int) -> "EchoError":
         """The record at burst[at:]."""
-        (
-            _,
-            offender,
-            mtu,
-            guest_addr,
-            remote_addr,
-            sequence,
-            identifier,
-            code,
-            type_,
-        ) = _ECHO_ERROR.unpack_from(burst, at)
-        return EchoError(
-            guest_addr,
-            remote_addr,
-            identifier,
-            sequence,
-            type_,
-            code,
-            offender,
-            mtu,
+        (_, offender, mtu, guest_addr, remote_addr, sequence, identifier, code, type_) = (
+            _ECHO_ERROR.unpack_from(burst, at)
         )
+        return EchoError(guest_addr, remote_addr, identifier, sequence, type_, code, offender, mtu)
 
     def pack(self) -> bytes:
         """The record of this error."""
@@ -215,7 +182,8 @@ class EchoError:
 class GuestError:
     """GUEST_ERROR: the guest on ``link`` sent an ICMP error about a segment of the flow ``key``.
 
-    seq: of that segment. type, code: of the error. mtu: of the hop that the segment was too big for, or 0.
+    seq: the segment's sequence number. type, code: of the error. mtu: the largest packet that the next hop
+    takes, or 0.
     """
 
     def __init__(self, link: int, key: FlowKey, seq: int, type: int, code: int, mtu: int) -> None:
@@ -239,9 +207,9 @@ class GuestError:
 
 
 class Unreachable:
-    """UNREACHABLE: tell a guest by "destination unreachable" with ``code`` that its flow cannot be.
+    """UNREACHABLE: send the guest "destination unreachable" with ``code`` about its flow ``key``.
 
-    protocol: TCP or UDP, by its IP number. syn_seq: the sequence number of the guest's SYN; 0 for UDP.
+    protocol: the IP number of TCP or UDP. syn_seq: the sequence number of the guest's SYN; 0 for UDP.
     """
 
     def __init__(self, key: FlowKey, protocol: int, code: int, syn_seq: int) -> None:

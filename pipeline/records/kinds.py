@@ -1,12 +1,13 @@
-"""The kinds of record, by edge: what one worker reports to another.
+"""The messages between worker processes: all kinds of record, each with its writers and readers.
 
-A *record* is 64 bytes on a ring, one cache line. Its first byte is its kind, and the kind decides the layout
-of the rest. Each layout is a class of this package, with an ``unpack`` for the reader and a ``pack`` for the
-writer. A record describes bytes in a *slot* of the shared arena; it does not carry them.
+A *record* is 64 bytes on a ring, one cache line. Its first byte is its kind. The kind decides the layout of
+the other 63. Each layout is a class of this package, with an ``unpack`` for the reader and a ``pack`` for the
+writer. A record does not carry payload: it describes bytes in a *slot* of shared memory.
 
-A *reference* keeps a slot from going home. It has one owner. In the last column of the table, *moves* means
-that the reader owns it after the record, *stays* that the writer keeps it, and *last* that it moves with
-the last of several records about the slot. A dash is a record without a slot.
+A *reference* keeps the worker that allocated a slot from using it again. A reference has one owner. In the
+last column, *moves* means that the reader of the record owns it from then on. *Stays* means that the writer
+keeps it. *Last* means that it moves with the last of several records about the slot. A dash stands for a
+record without a slot.
 
 ================ =============== =========================================== =========
 kind             class           from -> to                                  reference
@@ -59,20 +60,19 @@ NAMED            Named           resolver -> demux, demux -> egress          -
 LEASED           Leased          resolver -> demux                           -
 ================ =============== =========================================== =========
 
-The reference of a TCP_OUT stays: tcp keeps the slot until the guest has acknowledged the bytes. Ingress has
-read them for good when it releases the ring entry. The ring's consumer index says when that was.
+The reference of a TCP_OUT stays: tcp keeps the slot until the guest has acknowledged the bytes. Ingress
+releases the ring entry when it will not read the bytes again. Tcp sees that in the ring's consumer index.
 
-A constructor takes many values: call it by names. (Only its own ``unpack`` fills it by position, which is
-faster where Python is not compiled.) A writer packs named values: ``ring.push(ToHost.pack(flow, run, skip,
-length))``. A reader looks at the kind
-before it unpacks, and unpacks only what it uses::
+A writer calls ``ring.push(ToHost.pack(flow, run, skip, length))``. Constructors have many parameters: pass
+them by name. (``unpack`` alone passes them by position, which is faster in plain Python.) A reader looks at
+the kind before it unpacks, and unpacks only what it uses::
 
     for at in range(0, len(burst), RECORD_BYTES):
         kind = burst[at]
         if kind == TO_HOST:
             run = ToHost.unpack(burst, at)
 
-Units: lengths, offsets and windows are bytes, an offset counts from the start of its slot. Fields that a kind
+Lengths, offsets and windows are in bytes. An offset counts from the start of its slot. Bytes that a layout
 does not use are zero.
 """
 
@@ -80,11 +80,11 @@ from typing import Final
 
 RECORD_BYTES: Final = 64
 SLOT_ENTRY_BYTES: Final = 8
-"""An entry of a free ring: one slot number."""
+"""Bytes of an entry on a free ring: one slot number."""
 NO_SLOT: Final = 0xFFFFFFFF
 """The slot number of a record that has no bytes in a slot."""
 REPORT_EVERY_S: Final = 1.0
-"""Seconds between two HEARD of one guest, or two UDP_USED or UDP_ANSWERED of one flow."""
+"""Seconds between two HEARD of one guest, or between two UDP_USED or UDP_ANSWERED of one flow."""
 
 # --- ingress -> demux (runs also ingress -> tcp) ------------------------------------------
 
@@ -95,9 +95,9 @@ TCP_RANGE: Final = 2
 UDP_RANGE: Final = 5
 """Datagrams of one flow of a guest, merged by GRO, with verified checksums."""
 LINK_UP: Final = 3
-"""A link of a guest is there."""
+"""A guest has connected a link."""
 LINK_DOWN: Final = 4
-"""A link is gone. Ingress and demux each report it after the last record of that link."""
+"""A link is gone. Ingress and demux each send it after their last record about that link."""
 HEARD: Final = 7
 """Ingress steered packets of this guest past demux."""
 UDP_USED: Final = 8
@@ -118,18 +118,18 @@ UDP_TO_GUEST: Final = 16
 NEIGHBOR: Final = 11
 """A guest's address is reached through this link and MAC."""
 NEIGHBOR_GONE: Final = 12
-"""Nobody has this address any more."""
+"""No guest has this address any more."""
 MISBEHAVED: Final = 14
-"""Demux or tcp dropped frames of a guest. Ingress reads its link more slowly for that."""
+"""Demux or tcp dropped frames of a guest. Ingress therefore reads its link more slowly."""
 STEER_UDP: Final = 17
 """Ingress may send further datagrams of this flow straight to an egress worker."""
 UNSTEER_UDP: Final = 18
-"""This flow is over. Ingress forgets the way."""
+"""This flow is over. Ingress forgets its egress worker."""
 
 # --- demux -> tcp -------------------------------------------------------------------------
 
 GUEST_ERROR: Final = 6
-"""A guest sent an ICMP error about a segment that it got."""
+"""A guest sent an ICMP error about a segment that it received."""
 
 # --- connections that the host opens: egress -> demux -> tcp -> egress ----------------------
 
@@ -138,7 +138,7 @@ DIAL: Final = 22
 DIAL_ROUTED: Final = 41
 """The same request, with the guest's link and the gateway's address and port, which demux chose."""
 DIAL_FAILED: Final = 23
-"""The request came to nothing."""
+"""The connection cannot be opened."""
 GUEST_ANSWERED: Final = 42
 """The guest accepted the connection."""
 
@@ -151,9 +151,9 @@ CONNECTED: Final = 31
 CONNECT_FAILED: Final = 32
 """The host did not accept the connection."""
 SOCKETS_USED_UP: Final = 43
-"""There is no socket for a datagram flow of a guest. Tcp may end a half-open connection for it."""
+"""No socket is left for a UDP flow of a guest. Tcp may end a half-open connection to free one."""
 TO_HOST: Final = 33
-"""Bytes of the guest for the host."""
+"""Bytes of the guest for the host socket."""
 TAKEN: Final = 34
 """The host socket took bytes."""
 TO_GUEST: Final = 35
@@ -161,11 +161,11 @@ TO_GUEST: Final = 35
 WINDOW: Final = 39
 """The guest's receive window changed much."""
 SHUTDOWN: Final = 36
-"""The stream of one direction ends after all bytes sent so far: a FIN of the guest, or EOF of the host."""
+"""One direction of the stream ends after the bytes sent so far: a FIN of the guest, or EOF of the host."""
 ABORT: Final = 37
 """The other side was reset, refused or is gone. The reader forgets the flow."""
 CLOSED: Final = 38
-"""Both directions have ended and tcp forgets the flow. Egress still writes what it has queued."""
+"""Both directions have ended, and tcp has forgotten the flow. Egress still writes what it has queued."""
 
 # --- demux <-> egress (UDP_DATA also ingress -> egress) -------------------------------------
 
@@ -174,9 +174,9 @@ UDP_DATA: Final = 20
 UDP_ANSWERED: Final = 9
 """Egress sent datagrams of this flow past demux."""
 UDP_CLOSE: Final = 21
-"""This flow is idle for too long, evicted or refused."""
+"""This flow is over: it was idle for too long, evicted or refused."""
 UNREACHABLE: Final = 24
-"""Egress cannot serve a flow. Demux tells the guest by ICMP."""
+"""Egress cannot serve a flow. Demux sends the guest an ICMP error."""
 ICMP_ECHO: Final = 25
 """An echo request of a guest for an outside address."""
 ICMP_REPLY: Final = 26
@@ -187,8 +187,8 @@ ICMP_ERROR: Final = 27
 # --- demux <-> resolver, and on to egress ---------------------------------------------------
 
 SERVICE_DATAGRAM: Final = 40
-"""One datagram for DHCP or DNS of the gateway, or the answer."""
+"""One datagram for the gateway's DHCP or DNS service, or the answer."""
 NAMED: Final = 28
-"""The resolver told a guest an address for a name of the egress policy."""
+"""The resolver gave a guest the address of a name that the egress policy mentions."""
 LEASED: Final = 29
 """The resolver read a lease from its state file."""

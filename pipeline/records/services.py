@@ -1,4 +1,4 @@
-"""DHCP and DNS of the gateway: their datagrams, and what egress must know of names."""
+"""Datagrams of the gateway's DHCP and DNS services, and the names that egress must know for its policy."""
 
 from struct import Struct
 from typing import Final
@@ -12,11 +12,12 @@ _NAMED: Final = Struct("<B27xI16xII4xI")  # kind, ttl_s, guest_addr, remote_addr
 
 
 class ServiceDatagram:
-    """SERVICE_DATAGRAM: one payload of the guest on ``link`` for a service, or the service's answer.
+    """SERVICE_DATAGRAM: one UDP payload of the guest on ``link`` for a service, or the service's answer.
 
-    key: the service's end is the remote one, both ways. The guest's address is 0 in a question of a guest
-    without one. An answer to 255.255.255.255 goes to the broadcast MAC of the link. 64 bytes before an answer
-    belong to its record: room for headers. crowded: other guests than this one are active, of a question.
+    key: the remote end is the service's, in both directions. The guest's address is 0 if the guest has none
+    yet. An answer to 255.255.255.255 goes to the broadcast MAC on the link. The reader may overwrite the
+    HEADER_ROOM bytes (pipeline.records.udp) before an answer with headers. crowded: of a question, whether other
+    guests than this one are active.
     """
 
     def __init__(
@@ -42,9 +43,9 @@ class ServiceDatagram:
 
 
 class Named:
-    """NAMED: for ttl_s seconds ``remote_addr`` is, to one guest, a name of the egress policy.
+    """NAMED: for ttl_s seconds the policy treats ``remote_addr`` as a name, for one guest only.
 
-    pattern: the number of the policy's pattern that the name matches (pipeline.engines.policy).
+    pattern: the number of the policy's pattern that this name matches (pipeline.engines.policy).
     """
 
     def __init__(self, guest_addr: Addr, remote_addr: Addr, pattern: int, ttl_s: int) -> None:

@@ -1,7 +1,7 @@
-"""TCP connections between tcp and egress: how they begin, their bytes, how they end.
+"""Records about one TCP connection between tcp (the guest's side) and egress (the host socket).
 
-Every record has the number of its flow. CONNECTED, ABORT and CLOSED have nothing else: they are FlowNotices
-(pipeline.records.flows).
+They open the connection, carry its bytes in both directions, and end it. Each has the number of its flow.
+CONNECTED, ABORT and CLOSED have nothing else: they are FlowNotices (pipeline.records.flows).
 """
 
 from struct import Struct
@@ -31,18 +31,18 @@ _AMOUNT: Final = Struct("<B15xI4xI36x")  # kind, count or window, flow
 _SHUTDOWN: Final = Struct("<B23xI32x?3x")  # kind, flow, both
 
 MAKE_WAY_NO: Final = 0
-"""The failure is not for want of a socket."""
+"""The failure has another cause than a lack of sockets."""
 MAKE_WAY_OWN: Final = 1
-"""The guest has most sockets. Only a half-open connection of its own may end for the new flow."""
+"""No guest has more sockets than this one. Only one of its own half-open connections may end."""
 MAKE_WAY_ANY: Final = 2
-"""Others have more sockets. One of theirs may end, if they have more half-open connections too."""
+"""Another guest has more sockets. One of its half-open connections may end, if it has more of these too."""
 
 
 class Connect:
-    """CONNECT: open a connection to the host for a guest.
+    """CONNECT: open a connection from the host for a guest.
 
-    mss: payload bytes of a segment towards the guest. syn_seq: the sequence number of the guest's SYN, which
-    an ICMP error about it quotes.
+    mss: payload bytes of a segment towards the guest. syn_seq: the sequence number of the guest's SYN. An
+    ICMP error about the connection quotes it.
     """
 
     def __init__(self, flow: int, key: FlowKey, link: int, mss: int, syn_seq: int) -> None:
@@ -67,7 +67,7 @@ class Connect:
 class GuestAnswered:
     """GUEST_ANSWERED: the guest on ``link`` accepted the connection that egress dialled.
 
-    mss as in Connect.
+    mss: as in Connect.
     """
 
     def __init__(self, flow: int, link: int, mss: int) -> None:
@@ -88,7 +88,7 @@ class GuestAnswered:
 
 
 class ConnectFailed:
-    """CONNECT_FAILED: there is no connection to the host.
+    """CONNECT_FAILED: the connection to the host could not be opened.
 
     error: the errno of the attempt. make_way: MAKE_WAY_*, whether a half-open connection may end for it.
     """
@@ -111,7 +111,7 @@ class ConnectFailed:
 
 
 class SocketsUsedUp:
-    """SOCKETS_USED_UP: no socket is left for a datagram flow of a guest. make_way: MAKE_WAY_*."""
+    """SOCKETS_USED_UP: no socket is left for a UDP flow of the guest on ``link``. make_way: MAKE_WAY_*."""
 
     def __init__(self, link: int, make_way: int) -> None:
         self.link = link
@@ -146,7 +146,7 @@ class ToHost(Run):
 
     @staticmethod
     def pack(flow: int, run: Run, skip: int, length: int) -> bytes:
-        """length bytes of a received run, after its first skip bytes."""
+        """A record of the length bytes of a received run that follow its first skip bytes."""
         return _TO_HOST.pack(TO_HOST, run.stride, run.piece_size, run.slot, run.off, length, skip, flow)
 
 
@@ -191,7 +191,7 @@ class ToGuest:
 
 
 class Window:
-    """WINDOW: the guest takes about ``window`` bytes beyond what it has acknowledged."""
+    """WINDOW: the guest's receive window is about ``window`` bytes."""
 
     def __init__(self, flow: int, window: int) -> None:
         self.flow = flow
@@ -210,9 +210,9 @@ class Window:
 
 
 class Shutdown:
-    """SHUTDOWN: no more bytes come from the side that says so.
+    """SHUTDOWN: the sender of this record will send no more bytes of the stream.
 
-    both: the host is gone in both directions, so nobody reads what the guest sends. Never set by tcp.
+    both: the host socket is closed in both directions, so the guest's bytes are not read. Tcp never sets it.
     """
 
     def __init__(self, flow: int, both: bool) -> None:

@@ -1,4 +1,4 @@
-"""TCP segments of guests, and for guests."""
+"""TCP segments that guests sent, and segments for guests."""
 
 from struct import Struct
 from typing import Final, TypeAlias
@@ -22,32 +22,33 @@ _OUT_SACK_SHIFT: Final = 1
 _OUT_SACK_PERMITTED: Final = 0x08
 _OUT_WINDOW_SCALE: Final = 0x10
 _OUT_WINDOW_SCALE_SHIFT: Final = 8
-# kind, flags, window, bits, mss, slot, off, length, first SACK block, seq, ack, left edge of the second,
-# ts_val, ts_ecr, key, right edge of the second. The third lies in slot and off, which are free without data.
+# kind, flags, window, bits, mss, slot, off, length, first SACK block, seq, ack, second block's left edge,
+# ts_val, ts_ecr, key, second block's right edge. Without data, slot and off may hold a third block.
 _OUT: Final = Struct("<BBHHHIIIIIIIIII12sI")
 MAX_SACK_WITH_DATA: Final = 2
 MAX_SACK: Final = 3
-"""SACK blocks that a TCP_OUT has room for."""
+"""SACK blocks that a TCP_OUT without payload has room for."""
 
 
 class TcpRange(Run):
     """TCP_RANGE: consecutive segments of one flow of a guest.
 
-    The run is their payload. Payload of one segment has stride 0 and piece_size = length. Without payload (a
-    pure ACK, a SYN, an RST) length, stride and piece_size are 0, and off is the end of the headers. Of
-    collapsed pure ACKs only the last one's frame is described; nobody needs the others.
+    The run is their payload. A single segment has stride 0 and piece_size = length. Without payload (a pure
+    ACK, a SYN, an RST) length, stride and piece_size are 0, and off is the end of the headers. Where GRO has
+    collapsed several pure ACKs into one, the record describes the frame of the last.
 
-    link, key: the guest that sent them, and their flow.
+    link, key: the link of the guest that sent them, and their flow.
     flags: TCP flags, OR over all segments.
-    segments: how many there were on the wire.
-    seq: of the first byte. ack, window: of the last segment; the window as in the header.
-    ts_val, ts_ecr: if has_timestamps; else 0.
-    header_len: bytes of Ethernet, IPv4 (20) and TCP header, 54 to 94, equal in all segments. The first frame
-    begins at off - header_len, frame i of a run with payload i * stride after it.
+    segments: number of segments on the wire.
+    seq: of the first byte. ack, window: of the last segment. window: as in the header, not scaled.
+    ts_val, ts_ecr: of the timestamps option if has_timestamps; else 0.
+    header_len: bytes of the Ethernet, IPv4 (20) and TCP headers, 54 to 94, equal in all segments. Frame i of
+    a run with payload begins at off - header_len + i * stride.
     has_timestamps: the options are exactly NOP, NOP, timestamps.
-    has_other_options: options of another form lie in the slot before off: a SYN's, SACK blocks.
-    vnet: right before each frame lies a virtio-net header, as in Frame. A frame may be a super-segment, then
-    its payload is one piece, and segments counts what it stands for.
+    has_other_options: there are other options, such as a SYN's or SACK blocks. They lie in the slot, right
+    before off.
+    vnet: right before each frame lies a virtio-net header, as in Frame. If a frame is a super-segment, its
+    payload is one piece, and segments is the number of segments that it stands for.
     """
 
     def __init__(
@@ -159,15 +160,15 @@ class TcpRange(Run):
 
 
 class TcpOut:
-    """TCP_OUT: one range of bytes for a guest, or one segment without data. Headers are not made yet.
+    """TCP_OUT: one range of bytes for a guest, or one segment without data. Ingress makes the headers.
 
-    slot, off, length: the payload, in one piece; slot is NO_SLOT without any.
-    mss: payload bytes of a segment, above 0 if there is payload. A SYN has the value of its MSS option here.
+    slot, off, length: the payload, in one piece. Without payload slot is NO_SLOT.
+    mss: payload bytes of a segment, above 0 if there is payload. In a SYN: the value of its MSS option.
     flags: PSH and FIN are for the last segment only.
-    window: as in the header.
-    has_timestamps: the timestamps option with ts_val and ts_ecr.
-    sack: up to MAX_SACK_WITH_DATA blocks, MAX_SACK without payload.
-    window_scale, sack_permitted: options of a SYN; a window_scale of -1 is none.
+    window: as in the header, scaled.
+    has_timestamps: send the timestamps option, with ts_val and ts_ecr.
+    sack: up to MAX_SACK_WITH_DATA blocks with payload, up to MAX_SACK without.
+    window_scale, sack_permitted: options of a SYN. A window_scale of -1 leaves the option out.
     """
 
     def __init__(
@@ -230,8 +231,7 @@ class TcpOut:
             second_right,
         ) = _OUT.unpack_from(burst, at)
         sack: Sack = ()
-        sack_permitted = False
-        window_scale = -1
+        sack_permitted, window_scale = False, -1
         if bits > _OUT_TIMESTAMPS:
             blocks = bits >> _OUT_SACK_SHIFT & 3
             if blocks:
@@ -278,7 +278,7 @@ class TcpOut:
         sack_permitted: bool = False,
         window_scale: int = -1,
     ) -> bytes:
-        """A record with these fields. SACK blocks for which there is no room are left out."""
+        """A record with these fields. SACK blocks that do not fit are left out."""
         bits = _OUT_TIMESTAMPS if has_timestamps else 0
         left = right = second_left = second_right = 0
         if sack:

@@ -1,7 +1,7 @@
 """Datagrams of UDP flows, and what workers report about these flows.
 
-Datagrams that follow each other are one run: each is a piece of it, and keeps its bounds. One datagram is a
-run with stride 0 and piece_size = length. A run of several has no empty ones.
+Consecutive datagrams of one flow form one run. Each datagram is one piece, so its bounds are kept. A single
+datagram has stride 0 and piece_size = length. A run of several datagrams has no empty one.
 """
 
 from struct import Struct
@@ -14,18 +14,15 @@ from pipeline.records.run import Run
 
 HEADERS_LEN: Final = 42
 """Bytes of Ethernet, IPv4 (20) and UDP header before each datagram of a UDP_RANGE."""
-HEADROOM: Final = 64
-"""Bytes before each datagram from egress that belong to its record too: room for headers."""
+HEADER_ROOM: Final = 64
+"""Bytes before each payload from egress or the resolver. The worker that makes headers may overwrite them."""
 
-_VNET: Final = 4
-# kind, link, stride, piece_size, slot, off, length, count, key, header length, bits
-_RANGE: Final = Struct("<BxHHHIII4xI20x12sBBxx")
+_RANGE: Final = Struct("<BxHHHIII28x12s?3x")  # kind, link, stride, piece_size, slot, off, length, key, vnet
 # kind, link, stride, piece_size, slot, off, length, flow, key, after_steered
 _DATA: Final = Struct("<BxHHHIII4xI20x12s?3x")
-# kind, link, stride, piece_size, slot, off, length, count, MAC (two numbers), key
-_OUT: Final = Struct("<BxHHHIII4xIIH14x12s4x")
-# kind, stride, piece_size, slot, off, length, count, key
-_TO_GUEST: Final = Struct("<B3xHHIII4xI20x12s4x")
+# kind, link, stride, piece_size, slot, off, length, MAC (two numbers), key
+_OUT: Final = Struct("<BxHHHIII8xIH14x12s4x")
+_TO_GUEST: Final = Struct("<B3xHHIII28x12s4x")  # kind, stride, piece_size, slot, off, length, key
 _STEER: Final = Struct("<B23xI20x12sI")  # kind, flow, key, egress
 _UNSTEER: Final = Struct("<B23xI20x12s4x")  # kind, flow, key
 _NOTICE: Final = Struct("<B47x12s4x")  # kind, key
@@ -35,8 +32,8 @@ class UdpRange(Run):
     """UDP_RANGE: datagrams of one flow of a guest on ``link``.
 
     The frame of each begins HEADERS_LEN bytes before its payload. vnet: right before each frame lies a
-    virtio-net header, as in Frame. With stride = piece_size all of them are one frame then, a super-segment
-    with one header for all.
+    virtio-net header, as in Frame. If also stride = piece_size, all datagrams are one frame: a super-segment
+    with the headers before the first.
     """
 
     def __init__(
@@ -58,18 +55,8 @@ class UdpRange(Run):
     @staticmethod
     def unpack(burst: memoryview, at: int) -> "UdpRange":
         """The record at burst[at:]."""
-        bits: int
-        _, link, stride, piece_size, slot, off, length, _, key, _, bits = _RANGE.unpack_from(burst, at)
-        return UdpRange(
-            slot,
-            off,
-            length,
-            stride,
-            piece_size,
-            link,
-            key,
-            bits & _VNET != 0,
-        )
+        _, link, stride, piece_size, slot, off, length, key, vnet = _RANGE.unpack_from(burst, at)
+        return UdpRange(slot, off, length, stride, piece_size, link, key, vnet)
 
     def pack(self) -> bytes:
         """The record of these datagrams."""
@@ -81,20 +68,18 @@ class UdpRange(Run):
             self.slot,
             self.off,
             self.length,
-            self.piece_count(),
             self.key,
-            HEADERS_LEN,
-            _VNET if self.vnet else 0,
+            self.vnet,
         )
 
 
 class UdpData(Run):
     """UDP_DATA: datagrams of a flow, on their way to its host socket or from there.
 
-    flow: demux' number of the flow, or one of egress' own for a forwarded port (FLOW_FROM_EGRESS). key: of
-    the latter only the guest's end is set; demux chooses the other.
-    link: the guest that sent them; 0 on their way from the host.
-    after_steered: ingress has sent datagrams of the flow straight to egress, and they come before these.
+    flow: the number that demux assigned, or egress for a forwarded port (FLOW_FROM_EGRESS).
+    key: from a forwarded port only the guest's end is set. Demux chooses the other end.
+    link: the link of the guest that sent them; 0 for datagrams from the host.
+    after_steered: ingress has sent datagrams of the flow straight to egress. Egress takes those first.
     """
 
     def __init__(
@@ -118,29 +103,10 @@ class UdpData(Run):
     @staticmethod
     def unpack(burst: memoryview, at: int) -> "UdpData":
         """The record at burst[at:]."""
-        (
-            _,
-            link,
-            stride,
-            piece_size,
-            slot,
-            off,
-            length,
-            flow,
-            key,
-            after_steered,
-        ) = _DATA.unpack_from(burst, at)
-        return UdpData(
-            slot,
-            off,
-            length,
-            stride,
-            piece_size,
-            flow,
-            key,
-            after_steered,
-            link,
+        (_, link, stride, piece_size, slot, off, length, flow, key, after_steered) = _DATA.unpack_from(
+            burst, at
         )
+        return UdpData(slot, off, length, stride, piece_size, flow, key, after_steered, link)
 
     @staticmethod
     def pack(flow: int, key: FlowKey, run: Run, after_steered: bool = False, *, link: int) -> bytes:
@@ -181,34 +147,15 @@ class UdpOut(Run):
     @staticmethod
     def unpack(burst: memoryview, at: int) -> "UdpOut":
         """The record at burst[at:]."""
-        _, link, stride, piece_size, slot, off, length, _, high, low, key = _OUT.unpack_from(burst, at)
-        return UdpOut(
-            slot,
-            off,
-            length,
-            stride,
-            piece_size,
-            key,
-            link,
-            mac_bytes(high, low),
-        )
+        _, link, stride, piece_size, slot, off, length, high, low, key = _OUT.unpack_from(burst, at)
+        return UdpOut(slot, off, length, stride, piece_size, key, link, mac_bytes(high, low))
 
     @staticmethod
     def pack(key: FlowKey, run: Run, link: int, mac: bytes) -> bytes:
         """A record with these fields. The run has no skip."""
         high, low = mac_numbers(mac)
         return _OUT.pack(
-            UDP_OUT,
-            link,
-            run.stride,
-            run.piece_size,
-            run.slot,
-            run.off,
-            run.length,
-            run.piece_count(),
-            high,
-            low,
-            key,
+            UDP_OUT, link, run.stride, run.piece_size, run.slot, run.off, run.length, high, low, key
         )
 
 
@@ -222,19 +169,17 @@ class UdpToGuest(Run):
     @staticmethod
     def unpack(burst: memoryview, at: int) -> "UdpToGuest":
         """The record at burst[at:]."""
-        _, stride, piece_size, slot, off, length, _, key = _TO_GUEST.unpack_from(burst, at)
+        _, stride, piece_size, slot, off, length, key = _TO_GUEST.unpack_from(burst, at)
         return UdpToGuest(slot, off, length, stride, piece_size, key)
 
     @staticmethod
     def pack(key: FlowKey, run: Run) -> bytes:
         """A record with these fields. The run has no skip."""
-        return _TO_GUEST.pack(
-            UDP_TO_GUEST, run.stride, run.piece_size, run.slot, run.off, run.length, run.piece_count(), key
-        )
+        return _TO_GUEST.pack(UDP_TO_GUEST, run.stride, run.piece_size, run.slot, run.off, run.length, key)
 
 
 class SteerUdp:
-    """STEER_UDP: the egress worker number ``egress`` has the socket of a flow."""
+    """STEER_UDP: the egress worker with index ``egress`` has the socket of a flow."""
 
     def __init__(self, flow: int, key: FlowKey, egress: int) -> None:
         self.flow = flow
@@ -254,7 +199,7 @@ class SteerUdp:
 
 
 class UnsteerUdp:
-    """UNSTEER_UDP: a flow is over. There may be another one with this key by now, with another number."""
+    """UNSTEER_UDP: a flow is over. A new flow with this key, but another number, may exist already."""
 
     def __init__(self, flow: int, key: FlowKey) -> None:
         self.flow = flow
@@ -273,7 +218,7 @@ class UnsteerUdp:
 
 
 class UdpNotice:
-    """UDP_USED or UDP_FRAGMENTED: what ingress saw of a flow. The kind says what."""
+    """UDP_USED or UDP_FRAGMENTED: what ingress saw of a flow. Only the kind says what."""
 
     def __init__(self, key: FlowKey) -> None:
         self.key = key

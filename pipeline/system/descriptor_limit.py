@@ -1,7 +1,7 @@
-"""How many descriptors a process may have. The limit is raised once, before the fork.
+"""The limit of open descriptors of a process. The supervisor raises it once, before the fork.
 
-Every flow is a socket. Most systems start programs with a limit of 1024, for programs that use select(). This
-program does not, and the systems allow far more.
+Every flow is a socket. Most systems start programs with a limit of 1024, which select() needs. This program
+does not use select(), and the systems allow far more.
 """
 
 import sys
@@ -11,13 +11,13 @@ if sys.platform != "win32":
     import resource
 
 WANTED: Final = 65536
-"""Enough for all flows that the default limits allow, and a table that the kernel can afford."""
+"""Enough for all flows that the default limits allow. The kernel's table for them stays small."""
 MODEST: Final = 10240
-"""What macOS grants (OPEN_MAX). It says that there is no limit, and then refuses more."""
+"""OPEN_MAX of macOS. Its hard limit is "unlimited", but setrlimit() refuses more than this."""
 
 
 def raise_soft(wanted: int = WANTED) -> int:
-    """Raise the soft limit as far as the hard one allows, to wanted at most. It is never lowered. Returns it.
+    """Raise the soft limit to wanted, or as far as the hard limit allows. Never lower it. Returns the limit.
 
     Forked processes inherit it.
     """

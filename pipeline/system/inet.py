@@ -1,10 +1,11 @@
-"""Addresses to listen on and names of peers, as Go's package net has them.
+"""Which addresses to bind for a listening socket, and the text of a peer's address, both as in Go's net.
 
-A network is "tcp" or "udp", for both families, or one of "tcp4", "tcp6", "udp4" and "udp6". With both, Go
-listens on both where the address is a wildcard, whichever way it is written: an IPv6 socket with
-IPV6_V6ONLY off. With one, a wildcard of the other one is an error. A socket for both shows an IPv4 peer
-as ``::ffff:192.0.2.1``; here that is ``192.0.2.1``.
-The control plane, the listen worker and the links use this module. All it opens are bound sockets.
+A *network* is "tcp" or "udp" for both address families, or "tcp4", "tcp6", "udp4" or "udp6" for one. With
+both families, a wildcard address of either family means both: Go binds one IPv6 socket with IPV6_V6ONLY off.
+With one family, a wildcard of the other family is an error. A socket for both families reports an IPv4 peer
+as ``::ffff:192.0.2.1``. This module turns that into ``192.0.2.1``.
+
+The control plane, the listen worker and the links use this module.
 """
 
 import errno
@@ -24,11 +25,11 @@ _NO_FAMILY: Final = frozenset({errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL, errno.EP
 
 
 class AddressError(Exception):
-    """No address of the network's family; the text is Go's."""
+    """No address is of the network's family. The text is Go's."""
 
 
 class Place(NamedTuple):
-    """Where one socket can be bound. dual: it takes clients of both families."""
+    """An address to bind one socket to. dual: the socket takes clients of both families."""
 
     family: socket.AddressFamily
     address: tuple[Any, ...]
@@ -36,12 +37,12 @@ class Place(NamedTuple):
 
 
 def families(network: str) -> tuple[socket.AddressFamily, ...]:
-    """The families that a network has."""
+    """The address families of a network."""
     return _FAMILIES.get(network[-1:], _BOTH)
 
 
 def is_wildcard(host: str) -> bool:
-    """Whether a host means every address of the system: empty, 0.0.0.0, ::, or either in another form."""
+    """Whether a host is the wildcard: empty, 0.0.0.0, ::, or another way to write one of them."""
     if not host:
         return True
     try:
@@ -81,10 +82,11 @@ def _zone(scope: int) -> str:
 
 
 def places(network: str, host: str, port: int, addresses: Iterable[str] | None = None) -> list[Place]:
-    """Where to bind, best first. addresses: those found for a host that is a name.
+    """Where to bind, best first. addresses: what a host name resolved to.
 
-    For a wildcard the second place is for systems without IPv6. Go prefers the IPv4 addresses of a name. The
-    list is empty when no text is an address. Raises AddressError when no address is of the network's family.
+    For a wildcard the second place is for systems without IPv6. Of a name's addresses, IPv4 comes first, as
+    in Go. The list is empty when no text is an address. Raises AddressError when no address is of the
+    network's family.
     """
     allowed = families(network)
     texts = [host] if addresses is None else list(addresses)
@@ -103,7 +105,7 @@ def places(network: str, host: str, port: int, addresses: Iterable[str] | None =
 
 
 def _is_of(wildcard: str, allowed: tuple[socket.AddressFamily, ...]) -> bool:
-    """Whether a wildcard is of one of these families. An empty one is of both, a mapped one of IPv4."""
+    """Whether a wildcard is of one of these families. An empty one is of both. ::ffff:0.0.0.0 is IPv4."""
     if allowed == _BOTH or not wildcard:
         return True
     return _BOTH[":" in unmapped(wildcard)] in allowed
@@ -130,11 +132,11 @@ def bind(
     backlog: int = 0,
     prepare: Callable[[socket.socket], object] | None = None,
 ) -> socket.socket:
-    """A non-blocking socket bound at the first place that can be had; a stream listens.
+    """A non-blocking socket, bound at the first place where that succeeds. A stream socket listens.
 
-    where is not empty. prepare is called with a socket for many addresses before it is bound. Raises OSError.
-    On a system without IPv6, the IPv4 wildcard takes the place of both. Any other failure of a wildcard is
-    final: half of it would not do.
+    where: at least one place. prepare: called with a wildcard's socket before it is bound. Raises OSError.
+    If the dual socket fails because the system has no IPv6, the IPv4 wildcard is bound instead. If it fails
+    for another reason, nothing else is tried: a socket for one family would serve half of the clients.
     """
     failure: OSError | None = None
     for place in where:

@@ -1,11 +1,11 @@
-"""Writing without waiting: callers queue bytes, and a thread of this process writes them.
+"""Output that never blocks its caller: callers queue bytes, and a thread of this process writes them.
 
-A log or a capture may lead to a pipe without a reader, to a stopped terminal, or to a disk that does not
-answer. A process that writes there itself would stop with it. An Outlet keeps a bounded number of bytes
-for the thread. An item that does not fit is lost and counted; no caller waits for room.
+A log or a capture may go to a pipe without a reader, to a stopped terminal, or to a disk that does not
+answer. A worker that wrote there itself would block. An Outlet keeps a bounded number of bytes for the
+thread. An item that does not fit is lost and counted. No caller waits for room.
 
-The thread exists while there is something to write, and for LINGER seconds longer. It takes no signals. It
-does not survive fork(): call ``before_fork`` and the two functions beside it there.
+The thread exists while there is something to write, and for LINGER seconds longer. It handles no signals. It
+does not survive fork(): register ``before_fork`` and the two methods after it with os.register_at_fork().
 """
 
 import os
@@ -18,15 +18,15 @@ from contextlib import contextmanager
 from typing import Final
 
 LINGER: Final = 1.0
-"""Seconds for which an idle thread waits for more."""
+"""Seconds for which an idle thread waits for more items before it ends."""
 ROOM_WAIT: Final = 1.0
-"""Seconds of one wait for a descriptor that is non-blocking and full."""
+"""Seconds of one wait until a descriptor that is non-blocking and full has room."""
 
 
 class Outlet:
-    """A bounded queue before a thread that writes. All methods may be called from any thread.
+    """A bounded queue, and a thread that writes what is in it. Any thread may call any method.
 
-    An *item* is bytes that belong together: it is written whole, or lost whole and counted.
+    An *item* is bytes that belong together, such as a line. It is written whole, or lost whole and counted.
     """
 
     def __init__(
@@ -37,9 +37,10 @@ class Outlet:
         notice: Callable[[int], bytes] | None = None,
         stop_at_error: bool = False,
     ) -> None:
-        """on_lost gets the number of lost units, under the lock. notice makes an item that reports them.
+        """on_lost is called with the number of lost units, while the lock is held.
 
-        stop_at_error: the first error of a write ends the outlet. Otherwise it costs only that item.
+        notice: makes an item that reports this number of lost units.
+        stop_at_error: the first write error ends the outlet. Otherwise it costs only that item.
         """
         self.on_lost = on_lost
         self.lost = 0
@@ -51,22 +52,24 @@ class Outlet:
         self._stop_at_error = stop_at_error
         self._condition = threading.Condition()
         self._queue: deque[tuple[int, bytes, int, int]] = deque()
-        """Descriptor, bytes, units that they stand for, losses that they report."""
+        """Descriptor, bytes, units that they stand for, lost units that they report."""
         self._bytes = 0
-        self._unsaid = 0
+        self._unreported = 0
+        """Lost units that no notice has reported yet."""
         self._torn: set[int] = set()
+        """Descriptors whose last item was written in part."""
         self._writing = False
-        self._resting = False
+        self._stopping = False
         self._thread: threading.Thread | None = None
 
     def put(self, fd: int, item: bytes, units: int = 1) -> bool:
-        """Queue an item for a descriptor. Returns False if it was lost. units: how much a loss counts for."""
+        """Queue an item for a descriptor. Returns False if it is lost, which adds units to ``lost``."""
         with self._condition:
-            # An item alone always fits, however long it is.
+            # An empty queue takes an item of any length.
             if self.error is not None or (self._bytes and self._bytes + len(item) > self._max_bytes):
                 self._lose(units)
                 return False
-            self._say_losses(fd)
+            self._report_losses(fd)
             self._append(fd, item, units, 0)
             self._condition.notify_all()
             self._start()
@@ -79,54 +82,54 @@ class Outlet:
                 self._start()
             return self._condition.wait_for(lambda: not self._queue and not self._writing, timeout)
 
-    def rest(self, timeout: float) -> bool:
-        """Flush and end the thread. Returns whether there is no thread now, until the next put."""
+    def stop_thread(self, timeout: float) -> bool:
+        """Flush, and end the thread until the next put(). Returns whether it has ended."""
         done = self.flush(timeout)
         with self._condition:
-            thread, self._resting = self._thread, done
+            thread, self._stopping = self._thread, done
             self._condition.notify_all()
         if thread is not None and done:
             thread.join(timeout)
         with self._condition:
-            self._resting = False
+            self._stopping = False
             return self._thread is None
 
     # --- fork ---------------------------------------------------------------------------------
 
     def before_fork(self) -> None:
-        """Hold the queue, so that the child finds no half of a change."""
+        """Take the lock, so that the child does not get a queue in the middle of a change."""
         self._condition.acquire()
 
     def after_fork_in_parent(self) -> None:
-        """Go on."""
+        """Release the lock."""
         self._condition.release()
 
     def after_fork_in_child(self) -> None:
-        """Begin anew: the parent writes the items that wait."""
+        """Begin with an empty queue. The parent writes the items that were in it."""
         self._condition = threading.Condition()
         self._queue.clear()
         self._torn.clear()
-        self._bytes = self.lost = self._unsaid = 0
-        self._writing = self._resting = False
+        self._bytes = self.lost = self._unreported = 0
+        self._writing = self._stopping = False
         self._thread = None
         self.on_lost = None
 
     # --- under the lock -------------------------------------------------------------------------
 
-    def _append(self, fd: int, item: bytes, units: int, said: int) -> None:
-        self._queue.append((fd, item, units, said))
+    def _append(self, fd: int, item: bytes, units: int, reported: int) -> None:
+        self._queue.append((fd, item, units, reported))
         self._bytes += len(item)
 
     def _lose(self, units: int) -> None:
         self.lost += units
-        self._unsaid += units
+        self._unreported += units
         if self.on_lost is not None:
             self.on_lost(units)
 
-    def _say_losses(self, fd: int) -> None:
-        if self._unsaid and self._notice is not None:
-            said, self._unsaid = self._unsaid, 0
-            self._append(fd, self._notice(said), 0, said)
+    def _report_losses(self, fd: int) -> None:
+        if self._unreported and self._notice is not None:
+            reported, self._unreported = self._unreported, 0
+            self._append(fd, self._notice(reported), 0, reported)
 
     def _start(self) -> None:
         if self._thread is not None:
@@ -137,7 +140,7 @@ class Outlet:
             with _signals_blocked():
                 thread.start()
         except RuntimeError:
-            # The system gives no thread now. The next item tries again.
+            # The system cannot start a thread now. The next put() tries again.
             self._thread = None
 
     # --- the thread -------------------------------------------------------------------------------
@@ -145,7 +148,7 @@ class Outlet:
     def _run(self) -> None:
         with self._condition:
             while True:
-                if not self._condition.wait_for(lambda: self._queue or self._resting, LINGER):
+                if not self._condition.wait_for(lambda: self._queue or self._stopping, LINGER):
                     break
                 if not self._queue:
                     break
@@ -154,7 +157,7 @@ class Outlet:
 
     def _write_one(self) -> None:
         """Write the oldest item. The lock is held before and after, not while writing."""
-        fd, item, units, said = self._queue.popleft()
+        fd, item, units, reported = self._queue.popleft()
         self._writing = True
         self._condition.release()
         try:
@@ -162,10 +165,10 @@ class Outlet:
         finally:
             self._condition.acquire()
             self._writing = False
-        # Subtracted only now: an item that is being written takes room too.
+        # Only now: an item takes room in the queue while it is being written.
         self._bytes -= len(item)
         if error is not None:
-            self._unsaid += said
+            self._unreported += reported
             self._lose(units)
             if self._stop_at_error:
                 self.error = error
@@ -173,19 +176,19 @@ class Outlet:
                 self._queue.clear()
                 self._bytes = 0
         elif not self._queue:
-            self._say_losses(fd)
+            self._report_losses(fd)
         if not self._queue:
             self._condition.notify_all()
 
     def _write(self, fd: int, item: bytes) -> OSError | None:
-        """Write all of an item. After half of one, the next begins with a newline."""
+        """Write all of an item. If the item before it was written in part, write a newline first."""
         data = memoryview(b"\n" + item if fd in self._torn else item)
         begun = False
         while data:
             try:
                 written = os.write(fd, data)
             except BlockingIOError:
-                # Another program shares the descriptor and made it non-blocking: wait for room here.
+                # A program that shares the descriptor has made it non-blocking. Wait until it has room.
                 poller = select.poll()
                 poller.register(fd, select.POLLOUT)
                 poller.poll(ROOM_WAIT * 1000)
@@ -202,9 +205,12 @@ class Outlet:
 
 @contextmanager
 def _signals_blocked() -> Iterator[None]:
-    """A thread inherits its maker's signal mask. Signals must reach the main thread, to end its sleep."""
+    """Block all signals while a thread is started: it inherits the mask.
+
+    Signals must reach the main thread, so that they end its sleep.
+    """
     if not hasattr(signal, "pthread_sigmask"):
-        yield  # Windows, where only configurations are looked at
+        yield  # Windows, where the program only checks configurations
         return
     before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
     try:

@@ -1,7 +1,8 @@
-"""Who is at the other end of a socket, as far as the system knows: links of one peer belong to one guest.
+"""Finds out which process, virtual machine or host is at the other end of a socket: the *peer*.
 
-A peer is a process (unix sockets), a virtual machine (vsock) or an address (TCP). One machine can open any
-number of links, so limits and shares that protect guests from each other count peers.
+A peer is a process (unix sockets), a virtual machine (vsock) or an address (TCP). All links of one peer
+belong to one guest. One peer can open any number of links, so limits that protect guests from each other
+count peers.
 """
 
 import os
@@ -18,7 +19,7 @@ _PID: Final = Struct("i")
 def identity(sock: socket.socket) -> str:
     """The peer of a connected socket: ``process 12``, ``machine 3`` or ``address 10.0.0.7``; "" if unknown.
 
-    A socket that this very process has made, or one that was inherited, says nothing of its peer.
+    The peer of a socket that this process or its parent has made is unknown.
     """
     try:
         if sock.family == socket.AF_UNIX:
@@ -35,7 +36,7 @@ def identity(sock: socket.socket) -> str:
 
 
 def _peer_process(sock: socket.socket) -> int:
-    """The process that connected, or that made the pair; 0 where the system does not say."""
+    """The process that connected the socket, or made the socket pair; 0 if the system does not say."""
     if hasattr(socket, "SO_PEERCRED"):
         pid, _, _ = _UCRED.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
         return int(pid)

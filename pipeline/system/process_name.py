@@ -1,7 +1,7 @@
-"""The name of this process as ps, pgrep and killall see it (the kernel's "comm", 15 bytes on Linux).
+"""The name of this process in ps, pgrep and killall: the kernel's "comm", 15 bytes on Linux.
 
-The name tells the workers apart. A search for the program by name finds only the supervisor. On other systems
-the name stays that of the interpreter.
+Each worker has a name of its own, so a search for the program's name finds only the supervisor. On other
+systems the name stays that of the interpreter.
 """
 
 import ctypes

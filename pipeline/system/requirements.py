@@ -1,6 +1,7 @@
-"""Whether this system has what the daemon needs. The program asks before it does anything else.
+"""Whether this system has what the daemon needs. The program checks that before it does anything else.
 
-Linux, macOS and the BSDs have it. Windows does not: there the program says so in one sentence.
+Linux, macOS and the BSDs have everything. On Windows the program ends with one sentence that says what is
+missing.
 """
 
 import os
@@ -13,7 +14,7 @@ _WAY_OUT: Final = {"win32": "; on Windows use WSL 2, where it is a Linux program
 
 
 def shortage() -> str:
-    """What is missing, as the end of the sentence that the program cannot start. "" if nothing is missing."""
+    """What is missing, to complete the sentence "cannot run here: ..."; "" if nothing is missing."""
     needs = {
         "fork()": hasattr(os, "fork"),
         "POSIX shared memory and semaphores": sys.platform != "win32",

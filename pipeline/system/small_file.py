@@ -1,7 +1,7 @@
-"""Reading a small file whole. A file that the start reads must neither block it nor fill the memory.
+"""Reads a small file whole, without blocking and without filling the memory.
 
-A FIFO blocks its reader until a writer comes, /dev/zero never ends, and a path may be the wrong one. So only
-a regular file of bounded length is read. A caller may allow pipes too.
+A FIFO blocks its reader until a writer opens it, /dev/zero never ends, and a user may name the wrong path. So
+read() takes only regular files of bounded length. A caller may allow pipes too.
 """
 
 import errno
@@ -21,13 +21,13 @@ _KINDS: Final = {
 
 
 class FileError(Exception):
-    """The kind or length of the file is not allowed. The text says which are."""
+    """The kind or length of the file is not allowed. The text says what is allowed."""
 
 
 def read(path: str, *, pipes: bool = False) -> bytes:
     """All bytes of a file. Raises OSError, FileError.
 
-    pipes: also read a pipe, such as the shell's ``<(command)``, or a terminal. That waits for the writer.
+    pipes: also read a terminal or a pipe, such as the shell's ``<(command)``. That waits for the writer.
     """
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | (0 if pipes else getattr(os, "O_NONBLOCK", 0)))
     with open(fd, "rb", buffering=0) as file:

@@ -1,14 +1,16 @@
-"""Binding a unix socket where the file of an earlier one may lie.
+"""Binds a unix socket at a path where a killed program may have left its socket file.
 
-A killed program leaves its socket files. Such an abandoned file is replaced. A file on which a socket is
-bound is not replaced, nor is a file that is not a socket: then ``bind`` fails with EADDRINUSE.
+``bind`` replaces such an abandoned file. It does not replace a file on which a socket is bound, nor a file
+that is not a socket: then it fails with EADDRINUSE.
 
-Whether somebody is bound is asked by connecting a datagram socket to the path. That sends nothing, and a
-listener does not notice it. The answer is ECONNREFUSED exactly when no socket of any kind is bound there.
-Of two programs of ours that start at once, one replaces the file and the other is refused. Each has to hold
-an abstract name (unix(7)) of that path meanwhile. It is no file, it ends with its holder, and nobody waits
-for it, since event loops call this. Against other programs, and where a system has no such names, the file is
-compared before it is removed.
+To find out whether a socket is bound, this module connects a datagram socket to the path. That sends nothing,
+and a listener does not notice it. The result is ECONNREFUSED exactly when no socket of any kind is bound.
+
+Two instances of this program may start at once and find the same abandoned file. While an instance replaces
+it, it holds an abstract socket name (unix(7)) made from the path. The other instance cannot bind that name
+and fails with EADDRINUSE at once; it does not wait, since event loops call this. The kernel frees the name
+when its holder ends. Other programs do not know the name, and only Linux has such names. So the file is also
+compared right before it is removed.
 """
 
 import errno
@@ -21,20 +23,20 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 Identity = tuple[int, int]
-"""Device and inode: which file it is, whatever its name."""
+"""Device and inode: they identify a file, whatever its name."""
 
 
 def bind(sock: socket.socket, path: str, mode: int) -> None:
-    """Bind with these permission bits. Raises OSError.
+    """Bind with the permission bits mode. Replaces the file of an abandoned socket.
 
-    The file of an abandoned socket is replaced. EADDRINUSE if the path is anything else.
+    Raises OSError: EADDRINUSE if the path is anything else.
     """
     try:
         _bind(sock, path, mode)
     except OSError as error:
         if error.errno != errno.EADDRINUSE or not is_abandoned(path):
             raise
-        with _turn(path):
+        with _lock(path):
             _remove_abandoned(path)
             _bind(sock, path, mode)
 
@@ -48,13 +50,14 @@ def is_abandoned(path: str) -> bool:
             probe.setblocking(False)
             probe.connect(path)
     except OSError as error:
-        # EPROTOTYPE: a listener of another kind; EPERM: a datagram socket that is connected; EACCES: unknown.
+        # Bound are, with EPROTOTYPE, a socket of another type, with EPERM a connected datagram socket. With
+        # EACCES it is unknown.
         return error.errno == errno.ECONNREFUSED
     return False
 
 
 def identity(path: str) -> Identity | None:
-    """Device and inode of the file there, None if there is no file."""
+    """Device and inode of the file at path; None if there is no file."""
     try:
         found = os.lstat(path)
     except OSError:
@@ -63,7 +66,7 @@ def identity(path: str) -> Identity | None:
 
 
 def remove(path: str, which: Identity | None) -> bool:
-    """Remove a file unless another one has taken its place. Returns whether it was removed."""
+    """Remove the file at path if it is still ``which``. Returns whether it was removed."""
     if which is None or identity(path) != which:
         return False
     try:
@@ -83,14 +86,14 @@ def _bind(sock: socket.socket, path: str, mode: int) -> None:
 
 def _remove_abandoned(path: str) -> None:
     before = _version(path)
-    # Nothing between the last look and the removal: another program's new file must not come in there.
+    # Nothing may stand between the last check and unlink(): another program may create a new file meanwhile.
     if is_abandoned(path) and before is not None and _version(path) == before:
         with suppress(FileNotFoundError):
             os.unlink(path)
 
 
 def _version(path: str) -> tuple[int, int, int] | None:
-    """Which file lies there, and since when: a new file may get the inode of one that was removed."""
+    """Identity and change time of the file at path: a new file may get the inode of a removed one."""
     try:
         found = os.lstat(path)
     except OSError:
@@ -99,8 +102,8 @@ def _version(path: str) -> tuple[int, int, int] | None:
 
 
 @contextmanager
-def _turn(path: str) -> Iterator[None]:
-    """Be the only one that replaces this file. EADDRINUSE when another program of ours does, to serve it."""
+def _lock(path: str) -> Iterator[None]:
+    """Hold the abstract name of the path. Raises OSError (EADDRINUSE) if another instance holds it."""
     if sys.platform != "linux":
         yield
         return

@@ -1,10 +1,11 @@
 """The Internet checksum (RFC 1071), in plain Python.
 
-Sums are ones' complement sums of big-endian 16-bit words, folded to 0..0xffff. A sum of zero means that
-every byte was zero. For tens of kilobytes numpy is twenty times as fast: see engines/offload/checksum.py.
+Sums are ones' complement sums of big-endian 16-bit words, folded to 0..0xffff. For tens of kilobytes numpy is
+twenty times as fast: see engines/offload/checksum.py.
 
 2**16 is 1 modulo 0xffff. So the ones' complement sum of the words of a buffer is the whole buffer, read as
-one integer, modulo 0xffff. Only the two zeros of ones' complement need a distinction.
+one integer, modulo 0xffff. Ones' complement has two zeros, 0 and 0xffff. A sum here is 0 only if every byte
+is zero; any other sum of zero is 0xffff.
 """
 
 from typing import Final
@@ -13,7 +14,7 @@ _MASK: Final = 0xFFFF
 
 
 def word_sum(data: memoryview | bytes | bytearray, initial: int = 0) -> int:
-    """Folded sum of the words of data plus initial. A zero follows an odd last byte."""
+    """Folded sum of the words of data plus initial. An odd last byte is padded with a zero byte."""
     total = int.from_bytes(data, "big")
     if len(data) & 1:
         total <<= 8
@@ -37,7 +38,7 @@ def checksum(data: memoryview | bytes | bytearray, initial: int = 0) -> int:
 
 
 def verify(data: memoryview | bytes | bytearray, initial: int = 0) -> bool:
-    """Whether data, with its checksum field in it, sums to ones' complement zero."""
+    """Whether data, its checksum field included, sums to zero in ones' complement."""
     total = int.from_bytes(data, "big")
     if len(data) & 1:
         total <<= 8

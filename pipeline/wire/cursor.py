@@ -1,4 +1,4 @@
-"""A reader of bytes that cannot leave its bounds, for option lists (DHCP) and records of handshakes.
+"""A reader of bytes that cannot leave its bounds, for lists of options (DHCP).
 
 Use it for rare messages only. One Struct reads a fixed header faster.
 """
@@ -32,14 +32,6 @@ class Cursor:
     def u8(self) -> int:
         """The next byte."""
         return self.take(1)[0]
-
-    def u16(self) -> int:
-        """The next two bytes, big-endian."""
-        return int.from_bytes(self.take(2), "big")
-
-    def u32(self) -> int:
-        """The next four bytes, big-endian."""
-        return int.from_bytes(self.take(4), "big")
 
     def take(self, count: int) -> bytes:
         """A copy of the next count bytes."""

@@ -2,7 +2,7 @@
 
 A BOOTP message (RFC 951) has the same fixed fields. It has no message type, and perhaps no options at all.
 Options are a dict from code to bytes. An option that occurs several times is one value (RFC 3396). With
-option overload, the sname and file fields have options too. This module does not know leases.
+option overload, the sname and file fields hold options too. Leases are in engines/dhcp/leases.py.
 
 ::
 
@@ -60,7 +60,7 @@ END: Final = 255
 
 MAX_LABEL: Final = 63
 MIN_DATAGRAM: Final = 576
-"""Every client accepts IP datagrams of this length (RFC 2131 section 2), so MAX_MESSAGE_SIZE is no less."""
+"""Every client accepts IP datagrams of this length (RFC 2131 section 2). MAX_MESSAGE_SIZE is never less."""
 DATAGRAM_HEADERS: Final = 28
 """Bytes of the IP and UDP headers. MAX_MESSAGE_SIZE counts them."""
 _MAX_CHADDR: Final = 16

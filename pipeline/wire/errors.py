@@ -1,14 +1,14 @@
-"""The one error of the wire layer: these bytes are malformed.
+"""The only error of the wire modules: the bytes of a frame are malformed.
 
-The caller decides what to do about it. At least it counts the error.
+The caller counts the error, and decides what else to do about it.
 """
 
 
 class WireError(ValueError):
     """Malformed input. ``reason``: the name of a drop counter.
 
-    Hostile bytes cause no other exception of a wire function. So one
-    ``except WireError as error: counters.add(error.reason)`` guards a whole burst.
+    Whatever the bytes are, a wire function raises nothing else. So one
+    ``except WireError as error: counters.add(error.reason)`` is enough for a whole burst.
     """
 
     def __init__(self, reason: str) -> None:

@@ -57,7 +57,7 @@ def parse_header(view: memoryview | bytes, off: int, end: int) -> tuple[bytes, b
 
 
 def remove_priority_tags(view: memoryview, off: int, length: int, before: int = 0) -> int:
-    """Remove the priority tags of the frame at off. Returns by how many bytes its begin moved.
+    """Remove the priority tags of the frame at off. Returns the number of bytes by which its start moved.
 
     The addresses move, and with them the ``before`` bytes right before them. A tag without an EtherType after
     it stays. So does every tag after one with another VLAN ID.

@@ -1,12 +1,13 @@
-"""How frames lie in a byte stream: length prefixes, and the handshakes before the first frame.
+"""How Ethernet frames are delimited in a byte stream, and the handshakes before the first frame.
 
-There are three forms, all with whole Ethernet frames without check sequence:
+Each frame follows its length. Frames are whole, without check sequence. There are two length prefixes:
 
-- ``QEMU``: 4-byte big-endian length (``-netdev stream`` and ``-netdev socket``);
-- ``LE16``: 2-byte little-endian length (``/connect``, stdio, vpnkit and hyperkit);
-- the fixed records that a vpnkit client and its server exchange before LE16 frames.
+- ``QEMU``: 4 bytes, big-endian (``-netdev stream`` and ``-netdev socket``);
+- ``LE16``: 2 bytes, little-endian (``/connect``, stdio, vpnkit and hyperkit).
 
-Datagram links do not need this module: one datagram is one frame. This module accepts runts; the reader of
+A vpnkit client and its server exchange records of fixed length before the first LE16 frame.
+
+Datagram links do not need this module: one datagram is one frame. This module accepts runts. The reader of
 the Ethernet header drops and counts them.
 """
 
@@ -17,11 +18,11 @@ from typing import Final, NamedTuple
 from pipeline.wire.errors import WireError
 
 MAX_FRAME: Final = 131072
-"""Bytes of the longest frame that a peer may announce. With a larger number the stream is lost."""
+"""Bytes of the longest frame that a peer may announce. After a larger number the link is closed."""
 
 
 class LengthError(WireError):
-    """A length that no frame may have. The rest of the stream cannot be parsed any more."""
+    """A length that no frame may have. The remaining stream cannot be parsed."""
 
     def __init__(self, length: int) -> None:
         super().__init__("link_frame_dropped_oversized")
@@ -46,8 +47,7 @@ def split(
     """Find the whole frames in view[begin:end].
 
     Returns ([(off, len)], next_begin). off: of the Ethernet header, after the prefix. next_begin: where the
-    first partial frame, or nothing, begins. Raises LengthError when a length is above the framing's limit:
-    the stream is lost then.
+    first partial frame begins, or end. Raises LengthError when a length is above the framing's limit.
     """
     frames: list[tuple[int, int]] = []
     append = frames.append

@@ -1,8 +1,8 @@
 """ICMP messages (RFC 792): echo, destination unreachable, time exceeded.
 
-The meaning of the four bytes after the checksum depends on the type. ``rest`` is these bytes as one
-integer. In an echo it is identifier << 16 | sequence number. In "fragmentation needed" the low half is the
-next-hop MTU (RFC 1191).
+The meaning of the four bytes after the checksum, the *rest of the header*, depends on the type. ``rest`` is
+these bytes as one integer. In an echo it is identifier << 16 | sequence number. In "fragmentation needed" the
+low half is the next-hop MTU (RFC 1191).
 
 ::
 
@@ -64,9 +64,9 @@ def parse(view: memoryview | bytes, off: int, end: int) -> Message:
 
 
 class Quoted(NamedTuple):
-    """The part of the offending packet that every error quotes: its header and 8 bytes.
+    """The part of the offending packet that every error quotes: its IP header and the 8 bytes after it.
 
-    seq is that of TCP. For UDP, these four bytes are length and checksum.
+    seq: TCP's sequence number. In a quoted UDP datagram these four bytes are length and checksum.
     """
 
     total_len: int
@@ -82,9 +82,9 @@ _L4: Final = Struct("!HHI")
 
 
 def parse_quoted(view: memoryview | bytes, off: int, end: int) -> Quoted:
-    """Read the packet that the error message view[off:end] quotes, as much of it as RFC 792 requires.
+    """Read the packet that the error message view[off:end] quotes, as far as RFC 792 requires a quote.
 
-    Checksums are not verified, because the router may have changed the header. Raises WireError when the
+    Checksums are not verified, because a router may have changed the header. Raises WireError when the
     packet is not IPv4, is too short, or is not the first fragment.
     """
     begin = off + HEADER_LEN

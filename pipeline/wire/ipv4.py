@@ -1,6 +1,6 @@
-"""IPv4 header (RFC 791) and textual addresses.
+"""The IPv4 header (RFC 791), and addresses as text.
 
-Addresses are ints of 32 bits. The most significant byte is the first in text and on the wire. parse() skips
+An address is an int of 32 bits. Its most significant byte is the first in text and on the wire. parse() skips
 options. build() makes headers without options.
 
 ::

@@ -1,17 +1,17 @@
 """The offload extension of ``/connect``: the handshake after which frames have a virtio-net header.
 
-docs/offload.md describes the whole protocol. The agent asks for it with a header line of its request. A
-host that knows the extension sends the record OFFER, the agent sends ACCEPT, and the host sends START.
-ACCEPT and START are the last in the old form of their direction. A record lies in the stream like a frame
-(2-byte little-endian length), but is shorter than any Ethernet frame. So a peer that does not expect one
-drops it as a runt.
+docs/offload.md describes the whole protocol. The agent in the guest asks for it with a header line of its
+HTTP request. A host that knows the extension sends the record OFFER, the agent sends ACCEPT, and the host
+sends START. A record is framed like a frame (2-byte little-endian length), but is shorter than any Ethernet
+frame. So a peer that does not expect one drops it as a runt. After ACCEPT the agent's frames have the new
+form, and after START the host's.
 
 ::
 
     0       4     5        6         7         8          12
     "GVTO"  kind  version  vnet_len  reserved  features
 
-After that, frames have ``FRAMING``: a 4-byte little-endian length that counts a virtio-net header (12 bytes,
+The new form is ``FRAMING``: a 4-byte little-endian length that counts a virtio-net header (12 bytes,
 pipeline.wire.virtio_net) and the Ethernet frame.
 """
 
@@ -34,15 +34,15 @@ TSO4: Final = 0x02
 TSO6: Final = 0x04
 USO4: Final = 0x20
 USO6: Final = 0x40
-"""Features: work that the agent may leave to the host in its frames. The numbers are Linux's TUN_F_*."""
+"""Features: work that the agent may leave to the host. The numbers are Linux's TUN_F_*."""
 FEATURES: Final = CSUM | TSO4 | TSO6 | USO4 | USO6
 
 OFFER: Final = 1
 """Host to agent, its first record: the version and the features that it accepts."""
 ACCEPT: Final = 2
-"""Agent to host, its first record: the version and the features that it will use. The new form follows."""
+"""Agent to host, its first record: the version and the features that it will use."""
 START: Final = 3
-"""Host to agent, the answer to ACCEPT. The new form follows."""
+"""Host to agent, the answer to ACCEPT."""
 
 _RECORD: Final = Struct("<4sBBBxI")
 _MAGIC: Final = b"GVTO"
@@ -59,7 +59,7 @@ class Record(NamedTuple):
 
 
 def build(kind: int, features: int, version: int = VERSION, vnet_len: int = VNET_LEN) -> bytes:
-    """A record with its length prefix, as it lies in the stream."""
+    """A record with its length prefix."""
     return LE16.prefix.pack(RECORD_LEN) + _RECORD.pack(_MAGIC, kind, version, vnet_len, features)
 
 
@@ -74,7 +74,7 @@ def parse(view: memoryview | bytes, off: int, length: int) -> Record | None:
 def choose(versions: str) -> int:
     """The version to use with an agent whose request header has this value; 0 for none.
 
-    Values that are not numbers, and anything after a semicolon, are for future versions and ignored.
+    Values that are not numbers, and anything after a semicolon, are ignored: future versions may define them.
     """
     asked = {text.partition(";")[0].strip() for text in versions.split(",")}
     return VERSION if str(VERSION) in asked else 0

@@ -1,7 +1,7 @@
 """Headers of the PROXY protocol, versions 1 and 2: they name the original client of a forwarded connection.
 
-The proxy sends the header once, before the first byte of the connection. The program makes such headers but
-reads none. Version 1 is a line of text, version 2 is binary::
+The proxy sends the header once, before the first byte of the connection. This module makes headers and parses
+none. Version 1 is a line of text, version 2 is binary::
 
     0                 12       13      14      16
     signature (12)    ver|cmd  family  length  addresses: source, destination, ports

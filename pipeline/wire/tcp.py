@@ -1,7 +1,7 @@
 """The fixed TCP header (RFC 9293 section 3.1). Options are in tcp_options.py.
 
-This is the readable way: one tuple for a header. GRO and GSO unpack ``FIXED`` into local variables. A test
-asserts that both ways agree.
+parse() returns one tuple for a header. GRO and GSO (engines/offload) are faster: they unpack a whole frame's
+headers into local variables. A test asserts that both agree.
 
 ::
 
@@ -30,13 +30,11 @@ ECE: Final = 0x40
 CWR: Final = 0x80
 
 CHECKSUM_OFFSET: Final = 16
-"""The checksum field's offset from the begin of the header."""
-
-_CHECKSUM: Final = Struct("!H")
+"""The checksum field's offset from the start of the header."""
 
 
 class Header(NamedTuple):
-    """The fixed header. ``header_len``: bytes, with options. ``wnd``: as in the header, without scale."""
+    """The fixed header. ``header_len``: bytes, options included. ``wnd``: as in the header, not scaled."""
 
     src_port: int
     dst_port: int
@@ -52,8 +50,8 @@ class Header(NamedTuple):
 def parse(view: memoryview | bytes, off: int, end: int) -> Header:
     """Read the header at view[off:end]. end: the end of the IP payload.
 
-    parse() does not verify the checksum; verify() does. Options are in ``off + HEADER_LEN .. off +
-    header_len``. Raises WireError.
+    The options are in view[off + HEADER_LEN : off + header_len]. parse() does not verify the checksum;
+    verify() does. Raises WireError.
     """
     if end - off < HEADER_LEN or end > len(view) or off < 0:
         raise WireError("tcp_segment_dropped_truncated")
@@ -75,37 +73,3 @@ def verify(view: memoryview | bytes, off: int, end: int, src: int, dst: int) -> 
     at = off + CHECKSUM_OFFSET
     if not inet.is_partial(view[at] << 8 | view[at + 1], pseudo):
         raise WireError("tcp_segment_dropped_bad_checksum")
-
-
-def build(
-    src_port: int,
-    dst_port: int,
-    seq: int,
-    ack: int,
-    flags: int,
-    wnd: int,
-    options: bytes = b"",
-    checksum: int = 0,
-    urgent: int = 0,
-) -> bytes:
-    """Header and options. Options must have a multiple of 4 bytes, as those of tcp_options have."""
-    header_len = HEADER_LEN + len(options)
-    return FIXED.pack(src_port, dst_port, seq, ack, header_len << 2, flags, wnd, checksum, urgent) + options
-
-
-def build_segment(
-    src: int,
-    dst: int,
-    src_port: int,
-    dst_port: int,
-    seq: int,
-    ack: int,
-    flags: int,
-    wnd: int,
-    options: bytes = b"",
-    payload: bytes = b"",
-) -> bytes:
-    """A whole segment between two IPv4 addresses, with its checksum."""
-    segment = build(src_port, dst_port, seq, ack, flags, wnd, options) + payload
-    check = inet.checksum(segment, inet.pseudo_header(src, dst, PROTO_TCP, len(segment)))
-    return segment[:CHECKSUM_OFFSET] + _CHECKSUM.pack(check) + segment[CHECKSUM_OFFSET + 2 :]

@@ -1,8 +1,7 @@
 """TCP options: MSS (RFC 9293 3.2), window scale and timestamps (RFC 7323), SACK (RFC 2018).
 
 Unknown options are skipped. If an option has an impossible length, the segment is malformed: the bytes
-after it cannot be parsed, and no stack sends such an option by accident (RFC 9293 MUST-7 requires that
-illegal lengths are handled).
+after it cannot be parsed. RFC 9293 (MUST-7) requires that illegal lengths are handled.
 """
 
 from struct import Struct
@@ -19,13 +18,13 @@ SACK: Final = 5
 TIMESTAMPS: Final = 8
 
 MAX_WINDOW_SCALE: Final = 14
-"""A larger shift counts as this one (RFC 7323 section 2.3)."""
+"""A larger shift is treated as this one (RFC 7323 section 2.3)."""
 MAX_SACK_BLOCKS: Final = 4
 MAX_SACK_BLOCKS_WITH_TIMESTAMPS: Final = 3
 TIMESTAMPS_LEN: Final = 12
-"""Bytes of the option with two NOPs before it, as every stack sends it (RFC 7323 appendix A)."""
+"""Bytes of the timestamps option with two NOPs before it, as every stack sends it (RFC 7323 appendix A)."""
 TIMESTAMPS_WORD: Final = 0x0101080A
-"""The first four bytes of that form."""
+"""The first four of these bytes: NOP, NOP, kind, length."""
 
 _MSS: Final = Struct("!BBH")
 _WINDOW_SCALE: Final = Struct("!BBBB")
@@ -34,9 +33,9 @@ _PAIR: Final = Struct("!II")
 
 
 class Options(NamedTuple):
-    """The options of one segment. mss 0 and wscale -1 mean that the option is missing.
+    """The options of one segment. mss 0 and wscale -1 mean that the option is absent.
 
-    sack: (left, right) edges, the most recent first, as received.
+    sack: the (left, right) edges of the blocks, in the order of the segment: the most recent first.
     """
 
     mss: int = 0
@@ -124,7 +123,7 @@ def build_syn(
     if mss:
         parts.append(_MSS.pack(MSS, 4, mss))
     if has_ts:
-        # SACK-permitted takes the place of the two NOPs if both options are sent.
+        # Where SACK-permitted is sent too, its two bytes replace the two NOPs.
         lead = bytes((SACK_PERMITTED, 2)) if sack_permitted else bytes((NOP, NOP))
         parts.append(lead + bytes((TIMESTAMPS, 10)) + _PAIR.pack(ts_val, ts_ecr))
     elif sack_permitted:

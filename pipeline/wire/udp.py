@@ -1,4 +1,4 @@
-"""UDP header (RFC 768).
+"""The UDP header (RFC 768).
 
 ::
 
@@ -29,7 +29,7 @@ class Header(NamedTuple):
 def parse(view: memoryview | bytes, off: int, end: int) -> Header:
     """Read the header at view[off:end]. end: the end of the IP payload.
 
-    The payload is ``off + 8 .. off + length``; bytes after it are ignored. parse() does not verify the
+    The payload is view[off + 8 : off + length]. Bytes after it are ignored. parse() does not verify the
     checksum; verify() does. Raises WireError.
     """
     if end - off < HEADER_LEN or end > len(view) or off < 0:

@@ -1,7 +1,7 @@
-"""The virtio-net header: the work that the sender of a frame leaves to the receiver (virtio 1.2, 5.1.6).
+"""The virtio-net header: which work the sender of a frame leaves to the receiver (virtio 1.2, 5.1.6).
 
 It precedes each frame on a tap opened with IFF_VNET_HDR, and on links whose ends agreed to offload. Fields
-are little-endian. The 12-byte form has num_buffers after the others. The 10-byte form is the tap's default.
+are little-endian. The 12-byte form ends with num_buffers. The 10-byte form, the tap's default, does not.
 
 ::
 
@@ -37,7 +37,7 @@ _GSO_TYPES: Final = frozenset((GSO_NONE, GSO_TCPV4, GSO_UDP, GSO_TCPV6, GSO_UDP_
 
 
 class Header(NamedTuple):
-    """Offsets and lengths are in bytes. csum_start counts from the begin of the frame."""
+    """Offsets and lengths are in bytes. csum_start counts from the start of the frame."""
 
     flags: int = 0
     gso_type: int = GSO_NONE

@@ -18,6 +18,7 @@ stack:
   dns: [{name: a., records: [{regexp: '(?P<x>a+)[[:alpha:]]', ip: 1.2.3.4}]}]
 state-file: /var/lib/leases.json
 udp-nat: full-cone
+guests: isolated
 proxy-protocol: {"127.0.0.1:8080": v2}
 guest-api: {unix: false, addresses: [127.0.0.0/8, "::1"], ports: [1024-65535, 80]}
 egress-policy:
@@ -39,6 +40,7 @@ def test_all_keys_reach_the_config_and_read_back_the_same(tmp_path: Path) -> Non
     made = build(FULL, tmp_path)
     assert made.network.state_file == "/var/lib/leases.json"
     assert made.network.udp_nat == "full-cone"
+    assert made.access.guests == "isolated"
     assert [forward.proxy_protocol for forward in made.access.forwards] == [2, 0]
     assert made.access.guest_api == GuestApi(
         True, False, ("127.0.0.0/8", "::1/128"), ((1024, 65535), (80, 80))

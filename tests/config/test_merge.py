@@ -149,6 +149,17 @@ def test_who_may_answer_datagrams_is_symmetric_unless_asked_for(file) -> None:
         build("-config", file("udp-nat: nat64"))
 
 
+def test_guests_are_guarded_unless_asked_for(file) -> None:
+    path = file("guests: isolated")
+    assert build()[0].access.guests == "guarded"
+    assert build("-config", path)[0].access.guests == "isolated"
+    assert build("-config", path, "-guests", "open")[0].access.guests == "open"
+    with pytest.raises(ConfigError, match="guests must be one of guarded, isolated, open, not 'closed'"):
+        build("-guests", "closed")
+    with pytest.raises(ConfigError, match="guests: must be guarded or isolated or open"):
+        build("-config", file("guests: closed"))
+
+
 def test_udp_forwards_of_the_file_have_their_prefix(file) -> None:
     config, _ = build(
         "-config", file("stack: {forwards: {'udp::53': '10.9.9.9:53', ':80': '192.168.127.2:8080'}}")

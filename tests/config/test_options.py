@@ -49,7 +49,7 @@ def test_a_command_line_of_podman_is_understood() -> None:
         "-pid-file /run/gvproxy.pid -log-file /run/gvproxy.log"
     )
     parsed = flags.parse(options.START, line.split())
-    assert parsed.rest == ()
+    assert parsed.arguments == ()
     assert parsed.text("listen-qemu") == "unix:///run/vm-gvproxy.sock"
     assert parsed.lists["forward-user"] == ("core",)
 

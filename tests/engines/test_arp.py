@@ -77,3 +77,9 @@ def test_answers_are_unicast_frames_of_42_bytes(op: int, sha: bytes, spa: int, t
         assert len(reply) == 42
         assert reply[:6] == sha
         assert not ethernet.is_group(reply[:6])
+
+
+def test_an_announcement_speaks_for_its_station_to_everybody() -> None:
+    frame = responder().announcement(GUEST, GUEST_MAC)
+    assert frame[:14] == ethernet.header(ethernet.BROADCAST, GUEST_MAC, ethernet.TYPE_ARP)
+    assert arp.parse(frame, 14, len(frame)) == arp.Arp(arp.REQUEST, GUEST_MAC, GUEST, ethernet.ZERO, GUEST)

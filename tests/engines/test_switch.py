@@ -335,6 +335,26 @@ def test_the_whole_table_has_a_bound() -> None:
     assert switch.not_learned == 1
 
 
+# --- without contests -------------------------------------------------------------------
+
+
+def test_where_the_newest_wins_every_frame_moves_its_mac() -> None:
+    switch = Switch(GATEWAY, newest_wins=True)
+    for link in (0, 1, 0, 2):
+        assert switch.on_frame(GATEWAY, A, link, 0.0) == TO_GATEWAY
+        assert switch.link_of(A) == link
+    kinds = [event.kind for event in switch.take_events()]
+    assert kinds == ["seen", "moved", "moved", "moved"]
+    assert switch.deadline() == float("inf")
+
+
+def test_where_the_newest_wins_the_gateways_mac_passes_and_teaches_nothing() -> None:
+    switch = Switch(GATEWAY, newest_wins=True)
+    switch.on_frame(GATEWAY, A, 1, 0.0)
+    assert switch.on_frame(A, GATEWAY, 0, 0.0) == 1
+    assert switch.cam() == {A: 1}
+
+
 MACS = st.sampled_from([A, B, C, GATEWAY, ethernet.BROADCAST, ethernet.ZERO, MULTICAST])
 
 

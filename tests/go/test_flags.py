@@ -60,19 +60,19 @@ def test_booleans_take_gos_words_for_false(text: str) -> None:
 def test_a_word_behind_a_boolean_is_positional_and_ends_the_flags() -> None:
     parsed = parse("-debug", "true", "-mtu", "9000")
     assert parsed.true("debug")
-    assert parsed.rest == ("true", "-mtu", "9000")
+    assert parsed.arguments == ("true", "-mtu", "9000")
     assert parsed.number("mtu") == 0
 
 
 def test_two_dashes_end_the_flags() -> None:
     parsed = parse("-mtu", "9", "--", "-debug")
-    assert parsed.rest == ("-debug",)
+    assert parsed.arguments == ("-debug",)
     assert (parsed.number("mtu"), parsed.true("debug")) == (9, False)
 
 
 def test_a_lone_dash_is_positional() -> None:
     parsed = parse("-", "-debug")
-    assert parsed.rest == ("-", "-debug")
+    assert parsed.arguments == ("-", "-debug")
     assert not parsed.true("debug")
 
 
@@ -151,7 +151,7 @@ def test_any_line_is_read_or_refused_with_a_text(words: list[str]) -> None:
         parsed = flags.parse(FLAGS, words)
     except (FlagError, HelpRequestError):
         return
-    assert len(parsed.rest) <= len(words)
+    assert len(parsed.arguments) <= len(words)
 
 
 _VALUES = st.text(st.characters(exclude_characters="\0"), max_size=20)
@@ -165,7 +165,7 @@ def test_values_arrive_whole_in_every_form(items: list[tuple[bool, bool, str]]) 
         words += [f"{name}={value}"] if joined else [name, value]
     parsed = flags.parse(FLAGS, [*words, "--", "-rest"])
     assert parsed.lists["listen"] == tuple(value for _, _, value in items)
-    assert parsed.rest == ("-rest",)
+    assert parsed.arguments == ("-rest",)
 
 
 def test_usage_names_kinds_and_defaults() -> None:

@@ -8,7 +8,7 @@ import pytest
 from pipeline.engines.switch import ANSWER_SECONDS
 from pipeline.wire import ethernet
 from pipeline.wire.tcp import ACK
-from tests.support.frames import GATEWAY_MAC, tcp_frame
+from tests.support.frames import GATEWAY_MAC, tcp_frame, udp_frame
 from tests.support.network import Network
 from tests.support.played_guests import HOST
 
@@ -136,4 +136,55 @@ def test_a_guest_with_the_address_of_one_that_left_gets_a_flow_of_its_own(one: N
             break
     assert [payload for payload, _ in got] == [b"new"] * 5
     assert not old & {client for _, client in got}
+    one.everybody_leaves()
+
+
+@pytest.mark.parametrize("whose_mac", ["own", "victims"])
+def test_another_link_cannot_enter_a_steered_flow_with_the_headers_that_ingress_knows(
+    one: Network, whose_mac: str
+) -> None:
+    victim, thief = one.card.guest(1), one.card.guest(2)
+    stream, host = one.open(victim)
+    thief_stream, thief_host = one.open(thief)
+    server, port = server_of(one)
+    for _ in range(3):
+        victim.datagram(port, b"mine")
+        thief.datagram(port, b"own", own_port=6000)
+        one.settle()
+    stream.send(b"steered")
+    one.settle()
+    assert host.recv(100) == b"steered"
+    while True:
+        try:
+            server.recv(100)
+        except BlockingIOError:
+            break
+    mac = victim.mac if whose_mac == "victims" else thief.mac
+    header = ethernet.header(GATEWAY_MAC, mac, ethernet.TYPE_IPV4)
+    to = {"src": victim.addr, "dst": HOST, "eth_header": header}
+    before = one.counter("demux", "udp_datagrams_from_guest")
+    for number in range(5):
+        thief.send(
+            udp_frame(b"forged %d" % number, sport=5000, dport=port, **to),
+            tcp_frame(
+                stream.conn.snd_nxt & 0xFFFFFFFF, b"forged", sport=stream.port, dport=one.port,
+                ack=stream.conn.rcv_nxt & 0xFFFFFFFF, **to,
+            ),
+        )  # fmt: skip
+        one.settle()
+    for sock in (server, host):
+        with pytest.raises(BlockingIOError):
+            sock.recv(100)
+    assert one.counter("demux", "udp_datagrams_from_guest") == before
+    stream.send(b" and so are these")
+    thief_stream.send(b"this one is its own")
+    one.settle()
+    assert host.recv(100) == b" and so are these"
+    assert thief_host.recv(100) == b"this one is its own"
+    refused = {"own": "neighbor_claim_refused_address_taken", "victims": "switch_frame_dropped_moving_source"}
+    assert one.counter("demux", refused[whose_mac]) == 10
+    for end in (stream, thief_stream):
+        end.reset()
+    for sock in (host, thief_host):
+        sock.close()
     one.everybody_leaves()

@@ -1,6 +1,7 @@
 """Whole Ethernet frames for tests, made by the plain wire modules one at a time, and slots full of them."""
 
 from pipeline.wire import checksum, ethernet, ipv4, tcp, tcp_options, udp
+from tests.support import tcp_segments
 
 GATEWAY_MAC = bytes.fromhex("5a94efe40cdd")
 GUEST_MAC = bytes.fromhex("5a94efe40cee")
@@ -36,7 +37,7 @@ def tcp_frame(
     pad_to: int = 0,
 ) -> bytes:
     """One TCP/IPv4 frame with right checksums; pad_to: Ethernet padding behind the packet."""
-    segment = tcp.build_segment(src, dst, sport, dport, seq, ack, flags, wnd, options, payload)
+    segment = tcp_segments.segment(src, dst, sport, dport, seq, ack, flags, wnd, options, payload)
     total = ipv4.HEADER_LEN + len(segment)
     header = ipv4.build(total, ident, ttl, ipv4.PROTO_TCP, src, dst, flags=ip_flags, tos=tos)
     return (eth_header + header + segment).ljust(pad_to, b"\0")

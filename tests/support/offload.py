@@ -11,6 +11,7 @@ from pipeline.wire.virtio_net import (
     Header,
     build,
 )
+from tests.support import tcp_segments
 from tests.support.frames import FROM_GUEST, GUEST, REMOTE
 
 TCP_START = ethernet.HEADER_LEN + ipv4.HEADER_LEN
@@ -49,7 +50,7 @@ def super_segment(
 ) -> tuple[Header, bytes]:
     """A TCP/IPv4 frame with a partial checksum and its header: a super-segment if longer than gso_size."""
     length = tcp.HEADER_LEN + len(options) + len(payload)
-    segment = bytearray(tcp.build_segment(src, dst, 40000, 80, seq, ack, flags, wnd, options, payload))
+    segment = bytearray(tcp_segments.segment(src, dst, 40000, 80, seq, ack, flags, wnd, options, payload))
     segment[16:18] = partial(src, dst, ipv4.PROTO_TCP, length)
     ip = ipv4_header(length, ident, ipv4.PROTO_TCP, src, dst, ip_options, ttl)
     start = ethernet.HEADER_LEN + len(ip)
@@ -90,7 +91,7 @@ def ipv4_header(
 def super_segment_v6(seq: int, payload: bytes, gso_size: int, extension: bytes = b"") -> tuple[Header, bytes]:
     """The same over IPv6, behind an extension header (whose first byte names TCP) if one is given."""
     addresses = bytes.fromhex("fd00" + "00" * 13 + "02" + "fd00" + "00" * 13 + "03")
-    segment = bytearray(tcp.build_segment(0, 0, 40000, 80, seq, 1, tcp.ACK, 500, b"", payload))
+    segment = bytearray(tcp_segments.segment(0, 0, 40000, 80, seq, 1, tcp.ACK, 500, b"", payload))
     pseudo = addresses + len(segment).to_bytes(4, "big") + bytes((0, 0, 0, ipv4.PROTO_TCP))
     segment[16:18] = folded(pseudo).to_bytes(2, "big")
     behind = extension + bytes(segment)

@@ -10,6 +10,7 @@ from pipeline.engines.tcp.actions import Outgoing
 from pipeline.engines.tcp.segment import Segment
 from pipeline.wire import ipv4, tcp, tcp_options
 from pipeline.wire.errors import WireError
+from tests.support import tcp_segments
 
 MASK = 0xFFFFFFFF
 
@@ -45,7 +46,7 @@ def packets_of(
     for begin in range(0, max(len(data), 1), step):
         part = data[begin : begin + step]
         flags = out.flags if begin + step >= len(data) else out.flags & ~(tcp.PSH | tcp.FIN)
-        segment = tcp.build_segment(
+        segment = tcp_segments.segment(
             *pair, (out.seq + begin) & MASK, out.ack, flags, out.wnd, options, part
         )  # fmt: skip
         total = ipv4.HEADER_LEN + len(segment)

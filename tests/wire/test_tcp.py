@@ -6,12 +6,13 @@ from hypothesis import strategies as st
 
 from pipeline.wire import tcp, tcp_options
 from pipeline.wire.errors import WireError
+from tests.support import tcp_segments
 from tests.support.frames import GUEST, REMOTE, tcp_frame
 from tests.support.fuzz import addrs, mutations, parsed, u8, u16, u32, windows
 from tests.support.offload import left_out
 
 OPTIONS = st.sampled_from([b"", tcp_options.build(True, 1, 2), tcp_options.build_syn(1460, 7, True, True, 5)])
-VALID = tcp.build(4000, 80, 1, 2, tcp.ACK, 100, tcp_options.build(True, 3, 4)) + b"data"
+VALID = tcp_segments.header(4000, 80, 1, 2, tcp.ACK, 100, tcp_options.build(True, 3, 4)) + b"data"
 
 
 @given(u16, u16, u32, u32, u8, u16, u16, u16, OPTIONS, st.binary(max_size=10))
@@ -19,7 +20,7 @@ def test_parse_gives_back_what_was_built(
     src_port: int, dst_port: int, seq: int, ack: int, flags: int, wnd: int, check: int, urgent: int,
     options: bytes, payload: bytes,
 ) -> None:  # fmt: skip
-    built = tcp.build(src_port, dst_port, seq, ack, flags, wnd, options, check, urgent)
+    built = tcp_segments.header(src_port, dst_port, seq, ack, flags, wnd, options, check, urgent)
     segment = b"--" + built + payload
     header = tcp.parse(memoryview(segment), 2, len(segment))
     want = (src_port, dst_port, seq, ack, 20 + len(options), flags, wnd, check, urgent)
@@ -32,7 +33,7 @@ def test_a_whole_segment_verifies_and_a_damaged_one_does_not(
     src: int, dst: int, src_port: int, dst_port: int, seq: int, ack: int, flags: int, wnd: int,
     options: bytes, payload: bytes, where: int,
 ) -> None:  # fmt: skip
-    segment = tcp.build_segment(src, dst, src_port, dst_port, seq, ack, flags, wnd, options, payload)
+    segment = tcp_segments.segment(src, dst, src_port, dst_port, seq, ack, flags, wnd, options, payload)
     tcp.verify(memoryview(segment), 0, len(segment), src, dst)
     damaged = bytearray(segment)
     damaged[where % len(damaged)] ^= 0x10

@@ -26,16 +26,23 @@ class Request(NamedTuple):
 
 
 class Learned(NamedTuple):
-    """The address is new, or moved. It is at (mac, link) now. waiting: what resolve() got meanwhile."""
+    """The address is new, or moved. It is at (mac, link) now. waiting: what resolve() got meanwhile.
+
+    announce: it moved after a claim by ARP that no other guest has heard.
+    """
 
     addr: int
     mac: bytes
     link: int
     waiting: tuple[Waiter, ...] = ()
+    announce: bool = False
 
 
 class Changed(NamedTuple):
-    """The address has another MAC on the same link. A guest can cause one of these with every packet."""
+    """The address has another MAC on the same link, or another link where the newest packet wins.
+
+    A guest can cause one of these with every packet.
+    """
 
     addr: int
     mac: bytes
@@ -58,6 +65,8 @@ class Contested(NamedTuple):
     addr: int
     owner: bytes
     claimant: bytes
+    link: int
+    """That of the claimant."""
 
 
 Action = Request | Learned | Changed | Lost | Contested

@@ -43,6 +43,7 @@ class Neighbor:
         "_interval",
         "_reported_at",
         "addr",
+        "announced",
         "claimant",
         "confirmed",
         "contested",
@@ -66,6 +67,8 @@ class Neighbor:
         """Whether a station on another link claims the address."""
         self.claimant = (ethernet.ZERO, -1)
         """(MAC, link) of the station that gets the address if the owner stays silent; set by contest()."""
+        self.announced = False
+        """Whether the claimant claims it by ARP, so that other stations should hear of it."""
         self.lost_at = _INF
         """When the owner loses a contest."""
         self.requests_left = 0
@@ -124,12 +127,17 @@ class Neighbor:
         """A contest with this claimant begins. Returns whether an event about it is due."""
         self.contested = True
         self.claimant = (mac, link)
+        self.announced = False
         self.lost_at = now + CONTEST_SECONDS
         self._asked_at = now
         due = now - self._reported_at >= CONTEST_INTERVAL
         if due:
             self._reported_at = now
         return due
+
+    def announce(self, mac: bytes, link: int) -> None:
+        """A station claims the address by ARP, which counts if it is the claimant."""
+        self.announced = self.announced or self.claimant == (mac, link)
 
     def contest_held(self) -> None:
         """The address is held for another station, which is asked for it."""

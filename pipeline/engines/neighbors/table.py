@@ -14,7 +14,7 @@ Between two links the table asks the owner by unicast. The owner keeps the addre
 life within CONTEST_SECONDS; until then the claimant's packets are dropped. If the owner stays silent, or
 its link goes down, the claimant gets the address. A station whose MAC the switch has moved was silent
 already, so its addresses follow without a contest. The MAC alone proves nothing: the switch lets frames pass
-whose MAC it has no room for.
+whose MAC it has no room for. With ``newest_wins`` the newest claim holds at once between links too.
 
 Hostile guests: no guest can claim an address of the gateway. A guest gets an address that is held for the
 owner of an earlier run (hold()) only after that owner was asked in vain. There are bounds on the addresses
@@ -57,6 +57,7 @@ class Neighbors:
         max_neighbors: int = MAX_NEIGHBORS,
         max_per_link: int = MAX_NEIGHBORS_PER_LINK,
         link_of: Callable[[bytes], int | None] | None = None,
+        newest_wins: bool = False,
     ) -> None:
         """own: the gateway's address and its virtual addresses. No guest can have one of them.
 
@@ -71,6 +72,7 @@ class Neighbors:
         self._contests = Buckets(CONTESTS_PER_SECOND, CONTESTS_PER_SECOND)
         self._gateway_mac = gateway_mac
         self._link_of = link_of
+        self._newest_wins = newest_wins
         self._max = max_neighbors
         self._max_per_link = max_per_link
         self._table: dict[int, Neighbor] = {}
@@ -86,11 +88,11 @@ class Neighbors:
 
     # --- learning -----------------------------------------------------------------------
 
-    def learn(self, addr: int, mac: bytes, link: int, now: float) -> None:
+    def learn(self, addr: int, mac: bytes, link: int, now: float, *, by_arp: bool = False) -> None:
         """A packet from addr came from mac over link. Raises WireError when that cannot be.
 
         The caller then drops the packet and counts the reason: an answer would go to another station, or to
-        none.
+        none. by_arp: it is an ARP message, which other stations might learn from as well.
         """
         neighbor = self._table.get(addr)
         if neighbor is not None and neighbor.mac == mac and neighbor.link == link:
@@ -98,24 +100,34 @@ class Neighbors:
             if neighbor.state != KNOWN:
                 self._settle(neighbor)
             return
-        self._refuse_bad(addr, mac, now)
+        self._refuse_bad(addr, mac, link, now)
         if neighbor is not None and neighbor.state != INCOMPLETE:
-            if neighbor.link == link:
-                neighbor.move(mac, link, now)
-                self._settle(neighbor)
-                self._actions.append(Changed(addr, mac, link))
+            if neighbor.link == link or self._newest_wins:
+                self._change(neighbor, mac, link, now)
                 return
             moved = neighbor.mac == mac and (self._link_of is None or self._link_of(mac) == link)
             if not moved:
-                self._contest(neighbor, mac, link, now)
-        if addr in self._held:
+                self._contest(neighbor, mac, link, now, by_arp)
+        if addr in self._held and not self._newest_wins:
             self._check_held(addr, mac, link, now)
         self._make_room(link, now, new=neighbor is None)
         if neighbor is None:
             neighbor = self._table[addr] = Neighbor(addr)
         self._place(neighbor, mac, link, now)
 
-    def _place(self, neighbor: Neighbor, mac: bytes, link: int, now: float) -> None:
+    def _change(self, neighbor: Neighbor, mac: bytes, link: int, now: float) -> None:
+        """A known address is at (mac, link) now, without a contest."""
+        if neighbor.link != link:
+            self._make_room(link, now, new=False)
+            self._unlink(neighbor)
+            self._links.setdefault(link, {})[neighbor.addr] = neighbor
+        neighbor.move(mac, link, now)
+        self._settle(neighbor)
+        self._actions.append(Changed(neighbor.addr, mac, link))
+
+    def _place(
+        self, neighbor: Neighbor, mac: bytes, link: int, now: float, *, announce: bool = False
+    ) -> None:
         """The address is at (mac, link) from now on, wherever it was."""
         if neighbor.state != INCOMPLETE:
             self._unlink(neighbor)
@@ -123,7 +135,7 @@ class Neighbors:
         neighbor.move(mac, link, now)
         self._links.setdefault(link, {})[neighbor.addr] = neighbor
         self._settle(neighbor)
-        self._actions.append(Learned(neighbor.addr, mac, link, neighbor.take_waiting()))
+        self._actions.append(Learned(neighbor.addr, mac, link, neighbor.take_waiting(), announce))
 
     def on_arp(self, message: arp.Arp, src: bytes, link: int, now: float) -> None:
         """Learn from the sender fields of an ARP message in a frame from src. Raises WireError like learn().
@@ -133,27 +145,29 @@ class Neighbors:
         if message.sha != src:
             raise WireError("arp_message_dropped_foreign_sender")
         if message.spa:
-            self.learn(message.spa, message.sha, link, now)
+            self.learn(message.spa, message.sha, link, now, by_arp=True)
 
-    def _refuse_bad(self, addr: int, mac: bytes, now: float) -> None:
+    def _refuse_bad(self, addr: int, mac: bytes, link: int, now: float) -> None:
         if addr in self._own:
             if now - self._own_reported_at.get(addr, -_INF) >= CONTEST_INTERVAL:
                 self._own_reported_at[addr] = now
-                self._actions.append(Contested(addr, self._gateway_mac, mac))
+                self._actions.append(Contested(addr, self._gateway_mac, mac, link))
             raise WireError("neighbor_claim_refused_gateway_address")
         if not self._first <= addr <= self._last:
             raise WireError("neighbor_claim_refused_outside_subnet")
         if mac[0] & 1 or mac in (ethernet.ZERO, self._gateway_mac):
             raise WireError("neighbor_claim_refused_bad_mac")
 
-    def _contest(self, neighbor: Neighbor, mac: bytes, link: int, now: float) -> None:
+    def _contest(self, neighbor: Neighbor, mac: bytes, link: int, now: float, by_arp: bool) -> None:
         """A station on another link shows the address. Raises WireError unless the owner has lost it."""
         if now >= neighbor.lost_at:
             return
         if neighbor.may_be_contested(now) and self._contests.take(link, now):
             if neighbor.contest(mac, link, now):
-                self._actions.append(Contested(neighbor.addr, neighbor.mac, mac))
+                self._actions.append(Contested(neighbor.addr, neighbor.mac, mac, link))
             self._ask(neighbor, PROBE, now)
+        if by_arp:
+            neighbor.announce(mac, link)
         raise WireError("neighbor_claim_refused_address_taken")
 
     def _hand_over(self, neighbor: Neighbor, now: float) -> None:
@@ -164,7 +178,7 @@ class Neighbors:
         except WireError:
             self._drop(neighbor)
         else:
-            self._place(neighbor, mac, link, now)
+            self._place(neighbor, mac, link, now, announce=neighbor.announced)
 
     def ask_station(self, mac: bytes, link: int) -> bool:
         """Send ARP requests for addresses of the station with that MAC; False if it has none on the link.
@@ -204,7 +218,7 @@ class Neighbors:
         if (neighbor is not None and neighbor.contested) or not self._contests.take(link, now):
             raise WireError("neighbor_claim_refused_address_taken")
         if held.report_due(now):
-            self._actions.append(Contested(addr, held.mac, mac))
+            self._actions.append(Contested(addr, held.mac, mac, link))
         if neighbor is not None:
             # Callers wait for it: they are owed their three requests.
             neighbor.contest_held()

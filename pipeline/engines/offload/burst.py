@@ -1,4 +1,4 @@
-"""What one call of GRO works on: the frames of a slot, and the records made of them so far."""
+"""The state of one call of GRO (gro.py): the frames of a slot, and the records made of them so far."""
 
 from typing import TypeAlias
 
@@ -7,14 +7,14 @@ from pipeline.records.tcp import TcpRange
 from pipeline.records.udp import UdpRange
 
 Item: TypeAlias = Frame | TcpRange | UdpRange
-"""A record of GRO. Each stands for one reference to its slot."""
+"""A record that GRO makes. It holds one reference to its slot."""
 
 
 class Burst:
-    """Frames at [(off, len), ...] of the slot ``view``, and what has become of them.
+    """Frames at [(off, len), ...] of the slot ``view``, and the records and drops so far.
 
-    verify: TCP and UDP checksums are verified. vnet: a virtio-net header lies before each frame.
-    items: records in order of arrival. drops: dropped frames, by the name of their counter.
+    verify: verify TCP and UDP checksums. vnet: a virtio-net header lies before each frame.
+    items: records in order of arrival. drops: number of dropped frames, by the name of their counter.
     """
 
     __slots__ = ("drops", "frames", "items", "link", "slot", "verify", "view", "vnet")

@@ -1,8 +1,8 @@
-"""Checksums of received TCP segments (RFC 1071), for many frames in one operation.
+"""Verifies the checksums of received TCP segments (RFC 1071), for many frames in one operation.
 
-A sender may have left the TCP checksum to a network card whose header did not come along: libkrun
-strips it. The field then holds the sum of the pseudo-header. Such a segment is right, and its checksum is put
-in place here, so that later readers see a whole segment. That costs a comparison, only where a sum is wrong.
+A guest may leave the TCP checksum to its network card. The field then holds the sum of the pseudo-header.
+libkrun strips the virtio-net header that would say so. Such a segment is valid. This module completes its
+checksum, so that later readers see a whole segment. The check costs a comparison where a sum is wrong.
 """
 
 from typing import Final
@@ -15,23 +15,24 @@ from pipeline.engines.offload.headers import (
     DROP_IPV4_CHECKSUM,
     DROP_TCP_CHECKSUM,
     ETHERNET_LEN,
+    FRAGMENT_PROTO,
     IPV4_LEN,
-    TCP,
     TCP_CHECK_OFF,
-    TYPE_IPV4,
 )
+from pipeline.wire import ethernet
+from pipeline.wire.ipv4 import PROTO_TCP
 
 MIN_SUM_ROWS: Final = 3
-"""From this many equal frames on, one numpy sum over all is cheaper than one for each."""
+"""From this number of equal frames on, one numpy sum over all is cheaper than one for each."""
 MAX_ROWS: Final = 2048
+"""The most frames that are summed in one operation."""
 
 _CHECK_OFF: Final = TCP_CHECK_OFF - ETHERNET_LEN
-"""Of the TCP checksum, from the start of the packet."""
+"""Offset of the TCP checksum from the start of the packet."""
 _ADDRESSES: Final = 12
-"""Of the addresses, from the start of the packet. They begin the pseudo-header."""
+"""Offset of the addresses from the start of the packet. The pseudo-header begins with them."""
 _VERSION_TOTAL: Final = 0xFF00FFFF
-_FRAGMENT_PROTO: Final = 0xBFFF00FF
-"""Of the first four bytes of a packet all but the type of service; of bytes 6 to 9 all but DF and the TTL."""
+"""Of the first four bytes of a packet: all bits but the type of service."""
 
 _U4: Final = np.dtype("u4")
 _WORD: Final = inet.WORD
@@ -43,11 +44,11 @@ _add = np.add.reduce
 
 
 class Sums:
-    """Which frames of a burst have wrong checksums.
+    """Finds the frames of a burst that have wrong checksums.
 
-    Frames of equal length at equal strides are a *stretch*. The sums of all of them are taken when the
-    first one is looked at, whatever flows they belong to. Frames with ``total`` bytes of packet before
-    index ``end`` have been summed, and ``bad`` has the wrong ones: {index: drop counter}.
+    Frames of equal length at equal strides are a *stretch*, whatever flows they belong to. All frames of a
+    stretch are summed when the first one is asked for. The current stretch ends before index ``end``. Its
+    frames whose packet has ``total`` bytes are summed. bad: the wrong ones, {index: drop counter}.
     """
 
     __slots__ = ("_frames", "_verify", "_view", "bad", "end", "stride", "total")
@@ -63,22 +64,22 @@ class Sums:
         self.bad: dict[int, str] | None = None
 
     def are_right(self, stride: int) -> bool:
-        """Whether the stretch that was summed last lies at this stride, and none of its frames is wrong."""
+        """Whether the current stretch has this stride, and none of its frames is wrong."""
         return stride == self.stride and self.total > 0 and not self.bad
 
     def forget(self) -> None:
-        """The frames have changed: nothing is summed yet."""
+        """Forget the current stretch, because the list of frames has changed."""
         self.end = 0
 
     def wrong(self, index: int, total: int) -> str:
         """The drop counter for frame index, a TCP/IPv4 packet of total bytes; empty if its sums are right.
 
-        Indices must not go down from call to call, except for one that was asked before.
+        Call it with rising indices. Only an index that was asked for before may come again.
         """
         if index >= self.end:
             self._measure(index, total)
         if total != self.total:
-            # This frame is in no stretch, or in one of frames padded to the same length (Ethernet's minimum).
+            # The frame is not in a stretch, or packets of several lengths are padded to Ethernet's minimum.
             return _wrong(self._view, self._frames[index][0] + ETHERNET_LEN, total, self._verify)
         return self.bad.get(index, "") if self.bad else ""
 
@@ -107,17 +108,17 @@ class Sums:
 
 
 def _wrong(view: memoryview, off: int, total: int, verify: bool) -> str:
-    """The drop counter for the TCP/IPv4 packet (no IP options) of total bytes at off; empty if right.
+    """The drop counter for the TCP/IPv4 packet (no IP options) of total bytes at off; empty if it is right.
 
-    A checksum that was left out is put in place.
+    Completes a partial checksum.
     """
     if int.from_bytes(view[off : off + IPV4_LEN], "little") % 0xFFFF:
         return DROP_IPV4_CHECKSUM
     # The addresses, which are part of the pseudo-header, lie right before the TCP header.
     start = off + _ADDRESSES
     length = total - IPV4_LEN
-    if verify and not inet.verify(view, start, total - _ADDRESSES, TCP + length):
-        pseudo = int.from_bytes(view[start : off + IPV4_LEN], "big") + TCP + length
+    if verify and not inet.verify(view, start, total - _ADDRESSES, PROTO_TCP + length):
+        pseudo = int.from_bytes(view[start : off + IPV4_LEN], "big") + PROTO_TCP + length
         if not inet.complete_partial(view, off + IPV4_LEN, length, pseudo, off + _CHECK_OFF):
             return DROP_TCP_CHECKSUM
     return ""
@@ -126,11 +127,11 @@ def _wrong(view: memoryview, off: int, total: int, verify: bool) -> str:
 def _bad_rows(
     view: memoryview, off: int, stride: int, count: int, total: int, verify: bool
 ) -> dict[int, str] | None:
-    """_wrong() of count packets at equal strides, by row. None if all are right."""
+    """The same as _wrong() for count packets at equal strides, by row. None if all are right."""
     ipv4 = _add(_ndarray((count, IPV4_LEN // 2), _WORD, view, off, (stride, 2)), 1, _U4) % 0xFFFF
     if verify:
         segments = inet.row_sums(view, off + _ADDRESSES, stride, count, total - _ADDRESSES)
-        segments += np.uint32((TCP + total - IPV4_LEN) * inet.SWAP)
+        segments += np.uint32((PROTO_TCP + total - IPV4_LEN) * inet.SWAP)
         segments %= 0xFFFF
         if not (ipv4 | segments).any():
             return None
@@ -147,27 +148,27 @@ def _bad_rows(
 def _complete_rows(
     view: memoryview, off: int, stride: int, total: int, ipv4: NDArray[np.uint32], sums: NDArray[np.uint32]
 ) -> None:
-    """Put the checksums in place that senders left out; the sums of such rows become zero.
+    """Complete partial checksums. The entries of these rows in sums become zero.
 
-    Arguments as of _bad_rows(). ipv4 and sums: the remainders of header and segment of each row. A row
-    of a stretch may be anything that is as long as a segment: only TCP/IPv4 is touched.
+    Arguments as in _bad_rows(). ipv4, sums: for each row the sums of IP header and segment modulo 0xffff. A
+    row need not be TCP/IPv4: a stretch has all frames of the same length. Other rows are left alone.
     """
     count = len(sums)
     strides = (stride,)
     fields = _ndarray((count,), _WORD, view, off + _CHECK_OFF, strides)
     pseudo = inet.row_sums(view, off + _ADDRESSES, stride, count, 8)
-    pseudo += np.uint32((TCP + total - IPV4_LEN) * inet.SWAP)
+    pseudo += np.uint32((PROTO_TCP + total - IPV4_LEN) * inet.SWAP)
     pseudo %= 0xFFFF
-    # Of the two zeros of ones' complement it is 0xffff.
+    # The pseudo-header is never all zero, so a sum of zero is written as 0xffff.
     pseudo[pseudo == 0] = 0xFFFF
     partial = (fields == pseudo) & (sums != 0) & (ipv4 == 0)
     if not partial.any():
         return
-    partial &= _ndarray((count,), _BIG2, view, off - 2, strides) == TYPE_IPV4
+    partial &= _ndarray((count,), _BIG2, view, off - 2, strides) == ethernet.TYPE_IPV4
     first = _ndarray((count,), _BIG4, view, off, strides)
     partial &= first & np.uint32(_VERSION_TOTAL) == 0x45000000 | total
     third = _ndarray((count,), _BIG4, view, off + 6, strides)
-    partial &= third & np.uint32(_FRAGMENT_PROTO) == TCP
+    partial &= third & np.uint32(FRAGMENT_PROTO) == PROTO_TCP
     whole = (fields + np.uint32(0xFFFF) - sums) % 0xFFFF
     fields[partial] = whole[partial]
     sums[partial] = 0

@@ -1,14 +1,13 @@
-"""Receive offload for UDP: equal datagrams of one flow that follow each other become one run.
+"""Receive offload for UDP: merges consecutive datagrams of one flow into one record.
 
-This is the UDP half of pipeline.engines.offload.gro. Datagrams merge if everything in their headers but
-identification, checksums and, for the last, lengths is equal, and if they lie at an equal
-stride. Only the last may be shorter, and none is empty. Each keeps its bounds: a run says
-where each payload lies (pipeline.records.udp.UdpRange).
+This is the UDP half of pipeline.engines.offload.gro. Datagrams merge if their headers are equal except for
+identification and checksums, and if they lie at an equal stride. Only the last may be shorter, and none is
+empty. Each keeps its bounds: the run says where each payload lies (pipeline.records.udp.UdpRange).
 
-Checksums of a run are verified in one operation over all of its frames (RFC 1071). A datagram
-without a checksum is right (RFC 768). One whose checksum was left to a network card gets it here, as in
-pipeline.engines.offload.gro_sums. A wrong one is dropped and counted, and another run begins after
-it. IP options, fragments and lengths that contradict each other are left to demux.
+The checksums of a run are verified in one operation (RFC 1071). A datagram without a checksum is valid (RFC
+768). A partial checksum is completed, as in pipeline.engines.offload.gro_sums. A datagram with a wrong one is
+dropped and counted, and a new run begins after it. Packets with IP options, fragments, and lengths that
+contradict each other are left to demux.
 """
 
 from struct import Struct
@@ -22,37 +21,36 @@ from pipeline.engines.offload.headers import (
     ADDRESSES_OFF,
     DROP_IPV4_CHECKSUM,
     DROP_UDP_CHECKSUM,
+    ENDS,
     ETHERNET_LEN,
+    FRAGMENT_PROTO,
     IPV4_LEN,
     L4_OFF,
     MAX_STRIDE,
     PLAIN_IPV4,
-    UDP,
     UDP_CHECK_OFF,
-    UDP_HEADERS_LEN,
     UDP_LEN,
 )
 from pipeline.records.flows import flow_key
+from pipeline.records.udp import HEADERS_LEN as UDP_HEADERS_LEN
 from pipeline.records.udp import UdpRange
+from pipeline.wire.ipv4 import PROTO_UDP
 
-# Ethernet header, version and TOS | total length | (ident) | fragment, TTL, protocol | (checksum) |
-# addresses and ports | length, checksum
+# Ethernet header, version and TOS (pre) | total length | (ident) | fragment field, TTL, protocol (frag_ttl) |
+# (checksum) | addresses and ports (flow) | UDP length, checksum
 _HEAD: Final = Struct("!16sHxxIxx12sHH")
-_ENDS: Final = Struct("!IIHH")
-_FRAGMENT_PROTO: Final = 0xBFFF00FF
-"""Of fragment field, TTL, protocol: all but DF and the TTL."""
 _HOPS_LEFT: Final = 0xFE00
-"""Of the same: bits of which one is set in a TTL above 1."""
+"""Of fragment field, TTL and protocol: the bits of which a TTL above 1 has at least one."""
 _MIN_SUM_ROWS: Final = 4
-"""From this many frames on, one numpy sum over all is cheaper than one for each."""
+"""From this number of frames on, one numpy sum over all is cheaper than one for each."""
 _MIN_BULK_ROWS: Final = 6
-"""From this many frames on, comparing headers with numpy is cheaper than walking them."""
+"""From this number of frames on, numpy compares headers faster than a loop."""
 _FIRST_CHUNK: Final = 64
-"""Frames compared at first; then four times as many. So what is compared in vain stays in proportion."""
+"""Frames in the first comparison. Each further one has four times as many, so few are compared in vain."""
 
 _WORD: Final = inet.WORD
 _U4: Final = np.dtype("u4")
-# Which words of the headers must be equal in a run: all but ident and checksums.
+# The words of the headers that must be equal in a run: all but ident and checksums.
 _EQUAL: Final = np.full(UDP_HEADERS_LEN // 2, 0xFFFF, _WORD)
 _EQUAL[[9, 12, 20]] = 0
 
@@ -64,26 +62,26 @@ _or = np.bitwise_or.reduce
 Head: TypeAlias = tuple[bytes, int, int, bytes, int, int]
 
 
-def take(burst: Burst, index: int) -> int:
-    """Add the datagrams that begin with frames[index], which has at least UDP_HEADERS_LEN bytes.
+def add(burst: Burst, index: int) -> int:
+    """Add the run that begins with frames[index], of at least UDP_HEADERS_LEN bytes.
 
-    Returns how many frames that used up, 0 if this one is not a plain datagram. Whatever the bytes are,
+    Returns the number of frames in the run, 0 if this one is not a plain datagram. Whatever the bytes are,
     nothing is raised.
     """
     view = burst.view
     frames = burst.frames
     off, length = frames[index]
     head: Head = _head(view, off)
-    pre, total, ftp, flow, udp_len, _ = head
+    pre, total, frag_ttl, flow, udp_len, _ = head
     payload = udp_len - UDP_LEN
     if (
         payload < 0
         or total != udp_len + IPV4_LEN
         or total + ETHERNET_LEN > length
         or pre[12:15] != PLAIN_IPV4
-        or ftp & _FRAGMENT_PROTO != UDP
-        # One that has no hop left does not go this way: its sender gets an answer.
-        or not ftp & _HOPS_LEFT
+        or frag_ttl & FRAGMENT_PROTO != PROTO_UDP
+        # If no hop is left, demux must answer the sender.
+        or not frag_ttl & _HOPS_LEFT
     ):
         return 0
     rows = 1
@@ -97,7 +95,7 @@ def take(burst: Burst, index: int) -> int:
     bad = _bad(view, off, stride, rows, total, burst.verify)
     if tail and (reason := _wrong(view, off + rows * stride, tail + UDP_LEN + IPV4_LEN, burst.verify)):
         bad[rows] = reason
-    src, dst, src_port, dst_port = _ENDS.unpack(flow)
+    src, dst, src_port, dst_port = ENDS.unpack(flow)
     key = flow_key(src, src_port, dst, dst_port)
     begin = 0
     for end in (*sorted(bad), count):
@@ -126,7 +124,7 @@ def _rows(view: memoryview, frames: list[tuple[int, int]], index: int, first: He
     off = frames[index][0]
     need = first[1] + ETHERNET_LEN
     chunk = _FIRST_CHUNK
-    # A flow that alternates with another one ends here, at little cost.
+    # If flows alternate frame by frame, this cheap check ends the run.
     next_off, next_length = frames[index + 1]
     if next_length < need or _head(view, next_off)[:5] != first[:5]:
         return 1
@@ -154,7 +152,7 @@ def _rows(view: memoryview, frames: list[tuple[int, int]], index: int, first: He
 
 
 def _equal(view: memoryview, off: int, stride: int, skip: int, count: int) -> int:
-    """How many of count frames after the first skip ones have the headers of the one at off."""
+    """How many of count frames, the first skip ones left out, have the headers of the frame at off."""
     words = len(_EQUAL)
     table = _ndarray((count, words), _WORD, view, off + skip * stride, (stride, 2))
     different = _or((table ^ _ndarray((words,), _WORD, view, off)) & _EQUAL, 1).nonzero()[0]
@@ -162,27 +160,27 @@ def _equal(view: memoryview, off: int, stride: int, skip: int, count: int) -> in
 
 
 def _tail(view: memoryview, frames: list[tuple[int, int]], index: int, first: Head, off: int) -> int:
-    """Bytes of payload of the frame at index if it may end the run as a shorter datagram, else 0."""
+    """The payload bytes of frame index if it is a shorter datagram that ends the run, else 0."""
     if index >= len(frames):
         return 0
     next_off, length = frames[index]
     if next_off != off or length < UDP_HEADERS_LEN:
         return 0
-    pre, total, ftp, flow, udp_len, _ = _head(view, off)
+    pre, total, frag_ttl, flow, udp_len, _ = _head(view, off)
     if (
         not UDP_LEN < udp_len < first[4]
         or total != udp_len + IPV4_LEN
         or total + ETHERNET_LEN > length
         or flow != first[3]
         or pre != first[0]
-        or ftp != first[2]
+        or frag_ttl != first[2]
     ):
         return 0
     return int(udp_len) - UDP_LEN
 
 
 def _wrong(view: memoryview, off: int, total: int, verify: bool) -> str:
-    """The drop counter for the frame at off with a packet of total bytes; empty if its sums are right."""
+    """The drop counter for the frame at off, whose packet has total bytes; empty if its sums are right."""
     start = off + ETHERNET_LEN
     if int.from_bytes(view[start : start + IPV4_LEN], "little") % 0xFFFF:
         return DROP_IPV4_CHECKSUM
@@ -192,17 +190,17 @@ def _wrong(view: memoryview, off: int, total: int, verify: bool) -> str:
     length = total - IPV4_LEN
     if (
         verify
-        and not inet.verify(view, addresses, length + 8, UDP + length)
+        and not inet.verify(view, addresses, length + 8, PROTO_UDP + length)
         and (view[field] or view[field + 1])
     ):
-        pseudo = int.from_bytes(view[addresses : addresses + 8], "big") + UDP + length
+        pseudo = int.from_bytes(view[addresses : addresses + 8], "big") + PROTO_UDP + length
         if not inet.complete_partial(view, off + L4_OFF, length, pseudo, field, inet.MODULUS):
             return DROP_UDP_CHECKSUM
     return ""
 
 
 def _bad(view: memoryview, off: int, stride: int, count: int, total: int, verify: bool) -> dict[int, str]:
-    """_wrong() of count frames at equal strides with equal lengths, by their number."""
+    """The same as _wrong() for count frames at equal strides with equal lengths, by their number."""
     if count < _MIN_SUM_ROWS:
         found = {row: _wrong(view, off + row * stride, total, verify) for row in range(count)}
         return {row: reason for row, reason in found.items() if reason}
@@ -210,18 +208,18 @@ def _bad(view: memoryview, off: int, stride: int, count: int, total: int, verify
     bad = {}
     if verify:
         sums = inet.row_sums(view, off + ADDRESSES_OFF, stride, count, total - 12)
-        sums += np.uint32((UDP + total - IPV4_LEN) * inet.SWAP)
+        sums += np.uint32((PROTO_UDP + total - IPV4_LEN) * inet.SWAP)
         sums %= 0xFFFF
         if sums.any():
             fields = _ndarray((count,), _WORD, view, off + UDP_CHECK_OFF, (stride,))
             sums *= fields != 0
             # The rows are of one flow and one length.
             addresses = int.from_bytes(view[off + ADDRESSES_OFF : off + ADDRESSES_OFF + 8], "little")
-            pseudo = (addresses + (UDP + total - IPV4_LEN) * inet.SWAP) % 0xFFFF or 0xFFFF
+            pseudo = (addresses + (PROTO_UDP + total - IPV4_LEN) * inet.SWAP) % 0xFFFF or 0xFFFF
             partial = (fields == pseudo) & (sums != 0)
             if partial.any():
                 whole = (fields + np.uint32(0xFFFF) - sums) % 0xFFFF
-                # Zero would say that there is none.
+                # A field of zero means that there is no checksum.
                 whole[whole == 0] = 0xFFFF
                 fields[partial] = whole[partial]
                 sums[partial] = 0

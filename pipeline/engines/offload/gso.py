@@ -1,9 +1,9 @@
-"""Segmentation offload in software: a range of TCP payload becomes frames, ready for one system call.
+"""Generic segmentation offload (GSO): cuts a range of TCP payload into frames, ready for one system call.
 
-A range of one segment costs no copy of its payload: its buffers are the headers and the caller's view. The
-equal segments of a longer range are laid out whole in scratch memory, length prefixes included, and
-numpy makes all headers and checksums (RFC 9293, RFC 791) in a few operations. A peer that takes
-big frames (with a virtio-net header, see pipeline.wire.virtio_net) does the cutting and the checksum itself.
+The payload of a single segment is not copied: its buffers are the headers and the caller's view. The equal
+segments of a longer range are copied to scratch memory with their headers and length prefixes. There numpy
+makes all headers and checksums (RFC 9293, RFC 791) in a few operations. On a link with virtio-net headers
+(pipeline.wire.virtio_net) the guest's kernel does the cutting and the checksums instead.
 
 ::
 
@@ -11,9 +11,9 @@ big frames (with a virtio-net header, see pipeline.wire.virtio_net) does the cut
     virtio     prefix | virtio-net 10/12 | the same headers      | payload up to 64 KiB
     datagrams           Ethernet 14 | IPv4 20 | TCP 20 + options | payload     one buffer a frame
 
-All segments of a range carry the same acknowledgment, window and options. PSH and FIN go on the
-last only. DF is set, and the IPv4 identification counts up (RFC 6864 would allow any). The TCP engine
-decides what may be sent and how large a segment may be.
+All segments of a range have the same acknowledgment number, window and options. Only the last has PSH and
+FIN. DF is set, and the IPv4 identification counts up (RFC 6864 would allow any). The TCP engine has decided
+what may be sent and how large a segment may be.
 """
 
 from collections.abc import Callable
@@ -31,8 +31,6 @@ from pipeline.engines.offload.headers import (
     IPV4_CHECK_OFF,
     IPV4_LEN,
     L4_OFF,
-    MAX_PACKET,
-    TCP,
     TCP_CHECK,
     TCP_CHECK_OFF,
     TCP_FLAGS_OFF,
@@ -43,32 +41,34 @@ from pipeline.engines.offload.headers import (
 from pipeline.records.flows import Ends
 from pipeline.records.tcp import TcpOut
 from pipeline.wire import framing, ipv4, tcp, tcp_options, virtio_net
+from pipeline.wire.ipv4 import PROTO_TCP
 
 SCRATCH_BYTES: Final = 512 * 1024
-"""Room for the frames of several ranges. A range that does not fit gets memory of its own."""
+"""Room for the frames of several ranges. For a range that does not fit, new memory is allocated."""
 MIN_ROWS: Final = 4
-"""From this many equal frames on, numpy is faster than making them one by one."""
+"""From this number of equal frames on, numpy is faster than making them one by one."""
 MAX_ROWS: Final = 4096
+"""The most frames that are made in one operation."""
 
 Buffer: TypeAlias = bytes | memoryview
 
 _COPY_BYTES: Final = 512
-"""A payload up to this length is joined to its headers: one more buffer in a system call costs more."""
+"""A payload up to this length is copied after its headers: another buffer in a system call costs more."""
 
 # Ethernet | version, TOS, length, ident, fragment, TTL and protocol, checksum, src, dst |
 # ports, seq, ack, offset and flags, window, checksum, urgent
 _HEADERS: Final = Struct("!14sHHHHHHIIHHIIHHHH")
 _IPV4_TCP_LEN: Final = TCP_HEADERS_LEN - ETHERNET_LEN
-_TTL_TCP: Final = ipv4.DEFAULT_TTL << 8 | TCP
+_TTL_TCP: Final = ipv4.DEFAULT_TTL << 8 | PROTO_TCP
 _LAST_ONLY: Final = tcp.PSH | tcp.FIN
 _MODULUS: Final = inet.MODULUS
 _MASK: Final = 0xFFFFFFFF
 _BY_PEER: Final = -1
-"""Instead of a sum: the peer finishes the TCP checksum. Its field has only the sum of the pseudo-header."""
+"""Stands for a payload sum: the guest completes the TCP checksum. Write only the pseudo-header's sum."""
 _LATER: Final = -2
-"""Instead of a sum: the field of the TCP checksum is zero."""
+"""Stands for a payload sum: the TCP checksum is computed later. Write zero."""
 ZERO: Final = _MODULUS << 16
-"""Zero in ones' complement that is not less than any sum of the words of a packet."""
+"""A zero in ones' complement that is at least as large as any sum of a packet. Subtract sums from it."""
 
 _U1: Final = np.dtype("u1")
 _BIG2: Final = np.dtype(">u2")
@@ -80,7 +80,7 @@ _pack = _HEADERS.pack
 
 
 class _Range:
-    """A TCP_OUT that becomes frames: the fields that are equal in all of them, and those of the next one."""
+    """The state of one segments() call: the fields that all frames share, and those of the next frame."""
 
     __slots__ = (
         "ack",
@@ -108,15 +108,15 @@ class _Range:
         self.ident = ident
 
     def advance(self, frames: int, length: int) -> None:
-        """These frames, with length bytes of payload in all, are made."""
+        """Move on after frames with length bytes of payload in all."""
         self.seq = self.seq + length & _MASK
         self.ident = self.ident + frames & 0xFFFF
 
     def headers(self, flags: int, length: int, payload_sum: int) -> bytes:
-        """All headers and options of the next segment, with length bytes of payload.
+        """All headers and options of the next segment, which has length bytes of payload.
 
-        payload_sum: the sum of its words, _BY_PEER or _LATER. Whole 32-bit fields can be added up: 2**16 is 1
-        modulo 0xffff.
+        payload_sum: the sum of the payload's words, _BY_PEER or _LATER. Fields of 32 bits are added whole:
+        2**16 is 1 modulo 0xffff.
         """
         options = self.options
         src, dst, src_port, dst_port = self.src, self.dst, self.src_port, self.dst_port
@@ -125,7 +125,7 @@ class _Range:
         offset_flags = (tcp.HEADER_LEN + len(options)) << 10 | flags
         addresses = src + dst
         ipv4_check = -(VERSION + total + ident + DF + _TTL_TCP + addresses) % _MODULUS
-        check = addresses + TCP + total - IPV4_LEN
+        check = addresses + PROTO_TCP + total - IPV4_LEN
         if payload_sum >= 0:
             check += src_port + dst_port + seq + ack + offset_flags + window + payload_sum
             if options:
@@ -160,10 +160,10 @@ class _Range:
 class Segmenter:
     """Makes the buffers for one link, in one of the three forms above.
 
-    The buffers are valid until reset(), which the caller calls when all of them are sent
-    or copied. Those that are views of the caller's payload or frame are valid as long as that
-    memory is. ``frame_count`` and ``frame_bytes``: frames made since take_counts(), and their bytes
-    from the Ethernet header on. (A virtio-net frame counts once, however large it is.)
+    The buffers are valid until reset(). The caller calls it when all of them are sent or copied. A buffer
+    that is a view of the caller's payload is valid as long as that memory is. frame_count, frame_bytes:
+    frames made since take_counts(), and their bytes from the Ethernet header on. A virtio-net frame counts
+    once, however large it is.
     """
 
     __slots__ = (
@@ -181,7 +181,7 @@ class Segmenter:
     def __init__(
         self, stream: framing.Framing | None, vnet_len: int = 0, scratch_bytes: int = SCRATCH_BYTES
     ) -> None:
-        """stream None: a datagram link. vnet_len: 0, or bytes of the virtio-net header that the peer reads.
+        """stream: None for a datagram link. vnet_len: bytes of the link's virtio-net header, or 0.
 
         The length prefix counts the virtio-net header as part of the frame.
         """
@@ -198,19 +198,19 @@ class Segmenter:
         self.frame_bytes = 0
 
     def reset(self) -> None:
-        """All buffers returned so far are done with: the scratch memory is used from its start again."""
+        """Use the scratch memory from its start again. No buffer returned so far is needed any more."""
         self._at = 0
 
     def take_counts(self) -> tuple[int, int]:
-        """frame_count and frame_bytes, which begin again at zero."""
+        """Return frame_count and frame_bytes, and set both to zero."""
         counts = self.frame_count, self.frame_bytes
         self.frame_count = self.frame_bytes = 0
         return counts
 
     def frame(self, frame: memoryview | bytes, vnet: bytes = b"") -> list[Buffer]:
-        """The buffers for one frame that is whole already. ValueError if the framing cannot carry it.
+        """The buffers for one whole frame. Raises ValueError if it is too long for the framing.
 
-        vnet: the frame's own virtio-net header, on a link that has one; by default it is all zero.
+        vnet: the frame's virtio-net header on a link that has them; by default it is all zero.
         """
         if len(frame) > self._max_frame:
             raise ValueError(f"a frame of {len(frame)} bytes does not fit this framing")
@@ -219,15 +219,15 @@ class Segmenter:
     def segments(
         self, eth_header: bytes, ends: Ends, out: TcpOut, payload: memoryview | bytes, ident: int
     ) -> list[Buffer]:
-        """The buffers for a range, from the remote end to the guest; on a datagram link, one a frame.
+        """The buffers for a range, from the remote end to the guest. A datagram link gets one for each frame.
 
-        eth_header: 14 bytes. payload: the bytes of ``out``, may be empty. ident: the IPv4 identification of
-        the first frame. An MSS larger than IPv4 and the framing can carry is clamped.
+        eth_header: 14 bytes. payload: the bytes of ``out``, or empty. ident: the IPv4 identification of the
+        first frame. The MSS is limited to what IPv4 and the framing can carry.
         """
         length = len(payload)
         options = options_of(out)
         made = _Range(eth_header, ends, out, options, ident)
-        room = min(MAX_PACKET - _IPV4_TCP_LEN, self._max_frame - TCP_HEADERS_LEN) - len(options)
+        room = min(ipv4.MAX_TOTAL_LEN - _IPV4_TCP_LEN, self._max_frame - TCP_HEADERS_LEN) - len(options)
         mss = min(out.mss, room)
         flags = out.flags
         if length <= mss:
@@ -251,7 +251,7 @@ class Segmenter:
         return buffers
 
     def _segment(self, made: _Range, flags: int, payload: memoryview | bytes, mss: int) -> list[Buffer]:
-        """The next frame. On a virtio-net link the peer cuts it if it is longer than mss (0: it does not)."""
+        """The next frame. On a virtio-net link the guest cuts a payload that is longer than mss."""
         length = len(payload)
         if self._vnet_len:
             head = self._vnet_header(TCP_HEADERS_LEN + len(made.options), mss if length > mss else 0)
@@ -263,7 +263,7 @@ class Segmenter:
         return self._join(head, payload)
 
     def _vnet_header(self, header_len: int, gso_size: int) -> bytes:
-        """The virtio-net header of a segment; the peer finishes its checksum. gso_size 0: it cuts nothing."""
+        """The virtio-net header of a segment: complete the checksum, cut at gso_size (0: do not cut)."""
         return virtio_net.build(
             virtio_net.Header(
                 flags=virtio_net.NEEDS_CSUM,
@@ -294,21 +294,21 @@ class Segmenter:
         scratch = self._scratch
         if at + size > len(scratch):
             return memoryview(bytearray(size)), 0
-        # Even, so that the words which are summed are aligned.
+        # An even size keeps the next frames' words aligned for the sums.
         self._at = at + size + (size & 1)
         return scratch, at
 
     def _rows(
         self, made: _Range, flags: int, last_flags: int, payload: memoryview | bytes, mss: int, count: int
     ) -> list[Buffer]:
-        """The next count frames, of mss bytes of payload each, as rows of one array in scratch memory."""
+        """The next count frames, each with mss bytes of payload, as rows of one array in scratch memory."""
         header_len = TCP_HEADERS_LEN + len(made.options)
         head_len = self._prefix_len + header_len
         frame_len = header_len + mss
         pitch = head_len + mss
         scratch, at = self._room(count * pitch)
         rows = _ndarray((count, pitch), _U1, scratch, at)
-        # The headers of the first frame, then what differs: flags of the last, sequence numbers, checksums.
+        # Every row gets the headers of the first frame. Then the fields that differ are written.
         head = self._prefix(frame_len) + made.headers(flags, mss, _LATER)
         rows[:, :head_len] = _ndarray((head_len,), _U1, head)
         rows[:, head_len:] = _ndarray((count, mss), _U1, payload)
@@ -320,9 +320,9 @@ class Segmenter:
         _ndarray((count,), _BIG4, scratch, frame + TCP_SEQ_OFF, (pitch,))[:] = column
         covered = VERSION + frame_len - ETHERNET_LEN + DF + _TTL_TCP + made.src + made.dst
         number_rows(scratch, frame, pitch, count, made.ident, covered)
-        # From the addresses to the end, plus protocol and length: header and pseudo-header.
+        # The sum of the addresses, the TCP header and the payload. Protocol and length complete it.
         column = inet.row_sums(scratch, frame + ADDRESSES_OFF, pitch, count, frame_len - ADDRESSES_OFF)
-        column = (ZERO - (TCP + frame_len - L4_OFF) * inet.SWAP % _MODULUS) - column
+        column = (ZERO - (PROTO_TCP + frame_len - L4_OFF) * inet.SWAP % _MODULUS) - column
         column %= _MODULUS
         _ndarray((count,), inet.WORD, scratch, frame + TCP_CHECK_OFF, (pitch,))[:] = column
         made.advance(count, count * mss)
@@ -349,9 +349,10 @@ def options_of(out: TcpOut) -> bytes:
 
 
 def number_rows(scratch: memoryview, frame: int, pitch: int, count: int, ident: int, covered: int) -> None:
-    """Write IPv4 identifications and checksums of count frames, which begin at ``frame``, pitch bytes apart.
+    """Write the IPv4 identifications and checksums of count frames.
 
-    ident: of the first. covered: the sum of all other words of the header, which are equal in all frames.
+    The first begins at ``frame``, and they are pitch bytes apart. ident: of the first. covered: the sum of
+    the other words of the header, which all frames share.
     """
     column = _NUMBERS[:count] + ident
     column &= 0xFFFF

@@ -1,12 +1,11 @@
-"""Datagrams for guests, ready for one system call: the UDP half of pipeline.engines.offload.gso.
+"""Makes UDP datagrams for guests, ready for one system call: the UDP half of pipeline.engines.offload.gso.
 
-Equal datagrams that lie in a slot at an equal stride are laid out whole in scratch memory, and numpy
-makes all headers and checksums (RFC 768, RFC 791) in a few operations. A datagram alone costs
-no copy of a long payload. Unlike TCP segments, datagrams are never cut here: the caller knows the MTU, and
-fragments what is longer.
+Equal datagrams at an equal stride in a slot are copied to scratch memory with their headers. There numpy
+makes all headers and checksums (RFC 768, RFC 791) in a few operations. The long payload of a single datagram
+is not copied. This module does not cut datagrams. The caller fragments those that are longer than the MTU.
 
-The identification counts up and DF is not set. On a virtio-net link the checksum is left to the
-guest's kernel: every frame has a header of its own that says so.
+The identification counts up and DF is not set. On a virtio-net link the guest's kernel completes the
+checksum: every frame has a virtio-net header that says so.
 """
 
 from struct import Struct
@@ -19,22 +18,22 @@ from pipeline.engines.offload.gso import MAX_ROWS, MIN_ROWS, ZERO, Buffer, Segme
 from pipeline.engines.offload.headers import (
     ADDRESSES_OFF,
     L4_OFF,
-    UDP,
     UDP_CHECK,
     UDP_CHECK_OFF,
-    UDP_HEADERS_LEN,
     UDP_LEN,
     VERSION,
 )
 from pipeline.records.flows import Ends
 from pipeline.records.run import Run
+from pipeline.records.udp import HEADERS_LEN as UDP_HEADERS_LEN
 from pipeline.wire import ipv4, virtio_net
+from pipeline.wire.ipv4 import PROTO_UDP
 
 # Ethernet | version, TOS, length, ident, fragment, TTL and protocol, checksum, src, dst |
 # ports, length, checksum
 _HEADERS: Final = Struct("!14sHHHHHHIIHHHH")
 _IPV4_UDP_LEN: Final = 28
-_TTL_UDP: Final = ipv4.DEFAULT_TTL << 8 | UDP
+_TTL_UDP: Final = ipv4.DEFAULT_TTL << 8 | PROTO_UDP
 _MODULUS: Final = inet.MODULUS
 _U1: Final = np.dtype("u1")
 
@@ -43,7 +42,7 @@ _pack = _HEADERS.pack
 
 
 class UdpSegmenter(Segmenter):
-    """A Segmenter that makes datagrams as well. Its buffers are valid as long as any other's."""
+    """A Segmenter that also makes datagrams."""
 
     __slots__ = ()
 
@@ -52,8 +51,8 @@ class UdpSegmenter(Segmenter):
     ) -> list[Buffer]:
         """The buffers for the datagrams of a run in the slot ``view``, from the remote end to the guest.
 
-        The run has no skip. ident: the IPv4 identification of the first. ValueError if one does not fit the
-        framing.
+        The run has no skip. ident: the IPv4 identification of the first. Raises ValueError if a datagram is
+        too long for the framing.
         """
         off, length, size = run.off, run.length, run.piece_size
         if min(size, length) + UDP_HEADERS_LEN > self._max_frame or (length > size and not size):
@@ -79,7 +78,7 @@ class UdpSegmenter(Segmenter):
         """One datagram."""
         length = len(payload)
         udp_len = length + UDP_LEN
-        check = ends.remote_addr + ends.guest_addr + UDP + udp_len
+        check = ends.remote_addr + ends.guest_addr + PROTO_UDP + udp_len
         if self._vnet_len:
             check = check % _MODULUS or _MODULUS
         else:
@@ -99,7 +98,7 @@ class UdpSegmenter(Segmenter):
         udp_len = size + UDP_LEN
         frame_len = size + UDP_HEADERS_LEN
         addresses = ends.remote_addr + ends.guest_addr
-        check = ((addresses + UDP + udp_len) % _MODULUS or _MODULUS) if vnet_len else 0
+        check = ((addresses + PROTO_UDP + udp_len) % _MODULUS or _MODULUS) if vnet_len else 0
         head = self._prefix(vnet_len + frame_len)
         if vnet_len:
             head += _PARTIAL[vnet_len]
@@ -115,18 +114,18 @@ class UdpSegmenter(Segmenter):
             scratch, frame, pitch, count, ident, VERSION + size + _IPV4_UDP_LEN + _TTL_UDP + addresses
         )
         if not vnet_len:
-            # From the addresses to the end, plus protocol and length: header and pseudo-header.
+            # The sum of the addresses, the UDP header and the payload. Protocol and length complete it.
             sums = inet.row_sums(scratch, frame + ADDRESSES_OFF, pitch, count, frame_len - ADDRESSES_OFF)
-            sums = (ZERO - (UDP + udp_len) * inet.SWAP % _MODULUS) - sums
+            sums = (ZERO - (PROTO_UDP + udp_len) * inet.SWAP % _MODULUS) - sums
             sums %= _MODULUS
-            # Zero would mean that there is no checksum.
+            # A field of zero means that there is no checksum.
             sums[sums == 0] = _MODULUS
             _ndarray((count,), inet.WORD, scratch, frame + UDP_CHECK_OFF, (pitch,))[:] = sums
         return self._of_rows(scratch, at, pitch, count, frame_len)
 
 
 def _headers(eth_header: bytes, ends: Ends, length: int, ident: int, summed: bool, check: int) -> bytes:
-    """The headers of a datagram of length bytes. summed False: the IPv4 checksum is made later."""
+    """The headers of a datagram of length bytes. summed: compute the IPv4 checksum, else leave it zero."""
     src, dst = ends.remote_addr, ends.guest_addr
     total = length + _IPV4_UDP_LEN
     ipv4_check = -(VERSION + total + ident + _TTL_UDP + src + dst) % _MODULUS if summed else 0
@@ -154,4 +153,4 @@ _PARTIAL: Final = {
     )
     for vnet_len in (virtio_net.SHORT_LEN, virtio_net.LONG_LEN)
 }
-"""The virtio-net header of a datagram whose checksum the guest finishes, by its length."""
+"""The virtio-net header of a datagram whose checksum the guest completes, by the header's length."""

@@ -1,13 +1,15 @@
-"""Where fields lie in the frames that the offload engines read and make, and what they must hold.
+"""Offsets and values of header fields in the frames that the offload engines read and make.
 
 Such a frame has Ethernet, IPv4 without options, and TCP or UDP (RFC 791, 9293, 768)::
 
     0         12    14    16     18     20        22   23     24        26   30   34
     Ethernet  type  0x45  total  ident  fragment  TTL  proto  checksum  src  dst  TCP or UDP
 
-All values are literals, so that the compiler knows them wherever they are used.
+All numbers are literals, so that the compiler knows them where they are used. pipeline.wire has the protocol
+numbers and EtherTypes.
 """
 
+from struct import Struct
 from typing import Final
 
 # --- Offsets from the start of the frame, and lengths; bytes -------------------------------
@@ -21,7 +23,9 @@ TTL_OFF: Final = 22
 PROTO_OFF: Final = 23
 IPV4_CHECK_OFF: Final = 24
 ADDRESSES_OFF: Final = 26
-"""The two addresses are followed by the ports: these 12 bytes name a flow."""
+"""The two addresses and, right after them, the two ports: 12 bytes that identify a flow."""
+ENDS: Final = Struct("!IIHH")
+"""These 12 bytes: source and destination address, source and destination port."""
 L4_OFF: Final = 34
 """The TCP or UDP header begins here."""
 IPV4_LEN: Final = 20
@@ -31,12 +35,10 @@ TCP_SEQ_OFF: Final = 38
 TCP_FLAGS_OFF: Final = 47
 TCP_CHECK_OFF: Final = 50
 TCP_HEADERS_LEN: Final = 54
-"""All three headers, without TCP options."""
+"""Bytes of all three headers, without TCP options."""
 
 UDP_LENGTH_OFF: Final = 38
 UDP_CHECK_OFF: Final = 40
-UDP_HEADERS_LEN: Final = 42
-"""All three headers. (A UDP_RANGE counts on it: pipeline.records.udp.HEADERS_LEN.)"""
 
 # --- Offsets from the start of the TCP or UDP header ---------------------------------------
 
@@ -47,22 +49,19 @@ UDP_LEN: Final = 8
 
 # --- Values -------------------------------------------------------------------------------
 
-TCP: Final = 6
-UDP: Final = 17
-TYPE_IPV4: Final = 0x0800
-TYPE_IPV6: Final = 0x86DD
 PLAIN_IPV4: Final = b"\x08\x00\x45"
-"""Bytes 12 to 14 of a frame: EtherType IPv4, version 4, a header of 20 bytes."""
+"""Bytes 12 to 14 of a frame with a plain IPv4 header: EtherType, version 4, a header of 20 bytes."""
 VERSION: Final = 0x4500
-"""The first word of an IPv4 header that this program makes: type of service 0."""
+"""The first word of an IPv4 header that this program makes: version 4, 20 bytes, type of service 0."""
 DF: Final = 0x4000
 FRAGMENT: Final = 0x3FFF
-"""Bits of the fragment field of which one is set in a fragment: MF and the offset."""
+"""MF and the offset in the fragment field. A fragment has at least one of these bits set."""
+FRAGMENT_PROTO: Final = 0xBFFF00FF
+"""Of fragment field, TTL and protocol, as one word of 32 bits: all bits but DF and the TTL."""
 MIN_TTL: Final = 2
-"""The gateway cannot forward a packet with less. It answers the sender instead."""
-MAX_PACKET: Final = 0xFFFF
+"""The least TTL that the gateway can forward. It answers a packet with less by ICMP."""
 MAX_STRIDE: Final = 0xFFFF
-"""The longest distance between two pieces of a run that a record can hold."""
+"""The longest stride that the record of a run can hold."""
 
 # --- Counters of drops -------------------------------------------------------------------
 

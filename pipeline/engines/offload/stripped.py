@@ -1,17 +1,16 @@
-"""Frames of guests that left checksums and cutting to a network card that does not exist.
+"""Checksums and segmentation for frames whose sender left both to a network card, without virtio-net headers.
 
-Such a guest has a virtio-net card that offers checksum and segmentation offload. Its virtual machine
-monitor (libkrun, for one) strips the virtio-net header from each frame and sends the rest. Three
-things are left for the receiver of the frame:
+The guest's virtio-net card offers checksum and segmentation offload, and the guest uses it. But the virtual
+machine monitor (such as libkrun) strips the virtio-net header before it sends the frame to us. So:
 
 - The TCP or UDP checksum field holds the pseudo-header's sum, not complemented, with this segment's length.
 - A TCP segment may be longer than the MTU, up to 64 KiB. Its pseudo-header has the length of the whole.
-- So may be a UDP datagram (UFO). It is one packet, of which no fragments were made.
+- A UDP datagram may be longer than the MTU, too (UFO). It is one packet, not yet cut into fragments.
 
-The gateway takes all of that as it is: GRO completes checksums as it verifies them (gro_sums).
-This module is for frames that go to another guest or into a capture: complete() for what GRO leaves
-alone (IPv6, IPv4 options, VLANs), and cut() for what is longer than the MTU. Fragments, IPv6 extension
-headers and other protocols are not touched: no sender leaves their checksums to a card.
+For the gateway itself such frames need no work here: GRO completes checksums while it verifies them
+(gro_sums). This module is for frames that go to another guest or into a capture. complete() is for the frames
+that GRO leaves alone (IPv6, IPv4 options, VLANs), and cut() for those longer than the MTU. Fragments, IPv6
+extension headers and other protocols are left alone: senders do not leave their checksums to a card.
 """
 
 from struct import Struct
@@ -19,8 +18,9 @@ from typing import Final
 
 from pipeline.engines.offload import checksum as inet
 from pipeline.engines.offload import tso
-from pipeline.engines.offload.headers import FRAGMENT, IPV6_LEN, TCP, TCP_CHECK, UDP, UDP_CHECK
+from pipeline.engines.offload.headers import FRAGMENT, IPV6_LEN, TCP_CHECK, UDP_CHECK
 from pipeline.wire import ethernet, ipv4, tcp, udp, virtio_net
+from pipeline.wire.ipv4 import PROTO_TCP, PROTO_UDP
 
 Buffer = bytes | memoryview
 
@@ -28,47 +28,47 @@ _NETWORKS: Final = frozenset((ethernet.TYPE_IPV4, ethernet.TYPE_IPV6))
 _IPV6_FRAGMENT: Final = 44
 _FRAGMENT_HEADER: Final = Struct("!BxHI")
 _FRAGMENT_HEADER_LEN: Final = 8
-_FIELD_OFFSETS: Final = {TCP: TCP_CHECK, UDP: UDP_CHECK}
+_FIELD_OFFSETS: Final = {PROTO_TCP: TCP_CHECK, PROTO_UDP: UDP_CHECK}
 _U2: Final = Struct("!H")
 _MORE_V4: Final = 0x2000
 _MORE_V6: Final = 1
 _COPIED: Final = 0x80
-"""The bit of an IPv4 option's type which says that it belongs into every fragment."""
+"""The bit of an IPv4 option's type that says: copy the option into every fragment."""
 _END_OF_OPTIONS: Final = 0
 _NO_OPERATION: Final = 1
 
 Place = tuple[int, int, int, int]
-"""Where the TCP or UDP header begins, where its payload ends, the protocol, the pseudo-header's sum."""
+"""Start of the TCP or UDP header, end of its payload, protocol, sum of the pseudo-header."""
 
 
 def complete(view: memoryview | bytearray, off: int, length: int) -> None:
-    """Put the checksum in place if the sender of the frame at off left it out."""
+    """Complete the TCP or UDP checksum of the frame at off, if it is partial."""
     kind, begin = ethernet.network_header(view, off, off + length)
     if kind in _NETWORKS:
         complete_packet(view, begin, off + length)
 
 
 def complete_packet(view: memoryview | bytearray, off: int, end: int) -> None:
-    """The same for the IP packet in view[off:end], after which there may be Ethernet padding."""
+    """The same for the IP packet in view[off:end], with or without Ethernet padding."""
     place = _find(view, off, end)
     if place is None:
         return
     start, stop, proto, pseudo = place
     field = start + _FIELD_OFFSETS[proto]
-    # The sum is never zero. In UDP zero means that there is no checksum.
+    # The pseudo-header's sum is never zero. A UDP field of zero means that there is no checksum.
     if (view[field] << 8 | view[field + 1]) != (pseudo % inet.MODULUS or inet.MODULUS):
         return
-    # By chance a whole checksum may be that number.
+    # A complete checksum may be the same number by chance.
     if not inet.verify(view, start, stop - start, pseudo):
-        zero = inet.MODULUS if proto == UDP else 0
+        zero = inet.MODULUS if proto == PROTO_UDP else 0
         inet.complete_partial(view, start, stop - start, pseudo, field, zero)
 
 
 def cut(frame: memoryview, mtu: int, ident: int) -> list[Buffer]:
-    """The frames that stand for one whose packet is longer than mtu; the frame itself if that cannot be.
+    """Cut a frame whose packet is longer than mtu. Returns the frame itself if it need not or cannot be cut.
 
-    Its checksum must be in place. TCP becomes segments, UDP becomes fragments, whatever DF says: a card
-    does the same. ident is the identification of IPv6 fragments; IPv4 has one of its own.
+    The checksum must be complete. TCP becomes segments and UDP fragments, whatever DF says, as with a card.
+    ident: the identification of IPv6 fragments. IPv4 fragments keep that of the packet.
     """
     kind, begin = ethernet.network_header(frame, 0, len(frame))
     if len(frame) - begin <= mtu or kind not in _NETWORKS:
@@ -77,13 +77,13 @@ def cut(frame: memoryview, mtu: int, ident: int) -> list[Buffer]:
     if place is None or place[1] - begin <= mtu:
         return [frame]
     start, stop, proto, pseudo = place
-    # Without tags, which come back afterwards, and without padding.
+    # Work on a copy without padding and tags. The tags are inserted again at the end.
     tags = bytes(frame[2 * ethernet.MAC_LEN : begin - 2])
     whole = bytearray(frame[: 2 * ethernet.MAC_LEN])
     whole += frame[begin - 2 : stop]
     start -= len(tags)
     parts: list[bytearray]
-    if proto == TCP:
+    if proto == PROTO_TCP:
         parts = _segments(whole, start, mtu, pseudo)
     elif whole[ethernet.HEADER_LEN] >> 4 == 4:
         parts = _fragments_v4(whole, start, mtu)
@@ -98,7 +98,7 @@ def cut(frame: memoryview, mtu: int, ident: int) -> list[Buffer]:
 
 
 def _find(view: memoryview | bytearray, off: int, end: int) -> Place | None:
-    """The TCP segment or UDP datagram in the packet of view[off:end]; None for anything else."""
+    """Where the TCP segment or UDP datagram lies in the packet view[off:end]; None if there is none."""
     if end - off < ipv4.HEADER_LEN:
         return None
     version = view[off] >> 4
@@ -118,10 +118,10 @@ def _find(view: memoryview | bytearray, off: int, end: int) -> Place | None:
         return None
     if stop > end:
         return None
-    if proto == TCP:
+    if proto == PROTO_TCP:
         if stop - start < tcp.HEADER_LEN:
             return None
-    elif proto == UDP:
+    elif proto == PROTO_UDP:
         if stop - start < udp.HEADER_LEN:
             return None
         length = view[start + 4] << 8 | view[start + 5]
@@ -134,7 +134,7 @@ def _find(view: memoryview | bytearray, off: int, end: int) -> Place | None:
 
 
 def _segments(whole: bytearray, start: int, mtu: int, pseudo: int) -> list[bytearray]:
-    """TCP segments; none if the header lengths are impossible, or if the checksum is wrong."""
+    """The TCP segments of a frame; none if header lengths are impossible or the checksum is wrong."""
     header_len = (whole[start + 12] >> 4) * 4
     room = mtu - (start - ethernet.HEADER_LEN) - header_len
     length = len(whole) - start
@@ -158,7 +158,7 @@ def _segments(whole: bytearray, start: int, mtu: int, pseudo: int) -> list[bytea
 
 
 def _fragments_v4(whole: bytearray, start: int, mtu: int) -> list[bytearray]:
-    """Fragments of an IPv4 packet (RFC 791 section 2.3): the first has all options."""
+    """The fragments of an IPv4 packet (RFC 791 section 2.3). The first has all options."""
     begin = ethernet.HEADER_LEN
     if (mtu - (start - begin)) // 8 <= 0:
         return []
@@ -183,7 +183,7 @@ def _fragments_v4(whole: bytearray, start: int, mtu: int) -> list[bytearray]:
 
 
 def _copied(options: bytearray) -> bytearray:
-    """The options that each fragment has (RFC 791 section 3.1), padded; after a senseless length none."""
+    """The options to copy into each fragment (RFC 791 section 3.1), padded. An invalid length ends them."""
     kept = bytearray()
     at = 0
     while at < len(options) and options[at] != _END_OF_OPTIONS:
@@ -199,7 +199,7 @@ def _copied(options: bytearray) -> bytearray:
 
 
 def _fragments_v6(whole: bytearray, start: int, mtu: int, ident: int) -> list[bytearray]:
-    """Fragments of an IPv6 packet without extension headers (RFC 8200 section 4.5)."""
+    """The fragments of an IPv6 packet without extension headers (RFC 8200 section 4.5)."""
     begin = ethernet.HEADER_LEN
     room = (mtu - IPV6_LEN - _FRAGMENT_HEADER_LEN) // 8 * 8
     if room <= 0:

@@ -1,12 +1,12 @@
-"""What a network card does for a sender: cut a super-segment into frames, complete a checksum.
+"""Segmentation and checksum offload for one guest's frames, as a network card does it for a sender.
 
-For frames with a virtio-net header (pipeline.wire.virtio_net) whose receiver does not take
-them as they are: TCP over IPv4 or IPv6 (the IPv4 identification counts up, RFC 9293 and 791
-headers are patched), and UDP datagrams that were handed over in one piece. This is the slow path of
-guest-to-guest traffic. pipeline.engines.offload.gso cuts what this program sends itself.
+A guest may send a *super-segment*: TCP payload, or UDP datagrams, of up to 64 KiB in one frame with a
+virtio-net header (pipeline.wire.virtio_net). If the receiving guest cannot take it, cut() makes the frames
+that it stands for. This is the slow path of traffic between guests. pipeline.engines.offload.gso makes the
+segments that this program sends itself.
 
-A frame must have passed pipeline.engines.offload.vnet first: nothing is checked here. Fragments,
-tunnels and VLAN tags are not cut.
+The caller must have checked the frame with pipeline.engines.offload.vnet. Nothing is checked here. Fragments,
+tunnels and frames with VLAN tags are not cut.
 """
 
 from struct import Struct
@@ -19,12 +19,11 @@ from pipeline.engines.offload.headers import (
     IPV4_CHECK_OFF,
     IPV6_LEN,
     TOTAL_OFF,
-    TYPE_IPV4,
     TYPE_OFF,
     UDP_CHECK,
     UDP_LEN,
 )
-from pipeline.wire import tcp, virtio_net
+from pipeline.wire import ethernet, tcp, virtio_net
 
 _TCP_SEQ: Final = 4
 _TCP_OFFSET: Final = 12
@@ -41,20 +40,21 @@ _TOTAL_IDENT: Final = Struct("!HH")
 
 
 def complete(frame: memoryview | bytearray, csum_start: int, csum_offset: int) -> None:
-    """Put the checksum of frame[csum_start:] at csum_offset from there, where the pseudo-header's sum is.
+    """Complete the checksum of frame[csum_start:], whose field has the pseudo-header's sum.
 
-    A result of zero is written as 0xffff for UDP, where zero means that there is no checksum (RFC 768).
+    csum_offset: of the field, from csum_start. For UDP a checksum of zero is written as 0xffff, since zero
+    means that there is none (RFC 768).
     """
     total = inet.word_sum(frame, csum_start, len(frame) - csum_start)
     zero = inet.MODULUS if csum_offset == UDP_CHECK else 0
-    # A sum over little-endian words belongs into a little-endian field.
+    # The checksum of a little-endian sum is stored in little-endian order.
     _LITTLE.pack_into(frame, csum_start + csum_offset, -total % inet.MODULUS or zero)
 
 
 def cut(frame: memoryview, header: virtio_net.Header) -> list[bytearray]:
-    """The frames that a super-segment stands for, each whole with its checksums.
+    """The frames that a super-segment stands for, with their checksums.
 
-    header: of GSO_TCPV4, GSO_TCPV6 or GSO_UDP_L4, for this frame; csum_start is where TCP or UDP begins.
+    header: the frame's virtio-net header, of type GSO_TCPV4, GSO_TCPV6 or GSO_UDP_L4.
     """
     start = header.csum_start
     is_tcp = header.gso_type != virtio_net.GSO_UDP_L4
@@ -62,9 +62,9 @@ def cut(frame: memoryview, header: virtio_net.Header) -> list[bytearray]:
     begin = start + l4_len
     head = bytes(frame[:begin])
     check_at = start + header.csum_offset
-    # The field has the pseudo-header's sum, in which the length is that of the whole.
+    # The field has the pseudo-header's sum with the length of the whole super-segment. Subtract the length.
     pseudo = _U2.unpack_from(head, check_at)[0] - (len(frame) - start)
-    is_ipv4 = _U2.unpack_from(head, TYPE_OFF)[0] == TYPE_IPV4
+    is_ipv4 = _U2.unpack_from(head, TYPE_OFF)[0] == ethernet.TYPE_IPV4
     ident = _U2.unpack_from(head, IDENT_OFF)[0]
     seq = _U4.unpack_from(head, start + _TCP_SEQ)[0]
     flags = head[start + _TCP_FLAGS] if is_tcp else 0

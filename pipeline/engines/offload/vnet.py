@@ -1,14 +1,14 @@
-"""Frames with virtio-net headers: which header is true, and what is left to do for its frame.
+"""Receives frames with virtio-net headers: checks each header, and does what its frame still needs.
 
-A guest that offloads leaves checksums to the gateway and sends up to 64 KiB of payload as one
-*super-segment*. Such a frame is as good as a received run, so GRO (pipeline.engines.offload.gro)
-describes it like any other, only unverified. What happens to each header:
+A guest that uses offload leaves checksums to the gateway and sends up to 64 KiB of payload as one
+*super-segment*. GRO (pipeline.engines.offload.gro) treats it like a run that is merged already, and does not
+verify its checksum. What happens to a frame:
 
 ==========================================================  ======================================
-header and frame                                            becomes
+header and frame                                            result
 ==========================================================  ======================================
 all zero                                                    as without a header: sums are verified
-DATA_VALID                                                  the sender vouches: nothing is verified
+DATA_VALID                                                  the sender has verified: nothing to do
 NEEDS_CSUM, TCP or UDP, plain IPv4                          unchanged; no reader here sums the frame
 NEEDS_CSUM, anything else, UDP to a group, no hop left      completed in place, header zeroed
 super-segment of TCP, plain IPv4                            one range; unchanged for other guests
@@ -19,11 +19,12 @@ super-segment over IPv4 without a hop left (TTL 0 or 1)     the same: demux answ
 a type not agreed on, or fields that contradict the frame   dropped and counted
 ==========================================================  ======================================
 
-Before all that, untag() removes the priority tags of a frame, and its header then counts from the new start.
+Before that, untag() removes the priority tags of a frame. The offsets in the header then count from the new
+start.
 
-Plain IPv4 is a header of 20 bytes and no fragment. The virtio-net header, 12 bytes, lies right before each
-frame. It stays there for the worker that forwards the frame (``vnet`` in pipeline.records). num_buffers
-is ignored. hdr_len is a hint that must not exceed the frame.
+*Plain IPv4* is a header of 20 bytes, and the packet is not a fragment. The virtio-net header has 12 bytes and
+lies right before each frame. It stays there for the worker that forwards the frame (``vnet`` in
+pipeline.records). num_buffers is ignored. hdr_len is a hint that must not exceed the frame.
 """
 
 from collections.abc import Callable
@@ -34,30 +35,28 @@ from pipeline.engines.offload import gro, tso
 from pipeline.engines.offload.burst import Item
 from pipeline.engines.offload.headers import (
     ADDRESSES_OFF,
+    ENDS,
     ETHERNET_LEN,
     FRAGMENT,
     IPV6_LEN,
     L4_OFF,
     MIN_TTL,
     PROTO_OFF,
-    TCP,
     TCP_CHECK,
     TTL_OFF,
-    TYPE_IPV4,
-    TYPE_IPV6,
     TYPE_OFF,
-    UDP,
     UDP_CHECK,
-    UDP_HEADERS_LEN,
     UDP_LEN,
     UDP_LENGTH_OFF,
 )
 from pipeline.records.flows import flow_key
 from pipeline.records.frames import Frame
 from pipeline.records.tcp import TcpRange
+from pipeline.records.udp import HEADERS_LEN as UDP_HEADERS_LEN
 from pipeline.records.udp import UdpRange
 from pipeline.wire import ethernet, offload, tcp, virtio_net
 from pipeline.wire.errors import WireError
+from pipeline.wire.ipv4 import PROTO_TCP, PROTO_UDP
 from pipeline.wire.virtio_net import (
     DATA_VALID,
     GSO_NONE,
@@ -70,7 +69,7 @@ from pipeline.wire.virtio_net import (
 
 VNET_LEN: Final = offload.VNET_LEN
 MIN_TCP_GSO_SIZE: Final = 48
-"""No TCP keeps sending smaller segments (Linux: TCP_MIN_SND_MSS), and each piece costs a frame."""
+"""No TCP sends smaller segments for long (Linux: TCP_MIN_SND_MSS), and each segment costs a frame."""
 MAX_DATAGRAMS: Final = 128
 """Datagrams in one super-segment of UDP (Linux: UDP_MAX_SEGMENTS)."""
 DROP_BAD: Final = "link_frame_dropped_bad_vnet_header"
@@ -80,7 +79,7 @@ VERIFY: Final = 0
 VOUCHED: Final = 1
 CUT: Final = 2
 DATAGRAMS: Final = 3
-"""What judge() says: verify the sums, do not verify them, cut the frame, or take it as a run of datagrams."""
+"""Results of judge(): verify the sums, do not verify them, cut the frame, treat it as a run of datagrams."""
 
 _HEADER: Final = virtio_net.LONG
 _GSO_SIZE: Final = Struct("<H")
@@ -90,13 +89,12 @@ _FRAME: Final = Struct("!6s6xHBxH2xHH")
 _IPV6_L4: Final = ETHERNET_LEN + IPV6_LEN
 _IPV6_PAYLOAD_OFF: Final = ETHERNET_LEN + 4
 _IPV6_NEXT_OFF: Final = ETHERNET_LEN + 6
-_ENDS: Final = Struct("!IIHH")
 _BIG2: Final = Struct("!H")
-_CSUM_OFFSETS: Final = {TCP: TCP_CHECK, UDP: UDP_CHECK}
+_CSUM_OFFSETS: Final = {PROTO_TCP: TCP_CHECK, PROTO_UDP: UDP_CHECK}
 _CSUM_OFFSETS_BY_TTL: Final = {
     ttl << 8 | proto: offset for proto, offset in _CSUM_OFFSETS.items() for ttl in range(MIN_TTL, 256)
 }
-"""The same by TTL and protocol, for packets that have a hop left."""
+"""The same by TTL << 8 | protocol, for packets that have a hop left."""
 
 _unpack_header = _HEADER.unpack_from
 _unpack_frame = _FRAME.unpack_from
@@ -104,7 +102,7 @@ _unpack_frame = _FRAME.unpack_from
 Fields: TypeAlias = tuple[int, int, int, int, int, int, int]
 """The fields of a virtio_net.Header, in its order."""
 Place: TypeAlias = Callable[[bytes | bytearray], tuple[int, int] | None]
-"""Stores a frame in a slot with a reference of its own: (slot, off), or None without a free slot."""
+"""Stores a frame in a slot and takes a reference to it. Returns (slot, off), or None if no slot is free."""
 
 
 def untag(view: memoryview, frames: list[tuple[int, int]]) -> None:
@@ -118,7 +116,7 @@ def untag(view: memoryview, frames: list[tuple[int, int]]) -> None:
                 flags, gso_type, hdr_len, gso_size, csum_start, csum_offset, buffers = _unpack_header(
                     view, off - VNET_LEN
                 )
-                # What counted from before the tag is a lie, which judge() will find.
+                # An offset that pointed before the tag is invalid. judge() refuses it.
                 hdr_len, csum_start = max(hdr_len - removed, 0), max(csum_start - removed, 0)
                 _HEADER.pack_into(
                     view, off - VNET_LEN, flags, gso_type, hdr_len, gso_size, csum_start, csum_offset, buffers
@@ -130,8 +128,8 @@ def receive(
 ) -> tuple[list[Item], dict[str, int]]:
     """gro.coalesce() for frames [(off, len)] with a header in the 12 bytes before each.
 
-    features: what was agreed on (pipeline.wire.offload). A record whose slot is ``slot`` stands for a
-    reference to it, any other for the reference that place() took. Whatever the bytes are, nothing is raised.
+    features: what was agreed on (pipeline.wire.offload). A record with slot number ``slot`` holds a reference
+    to it. Any other record holds the reference that place() took. Whatever the bytes are, nothing is raised.
     """
     received = _Received(view, link, slot)
     group: list[tuple[int, int]] = []
@@ -166,7 +164,7 @@ def receive(
 
 
 class _Received:
-    """What one call of receive() has made so far of the frames in a slot."""
+    """The records and drops that one call of receive() has made so far."""
 
     def __init__(self, view: memoryview, link: int, slot: int) -> None:
         self._view = view
@@ -180,7 +178,7 @@ class _Received:
         self.drops[reason] = self.drops.get(reason, 0) + count
 
     def add_group(self, frames: list[tuple[int, int]], verify: bool, supers: bool) -> None:
-        """Add what GRO makes of frames with equal verdicts. supers: there are super-segments among them."""
+        """Add what GRO makes of frames. verify: as in coalesce(). supers: some are super-segments."""
         found, dropped = gro.coalesce(self._view, frames, self._link, self._slot, verify, True)
         if supers:
             for item in found:
@@ -191,16 +189,16 @@ class _Received:
             self.drop(reason, count)
 
     def _count_segments(self, run: TcpRange) -> None:
-        """Let a run say how many segments its super-segments stand for."""
+        """Set the number of segments that a run of super-segments stands for."""
         header = run.off - run.header_len - VNET_LEN
         gso_size: int = _GSO_SIZE.unpack_from(self._view, header + _GSO_SIZE_OFF)[0]
         if run.length and gso_size:
             run.segments = -(-run.length // gso_size)
 
     def add_datagrams(self, off: int, length: int, size: int) -> None:
-        """Add a super-segment of datagrams of size bytes: a run of payloads that lie side by side."""
+        """Add a super-segment of datagrams of size bytes, as a run without gaps between the payloads."""
         payload = length - UDP_HEADERS_LEN
-        src, dst, src_port, dst_port = _ENDS.unpack_from(self._view, off + ADDRESSES_OFF)
+        src, dst, src_port, dst_port = ENDS.unpack_from(self._view, off + ADDRESSES_OFF)
         self.items.append(
             UdpRange(
                 slot=self._slot,
@@ -215,7 +213,7 @@ class _Received:
         )
 
     def add_cut(self, frame: memoryview, header: Header, place: Place) -> None:
-        """Add the frames that a super-segment stands for, each in a place of its own."""
+        """Cut a super-segment, store each frame with place(), and add them."""
         for made in tso.cut(frame, header):
             where = place(made)
             if where is None:
@@ -226,10 +224,10 @@ class _Received:
 
 
 def judge(view: memoryview, off: int, length: int, header: Fields, features: int) -> int:
-    """What is to be done with the frame at off, whose header is not all zero: one of the above.
+    """What to do with the frame at off, whose header is not all zero: VERIFY, VOUCHED, CUT or DATAGRAMS.
 
-    May complete a checksum in place and zero the header. Raises WireError for a header that is not true of
-    its frame.
+    May complete a checksum in place and zero the header. Raises WireError for a header that contradicts its
+    frame.
     """
     flags, gso_type, hdr_len, _, csum_start, csum_offset, _ = header
     if flags & ~(NEEDS_CSUM | DATA_VALID) or hdr_len > length:
@@ -244,7 +242,7 @@ def judge(view: memoryview, off: int, length: int, header: Fields, features: int
         return _judge_super(view, off, length, header, features)
     dst, ethertype, version, total, fragment, ttl_proto = _unpack_frame(view, off)
     plain = (
-        ethertype == TYPE_IPV4
+        ethertype == ethernet.TYPE_IPV4
         and version == 0x45
         and not fragment & FRAGMENT
         and total + ETHERNET_LEN == length
@@ -261,16 +259,19 @@ def judge(view: memoryview, off: int, length: int, header: Fields, features: int
 
 
 def _judge_super(view: memoryview, off: int, length: int, header: Fields, features: int) -> int:
-    """judge() for a super-segment with a checksum inside the frame."""
+    """The same as judge() for a super-segment. Its checksum field is known to be inside the frame."""
     gso_type, start = header[1], header[4]
     ethertype = view[off + TYPE_OFF] << 8 | view[off + TYPE_OFF + 1]
-    if ethertype == TYPE_IPV4:
+    if ethertype == ethernet.TYPE_IPV4:
         wanted = _wanted_over_ipv4(view, off, length, gso_type, start)
         proto, last_hop = view[off + PROTO_OFF], view[off + TTL_OFF] < MIN_TTL
-    elif ethertype == TYPE_IPV6:
+    elif ethertype == ethernet.TYPE_IPV6:
         wanted = _wanted_over_ipv6(view, off, length, gso_type, start)
-        # After extension headers the type has to be believed: the guest's kernel has walked them.
-        proto = view[off + _IPV6_NEXT_OFF] if start == _IPV6_L4 else UDP if gso_type == GSO_UDP_L4 else TCP
+        if start == _IPV6_L4:
+            proto = view[off + _IPV6_NEXT_OFF]
+        else:
+            # There are extension headers. The guest's kernel has parsed them, so its type is trusted.
+            proto = PROTO_UDP if gso_type == GSO_UDP_L4 else PROTO_TCP
         last_hop = False
     else:
         raise WireError(DROP_BAD)
@@ -278,7 +279,7 @@ def _judge_super(view: memoryview, off: int, length: int, header: Fields, featur
     if not wanted & features or not _fits(view, off, length, header, proto, to_group):
         raise WireError(DROP_BAD)
     if gso_type == GSO_UDP_L4:
-        if start != L4_OFF or ethertype != TYPE_IPV4 or to_group or last_hop:
+        if start != L4_OFF or ethertype != ethernet.TYPE_IPV4 or to_group or last_hop:
             return CUT
         udp_len: int = _BIG2.unpack_from(view, off + UDP_LENGTH_OFF)[0]
         return DATAGRAMS if udp_len == length - start else CUT
@@ -288,7 +289,7 @@ def _judge_super(view: memoryview, off: int, length: int, header: Fields, featur
 
 
 def _wanted_over_ipv4(view: memoryview, off: int, length: int, gso_type: int, start: int) -> int:
-    """The feature that allows an IPv4 super-segment of this type, 0 if none does. Raises WireError."""
+    """The feature that an IPv4 super-segment of this type needs, 0 for another type. Raises WireError."""
     _, _, version, total, fragment, _ = _unpack_frame(view, off)
     l4 = ETHERNET_LEN + (version & 15) * 4
     if (
@@ -313,15 +314,15 @@ def _wanted_over_ipv6(view: memoryview, off: int, length: int, gso_type: int, st
 
 
 def _fits(view: memoryview, off: int, length: int, header: Fields, proto: int, to_group: bool) -> bool:
-    """Whether protocol, payload and segment size of a super-segment are what its type says."""
+    """Whether protocol, payload and segment size of a super-segment agree with its type."""
     _, gso_type, _, gso_size, start, csum_offset, _ = header
     if csum_offset != _CSUM_OFFSETS.get(proto, -1):
         return False
     if gso_type == GSO_UDP_L4:
-        return proto == UDP and 0 < length - start - UDP_LEN <= gso_size * MAX_DATAGRAMS
+        return proto == PROTO_UDP and 0 < length - start - UDP_LEN <= gso_size * MAX_DATAGRAMS
     header_len = (view[off + start + 12] >> 4) * 4 if length >= start + tcp.HEADER_LEN else 0
     return (
-        proto == TCP
+        proto == PROTO_TCP
         and header_len >= tcp.HEADER_LEN
         and length - start - header_len > 0
         and gso_size >= MIN_TCP_GSO_SIZE

@@ -1,16 +1,16 @@
-"""What the engine asks of its stage: actions, and segments to send.
+"""What the TCP engine, which does no I/O, asks its stage to do: actions, and segments to send.
 
-Actions concern the host side and the slots. They queue up in order and leave with
+Actions concern the host socket and the slots. They queue in order, and the stage takes them with
 ``Connection.take_actions()``. Outgoing segments do not queue: the stage pulls them with
-``Connection.transmit()``, which may itself add actions (Gone after a reset). So the stage takes
-the actions after transmitting, too.
+``Connection.transmit()``. This may add actions (Gone after a reset). So the stage takes the actions after
+transmit(), too.
 
-Conservation: every handle of an arrived segment ends in exactly one Deliver or Discard, and every
-handle given to ``on_host_data`` in exactly one Release, also when the connection is reset,
-refused or times out. After Gone the connection holds no handle.
+Every handle of a received segment ends in exactly one Deliver or Discard. Every handle given to
+``on_host_data`` ends in exactly one Release. This also holds when the connection is reset, refused or times
+out. After Gone the connection holds no handle.
 
-What is made for every range (Deliver, Discard, Release, Outgoing) is a class with slots: compiled,
-making one costs a third of what a NamedTuple costs.
+Deliver, Discard, Release and Outgoing are made for every range. They are classes with slots, because a
+compiled one is made in a third of the time of a NamedTuple.
 """
 
 from typing import Final, NamedTuple
@@ -18,18 +18,18 @@ from typing import Final, NamedTuple
 from pipeline.engines.tcp.segment import Handle
 
 Header = tuple[int, int, int, int, bool, tuple[tuple[int, int], ...], int]
-"""What all segments of one transmit() share: ack, wnd, ts_val, ts_ecr, has_ts, sack, mss."""
+"""The fields that all segments of one transmit() share: ack, wnd, ts_val, ts_ecr, has_ts, sack, mss."""
 SynOptions = tuple[int, bool]
 """Options of a SYN: window scale (-1 for none), SACK permitted."""
 NOT_SYN: Final = (-1, False)
 
 
 class Connect(NamedTuple):
-    """The guest asks for a connection: open the host side, then on_connected or on_connect_failed."""
+    """The guest asks for a connection: open the host socket, then call on_connected or on_connect_failed."""
 
 
 class Deliver:
-    """Hand bytes [skip, skip + length) of the range with handle buf to the host; the reference moves."""
+    """Pass bytes [skip, skip + length) of the range with handle buf to the host, with its reference."""
 
     __slots__ = ("buf", "length", "skip")
 
@@ -40,7 +40,7 @@ class Deliver:
 
 
 class Discard:
-    """A received handle that is not needed (duplicate, out of window, refused): give it back."""
+    """Free a received handle that is not needed (duplicate, out of window, refused)."""
 
     __slots__ = ("buf",)
 
@@ -49,7 +49,7 @@ class Discard:
 
 
 class Release:
-    """A handle given to on_host_data is acknowledged in full, or its connection is over: give it back."""
+    """Free a handle given to on_host_data: all its bytes are acknowledged, or the connection is over."""
 
     __slots__ = ("buf",)
 
@@ -58,30 +58,30 @@ class Release:
 
 
 class Established(NamedTuple):
-    """The handshake has finished. active: we opened it, so egress waits for this news."""
+    """The handshake has finished. active: the host opened the connection, so egress must learn it."""
 
     active: bool
 
 
 class HostShutdown(NamedTuple):
-    """The guest's FIN was reached, after all its data: shutdown(SHUT_WR) on the host socket."""
+    """The guest's FIN follows all its data: call shutdown(SHUT_WR) on the host socket."""
 
 
 class HostReset(NamedTuple):
-    """The connection failed, was refused or reset: reset the host socket (linger 0)."""
+    """The connection failed, was refused or was reset: reset the host socket (linger 0)."""
 
 
 class Gone(NamedTuple):
-    """Nothing is left of this connection and it holds no handle: delete it."""
+    """The connection is over and holds no handle: delete it."""
 
 
 class Outgoing:
     """One range for the guest, or one segment without data.
 
-    buf is None without data. Otherwise bytes [off, off + length) of the slot it names are to be sent, cut
-    into segments of ``mss`` payload bytes (options already subtracted) of which the last may be shorter.
-    PSH and FIN in flags belong to the last segment. wnd is the 16-bit field. In a SYN, mss is the value of
-    the MSS option; syn_wscale >= 0 and syn_sack ask for their options.
+    buf is None without data. Otherwise send bytes [off, off + length) of the slot that it names, in segments
+    of ``mss`` payload bytes (options already subtracted). The last may be shorter. PSH and FIN in flags are
+    for the last segment. wnd is the 16-bit field. In a SYN, mss is the value of the MSS option, and
+    syn_wscale >= 0 and syn_sack ask for their options.
     """
 
     __slots__ = (

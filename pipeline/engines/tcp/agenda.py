@@ -1,8 +1,8 @@
 """What a connection asks of its stage: actions, a call of transmit(), a call of on_timer().
 
-A connection does no IO itself. Its parts (receiver, sender, recovery, probing) note here what they want, and
-the stage looks at it after each event. All parts of one connection share one Agenda. The Agenda refers to no
-part, so a connection that is over is freed at once: there is no cycle of references.
+A connection does no I/O itself. Its parts (receiver, sender, recovery, probing) note their requests here, and
+the stage reads them after each event. All parts of one connection share one Agenda. The Agenda does not refer
+to a part, so there are no reference cycles, and Python frees a connection that is over at once.
 """
 
 from pipeline.engines.tcp.actions import Action, Discard
@@ -10,7 +10,7 @@ from pipeline.engines.tcp.timers import all_off
 
 
 class Agenda:
-    """Parts add to ``actions``, and store into ``timers`` (see timers.py), themselves: that is cheapest."""
+    """Parts append to ``actions`` and store into ``timers`` (see timers.py) directly, which is cheapest."""
 
     __slots__ = ("actions", "timers", "wants_transmit")
 
@@ -18,18 +18,18 @@ class Agenda:
         self.actions: list[Action] = []
         self.timers = all_off()
         self.wants_transmit = False
-        """Whether transmit() has something to send, as far as is known without trying."""
+        """Whether transmit() may have something to send."""
 
     def transmit_soon(self) -> None:
         """Ask for a call of transmit()."""
         self.wants_transmit = True
 
     def transmit_begins(self) -> None:
-        """The stage has called transmit(). What cannot leave in this call asks again."""
+        """The stage has called transmit(). A part that could not send in this call asks again."""
         self.wants_transmit = False
 
     def discard(self, bufs: list[object]) -> None:
-        """Give received handles back."""
+        """Free received handles."""
         self.actions.extend(Discard(buf) for buf in bufs)
 
     def take_actions(self) -> list[Action]:
@@ -40,5 +40,5 @@ class Agenda:
         return actions
 
     def stop_timers(self) -> None:
-        """The connection waits for nothing any more."""
+        """Set all timers to NEVER."""
         self.timers = all_off()

@@ -1,13 +1,14 @@
-"""A segment from the guest is processed here: SEGMENT ARRIVES of RFC 9293, section 3.10.7.4.
+"""Processes a segment from the guest: SEGMENT ARRIVES of RFC 9293, section 3.10.7.4.
 
-This is for the synchronized states and SYN-RECEIVED; handshake.py has SYN-SENT. The steps and their order
-are those of the RFC: sequence number, RST, SYN, ACK, window, text, FIN. PAWS (RFC 7323 section 5.3) comes
-before them. Where a segment might be a blind attack, a challenge ACK answers it (RFC 5961); their number is
-limited. Urgent data are data: the pointer is ignored (RFC 6093 advises against its use).
+This module is for the synchronized states and SYN-RECEIVED. handshake.py is for SYN-SENT. The steps and their
+order are those of the RFC: sequence number, RST, SYN, ACK, window, text, FIN. PAWS (RFC 7323 section 5.3)
+comes before them. If a segment may be a blind attack, a challenge ACK answers it (RFC 5961). The number of
+these ACKs is limited. Urgent data are treated as normal data, and the urgent pointer is ignored (RFC 6093
+advises against its use).
 
-One rule of RFC 7323 section 3.2 (a SHOULD) is not followed: a segment without timestamps, on a connection
-that agreed on them, is processed and not dropped. Linux does so too, because some stacks leave timestamps
-out of keep-alives. PAWS does not protect such a segment.
+RFC 7323 section 3.2 says that a segment without timestamps SHOULD be dropped on a connection that agreed on
+them. It is processed here, as in Linux, because some stacks leave timestamps out of keep-alives. PAWS does
+not protect such a segment.
 """
 
 from typing import Final
@@ -33,7 +34,7 @@ PAWS_IDLE: Final = 24 * 86400.0
 
 
 def segment_arrives(c: Tcb, seg: Segment, now: float) -> str | None:
-    """Process seg; its handle ends in an action. Returns the name of a drop counter, or None."""
+    """Process seg. Its handle ends in an action. Returns the name of a drop counter, or None."""
     flags = seg.flags
     length = seg.length
     rcv = c.rcv
@@ -45,7 +46,7 @@ def segment_arrives(c: Tcb, seg: Segment, now: float) -> str | None:
         if c.state == SYN_RECEIVED and flags & SYN and not flags & RST and start + 1 == rcv_nxt:
             if not flags & ACK:
                 return _syn_again(c, seg)
-            # The other half of a simultaneous open.
+            # The SYN-ACK of a simultaneous open.
             start = rcv_nxt
 
     # PAWS
@@ -87,10 +88,10 @@ def segment_arrives(c: Tcb, seg: Segment, now: float) -> str | None:
 
 
 def _acknowledge(c: Tcb, seg: Segment, start: int, now: float) -> str | None:
-    """The ACK and the window of an acceptable segment that begins at start.
+    """Process the ACK and the window of an acceptable segment that begins at start.
 
-    Returns the name of a drop counter when the rest of the segment must not be used. The connection may have
-    ended (CLOSED).
+    Returns the name of a drop counter if the data and FIN of the segment must not be used. Afterwards the
+    connection may be CLOSED.
     """
     flags = seg.flags
     if not flags & ACK:
@@ -145,7 +146,7 @@ def _discard(c: Tcb, seg: Segment) -> None:
 
 
 def _syn_again(c: Tcb, seg: Segment) -> str | None:
-    """The guest's SYN once more: our SYN-ACK got lost, or the host is not yet connected."""
+    """The guest repeats its SYN: our SYN-ACK was lost, or the host socket is not connected yet."""
     _discard(c, seg)
     if c.host_connected and c.snd.snd_nxt > c.snd.iss:
         c.send_syn()
@@ -153,12 +154,12 @@ def _syn_again(c: Tcb, seg: Segment) -> str | None:
 
 
 def _out_of_window(c: Tcb, seg: Segment, start: int, end: int, now: float) -> str | None:
-    """The segment [start, end) shares nothing with the window."""
+    """The segment [start, end) does not overlap the window."""
     rcv = c.rcv
     if seg.flags & RST:
         _discard(c, seg)
         if rcv.fin_received and start == rcv.rcv_nxt - 1:
-            # Some stacks reset with the sequence number before their FIN's end.
+            # Some stacks reset with the sequence number of their FIN.
             closing.guest_reset(c)
             return None
         return "tcp_segment_dropped_bad_reset"
@@ -172,19 +173,19 @@ def _out_of_window(c: Tcb, seg: Segment, start: int, end: int, now: float) -> st
 
 
 def _unacceptable(c: Tcb, seg: Segment, now: float, reason: str) -> str | None:
-    """Answer with an ACK and drop. Segments without data or FIN might be part of an ACK loop."""
+    """Answer with an ACK and drop. ACKs of segments without data or FIN are limited: they may loop."""
     _discard(c, seg)
     if not (seg.length or seg.flags & FIN) and not c.challenges.may_answer_invalid(now):
         return reason
     if c.state == SYN_RECEIVED and c.snd.snd_nxt == c.snd.iss:
-        # Before our SYN-ACK there is no number to acknowledge with.
+        # Our SYN-ACK is not sent, so an ACK would not have a sequence number.
         return reason
     c.rcv.ack_soon()
     return reason
 
 
 def _reset_or_syn(c: Tcb, seg: Segment, start: int, now: float) -> str | None:
-    """Only a reset with the exact number resets (RFC 5961 section 3.2); no SYN does (section 4.2)."""
+    """Accept a reset only with the exact sequence number (RFC 5961 section 3.2), and no SYN (section 4.2)."""
     _discard(c, seg)
     if not seg.flags & RST:
         return _challenge(c, now, "tcp_segment_dropped_syn_in_window")
@@ -195,7 +196,7 @@ def _reset_or_syn(c: Tcb, seg: Segment, start: int, now: float) -> str | None:
 
 
 def _challenge(c: Tcb, now: float, reason: str) -> str | None:
-    """An ACK that makes an honest peer prove itself, a few in each interval (RFC 5961 section 7)."""
+    """Send a challenge ACK: an honest peer answers it with the right number (RFC 5961 section 7)."""
     if not c.challenges.may_challenge(now):
         return "tcp_segment_dropped_challenge_limit"
     c.rcv.ack_soon()

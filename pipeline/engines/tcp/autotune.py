@@ -1,11 +1,11 @@
-"""How large the receive window should be, measured in *turns*.
+"""Autotuning of the receive window: how large it should be, from the duration of *rounds*.
 
-A turn begins when an ACK moves the right edge of the window, and ends when all bytes before that edge have
-arrived. The bytes right before the edge may be sent only once the ACK has arrived. So a turn takes one round
-trip with its queues if the sender always fills the window, and longer if it does not.
+A round begins when an ACK moves the right edge of the window. It ends when all bytes before that edge have
+arrived. The sender may send the last of these bytes only after it has received the ACK. So a round takes one
+round trip, queueing delay included, if the sender always fills the window. Otherwise it takes longer.
 
-The window grows while it arrives in about one round trip without queues, and shrinks when it is late: more
-bytes would only wait in queues, ahead of small flows of the same guest.
+The window grows while its bytes arrive within about one round trip without queueing. It shrinks when they
+arrive later: then they wait in queues, where they delay small flows of the same guest.
 """
 
 from typing import Final
@@ -14,25 +14,26 @@ from pipeline.engines.tcp.config import TcpConfig
 from pipeline.engines.tcp.seq import NO_POSITION
 
 PAUSED: Final = 16
-"""A window that seems more than PAUSED times too late: its sender had nothing to send for a while."""
+"""If a window arrives more than PAUSED times too late, its sender had nothing to send for a while."""
 
 
-class Turns:
-    """Measures turns; edges are positions, times are seconds."""
+class Rounds:
+    """Measures rounds. Edges are positions (seq.py), times are seconds."""
 
     __slots__ = ("_began", "_rate", "_shortest", "_start", "edge")
 
     def __init__(self) -> None:
         self.edge = NO_POSITION
-        """Right edge of the window when the turn under measurement began."""
+        """Right edge of the window when the current round began."""
         self._start = 0
         self._began = 0.0
         self._rate = float("inf")
-        """Bytes a second of the last turn."""
+        """Bytes per second in the last round."""
         self._shortest = float("inf")
+        """The duration of the shortest round."""
 
     def next(self, rcv_nxt: int, rcv_adv: int, now: float) -> None:
-        """A segment that leaves now moves the right edge, after all bytes of the last turn have arrived."""
+        """Begin a round: all bytes of the last one have arrived, and an ACK sent now moves the right edge."""
         if self.edge != NO_POSITION:
             elapsed = now - self._began
             if elapsed < self._shortest:
@@ -43,7 +44,7 @@ class Turns:
         self._began = now
 
     def tuned(self, capacity: int, limit: int, cfg: TcpConfig) -> int:
-        """The capacity after the peer has filled a window of ``capacity`` and the host has emptied it."""
+        """The new capacity, after the peer has filled a window of ``capacity`` and the host has read it."""
         enough = 2 * self._shortest
         if enough < cfg.short_receive_window:
             enough = cfg.short_receive_window

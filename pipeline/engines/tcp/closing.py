@@ -1,6 +1,6 @@
-"""The end of a connection in order: FIN in both directions and TIME-WAIT; and segments without a connection.
+"""Closes a connection with FINs in both directions and TIME-WAIT, and answers segments without a connection.
 
-RFC 9293 sections 3.6, 3.10.4, 3.10.7; RFC 6191 (reuse of TIME-WAIT). Tcb.finish() is the end out of order.
+RFC 9293 sections 3.6, 3.10.4, 3.10.7; RFC 6191 (reuse of TIME-WAIT). Tcb.finish() ends a connection at once.
 """
 
 from pipeline.engines.tcp.actions import HOST_SHUTDOWN, Outgoing
@@ -23,14 +23,14 @@ from pipeline.wire.tcp import ACK, FIN, RST, SYN
 
 
 def opens(flags: int) -> bool:
-    """Whether a segment without a connection asks for one: SYN alone (passive()); else reset_for()."""
+    """Whether a segment without a connection opens one: it has SYN and neither ACK, RST nor FIN."""
     return flags & (SYN | ACK | RST | FIN) == SYN
 
 
 def reset_for(seg: Segment) -> Outgoing | None:
     """The reset that answers a segment without a connection (RFC 9293 section 3.10.7.1).
 
-    None for a reset. The caller gives seg.buf back.
+    A reset gets no answer: None. The caller frees seg.buf.
     """
     if seg.flags & RST:
         return None
@@ -54,18 +54,19 @@ def host_ended(c: Tcb) -> None:
     elif c.state == CLOSE_WAIT:
         c.enter(LAST_ACK)
     else:
+        # In SYN-SENT and SYN-RECEIVED handshake.establish() enters FIN-WAIT-1 later.
         return
     c.agenda.transmit_soon()
 
 
 def fin_taken(c: Tcb, now: float) -> None:
-    """The guest's FIN was reached (RFC 9293 3.10.7.4, eighth)."""
+    """All bytes before the guest's FIN have arrived (RFC 9293 3.10.7.4, eighth)."""
     c.agenda.actions.append(HOST_SHUTDOWN)
     state = c.state
     if state in (SYN_RECEIVED, ESTABLISHED):
         c.enter(CLOSE_WAIT)
     elif state == FIN_WAIT_1:
-        # Had our FIN been acknowledged, the state would be FIN-WAIT-2 already.
+        # Our FIN is not acknowledged: otherwise the state would be FIN-WAIT-2.
         c.enter(CLOSING)
     elif state == FIN_WAIT_2:
         _enter_time_wait(c, now)
@@ -84,13 +85,13 @@ def fin_acknowledged(c: Tcb, now: float) -> None:
 
 
 def limit_fin_wait_2(c: Tcb, now: float) -> None:
-    """In FIN-WAIT-2 with a host that has gone, the guest gets a while for its FIN."""
+    """If the host socket is closed, limit the time that the guest has for its FIN."""
     if c.state == FIN_WAIT_2 and c.host_closed:
         c.agenda.timers[LINGER] = now + c.cfg.fin_wait_2
 
 
 def _enter_time_wait(c: Tcb, now: float) -> None:
-    """Both directions have ended; answer retransmitted FINs for a while (RFC 9293 3.6.1)."""
+    """Both directions have ended. Answer retransmitted FINs until time_wait has passed (RFC 9293 3.6.1)."""
     c.enter(TIME_WAIT)
     c.give_back()
     c.agenda.stop_timers()
@@ -98,11 +99,11 @@ def _enter_time_wait(c: Tcb, now: float) -> None:
 
 
 def accepts_reuse(c: Tcb, seg: Segment) -> bool:
-    """Whether seg is a SYN that may replace this connection (TIME-WAIT: RFC 9293 MAY-2, RFC 6191; CLOSED).
+    """Whether seg is a SYN that may replace this connection, which is in TIME-WAIT or CLOSED.
 
-    False for any other segment. True when it is surely newer: it has a later timestamp, or a sequence number
-    after all that was received. The stage then deletes this connection and opens a new one whose ISN must be
-    beyond ours, which RFC 6528's clock gives it.
+    In TIME-WAIT (RFC 9293 MAY-2, RFC 6191) the SYN must be newer than the connection: it has a later
+    timestamp, or a sequence number after all that was received. The stage then deletes this connection and
+    opens a new one. The new ISN must be beyond our sequence numbers, which RFC 6528's clock ensures.
     """
     if not opens(seg.flags):
         return False

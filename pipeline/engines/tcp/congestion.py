@@ -1,8 +1,8 @@
-"""The congestion window: what all algorithms of congestion control share (RFC 5681).
+"""The congestion window, as far as all algorithms of congestion control share it (RFC 5681).
 
 An algorithm owns cwnd and ssthresh (bytes). It does not detect losses: recovery.py reports them. cwnd grows
-with acknowledged bytes (RFC 3465), since one ACK here may stand for a whole burst, and only while cwnd was
-what limited the sender.
+with acknowledged bytes (RFC 3465), since one ACK may acknowledge a whole burst. It grows only if cwnd limited
+the sender.
 """
 
 from typing import Final
@@ -24,7 +24,7 @@ class Congestion:
         self.ssthresh = INFINITE_SSTHRESH
 
     def on_ack(self, acked: int, now: float, srtt: float) -> None:
-        """acked new bytes have left the network, outside of fast recovery, while cwnd was the limit."""
+        """acked new bytes were acknowledged, outside of fast recovery, while cwnd limited the sender."""
         cwnd = self.cwnd
         if cwnd < self.ssthresh:
             cwnd += acked
@@ -40,22 +40,22 @@ class Congestion:
         raise NotImplementedError
 
     def reduced(self, flight_size: int) -> int:
-        """ssthresh for a loss with flight_size bytes outstanding; the algorithm notes the event."""
+        """The new ssthresh after a loss with flight_size bytes in flight. The algorithm notes the event."""
         raise NotImplementedError
 
     def on_loss(self, flight_size: int, now: float) -> None:
-        """Loss found by duplicate ACKs, SACK or RACK: once per round trip (RFC 5681 3.2, 6675 5.0)."""
+        """Duplicate ACKs, SACK or RACK found a loss. Called once per round trip (RFC 5681 3.2, 6675 5.0)."""
         self.ssthresh = self.reduced(flight_size)
         self.cwnd = self.ssthresh
 
     def on_rto(self, flight_size: int, now: float, first: bool) -> None:
-        """The retransmission timer expired; first is False for a repeated one (RFC 5681 3.1)."""
+        """The retransmission timer expired. first: not a repeated time-out (RFC 5681 3.1)."""
         if first:
             self.ssthresh = self.reduced(flight_size)
         self.cwnd = self.mss
 
     def on_idle(self) -> None:
-        """Nothing was sent for an RTO: restart window (RFC 5681 4.1)."""
+        """Nothing was sent for one RTO: use the restart window (RFC 5681 4.1)."""
         if self.cwnd > self.initial_window:
             self.cwnd = self.initial_window
 
@@ -64,20 +64,20 @@ class Congestion:
         self.cwnd = self.mss
 
     def on_recovery_exit(self) -> None:
-        """Fast recovery is over: go on from ssthresh (RFC 6675 section 5.1, RFC 6582 section 3.2)."""
+        """Fast recovery is over: continue from ssthresh (RFC 6675 section 5.1, RFC 6582 section 3.2)."""
         self.cwnd = max(min(self.cwnd, self.ssthresh), self.mss)
 
     def undo(self, cwnd: int, ssthresh: int) -> None:
-        """The reduction was a mistake (RFC 3522, 4015): back to the values before it."""
+        """The reduction was a mistake: restore the values from before it (RFC 3522, 4015)."""
         self.cwnd = max(self.cwnd, cwnd)
         self.ssthresh = ssthresh
 
     def restart(self, mss: int, initial_window_segments: int) -> None:
-        """The peer's SYN has told its MSS: the initial window is one of such segments."""
+        """The peer's SYN has arrived: mss is known, and the initial window counts segments of it."""
         self.mss = mss
         self.cwnd = self.initial_window = initial_window_segments * mss
 
     def set_mss(self, mss: int) -> None:
-        """The path takes only smaller segments from now on; cwnd stays at least one of them."""
+        """Segments have mss bytes from now on. cwnd stays at least one of them."""
         self.mss = mss
         self.cwnd = max(self.cwnd, mss)

@@ -1,11 +1,12 @@
-"""One TCP connection with a guest, without IO: segments and time in, actions and ranges out.
+"""One TCP connection with a guest, without I/O: segments and time in, actions and ranges out.
 
-The guest is the peer. The other side of the connection is a host socket, which the stage works through
-actions. Entry points are those of RFC 9293 section 3.10: the user calls (on_host_*, on_taken), SEGMENT
-ARRIVES (on_segment) and the time-outs (on_timer). Each takes ``now``, monotonic seconds. After any of them
-the stage looks at three things: ``take_actions()``, ``deadline()``, and, while ``wants_transmit`` and its
-ring has room, ``transmit()`` (once for a whole burst of segments; it may add actions). Nothing here raises
-for anything that a guest can send.
+The guest is the TCP peer. A host socket is the user of the connection; the stage works on it as the actions
+say. The entry points are those of RFC 9293 section 3.10: user calls (on_host_*, on_taken), SEGMENT ARRIVES
+(on_segment) and time-outs (on_timer). Each takes ``now``, monotonic seconds.
+
+After any of them the stage calls ``take_actions()`` and ``deadline()``. If ``wants_transmit`` is set and its
+ring has room, it calls ``transmit()``, once for a whole burst of segments. transmit() may add actions.
+Nothing that a guest can send raises an exception here.
 
 Life of a connection:
 
@@ -15,8 +16,8 @@ Life of a connection:
     active(): the host wants to reach the guest. SYN; Established(active=True), or
         HostReset, Gone. Data may be queued from the start.
     then Deliver, Release, Discard until both FINs have passed (HostShutdown reports the
-    guest's) or HostReset; always Gone at the end. In TIME-WAIT no handle is held, so the
-    stage may delete the connection early when it needs room.
+    guest's) or HostReset; always Gone at the end. In TIME-WAIT the connection holds no
+    handle, so the stage may delete it early when it needs room.
 """
 
 from typing import Self
@@ -42,7 +43,7 @@ class Connection(Tcb):
 
     @classmethod
     def passive(cls, cfg: TcpConfig, syn: Segment, iss: int, now: float) -> Self:
-        """A guest's SYN (opens(syn.flags)) becomes a connection in SYN-RECEIVED; adds Connect."""
+        """A connection in SYN-RECEIVED from a guest's SYN (opens(syn.flags)). Adds Connect."""
         c = cls(cfg, SYN_RECEIVED, False, iss, now)
         if syn.buf is not None:
             c.agenda.actions.append(Discard(syn.buf))
@@ -53,7 +54,7 @@ class Connection(Tcb):
 
     @classmethod
     def active(cls, cfg: TcpConfig, iss: int, now: float) -> Self:
-        """Open towards the guest: SYN-SENT, the SYN leaves with the next transmit()."""
+        """A connection to the guest in SYN-SENT. The next transmit() sends the SYN."""
         c = cls(cfg, SYN_SENT, True, iss, now)
         c.send_syn()
         return c
@@ -62,7 +63,7 @@ class Connection(Tcb):
 
     @property
     def wants_transmit(self) -> bool:
-        """Whether transmit() has something to send, as far as is known without trying."""
+        """Whether transmit() may have something to send."""
         return self.agenda.wants_transmit
 
     @property
@@ -106,29 +107,29 @@ class Connection(Tcb):
         return self.snd.snd_mss
 
     def holds_bytes(self) -> bool:
-        """Whether it keeps handles: of bytes that are not acknowledged, or that came out of order."""
+        """Whether the connection holds handles, of unacknowledged or out-of-order bytes."""
         return bool(self.snd.chunks or self.rcv.reassembly.ranges)
 
     def snapshot(self) -> dict[str, object]:
-        """All that matters for debugging, as plain values; sequence numbers as on the wire."""
+        """The state as plain values, for debugging. Sequence numbers are as on the wire."""
         return snapshot(self)
 
     # --- the host side ------------------------------------------------------------
 
     def on_connected(self, now: float) -> None:
-        """The host connection stands: answer the guest's SYN."""
+        """The host socket is connected: answer the guest's SYN."""
         if self.state == SYN_RECEIVED and not self.host_connected:
             self.host_connected = True
             self.agenda.timers[LINGER] = NEVER
             self.send_syn()
 
     def on_connect_failed(self, now: float, reset: bool = True) -> None:
-        """The host connection failed. reset: tell the guest (refused); otherwise the stage may (ICMP)."""
+        """The host socket could not connect. reset: reset the guest. Else the stage may send ICMP."""
         if self.state == SYN_RECEIVED and not self.host_connected:
             self.finish(tell_host=False, tell_guest=reset)
 
     def on_host_data(self, buf: object, off: int, length: int, now: float) -> None:
-        """Queue bytes [off, off + length) of buf for the guest; buf comes back in a Release."""
+        """Queue bytes [off, off + length) of buf for the guest. A Release returns buf."""
         snd = self.snd
         if length <= 0 or snd.fin_queued or self.state in (CLOSED, TIME_WAIT):
             self.agenda.actions.append(Release(buf))
@@ -142,20 +143,20 @@ class Connection(Tcb):
         closing.host_ended(self)
 
     def on_host_closed(self, now: float) -> None:
-        """The host side is gone in both directions, in order: FIN, and the guest's data are not read.
+        """The host socket was closed in both directions, without a reset: send a FIN.
 
-        Data that arrive from now on are answered with a reset. FIN-WAIT-2 is limited in time.
+        New data of the guest are answered with a reset. FIN-WAIT-2 is limited in time.
         """
         closing.host_ended(self)
         self.host_closed = True
         closing.limit_fin_wait_2(self, now)
 
     def on_guest_gone(self, now: float) -> None:
-        """The guest is not there any more: reset the host. Nothing is sent."""
+        """The guest has gone: reset the host socket. Nothing is sent to the guest."""
         self.finish(tell_host=True, tell_guest=False)
 
     def on_host_reset(self, now: float) -> None:
-        """The host connection was reset, or the stage gives up (ABORT, RFC 9293 3.10.5): reset the guest."""
+        """The host socket was reset, or the stage gives up (ABORT, RFC 9293 3.10.5): reset the guest."""
         self.finish(tell_host=False, tell_guest=True)
 
     def on_taken(self, n: int, now: float) -> None:
@@ -164,9 +165,9 @@ class Connection(Tcb):
             self.rcv.taken(n)
 
     def set_receive_capacity(self, n: int, now: float) -> None:
-        """Bound the bytes this connection may hold for the host to n from now on.
+        """Limit the bytes that this connection may hold for the host to n.
 
-        What was shown to the guest stays promised: a smaller bound takes effect as data arrive.
+        The window shown to the guest is not taken back: a smaller limit takes effect as data arrive.
         """
         rcv = self.rcv
         largest = self.cfg.max_receive_window
@@ -177,15 +178,15 @@ class Connection(Tcb):
             rcv.taken(0)
 
     def forget_out_of_order(self) -> None:
-        """Give back what waits for missing bytes (RFC 2018 section 8: reneging); the guest sends it again."""
+        """Free all out-of-order data (reneging, RFC 2018 section 8). The guest sends them again."""
         self.rcv.drop_out_of_order()
 
     # --- the guest's side -----------------------------------------------------------
 
     def on_segment(self, seg: Segment, now: float) -> str | None:
-        """A range or segment of the guest arrived; its handle ends in Deliver or Discard.
+        """A segment or range of the guest arrived. Its handle ends in Deliver or Discard.
 
-        Returns the name of a drop counter when the segment, or its data, were not used.
+        Returns the name of a drop counter if the segment, or its data, were not used.
         """
         state = self.state
         if state >= SYN_RECEIVED:
@@ -197,25 +198,26 @@ class Connection(Tcb):
         return "tcp_segment_dropped_closed"
 
     def on_fragmentation_needed(self, seq: int, mtu: int, now: float) -> str | None:
-        """A router dropped a segment of ours that began with the number seq: it takes mtu bytes (RFC 1191).
+        """A router dropped our segment with sequence number seq, since it takes only mtu bytes (RFC 1191).
 
-        Returns the name of a counter when that was not believed, or changed nothing.
+        Returns the name of a counter if the message was not believed, or changed nothing.
         """
         return icmp_errors.fragmentation_needed(self, seq, mtu)
 
     def on_unreachable(self, seq: int, hard: bool, now: float) -> str | None:
-        """A segment of ours that began with seq did not arrive. hard: nor will it ever; else that may pass.
+        """An ICMP error says that our segment with sequence number seq cannot be delivered.
 
-        Returns the name of a counter, or None when it ended the connection (only in SYN-SENT).
+        hard: the error is final, not temporary. Returns the name of a counter, or None if the error ended the
+        connection (only in SYN-SENT).
         """
         return icmp_errors.unreachable(self, seq, hard)
 
     def accepts_reuse(self, seg: Segment) -> bool:
-        """Whether a SYN for this 4-tuple may open a new connection here (TIME-WAIT, or this one is over)."""
+        """Whether seg may open a new connection with this 4-tuple (in TIME-WAIT or CLOSED)."""
         return closing.accepts_reuse(self, seg)
 
     def transmit(self, now: float, max_ranges: int) -> list[Outgoing]:
-        """What may leave now, at most max_ranges entries; wants_transmit stays set if there is more."""
+        """The ranges to send now, at most max_ranges. wants_transmit stays set if there are more."""
         out: list[Outgoing] = []
         if max_ranges <= 0:
             return out
@@ -240,11 +242,11 @@ class Connection(Tcb):
     # --- time -------------------------------------------------------------------------
 
     def deadline(self) -> float:
-        """When on_timer wants to be called next; infinity when nothing is pending."""
+        """When to call on_timer next; infinity if no timer runs."""
         return min(self.agenda.timers)
 
     def on_timer(self, now: float) -> None:
-        """Do what is due at now; harmless when nothing is."""
+        """Handle the timers that have expired, if any."""
         agenda = self.agenda
         if agenda.timers[DELAYED_ACK] <= now:
             self.rcv.delayed_ack_expired()
@@ -259,11 +261,11 @@ class Connection(Tcb):
         if agenda.timers[KEEPALIVE] <= now and not self.probing.keepalive_expired(now):
             self._time_out()
         if agenda.timers[LINGER] <= now:
-            # In SYN-RECEIVED the host side never answered at all.
+            # In SYN-RECEIVED the host's connect() has not answered.
             self.finish(tell_host=self.state == SYN_RECEIVED, tell_guest=False)
 
     def _retransmit(self, now: float) -> bool:
-        """The RTO timer expired. False when the guest counts as dead and is to be told so."""
+        """The RTO timer expired. Returns False if the guest counts as dead and must be reset."""
         if self.state >= ESTABLISHED:
             return self.recovery.retransmission_timeout(self.probing.last_received_at, now)
         limit = self.cfg.syn_retries if self.is_active else self.cfg.synack_retries
@@ -277,5 +279,5 @@ class Connection(Tcb):
         return True
 
     def _time_out(self) -> None:
-        """The guest is dead or unreachable; tell both sides."""
+        """The guest is dead or unreachable: reset both sides."""
         self.finish(tell_host=True, tell_guest=True)

@@ -1,9 +1,9 @@
 """CUBIC congestion avoidance (RFC 9438), the default.
 
-Why CUBIC and not NewReno: the guests' own kernels use it, so both directions of a connection react alike.
-It gives up 30 % of the window for a loss instead of half. Its growth depends on time and not on the round
-trip, so that a loss on a long path (a vsock carried over a network, a remote hypervisor) is made good in
-seconds. On a link without loss neither matters.
+Why CUBIC and not NewReno: the guests' own kernels use it, so both directions of a connection behave alike.
+After a loss CUBIC reduces the window by 30 %, NewReno by half. CUBIC's growth depends on time and not on the
+round trip. So it recovers from a loss on a long path (a vsock over a network, a remote hypervisor) in
+seconds. On a link without loss the choice does not matter.
 
 Windows in segments (float), times in seconds, as in the RFC:
 
@@ -50,14 +50,14 @@ class Cubic(Congestion):
                 self._w_max = cwnd
         elapsed = now - self._epoch_start
         segments = acked / mss
-        # 4.3: the window that Reno would have; it grows as Reno once it has passed the old window.
+        # 4.3: the window that Reno would have. Beyond the old window it grows as fast as Reno's.
         alpha = RENO_ALPHA if self._w_est < self._w_prior else 1.0
         self._w_est += alpha * segments / cwnd
         if C * (elapsed - self._k) ** 3 + self._w_max < self._w_est:
             if self._w_est > cwnd:
                 self.cwnd = int(self._w_est * mss)
             return
-        # 4.4, 4.5: towards where the curve is one round trip from now, at most half again.
+        # 4.4, 4.5: grow towards the curve's value one round trip from now, at most to 1.5 cwnd.
         target = C * (elapsed + srtt - self._k) ** 3 + self._w_max
         if target > 1.5 * cwnd:
             target = 1.5 * cwnd
@@ -74,11 +74,11 @@ class Cubic(Congestion):
         self._epoch_start = -1.0
         self._w_prior = cwnd
         self._w_max = cwnd * (1 + BETA) / 2 if cwnd < self._w_max else cwnd
-        # A part of what was in flight: cwnd may have been more than the sender ever used.
+        # From the bytes in flight: cwnd may be more than the sender ever used.
         return max(int(min(flight_size, self.cwnd) * BETA), 2 * mss)
 
     def on_idle(self) -> None:
-        """Section 4.2: time without data does not count; the next avoidance starts a new epoch."""
+        """Section 4.2: idle time does not count, so the next call of avoid() starts a new epoch."""
         super().on_idle()
         self._epoch_start = -1.0
 

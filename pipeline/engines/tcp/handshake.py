@@ -1,10 +1,10 @@
-"""Opening a connection: SYN and SYN-ACK, and what their options agree on.
+"""Opens a connection: SYN, SYN-ACK, and the options that both sides agree on.
 
 RFC 9293 sections 3.5, 3.7.1, 3.10.7.2, 3.10.7.3; RFC 7323 sections 1.3, 2.2, 3.2; RFC 2018 section 2; RFC
-6691. An option is in use when both SYNs carried it. Our SYN-ACK offers only what the guest's SYN offered.
+6691. An option is used if both SYNs have it. Our SYN-ACK has only options that the guest's SYN has.
 
-The window of a SYN is never scaled. Data in a SYN are not taken. They are not acknowledged either, so the
-guest sends them again after the handshake (RFC 9293 3.10.7.2 allows it).
+The window of a SYN is never scaled. Data in a SYN are neither used nor acknowledged, so the guest sends them
+again after the handshake (RFC 9293 3.10.7.2 allows that).
 """
 
 from pipeline.engines.tcp.actions import Established, Outgoing
@@ -30,7 +30,7 @@ def accept_syn(c: Tcb, seg: Segment, now: float) -> None:
 
 
 def syn_arrived_in_syn_sent(c: Tcb, seg: Segment, now: float) -> str | None:
-    """SEGMENT ARRIVES in SYN-SENT (RFC 9293 3.10.7.3). seg.buf stays the caller's to discard."""
+    """SEGMENT ARRIVES in SYN-SENT (RFC 9293 3.10.7.3). The caller discards seg.buf."""
     flags = seg.flags
     snd = c.snd
     ack = unwrap(seg.ack, snd.snd_una)
@@ -50,14 +50,14 @@ def syn_arrived_in_syn_sent(c: Tcb, seg: Segment, now: float) -> str | None:
         establish(c, c.rcv.irs, ack, seg, now)
         c.rcv.ack_soon()
     else:
-        # Simultaneous open: our SYN again, now as a SYN-ACK.
+        # Simultaneous open: send our SYN again, as a SYN-ACK.
         c.enter(SYN_RECEIVED)
         c.send_syn()
     return None
 
 
 def establish(c: Tcb, start: int, ack: int, seg: Segment, now: float) -> None:
-    """Our SYN is acknowledged and theirs was read: ESTABLISHED, or on to FIN-WAIT-1 if the host closed."""
+    """Both SYNs are acknowledged: enter ESTABLISHED, or FIN-WAIT-1 if the host has ended already."""
     snd = c.snd
     agenda = c.agenda
     c.enter(FIN_WAIT_1 if snd.fin_queued else ESTABLISHED)
@@ -71,7 +71,7 @@ def establish(c: Tcb, start: int, ack: int, seg: Segment, now: float) -> None:
 
 
 def syn_segment(c: Tcb, now: float) -> Outgoing:
-    """Our SYN (SYN-SENT) or SYN-ACK (SYN-RECEIVED), with the options; starts its timer."""
+    """Our SYN (in SYN-SENT) or SYN-ACK (in SYN-RECEIVED) with its options. Starts the RTO timer."""
     cfg = c.cfg
     rcv = c.rcv
     options = c.options

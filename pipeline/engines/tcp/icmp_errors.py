@@ -1,18 +1,18 @@
-"""ICMP errors about segments of ours, from a router beyond the guest or from the guest itself.
+"""ICMP errors about segments that we sent, from a router beyond the guest or from the guest itself.
 
-RFC 9293 section 3.9.2.2, RFC 1191 (path MTU), RFC 5461 and 5927 (what not to believe). The stage has made
-sure that the message came from the guest it is about. Here the quoted sequence number must be in flight
+RFC 9293 section 3.9.2.2, RFC 1191 (path MTU), RFC 5461 and 5927 (attacks). The stage has checked that the
+message came from the guest of the connection. This module checks that the quoted sequence number is in flight
 (RFC 5927 section 4.1).
 
-*Fragmentation needed* makes segments smaller for good. All that is in flight in larger segments is sent
-again at once, without slowing down: a size is not congestion (as Linux does). It is believed once for each
-window or time-out, so that a guest cannot have one window sent again and again by naming ever smaller
-sizes. On a path with several narrow hops the second one is heard when the time-out sends again. Nothing
-widens the path again: there is no probing (RFC 4821, RFC 8899), and a connection to a guest lives on a link
-whose size is known.
+*Fragmentation needed* makes segments smaller for the life of the connection. Larger segments in flight are
+sent again at once, without reducing cwnd: a wrong size is not congestion (as in Linux). A message is believed
+once for each window or time-out. Otherwise a guest could have one window sent again and again, by naming ever
+smaller sizes. On a path with several narrow hops, the message of the second hop is believed after the
+time-out. The segments never grow again, because there is no probing (RFC 4821, RFC 8899). A guest's link has
+a known MTU, so it is seldom needed.
 
-*Unreachable* ends a connection that is not open yet, when the code leaves no hope (RFC 9293 SHLD-26). All
-others are soft errors, which end nothing (MUST-56, RFC 5461 section 4).
+*Unreachable* ends a connection in SYN-SENT if the code is a hard error (RFC 9293 SHLD-26). All others are
+soft errors, which do not end connections (MUST-56, RFC 5461 section 4).
 """
 
 from typing import Final
@@ -28,10 +28,9 @@ SOFT: Final = "tcp_error_ignored"
 
 
 def fragmentation_needed(c: Tcb, number: int, mtu: int) -> str | None:
-    """A segment with this sequence number was too big for a hop that takes packets of mtu bytes.
+    """Our segment with this sequence number was too long for a hop that takes packets of mtu bytes.
 
-    Segments never become smaller than MIN_MSS, which a peer could not ask for either. Returns the name of a
-    counter when nothing changed.
+    Segments never become smaller than MIN_MSS. Returns the name of a counter if nothing changed.
     """
     if not c.snd.in_flight(number):
         return FOREIGN
@@ -46,9 +45,9 @@ def fragmentation_needed(c: Tcb, number: int, mtu: int) -> str | None:
 
 
 def unreachable(c: Tcb, number: int, hard: bool) -> str | None:
-    """The segment with this sequence number did not arrive. hard: the code leaves no hope.
+    """Our segment with this sequence number cannot be delivered. hard: the error is final.
 
-    Returns the name of a counter unless that ended the connection.
+    Returns the name of a counter unless the error ended the connection.
     """
     if not c.snd.in_flight(number):
         return FOREIGN

@@ -1,8 +1,8 @@
 """The first sequence number of a connection (RFC 6528): ISN = M + F(4-tuple, secret).
 
-M is a clock that ticks every 4 microseconds, F a keyed hash. The numbers of one 4-tuple grow with time, so a
-reused pair of ports is told apart from its past. The numbers of another 4-tuple cannot be guessed. The caller
-provides the secret (at least 16 random bytes, new at each start).
+M is a clock that ticks every 4 microseconds, F a keyed hash. The ISNs of one 4-tuple grow with time, so
+segments of an earlier connection are not taken for those of a later one. An attacker cannot guess the ISNs of
+another 4-tuple. The caller provides the secret (at least 16 random bytes, new at each start).
 """
 
 from hashlib import blake2b
@@ -18,7 +18,7 @@ _WORD: Final = Struct("!I")
 def initial_sequence_number(
     secret: bytes, guest_addr: int, guest_port: int, remote_addr: int, remote_port: int, now: float
 ) -> int:
-    """ISN for a connection opened at ``now`` (monotonic seconds). secret: 1 to 64 bytes."""
+    """The ISN of a connection that is opened at ``now`` (monotonic seconds). secret: 1 to 64 bytes."""
     pair = _TUPLE.pack(guest_addr, remote_addr, guest_port, remote_port)
     (keyed,) = _WORD.unpack(blake2b(pair, digest_size=4, key=secret).digest())
     return (int(now * 250_000) + int(keyed)) & MASK

@@ -1,8 +1,8 @@
-"""Our own SYN or SYN-ACK: whether it is to be sent, when it was sent first, and how often again."""
+"""The state of our own SYN or SYN-ACK: is it due, when was it first sent, how often was it sent again."""
 
 
 class Opening:
-    """Only used until the connection is established."""
+    """Used until the connection is established."""
 
     __slots__ = ("syn_due", "syn_retransmits", "syn_sent_at")
 
@@ -21,11 +21,11 @@ class Opening:
         self.syn_due = True
 
     def syn_sent(self, first: bool, now: float) -> None:
-        """transmit() sends the SYN; first: it has not been sent before."""
+        """transmit() sends the SYN. first: it was not sent before."""
         self.syn_due = False
         if first:
             self.syn_sent_at = now
 
     def stop(self) -> None:
-        """The connection is over: nothing is sent."""
+        """The connection is over: send nothing."""
         self.syn_due = False

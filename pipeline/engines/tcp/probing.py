@@ -1,7 +1,7 @@
-"""Segments whose only purpose is an answer: window probes and keep-alives.
+"""Window probes and keep-alives: segments that are sent only to make the peer answer.
 
-RFC 9293 section 3.8.6.1 (a window that is closed, or too small to use), RFC 1122 section 4.2.3.6 (keep-
-alive). A probe has a sequence number before the peer's window, so that the peer must answer (RFC 9293
+RFC 9293 section 3.8.6.1 (a window that is closed, or too small to use), RFC 1122 section 4.2.3.6
+(keep-alive). A probe has a sequence number before the peer's window, so that the peer must answer (RFC 9293
 section 3.8.4).
 """
 
@@ -13,7 +13,7 @@ from pipeline.engines.tcp.timers import KEEPALIVE, NEVER, PERSIST
 
 
 class Probing:
-    """Knows when the peer was heard last, and how many probes it has not answered since."""
+    """Keeps the time of the peer's last segment, and the number of unanswered probes since then."""
 
     __slots__ = (
         "_agenda",
@@ -38,10 +38,10 @@ class Probing:
         self.probe_due = False
         """The next transmit() sends a segment outside the peer's window."""
         self.force_send = False
-        """The next transmit() sends data even where that makes a silly window."""
+        """The next transmit() sends data even if the window is small (override of silly-window avoidance)."""
         self.persist_backoff = 0
         self._unanswered = 0
-        """Window probes since the peer was heard last."""
+        """Window probes since the peer's last segment."""
         self._keepalive_at = 0.0
         self._keepalive_count = 0
 
@@ -63,21 +63,21 @@ class Probing:
         self._agenda.timers[PERSIST] = NEVER
 
     def data_wait(self, now: float) -> None:
-        """Data wait for the window while nothing is in flight whose ACK would open it: probe later."""
+        """Data wait for the window, and no ACK that could open it will come: start the persist timer."""
         timers = self._agenda.timers
         if timers[PERSIST] == NEVER:
             timers[PERSIST] = now + self._rtt.backed_off(self.persist_backoff)
 
     def probe_sent(self) -> None:
-        """transmit() sends the probe, or data that do as well."""
+        """transmit() sends the probe, or data in its place."""
         self.probe_due = False
 
     def stop(self) -> None:
-        """The connection is over: nothing is sent."""
+        """The connection is over: send nothing."""
         self.probe_due = False
 
     def persist_expired(self, now: float) -> bool:
-        """Probe at growing intervals, for ever while the peer answers. False when it counts as dead."""
+        """Probe at growing intervals, as long as the peer answers. Returns False if it counts as dead."""
         self._unanswered += 1
         if self._unanswered > self._cfg.retries:
             return False
@@ -94,12 +94,12 @@ class Probing:
     def keepalive_expired(self, now: float) -> bool:
         """Probe, but only while idle: data in flight and window probes have their own limits.
 
-        False when the peer counts as dead.
+        Returns False if the peer counts as dead.
         """
         cfg = self._cfg
         timers = self._agenda.timers
         if self.last_received_at >= self._keepalive_at:
-            # Also at the very time of the probe: an answer may come in the same turn of the clock.
+            # Equal times count as an answer: the clock may not have moved since the probe.
             self._keepalive_count = 0
         idle_at = self.last_received_at + cfg.keepalive_idle
         if self._snd.snd_nxt > self._snd.snd_una or timers[PERSIST] != NEVER:

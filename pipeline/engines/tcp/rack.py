@@ -1,9 +1,9 @@
 """RACK loss detection and tail-loss probes (RFC 8985), for peers with SACK.
 
-A range is lost when one that was sent later has been delivered and the reordering window has passed. This
-finds lost retransmissions too, which RFC 6675 leaves to the time-out: on a link that loses one segment in
-twenty, one retransmission in twenty is lost again. RACK works on the ranges of the scoreboard, so a burst is
-one entry with one time; positions order the bytes within it.
+A range is lost if a range that was sent later has been delivered and the reordering window has passed. This
+also finds lost retransmissions, which RFC 6675 leaves to the time-out. On a link that loses one segment in
+twenty, one retransmission in twenty is lost, too. RACK works on the ranges of the scoreboard (sack.py). A
+burst is one range with one time, and positions give the order of bytes within it.
 """
 
 from typing import Final
@@ -20,14 +20,14 @@ from pipeline.engines.tcp.timers import NEVER, PTO, REORDER, RTO
 
 DUP_THRESH: Final = 3
 TIME_EPSILON: Final = 1e-6
-"""Seconds; times are sums of floats."""
+"""Seconds. Times are sums of floats, so equal times may differ by less than this."""
 MIN_PTO: Final = 0.01
-"""A probe timer below this would fire for every pause of a guest's CPU."""
+"""Seconds. A shorter probe timer would fire whenever a guest's CPU pauses."""
 REO_WND_PERSIST: Final = 16
 
 
 class Rack:
-    """What RFC 8985 remembers of a connection. ``phase`` is always that of Recovery."""
+    """The state of RFC 8985 for one connection. The parameter phase is Recovery.phase."""
 
     __slots__ = (
         "_agenda",
@@ -68,7 +68,7 @@ class Rack:
         self.tlp_end_seq = NO_POSITION
         self.tlp_is_retrans = False
         self.recovery_probed = False
-        """The probe of this silence in recovery has been sent."""
+        """A probe in recovery was sent since the last data were delivered."""
 
     def established(self) -> None:
         """Our SYN is acknowledged."""
@@ -77,13 +77,13 @@ class Rack:
     # --- RACK ----------------------------------------------------------------------------
 
     def on_delivered(self, newly: list[SentRange], seg: Segment, now: float) -> None:
-        """Sections 6.2 steps 1 to 3: what the ranges just (s)acknowledged say about time and order."""
-        # As of the last ACK: the order of blocks within this one says nothing about that of the network.
+        """Section 6.2 steps 1 to 3: learn the round trip and reordering from newly delivered ranges."""
+        # Compare with the state before this ACK: the order of its blocks is not the order of arrival.
         fack = self.rack_fack
         for sent in newly:
             end = sent.end
             if sent.retransmitted:
-                # Step 2: the ACK may be for the original. Then this says nothing.
+                # Step 2: ignore the range if the ACK may be for the original transmission.
                 if self._options.ts_ok and seg.has_ts:
                     if lt(seg.ts_ecr, int(sent.xmit_ts * 1000) & MASK):
                         continue
@@ -100,16 +100,16 @@ class Rack:
                 self.rack_rtt = now - xmit_ts
 
     def on_dsack(self, size: int) -> None:
-        """Section 6.2 step 4: a retransmission was needless, so wait longer; once a round trip.
+        """Section 6.2 step 4: a retransmission was not needed, so widen the window, once per round trip.
 
-        More DSACKs than retransmissions come from a link that duplicates: they say nothing.
+        If more bytes are reported twice than were sent twice, the link duplicates. Such DSACKs are ignored.
         """
         self.dsacked_bytes += size
         if self.dsacked_bytes > self._snd.board.retransmitted_bytes:
             return
         if not self.tlp_is_retrans:
-            # Both copies arrived, so the first had only been overtaken. RFC 8985 sees reordering in
-            # ranges sent once alone. Where all that is late is sent again at once, there are none.
+            # Both copies arrived, so the first was only reordered. RFC 8985 detects reordering in ranges that
+            # were sent once. If every late range is sent again at once, there are no such ranges.
             self.reordering_seen = True
         if self._snd.snd_una > self.reo_wnd_round:
             self.reo_wnd_round = self._snd.snd_nxt
@@ -117,21 +117,21 @@ class Rack:
             self.reo_wnd_persist = REO_WND_PERSIST
 
     def on_recovery_exit(self) -> None:
-        """Forget the wider window after 16 recoveries without a needless retransmission."""
+        """Go back to the narrow window after 16 recoveries without a needless retransmission."""
         if self.reo_wnd_mult > 1:
             self.reo_wnd_persist -= 1
             if self.reo_wnd_persist <= 0:
                 self.reo_wnd_mult = 1
 
     def reo_wnd(self, phase: int) -> float:
-        """Section 6.2 step 4: how long a range may be overtaken before it counts as lost, in seconds."""
+        """Section 6.2 step 4: the reordering window, in seconds. A range that is later counts as lost."""
         snd = self._snd
         if not self.reordering_seen and (phase != OPEN or snd.board.sacked_bytes >= DUP_THRESH * snd.snd_mss):
             return 0.0
         return min(self.reo_wnd_mult * self._rtt.min_rtt / 4, self._rtt.srtt)
 
     def detect_loss(self, phase: int, now: float) -> None:
-        """Section 6.2 step 5: mark ranges that are lost; set the timer for those that may yet be."""
+        """Section 6.2 step 5: mark lost ranges, and set the timer for ranges that may be lost soon."""
         board = self._snd.board
         timers = self._agenda.timers
         timers[REORDER] = NEVER
@@ -147,7 +147,7 @@ class Rack:
             xmit_ts = sent.xmit_ts
             if xmit_ts > rack_xmit_ts or (xmit_ts == rack_xmit_ts and sent.end > rack_end_seq):
                 if not board.retransmitted_out:
-                    # Ranges that were never retransmitted lie in order of time: later ones are newer still.
+                    # Without retransmissions, ranges are in order of time: all later ones are newer.
                     break
                 continue
             remaining = xmit_ts + allowed
@@ -160,15 +160,15 @@ class Rack:
 
     # --- tail-loss probes ------------------------------------------------------------------
 
-    def arm_probe(self, phase: int, trouble: bool, now: float) -> None:
+    def arm_probe(self, phase: int, loss_suspected: bool, now: float) -> None:
         """Section 7.2: start the probe timer while data are in flight and no loss is suspected.
 
-        Not for a single segment: the probe would have to wait for the peer's delayed ACK, and the RTO comes
-        no later.
+        A single segment is not probed: the probe would have to wait for the peer's delayed ACK, so the RTO
+        would expire as early.
 
-        Beyond the RFC, a probe is sent in fast recovery too, once in a silence. When the last thing sent was
-        a retransmission and that was lost, nothing comes back that RACK could judge by. At 5 % loss this is
-        what most time-outs are made of.
+        Beyond the RFC, a probe is sent in fast recovery too, once until data are delivered again. If the last
+        transmission was a retransmission and was lost, no ACK arrives that RACK could use. At 5 % loss most
+        time-outs have this cause.
         """
         timers = self._agenda.timers
         srtt = self._rtt.srtt
@@ -180,25 +180,25 @@ class Rack:
             wanted = not self.recovery_probed
         else:
             snd = self._snd
-            wanted = not trouble and snd.snd_nxt - snd.snd_una > snd.snd_mss
+            wanted = not loss_suspected and snd.snd_nxt - snd.snd_una > snd.snd_mss
         if wanted and self._options.sack_ok and pto < timers[RTO] and srtt > 0.0:
             timers[PTO] = pto
         else:
             timers[PTO] = NEVER
 
-    def probe_expired(self, trouble: bool, now: float) -> bool:
-        """Section 7.3: have one segment sent: new data if there are any, else the last one again.
+    def probe_expired(self, loss_suspected: bool, now: float) -> bool:
+        """Section 7.3: ask for a probe: new data if there are any, else the last segment again.
 
-        False when no probe is needed.
+        Returns False if no probe is needed.
         """
-        if self.tlp_end_seq != NO_POSITION or trouble or not self._snd.board.ranges:
+        if self.tlp_end_seq != NO_POSITION or loss_suspected or not self._snd.board.ranges:
             return False
         self.tlp_due = True
         self._agenda.timers[RTO] = now + self._rtt.rto
         return True
 
     def probe_expired_in_recovery(self) -> bool:
-        """Have the first segment sent again: its retransmission must have been lost. False if not needed."""
+        """Mark the first segment lost again, with its retransmission. Returns False if that is not needed."""
         board = self._snd.board
         if not board.ranges or board.ranges[0].sacked:
             return False
@@ -207,7 +207,7 @@ class Rack:
         return True
 
     def silence_ends(self) -> None:
-        """Something that was sent has arrived: the next silence in recovery may have a probe of its own."""
+        """Data were delivered: another probe in recovery is allowed."""
         self.recovery_probed = False
 
     def probe_begins(self) -> None:
@@ -216,7 +216,7 @@ class Rack:
         self.tlp_is_retrans = False
 
     def probe_sent(self, retransmission: bool, now: float) -> None:
-        """transmit() has sent the probe, as new data or as a retransmission."""
+        """transmit() has sent the probe. retransmission: it was not new data."""
         self.tlp_is_retrans = retransmission
         self.tlp_end_seq = self._snd.snd_nxt
         timers = self._agenda.timers
@@ -224,14 +224,14 @@ class Rack:
         timers[RTO] = now + self._rtt.rto
 
     def on_ack_of_probe(self, ack: int, dsack: bool, duplicate: bool) -> bool:
-        """Section 7.4.2: whether ack says that the probe repaired a loss. Then that was congestion."""
+        """Section 7.4.2: whether the ACK shows that the probe repaired a loss, which means congestion."""
         if ack < self.tlp_end_seq:
             return False
         repaired = False
         if self.tlp_is_retrans and not dsack:
             repaired = ack > self.tlp_end_seq
             if not repaired and not duplicate:
-                # The cumulative ACK alone may be for either copy. Wait for the next one.
+                # The cumulative ACK alone may be for either copy. Wait for the next ACK.
                 return False
         self.tlp_end_seq = NO_POSITION
         return repaired
@@ -241,6 +241,6 @@ class Rack:
         return self.tlp_due or self.tlp_end_seq != NO_POSITION
 
     def forget_probe(self) -> None:
-        """All in flight is sent again, or the connection is over: a probe would say nothing."""
+        """Cancel the probe: everything in flight is sent again, or the connection is over."""
         self.tlp_due = False
         self.tlp_end_seq = NO_POSITION

@@ -1,12 +1,13 @@
-"""Bytes that arrived out of order wait here until the missing ones come (RFC 9293 section 3.10.7.4).
+"""The queue of bytes that arrived out of order, until the missing ones arrive (RFC 9293 section 3.10.7.4).
 
-Ranges are kept in order of position and never overlap. A new range is trimmed at its front or tail, and
-replaces ranges that it covers, because a handle cannot be split. Bytes and number of the ranges are
-bounded. The SACK blocks that the ranges form are kept too (RFC 2018 section 4), the most recently changed
-first.
+Ranges are kept in order of position and never overlap. A new range is trimmed at its front or tail. It
+replaces ranges that it covers, because a handle cannot be split. The bytes and the number of ranges are
+bounded. This module also keeps the SACK blocks that the ranges form, the most recently changed first (RFC
+2018 section 4).
 
-A range refused for lack of room is not reported, so the peer sends it again. The range at rcv_nxt never
-comes here. No range is thrown away for a newer one: RFC 2018 section 8 discourages reneging.
+A range that is refused for lack of room is not reported, so the peer sends it again. A range at rcv_nxt is in
+order and is not inserted here. A newer range does not replace an older one: RFC 2018 section 8 discourages
+reneging.
 """
 
 from bisect import bisect_right
@@ -20,11 +21,11 @@ MAX_REPORTED_BLOCKS: Final = 3
 _start = itemgetter(0)
 
 Held = tuple[int, int, object, int]
-"""start, end (positions), handle, bytes to skip at the handle's front."""
+"""Start and end (positions), handle, bytes to skip at the handle's front."""
 
 
 class Reassembly:
-    """Held ranges, all starting after rcv_nxt."""
+    """The held ranges. All start after rcv_nxt."""
 
     __slots__ = ("_blocks", "_max_bytes", "_max_ranges", "_recent", "held_bytes", "ranges")
 
@@ -37,10 +38,10 @@ class Reassembly:
         self._recent: list[list[int]] = []
 
     def insert(self, start: int, end: int, buf: object, skip: int, dropped: list[object]) -> bool:
-        """Keep positions [start, end) of buf, whose first skip bytes come before start.
+        """Insert positions [start, end), which are the bytes of buf after its first skip bytes.
 
-        Appends handles that are not needed (this one, or those it covers) to dropped. False when the range
-        was refused for lack of room. A duplicate counts as kept.
+        Appends handles that are not needed (this one, or those that it covers) to dropped. Returns False if
+        the range is refused for lack of room, True also for a duplicate.
         """
         ranges = self.ranges
         at = bisect_right(ranges, start, key=_start)
@@ -77,9 +78,9 @@ class Reassembly:
         return True
 
     def next_at(self, rcv_nxt: int) -> Held | None:
-        """Take the first range if no hole is before it; None if there is one.
+        """Remove and return the first range if it starts at or before rcv_nxt; else None.
 
-        The range starts at or before rcv_nxt and may lie wholly before it: the caller trims or discards it.
+        The range may end before rcv_nxt: the caller trims or discards it.
         """
         ranges = self.ranges
         if not ranges or ranges[0][0] > rcv_nxt:
@@ -89,7 +90,7 @@ class Reassembly:
         return held
 
     def forget_blocks(self, rcv_nxt: int) -> None:
-        """Drop the SACK blocks that rcv_nxt has reached. To be called after their ranges were taken."""
+        """Drop the SACK blocks that rcv_nxt has reached. Call it after next_at() has removed their ranges."""
         blocks = self._blocks
         reached = 0
         while reached < len(blocks) and blocks[reached][0] <= rcv_nxt:
@@ -99,11 +100,11 @@ class Reassembly:
             self._recent = [block for block in self._recent if block[0] > rcv_nxt]
 
     def sack_blocks(self) -> tuple[tuple[int, int], ...]:
-        """Up to three blocks as on the wire, the most recently changed first."""
+        """Up to three SACK blocks as on the wire, the most recently changed first."""
         return tuple((left & MASK, right & MASK) for left, right in self._recent[:MAX_REPORTED_BLOCKS])
 
     def clear(self) -> list[object]:
-        """Forget everything. Returns the handles that were held."""
+        """Remove everything. Returns the handles that were held."""
         bufs = [held[2] for held in self.ranges]
         self.ranges = []
         self.held_bytes = 0
@@ -131,7 +132,7 @@ class Reassembly:
         if stop > at + 1:
             gone = blocks[at + 1 : stop]
             del blocks[at + 1 : stop]
-            # Identity, not equality: a block is an object that grows.
+            # Compare by identity: two blocks may be equal, and a block changes as it grows.
             self._recent = [kept for kept in self._recent if not any(kept is old for old in gone)]
         self._to_front(block)
 

@@ -1,21 +1,21 @@
-"""The receiver of a connection: the guest's bytes in order, the window shown to the guest, and ACKs.
+"""The receiving half of a connection: the guest's bytes in order, the receive window, and ACKs.
 
 RFC 9293 sections 3.8.6 and 3.10.7.4, RFC 7323 sections 2 and 4.3, RFC 5681 section 4.2, RFC 2883.
 
-The window shown is the capacity less the bytes that the host has not taken. Out-of-order bytes lie inside
-the window already shown, so they need no room besides. The right edge never moves left. It moves right in
-steps that a sender can use (silly-window avoidance).
+The advertised window is the capacity minus the bytes that the host has not taken. Out-of-order bytes lie
+inside the advertised window, so they need no extra room. The right edge never moves left. It moves right in
+steps that are large enough for a sender to use (silly-window avoidance).
 
-An ACK means "received in order", not "taken by the host": a host that stalls must close the window, and must
-not let the guest's retransmission timer expire. When the host takes bytes quickly, that sends the ACK.
-Otherwise the delayed-ACK timer does.
+An ACK means that bytes were received in order, not that the host has taken them. A host that stalls must
+close the window, but must not let the guest's retransmission timer expire. If the host takes bytes quickly,
+the ACK is sent then. Otherwise the delayed-ACK timer sends it.
 """
 
 from typing import Final
 
 from pipeline.engines.tcp.actions import Deliver, Discard
 from pipeline.engines.tcp.agenda import Agenda
-from pipeline.engines.tcp.autotune import Turns
+from pipeline.engines.tcp.autotune import Rounds
 from pipeline.engines.tcp.config import DEFAULT_MSS, TcpConfig
 from pipeline.engines.tcp.options import Options
 from pipeline.engines.tcp.reassembly import MAX_REPORTED_BLOCKS, Reassembly
@@ -30,11 +30,10 @@ UNSCALED_WINDOW: Final = 65535
 def acceptable(start: int, end: int, rcv_nxt: int, rcv_adv: int) -> bool:
     """Whether positions [start, end) share sequence space with the window (RFC 9293 3.10.7.4).
 
-    This is wider than the RFC's table in three ways. A segment that begins before the window and ends after
-    it (a retransmission after GRO) is trimmed instead of refused. A segment that begins exactly at the right
-    edge may still carry an ACK (section 3.10.7.4: "special allowance should be made to accept valid ACKs"): a
-    sender that has filled the window has no other sequence number for its ACKs. The same goes for a window
-    probe.
+    This accepts more than the RFC's table. A segment that begins before the window and ends after it (a
+    retransmission after GRO) is trimmed, not refused. So is a segment that begins exactly at the right edge:
+    it may be a window probe, or an ACK of a sender that has filled the window and has no other sequence
+    number. (Section 3.10.7.4: "special allowance should be made to accept valid ACKs".)
     """
     if start > rcv_adv:
         return False
@@ -42,14 +41,14 @@ def acceptable(start: int, end: int, rcv_nxt: int, rcv_adv: int) -> bool:
 
 
 class Receiver:
-    """The receive sequence space (RFC 9293 section 3.3.1) and what the guest is told about it."""
+    """The receive sequence space (RFC 9293 section 3.3.1), and what ACKs report about it."""
 
     __slots__ = (
         "_agenda",
         "_cfg",
         "_edge_reached",
+        "_rounds",
         "_taken_bytes",
-        "_turns",
         "ack_now",
         "ack_owed",
         "capacity",
@@ -79,35 +78,35 @@ class Receiver:
         self.irs = 0
         self.rcv_nxt = 0
         self.rcv_fin = NO_POSITION
-        """Position of the guest's FIN, as soon as a segment has named it."""
+        """Position of the guest's FIN, once a segment with it has arrived."""
         self.fin_received = False
         self.reassembly = Reassembly(cfg.max_reassembly_bytes, cfg.max_reassembly_ranges)
         self.untaken = 0
         """Bytes delivered in order that the host has not taken yet."""
 
         self.rcv_adv = 0
-        """Right edge of the window as advertised: RCV.NXT + RCV.WND; never moves left."""
+        """Right edge of the advertised window: RCV.NXT + RCV.WND. It never moves left."""
         self.rcv_wind_shift = 0
         self.rcv_mss = min(DEFAULT_MSS, cfg.rcv_mss)
         """Estimate of the size of the peer's full segments."""
         self.capacity = cfg.initial_receive_window
-        """Bytes that may wait for the host; autotuning moves it up to ``limit``."""
+        """Bytes that may wait for the host. Autotuning changes it, up to ``limit``."""
         self.limit = cfg.max_receive_window
-        self._turns = Turns()
+        self._rounds = Rounds()
         self._edge_reached = False
-        """Whether the peer has filled the window since it was tuned last."""
+        """Whether the peer has filled the window since the last tuning."""
 
         self.ack_now = False
         self.ack_owed = False
-        """An ACK may wait for the host to take bytes, for data to ride on, or for the delayed-ACK timer."""
+        """An ACK waits until the host takes bytes, data are sent, or the delayed-ACK timer expires."""
         self.dup_acks_owed = 0
         self.dsack: tuple[int, int] | None = None
         """Duplicate to report in the next ACK (RFC 2883), as on the wire."""
         self.interactive = False
-        """Whether data have answered data: then an ACK waits for an answer to ride on."""
+        """Whether the host has answered the guest's data with data. Then an ACK waits for the next answer."""
         self.data_received_at = -1e9
         self._taken_bytes = 0
-        """Taken by the host since the last ACK left."""
+        """Bytes that the host took since the last ACK was sent."""
 
         self.ts_recent = 0
         self.ts_recent_at = now
@@ -116,7 +115,7 @@ class Receiver:
     # --- opening and closing ---------------------------------------------------------
 
     def syn_arrived(self, syn: Segment, options: Options, now: float) -> None:
-        """The guest's SYN or SYN-ACK: its sequence number, timestamp and window scale."""
+        """Read the guest's SYN or SYN-ACK: its sequence number, timestamp and window scale."""
         self.irs = syn.seq & MASK
         self.rcv_nxt = self.rcv_adv = self.last_ack_sent = self.irs + 1
         if options.ts_ok:
@@ -129,39 +128,39 @@ class Receiver:
         self.capacity = min(self.capacity, self.limit)
 
     def syn_ack_sent(self, wnd: int) -> None:
-        """Our SYN-ACK left and showed a window of wnd bytes."""
+        """Our SYN-ACK was sent, with a window of wnd bytes."""
         self.rcv_adv = max(self.rcv_adv, self.rcv_nxt + wnd)
         self.last_ack_sent = self.rcv_nxt
         self.ack_now = False
 
     def stop(self) -> None:
-        """The connection is over: nothing is acknowledged any more."""
+        """The connection is over: acknowledge nothing."""
         self.ack_now = self.ack_owed = False
 
     def drop_out_of_order(self) -> None:
-        """Give back all bytes that wait for missing ones."""
+        """Free all bytes that wait for missing ones."""
         self._agenda.discard(self.reassembly.clear())
 
     # --- segments that arrive --------------------------------------------------------
 
     def note_timestamp(self, ts_val: int, now: float) -> None:
-        """TS.Recent: the timestamp to echo (RFC 7323 section 4.3)."""
+        """Set TS.Recent, the timestamp to echo (RFC 7323 section 4.3)."""
         self.ts_recent = ts_val
         self.ts_recent_at = now
 
     def report_duplicate(self, start: int, end: int) -> None:
-        """Positions [start, end) came twice: the next ACK says so (RFC 2883)."""
+        """Positions [start, end) arrived twice: report that in the next ACK (RFC 2883)."""
         self.dsack = (start & MASK, end & MASK)
 
     def ack_soon(self) -> None:
-        """The next transmit() acknowledges, with or without data."""
+        """Make the next transmit() acknowledge, with or without data."""
         self.ack_now = True
         self._agenda.transmit_soon()
 
     def text(self, start: int, length: int, buf: object, seg_count: int, now: float) -> str | None:
-        """Take the data [start, start + length) of an acceptable segment; buf ends here.
+        """Process the data [start, start + length) of an acceptable segment. buf ends in an action.
 
-        Returns the name of a drop counter, or None when at least a part was new.
+        Returns the name of a drop counter, or None if at least a part was new.
         """
         rcv_nxt = self.rcv_nxt
         end = start + length
@@ -193,11 +192,11 @@ class Receiver:
             self.report_duplicate(start, rcv_nxt)
             self.ack_soon()
         if end > stop:
-            # A part was refused: the peer must learn where the window ends.
+            # A part was outside the window: the peer must learn where the window ends.
             self.ack_soon()
         if self.reassembly.ranges:
             self._drain()
-            # RFC 5681 4.2: at once, when a segment fills all or part of a gap.
+            # RFC 5681 4.2: acknowledge at once if a segment fills all or part of a gap.
             self.ack_soon()
         elif not self.ack_owed:
             self.ack_owed = True
@@ -208,7 +207,7 @@ class Receiver:
         dropped: list[object] = []
         kept = self.reassembly.insert(start, stop, buf, 0, dropped)
         self._agenda.discard(dropped)
-        # RFC 5681 4.2: a duplicate ACK at once.
+        # RFC 5681 4.2: send a duplicate ACK at once.
         self.ack_soon()
         self.dup_acks_owed += 1
         if not kept:
@@ -219,7 +218,7 @@ class Receiver:
         return None
 
     def _drain(self) -> None:
-        """Deliver what has become contiguous."""
+        """Deliver the out-of-order ranges that are in order now."""
         rcv_nxt = self.rcv_nxt
         actions = self._agenda.actions
         reassembly = self.reassembly
@@ -235,10 +234,10 @@ class Receiver:
         reassembly.forget_blocks(rcv_nxt)
 
     def note_fin(self, position: int) -> None:
-        """The peer's FIN has this position.
+        """A segment has the peer's FIN at this position.
 
-        It needs no room, so it is accepted at the right edge too. A FIN before bytes already received, or a
-        second FIN elsewhere, contradicts the peer's own stream and is ignored.
+        A FIN needs no room, so it is accepted at the right edge, too. A FIN before bytes that were received,
+        or a second FIN at another position, contradicts the peer's own stream. It is ignored.
         """
         if position < self.rcv_nxt or position > self.rcv_adv:
             return
@@ -249,7 +248,7 @@ class Receiver:
             self.dup_acks_owed += 1
 
     def take_fin(self) -> None:
-        """rcv_nxt moves over the FIN. Bytes held after it are thrown away."""
+        """Move rcv_nxt over the FIN, and discard bytes held after it."""
         self.fin_received = True
         self.rcv_nxt += 1
         if self.rcv_adv < self.rcv_nxt:
@@ -260,15 +259,15 @@ class Receiver:
     # --- the host --------------------------------------------------------------------
 
     def taken(self, n: int) -> None:
-        """The host took n more bytes: an ACK, a window update or a larger window may be due."""
+        """The host took n more bytes. An ACK, a window update or a larger window may be due."""
         untaken = self.untaken - n
         self.untaken = untaken if untaken > 0 else 0
         if self.fin_received:
             return
         if untaken <= 0 and self._edge_reached:
-            # The peer filled the window and the host emptied it: the window is the bottleneck.
+            # The peer has filled the window and the host has emptied it: the window is the bottleneck.
             self._edge_reached = False
-            self.capacity = self._turns.tuned(self.capacity, self.limit, self._cfg)
+            self.capacity = self._rounds.tuned(self.capacity, self.limit, self._cfg)
         self._taken_bytes += n
         two_mss = 2 * self.rcv_mss
         if self.ack_owed and (self._taken_bytes >= two_mss or not self.interactive):
@@ -281,7 +280,7 @@ class Receiver:
             self.ack_soon()
 
     def set_limit(self, limit: int) -> None:
-        """At most ``limit`` bytes may wait for the host from now on; what was shown stays promised."""
+        """At most ``limit`` bytes may wait for the host. The advertised right edge does not move left."""
         self.limit = limit
         initial = self._cfg.initial_receive_window
         if self.capacity > limit:
@@ -289,29 +288,30 @@ class Receiver:
         elif self.capacity < initial:
             self.capacity = min(initial, limit)
 
-    # --- ACKs that leave ---------------------------------------------------------------
+    # --- ACKs that are sent --------------------------------------------------------------
 
     def delayed_ack_expired(self) -> None:
-        """The host was slow, or did not answer: acknowledge now, and wait for no answers to ride on."""
+        """The host was slow, or did not answer: acknowledge now, and do not wait for answers any more."""
         self._agenda.timers[DELAYED_ACK] = NEVER
         self.interactive = False
         if self.ack_owed:
             self.ack_soon()
 
     def sack_blocks(self) -> tuple[tuple[int, int], ...]:
-        """What the next ACK reports: a duplicate first (RFC 2883), then what waits for missing bytes."""
+        """The SACK blocks of the next ACK: a duplicate first (RFC 2883), then out-of-order ranges."""
         blocks = self.reassembly.sack_blocks()
         if self.dsack is not None:
             blocks = (self.dsack, *blocks[: MAX_REPORTED_BLOCKS - 1])
         return blocks
 
     def advertise(self) -> int:
-        """The window field of a segment that leaves now; moves rcv_adv.
+        """The window field of a segment that is sent now. Moves rcv_adv.
 
-        With a scale the field counts units, so the edge cannot be repeated exactly as rcv_nxt moves (RFC 7323
-        section 2.4). The field is rounded up, so that what was promised stays promised, until that adds up to
-        one unit over the capacity. Then it is rounded down. What is shown may thus waver by less than one
-        unit; what is accepted (rcv_adv) never moves left.
+        A scaled field counts units of 2**shift bytes. So as rcv_nxt moves, the field cannot express the same
+        right edge again (RFC 7323 section 2.4). It is rounded up, so that the advertised edge does not move
+        left. Rounding up adds to rcv_adv; when the sum would exceed the capacity by more than one unit, the
+        field is rounded down. So the advertised edge may move left by less than one unit. The accepted edge
+        (rcv_adv) never does.
         """
         rcv_nxt = self.rcv_nxt
         held = self.rcv_adv - rcv_nxt
@@ -334,21 +334,21 @@ class Receiver:
         return field if field < 65535 else 65535
 
     def nothing_sent(self, rcv_adv: int) -> None:
-        """No segment left after all: the edge of before advertise() stands."""
+        """No segment was sent after advertise(): restore the right edge from before it."""
         self.rcv_adv = rcv_adv
 
     def data_sent(self, now: float) -> None:
-        """An ACK leaves with data. If they answer recent data, later ACKs may wait for such a ride too."""
+        """An ACK is sent with data. If these answer recent data, later ACKs may wait for data, too."""
         if now - self.data_received_at < self._cfg.delayed_ack:
             self.interactive = True
 
     def ack_sent(self, rcv_adv: int, now: float) -> None:
-        """A segment leaves with an ACK and a window; rcv_adv is the edge of before advertise()."""
+        """A segment with an ACK and a window is sent. rcv_adv: the right edge from before advertise()."""
         self.ack_now = self.ack_owed = False
         self.dup_acks_owed = 0
         self.dsack = None
         self._taken_bytes = 0
         self.last_ack_sent = self.rcv_nxt
         self._agenda.timers[DELAYED_ACK] = NEVER
-        if self.rcv_nxt >= self._turns.edge and self.rcv_adv > rcv_adv:
-            self._turns.next(self.rcv_nxt, self.rcv_adv, now)
+        if self.rcv_nxt >= self._rounds.edge and self.rcv_adv > rcv_adv:
+            self._rounds.next(self.rcv_nxt, self.rcv_adv, now)

@@ -1,9 +1,9 @@
-"""ACKs of new data, loss recovery, and the retransmission time-out.
+"""What the sender does with ACKs, losses and retransmission time-outs.
 
 RFC 5681 section 3.2, RFC 6582 (peers without SACK), RFC 6675 (recovery, with RACK instead of its IsLost),
 RFC 6298 section 5, RFC 3522 and 4015 (Eifel: undo after a spurious retransmission).
 
-The common case, an ACK with nothing lost or SACKed, leaves acknowledge() early.
+In the common case nothing is lost or SACKed. Then acknowledge() returns early.
 """
 
 from typing import Final
@@ -28,7 +28,7 @@ RTO_AFTER_LOST_SYN: Final = 3.0
 
 
 class Recovery:
-    """What is known of losses, and how the congestion window and the timers react to them."""
+    """The state of loss recovery. Changes the congestion window and the timers."""
 
     __slots__ = (
         "_agenda",
@@ -44,11 +44,11 @@ class Recovery:
         "cwnd_limited",
         "dup_acks",
         "fast_retransmit",
+        "loss_suspected",
         "phase",
         "recover",
         "retransmits",
         "timeouts",
-        "trouble",
         "undo",
     )
 
@@ -73,25 +73,26 @@ class Recovery:
         """OPEN, RECOVERY or LOSS."""
         self.recover = snd.iss
         """RECOVERY and LOSS end when snd_una reaches this."""
-        self.trouble = False
-        """Whether anything is SACKed, lost, probed for or recovered: the common case ends here."""
+        self.loss_suspected = False
+        """Whether anything is SACKed, lost, probed for or in recovery. In the common case nothing is."""
         self.dup_acks = 0
         self.fast_retransmit = False
-        """The next lost segment leaves even if cwnd has no room."""
+        """Send the next lost segment even if cwnd has no room."""
         self.cwnd_limited = False
-        """Whether cwnd was what limited the sender last time; only then it grows."""
+        """Whether cwnd limited the sender the last time it sent. Only then cwnd grows."""
         self.retransmits = 0
-        """Time-outs in a row."""
+        """Time-outs without an ACK of new data in between."""
         self.timeouts = 0
         self.undo = Undo()
         self._rtt_mark = snd.iss
-        """An ACK beyond this gives the next sample of the round-trip time."""
+        """The next ACK after this position gives a sample of the round-trip time."""
         self._path_mtu_mark = snd.iss
+        """snd_nxt when the path's MTU was lowered last."""
         self._path_mtu_timeouts = 0
-        """snd_nxt and timeouts when the path's MTU was lowered last."""
+        """timeouts when the path's MTU was lowered last."""
 
     def pipe(self) -> int:
-        """Bytes thought to be in the network (RFC 6675 section 4)."""
+        """The estimate of bytes in the network (RFC 6675 section 4)."""
         snd = self._snd
         board = snd.board
         pipe = snd.snd_nxt - snd.snd_una - board.sacked_bytes - board.lost_bytes
@@ -100,19 +101,19 @@ class Recovery:
         return pipe if pipe > 0 else 0
 
     def established(self, syn_retransmits: int, syn_sent_at: float, seg: Segment, now: float) -> None:
-        """seg acknowledges our SYN: the first round trip, or what a lost SYN says about the path."""
+        """seg acknowledges our SYN: take the first sample of the round trip, and react to a lost SYN."""
         self.retransmits = 0
         self._agenda.timers[RTO] = NEVER
         if syn_retransmits == 0:
             self._rtt.sample(now - syn_sent_at, now)
         elif self._options.ts_ok and seg.has_ts and seg.ts_ecr:
-            # The echo says which copy was answered.
+            # The timestamp echo tells which copy was answered.
             elapsed = (int(now * 1000) - seg.ts_ecr) & MASK
             self._rtt.sample(min(elapsed, 60_000) / 1000, now)
         else:
             self._rtt.restart(RTO_AFTER_LOST_SYN)
         if syn_retransmits > 1:
-            # RFC 5681 3.1 (one lost SYN is forgiven, as in Linux).
+            # RFC 5681 3.1. One lost SYN does not reduce cwnd, as in Linux.
             self._cc.on_syn_loss()
         self._rtt_mark = self._snd.snd_nxt
         self._rack.established()
@@ -120,9 +121,9 @@ class Recovery:
     # --- ACKs that arrive ------------------------------------------------------------------
 
     def acknowledge(self, seg: Segment, ack: int, same_window: bool, now: float) -> None:
-        """seg acknowledges everything before position ack, snd_una <= ack <= snd_nxt, and may carry SACK.
+        """seg acknowledges everything before position ack, with snd_una <= ack <= snd_nxt.
 
-        same_window: the segment left the send window as it was (a duplicate ACK does).
+        same_window: seg did not change the send window, as a duplicate ACK does not.
         """
         snd = self._snd
         acked = ack - snd.snd_una
@@ -131,7 +132,7 @@ class Recovery:
             self.retransmits = 0
             rtt = self._rtt
             if ack > self._rtt_mark or rtt.backoffs:
-                # One sample a round trip; after a time-out the first that can be had ends the back-off.
+                # One sample for each round trip. After a time-out the first possible one ends the back-off.
                 sample = measured(newly, seg, ack, self._options.ts_ok, now)
                 if sample >= 0.0:
                     rtt.sample(sample, now)
@@ -142,12 +143,12 @@ class Recovery:
                 timers[PTO] = NEVER
             else:
                 timers[RTO] = now + rtt.rto
-                self._rack.arm_probe(self.phase, self.trouble, now)
+                self._rack.arm_probe(self.phase, self.loss_suspected, now)
             if snd.snd_nxt < snd.send_end:
                 self._agenda.transmit_soon()
         else:
             newly = []
-        if not (self.trouble or seg.sack):
+        if not (self.loss_suspected or seg.sack):
             if acked:
                 if self.cwnd_limited:
                     self._cc.on_ack(acked, now, self._rtt.srtt)
@@ -158,13 +159,13 @@ class Recovery:
             self._recover(seg, ack, acked, newly, same_window, now)
 
     def _is_duplicate(self, seg: Segment, same_window: bool) -> bool:
-        """RFC 5681 section 2, for seg.ack == snd_una."""
+        """Whether seg, with seg.ack == snd_una, is a duplicate ACK (RFC 5681 section 2)."""
         return same_window and seg.length == 0 and self._snd.snd_nxt > self._snd.snd_una
 
     def _recover(
         self, seg: Segment, ack: int, acked: int, newly: list[SentRange], same_window: bool, now: float
     ) -> None:
-        """The ACK says something about losses, or there are some."""
+        """Process an ACK while a loss is suspected, or one that reports a loss."""
         snd = self._snd
         rack = self._rack
         sack_ok = self._options.sack_ok
@@ -191,16 +192,16 @@ class Recovery:
             self._agenda.transmit_soon()
         if acked and self.phase != RECOVERY and self.cwnd_limited:
             self._cc.on_ack(acked, now, self._rtt.srtt)
-        self.trouble = bool(
+        self.loss_suspected = bool(
             self.phase != OPEN or snd.board.sacked_bytes or lost or self.dup_acks or rack.probing()
         )
-        if self.trouble:
+        if self.loss_suspected:
             if newly:
                 rack.silence_ends()
-            rack.arm_probe(self.phase, self.trouble, now)
+            rack.arm_probe(self.phase, self.loss_suspected, now)
 
     def _react_to_loss(self, now: float) -> bool:
-        """Whether anything is to be sent again. The first loss begins fast recovery."""
+        """Whether anything must be sent again. The first loss begins fast recovery."""
         if not self._snd.board.lost_bytes:
             return False
         if self.phase == OPEN:
@@ -209,7 +210,7 @@ class Recovery:
         return True
 
     def _count_duplicates(self, seg: Segment, ack: int, acked: int, same_window: bool) -> None:
-        """NewReno (RFC 6582): the third duplicate ACK, and partial ACKs, mark one segment lost."""
+        """NewReno (RFC 6582): the third duplicate ACK, and each partial ACK, mark one segment lost."""
         snd = self._snd
         if acked:
             if self.phase == RECOVERY:
@@ -221,7 +222,7 @@ class Recovery:
         if not self._is_duplicate(seg, same_window) or self.phase == LOSS:
             return
         self.dup_acks += 1
-        # Section 4.1 of RFC 6582: not again for the window that a time-out or recovery has dealt with.
+        # RFC 6582 section 4.1: not again in a window for which a time-out or recovery has begun already.
         if self.dup_acks == DUP_THRESH and self.phase == OPEN and ack >= self.recover:
             snd.board.mark_front_lost(snd.snd_mss)
 
@@ -240,39 +241,39 @@ class Recovery:
         self._be_open()
 
     def _be_open(self) -> None:
-        """Recovery, or the time after a time-out, is over, and there is nothing to undo."""
+        """End RECOVERY or LOSS. There is nothing left to undo."""
         self.phase = OPEN
         self.dup_acks = 0
         self.fast_retransmit = False
         self.undo.forget()
 
     def _undo_if_spurious(self, seg: Segment) -> None:
-        """If seg says that nothing was lost, give back what the mistake took."""
+        """If seg shows that nothing was lost, restore the congestion window and the RTO."""
         if self._options.ts_ok and seg.has_ts and self.undo.spurious(seg.ts_ecr):
             self._cc.undo(self.undo.cwnd, self.undo.ssthresh)
             self._snd.board.unmark_lost()
             self._rtt.undo_back_off()
             self._be_open()
 
-    # --- segments that leave ---------------------------------------------------------------
+    # --- segments that are sent ------------------------------------------------------------
 
     def room(self) -> int:
-        """Bytes that cwnd allows beyond what is in flight."""
-        if self.trouble:
+        """Bytes that cwnd allows in addition to those in flight."""
+        if self.loss_suspected:
             return self._cc.cwnd - self.pipe()
         return self._cc.cwnd - (self._snd.snd_nxt - self._snd.snd_una)
 
     def data_sent(self, limited: bool, now: float) -> None:
-        """New data have left. limited: cwnd had no room for more."""
+        """New data were sent. limited: cwnd had no room for more."""
         self._arm(now)
         cc = self._cc
         if not limited and cc.cwnd < cc.ssthresh:
-            # As Linux: in slow start using half of cwnd is enough to let it grow.
+            # As in Linux: in slow start cwnd grows if half of it is used.
             limited = 2 * (self._snd.snd_nxt - self._snd.snd_una) >= cc.cwnd
         self.cwnd_limited = limited
 
     def cwnd_is_full(self) -> None:
-        """Nothing could leave, because cwnd had no room."""
+        """Nothing could be sent, because cwnd had no room."""
         self.cwnd_limited = True
 
     def range_retransmitted(self, now: float) -> None:
@@ -288,7 +289,7 @@ class Recovery:
         timers = self._agenda.timers
         if timers[RTO] == NEVER:
             timers[RTO] = now + self._rtt.rto
-        self._rack.arm_probe(self.phase, self.trouble, now)
+        self._rack.arm_probe(self.phase, self.loss_suspected, now)
 
     # --- timers ----------------------------------------------------------------------------
 
@@ -297,22 +298,22 @@ class Recovery:
         self._agenda.timers[REORDER] = NEVER
         self._rack.detect_loss(self.phase, now)
         if self._react_to_loss(now):
-            self.trouble = True
+            self.loss_suspected = True
 
     def probe_expired(self, now: float) -> None:
-        """Nothing has come back for a while: probe for the loss of the last segments (RFC 8985 section 7)."""
+        """No ACK has arrived for a while: probe for the loss of the last segments (RFC 8985 section 7)."""
         self._agenda.timers[PTO] = NEVER
         if self.phase == RECOVERY:
             if not self._rack.probe_expired_in_recovery():
                 return
             self.fast_retransmit = True
-        elif not self._rack.probe_expired(self.trouble, now):
+        elif not self._rack.probe_expired(self.loss_suspected, now):
             return
-        self.trouble = True
+        self.loss_suspected = True
         self._agenda.transmit_soon()
 
     def retransmission_timeout(self, last_received_at: float, now: float) -> bool:
-        """The RTO timer expired (RFC 6298 section 5.4 to 5.6). False when the peer counts as dead."""
+        """The RTO timer expired (RFC 6298 section 5.4 to 5.6). Returns False if the peer counts as dead."""
         snd = self._snd
         board = snd.board
         timers = self._agenda.timers
@@ -322,7 +323,7 @@ class Recovery:
         if not board.ranges:
             timers[RTO] = NEVER
             return True
-        # A peer that shrank its window to nothing but still answers may take its time (RFC 9293 MUST-37).
+        # A peer that closed its window but still answers is not dead (RFC 9293 MUST-37).
         if snd.snd_wnd > 0 or now - last_received_at > self._cfg.max_rto:
             self.retransmits += 1
             if self.retransmits > self._cfg.retries:
@@ -342,21 +343,21 @@ class Recovery:
         return True
 
     def _start_over(self) -> None:
-        """All that is marked lost is sent again, and what older ACKs say about losses no longer counts."""
+        """Send again all that is marked lost, and ignore what older ACKs report about losses."""
         self.recover = self._snd.snd_nxt
         self.dup_acks = 0
         self._rack.forget_probe()
-        self.trouble = True
+        self.loss_suspected = True
         self._agenda.transmit_soon()
 
     # --- the path's MTU --------------------------------------------------------------------
 
     def believes_path_mtu(self) -> bool:
-        """Whether a smaller MTU may be believed: once for each window or time-out."""
+        """Whether a message about a smaller MTU is believed: once for each window or time-out."""
         return self._snd.snd_una >= self._path_mtu_mark or self.timeouts != self._path_mtu_timeouts
 
     def path_mtu_lowered(self) -> None:
-        """Ranges that may have left in segments over snd_mss are lost; undo would be wrong here."""
+        """Mark ranges lost that may have been sent in segments longer than snd_mss. This cannot be undone."""
         snd = self._snd
         board = snd.board
         self._path_mtu_mark = snd.snd_nxt

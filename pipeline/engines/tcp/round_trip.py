@@ -1,7 +1,7 @@
-"""What an ACK says about the round-trip time.
+"""Measures the round-trip time from an ACK.
 
-RFC 6298 section 3 (Karn: not from data sent twice, unless a timestamp tells the copies apart), RFC 7323
-section 4.1 (timestamps), RFC 2883 (a duplicate tells them apart, too).
+Data that were sent twice give no sample, unless a timestamp tells which copy was acknowledged (Karn's
+algorithm, RFC 6298 section 3; RFC 7323 section 4.1). A DSACK tells it, too (RFC 2883).
 """
 
 from typing import Final
@@ -11,16 +11,16 @@ from pipeline.engines.tcp.segment import Segment
 from pipeline.engines.tcp.seq import MASK, unwrap
 
 MAX_TIMESTAMP_RTT: Final = 120_000
-"""Milliseconds; an older echo says nothing."""
+"""Milliseconds. An older timestamp echo is ignored."""
 
 
 def measured(newly: list[SentRange], seg: Segment, una: int, ts_ok: bool, now: float) -> float:
-    """Seconds between a transmission and its ACK, seg; negative where seg says nothing about that.
+    """Seconds between a transmission and its ACK ``seg``. Negative if seg gives no sample.
 
     newly: the ranges that seg has acknowledged. una: snd_una, after seg has moved it.
     """
     if newly and not any(sent.retransmitted for sent in newly):
-        # Had any been sent twice, an earlier ACK may have been lost, and the oldest waited for that.
+        # If a range was sent twice, an earlier ACK may be lost, and the oldest range waited for that.
         return now - newly[0].xmit_ts
     copy = _received_twice(newly, seg, una)
     if copy is not None:
@@ -33,10 +33,10 @@ def measured(newly: list[SentRange], seg: Segment, una: int, ts_ok: bool, now: f
 
 
 def _received_twice(newly: list[SentRange], seg: Segment, una: int) -> SentRange | None:
-    """The range, among those just acknowledged, whose last copy caused this ACK, as a DSACK says.
+    """The newly acknowledged range that a DSACK in this ACK reports as received twice, or None.
 
-    The ACK of its first copy was lost. The timestamp echo belongs to that first copy, and would make a round
-    trip of our own time-out.
+    Its last copy caused this ACK; the ACK of its first copy was lost. The timestamp echo is that of the first
+    copy, so a sample from it would include our own time-out.
     """
     if seg.sack:
         left = unwrap(seg.sack[0][0], una)

@@ -1,7 +1,7 @@
-"""The estimate of the round-trip time, and the retransmission time-out that follows from it (RFC 6298).
+"""Estimates the round-trip time, and computes the retransmission time-out (RTO) from it (RFC 6298).
 
-round_trip.py takes the samples, one a round trip. Granularity G is 1 ms. The minimum of the RTO is 200 ms
-as in Linux, instead of 1 s.
+round_trip.py measures the samples, one for each round trip. The clock granularity G is 1 ms. The minimum RTO
+is 200 ms as in Linux, instead of 1 s.
 """
 
 from typing import Final
@@ -14,7 +14,7 @@ MIN_RTT_LIFETIME: Final = 300.0
 
 
 class RttEstimator:
-    """srtt, rttvar, rto in seconds; srtt is 0.0 before the first sample."""
+    """srtt, rttvar and rto are in seconds. srtt is 0.0 before the first sample."""
 
     __slots__ = ("_base", "_max", "_min", "_min_at", "backoffs", "min_rtt", "rto", "rttvar", "srtt")
 
@@ -31,7 +31,7 @@ class RttEstimator:
         self.rto = cfg.initial_rto
 
     def sample(self, rtt: float, now: float) -> None:
-        """A measured round trip (sections 2.2, 2.3); ends the back-off."""
+        """Use a measured round trip (sections 2.2, 2.3). This ends the back-off."""
         if rtt < 1e-6:
             rtt = 1e-6
         if self.srtt == 0.0:
@@ -56,19 +56,19 @@ class RttEstimator:
         self.backoffs = 0
 
     def back_off(self) -> None:
-        """The timer expired: double, up to the maximum (section 5.5)."""
+        """The timer expired: double the RTO, up to the maximum (section 5.5)."""
         self.rto = min(self.rto * 2, self._max)
         self.backoffs += 1
 
     def backed_off(self, times: int) -> float:
-        """The RTO after ``times`` doublings from the last computed one, without changing it."""
+        """The last computed RTO, doubled ``times`` times. Changes nothing."""
         return min(self._base * (1 << min(times, 20)), self._max)
 
     def undo_back_off(self) -> None:
-        """The expiry was spurious: back to the computed value."""
+        """The time-out was spurious: go back to the computed RTO."""
         self.rto = self._base
         self.backoffs = 0
 
     def restart(self, rto: float) -> None:
-        """No sample yet and the SYN timed out: section 5.7 asks for 3 s for the data."""
+        """The SYN timed out, and there is no sample: set the RTO for the data (3 s by section 5.7)."""
         self._base = self.rto = min(max(rto, self._min), self._max)

@@ -1,15 +1,15 @@
-"""The scoreboard: what the sender knows of the bytes between snd_una and snd_nxt.
+"""The SACK scoreboard: which of the bytes between snd_una and snd_nxt are in flight, lost or received.
 
-RFC 2018, RFC 6675, and for RFC 8985 the time when each range was sent last. Numbers are positions (see
+RFC 2018, RFC 6675, and for RFC 8985 the time of each range's last transmission. Numbers are positions (see
 seq.py).
 
-The scoreboard covers snd_una..snd_nxt with adjacent ranges. One transmission makes one range (up to 64 KiB,
-not one entry a segment). A range is cut only where a SACK block, a partial ACK or a partial retransmission
-ends. A range is in flight, ``lost`` (to be sent again) or ``sacked``. Neighbours that are sacked are joined
-again.
+The scoreboard covers snd_una..snd_nxt with adjacent ranges. One transmission makes one range of up to 64 KiB,
+not a range for each segment. A range is cut only at the edge of a SACK block, a partial ACK or a partial
+retransmission. A range is in flight, ``lost`` (to be sent again) or ``sacked``. Adjacent sacked ranges are
+joined.
 
 RFC 6675's pipe is counted incrementally: pipe = HighData - snd_una - sacked - lost. A lost range that was
-sent again is in flight again, as in RFC 8985. That also covers what RFC 6675 does with HighRxt.
+sent again is in flight again, as in RFC 8985. So RFC 6675's HighRxt is not needed.
 """
 
 from bisect import bisect_right
@@ -19,7 +19,7 @@ from typing import Final
 from pipeline.engines.tcp.seq import unwrap
 
 MAX_SACK_BLOCKS: Final = 4
-"""As many as fit into the options of a segment."""
+"""The most blocks that fit into the options of a segment."""
 
 _start = attrgetter("start")
 
@@ -30,7 +30,7 @@ def _inside(left: int, right: int, block: tuple[int, int], near: int) -> bool:
 
 
 class SentRange:
-    """Positions [start, end), last sent at xmit_ts (seconds). FIN counts as one position."""
+    """Positions [start, end), last sent at xmit_ts (seconds). A FIN is one position."""
 
     __slots__ = ("end", "lost", "retransmitted", "sacked", "start", "xmit_ts")
 
@@ -44,9 +44,9 @@ class SentRange:
 
 
 class Scoreboard:
-    """What was sent and is not yet acknowledged, in order of position.
+    """The ranges that are sent and not yet acknowledged, in order of position.
 
-    high_sacked is the highest position SACKed (or acknowledged) so far.
+    high_sacked: the highest position that was SACKed or acknowledged so far.
     """
 
     __slots__ = (
@@ -67,11 +67,11 @@ class Scoreboard:
         self.retransmitted_out = 0
         """Ranges in flight that were sent more than once."""
         self.retransmitted_bytes = 0
-        """Of all retransmissions so far."""
+        """Bytes of all retransmissions so far."""
         self.high_sacked = position
 
     def sent(self, start: int, end: int, now: float) -> None:
-        """New positions were sent; they continue the last range if that was sent in the same call."""
+        """New positions were sent. If the last range was sent at the same time, they extend it."""
         ranges = self.ranges
         if ranges:
             last = ranges[-1]
@@ -81,9 +81,10 @@ class Scoreboard:
         ranges.append(SentRange(start, end, now))
 
     def acknowledge(self, una: int) -> list[SentRange]:
-        """Everything before una has arrived. Returns the ranges of it (or their fronts) that this is news of.
+        """Remove everything before una, which is acknowledged.
 
-        Returned ranges carry their times and flags. A front that was cut off is a new object.
+        Returns the ranges that were not SACKed before, with their times and flags. If una lies inside a
+        range, its front is returned as a new object.
         """
         ranges = self.ranges
         newly: list[SentRange] = []
@@ -115,10 +116,10 @@ class Scoreboard:
     def read_blocks(
         self, blocks: tuple[tuple[int, int], ...], una: int, nxt: int, newly: list[SentRange]
     ) -> int:
-        """Mark the blocks of an ACK, as they are on the wire. una and nxt are snd_una and snd_nxt.
+        """Process the SACK blocks of an ACK, as on the wire. una, nxt: snd_una and snd_nxt.
 
-        Appends to newly as sack() does. Returns the bytes that the first block reports as received twice
-        (RFC 2883), 0 if it does not: it lies before snd_una then, or inside the second block.
+        Appends to newly as sack() does. A first block before snd_una, or inside the second block, reports
+        bytes that were received twice (RFC 2883). Returns the number of these bytes, or 0.
         """
         blocks = blocks[:MAX_SACK_BLOCKS]
         duplicate = 0
@@ -134,9 +135,9 @@ class Scoreboard:
         return duplicate
 
     def sack(self, left: int, right: int, newly: list[SentRange]) -> int:
-        """The peer holds [left, right), which the caller has checked to lie in snd_una..snd_nxt.
+        """The peer has [left, right). The caller has checked that this is in snd_una..snd_nxt.
 
-        Appends a copy of each range that this is news of to newly. Returns the news in bytes.
+        Appends a copy of each range that was not SACKed before to newly. Returns the bytes of these ranges.
         """
         ranges = self.ranges
         index = max(0, bisect_right(ranges, left, key=_start) - 1)
@@ -167,13 +168,13 @@ class Scoreboard:
         return news
 
     def mark_lost(self, sent: SentRange) -> None:
-        """sent is to be retransmitted. Nothing changes for a range that is sacked or already lost."""
+        """Mark a range to be retransmitted, unless it is sacked or already lost."""
         if not (sent.sacked or sent.lost):
             sent.lost = True
             self.lost_bytes += sent.end - sent.start
 
     def mark_all_lost(self, reneged: bool) -> None:
-        """Time-out: all that is not sacked is lost (RFC 6675 5.1); all of it if the peer has reneged."""
+        """Mark all ranges lost that are not sacked (RFC 6675 5.1). reneged: also the sacked ones."""
         for sent in self.ranges:
             if reneged and sent.sacked:
                 sent.sacked = False
@@ -183,7 +184,7 @@ class Scoreboard:
             self.mark_lost(sent)
 
     def mark_front_lost(self, size: int) -> None:
-        """The first size positions are lost, for peers without SACK (RFC 6582 section 3.2)."""
+        """Mark the first size positions lost, for peers without SACK (RFC 6582 section 3.2)."""
         if self.ranges:
             front = self.ranges[0]
             if not front.lost and front.end - front.start > size:
@@ -191,13 +192,13 @@ class Scoreboard:
             self.mark_lost(front)
 
     def unmark_lost(self) -> None:
-        """Nothing was lost after all (undo): what is marked so is in flight."""
+        """Nothing was lost (undo): lost ranges are in flight again."""
         for sent in self.ranges:
             sent.lost = False
         self.lost_bytes = 0
 
     def retransmitted(self, index: int, end: int, now: float) -> None:
-        """The front of ranges[index], up to end, was sent again."""
+        """The front of ranges[index], up to end, was sent again: it is in flight."""
         sent = self.ranges[index]
         if sent.end > end and not self._cut(index, end, forced=True):
             return
@@ -219,14 +220,14 @@ class Scoreboard:
         self.retransmitted(index, self.ranges[index].end, now)
 
     def clear(self) -> None:
-        """The connection is over."""
+        """Remove all ranges: the connection is over."""
         self.ranges = []
         self.sacked_bytes = 0
         self.lost_bytes = 0
         self.retransmitted_out = 0
 
     def _cut(self, index: int, at: int, forced: bool = False) -> bool:
-        """Split ranges[index] at position at. False, and nothing is done, when there are too many ranges."""
+        """Split ranges[index] at position at. Returns False if there are too many ranges to do so."""
         if not forced and len(self.ranges) >= self._max_ranges:
             return False
         sent = self.ranges[index]

@@ -1,9 +1,8 @@
-"""What the stage hands to a connection: one range of the guest's bytes, or one segment without data.
+"""The input of a connection: one segment from the guest, or a run of segments that GRO has merged.
 
-Fields are as on the wire: sequence numbers have 32 bits, and the window is the raw field. The engine never
-looks at bytes: ``buf`` is an opaque handle (0 is a valid one, None means no data). A segment may stand for
-a run of wire segments that GRO has merged. Then its flags are the OR over the run, and its ack and window
-are those of the last segment.
+Fields are as on the wire: sequence numbers have 32 bits, and the window is not scaled. The engine never reads
+payload: ``buf`` is an opaque handle (0 is a valid one, None means no data). The flags of a run are the OR
+over its segments. Its ack and window are those of the last segment.
 """
 
 from typing import NamedTuple, TypeAlias
@@ -11,14 +10,13 @@ from typing import NamedTuple, TypeAlias
 from pipeline.wire.tcp import FIN, SYN
 
 Handle: TypeAlias = object
-"""What the stage calls a run of bytes. Only the stage knows its type."""
+"""The stage's name for a run of bytes. Only the stage knows its type."""
 
 
 class Segment(NamedTuple):
-    """One arriving range. length in bytes of data; mss 0 and wscale -1 mean "option absent".
+    """One segment or run. length: bytes of data. mss 0 and wscale -1 mean that the option is absent.
 
-    sack holds (left, right) edges, most recent first. seg_count is the number of wire
-    segments in the run.
+    sack: (left, right) edges, the most recent block first. seg_count: number of segments on the wire.
     """
 
     seq: int

@@ -1,4 +1,4 @@
-"""The sender of a connection: the bytes queued for the guest, and how far they are sent and acknowledged.
+"""The sending half of a connection: the bytes queued for the guest, and which are sent and acknowledged.
 
 RFC 9293 section 3.3.1 (send sequence variables) and 3.10.7.4 (the send window). Sequence variables are
 positions (see seq.py):
@@ -7,8 +7,8 @@ positions (see seq.py):
      |       |               |                     |          |
      SYN     in flight       not sent yet          the FIN, if the host has ended
 
-The queue holds chunks, from snd_una to queue_end. The retransmission queue is the part before snd_nxt, so
-nothing is ever copied or queued again.
+The queue holds chunks, from snd_una to queue_end. Its part before snd_nxt is the retransmission queue. So
+bytes are neither copied nor queued a second time.
 """
 
 from collections import deque
@@ -24,7 +24,7 @@ from pipeline.wire.tcp_options import MAX_WINDOW_SCALE
 
 
 class Chunk:
-    """Positions [start, end) of the stream are the bytes of buf from offset off on."""
+    """Positions [start, end) of the stream, which are the bytes of buf from offset off on."""
 
     __slots__ = ("buf", "end", "off", "start")
 
@@ -69,13 +69,13 @@ class Sender:
         self.max_snd_wnd = 0
         self.snd_wind_shift = 0
         self.snd_mss = DEFAULT_MSS
-        """Eff.snd.MSS: payload of a full segment with the options that every segment has."""
+        """Eff.snd.MSS: the payload of a full segment, without the options that every segment has."""
         self.chunks: deque[Chunk] = deque()
         self.send_index = 0
         """Index of the chunk that holds snd_nxt."""
         self.queue_end = self.iss + 1
         self.send_end = self.iss + 1
-        """queue_end, and one more when our FIN is queued: all has been sent when snd_nxt is here."""
+        """queue_end, plus one if our FIN is queued. When snd_nxt is here, everything has been sent."""
         self.fin_queued = False
         self.board = Scoreboard(self.iss + 1, cfg.max_sent_ranges)
         self.last_sent_at = now
@@ -89,7 +89,7 @@ class Sender:
         self.queue_end = self.send_end = end
 
     def enqueue_fin(self) -> None:
-        """The FIN follows the queued bytes; nothing can be queued any more."""
+        """Queue the FIN after the queued bytes. No more bytes can be queued."""
         self.fin_queued = True
         self.send_end = self.queue_end + 1
 
@@ -105,7 +105,7 @@ class Sender:
     # --- the handshake -----------------------------------------------------------------
 
     def syn_arrived(self, syn: Segment, scaling: bool) -> None:
-        """The peer's SYN or SYN-ACK: its window (never scaled, RFC 7323 section 2.2) and its scale."""
+        """Read the peer's SYN or SYN-ACK: its window (never scaled, RFC 7323 section 2.2) and its scale."""
         self.snd_wind_shift = min(syn.wscale, MAX_WINDOW_SCALE) if scaling else 0
         self.snd_wnd = self.max_snd_wnd = syn.wnd
 
@@ -114,14 +114,14 @@ class Sender:
         self.snd_mss = snd_mss
 
     def syn_sent(self) -> bool:
-        """Our SYN leaves. Whether this is the first time."""
+        """Our SYN is sent. Returns whether for the first time."""
         first = self.snd_nxt == self.iss
         if first:
             self.snd_nxt = self.iss + 1
         return first
 
     def established(self, start: int, ack: int, seg: Segment) -> None:
-        """seg, which begins at position start, acknowledges our SYN: its window is the first to be used."""
+        """seg, which begins at position start, acknowledges our SYN: take its window."""
         self.snd_una = self.iss + 1
         self.snd_wl1 = start
         self.snd_wl2 = ack
@@ -131,7 +131,7 @@ class Sender:
     # --- ACKs that arrive ----------------------------------------------------------------
 
     def update_window(self, wnd: int, start: int, ack: int) -> None:
-        """An acceptable segment at start with an ACK of new data or of nothing new: is its window newer?"""
+        """Take the window of an acceptable segment at position start, unless the current one is newer."""
         wl1 = self.snd_wl1
         if ack > self.snd_una or wl1 < start or (wl1 == start and self.snd_wl2 <= ack):
             self.snd_wl1 = start
@@ -144,7 +144,7 @@ class Sender:
                     self._agenda.transmit_soon()
 
     def acknowledged(self, ack: int) -> list[SentRange]:
-        """The peer has everything before ack: release handles. Returns what Scoreboard.acknowledge() does."""
+        """The peer has everything before ack: release handles. Returns as Scoreboard.acknowledge()."""
         self.snd_una = ack
         chunks = self.chunks
         while chunks:
@@ -157,20 +157,20 @@ class Sender:
         return self.board.acknowledge(ack)
 
     def in_flight(self, number: int) -> bool:
-        """Whether the number on the wire is that of a byte sent and not acknowledged."""
+        """Whether the byte with this sequence number is sent and not acknowledged."""
         return self.snd_una <= unwrap(number, self.snd_una) < self.snd_nxt
 
     def chunk_at(self, position: int, index: int) -> int:
-        """The index of the chunk that holds position, or the number of chunks; not before ``index``."""
+        """The index of the chunk that has position, or the number of chunks. index: where to begin."""
         chunks = self.chunks
         while index < len(chunks) and chunks[index].end <= position:
             index += 1
         return index
 
-    # --- segments that leave ---------------------------------------------------------------
+    # --- segments that are sent ------------------------------------------------------------
 
     def sent(self, snd_nxt: int, send_index: int, now: float) -> None:
-        """All before snd_nxt has been sent; chunks[send_index] comes next."""
+        """Everything before snd_nxt has been sent. chunks[send_index] is next."""
         self.board.sent(self.snd_nxt, snd_nxt, now)
         self.snd_nxt = snd_nxt
         self.send_index = send_index

@@ -1,4 +1,4 @@
-"""A connection as plain values, for people who debug (request ``flows``)."""
+"""The state of a connection as plain values, for debugging (the control request ``flows``)."""
 
 from pipeline.engines.tcp.seq import MASK
 from pipeline.engines.tcp.state import PHASE_NAMES, STATE_NAMES
@@ -7,7 +7,7 @@ from pipeline.engines.tcp.timers import NAMES, NEVER
 
 
 def snapshot(c: Tcb) -> dict[str, object]:
-    """All that matters; sequence numbers as on the wire."""
+    """The connection's state. Sequence numbers are as on the wire."""
     timers = {name: at for name, at in zip(NAMES, c.agenda.timers, strict=True) if at != NEVER}
     return {
         "state": STATE_NAMES[c.state],

@@ -4,7 +4,7 @@ from typing import Final
 
 CLOSED: Final = 0
 LISTEN: Final = 1
-"""Never the state of a connection: the stage listens for every address."""
+"""Not used: the stage accepts SYNs for every address."""
 SYN_SENT: Final = 2
 SYN_RECEIVED: Final = 3
 ESTABLISHED: Final = 4

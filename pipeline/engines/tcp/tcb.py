@@ -1,17 +1,17 @@
-"""The transmission control block of one connection: its parts, its state, and its end.
+"""The transmission control block (TCB) of one connection: its state and its parts.
 
-Each part owns a piece of what RFC 9293 section 3.3.1 lists, and is the only one that changes it:
+Each part owns some of the variables of RFC 9293 section 3.3.1. Only the part itself changes them:
 
-    rcv         the receive sequence space, the window shown, ACKs owed       receiver.py
+    rcv         the receive sequence space, the receive window, ACKs due      receiver.py
     snd         the send sequence space, the send window, the queue           sender.py
     recovery    losses, and what they do to cwnd and to the timers            recovery.py
     rack        RACK-TLP                                                      rack.py
     rtt, cc     the round-trip time; the congestion window                    rto.py, congestion.py
     probing     window probes and keep-alives                                 probing.py
     opening     our SYN                                                       opening.py
-    challenges  limits on answers to what is not accepted                     challenges.py
-    options     which options both sides use                                  options.py
-    agenda      actions, timers and the wish to transmit, for the stage       agenda.py
+    challenges  limits on answers to segments that are not accepted           challenges.py
+    options     the options that both sides use                               options.py
+    agenda      requests to the stage: actions, timers, transmit()            agenda.py
 
 The events of section 3.10 are procedures over these parts: arrival.py, handshake.py, closing.py, transmit.py,
 icmp_errors.py. Connection (connection.py) is the Tcb with an entry point for each event.
@@ -71,9 +71,9 @@ class Tcb:
         self.is_active = active
         self.host_connected = active
         self.host_closed = False
-        """The host side has ended in both directions: what the guest sends is not read."""
+        """The host socket is closed in both directions, so data of the guest are not read."""
         self.resets: list[Outgoing] = []
-        """Resets waiting to be sent; a closed connection is gone once they are."""
+        """Resets that wait to be sent. A closed connection is gone after them."""
 
         self.agenda = Agenda()
         self.options = Options(cfg)
@@ -92,7 +92,7 @@ class Tcb:
         self.state = state
 
     def set_mss(self, mss: int) -> None:
-        """Send.MSS: never under the floor, never over our own link (RFC 9293 3.7.1)."""
+        """Set the MSS for sending, within MIN_MSS and what our own link takes (RFC 9293 3.7.1)."""
         mss = min(max(mss, MIN_MSS), self.cfg.mtu - IP_TCP_HEADER_BYTES)
         self.snd.set_mss(mss - TIMESTAMPS_LEN if self.options.ts_ok else mss)
         self.cc.set_mss(self.snd.snd_mss)
@@ -103,13 +103,13 @@ class Tcb:
         self.agenda.transmit_soon()
 
     def queue_reset(self, seq: int) -> None:
-        """<SEQ=SEG.ACK><CTL=RST> for an ACK that fits no connection; the state stays. At most one waits."""
+        """Send <SEQ=SEG.ACK><CTL=RST> for an unacceptable ACK. The state stays. At most one reset waits."""
         if not self.resets:
             self.resets.append(reset(seq & MASK, 0, RST))
         self.agenda.transmit_soon()
 
     def take_reset(self) -> Outgoing:
-        """The reset that waits, to be sent now. With it a closed connection is gone."""
+        """The reset that waits. The caller sends it. After it a closed connection is gone."""
         out = self.resets.pop()
         if self.state == CLOSED:
             self.agenda.actions.append(GONE)
@@ -117,10 +117,10 @@ class Tcb:
         return out
 
     def finish(self, tell_host: bool, tell_guest: bool) -> None:
-        """The connection ends now, whatever its state: handles go back, timers stop.
+        """End the connection now, in any state: free all handles and stop the timers.
 
-        tell_host adds HostReset. tell_guest queues a reset, and Gone follows when transmit() has given it
-        out; otherwise Gone is added at once.
+        tell_host: add HostReset. tell_guest: queue a reset, and add Gone when transmit() has returned it.
+        Without a reset, add Gone at once.
         """
         state = self.state
         if state == CLOSED:
@@ -134,9 +134,9 @@ class Tcb:
         self.rack.forget_probe()
         self.opening.stop()
         if tell_host and state not in (CLOSING, LAST_ACK, TIME_WAIT):
-            # In these three both directions have ended in order: the host has nothing to lose.
+            # In these three states both directions have ended with FINs, so the host needs no reset.
             agenda.actions.append(HOST_RESET)
-        # RFC 9293 3.10.5: no reset in SYN-SENT, nor where both sides have closed; those need none.
+        # RFC 9293 3.10.5: no reset in SYN-SENT, and none if both sides have sent a FIN.
         if tell_guest and state not in (SYN_SENT, CLOSING, LAST_ACK, TIME_WAIT):
             snd = self.snd
             seq = 0 if state == SYN_RECEIVED and snd.snd_nxt == snd.iss else snd.snd_nxt & MASK
@@ -154,5 +154,5 @@ class Tcb:
 
 
 def reset(seq: int, ack: int, flags: int) -> Outgoing:
-    """A segment with RST, of this connection or of none."""
+    """A segment with RST."""
     return Outgoing(seq, flags, (ack, 0, 0, 0, False, (), 0))

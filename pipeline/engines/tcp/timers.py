@@ -1,7 +1,7 @@
-"""The timers of a connection: one deadline for each kind. The earliest is the connection's deadline.
+"""The timers of a connection: a list with one deadline for each kind of timer.
 
-A deadline is an absolute time in seconds, or NEVER when the timer is off. Setting one is a store into the
-list, so that restarting the retransmission timer on every ACK costs nothing.
+A deadline is a monotonic time in seconds, or NEVER if the timer is off. The earliest is the connection's
+deadline. Setting a timer is a store into the list, so every ACK can restart the retransmission timer cheaply.
 """
 
 from math import inf
@@ -20,7 +20,7 @@ PERSIST: Final = 3
 DELAYED_ACK: Final = 4
 KEEPALIVE: Final = 5
 LINGER: Final = 6
-"""The end of a state: waiting for the host connection, FIN-WAIT-2 without a host, TIME-WAIT."""
+"""Limits a state: SYN-RECEIVED until the host connects, FIN-WAIT-2 without a host, TIME-WAIT."""
 KINDS: Final = 7
 
 NAMES: Final = ("rto", "pto", "reorder", "persist", "delayed_ack", "keepalive", "linger")

@@ -1,11 +1,11 @@
-"""What may leave now: retransmissions, probes, new data, and the ACK that goes with them.
+"""Decides what a connection sends now: retransmissions, probes, new data, and the ACK with them.
 
 RFC 9293 sections 3.8.4 (data), 3.8.6.1 (zero window), 3.8.6.2.1 (silly windows), 3.7.4 (Nagle); RFC 6675
 section 5 (recovery); RFC 8985 section 7.3 (tail-loss probe).
 
-The stage pulls, with one call for a burst, so that one ACK covers all that arrived in it. A range is up to
-64 KiB of one handle and is cut at a multiple of the MSS. Only the end of a handle may be shorter: PSH there
-says that the host had no more at that moment. FIN rides on the last data.
+The stage calls transmit() once after a burst, so that one ACK covers all segments of the burst. A range has
+up to 64 KiB of one handle, a multiple of the MSS. Only the range at the end of a handle may be shorter. It
+has PSH, because the host had no more bytes at that moment. The FIN is sent with the last data.
 """
 
 from typing import Final
@@ -20,11 +20,11 @@ MAX_DUPLICATE_ACKS: Final = 3
 SACK_OPTION_BYTES: Final = 4
 SACK_BLOCK_BYTES: Final = 8
 PROBE_SEGMENTS: Final = 2
-"""Segments of new data in a tail-loss probe. RFC 8985 sends one, but the peer might delay its ACK of one."""
+"""Segments of new data in a tail-loss probe. RFC 8985 sends one, but a peer may delay the ACK of one."""
 
 
 class Burst:
-    """One call of transmit(): what its segments have in common, and the list that they go to."""
+    """The state of one call of transmit(): the fields that its segments share, and the list of them."""
 
     __slots__ = ("_header", "max_ranges", "mss", "now", "out")
 
@@ -33,11 +33,11 @@ class Burst:
         self.max_ranges = max_ranges
         self.out = out
         self.mss = header[6]
-        """Payload of a full segment beside the options of this burst."""
+        """Payload of a full segment with the options of this burst."""
         self._header = header
 
     def full(self) -> bool:
-        """Whether no more ranges may leave in this call."""
+        """Whether this call may send no more ranges."""
         return len(self.out) >= self.max_ranges
 
     def add(self, seq: int, flags: int, buf: object, off: int, size: int) -> None:
@@ -46,9 +46,9 @@ class Burst:
 
 
 def transmit(c: Tcb, now: float, max_ranges: int, out: list[Outgoing]) -> None:
-    """Append what may leave now, at most max_ranges (at least one) entries in out.
+    """Append what to send now to out, which then has at most max_ranges (at least one) entries.
 
-    In SYN-RECEIVED that is an ACK at most.
+    In SYN-RECEIVED that is at most an ACK.
     """
     rcv = c.rcv
     snd = c.snd
@@ -65,7 +65,7 @@ def transmit(c: Tcb, now: float, max_ranges: int, out: list[Outgoing]) -> None:
         else:
             _send_new(c, burst)
     if c.probing.probe_due and not burst.full():
-        # Out of the window on purpose, so that the peer must answer (RFC 9293 3.8.4).
+        # The sequence number is outside the peer's window, so that the peer must answer (RFC 9293 3.8.4).
         c.probing.probe_sent()
         if not out:
             burst.add(snd.snd_una - 1, ACK, None, 0, 0)
@@ -75,7 +75,7 @@ def transmit(c: Tcb, now: float, max_ranges: int, out: list[Outgoing]) -> None:
             return
         burst.add(snd.snd_nxt, ACK, None, 0, 0)
         if rcv.dup_acks_owed > 1 and not c.options.sack_ok:
-            # Without SACK only the number of ACKs reports the loss to the peer (RFC 5681 4.2).
+            # Without SACK the peer detects the loss by the number of duplicate ACKs (RFC 5681 4.2).
             copies = min(rcv.dup_acks_owed, MAX_DUPLICATE_ACKS, max_ranges)
             out.extend([out[0]] * (copies - 1))
     elif out[-1].length:
@@ -84,7 +84,7 @@ def transmit(c: Tcb, now: float, max_ranges: int, out: list[Outgoing]) -> None:
 
 
 def _begin(c: Tcb, now: float, max_ranges: int, out: list[Outgoing]) -> Burst:
-    """What all segments of this call have in common: ACK, window, timestamps and SACK blocks."""
+    """The fields that all segments of this call share: ACK, window, timestamps and SACK blocks."""
     rcv = c.rcv
     options = c.options
     mss = c.snd.snd_mss
@@ -99,7 +99,7 @@ def _begin(c: Tcb, now: float, max_ranges: int, out: list[Outgoing]) -> Burst:
 
 
 def _send_new(c: Tcb, burst: Burst) -> None:
-    """Send from snd_nxt on, as the windows allow, and see to what does not fit."""
+    """Send from snd_nxt on, as far as the windows allow. If data remain, ask for another call or a probe."""
     snd = c.snd
     now = burst.now
     idle = snd.snd_nxt == snd.snd_una
@@ -111,12 +111,12 @@ def _send_new(c: Tcb, burst: Burst) -> None:
     if burst.full():
         c.agenda.transmit_soon()
     elif idle and not sent:
-        # Nothing is in flight whose ACK would bring us back here.
+        # Nothing is in flight, so no ACK will trigger the next call.
         c.probing.data_wait(now)
 
 
 def _send_ranges(c: Tcb, burst: Burst, room: int, max_ranges: int) -> bool:
-    """Send from snd_nxt on: at most room bytes, and what the peer's window takes. Whether anything left."""
+    """Send from snd_nxt on, within room bytes and the peer's window. Returns whether anything was sent."""
     snd = c.snd
     out = burst.out
     mss = burst.mss
@@ -128,7 +128,7 @@ def _send_ranges(c: Tcb, burst: Burst, room: int, max_ranges: int) -> bool:
     snd_nxt = snd.snd_nxt
     usable = snd.snd_una + snd.snd_wnd - snd_nxt
     force = c.probing.force_send
-    # The end of the stream waits for nothing.
+    # Nagle does not delay the end of the stream.
     nagle = c.cfg.nagle and not fin
     limited = False
     while snd_nxt < queue_end and len(out) < max_ranges:
@@ -194,7 +194,7 @@ def _retransmit_lost(c: Tcb, burst: Burst) -> None:
         chunk_index = snd.chunk_at(start, chunk_index)
         limit = edge - start
         if start == snd.snd_una and limit < mss:
-            # Always one segment, even when the peer has shrunk its window.
+            # Send one segment even if the peer has shrunk its window.
             limit = mss
         size = _resend(c, burst, start, sent.end, chunk_index, min(limit, room))
         if size == 0:
@@ -208,7 +208,7 @@ def _retransmit_lost(c: Tcb, burst: Burst) -> None:
 
 
 def _resend(c: Tcb, burst: Burst, start: int, end: int, chunk_index: int, limit: int) -> int:
-    """Append one range from position start; the positions it covers, 0 if limit forbids it."""
+    """Append one range from position start. Returns the number of its positions, 0 if limit forbids it."""
     mss = burst.mss
     queue_end = c.snd.queue_end
     if start >= queue_end:
@@ -233,7 +233,7 @@ def _resend(c: Tcb, burst: Burst, start: int, end: int, chunk_index: int, limit:
 
 
 def _tail_loss_probe(c: Tcb, burst: Burst) -> None:
-    """New data beyond cwnd if there are any, else the last segment again (RFC 8985 section 7.3)."""
+    """Send new data, even beyond cwnd, or else the last segment again (RFC 8985 section 7.3)."""
     snd = c.snd
     c.rack.probe_begins()
     if not snd.board.ranges or c.state == TIME_WAIT:
@@ -246,7 +246,7 @@ def _tail_loss_probe(c: Tcb, burst: Burst) -> None:
 
 
 def _resend_last(c: Tcb, burst: Burst) -> bool:
-    """Send the last segment again; False where the peer has it or its window does not take it."""
+    """Send the last segment again. Returns False if the peer has it, or its window does not take it."""
     snd = c.snd
     last = snd.board.ranges[-1]
     if last.sacked or last.end > snd.snd_una + snd.snd_wnd:

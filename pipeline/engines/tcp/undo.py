@@ -1,7 +1,7 @@
-"""Whether a loss was none, and what to give back then: the Eifel algorithm (RFC 3522, RFC 4015).
+"""Detects that a retransmission was not needed: the Eifel algorithm (RFC 3522, RFC 4015).
 
-The first ACK after a retransmission echoes a timestamp. If that is older than the retransmission, then the
-original has arrived, and the congestion window was reduced by mistake.
+The first ACK after a retransmission echoes a timestamp. If this is older than the retransmission, the
+original has arrived, and the congestion window was reduced by mistake. Recovery then restores it.
 """
 
 from pipeline.engines.tcp.congestion import Congestion
@@ -27,7 +27,7 @@ class Undo:
         self._ts = NO_POSITION
 
     def retransmitted(self, now: float) -> None:
-        """Something lost is sent again."""
+        """A lost range is sent again."""
         if self.cwnd and self._ts == NO_POSITION:
             self._ts = int(now * 1000) & MASK
 
@@ -36,6 +36,6 @@ class Undo:
         return self._ts != NO_POSITION and lt(ts_ecr, self._ts)
 
     def forget(self) -> None:
-        """Recovery is over, or what is sent again was not lost."""
+        """There is nothing to undo any more."""
         self.cwnd = 0
         self._ts = NO_POSITION

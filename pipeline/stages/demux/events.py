@@ -1,7 +1,8 @@
-"""What demux reports about guests' addresses: MACs that appear, move and go, and contested addresses.
+"""What demux reports about guests' addresses: MACs that appear, move and go, claims and refused frames.
 
 The reports go to the log, to the counters, and to the supervisor, which notifies its clients of MACs. They
-are bounded: what a guest can repeat at will is counted each time, but reported once in REPORT_INTERVAL.
+are bounded. A move is counted each time, but reported once in REPORT_INTERVAL for each MAC. Whatever a guest
+does that it may not is one line for each link and cause in REFUSED_INTERVAL.
 """
 
 from time import monotonic
@@ -16,6 +17,8 @@ from pipeline.wire import ethernet, ipv4
 
 REPORT_INTERVAL: Final = 10.0
 """Seconds in which two guests that move one address back and forth cause one report."""
+REFUSED_INTERVAL: Final = 60.0
+"""Seconds between two lines about one link and one cause."""
 MAX_REPORTED: Final = 1024
 
 _MACS: Final = INDEX["switch_macs"]
@@ -27,11 +30,14 @@ _CONTESTED: Final = INDEX["neighbor_claims_contested"]
 class AddressEvents:
     """Reports the events of the switch, and contested addresses."""
 
-    def __init__(self, worker: Worker, table: switch.Switch) -> None:
+    def __init__(self, worker: Worker, table: switch.Switch, gateway_mac: bytes) -> None:
         self._worker = worker
+        self._gateway_mac = gateway_mac
         self._switch = table
         self._reported: dict[bytes, float] = {}
         """When a move of each MAC was last reported."""
+        self._refused: dict[int, dict[str, float]] = {}
+        """When each cause was last reported of a link."""
 
     def report_switch(self) -> None:
         """Report everything that happened in the switch since the last call."""
@@ -47,7 +53,8 @@ class AddressEvents:
                 self._worker.log.warning("gateway mac claimed", mac=mac, link=event.link)
                 continue
             if event.kind == "contested":
-                if self._may_report(event.mac):
+                # Not also a line about the move that may follow.
+                if self._may_report_cause(event.link, "mac") and self._may_report(event.mac):
                     self._worker.log.warning("guest mac", change="contested", mac=mac, link=event.link)
                 continue
             if event.kind == "moved":
@@ -69,12 +76,36 @@ class AddressEvents:
         self._reported[mac] = now
         return True
 
+    def _may_report_cause(self, link: int, cause: str) -> bool:
+        """Whether a link may have a line about this cause again."""
+        now = monotonic()
+        causes = self._refused.setdefault(link, {})
+        if now - causes.get(cause, -REFUSED_INTERVAL) < REFUSED_INTERVAL:
+            return False
+        causes[cause] = now
+        return True
+
     def report_contested(self, action: Contested) -> None:
         """Another station shows an address that belongs to a live guest or the gateway."""
         self._worker.counts[_CONTESTED] += 1
-        self._worker.log.warning(
-            "address contested",
-            guest=ipv4.addr_text(action.addr),
-            owner=ethernet.mac_text(action.owner),
-            claimant=ethernet.mac_text(action.claimant),
-        )
+        cause = "gateway address" if action.owner == self._gateway_mac else "address"
+        if self._may_report_cause(action.link, cause):
+            self._worker.log.warning(
+                "address contested",
+                guest=ipv4.addr_text(action.addr),
+                owner=ethernet.mac_text(action.owner),
+                claimant=ethernet.mac_text(action.claimant),
+                link=action.link,
+            )
+
+    def report_refused(self, cause: str, link: int, view: memoryview, begin: int) -> None:
+        """A frame, at ``begin`` of the view, was refused for a cause that no ordinary guest has."""
+        if self._may_report_cause(link, cause):
+            mac = view[begin + ethernet.MAC_LEN : begin + 2 * ethernet.MAC_LEN].tobytes()
+            self._worker.log.warning(
+                "guest frame refused", cause=cause, mac=ethernet.mac_text(mac), link=link
+            )
+
+    def forget_link(self, link: int) -> None:
+        """The link is gone; another guest will get its number."""
+        self._refused.pop(link, None)

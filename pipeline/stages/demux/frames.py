@@ -1,7 +1,8 @@
 """Frames of guests: the switch decides which guest gets each, or whether the gateway does.
 
-GRO made runs of most frames. Runs for the gateway go on as they are: TCP to the shard of its flow,
-datagrams to udp.py. Single frames for the gateway are ARP, which is answered here, and IPv4 (ip.py).
+The guard judges what goes to other guests (guard.py). GRO made runs of most frames. Runs for the gateway go
+on as they are: TCP to the shard of its flow, datagrams to udp.py. Single frames for the gateway are ARP,
+which is answered here, and IPv4 (ip.py).
 """
 
 from contextlib import suppress
@@ -16,6 +17,7 @@ from pipeline.records.frames import ALL_LINKS, Frame
 from pipeline.records.guests import Neighbor
 from pipeline.records.tcp import TcpRange
 from pipeline.records.udp import HEADERS_LEN, UdpRange
+from pipeline.stages.demux.guard import Guard
 from pipeline.stages.demux.ip import IpInput
 from pipeline.stages.demux.network import Network
 from pipeline.wire import arp, ethernet
@@ -38,6 +40,7 @@ class FrameInput:
         self.switch = network.switch
         self.neighbors = network.neighbors
         self.links = network.links
+        self.guard = Guard(network)
         self.output = network.output
         self.tcp_out = network.tcp_out
         self.arp = arp_responder
@@ -57,6 +60,7 @@ class FrameInput:
             self.ip.refuse_destination(ends.remote_addr)
             self.tcp_out.push(record, ends)
         elif port >= 0:
+            self.guard.admit_segments(run.key, src, run.link, now)
             self.counts[_SWITCHED] += run.segments
             self.output.pass_run(port, run)
         else:
@@ -72,11 +76,13 @@ class FrameInput:
         port = self.switch.on_frame(dst, src, run.link, now)
         count = run.piece_count()
         if port >= 0:
+            self.guard.admit_datagrams(run.key, src, run.link, now)
             self.counts[_SWITCHED] += count
             self.output.pass_run(port, run)
             return
         if port == switch.FLOOD:
-            if len(self.links) > 1:
+            if self.guard.may_flood(count):
+                self.guard.admit_datagrams(run.key, src, run.link, now)
                 self.counts[_SWITCHED] += count
                 for start, end in run.piece_bounds():
                     self.output.frame(ALL_LINKS, view[start - HEADERS_LEN : end], except_link=run.link)
@@ -97,11 +103,13 @@ class FrameInput:
         if not frame.vnet and port != switch.TO_GATEWAY:
             stripped.complete(view, frame.off, frame.length)
         if port >= 0:
+            self.guard.admit_frame(frame, dst, src, ethertype, now)
             self.counts[_SWITCHED] += 1
             self.output.pass_frame(port, frame)
             return
         if port == switch.FLOOD:
-            if len(self.links) > 1:
+            if self.guard.may_flood(1):
+                self.guard.admit_frame(frame, dst, src, ethertype, now)
                 self.counts[_SWITCHED] += 1
                 self.output.frame(ALL_LINKS, view[frame.off : end], except_link=frame.link)
             if dst != ethernet.BROADCAST:

@@ -1,6 +1,6 @@
 """What all parts of demux share: the worker and its rings, the tables of guests, and the way out."""
 
-from pipeline.config.model import Config
+from pipeline.config.model import OPEN, Config
 from pipeline.engines.flows import rss_hash
 from pipeline.engines.nat import Nat
 from pipeline.engines.neighbors.table import Neighbors
@@ -39,20 +39,23 @@ class Network:
         self.own = (config.network.gateway_ip, *config.network.gateway_virtual_ips)
         """The addresses that the gateway answers ARP for."""
         self.targets = Nat.from_config(config.network, ec2_metadata_access=config.access.ec2_metadata_access)
+        newest_wins = config.access.guests == OPEN
         self.neighbors = Neighbors(
             network=int(config.network.subnet.network_address),
             prefix_len=config.network.subnet.prefixlen,
-            own=self.own,
+            own=self.own if newest_wins else (*self.own, config.network.host_ip),
             gateway_mac=config.network.gateway_mac,
             max_neighbors=config.limits.max_neighbors,
             max_per_link=config.limits.max_neighbors_per_guest,
             link_of=lambda mac: self.switch.link_of(mac),
+            newest_wins=newest_wins,
         )
         self.switch = Switch(
             config.network.gateway_mac,
             config.limits.max_macs_per_guest,
             config.limits.max_macs,
             self.neighbors.ask_station,
+            newest_wins=newest_wins,
         )
         self.links: dict[int, int] = {}
         """The links that are there, and the number of the guest that opened each."""

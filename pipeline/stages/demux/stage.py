@@ -9,7 +9,7 @@ made in ingress are passed on as they are. Connections that the host opens to a 
 
 from typing import Final
 
-from pipeline.config.model import Config
+from pipeline.config.model import ISOLATED, Config
 from pipeline.counters import INDEX
 from pipeline.engines.arp import ArpResponder
 from pipeline.engines.neighbors.actions import Changed, Learned, Lost, Request
@@ -22,12 +22,13 @@ from pipeline.records.guests import LinkNotice, Neighbor
 from pipeline.records.icmp import EchoError, EchoReply, Unreachable
 from pipeline.records.kinds import RECORD_BYTES
 from pipeline.records.tcp import TcpRange
-from pipeline.records.udp import UdpData, UdpNotice, UdpRange
+from pipeline.records.udp import HEADERS_LEN, UdpData, UdpNotice, UdpRange
 from pipeline.stages.bad_frames import BadFrames
 from pipeline.stages.demux.bindings import Bindings
 from pipeline.stages.demux.dials import DialRouter
 from pipeline.stages.demux.events import AddressEvents
 from pipeline.stages.demux.frames import FrameInput
+from pipeline.stages.demux.guard import REPORTED
 from pipeline.stages.demux.icmp import IcmpDispatch
 from pipeline.stages.demux.ip import IpInput
 from pipeline.stages.demux.network import Network
@@ -63,8 +64,10 @@ class DemuxStage:
         self.ip = IpInput(network, self.udp, self.icmp)
         self.frames = FrameInput(network, self.arp, self.ip)
         self.dials = DialRouter(network)
-        self.events = AddressEvents(worker, network.switch)
+        self.events = AddressEvents(worker, network.switch, config.network.gateway_mac)
         self.bindings = Bindings(network)
+        self.announces = config.access.guests != ISOLATED
+        """Whether the other guests hear of an address that was handed over."""
         self.bad_frames = BadFrames(network.ingress_out)
         self.ingress_in = ports.rings_in["ingress"]
         self.egress_in = [ports.rings_in[f"egress{i}"] for i in range(config.workers.egress_workers)]
@@ -137,28 +140,31 @@ class DemuxStage:
                 try:
                     self.frames.on_tcp_range(run, burst[at : at + RECORD_BYTES].tobytes(), now)
                 except WireError as error:
-                    self._drop(error.reason, run.link, run.slot, run.segments)
+                    self._drop(error.reason, run.link, run.slot, run.off - run.header_len, run.segments)
             elif kind == kinds.UDP_RANGE:
                 datagrams = UdpRange.unpack(burst, at)
                 saw(datagrams.link, now)
                 try:
                     self.frames.on_udp_range(datagrams, now)
                 except WireError as error:
-                    self._drop(error.reason, datagrams.link, datagrams.slot, datagrams.piece_count())
+                    begin = datagrams.off - HEADERS_LEN
+                    self._drop(error.reason, datagrams.link, datagrams.slot, begin, datagrams.piece_count())
             elif kind == kinds.FRAME:
                 frame = Frame.unpack(burst, at)
                 saw(frame.link, now)
                 try:
                     self.frames.on_frame(frame, now)
                 except WireError as error:
-                    self._drop(error.reason, frame.link, frame.slot, 1)
+                    self._drop(error.reason, frame.link, frame.slot, frame.off, 1)
             else:
                 self._on_notice(kind, burst, at, now)
         return len(burst) // RECORD_BYTES
 
-    def _drop(self, reason: str, link: int, slot: int, frames: int) -> None:
-        """Frames of a guest go nowhere."""
+    def _drop(self, reason: str, link: int, slot: int, begin: int, frames: int) -> None:
+        """Frames of a guest go nowhere, the first of which is at ``begin`` of the slot."""
         self.counts[INDEX[reason]] += frames
+        if reason in REPORTED:
+            self.events.report_refused(reason, link, self.network.slots[slot], begin)
         self.worker.free(slot)
         self.bad_frames.note(link, frames)
 
@@ -192,6 +198,7 @@ class DemuxStage:
         if guest not in self.links.values():
             self.services.rates.forget(guest)
         self.bad_frames.forget(link)
+        self.events.forget_link(link)
         for ring in (*self.network.tcp_out.rings, self.network.resolver_out):
             ring.push(LinkNotice.pack(kinds.LINK_DOWN, link, guest))
 
@@ -227,6 +234,10 @@ class DemuxStage:
                 self.output.frame(ALL_LINKS if action.link < 0 else action.link, frame)
             elif isinstance(action, Learned):
                 self.bindings.learned(action.addr, action.mac, action.link)
+                if action.announce and self.announces:
+                    # The claimant's own announcements were dropped while the address was contested.
+                    announcement = self.arp.announcement(action.addr, action.mac)
+                    self.output.frame(ALL_LINKS, announcement, except_link=action.link)
                 for waiter in action.waiting:
                     waiter.on_resolved(action.link)
             elif isinstance(action, Changed):

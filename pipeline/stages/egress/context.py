@@ -1,18 +1,14 @@
 """What connections, datagrams and pings of one egress worker share."""
 
-from typing import Final
-
 from pipeline.engines.nat import Nat
 from pipeline.host.filler import SlotFiller
 from pipeline.ipc.arena import HEADROOM, SLOT_BYTES
+from pipeline.records.udp import HEADER_ROOM
 from pipeline.stages.egress.notices import DemuxNotices
 from pipeline.stages.egress.numbers import FlowNumbers
 from pipeline.stages.egress.policy_filter import PolicyFilter
 from pipeline.stages.egress.sockets import SocketBound
 from pipeline.stages.worker import Worker
-
-READ_GAP: Final = 64
-"""Bytes left before each read of a shared slot: room for the headers of a small frame."""
 
 
 class EgressContext:
@@ -29,7 +25,7 @@ class EgressContext:
         """By shard."""
         self.targets = targets
         self.policy = policy
-        self.filler = SlotFiller(worker.pool, SLOT_BYTES, HEADROOM, READ_GAP)
+        self.filler = SlotFiller(worker.pool, SLOT_BYTES, HEADROOM, HEADER_ROOM)
         """For datagrams and pings. Connections have fillers of their own, for each guest."""
         self.bound = SocketBound(worker, self.tcp_out)
         self.notices = DemuxNotices(self.demux_out)

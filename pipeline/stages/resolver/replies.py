@@ -11,10 +11,9 @@ from pipeline.host.filler import SlotFiller
 from pipeline.ipc.arena import HEADROOM, SLOT_BYTES
 from pipeline.records.flows import FlowKey
 from pipeline.records.services import ServiceDatagram
+from pipeline.records.udp import HEADER_ROOM
 from pipeline.stages.worker import Worker
 
-REPLY_GAP: Final = 64
-"""Bytes before each reply in a slot: room for the headers that demux makes."""
 MAX_BACKLOG: Final = 1024
 """Replies that wait for room in the ring to demux."""
 
@@ -29,7 +28,7 @@ class Replies:
         self._counts = worker.counts
         self._slots = worker.ports.arena.slots
         self._demux_out = worker.ports.rings_out["demux"]
-        self._filler = SlotFiller(worker.pool, SLOT_BYTES, HEADROOM, REPLY_GAP)
+        self._filler = SlotFiller(worker.pool, SLOT_BYTES, HEADROOM, HEADER_ROOM)
 
     def send(self, link: int, key: FlowKey, payload: bytes) -> None:
         """Send a datagram to the guest's end of key, from its other end."""

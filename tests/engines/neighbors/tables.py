@@ -1,5 +1,7 @@
 """What the tests of neighbours share: addresses, a table, a table that knows one guest."""
 
+from typing import Any
+
 import pytest
 
 from pipeline.counters import INDEX
@@ -15,7 +17,7 @@ NETWORK, GATEWAY, HOST, ONE, TWO = map(
 INF = float("inf")
 
 
-def table(**changes: int) -> Neighbors:
+def table(**changes: Any) -> Neighbors:
     return Neighbors(network=NETWORK, prefix_len=24, own=(GATEWAY, HOST), gateway_mac=GATEWAY_MAC, **changes)
 
 

@@ -6,6 +6,7 @@ from pipeline.engines.neighbors.actions import Changed, Contested, Learned, Lost
 from pipeline.engines.neighbors.entry import CONTEST_PAUSE, CONTEST_SECONDS, HOLD_SECONDS
 from pipeline.engines.neighbors.table import CONTESTS_PER_SECOND, MAX_PENDING_ADDRS, Neighbors
 from pipeline.wire import arp, ethernet
+from pipeline.wire.errors import WireError
 from pipeline.wire.ipv4 import addr_parse
 from tests.engines.neighbors.tables import (
     GATEWAY,
@@ -22,13 +23,15 @@ from tests.engines.neighbors.tables import (
     with_one,
 )
 
+C = bytes.fromhex("5a94efe40cf0")
+
 # --- contests ---------------------------------------------------------------------------
 
 
 def test_an_address_cannot_be_taken_while_its_owner_answers() -> None:
     known = with_one()
     assert refused(known, ONE, B, 1, 5.0) == "address_taken"
-    assert known.take_actions() == [Contested(ONE, A, B), Request(ONE, A, 0)]
+    assert known.take_actions() == [Contested(ONE, A, B, 1), Request(ONE, A, 0)]
     known.learn(ONE, A, 0, 5.5)
     assert refused(known, ONE, B, 1, 6.0) == "address_taken"
     known.on_timer(20.0)
@@ -82,7 +85,7 @@ def test_an_address_whose_owner_is_silent_for_a_second_is_the_claimants_of_anoth
     assert known.deadline() == 6.0
     known.on_timer(6.0)
     probe = Request(ONE, A, 0)
-    assert known.take_actions() == [Contested(ONE, A, B), probe, probe, Learned(ONE, B, 1)]
+    assert known.take_actions() == [Contested(ONE, A, B, 1), probe, probe, Learned(ONE, B, 1)]
     assert known.snapshot() == {ONE: (B, 1)}
     assert known.deadline() == INF
 
@@ -163,7 +166,7 @@ def test_a_claimant_that_keeps_claiming_causes_one_event_in_an_interval_and_few_
             actions.append(action)
             if isinstance(action, Request):
                 known.learn(ONE, A, 0, now)
-    assert [action for action in actions if isinstance(action, Contested)] == [Contested(ONE, A, B)] * 2
+    assert [action for action in actions if isinstance(action, Contested)] == [Contested(ONE, A, B, 1)] * 2
     assert 20 / CONTEST_PAUSE - 1 <= len(actions) - 2 <= 20 / CONTEST_PAUSE + 1
 
 
@@ -177,7 +180,7 @@ def test_the_owners_mac_on_another_link_takes_no_address_unless_the_switch_moved
     known.learn(ONE, A, 0, 0.0)
     known.take_actions()
     assert refused(known, ONE, A, 1, 5.0) == "address_taken"
-    assert known.take_actions() == [Contested(ONE, A, A), Request(ONE, A, 0)]
+    assert known.take_actions() == [Contested(ONE, A, A, 1), Request(ONE, A, 0)]
     known.learn(ONE, A, 0, 5.5)
     known.on_timer(7.0)
     assert known.snapshot() == {ONE: (A, 0)}
@@ -229,7 +232,7 @@ def with_held() -> Neighbors:
 def test_a_held_address_is_its_owners_who_need_not_come_first() -> None:
     known = with_held()
     assert refused(known, ONE, B, 1, 1.0) == "address_taken"
-    assert known.take_actions() == [Contested(ONE, A, B), Request(ONE)]
+    assert known.take_actions() == [Contested(ONE, A, B, 1), Request(ONE)]
     assert known.resolve(ONE, 1.1, "dial") is None
     assert refused(known, ONE, B, 1, 1.2) == "address_taken", "its answer to the question counts no more"
     assert known.snapshot() == {}
@@ -246,7 +249,7 @@ def test_a_held_address_is_kept_while_its_owner_may_be_on_the_way() -> None:
         known.on_timer(now)
         assert refused(known, ONE, B, 1, now) == "address_taken"
     contested = [action for action in known.take_actions() if isinstance(action, Contested)]
-    assert contested == [Contested(ONE, A, B)]
+    assert contested == [Contested(ONE, A, B, 1)]
 
 
 def test_a_held_address_whose_owner_was_asked_for_in_vain_goes_to_who_claims_it() -> None:
@@ -257,7 +260,7 @@ def test_a_held_address_whose_owner_was_asked_for_in_vain_goes_to_who_claims_it(
         assert known.deadline() == at
         known.on_timer(at)
     request = Request(ONE)
-    assert known.take_actions() == [Contested(ONE, A, B), request, request, Lost(ONE)]
+    assert known.take_actions() == [Contested(ONE, A, B, 1), request, request, Lost(ONE)]
     known.learn(ONE, B, 1, late + 1.1)
     assert known.snapshot() == {ONE: (B, 1)}
 
@@ -314,3 +317,63 @@ def test_claims_of_held_addresses_leave_room_for_other_questions() -> None:
     assert len(asked) == MAX_PENDING_ADDRS // 2
     assert known.resolve(NETWORK + 251, 1.5, "dial") is None
     assert known.take_actions() == [Request(NETWORK + 251)]
+
+
+# --- what other guests have not heard ------------------------------------------------------
+
+
+@pytest.mark.parametrize("claims", ["a", "ap", "pa", "p"])
+def test_only_a_claim_by_arp_is_announced_when_the_address_moves(claims: str) -> None:
+    known = with_one()
+    known.learn(TWO, B, 1, 40.0)
+    for number, claim in enumerate(claims):
+        with pytest.raises(WireError):
+            known.learn(ONE, B, 1, 50.0 + number / 10, by_arp=claim == "a")
+    # Another station's ARP changes nothing about the claimant's.
+    with pytest.raises(WireError):
+        known.learn(ONE, C, 2, 50.2, by_arp=True)
+    known.on_timer(50.6)
+    known.on_timer(51.2)
+    (learned,) = [
+        action for action in known.take_actions() if action == Learned(ONE, B, 1, (), "a" in claims)
+    ]
+    assert isinstance(learned, Learned)
+    # A later contest begins anew.
+    with pytest.raises(WireError):
+        known.learn(ONE, A, 0, 60.0)
+    known.forget_link(1)
+    assert Learned(ONE, A, 0) in known.take_actions()
+
+
+# --- without contests -------------------------------------------------------------------
+
+
+def test_where_the_newest_wins_the_address_moves_between_links_at_once() -> None:
+    known = table(newest_wins=True)
+    known.learn(ONE, A, 0, 1.0)
+    known.take_actions()
+    for number in range(4):
+        link = 1 - number % 2
+        known.learn(ONE, B if link else A, link, 1.0)
+        assert known.snapshot() == {ONE: (B if link else A, link)}
+    # One that may be reported late: a guest causes one with each packet.
+    assert {type(action) for action in known.take_actions()} == {Changed}
+    known.forget_link(0)
+    assert len(known) == 0
+    assert known.deadline() == float("inf")
+
+
+def test_where_the_newest_wins_nothing_is_held() -> None:
+    known = table(newest_wins=True)
+    known.hold(ONE, A, 0.0)
+    known.learn(ONE, B, 1, 0.0)
+    assert known.snapshot() == {ONE: (B, 1)}
+
+
+def test_where_the_newest_wins_links_keep_their_bounds_and_the_gateway_its_addresses() -> None:
+    known = table(newest_wins=True, max_per_link=1)
+    known.learn(ONE, A, 0, 0.0)
+    known.learn(TWO, B, 1, 0.0)
+    assert refused(known, ONE, B, 1, 1.0) == "table_full"
+    assert refused(known, GATEWAY, B, 1, 1.0) == "gateway_address"
+    assert known.snapshot() == {ONE: (A, 0), TWO: (B, 1)}

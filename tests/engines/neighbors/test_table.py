@@ -74,7 +74,7 @@ def test_a_claim_of_the_gateways_addresses_is_contested_once_in_a_while() -> Non
     for now, expected in ((1.0, 1), (2.0, 0), (1.0 + CONTEST_INTERVAL, 1)):
         for addr in (GATEWAY, HOST):
             refused(known, addr, A, 0, now)
-            assert known.take_actions() == [Contested(addr, GATEWAY_MAC, A)] * expected
+            assert known.take_actions() == [Contested(addr, GATEWAY_MAC, A, 0)] * expected
 
 
 def test_the_same_station_behind_another_link_has_moved() -> None:

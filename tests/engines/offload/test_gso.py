@@ -11,6 +11,7 @@ from pipeline.engines.offload.gro import coalesce
 from pipeline.engines.offload.gso import Segmenter
 from pipeline.records.tcp import TcpRange
 from pipeline.wire import checksum, ethernet, framing, ipv4, tcp, tcp_options, virtio_net
+from tests.support import tcp_segments
 from tests.support.frames import GUEST, REMOTE, TO_GUEST, timestamps
 from tests.support.ranges import cut
 
@@ -25,7 +26,7 @@ def plain(
     begins = range(0, len(payload), mss) if payload else (0,)
     for number, begin in enumerate(begins):
         last = begin == begins[-1]
-        segment = tcp.build_segment(
+        segment = tcp_segments.segment(
             REMOTE, GUEST, 80, 40000, (seq + begin) % 2**32, ack,
             flags if last else flags & ~(tcp.PSH | tcp.FIN), window, options, payload[begin : begin + mss],
         )  # fmt: skip

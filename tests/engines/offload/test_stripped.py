@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from pipeline.engines.offload import stripped
 from pipeline.engines.reassembly import Reassembler
 from pipeline.wire import checksum, ethernet, ipv4, tcp, udp
+from tests.support import tcp_segments
 from tests.support.frames import FROM_GUEST, GUEST, REMOTE, tcp_frame, timestamps, udp_frame
 from tests.support.offload import folded, ipv4_header, left_out
 
@@ -29,7 +30,7 @@ def in_vlan(frame: bytes, tags: bytes = VLAN) -> bytes:
 def frame_v6(proto: int, payload: bytes) -> bytes:
     """TCP or UDP over IPv6, with a right checksum."""
     if proto == ipv4.PROTO_TCP:
-        head = bytearray(tcp.build(40000, 80, 7, 1, tcp.ACK | tcp.PSH, 500))
+        head = bytearray(tcp_segments.header(40000, 80, 7, 1, tcp.ACK | tcp.PSH, 500))
         at = 16
     else:
         head = bytearray(udp.build(40000, 7000, udp.HEADER_LEN + len(payload)))

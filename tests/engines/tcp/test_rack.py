@@ -156,7 +156,7 @@ def test_a_needless_probe_does_not() -> None:
     rig.acknowledge_all(sack=(block(rig, 9, 10),))
     assert rig.conn.cc.cwnd >= cwnd
     assert rig.conn.rack.tlp_end_seq == NO_POSITION
-    assert not rig.conn.recovery.trouble
+    assert not rig.conn.recovery.loss_suspected
 
 
 def test_a_lost_retransmission_with_nothing_behind_it_is_repeated_without_a_time_out() -> None:
@@ -171,7 +171,7 @@ def test_a_lost_retransmission_with_nothing_behind_it_is_repeated_without_a_time
     assert rig.conn.recovery.phase == RECOVERY
     rig.acknowledge_all()
     assert not rig.given
-    assert not rig.conn.recovery.trouble
+    assert not rig.conn.recovery.loss_suspected
 
 
 def test_in_recovery_there_is_one_probe_until_something_new_arrives() -> None:

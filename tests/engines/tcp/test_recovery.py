@@ -75,7 +75,7 @@ def test_recovery_ends_when_all_that_was_outstanding_is_acknowledged() -> None:
     rig.send()
     rig.acknowledge_all()
     assert rig.conn.recovery.phase == OPEN
-    assert not rig.conn.recovery.trouble
+    assert not rig.conn.recovery.loss_suspected
     assert rig.conn.cc.cwnd == rig.conn.cc.ssthresh
     assert not rig.given
 

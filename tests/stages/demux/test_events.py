@@ -34,7 +34,7 @@ class Told:
             log=SimpleNamespace(info=line("info"), warning=line("warning")),
         )
         self.switch = Switch(GATEWAY_MAC, max_macs_per_link=2)
-        self.witness = AddressEvents(self.worker, self.switch)
+        self.witness = AddressEvents(self.worker, self.switch, GATEWAY_MAC)
 
     def frame(self, src: bytes, link: int, now: float) -> None:
         """A guest sends; what comes of it is told."""
@@ -81,7 +81,7 @@ def test_two_guests_that_pull_at_one_address_are_counted_each_time_and_told_of_o
         told.frame(GUEST_MAC, 1, number * 4.0 + 2.0)
     assert told.count("switch_mac_moved") == 8
     assert [(level, about["change"]) for level, _, about in told.lines] == [("warning", "contested")]
-    clock[0] += demux_events.REPORT_INTERVAL
+    clock[0] += demux_events.REFUSED_INTERVAL
     told.frame(GUEST_MAC, 2, 20.0)
     assert len(told.lines) == 2
 
@@ -108,11 +108,11 @@ def test_a_full_table_is_counted(told: Told) -> None:
 
 
 def test_a_contested_address_is_a_warning_with_both_macs(told: Told) -> None:
-    told.witness.report_contested(Contested(ipv4.addr_parse("192.168.127.2"), GUEST_MAC, OTHER_MAC))
+    told.witness.report_contested(Contested(ipv4.addr_parse("192.168.127.2"), GUEST_MAC, OTHER_MAC, 4))
     assert told.count("neighbor_claims_contested") == 1
     (line,) = told.lines
     assert line == (
         "warning",
         "address contested",
-        {"guest": "192.168.127.2", "owner": "5a:94:ef:e4:0c:ee", "claimant": "5a:94:ef:e4:0c:99"},
+        {"guest": "192.168.127.2", "owner": "5a:94:ef:e4:0c:ee", "claimant": "5a:94:ef:e4:0c:99", "link": 4},
     )

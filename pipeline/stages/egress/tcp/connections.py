@@ -27,7 +27,8 @@ from pipeline.records.kinds import (
     WINDOW,
 )
 from pipeline.records.streams import MAKE_WAY_NO, Connect, GuestAnswered, ToHost, Window
-from pipeline.stages.egress.context import READ_GAP, EgressContext
+from pipeline.records.udp import HEADER_ROOM
+from pipeline.stages.egress.context import EgressContext
 from pipeline.stages.egress.sockets import NO_DESCRIPTOR
 from pipeline.stages.egress.tcp.closing import ClosingFlows
 from pipeline.stages.egress.tcp.dials import PendingDials
@@ -56,7 +57,7 @@ class Connections:
     ) -> None:
         self._worker = context.worker
         self._slots = context.slots
-        self._shares = Shares(context.worker.pool, SLOT_BYTES, HEADROOM, READ_GAP)
+        self._shares = Shares(context.worker.pool, SLOT_BYTES, HEADROOM, HEADER_ROOM)
         self._bound = context.bound
         self._numbers = context.numbers
         self._opener = opener

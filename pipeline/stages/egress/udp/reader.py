@@ -12,8 +12,8 @@ from pipeline.host import udp as host_udp
 from pipeline.host.udp import MAX_DATAGRAM
 from pipeline.ipc.arena import SLOT_BYTES
 from pipeline.records.run import Run
-from pipeline.records.udp import UdpData, UdpToGuest
-from pipeline.stages.egress.context import READ_GAP, EgressContext
+from pipeline.records.udp import HEADER_ROOM, UdpData, UdpToGuest
+from pipeline.stages.egress.context import EgressContext
 from pipeline.stages.egress.udp.flows import DatagramFlow, DatagramSocket, DatagramTable
 
 READS_A_SOCKET: Final = 128
@@ -143,7 +143,7 @@ class DatagramReader:
             return 0, 1
         slot, off = filler.slot, filler.off
         chunk = receiver.chunk
-        pitch = chunk + READ_GAP
+        pitch = chunk + HEADER_ROOM
         room = min(receiver.rows, (SLOT_BYTES - off) // pitch)
         lengths = receiver.receive(sock.sock.fileno(), self._slots[slot], off, pitch, room)
         count = len(lengths)

@@ -8,20 +8,20 @@ from typing import Any
 
 import pytest
 
-from pipeline.ipc import wire as channel_wire
+from pipeline.ipc import transport
 from pipeline.ipc.channel import ControlChannel
-from pipeline.ipc.wire import StreamWire
+from pipeline.ipc.transport import StreamTransport
 
 
 class Ends:
-    """A wire at one end, a plain socket at the other."""
+    """A transport at one end, a plain socket at the other."""
 
     def __init__(self) -> None:
         self.plain, theirs = socket.socketpair()
         for sock in (self.plain, theirs):
             sock.setblocking(False)
         self.sock = theirs
-        self.wire = StreamWire(theirs)
+        self.transport = StreamTransport(theirs)
 
 
 @pytest.fixture
@@ -34,17 +34,17 @@ def ends() -> Iterator[Ends]:
 
 def test_a_packet_may_come_byte_by_byte_and_no_read_crosses_into_the_next(ends: Ends) -> None:
     read_end, write_end = os.pipe()
-    sent = StreamWire.HEAD.pack(5) + b"first" + StreamWire.HEAD.pack(6)
+    sent = StreamTransport.HEAD.pack(5) + b"first" + StreamTransport.HEAD.pack(6)
     for at in range(len(sent)):
         with pytest.raises(BlockingIOError):
-            ends.wire.receive()
+            ends.transport.receive()
         ends.plain.send(sent[at : at + 1])
         if at == 8:
-            assert ends.wire.receive() == (b"first", [], 0)
-    socket.send_fds(ends.plain, [b"second" + StreamWire.HEAD.pack(1)], [])
+            assert ends.transport.receive() == (b"first", [], 0)
+    socket.send_fds(ends.plain, [b"second" + StreamTransport.HEAD.pack(1)], [])
     socket.send_fds(ends.plain, [b"3"], [write_end])
-    assert ends.wire.receive() == (b"second", [], 0)
-    assert ends.wire.receive()[0] == b"3"
+    assert ends.transport.receive() == (b"second", [], 0)
+    assert ends.transport.receive()[0] == b"3"
     os.close(write_end)
     os.close(read_end)
 
@@ -53,21 +53,21 @@ def test_what_is_half_sent_goes_on_before_anything_else(ends: Ends) -> None:
     packets = [bytes([number]) * 60_000 for number in range(20)]
     sent = []
     for packet in packets:
-        ends.wire.send(packet, [])
+        ends.transport.send(packet, [])
         sent.append(packet)
-        if ends.wire.unsent:
+        if ends.transport.unsent:
             break
     with pytest.raises(BlockingIOError):
-        ends.wire.send(b"not taken", [])
-    other = StreamWire(ends.plain)
+        ends.transport.send(b"not taken", [])
+    other = StreamTransport(ends.plain)
     got = []
     while len(got) < len(sent):
         try:
             got.append(other.receive()[0])
         except BlockingIOError:
-            ends.wire.flush()
+            ends.transport.flush()
     assert got == sent
-    assert not ends.wire.unsent
+    assert not ends.transport.unsent
 
 
 def test_nothing_waits_for_somebody_who_is_gone() -> None:
@@ -84,7 +84,7 @@ def test_nothing_waits_for_somebody_who_is_gone() -> None:
 
 def test_a_packet_cut_off_by_the_end_leaves_no_descriptor_open(ends: Ends) -> None:
     read_end, write_end = os.pipe()
-    socket.send_fds(ends.plain, [StreamWire.HEAD.pack(100) + b"begin"], [write_end])
+    socket.send_fds(ends.plain, [StreamTransport.HEAD.pack(100) + b"begin"], [write_end])
     os.close(write_end)
     ends.plain.close()
     channel = ControlChannel(ends.sock)
@@ -124,7 +124,7 @@ def test_a_system_that_refuses_to_read_descriptors_loses_that_message_alone(
 def test_descriptors_are_not_inherited_where_the_system_does_not_see_to_it(
     kind: socket.SocketKind, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(channel_wire, "_CLOSE_ON_EXEC", 0)
+    monkeypatch.setattr(transport, "_CLOSE_ON_EXEC", 0)
     ours, theirs = (ControlChannel(sock) for sock in socket.socketpair(socket.AF_UNIX, kind))
     read_end, write_end = os.pipe()
     ours.send({"op": "x"}, [write_end])

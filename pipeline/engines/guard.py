@@ -1,0 +1,145 @@
+"""Port security: what no guest may send to other guests, read from the bytes of one frame.
+
+A guest may not act as the network's infrastructure. So these frames end here:
+
+=====================  ==================================================================================
+DHCP server messages   UDP to port 68 (RFC 2131 section 4.1), UDP over IPv6 to port 546 (RFC 8415 section
+                       7.2). Many clients look at the destination port alone, so this does too.
+ICMP that sets routes  redirects (RFC 792) and router advertisements (RFC 1256); over IPv6 the same two
+                       (RFC 4861 sections 4.2 and 4.5)
+reserved groups        01:80:c2:00:00:00 to 0f: spanning tree, PAUSE, LLDP. No bridge forwards these
+                       (IEEE 802.1Q section 8.6.3).
+unreadable headers     headers that are truncated, or whose chain is so long that it may hide one of the
+                       above (RFC 7113 section 3; RFC 7610 section 5)
+=====================  ==================================================================================
+
+Tags with VLAN ID 0 or 1 are looked through. ID 0 means "no VLAN", and 1 is what a bridge takes untagged
+frames for (IEEE 802.1Q table 9-2), so a guest may take such a frame for an untagged one. Another VLAN is
+a network of its own: the gateway is not part of it, and its frames are not read.
+
+Later fragments are not read: their first one has the ports and the type, and without it nothing is
+reassembled. The source addresses are the caller's business, who has the tables.
+"""
+
+from typing import Final
+
+from pipeline.wire import dhcp, ethernet, icmp, ipv4
+from pipeline.wire.errors import WireError
+
+_DHCPV6_CLIENT: Final = 546
+
+MAX_EXTENSIONS: Final = 8
+"""IPv6 extension headers that are read. No ordinary packet has more than four."""
+
+_ROUTES: Final = frozenset((icmp.REDIRECT, 9))
+"""ICMP types: redirect, router advertisement."""
+_ROUTES_V6: Final = frozenset((134, 137))
+"""The same of ICMPv6."""
+_ICMPV6: Final = 58
+_IPV6_LEN: Final = 40
+_FRAGMENT: Final = 44
+_AUTHENTICATION: Final = 51
+_EXTENSIONS: Final = frozenset((0, 43, _FRAGMENT, _AUTHENTICATION, 60, 135, 139, 140))
+"""Extension headers. All but two have the common form of RFC 6564 section 4."""
+_OFFSET_V4: Final = 0x1FFF
+_OFFSET_V6: Final = 0xFFF8
+_RESERVED_GROUPS: Final = b"\x01\x80\xc2\x00\x00"
+_TAGS: Final = frozenset((ethernet.TYPE_VLAN, ethernet.TYPE_SERVICE_VLAN))
+_VLAN_ID: Final = 0x0FFF
+_MAX_TAGS: Final = 4
+
+_UNREADABLE: Final = "switch_frame_dropped_unreadable_headers"
+_DHCP: Final = "switch_frame_dropped_dhcp_server"
+_ROUTE: Final = "switch_frame_dropped_route_message"
+
+
+def refuse_group(dst: bytes) -> None:
+    """Raise WireError for a group address that no bridge forwards."""
+    if dst[5] < 16 and dst[:5] == _RESERVED_GROUPS:
+        raise WireError("switch_frame_dropped_reserved_group")
+
+
+def network_of(view: memoryview, off: int, end: int, ethertype: int) -> tuple[int, int]:
+    """(EtherType, offset after it) of the frame at off, looking through tags of VLAN 0 and 1.
+
+    For a frame of another VLAN the EtherType is that of its tag. Raises WireError for too many tags.
+    """
+    at = off + ethernet.HEADER_LEN
+    for _ in range(_MAX_TAGS):
+        if ethertype not in _TAGS:
+            return ethertype, at
+        if at + ethernet.TAG_LEN > end:
+            raise WireError(_UNREADABLE)
+        if (view[at] << 8 | view[at + 1]) & _VLAN_ID > 1:
+            return ethertype, at
+        ethertype = view[at + 2] << 8 | view[at + 3]
+        at += ethernet.TAG_LEN
+    raise WireError(_UNREADABLE)
+
+
+def refuse_datagram(port: int) -> None:
+    """Raise WireError for a datagram over IPv4 to a port of DHCP clients."""
+    if port == dhcp.CLIENT_PORT:
+        raise WireError(_DHCP)
+
+
+def refuse_ipv4(view: memoryview, at: int, end: int) -> int:
+    """The source address of the IPv4 packet in view[at:end], after which there may be padding.
+
+    Raises WireError for one of the messages above.
+    """
+    if end - at < ipv4.HEADER_LEN or view[at] >> 4 != 4:
+        raise WireError(_UNREADABLE)
+    begin = at + (view[at] & 15) * 4
+    src = int.from_bytes(view[at + 12 : at + 16], "big")
+    proto = view[at + 9]
+    if (view[at + 6] << 8 | view[at + 7]) & _OFFSET_V4:
+        return src
+    if proto == ipv4.PROTO_UDP:
+        _refuse_port(view, begin, end, dhcp.CLIENT_PORT)
+    elif proto == ipv4.PROTO_ICMP:
+        _refuse_type(view, begin, end, _ROUTES)
+    return src
+
+
+def refuse_ipv6(view: memoryview, at: int, end: int) -> None:
+    """Raise WireError for one of the messages above in the IPv6 packet in view[at:end]."""
+    if end - at < _IPV6_LEN:
+        raise WireError(_UNREADABLE)
+    proto = view[at + 6]
+    at += _IPV6_LEN
+    for _ in range(MAX_EXTENSIONS):
+        if proto not in _EXTENSIONS:
+            break
+        if at + 8 > end:
+            raise WireError(_UNREADABLE)
+        length = 8
+        if proto == _AUTHENTICATION:
+            length = (view[at + 1] + 2) * 4
+        elif proto != _FRAGMENT:
+            length = (view[at + 1] + 1) * 8
+        elif (view[at + 2] << 8 | view[at + 3]) & _OFFSET_V6:
+            return
+        proto, at = view[at], at + length
+    else:
+        raise WireError(_UNREADABLE)
+    if proto == ipv4.PROTO_UDP:
+        _refuse_port(view, at, end, _DHCPV6_CLIENT)
+    elif proto == _ICMPV6:
+        _refuse_type(view, at, end, _ROUTES_V6)
+
+
+def _refuse_port(view: memoryview, at: int, end: int, port: int) -> None:
+    """Raise WireError if the UDP header at ``at`` names the port as its destination, or is not there."""
+    if at + 4 > end:
+        raise WireError(_UNREADABLE)
+    if view[at + 2] << 8 | view[at + 3] == port:
+        raise WireError(_DHCP)
+
+
+def _refuse_type(view: memoryview, at: int, end: int, types: frozenset[int]) -> None:
+    """Raise WireError if the ICMP message at ``at`` is one of these types, or is not there."""
+    if at >= end:
+        raise WireError(_UNREADABLE)
+    if view[at] in types:
+        raise WireError(_ROUTE)

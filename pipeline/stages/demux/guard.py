@@ -1,0 +1,106 @@
+"""What a guest's frame must satisfy before another guest gets it, by the setting ``guests``.
+
+guarded: the IPv4 address of the sender, in IPv4 and in ARP, must be of the subnet and belong to the link. The
+neighbour table decides that, as for packets to the gateway: another live guest's address is contested, those
+of the gateway are nobody's. What a guest may not say to guests at all is in pipeline.engines.guard.
+isolated: no frame passes. open: every frame does.
+
+Demux judges the first frame of a run, whose headers are equal in all of its frames. What ingress steers past
+demux never goes to a guest.
+"""
+
+from typing import Final
+
+from pipeline.config.model import GUARDED, ISOLATED
+from pipeline.counters import INDEX
+from pipeline.engines import guard
+from pipeline.records.flows import Ends, FlowKey
+from pipeline.records.frames import Frame
+from pipeline.stages.demux.network import Network
+from pipeline.wire import arp, ethernet
+from pipeline.wire.errors import WireError
+
+REPORTED: Final = frozenset(
+    (
+        "arp_message_dropped_foreign_sender",
+        "switch_frame_dropped_dhcp_server",
+        "switch_frame_dropped_outside_source",
+        "switch_frame_dropped_route_message",
+        "switch_frame_dropped_unreadable_headers",
+    )
+)
+"""Causes that no ordinary guest has. Contests and claims of the gateway's addresses have reports of their own
+(pipeline.stages.demux.events)."""
+
+_ISOLATED: Final = INDEX["switch_frame_dropped_isolated"]
+
+
+class Guard:
+    """The judge of frames between guests. Methods raise WireError for a frame that no other guest may get."""
+
+    def __init__(self, network: Network) -> None:
+        self.counts = network.counts
+        self.slots = network.slots
+        self.links = network.links
+        self.neighbors = network.neighbors
+        self.switch = network.switch
+        self.isolated = network.config.access.guests == ISOLATED
+        self.guarded = network.config.access.guests == GUARDED
+
+    def may_flood(self, frames: int) -> bool:
+        """Whether frames to a group go to other guests. If not because of the setting, they are counted."""
+        if len(self.links) < 2:
+            return False
+        if self.isolated:
+            self.counts[_ISOLATED] += frames
+            return False
+        return True
+
+    def admit_segments(self, key: FlowKey, mac: bytes, link: int, now: float) -> None:
+        """TCP segments of one flow."""
+        if self.guarded:
+            self._admit_source(Ends.of(key).guest_addr, mac, link, now)
+        elif self.isolated:
+            raise WireError("switch_frame_dropped_isolated")
+
+    def admit_datagrams(self, key: FlowKey, mac: bytes, link: int, now: float) -> None:
+        """UDP datagrams of one flow."""
+        if self.guarded:
+            ends = Ends.of(key)
+            guard.refuse_datagram(ends.remote_port)
+            self._admit_source(ends.guest_addr, mac, link, now)
+        elif self.isolated:
+            raise WireError("switch_frame_dropped_isolated")
+
+    def admit_frame(self, frame: Frame, dst: bytes, mac: bytes, ethertype: int, now: float) -> None:
+        """A single frame."""
+        if self.isolated:
+            raise WireError("switch_frame_dropped_isolated")
+        if not self.guarded:
+            return
+        guard.refuse_group(dst)
+        view = self.slots[frame.slot]
+        end = frame.off + frame.length
+        kind, at = guard.network_of(view, frame.off, end, ethertype)
+        if kind == ethernet.TYPE_IPV4:
+            self._admit_source(guard.refuse_ipv4(view, at, end), mac, frame.link, now)
+        elif kind == ethernet.TYPE_ARP:
+            message = arp.parse(view, at, end)
+            if message.sha != mac and self.switch.link_of(message.sha) != frame.link:
+                raise WireError("arp_message_dropped_foreign_sender")
+            self._admit_source(message.spa, message.sha, frame.link, now, by_arp=True)
+        elif kind == ethernet.TYPE_IPV6:
+            guard.refuse_ipv6(view, at, end)
+
+    def _admit_source(self, addr: int, mac: bytes, link: int, now: float, by_arp: bool = False) -> None:
+        """The sender's address, which counts as a claim like any other. A sender without one passes."""
+        if not addr:
+            return
+        try:
+            self.neighbors.learn(addr, mac, link, now, by_arp=by_arp)
+        except WireError as error:
+            if error.reason == "neighbor_claim_refused_outside_subnet":
+                raise WireError("switch_frame_dropped_outside_source") from None
+            # A link with as many addresses as it may have: nobody else has this one.
+            if error.reason != "neighbor_claim_refused_table_full":
+                raise
