@@ -16,7 +16,7 @@ class ServiceDatagram:
 
     key: the remote end is the service's, in both directions. The guest's address is 0 if the guest has none
     yet. An answer to 255.255.255.255 goes to the broadcast MAC on the link. The reader may overwrite the
-    HEADER_ROOM bytes (pipeline.records.udp) before an answer with headers. crowded: of a question, whether other
+    HEADER_ROOM bytes (pipeline.records.udp) before an answer with headers. ``crowded``, in a question: other
     guests than this one are active.
     """
 
