@@ -424,6 +424,26 @@ def test_garbage_for_the_name_server_is_counted_and_names_are_still_found(
     assert answer.endswith(socket.inet_aton(INTERNET_ADDR))
 
 
+def test_a_flood_of_questions_is_dropped_unread_while_another_guest_is_answered(
+    guest: RawGuest, other: RawGuest, counted: Callable[[str], int]
+) -> None:
+    question = b"\x12\x34\x01\0\0\1\0\0\0\0\0\0\7gateway\x0acontainers\x08internal\0\0\1\0\1"
+    refused = counted("dns_query_refused_malformed")
+    answered = 0
+
+    def flood() -> bool:
+        nonlocal answered
+        guest.send(*(guest.datagram(GATEWAY, 20000 + n, DNS, question[: 13 + n % 20]) for n in range(500)))
+        other.send(other.datagram(GATEWAY, 20000, DNS, question))
+        answered += sum(frame[42:44] == b"\x12\x34" for frame in other.receive())
+        guest.receive(0.01)
+        return counted("dns_query_dropped_rate_limit") > 500
+
+    wait_for(flood, "the flood is cut", 30, every=0)
+    assert answered > 5
+    assert counted("dns_query_refused_malformed") > refused
+
+
 def test_pings_and_arp_requests_are_answered_at_a_bounded_rate(
     guest: RawGuest, other: RawGuest, counted: Callable[[str], int]
 ) -> None:

@@ -136,13 +136,17 @@ class Rig:
         """One turn of the worker's loop."""
         self.worker.run(0)
         work = self.stage.step(monotonic() if now is None else now)
+        self.turn()
+        return work
+
+    def turn(self) -> None:
+        """What the others do in a turn: the worker publishes, the server answers, slots go home."""
         self.worker.ports.rings_out["demux"].publish()
         self.upstream.serve()
         for slot in self.worker.freed:
             self.ingress.unref(slot)
         self.given -= len(self.worker.freed)
         self.worker.freed.clear()
-        return work
 
     def replies(self) -> list[tuple[dict[str, int], bytes]]:
         """The records for demux, with their payload; the slots go home."""

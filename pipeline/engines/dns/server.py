@@ -252,9 +252,12 @@ class Dns(Generic[W]):
         return self._wait(key, query, waiter, client, now)
 
     def _answer(self, wire: bytes, query: m.Query, cached: Cached, counter: str, tcp: bool) -> Answer:
-        """Answer a query at once, and keep the reply for the next query with the same bytes."""
+        """Answer a query at once, and keep the reply for the next query with the same bytes.
+
+        A name that does not exist is seldom asked twice, and may be one of very many that a guest makes up.
+        """
         payload = m.render(query, cached.body, cached.age)
-        if not tcp:
+        if not tcp and cached.body.rcode == m.NOERROR:
             self._ready.put(wire, payload, cached.until, counter)
         return Answer(payload, counter)
 
