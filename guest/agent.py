@@ -1,15 +1,16 @@
-"""gvtap-guest: joins a guest to the network at the other end of a vsock, a unix socket or a program.
+"""The guest agent, gvtap-guest. It gives a guest a tap interface and carries its frames to the host.
 
-It has gvforwarder's command line, defaults and steps: dial, ask for /connect, open the tap, run a DHCP
-client, forward frames. When a step fails it closes everything, waits a second and starts again, for ever.
-SIGTERM and SIGINT end it with status 0.
+The host is reached over vsock, a unix socket, or the pipes of a child process. The agent has gvforwarder's
+command line, defaults and steps: dial the host, ask for /connect, open the tap, run a DHCP client, forward
+frames. If a step fails, the agent closes everything, waits a second and starts again, for ever. SIGTERM and
+SIGINT end it with status 0.
 
-Its own flags are -dhcp, -address, -gateway, -link-mtu and -resolv-conf, whose defaults change nothing, and
--offload: a host that knows docs/offload.md gets frames of up to 64 KiB, and any other host sees no
-difference.
+gvforwarder lacks the flags -dhcp, -address, -gateway, -link-mtu, -resolv-conf and -offload. The defaults of
+all but the last change nothing. With -offload, a host that knows docs/offload.md gets frames of up to 64 KiB.
+Other hosts see no difference.
 
-The network works without some steps (MAC, MTU, default route, resolv.conf, offload, a DHCP client's program).
-A failure of one is logged, and the agent does not start again.
+Some steps are optional (MAC, MTU, default route, resolv.conf, offload, the program of a DHCP client). If one
+of these fails, the agent logs that and goes on.
 """
 
 import ipaddress
@@ -69,7 +70,7 @@ FLAGS: Final = (
 
 
 class Options(NamedTuple):
-    """The command line after checks. Addresses are 32-bit integers, 0 for none."""
+    """The checked command line. Addresses are 32-bit integers, 0 for none."""
 
     url: str
     iface: str
@@ -88,7 +89,7 @@ class Options(NamedTuple):
 
 
 def options_from(parsed: flags.Parsed) -> Options:
-    """Check the flags' values. Raises flags.FlagError."""
+    """Check the values of the flags. Raises flags.FlagError."""
     mac_text, address_text, choice = parsed.text("mac"), parsed.text("address"), parsed.text("dhcp")
     address = prefix = gateway = 0
     try:
@@ -132,7 +133,7 @@ def options_from(parsed: flags.Parsed) -> Options:
 
 
 def serve_once(options: Options) -> None:
-    """One cycle, from the dial to the first failure, which is raised. Everything is closed then."""
+    """Connect and forward until something fails. Closes everything, and raises the failure."""
     host = link.dial(options.url, offload.HEADERS if options.offload else link.NO_HEADERS)
     try:
         LOG.info("connected to %s", options.url)
@@ -186,14 +187,14 @@ def _forward(tap: Tap, host: link.Link, terms: offload.Terms, options: Options) 
 
 
 def _existing_interface(names: Sequence[str]) -> str:
-    """The first of names that is an interface here, or ""."""
+    """The first of names that is an existing interface, or ""."""
     present = {name for _, name in socket.if_nameindex()}
     return next((name for name in names if name in present), "")
 
 
 def _terminate(_signal: int, _frame: FrameType | None) -> NoReturn:
-    # The exception leaves any blocking call, and the finally clauses close tap, link and DHCP client.
-    # A second signal must not interrupt them.
+    # The exception ends any blocking call. The finally clauses then close tap, link and DHCP client.
+    # A second signal must not interrupt these.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)
     raise SystemExit(0)
@@ -220,7 +221,7 @@ def _log_to_stderr(debug: bool) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the agent; the exit status: 0 after a signal or by -stop-if-exist, 2 for a bad command line."""
+    """Run the agent. The exit status is 0 after a signal or -stop-if-exist, 2 for a bad command line."""
     usage = flags.usage(f"Usage of {PROGRAM}:", FLAGS)
     try:
         parsed = flags.parse(FLAGS, sys.argv[1:] if argv is None else argv)

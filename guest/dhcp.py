@@ -1,14 +1,14 @@
-"""Which DHCP client runs on the guest's tap, and what happens when it fails.
+"""Chooses and runs the DHCP client of the guest's tap, and replaces or restarts it when it fails.
 
-gvforwarder's order: udhcpc where it is installed, else dhclient; and where neither is,
-the small one of :mod:`guest.dhcp_client`. The scripts of the first two write /etc/resolv.conf. So "auto"
-takes the small one alone where that file may belong to another network (:mod:`guest.resolv_conf`).
-A client is a child process: udhcpc and a dhclient that backs out end with a status, the others stay and renew
-the lease. Sets no address itself.
+A client is a child process. "auto" prefers udhcpc, then dhclient, as gvforwarder does. The last choice is the
+built-in client (:mod:`guest.dhcp_client`). The scripts of udhcpc and dhclient write /etc/resolv.conf. So if
+this file may belong to another network (:mod:`guest.resolv_conf`), "auto" uses only the built-in client.
 
-A client's failure is logged, and frames go on. With "auto" the next client takes its place, the built-in one
-last. A client that the user chose is started again while the interface has no address. The built-in one is
-always started again, since it renews the lease.
+udhcpc ends after it has got an address, and so may dhclient. The built-in client stays and renews the lease.
+
+If a client fails, the agent logs that and forwards frames as before. With "auto" the next client takes its
+place. A client that the user chose is started again if the interface has no address. The built-in client is
+always started again, because it renews the lease.
 """
 
 import logging
@@ -29,29 +29,29 @@ LOG: Final = logging.getLogger("gvtap-guest")
 
 CHOICES: Final = ("auto", "udhcpc", "dhclient", "builtin", "none")
 PATIENCE_SECONDS: Final = 15.0
-"""How long a client may take to get an address while another one could replace it."""
+"""Seconds that a client may take to get an address, if another client can replace it."""
 FIRST_WAIT_SECONDS: Final = 1.0
 MAX_WAIT_SECONDS: Final = 60.0
 _STOP_SECONDS: Final = 2 * resolv_conf.TOOL_SECONDS
-"""It may have to run another program in order to restore resolv.conf."""
+"""Seconds that a client may take to end. It may run another program to restore resolv.conf."""
 
 
 class DhcpError(Exception):
-    """The client cannot be started, or ended without a lease."""
+    """A client cannot be started, or ended with a failure."""
 
 
 class Client:
-    """A running client. ``fd`` becomes readable when it has ended. It is -1 on a kernel without pidfds."""
+    """A running client. ``fd`` becomes readable when the client ends. It is -1 on a kernel without pidfds."""
 
     def __init__(self, command: Sequence[str]) -> None:
-        """Start the command; DhcpError where it cannot be."""
+        """Start the command. Raises DhcpError."""
         self.command = list(command)
         self.builtin = command[0] == sys.executable
-        # The built-in client must be found from wherever the agent was.
+        # The built-in client must be importable, whatever the working directory is.
         here = str(Path(__file__).resolve().parent.parent)
         path = os.pathsep.join(filter(None, (here, os.environ.get("PYTHONPATH"))))
         environment = {**os.environ, "PYTHONPATH": path} if self.builtin else None
-        # The built-in client ends when this pipe does, also when the agent is killed.
+        # The built-in client ends when this pipe is closed, even if the agent is killed.
         stdin = subprocess.PIPE if self.builtin else subprocess.DEVNULL
         try:
             self._process = subprocess.Popen(self.command, stdin=stdin, env=environment)
@@ -65,17 +65,17 @@ class Client:
 
     @property
     def name(self) -> str:
-        """The client in the words of -dhcp."""
+        """The name of the client, for the log."""
         return "the built-in client" if self.builtin else self.command[0]
 
     def check(self) -> None:
-        """To be called when ``fd`` is readable: DhcpError unless the client ended well."""
+        """Call this when ``fd`` is readable. Raises DhcpError unless the client ended with status 0."""
         status = self._process.wait()
         if status != 0:
             raise DhcpError(f"{self.name} ended with status {status}")
 
     def stop(self) -> None:
-        """End the client if it still runs, and wait for it."""
+        """End the client if it still runs, and wait for its end."""
         if self.fd >= 0:
             os.close(self.fd)
         if self._process.poll() is None:
@@ -90,7 +90,7 @@ class Client:
 
 
 class Alarm:
-    """``fd`` becomes readable after some seconds."""
+    """A timer. ``fd`` becomes readable after ``seconds``."""
 
     def __init__(self, seconds: float) -> None:
         self.fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
@@ -106,9 +106,10 @@ class Alarm:
 
 
 class Keeper:
-    """Keeps a client on an interface from start() to stop().
+    """Keeps a DHCP client running on an interface, from start() to stop().
 
-    It adds descriptors to ``watched``, each with a function to call when it is readable, and removes them.
+    It adds descriptors to ``watched`` and removes them. The caller polls them, and calls the function of each
+    descriptor that is readable.
     """
 
     def __init__(
@@ -119,7 +120,7 @@ class Keeper:
         first_wait: float = FIRST_WAIT_SECONDS,
         patience: float = PATIENCE_SECONDS,
     ) -> None:
-        """clients: command lines, the preferred one first. The list may be empty. Times in seconds."""
+        """clients: command lines, preferred first; may be empty. first_wait, patience: seconds."""
         self._clients = list(clients)
         self._interface = interface
         self._watched = watched
@@ -135,7 +136,7 @@ class Keeper:
             self._start()
 
     def stop(self) -> None:
-        """End whatever runs."""
+        """End the client and the timer, if they run."""
         self._end_alarm()
         self._end_client()
 
@@ -166,7 +167,7 @@ class Keeper:
             self._failed(f"{client.name} ended, and {self._interface} has no address")
 
     def _look(self) -> None:
-        """The patience is over."""
+        """The client has had its time. If there is still no address, try the next client."""
         self._end_alarm()
         if self._client is not None and not has_address(self._interface):
             name = self._client.name
@@ -206,9 +207,9 @@ class Keeper:
 
 
 def commands(choice: str, interface: str, resolv_conf_choice: str = resolv_conf.AUTO) -> list[list[str]]:
-    """The command lines for choice (one of CHOICES) on interface, in their order. "none" has no command.
+    """The command lines for choice (one of CHOICES), preferred first. "none" has no command.
 
-    resolv_conf_choice is only for the built-in client: the others have scripts of their own.
+    resolv_conf_choice: for the built-in client. The others have scripts that write the file.
     """
     found: list[list[str]] = []
     scripts = choice == "auto" and not resolv_conf.is_of_another_network(resolv_conf.DEFAULT_PATH)

@@ -1,13 +1,14 @@
-"""The built-in DHCP client: sockets, clock and interface around :mod:`guest.dhcp_states`.
+"""The built-in DHCP client of the guest agent, a program of its own.
 
     python -m guest.dhcp_client -i tap0 [-resolv-conf FILE]
 
-The client sets address, default route and MTU. It names the DNS servers in resolv.conf
-(:mod:`guest.resolv_conf`) until it ends. Only the address has to succeed; any other failure is logged.
+:mod:`guest.dhcp_states` is its state machine. This module has the sockets, the clock and the interface. The
+client sets address, default route and MTU. Until it ends, it names the DNS servers in resolv.conf
+(:mod:`guest.resolv_conf`). Only the address is required. Any other failure is logged.
 
-Without an address it uses a packet socket, since the kernel does not send from 0.0.0.0. With an address it
-uses an ordinary UDP socket, so that the interface's traffic does not wake an idle client. It runs until a
-signal ends it, or with -with-parent until its standard input ends.
+Before it has an address the client uses a packet socket, because the kernel does not send from 0.0.0.0. After
+that it uses an ordinary UDP socket, so that other traffic of the interface does not wake it. It runs until a
+signal ends it. With -with-parent it also ends when its standard input ends.
 """
 
 import errno
@@ -51,14 +52,14 @@ FLAGS: Final = (
 )
 
 _MAX_WAIT_SECONDS: Final = 3600.0
-# EPERM: a packet filter of the guest.
+# Errors after which the client tries again later. EPERM comes from a packet filter of the guest.
 _SEND_LOSSES: Final = frozenset(
     {errno.ENETDOWN, errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ENOBUFS, errno.EAGAIN, errno.EPERM}
 )
 
 
 class Port:
-    """Sends and receives DHCP messages on one interface; bound to an address, or raw without one."""
+    """Sends and receives DHCP messages on one interface: with a UDP socket, or raw without an address."""
 
     def __init__(self, interface: str) -> None:
         self._interface = interface
@@ -66,11 +67,11 @@ class Port:
         self._sock = self._raw()
 
     def fileno(self) -> int:
-        """For select; changes with bind()."""
+        """The descriptor to poll. bind() changes it."""
         return self._sock.fileno()
 
     def bind(self, address: int) -> None:
-        """Speak from this address; 0 = raw. It stays raw where another program has the port."""
+        """Send from this address; 0 = raw. The port stays raw if another program has port 68."""
         if address == self._address:
             return
         self._sock.close()
@@ -83,7 +84,7 @@ class Port:
             self._sock = self._raw()
 
     def send(self, message: dhcp.Message, server: int) -> None:
-        """Send one message to server (0 = broadcast). If the network refuses it, the client retries."""
+        """Send a message to server (0 = broadcast). Errors of the network are ignored: the client retries."""
         payload = dhcp.build(message)
         try:
             if self._address:
@@ -96,7 +97,7 @@ class Port:
                 raise
 
     def receive(self) -> dhcp.Message | None:
-        """The next message; None for a packet that is something else."""
+        """The next message, or None if the next packet is not a DHCP message."""
         try:
             data = self._sock.recv(65536, socket.MSG_DONTWAIT)
             if self._address:
@@ -133,7 +134,7 @@ def _packet(payload: bytes, dst: int) -> bytes:
 
 
 def _message_of(packet: bytes) -> dhcp.Message | None:
-    """The DHCP message in an IPv4 packet for port 68; None for other packets. Raises WireError."""
+    """The DHCP message in an IPv4 packet for port 68, or None for other packets. Raises WireError."""
     ip = ipv4.parse(packet, 0, len(packet))
     if ip.proto != ipv4.PROTO_UDP or ip.frag_off or ip.flags & ipv4.FLAG_MF:
         return None
@@ -145,11 +146,11 @@ def _message_of(packet: bytes) -> dhcp.Message | None:
 
 
 def configure(interface: str, lease: Lease, resolv_conf: ResolvConf) -> None:
-    """Set the interface up with the lease. Raises OSError where it cannot have the address."""
+    """Configure the interface with the lease. Raises OSError if the address cannot be set."""
     if lease.mtu:
         attempt(f"set the MTU {lease.mtu}", lambda: netlink.set_mtu(interface, lease.mtu))
     netlink.set_address(interface, lease.address, lease.prefix)
-    # Before the route: a program that waits for the route finds names, too.
+    # Before the route, because programs that wait for a route then also look up names.
     resolv_conf.set(lease.dns, lease.search)
     if lease.router:
         attempt(
@@ -161,7 +162,7 @@ def configure(interface: str, lease: Lease, resolv_conf: ResolvConf) -> None:
 
 
 def unconfigure(interface: str, lease: Lease, resolv_conf: ResolvConf) -> None:
-    """Take everything away again, since the lease is over."""
+    """Undo configure(), because the lease has ended."""
     resolv_conf.restore()
     attempt(
         f"remove {addr_text(lease.address)}",
@@ -170,9 +171,9 @@ def unconfigure(interface: str, lease: Lease, resolv_conf: ResolvConf) -> None:
 
 
 def run(interface: str, resolv_conf: ResolvConf, with_parent: bool) -> None:
-    """Acquire and keep a lease, for ever or as long as the parent lives.
+    """Acquire and keep a lease. with_parent: return when standard input ends, else run for ever.
 
-    Raises OSError when the interface is gone or cannot have the address.
+    Raises OSError if the interface is gone, or if the address cannot be set.
     """
     mac = mac_of(interface)
     port = Port(interface)
@@ -200,14 +201,14 @@ def run(interface: str, resolv_conf: ResolvConf, with_parent: bool) -> None:
 
 
 def _terminate(_signal: int, _frame: FrameType | None) -> NoReturn:
-    # A second signal must not interrupt the end that the first one began.
+    # A second signal must not interrupt the clean-up after the first one.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)
     raise SystemExit(0)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Exit status 2 for a bad command line, 1 when the interface is unusable, 0 after a signal."""
+    """Run the client. Returns 2 for a bad command line, 1 if the interface is unusable, 0 after a signal."""
     usage = flags.usage(f"Usage of {PROGRAM}:", FLAGS)
     try:
         parsed = flags.parse(FLAGS, sys.argv[1:] if argv is None else argv)

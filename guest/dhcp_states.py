@@ -1,11 +1,12 @@
 """A DHCP client as a state machine (RFC 2131 section 4.4): messages and time in, actions out.
 
     INIT --discover--> SELECTING --offer, request--> REQUESTING --ack--> BOUND
-    BOUND --T1--> RENEWING --T2--> REBINDING --lease over--> INIT; a NAK leads to INIT from anywhere
+    BOUND --T1--> RENEWING --T2--> REBINDING --lease ends--> INIT
+    REQUESTING, RENEWING, REBINDING --nak--> INIT
 
-The client takes the first usable offer. It does not know INIT-REBOOT, INFORM or DECLINE. It asks again sooner
-than the RFC's 4 s, since the server is on the same machine. Times are seconds of one monotonic clock.
-Randomness is an argument.
+The client takes the first usable offer. It does not implement INIT-REBOOT, INFORM and DECLINE. It repeats a
+message sooner than after the RFC's 4 s, because the server is on the same machine. Times are seconds of one
+monotonic clock. The caller supplies random numbers.
 """
 
 import enum
@@ -39,7 +40,7 @@ _FOREVER: Final = 0xFFFFFFFF
 
 
 class State(enum.Enum):
-    """Names of RFC 2131 figure 5."""
+    """The states of RFC 2131 figure 5. INIT is not one: the client is in SELECTING from the start."""
 
     SELECTING = "SELECTING"
     REQUESTING = "REQUESTING"
@@ -49,7 +50,7 @@ class State(enum.Enum):
 
 
 class Lease(NamedTuple):
-    """A lease. Addresses are 32-bit integers. 0 means none, also for mtu. seconds may be inf."""
+    """A lease. Addresses are 32-bit integers. 0 means none, also for mtu. seconds may be infinite."""
 
     address: int
     prefix: int
@@ -62,20 +63,20 @@ class Lease(NamedTuple):
 
 
 class Send(NamedTuple):
-    """Send message to the server's address, or broadcast it where that is 0."""
+    """Send a message to the address ``server``. If that is 0, broadcast it."""
 
     message: Message
     server: int
 
 
 class Bind(NamedTuple):
-    """Set the interface up with this lease; given again when a renewal changes it."""
+    """Configure the interface with this lease. Repeated if a renewal changes the lease."""
 
     lease: Lease
 
 
 class Unbind(NamedTuple):
-    """The lease is over: take the address from the interface."""
+    """The lease has ended: remove the address from the interface."""
 
     lease: Lease
 
@@ -84,10 +85,10 @@ Action = Send | Bind | Unbind
 
 
 class Client:
-    """One interface's client. It starts by itself: the first deadline is now."""
+    """The client of one interface. The first deadline is at once, so the first on_timer() starts it."""
 
     def __init__(self, mac: bytes, now: float, random: Callable[[], float]) -> None:
-        """mac: 6 bytes; random: a number in [0, 1) a call."""
+        """mac: 6 bytes. random: returns a number in [0, 1)."""
         self._mac = mac
         self._random = random
         self._actions: list[Action] = []
@@ -100,16 +101,16 @@ class Client:
         self._restart(now)
 
     def deadline(self) -> float:
-        """When on_timer wants to be called; infinity when never."""
+        """The time at which to call on_timer(); infinity for never."""
         return self._deadline
 
     def take_actions(self) -> list[Action]:
-        """The actions to be done, in this order."""
+        """Return the actions to carry out, in this order, and forget them."""
         actions, self._actions = self._actions, []
         return actions
 
     def on_message(self, message: Message, now: float) -> None:
-        """A DHCP message arrived; those for others and those out of turn are ignored."""
+        """A DHCP message arrived. It is ignored if it is for another client, or not expected now."""
         if message.op != dhcp.BOOT_REPLY or message.xid != self._xid or message.chaddr != self._mac:
             return
         if message.kind == dhcp.OFFER and self.state is State.SELECTING:
@@ -126,7 +127,7 @@ class Client:
             self._restart(now)
 
     def on_timer(self, now: float) -> None:
-        """The deadline has come."""
+        """Do what is due at the time now."""
         if now < self._deadline:
             return
         if self.state is State.SELECTING:
@@ -161,7 +162,7 @@ class Client:
         self._retry_later(now)
 
     def _renew(self, lease: Lease, now: float) -> None:
-        """T1, T2 or the lease's end has passed, or a renewal was not answered (RFC 2131 section 4.4.5)."""
+        """Renew the lease, or give it up at its end (RFC 2131 section 4.4.5)."""
         t2, end = self._bound_at + lease.seconds * 0.875, self._bound_at + lease.seconds
         if now >= end:
             self._unbind()
@@ -207,7 +208,7 @@ class Client:
 
 
 def _lease(message: Message) -> Lease | None:
-    """The lease in an OFFER or ACK; None where an address, the server or the time is missing."""
+    """The lease in an OFFER or ACK; None if the address, the server or the time is missing."""
     options = message.options
     server, time = message.option_addr(dhcp.SERVER_ID), options.get(dhcp.LEASE_TIME, b"")
     if message.yiaddr == 0 or server == 0 or len(time) != 4:
@@ -220,7 +221,7 @@ def _lease(message: Message) -> Lease | None:
         prefix=(message.option_addr(dhcp.SUBNET_MASK) or DEFAULT_MASK).bit_count(),
         router=message.option_addr(dhcp.ROUTER),
         dns=tuple(int.from_bytes(dns[at : at + 4], "big") for at in range(0, len(dns) - 3, 4)),
-        # RFC 3397 section 2: the search list, where there is one, stands for the domain name.
+        # RFC 3397 section 2: a search list replaces the domain name.
         search=parse_search_list(options.get(dhcp.DOMAIN_SEARCH, b""))
         or parse_domain_names(options.get(dhcp.DOMAIN_NAME, b"")),
         mtu=mtu if mtu >= _MIN_MTU else 0,
@@ -270,5 +271,5 @@ def parse_domain_names(value: bytes) -> tuple[str, ...]:
 
 
 def _is_plain(label: bytes) -> bool:
-    """Whether a label may go into a file that programs read by lines: host name characters alone."""
+    """Whether a label has only characters of host names, so that it cannot add lines to resolv.conf."""
     return label.replace(b"-", b"").replace(b"_", b"").isalnum()

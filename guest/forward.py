@@ -1,14 +1,14 @@
-"""Two directions of frames between tap and link, in one loop over non-blocking descriptors.
+"""Forwards Ethernet frames between the tap and the link, in one loop over non-blocking descriptors.
 
-    tap  --read, one frame a call, each after its length prefix-->  buffer  --one write for many-->  link
-    link --one read for many-->  buffer  --write, one frame a call-->  tap
+    tap  --one read for each frame, after its length prefix-->  buffer  --one write for many frames-->  link
+    link --one read for many frames-->  buffer  --one write for each frame-->  tap
 
-Frames stay where the kernel put them. Only the incomplete frame at the end of a read is moved to the front.
-While the link takes no more, the tap is not read, and the guest kernel's queue slows its senders. A tap that
-is down loses the host's frames, as a cable would.
+Frames are not copied within the buffer. Only the incomplete frame at the end of a read moves to the front. If
+the link is full, the agent does not read the tap. The guest kernel's queue then slows its senders. While the
+tap is down, the host's frames are lost.
 
-A frame is the result of one read of the tap. With IFF_VNET_HDR it includes a virtio-net header, which is
-passed on as the kernel made it. The framing object decides how long a frame may be.
+A frame is what one read of the tap returns. With IFF_VNET_HDR it begins with a virtio-net header, which the
+agent passes on unchanged. The framing object limits the length of a frame.
 """
 
 import errno
@@ -29,7 +29,7 @@ BURST_BYTES: Final = 64 * 1024
 READ_BYTES: Final = 256 * 1024
 MIN_FRAME: Final = 14
 
-# The tap refuses one frame, which is lost. The link is sound.
+# Errors of a write to the tap that cost only this frame.
 _TAP_REFUSALS: Final = frozenset({errno.EIO, errno.EINVAL, errno.ENOBUFS, errno.ENOMEM, errno.EAGAIN})
 
 
@@ -46,10 +46,10 @@ class Forwarder:
         min_frame: int = MIN_FRAME,
         head: bytes = b"",
     ) -> None:
-        """max_frame: longest frame in bytes read from the tap in one call; never shortens legal ones.
+        """max_frame: room in bytes for a frame of the tap. Frames that the framing allows always fit.
 
-        min_frame: shorter frames of the host are dropped. head: bytes already read of the link (up to 64
-        KiB).
+        min_frame: shorter frames of the host are dropped. head: bytes already read from the link, at most
+        64 KiB.
         """
         self.dropped_oversized = 0
         self.dropped_by_tap = 0
@@ -66,13 +66,13 @@ class Forwarder:
         self._waiting = self._out[:0]  # bytes that the link has not taken yet
         self._in = memoryview(bytearray(READ_BYTES + framing.prefix_len + framing.max))
         self._in[: len(head)] = head
-        self._filled = len(head)  # bytes of an incomplete frame at the front of _in
+        self._filled = len(head)  # bytes at the front of _in that are not forwarded yet
 
     def run(self, watched: dict[int, Callable[[], None]]) -> None:
-        """Forward for ever. watched: more descriptors to poll, each with a function to call when readable.
+        """Forward for ever. watched: more descriptors to poll, with functions to call when they are readable.
 
-        Ends by an exception only: LinkError when the host hung up, OSError, WireError for
-        a length no frame can have, or whatever a watcher raises. A watcher may change the dict.
+        This ends only with an exception: LinkError if the host hangs up, OSError, WireError for an impossible
+        length, or an exception of such a function. The functions may change the dict.
         """
         self._deliver(self._filled)
         tap_fd, read_fd, write_fd = self._tap_fd, self._link.read_fd, self._link.write_fd
@@ -96,7 +96,7 @@ class Forwarder:
                         self._from_guest()
                     elif fd in watched:
                         watched[fd]()
-                        break  # it may have closed another of these, and opened one with the same number
+                        break  # the function may have replaced a descriptor by one of the same number
 
     def _from_guest(self) -> None:
         """Read frames from the tap until it is empty or a burst is full, then send them in one call."""
@@ -109,7 +109,7 @@ class Forwarder:
             if not length:
                 break
             if length > longest:
-                # Only an MTU above what the prefix can count makes such a frame.
+                # Such a frame occurs only if the MTU is larger than what the length prefix can express.
                 self.dropped_oversized += 1
                 continue
             pack_into(out, end, length)
@@ -124,7 +124,7 @@ class Forwarder:
             self._waiting = self._waiting[self._writer.write(self._waiting) or 0 :]
 
     def _from_host(self) -> None:
-        """Take one read of the link and give its whole frames to the tap."""
+        """Read the link once, and write its complete frames to the tap."""
         length = self._reader.readinto(self._in[self._filled :])
         if length is None:
             return
@@ -133,7 +133,7 @@ class Forwarder:
         self._deliver(self._filled + length)
 
     def _deliver(self, end: int) -> None:
-        """Give the whole frames of the first end bytes of _in to the tap, and move the rest to the front."""
+        """Write the complete frames in _in[:end] to the tap, and move the incomplete one to the front."""
         view, write = self._in, self._tap.write
         whole, rest = frames.split(view, 0, end, self._framing)
         for off, size in whole:

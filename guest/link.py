@@ -1,11 +1,11 @@
-"""The guest's way to the host: a stream dialled by URL, which begins with gvproxy's request.
+"""Opens the byte stream from the guest to the host, by URL, and sends gvproxy's request on it.
 
-    vsock://CID:PORT/path      AF_VSOCK; the request names the path as given, none without a path
-    unix:///path/of/socket     a unix stream socket; the request always names /connect
-    stdio:/program?flag=value  a child process started with -flag=value; frames on its pipes, no request
+    vsock://CID:PORT/path      AF_VSOCK. The request has this path. Without a path there is no request
+    unix:///path/of/socket     a unix stream socket. The request always has the path /connect
+    stdio:/program?flag=value  a child process started with -flag=value. No request; frames on its pipes
 
-The host does not answer the request: the next byte each way belongs to a frame. More header lines ask for an
-extension of the protocol (:mod:`guest.offload`). This module knows neither framing nor taps.
+The host does not answer the request. The next byte in each direction belongs to a frame. Further header lines
+ask for an extension of the protocol (:mod:`guest.offload`). This module does not know framing or taps.
 """
 
 import os
@@ -19,7 +19,7 @@ from pipeline.wire.framing import connect_request
 
 DEFAULT_VSOCK_PORT: Final = 1024
 REQUEST_HEADERS: Final = {"User-Agent": "Go-http-client/1.1"}
-"""Byte for byte the request of gvforwarder, whatever a host reads in it."""
+"""Makes the request equal to gvforwarder's, byte for byte."""
 NO_HEADERS: Final[Mapping[str, str]] = {}
 SOCKET_BUFFER_BYTES: Final = 1 << 20
 _SO_SNDBUFFORCE: Final = 32
@@ -27,13 +27,13 @@ _SO_RCVBUFFORCE: Final = 33
 
 
 class LinkError(Exception):
-    """The host cannot be reached, or the link ended. The agent tries again."""
+    """The host cannot be reached, or the link has ended. The agent tries again."""
 
 
 class Link:
-    """Two non-blocking descriptors: frames of the host are read from one and written to the other.
+    """A stream to the host: a descriptor to read and one to write, both non-blocking.
 
-    They are the same descriptor for a socket. ``requested``: a request for /connect was sent.
+    For a socket they are the same. ``requested``: whether a request was sent.
     """
 
     def __init__(
@@ -60,14 +60,14 @@ class Link:
 
 
 def dial(url: str, headers: Mapping[str, str] = NO_HEADERS) -> Link:
-    """Open the link that url names and send the request, with headers besides its own.
+    """Open the link that url names, and send the request. headers: further header lines.
 
     Raises LinkError or OSError.
     """
     parts = urlsplit(url)
     if parts.scheme == "vsock":
         cid, port = _vsock_address(parts.netloc)
-        # Both are numbers, so no name is looked up.
+        # Both are numbers, so there is no name lookup.
         return _dial_socket(socket.socket(socket.AF_VSOCK, _STREAM), (cid, port), parts.path, headers)
     if parts.scheme == "unix":
         return _dial_socket(socket.socket(socket.AF_UNIX, _STREAM), unquote(parts.path), "/connect", headers)
@@ -98,7 +98,7 @@ def _dial_socket(
             try:
                 sock.setsockopt(socket.SOL_SOCKET, option, SOCKET_BUFFER_BYTES)
             except OSError:
-                # Without CAP_NET_ADMIN the kernel's own buffer size stays.
+                # Without CAP_NET_ADMIN the kernel's default size stays.
                 break
         if path:
             sock.sendall(connect_request(path, headers={**REQUEST_HEADERS, **headers}))
@@ -111,7 +111,7 @@ def _start_child(program: str, query: str) -> Link:
     child_in, write_fd = os.pipe()
     read_fd, child_out = os.pipe()
     try:
-        # A process group of its own: a terminal's ctrl-C is for the agent, which then ends the child.
+        # A process group of its own, so that ctrl-C reaches only the agent, which then ends the child.
         child = subprocess.Popen([program, *arguments], stdin=child_in, stdout=child_out, process_group=0)
     except OSError:
         os.close(write_fd)

@@ -1,9 +1,8 @@
-"""Address, default route and MTU of an interface through rtnetlink, without the ip command.
+"""Sets address, default route and MTU of an interface with rtnetlink, so the ip command is not needed.
 
-It has only the requests that the built-in DHCP client and a static set-up need: RTM_NEWADDR, RTM_DELADDR,
-RTM_NEWROUTE and RTM_NEWLINK of linux/rtnetlink.h, for IPv4. Each call opens a socket of its own, waits for
-the kernel's acknowledgement and raises OSError with the kernel's errno. Nothing watches for changes or dumps
-tables.
+This module has only the requests that the built-in DHCP client and a static set-up need: RTM_NEWADDR,
+RTM_DELADDR, RTM_NEWROUTE and RTM_NEWLINK of linux/rtnetlink.h, for IPv4. Each call opens its own socket and
+waits for the kernel's acknowledgement. It raises OSError with the kernel's errno.
 """
 
 import os
@@ -45,7 +44,7 @@ _U32: Final = Struct("=I")
 
 
 def set_address(interface: str, address: int, prefix: int) -> None:
-    """Give interface the IPv4 address (32-bit integer) with a prefix length and its broadcast address."""
+    """Add an IPv4 address (a 32-bit integer) to the interface, with prefix length and broadcast address."""
     _address(_RTM_NEWADDR, _NLM_F_CREATE | _NLM_F_REPLACE, interface, address, prefix)
 
 
@@ -55,7 +54,7 @@ def remove_address(interface: str, address: int, prefix: int) -> None:
 
 
 def set_default_route(interface: str, gateway: int) -> None:
-    """Make gateway (on interface's own network) the default route, replacing one of the same metric."""
+    """Set the default route to gateway, on the interface. It replaces a route of the same metric."""
     index = socket.if_nametoindex(interface)
     message = _RTMSG.pack(
         socket.AF_INET, 0, 0, 0, _RT_TABLE_MAIN, _RTPROT_DHCP, _RT_SCOPE_UNIVERSE, _RTN_UNICAST, 0

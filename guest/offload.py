@@ -1,9 +1,9 @@
-"""The agent's half of the offload extension: it asks for it, and sets the tap up.
+"""The agent's side of the offload extension (docs/offload.md): negotiation with the host, set-up of the tap.
 
-docs/offload.md describes the extension. The request for /connect carries HEADERS. A host that knows the
-extension answers with a record before any frame. gvproxy is silent, or begins with a frame. So the agent
-waits a moment before it sends its first frame. It keeps the bytes that it reads in the meantime, except
-frames between the host's OFFER and START: there is no interface for them yet.
+The request for /connect has HEADERS. A host that knows the extension answers with a record before any frame.
+gvproxy sends nothing, or a frame. So the agent waits up to OFFER_SECONDS before it sends its first frame. It
+keeps the bytes that it reads meanwhile. But it drops frames between the host's OFFER and START, because the
+tap does not exist yet.
 
 Linux only: TUNSETVNETHDRSZ and TUNSETOFFLOAD of linux/if_tun.h.
 """
@@ -28,9 +28,9 @@ LOG: Final = logging.getLogger("gvtap-guest")
 
 HEADERS: Final = {offload.REQUEST_HEADER: str(offload.VERSION)}
 OFFER_SECONDS: Final = 0.5
-"""How long the agent waits for the host's first record. gvproxy sends none."""
+"""Seconds that the agent waits for an OFFER of the host. gvproxy does not send one."""
 START_SECONDS: Final = 5.0
-"""How long a host that has offered may take to start."""
+"""Seconds between ACCEPT and START that the host may take."""
 
 TUNSETOFFLOAD: Final = 0x400454D0
 _TUNSETVNETHDRSZ: Final = 0x400454D8
@@ -44,13 +44,14 @@ _RECORD_END: Final = LE16.prefix_len + offload.RECORD_LEN
 
 
 class RefusedError(Exception):
-    """The kernel cannot do this guest's half. The network works without offload."""
+    """The guest's kernel cannot offload. The network works without it."""
 
 
 class Terms(NamedTuple):
-    """What agent and host agreed on. head: bytes of the stream that were read already.
+    """What agent and host agreed on.
 
-    vnet_len is 0 without offload; features are the host's (pipeline.wire.offload).
+    vnet_len: 0 without offload. features: those that the host takes (pipeline.wire.offload). head: bytes that
+    were already read from the stream.
     """
 
     framing: Framing
@@ -63,10 +64,10 @@ PLAIN: Final = Terms(LE16, 0, 0, b"")
 
 
 def negotiate(link: Link, offer_seconds: float = OFFER_SECONDS) -> Terms:
-    """Find out whether the host on link, which was asked with HEADERS, offloads.
+    """Find out whether the host offloads. The request on link must have had HEADERS.
 
-    Blocks for offer_seconds at most if it does not. Raises LinkError when the host hangs up, or
-    stops in the middle.
+    Blocks for at most offer_seconds if the host does not. Raises LinkError if the host hangs up, or does not
+    send START.
     """
     data = bytearray()
     if not _fill(link, data, _RECORD_END, time.monotonic() + offer_seconds):
@@ -75,7 +76,7 @@ def negotiate(link: Link, offer_seconds: float = OFFER_SECONDS) -> Terms:
     if record is None or record.kind != offload.OFFER:
         return PLAIN._replace(head=bytes(data))
     if record.version != offload.VERSION or record.vnet_len != offload.VNET_LEN:
-        # An offer that the agent does not accept is void.
+        # Without an ACCEPT the link stays as it is.
         LOG.warning("the host offers what was not asked for: %s", record)
         return PLAIN._replace(head=bytes(data))
     features = record.features & offload.FEATURES
@@ -94,7 +95,7 @@ def negotiate(link: Link, offer_seconds: float = OFFER_SECONDS) -> Terms:
 
 
 def _fill(link: Link, data: bytearray, length: int, deadline: float) -> bool:
-    """Read until data has length bytes or more. Returns False when they do not come in time."""
+    """Read until data has length bytes or more. Returns False if they do not come in time."""
     poller = select.poll()
     poller.register(link.read_fd, select.POLLIN)
     while len(data) < length:
@@ -109,17 +110,17 @@ def _fill(link: Link, data: bytearray, length: int, deadline: float) -> bool:
 
 
 def _end(data: bytearray) -> int:
-    """Where the first frame or record of data ends."""
+    """The offset at which the first frame or record of data ends."""
     return LE16.prefix_len + int.from_bytes(data[: LE16.prefix_len], "little")
 
 
 def _record(data: bytearray) -> offload.Record | None:
-    """The record that data begins with, None if it begins with a frame."""
+    """The record at the start of data; None if there is a frame."""
     return offload.parse(bytes(data[:_RECORD_END]), LE16.prefix_len, _end(data) - LE16.prefix_len)
 
 
 def open_tap(name: str, terms: Terms) -> Tap:
-    """Open the tap for these terms. Raises like Tap.open(), or RefusedError."""
+    """Open the tap for these terms. Raises RefusedError, or what Tap.open() raises."""
     if not terms.vnet_len:
         return Tap.open(name)
     try:
@@ -137,17 +138,17 @@ def open_tap(name: str, terms: Terms) -> Tap:
 
 
 def set_up(tap: Tap, features: int) -> int:
-    """Let the kernel leave work to the host. Returns which of features the kernel has.
+    """Have the kernel leave checksums and segmentation to the host. Returns the features that it supports.
 
-    For a tap opened with IFF_VNET_HDR. An old kernel has fewer features. Without any it still sends whole
-    frames, after headers of zeros. Raises OSError if it has no headers of 12 bytes.
+    The tap must have been opened with IFF_VNET_HDR. An old kernel supports fewer features. Without any it
+    sends ordinary frames after headers of zeros. Raises OSError if it does not support headers of 12 bytes.
     """
     fcntl.ioctl(tap.fd, _TUNSETVNETHDRSZ, _INT.pack(offload.VNET_LEN))
     if sys.byteorder == "big":
         fcntl.ioctl(tap.fd, _TUNSETVNETLE, _INT.pack(1))
     basic = features & (offload.CSUM | offload.TSO4)
     for wanted in (features, features & ~_USO, basic, features & offload.CSUM):
-        # The kernel has UDP for both families or for neither, and no feature at all without checksums.
+        # The kernel takes UDP for both address families or for neither, and nothing without checksums.
         usable = wanted if wanted & _USO == _USO else wanted & ~_USO
         usable = usable if usable & offload.CSUM else 0
         try:
@@ -160,6 +161,6 @@ def set_up(tap: Tap, features: int) -> int:
 
 
 def reset(tap: Tap) -> None:
-    """Take the offload back, for the next program that opens a persistent tap."""
-    with suppress(OSError):  # the interface may be deleted already
+    """Switch offload off, for the next program that opens a persistent tap."""
+    with suppress(OSError):  # the interface may already be deleted
         fcntl.ioctl(tap.fd, TUNSETOFFLOAD, 0)

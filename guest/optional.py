@@ -1,4 +1,4 @@
-"""Steps that the network does not need: a failure is logged, and the program goes on."""
+"""Optional steps of a set-up: if one fails, the program logs it and goes on."""
 
 import logging
 from collections.abc import Callable
@@ -8,7 +8,7 @@ LOG: Final = logging.getLogger("gvtap-guest")
 
 
 def attempt(what: str, step: Callable[[], None]) -> bool:
-    """Do step. An OSError becomes a warning that names the step. Returns whether it was done."""
+    """Do step. An OSError becomes a warning: "cannot <what>". Returns whether the step succeeded."""
     try:
         step()
     except OSError as error:

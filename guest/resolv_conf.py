@@ -1,26 +1,29 @@
-"""Names a network's DNS servers in resolv.conf, and restores the old content at the end.
+"""Writes a network's DNS servers to resolv.conf, and restores the old content at the end.
 
-The owner of the file is asked to write it:
+If another program owns the file, that program writes it:
 
-    a link to systemd-resolved's files    resolvectl, for this interface
-    a link to resolvconf's files, or      resolvconf, for this interface
-    a file which it has generated
-    anything else                         no owner; the file is replaced
+    /etc/resolv.conf is                    written by
+    a link to systemd-resolved's files     resolvectl, for this interface
+    a link to resolvconf's files, or       resolvconf, for this interface
+    a file that resolvconf has generated
+    anything else                          this module
 
-A file that this module writes begins with a heading and ends with its old content as comments. So the old
-content survives kill -9: the next run finds it there. If the heading is gone, another program has written the
-file since, and it stays as it is.
+A file that this module writes begins with a heading, and ends with the old content as comments. So the old
+content survives kill -9, and the next run can restore it. If the heading is gone, another program has written
+the file since. It then stays as it is.
 
-Network namespaces share the files of their machine, unless another file is mounted over one of them, as
-`ip netns exec` does with /etc/netns/NAME/resolv.conf. Three rules follow from that:
+Network namespaces share the files of their machine. But another file may be mounted over one of them, as
+`ip netns exec` does with /etc/netns/NAME/resolv.conf. Three rules follow:
 
-- A mount cannot be replaced by rename(2), so the file is written in place.
-- systemd-resolved and resolvconf serve the machine's network. In another one they are not asked.
-- By default (AUTO) a namespace leaves the machine's file alone: the machine cannot reach these servers.
+- rename(2) cannot replace a mount point, so this module writes such a file in place.
+- systemd-resolved and resolvconf serve the machine's network. In other namespaces they are not used.
+- By default (AUTO) an agent in a namespace does not write the machine's file, because the machine cannot
+  reach the namespace's DNS servers.
 
-AUTO writes the file in the first network namespace, which is the machine's. In any other one it compares
-with our ancestors outside of the namespace: a file that they have, too, is theirs. A namespace of processes
-or of users hides them. There only a file that something is mounted over counts as the namespace's own.
+AUTO always writes the file in the first network namespace, which is the machine's. In other namespaces it
+compares the file with that of ancestor processes outside of the namespace. If it is the same file, it belongs
+to them. A pid or user namespace may hide these processes. AUTO then writes the file only if it is a mount
+point.
 """
 
 import contextlib
@@ -44,7 +47,7 @@ NONE: Final = "none"
 DEFAULT_PATH: Final = "/etc/resolv.conf"
 TOOL_SECONDS: Final = 4.0
 MAX_BYTES: Final = 256 * 1024
-"""A longer file is something else, and is not changed."""
+"""A longer file is not a resolv.conf, and is not changed."""
 
 _RESOLVECTL: Final = "resolvectl"
 _RESOLVCONF: Final = "resolvconf"
@@ -55,7 +58,7 @@ _DISK_FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
 class ResolvConf:
-    """The DNS servers of one interface in one file. A failure is a warning; no method raises OSError."""
+    """The DNS servers of one interface, in one file. A failure is logged. No method raises OSError."""
 
     def __init__(self, choice: str, interface: str) -> None:
         """choice: AUTO, NONE or a path. Nothing is written before set()."""
@@ -63,10 +66,10 @@ class ResolvConf:
         self._path = DEFAULT_PATH if choice == AUTO else choice
         self._interface = interface
         self._owner = ""
-        self._file = ""  # the file that we have written, links resolved
+        self._file = ""  # the real path of the file that this object has written
 
     def set(self, servers: Sequence[int], search: Sequence[str] = ()) -> None:
-        """Name the servers (IPv4 addresses as integers) and search domains. Without servers: restore()."""
+        """Write servers (IPv4 addresses as integers) and search domains. Without servers, call restore()."""
         if self._choice in ("", NONE):
             return
         if not servers:
@@ -85,7 +88,7 @@ class ResolvConf:
         attempt(f"name the DNS servers in {self._path}", lambda: self._set(addresses, search))
 
     def restore(self) -> None:
-        """Undo set(). It does no harm without a set(), or when called twice."""
+        """Undo set(). May be called without a set(), or twice."""
         owner, self._owner = self._owner, ""
         if owner == _RESOLVECTL:
             _run([_RESOLVECTL, "revert", self._interface])
@@ -111,7 +114,7 @@ class ResolvConf:
         lines = [f"search {' '.join(search)}"] if search else []
         lines += [f"nameserver {address}" for address in addresses]
         text = "\n".join(lines) + "\n"
-        # Assigned before the program runs, since a signal may end this process meanwhile.
+        # Assigned before the program runs: a signal may end this process meanwhile, and restore() needs it.
         self._owner = owner_of(self._path)
         if self._owner == _RESOLVECTL and _run([_RESOLVECTL, "dns", self._interface, *addresses]):
             _run([_RESOLVECTL, "domain", self._interface, *(search or [""])])
@@ -137,12 +140,12 @@ class ResolvConf:
             return
         try:
             os.unlink(file)
-        except OSError:  # a mount point, or a directory that takes no changes
+        except OSError:  # the file is a mount point, or its directory is read-only
             _write_in_place(file, b"")
 
 
 def owner_of(path: str) -> str:
-    """The program that has to write path, "" if there is none."""
+    """The program that owns path and must write it; "" if there is none."""
     file = os.path.realpath(path)
     if not _is_machines_network() or _is_mount_point(file):
         return ""
@@ -154,11 +157,11 @@ def owner_of(path: str) -> str:
 
 
 def is_of_another_network(path: str) -> bool:
-    """Whether path is, or may be, a file of processes in another network namespace."""
+    """Whether path is, or may be, also the file of processes in another network namespace."""
     if _is_machines_network():
         return False
     file = os.path.realpath(path)
-    # A new file would be seen by all who see the directory.
+    # A new file would be visible to all processes that see the directory.
     shared = file if os.path.exists(file) else os.path.dirname(file)
     outer = _outer_processes()
     if any(_is_same(shared, f"/proc/{pid}/root{shared}") for pid in outer):
@@ -167,12 +170,12 @@ def is_of_another_network(path: str) -> bool:
 
 
 def _is_machines_network() -> bool:
-    """Whether this is the first network namespace. The kernel shows it this setting, and no other one."""
+    """Whether this is the first network namespace. Only there the kernel shows this setting."""
     return os.path.exists(_ONLY_OF_THE_MACHINE)
 
 
 def _outer_processes() -> list[int]:
-    """Our ancestors, process 1 among them, in another network namespace, as far as we may look at them."""
+    """Process 1 and our ancestors, as far as they are in another network namespace and visible to us."""
     ancestors = [1]
     pid = os.getppid()
     while pid > 1:
@@ -184,14 +187,14 @@ def _outer_processes() -> list[int]:
 def _parent(pid: int) -> int:
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
-            # proc(5): the name, in brackets, may hold anything. State and parent follow it
+            # proc(5): the name, in brackets, may hold any characters. State and parent follow it.
             return int(file.read().rpartition(b")")[2].split()[1])
     except OSError:
         return 0
 
 
 def _is_same(one: str, other: str) -> bool | None:
-    """Whether both are the same file. None if we may not see them, or one is missing."""
+    """Whether both are the same file. None if one is missing or hidden from us."""
     try:
         return os.path.samefile(one, other)
     except OSError:
@@ -201,14 +204,14 @@ def _is_same(one: str, other: str) -> bool | None:
 def _is_mount_point(file: str) -> bool:
     try:
         with open("/proc/self/mountinfo", "rb") as mounts:
-            # proc(5): the fifth field, with blanks as \040
+            # proc(5): the fifth field is the mount point, with blanks as \040.
             return os.fsencode(file).replace(b" ", b"\\040") in {line.split()[4] for line in mounts}
     except OSError:
         return False
 
 
 def _read(file: str) -> bytes | None:
-    """The content, None if there is no file. Raises OSError for anything but a text file, unread."""
+    """The content; None if there is no file. Raises OSError if it is not a regular file, or too long."""
     try:
         info = os.stat(file)
     except FileNotFoundError:
@@ -222,20 +225,20 @@ def _read(file: str) -> bytes | None:
 
 
 def _as_comments(old: bytes | None) -> bytes:
-    """The old content, with a mark before each line. No lines if there was no file."""
+    """The old content, with a mark before each line; nothing if there was no file."""
     if old is None:
         return b""
     return b"".join(_OLD_LINE + line + b"\n" for line in old.split(b"\n"))
 
 
 def _old_content(content: bytes) -> bytes | None:
-    """The content that _as_comments() got, from a file with our heading."""
+    """The old content that _as_comments() has put into a file; None if there was no file."""
     lines = [line.removeprefix(_OLD_LINE) for line in content.split(b"\n") if line.startswith(_OLD_LINE)]
     return b"\n".join(lines) if lines else None
 
 
 def _write(file: str, content: bytes) -> None:
-    """Replace the content in one step where that is possible, else in place. Raises OSError."""
+    """Replace the file with rename() if that is possible, else write it in place. Raises OSError."""
     if not _is_mount_point(file):
         try:
             _replace(file, content)
@@ -256,7 +259,7 @@ def _replace(file: str, content: bytes) -> None:
         if os.path.exists(file):
             info = os.stat(file)
             os.chown(temporary, info.st_uid, info.st_gid)
-            shutil.copystat(file, temporary)  # with its security label
+            shutil.copystat(file, temporary)  # this copies the security label too
             os.utime(temporary)
         os.rename(temporary, file)
     except BaseException:
@@ -271,10 +274,10 @@ def _write_in_place(file: str, content: bytes) -> None:
         old = os.pread(fd, MAX_BYTES, 0)
         try:
             _fill(fd, content)
-        except OSError:  # the disk is full, but the old content fits
+        except OSError:  # the disk is full. The old content still fits
             _fill(fd, old)
             raise
-        except BaseException:  # raised by a signal, which must not leave half a file
+        except BaseException:  # raised by a signal handler. It must not leave half a file
             _fill(fd, content)
             raise
     finally:
@@ -289,7 +292,7 @@ def _fill(fd: int, content: bytes) -> None:
 
 
 def _run(words: Sequence[str], text: str = "") -> bool:
-    """Run an owner's program with text as its input. Returns whether it succeeded. A failure is a warning."""
+    """Run a program with text as its input. Returns whether it succeeded. Logs a failure."""
     program = shutil.which(words[0], path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin")
     if program is None:
         LOG.warning("%s is not installed", words[0])

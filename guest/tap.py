@@ -1,8 +1,8 @@
-"""The guest's tap interface: opened without packet information, named, addressed, set up.
+"""The guest's tap interface: a network interface of the kernel whose frames the agent reads and writes.
 
-Linux only (tun.txt of the kernel's documentation). A Tap owns the descriptor of /dev/net/tun: when that
-closes, an interface which is not persistent vanishes. With IFF_VNET_HDR in ``flags`` each frame begins with a
-virtio-net header. :mod:`guest.offload` sets its length and meaning. A DHCP client or :mod:`guest.netlink`
+Linux only (tun.txt of the kernel's documentation). A Tap owns the descriptor of /dev/net/tun. When this is
+closed, the interface vanishes unless it is persistent. With IFF_VNET_HDR in ``flags`` each frame begins with
+a virtio-net header. :mod:`guest.offload` sets its length and meaning. A DHCP client or :mod:`guest.netlink`
 sets addresses and routes.
 """
 
@@ -34,7 +34,7 @@ _IFNAMSIZ: Final = 16
 
 
 class Tap:
-    """An open tap. ``fd`` is non-blocking; one read or write is one frame."""
+    """An open tap. ``fd`` is non-blocking. One read or write is one frame."""
 
     def __init__(self, fd: int, name: str) -> None:
         self.fd = fd
@@ -42,10 +42,10 @@ class Tap:
 
     @classmethod
     def open(cls, name: str, flags: int = IFF_TAP | IFF_NO_PI) -> "Tap":
-        """Attach to the tap called name, making it where it does not exist.
+        """Attach to the tap called name. Creates it if it does not exist.
 
-        Raises OSError: EPERM without CAP_NET_ADMIN, EBUSY if another program holds it,
-        ENOENT without /dev/net/tun; ValueError for a name the kernel cannot take.
+        Raises OSError: EPERM without CAP_NET_ADMIN, EBUSY if another program has it, ENOENT without
+        /dev/net/tun. Raises ValueError for an impossible name.
         """
         encoded = _interface(name)
         fd = os.open("/dev/net/tun", os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -57,22 +57,22 @@ class Tap:
         return cls(fd, request[:_IFNAMSIZ].rstrip(b"\0").decode())
 
     def set_mac(self, mac: bytes) -> None:
-        """Give the interface the 6-byte address mac."""
+        """Set the MAC address of the interface, 6 bytes."""
         _control(_SIOCSIFHWADDR, _IFREQ_MAC.pack(self.name.encode(), _ARPHRD_ETHER, mac))
 
     def set_up(self) -> None:
-        """Bring the link up, other flags kept."""
+        """Bring the interface up. Its other flags stay."""
         answer = _control(_SIOCGIFFLAGS, _IFREQ_FLAGS.pack(self.name.encode(), 0))
         _, flags = _IFREQ_FLAGS.unpack(answer)
         _control(_SIOCSIFFLAGS, _IFREQ_FLAGS.pack(self.name.encode(), flags | _IFF_UP))
 
     def mtu(self) -> int:
-        """The interface's present MTU: bytes of an IP packet, without the Ethernet header."""
+        """The MTU of the interface now: bytes of an IP packet, without the Ethernet header."""
         answer = _control(_SIOCGIFMTU, _IFREQ_INT.pack(self.name.encode(), 0))
         return int(_IFREQ_INT.unpack(answer)[1])
 
     def set_mtu(self, mtu: int) -> None:
-        """Set the MTU; OSError EINVAL outside 68 to 65521."""
+        """Set the MTU. OSError EINVAL outside 68 to 65521."""
         _control(_SIOCSIFMTU, _IFREQ_INT.pack(self.name.encode(), mtu))
 
     def close(self) -> None:
@@ -81,7 +81,7 @@ class Tap:
 
 
 def mac_of(interface: str) -> bytes:
-    """The 6-byte address of any Ethernet interface. Raises OSError if there is no interface of that name."""
+    """The MAC address of any Ethernet interface, 6 bytes. Raises OSError if the interface does not exist."""
     answer = _control(_SIOCGIFHWADDR, _IFREQ_MAC.pack(_interface(interface), 0, b""))
     return bytes(_IFREQ_MAC.unpack(answer)[2])
 

@@ -1,12 +1,14 @@
-"""The compiled data path beside a checkout: where it is, whether it may be used, how it is made.
+"""Builds the compiled data path in build/compiled, and decides whether daemons may run from there.
 
-    python -m perf.compiled     compile what changed since the last time (make compiled)
+    python -m perf.compiled     compile if a source has changed (make compiled)
 
-A checkout runs as plain Python. What users have is a wheel with the data path compiled (setup.py), so
-daemons of end-to-end tests and of measurements run from such a tree, build/compiled, if it is there and
-*fresh*: made of these very sources for this Python. It is made in a directory of its own and gets its name
-when it is whole, and its stamp holds a digest of the sources from before the compiler read them. So a tree
-that is half made, or differs from the sources in any file, is never used: everything runs from the sources.
+A checkout runs as plain Python, but users install a wheel whose data path is compiled (setup.py). So
+end-to-end tests and measurements run their daemons from build/compiled if that tree is *fresh*: made of
+exactly these sources, for this Python.
+
+The tree is built in a temporary directory and renamed when it is complete. Its stamp has a digest of the
+sources that was made before the compiler read them. So a tree that is incomplete, or differs from the sources
+in any file, is never used. Everything then runs from the sources.
 
 GVTAP_TEST_PLAIN=1 runs the plain sources in any case.
 """
@@ -31,16 +33,16 @@ MODULES = {
     "gvtap-gvproxy": "pipeline.gvproxy",
     "gvtap-guest": "guest.agent",
 }
-"""The programs by name."""
+"""The module of each program."""
 
 
 def place(root: Path) -> Path:
-    """Where the compiled tree of a checkout lies, if there is one."""
+    """The directory of the compiled tree of a checkout. It may not exist."""
     return root / "build" / "compiled"
 
 
 def digest(root: Path) -> str:
-    """Of names and contents of all sources of the program under root."""
+    """A digest of the names and contents of all sources of the program under root."""
     total = hashlib.sha256()
     for path in sorted(root.joinpath("pipeline").rglob("*.py")):
         content = path.read_bytes()
@@ -49,19 +51,19 @@ def digest(root: Path) -> str:
 
 
 def origin(root: Path) -> str:
-    """What a tree is made of: sources, the way they are compiled, the Python that can load it."""
+    """What a tree depends on, as text: the sources, how they are compiled, the Python that can load it."""
     setup = hashlib.sha256(root.joinpath("setup.py").read_bytes()).hexdigest()
     return f"sources {digest(root)}\nsetup {setup}\npython {sysconfig.get_config_var('EXT_SUFFIX')}\n"
 
 
 def machine_code(tree: Path) -> str:
-    """The compiled files of a tree, a line each with its size."""
+    """The compiled files of a tree: one line for each, with its size."""
     found = sorted(tree.rglob("*.so"))
     return "".join(f"{path.relative_to(tree)} {path.stat().st_size}\n" for path in found)
 
 
 def problem(root: Path = ROOT) -> str:
-    """Why the compiled tree of a checkout may not be used; "" when it may."""
+    """Why the compiled tree of a checkout may not be used; "" if it may."""
     tree = place(root)
     try:
         stamp = tree.joinpath(STAMP).read_text()
@@ -76,31 +78,31 @@ def problem(root: Path = ROOT) -> str:
 
 @functools.cache
 def reason() -> str:
-    """Why this process runs the plain sources; "" where it runs the compiled ones. Asked once, then kept."""
+    """Why this process runs the plain sources; "" if it runs the compiled ones. The answer is cached."""
     return "GVTAP_TEST_PLAIN" if os.environ.get("GVTAP_TEST_PLAIN", "") not in ("", "0") else problem()
 
 
 def kind() -> str:
-    """What daemons started by this process run: "compiled" or "plain"."""
+    """What the daemons that this process starts run: "compiled" or "plain"."""
     return "plain" if reason() else "compiled"
 
 
 def command(name: str, *, plain: bool = False) -> list[str]:
-    """argv of a program of ours, compiled where kind() says so and plain is not asked for.
+    """The command line of a program of ours. It is the compiled one if kind() is, unless ``plain`` is set.
 
-    The environment is part of it, so that it holds wherever the command runs. What env starts keeps the pid.
+    It begins with env, so that PYTHONPATH is right wherever the command runs. env does not change the pid.
     """
     tree = [] if plain or kind() == "plain" else [str(place(ROOT))]
     inherited = [path for path in [os.environ.get("PYTHONPATH", "")] if path]
     path = os.pathsep.join([*tree, str(ROOT), *inherited])
     script = Path(sys.executable).parent / name
-    # -P: the working directory does not come before the path.
+    # -P: do not put the working directory before the path.
     argv = [str(script)] if script.exists() else [sys.executable, "-P", "-m", MODULES[name]]
     return [ENV, f"PYTHONPATH={path}", *argv]
 
 
 def compile_tree(root: Path = ROOT) -> int:
-    """Make the tree anew; nothing is there afterwards where there is no C compiler. An exit status."""
+    """Build the tree again. Without a C compiler there is no tree afterwards. Returns an exit status."""
     tree = place(root)
     shutil.rmtree(tree, ignore_errors=True)
     tree.parent.mkdir(exist_ok=True)
@@ -118,7 +120,7 @@ def compile_tree(root: Path = ROOT) -> int:
             said = [line for line in done.stdout.splitlines() if "stays plain Python" in line]
             print(*(said or ["not compiled: GVTAP_COMPILE=0"]), sep="\n", file=sys.stderr)
             return 0
-        # The guest's agent is not compiled; it is taken from the checkout.
+        # The guest agent is not compiled. It runs from the checkout.
         shutil.rmtree(made / "guest", ignore_errors=True)
         made.joinpath(STAMP).write_text(made_of + code)
         made.rename(tree)
@@ -129,7 +131,7 @@ def compile_tree(root: Path = ROOT) -> int:
 
 
 def main() -> int:
-    """Compile, if something changed."""
+    """Compile if the tree is not fresh."""
     if not reason():
         return 0
     if reason() == "GVTAP_TEST_PLAIN":

@@ -1,8 +1,8 @@
-"""The whole program once, on this machine alone: python -m perf.demo (make demo).
+"""Demonstrates the whole program on this machine: python -m perf.demo (make demo).
 
-Makes a guest, a host and a small internet as network namespaces, starts the daemon on the
-host and the agent in the guest, and lets the guest do what guests do. Prints a line for
-each step and removes everything. The exit status is 0 only if every step went well.
+The demo makes a guest, a host and a small internet as network namespaces. It starts the daemon on the host
+and the agent in the guest. The guest then gets an address, resolves names, pings and transfers data. The demo
+prints a line for each step, and removes everything at the end. The exit status is 0 if all steps succeeded.
 """
 
 import json
@@ -28,7 +28,7 @@ TITLE_WIDTH = 46
 
 
 class Demo:
-    """The steps; each prints its line and a failure is remembered."""
+    """The steps. Each prints a line, and a failure is remembered."""
 
     def __init__(self, network: Network, daemon: Daemon, agent: Agent) -> None:
         self.network = network
@@ -37,7 +37,7 @@ class Demo:
         self.failed = 0
 
     def step(self, title: str, action: Callable[[], str]) -> None:
-        """Run one step; what it returns is shown."""
+        """Run one step, and print what it returns."""
         try:
             shown, mark = action(), "ok  "
         except Exception as error:  # whatever goes wrong is this step's failure, and the next one follows
@@ -47,7 +47,7 @@ class Demo:
         print(f"{mark}  {title:<{TITLE_WIDTH}} {shown}", flush=True)
 
     def run(self) -> None:
-        """All steps in order."""
+        """Run all steps in order."""
         self.step("daemon started", self.start_daemon)
         self.step("guest has an address by DHCP", self.start_agent)
         self.step("guest pings the gateway", self.ping)
@@ -57,22 +57,22 @@ class Demo:
         self.step("host fetches a page from the guest", self.fetch_inside)
         self.step("iperf3 guest to internet (up)", lambda: self.iperf())
         self.step("iperf3 internet to guest (down)", lambda: self.iperf("-R"))
-        self.step("daemon stopped, nothing left behind", self.stop)
+        self.step("daemon stopped, nothing is left", self.stop)
 
     def start_daemon(self) -> str:
-        """Up to the moment it is ready."""
+        """Start the daemon, and wait until it is ready."""
         self.daemon.start()
         return f"ready after {self.daemon.start_seconds * 1000:.0f} ms, {len(self.daemon.workers())} workers"
 
     def start_agent(self) -> str:
-        """With the DHCP client that the machine has."""
+        """Start the agent, with a DHCP client that the machine has."""
         began = time.monotonic()
         self.agent.start()
         self.agent.wait_for_address()
         return f"{address(self.agent.guest)} after {(time.monotonic() - began) * 1000:.0f} ms"
 
     def ping(self) -> str:
-        """Three echo requests."""
+        """Send three echo requests."""
         text = self.agent.guest.run("ping", "-n", "-c", "3", "-i", "0.2", "-W", "2", GATEWAY_ADDR).stdout
         found = re.search(r"(\d) received.*?= [\d.]+/([\d.]+)/", text, re.DOTALL)
         assert found is not None, text
@@ -80,11 +80,11 @@ class Demo:
         return f"3 of 3 answered, {found[2]} ms on average"
 
     def resolve_outside(self) -> str:
-        """Through the daemon and the host's resolver."""
+        """Look up a name with the host's resolver."""
         return self._resolve("www.example.test", INTERNET_ADDR)
 
     def resolve_host(self) -> str:
-        """A name of the built-in zones."""
+        """Look up a name of the built-in zones."""
         return self._resolve("host.containers.internal", "192.168.127.254")
 
     def _resolve(self, name: str, expected: str) -> str:
@@ -93,11 +93,11 @@ class Demo:
         return f"{name} is {expected}"
 
     def fetch_outside(self) -> str:
-        """HTTP by name."""
+        """Fetch a page from a server outside, by name."""
         return self._fetch(self.agent.guest, "http://www.example.test/")
 
     def fetch_inside(self) -> str:
-        """HTTP through an exposed port."""
+        """Fetch a page from a server in the guest, through an exposed port."""
         servers = Servers(self.agent.guest, self.network.directory)
         try:
             self.daemon.expose(EXPOSED, f"{GUEST_ADDR}:{HTTP}")
@@ -111,7 +111,7 @@ class Demo:
         return f"{url}, {len(page)} bytes"
 
     def iperf(self, *flags: str) -> str:
-        """One TCP stream for a few seconds."""
+        """Run one TCP stream for a few seconds."""
         server = self.network.internet.popen(
             ["iperf3", "-s", "-1", "-p", str(IPERF_PORT)],
             stdout=subprocess.DEVNULL,
@@ -131,21 +131,21 @@ class Demo:
         return f":{IPERF_PORT} " in self.network.internet.run("ss", "-Htln").stdout
 
     def stop(self) -> str:
-        """Agent first; the daemon's own checks follow its end."""
+        """Stop the agent and then the daemon, which checks at its end that nothing is left."""
         self.agent.stop()
-        self.daemon.wait_for_rest()
+        self.daemon.wait_for_free_slots()
         began = time.monotonic()
         self.daemon.stop()
         return f"{(time.monotonic() - began) * 1000:.0f} ms, status 0"
 
 
 def main() -> int:
-    """0 if all went well."""
+    """Run the demo. Returns 0 if all steps succeeded."""
     reason = netns.missing()
     if reason:
         print(f"the demo cannot run here: {reason}", file=sys.stderr)
         return 1
-    # Ended from outside, it removes its namespaces all the same.
+    # The demo removes its namespaces also after SIGTERM.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     with Network() as network:
         servers = Servers(network.internet, network.directory)

@@ -1,11 +1,11 @@
-"""Request and response of one byte: the server and the clients of perf.latency, each a process of its own.
+"""Exchanges of one byte: the server and the clients of perf.latency. Each runs as a process of its own.
 
-    python -m perf.exchange serve ADDRESS            prints its ports (tcp, crr, udp), serves for ever
+    python -m perf.exchange serve ADDRESS            prints its ports (tcp, crr, udp), then serves for ever
     python -m perf.exchange tcp HOST PORT SECONDS    round trips on one connection
     python -m perf.exchange udp HOST PORT SECONDS    round trips of datagrams
     python -m perf.exchange crr HOST PORT SECONDS    connect, request, response, close
 
-A client prints one JSON object: count, lost, per_second, and p50_us, p99_us, max_us of one exchange.
+A client prints one JSON object: count, lost, per_second, and p50_us, p99_us and max_us of an exchange.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ UDP_PATIENCE = 0.5  # seconds after which a datagram is lost
 
 
 def serve(address: str) -> None:
-    """One thread for each service, one connection after the other in each."""
+    """Serve with one thread for each service. Each serves one connection after the other."""
     rr = socket.create_server((address, 0), backlog=512)
     crr = socket.create_server((address, 0), backlog=512)
     udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
@@ -47,7 +47,7 @@ def _serve_round_trips(listener: socket.socket) -> None:
 
 
 def _serve_connections(listener: socket.socket) -> None:
-    """Answer and close at once: who waited for the client's end would measure closing too."""
+    """Answer and close at once. To wait for the client's FIN would add the time of closing."""
     while True:
         link, _ = listener.accept()
         with link, contextlib.suppress(ConnectionError):
@@ -65,7 +65,7 @@ def _repeat(exchange: Callable[[], bool], seconds: float) -> dict[str, float]:
     clock = time.perf_counter_ns
     begin = before = clock()
     end = begin + int(seconds * 1e9)
-    # Beside a bulk stream some peers let nothing else through for seconds: wait for one exchange at least.
+    # During a bulk stream some peers block other traffic for seconds. Wait for at least one exchange.
     while before < end or (not times and before < end + STARVED_NS):
         good = exchange()
         after = clock()
@@ -88,7 +88,7 @@ def _repeat(exchange: Callable[[], bool], seconds: float) -> dict[str, float]:
 
 
 def tcp(address: tuple[str, int], seconds: float) -> dict[str, float]:
-    """Round trips on one connection."""
+    """Measure round trips on one connection."""
     with socket.create_connection(address, 10) as link:
         link.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
@@ -102,7 +102,7 @@ def tcp(address: tuple[str, int], seconds: float) -> dict[str, float]:
 
 
 def udp(address: tuple[str, int], seconds: float) -> dict[str, float]:
-    """Round trips of datagrams of one byte, their number: a late answer is not taken for the next."""
+    """Measure round trips of datagrams. Their byte is a number, so that a late answer is recognised."""
     number = 0
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as link:
         link.connect(address)
@@ -124,7 +124,7 @@ def udp(address: tuple[str, int], seconds: float) -> dict[str, float]:
 
 
 def crr(address: tuple[str, int], seconds: float) -> dict[str, float]:
-    """Connections with one exchange each, one after the other."""
+    """Measure connections with one exchange each, one after the other."""
 
     def exchange() -> bool:
         with socket.create_connection(address, 10) as link:

@@ -1,15 +1,15 @@
-"""How the code base looks in figures: one line each, read from the sources of pipeline/ and guest/.
+"""Counts what makes the code hard to read, in the sources of pipeline/ and guest/. Prints one line each.
 
     python -m perf.figures           the figures (make figures)
-    python -m perf.figures --list    each with the places that it counts
+    python -m perf.figures --list    the figures with the places that they count
 
-Each figure counts something that makes code harder to read, so fewer is better:
+Lower figures are better:
 
-- *functions over 50 lines*: from the first statement to the last; neither the head nor the docstring counts.
+- *functions over 50 lines*: from the first statement to the last, without the head and the docstring.
 - *functions with 8 or more parameters*: ``self`` and ``cls`` do not count, ``*args`` and ``**kwargs`` do.
 - *loop heads that unpack 10 or more names*: of ``for`` statements and of comprehensions.
-- *files in the fullest folder*: Python files, with ``__init__.py``, without those of folders below.
-- *loose modules in pipeline/*: the same for pipeline/, without ``__init__.py``.
+- *files in the fullest folder*: its Python files with ``__init__.py``, without those of its sub-folders.
+- *loose modules in pipeline/*: the Python files directly in pipeline/, without ``__init__.py``.
 - *files over 400 lines*: all lines.
 - *fmt: skip*: comments that keep the formatter away.
 - *classes with over 40 attributes*: declared fields, slots, and what methods assign to ``self``.
@@ -43,14 +43,14 @@ Loop = ast.For | ast.AsyncFor | ast.comprehension
 
 
 class Source(NamedTuple):
-    """A file; ``path`` is relative to the root."""
+    """A source file. ``path`` is relative to the root."""
 
     path: Path
     text: str
     tree: ast.Module
 
     def find(self, *kinds: type[ast.AST]) -> Iterator[Any]:
-        """The nodes of these kinds."""
+        """The syntax nodes of these kinds."""
         return (node for node in ast.walk(self.tree) if isinstance(node, kinds))
 
     def place(self, line: int, what: str) -> str:
@@ -64,7 +64,7 @@ def body_lines(function: Function) -> int:
 
 
 def parameters(function: Function) -> int:
-    """How many a caller may give."""
+    """The number of parameters that a caller may pass."""
     given = function.args
     places = [each.arg for each in (*given.posonlyargs, *given.args)]
     bound = places[:1] in (["self"], ["cls"])
@@ -72,12 +72,12 @@ def parameters(function: Function) -> int:
 
 
 def names(loop: Loop) -> int:
-    """How many names the head of a loop binds."""
+    """The number of names that the head of a loop binds."""
     return sum(isinstance(node, ast.Name) for node in ast.walk(loop.target))
 
 
 def attributes(owner: ast.ClassDef) -> int:
-    """How many attributes an object of this class has, as far as the class itself says."""
+    """The number of attributes that this class itself gives its objects."""
     found: set[str] = set()
     for node in owner.body:
         if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
@@ -95,27 +95,27 @@ def attributes(owner: ast.ClassDef) -> int:
 
 
 def uses(source: Source, name: str) -> list[int]:
-    """The lines where a name of typing stands, written alone or as an attribute."""
+    """The lines with a name of typing, written alone or as an attribute."""
     found = source.find(ast.Name, ast.Attribute)
     return sorted(node.lineno for node in found if ast.unparse(node) in (name, f"typing.{name}"))
 
 
 def comments(source: Source, words: str) -> Iterator[int]:
-    """The lines whose comment has these words."""
+    """The lines with these words in a comment."""
     for token in tokenize.generate_tokens(io.StringIO(source.text).readline):
         if token.type == tokenize.COMMENT and words in token.string:
             yield token.start[0]
 
 
 def read(root: Path, tops: Iterable[str] = TOPS) -> list[Source]:
-    """All sources below the folders of root."""
+    """All sources below the folders ``tops`` of root."""
     paths = [path for top in tops for path in sorted(root.joinpath(top).rglob("*.py"))]
     texts = [(path.relative_to(root), path.read_text()) for path in paths]
     return [Source(path, text, ast.parse(text, str(path))) for path, text in texts]
 
 
 def measure(sources: list[Source]) -> dict[str, list[str]]:
-    """The places that each figure counts; all figures but upward imports."""
+    """The places that each figure counts, for all figures except upward imports."""
     functions = [
         (source, node) for source in sources for node in source.find(ast.FunctionDef, ast.AsyncFunctionDef)
     ]

@@ -1,11 +1,11 @@
-"""What open flows cost: memory, CPU while nothing happens, the rate of new ones, throughput of one more.
+"""Measures what open TCP connections cost: memory, idle CPU, and the speed of one more connection.
 
-For each number of open, idle TCP connections through this program and its peers, in turns:
-  opened            connections a second while the table grew to that number (64 at once)
+Rows for each number of open, idle connections, for this program and its peers in turns:
+  opened            connections opened a second, 64 at a time, until that number was open
   memory            of the program and its children (PSS); `memory a flow` is the growth since the first row
-  idle CPU          percent of one core while nothing happens
+  idle CPU          percent of one core while nothing is sent
   tcp up / down     throughput of one more connection (iperf3)
-  round trip p50    of one more connection, 1 byte
+  round trip p50    of 1 byte on one more connection
 
     python -m perf.flows --counts 1,100,1000,10000 --seconds 2 --idle-seconds 5 --repeat 1
 """
@@ -29,7 +29,7 @@ SETTLE = 1.0  # seconds between the last connection and the first measurement
 
 
 class Holders:
-    """The accepting and the opening process."""
+    """The two processes that keep connections open: one accepts them, the other opens them."""
 
     def __init__(self, place: World, host_addr: str) -> None:
         self._accepting = self._spawn(place, "host", ["accept", "127.0.0.1"])
@@ -44,7 +44,7 @@ class Holders:
         return namespace.spawn(argv, pipe, stdin=pipe, stderr=pipe, cwd=ROOT)
 
     def open(self, count: int) -> dict[str, float]:
-        """Open connections until `count` are open."""
+        """Open connections until `count` are open. Returns the JSON object of perf.holder."""
         process = self._opening.popen
         assert process.stdin is not None
         assert process.stdout is not None
@@ -65,7 +65,7 @@ class Holders:
 
 
 def measure(place: World, endpoint: Endpoint, options: argparse.Namespace, samples: report.Samples) -> None:
-    """All rows of one peer once."""
+    """Measure all rows of one peer once."""
     holders = Holders(place, endpoint.host_addr)
     server = place.host.spawn(
         [sys.executable, "-m", "perf.exchange", "serve", "127.0.0.1"], subprocess.PIPE, cwd=ROOT

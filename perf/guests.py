@@ -1,8 +1,8 @@
-"""Throughput of several guests behind one daemon at the same time, in both placements.
+"""Measures the throughput of several guests of one daemon at the same time, in both placements.
 
-For each number of guests, each with one iperf3 stream, all at once: what they get together, and the smallest
-guest's part of an equal share. The peers here serve one guest a process, so there is no
-column of theirs.
+Each guest has one iperf3 stream, and all run at once. For each number of guests the rows are: the total
+throughput, and the slowest guest's part of an equal share. The peers serve one guest in a process, so they
+have no columns here.
 
     python -m perf.guests --counts 1,2,4 --seconds 3 --repeat 3
 """
@@ -20,7 +20,7 @@ from perf.peers import MANY_GUESTS
 
 
 def streams(places: list[World], host_addr: str, direction: str, options: argparse.Namespace) -> list[float]:
-    """One stream from each place at the same time; what each receiver got, in Gbit/s."""
+    """Run one stream in each place at the same time. Returns what each receiver got, in Gbit/s."""
 
     def stream(number: int) -> float:
         return iperf.measure(places[number], host_addr, direction, options, iperf.PORT + number)[0]
@@ -30,7 +30,7 @@ def streams(places: list[World], host_addr: str, direction: str, options: argpar
 
 
 def measure(options: argparse.Namespace, peer: str, count: int, samples: report.Samples) -> None:
-    """Both rows of one peer and number of guests, once in each direction."""
+    """Measure both rows of one peer and number of guests, once in each direction."""
     with (
         shared.place(options) as place,
         further_guests(count - 1, options.congestion) as others,
@@ -47,7 +47,7 @@ def measure(options: argparse.Namespace, peer: str, count: int, samples: report.
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description="Several guests behind one daemon at once.")
+    parser = argparse.ArgumentParser(description="Several guests of one daemon at once.")
     parser.add_argument("--counts", default="1,2,4", help="numbers of guests, comma-separated")
     parser.add_argument("--mtu", type=int, default=1500)
     shared.add(parser, seconds=3, repeat=1)

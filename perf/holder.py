@@ -1,8 +1,9 @@
-"""Many open connections: the two ends which perf.flows puts into the namespaces.
+"""Keeps many connections open. perf.flows runs one end in the guest and one on the host.
 
-python -m perf.holder accept ADDRESS         prints its port; accepts, greets with one byte, keeps all open
-python -m perf.holder open HOST PORT         for each line "N" on standard input: opens connections until
-                                             there are N, prints one JSON object: open, seconds, per_second
+python -m perf.holder accept ADDRESS         prints its port; accepts, sends one byte as a greeting, keeps all
+                                             connections open
+python -m perf.holder open HOST PORT         for each line "N" on standard input: opens connections until N
+                                             are open, prints one JSON object: open, seconds, per_second
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ PATIENCE = 60.0  # seconds without any progress
 
 
 def accept(address: str) -> None:
-    """Keep what is accepted until the end of the process."""
+    """Accept connections, and keep them open until the end of the process."""
     listener = socket.create_server((address, 0), backlog=4096)
     print(listener.getsockname()[1], flush=True)
     kept = []
@@ -29,7 +30,7 @@ def accept(address: str) -> None:
 
 
 def open_until(address: tuple[str, int], kept: list[socket.socket], count: int) -> dict[str, float]:
-    """Open connections, AT_ONCE at a time, until `kept` has `count`; one counts when its greeting came."""
+    """Open connections, AT_ONCE at a time, until `kept` has `count`. Each must have got its greeting."""
     begin = time.monotonic()
     before = len(kept)
     opening: dict[int, socket.socket] = {}

@@ -1,8 +1,8 @@
-"""Throughput by iperf3 between a guest and the host's loopback, for this program and its peers in turns.
+"""Measures throughput with iperf3 between a guest and the host's loopback, for this program and its peers.
 
 `up` is guest to host, `down` is host to guest (iperf3 -R: the guest still opens the connection). A UDP figure
-is what the receiver took in while the sender sent as fast as it could. Peers take turns within each
-repetition, so that a slow minute of the machine hits all of them.
+is what the receiver got while the sender sent as fast as it could. The peers take turns within each
+repetition, so that a slow minute of the machine affects all of them.
 
     python -m perf.iperf --direction both --mtu 1500,65520 --seconds 3 --repeat 5
 """
@@ -26,9 +26,9 @@ PORT = 5201
 def run_iperf3(
     place: World, host_addr: str, arguments: list[str], seconds: float, port: int
 ) -> dict[str, Any]:
-    """One iperf3 run from the guest; returns its `end` object.
+    """Run iperf3 once from the guest. Returns its `end` object.
 
-    Raises MeasurementError with iperf3's words.
+    Raises MeasurementError with the error text of iperf3.
     """
     server = place.host.spawn(["iperf3", "--server", "--one-off", "--bind", "127.0.0.1", "--port", str(port)])
     try:
@@ -54,7 +54,7 @@ def run_iperf3(
 
 
 def await_listener(place: World, port: int) -> None:
-    """Return when somebody listens on the TCP port in the host; MeasurementError after a while."""
+    """Wait until a server listens on the TCP port in the host. Raises MeasurementError after a while."""
     deadline = time.monotonic() + 5
     while f":{port} " not in place.host.run("ss", "-Htln"):
         if time.monotonic() > deadline:
@@ -65,7 +65,7 @@ def await_listener(place: World, port: int) -> None:
 def measure(
     place: World, host_addr: str, direction: str, options: argparse.Namespace, port: int = PORT
 ) -> tuple[float, str, dict[str, Any]]:
-    """Throughput at the receiver, its unit, and what else iperf3 said."""
+    """Measure once. Returns the throughput at the receiver, its unit, and other results of iperf3."""
     arguments = ["--parallel", str(options.parallel)]
     if direction == "down":
         arguments.append("--reverse")

@@ -1,9 +1,9 @@
-"""Round trips between a guest and the host's loopback, for this program and its peers in turns.
+"""Measures round trips between a guest and the host's loopback, for this program and its peers in turns.
 
-Rows: a 1-byte round trip on one TCP connection and with UDP (p50 and p99 in µs), and connections a second
-where each is opened, used for one exchange and closed. Each on an idle link, and beside a bulk TCP
-stream (iperf3) up or down, whose rate meanwhile is a row as well. A client in Python adds some 10 µs to each
-round trip, the same for all.
+Rows: the round trip of 1 byte over TCP and over UDP (p50 and p99 in µs), and the number of connections a
+second that are opened, used for one exchange and closed. Each is measured on an idle link, and beside a bulk
+TCP stream (iperf3) up or down. The rate of this stream is a row too. The client is in Python and adds about
+10 µs to each round trip, the same for all peers.
 
     python -m perf.latency --load none,up,down --seconds 2 --repeat 5
 """
@@ -35,7 +35,7 @@ PORT = 5202
 
 @contextlib.contextmanager
 def bulk(place: World, host_addr: str, load: str) -> Iterator[Callable[[], int]]:
-    """A TCP stream up or down while the block runs, none for "none"; gives the bytes it has moved so far."""
+    """Run a TCP stream up or down during the block, or none for "none". Yields a counter of its bytes."""
     if load == "none":
         yield lambda: 0
         return
@@ -78,7 +78,7 @@ def exchange(place: World, kind: str, address: tuple[str, str], seconds: float) 
 def measure(
     place: World, peer: str, host_addr: str, options: argparse.Namespace, samples: report.Samples
 ) -> None:
-    """All rows of one peer once."""
+    """Measure all rows of one peer once."""
     server = place.host.spawn(
         [sys.executable, "-m", "perf.exchange", "serve", "127.0.0.1"], subprocess.PIPE, cwd=ROOT
     )
@@ -102,7 +102,7 @@ def measure(
 
 
 def add(samples: report.Samples, peer: str, kind: str, beside: str, result: dict[str, Any]) -> None:
-    """The rows of one client's result."""
+    """Add the rows of one client's result."""
     extra = {"count": result["count"], "lost": result["lost"], "max_us": result["max_us"]}
     if kind == "crr":
         samples.add(f"connect-request-close{beside}", peer, "1/s", result["per_second"], extra=extra)

@@ -1,17 +1,16 @@
-"""Bulk transfer over a link that loses frames both ways: this program against two Linux kernels.
+"""Measures bulk transfers over a link that loses frames: this program compared with two Linux kernels.
 
 python -m perf.loss [--loss P] [--mib N] [--repeat N]
 
-Both run over the same shim (tests/support), a Python program that carries Ethernet frames of
-1500 bytes from tap to socket or tap to tap and loses each with the given probability:
+Both use the same shim (tests/support), a Python program that forwards Ethernet frames of 1500 bytes from tap
+to socket, or from tap to tap. It drops each frame, in both directions, with the given probability:
 
     kernels    guest kernel -- tap -- shim -- tap -- guest kernel
     daemon     guest kernel -- tap -- shim -- QEMU socket -- daemon -- host kernel
 
-The kernels use CUBIC (--congestion), as the engine does and as Linux does unless told otherwise; one
-that ignores loss, like BBR, is another question. Prints one JSON object with MB/s of each
-repetition and the ratios of the medians. The transfer carries a hash, so every number is that of
-a stream that arrived whole. Needs root.
+The kernels use CUBIC (--congestion), as the engine does, and as Linux does by default. BBR would not compare,
+because it ignores loss. The script prints one JSON object with MB/s of each repetition, and the ratios of the
+medians. Each transfer has a hash, so only complete transfers count. Needs root.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ from tests.support.servers import DATA, Servers
 
 MIB: Final = 1 << 20
 NEEDED_RATIO: Final = 0.5
-"""The daemon must reach this part of what two kernels reach."""
+"""The daemon must reach at least this part of the rate between two kernels."""
 _GUEST: Final = ("192.168.127.2/24", "192.168.127.1")
 _SUBNET: Final = "192.168.127.0/24"
 _OTHER: Final = "192.168.127.3"
@@ -40,7 +39,7 @@ _TIMEOUT: Final = 600.0
 
 
 def _rate(transfer: Callable[[int, int], dict[str, object]], down: int, up: int) -> float:
-    """MB/s of one transfer; RuntimeError when it did not arrive whole."""
+    """MB/s of one transfer. RuntimeError if it did not arrive completely."""
     outcome = transfer(down, up)
     if outcome["errors"]:
         raise RuntimeError(str(outcome["errors"]))
@@ -61,7 +60,7 @@ def _both_ways(
 def kernels(
     network: Network, loss: float, size: int, repeat: int, seed: int, congestion: str
 ) -> dict[str, list[float]]:
-    """What two kernels reach: the first guest is the client."""
+    """MB/s between two kernels. The first guest is the client."""
     first, second = network.guests
     flags = ["-loss", str(loss), "-seed", str(seed)]
     argv = [sys.executable, "-m", "tests.support.tap_pair", first.name, second.name, *flags]
@@ -88,7 +87,7 @@ def kernels(
 def daemon(
     network: Network, loss: float, size: int, repeat: int, seed: int, congestion: str
 ) -> dict[str, list[float]]:
-    """What the daemon reaches with the first guest; the server is a host's own socket."""
+    """MB/s through the daemon. The first guest is the client, the server is outside."""
     servers = Servers(network.internet, network.directory)
     guest = network.guest
     with Daemon(network) as running:
@@ -117,7 +116,7 @@ def daemon(
 def measure(
     loss: float, size: int, repeat: int, seed: int = 1, congestion: str = "cubic"
 ) -> dict[str, object]:
-    """Both, one after the other, in namespaces of their own; rates in MB/s, size in bytes."""
+    """Measure both, one after the other, in new namespaces. Rates in MB/s, size in bytes."""
     with Network(guest_count=2) as network:
         ours = daemon(network, loss, size, repeat, seed, congestion)
         theirs = kernels(network, loss, size, repeat, seed, congestion)
@@ -135,7 +134,7 @@ def measure(
 
 
 def main() -> None:
-    """Measure, print, and end with 1 when the daemon is below NEEDED_RATIO either way."""
+    """Measure and print. The exit status is 1 if the daemon is below NEEDED_RATIO in one direction."""
     parser = argparse.ArgumentParser(description="bulk transfer over a link with loss")
     parser.add_argument("--loss", type=float, default=0.05, help="probability per frame and direction")
     parser.add_argument("--mib", type=int, default=32, help="size of one transfer")

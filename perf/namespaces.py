@@ -1,10 +1,10 @@
-"""Network namespaces for measurements: a guest, and a host which has loopback and a dead-end default route.
+"""Network namespaces for measurements: one for a guest, and one for a host with loopback.
 
-A namespace here has no name: a `cat` process holds it open and leaves when its standard input closes, so
-the namespace is gone when the measuring process ends, also after kill -9. Nothing in them can reach another
-machine: the host's default route points into a veth whose other end is in the same namespace.
+The namespaces have no names. A `cat` process holds each open, and ends when its standard input is closed. So
+a namespace is gone when the measuring process ends, also after kill -9. No packet can reach another machine:
+the host's default route leads into a veth whose other end is in the same namespace.
 
-Not for tests of behaviour, which need a third namespace with servers outside: see tests/support/netns.py.
+Tests of behaviour need a third namespace with servers outside. They use tests/support/netns.py.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _PR_SET_PDEATHSIG = 1
 
 
 def die_with_parent() -> None:
-    """Have the kernel kill this (child) process when its parent dies; for use as preexec_fn."""
+    """Have the kernel kill this child process when its parent dies. For use as preexec_fn."""
     _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
 
 
@@ -30,7 +30,7 @@ class Namespace:
     """One network namespace, held open by a process of its own."""
 
     def __init__(self) -> None:
-        # `unshare` must have finished before anybody enters, hence the line of output.
+        # The line of output shows that `unshare` has finished. Only then can others enter.
         self._holder = subprocess.Popen(
             ["unshare", "--net", "--", "sh", "-c", "ip link set lo up && echo ready && exec cat"],
             stdin=subprocess.PIPE,
@@ -44,11 +44,11 @@ class Namespace:
         self.path = f"/proc/{self.pid}/ns/net"
 
     def command(self, argv: Sequence[str]) -> list[str]:
-        """The argument vector that runs `argv` inside."""
+        """The command line that runs `argv` in the namespace."""
         return ["nsenter", f"--net={self.path}", "--", *argv]
 
     def run(self, *argv: str, timeout: float = 30.0) -> str:
-        """Run a command to its end; returns its output, raises RuntimeError with its words on failure."""
+        """Run a command to its end. Returns its output. Raises RuntimeError with its errors if it fails."""
         done = subprocess.run(
             self.command(argv), capture_output=True, text=True, timeout=timeout, preexec_fn=die_with_parent
         )
@@ -61,7 +61,7 @@ class Namespace:
     def spawn(
         self, argv: Sequence[str], log: IO[bytes] | int = subprocess.DEVNULL, **kwargs: object
     ) -> Process:
-        """Start a command which goes on; it dies with this process."""
+        """Start a command that keeps running. It is killed when this process ends."""
         return Process(self.command(argv), log, **kwargs)
 
     def close(self) -> None:
@@ -73,7 +73,7 @@ class Namespace:
 
 
 class Process:
-    """A child process that is ended by stop(): SIGTERM, then SIGKILL after a while."""
+    """A child process. stop() ends it with SIGTERM, and with SIGKILL after a while."""
 
     def __init__(
         self, argv: Sequence[str], log: IO[bytes] | int = subprocess.DEVNULL, **kwargs: object
@@ -96,7 +96,7 @@ class Process:
         return self.popen.poll() is None
 
     def stop(self, patience: float = 3.0) -> int:
-        """End it and return its exit status (negative: killed by that signal)."""
+        """End the process. Returns its exit status (negative: the signal that killed it)."""
         if self.alive():
             self.popen.terminate()
             try:
@@ -126,7 +126,7 @@ def _settle(namespace: Namespace, congestion: str, *, is_guest: bool = False) ->
 
 @contextmanager
 def further_guests(count: int, congestion: str = "") -> Iterator[tuple[Namespace, ...]]:
-    """Namespaces for guests beside the one of a world."""
+    """Namespaces for further guests, besides the one of a world."""
     made: list[Namespace] = []
     try:
         for _ in range(count):
@@ -140,10 +140,10 @@ def further_guests(count: int, congestion: str = "") -> Iterator[tuple[Namespace
 
 @contextmanager
 def world(congestion: str = "") -> Iterator[World]:
-    """Make the namespaces, and remove them at the end whatever happens.
+    """Make the namespaces, and remove them at the end in any case.
 
-    `congestion` is the congestion control of both kernels' TCP (as in /proc/sys/net/ipv4/
-    tcp_congestion_control, which says what "" means: the machine's own).
+    `congestion`: TCP congestion control of both kernels, as in /proc/sys/net/ipv4/tcp_congestion_control. ""
+    means the machine's own.
     """
     if os.geteuid() != 0:
         raise PermissionError("network namespaces need root")

@@ -1,13 +1,13 @@
-"""A hypervisor's network card for measurements: a tap in the guest, bridged to a unix stream socket.
+"""Plays a hypervisor's network card for measurements: it bridges a tap in the guest to a unix stream socket.
 
-The socket speaks QEMU's framing (4-byte big-endian length, then the Ethernet frame), so the same process
-serves this program, gvproxy and passt, and their figures can be compared. As a real virtual card does, it
-takes TCP super-segments of up to 64 KiB from the guest's kernel (TSO) and cuts them to frames of the MTU, and
-merges frames that follow each other in one burst before it hands them to the guest (LRO). With `--plain` it
-has no offload, and moves one frame with each system call, as QEMU does for a back end without virtio headers.
+The socket uses QEMU's framing (4-byte big-endian length, then the Ethernet frame). So the same process serves
+this program, gvproxy and passt, and their figures are comparable. Like a real virtual card, it has TSO: it
+accepts TCP super-segments of up to 64 KiB from the guest's kernel, and cuts them to frames of the MTU. It
+also has LRO: it merges consecutive frames of a burst before the guest gets them. With `--plain` it has no
+offload, and moves one frame with each system call, as QEMU does for a back end without virtio headers.
 
-Each direction is a process of its own with blocking writes, so that a peer which stops reading can stop only
-what the guest sends. Either end closing, or a length over MAX_FRAME, ends both.
+Each direction is a process with blocking writes. So a peer that stops reading stops only what the guest
+sends. If one end is closed, or a length is over MAX_FRAME, both processes end.
 
     python -m perf.nic --tap eth0 --socket /run/net.sock --mtu 1500 [--plain] [--ready-fd N]
 """
@@ -42,10 +42,10 @@ from perf.segmentation import (
 
 MAX_FRAME = 131072
 BURST = 128 * 1024  # bytes collected from the tap before they are sent
-ROOM = 160 * 1024  # behind the burst: one more super-segment cut to small frames
-# A unix stream socket keeps what one send gave it in buffers of up to 48 KiB. Each send is at most one such
-# buffer of whole frames (or one bigger frame), because passt loses its place in the stream when it reads a
-# part of a frame whose rest comes in more than one buffer.
+ROOM = 160 * 1024  # room after the burst: one more super-segment, cut to small frames
+# A unix stream socket keeps the bytes of one send in buffers of up to 48 KiB. Each send here is at most one
+# such buffer of whole frames (or one larger frame). Otherwise passt may read a part of a frame whose rest is
+# in several buffers, and then loses its place in the stream.
 SEND = 48_000
 READ = 1024 * 1024  # bytes read from the socket at once
 
@@ -60,7 +60,7 @@ _NO_VNET = bytes(VNET_HDR)
 
 
 def open_tap(name: str, offloads: int | None) -> int:
-    """A non-blocking tap; with `offloads` (TUN_F_ bits, may be 0) frames carry a virtio-net header."""
+    """A non-blocking tap. With `offloads` (TUN_F_ bits, may be 0) each frame has a virtio-net header."""
     fd = os.open("/dev/net/tun", os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK)
     flags = _IFF_TAP | _IFF_NO_PI | (0 if offloads is None else _IFF_VNET_HDR)
     fcntl.ioctl(fd, _TUNSETIFF, struct.pack("16sH22x", name.encode(), flags))
@@ -70,7 +70,7 @@ def open_tap(name: str, offloads: int | None) -> int:
 
 
 def from_guest(tap: int, link: socket.socket) -> None:
-    """Tap to socket, with TSO: reads what the tap has, one send for all of it."""
+    """Tap to socket, with TSO. Reads all that the tap has, and sends it with one call."""
     out = np.zeros(BURST + ROOM, np.uint8)
     out_view = memoryview(out)
     frame = np.zeros(ROOM, np.uint8)
@@ -116,7 +116,7 @@ def from_guest(tap: int, link: socket.socket) -> None:
 
 
 def from_guest_plain(tap: int, link: socket.socket) -> None:
-    """Tap to socket, one send for each frame."""
+    """Tap to socket, with one send for each frame."""
     frame = bytearray(PREFIX + MAX_FRAME)
     view = memoryview(frame)
     parts = [view[PREFIX:]]
@@ -133,7 +133,7 @@ def from_guest_plain(tap: int, link: socket.socket) -> None:
 
 
 def to_guest(tap: int, link: socket.socket, lro: bool) -> None:
-    """Socket to tap: reads what the socket has, one write for each run of segments (or each frame)."""
+    """Socket to tap. Reads all that the socket has, and writes each run of segments (or frame) at once."""
     data = np.zeros(READ + MAX_FRAME, np.uint8)
     view = memoryview(data)
     begin = end = 0
@@ -141,7 +141,7 @@ def to_guest(tap: int, link: socket.socket, lro: bool) -> None:
         if begin == end:
             begin = end = 0
         elif begin > READ // 2:
-            # The rest of a frame: to the front, so that there is room for all of it.
+            # Move the incomplete frame to the front, so that all of it has room.
             rest = bytes(view[begin:end])
             view[: len(rest)] = rest
             begin, end = 0, len(rest)
@@ -171,15 +171,15 @@ def _write(tap: int, parts: list) -> None:  # type: ignore[type-arg]
     try:
         os.writev(tap, parts)
     except BlockingIOError:
-        return  # the guest's queue is full: a card drops then
+        return  # the guest's queue is full: drop the frame, as a card does
     except OSError as problem:
-        # EIO: the interface is not up (yet). EINVAL: the kernel refused a malformed frame, as a guest would.
+        # EIO: the interface is not up. EINVAL: the kernel refused a malformed frame, as a guest would.
         if problem.errno not in (errno.EIO, errno.EINVAL, errno.ENOMEM, errno.ENOBUFS):
             raise
 
 
 def connect(path: str, patience: float = 10.0) -> socket.socket:
-    """Connect to the peer's socket, waiting for it to appear."""
+    """Connect to the peer's socket. Waits until it exists."""
     deadline = time.monotonic() + patience
     while True:
         link = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -205,7 +205,7 @@ def main(argv: list[str] | None = None) -> int:
     if options.plain:
         offloads = None
     elif options.mtu >= 32768:
-        offloads = 0  # a super-segment is one frame: the kernel sums it while it copies
+        offloads = 0  # a super-segment is one frame. The kernel computes its checksum while it copies
     else:
         offloads = _TUN_F_CSUM | _TUN_F_TSO4
     tap = open_tap(options.tap, offloads)

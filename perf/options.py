@@ -1,4 +1,4 @@
-"""Options which all measurements have."""
+"""The command-line options that all measurements have."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ LINKS = {"qemu": ("pipeline",), "agent": (AGENT,), "both": ("pipeline", AGENT)}
 
 
 def add(parser: argparse.ArgumentParser, *, seconds: float, repeat: int) -> None:
-    """Add them, with this measurement's defaults."""
+    """Add the options, with the defaults of this measurement."""
     parser.add_argument(
         "--peers", default="auto", help="auto (all that are installed) or a comma-separated list"
     )
@@ -39,20 +39,20 @@ def peers(options: argparse.Namespace) -> list[str]:
 
 
 def settings(options: argparse.Namespace) -> dict[str, object] | None:
-    """What the results file says of the options; None when nothing is to be written."""
+    """The settings for the results file; None if nothing is to be written."""
     if options.no_write:
         return None
     return {key: value for key, value in vars(options).items() if key not in ("peers", "no_write")}
 
 
 def place(options: argparse.Namespace) -> AbstractContextManager[World]:
-    """Fresh namespaces."""
+    """New namespaces for one measurement."""
     return world(options.congestion)
 
 
 def start(
     options: argparse.Namespace, peer: str, where: World, mtu: int, others: tuple[Namespace, ...] = ()
 ) -> AbstractContextManager[Endpoint]:
-    """A running peer, with further guests."""
+    """A running peer, with further guests ``others``."""
     extra = tuple(options.daemon_option)
     return running(peer, where, mtu, plain=options.plain, extra=extra, others=others)

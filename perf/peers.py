@@ -1,9 +1,8 @@
-"""The programs that are measured: this daemon, gvproxy, passt and slirp4netns, each started the same way.
+"""Starts the programs that are compared: this daemon, gvproxy, passt and slirp4netns.
 
-A peer runs in the host's namespace and gives the guest an interface `eth0`; the guest then reaches the host's
-loopback under `Endpoint.host_addr`. All but two get their frames from perf.nic: slirp4netns opens its
-own tap, and behind the name AGENT this program's own agent joins the guest to its daemon, over /connect and
-with offload (docs/offload.md).
+A peer runs in the host's namespace and gives the guest an interface `eth0`. The guest then reaches the host's
+loopback as `Endpoint.host_addr`. Most peers get their frames from perf.nic. slirp4netns opens its own tap.
+The peers named AGENT use this program's own agent, over /connect and with offload (docs/offload.md).
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ PIPELINE_AUTO = "pipeline auto"
 AGENT_AUTO = AGENT + " auto"
 OURS = ("pipeline", PIPELINE_AUTO, AGENT, AGENT_AUTO)
 MANY_GUESTS = ("pipeline", PIPELINE_AUTO)
-"""Those that serve several guests at once here; most of the others are made for one."""
+"""The peers that serve several guests at once here. Most of the others are made for one."""
 START_PATIENCE = 15.0  # seconds for a peer to answer its first connection
 
 
@@ -43,7 +42,7 @@ class Endpoint(NamedTuple):
 
 
 class PeerError(RuntimeError):
-    """A peer could not be started; the text has the end of its log."""
+    """A peer could not be started. The text has the end of its log."""
 
 
 class Setup(NamedTuple):
@@ -58,7 +57,7 @@ class Setup(NamedTuple):
 
 
 def _nic(setup: Setup, path: Path, address: str, gateway: str, number: int = 0) -> None:
-    """Start the network card on `path` and configure eth0 of the guest, or of another one, from 1 on."""
+    """Start the network card on `path`, and configure eth0. number: 0 for the guest, else a further one."""
     guest = setup.others[number - 1] if number else setup.world.guest
     readable, writable = os.pipe()
     argv = [sys.executable, "-m", "perf.nic", "--tap", "eth0", "--socket", str(path), "--mtu", str(setup.mtu)]
@@ -76,7 +75,7 @@ def _nic(setup: Setup, path: Path, address: str, gateway: str, number: int = 0) 
 
 
 def configure_guest(guest: Namespace, mtu: int, address: str, gateway: str, mac: str = GUEST_MAC) -> None:
-    """Give the guest's eth0 what DHCP would."""
+    """Configure the guest's eth0 as DHCP would."""
     guest.run("ip", "link", "set", "eth0", "address", mac, "mtu", str(mtu))
     guest.run("ip", "address", "add", f"{address}/24", "dev", "eth0")
     guest.run("ip", "link", "set", "eth0", "up")
@@ -127,7 +126,7 @@ def _start_gvproxy(setup: Setup) -> tuple[Process, str]:
 
 def _start_passt(setup: Setup) -> tuple[Process, str]:
     path = setup.directory / "net.sock"
-    setup.directory.chmod(0o777)  # passt gives up root before it makes its socket
+    setup.directory.chmod(0o777)  # passt drops root before it makes its socket
     argv = ["passt", "--foreground", "--stderr", "--socket", str(path), "--mtu", str(setup.mtu)]
     argv += [
         "--address",
@@ -166,7 +165,7 @@ STARTERS: dict[str, Callable[[Setup], tuple[Process, str]]] = {
 
 
 def installed() -> list[str]:
-    """Names of the peers that can run here; this program first."""
+    """The names of the peers that can run here. This program comes first."""
     found = ["pipeline"] if (ROOT / "pipeline" / "cli.py").exists() else []
     return found + [name for name in STARTERS if name not in OURS and shutil.which(name)]
 
@@ -181,10 +180,10 @@ def running(
     extra: tuple[str, ...] = (),
     others: tuple[Namespace, ...] = (),
 ) -> Iterator[Endpoint]:
-    """Run a peer until the guest can reach the host's loopback through it; stop it at the end.
+    """Start a peer, and wait until the guest reaches the host's loopback through it. Stop it at the end.
 
-    `extra` are further options for this program's own daemon, `others` further guests (MANY_GUESTS).
-    Raises PeerError with the end of the log.
+    extra: further options for this program's own daemon. others: further guests (MANY_GUESTS). Raises
+    PeerError with the end of the log.
     """
     with ExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="perf-")))
@@ -219,7 +218,7 @@ with socket.create_connection((sys.argv[1], int(sys.argv[2])), 1.0) as link:
 
 
 def _await_first_connection(world: World, host_addr: str, process: Process) -> None:
-    """Dial a server on the host's loopback from the guest until that works."""
+    """Connect from the guest to a server on the host's loopback, until that succeeds."""
     listener = world.host.spawn([sys.executable, "-c", _LISTEN], subprocess.PIPE)
     try:
         assert listener.popen.stdout is not None

@@ -1,4 +1,4 @@
-"""Bar charts of a group of figures: a panel for each row, a bar for each peer, whiskers from min to max."""
+"""Draws bar charts of figures: a panel for each row, a bar for each peer, whiskers from min to max."""
 
 from __future__ import annotations
 

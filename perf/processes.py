@@ -1,4 +1,4 @@
-"""What a program costs: memory and CPU time of a process and all its descendants, from /proc."""
+"""Reads memory and CPU time of a process and its descendants from /proc."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ _TICKS = os.sysconf("SC_CLK_TCK")
 
 
 def tree(pid: int) -> list[int]:
-    """The process and its descendants now."""
+    """The process ids of a process and of its descendants now."""
     children: dict[int, list[int]] = {}
     for entry in os.listdir(_PROC):
         if entry.isdigit():
             with contextlib.suppress(OSError):
-                # Fields behind the name, which may contain spaces: state, parent, ...
+                # Fields after the name (which may contain spaces): state, parent, ...
                 parent = int((_PROC / entry / "stat").read_text().rpartition(")")[2].split()[1])
                 children.setdefault(parent, []).append(int(entry))
     found, todo = [], [pid]
@@ -27,7 +27,7 @@ def tree(pid: int) -> list[int]:
 
 
 def memory_bytes(pid: int) -> int:
-    """Proportional set size of the tree: pages shared between its processes count once."""
+    """Proportional set size of the process tree: pages that its processes share count once."""
     total = 0
     for each in tree(pid):
         with contextlib.suppress(OSError):
@@ -38,7 +38,7 @@ def memory_bytes(pid: int) -> int:
 
 
 def cpu_seconds(pid: int) -> float:
-    """CPU time of all threads of the tree so far."""
+    """CPU time of all threads of the process tree so far."""
     total = 0.0
     for each in tree(pid):
         with contextlib.suppress(OSError):
@@ -47,15 +47,16 @@ def cpu_seconds(pid: int) -> float:
 
 
 def own_cpu_seconds(pid: int) -> float:
-    """CPU time of all threads that one process has now. OSError if it is gone.
+    """CPU time of the present threads of one process. OSError if it is gone.
 
-    In nanoseconds where the kernel counts them: ticks of 10 ms are too coarse for what hardly runs.
+    Uses the kernel's nanoseconds if it counts them, because ticks of 10 ms are too coarse for an idle
+    process.
     """
     process = _PROC / str(pid)
     threads = list((process / "task").iterdir())
     try:
         return sum(int((thread / "schedstat").read_text().split()[0]) for thread in threads) / 1e9
     except FileNotFoundError:
-        # The name in parentheses may hold spaces; the fields behind it do not.
+        # The name in parentheses may contain spaces. The fields after it do not.
         fields = (process / "stat").read_text().rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / _TICKS

@@ -1,6 +1,6 @@
-"""What every measurement writes: JSON lines for machines, a table with ratios for people.
+"""Writes the results of measurements: JSON lines for programs, and a table with ratios for people.
 
-A figure is a list of samples, never a single number and never 0: a measurement which failed raises
+A figure is a list of samples. A sample of 0 is an error, not a figure: a failed measurement raises
 MeasurementError, and the script ends with a non-zero status.
 """
 
@@ -15,7 +15,7 @@ import statistics
 import subprocess
 import sys
 import timeit
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,14 +23,18 @@ from perf import compiled
 from perf.peers import PeerError
 
 RESULTS = Path(__file__).resolve().parent / "results"
+COLUMNS = frozenset(
+    {"what", "peer", "unit", "min", "median", "max", "samples", "date", "commit", "machine", "settings"}
+)
+"""What every line of a results file has; anything else is a figure's `extra`."""
 
 
 class MeasurementError(RuntimeError):
-    """A measurement gave no figure."""
+    """A measurement failed, and has no figure."""
 
 
 class Figure(NamedTuple):
-    """All samples of one thing for one peer."""
+    """All samples of one row for one peer."""
 
     what: str  # the row: "tcp up mtu 1500"
     peer: str
@@ -45,7 +49,7 @@ class Figure(NamedTuple):
 
 
 def commit() -> str:
-    """Short hash of what is measured, with + when the tree has changes."""
+    """The short commit hash of what is measured, with "+" if the tree has changes."""
     here = Path(__file__).resolve().parent
     done = subprocess.run(
         ["git", "describe", "--always", "--dirty=+"], cwd=here, capture_output=True, text=True
@@ -54,13 +58,13 @@ def commit() -> str:
 
 
 def _loop_ns() -> float:
-    """What one turn of an empty loop takes: how fast this core and this build of the interpreter are."""
+    """Nanoseconds of one turn of an empty loop: a measure of this core and this build of the interpreter."""
     count = 10**6
     return min(timeit.repeat("pass", number=count, repeat=3)) / count * 1e9
 
 
 def machine() -> dict[str, object]:
-    """What a figure depends on besides the program."""
+    """What figures depend on besides the program: cores, kernel, interpreter and so on."""
     return {
         "cores": len(os.sched_getaffinity(0)),
         "arch": platform.machine(),
@@ -74,7 +78,7 @@ def machine() -> dict[str, object]:
 
 
 def write(name: str, figures: Iterable[Figure], settings: dict[str, object]) -> Path:
-    """Append one JSON line a figure to perf/results/<name>.jsonl; returns the path."""
+    """Append a JSON line for each figure to perf/results/<name>.jsonl. Returns the path."""
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{name}.jsonl"
     common = {
@@ -105,15 +109,15 @@ def _short(value: float) -> float:
 
 
 def table(figures: Sequence[Figure], base: str = "pipeline") -> str:
-    """Markdown: a row for each thing, a column of medians for each peer, and `base` divided by each other.
+    """A Markdown table: a column of medians for each peer, and a column of ratios of `base` to each other.
 
-    A ratio over 1 means that `base` is better, also where lower figures are better.
+    A ratio over 1 means that `base` is better, also in rows where lower figures are better.
     """
     peers = list(dict.fromkeys(figure.peer for figure in figures))
     others = [peer for peer in peers if peer != base] if base in peers else []
     cells = {(figure.what, figure.peer): figure for figure in figures}
     header = ["", "unit", *peers, *(f"{base} vs {other}" for other in others)]
-    rows = [header, ["---", "---", *["---:"] * (len(header) - 2)]]
+    rows = []
     for what in dict.fromkeys(figure.what for figure in figures):
         mine = cells.get((what, base))
         unit = next(figure.unit for figure in figures if figure.what == what)
@@ -129,19 +133,27 @@ def table(figures: Sequence[Figure], base: str = "pipeline") -> str:
                 ratio = mine.median / theirs.median
                 row.append(f"{ratio if mine.higher_is_better else 1 / ratio:.2f}")
         rows.append(row)
-    widths = [max(len(row[i]) for row in rows) for i in range(len(header))]
-    lines = []
-    for row in rows:
-        padded = [
-            cell.ljust(width) if i < 2 else cell.rjust(width)
+    return grid(header, rows, left=(0, 1))
+
+
+def grid(header: Sequence[str], rows: Sequence[Sequence[str]], left: Sequence[int]) -> str:
+    """A Markdown table whose columns line up in the text too. left: the columns that begin at the left."""
+    rule = ["---" if i in left else "---:" for i in range(len(header))]
+    lines = [header, rule, *rows]
+    widths = [max(len(row[i]) for row in lines) for i in range(len(header))]
+    return "\n".join(
+        "| "
+        + " | ".join(
+            cell.ljust(width) if i in left else cell.rjust(width)
             for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ]
-        lines.append("| " + " | ".join(padded) + " |")
-    return "\n".join(lines)
+        )
+        + " |"
+        for row in lines
+    )
 
 
 class Samples:
-    """Collects samples in the order they are measured, grouped by row and peer."""
+    """Collects samples, grouped by row and peer, in the order in which they are measured."""
 
     def __init__(self) -> None:
         self.failures: list[str] = []
@@ -158,25 +170,35 @@ class Samples:
         may_be_zero: bool = False,
         extra: dict[str, object] | None = None,
     ) -> None:
-        """Raises MeasurementError for a figure that cannot be: zero, negative or not a number."""
+        """Add a sample. Raises MeasurementError if it is impossible: zero, negative or not a number."""
         if not (value > 0 or may_be_zero):
             raise MeasurementError(f"{peer}: {what}: {value} {unit} is not a figure")
         entry = self._found.setdefault((what, peer), ([], unit, higher_is_better, extra or {}))
         entry[0].append(value)
 
+    def put(self, figure: Figure) -> None:
+        """Take a figure with all its samples, which may be zero."""
+        found = (list(figure.samples), figure.unit, figure.higher_is_better, figure.extra)
+        self._found[figure.what, figure.peer] = found
+
     @contextlib.contextmanager
     def attempt(self) -> Iterator[None]:
-        """Note a failure in the block and go on: the other figures are worth having. See finish()."""
+        """Note a failure in the block, and go on with the other figures. See finish()."""
         try:
             yield
         except (MeasurementError, PeerError) as problem:
             self.failures.append(str(problem))
             print(f"failed: {problem}", file=sys.stderr, flush=True)
 
-    def finish(self, name: str, settings: dict[str, object] | None) -> int:
-        """Print the table, append to perf/results (unless settings is None); its exit status."""
+    def finish(
+        self,
+        name: str,
+        settings: dict[str, object] | None,
+        render: Callable[[Sequence[Figure]], str] = table,
+    ) -> int:
+        """Print the table, and append to perf/results unless settings is None. Returns the exit status."""
         figures = self.figures()
-        print(table(figures))
+        print(render(figures))
         if settings is not None and figures:
             print(f"appended to {write(name, figures, settings)}", file=sys.stderr)
         if self.failures:

@@ -1,10 +1,10 @@
-"""TSO and LRO of the measuring NIC: one TCP/IPv4 super-segment to frames and back, with numpy.
+"""TSO and LRO of perf.nic: cuts a TCP/IPv4 super-segment into frames, and merges frames, with numpy.
 
-Written apart from pipeline.engines on purpose: it checks what those make. IPv4 without options and TCP only.
-LRO trusts the checksums of what it merges (only a frame that passes alone is verified, by the guest's
-kernel): a measurement with `--plain` has them all verified.
+It shares no code with pipeline.engines, so that it can check what those produce. It handles only TCP over
+IPv4 without options. LRO does not verify the checksums of the frames that it merges. The guest's kernel
+verifies only frames that are not merged. In a measurement with `--plain` it verifies all.
 
-Frames carry a 4-byte big-endian length in front (QEMU's stream framing).
+Before each frame there is a 4-byte big-endian length (QEMU's stream framing).
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def _fold(value: int) -> int:
 
 
 def complete_checksum(frame: memoryview, csum_start: int, csum_offset: int) -> None:
-    """Finish a checksum of which the kernel left the pseudo header's part in the field."""
+    """Complete a checksum. The kernel has left the sum of the pseudo-header in the field."""
     part = frame[csum_start:]
     if len(part) > 400:
         words = np.frombuffer(part, np.uint8)
@@ -59,11 +59,11 @@ def complete_checksum(frame: memoryview, csum_start: int, csum_offset: int) -> N
 
 
 def cut(source: Bytes, length: int, gso_size: int, out: Bytes, at: int) -> tuple[int, int]:
-    """Write the frames of the super-segment source[:length] to `out` from `at` on.
+    """Write the frames of the super-segment source[:length] to `out`, from the offset `at` on.
 
-    Returns where they end and how many bytes each but the last takes, prefix included.
+    Returns the offset after the last frame, and the size of each frame but the last, prefix included.
 
-    `source` needs room behind the segment for padding to a multiple of gso_size; `out` the same.
+    After the segment, `source` needs room for padding to a multiple of gso_size. `out` needs the same.
     """
     tcp_len = (int(source[_TCP + 12]) >> 4) * 4
     hdr = _TCP + tcp_len
@@ -106,7 +106,7 @@ def cut(source: Bytes, length: int, gso_size: int, out: Bytes, at: int) -> tuple
     sums = ((sums & 0xFF) << 8) | (sums >> 8)  # to network order
     head_bytes = head.tobytes()
     ip_sum = sum(struct.unpack_from("!10H", head_bytes, ETHER))
-    # The flags are summed apart: they differ by row.
+    # The flags are not in this sum, because they differ between frames.
     tcp_sum = sum(struct.unpack_from(f"!{tcp_len // 2}H", head_bytes, _TCP)) - int(head[_FLAGS])
     addresses = sum(struct.unpack_from("!4H", head_bytes, ETHER + 12))
     sums += (seqs >> 16) + (seqs & 0xFFFF) + flag_column + lengths + (tcp_sum + addresses + 6 + tcp_len)
@@ -133,7 +133,7 @@ _equal_columns: dict[int, npt.NDArray[np.intp]] = {}
 
 
 def _columns(hdr: int) -> npt.NDArray[np.intp]:
-    """Offsets equal in all frames of a run: all but lengths, ident, checksums, seq and flags."""
+    """The header offsets whose bytes are equal in a run: all but lengths, ident, checksums, seq and flags."""
     found = _equal_columns.get(hdr)
     if found is None:
         skip = {16, 17, 18, 19, 24, 25, *range(_SEQ, _SEQ + 4), _FLAGS, _CSUM, _CSUM + 1}
@@ -143,10 +143,10 @@ def _columns(hdr: int) -> npt.NDArray[np.intp]:
 
 
 def merge(data: Bytes, at: int, end: int, size: int) -> tuple[list[bytes | Bytes], int] | None:
-    """Merge the run of TCP segments that starts with the frame of `size` bytes whose prefix is at `at`.
+    """Merge the run of TCP segments that begins with the frame of `size` bytes whose prefix is at `at`.
 
-    Returns what one write to the tap takes (virtio-net header included) and where the next prefix is,
-    or None when there is nothing to merge and the frame is to pass alone.
+    Returns the buffers for one write to the tap (with a virtio-net header), and the offset of the next
+    prefix. Returns None if the frame must pass alone.
     """
     stride = PREFIX + size
     frame = at + PREFIX

@@ -1,10 +1,10 @@
-"""All measurements in one go, in turns with the peers, with a page and figures at the end: ``make perf``.
+"""Runs all measurements, this program and its peers in turns, and writes perf/RESULTS.md: ``make perf``.
 
-Runs iperf3 (TCP and UDP), round trips and open flows with short samples, for this program in both
-placements and over both kinds of link, then writes perf/RESULTS.md and a PNG for each
-group from the lines that were appended to perf/results. The figures need matplotlib, the page does not.
+It measures throughput (TCP and UDP), round trips and open flows with short samples, for this program in both
+placements and over both kinds of link. From the lines that this appended to perf/results it writes
+perf/RESULTS.md, and a chart (PNG) for each group. Only the charts need matplotlib.
 
-    python -m perf.suite            about ten minutes
+    python -m perf.suite            about twenty minutes
     python -m perf.suite --quick    one sample of everything
 """
 
@@ -15,11 +15,13 @@ import datetime
 import importlib.util
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from perf import flows, guests, iperf, latency, plot, report
+from perf.neighbours import measure as neighbours
+from perf.neighbours import table as neighbours_table
 from perf.peers import AGENT, AGENT_AUTO, PIPELINE_AUTO, installed
 
 PAGE = Path(__file__).resolve().parent / "RESULTS.md"
@@ -33,11 +35,15 @@ class Part(NamedTuple):
     run: Callable[[list[str]], int]
     arguments: tuple[str, ...]
     ours: tuple[str, ...]
+    seconds: str = ""
+    """Of its samples, where they are not the suite's."""
+    table: Callable[[Sequence[report.Figure]], str] | None = None
+    """Its own table; it has no chart then."""
 
 
 BOTH = ("pipeline", PIPELINE_AUTO)
 RENO = ("--congestion", "reno")
-"""Where the machine's own is one that paces, TCP finds a rate of its own; with Reno the programs set it."""
+"""A congestion control that paces (bbr) chooses a rate itself. With Reno the programs limit the rate."""
 PARTS = (
     Part("TCP throughput, MTU 1500", "iperf", iperf.main, ("--mtu", "1500"), (*BOTH, AGENT, AGENT_AUTO)),
     Part("TCP throughput, MTU 65520", "iperf", iperf.main, ("--mtu", "65520"), BOTH),
@@ -55,6 +61,15 @@ PARTS = (
     Part("Round trips beside a bulk stream", "latency", latency.main, ("--load", "down"), BOTH),
     Part("Open flows", "flows", flows.main, ("--counts", "1,1000", "--idle-seconds", "5"), BOTH),
     Part("Several guests at once", "guests", guests.main, ("--counts", "3"), BOTH),
+    Part(
+        "Beside a guest that attacks",
+        "neighbours",
+        neighbours.main,
+        (),
+        BOTH,
+        seconds="0.3",
+        table=neighbours_table.table,
+    ),
 )
 
 
@@ -73,13 +88,13 @@ def main(argv: list[str] | None = None) -> int:
             continue
         known = len(_lines(part.results))
         turns = 1 if part.run is flows.main else repeat
-        arguments = [*part.arguments, "--seconds", seconds, "--repeat", str(turns)]
+        arguments = [*part.arguments, "--seconds", part.seconds or seconds, "--repeat", str(turns)]
         peers = ",".join([*part.ours, *others])
         status |= part.run([*arguments, "--peers", peers])
-        figures = _read(part.results, known)
+        figures = read(part.results, known)
         page.append(f"## {part.title}\n\n`python -m perf.{part.results} {' '.join(arguments)}`\n")
-        page.append(report.table(figures) + "\n")
-        if importlib.util.find_spec("matplotlib") is not None:
+        page.append((part.table or report.table)(figures) + "\n")
+        if part.table is None and importlib.util.find_spec("matplotlib") is not None:
             name = part.title.lower().replace(",", "").replace(" ", "-")
             plot.bars(part.title, figures, report.RESULTS / f"{name}.png")
             page.append(f"![{part.title}](results/{name}.png)\n")
@@ -106,14 +121,15 @@ def _lines(name: str) -> list[str]:
     return path.read_text().splitlines() if path.exists() else []
 
 
-def _read(name: str, known: int) -> list[report.Figure]:
-    """The figures that were appended behind the first known lines."""
+def read(name: str, known: int) -> list[report.Figure]:
+    """The figures in a results file after its first ``known`` lines."""
     figures = []
     for line in _lines(name)[known:]:
         record: dict[str, Any] = json.loads(line)
         better = record["unit"] not in ("µs", "MiB", "KiB", "%")
         samples = tuple(record["samples"])
-        figures.append(report.Figure(record["what"], record["peer"], record["unit"], samples, better))
+        extra = {key: value for key, value in record.items() if key not in report.COLUMNS}
+        figures.append(report.Figure(record["what"], record["peer"], record["unit"], samples, better, extra))
     return figures
 
 

@@ -1,4 +1,4 @@
-"""How long one call takes: the loop that the micro-benchmarks of single functions share."""
+"""Measures how long one call of a function takes. The micro-benchmarks share it."""
 
 import argparse
 import json
@@ -8,7 +8,7 @@ from time import perf_counter
 
 
 def spread_us(work: Callable[[], object], rounds: int, calls: int) -> dict[str, float]:
-    """Microseconds a call: min, median and max over rounds of so many calls each."""
+    """Microseconds a call: min, median and max over ``rounds`` rounds of ``calls`` calls each."""
     work()
     figures = []
     for _ in range(rounds):
@@ -20,7 +20,7 @@ def spread_us(work: Callable[[], object], rounds: int, calls: int) -> dict[str, 
 
 
 def spread(figures: Sequence[float]) -> dict[str, float]:
-    """Their min, median and max, to two digits."""
+    """Min, median and max, to two digits."""
     return {
         "min": round(min(figures), 2),
         "median": round(statistics.median(figures), 2),
@@ -29,7 +29,7 @@ def spread(figures: Sequence[float]) -> dict[str, float]:
 
 
 def report(benchmark: str, description: str | None, cases: dict[str, Callable[[], object]]) -> int:
-    """Measure each case in turn, interleaved, and print one JSON line. The exit status."""
+    """Measure the cases in turns, and print one JSON line. Returns the exit status."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--calls", type=int, default=1000, help="calls a round")

@@ -1,8 +1,8 @@
-"""The command ``gvtap-pipeline``: from the command line to a Config and the supervisor.
+"""The command ``gvtap-pipeline``: parses the command line, builds a Config, runs the supervisor.
 
-``start [flags]`` runs the network, ``config check FILE`` and ``config show [flags]`` look at
-configurations, ``-version`` prints the version. Exit codes: 0 for an orderly end and help,
-1 for a configuration or start that fails, 2 for a wrong command line.
+``start [flags]`` runs the network. ``config check FILE`` checks a configuration file. ``config show [flags]``
+prints the resulting configuration. ``-version`` prints the version. Exit codes: 0 after an orderly end or
+help, 1 if the configuration is wrong or the start fails, 2 for a wrong command line.
 """
 
 import sys
@@ -34,7 +34,7 @@ _SUMMARY: Final = f"""Usage of {PROGRAM}:
 
 
 def version() -> str:
-    """The version of the installed package, "unknown" where it was not installed."""
+    """The version of the installed package, "unknown" if the package is not installed."""
     try:
         return metadata.version(PROGRAM)
     except metadata.PackageNotFoundError:
@@ -42,7 +42,7 @@ def version() -> str:
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    """Run the command line (sys.argv without the program's name by default); the exit code."""
+    """Run a command line (by default sys.argv without the program's name). Returns the exit code."""
     words = list(sys.argv[1:] if words is None else words)
     match words:
         case ["start", *rest]:
@@ -66,7 +66,7 @@ def main(words: Sequence[str] | None = None) -> int:
 def parse(
     title: str, table: Sequence[flags.Flag], words: Sequence[str], version_line: str
 ) -> flags.Parsed | int:
-    """The flags of a command, or the exit code with which it ends at once: help, version, misuse."""
+    """Parse the flags of a command. Returns an exit code instead after help, version or misuse."""
     usage = flags.usage(title, table)
     try:
         parsed = flags.parse(table, words)
@@ -83,7 +83,7 @@ def parse(
 
 
 def start(parsed: flags.Parsed, words: Sequence[str], program: supervisor.Program) -> int:
-    """Build the configuration and run the daemon as one of the two programs; the exit code."""
+    """Build the configuration and run the daemon as one of the two programs. Returns the exit code."""
     logs.setup()
     if shortage := requirements.shortage():
         logs.fatal(f"cannot run here: {shortage}", program.name)
@@ -101,7 +101,7 @@ def start(parsed: flags.Parsed, words: Sequence[str], program: supervisor.Progra
     except (ConfigError, OSError) as error:
         logs.fatal(str(error), program.name)
         if opened:
-            # A user who reads only the log finds it there too.
+            # Write the error to the log file too, for users who read only this file.
             logs.setup(opened[0])
             logs.logger("supervisor").critical(str(error))
             logs.flush()
@@ -126,7 +126,7 @@ def _parse(command: str, words: Sequence[str]) -> flags.Parsed | int:
 
 
 def _check(path: str) -> int:
-    """Write each problem as a line to standard error. An unknown key is one: it is most likely misspelt."""
+    """Write each problem as a line to standard error. An unknown key counts as a problem: a likely typo."""
     try:
         parsed = flags.parse(options.START, ["-config", path])
         _, warnings = merge.build(parsed)

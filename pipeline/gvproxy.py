@@ -1,8 +1,9 @@
-"""The command ``gvtap-gvproxy``: gvproxy's command line and life, for scripts and programs made for it.
+"""The command ``gvtap-gvproxy``: a replacement for gvproxy, for programs that start gvproxy.
 
-It has no sub-commands, exactly gvproxy's flags and texts, and exit code 2 for a wrong line. The daemon ends
-with 0 when the guest of a qemu, bess, vfkit or stdio link leaves, and with 1 when it fails. If the program is
-called by another name (podman looks for a link named gvproxy), the process has that name too.
+It has exactly gvproxy's flags and texts, and no sub-commands. A wrong command line has exit code 2. When the
+guest of a qemu, bess, vfkit or stdio link leaves, the daemon ends with 0. When the daemon fails, it ends with
+1. If the program is called by another name, the process gets that name too, since podman looks for a process
+named gvproxy.
 """
 
 import os
@@ -16,7 +17,7 @@ from pipeline.system import process_name
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    """Run the command line (sys.argv without the program's name by default); the exit code."""
+    """Run a command line (by default sys.argv without the program's name). Returns the exit code."""
     words = list(sys.argv[1:] if words is None else words)
     program = supervisor.GVPROXY
     version = f"{program.name} version {cli.version()}"
@@ -24,7 +25,7 @@ def main(words: Sequence[str] | None = None) -> int:
     if isinstance(parsed, int):
         return parsed
     name = os.path.basename(sys.argv[0])
-    # `python -m` calls it by the file's path.
+    # With `python -m`, argv[0] is the path of this file.
     process_name.set_name("gvtap-gvproxy" if name.endswith(".py") else name)
     return cli.start(parsed.with_defaults(options.OWN), words, program)
 

@@ -5,10 +5,9 @@ event (``guest``, ``flow``, ``error``, ...). All processes write to one descript
 so lines of several workers never mix. Standard library logging (asyncio, aiohttp) goes the same way from
 level warning on. The file is not rotated or reopened.
 
-No call here waits for the log. Each process has a bounded queue and a thread that writes (system/outlet.py).
-A line that finds no room, or that cannot be written, is lost and counted. As soon as the log takes lines
-again, a line of its own has the count: ``log lines dropped``. ``flush`` waits at the end, at most for
-LAST_WAIT.
+Logging never blocks. Each process has a bounded queue and a thread that writes (system/outlet.py). A line
+that finds no room, or that cannot be written, is lost and counted. When the log accepts lines again, the
+line ``log lines dropped`` reports the count. At the end of the program ``flush`` waits at most LAST_WAIT.
 """
 
 import atexit
@@ -26,9 +25,9 @@ from pipeline.system.outlet import Outlet
 
 STDERR: Final = 2
 MAX_QUEUED: Final = 256 * 1024
-"""Bytes of lines of one process that wait to be written."""
+"""Bytes of lines that may wait to be written, in each process."""
 LAST_WAIT: Final = 0.5
-"""Seconds for which the end of the program waits until its last lines are written."""
+"""Seconds that the program waits at its end for its last lines to be written."""
 FILE_MODE: Final = 0o666
 LEVELS: Final = {"critical": 50, "error": 40, "warning": 30, "info": 20, "debug": 10}
 
@@ -59,7 +58,7 @@ if hasattr(os, "register_at_fork"):
 
 
 class Line:
-    """Takes finished lines from structlog. Each is one item for a descriptor."""
+    """Receives finished lines from structlog, and queues each for a descriptor."""
 
     __slots__ = ("_fd",)
 
@@ -67,14 +66,14 @@ class Line:
         self._fd = fd
 
     def msg(self, text: str) -> None:
-        """Queue the line. If the log takes nothing the line is lost: a log must not stop the program."""
+        """Queue the line. If the queue is full the line is lost, since a log must not stop the program."""
         _outlet.put(self._fd, text.encode("utf-8", "backslashreplace") + b"\n")
 
     debug = info = warning = error = critical = msg
 
 
 class _Forward(logging.Handler):
-    """Standard library records become events of ours."""
+    """Turns records of the standard library's logging into lines of this log."""
 
     def emit(self, record: logging.LogRecord) -> None:
         log = logger("supervisor").bind(logger=record.name)
@@ -82,12 +81,12 @@ class _Forward(logging.Handler):
 
 
 def try_file(path: str) -> None:
-    """Make or empty the log file. Raises OSError when that is impossible."""
+    """Create or empty the log file. Raises OSError."""
     os.close(_open(path, os.O_TRUNC))
 
 
 def _open(path: str, flag: int) -> int:
-    """The log file. A FIFO is opened for reading too: it needs no reader yet, and may change its reader."""
+    """Open the log file. A FIFO is opened for reading too, so that it may lack a reader, or change it."""
     try:
         is_fifo = stat.S_ISFIFO(os.stat(path).st_mode)
     except FileNotFoundError:
@@ -99,8 +98,8 @@ def _open(path: str, flag: int) -> int:
 def setup(log_file: str = "", level: str = "info", *, debug: bool = False) -> None:
     """Send all further lines to log_file, or to standard error for "".
 
-    Call before the workers are forked: they inherit the set-up. debug asks for the
-    readable form where the output is a terminal. Raises OSError.
+    Call this before the workers are forked, since they inherit the set-up. debug: use the readable form if
+    the output is a terminal. Raises OSError.
     """
     fd = STDERR
     if log_file:
@@ -125,7 +124,7 @@ def setup(log_file: str = "", level: str = "info", *, debug: bool = False) -> No
     root = logging.getLogger()
     root.handlers[:] = [_Forward()]
     root.setLevel(logging.DEBUG if level == "debug" else logging.WARNING)
-    # At level debug asyncio logs every selector event, which is not about guests.
+    # At level debug asyncio logs every selector event. These are not about guests.
     logging.getLogger("asyncio").setLevel(logging.WARNING)
 
 
@@ -146,12 +145,12 @@ def _in_order(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> Mu
 
 
 def raw(text: str) -> None:
-    """A plain text on standard error, in order with the lines of this process."""
+    """Write plain text to standard error, in order with the lines of this process."""
     _outlet.put(STDERR, text.encode("utf-8", "backslashreplace"))
 
 
 def fatal(text: str, program: str = "gvtap-pipeline") -> None:
-    """The last word of a start that failed: a plain line on a terminal, else a log line."""
+    """Report why the start failed: as a plain line on a terminal, else as a log line."""
     if os.isatty(STDERR):
         raw(f"{program}: {text}\n")
     else:
@@ -163,24 +162,27 @@ def fatal(text: str, program: str = "gvtap-pipeline") -> None:
 
 
 def begin(source: str, on_lost: Callable[[int], None]) -> None:
-    """Begin in a forked process. source names its lines; on_lost is called with the number of lost lines."""
+    """Set up logging in a forked process.
+
+    source: the name in its lines. on_lost: called with the number of lines when some are lost.
+    """
     global _source
     _source = source
     _outlet.on_lost = on_lost
 
 
 def lost() -> int:
-    """Lines of this process that were lost so far."""
+    """The number of lines that this process has lost so far."""
     return _outlet.lost
 
 
 def flush(timeout: float = LAST_WAIT) -> bool:
-    """Wait until all lines are written, at most timeout seconds. Returns whether they are."""
+    """Wait at most timeout seconds until all lines are written. Returns whether they are."""
     return _outlet.flush(timeout)
 
 
-def rest(timeout: float = LAST_WAIT) -> bool:
-    """Flush and end the thread before a fork. Returns whether there is no thread now."""
+def stop_thread(timeout: float = LAST_WAIT) -> bool:
+    """Flush and end the thread, before a fork. Returns whether no thread runs now."""
     return _outlet.stop_thread(timeout)
 
 

@@ -291,5 +291,5 @@ def test_a_forked_process_writes_its_own_lines_alone(tmp_path: Path) -> None:
 def test_an_idle_process_has_no_thread_for_its_log(tmp_path: Path) -> None:
     logs.setup(str(tmp_path / "log"))
     logs.logger("x").info("line")
-    assert logs.rest(5)
+    assert logs.stop_thread(5)
     assert not [thread for thread in threading.enumerate() if thread.name == "outlet"]

@@ -1,4 +1,4 @@
-"""Microseconds of the Internet checksum: plain Python and numpy, one buffer and 44 frames. One JSON line."""
+"""Measures the Internet checksum in µs: plain Python and numpy, one buffer and 44 frames. One JSON line."""
 
 import os
 import sys

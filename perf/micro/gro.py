@@ -1,7 +1,7 @@
-"""Microseconds of one call of GRO for the bursts that matter. One JSON line; status 1 on a wrong result.
+"""Measures one call of GRO in µs, for typical bursts. Prints one JSON line; status 1 on a wrong result.
 
-Frames of 1514 bytes (with timestamps) after 4-byte prefixes, with checksums verified unless
-the name says not.
+The frames have 1514 bytes, timestamps and a 4-byte prefix. GRO verifies checksums unless the case says
+otherwise.
 """
 
 import os
@@ -18,7 +18,7 @@ DATA = os.urandom(65468)
 
 
 def burst(frames: list[bytes], records: int, verify: bool = True) -> Callable[[], object]:
-    """A call on a slot with these frames; it must make ``records`` records."""
+    """A call of GRO on a slot with these frames. It must make ``records`` records."""
     view, places = slot_of(frames)
     items, drops = coalesce(view, places, verify=verify)
     if len(items) != records or drops:
@@ -27,7 +27,7 @@ def burst(frames: list[bytes], records: int, verify: bool = True) -> Callable[[]
 
 
 def segment(number: int, size: int = MSS, push_every: int = 44, flows: int = 1) -> bytes:
-    """Frame number of flows senders in turns; a push ends each train."""
+    """Frame ``number`` of a burst, in which ``flows`` senders take turns. PSH ends each train."""
     turn = number // flows
     return tcp_frame(
         turn * size,

@@ -1,4 +1,4 @@
-"""Microseconds to make the buffers of one range for a link. One JSON line; status 1 on a wrong result."""
+"""Measures GSO in µs: the buffers of one range for a link. One JSON line; status 1 on a wrong result."""
 
 import os
 import sys
@@ -16,7 +16,7 @@ SLOT = memoryview(bytearray(os.urandom(73728)))
 def ranges(
     segmenter: Segmenter, length: int, mss: int, options: bytes = b"", frames: int = 0
 ) -> Callable[[], object]:
-    """A call that makes length bytes of payload into segments of mss, or into ``frames`` frames."""
+    """A call that cuts length bytes of payload into segments of mss, or into ``frames`` frames."""
     payload = SLOT[256 : 256 + length]
 
     out = range_of(length, 0xFFFFF000, 1, tcp.ACK | tcp.PSH, 500, options, mss)

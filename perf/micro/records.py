@@ -1,11 +1,12 @@
-"""What a record costs, packed and unpacked.
+"""Measures what it costs to pack and unpack a record.
 
-    python -m perf.micro.records             what runs in this process, as `make bench` has it
-    python -m perf.micro.records --compiled  this file and pipeline/records as mypyc makes them, for now
+    python -m perf.micro.records             as this process runs it (`make bench`)
+    python -m perf.micro.records --compiled  with this file and pipeline/records compiled by mypyc
 
-Two kinds, with the most fields and the most traffic: TCP_RANGE with the look-up of its flow, and TO_HOST.
-Microseconds a record, in bursts of BURST; one JSON line. A benchmark of loops says little where these are not
-compiled, so --compiled builds them in a temporary directory, in two groups as setup.py has them.
+It measures two kinds: TCP_RANGE (with the look-up of its flow) has the most fields, TO_HOST the most traffic.
+The figures are microseconds a record, in bursts of BURST, in one JSON line. A benchmark of loops says little
+if the loops are not compiled. So --compiled builds them in a temporary directory, in two groups as in
+setup.py.
 """
 
 import argparse
@@ -35,7 +36,7 @@ FLOWS: Final[dict[FlowKey, int]] = {KEY: 7}
 
 
 def tcp_range_pack() -> bytes:
-    """As GRO and steering do it: an object, then pack."""
+    """Make an object, then pack it, as GRO and steering do."""
     item = TcpRange(
         slot=5, off=700, length=1448, stride=0, piece_size=1448, link=3, key=KEY, flags=16, segments=1,
         seq=12345678, ack=77, window=65535, ts_val=1, ts_ecr=2, header_len=66, has_timestamps=True,
@@ -48,12 +49,12 @@ _RUN: Final = Run(5, 700, 1448, 0, 1448)
 
 
 def to_host_pack() -> bytes:
-    """From a run."""
+    """Pack from a run."""
     return ToHost.pack(7, _RUN, 0, 1448)
 
 
 def tcp_range_unpack(burst: memoryview) -> int:
-    """As tcp does it: the kind, the record, its flow."""
+    """Look at the kind, unpack the record, find its flow, as tcp does."""
     total = 0
     for at in range(0, len(burst), RECORD_BYTES):
         if burst[at] == TCP_RANGE:
@@ -64,7 +65,7 @@ def tcp_range_unpack(burst: memoryview) -> int:
 
 
 def to_host_unpack(burst: memoryview) -> int:
-    """As egress does it: the record is what the queue gets."""
+    """Unpack the record for the queue, as egress does."""
     total = 0
     for at in range(0, len(burst), RECORD_BYTES):
         if burst[at] == TO_HOST:
@@ -84,7 +85,7 @@ UNPACK: Final[dict[str, tuple[Callable[[memoryview], int], Callable[[], bytes]]]
 
 
 def measure(rounds: int, calls: int) -> dict[str, float]:
-    """Microseconds of each case, the best of the rounds, in turns."""
+    """Microseconds of each case: the best of the rounds. The cases take turns."""
     found: dict[str, float] = {}
     for _ in range(rounds):
         for name, pack in PACK.items():
@@ -117,7 +118,7 @@ setup(ext_modules=mypycify(
 
 
 def compiled(arguments: list[str]) -> int:
-    """Build this file and what it imports, and run it from there. The exit status."""
+    """Compile this file and what it imports, and run it there. Returns the exit status."""
     with tempfile.TemporaryDirectory() as directory:
         there = Path(directory)
         for package in ("pipeline", "pipeline/records", "perf", "perf/micro"):

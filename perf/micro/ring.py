@@ -1,9 +1,11 @@
-"""How fast records cross a ring, and what a wake costs. One JSON line; status 1 on failure.
+"""Measures how fast records cross a ring, and what a wake-up costs. One JSON line; status 1 on failure.
 
-Figures (each min/median/max over the rounds): records a second within one process and
-between two, in bursts of BURST; microseconds from a ring of the bell to the sleeper's first
-instruction, one way, for a semaphore and for an eventfd in epoll; nanoseconds of a bell that
-finds nobody asleep. The consumer looks at the kind and unpacks each record, as a stage does.
+Each figure is min/median/max over the rounds:
+- records a second, within one process and between two, in bursts of BURST;
+- microseconds from the ring of a bell to the sleeper's first instruction, for a semaphore and for an eventfd;
+- nanoseconds of a bell whose worker is awake.
+
+The consumer looks at the kind of each record and unpacks it, as a stage does.
 """
 
 import argparse
@@ -27,7 +29,7 @@ RECORD = Frame(link=1, slot=7, off=256, length=1514, vnet=False).pack()
 
 
 def consume(ring: Consumer) -> int:
-    """Read one burst; the number of records."""
+    """Read one burst. Returns the number of records."""
     count = 0
     burst = ring.peek()
     for at in range(0, len(burst), RECORD_BYTES):
@@ -39,7 +41,7 @@ def consume(ring: Consumer) -> int:
 
 
 def within_one_process(messages: int) -> float:
-    """Records a second, producer and consumer in turns."""
+    """Records a second, if producer and consumer take turns in one process."""
     segment = Segment.create(ring_bytes(CAPACITY, RECORD_BYTES))
     producer, consumer = Producer(segment.buf, CAPACITY), Consumer(segment.buf, CAPACITY)
     received = 0
@@ -53,7 +55,7 @@ def within_one_process(messages: int) -> float:
 
 
 def between_two_processes(messages: int) -> float:
-    """Records a second, one process a side, both sleeping when they have nothing to do."""
+    """Records a second between two processes. Each sleeps when it has nothing to do."""
     segment = Segment.create(2 * BELL_BYTES + ring_bytes(CAPACITY, RECORD_BYTES))
     mine = Bell(segment.buf[:BELL_BYTES], SemaphoreWaiter())
     its = Bell(segment.buf[BELL_BYTES:], SemaphoreWaiter())
@@ -98,7 +100,7 @@ def between_two_processes(messages: int) -> float:
 
 
 def wake_latency_us(kind: type[SemaphoreWaiter] | type[EventfdWaiter], round_trips: int) -> float:
-    """Half a round trip between two processes that always sleep, in microseconds."""
+    """Microseconds of half a round trip between two processes that always sleep."""
     segment = Segment.create(2 * BELL_BYTES + 128)
     bells = [Bell(segment.buf[at : at + BELL_BYTES], kind()) for at in (0, BELL_BYTES)]
     words = [segment.buf[at : at + 64].cast("Q") for at in (2 * BELL_BYTES, 2 * BELL_BYTES + 64)]
@@ -127,7 +129,7 @@ def wake_latency_us(kind: type[SemaphoreWaiter] | type[EventfdWaiter], round_tri
 
 
 def sleeper(waiter: Waiter) -> Callable[[], object]:
-    """How a worker with this waiter blocks: on the semaphore, or in epoll on the eventfd."""
+    """The call by which a worker with this waiter sleeps: on the semaphore, or in epoll on the eventfd."""
     if not isinstance(waiter, EventfdWaiter):
         return lambda: waiter.wait(MAX_SLEEP)
     poll = select.epoll()
@@ -146,7 +148,7 @@ def idle_ring_ns(rings: int) -> float:
 
 
 def in_child(work: Callable[[], None]) -> int:
-    """Fork a process that does work; its status tells success."""
+    """Fork a process that calls work. Its status is 0 after success."""
     pid = os.fork()
     if pid == 0:
         status = 1
@@ -159,7 +161,7 @@ def in_child(work: Callable[[], None]) -> int:
 
 
 def reap(pid: int) -> None:
-    """Wait for the child; ChildProcessError if it failed, so that no figure comes from half a run."""
+    """Wait for the child. ChildProcessError if it failed, so that a failed run has no figure."""
     if os.waitpid(pid, 0)[1]:
         raise ChildProcessError(f"the other process of the measurement failed (pid {pid})")
 

@@ -1,8 +1,8 @@
-"""Microseconds of one byte's way from a guest to a host socket and back, all data workers in one process.
+"""Measures the CPU time of a round trip: one byte from a guest to a host socket and back.
 
-The guest is a script at the other end of a socket pair, the host an echo server over loopback, and only the
-turns of the daemon's loop are timed: what a round trip costs the daemon without any waiting. One JSON line;
-with --profile the functions that take the most instead.
+All data workers run in one process. The guest is a script at the other end of a socket pair. The host is an
+echo server on loopback. Only the turns of the daemon's loop are timed, so the figure is the daemon's cost
+without waiting. Prints one JSON line. With --profile it prints the most expensive functions instead.
 """
 
 import argparse
@@ -54,12 +54,12 @@ class Bench:
         self.spent = 0.0
 
     def settle(self) -> None:
-        """Turn until nothing is left to do."""
+        """Run turns of the loop until nothing is left to do."""
         while self.loop.turn(self.poller.poll(0, 64)):
             pass
 
     def wake_until(self, there: socket.socket) -> None:
-        """Sleep, which something that is there already ends at once, and turn; until there is readable."""
+        """Sleep and turn until the socket ``there`` is readable. An input ends a sleep at once."""
         readable = select.poll()
         readable.register(there, select.POLLIN)
         while not readable.poll(0):
@@ -68,12 +68,12 @@ class Bench:
             self.spent += perf_counter() - began
 
     def send(self, proto: int, payload: bytes) -> None:
-        """One packet of the guest."""
+        """Send one packet of the guest."""
         packet = ipv4.build(20 + len(payload), 1, 64, proto, GUEST, HOST, flags=ipv4.FLAG_DF) + payload
         self.link.sendall(struct.pack("<H", 14 + len(packet)) + self.header + packet)
 
     def receive(self) -> memoryview:
-        """The IPv4 payload of the next packet for the guest; ARP is passed over."""
+        """The IPv4 payload of the next packet for the guest. Skips ARP."""
         while True:
             (length,) = struct.unpack("<H", self.link.recv(2))
             frame = memoryview(self.link.recv(length, socket.MSG_WAITALL))

@@ -1,12 +1,12 @@
-"""Cost of the TCP engine's three hot calls, in microseconds: one JSON line.
+"""Measures the three most frequent calls of the TCP engine in µs. Prints one JSON line.
 
 segment   on_segment with a full in-order range, on_taken and take_actions
 ack       on_segment with an ACK that frees one handle, and take_actions
 transmit  transmit of one full range
 
-Each figure is per call, over ranges of 64 KiB on an established connection with timestamps,
-SACK and window scale, as min/median/max of several rounds. Run from the root of the
-repository: ``python -m perf.micro.tcp_engine``.
+Each figure is for one call, with ranges of 64 KiB, as min/median/max of several rounds. The connection is
+established, with timestamps, SACK and window scale. Run from the root of the repository:
+``python -m perf.micro.tcp_engine``.
 """
 
 import gc
@@ -26,7 +26,7 @@ MASK = 0xFFFFFFFF
 
 
 def established(now: float) -> Connection:
-    """A connection opened by a guest that offers all options; its window is wide open."""
+    """A connection opened by a guest with all options. Its window is wide open."""
     syn = Segment(7, 0, SYN, 65535, 0, None, 100, 0, True, (), 1460, 10, True)
     c = Connection.passive(TcpConfig(), syn, 1000, now)
     c.on_connected(now)
@@ -37,7 +37,7 @@ def established(now: float) -> Connection:
 
 
 def segments(now: float) -> tuple[float, Connection]:
-    """Seconds a call for CALLS in-order ranges, the host taking each at once."""
+    """Seconds a call for CALLS in-order ranges. The host takes each at once."""
     c = established(now)
     seq = 8
     spent = 0.0
@@ -59,7 +59,7 @@ def segments(now: float) -> tuple[float, Connection]:
 
 
 def acks_and_transmits(now: float) -> tuple[float, float, Connection]:
-    """Seconds a call for an ACK that frees a range, and for transmitting one."""
+    """Seconds a call for an ACK that frees a range, and for the transmission of a range."""
     c = established(now)
     c.cc.cwnd = 1 << 22
     for i in range(CALLS + 16):
@@ -84,7 +84,7 @@ def acks_and_transmits(now: float) -> tuple[float, float, Connection]:
 
 
 def main() -> None:
-    """Print the line; exit non-zero when the engine did not do what is measured."""
+    """Print the line. The exit status is not 0 if the engine did not do what is measured."""
     results: dict[str, list[float]] = {"segment": [], "ack": [], "transmit": []}
     gc.disable()
     for _ in range(ROUNDS):

@@ -1,18 +1,18 @@
-"""What a timer costs, in the wheel and in the heap that it replaced: nanoseconds a timer, one JSON line.
+"""Measures what a timer costs in the timing wheel and in a heap: nanoseconds a timer, one JSON line.
 
-step      a turn of the stage in which no timer is due, and asking it how long to sleep
-later     the deadline of a connection moves later: nothing but a comparison, in both
+step      a turn of the stage in which no timer is due, and the question how long to sleep
+later     the deadline of a connection moves later: only a comparison, in both
 earlier   a connection that waits for its keep-alive (2 h) gets a deadline in 40 ms; the old entry is void
-churn     a connection comes with a timer of 1 s and goes (arm and cancel)
-expire    EXPIRING connections with deadlines over ten seconds, in steps of 1 ms: arm and expiry
-jump      the same, all of them in one step
+churn     a connection begins with a timer of 1 s, and ends (arm and cancel)
+expire    EXPIRING connections with deadlines within ten seconds, in steps of 1 ms: arm and expiry
+jump      the same, with all deadlines in one step
 mix       what connections do in three seconds, in steps of 1 ms: 20 deadlines of a busy tenth move, two
-          connections end and two begin, and an entry that comes early is set anew; nanoseconds a change
-longest   the one call to arm that took longest while all connections went from one deadline to an earlier
-          one, again and again (the heap throws void entries away at times, a dictionary grows)
+          connections end, two begin, and an entry that comes early is set again; nanoseconds a change
+longest   the longest call to arm while all connections move to an earlier deadline, again and again (at
+          times the heap drops its void entries, and a dictionary grows)
 
-Each beside --idle connections that wait for their keep-alive. Run from the root of the repository:
-``python -m perf.micro.timers``.
+Each is measured with --idle further connections that wait for their keep-alive. Run from the root of the
+repository: ``python -m perf.micro.timers``.
 """
 
 import argparse
@@ -34,7 +34,7 @@ SPARE = 1024
 
 
 class Flow:
-    """A connection: its own deadline, and when its timer is set for."""
+    """A connection: its deadline, and the time for which its timer is set."""
 
     __slots__ = ("deadline", "timer_at")
 
@@ -44,7 +44,7 @@ class Flow:
 
 
 class Wheel:
-    """What pipeline/stages/tcp/stage.py does."""
+    """The timers of the tcp worker, as pipeline/stages/tcp/flow.py sets them."""
 
     def __init__(self, flows: int) -> None:
         self.flows = flows
@@ -57,7 +57,7 @@ class Wheel:
             self.timers.schedule(flow, at)
 
     def expire(self, now: float, again: bool = False) -> int:
-        """How many connections were due. again: all that came are re-armed, those with their keep-alive."""
+        """Returns how many connections were due. again: set all again, those that were due to keep-alive."""
         count = 0
         for flow in self.timers.advance(now):
             flow.timer_at = float("inf")
@@ -82,7 +82,7 @@ class Wheel:
 
 
 class Heap:
-    """What it did: entries that are void stay until their time comes or they are too many."""
+    """A heap. Void entries stay until their time comes, or until there are too many."""
 
     def __init__(self, flows: int) -> None:
         self.flows = flows
@@ -100,7 +100,7 @@ class Heap:
                 heapq.heapify(self.timers)
 
     def expire(self, now: float, again: bool = False) -> int:
-        """As the wheel's."""
+        """As Wheel.expire."""
         count = 0
         while self.timers and self.timers[0][0] <= now:
             at, _, flow = heapq.heappop(self.timers)
@@ -130,7 +130,7 @@ Timers = Wheel | Heap
 
 
 def filled(kind: type[Wheel] | type[Heap], idle: int) -> tuple[Timers, list[Flow]]:
-    """Timers at the time 0, with idle connections."""
+    """Timers at the time 0, with ``idle`` connections that wait for their keep-alive."""
     timers = kind(idle)
     flows = [Flow(KEEPALIVE + i / idle) for i in range(idle)]
     for flow in flows:
@@ -165,7 +165,7 @@ def earlier(timers: Timers, flows: list[Flow]) -> tuple[float, int]:
 
 
 def churn(timers: Timers, flows: list[Flow]) -> tuple[float, int]:
-    """A hundred at a time live."""
+    """Connections begin and end. A hundred live at a time."""
     coming = [Flow(1.0 + i * 1e-4) for i in range(CALLS)]
     began = perf_counter()
     for i, flow in enumerate(coming):
@@ -242,7 +242,7 @@ CASES: tuple[Case, ...] = (step, later, earlier, churn, expire, jump, mix, longe
 
 
 def main() -> int:
-    """Measure both in turn, interleaved, and print the line."""
+    """Measure both in turns, and print the line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -39,7 +39,7 @@ class ControlPlane:
     ) -> None:
         """controls: the supervisor's ends of the control sockets by worker. Needs a running event loop.
 
-        on_guest gets the events of ingress about its entrances (see open_entrance). version: of the program.
+        on_guest gets the events of ingress about the listeners of accept_guests(). version: of the program.
         token: the one that endpoints on the host ask for, "" for none.
         """
         self._config = config
@@ -98,10 +98,10 @@ class ControlPlane:
         self._fronts.append(front)
         front.listen(listener)
 
-    async def open_entrance(
+    async def accept_guests(
         self, protocol: str, fds: Sequence[socket.socket | int], *, once: bool, macs: Mapping[str, bytes]
     ) -> None:
-        """Let guests in on bound sockets, which stay the caller's. RequestError when ingress refuses them."""
+        """Have ingress accept guests on bound sockets. The caller keeps its own. Raises RequestError."""
         await self._channels.request(INGRESS, messages.Open(protocol, once, dict(macs)), fds)
 
     async def forward_sockets(self) -> None:

@@ -1,8 +1,9 @@
-"""Which workers share a process.
+"""Decides which workers share a process.
 
-``separate`` gives each worker a process, so the pipeline uses as many cores as there are workers. ``auto``
-puts the data path into one process on a machine with few cores, where waking another process costs more than
-its core gains. resolver and listen share a second process then. On larger machines ``auto`` is ``separate``.
+``separate`` gives each worker a process, so the pipeline can use as many cores as there are workers. ``auto``
+depends on the machine. With few cores it puts the data path (ingress, demux, tcp, egress) into one process.
+There it costs more to wake another process than a second core gains. resolver and listen then share a second
+process. On larger machines ``auto`` means ``separate``.
 """
 
 from typing import Final, NamedTuple
@@ -11,14 +12,14 @@ from pipeline.config.model import PLACEMENTS, SEPARATE
 from pipeline.topology import DEMUX, EGRESS, INGRESS, LISTEN, RESOLVER, TCP, Layout
 
 FEW_CORES: Final = 4
-"""With at most this many cores, the data path of ``auto`` is one process."""
+"""With at most this many cores, ``auto`` puts the data path into one process."""
 
 
 class Group(NamedTuple):
     """One process.
 
-    ``members``: the workers in it, in the order in which they breathe. ``back``: the workers that breathe
-    again in the same turn, so that a frame and its answer both pass all of them.
+    ``members``: its workers, in the order in which the loop runs them. ``back``: workers that the loop runs
+    once more in the same turn, so that an answer passes them on its way back.
     """
 
     name: str
@@ -27,7 +28,7 @@ class Group(NamedTuple):
 
 
 def plan(kind: str, layout: Layout, cores: int) -> tuple[Group, ...]:
-    """The processes, in the order in which they are started. ValueError for an unknown kind."""
+    """The processes, in the order of their start. ValueError for an unknown kind."""
     if kind not in PLACEMENTS:
         raise ValueError(f"placement must be one of {', '.join(PLACEMENTS)}, not {kind!r}")
     if kind == SEPARATE or cores > FEW_CORES:

@@ -1,7 +1,7 @@
-"""Forking the processes of a placement: which stages each has, and what a child keeps of its parent.
+"""Forks the worker processes, and makes the workers with their stages in each of them.
 
-A child keeps its ends of the control socket and of the hand-off sockets. It closes everything else of the
-parent: a copied end would keep a socket open after its owner died.
+A child keeps its own ends of control sockets and hand-off sockets. It closes all other descriptors that it
+has inherited. Otherwise its copies would keep sockets open after the death of their owners.
 """
 
 import gc
@@ -35,7 +35,7 @@ from pipeline.system import process_name
 from pipeline.topology import DEMUX, EGRESS, INGRESS, LISTEN, RESOLVER, TCP
 
 LAST_WAIT: Final = 0.3
-"""Seconds for the last log lines of a worker, well below the time that the supervisor gives it to end."""
+"""Seconds that a worker waits at its end for its last log lines: less than supervisor.STOP_TIMEOUT."""
 
 _STAGES: Final[dict[str, Callable[[Worker, Config], Stage]]] = {
     INGRESS: IngressStage,
@@ -49,7 +49,7 @@ _STAGES: Final[dict[str, Callable[[Worker, Config], Stage]]] = {
 
 @dataclass(slots=True)
 class Running:
-    """One worker process and the supervisor's ends of the control sockets of the workers in it."""
+    """One process, and the supervisor's ends of the control sockets of the workers in it."""
 
     name: str
     process: Any
@@ -59,16 +59,16 @@ class Running:
 def start(
     fabric: Fabric, groups: Sequence[Group], config: Config, private: Sequence[socket.socket | int]
 ) -> list[Running]:
-    """Fork all processes. private: sockets and descriptors of the supervisor, closed in every child."""
+    """Fork all processes. private: descriptors of the supervisor, which every child closes."""
     context = multiprocess.get_context("fork")
     pairs = {name: socket_pair() for name in fabric.layout.names}
-    # Collect here once. A collection in a child would copy every page that it looks at.
+    # Collect garbage here once. A collection in a child would copy every page that it visits.
     gc.collect()
     gc.freeze()
     running = []
-    # A fork is safe with the log's thread (logs.py holds its queue), but simpler without.
-    logs.rest()
-    # Until Loop installs its own handlers, a child has the supervisor's: signals are blocked across fork().
+    # A fork would be safe with the log's thread (logs.py locks its queue), but it is simpler without.
+    logs.stop_thread()
+    # Block signals across fork(): until Loop installs its own handlers, a child has the supervisor's.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, signals.ending())
     try:
         for group in groups:
@@ -117,7 +117,7 @@ def _main(
 def make_loop(
     fabric: Fabric, group: Group, config: Config, controls: Mapping[str, socket.socket]
 ) -> tuple[Loop, dict[str, Worker]]:
-    """The loop of one process and its workers; controls: the workers' ends of their control sockets."""
+    """Make the loop of one process, and its workers. controls: the workers' ends of the control sockets."""
     workers: dict[str, Worker] = {}
     poller: Poller | None = None
     for name in group.members:

@@ -1,8 +1,11 @@
-"""The signals that end the daemon, held from before it leaves a first trace until it removed the last.
+"""Collects the signals that end the daemon, so that it can act on them at a safe time.
 
-The interpreter writes the signal's number into a pipe, where it waits for an event loop. So an early signal
-loses nothing and leaves nothing half done, and a second one at the end does no harm. Blocking the signals
-would not do: a library's thread that does not block them (numpy has some) would get one, and end the process.
+The interpreter writes the number of each signal into a pipe. The supervisor's event loop reads the pipe when
+it runs. So a signal during the start is not lost, and does not leave a half-made file. A second signal during
+the end does no harm.
+
+Blocking the signals is not enough. A thread of a library (numpy has some) may not block them. It would get
+the signal, and the process would end.
 """
 
 import os
@@ -14,18 +17,18 @@ _MAX_READ: Final = 4096
 
 
 def ending() -> tuple[signal.Signals, ...]:
-    """All of them. (A function: Windows, which knows fewer, only looks at configurations.)"""
+    """The signals that end the daemon. (A function: Windows lacks some, but imports this file.)"""
     return signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT
 
 
 class Signals:
-    """Takes the signals over for the rest of the process' life; made by its main thread."""
+    """Handles these signals for the life of the process. The main thread makes it."""
 
     def __init__(self) -> None:
         # A program that nohup started ignores SIGHUP.
         self._numbers = [number for number in ending() if signal.getsignal(number) != signal.SIG_IGN]
         self.fds = os.pipe()
-        """The reader's and the writer's end. A forked process has to close both."""
+        """The read end and the write end of the pipe. A forked process must close both."""
         for fd in self.fds:
             os.set_blocking(fd, False)
         signal.set_wakeup_fd(self.fds[1], warn_on_full_buffer=False)
@@ -33,7 +36,7 @@ class Signals:
             signal.signal(number, lambda *_: None)
 
     def fileno(self) -> int:
-        """Readable when take() has a signal."""
+        """The descriptor to poll. It is readable when take() has a signal."""
         return self.fds[0]
 
     def take(self) -> list[signal.Signals]:
@@ -43,7 +46,7 @@ class Signals:
         return []
 
     def close(self) -> None:
-        """Ignore all further signals: the program is at its end, and its exit status is decided."""
+        """Ignore all further signals. The program ends now, and its exit status is decided."""
         for number in self._numbers:
             signal.signal(number, signal.SIG_IGN)
         signal.set_wakeup_fd(-1)

@@ -1,12 +1,12 @@
-"""The supervisor: starts the workers, watches them, serves the API, and stops everything in order.
+"""The supervisor: the main process of the daemon. It starts and watches the workers, and serves the API.
 
-It is outside the packet path: an asyncio program over the workers' control sockets. It binds sockets in
-gvproxy's order, and only when everything that serves them runs. So a socket works as soon as its file is
-there.
+The supervisor does not touch packets. It is an asyncio program that talks to the workers over control
+sockets. It binds sockets in gvproxy's order, after it has started whatever serves them. So a socket works as
+soon as its file exists.
 
-A worker that ends on its own ends the daemon with status 1. SIGINT, SIGTERM and SIGHUP end it with status 0,
-SIGQUIT with status 2 and a traceback of every process. A signal that comes during the start is acted on
-after the fork, when everything can be undone in order.
+If a worker ends on its own, the daemon ends with status 1. SIGINT, SIGTERM and SIGHUP end it with status 0.
+SIGQUIT ends it with status 2 and prints a traceback of every process. The supervisor acts on a signal that
+comes during the start after it has forked the workers. From then on it can undo everything in order.
 """
 
 import asyncio
@@ -38,26 +38,26 @@ from pipeline.system import descriptor_limit, socket_file
 from pipeline.topology import Layout, TopologyError
 
 STOP_TIMEOUT: Final = 1.0
-"""Seconds that the workers have to end in an orderly way. Then they are killed."""
-LAST_WORDS: Final = 0.2
-"""Seconds after the last guest left in which the notifications about it are gathered."""
+"""Seconds that the workers have to end in order. After that the supervisor kills them."""
+NOTIFY_WAIT: Final = 0.2
+"""Seconds between the end of the last guest and the end of the daemon, for notifications about the guest."""
 PID_FILE_MODE: Final = 0o666
 EXIT_OK: Final = 0
 EXIT_FAILED: Final = 1
 EXIT_QUIT: Final = 2
 
 ONE_GUEST: Final = frozenset({protocols.QEMU, protocols.BESS, protocols.VFKIT, protocols.STDIO})
-"""Protocols of which gvproxy serves one guest and ends with it."""
+"""Protocols for which gvproxy serves one guest, and ends when this guest leaves."""
 
 
 class StartError(Exception):
-    """The daemon cannot start; the text says what is in the way."""
+    """The daemon cannot start. The text says why."""
 
 
 class Program(NamedTuple):
-    """As which program the daemon runs.
+    """The program as which the daemon runs: gvtap-pipeline or gvtap-gvproxy.
 
-    ``one_guest``: the first guest of a protocol in ONE_GUEST is the only one, and the daemon ends with it.
+    ``one_guest``: of a protocol in ONE_GUEST, serve only the first guest, and end when it leaves.
     """
 
     name: str
@@ -69,7 +69,7 @@ GVPROXY: Final = Program("gvproxy", one_guest=True)
 
 
 def run(config: Config, program: Program, version: str) -> int:
-    """Run the daemon until it has to stop. Returns the exit status. version: the API shows it."""
+    """Run the daemon until it has to stop. Returns the exit status. version: for the API."""
     supervisor = Supervisor(config, program, version)
     try:
         supervisor.start()
@@ -94,7 +94,7 @@ class Supervisor:
         self.signals = signals.Signals()
         self.running: list[processes.Running] = []
         self.paths: list[tuple[str, socket_file.Identity | None]] = []
-        """Files to remove at the end, unless others have taken their place."""
+        """Files to remove at the end. A file that another program has replaced stays."""
         self.listeners: list[socket.socket] = []
         self.inherited = inherited.Inherited(os.environ, os.getpid())
         self.stdio: tuple[int, int] | None = None
@@ -104,13 +104,13 @@ class Supervisor:
         self.plane: ControlPlane | None = None
         self.status = EXIT_OK
         self.reason = ""
-        """Why the daemon ends. The first cause counts."""
+        """Why the daemon ends: the first cause."""
         self.stopping = asyncio.Event()
 
     # --- start, before any event loop -----------------------------------------------------
 
     def start(self) -> None:
-        """Take what was inherited and fork the workers. Raises StartError, AddressError, OSError."""
+        """Claim inherited descriptors and fork the workers. Raises StartError, AddressError, OSError."""
         config = self.config
         descriptor_limit.raise_soft()
         try:
@@ -120,7 +120,7 @@ class Supervisor:
         self._write_pid_file()
         workers = config.workers
         layout = Layout(workers.slots, workers.tcp_workers, workers.egress_workers)
-        for url in (*config.links.listen, config.links.services, *(url for _, url in self._entrances())):
+        for url in (*config.links.listen, config.links.services, *(url for _, url in self._guest_urls())):
             if url.startswith(inherited.SCHEME):
                 self.inherited.claim(url)
         for name in self.inherited.unused():
@@ -144,8 +144,8 @@ class Supervisor:
         private += [self.capture] if self.capture >= 0 else []
         self.running = processes.start(self.fabric, groups, config, private)
 
-    def _entrances(self) -> Iterator[tuple[str, str]]:
-        """Protocol and URL of each entrance but stdio, in the order in which they are opened."""
+    def _guest_urls(self) -> Iterator[tuple[str, str]]:
+        """Protocol and URL of each socket for guests, in the order in which they are bound. Without stdio."""
         for protocol in (protocols.VPNKIT, protocols.QEMU, protocols.BESS, protocols.VFKIT):
             if url := getattr(self.config.links, protocol):
                 yield protocol, url
@@ -156,12 +156,12 @@ class Supervisor:
         if not path:
             return
         try:
-            # Non-blocking: a FIFO without a reader is an error, and must not block.
+            # Non-blocking: a FIFO without a reader is then an error. Otherwise open() would wait for ever.
             fd = os.open(
                 path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NONBLOCK | os.O_CLOEXEC, PID_FILE_MODE
             )
             with open(fd, "w", encoding="ascii") as file:
-                # No newline: podman reads the number without trimming.
+                # No newline, because podman does not strip the text.
                 file.write(str(os.getpid()))
         except OSError as error:
             raise StartError(f"cannot write pid file {path}: {error.strerror}") from error
@@ -171,7 +171,7 @@ class Supervisor:
     # --- life -----------------------------------------------------------------------------
 
     async def watch(self) -> int:
-        """Serve until a signal comes, a worker ends or the program's guest leaves; then stop the workers."""
+        """Serve until a signal comes, a worker ends or the only guest leaves. Then stop the workers."""
         assert self.fabric is not None
         loop = asyncio.get_running_loop()
         loop.add_reader(self.signals.fileno(), self._on_signals)
@@ -199,12 +199,15 @@ class Supervisor:
         await plane.close()
         self.log.info("stopped", status=self.status)
         if self.program.one_guest:
-            # The last line, in words that scripts look for.
+            # The last line has gvproxy's words, because scripts look for them.
             self.log.error(f"{self.program.name} exiting: {self.reason}")
         return self.status
 
     async def _open_unless_stopped(self, plane: ControlPlane) -> bool:
-        """Whether everything was bound before the end began, which waits for no name server."""
+        """Bind everything, but give up when the end begins, for instance during a name lookup.
+
+        Returns whether everything is bound.
+        """
         opening = asyncio.create_task(self._open(plane))
         stopping = asyncio.create_task(self.stopping.wait())
         await asyncio.wait((opening, stopping), return_when=asyncio.FIRST_COMPLETED)
@@ -231,25 +234,25 @@ class Supervisor:
             plane.serve(self._listen(config.links.services), guests=False)
             self.log.info(f"enabling services API. Listening {config.links.services}")
         try:
-            for protocol, url in self._entrances():
+            for protocol, url in self._guest_urls():
                 sock = protocols.bind(protocol, url, self.inherited)
                 with sock:
                     self._keep_path(url)
-                    await self._open_entrance(plane, protocol, [sock])
+                    await self._accept_guests(plane, protocol, [sock])
                 self.log.info(f"listening {url}", protocol=protocol)
             if self.stdio is not None:
-                await self._open_entrance(plane, protocols.STDIO, self.stdio)
+                await self._accept_guests(plane, protocols.STDIO, self.stdio)
         except addresses.AddressError:
             plane.notify(HYPERVISOR_ERROR)
             raise
         self._close_stdio()
         await plane.forward_sockets()
 
-    async def _open_entrance(
+    async def _accept_guests(
         self, plane: ControlPlane, protocol: str, fds: list[socket.socket] | tuple[int, int]
     ) -> None:
         once = self.program.one_guest and protocol in ONE_GUEST
-        await plane.open_entrance(protocol, fds, once=once, macs=self.config.network.vpnkit_macs)
+        await plane.accept_guests(protocol, fds, once=once, macs=self.config.network.vpnkit_macs)
 
     def _listen(self, url: str) -> socket.socket:
         if url.startswith(inherited.SCHEME):
@@ -267,11 +270,11 @@ class Supervisor:
             self._keep(path)
 
     def _keep(self, path: str) -> None:
-        """Remove this file at the end."""
+        """Note that this file must be removed at the end."""
         self.paths.append((path, socket_file.identity(path)))
 
     def _stop(self, reason: str, status: int) -> None:
-        """Begin to end. The first call decides reason and status."""
+        """Begin the end of the daemon. The first call decides reason and status."""
         if not self.stopping.is_set():
             self.reason, self.status = reason, status
             self.stopping.set()
@@ -279,8 +282,8 @@ class Supervisor:
     def _is_stopping(self) -> bool:
         """Whether the end has begun.
 
-        A signal counts from when it came, not from when the loop sees it. A signal to the whole process group
-        may end a worker before the loop sees it.
+        This reads pending signals first. A signal to the process group may end a worker before the event loop
+        sees the signal. The worker's end is then not a failure.
         """
         self._on_signals()
         return self.stopping.is_set()
@@ -299,7 +302,7 @@ class Supervisor:
         self._stop("signal caught", EXIT_QUIT if number == signal.SIGQUIT else EXIT_OK)
 
     def _on_guest(self, event: messages.GuestEvent) -> None:
-        """An event of ingress about an entrance: a guest left it, or it cannot take guests any more."""
+        """Ingress reports that a guest left, or that a listener for guests failed."""
         assert self.plane is not None
         protocol, error = event.protocol, event.error
         failed = event.change == "failed"
@@ -309,15 +312,15 @@ class Supervisor:
         if failed and self.program.one_guest:
             self._stop(error, EXIT_FAILED)
         elif ends or (protocol == protocols.STDIO and self._is_only_stdio()):
-            grace = LAST_WORDS if self.config.links.notification else 0.0
-            asyncio.get_running_loop().call_later(grace, self._stop, event.text or error, EXIT_OK)
+            wait = NOTIFY_WAIT if self.config.links.notification else 0.0
+            asyncio.get_running_loop().call_later(wait, self._stop, event.text or error, EXIT_OK)
 
     def _is_only_stdio(self) -> bool:
-        """Whether no further guest can come after the one on standard input left."""
-        return not self.config.links.listen and not any(self._entrances())
+        """Whether guests can arrive only on standard input and output."""
+        return not self.config.links.listen and not any(self._guest_urls())
 
     def _on_end(self, worker: processes.Running) -> None:
-        """A worker's process is over. Unless the daemon is stopping, that ends it."""
+        """A worker process has ended. Unless the daemon is already stopping, this ends the daemon."""
         loop = asyncio.get_running_loop()
         loop.remove_reader(worker.process.sentinel)
         worker.process.join(1)
@@ -328,7 +331,8 @@ class Supervisor:
             self._stop(f"worker {worker.name} died", EXIT_FAILED)
 
     async def _stop_workers(self) -> None:
-        # The control socket asked them too. A signal needs no room in a socket, but may act a second late.
+        # The plane has asked them over the control sockets too. A signal always arrives, but a worker may act
+        # on it up to a second later. A message acts at once, but needs room in the socket.
         for worker in self.running:
             if worker.process.is_alive():
                 worker.process.terminate()
@@ -356,7 +360,7 @@ class Supervisor:
         self.inherited.close()
         self._close_stdio()
         self._close_capture()
-        # The segment is unmapped with the process: views of it live in the channels' bells.
+        # The segment stays mapped until the process ends, because the channels' bells have views of it.
         self._remove_paths()
         self.signals.close()
 
@@ -377,7 +381,7 @@ class Supervisor:
 
 
 def _traceback() -> str:
-    """Where this process is, all threads. By a file: standard error may be a pipe that takes nothing."""
+    """The stack of each thread. Goes through a file, since standard error may be a pipe that is full."""
     try:
         with _nameless_file() as file:
             faulthandler.dump_traceback(file)
@@ -388,7 +392,7 @@ def _traceback() -> str:
 
 
 def _nameless_file() -> IO[bytes]:
-    """In memory where the system has such files: there may be no directory for temporary ones."""
+    """A file without a name: in memory if possible, since there may be no directory for temporary files."""
     if hasattr(os, "memfd_create"):
         return open(os.memfd_create("traceback"), "w+b")
     return tempfile.TemporaryFile()

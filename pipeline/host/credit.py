@@ -1,22 +1,22 @@
-"""How much more a flow may read from its host socket before the guest acknowledges what was read.
+"""Limits how much a flow reads from its host socket before the guest has acknowledged it.
 
 The bytes that a flow reads stay in slots until the guest has acknowledged them. So a flow reads no more than
-the guest's window takes, and holds no more than a number of references. A guest that does not read
-therefore pins almost nothing: FLOOR bytes. They share a slot with those of other flows, and tcp probes
-the closed window with them.
+the guest's receive window, and holds a limited number of references to slots. For a guest that does not
+read, a flow keeps only FLOOR bytes. They share a slot with bytes of other flows. The tcp worker probes the
+closed window with them.
 """
 
 from collections import deque
 from typing import Final
 
 FLOOR: Final = 4096
-"""Bytes that may always be out. Without any, tcp would have nothing to probe a closed window with."""
+"""Bytes that may always be in flight. Without them tcp could not probe a closed window."""
 UNKNOWN: Final = 64 * 1024
-"""The window to assume until tcp reports the guest's."""
+"""The window that is assumed until tcp reports the guest's window."""
 
 
 class ReadCredit:
-    """Bytes and references of one flow that are out, oldest first."""
+    """The bytes of one flow that the guest has not acknowledged, and their references, oldest first."""
 
     def __init__(self) -> None:
         self._lengths: deque[int] = deque()
@@ -24,9 +24,9 @@ class ReadCredit:
         self.window = UNKNOWN
 
     def room(self, chunk: int, max_refs: int) -> int:
-        """Bytes that the flow may read now, at most chunk; 0 while the guest has to acknowledge first.
+        """Bytes that the flow may read now, at most chunk. 0: the guest must acknowledge first.
 
-        Less than a quarter of chunk is not worth a read, unless nothing is out. RFC 9293 section 3.8.6.2 has
+        A flow does not read less than a quarter of chunk, unless nothing is out. RFC 9293 section 3.8.6.2 has
         the same rule for segments.
         """
         if len(self._lengths) >= max_refs:
@@ -40,11 +40,11 @@ class ReadCredit:
 
     @property
     def out_refs(self) -> int:
-        """References that are out."""
+        """The number of references that are out."""
         return len(self._lengths)
 
     def on_window(self, window: int) -> None:
-        """The guest takes about window bytes beyond what it has acknowledged."""
+        """The guest's receive window is now about ``window`` bytes."""
         self.window = window
 
     def sent(self, length: int) -> None:

@@ -1,7 +1,8 @@
-"""Packs reads of unknown length into slots, so that a short read does not cost a whole slot.
+"""Packs several short reads into one slot.
 
-A read gets as much room as it may need. What it leaves over serves the next read, if that one's room still
-fits. The filler holds one reference to the slot that it is filling, and adds one for every committed read.
+The length of a read is not known before. So each read gets as much room as it may need. The next read uses
+what it leaves over, if that is enough. The filler holds one reference to the slot that it is filling, and
+adds one for each read that is committed.
 """
 
 from typing import Final, Protocol
@@ -12,7 +13,7 @@ ALIGN: Final = 64
 
 
 class SlotPool(Protocol):
-    """What the filler needs of an allocator (pipeline.ipc.arena.Pool)."""
+    """What the filler needs from an allocator (pipeline.ipc.arena.Pool has it)."""
 
     def alloc(self) -> int:
         """A slot with one reference, or NO_SLOT."""
@@ -27,15 +28,15 @@ class SlotPool(Protocol):
         ...
 
     def refs(self, slot: int) -> int:
-        """References outstanding of slot."""
+        """The number of references to slot."""
         ...
 
 
 class SlotFiller:
-    """Gives room in slots: ``place(room)``, read into [off, off + room) of ``slot``, then ``commit(n)``."""
+    """Use: call ``place(room)``, read into [off, off + room) of ``slot``, then call ``commit(n)``."""
 
     def __init__(self, pool: SlotPool, slot_bytes: int, headroom: int, gap: int) -> None:
-        """headroom: bytes kept free before the first read of a slot; gap: before each further one."""
+        """headroom: bytes kept free before the first read of a slot. gap: bytes before each further read."""
         self._pool = pool
         self._slot_bytes = slot_bytes
         self._headroom = headroom
@@ -44,7 +45,7 @@ class SlotFiller:
         self.off = 0
 
     def fits(self, room: int) -> bool:
-        """Whether place(room) needs no other slot."""
+        """Whether the present slot has enough room."""
         return self.slot != NO_SLOT and self._slot_bytes - self.off >= room
 
     def place(self, room: int) -> bool:
@@ -58,12 +59,12 @@ class SlotFiller:
         return self.slot != NO_SLOT
 
     def commit(self, length: int) -> None:
-        """Keep length bytes at ``off``, under a reference of their own."""
+        """Keep length bytes at ``off``. They get a reference of their own."""
         self._pool.ref(self.slot)
         self.off = (self.off + length + self._gap + ALIGN - 1) // ALIGN * ALIGN
 
     def release_idle(self) -> None:
-        """Give the slot back if nobody else needs it, so that a quiet worker holds none."""
+        """Give the slot back if no record refers to it, so that an idle worker holds none."""
         if self.slot != NO_SLOT and self._pool.refs(self.slot) == 1:
             self.retire()
 

@@ -1,7 +1,8 @@
-"""DNS messages on a stream socket: two bytes of length, then the message (RFC 1035 4.2.2, RFC 7766).
+"""DNS messages over TCP: two bytes of length, then the message (RFC 1035 section 4.2.2, RFC 7766).
 
-One end of a connection, for those who ask and those who serve. Never blocks; holds at most one partial
-message and what the peer has not taken yet, which the caller bounds by looking at ``unsent``.
+A FramedStream is one end of such a connection. Clients and servers both use it. It never blocks. It holds at
+most one partial message, and the bytes that the socket has not taken yet. The caller checks ``unsent`` to
+limit these.
 """
 
 import errno
@@ -13,7 +14,7 @@ READ_BYTES: Final = 65536
 
 
 class FramedStream:
-    """Takes a connected (or connecting) stream socket over and makes it non-blocking."""
+    """Owns a connected (or connecting) stream socket, and makes it non-blocking."""
 
     def __init__(self, sock: socket.socket) -> None:
         sock.setblocking(False)
@@ -21,7 +22,7 @@ class FramedStream:
         self.ended = False
         """The peer sends nothing more (end of stream or an error)."""
         self.broken = False
-        """What is sent reaches nobody."""
+        """The connection failed: what is sent does not arrive."""
         self._received = bytearray()
         self._unsent = bytearray()
 
@@ -31,11 +32,11 @@ class FramedStream:
         return len(self._unsent)
 
     def fileno(self) -> int:
-        """For the poller."""
+        """The descriptor to poll."""
         return self.sock.fileno()
 
     def receive(self) -> list[bytes]:
-        """Read once; the messages that are whole now."""
+        """Read once, and return the messages that are now complete."""
         if self.ended:
             return []
         try:
@@ -62,12 +63,12 @@ class FramedStream:
         return messages
 
     def send(self, message: bytes) -> None:
-        """Queue a message and write what goes. OverflowError above 65535 bytes: the prefix has 16 bits."""
+        """Queue a message, and write what the socket takes. OverflowError above 65535 bytes."""
         self._unsent += len(message).to_bytes(PREFIX, "big") + message
         self.flush()
 
     def flush(self) -> bool:
-        """Write what goes; whether nothing is left."""
+        """Write what the socket takes. Returns whether nothing is left."""
         while self._unsent and not self.broken:
             try:
                 sent = self.sock.send(self._unsent)
@@ -75,7 +76,7 @@ class FramedStream:
                 return False
             except OSError as error:
                 if error.errno == errno.ENOTCONN:
-                    return False  # still connecting, on systems that say so
+                    return False  # still connecting: some systems report this error then
                 self.broken = True
                 break
             del self._unsent[:sent]

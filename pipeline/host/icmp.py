@@ -1,12 +1,12 @@
-"""Unprivileged ICMP sockets of the host (SOCK_DGRAM, IPPROTO_ICMP): echo requests only.
+"""Pings through unprivileged ICMP sockets of the host (SOCK_DGRAM, IPPROTO_ICMP).
 
-On Linux such a socket may be opened by the groups in ``net.ipv4.ping_group_range``. The kernel puts its
-own identifier into each request and gives back replies to it alone, so one socket serves one
-pinger. Errors about its requests come through the error queue, with who sent them.
+On Linux the groups in ``net.ipv4.ping_group_range`` may open such a socket. The kernel gives each socket an
+identifier of its own, and writes it into the requests. The socket gets only the replies with its identifier,
+so one socket serves one pinger. ICMP errors come through the socket's error queue, with their sender.
 
-macOS allows everybody such a socket, but gives it the replies to all pingers of its peer, some with the
-IP header before them: there each socket uses an identifier that its owner chooses (``with_ident``,
-``reply_in``). Of errors it tells nothing.
+On macOS every user may open such a socket. But a socket gets the replies for all pingers of its peer, some
+with their IP header. So the owner of the socket chooses an identifier (``with_ident``, ``reply_in``). macOS
+does not report ICMP errors.
 """
 
 import errno
@@ -21,7 +21,7 @@ HEADER_LEN: Final = 8
 ECHO_REPLY: Final = 0
 
 OWN_IDENT: Final = sys.platform == "linux"
-"""Whether each socket has its own identifier, and hears of nobody else's replies."""
+"""Whether the system gives each socket an identifier of its own, and only the replies with it."""
 NOT_PERMITTED: Final = frozenset(
     {
         errno.EACCES,
@@ -33,7 +33,7 @@ NOT_PERMITTED: Final = frozenset(
     }
 )
 
-# Of macOS, netinet/in.h. Under Linux's numbers below it has other options.
+# macOS, netinet/in.h. The numbers of Linux below mean other options there.
 _IP_STRIPHDR: Final = 23
 _IP_DONTFRAG: Final = 28
 # linux/in.h, linux/errqueue.h
@@ -54,7 +54,10 @@ _CONTROL_BYTES: Final = 256
 
 
 class EchoError(NamedTuple):
-    """An ICMP error about a request: its type and code, next-hop MTU, who sent it, the request's number."""
+    """An ICMP error about a request.
+
+    mtu: of the next hop. offender: the sender of the error. seq: the sequence number of the request.
+    """
 
     type: int
     code: int
@@ -64,14 +67,17 @@ class EchoError(NamedTuple):
 
 
 def open_echo(address: str) -> socket.socket:
-    """A non-blocking socket connected to address. OSError: NOT_PERMITTED has what means "never here"."""
+    """A non-blocking socket connected to address. Raises OSError.
+
+    An errno in NOT_PERMITTED means that this process can never have such a socket.
+    """
     sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM, socket.IPPROTO_ICMP)
     try:
         sock.setblocking(False)
         if sys.platform == "linux":
             sock.setsockopt(socket.IPPROTO_IP, _IP_RECVERR, 1)
         elif sys.platform == "darwin":
-            with suppress(OSError):  # reply_in() does without
+            with suppress(OSError):  # reply_in() also skips the header itself
                 sock.setsockopt(socket.IPPROTO_IP, _IP_STRIPHDR, 1)
         sock.connect((address, 0))
     except OSError:
@@ -81,7 +87,7 @@ def open_echo(address: str) -> socket.socket:
 
 
 def set_path(sock: socket.socket, ttl: int, *, dont_fragment: bool) -> None:
-    """How the next requests travel. Where the system cannot say "don't fragment", that is left out."""
+    """Set TTL and "don't fragment" of the next requests. A system without the latter ignores it."""
     sock.setsockopt(socket.IPPROTO_IP, socket.IP_TTL, ttl)
     if sys.platform == "linux":
         discover = _PMTUDISC_DO if dont_fragment else _PMTUDISC_DONT
@@ -92,7 +98,7 @@ def set_path(sock: socket.socket, ttl: int, *, dont_fragment: bool) -> None:
 
 
 def path_mtu(sock: socket.socket) -> int:
-    """The MTU towards the peer of a connected socket, as far as the host knows it; 0 if it does not tell."""
+    """The path MTU to the peer of a connected socket, as the host knows it; 0 if the system hides it."""
     return sock.getsockopt(socket.IPPROTO_IP, _IP_MTU) if sys.platform == "linux" else 0
 
 
@@ -110,9 +116,9 @@ def with_ident(message: memoryview, ident: int) -> bytes:
 
 
 def reply_in(packet: memoryview, ident: int) -> int:
-    """Where an echo reply with this identifier begins in what was read; -1 if there is none.
+    """The offset of an echo reply with this identifier in what was read; -1 if it is not one.
 
-    ident 0: the system has given this socket nothing but replies to it.
+    ident 0: do not compare the identifier, since the system has done so.
     """
     start = (packet[0] & 15) * 4 if len(packet) and packet[0] >> 4 == _IPV4 else 0
     if len(packet) < start + HEADER_LEN or packet[start] != ECHO_REPLY:
@@ -123,9 +129,9 @@ def reply_in(packet: memoryview, ident: int) -> int:
 
 
 def errors(sock: socket.socket, limit: int) -> Iterator[EchoError]:
-    """At most limit errors about this socket's requests, without those the host itself made up.
+    """At most limit ICMP errors about this socket's requests. Errors of the local host are left out.
 
-    None where the system has no error queue.
+    A system without an error queue gives none.
     """
     if sys.platform != "linux":
         return
@@ -133,7 +139,7 @@ def errors(sock: socket.socket, limit: int) -> Iterator[EchoError]:
         try:
             data, ancillary, _, _ = sock.recvmsg(HEADER_LEN, _CONTROL_BYTES, socket.MSG_ERRQUEUE)
         except OSError:
-            # Nothing more is there.
+            # The queue is empty.
             return
         for level, kind, value in ancillary:
             if level != socket.IPPROTO_IP or kind != _IP_RECVERR or len(value) < _OFFENDER_OFF + 4:

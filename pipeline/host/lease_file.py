@@ -1,8 +1,8 @@
-"""The file that keeps DHCP leases while the program does not run.
+"""Reads and writes the file that keeps DHCP leases while the program does not run.
 
-JSON, so that people can read it: ``{"version": 1, "leases": [{"ip", "mac", "expires"}]}``, expires in
-seconds since 1970. It is replaced as a whole, so no crash leaves half of one. A file that
-cannot be understood is an error and not touched.
+The file is JSON: ``{"version": 1, "leases": [{"ip", "mac", "expires"}]}``. ``expires`` is in seconds since
+1970. save() replaces the whole file, so a crash cannot leave half of it. load() refuses a file that it does
+not understand, and does not change it.
 """
 
 import json
@@ -28,11 +28,11 @@ Row = tuple[int, bytes, float]
 
 
 class LeaseFileError(Exception):
-    """The file is there and cannot be read; the text says why."""
+    """The file exists and cannot be read. The text says why."""
 
 
 def load(path: str, wall_now: float) -> list[Row]:
-    """The rows of the file, none when there is no file yet. Raises LeaseFileError."""
+    """The rows of the file; an empty list if there is no file yet. Raises LeaseFileError."""
     try:
         document = json.loads(small_file.read(path).decode("utf-8"))
     except FileNotFoundError:
@@ -52,7 +52,7 @@ def load(path: str, wall_now: float) -> list[Row]:
             raise LeaseFileError(f"state file {path} is of version {document['version']}, not {VERSION}")
         return [_row(lease, wall_now) for lease in document["leases"]]
     except (KeyError, TypeError, ValueError, OverflowError, OSError) as error:
-        raise LeaseFileError(f"state file {path} is no list of leases: {error!r} ({ALLOWED})") from error
+        raise LeaseFileError(f"state file {path} is not a list of leases: {error!r} ({ALLOWED})") from error
 
 
 def _row(lease: Any, wall_now: float) -> Row:
@@ -66,7 +66,7 @@ def _row(lease: Any, wall_now: float) -> Row:
 
 
 def save(path: str, rows: Iterable[Row], wall_now: float) -> None:
-    """Replace the file. OSError when that cannot be done; the old one stays then."""
+    """Replace the file. Raises OSError if that fails. The old file then stays."""
     leases = [
         {
             "ip": socket.inet_ntoa(address.to_bytes(4, "big")),
@@ -77,14 +77,14 @@ def save(path: str, rows: Iterable[Row], wall_now: float) -> None:
     ]
     text = json.dumps({"version": VERSION, "leases": leases}, indent=1) + "\n"
     temporary = f"{path}.new"
-    # Non-blocking: what lies there may be a FIFO.
+    # Non-blocking: an existing file of that name may be a FIFO.
     fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NONBLOCK | os.O_CLOEXEC, 0o600)
     try:
         with open(fd, "w", encoding="utf-8") as file:
             file.write(text)
         os.replace(temporary, path)
     except OSError:
-        # Half a file on a full disk is of no use, and takes room.
+        # On a full disk the new file is incomplete, and takes space.
         with suppress(OSError):
             os.unlink(temporary)
         raise

@@ -1,6 +1,6 @@
-"""Bound host sockets of port forwards: TCP, UDP and unix paths.
+"""Binds the host sockets of port forwards: TCP, UDP and unix paths.
 
-Errors carry the words that clients of the control API know:
+Errors have the words that clients of gvproxy's API know:
 ``listen tcp 127.0.0.1:80: bind: address already in use``.
 """
 
@@ -19,11 +19,11 @@ SOCKET_MODE: Final = 0o600
 
 
 class ListenError(Exception):
-    """A local address that cannot be bound; the text says which and why."""
+    """A local address cannot be bound. The text names the address and the reason."""
 
 
 def split(local: str) -> tuple[str, int]:
-    """``host:port`` -> (host, port); the host may be empty or bracketed. ListenError names what is wrong."""
+    """``host:port`` -> (host, port). The host may be empty or in brackets. Raises ListenError."""
     host, colon, port = local.rpartition(":")
     if not colon:
         raise ListenError(f"address {local}: missing port in address")
@@ -41,8 +41,8 @@ def split(local: str) -> tuple[str, int]:
 def bind_inet(network: str, local: str, found: Sequence[str] | None = None) -> socket.socket:
     """A bound non-blocking socket: TCP listening, UDP ready to receive.
 
-    network: one of pipeline.system.inet.TCP or UDP. found: the addresses of a host name. This function looks
-    up no names, since that would block every other forward.
+    network: one of pipeline.system.inet.TCP or UDP. found: the addresses of the host in ``local``, if that is
+    a name. This function does not look up names, since that would block every other forward.
     """
     is_tcp = network in inet.TCP
     try:
@@ -51,12 +51,12 @@ def bind_inet(network: str, local: str, found: Sequence[str] | None = None) -> s
         if not where:
             raise ListenError(f"lookup {host}: no such host")
     except (ListenError, inet.AddressError) as error:
-        # As gvproxy: it reads a udp address before it listens, so there the error is about the address alone.
+        # As in gvproxy: it parses a UDP address before it listens, so that error has no "listen udp".
         raise ListenError(f"listen {network}: {error}" if is_tcp else str(error)) from None
     try:
         if is_tcp:
             return inet.bind(socket.SOCK_STREAM, where, BACKLOG)
-        # Asked before it is bound: not one datagram may come without its address.
+        # ask() runs before bind(), so that every datagram comes with its local address.
         return inet.bind(socket.SOCK_DGRAM, where, prepare=udp_local.ask)
     except OSError as error:
         words = os.strerror(error.errno or 0).lower()
@@ -66,7 +66,7 @@ def bind_inet(network: str, local: str, found: Sequence[str] | None = None) -> s
 def bind_unix(path: str) -> socket.socket:
     """A listening unix socket at path with mode 0600.
 
-    The file of a socket that nobody serves any more is replaced; anything else there is an error and stays.
+    A socket file without a process that serves it is replaced. Anything else at path is an error and stays.
     """
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:

@@ -1,6 +1,6 @@
-"""What the PROXY header of an accepted connection has to say: both ends of it, in bytes.
+"""The addresses for a PROXY protocol header: both ends of an accepted connection.
 
-An IPv4 client of a socket for both families counts as IPv4.
+An IPv4 client of a socket for both address families counts as IPv4.
 """
 
 import socket
@@ -10,7 +10,7 @@ _MAPPED: Final = bytes(10) + b"\xff\xff"
 
 
 class Ends(NamedTuple):
-    """Source and destination of a TCP connection, addresses of 4 or of 16 bytes."""
+    """Source and destination of a TCP connection. An address has 4 or 16 bytes."""
 
     src: bytes
     src_port: int
@@ -19,7 +19,7 @@ class Ends(NamedTuple):
 
 
 def ends(sock: socket.socket) -> Ends | None:
-    """The ends of a connection; None when it has no IP addresses, or its peer is gone already."""
+    """The ends of a connection; None if it has no IP addresses, or if its peer is already gone."""
     if sock.family not in (socket.AF_INET, socket.AF_INET6):
         return None
     try:

@@ -1,6 +1,7 @@
-"""The stream socket of one flow: runs of the guest go out of slots, bytes of the host come into slots.
+"""The host socket of one flow. It writes the guest's bytes from slots, and reads the host's bytes into slots.
 
-The two directions end independently (half-close):
+A *run* is a range of bytes in a slot (pipeline.records.run). The two directions end independently
+(half-close):
 
 =============  ============================================  =====================================
 direction      goes on while                                 ends by
@@ -25,47 +26,47 @@ class HostStream:
     """A connected (or connecting) non-blocking stream socket with its queue of runs for the host."""
 
     def __init__(self, sock: socket.socket, slots: list[memoryview], head: bytes = b"") -> None:
-        """head: what read() returns before anything that the socket brings."""
+        """head: bytes that read() returns before those of the socket."""
         self.sock = sock
         self.readable = False
         self.writable = False
         self.write_finished = False
         self.queued_bytes = 0
-        """Bytes that the host socket has not taken, in slots or spilled."""
+        """Bytes that the host socket has not taken. They are in slots, or spilled (copied out of slots)."""
         self.head = head
         self._slots = slots
         self._queue: deque[Run] = deque()
         self._spilled: deque[memoryview] = deque()
-        """Bytes that go before the queue: copied out of their slots while the host did not read."""
+        """Bytes copied out of their slots while the host did not read. They are sent before the queue."""
         self._spilled_bytes = 0
         self._finish_when_empty = False
 
     @property
     def queued_refs(self) -> int:
-        """References to slots that the queue holds."""
+        """The number of references to slots that the queue holds."""
         return len(self._queue)
 
     def on_readable(self) -> None:
-        """The socket has bytes, an end or an error for read()."""
+        """The poller reports that the socket has bytes, an end or an error for read()."""
         self.readable = True
 
     def on_writable(self) -> None:
-        """The socket may take bytes."""
+        """The poller reports that the socket takes bytes."""
         self.writable = True
 
     def enqueue(self, run: Run) -> None:
-        """Take over a run, with its reference, that the host socket shall get."""
+        """Queue a run for the host socket. The queue takes over its reference."""
         self._queue.append(run)
         self.queued_bytes += run.length
 
     def finish_writing(self) -> None:
-        """Send the FIN when all queued bytes are out (at the next flush)."""
+        """Send the FIN after all queued bytes. A flush() does it."""
         self._finish_when_empty = True
 
     def flush(self, free: Callable[[int], None]) -> int:
-        """Write what the socket takes. References of written runs go to free.
+        """Write what the socket takes. Calls free(slot) for each run that is written completely.
 
-        Returns how many bytes it took. Raises OSError when the connection is broken.
+        Returns the number of bytes written. Raises OSError if the connection is broken.
         """
         sent_bytes = 0
         queue = self._queue
@@ -87,7 +88,7 @@ class HostStream:
         return sent_bytes
 
     def _gather(self) -> tuple[list[memoryview], int]:
-        """What the next system call shall send, in at most IOV_MAX parts, and its length."""
+        """The parts that the next system call sends, at most IOV_MAX, and their total length."""
         queue = self._queue
         slots = self._slots
         if len(queue) == 1 and not self._spilled:
@@ -108,9 +109,9 @@ class HostStream:
         return parts, wanted
 
     def spill(self, free: Callable[[int], None]) -> int:
-        """Copy everything queued out of its slots and free those: the host does not read now.
+        """Copy all queued bytes out of their slots, and free the slots. For a host that does not read now.
 
-        Returns how many bytes were copied. The window that the guest was shown bounds what may be queued.
+        Returns the number of bytes copied. The receive window offered to the guest bounds the queue.
         """
         copied = self.queued_bytes - self._spilled_bytes
         if copied:
@@ -141,9 +142,9 @@ class HostStream:
             count -= run.length
 
     def read(self, view: memoryview) -> int:
-        """Receive into view: bytes read, 0 at the end of the stream, -1 when nothing is there now.
+        """Read into view. Returns the number of bytes, 0 at the end of the stream, -1 if it would block.
 
-        Raises OSError when the connection is broken.
+        Raises OSError if the connection is broken.
         """
         if self.head:
             count = min(len(self.head), len(view))
@@ -157,12 +158,11 @@ class HostStream:
             return -1
 
     def on_read_end(self) -> None:
-        """The host sends nothing more: there is nothing to read for."""
+        """The host sends nothing more, so there is nothing to read."""
         self.readable = False
 
     def discard(self, free: Callable[[int], None]) -> None:
-        """Give back all queued references and neither read nor write again: the host does not get these
-        bytes."""
+        """Drop all queued bytes and free their slots. The stream neither reads nor writes again."""
         self.readable = self.writable = False
         self._free_queue(free)
         self._spilled.clear()

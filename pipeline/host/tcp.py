@@ -1,6 +1,6 @@
-"""Host TCP sockets: non-blocking connect, orderly and abortive close.
+"""Calls on the host's TCP sockets: non-blocking connect, close with FIN, close with RST.
 
-This module knows sockets, but no flows: the stage knows which flow a socket belongs to. Nothing here blocks.
+This module does not know flows. The egress stage knows which flow a socket belongs to. No function blocks.
 """
 
 import errno
@@ -10,12 +10,12 @@ from typing import Final
 
 KEEPALIVE_IDLE_S: Final = 60
 IOV_MAX: Final = 512
-"""The most pieces for one sendmsg; Linux takes up to 1024."""
+"""The most pieces of one sendmsg call. Linux accepts up to 1024."""
 
 _KEEPALIVE_IDLE: Final[int] = getattr(socket, "TCP_KEEPIDLE", 0) or getattr(socket, "TCP_KEEPALIVE", 0)
-"""The option for the idle time; macOS calls it TCP_KEEPALIVE."""
+"""The socket option for the idle time. macOS calls it TCP_KEEPALIVE."""
 _NON_BLOCKING: Final[int] = getattr(socket, "SOCK_NONBLOCK", 0)
-"""Where the system has it, it saves a call."""
+"""Makes a socket non-blocking without a further call. 0 on systems that lack it."""
 _LINGER_RESET: Final = struct.pack("ii", 1, 0)
 _LINGER_OFF: Final = struct.pack("ii", 0, 0)
 _IN_PROGRESS: Final = frozenset({errno.EINPROGRESS, errno.EWOULDBLOCK, errno.EAGAIN})
@@ -24,8 +24,8 @@ _IN_PROGRESS: Final = frozenset({errno.EINPROGRESS, errno.EWOULDBLOCK, errno.EAG
 def connect(address: str, port: int) -> tuple[socket.socket | None, int]:
     """Begin a connection to address:port, without blocking.
 
-    Returns (socket, 0) when the connection is under way, or already established. Then tune() it, wait for it
-    to become writable, and ask finish(). Returns (None, errno) when the connection failed at once.
+    Returns (socket, 0) if the connection is in progress or established. The caller then calls tune(), waits
+    until the socket is writable, and calls finish(). Returns (None, errno) if the connection failed at once.
     """
     try:
         sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM | _NON_BLOCKING)
@@ -41,11 +41,11 @@ def connect(address: str, port: int) -> tuple[socket.socket | None, int]:
 
 
 def tune(sock: socket.socket) -> None:
-    """Make a connection fit for the pipeline: non-blocking; TCP also without Nagle, with keep-alive.
+    """Set the options of a connection: non-blocking, and for TCP no Nagle and keep-alive.
 
-    Urgent data stay in the stream (RFC 6093), since no read would bring them otherwise. Whatever ends the
-    connection except close() resets it, even the death of this process: a transfer that was cut short must
-    not look complete.
+    Urgent data stay in the stream (RFC 6093), so that reads return them. SO_LINGER is set so that a socket
+    closed in any way but close() sends a RST. That includes the death of this process: its peer must not take
+    an incomplete transfer for a complete one.
     """
     if sock.gettimeout() != 0.0:
         sock.setblocking(False)
@@ -64,7 +64,7 @@ def tune(sock: socket.socket) -> None:
 
 
 def is_connected(sock: socket.socket) -> bool:
-    """Whether a connection that was begun is established already. One to this very machine is, at once."""
+    """Whether the connection is established. A connection to this machine is established at once."""
     try:
         sock.getpeername()
     except OSError:
@@ -73,17 +73,17 @@ def is_connected(sock: socket.socket) -> bool:
 
 
 def finish(sock: socket.socket) -> int:
-    """The outcome of connect() once the socket is writable: 0 or an errno. Reads and clears SO_ERROR."""
+    """The result of connect(), when the socket is writable: 0 or an errno. Reads and clears SO_ERROR."""
     return sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
 
 
 def close(sock: socket.socket) -> None:
-    """Close in order: the FIN follows everything that was written."""
+    """Close with a FIN after all bytes that were written."""
     _close(sock, _LINGER_OFF)
 
 
 def reset(sock: socket.socket) -> None:
-    """Close with a RST instead of a FIN (SO_LINGER with time 0)."""
+    """Close with a RST (SO_LINGER with time 0)."""
     _close(sock, _LINGER_RESET)
 
 
@@ -92,14 +92,14 @@ def _close(sock: socket.socket, linger: bytes) -> None:
         try:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
         except OSError as error:
-            # The socket may be dead already. Then all that is left to do is to close it.
+            # The connection may have ended already. The socket still has to be closed.
             if error.errno not in (errno.EINVAL, errno.ENOTCONN):
                 raise
     sock.close()
 
 
 def shutdown_write(sock: socket.socket) -> int:
-    """Send the FIN. Returns 0, or an errno when the peer is already gone."""
+    """Send the FIN. Returns 0, or an errno if the peer is already gone."""
     try:
         sock.shutdown(socket.SHUT_WR)
     except OSError as error:

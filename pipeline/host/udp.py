@@ -1,7 +1,7 @@
-"""Many datagrams in one system call: equal ones are sent with UDP_SEGMENT, many are read with recvmmsg(2).
+"""Sends and reads many datagrams with one system call: UDP_SEGMENT and recvmmsg(2), both of Linux.
 
-Linux has both, and each datagram keeps its bounds in any case. Where the system has no UDP_SEGMENT, or the
-route cannot use it (a tunnel, a device without checksums), datagrams go one by one. Callers do not notice.
+Each datagram keeps its boundaries. If the system lacks UDP_SEGMENT, or the route cannot use it (a tunnel, a
+device without checksums), Sender sends the datagrams one by one. The result for the caller is the same.
 """
 
 import ctypes
@@ -20,18 +20,18 @@ from pipeline.host.udp_local import Address, Control
 MAX_DATAGRAM: Final = 65507
 """Bytes: 65535 less the IPv4 and UDP headers."""
 MAX_SEGMENTS: Final = 64
-"""Datagrams that one call may send. Linux up to 6.8 has this as UDP_MAX_SEGMENTS."""
+"""The most datagrams of one call. This is UDP_MAX_SEGMENTS of Linux up to 6.8."""
 
 SOL_UDP: Final = 17
 UDP_SEGMENT: Final = 103
 
 _SIZE: Final = struct.Struct("=H")
 _UNABLE: Final = frozenset({errno.EINVAL, errno.EIO, errno.ENOPROTOOPT, errno.EMSGSIZE, errno.EOPNOTSUPP})
-"""The errnos of a kernel or a route that cannot cut datagrams. One by one the same datagrams may go."""
+"""Errnos of a kernel or route that cannot cut datagrams. Single datagrams may still be sent."""
 
 
 def can_segment() -> bool:
-    """Whether this system cuts datagrams (Linux 4.18 and later)."""
+    """Whether this system has UDP_SEGMENT (Linux 4.18 and later)."""
     if sys.platform != "linux":
         return False
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
@@ -48,7 +48,7 @@ class Sender:
     __slots__ = ("segments",)
 
     def __init__(self, segments: bool) -> None:
-        """segments: whether to try UDP_SEGMENT, see can_segment()."""
+        """segments: whether to use UDP_SEGMENT, see can_segment()."""
         self.segments = segments
 
     def send(
@@ -61,8 +61,8 @@ class Sender:
     ) -> int:
         """Send each piece as a datagram, in order. Returns how many the socket took before it was full.
 
-        All pieces have size bytes, only the last may be shorter. Raises SendError when a datagram cannot be
-        sent; its ``sent`` says how many went before that one.
+        All pieces have size bytes, except that the last may be shorter. Raises SendError if a datagram cannot
+        be sent. Its ``sent`` is the number of datagrams sent before that one.
         """
         step = min(MAX_SEGMENTS, MAX_DATAGRAM // size) if size else 1
         sent = 0
@@ -107,7 +107,7 @@ class Sender:
 
 
 class SendError(OSError):
-    """A datagram of a run could not be sent; ``sent`` datagrams went before it."""
+    """A datagram of a run could not be sent. ``sent`` datagrams were sent before it."""
 
     def __init__(self, error: OSError, sent: int) -> None:
         super().__init__(error.errno, error.strerror)
@@ -162,19 +162,19 @@ _NAME_BYTES: Final = 16
 class Receiver:
     """Reads up to ``rows`` datagrams at once, each into a row of its own.
 
-    Each row has ``chunk`` bytes. The caller chooses where the rows lie. A longer datagram
-    continues in memory of this object, where tail() finds it until the next read.
+    Each row has ``chunk`` bytes. The caller chooses where the rows lie. The tail of a longer datagram goes to
+    memory of this object. tail() returns it until the next read.
     """
 
     def __init__(self, rows: int, chunk: int, *, sources: bool = False) -> None:
-        """Make one only where can_receive_many(). sources: of IPv4 sockets, read where each came from too."""
+        """Requires can_receive_many(). sources: read the source address of each datagram too (IPv4 only)."""
         libc = ctypes.CDLL(None, use_errno=True)
         self.rows = rows
         self.chunk = chunk
         self._call = libc.recvmmsg
         self._call.argtypes = (ctypes.c_int, ctypes.c_void_p, ctypes.c_uint, ctypes.c_int, ctypes.c_void_p)
         self._tail_bytes = MAX_DATAGRAM - chunk
-        # The system makes pages of it only when a datagram needs them.
+        # The system allocates these pages only when a long datagram needs them.
         self._tails = np.zeros((rows, self._tail_bytes), "u1")
         self._messages = (_Message * rows)()
         self._iovecs = (_Iovec * (2 * rows))()
@@ -209,10 +209,10 @@ class Receiver:
         self._origins: dict[int, int] = {}
 
     def receive(self, fd: int, view: memoryview, off: int, stride: int, rows: int) -> list[int]:
-        """Read at most rows datagrams to view[off:], view[off + stride:] and so on. Returns their lengths.
+        """Read at most rows datagrams into view[off:], view[off + stride:] and so on. Returns their lengths.
 
-        rows must not be above ``self.rows``. All rows must lie in view, and view must live as long as this
-        object. Raises BlockingIOError when nothing is there, OSError for an error of the socket.
+        rows must be at most ``self.rows``. All rows must lie in view, and view must live as long as this
+        object. Raises BlockingIOError if nothing is there, and OSError for an error of the socket.
         """
         origin = self._origins.get(id(view))
         if origin is None:
@@ -229,7 +229,7 @@ class Receiver:
         return lengths
 
     def sources(self, count: int) -> list[int]:
-        """Where the first count datagrams of the last read came from: address << 16 | port each."""
+        """The sources of the first count datagrams of the last read, each as address << 16 | port."""
         names = self._names[:count]
         ports = names[:, 2:4].view(">u2")[:, 0]
         addrs = names[:, 4:8].view(">u4")[:, 0]
@@ -242,9 +242,9 @@ class Receiver:
 
 
 def runs(lengths: list[int], limit: int) -> list[tuple[int, int]]:
-    """Divide datagrams into runs: (first, how many), equal in length but for a shorter last.
+    """Divide datagrams into runs of equal length, each as (first, count). The last of a run may be shorter.
 
-    One that is longer than limit, or empty, is a run of its own.
+    A datagram that is empty or longer than limit is a run of its own.
     """
     count = len(lengths)
     found = []

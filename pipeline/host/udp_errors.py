@@ -1,7 +1,7 @@
-"""ICMP errors about datagrams of a socket that is not connected: where they were sent, and what was wrong.
+"""Reads ICMP errors about datagrams that an unconnected UDP socket has sent.
 
-A connected socket always reports such an error. A socket that is not connected does so on Linux alone, with
-IP_RECVERR: the next call on the socket then fails once, whatever it is for, and a queue has the details.
+A connected socket always reports such an error. An unconnected socket reports it only on Linux, with
+IP_RECVERR. The next call on the socket then fails once, and the socket's error queue has the details.
 """
 
 import socket
@@ -20,13 +20,13 @@ Error = tuple[str, int, int]
 
 
 def watch(sock: socket.socket) -> None:
-    """Let the system keep errors of an IPv4 socket for errors(). Raises OSError if Linux refuses that."""
+    """Have the system queue the errors of an IPv4 socket for errors(). Raises OSError if Linux refuses."""
     if sys.platform == "linux":
         sock.setsockopt(socket.IPPROTO_IP, _IP_RECVERR, 1)
 
 
 def errors(sock: socket.socket, limit: int) -> tuple[list[Error], int]:
-    """Take at most limit errors from the queue. Returns those that came by ICMP, and how many it took."""
+    """Take at most limit errors from the queue. Returns the ICMP errors among them, and the number taken."""
     found: list[Error] = []
     if sys.platform != "linux":
         return found, 0
@@ -34,7 +34,7 @@ def errors(sock: socket.socket, limit: int) -> tuple[list[Error], int]:
         try:
             _, ancillary, _, address = sock.recvmsg(0, _CONTROL_BYTES, socket.MSG_ERRQUEUE)
         except OSError:
-            # Nothing more is there.
+            # The queue is empty.
             return found, taken
         for level, kind, value in ancillary:
             if level != socket.IPPROTO_IP or kind != _IP_RECVERR or len(value) < _EXTENDED_ERROR.size:

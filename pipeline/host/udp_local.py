@@ -1,10 +1,11 @@
-"""Which of the host's addresses a datagram came to, for sockets that are bound to all of them.
+"""Finds the local address to which a datagram was sent, for sockets bound to a wildcard address.
 
-A socket on a wildcard answers from the address that the route to the client has. A client may have asked
-another address of the host; if its socket is connected, it never sees such an answer. IP_PKTINFO and
-IPV6_RECVPKTINFO (RFC 3542 section 6.1) name the address. The same bytes, sent with an answer, choose it.
+A client may send to any address of the host. By default the system chooses the source address of an answer
+by the route to the client. If it is not the address that the client used, a connected client socket never
+sees the answer. IP_PKTINFO and IPV6_RECVPKTINFO (RFC 3542 section 6.1) report the local address of each
+datagram. The same bytes, sent with an answer, set its source address.
 
-The routing table chooses the interface, except for addresses that mean something on one link only.
+The routing table chooses the interface of an answer, except for link-local addresses.
 """
 
 import socket
@@ -16,9 +17,9 @@ from typing import Final
 from pipeline.system import inet
 
 Address = tuple[str | int, ...]
-"""As the socket module has it: host and port, and with IPv6 two fields more."""
+"""As in the socket module: host and port, and for IPv6 two more fields."""
 Control = tuple[tuple[int, int, bytes], ...]
-"""Control messages that sendmsg() sends with each datagram. Empty: the system chooses the address."""
+"""Control messages for sendmsg(). Empty: the system chooses the source address."""
 
 # Python 3.11 has no name for it. Linux: linux/in.h; macOS: netinet/in.h, where IP_RECVPKTINFO is the same.
 _IP_PKTINFO: Final = {"linux": 8, "darwin": 26}.get(sys.platform, -1)
@@ -34,16 +35,16 @@ _ROOM: Final = 128
 """Bytes for both messages, with their headers."""
 
 
-def is_told(sock: socket.socket) -> bool:
-    """Whether receive() can read a bound socket: it has many addresses, and the system reports which one."""
+def ask_if_wildcard(sock: socket.socket) -> bool:
+    """Call ask() if sock is bound to a wildcard address. Returns whether receive() must read the socket."""
     return inet.is_wildcard(str(sock.getsockname()[0])) and ask(sock)
 
 
 def ask(sock: socket.socket) -> bool:
-    """Ask for the address of each datagram that arrives from now on. Whether the system will report it."""
+    """Ask for the local address of each datagram from now on. Returns whether the system will report it."""
     asked = False
     if _IP_PKTINFO >= 0:
-        # Also on a socket for both families: for IPv4 datagrams this says more than IPv6's message does.
+        # Also on a socket for both families: for IPv4 datagrams this message says more than IPv6's.
         with suppress(OSError):
             sock.setsockopt(socket.IPPROTO_IP, _IP_PKTINFO, 1)
             asked = True
@@ -55,7 +56,10 @@ def ask(sock: socket.socket) -> bool:
 
 
 def receive(sock: socket.socket, view: memoryview) -> tuple[int, Address, Control]:
-    """Read a datagram to view: its length, its source, the messages for answers. Raises OSError."""
+    """Read a datagram into view. Returns its length, its source, and the control messages for answers.
+
+    Raises OSError.
+    """
     length, ancillary, _, client = sock.recvmsg_into([view], _ROOM)
     control: Control = ()
     for level, kind, value in ancillary:
@@ -68,14 +72,14 @@ def receive(sock: socket.socket, view: memoryview) -> tuple[int, Address, Contro
 
 def _answer4(value: bytes) -> Control:
     _, own, _ = _V4.unpack_from(value)
-    # Of a broadcast this is the address of the interface by which it came.
+    # For a broadcast, ``own`` is the address of the interface on which it arrived.
     return ((socket.IPPROTO_IP, _IP_PKTINFO, _V4.pack(0, own, _NOT_V4)),) if own != _NOT_V4 else ()
 
 
 def _answer6(value: bytes) -> Control:
     own, interface = _V6.unpack_from(value)
     if own[0] == 0xFF:
-        # Multicast: the system chooses an address of that interface.
+        # Multicast: let the system choose an address of the same interface.
         own = _ANY6
     elif not (own[0] == 0xFE and own[1] & 0xC0 == 0x80):
         interface = 0

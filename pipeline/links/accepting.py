@@ -1,8 +1,8 @@
-"""Listeners with a listening socket: each accepted connection is a guest, or becomes one.
+"""Guests that arrive as connections to a listening socket (TCP, unix, vsock).
 
-The socket may also be a connection itself, if the program inherited it as a descriptor. Its peer is
-then the only guest. ``once`` is for programs with a guest of their own: the first connection is accepted,
-later ones stay in the system's backlog.
+The socket may also be a connection itself, if the program inherited it as a descriptor. Its peer is then
+the only guest. With ``once`` the listener accepts only the first connection. Later ones stay in the system's
+backlog.
 """
 
 import errno
@@ -14,21 +14,21 @@ from typing import Final
 
 from pipeline.links.addresses import words_of
 from pipeline.links.base import Link, SlotPool
-from pipeline.links.listener import READABLE, Guest, Listener, Owner, Poller, Room, has_peer
+from pipeline.links.listener import READABLE, Guest, LinkResources, Listener, Owner, Poller, has_peer
 from pipeline.links.stream import StreamLink
 from pipeline.system import inet, peer
 from pipeline.wire.framing import Framing
 
 ACCEPTS_A_STEP: Final = 16
 PAUSE: Final = 0.2
-"""Seconds without accepting after accept failed: mostly no descriptor is left."""
+"""Seconds without accepting after accept failed. Usually the process has no descriptor left."""
 
 _BROKEN: Final = frozenset((errno.EBADF, errno.EINVAL, errno.ENOTSOCK))
 """Errors of the socket itself. All others concern the system, or one connection."""
 
 
 class AcceptingListener(Listener):
-    """A listening socket. Subclasses make guests of its connections."""
+    """A listening socket. A subclass decides how a connection becomes a guest."""
 
     def __init__(self, protocol: str, sock: socket.socket, once: bool = False) -> None:
         """sock listens, or is the connection of the only guest. The listener owns it from now on."""
@@ -40,9 +40,9 @@ class AcceptingListener(Listener):
         self._is_guest = False
         self._resume_at = float("inf")
 
-    def open(self, poller: Poller, room: Room, owner: Owner) -> None:
+    def open(self, poller: Poller, resources: LinkResources, owner: Owner) -> None:
         """See Listener.open."""
-        self._poller, self._room, self._owner = poller, room, owner
+        self._poller, self._resources, self._owner = poller, resources, owner
         if _listens(self._sock):
             self._sock.setblocking(False)
             self._wait()
@@ -98,7 +98,7 @@ class AcceptingListener(Listener):
 
     @abstractmethod
     def _accepted(self, sock: socket.socket) -> None:
-        """A connection was accepted. sock belongs to this method."""
+        """A connection was accepted. This method owns sock."""
 
     def _attach(self, link: Link, framing: Framing | None, sock: socket.socket) -> None:
         # The peer of an inherited connection is unknown: the system names the process that made the pair.
@@ -107,19 +107,19 @@ class AcceptingListener(Listener):
 
 
 class StreamListener(AcceptingListener):
-    """Frames with a length before each, from the first byte on: QEMU's stream sockets, and plain LE16."""
+    """Streams of frames with a length before each, without a handshake: QEMU's sockets, and plain LE16."""
 
     def __init__(self, protocol: str, sock: socket.socket, framing: Framing, once: bool = False) -> None:
         super().__init__(protocol, sock, once)
         self._framing = framing
 
     def _accepted(self, sock: socket.socket) -> None:
-        room = self._room
-        self._attach(StreamLink(sock, self._framing, room.pool, room.slots), self._framing, sock)
+        resources = self._resources
+        self._attach(StreamLink(sock, self._framing, resources.pool, resources.slots), self._framing, sock)
 
 
 class PacketListener(AcceptingListener):
-    """Connections that keep packets apart. make_link gets (socket, pool, slots, mtu)."""
+    """Connections that preserve packet boundaries. make_link gets (socket, pool, slots, mtu)."""
 
     def __init__(
         self,
@@ -132,28 +132,28 @@ class PacketListener(AcceptingListener):
         self._make_link = make_link
 
     def _accepted(self, sock: socket.socket) -> None:
-        self._attach(self._make_link(sock, *self._room), None, sock)
+        self._attach(self._make_link(sock, *self._resources), None, sock)
 
 
 def _listens(sock: socket.socket) -> bool:
-    """Whether guests connect to sock. If not, it is a connection itself."""
+    """Whether sock is a listening socket. If not, it is a connection."""
     try:
         return bool(sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
     except OSError as error:
         if error.errno not in (errno.ENOPROTOOPT, errno.EINVAL):
             raise
-    # macOS does not answer that question. A connection has a peer.
+    # macOS does not have this option. Only a connection has a peer.
     return not has_peer(sock)
 
 
 def peer_text(sock: socket.socket) -> str:
-    """The peer's address, for the log: ``host:port``, a path, "@" for a unix socket without a name."""
+    """The peer's address, for the log: ``host:port``, a path, or "@" for a unix socket without a name."""
     try:
         name = sock.getpeername()
     except OSError:
         return "@"
     if isinstance(name, tuple):
-        # Machines' sockets (vsock) have two numbers.
+        # A vsock address is a pair of numbers: CID and port.
         return inet.endpoint(name) if isinstance(name[0], str) else ":".join(str(part) for part in name[:2])
     return (name.decode("utf-8", "replace") if isinstance(name, bytes) else str(name)).replace(
         "\0", "@"

@@ -1,17 +1,17 @@
-"""Sockets for guests and clients from URLs. Binds and listens, never connects.
+"""Bound sockets for guests and API clients, from URLs. This module binds and listens. It never connects.
 
 ::
 
     unix:///path            a stream socket            unixpacket:///path      a packet socket (bess)
     tcp://host:port                                    unixgram:///path        a datagram socket (vfkit)
-    tcp4://, tcp6://        one address family: a wildcard of tcp:// takes clients of both
+    tcp4://, tcp6://        clients of one address family. A wildcard of tcp:// accepts both families
     vsock://[cid]:port      for virtual machines on this host (Linux)
-    vsock://any:port/dir    hyperkit's: the unix socket dir/00000002.%08x of the port. The directory may
-                            also be in the environment, as VM_DIRECTORY, where there are no vsock sockets
-    vsock://GUID            Hyper-V's: the service with that id (Windows)
+    vsock://any:port/dir    hyperkit's form: the unix socket dir/00000002.%08x of the port. On systems without
+                            vsock sockets the environment variable VM_DIRECTORY may name the directory
+    vsock://GUID            Hyper-V's form: the service with that id (Windows)
 
-A socket file that no process serves any more is replaced (pipeline.system.socket_file). Any other path that
-exists is an error.
+A socket file without a process that serves it is replaced (pipeline.system.socket_file). If the path is
+anything else that exists, this is an error.
 """
 
 import errno
@@ -39,11 +39,11 @@ _HOST_CID: Final = 2
 
 
 class AddressError(Exception):
-    """A URL that cannot be listened on; the text names it and says why."""
+    """This program cannot listen on a URL. The text names the URL and the reason."""
 
 
 def listen(url: str) -> socket.socket:
-    """A listening, non-blocking socket: of packets for unixpacket, else a stream. Raises AddressError."""
+    """A listening, non-blocking socket: SOCK_SEQPACKET for unixpacket, else a stream. Raises AddressError."""
     return _bind(url, ("unix", "unixpacket", *inet.TCP, "vsock"))
 
 
@@ -78,13 +78,13 @@ def words_of(error: OSError) -> str:
 
 
 def unix_path(url: str) -> str:
-    """The path of a unix:// URL; what stands before it, as in unix://relative/path, belongs to it."""
+    """The path of a unix:// URL. In unix://relative/path the host part belongs to the path."""
     parts = urlsplit(url)
     return unquote(parts.netloc + parts.path)
 
 
 def socket_path(url: str) -> str:
-    """The file that binding url makes, "" when it makes none."""
+    """The socket file that binding url creates, "" if it creates none."""
     parts = urlsplit(url)
     if parts.scheme in _UNIX_KINDS:
         return unix_path(url)
@@ -122,14 +122,14 @@ def _listen_tcp(network: str, host: str, port: int | None) -> socket.socket:
 
 
 def _lookup(host: str) -> list[str]:
-    """The numeric addresses of a host. Blocks; raises ValueError when there are none."""
+    """The numeric addresses of a host. Blocks. Raises ValueError if there are none."""
     if inet.is_wildcard(host):
         return [host]
     try:
         rows = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
     except (socket.gaierror, UnicodeError) as error:
         raise ValueError(f"no such host {host!r}") from error
-    # The numeric form of a link-local address has its zone, which the plain address in the row has not.
+    # getnameinfo() includes the zone of a link-local address. The plain address in the row lacks it.
     return [socket.getnameinfo(row[4], socket.NI_NUMERICHOST | socket.NI_NUMERICSERV)[0] for row in rows]
 
 
@@ -162,7 +162,7 @@ def _listen_machine(family: int, protocol: int, address: tuple[int | str, int | 
 
 
 def _hyperkit_path(netloc: str, directory: str) -> str:
-    """Where hyperkit looks for a port, when a directory says that it is meant."""
+    """The file in which hyperkit looks for a port, "" if the URL is not in hyperkit's form (no directory)."""
     if not directory.strip("/") and not hasattr(socket, "AF_VSOCK"):
         directory = os.environ.get("VM_DIRECTORY", "")
     if not directory.strip("/") or _GUID.fullmatch(netloc):

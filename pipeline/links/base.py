@@ -1,11 +1,12 @@
-"""The guest link as the ingress worker sees it, whatever carries its frames.
+"""A link is one guest's Ethernet cable: the connection that carries its frames. This is its interface.
 
-A link reads into slots of a pool that its owner gives it, and sends lists of buffers. It
-never blocks, never waits and keeps no time. It does not look into frames.
+The owner of a link is the ingress worker. A link reads frames into slots, which are buffers of a pool that
+the owner gives it. It sends lists of buffers. A link never blocks and keeps no time. It does not look into
+frames.
 
-References: a link holds one reference to the slot that it is filling. It gives that back when it
-changes to another slot or is closed. The owner takes one more (``pool.ref``) for every record that
-it makes of a burst, before the next ``read_burst``.
+References: a link holds one reference to the slot that it is filling. It gives that back when it changes to
+another slot or is closed. The owner makes records from a burst. It takes one more reference
+(``pool.ref``) for each record before it calls ``read_burst`` again.
 """
 
 from abc import ABC, abstractmethod
@@ -17,9 +18,9 @@ from pipeline.records.kinds import NO_SLOT
 HEADROOM: Final = 256
 """Bytes left free at the start of a slot."""
 MIN_READ: Final = 8192
-"""With less room than this left in a slot, reading goes on in a fresh one."""
+"""If a slot has less room than this, the link reads on in a fresh slot."""
 MAX_BACKLOG: Final = 4 * 1024 * 1024
-"""Bytes of copied frames that a link keeps for a guest that does not read; the owner stops long before."""
+"""Bytes of copied frames that a link keeps for a guest that does not read. The owner stops long before."""
 
 Buffer = bytes | memoryview
 Burst = tuple[int, list[tuple[int, int]]]
@@ -27,22 +28,22 @@ Burst = tuple[int, list[tuple[int, int]]]
 
 
 class LinkClosed(Exception):  # noqa: N818  a guest that leaves is not an error
-    """The link is over: the guest left, or broke the framing. The text says why, for the log.
+    """The link has ended: the guest left, or broke the framing. The text says why, for the log.
 
-    ``reason`` is the name of a drop counter, or empty when nothing was dropped.
+    ``reason`` is the name of a drop counter, or empty if nothing was dropped.
     """
 
     def __init__(self, text: str, reason: str = "") -> None:
         super().__init__(text)
         self.reason = reason
 
-    def farewell(self, peer: str) -> str:
-        """What the log says when that guest is gone. The words are gvproxy's: scripts look for them."""
+    def log_text(self, peer: str) -> str:
+        """The log line about the end of this guest. It has gvproxy's words, since scripts look for them."""
         return f"cannot receive packets from {peer}, disconnecting: {self}"
 
 
 class SlotPool(Protocol):
-    """What a link needs of an allocator (pipeline.ipc.arena.Pool has it)."""
+    """What a link needs from an allocator (pipeline.ipc.arena.Pool has it)."""
 
     def alloc(self) -> int:
         """A slot with one reference, or NO_SLOT."""
@@ -54,7 +55,7 @@ class SlotPool(Protocol):
         """Count one reference less."""
 
     def refs(self, slot: int) -> int:
-        """References outstanding of slot."""
+        """The number of references to slot."""
 
 
 class Link(ABC):
@@ -65,10 +66,10 @@ class Link(ABC):
     ==============  ===================================================================
     starved         the last read_burst() returned None because no slot was free
     blocked         the guest does not read: copied bytes wait for flush()
-    backlog_bytes   how many
-    verify          whether checksums of received frames are to be verified
-    vnet_len        bytes of the virtio-net header right before each frame, both ways; mostly 0
-    drops           frames that the link itself dropped, by counter name, until take_drops()
+    backlog_bytes   the number of these bytes
+    verify          whether the owner must verify the checksums of received frames
+    vnet_len        bytes of the virtio-net header before each frame, in both directions; 0 without offload
+    drops           frames that the link itself dropped since take_drops(), by counter name
     ==============  ===================================================================
     """
 
@@ -81,24 +82,24 @@ class Link(ABC):
         self._short_is_all = False
 
     def on_readable(self, short_is_all: bool) -> None:
-        """An event says that there may be something to read.
+        """The poller reports that the link may have something to read.
 
-        short_is_all: a read that does not fill its room may be taken for the last one until the next event.
-        See read_burst().
+        short_is_all: if a read does not fill its room, the link may assume that nothing more comes until the
+        next event. See read_burst().
         """
-        # What was known to be empty may not be empty any more.
+        # New bytes may have arrived since the last read emptied the socket.
         self._short_is_all = short_is_all
         self._drained = False
 
     def take_drops(self) -> dict[str, int]:
-        """``drops``, which begins again without any."""
+        """Return ``drops`` and clear it."""
         drops, self.drops = self.drops, {}
         return drops
 
     @property
     @abstractmethod
     def blocked(self) -> bool:
-        """Whether what was given to send() is not all out yet."""
+        """Whether bytes given to send() still wait for the socket."""
 
     @property
     @abstractmethod
@@ -107,38 +108,39 @@ class Link(ABC):
 
     @abstractmethod
     def fileno(self) -> int:
-        """The descriptor to poll, for reading and, mostly, for writing."""
+        """The descriptor to poll for reading. Usually it is also the one for writing, see write_fileno()."""
 
     def write_fileno(self) -> int:
-        """The descriptor to poll for writing, where that is another one."""
+        """The descriptor to poll for writing."""
         return self.fileno()
 
     @abstractmethod
     def read_burst(self) -> Burst | None:
-        """Read what is there, as much as one slot takes: where the frames are.
+        """Read what has arrived, at most what one slot takes. Returns where the frames lie.
 
-        None: nothing is there now (poll again), or ``starved``. Raises LinkClosed. Consecutive
-        bursts may lie in the same slot. An owner that polls edge-triggered can save a system call by
-        on_readable(True): a read that did not fill its room is then taken for the last one, and the next
-        call returns None without reading. The owner has to call on_readable() at every event,
-        with False if that has a hang-up bit (READ_HANGUP, HANGUP, ERROR). Whatever comes later
-        is a new event, and makes the next call read again.
+        None: nothing is there now (poll again), or ``starved``. Raises LinkClosed. Consecutive bursts may lie
+        in the same slot.
+
+        An owner that polls edge-triggered can save a system call with on_readable(True). If a read then does
+        not fill its room, the next call returns None without reading. The owner must call on_readable() at
+        every event. If the event has a hang-up bit (READ_HANGUP, HANGUP, ERROR), it must pass False.
+        Bytes that arrive later cause a new event, so the next call reads again.
         """
 
     @abstractmethod
     def send(self, buffers: Sequence[Buffer]) -> bool:
         """Send frames with their framing, as pipeline.engines.offload.gso makes them.
 
-        What the socket does not take is copied, so the memory of the buffers is free. False: the backlog
-        is full and nothing was taken. Raises LinkClosed.
+        The link copies what the socket does not accept, so the caller may reuse the memory of the buffers.
+        False: the backlog is full, and nothing was sent. Raises LinkClosed.
         """
 
     @abstractmethod
     def flush(self) -> None:
-        """Go on sending what was copied, when the descriptor is writable. Raises LinkClosed."""
+        """Send copied bytes. The owner calls this when the descriptor is writable. Raises LinkClosed."""
 
     def release_idle(self) -> None:  # noqa: B027  most links hold nothing between reads
-        """Nothing is arriving: give back a slot that no record refers to and that holds no partial frame."""
+        """The link is idle: give back its slot, unless a record refers to it or it holds a partial frame."""
 
     @abstractmethod
     def close(self) -> None:
@@ -159,7 +161,7 @@ class SlotCursor:
         self.end = 0
 
     def fresh(self) -> bool:
-        """Change to another slot and carry over the bytes not yet handed out. False: none is free."""
+        """Change to another slot and copy the bytes not yet handed out into it. False: no slot is free."""
         slot = self._pool.alloc()
         if slot == NO_SLOT:
             return False

@@ -1,10 +1,12 @@
-"""vfkit and krunkit: frames as datagrams of a unix socket, whose peer is known from its first one.
+"""Links of vfkit and krunkit: each frame is one datagram on a unix socket.
 
-The first datagram names the peer. Older programs open with the four bytes ``VFKT``, which are not a frame.
-From then on the socket is connected: it receives from the peer alone, and sending to a full queue fails. But
-the system does not report that the peer is gone until something is sent to it. So the listener looks at the
-peer's address from time to time. After the peer's end it waits for the next one, which may be the same
-machine, started again.
+The source address of the first datagram names the peer. Older programs first send the four bytes ``VFKT``,
+which are not a frame. The listener then connects its socket to the peer. From then on it receives from this
+peer only, and sending to a full queue fails.
+
+The system does not report that a peer is gone until something is sent to it. So the listener checks the
+peer's address every LOOK_INTERVAL. When the peer has gone, the listener waits for the next one. That may be
+the same machine, started again.
 """
 
 import ctypes
@@ -16,7 +18,7 @@ from typing import Final
 
 from pipeline.links.addresses import words_of
 from pipeline.links.base import Link, LinkClosed
-from pipeline.links.listener import READABLE, Guest, Listener, Owner, Poller, Room, has_peer
+from pipeline.links.listener import READABLE, Guest, LinkResources, Listener, Owner, Poller, has_peer
 from pipeline.links.packet import PacketLink
 
 PROTOCOL: Final = "vfkit"
@@ -24,10 +26,10 @@ HANDSHAKE: Final = b"VFKT"
 SEND_BUFFER_BYTES: Final = 1024 * 1024
 RECEIVE_BUFFER_BYTES: Final = 4 * 1024 * 1024
 LOOK_INTERVAL: Final = 0.25
-"""Seconds between two looks at the peer's address, and from a peer's end until the next is accepted."""
+"""Seconds between two checks of the peer's address, and from a peer's end until the next is accepted."""
 
 RETRY_INTERVAL: Final = 0.002
-"""Seconds until a full queue is tried again, where the system does not say that it has room (macOS)."""
+"""Seconds until the link tries a full queue again, if the system does not report room (macOS)."""
 
 Address = str | bytes
 
@@ -57,15 +59,15 @@ class VfkitListener(Listener):
         self._look_at = float("inf")
         self._retry_at = float("inf")
 
-    def open(self, poller: Poller, room: Room, owner: Owner) -> None:
+    def open(self, poller: Poller, resources: LinkResources, owner: Owner) -> None:
         """See Listener.open."""
-        self._poller, self._room, self._owner = poller, room, owner
+        self._poller, self._resources, self._owner = poller, resources, owner
         self._wait()
 
     def deadline(self) -> float:
         """See Listener.deadline."""
         link = self._link
-        if link is not None and link.blocked and link.room_is_silent and self._retry_at == float("inf"):
+        if link is not None and link.blocked and link.room_unreported and self._retry_at == float("inf"):
             self._retry_at = monotonic() + RETRY_INTERVAL
         return min(self._look_at, self._retry_at)
 
@@ -102,7 +104,7 @@ class VfkitListener(Listener):
         if self._once:
             return
         if _disconnect(self._sock):
-            # Not at once: a peer that was refused keeps sending, and must not be refused for each frame.
+            # A refused peer keeps sending frames. This delay keeps the listener from refusing each of them.
             self._look_at = monotonic() + LOOK_INTERVAL
         else:
             self._owner.fail(self, "vfkit: the socket cannot be used for another machine on this system")
@@ -124,14 +126,14 @@ class VfkitListener(Listener):
         self._waiting = False
 
     def _on_first(self, _events: int) -> None:
-        """Look at the first datagram: a frame stays in the queue, the link will read it."""
+        """Look at the first datagram. A frame stays in the queue, where the link reads it."""
         sock = self._sock
         try:
             begin, peer = sock.recvfrom(len(HANDSHAKE) + 1, socket.MSG_PEEK)
             if begin == HANDSHAKE or not peer:
                 sock.recv(len(HANDSHAKE))
             if not peer:
-                # The sender has no address to answer to: a socket that was never bound, or an intruder's.
+                # The sender's socket was never bound, so it cannot get an answer.
                 self._owner.refuse(self, "vfkit socket address is empty", "link_handshake_failed")
                 return
             sock.connect(peer)
@@ -143,19 +145,19 @@ class VfkitListener(Listener):
             self._owner.refuse(self, f"vfkit accept error: {words_of(error)}", "link_handshake_failed")
             return
         self._stop_waiting()
-        # Refused where the system's limit is lower; the link works with less.
+        # A system with a lower limit refuses this. The link works with smaller buffers too.
         with suppress(OSError):
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER_BYTES)
         self._peer, self._inode = peer, _inode(peer)
         # The link closes its own descriptor. This one stays for the next guest.
-        self._link = DatagramLink(sock.dup(), *self._room)
+        self._link = DatagramLink(sock.dup(), *self._resources)
         self._look_at = monotonic() + LOOK_INTERVAL
         self._owner.attach(Guest(self._link, None, PROTOCOL, _text(peer)), self)
 
 
 def _inode(peer: Address) -> tuple[int, int] | None:
-    """Which file a socket's address is now; None for an abstract name, or when there is none."""
+    """The device and inode of a socket's file now; None for an abstract name, or if there is no file."""
     if _text(peer).startswith("@"):
         return None
     try:
@@ -171,16 +173,16 @@ def _is_bound(peer: Address) -> bool:
         try:
             probe.connect(peer)
         except PermissionError:
-            return True  # it is bound, and connected to a peer, which is us
+            return True  # it is bound, and connected to another socket (ours)
         except OSError:
             return False
     return True
 
 
 def _disconnect(sock: socket.socket) -> bool:
-    """Forget the peer, so that any sender is received: connect() to the address of no family, all zeros.
+    """Disconnect, so that the socket receives from any sender: connect() to an AF_UNSPEC address.
 
-    The result says little: macOS disconnects, and then reports that there is no such address.
+    The return value of connect() does not help: macOS disconnects, and then reports an error.
     """
     ctypes.CDLL(None).connect(sock.fileno(), bytes(16), 16)
     return not has_peer(sock)

@@ -1,9 +1,9 @@
-"""Descriptors that the program was started with: ``fd://3``, ``fd://NAME``, systemd's socket activation.
+"""Sockets that the parent process opened and passed on: ``fd://3``, ``fd://NAME``, systemd's activation.
 
-``fd://N`` is descriptor N, whichever program opened it. systemd and programs like it pass
-listening sockets from number 3 on, and describe them in the environment: LISTEN_PID is our process,
-LISTEN_FDS their count, LISTEN_FDNAMES their names with colons between. ``fd://NAME`` is the first of that
-name. Each may be used once. This module does not judge what a socket is for.
+``fd://N`` is descriptor N. systemd and programs like it pass listening sockets from descriptor 3 on. They
+describe these in the environment: LISTEN_PID is our process id, LISTEN_FDS is the number of sockets, and
+LISTEN_FDNAMES has their names, separated by colons. ``fd://NAME`` is the first socket of that name. Each
+descriptor may be used once. This module does not check what a socket is for.
 """
 
 import os
@@ -25,7 +25,7 @@ class Inherited:
     """The descriptors of one program start."""
 
     def __init__(self, environ: MutableMapping[str, str], pid: int) -> None:
-        """Read the three variables and remove them: they are not for programs that this one starts."""
+        """Read the three variables and remove them, so that child processes do not see them."""
         values = {name: environ.pop(name, "") for name in _VARIABLES}
         self._names: dict[int, str] = {}
         self._used: set[int] = set()
@@ -38,13 +38,13 @@ class Inherited:
 
     @property
     def sockets(self) -> list[socket.socket]:
-        """Those that are claimed and not yet taken."""
+        """The sockets that are claimed and not yet taken."""
         return list(self._claimed.values())
 
     def claim(self, url: str) -> None:
-        """Look at the descriptor of an fd:// URL and keep it for take(). Raises AddressError.
+        """Check the descriptor of an fd:// URL and keep it for take(). Raises AddressError.
 
-        To be done before any fork: a socket that another process holds as well does not end.
+        Call this before any fork: a socket does not end while another process has a copy of it.
         """
         text = url.removeprefix(SCHEME)
         number = int(text) if re.fullmatch(r"[0-9]{1,6}", text) else self._number(text, url)
@@ -79,7 +79,7 @@ class Inherited:
         raise AddressError(f"{url}: no descriptor of that name was passed (names: {known_names})")
 
     def unused(self) -> list[str]:
-        """The descriptors that systemd passed and no URL names: number and name of each."""
+        """The descriptors that systemd passed and that no URL names. Each is a number and a name."""
         return [
             f"{number} ({name})" if name else str(number)
             for number, name in self._names.items()

@@ -1,8 +1,8 @@
-"""Where guests arrive: one small interface for opening links, whatever their protocol.
+"""The interface of listeners. A listener accepts guests of one protocol and makes a Link for each.
 
-A listener owns the sockets on which guests of its protocol arrive. It makes a Link of each guest as
-soon as the guest is ready for frames: when its connection is accepted, after the first datagram (vfkit) or
-after a handshake (vpnkit). It lives in the worker that owns the links, never blocks, and reports to an Owner.
+It owns the sockets on which these guests arrive. It makes the link when the guest is ready for frames:
+after accept(), after the first datagram (vfkit), or after a handshake (vpnkit). A listener runs in the
+ingress worker, which owns the links. It never blocks, and it reports to an Owner.
 
 ::
 
@@ -24,17 +24,17 @@ READABLE: Final = ev.READ
 
 
 class Poller(Protocol):
-    """What a listener needs of its worker's loop (pipeline.stages.worker.Worker has it)."""
+    """What a listener needs from its worker's loop (pipeline.stages.worker.Worker has it)."""
 
     def register(self, fd: int, events: int, callback: Callable[[int], object]) -> None:
         """Call callback(events) whenever fd is ready."""
 
     def unregister(self, fd: int) -> None:
-        """Forget fd, which is still open."""
+        """Stop watching fd, which must still be open."""
 
 
-class Room(NamedTuple):
-    """What a new link is given: slots to read into, and the longest packet of the network, bytes."""
+class LinkResources(NamedTuple):
+    """What a new link gets: the pool, the memory of its slots, and the network's MTU in bytes."""
 
     pool: SlotPool
     slots: list[memoryview]
@@ -42,9 +42,11 @@ class Room(NamedTuple):
 
 
 class Guest(NamedTuple):
-    """A link ready for frames. framing None: each packet is a frame. peer is for the log ("@": no name).
+    """A link that is ready for frames.
 
-    identity: who opened it (pipeline.system.peer), "" if unknown. Links with the same one are one guest's.
+    framing: None if each packet is a frame. peer: its name for the log, "@" for a socket without one.
+    identity: the process, machine or address that opened the link (pipeline.system.peer), "" if unknown.
+    Links with the same identity belong to one guest.
     """
 
     link: Link
@@ -55,40 +57,40 @@ class Guest(NamedTuple):
 
 
 class Owner(Protocol):
-    """The keeper of the links."""
+    """The object that owns the links (the ingress worker's Acceptors)."""
 
     def attach(self, guest: Guest, listener: "Listener") -> None:
-        """A guest arrived. Its link is the owner's, which calls listener.on_left(link) when it is over."""
+        """A guest arrived. The owner takes its link, and calls listener.on_left(link) when it has ended."""
 
     def hang_up(self, link: Link, text: str) -> None:
-        """The guest of this link is known to be gone: end the link as if the guest had closed it."""
+        """The listener found that a guest is gone: end its link as if the guest had closed it."""
 
     def refuse(self, listener: "Listener", text: str, reason: str) -> None:
-        """A client was refused before it was a guest. reason is the name of a counter, or empty."""
+        """The listener refused a client that was not a guest yet. reason: name of a counter, or empty."""
 
     def fail(self, listener: "Listener", text: str) -> None:
-        """No further guest can arrive through this listener."""
+        """The listener failed. It cannot accept guests any more."""
 
 
 class Listener(ABC):
-    """Where guests of one protocol arrive."""
+    """Accepts guests of one protocol."""
 
     protocol: str = ""
-    """Its name: "qemu", "bess", ..."""
+    """The name of the protocol: "qemu", "bess", ..."""
 
     @abstractmethod
-    def open(self, poller: Poller, room: Room, owner: Owner) -> None:
+    def open(self, poller: Poller, resources: LinkResources, owner: Owner) -> None:
         """Begin to accept guests. Called once, in the worker that owns the links."""
 
     def on_left(self, link: Link) -> None:  # noqa: B027  most have nothing to do
-        """A guest that arrived here is gone, and its link is closed."""
+        """A guest of this listener is gone, and its link is closed."""
 
     def deadline(self) -> float:
-        """When on_timer() has something to do; inf when never."""
+        """The time at which to call on_timer() next; inf for never."""
         return float("inf")
 
     def on_timer(self, now: float) -> None:  # noqa: B027
-        """What is due."""
+        """Do what is due at the time now (monotonic)."""
 
     @abstractmethod
     def close(self) -> None:

@@ -1,4 +1,6 @@
-"""A /connect stream whose guest asked for the offload extension (docs/offload.md).
+"""The link of a guest agent that asked for offload: frames of up to 64 KiB (docs/offload.md).
+
+The guest is on a /connect stream. Its link goes through these states:
 
 ::
 
@@ -8,9 +10,9 @@
     agreed     frames after a virtio-net header       the same, after START         (stays)
     plain      LE16 frames                            LE16 frames                   (stays)
 
-The owner has to look at ``vnet_len`` after each read_burst(). When it is not 0, a header of that many bytes
-lies before each frame, and each frame that is sent must have one. The link does not judge what a
-header says.
+The owner must check ``vnet_len`` after each read_burst(). If it is not 0, a virtio-net header of that many
+bytes lies before each frame. The owner must then also send a header before each frame. The link does not
+check the content of a header.
 """
 
 import socket
@@ -32,11 +34,11 @@ class OffloadLink(StreamLink):
     ) -> None:
         super().__init__(sock, LE16, pool, slots, head)
         self.features: int = offload.FEATURES
-        """What the guest may leave undone: first as offered, after ACCEPT as far as the guest uses it."""
+        """The work that the guest may leave to us: first as offered, after ACCEPT as agreed."""
         self._decided = False
 
     def offer(self) -> None:
-        """Send OFFER. To be called once, before anything is sent. Raises LinkClosed."""
+        """Send OFFER. Call this once, before anything else is sent. Raises LinkClosed."""
         self.send([offload.build(offload.OFFER, self.features)])
 
     def _split(self, view: memoryview, begin: int, end: int) -> tuple[list[tuple[int, int]], int]:
@@ -52,7 +54,7 @@ class OffloadLink(StreamLink):
         return whole, begin
 
     def _decide(self, view: memoryview, begin: int, end: int) -> int:
-        """Decide by the guest's first record, if it is whole. Returns where the stream goes on."""
+        """Choose the state by the guest's first record, if it is whole. Returns where the frames begin."""
         first, after = framing.split(
             view, begin, min(end, begin + LE16.prefix_len + offload.RECORD_LEN), LE16
         )
@@ -65,6 +67,6 @@ class OffloadLink(StreamLink):
             if not self.send([offload.build(offload.START, self.features)]):
                 raise LinkClosed("the guest does not read")
             return after
-        # Of a longer record at least the length is here; a shorter one is whole.
+        # It is not ACCEPT if it is complete, or longer than ACCEPT. Else more bytes must come first.
         self._decided = bool(first) or end - begin >= LE16.prefix_len + offload.RECORD_LEN
         return begin

@@ -1,10 +1,9 @@
-"""Frames as packets: what datagram links (vfkit, bess) have in common.
+"""Links on sockets that preserve packet boundaries (vfkit, bess): one packet is one frame.
 
-One packet is one frame, so each costs a system call. Only the slot is shared: packets of a
-burst lie in it one after another, at starts rounded up so that equal frames lie at equal
-strides. If a packet is longer than the rest of the slot, its end goes to a spill buffer. The next read puts
-it together in a fresh slot. A guest that expects its card to segment sends packets of 64 KiB, whatever the
-MTU (pipeline.engines.offload.stripped).
+Each packet costs a system call. The packets of a burst lie in one slot, one after another. Each starts at a
+multiple of ALIGN, so frames of equal length lie at equal strides. If a packet is longer than the rest of the
+slot, its end goes to a spill buffer. The next read joins both parts in a fresh slot. A guest that expects its
+card to segment sends packets of 64 KiB, whatever the MTU (pipeline.engines.offload.stripped).
 """
 
 import errno
@@ -27,20 +26,20 @@ from pipeline.links.base import (
 from pipeline.records.kinds import NO_SLOT
 
 MAX_PACKETS: Final = 64
-"""Packets of one burst."""
+"""The most packets of one burst."""
 ALIGN: Final = 8
 """A packet starts at a multiple of this."""
 ETHERNET_MARGIN: Final = 18
 """Bytes of a frame beyond the MTU: header and a VLAN tag."""
 LONGEST_PACKET: Final = 0xFFFF + 40 + 14 + 8
-"""Bytes of a packet: the longest IPv6 packet, in a frame with two tags."""
+"""Bytes of the longest packet that a link accepts: the longest IPv6 packet, in a frame with two tags."""
 
 _FULL: Final = frozenset((errno.EAGAIN, errno.ENOBUFS))
-"""The queue is full: Linux says the first, macOS the second."""
+"""The queue is full. Linux reports EAGAIN, macOS reports ENOBUFS."""
 
 
 class PacketLink(Link):
-    """A guest on a socket that keeps packets apart, which this link owns."""
+    """A guest on a socket that preserves packet boundaries. The link owns the socket."""
 
     def __init__(
         self,
@@ -50,7 +49,7 @@ class PacketLink(Link):
         mtu: int = 1500,
         max_backlog: int = MAX_BACKLOG,
     ) -> None:
-        """mtu: each packet gets at least this much room in the slot; longer ones cost a copy."""
+        """mtu: each packet gets at least this much room in the slot. A longer one may cost a copy."""
         super().__init__()
         sock.setblocking(False)
         self._sock = sock
@@ -63,8 +62,8 @@ class PacketLink(Link):
         self._max_backlog = max_backlog
         self._backlog: deque[bytes] = deque()
         self._backlog_bytes = 0
-        self.room_is_silent = False
-        """While blocked: whether no event will say that there is room (macOS), so flush() is to be tried."""
+        self.room_unreported = False
+        """While blocked: the system will not report room (macOS), so the listener retries on a timer."""
 
     @property
     def blocked(self) -> bool:
@@ -83,7 +82,7 @@ class PacketLink(Link):
     # --- from the guest ----------------------------------------------------------------
 
     def read_burst(self) -> Burst | None:
-        """Packets until the slot is full, none is left, or MAX_PACKETS are read. See Link.read_burst."""
+        """Read packets until the slot is full, none is left, or MAX_PACKETS are read. See Link.read_burst."""
         self.starved = False
         if self._broken is not None:
             raise self._broken
@@ -121,7 +120,7 @@ class PacketLink(Link):
             if not frames:
                 return None
         except OSError as error:
-            # There is no size to read, but gvproxy has these words for every kind of link.
+            # A packet has no size field, but gvproxy uses these words for every kind of link.
             self._broken = LinkClosed(f"cannot read size from socket: {words_of(error)}")
         except LinkClosed as error:
             self._broken = error
@@ -132,14 +131,17 @@ class PacketLink(Link):
         return cursor.slot, frames
 
     def _receive(self, room: memoryview) -> int:
-        """Bytes of the next packet. Those beyond the room are in the spill. Raises OSError or LinkClosed."""
+        """Read a packet and return its length. Bytes beyond the room go to the spill buffer.
+
+        Raises OSError or LinkClosed.
+        """
         if len(room) > LONGEST_PACKET:
             return self._sock.recv_into(room)
         count: int = self._sock.recvmsg_into([room, self._spill])[0]
         return count
 
     def _is_frame(self, view: memoryview, off: int, length: int) -> bool:
-        """Whether the packet is a frame, and not a message between the two ends of the link."""
+        """Whether the packet is a frame. A protocol may also have packets that are messages of its own."""
         return True
 
     def _drop(self, reason: str) -> None:
@@ -166,7 +168,7 @@ class PacketLink(Link):
             self._sock.send(frame)
         except OSError as error:
             if error.errno in _FULL:
-                self.room_is_silent = error.errno == errno.ENOBUFS
+                self.room_unreported = error.errno == errno.ENOBUFS
                 return False
             if error.errno != errno.EMSGSIZE:
                 raise LinkClosed(f"cannot write packet to socket: {words_of(error)}") from error
@@ -179,7 +181,7 @@ class PacketLink(Link):
             self._backlog_bytes += len(buffer)
 
     def flush(self) -> None:
-        """Send what was copied, until it is out or the queue is full again."""
+        """Send copied frames until none is left, or the queue is full again."""
         backlog = self._backlog
         while backlog and self._put(backlog[0]):
             self._backlog_bytes -= len(backlog.popleft())
@@ -189,7 +191,7 @@ class PacketLink(Link):
         self._cursor.release_idle()
 
     def close(self) -> None:
-        """Give back the slot, forget what was copied, close the socket."""
+        """Give back the slot, discard copied frames, close the socket."""
         self._cursor.release()
         self._backlog.clear()
         self._backlog_bytes = 0

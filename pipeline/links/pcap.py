@@ -1,13 +1,13 @@
-"""A packet capture file, written while frames pass (the classic pcap format, times in microseconds).
+"""Writes frames to a packet capture file (the classic pcap format, times in microseconds).
 
 ::
 
     magic a1b2c3d4 | 2 | 4 | zone 0 | 0 | snaplen | linktype 1 (Ethernet)       once, 24 bytes
     seconds | microseconds | bytes kept | bytes on the wire | frame              for each frame
 
-All fields are little-endian. add() gathers records and flush() writes them as one piece, so a reader of
-the growing file sees each burst at once. A thread writes (pipeline.system.outlet): a reader that stops, or a
-slow disk, costs frames in the capture and never slows the network. Only the length of a frame matters here.
+All fields are little-endian. add() gathers records and flush() writes them as one piece, so a program that
+reads the growing file sees whole bursts. A thread writes (pipeline.system.outlet). If the reader of the file
+stops, or the disk is slow, the capture loses frames. The network is never slowed.
 """
 
 import os
@@ -23,7 +23,7 @@ FILE_MODE: Final = 0o600
 """Only the user who asked for a capture may read it."""
 
 MAX_QUEUED: Final = 16 * 1024 * 1024
-"""Bytes of records that wait to be written. Further frames are left out, and counted."""
+"""Bytes of records that may wait to be written. Further frames are left out, and counted."""
 LAST_WAIT: Final = 0.4
 """Seconds that close() waits for what is queued."""
 
@@ -36,7 +36,7 @@ _MICROSECONDS: Final = 1_000_000
 def open_file(path: str) -> int:
     """A descriptor with the file's header in it. Raises OSError.
 
-    A file or socket of that name is replaced. A FIFO that has a reader is written into, and so is a device.
+    An existing file or socket is replaced. An existing FIFO or device is opened. A FIFO needs a reader.
     """
     try:
         mode = os.lstat(path).st_mode
@@ -45,7 +45,7 @@ def open_file(path: str) -> int:
             os.unlink(path)
     except FileNotFoundError:
         written_into = False
-    # Without O_NONBLOCK a FIFO that is full, or has no reader, would hold up the start.
+    # Without O_NONBLOCK the program would hang at the start if a FIFO is full or has no reader.
     made = 0 if written_into else os.O_CREAT | os.O_EXCL
     fd = os.open(path, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC | made, FILE_MODE)
     try:
@@ -66,15 +66,15 @@ class PcapWriter:
         self._outlet = Outlet(MAX_QUEUED, stop_at_error=True)
 
     def add(self, frame: bytes | bytearray | memoryview, when: float) -> None:
-        """One frame, seen at a time in seconds since 1970. The memory must stay as it is until flush()."""
+        """Add a frame. when: seconds since 1970. The caller must not change the frame before flush()."""
         seconds, micro = divmod(round(when * _MICROSECONDS), _MICROSECONDS)
         kept = frame[:SNAPLEN] if len(frame) > SNAPLEN else frame
         self._gathered += (_RECORD.pack(seconds, micro, len(kept), len(frame)), kept)
 
     def flush(self) -> int:
-        """Hand on what was added, to be written; how many of its frames found no room. Never waits.
+        """Queue what was added for writing. Returns how many of its frames found no room. Never waits.
 
-        Raises the OSError with which an earlier write failed: the file is of no use from then on.
+        If an earlier write failed, this raises its OSError: the file is unusable from then on.
         """
         error = self._outlet.error
         if error is not None:
@@ -88,12 +88,12 @@ class PcapWriter:
         return 0 if self._outlet.put(self._fd, data, frames) else frames
 
     def drain(self, timeout: float) -> bool:
-        """Wait until all is written or has failed, at most timeout seconds; whether it is."""
+        """Wait at most timeout seconds until all is written or has failed. Returns whether it is."""
         return self._outlet.flush(timeout)
 
     def close(self) -> None:
-        """Close the file after a bounded wait for what is queued. May be called twice."""
-        # If a write does not end, the descriptor stays open: its number must not become another file's.
+        """Wait at most LAST_WAIT for what is queued, then close the file. May be called twice."""
+        # If a write hangs, the descriptor stays open. Otherwise another file could get its number.
         if self._fd >= 0 and self.drain(LAST_WAIT):
             os.close(self._fd)
         self._fd = -1

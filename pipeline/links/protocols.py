@@ -1,7 +1,7 @@
-"""The protocols of guest links, by name: which sockets they use and which listener serves them.
+"""The protocols of guest links, by name: which sockets each uses, and which listener serves it.
 
-The supervisor binds the sockets (``bind``) and hands them to the worker with the links, which makes the
-listener (``make``). ``connect`` is not among them: those guests arrive through the HTTP API.
+The supervisor binds the sockets with ``bind``. It hands them to ingress, which makes the listener with
+``make``. ``connect`` is not one of these protocols: its guests arrive through the HTTP API.
 """
 
 import socket
@@ -22,7 +22,7 @@ from pipeline.wire import framing
 
 QEMU: Final = "qemu"
 LE16: Final = "le16"
-"""Frames with a 2-byte length before each, from the first byte on, without a request."""
+"""A stream of frames with a 2-byte length before each, without a request or a handshake."""
 BESS: Final = seqpacket.PROTOCOL
 VFKIT: Final = datagram.PROTOCOL
 VPNKIT: Final = vpnkit.PROTOCOL
@@ -30,7 +30,7 @@ STDIO: Final = stdio.PROTOCOL
 
 
 class Form(NamedTuple):
-    """The sockets of a protocol: their kind, and schemes of URLs beside fd://."""
+    """The sockets of a protocol: their kind, and the URL schemes that it accepts besides fd://."""
 
     kind: socket.SocketKind
     schemes: tuple[str, ...]
@@ -53,7 +53,10 @@ _KIND_NAMES: Final = {
 
 
 def bind(protocol: str, url: str, inherited: Inherited) -> socket.socket:
-    """The socket for guests of a protocol (not stdio); an fd:// URL is claimed. Raises AddressError."""
+    """The socket for guests of a protocol (not stdio). Raises AddressError.
+
+    An fd:// URL must have been claimed (Inherited.claim).
+    """
     form = FORMS[protocol]
     if url.startswith(FD):
         sock = inherited.take(url)
@@ -66,7 +69,7 @@ def bind(protocol: str, url: str, inherited: Inherited) -> socket.socket:
 
 
 def check_kind(sock: socket.socket, kind: socket.SocketKind, what: str) -> None:
-    """AddressError, and the socket is closed, when it is of another kind."""
+    """Close the socket and raise AddressError if it is of another kind. what: names it in the error."""
     found = sock.type
     if found != kind:
         sock.close()
@@ -77,9 +80,9 @@ def check_kind(sock: socket.socket, kind: socket.SocketKind, what: str) -> None:
 def make(
     protocol: str, fds: list[int], *, once: bool = False, macs: Mapping[str, bytes] | None = None
 ) -> Listener:
-    """The listener for descriptors, which it owns from now on. ValueError for an unknown protocol.
+    """The listener for these descriptors, which it owns from now on. ValueError for an unknown protocol.
 
-    once: only the first guest is served. macs: of vpnkit clients, by UUID.
+    once: serve only the first guest. macs: the MAC addresses of vpnkit clients, by UUID.
     """
     if protocol == STDIO:
         return StdioListener(*fds)

@@ -1,6 +1,6 @@
-"""bess and User Mode Linux: an accepted SOCK_SEQPACKET connection, one packet is one frame.
+"""Links of bess and User Mode Linux: a SOCK_SEQPACKET connection on which each packet is one frame.
 
-Unlike datagrams it has an end, which is a read of nothing: no guest sends an empty frame.
+Unlike a datagram socket, a connection ends. A read of 0 bytes is its end, since no guest sends empty frames.
 """
 
 import socket

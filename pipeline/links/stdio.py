@@ -1,8 +1,7 @@
-"""A guest on standard input and output: frames with a 2-byte length before each, in two pipes.
+"""A guest on standard input and output: two streams of frames with a 2-byte length before each.
 
-The two descriptors are taken from the program's standard streams before any fork (``take``). Whatever
-prints by mistake then writes to standard error and not among the frames. Two sockets from a parent process
-work as well.
+The supervisor takes the two descriptors before it forks (``take``). Standard output then leads to standard
+error, so a stray print cannot mix with the frames. The two descriptors may be pipes or sockets.
 """
 
 import os
@@ -11,7 +10,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from pipeline.links.base import Buffer, Link
-from pipeline.links.listener import Guest, Listener, Owner, Poller, Room
+from pipeline.links.listener import Guest, LinkResources, Listener, Owner, Poller
 from pipeline.links.stream import StreamLink
 from pipeline.wire.framing import LE16
 
@@ -22,19 +21,19 @@ _STDIN, _STDOUT, _STDERR = 0, 1, 2
 
 
 class PipePair:
-    """Two descriptors with the interface of a stream socket, which closes both."""
+    """A read and a write descriptor with the interface of one stream socket. It owns both."""
 
     def __init__(self, read_fd: int, write_fd: int) -> None:
         self._read_fd = read_fd
         self._write_fd = write_fd
 
     def setblocking(self, flag: bool) -> None:
-        """For both descriptors. (A process that holds the same open pipe end shares the flag.)"""
+        """Set both descriptors. A process that shares the same open pipe end shares this flag too."""
         os.set_blocking(self._read_fd, flag)
         os.set_blocking(self._write_fd, flag)
 
     def recv_into(self, buffer: memoryview) -> int:
-        """Read; 0 at the end. Raises OSError."""
+        """Read some bytes. Returns 0 at the end. Raises OSError."""
         return os.readv(self._read_fd, [buffer])
 
     def send(self, data: Buffer) -> int:
@@ -46,7 +45,7 @@ class PipePair:
         return os.writev(self._write_fd, buffers)
 
     def fileno(self) -> int:
-        """The descriptor to read, -1 when closed."""
+        """The descriptor to read, -1 if closed."""
         return self._read_fd
 
     def write_fileno(self) -> int:
@@ -54,7 +53,7 @@ class PipePair:
         return self._write_fd
 
     def close(self) -> None:
-        """Close both; may be called twice."""
+        """Close both. May be called twice."""
         if self._read_fd < 0:
             return
         os.close(self._read_fd)
@@ -65,8 +64,8 @@ class PipePair:
 class StdioLink(StreamLink):
     """A guest on two descriptors."""
 
-    def __init__(self, pair: PipePair, room: Room) -> None:
-        super().__init__(pair, LE16, room.pool, room.slots)
+    def __init__(self, pair: PipePair, resources: LinkResources) -> None:
+        super().__init__(pair, LE16, resources.pool, resources.slots)
         self._pair = pair
 
     def write_fileno(self) -> int:
@@ -75,7 +74,7 @@ class StdioLink(StreamLink):
 
 
 class StdioListener(Listener):
-    """The only guest, on two descriptors. It is there from the start."""
+    """Serves one guest on two descriptors. This guest is there from the start."""
 
     protocol = PROTOCOL
 
@@ -83,9 +82,9 @@ class StdioListener(Listener):
         self._pair = PipePair(read_fd, write_fd)
         self._link: Link | None = None
 
-    def open(self, poller: Poller, room: Room, owner: Owner) -> None:
+    def open(self, poller: Poller, resources: LinkResources, owner: Owner) -> None:
         """See Listener.open."""
-        self._link = StdioLink(self._pair, room)
+        self._link = StdioLink(self._pair, resources)
         owner.attach(Guest(self._link, LE16, PROTOCOL, PEER), self)
 
     def close(self) -> None:
@@ -95,9 +94,10 @@ class StdioListener(Listener):
 
 
 def take() -> tuple[int, int]:
-    """Standard input and output under other numbers; theirs are /dev/null and standard error from now on.
+    """Move standard input and output to other numbers, and return these.
 
-    Raises OSError when they are nothing that can be waited for (a file, /dev/null).
+    From then on descriptor 0 is /dev/null and descriptor 1 is standard error. Raises OSError if one of the
+    two streams cannot be polled (a file, /dev/null).
     """
     for fd, name in ((_STDIN, "standard input"), (_STDOUT, "standard output")):
         mode = os.fstat(fd).st_mode

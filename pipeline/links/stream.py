@@ -1,9 +1,11 @@
-"""Frames in a byte stream, each after its length: QEMU, /connect, vpnkit after its handshake.
+"""Links on byte streams: each frame follows its length (QEMU, /connect, vpnkit after its handshake).
 
-One system call reads all that the stream has, up to the rest of a slot. A frame that the end of
-the slot cuts is carried over into the next (a copy of one frame at most). One that no slot holds is passed
-over as it arrives, and counted. One system call sends a burst. Only what the socket does not take is copied,
-so that the caller's memory is free.
+One system call reads what has arrived, as much as fits into the rest of a slot. If the slot ends within a
+frame, the link copies the part that it has into the next slot. That is at most one frame. A frame that is
+longer than a slot is skipped as it arrives, and counted.
+
+One system call sends a burst. The link copies only what the socket does not accept, so the caller may reuse
+its memory.
 """
 
 import socket
@@ -29,21 +31,21 @@ from pipeline.wire.framing import Framing, LengthError
 
 IOV_MAX: Final = 1024
 SOCKET_BUFFER_BYTES: Final = 1024 * 1024
-"""Asked for in both directions of a local stream; the system may grant less."""
+"""Buffer size that the link asks for in both directions of a local stream. The system may grant less."""
 MAX_CARRY: Final = 16384
-"""A partial frame longer than this stays where it is, as long as its rest fits."""
+"""A partial frame longer than this stays in its slot if its rest fits there."""
 
 _OVERSIZED: Final = "link_frame_dropped_oversized"
 
 
 class ByteStream(Protocol):
-    """What a link needs of a stream: a socket has it. Nothing may block; all but close() raise OSError."""
+    """What a link needs from a stream. A socket has it. No method blocks. All but close() raise OSError."""
 
     def setblocking(self, flag: bool, /) -> None:
-        """Called once, with False."""
+        """The link calls this once, with False."""
 
     def recv_into(self, buffer: memoryview, /) -> int:
-        """Read some bytes, 0 at the end."""
+        """Read some bytes. Returns 0 at the end."""
         ...
 
     def send(self, data: Buffer, /) -> int:
@@ -63,7 +65,7 @@ class ByteStream(Protocol):
 
 
 class StreamLink(Link):
-    """A guest on a connected stream socket, which this link owns."""
+    """A guest on a connected stream socket. The link owns the socket."""
 
     def __init__(
         self,
@@ -74,7 +76,7 @@ class StreamLink(Link):
         head: bytes = b"",
         max_backlog: int = MAX_BACKLOG,
     ) -> None:
-        """head: bytes of the stream that were read already, before the link took over."""
+        """head: bytes of the stream that another part has already read."""
         super().__init__()
         sock.setblocking(False)
         if isinstance(sock, socket.socket):
@@ -84,8 +86,8 @@ class StreamLink(Link):
         self._framing = form
         self._cursor = SlotCursor(pool, slots)
         self._head = memoryview(head)
-        self._to_pass_over = 0
-        """Bytes still to come of a frame that no slot holds. While they do, the cursor's begin is its end."""
+        self._to_skip = 0
+        """Bytes to come of a frame that is longer than a slot. Until then cursor.begin equals cursor.end."""
         self._max_backlog = max_backlog
         self._backlog = bytearray()
         self._backlog_sent = 0
@@ -107,7 +109,7 @@ class StreamLink(Link):
     # --- from the guest ----------------------------------------------------------------
 
     def read_burst(self) -> Burst | None:
-        """One read, and the frames that are whole with it. See Link.read_burst."""
+        """Read once, and return the frames that are now complete. See Link.read_burst."""
         self.starved = False
         if self._drained:
             self._drained = False
@@ -133,34 +135,40 @@ class StreamLink(Link):
             if not count:
                 raise LinkClosed("cannot read size from socket: EOF")
             self._drained = self._short_is_all and count < room
-        if self._to_pass_over:
-            begin += self._pass_over(count)
+        if self._to_skip:
+            begin += self._skip(count)
             if begin == end + count:
-                # The next read lands in the same place.
+                # The next read overwrites the skipped bytes.
                 return cursor.slot, []
         cursor.end = end = end + count
         try:
             frames, cursor.begin = self._split(view, begin, end)
         except LengthError as error:
-            # The frames before it are lost with the link: this stream cannot be trusted any more.
+            # The frames before the bad length are lost too: nothing in this stream can be trusted now.
             text = f"invalid packet size: {error.length} is negative or exceeds maximum {self._framing.max}"
             raise LinkClosed(text, error.reason) from error
         return cursor.slot, frames
 
-    def _pass_over(self, count: int) -> int:
-        """How many of the bytes just read belong to a frame that no slot holds; it is counted at its end."""
-        passed = min(count, self._to_pass_over)
-        self._to_pass_over -= passed
-        if not self._to_pass_over:
+    def _skip(self, count: int) -> int:
+        """Of count bytes just read, return how many belong to a frame that is too long for a slot.
+
+        The frame is counted when its last byte has come.
+        """
+        skipped = min(count, self._to_skip)
+        self._to_skip -= skipped
+        if not self._to_skip:
             self.drops[_OVERSIZED] = self.drops.get(_OVERSIZED, 0) + 1
-        return passed
+        return skipped
 
     def _split(self, view: memoryview, begin: int, end: int) -> tuple[list[tuple[int, int]], int]:
-        """The whole frames in view[begin:end], and where what is left of it begins. Raises LengthError."""
+        """The complete frames in view[begin:end], and where the incomplete one begins. Raises LengthError."""
         return framing.split(view, begin, end, self._framing)
 
     def _make_room(self) -> bool:
-        """See to it that the partial frame's rest fits the slot, and that a read is worth its call."""
+        """Make room for the rest of the partial frame, and for a read that is worth a system call.
+
+        False: that needs a fresh slot, and none is free.
+        """
         cursor = self._cursor
         if cursor.slot == NO_SLOT:
             return cursor.fresh()
@@ -169,18 +177,18 @@ class StreamLink(Link):
             return True
         wanted = framing.need(cursor.view, cursor.begin, cursor.end, self._framing)
         if cursor.end - cursor.begin + wanted > len(cursor.view) - HEADROOM:
-            self._to_pass_over, wanted = wanted, 0
+            self._to_skip, wanted = wanted, 0
             cursor.end = cursor.begin
             room = len(cursor.view) - cursor.end
         if wanted <= room and (room >= MIN_READ or cursor.end - cursor.begin > MAX_CARRY):
             return True
-        # Without a free slot a short read is still better than none.
+        # If no slot is free, a short read is still better than none.
         return cursor.fresh() or 0 < room >= wanted
 
     # --- to the guest --------------------------------------------------------------------
 
     def send(self, buffers: Sequence[Buffer]) -> bool:
-        """Gather and send; copy the rest. See Link.send."""
+        """Send all buffers with one call, and copy what the socket does not accept. See Link.send."""
         if self._backlog:
             total = sum(map(len, buffers))
             if self.backlog_bytes + total > self._max_backlog:
@@ -202,7 +210,7 @@ class StreamLink(Link):
         return True
 
     def _keep(self, buffers: Sequence[Buffer], first: int, sent: int) -> None:
-        """Copy what is left of buffers[first:] after the first sent bytes."""
+        """Copy buffers[first:] without their first ``sent`` bytes."""
         backlog = self._backlog
         for buffer in buffers[first:]:
             length = len(buffer)
@@ -213,7 +221,7 @@ class StreamLink(Link):
                 sent = 0
 
     def flush(self) -> None:
-        """Send what was copied, until it is out or the socket is full again."""
+        """Send copied bytes until none is left, or the socket is full again."""
         backlog = self._backlog
         while backlog:
             try:
@@ -236,7 +244,7 @@ class StreamLink(Link):
         self._cursor.release_idle()
 
     def close(self) -> None:
-        """Give back the slot, forget what was copied, close the socket."""
+        """Give back the slot, discard copied bytes, close the socket."""
         self._cursor.release()
         self._backlog.clear()
         self._backlog_sent = 0
@@ -244,12 +252,12 @@ class StreamLink(Link):
 
 
 def _tune(sock: socket.socket) -> None:
-    """Larger buffers on a local stream (TCP sizes its own), and no waiting for more on TCP."""
-    # Neither is needed to work: a system that refuses is slower.
+    """Ask for larger buffers on a local stream, and switch off Nagle on TCP, which sizes its own buffers."""
+    # The link works without these options. If the system refuses them, it is only slower.
     with suppress(OSError):
         if sock.family in (socket.AF_INET, socket.AF_INET6):
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            # A host that lost its power closes no connection.
+            # A peer that lost its power does not close its connection. Keep-alive finds that.
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         else:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SOCKET_BUFFER_BYTES)

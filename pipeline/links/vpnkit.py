@@ -1,9 +1,8 @@
-"""hyperkit and vpnkit clients: a handshake on each connection, then frames with a 2-byte length before each.
+"""Links of hyperkit and vpnkit: a handshake, then a stream of frames with a 2-byte length before each.
 
-The three records (hello, command, reply) are wire.framing's. Each connection has its own state
-here and is polled in the worker's loop, so a silent client delays no other. It is closed after
-HANDSHAKE_TIMEOUT. A client that sends anything else is closed and counted. Bytes after
-the command are frames already.
+wire.framing knows the three messages of the handshake (hello, command, reply). The worker's loop polls each
+connection, so a silent client does not delay others. It is closed after HANDSHAKE_TIMEOUT. A client that
+sends anything else is closed and counted. The bytes after the command are frames.
 """
 
 import os
@@ -23,9 +22,9 @@ from pipeline.wire.errors import WireError
 PROTOCOL: Final = "vpnkit"
 HANDSHAKE_TIMEOUT: Final = 10.0
 MAX_HANDSHAKES: Final = 64
-"""Connections that may be in their handshake. A further one is closed."""
+"""Connections that may be in their handshake at a time. A further one is closed."""
 MAX_MADE_UP: Final = 1024
-"""Addresses remembered for clients that are not in the table."""
+"""Clients without a configured MAC address whose random address is remembered."""
 
 _FAILED: Final = "link_handshake_failed"
 _LOCAL_BIT: Final = 0x02
@@ -33,7 +32,7 @@ _GROUP_BIT: Final = 0x01
 
 
 class _Handshake:
-    """One connection before its first frame."""
+    """One connection whose handshake is not complete."""
 
     __slots__ = ("buffer", "deadline", "greeted", "sock")
 
@@ -50,7 +49,7 @@ class VpnkitListener(AcceptingListener):
     def __init__(
         self, sock: socket.socket, macs: Mapping[str, bytes] | None = None, once: bool = False
     ) -> None:
-        """macs: the MAC address of each client known by its UUID text; others are given one."""
+        """macs: the configured MAC addresses, by the client's UUID. Other clients get a random one."""
         super().__init__(PROTOCOL, sock, once)
         self._macs = dict(macs or {})
         self._made_up: dict[str, bytes] = {}
@@ -58,7 +57,7 @@ class VpnkitListener(AcceptingListener):
 
     def deadline(self) -> float:
         """See Listener.deadline."""
-        # All have the same time: the first is the oldest.
+        # All handshakes may take equally long, so the first one is due first.
         oldest = next(iter(self._pending.values()), None)
         return min(super().deadline(), oldest.deadline if oldest is not None else float("inf"))
 
@@ -89,7 +88,7 @@ class VpnkitListener(AcceptingListener):
     def _on_bytes(self, handshake: _Handshake) -> None:
         wanted = framing.VPNKIT_COMMAND_LEN if handshake.greeted else framing.VPNKIT_HELLO_LEN
         try:
-            # Not a byte more than wanted: frames are left in the socket.
+            # Read no more than wanted. The frames after it stay in the socket for the link.
             part = handshake.sock.recv(wanted - len(handshake.buffer))
             if not part:
                 raise LinkClosed("the client left")
@@ -102,7 +101,7 @@ class VpnkitListener(AcceptingListener):
                 handshake.greeted = True
                 return
             mac = self._mac(framing.parse_vpnkit_command(record))
-            self._answer(handshake, framing.vpnkit_reply(self._room.mtu, mac))
+            self._answer(handshake, framing.vpnkit_reply(self._resources.mtu, mac))
         except BlockingIOError:
             return
         except OSError as error:
@@ -115,8 +114,8 @@ class VpnkitListener(AcceptingListener):
             self._give_up(handshake, f"vpnkit handshake: {error}")
             return
         self._forget(handshake)
-        room = self._room
-        link = StreamLink(handshake.sock, framing.LE16, room.pool, room.slots)
+        resources = self._resources
+        link = StreamLink(handshake.sock, framing.LE16, resources.pool, resources.slots)
         self._attach(link, framing.LE16, handshake.sock)
 
     def _answer(self, handshake: _Handshake, record: bytes) -> None:
@@ -125,7 +124,7 @@ class VpnkitListener(AcceptingListener):
         except BlockingIOError:
             sent = 0
         if sent < len(record):
-            # These few hundred bytes are the first in the socket's buffer: the client takes nothing.
+            # The answers are a few hundred bytes in all. If they do not fit, the client does not read.
             raise LinkClosed("the client does not read")
 
     def _mac(self, uuid: str) -> bytes:
@@ -135,7 +134,7 @@ class VpnkitListener(AcceptingListener):
             mac = bytes([first & ~_GROUP_BIT | _LOCAL_BIT, *rest])
             if len(self._made_up) >= MAX_MADE_UP:
                 del self._made_up[next(iter(self._made_up))]
-            # The same client gets the same address when it comes again, and so the same lease.
+            # If this client connects again, it gets the same MAC address, and so the same DHCP lease.
             self._made_up[uuid] = mac
         return mac
 

@@ -1,4 +1,4 @@
-"""Reports of dropped frames to ingress (MISBEHAVED), which then reads their guest more slowly."""
+"""Reports guests that send bad frames to ingress (MISBEHAVED), which then reads these guests more slowly."""
 
 from typing import Final
 
@@ -7,22 +7,23 @@ from pipeline.records.frames import Misbehaved
 
 
 class BadFrames:
-    """Counts dropped frames by link, and reports them to ingress."""
+    """Counts the dropped frames of each link, and reports them to ingress."""
 
     REPORT: Final = 32
-    """Frames of one link that are worth a record."""
+    """Number of frames of one link after which a record is sent."""
     MOST: Final = 1 << 30
-    """Frames that one record may report."""
+    """The most frames that one record may report."""
 
     def __init__(self, ingress: Producer) -> None:
-        """ingress: the ring to it."""
+        """ingress: the ring to ingress."""
         self._ring = ingress
         self._counts: dict[int, int] = {}
 
     def note(self, link: int, frames: int = 1) -> None:
-        """Frames of a link were dropped. When there are enough of them, report them to ingress.
+        """Count dropped frames of a link. After REPORT frames, send a record to ingress.
 
-        While the ring is full they add up: a guest that does not read stops that ring, not its own frames.
+        While the ring is full, no record is sent and the count grows. The ring may be full because the guest
+        does not read, while it goes on sending.
         """
         count = min(self._counts.get(link, 0) + frames, self.MOST)
         if count >= self.REPORT and self._ring.room() > 0:

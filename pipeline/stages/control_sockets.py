@@ -1,6 +1,6 @@
-"""The control sockets of one worker: to the supervisor, and to workers that hand descriptors over.
+"""The control sockets of one worker: to the supervisor, and to workers with which it exchanges descriptors.
 
-Messages are dicts. One with an ``id`` is a request of the supervisor, and is answered.
+Messages are dicts. A message with an ``id`` is a request of the supervisor, and gets an answer.
 """
 
 import select
@@ -15,14 +15,14 @@ from pipeline.ipc.channel import ControlChannel, HasFileno
 Message = dict[str, Any]
 
 Serve = Callable[[Message, list[int]], Message | None]
-"""Serves one message with its descriptors. A result is the answer to a request; None if it comes later."""
+"""Serves one message with its descriptors. Returns the answer to a request, or None if it is sent later."""
 
 OUTBOX_RETRY: Final = 0.01
-"""Seconds until a control message that the socket did not take is tried again."""
+"""Seconds until a worker tries again to send a control message for which the socket had no room."""
 
 
 class ControlSockets:
-    """The sockets, what was sent and waits, and what was lost."""
+    """All control sockets of one worker."""
 
     def __init__(
         self,
@@ -32,7 +32,7 @@ class ControlSockets:
         log: structlog.typing.FilteringBoundLogger,
         serve: Serve,
     ) -> None:
-        """name: of the worker. supervisor: its end of the control socket, None where tests have none."""
+        """name: of the worker. supervisor: the worker's end of its control socket; None in some tests."""
         self._name = name
         self._supervisor = ControlChannel(supervisor) if supervisor is not None else None
         self._peers = {peer: ControlChannel(sock) for peer, sock in peers.items()}
@@ -42,28 +42,28 @@ class ControlSockets:
         if supervisor is not None:
             self._poll.register(supervisor, select.POLLIN)
         self.lost = 0
-        """Messages lost since the start because no descriptor was left for what they carried."""
+        """Messages lost since the start, because no descriptor was left for what they carried."""
         self._lost_reported = 0
         self.ended = False
         """Whether the supervisor has closed its end."""
 
     @property
     def channels(self) -> list[ControlChannel]:
-        """All of them."""
+        """All sockets."""
         own = [self._supervisor] if self._supervisor is not None else []
         return [*own, *self._peers.values()]
 
     @property
     def backlog(self) -> int:
-        """Messages that wait for the supervisor to read those before."""
+        """The number of messages that wait until the supervisor reads earlier ones."""
         return self._supervisor.backlog if self._supervisor is not None else 0
 
     # --- sending ----------------------------------------------------------------------------
 
     def send_event(self, message: Message, fds: Sequence[int | HasFileno] = ()) -> None:
-        """Send the supervisor a message. The descriptors stay the caller's to close.
+        """Send the supervisor a message. The caller still owns the descriptors.
 
-        OSError if there are descriptors and none is left to keep them until the socket takes the message.
+        Raises OSError if the message has descriptors, must wait, and they cannot be duplicated.
         """
         if self._supervisor is not None:
             self._supervisor.send(message, fds)
@@ -81,15 +81,15 @@ class ControlSockets:
             self.send_event({"id": request["id"], "error": f"answer cannot be sent: {error.strerror}"})
 
     def send_peer(self, name: str, message: Message, fds: Sequence[int | HasFileno] = ()) -> None:
-        """Hand descriptors to another worker. KeyError without hand-off; OSError as of send_event()."""
+        """Pass descriptors to another worker. KeyError without a hand-off, OSError as in send_event()."""
         self._peers[name].send(message, fds)
 
     def peer_backlog(self, name: str) -> int:
-        """Messages that wait because that worker has not read those before."""
+        """The number of messages that wait until that worker reads earlier ones."""
         return self._peers[name].backlog
 
     def flush(self) -> bool:
-        """Send messages that waited for their socket. Returns whether none waits any more."""
+        """Send waiting messages. Returns whether all are sent."""
         channel = self._supervisor
         done = channel is None or not channel.backlog or channel.flush()
         for peer in self._peers.values():
@@ -100,20 +100,20 @@ class ControlSockets:
     # --- receiving --------------------------------------------------------------------------
 
     def serve_supervisor(self) -> None:
-        """Serve what the supervisor has sent."""
+        """Serve the messages of the supervisor."""
         if self._supervisor is not None:
             self.serve(self._supervisor)
 
     def poll_supervisor(self) -> None:
-        """The same, for a worker without a poller: this also finds a socket that was closed.
+        """Do the same in a worker without a poller. This also finds out if the supervisor closed the socket.
 
-        It asks first: a read that finds nothing costs an exception and a buffer.
+        It polls before it reads, because a read without data costs an exception and a buffer.
         """
         if self._supervisor is not None and self._poll.poll(0):
             self.serve(self._supervisor)
 
     def serve(self, channel: ControlChannel) -> None:
-        """Serve what came on one socket."""
+        """Serve the messages that came on one socket."""
         asks = channel is self._supervisor
         for message, fds in channel.receive():
             result = self._serve_message(message, fds)
@@ -127,7 +127,7 @@ class ControlSockets:
             self.ended = True
 
     def log_lost(self) -> None:
-        """Log how many messages were lost since the last call, if any were."""
+        """Log how many messages were lost since the last call, if there are any."""
         if self.lost > self._lost_reported:
             count = self.lost - self._lost_reported
             self._log.warning("no descriptor left for what was handed over", count=count)

@@ -1,21 +1,23 @@
-"""The loop of a worker process. It usually has one worker, and several where a placement fuses them.
+"""The main loop of a worker process. A process has one worker, or several if the placement says so.
 
-In one turn the loop delivers socket events, and every worker takes one *breath*: it takes back freed slots,
-its stage steps, and it publishes what the stage pushed. After a turn without work the process sleeps: it
-announces that on every bell, looks at every input again, and then waits until the nearest deadline or
-MAX_SLEEP. It waits for sockets, or on a semaphore if it has one worker without sockets. A sleeping process
-costs one wake-up a second. A busy process makes no system calls but those of its sockets.
+In one turn the loop delivers socket events. Then each worker takes one *breath*: it takes back freed slots,
+calls the step of its stage, and publishes the records that the stage pushed to its rings.
 
-Busy-polling: after work that followed other work closely, the process looks for more for a short time
-before it sleeps. A wake-up costs more than that: the ringer makes a system call, the sleeper waits for the
-scheduler, and a virtual core often exits to its host. Between two looks the process gives its core away, so
-with fewer cores than workers it takes only time that no other process wants. Traffic with long gaps does
-not start it, and an idle daemon never polls.
+After a turn without work the process sleeps. It first announces this on the bell of each worker, so that
+other workers ring. Then it checks every input again, so that it misses nothing. Then it waits until the
+nearest deadline, at most MAX_SLEEP. It waits with a poller, or on a semaphore if its only worker has no
+sockets. A sleeping process wakes once a second. A busy process makes system calls only for its sockets.
 
-Workers of one process share only the poller. They meet in their rings like all others, but they wake each
-other without bells. The process ends on SIGTERM, on the request ``stop`` to a worker, and when the
-supervisor is gone. It ignores SIGINT: the supervisor gets it too, and decides. Only the request is certain
-to end a sleep: the process handles a signal that comes right before a sleep only after it.
+Busy-polling: if work follows other work closely, the process looks for more work for a short time before it
+sleeps. A wake-up would cost more: a system call of the worker that rings, the delay of the scheduler, and
+often an exit of a virtual core to its host. Between two looks the process yields its core. So with fewer
+cores than workers, polling uses only time that no other process wants. Traffic with long gaps does not start
+it, and an idle daemon never polls.
+
+Workers of one process share only the poller. They exchange records over rings like all others, but they wake
+each other without bells. The process ends after SIGTERM, after the request ``stop`` to a worker, or when the
+supervisor is gone. It ignores SIGINT: the supervisor also gets that signal, and decides. Only ``stop`` surely
+ends a sleep. If a signal comes right before a sleep, the process handles it after the sleep.
 """
 
 import ctypes
@@ -37,19 +39,19 @@ from pipeline.ipc.poller import Events, Poller
 from pipeline.ipc.wake import Waiter
 
 MAX_EVENTS: Final = 256
-"""Socket events of one turn."""
+"""The most socket events of one turn."""
 BUSY_GAP: Final = 0.001
 """Seconds within which work must follow other work to start busy-polling."""
 _PR_SET_PDEATHSIG: Final = 1
-give_way: Final[Callable[[], None]] = getattr(os, "sched_yield", partial(sleep, 0))
-"""Give the core away if another process wants it."""
-look_for_signals: Final[Callable[[], int]] = ctypes.pythonapi.PyErr_CheckSignals
+yield_core: Final[Callable[[], None]] = getattr(os, "sched_yield", partial(sleep, 0))
+"""Yield the core to another process, if one wants it."""
+check_signals: Final[Callable[[], int]] = ctypes.pythonapi.PyErr_CheckSignals
 """Run the handlers of signals that came. The interpreter does so between two of its instructions, but a
-compiled turn may have none of these. Without this call a process would sleep or work on despite a signal."""
+compiled turn may have none of these. Without this call a process could go on in spite of a signal."""
 
 
 class Member(Protocol):
-    """What the loop needs of a worker (pipeline.stages.worker.Worker)."""
+    """What the loop needs from a worker (pipeline.stages.worker.Worker has it)."""
 
     name: str
     log: structlog.typing.FilteringBoundLogger
@@ -60,27 +62,27 @@ class Member(Protocol):
     has_peers_outside: bool
 
     def breathe(self, now: float) -> int:
-        """One breath; how much was done."""
+        """Take one breath. Returns how much was done."""
         ...
 
     def may_sleep(self) -> float:
-        """Seconds until it must breathe again without any event; not above zero if at once."""
+        """Seconds until it must breathe again without an event. Zero or less: at once."""
         ...
 
     def announce(self) -> None:
-        """Sleep is next: a peer that has something for the worker rings from now on."""
+        """Announce a sleep: from now on a peer that has something for this worker rings its bell."""
         ...
 
     def inputs_ready(self) -> bool:
-        """The second look, after the announcement: whether anything came for which no peer rings any more."""
+        """Check the inputs again after announce(): whether something came before, so that no peer rings."""
         ...
 
     def prewoken(self) -> bool:
-        """Whether a peer has announced since the last call that something will come soon."""
+        """Whether a peer has reported since the last call that something will come soon."""
         ...
 
     def awake(self) -> None:
-        """The sleep is over, or did not come about."""
+        """End what announce() began: the sleep is over, or was not needed."""
         ...
 
     def check_parent(self) -> None:
@@ -88,29 +90,29 @@ class Member(Protocol):
         ...
 
     def end(self) -> None:
-        """The process ends in order: give back everything."""
+        """Give back everything at an orderly end of the process."""
         ...
 
 
 class Loop:
-    """Breathes its workers until one of them is told to stop."""
+    """Runs its workers until one of them has to stop."""
 
     def __init__(
         self, waiter: Waiter, workers: Sequence[Member], back: Sequence[Member] = (), busy_poll: float = 0.0
     ) -> None:
-        """workers: in the order in which they breathe. waiter: that of all their bells.
+        """workers: in the order in which they breathe. waiter: all their bells wake this one.
 
-        back: workers that breathe once more in a turn with work, so that answers get through in it.
-        busy_poll: seconds to look for more after work, at most; 0 for never.
+        back: workers that breathe once more in a turn with work, so that answers pass them in the same turn.
+        busy_poll: the most seconds to look for more work before a sleep; 0 for none.
         """
         self._waiter = waiter
         self._workers = list(workers)
         self._back = list(back)
         self._busy_poll = busy_poll
-        self._lone = len(workers) == 1
+        self._alone = len(workers) == 1
         self._outsiders = [worker for worker in workers if worker.has_peers_outside]
         self._due_at = 0.0
-        """When every worker must breathe again, woken or not."""
+        """The time at which all workers must breathe again, even if nothing woke them."""
         self._poller = workers[0].poller
         self.running = True
         self.slept = False
@@ -119,12 +121,12 @@ class Loop:
     def run(self) -> None:
         """Run until the end. An exception of a stage ends the process with status 1."""
         self._take_signals()
-        # What the stages hold now stays: garbage collections need not look at it again.
+        # The stages keep their present objects for good. Garbage collections need not visit these.
         gc.freeze()
         for worker in self._workers:
             worker.log.debug("worker started")
         try:
-            self._turn_on()
+            self.run_turns()
             for worker in self._workers:
                 worker.end()
         except Exception as error:
@@ -132,7 +134,8 @@ class Loop:
             self._workers[0].log.exception("worker failed", process=names, error=str(error))
             raise SystemExit(1) from error
 
-    def _turn_on(self) -> None:
+    def run_turns(self) -> None:
+        """Run turns, busy-poll and sleep until ``running`` is cleared."""
         events: Events = []
         busy = 0
         worked_at = look_until = 0.0
@@ -147,32 +150,32 @@ class Loop:
                 busy = 0
             elif self._busy_poll and self._prewoken():
                 look_until = monotonic() + self._busy_poll
-            # Under load, or just after it: look without an announcement of sleep.
+            # Under load, or just after it, look for work without announcing a sleep.
             found = self._poll() if busy > 1 else self._look(look_until) if look_until else None
             if found is not None:
                 events = found
-                look_for_signals()
+                check_signals()
                 continue
             look_until = 0.0
-            # Usually one turn did everything. sleep() looks before it sleeps.
+            # One turn has usually done everything. sleep() checks the inputs again before it sleeps.
             events = self.sleep()
             if self.slept:
                 busy = 0
 
     def _look(self, until: float) -> Events | None:
-        """Look at the inputs until that time. Returns socket events, or None if nothing came."""
+        """Look for work until that time. Returns socket events (maybe none), or None if nothing came."""
         longest = until + BUSY_GAP
         while (now := monotonic()) < until:
             for worker in self._outsiders:
                 if worker.inputs_ready():
-                    # No worker is woken for what came from outside, and it is found only once.
+                    # inputs_ready() reports an input only once, and does not set worker.woken.
                     self._due_at = 0.0
                     return self._poll()
             if events := self._poll():
                 return events
             if self._prewoken():
                 until = min(now + self._busy_poll, longest)
-            give_way()
+            yield_core()
         return None
 
     def _poll(self) -> Events:
@@ -180,7 +183,7 @@ class Loop:
         return self._poller.poll(0, MAX_EVENTS) if self._poller is not None else []
 
     def _prewoken(self) -> bool:
-        """Whether a peer expects to have something for a worker of this process in a moment."""
+        """Whether a peer has prewoken a worker of this process since the last call."""
         prewoken = False
         for worker in self._outsiders:
             prewoken = worker.prewoken() or prewoken
@@ -189,7 +192,7 @@ class Loop:
     def turn(self, events: Events, everyone: bool = True) -> int:
         """Deliver socket events and let workers breathe. Returns how much was done.
 
-        everyone: also those that nothing has woken since their last breath.
+        everyone: all workers breathe. Otherwise only those that something has woken since their last breath.
         """
         now = monotonic()
         poller = self._poller
@@ -199,7 +202,7 @@ class Loop:
             if poller.rung:
                 poller.rung = False
                 everyone = True
-        everyone = everyone or self._lone or now >= self._due_at
+        everyone = everyone or self._alone or now >= self._due_at
         work = 0
         for worker in self._workers:
             if everyone or worker.woken:
@@ -213,7 +216,7 @@ class Loop:
         return work
 
     def sleep(self) -> Events:
-        """Wait for an input, at most until a deadline. Returns the socket events that ended the wait."""
+        """Wait for an input, at most until the next deadline. Returns the socket events that ended it."""
         poller = self._poller
         timeout = wake.MAX_SLEEP
         self.slept = False
@@ -225,7 +228,7 @@ class Loop:
         outsiders = self._outsiders
         for worker in outsiders:
             worker.announce()
-        look_for_signals()
+        check_signals()
         if not self.running or any(worker.inputs_ready() for worker in outsiders):
             timeout = 0.0
             self._due_at = 0.0
@@ -243,12 +246,12 @@ class Loop:
         return events
 
     def _take_signals(self) -> None:
-        """Set the signal handlers of a worker process, whatever its parent had set or blocked."""
+        """Install the signal handlers of a worker process, and unblock these signals."""
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
         signal.signal(signal.SIGTERM, self._on_sigterm)
-        # Prints the stack to standard error and goes on: the supervisor ends the process.
+        # SIGQUIT prints the stack to standard error. The process goes on until the supervisor ends it.
         faulthandler.register(signal.SIGQUIT, chain=False)
         signal.pthread_sigmask(
             signal.SIG_UNBLOCK, (signal.SIGINT, signal.SIGHUP, signal.SIGTERM, signal.SIGQUIT)
@@ -261,4 +264,4 @@ class Loop:
 
     def _on_sigterm(self, _number: int, _frame: FrameType | None) -> None:
         self.running = False
-        self._waiter.post()  # else the wait that the signal interrupted goes on
+        self._waiter.post()  # otherwise the wait that the signal interrupted would go on

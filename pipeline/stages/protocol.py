@@ -1,4 +1,4 @@
-"""What a worker and its stage are to each other: the members that every stage has."""
+"""The interface of stages. A stage does the work of one worker, which gives it rings, sockets and time."""
 
 from typing import Protocol
 
@@ -6,40 +6,41 @@ from pipeline.stages.control_sockets import Message
 
 
 class Stage(Protocol):
-    """What a worker needs of its stage."""
+    """What a worker needs from its stage."""
 
     def step(self, now: float) -> int:
-        """Do what there is to do. Returns how much was done.
+        """Process the records and timers that are due. Returns how much was done.
 
-        The worker may sleep after it. A stage that has more to do says so in deadline(). A stage that waits
-        for room in a ring calls ``room()`` of that ring last. It may leave records in its input rings while
-        their way out is blocked. Those do not end a sleep; the next event, record or deadline does.
+        The worker may sleep after this call. If the stage has more to do, deadline() must say so. If it waits
+        for room in a ring, it must call ``room()`` of that ring last. While an output ring is full, the stage
+        may leave records in its input rings. These records do not end a sleep. The next event, record or
+        deadline does.
         """
         ...
 
     def deadline(self) -> float:
-        """Time (monotonic) at which step() must be called without any event; inf for never."""
+        """The time (monotonic) at which step() must be called without an event; inf for never."""
         ...
 
     def on_control(self, message: Message, fds: list[int]) -> Message | None:
-        """Serve one message. The descriptors become the stage's. The result is sent if the message has an id.
+        """Serve one message. The stage owns the descriptors. The result is sent if the message has an id.
 
-        None instead of a result: the stage calls ``Worker.reply`` later. The worker logs an exception, and
-        sends it back as {"error": text}.
+        If the result is None, the stage calls ``Worker.reply`` later. The worker logs an exception, and sends
+        {"error": text} as the answer.
         """
         ...
 
     def close(self) -> None:
-        """The worker ends in order: give back what the stage holds."""
+        """Give back what the stage holds. The worker ends in order."""
         ...
 
     def on_released(self, source: str, tags: list[int]) -> None:
-        """The worker ``source`` freed slots of this worker with these tags (see Worker.free), all above zero.
+        """The worker ``source`` freed slots of this worker with these tags, all above 0 (see Worker.free).
 
-        A stage whose slots are freed without tags is never called.
+        This is not called for slots freed without a tag.
         """
         ...
 
     def held(self) -> dict[str, int]:
-        """How many of each thing the stage holds for guests, by name. All are 0 when no guest is there."""
+        """The number of objects that the stage holds for guests, by kind. All are 0 if no guest is there."""
         ...

@@ -1,8 +1,8 @@
-"""The ring ends of one worker, and the bells behind them.
+"""All rings of one worker, and the bells of the workers at their other ends.
 
-What a worker does with its rings at the end of a breath, before a sleep and after it. A worker of the same
-process is woken directly (``wake``). A worker of another process has a bell, which costs a system call if
-that worker sleeps.
+WorkerRings does what is needed for the rings at the end of a breath, before a sleep and after it. It wakes a
+worker of the same process directly (``wake``). For a worker of another process it rings a bell, which costs a
+system call if that worker sleeps.
 """
 
 from collections.abc import Callable, Mapping, Sized
@@ -18,11 +18,11 @@ class Neighbor(Protocol):
     """A worker of the same process, as its neighbours see it."""
 
     def wake(self) -> None:
-        """Something was published for it."""
+        """Records were published for this worker."""
         ...
 
     def wake_for_slots(self) -> None:
-        """Slots of it were sent home."""
+        """Slots of this worker were freed."""
         ...
 
 
@@ -36,7 +36,7 @@ class WorkerRings:
         self.share({})
 
     def share(self, together: Mapping[str, Neighbor]) -> None:
-        """Set which other workers, by name, are in this process: they are woken, all others are rung for."""
+        """Set which other workers are in this process, by name. They are woken without a bell."""
         ports, bells = self._ports, self._ports.bells
 
         def ring_of(peer: str) -> Callable[[], None]:
@@ -60,32 +60,32 @@ class WorkerRings:
         self._inputs = [ring.fresh for peer, ring in ports.rings_in.items() if peer not in together]
         self._frees = [ring.pending for peer, ring in ports.free_in.items() if peer not in together]
         self.has_peers_outside = not together or bool(self._inputs or self._frees or self._producers)
-        """Whether a worker of another process may have to ring for this one."""
+        """Whether workers of other processes may ring this worker's bell."""
 
     def prewake(self, peer: str) -> None:
-        """Ring for a worker of another process before something comes to it."""
+        """Wake a worker of another process, because something will come to it soon."""
         if (prewake := self._prewakes.get(peer)) is not None:
             prewake()
 
     def publish(self) -> None:
-        """Publish all that was pushed, and ring for the workers it is for."""
+        """Publish all records and slots that were pushed, and ring the bells of their consumers."""
         for queue, publish, ring_bell in self._publishes:
             if queue and publish():
                 ring_bell()
 
     def publish_for_good(self) -> None:
-        """Publish without ringing: this worker ends, and the others find it when they look."""
+        """Publish without ringing, when this worker ends. The others find the entries when they look."""
         for _, publish, _ in self._publishes:
             publish()
 
     def report_room(self) -> None:
-        """Ring for producers that wait for room in the rings that this worker reads."""
+        """Ring the bells of producers that wait for room in the rings that this worker reads."""
         for wake_due, ring_bell in self._releases:
             if wake_due():
                 ring_bell()
 
     def has_room_again(self) -> bool:
-        """Whether a worker of this process has since emptied a ring in which this one found little room."""
+        """Whether a ring to a worker of this process was nearly full, and has room again."""
         found = False
         for ring in self.producers_here:
             if ring.scarce:
@@ -95,19 +95,19 @@ class WorkerRings:
         return found
 
     def announce(self, slots_wanted: bool) -> None:
-        """Sleep is next: peers ring for records, for room, and for slots if those are wanted."""
+        """Announce a sleep: from now on peers ring for records, room, and (if wanted) freed slots."""
         self._slots_wanted = slots_wanted
         self._armed = [ring for ring in self._producers if ring.arm()]
         self._ports.bell.announce(slots_wanted)
 
     def awake(self) -> None:
-        """The sleep is over, or did not come about."""
+        """End what announce() began: the sleep is over, or was not needed."""
         self._ports.bell.awake()
         for ring in self._armed:
             ring.disarm()
 
     def inputs_ready(self) -> bool:
-        """The second look, after announce(): whether anything came for which no peer rings any more."""
+        """Check the inputs again after announce(): whether something came before, so that no peer rings."""
         for fresh in self._inputs:
             if fresh():
                 return True

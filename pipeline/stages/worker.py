@@ -1,11 +1,11 @@
-"""What every worker has around its stage: its rings, its control sockets, its part of a breath.
+"""A worker is one unit of the pipeline. It has rings, control sockets, and a stage that does the real work.
 
-A *breath*: take back slots that were freed, serve the control sockets, ``stage.step``, publish what was
-pushed, and ring one bell for each peer that sleeps. Breaths and sleep, socket events and signals are the
-business of the process: pipeline.stages.loop.
+A *breath* of a worker has these steps: take back freed slots, serve the control sockets, call ``stage.step``,
+publish what the stage pushed, and ring the bell of each peer that sleeps. The process decides when workers
+breathe and sleep, and it handles socket events and signals: see pipeline.stages.loop.
 
-A worker ends when it is told so (request ``stop``), and when the supervisor is gone: the control socket
-ends, or the parent process is another one. It does not fork, does not configure logging, and knows no
+A worker ends after the request ``stop``, or when the supervisor is gone: the control socket ends, or the
+process has another parent. This module does not fork, does not configure logging, and knows no network
 protocol.
 """
 
@@ -31,9 +31,9 @@ from pipeline.stages.protocol import Stage
 from pipeline.stages.rings import WorkerRings
 
 HOUSEKEEPING: Final = 1.0
-"""Seconds between two looks at gauges, parent and control socket."""
+"""Seconds between two updates of the gauges and checks of parent and control socket."""
 TAG_SHIFT: Final = 32
-"""In an entry of a free ring: slot number in the low bits, tag in the high ones."""
+"""An entry of a free ring has the slot number in the low 32 bits, and a tag in the high ones."""
 
 _SLOT_MASK: Final = (1 << TAG_SHIFT) - 1
 
@@ -47,7 +47,7 @@ Message: TypeAlias = control_sockets.Message
 
 
 class Worker:
-    """One worker: rings, sockets and control. Made after the fork, in its process."""
+    """One worker with its rings and sockets. It is made after the fork, in its own process."""
 
     def __init__(
         self,
@@ -55,9 +55,10 @@ class Worker:
         control: socket.socket | None,
         poller: Poller | None = None,
     ) -> None:
-        """control: this worker's end of the control socket. The present parent is taken for the supervisor.
+        """control: this worker's end of its control socket. The present parent is the supervisor.
 
-        poller: that of the process, if it has one already. Else one is made if the waiter is a descriptor.
+        poller: the poller of the process, if it has one. Otherwise the worker makes one, if its waiter is a
+        descriptor.
         """
         self.ports = ports
         self.name = ports.name
@@ -66,10 +67,10 @@ class Worker:
         self.log = structlog.get_logger().bind(worker=ports.name, pid=os.getpid())
         self.running = True
         self.slots_wanted = True
-        """Whether each slot that is freed wakes this worker; else only while less than half are free.
-        A stage that waits for no slot now may say so here, and change it at any time."""
+        """Whether every freed slot wakes this worker. If not, one does only while less than half are free.
+        The stage clears it when it does not wait for slots, and may change it at any time."""
         self.woken = True
-        """Whether something came since the last breath from an event or from a worker of the same process."""
+        """Whether an event or a worker of the same process has woken this worker since its last breath."""
         self.sleeps = 0
         self.control = ControlSockets(ports.name, control, ports.handoffs, self.log, self._dispatch)
         self._supervisor_pid = os.getppid()
@@ -79,7 +80,7 @@ class Worker:
         self.poller = poller
         self._rings = WorkerRings(ports)
         self.has_peers_outside = self._rings.has_peers_outside
-        """Whether a worker of another process may have to ring for this one."""
+        """Whether workers of other processes may ring this worker's bell."""
         self._housekeeping_at = 0.0
         self._breaths = 0
         self._free_pushes = [self._free_push(home) for home in ports.homes]
@@ -89,16 +90,16 @@ class Worker:
                 self.register(channel.fileno(), events.READ, self._server(channel))
 
     def share(self, workers: Mapping[str, "Worker"]) -> None:
-        """Set which workers, by name, breathe in this process: they are woken where others are rung for."""
+        """Set which workers breathe in this process, by name. They wake each other without bells."""
         self._rings.share({name: worker for name, worker in workers.items() if worker is not self})
         self.has_peers_outside = self._rings.has_peers_outside
 
     def wake(self) -> None:
-        """A worker of this process has published something for this one."""
+        """A worker of this process has published records for this worker."""
         self.woken = True
 
     def wake_for_slots(self) -> None:
-        """A worker of this process has freed slots of this one: a reason to breathe if slots are wanted."""
+        """A worker of this process has freed slots of this worker, which breathes if it wants slots."""
         if self._slots_matter():
             self.woken = True
 
@@ -106,37 +107,37 @@ class Worker:
 
     @property
     def pool(self) -> Pool:
-        """The pool that this worker allocates from. LookupError if the topology gives it none."""
+        """The pool from which this worker allocates slots. LookupError if it has none."""
         if self.ports.pool is None:
             raise LookupError(f"worker {self.name} owns no slots")
         return self.ports.pool
 
     def free(self, slot: int, tag: int = 0) -> None:
-        """Give one reference back, to the own pool or to the worker that owns the slot.
+        """Give one reference back to the worker that owns the slot. This may be this worker itself.
 
         tag: 32 bits, 0 = none. The owner's stage gets it in on_released(), so that it can count references by
-        purpose. For slots of the own pool it is ignored.
+        purpose. For slots of this worker it is ignored.
         """
         self._free_pushes[slot](slot | tag << TAG_SHIFT)
 
     def register(self, fd: int, mask: int, callback: Callable[[int], object]) -> None:
-        """Call callback(events) in each breath in which fd is ready; events are those of pipeline.ipc.events.
+        """Call callback(events) when fd is ready. The bits of events are those of pipeline.ipc.events.
 
-        Only in workers with a poller (LookupError in others). Unregister before closing fd.
-        An event of this breath may still be delivered to a descriptor that took over the number.
+        Works only in workers with a poller. Others raise LookupError. Unregister fd before closing it. If a
+        new descriptor gets the same number in this turn, it may still get an event of the old one.
         """
         self._sockets().register(fd, mask, self._waking(callback))
 
     def modify(self, fd: int, mask: int) -> None:
-        """Wait for other events of a registered descriptor."""
+        """Change the events for which a registered descriptor is polled."""
         self._sockets().modify(fd, mask)
 
     def unregister(self, fd: int) -> None:
-        """Forget a registered descriptor, which must still be open."""
+        """Stop watching a registered descriptor, which must still be open."""
         self._sockets().unregister(fd)
 
     def prewake(self, peer: str) -> None:
-        """Something will come to peer soon, from here or by way of others: let it wake up meanwhile."""
+        """Wake peer now, because something will reach it soon, from this worker or over others."""
         self._rings.prewake(peer)
 
     def prewoken(self) -> bool:
@@ -144,10 +145,7 @@ class Worker:
         return self.ports.bell.take_prewake()
 
     def send_event(self, message: Message, fds: Sequence[int | HasFileno] = ()) -> None:
-        """Send the supervisor a message that is not an answer. The descriptors stay the caller's to close.
-
-        OSError if there are descriptors and none is left to keep them until the socket takes the message.
-        """
+        """Send the supervisor a message that is not an answer. See ControlSockets.send_event."""
         self.control.send_event(message, fds)
 
     def reply(self, request: Message, result: Message) -> None:
@@ -155,40 +153,40 @@ class Worker:
         self.control.reply(request, result)
 
     def send_peer(self, name: str, message: Message, fds: Sequence[int | HasFileno] = ()) -> None:
-        """Hand descriptors to another worker; its on_control gets the message. KeyError without hand-off.
+        """Pass descriptors to another worker, whose on_control gets the message.
 
-        OSError as of send_event().
+        KeyError if there is no hand-off to that worker. OSError as in send_event().
         """
         self.control.send_peer(name, message, fds)
 
     def peer_backlog(self, name: str) -> int:
-        """Messages that wait because that worker has not read those before."""
+        """The number of messages that wait until that worker reads earlier ones."""
         return self.control.peer_backlog(name)
 
     def stop(self) -> None:
-        """End the loop after this breath."""
+        """Have the loop end after this breath."""
         self.running = False
 
     # --- the breath ---------------------------------------------------------------------
 
     def run(self, stage: Stage) -> None:
-        """Breathe alone in this process until told to stop."""
+        """Run as the only worker of this process until it has to stop."""
         self.adopt(stage)
         Loop(self._waiter, [self]).run()
 
     def adopt(self, stage: Stage) -> None:
-        """Take the stage that this worker runs."""
+        """Set the stage of this worker."""
         self.stage = stage
         self._step = stage.step
 
     def breathe(self, now: float) -> int:
-        """One breath. Everything that may push stands before the step; what was pushed is published after."""
+        """Take one breath. Everything that may push records comes before publish()."""
         self._breaths += 1
         self.woken = False
         for source, ring in self._free_in:
             if entries := ring.drain():
                 self._on_returned(source, entries)
-        # Where there is a poller, it watches the control socket.
+        # If there is a poller, it watches the control socket.
         if self.poller is None and self.ports.bell.take_control():
             self.control.serve_supervisor()
             self._after_control()
@@ -200,11 +198,11 @@ class Worker:
         return work
 
     def publish(self) -> None:
-        """Publish within a step, for a stage that has to say more when everybody can see what it pushed."""
+        """Publish within a step. For a stage that acts only after its records are visible to others."""
         self._rings.publish()
 
     def may_sleep(self) -> float:
-        """Seconds until the stage's deadline, or until a control message is to be tried again."""
+        """Seconds until the stage's deadline, or until a waiting control message must be sent again."""
         rings = self._rings
         if rings.producers_here:
             if not self.woken and rings.has_room_again():
@@ -215,19 +213,19 @@ class Worker:
         return timeout if self.control.flush() else min(timeout, control_sockets.OUTBOX_RETRY)
 
     def announce(self) -> None:
-        """Sleep is next: peers ring for records, for room, and for slots if those are wanted."""
+        """See Member.announce."""
         self._rings.announce(self._slots_matter())
 
     def awake(self) -> None:
-        """The sleep is over, or did not come about."""
+        """See Member.awake."""
         self._rings.awake()
 
     def inputs_ready(self) -> bool:
-        """The second look, after the announcement: whether anything came for which no peer rings any more."""
+        """See Member.inputs_ready."""
         return self._rings.inputs_ready()
 
     def _slots_matter(self) -> bool:
-        """Whether a freed slot is a reason to wake."""
+        """Whether a freed slot must wake this worker."""
         pool = self.ports.pool
         return pool is not None and (self.slots_wanted or pool.free_count * 2 < pool.count)
 
@@ -240,7 +238,7 @@ class Worker:
             self.stage.on_released(source, tags)
 
     def _free_push(self, home: str) -> Callable[[int], None]:
-        """What frees a slot of the worker ``home``: it takes an entry of a free ring."""
+        """The function that frees slots of the worker ``home``. Its argument is an entry of a free ring."""
         if home == self.name:
             unref = self.pool.unref
             return lambda entry: unref(entry & _SLOT_MASK)
@@ -277,14 +275,14 @@ class Worker:
         return serve
 
     def _after_control(self) -> None:
-        """Count what was lost, and stop when the supervisor has closed its socket."""
+        """Count lost messages, and stop if the supervisor has closed its socket."""
         self.counts[_MESSAGES_LOST] = self.control.lost
         if self.control.ended and self.running:
             self.log.info("supervisor closed the control socket")
             self.stop()
 
     def _dispatch(self, message: Message, fds: list[int]) -> Message | None:
-        """Serve one control message; the stage gets those that are not for every worker."""
+        """Serve one control message. The stage gets those that concern only it."""
         match messages.request_of(message):
             case messages.Stop():
                 self.stop()
@@ -300,7 +298,7 @@ class Worker:
             return {"error": str(error) or type(error).__name__}
 
     def _audit(self) -> Message:
-        """What the stage holds, and whether the pool is sound."""
+        """The answer to the request ``audit``: what the stage holds, and whether the pool is consistent."""
         pool = self.ports.pool
         held = self.stage.held()
         if pool is None:
@@ -322,7 +320,7 @@ class Worker:
         self.check_parent()
         self.control.flush()
         if self.poller is None:
-            # Also finds a closed socket, and a message for which nobody rang.
+            # This also finds a closed socket, and a message without a ring of the bell.
             self.control.poll_supervisor()
             self._after_control()
 
@@ -336,7 +334,7 @@ class Worker:
             counts[_SLOT_REFS_OUT] = pool.refs_out
 
     def end(self) -> None:
-        """Let the stage give back what it holds, and look whether the pool is sound."""
+        """Let the stage give back what it holds, and check the pool."""
         self.stage.close()
         self._rings.publish_for_good()
         for source, ring in self.ports.free_in.items():

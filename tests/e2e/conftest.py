@@ -53,7 +53,7 @@ def daemon(request: pytest.FixtureRequest, network: Network, outside: Servers) -
     if request.node.get_closest_marker("one_daemon"):
         shared: Daemon = request.getfixturevalue("daemon_of_module")
         yield shared
-        shared.wait_for_rest()
+        shared.wait_for_free_slots()
         return
     with Daemon(network) as made:
         yield made

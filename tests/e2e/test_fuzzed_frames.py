@@ -111,7 +111,7 @@ def resident_mib(daemon: Daemon) -> dict[str, float]:
 
 
 def test_every_frame_has_exactly_one_fate(daemon: Daemon) -> None:
-    fuzz = FuzzGuest(daemon, 20000, "-behind", "-seed", "11")
+    fuzz = FuzzGuest(daemon, 20000, "-payload", "-seed", "11")
     sent = fuzz.wait()["frames"]
     wait_for(lambda: daemon.gauge("link_frames_from_guest")["ingress"] == sent, "every frame was read")
 

@@ -94,7 +94,7 @@ def inside(network: Network, ordinary: Agent) -> Iterator[Servers]:
 def nothing_bad(daemon: Daemon) -> Iterator[None]:
     """No checksum is wrong for the daemon, and all slots come home."""
     yield
-    daemon.wait_for_rest()
+    daemon.wait_for_free_slots()
     assert {name: total(daemon, f"{name}_dropped_bad_checksum") for name in BAD} == dict.fromkeys(BAD, 0)
 
 

@@ -16,7 +16,7 @@ def server(request: pytest.FixtureRequest) -> Iterator[socket.socket]:
     with listener.bind_inet(request.param, ":0") as sock:
         sock.setblocking(True)
         sock.settimeout(10)
-        assert udp_local.is_told(sock)
+        assert udp_local.ask_if_wildcard(sock)
         yield sock
 
 
@@ -53,14 +53,14 @@ def test_the_interface_is_left_to_the_routing_table(server: socket.socket) -> No
 
 def test_a_socket_with_one_address_is_read_as_ever() -> None:
     with listener.bind_inet("udp", "127.0.0.1:0") as sock:
-        assert not udp_local.is_told(sock)
+        assert not udp_local.ask_if_wildcard(sock)
 
 
 def test_a_system_that_does_not_tell_is_answered_for_by_its_routes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(udp_local, "_IP_PKTINFO", -1)
     monkeypatch.setattr(udp_local, "_RECV6", -1)
     with listener.bind_inet("udp", ":0") as sock:
-        assert not udp_local.is_told(sock)
+        assert not udp_local.ask_if_wildcard(sock)
 
 
 def test_multicast_and_link_local_keep_their_interface() -> None:

@@ -110,7 +110,7 @@ def run(clock: Clock, worker: Scripted, gaps: list[float], busy_poll: float = BU
 
     waiting = Waiting(clock, gaps, stop)
     loop = Loop(waiting, [worker], busy_poll=busy_poll)
-    loop._turn_on()
+    loop.run_turns()
     return waiting
 
 
@@ -219,10 +219,10 @@ def test_signals_are_looked_for_before_each_sleep_and_under_load(
         loop.running = False
         return 0
 
-    monkeypatch.setattr(loop_module, "look_for_signals", look)
+    monkeypatch.setattr(loop_module, "check_signals", look)
     waiting = Waiting(clock, [], lambda: None)
     loop = Loop(waiting, [worker])
-    loop._turn_on()
+    loop.run_turns()
     assert looks == [True]
     assert waiting.waits == 0
     assert worker.breaths < 10
@@ -247,5 +247,5 @@ def test_what_busy_polling_finds_is_for_workers_that_nobody_has_woken(clock: Clo
     loop._due_at = clock.now + 10.0
     # The look before the first sleep is in vain, that while busy-polling after it finds something.
     second.input_at_look = 2
-    loop._turn_on()
+    loop.run_turns()
     assert breaths == [1]

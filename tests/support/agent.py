@@ -1,4 +1,4 @@
-"""The guest of a test: the project's agent in a guest namespace, with an address.
+"""A guest for tests: the project's agent in a guest namespace, with an address.
 
 with Agent(network.guest, daemon.socket) as agent: ...
 """
@@ -26,7 +26,7 @@ _SLEEPS = re.compile(r"^State:\t.|^voluntary_ctxt_switches:.*", re.MULTILINE)
 
 
 class Agent:
-    """gvtap-guest over the daemon's unix socket; the built-in DHCP client unless flags say otherwise."""
+    """gvtap-guest on the daemon's unix socket. By default it uses the built-in DHCP client."""
 
     def __init__(
         self,
@@ -46,7 +46,7 @@ class Agent:
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        """Start it without waiting for an address."""
+        """Start the agent, and do not wait for an address."""
         with self.log_path.open("ab") as log:
             self._process = self.guest.popen(self._argv, stdout=log, stderr=log, env=self._env)
 
@@ -57,7 +57,7 @@ class Agent:
         return self._process
 
     def wait_for_address(self, seconds: float = 15.0) -> str:
-        """The address of tap0, once it has one and a default route."""
+        """Wait until tap0 has an address and a default route. Returns the address."""
 
         def settled() -> str:
             assert self.process.poll() is None, f"the agent ended\n{self.log_path.read_text()}"
@@ -69,24 +69,24 @@ class Agent:
             raise AssertionError(f"{error}\n{self.log_path.read_text()}") from None
 
     def run(self, command: str, *words: object, timeout: float = 120.0) -> dict[str, Any]:
-        """Run a command of tests.support.client in the guest; what it found."""
+        """Run a command of tests.support.client in the guest. Returns its result."""
         return run_client(self.guest, command, *words, timeout=timeout)
 
     def let_connections_end(self, seconds: float = 2.0) -> None:
-        """Wait until the guest's last segments are across: its FINs, and its ACKs of the other side's.
+        """Wait until the daemon has the guest's last segments: its FINs, and its ACKs of FINs.
 
-        What a guest acknowledges in frames that die with its link stays queued in the daemon for as long
-        as TCP hopes for the guest's return.
+        If an ACK is lost with the link, the daemon keeps the acknowledged bytes for as long as TCP waits for
+        the guest to come back.
         """
         states = [word for name in ("fin-wait-1", "last-ack", "closing") for word in ("state", name)]
         end = time.monotonic() + seconds
         while time.monotonic() < end and self.guest.run("ss", "-Htn", *states).stdout:
             time.sleep(0.05)
-        # The ACK of the last FIN leaves no trace in the guest: it is across when the agent has nothing to do.
-        wait_for(self._rests, "the agent comes to rest", every=0.0)
+        # The guest does not show whether the ACK of the last FIN was sent. It was, when the agent is idle.
+        wait_for(self._is_idle, "the agent is idle", every=0.0)
 
-    def _rests(self) -> bool:
-        """Whether the agent sleeps for a while, rather than works or waits for a core."""
+    def _is_idle(self) -> bool:
+        """Whether the agent sleeps for a while. Otherwise it works, or waits for a core."""
         status = Path(f"/proc/{self.process.pid}/status")
         before = _SLEEPS.findall(status.read_text())
         time.sleep(REST_SECONDS)
@@ -94,7 +94,7 @@ class Agent:
         return before == after and before[:1] == ["State:\tS"]
 
     def stop(self) -> None:
-        """SIGTERM; it must end by itself with status 0."""
+        """Send SIGTERM. The agent must end with status 0."""
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
         status = self.process.wait(STOP_SECONDS + 3.0)
@@ -119,14 +119,14 @@ class Agent:
 
 
 def run_client(namespace: Namespace, command: str, *words: object, timeout: float = 120.0) -> dict[str, Any]:
-    """Run a command of tests.support.client in a namespace; what it found."""
+    """Run a command of tests.support.client in a namespace. Returns its result."""
     argv = (sys.executable, "-m", "tests.support.client", command, *map(str, words))
     outcome: dict[str, Any] = json.loads(namespace.run(*argv, timeout=timeout).stdout)
     return outcome
 
 
 def address(guest: Namespace, interface: str = "tap0") -> str:
-    """The IPv4 address of an interface with its prefix length, "" while it has none."""
+    """The IPv4 address of an interface with its prefix length, "" if it has none."""
     shown = guest.run("ip", "-j", "-4", "address", "show", "dev", interface, check=False)
     if shown.returncode != 0:
         return ""
@@ -137,7 +137,7 @@ def address(guest: Namespace, interface: str = "tap0") -> str:
 
 
 def default_route(guest: Namespace) -> str:
-    """The gateway of the default route, "" where there is none."""
+    """The gateway of the default route, "" if there is none."""
     routes = json.loads(guest.run("ip", "-j", "-4", "route", "show", "default").stdout or "[]")
     return str(routes[0].get("gateway", "")) if routes else ""
 

@@ -1,4 +1,4 @@
-"""What a guest does in tests: python -m tests.support.client COMMAND ..., one JSON object on stdout.
+"""The client program of guests in tests: python -m tests.support.client COMMAND ... prints one JSON object.
 
 transfer ADDRESS PORT DOWN UP [COUNT]     COUNT connections at once, each with its own seed
 connect ADDRESS PORT                      {"errno": name or "", "seconds": s}
@@ -6,13 +6,12 @@ udp ADDRESS PORT SIZE COUNT               {"sent": COUNT, "received": n}, one da
 segmented ADDRESS PORT SIZE COUNT         {"sent": COUNT, "received": n, "different": n}, sent in one piece
 burst ADDRESS PORT SIZES ROUNDS           {"sent": n, "received": n, "as_sent": n, "astray": [text]},
                                           SIZES as 1400*30,0,7*5
-late ADDRESS PORT SIZE                    sends, ends its half, then reads: {"answer": text}
-early ADDRESS PORT SIZE                   reads to the end, then sends: {"answer": text, "sha256": of it}
-reset ADDRESS PORT                        {"errno": name} after the server's reset
-stop ADDRESS PORT                         connects, sends, and resets the connection itself
-resolve SERVER NAME TYPE udp|tcp          {"rcode": name, "answers": [text], "truncated": bool}
-fetch ADDRESS PORT                        {"status": n, "sha256": of the page}
-beside NOWHERE COUNT ADDRESS PORT         connects beside COUNT attempts to NOWHERE: {"pending": n, ...}
+late ADDRESS PORT SIZE                    sends, ends its half, then reads: {"answer": text} early ADDRESS
+PORT SIZE                   reads to the end, then sends: {"answer": text, "sha256": of the sent} reset
+ADDRESS PORT                        {"errno": name} after the server's reset stop ADDRESS PORT
+connects, sends, and resets the connection itself resolve SERVER NAME TYPE udp|tcp          {"rcode": name,
+"answers": [text], "truncated": bool} fetch ADDRESS PORT                        {"status": n, "sha256": of the
+page} beside NOWHERE COUNT ADDRESS PORT         connects beside COUNT attempts to NOWHERE: {"pending": n, ...}
 """
 
 import argparse
@@ -46,7 +45,7 @@ def _open(address: str, port: str, timeout: float = TIMEOUT) -> socket.socket:
 
 
 def transfer(address: str, port: str, down: str, up: str, count: str = "1") -> dict[str, Any]:
-    """COUNT transfers at once; the errors of those that failed."""
+    """Run COUNT transfers at once. Returns the errors of those that failed."""
     errors: list[str] = []
 
     def one(seed: int) -> None:
@@ -66,7 +65,7 @@ def transfer(address: str, port: str, down: str, up: str, count: str = "1") -> d
 
 
 def connect(address: str, port: str) -> dict[str, Any]:
-    """How a connection attempt ends, and after how long."""
+    """Try to connect. Returns how that ended, and after how long."""
     began = time.monotonic()
     name = ""
     try:
@@ -79,7 +78,7 @@ def connect(address: str, port: str) -> dict[str, Any]:
 
 
 def udp(address: str, port: str, size: str, count: str) -> dict[str, Any]:
-    """Echoed datagrams; a lost one is waited for a second."""
+    """Send datagrams to an echo server, one at a time. Waits a second for a lost one."""
     received = 0
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         sock.settimeout(1.0)
@@ -95,7 +94,7 @@ def udp(address: str, port: str, size: str, count: str) -> dict[str, Any]:
 
 
 def segmented(address: str, port: str, size: str, count: str) -> dict[str, Any]:
-    """COUNT datagrams in one call, for the kernel or the card to cut; the last is shorter. All are echoed."""
+    """Send COUNT datagrams with one call, for the kernel or card to cut. The last one is shorter."""
     length = int(size)
     sent = [index.to_bytes(4, "big").ljust(length, b"%c" % (index % 251)) for index in range(int(count))]
     sent[-1] = sent[-1][: length // 2]
@@ -114,7 +113,7 @@ def segmented(address: str, port: str, size: str, count: str) -> dict[str, Any]:
 
 
 def burst(address: str, port: str, sizes: str, rounds: str) -> dict[str, Any]:
-    """Datagrams of those sizes one right behind the other, then their echoes; how many are as sent."""
+    """Send a burst of datagrams of these sizes, then read the echoes. Returns how many are as sent."""
     lengths = []
     for part in sizes.split(","):
         size, _, times = part.partition("*")
@@ -147,7 +146,7 @@ def burst(address: str, port: str, sizes: str, rounds: str) -> dict[str, Any]:
 
 
 def late(address: str, port: str, size: str) -> dict[str, Any]:
-    """The guest ends its half first; the other one must still carry the answer."""
+    """End the guest's half first. The other half must still carry the answer."""
     with _open(address, port) as sock:
         for part in traffic.pattern(1, int(size)):
             sock.sendall(part)
@@ -156,7 +155,7 @@ def late(address: str, port: str, size: str) -> dict[str, Any]:
 
 
 def early(address: str, port: str, size: str) -> dict[str, Any]:
-    """The host ends its half first; the guest's must still carry data."""
+    """Let the host end its half first. The guest's half must still carry data."""
     digest = hashlib.sha256()
     with _open(address, port) as sock:
         text = traffic.receive_all(sock).decode()
@@ -167,7 +166,7 @@ def early(address: str, port: str, size: str) -> dict[str, Any]:
 
 
 def reset(address: str, port: str) -> dict[str, Any]:
-    """The server resets; which error that is here."""
+    """Let the server reset the connection. Returns the error that the guest gets."""
     with _open(address, port, 10.0) as sock:
         sock.sendall(b"x")
         try:
@@ -177,7 +176,7 @@ def reset(address: str, port: str) -> dict[str, Any]:
 
 
 def stop(address: str, port: str) -> dict[str, Any]:
-    """The guest resets after some data."""
+    """Reset the connection after some data."""
     sock = _open(address, port)
     sock.sendall(b"x" * 1000)
     time.sleep(0.2)
@@ -186,7 +185,7 @@ def stop(address: str, port: str) -> dict[str, Any]:
 
 
 def resolve(server: str, name: str, kind: str, how: str) -> dict[str, Any]:
-    """One query over UDP or TCP."""
+    """Send one DNS query over UDP or TCP."""
     ask = dns.query.tcp if how == "tcp" else dns.query.udp
     response = ask(dns.message.make_query(name, kind), server, timeout=10.0)
     answers = [record.to_text() for rrset in response.answer for record in rrset]
@@ -198,7 +197,7 @@ def resolve(server: str, name: str, kind: str, how: str) -> dict[str, Any]:
 
 
 def fetch(address: str, port: str) -> dict[str, Any]:
-    """GET /"""
+    """Fetch the page / over HTTP."""
     connection = http.client.HTTPConnection(address, int(port), timeout=10.0)
     connection.request("GET", "/")
     response = connection.getresponse()
@@ -206,7 +205,7 @@ def fetch(address: str, port: str) -> dict[str, Any]:
 
 
 def fill(address: str, port: str, count: str) -> dict[str, Any]:
-    """Senders towards hosts that do not read."""
+    """Send to hosts that do not read."""
     block = bytes(256 * 1024)
     socks = [_open(address, port) for _ in range(int(count))]
     sent = 0
@@ -222,7 +221,7 @@ def fill(address: str, port: str, count: str) -> dict[str, Any]:
 
 
 def starve(address: str, port: str, count: str) -> dict[str, Any]:
-    """Receivers that do not read."""
+    """Open connections, and do not read from them."""
     socks = [_open(address, port) for _ in range(int(count))]
     for sock in socks:
         sock.sendall(json.dumps({"down": 1 << 30, "up": 0, "seed": 1}).encode() + b"\n")
@@ -233,7 +232,7 @@ def starve(address: str, port: str, count: str) -> dict[str, Any]:
 
 
 def _reset(socks: list[socket.socket]) -> None:
-    """End connections now: closed in order, the kernel would try for minutes to get rid of their bytes."""
+    """Reset connections. After an orderly close the kernel would try for minutes to send their bytes."""
     for sock in socks:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         sock.close()
@@ -245,14 +244,14 @@ def _hold(outcome: dict[str, Any]) -> None:
 
 
 def beside(nowhere: str, count: str, address: str, port: str) -> dict[str, Any]:
-    """A connection attempt beside many that get no answer."""
+    """Connect while many other attempts get no answer."""
     pending = []
     for index in range(int(count)):
         sock = socket.socket()
         sock.setblocking(False)
         if sock.connect_ex((nowhere, 1000 + index)) == errno.EINPROGRESS:
             pending.append(sock)
-    # The kernel repeats those of the burst that the tap had no room for, after one second and after three.
+    # After one and after three seconds the kernel repeats the SYNs for which the tap had no room.
     time.sleep(3.5)
     outcome = connect(address, port)
     for sock in pending:
@@ -282,7 +281,7 @@ COMMANDS: dict[str, Callable[..., dict[str, Any]]] = {
 
 
 def main() -> None:
-    """Run one command."""
+    """Run one command, and print its result."""
     parser = argparse.ArgumentParser(description="test client")
     parser.add_argument("command", choices=COMMANDS)
     parser.add_argument("words", nargs="*")

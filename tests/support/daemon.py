@@ -1,12 +1,14 @@
-"""The daemon of a test: started in the host namespace, watched, stopped and audited.
+"""Runs the daemon for a test in the host namespace, and checks at its end that nothing is left.
 
     with Daemon(network) as daemon: ...
 
-starts `gvtap-pipeline start` with a control socket (with /connect) and a QEMU socket in
-the network's directory. Leaving the block stops it with SIGTERM and asserts what must
-always hold: every slot of the arena is home soon after the traffic has ended, it ends within 2 s
-with status 0, its sockets are gone, no line of its log is an error but those of guests that left, and
-/dev/shm is as it was.
+starts `gvtap-pipeline start` with a control socket (with /connect) and a QEMU socket, both in the network's
+directory. The end of the block stops it with SIGTERM, and asserts:
+
+- soon after the end of the traffic, all slots are free;
+- the daemon ends within 2 s with status 0;
+- its sockets are gone, and /dev/shm is as before;
+- its log has no errors, except for guests that left.
 """
 
 import http.client
@@ -46,7 +48,7 @@ class Daemon:
         system: str = "",
         plain: bool = False,
     ) -> None:
-        """flags are added to those for the sockets; they may name other links. For the rest see program()."""
+        """flags: further flags. ssh_port: port of the default ssh forward. system, plain: see program()."""
         self.network = network
         self.namespace: Namespace = network.host
         self.socket = network.directory / f"{name}.sock"
@@ -59,12 +61,12 @@ class Daemon:
         self.command = program(system, plain=plain)
         self.start_seconds = 0.0
         self.expect_errors = False
-        """Set by a test that provokes lines of level error or worse."""
+        """A test sets this if it provokes log lines of level error or worse."""
         self._process: subprocess.Popen[bytes] | None = None
         self._shared_memory: set[str] = set()
 
     def start(self) -> None:
-        """Start it and wait until it says that it is ready."""
+        """Start the daemon, and wait until its log says that it is ready."""
         self._shared_memory = shared_memory()
         began = time.monotonic()
         with self.log_path.open("wb") as log:
@@ -87,7 +89,7 @@ class Daemon:
 
     @property
     def layout(self) -> Layout:
-        """Workers and slots as the flags ask for them."""
+        """The layout that the flags ask for."""
         return Layout(
             self._number("-slots", 512), self._number("-tcp-workers", 1), self._number("-egress-workers", 1)
         )
@@ -98,7 +100,7 @@ class Daemon:
     def workers(self) -> dict[str, int]:
         """Pids of the worker processes by name: the supervisor's children, in the order of their start.
 
-        Where a placement fuses workers the names are those of its processes.
+        If workers share processes, the names are those of the processes.
         """
         pid = self.process.pid
         children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
@@ -110,11 +112,11 @@ class Daemon:
     # --- logs -------------------------------------------------------------------------
 
     def log_text(self) -> str:
-        """Everything it wrote so far."""
+        """The whole log so far."""
         return self.log_path.read_text(errors="replace")
 
     def log(self) -> list[dict[str, Any]]:
-        """Its log lines; a line that is not one JSON object fails the test."""
+        """The lines of the log. A line that is not a JSON object fails the test."""
         lines = []
         for text in self.log_text().splitlines():
             try:
@@ -126,7 +128,7 @@ class Daemon:
         return lines
 
     def events(self, event: str) -> list[dict[str, Any]]:
-        """Log lines of one event. A line that is being written is left for the next look."""
+        """The log lines of one event. An incomplete last line is ignored."""
         found = []
         for text in self.log_text().splitlines():
             try:
@@ -140,7 +142,7 @@ class Daemon:
     # --- control endpoint ---------------------------------------------------------------
 
     def api(self, path: str, body: object = None) -> tuple[int, bytes]:
-        """GET path, or POST body as JSON; status and body of the answer."""
+        """GET path, or POST body as JSON. Returns status and body of the answer."""
         connection = http.client.HTTPConnection("localhost", timeout=10.0)
         connection.sock = socket.socket(socket.AF_UNIX)
         connection.sock.settimeout(10.0)
@@ -155,7 +157,7 @@ class Daemon:
         return response.status, content
 
     def expose(self, local: str, remote: str, protocol: str = "tcp") -> None:
-        """Forward local on the host to remote in the guest."""
+        """Open a forward from ``local`` on the host to ``remote`` in the guest."""
         answer = self.api(
             "/services/forwarder/expose", {"local": local, "remote": remote, "protocol": protocol}
         )
@@ -164,10 +166,10 @@ class Daemon:
     # --- the end ------------------------------------------------------------------------
 
     def stop(self) -> None:
-        """SIGTERM, and everything the module's first words promise."""
+        """Stop the daemon, and assert what the module's docstring lists."""
         if self.process.poll() is not None:
             raise AssertionError(f"ended early with {self.process.returncode}\n{self.log_text()}")
-        self.wait_for_rest()
+        self.wait_for_free_slots()
         workers = self.workers()
         began = time.monotonic()
         self.process.send_signal(signal.SIGTERM)
@@ -184,17 +186,17 @@ class Daemon:
             assert not bad, bad
 
     def check_remains(self, workers: dict[str, int]) -> None:
-        """Sockets, workers (their pids by name, asked for while they lived) and shared memory are gone."""
+        """Assert that sockets, workers and shared memory are gone. workers: their former pids by name."""
         left = [path for path in (self.socket, self.qemu_socket) if path.exists()]
-        assert not left, f"left behind: {left}"
+        assert not left, f"still there: {left}"
         assert shared_memory() == self._shared_memory
         alive = [name for name, pid in workers.items() if Path(f"/proc/{pid}").exists()]
         assert not alive, f"workers still there: {alive}"
 
-    def wait_for_rest(self) -> None:
-        """Wait until every slot is free and no reference is out, and fail if that does not come.
+    def wait_for_free_slots(self) -> None:
+        """Wait until all slots are free and no reference is out. Fails after a while.
 
-        The gauges are as old as a second; connections that a test has closed need a moment as well.
+        The gauges may be a second old. Connections that a test has closed need a moment too.
         """
         pools = {home: span.slot_count for home, span in self.layout.pools.items()}
         free: dict[str, int] = {}
@@ -211,13 +213,13 @@ class Daemon:
             raise AssertionError(f"{error}: {free} free of {pools}, references out: {refs}") from None
 
     def gauge(self, name: str) -> dict[str, int]:
-        """One of the counters by worker, from /metrics."""
+        """The values of a counter by worker, from /metrics."""
         text = self.api("/metrics")[1].decode()
         found = re.findall(rf'^gvtap_{name}(?:_total)?{{worker="([^"]+)"}} (\S+)$', text, re.MULTILINE)
         return {worker: int(float(value)) for worker, value in found}
 
     def cpu_seconds(self) -> dict[str, float]:
-        """User plus system time of each worker and of the supervisor so far."""
+        """User plus system time of each worker process and of the supervisor so far."""
         return {
             name: own_cpu_seconds(pid)
             for name, pid in {**self.workers(), "supervisor": self.process.pid}.items()
@@ -239,7 +241,7 @@ class Daemon:
             self.kill()
 
     def kill(self) -> None:
-        """After a failure: nothing of it may be in the way of the next test."""
+        """Clean up after a failure, so that the next test is not affected."""
         if self._process is not None and self._process.poll() is None:
             self._process.kill()
             self._process.wait()
@@ -248,17 +250,17 @@ class Daemon:
 
 
 def errors(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Log lines of level error or worse, but for those about guests that left: the original's level."""
+    """Log lines of level error or worse, except those about guests that left (gvproxy has that level)."""
     left = "cannot receive packets from "
     bad = [line for line in lines if line["level"] in ("error", "critical")]
     return [line for line in bad if not line["event"].startswith(left)]
 
 
 def program(system: str = "", *, plain: bool = False) -> list[str]:
-    """The command behind the name gvtap-pipeline, that of this interpreter, compiled if that is at hand.
+    """The command line of gvtap-pipeline in this environment. It is compiled if that is available.
 
-    system: another one, which is acted (tests.support.other_system) and always runs the plain sources; by
-    default what the environment's GVTAP_TEST_SYSTEM says, so that every test can be run as on that system.
+    system: another system to act (tests.support.other_system), always with plain sources. The default is the
+    environment variable GVTAP_TEST_SYSTEM, so that all tests can run as on that system.
     """
     if system := system or os.environ.get("GVTAP_TEST_SYSTEM", ""):
         return [sys.executable, "-m", "tests.support.other_system", system, "run"]
@@ -266,5 +268,5 @@ def program(system: str = "", *, plain: bool = False) -> list[str]:
 
 
 def is_compiled(pid: int) -> bool:
-    """Whether a process of ours has loaded the compiled data path."""
+    """Whether this process has loaded the compiled data path."""
     return "pipeline_stages__mypyc" in Path(f"/proc/{pid}/maps").read_text()

@@ -1,4 +1,4 @@
-"""A DHCP server and its clients, as its tests need them."""
+"""DHCP messages and configurations for tests of the DHCP server."""
 
 from dataclasses import replace
 from ipaddress import IPv4Network
@@ -36,7 +36,7 @@ def config(**changes: object) -> Network:
 
 
 def small(**changes: object) -> Network:
-    """A /29: .1 is the gateway, .6 the host, .7 broadcast; .2 to .5 are to be had."""
+    """A /29: .1 is the gateway, .6 the host, .7 broadcast. Clients can have .2 to .5."""
     subnet = IPv4Network("192.168.127.0/29")
     return config(subnet=subnet, dhcp_static_leases={}, host_ip=NETWORK + 6, **changes)
 
@@ -71,13 +71,13 @@ def ignored(reply: Reply | Ignored) -> str:
 
 
 def address(engine: Dhcp, n: int, kind: int = dhcp.REQUEST, now: float = 0.0, link: int = 1) -> int:
-    """Last number of the address that client n is given; 0 if there is no reply."""
+    """The last number of the address that client n gets; 0 if there is no reply."""
     reply = send(engine, message(kind, mac(n)), now=now, link=link)
     return parsed(reply).yiaddr & 0xFF if isinstance(reply, Reply) else 0
 
 
 def bootp(n: int, *, cookie: bool = True, sname: bytes = b"", **fields: int) -> bytes:
-    """A BOOTP request: no message type, and without the cookie not even options."""
+    """A BOOTP request: it has no message type, and without the cookie also no options."""
     wire = dhcp.build(dhcp.Message(dhcp.BOOT_REQUEST, 7, mac(n), {}, **fields)._replace(sname=sname))
     return wire if cookie else wire[:236] + bytes(64)
 

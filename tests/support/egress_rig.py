@@ -1,4 +1,4 @@
-"""A part of the egress worker alone: a pool, rings that keep what is pushed, and no other worker."""
+"""Runs a part of the egress worker alone, with a pool and with rings that collect the records."""
 
 from collections.abc import Callable
 from types import SimpleNamespace
@@ -15,7 +15,7 @@ SLOTS = 8
 
 
 class Sent:
-    """A record that egress pushed: its kind, and what it says."""
+    """A record that egress pushed: its kind, and its content."""
 
     def __init__(self, record: bytes) -> None:
         self.kind = record[0]
@@ -23,17 +23,17 @@ class Sent:
 
 
 class EgressRig:
-    """What the parts of egress need of a worker."""
+    """What the parts of egress need from a worker."""
 
     def __init__(self, targets: Any, make_policy: Callable[[Any], Any] | None = None) -> None:
-        """make_policy: of the worker. Without it every flow is allowed."""
+        """make_policy: makes the policy, given the worker. Without it every flow is allowed."""
         self.pool = Pool(0, SLOTS)
         self.slots = [memoryview(bytearray(SLOT_BYTES)) for _ in range(SLOTS)]
         self.counts = [0] * len(INDEX)
         self.records: list[Sent] = []
-        """Those to demux and those to ingress, in the order in which they were pushed."""
+        """The records to demux and to ingress, in the order in which they were pushed."""
         self.callbacks: dict[int, Any] = {}
-        """Of registered descriptors."""
+        """The callbacks of registered descriptors."""
         ring = SimpleNamespace(push=lambda record: self.records.append(Sent(record)), room=lambda: 100)
         self.worker: Any = SimpleNamespace(
             pool=self.pool,
@@ -51,7 +51,7 @@ class EgressRig:
         self.context = EgressContext(self.worker, targets, policy, tcp_workers=0)
 
     def fill(self, payloads: list[bytes], stride: int = 1500) -> Run:
-        """Datagrams in a slot, all of one length but for a shorter last, with one reference."""
+        """Put datagrams into a slot, with one reference. All but the last must have the same length."""
         slot = self.pool.alloc()
         for index, payload in enumerate(payloads):
             self.slots[slot][300 + index * stride :][: len(payload)] = payload
@@ -59,7 +59,7 @@ class EgressRig:
         return Run(slot, 300, length, stride if len(payloads) > 1 else 0, len(payloads[0]))
 
     def payloads(self, records: list[Sent]) -> list[bytes]:
-        """The datagrams that records describe. Their references are given back."""
+        """The datagrams of these records. Gives their references back."""
         found = []
         for record in records:
             assert record.kind in (kinds.UDP_DATA, kinds.UDP_TO_GUEST)
@@ -69,11 +69,11 @@ class EgressRig:
         return found
 
     def count(self, name: str) -> int:
-        """A counter."""
+        """The value of a counter."""
         return self.counts[INDEX[name]]
 
     def retire(self) -> None:
-        """Give back what fillers keep. Nothing may be held by anybody then."""
+        """Give back the slots of fillers, and assert that nothing else is held."""
         self.context.filler.retire()
         assert not self.callbacks
         assert len(self.context.bound) == self.context.bound.evictable == 0

@@ -1,4 +1,4 @@
-"""A host for the agent's tests: takes /connect on a unix socket and answers DHCP, nothing else."""
+"""A host for tests of the agent. It accepts /connect on a unix socket and answers DHCP, nothing else."""
 
 import contextlib
 import socket
@@ -18,7 +18,7 @@ ADDRESS = addr_parse("192.168.127.2")
 
 
 class FakeHost:
-    """Accepts one link after the other; ``requests`` and ``frames`` keep what came."""
+    """Accepts one link after the other. ``requests`` and ``frames`` have what it received."""
 
     def __init__(self, path: Path, mtu: int = 1500, lease_seconds: int = 3600) -> None:
         self.path = path
@@ -35,7 +35,7 @@ class FakeHost:
         self._thread.start()
 
     def hang_up(self) -> None:
-        """End the link in use."""
+        """Close the present link."""
         if self._link is not None:
             with contextlib.suppress(OSError):
                 self._link.shutdown(socket.SHUT_RDWR)
@@ -57,7 +57,7 @@ class FakeHost:
         self._thread.join(5)
 
     def _serve(self) -> None:
-        # The listener's shutdown and a guest that goes away both end in OSError.
+        # OSError comes from the shutdown of the listener, and from a guest that leaves.
         with contextlib.suppress(OSError):
             while True:
                 self._link, _ = self._listener.accept()

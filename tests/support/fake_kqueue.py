@@ -1,17 +1,17 @@
-"""kqueue for systems without one: what macOS's kevent(2) says of sockets and pipes, acted by epoll.
+"""A kqueue built on epoll, which behaves like macOS's kevent(2) for sockets and pipes.
 
-Looks like the ``select`` module of a system with kqueue, as far as the poller uses it. Each filter lives
-in an epoll of its own, since one descriptor can be in one epoll once only, and kqueue tells of reading and
-writing apart.
+This module looks like the ``select`` module of a system with kqueue, as far as the poller uses it. Each
+filter has an epoll of its own. A descriptor can be in an epoll only once, but kqueue has separate filters for
+reading and writing.
 
 ==========================  ==================================================================
-as on macOS                 one event a filter; EV_CLEAR is told once a change; EV_EOF on the read
-                            filter when the peer will send nothing more, on the write filter when
-                            nothing can be sent; adding a filter again changes nothing of its
-                            flags; a queue is gone after a fork; a queue can be watched by a queue;
-                            a pipe nobody reads cannot be watched for writing (EPIPE)
-not so                      the own shutdown(SHUT_WR) is no EV_EOF on the write filter here; fflags
-                            of a broken socket are always ECONNRESET
+as on macOS                 Each filter gives one event. EV_CLEAR reports each change once. EV_EOF
+                            comes on the read filter when the peer sends nothing more, and on the
+                            write filter when nothing can be sent. To add a filter again does not
+                            change its flags. A queue is lost after a fork. A queue can watch a
+                            queue. A pipe without a reader cannot be watched for writing (EPIPE).
+different                   The own shutdown(SHUT_WR) gives no EV_EOF on the write filter. fflags
+                            of a broken socket are always ECONNRESET.
 ==========================  ==================================================================
 """
 
@@ -29,7 +29,7 @@ KQ_EV_DELETE: Final = 0x0002
 KQ_EV_CLEAR: Final = 0x0020
 KQ_EV_EOF: Final = 0x8000
 
-# Taken now: a test may hide them from everybody else.
+# Kept now, because a test may hide these names from other modules.
 _epoll: Final = system.epoll
 _poll: Final = system.poll
 _IN: Final = system.EPOLLIN | system.EPOLLRDHUP
@@ -41,8 +41,8 @@ _EDGE: Final = system.EPOLLET
 _POLLERR: Final = system.POLLERR
 
 
-class kevent(NamedTuple):  # noqa: N801  (the name it has in the module that it stands for)
-    """One change or event."""
+class kevent(NamedTuple):  # noqa: N801  (its name in the select module)
+    """A change or an event."""
 
     ident: int
     filter: int = KQ_FILTER_READ
@@ -53,7 +53,7 @@ class kevent(NamedTuple):  # noqa: N801  (the name it has in the module that it 
 
 
 class kqueue:  # noqa: N801
-    """See the module."""
+    """A queue. See the module's docstring."""
 
     def __init__(self) -> None:
         self._owner = os.getpid()
@@ -63,18 +63,18 @@ class kqueue:  # noqa: N801
             self._whole.register(inner.fileno(), system.POLLIN)
 
     def fileno(self) -> int:
-        """A descriptor that is readable when an event is there."""
+        """A descriptor that is readable when the queue has an event."""
         return self._whole.fileno()
 
     def close(self) -> None:
-        """End it."""
+        """Close the queue."""
         for each in (*self._filters.values(), self._whole):
             each.close()
 
     def control(
         self, changes: Iterable[kevent] | None, max_events: int, timeout: float | None = None
     ) -> list[kevent]:
-        """Make changes, then wait for events. OSError of a change where no event is asked for."""
+        """Make changes, then wait for events. With max_events 0, a failed change raises OSError."""
         if os.getpid() != self._owner:
             raise OSError(errno.EBADF, "a kqueue is not inherited by fork")
         for change in changes or ():
@@ -92,9 +92,9 @@ class kqueue:  # noqa: N801
         inner = self._filters[change.filter]
         fd = change.ident
         if change.flags & KQ_EV_DELETE:
-            inner.unregister(fd)  # FileNotFoundError where there is no such filter, as ENOENT of kevent(2)
+            inner.unregister(fd)  # FileNotFoundError if there is no such filter, like ENOENT of kevent(2)
             return
-        if change.filter == KQ_FILTER_WRITE and _is_pipe_to_nobody(fd):
+        if change.filter == KQ_FILTER_WRITE and _is_pipe_without_reader(fd):
             raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
         mask = _IN if change.filter == KQ_FILTER_READ else _OUT
         edge = _EDGE if change.flags & KQ_EV_CLEAR else 0
@@ -109,7 +109,7 @@ def _event(fd: int, number: int, mask: int) -> kevent:
     return kevent(fd, number, KQ_EV_EOF if ended else 0, errno.ECONNRESET if mask & _ERROR else 0)
 
 
-def _is_pipe_to_nobody(fd: int) -> bool:
+def _is_pipe_without_reader(fd: int) -> bool:
     if not stat.S_ISFIFO(os.fstat(fd).st_mode):
         return False
     look = _poll()

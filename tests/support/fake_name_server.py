@@ -1,4 +1,4 @@
-"""A name server whose queries the test sees and whose answers it writes, on UDP and TCP of one port."""
+"""A name server for tests, on UDP and TCP of one port. The test sees the queries and writes the answers."""
 
 import select
 import socket
@@ -10,7 +10,7 @@ from tests.support.poller import Poller
 
 
 def same_port() -> tuple[socket.socket, socket.socket]:
-    """A UDP and a TCP socket bound to one port: the first free one whose number is free for both."""
+    """A UDP and a TCP socket that are bound to the same port."""
     for _ in range(50):
         udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         udp.bind(("127.0.0.1", 0))
@@ -18,7 +18,7 @@ def same_port() -> tuple[socket.socket, socket.socket]:
         try:
             tcp.bind(udp.getsockname())
         except OSError:
-            # Somebody's TCP has this number.
+            # Another TCP socket has this port.
             udp.close()
             tcp.close()
             continue
@@ -27,7 +27,7 @@ def same_port() -> tuple[socket.socket, socket.socket]:
 
 
 class FakeServer:
-    """A name server of which the test sees the queries and writes the answers."""
+    """The server."""
 
     def __init__(self, poller: Poller) -> None:
         self.udp, self.tcp = same_port()
@@ -42,7 +42,7 @@ class FakeServer:
         self.poller.register(self.tcp.fileno(), select.EPOLLIN, lambda _events: self._on_connection())
 
     def stop(self) -> None:
-        """Close the UDP socket: from now on the port answers with ICMP errors."""
+        """Close the UDP socket. From now on the system answers with ICMP errors."""
         self.poller.unregister(self.udp.fileno())
         self.udp.close()
 

@@ -1,4 +1,4 @@
-"""Connections of a tcp worker without its rings: real ones of the engine, with guests that tests make."""
+"""Connections of a tcp worker without its rings: they use the real engine, and guests of the test."""
 
 from types import SimpleNamespace
 from typing import Any
@@ -16,7 +16,7 @@ CONFIG = TcpConfig()
 
 
 def half_open_connection() -> Connection:
-    """One whose host has answered, and whose guest has not."""
+    """A connection whose host has answered, and whose guest has not."""
     syn = Segment(100, 0, SYN, 65535, 0, None, 0, 0, False, (), 1460, 7, True)
     conn = Connection.passive(CONFIG, syn, 500, 0.0)
     conn.on_connected(0.0)
@@ -25,7 +25,7 @@ def half_open_connection() -> Connection:
 
 
 def flow_of(guest: Guest, number: int = 1) -> Flow:
-    """A connection that is open, and does not count at its guest yet."""
+    """An open connection. It does not count for its guest yet."""
     conn = half_open_connection()
     conn.on_segment(Segment(101, 501, ACK, 65535, 0, None, 0, 0, False), 0.0)
     conn.transmit(0.0, 1)
@@ -34,7 +34,7 @@ def flow_of(guest: Guest, number: int = 1) -> Flow:
 
 
 def flow_with(conn: Connection, guest: Guest, number: int, egress: int = 0) -> Flow:
-    """A flow of this connection, whose host's end reports to nobody."""
+    """A flow of this connection. Its host end pushes records to no ring."""
     ring: Any = SimpleNamespace(push=lambda _record: None)
     return Flow(conn, flow_key(1, 1, 2, number), guest, HostEnd(number, egress, ring))
 

@@ -1,8 +1,8 @@
-"""Guests on links that are not our agent's: a tap in a namespace, carried to the daemon by another program.
+"""Guests without our agent: another program carries frames between a tap in a namespace and the daemon.
 
-    python -m tests.support.foreign le16|vpnkit SOCKET TAP      frames behind a 2-byte length
+    python -m tests.support.foreign le16|vpnkit SOCKET TAP      frames with a 2-byte length before each
 
-socat carries packets (bess) and datagrams (vfkit), tests.support.frame_shim carries QEMU's stream.
+socat carries packets (bess) and datagrams (vfkit). tests.support.frame_shim carries QEMU's stream.
 """
 
 import errno
@@ -25,7 +25,7 @@ UUID = "c3d68012-0208-11ea-9fd7-f2189899ab08"
 
 
 class Foreign:
-    """A guest with a static address, whose link is the process argv in its namespace."""
+    """A guest with a static address. Its link is the program argv, which runs in its namespace."""
 
     def __init__(
         self, guest: Namespace, argv: list[str], address: str = GUEST_ADDR, mac: str = GUEST_MAC
@@ -37,7 +37,7 @@ class Foreign:
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        """Start it; returns when the tap is up and has its address."""
+        """Start the program. Returns when the tap is up and has its address."""
         self._process = self.guest.popen(self._argv, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
 
         def is_there() -> bool:
@@ -51,15 +51,15 @@ class Foreign:
         self.guest.ip("route", "add", "default", "via", GATEWAY_ADDR)
 
     def run(self, command: str, *words: object) -> dict[str, Any]:
-        """Run a command of tests.support.client in the guest; what it found."""
+        """Run a command of tests.support.client in the guest. Returns its result."""
         return run_client(self.guest, command, *words)
 
     def ping(self, address: str = GATEWAY_ADDR) -> None:
-        """Ping from inside; AssertionError without an answer."""
+        """Ping an address from the guest. AssertionError without an answer."""
         self.guest.run("ping", "-n", "-c", "2", "-i", "0.2", "-W", "3", address)
 
     def leave(self) -> None:
-        """The link's program is gone, as if its machine had been switched off."""
+        """Kill the program, as if the machine had been switched off."""
         assert self._process is not None
         self._process.send_signal(signal.SIGKILL)
         self._process.wait(5)
@@ -83,23 +83,23 @@ _TAP = "TUN,tun-name=tap0,tun-type=tap,iff-no-pi"
 
 
 def bess(guest: Namespace, path: Path, **where: str) -> Foreign:
-    """User Mode Linux's way: a packet socket, carried by socat."""
+    """A guest on a packet socket, as of User Mode Linux. socat carries the frames."""
     return Foreign(guest, ["socat", "-b", "65536", f"UNIX-CONNECT:{path},type=5", _TAP], **where)
 
 
 def vfkit(guest: Namespace, path: Path, own_path: Path, **where: str) -> Foreign:
-    """vfkit's way: datagrams between two bound sockets, carried by socat."""
+    """A guest on datagrams between two bound sockets, as of vfkit. socat carries the frames."""
     own_path.unlink(missing_ok=True)
     return Foreign(guest, ["socat", "-b", "65536", f"UNIX-SENDTO:{path},bind={own_path}", _TAP], **where)
 
 
 def qemu(guest: Namespace, path: Path, **where: str) -> Foreign:
-    """QEMU's stream socket, without QEMU."""
+    """A guest on QEMU's stream socket, without QEMU."""
     return Foreign(guest, [sys.executable, "-m", "tests.support.frame_shim", str(path), "tap0"], **where)
 
 
 def stream(guest: Namespace, protocol: str, path: Path, **where: str) -> Foreign:
-    """This module as the link: "le16", or "vpnkit" with its handshake."""
+    """A guest whose link is this module: "le16", or "vpnkit" with its handshake."""
     return Foreign(
         guest, [sys.executable, "-m", "tests.support.foreign", protocol, str(path), "tap0"], **where
     )
@@ -135,7 +135,7 @@ def _carry(sock: socket.socket, tap: int) -> None:
 
 
 def _deliver(tap: int, frame: bytes) -> None:
-    """A frame for the guest, which misses it while its interface is not up yet."""
+    """Write a frame to the tap. It is lost if the interface is not up yet."""
     try:
         os.write(tap, frame)
     except OSError as error:
@@ -144,7 +144,7 @@ def _deliver(tap: int, frame: bytes) -> None:
 
 
 def main() -> None:
-    """Connect, shake hands, open the tap, carry."""
+    """Connect, do the handshake, open the tap, and carry frames."""
     protocol, path, name = sys.argv[1:]
     sock = socket.socket(socket.AF_UNIX)
     sock.connect(path)

@@ -1,9 +1,9 @@
 """A bad wire: python -m tests.support.frame_shim SOCKET TAP [-loss P] [-duplicate P] [-reorder P] [-seed N]
 
-Bridges a tap to a unix socket with 4-byte big-endian lengths (QEMU's framing) and, in both
-directions, loses, doubles and delays frames with the given probabilities (0 to 1), chosen
-by a seeded generator. A delayed frame leaves after one to four later ones, or after
-10 ms when none follow. On SIGTERM it prints what it did as one JSON object.
+Bridges a tap to a unix socket with 4-byte big-endian lengths (QEMU's framing). In both directions it drops,
+duplicates and delays frames with the given probabilities (0 to 1). A seeded generator chooses the frames. A
+delayed frame leaves after one to four later ones, or after 10 ms if none follow. On SIGTERM it prints what it
+did as one JSON object.
 """
 
 import argparse
@@ -27,7 +27,7 @@ _MAX_OVERTAKEN = 4
 
 
 class Impairment:
-    """One direction: frames in, the frames that leave now out."""
+    """One direction: frames go in, and those that leave now come out."""
 
     def __init__(self, loss: float, duplicate: float, reorder: float, seed: int) -> None:
         self._random = random.Random(seed)
@@ -37,7 +37,7 @@ class Impairment:
         self.counts = {"frames": 0, "lost": 0, "duplicated": 0, "reordered": 0}
 
     def pass_frame(self, frame: bytes, now: float) -> list[bytes]:
-        """What leaves because frame came."""
+        """The frames that leave when this frame comes."""
         lose, double, hold = self._limits
         chance = self._random.random()
         self.counts["frames"] += 1
@@ -57,18 +57,18 @@ class Impairment:
         return leaving + self.release(now)
 
     def release(self, now: float) -> list[bytes]:
-        """Held frames whose time or turn has come."""
+        """Held frames that must leave now."""
         leaving = [frame for due, until, frame in self._held if due <= self._passed or until <= now]
         self._held = [held for held in self._held if held[0] > self._passed and held[1] > now]
         return leaving
 
     def holding(self) -> bool:
-        """Whether release() must be called soon."""
+        """Whether frames are held, so that release() must be called soon."""
         return bool(self._held)
 
 
 class Shim:
-    """The bridge; blocking writes to the socket push back on the guest's kernel."""
+    """The bridge. Its writes to the socket block, which slows the guest's kernel."""
 
     def __init__(self, tap: Tap, sock: socket.socket, to_host: Impairment, to_guest: Impairment) -> None:
         self._tap = tap
@@ -78,7 +78,7 @@ class Shim:
         self._received = bytearray()
 
     def run(self) -> None:
-        """Until the socket ends."""
+        """Carry frames until the socket ends."""
         while True:
             held = self._to_host.holding() or self._to_guest.holding()
             readable, _, _ = select.select([self._tap.fd, self._sock], [], [], HOLD_SECONDS if held else None)
@@ -122,12 +122,12 @@ class Shim:
 
 
 def terminate(_signal: int, _frame: FrameType | None) -> None:
-    """Handler of SIGTERM: leave through the finally blocks."""
+    """Handle SIGTERM: leave through the finally blocks."""
     raise SystemExit(0)
 
 
 def main() -> None:
-    """Open the tap, connect, bridge."""
+    """Open the tap, connect, and bridge."""
     parser = argparse.ArgumentParser(description="a bad wire")
     parser.add_argument("socket")
     parser.add_argument("tap")

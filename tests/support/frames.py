@@ -36,7 +36,7 @@ def tcp_frame(
     eth_header: bytes = FROM_GUEST,
     pad_to: int = 0,
 ) -> bytes:
-    """One TCP/IPv4 frame with right checksums; pad_to: Ethernet padding behind the packet."""
+    """A TCP/IPv4 frame with right checksums. pad_to: length after Ethernet padding."""
     segment = tcp_segments.segment(src, dst, sport, dport, seq, ack, flags, wnd, options, payload)
     total = ipv4.HEADER_LEN + len(segment)
     header = ipv4.build(total, ident, ttl, ipv4.PROTO_TCP, src, dst, flags=ip_flags, tos=tos)

@@ -1,4 +1,4 @@
-"""Hostile bytes for parsers, and the check that they did no harm."""
+"""Hostile bytes for tests of parsers, and the check that they do no harm."""
 
 from collections.abc import Callable
 from typing import TypeVar
@@ -18,7 +18,7 @@ macs = st.binary(min_size=6, max_size=6)
 
 
 def parsed(parse: Callable[..., T], *args: object) -> T | None:
-    """What the parser makes of it; None when it refuses with a reason that has a counter."""
+    """The parser's result; None if it refuses the bytes with a reason that has a counter."""
     try:
         return parse(*args)
     except WireError as error:
@@ -29,7 +29,7 @@ def parsed(parse: Callable[..., T], *args: object) -> T | None:
 
 @st.composite
 def windows(draw: st.DrawFn, max_size: int = 200) -> tuple[memoryview, int, int]:
-    """A buffer and bounds in it, sometimes bounds that lie (end behind the buffer, off behind end)."""
+    """A buffer and bounds in it. Sometimes the bounds are wrong (end after the buffer, off after end)."""
     data = draw(st.binary(max_size=max_size))
     off = draw(st.integers(0, len(data) + 4))
     end = draw(st.integers(0, len(data) + 4) | st.just(len(data)))
@@ -37,7 +37,7 @@ def windows(draw: st.DrawFn, max_size: int = 200) -> tuple[memoryview, int, int]
 
 
 def mutations(valid: bytes) -> st.SearchStrategy[bytes]:
-    """valid with a few bytes changed, and perhaps cut: what gets further into a parser than noise."""
+    """valid with a few bytes changed, and perhaps cut. It gets further into a parser than random bytes."""
 
     def damage(edits: list[tuple[int, int]], length: int) -> bytes:
         data = bytearray(valid)

@@ -1,10 +1,11 @@
-"""A guest that sends mutated frames: python -m tests.support.fuzz_guest SOCKET COUNT [-seed N] [-behind]
+"""A guest that sends mutated frames: python -m tests.support.fuzz_guest SOCKET COUNT [-seed N] [-payload]
 
-Bursts are made once and sent over and over, so that the daemon and not this program is the bottleneck. Bases
-are valid frames of every kind; a mutation changes a few bytes, cuts or lengthens the frame, and in
-half of them repairs the checksums, so that it gets further in. What the daemon sends is thrown away.
+The bursts are made once and sent again and again, so that the daemon is the bottleneck, not this program. The
+bases are valid frames of every kind. A mutation changes a few bytes, or cuts or lengthens the frame. Half of
+the mutations then repair the checksums, so that the frame gets further in. Frames of the daemon are ignored.
+With -payload, the Ethernet addresses stay valid.
 
-Prints {"frames": sent, "seconds": s} at the end, then keeps the link until standard input ends.
+Prints {"frames": sent, "seconds": s} at the end, and then keeps the link until standard input ends.
 """
 
 import argparse
@@ -29,7 +30,7 @@ _L4_SUM_AT = {ipv4.PROTO_TCP: 16, ipv4.PROTO_UDP: 6, ipv4.PROTO_ICMP: 2}
 
 
 def bases(guest: RawGuest) -> list[bytes]:
-    """Valid frames, one of each kind and more of TCP's."""
+    """Valid frames: one of each kind, and several of TCP."""
     internet = ipv4.addr_parse(INTERNET_ADDR)
     broadcast = ethernet.header(ethernet.BROADCAST, guest.mac, ethernet.TYPE_ARP)
     discover = dhcp.Message(dhcp.BOOT_REQUEST, 7, guest.mac, {dhcp.MESSAGE_TYPE: bytes([dhcp.DISCOVER])})
@@ -70,12 +71,12 @@ def bases(guest: RawGuest) -> list[bytes]:
     return made
 
 
-def mutate(base: bytes, chance: random.Random, behind: bool = False) -> bytes:
-    """One hostile frame. behind: its Ethernet addresses stay as they are."""
+def mutate(base: bytes, chance: random.Random, payload_only: bool = False) -> bytes:
+    """A hostile frame. payload_only: its Ethernet addresses stay as they are."""
     frame = bytearray(base)
     what = chance.random()
-    # Mostly behind the Ethernet header: other MAC addresses go nowhere.
-    first = 0 if what < 0.1 and not behind else 12
+    # Mostly after the Ethernet addresses, because frames to other MAC addresses go nowhere.
+    first = 0 if what < 0.1 and not payload_only else 12
     for _ in range(chance.randint(1, MAX_CHANGES)):
         frame[chance.randrange(first, len(frame))] = chance.getrandbits(8)
     if what < 0.2:
@@ -88,7 +89,7 @@ def mutate(base: bytes, chance: random.Random, behind: bool = False) -> bytes:
 
 
 def repair(frame: bytearray) -> None:
-    """Make the checksums right, as far as the lengths allow."""
+    """Correct the checksums, as far as the lengths allow."""
     if len(frame) < 34 or frame[12:14] != b"\x08\x00":
         return
     begin = 14 + (frame[14] & 15) * 4
@@ -109,13 +110,13 @@ def repair(frame: bytearray) -> None:
     frame[at : at + 2] = (0xFFFF - words % 0xFFFF).to_bytes(2, "big")
 
 
-def bursts(guest: RawGuest, seed: int, behind: bool = False) -> list[bytes]:
-    """Ready to send: BURST_FRAMES frames each, with their lengths."""
+def bursts(guest: RawGuest, seed: int, payload_only: bool = False) -> list[bytes]:
+    """Bursts that are ready to send: BURST_FRAMES frames each, with their lengths."""
     chance = random.Random(seed)
     valid = bases(guest)
     made = []
     for _ in range(BURSTS):
-        frames = [mutate(chance.choice(valid), chance, behind) for _ in range(BURST_FRAMES)]
+        frames = [mutate(chance.choice(valid), chance, payload_only) for _ in range(BURST_FRAMES)]
         made.append(b"".join(QEMU.prefix.pack(len(frame)) + frame for frame in frames))
     return made
 
@@ -126,15 +127,15 @@ def _throw_away(sock: socket.socket) -> None:
 
 
 def main() -> None:
-    """Send COUNT frames, a whole number of bursts."""
+    """Send COUNT frames, rounded to whole bursts."""
     parser = argparse.ArgumentParser(description="a guest that sends mutated frames")
     parser.add_argument("socket")
     parser.add_argument("count", type=int)
     parser.add_argument("-seed", type=int, default=1)
-    parser.add_argument("-behind", action="store_true", help="leave Ethernet addresses alone")
+    parser.add_argument("-payload", action="store_true", help="leave Ethernet addresses alone")
     arguments = parser.parse_args()
     with RawGuest(arguments.socket, 200) as guest:
-        ready = bursts(guest, arguments.seed, arguments.behind)
+        ready = bursts(guest, arguments.seed, arguments.payload)
         threading.Thread(target=_throw_away, args=(guest.sock,), daemon=True).start()
         sent = 0
         began = time.monotonic()

@@ -1,6 +1,6 @@
-"""gvtap-gvproxy as a script or podman would run it: its command line, its log, its end.
+"""Runs gvtap-gvproxy as a script or podman would: its command line, its log, its end.
 
-with Gvproxy(network, "-listen-qemu", url) as gvproxy: ...    ends what is still running at the end
+with Gvproxy(network, "-listen-qemu", url) as gvproxy: ...    the end of the block ends the program
 """
 
 import json
@@ -18,7 +18,7 @@ READY = "waiting for clients..."
 
 
 class Gvproxy:
-    """One run; -ssh-port -1 unless the flags say something else about it."""
+    """One run, with -ssh-port -1 unless the flags have another one."""
 
     def __init__(self, network: Network, *flags: str, namespace: Namespace | None = None) -> None:
         self.network = network
@@ -35,14 +35,14 @@ class Gvproxy:
         return self._process
 
     def start(self, **options: Any) -> None:
-        """Start it without waiting."""
+        """Start it, and do not wait."""
         with self.log_path.open("wb") as log:
             self._process = self.namespace.popen(
                 self.argv, **{"stdin": subprocess.DEVNULL, "stdout": log, "stderr": log, **options}
             )
 
     def wait_until_ready(self) -> None:
-        """Until it says so; AssertionError with its log when it ends before."""
+        """Wait until its log says that it is ready. AssertionError with the log if it ends before."""
 
         def ready() -> bool:
             assert self.process.poll() is None, self.log_path.read_text()
@@ -51,12 +51,12 @@ class Gvproxy:
         wait_for(ready, "gvtap-gvproxy is ready")
 
     def lines(self) -> list[dict[str, Any]]:
-        """Whole lines of its log."""
+        """The complete lines of its log."""
         text = self.log_path.read_text(errors="replace")
         return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
 
     def wait(self, seconds: float = 5.0) -> int:
-        """Its exit code, once it has ended."""
+        """Wait for its end. Returns its exit code."""
         return self.process.wait(seconds)
 
     def last_words(self) -> str:
@@ -68,7 +68,7 @@ class Gvproxy:
         return Path(f"/proc/{self.process.pid}/comm").read_text().strip()
 
     def children(self) -> list[int]:
-        """Pids of its workers."""
+        """The process ids of its workers."""
         pid = self.process.pid
         return [int(text) for text in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
@@ -88,7 +88,7 @@ class Gvproxy:
 
 
 class Notified:
-    """The listener of -notification: every event that came, in order."""
+    """The listener for -notification. It collects the events in order."""
 
     def __init__(self, path: Path) -> None:
         path.unlink(missing_ok=True)
@@ -102,12 +102,12 @@ class Notified:
         wait_for(path.exists, "the listener of notifications")
 
     def events(self) -> list[dict[str, str]]:
-        """So far."""
+        """The events so far."""
         assert self._process.stdout is not None
         self._text += (self._process.stdout.read() or b"").decode()
         return [json.loads(line) for line in self._text.splitlines(keepends=True) if line.endswith("\n")]
 
     def close(self) -> None:
-        """End the listener."""
+        """Close the listener."""
         self._process.terminate()
         self._process.communicate(timeout=5)

@@ -1,4 +1,4 @@
-"""Records by their classes, as tests look at them: which class a kind has, and its fields by name."""
+"""Decodes records for tests: which class each kind has, and the names of its fields."""
 
 import inspect
 from typing import Any
@@ -53,11 +53,11 @@ CLASSES: dict[int, type] = {
 
 
 def decode(record: bytes | memoryview) -> Any:
-    """A record of 64 bytes, of whatever kind, as an object of its class."""
+    """A record of 64 bytes, of any kind, as an object of its class."""
     cls: Any = CLASSES[record[0]]
     return cls.unpack(memoryview(record), 0)
 
 
 def fields_of(cls: type) -> list[str]:
-    """The names of a class's fields, in the order of its constructor."""
+    """The names of the fields of a class, in the order of its constructor."""
     return list(inspect.signature(cls).parameters)

@@ -1,14 +1,13 @@
-"""Three kinds of network namespace: guests, the host the daemon runs in, and a small internet.
+"""Network namespaces for tests: guests, the host in which the daemon runs, and a small internet.
 
     guest 0..n-1         host                              internet
     (lo, tap made by     lo, veth0 198.18.0.1/24  ------  veth0 198.18.0.2/24, lo 198.18.0.3,
      the agent)          default via 198.18.0.2            169.254.169.254
                          resolv.conf: 198.18.0.2
 
-No namespace has an interface of the machine's own network, so no packet of a test can
-leave it. Names carry the pid; what a run made is removed by close(), also through atexit. What a
-run left that was killed with -9 is removed by the next one.
-Needs root, iproute2 and veth.
+No namespace has an interface of the machine's own network, so no packet of a test can leave the machine. The
+names of namespaces contain the pid. close() removes them, also through atexit. If a run was killed with -9,
+the next run removes its namespaces. Needs root, iproute2 and veth.
 """
 
 import atexit
@@ -50,7 +49,7 @@ def _ip(*words: str) -> None:
 
 @functools.cache
 def missing() -> str:
-    """Why namespaces cannot be made here, or "" when they can."""
+    """Why namespaces cannot be made here; "" if they can."""
     if os.geteuid() != 0:
         return "needs root"
     if shutil.which("ip") is None:
@@ -65,7 +64,7 @@ def missing() -> str:
     own = Path("/etc/netns") / probe
     try:
         _ip("-n", probe, "link", "add", "veth0", "type", "veth", "peer", "name", "veth1")
-        # The guests' agents write resolv.conf: it must be theirs, never the machine's.
+        # The guests' agents write resolv.conf. It must not be the machine's.
         own.mkdir(parents=True)
         (own / "resolv.conf").write_text(probe)
         words = ["ip", "netns", "exec", probe, "cat", "/etc/resolv.conf"]
@@ -81,10 +80,10 @@ def missing() -> str:
 
 
 class Namespace:
-    """One network namespace with its own resolv.conf; ends the processes it was asked to start."""
+    """One network namespace with its own resolv.conf. It ends the processes that it has started."""
 
     def __init__(self, name: str, resolv_conf: str = "") -> None:
-        """Make it, lo up; resolv_conf is the text of /etc/resolv.conf for programs inside."""
+        """Make the namespace, with lo up. resolv_conf: the text of /etc/resolv.conf for programs in it."""
         self.name = name
         self.resolv_conf = Path("/etc/netns") / name / "resolv.conf"
         self._processes: list[subprocess.Popen[Any]] = []
@@ -94,15 +93,15 @@ class Namespace:
         self.ip("link", "set", "lo", "up")
 
     def ip(self, *words: str) -> None:
-        """Run the ip command inside; CalledProcessError when it fails."""
+        """Run the ip command in the namespace. CalledProcessError if it fails."""
         _ip("-n", self.name, *words)
 
     def command(self, argv: Sequence[str]) -> list[str]:
-        """argv so changed that it runs inside; it stays one process, with the pid of the child."""
+        """The command line that runs argv in the namespace, as one process with the child's pid."""
         return ["ip", "netns", "exec", self.name, *argv]
 
     def popen(self, argv: Sequence[str], **options: Any) -> "subprocess.Popen[Any]":
-        """Start argv inside, in the repository's root. It is ended by close() at the latest."""
+        """Start argv in the namespace, in the repository's root. close() ends it at the latest."""
         process = subprocess.Popen(self.command(argv), **{"cwd": ROOT, **options})
         self._processes.append(process)
         return process
@@ -110,7 +109,7 @@ class Namespace:
     def run(
         self, *argv: str, timeout: float = 60.0, check: bool = True, env: dict[str, str] | None = None
     ) -> "subprocess.CompletedProcess[str]":
-        """Run argv inside to its end and return its output; AssertionError with that output if it fails."""
+        """Run argv in the namespace to its end. Returns its output. AssertionError with it on failure."""
         done = subprocess.run(
             self.command(argv), cwd=ROOT, capture_output=True, text=True, timeout=timeout, env=env
         )
@@ -119,7 +118,7 @@ class Namespace:
         return done
 
     def call(self, function: Callable[[], Result]) -> Result:
-        """Call function in a thread that is inside; sockets it makes belong to this namespace for good."""
+        """Call function in a thread in the namespace. Sockets that it makes stay in this namespace."""
         outcome: list[Result] = []
         failure: list[BaseException] = []
 
@@ -140,11 +139,11 @@ class Namespace:
         return outcome[0]
 
     def connect(self, address: str, port: int, timeout: float = 10.0) -> socket.socket:
-        """A TCP connection made from inside."""
+        """Make a TCP connection from the namespace."""
         return self.call(lambda: socket.create_connection((address, port), timeout))
 
     def close(self) -> None:
-        """End every process inside by its pid, then remove the namespace and its files."""
+        """End every process in the namespace by its pid. Then remove the namespace and its files."""
         inside = subprocess.run(["ip", "netns", "pids", self.name], capture_output=True, text=True)
         for pid in map(int, inside.stdout.split()):
             with contextlib.suppress(ProcessLookupError):
@@ -160,10 +159,10 @@ class Namespace:
 
 
 class Network:
-    """The three kinds of namespace wired together, and a directory for sockets and logs."""
+    """Guests, host and internet with the links between them, and a directory for sockets and logs."""
 
     def __init__(self, guest_count: int = 1) -> None:
-        """Make everything; what was made before a failure is removed again."""
+        """Make everything. After a failure, remove what was already made."""
         sweep()
         prefix = f"gvp{os.getpid()}-{next(_SERIAL)}"
         self._made: list[Namespace] = []
@@ -184,7 +183,7 @@ class Network:
         return self.guests[0]
 
     def close(self) -> None:
-        """Remove it all; harmless when called twice."""
+        """Remove everything. May be called twice."""
         atexit.unregister(self.close)
         while self._made:
             self._made.pop().close()
@@ -215,7 +214,7 @@ class Network:
 
 
 def sweep() -> None:
-    """Remove namespaces of runs that are dead: their pid is gone and nothing lives in them."""
+    """Remove namespaces of dead runs: their pid is gone, and no process is in them."""
     for path in Path("/run/netns").glob("gvp*-*"):
         pid = path.name[3:].partition("-")[0]
         if not pid.isdigit() or Path(f"/proc/{pid}").exists():
@@ -227,21 +226,21 @@ def sweep() -> None:
 
 
 def leftovers() -> list[str]:
-    """Namespaces and their files which this process made and did not remove."""
+    """Namespaces, and their files, that this process has made and not removed."""
     mine = f"gvp{os.getpid()}-"
     places = (Path("/run/netns"), Path("/etc/netns"))
     return [str(path) for place in places if place.is_dir() for path in place.glob(f"{mine}*")]
 
 
 def shared_memory() -> set[str]:
-    """Names in /dev/shm now: what a daemon leaves there it has not unlinked."""
+    """The names in /dev/shm now. A daemon must unlink its own."""
     return set(os.listdir("/dev/shm"))
 
 
 def wait_for(
     condition: Callable[[], Result], what: str, seconds: float = 10.0, every: float = 0.02
 ) -> Result:
-    """The first true result of condition; AssertionError naming it after that many seconds."""
+    """Wait for a true result of condition, and return it. AssertionError with ``what`` after ``seconds``."""
     deadline = time.monotonic() + seconds
     while True:
         result = condition()

@@ -1,4 +1,4 @@
-"""demux, tcp and egress for real, guests that are played, and hosts on the loopback interface."""
+"""Tests with the real demux, tcp and egress, with played guests, and with hosts on loopback."""
 
 import socket
 from collections.abc import Callable
@@ -9,7 +9,7 @@ from tests.support.played_guests import Card, Guest, GuestStream
 
 
 class Network(OneProcess):
-    """All real but ingress, which guests are played at; and a server on the host."""
+    """All data workers are real except ingress, which is played with its guests. The host has a server."""
 
     def __init__(self, **changed: Any) -> None:
         super().__init__(played={"ingress": Card}, **changed)
@@ -21,19 +21,19 @@ class Network(OneProcess):
         self.port: int = self.listener.getsockname()[1]
 
     def accepted(self) -> socket.socket:
-        """The server's end of the next connection, which must be there."""
+        """The server's end of the next connection, which must exist already."""
         sock, _ = self.listener.accept()
         sock.setblocking(False)
         return self.keep(sock)
 
     def open(self, guest: Guest, own_port: int = 0) -> tuple[GuestStream, socket.socket]:
-        """A connection of a guest to the server, both ends."""
+        """Open a connection from a guest to the server. Returns both ends."""
         stream = guest.connect(self.port, own_port=own_port)
         self.until(lambda: stream.established, "handshake")
         return stream, self.accepted()
 
     def forwarded_port(self, egress: str, addr: int, key: str = "k") -> socket.socket:
-        """A client of a forwarded UDP port: its datagrams go through that egress worker to addr:53000."""
+        """A host client of a forwarded UDP port. ``egress`` sends its datagrams to addr:53000."""
         bound = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         bound.bind(("127.0.0.1", 0))
         client = self.keep(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
@@ -44,13 +44,13 @@ class Network(OneProcess):
         return client
 
     def nothing_open(self) -> None:
-        """No connection is left, not even one in TIME-WAIT."""
+        """Assert that no connection is left, not even in TIME-WAIT."""
         for name in self.stages:
             if not name.startswith("demux"):
                 assert not self.held_by(name)["flows"], (name, self.held_by(name))
 
     def everybody_leaves(self) -> None:
-        """Nothing of any connection may be left, and then nothing of any guest."""
+        """Assert that no connection is left. Let all guests leave. Assert that nothing of them is left."""
         self.advance(100.0)
         self.nothing_open()
         for guest in self.card.guests.values():
@@ -60,11 +60,11 @@ class Network(OneProcess):
 
 
 Make = Callable[..., Network]
-"""The fixture that makes networks: its arguments are those of Network."""
+"""The type of a fixture that makes networks. Its arguments are those of Network."""
 
 
 def receive(sock: socket.socket, into: bytearray) -> bool:
-    """Take what is there; whether that was the end (b"!" is appended at a reset)."""
+    """Read what is there. Returns whether the stream has ended. A reset appends b"!"."""
     try:
         while data := sock.recv(1 << 20):
             into += data
@@ -76,5 +76,5 @@ def receive(sock: socket.socket, into: bytearray) -> bool:
 
 
 def pattern(number: int, length: int) -> bytes:
-    """Bytes that no other number has."""
+    """length bytes that differ for each number."""
     return (number.to_bytes(2, "big") + bytes(range(251))) * (length // 253 + 1)

@@ -1,4 +1,4 @@
-"""Frames as a kernel hands them over that leaves cutting and checksums to the card, with their headers."""
+"""Frames of a kernel that leaves segmentation and checksums to its card, with their virtio-net headers."""
 
 from pipeline.wire import checksum, ethernet, ipv4, tcp, udp
 from pipeline.wire.virtio_net import (
@@ -19,13 +19,13 @@ SLOT_BYTES = 73728
 
 
 def partial(src: int, dst: int, proto: int, length: int) -> bytes:
-    """What the checksum field holds for the card: the sum of the pseudo-header, not inverted."""
+    """The content of the checksum field for the card: the sum of the pseudo-header, not inverted."""
     pseudo = src.to_bytes(4, "big") + dst.to_bytes(4, "big") + bytes((0, proto)) + length.to_bytes(2, "big")
     return folded(pseudo).to_bytes(2, "big")
 
 
 def folded(data: bytes) -> int:
-    """The ones' complement sum of the words of data."""
+    """The ones' complement sum of the 16-bit words of data."""
     total = sum(int.from_bytes(data[i : i + 2], "big") for i in range(0, len(data), 2))
     while total >> 16:
         total = (total & 0xFFFF) + (total >> 16)
@@ -48,7 +48,7 @@ def super_segment(
     ttl: int = ipv4.DEFAULT_TTL,
     eth_header: bytes = FROM_GUEST,
 ) -> tuple[Header, bytes]:
-    """A TCP/IPv4 frame with a partial checksum and its header: a super-segment if longer than gso_size."""
+    """A TCP/IPv4 frame with a partial checksum, and its header. Longer than gso_size: a super-segment."""
     length = tcp.HEADER_LEN + len(options) + len(payload)
     segment = bytearray(tcp_segments.segment(src, dst, 40000, 80, seq, ack, flags, wnd, options, payload))
     segment[16:18] = partial(src, dst, ipv4.PROTO_TCP, length)
@@ -76,7 +76,7 @@ def ipv4_header(
     options: bytes = b"",
     ttl: int = ipv4.DEFAULT_TTL,
 ) -> bytes:
-    """An IPv4 header for length bytes behind it, DF set."""
+    """An IPv4 header, with DF, for length bytes of payload."""
     total = ipv4.HEADER_LEN + len(options) + length
     plain = ipv4.build(total, ident, ttl, proto, src, dst, flags=ipv4.FLAG_DF)
     if not options:
@@ -89,27 +89,27 @@ def ipv4_header(
 
 
 def super_segment_v6(seq: int, payload: bytes, gso_size: int, extension: bytes = b"") -> tuple[Header, bytes]:
-    """The same over IPv6, behind an extension header (whose first byte names TCP) if one is given."""
+    """The same over IPv6, optionally after an extension header (whose first byte names TCP)."""
     addresses = bytes.fromhex("fd00" + "00" * 13 + "02" + "fd00" + "00" * 13 + "03")
     segment = bytearray(tcp_segments.segment(0, 0, 40000, 80, seq, 1, tcp.ACK, 500, b"", payload))
     pseudo = addresses + len(segment).to_bytes(4, "big") + bytes((0, 0, 0, ipv4.PROTO_TCP))
     segment[16:18] = folded(pseudo).to_bytes(2, "big")
-    behind = extension + bytes(segment)
+    payload_bytes = extension + bytes(segment)
     ip = (
         bytes((0x60, 0, 0, 0))
-        + len(behind).to_bytes(2, "big")
+        + len(payload_bytes).to_bytes(2, "big")
         + bytes((60 if extension else 6, 64))
         + addresses
     )
     start = ethernet.HEADER_LEN + 40 + len(extension)
     header = Header(NEEDS_CSUM, GSO_TCPV6, start + tcp.HEADER_LEN, gso_size, start, 16, 0)
-    return header, FROM_GUEST[:12] + bytes.fromhex("86dd") + ip + behind
+    return header, FROM_GUEST[:12] + bytes.fromhex("86dd") + ip + payload_bytes
 
 
 def super_datagram(
     payload: bytes, gso_size: int, *, eth_header: bytes = FROM_GUEST, dst: int = REMOTE
 ) -> tuple[Header, bytes]:
-    """UDP datagrams to be cut at gso_size; with gso_size 0 one datagram with a partial checksum."""
+    """UDP datagrams in one frame, to be cut at gso_size. gso_size 0: one datagram with a partial checksum."""
     length = udp.HEADER_LEN + len(payload)
     head = bytearray(udp.build_checked(GUEST, dst, 40000, 53, len(payload), 0))
     head[6:8] = partial(GUEST, dst, ipv4.PROTO_UDP, length)
@@ -122,7 +122,7 @@ def super_datagram(
 def slot_with_headers(
     frames: list[tuple[Header, bytes]], begin: int = 256
 ) -> tuple[memoryview, list[tuple[int, int]]]:
-    """A slot with each frame behind its header, and where the frames lie."""
+    """A slot with each frame after its header, and where the frames lie."""
     view = memoryview(bytearray(SLOT_BYTES))
     places = []
     for header, frame in frames:
@@ -135,7 +135,7 @@ def slot_with_headers(
 
 
 def left_out(frame: bytes) -> bytes:
-    """The TCP or UDP frame over IPv4 or IPv6 with what a kernel leaves for its card in the checksum field."""
+    """The TCP or UDP frame (IPv4 or IPv6), with the checksum field that a kernel leaves for its card."""
     made = bytearray(frame)
     start = 14 + (frame[14] & 15) * 4 if frame[14] >> 4 == 4 else 54
     if frame[14] >> 4 == 4:

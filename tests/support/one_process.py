@@ -1,8 +1,8 @@
-"""Several real stages in one process, without a fork: they breathe in turn, time is what the test says.
+"""Runs several real stages in one process, without a fork. They breathe in turns, and the test sets the time.
 
-A node of the graph that is not run is *played*: a Neighbour sits at its ends of the rings, keeps what comes
-out for the test to look at, and pushes what the test wants. Host sockets are real ones on the
-loopback interface. At the end nothing may be left: see OneProcess.at_home().
+Other workers are *played*: a Neighbour is at their ends of the rings. It collects the records that come, for
+the test to look at, and pushes the records that the test wants. Host sockets are real ones on loopback. At
+the end nothing may be left: see OneProcess.at_home().
 """
 
 import os
@@ -29,33 +29,34 @@ from tests.support.configured import changed
 from tests.support.received import Received
 
 LIMIT = 15.0
-"""Real seconds until something that the kernel should do at once counts as not happening."""
+"""Real seconds after which a test fails, if the kernel has not done something that it should do at once."""
 MAX_TURNS = 20000
-"""Turns without coming to rest that count as never coming to rest."""
+"""Turns after which a test fails, if there is still work."""
 QUIET_TURNS = 3
-"""Turns without work that make rest: a reference on its way home is no work, and passes two workers."""
+"""Turns without work after which all is quiet. A reference on its way home is not work, but passes two
+workers."""
 LONGEST = 8000.0
-"""Virtual seconds after which a guest that says nothing has lost every connection (keep-alive: two hours)."""
+"""Virtual seconds after which a silent guest has lost every connection (keep-alive: two hours)."""
 
 _STAGES: Final[dict[str, Callable[..., Any]]] = {DEMUX: DemuxStage, TCP: TcpStage, EGRESS: EgressStage}
 
 
 class Neighbour:
-    """The stage of a played node. References are given back at once, unless ``keeps`` is set."""
+    """The stage of a played worker. It gives references back at once, unless ``keeps`` is set."""
 
     def __init__(self, worker: Worker, process: "OneProcess") -> None:
         self.worker = worker
         self.process = process
         self.slots = worker.ports.arena.slots
         self.taken: list[Received] = []
-        """What has come and nobody has asked for yet."""
+        """Records that have come and that take() has not returned yet."""
         self.deaf = False
-        """Leave everything in the rings."""
+        """Do not read the rings."""
         self.keeps = False
-        """Keep references until give_back(), as a worker does that is not done with them."""
+        """Keep references until give_back(), like a worker that still needs them."""
 
     def step(self, now: float) -> int:
-        """Take everything out of the rings."""
+        """Read all records from the rings."""
         count = 0
         for ring in () if self.deaf else self.worker.ports.rings_in.values():
             while burst := ring.peek():
@@ -66,46 +67,46 @@ class Neighbour:
         return count
 
     def on_record(self, record: Received) -> None:
-        """One record; the ring entry is released afterwards."""
+        """Handle one record. Its ring entry is released afterwards."""
         self.taken.append(record)
         if not self.keeps:
             self.give_back(record)
 
     def deadline(self) -> float:
-        """A neighbour does nothing by itself."""
+        """A neighbour has no timers."""
         return float("inf")
 
     def on_control(self, message: Message, fds: list[int]) -> Message | None:
-        """Nobody asks."""
+        """There are no control messages."""
         return {"error": f"{self.worker.name} is played"}
 
     def on_released(self, source: str, tags: list[int]) -> None:
-        """Slots of the played worker came home."""
+        """Slots of the played worker were freed."""
 
     def held(self) -> dict[str, int]:
-        """What is kept is the test's."""
+        """Nothing is held for guests: what it keeps belongs to the test."""
         return {}
 
     def close(self) -> None:
         """Nothing to give back."""
 
     def push(self, peer: str, record: bytes) -> None:
-        """A record for another worker, published with the next breath."""
+        """Push a record to another worker. The next breath publishes it."""
         self.worker.ports.rings_out[peer].push(record)
 
     def take(self, *kinds: int) -> list[Received]:
-        """Records of these kinds (of any, without) that came since they were last asked for."""
+        """Return and forget the records of these kinds. Without kinds: all records."""
         found = [record for record in self.taken if not kinds or record.kind in kinds]
         self.taken = [record for record in self.taken if kinds and record.kind not in kinds]
         return found
 
     def give_back(self, record: Received) -> None:
-        """The reference of a record is done with; its flow is the tag, as tcp has it."""
+        """Give back the reference of a record. The tag is its flow, as in tcp."""
         if record.carries():
             self.worker.free(record.slot, record.flow if record.kind == kinds.TO_GUEST else 0)
 
     def data(self, record: Received) -> bytes:
-        """The bytes that a record names, which must not have gone home yet."""
+        """The bytes of a record. Its reference must not have been given back yet."""
         if not record.length:
             return b""
         slot = self.slots[record.slot]
@@ -114,7 +115,7 @@ class Neighbour:
         return bytes(slot[record.off : record.off + record.length])
 
     def fill(self, payload: bytes, off: int = 256) -> int:
-        """A slot of the own pool with payload at off, and one reference; AssertionError without one."""
+        """A new slot with payload at off, and one reference. AssertionError if no slot is free."""
         slot = self.worker.pool.alloc()
         assert slot != kinds.NO_SLOT, f"{self.worker.name} has no slot left"
         self.slots[slot][off : off + len(payload)] = payload
@@ -122,7 +123,7 @@ class Neighbour:
 
 
 class OneProcess:
-    """A fabric with all its workers, the real ones and the played ones. A context manager."""
+    """A fabric with all its workers, real and played. It is a context manager."""
 
     def __init__(
         self,
@@ -135,9 +136,10 @@ class OneProcess:
         seed: int | None = None,
         **settings: Any,
     ) -> None:
-        """run: roles whose stages are real. played: what plays a node, by default a plain Neighbour.
+        """run: roles whose stages are real. played: what plays a worker, by default a plain Neighbour.
 
-        seed: breathe in an order drawn anew for each turn. settings: fields of Config's groups.
+        seed: the workers breathe in a random order, which changes each turn. settings: fields of Config's
+        groups.
         """
         config, _ = merge.build(flags.parse(options.START, []), [], resolv_conf=os.devnull)
         self.config = changed(
@@ -159,13 +161,13 @@ class OneProcess:
                 stage = self.neighbours[name] = (played or {}).get(name, Neighbour)(worker, self)
             worker.adopt(stage)
         self.order = list(self.layout.names)
-        """In which the workers breathe, unless a seed was given."""
+        """The order in which the workers breathe, unless a seed was given."""
         self._sockets: list[socket.socket] = []
 
     # --- time ---------------------------------------------------------------------------
 
     def breathe(self, *names: str) -> int:
-        """One breath of each worker, socket events first; how much was done."""
+        """Deliver socket events, then let each of these workers breathe. Returns how much was done."""
         work = 0
         for name in names:
             worker = self.workers[name]
@@ -177,13 +179,13 @@ class OneProcess:
         return work
 
     def turn(self) -> int:
-        """One breath of everybody."""
+        """Let all workers breathe once."""
         if self.rng is not None:
             self.rng.shuffle(self.order)
         return self.breathe(*self.order)
 
     def settle(self) -> None:
-        """Breathe until nothing happens any more, without any time passing."""
+        """Run turns until there is no more work. No virtual time passes."""
         quiet = 0
         for _ in range(MAX_TURNS):
             done = self.turn() or any(stage.deadline() <= self.now for stage in self.stages.values())
@@ -193,7 +195,7 @@ class OneProcess:
         raise AssertionError(f"no rest after {MAX_TURNS} turns: {[*self.fabric.rings_in_use()]}")
 
     def advance(self, seconds: float) -> None:
-        """Let time pass from deadline to deadline, and settle at each."""
+        """Let virtual time pass from deadline to deadline, and settle at each."""
         end = self.now + seconds
         while True:
             self.settle()
@@ -205,7 +207,7 @@ class OneProcess:
         self.settle()
 
     def until(self, happened: Callable[[], object], what: str = "it") -> None:
-        """Settle until something happened that the kernel, or a delay of ours, may hold up for a while."""
+        """Settle until ``happened`` is true. The kernel, or a delay of ours, may need a while."""
         give_up = time.monotonic() + LIMIT
         while True:
             self.settle()
@@ -218,21 +220,21 @@ class OneProcess:
     # --- what tests ask -------------------------------------------------------------------
 
     def counter(self, worker: str, name: str) -> int:
-        """A counter of one worker."""
+        """The value of a counter of one worker."""
         return int(self.workers[worker].counts[INDEX[name]])
 
     def total(self, name: str) -> int:
-        """A counter, over all workers."""
+        """The sum of a counter over all workers."""
         return sum(int(worker.counts[INDEX[name]]) for worker in self.workers.values())
 
     def held_by(self, name: str) -> dict[str, int]:
-        """What a real stage holds for guests: how many of each thing, by name."""
+        """What a real stage holds for guests. See Stage.held."""
         return dict(self.stages[name].held())
 
     def accept(
         self, egress: str, addr: int, port: int, first: bytes = b"", *, unix: bool = False
     ) -> socket.socket:
-        """A host client of a forwarded port whose connection listen has accepted; its end.
+        """Connect a host client to a forwarded port, as listen would accept it. Returns the client's end.
 
         unix: the forward has a path instead of a port.
         """
@@ -248,21 +250,21 @@ class OneProcess:
         return client
 
     def udp_server(self) -> socket.socket:
-        """A UDP socket of the host on a port of its own, which does not block."""
+        """A non-blocking UDP socket of the host, on a port of its own."""
         server = self.keep(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
         server.bind(("127.0.0.1", 0))
         server.setblocking(False)
         return server
 
     def keep(self, sock: socket.socket) -> socket.socket:
-        """The socket, which is closed when the test ends."""
+        """Close this socket when the test ends. Returns it."""
         self._sockets.append(sock)
         return sock
 
     # --- the end ----------------------------------------------------------------------------
 
     def problems(self) -> list[str]:
-        """What is not as it should be when no guest is there and nothing is under way, as text."""
+        """What is wrong, if there are no guests and no work. Each problem is a text."""
         pools = {name: worker.ports.pool for name, worker in self.workers.items()}
         found = audit_pools(self.layout, {name: pool for name, pool in pools.items() if pool is not None})
         found += self.fabric.audit()
@@ -271,13 +273,13 @@ class OneProcess:
         return found
 
     def at_home(self) -> None:
-        """Let the longest timer pass, when everybody has left: nothing may be there any more."""
+        """Let the longest timer pass, after all guests have left. Assert that all references are home."""
         self.advance(LONGEST)
         found = self.problems()
         assert not found, "\n".join(found)
 
     def close(self) -> None:
-        """End all workers in order, and close what the test opened."""
+        """End all workers in order, and close the sockets that the test has opened."""
         for worker in self.workers.values():
             worker.end()
             if worker.poller is not None:

@@ -1,14 +1,14 @@
-"""Acts another system in this process, then imports or runs the program: as near to it as Linux can be.
+"""Makes this process look like another system, then imports or runs the program. Linux acts that system.
 
     python -m tests.support.other_system darwin import          every module of the program
     python -m tests.support.other_system darwin run WORD...     gvtap-pipeline WORD...
 
-Names that the other system does not have are hidden, and what it refuses is refused; ``darwin`` is
-macOS on Apple silicon with a played kqueue, ``win32`` Windows. The standard library and packages of others
-are loaded before, since they know these systems themselves; the program is loaded after, and its workers
-are forked from here.
+Names that the other system lacks are hidden, and calls that it refuses are refused. ``darwin`` is macOS on
+Apple silicon, with a kqueue built on epoll. ``win32`` is Windows. The standard library and other packages are
+loaded first, because they know these systems themselves. Then the program is loaded. It forks its workers
+from here.
 
-What this cannot show: how the other kernel's sockets behave, its memory order, its start of processes.
+This does not show how the sockets of the other kernel behave, its memory order, and how it starts processes.
 """
 
 import ctypes
@@ -50,23 +50,23 @@ LINUX: dict[ModuleType, str] = {
 """Names of Linux that macOS does not have."""
 OPEN_MAX = 10240
 LONGEST_NAME = 31
-"""Bytes of a name of shared memory on macOS."""
+"""The most bytes in a name of shared memory on macOS."""
 
 
 def hide(module: ModuleType, pattern: str) -> None:
-    """Remove the names of a module that match."""
+    """Remove the names that match from a module."""
     for name in [name for name in vars(module) if re.fullmatch(pattern, name)]:
         delattr(module, name)
 
 
 def act_darwin() -> None:
-    """macOS."""
+    """Act macOS."""
     make_pair, set_limit = socket.socketpair, resource.setrlimit
     for module, pattern in LINUX.items():
         hide(module, pattern)
     for name in ("kqueue", "kevent", *(name for name in vars(fake_kqueue) if name.startswith("KQ_"))):
         setattr(select, name, getattr(fake_kqueue, name))
-    vars(socket)["TCP_KEEPALIVE"] = 4  # Linux's number for the same
+    vars(socket)["TCP_KEEPALIVE"] = 4  # Linux's number of the same option
 
     def setrlimit(what: int, limits: tuple[int, int]) -> None:
         if limits[0] > OPEN_MAX:
@@ -79,7 +79,7 @@ def act_darwin() -> None:
 
     resource.setrlimit = setrlimit
     socket.socketpair = socketpair  # type: ignore[assignment]
-    importlib.reload(selectors)  # asyncio, and so the supervisor, uses kqueue as well
+    importlib.reload(selectors)  # so that asyncio, and with it the supervisor, uses kqueue too
     act_sockets()
     act_posix_ipc()
     act_libc()
@@ -89,13 +89,13 @@ def act_darwin() -> None:
 
 
 def refuse_packets(family: int, kind: int) -> None:
-    """As the system's call does."""
+    """Refuse packet sockets, as the system's call does."""
     if family == socket.AF_UNIX and kind == socket.SOCK_SEQPACKET:
         raise OSError(errno.EPROTONOSUPPORT, os.strerror(errno.EPROTONOSUPPORT))
 
 
 def act_sockets() -> None:
-    """No packet sockets, and nobody can ask whether one listens."""
+    """Refuse packet sockets, and the question whether a socket listens (SO_ACCEPTCONN)."""
     plain: Any = socket.socket
     begin, ask = plain.__init__, plain.getsockopt
 
@@ -113,7 +113,7 @@ def act_sockets() -> None:
 
 
 def act_posix_ipc() -> None:
-    """Semaphores without a timed wait, which nobody must use then; short names of shared memory."""
+    """Remove the timed wait of semaphores, and refuse long names of shared memory."""
     make = posix_ipc.SharedMemory
 
     def shared_memory(name: str, *args: object, **kwargs: object) -> object:
@@ -129,7 +129,7 @@ def act_posix_ipc() -> None:
 
 
 def act_libc() -> None:
-    """What the C library of Linux alone has."""
+    """Hide functions that only Linux's C library has."""
     library: Any = ctypes.CDLL
 
     class Other(library):  # type: ignore[misc]
@@ -142,13 +142,13 @@ def act_libc() -> None:
 
 
 def refuse_proc(event: str, args: tuple[object, ...]) -> None:
-    """There is no /proc and no /sys."""
+    """Refuse to open files in /proc and /sys, which do not exist there."""
     if event in ("open", "os.listdir") and str(args[0]).startswith(("/proc/", "/sys/")):
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(args[0]))
 
 
 def act_win32() -> None:
-    """Windows, as far as it has to be for the program to say that it does not run there."""
+    """Act Windows, far enough for the program to report that it does not run there."""
     for module, pattern in LINUX.items():
         hide(module, pattern)
     hide(os, "fork|forkpty|geteuid|getuid|umask|mkfifo|set_blocking|readv|writev|sendfile|kill|killpg")
@@ -164,12 +164,12 @@ ACTS: dict[str, Callable[[], None]] = {"darwin": act_darwin, "win32": act_win32}
 
 
 def load_all() -> dict[str, str]:
-    """Import every module of the program: errors by module."""
+    """Import every module of the program. Returns the errors by module."""
     failed = {}
     package = importlib.import_module("pipeline")
     for module in pkgutil.walk_packages(package.__path__, "pipeline."):
         if module.name.endswith("__main__"):
-            continue  # it runs the program
+            continue  # this module runs the program
         try:
             importlib.import_module(module.name)
         except Exception as error:
@@ -178,13 +178,13 @@ def load_all() -> dict[str, str]:
 
 
 def unload() -> None:
-    """Forget the program, and keep what it has loaded of others."""
+    """Unload the program's own modules. Other packages stay loaded."""
     for name in [name for name in sys.modules if name.split(".")[0] == "pipeline"]:
         del sys.modules[name]
 
 
 def main() -> int:
-    """See the module."""
+    """See the module's docstring."""
     system, command, *words = sys.argv[1:]
     failed = load_all()
     assert not failed, failed

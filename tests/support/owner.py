@@ -1,10 +1,10 @@
-"""Who keeps the links of listeners in tests: remembers what it was told and reads the guests' frames."""
+"""Owns the links of listeners in tests. It records what listeners report, and reads the guests' frames."""
 
 from collections.abc import Callable
 
 from pipeline.ipc.arena import SLOT_BYTES, Pool
 from pipeline.links.base import Link, LinkClosed
-from pipeline.links.listener import Guest, Listener, Room
+from pipeline.links.listener import Guest, LinkResources, Listener
 from tests.support.poller import Poller
 
 
@@ -15,7 +15,7 @@ class Owner:
         self.poller = Poller()
         self.slots = [memoryview(bytearray(SLOT_BYTES)) for _ in range(slot_count)]
         self.pool = Pool(0, slot_count)
-        self.room = Room(self.pool, self.slots, mtu)
+        self.resources = LinkResources(self.pool, self.slots, mtu)
         self.guests: list[Guest] = []
         self.hung_up: list[str] = []
         self.refused: list[tuple[str, str]] = []
@@ -23,9 +23,9 @@ class Owner:
         self._listeners: list[Listener] = []
 
     def open(self, listener: Listener) -> Listener:
-        """Open a listener here; it is closed with the owner."""
+        """Open a listener. close() closes it too."""
         self._listeners.append(listener)
-        listener.open(self.poller, self.room, self)
+        listener.open(self.poller, self.resources, self)
         return listener
 
     def attach(self, guest: Guest, listener: Listener) -> None:
@@ -42,7 +42,7 @@ class Owner:
         self.failed.append(text)
 
     def leave(self, link: Link) -> None:
-        """A guest left: what the owner does about it."""
+        """Do what an owner does when a guest has left."""
         self.guests = [guest for guest in self.guests if guest.link is not link]
         link.close()
         for listener in self._listeners:
@@ -53,13 +53,13 @@ class Owner:
         self.poller.run_until(done)
 
     def guest(self) -> Guest:
-        """The one guest, waited for."""
+        """Wait for a guest, which must be the only one."""
         self.wait(lambda: self.guests)
         assert len(self.guests) == 1
         return self.guests[0]
 
     def frames(self, count: int, guest: Guest | None = None) -> list[bytes]:
-        """The next frames of the guest."""
+        """The next ``count`` frames of the guest."""
         link = (guest or self.guest()).link
         found: list[bytes] = []
 
@@ -72,7 +72,7 @@ class Owner:
         return found
 
     def end_of(self, guest: Guest) -> str:
-        """Read until the link says that it is over; its words."""
+        """Read until the link ends. Returns its reason."""
         words: list[str] = []
 
         def read() -> bool:
@@ -87,7 +87,7 @@ class Owner:
         return words[0]
 
     def close(self) -> None:
-        """Close everything; every slot must be home then."""
+        """Close everything, and assert that all slots are free."""
         for guest in list(self.guests):
             guest.link.close()
         for listener in self._listeners:

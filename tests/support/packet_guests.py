@@ -1,4 +1,4 @@
-"""Guests of packet links: the far end of a vfkit (datagram) or bess (packet) link, over real sockets."""
+"""Guests of packet links: the guest's end of a vfkit (datagram) or bess (packet) link, with real sockets."""
 
 import socket
 from pathlib import Path
@@ -12,7 +12,7 @@ SLOTS = [memoryview(bytearray(SLOT_BYTES)) for _ in range(6)]
 
 
 class VfkitGuest:
-    """A bound datagram socket on either side."""
+    """A pair of bound datagram sockets."""
 
     def __init__(self, folder: Path, mtu: int = 1500, slot_count: int = 6) -> None:
         ours = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
@@ -26,7 +26,7 @@ class VfkitGuest:
         self.link = DatagramLink(ours, self.pool, SLOTS, mtu)
 
     def send(self, *frames: bytes) -> None:
-        """The guest sends frames."""
+        """Send frames as the guest."""
         for frame in frames:
             self.sock.sendto(frame, self.path)
 
@@ -41,13 +41,13 @@ class BessGuest:
         self.link = SeqpacketLink(self.ours, self.pool, SLOTS, max_backlog=max_backlog)
 
     def send(self, *frames: bytes) -> None:
-        """The guest sends frames."""
+        """Send frames as the guest."""
         for frame in frames:
             self.sock.send(frame)
 
 
 def read(link: Link) -> list[bytes] | None:
-    """One burst, copied out of its slot."""
+    """Read one burst, and copy its frames out of the slot."""
     burst = link.read_burst()
     if burst is None:
         return None

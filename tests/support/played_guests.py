@@ -1,8 +1,8 @@
-"""Guests at the rings of a played ingress: frames in, records out, and our own TCP engine as their kernel.
+"""Plays ingress with its guests. The TCP of these guests is our own engine.
 
-A guest's connection (GuestStream) is a Connection of the pipeline's engine turned round: its "host" is the
-test. What it says becomes whole frames in a slot, and GRO makes records of them as in ingress; what demux
-and tcp send comes back as records, whose bytes are copied before their ring entry is released.
+A guest's connection (GuestStream) uses a Connection of the pipeline's engine. Its "host" is the test. What it
+sends becomes frames in a slot, and GRO makes records of them, as in ingress. Records of demux and tcp come
+back. Their bytes are copied before their ring entry is released.
 """
 
 from collections.abc import Sequence
@@ -31,11 +31,11 @@ from tests.support.segments import Pair, packets_of
 
 GATEWAY: Final = ipv4.addr_parse("192.168.127.1")
 HOST: Final = ipv4.addr_parse("192.168.127.254")
-"""Stands for the host's 127.0.0.1."""
+"""The guests' address for the host's 127.0.0.1."""
 FIRST_PORT: Final = 30000
 RANGES: Final = 16
 _SLOT_FILL: Final = 60000
-"""Bytes of frames that go into one slot."""
+"""The most bytes of frames in one slot."""
 _GAP: Final = 4
 
 Key = tuple[int, int]
@@ -60,16 +60,16 @@ class GuestStream:
         self.received = bytearray()
         self.established = False
         self.eof = False
-        """The gateway's FIN has come."""
+        """Whether the gateway's FIN has come."""
         self.failed = False
-        """It was reset, or the attempt came to nothing."""
+        """Whether it was reset, or could not be opened."""
         self.gone = False
         self.deaf = False
-        """Nothing that arrives is seen, as if it were lost."""
+        """Whether everything that arrives is ignored, as if it were lost."""
         self.losing = 0
-        """How many of the next frames that it sends are lost."""
+        """The number of next frames that are lost when they are sent."""
         self.reads = True
-        """Whether the guest's program takes what has come; else the window closes."""
+        """Whether the guest's program reads. If not, the window closes."""
         self._untaken = 0
 
     @property
@@ -78,37 +78,37 @@ class GuestStream:
         return self.key[1] >> 16
 
     def send(self, payload: bytes) -> None:
-        """Queue bytes, also before the connection stands."""
+        """Queue bytes. The connection need not be established."""
         self.conn.on_host_data(payload, 0, len(payload), self.guest.now)
 
     def finish(self) -> None:
-        """End this half behind all that was sent."""
+        """End this half after all bytes that were sent."""
         self.conn.on_host_eof(self.guest.now)
 
     def reset(self) -> None:
-        """End it at once."""
+        """Reset the connection."""
         self.conn.on_host_reset(self.guest.now)
 
     def say(self, flags: int, *, back: int = 0) -> None:
-        """A segment without data that the engine does not know of, back bytes before the next one."""
+        """Send a segment without data, past the engine. back: bytes before the next sequence number."""
         conn = self.conn
         seq = conn.snd_nxt - back & 0xFFFFFFFF
         out = actions.Outgoing(seq, flags, (conn.rcv_nxt & 0xFFFFFFFF, 500, 0, 0, False, (), 0))
         self.guest.transmit(self.key, out)
 
     def read(self) -> None:
-        """The program reads again."""
+        """Let the program read again."""
         self.reads = True
         self.conn.on_taken(self._untaken, self.guest.now)
         self._untaken = 0
 
     def arrive(self, segment: Segment) -> None:
-        """A range from the gateway."""
+        """Handle a range from the gateway."""
         if not self.deaf:
             self.conn.on_segment(segment, self.guest.now)
 
     def pump(self) -> bool:
-        """Let the engine act and send until it is quiet; whether it did anything."""
+        """Let the engine act and send until it is idle. Returns whether it did anything."""
         conn, now = self.conn, self.guest.now
         if conn.deadline() <= now:
             conn.on_timer(now)
@@ -148,7 +148,7 @@ class Guest:
     """One guest: a link with one MAC and one address."""
 
     def __init__(self, card: "Card", number: int) -> None:
-        """number: of its link; its address ends in one more."""
+        """number: of its link. Its address ends in number + 1."""
         self.card = card
         self.link = number
         self.mac = bytes((0x5A, 0x94, 0xEF, 0, 0, number))
@@ -158,28 +158,28 @@ class Guest:
         self.listens: set[int] = set()
         self.streams: dict[Key, GuestStream] = {}
         self.accepted: list[GuestStream] = []
-        """Connections to ports it listens on, the oldest first."""
+        """Connections to ports on which it listens, oldest first."""
         self.datagrams: list[Datagram] = []
         self.errors: list[tuple[int, int]] = []
-        """(type, code) of ICMP messages."""
+        """(type, code) of the ICMP errors that it received."""
         self.iss = 0xFFFFFFFF
-        """Initial sequence number of its next connection; the first one wraps at once."""
+        """The initial sequence number of its next connection. The first one wraps at once."""
         self.up = True
         self.mute = False
-        """Its kernel does not see TCP, as if all of it were lost."""
+        """Whether all TCP segments for it are ignored, as if they were lost."""
         self._frames: list[bytes] = []
         self._port = FIRST_PORT
         card.steering.link_up(number, number)
 
     @property
     def now(self) -> float:
-        """Virtual time."""
+        """The virtual time."""
         return self.card.process.now
 
     # --- what the test does -----------------------------------------------------------------
 
     def connect(self, port: int, remote: int = HOST, own_port: int = 0) -> GuestStream:
-        """Begin a connection; own_port 0: the next one that was not used yet."""
+        """Begin a connection. own_port 0: use the next new port."""
         self._port += not own_port
         key = remote, (own_port or self._port) << 16 | port
         stream = self.streams[key] = GuestStream(
@@ -195,18 +195,18 @@ class Guest:
         )
 
     def send(self, *frames: bytes) -> None:
-        """Frames that leave with the next breath."""
+        """Send frames with the next breath."""
         self._frames += frames
 
     def leave(self) -> None:
-        """The link goes down, with whatever is open."""
+        """Take the link down, with open connections."""
         self.up = False
         self.streams.clear()
         self._frames.clear()
         self.card.steering.link_down(self.link, self.link)
 
     def replug(self, number: int) -> None:
-        """Its link goes down, and it is there again on another one with all that it has open."""
+        """Move to another link, with all open connections: the old link goes down."""
         self.card.steering.link_down(self.link, self.link)
         self.link = number
         self.card.by_link[number] = self
@@ -215,7 +215,7 @@ class Guest:
     # --- frames -------------------------------------------------------------------------------
 
     def transmit(self, key: Key, out: actions.Outgoing) -> None:
-        """A range of the engine becomes frames."""
+        """Send a range of the engine as frames."""
         remote, ports = key
         pair = Pair(self.addr, remote, ports >> 16, ports & 0xFFFF)
         packets = packets_of(out, pair, _part)
@@ -226,7 +226,7 @@ class Guest:
         self._frames += [self.to_gateway + packet for packet in packets]
 
     def step(self) -> int:
-        """Timers of connections, then all frames that are due; how much was done."""
+        """Run the timers of connections, then send the frames. Returns how much was done."""
         work = sum([stream.pump() for stream in self.streams.values()])
         frames = self._frames
         while frames:
@@ -243,13 +243,13 @@ class Guest:
         return work
 
     def deadline(self) -> float:
-        """The next timer of a connection."""
+        """The next deadline of its connections."""
         return min((stream.conn.deadline() for stream in self.streams.values()), default=float("inf"))
 
     # --- what comes ---------------------------------------------------------------------------
 
     def on_segment(self, key: Key, segment: Segment) -> None:
-        """A range for one of its ports."""
+        """Handle a range for one of its ports."""
         if self.mute:
             return
         stream = self.streams.get(key)
@@ -263,7 +263,7 @@ class Guest:
             self.transmit(key, answer)
 
     def on_frame(self, frame: bytes) -> None:
-        """A whole frame: ARP is answered, errors are kept."""
+        """Handle a frame: answer ARP, and keep ICMP errors."""
         if frame[12:14] == ethernet.TYPE_ARP.to_bytes(2, "big"):
             asked = arp.parse(frame, ethernet.HEADER_LEN, len(frame))
             if asked.op == arp.REQUEST and asked.tpa == self.addr:
@@ -282,37 +282,37 @@ class Guest:
 
 
 class Card(Neighbour):
-    """Plays ingress, with any number of guests. Its steering is the real one."""
+    """Plays ingress, with any number of guests. It uses the real steering."""
 
     def __init__(self, worker: Worker, process: OneProcess) -> None:
         super().__init__(worker, process)
         self.guests: dict[int, Guest] = {}
-        """By address."""
+        """The guests by address."""
         self.by_link: dict[int, Guest] = {}
         self.starved = 0
-        """How often a burst had to wait for a slot."""
+        """The number of times that a burst had to wait for a slot."""
         self.lost = 0
-        """Records with datagrams for an address that nobody has any more."""
+        """The number of records with datagrams for an address without a guest."""
         self.steering = Steering(worker, process.config)
         self.steers = True
-        """Whether what demux knows goes past it; else everything goes there."""
+        """Whether runs of known flows go past demux. If not, everything goes to demux."""
 
     def guest(self, number: int = 1) -> Guest:
-        """A new guest on link number."""
+        """Make a new guest on the link ``number``."""
         guest = Guest(self, number)
         self.guests[guest.addr] = self.by_link[number] = guest
         return guest
 
     def step(self, now: float) -> int:
-        """Records to guests, then what the guests say."""
+        """Handle records for guests, then let the guests send."""
         return super().step(now) + sum([guest.step() for guest in self.guests.values() if guest.up])
 
     def deadline(self) -> float:
-        """The next timer of any guest."""
+        """The next deadline of all guests."""
         return min((guest.deadline() for guest in self.guests.values() if guest.up), default=float("inf"))
 
     def receive(self, link: int, frames: Sequence[bytes]) -> bool:
-        """One burst from a link: into a slot, through GRO, and on. False when there is no slot now."""
+        """Put a burst from a link into a slot, and send it on after GRO. False if no slot is free now."""
         pool = self.worker.pool
         slot = pool.alloc()
         if slot == NO_SLOT:
@@ -337,10 +337,10 @@ class Card(Neighbour):
         return True
 
     def on_record(self, record: Received) -> None:
-        """To the guest, or to what ingress knows of guests."""
+        """Handle a record: it is for a guest, or for what ingress knows about guests."""
         fields = record.fields
         if isinstance(fields, TcpOut):
-            # Its reference stays with tcp.
+            # tcp keeps the reference.
             ends = Ends.of(fields.key)
             guest = self.guests.get(ends.guest_addr)
             if guest is not None and guest.up:
@@ -373,7 +373,7 @@ class Card(Neighbour):
         self.give_back(record)
 
     def _datagrams(self, guest: Guest, run: Run, key: FlowKey) -> None:
-        """Datagrams for a guest, one after the other."""
+        """Deliver datagrams to a guest, one after the other."""
         ends = Ends.of(key)
         for begin in range(0, max(run.length, 1), max(run.piece_size, 1)):
             length = min(run.piece_size, run.length - begin)
@@ -382,7 +382,7 @@ class Card(Neighbour):
             guest.datagrams.append(Datagram(ends.remote_addr, ports_of(ends), payload))
 
     def _segment(self, out: TcpOut) -> Segment:
-        """What ingress would make of a TCP_OUT, as the guest's kernel sees it after its own GRO."""
+        """The segment that the guest's kernel would get from this TCP_OUT, after its own GRO."""
         syn = bool(out.flags & SYN)
         return Segment(
             out.seq,
@@ -402,7 +402,7 @@ class Card(Neighbour):
 
 
 def ports_of(ends: Ends) -> int:
-    """Both ports as a GuestStream's key has them."""
+    """Both ports in the form of a GuestStream's key."""
     return ends.guest_port << 16 | ends.remote_port
 
 

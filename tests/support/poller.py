@@ -1,15 +1,15 @@
-"""A small epoll loop with the interface that workers give their stages."""
+"""A small epoll loop with the interface that workers offer to stages."""
 
 import select
 import time
 from collections.abc import Callable
 
 LIMIT = 10.0
-"""Seconds until something that should happen at once counts as not happening."""
+"""Seconds after which a test fails, if something has not happened that should happen at once."""
 
 
 class Poller:
-    """Descriptors and their callbacks; the test calls ``run``."""
+    """Descriptors and their callbacks. The test calls ``run``."""
 
     def __init__(self) -> None:
         self._epoll = select.epoll()
@@ -27,7 +27,7 @@ class Poller:
         self._epoll.unregister(fd)
 
     def run(self, timeout: float = 0.0) -> int:
-        """Wait for events and deliver them; how many there were."""
+        """Wait for events and deliver them. Returns their number."""
         events = self._epoll.poll(timeout)
         for fd, mask in events:
             if (callback := self.callbacks.get(fd)) is not None:

@@ -1,8 +1,8 @@
-"""Which QEMUs the tests have, and what each of them can.
+"""Finds the QEMU programs for tests, and what each of them supports.
 
-The installed one, and where that is too old to reconnect, a newer one beside it that vm_fetch.py has unpacked
-into the cache: a test of each kind of link and those of restarts run with both. $GVTAP_QEMU names one program
-to use instead.
+The tests use the installed QEMU. If it is too old to reconnect, they also use a newer one, which vm_fetch.py
+has unpacked into the cache. One test for each kind of link, and the tests of restarts, then run with both.
+$GVTAP_QEMU names one program to use instead.
 """
 
 import dataclasses
@@ -19,22 +19,22 @@ PROGRAM = "qemu-system-x86_64"
 STREAM = (7, 2)
 """The first version with `-netdev stream` and `-netdev dgram`."""
 RECONNECT = (8, 0)
-"""The first version whose `-netdev stream` connects again."""
-_RECONNECT_MS = (9, 2)  # that of the option's newer name; the older one is deprecated from here on
+"""The first version whose `-netdev stream` reconnects."""
+_RECONNECT_MS = (9, 2)  # the first version with the option's newer name; it deprecates the older one
 
 
 @dataclasses.dataclass(frozen=True)
 class Qemu:
-    """A program that runs here, with its version (major, minor)."""
+    """A QEMU program that runs here, with its version (major, minor)."""
 
     program: Path
     version: tuple[int, int]
     tree: Path | None = None
-    """Where its packages were unpacked; None for a program that is installed."""
+    """The directory of its unpacked packages; None for an installed program."""
 
     @property
     def command(self) -> list[str]:
-        """The first words of a command line: an unpacked program has to be told where its own parts are."""
+        """The first words of its command line. An unpacked program needs the paths of its own files."""
         if self.tree is None:
             return [str(self.program)]
         libraries, share = self.tree / "usr" / "lib" / "x86_64-linux-gnu", self.tree / "usr" / "share"
@@ -46,12 +46,12 @@ class Qemu:
 
     @property
     def reconnects(self) -> bool:
-        """Whether its `-netdev stream` can connect again when the other end was gone."""
+        """Whether its `-netdev stream` can reconnect."""
         return self.version >= RECONNECT
 
     @property
     def reconnect(self) -> str:
-        """The option for that, once a second."""
+        """The option to reconnect once a second."""
         return "reconnect-ms=1000" if self.version >= _RECONNECT_MS else "reconnect=1"
 
     def __str__(self) -> str:
@@ -60,7 +60,7 @@ class Qemu:
 
 @functools.cache
 def probe(program: Path, tree: Path | None = None) -> Qemu | None:
-    """What `program` is; None when it does not run or is no QEMU."""
+    """The QEMU that `program` is; None if it does not run, or is not a QEMU."""
     found = Qemu(program, (0, 0), tree)
     try:
         done = subprocess.run([*found.command, "--version"], capture_output=True, text=True, timeout=30)
@@ -71,24 +71,24 @@ def probe(program: Path, tree: Path | None = None) -> Qemu | None:
 
 
 def unpacked(tree: Path) -> Qemu | None:
-    """The QEMU of packages that were unpacked into `tree`."""
+    """The QEMU in packages that were unpacked into `tree`."""
     return probe(tree / "usr" / "bin" / PROGRAM, tree)
 
 
 def installed() -> Qemu | None:
-    """The one on the path."""
+    """The QEMU on the path."""
     path = shutil.which(PROGRAM)
     return probe(Path(path)) if path else None
 
 
 def cached() -> Qemu | None:
-    """The newest in the cache."""
+    """The newest QEMU in the cache."""
     candidates = [candidate for tree in CACHE.glob("qemu-*") if (candidate := unpacked(tree))]
     return max(candidates, key=lambda candidate: candidate.version, default=None)
 
 
 def found() -> Sequence[Qemu]:
-    """Those the tests run with, without any that is too old for `-netdev stream`."""
+    """The programs for the tests, without those too old for `-netdev stream`."""
     named = os.environ.get("GVTAP_QEMU")
     if named:
         candidates = [probe(Path(shutil.which(named) or named))]
@@ -100,10 +100,10 @@ def found() -> Sequence[Qemu]:
 
 
 def missing() -> str:
-    """Why there is none, or ""."""
+    """Why there is no QEMU; "" if there is one."""
     if found():
         return ""
     named = os.environ.get("GVTAP_QEMU")
     if named:
-        return f"GVTAP_QEMU={named} is no QEMU from 7.2 on that runs here"
+        return f"GVTAP_QEMU={named} is not a QEMU from 7.2 on that runs here"
     return f"needs {PROGRAM} from 7.2 on (apt-get install qemu-system-x86)"

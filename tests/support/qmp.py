@@ -1,4 +1,4 @@
-"""QEMU's monitor for programs (QMP): commands to a machine that runs."""
+"""Sends commands to a running machine over QEMU's monitor protocol (QMP)."""
 
 import json
 import socket
@@ -23,19 +23,19 @@ class Monitor:
         self.execute("qmp_capabilities")
 
     def execute(self, command: str, **arguments: Any) -> Any:
-        """What the command returns; AssertionError with QEMU's words when it is refused."""
+        """Execute a command, and return its result. AssertionError with QEMU's text if it is refused."""
         self._sock.sendall(json.dumps({"execute": command, "arguments": arguments}).encode() + b"\n")
         while True:
             line = self._lines.readline()
             assert line, f"QEMU ended before it answered {command}"
             answer = json.loads(line)
-            # Events come in between.
+            # Skip events, which may come before the answer.
             if "event" not in answer:
                 assert "return" in answer, f"{command}: {answer['error']['desc']}"
                 return answer["return"]
 
     def close(self) -> None:
-        """Disconnect; the machine goes on."""
+        """Disconnect. The machine goes on."""
         self._lines.close()
         self._sock.close()
 

@@ -1,4 +1,4 @@
-"""Ranges for guests, as tests have them cut: by their fields, of which the options are bytes."""
+"""Makes TCP ranges for tests of GSO from their fields. TCP options are given as bytes."""
 
 from pipeline.engines.offload.gso import Buffer, Segmenter
 from pipeline.records.flows import Ends
@@ -10,7 +10,7 @@ ENDS = Ends(GUEST, 40000, REMOTE, 80)
 
 
 def range_of(length: int, seq: int, ack: int, flags: int, window: int, options: bytes, mss: int) -> TcpOut:
-    """A range of length bytes with these options, which are none of a SYN."""
+    """A range of length bytes with these options, which must not be those of a SYN."""
     found = tcp_options.parse(options, 0, len(options))
     return TcpOut(
         key=ENDS.key(),

@@ -1,4 +1,4 @@
-"""A guest without a kernel: whole frames to and from the daemon's QEMU socket, and a little TCP by hand."""
+"""A guest without a kernel. It sends and receives frames on the daemon's QEMU socket, with a minimal TCP."""
 
 import os
 import select
@@ -57,11 +57,11 @@ class RawGuest:
     # --- frames -----------------------------------------------------------------------
 
     def send(self, *sent: bytes) -> None:
-        """Send frames in one burst, reading meanwhile nothing."""
+        """Send frames in one burst. It does not read meanwhile."""
         self.sock.sendall(b"".join(QEMU.prefix.pack(len(frame)) + frame for frame in sent))
 
     def receive(self, quiet: float = QUIET_SECONDS) -> list[bytes]:
-        """Frames until none comes for that many seconds; behind the first, a fifth of that."""
+        """Receive frames until none has come for ``quiet`` seconds; after the first one, a fifth of that."""
         found: list[bytes] = []
         while select.select([self.sock], [], [], quiet if not found else quiet / 5)[0]:
             data = self.sock.recv(1 << 20)
@@ -84,7 +84,7 @@ class RawGuest:
         ident: int = 1,
         options: bytes = b"",
     ) -> bytes:
-        """An IPv4 frame to the gateway; options are those of IP, a multiple of 4 bytes."""
+        """An IPv4 frame to the gateway. options: IP options, a multiple of 4 bytes."""
         flags = ipv4.FLAG_MF if more else 0
         total = ipv4.HEADER_LEN + len(options) + len(payload)
         header = bytearray(ipv4.build(total, ident, 64, proto, self.addr, dst, flags=flags, frag_off=frag))
@@ -104,14 +104,14 @@ class RawGuest:
     def segment(
         self, dst: int, sport: int, dport: int, seq: int, payload: bytes = b"", **fields: int
     ) -> bytes:
-        """A TCP frame; fields are flags, ack and wnd."""
+        """A TCP frame. fields: flags, ack and wnd."""
         return frames.tcp_frame(
             seq, payload, src=self.addr, dst=dst, sport=sport, dport=dport, eth_header=self.to_gateway,
             flags=fields.get("flags", tcp.ACK), ack=fields.get("ack", 0), wnd=fields.get("wnd", 65535),
         )  # fmt: skip
 
     def tcp(self, received: list[bytes], sport: int = 0) -> Iterator[Received]:
-        """The TCP segments among frames, those to one port if it is given."""
+        """The TCP segments among frames. sport: only those to this port."""
         for frame in received:
             if frame[12:14] != b"\x08\x00" or frame[23] != ipv4.PROTO_TCP:
                 continue
@@ -128,7 +128,7 @@ class RawGuest:
     # --- one connection -----------------------------------------------------------------
 
     def connect(self, dst: int, sport: int, dport: int, wnd: int = 65535, iss: int = 1000) -> "Stream":
-        """A handshake; AssertionError without a SYN-ACK within some seconds."""
+        """Open a connection. AssertionError without a SYN-ACK within some seconds."""
         deadline = time.monotonic() + 10
         while time.monotonic() < deadline:
             self.send(self.segment(dst, sport, dport, iss, flags=tcp.SYN, wnd=wnd))
@@ -140,7 +140,7 @@ class RawGuest:
         raise AssertionError("no SYN-ACK")
 
     def close(self) -> None:
-        """Leave."""
+        """Close the link."""
         self.sock.close()
 
     def __enter__(self) -> "RawGuest":
@@ -153,7 +153,7 @@ class RawGuest:
 
 
 class Stream:
-    """The guest's end of one connection; acknowledges only when told to."""
+    """The guest's end of one connection. It acknowledges only when the test says so."""
 
     def __init__(
         self, guest: RawGuest, dst: int, sport: int, dport: int, seq: int, ack: int, wnd: int
@@ -166,7 +166,7 @@ class Stream:
         self.data = bytearray()
 
     def segment(self, payload: bytes = b"", *, at: int = 0, flags: int = tcp.ACK, ack: int = 0) -> bytes:
-        """A segment at bytes behind the next sequence number; ack is added to what is acknowledged."""
+        """A segment ``at`` bytes after the next sequence number. ack: added to the acknowledgment number."""
         seq = self.seq + at & 0xFFFFFFFF
         acked = self.ack + ack & 0xFFFFFFFF
         return self.guest.segment(*self.way, seq, payload, flags=flags, ack=acked, wnd=self.wnd)
@@ -177,7 +177,7 @@ class Stream:
         self.seq = self.seq + len(payload) & 0xFFFFFFFF
 
     def receive(self, wanted: int, seconds: float = 10.0) -> bytes:
-        """Take segments in order and acknowledge, until wanted bytes are there in all; the bytes so far."""
+        """Receive and acknowledge in-order segments, until ``wanted`` bytes are there. Returns all bytes."""
         deadline = time.monotonic() + seconds
         while len(self.data) < wanted and time.monotonic() < deadline:
             for got in self.guest.tcp(self.guest.receive(0.05), self.way[1]):
@@ -190,11 +190,11 @@ class Stream:
         return bytes(self.data)
 
     def echoes(self, payload: bytes) -> bool:
-        """Whether the server's echo of payload comes back behind all before."""
+        """Whether the server's echo of payload comes back, after all earlier bytes."""
         before = len(self.data)
         self.send(payload)
         return self.receive(before + len(payload))[before:] == payload
 
     def reset(self) -> None:
-        """End it."""
+        """Reset the connection."""
         self.guest.send(self.segment(flags=tcp.RST | tcp.ACK))

@@ -1,4 +1,4 @@
-"""Records as played workers receive them."""
+"""Records that played workers receive."""
 
 from typing import Any, Final
 
@@ -21,11 +21,11 @@ _CARRIES: Final = frozenset(
         kinds.SERVICE_DATAGRAM,
     )
 )
-"""Kinds of record whose reference goes with them. (That of FRAME_OUT does unless it is borrowed.)"""
+"""Kinds of record that pass on a reference to their slot. (FRAME_OUT does so unless it is borrowed.)"""
 
 
 class Received:
-    """One record: its kind, and the fields of its class as attributes."""
+    """A record: its kind, and the fields of its class as attributes."""
 
     def __init__(self, raw: bytes) -> None:
         self.kind: int = raw[0]
@@ -38,7 +38,7 @@ class Received:
         return f"{type(self.fields).__name__}({self.kind}, {vars(self.fields)})"
 
     def carries(self) -> bool:
-        """Whether the reference to the slot belongs to whoever has the record."""
+        """Whether the record passes on a reference to its slot."""
         if isinstance(self.fields, FrameOut):
             return not self.fields.borrowed
         return self.kind in _CARRIES and self.fields.slot != kinds.NO_SLOT

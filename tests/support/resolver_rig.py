@@ -1,4 +1,4 @@
-"""The resolver stage in one process: real rings, slots and sockets; demux and the Internet by hand."""
+"""Runs the resolver stage in one process with real rings, slots and sockets. The test plays demux."""
 
 import os
 import socket
@@ -31,7 +31,7 @@ BROADCAST = 0xFFFFFFFF
 
 
 class FakeWorker(Poller):
-    """What the stage sees of a worker; the loop is the test."""
+    """The worker that the stage sees. The test is its loop."""
 
     def __init__(self, fabric: Fabric) -> None:
         super().__init__()
@@ -46,10 +46,10 @@ class FakeWorker(Poller):
 
 
 class Upstream:
-    """The only name server of the host: answers every name with 10.1.2.3, or is silent.
+    """The only name server of the host. It answers every name with 10.1.2.3, or is silent.
 
-    ``authentic``: says so to those who ask. ``without_edns``: does not understand it, and answers it with
-    the code ``refusal`` or not at all.
+    ``authentic``: set AD in answers to queries that ask for it. ``without_edns``: answer EDNS queries with
+    the code ``refusal``, or not at all.
     """
 
     def __init__(self) -> None:
@@ -124,7 +124,7 @@ class Rig:
         link: int = 3,
         crowded: bool = False,
     ) -> None:
-        """A guest's datagram, as demux hands it over."""
+        """Send a guest's datagram to the stage, as demux does."""
         slot = self.ingress.alloc()
         self.slots[slot][500 : 500 + len(payload)] = payload
         key = flow_key(guest_addr, guest_port, remote, port)
@@ -133,7 +133,7 @@ class Rig:
         self.given += 1
 
     def breathe(self, now: float | None = None) -> int:
-        """One turn of the worker's loop."""
+        """Run one turn of the worker's loop."""
         self.worker.run(0)
         work = self.stage.step(monotonic() if now is None else now)
         self.turn()
@@ -149,7 +149,7 @@ class Rig:
         self.worker.freed.clear()
 
     def replies(self) -> list[tuple[dict[str, int], bytes]]:
-        """The records for demux, with their payload; the slots go home."""
+        """The records for demux, with their payload. Frees their slots."""
         found = []
         while burst := self.from_stage.peek():
             for at in range(0, len(burst), RECORD_BYTES):
@@ -173,7 +173,7 @@ class Rig:
         return found
 
     def reply(self) -> tuple[dict[str, int], bytes]:
-        """The next reply, alone."""
+        """The next reply, which must be the only one."""
         end = monotonic() + LIMIT
         while not (found := self.replies()):
             assert monotonic() < end, "no reply"
@@ -182,7 +182,7 @@ class Rig:
         return found[0]
 
     def ask(self, name: str, rdtype: str = "A", **options: Any) -> dns.message.Message:
-        """What a guest is answered over UDP."""
+        """The answer to a guest's query over UDP."""
         self.send(query(name, rdtype, **options), 53)
         record, payload = self.reply()
         assert (record["link"], record["guest"], record["guest_port"]) == (3, GUEST, 4000)
@@ -198,7 +198,7 @@ class Rig:
         return result
 
     def connect(self, guest: str = "192.168.127.2:4000", link: int = 3) -> socket.socket:
-        """A guest's DNS-over-TCP connection: the guest's end."""
+        """Open a guest's DNS connection over TCP. Returns the guest's end."""
         ours, theirs = socket.socketpair()
         request = {"op": "serve_tcp", "guest": guest, "link": link}
         assert self.request(request, [theirs.detach()]) == {}
@@ -206,7 +206,7 @@ class Rig:
         return ours
 
     def close(self) -> None:
-        """End as a worker does, then see that nothing is left."""
+        """End as a worker does, and assert that nothing is left."""
         self.breathe()
         self.replies()
         self.stage.close()
@@ -230,7 +230,7 @@ def framed(*messages: bytes) -> bytes:
 
 
 def received(rig: Rig, sock: socket.socket, count: int = 1) -> list[dns.message.Message]:
-    """The next messages of a connection."""
+    """The next ``count`` messages of a connection."""
     data = b""
     found: list[dns.message.Message] = []
     end = monotonic() + LIMIT

@@ -1,6 +1,7 @@
-"""Engine segments as IPv4 packets and back, by the plain wire modules (the pipeline has GRO and GSO).
+"""Converts segments of the TCP engine to IPv4 packets and back, with the wire modules.
 
-For tests in which an engine meets something that speaks bytes: a kernel, a link that flips bits, a fuzzer.
+The pipeline itself uses GRO and GSO. This is for tests in which an engine exchanges bytes with something
+else: a kernel, a link that flips bits, a fuzzer.
 """
 
 from collections.abc import Callable
@@ -24,16 +25,16 @@ class Pair(NamedTuple):
     dst_port: int
 
     def reversed(self) -> "Pair":
-        """As the other side sees it."""
+        """The same pair, as the other side sees it."""
         return Pair(self.dst, self.src, self.dst_port, self.src_port)
 
 
 def packets_of(
     out: Outgoing, pair: Pair, payload: Callable[[object, int, int], bytes], ident: int = 0
 ) -> list[bytes]:
-    """The packets that a range is sent as; payload(buf, off, length) reads its bytes.
+    """The packets of a range. payload(buf, off, length) returns its bytes.
 
-    PSH and FIN end the last.
+    PSH and FIN are only in the last packet.
     """
     options = (
         tcp_options.build_syn(out.mss, out.syn_wscale, out.syn_sack, out.has_ts, out.ts_val, out.ts_ecr)
@@ -60,9 +61,9 @@ def packets_of(
 def segment_of(
     packet: bytes | memoryview, handle: Callable[[bytes], object] = bytes
 ) -> tuple[Pair, Segment, bytes]:
-    """The segment in a packet, its 4-tuple and its data; handle(data) makes the buf of one that has some.
+    """The 4-tuple of a packet, its segment and its data. If there are data, handle(data) makes the buf.
 
-    Raises WireError for what the pipeline drops before its engine.
+    Raises WireError for packets that the pipeline drops before its engine.
     """
     header = ipv4.parse(packet, 0, len(packet))
     if header.proto != ipv4.PROTO_TCP:

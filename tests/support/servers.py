@@ -1,18 +1,18 @@
-"""Small servers for tests, one process in a namespace: python -m tests.support.servers [-address A]
+"""Small servers for tests, all in one process in a namespace: python -m tests.support.servers [-address A]
 
     data 7000        seeded bytes both ways, hashed (tests.support.traffic)
-    echo 7001        TCP: everything comes back; closes when the client has closed
-    discard 7002     TCP: reads and forgets; one JSON line on stdout with count and hash at the end
-    late 7003        TCP: reads to the client's end first, then answers b"late " + the count read
-    early 7004       TCP: says b"early" and ends its half at once, then reads on as discard does
-    reset 7005       TCP: resets the connection at the first byte it gets
-    slow 7006        TCP: reads nothing for a second, then as late does
-    udp echo 7007    every datagram comes back
+    echo 7001        TCP: sends everything back, and closes when the client has closed
+    discard 7002     TCP: reads and forgets; prints one JSON line with count and hash at the end
+    late 7003        TCP: reads to the client's end, then answers b"late " + the count of bytes
+    early 7004       TCP: sends b"early" and ends its half at once, then reads like discard
+    reset 7005       TCP: resets the connection at the first byte
+    slow 7006        TCP: reads nothing for a second, then acts like late
+    udp echo 7007    sends every datagram back
     stuck 7008       TCP: accepts and never reads
     http 80          one page
-    dns 53           UDP and TCP, the records below; other names do not exist
+    dns 53           UDP and TCP: the records below; other names do not exist
 
-Prints "ready" when all are bound. Ends with its standard input. Servers is the test's handle of it.
+It prints "ready" when all ports are bound, and ends with its standard input. Tests use it through Servers.
 """
 
 import argparse
@@ -62,10 +62,10 @@ _ANSWERS = {(rrset.name, rrset.rdtype): rrset for rrset in (dns.rrset.from_text(
 
 
 class Servers:
-    """The servers as a process in a namespace."""
+    """The servers, as a process in a namespace."""
 
     def __init__(self, namespace: Namespace, directory: Path, address: str = "0.0.0.0") -> None:
-        """Start them and wait until all are bound; directory takes their reports."""
+        """Start the servers, and wait until all are bound. directory: for their reports."""
         self._path = directory / f"{namespace.name}-servers.out"
         argv = [sys.executable, "-m", "tests.support.servers", "-address", address]
         with self._path.open("wb") as reports:
@@ -74,7 +74,7 @@ class Servers:
         wait_for(lambda: self._path.read_text().startswith("ready\n"), "the servers")
 
     def next_report(self, server: str, seconds: float = 10.0) -> dict[str, Any]:
-        """The next line that a server of this name wrote."""
+        """The next report of the server with this name."""
 
         def found() -> dict[str, Any]:
             lines = self._path.read_text().splitlines(keepends=True)
@@ -90,14 +90,14 @@ class Servers:
         return wait_for(found, f"a report of the {server} server", seconds)
 
     def close(self) -> None:
-        """End them."""
+        """End the servers."""
         assert self._process.stdin is not None
         self._process.stdin.close()
         self._process.wait(10)
 
 
 def report(**fields: object) -> None:
-    """One JSON line for the test on stdout."""
+    """Print a JSON line for the test."""
     sys.stdout.write(json.dumps(fields) + "\n")
     sys.stdout.flush()
 
@@ -155,7 +155,7 @@ def _stuck(sock: socket.socket) -> None:
 
 
 def answer(query: dns.message.Message) -> dns.message.Message:
-    """The response to one query out of RECORDS."""
+    """The response to one query, from RECORDS."""
     response = dns.message.make_response(query)
     response.flags |= dns.flags.RA
     question = query.question[0]
@@ -209,7 +209,7 @@ class _Page(http.server.BaseHTTPRequestHandler):
         self.wfile.write(PAGE)
 
     def log_message(self, format: str, *args: object) -> None:
-        """A test's output is not for access logs."""
+        """Do not write access logs to the output of the test."""
 
 
 class _Web(socketserver.ThreadingTCPServer):
@@ -217,7 +217,7 @@ class _Web(socketserver.ThreadingTCPServer):
     allow_reuse_address = True
 
     def handle_error(self, request: object, client_address: object) -> None:
-        """A client that goes away is part of the tests."""
+        """Ignore clients that leave, since tests do that."""
 
 
 def _accept(listener: socket.socket, serve: Callable[[socket.socket], None]) -> None:
@@ -227,7 +227,7 @@ def _accept(listener: socket.socket, serve: Callable[[socket.socket], None]) -> 
 
 
 def _serve_one(sock: socket.socket, serve: Callable[[socket.socket], None]) -> None:
-    # A client that goes away is part of the tests; what it means is seen at its end.
+    # Clients may leave in tests. The test checks the effect at the client's end.
     with sock, contextlib.suppress(OSError, EOFError, dns.exception.DNSException):
         serve(sock)
 
@@ -251,7 +251,7 @@ UDP_SERVERS: dict[int, Callable[[socket.socket], None]] = {UDP_ECHO: _serve_udp_
 
 
 def main() -> None:
-    """Bind everything, say so, and serve until standard input ends."""
+    """Bind everything, print "ready", and serve until standard input ends."""
     parser = argparse.ArgumentParser(description="test servers")
     parser.add_argument("-address", default="0.0.0.0")
     address = parser.parse_args().address

@@ -1,4 +1,4 @@
-"""A guest's ssh server in this process: asyncssh on socketpairs, with unix sockets that are functions.
+"""A guest's ssh server in this process: asyncssh on socket pairs. Its unix sockets are Python functions.
 
 guest = SshGuest(folder); connection = SshConnection(guest.destination("/echo"), guest.dial, log)
 """
@@ -18,7 +18,7 @@ ADDRESS = "192.168.127.2"
 
 
 async def echo(reader: asyncssh.SSHReader[bytes], writer: asyncssh.SSHWriter[bytes]) -> None:
-    """Everything comes back; the end as well."""
+    """Send everything back, then end too."""
     while data := await reader.read(65536):
         writer.write(data)
         await writer.drain()
@@ -26,14 +26,14 @@ async def echo(reader: asyncssh.SSHReader[bytes], writer: asyncssh.SSHWriter[byt
 
 
 async def late(reader: asyncssh.SSHReader[bytes], writer: asyncssh.SSHWriter[bytes]) -> None:
-    """Answers when the client has ended its half."""
+    """Answer when the client has ended its half."""
     data = await reader.read(-1)
     writer.write(b"late %d" % len(data))
     writer.write_eof()
 
 
 async def early(reader: asyncssh.SSHReader[bytes], writer: asyncssh.SSHWriter[bytes]) -> None:
-    """Ends its half first and reads on; what it read is in `early_heard`."""
+    """End this half first, and read on. `early_heard` has what it read."""
     writer.write(b"early")
     writer.write_eof()
     early_heard.append(await reader.read(-1))
@@ -43,7 +43,7 @@ early_heard: list[bytes] = []
 
 
 class SshGuest:
-    """The server, its keys, and how often it was dialled. ``down`` makes it refuse connections."""
+    """The server, its keys, and the number of times it was dialled. ``down`` makes it refuse connections."""
 
     def __init__(self, folder: Path) -> None:
         self.key_path = folder / "key"
@@ -59,11 +59,11 @@ class SshGuest:
         self._kept: list[socket.socket] = []
 
     def destination(self, path: str = "/echo", **other: Any) -> Destination:
-        """One of its sockets, for the user "core"."""
+        """The destination of one of its sockets, for the user "core"."""
         return Destination("core", ADDRESS, path, str(self.key_path), **other)
 
     async def dial(self, ip: str, port: int) -> socket.socket:
-        """A connection to it."""
+        """Connect to the server."""
         assert (ip, port) == (ADDRESS, 22)
         self.dials += 1
         ours, theirs = socket.socketpair()
@@ -98,7 +98,7 @@ class SshGuest:
             sock.close()
 
     def reboot(self) -> None:
-        """All its connections break."""
+        """Break all its connections."""
         for connection in self.connections:
             connection.abort()
         self.connections.clear()

@@ -1,4 +1,4 @@
-"""OpenSSH's server in a guest, with a key pair for root, and a program on a unix socket behind it.
+"""Runs OpenSSH's server in a guest, with a key pair for root, and a program that serves a unix socket there.
 
 with Sshd(agent.guest, directory) as sshd: ...        sshd.key is the private key, sshd.socket the guest's
 python -m tests.support.sshd SOCKET                   the program: reads to the end, then "<count> <sha256>";
@@ -22,12 +22,12 @@ PROGRAM = shutil.which("sshd", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sb
 
 
 def missing() -> str:
-    """Why there is no server here, or ""."""
+    """Why the server cannot run here; "" if it can."""
     return "" if PROGRAM and shutil.which("ssh-keygen") else "needs sshd (apt-get install openssh-server)"
 
 
 class Sshd:
-    """One run of the server; keys and the program's socket are kept from one run to the next."""
+    """The server. Its keys and the program's socket stay the same from one run to the next."""
 
     def __init__(self, guest: Namespace, directory: Path) -> None:
         self.guest = guest
@@ -40,12 +40,12 @@ class Sshd:
         self._processes: list[subprocess.Popen[bytes]] = []
 
     def start(self) -> None:
-        """Start both; returns when the server listens."""
+        """Start server and program. Returns when the server listens."""
         for name in ("ssh-key", "ssh-host-key"):
             if not (self._directory / name).exists():
                 argv = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(self._directory / name)]
                 subprocess.run(argv, check=True)
-        # sshd's own directory for its unprivileged part.
+        # The directory for sshd's unprivileged part.
         Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)
         self._config.write_text(
             f"Port 22\nHostKey {self._directory}/ssh-host-key\nAuthorizedKeysFile {self.key}.pub\n"
@@ -68,7 +68,7 @@ class Sshd:
         return bool(listening) and self.socket.exists()
 
     def stop(self) -> None:
-        """Switch both off, and all connections with them."""
+        """End server and program, and all connections."""
         for process in self._processes:
             for child in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split():
                 subprocess.run(["kill", "-9", child], check=False)
@@ -77,7 +77,7 @@ class Sshd:
         self._processes = []
 
     def log(self) -> str:
-        """What the server said."""
+        """The server's log."""
         return (self._directory / "sshd.log").read_text(errors="replace")
 
     def __enter__(self) -> "Sshd":
@@ -93,7 +93,7 @@ class Sshd:
 
 
 def answer_to(data: bytes) -> bytes:
-    """What the program says about data."""
+    """The program's answer to data."""
     return f"{len(data)} {hashlib.sha256(data).hexdigest()}".encode()
 
 

@@ -1,13 +1,15 @@
-"""Guests as libkrun has them: a tap that leaves checksums and cutting to its card, and no header on the link.
+"""Guests like those of libkrun: a tap that leaves checksums and segmentation to its card, without headers.
 
     python -m tests.support.stripped qemu|vfkit SOCKET MAC OWN_SOCKET [tagged]
 
-Opens tap0 with a virtio-net header and offers CSUM, TSO4 and UFO to the kernel. The header is stripped from
-what the kernel sends, and one of zeros stands before what it gets. Kernels since 4.14 make fragments instead
-of using UFO, so the fragments of a datagram become the one frame that UFO would have made. "tagged"
-puts a priority tag into every frame. The guest gets its address by DHCP over an ordinary
-socket: its kernel leaves out the checksums of the questions as well. On SIGTERM the program prints how many
-frames it sent without checksum, and how many longer than the MTU, as one JSON object.
+The program opens tap0 with virtio-net headers, and offers CSUM, TSO4 and UFO to the kernel. It strips the
+header from frames of the kernel, and puts one of zeros before frames for the kernel. Kernels since 4.14 make
+fragments instead of using UFO. So the program joins the fragments of a datagram to the one frame that UFO
+would have made. "tagged" puts a priority tag into every frame.
+
+The guest gets its address by DHCP over an ordinary socket, so its kernel leaves out the checksums of these
+messages too. On SIGTERM the program prints a JSON object: how many frames it sent without a checksum, and how
+many that were longer than the MTU.
 """
 
 import contextlib
@@ -53,12 +55,12 @@ _CHECK_OFF: Final = 40
 
 
 class Stripped:
-    """Such a guest in a namespace."""
+    """Such a guest, in a namespace."""
 
     def __init__(
         self, guest: Namespace, protocol: str, path: Path, number: int, *, tagged: bool = False
     ) -> None:
-        """protocol: "qemu" or "vfkit", of the socket at path. number: of the guest, for its MAC."""
+        """protocol: "qemu" or "vfkit", for the socket at path. number: of the guest, for its MAC."""
         self.guest = guest
         self.mac = f"5a:94:ef:e4:0d:{number:02x}"
         own_path = path.with_name(f"{guest.name}-machine.sock")
@@ -75,10 +77,10 @@ class Stripped:
         self._process: subprocess.Popen[str] | None = None
         self.address = ""
         self.counts: dict[str, int] = {}
-        """Known when it has left: "partial" and "long"."""
+        """The counts "partial" and "long" that the program printed. They are known after leave()."""
 
     def start(self) -> None:
-        """Start it without waiting for its address."""
+        """Start the guest, and do not wait for its address."""
         self._process = self.guest.popen(
             self._argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True
         )
@@ -94,11 +96,11 @@ class Stripped:
         self.address = wait_for(settled, f"an address in {self.guest.name}", 20.0, 0.1).partition("/")[0]
 
     def run(self, command: str, *words: object) -> dict[str, Any]:
-        """Run a command of tests.support.client in the guest; what it found."""
+        """Run a command of tests.support.client in the guest. Returns its result."""
         return run_client(self.guest, command, *words)
 
     def leave(self) -> None:
-        """It is switched off."""
+        """End the program, as if the machine was switched off."""
         if self._process is not None:
             self._process.terminate()
             out, _ = self._process.communicate(timeout=10)
@@ -120,7 +122,7 @@ class Stripped:
 
 
 class _Card:
-    """The virtual machine monitor between tap and socket."""
+    """Plays the virtual machine monitor, between tap and socket."""
 
     def __init__(self, tap: Tap, sock: socket.socket, datagrams: bool, tagged: bool) -> None:
         self.counts = {"partial": 0, "long": 0}
@@ -131,7 +133,7 @@ class _Card:
         self._fragments = Reassembler()
 
     def carry(self) -> None:
-        """Frames both ways, until the socket ends."""
+        """Carry frames in both directions, until the socket ends."""
         received = b""
         while True:
             readable, _, _ = select.select([self._tap.fd, self._sock], [], [])
@@ -162,7 +164,7 @@ class _Card:
         self._sock.sendall(joined if self._datagrams else QEMU.prefix.pack(len(joined)) + joined)
 
     def _joined(self, frame: bytes) -> bytes | None:
-        """The frame; of fragments the datagram without checksum, when all are there."""
+        """The frame to send. Fragments become one datagram without a checksum, when all are there."""
         if frame[12:14] != b"\x08\x00":
             return frame
         begin = ethernet.HEADER_LEN
@@ -179,7 +181,7 @@ class _Card:
 
 
 def _acquire(name: str, mac: bytes) -> None:
-    """Get and keep an address, by DHCP over an ordinary socket."""
+    """Get and keep an address with DHCP, over an ordinary socket."""
     client = Client(mac, time.monotonic(), random.random)
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
@@ -203,7 +205,7 @@ def _acquire(name: str, mac: bytes) -> None:
 
 
 def main() -> None:
-    """Connect, open the tap, carry in a thread, speak DHCP."""
+    """Connect, open the tap, carry frames in a thread, and get an address with DHCP."""
     protocol, path, text, own_path, *more = sys.argv[1:]
     datagrams = protocol == "vfkit"
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM if datagrams else socket.SOCK_STREAM)

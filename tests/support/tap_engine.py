@@ -1,8 +1,8 @@
-"""The TCP engine as a host of its own on a tap, against the kernel of the namespace that has the tap.
+"""Runs the TCP engine as a host on a tap, so that it talks to the kernel of the tap's namespace.
 
-A thread reads and writes raw frames, answers ARP for its address and keeps one engine connection a
-4-tuple; there is no pipeline. The application of a connection is small: it sends a seeded
-pattern, ends its half when told to, and hashes what it gets. Frames may be lost both ways.
+A thread reads and writes raw frames, answers ARP for its address, and keeps an engine connection for each
+4-tuple. The pipeline is not used. The application of a connection sends a seeded pattern, ends its half
+according to its Plan, and hashes what it gets. Frames may be lost in both directions.
 """
 
 import contextlib
@@ -35,25 +35,25 @@ KERNEL_ADDR = "10.77.0.2"
 ENGINE_MAC = bytes.fromhex("5a94efe40c01")
 KERNEL_MAC = bytes.fromhex("5a94efe40c02")
 _PORTS = itertools.count(20000)
-"""Never one twice in a process: the kernel may still have the last connection in TIME-WAIT."""
+"""Each port is used only once in a process, since the kernel may still have it in TIME-WAIT."""
 MAX_QUEUED = 8
-"""Handles of one connection that wait for the peer, as a stage would bound them."""
+"""The most handles of one connection that wait for the peer. A stage has such a limit too."""
 
 
 @dataclass
 class Plan:
-    """What the application does on its side of a connection."""
+    """What the application of a connection does."""
 
     send: int = 0
     seed: int = 1
     write: int = 65536
-    """Size of one write."""
+    """Bytes of one write."""
     eof_after_peer: bool = False
-    """End our half only when the peer has ended its."""
+    """End our half only after the peer has ended its half."""
     reset_after: int = -1
-    """Reset the peer when that many bytes have come."""
+    """Reset the connection after this many bytes have come; -1 for never."""
     stop_reading_after: int = -1
-    """Take no more bytes from then on, for pause seconds."""
+    """After this many bytes, do not read for ``pause`` seconds; -1 for never."""
     pause: float = 0.0
     refuse: bool = False
     """Act as if the host had refused the connection."""
@@ -61,7 +61,7 @@ class Plan:
 
 @dataclass
 class Outcome:
-    """What has become of a connection."""
+    """The result of a connection."""
 
     established: bool = False
     received: int = 0
@@ -77,7 +77,7 @@ class Outcome:
 
 
 def make_tap(namespace: Namespace) -> Tap:
-    """tap0 of the namespace with the kernel's address on it."""
+    """Make tap0 in the namespace, with the kernel's address."""
 
     def inside() -> Tap:
         tap = Tap.open("tap0")
@@ -91,7 +91,7 @@ def make_tap(namespace: Namespace) -> Tap:
 
 
 class _Handle:
-    """One buffer; the object is the identity, so that no two are equal."""
+    """A buffer. It is compared by identity, so no two are equal."""
 
     __slots__ = ("data",)
 
@@ -117,7 +117,7 @@ class _Flow:
 
 
 class TapEngine:
-    """The host on the tap. Outcomes of connections that the kernel opens appear in ``accepted``."""
+    """The host on the tap. ``accepted`` has the outcomes of connections that the kernel opens."""
 
     def __init__(self, tap: Tap, cfg: TcpConfig, plan: Plan, loss: float = 0.0, seed: int = 1) -> None:
         self.cfg = cfg
@@ -157,13 +157,13 @@ class TapEngine:
         return outcome
 
     def accept(self, index: int, seconds: float = 10.0) -> Outcome:
-        """The outcome of the index-th connection of the kernel's, once its SYN has come."""
+        """Wait for the index-th connection of the kernel. Returns its outcome."""
         wait_for(lambda: len(self.accepted) > index, "a SYN of the kernel", seconds, 0.002)
         return self.accepted[index]
 
     @property
     def flow_count(self) -> int:
-        """Connections that exist, those in TIME-WAIT not counted."""
+        """The number of connections, without those in TIME-WAIT."""
         return sum(flow.conn.state != state.TIME_WAIT for flow in self._flows.values())
 
     # --- the thread ------------------------------------------------------------------------

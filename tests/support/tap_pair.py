@@ -1,9 +1,9 @@
 """A bad wire between two kernels: python -m tests.support.tap_pair NETNS NETNS [-loss P] [-duplicate P]
 [-reorder P] [-seed N]
 
-Makes tap0 in both (named) namespaces and carries frames between them with the impairments of
-tests.support.frame_shim, so that what two kernels reach over that wire can be compared with
-what a kernel and the daemon reach. Prints "ready"; on SIGTERM it prints what it did as one JSON object.
+Makes tap0 in both (named) namespaces, and carries frames between them with the impairments of
+tests.support.frame_shim. So the rate between two kernels can be compared with the rate between a kernel and
+the daemon. Prints "ready". On SIGTERM it prints what it did as one JSON object.
 """
 
 import argparse
@@ -26,7 +26,7 @@ _LIBC = ctypes.CDLL(None, use_errno=True)
 
 
 def open_inside(netns: str, name: str, mac: bytes) -> Tap:
-    """A tap of a named namespace, up; its descriptor works from every namespace."""
+    """Open a tap in a named namespace, and bring it up. Its descriptor works in every namespace."""
     made: list[Tap] = []
 
     def inside() -> None:
@@ -64,7 +64,7 @@ def _write(target: int, frames: list[bytes]) -> None:
 
 
 def main() -> None:
-    """Open both taps, carry."""
+    """Open both taps, and carry frames."""
     parser = argparse.ArgumentParser(description="a bad wire between two namespaces")
     parser.add_argument("first")
     parser.add_argument("second")

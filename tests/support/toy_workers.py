@@ -1,4 +1,4 @@
-"""Toy stages and their forked workers, seen from a supervisor."""
+"""Minimal stages and their forked workers, for tests that play the supervisor."""
 
 import os
 import select
@@ -17,11 +17,11 @@ from pipeline.ipc.fabric import Fabric
 from pipeline.stages.worker import Message, Worker
 
 LIMIT = 15.0
-"""Seconds until something that should happen at once counts as not happening."""
+"""Seconds after which a test fails, if something has not happened that should happen at once."""
 
 
 class Toy:
-    """A stage that does nothing; the base of the others."""
+    """A stage that does nothing. The others derive from it."""
 
     def __init__(self, worker: Worker) -> None:
         self.worker = worker
@@ -49,7 +49,7 @@ MakeStage = Callable[[Worker], Toy]
 
 
 class Child:
-    """A forked worker, seen from its supervisor."""
+    """A forked worker, and the supervisor's end of its control socket."""
 
     def __init__(self, fabric: Fabric, name: str, make: MakeStage, max_sleep: float = 60.0) -> None:
         mine, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -95,7 +95,7 @@ class Child:
         return answer
 
     def join(self) -> int:
-        """Exit status within the limit; negative for a signal."""
+        """Wait at most LIMIT for its end. Returns its exit status; negative for a signal."""
         until = time.monotonic() + LIMIT
         while self.status is None and time.monotonic() < until:
             pid, status = os.waitpid(self.pid, os.WNOHANG)

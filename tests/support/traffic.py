@@ -1,9 +1,8 @@
-"""The bytes tests move, and the record in which both ends say what they saw.
+"""Transfers whose bytes are checked: the data that tests send, and the hashes that both ends compare.
 
-One TCP connection carries a line of JSON from the client, {"down": n, "up": n, "seed": n},
-then n bytes of a seeded pattern each way at once, each stream followed by the 64 hex
-digits of its SHA-256. The server ends with a line of JSON telling what it received. A
-byte lost, doubled or moved anywhere changes a hash.
+The client first sends a line of JSON: {"down": n, "up": n, "seed": n}. Then n bytes of a seeded pattern go in
+each direction at once. Each stream ends with the 64 hex digits of its SHA-256. The server ends with a line of
+JSON that reports what it received. A byte that is lost, duplicated or moved changes a hash.
 """
 
 import contextlib
@@ -21,11 +20,11 @@ _COUNTER_LEN = 8
 
 
 class MismatchError(Exception):
-    """The stream's own digest does not fit its bytes."""
+    """The digest in a stream does not match its bytes."""
 
 
 def pattern(seed: int, size: int) -> Iterator[memoryview]:
-    """size bytes in blocks, no two blocks alike. Each is valid until the next is asked for."""
+    """size bytes in blocks. No two blocks are equal. A block is valid until the next one is made."""
     block = bytearray(random.Random(seed).randbytes(_BLOCK))
     view = memoryview(block)
     index = 0
@@ -38,7 +37,7 @@ def pattern(seed: int, size: int) -> Iterator[memoryview]:
 
 
 def send_pattern(sock: socket.socket, seed: int, size: int) -> str:
-    """Send size bytes of the pattern and their digest; the digest."""
+    """Send size bytes of the pattern and their digest. Returns the digest."""
     digest = hashlib.sha256()
     for part in pattern(seed, size):
         digest.update(part)
@@ -48,7 +47,7 @@ def send_pattern(sock: socket.socket, seed: int, size: int) -> str:
 
 
 def receive_pattern(sock: socket.socket, size: int) -> str:
-    """Receive size bytes and a digest; the digest. Raises MismatchError, or EOFError on an early end."""
+    """Receive size bytes and a digest. Returns the digest. Raises MismatchError or EOFError."""
     digest = hashlib.sha256()
     view = memoryview(bytearray(256 * 1024))
     left = size
@@ -65,7 +64,7 @@ def receive_pattern(sock: socket.socket, size: int) -> str:
 
 
 def receive_exactly(sock: socket.socket, size: int) -> bytes:
-    """That many bytes; EOFError when the stream ends before."""
+    """Receive ``size`` bytes. EOFError if the stream ends before."""
     parts = bytearray()
     while len(parts) < size:
         part = sock.recv(size - len(parts))
@@ -76,7 +75,7 @@ def receive_exactly(sock: socket.socket, size: int) -> bytes:
 
 
 def receive_line(sock: socket.socket) -> bytes:
-    """One line without its newline, not a byte more; EOFError when the stream ends before."""
+    """Receive one line and return it without its newline. Reads no further. EOFError if the stream ends."""
     line = bytearray()
     while (byte := receive_exactly(sock, 1)) != b"\n":
         line += byte
@@ -84,7 +83,7 @@ def receive_line(sock: socket.socket) -> bytes:
 
 
 def receive_all(sock: socket.socket) -> bytes:
-    """Everything up to the end of the stream."""
+    """Receive everything up to the end of the stream."""
     parts = []
     while part := sock.recv(256 * 1024):
         parts.append(part)
@@ -92,11 +91,11 @@ def receive_all(sock: socket.socket) -> bytes:
 
 
 def serve_transfer(sock: socket.socket) -> None:
-    """The server's side of one connection."""
+    """Serve one connection."""
     request = json.loads(receive_line(sock))
 
     def send() -> None:
-        # A client that went away is seen by the other half.
+        # If the client has left, the other half of the connection shows it.
         with contextlib.suppress(OSError):
             send_pattern(sock, request["seed"] + 1, request["down"])
 
@@ -111,12 +110,15 @@ def serve_transfer(sock: socket.socket) -> None:
 
 
 def transfer(sock: socket.socket, down: int, up: int, seed: int) -> dict[str, Any]:
-    """The client's side: {"down": digest, "up": digest}. Raises MismatchError, EOFError, OSError."""
+    """Do the client's side. Returns {"down": digest, "up": digest}.
+
+    Raises MismatchError, EOFError or OSError.
+    """
     sock.sendall(json.dumps({"down": down, "up": up, "seed": seed}).encode() + b"\n")
     sent: list[str] = []
 
     def send() -> None:
-        # Whatever stops it, the server's answer will not fit an empty list.
+        # If sending fails, the server's answer does not match the empty list.
         with contextlib.suppress(OSError):
             sent.append(send_pattern(sock, seed, up))
             sock.shutdown(socket.SHUT_WR)
@@ -127,7 +129,7 @@ def transfer(sock: socket.socket, down: int, up: int, seed: int) -> dict[str, An
     sender.join()
     answer = json.loads(receive_line(sock))
     if sock.recv(1):
-        raise MismatchError("bytes behind the server's last line")
+        raise MismatchError("bytes after the server's last line")
     if not sent or answer.get("sha256") != sent[0]:
         raise MismatchError(f"the server answered {answer}, sent was {sent}")
     return {"down": received, "up": sent[0]}

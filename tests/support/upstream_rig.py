@@ -1,4 +1,4 @@
-"""Asking upstream servers: real sockets to fake servers on 127.0.0.1, time by hand."""
+"""Runs the upstream resolver with real sockets to fake servers on 127.0.0.1. The test sets the time."""
 
 import os
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ from tests.support.poller import Poller
 
 
 class Rig:
-    """An Upstream, its servers, and a clock that only the test moves."""
+    """An Upstream, its servers, and a clock that only the test sets."""
 
     def __init__(self, count: int = 1, max_sockets: int = MAX_SOCKETS) -> None:
         self.poller = Poller()
@@ -40,7 +40,7 @@ class Rig:
         self._collect()
 
     def query(self, server: int = 0, number: int = 0) -> tuple[dns.message.Message, object]:
-        """The number-th query that a server got."""
+        """A query that a server got, by number."""
         fake = self.fakes[server]
         self.poller.run_until(lambda: len(fake.queries) > number)
         return fake.queries[number]

@@ -1,9 +1,9 @@
-"""A real virtual machine for tests: Debian's cloud kernel and a busybox initrd, in QEMU without KVM.
+"""Runs a virtual machine for tests: Debian's cloud kernel and a busybox initrd, in QEMU without KVM.
 
-The machine has one virtio-net card and a serial console. Its init loads the drivers, brings lo up and then
-runs the lines it is given on the console: Machine.run("udhcpc ...") returns what the line printed. It boots
-in a few seconds under TCG. The kernel is in the cache, ~/.cache/gvtap-pipeline/vm or $GVTAP_VM_CACHE, which
-vm_fetch.py fills (`make machine`).
+The machine has one virtio-net card and a serial console. Its init loads the drivers, brings lo up, and runs
+the lines that come over the console. Machine.run("udhcpc ...") returns what the line printed. It boots in a
+few seconds under TCG. The kernel is in the cache, ~/.cache/gvtap-pipeline/vm or $GVTAP_VM_CACHE. vm_fetch.py
+fills the cache (`make machine`).
 """
 
 import dataclasses
@@ -25,7 +25,7 @@ from tests.support import qemu
 from tests.support.netns import Namespace
 from tests.support.qemu import CACHE, Qemu
 
-MODULES = (  # in the order they are loaded
+MODULES = (  # in the order in which they are loaded
     "virtio_ring",
     "virtio",
     "virtio_pci_legacy_dev",
@@ -36,7 +36,7 @@ MODULES = (  # in the order they are loaded
     "virtio_net",
 )
 GUEST_MAC = "5a:94:ef:e4:0c:ee"
-BOOT_SECONDS = 60.0  # two or three on an idle machine
+BOOT_SECONDS = 60.0  # an idle machine needs two or three
 
 _READY = "vm-ready"
 _STATUS = re.compile(r"vm-status (\d+)\n")
@@ -78,12 +78,12 @@ esac
 
 
 class VmError(Exception):
-    """The machine did not do what it was told; the text has the end of its console."""
+    """The machine did not do what it should. The text has the end of its console output."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Kernel:
-    """Where the cache keeps what boots."""
+    """A kernel in the cache, with its modules."""
 
     image: Path
     modules: Path
@@ -98,7 +98,7 @@ def kernel() -> Kernel | None:
 
 
 def missing() -> str:
-    """Why no machine can be booted here, or "" when one can."""
+    """Why no machine can boot here; "" if one can."""
     if platform.machine() != "x86_64":
         return f"the test machine is x86_64, this one {platform.machine()}"
     if qemu.missing():
@@ -115,7 +115,7 @@ def _busybox() -> Path | None:
     found = shutil.which("busybox")
     if found is None:
         return None
-    # A dynamic program names its loader; a static one has no interpreter to name.
+    # A dynamically linked program contains the name of its loader. A static one does not.
     return None if b"/ld-linux" in Path(found).read_bytes() else Path(found).resolve()
 
 
@@ -161,7 +161,7 @@ def _cpio_entry(out: io.BytesIO, inode: int, name: str, mode: int, data: bytes) 
 
 
 class Machine:
-    """One run of the virtual machine. QEMU runs in `namespace`; its network is `netdev`."""
+    """One run of the virtual machine. QEMU runs in `namespace`, with the network `netdev`."""
 
     def __init__(
         self,
@@ -174,7 +174,7 @@ class Machine:
         files: dict[str, bytes] | None = None,
         extra: Sequence[str] = (),
     ) -> None:
-        """netdev: the value of QEMU's -netdev without id; files: contents by path in the machine.
+        """netdev: the value of QEMU's -netdev, without id. files: contents by path in the machine.
 
         extra: further words of QEMU's command line.
         """
@@ -197,7 +197,7 @@ class Machine:
         self.boot_seconds = 0.0
 
     def start(self) -> None:
-        """Boot it; returns when its init takes commands. VmError when that does not happen."""
+        """Boot the machine. Returns when its init accepts commands. Raises VmError."""
         kept = kernel()
         assert kept is not None
         began = time.monotonic()
@@ -224,7 +224,7 @@ class Machine:
         self.boot_seconds = time.monotonic() - began
 
     def run(self, line: str, timeout: float = 60.0, check: bool = True) -> str:
-        """Run a shell line in the machine; what it printed. VmError when it fails (with check) or hangs."""
+        """Run a shell line in the machine. Returns its output. VmError if it hangs, or fails with check."""
         assert self._process is not None
         assert self._process.stdin is not None
         begin = len(self._console)
@@ -237,11 +237,11 @@ class Machine:
         return output
 
     def configure(self) -> None:
-        """Get an address by DHCP for eth0, with route, MTU and resolv.conf."""
+        """Configure eth0 with DHCP: address, route, MTU and resolv.conf."""
         self.run("udhcpc -i eth0 -f -q -n -t 10 -T 1 -s /udhcpc.sh")
 
     def stop(self) -> None:
-        """End QEMU. Harmless when it has ended."""
+        """End QEMU, if it still runs."""
         if self._process is None:
             return
         self._process.terminate()
@@ -249,7 +249,7 @@ class Machine:
         self._reader.join(10.0)
 
     def console(self) -> str:
-        """Everything the machine printed."""
+        """Everything that the machine has printed."""
         return self._console
 
     def _wait(

@@ -1,10 +1,11 @@
-"""Put into the cache what the virtual machine of the tests needs from apt and does not need to be installed.
+"""Downloads packages for the virtual machine of the tests into the cache, without installing them.
 
     python -m tests.support.vm_fetch
 
-Debian's cloud kernel (about 27 MB), and where the installed QEMU is too old to reconnect, a newer one from
-Debian's backports (about 14 MB). Both are downloaded and unpacked: nothing is installed, replaced or added to
-apt's sources, and root is needed only where apt's lists were never fetched. It is silent when all is there.
+It gets Debian's cloud kernel (about 27 MB). If the installed QEMU is too old to reconnect, it also gets a
+newer one from Debian's backports (about 14 MB). Both are only unpacked: nothing is installed or replaced, and
+apt's sources do not change. Root is needed only if apt's lists were never fetched. Without work it prints
+nothing.
 """
 
 import dataclasses
@@ -27,10 +28,10 @@ QEMU_PACKAGE = "qemu-system-x86"
 KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 COMMAND_SECONDS = 300.0
 UPDATE_SECONDS = 60.0
-"""How long a mirror may take to send backports' list of packages (0.4 MB)."""
+"""Seconds that a mirror may take to send the list of packages of backports (0.4 MB)."""
 
-# A private apt: lists, cache and sources in a directory of its own, and none of the hooks that others have
-# put behind apt's commands. The installed packages are the system's.
+# A private apt: it has lists, cache and sources in a directory of its own, and does not run hooks that are
+# configured for apt. It sees the system's installed packages.
 _APT_CONF = """\
 Dir::State::lists "{work}/lists/";
 Dir::Cache "{work}/cache/";
@@ -50,26 +51,26 @@ Debug::NoLocking "true";
 
 
 class FetchError(Exception):
-    """Something cannot be had; the text says what and why."""
+    """A download failed. The text says which one and why."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Mirror:
-    """Where the system's own sources have the release from."""
+    """The mirror that the system's own sources name for this release."""
 
     uri: str
     codename: str
     has_backports: bool
-    """Whether the sources name backports already."""
+    """Whether the sources already have backports."""
 
     @property
     def backports(self) -> str:
-        """The name of the release with newer packages."""
+        """The name of the backports release."""
         return f"{self.codename}-backports"
 
     @property
     def source(self) -> str:
-        """A line for sources.list, or "" where there is one."""
+        """A line for sources.list; "" if the sources already have backports."""
         if self.has_backports:
             return ""
         signed = f"[signed-by={KEYRING}] " if KEYRING.exists() else ""
@@ -77,7 +78,7 @@ class Mirror:
 
 
 def _run(*argv: str, directory: Path | None = None, timeout: float = COMMAND_SECONDS) -> str:
-    """What the command prints; FetchError when it fails."""
+    """Run a command, and return its output. FetchError if it fails."""
     try:
         done = subprocess.run(argv, cwd=directory, capture_output=True, text=True, timeout=timeout)
     except (OSError, subprocess.TimeoutExpired) as error:
@@ -107,7 +108,7 @@ def fetch_kernel() -> Kernel:
 
 
 def _real_package() -> str:
-    """The package that the meta package stands for today."""
+    """The package on which the meta package depends now."""
     try:
         text = _run("apt-cache", "depends", META_PACKAGE)
     except FetchError:
@@ -127,7 +128,7 @@ def _keep_kernel(tree: Path, result: Path) -> None:
     found = {path.name.partition(".")[0]: path for path in tree.glob("**/kernel/**/*.ko*")}
     order = []
     for module in MODULES:
-        # A module file may be spelt with dashes; one that is missing is built into the kernel.
+        # A file name may have dashes. A module without a file is built into the kernel.
         path = found.get(module) or found.get(module.replace("_", "-"))
         if path is None:
             continue
@@ -145,7 +146,7 @@ def _keep_kernel(tree: Path, result: Path) -> None:
 
 
 def mirror() -> Mirror:
-    """The mirror that apt has this release of Debian from. FetchError where there is none."""
+    """The mirror from which apt gets this release of Debian. FetchError if there is none."""
     release = platform.freedesktop_os_release().get("VERSION_CODENAME", "")
     line = "$(ORIGIN)|$(LABEL)|$(CODENAME)|$(COMPONENT)|$(REPO_URI)"
     text = _run("apt-get", "indextargets", "--format", line, "Created-By: Packages")
@@ -158,7 +159,7 @@ def mirror() -> Mirror:
 
 
 def fetch_qemu() -> Qemu:
-    """Download and unpack backports' QEMU, with the libraries that are not installed, into the cache."""
+    """Download and unpack QEMU from backports, with libraries that are not installed, into the cache."""
     source = mirror()
     with tempfile.TemporaryDirectory(dir=CACHE, prefix="fetch-") as text:
         work = Path(text)
@@ -174,7 +175,7 @@ def fetch_qemu() -> Qemu:
             raise FetchError(f"{source.backports} has {made} only")
         _keep_qemu(tree)
         kept = CACHE / f"qemu-{made.version[0]}.{made.version[1]}"
-        # One that was there does not run any more: a library of the system is gone.
+        # The QEMU in the cache does not run any more, because a library of the system is gone.
         shutil.rmtree(kept, ignore_errors=True)
         tree.rename(kept)
     found = qemu.cached()
@@ -183,7 +184,7 @@ def fetch_qemu() -> Qemu:
 
 
 def _download_qemu(source: Mirror, work: Path) -> None:
-    """The packages that an installation would bring, into work/archives."""
+    """Download the packages of an installation into work/archives."""
     for name in ("lists/partial", "cache", "archives/partial"):
         (work / name).mkdir(parents=True)
     (work / "apt.conf").write_text(_APT_CONF.format(work=work))
@@ -191,7 +192,7 @@ def _download_qemu(source: Mirror, work: Path) -> None:
     system_list = Path("/etc/apt/sources.list")
     known = system_list.read_text() if system_list.exists() else ""
     (work / "sources.list").write_text(f"{known}\n{source.source}")
-    # The lists that the system has need not be fetched again.
+    # Use the lists that the system already has.
     lists = _run("apt-config", "shell", "folder", "Dir::State::lists/d").partition("=")[2].strip().strip("'")
     for path in Path(lists).glob("*_dists_*"):
         (work / "lists" / path.name).symlink_to(path)
@@ -205,7 +206,7 @@ def _download_qemu(source: Mirror, work: Path) -> None:
 
 
 def _keep_qemu(tree: Path) -> None:
-    """Remove what the machine does not use: three quarters of it."""
+    """Remove what the machine does not use. That is three quarters of it."""
     for path in (tree / "usr" / "bin").iterdir():
         if path.name != qemu.PROGRAM:
             path.unlink()
@@ -217,7 +218,7 @@ def _keep_qemu(tree: Path) -> None:
 
 
 def _wanted() -> dict[str, str]:
-    """What is not there, with what it is for."""
+    """What is missing, each with its purpose."""
     present, wanted = qemu.installed(), {}
     if present is None or platform.machine() != "x86_64":
         return {}
@@ -229,13 +230,13 @@ def _wanted() -> dict[str, str]:
 
 
 def _refresh_lists() -> None:
-    """apt-get update where apt knows no packages and we may do it, as on a fresh system."""
+    """Run apt-get update if apt knows no packages and we are root, as on a fresh system."""
     if os.geteuid() == 0 and not _run("apt-get", "indextargets", "Created-By: Packages"):
         _run("apt-get", "-q", "update")
 
 
 def main() -> int:
-    """Fetch what is wanted. One line on standard error for each thing that cannot be had."""
+    """Fetch what is missing. Prints a line to standard error for each download that failed."""
     wanted = _wanted()
     if not wanted:
         return 0

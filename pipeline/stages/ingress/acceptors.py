@@ -12,7 +12,7 @@ from pipeline.counters import INDEX
 from pipeline.ipc import messages
 from pipeline.links import protocols
 from pipeline.links.base import Link, LinkClosed
-from pipeline.links.listener import Guest, Listener, Room
+from pipeline.links.listener import Guest, LinkResources, Listener
 from pipeline.stages.worker import Message, Worker
 
 _ACCEPT_FAILED: Final = INDEX["link_accept_failed"]
@@ -24,13 +24,13 @@ class Acceptors:
     def __init__(
         self,
         worker: Worker,
-        room: Room,
+        resources: LinkResources,
         add: Callable[[Guest], bool],
         remove: Callable[[Link, LinkClosed], None],
     ) -> None:
         """add takes a guest, or closes it and returns False. remove ends a link."""
         self._worker = worker
-        self._room = room
+        self._resources = resources
         self._add = add
         self._remove = remove
         self._listeners: list[Listener] = []
@@ -45,7 +45,7 @@ class Acceptors:
     def add(self, listener: Listener) -> None:
         """Let guests arrive through a listener."""
         self._listeners.append(listener)
-        listener.open(self._worker, self._room, self)
+        listener.open(self._worker, self._resources, self)
 
     def deadline(self) -> float:
         """When a listener has something to do without an event."""
@@ -60,7 +60,7 @@ class Acceptors:
         """A link of the stage is over and closed: because of its guest, unless close() was called before."""
         log = self._worker.log
         if not self._closed:
-            log.error(error.farewell(guest.peer), link=number, protocol=guest.protocol, peer=guest.peer)
+            log.error(error.log_text(guest.peer), link=number, protocol=guest.protocol, peer=guest.peer)
         log.info("guest disconnected", link=number, error=str(error))
         self._notify_left(guest, error)
 
@@ -68,7 +68,7 @@ class Acceptors:
         listener = self._listener_of.pop(guest.link, None)
         if listener is None:
             return
-        text = error.farewell(guest.peer)
+        text = error.log_text(guest.peer)
         left = messages.GuestEvent("left", listener.protocol, str(error), guest.peer, text)
         self._worker.send_event(left.encode())
         listener.on_left(guest.link)

@@ -12,7 +12,7 @@ from pipeline.config.model import Config
 from pipeline.ipc import messages
 from pipeline.ipc.channel import close_all
 from pipeline.links.base import LinkClosed
-from pipeline.links.listener import Guest, Room
+from pipeline.links.listener import Guest, LinkResources
 from pipeline.links.offload import OffloadLink
 from pipeline.links.stream import StreamLink
 from pipeline.stages.ingress.acceptors import Acceptors
@@ -46,8 +46,8 @@ class IngressStage:
         self._transmitter = Transmitter(
             worker, config, self.ports, self.steering, self.fairness, self._card, self._capture
         )
-        room = Room(worker.pool, worker.ports.arena.slots, config.network.mtu)
-        self._acceptors = Acceptors(worker, room, self._attach, self.ports.hang_up)
+        resources = LinkResources(worker.pool, worker.ports.arena.slots, config.network.mtu)
+        self._acceptors = Acceptors(worker, resources, self._attach, self.ports.hang_up)
 
     def step(self, now: float) -> int:
         """Links -> rings, rings -> links. Returns the number of bursts and records."""

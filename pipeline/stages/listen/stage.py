@@ -1,11 +1,11 @@
-"""The listen worker: bound host ports of port forwards.
+"""The listen worker: it accepts the connections of host clients to forwarded ports.
 
-Listen accepts TCP and unix connections and hands them to an egress worker (SCM_RIGHTS). It hands over bound
-UDP sockets as they are. Closing a forward closes its listener; connections that it brought live on.
+Listen owns the bound host ports. It accepts TCP and unix connections and passes them to egress workers
+(SCM_RIGHTS). It passes bound UDP sockets to egress at once. When a forward is closed, its listening socket is
+closed. Its connections go on.
 
-Listen accepts nothing while egress has not read what it got before, and for a moment after the system had
-no descriptor left. Clients wait in the backlogs of the listeners meanwhile, which costs this program
-nothing.
+Listen pauses in two cases: while egress has not read earlier messages, and for EXHAUSTED_PAUSE after a failed
+accept. Clients then wait in the backlog of the listening socket, which costs this program nothing.
 """
 
 import socket
@@ -26,9 +26,9 @@ from pipeline.wire import ipv4, proxy_protocol
 
 ACCEPTS_A_STEP: Final = 64
 EXHAUSTED_PAUSE: Final = 0.2
-"""Seconds without accepting after an accept failed. As a rule the system is out of descriptors."""
+"""Seconds without accepting after accept failed. Usually the process has no descriptor left."""
 BUSY_PAUSE: Final = 0.01
-"""Seconds between two looks whether egress has read what it got."""
+"""Seconds between two checks whether egress has read earlier messages."""
 
 _ACCEPTED: Final = INDEX["listen_connection_accepted"]
 _ACCEPT_FAILED: Final = INDEX["listen_accept_failed"]
@@ -44,11 +44,11 @@ class Target(NamedTuple):
     addr: int
     port: int
     proxy: int = 0
-    """Version of the PROXY header that the guest gets first; 0 for none."""
+    """Version of the PROXY header that is sent to the guest first; 0 for none."""
 
 
 class Forward:
-    """A bound local address, whose clients reach a port of a guest."""
+    """A bound local address. Its clients reach a port of a guest."""
 
     def __init__(self, key: str) -> None:
         """key: protocol and local address."""
@@ -61,11 +61,11 @@ class Forward:
         """Accept nothing until watch()."""
 
     def close(self) -> None:
-        """Stop serving the address. Connections that it brought live on."""
+        """Stop serving the address. Its connections go on."""
 
 
 class StreamForward(Forward):
-    """A listener whose connections this worker accepts."""
+    """A listening socket whose connections this worker accepts."""
 
     def __init__(
         self,
@@ -76,7 +76,7 @@ class StreamForward(Forward):
         target: Target,
         accept: Callable[["StreamForward"], None],
     ) -> None:
-        """path: of a unix socket. accept: called when connections wait."""
+        """path: of a unix socket, else None. accept: called when connections wait."""
         super().__init__(key)
         self.sock = sock
         self.target = target
@@ -93,13 +93,13 @@ class StreamForward(Forward):
             self._worker.register(self.sock.fileno(), ev.READ, lambda _events: self._accept(self))
 
     def ignore(self) -> None:
-        """Accept nothing until watch(): clients wait in the backlog."""
+        """Accept nothing until watch(). Clients wait in the backlog."""
         if self._watched:
             self._watched = False
             self._worker.unregister(self.sock.fileno())
 
     def close(self) -> None:
-        """Close the listener and remove its socket file."""
+        """Close the listening socket and remove its socket file."""
         self.ignore()
         self.sock.close()
         if self._path is not None and not socket_file.remove(self._path, self._file):
@@ -107,10 +107,10 @@ class StreamForward(Forward):
 
 
 class DatagramForward(Forward):
-    """A UDP socket, which an egress worker reads."""
+    """A bound UDP socket that an egress worker serves."""
 
     def __init__(self, worker: Worker, key: str, sock: socket.socket, target: Target, egress: str) -> None:
-        """Hand sock over to that egress worker, and close it. OSError without a descriptor to keep it."""
+        """Pass sock to the egress worker ``egress``, and close it here. OSError as in Worker.send_peer."""
         super().__init__(key)
         self._worker = worker
         self._egress = egress
@@ -119,7 +119,7 @@ class DatagramForward(Forward):
             worker.send_peer(egress, message.encode(), [sock])
 
     def close(self) -> None:
-        """Let egress stop serving the port."""
+        """Have egress stop serving the port."""
         self._worker.send_peer(self._egress, messages.UdpUnforward(self.key).encode(), [])
 
 
@@ -134,12 +134,12 @@ class ListenStage:
         self._forwards: dict[str, Forward] = {}
         self._next_egress = 0
         self._resume_at = float("inf")
-        """When accepting goes on, if it is paused."""
+        """The time at which a pause ends; inf if accepting is not paused."""
         self._logged = False
-        """Whether the log says already that accepting fails."""
+        """Whether the log already has a line about the failing accept."""
 
     def step(self, now: float) -> int:
-        """Go on accepting after a pause; all other work comes from sockets and control requests."""
+        """End a pause if it is time. All other work comes from sockets and control requests."""
         if now < self._resume_at:
             return 0
         if self._busy():
@@ -151,11 +151,11 @@ class ListenStage:
         return 1
 
     def deadline(self) -> float:
-        """When a pause ends."""
+        """The time at which a pause ends."""
         return self._resume_at
 
     def on_control(self, message: dict[str, object], fds: list[int]) -> dict[str, object]:
-        """Requests ``expose``, ``unexpose`` and ``tunnel`` of the supervisor."""
+        """Serve the requests ``expose``, ``unexpose`` and ``tunnel`` of the supervisor."""
         try:
             match messages.request_of(message):
                 case messages.Expose() as ask:
@@ -176,7 +176,7 @@ class ListenStage:
         return {"ok": True}
 
     def _expose(self, protocol: str, local: str, remote: str, proxy: int, found: list[str] | None) -> None:
-        """found: the addresses of the host in local, where that is a name."""
+        """found: the addresses of the host in ``local``, if that is a name."""
         key = f"{protocol} {local}"
         if key in self._forwards:
             raise listener.ListenError("proxy already running")
@@ -215,14 +215,14 @@ class ListenStage:
     # --- accepting ----------------------------------------------------------------------
 
     def _pause(self, seconds: float) -> None:
-        """Accept nothing on any forward: what is short is short for all of them."""
+        """Pause all forwards, since they all need the same resource."""
         for forward in self._forwards.values():
             forward.ignore()
         self._resume_at = monotonic() + seconds
         self._counts[_PAUSED] += 1
 
     def _busy(self) -> bool:
-        """Whether an egress worker has not read what it got. More connections for it would pile up here."""
+        """Whether an egress worker has not read earlier messages. More connections would pile up here."""
         return any(self.worker.peer_backlog(f"egress{index}") for index in range(self._egress_workers))
 
     def _accept(self, forward: StreamForward) -> None:
@@ -235,7 +235,7 @@ class ListenStage:
             except (BlockingIOError, ConnectionAbortedError):
                 return
             except OSError as error:
-                # The connection stays in the backlog and the listener readable: look again later.
+                # The connection stays in the backlog, and the socket stays readable. Try again later.
                 self._counts[_ACCEPT_FAILED] += 1
                 self._pause(EXHAUSTED_PAUSE)
                 if not self._logged:
@@ -252,9 +252,9 @@ class ListenStage:
                 self._counts[_LOST] += 1
 
     def _hand_over(self, sock: socket.socket, target: Target, head: bytes) -> None:
-        """Give a connection to egress. head: what the guest gets before anything that the socket brings.
+        """Pass a connection to egress. head: bytes that the guest gets before those of the socket.
 
-        Closes sock in any case. OSError when no descriptor is left to keep it until egress reads the message.
+        Closes sock in any case. OSError as in Worker.send_peer.
         """
         message = messages.Accepted(target.addr, target.port, head)
         with sock:
@@ -270,7 +270,7 @@ class ListenStage:
         """This worker owns no slots."""
 
     def held(self) -> dict[str, int]:
-        """Nothing is held for guests: forwards are the configuration's."""
+        """Nothing is held for guests: forwards belong to the configuration."""
         return {}
 
     def close(self) -> None:

@@ -1,8 +1,7 @@
-"""The connections of one tcp worker: which there are, which may begin, which end for others.
+"""The table of TCP connections of one tcp worker. It decides which connections may begin and which must end.
 
-A connection here is a Flow: the engine's state (pipeline.engines.tcp.connection), its guest, and the host's
-end. Every connection that has something to do is in the list of those that need a flush. The stage flushes
-them once a step.
+A connection here is a Flow: the engine's state (pipeline.engines.tcp.connection), its guest, and its host
+end. A connection that has something to do is in ``needs_flush``. The stage flushes these once in a step.
 """
 
 import secrets
@@ -40,7 +39,7 @@ _DIAL_REFUSED: Final = INDEX["tcp_dial_failed_too_many_flows"]
 
 
 class Connections:
-    """All connections of a worker, and everything that is counted or timed for them."""
+    """All connections of a worker, with their limits, memory and timers."""
 
     def __init__(self, worker: Worker, config: Config) -> None:
         ports, workers = worker.ports, config.workers
@@ -56,9 +55,9 @@ class Connections:
         self._numbers = FlowNumbers()
         self.by_key: dict[FlowKey, Flow] = {}
         self.by_id: dict[int, Flow] = {}
-        """The same, by HostEnd.id."""
+        """The same connections, by HostEnd.id."""
         self.needs_flush: dict[Flow, None] = {}
-        """Connections that have actions to carry out or something to send."""
+        """Connections whose engine has actions to carry out, or segments to send."""
         self.timers: TimingWheel[Flow] = TimingWheel()
         self.guests = Guests(config.limits)
         self.memory = ReceiveMemory(config.limits, config.network.mtu)
@@ -74,7 +73,7 @@ class Connections:
         return len(self.by_key)
 
     def held(self) -> dict[str, int]:
-        """How many of each thing is kept for guests."""
+        """The number of objects that are held for guests, by kind."""
         return {
             "flows": len(self.by_key),
             "flows_by_id": len(self.by_id),
@@ -92,7 +91,7 @@ class Connections:
     # --- what needs a flush -----------------------------------------------------------------
 
     def flush_later(self, flow: Flow) -> None:
-        """The connection may have actions to carry out or something to send."""
+        """Flush the connection in this step: its engine may have actions or segments to send."""
         self.needs_flush[flow] = None
 
     def take_needs_flush(self) -> dict[Flow, None]:
@@ -104,7 +103,7 @@ class Connections:
     # --- the beginning ----------------------------------------------------------------------
 
     def on_syn(self, key: FlowKey, segment: Segment, link: int, now: float) -> Flow | None:
-        """A guest begins a connection. None if a limit refuses it, which is counted."""
+        """A guest begins a connection. Returns None, and counts it, if a limit refuses it."""
         guest = self.guests.get(link)
         if reason := self.guests.refuses_syn(guest, now) or self._full(guest, now):
             self._counts[INDEX[reason]] += 1
@@ -116,7 +115,7 @@ class Connections:
         return self._add(conn, key, guest, self._host_end(self._numbers.next(self.by_id), egress))
 
     def dial(self, dial: DialRouted, now: float) -> None:
-        """The host begins a connection. If it cannot, egress is told."""
+        """The host begins a connection to a guest. If this is not possible, egress gets DIAL_FAILED."""
         if dial.key in self.by_key:
             self._egress_out[dial.egress].push(DialFailed.pack(dial.flow, final=False))
             return
@@ -148,9 +147,9 @@ class Connections:
     # --- the end ----------------------------------------------------------------------------
 
     def remove(self, flow: Flow) -> None:
-        """The connection is over. Nothing is kept of it."""
+        """Forget a connection that has ended, with everything that it holds."""
         if self.by_id.pop(flow.host.id, None) is None:
-            return  # it was evicted within this very burst
+            return  # it was evicted while this burst was processed
         if self.by_key.get(flow.key) is flow:
             del self.by_key[flow.key]
         self._eviction.forget(flow)
@@ -162,21 +161,25 @@ class Connections:
         self._counts[_FLOWS] = len(self.by_key)
 
     def make_way(self, egress: int, link: int, make_way: int, now: float, flow: Flow | None = None) -> bool:
-        """Egress has no socket for a flow of the guest on ``link``. Returns whether one ended for it.
+        """Egress has no socket for a flow of the guest on ``link``: end a connection to free one.
 
-        make_way: MAKE_WAY_OWN or MAKE_WAY_ANY. flow: the connection that needs the socket, if it is one.
+        make_way: MAKE_WAY_OWN or MAKE_WAY_ANY. flow: the connection that needs the socket; None for UDP.
+        Returns whether a connection was ended.
         """
         return self._evict(self._eviction.for_socket(egress, link, make_way, flow), now)
 
     def _full(self, guest: Guest, now: float) -> str:
-        """The counter of the limit that one more connection reaches, "" if there is a place now."""
+        """The counter of the limit that one more connection exceeds; "" if it is allowed.
+
+        At a limit, this evicts another connection if it can.
+        """
         reason = self.guests.full(guest)
         if reason and self._evict(self._eviction.for_place(guest, reason), now):
             return ""
         return reason
 
     def _evict(self, flow: Flow | None, now: float) -> bool:
-        """End a connection for another one. False if there is none. Its guest is not told."""
+        """End a connection to make room for another one. False if flow is None. Its guest gets no segment."""
         if flow is None:
             return False
         if self._eviction.in_time_wait(flow):
@@ -195,10 +198,10 @@ class Connections:
         guest = self.guests.link_down(link)
         if guest is None:
             return
-        # The guest may have completed a handshake in this very burst. Established comes later.
+        # A guest may have completed a handshake in this burst. half_open is updated only later.
         waiting = [flow for flow in guest.half_open if flow.conn.state == SYN_RECEIVED]
         for flow in waiting:
-            # It would keep its host socket for a minute. A guest that comes back sends its SYN again.
+            # Otherwise it would keep its host socket for a minute. A guest that comes back repeats its SYN.
             self._give_up(flow, now)
         if guest.flows > len(waiting):
             given_up = set(waiting)
@@ -206,7 +209,7 @@ class Connections:
             self._orphans.add(left, now)
 
     def come_back(self, addr: Addr, link: int) -> None:
-        """A guest whose link was gone sends frames on another one."""
+        """A guest whose link was gone has sent a frame on another link, which now gets its connections."""
         guest = self.guests.get(link)
         for flow in self._orphans.of(addr):
             self.memory.move(flow, guest)
@@ -222,7 +225,7 @@ class Connections:
     # --- time -------------------------------------------------------------------------------
 
     def expire(self, now: float) -> int:
-        """Let the timers that are due act. Returns how many did."""
+        """Run the timers that are due. Returns how many connections did something."""
         count = 0
         if self.timers.deadline() <= now:
             for flow in self.timers.advance(now):
@@ -237,13 +240,13 @@ class Connections:
         return count
 
     def deadline(self) -> float:
-        """When to call expire() next."""
+        """The time at which to call expire() next."""
         return min(self.timers.deadline(), self._orphans.due_at)
 
     # --- what the engine asks for -----------------------------------------------------------
 
     def act(self, flow: Flow, now: float) -> bool:
-        """Carry out what the engine asks for, towards the host and the slots. Returns whether it is over."""
+        """Carry out the actions of the engine. Returns whether the connection has ended."""
         gone = False
         delivered = 0
         conn = flow.conn

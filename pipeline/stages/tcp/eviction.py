@@ -1,6 +1,6 @@
-"""Which connection of a tcp worker ends when there is no place, or no host socket, for another one.
+"""Chooses the connection that a tcp worker ends at a limit, when another one needs its place or host socket.
 
-A connection whose handshake is complete never ends for that while its guest is there.
+While its guest is there, a connection whose handshake is complete is never chosen, except in TIME-WAIT.
 """
 
 from pipeline.records.streams import MAKE_WAY_ANY
@@ -10,7 +10,7 @@ from pipeline.stages.tcp.orphans import Orphans
 
 
 class Eviction:
-    """Chooses the connection. The caller ends it."""
+    """Chooses a connection. The caller ends it."""
 
     def __init__(self, guests: Guests, orphans: Orphans) -> None:
         self._guests = guests
@@ -20,11 +20,11 @@ class Eviction:
 
     @property
     def time_wait_count(self) -> int:
-        """Connections in TIME-WAIT."""
+        """The number of connections in TIME-WAIT."""
         return len(self._time_wait)
 
     def enter_time_wait(self, flow: Flow) -> None:
-        """The connection is in TIME-WAIT from now on."""
+        """The connection enters TIME-WAIT."""
         self._time_wait[flow] = None
 
     def in_time_wait(self, flow: Flow) -> bool:
@@ -32,13 +32,13 @@ class Eviction:
         return flow in self._time_wait
 
     def forget(self, flow: Flow) -> None:
-        """The connection is over."""
+        """The connection has ended."""
         self._time_wait.pop(flow, None)
 
     def for_place(self, guest: Guest, reason: str) -> Flow | None:
-        """The connection to end so that ``guest``, which reaches the limit ``reason``, can have one more.
+        """The connection to end so that ``guest`` can have one more. reason: the counter of the limit.
 
-        One in TIME-WAIT, else a half-open one, else one whose guest is gone. None if there is none of these.
+        It is in TIME-WAIT, else half-open, else a connection whose guest is gone. None if there is none.
         """
         others = reason == TOO_MANY_FLOWS
         for flow in self._time_wait:
@@ -56,7 +56,7 @@ class Eviction:
     def for_socket(self, egress: int, link: int, make_way: int, flow: Flow | None) -> Flow | None:
         """The connection to end so that egress has a socket for a flow of the guest on ``link``.
 
-        make_way: MAKE_WAY_OWN or MAKE_WAY_ANY. flow: the connection that needs it; None for datagrams.
+        make_way: MAKE_WAY_OWN or MAKE_WAY_ANY. flow: the connection that needs the socket; None for UDP.
         """
         return self._guests.half_open_to_end(
             self._guests.known(link), others=make_way == MAKE_WAY_ANY, egress=egress, but=flow

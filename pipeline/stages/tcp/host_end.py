@@ -1,7 +1,8 @@
-"""The host's end of a connection: what an egress worker knows of it, and is told about it.
+"""The host end of a connection. Its methods send the records by which tcp controls the host socket.
 
-The host socket is in another process. Egress and tcp each have a number for the flow, and each forgets it
-when the other says ABORT or CLOSED. After that no record about the flow is sent.
+The host socket belongs to an egress worker, usually in another process. Both workers know the flow by its
+number. A worker forgets the number when the other one sends ABORT or CLOSED. After that neither sends records
+about the flow.
 """
 
 from collections.abc import Mapping
@@ -15,19 +16,19 @@ from pipeline.records.run import Run
 from pipeline.records.streams import Connect, GuestAnswered, Shutdown, ToHost, Window
 
 UNKNOWN_WINDOW: Final = 65536
-"""What egress assumes a guest's window to be until a WINDOW comes."""
+"""The guest's window that egress assumes until it gets a WINDOW record."""
 
 
 def flow_id(egress: int, number: int) -> int:
-    """Tells a flow from all others of a tcp worker: each egress worker numbers the flows it begins."""
+    """A number for a flow that is unique in a tcp worker. Egress workers may use the same flow numbers."""
     return egress << 32 | number if number & FLOW_FROM_EGRESS else number
 
 
 def egress_of(key: FlowKey, shards: int) -> int:
-    """Which egress worker has the host socket of a guest's connection, the same for its whole life."""
+    """The egress worker that gets the host socket of a guest's connection, for its whole life."""
     ends = Ends.of(key)
     mixed = rss_hash(ends.guest_addr, ends.guest_port, ends.remote_addr, ends.remote_port)
-    # The low bits of the hash have chosen the tcp shard. Other bits lead each shard to all egress workers.
+    # The low bits of the hash have chosen the tcp shard. With other bits each shard uses all egress workers.
     return (mixed >> 16) % shards
 
 
@@ -46,10 +47,10 @@ class FlowNumbers:
 
 
 class HostEnd:
-    """One connection as an egress worker knows it. Its methods push records to that worker."""
+    """The host end of one connection. Its methods push records to the egress worker."""
 
     def __init__(self, number: int, egress: int, ring: Producer) -> None:
-        """number: of the flow, made by this worker or by egress. ring: to the egress worker ``egress``."""
+        """number: of the flow, chosen by this worker or by egress. ring: to the egress worker ``egress``."""
         self.number = number
         self.egress = egress
         self.id = flow_id(egress, number)
@@ -59,22 +60,22 @@ class HostEnd:
         self._window = UNKNOWN_WINDOW
 
     def connect(self, key: FlowKey, link: int, mss: int, syn_seq: int) -> None:
-        """Ask for the connection to the host; the fields are those of Connect."""
+        """Ask egress to connect to the host. The arguments are the fields of Connect."""
         self._ring.push(Connect.pack(self.number, key, link, mss, syn_seq))
 
     def guest_answered(self, link: int, mss: int) -> None:
-        """Report that the guest on ``link`` accepted the connection that egress dialled."""
+        """Report that the guest on ``link`` accepted the connection that egress asked for."""
         self._ring.push(GuestAnswered.pack(self.number, link, mss))
 
     def deliver(self, run: Run, skip: int, length: int) -> bool:
-        """Pass on bytes of the guest, with the reference to their slot. False if egress wants none."""
+        """Pass on bytes of the guest, with the reference to their slot. False if egress has left the flow."""
         if not self.open:
             return False
         self._ring.push(ToHost.pack(self.number, run, skip, length))
         return True
 
     def notify_window(self, window: int) -> None:
-        """Report the guest's receive window if it is a quarter less or twice as much as last reported."""
+        """Report the guest's receive window, if it has shrunk by a quarter or doubled since the last time."""
         reported = self._window
         if window * 4 < reported * 3 or window > reported * 2:
             self._window = window
@@ -82,22 +83,22 @@ class HostEnd:
                 self._ring.push(Window.pack(self.number, window))
 
     def shutdown(self) -> None:
-        """Report that the guest sends no more bytes."""
+        """Report the guest's FIN."""
         if self.open:
             self._ring.push(Shutdown.pack(self.number))
 
     def abort(self) -> None:
-        """Report that the guest's side failed. Egress forgets the flow."""
+        """Report that the guest's side failed. Egress resets the host socket and forgets the flow."""
         if self.open:
             self._ring.push(FlowNotice.pack(ABORT, self.number))
             self.open = False
 
     def close(self) -> None:
-        """Report that both directions have ended. Egress forgets the flow when it has written what it has."""
+        """Report that both directions have ended. Egress writes what it still has, and forgets the flow."""
         if self.open:
             self._ring.push(FlowNotice.pack(CLOSED, self.number))
             self.open = False
 
     def forget(self) -> None:
-        """Egress has forgotten the flow by itself."""
+        """Egress has already forgotten the flow."""
         self.open = False

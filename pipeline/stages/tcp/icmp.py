@@ -1,4 +1,4 @@
-"""ICMP errors of guests (GUEST_ERROR): passed to the connection that they quote, or counted."""
+"""Handles ICMP errors that guests send about TCP segments (GUEST_ERROR), such as fragmentation needed."""
 
 from typing import Final
 
@@ -14,7 +14,7 @@ _REFUSED: Final = INDEX["tcp_dial_failed_unreachable"]
 
 
 def on_error(flow: Flow | None, counts: memoryview, error: GuestError, now: float) -> bool:
-    """An error about a segment of ``flow``. Returns whether that connection needs a flush."""
+    """A guest reports an error about a segment of ``flow``. Returns whether the flow needs a flush."""
     if flow is None:
         counts[_NO_FLOW] += 1
         return False

@@ -1,11 +1,11 @@
-"""Slots and references that out-of-order data of guests hold.
+"""Limits the slots and references that out-of-order data of guests hold.
 
-The guest that holds most of them loses its oldest such data, and sends them again (RFC 2018 section 8
-allows it).
+At a limit, the guest that holds most loses its oldest out-of-order data, and has to send them again. RFC 2018
+section 8 allows this.
 
-To count the slots exactly for each segment would be expensive. At most the ranges added since the last
-count can have taken new slots, so the count is repeated only after that many. Each range is also a
-reference. A slot of small frames may have hundreds, and ingress reads nothing while too many are out.
+It would be expensive to count the slots for each segment. A new range takes at most one new slot. So the
+slots are counted again only after as many new ranges as slots were free. Each range is also a reference. A
+slot of small frames may have hundreds of references, and ingress does not read while too many are out.
 """
 
 from pipeline.records.run import Run
@@ -13,27 +13,27 @@ from pipeline.stages.tcp.flow import Flow, Guest
 
 
 class OutOfOrder:
-    """Keeps the slots and ranges that all connections hold together below two bounds."""
+    """Keeps the number of slots and of ranges that all connections hold below two limits."""
 
     def __init__(self, max_slots: int, max_ranges: int) -> None:
         self.max_slots = max_slots
         self.max_ranges = max_ranges
         self.ranges = 0
-        """Ranges of all connections."""
+        """The number of ranges of all connections."""
         self._holders: dict[Flow, int] = {}
-        """How many ranges each connection holds. The one that began to hold some first comes first."""
+        """The number of ranges of each connection, in the order in which they began to hold some."""
         self._until_count = max_slots
 
     def __len__(self) -> int:
-        """Connections that hold such data."""
+        """The number of connections that hold such data."""
         return len(self._holders)
 
     def holds(self, flow: Flow) -> bool:
-        """Whether the connection held such data when it was last noted."""
+        """Whether the connection held such data at the last call of note()."""
         return flow in self._holders
 
     def note(self, flow: Flow) -> list[Flow]:
-        """The connection's ranges may have changed. Returns those that lost theirs: they need a flush."""
+        """Update the ranges of a connection. Returns the connections that lost theirs. They need a flush."""
         held = len(flow.conn.reassembly.ranges)
         added = held - self._holders.get(flow, 0)
         self.ranges += added
@@ -50,16 +50,16 @@ class OutOfOrder:
         return lost
 
     def lose(self, flow: Flow) -> None:
-        """Take from a connection what it holds. It needs a flush."""
+        """Drop the out-of-order data of a connection. It needs a flush."""
         flow.conn.forget_out_of_order()
         self.forget(flow)
 
     def forget(self, flow: Flow) -> None:
-        """The connection is over."""
+        """Stop counting the ranges of a connection."""
         self.ranges -= self._holders.pop(flow, 0)
 
     def _drop_ranges(self) -> list[Flow]:
-        """The guest with most ranges loses its oldest, until a quarter of the bound is free again."""
+        """The guest with most ranges loses its oldest ones, until a quarter of the limit is free again."""
         by_guest: dict[Guest, list[Flow]] = {}
         ranges: dict[Guest, int] = {}
         for flow, count in self._holders.items():
@@ -77,7 +77,7 @@ class OutOfOrder:
         return lost
 
     def _drop_slots(self) -> list[Flow]:
-        """The guest with most slots loses its oldest data, until a quarter of the bound is free again."""
+        """The guest with most slots loses its oldest data, until a quarter of the limit is free again."""
         lost: list[Flow] = []
         slots, by_guest = self._slots()
         while len(slots) > self.max_slots * 3 // 4:

@@ -1,4 +1,4 @@
-"""Between records and the engine: segments of a guest's run, and ranges for ingress (TCP_OUT)."""
+"""Converts records to segments for the TCP engine (TCP_RANGE), and its output to records (TCP_OUT)."""
 
 from typing import Final
 
@@ -13,7 +13,7 @@ _OPTIONS_OFF: Final = ethernet.HEADER_LEN + ipv4.HEADER_LEN + tcp.HEADER_LEN
 
 
 def segment(run: TcpRange) -> Segment:
-    """The segment of a run without options but timestamps. The run itself is the handle of its payload."""
+    """The segment of a run without options other than timestamps. The run is the handle of its payload."""
     return Segment(
         run.seq,
         run.ack,
@@ -33,9 +33,9 @@ def segment(run: TcpRange) -> Segment:
 
 
 def segment_with_options(run: TcpRange, slot: memoryview) -> Segment:
-    """The segment of a run that has other options, which lie in its slot. Raises WireError.
+    """The segment of a run with other options, which are read from its slot. Raises WireError.
 
-    Such segments stand alone in their run, so the options lie right before its payload.
+    GRO does not merge such segments. So the options lie right before the payload of the run.
     """
     options = tcp_options.parse(slot, run.off - run.header_len + _OPTIONS_OFF, run.off)
     mss, wscale, sack_permitted, sack, ts_val, ts_ecr, has_ts = options
@@ -58,7 +58,7 @@ def segment_with_options(run: TcpRange, slot: memoryview) -> Segment:
 
 
 def outgoing(key: FlowKey, out: actions.Outgoing) -> bytes:
-    """The record of one range that the engine sends."""
+    """The TCP_OUT record for one range that the engine sends."""
     slot = NO_SLOT
     if out.length:
         assert isinstance(out.buf, int)

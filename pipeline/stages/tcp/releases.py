@@ -1,7 +1,7 @@
-"""Slots of egress that the guest has acknowledged, on their way home.
+"""Frees slots of egress after the guest has acknowledged their bytes.
 
-Such a slot may go home only when ingress has also read the last TCP_OUT that names it. That is certain once
-ingress has released every record pushed before: the ring's consumer index says so, and no message is
+A retransmission of these bytes may still be in the ring to ingress. So tcp frees a slot only after ingress
+has read the last TCP_OUT record that names it. The consumer index of the ring shows that, so no message is
 needed.
 """
 
@@ -12,10 +12,10 @@ from pipeline.stages.worker import Worker
 
 
 class Releases:
-    """Waits for ingress, then frees. The oldest slot is first in both."""
+    """Slots that wait for ingress. They are freed in the order in which they were added."""
 
     def __init__(self, worker: Worker, ingress: Producer) -> None:
-        """ingress: the ring that the records are in."""
+        """ingress: the ring to ingress, with the TCP_OUT records."""
         self._worker = worker
         self._ring = ingress
         self._waiting: deque[tuple[int, int, int]] = deque()
@@ -25,11 +25,11 @@ class Releases:
         return len(self._waiting)
 
     def add(self, slot: int, tag: int) -> None:
-        """Free the slot with this tag when ingress has read what was pushed so far."""
+        """Free the slot, with this tag, after ingress has read all records pushed so far."""
         self._waiting.append((self._ring.push_idx(), slot, tag))
 
     def free_completed(self) -> None:
-        """Free the slots that ingress has read."""
+        """Free the slots for which ingress has read all records."""
         waiting = self._waiting
         while waiting and self._ring.completed(waiting[0][0]):
             _, slot, tag = waiting.popleft()

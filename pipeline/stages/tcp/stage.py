@@ -1,12 +1,14 @@
-"""One shard of the TCP engine: connections of the guests whose flows RSS sent here (L4).
+"""The tcp worker: the gateway's side of the guests' TCP connections.
 
-Segments come from ingress or demux as runs, bytes of the host come from egress as slots. The state machine
-is pipeline.engines.tcp, which sees neither rings nor bytes. This stage turns records into calls of the
-engine, and what the engine sends into records for ingress. The connections themselves are kept by
-pipeline.stages.tcp.connections.
+There may be several tcp workers (shards). A hash of the flow (RSS) decides which one gets a connection.
+Segments of guests come from ingress or demux as runs. Bytes of hosts come from egress as slots.
+
+The state machine is pipeline.engines.tcp. It sees neither rings nor payload bytes. This stage turns records
+into calls of the engine, and the engine's output into records for ingress. pipeline.stages.tcp.connections
+keeps the connections.
 
 Bytes of the host stay in their slots until the guest has acknowledged them, and until ingress has read the
-last copy that is under way (pipeline.stages.tcp.releases).
+last record that names them (pipeline.stages.tcp.releases).
 """
 
 from typing import Final
@@ -38,11 +40,11 @@ from pipeline.wire import tcp as wire_tcp
 from pipeline.wire.errors import WireError
 
 RELEASE_POLL_S: Final = 0.005
-"""How soon to look again whether ingress has read what is to be freed. No other worker waits for it."""
+"""Seconds until the stage checks again whether ingress has read records, so that slots can be freed."""
 BURSTS_A_STEP: Final = 8
-"""Bursts of guests' segments from one ring before the host side gets its turn."""
+"""The most bursts of guests' segments that one step takes from one ring. Then records of egress follow."""
 MAX_RANGES_A_TURN: Final = 16
-"""Ranges that one connection may send before the others get their turn."""
+"""The most ranges that one connection sends before other connections send."""
 
 _SEGMENTS: Final = INDEX["tcp_segments_received"]
 _SENT: Final = INDEX["tcp_segments_sent"]
@@ -52,14 +54,14 @@ _OUT_OF_ORDER_LOST: Final = INDEX["tcp_flow_lost_out_of_order"]
 
 
 class TcpStage:
-    """The rings of one shard, and its connections between them."""
+    """One shard: its rings and its connections."""
 
     def __init__(self, worker: Worker, config: Config) -> None:
         ports = worker.ports
         self.worker = worker
         self.counts = worker.counts
         self.slots = ports.arena.slots
-        # In this order: a guest's answer comes after the DIAL_ROUTED that it answers.
+        # demux comes first: DIAL_ROUTED must be read before the guest's answer to it, which ingress sends.
         self.guests_in = [ports.rings_in["demux"], ports.rings_in["ingress"]]
         self.ingress_out = ports.rings_out["ingress"]
         self.egress_in = [ports.rings_in[f"egress{i}"] for i in range(config.workers.egress_workers)]
@@ -74,7 +76,7 @@ class TcpStage:
         self.now = now
         connections = self.connections
         work = 0
-        # Bounded: a guest that never pauses must not keep the bytes of hosts from their turn.
+        # Bounded, because a guest that never pauses must not block the records of hosts.
         for ring in self.guests_in:
             for _ in range(BURSTS_A_STEP):
                 if not (burst := ring.peek()):
@@ -94,7 +96,7 @@ class TcpStage:
         return work
 
     def deadline(self) -> float:
-        """When step must be called again without an event; at once while ingress has room again for more."""
+        """The time at which step() must be called without an event; 0 if it has work left now."""
         connections = self.connections
         needs_flush = connections.needs_flush
         if needs_flush and self.ingress_out.room() > 0:
@@ -103,7 +105,7 @@ class TcpStage:
             if ring.pending():
                 return 0.0
         if needs_flush or connections.releases:
-            # Nobody waits for these, and ingress rings no bell for them.
+            # No worker waits for these, and ingress does not ring when it has read a record.
             return min(self.now + RELEASE_POLL_S, connections.deadline())
         return connections.deadline()
 
@@ -126,7 +128,7 @@ class TcpStage:
         return len(burst) // RECORD_BYTES
 
     def _on_range(self, run: TcpRange, now: float) -> None:
-        """Segments of a guest. The run itself is the engine's handle for their payload."""
+        """Segments of a guest arrived. The run itself is the engine's handle for their payload."""
         self.counts[_SEGMENTS] += run.segments
         if run.has_other_options:
             try:
@@ -154,7 +156,7 @@ class TcpStage:
         connections.flush_later(flow)
 
     def _on_segment(self, flow: Flow, run: TcpRange, segment: Segment, now: float) -> None:
-        """A segment of a connection."""
+        """A segment of an existing connection arrived."""
         connections = self.connections
         guest = flow.guest
         length = run.length
@@ -173,22 +175,22 @@ class TcpStage:
                 connections.flush_later(loser)
 
     def _on_unknown(self, run: TcpRange, segment: Segment, now: float) -> Flow | None:
-        """A segment without a connection: a SYN begins one, anything else is answered with RST."""
+        """A segment without a connection arrived. A SYN begins one. Anything else is answered with a RST."""
         if opens(segment.flags):
             return self.connections.on_syn(run.key, segment, run.link, now)
         answer = reset_for(segment)
-        # A guest that does not read its resets must not fill our memory with them.
+        # While the ring is full no RST is sent, so a guest that does not read cannot fill our memory.
         if answer is not None and self.ingress_out.room() > 0:
             self.counts[_RESETS] += 1
             self._push_out(run.key, answer)
         return None
 
     def _cut(self, flow: Flow, run: TcpRange, segment: Segment, length: int) -> Segment:
-        """A segment without its data after ``length``, for which there is no memory."""
+        """The segment with only the first ``length`` bytes of its data, because memory is short."""
         self.counts[_NO_MEMORY] += run.segments
         out_of_order = self.connections.out_of_order
         if out_of_order.holds(flow) and diff(run.seq + length, flow.conn.rcv_nxt) <= 0:
-            # The hole stays. What waits after it would keep its slots for as long as the host does not read.
+            # The hole will not be filled. The data after it would keep their slots until the host reads.
             self.counts[_OUT_OF_ORDER_LOST] += 1
             out_of_order.lose(flow)
         if not length:
@@ -198,7 +200,7 @@ class TcpStage:
         )
 
     def _drop(self, run: TcpRange, reason: str, count: int) -> None:
-        """Count what was dropped of a run, and charge its frames to the guest."""
+        """Count dropped segments of a run, and note its frames as bad frames of the guest."""
         self.counts[INDEX[reason]] += count
         self.bad_frames.note(run.link, run.segments)
 
@@ -215,10 +217,10 @@ class TcpStage:
         return len(burst) // RECORD_BYTES
 
     def _on_other_record(self, egress: int, burst: memoryview, at: int, now: float) -> None:
-        """A record about no flow, or about a flow whose guest's side ended first."""
+        """Handle a record that is not about a flow, or about a flow that tcp has already forgotten."""
         kind = burst[at]
         if kind == kinds.TO_GUEST:
-            # The bytes were under way when the flow ended.
+            # Egress sent these bytes before it knew that the flow had ended.
             piece = ToGuest.unpack(burst, at)
             self.worker.free(piece.slot, piece.flow)
         elif kind == kinds.SOCKETS_USED_UP:
@@ -226,7 +228,7 @@ class TcpStage:
             self.connections.make_way(egress, need.link, need.make_way, now)
 
     def _on_flow_record(self, flow: Flow, burst: memoryview, at: int, now: float) -> bool:
-        """A record about a connection. Returns whether the connection needs a flush."""
+        """Handle a record about a connection. Returns whether the connection needs a flush."""
         kind = burst[at]
         conn = flow.conn
         if kind == kinds.TO_GUEST:
@@ -256,7 +258,7 @@ class TcpStage:
             and conn.state == SYN_RECEIVED
             and self.connections.make_way(host.egress, link, failure.make_way, now, flow)
         ):
-            # Egress had no socket for it, and has one now.
+            # Egress had no socket for this connection. Another connection has ended, so it can try again.
             host.connect(flow.key, link, conn.snd_mss, conn.irs)
             return False
         host.forget()
@@ -267,14 +269,17 @@ class TcpStage:
         flow.host.forget()
         conn = flow.conn
         if conn.wants_transmit and (room := self.ingress_out.room()) > 0:
-            # What the host sent before its reset, as far as the guest's window takes it now.
+            # Send what the host sent before its reset, as far as the guest's window allows now.
             self._transmit(flow, room, now)
         conn.on_host_reset(now)
 
     # --- to ingress -------------------------------------------------------------------------
 
     def _flush(self, now: float) -> int:
-        """Carry out actions, and let connections send while ingress has room. Returns ranges sent."""
+        """Carry out actions, and let connections send while the ring to ingress has room.
+
+        Returns the number of ranges sent.
+        """
         connections = self.connections
         room = self.ingress_out.room()
         sent = 0
@@ -296,7 +301,7 @@ class TcpStage:
         return sent
 
     def _transmit(self, flow: Flow, room: int, now: float) -> int:
-        """Send ranges of a connection, at most ``room``. Returns how many."""
+        """Send at most ``room`` ranges of a connection. Returns how many were sent."""
         outs = flow.conn.transmit(now, min(room, MAX_RANGES_A_TURN))
         for out in outs:
             self._push_out(flow.key, out)
@@ -309,7 +314,7 @@ class TcpStage:
     # --- for the worker ---------------------------------------------------------------------
 
     def on_control(self, message: dict[str, object], fds: list[int]) -> dict[str, object]:
-        """Request ``flows``: a printable snapshot of every connection."""
+        """Answer the request ``flows``: a printable snapshot of every connection."""
         if isinstance(messages.request_of(message), messages.Flows):
             flows = [flow.conn.snapshot() for flow in self.connections.by_id.values()]
             return messages.FlowsAnswer(flows).encode()
@@ -319,8 +324,8 @@ class TcpStage:
         """A tcp worker owns no slots."""
 
     def held(self) -> dict[str, int]:
-        """How many of each thing the stage holds for guests."""
+        """See Stage.held."""
         return self.connections.held()
 
     def close(self) -> None:
-        """Nothing to give back: the segment goes with the daemon."""
+        """Do nothing: the shared memory ends with the daemon."""

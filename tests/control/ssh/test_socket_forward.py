@@ -1,9 +1,11 @@
-"""Sockets on the host that lead into a guest: their files, their clients, both halves of a connection."""
+"""Unix sockets on the host that are forwarded into a guest over ssh: their files, clients and half-closes."""
 
 import asyncio
 import socket
 import stat
-from collections.abc import Coroutine
+from asyncio import StreamReader, StreamWriter
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -37,14 +39,40 @@ def forward(guest: SshGuest, path: Path, to: str = "/echo", patience: float = 10
     return SocketForward(str(path), connection, LOG)
 
 
-async def ask(path: Path, data: bytes) -> bytes:
-    """Send, end the half, read to the end."""
-    reader, writer = await asyncio.open_unix_connection(str(path))
-    writer.write(data)
-    writer.write_eof()
-    answer = await reader.read(-1)
+@asynccontextmanager
+async def forwarded(
+    guest: SshGuest, path: Path, to: str = "/echo", patience: float = 10.0
+) -> AsyncIterator[Path]:
+    """A forwarded socket, open during the block."""
+    made = forward(guest, path, to, patience)
+    await made.open()
+    yield path
+    await made.close()
+
+
+@asynccontextmanager
+async def client(path: Path, limit: int = 1 << 16) -> AsyncIterator[tuple[StreamReader, StreamWriter]]:
+    """A client of the socket."""
+    reader, writer = await asyncio.open_unix_connection(str(path), limit=limit)
+    yield reader, writer
     writer.close()
-    return answer
+
+
+@asynccontextmanager
+async def served(path: Path) -> AsyncIterator[StreamReader]:
+    """A client that the guest's echo has answered, so that its connection reaches the guest."""
+    async with client(path) as (reader, writer):
+        writer.write(b"x")
+        assert await reader.read(1) == b"x"
+        yield reader
+
+
+async def ask(path: Path, data: bytes) -> bytes:
+    """Send data, end this half, and read to the end."""
+    async with client(path) as (reader, writer):
+        writer.write(data)
+        writer.write_eof()
+        return await reader.read(-1)
 
 
 @pytest.mark.parametrize(
@@ -83,11 +111,11 @@ def test_the_socket_is_there_for_its_owner_before_the_guest_and_gone_at_the_end(
         made = forward(guest, path)
         await made.open()
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
-        client = asyncio.create_task(ask(path, b"early bird"))
+        early = asyncio.create_task(ask(path, b"early bird"))
         while guest.dials < 2:
             await asyncio.sleep(0.01)
         guest.down = False
-        assert await client == b"early bird"
+        assert await early == b"early bird"
         await made.close()
         assert not path.exists()
 
@@ -99,10 +127,8 @@ def test_an_old_socket_is_replaced_and_nothing_else_is(guest: SshGuest, tmp_path
         path, precious = tmp_path / "s", tmp_path / "precious"
         with socket.socket(socket.AF_UNIX) as old:
             old.bind(str(path))
-        made = forward(guest, path)
-        await made.open()
-        assert await ask(path, b"x") == b"x"
-        await made.close()
+        async with forwarded(guest, path):
+            assert await ask(path, b"x") == b"x"
         precious.write_text("keep")
         for name in ("precious", "link"):
             if name == "link":
@@ -119,11 +145,9 @@ def test_an_old_socket_is_replaced_and_nothing_else_is(guest: SshGuest, tmp_path
 def test_a_file_that_took_the_sockets_place_is_not_removed(guest: SshGuest, tmp_path: Path) -> None:
     async def work() -> None:
         path = tmp_path / "s"
-        made = forward(guest, path)
-        await made.open()
-        path.unlink()
-        path.write_text("another's")
-        await made.close()
+        async with forwarded(guest, path):
+            path.unlink()
+            path.write_text("another's")
         assert path.read_text() == "another's"
 
     run(work())
@@ -131,23 +155,18 @@ def test_a_file_that_took_the_sockets_place_is_not_removed(guest: SshGuest, tmp_
 
 def test_many_clients_at_once_get_their_own_bytes(guest: SshGuest, tmp_path: Path) -> None:
     async def work() -> None:
-        path = tmp_path / "s"
-        made = forward(guest, path)
-        await made.open()
         data = [bytes([number]) * 300_000 for number in range(30)]
-        assert await asyncio.gather(*(ask(path, one) for one in data)) == data
-        assert guest.dials == 1
-        await made.close()
+        async with forwarded(guest, tmp_path / "s") as path:
+            assert await asyncio.gather(*(ask(path, one) for one in data)) == data
+            assert guest.dials == 1
 
     run(work())
 
 
 def test_the_client_may_end_its_half_first(guest: SshGuest, tmp_path: Path) -> None:
     async def work() -> None:
-        made = forward(guest, tmp_path / "s", "/late")
-        await made.open()
-        assert await ask(tmp_path / "s", b"x" * 1_000_000) == b"late 1000000"
-        await made.close()
+        async with forwarded(guest, tmp_path / "s", "/late") as path:
+            assert await ask(path, b"x" * 1_000_000) == b"late 1000000"
 
     run(work())
 
@@ -155,17 +174,13 @@ def test_the_client_may_end_its_half_first(guest: SshGuest, tmp_path: Path) -> N
 def test_the_guest_may_end_its_half_first(guest: SshGuest, tmp_path: Path) -> None:
     async def work() -> None:
         ssh_guest.early_heard.clear()
-        made = forward(guest, tmp_path / "s", "/early")
-        await made.open()
-        reader, writer = await asyncio.open_unix_connection(str(tmp_path / "s"))
-        assert await reader.read(-1) == b"early"
-        writer.write(b"still here" * 10_000)
-        writer.write_eof()
-        while not ssh_guest.early_heard:
-            await asyncio.sleep(0.01)
-        assert ssh_guest.early_heard == [b"still here" * 10_000]
-        writer.close()
-        await made.close()
+        async with forwarded(guest, tmp_path / "s", "/early") as path, client(path) as (reader, writer):
+            assert await reader.read(-1) == b"early"
+            writer.write(b"still here" * 10_000)
+            writer.write_eof()
+            while not ssh_guest.early_heard:
+                await asyncio.sleep(0.01)
+            assert ssh_guest.early_heard == [b"still here" * 10_000]
 
     run(work())
 
@@ -184,17 +199,13 @@ def test_a_slow_reader_holds_the_guest_back_and_loses_nothing(guest: SshGuest, t
     guest.sockets["/flood"] = flood
 
     async def work() -> None:
-        made = forward(guest, tmp_path / "s", "/flood")
-        await made.open()
-        reader, writer = await asyncio.open_unix_connection(str(tmp_path / "s"), limit=4096)
-        await asyncio.sleep(0.5)
-        assert sent < 8 << 20, "it waits"
-        total = 0
-        while data := await reader.read(1 << 20):
-            total += len(data)
-        assert total == 200 * 65536
-        writer.close()
-        await made.close()
+        async with forwarded(guest, tmp_path / "s", "/flood") as path, client(path, 4096) as (reader, _):
+            await asyncio.sleep(0.5)
+            assert sent < 8 << 20, "it waits"
+            total = 0
+            while data := await reader.read(1 << 20):
+                total += len(data)
+            assert total == 200 * 65536
 
     run(work())
 
@@ -202,28 +213,21 @@ def test_a_slow_reader_holds_the_guest_back_and_loses_nothing(guest: SshGuest, t
 def test_a_client_of_a_guest_that_does_not_come_is_closed(guest: SshGuest, tmp_path: Path) -> None:
     async def work() -> None:
         guest.down = True
-        made = forward(guest, tmp_path / "s", patience=0.3)
-        await made.open()
-        assert await ask(tmp_path / "s", b"anybody?") == b""
-        guest.down = False
-        assert await ask(tmp_path / "s", b"now") == b"now"
-        await made.close()
+        async with forwarded(guest, tmp_path / "s", patience=0.3) as path:
+            assert await ask(path, b"anybody?") == b""
+            guest.down = False
+            assert await ask(path, b"now") == b"now"
 
     run(work())
 
 
 def test_a_guest_that_dies_ends_its_clients_and_serves_the_next(guest: SshGuest, tmp_path: Path) -> None:
     async def work() -> None:
-        made = forward(guest, tmp_path / "s")
-        await made.open()
-        reader, writer = await asyncio.open_unix_connection(str(tmp_path / "s"))
-        writer.write(b"x")
-        assert await reader.read(1) == b"x"
-        guest.reboot()
-        assert await reader.read(1) == b""
-        writer.close()
-        assert await ask(tmp_path / "s", b"again") == b"again"
-        await made.close()
+        async with forwarded(guest, tmp_path / "s") as path:
+            async with served(path) as reader:
+                guest.reboot()
+                assert await reader.read(1) == b""
+            assert await ask(path, b"again") == b"again"
 
     run(work())
 
@@ -232,44 +236,36 @@ def test_clients_are_bounded(guest: SshGuest, tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr(socket_forward, "MAX_CLIENTS", 1)
 
     async def work() -> None:
-        made = forward(guest, tmp_path / "s")
-        await made.open()
-        reader, writer = await asyncio.open_unix_connection(str(tmp_path / "s"))
-        writer.write(b"x")
-        assert await reader.read(1) == b"x"
-        assert await ask(tmp_path / "s", b"") == b""
-        writer.close()
-        await made.close()
+        async with forwarded(guest, tmp_path / "s") as path, served(path):
+            assert await ask(path, b"") == b""
 
     run(work())
 
 
 def test_closing_ends_clients_in_every_state(guest: SshGuest, tmp_path: Path) -> None:
     async def work() -> None:
-        made = forward(guest, tmp_path / "s")
+        path = tmp_path / "s"
+        made = forward(guest, path)
         await made.open()
-        reader, writer = await asyncio.open_unix_connection(str(tmp_path / "s"))
-        writer.write(b"x")
-        assert await reader.read(1) == b"x"
-        guest.reboot()
-        guest.silent = True
-        waiting, waiting_writer = await asyncio.open_unix_connection(str(tmp_path / "s"))
-        await asyncio.sleep(0.1)
-        await made.close()
-        assert await reader.read(1) == b""
-        assert await waiting.read(1) == b""
-        writer.close()
-        waiting_writer.close()
+        async with served(path) as ended:
+            guest.reboot()
+            guest.silent = True
+            async with client(path) as (waiting, _):
+                await asyncio.sleep(0.1)
+                await made.close()
+                assert await ended.read(1) == b""
+                assert await waiting.read(1) == b""
 
     run(work())
 
 
+async def no_dial(*_: object) -> dict[str, object]:
+    raise AssertionError("the guest is dialled only for a client")
+
+
 def test_forwards_are_kept_by_path(guest: SshGuest, tmp_path: Path) -> None:
     async def work() -> None:
-        async def request(*_: object) -> dict[str, object]:
-            raise AssertionError("nothing is dialled before a client comes")
-
-        forwards = SocketForwards(request, LOG)
+        forwards = SocketForwards(no_dial, LOG)
         paths = [str(tmp_path / name) for name in ("a", "b")]
         for path in paths:
             await forwards.open(path, guest.destination())
@@ -283,11 +279,8 @@ def test_forwards_are_kept_by_path(guest: SshGuest, tmp_path: Path) -> None:
 
 def test_who_is_stopped_while_a_socket_is_made_leaves_none(guest: SshGuest, tmp_path: Path) -> None:
     async def work() -> None:
-        async def request(*_: object) -> dict[str, object]:
-            raise AssertionError("nothing is dialled before a client comes")
-
         path = tmp_path / "a"
-        opening = asyncio.create_task(SocketForwards(request, LOG).open(str(path), guest.destination()))
+        opening = asyncio.create_task(SocketForwards(no_dial, LOG).open(str(path), guest.destination()))
         await asyncio.sleep(0)
         assert path.exists()
         opening.cancel()

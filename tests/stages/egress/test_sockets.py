@@ -1,11 +1,11 @@
-"""Host sockets of egress when descriptors run out: what makes room, what is refused, and the worker lives."""
+"""Egress when descriptors run out: which flow makes room, which is refused, and that the worker goes on."""
 
 import errno
 import os
 import resource
 import socket
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from time import monotonic
 from typing import Any
 
@@ -40,7 +40,7 @@ HOST = addr_parse("192.168.127.254")
 
 
 class Rig:
-    """The stage in its worker; tcp, demux and the supervisor by hand."""
+    """The stage in its worker. The test plays tcp, demux and the supervisor."""
 
     def __init__(self) -> None:
         config, _ = merge.build(flags.parse(options.START, []), [], resolv_conf=os.devnull)
@@ -55,41 +55,62 @@ class Rig:
         self.from_egress, self.to_demux = tcp.rings_in["egress0"], demux.rings_in["egress0"]
         self.number = 0
         self.later = 0.0
-        """Seconds that the stage's clock is ahead."""
+        """Seconds by which the stage's clock is ahead."""
 
     def ask(self, remote: int, port: int) -> None:
-        """A guest opens a TCP connection."""
+        """A guest opens a TCP connection. Nothing happens before the next turn."""
         self.number += 1
         key = flow_key(GUEST, 40000 + self.number, remote, port)
         self.tcp.push(Connect.pack(self.number, key, LINK, mss=1460, syn_seq=0))
         self.tcp.publish()
 
+    def connect(self, port: int, count: int = 1) -> None:
+        """A guest opens connections to a port of the host. The first turn connects, the second completes."""
+        for _ in range(count):
+            self.ask(HOST, port)
+        self.turn()
+        self.turn()
+
     def turn(self) -> None:
+        """Deliver socket events, and breathe once."""
         assert self.worker.poller is not None
         self.worker.poller.dispatch(self.worker.poller.poll(0, 64))
         self.worker.breathe(monotonic() + self.later)
 
-    def send(self, record: bytes) -> None:
-        """demux sends a record, which is taken."""
+    def datagram(self, number: int, port: int, link: int = LINK) -> None:
+        """A guest sends a datagram of the UDP flow ``number`` to a port of the host."""
+        run = Run(self.worker.pool.alloc(), 256, 4, 0, 4)
+        self._send(UdpData.pack(number, flow_key(GUEST, 5000, HOST, port), run, link=link))
+
+    def ping(self, ident: int) -> None:
+        """A guest pings the host."""
+        request = EchoRequest(
+            slot=self.worker.pool.alloc(), off=256, length=8, guest_addr=GUEST, remote_addr=HOST,
+            identifier=ident, sequence=1, hops_left=64, dont_fragment=False, link=LINK,
+        )  # fmt: skip
+        self._send(request.pack())
+
+    def _send(self, record: bytes) -> None:
+        """demux sends a record, and the stage reads it."""
         self.demux.push(record)
         self.demux.publish()
         self.turn()
 
     def failures(self) -> list[int]:
-        """The errnos of connections that came to nothing since the last call."""
+        """The errnos of connections that have failed since the last call."""
         return [record.error for record in _taken(self.from_egress, kinds.CONNECT_FAILED)]
 
     def ways(self) -> list[int]:
-        """How tcp is asked for sockets, since the last call."""
+        """How tcp was asked for sockets since the last call."""
         found = _taken(self.from_egress, kinds.CONNECT_FAILED, kinds.SOCKETS_USED_UP)
         return [record.make_way for record in found]
 
     def closed(self) -> list[int]:
-        """The UDP flows that demux is told of as over, since the last call."""
+        """The UDP flows whose end was reported to demux since the last call."""
         return [record.flow for record in _taken(self.to_demux, kinds.UDP_CLOSE)]
 
     def pings(self) -> list[int]:
-        """The identifiers of pings with a socket, the one idle for longest first."""
+        """The identifiers of pings with a socket. The one that is idle for longest comes first."""
         return [key[1] for key in self.stage.icmp.flows]
 
     def udp_flows(self) -> list[int]:
@@ -97,11 +118,11 @@ class Rig:
         return list(self.stage.udp.table.flows_by_id)
 
     def states(self) -> list[str]:
-        """Of all connections."""
+        """The states of all connections."""
         return [flow.state for flow in self.stage.connections.flows.by_key.values()]
 
     def open(self) -> tuple[int, int, int]:
-        """How many connections, UDP flows and pings there are."""
+        """The numbers of connections, UDP flows and pings."""
         return len(self.states()), len(self.udp_flows()), len(self.pings())
 
     def count(self, name: str) -> int:
@@ -109,7 +130,7 @@ class Rig:
 
 
 def _taken(ring: Consumer, *wanted: int) -> list[Any]:
-    """Records of these kinds; the others are dropped."""
+    """The records of these kinds in a ring. All others are dropped."""
     found = []
     while burst := ring.peek():
         for at in range(0, len(burst), kinds.RECORD_BYTES):
@@ -119,12 +140,18 @@ def _taken(ring: Consumer, *wanted: int) -> list[Any]:
     return found
 
 
-@pytest.fixture
-def rig() -> Iterator[Rig]:
+@contextmanager
+def _running() -> Iterator[Rig]:
     rig = Rig()
     yield rig
     rig.worker.end()
     rig.supervisor.close()
+
+
+@pytest.fixture
+def rig() -> Iterator[Rig]:
+    with _running() as rig:
+        yield rig
 
 
 @pytest.fixture
@@ -171,13 +198,11 @@ def test_a_service_socket_that_cannot_wait_for_the_supervisor_is_a_failed_connec
 
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> Iterator[Rig]:
-    """The stage with room for three sockets. Pings use any sockets: the system may allow no ICMP ones."""
+    """The stage with room for three sockets. Pings use UDP sockets, since the system may refuse ICMP ones."""
     monkeypatch.setattr(resource, "getrlimit", lambda _: (RESERVE + 3, RESERVE + 3))
     monkeypatch.setattr(host_icmp, "open_echo", lambda _: socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
-    rig = Rig()
-    yield rig
-    rig.worker.end()
-    rig.supervisor.close()
+    with _running() as rig:
+        yield rig
 
 
 @pytest.fixture
@@ -189,7 +214,7 @@ def udp_port() -> Iterator[int]:
 
 @pytest.fixture
 def silent() -> Iterator[int]:
-    """A port whose host does not answer SYNs: its queue is full."""
+    """A port that does not answer SYNs, because its backlog is full."""
     with socket.socket() as listener, ExitStack() as stack:
         listener.bind(("127.0.0.1", 0))
         listener.listen(0)
@@ -204,160 +229,127 @@ def silent() -> Iterator[int]:
 def test_open_connections_of_guests_are_never_closed_for_others_and_leave_a_reserve_of_descriptors(
     small: Rig, server: int, udp_port: int
 ) -> None:
-    rig = small
-    for _ in range(3):
-        rig.ask(HOST, server)
-    rig.turn()
-    rig.turn()
-    rig.ask(HOST, server)
-    rig.ask(GATEWAY, 53)
-    rig.send(_datagram(rig, 8, udp_port))
-    rig.send(_ping(rig, 1))
-    assert rig.open() == (3, 0, 0)
-    assert rig.failures() == [errno.EMFILE] * 2
-    assert rig.count("egress_flow_refused_too_many_sockets") == 4
-    assert rig.count("icmp_echo_dropped_send_failed") == 0
+    small.connect(server, 3)
+    small.ask(HOST, server)
+    small.ask(GATEWAY, 53)
+    small.datagram(8, udp_port)
+    small.ping(1)
+    assert small.open() == (3, 0, 0)
+    assert small.failures() == [errno.EMFILE] * 2
+    assert small.count("egress_flow_refused_too_many_sockets") == 4
+    assert small.count("icmp_echo_dropped_send_failed") == 0
     # Forwarded connections use the reserve.
     ours, theirs = socket.socketpair()
-    rig.stage.on_control({"op": "accepted", "addr": GUEST, "port": 80, "first": b""}, [ours.detach()])
-    assert len(rig.states()) == 4
+    small.stage.on_control({"op": "accepted", "addr": GUEST, "port": 80, "first": b""}, [ours.detach()])
+    assert len(small.states()) == 4
     theirs.close()
 
 
 def test_at_the_limit_of_descriptors_the_udp_flow_idle_for_longest_makes_room(
     small: Rig, udp_port: int
 ) -> None:
-    rig = small
     for number in (1, 2, 3):
-        rig.send(_datagram(rig, number, udp_port))
-    rig.later += 5.0
-    rig.send(_datagram(rig, 1, udp_port))
-    rig.send(_datagram(rig, 4, udp_port))
-    assert rig.udp_flows() == [1, 3, 4]
-    assert rig.closed() == [2]
-    rig.send(_datagram(rig, 5, udp_port))
-    assert rig.udp_flows() == [1, 4, 5]
-    assert rig.closed() == [3]
-    assert rig.count("egress_flow_evicted_too_many_sockets") == 2
-    assert rig.count("egress_flow_refused_too_many_sockets") == 0
-    assert rig.count("egress_datagrams_to_host") == 6
+        small.datagram(number, udp_port)
+    small.later += 5.0
+    small.datagram(1, udp_port)
+    small.datagram(4, udp_port)
+    assert small.udp_flows() == [1, 3, 4]
+    assert small.closed() == [2]
+    small.datagram(5, udp_port)
+    assert small.udp_flows() == [1, 4, 5]
+    assert small.closed() == [3]
+    assert small.count("egress_flow_evicted_too_many_sockets") == 2
+    assert small.count("egress_flow_refused_too_many_sockets") == 0
+    assert small.count("egress_datagrams_to_host") == 6
 
 
 def test_answers_keep_a_udp_flow_from_making_room(small: Rig) -> None:
-    rig = small
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as host:
         host.bind(("127.0.0.1", 0))
         host.settimeout(5)
         port = host.getsockname()[1]
-        rig.send(_datagram(rig, 1, port))
+        small.datagram(1, port)
         _, peer = host.recvfrom(100)
         for number in (2, 3):
-            rig.send(_datagram(rig, number, port))
-        rig.later += 5.0
+            small.datagram(number, port)
+        small.later += 5.0
         host.sendto(b"news", peer)
-        rig.turn()
-        rig.send(_datagram(rig, 4, port))
-    assert rig.udp_flows() == [1, 3, 4]
+        small.turn()
+        small.datagram(4, port)
+    assert small.udp_flows() == [1, 3, 4]
 
 
 def test_at_the_limit_of_descriptors_idle_datagram_flows_make_room_for_a_connection(
     small: Rig, server: int, udp_port: int
 ) -> None:
-    rig = small
-    rig.send(_datagram(rig, 7, udp_port))
-    rig.send(_ping(rig, 1))
+    small.datagram(7, udp_port)
+    small.ping(1)
     for _ in range(3):
-        rig.ask(HOST, server)
-        rig.turn()
-    assert rig.failures() == []
-    assert rig.open() == (3, 0, 0)
-    assert rig.closed() == [7]
+        small.ask(HOST, server)
+        small.turn()
+    assert small.failures() == []
+    assert small.open() == (3, 0, 0)
+    assert small.closed() == [7]
 
 
 def test_at_the_limit_of_descriptors_the_oldest_ping_makes_room(small: Rig, server: int) -> None:
-    rig = small
-    rig.ask(HOST, server)
+    small.ask(HOST, server)
     for ident in range(1, 6):
-        rig.send(_ping(rig, ident))
-    assert (len(rig.states()), rig.pings()) == (1, [4, 5])
-    assert rig.count("egress_flow_refused_too_many_sockets") == 0
+        small.ping(ident)
+    assert (len(small.states()), small.pings()) == (1, [4, 5])
+    assert small.count("egress_flow_refused_too_many_sockets") == 0
 
 
 def test_at_the_limit_of_descriptors_the_connection_whose_host_is_silent_for_longest_makes_room(
     small: Rig, server: int, silent: int
 ) -> None:
-    rig = small
     for _ in range(3):
-        rig.ask(HOST, silent)
-    rig.turn()
-    assert rig.states() == ["CONNECTING"] * 3
-    rig.ask(HOST, server)
-    rig.turn()
-    rig.turn()
-    assert rig.states() == ["CONNECTING"] * 2 + ["OPEN"]
-    # It is over for the engine too, and the guest is told nothing: its SYN comes again.
-    assert rig.failures() == [errno.ETIMEDOUT]
+        small.ask(HOST, silent)
+    small.turn()
+    assert small.states() == ["CONNECTING"] * 3
+    small.connect(server)
+    assert small.states() == ["CONNECTING"] * 2 + ["OPEN"]
+    # The engine ends it too. The guest gets no segment, so it repeats its SYN.
+    assert small.failures() == [errno.ETIMEDOUT]
 
 
 def test_a_guest_with_many_flows_pays_for_them_and_not_another_guest(small: Rig, udp_port: int) -> None:
-    rig = small
-    rig.send(_datagram(rig, 1, udp_port, OTHER))
-    rig.later += 5.0
+    small.datagram(1, udp_port, OTHER)
+    small.later += 5.0
     for number in range(2, 9):
-        rig.send(_datagram(rig, number, udp_port))
-    assert rig.udp_flows() == [1, 7, 8], "the other guest's was idle for longest"
-    rig.send(_datagram(rig, 9, udp_port, OTHER))
-    assert rig.udp_flows() == [1, 8, 9], "it takes from the guest with most"
+        small.datagram(number, udp_port)
+    assert small.udp_flows() == [1, 7, 8], "the other guest's was idle for longest"
+    small.datagram(9, udp_port, OTHER)
+    assert small.udp_flows() == [1, 8, 9], "it takes from the guest with most"
 
 
 def test_a_guest_with_most_sockets_takes_none_of_others(small: Rig, server: int, udp_port: int) -> None:
-    rig = small
-    rig.send(_datagram(rig, 1, udp_port, OTHER))
-    for _ in range(4):
-        rig.ask(HOST, server)
-    rig.turn()
-    rig.turn()
-    assert (len(rig.states()), rig.udp_flows()) == (2, [1])
-    rig.send(_datagram(rig, 2, udp_port))
-    assert rig.udp_flows() == [1]
-    assert rig.ways() == [MAKE_WAY_OWN] * 3
+    small.datagram(1, udp_port, OTHER)
+    small.connect(server, 4)
+    assert (len(small.states()), small.udp_flows()) == (2, [1])
+    small.datagram(2, udp_port)
+    assert small.udp_flows() == [1]
+    assert small.ways() == [MAKE_WAY_OWN] * 3
 
 
 def test_a_guest_with_few_sockets_may_have_one_of_a_half_open_connection(
     small: Rig, server: int, udp_port: int
 ) -> None:
-    rig = small
-    for _ in range(3):
-        rig.ask(HOST, server)
-    rig.turn()
-    rig.turn()
-    rig.send(_datagram(rig, 1, udp_port, OTHER))
-    assert rig.ways() == [MAKE_WAY_ANY]
-    assert rig.closed() == [1], "demux is to forget it: the next datagram tries again"
+    small.connect(server, 3)
+    small.datagram(1, udp_port, OTHER)
+    assert small.ways() == [MAKE_WAY_ANY]
+    assert small.closed() == [1], "demux must forget the flow, so that the next datagram tries again"
 
 
 def test_a_flow_for_which_the_system_has_no_descriptor_takes_one_of_an_idle_flow(
     rig: Rig, exhausted: Exhaust, udp_port: int, server: int
 ) -> None:
-    rig.send(_datagram(rig, 1, udp_port))
-    rig.send(_datagram(rig, 2, udp_port))
+    rig.datagram(1, udp_port)
+    rig.datagram(2, udp_port)
     exhausted(0)
-    rig.send(_datagram(rig, 3, udp_port))
+    rig.datagram(3, udp_port)
     assert rig.udp_flows() == [2, 3]
     rig.ask(HOST, server)
     rig.turn()
     assert rig.failures() == []
     assert (len(rig.states()), rig.udp_flows()) == (1, [3])
-
-
-def _ping(rig: Rig, ident: int) -> bytes:
-    request = EchoRequest(
-        slot=rig.worker.pool.alloc(), off=256, length=8, guest_addr=GUEST, remote_addr=HOST, identifier=ident,
-        sequence=1, hops_left=64, dont_fragment=False, link=LINK,
-    )  # fmt: skip
-    return request.pack()
-
-
-def _datagram(rig: Rig, number: int, port: int, link: int = LINK) -> bytes:
-    run = Run(rig.worker.pool.alloc(), 256, 4, 0, 4)
-    return UdpData.pack(number, flow_key(GUEST, 5000, HOST, port), run, link=link)

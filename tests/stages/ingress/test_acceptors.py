@@ -10,7 +10,7 @@ from pipeline.counters import INDEX
 from pipeline.ipc import messages
 from pipeline.ipc.arena import SLOT_BYTES, Pool
 from pipeline.links.base import Link, LinkClosed
-from pipeline.links.listener import Guest, Listener, Room
+from pipeline.links.listener import Guest, LinkResources, Listener
 from pipeline.stages.ingress.acceptors import Acceptors
 from tests.support.poller import Poller
 
@@ -38,7 +38,7 @@ class Stage:
             ),
         )
         slots = [memoryview(bytearray(SLOT_BYTES)) for _ in range(4)]
-        self.acceptors = Acceptors(worker, Room(Pool(0, 4), slots, 1500), self._add, self.remove)
+        self.acceptors = Acceptors(worker, LinkResources(Pool(0, 4), slots, 1500), self._add, self.remove)
 
     def _on_error(self, event: str, **fields: Any) -> None:
         self.lines.append(event)

@@ -15,7 +15,7 @@ from pipeline.records.streams import ToGuest
 from pipeline.stages.egress.context import EgressContext
 from pipeline.stages.egress.tcp.flow import MAX_READ, OPEN, Flow, FlowTable
 from pipeline.stages.egress.tcp.share import TIGHT_READ
-from pipeline.stages.loop import give_way
+from pipeline.stages.loop import yield_core
 
 READS_A_STEP: Final = 8
 """Reads in one step over all flows, before the results are published."""
@@ -63,7 +63,7 @@ class HostReads:
             return READS_A_STEP * MAX_READ
         if self._turns.more:
             # What the last step has read is published. The next stages get it before there is more.
-            give_way()
+            yield_core()
         return SHORT_STEP
 
     def read_ready(self, now: float) -> int:

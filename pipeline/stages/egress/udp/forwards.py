@@ -51,7 +51,7 @@ class UdpForward:
         self.name = name
         self.sock = sock
         self.key = key
-        self.tells_local = udp_local.is_told(sock)
+        self.tells_local = udp_local.ask_if_wildcard(sock)
         """The socket has several addresses, and says of each datagram to which it came."""
         self.clients: dict[Place, int] = {}
         """Flow numbers."""
