@@ -15,8 +15,7 @@ Sans-IO. ``on_query`` gets a guest's message and decides::
 ``on_upstream`` makes the replies to all waiting queries of the upstream's response, or of its absence. The
 caller must call it exactly once for each Forward, with its key. Then it must call ``next_forwards``: an
 answer makes room for a waiting question. ``expire`` gives up queries that waited for too long. At
-``deadline()`` both are due.
-pipeline/host/upstream asks the servers, and retries.
+``deadline()`` both are due. pipeline/host/upstream asks the servers, and retries.
 """
 
 import ipaddress
