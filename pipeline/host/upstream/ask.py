@@ -115,7 +115,7 @@ class Ask(Generic[T]):
         return None
 
     def no_more_tries(self) -> None:
-        """What is open now is the last try."""
+        """No further try begins."""
         self._tries_left = 0
 
     def edns_for(self, server: Server, states: ServerStates, now: float) -> bool:

@@ -50,7 +50,7 @@ _OWN_FAULTS: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno
 
 
 class Poller(Protocol):
-    """What is needed of the worker's poller."""
+    """The part of the worker's poller that is needed here and in DNS over TCP."""
 
     def register(self, fd: int, events: int, callback: Callable[[int], object]) -> None:
         """Call callback(events) while fd is ready."""
@@ -116,7 +116,7 @@ class Upstream(Generic[T]):
         self._next_try(ask, now)
 
     def forget_servers(self) -> None:
-        """What is known of servers is not true any more: the host is in another network."""
+        """Forget the states of all servers: the host is in another network."""
         self._states.forget()
 
     def take_results(self) -> list[tuple[T, bytes | None]]:

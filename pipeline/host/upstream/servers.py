@@ -1,4 +1,4 @@
-"""What is known of upstream name servers: which of them are silent, and which do not understand EDNS.
+"""States of upstream name servers: which of them are silent, and which do not understand EDNS.
 
 **Silent servers.** A server that did not answer is asked only after the others, for AVOID_SECONDS.
 
@@ -47,7 +47,7 @@ class ServerStates:
         """Servers that have answered with EDNS, and until when they are taken to know it."""
 
     def forget(self) -> None:
-        """What is known is not true any more: the host is in another network."""
+        """Forget all states: the host is in another network."""
         self._avoid.clear()
         self._plain.clear()
         self._proof.clear()
