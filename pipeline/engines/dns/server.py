@@ -5,7 +5,7 @@ Sans-IO. ``on_query`` gets a guest's message and decides::
     asked in the same bytes .. Answer            (ready.py) without a look at the message
     malformed ................ Answer (FORMERR, NOTIMP ...) or Ignored
     a local zone's name ...... Answer            (zones.py)
-    localhost, hosts file .... Answer
+    localhost, hosts file .... Answer            (hosts.py)
     in the cache ............. Answer            (cache.py)
     the same is under way .... Joined            the query waits with the others
     too many wait ............ Answer (SERVFAIL)   in all, or for this client
@@ -18,22 +18,18 @@ answer makes room for a waiting question. ``expire`` gives up queries that waite
 ``deadline()`` both are due. pipeline/host/upstream asks the servers, and retries.
 """
 
-import ipaddress
 from collections import OrderedDict
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Final, Generic, NamedTuple, TypeVar
-
-import dns.exception
-import dns.name
-import dns.reversename
 
 from pipeline.engines import tally
 from pipeline.engines.dns import message as m
 from pipeline.engines.dns import turns
 from pipeline.engines.dns.cache import Cached, DnsCache
+from pipeline.engines.dns.hosts import Hosts
 from pipeline.engines.dns.ready import ReadyReplies
 from pipeline.engines.dns.responses import upstream_body
-from pipeline.engines.dns.zones import AAAA, ANY, PTR, A, Local, Zone, Zones
+from pipeline.engines.dns.zones import AAAA, ANY, PTR, A, Zone, Zones
 from pipeline.wire.errors import WireError
 
 MAX_WAITERS: Final = 8192
@@ -56,7 +52,6 @@ FAILURE_TTL: Final = 1
 _REFUSED_TYPES: Final = frozenset({41, 249, 250, 251, 252})
 """OPT, TKEY, TSIG, IXFR, AXFR: types that a forwarder does not serve."""
 _FOREVER: Final = float("inf")
-_LOCALHOST: Final = (b"\x7f\0\0\1", bytes(15) + b"\1")
 
 W = TypeVar("W", bound=Hashable)
 
@@ -164,8 +159,7 @@ class Dns(Generic[W]):
         self.zones = zones
         self.cache = DnsCache()
         self._ready = ReadyReplies()
-        self._hosts: dict[bytes, tuple[bytes, ...]] = {}
-        self._pointers: dict[bytes, str] = {}
+        self._hosts = Hosts()
         self._pending: dict[Key, _Pending[W]] = {}
         self._turns: turns.Turns[Key] = turns.Turns(max_begun, per_second)
         self._queue: OrderedDict[tuple[Key, W], float] = OrderedDict()
@@ -190,24 +184,9 @@ class Dns(Generic[W]):
         return self._waiting
 
     def set_hosts(self, names: Mapping[str, Sequence[bytes]]) -> None:
-        """Replace the names of the host's hosts file: name -> addresses (4 or 16 bytes).
-
-        A name of one label with a loopback address is left out. It means the host itself, but a guest would
-        take it for the guest.
-        """
+        """Replace the names of the host's hosts file: name -> addresses (4 or 16 bytes)."""
         self._ready.clear()
-        self._hosts.clear()
-        self._pointers.clear()
-        for name, addresses in names.items():
-            text = name.lower().rstrip(".")
-            wire = m.text_wire(text)
-            useful = tuple(a for a in addresses if "." in text or not _is_loopback(a))
-            if not wire or not useful:
-                continue
-            self._hosts[wire] = useful
-            for address in useful:
-                if any(address) and not _is_loopback(address):
-                    self._pointers.setdefault(address, text)
+        self._hosts.replace(names)
 
     def add_zone(self, zone: Zone) -> None:
         """Add a zone, or extend the one with its name. Raises ZoneError."""
@@ -366,7 +345,7 @@ class Dns(Generic[W]):
         labels, rdtype = query.labels, query.rdtype
         local = self.zones.resolve(labels, rdtype)
         if local is None and query.rdclass == m.CLASS_IN:
-            local = self._from_hosts(query)
+            local = self._hosts.answer(query)
         if local is None:
             return None
         if query.rdclass not in (m.CLASS_IN, ANY):
@@ -375,31 +354,3 @@ class Dns(Generic[W]):
         if local.pointer and (pointer := m.text_wire(local.pointer)):
             records.append((PTR, pointer))
         return m.own_body(query, local.rcode, records)
-
-    def _from_hosts(self, query: m.Query) -> Local | None:
-        """The hosts file's answer, and RFC 6761 section 6.3 for localhost."""
-        labels, rdtype = query.labels, query.rdtype
-        if labels and labels[-1].lower() == b"localhost":
-            return _of_type(_LOCALHOST, rdtype)
-        name = query.question[:-4].lower()
-        known = self._hosts.get(name)
-        if known is not None and rdtype in (A, AAAA, ANY):
-            return _of_type(known, rdtype)
-        if rdtype == PTR and self._pointers and name.endswith(b"\x04arpa\0"):
-            try:
-                address = ipaddress.ip_address(dns.reversename.to_address(dns.name.Name((*labels, b""))))
-            except (dns.exception.DNSException, ValueError):
-                return None
-            pointer = self._pointers.get(address.packed)
-            return Local(m.NOERROR, pointer=pointer) if pointer else None
-        return None
-
-
-def _of_type(addresses: Sequence[bytes], rdtype: int) -> Local:
-    """The addresses of the wanted type. An empty list is an answer too, because the name exists."""
-    wanted = {A: (4,), AAAA: (16,), ANY: (4, 16)}.get(rdtype, ())
-    return Local(m.NOERROR, tuple(address for address in addresses if len(address) in wanted))
-
-
-def _is_loopback(address: bytes) -> bool:
-    return address[0] == 127 if len(address) == 4 else address == _LOCALHOST[1]

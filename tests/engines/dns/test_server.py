@@ -25,6 +25,21 @@ def engine() -> Dns[Any]:
     return Dns(Zones([zone], (addr_parse("192.168.127.0"), 0xFFFFFF00)))
 
 
+def with_hosts() -> Dns[Any]:
+    dnsd = engine()
+    dnsd.set_hosts(
+        {
+            "nas.home": (bytes((10, 0, 0, 5)), bytes(15) + b"\2"),
+            "printer": (bytes((10, 0, 0, 6)),),
+            "mypc": (bytes((127, 0, 1, 1)),),
+            "dev.local.test": (bytes((127, 0, 0, 1)),),
+            "localhost": (bytes((9, 9, 9, 9)),),
+            "a..b": (bytes((10, 0, 0, 7)),),
+        }
+    )
+    return dnsd
+
+
 def asked(name: str = "www.example.com", rdtype: str = "A", ident: int = 7, **options: Any) -> bytes:
     message = dns.message.make_query(name, rdtype, **options)
     message.id = ident
@@ -149,67 +164,6 @@ def test_senseless_response_is_servfail() -> None:
     assert counter == "dns_upstream_response_malformed"
     assert dns.message.from_wire(replies[0][1]).rcode() == dns.rcode.SERVFAIL
     assert dnsd.on_upstream(forward.key, b"", 0.0) == ([], "dns_upstream_response_unasked")
-
-
-# --- hosts file -------------------------------------------------------------------------------
-
-
-def with_hosts() -> Dns[Any]:
-    dnsd = engine()
-    dnsd.set_hosts(
-        {
-            "nas.home": (bytes((10, 0, 0, 5)), bytes(15) + b"\2"),
-            "printer": (bytes((10, 0, 0, 6)),),
-            "mypc": (bytes((127, 0, 1, 1)),),
-            "dev.local.test": (bytes((127, 0, 0, 1)),),
-            "localhost": (bytes((9, 9, 9, 9)),),
-            "a..b": (bytes((10, 0, 0, 7)),),
-        }
-    )
-    return dnsd
-
-
-@pytest.mark.parametrize(
-    "name, rdtype, rows",
-    [
-        ("NAS.home", "A", ["10.0.0.5"]),
-        ("nas.home", "AAAA", ["::2"]),
-        ("nas.home", "ANY", ["10.0.0.5", "::2"]),
-        ("printer", "A", ["10.0.0.6"]),
-        ("printer", "AAAA", []),
-        ("dev.local.test", "A", ["127.0.0.1"]),
-        ("5.0.0.10.in-addr.arpa", "PTR", ["nas.home."]),
-        ("localhost", "A", ["127.0.0.1"]),
-        ("app.localhost", "AAAA", ["::1"]),
-        ("localhost", "TXT", []),
-    ],
-)
-def test_names_of_the_hosts_file_and_localhost_are_answered(name: str, rdtype: str, rows: list[str]) -> None:
-    answer = reply(decide(with_hosts(), asked(name, rdtype)))
-    assert answer.rcode() == dns.rcode.NOERROR
-    assert [row.to_text() for rrset in answer.answer for row in rrset] == rows
-
-
-@pytest.mark.parametrize(
-    "name, rdtype",
-    [
-        ("mypc", "A"),
-        ("nas.home", "TXT"),
-        ("other.home", "A"),
-        ("1.0.0.127.in-addr.arpa", "PTR"),
-        ("x.in-addr.arpa", "PTR"),
-        ("2.0.0.10.in-addr.arpa", "PTR"),
-    ],
-)
-def test_hosts_own_short_name_and_what_the_file_does_not_say_go_upstream(name: str, rdtype: str) -> None:
-    assert isinstance(decide(with_hosts(), asked(name, rdtype)), Forward)
-
-
-def test_new_hosts_replace_the_old_ones() -> None:
-    dnsd = with_hosts()
-    dnsd.set_hosts({})
-    assert isinstance(decide(dnsd, asked("nas.home")), Forward)
-    assert isinstance(decide(dnsd, asked("5.0.0.10.in-addr.arpa", "PTR")), Forward)
 
 
 # --- bounds and hostile guests ------------------------------------------------------------------
