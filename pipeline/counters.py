@@ -77,6 +77,8 @@ TABLE: Final[tuple[Counter, ...]] = (
     Counter(
         "demux_message_dropped_rate_limit", "messages", "pings and ARP requests over max-answers-per-second"
     ),
+    Counter("dhcp_message_dropped_rate_limit", "messages", "DHCP messages over max-dhcp-messages-per-second"),
+    Counter("dns_query_dropped_rate_limit", "messages", "DNS queries over max-dns-queries-per-second"),
     Counter("demux_frame_dropped_tcp_to_group", "frames", "TCP segments in frames to a group address"),
     Counter("demux_frame_dropped_unknown_ethertype", "frames", "frames that are neither IPv4 nor ARP"),
     Counter("icmp_echo_answered", "messages", "pings of the gateway's addresses answered"),
@@ -377,6 +379,11 @@ TABLE: Final[tuple[Counter, ...]] = (
     Counter("dhcp_message_dropped_bad_header", "messages", "DHCP messages of unknown op"),
     Counter("dhcp_message_dropped_bad_options", "messages", "DHCP messages whose options leave their bounds"),
     Counter("dhcp_message_dropped_gateway_mac", "messages", "DHCP messages that claim the gateway's MAC"),
+    Counter(
+        "dhcp_message_dropped_loan_over",
+        "messages",
+        "DHCP requests for a lease beyond the guest's share, while others need addresses",
+    ),
     Counter("dhcp_message_dropped_no_address", "messages", "DHCP requests while no address is left"),
     Counter(
         "dhcp_message_dropped_too_many_of_guest",

@@ -199,6 +199,27 @@ class Limits:
         "pings and ARP requests of one guest answered or sent on, a second",
         "demux_message_dropped_rate_limit",
     )
+    max_dns_queries_per_second: int = limit(
+        5000,
+        2,
+        1 << 20,
+        "DNS queries of one guest over UDP, a second, while other guests are active",
+        "dns_query_dropped_rate_limit",
+    )
+    max_dns_questions_per_second: int = limit(
+        1000,
+        2,
+        1 << 20,
+        "DNS questions of one guest asked upstream, a second, while other guests are active; more wait",
+        "dns_query_queued",
+    )
+    max_dhcp_messages_per_second: int = limit(
+        200,
+        2,
+        1 << 20,
+        "DHCP messages of one guest, a second, while other guests are active",
+        "dhcp_message_dropped_rate_limit",
+    )
     max_icmp_errors_per_second: int = limit(
         100,
         1,

@@ -1,20 +1,21 @@
 """Token buckets, one for each key: they limit the rate of an event for each guest (as RFC 1812 4.3.2.8)."""
 
+from collections.abc import Hashable
 from typing import Final
 
 _LONG_AGO: Final = float("-inf")
 
 
 class Buckets:
-    """One bucket for each key, initially full. Keys are the numbers of links; forget() removes one."""
+    """One bucket for each key, initially full. Keys are guests or links; forget() removes one."""
 
     def __init__(self, per_second: float, burst: float) -> None:
         self.per_second = per_second
         self.burst = burst
-        self._levels: dict[int, tuple[float, float]] = {}
+        self._levels: dict[Hashable, tuple[float, float]] = {}
         """By key: its tokens, and the time at which they were counted."""
 
-    def take(self, key: int, now: float) -> bool:
+    def take(self, key: Hashable, now: float) -> bool:
         """Take a token. Returns False when there is none."""
         level = self.level(key, now)
         if level < 1.0:
@@ -22,20 +23,20 @@ class Buckets:
         self._levels[key] = (level - 1.0, now)
         return True
 
-    def charge(self, key: int, count: int, now: float) -> None:
+    def charge(self, key: Hashable, count: int, now: float) -> None:
         """Take count tokens, even if there are fewer. The level may become negative."""
         self._levels[key] = (self.level(key, now) - count, now)
 
-    def level(self, key: int, now: float) -> float:
+    def level(self, key: Hashable, now: float) -> float:
         """Tokens in the bucket now."""
         tokens, at = self._levels.get(key, (self.burst, _LONG_AGO))
         return min(self.burst, tokens + (now - at) * self.per_second)
 
-    def ready_at(self, key: int, wanted: float) -> float:
+    def ready_at(self, key: Hashable, wanted: float) -> float:
         """The time at which the bucket holds the wanted tokens. It may be in the past."""
         tokens, at = self._levels.get(key, (self.burst, _LONG_AGO))
         return at + (wanted - tokens) / self.per_second
 
-    def forget(self, key: int) -> None:
+    def forget(self, key: Hashable) -> None:
         """Remove the key's bucket. If the key is used again, its bucket is full."""
         self._levels.pop(key, None)

@@ -7,7 +7,7 @@ from pipeline.records.addresses import Addr
 from pipeline.records.flows import FlowKey
 from pipeline.records.kinds import NAMED, SERVICE_DATAGRAM
 
-_DATAGRAM: Final = Struct("<BxH4xIII28x12s4x")  # kind, link, slot, off, length, key
+_DATAGRAM: Final = Struct("<B?H4xIII28x12s4x")  # kind, crowded, link, slot, off, length, key
 _NAMED: Final = Struct("<B27xI16xII4xI")  # kind, ttl_s, guest_addr, remote_addr, pattern
 
 
@@ -16,26 +16,30 @@ class ServiceDatagram:
 
     key: the remote end is the service's, in both directions. The guest's address is 0 if the guest has none
     yet. An answer to 255.255.255.255 goes to the broadcast MAC on the link. The reader may overwrite the
-    HEADER_ROOM bytes (pipeline.records.udp) before an answer with headers.
+    HEADER_ROOM bytes (pipeline.records.udp) before an answer with headers. ``crowded``, in a question: other
+    guests than this one are active.
     """
 
-    def __init__(self, link: int, key: FlowKey, slot: int, off: int, length: int) -> None:
+    def __init__(
+        self, link: int, key: FlowKey, slot: int, off: int, length: int, crowded: bool = False
+    ) -> None:
         self.link = link
         self.key = key
         self.slot = slot
         self.off = off
         self.length = length
+        self.crowded = crowded
 
     @staticmethod
     def unpack(burst: memoryview, at: int) -> "ServiceDatagram":
         """The record at burst[at:]."""
-        _, link, slot, off, length, key = _DATAGRAM.unpack_from(burst, at)
-        return ServiceDatagram(link, key, slot, off, length)
+        _, crowded, link, slot, off, length, key = _DATAGRAM.unpack_from(burst, at)
+        return ServiceDatagram(link, key, slot, off, length, crowded)
 
     @staticmethod
-    def pack(link: int, key: FlowKey, slot: int, off: int, length: int) -> bytes:
+    def pack(link: int, key: FlowKey, slot: int, off: int, length: int, crowded: bool = False) -> bytes:
         """A record with these fields."""
-        return _DATAGRAM.pack(SERVICE_DATAGRAM, link, slot, off, length, key)
+        return _DATAGRAM.pack(SERVICE_DATAGRAM, crowded, link, slot, off, length, key)
 
 
 class Named:

@@ -1,5 +1,6 @@
 """A guest without a kernel. It sends and receives frames on the daemon's QEMU socket, with a minimal TCP."""
 
+import os
 import select
 import socket
 import time
@@ -24,6 +25,25 @@ class Received(NamedTuple):
     options: tcp_options.Options
 
 
+def _connected_by_another_process(path: Path) -> socket.socket:
+    """A connection to a unix socket. All links that one process opens are one guest to the daemon."""
+    ours, theirs = socket.socketpair()
+    child = os.fork()
+    if not child:
+        try:
+            with socket.socket(socket.AF_UNIX) as sock:
+                sock.connect(str(path))
+                socket.send_fds(theirs, [b"x"], [sock.fileno()])
+        finally:
+            os._exit(0)
+    theirs.close()
+    with ours:
+        _, fds, _, _ = socket.recv_fds(ours, 1, 1)
+    os.waitpid(child, 0)
+    assert fds, f"nobody listens on {path}"
+    return socket.socket(fileno=fds[0])
+
+
 class RawGuest:
     """Connects as a guest with the address 192.168.127.<number>."""
 
@@ -31,8 +51,7 @@ class RawGuest:
         self.mac = bytes((0x5A, 0x94, 0xEF, 0, 0, number))
         self.addr = ipv4.addr_parse(f"192.168.127.{number}")
         self.to_gateway = ethernet.header(frames.GATEWAY_MAC, self.mac, ethernet.TYPE_IPV4)
-        self.sock = socket.socket(socket.AF_UNIX)
-        self.sock.connect(str(path))
+        self.sock = _connected_by_another_process(path)
         self._received = bytearray()
 
     # --- frames -----------------------------------------------------------------------

@@ -122,12 +122,13 @@ class Rig:
         remote: int = GATEWAY,
         guest_port: int = 4000,
         link: int = 3,
+        crowded: bool = False,
     ) -> None:
         """Send a guest's datagram to the stage, as demux does."""
         slot = self.ingress.alloc()
         self.slots[slot][500 : 500 + len(payload)] = payload
         key = flow_key(guest_addr, guest_port, remote, port)
-        self.to_stage.push(ServiceDatagram.pack(link, key, slot, 500, len(payload)))
+        self.to_stage.push(ServiceDatagram.pack(link, key, slot, 500, len(payload), crowded))
         self.to_stage.publish()
         self.given += 1
 
@@ -135,13 +136,17 @@ class Rig:
         """Run one turn of the worker's loop."""
         self.worker.run(0)
         work = self.stage.step(monotonic() if now is None else now)
+        self.turn()
+        return work
+
+    def turn(self) -> None:
+        """What the others do in a turn: the worker publishes, the server answers, slots go home."""
         self.worker.ports.rings_out["demux"].publish()
         self.upstream.serve()
         for slot in self.worker.freed:
             self.ingress.unref(slot)
         self.given -= len(self.worker.freed)
         self.worker.freed.clear()
-        return work
 
     def replies(self) -> list[tuple[dict[str, int], bytes]]:
         """The records for demux, with their payload. Frees their slots."""

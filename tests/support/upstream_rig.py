@@ -7,7 +7,7 @@ import dns.flags
 import dns.message
 import dns.rrset
 
-from pipeline.host.resolver import Upstream
+from pipeline.host.upstream.resolver import MAX_SOCKETS, Upstream
 from tests.support.fake_name_server import FakeServer
 from tests.support.poller import Poller
 
@@ -15,13 +15,13 @@ from tests.support.poller import Poller
 class Rig:
     """An Upstream, its servers, and a clock that only the test sets."""
 
-    def __init__(self, count: int = 1) -> None:
+    def __init__(self, count: int = 1, max_sockets: int = MAX_SOCKETS) -> None:
         self.poller = Poller()
         self.now = 1000.0
         self.fakes = [FakeServer(self.poller) for _ in range(count)]
         self.servers = [fake.server for fake in self.fakes]
         self.upstream: Upstream[str] = Upstream(
-            self.poller, lambda: self.servers, lambda: self.now, os.urandom
+            self.poller, lambda: self.servers, lambda: self.now, os.urandom, max_sockets
         )
         self.results: dict[str, bytes | None] = {}
 
@@ -61,8 +61,8 @@ class Rig:
             self.results[token] = wire
 
 
-def run(count: int) -> Iterator[Rig]:
-    made = Rig(count)
+def run(count: int, max_sockets: int = MAX_SOCKETS) -> Iterator[Rig]:
+    made = Rig(count, max_sockets)
     yield made
     made.upstream.close()
     left = len(made.poller.callbacks)

@@ -1,64 +1,68 @@
 """Leases of the DHCP server: which client has which address, and which may get one (RFC 2131 section 4.3).
 
 A client is a hardware address. Each gets the lowest free address of the subnet and keeps it. A lease that
-expired, was released or was never confirmed stays with its client until no other address is free.
+expired, was released or was never confirmed (lease.py) stays with its client until another client needs it.
 
-=========  ==================================================  =========================================
-lease      means                                               may go to another client when no other is free
-=========  ==================================================  =========================================
-offered    DISCOVER was answered, no REQUEST came              OFFER_SECONDS after the last DISCOVER
-bound      REQUEST was answered                                LEASE_SECONDS after the last REQUEST
-released   the client sent RELEASE or chose another server     at once
-bootp      a BOOTP request was answered                        when its link is gone
-static     from the configuration                              never
-=========  ==================================================  =========================================
+**Shares.** A guest may make up any number of hardware addresses, so leases count for the guest over whose
+link they came. Each guest may have LEAST_OF_A_GUEST leases. Beyond that, it gets an address only while it has
+less than SHARE times the addresses that are left for others. So a guest that is alone has a share of three
+quarters of the subnet, and the next guest three quarters of the rest.
 
-A BOOTP client never renews, so its lease does not expire. It counts for its link like any other.
+**Loans.** A guest with its share may use what is free all the same, as loans: leases of LOAN_SECONDS that
+count for nobody. A lease is a promise until it ends, so a loan cannot be called back. It is not renewed while
+the reserve is not whole, or after a guest within its share found no address (for WISH_SECONDS). The server is
+silent then, and never sends NAK. So another guest waits for two minutes. Without loans it would have to wait
+for an hour, or the last quarter would never be used. A loan whose guest is within its share again becomes an
+ordinary lease when its client renews. BOOTP leases have no end, so they are never loans.
 
-A guest may make up any number of hardware addresses, so leases count for the link that they came over. Each
-link may have LEAST_OF_A_LINK leases. Beyond that, it gets an address only while it has less than SHARE
-times the addresses that are left for others. So a guest that is alone gets three quarters of the subnet,
-and the next guest three quarters of the rest. A link with its share gets only addresses that its own
-clients do not need any more.
+**Reserve.** The last addresses are for guests without any: the first address of a guest is there at once.
 
-A guest that reconnects has a new link and a new share. The leases of a link that is gone count for no link,
-and stay with their clients. When no address is free, a new client gets the one of them that was bound
-longest ago.
+**Guests that are gone.** A guest that reconnects has a new share. The leases of a link that is gone count for
+no guest, and stay with their clients. When no address is free, a new client gets the one of them that was
+bound longest ago. Leases from a state file, whose clients have not spoken yet, come last. Only guests with
+fewer than LEAST_OF_A_GUEST leases get these before they expire, again the oldest first.
 
 This module does not know messages.
 """
 
-import heapq
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from ipaddress import IPv4Network
-from typing import Final, Protocol
+from typing import Final, NamedTuple, Protocol
 
 from pipeline.engines import tally
+from pipeline.engines.dhcp.lease import (
+    BOOTP,
+    BORROWER,
+    BOUND,
+    GONE,
+    LEASE_SECONDS,
+    LENT,
+    LOAN_SECONDS,
+    NO_LINK,
+    OFFERED,
+    RECLAIM_ORDER,
+    RELEASED,
+    SECONDS,
+    Lease,
+)
+from pipeline.engines.dhcp.pool import Pool
 
-LEASE_SECONDS: Final = 3600
-OFFER_SECONDS: Final = 60.0
-DECLINE_SECONDS: Final = 600.0
-"""How long no client gets an address that a client found in use."""
-MAX_LEASES: Final = 16384
-"""Dynamic leases: a large subnet must not mean a large table."""
-LEAST_OF_A_LINK: Final = 8
-"""Dynamic leases that each link may have while any address is left."""
+LEAST_OF_A_GUEST: Final = 8
+"""Dynamic leases that each guest may have while more than the reserve is left."""
 SHARE: Final = 3
-"""Beyond that, a link may have this many times the addresses that are left for others."""
-MAX_DECLINED: Final = 64
-NO_LINK: Final = 0
-"""The link of leases from a state file whose clients have not spoken yet. Links are numbered from 1."""
-GONE: Final = -1
-"""The link of leases that came over a link that is gone."""
+"""Beyond that, a guest may have this many times the addresses that are left for others."""
+MAX_RESERVE: Final = 8
+"""Addresses for guests that have none; an eighth of a small subnet."""
+WISH_SECONDS: Final = 600.0
+"""How long there are no loans after a guest found no address. Some clients ask again only after 5 minutes."""
 
-OFFERED: Final = "offered"
-BOUND: Final = "bound"
-RELEASED: Final = "released"
-BOOTP: Final = "bootp"
+NOBODY: Final = (GONE, BORROWER, NO_LINK)
+"""Leases in nobody's share are left for others."""
 
-_RECLAIM_ORDER: Final = (RELEASED, OFFERED, BOUND, BOOTP)
-_SECONDS: Final[dict[str, float]] = {OFFERED: OFFER_SECONDS, BOUND: LEASE_SECONDS, BOOTP: float("inf")}
+TOO_MANY: Final = "dhcp_message_dropped_too_many_of_guest"
+NO_ADDRESS: Final = "dhcp_message_dropped_no_address"
+LOAN_OVER: Final = "dhcp_message_dropped_loan_over"
 
 
 class LeaseConfig(Protocol):
@@ -77,91 +81,63 @@ class LeaseConfig(Protocol):
         """Addresses that no client gets, beside the gateway's, the network's and the broadcast one."""
 
 
-class Lease:
-    """A dynamic lease. ``expires``: when it may go to another client. ``link``: the link that it counts for.
+class Grant(NamedTuple):
+    """The address of a client, and for how many seconds; or 0, and the counter that says why."""
 
-    ``before``: another link that is still up, over which the lease came first. A guest may ask in the name
-    of another guest's client and leave. The lease then counts for the first link again.
-    """
+    addr: int
+    seconds: int = LEASE_SECONDS
+    refusal: str = ""
 
-    __slots__ = ("addr", "before", "expires", "link", "state")
 
-    def __init__(self, addr: int, link: int, state: str, expires: float) -> None:
-        self.addr = addr
-        self.link = link
-        self.before = NO_LINK
-        self.state = state
-        self.expires = expires
-
-    def move(self, state: str, expires: float) -> None:
-        """The client asked for the lease, or gave it up."""
-        self.state = state
-        self.expires = expires
-
-    def count_for(self, link: int) -> None:
-        """The client asked over another link. The lease counts for that one now."""
-        if not self.before and self.link != GONE:
-            self.before = self.link
-        if self.before == link:
-            self.before = NO_LINK
-        self.link = link
-
-    def link_down(self, link: int) -> None:
-        """A link is gone, perhaps the lease's own or the one before."""
-        if self.link == link:
-            self.link = self.before or GONE
-            self.before = NO_LINK
-        elif self.before == link:
-            self.before = NO_LINK
+def by_link(link: int) -> int:
+    """The guest of a link, where nothing else is known: each link is a guest of its own."""
+    return link
 
 
 class Leases:
     """The leases of one subnet."""
 
-    def __init__(self, config: LeaseConfig) -> None:
+    def __init__(self, config: LeaseConfig, guest_of: Callable[[int], int] = by_link) -> None:
+        """guest_of: the number of the guest that opened a link; above 0. Links of one peer share it."""
         self._config = config
-        self._network = network = int(config.subnet.network_address)
-        self._broadcast = int(config.subnet.broadcast_address)
-        self._never = config.reserved | {config.gateway_ip, *config.dhcp_static_leases}
+        self._guest_of = guest_of
+        self._pool = Pool(config.subnet, config.reserved | {config.gateway_ip, *config.dhcp_static_leases})
+        self._reserve = min(MAX_RESERVE, self._pool.capacity // 8)
         # A MAC with two static addresses gets the lower one, the same in every run.
         self._static = {mac: addr for addr, mac in sorted(config.dhcp_static_leases.items(), reverse=True)}
         self._leases: dict[bytes, Lease] = {}
-        self._owners: dict[int, bytes] = {}
         # MACs by state, in the order in which their leases expire.
         self._by_state: dict[str, OrderedDict[bytes, None]] = {
-            state: OrderedDict() for state in _RECLAIM_ORDER
+            state: OrderedDict() for state in RECLAIM_ORDER
         }
-        self._of_link: dict[int, int] = {}
-        """How many leases count for each link."""
-        never = sum(network < addr < self._broadcast for addr in self._never)
-        self._capacity = min(MAX_LEASES, max(0, self._broadcast - network - 1 - never))
-        """How many dynamic leases there can be."""
-        self._declined: OrderedDict[int, float] = OrderedDict()
-        self._next = network + 1
-        self._returned: list[int] = []
+        self._of_guest: dict[int, int] = {}
+        """How many leases are in the share of each guest."""
+        self._wished_until = float("-inf")
+
+    # --- what there is --------------------------------------------------------------------
 
     @property
     def count(self) -> int:
         """Dynamic and static leases."""
-        return len(self._owners) + len(self._config.dhcp_static_leases)
+        return len(self._leases) + len(self._config.dhcp_static_leases)
 
     def by_addr(self) -> dict[int, bytes]:
         """Address -> MAC of the gateway, of the static leases and of every client that has an address."""
         return {
             self._config.gateway_ip: self._config.gateway_mac,
             **self._config.dhcp_static_leases,
-            **self._owners,
+            **{lease.addr: mac for mac, lease in self._leases.items()},
         }
 
     def export(self, now: float) -> list[tuple[int, bytes, float]]:
-        """(address, MAC, seconds left) of the dynamic leases that are bound, for a state file.
+        """(address, MAC, seconds left) of the dynamic leases that clients use, for a state file.
 
         A BOOTP client's lease has LEASE_SECONDS from the restart. The client must speak until then, so that
         clients which a guest made up do not keep addresses over restarts.
         """
         return [
             (lease.addr, mac, min(max(0.0, lease.expires - now), LEASE_SECONDS))
-            for state in (BOUND, BOOTP)
+            for state in (BOUND, LENT, BOOTP)
             for mac in self._by_state[state]
             for lease in (self._leases[mac],)
         ]
@@ -173,176 +149,217 @@ class Leases:
         """
         count = 0
         for addr, mac, seconds in sorted(rows, key=lambda row: row[2]):
-            known = mac in self._static or mac in self._leases or addr in self._owners
-            if known or len(mac) != 6 or not self._usable(addr) or len(self._leases) >= MAX_LEASES:
+            known = mac in self._static or mac in self._leases
+            if known or len(mac) != 6 or not self._pool.claim(addr):
                 continue
-            lease = self._add(mac, addr, NO_LINK, BOUND)
+            lease = self._add(mac, Lease(addr, NO_LINK, NO_LINK, BOUND))
             self._move(mac, lease, BOUND, now + min(max(seconds, 0.0), LEASE_SECONDS))
             count += 1
         return count
 
-    def give(self, mac: bytes, link: int, state: str, now: float) -> int:
-        """Give a client its address, perhaps a new one. Returns 0 when no address is left."""
+    # --- what clients ask for --------------------------------------------------------------
+
+    def give(self, mac: bytes, ident: bytes, link: int, state: str, now: float) -> Grant:
+        """Give a client its address, perhaps a new one. ident: its identifier (option 61), or empty."""
         if static := self._static.get(mac):
-            return static
+            return Grant(static)
+        guest = self._guest_of(link)
         lease = self._leases.get(mac)
         if lease is None:
-            addr = self._take_address(link, now)
-            if not addr:
-                return 0
-            lease = self._add(mac, addr, link, state)
-        if lease.link == GONE and self.is_full(link, now):
-            # The client gets an answer only if a new client would: its lease is open to others by now.
-            if not (addr := self._reclaim(now, link)):
-                return 0
-            heapq.heappush(self._returned, addr)
-        if lease.link != link and not self.is_full(link, now):
-            # Its guest has another link now. (A guest with two links has no more than the shares of both.)
-            tally.add(self._of_link, lease.link, -1)
-            tally.add(self._of_link, link, 1)
-            lease.count_for(link)
-        if state == OFFERED and lease.state in (BOUND, BOOTP) and lease.expires > now:
-            # A client that starts again still has what was acknowledged.
-            return lease.addr
-        self._move(mac, lease, state, now + _SECONDS[state])
-        return lease.addr
+            lease = self._new(mac, guest, link, state, now)
+            if lease is None:
+                return self._refuse(guest, now)
+        elif not self._count_anew(lease, guest, link, state, now):
+            return Grant(0, 0, LOAN_OVER) if lease.is_lent else self._refuse(guest, now)
+        lease.on_asked(link, ident)
+        # A client that starts again still has what was acknowledged.
+        if state != OFFERED or lease.state not in (BOUND, LENT, BOOTP) or lease.expires <= now:
+            held = LENT if state == BOUND and lease.is_lent else state
+            self._move(mac, lease, held, now + SECONDS[held])
+        return Grant(lease.addr, LOAN_SECONDS if lease.is_lent else LEASE_SECONDS)
 
     def turn_down(self, mac: bytes, link: int, now: float) -> None:
         """The client took another server's offer, so ours is free. An acknowledged lease stays."""
         lease = self._leases.get(mac)
-        if lease is not None and lease.state == OFFERED and link == (lease.before or lease.link):
+        if lease is not None and lease.state == OFFERED and link == lease.owner:
             self._move(mac, lease, RELEASED, now)
 
-    def _held(self, mac: bytes, addr: int, link: int) -> Lease | None:
-        """The lease that a client gives up over link. None if addr is not the client's address.
+    def release(self, mac: bytes, addr: int, link: int, now: float) -> bool:
+        """The client does not need its address any more. Returns False if it is not the client's address.
 
         Another guest may write the client's hardware address into its message, and may even have asked in its
-        name. Only the link over which the lease was given counts: the first one that is still up.
+        name. So only the link counts over which the lease was given.
         """
         lease = self._leases.get(mac)
-        if lease is None or addr != lease.addr or link != (lease.before or lease.link):
-            return None
-        return lease
-
-    def release(self, mac: bytes, addr: int, link: int, now: float) -> bool:
-        """The client does not need its address any more. Returns False if it is not the client's address."""
-        lease = self._held(mac, addr, link)
-        if lease is None:
+        if lease is None or addr != lease.addr or link != lease.owner:
             return False
         self._move(mac, lease, RELEASED, now)
         return True
 
-    def decline(self, mac: bytes, addr: int, link: int, now: float) -> bool:
+    def decline(self, mac: bytes, ident: bytes, addr: int, link: int, now: float) -> bool:
         """The client found its address in use. No client gets it for a while. False as in release().
 
-        At most MAX_DECLINED addresses or a quarter of the subnet are kept back, so that a hostile guest
-        cannot use up the subnet this way.
+        A client sends the same identifier in all messages (RFC 2131 section 2). Another one does not count.
         """
-        lease = self._held(mac, addr, link)
-        if lease is None:
+        lease = self._leases.get(mac)
+        if lease is None or (addr, link, ident) != (lease.addr, lease.owner, lease.ident):
             return False
-        self._forget(mac)
-        self._declined[lease.addr] = now + DECLINE_SECONDS
-        limit = min(MAX_DECLINED, 1 << (32 - self._config.subnet.prefixlen) >> 2)
-        while len(self._declined) > limit:
-            heapq.heappush(self._returned, self._declined.popitem(last=False)[0])
+        self._pool.decline(self._forget(mac), now)
         return True
 
     def on_link_down(self, link: int) -> None:
         """A guest's link is gone. Another guest may get its number."""
         for lease in self._leases.values():
-            counted_for = lease.link
-            lease.link_down(link)
-            if lease.link != counted_for:
-                tally.add(self._of_link, counted_for, -1)
-                tally.add(self._of_link, lease.link, 1)
+            if not lease.link_down(link):
+                continue
+            if lease.link == GONE:
+                self._count(lease, GONE, GONE)
+            elif not lease.is_lent:
+                self._count(lease, self._guest_of(lease.link), lease.link)
 
-    def is_full(self, link: int, now: float) -> bool:
-        """Whether the link has its share of the addresses."""
-        count = self._of_link.get(link, 0)
-        if count < LEAST_OF_A_LINK:
+    # --- shares ---------------------------------------------------------------------------
+
+    def _refuse(self, guest: int, now: float) -> Grant:
+        if self._is_full(guest, now):
+            return Grant(0, 0, TOO_MANY)
+        self._wished_until = now + WISH_SECONDS
+        return Grant(0, 0, NO_ADDRESS)
+
+    def _is_full(self, guest: int, now: float) -> bool:
+        """Whether the guest has its share of the addresses."""
+        count = self._of_guest.get(guest, 0)
+        if count < LEAST_OF_A_GUEST:
             return False
         wanted = count // SHARE + 1
-        declined = sum(until > now for until in self._declined.values())
-        free = self._capacity - len(self._leases) - declined + self._of_link.get(GONE, 0)
-        return free < wanted and free + self._needless(now, wanted - free) < wanted
+        left = self._pool.free_count(now) + sum(self._of_guest.get(nobody, 0) for nobody in NOBODY)
+        return left < wanted and left + self._expired(now, wanted - left, NOBODY) < wanted
 
-    def _needless(self, now: float, enough: int) -> int:
-        """How many leases of links that are up may go to another client. Counts no further than enough."""
+    def _has_spare(self, now: float, used: int, restored: bool = False) -> bool:
+        """Whether the reserve is whole when ``used`` more addresses are used.
+
+        restored: leases of a state file may be used up as well.
+        """
+        wanted = self._reserve + used
+        spare = self._pool.free_count(now) + self._of_guest.get(GONE, 0)
+        apart: tuple[int, ...] = (GONE,)
+        if restored:
+            spare += self._of_guest.get(NO_LINK, 0)
+            apart = (GONE, NO_LINK)
+        return spare >= wanted or spare + self._expired(now, wanted - spare, apart) >= wanted
+
+    def _expired(self, now: float, enough: int, apart: tuple[int, ...]) -> int:
+        """How many leases may go to another client, without those of ``apart``. Counts up to enough."""
         count = 0
-        for state in _RECLAIM_ORDER:
+        for state in RECLAIM_ORDER:
             for mac in self._by_state[state]:
                 lease = self._leases[mac]
                 if lease.expires > now or count >= enough:
                     break
-                if lease.link != GONE:
+                if lease.guest not in apart:
                     count += 1
         return count
 
-    def _add(self, mac: bytes, addr: int, link: int, state: str) -> Lease:
-        tally.add(self._of_link, link, 1)
-        self._owners[addr] = mac
-        lease = self._leases[mac] = Lease(addr, link, state, 0.0)
+    def _may_have_new(self, guest: int, now: float) -> bool:
+        """Whether one more address may be in a guest's share."""
+        count = self._of_guest.get(guest, 0)
+        if not count:
+            return True
+        return not self._is_full(guest, now) and self._has_spare(now, 1, count < LEAST_OF_A_GUEST)
+
+    def _may_borrow(self, state: str, now: float, used: int) -> bool:
+        """Whether there may be a loan now, for which ``used`` more addresses are used (0 or 1)."""
+        return state != BOOTP and now >= self._wished_until and self._has_spare(now, used)
+
+    def _new(self, mac: bytes, guest: int, link: int, state: str, now: float) -> Lease | None:
+        """A lease for a client that has none; None if there is no address for it."""
+        counts_for = guest
+        if self._may_have_new(guest, now):
+            addr = self._take_address(now, restored=self._of_guest.get(guest, 0) < LEAST_OF_A_GUEST)
+        elif not (addr := self._reclaim(now, guest)) and self._may_borrow(state, now, 1):
+            counts_for = BORROWER
+            # What clients of a link that is gone still hold is not for loans.
+            addr = self._pool.take(now) or self._reclaim(now)
+        return self._add(mac, Lease(addr, link, counts_for, state)) if addr else None
+
+    def _count_anew(self, lease: Lease, guest: int, link: int, state: str, now: float) -> bool:
+        """A client asks for the lease that it has. Decide in whose share it is from now on.
+
+        Returns False if the client gets no answer: its lease is in nobody's share, and others need it.
+        """
+        if lease.guest == guest:
+            self._count(lease, guest, link)
+            return True
+        if lease.guest > 0:
+            # Its guest has another link now. (A guest with two numbers has no more than the shares of both.)
+            if not self._is_full(guest, now):
+                self._count(lease, guest, link)
+            return True
+        expired = lease.expires <= now
+        if not (self._may_have_new(guest, now) if expired else not self._is_full(guest, now)):
+            if addr := self._reclaim(now, guest):
+                self._pool.put_back(addr)
+            elif self._may_borrow(state, now, int(expired or lease.guest == GONE)):
+                guest = BORROWER
+            else:
+                return False
+        self._count(lease, guest, link)
+        return True
+
+    # --- tables ---------------------------------------------------------------------------
+
+    def _add(self, mac: bytes, lease: Lease) -> Lease:
+        tally.add(self._of_guest, lease.guest, 1)
+        self._leases[mac] = lease
         return lease
+
+    def _count(self, lease: Lease, guest: int, link: int) -> None:
+        """The lease is in the share of this guest from now on."""
+        tally.add(self._of_guest, lease.guest, -1)
+        tally.add(self._of_guest, guest, 1)
+        lease.count_for(guest, link)
 
     def _move(self, mac: bytes, lease: Lease, state: str, expires: float) -> None:
         self._by_state[lease.state].pop(mac, None)
         self._by_state[state][mac] = None
         lease.move(state, expires)
 
-    def _forget(self, mac: bytes) -> None:
+    def _forget(self, mac: bytes) -> int:
+        """The client has no lease any more. Returns its address."""
         lease = self._leases.pop(mac)
-        tally.add(self._of_link, lease.link, -1)
-        del self._owners[lease.addr]
+        tally.add(self._of_guest, lease.guest, -1)
         del self._by_state[lease.state][mac]
+        return lease.addr
 
-    def _usable(self, addr: int) -> bool:
-        return self._network < addr < self._broadcast and addr not in self._never
+    def _take_address(self, now: float, *, restored: bool) -> int:
+        """An address for a new client, 0 if there is none: the lowest free one, else one of another client.
 
-    def _free(self, addr: int) -> bool:
-        return addr not in self._owners and addr not in self._declined
-
-    def _take_address(self, link: int, now: float) -> int:
-        """The lowest free address, else one whose client does not need it any more, else 0.
-
-        A link with its share gets only an address that one of its own clients does not need any more.
+        That is one whose client does not need it any more, else one of a link that is gone, else, with
+        ``restored``, one of the state file.
         """
-        if self.is_full(link, now):
-            return self._reclaim(now, link)
-        while self._declined and next(iter(self._declined.values())) <= now:
-            heapq.heappush(self._returned, self._declined.popitem(last=False)[0])
-        if len(self._leases) < MAX_LEASES:
-            while self._returned:
-                addr = heapq.heappop(self._returned)
-                if self._free(addr):
-                    return addr
-            while self._next < self._broadcast:
-                addr = self._next
-                self._next += 1
-                if addr not in self._never and self._free(addr):
-                    return addr
-        return self._reclaim(now) or self._reclaim_gone()
+        return (
+            self._pool.take(now)
+            or self._reclaim(now)
+            or self._reclaim_oldest(GONE)
+            or (self._reclaim_oldest(NO_LINK) if restored else 0)
+        )
 
-    def _reclaim(self, now: float, link: int = NO_LINK) -> int:
-        """Take back an address that its client does not need any more, of this link if given; else 0."""
-        for state in _RECLAIM_ORDER:
+    def _reclaim(self, now: float, guest: int | None = None) -> int:
+        """Take back an address that its client does not need any more, of this guest if given; else 0."""
+        for state in RECLAIM_ORDER:
             for mac in self._by_state[state]:
                 lease = self._leases[mac]
                 if lease.expires > now:
                     break
-                if link in (NO_LINK, lease.link):
-                    self._forget(mac)
-                    return lease.addr
+                if guest is None or guest == lease.guest:
+                    return self._forget(mac)
         return 0
 
-    def _reclaim_gone(self) -> int:
-        """Take back the address that was bound longest ago by a client whose link is gone; else 0."""
-        if GONE not in self._of_link:
+    def _reclaim_oldest(self, guest: int) -> int:
+        """Take back the address that was bound longest ago by a client of GONE or NO_LINK; else 0."""
+        if guest not in self._of_guest:
             return 0
-        for state in _RECLAIM_ORDER:
+        for state in RECLAIM_ORDER:
             for mac in self._by_state[state]:
-                lease = self._leases[mac]
-                if lease.link == GONE:
-                    self._forget(mac)
-                    return lease.addr
+                if self._leases[mac].guest == guest:
+                    return self._forget(mac)
         return 0

@@ -10,10 +10,11 @@ list or leaves it out, then the relay information, but never the lease.
 The server does not probe whether an address is in use.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Final, NamedTuple, Protocol
 
-from pipeline.engines.dhcp.leases import BOOTP, BOUND, LEASE_SECONDS, OFFERED, LeaseConfig, Leases
+from pipeline.engines.dhcp.lease import BOOTP, BOUND, OFFERED
+from pipeline.engines.dhcp.leases import LeaseConfig, Leases, by_link
 from pipeline.wire import dhcp
 from pipeline.wire.errors import WireError
 
@@ -55,9 +56,10 @@ class DhcpConfig(LeaseConfig, Protocol):
 class Dhcp:
     """The server of one subnet."""
 
-    def __init__(self, config: DhcpConfig) -> None:
+    def __init__(self, config: DhcpConfig, guest_of: Callable[[int], int] = by_link) -> None:
+        """guest_of: the number of the guest that opened a link; above 0."""
         self._config = config
-        self._leases = Leases(config)
+        self._leases = Leases(config, guest_of)
         gateway = config.gateway_ip.to_bytes(4, "big")
         self._options: dict[int, bytes] = {
             dhcp.SUBNET_MASK: config.subnet.netmask.packed,
@@ -121,16 +123,12 @@ class Dhcp:
         for_another = server not in (0, self._config.gateway_ip)
         match message.kind:
             case dhcp.DISCOVER:
-                kind, counter, addr = (
-                    dhcp.OFFER,
-                    "dhcp_offer_sent",
-                    self._leases.give(mac, link, OFFERED, now),
-                )
+                kind, state, counter = dhcp.OFFER, OFFERED, "dhcp_offer_sent"
             case dhcp.REQUEST if for_another:
                 self._leases.turn_down(mac, link, now)
                 return Ignored(_OTHER_SERVER)
             case dhcp.REQUEST:
-                kind, counter, addr = dhcp.ACK, "dhcp_ack_sent", self._leases.give(mac, link, BOUND, now)
+                kind, state, counter = dhcp.ACK, BOUND, "dhcp_ack_sent"
             case dhcp.INFORM:
                 return self._inform(message, guest_addr, guest_port)
             case dhcp.DECLINE | dhcp.RELEASE if for_another:
@@ -141,25 +139,24 @@ class Dhcp:
                 return self._release(message, mac, link, now)
             case _:
                 return Ignored("dhcp_message_ignored_unknown_type")
-        if not addr:
-            return self._no_address(link, now)
-        payload = self._build(message, kind, addr, leased=True)
+        grant = self._leases.give(mac, _ident(message), link, state, now)
+        if not grant.addr:
+            return Ignored(grant.refusal)
+        payload = self._build(message, kind, grant.addr, grant.seconds)
         return Reply(payload, guest_addr or BROADCAST_ADDR, guest_port, counter)
 
-    def _no_address(self, link: int, now: float) -> Ignored:
-        if self._leases.is_full(link, now):
-            return Ignored("dhcp_message_dropped_too_many_of_guest")
-        return Ignored("dhcp_message_dropped_no_address")
+    def _build(self, message: dhcp.Message, kind: int, addr: int, seconds: int) -> bytes:
+        """A reply that the client accepts. Its options are in ascending order.
 
-    def _build(self, message: dhcp.Message, kind: int, addr: int, *, leased: bool) -> bytes:
-        """A reply that the client accepts. Its options are in ascending order."""
+        addr, seconds: the lease; 0 if there is none. The times of renewal (options 58 and 59) are left to the
+        client: it takes the half and seven eighths of these seconds.
+        """
         options = dict(self._options)
         options[dhcp.MESSAGE_TYPE] = bytes((kind,))
-        if leased:
-            options[dhcp.LEASE_TIME] = LEASE_SECONDS.to_bytes(4, "big")
-        client_id = message.options.get(dhcp.CLIENT_ID, b"")
-        if 0 < len(client_id) <= MAX_ECHOED_OPTION:
-            options[dhcp.CLIENT_ID] = client_id
+        if seconds:
+            options[dhcp.LEASE_TIME] = seconds.to_bytes(4, "big")
+        if ident := _ident(message):
+            options[dhcp.CLIENT_ID] = ident
         # A client without an address does not reassemble fragments.
         datagram = min(message.max_datagram, max(self._config.mtu, dhcp.MIN_DATAGRAM))
         room = datagram - dhcp.DATAGRAM_HEADERS - _message_len(options)
@@ -178,7 +175,7 @@ class Dhcp:
                 _ordered(options, relay_info),
                 htype=message.htype,
                 flags=message.flags,
-                ciaddr=0 if leased else message.ciaddr,
+                ciaddr=0 if seconds else message.ciaddr,
                 yiaddr=addr,
                 giaddr=message.giaddr,
             )
@@ -196,9 +193,9 @@ class Dhcp:
         if message.sname:
             # The client wants the server of this name (RFC 951 section 7.3). The gateway has no name.
             return Ignored(_OTHER_SERVER)
-        addr = self._leases.give(mac, link, BOOTP, now)
-        if not addr:
-            return self._no_address(link, now)
+        grant = self._leases.give(mac, _ident(message), link, BOOTP, now)
+        if not grant.addr:
+            return Ignored(grant.refusal)
         options = {code: value for code, value in self._options.items() if code != dhcp.SERVER_ID}
         relay_info = self._relay_info(message, dhcp.MIN_LEN - _message_len(options))
         payload = dhcp.build(
@@ -210,7 +207,7 @@ class Dhcp:
                 htype=message.htype,
                 flags=message.flags,
                 ciaddr=message.ciaddr,
-                yiaddr=addr,
+                yiaddr=grant.addr,
                 siaddr=self._config.gateway_ip,
                 giaddr=message.giaddr,
             )
@@ -219,12 +216,13 @@ class Dhcp:
 
     def _inform(self, message: dhcp.Message, guest_addr: int, guest_port: int) -> Reply:
         """Answer with the parameters, without an address and without a lease (RFC 2131 section 4.3.5)."""
-        payload = self._build(message, dhcp.ACK, 0, leased=False)
+        payload = self._build(message, dhcp.ACK, 0, 0)
         return Reply(payload, guest_addr or message.ciaddr or BROADCAST_ADDR, guest_port, "dhcp_ack_sent")
 
     def _decline(self, message: dhcp.Message, mac: bytes, link: int, now: float) -> Ignored:
         """DECLINE (RFC 2131 section 4.3.3). It counts only from the lease's own client."""
-        if self._leases.decline(mac, message.option_addr(dhcp.REQUESTED_ADDRESS), link, now):
+        addr = message.option_addr(dhcp.REQUESTED_ADDRESS)
+        if self._leases.decline(mac, _ident(message), addr, link, now):
             return Ignored("dhcp_decline_accepted")
         return Ignored("dhcp_decline_dropped_not_holder")
 
@@ -233,6 +231,12 @@ class Dhcp:
         if self._leases.release(mac, message.ciaddr, link, now):
             return Ignored("dhcp_release_accepted")
         return Ignored("dhcp_release_dropped_not_holder")
+
+
+def _ident(message: dhcp.Message) -> bytes:
+    """The client identifier; empty if there is none, or one that is too long to be kept."""
+    ident = message.options.get(dhcp.CLIENT_ID, b"")
+    return ident if len(ident) <= MAX_ECHOED_OPTION else b""
 
 
 def _message_len(options: Mapping[int, bytes]) -> int:

@@ -6,7 +6,7 @@ know messages: a key is any hashable value, and an answer is a Body of message.p
 
 from collections import OrderedDict
 from collections.abc import Hashable
-from typing import Final
+from typing import Final, NamedTuple
 
 from pipeline.engines.dns.message import Body
 
@@ -14,6 +14,14 @@ MAX_ENTRIES: Final = 4096
 MAX_BYTES: Final = 4 << 20
 ENTRY_BYTES: Final = 512
 """About the bytes that an entry takes in addition to its records."""
+
+
+class Cached(NamedTuple):
+    """An answer, its age in whole seconds, and until when it has this age and may be sent."""
+
+    body: Body
+    age: int
+    until: float
 
 
 class DnsCache:
@@ -28,8 +36,8 @@ class DnsCache:
     def __len__(self) -> int:
         return len(self._entries)
 
-    def get(self, key: Hashable, now: float) -> tuple[Body, int] | None:
-        """The answer and its age in whole seconds; None when there is none, or its lifetime is over."""
+    def get(self, key: Hashable, now: float) -> Cached | None:
+        """The answer; None when there is none, or its lifetime is over."""
         entry = self._entries.get(key)
         if entry is None:
             return None
@@ -39,7 +47,7 @@ class DnsCache:
             self._drop(key)
             return None
         self._entries.move_to_end(key)
-        return body, age
+        return Cached(body, age, since + age + 1)
 
     def put(self, key: Hashable, body: Body, now: float) -> None:
         """Keep an answer that came now, if it may be kept."""

@@ -1,9 +1,9 @@
 """DNS messages as the gateway needs them (RFC 1035, 2181, 6891): queries of guests, replies to them.
 
 A guest's query is parsed as far as its answer needs. Its question is kept byte for byte, because the reply
-repeats it. dnspython checks an upstream answer and writes it anew; only its records are kept (``Body``).
-Each guest's reply has its own id, flags, question, age of the TTLs, EDNS and truncation. render() adds
-these to the records.
+repeats it. Of an upstream answer only the records are kept (``Body``, made in responses.py). Each guest's
+reply has its own id, flags, question, age of the TTLs, EDNS and truncation. render() adds these to the
+records.
 
 This module does not know zones, caches or guests. Hostile bytes cause no exception other than WireError.
 """
@@ -15,14 +15,18 @@ from typing import Final, NamedTuple
 
 import dns.exception
 import dns.message
-import dns.rdatatype
 
 from pipeline.wire.errors import WireError
 
 HEADER: Final = Struct("!HHHHHH")
-_TAIL: Final = Struct("!HH")
-_RECORD: Final = Struct("!HHIH")
+TAIL: Final = Struct("!HH")
+"""Type and class, after the name of a question."""
+RECORD: Final = Struct("!HHIH")
+"""Type, class, TTL and length of data, after the name of a record."""
 _OPT: Final = Struct("!BHHBBHH")
+_OPT_START: Final = b"\0\0\x29"
+"""The empty name and the type of an OPT record."""
+_OPTION: Final = Struct("!HH")
 _TTL: Final = Struct("!I")
 
 QR: Final = 0x8000
@@ -52,8 +56,6 @@ MAX_QUERY: Final = 4096
 """Bytes of the longest query. A longer one counts as malformed."""
 EDNS_PAYLOAD: Final = 1232
 """UDP payload that we accept from guests and upstream servers: it avoids fragments on common paths."""
-DEAF_TTL: Final = 60
-"""Seconds for which an answer without OPT to a query with DO is kept: the server may have missed DO."""
 MAX_NAME_BYTES: Final = 255
 MAX_LABEL: Final = 63
 
@@ -117,26 +119,67 @@ def parse_query(wire: bytes, *, tcp: bool) -> Query | Malformed:
         return malformed
     try:
         labels, end = read_name(wire, HEADER.size)
-        rdtype, rdclass = _TAIL.unpack_from(wire, end)
+        rdtype, rdclass = TAIL.unpack_from(wire, end)
     except (WireError, struct.error):
         return malformed
-    question = wire[HEADER.size : end + _TAIL.size]
+    question = wire[HEADER.size : end + TAIL.size]
     limit = MAX_TCP if tcp else MIN_UDP
     query = Query(ident, flags, question, labels, rdtype, rdclass, limit)
     if not answers and not authorities and not additionals:
         return query
     try:
-        message = dns.message.from_wire(wire, ignore_trailing=True)
-    except (dns.exception.DNSException, ValueError, struct.error):
+        if answers or authorities or additionals > 1:
+            edns = _read_records(wire)
+        else:
+            edns = _read_opt(wire, end + TAIL.size)
+    except WireError:
         return malformed
-    if message.edns < 0:
+    if edns is None:
         return query
     if not tcp:
-        limit = min(max(limit, message.payload), MAX_UDP)
-    query = query._replace(limit=limit, edns=True, dnssec=bool(message.ednsflags & DO))
-    if message.edns > 0:
+        limit = min(max(limit, edns.payload), MAX_UDP)
+    query = query._replace(limit=limit, edns=True, dnssec=bool(edns.flags & DO))
+    if edns.version:
         return Malformed(render(query, Body(BADVERS)), "dns_query_refused_edns_version")
     return query
+
+
+class _Edns(NamedTuple):
+    """What the OPT record of a query says (RFC 6891 section 6.1)."""
+
+    payload: int
+    version: int
+    flags: int
+
+
+def _read_opt(wire: bytes, at: int) -> _Edns | None:
+    """The only record of a query, at ``at``, which is almost always an OPT record. Raises WireError.
+
+    Nobody here reads its options, so only their lengths are checked. Bytes after the record are ignored.
+    """
+    if wire[at : at + len(_OPT_START)] != _OPT_START:
+        return _read_records(wire)
+    if len(wire) < at + _OPT.size:
+        raise WireError("dns_query_refused_malformed")
+    _, _, payload, _, version, flags, length = _OPT.unpack_from(wire, at)
+    at += _OPT.size
+    end = at + length
+    while at + _OPTION.size <= end <= len(wire):
+        at += _OPTION.size + _OPTION.unpack_from(wire, at)[1]
+    if at != end or end > len(wire):
+        raise WireError("dns_query_refused_malformed")
+    return _Edns(payload, version, flags)
+
+
+def _read_records(wire: bytes) -> _Edns | None:
+    """What the records after the question say, whatever they are. Raises WireError."""
+    try:
+        message = dns.message.from_wire(wire, ignore_trailing=True)
+    except (dns.exception.DNSException, ValueError, struct.error):
+        raise WireError("dns_query_refused_malformed") from None
+    if message.edns < 0:
+        return None
+    return _Edns(message.payload, message.edns, message.ednsflags)
 
 
 def _header_only(ident: int, flags: int, rcode: int) -> bytes:
@@ -174,7 +217,7 @@ def upstream_query(query: Query) -> bytes:
 
     AD asks whether the answer's data is authentic (RFC 6840 section 5.7).
     """
-    question = query.question[: -_TAIL.size].lower() + query.question[-_TAIL.size :]
+    question = query.question[: -TAIL.size].lower() + query.question[-TAIL.size :]
     header = HEADER.pack(0, RD | query.flags & (AD | CD), 1, 0, 0, 1)
     return header + question + _opt(NOERROR, query.dnssec)
 
@@ -230,73 +273,10 @@ def _aged(records: bytes, ttls: tuple[int, ...], age: int) -> bytes:
 
 def own_body(query: Query, rcode: int, records: Iterable[tuple[int, bytes]] = ()) -> Body:
     """The gateway's own answer. records: (type, data); each gets the name as asked and TTL 0."""
-    name = query.question[: -_TAIL.size]
+    name = query.question[: -TAIL.size]
     parts: list[bytes] = []
     ends: list[int] = []
     for rdtype, data in records:
-        parts.append(name + _RECORD.pack(rdtype, CLASS_IN, 0, len(data)) + data)
+        parts.append(name + RECORD.pack(rdtype, CLASS_IN, 0, len(data)) + data)
         ends.append(len(parts[-1]) + (ends[-1] if ends else 0))
     return Body(rcode, b"".join(parts), (len(parts), 0, 0), tuple(ends))
-
-
-def upstream_body(query: Query, wire: bytes, *, max_ttl: int, max_negative_ttl: int) -> Body:
-    """Check an upstream server's response to upstream_query() and keep its records.
-
-    A positive answer may be kept for its shortest TTL, a negative one for the time in its SOA record (RFC
-    2308 section 5), both within the bounds given. No other response may be kept. Raises WireError.
-    """
-    malformed = WireError("dns_upstream_response_malformed")
-    try:
-        message = dns.message.from_wire(wire, one_rr_per_rrset=True, ignore_trailing=True)
-        rcode = int(message.rcode())
-        if int(message.flags) & (QR | OPCODE) != QR or len(message.question) != 1:
-            raise malformed
-        asked = message.question[0]
-        if (int(asked.rdtype), int(asked.rdclass)) != (query.rdtype, query.rdclass):
-            raise malformed
-        if [label.lower() for label in asked.name.labels[:-1]] != [label.lower() for label in query.labels]:
-            raise malformed
-        deaf_to_dnssec = query.dnssec and message.edns < 0
-        message.id = 0
-        message.use_edns(False)
-        rendered = message.to_wire(max_size=MAX_TCP, want_shuffle=False)
-    except (dns.exception.DNSException, ValueError, struct.error):
-        raise malformed from None
-    begin = HEADER.size + len(query.question)
-    counts, ends, ttls, lowest = _walk(rendered, begin)
-    lifetime = 0
-    if not message.flags & TC:
-        if rcode == NOERROR and any(query.rdtype in (int(rrset.rdtype), 255) for rrset in message.answer):
-            lifetime = min(lowest, max_ttl)
-        elif rcode in (NOERROR, NXDOMAIN):
-            minima = [
-                min(rrset.ttl, rrset[0].minimum)
-                for rrset in message.authority
-                if rrset.rdtype == dns.rdatatype.SOA
-            ]
-            lifetime = min([lowest, max_negative_ttl, *minima]) if minima else 0
-    if deaf_to_dnssec:
-        lifetime = min(lifetime, DEAF_TTL)
-    return Body(rcode, rendered[begin:], counts, ends, ttls, int(message.flags) & (AD | TC), lifetime)
-
-
-def _walk(wire: bytes, begin: int) -> tuple[tuple[int, int, int], tuple[int, ...], tuple[int, ...], int]:
-    """Counts, ends and places of TTLs (from begin on) of the records of a message, and the lowest TTL.
-
-    The message must be one that dnspython has written: its lengths are not checked.
-    """
-    _, _, _, answers, authorities, additionals = HEADER.unpack_from(wire)
-    ends = []
-    ttls = []
-    lowest = 0xFFFFFFFF
-    at = begin
-    for _ in range(answers + authorities + additionals):
-        while wire[at] and wire[at] < 0xC0:
-            at += 1 + wire[at]
-        at += 2 if wire[at] else 1
-        _, _, ttl, length = _RECORD.unpack_from(wire, at)
-        lowest = min(lowest, ttl)
-        ttls.append(at + 4 - begin)
-        at += _RECORD.size + length
-        ends.append(at - begin)
-    return (answers, authorities, additionals), tuple(ends), tuple(ttls), lowest

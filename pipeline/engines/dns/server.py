@@ -2,9 +2,10 @@
 
 Sans-IO. ``on_query`` gets a guest's message and decides::
 
+    asked in the same bytes .. Answer            (ready.py) without a look at the message
     malformed ................ Answer (FORMERR, NOTIMP ...) or Ignored
     a local zone's name ...... Answer            (zones.py)
-    localhost, hosts file .... Answer
+    localhost, hosts file .... Answer            (hosts.py)
     in the cache ............. Answer            (cache.py)
     the same is under way .... Joined            the query waits with the others
     too many wait ............ Answer (SERVFAIL)   in all, or for this client
@@ -13,30 +14,28 @@ Sans-IO. ``on_query`` gets a guest's message and decides::
 
 ``on_upstream`` makes the replies to all waiting queries of the upstream's response, or of its absence. The
 caller must call it exactly once for each Forward, with its key. Then it must call ``next_forwards``: an
-answer makes room for a waiting question. ``expire`` gives up queries that waited for too long.
-pipeline/host/resolver.py finds upstream servers, asks them and retries.
+answer makes room for a waiting question. ``expire`` gives up queries that waited for too long. At
+``deadline()`` both are due. pipeline/host/upstream asks the servers, and retries.
 """
 
-import ipaddress
 from collections import OrderedDict
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Final, Generic, NamedTuple, TypeVar
 
-import dns.exception
-import dns.name
-import dns.reversename
-
 from pipeline.engines import tally
 from pipeline.engines.dns import message as m
-from pipeline.engines.dns.cache import DnsCache
-from pipeline.engines.dns.turns import Turns
-from pipeline.engines.dns.zones import AAAA, ANY, PTR, A, Local, Zones
+from pipeline.engines.dns import turns
+from pipeline.engines.dns.cache import Cached, DnsCache
+from pipeline.engines.dns.hosts import Hosts
+from pipeline.engines.dns.ready import ReadyReplies
+from pipeline.engines.dns.responses import upstream_body
+from pipeline.engines.dns.zones import AAAA, ANY, PTR, A, Zone, Zones
 from pipeline.wire.errors import WireError
 
-MAX_WAITERS: Final = 4096
+MAX_WAITERS: Final = 8192
 """Queries of guests that wait for an answer."""
-SHARED_WAITERS: Final = 2048
-"""How many of them any client may have, so one that is alone may have all of these."""
+SHARED_WAITERS: Final = 4096
+"""A client's query may wait while fewer than these do, so one that is alone gets all of them."""
 LEAST_WAITERS: Final = 256
 """Waiting queries that each client may have while there is any room."""
 QUEUE_SECONDS: Final = 4.0
@@ -52,7 +51,7 @@ FAILURE_TTL: Final = 1
 
 _REFUSED_TYPES: Final = frozenset({41, 249, 250, 251, 252})
 """OPT, TKEY, TSIG, IXFR, AXFR: types that a forwarder does not serve."""
-_LOCALHOST: Final = (b"\x7f\0\0\1", bytes(15) + b"\1")
+_FOREVER: Final = float("inf")
 
 W = TypeVar("W", bound=Hashable)
 
@@ -150,13 +149,19 @@ class _Pending(Generic[W]):
 class Dns(Generic[W]):
     """The server. A waiter (W) is where the caller sends a reply; a client has bounds of its own."""
 
-    def __init__(self, zones: Zones) -> None:
+    def __init__(
+        self,
+        zones: Zones,
+        max_begun: int = turns.MAX_BEGUN,
+        per_second: int = turns.MAX_PER_SECOND,
+    ) -> None:
+        """max_begun: questions that may be under way upstream. per_second: those of a client, if crowded."""
         self.zones = zones
         self.cache = DnsCache()
-        self._hosts: dict[bytes, tuple[bytes, ...]] = {}
-        self._pointers: dict[bytes, str] = {}
+        self._ready = ReadyReplies()
+        self._hosts = Hosts()
         self._pending: dict[Key, _Pending[W]] = {}
-        self._turns: Turns[Key] = Turns()
+        self._turns: turns.Turns[Key] = turns.Turns(max_begun, per_second)
         self._queue: OrderedDict[tuple[Key, W], float] = OrderedDict()
         """Queries whose question waits for its turn, and the time since which, the oldest first."""
         self._waiting = 0
@@ -179,23 +184,19 @@ class Dns(Generic[W]):
         return self._waiting
 
     def set_hosts(self, names: Mapping[str, Sequence[bytes]]) -> None:
-        """Replace the names of the host's hosts file: name -> addresses (4 or 16 bytes).
+        """Replace the names of the host's hosts file: name -> addresses (4 or 16 bytes)."""
+        self._ready.clear()
+        self._hosts.replace(names)
 
-        A name of one label with a loopback address is left out. It means the host itself, but a guest would
-        take it for the guest.
-        """
-        self._hosts.clear()
-        self._pointers.clear()
-        for name, addresses in names.items():
-            text = name.lower().rstrip(".")
-            wire = m.text_wire(text)
-            useful = tuple(a for a in addresses if "." in text or not _is_loopback(a))
-            if not wire or not useful:
-                continue
-            self._hosts[wire] = useful
-            for address in useful:
-                if any(address) and not _is_loopback(address):
-                    self._pointers.setdefault(address, text)
+    def add_zone(self, zone: Zone) -> None:
+        """Add a zone, or extend the one with its name. Raises ZoneError."""
+        self._ready.clear()
+        self.zones.add(zone)
+
+    def forget_answers(self) -> None:
+        """Forget the answers of upstream servers: the host has other servers now."""
+        self._ready.clear()
+        self.cache.clear()
 
     # --- queries ------------------------------------------------------------------------
 
@@ -203,6 +204,10 @@ class Dns(Generic[W]):
         self, wire: bytes, waiter: W, client: Hashable, now: float, *, tcp: bool = False
     ) -> Decision:
         """Decide on a guest's message."""
+        if not tcp:
+            ready = self._ready.get(wire, now)
+            if ready is not None:
+                return Answer(ready[0], ready[1])
         query = m.parse_query(wire, tcp=tcp)
         if isinstance(query, m.Malformed):
             return Answer(query.reply, query.counter) if query.reply else Ignored(query.counter)
@@ -210,7 +215,7 @@ class Dns(Generic[W]):
             return Answer(m.render(query, m.Body(m.REFUSED)), "dns_query_refused_type")
         local = self._own_answer(query)
         if local is not None:
-            return Answer(m.render(query, local), "dns_query_answered_local")
+            return self._answer(wire, query, Cached(local, 0, _FOREVER), "dns_query_answered_local", tcp)
         key = Key(
             query.question[:-4].lower(),
             query.rdtype,
@@ -221,8 +226,18 @@ class Dns(Generic[W]):
         )
         cached = self.cache.get(key, now)
         if cached is not None:
-            return Answer(m.render(query, cached[0], cached[1]), "dns_query_answered_from_cache")
+            return self._answer(wire, query, cached, "dns_query_answered_from_cache", tcp)
         return self._wait(key, query, waiter, client, now)
+
+    def _answer(self, wire: bytes, query: m.Query, cached: Cached, counter: str, tcp: bool) -> Answer:
+        """Answer a query at once, and keep the reply for the next query with the same bytes.
+
+        A name that does not exist is seldom asked twice, and may be one of very many that a guest makes up.
+        """
+        payload = m.render(query, cached.body, cached.age)
+        if not tcp and cached.body.rcode == m.NOERROR:
+            self._ready.put(wire, payload, cached.until, counter)
+        return Answer(payload, counter)
 
     def _wait(self, key: Key, query: m.Query, waiter: W, client: Hashable, now: float) -> Decision:
         pending = self._pending.get(key)
@@ -239,7 +254,7 @@ class Dns(Generic[W]):
         self._waiting += 1
         if pending.begun:
             return Joined(key, "dns_query_joined")
-        if self._turns.begin(client):
+        if self._turns.begin(client, now):
             return self._forward(key, pending, client, now)
         # Several clients may wait for it. The first whose turn comes begins it.
         self._turns.wait(client, key)
@@ -255,24 +270,35 @@ class Dns(Generic[W]):
         pending.begin(client)
         return Forward(key, m.upstream_query(pending.query), "dns_query_forwarded", since)
 
-    def next_forwards(self) -> list[Forward]:
+    def next_forwards(self, now: float) -> list[Forward]:
         """The questions whose turn has come."""
         forwards = []
-        while (turn := self._turns.next()) is not None:
+        while (turn := self._turns.next(now)) is not None:
             client, key = turn
             pending = self._pending[key]
             _, _, since = next(iter(pending.waiters.values()))
             forwards.append(self._forward(key, pending, client, since))
         return forwards
 
+    def set_crowded(self, until: float) -> None:
+        """Several guests are active, at least until then: each client has a rate for questions upstream."""
+        self._turns.crowded_until = until
+
+    def forget_client(self, client: Hashable) -> None:
+        """The client is gone; another one may have its name."""
+        self._turns.forget(client)
+
     def deadline(self) -> float:
-        """When expire() is due; inf when no question waits for its turn."""
-        return next(iter(self._queue.values())) + QUEUE_SECONDS if self._queue else float("inf")
+        """When expire() or next_forwards() is due; inf when no question waits for its turn."""
+        return min(self._expiry(), self._turns.deadline()) if self._queue else _FOREVER
+
+    def _expiry(self) -> float:
+        return next(iter(self._queue.values())) + QUEUE_SECONDS if self._queue else _FOREVER
 
     def expire(self, now: float) -> list[tuple[W, bytes]]:
         """(waiter, reply) of queries whose question waited too long for its turn, at most MAX_EXPIRED."""
         replies: list[tuple[W, bytes]] = []
-        while self.deadline() <= now and len(replies) < MAX_EXPIRED:
+        while self._expiry() <= now and len(replies) < MAX_EXPIRED:
             (key, waiter), _ = self._queue.popitem(last=False)
             pending = self._pending[key]
             query, client = pending.remove(waiter)
@@ -301,9 +327,7 @@ class Dns(Generic[W]):
         body = m.Body(m.SERVFAIL)
         if wire is not None:
             try:
-                body = m.upstream_body(
-                    pending.query, wire, max_ttl=MAX_TTL, max_negative_ttl=MAX_NEGATIVE_TTL
-                )
+                body = upstream_body(pending.query, wire, max_ttl=MAX_TTL, max_negative_ttl=MAX_NEGATIVE_TTL)
             except WireError as error:
                 counter = error.reason
         if body.rcode == m.SERVFAIL:
@@ -321,7 +345,7 @@ class Dns(Generic[W]):
         labels, rdtype = query.labels, query.rdtype
         local = self.zones.resolve(labels, rdtype)
         if local is None and query.rdclass == m.CLASS_IN:
-            local = self._from_hosts(query)
+            local = self._hosts.answer(query)
         if local is None:
             return None
         if query.rdclass not in (m.CLASS_IN, ANY):
@@ -330,31 +354,3 @@ class Dns(Generic[W]):
         if local.pointer and (pointer := m.text_wire(local.pointer)):
             records.append((PTR, pointer))
         return m.own_body(query, local.rcode, records)
-
-    def _from_hosts(self, query: m.Query) -> Local | None:
-        """The hosts file's answer, and RFC 6761 section 6.3 for localhost."""
-        labels, rdtype = query.labels, query.rdtype
-        if labels and labels[-1].lower() == b"localhost":
-            return _of_type(_LOCALHOST, rdtype)
-        name = query.question[:-4].lower()
-        known = self._hosts.get(name)
-        if known is not None and rdtype in (A, AAAA, ANY):
-            return _of_type(known, rdtype)
-        if rdtype == PTR and self._pointers and name.endswith(b"\x04arpa\0"):
-            try:
-                address = ipaddress.ip_address(dns.reversename.to_address(dns.name.Name((*labels, b""))))
-            except (dns.exception.DNSException, ValueError):
-                return None
-            pointer = self._pointers.get(address.packed)
-            return Local(m.NOERROR, pointer=pointer) if pointer else None
-        return None
-
-
-def _of_type(addresses: Sequence[bytes], rdtype: int) -> Local:
-    """The addresses of the wanted type. An empty list is an answer too, because the name exists."""
-    wanted = {A: (4,), AAAA: (16,), ANY: (4, 16)}.get(rdtype, ())
-    return Local(m.NOERROR, tuple(address for address in addresses if len(address) in wanted))
-
-
-def _is_loopback(address: bytes) -> bool:
-    return address[0] == 127 if len(address) == 4 else address == _LOCALHOST[1]

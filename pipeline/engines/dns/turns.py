@@ -1,11 +1,14 @@
 """Fair turns for DNS questions: which client may send one upstream now, and which is next.
 
-A client is a guest's link. Up to SHARED questions may be under way for any client, so one that is alone may
-have all of them. Beyond that, a client may begin a question only while it has fewer than LEAST under way.
-So a client that floods leaves room for LEAST questions of each of four others. Other questions wait, and
-clients take turns: one question each.
+A client is a guest. Any client may begin a question while fewer than SHARED are under way, so one that is
+alone gets all of these. A client with fewer than LEAST questions under way may begin one in any case, while
+fewer than MAX_BEGUN are. So other clients never wait for one that floods. Other questions wait, and clients
+take turns: one question each.
 
-This module does not know messages or time. A question is any hashable key.
+A question costs the machine a socket and much work, here and at the server. So while it is *crowded*, which
+means that several guests are active, a client also has a rate.
+
+This module does not know messages. A question is any hashable key.
 """
 
 from collections import OrderedDict
@@ -13,13 +16,21 @@ from collections.abc import Hashable
 from typing import Final, Generic, TypeVar
 
 from pipeline.engines import tally
+from pipeline.engines.buckets import Buckets
 
-MAX_BEGUN: Final = 512
-"""Questions under way."""
-SHARED: Final = 256
-"""How many of them any client may begin."""
+MAX_BEGUN: Final = 1024
+"""Questions under way, if the system gives a socket for each."""
+SHARED: Final = 512
+"""A client may begin a question while fewer than these are under way. At most four fifths of all."""
 LEAST: Final = 64
 """Questions that each client may have under way while there is any room."""
+
+MAX_PER_SECOND: Final = 1000
+"""Questions that a client may begin in a second while it is crowded."""
+BURST_S: Final = 0.5
+"""Seconds' worth of these that it may begin at once."""
+
+_NEVER: Final = float("inf")
 
 K = TypeVar("K", bound=Hashable)
 
@@ -27,7 +38,12 @@ K = TypeVar("K", bound=Hashable)
 class Turns(Generic[K]):
     """Questions of all clients, under way or waiting."""
 
-    def __init__(self) -> None:
+    def __init__(self, max_begun: int = MAX_BEGUN, per_second: int = MAX_PER_SECOND) -> None:
+        self._most = max_begun
+        self._shared = min(SHARED, max_begun * 4 // 5)
+        self._rates = Buckets(per_second, max(1.0, per_second * BURST_S))
+        self.crowded_until = -_NEVER
+        """Until when clients have a rate. The owner sets it."""
         self._begun: dict[Hashable, int] = {}
         """Questions under way by the client that began them."""
         self._total = 0
@@ -39,11 +55,11 @@ class Turns(Generic[K]):
         """Questions under way."""
         return self._total
 
-    def begin(self, client: Hashable) -> bool:
+    def begin(self, client: Hashable, now: float) -> bool:
         """Begin a question of the client if it may. Returns False if the client must wait for its turn."""
-        if client in self._waiting or not self._may_begin(client):
+        if client in self._waiting or not self._may_begin(client, now):
             return False
-        self._count(client, 1)
+        self._begin(client, now)
         return True
 
     def end(self, client: Hashable) -> None:
@@ -62,22 +78,40 @@ class Turns(Generic[K]):
             if not questions:
                 del self._waiting[client]
 
-    def next(self) -> tuple[Hashable, K] | None:
+    def next(self, now: float) -> tuple[Hashable, K] | None:
         """Begin the next question. Returns it with its client; None while no question may begin."""
         for client, questions in self._waiting.items():
-            if self._may_begin(client):
+            if self._may_begin(client, now):
                 question, _ = questions.popitem(last=False)
                 # This ends the walk, so the order may change.
                 if questions:
                     self._waiting.move_to_end(client)
                 else:
                     del self._waiting[client]
-                self._count(client, 1)
+                self._begin(client, now)
                 return client, question
         return None
 
-    def _may_begin(self, client: Hashable) -> bool:
-        return self._total < (MAX_BEGUN if self._begun.get(client, 0) < LEAST else SHARED)
+    def deadline(self) -> float:
+        """When a client that waits only because of its rate may begin; inf if there is none."""
+        waiting = [self._rates.ready_at(client, 1.0) for client in self._waiting if self._has_room(client)]
+        return min([*waiting, self.crowded_until]) if waiting else _NEVER
+
+    def forget(self, client: Hashable) -> None:
+        """The client is gone. Its questions end as others do."""
+        self._rates.forget(client)
+
+    def _may_begin(self, client: Hashable, now: float) -> bool:
+        crowded = now < self.crowded_until
+        return self._has_room(client) and not (crowded and self._rates.level(client, now) < 1.0)
+
+    def _begin(self, client: Hashable, now: float) -> None:
+        if now < self.crowded_until:
+            self._rates.charge(client, 1, now)
+        self._count(client, 1)
+
+    def _has_room(self, client: Hashable) -> bool:
+        return self._total < (self._most if self._begun.get(client, 0) < LEAST else self._shared)
 
     def _count(self, client: Hashable, number: int) -> None:
         tally.add(self._begun, client, number)

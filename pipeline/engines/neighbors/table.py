@@ -208,6 +208,15 @@ class Neighbors:
         if addr in self._held and self._held[addr].mac != mac:
             del self._held[addr]
 
+    def withdraw(self, addr: int, mac: bytes, link: int) -> None:
+        """The lease of mac for addr is over: the DHCP server has given addr to a station on link.
+
+        A guest that goes on using an address after its lease must not keep it from the next client.
+        """
+        neighbor = self.get(addr)
+        if neighbor is not None and neighbor.mac == mac and neighbor.link != link:
+            self._drop(neighbor)
+
     def _check_held(self, addr: int, mac: bytes, link: int, now: float) -> None:
         """mac shows a held address. Raises WireError if it is held for another station, which is asked."""
         held = self._held[addr]

@@ -46,6 +46,7 @@ class FrameInput:
         self.arp = arp_responder
         self.ip = ip
         self.udp = ip.udp
+        self.rates = ip.udp.services.rates
 
     def on_tcp_range(self, run: TcpRange, record: bytes, now: float) -> None:
         """Segments of one flow, which record is about."""
@@ -67,6 +68,8 @@ class FrameInput:
 
     def on_udp_range(self, run: UdpRange, now: float) -> None:
         """Datagrams of one flow."""
+        ends = Ends.of(run.key)
+        self.rates.check(ends, run.link, now)
         begin = run.off - HEADERS_LEN
         view = self.slots[run.slot]
         dst, src, _ = ethernet.HEADER.unpack_from(view, begin)
@@ -87,9 +90,8 @@ class FrameInput:
                 self.worker.free(run.slot)
                 return
         self.counts[_PACKETS] += count
-        guest_addr = Ends.of(run.key).guest_addr
-        if guest_addr:
-            self.neighbors.learn(guest_addr, src, run.link, now)
+        if ends.guest_addr:
+            self.neighbors.learn(ends.guest_addr, src, run.link, now)
         self.udp.on_guest_datagrams(run, now)
 
     def on_frame(self, frame: Frame, now: float) -> None:

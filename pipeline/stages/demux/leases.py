@@ -6,12 +6,15 @@ only if the holder does not answer a probe, as with any owner. Holders of leases
 link yet: demux keeps their addresses until they come back, or were asked for in vain.
 
 The client's MAC in a request is only what the guest says. It counts if the switch has seen it on that link,
-and then like any other claim: an owner of the address on another link is asked first.
+and then like any other claim: an owner of the address on another link is asked first. An owner that had the
+address by an earlier lease is not asked: the server gives an address to another client only when that lease
+is over.
 """
 
 from pipeline.counters import INDEX
 from pipeline.engines.neighbors.table import Neighbors
 from pipeline.engines.switch import Switch
+from pipeline.records.addresses import Addr
 from pipeline.records.guests import Leased
 from pipeline.records.services import ServiceDatagram
 from pipeline.stages.worker import Worker
@@ -27,6 +30,8 @@ class LeaseHolders:
         self._counts = worker.counts
         self._neighbors = known
         self._switch = switch
+        self._leased: dict[Addr, bytes] = {}
+        """Address -> MAC of the last client that was given it and was on that link."""
 
     def on_answer(self, answer: ServiceDatagram, now: float) -> None:
         """The DHCP server sends a guest this message."""
@@ -37,6 +42,10 @@ class LeaseHolders:
         self._neighbors.unhold(message.yiaddr, message.chaddr)
         if self._switch.link_of(message.chaddr) != answer.link:
             return
+        before = self._leased.get(message.yiaddr, message.chaddr)
+        self._leased[message.yiaddr] = message.chaddr
+        if before != message.chaddr:
+            self._neighbors.withdraw(message.yiaddr, before, answer.link)
         try:
             self._neighbors.learn(message.yiaddr, message.chaddr, answer.link, now)
         except WireError as error:

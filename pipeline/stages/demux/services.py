@@ -15,6 +15,7 @@ from pipeline.records.services import ServiceDatagram
 from pipeline.records.udp import UdpRange
 from pipeline.stages.demux.leases import LeaseHolders
 from pipeline.stages.demux.network import Network
+from pipeline.stages.demux.service_rates import ServiceRates
 from pipeline.wire import ethernet, ipv4
 
 _SENT: Final = INDEX["udp_datagrams_to_guest"]
@@ -32,19 +33,28 @@ class Services:
         self.neighbors = network.neighbors
         self.resolver_out = network.resolver_out
         self.egress_out = network.egress_out
+        self.rates = ServiceRates(network.config.limits, network.config.network.gateway_ip, network.links)
         self.holders = LeaseHolders(network.worker, network.neighbors, network.switch)
 
-    def to_resolver(self, run: UdpRange) -> None:
-        """Pass datagrams on one by one. Several, which is rare, are copied: each needs its own reference."""
+    def to_resolver(self, run: UdpRange, port: int, now: float) -> None:
+        """Pass datagrams on one by one. Several, which is rare, are copied: each needs its own reference.
+
+        Raises WireError, while the caller owns the reference, if the guest asks too often.
+        """
+        crowded = self.rates.admit(port, run.link, run.piece_count(), now)
         if run.length <= run.piece_size:
-            self.resolver_out.push(ServiceDatagram.pack(run.link, run.key, run.slot, run.off, run.length))
+            self.resolver_out.push(
+                ServiceDatagram.pack(run.link, run.key, run.slot, run.off, run.length, crowded)
+            )
             return
         view = self.slots[run.slot]
         for begin, end in run.piece_bounds():
             where = self.output.copy(view[begin:end])
             if where is not None:
                 slot, off = where
-                self.resolver_out.push(ServiceDatagram.pack(run.link, run.key, slot, off, end - begin))
+                self.resolver_out.push(
+                    ServiceDatagram.pack(run.link, run.key, slot, off, end - begin, crowded)
+                )
         self.worker.free(run.slot)
 
     def on_resolver_burst(self, burst: memoryview, now: float) -> int:

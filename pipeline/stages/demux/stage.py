@@ -136,16 +136,19 @@ class DemuxStage:
     # --- from ingress -------------------------------------------------------------------
 
     def _on_guest_burst(self, burst: memoryview, now: float) -> int:
+        saw = self.services.rates.activity.saw
         for at in range(0, len(burst), RECORD_BYTES):
             kind = burst[at]
             if kind == kinds.TCP_RANGE:
                 run = TcpRange.unpack(burst, at)
+                saw(run.link, now)
                 try:
                     self.frames.on_tcp_range(run, burst[at : at + RECORD_BYTES].tobytes(), now)
                 except WireError as error:
                     self._drop(error.reason, run.link, run.slot, run.off - run.header_len, run.segments)
             elif kind == kinds.UDP_RANGE:
                 datagrams = UdpRange.unpack(burst, at)
+                saw(datagrams.link, now)
                 try:
                     self.frames.on_udp_range(datagrams, now)
                 except WireError as error:
@@ -153,6 +156,7 @@ class DemuxStage:
                     self._drop(error.reason, datagrams.link, datagrams.slot, begin, datagrams.piece_count())
             elif kind == kinds.FRAME:
                 frame = Frame.unpack(burst, at)
+                saw(frame.link, now)
                 try:
                     self.frames.on_frame(frame, now)
                 except WireError as error:
@@ -172,7 +176,9 @@ class DemuxStage:
     def _on_notice(self, kind: int, burst: memoryview, at: int, now: float) -> None:
         """A record of ingress without frames."""
         if kind == kinds.HEARD:
-            self.frames.on_heard(Neighbor.unpack(burst, at), now)
+            heard = Neighbor.unpack(burst, at)
+            self.services.rates.activity.saw(heard.link, now)
+            self.frames.on_heard(heard, now)
         elif kind == kinds.UDP_USED:
             self.udp.on_used_by_guest(UdpNotice.unpack(burst, at).key, now)
         elif kind == kinds.UDP_FRAGMENTED:
@@ -196,6 +202,8 @@ class DemuxStage:
                 self.udp.forget_guest(addr)
         self.neighbors.forget_link(link)
         self.udp.forget_link(link)
+        if guest not in self.links.values():
+            self.services.rates.forget(guest)
         self.bad_frames.forget(link)
         self.events.forget_link(link)
         for ring in (*self.network.tcp_out.rings, self.network.resolver_out):

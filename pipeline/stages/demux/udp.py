@@ -90,7 +90,7 @@ class UdpDispatch:
         if flow is None:
             flow = self._open(run, now)
             if flow is None:
-                self.services.to_resolver(run)
+                self.services.to_resolver(run, Ends.of(run.key).remote_port, now)
                 return
         elif not flow.steered and self._may_steer(flow):
             # The guest has more than one question: ingress sends what follows straight to the socket.

@@ -1,7 +1,7 @@
 """The resolver worker: DHCP and DNS of the gateway.
 
 Datagrams come from demux, and replies go back to it. DNS over TCP comes as sockets from the supervisor.
-pipeline.engines.dhcp and .dns decide what the answers are. pipeline.host.resolver asks upstream servers.
+pipeline.engines.dhcp and .dns decide what the answers are. pipeline.host.upstream asks upstream servers.
 """
 
 import os
@@ -16,7 +16,7 @@ from pipeline.engines.dns import server as dns
 from pipeline.engines.dns.message import MAX_QUERY
 from pipeline.engines.dns.zones import ZoneError, parse_zone
 from pipeline.host import name_files
-from pipeline.host.resolver import Upstream
+from pipeline.host.upstream.resolver import MAX_ASKS, Upstream
 from pipeline.ipc import messages
 from pipeline.ipc.channel import close_all
 from pipeline.records import kinds
@@ -24,6 +24,7 @@ from pipeline.records.flows import Ends, FlowKey, flow_key
 from pipeline.records.guests import LinkNotice
 from pipeline.records.kinds import RECORD_BYTES
 from pipeline.records.services import ServiceDatagram
+from pipeline.stages.resolver.descriptors import question_sockets
 from pipeline.stages.resolver.leases import LeaseKeeper
 from pipeline.stages.resolver.names import NameReports
 from pipeline.stages.resolver.replies import Replies
@@ -34,6 +35,10 @@ from pipeline.wire import ethernet, ipv4
 
 DHCP_PORT: Final = 67
 DNS_PORT: Final = 53
+CROWDED_S: Final = 1.0
+"""Seconds from a question that came while several guests were active: until then it is crowded."""
+BURSTS_A_STEP: Final = 4
+"""Bursts of guests' datagrams before the answers to them are published."""
 
 _UNKNOWN_PORT: Final = INDEX["resolver_datagram_dropped_unknown_port"]
 _LEASES: Final = INDEX["dhcp_leases"]
@@ -74,16 +79,23 @@ class ResolverStage:
         self.slots = worker.ports.arena.slots
         self.demux_in = worker.ports.rings_in["demux"]
         self.replies = Replies(worker)
+        self.guests: dict[int, int] = {}
+        """The number of the guest that opened each link. Links of one peer are one guest."""
         self.gateway = config.network.gateway_ip
-        self.dhcp = Dhcp(config.network)
-        self.dns: dns.Dns[Client] = dns.Dns(local_zones(config.network, worker.log))
+        self.dhcp = Dhcp(config.network, self.guest_of)
+        sockets = question_sockets()
+        self.dns: dns.Dns[Client] = dns.Dns(
+            local_zones(config.network, worker.log),
+            min(MAX_ASKS, sockets),
+            config.limits.max_dns_questions_per_second,
+        )
         # A server with the gateway's address would be this program again.
         self.servers = name_files.ServerList(
             resolv_conf, {ipv4.addr_text(config.network.gateway_ip)}, dns_port
         )
         self.hosts = name_files.HostsFile(hosts)
         self.upstream: Upstream[dns.Key] = Upstream(
-            worker, lambda: self.servers.servers, monotonic, os.urandom
+            worker, lambda: self.servers.servers, monotonic, os.urandom, sockets
         )
         self.streams = DnsStreams(worker, self.counts, self._on_stream_query, monotonic)
         self.leases = LeaseKeeper(worker, self.dhcp, config.network.state_file, monotonic())
@@ -97,7 +109,10 @@ class ResolverStage:
     def step(self, now: float) -> int:
         """Answer what came from demux and from upstream servers. Returns the number of messages."""
         work = 0
-        while burst := self.demux_in.peek():
+        # Bounded: answers are published and servers heard even while a guest asks without a pause.
+        for _ in range(BURSTS_A_STEP):
+            if not (burst := self.demux_in.peek()):
+                break
             work += self._on_burst(burst, now)
             self.demux_in.release(len(burst) // RECORD_BYTES)
         if self.upstream.deadline() <= now:
@@ -108,13 +123,13 @@ class ResolverStage:
             self.leases.save(now)
         if self.dns.deadline() <= now:
             work += self._give_up(now)
+            self._ask_next(now)
         # An answer may make a stream's next query ask again, and that may fail at once.
         while results := self.upstream.take_results():
             work += len(results)
             for key, response in results:
                 self._on_result(key, response, now)
-            for forward in self.dns.next_forwards():
-                self._ask(forward, now)
+            self._ask_next(now)
         if work:
             counts = self.counts
             counts[_PENDING] = self.dns.pending_count
@@ -128,6 +143,8 @@ class ResolverStage:
 
     def deadline(self) -> float:
         """When a server has been silent, a connection idle, or a lease unwritten for too long."""
+        if self.demux_in.pending():
+            return 0.0
         return min(
             self.upstream.deadline(), self.dns.deadline(), self.streams.deadline(), self.leases.deadline()
         )
@@ -137,19 +154,32 @@ class ResolverStage:
             kind = burst[at]
             if kind == kinds.SERVICE_DATAGRAM:
                 self._on_datagram(ServiceDatagram.unpack(burst, at), now)
+            elif kind == kinds.LINK_UP:
+                up = LinkNotice.unpack(burst, at)
+                self.guests[up.link] = up.guest
             elif kind == kinds.LINK_DOWN:
-                self.dhcp.on_link_down(LinkNotice.unpack(burst, at).link)
+                link = LinkNotice.unpack(burst, at).link
+                self.dhcp.on_link_down(link)
+                guest = self.guests.pop(link, link)
+                if guest not in self.guests.values():
+                    self.dns.forget_client(guest)
         return len(burst) // RECORD_BYTES
+
+    def guest_of(self, link: int) -> int:
+        """The number of the guest that opened a link. Shares and turns are by guest."""
+        return self.guests.get(link, link)
 
     def _on_datagram(self, datagram: ServiceDatagram, now: float) -> None:
         ends = Ends.of(datagram.key)
+        if datagram.crowded:
+            self.dns.set_crowded(now + CROWDED_S)
         if ends.remote_port == DNS_PORT:
             # One byte more than a query may have shows that it is too long.
             end = datagram.off + min(datagram.length, MAX_QUERY + 1)
             wire = bytes(self.slots[datagram.slot][datagram.off : end])
             self.worker.free(datagram.slot)
             client = UdpClient(datagram.link, datagram.key, wire[:2])
-            self._on_query(wire, client, datagram.link, now, tcp=False)
+            self._on_query(wire, client, self.guest_of(datagram.link), now, tcp=False)
             return
         if ends.remote_port == DHCP_PORT:
             self._on_dhcp(datagram, ends, now)
@@ -172,10 +202,10 @@ class ResolverStage:
 
     # --- DNS ------------------------------------------------------------------------------
 
-    def _on_query(self, wire: bytes, client: Client, link: int, now: float, *, tcp: bool) -> bool:
-        """Decide on a query of the guest on link. Returns whether a reply was or will be sent."""
+    def _on_query(self, wire: bytes, client: Client, guest: int, now: float, *, tcp: bool) -> bool:
+        """Decide on a query of the guest with this number. Returns whether a reply was or will be sent."""
         self._reload_files(now)
-        decision = self.dns.on_query(wire, client, link, now, tcp=tcp)
+        decision = self.dns.on_query(wire, client, guest, now, tcp=tcp)
         self.counts[INDEX[decision.counter]] += 1
         if isinstance(decision, dns.Answer):
             self._reply(client, decision.payload)
@@ -186,6 +216,11 @@ class ResolverStage:
     def _ask(self, forward: dns.Forward, now: float) -> None:
         self.upstream.ask(forward.key, forward.payload, now, forward.since)
 
+    def _ask_next(self, now: float) -> None:
+        """Ask the questions whose turn has come."""
+        for forward in self.dns.next_forwards(now):
+            self._ask(forward, now)
+
     def _give_up(self, now: float) -> int:
         """Answer queries whose turn did not come in time. Returns how many."""
         replies = self.dns.expire(now)
@@ -194,8 +229,12 @@ class ResolverStage:
             self._reply(client, payload)
         return len(replies)
 
-    def _on_stream_query(self, wire: bytes, client: StreamClient, link: int) -> bool:
-        return self._on_query(wire, client, link, monotonic(), tcp=True)
+    def _on_stream_query(self, wire: bytes, client: StreamClient, guest: int) -> bool:
+        now = monotonic()
+        if any(each != guest for each in self.guests.values()):
+            # Demux does not see what connections say, so every other guest may be active.
+            self.dns.set_crowded(now + CROWDED_S)
+        return self._on_query(wire, client, guest, now, tcp=True)
 
     def _on_result(self, key: dns.Key, response: bytes | None, now: float) -> None:
         replies, counter = self.dns.on_upstream(key, response, now)
@@ -225,7 +264,7 @@ class ResolverStage:
     def _reload_files(self, now: float) -> None:
         """Take over changes of the host's files. Answers of the previous servers are forgotten."""
         if self.servers.refresh(now):
-            self.dns.cache.clear()
+            self.dns.forget_answers()
             self.upstream.forget_servers()
             servers = [server.address[0] for server in self.servers.servers]
             self.worker.log.info("upstream name servers", servers=servers)
@@ -245,13 +284,13 @@ class ResolverStage:
                 return messages.DnsAllAnswer(self.dns.zones.as_list()).encode()
             case messages.DnsAdd() as ask:
                 try:
-                    self.dns.zones.add(parse_zone(ask.zone))
+                    self.dns.add_zone(parse_zone(ask.zone))
                 except ZoneError as error:
                     return {"error": str(error)}
                 return {}
             case messages.ServeTcp() as ask if len(fds) == 1:
                 addr = ipv4.addr_parse(ask.guest.rpartition(":")[0])
-                self.streams.serve(socket.socket(fileno=fds[0]), addr, ask.link)
+                self.streams.serve(socket.socket(fileno=fds[0]), addr, self.guest_of(ask.link))
                 return {}
         close_all(fds)
         return {"error": f"resolver knows no request {message.get('op')!r} like this"}

@@ -12,7 +12,7 @@ from typing import Final, NamedTuple
 from pipeline.counters import INDEX
 from pipeline.engines import tally
 from pipeline.host.framed import FramedStream
-from pipeline.host.resolver import Poller
+from pipeline.host.upstream.resolver import Poller
 from pipeline.ipc import events as ev
 
 MAX_CONNECTIONS: Final = 256
@@ -40,14 +40,17 @@ class StreamClient(NamedTuple):
 
 
 class _Connection:
-    """``waiting``: queries without an answer yet. ``expires``: when it is closed unless it is used."""
+    """``addr``, ``guest``: address and number of the guest. ``waiting``: queries without an answer yet.
 
-    __slots__ = ("events", "expires", "guest", "link", "number", "queries", "stream", "waiting")
+    ``expires``: when it is closed unless it is used.
+    """
 
-    def __init__(self, number: int, guest: int, link: int, stream: FramedStream, expires: float) -> None:
+    __slots__ = ("addr", "events", "expires", "guest", "number", "queries", "stream", "waiting")
+
+    def __init__(self, number: int, addr: int, guest: int, stream: FramedStream, expires: float) -> None:
         self.number = number
+        self.addr = addr
         self.guest = guest
-        self.link = link
         self.stream = stream
         self.expires = expires
         self.queries = 0
@@ -79,7 +82,7 @@ class _Connection:
 
 
 class DnsStreams:
-    """All connections. ``on_query(message, client, link)`` returns whether ``reply`` will be called."""
+    """All connections. ``on_query(message, client, guest)`` returns whether ``reply`` will be called."""
 
     def __init__(
         self,
@@ -101,20 +104,20 @@ class DnsStreams:
     def guest_of(self, client: StreamClient) -> int:
         """The address of the guest that asked; 0 when its connection is gone."""
         connection = self._connections.get(client.connection)
-        return connection.guest if connection is not None else 0
+        return connection.addr if connection is not None else 0
 
-    def serve(self, sock: socket.socket, guest: int, link: int) -> None:
-        """Take over a connection of the guest with this address on link.
+    def serve(self, sock: socket.socket, addr: int, guest: int) -> None:
+        """Take over a connection of the guest with this address and number.
 
         When there are too many, one is closed. A guest with its share makes room with one of its own.
         """
-        if len(self._connections) >= MAX_CONNECTIONS and not self._make_room(link):
+        if len(self._connections) >= MAX_CONNECTIONS and not self._make_room(guest):
             self._counts[_REFUSED] += 1
             sock.close()
             return
         self._numbers += 1
         expires = self._clock() + FIRST_QUERY
-        connection = _Connection(self._numbers, guest, link, FramedStream(sock), expires)
+        connection = _Connection(self._numbers, addr, guest, FramedStream(sock), expires)
         self._connections[connection.number] = connection
         self._poller.register(
             sock.fileno(), connection.events, lambda events: self._on_event(connection, events)
@@ -158,7 +161,7 @@ class DnsStreams:
                 if connection.queries >= MAX_QUERIES:
                     break
                 client = StreamClient(connection.number, connection.asked(self._clock()))
-                if not self._on_query(message, client, connection.link):
+                if not self._on_query(message, client, connection.guest):
                     connection.unanswered()
                 if connection.number not in self._connections:
                     return
@@ -178,16 +181,16 @@ class DnsStreams:
             if connection.wait_for(events):
                 self._poller.modify(stream.fileno(), events)
 
-    def _make_room(self, link: int) -> bool:
+    def _make_room(self, guest: int) -> bool:
         """Close a connection for a new one of this guest; False if none may be closed."""
         everyone = list(self._connections.values())
         counts: dict[int, int] = {}
         for each in everyone:
-            tally.add(counts, each.link, 1)
-        if counts.get(link, 0) >= LEAST_CONNECTIONS:
-            return self._evict([each for each in everyone if each.link == link and not each.waiting])
+            tally.add(counts, each.guest, 1)
+        if counts.get(guest, 0) >= LEAST_CONNECTIONS:
+            return self._evict([each for each in everyone if each.guest == guest and not each.waiting])
         most = max(counts, key=lambda each: counts[each])
-        of_most = [each for each in everyone if each.link == most]
+        of_most = [each for each in everyone if each.guest == most]
         return (
             self._evict([each for each in of_most if not each.waiting])
             or (counts[most] > LEAST_CONNECTIONS and self._evict(of_most))

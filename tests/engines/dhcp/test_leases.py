@@ -1,12 +1,13 @@
 """DHCP leases: who gets which address, and what one guest leaves to the others."""
 
+from collections.abc import Iterable
 from ipaddress import IPv4Network
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.engines.dhcp import leases as server
+from pipeline.engines.dhcp import pool
 from pipeline.engines.dhcp.server import Dhcp, Reply
 from pipeline.wire import dhcp
 from tests.support.dhcp_clients import (
@@ -102,7 +103,7 @@ def test_declined_address_is_given_to_nobody_for_a_while() -> None:
     assert address(engine, 1) == 3
     assert ignored(send(engine, decline(1, 3))) == "dhcp_decline_accepted"
     assert [address(engine, n) for n in (1, 2)] == [4, 5]
-    assert address(engine, 3, now=server.DECLINE_SECONDS) == 3
+    assert address(engine, 3, now=pool.DECLINE_SECONDS) == 3
 
 
 def test_decline_counts_only_from_the_holder() -> None:
@@ -111,6 +112,19 @@ def test_decline_counts_only_from_the_holder() -> None:
     for payload in (decline(2, 3), decline(1, 4), message(dhcp.DECLINE, mac(1)), message(dhcp.DECLINE)):
         assert ignored(send(engine, payload)) == "dhcp_decline_dropped_not_holder"
     assert address(engine, 1) == 3
+
+
+def test_a_decline_with_another_client_identifier_is_not_the_holders() -> None:
+    engine = Dhcp(config())
+    ident = {dhcp.CLIENT_ID: b"\xffmine"}
+    send(engine, message(dhcp.REQUEST, mac(1), ident))
+    # Another guest that asks in the client's name does not change it.
+    send(engine, message(dhcp.REQUEST, mac(1), {dhcp.CLIENT_ID: b"theirs"}), link=2)
+    asked = {dhcp.REQUESTED_ADDRESS: (NETWORK + 3).to_bytes(4, "big")}
+    for options in (asked, asked | {dhcp.CLIENT_ID: b"theirs"}):
+        wrong = send(engine, message(dhcp.DECLINE, mac(1), options))
+        assert ignored(wrong) == "dhcp_decline_dropped_not_holder"
+    assert ignored(send(engine, message(dhcp.DECLINE, mac(1), asked | ident))) == "dhcp_decline_accepted"
 
 
 @pytest.mark.parametrize("asked_before", [False, True])
@@ -160,15 +174,14 @@ def test_declining_everything_does_not_use_up_the_subnet() -> None:
 
 def test_table_is_bounded_in_a_large_subnet() -> None:
     engine = Dhcp(config(subnet=IPv4Network("10.0.0.0/8"), gateway_ip=(10 << 24) + 1, dhcp_static_leases={}))
-    for n in range(server.MAX_LEASES):
-        assert send(engine, message(dhcp.REQUEST, mac(n)), link=n // 8).counter == "dhcp_ack_sent"
-    assert (
-        ignored(send(engine, message(dhcp.REQUEST, mac(70000)), link=-5)) == "dhcp_message_dropped_no_address"
-    )
-    assert (
-        parsed(send(engine, message(dhcp.REQUEST, mac(70000)), now=3600.0, link=-5)).yiaddr == (10 << 24) + 2
-    )
-    assert len(engine.leases()) == server.MAX_LEASES + 1
+    for n in range(pool.MAX_TAKEN):
+        # The last eight are for guests without an address.
+        link = n // 8 + 1 if n < pool.MAX_TAKEN - 8 else 10000 + n
+        assert send(engine, message(dhcp.REQUEST, mac(n)), link=link).counter == "dhcp_ack_sent"
+    late = message(dhcp.REQUEST, mac(70000))
+    assert ignored(send(engine, late, link=5000)) == "dhcp_message_dropped_no_address"
+    assert parsed(send(engine, late, now=3600.0, link=5000)).yiaddr == (10 << 24) + 2
+    assert len(engine.leases()) == pool.MAX_TAKEN + 1
 
 
 def test_a_guest_alone_with_a_hundred_clients_has_an_address_for_each() -> None:
@@ -176,77 +189,91 @@ def test_a_guest_alone_with_a_hundred_clients_has_an_address_for_each() -> None:
     assert [address(engine, n) for n in range(100)] == list(range(3, 103))
 
 
+def leased(engine: Dhcp, clients: Iterable[int], now: float = 0.0, link: int = 1) -> list[int]:
+    """The clients that are given an address for an hour: not as a loan."""
+    return [
+        n
+        for n in clients
+        for reply in (send(engine, message(dhcp.REQUEST, mac(n)), now=now, link=link),)
+        if isinstance(reply, Reply) and parsed(reply).options[dhcp.LEASE_TIME] == b"\0\0\x0e\x10"
+    ]
+
+
 def test_one_guest_that_makes_up_clients_leaves_addresses_to_the_others() -> None:
     engine = Dhcp(config())
-    given = [n for n in range(300) if address(engine, n)]
-    # Of 251: the gateway's, the host's and the static one are nobody's part.
-    assert given == list(range(189))
+    # Of 251: the gateway's, the host's and the static one are in nobody's share.
+    assert leased(engine, range(300)) == list(range(189))
     refused = send(engine, message(dhcp.DISCOVER, mac(400)))
     assert ignored(refused) == "dhcp_message_dropped_too_many_of_guest"
-    # The next ones get three quarters of the rest, and it takes four to leave nothing.
+    # The next ones get three quarters of the rest, as far as loans have not taken it.
+    assert address(engine, 1000, link=2)
+    assert len(leased(engine, range(1000, 1048), now=200.0, link=2)) == 47
+    # A loan has gone to the last one. Soon only the reserve is left, for guests without an address.
     counts = [
-        sum(map(bool, (address(engine, 1000 * link + n, link=link) for n in range(300)))) for link in (2, 3)
+        len(leased(engine, range(1000 * link, 1000 * link + 9), now=200.0, link=link))
+        for link in range(3, 13)
     ]
-    assert counts == [47, 12]
-    assert address(engine, 9000, link=4)
+    assert counts == [6, 1, 1, 1, 1, 1, 1, 1, 1, 0]
     # Its own clients keep what they have, and so does the one of the static lease.
-    assert address(engine, 0) == 3
-    assert parsed(send(engine, message(dhcp.REQUEST))).yiaddr == GUEST
+    assert address(engine, 0, now=200.0) == 3
+    assert parsed(send(engine, message(dhcp.REQUEST), now=200.0)).yiaddr == GUEST
 
 
 def test_clients_that_a_guest_has_no_more_are_no_reason_to_refuse_another_guests() -> None:
     engine = Dhcp(config())
-    assert sum(bool(address(engine, n)) for n in range(300)) == 189
-    assert sum(bool(address(engine, 1000 + n, now=3599.0, link=2)) for n in range(300)) == 47
-    assert sum(bool(address(engine, 2000 + n, now=3600.0, link=2)) for n in range(300)) > 100
+    assert len(leased(engine, range(189))) == 189
+    assert len(leased(engine, range(1000, 1300), now=3599.0, link=2)) == 47
+    assert len(leased(engine, range(2000, 2300), now=3600.0, link=2)) > 100
 
 
 def test_a_guest_of_a_small_subnet_may_have_eight_clients_and_more_while_others_find_some() -> None:
     engine = Dhcp(config(subnet=IPv4Network("192.168.127.0/28"), dhcp_static_leases={}))
-    assert [address(engine, n) for n in range(11)] == [*range(2, 12), 0]
-    assert address(engine, 11, link=2) == 12
-    assert [address(engine, n, link=2) for n in range(12, 15)] == [13, 14, 0]
+    assert leased(engine, range(10)) == list(range(10))
+    assert leased(engine, range(11, 13), link=2) == [11, 12]
+    # An eighth of the subnet is left, for another guest.
+    assert address(engine, 13, link=2) == 0
+    assert address(engine, 14, link=3) == 14
 
 
 def test_a_guest_with_its_part_gets_what_its_own_clients_need_no_more() -> None:
     engine = Dhcp(config())
     assert address(engine, 1000, link=2, now=0.0) == 3
     assert [address(engine, n, now=1.0) for n in range(188)] == list(range(4, 192))
-    assert address(engine, 188, now=2.0) == 0
+    assert leased(engine, [188], now=2.0) == []
     release = message(dhcp.RELEASE, mac(9), ciaddr=NETWORK + 13)
     assert ignored(send(engine, release)) == "dhcp_release_accepted"
-    assert [address(engine, n, now=2.0) for n in (188, 189, 190)] == [192, 13, 0]
+    assert leased(engine, [188, 189, 190], now=2.0) == [188, 189]
+    assert [address(engine, n, now=2.0) for n in (188, 189)] == [192, 13]
 
 
 def test_a_declined_address_is_no_part_of_its_guests_leases_any_more() -> None:
     engine = Dhcp(config())
-    given = [address(engine, n) for n in range(300)]
+    given = [address(engine, n) for n in range(189)]
     assert ignored(send(engine, decline(5, given[5]))) == "dhcp_decline_accepted"
-    assert given.count(0) == 300 - 189
     # Until it is free again, nobody has it.
-    assert address(engine, 400) == 0
-    assert [address(engine, n, now=server.DECLINE_SECONDS) for n in (400, 401)] == [given[5], 0]
+    assert leased(engine, [400]) == []
+    assert leased(engine, [401, 402], now=pool.DECLINE_SECONDS) == [401]
+    assert engine.leases()[NETWORK + given[5]] == mac(401)
 
 
 def test_leases_of_a_guest_that_comes_back_by_another_link_count_there() -> None:
     engine = Dhcp(config())
     given = [address(engine, n) for n in range(189)]
-    assert address(engine, 190) == 0
+    assert leased(engine, [190]) == []
     # Another link in the name of these clients takes over what is its part, and not more.
     assert [address(engine, n, link=2) for n in range(189)] == given
-    assert address(engine, 190, link=2) == 0
-    assert address(engine, 191) == given[-1] + 1
+    assert leased(engine, [191], link=2) == []
+    assert leased(engine, [192]) == [192]
 
 
 def test_a_guest_that_reconnects_with_made_up_clients_leaves_addresses_to_the_next() -> None:
     engine = Dhcp(config())
     assert address(engine, 9000, link=9) == 3
     for link in range(1, 7):
-        given = [address(engine, 1000 * link + n, now=float(link), link=link) for n in range(250)]
-        assert all(given[:188])
-        assert not any(given[188:])
+        clients = range(1000 * link, 1000 * link + 250)
+        assert leased(engine, clients, now=float(link), link=link) == list(clients[:188])
         engine.on_link_down(link)
-    assert all(address(engine, n, now=10.0, link=10) for n in range(188))
+    assert leased(engine, range(188), now=10.0, link=10) == list(range(188))
     # Nobody takes what a client of a link that is there holds.
     assert address(engine, 9000, now=10.0, link=9) == 3
 
@@ -296,8 +323,7 @@ def test_a_link_that_has_the_number_of_one_that_is_gone_has_a_part_of_its_own() 
     engine = Dhcp(config())
     assert all(address(engine, n) for n in range(189))
     engine.on_link_down(1)
-    assert all(address(engine, n) for n in range(1000, 1189))
-    assert address(engine, 1189) == 0
+    assert leased(engine, range(1000, 1190)) == list(range(1000, 1189))
 
 
 def test_a_link_with_its_part_takes_nothing_over_from_one_that_is_gone() -> None:
@@ -306,20 +332,34 @@ def test_a_link_with_its_part_takes_nothing_over_from_one_that_is_gone() -> None
     engine.on_link_down(1)
     given = [address(engine, n, link=2) for n in range(1000, 1189)]
     assert all(given)
-    back = send(engine, message(dhcp.REQUEST, mac(99)), link=2)
-    assert ignored(back) == "dhcp_message_dropped_too_many_of_guest"
+    assert leased(engine, [99], link=2) == []
     # One that another client behind it needs no more makes room.
     release = message(dhcp.RELEASE, mac(1003), ciaddr=NETWORK + given[3])
     assert ignored(send(engine, release, link=2)) == "dhcp_release_accepted"
+    assert leased(engine, [99], link=2) == [99]
     assert address(engine, 99, link=2) == 102
     assert address(engine, 500, link=3)
 
 
-def test_restored_leases_are_no_leases_of_a_link_that_is_gone() -> None:
-    engine = Dhcp(small())
-    assert engine.restore([(NETWORK + n, mac(n), 100.0) for n in range(2, 6)], 0.0) == 4
+def test_a_state_file_that_fills_the_subnet_leaves_a_new_guest_addresses() -> None:
+    engine = Dhcp(config())
+    rows = [(NETWORK + n, mac(n), 3600.0 - n) for n in range(3, 254)]
+    assert engine.restore(rows, 0.0) == 251
     engine.on_link_down(1)
-    assert address(engine, 9, link=2, now=99.0) == 0
+    # The oldest leases make room, but a guest gets no more of them than it may have in any case.
+    assert [address(engine, 900 + n, link=2, now=99.0) for n in range(9)] == [*range(253, 245, -1), 0]
+    assert address(engine, 950, link=3, now=99.0) == 245
+    # Clients that come back keep what they had. Those that lost it get another one when one expires.
+    assert [address(engine, n, link=4, now=100.0) for n in (3, 200)] == [3, 200]
+    assert address(engine, 253, link=5, now=100.0) == 244
+
+
+def test_restored_leases_are_not_taken_while_an_address_is_free() -> None:
+    engine = Dhcp(small())
+    assert engine.restore([(NETWORK + n, mac(n), 100.0) for n in range(2, 5)], 0.0) == 3
+    assert [address(engine, 9, link=2), address(engine, 4, link=3)] == [5, 4]
+    assert address(engine, 10, link=4) == 2
+    assert engine.leases()[NETWORK + 4] == mac(4)
 
 
 def test_client_with_two_static_addresses_gets_the_lower_one() -> None:

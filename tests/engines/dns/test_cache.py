@@ -13,8 +13,8 @@ def body(lifetime: int = 10, size: int = 100) -> Body:
 def test_answer_is_given_with_its_age_until_its_lifetime_is_over() -> None:
     cache = DnsCache()
     cache.put("a", body(10), 100.0)
-    assert cache.get("a", 100.9) == (body(10), 0)
-    assert cache.get("a", 109.9) == (body(10), 9)
+    assert cache.get("a", 100.9) == (body(10), 0, 101.0)
+    assert cache.get("a", 109.9) == (body(10), 9, 110.0)
     assert cache.get("a", 110.0) is None
     assert (len(cache), cache.held_bytes) == (0, 0)
     assert cache.get("b", 100.0) is None

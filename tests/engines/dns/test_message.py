@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from pipeline.counters import INDEX
 from pipeline.engines.dns import message as m
-from pipeline.wire.errors import WireError
+from pipeline.engines.dns import responses
 
 NAME = b"\x04HoSt\x0aContainers\x08internal\0"
 QUESTION = NAME + b"\0\1\0\1"
@@ -42,7 +42,7 @@ def response(
 
 
 def body(wire: bytes, upstream: bytes) -> m.Body:
-    return m.upstream_body(query(wire), upstream, max_ttl=1000, max_negative_ttl=100)
+    return responses.upstream_body(query(wire), upstream, max_ttl=1000, max_negative_ttl=100)
 
 
 # --- queries ------------------------------------------------------------------------------
@@ -104,6 +104,67 @@ def test_two_opt_records_are_malformed() -> None:
     parsed = m.parse_query(doubled, tcp=False)
     assert isinstance(parsed, m.Malformed)
     assert parsed.counter == "dns_query_refused_malformed"
+
+
+OPT = "00 0029 04d0 00 00 8000"
+
+
+@pytest.mark.parametrize(
+    "record, good",
+    [
+        (OPT + "0000", True),
+        (OPT + "0004 000a 0000", True),
+        (OPT + "000c 000a 0008 0102030405060708", True),
+        (OPT + "0009 000a 0000 0008 0001 ff", True),
+        (OPT + "0000 ffff", True),
+        (OPT + "0001 00", False),
+        (OPT + "0003 000a 00", False),
+        (OPT + "0004 000a 0001 00", False),
+        (OPT + "0008 000a 0005 00000000", False),
+        (OPT + "ffff 000a 0000", False),
+        (OPT + "00", False),
+        (OPT[:12], False),
+    ],
+)
+def test_options_of_an_opt_record_keep_its_length(record: str, good: bool) -> None:
+    parsed = m.parse_query(header(0x0100, 1, 0, 0, 1) + QUESTION + bytes.fromhex(record), tcp=False)
+    if good:
+        assert isinstance(parsed, m.Query)
+        assert (parsed.limit, parsed.edns, parsed.dnssec) == (1232, True, True)
+    else:
+        assert parsed == m.Malformed(bytes.fromhex(FORMERR[0]), FORMERR[1])
+
+
+def test_another_record_in_place_of_opt_is_no_edns() -> None:
+    record = NAME + bytes.fromhex("0001 0001 00000000 0004 01020304")
+    parsed = query(header(0x0100, 1, 0, 0, 1) + QUESTION + record)
+    assert (parsed.limit, parsed.edns) == (512, False)
+
+
+@given(
+    st.integers(0, 65535),
+    st.integers(0, 255),
+    st.integers(0, 255),
+    st.integers(0, 65535),
+    st.lists(st.tuples(st.integers(65001, 65534), st.binary(max_size=20)), max_size=4),
+)
+@settings(max_examples=200, deadline=None)
+def test_an_opt_record_says_what_dnspython_reads_in_it(
+    payload: int, rcode: int, version: int, flags: int, options: list[tuple[int, bytes]]
+) -> None:
+    data = b"".join(code.to_bytes(2, "big") + len(each).to_bytes(2, "big") + each for code, each in options)
+    fields = (payload.to_bytes(2, "big"), bytes((rcode, version)), flags.to_bytes(2, "big"))
+    record = b"\0\0\x29" + b"".join(fields) + len(data).to_bytes(2, "big") + data
+    wire = header(0x0100, 1, 0, 0, 1) + QUESTION + record
+    theirs = dns.message.from_wire(wire)
+    ours = m.parse_query(wire, tcp=False)
+    if version:
+        assert isinstance(ours, m.Malformed)
+        assert dns.message.from_wire(ours.reply).rcode() == dns.rcode.BADVERS
+    else:
+        assert isinstance(ours, m.Query)
+        limit = min(max(512, theirs.payload), 65507)
+        assert (ours.limit, ours.dnssec) == (limit, bool(theirs.ednsflags & m.DO))
 
 
 def test_unknown_edns_version_is_answered_with_badvers() -> None:
@@ -174,23 +235,6 @@ def test_ttl_and_code_are_kept_and_the_age_taken_off() -> None:
     )
 
 
-def test_every_type_is_passed_through_as_it_came() -> None:
-    rows = {
-        "AAAA": "fd00::1",
-        "MX": "10 mail.example.com.",
-        "TXT": '"' + "a" * 255 + '" "b"',
-        "SRV": "0 1 993 mail.example.com.",
-        "CAA": '0 issue "ca.example"',
-        "HTTPS": "1 . alpn=h2,h3",
-        "TYPE65400": "\\# 3 010203",
-    }
-    for rdtype, data in rows.items():
-        wire = asked(rdtype=rdtype)
-        upstream = response(wire, f"www.example.com. 60 IN {rdtype} {data}")
-        reply = dns.message.from_wire(m.render(query(wire, tcp=True), body(wire, upstream.to_wire())))
-        assert reply.answer == upstream.answer
-
-
 def test_authenticated_data_is_passed_on_only_to_who_asked_for_it() -> None:
     plain, dnssec = asked(), asked(want_dnssec=True)
     upstream = response(dnssec, "www.example.com. 60 IN A 1.2.3.4")
@@ -198,14 +242,6 @@ def test_authenticated_data_is_passed_on_only_to_who_asked_for_it() -> None:
     kept = body(dnssec, upstream.to_wire())
     assert dns.message.from_wire(m.render(query(dnssec), kept)).flags & dns.flags.AD
     assert not dns.message.from_wire(m.render(query(plain), kept)).flags & dns.flags.AD
-
-
-def test_answer_without_signatures_of_a_server_that_missed_do_is_not_kept_for_long() -> None:
-    plain, dnssec = asked(), asked(want_dnssec=True)
-    row = "www.example.com. 900 IN A 1.2.3.4"
-    assert body(dnssec, response(dnssec, row).to_wire()).lifetime == 900
-    assert body(dnssec, response(plain, row).to_wire()).lifetime == m.DEAF_TTL
-    assert body(plain, response(plain, row).to_wire()).lifetime == 900
 
 
 def test_extended_code_becomes_servfail_without_edns() -> None:
@@ -246,68 +282,6 @@ def test_additional_data_is_left_out_without_tc() -> None:
     assert parsed.additional
 
 
-# --- what upstream may send ----------------------------------------------------------------
-
-
-SOA = "example.com. {ttl} IN SOA ns. root. 1 2 3 4 {minimum}"
-
-
-@pytest.mark.parametrize(
-    "records, rcode, authority, lifetime",
-    [
-        (("www.example.com. 5000 IN A 1.2.3.4",), 0, (), 1000),
-        (("www.example.com. 0 IN A 1.2.3.4",), 0, (), 0),
-        (("www.example.com. 50 IN A 1.2.3.4",), 0, (SOA.format(ttl=30, minimum=1),), 30),
-        ((), 3, (SOA.format(ttl=60, minimum=20),), 20),
-        ((), 3, (SOA.format(ttl=10, minimum=20),), 10),
-        ((), 0, (SOA.format(ttl=5000, minimum=5000),), 100),
-        (("www.example.com. 7 IN CNAME x.",), 0, (SOA.format(ttl=60, minimum=20),), 7),
-        ((), 3, (), 0),
-        ((), 0, ("example.com. 60 IN NS ns.",), 0),
-        ((), 2, (SOA.format(ttl=60, minimum=20),), 0),
-        ((), 5, (), 0),
-    ],
-)
-def test_lifetime_is_the_shortest_ttl_or_the_zones_negative_one(
-    records: tuple[str, ...], rcode: int, authority: tuple[str, ...], lifetime: int
-) -> None:
-    wire = asked()
-    assert (
-        body(wire, response(wire, *records, rcode=rcode, authority=authority).to_wire()).lifetime == lifetime
-    )
-
-
-def test_truncated_response_is_passed_on_and_not_kept() -> None:
-    wire = asked()
-    upstream = response(wire, "www.example.com. 60 IN A 1.2.3.4")
-    upstream.flags |= dns.flags.TC
-    kept = body(wire, upstream.to_wire())
-    assert kept.lifetime == 0
-    assert m.render(query(wire), kept)[2] & 0x02
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        lambda wire: wire[:-1],
-        lambda wire: wire[:11],
-        lambda wire: b"",
-        lambda wire: wire[:2] + b"\x01" + wire[3:],
-        lambda wire: wire[:2] + b"\xa9" + wire[3:],
-        lambda wire: wire.replace(b"\x03www", b"\x03ftp"),
-        lambda wire: wire.replace(b"com\0\0\1\0\1", b"com\0\0\2\0\1"),
-        lambda wire: wire[:4] + b"\0\0" + wire[6:],
-    ],
-)  # fmt: skip
-def test_response_to_something_else_is_refused(change: object) -> None:
-    wire = asked()
-    good = response(wire, "www.example.com. 60 IN A 1.2.3.4").to_wire()
-    with pytest.raises(WireError) as caught:
-        body(wire, change(good))  # type: ignore[operator]
-    assert caught.value.reason == "dns_upstream_response_malformed"
-    assert caught.value.reason in INDEX
-
-
 # --- hostile ------------------------------------------------------------------------------
 
 
@@ -321,25 +295,3 @@ def test_any_bytes_are_a_query_or_counted(data: bytes, tcp: bool) -> None:
         else:
             assert wire.startswith(parsed.question, 12)
             assert len(m.render(parsed, m.own_body(parsed, 0, [(1, bytes(4))]))) <= parsed.limit
-
-
-@given(st.data())
-@settings(max_examples=300, deadline=None)
-def test_any_bytes_from_upstream_become_a_reply_within_the_limit_or_are_refused(data: st.DataObject) -> None:
-    wire = asked()
-    good = response(
-        wire,
-        "www.example.com. 60 IN CNAME a.b.",
-        "a.b. 60 IN A 1.2.3.4",
-        authority=(SOA.format(ttl=1, minimum=2),),
-    ).to_wire()
-    at = data.draw(st.integers(12, len(good)))
-    spoiled = good[:at] + data.draw(st.binary(max_size=40)) + good[at + data.draw(st.integers(0, 40)) :]
-    try:
-        kept = body(wire, spoiled)
-    except WireError:
-        return
-    assert len(kept.ends) == len(kept.ttls) == sum(kept.counts)
-    reply = m.render(query(wire), kept, 1)
-    assert len(reply) <= 512
-    dns.message.from_wire(reply)

@@ -91,8 +91,21 @@ def test_a_client_that_changed_its_mac_has_its_lease_at_once(rig: Rig) -> None:
     assert rig.owner() == (changed, 1)
 
 
-def test_the_lease_of_a_silent_guest_is_its_new_holders_a_second_after_the_server_gave_it(rig: Rig) -> None:
+def test_an_address_whose_lease_is_over_is_the_next_clients_though_the_last_one_goes_on_using_it(
+    rig: Rig,
+) -> None:
     rig.answer(dhcp.ACK, HOLDER, 1)
+    rig.neighbors.learn(ADDR, HOLDER, 1, 0.0)
+    rig.answer(dhcp.ACK, THIEF, 2)
+    assert rig.owner() == (THIEF, 2)
+    with pytest.raises(WireError, match="address_taken"):
+        rig.neighbors.learn(ADDR, HOLDER, 1, 0.0)
+    rig.neighbors.learn(ADDR, THIEF, 2, 0.5)
+    assert rig.owner() == (THIEF, 2)
+
+
+def test_a_guest_that_uses_an_address_without_a_lease_is_asked_before_a_client_gets_it(rig: Rig) -> None:
+    rig.neighbors.learn(ADDR, HOLDER, 1, 0.0)
     rig.answer(dhcp.ACK, THIEF, 2)
     assert rig.owner() == (HOLDER, 1), "it is asked first"
     for half in (1, 2):

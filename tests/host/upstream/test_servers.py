@@ -9,7 +9,7 @@ import dns.rcode
 import dns.rrset
 import pytest
 
-from pipeline.host import resolver
+from pipeline.host.upstream import resolver, servers
 from tests.support.upstream_rig import Rig, address, code, response, run, truncated
 
 
@@ -100,7 +100,7 @@ def test_server_that_refuses_edns_is_asked_without_at_once_and_from_then_on(rig:
     assert query.edns == -1
     rig.fakes[0].answer(response(query), client)
     assert address(rig.result("next")) == "1.2.3.4"
-    rig.advance(resolver.PLAIN_SECONDS)
+    rig.advance(servers.PLAIN_SECONDS)
     rig.ask("later")
     assert rig.query(number=3)[0].edns == 0
 
@@ -154,24 +154,24 @@ def test_one_failure_does_not_take_dnssec_from_all_guests(rig: Rig, how: object)
 def test_one_failure_is_forgotten_soon(rig: Rig, how: object) -> None:
     fail_once(rig, how)
     answer(rig, 2, -1)
-    rig.advance(resolver.DOUBT_SECONDS)
+    rig.advance(servers.DOUBT_SECONDS)
     answer(rig, 3, 0)
 
 
 @pytest.mark.parametrize("how", DOUBTFUL)
 def test_server_that_fails_again_and_again_is_asked_with_edns_ever_more_seldom(rig: Rig, how: object) -> None:
-    number, seconds = 0, resolver.DOUBT_SECONDS
+    number, seconds = 0, servers.DOUBT_SECONDS
     for _ in range(7):
         fail_once(rig, how, number)
         rig.advance(seconds - 1.0)
         answer(rig, number + 2, -1)
         rig.advance(1.0)
         number += 3
-        seconds = min(2 * seconds, resolver.PLAIN_SECONDS)
+        seconds = min(2 * seconds, servers.PLAIN_SECONDS)
     answer(rig, number, 0)
-    rig.advance(resolver.PROOF_SECONDS)
+    rig.advance(servers.PROOF_SECONDS)
     fail_once(rig, how, number + 1)
-    rig.advance(resolver.DOUBT_SECONDS)
+    rig.advance(servers.DOUBT_SECONDS)
     answer(rig, number + 3, 0)
 
 
@@ -186,18 +186,18 @@ def test_failures_of_one_time_make_the_doubt_no_longer(rig: Rig) -> None:
         rig.fakes[0].answer(response(query), client)
     for n in range(5):
         assert rig.result(str(n)) is not None
-    rig.advance(resolver.DOUBT_SECONDS)
+    rig.advance(servers.DOUBT_SECONDS)
     answer(rig, 10, 0)
 
 
 def test_server_that_says_it_knows_no_edns_is_asked_without_by_validating_guests_too(rig: Rig) -> None:
     fail_once(rig, int(dns.rcode.FORMERR))
     answer(rig, 2, -1, dnssec=True)
-    rig.advance(resolver.PLAIN_SECONDS - 1.0)
+    rig.advance(servers.PLAIN_SECONDS - 1.0)
     answer(rig, 3, -1, dnssec=True)
     rig.advance(1.0)
     fail_once(rig, "silence", 4)
-    rig.advance(resolver.DOUBT_SECONDS)
+    rig.advance(servers.DOUBT_SECONDS)
     answer(rig, 6, 0)
 
 

@@ -1,0 +1,105 @@
+"""One DHCP lease: its state, how long it lasts, and for which guest it counts.
+
+=========  ==================================================  =========================================
+lease      means                                               may go to another client
+=========  ==================================================  =========================================
+offered    DISCOVER was answered, no REQUEST came              OFFER_SECONDS after the last DISCOVER
+bound      REQUEST was answered                                LEASE_SECONDS after the last REQUEST
+lent       REQUEST was answered, beyond the guest's share      LOAN_SECONDS after the last REQUEST
+released   the client sent RELEASE or chose another server     at once
+bootp      a BOOTP request was answered                        when its link is gone
+=========  ==================================================  =========================================
+
+A BOOTP client never renews, so its lease does not expire.
+"""
+
+from typing import Final
+
+LEASE_SECONDS: Final = 3600
+LOAN_SECONDS: Final = 120
+"""A client renews after half of it, and asks all servers after seven eighths (RFC 2131 section 4.4.5)."""
+OFFER_SECONDS: Final = 60
+
+OFFERED: Final = "offered"
+BOUND: Final = "bound"
+LENT: Final = "lent"
+RELEASED: Final = "released"
+BOOTP: Final = "bootp"
+
+RECLAIM_ORDER: Final = (RELEASED, OFFERED, LENT, BOUND, BOOTP)
+SECONDS: Final[dict[str, float]] = {
+    OFFERED: OFFER_SECONDS,
+    BOUND: LEASE_SECONDS,
+    LENT: LOAN_SECONDS,
+    BOOTP: float("inf"),
+}
+
+NO_LINK: Final = 0
+"""The link of leases from a state file whose clients have not spoken yet. Links are numbered from 1."""
+GONE: Final = -1
+"""The link of leases that came over a link that is gone."""
+BORROWER: Final = -2
+"""In place of a guest: the lease is beyond the share of the guest that has it."""
+
+
+class Lease:
+    """A dynamic lease. ``expires``: when it may go to another client. ``link``: where its client asked last.
+
+    ``before``: another link that is still up, over which the lease came first. A guest may ask in the name
+    of another guest's client and leave. The lease then belongs to the first link again.
+
+    ``guest``: the guest in whose share the lease counts, or NO_LINK, GONE or BORROWER. ``ident``: the client
+    identifier (option 61), empty if the client sends none.
+    """
+
+    __slots__ = ("addr", "before", "expires", "guest", "ident", "link", "state")
+
+    def __init__(self, addr: int, link: int, guest: int, state: str) -> None:
+        self.addr = addr
+        self.link = link
+        self.guest = guest
+        self.before = NO_LINK
+        self.ident = b""
+        self.state = state
+        self.expires = 0.0
+
+    @property
+    def owner(self) -> int:
+        """The link whose guest may give the lease up: the first one that is still up."""
+        return self.before or self.link
+
+    @property
+    def is_lent(self) -> bool:
+        """Whether the lease is a loan."""
+        return self.guest == BORROWER
+
+    def move(self, state: str, expires: float) -> None:
+        """The client asked for the lease, or gave it up."""
+        self.state = state
+        self.expires = expires
+
+    def count_for(self, guest: int, link: int) -> None:
+        """The client asked over this link. The lease is in the share of this guest now."""
+        self.guest = guest
+        if link == self.link:
+            return
+        if not self.before and self.link != GONE:
+            self.before = self.link
+        if self.before == link:
+            self.before = NO_LINK
+        self.link = link
+
+    def on_asked(self, link: int, ident: bytes) -> None:
+        """The client asked with this identifier. A link that is not the owner does not change it."""
+        if link == self.owner:
+            self.ident = ident
+
+    def link_down(self, link: int) -> bool:
+        """A link is gone, perhaps the lease's own or the one before. Returns whether ``link`` changed."""
+        if self.link == link:
+            self.link = self.before or GONE
+            self.before = NO_LINK
+            return True
+        if self.before == link:
+            self.before = NO_LINK
+        return False

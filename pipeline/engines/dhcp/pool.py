@@ -1,0 +1,79 @@
+"""The addresses of a subnet that clients may have: which are free, and which are kept back for a while.
+
+The lowest free address is given first. An address that a client found in use (DHCPDECLINE) is kept back, but
+only a quarter of the subnet and no more than MAX_DECLINED: a guest must not use up the subnet this way.
+"""
+
+import heapq
+from collections import OrderedDict
+from collections.abc import Iterable
+from ipaddress import IPv4Network
+from typing import Final
+
+DECLINE_SECONDS: Final = 600.0
+"""How long no client gets an address that a client found in use."""
+MAX_DECLINED: Final = 64
+MAX_TAKEN: Final = 16384
+"""Addresses that clients may have at a time: a large subnet must not mean a large table."""
+
+
+class Pool:
+    """The dynamic addresses of one subnet, as ints."""
+
+    def __init__(self, subnet: IPv4Network, never: Iterable[int]) -> None:
+        """never: addresses that no client gets."""
+        self._network = int(subnet.network_address)
+        self._broadcast = int(subnet.broadcast_address)
+        self._never = frozenset(never)
+        inside = sum(self._network < addr < self._broadcast for addr in self._never)
+        self.capacity = min(MAX_TAKEN, max(0, self._broadcast - self._network - 1 - inside))
+        """How many clients there can be."""
+        self._max_declined = min(MAX_DECLINED, subnet.num_addresses // 4)
+        self._taken: set[int] = set()
+        self._declined: OrderedDict[int, float] = OrderedDict()
+        """Until when an address is kept back, the first one first."""
+        self._next = self._network + 1
+        """Addresses from here on were never given."""
+        self._returned: list[int] = []
+
+    def free_count(self, now: float) -> int:
+        """How many addresses are free."""
+        declined = sum(until > now for until in self._declined.values())
+        return self.capacity - len(self._taken) - declined
+
+    def take(self, now: float) -> int:
+        """The lowest free address, else 0."""
+        while self._declined and next(iter(self._declined.values())) <= now:
+            heapq.heappush(self._returned, self._declined.popitem(last=False)[0])
+        if len(self._taken) >= MAX_TAKEN:
+            return 0
+        while self._returned:
+            addr = heapq.heappop(self._returned)
+            if self.claim(addr):
+                return addr
+        while self._next < self._broadcast:
+            addr = self._next
+            self._next += 1
+            if self.claim(addr):
+                return addr
+        return 0
+
+    def claim(self, addr: int) -> bool:
+        """Take this address. Returns False if it is not free, or not for clients."""
+        usable = self._network < addr < self._broadcast and addr not in self._never
+        if not usable or addr in self._taken or addr in self._declined or len(self._taken) >= MAX_TAKEN:
+            return False
+        self._taken.add(addr)
+        return True
+
+    def put_back(self, addr: int) -> None:
+        """An address that was taken is free again."""
+        self._taken.remove(addr)
+        heapq.heappush(self._returned, addr)
+
+    def decline(self, addr: int, now: float) -> None:
+        """The client that has the address found it in use. Nobody gets it for DECLINE_SECONDS."""
+        self._taken.remove(addr)
+        self._declined[addr] = now + DECLINE_SECONDS
+        while len(self._declined) > self._max_declined:
+            heapq.heappush(self._returned, self._declined.popitem(last=False)[0])

@@ -1,0 +1,103 @@
+"""How often a guest may ask DNS and DHCP while other guests are active.
+
+A question costs much more than a packet that is passed on: it goes to another process and back, and is
+parsed there. So each guest has a rate for each service. What exceeds it is dropped here, before it is parsed
+or flooded to other guests. It counts as a bad frame: a guest that floods is read more slowly
+(ingress/fairness.py). While no other guest is active, nobody waits, and a guest may ask as often as it can.
+"""
+
+from collections.abc import Mapping
+from typing import Final
+
+from pipeline.config.limits import Limits
+from pipeline.engines import nat
+from pipeline.engines.buckets import Buckets
+from pipeline.records.flows import Ends
+from pipeline.records.kinds import REPORT_EVERY_S
+from pipeline.wire import ipv4
+from pipeline.wire.errors import WireError
+
+ACTIVE_S: Final = 1.5 * REPORT_EVERY_S
+"""Seconds for which a guest is active after a frame. Demux hears of steered guests each REPORT_EVERY_S."""
+BURST_S: Final = 0.5
+"""Seconds' worth of questions that a guest may ask at once."""
+
+_NEVER: Final = float("-inf")
+
+
+class Activity:
+    """Which guests were active lately: enough to know whether there are others beside a guest."""
+
+    def __init__(self, links: Mapping[int, int]) -> None:
+        """links: the number of the guest that opened each link."""
+        self._links = links
+        self._last = 0
+        """The guest that was active last."""
+        self._last_at = _NEVER
+        self._other_at = _NEVER
+        """When another guest than that one was active for the last time."""
+
+    def saw(self, link: int, now: float) -> None:
+        """A frame of a link came."""
+        guest = self._links.get(link, 0)
+        if guest != self._last:
+            self._last = guest
+            self._other_at = self._last_at
+        self._last_at = now
+
+    def has_others(self, guest: int, now: float) -> bool:
+        """Whether guests other than this one were active lately."""
+        at = self._other_at if guest == self._last else self._last_at
+        return now - at < ACTIVE_S
+
+
+class ServiceRates:
+    """The rates of all guests, by the number of the guest."""
+
+    def __init__(self, limits: Limits, gateway: int, links: Mapping[int, int]) -> None:
+        """links: the number of the guest that opened each link."""
+        self.activity = Activity(links)
+        self._gateway = gateway
+        self._links = links
+        self._dns = Buckets(limits.max_dns_queries_per_second, limits.max_dns_queries_per_second * BURST_S)
+        self._dhcp = Buckets(
+            limits.max_dhcp_messages_per_second, max(1.0, limits.max_dhcp_messages_per_second * BURST_S)
+        )
+
+    def check(self, ends: Ends, link: int, now: float) -> None:
+        """Datagrams of a link came. Raises WireError if its guest asks this service too often."""
+        port = ends.remote_port
+        if port == nat.DNS_PORT:
+            if ends.remote_addr != self._gateway:
+                return
+        elif port != nat.DHCP_PORT or ends.remote_addr not in (ipv4.BROADCAST, self._gateway):
+            return
+        self._check(port, self._links.get(link, 0), now)
+
+    def admit(self, port: int, link: int, count: int, now: float) -> bool:
+        """Datagrams of a link are for a service. Returns whether other guests are active.
+
+        Raises WireError if the guest asks too often. Datagrams that came together pass together: those after
+        them pay for it.
+        """
+        guest = self._links.get(link, 0)
+        if not self._check(port, guest, now):
+            return False
+        (self._dhcp if port == nat.DHCP_PORT else self._dns).charge(guest, count, now)
+        return True
+
+    def _check(self, port: int, guest: int, now: float) -> bool:
+        """Whether other guests are active. Raises WireError if they are and the guest asks too often."""
+        if not self.activity.has_others(guest, now):
+            return False
+        if port == nat.DHCP_PORT:
+            if self._dhcp.level(guest, now) < 1.0:
+                raise WireError("dhcp_message_dropped_rate_limit")
+        elif self._dns.level(guest, now) < 1.0:
+            raise WireError("dns_query_dropped_rate_limit")
+        return True
+
+    def forget(self, guest: int) -> None:
+        """The guest has no link any more."""
+        self._dns.forget(guest)
+        self._dhcp.forget(guest)
