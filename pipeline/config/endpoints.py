@@ -11,7 +11,8 @@ from urllib.parse import urlsplit
 
 from pipeline.config.file import ConfigError
 from pipeline.config.keys import FileKeys
-from pipeline.config.model import LINK_SCHEMES, LINKS
+from pipeline.config.model import LINKS
+from pipeline.config.schemes import LINK_SCHEMES
 from pipeline.go import flags
 from pipeline.links.addresses import unix_path
 from pipeline.system import inet, socket_file

@@ -25,7 +25,6 @@ from pipeline.config.model import (
     PLACEMENTS,
     SEPARATE,
     SLOTS,
-    STREAM_SCHEMES,
     UDP_NATS,
     WORKERS,
     Config,
@@ -34,6 +33,7 @@ from pipeline.config.model import (
     SocketForward,
 )
 from pipeline.config.scalars import split_network
+from pipeline.config.schemes import STREAM_SCHEMES
 from pipeline.config.subnet import DEFAULT_MTU, Addresses, addresses, checked_mtu
 from pipeline.go import flags
 from pipeline.links.addresses import unix_path
@@ -71,7 +71,7 @@ def build(
     """
     warnings: list[str] = []
     path = parsed.text("config")
-    keys, notes = read_file(path) if path else (FileKeys(), ())
+    keys, notes = read_file(path) if path else (FileKeys.of({}), ())
     warnings += (f"{path}: {note}" for note in notes)
     settings = keys.settings()
     settings |= _logging(parsed, keys, warnings)

@@ -24,16 +24,6 @@ from pipeline.config.scalars import (
 
 LINKS: Final = ("vpnkit", "qemu", "bess", "stdio", "vfkit")
 """Fields of Links that name where guests attach, beside /connect and ``further``."""
-STREAM_SCHEMES: Final = ("unix", "tcp", "tcp4", "tcp6", "vsock", "fd")
-"""Where clients of the API and guests on byte streams may come; fd is a descriptor passed by a parent."""
-LINK_SCHEMES: Final[Mapping[str, tuple[str, ...]]] = {
-    "qemu": STREAM_SCHEMES,
-    "le16": STREAM_SCHEMES,
-    "vpnkit": STREAM_SCHEMES,
-    "bess": ("unixpacket", "fd"),
-    "vfkit": ("unixgram", "fd"),
-}
-"""Protocols that may stand before the + of ``links``, and schemes after it. ``-listen-NAME`` has the same."""
 
 SEPARATE: Final = "separate"
 AUTO: Final = "auto"

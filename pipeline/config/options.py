@@ -7,7 +7,7 @@ lists the kinds of addresses from the table that checks them. merge.py says what
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-from pipeline.config.model import LINK_SCHEMES, STREAM_SCHEMES
+from pipeline.config.schemes import LINK_SCHEMES, STREAM_SCHEMES
 from pipeline.go.flags import Flag
 
 _URLS: Final[Mapping[str, str]] = {

@@ -29,7 +29,7 @@ def as_file(config: Config) -> Keys:
         },
     }
     shown = _written(FileKeys.of(config.settings() | in_other_words))
-    default = _written(FileKeys())
+    default = _written(FileKeys.of({}))
     for key in _AS_THEY_ARE:
         if shown[key] == default[key]:
             del shown[key]

@@ -13,9 +13,9 @@ from typing import Final, NamedTuple
 import structlog
 
 from pipeline.control.lookup import Lookups, port_number
-from pipeline.control.ssh import connection as ssh
-from pipeline.control.ssh.connection import Destination
-from pipeline.control.ssh.socket_forward import SocketError, SocketForwards, host_path
+from pipeline.control.ssh import destination as ssh
+from pipeline.control.ssh.destination import Destination, SocketError, SshError, host_path
+from pipeline.control.ssh.forwards import SocketForwards
 from pipeline.control.workers import RefusedError, Request, RequestError
 from pipeline.go.text import GoError, parse_uint, split_host_port, split_scheme
 from pipeline.ipc import messages
@@ -145,7 +145,7 @@ class Forwarder:
     async def _open_socket(self, local: str, destination: Destination) -> None:
         try:
             await self._sockets.open(host_path(local), destination)
-        except SocketError as error:
+        except (SocketError, SshError) as error:
             raise ForwardError(str(error)) from None
 
 

@@ -16,8 +16,8 @@ from pipeline.control.http.front import Front, TakeOver
 from pipeline.control.http.takeover import CONNECT, TUNNEL, Connect, Tunnel
 from pipeline.control.notify import CONNECTION_CLOSED, CONNECTION_ESTABLISHED, Notifier
 from pipeline.control.repeated import Repeated
-from pipeline.control.ssh.connection import Destination, read_key
-from pipeline.control.ssh.socket_forward import SocketForwards, host_path
+from pipeline.control.ssh.destination import Destination, host_path
+from pipeline.control.ssh.forwards import SocketForwards, check_key
 from pipeline.control.workers import Channel, Channels, Message, RequestError
 from pipeline.ipc import messages
 from pipeline.ipc.channel import close_all
@@ -108,8 +108,8 @@ class ControlPlane:
         """Make the configured sockets that lead into the guest. Raises SocketError, SshError."""
         guest = str(IPv4Address(self._config.network.device_ip))
         for forward in self._config.access.socket_forwards:
-            # Each attempt reads the key again. Reading it here reports at once a key that can never work.
-            await asyncio.to_thread(read_key, forward.identity)
+            # Each attempt reads the key again.
+            await check_key(forward.identity)
             destination = Destination(forward.user, guest, forward.dest, forward.identity)
             await self._sockets.open(host_path(forward.socket), destination)
 

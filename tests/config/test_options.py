@@ -7,7 +7,7 @@ import pytest
 
 from pipeline.config import merge, options
 from pipeline.config.file import ConfigError
-from pipeline.config.model import LINK_SCHEMES, STREAM_SCHEMES
+from pipeline.config.schemes import LINK_SCHEMES, STREAM_SCHEMES
 from pipeline.go import flags
 
 SCHEMES = ("unix", "unixpacket", "unixgram", "tcp", "vsock", "fd")

@@ -10,8 +10,8 @@ import pytest
 
 from pipeline.control import forwarder
 from pipeline.control.forwarder import Forward, Forwarder, ForwardError
-from pipeline.control.ssh.connection import Destination
-from pipeline.control.ssh.socket_forward import SocketError, SocketForwards
+from pipeline.control.ssh.destination import Destination, SocketError
+from pipeline.control.ssh.forwards import SocketForwards
 from pipeline.control.workers import RefusedError, RequestError
 from pipeline.go.text import GoError
 from tests.control.endpoint import Workers, refuse

@@ -11,7 +11,7 @@ from typing import Any
 
 import asyncssh
 
-from pipeline.control.ssh.connection import Destination
+from pipeline.control.ssh.destination import Destination
 
 Handler = Callable[[asyncssh.SSHReader[bytes], asyncssh.SSHWriter[bytes]], Awaitable[None]]
 ADDRESS = "192.168.127.2"

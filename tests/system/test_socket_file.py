@@ -16,7 +16,7 @@ import pytest
 from pipeline.config import merge, options
 from pipeline.config.file import ConfigError
 from pipeline.control.ssh import socket_forward
-from pipeline.control.ssh.socket_forward import SocketError
+from pipeline.control.ssh.destination import SocketError
 from pipeline.go import flags
 from pipeline.host import listener
 from pipeline.links import addresses

@@ -8,25 +8,21 @@ in gvproxy.
 """
 
 import asyncio
-import ipaddress
 import os
 import socket
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from typing import Final, NamedTuple
-from urllib.parse import parse_qs, unquote, urlsplit
+from typing import Final
 
 import asyncssh
 import structlog
 
+from pipeline.control.ssh.destination import PORT, Destination, SshError
 from pipeline.control.workers import Request, RequestError
 from pipeline.go.flags import quote
-from pipeline.go.text import GoError, parse_uint
 from pipeline.ipc import messages
 from pipeline.system import small_file
 
-SCHEME: Final = "ssh-tunnel"
-PORT: Final = 22
 KNOWN_HOSTS: Final = "~/.ssh/known_hosts"
 PATIENCE: Final = 60.0
 """Seconds for which a client waits for a guest that does not answer: a slow guest boots as long."""
@@ -45,57 +41,6 @@ CHANNEL_PAUSE: Final = 0.2
 Dial = Callable[[str, int], Awaitable[socket.socket]]
 """A connection to the guest's ip and port; a guest that refuses ends it."""
 Streams = tuple[asyncssh.SSHReader[bytes], asyncssh.SSHWriter[bytes]]
-
-
-class SshError(Exception):
-    """The guest's socket cannot be reached; the text says why."""
-
-
-class Destination(NamedTuple):
-    """A unix socket in a guest and how to get there. key is a path; secure: check the host key, if known."""
-
-    user: str
-    ip: str
-    path: str
-    key: str
-    port: int = PORT
-    passphrase: str = ""
-    password: str = ""
-    secure: bool = False
-
-
-def parse(remote: str) -> Destination:
-    """``ssh-tunnel://user[:password]@ip[:22]/socket?key=path[&passphrase=text][&secure=true]``.
-
-    Raises GoError with the API's words.
-    """
-    try:
-        parts = urlsplit(remote)
-        port_text = parts.netloc.rpartition("@")[2].partition(":")[2]
-        port = parse_uint(port_text, 16) if port_text else PORT
-        host = str(ipaddress.IPv4Address(parts.hostname or ""))
-    except GoError:
-        raise
-    except ValueError:
-        where = remote.partition("://")[2].partition("/")[0]
-        raise GoError(f"invalid remote addr: {where} has no IPv4 address") from None
-    query = parse_qs(parts.query, keep_blank_values=True)
-    first = {name: values[0] for name, values in query.items()}
-    if not first.get("key"):
-        raise GoError("key not provided for unix-ssh connection")
-    path = unquote(parts.path)
-    if path in ("", "/"):
-        raise GoError("remote uri must contain a path to a socket file")
-    return Destination(
-        unquote(parts.username or ""),
-        host,
-        path,
-        first["key"],
-        port,
-        first.get("passphrase", ""),
-        unquote(parts.password or ""),
-        first.get("secure", "") == "true",
-    )
 
 
 def read_key(path: str, passphrase: str = "") -> asyncssh.SSHKey:

@@ -16,19 +16,15 @@ from typing import Final, Protocol
 import asyncssh
 import structlog
 
-from pipeline.control.ssh.connection import Destination, SshConnection, SshError, Streams, dialler
-from pipeline.control.workers import Request
-from pipeline.links.addresses import unix_path, words_of
+from pipeline.control.ssh.connection import Streams
+from pipeline.control.ssh.destination import SocketError, SshError
+from pipeline.links.addresses import words_of
 from pipeline.system import socket_file
 
 MODE: Final = 0o600
 BACKLOG: Final = 128
 MAX_CLIENTS: Final = 1024
 PIECE: Final = 64 * 1024
-
-
-class SocketError(Exception):
-    """The socket cannot be made on the host; the text says why."""
 
 
 class Connection(Protocol):
@@ -40,22 +36,6 @@ class Connection(Protocol):
 
     async def close(self) -> None:
         """End all channels."""
-
-
-def host_path(text: str) -> str:
-    """The path of a forward's socket, which may be written as a URL. Raises SocketError."""
-    scheme, colon, _ = text.partition("://")
-    if not colon:
-        return text
-    if scheme == "npipe":
-        raise SocketError("named pipes are not supported by this platform")
-    try:
-        path = unix_path(text) if scheme == "unix" else ""
-    except ValueError as error:
-        raise SocketError(f"cannot listen: {text}: {error}") from None
-    if not path:
-        raise SocketError(f"unknown scheme of a forwarded socket: {text}")
-    return path
 
 
 class SocketForward:
@@ -125,35 +105,6 @@ class SocketForward:
             to_guest.channel.abort()
             writer.transport.abort()
             release()
-
-
-class SocketForwards:
-    """All forwards over ssh, by the path of their socket."""
-
-    def __init__(self, request: Request, log: structlog.typing.FilteringBoundLogger) -> None:
-        """request reaches the workers: guests are dialled through one of them."""
-        self._dial = dialler(request)
-        self._log = log
-        self._forwards: dict[str, SocketForward] = {}
-
-    async def open(self, path: str, destination: Destination) -> None:
-        """Make a socket that leads to the guest's. Raises SocketError."""
-        forward = SocketForward(path, SshConnection(destination, self._dial, self._log), self._log)
-        try:
-            await forward.open()
-        except asyncio.CancelledError:
-            await forward.close()
-            raise
-        self._forwards[path] = forward
-        self._log.info("socket forwarded", socket=path, to=destination.path, user=destination.user)
-
-    async def close(self, path: str) -> None:
-        """Remove one, with its clients. KeyError if there is none."""
-        await self._forwards.pop(path).close()
-
-    async def close_all(self) -> None:
-        """Remove all."""
-        await asyncio.gather(*(self.close(path) for path in list(self._forwards)))
 
 
 async def _carry(

@@ -12,7 +12,8 @@ import structlog
 from structlog.testing import capture_logs
 
 from pipeline.control.ssh import connection as ssh
-from pipeline.control.ssh.connection import Destination, SshConnection, SshError, Streams
+from pipeline.control.ssh.connection import SshConnection, Streams
+from pipeline.control.ssh.destination import Destination, SshError, parse
 from pipeline.go.text import GoError
 from pipeline.ipc import messages
 from tests.support.ssh_guest import ADDRESS, SshGuest
@@ -44,11 +45,11 @@ async def ask(streams: Streams, data: bytes) -> bytes:
 
 
 def test_a_url_names_user_guest_socket_and_key() -> None:
-    assert ssh.parse("ssh-tunnel://root@192.168.127.2:22/run/podman/podman.sock?key=/k") == Destination(
+    assert parse("ssh-tunnel://root@192.168.127.2:22/run/podman/podman.sock?key=/k") == Destination(
         "root", "192.168.127.2", "/run/podman/podman.sock", "/k"
     )
     text = "ssh-tunnel://a%40b:p%3Aw@10.0.0.2:2222/s%20t?key=%2Fk&passphrase=x%26y&secure=true"
-    assert ssh.parse(text) == Destination(
+    assert parse(text) == Destination(
         "a@b", "10.0.0.2", "/s t", "/k", 2222, passphrase="x&y", password="p:w", secure=True
     )
 
@@ -70,7 +71,7 @@ def test_a_url_names_user_guest_socket_and_key() -> None:
 )
 def test_what_is_wrong_with_a_url_is_said(remote: str, words: str) -> None:
     with pytest.raises(GoError) as refused:
-        ssh.parse(remote)
+        parse(remote)
     assert str(refused.value).startswith(words)
 
 
@@ -334,10 +335,10 @@ def test_dialling_hands_one_end_of_a_pair_to_the_listen_worker() -> None:
 def test_a_key_that_is_a_fifo_or_a_device_is_refused_and_not_waited_for(tmp_path: Path) -> None:
     """A guest may name the path of a key: a thread that waited for it held up the end of the program."""
     os.mkfifo(tmp_path / "key")
-    with pytest.raises(ssh.SshError, match=r"failed to parse identity .*: it is a FIFO"):
+    with pytest.raises(SshError, match=r"failed to parse identity .*: it is a FIFO"):
         ssh.read_key(str(tmp_path / "key"))
-    with pytest.raises(ssh.SshError, match=r"failed to parse identity .*: it is a device"):
+    with pytest.raises(SshError, match=r"failed to parse identity .*: it is a device"):
         ssh.read_key("/dev/zero")
-    to = ssh.Destination("user", "192.168.127.2", "/s", "key")
-    with pytest.raises(ssh.SshError, match="it is a FIFO"):
+    to = Destination("user", "192.168.127.2", "/s", "key")
+    with pytest.raises(SshError, match="it is a FIFO"):
         ssh.known_hosts(to, str(tmp_path / "key"))

@@ -14,7 +14,9 @@ import structlog
 
 from pipeline.control.ssh import socket_forward
 from pipeline.control.ssh.connection import SshConnection
-from pipeline.control.ssh.socket_forward import SocketError, SocketForward, SocketForwards, host_path
+from pipeline.control.ssh.destination import SocketError, host_path
+from pipeline.control.ssh.forwards import SocketForwards
+from pipeline.control.ssh.socket_forward import SocketForward
 from tests.support import ssh_guest
 from tests.support.ssh_guest import SshGuest
 

@@ -1,0 +1,54 @@
+"""Runs the network: from a parsed command line to the end of the daemon."""
+
+from collections.abc import Sequence
+
+from pipeline import logs, release
+from pipeline.config import merge
+from pipeline.config.file import ConfigError
+from pipeline.daemon import supervisor
+from pipeline.go import flags
+from pipeline.system import requirements
+
+OK = 0
+FAILED = 1
+
+
+def start(parsed: flags.Parsed, words: Sequence[str], program: supervisor.Program) -> int:
+    """Build the configuration and run the daemon as one of the two programs. Returns the exit code."""
+    logs.setup()
+    if shortage := requirements.shortage():
+        logs.fatal(f"cannot run here: {shortage}", program.name)
+        return FAILED
+    opened: list[str] = []
+
+    def try_log_file(path: str) -> None:
+        logs.try_file(path)
+        opened.append(path)
+
+    try:
+        config, warnings = merge.build(parsed, words, try_log_file=try_log_file)
+        level = config.logging.log_level
+        logs.setup(config.logging.log_file, level, debug=level == "debug")
+    except (ConfigError, OSError) as error:
+        logs.fatal(str(error), program.name)
+        if opened:
+            # Write the error to the log file too, for users who read only this file.
+            logs.setup(opened[0])
+            logs.logger("supervisor").critical(str(error))
+            logs.flush()
+        return FAILED
+    log = logs.logger("supervisor")
+    for warning in warnings:
+        log.warning(warning)
+    _report_version(program.name)
+    try:
+        return supervisor.run(config, program, release.version())
+    finally:
+        logs.flush()
+
+
+def _report_version(program: str) -> None:
+    log = logs.logger("supervisor")
+    log.info(f"{program} version {release.version()}", data_path=release.data_path(), python=release.python())
+    if reason := release.why_plain():
+        log.warning("the data path is plain Python and needs three times the CPU", reason=reason)
