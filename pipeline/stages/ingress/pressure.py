@@ -23,7 +23,7 @@ class Pressure:
     """What small work of all guests may take: ``small_s`` seconds of processor time in a second."""
 
     def __init__(self, cores: int, waited: Callable[[], float | None], sleeps: Callable[[], int]) -> None:
-        """waited: seconds that ingress waited for cores, None if unknown. sleeps: the number of its sleeps."""
+        """waited: seconds that ingress waited for cores, None if unknown. sleeps: how often it slept."""
         self._cores = float(cores)
         self._floor = min(PART * cores, LEAST_S)
         self._waited = waited
