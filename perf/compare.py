@@ -5,8 +5,8 @@
 
 Each round measures every row in both checkouts, one right after the other, so that a slow minute of the
 machine hits both. The rows are the round trip in one process, iperf3 over QEMU's framing and
-connect-request-close, in both placements. The table has the medians, their ratio and the median of each round's
-ratio. A ratio over 1 means that the second checkout is better.
+connect-request-close, in both placements. The table has the medians, their ratio, and the median of the
+ratios of the rounds. A ratio over 1 means that the second checkout is better.
 """
 
 from __future__ import annotations

@@ -1,26 +1,23 @@
-"""The command ``gvtap-pipeline``: parses the command line, builds a Config, runs the supervisor.
+"""The command ``gvtap-pipeline``: finds the sub-command, parses its flags, and loads the code that runs it.
 
 ``start [flags]`` runs the network. ``config check FILE`` checks a configuration file. ``config show [flags]``
-prints the resulting configuration. ``-version`` prints the version. Exit codes: 0 after an orderly end or
-help, 1 if the configuration is wrong or the start fails, 2 for a wrong command line.
+prints the resulting configuration, ``config schema`` the JSON schema of the file. ``-version`` prints the
+version. Exit codes: 0 after an orderly end or help, 1 if the configuration is wrong or the start fails, 2 for
+a wrong command line.
+
+The module of a sub-command is loaded when it runs. So help and version need none of the daemon's libraries.
 """
 
+import difflib
 import sys
 from collections.abc import Sequence
-from importlib import metadata
 from typing import Final
 
-import yaml
-
-from pipeline import logs
-from pipeline.config import merge, options
-from pipeline.config.file import ConfigError
-from pipeline.config.shown import as_file
-from pipeline.daemon import supervisor
+from pipeline import release
+from pipeline.config import options
 from pipeline.go import flags
-from pipeline.system import requirements
 
-PROGRAM: Final = "gvtap-pipeline"
+PROGRAM: Final = release.PROGRAM
 OK: Final = 0
 FAILED: Final = 1
 MISUSED: Final = 2
@@ -29,16 +26,10 @@ _SUMMARY: Final = f"""Usage of {PROGRAM}:
   {PROGRAM} start [flags]         run the network; -help lists the flags
   {PROGRAM} config check FILE     say what is wrong with a configuration file
   {PROGRAM} config show [flags]   print what flags and file come to, as a file
+  {PROGRAM} config schema         print the JSON schema of a configuration file
   {PROGRAM} -version              print the version
 """
-
-
-def version() -> str:
-    """The version of the installed package, "unknown" if the package is not installed."""
-    try:
-        return metadata.version(PROGRAM)
-    except metadata.PackageNotFoundError:
-        return "unknown"
+_COMMANDS: Final = ("start", "config", "version", "help")
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -47,113 +38,89 @@ def main(words: Sequence[str] | None = None) -> int:
     match words:
         case ["start", *rest]:
             return _start(rest)
-        case ["config", "check", path]:
-            return _check(path)
-        case ["config", "show", *rest]:
-            return _show(rest)
+        case ["config", *rest]:
+            return _config(rest)
         case ["-version" | "--version" | "version"]:
-            print(f"{PROGRAM} version {version()}")
+            print(release.line(PROGRAM))
             return OK
         case ["-h" | "-help" | "--help" | "--h" | "help"]:
-            sys.stderr.write(_SUMMARY)
+            sys.stdout.write(_SUMMARY)
             return OK
         case _:
-            sys.stderr.write(f"unknown command: {' '.join(words)}\n" if words else "")
+            sys.stderr.write(f"{_unknown(words)}\n" if words else "")
             sys.stderr.write(_SUMMARY)
             return MISUSED
 
 
-def parse(
-    title: str, table: Sequence[flags.Flag], words: Sequence[str], version_line: str
-) -> flags.Parsed | int:
-    """Parse the flags of a command. Returns an exit code instead after help, version or misuse."""
-    usage = flags.usage(title, table)
+def parse(command: str, words: Sequence[str]) -> flags.Parsed | int:
+    """Parse the flags of a sub-command. Returns an exit code instead after help, version or misuse."""
     try:
-        parsed = flags.parse(table, words)
+        parsed = flags.parse(options.START, words)
+        _check_arguments(parsed)
     except flags.HelpRequestError:
-        sys.stderr.write(usage)
+        sys.stdout.write(flags.usage(f"Usage of {PROGRAM} {command}:", options.START))
         return OK
     except flags.FlagError as error:
-        sys.stderr.write(f"{error}\n{usage}")
+        sys.stderr.write(f"{error}{_hint(error)}\n'{PROGRAM} {command} -help' lists the flags\n")
         return MISUSED
     if parsed.true("version"):
-        print(version_line)
+        print(release.line(PROGRAM))
         return OK
     return parsed
 
 
-def start(parsed: flags.Parsed, words: Sequence[str], program: supervisor.Program) -> int:
-    """Build the configuration and run the daemon as one of the two programs. Returns the exit code."""
-    logs.setup()
-    if shortage := requirements.shortage():
-        logs.fatal(f"cannot run here: {shortage}", program.name)
-        return FAILED
-    opened: list[str] = []
-
-    def try_log_file(path: str) -> None:
-        logs.try_file(path)
-        opened.append(path)
-
-    try:
-        config, warnings = merge.build(parsed, words, try_log_file=try_log_file)
-        level = config.logging.log_level
-        logs.setup(config.logging.log_file, level, debug=level == "debug")
-    except (ConfigError, OSError) as error:
-        logs.fatal(str(error), program.name)
-        if opened:
-            # Write the error to the log file too, for users who read only this file.
-            logs.setup(opened[0])
-            logs.logger("supervisor").critical(str(error))
-            logs.flush()
-        return FAILED
-    log = logs.logger("supervisor")
-    for warning in warnings:
-        log.warning(warning)
-    log.info(f"{program.name} version {version()}")
-    try:
-        return supervisor.run(config, program, version())
-    finally:
-        logs.flush()
-
-
 def _start(words: Sequence[str]) -> int:
-    parsed = _parse("start", words)
-    return parsed if isinstance(parsed, int) else start(parsed, words, supervisor.OWN)
-
-
-def _parse(command: str, words: Sequence[str]) -> flags.Parsed | int:
-    return parse(f"Usage of {PROGRAM} {command}:", options.START, words, f"{PROGRAM} version {version()}")
-
-
-def _check(path: str) -> int:
-    """Write each problem as a line to standard error. An unknown key counts as a problem: a likely typo."""
-    try:
-        parsed = flags.parse(options.START, ["-config", path])
-        _, warnings = merge.build(parsed)
-    except ConfigError as error:
-        sys.stderr.write(f"{path}: {error}\n")
-        return FAILED
-    for warning in warnings:
-        sys.stderr.write(f"{warning}\n")
-    if warnings:
-        return FAILED
-    print(f"{path}: ok")
-    return OK
-
-
-def _show(words: Sequence[str]) -> int:
-    parsed = _parse("config show", words)
+    parsed = parse("start", words)
     if isinstance(parsed, int):
         return parsed
-    try:
-        config, warnings = merge.build(parsed, words)
-    except ConfigError as error:
-        sys.stderr.write(f"{PROGRAM}: {error}\n")
-        return FAILED
-    for warning in warnings:
-        sys.stderr.write(f"{PROGRAM}: {warning}\n")
-    yaml.safe_dump(as_file(config), sys.stdout, sort_keys=False, allow_unicode=True)
-    return OK
+    from pipeline.commands import start  # noqa: PLC0415  only this command needs the daemon
+
+    return start.pipeline(parsed, words)
+
+
+def _config(words: Sequence[str]) -> int:
+    from pipeline.commands import config  # noqa: PLC0415  only this command needs the schema
+
+    match words:
+        case ["check", path]:
+            return config.check(path)
+        case ["schema"]:
+            return config.schema()
+        case ["show", *rest]:
+            parsed = parse("config show", rest)
+            return parsed if isinstance(parsed, int) else config.show(parsed, rest)
+        case _:
+            sys.stderr.write(f"unknown command: {' '.join(['config', *words])}\n{_SUMMARY}")
+            return MISUSED
+
+
+def _check_arguments(parsed: flags.Parsed) -> None:
+    """Refuse a word that is not a flag: most often its dash is missing."""
+    if not parsed.arguments:
+        return
+    word = parsed.arguments[0]
+    if word.partition("=")[0] in (flag.name for flag in options.START):
+        raise flags.FlagError(f"{flags.quote(word)} is not a flag, did you mean -{word}?")
+    raise flags.FlagError(f"unexpected argument {flags.quote(word)}: a flag begins with a dash")
+
+
+def _hint(error: flags.FlagError) -> str:
+    if not isinstance(error, flags.UnknownFlagError):
+        return ""
+    return _nearest(error.name, [flag.name for flag in options.START], "-")
+
+
+def _unknown(words: Sequence[str]) -> str:
+    """What is wrong with a line whose first word is not a sub-command."""
+    word = words[0]
+    if word.lstrip("-").partition("=")[0] in (flag.name for flag in options.START):
+        return f"{flags.quote(word)} is a flag of start: {PROGRAM} start {' '.join(words)}"
+    return f"unknown command: {' '.join(words)}{_nearest(word, _COMMANDS)}"
+
+
+def _nearest(word: str, known: Sequence[str], prefix: str = "") -> str:
+    near = difflib.get_close_matches(word, known, n=1)
+    return f", did you mean {prefix}{near[0]}?" if near else ""
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """Runs the network: from a parsed command line to the end of the daemon."""
 
 from collections.abc import Sequence
+from typing import Final
 
 from pipeline import logs, release
 from pipeline.config import merge
@@ -9,12 +10,20 @@ from pipeline.daemon import supervisor
 from pipeline.go import flags
 from pipeline.system import requirements
 
-OK = 0
-FAILED = 1
+FAILED: Final = 1
 
 
-def start(parsed: flags.Parsed, words: Sequence[str], program: supervisor.Program) -> int:
-    """Build the configuration and run the daemon as one of the two programs. Returns the exit code."""
+def pipeline(parsed: flags.Parsed, words: Sequence[str]) -> int:
+    """Run the daemon as gvtap-pipeline. Returns the exit code."""
+    return _start(parsed, words, supervisor.OWN)
+
+
+def gvproxy(parsed: flags.Parsed, words: Sequence[str]) -> int:
+    """Run the daemon as gvtap-gvproxy. Returns the exit code."""
+    return _start(parsed, words, supervisor.GVPROXY)
+
+
+def _start(parsed: flags.Parsed, words: Sequence[str], program: supervisor.Program) -> int:
     logs.setup()
     if shortage := requirements.shortage():
         logs.fatal(f"cannot run here: {shortage}", program.name)
@@ -26,7 +35,7 @@ def start(parsed: flags.Parsed, words: Sequence[str], program: supervisor.Progra
         opened.append(path)
 
     try:
-        config, warnings = merge.build(parsed, words, try_log_file=try_log_file)
+        config, warnings = merge.build(parsed, words, try_log_file=try_log_file, guests=program.guests)
         level = config.logging.log_level
         logs.setup(config.logging.log_file, level, debug=level == "debug")
     except (ConfigError, OSError) as error:

@@ -23,6 +23,8 @@ _INTEGER: Final = re.compile(
     re.ASCII,
 )
 _BASES: Final = {"hex": 16, "bin": 2, "oct": 8, "old": 8, "dec": 10}
+_LONGEST_INTEGER: Final = 300
+"""Characters. int() refuses thousands of digits with an error of another kind."""
 _INT_MIN: Final = -(2**63)
 _INT_MAX: Final = 2**63 - 1
 
@@ -32,6 +34,14 @@ _EMPTY: Final[dict[str, Value]] = {"bool": False, "int": 0, "string": ""}
 
 class FlagError(ValueError):
     """The command line is wrong. The text is Go's."""
+
+
+class UnknownFlagError(FlagError):
+    """The program has no flag of this name."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"flag provided but not defined: -{name}")
+        self.name = name
 
 
 class HelpRequestError(Exception):
@@ -107,7 +117,7 @@ def parse(flags: Sequence[Flag], words: Sequence[str]) -> Parsed:
         if flag is None:
             if name in ("h", "help"):
                 raise HelpRequestError
-            raise FlagError(f"flag provided but not defined: -{name}")
+            raise UnknownFlagError(name)
         if not equals:
             if flag.kind == "bool":
                 text = "true"
@@ -133,6 +143,8 @@ def integer(text: str) -> int:
     if found is None:
         raise FlagError("parse error")
     base = found.lastgroup or "dec"
+    if len(text) > _LONGEST_INTEGER:
+        raise FlagError("value out of range")
     value = int(found[base].replace("_", ""), _BASES[base])
     if found["sign"] == "-":
         value = -value

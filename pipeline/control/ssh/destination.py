@@ -7,8 +7,10 @@ import ipaddress
 from typing import Final, NamedTuple
 from urllib.parse import parse_qs, unquote, urlsplit
 
+from pipeline.go.flags import quote
 from pipeline.go.text import GoError, parse_uint
 from pipeline.links.addresses import unix_path
+from pipeline.system import socket_file
 
 SCHEME: Final = "ssh-tunnel"
 PORT: Final = 22
@@ -54,6 +56,8 @@ def parse(remote: str) -> Destination:
     first = {name: values[0] for name, values in query.items()}
     if not first.get("key"):
         raise GoError("key not provided for unix-ssh connection")
+    if fault := socket_file.fault(first["key"]):
+        raise GoError(f"key {quote(first['key'])} for unix-ssh connection: {fault}")
     path = unquote(parts.path)
     if path in ("", "/"):
         raise GoError("remote uri must contain a path to a socket file")

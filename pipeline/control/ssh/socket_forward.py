@@ -46,24 +46,31 @@ class SocketForward:
         self._connection = connection
         self._log = log.bind(socket=path)
         self._server: asyncio.Server | None = None
-        self._file: socket_file.Identity | None = None
+        self._file: socket_file.OwnFile | None = None
         self._clients: set[asyncio.Task[None]] = set()
 
     async def open(self) -> None:
         """Bind and accept. The file of an abandoned socket is replaced. Raises SocketError."""
         sock = _bind(self.path)
-        self._file = socket_file.identity(self.path)
-        # Assigned before the first await, so that close() finds it if this call is cancelled.
-        self._server = await asyncio.start_unix_server(
-            self._accept, sock=sock, limit=PIECE, backlog=BACKLOG, start_serving=False
-        )
+        file = socket_file.OwnFile(self.path, bound=True)
+        try:
+            # Assigned before the next await, so that close() finds it if this call is cancelled.
+            self._server = await asyncio.start_unix_server(
+                self._accept, sock=sock, limit=PIECE, backlog=BACKLOG, start_serving=False
+            )
+        except BaseException:
+            file.remove()
+            sock.close()
+            raise
+        self._file = file
         await self._server.start_serving()
 
     async def close(self) -> None:
         """Remove the socket, end all clients and the connection."""
         if self._server is not None:
+            if self._file is not None:
+                self._file.remove()
             self._server.close()
-            socket_file.remove(self.path, self._file)
             self._server = None
         for client in self._clients:
             client.cancel()
@@ -121,6 +128,8 @@ async def _carry(
 
 
 def _bind(path: str) -> socket.socket:
+    if fault := socket_file.fault(path, relative=True):
+        raise SocketError(f"listen unix {path}: bind: {fault}")
     sock = socket.socket(socket.AF_UNIX)
     try:
         socket_file.bind(sock, path, MODE)

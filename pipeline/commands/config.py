@@ -1,0 +1,54 @@
+"""Checks a configuration file, shows what flags and file come to, and prints the schema of the file."""
+
+import json
+import sys
+from collections.abc import Sequence
+from typing import Final
+
+import yaml
+
+from pipeline import release
+from pipeline.config import merge, options
+from pipeline.config.file import ConfigError
+from pipeline.config.keys import FileKeys
+from pipeline.config.shown import as_file
+from pipeline.go import flags
+
+OK: Final = 0
+FAILED: Final = 1
+
+
+def check(path: str) -> int:
+    """Write each problem as a line to standard error. An unknown key counts as a problem: a likely typo."""
+    try:
+        parsed = flags.parse(options.START, ["-config", path])
+        _, warnings = merge.build(parsed)
+    except ConfigError as error:
+        sys.stderr.write(f"{path}: {error}\n")
+        return FAILED
+    for warning in warnings:
+        sys.stderr.write(f"{warning}\n")
+    if warnings:
+        return FAILED
+    print(f"{path}: ok")
+    return OK
+
+
+def show(parsed: flags.Parsed, words: Sequence[str]) -> int:
+    """Print the configuration as a file. Returns the exit code."""
+    try:
+        config, warnings = merge.build(parsed, words)
+    except ConfigError as error:
+        sys.stderr.write(f"{release.PROGRAM}: {error}\n")
+        return FAILED
+    for warning in warnings:
+        sys.stderr.write(f"{release.PROGRAM}: {warning}\n")
+    yaml.safe_dump(as_file(config), sys.stdout, sort_keys=False, allow_unicode=True)
+    return OK
+
+
+def schema() -> int:
+    """Print the JSON schema of a configuration file, for editors and checkers."""
+    json.dump(FileKeys.model_json_schema(by_alias=True), sys.stdout, indent=2)
+    print()
+    return OK
