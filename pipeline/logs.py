@@ -19,17 +19,27 @@ import atexit
 import json
 import logging
 import os
+import sys
 import threading
 from collections.abc import Callable, Mapping, MutableMapping
 from datetime import UTC, datetime
 from time import monotonic
 from typing import Any, Final, cast
 
-import structlog
+# structlog loads rich wherever it is installed, for tracebacks that this log does not have. That costs 4 MB and
+# 25 ms. structlog goes without a module that cannot be imported.
+_rich = sys.modules.pop("rich", None)
+sys.modules["rich"] = None  # type: ignore[assignment]
+import structlog  # noqa: E402
 
-from pipeline.log_limits import DEBUG_KIND, DEBUG_SUBJECT, Limiter
-from pipeline.system import output_file
-from pipeline.system.outlet import Outlet, signals_blocked
+if _rich is None:
+    del sys.modules["rich"]
+else:
+    sys.modules["rich"] = _rich
+
+from pipeline.log_limits import DEBUG_KIND, DEBUG_SUBJECT, Limiter  # noqa: E402
+from pipeline.system import output_file  # noqa: E402
+from pipeline.system.outlet import Outlet, signals_blocked  # noqa: E402
 
 STDERR: Final = 2
 MAX_TEXT: Final = 400

@@ -1,7 +1,7 @@
 """Which program this is: its version, and whether its data path runs compiled or as plain Python.
 
-The version is that of the installed package. setup.py writes WHY_PLAIN beside this file where a build compiled
-nothing. A checkout and an editable install have no such file.
+The version is that of the installed package. If a build compiled nothing, setup.py writes WHY_PLAIN beside
+this file. A checkout and an editable install have no such file.
 """
 
 import sys

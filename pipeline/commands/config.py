@@ -9,8 +9,8 @@ import yaml
 
 from pipeline import release
 from pipeline.config import merge, options
-from pipeline.config.file import ConfigError
-from pipeline.config.keys import FileKeys
+from pipeline.config.errors import ConfigError
+from pipeline.config.schema import json_schema
 from pipeline.config.shown import as_file
 from pipeline.go import flags
 
@@ -49,6 +49,6 @@ def show(parsed: flags.Parsed, words: Sequence[str]) -> int:
 
 def schema() -> int:
     """Print the JSON schema of a configuration file, for editors and checkers."""
-    json.dump(FileKeys.model_json_schema(by_alias=True), sys.stdout, indent=2)
+    json.dump(json_schema(), sys.stdout, indent=2)
     print()
     return OK

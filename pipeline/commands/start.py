@@ -5,7 +5,7 @@ from typing import Final
 
 from pipeline import logs, release
 from pipeline.config import merge
-from pipeline.config.file import ConfigError
+from pipeline.config.errors import ConfigError
 from pipeline.daemon import supervisor
 from pipeline.go import flags
 from pipeline.system import requirements

@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from pipeline.config.file import ConfigError
+from pipeline.config.errors import ConfigError
 from pipeline.config.model import EgressPolicy, PortForward, forward_key
 from pipeline.config.scalars import split_network
 from pipeline.go import flags

@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from pipeline.config.file import ConfigError
+from pipeline.config.errors import ConfigError
 from pipeline.config.model import PortForward, Record, Settings, Zone
 from pipeline.config.subnet import Addresses
 from pipeline.go import flags

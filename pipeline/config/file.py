@@ -14,8 +14,10 @@ import yaml
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from pipeline.config.keys import FileKeys, Map
+from pipeline.config.errors import ConfigError
+from pipeline.config.keys import FileKeys, Map, dashed
 from pipeline.config.scalars import Scalar
+from pipeline.config.schema import adapter
 from pipeline.go import flags
 
 MAX_DEPTH: Final = 32
@@ -24,10 +26,6 @@ _NULL_TAG: Final = "tag:yaml.org,2002:null"
 
 Path = tuple[str | int, ...]
 Data: TypeAlias = "Scalar | list[Data] | dict[str, Data]"
-
-
-class ConfigError(Exception):
-    """The configuration cannot be used; the text says where and what is allowed."""
 
 
 class Document(NamedTuple):
@@ -41,7 +39,7 @@ def read(text: str) -> tuple[FileKeys, tuple[str, ...]]:
     """The file's content and a note for each unknown key. Raises ConfigError."""
     document = parse(text)
     try:
-        keys = FileKeys.model_validate(document.data)
+        keys = adapter().validate_python(document.data)
     except ValidationError as errors:
         raise ConfigError("; ".join(_problem(error, document) for error in errors.errors())) from None
     return keys, tuple(_unknown_keys(keys, document.data, (), document))
@@ -145,8 +143,10 @@ def _unknown_keys(value: object, data: "Data", path: Path, document: Document) -
 
 def _fields(value: object) -> dict[str, str]:
     """The field of each key that a map may have; none for other values."""
-    if isinstance(value, Map):
-        return {str(field.alias): name for name, field in type(value).model_fields.items()}
-    if is_dataclass(value):
-        return {field.metadata.get("alias", field.name): field.name for field in fields(value)}
-    return {}
+    if not is_dataclass(value):
+        return {}
+    is_map = isinstance(value, Map)
+    return {
+        each.metadata.get("alias", dashed(each.name) if is_map else each.name): each.name
+        for each in fields(value)
+    }

@@ -5,9 +5,8 @@ So most settings need no further line between file and Config: merge.py has the 
 have a default of their own, and shown.py writes a Config with the same rows. file.py reports other keys.
 """
 
-from typing import Annotated, Any, Final, Self
-
-from pydantic import BaseModel, ConfigDict, Field, create_model
+from dataclasses import dataclass, field, fields, make_dataclass
+from typing import Annotated, ClassVar, Final, Self
 
 from pipeline.config import limits
 from pipeline.config.model import (
@@ -37,34 +36,44 @@ from pipeline.config.scalars import (
 )
 
 
-class Map(BaseModel):
+def dashed(name: str) -> str:
+    """The key of a setting that has no other one."""
+    return name.replace("_", "-")
+
+
+@dataclass(frozen=True)
+class Map:
     """A map of the file that holds settings. A key has dashes where its setting has underscores."""
 
-    # Only a file is validated. The validators take 30 ms and 5 MB to build.
-    model_config = ConfigDict(
-        frozen=True, alias_generator=lambda name: name.replace("_", "-"), defer_build=True
-    )
+    # For pydantic, where a file is read (schema.py).
+    __pydantic_config__: ClassVar[dict[str, object]] = {"alias_generator": dashed}
 
     def settings(self) -> Settings:
         """The settings of this map and of the maps in it, by name."""
         found: Settings = {}
-        for name in type(self).model_fields:
-            value = getattr(self, name)
-            found |= value.settings() if isinstance(value, Map) else {name: value}
+        for each in fields(self):
+            value = getattr(self, each.name)
+            found |= value.settings() if isinstance(value, Map) else {each.name: value}
         return found
 
     @classmethod
     def of(cls, settings: Settings) -> Self:
         """The map that holds these settings. A setting that is missing has its default."""
         values: Settings = {}
-        for name, field in cls.model_fields.items():
-            if isinstance(field.default, Map):
-                values[name] = type(field.default).of(settings)
-            elif name in settings:
-                values[name] = settings[name]
-        return cls.model_construct(None, **values)
+        for each in fields(cls):
+            if isinstance(each.default, Map):
+                values[each.name] = type(each.default).of(settings)
+            elif each.name in settings:
+                values[each.name] = settings[each.name]
+        return cls(**values)
 
 
+def _key(name: str) -> dict[str, str]:
+    """The metadata of a field that has a key of another name."""
+    return {"alias": name}
+
+
+@dataclass(frozen=True)
 class InterfaceKeys(Map):
     """Where guests attach."""
 
@@ -75,36 +84,43 @@ class InterfaceKeys(Map):
     vfkit: Text = ""
 
 
+@dataclass(frozen=True)
 class StackKeys(Map):
     """The virtual network."""
 
-    stack_debug: Flag = Field(default=False, alias="debug")
+    stack_debug: Flag = field(default=False, metadata=_key("debug"))
     capture_file: Text = ""
     mtu: Annotated[int, number(0, 2**31 - 1)] = 0
     subnet: Text = ""
-    gateway_ip: Text = Field(default="", alias="gatewayIP")
-    device_ip: Text = Field(default="", alias="deviceIP")
-    host_ip: Text = Field(default="", alias="hostIP")
-    gateway_mac: OptionalMac = Field(default=b"", alias="gatewayMacAddress")
-    dns_zones: tuple[Zone, ...] = Field(default=(), alias="dns")
-    dns_search_domains: tuple[Text, ...] = Field(default=(), alias="dnsSearchDomains")
-    forwards: dict[LocalAddress, GuestAddress] = {}
-    nat: dict[Ip, Ip] = {}
-    gateway_virtual_ips: tuple[Ip, ...] = Field(default=(), alias="gatewayVirtualIPs")
-    dhcp_static_leases: dict[Ip, Mac] = Field(default={}, alias="dhcpStaticLeases")
-    vpnkit_macs: dict[Text, Mac] = Field(default={}, alias="vpnKitUUIDMacAddresses")
-    stack_ec2_metadata_access: Flag = Field(default=False, alias="ec2MetadataAccess")
+    gateway_ip: Text = field(default="", metadata=_key("gatewayIP"))
+    device_ip: Text = field(default="", metadata=_key("deviceIP"))
+    host_ip: Text = field(default="", metadata=_key("hostIP"))
+    gateway_mac: OptionalMac = field(default=b"", metadata=_key("gatewayMacAddress"))
+    dns_zones: tuple[Zone, ...] = field(default=(), metadata=_key("dns"))
+    dns_search_domains: tuple[Text, ...] = field(default=(), metadata=_key("dnsSearchDomains"))
+    forwards: dict[LocalAddress, GuestAddress] = field(default_factory=dict)
+    nat: dict[Ip, Ip] = field(default_factory=dict)
+    gateway_virtual_ips: tuple[Ip, ...] = field(default=(), metadata=_key("gatewayVirtualIPs"))
+    dhcp_static_leases: dict[Ip, Mac] = field(default_factory=dict, metadata=_key("dhcpStaticLeases"))
+    vpnkit_macs: dict[Text, Mac] = field(default_factory=dict, metadata=_key("vpnKitUUIDMacAddresses"))
+    stack_ec2_metadata_access: Flag = field(default=False, metadata=_key("ec2MetadataAccess"))
 
 
-def _limit_fields() -> dict[str, Any]:
-    return {
-        limit.name: (Annotated[int, number(limit.low, limit.high)], limit.default) for limit in limits.TABLE
-    }
+LimitKeys: Final[type[Map]] = make_dataclass(
+    "LimitKeys",
+    [
+        (limit.name, Annotated[int, number(limit.low, limit.high)], field(default=limit.default))
+        for limit in limits.TABLE
+    ],
+    bases=(Map,),
+    frozen=True,
+)
+NO_POLICY: Final = EgressPolicy()
+NO_GUEST_API: Final = GuestApi()
+"""What a file without the key has. gvproxy's clients then have other rights (merge.py)."""
 
 
-LimitKeys: Final[type[Map]] = create_model("LimitKeys", __base__=Map, **_limit_fields())
-
-
+@dataclass(frozen=True)
 class FileKeys(Map):
     """The whole file."""
 
@@ -115,20 +131,20 @@ class FileKeys(Map):
     log_file: Text = ""
     pid_file: Text = ""
     ec2_metadata_access: Flag = False
-    interfaces: InterfaceKeys = InterfaceKeys.of({})
-    further: tuple[Text, ...] = Field(default=(), alias="links")
-    socket_forwards: tuple[SocketForward, ...] = Field(default=(), alias="forwards")
-    stack: StackKeys = StackKeys.of({})
+    interfaces: InterfaceKeys = InterfaceKeys()
+    further: tuple[Text, ...] = field(default=(), metadata=_key("links"))
+    socket_forwards: tuple[SocketForward, ...] = field(default=(), metadata=_key("forwards"))
+    stack: StackKeys = StackKeys()
     placement: Text = ""
     tcp_workers: Annotated[int, number(*WORKERS)] = 1
     egress_workers: Annotated[int, number(*WORKERS)] = 1
     slots: Annotated[int, number(*SLOTS)] = 512
     busy_poll: Annotated[int, number(*BUSY_POLL)] = 50
-    limits: LimitKeys = LimitKeys.of({})  # type: ignore[valid-type]
+    limits: LimitKeys = LimitKeys()  # type: ignore[valid-type]  # noqa: RUF009
     api_token_file: Text = ""
     state_file: Text = ""
-    guest_api: GuestApi = GuestApi()
-    egress_policy: EgressPolicy = EgressPolicy()
+    guest_api: GuestApi = NO_GUEST_API
+    egress_policy: EgressPolicy = NO_POLICY
     udp_nat: Annotated[str, one_of(*UDP_NATS)] = SYMMETRIC
     guests: Annotated[str, one_of(*GUESTS)] = GUARDED
-    proxy_protocol: dict[LocalAddress, Annotated[str, one_of("v1", "v2")]] = {}
+    proxy_protocol: dict[LocalAddress, Annotated[str, one_of("v1", "v2")]] = field(default_factory=dict)

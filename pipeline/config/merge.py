@@ -17,8 +17,8 @@ from urllib.parse import urlsplit
 from pipeline.config import default_mode, limits
 from pipeline.config.access import check_policy, check_token_file, with_proxy_protocol
 from pipeline.config.endpoints import check, further_links, links_of
-from pipeline.config.file import ConfigError, read
-from pipeline.config.keys import FileKeys, StackKeys
+from pipeline.config.errors import ConfigError
+from pipeline.config.keys import NO_GUEST_API, FileKeys, StackKeys
 from pipeline.config.model import (
     BUSY_POLL,
     GUESTS,
@@ -74,7 +74,7 @@ def build(
     """
     warnings: list[str] = []
     path = parsed.text("config")
-    keys, notes = read_file(path) if path else (FileKeys.of({}), ())
+    keys, notes = read_file(path) if path else (FileKeys(), ())
     warnings += (f"{path}: {note}" for note in notes)
     settings = keys.settings()
     settings |= _logging(parsed, keys, warnings)
@@ -97,7 +97,7 @@ def build(
     settings |= _network(parsed, keys, network, warnings)
     settings |= _workers(parsed, keys)
     settings |= _access(parsed, keys)
-    if guests is not None and "guest_api" not in keys.model_fields_set:
+    if guests is not None and keys.guest_api is NO_GUEST_API:
         settings["guest_api"] = guests
     return Config.of(settings), tuple(warnings)
 
@@ -113,6 +113,9 @@ def read_file(path: str) -> tuple[FileKeys, tuple[str, ...]]:
         raise ConfigError(f"failed to read config file: {path}: {error}") from error
     except UnicodeDecodeError as error:
         raise ConfigError(f"failed to parse configuration: yaml: {error}") from error
+    # Without a file nothing needs YAML and its schema.
+    from pipeline.config.file import read  # noqa: PLC0415
+
     try:
         return read(text)
     except ConfigError as error:

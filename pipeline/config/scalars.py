@@ -1,16 +1,15 @@
-"""The single values that may stand in the YAML file: a check for each kind, as a type for pydantic.
+"""The single values that may stand in the YAML file: a check for each kind.
 
 A check gets the text as it was written. It returns the value, or raises ValueError, which says what is
 allowed. A type whose value is not a text also says how it is written. keys.py and model.py put these types
-together to the schema.
+together to the layout of the file. schema.py has pydantic make validators of it; only a file needs them.
 """
 
 import ipaddress
 import re
-from collections.abc import Callable
-from typing import Annotated, Final, TypeVar
-
-from pydantic import BeforeValidator, PlainSerializer
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Final
 
 from pipeline.engines.dns.patterns import Regexp, RegexpError
 from pipeline.go import flags
@@ -22,7 +21,33 @@ _LABEL: Final = "[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?"
 _NAME: Final = re.compile(rf"(\*\.)?{_LABEL}(\.{_LABEL})*")
 _NETWORKS: Final = ("udp", "udp4", "udp6", "tcp", "tcp4", "tcp6")
 
-Value = TypeVar("Value", str, bytes)
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """A kind of value. pydantic finds this object in Annotated, and calls its two methods.
+
+    ``read``: makes the value, or raises ValueError. ``written``: the text of a value that is not a text.
+    ``schema``: what the kind allows, in JSON Schema's words.
+    """
+
+    read: Callable[[object], object]
+    written: Callable[[Any], str] | None = None
+    schema: Mapping[str, object] = field(default_factory=dict)
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> Any:
+        """The validator and the serializer."""
+        from pydantic_core import core_schema  # noqa: PLC0415  without a file nothing needs it
+
+        written = self.written and core_schema.plain_serializer_function_ser_schema(self.written)
+        return core_schema.no_info_before_validator_function(
+            self.read, schema=handler(source), serialization=written or None
+        )
+
+    def __get_pydantic_json_schema__(self, core: Any, handler: Any) -> dict[str, object]:
+        """The JSON schema of the value as it stands in a file."""
+        if self.written is not None:
+            return {"type": "string", **self.schema}
+        return {**handler(core), **self.schema}
 
 
 class Scalar(str):
@@ -51,7 +76,7 @@ def _true(value: object) -> bool:
     raise ValueError("must be true or false")
 
 
-def number(low: int, high: int) -> BeforeValidator:
+def number(low: int, high: int) -> Check:
     """A whole number of this range."""
 
     def check(value: object) -> int:
@@ -63,7 +88,7 @@ def number(low: int, high: int) -> BeforeValidator:
             raise ValueError(f"must be a whole number from {low} to {high}")
         return number
 
-    return BeforeValidator(check)
+    return Check(check, schema={"minimum": low, "maximum": high})
 
 
 def _ipv4(value: object) -> int:
@@ -98,7 +123,7 @@ def _regexp(value: object) -> str:
     return text
 
 
-def one_of(*words: str) -> BeforeValidator:
+def one_of(*words: str) -> Check:
     """One of these texts."""
 
     def check(value: object) -> str:
@@ -107,7 +132,7 @@ def one_of(*words: str) -> BeforeValidator:
             raise ValueError(f"must be {' or '.join(words)}")
         return text
 
-    return BeforeValidator(check)
+    return Check(check, schema={"enum": list(words)})
 
 
 def _network(value: object) -> str:
@@ -143,8 +168,8 @@ def _port_text(ports: tuple[int, int]) -> str:
     return f"{ports[0]}-{ports[1]}"
 
 
-def _optional(check: Callable[[object], Value], nothing: Value) -> BeforeValidator:
-    return BeforeValidator(lambda value: nothing if value == "" else check(value))
+def _optional(check: Callable[[object], object], nothing: object) -> Callable[[object], object]:
+    return lambda value: nothing if value == "" else check(value)
 
 
 def _guest_address(value: object) -> str:
@@ -178,17 +203,17 @@ def is_ipv4(text: str) -> bool:
     return True
 
 
-Text = Annotated[str, BeforeValidator(_text)]
-Flag = Annotated[bool, BeforeValidator(_true)]
-Ip = Annotated[int, BeforeValidator(_ipv4), PlainSerializer(ipv4.addr_text)]
-Mac = Annotated[bytes, BeforeValidator(_mac), PlainSerializer(ethernet.mac_text)]
-OptionalMac = Annotated[bytes, _optional(_mac, b""), PlainSerializer(ethernet.mac_text)]
-OptionalAnyIp = Annotated[str, _optional(_any_ip, "")]
-Pattern = Annotated[str, BeforeValidator(_regexp)]
-AnyNetwork = Annotated[str, BeforeValidator(_network)]
-Ipv4Network = Annotated[str, BeforeValidator(_ipv4_network)]
-Ports = Annotated[tuple[int, int], BeforeValidator(_ports), PlainSerializer(_port_text)]
+Text = Annotated[str, Check(_text)]
+Flag = Annotated[bool, Check(_true)]
+Ip = Annotated[int, Check(_ipv4, ipv4.addr_text)]
+Mac = Annotated[bytes, Check(_mac, ethernet.mac_text)]
+OptionalMac = Annotated[bytes, Check(_optional(_mac, b""), ethernet.mac_text)]
+OptionalAnyIp = Annotated[str, Check(_optional(_any_ip, ""))]
+Pattern = Annotated[str, Check(_regexp)]
+AnyNetwork = Annotated[str, Check(_network)]
+Ipv4Network = Annotated[str, Check(_ipv4_network)]
+Ports = Annotated[tuple[int, int], Check(_ports, _port_text)]
 """First and last port."""
-NamePattern = Annotated[str, BeforeValidator(_name_pattern)]
-GuestAddress = Annotated[str, BeforeValidator(_guest_address)]
-LocalAddress = Annotated[str, BeforeValidator(_local_address)]
+NamePattern = Annotated[str, Check(_name_pattern)]
+GuestAddress = Annotated[str, Check(_guest_address)]
+LocalAddress = Annotated[str, Check(_local_address)]

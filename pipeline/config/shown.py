@@ -4,6 +4,7 @@ from typing import Final
 
 from pipeline.config.keys import FileKeys
 from pipeline.config.model import Config, Settings, forward_key
+from pipeline.config.schema import adapter
 from pipeline.wire import ipv4
 
 Keys = dict[str, object]
@@ -29,7 +30,7 @@ def as_file(config: Config) -> Keys:
         },
     }
     shown = _written(FileKeys.of(config.settings() | in_other_words))
-    default = _written(FileKeys.of({}))
+    default = _written(FileKeys())
     for key in _AS_THEY_ARE:
         if shown[key] == default[key]:
             del shown[key]
@@ -37,7 +38,7 @@ def as_file(config: Config) -> Keys:
 
 
 def _written(keys: FileKeys) -> Keys:
-    return keys.model_dump(mode="json", by_alias=True, warnings="error")
+    return adapter().dump_python(keys, mode="json", by_alias=True, warnings="error")
 
 
 def _filled(keys: Keys, default: Keys) -> Keys:

@@ -7,7 +7,7 @@ import ipaddress
 import re
 from typing import Final, NamedTuple
 
-from pipeline.config.file import ConfigError
+from pipeline.config.errors import ConfigError
 from pipeline.config.scalars import is_ipv4
 
 DEFAULT_MTU: Final = 1500

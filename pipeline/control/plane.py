@@ -4,15 +4,14 @@ import asyncio
 import socket
 from collections.abc import Callable, Mapping, Sequence
 from ipaddress import IPv4Address
+from typing import TYPE_CHECKING
 
 from pipeline import logs
 from pipeline.config.model import Config, PortForward
 from pipeline.control.forwarder import Forwarder
-from pipeline.control.http import openapi
 from pipeline.control.http.access import Access
-from pipeline.control.http.api import Api
-from pipeline.control.http.connection import make_runner, server_of
 from pipeline.control.http.front import Front, TakeOver
+from pipeline.control.http.servers import BROWSERS, GUEST, HOST, Servers
 from pipeline.control.http.takeover import CONNECT, TUNNEL, Connect, Tunnel
 from pipeline.control.notify import CONNECTION_CLOSED, CONNECTION_ESTABLISHED, Notifier
 from pipeline.control.repeated import Repeated
@@ -23,6 +22,9 @@ from pipeline.ipc import messages
 from pipeline.ipc.channel import close_all
 from pipeline.ipc.fabric import Fabric
 from pipeline.topology import INGRESS, RESOLVER
+
+if TYPE_CHECKING:
+    from pipeline.control.http.api import Api
 
 
 class ControlPlane:
@@ -58,15 +60,18 @@ class ControlPlane:
         self._not_handed_over = Repeated(self._log, "a guest's DNS connection cannot be handed over")
         self._counts: dict[str, int] = {}
         self._notifier = Notifier(config.links.notification, self._log, self._count)
-        access = Access(self._log, token=token, guests=config.access.guest_api, count=self._count)
-        description = openapi.document(version, token=bool(token))
-        api = Api(self._forwarder, request, self._counters, self._log, access=access, description=description)
-        self._access = access
-        self._full = {browsers: make_runner(api.full(browsers=browsers)) for browsers in (False, True)}
-        """The endpoints on the host by whether browsers can reach them."""
-        self._guest = make_runner(api.guest())
+        self._access = Access(self._log, token=token, guests=config.access.guest_api, count=self._count)
+        self._servers = Servers(lambda: self._make_api(version, token=bool(token)))
         self._fronts: list[Front] = []
         self._guest_front: Front | None = None
+
+    def _make_api(self, version: str, *, token: bool) -> "Api":
+        from pipeline.control.http import openapi  # noqa: PLC0415  see servers.py
+        from pipeline.control.http.api import Api  # noqa: PLC0415
+
+        description = openapi.document(version, token=token)
+        request, log, access = self._channels.request, self._log, self._access
+        return Api(self._forwarder, request, self._counters, log, access=access, description=description)
 
     def _counters(self) -> dict[str, dict[str, int]]:
         counts = {name: block.snapshot() for name, block in self._blocks.items()}
@@ -80,10 +85,8 @@ class ControlPlane:
 
     async def start(self) -> None:
         """Begin to notify, open the configured forwards. ForwardError names one that cannot be opened."""
-        for runner in (*self._full.values(), self._guest):
-            await runner.setup()
         self._notifier.start()
-        self._guest_front = Front(server_of(self._guest), {}, self._log)
+        self._guest_front = Front(self._servers.server(GUEST), {}, self._log)
         for forward in self._config.access.forwards:
             await self._forwarder.expose(
                 forward.protocol, forward.local, forward.remote, _proxy_text(forward)
@@ -96,7 +99,7 @@ class ControlPlane:
         paths: dict[str, TakeOver] = {TUNNEL: Tunnel(request, log, access, browsers=browsers)}
         if guests:
             paths[CONNECT] = Connect(request, log, access, browsers=browsers)
-        front = Front(server_of(self._full[browsers]), paths, log)
+        front = Front(self._servers.server(BROWSERS if browsers else HOST), paths, log)
         self._fronts.append(front)
         front.listen(listener)
 
@@ -133,8 +136,7 @@ class ControlPlane:
                 await front.close()
         await self._sockets.close_all()
         await self._notifier.stop()
-        for runner in (*self._full.values(), self._guest):
-            await runner.cleanup()
+        await self._servers.close()
         self._channels.close()
 
     def _on_event(self, worker: str, event: Message, fds: list[int]) -> None:

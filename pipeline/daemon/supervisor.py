@@ -17,15 +17,15 @@ import socket
 import stat
 import tempfile
 from collections.abc import Iterator
-from typing import IO, TYPE_CHECKING, Final, NamedTuple
+from typing import IO, Final, NamedTuple
 
 from pipeline import logs
 from pipeline.config.model import Config, GuestApi
 from pipeline.control.forwarder import ForwardError
 from pipeline.control.http.access import TokenError, read_token
 from pipeline.control.notify import HYPERVISOR_ERROR, READY
+from pipeline.control.plane import ControlPlane
 from pipeline.control.ssh.destination import SocketError, SshError
-from pipeline.control.ssh.forwards import check_library
 from pipeline.control.workers import RequestError
 from pipeline.daemon import placement, processes, signals
 from pipeline.ipc import messages
@@ -35,9 +35,6 @@ from pipeline.ipc.segment import SegmentError
 from pipeline.links import addresses, inherited, pcap, protocols, stdio
 from pipeline.system import descriptor_limit, output_file, socket_file
 from pipeline.topology import Layout, TopologyError
-
-if TYPE_CHECKING:
-    from pipeline.control.plane import ControlPlane
 
 STOP_TIMEOUT: Final = 1.0
 """Seconds that the workers have to end in order. After that the supervisor kills them."""
@@ -106,7 +103,7 @@ class Supervisor:
         self.capture = -1
         self.token = ""
         self.fabric: Fabric | None = None
-        self.plane: "ControlPlane | None" = None
+        self.plane: ControlPlane | None = None
         self.status = EXIT_OK
         self.reason = ""
         """Why the daemon ends: the first cause."""
@@ -185,9 +182,6 @@ class Supervisor:
         for worker in self.running:
             loop.add_reader(worker.process.sentinel, self._on_end, worker)
         controls = {name: sock for worker in self.running for name, sock in worker.controls.items()}
-        # After the fork: no worker needs HTTP, and meanwhile the workers start.
-        from pipeline.control.plane import ControlPlane  # noqa: PLC0415
-
         self.plane = plane = ControlPlane(
             self.config, self.fabric, controls, self._on_guest, self.version, self.token
         )
@@ -213,7 +207,7 @@ class Supervisor:
             self.log.error(f"{self.program.name} exiting: {self.reason}")
         return self.status
 
-    async def _open_unless_stopped(self, plane: "ControlPlane") -> bool:
+    async def _open_unless_stopped(self, plane: ControlPlane) -> bool:
         """Bind everything, but give up when the end begins, for instance during a name lookup.
 
         Returns whether everything is bound.
@@ -229,7 +223,7 @@ class Supervisor:
         opening.result()
         return True
 
-    async def _open(self, plane: "ControlPlane") -> None:
+    async def _open(self, plane: ControlPlane) -> None:
         """Bind everything, in gvproxy's order."""
         config = self.config
         await plane.start()
@@ -259,7 +253,7 @@ class Supervisor:
         await plane.forward_sockets()
 
     async def _accept_guests(
-        self, plane: "ControlPlane", protocol: str, fds: list[socket.socket] | tuple[int, int]
+        self, plane: ControlPlane, protocol: str, fds: list[socket.socket] | tuple[int, int]
     ) -> None:
         once = self.program.one_guest and protocol in ONE_GUEST
         await plane.accept_guests(protocol, fds, once=once, macs=self.config.network.vpnkit_macs)

@@ -25,7 +25,8 @@ from pipeline.control.forwarder import (
 )
 from pipeline.control.http import models, openapi, stats
 from pipeline.control.http.access import Access, AccessError, guest_address
-from pipeline.control.http.connection import TIMEOUT, TOO_LONG, connection_of
+from pipeline.control.http.connection import TIMEOUT, TOO_LONG
+from pipeline.control.http.runner import connection_of
 from pipeline.control.http.takeover import CONNECT, TUNNEL
 from pipeline.control.workers import RefusedError, Request, RequestError
 from pipeline.go import text as gotext

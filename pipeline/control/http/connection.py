@@ -1,17 +1,13 @@
-"""One connection that aiohttp serves, and aiohttp's runner with the deadlines of the control endpoints.
+"""One connection that aiohttp serves, and the deadlines of the control endpoints.
 
 aiohttp sees what hand_written.py makes of the requests. It would answer a head that is too long with 400. So
 it gets another request in place of that one. api.py answers it with 431, after the earlier requests.
 """
 
 import asyncio
-import logging
 import secrets
-from collections.abc import Callable, Container
+from collections.abc import Awaitable, Callable, Container
 from typing import Final
-
-from aiohttp import web
-from aiohttp.http_exceptions import HttpProcessingError
 
 from pipeline.control.http.hand_written import Rewriter
 from pipeline.control.http.head import MAX_HEAD
@@ -29,15 +25,8 @@ TOO_LONG: Final = f"/{secrets.token_hex()}"
 """Path of the request that stands for one with a head that is too long. No client knows it."""
 _TOO_LONG_REQUEST: Final = f"GET {TOO_LONG} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode()
 
-Server = Callable[[], asyncio.Protocol]
+Server = Callable[[], Awaitable[asyncio.Protocol]]
 """Makes aiohttp's protocol for one connection."""
-
-_HTTP_LOG: Final = logging.getLogger("pipeline.control.http")
-_FAULTS_OF_CLIENTS: Final = (HttpProcessingError, web.RequestPayloadError, ConnectionError)
-"""Nonsense, a body that is not encoded as its head says, a client that leaves: answered, and not an event."""
-_HTTP_LOG.addFilter(
-    lambda record: not (record.exc_info and isinstance(record.exc_info[1], _FAULTS_OF_CLIENTS))
-)
 
 
 class Connection(asyncio.Protocol):
@@ -129,35 +118,3 @@ class Connection(asyncio.Protocol):
         if self._stuck is not None:
             self._stuck.cancel()
             self._stuck = None
-
-
-def connection_of(request: web.BaseRequest) -> Connection | None:
-    """The Connection that a request came over, None when it is gone or not one of ours."""
-    protocol = request.transport.get_protocol() if request.transport is not None else None
-    return protocol if isinstance(protocol, Connection) else None
-
-
-def make_runner(app: web.Application) -> web.AppRunner:
-    """The runner of an application with the deadlines of this module. Front takes its server_of().
-
-    Signals are not touched. ``await runner.setup()`` before, ``cleanup()`` after.
-    """
-    return web.AppRunner(
-        app,
-        handle_signals=False,
-        access_log=None,
-        keepalive_timeout=TIMEOUT,
-        tcp_keepalive=False,
-        lingering_time=LINGER,
-        max_line_size=MAX_HEAD,
-        max_field_size=MAX_HEAD,
-        max_headers=MAX_FIELDS,
-        logger=_HTTP_LOG,
-    )
-
-
-def server_of(runner: web.AppRunner) -> Server:
-    """The server of a runner that is set up."""
-    server = runner.server
-    assert server is not None
-    return server

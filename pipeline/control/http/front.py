@@ -158,7 +158,7 @@ class Front:
             await take_over(Taken(sock, head, rest, client))
             return
         ended = asyncio.Event()
-        inner = self._server()
+        inner = await self._server()
         transport, _ = await loop.connect_accepted_socket(
             lambda: Connection(inner, head.raw + rest, client, self._take_overs, self._timeout, ended), sock
         )

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pipeline.control.http import connection, front
+from pipeline.control.http import front, runner
 from pipeline.control.workers import RequestError
 from tests.control.endpoint import endpoint
 
@@ -230,7 +230,7 @@ def test_endless_heads_are_refused(tmp_path: Path) -> None:
 
 
 def test_idle_connections_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connection, "TIMEOUT", 0.1)
+    monkeypatch.setattr(runner, "TIMEOUT", 0.1)
 
     async def run() -> None:
         async with endpoint(tmp_path) as at, asyncio.timeout(5):
