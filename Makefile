@@ -10,7 +10,7 @@ ARGS ?=
 FUZZ_SECONDS ?= 300
 
 .DEFAULT_GOAL := help
-.PHONY: help setup packages machine run check fmt lint type test unit stress fuzz e2e bench figures compiled agent perf demo fresh peers clean
+.PHONY: help setup packages machine run check fmt lint type test unit stress fuzz e2e bench figures compiled wheel agent perf demo fresh peers clean
 
 help: ## list the verbs
 	@grep -E '^[a-z0-9]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -81,6 +81,9 @@ figures: setup ## long functions, wide loops, full folders: how the code looks; 
 
 compiled: setup ## the data path as users have it, in build/compiled: daemons of test, e2e and perf run from there
 	@$(BIN)/python -m perf.compiled
+
+wheel: setup ## source distribution and wheel in dist/, the wheel compiled where there is a C compiler
+	$(BIN)/python -m build --outdir dist .
 
 agent: ## the guest's agent in one file, build/gvtap-guest.pyz, for guests with Python alone
 	$(PYTHON) .ci/agent.py build/gvtap-guest.pyz

@@ -48,6 +48,8 @@ class FreshBuild(build):  # type: ignore[misc]
         for left in made.glob("pipeline_*__mypyc.*"):
             left.unlink()
         super().run()
+        if WHY_PLAIN:
+            made.joinpath("pipeline", "why_plain.txt").write_text(WHY_PLAIN + "\n")
 
 
 def missing() -> str:
@@ -60,19 +62,28 @@ def missing() -> str:
         try:
             compiler.compile([str(source)], output_dir=directory, include_dirs=[get_path("include")])
         except CompileError as error:
-            return f"no C compiler that works, with Python's headers ({error})"
+            return f"no C compiler that works, with Python's headers ({' '.join(str(error).split())})"
         return ""
+
+
+def why_plain() -> str:
+    """Why this build compiles nothing; "" if it does. SystemExit if it has to and cannot."""
+    wanted = os.environ.get("GVTAP_COMPILE", "")
+    if not COMMANDS & set(sys.argv):
+        return ""
+    if wanted == "0":
+        return "GVTAP_COMPILE=0"
+    why = missing()
+    if why and wanted == "1":
+        raise SystemExit(f"GVTAP_COMPILE=1, but there is {why}")
+    if why:
+        print(f"there is {why}: the data path stays plain Python", file=sys.stderr)
+    return why
 
 
 def extensions() -> list[Extension]:
     """What mypyc makes of the modules; nothing where that is not wanted or not possible."""
-    wanted = os.environ.get("GVTAP_COMPILE", "")
-    if wanted == "0" or not COMMANDS & set(sys.argv):
-        return []
-    if why := missing():
-        if wanted == "1":
-            raise SystemExit(f"GVTAP_COMPILE=1, but there is {why}")
-        print(f"there is {why}: the data path stays plain Python", file=sys.stderr)
+    if WHY_PLAIN or not COMMANDS & set(sys.argv):
         return []
     from mypyc.build import mypycify  # noqa: PLC0415  only where something is compiled
 
@@ -88,6 +99,9 @@ def extensions() -> list[Extension]:
     groups = [(layers[0], "pipeline_stages"), (layers[1], "pipeline_engines")]
     return mypycify([*options, *layers[0], *layers[1]], opt_level="1", debug_level="0", separate=groups)
 
+
+WHY_PLAIN = why_plain()
+"""-version and the log show it (pipeline/release.py)."""
 
 setup(
     cmdclass={"build": FreshBuild},

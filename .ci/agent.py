@@ -3,26 +3,39 @@
 What the agent loads (tests/test_layers.py), and a line of metadata for -version.
 """
 
+import subprocess
 import sys
 import tempfile
-import tomllib
 import zipapp
 from pathlib import Path
 
+NAME = "gvtap-pipeline"
 ROOT = Path(__file__).resolve().parent.parent
 SOURCES = ("guest/*.py", "pipeline/__init__.py", "pipeline/go/flags.py", "pipeline/wire/*.py")
 # zipapp's own would lose the exit status.
 MAIN = "import sys\nfrom guest import agent\nsys.exit(agent.main())\n"
 
 
+def version() -> str:
+    """That of the installation (setuptools-scm writes it), else of the commit."""
+    written = ROOT / "pipeline" / "version.txt"
+    if written.exists():
+        return written.read_text().strip()
+    asked = ["git", "-C", str(ROOT), "rev-parse", "--short", "HEAD"]
+    try:
+        found = subprocess.run(asked, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return f"0+g{found}"
+
+
 def files() -> dict[str, str]:
     """What goes into the archive: path and text."""
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    name, version = project["name"], project["version"]
+    number = version()
     found = {
         "__main__.py": MAIN,
-        f"{name.replace('-', '_')}-{version}.dist-info/METADATA": (
-            f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n"
+        f"{NAME.replace('-', '_')}-{number}.dist-info/METADATA": (
+            f"Metadata-Version: 2.1\nName: {NAME}\nVersion: {number}\n"
         ),
     }
     for path in (path for pattern in SOURCES for path in ROOT.glob(pattern)):

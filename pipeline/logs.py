@@ -26,8 +26,8 @@ from datetime import UTC, datetime
 from time import monotonic
 from typing import Any, Final, cast
 
-# structlog loads rich wherever it is installed, for tracebacks that this log does not have. That costs 4 MB and
-# 25 ms. structlog goes without a module that cannot be imported.
+# Where rich is installed structlog loads it, for tracebacks that this log does not have. That costs 4 MB and
+# 25 ms. structlog does without if it cannot be imported.
 _rich = sys.modules.pop("rich", None)
 sys.modules["rich"] = None  # type: ignore[assignment]
 import structlog  # noqa: E402

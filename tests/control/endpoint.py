@@ -14,8 +14,8 @@ import structlog
 from pipeline.control.forwarder import Forwarder
 from pipeline.control.http.access import Access
 from pipeline.control.http.api import Api
-from pipeline.control.http.runner import make_runner, server_of
 from pipeline.control.http.front import Front
+from pipeline.control.http.runner import make_runner, server_of
 from pipeline.control.http.takeover import CONNECT, TUNNEL, Connect, Tunnel
 from pipeline.control.workers import RefusedError
 from pipeline.ipc import messages

@@ -24,8 +24,8 @@ from schemathesis.specs.openapi.checks import (
 from pipeline.control.forwarder import Forwarder
 from pipeline.control.http import openapi
 from pipeline.control.http.api import Api
-from pipeline.control.http.runner import make_runner, server_of
 from pipeline.control.http.front import Front
+from pipeline.control.http.runner import make_runner, server_of
 from tests.control.endpoint import Workers
 
 LOG = structlog.get_logger()
