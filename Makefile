@@ -4,13 +4,13 @@ PYTHON ?= $(shell .ci/python)
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
-SOURCES := pipeline guest perf tests setup.py .ci/agent.py
+SOURCES := pipeline guest perf tests setup.py .ci/agent.py .ci/manual.py
 PYTEST := $(BIN)/pytest
 ARGS ?=
 FUZZ_SECONDS ?= 300
 
 .DEFAULT_GOAL := help
-.PHONY: help setup packages machine run check fmt lint type test unit stress fuzz e2e bench figures compiled wheel agent perf demo fresh peers clean
+.PHONY: help setup packages machine run check fmt lint type test unit stress fuzz e2e bench figures compiled wheel manual agent perf demo fresh peers clean
 
 help: ## list the verbs
 	@grep -E '^[a-z0-9]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -84,6 +84,9 @@ compiled: setup ## the data path as users have it, in build/compiled: daemons of
 
 wheel: setup ## source distribution and wheel in dist/, the wheel compiled where there is a C compiler
 	$(BIN)/python -m build --outdir dist .
+
+manual: setup ## man pages and shell completions in contrib, from the tables of flags
+	$(BIN)/python .ci/manual.py
 
 agent: ## the guest's agent in one file, build/gvtap-guest.pyz, for guests with Python alone
 	$(PYTHON) .ci/agent.py build/gvtap-guest.pyz

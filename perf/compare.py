@@ -21,7 +21,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from pipeline.config.model import PLACEMENTS
+from pipeline.config.choices import PLACEMENTS
 
 ROW = re.compile(r"\| (?P<what>[^|]+?) +\| (?P<unit>[^|]+?) +\| +(?P<value>[\d.]+) \|")
 """A row of a table with one peer, as the measurements print it."""

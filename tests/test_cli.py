@@ -10,7 +10,7 @@ import pytest
 import structlog
 import yaml
 
-from pipeline import cli
+from pipeline import cli, release
 from pipeline.config.model import Config
 from pipeline.daemon import supervisor
 
@@ -30,7 +30,7 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[Config]:
     configs: list[Config] = []
 
     def run(config: Config, program: supervisor.Program, version: str) -> int:
-        assert (program.name, version) == ("gvtap-pipeline", cli.version())
+        assert (program.name, version) == ("gvtap-pipeline", release.version())
         configs.append(config)
         return 7
 
@@ -43,7 +43,9 @@ def test_start_runs_the_supervisor_and_returns_its_code(started: list[Config], t
     assert cli.main(["start", "--mtu", "9000", "-log-file", str(log), "-pid-file", "/p"]) == 7
     assert started[0].network.mtu == 9000
     assert started[0].logging.pid_file == "/p"
-    assert json.loads(log.read_text().splitlines()[-1])["event"] == f"gvtap-pipeline version {cli.version()}"
+    line = json.loads(log.read_text().splitlines()[-1])
+    assert line["event"] == f"gvtap-pipeline version {release.version()}"
+    assert (line["data_path"], line["python"]) == (release.data_path(), release.python())
 
 
 def test_warnings_are_logged(started: list[Config], tmp_path: Path) -> None:
@@ -56,23 +58,51 @@ def test_warnings_are_logged(started: list[Config], tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("command", ["start", "config show"])
-def test_a_wrong_flag_is_told_with_the_usage_and_code_2(
+def test_a_wrong_flag_is_two_lines_and_code_2(
     command: str, started: list[Config], capfd: pytest.CaptureFixture[str]
 ) -> None:
-    assert cli.main([*command.split(), "-nosuch"]) == 2
+    assert cli.main([*command.split(), "-lisen", "unix:///s"]) == 2
     out, err = capfd.readouterr()
     assert out == ""
-    assert err.startswith("flag provided but not defined: -nosuch\nUsage of gvtap-pipeline ")
-    assert "  -ssh-port int\n" in err
+    assert err.splitlines() == [
+        "flag provided but not defined: -lisen, did you mean -listen?",
+        f"'gvtap-pipeline {command} -help' lists the flags",
+    ]
+    assert started == []
+
+
+def test_a_flag_like_no_other_gets_no_suggestion(capfd: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["start", "-xyzzy"]) == 2
+    assert capfd.readouterr().err.startswith("flag provided but not defined: -xyzzy\n")
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        (["start", "listen", "unix:///s"], '"listen" is not a flag, did you mean -listen?'),
+        (["start", "-debug", "mtu=1400"], '"mtu=1400" is not a flag, did you mean -mtu=1400?'),
+        (["start", "-debug", "true"], 'unexpected argument "true": a flag begins with a dash'),
+        (["-listen", "unix:///s"], '"-listen" is a flag of start: gvtap-pipeline start -listen unix:///s'),
+        (["strat"], "unknown command: strat, did you mean start?"),
+        (["config", "chek", "f"], "unknown command: config chek f"),
+    ],
+)
+def test_a_word_in_the_wrong_place_is_explained(
+    words: list[str], text: str, started: list[Config], capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(words) == 2
+    assert capfd.readouterr().err.splitlines()[0] == text
     assert started == []
 
 
 @pytest.mark.parametrize("words", [["start", "-h"], ["start", "--help"], ["-h"], ["--help"], ["help"]])
-def test_help_goes_to_standard_error_with_code_0(words: list[str], capfd: pytest.CaptureFixture[str]) -> None:
+def test_help_goes_to_standard_output_with_code_0(
+    words: list[str], capfd: pytest.CaptureFixture[str]
+) -> None:
     assert cli.main(words) == 0
     out, err = capfd.readouterr()
-    assert out == ""
-    assert err.startswith("Usage of gvtap-pipeline")
+    assert out.startswith("Usage of gvtap-pipeline")
+    assert err == ""
 
 
 @pytest.mark.parametrize("words", [["-version"], ["--version"], ["start", "-version", "-config", "/nowhere"]])
@@ -80,7 +110,7 @@ def test_the_version_is_printed_before_any_configuration_is_read(
     words: list[str], capfd: pytest.CaptureFixture[str]
 ) -> None:
     assert cli.main(words) == 0
-    assert capfd.readouterr().out == f"gvtap-pipeline version {cli.version()}\n"
+    assert capfd.readouterr().out == f"{release.line('gvtap-pipeline')}\n"
 
 
 @pytest.mark.parametrize("words", [[], ["stop"], ["config"], ["config", "check"], ["-listen", "unix:///a"]])

@@ -18,7 +18,7 @@ from time import perf_counter
 
 from perf import timing
 from pipeline.config import merge, options
-from pipeline.config.model import AUTO
+from pipeline.config.choices import AUTO
 from pipeline.daemon.placement import plan
 from pipeline.daemon.processes import make_loop
 from pipeline.go import flags

@@ -9,10 +9,10 @@ from collections.abc import Sequence
 from typing import Final
 from urllib.parse import urlsplit
 
+from pipeline.config.choices import LINK_SCHEMES
 from pipeline.config.errors import ConfigError
 from pipeline.config.keys import FileKeys
 from pipeline.config.model import LINKS
-from pipeline.config.schemes import LINK_SCHEMES
 from pipeline.go import flags
 from pipeline.links.addresses import unix_path
 from pipeline.system import inet, socket_file

@@ -9,13 +9,10 @@ from dataclasses import dataclass, field, fields, make_dataclass
 from typing import Annotated, ClassVar, Final, Self
 
 from pipeline.config import limits
+from pipeline.config.choices import GUARDED, GUESTS, SYMMETRIC, UDP_NATS
 from pipeline.config.model import (
     BUSY_POLL,
-    GUARDED,
-    GUESTS,
     SLOTS,
-    SYMMETRIC,
-    UDP_NATS,
     WORKERS,
     EgressPolicy,
     GuestApi,

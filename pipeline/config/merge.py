@@ -16,16 +16,13 @@ from urllib.parse import urlsplit
 
 from pipeline.config import default_mode, limits
 from pipeline.config.access import check_policy, check_token_file, with_proxy_protocol
+from pipeline.config.choices import GUESTS, PLACEMENTS, SEPARATE, STREAM_SCHEMES, UDP_NATS
 from pipeline.config.endpoints import check, further_links, links_of
 from pipeline.config.errors import ConfigError
 from pipeline.config.keys import NO_GUEST_API, FileKeys, StackKeys
 from pipeline.config.model import (
     BUSY_POLL,
-    GUESTS,
-    PLACEMENTS,
-    SEPARATE,
     SLOTS,
-    UDP_NATS,
     WORKERS,
     Config,
     GuestApi,
@@ -34,7 +31,6 @@ from pipeline.config.model import (
     SocketForward,
 )
 from pipeline.config.scalars import split_network
-from pipeline.config.schemes import STREAM_SCHEMES
 from pipeline.config.subnet import DEFAULT_MTU, Addresses, addresses, checked_mtu
 from pipeline.go import flags
 from pipeline.links.addresses import unix_path

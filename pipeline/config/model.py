@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Annotated, Final, get_type_hints
 
+from pipeline.config.choices import GUARDED, SYMMETRIC
 from pipeline.config.limits import Limits
 from pipeline.config.scalars import (
     AnyNetwork,
@@ -25,19 +26,6 @@ from pipeline.config.scalars import (
 LINKS: Final = ("vpnkit", "qemu", "bess", "stdio", "vfkit")
 """Fields of Links that name where guests attach, beside /connect and ``further``."""
 
-SEPARATE: Final = "separate"
-AUTO: Final = "auto"
-PLACEMENTS: Final = (SEPARATE, AUTO)
-"""A process for each worker, or fewer where that pays (pipeline.daemon.placement)."""
-SYMMETRIC: Final = "symmetric"
-FULL_CONE: Final = "full-cone"
-UDP_NATS: Final = (SYMMETRIC, FULL_CONE)
-"""Hosts that may answer a guest's datagram: its destination, or all (pipeline.stages.egress.udp.cone)."""
-GUARDED: Final = "guarded"
-ISOLATED: Final = "isolated"
-OPEN: Final = "open"
-GUESTS: Final = (GUARDED, ISOLATED, OPEN)
-"""What guests may send to each other: honest frames, nothing, or anything (pipeline.stages.demux.guard)."""
 WORKERS: Final = (1, 64)
 """How many workers of one kind there may be."""
 SLOTS: Final = (64, 1 << 16)

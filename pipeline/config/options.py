@@ -7,7 +7,7 @@ lists the kinds of addresses from the table that checks them. merge.py says what
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-from pipeline.config.schemes import LINK_SCHEMES, STREAM_SCHEMES
+from pipeline.config.choices import GUESTS, LINK_SCHEMES, PLACEMENTS, STREAM_SCHEMES, UDP_NATS
 from pipeline.go.flags import Flag
 
 _URLS: Final[Mapping[str, str]] = {
@@ -35,7 +35,7 @@ def _links() -> str:
 
 
 GVPROXY: Final[tuple[Flag, ...]] = (
-    Flag("config", "string", "path of a YAML configuration file"),
+    Flag("config", "string", "path of a YAML configuration file", is_file=True),
     Flag("listen", "string", f"control endpoint, repeats: {_urls(STREAM_SCHEMES)}", repeats=True),
     Flag("services", "string", f"the control endpoint's services without /connect: {_urls(STREAM_SCHEMES)}"),
     Flag("debug", "bool", "log at level debug"),
@@ -53,10 +53,10 @@ GVPROXY: Final[tuple[Flag, ...]] = (
     Flag("forward-sock", "string", "socket to make on the host, repeats", repeats=True),
     Flag("forward-dest", "string", "socket in the guest that it leads to, repeats", repeats=True),
     Flag("forward-user", "string", "ssh user of the guest, repeats", repeats=True),
-    Flag("forward-identity", "string", "path of an ssh private key, repeats", repeats=True),
-    Flag("pid-file", "string", "path of a file that gets the process id"),
-    Flag("log-file", "string", "path of the log; it is emptied first"),
-    Flag("pcap", "string", "path of a packet capture; only without -config"),
+    Flag("forward-identity", "string", "path of an ssh private key, repeats", repeats=True, is_file=True),
+    Flag("pid-file", "string", "path of a file that gets the process id", is_file=True),
+    Flag("log-file", "string", "path of the log; it is emptied first", is_file=True),
+    Flag("pcap", "string", "path of a packet capture; only without -config", is_file=True),
     Flag("notification", "string", "socket that gets notifications: unix:///path"),
     Flag("ec2-metadata-access", "bool", "let guests reach 169.254.0.0/16"),
     Flag("version", "bool", "print the version and exit"),
@@ -66,18 +66,30 @@ OWN: Final[tuple[Flag, ...]] = (
     Flag("link", "string", f"further place for guests, repeats: {_links()}", repeats=True),
     Flag("tcp-workers", "int", "TCP worker processes; 0 means as configured, else 1"),
     Flag("egress-workers", "int", "worker processes for host sockets; 0 means as configured, else 1"),
-    Flag("api-token-file", "string", "file with the token that the API on the host asks for; none if empty"),
-    Flag("state-file", "string", "file that keeps the leases while the program does not run"),
-    Flag("placement", "string", "separate: a process for each worker; auto: fewer on a small machine"),
+    Flag(
+        "api-token-file",
+        "string",
+        "file with the token that the API on the host asks for; none if empty",
+        is_file=True,
+    ),
+    Flag("state-file", "string", "file that keeps the leases while the program does not run", is_file=True),
+    Flag(
+        "placement",
+        "string",
+        "separate: a process for each worker; auto: fewer on a small machine",
+        words=PLACEMENTS,
+    ),
     Flag(
         "udp-nat",
         "string",
         "who may answer datagrams of guests: symmetric, only whom they were for, or full-cone, all",
+        words=UDP_NATS,
     ),
     Flag(
         "guests",
         "string",
         "what guests may send each other: guarded, honest frames; isolated, nothing; or open, anything",
+        words=GUESTS,
     ),
     Flag("slots", "int", "slots of 72 KiB in shared memory; 0 means as configured, else 512"),
     Flag(

@@ -8,7 +8,7 @@ process. On larger machines ``auto`` means ``separate``.
 
 from typing import Final, NamedTuple
 
-from pipeline.config.model import PLACEMENTS, SEPARATE
+from pipeline.config.choices import PLACEMENTS, SEPARATE
 from pipeline.topology import DEMUX, EGRESS, INGRESS, LISTEN, RESOLVER, TCP, Layout
 
 FEW_CORES: Final = 4

@@ -49,13 +49,18 @@ class HelpRequestError(Exception):
 
 
 class Flag(NamedTuple):
-    """One flag. A repeating flag collects all its values, as strings. Any other keeps the last one."""
+    """One flag. A repeating flag collects all its values, as strings. Any other keeps the last one.
+
+    ``words``: values that a shell may offer. ``is_file``: the value is a path, so it may offer files.
+    """
 
     name: str
     kind: Literal["bool", "int", "string"]
     help: str
     default: Value | None = None
     repeats: bool = False
+    words: tuple[str, ...] = ()
+    is_file: bool = False
 
     @property
     def value_if_absent(self) -> Value:

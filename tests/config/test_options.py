@@ -6,8 +6,8 @@ from collections.abc import Sequence
 import pytest
 
 from pipeline.config import merge, options
+from pipeline.config.choices import LINK_SCHEMES, STREAM_SCHEMES
 from pipeline.config.file import ConfigError
-from pipeline.config.schemes import LINK_SCHEMES, STREAM_SCHEMES
 from pipeline.go import flags
 
 SCHEMES = ("unix", "unixpacket", "unixgram", "tcp", "vsock", "fd")

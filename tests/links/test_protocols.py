@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.config.schemes import LINK_SCHEMES
+from pipeline.config.choices import LINK_SCHEMES
 from pipeline.links import protocols
 from pipeline.links.addresses import AddressError
 from pipeline.links.inherited import Inherited

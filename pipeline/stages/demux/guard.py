@@ -11,7 +11,7 @@ demux never goes to a guest.
 
 from typing import Final
 
-from pipeline.config.model import GUARDED, ISOLATED
+from pipeline.config.choices import GUARDED, ISOLATED
 from pipeline.counters import INDEX
 from pipeline.engines import guard
 from pipeline.records.flows import Ends, FlowKey

@@ -1,6 +1,7 @@
 """What all parts of demux share: the worker and its rings, the tables of guests, and the way out."""
 
-from pipeline.config.model import OPEN, Config
+from pipeline.config.choices import OPEN
+from pipeline.config.model import Config
 from pipeline.engines.flows import rss_hash
 from pipeline.engines.nat import Nat
 from pipeline.engines.neighbors.table import Neighbors

@@ -9,7 +9,8 @@ made in ingress are passed on as they are. Connections that the host opens to a 
 
 from typing import Final
 
-from pipeline.config.model import ISOLATED, Config
+from pipeline.config.choices import ISOLATED
+from pipeline.config.model import Config
 from pipeline.counters import INDEX
 from pipeline.engines.arp import ArpResponder
 from pipeline.engines.neighbors.actions import Changed, Learned, Lost, Request

@@ -7,7 +7,7 @@ are not flows: their datagrams go to the resolver (services.py).
 import secrets
 from typing import Final
 
-from pipeline.config.model import FULL_CONE
+from pipeline.config.choices import FULL_CONE
 from pipeline.counters import INDEX
 from pipeline.engines import nat
 from pipeline.engines.buckets import Buckets

@@ -12,7 +12,8 @@ ring.
 import socket
 from typing import Final
 
-from pipeline.config.model import FULL_CONE, Config
+from pipeline.config.choices import FULL_CONE
+from pipeline.config.model import Config
 from pipeline.engines.nat import Nat
 from pipeline.ipc import messages
 from pipeline.ipc.channel import close_all

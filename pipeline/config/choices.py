@@ -1,0 +1,32 @@
+"""The words among which a setting chooses: schemes of addresses, and modes.
+
+options.py needs nothing else of the configuration, so help and version load little.
+"""
+
+from collections.abc import Mapping
+from typing import Final
+
+STREAM_SCHEMES: Final = ("unix", "tcp", "tcp4", "tcp6", "vsock", "fd")
+"""Where clients of the API and guests on byte streams may come; fd is a descriptor passed by a parent."""
+LINK_SCHEMES: Final[Mapping[str, tuple[str, ...]]] = {
+    "qemu": STREAM_SCHEMES,
+    "le16": STREAM_SCHEMES,
+    "vpnkit": STREAM_SCHEMES,
+    "bess": ("unixpacket", "fd"),
+    "vfkit": ("unixgram", "fd"),
+}
+"""Protocols that may stand before the + of ``links``, and schemes after it. ``-listen-NAME`` has the same."""
+
+SEPARATE: Final = "separate"
+AUTO: Final = "auto"
+PLACEMENTS: Final = (SEPARATE, AUTO)
+"""A process for each worker, or fewer where that pays (pipeline.daemon.placement)."""
+SYMMETRIC: Final = "symmetric"
+FULL_CONE: Final = "full-cone"
+UDP_NATS: Final = (SYMMETRIC, FULL_CONE)
+"""Hosts that may answer a guest's datagram: its destination, or all (pipeline.stages.egress.udp.cone)."""
+GUARDED: Final = "guarded"
+ISOLATED: Final = "isolated"
+OPEN: Final = "open"
+GUESTS: Final = (GUARDED, ISOLATED, OPEN)
+"""What guests may send to each other: honest frames, nothing, or anything (pipeline.stages.demux.guard)."""
