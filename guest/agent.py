@@ -27,7 +27,7 @@ from typing import Final, NamedTuple, NoReturn
 from guest import dhcp, link, netlink, offload
 from guest.forward import LOG, Forwarder
 from guest.log_queue import LogQueue
-from guest.optional import attempt
+from guest.optional import StepError, attempt, doing
 from guest.resolv_conf import AUTO, NONE, ResolvConf
 from guest.tap import Tap
 from pipeline.go import flags
@@ -134,11 +134,13 @@ def options_from(parsed: flags.Parsed) -> Options:
 
 def serve_once(options: Options) -> None:
     """Connect and forward until something fails. Closes everything, and raises the failure."""
-    host = link.dial(options.url, offload.HEADERS if options.offload else link.NO_HEADERS)
+    with doing(f"connect to {options.url}"):
+        host = link.dial(options.url, offload.HEADERS if options.offload else link.NO_HEADERS)
     try:
         LOG.info("connected to %s", options.url)
         terms = offload.negotiate(host) if options.offload and host.requested else offload.PLAIN
-        tap = offload.open_tap(options.iface, terms)
+        with doing(f"open the tap interface {options.iface}"):
+            tap = offload.open_tap(options.iface, terms)
         resolv_conf = ResolvConf(options.resolv_conf if options.resolv_conf != AUTO else NONE, tap.name)
         try:
             _set_up(tap, options, resolv_conf)
@@ -159,9 +161,12 @@ def _set_up(tap: Tap, options: Options, resolv_conf: ResolvConf) -> None:
         return
     if options.mac:
         attempt(f"set the MAC address {options.mac.hex(':')}", lambda: tap.set_mac(options.mac))
-    tap.set_up()
+    with doing(f"bring {tap.name} up"):
+        tap.set_up()
     if options.address:
-        netlink.set_address(tap.name, options.address, options.prefix)
+        address = ipaddress.IPv4Address(options.address)
+        with doing(f"give {tap.name} the address {address}/{options.prefix}"):
+            netlink.set_address(tap.name, options.address, options.prefix)
         resolv_conf.set([options.gateway])
         gateway = ipaddress.IPv4Address(options.gateway)
         attempt(f"route by {gateway}", lambda: netlink.set_default_route(tap.name, options.gateway))
@@ -181,7 +186,8 @@ def _forward(tap: Tap, host: link.Link, terms: offload.Terms, options: Options) 
     keeper = dhcp.Keeper(dhcp.commands(options.dhcp, tap.name, options.resolv_conf), tap.name, watched)
     try:
         keeper.start()
-        forwarder.run(watched)
+        with doing(f"carry frames between {tap.name} and {options.url}"):
+            forwarder.run(watched)
     finally:
         keeper.stop()
 
@@ -208,15 +214,7 @@ def _version() -> str:
 
 
 def _log_to_stderr(debug: bool) -> None:
-    handler = LogQueue()
-    formatter = logging.Formatter(
-        'time="%(asctime)s" level=%(levelname)s msg="%(message)s"', "%Y-%m-%dT%H:%M:%SZ"
-    )
-    formatter.converter = time.gmtime
-    handler.setFormatter(formatter)
-    for level in (logging.DEBUG, logging.INFO, logging.WARNING, logging.ERROR):
-        logging.addLevelName(level, logging.getLevelName(level).lower())
-    LOG.addHandler(handler)
+    LOG.addHandler(LogQueue())
     LOG.setLevel(logging.DEBUG if debug else logging.INFO)
 
 
@@ -248,7 +246,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         except offload.RefusedError as error:
             LOG.warning("%s; going on without", error)
             options = options._replace(offload=False)
-        except (OSError, ValueError, link.LinkError, WireError) as error:
+        except (OSError, ValueError, StepError, link.LinkError, WireError) as error:
             LOG.error("%s", error)
         time.sleep(RETRY_SECONDS)
 

@@ -218,7 +218,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except flags.FlagError as error:
         sys.stderr.write(f"{error}\n{usage}")
         return 2
-    logging.basicConfig(format="%(name)s: %(message)s", level=logging.INFO, handlers=[LogQueue()])
+    logging.basicConfig(level=logging.INFO, handlers=[LogQueue()])
     signal.signal(signal.SIGTERM, _terminate)
     signal.signal(signal.SIGINT, _terminate)
     resolv_conf = ResolvConf(parsed.text("resolv-conf"), parsed.text("i"))

@@ -21,11 +21,27 @@ FLUSH_SECONDS: Final = 1.0
 _POLL_SECONDS: Final = 0.01
 
 
+class _Formatter(logging.Formatter):
+    """gvforwarder's form: ``time="2026-11-29T12:00:00Z" level=info msg="..."``."""
+
+    converter = staticmethod(time.gmtime)
+
+    def __init__(self) -> None:
+        super().__init__('time="%(asctime)s" level=%(level)s msg="%(text)s"', "%Y-%m-%dT%H:%M:%SZ")
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802  the library's name
+        """The line. Quotes and ends of lines in the text are escaped, so that it stays one line."""
+        text = record.message.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
+        record.level, record.text = record.levelname.lower(), text
+        return super().formatMessage(record)
+
+
 class LogQueue(logging.Handler):
     """A logging handler for a descriptor. Its thread gets no signals, and does not keep the program alive."""
 
     def __init__(self, fd: int = STDERR, max_lines: int = MAX_LINES) -> None:
         super().__init__()
+        self.setFormatter(_Formatter())
         self.lost = 0
         """The number of lines that were lost so far."""
         self._fd = fd

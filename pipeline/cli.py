@@ -16,6 +16,7 @@ from typing import Final
 from pipeline import release
 from pipeline.config import options
 from pipeline.go import flags
+from pipeline.system import standard_files
 
 PROGRAM: Final = release.PROGRAM
 OK: Final = 0
@@ -35,6 +36,7 @@ _COMMANDS: Final = ("start", "config", "version", "help")
 def main(words: Sequence[str] | None = None) -> int:
     """Run a command line (by default sys.argv without the program's name). Returns the exit code."""
     words = list(sys.argv[1:] if words is None else words)
+    standard_files.open_closed()
     match words:
         case ["start", *rest]:
             return _start(rest)

@@ -14,7 +14,7 @@ from typing import Final
 from pipeline import release
 from pipeline.config import options
 from pipeline.go import flags
-from pipeline.system import process_name
+from pipeline.system import process_name, standard_files
 
 NAME: Final = "gvproxy"
 OK: Final = 0
@@ -24,6 +24,7 @@ MISUSED: Final = 2
 def main(words: Sequence[str] | None = None) -> int:
     """Run a command line (by default sys.argv without the program's name). Returns the exit code."""
     words = list(sys.argv[1:] if words is None else words)
+    standard_files.open_closed()
     parsed = _parse(words)
     if isinstance(parsed, int):
         return parsed

@@ -61,7 +61,11 @@ def check(url: str, what: str, schemes: tuple[str, ...]) -> None:
     try:
         parts = urlsplit(url)
         port = parts.port if parts.scheme in inet.TCP else None
-    except ValueError as error:
+    except ValueError:
+        address, _, port = url.partition("://")[2].rpartition(":")
+        if url.startswith("tcp") and ":" in address.strip("["):
+            scheme = url.partition(":")[0]
+            error = ValueError(f"an IPv6 address stands in brackets: {scheme}://[{address}]:{port}")
         raise ConfigError(f"{what}: {url}: {error}") from None
     if parts.scheme not in schemes:
         allowed = ", ".join(f"{scheme}://" for scheme in schemes)

@@ -121,6 +121,16 @@ def path_text(path: Path) -> str:
     return text
 
 
+_SECURITY: Final = ("egress-policy", "guest-api", "api-token-file", "guests", "ec2-metadata-access")
+"""Keys that restrict what guests and clients may do. The network must not start without one of them."""
+
+
+def _check_security(path: Path, near: str, note: str) -> None:
+    """Raise ConfigError for an unknown key that may be one of _SECURITY, or that stands in one."""
+    if near in _SECURITY or path[0] in _SECURITY:
+        raise ConfigError(f"yaml: {note} (a restriction would be missing)")
+
+
 def _unknown_keys(value: object, data: "Data", path: Path, document: Document) -> list[str]:
     """A note for each key of data that value has no field for."""
     if isinstance(value, tuple) and isinstance(data, list):
@@ -137,7 +147,9 @@ def _unknown_keys(value: object, data: "Data", path: Path, document: Document) -
             continue
         near = difflib.get_close_matches(key, names, n=1, cutoff=0.5)
         hint = f", did you mean {near[0]}?" if near else f"; known here: {', '.join(sorted(names))}"
-        notes.append(f"line {document.lines.get(where, 1)}: unknown key {path_text(where)}{hint}")
+        note = f"line {document.lines.get(where, 1)}: unknown key {path_text(where)}{hint}"
+        _check_security(where, near[0] if near else "", note)
+        notes.append(note)
     return notes + deeper
 
 

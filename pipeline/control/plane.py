@@ -1,6 +1,7 @@
 """The control plane put together: channels to the workers, the API's front doors, forwards, notifications."""
 
 import asyncio
+import errno
 import socket
 from collections.abc import Callable, Mapping, Sequence
 from ipaddress import IPv4Address
@@ -8,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from pipeline import logs
 from pipeline.config.model import Config, PortForward
-from pipeline.control.forwarder import Forwarder
+from pipeline.control.forwarder import Forwarder, ForwardError
 from pipeline.control.http.access import Access
 from pipeline.control.http.front import Front, TakeOver
 from pipeline.control.http.servers import BROWSERS, GUEST, HOST, Servers
@@ -21,6 +22,7 @@ from pipeline.control.workers import Channel, Channels, Message, RequestError
 from pipeline.ipc import messages
 from pipeline.ipc.channel import close_all
 from pipeline.ipc.fabric import Fabric
+from pipeline.links import addresses
 from pipeline.topology import INGRESS, RESOLVER
 
 if TYPE_CHECKING:
@@ -88,9 +90,22 @@ class ControlPlane:
         self._notifier.start()
         self._guest_front = Front(self._servers.server(GUEST), {}, self._log)
         for forward in self._config.access.forwards:
-            await self._forwarder.expose(
-                forward.protocol, forward.local, forward.remote, _proxy_text(forward)
-            )
+            try:
+                await self._forwarder.expose(
+                    forward.protocol, forward.local, forward.remote, _proxy_text(forward)
+                )
+            except ForwardError as error:
+                raise ForwardError(f"{error}{self._advice(forward, str(error))}") from None
+
+    def _advice(self, forward: PortForward, error: str) -> str:
+        """What helps against a forward that cannot be opened, in brackets, or an empty text."""
+        port = forward.local.rpartition(":")[2]
+        guest = IPv4Address(self._config.network.device_ip)
+        if error.endswith("address already in use") and forward.remote == f"{guest}:22":
+            return " (-ssh-port sets another port, -1 none; in a file it is a key of stack.forwards)"
+        if error.endswith("permission denied") and port.isdigit() and int(port) < 1024:
+            return addresses.privileged(PermissionError(errno.EACCES, ""), int(port))
+        return ""
 
     def serve(self, listener: socket.socket, *, guests: bool) -> None:
         """Serve the API on a listening socket, which stays the caller's; with guests also /connect."""

@@ -26,6 +26,7 @@ from pipeline.control.http.access import TokenError, read_token
 from pipeline.control.notify import HYPERVISOR_ERROR, READY
 from pipeline.control.plane import ControlPlane
 from pipeline.control.ssh.destination import SocketError, SshError
+from pipeline.control.ssh.forwards import check_library
 from pipeline.control.workers import RequestError
 from pipeline.daemon import placement, processes, signals
 from pipeline.ipc import messages
@@ -77,7 +78,7 @@ def run(config: Config, program: Program, version: str) -> int:
         supervisor.start()
     except (StartError, addresses.AddressError, TopologyError, OSError) as error:
         supervisor.release()
-        logs.fatal(str(error), program.name)
+        logs.fatal(f"{error}{descriptor_limit.advice(error)}", program.name)
         return EXIT_FAILED
     try:
         return asyncio.run(supervisor.watch())
@@ -117,8 +118,14 @@ class Supervisor:
         descriptor_limit.raise_soft()
         try:
             self.token = read_token(config.access.api_token_file)
-        except TokenError as error:
+            if config.access.socket_forwards:
+                check_library()
+        except (TokenError, SshError) as error:
             raise StartError(str(error)) from error
+        self._check_state_file()
+        reachable = config.links.listen or config.links.stdio or any(self._guest_urls())
+        if not reachable and not self.program.one_guest:
+            self.log.warning("no guest can attach: start has neither -listen nor another flag for links")
         self._write_pid_file()
         workers = config.workers
         layout = Layout(workers.slots, workers.tcp_workers, workers.egress_workers)
@@ -145,6 +152,15 @@ class Supervisor:
         private = [*self.signals.fds, *self.inherited.sockets, *(self.stdio or ())]
         private += [self.capture] if self.capture >= 0 else []
         self.running = processes.start(self.fabric, groups, config, private)
+
+    def _check_state_file(self) -> None:
+        """Raise StartError if the leases cannot be written: at their first change it would be too late."""
+        path = self.config.network.state_file
+        try:
+            if path:
+                output_file.check_replace(path)
+        except OSError as error:
+            raise StartError(f"cannot write state file {path}: {error.strerror}") from error
 
     def _guest_urls(self) -> Iterator[tuple[str, str]]:
         """Protocol and URL of each socket for guests, in the order in which they are bound. Without stdio."""
@@ -194,9 +210,10 @@ class Supervisor:
             *(addresses.AddressError, OSError),
         ) as error:
             if not self._is_stopping():
-                self._stop(str(error), EXIT_FAILED)
+                text = f"{error}{descriptor_limit.advice(error)}"
+                self._stop(text, EXIT_FAILED)
                 if not self.program.one_guest:
-                    self.log.critical(str(error))
+                    self.log.critical(text)
         self._remove_files()
         plane.stop_workers()
         await self._stop_workers()
@@ -231,19 +248,23 @@ class Supervisor:
             await plane.capture(self.capture)
             self._close_capture()
         for url in config.links.listen:
-            plane.serve(self._listen(url), guests=True)
-            self.log.info(f"listening {url}")
+            sock = self._listen(url)
+            plane.serve(sock, guests=True)
+            self.log.info(f"listening {addresses.bound_url(url, sock)}")
         plane.notify(READY)
         if config.links.services:
-            plane.serve(self._listen(config.links.services), guests=False)
-            self.log.info(f"enabling services API. Listening {config.links.services}")
+            sock = self._listen(config.links.services)
+            plane.serve(sock, guests=False)
+            bound = addresses.bound_url(config.links.services, sock)
+            self.log.info(f"enabling services API. Listening {bound}")
         try:
             for protocol, url in self._guest_urls():
                 sock = protocols.bind(protocol, url, self.inherited)
                 with sock:
                     self._keep_path(url)
                     await self._accept_guests(plane, protocol, [sock])
-                self.log.info(f"listening {url}", protocol=protocol)
+                    bound = addresses.bound_url(url, sock)
+                self.log.info(f"listening {bound}", protocol=protocol)
             if self.stdio is not None:
                 await self._accept_guests(plane, protocols.STDIO, self.stdio)
         except addresses.AddressError:

@@ -67,7 +67,10 @@ def _bind(url: str, schemes: tuple[str, ...]) -> socket.socket:
         return _listen_vsock(parts.netloc, unquote(parts.path))
     except OSError as error:
         where = unix_path(url) if scheme in _UNIX_KINDS else parts.netloc
-        raise AddressError(f"cannot listen: listen {scheme} {where}: bind: {words_of(error)}") from error
+        advice = privileged(error, parts.port) if scheme in inet.TCP else ""
+        raise AddressError(
+            f"cannot listen: listen {scheme} {where}: bind: {words_of(error)}{advice}"
+        ) from error
     except ValueError as error:
         raise AddressError(f"cannot listen: {url}: {error}") from error
 
@@ -75,6 +78,22 @@ def _bind(url: str, schemes: tuple[str, ...]) -> socket.socket:
 def words_of(error: OSError) -> str:
     """The system's words for an error, in lower case as Go has them."""
     return os.strerror(error.errno).lower() if error.errno else str(error)
+
+
+def privileged(error: OSError, port: int | None) -> str:
+    """What helps where the right to bind a low port is missing, in brackets; "" for another error."""
+    if error.errno != errno.EACCES or not port:
+        return ""
+    setting = f"net.ipv4.ip_unprivileged_port_start={port}"
+    return f" (a port below 1024 needs CAP_NET_BIND_SERVICE, or sysctl {setting})"
+
+
+def bound_url(url: str, sock: socket.socket) -> str:
+    """The URL with the port that the system chose, where it asks for port 0."""
+    parts = urlsplit(url)
+    if parts.scheme not in inet.TCP or parts.port != 0:
+        return url
+    return f"{parts.scheme}://{parts.netloc.rpartition(':')[0]}:{sock.getsockname()[1]}"
 
 
 def unix_path(url: str) -> str:

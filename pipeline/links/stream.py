@@ -36,6 +36,10 @@ MAX_CARRY: Final = 16384
 """A partial frame longer than this stays in its slot if its rest fits there."""
 
 _OVERSIZED: Final = "link_frame_dropped_oversized"
+_HTTP: Final[dict[int, str]] = {
+    int.from_bytes(word.encode(), "big"): word.strip() for word in ("POST", "GET ", "HEAD", "PUT ")
+}
+"""Lengths that are the first bytes of a request, in framings whose length has four bytes."""
 
 
 class ByteStream(Protocol):
@@ -146,6 +150,8 @@ class StreamLink(Link):
         except LengthError as error:
             # The frames before the bad length are lost too: nothing in this stream can be trusted now.
             text = f"invalid packet size: {error.length} is negative or exceeds maximum {self._framing.max}"
+            if error.length in _HTTP:
+                text += f' ("{_HTTP[error.length]}": an HTTP request, whose place is -listen)'
             raise LinkClosed(text, error.reason) from error
         return cursor.slot, frames
 

@@ -4,6 +4,7 @@ Every flow is a socket. Most systems start programs with a limit of 1024, which 
 does not use select(), and the systems allow far more.
 """
 
+import errno
 import sys
 from typing import Final
 
@@ -14,6 +15,23 @@ WANTED: Final = 65536
 """Enough for all flows that the default limits allow. The kernel's table for them stays small."""
 MODEST: Final = 10240
 """OPEN_MAX of macOS. Its hard limit is "unlimited", but setrlimit() refuses more than this."""
+
+
+NEEDED: Final = 128
+"""What the program has open without any guest, and some more."""
+
+
+def advice(error: BaseException | None) -> str:
+    """What helps if an error, or one that led to it, means that descriptors ran out; else ""."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno == errno.EMFILE:
+            soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+            return (
+                f" (the limit of this process is {soft} descriptors, and it needs {NEEDED} without guests: "
+                "ulimit -n, LimitNOFILE= of a systemd unit)"
+            )
+        error = error.__cause__
+    return ""
 
 
 def raise_soft(wanted: int = WANTED) -> int:

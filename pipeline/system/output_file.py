@@ -105,6 +105,19 @@ def replace(path: str, data: bytes, mode: int) -> None:
         raise
 
 
+def check_replace(path: str) -> None:
+    """Raise OSError if replace() cannot make the new file of this path."""
+    temporary = new_path(path)
+    if os.path.isdir(path):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
+    try:
+        os.close(create(temporary, 0o600))
+    except FileExistsError:
+        _kind(temporary)
+        return
+    os.unlink(temporary)
+
+
 def new_path(path: str) -> str:
     """Where replace() makes the new file."""
     return f"{path}.new"

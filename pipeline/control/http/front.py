@@ -19,7 +19,7 @@ from typing import Final, NamedTuple
 import structlog
 
 from pipeline.control.http.connection import LINGER, LINGER_BYTES, TIMEOUT, Connection, Server
-from pipeline.control.http.head import Head, HeadError, HeadReader
+from pipeline.control.http.head import FRAMES, Head, HeadError, HeadReader
 from pipeline.control.repeated import Repeated
 from pipeline.system import inet
 
@@ -139,7 +139,8 @@ class Front:
                 rest = await _read_head(loop, sock, reader)
                 head = reader.head() if rest is not None else None
         except HeadError as error:
-            self._log.debug("bad request", client=client, error=str(error))
+            report = self._log.warning if error.detail == FRAMES else self._log.debug
+            report("bad request", client=client, error=str(error))
             await close_with(sock, error.response(), self._log, self._timeout)
             return
         except TimeoutError:

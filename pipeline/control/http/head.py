@@ -27,12 +27,16 @@ _WORDS: Final = {
 }
 """h11's words for a fault, and those that clients of the original know."""
 
+FRAMES: Final = "these are frames, not HTTP: the place of QEMU's stream sockets is -listen-qemu"
+"""No request begins with a NUL, and the length before a frame of QEMU does."""
+
 
 class HeadError(Exception):
     """The bytes are not a head that can be served. ``status`` is code and reason of the status line."""
 
     def __init__(self, code: int, detail: str = "") -> None:
         """detail: what the client is told besides the status."""
+        self.detail = detail
         self.status = f"{code} {HTTPStatus(code).phrase}"
         super().__init__(f"{self.status}: {detail}" if detail else self.status)
 
@@ -79,6 +83,8 @@ class HeadReader:
 
     def feed(self, piece: bytes) -> bool:
         """Add a piece and return whether the head is complete. Raises HeadError beyond the limit."""
+        if not self._size and piece[:1] == b"\0":
+            raise HeadError(400, FRAMES)
         self._size += len(piece)
         self.data += piece if self.data else piece.lstrip(b"\r\n")
         found = END.search(self.data, self._scan)
