@@ -3,7 +3,7 @@
 Every line has ``time`` (UTC, ISO 8601), ``level``, ``event``, ``worker`` and ``pid``, then the details of the
 event (``guest``, ``flow``, ``error``, ...). All processes write to one descriptor, each line with one write,
 so lines of several workers never mix. Standard library logging (asyncio, aiohttp) goes the same way from
-level warning on. The file is not rotated or reopened.
+level warning on. reopen() opens the file again after a program has moved it away.
 
 A guest can cause most events as often as it likes, so every kind of event has a rate (log_limits.py). A line
 over its rate is left out, and ``suppressed`` of the next such line has the count. Counts that no line has
@@ -78,6 +78,8 @@ def _dropped_line(count: int) -> bytes:
 _outlet: Final = Outlet(MAX_QUEUED, notice=_dropped_line)
 _source = "supervisor"
 """The worker whose lines this process writes."""
+_file = ("", STDERR)
+"""Path and descriptor of the log file, "" for standard error."""
 _limiter = Limiter()
 _lock = threading.Lock()
 _summary: threading.Timer | None = None
@@ -120,6 +122,28 @@ def try_file(path: str) -> None:
     os.close(output_file.open_file(path, FILE_MODE, empty=True, read_fifo=True))
 
 
+def _open(path: str) -> int:
+    return output_file.open_file(path, FILE_MODE, append=True, read_fifo=True)
+
+
+def reopen() -> None:
+    """Open the log file of this process again: another program has moved the old one away.
+
+    If that fails, the old file stays. Standard error and descriptors of a parent are never opened again.
+    """
+    path, fd = _file
+    if not path or output_file.descriptor(path) is not None:
+        return
+    try:
+        new = _open(path)
+    except OSError as error:
+        logger(_source).error("log file cannot be opened again", path=path, error=error.strerror)
+        return
+    # The number stays, so lines that wait go to the new file.
+    os.dup2(new, fd, inheritable=False)
+    os.close(new)
+
+
 def setup(log_file: str = "", level: str = "info", *, debug: bool = False) -> None:
     """Send all further lines to log_file, or to standard error for "".
 
@@ -131,7 +155,9 @@ def setup(log_file: str = "", level: str = "info", *, debug: bool = False) -> No
         _limiter = Limiter(DEBUG_SUBJECT, DEBUG_KIND)
     fd = STDERR
     if log_file:
-        fd = output_file.open_file(log_file, FILE_MODE, append=True, read_fifo=True)
+        fd = _open(log_file)
+    global _file
+    _file = (log_file, fd)
     console = debug and not log_file and os.isatty(fd)
     render: list[structlog.typing.Processor] = (
         [structlog.dev.ConsoleRenderer(colors=True, timestamp_key="time")]

@@ -69,7 +69,7 @@ def start(
     # A fork would be safe with the log's thread (logs.py locks its queue), but it is simpler without.
     logs.stop_thread()
     # Block signals across fork(): until Loop installs its own handlers, a child has the supervisor's.
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, signals.ending())
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, signals.handled())
     try:
         for group in groups:
             process = context.Process(
@@ -106,6 +106,9 @@ def _main(
         else:
             own.close()
     controls = {name: pairs[name][1] for name in group.members}
+    signal.signal(signal.SIGUSR1, lambda *_: logs.reopen())
+    signal.signal(signal.SIGUSR2, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGUSR1, signal.SIGUSR2))
     logs.begin(group.name, partial(fabric.counters(group.members[0]).add, "log_lines_dropped"))
     try:
         loop, _ = make_loop(fabric, group, config, controls)

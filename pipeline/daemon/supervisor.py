@@ -5,8 +5,9 @@ sockets. It binds sockets in gvproxy's order, after it has started whatever serv
 soon as its file exists.
 
 If a worker ends on its own, the daemon ends with status 1. SIGINT, SIGTERM and SIGHUP end it with status 0.
-SIGQUIT ends it with status 2 and prints a traceback of every process. The supervisor acts on a signal that
-comes during the start after it has forked the workers. From then on it can undo everything in order.
+SIGQUIT ends it with status 2 and prints a traceback of every process. After SIGUSR1 all processes open the log
+again. The supervisor acts on a signal that comes during the start after it has forked the workers. From then
+on it can undo everything in order.
 """
 
 import asyncio
@@ -35,6 +36,8 @@ from pipeline.ipc.fabric import Fabric
 from pipeline.ipc.segment import SegmentError
 from pipeline.links import addresses, inherited, pcap, protocols, stdio
 from pipeline.system import descriptor_limit, output_file, socket_file
+from pipeline.system.service_manager import ALIVE, ServiceManager
+from pipeline.system.service_manager import READY as READY_FOR_MANAGER
 from pipeline.topology import Layout, TopologyError
 
 STOP_TIMEOUT: Final = 1.0
@@ -100,6 +103,7 @@ class Supervisor:
         """Files to remove at the end. A file that another program has replaced stays."""
         self.listeners: list[socket.socket] = []
         self.inherited = inherited.Inherited(os.environ, os.getpid())
+        self.manager = ServiceManager(os.environ, os.getpid())
         self.stdio: tuple[int, int] | None = None
         self.capture = -1
         self.token = ""
@@ -204,6 +208,8 @@ class Supervisor:
         try:
             if not self._is_stopping() and await self._open_unless_stopped(plane):
                 self.log.info("waiting for clients...", processes=len(self.running))
+                self.manager.notify(READY_FOR_MANAGER)
+                self._report_alive()
             await self.stopping.wait()
         except (
             *(ForwardError, RequestError, SocketError, SshError),
@@ -215,6 +221,7 @@ class Supervisor:
                 if not self.program.one_guest:
                     self.log.critical(text)
         self._remove_files()
+        self.manager.notify(STOPPING)
         plane.stop_workers()
         await self._stop_workers()
         await plane.close()
@@ -223,6 +230,13 @@ class Supervisor:
             # The last line has gvproxy's words, because scripts look for them.
             self.log.error(f"{self.program.name} exiting: {self.reason}")
         return self.status
+
+    def _report_alive(self) -> None:
+        """Tell the manager of services, again and again, that the event loop runs. Workers end with it."""
+        every = self.manager.alive_every
+        if every and not self.stopping.is_set():
+            self.manager.notify(ALIVE)
+            asyncio.get_running_loop().call_later(every, self._report_alive)
 
     async def _open_unless_stopped(self, plane: ControlPlane) -> bool:
         """Bind everything, but give up when the end begins, for instance during a name lookup.
@@ -318,13 +332,23 @@ class Supervisor:
             self._on_signal(number)
 
     def _on_signal(self, number: signal.Signals) -> None:
+        if number == signal.SIGUSR1:
+            logs.reopen()
+            self._signal_workers(number)
+            self.log.info("log reopened")
+            return
         self.log.info("signal caught", signal=number.name)
+        if number == signal.SIGUSR2:
+            return
         if number == signal.SIGQUIT:
             logs.raw(_traceback())
-            for worker in self.running:
-                if worker.process.is_alive():
-                    os.kill(worker.process.pid, number)
+            self._signal_workers(number)
         self._stop("signal caught", EXIT_QUIT if number == signal.SIGQUIT else EXIT_OK)
+
+    def _signal_workers(self, number: signal.Signals) -> None:
+        for worker in self.running:
+            if worker.process.is_alive():
+                os.kill(worker.process.pid, number)
 
     def _on_guest(self, event: messages.GuestEvent) -> None:
         """Ingress reports that a guest left, or that a listener for guests failed."""
