@@ -1,4 +1,4 @@
-"""From guests to rings: a link's bytes go into a slot, its frames through GRO, the records to workers."""
+"""From guests to rings: reads a link's bytes into a slot, merges frames by GRO, and pushes their records."""
 
 from time import monotonic, thread_time
 from typing import Final
@@ -16,7 +16,7 @@ from pipeline.stages.worker import Worker
 from pipeline.topology import MAX_REFS
 
 READS_A_STEP: Final = 4
-"""Bursts read from one link before the results are published; with several guests, rounds of one each."""
+"""The most bursts of one link before the results are published. With several guests: the most rounds."""
 STEP_S: Final = 0.0005
 """Processor time after which the results are published, with several guests."""
 
@@ -34,7 +34,7 @@ class Receiver:
         ports: Ports,
         steering: Steering,
         fairness: Fairness,
-        card: VnetOffload,
+        vnet: VnetOffload,
         capture: Capture,
     ) -> None:
         self._counts = worker.counts
@@ -44,15 +44,15 @@ class Receiver:
         self._shares = ports.shares
         self._steering = steering
         self._fairness = fairness
-        self._card = card
+        self._vnet = vnet
         self._capture = capture
         self.more = False
-        """Whether a link had more than its share of the last read()."""
+        """Whether the last read() left something in a link."""
         self._spent = 0.0
-        """Processor time of this step's reads, with several guests."""
+        """Seconds of processor time of this step's reads, with several guests."""
 
     def read(self, now: float) -> int:
-        """Read each link that may be read; the number of bursts."""
+        """Read each link that may be read. Returns the number of bursts."""
         self.more = False
         ports = self._ports
         if not ports.readable or not self._fairness.may_read(now):
@@ -70,7 +70,7 @@ class Receiver:
         return work
 
     def deadline(self) -> float:
-        """When a guest that has something to read, and has to wait, may be read; inf if none has to."""
+        """When the first guest that has something to read, but must wait, may be read; inf if none waits."""
         readable = self._ports.readable
         several = self._shares.several
         guests = {port.guest_number for port in readable}
@@ -78,7 +78,7 @@ class Receiver:
         return min(paused, self._shares.deadline(guests, monotonic())) if several else paused
 
     def _read_in_turns(self, now: float) -> int:
-        """Rounds in which each guest that may be read has its turn; the number of bursts."""
+        """Read in rounds: each guest that may be read has one turn in each. Returns the number of bursts."""
         ports, shares = self._ports, self._shares
         shares.refill(now)
         work = 0
@@ -108,7 +108,7 @@ class Receiver:
         )
 
     def _take_turn(self, port: Port, now: float) -> int:
-        """One read of a guest, which is charged for the time; the number of bursts."""
+        """Read a guest once, and charge it for the time. Returns the number of bursts."""
         shares = self._shares
         port.link.read_limit = shares.read_limit(port.guest_number)
         began = thread_time()
@@ -123,7 +123,7 @@ class Receiver:
         return bursts
 
     def _read_link(self, port: Port, now: float, most: int) -> int:
-        """Read at most that many bursts of one link; how many it were."""
+        """Read at most that many bursts of one link. Returns how many it read."""
         link = port.link
         for count in range(most):
             if self._steering.room() <= 0 or self._pool.refs_out > MAX_REFS:
@@ -135,14 +135,14 @@ class Receiver:
                 return count
             if burst is None:
                 if link.starved:
-                    # No slot is free. The link stays readable, and is read again when one is.
+                    # No slot is free. The link stays readable, and is read again when a slot is free.
                     self._counts[_PAUSED] += 1
                 else:
                     self._ports.is_empty(port)
                 return count
             slot, frames = burst
             if link.vnet_len and port.offload is None:
-                port.begin_offload(self._card)
+                port.begin_offload(self._vnet)
             if link.drops:
                 count_drops(self._counts, link.take_drops())
             if frames:
@@ -155,7 +155,7 @@ class Receiver:
         view = self._slots[slot]
         items: list[Item]
         if port.offload is not None:
-            items, drops = self._card.receive(port.number, port.offload, slot, frames)
+            items, drops = self._vnet.receive(port.number, port.offload, slot, frames)
         else:
             items, drops = gro.coalesce(view, frames, port.number, slot, link.verify)
             if items:
