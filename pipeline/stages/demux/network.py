@@ -3,6 +3,7 @@
 from pipeline.config.model import OPEN, Config
 from pipeline.engines.flows import rss_hash
 from pipeline.engines.nat import Nat
+from pipeline.engines.neighbors.addresses import GuestAddresses
 from pipeline.engines.neighbors.table import Neighbors
 from pipeline.engines.switch import Switch
 from pipeline.ipc.ring import Producer
@@ -40,11 +41,15 @@ class Network:
         """The addresses that the gateway answers ARP for."""
         self.targets = Nat.from_config(config.network, ec2_metadata_access=config.access.ec2_metadata_access)
         newest_wins = config.access.guests == OPEN
+        subnet = config.network.subnet
+        addresses = GuestAddresses(
+            int(subnet.network_address),
+            subnet.prefixlen,
+            self.own if newest_wins else (*self.own, config.network.host_ip),
+        )
         self.neighbors = Neighbors(
-            network=int(config.network.subnet.network_address),
-            prefix_len=config.network.subnet.prefixlen,
-            own=self.own if newest_wins else (*self.own, config.network.host_ip),
-            gateway_mac=config.network.gateway_mac,
+            addresses,
+            config.network.gateway_mac,
             max_neighbors=config.limits.max_neighbors,
             max_per_link=config.limits.max_neighbors_per_guest,
             link_of=lambda mac: self.switch.link_of(mac),
