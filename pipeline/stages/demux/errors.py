@@ -1,4 +1,4 @@
-"""ICMP errors of guests about segments: demux checks them and passes them to the flow's tcp worker.
+"""ICMP errors of guests about TCP segments: demux checks them and passes them to the flow's tcp worker.
 
 A forged error must not reach another guest's connection (RFC 5927 section 4). So the quoted packet must have
 been sent to an address of the guest that reports the error, from the address that the error is sent to. The
@@ -21,7 +21,7 @@ _ABOUT_SEGMENTS: Final = frozenset((icmp.UNREACHABLE, icmp.TIME_EXCEEDED, icmp.P
 
 
 class GuestErrors:
-    """Makes GUEST_ERROR records of messages."""
+    """Makes GUEST_ERROR records of ICMP messages."""
 
     def __init__(self, network: Network) -> None:
         self.counts = network.counts

@@ -1,4 +1,4 @@
-"""What all parts of demux share: the worker and its rings, the tables of guests, and the way out."""
+"""What all parts of demux have in common: the worker, its rings, the tables of guests, and the output."""
 
 from pipeline.config.model import OPEN, Config
 from pipeline.engines.flows import rss_hash
@@ -13,7 +13,7 @@ from pipeline.stages.worker import Worker
 
 
 class TcpShards:
-    """The rings to the tcp workers. RSS decides which of them has a flow."""
+    """The rings to the tcp workers. RSS decides which worker has a flow."""
 
     def __init__(self, rings: list[Producer]) -> None:
         self.rings = rings
@@ -63,7 +63,7 @@ class Network:
             newest_wins=newest_wins,
         )
         self.links: dict[int, int] = {}
-        """The links that are there, and the number of the guest that opened each."""
+        """The number of the guest that opened each link. A link that is down is not here."""
         self.output = Output(worker, config.network.gateway_mac, config.network.mtu)
         self.ingress_out = ports.rings_out["ingress"]
         self.resolver_out = ports.rings_out["resolver"]
