@@ -16,7 +16,7 @@ from pipeline.engines.dns import server as dns
 from pipeline.engines.dns.message import MAX_QUERY
 from pipeline.engines.dns.zones import ZoneError, parse_zone
 from pipeline.host import name_files
-from pipeline.host.upstream.resolver import MAX_ASKS, Upstream
+from pipeline.host.upstream.resolver import MAX_QUESTIONS, Upstream
 from pipeline.ipc import messages
 from pipeline.ipc.channel import close_all
 from pipeline.records import kinds
@@ -86,7 +86,7 @@ class ResolverStage:
         sockets = question_sockets()
         self.dns: dns.Dns[Client] = dns.Dns(
             local_zones(config.network, worker.log),
-            min(MAX_ASKS, sockets),
+            min(MAX_QUESTIONS, sockets),
             config.limits.max_dns_questions_per_second,
         )
         # A server with the gateway's address would be this program itself.
