@@ -11,10 +11,10 @@ expensive frames is read in smaller bursts, so other guests wait less than a mil
 first SMALL_FRAME bytes of each frame. Time beyond that is small work: tiny frames, requests, frames that are
 dropped. A flood consists of small work. It costs the host more than is measured here, since the kernel and
 the guest's machine monitor work for it too. So small work is limited while another guest is active and time
-is short (pipeline.stages.ingress.pressure). Guests that use up their bucket share equally in what small work
-may take, and are not read meanwhile. A guest that sends one frame and waits for the answer is not a flood.
-Only UNHURRIED of its work counts, as long as each read empties its socket. A guest that is alone is not
-limited.
+is short (pipeline.stages.ingress.pressure). Buckets that are not full get equal parts of the time for small
+work. A guest whose bucket is empty is not read. A guest that sends one frame and waits for the answer is not
+a flood: only UNHURRIED of its work counts, as long as each read empties its socket. A guest that is alone is
+not limited.
 """
 
 from collections.abc import Iterable
