@@ -13,9 +13,9 @@ unreadable headers     headers that are truncated, or whose chain is so long tha
                        above (RFC 7113 section 3; RFC 7610 section 5)
 =====================  ==================================================================================
 
-Frames with VLAN ID 0 or 1 are read like untagged ones. ID 0 means "no VLAN", and ID 1 is the default of
-bridges for untagged frames (IEEE 802.1Q table 9-2), so a guest may take such a frame for an untagged one.
-Another VLAN is a network of its own. The gateway is not part of it, and its frames are not read.
+Frames with VLAN ID 0 or 1 are read like untagged ones, since a guest may take them for untagged ones. ID 0
+means "no VLAN", and ID 1 is the default of bridges for untagged frames (IEEE 802.1Q table 9-2). Another VLAN
+is a network of its own. The gateway is not part of it, and its frames are not read.
 
 Only first fragments are read. They have the ports and the type, and without them nothing is reassembled. The
 caller checks source addresses, since it has the tables.

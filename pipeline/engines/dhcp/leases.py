@@ -59,7 +59,7 @@ MAX_RESERVE: Final = 8
 NO_LOANS_SECONDS: Final = 600.0
 """How long there are no loans after a guest found no address. Some clients ask again only after 5 minutes."""
 
-NOBODY: Final = (GONE, BORROWER, NO_LINK)
+IN_NO_SHARE: Final = (GONE, BORROWER, NO_LINK)
 """Leases with one of these in place of a guest are in no share. They are left for others."""
 
 TOO_MANY: Final = "dhcp_message_dropped_too_many_of_guest"
@@ -233,8 +233,8 @@ class Leases:
         if count < LEAST_OF_A_GUEST:
             return False
         wanted = count // SHARE + 1
-        left = self._pool.free_count(now) + sum(self._of_guest.get(nobody, 0) for nobody in NOBODY)
-        return left < wanted and left + self._expired(now, wanted - left, NOBODY) < wanted
+        left = self._pool.free_count(now) + sum(self._of_guest.get(each, 0) for each in IN_NO_SHARE)
+        return left < wanted and left + self._expired(now, wanted - left, IN_NO_SHARE) < wanted
 
     def _has_spare(self, now: float, used: int, restored: bool = False) -> bool:
         """Whether the reserve stays whole when ``used`` more addresses are used.

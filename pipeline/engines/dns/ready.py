@@ -1,8 +1,8 @@
 """Rendered replies by the bytes of their query: guests often ask the same question in the same bytes.
 
-A reply depends on the query's bytes after its id, on the zones, the hosts file and the cache, and on the age
-of TTLs in whole seconds. So a reply from the cache is kept until that age grows. A reply with the gateway's
-own names is kept until these change. A query that is answered from here is not parsed: only the id is new.
+A reply depends on the query's bytes after its id, and on the zones, the hosts file and the cache. TTLs become
+lower every second. So a reply from the cache is kept until its second is over. A reply with the gateway's own
+names is kept until these change. A query that is answered from here is not parsed: only the id is new.
 
 Only replies over UDP are kept, since replies over TCP may be longer.
 """

@@ -57,8 +57,9 @@ class _Found(NamedTuple):
 def upstream_body(query: Query, wire: bytes, *, max_ttl: int, max_negative_ttl: int) -> Body:
     """Check an upstream server's response to upstream_query(), and return its records.
 
-    A positive answer may be cached for its shortest TTL, a negative one for the time in its SOA record (RFC
-    2308 section 5), both within the given bounds. No other response may be cached. Raises WireError.
+    A positive answer may be cached for its shortest TTL. A negative one may be cached for the time in its SOA
+    record (RFC 2308 section 5). max_ttl and max_negative_ttl bound these times. No other response may be
+    cached. Raises WireError.
     """
     found = _read_common(query, wire) or _read_any(query, wire)
     lifetime = 0

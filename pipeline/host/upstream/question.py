@@ -1,8 +1,8 @@
 """One question to upstream servers: its attempts, and which response counts.
 
-A response counts only if it has the id and the question of its attempt. (The attempt's connected socket makes
-sure that it comes from the server that was asked, to the port from which it was asked.) This module reads
-only the header, the question and BADVERS of a message. It sends nothing.
+A response counts only if it has the id and the question of its attempt. The connected socket of the attempt
+checks the addresses and ports. This module reads only the header, the question and BADVERS of a message. It
+sends nothing.
 """
 
 import socket

@@ -28,7 +28,7 @@ SHORT_STEP: Final = 2 * SMALL_READ
 SMALL_FLOW_S: Final = 0.2
 """Seconds. While small reads are no further apart, there are small flows."""
 SMALL_FLOW_AGE_S: Final = 0.05
-"""Seconds for which there must be small reads before they count. A bulk flow begins with some, too."""
+"""Seconds for which there must be small reads before they count. A bulk flow also begins with some."""
 NO_FLOW: Final = -1
 
 _FROM_HOST: Final = INDEX["egress_bytes_from_host"]

@@ -152,7 +152,7 @@ class UdpForwards:
         filler = self._filler
         for count in range(READS_A_PORT):
             if not filler.place(MAX_DATAGRAM):
-                # The next slot that comes home wakes the worker.
+                # The next slot that is returned wakes the worker.
                 self._counts[_PAUSED] += 1
                 return count, True
             slot, off = filler.slot, filler.off
