@@ -7,14 +7,13 @@ it, and the times that demux, tcp and egress report for its records (WORK). Two 
 read while it has time left. If only one guest has something to read, its debt is cancelled. A guest with
 expensive frames is read in smaller bursts, so other guests wait less than a millisecond for one of them.
 
-*Small work* (a token bucket). Each byte that a guest sends or gets pays for PRICE_S of its time, except the
-first SMALL_FRAME bytes of each frame. Time beyond that is small work: tiny frames, requests, frames that are
-dropped. A flood consists of small work. It costs the host more than is measured here, since the kernel and
-the guest's machine monitor work for it too. So small work is limited while another guest is active and time
-is short (pipeline.stages.ingress.pressure). Buckets that are not full get equal parts of the time for small
-work. A guest whose bucket is empty is not read. A guest that sends one frame and waits for the answer is not
-a flood: only UNHURRIED of its work counts, as long as each read empties its socket. A guest that is alone is
-not limited.
+*Small work*. Bytes are worth time: a guest may cost PRICE_S for each byte that it sends or gets, but for the
+first SMALL_FRAME of each frame. Whatever it costs beyond that is small work: tiny frames, requests, frames
+that come to nothing. A flood consists of small work. It costs the host more than is measured here, since the
+kernel and the guest's monitor work for it too. So while another guest is active and time is short
+(pipeline.stages.ingress.pressure), all small work gets only little of it. Guests that want more share it
+equally, and wait. A guest that sends one frame and waits for the answer is not a flood: its work counts less
+(UNHURRIED) as long as each read empties its socket. A guest that is alone is not limited.
 """
 
 from collections.abc import Iterable
@@ -28,7 +27,7 @@ PRICE_S: Final = 8e-9
 SMALL_FRAME: Final = 128
 """Bytes at the beginning of each frame that pay for nothing."""
 UNHURRIED: Final = 0.25
-"""The part of its work that counts for a guest whose socket was empty after the last read."""
+"""What counts of small work for a guest whose socket was empty after the last read."""
 SAVED_S: Final = 0.01
 """Seconds of small work that a guest can save up, so that a short burst does not wait."""
 DEBT_S: Final = 0.05
@@ -36,9 +35,9 @@ DEBT_S: Final = 0.05
 ACTIVE_S: Final = 0.1
 """Seconds for which a guest counts as active after it was read."""
 QUANTUM_S: Final = 0.0002
-"""Seconds of processor time for each guest in a round."""
+"""Time for each guest in a round."""
 BURST_S: Final = 0.0003
-"""About how many seconds one read of a guest may cost in all workers, while other guests have links."""
+"""What one read of a guest may cost in all workers, about, while others are there."""
 LEAST_READ: Final = 4096
 """Bytes that one read may bring, however much they cost."""
 FIRST_READ: Final = 16384
@@ -50,18 +49,18 @@ _REMEMBERED: Final = 262144
 """After this many bytes, a guest's older costs count half."""
 
 
-class Account:
+class Share:
     """The account of one guest."""
 
-    __slots__ = ("bytes_read", "cost", "counted_at", "deficit", "level", "weight")
+    __slots__ = ("bytes_read", "cost", "counted_at", "deficit", "factor", "level")
 
     def __init__(self, now: float) -> None:
         self.deficit = 0.0
         """Seconds left in this round. If negative, the guest used more than its part."""
         self.level = SAVED_S
         """Seconds left in the bucket for small work. If negative, the guest owes them."""
-        self.weight = 1.0
-        """The part of its work that counts: 1 or UNHURRIED."""
+        self.factor = 1.0
+        """What counts of its work."""
         self.counted_at = now
         self.cost = 0.0
         self.bytes_read = 0
@@ -78,112 +77,112 @@ class Shares:
 
     def __init__(self, pressure: Pressure) -> None:
         self._pressure = pressure
-        self._accounts: dict[int, Account] = {}
+        self._shares: dict[int, Share] = {}
         self.several = False
         """Whether more than one guest has links. Until then nothing is charged."""
-        self._not_full: dict[int, Account] = {}
-        """Accounts whose bucket for small work is not full. Only these are refilled."""
+        self._owing: dict[int, Share] = {}
+        """Guests that use what they have for small work."""
         self._latest = 0
         self._latest_at = self._other_at = -_NEVER
         """Which guest was last read, when that was, and when any other guest was last read."""
 
     def add(self, guest: int, now: float) -> None:
         """Open the account of a guest, unless it has one."""
-        self._accounts.setdefault(guest, Account(now))
+        self._shares.setdefault(guest, Share(now))
 
     def remove(self, guest: int) -> None:
         """Close the account of a guest that is gone."""
-        self._accounts.pop(guest, None)
-        self._not_full.pop(guest, None)
+        self._shares.pop(guest, None)
+        self._owing.pop(guest, None)
 
     # --- accounts -----------------------------------------------------------------------------
 
     def was_read(self, guest: int, count: int, frames: int, now: float) -> None:
-        """``count`` bytes of a guest, in ``frames`` frames, were read. The guest is active, and is credited.
+        """``count`` bytes of a guest, in ``frames`` frames, were read: it is active, and they are worth time.
 
-        A read of less than half the guest's limit has emptied its socket.
+        A read that is shorter than the guest's limit emptied its socket.
         """
         if guest != self._latest:
             self._latest, self._other_at = guest, self._latest_at
         self._latest_at = now
-        account = self._accounts[guest]
-        account.weight = UNHURRIED if count < account.read_limit() >> 1 else 1.0
-        account.bytes_read += count
-        if account.bytes_read > _REMEMBERED:
-            account.bytes_read >>= 1
-            account.cost /= 2
+        share = self._shares[guest]
+        share.factor = UNHURRIED if count < share.read_limit() >> 1 else 1.0
+        share.bytes_read += count
+        if share.bytes_read > _REMEMBERED:
+            share.bytes_read >>= 1
+            share.cost /= 2
         self.credit(guest, count, frames)
 
     def credit(self, guest: int, count: int, frames: int) -> None:
         """Credit a guest for ``frames`` frames with ``count`` bytes in all that were carried for it."""
-        account = self._not_full.get(guest)
-        if account is not None:
-            account.level += max(count - SMALL_FRAME * frames, 0) * PRICE_S
+        share = self._owing.get(guest)
+        if share is not None:
+            share.level += max(count - SMALL_FRAME * frames, 0) * PRICE_S
 
     def charge(self, guest: int, seconds: float, now: float) -> None:
         """Charge a guest for processor time that its frames cost."""
-        account = self._accounts.get(guest)
-        if account is None:
+        share = self._shares.get(guest)
+        if share is None:
             return
-        account.deficit = max(account.deficit - seconds, -DEBT_S)
-        account.cost += seconds
-        if guest not in self._not_full:
-            self._not_full[guest] = account
-            account.counted_at = now
-        account.level = max(account.level - seconds * account.weight, -DEBT_S)
+        share.deficit = max(share.deficit - seconds, -DEBT_S)
+        share.cost += seconds
+        if guest not in self._owing:
+            self._owing[guest] = share
+            share.counted_at = now
+        share.level = max(share.level - seconds * share.factor, -DEBT_S)
 
     def refill(self, now: float) -> None:
         """Put into each bucket its part of the time for small work since the last call."""
-        not_full = self._not_full
-        if not not_full:
+        owing = self._owing
+        if not owing:
             return
         self._pressure.adapt(now)
-        rate = self._pressure.small_s / len(not_full)
-        for guest, account in list(not_full.items()):
-            account.level += (now - account.counted_at) * rate
-            account.counted_at = now
-            if account.level >= SAVED_S:
-                account.level = SAVED_S
-                del not_full[guest]
+        rate = self._pressure.small_s / len(owing)
+        for guest, share in list(owing.items()):
+            share.level += (now - share.counted_at) * rate
+            share.counted_at = now
+            if share.level >= SAVED_S:
+                share.level = SAVED_S
+                del owing[guest]
 
     # --- turns -------------------------------------------------------------------------------
 
     def may_read(self, guest: int, now: float) -> bool:
-        """Whether a guest may be read: it owes no time for small work, or no other guest is active."""
-        account = self._not_full.get(guest)
-        return account is None or account.level >= 0 or not self._others_active(guest, now)
+        """Whether a guest may be read: it owes no time, or no other guest is active."""
+        share = self._owing.get(guest)
+        return share is None or share.level >= 0 or not self._others_active(guest, now)
 
     def order(self, guests: Iterable[int]) -> list[int]:
-        """Begin a round. Returns the guests that have a turn, those with most time left first."""
-        accounts = self._accounts
-        waiting = [(accounts[guest], guest) for guest in guests]
+        """Begin a round: the guests whose turn it is, those with most time left first."""
+        shares = self._shares
+        waiting = [(shares[guest], guest) for guest in guests]
         if not waiting:
             return []
-        most = max([account.deficit for account, _ in waiting])
+        most = max([share.deficit for share, _ in waiting])
         grant = QUANTUM_S if most > -QUANTUM_S else QUANTUM_S - most
-        for account, _ in waiting:
-            account.deficit = min(account.deficit + grant, QUANTUM_S)
-        ready = [(-account.deficit, guest) for account, guest in waiting if account.deficit > 0]
+        for share, _ in waiting:
+            share.deficit = min(share.deficit + grant, QUANTUM_S)
+        ready = [(-share.deficit, guest) for share, guest in waiting if share.deficit > 0]
         return [guest for _, guest in sorted(ready)]
 
     def is_empty(self, guest: int) -> None:
         """A guest has nothing to read: it saves no time for later rounds."""
-        account = self._accounts.get(guest)
-        if account is not None:
-            account.deficit = min(account.deficit, 0.0)
+        share = self._shares.get(guest)
+        if share is not None:
+            share.deficit = min(share.deficit, 0.0)
 
     def read_limit(self, guest: int) -> int:
         """The most bytes that one read of a guest may bring while several guests have links."""
-        return self._accounts[guest].read_limit()
+        return self._shares[guest].read_limit()
 
     def deadline(self, guests: Iterable[int], now: float) -> float:
         """When the first of these guests, which have something to read, may be read; inf if none waits."""
         at = _NEVER
-        rate = self._pressure.small_s / max(len(self._not_full), 1)
+        rate = self._pressure.small_s / max(len(self._owing), 1)
         for guest in guests:
-            account = self._not_full.get(guest)
-            if account is not None and account.level < 0 and self._others_active(guest, now):
-                at = min(at, account.counted_at - account.level / rate, self._others_at(guest) + ACTIVE_S)
+            share = self._owing.get(guest)
+            if share is not None and share.level < 0 and self._others_active(guest, now):
+                at = min(at, share.counted_at - share.level / rate, self._others_at(guest) + ACTIVE_S)
         return at
 
     def _others_at(self, guest: int) -> float:
