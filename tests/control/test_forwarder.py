@@ -259,7 +259,7 @@ class Sockets:
 
     async def open(self, path: str, destination: Destination) -> None:
         if path == "/taken":
-            raise SocketError("/taken exists and is no socket: it is not replaced")
+            raise SocketError("/taken exists and is not a socket: it is not replaced")
         self.open_now[path] = destination
 
     async def close(self, path: str) -> None:
@@ -293,7 +293,7 @@ def test_a_unix_socket_over_ssh_is_opened_listed_and_closed_without_the_worker()
     [
         ("/s", "ssh-tunnel://root@192.168.127.2/s", "key not provided for unix-ssh connection"),
         ("/s", "ssh-tunnel://root@192.168.127.2?key=/k", "remote uri must contain a path to a socket file"),
-        ("/taken", SSH_REMOTE, "/taken exists and is no socket: it is not replaced"),
+        ("/taken", SSH_REMOTE, "/taken exists and is not a socket: it is not replaced"),
     ],
 )
 def test_what_is_wrong_over_ssh_is_said_and_nothing_stays(local: str, remote: str, words: str) -> None:

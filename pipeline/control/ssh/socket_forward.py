@@ -7,9 +7,7 @@ costs only its own clients. connection.py reaches the guest.
 
 import asyncio
 import errno
-import os
 import socket
-import stat
 from collections.abc import Awaitable, Callable
 from typing import Final, Protocol
 
@@ -200,8 +198,8 @@ def _bind(path: str) -> socket.socket:
         socket_file.bind(sock, path, MODE)
     except OSError as error:
         sock.close()
-        if error.errno == errno.EADDRINUSE and not stat.S_ISSOCK(os.lstat(path).st_mode):
-            raise SocketError(f"{path} exists and is no socket: it is not replaced") from error
+        if error.errno == errno.EADDRINUSE and socket_file.is_other_file(path):
+            raise SocketError(f"{path} exists and is not a socket: it is not replaced") from error
         raise SocketError(f"listen unix {path}: bind: {words_of(error)}") from error
     sock.setblocking(False)
     return sock
