@@ -12,10 +12,10 @@ and fails with EADDRINUSE at once; it does not wait, since event loops call this
 when its holder ends. Other programs do not know the name, and only Linux has such names. So the file is also
 compared right before it is removed.
 
-When a program ends, it removes the files that it made. It does not remove the file of a successor at the same
-path. Device and inode identify a file. The system may use an inode number again as soon as nobody holds its
-file, so an OwnFile holds it with a descriptor. A successor may also write into the file that it finds, as with
-a pid file. So an OwnFile may know what must be in the file.
+When a program ends, it removes the files that it made. It does not remove the file of a successor at the
+same path. Device and inode identify a file. The system may use an inode number again as soon as nobody holds
+its file, so an OwnFile holds it with a descriptor. A successor may also write into the file that it finds, as
+with a pid file. So an OwnFile may know what must be in the file.
 """
 
 import errno
@@ -40,7 +40,7 @@ class OwnFile:
         """Take the file that lies at path now. Call this right after making it.
 
         bound: a socket of this process is bound there, and stays open until remove(). It holds the file, so
-        no descriptor is needed. content: remove() leaves a file that holds anything else. b"": no matter what.
+        no descriptor is needed. content: remove() leaves a file with other content. b"": any content will do.
         """
         self.path = path
         self._content = content
