@@ -13,6 +13,7 @@ from typing import Final, NamedTuple
 
 import structlog
 
+from pipeline.config.limits import Limits
 from pipeline.control.lookup import Lookups, port_number
 from pipeline.control.ssh import connection as ssh
 from pipeline.control.ssh.connection import Destination
@@ -26,8 +27,7 @@ WORKER: Final = "listen"
 _INET: Final = (*inet.TCP, *inet.UDP)
 HOST: Final = "host"
 """``opened_by`` of a forward that the configuration or a client of the API on the host has opened."""
-MAX_FORWARDS: Final = 4096
-"""Each one costs a descriptor of the listen worker, and a guest may ask for them."""
+MAX_FORWARDS: Final = Limits().max_forwards
 
 
 class ForwardError(Exception):
@@ -66,8 +66,14 @@ class Forwarder:
         request: Request,
         sockets: SocketForwards | None = None,
         log: structlog.typing.FilteringBoundLogger | None = None,
+        *,
+        max_forwards: int = MAX_FORWARDS,
     ) -> None:
-        """sockets opens forwards that go over ssh; the listen worker opens all others."""
+        """sockets opens forwards that go over ssh; the listen worker opens all others.
+
+        max_forwards: of all kinds. Each forward costs a descriptor, and a guest may ask for them.
+        """
+        self._max_forwards = max_forwards
         self._request = request
         self._log = log or structlog.get_logger()
         self._sockets = sockets or SocketForwards(request, self._log)
@@ -75,7 +81,8 @@ class Forwarder:
         self._numbered: dict[tuple[str, str], str] = {}
         """The local address of a forward with a service's name as the listen worker has it."""
         self._over_ssh: set[str] = set()
-        self._lookups = Lookups()
+        self._lookups = {by_guest: Lookups() for by_guest in (False, True)}
+        """By whether a guest asks: names that nobody answers for must not hold up the host's requests."""
         self._lock = asyncio.Lock()
 
     def all(self) -> list[Forward]:
@@ -91,7 +98,7 @@ class Forwarder:
         """
         made = Forward(local, remote, protocol, proxy_protocol, opened_by)
         # Before the lock: a slow name server delays no other request.
-        found = await self._found(protocol, local)
+        found = await self._found(protocol, local, self._lookups[opened_by != HOST])
         async with self._lock:
             key = (protocol, local)
             if key in self._forwards:
@@ -99,8 +106,8 @@ class Forwarder:
             destination = _destination(protocol, remote)
             target = "" if destination is not None else _target(protocol, remote)
             version = _proxy_version(protocol, proxy_protocol)
-            if len(self._forwards) >= MAX_FORWARDS:
-                raise ForwardError(f"there are {MAX_FORWARDS} forwards already")
+            if len(self._forwards) >= self._max_forwards:
+                raise ForwardError(f"there are {self._max_forwards} forwards already")
             if destination is not None:
                 if version:
                     raise ForwardError("proxy_protocol is not for forwards over ssh")
@@ -172,7 +179,7 @@ class Forwarder:
             **who,
         )
 
-    async def _found(self, protocol: str, local: str) -> list[str] | None:
+    async def _found(self, protocol: str, local: str, lookups: Lookups) -> list[str] | None:
         """The addresses of the host in local. None means that there is no name to look up.
 
         An unknown name has no addresses. The worker refuses a text that is not an address at all.
@@ -184,7 +191,7 @@ class Forwarder:
         if not host or _is_number(host):
             return None
         try:
-            return await self._lookups.addresses(host)
+            return await lookups.addresses(host)
         except TimeoutError:
             prefix = f"listen {protocol}: " if protocol in inet.TCP else ""
             raise ForwardError(f"{prefix}lookup {host}: i/o timeout") from None

@@ -54,7 +54,9 @@ class ControlPlane:
         )
         request = self._channels.request
         self._sockets = SocketForwards(request, self._log)
-        self._forwarder = Forwarder(request, self._sockets, self._log)
+        self._forwarder = Forwarder(
+            request, self._sockets, self._log, max_forwards=config.limits.max_forwards
+        )
         self._not_handed_over = Repeated(self._log, "a guest's DNS connection cannot be handed over")
         self._counts: dict[str, int] = {}
         self._notifier = Notifier(config.links.notification, self._log, self._count)

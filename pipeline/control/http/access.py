@@ -75,11 +75,12 @@ class Access:
         hosts: Sequence[str],
         origins: Sequence[str],
         sites: Sequence[str],
+        agents: Sequence[str] = (),
         *,
         guest: bool = False,
     ) -> None:
         """Raise AccessError for a request that a web page may have sent (see web_pages.refusal)."""
-        if why := web_pages.refusal(hosts, origins, sites, guest=guest):
+        if why := web_pages.refusal(hosts, origins, sites, agents, guest=guest):
             self._refuse(_WEB_PAGE, client, why)
             raise AccessError(403, why)
 
@@ -97,8 +98,7 @@ class Access:
         if over_ssh and not self._guests.ssh:
             raise self._forbid(client, "guests may not forward over ssh")
         self.check_guest_forward(client, protocol, local)
-        guest = guest_address(client)
-        if guest and not self._guests.others and address != guest:
+        if not self._guests.others and address != guest_address(client):
             raise self._forbid(client, f"guests may not forward to another address than their own, {address}")
 
     def check_guest_unexpose(self, client: str, protocol: str, local: str, open_one: Forward | None) -> None:

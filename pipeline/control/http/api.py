@@ -33,6 +33,8 @@ from pipeline.go.text import GoError
 from pipeline.ipc import messages
 
 MAX_BODY: Final = 1 << 20
+MAX_GUEST_BODY: Final = 16 * 1024
+"""Bytes. Parsing a body stops the event loop: 1 MiB of small lists takes a third of a second."""
 GONE: Final = "gone:0"
 """The client of a request whose connection has ended already. It is no guest's address."""
 
@@ -108,7 +110,8 @@ class Api:
         return self._application([self._for_guests], guests=True)
 
     def _application(self, guards: Sequence[Middleware], *, guests: bool) -> web.Application:
-        app = web.Application(middlewares=[self._answer, *guards, _clean_path], client_max_size=MAX_BODY)
+        limit = MAX_GUEST_BODY if guests else MAX_BODY
+        app = web.Application(middlewares=[self._answer, *guards, _clean_path], client_max_size=limit)
         app[_GUESTS] = guests
         app.on_response_prepare.append(_trim_headers)
         app.router.add_route("*", "/services/forwarder/all", self._forwarder_all)
@@ -163,12 +166,12 @@ class Api:
     # --- forwarder ----------------------------------------------------------------------
 
     async def _forwarder_all(self, request: web.Request) -> web.Response:
-        guest = guest_address(_client(request)) if request.app[_GUESTS] else ""
+        reader = guest_address(_client(request)) if request.app[_GUESTS] else HOST
         forwards = [
             models.Forward(
                 local=forward.local,
                 remote=forward.remote
-                if guest in ("", forward.opened_by)
+                if reader in (HOST, forward.opened_by)
                 else without_secrets(forward.remote),
                 protocol=forward.protocol,
                 proxy_protocol=forward.proxy_protocol,

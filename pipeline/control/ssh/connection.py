@@ -265,6 +265,9 @@ class SshConnection:
             except (asyncssh.PermissionDenied, asyncssh.HostKeyNotVerifiable) as error:
                 # The guest answers. Waiting would not change its answer.
                 raise SshError(f"the guest refuses {self._to.user}: {error.reason}") from error
+            except ValueError as error:
+                # asyncssh does not take the user's name or the password (SASLprep, RFC 4013).
+                raise SshError(f"the guest cannot be asked: {error}") from error
             except (asyncssh.Error, RequestError, OSError, TimeoutError) as error:
                 if pause == FIRST_PAUSE:
                     self._log.info("guest does not answer ssh yet", error=str(error) or "silence")
