@@ -8,6 +8,7 @@ import ipaddress
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Annotated, Final, get_type_hints
+from urllib.parse import urlsplit
 
 from pipeline.config.limits import Limits
 from pipeline.config.scalars import (
@@ -21,6 +22,7 @@ from pipeline.config.scalars import (
     Text,
     one_of,
 )
+from pipeline.system import inet
 
 LINKS: Final = ("vpnkit", "qemu", "bess", "stdio", "vfkit")
 """Fields of Links that name where guests attach, beside /connect and ``further``."""
@@ -178,6 +180,13 @@ class Links:
     stdio: str
     vfkit: str
     further: tuple[tuple[str, str], ...]  # (protocol, URL)
+
+    @property
+    def loopback_ports(self) -> frozenset[int]:
+        """The ports of all TCP sockets on loopback. They are for the host, and guests must not reach them."""
+        urls = (*self.listen, self.services, self.vpnkit, self.qemu, *(url for _, url in self.further))
+        parts = [urlsplit(url) for url in urls if url.startswith("tcp")]
+        return frozenset(each.port for each in parts if each.port and inet.is_loopback(each.hostname or ""))
 
 
 @dataclass(frozen=True, slots=True)
