@@ -1,6 +1,6 @@
-"""The list of port forwards: it checks requests, refuses them in gvproxy's words, and knows what is open.
+"""The list of port forwards. It checks requests, and refuses them in gvproxy's words.
 
-The listen worker binds the address of a forward. socket_forward.py does so when the forward goes over ssh. A
+The listen worker binds the address of a forward. For a forward over ssh, ssh/socket_forward.py does so. A
 forward is in the list exactly when it is open there. Its key is its protocol and the text of its local
 address. No traffic passes here.
 """
@@ -31,7 +31,7 @@ MAX_FORWARDS: Final = Limits().max_forwards
 
 
 class ForwardError(Exception):
-    """A forward that cannot be opened or closed; the text is for the client."""
+    """A forward that cannot be opened or closed. The text is for the client."""
 
 
 class Forward(NamedTuple):
@@ -79,7 +79,7 @@ class Forwarder:
         self._sockets = sockets or SocketForwards(request, self._log)
         self._forwards: dict[tuple[str, str], Forward] = {}
         self._numbered: dict[tuple[str, str], str] = {}
-        """The local address of a forward with a service's name as the listen worker has it."""
+        """The local address with a port number, of each forward whose port is a service's name."""
         self._over_ssh: set[str] = set()
         self._lookups = {by_guest: Lookups() for by_guest in (False, True)}
         """By whether a guest asks: names that nobody answers for must not hold up the host's requests."""
@@ -192,9 +192,10 @@ class Forwarder:
             return None
         try:
             return await lookups.addresses(host)
-        except TimeoutError:
+        except OSError as error:
             prefix = f"listen {protocol}: " if protocol in inet.TCP else ""
-            raise ForwardError(f"{prefix}lookup {host}: i/o timeout") from None
+            words = "i/o timeout" if isinstance(error, TimeoutError) else str(error.strerror)
+            raise ForwardError(f"{prefix}lookup {host}: {words}") from None
 
     async def _open_socket(self, local: str, destination: Destination) -> None:
         try:
