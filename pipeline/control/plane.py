@@ -4,6 +4,7 @@ import asyncio
 import socket
 from collections.abc import Callable, Mapping, Sequence
 from ipaddress import IPv4Address
+from typing import Final
 
 from pipeline import logs
 from pipeline.config.model import Config, PortForward
@@ -23,6 +24,9 @@ from pipeline.ipc import messages
 from pipeline.ipc.channel import close_all
 from pipeline.ipc.fabric import Fabric
 from pipeline.topology import INGRESS, RESOLVER
+
+_MACHINES: Final = tuple(getattr(socket, name, None) for name in ("AF_VSOCK", "AF_HYPERV"))
+"""Families of sockets whose clients are virtual machines."""
 
 
 class ControlPlane:
@@ -92,13 +96,21 @@ class ControlPlane:
             )
 
     def serve(self, listener: socket.socket, *, guests: bool) -> None:
-        """Serve the API on a listening socket, which stays the caller's. guests: serve /connect too."""
+        """Serve the API on a listening socket, which stays the caller's. guests: serve /connect too.
+
+        A client of a socket for guests that comes from a virtual machine (vsock) is a guest. It has the API
+        of the gateway's port 80.
+        """
         browsers = listener.family in (socket.AF_INET, socket.AF_INET6)
+        only_guests = guests and listener.family in _MACHINES
         request, log, access = self._channels.request, self._log, self._access
-        paths: dict[str, TakeOver] = {TUNNEL: Tunnel(request, log, access, browsers=browsers)}
+        paths: dict[str, TakeOver] = {}
         if guests:
             paths[CONNECT] = Connect(request, log, access, browsers=browsers)
-        front = Front(server_of(self._full[browsers]), paths, log)
+        if not only_guests:
+            paths[TUNNEL] = Tunnel(request, log, access, browsers=browsers)
+        runner = self._guest if only_guests else self._full[browsers]
+        front = Front(server_of(runner), paths, log)
         self._fronts.append(front)
         front.listen(listener)
 
