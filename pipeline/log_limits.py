@@ -48,7 +48,7 @@ NAMED: Final = 5
 class LeftOut(NamedTuple):
     """Lines of one kind that were left out: their number, and that of the subjects with most of them."""
 
-    count: int
+    lines: int
     subjects: dict[str, int]
 
 

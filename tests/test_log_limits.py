@@ -70,7 +70,7 @@ def test_a_summary_names_the_guests_with_most_lines() -> None:
         written(limiter, "guest mac", f"link {number}", 100 * (number + 1))
     left = limiter.take_pending()["guest mac"]
     assert list(left.subjects) == [f"link {number}" for number in reversed(range(3, NAMED + 3))]
-    assert sum(left.subjects.values()) < left.count < 100 * sum(range(NAMED + 4))
+    assert sum(left.subjects.values()) < left.lines < 100 * sum(range(NAMED + 4))
     assert len(left.subjects) == NAMED
     assert limiter.take_pending() == {}
 
@@ -115,7 +115,7 @@ def test_every_line_is_written_or_counted_once(lines: list[tuple[str, int, float
         before = limiter.admit(kind, f"guest {subject % 5}", now, operator=operator)
         through += before >= 0
         counted += max(before, 0)
-    assert through + counted + sum(left.count for left in limiter.take_pending().values()) == len(lines)
+    assert through + counted + sum(left.lines for left in limiter.take_pending().values()) == len(lines)
 
 
 def test_subjects_are_bounded_and_lose_no_count() -> None:
@@ -123,4 +123,4 @@ def test_subjects_are_bounded_and_lose_no_count() -> None:
     for number in range(3 * MAX_SUBJECTS):
         limiter.admit("guest mac", f"link {number}", 0.0)
     assert len(limiter._subjects) == MAX_SUBJECTS
-    assert limiter.take_pending()["guest mac"].count == 3 * MAX_SUBJECTS - KIND.burst
+    assert limiter.take_pending()["guest mac"].lines == 3 * MAX_SUBJECTS - KIND.burst
