@@ -51,7 +51,8 @@ class Fairness:
         self._holders: dict[int, int] = {}
         """The guest whose bytes were last read into each slot, while there are several guests."""
         self._plenty_at = 0.0
-        self._waits = False
+        self.waits = False
+        """Whether no link is read for a moment, because few slots are free."""
         self.scarce = False
         """Whether data of segments are to be dropped."""
 
@@ -61,10 +62,10 @@ class Fairness:
         """Whether any link may be read now; sets ``scarce``. To be asked before links are read."""
         if self._pool.free_count > self._reserve:
             self._plenty_at = now
-            self.scarce = self._waits = False
+            self.scarce = self.waits = False
             return True
         self.scarce = now >= self._plenty_at + GRACE_S
-        self._waits = not self.scarce
+        self.waits = not self.scarce
         return self.scarce
 
     def holds(self, guest: int, slot: int) -> None:
@@ -131,7 +132,7 @@ class Fairness:
         """
         if not readable:
             return _NEVER
-        if self._waits:
+        if self.waits:
             return self._plenty_at + GRACE_S
         if not many or not self._paused:
             return _NEVER

@@ -75,7 +75,9 @@ class Receiver:
         several = self._shares.several
         guests = {port.guest_number for port in readable}
         paused = self._fairness.deadline(guests, many=several)
-        return min(paused, self._shares.deadline(guests, monotonic())) if several else paused
+        if not several or self._fairness.waits:
+            return paused
+        return min(paused, self._shares.deadline(guests, monotonic()))
 
     def _read_in_turns(self, now: float) -> int:
         """Rounds in which each guest that may be read has its turn; the number of bursts."""
@@ -84,14 +86,13 @@ class Receiver:
         work = 0
         self._spent = 0.0
         for _ in range(READS_A_STEP):
-            first: dict[int, Port] = {}
-            for port in ports.readable:
-                if port.guest_number not in first and self._may_read(port.guest_number, now):
-                    first[port.guest_number] = port
+            turns = self._turns(now)
+            readable = len(ports.readable)
             bursts = 0
-            for guest in shares.order(first):
-                bursts += self._take_turn(first[guest], now)
-            if not bursts:
+            for guest in shares.order(turns):
+                bursts += self._take_turn(turns[guest], now)
+            # A link that was found empty hid the next link of its guest, which has no other event.
+            if not bursts and len(ports.readable) == readable:
                 return work
             work += bursts
             if self._spent > STEP_S:
@@ -99,11 +100,19 @@ class Receiver:
         self.more = True
         return work
 
+    def _turns(self, now: float) -> dict[int, Port]:
+        """The guests that may be read, each with the link of it that has waited longest."""
+        first: dict[int, Port] = {}
+        for port in self._ports.readable:
+            first.setdefault(port.guest_number, port)
+        return {guest: port for guest, port in first.items() if self._may_read(guest, now)}
+
     def _may_read(self, guest: int, now: float) -> bool:
+        # The pause comes first, so that one that is over ends even if the guest has to wait all the same.
         fairness = self._fairness
         return (
-            self._shares.may_read(guest, now)
-            and fairness.may_read_guest(guest, now)
+            fairness.may_read_guest(guest, now)
+            and self._shares.may_read(guest, now)
             and fairness.has_slots(guest)
         )
 

@@ -11,9 +11,13 @@ in smaller bursts, so that the others wait less than a millisecond for one of it
 first SMALL_FRAME of each frame. Whatever it costs beyond that is small work: tiny frames, requests, frames
 that come to nothing. A flood consists of small work. It costs the host more than is measured here, since the
 kernel and the guest's monitor work for it too. So while another guest is active, all small work may take only
-a part of the machine's cores (PART). Guests that want more share it equally, and wait. A guest that sends one
-frame and waits for the answer is not a flood: its work counts less (UNHURRIED) as long as each read empties
-its socket. A guest that is alone is not limited.
+a part of the machine's cores (PART). Guests that want more share it equally, and wait. A guest that is alone
+is not limited.
+
+*Unhurried guests*. A guest that sends one frame and waits for the answer is not a flood. So a frame counts
+less (UNHURRIED) if the read that brought it emptied the socket. That holds for UNHURRIED_FRAMES a second of a
+guest, which is as many as one exchange after the other brings. A flood that is sent in small portions, so
+that each read empties its socket, gains no more than these.
 """
 
 from collections.abc import Iterable
@@ -28,7 +32,13 @@ SMALL_FRAME: Final = 128
 PART: Final = 0.125
 """Part of the machine's cores that small work may take while other guests are active."""
 UNHURRIED: Final = 0.25
-"""What counts of small work for a guest whose socket was empty after the last read."""
+"""What counts of small work for frames whose read emptied the socket."""
+UNHURRIED_FRAMES: Final = 8000
+"""Frames of a guest for which this holds, a second."""
+UNHURRIED_AT_ONCE: Final = 80
+"""Frames of a guest for which this holds at once."""
+AVERAGED: Final = 16
+"""Frames over which the price of a guest's work is averaged: other workers report it later than it is read."""
 SAVED_S: Final = 0.01
 """Time that a guest may save for small work: a short burst of it does not wait."""
 DEBT_S: Final = 0.05
@@ -53,7 +63,7 @@ _REMEMBERED: Final = 262144
 class Share:
     """The account of one guest."""
 
-    __slots__ = ("bytes_read", "cost", "counted_at", "deficit", "factor", "level")
+    __slots__ = ("_filled_at", "_unhurried", "bytes_read", "cost", "counted_at", "deficit", "factor", "level")
 
     def __init__(self, now: float) -> None:
         self.deficit = 0.0
@@ -61,10 +71,29 @@ class Share:
         self.level = SAVED_S
         """Time left for small work; negative: time that is owed."""
         self.factor = 1.0
-        """What counts of its work."""
+        """What counts of its work, on average."""
         self.counted_at = now
         self.cost = 0.0
         self.bytes_read = 0
+        self._unhurried = 0.0
+        """Frames that may still count less: a bucket of UNHURRIED_AT_ONCE, and the time of its level."""
+        self._filled_at = now
+
+    def was_read(self, count: int, frames: int, now: float) -> None:
+        """``count`` bytes in ``frames`` frames were read. Less than half of the limit emptied the socket."""
+        price = 1.0
+        if count < self.read_limit() >> 1:
+            fresh = (now - self._filled_at) * UNHURRIED_FRAMES
+            self._unhurried = min(self._unhurried + fresh, UNHURRIED_AT_ONCE)
+            self._filled_at = now
+            if frames <= self._unhurried:
+                self._unhurried -= frames
+                price = UNHURRIED
+        self.factor += (price - self.factor) * min(frames / AVERAGED, 1.0)
+        self.bytes_read += count
+        if self.bytes_read > _REMEMBERED:
+            self.bytes_read >>= 1
+            self.cost /= 2
 
     def read_limit(self) -> int:
         """Bytes of one read that cost about BURST_S."""
@@ -100,19 +129,9 @@ class Shares:
     # --- accounts -----------------------------------------------------------------------------
 
     def was_read(self, guest: int, count: int, frames: int, now: float) -> None:
-        """``count`` bytes of a guest, in ``frames`` frames, were read: it is active, and they are worth time.
-
-        A read that is shorter than the guest's limit emptied its socket.
-        """
-        if guest != self._latest:
-            self._latest, self._other_at = guest, self._latest_at
-        self._latest_at = now
-        share = self._shares[guest]
-        share.factor = UNHURRIED if count < share.read_limit() >> 1 else 1.0
-        share.bytes_read += count
-        if share.bytes_read > _REMEMBERED:
-            share.bytes_read >>= 1
-            share.cost /= 2
+        """``count`` bytes of a guest, in ``frames`` frames, were read: it is active, and they are worth time."""
+        self._is_active(guest, now)
+        self._shares[guest].was_read(count, frames, now)
         self.credit(guest, count, frames)
 
     def credit(self, guest: int, count: int, frames: int) -> None:
@@ -149,9 +168,15 @@ class Shares:
     # --- turns -------------------------------------------------------------------------------
 
     def may_read(self, guest: int, now: float) -> bool:
-        """Whether a guest may be read: it owes no time, or no other guest is active."""
+        """Whether a guest with something to read may be read: it owes no time, or no other guest is active.
+
+        A guest that has to wait is active too: the others must not take it for one that is silent.
+        """
         share = self._owing.get(guest)
-        return share is None or share.level >= 0 or not self._others_active(guest, now)
+        if share is None or share.level >= 0 or not self._others_active(guest, now):
+            return True
+        self._is_active(guest, now)
+        return False
 
     def order(self, guests: Iterable[int]) -> list[int]:
         """Begin a round: the guests whose turn it is, those with most time left first."""
@@ -185,6 +210,11 @@ class Shares:
             if share is not None and share.level < 0 and self._others_active(guest, now):
                 at = min(at, share.counted_at - share.level / rate, self._others_at(guest) + ACTIVE_S)
         return at
+
+    def _is_active(self, guest: int, now: float) -> None:
+        if guest != self._latest:
+            self._latest, self._other_at = guest, self._latest_at
+        self._latest_at = now
 
     def _others_at(self, guest: int) -> float:
         return self._other_at if guest == self._latest else self._latest_at

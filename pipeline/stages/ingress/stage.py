@@ -150,3 +150,5 @@ class IngressStage:
             self.steering.report_shared(several)
             for port in self.ports.by_number.values():
                 port.link.read_limit = FULL_READ
+            # A guest that had to wait for others is alone now, and no event says so.
+            self._receiver.more = True
