@@ -40,3 +40,8 @@ class Buckets:
     def forget(self, key: Hashable) -> None:
         """Remove the key's bucket. If the key is used again, its bucket is full."""
         self._levels.pop(key, None)
+
+    def forget_full(self, now: float) -> None:
+        """Remove the buckets that are full again. A key that comes back soon does not gain by it."""
+        for key in [key for key in self._levels if self.level(key, now) >= self.burst]:
+            del self._levels[key]

@@ -38,7 +38,7 @@ UNHURRIED_FRAMES: Final = 8000
 UNHURRIED_AT_ONCE: Final = 80
 """Frames of a guest for which this holds at once."""
 AVERAGED: Final = 16
-"""Frames over which the price of a guest's work is averaged: other workers report it later than it is read."""
+"""Frames over which the price of work is averaged: other workers report it later than ingress reads."""
 SAVED_S: Final = 0.01
 """Time that a guest may save for small work: a short burst of it does not wait."""
 DEBT_S: Final = 0.05
@@ -129,7 +129,7 @@ class Shares:
     # --- accounts -----------------------------------------------------------------------------
 
     def was_read(self, guest: int, count: int, frames: int, now: float) -> None:
-        """``count`` bytes of a guest, in ``frames`` frames, were read: it is active, and they are worth time."""
+        """``count`` bytes of a guest were read, in ``frames`` frames: it is active, and they are worth time."""
         self._is_active(guest, now)
         self._shares[guest].was_read(count, frames, now)
         self.credit(guest, count, frames)
