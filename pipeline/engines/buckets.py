@@ -15,6 +15,9 @@ class Buckets:
         self._levels: dict[Hashable, tuple[float, float]] = {}
         """By key: its tokens, and the time at which they were counted."""
 
+    def __len__(self) -> int:
+        return len(self._levels)
+
     def take(self, key: Hashable, now: float) -> bool:
         """Take a token. Returns False when there is none."""
         level = self.level(key, now)

@@ -98,7 +98,7 @@ class Turns(Generic[K]):
         return min([*waiting, self.crowded_until]) if waiting else _NEVER
 
     def on_client_gone(self, now: float) -> None:
-        """A client is gone. Its questions end as others do. If it comes back soon, it has no more than before."""
+        """A client is gone. Its questions end as others do. If it comes back soon, it has no fresh rate."""
         self._rates.forget_full(now)
 
     def _may_begin(self, client: Hashable, now: float) -> bool:

@@ -129,7 +129,7 @@ class Shares:
     # --- accounts -----------------------------------------------------------------------------
 
     def was_read(self, guest: int, count: int, frames: int, now: float) -> None:
-        """``count`` bytes of a guest were read, in ``frames`` frames: it is active, and they are worth time."""
+        """``count`` bytes of a guest, in ``frames`` frames, were read. They are worth time."""
         self._is_active(guest, now)
         self._shares[guest].was_read(count, frames, now)
         self.credit(guest, count, frames)
