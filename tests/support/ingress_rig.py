@@ -1,5 +1,6 @@
 """The ingress stage in its worker, with guests on socket pairs. The test turns the loop."""
 
+import gc
 import os
 import socket
 from time import monotonic
@@ -23,7 +24,7 @@ FRAME = b"\x0e\x00" + bytes(14)
 
 
 class IngressRig:
-    """Ingress between links and rings. End it with ``worker.end()``."""
+    """Ingress between links and rings. End it with ``end()``."""
 
     def __init__(self) -> None:
         config, _ = merge.build(flags.parse(options.START, []), [], resolv_conf=os.devnull)
@@ -33,6 +34,13 @@ class IngressRig:
         self.worker.adopt(self.stage)
         self.demux = self.fabric.ports("demux").rings_out["ingress"]
         self.rate = config.limits.max_bad_frames_per_second
+        # As in a worker's process: a collection of all that the tests hold would be charged to a guest.
+        gc.freeze()
+
+    def end(self) -> None:
+        """Close everything."""
+        self.worker.end()
+        gc.unfreeze()
 
     def guest(self) -> socket.socket:
         """A guest of /connect whose peer is unknown. Returns its end."""

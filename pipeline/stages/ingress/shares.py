@@ -46,7 +46,7 @@ ACTIVE_S: Final = 0.1
 """A guest is active for so long after something was read from it."""
 QUANTUM_S: Final = 0.0002
 """Time for each guest in a round."""
-BURST_S: Final = 0.0003
+BURST_S: Final = 0.0002
 """What one read of a guest may cost in all workers, about, while others are there."""
 LEAST_READ: Final = 4096
 """Bytes of one read, however much they cost."""
@@ -100,6 +100,10 @@ class Share:
             return FIRST_READ
         return min(max(int(BURST_S * self.bytes_read / max(self.cost, 1e-9)), LEAST_READ), FULL_READ)
 
+    def expected_cost(self, count: int) -> float:
+        """Seconds that this many bytes will take in all workers, as far as it is known."""
+        return count * self.cost / self.bytes_read if self.bytes_read >= KNOWN_AFTER else 0.0
+
 
 class Shares:
     """The accounts of all guests, by their numbers."""
@@ -111,6 +115,8 @@ class Shares:
         """Whether more than one guest has links. Until then nothing is charged."""
         self._owing: dict[int, Share] = {}
         """Guests that use what they have for small work."""
+        self.expected = 0.0
+        """Seconds that all workers will need, about, for what was read. The reader sets it to 0."""
         self._latest = 0
         self._latest_at = self._other_at = -_NEVER
         """Which guest was last read, when, and when one of the others was."""
@@ -129,7 +135,9 @@ class Shares:
     def was_read(self, guest: int, count: int, frames: int, now: float) -> None:
         """``count`` bytes of a guest, in ``frames`` frames, were read. They are worth time."""
         self._is_active(guest, now)
-        self._shares[guest].was_read(count, frames, now)
+        share = self._shares[guest]
+        share.was_read(count, frames, now)
+        self.expected += share.expected_cost(count)
         self.credit(guest, count, frames)
 
     def credit(self, guest: int, count: int, frames: int) -> None:
@@ -178,7 +186,10 @@ class Shares:
         return False
 
     def order(self, guests: Iterable[int]) -> list[int]:
-        """Begin a round: the guests whose turn it is, those with most time left first."""
+        """Begin a round: the guests whose turn it is, those with most time left first.
+
+        guests: those that have waited longest come first. Among guests with the same time left they do here.
+        """
         shares = self._shares
         waiting = [(shares[guest], guest) for guest in guests]
         if not waiting:
@@ -187,8 +198,10 @@ class Shares:
         grant = QUANTUM_S if most > -QUANTUM_S else QUANTUM_S - most
         for share, _ in waiting:
             share.deficit = min(share.deficit + grant, QUANTUM_S)
-        ready = [(-share.deficit, guest) for share, guest in waiting if share.deficit > 0]
-        return [guest for _, guest in sorted(ready)]
+        ready = [
+            (-share.deficit, at, guest) for at, (share, guest) in enumerate(waiting) if share.deficit > 0
+        ]
+        return [guest for _, _, guest in sorted(ready)]
 
     def is_empty(self, guest: int) -> None:
         """A guest has nothing to read: it saves no time for later rounds."""

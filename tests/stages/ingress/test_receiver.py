@@ -16,7 +16,7 @@ NEVER = float("inf")
 def rig() -> Iterator[IngressRig]:
     rig = IngressRig()
     yield rig
-    rig.worker.end()
+    rig.end()
 
 
 def test_an_empty_link_does_not_hide_the_next_link_of_its_guest(rig: IngressRig) -> None:
@@ -77,3 +77,37 @@ def test_a_guest_that_waited_for_another_one_is_read_when_that_one_is_gone(rig: 
     assert rig.stage.deadline() == NEVER
     waiting.close()
     leaving.close()
+
+
+def test_a_step_is_short_if_what_it_reads_is_work_for_others(rig: IngressRig) -> None:
+    port, flood = rig.link_of("process 7")
+    _, honest = rig.link_of("process 8")
+    rig.turn()
+    rig.turn()
+    accounts = rig.stage.ports.shares
+    accounts.was_read(port.guest_number, 70_000, 1000, monotonic())
+    accounts.charge(port.guest_number, 0.005, monotonic())
+    flood.sendall(FRAME * 3000)
+    rig.turn()
+    assert rig.taken() * len(FRAME) <= 2 * shares.LEAST_READ, "each read is 0.3 ms of work"
+    assert rig.stage.deadline() == 0.0, "the rest follows at once"
+    flood.close()
+    honest.close()
+
+
+def test_a_round_in_which_nobody_can_be_read_cancels_no_debt(rig: IngressRig) -> None:
+    (first, one), (second, two) = rig.link_of("process 7"), rig.link_of("process 8")
+    rig.turn()
+    rig.turn()
+    one.sendall(FRAME * 2000)
+    while rig.stage.steering.room() > 0:
+        rig.turn()
+    accounts = rig.stage.ports.shares
+    accounts.charge(first.guest_number, 0.0008, monotonic())
+    one.sendall(FRAME)
+    two.sendall(FRAME)
+    for _ in range(40):
+        rig.turn()
+    assert accounts.order([first.guest_number, second.guest_number]) == [second.guest_number]
+    one.close()
+    two.close()

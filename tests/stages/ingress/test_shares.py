@@ -180,6 +180,11 @@ def test_turns_go_to_the_guest_with_most_time_left(both: Shares) -> None:
     assert both.order([FLOOD, HONEST]) == [FLOOD]
 
 
+def test_of_guests_with_the_same_time_left_the_one_that_has_waited_longest_comes_first(both: Shares) -> None:
+    assert both.order([HONEST, FLOOD]) == [HONEST, FLOOD]
+    assert both.order([FLOOD, HONEST]) == [FLOOD, HONEST]
+
+
 def test_somebody_always_has_a_turn(both: Shares) -> None:
     both.charge(FLOOD, 1.0, 0.0)
     both.charge(HONEST, 2.0, 0.0)
@@ -194,7 +199,7 @@ def test_a_guest_with_expensive_frames_is_read_in_small_pieces(both: Shares) -> 
         both.was_read(FLOOD, 4096, 1, 0.0)
         both.charge(FLOOD, 68 * FRAME_S, 0.0)
         both.was_read(HONEST, 65536, 1, 0.0)
-        both.charge(HONEST, 0.0001, 0.0)
+        both.charge(HONEST, 0.00005, 0.0)
     assert both.read_limit(FLOOD) == shares.LEAST_READ
     assert both.read_limit(HONEST) == FULL_READ
 
