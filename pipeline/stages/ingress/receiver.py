@@ -23,6 +23,7 @@ STEP_S: Final = 0.0003
 _BYTES_IN: Final = INDEX["link_bytes_from_guest"]
 _FRAMES_IN: Final = INDEX["link_frames_from_guest"]
 _PAUSED: Final = INDEX["link_reads_paused_no_slot"]
+_SMALL_WORK: Final = INDEX["link_reads_paused_small_work"]
 
 
 class Receiver:
@@ -81,6 +82,7 @@ class Receiver:
         """Rounds in which each guest that may be read has its turn; the number of bursts."""
         ports, shares = self._ports, self._shares
         shares.refill(now)
+        self._counts[_SMALL_WORK] = shares.pauses
         work = 0
         shares.expected = 0.0
         for _ in range(READS_A_STEP):

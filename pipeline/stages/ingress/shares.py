@@ -62,7 +62,17 @@ _REMEMBERED: Final = 262144
 class Share:
     """The account of one guest."""
 
-    __slots__ = ("_filled_at", "_unhurried", "bytes_read", "cost", "counted_at", "deficit", "factor", "level")
+    __slots__ = (
+        "_filled_at",
+        "_unhurried",
+        "bytes_read",
+        "cost",
+        "counted_at",
+        "deficit",
+        "factor",
+        "level",
+        "waits",
+    )
 
     def __init__(self, now: float) -> None:
         self.deficit = 0.0
@@ -71,6 +81,8 @@ class Share:
         """Time left for small work; negative: time that is owed."""
         self.factor = 1.0
         """What counts of its work, on average."""
+        self.waits = False
+        """Whether it was not read when it was last looked at, because of what it owes."""
         self.counted_at = now
         self.cost = 0.0
         self.bytes_read = 0
@@ -115,6 +127,8 @@ class Shares:
         """Whether more than one guest has links. Until then nothing is charged."""
         self._owing: dict[int, Share] = {}
         """Guests that use what they have for small work."""
+        self.pauses = 0
+        """How often a guest had to begin to wait because of its small work."""
         self.expected = 0.0
         """Seconds that all workers will need, about, for what was read. The reader sets it to 0."""
         self._latest = 0
@@ -180,10 +194,14 @@ class Shares:
         A guest that has to wait is active too: the others must not take it for one that is silent.
         """
         share = self._owing.get(guest)
-        if share is None or share.level >= 0 or not self._others_active(guest, now):
+        if share is None:
             return True
-        self._is_active(guest, now)
-        return False
+        waits = share.level < 0 and self._others_active(guest, now)
+        if waits:
+            self._is_active(guest, now)
+            self.pauses += not share.waits
+        share.waits = waits
+        return not waits
 
     def order(self, guests: Iterable[int]) -> list[int]:
         """Begin a round: the guests whose turn it is, those with most time left first.

@@ -5,6 +5,7 @@ from time import monotonic
 
 import pytest
 
+from pipeline.counters import INDEX
 from pipeline.links.base import LinkClosed
 from pipeline.stages.ingress import shares
 from tests.support.ingress_rig import FRAME, IngressRig
@@ -51,6 +52,7 @@ def test_a_pause_that_is_over_does_not_keep_ingress_awake_while_its_guest_owes_t
     rig.turn()
     rig.turn()
     assert port in rig.stage.ports.readable, "it has to wait for what it owes"
+    assert rig.worker.counts[INDEX["link_reads_paused_small_work"]] == 1
     assert monotonic() < rig.stage.deadline() < monotonic() + 2 * shares.ACTIVE_S
     flood.close()
     honest.close()
