@@ -73,6 +73,10 @@ class Fairness:
         if self._holders.get(slot) != guest:
             self._holders[slot] = guest
 
+    def forget_holders(self) -> None:
+        """A guest was alone, and nobody has noted its slots: what was known before is about other bytes."""
+        self._holders.clear()
+
     def has_slots(self, guest: int) -> bool:
         """Whether a guest holds fewer slots than are free (a dynamic threshold, as in switches).
 

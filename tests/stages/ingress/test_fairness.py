@@ -75,6 +75,32 @@ def rig() -> Iterator[IngressRig]:
     rig.end()
 
 
+def test_slots_that_others_use_again_while_nobody_notes_it_count_for_nobody(
+    fairness: Fairness, pool: Pool
+) -> None:
+    for _ in range(pool.count - 2):
+        fairness.holds(1, pool.alloc())
+    assert not fairness.has_slots(1)
+    assert fairness.has_slots(2)
+    fairness.forget_holders()
+    assert fairness.has_slots(1)
+
+
+def test_a_guest_that_was_away_holds_no_slots_when_it_is_back(rig: IngressRig) -> None:
+    stays, leaves = rig.guest(), rig.guest()
+    rig.turn()
+    for slot in range(rig.worker.pool.count):
+        rig.stage.fairness.holds(2, slot)
+    leaves.close()
+    rig.turn()
+    comes = rig.guest()
+    while rig.worker.pool.free_count > 4:
+        rig.worker.pool.alloc()
+    assert rig.stage.fairness.has_slots(2)
+    for guest in (stays, comes):
+        guest.close()
+
+
 def test_ingress_sleeps_when_its_only_guest_has_misbehaved(rig: IngressRig) -> None:
     guest = rig.guest()
     rig.turn()
