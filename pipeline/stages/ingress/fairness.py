@@ -13,6 +13,7 @@ leaves holes, and waiting would stop every other flow. Then links are read, but 
 data only the acknowledgment goes on, so that no ACK waits for data. The guest sends the data again.
 """
 
+from collections import Counter
 from collections.abc import Collection
 from typing import Final
 
@@ -77,16 +78,17 @@ class Fairness:
         """A guest was alone, and nobody has noted its slots: what was known before is about other bytes."""
         self._holders.clear()
 
-    def has_slots(self, guest: int) -> bool:
-        """Whether a guest holds fewer slots than are free (a dynamic threshold, as in switches).
+    def holding_too_many(self) -> set[int]:
+        """The guests that hold more slots than are free (a dynamic threshold, as in switches).
 
         So several guests that fill their slots still leave some to the next one.
         """
         free = self._pool.free_count
         if free * 2 >= self._pool.count:
-            return True
+            return set()
         refs = self._pool.refs
-        return sum([1 for slot, holder in self._holders.items() if holder == guest and refs(slot)]) <= free
+        held = Counter([holder for slot, holder in self._holders.items() if refs(slot)])
+        return {guest for guest, count in held.items() if count > free}
 
     def drop_data(self, items: Collection[Item]) -> None:
         """Leave only the bare acknowledgment of runs with data."""

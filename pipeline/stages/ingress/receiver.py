@@ -108,16 +108,14 @@ class Receiver:
         first: dict[int, Port] = {}
         for port in self._ports.readable:
             first.setdefault(port.guest_number, port)
-        return {guest: port for guest, port in first.items() if self._may_read(guest, now)}
-
-    def _may_read(self, guest: int, now: float) -> bool:
-        # The pause comes first, so that one that is over ends even if the guest has to wait all the same.
-        fairness = self._fairness
-        return (
-            fairness.may_read_guest(guest, now)
-            and self._shares.may_read(guest, now)
-            and fairness.has_slots(guest)
-        )
+        fairness, shares = self._fairness, self._shares
+        greedy = fairness.holding_too_many()
+        return {
+            guest: port
+            for guest, port in first.items()
+            # The pause comes first, so that one that is over ends even if the guest has to wait all the same.
+            if fairness.may_read_guest(guest, now) and shares.may_read(guest, now) and guest not in greedy
+        }
 
     def _take_turn(self, port: Port, now: float) -> int:
         """One read of a guest, which is charged for the time; the number of bursts."""
