@@ -98,7 +98,7 @@ class Turns(Generic[K]):
         return min([*waiting, self.crowded_until]) if waiting else _NEVER
 
     def on_client_gone(self, now: float) -> None:
-        """A client is gone. Its questions under way end like others. A client that returns has no fresh rate."""
+        """A client is gone. Its questions under way end like others. It gets no fresh rate by returning."""
         self._rates.forget_full(now)
 
     def _may_begin(self, client: Hashable, now: float) -> bool:

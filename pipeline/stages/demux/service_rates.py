@@ -99,6 +99,6 @@ class ServiceRates:
         return True
 
     def on_guest_gone(self, now: float) -> None:
-        """A guest has no link any more. If it comes back at once, it has no more than before."""
+        """A guest has no link any more. If it comes back at once, it has no fresh rate."""
         self._dns.forget_full(now)
         self._dhcp.forget_full(now)

@@ -73,7 +73,7 @@ class Fairness:
             self._holders[slot] = guest
 
     def forget_holders(self) -> None:
-        """A second guest is there. While one was alone, holds() was not called, so the holders are outdated."""
+        """A second guest is there. While the first was alone, holds() was not called: forget old holders."""
         self._holders.clear()
 
     def holding_too_many(self) -> set[int]:

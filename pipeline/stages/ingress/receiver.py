@@ -87,7 +87,7 @@ class Receiver:
         work = 0
         shares.expected = 0.0
         for _ in range(READS_A_STEP):
-            # A round in which nobody can be read must not count: it would cancel what guests owe each other.
+            # A round in which no guest can be read must not begin: it would cancel the guests' debts.
             if not self._has_room():
                 return work
             turns = self._turns(now)
@@ -95,7 +95,7 @@ class Receiver:
             bursts = 0
             for guest in shares.order(turns):
                 bursts += self._take_turn(turns[guest], now)
-            # A link that was found empty hid the next link of its guest, which has no other event.
+            # If a link was found empty, the next link of its guest may still have something to read.
             if not bursts and len(ports.readable) == readable:
                 return work
             work += bursts
@@ -105,7 +105,7 @@ class Receiver:
         return work
 
     def _turns(self, now: float) -> dict[int, Port]:
-        """The guests that may be read, each with the link of it that has waited longest."""
+        """The guests that may be read, each with its link that has waited longest."""
         first: dict[int, Port] = {}
         for port in self._ports.readable:
             first.setdefault(port.guest_number, port)
@@ -114,7 +114,7 @@ class Receiver:
         return {
             guest: port
             for guest, port in first.items()
-            # The pause comes first, so that one that is over ends even if the guest has to wait all the same.
+            # may_read_guest() comes first: it ends a pause that is over, even if the guest must still wait.
             if fairness.may_read_guest(guest, now) and shares.may_read(guest, now) and guest not in greedy
         }
 
@@ -132,7 +132,7 @@ class Receiver:
         return bursts
 
     def _has_room(self) -> bool:
-        """Whether what is read now finds room on its way."""
+        """Whether the records of a read find room in the rings, and its slots may get more references."""
         return self._steering.room() > 0 and self._pool.refs_out <= MAX_REFS
 
     def _read_link(self, port: Port, now: float, most: int) -> int:

@@ -36,7 +36,7 @@ from pipeline.wire import ethernet, ipv4
 DHCP_PORT: Final = 67
 DNS_PORT: Final = 53
 UNKNOWN_GUESTS: Final = 0x10000
-"""Above the numbers of all guests, which have 16 bits."""
+"""Numbers from here on are not those of guests, which have 16 bits."""
 CROWDED_S: Final = 1.0
 """Seconds for which clients have a rate after a question that came while several guests were active."""
 BURSTS_A_STEP: Final = 4
