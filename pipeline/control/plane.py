@@ -13,7 +13,7 @@ from pipeline.control.http.access import Access
 from pipeline.control.http.api import Api
 from pipeline.control.http.connection import make_runner, server_of
 from pipeline.control.http.front import Front, TakeOver
-from pipeline.control.http.takeover import CONNECT, TUNNEL, Connect, Tunnel
+from pipeline.control.http.takeover import CAPTURE, CONNECT, TUNNEL, Capture, Connect, Tunnel
 from pipeline.control.notify import CONNECTION_CLOSED, CONNECTION_ESTABLISHED, Notifier
 from pipeline.control.repeated import Repeated
 from pipeline.control.ssh.connection import Destination
@@ -93,7 +93,10 @@ class ControlPlane:
         """Serve the API on a listening socket, which stays the caller's; with guests also /connect."""
         browsers = listener.family in (socket.AF_INET, socket.AF_INET6)
         request, log, access = self._channels.request, self._log, self._access
-        paths: dict[str, TakeOver] = {TUNNEL: Tunnel(request, log, access, browsers=browsers)}
+        paths: dict[str, TakeOver] = {
+            TUNNEL: Tunnel(request, log, access, browsers=browsers),
+            CAPTURE: Capture(request, log, access, browsers=browsers),
+        }
         if guests:
             paths[CONNECT] = Connect(request, log, access, browsers=browsers)
         front = Front(server_of(self._full[browsers]), paths, log)

@@ -16,8 +16,8 @@ from pipeline.links.listener import Guest, LinkResources
 from pipeline.links.offload import OffloadLink
 from pipeline.links.stream import StreamLink
 from pipeline.stages.ingress.acceptors import Acceptors
-from pipeline.stages.ingress.capture import Capture
 from pipeline.stages.ingress.fairness import Fairness
+from pipeline.stages.ingress.live import Captures
 from pipeline.stages.ingress.offload import VnetOffload
 from pipeline.stages.ingress.ports import Port, Ports
 from pipeline.stages.ingress.receiver import Receiver
@@ -43,10 +43,12 @@ class IngressStage:
         self.fairness = Fairness(worker.pool, worker.counts, config.limits.max_bad_frames_per_second)
         self.ports = Ports(worker, self.fairness, self._on_detached)
         self._card = VnetOffload(worker, config.network.mtu)
-        self._capture = Capture(worker, config.network.mtu)
-        self._receiver = Receiver(worker, self.ports, self.steering, self.fairness, self._card, self._capture)
+        captures = Captures(worker, config.network.mtu, self.ports.by_number, self.steering)
+        self._capture = captures.file
+        self._live = captures.live
+        self._receiver = Receiver(worker, self.ports, self.steering, self.fairness, self._card, captures)
         self._transmitter = Transmitter(
-            worker, config, self.ports, self.steering, self.fairness, self._card, self._capture
+            worker, config, self.ports, self.steering, self.fairness, self._card, captures
         )
         resources = LinkResources(worker.pool, worker.ports.arena.slots, config.network.mtu)
         self._acceptors = Acceptors(worker, resources, self._attach, self.ports.hang_up)
@@ -77,6 +79,7 @@ class IngressStage:
         ``attach``: a stream that /connect has taken over, with the bytes after its head.
         ``open``: sockets on which guests arrive, see pipeline.stages.ingress.acceptors.
         ``capture``: a file with the head of a capture. Every frame is written to it from now on.
+        ``live_capture``: the socket of a client that wants a capture with a filter.
         """
         match messages.request_of(message):
             case messages.Attach() as ask if fds:
@@ -87,6 +90,9 @@ class IngressStage:
             case messages.Capture() if fds:
                 self._capture.start(fds[0])
                 return {}
+            case messages.LiveCapture() as ask if fds:
+                close_all(fds[1:])
+                return self._live.start(ask, fds[0]).encode()
         close_all(fds)
         return {"error": f"ingress knows no request {message.get('op')!r}"}
 
@@ -101,6 +107,7 @@ class IngressStage:
             "links_paused": self.fairness.paused(),
             "neighbors": len(self.steering.neighbors),
             "udp_routes": len(self.steering.routes),
+            "captures": self._live.count(),
         }
 
     def close(self) -> None:
@@ -108,6 +115,7 @@ class IngressStage:
         self._acceptors.close()
         self.ports.close()
         self._capture.close()
+        self._live.close()
         self._card.close()
 
     # --- guests -----------------------------------------------------------------------
@@ -132,6 +140,7 @@ class IngressStage:
         if port is None:
             return False
         self.steering.link_up(port.number, port.guest_number)
+        self._live.link_up(port)
         self._look_at_guests()
         self._worker.log.info(
             "guest connected",
@@ -145,6 +154,7 @@ class IngressStage:
     def _on_detached(self, port: Port, error: LinkClosed) -> None:
         """A guest is gone, and its link is closed."""
         self.steering.link_down(port.number, port.guest_number)
+        self._live.link_down(port.number)
         self._look_at_guests()
         self._acceptors.on_left(port.number, port.guest, error)
 

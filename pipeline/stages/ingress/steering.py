@@ -22,7 +22,7 @@ from pipeline.ipc.ring import Producer
 from pipeline.records import kinds, udp
 from pipeline.records.addresses import Addr
 from pipeline.records.flows import Ends, FlowKey, flow_key
-from pipeline.records.frames import Frame
+from pipeline.records.frames import Frame, WatchDrops
 from pipeline.records.guests import LinkNotice, Neighbor, Shared
 from pipeline.records.tcp import TcpRange
 from pipeline.records.udp import UdpData, UdpNotice, UdpRange
@@ -233,6 +233,10 @@ class Steering:
         """There are several guests now, or only one: the other workers measure what each costs, or not."""
         for ring in self._rings:
             ring.push(Shared.pack(shared))
+
+    def watch_drops(self, on: bool) -> None:
+        """A capture of drops is running now, or none is: demux hands over what it drops, or not."""
+        self._demux.push(WatchDrops.pack(on))
 
     def link_up(self, link: int, guest: int) -> None:
         """A link of that guest is there."""
