@@ -119,8 +119,13 @@ def test_a_capture_is_asked_of_ingress_and_its_answer_is_all_that_the_client_see
             assert worker == "ingress"
             assert op.pop("head").startswith(b"HTTP/1.1 200 OK\r\nContent-Type: application/x-pcapng\r\n")
             assert op == {
-                **{"op": "live_capture", "guests": ["3", "192.168.127.2"], "hosts": ["10.0.0.0/8"]},
-                **{"ports": ["53"], "protocols": ["udp"], "drops": True, "snaplen": 96},
+                "op": "live_capture",
+                "guests": ["3", "192.168.127.2"],
+                "hosts": ["10.0.0.0/8"],
+                "ports": ["53"],
+                "protocols": ["udp"],
+                "drops": True,
+                "snaplen": 96,
             }
             ingress = at.workers.socks.pop()
             ingress.send(b"a capture")
