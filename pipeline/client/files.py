@@ -136,4 +136,5 @@ def write_all(fd: int, data: bytes) -> None:
     """Write all bytes, waiting if need be. Raises OSError."""
     view = memoryview(data)
     while view:
-        view = view[os.write(fd, view) :]
+        written = os.write(fd, view)
+        view = view[written:]

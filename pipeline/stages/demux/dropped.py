@@ -14,8 +14,8 @@ from pipeline.records.tcp import TcpRange
 from pipeline.records.udp import HEADERS_LEN, UdpRange
 from pipeline.stages.demux.network import Network
 
-MAX_WAITING: Final = 32
-"""Records in the ring to ingress, of any kind, above which dropped frames are not handed over."""
+SHARE: Final = 16
+"""One of this number of slots may wait in the ring to ingress: with more records there, none is added."""
 
 _MISSING: Final = INDEX["capture_frames_dropped"]
 
@@ -63,6 +63,8 @@ class DroppedFrames:
         self._worker = network.worker
         self._counts = network.counts
         self._ring = network.ingress_out
+        self.max_waiting = len(network.slots) // SHARE
+        """Records in the ring to ingress, of any kind, from which on dropped frames are not handed over."""
         self.watched = False
         """Whether a capture of drops is running."""
 
@@ -72,7 +74,7 @@ class DroppedFrames:
             self._worker.free(slot)
             return
         ring = self._ring
-        if ring.capacity - ring.room() >= MAX_WAITING:
+        if ring.capacity - ring.room() >= self.max_waiting:
             self._counts[_MISSING] += shape.frames
             self._worker.free(slot)
             return

@@ -112,9 +112,9 @@ class LiveCaptures:
             capture.wanted.forget_link(link)
             capture.writer.forget_interface(link)
 
-    def count(self) -> int:
-        """How many captures are running."""
-        return len(self._captures)
+    def running(self) -> list[LiveCapture]:
+        """The captures that are running."""
+        return list(self._captures)
 
     def close(self) -> None:
         """End all captures; wait a moment for what is queued."""

@@ -41,6 +41,9 @@ class LiveWriter:
         self._gathered: list[pcapng.Buffer] = []
         self._count = 0
         self._unreported = 0
+        """Missing frames that no queued frame reports."""
+        self._reported = 0
+        """Missing frames that a gathered frame reports."""
         self._next = 0
         self._interfaces: dict[int, int] = {}
 
@@ -60,6 +63,7 @@ class LiveWriter:
         if interface is None:
             return
         lost, self._unreported = self._unreported, 0
+        self._reported += lost
         self._gathered += pcapng.enhanced_packet(interface, when, frame, self._snaplen, flags, lost, comment)
         self._count += 1
 
@@ -74,6 +78,7 @@ class LiveWriter:
         if not self._gathered and not self._due:
             return 0
         count, self._count = self._count, 0
+        reported, self._reported = self._reported, 0
         data = b"".join([*self._due, *self._gathered])
         self._gathered = []
         if self._outlet.put(self.fd, data, count):
@@ -81,8 +86,12 @@ class LiveWriter:
             self.frames += count
             return 0
         self.missing += count
-        self._unreported += count
+        self._unreported += count + reported
         return count
+
+    def is_written(self) -> bool:
+        """Whether nothing is queued."""
+        return self._outlet.flush(0)
 
     def drain(self) -> bool:
         """Wait at most LAST_WAIT for what is queued. Returns whether it is written."""
@@ -95,7 +104,7 @@ class LiveWriter:
         """
         if self.fd < 0:
             return True
-        if not self._outlet.flush(0):
+        if not self.is_written():
             self._cut()
             if not self._outlet.flush(END_WAIT):
                 return False

@@ -43,12 +43,10 @@ class IngressStage:
         self.fairness = Fairness(worker.pool, worker.counts, config.limits.max_bad_frames_per_second)
         self.ports = Ports(worker, self.fairness, self._on_detached)
         self._card = VnetOffload(worker, config.network.mtu)
-        captures = Captures(worker, config.network.mtu, self.ports.by_number, self.steering)
-        self._capture = captures.file
-        self._live = captures.live
-        self._receiver = Receiver(worker, self.ports, self.steering, self.fairness, self._card, captures)
+        self.captures = Captures(worker, config.network.mtu, self.ports.by_number, self.steering)
+        self._receiver = Receiver(worker, self.ports, self.steering, self.fairness, self._card, self.captures)
         self._transmitter = Transmitter(
-            worker, config, self.ports, self.steering, self.fairness, self._card, captures
+            worker, config, self.ports, self.steering, self.fairness, self._card, self.captures
         )
         resources = LinkResources(worker.pool, worker.ports.arena.slots, config.network.mtu)
         self._acceptors = Acceptors(worker, resources, self._attach, self.ports.hang_up)
@@ -88,11 +86,11 @@ class IngressStage:
             case messages.Open() as ask if fds:
                 return self._acceptors.open(ask, fds)
             case messages.Capture() if fds:
-                self._capture.start(fds[0])
+                self.captures.file.start(fds[0])
                 return {}
             case messages.LiveCapture() as ask if fds:
                 close_all(fds[1:])
-                return self._live.start(ask, fds[0]).encode()
+                return self.captures.live.start(ask, fds[0]).encode()
         close_all(fds)
         return {"error": f"ingress knows no request {message.get('op')!r}"}
 
@@ -107,15 +105,15 @@ class IngressStage:
             "links_paused": self.fairness.paused(),
             "neighbors": len(self.steering.neighbors),
             "udp_routes": len(self.steering.routes),
-            "captures": self._live.count(),
+            "captures": len(self.captures.live.running()),
         }
 
     def close(self) -> None:
         """Close all links and listeners."""
         self._acceptors.close()
         self.ports.close()
-        self._capture.close()
-        self._live.close()
+        self.captures.file.close()
+        self.captures.live.close()
         self._card.close()
 
     # --- guests -----------------------------------------------------------------------
@@ -140,7 +138,7 @@ class IngressStage:
         if port is None:
             return False
         self.steering.link_up(port.number, port.guest_number)
-        self._live.link_up(port)
+        self.captures.live.link_up(port)
         self._look_at_guests()
         self._worker.log.info(
             "guest connected",
@@ -154,7 +152,7 @@ class IngressStage:
     def _on_detached(self, port: Port, error: LinkClosed) -> None:
         """A guest is gone, and its link is closed."""
         self.steering.link_down(port.number, port.guest_number)
-        self._live.link_down(port.number)
+        self.captures.live.link_down(port.number)
         self._look_at_guests()
         self._acceptors.on_left(port.number, port.guest, error)
 
