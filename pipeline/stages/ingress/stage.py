@@ -105,7 +105,6 @@ class IngressStage:
             "links_paused": self.fairness.paused(),
             "neighbors": len(self.steering.neighbors),
             "udp_routes": len(self.steering.routes),
-            "captures": len(self.captures.live.running()),
         }
 
     def close(self) -> None:

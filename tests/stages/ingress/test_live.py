@@ -229,7 +229,7 @@ def test_a_reader_that_does_not_read_loses_frames_and_hears_how_many(
         quick.drain()
     lost = rig.count("capture_frames_dropped")
     assert lost > 0
-    assert rig.stage.held()["captures"] == 2
+    assert len(rig.stage.captures.live.running()) == 2
     rig.found(client)
     rig.send(guest, udp_frame(b"last"))
     found = rig.found(client)
@@ -255,7 +255,7 @@ def test_a_wrong_filter_is_refused(rig: Rig) -> None:
         False,
         "port '0' is wrong (allowed: 1 to 65535, or a range low-high)",
     )
-    assert rig.stage.held()["captures"] == 0
+    assert len(rig.stage.captures.live.running()) == 0
 
 
 def test_a_client_that_leaves_ends_its_capture_and_what_it_says_is_ignored(rig: Rig) -> None:
@@ -263,10 +263,10 @@ def test_a_client_that_leaves_ends_its_capture_and_what_it_says_is_ignored(rig: 
     client = Client(rig)
     client.sock.send(b"more")
     rig.turn()
-    assert rig.stage.held()["captures"] == 1
+    assert len(rig.stage.captures.live.running()) == 1
     client.sock.close()
     rig.turn()
-    assert rig.stage.held()["captures"] == 0
+    assert len(rig.stage.captures.live.running()) == 0
     assert not rig.stage.captures.live.passing
     rig.send(guest, udp_frame(b"x"))
 
