@@ -138,6 +138,7 @@ class Filter:
         """Links from which a guest that is wanted has sent."""
         for text in guests:
             self._add_guest(text)
+        self._learned = False
         self._hosts = [_host(text) for text in hosts]
         self._ports = [_port_range(text) for text in ports]
         self._protocols: set[int] = set()
@@ -156,6 +157,11 @@ class Filter:
         """The link is gone. Another guest may get its number, unless the filter names the number itself."""
         self._seen_on.discard(link)
 
+    def has_learned(self) -> bool:
+        """Whether fits() has found a link of a guest since the last call. Then earlier results may change."""
+        learned, self._learned = self._learned, False
+        return learned
+
     def fits(self, head: Head, link: int, from_guest: bool) -> bool:
         """Whether a frame on this link fits. from_guest: the guest of the link sent it."""
         if not (self._any_guest or self._is_of_guest(head, link, from_guest)):
@@ -171,8 +177,9 @@ class Filter:
             return True
         mac, address = (head.src_mac, head.src) if from_guest else (head.dst_mac, head.dst)
         if mac in self._macs or (head.version == 4 and address in self._addresses):
-            if from_guest:
+            if from_guest and link not in self._seen_on:
                 self._seen_on.add(link)
+                self._learned = True
             return True
         return not from_guest and link in self._seen_on and bool(mac) and ethernet.is_group(mac)
 

@@ -2,7 +2,8 @@
 
 Each has an interface for each guest link, and writes frames as on a wire (capture.py). The filter looks at a
 frame where it lies. GRO has made runs of most frames of a guest, and the transmitter gathers the frames of a
-record together, so the filter looks at one frame of each. Only frames that fit are copied.
+record together. So the filter looks at one frame of a run or record, and its verdict about a flow is
+remembered. Only frames that fit are copied.
 
 A capture of drops has instead the frames of guests that ingress or demux dropped, each with the name of the
 counter as a comment. GRO does not say which frame it dropped. So ingress asks it again for each frame that is
@@ -23,7 +24,8 @@ from pipeline.engines.offload.burst import Item
 from pipeline.engines.offload.gso import Buffer
 from pipeline.ipc import events as ev
 from pipeline.ipc import messages
-from pipeline.records.frames import Dropped
+from pipeline.records.flows import FlowKey
+from pipeline.records.frames import Dropped, Frame
 from pipeline.records.run import Run
 from pipeline.records.tcp import TcpRange
 from pipeline.records.udp import HEADERS_LEN, UdpRange
@@ -34,11 +36,18 @@ from pipeline.stages.ingress.steering import Steering
 from pipeline.stages.worker import Worker
 from pipeline.wire import ethernet, pcapng, virtio_net
 from pipeline.wire.errors import WireError
+from pipeline.wire.ipv4 import PROTO_TCP, PROTO_UDP
 from pipeline.wire.offload import VNET_LEN
 
 MAX_CAPTURES: Final = 4
 """Captures at a time."""
 
+MAX_VERDICTS: Final = 4096
+"""Flows whose verdict is remembered."""
+
+Flow = tuple[int, int, bytes, FlowKey]
+"""Link, protocol (| _TO_GUEST), the guest's MAC address, key."""
+_TO_GUEST: Final = 0x100
 _MISSING: Final = INDEX["capture_frames_dropped"]
 _READ_EVENTS: Final = ev.READ | ev.READ_HANGUP
 _IGNORED_BYTES: Final = 4096
@@ -71,6 +80,10 @@ class LiveCaptures:
         """Whether a capture wants frames that pass."""
         self.dropping = False
         """Whether a capture wants frames that were dropped."""
+        self._added = False
+        """Whether flush() has something to do."""
+        self._verdicts: dict[Flow, list[LiveCapture]] = {}
+        """The captures that want a flow, as long as no capture and no link comes or goes."""
 
     # --- begin and end ----------------------------------------------------------------------
 
@@ -101,13 +114,13 @@ class LiveCaptures:
 
     def link_up(self, port: Port) -> None:
         """A link is there: each capture gets an interface for it."""
-        for capture in self._captures:
+        for capture in list(self._captures):
             self._add_interface(capture, port)
-        if self._captures:
-            self.flush()
+            self._flush_one(capture)
 
     def link_down(self, link: int) -> None:
         """A link is gone. Another one may get its number, and has an interface of its own."""
+        self._verdicts.clear()
         for capture in self._captures:
             capture.wanted.forget_link(link)
             capture.writer.forget_interface(link)
@@ -160,6 +173,7 @@ class LiveCaptures:
         self._closing = [writer for writer in self._closing if not writer.close()]
 
     def _look_at_captures(self) -> None:
+        self._verdicts.clear()
         dropping = any(capture.drops for capture in self._captures)
         if dropping != self.dropping:
             self.dropping = dropping
@@ -174,26 +188,70 @@ class LiveCaptures:
         slot: int,
         frames: list[tuple[int, int]],
         items: list[Item],
-        vnet_len: int,
         features: int,
+        dropped: bool,
     ) -> None:
-        """Write the frames [(off, len)] that a guest sent, of which GRO has made items."""
+        """Write the frames [(off, len)] that a guest sent, of which GRO has made items.
+
+        features: agreed on with the guest. dropped: whether some of the frames were dropped.
+        """
+        vnet_len = port.link.vnet_len
         view = self._slots[slot]
-        runs = _runs(items, slot)
+        spans: dict[int, tuple[int, list[LiveCapture]]] = {}
+        only_runs, wanted = len(items) > 0, False
+        for item in items:
+            if item.slot != slot or isinstance(item, Frame):
+                only_runs = False
+                continue
+            if isinstance(item, TcpRange):
+                proto, header_len = PROTO_TCP, item.header_len
+            else:
+                proto, header_len = PROTO_UDP, HEADERS_LEN
+            begin = item.off - header_len
+            fitting = self._of_flow(view, begin, port.number, proto, item.key)
+            spans[begin] = (begin + _span(item), fitting)
+            if fitting:
+                wanted = True
+        if only_runs and not wanted and not dropped:
+            # A pure ACK that GRO has merged into another one is of the same flow.
+            return
         last = -1
-        fitting: list[LiveCapture] = []
+        fitting = []
         now = time_ns()
         for off, length in frames:
             if off > last:
-                head = capture_filter.read(view, off, off + length)
-                fitting = self._fitting(head, port.number, from_guest=True, drops=False)
-                last = runs.get(off, off)
+                if off in spans:
+                    last, fitting = spans[off]
+                else:
+                    last = off
+                    head = capture_filter.read(view, off, off + length)
+                    fitting = self._fitting(head, port.number, from_guest=True, drops=False)
             if fitting:
                 self._ident = self._ident + 1 & 0xFFFFFFFF
                 for part in on_wire(view, off, length, vnet_len, features, self._mtu, self._ident):
                     for capture in fitting:
                         capture.writer.add(port.number, part, now, pcapng.INBOUND, "")
+                self._added = True
         self.flush()
+
+    def _of_flow(
+        self, view: memoryview, begin: int, link: int, proto: int, key: FlowKey
+    ) -> list[LiveCapture]:
+        """The captures that want frames of this flow of a guest, the first of which is at begin."""
+        source = begin + ethernet.MAC_LEN
+        mac = bytes(view[source : source + ethernet.MAC_LEN])
+        flow = (link, proto, mac, key)
+        fitting = self._verdicts.get(flow)
+        if fitting is None:
+            head = capture_filter.read(view, begin, begin + HEAD_BYTES)
+            fitting = self._fitting(head, link, from_guest=True, drops=False)
+            self._remember(flow, fitting)
+        return fitting
+
+    def _remember(self, flow: Flow, fitting: list[LiveCapture]) -> None:
+        if len(self._verdicts) >= MAX_VERDICTS:
+            self._verdicts.clear()
+        self._verdicts[flow] = fitting
 
     def refused(
         self,
@@ -201,10 +259,10 @@ class LiveCaptures:
         slot: int,
         frames: list[tuple[int, int]],
         items: list[Item],
-        vnet_len: int,
         features: int,
     ) -> None:
         """Some of the frames [(off, len)] that a guest sent were dropped: write those."""
+        vnet_len = port.link.vnet_len
         view = self._slots[slot]
         runs = _runs(items, slot)
         last = -1
@@ -234,14 +292,26 @@ class LiveCaptures:
                 self._write_drop(port.number, part, now, reason)
         self.flush()
 
-    def gathered(self, port: Port, buffers: list[Buffer]) -> None:
-        """Write the frames of one record, which are about to be sent to a guest. Call flush() before send."""
+    def gathered(self, port: Port, buffers: list[Buffer], proto: int, key: FlowKey) -> None:
+        """Write the frames of one record, which are about to be sent to a guest. Call flush() before send.
+
+        proto, key: of the flow of all of them; key is empty if there is none.
+        """
+        if not buffers:
+            return
         form, vnet_len = port.framing, port.link.vnet_len
         start = form.prefix_len + vnet_len if form is not None else 0
-        first = _first_bytes(buffers, start + HEAD_BYTES, form is None)
-        head = capture_filter.read(first, start, len(first))
-        fitting = self._fitting(head, port.number, from_guest=False, drops=False)
+        mac = bytes(buffers[0][start : start + ethernet.MAC_LEN])
+        flow = (port.number, proto | _TO_GUEST, mac, key)
+        fitting = self._verdicts.get(flow) if key and len(mac) == ethernet.MAC_LEN else None
+        if fitting is None:
+            first = _first_bytes(buffers, start + HEAD_BYTES, form is None)
+            head = capture_filter.read(first, start, len(first))
+            fitting = self._fitting(head, port.number, from_guest=False, drops=False)
+            if key:
+                self._remember(flow, fitting)
         if fitting:
+            self._added = True
             now = time_ns()
             for frame in sent_on_wire(buffers, form, vnet_len):
                 for capture in fitting:
@@ -249,21 +319,27 @@ class LiveCaptures:
 
     def flush(self) -> None:
         """Queue what was added. Its memory may change afterwards."""
-        for capture in list(self._captures):
-            self._flush_one(capture)
+        if self._added:
+            self._added = False
+            for capture in list(self._captures):
+                self._flush_one(capture)
 
     def _fitting(self, head: Head, link: int, from_guest: bool, drops: bool) -> list[LiveCapture]:
-        return [
-            capture
-            for capture in self._captures
-            if capture.drops == drops and capture.wanted.fits(head, link, from_guest)
-        ]
+        fitting = []
+        for capture in self._captures:
+            if capture.drops == drops:
+                if capture.wanted.fits(head, link, from_guest):
+                    fitting.append(capture)
+                if capture.wanted.has_learned():
+                    self._verdicts.clear()
+        return fitting
 
     def _write_drop(self, link: int, frame: Buffer | bytearray, now: int, reason: str) -> None:
         view = memoryview(frame)
         head = capture_filter.read(view, 0, len(view))
         for capture in self._fitting(head, link, from_guest=True, drops=True):
             capture.writer.add(link, frame, now, pcapng.INBOUND, f"dropped: {reason}")
+            self._added = True
 
     def _flush_one(self, capture: LiveCapture) -> None:
         try:

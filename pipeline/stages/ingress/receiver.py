@@ -185,6 +185,6 @@ class Receiver:
         """Give frames to the captures that run."""
         features = port.offload.features if port.offload is not None else 0
         if self._live.passing:
-            self._live.received(port, slot, frames, items, port.link.vnet_len, features)
+            self._live.received(port, slot, frames, items, features, bool(drops))
         if drops and self._live.dropping:
-            self._live.refused(port, slot, frames, items, port.link.vnet_len, features)
+            self._live.refused(port, slot, frames, items, features)

@@ -31,7 +31,7 @@ from pipeline.stages.ingress.offload import VnetOffload
 from pipeline.stages.ingress.ports import Port, Ports
 from pipeline.stages.ingress.steering import Steering
 from pipeline.stages.worker import Worker
-from pipeline.wire import ethernet
+from pipeline.wire import ethernet, ipv4
 
 FLUSH_BYTES: Final = 256 * 1024
 """Bytes gathered for one link before they are sent: also the most that a blocked link copies at once."""
@@ -147,6 +147,8 @@ class Transmitter:
                 self._ident = self._ident + length // out.mss & 0xFFFF
             buffers = target.segmenter.segments(where.header, ends, out, payload, self._ident)
             self._gather(target, buffers, length + _SEGMENT_COST)
+            if self._live.passing:
+                self._live.gathered(target, buffers, ipv4.PROTO_TCP, out.key)
 
     def _on_datagrams_to_guest(self, out: UdpToGuest) -> None:
         """UDP_TO_GUEST: ingress knows where the guest is."""
@@ -170,6 +172,8 @@ class Transmitter:
                 self._counts[_OVERSIZED] += count
                 return
             self._gather(target, buffers, run.length + _DATAGRAM_COST * count)
+            if self._live.passing:
+                self._live.gathered(target, buffers, ipv4.PROTO_UDP, ends.key())
 
     def _on_frame(self, out: FrameOut) -> None:
         """FRAME_OUT."""
@@ -192,6 +196,8 @@ class Transmitter:
                 self._counts[_OVERSIZED] += 1
                 continue
             self._gather(target, buffers, out.length)
+            if self._live.passing:
+                self._live.gathered(target, buffers, 0, b"")
 
     def _may_gather(self, port: Port) -> bool:
         """Whether the port takes another frame; else it is counted as dropped."""
@@ -203,8 +209,6 @@ class Transmitter:
     def _gather(self, port: Port, buffers: list[Buffer], size: int) -> None:
         """Buffers of about size bytes, all of one record, go out with the next flush of the port."""
         port.gather(buffers, size)
-        if self._live.passing and buffers:
-            self._live.gathered(port, buffers)
         self._needs_flush[port] = None
         if port.gathered_bytes >= FLUSH_BYTES:
             self._is_full = True

@@ -20,6 +20,8 @@ from pipeline.stages.ingress import live, live_writer
 from pipeline.stages.ingress.stage import IngressStage
 from pipeline.stages.worker import Worker
 from pipeline.topology import Layout
+from pipeline.wire import offload
+from pipeline.wire.virtio_net import LONG_LEN
 from tests.support.frames import TO_GUEST, tcp_frame, udp_frame
 from tests.support.live_capture import FROM_GUEST as INBOUND
 from tests.support.live_capture import TO_GUEST as OUTBOUND
@@ -279,8 +281,49 @@ def test_a_super_segment_is_judged_once_and_written_cut(rig: Rig) -> None:
     slot = rig.worker.pool.alloc()
     rig.worker.ports.arena.slots[slot][: len(view)] = view
     port = rig.stage.ports.by_number[1]
-    rig.stage.captures.live.received(port, slot, places, [], 12, 0xFF)
+    port.link.vnet_len = LONG_LEN
+    rig.stage.captures.live.received(port, slot, places, [], offload.FEATURES, False)
+    port.link.vnet_len = 0
     found = rig.found(client)
     assert b"".join(packet.data[54:] for packet in found.packets) == payload
     assert max(packet.length for packet in found.packets) == 54 + 1448
     rig.worker.free(slot)
+
+
+def test_a_verdict_about_a_flow_is_remembered_until_something_changes(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    guest = rig.guest()
+    client = Client(rig, ports=["81"])
+    looked: list[int] = []
+    real = live.capture_filter.read
+    monkeypatch.setattr(live.capture_filter, "read", lambda *words: looked.append(1) or real(*words))
+    for number in range(5):
+        rig.send(guest, *(tcp_frame(1 + 500 * (2 * number + each), bytes(500)) for each in range(2)))
+        rig.records()
+    assert len(looked) == 1
+    other = Client(rig, ports=["80"])
+    rig.send(guest, tcp_frame(5001, b"more"))
+    assert data_of(rig.found(other)) == [tcp_frame(5001, b"more")]
+    assert data_of(rig.found(client)) == []
+
+
+def test_flows_without_end_do_not_fill_the_memory(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(live, "MAX_VERDICTS", 8)
+    guest = rig.guest()
+    client = Client(rig, ports=["80"])
+    for number in range(50):
+        rig.send(guest, tcp_frame(1, b"x", sport=1000 + number))
+        rig.records()
+    assert len(rig.found(client).packets) == 50
+    assert len(rig.stage.captures.live._verdicts) <= 8
+
+
+def test_a_guest_by_address_gets_its_broadcasts_once_it_has_sent(rig: Rig) -> None:
+    guest = rig.guest()
+    client = Client(rig, guests=["192.168.127.2"])
+    offer = udp_frame(b"x", src=0x0A000001, dst=0xFFFFFFFF, eth_header=b"\xff" * 6 + TO_GUEST[6:])
+    rig.to_guest(1, offer)
+    rig.send(guest, udp_frame(b"here"))
+    rig.to_guest(1, offer)
+    assert data_of(rig.found(client)) == [udp_frame(b"here"), offer]
