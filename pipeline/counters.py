@@ -348,6 +348,7 @@ TABLE: Final[tuple[Counter, ...]] = (
     Counter("nat_flow_refused_link_local", "flows", "flows to 169.254.0.0/16 while that is not allowed"),
     Counter("nat_flow_refused_loopback", "flows", "flows to 127.0.0.0/8"),
     Counter("nat_flow_refused_multicast", "flows", "flows to a multicast address"),
+    Counter("nat_flow_refused_own_port", "flows", "flows to a port of loopback on which the daemon listens"),
     Counter("nat_flow_refused_reserved", "flows", "flows to 0.0.0.0/8 or 240.0.0.0/4"),
     Counter("nat_flow_refused_unowned", "flows", "flows to an address of the subnet that no guest has"),
     # --- supervisor: HTTP API ---------------------------------------------------------

@@ -144,7 +144,9 @@ class Ports:
         self._forget_guests(now)
         if reason := self.guests.refusal(guest.identity, now):
             self._counts[INDEX[reason]] += 1
-            self._worker.log.warning("guest refused", reason=_REFUSALS[reason], peer=guest.peer)
+            self._worker.log.warning(
+                "guest refused", reason=_REFUSALS[reason], peer=guest.peer, **guest.opened_by()
+            )
             link.close()
             return None
         port = Port(self._free_number(), self.guests.add_link(guest.identity), guest, self._counts)
