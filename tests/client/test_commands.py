@@ -22,14 +22,17 @@ JSON = {
 class Server:
     """Answers each connection once, and remembers the requests."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, family: int = socket.AF_UNIX) -> None:
+        """path: of the unix socket. With AF_INET the port of ``url`` is chosen by the system."""
         self.requests: list[str] = []
         self.status = "200 OK"
         self.body = CAPTURED
-        self._listener = socket.socket(socket.AF_UNIX)
-        self._listener.bind(str(path))
+        self._listener = socket.socket(family)
+        self._listener.bind(str(path) if family == socket.AF_UNIX else ("127.0.0.1", 0))
         self._listener.listen()
+        where = self._listener.getsockname()
+        self.url = f"unix://{path}" if family == socket.AF_UNIX else f"tcp://127.0.0.1:{where[1]}"
+        self._family, self._where = family, where
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
 
@@ -50,8 +53,8 @@ class Server:
 
     def close(self) -> None:
         """End the thread."""
-        with socket.socket(socket.AF_UNIX) as last:
-            last.connect(str(self.path))
+        with socket.socket(self._family) as last:
+            last.connect(self._where)
         self._thread.join()
         self._listener.close()
 
@@ -69,7 +72,7 @@ def test_capture_asks_for_what_its_flags_say(server: Server, tmp_path: Path) -> 
     token.write_text("secret\n")
     argv = ["-guest", "1", "-guest", "2", "--port=80", "-protocol", "tcp", "-host", "10.0.0.0/8", "-drops"]
     argv += ["-snaplen", "96", "-api-token-file", str(token)]
-    assert cli.main(["capture", "-api", f"unix://{server.path}", "-w", str(out), *argv]) == 0
+    assert cli.main(["capture", "-api", server.url, "-w", str(out), *argv]) == 0
     (head,) = server.requests
     query = "guest=1&guest=2&host=10.0.0.0%2F8&port=80&protocol=tcp&drops=1&snaplen=96"
     assert head.startswith(f"GET /capture?{query} HTTP/1.1\r\n")
@@ -81,11 +84,19 @@ def test_the_api_is_that_of_the_configuration_or_of_the_environment(
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = tmp_path / "config.yaml"
-    config.write_text(f"listen: ['vsock://:1024', 'unix://{server.path}']\n")
+    config.write_text(f"listen: ['vsock://:1024', '{server.url}']\n")
     assert cli.main(["capture", "-config", str(config), "-w", str(tmp_path / "a")]) == 0
-    monkeypatch.setenv(api.VARIABLE, f"unix://{server.path}")
+    monkeypatch.setenv(api.VARIABLE, server.url)
     assert cli.main(["capture", "-w", str(tmp_path / "b")]) == 0
     assert len(server.requests) == 2
+
+
+def test_the_api_may_be_on_tcp(tmp_path: Path) -> None:
+    server = Server(tmp_path, socket.AF_INET)
+    assert cli.main(["capture", "-api", server.url, "-w", str(tmp_path / "a")]) == 0
+    server.close()
+    assert "Host: localhost\r\n" in server.requests[0], "an endpoint on TCP takes no other name"
+    assert "User-Agent" not in server.requests[0]
 
 
 @pytest.mark.parametrize(
@@ -114,13 +125,13 @@ def test_the_text_of_a_refusal_is_shown_and_no_file_is_made(
     server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     server.status, server.body = "429 Too Many Requests", b"4 captures are running\n"
-    assert cli.main(["capture", "-api", f"unix://{server.path}", "-w", str(tmp_path / "a")]) == 1
+    assert cli.main(["capture", "-api", server.url, "-w", str(tmp_path / "a")]) == 1
     assert capsys.readouterr().err == "gvtap-pipeline capture: 4 captures are running\n"
     assert not (tmp_path / "a").exists()
 
 
 def test_extcap_lists_all_guests_and_each(server: Server, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["extcap", "--extcap-interfaces", "--api", f"unix://{server.path}"]) == 0
+    assert cli.main(["extcap", "--extcap-interfaces", "--api", server.url]) == 0
     assert capsys.readouterr().out.splitlines()[1:] == [
         "interface {value=gvtap}{display=gvtap: all guests}",
         "interface {value=gvtap-5a94efe40cee}{display=gvtap: guest 192.168.127.2, 5a:94:ef:e4:0c:ee}",
@@ -148,7 +159,7 @@ def test_extcap_names_link_type_and_settings(capsys: pytest.CaptureFixture[str])
 def test_extcap_captures_one_guest_into_the_fifo(server: Server, tmp_path: Path) -> None:
     fifo = tmp_path / "fifo"
     argv = ["--extcap-interface", "gvtap-5a94efe40cee", "--capture", "--fifo", str(fifo), "--host", ""]
-    assert cli.main(["extcap", "--api", f"unix://{server.path}", *argv]) == 0
+    assert cli.main(["extcap", "--api", server.url, *argv]) == 0
     assert server.requests[0].startswith("GET /capture?guest=5a%3A94%3Aef%3Ae4%3A0c%3Aee HTTP/1.1\r\n")
     assert read(fifo.read_bytes()).interfaces == ["link1"]
 

@@ -13,7 +13,7 @@ A reader that does not read loses frames. They are counted, and the next frame s
 """
 
 import os
-from time import time_ns
+from time import monotonic, time_ns
 from typing import Final
 
 from pipeline.counters import INDEX, TABLE
@@ -42,6 +42,8 @@ from pipeline.wire.offload import VNET_LEN
 MAX_CAPTURES: Final = 4
 """Captures at a time."""
 
+LAST_WAIT: Final = 0.4
+"""Seconds that close() waits for the readers of all captures."""
 MAX_VERDICTS: Final = 4096
 """Flows whose verdict is remembered."""
 
@@ -97,9 +99,8 @@ class LiveCaptures:
         self._close_ended()
         if len(self._captures) + len(self._closing) >= MAX_CAPTURES:
             os.close(fd)
-            return messages.LiveCaptureAnswer(
-                True, f"{MAX_CAPTURES} captures are running (allowed: that many)"
-            )
+            text = f"{MAX_CAPTURES} captures are running (allowed: {MAX_CAPTURES})"
+            return messages.LiveCaptureAnswer(True, text)
         os.set_blocking(fd, False)
         snaplen = min(max(ask.snaplen, 1), pcapng.SNAPLEN)
         capture = LiveCapture(wanted, LiveWriter(fd, ask.head, snaplen), ask.drops)
@@ -130,9 +131,10 @@ class LiveCaptures:
         return list(self._captures)
 
     def close(self) -> None:
-        """End all captures; wait a moment for what is queued."""
+        """End all captures; wait at most LAST_WAIT for what is queued."""
+        deadline = monotonic() + LAST_WAIT
         for capture in list(self._captures):
-            capture.writer.drain()
+            capture.writer.drain(max(deadline - monotonic(), 0.0))
             self._end(capture, "the daemon stops")
         self._close_ended()
 

@@ -14,8 +14,6 @@ from pipeline.wire import pcapng
 
 MAX_QUEUED: Final = 4 * 1024 * 1024
 """Bytes of blocks that may wait for the reader."""
-LAST_WAIT: Final = 0.4
-"""Seconds that drain() waits for what is queued."""
 END_WAIT: Final = 0.01
 """Seconds that close() waits for a write that has been cut."""
 APPLICATION: Final = "gvtap-pipeline"
@@ -93,9 +91,9 @@ class LiveWriter:
         """Whether nothing is queued."""
         return self._outlet.flush(0)
 
-    def drain(self) -> bool:
-        """Wait at most LAST_WAIT for what is queued. Returns whether it is written."""
-        return self._outlet.flush(LAST_WAIT)
+    def drain(self, timeout: float) -> bool:
+        """Wait at most timeout seconds for what is queued. Returns whether it is written."""
+        return self._outlet.flush(timeout)
 
     def close(self) -> bool:
         """Cut the connection. Returns whether it is closed; call it again later if not.

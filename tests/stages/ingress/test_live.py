@@ -244,7 +244,7 @@ def test_no_more_than_four_captures_run(rig: Rig) -> None:
     clients = [Client(rig) for _ in range(live.MAX_CAPTURES)]
     fifth = Client(rig)
     assert fifth.answer.busy
-    assert fifth.answer.refused == "4 captures are running (allowed: that many)"
+    assert fifth.answer.refused == "4 captures are running (allowed: 4)"
     assert fifth.sock.recv(1) == b"", "its socket is closed"
     clients[0].sock.close()
     rig.turn()
@@ -327,3 +327,16 @@ def test_a_guest_by_address_gets_its_broadcasts_once_it_has_sent(rig: Rig) -> No
     rig.send(guest, udp_frame(b"here"))
     rig.to_guest(1, offer)
     assert data_of(rig.found(client)) == [udp_frame(b"here"), offer]
+
+
+def test_the_end_of_the_daemon_does_not_wait_long_for_readers(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits: list[float] = []
+    monkeypatch.setattr(live_writer.LiveWriter, "drain", lambda _self, timeout: waits.append(timeout))
+    for _ in range(4):
+        Client(rig)
+    rig.stage.captures.live.close()
+    assert len(waits) == 4
+    assert max(waits) <= live.LAST_WAIT
+    assert rig.stage.captures.live.running() == []
