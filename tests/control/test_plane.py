@@ -35,7 +35,7 @@ async def ask(path: str, request: bytes) -> bytes:
 
 
 def statuses(tmp_path: Path, kind: type[socket.socket], *, guests: bool) -> list[bytes]:
-    """Statuses of an expose of a unix socket, of /leases, /tunnel, /capture and /connect, on a socket of this kind."""
+    """Statuses of an expose of a unix socket, of /leases, /tunnel, /capture and /connect on such a socket."""
 
     async def run() -> list[bytes]:
         config, _ = merge.build(flags.parse(options.START, ["-ssh-port", "-1"]), resolv_conf=os.devnull)
