@@ -64,6 +64,11 @@ TABLE: Final[tuple[Counter, ...]] = (
         "events",
         "times a link was not read because too many of its frames had been dropped",
     ),
+    Counter(
+        "link_reads_paused_small_work",
+        "events",
+        "times a guest was not read because its small frames cost more than its part of the time",
+    ),
     Counter("link_handshake_failed", "links", "links refused for what they sent before the first frame"),
     Counter("link_refused_too_many", "links", "links refused because too many were open"),
     Counter("link_refused_too_often", "links", "links refused because their guest opens one after the other"),
