@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.client import files
@@ -24,6 +24,7 @@ def numbers(path: Path) -> list[int]:
     return [int.from_bytes(each.data[:2], "big") for each in read(path.read_bytes()).packets]
 
 
+@settings(deadline=None)
 @given(cuts=st.lists(st.integers(1, 3000), max_size=20))
 def test_a_ring_keeps_the_last_files_and_cuts_no_block(
     tmp_path_factory: pytest.TempPathFactory, cuts: list[int]

@@ -3,7 +3,7 @@
 import ipaddress
 
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from pipeline.engines import capture_filter
@@ -147,6 +147,7 @@ HOSTILE = st.one_of(
 FILTER = Filter(["5a:94:ef:e4:0c:ee", "1.2.3.4"], ["1.2.3.4", "::1"], ["53"], ["udp", "arp"])
 
 
+@settings(deadline=None)
 @given(frame=HOSTILE, after=st.binary(min_size=100, max_size=100), cut=st.integers(0, 120))
 @example(frame=FRAMES["tcp"], after=bytes(100), cut=36)
 def test_no_byte_after_a_frame_counts_and_nothing_is_raised(frame: bytes, after: bytes, cut: int) -> None:

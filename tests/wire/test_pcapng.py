@@ -5,7 +5,7 @@ import struct
 
 import pcapng as reader
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pcapng.blocks import EnhancedPacket, InterfaceDescription, SectionHeader
 
@@ -33,6 +33,7 @@ def test_a_capture_begins_with_its_program_and_its_interfaces() -> None:
     assert interface.timestamp_resolution == 1e-9
 
 
+@settings(deadline=None)
 @given(
     frame=st.binary(max_size=200),
     snaplen=st.integers(1, 300),
