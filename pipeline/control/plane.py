@@ -14,7 +14,7 @@ from pipeline.control.http.access import Access
 from pipeline.control.http.api import Api
 from pipeline.control.http.connection import make_runner, server_of
 from pipeline.control.http.front import Front, TakeOver
-from pipeline.control.http.takeover import CONNECT, TUNNEL, Connect, Tunnel
+from pipeline.control.http.takeover import CAPTURE, CONNECT, TUNNEL, Capture, Connect, Tunnel
 from pipeline.control.notify import CONNECTION_CLOSED, CONNECTION_ESTABLISHED, Notifier
 from pipeline.control.repeated import Repeated
 from pipeline.control.ssh.connection import Destination
@@ -109,6 +109,7 @@ class ControlPlane:
             paths[CONNECT] = Connect(request, log, access, browsers=browsers)
         if not only_guests:
             paths[TUNNEL] = Tunnel(request, log, access, browsers=browsers)
+            paths[CAPTURE] = Capture(request, log, access, browsers=browsers)
         runner = self._guest if only_guests else self._full[browsers]
         front = Front(server_of(runner), paths, log)
         self._fronts.append(front)

@@ -17,6 +17,7 @@ from pipeline.records.frames import ALL_LINKS, Frame
 from pipeline.records.guests import Neighbor
 from pipeline.records.tcp import TcpRange
 from pipeline.records.udp import HEADERS_LEN, UdpRange
+from pipeline.stages.demux.dropped import DroppedFrames, shape_of_frame
 from pipeline.stages.demux.guard import Guard
 from pipeline.stages.demux.ip import IpInput
 from pipeline.stages.demux.network import Network
@@ -32,7 +33,9 @@ _SWITCHED: Final = INDEX["switch_frames_forwarded"]
 class FrameInput:
     """Handles frames of guests. If a method raises WireError, the caller still owns the reference."""
 
-    def __init__(self, network: Network, arp_responder: ArpResponder, ip: IpInput) -> None:
+    def __init__(
+        self, network: Network, arp_responder: ArpResponder, ip: IpInput, dropped: DroppedFrames
+    ) -> None:
         self.worker = network.worker
         self.counts = network.counts
         self.slots = network.slots
@@ -45,6 +48,7 @@ class FrameInput:
         self.tcp_out = network.tcp_out
         self.arp = arp_responder
         self.ip = ip
+        self.dropped = dropped
         self.udp = ip.udp
         self.rates = ip.udp.services.rates
 
@@ -121,7 +125,7 @@ class FrameInput:
             self._on_arp(frame, src, now)
         else:
             self.counts[_OTHER_TYPE] += 1
-            self.worker.free(frame.slot)
+            self.dropped.take(_OTHER_TYPE, frame.link, frame.slot, shape_of_frame(frame))
 
     def _on_arp(self, frame: Frame, src: bytes, now: float) -> None:
         begin = frame.off + ethernet.HEADER_LEN

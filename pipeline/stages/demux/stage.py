@@ -17,15 +17,22 @@ from pipeline.ipc import messages
 from pipeline.records import kinds
 from pipeline.records.dials import Dial
 from pipeline.records.flows import flow_of
-from pipeline.records.frames import ALL_LINKS, Frame
+from pipeline.records.frames import ALL_LINKS, Frame, WatchDrops
 from pipeline.records.guests import LinkNotice, Neighbor, Shared
 from pipeline.records.icmp import EchoError, EchoReply, Unreachable
 from pipeline.records.kinds import RECORD_BYTES
 from pipeline.records.tcp import TcpRange
-from pipeline.records.udp import HEADERS_LEN, UdpData, UdpNotice, UdpRange
+from pipeline.records.udp import UdpData, UdpNotice, UdpRange
 from pipeline.stages.bad_frames import BadFrames
 from pipeline.stages.demux.bindings import Bindings
 from pipeline.stages.demux.dials import DialRouter
+from pipeline.stages.demux.dropped import (
+    DroppedFrames,
+    Shape,
+    shape_of_datagrams,
+    shape_of_frame,
+    shape_of_segments,
+)
 from pipeline.stages.demux.events import AddressEvents
 from pipeline.stages.demux.frames import FrameInput
 from pipeline.stages.demux.guard import REPORTED
@@ -63,7 +70,8 @@ class DemuxStage:
         self.udp = UdpDispatch(network, self.services)
         self.icmp = IcmpDispatch(network)
         self.ip = IpInput(network, self.udp, self.icmp)
-        self.frames = FrameInput(network, self.arp, self.ip)
+        self.dropped = DroppedFrames(network)
+        self.frames = FrameInput(network, self.arp, self.ip, self.dropped)
         self.dials = DialRouter(network)
         self.events = AddressEvents(worker, network.switch, config.network.gateway_mac)
         self.bindings = Bindings(network)
@@ -145,32 +153,32 @@ class DemuxStage:
                 try:
                     self.frames.on_tcp_range(run, burst[at : at + RECORD_BYTES].tobytes(), now)
                 except WireError as error:
-                    self._drop(error.reason, run.link, run.slot, run.off - run.header_len, run.segments)
+                    self._drop(error.reason, run.link, run.slot, shape_of_segments(run), run.segments)
             elif kind == kinds.UDP_RANGE:
                 datagrams = UdpRange.unpack(burst, at)
                 saw(datagrams.link, now)
                 try:
                     self.frames.on_udp_range(datagrams, now)
                 except WireError as error:
-                    begin = datagrams.off - HEADERS_LEN
-                    self._drop(error.reason, datagrams.link, datagrams.slot, begin, datagrams.piece_count())
+                    shape, count = shape_of_datagrams(datagrams), datagrams.piece_count()
+                    self._drop(error.reason, datagrams.link, datagrams.slot, shape, count)
             elif kind == kinds.FRAME:
                 frame = Frame.unpack(burst, at)
                 saw(frame.link, now)
                 try:
                     self.frames.on_frame(frame, now)
                 except WireError as error:
-                    self._drop(error.reason, frame.link, frame.slot, frame.off, 1)
+                    self._drop(error.reason, frame.link, frame.slot, shape_of_frame(frame), 1)
             else:
                 self._on_notice(kind, burst, at, now)
         return len(burst) // RECORD_BYTES
 
-    def _drop(self, reason: str, link: int, slot: int, begin: int, frames: int) -> None:
-        """Drop frames of a guest. The first one is at ``begin`` of the slot."""
+    def _drop(self, reason: str, link: int, slot: int, shape: Shape, frames: int) -> None:
+        """Drop frames of a guest. ``shape`` says where they are in the slot."""
         self.counts[INDEX[reason]] += frames
         if reason in REPORTED:
-            self.events.report_refused(reason, link, self.network.slots[slot], begin)
-        self.worker.free(slot)
+            self.events.report_refused(reason, link, self.network.slots[slot], shape.off)
+        self.dropped.take(INDEX[reason], link, slot, shape)
         self.bad_frames.note(link, frames)
 
     def _on_notice(self, kind: int, burst: memoryview, at: int, now: float) -> None:
@@ -185,6 +193,8 @@ class DemuxStage:
             self.udp.on_unsteered(UdpNotice.unpack(burst, at).key, now)
         elif kind == kinds.SHARED:
             self.meter.switch(Shared.unpack(burst, at).shared)
+        elif kind == kinds.WATCH_DROPS:
+            self.dropped.watched = WatchDrops.unpack(burst, at).on
         elif kind == kinds.LINK_UP:
             up = LinkNotice.unpack(burst, at)
             self.links[up.link] = up.guest

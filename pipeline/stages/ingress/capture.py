@@ -53,14 +53,10 @@ class Capture:
             return
         now = time()
         for off, length in frames:
-            if vnet_len:
-                for frame in _judged(view, off, length, features):
-                    writer.add(frame, now)
-            else:
-                stripped.complete(view, off, length)
+            if not vnet_len:
                 self._ident = self._ident + 1 & 0xFFFFFFFF
-                for part in stripped.cut(view[off : off + length], self._mtu, self._ident):
-                    writer.add(part, now)
+            for part in on_wire(view, off, length, vnet_len, features, self._mtu, self._ident):
+                writer.add(part, now)
         self._flush(writer)
 
     def sent(self, buffers: list[Buffer], form: Framing | None, vnet_len: int) -> None:
@@ -69,19 +65,8 @@ class Capture:
         if writer is None:
             return
         now = time()
-        if form is None:
-            for buffer in buffers:
-                writer.add(buffer, now)
-        else:
-            data = memoryview(b"".join(buffers))
-            for off, length in framing.split(data, 0, len(data), form)[0]:
-                frame = data[off + vnet_len : off + length]
-                if vnet_len:
-                    header = virtio_net.Header(*virtio_net.LONG.unpack_from(data, off))
-                    for made in _whole(frame, header):
-                        writer.add(made, now)
-                else:
-                    writer.add(frame, now)
+        for frame in sent_on_wire(buffers, form, vnet_len):
+            writer.add(frame, now)
         self._flush(writer)
 
     def drain(self, timeout: float) -> bool:
@@ -107,6 +92,35 @@ class Capture:
             if not self._warned:
                 self._warned = True
                 self._worker.log.warning("capture lacks frames, it is not written fast enough")
+
+
+def on_wire(
+    view: memoryview, off: int, length: int, vnet_len: int, features: int, mtu: int, ident: int
+) -> Iterator[Buffer | bytearray]:
+    """The frames on a wire that the frame of a guest at off stands for.
+
+    vnet_len: bytes of the virtio-net header before it. features: agreed on with the guest. ident: the
+    identification of IPv6 fragments. Completes a checksum in place if the header was stripped.
+    """
+    if vnet_len:
+        yield from _judged(view, off, length, features)
+    else:
+        stripped.complete(view, off, length)
+        yield from stripped.cut(view[off : off + length], mtu, ident)
+
+
+def sent_on_wire(buffers: list[Buffer], form: Framing | None, vnet_len: int) -> Iterator[Buffer | bytearray]:
+    """The frames on a wire that buffers of a segmenter stand for. form None: each is a frame."""
+    if form is None:
+        yield from buffers
+        return
+    data = memoryview(b"".join(buffers))
+    for off, length in framing.split(data, 0, len(data), form)[0]:
+        frame = data[off + vnet_len : off + length]
+        if vnet_len:
+            yield from _whole(frame, virtio_net.Header(*virtio_net.LONG.unpack_from(data, off)))
+        else:
+            yield frame
 
 
 def _judged(view: memoryview, off: int, length: int, features: int) -> Iterator[Buffer | bytearray]:

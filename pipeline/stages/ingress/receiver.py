@@ -7,8 +7,8 @@ from pipeline.counters import INDEX
 from pipeline.engines.offload import gro
 from pipeline.engines.offload.burst import Item
 from pipeline.links.base import LinkClosed
-from pipeline.stages.ingress.capture import Capture
 from pipeline.stages.ingress.fairness import Fairness
+from pipeline.stages.ingress.live import Captures
 from pipeline.stages.ingress.offload import VnetOffload
 from pipeline.stages.ingress.ports import Port, Ports, count_drops
 from pipeline.stages.ingress.steering import Steering
@@ -37,7 +37,7 @@ class Receiver:
         steering: Steering,
         fairness: Fairness,
         vnet: VnetOffload,
-        capture: Capture,
+        captures: Captures,
     ) -> None:
         self._counts = worker.counts
         self._pool = worker.pool
@@ -47,7 +47,8 @@ class Receiver:
         self._steering = steering
         self._fairness = fairness
         self._vnet = vnet
-        self._capture = capture
+        self._capture = captures.file
+        self._live = captures.live
         self.more = False
         """Whether the last read() left something in a link."""
 
@@ -176,6 +177,8 @@ class Receiver:
         if self._capture.active:
             features = port.offload.features if port.offload is not None else 0
             self._capture.received(view, frames, link.vnet_len, features)
+        if self._live.passing or (drops and self._live.dropping):
+            self._show(port, slot, frames, items, drops)
         if self._fairness.scarce:
             self._fairness.drop_data(items)
         self._steering.pass_on(view, items, now)
@@ -188,3 +191,13 @@ class Receiver:
         if self._shares.several:
             self._fairness.holds(port.guest_number, slot)
             self._shares.was_read(port.guest_number, count, len(frames), now)
+
+    def _show(
+        self, port: Port, slot: int, frames: list[tuple[int, int]], items: list[Item], drops: dict[str, int]
+    ) -> None:
+        """Give frames to the captures that run."""
+        features = port.offload.features if port.offload is not None else 0
+        if self._live.passing:
+            self._live.received(port, slot, frames, items, features, bool(drops))
+        if drops and self._live.dropping:
+            self._live.refused(port, slot, frames, items, features)

@@ -16,8 +16,8 @@ from pipeline.links.listener import Arrival, LinkResources
 from pipeline.links.offload import OffloadLink
 from pipeline.links.stream import StreamLink
 from pipeline.stages.ingress.acceptors import Acceptors
-from pipeline.stages.ingress.capture import Capture
 from pipeline.stages.ingress.fairness import Fairness
+from pipeline.stages.ingress.live import Captures
 from pipeline.stages.ingress.offload import VnetOffload
 from pipeline.stages.ingress.ports import Port, Ports
 from pipeline.stages.ingress.receiver import Receiver
@@ -43,10 +43,10 @@ class IngressStage:
         self.fairness = Fairness(worker.pool, worker.counts, config.limits.max_bad_frames_per_second)
         self.ports = Ports(worker, self.fairness, self._on_detached)
         self._vnet = VnetOffload(worker, config.network.mtu)
-        self._capture = Capture(worker, config.network.mtu)
-        self._receiver = Receiver(worker, self.ports, self.steering, self.fairness, self._vnet, self._capture)
+        self.captures = Captures(worker, config.network.mtu, self.ports.by_number, self.steering)
+        self._receiver = Receiver(worker, self.ports, self.steering, self.fairness, self._vnet, self.captures)
         self._transmitter = Transmitter(
-            worker, config, self.ports, self.steering, self.fairness, self._vnet, self._capture
+            worker, config, self.ports, self.steering, self.fairness, self._vnet, self.captures
         )
         resources = LinkResources(worker.pool, worker.ports.arena.slots, config.network.mtu)
         self._acceptors = Acceptors(worker, resources, self._attach, self.ports.hang_up)
@@ -77,6 +77,7 @@ class IngressStage:
         ``attach``: a stream that /connect has taken over, with the bytes after the request's head.
         ``open``: sockets on which guests arrive, see pipeline.stages.ingress.acceptors.
         ``capture``: a file with the head of a capture. Every frame is written to it from now on.
+        ``live_capture``: the socket of a client that wants a capture with a filter.
         """
         match messages.request_of(message):
             case messages.Attach() as ask if fds:
@@ -85,8 +86,11 @@ class IngressStage:
             case messages.Open() as ask if fds:
                 return self._acceptors.open(ask, fds)
             case messages.Capture() if fds:
-                self._capture.start(fds[0])
+                self.captures.file.start(fds[0])
                 return {}
+            case messages.LiveCapture() as ask if fds:
+                close_all(fds[1:])
+                return self.captures.live.start(ask, fds[0]).encode()
         close_all(fds)
         return {"error": f"ingress knows no request {message.get('op')!r}"}
 
@@ -107,7 +111,8 @@ class IngressStage:
         """Close all links and listeners."""
         self._acceptors.close()
         self.ports.close()
-        self._capture.close()
+        self.captures.file.close()
+        self.captures.live.close()
         self._vnet.close()
 
     # --- guests -----------------------------------------------------------------------
@@ -132,6 +137,7 @@ class IngressStage:
         if port is None:
             return False
         self.steering.link_up(port.number, port.guest_number)
+        self.captures.live.link_up(port)
         self._update_shared()
         self._worker.log.info(
             "guest connected",
@@ -145,6 +151,7 @@ class IngressStage:
     def _on_detached(self, port: Port, error: LinkClosed) -> None:
         """A link has ended and is closed."""
         self.steering.link_down(port.number, port.guest_number)
+        self.captures.live.link_down(port.number)
         self._update_shared()
         self._acceptors.on_left(port.number, port.arrival, error)
 

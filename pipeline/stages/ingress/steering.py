@@ -23,7 +23,7 @@ from pipeline.ipc.ring import Producer
 from pipeline.records import kinds, udp
 from pipeline.records.addresses import Addr
 from pipeline.records.flows import Ends, FlowKey, flow_key
-from pipeline.records.frames import Frame
+from pipeline.records.frames import Frame, WatchDrops
 from pipeline.records.guests import LinkNotice, Neighbor, Shared
 from pipeline.records.tcp import TcpRange
 from pipeline.records.udp import UdpData, UdpNotice, UdpRange
@@ -235,6 +235,10 @@ class Steering:
         """Tell the other workers whether several guests have links. If so, they measure what each costs."""
         for ring in self._rings:
             ring.push(Shared.pack(shared))
+
+    def watch_drops(self, on: bool) -> None:
+        """A capture of drops is running now, or none is: demux hands over what it drops, or not."""
+        self._demux.push(WatchDrops.pack(on))
 
     def link_up(self, link: int, guest: int) -> None:
         """Report a new link of that guest to demux."""

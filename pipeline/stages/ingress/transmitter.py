@@ -13,24 +13,25 @@ from typing import Final
 
 from pipeline.config.model import Config
 from pipeline.counters import INDEX
+from pipeline.engines.offload.gso import Buffer
 from pipeline.ipc.ring import Consumer
 from pipeline.links.base import LinkClosed
 from pipeline.records import kinds
 from pipeline.records.flows import Ends
-from pipeline.records.frames import ALL_LINKS, FrameOut, Misbehaved
+from pipeline.records.frames import ALL_LINKS, Dropped, FrameOut, Misbehaved
 from pipeline.records.guests import Neighbor, NeighborGone, Work
 from pipeline.records.kinds import RECORD_BYTES
 from pipeline.records.run import Run
 from pipeline.records.tcp import TcpOut
 from pipeline.records.udp import SteerUdp, UdpOut, UdpToGuest, UnsteerUdp
-from pipeline.stages.ingress.capture import Capture
 from pipeline.stages.ingress.datagrams import Datagrams
 from pipeline.stages.ingress.fairness import Fairness
+from pipeline.stages.ingress.live import Captures
 from pipeline.stages.ingress.offload import VnetOffload
 from pipeline.stages.ingress.ports import Port, Ports
 from pipeline.stages.ingress.steering import Steering
 from pipeline.stages.worker import Worker
-from pipeline.wire import ethernet
+from pipeline.wire import ethernet, ipv4
 
 FLUSH_BYTES: Final = 256 * 1024
 """Bytes gathered for one link before they are sent. A blocked link copies no more at once."""
@@ -55,7 +56,7 @@ class Transmitter:
         steering: Steering,
         fairness: Fairness,
         vnet: VnetOffload,
-        capture: Capture,
+        captures: Captures,
     ) -> None:
         self._worker = worker
         self._counts = worker.counts
@@ -65,7 +66,8 @@ class Transmitter:
         self._steering = steering
         self._fairness = fairness
         self._vnet = vnet
-        self._capture = capture
+        self._capture = captures.file
+        self._live = captures.live
         self._datagrams = Datagrams(worker, config.network.mtu)
         self._rings: list[Consumer] = list(worker.ports.rings_in.values())
         self._from_demux = worker.ports.rings_in["demux"]
@@ -144,8 +146,9 @@ class Transmitter:
                 payload = self._slots[out.slot][out.off : out.off + length]
                 self._ident = self._ident + length // out.mss & 0xFFFF
             buffers = target.segmenter.segments(where.header, ends, out, payload, self._ident)
-            target.gather(buffers, length + _SEGMENT_COST)
-            self._gathered(target)
+            self._gather(target, buffers, length + _SEGMENT_COST)
+            if self._live.passing:
+                self._live.gathered(target, buffers, ipv4.PROTO_TCP, out.key)
 
     def _on_datagrams_to_guest(self, out: UdpToGuest) -> None:
         """UDP_TO_GUEST: ingress looks up the guest's MAC and link."""
@@ -168,8 +171,9 @@ class Transmitter:
             except ValueError:
                 self._counts[_OVERSIZED] += count
                 return
-            target.gather(buffers, run.length + _DATAGRAM_COST * count)
-            self._gathered(target)
+            self._gather(target, buffers, run.length + _DATAGRAM_COST * count)
+            if self._live.passing:
+                self._live.gathered(target, buffers, ipv4.PROTO_UDP, ends.key())
 
     def _on_frame(self, out: FrameOut) -> None:
         """FRAME_OUT."""
@@ -191,8 +195,9 @@ class Transmitter:
             except ValueError:
                 self._counts[_OVERSIZED] += 1
                 continue
-            target.gather(buffers, out.length)
-            self._gathered(target)
+            self._gather(target, buffers, out.length)
+            if self._live.passing:
+                self._live.gathered(target, buffers, 0, b"")
 
     def _may_gather(self, port: Port) -> bool:
         """Whether the port takes another frame. If not, the frame is counted as dropped."""
@@ -201,8 +206,9 @@ class Transmitter:
             return False
         return True
 
-    def _gathered(self, port: Port) -> None:
-        """Something was gathered for a port."""
+    def _gather(self, port: Port, buffers: list[Buffer], size: int) -> None:
+        """Buffers of about size bytes, all of one record, go out with the next flush of the port."""
+        port.gather(buffers, size)
         self._needs_flush[port] = None
         if port.gathered_bytes >= FLUSH_BYTES:
             self._is_full = True
@@ -210,6 +216,8 @@ class Transmitter:
     def _flush(self) -> None:
         """Send what is gathered. A link copies what its socket does not take, so the slots are free."""
         self._is_full = False
+        if self._live.passing:
+            self._live.flush()
         shares = self._ports.shares
         for port in self._needs_flush:
             try:
@@ -244,6 +252,10 @@ class Transmitter:
             port = self._ports.by_number.get(misbehaved.link)
             if port is not None:
                 self._fairness.charge(port.guest_number, misbehaved.frames, monotonic())
+        elif kind == kinds.DROPPED:
+            dropped = Dropped.unpack(burst, at)
+            self._live.dropped(dropped)
+            self._used.append(dropped.slot)
         elif kind == kinds.WORK:
             done = Work.unpack(burst, at)
             port = self._ports.by_number.get(done.link)
