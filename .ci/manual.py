@@ -47,6 +47,8 @@ PIPELINE: Final = Program(
         ("config check", "file", "Report what is wrong with a configuration file."),
         ("config show", "flags", "Print what flags and file come to, as a file."),
         ("config schema", "", "Print the JSON schema of a configuration file."),
+        ("capture", "flags", "Write what guests send and get, of a running daemon."),
+        ("extcap", "flags", "The same for Wireshark, which runs this command."),
         ("version", "", "Print the version, how the data path was built, and the version of Python."),
         ("help", "", "List the commands."),
     ),

@@ -26,7 +26,7 @@ from typing import Final, NamedTuple, NoReturn
 
 from guest import dhcp, link, netlink, offload
 from guest.forward import LOG, Forwarder
-from guest.log_queue import LogQueue
+from guest.log_queue import Formatter, LogQueue
 from guest.optional import StepError, attempt, doing
 from guest.resolv_conf import AUTO, NONE, ResolvConf
 from guest.tap import Tap
@@ -214,7 +214,9 @@ def _version() -> str:
 
 
 def _log_to_stderr(debug: bool) -> None:
-    LOG.addHandler(LogQueue())
+    handler = LogQueue()
+    handler.setFormatter(Formatter())
+    LOG.addHandler(handler)
     LOG.setLevel(logging.DEBUG if debug else logging.INFO)
 
 

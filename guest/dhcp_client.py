@@ -25,7 +25,7 @@ from typing import Final, NoReturn
 
 from guest import netlink
 from guest.dhcp_states import Bind, Client, Lease, Send, Unbind
-from guest.log_queue import LogQueue
+from guest.log_queue import Formatter, LogQueue
 from guest.optional import attempt
 from guest.resolv_conf import AUTO, ResolvConf
 from guest.tap import mac_of
@@ -218,7 +218,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except flags.FlagError as error:
         sys.stderr.write(f"{error}\n{usage}")
         return 2
-    logging.basicConfig(level=logging.INFO, handlers=[LogQueue()])
+    handler = LogQueue()
+    handler.setFormatter(Formatter())
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
     signal.signal(signal.SIGTERM, _terminate)
     signal.signal(signal.SIGINT, _terminate)
     resolv_conf = ResolvConf(parsed.text("resolv-conf"), parsed.text("i"))

@@ -21,7 +21,7 @@ FLUSH_SECONDS: Final = 1.0
 _POLL_SECONDS: Final = 0.01
 
 
-class _Formatter(logging.Formatter):
+class Formatter(logging.Formatter):
     """gvforwarder's form: ``time="2026-11-29T12:00:00Z" level=info msg="..."``."""
 
     converter = staticmethod(time.gmtime)
@@ -41,7 +41,6 @@ class LogQueue(logging.Handler):
 
     def __init__(self, fd: int = STDERR, max_lines: int = MAX_LINES) -> None:
         super().__init__()
-        self.setFormatter(_Formatter())
         self.lost = 0
         """The number of lines that were lost so far."""
         self._fd = fd

@@ -1,9 +1,9 @@
 """The command ``gvtap-pipeline``: finds the sub-command, parses its flags, and loads the code that runs it.
 
 ``start [flags]`` runs the network. ``config check FILE`` checks a configuration file. ``config show [flags]``
-prints the resulting configuration, ``config schema`` the JSON schema of the file. ``-version`` prints the
-version. Exit codes: 0 after an orderly end or help, 1 if the configuration is wrong or the start fails, 2 for
-a wrong command line.
+prints the resulting configuration, ``config schema`` the JSON schema of the file. ``capture`` and ``extcap``
+write frames of a running daemon. ``-version`` prints the version. Exit codes: 0 after an orderly end or help,
+1 if the configuration is wrong or the start fails, 2 for a wrong command line.
 
 The module of a sub-command is loaded when it runs. So help and version need none of the daemon's libraries.
 """
@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from pipeline import release
+from pipeline.client import options as client_options
 from pipeline.config import options
 from pipeline.go import flags
 from pipeline.system import standard_files
@@ -28,9 +29,12 @@ _SUMMARY: Final = f"""Usage of {PROGRAM}:
   {PROGRAM} config check FILE     say what is wrong with a configuration file
   {PROGRAM} config show [flags]   print what flags and file come to, as a file
   {PROGRAM} config schema         print the JSON schema of a configuration file
+  {PROGRAM} capture [flags]       write what guests send and get, of a running daemon
+  {PROGRAM} extcap [flags]        the same for Wireshark, which runs this command
   {PROGRAM} -version              print the version
 """
-_COMMANDS: Final = ("start", "config", "version", "help")
+_COMMANDS: Final = ("start", "config", "capture", "extcap", "version", "help")
+_VERSION: Final = flags.Flag("version", "bool", "print the version and exit")
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -42,6 +46,10 @@ def main(words: Sequence[str] | None = None) -> int:
             return _start(rest)
         case ["config", *rest]:
             return _config(rest)
+        case ["capture", *rest]:
+            return _capture(rest)
+        case ["extcap", *rest]:
+            return _extcap(rest)
         case ["-version" | "--version" | "version"]:
             print(release.line(PROGRAM))
             return OK
@@ -54,21 +62,44 @@ def main(words: Sequence[str] | None = None) -> int:
             return MISUSED
 
 
-def parse(command: str, words: Sequence[str]) -> flags.Parsed | int:
+def parse(
+    command: str, words: Sequence[str], table: Sequence[flags.Flag] = options.START
+) -> flags.Parsed | int:
     """Parse the flags of a sub-command. Returns an exit code instead after help, version or misuse."""
+    names = [flag.name for flag in table]
     try:
-        parsed = flags.parse(options.START, words)
-        _check_arguments(parsed)
+        parsed = flags.parse(table, words)
+        # Wireshark decides what follows its flags.
+        if command != "extcap":
+            _check_arguments(parsed, names)
     except flags.HelpRequestError:
-        sys.stdout.write(flags.usage(f"Usage of {PROGRAM} {command}:", options.START))
+        sys.stdout.write(flags.usage(f"Usage of {PROGRAM} {command}:", table))
         return OK
     except flags.FlagError as error:
-        sys.stderr.write(f"{error}{_hint(error)}\n'{PROGRAM} {command} -help' lists the flags\n")
+        sys.stderr.write(f"{error}{_hint(error, names)}\n'{PROGRAM} {command} -help' lists the flags\n")
         return MISUSED
     if parsed.true("version"):
         print(release.line(PROGRAM))
         return OK
     return parsed
+
+
+def _capture(words: Sequence[str]) -> int:
+    parsed = parse("capture", words, (*client_options.CAPTURE, _VERSION))
+    if isinstance(parsed, int):
+        return parsed
+    from pipeline.client import capture  # noqa: PLC0415  only this command needs it
+
+    return capture.run(parsed)
+
+
+def _extcap(words: Sequence[str]) -> int:
+    parsed = parse("extcap", words, (*client_options.EXTCAP, _VERSION))
+    if isinstance(parsed, int):
+        return parsed
+    from pipeline.client import extcap  # noqa: PLC0415  only this command needs it
+
+    return extcap.run(parsed)
 
 
 def _start(words: Sequence[str]) -> int:
@@ -96,20 +127,20 @@ def _config(words: Sequence[str]) -> int:
             return MISUSED
 
 
-def _check_arguments(parsed: flags.Parsed) -> None:
+def _check_arguments(parsed: flags.Parsed, names: Sequence[str]) -> None:
     """Refuse a word that is not a flag: most often its dash is missing."""
     if not parsed.arguments:
         return
     word = parsed.arguments[0]
-    if word.partition("=")[0] in (flag.name for flag in options.START):
+    if word.partition("=")[0] in names:
         raise flags.FlagError(f"{flags.quote(word)} is not a flag, did you mean -{word}?")
     raise flags.FlagError(f"unexpected argument {flags.quote(word)}: a flag begins with a dash")
 
 
-def _hint(error: flags.FlagError) -> str:
+def _hint(error: flags.FlagError, names: Sequence[str]) -> str:
     if not isinstance(error, flags.UnknownFlagError):
         return ""
-    return _nearest(error.name, [flag.name for flag in options.START], "-")
+    return _nearest(error.name, names, "-")
 
 
 def _unknown(words: Sequence[str]) -> str:

@@ -67,13 +67,15 @@ TABLE: dict[str, Row] = {
     ),
     # The supervisor's side. It reads no packet.
     "pipeline.control": Row(("go", "counters", "topology", "system", "ipc", "links", "config", "logs")),
+    # Commands that ask a running daemon.
+    "pipeline.client": Row(("go", "wire", "system", "links", "config")),
     "pipeline.daemon": Row(
         ("counters", "topology", "system", "ipc", "links", "config", "logs", "stages", "control")
     ),
     # The commands. Each is loaded when it runs.
     "pipeline.release": Row((), ("importlib", "pathlib", "sys", "typing")),
     "pipeline.commands": Row(("release", "go", "system", "config", "logs", "daemon")),
-    "pipeline": Row(("cli", "commands", "release", "go", "system", "config")),
+    "pipeline": Row(("cli", "commands", "release", "go", "system", "config", "client")),
     # The guest's agent ships alone, with the standard library.
     "guest": Row(("go", "wire"), tuple(sys.stdlib_module_names)),
 }

@@ -1,7 +1,4 @@
-"""The addresses where guests and clients come: which are allowed for what, in gvproxy's order and words.
-
-Nothing is bound here.
-"""
+"""Checks the URLs of the sockets for guests and clients, in gvproxy's order and words. It binds nothing."""
 
 import os
 import re
@@ -57,15 +54,15 @@ def further_links(texts: Sequence[str]) -> tuple[tuple[str, str], ...]:
 
 
 def check(url: str, what: str, schemes: tuple[str, ...]) -> None:
-    """Raise ConfigError, whose text begins with what, for a URL that is not of these schemes."""
+    """Raise ConfigError for a URL that is not of these schemes, or wrong. what: how the text begins."""
     try:
         parts = urlsplit(url)
         port = parts.port if parts.scheme in inet.TCP else None
     except ValueError:
-        address, _, port = url.partition("://")[2].rpartition(":")
+        address, _, tail = url.partition("://")[2].rpartition(":")
         if url.startswith("tcp") and ":" in address.strip("["):
             scheme = url.partition(":")[0]
-            error = ValueError(f"an IPv6 address stands in brackets: {scheme}://[{address}]:{port}")
+            error = ValueError(f"an IPv6 address stands in brackets: {scheme}://[{address}]:{tail}")
         raise ConfigError(f"{what}: {url}: {error}") from None
     if parts.scheme not in schemes:
         allowed = ", ".join(f"{scheme}://" for scheme in schemes)

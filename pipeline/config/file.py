@@ -1,9 +1,9 @@
-"""The YAML configuration file: reading it, and errors that say where.
+"""Reads the YAML configuration file. Errors name the key and its line.
 
-A scalar keeps its text until the schema (keys.py) says what it is. So a MAC address of digits
-(``10:11:11:11:11:11``) stays a text and is not taken for a number to base 60. A wrong value raises
-ConfigError, which names the key, its line and what is allowed. An unknown key is only reported, with the
-nearest known one, since gvproxy ignores it. merge.py merges the file with the flags.
+A scalar stays a text until the schema (keys.py) says what it is. So a MAC address of digits
+(``10:11:11:11:11:11``) does not become a number to base 60. A wrong value raises ConfigError, which says what
+is allowed. An unknown key is only reported, with the nearest known key, since gvproxy ignores it. merge.py
+merges the file with the flags.
 """
 
 import difflib

@@ -8,6 +8,7 @@ import ipaddress
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Annotated, Final, get_type_hints
+from urllib.parse import urlsplit
 
 from pipeline.config.choices import GUARDED, SYMMETRIC
 from pipeline.config.limits import Limits
@@ -22,12 +23,13 @@ from pipeline.config.scalars import (
     Text,
     one_of,
 )
+from pipeline.system import inet
 
 LINKS: Final = ("vpnkit", "qemu", "bess", "stdio", "vfkit")
 """Fields of Links that name where guests attach, beside /connect and ``further``."""
 
 WORKERS: Final = (1, 64)
-"""How many workers of one kind there may be."""
+"""The fewest and the most workers of one kind."""
 SLOTS: Final = (64, 1 << 16)
 BUSY_POLL: Final = (0, 50)
 """Microseconds that a worker looks for more work before it sleeps (pipeline.stages.loop)."""
@@ -47,7 +49,7 @@ class Record:
 
 @dataclass(frozen=True, slots=True)
 class Zone:
-    """A zone of the built-in name server; ``default_ip`` answers for names without a record, "" for none."""
+    """A zone of the built-in name server. ``default_ip``: of names without a record, "" for none."""
 
     name: Text = ""
     records: tuple[Record, ...] = ()
@@ -100,7 +102,7 @@ Verdict = Annotated[str, one_of("allow", "deny")]
 
 @dataclass(frozen=True, slots=True)
 class PolicyRule:
-    """One rule of the egress policy. An empty field means "any"; networks and names are one condition."""
+    """One rule of the egress policy. An empty field means "any". networks and names are one condition."""
 
     action: Verdict
     guests: tuple[Ipv4Network, ...] = ()
@@ -112,7 +114,7 @@ class PolicyRule:
 
 @dataclass(frozen=True, slots=True)
 class EgressPolicy:
-    """Where guests may connect to: the first rule that fits decides, else ``default``."""
+    """Where guests may connect to. The first rule that fits decides. If none fits, ``default`` does."""
 
     default: Verdict = "allow"
     rules: tuple[PolicyRule, ...] = ()
@@ -139,7 +141,7 @@ class Network:
 
     @property
     def reserved(self) -> frozenset[int]:
-        """Addresses that mean something else to the gateway than a guest."""
+        """Addresses that do not mean a guest, since the gateway answers for them."""
         return frozenset({self.host_ip, *self.gateway_virtual_ips, *self.nat})
 
 
@@ -156,6 +158,13 @@ class Links:
     stdio: str
     vfkit: str
     further: tuple[tuple[str, str], ...]  # (protocol, URL)
+
+    @property
+    def loopback_ports(self) -> frozenset[int]:
+        """The ports of all TCP sockets on loopback. They are for the host, and guests must not reach them."""
+        urls = (*self.listen, self.services, self.vpnkit, self.qemu, *(url for _, url in self.further))
+        parts = [urlsplit(url) for url in urls if url.startswith("tcp")]
+        return frozenset(each.port for each in parts if each.port and inet.is_loopback(each.hostname or ""))
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,7 +204,7 @@ class Logging:
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """Everything the program was told. Empty texts mean "none"."""
+    """All settings. Empty texts mean "none"."""
 
     network: Network
     links: Links
@@ -206,7 +215,7 @@ class Config:
 
     @classmethod
     def of(cls, settings: Settings) -> "Config":
-        """A Config of settings by name, in whichever group they are. Ignores those without a field."""
+        """A Config made of settings by name. Each goes to the group that has it. Others are ignored."""
         groups = {
             name: group(**{each.name: settings[each.name] for each in fields(group)})
             for name, group in get_type_hints(cls).items()

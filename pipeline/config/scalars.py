@@ -1,8 +1,8 @@
-"""The single values that may stand in the YAML file: a check for each kind.
+"""The kinds of single values in the YAML file, each with a check.
 
 A check gets the text as it was written. It returns the value, or raises ValueError, which says what is
-allowed. A type whose value is not a text also says how it is written. keys.py and model.py put these types
-together to the layout of the file. schema.py has pydantic make validators of it; only a file needs them.
+allowed. A type whose value is not a text also says how the value is written. keys.py and model.py make the
+layout of the file from these types. schema.py has pydantic make validators of it; only a file needs them.
 """
 
 import ipaddress
@@ -51,7 +51,7 @@ class Check:
 
 
 class Scalar(str):
-    """The text of a scalar; ``plain`` says that it stood there without quotes."""
+    """The text of a scalar. ``plain``: it was written without quotes."""
 
     __slots__ = ("plain",)
     plain: bool

@@ -1,11 +1,11 @@
-"""The control plane put together: channels to the workers, the API's front doors, forwards, notifications."""
+"""The control plane: channels to the workers, front doors of the API, forwards and notifications."""
 
 import asyncio
 import errno
 import socket
 from collections.abc import Callable, Mapping, Sequence
 from ipaddress import IPv4Address
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from pipeline import logs
 from pipeline.config.model import Config, PortForward
@@ -13,7 +13,7 @@ from pipeline.control.forwarder import Forwarder, ForwardError
 from pipeline.control.http.access import Access
 from pipeline.control.http.front import Front, TakeOver
 from pipeline.control.http.servers import BROWSERS, GUEST, HOST, Servers
-from pipeline.control.http.takeover import CONNECT, TUNNEL, Connect, Tunnel
+from pipeline.control.http.takeover import CAPTURE, CONNECT, TUNNEL, Capture, Connect, Tunnel
 from pipeline.control.notify import CONNECTION_CLOSED, CONNECTION_ESTABLISHED, Notifier
 from pipeline.control.repeated import Repeated
 from pipeline.control.ssh.destination import Destination, host_path
@@ -27,6 +27,9 @@ from pipeline.topology import INGRESS, RESOLVER
 
 if TYPE_CHECKING:
     from pipeline.control.http.api import Api
+
+_MACHINES: Final = tuple(getattr(socket, name, None) for name in ("AF_VSOCK", "AF_HYPERV"))
+"""Families of sockets whose clients are virtual machines."""
 
 
 class ControlPlane:
@@ -43,8 +46,8 @@ class ControlPlane:
     ) -> None:
         """controls: the supervisor's ends of the control sockets by worker. Needs a running event loop.
 
-        on_guest gets the events of ingress about the listeners of accept_guests(). version: of the program.
-        token: the one that endpoints on the host ask for, "" for none.
+        on_guest: called with ingress' events about the listeners of accept_guests(). version: of the program.
+        token: what endpoints on the host ask for, "" for nothing.
         """
         self._config = config
         self._on_guest = on_guest
@@ -58,7 +61,9 @@ class ControlPlane:
         )
         request = self._channels.request
         self._sockets = SocketForwards(request, self._log)
-        self._forwarder = Forwarder(request, self._sockets, self._log)
+        self._forwarder = Forwarder(
+            request, self._sockets, self._log, max_forwards=config.limits.max_forwards
+        )
         self._not_handed_over = Repeated(self._log, "a guest's DNS connection cannot be handed over")
         self._counts: dict[str, int] = {}
         self._notifier = Notifier(config.links.notification, self._log, self._count)
@@ -86,7 +91,7 @@ class ControlPlane:
         self._counts[name] = self._counts.get(name, 0) + 1
 
     async def start(self) -> None:
-        """Begin to notify, open the configured forwards. ForwardError names one that cannot be opened."""
+        """Start to notify, and open the configured forwards. Raises ForwardError, which names the forward."""
         self._notifier.start()
         self._guest_front = Front(self._servers.server(GUEST), {}, self._log)
         for forward in self._config.access.forwards:
@@ -108,13 +113,22 @@ class ControlPlane:
         return ""
 
     def serve(self, listener: socket.socket, *, guests: bool) -> None:
-        """Serve the API on a listening socket, which stays the caller's; with guests also /connect."""
+        """Serve the API on a listening socket, which stays the caller's. guests: serve /connect too.
+
+        A client of a socket for guests that comes from a virtual machine (vsock) is a guest. It has the API
+        of the gateway's port 80.
+        """
         browsers = listener.family in (socket.AF_INET, socket.AF_INET6)
+        only_guests = guests and listener.family in _MACHINES
         request, log, access = self._channels.request, self._log, self._access
-        paths: dict[str, TakeOver] = {TUNNEL: Tunnel(request, log, access, browsers=browsers)}
+        paths: dict[str, TakeOver] = {}
         if guests:
             paths[CONNECT] = Connect(request, log, access, browsers=browsers)
-        front = Front(self._servers.server(BROWSERS if browsers else HOST), paths, log)
+        if not only_guests:
+            paths[TUNNEL] = Tunnel(request, log, access, browsers=browsers)
+            paths[CAPTURE] = Capture(request, log, access, browsers=browsers)
+        kind = GUEST if only_guests else BROWSERS if browsers else HOST
+        front = Front(self._servers.server(kind), paths, log)
         self._fronts.append(front)
         front.listen(listener)
 
@@ -125,7 +139,7 @@ class ControlPlane:
         await self._channels.request(INGRESS, messages.Open(protocol, once, dict(macs)), fds)
 
     async def forward_sockets(self) -> None:
-        """Make the configured sockets that lead into the guest. Raises SocketError, SshError."""
+        """Open the configured forwards over ssh. Raises SocketError, SshError."""
         guest = str(IPv4Address(self._config.network.device_ip))
         for forward in self._config.access.socket_forwards:
             await self._sockets.check_key(forward.identity)

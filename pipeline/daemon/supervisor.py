@@ -5,9 +5,9 @@ sockets. It binds sockets in gvproxy's order, after it has started whatever serv
 soon as its file exists.
 
 If a worker ends on its own, the daemon ends with status 1. SIGINT, SIGTERM and SIGHUP end it with status 0.
-SIGQUIT ends it with status 2 and prints a traceback of every process. After SIGUSR1 all processes open the log
-again. The supervisor acts on a signal that comes during the start after it has forked the workers. From then
-on it can undo everything in order.
+SIGQUIT ends it with status 2 and prints a traceback of every process. After SIGUSR1 all processes open the
+log again. The supervisor acts on a signal that comes during the start after it has forked the workers. From
+then on it can undo everything in order.
 """
 
 import asyncio
@@ -36,7 +36,7 @@ from pipeline.ipc.fabric import Fabric
 from pipeline.ipc.segment import SegmentError
 from pipeline.links import addresses, inherited, pcap, protocols, stdio
 from pipeline.system import descriptor_limit, output_file, socket_file
-from pipeline.system.service_manager import ALIVE, ServiceManager
+from pipeline.system.service_manager import ALIVE, STOPPING, ServiceManager
 from pipeline.system.service_manager import READY as READY_FOR_MANAGER
 from pipeline.topology import Layout, TopologyError
 
@@ -186,9 +186,10 @@ class Supervisor:
                     # An earlier run may have left the file with another mode.
                     output_file.set_mode(fd, PID_FILE_MODE)
                 # No newline, because podman does not strip the text.
-                file.write(str(os.getpid()).encode())
+                content = str(os.getpid()).encode()
+                file.write(content)
                 if regular:
-                    self._keep(path)
+                    self.files.append(socket_file.OwnFile(path, content=content))
         except OSError as error:
             raise StartError(f"cannot write pid file {path}: {error.strerror}") from error
 
@@ -304,13 +305,9 @@ class Supervisor:
         return sock
 
     def _keep_path(self, url: str) -> None:
-        path = addresses.socket_path(url)
-        if path:
-            self._keep(path)
-
-    def _keep(self, path: str) -> None:
-        """Note that this file must be removed at the end."""
-        self.files.append(socket_file.OwnFile(path))
+        """Note that the socket file of this URL must be removed at the end, if the URL has one."""
+        if path := addresses.socket_path(url):
+            self.files.append(socket_file.OwnFile(path))
 
     def _stop(self, reason: str, status: int) -> None:
         """Begin the end of the daemon. The first call decides reason and status."""
@@ -425,7 +422,8 @@ class Supervisor:
 
     def _remove_files(self) -> None:
         for file in self.files:
-            file.remove()
+            if not file.remove() and os.path.lexists(file.path):
+                self.log.warning("file not removed: another program's, or not permitted", path=file.path)
         self.files.clear()
 
 

@@ -14,13 +14,14 @@ import structlog
 from pipeline.control.forwarder import Forwarder
 from pipeline.control.http.access import Access
 from pipeline.control.http.api import Api
-from pipeline.control.http.front import Front
+from pipeline.control.http.front import Front, TakeOver
 from pipeline.control.http.runner import make_runner, server_of
-from pipeline.control.http.takeover import CONNECT, TUNNEL, Connect, Tunnel
+from pipeline.control.http.takeover import CAPTURE, CONNECT, TUNNEL, Capture, Connect, Tunnel
 from pipeline.control.workers import RefusedError
 from pipeline.ipc import messages
 
 LOG = structlog.get_logger()
+GUEST = "192.168.127.2:40000"
 
 
 class Workers:
@@ -54,6 +55,13 @@ class Workers:
 def refuse(text: str) -> Callable[[Any], Exception]:
     """A worker's answer that is an error."""
     return lambda _op: RefusedError(text)
+
+
+class GuestFront(Front):
+    """A front whose clients are connections of the guest GUEST."""
+
+    def serve(self, sock: socket.socket, client: str | None = None) -> None:
+        super().serve(sock, GUEST if client is None else client)
 
 
 class Endpoint:
@@ -112,10 +120,14 @@ async def endpoint(
     api = Api(forwarder, workers, counters, LOG, access=access)
     runner = make_runner(api.guest() if guest else api.full(browsers=browsers))
     await runner.setup()
-    take_overs = {} if guest else {TUNNEL: Tunnel(workers, LOG, access, browsers=browsers)}
+    take_overs: dict[str, TakeOver] = {}
+    if not guest:
+        take_overs[TUNNEL] = Tunnel(workers, LOG, access, browsers=browsers)
+        take_overs[CAPTURE] = Capture(workers, LOG, access, browsers=browsers)
     if connect and not guest:
         take_overs[CONNECT] = Connect(workers, LOG, access, browsers=browsers)
-    front = Front(server_of(runner), take_overs, LOG, timeout=timeout, max_connections=max_connections)
+    kind = GuestFront if guest else Front
+    front = kind(server_of(runner), take_overs, LOG, timeout=timeout, max_connections=max_connections)
     path = str(tmp_path / "api.sock")
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(path)

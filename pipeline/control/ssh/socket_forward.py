@@ -1,15 +1,13 @@
 """Unix sockets on the host that lead to unix sockets in a guest, over ssh.
 
-A forward accepts clients as soon as it is opened, long before its guest is up. They wait then. Each client
-has a channel of its own, which carries bytes and the ends of both directions. A guest that never answers
-costs only its own clients. connection.py reaches the guest.
+A forward accepts clients as soon as it is open, long before its guest is up. These clients wait. Each client
+has a channel of its own, which carries the bytes of both directions and their ends. A guest that never
+answers delays only its own clients. connection.py reaches the guest.
 """
 
 import asyncio
 import errno
-import os
 import socket
-import stat
 from collections.abc import Awaitable, Callable
 from typing import Final, Protocol
 
@@ -39,7 +37,7 @@ class Connection(Protocol):
 
 
 class SocketForward:
-    """One socket on the host. Made and used in one event loop; close() removes it."""
+    """One socket on the host, in one event loop. close() removes it."""
 
     def __init__(self, path: str, connection: Connection, log: structlog.typing.FilteringBoundLogger) -> None:
         self.path = path
@@ -135,8 +133,8 @@ def _bind(path: str) -> socket.socket:
         socket_file.bind(sock, path, MODE)
     except OSError as error:
         sock.close()
-        if error.errno == errno.EADDRINUSE and not stat.S_ISSOCK(os.lstat(path).st_mode):
-            raise SocketError(f"{path} exists and is no socket: it is not replaced") from error
+        if error.errno == errno.EADDRINUSE and socket_file.is_other_file(path):
+            raise SocketError(f"{path} exists and is not a socket: it is not replaced") from error
         raise SocketError(f"listen unix {path}: bind: {words_of(error)}") from error
     sock.setblocking(False)
     return sock

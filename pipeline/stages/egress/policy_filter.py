@@ -1,4 +1,4 @@
-"""The egress policy in the egress worker: it judges new flows, and counts and logs those that it refuses."""
+"""Applies the egress policy to each new flow, and counts and logs the flows that it refuses."""
 
 import errno
 from time import monotonic
@@ -12,30 +12,32 @@ from pipeline.stages.worker import Worker
 from pipeline.wire import ipv4
 
 REFUSED: Final = errno.EACCES
-"""The errno that stands for a refusal: guests read "administratively prohibited"."""
-LOG_SPACING: Final = 1.0
-"""Seconds between two log lines about refused flows, so that a guest cannot fill the log."""
+"""The errno of a refusal. The guest gets the ICMP code "administratively prohibited"."""
+LOG_SPACING: Final = 10.0
+"""Seconds between two log lines about refused flows of one guest. The log writes no more (log_limits.py)."""
+MAX_LOGGED: Final = 1024
+"""The most guest addresses whose last line is remembered."""
 
 _REFUSED: Final = INDEX["egress_flow_refused_policy"]
 
 
 class PolicyFilter:
-    """Judges each new flow. While it is not ``active``, every flow is allowed and nobody need ask."""
+    """Judges each new flow. If it is not ``active``, it allows every flow, and callers need not ask."""
 
     def __init__(self, worker: Worker, policy: EgressPolicy) -> None:
         self.policy = Policy(policy)
         self.active = self.policy.active
         self._counts = worker.counts
         self._log = worker.log
-        self._log_at = 0.0
-        self._unlogged = 0
+        self._logged: dict[int, tuple[float, int]] = {}
+        """By guest: when its next line is due, and the refusals since its last line."""
 
     def learn(self, named: Named) -> None:
         """The gateway's name server told a guest an address for a name of the policy."""
         self.policy.learn(named.guest_addr, named.remote_addr, named.pattern, named.ttl_s, monotonic())
 
     def admits(self, guest: int, address: int, port: int, protocol: str) -> bool:
-        """Whether a guest may receive from an address that it has not sent to: if it could send there."""
+        """Whether a guest may receive from an address to which it sent nothing: if it could send there."""
         return self.policy.allows(guest, address, port, protocol, monotonic())
 
     def refuses(self, guest: int, address: int, port: int, protocol: str) -> bool:
@@ -44,15 +46,18 @@ class PolicyFilter:
         if self.policy.allows(guest, address, port, protocol, now):
             return False
         self._counts[_REFUSED] += 1
-        if now < self._log_at:
-            self._unlogged += 1
+        due, unlogged = self._logged.get(guest, (now, 0))
+        if now < due:
+            self._logged[guest] = due, unlogged + 1
             return True
+        if len(self._logged) >= MAX_LOGGED:
+            self._logged.clear()
+        self._logged[guest] = now + LOG_SPACING, 0
         self._log.warning(
             "flow refused by the egress policy",
             guest=ipv4.addr_text(guest),
             to=f"{ipv4.addr_text(address)}:{port}" if port else ipv4.addr_text(address),
             protocol=protocol,
-            unlogged=self._unlogged,
+            unlogged=unlogged,
         )
-        self._log_at, self._unlogged = now + LOG_SPACING, 0
         return True
