@@ -63,7 +63,7 @@ def test_a_page_shows_every_flag() -> None:
 
 
 def test_bash_offers_commands_flags_and_values() -> None:
-    assert offered("gvtap-pipeline", "") == {"start", "config", "version", "help"}
+    assert offered("gvtap-pipeline", "") == {"start", "config", "capture", "extcap", "version", "help"}
     assert offered("gvtap-pipeline", "config", "s") == {"show", "schema"}
     assert offered("gvtap-pipeline", "start", "-listen-") == {
         f"-{flag.name}" for flag in options.START if flag.name.startswith("listen-")

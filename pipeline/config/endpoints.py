@@ -58,12 +58,13 @@ def check(url: str, what: str, schemes: tuple[str, ...]) -> None:
     try:
         parts = urlsplit(url)
         port = parts.port if parts.scheme in inet.TCP else None
-    except ValueError:
-        address, _, tail = url.partition("://")[2].rpartition(":")
-        if url.startswith("tcp") and ":" in address.strip("["):
-            scheme = url.partition(":")[0]
-            error = ValueError(f"an IPv6 address stands in brackets: {scheme}://[{address}]:{tail}")
-        raise ConfigError(f"{what}: {url}: {error}") from None
+    except ValueError as error:
+        words = str(error)
+        scheme, _, place = url.partition("://")
+        address, _, tail = place.rpartition(":")
+        if scheme in inet.TCP and ":" in address and not address.startswith("["):
+            words = f"an IPv6 address stands in brackets: {scheme}://[{address}]:{tail}"
+        raise ConfigError(f"{what}: {url}: {words}") from None
     if parts.scheme not in schemes:
         allowed = ", ".join(f"{scheme}://" for scheme in schemes)
         raise ConfigError(f"{what}: unexpected scheme: {flags.quote(url)} (allowed: {allowed})")

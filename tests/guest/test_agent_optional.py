@@ -54,7 +54,7 @@ def test_a_lease_is_used_though_the_kernel_refuses_its_mtu_or_route(
     monkeypatch.setattr(netlink, name, refuse)
     configure("tap0", LEASE, ResolvConf(NONE, "tap0"))
     assert done == [step for step in ("set_mtu", "set_address", "set_default_route") if step != name]
-    assert "Invalid argument; going on without" in caplog.text
+    assert "invalid argument; going on without" in caplog.text
 
 
 def test_the_end_of_a_lease_whose_address_somebody_has_removed_is_no_failure(

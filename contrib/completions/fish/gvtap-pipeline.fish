@@ -1,6 +1,8 @@
 complete -c gvtap-pipeline -f
 complete -c gvtap-pipeline -n __fish_use_subcommand -a start
 complete -c gvtap-pipeline -n __fish_use_subcommand -a config
+complete -c gvtap-pipeline -n __fish_use_subcommand -a capture
+complete -c gvtap-pipeline -n __fish_use_subcommand -a extcap
 complete -c gvtap-pipeline -n __fish_use_subcommand -a version
 complete -c gvtap-pipeline -n __fish_use_subcommand -a help
 complete -c gvtap-pipeline -n '__fish_seen_subcommand_from config' -a 'check show schema'
