@@ -58,6 +58,7 @@ class Member(Protocol):
     running: bool
     poller: Poller | None
     sleeps: int
+    idle_s: float
     woken: bool
     has_peers_outside: bool
 
@@ -164,6 +165,12 @@ class Loop:
 
     def _look(self, until: float) -> Events | None:
         """Look for work until that time. Returns socket events (maybe none), or None if nothing came."""
+        began = monotonic()
+        found = self._look_until(until)
+        self._was_idle(monotonic() - began)
+        return found
+
+    def _look_until(self, until: float) -> Events | None:
         longest = until + BUSY_GAP
         while (now := monotonic()) < until:
             for worker in self._outsiders:
@@ -177,6 +184,11 @@ class Loop:
                 until = min(now + self._busy_poll, longest)
             yield_core()
         return None
+
+    def _was_idle(self, seconds: float) -> None:
+        """The process had nothing to do for so long."""
+        for worker in self._workers:
+            worker.idle_s += seconds
 
     def _poll(self) -> Events:
         """The socket events that are ready now."""
@@ -222,7 +234,8 @@ class Loop:
         self.slept = False
         for worker in self._workers:
             timeout = min(timeout, worker.may_sleep())
-        self._due_at = monotonic() + timeout
+        began = monotonic()
+        self._due_at = began + timeout
         if timeout <= 0:
             return self._poll()
         outsiders = self._outsiders
@@ -241,6 +254,7 @@ class Loop:
             worker.awake()
         if timeout > 0:
             self.slept = True
+            self._was_idle(monotonic() - began)
             for worker in self._workers:
                 worker.sleeps += 1
         return events

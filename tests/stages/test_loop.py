@@ -38,6 +38,7 @@ class Scripted:
         self.running = True
         self.woken = False
         self.sleeps = self.breaths = self.looks = 0
+        self.idle_s = 0.0
         self.input_at_look = 0
         """Which look finds an input, from 1; none if 0."""
         self.prewakes: list[bool] = []

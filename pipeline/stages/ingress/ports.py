@@ -9,6 +9,7 @@ from collections.abc import Callable
 from time import monotonic
 from typing import Final
 
+from pipeline.counter_block import BYTES_TO_GUEST, FRAMES_DROPPED, FRAMES_TO_GUEST
 from pipeline.counters import INDEX
 from pipeline.engines.offload.gso import Buffer
 from pipeline.engines.offload.gso_udp import UdpSegmenter
@@ -17,6 +18,7 @@ from pipeline.links.base import Link, LinkClosed
 from pipeline.links.listener import Guest
 from pipeline.links.offload import OffloadLink
 from pipeline.records.frames import ALL_LINKS
+from pipeline.stages.ingress.accounts import Accounts
 from pipeline.stages.ingress.capture import Capture
 from pipeline.stages.ingress.fairness import Fairness
 from pipeline.stages.ingress.guests import LINKS_PER_SECOND, MAX_LINKS, TOO_MANY, TOO_OFTEN, GuestNumbers
@@ -58,11 +60,14 @@ class Port:
         "link",
         "number",
         "offload",
+        "row",
         "segmenter",
     )
 
-    def __init__(self, number: int, guest_number: int, guest: Guest, counts: memoryview) -> None:
+    def __init__(self, number: int, guest_number: int, guest: Guest, counts: memoryview, row: int) -> None:
         self._counts = counts
+        self.row = row
+        """Index of the first word of its row in the counter block."""
         self.number = number
         self.guest_number = guest_number
         """Of the guest that this link belongs to (pipeline.stages.ingress.guests)."""
@@ -112,6 +117,8 @@ class Port:
             frames, length = segmenter.take_counts()
             self._counts[_FRAMES_OUT] += frames
             self._counts[_BYTES_OUT] += length
+            self._counts[self.row + FRAMES_TO_GUEST] += frames
+            self._counts[self.row + BYTES_TO_GUEST] += length
             segmenter.reset()
         return frames, length
 
@@ -126,6 +133,7 @@ class Ports:
         self._worker = worker
         self._counts = worker.counts
         self._on_detached = on_detached
+        self._accounts = Accounts(worker.counts)
         self._last_number = 0
         self.guests = GuestNumbers()
         self.fairness = fairness
@@ -144,7 +152,9 @@ class Ports:
             self._worker.log.warning("guest refused", reason=_REFUSALS[reason], peer=guest.peer)
             link.close()
             return None
-        port = Port(self._free_number(), self.guests.add_link(guest.identity), guest, self._counts)
+        number = self._free_number()
+        guest_number = self.guests.add_link(guest.identity)
+        port = Port(number, guest_number, guest, self._counts, self._accounts.open(number))
         self.shares.add(port.guest_number, now)
         self.shares.several = len(self.guests) > 1
         self.by_number[port.number] = port
@@ -172,6 +182,7 @@ class Ports:
         link.close()
         self.readable.pop(port, None)
         del self.by_number[port.number]
+        self._accounts.close(port.row)
         now = monotonic()
         self.guests.remove_link(port.guest_number, now)
         self.shares.several = len(self.guests) > 1
@@ -185,6 +196,11 @@ class Ports:
         for port in list(self.by_number.values()):
             if port.link is link:
                 self.detach(port, error)
+
+    def charge(self, port: Port, frames: int, now: float) -> None:
+        """This many frames of a link's guest were dropped."""
+        self._counts[port.row + FRAMES_DROPPED] += frames
+        self.fairness.charge(port.guest_number, frames, now)
 
     def is_empty(self, port: Port) -> None:
         """A read found nothing: the link waits for its next event."""

@@ -3,6 +3,7 @@
 from time import monotonic, thread_time
 from typing import Final
 
+from pipeline.counter_block import BYTES_FROM_GUEST, FRAMES_FROM_GUEST
 from pipeline.counters import INDEX
 from pipeline.engines.offload import gro
 from pipeline.engines.offload.burst import Item
@@ -168,10 +169,12 @@ class Receiver:
         self._steering.pass_on(view, items, now)
         if drops:
             count_drops(self._counts, drops)
-            self._fairness.charge(port.guest_number, sum(drops.values()), now)
+            self._ports.charge(port, sum(drops.values()), now)
         count = sum([length for _, length in frames])
         self._counts[_FRAMES_IN] += len(frames)
         self._counts[_BYTES_IN] += count
+        self._counts[port.row + FRAMES_FROM_GUEST] += len(frames)
+        self._counts[port.row + BYTES_FROM_GUEST] += count
         if self._shares.several:
             self._fairness.holds(port.guest_number, slot)
             self._shares.was_read(port.guest_number, count, len(frames), now)

@@ -243,7 +243,7 @@ class Transmitter:
             misbehaved = Misbehaved.unpack(burst, at)
             port = self._ports.by_number.get(misbehaved.link)
             if port is not None:
-                self._fairness.charge(port.guest_number, misbehaved.frames, monotonic())
+                self._ports.charge(port, misbehaved.frames, monotonic())
         elif kind == kinds.WORK:
             done = Work.unpack(burst, at)
             port = self._ports.by_number.get(done.link)
