@@ -95,7 +95,7 @@ def start(parsed: flags.Parsed, words: Sequence[str], program: supervisor.Progra
         opened.append(path)
 
     try:
-        config, warnings = merge.build(parsed, words, try_log_file=try_log_file)
+        config, warnings = merge.build(parsed, words, try_log_file=try_log_file, guests=program.guests)
         level = config.logging.log_level
         logs.setup(config.logging.log_file, level, debug=level == "debug")
     except (ConfigError, OSError) as error:

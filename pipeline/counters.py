@@ -356,6 +356,9 @@ TABLE: Final[tuple[Counter, ...]] = (
     Counter("nat_flow_refused_unowned", "flows", "flows to an address of the subnet that no guest has"),
     # --- supervisor: HTTP API ---------------------------------------------------------
     Counter("api_request_refused_guest", "requests", "requests of guests that the setting guest-api forbids"),
+    Counter(
+        "api_request_refused_web_page", "requests", "requests that a web page in a browser may have sent"
+    ),
     Counter("api_request_refused_token", "requests", "requests without the token of -api-token-file"),
     Counter(
         "notifications_dropped",

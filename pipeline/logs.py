@@ -5,6 +5,11 @@ event (``guest``, ``flow``, ``error``, ...). All processes write to one descript
 so lines of several workers never mix. Standard library logging (asyncio, aiohttp) goes the same way from
 level warning on. The file is not rotated or reopened.
 
+A guest can cause most events as often as it likes, so every kind of event has a rate (log_limits.py). A line
+over its rate is left out, and ``suppressed`` of the next such line has the count. Counts that no line has
+reported are in a summary, ``log lines left out``, a minute later and at the end. Lines of level critical have
+no rate. At level debug the rates are much higher. Long values are cut at MAX_TEXT.
+
 Logging never blocks. Each process has a bounded queue and a thread that writes (system/outlet.py). A line
 that finds no room, or that cannot be written, is lost and counted. When the log accepts lines again, the
 line ``log lines dropped`` reports the count. At the end of the program ``flush`` waits at most LAST_WAIT.
@@ -14,24 +19,38 @@ import atexit
 import json
 import logging
 import os
-import stat
-from collections.abc import Callable, MutableMapping
+import threading
+from collections.abc import Callable, Mapping, MutableMapping
 from datetime import UTC, datetime
+from time import monotonic
 from typing import Any, Final, cast
 
 import structlog
 
-from pipeline.system.outlet import Outlet
+from pipeline.log_limits import DEBUG_KIND, DEBUG_SUBJECT, Limiter
+from pipeline.system import output_file
+from pipeline.system.outlet import Outlet, signals_blocked
 
 STDERR: Final = 2
+MAX_TEXT: Final = 400
+"""Characters of one value. Some of them come from a guest or client."""
+MAX_TRACEBACK: Final = 16_000
+SUMMARY_AFTER: Final = 60.0
+"""Seconds from the first line that was left out to the summary."""
+OPERATOR: Final = "operator"
+"""Key of a line about something that came through the API on the host: ``log.info(..., operator=True)``."""
 MAX_QUEUED: Final = 256 * 1024
 """Bytes of lines that may wait to be written, in each process."""
 LAST_WAIT: Final = 0.5
 """Seconds that the program waits at its end for its last lines to be written."""
-FILE_MODE: Final = 0o666
+FILE_MODE: Final = 0o600
+"""Of a log file that is created here. Lines name guests, and the hosts that they reach."""
 LEVELS: Final = {"critical": 50, "error": 40, "warning": 30, "info": 20, "debug": 10}
 
 _FIRST: Final = ("time", "level", "event", "worker", "pid")
+_KIND_WORDS: Final = 3
+_SUBJECTS: Final = ("guest", "opened_by", "client", "peer", "link")
+"""Keys that name the guest or client of a line, the best name first."""
 
 
 def _dropped_line(count: int) -> bytes:
@@ -49,7 +68,11 @@ def _dropped_line(count: int) -> bytes:
 _outlet: Final = Outlet(MAX_QUEUED, notice=_dropped_line)
 _source = "supervisor"
 """The worker whose lines this process writes."""
+_limiter = Limiter()
+_lock = threading.Lock()
+_summary: threading.Timer | None = None
 if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=lambda: _forget_lines())
     os.register_at_fork(
         before=_outlet.before_fork,
         after_in_parent=_outlet.after_fork_in_parent,
@@ -77,22 +100,14 @@ class _Forward(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         log = logger("supervisor").bind(logger=record.name)
-        log.log(max(record.levelno, logging.DEBUG), record.getMessage(), exc_info=record.exc_info)
+        # The text without its arguments is the kind: a guest may choose them.
+        text, kind = record.getMessage(), f"{record.name}: {record.msg}"
+        log.log(max(record.levelno, logging.DEBUG), text, exc_info=record.exc_info, kind=kind)
 
 
 def try_file(path: str) -> None:
-    """Create or empty the log file. Raises OSError."""
-    os.close(_open(path, os.O_TRUNC))
-
-
-def _open(path: str, flag: int) -> int:
-    """Open the log file. A FIFO is opened for reading too, so that it may lack a reader, or change it."""
-    try:
-        is_fifo = stat.S_ISFIFO(os.stat(path).st_mode)
-    except FileNotFoundError:
-        is_fifo = False
-    way = os.O_RDWR if is_fifo else os.O_WRONLY
-    return os.open(path, way | os.O_CREAT | os.O_CLOEXEC | flag, FILE_MODE)
+    """Create or empty the log file (see pipeline.system.output_file). Raises OSError."""
+    os.close(output_file.open_file(path, FILE_MODE, empty=True, read_fifo=True))
 
 
 def setup(log_file: str = "", level: str = "info", *, debug: bool = False) -> None:
@@ -101,9 +116,12 @@ def setup(log_file: str = "", level: str = "info", *, debug: bool = False) -> No
     Call this before the workers are forked, since they inherit the set-up. debug: use the readable form if
     the output is a terminal. Raises OSError.
     """
+    global _limiter
+    if level == "debug":
+        _limiter = Limiter(DEBUG_SUBJECT, DEBUG_KIND)
     fd = STDERR
     if log_file:
-        fd = _open(log_file, os.O_APPEND)
+        fd = output_file.open_file(log_file, FILE_MODE, append=True, read_fifo=True)
     console = debug and not log_file and os.isatty(fd)
     render: list[structlog.typing.Processor] = (
         [structlog.dev.ConsoleRenderer(colors=True, timestamp_key="time")]
@@ -112,9 +130,11 @@ def setup(log_file: str = "", level: str = "info", *, debug: bool = False) -> No
     )
     structlog.configure(
         processors=[
+            _limit,
             structlog.processors.add_log_level,
             _stamp,
             structlog.processors.format_exc_info,
+            _cut,
             *render,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(LEVELS[level]),
@@ -142,6 +162,80 @@ def _stamp(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> Mutab
 def _in_order(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
     ordered = {key: event.pop(key) for key in _FIRST if key in event}
     return {**ordered, **event}
+
+
+def _cut(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    for key, value in event.items():
+        longest = MAX_TRACEBACK if key == "exception" else MAX_TEXT
+        if isinstance(value, str) and len(value) > longest:
+            event[key] = f"{value[:longest]}... ({len(value)} characters)"
+    return event
+
+
+# --- how often ------------------------------------------------------------------------------------
+
+
+def _limit(_logger: Any, method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    operator = event.pop(OPERATOR, False)
+    kind = event.pop("kind", None) or _kind(str(event.get("event")))
+    if method == "critical":
+        return event
+    with _lock:
+        before = _limiter.admit(kind, _subject(event), monotonic(), operator=operator)
+    if before < 0:
+        _summarize_later()
+        raise structlog.DropEvent
+    if before:
+        event["suppressed"] = before
+    return event
+
+
+def _kind(text: str) -> str:
+    """The first words of an event. The others may be details, as in the texts that gvproxy has."""
+    return " ".join(text.split(None, _KIND_WORDS)[:_KIND_WORDS])
+
+
+def _subject(event: Mapping[str, Any]) -> str:
+    """The guest or client of a line, "" if the line names none. The port of a client does not count."""
+    for key in _SUBJECTS:
+        name = str(event.get(key, ""))
+        if key == "link" and name:
+            return f"link {name}"
+        if name not in ("", "@"):
+            return name.rpartition(":")[0] or name
+    return ""
+
+
+def _summarize_later() -> None:
+    global _summary
+    if _summary is not None:
+        return
+    timer = threading.Timer(SUMMARY_AFTER, _summarize)
+    timer.daemon = True
+    try:
+        with signals_blocked():
+            timer.start()
+    except RuntimeError:
+        return  # The system gives no thread now. The next line that is left out tries again.
+    _summary = timer
+
+
+def _summarize() -> None:
+    """Report all lines that were left out and that no line has counted."""
+    global _summary
+    if _summary is not None:
+        _summary.cancel()
+        _summary = None
+    with _lock:
+        pending = _limiter.take_pending()
+    for kind, count in pending.items():
+        logger(_source).warning("log lines left out", of=kind, suppressed=count)
+
+
+def _forget_lines() -> None:
+    """Begin anew in a forked process: the parent reports its own lines."""
+    global _limiter, _lock, _summary
+    _limiter, _lock, _summary = _limiter.anew(), threading.Lock(), None
 
 
 def raw(text: str) -> None:
@@ -178,11 +272,13 @@ def lost() -> int:
 
 def flush(timeout: float = LAST_WAIT) -> bool:
     """Wait at most timeout seconds until all lines are written. Returns whether they are."""
+    _summarize()
     return _outlet.flush(timeout)
 
 
 def stop_thread(timeout: float = LAST_WAIT) -> bool:
-    """Flush and end the thread, before a fork. Returns whether no thread runs now."""
+    """Flush and end the threads, before a fork. Returns whether no thread writes now."""
+    _summarize()
     return _outlet.stop_thread(timeout)
 
 

@@ -49,7 +49,8 @@ TABLE: dict[str, Row] = {
     "pipeline.host": Row(("records", "system", "ipc")),
     # What the user asked for. Patterns and addresses are checked by the code that will use them.
     "pipeline.config": Row(("go", "wire", "system", "engines", "links")),
-    "pipeline.logs": Row(("counters", "system")),
+    "pipeline.log_limits": Row((), PURE),
+    "pipeline.logs": Row(("counters", "log_limits", "system")),
     # One worker process in each folder.
     "pipeline.stages": Row(
         (

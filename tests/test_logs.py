@@ -6,6 +6,7 @@ import logging
 import os
 import select
 import threading
+import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,10 +16,15 @@ import pytest
 import structlog
 
 from pipeline import logs
+from pipeline.log_limits import Limiter, Rate
+
+UNLIMITED = Rate(1 << 30, 1.0)
 
 
 @pytest.fixture(autouse=True)
-def _restored() -> Iterator[None]:
+def _restored(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(logs, "_limiter", Limiter(UNLIMITED, UNLIMITED, UNLIMITED))
+    monkeypatch.setattr(logs, "MAX_TEXT", 1 << 20)
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
     yield
@@ -293,3 +299,118 @@ def test_an_idle_process_has_no_thread_for_its_log(tmp_path: Path) -> None:
     logs.logger("x").info("line")
     assert logs.stop_thread(5)
     assert not [thread for thread in threading.enumerate() if thread.name == "outlet"]
+
+
+# --- how often ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def limited(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(logs, "_limiter", Limiter())
+    monkeypatch.setattr(logs, "MAX_TEXT", 400)
+
+
+@pytest.mark.usefixtures("limited")
+def test_a_guest_that_reconnects_500_times_a_second_does_not_fill_the_log(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    logs.setup(str(path))
+    log = logs.logger("ingress")
+    for number in range(5000):
+        who = {"link": number, "peer": f"10.0.0.7:{number}", "opened_by": "address 10.0.0.7"}
+        log.info("guest connected", **who)
+        log.error(f"cannot receive packets from 10.0.0.7:{number}, disconnecting: EOF {number}", **who)
+    found = lines(path)
+    # lines() flushes, and that reports what was left out.
+    summaries = {line["of"]: line["suppressed"] for line in found if line["event"] == "log lines left out"}
+    assert summaries == {"guest connected": 4990, "cannot receive packets": 4990}
+    assert len(found) == 22
+    assert path.stat().st_size < 10_000
+
+
+@pytest.mark.usefixtures("limited")
+def test_links_of_no_known_peer_are_bounded_all_the_same(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    logs.setup(str(path))
+    for number in range(5000):
+        logs.logger("ingress").info("guest connected", link=number, peer="@")
+    assert len(lines(path)) == 101
+
+
+@pytest.mark.usefixtures("limited")
+def test_a_noisy_guest_does_not_silence_the_others_or_the_operator(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    logs.setup(str(path))
+    log = logs.logger("supervisor")
+    for number in range(500):
+        log.info("forward opened", guest="192.168.127.2", local=f":{number}")
+        log.info("forward opened", operator=True, local="host")
+    log.info("forward opened", guest="192.168.127.3", local="other")
+    for _ in range(2):
+        log.critical("the end")
+    locals_ = [line.get("local") for line in lines(path)]
+    assert locals_.count("host") == 500
+    assert locals_.count("other") == 1
+    assert sum(str(text).startswith(":") for text in locals_) == 10
+    assert not any("operator" in line for line in lines(path))
+
+
+@pytest.mark.usefixtures("limited")
+def test_what_was_left_out_is_reported_without_another_event(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logs, "SUMMARY_AFTER", 0.05)
+    path = tmp_path / "log"
+    logs.setup(str(path))
+    for _ in range(15):
+        logs.logger("demux").warning("guest mac", link=3)
+    deadline = time.monotonic() + 10
+    while "left out" not in path.read_text():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    *_, last = [json.loads(line) for line in path.read_text().splitlines()]
+    assert (last["event"], last["of"], last["suppressed"]) == ("log lines left out", "guest mac", 5)
+
+
+@pytest.mark.usefixtures("limited")
+def test_a_text_that_a_guest_chose_is_cut(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    logs.setup(str(path))
+    logs.logger("x").warning("API request refused", why="y" * 1_000_000)
+    (line,) = lines(path)
+    assert line["why"] == "y" * 400 + "... (1000000 characters)"
+
+
+@pytest.mark.usefixtures("limited")
+def test_a_forked_process_counts_its_own_lines(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    logs.setup(str(path))
+    for _ in range(20):
+        logs.logger("x").info("line", link=1)
+    pid = os.fork()
+    if pid == 0:
+        for _ in range(12):
+            logs.logger("x").info("line", link=1)
+        os._exit(0 if logs.flush(10) else 1)
+    assert os.waitpid(pid, 0)[1] == 0
+    found = [(line["pid"] == pid, line.get("suppressed", 0)) for line in lines(path)]
+    assert sorted(found) == sorted([(False, 0)] * 10 + [(False, 10)] + [(True, 0)] * 10 + [(True, 2)])
+
+
+@pytest.mark.usefixtures("limited")
+def test_standard_logging_has_rates_by_its_texts(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    logs.setup(str(path))
+    for number in range(1000):
+        logging.getLogger("asyncio").error("bad %s", number)
+    assert len(lines(path)) == 101
+
+
+@pytest.mark.usefixtures("limited")
+def test_at_level_debug_a_user_sees_more_and_the_log_is_still_bounded(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    logs.setup(str(path), "debug")
+    for number in range(12_000):
+        logs.logger("x").debug("bad request", client=f"192.168.127.2:{number}")
+        if number % 100 == 0:
+            logs._outlet.flush(10)
+    assert 10_000 <= len(lines(path)) < 10_200

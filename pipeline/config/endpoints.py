@@ -67,6 +67,8 @@ def check(url: str, what: str, schemes: tuple[str, ...]) -> None:
         raise ConfigError(f"{what}: unexpected scheme: {flags.quote(url)} (allowed: {allowed})")
     if parts.scheme.startswith("unix") and not parts.path:
         raise ConfigError(f"{what}: {url}: missing path of the socket")
+    if parts.scheme.startswith("unix") and (fault := socket_file.fault(unix_path(url), relative=True)):
+        raise ConfigError(f"{what}: {url}: {fault}")
     if parts.scheme in inet.TCP and port is None:
         raise ConfigError(f"{what}: address {parts.netloc}: missing port in address")
     if parts.scheme == "vsock" and not _VSOCK.fullmatch(parts.netloc) and not parts.path.strip("/"):

@@ -29,6 +29,7 @@ from pipeline.config.model import (
     UDP_NATS,
     WORKERS,
     Config,
+    GuestApi,
     PortForward,
     Settings,
     SocketForward,
@@ -37,7 +38,7 @@ from pipeline.config.scalars import split_network
 from pipeline.config.subnet import DEFAULT_MTU, Addresses, addresses, checked_mtu
 from pipeline.go import flags
 from pipeline.links.addresses import unix_path
-from pipeline.system import small_file
+from pipeline.system import output_file, small_file, socket_file
 from pipeline.wire import ethernet, ipv4
 
 GATEWAY_MAC: Final = ethernet.mac_parse("5a:94:ef:e4:0c:dd")
@@ -63,11 +64,13 @@ def build(
     *,
     try_log_file: Callable[[str], None] | None = None,
     resolv_conf: str = default_mode.RESOLV_CONF,
+    guests: GuestApi | None = None,
 ) -> tuple[Config, tuple[str, ...]]:
     """Config and warnings from the parsed flags; words is the command line as typed.
 
     Checks run in gvproxy's order and stop at the first failure: ConfigError with its text.
-    try_log_file is called with the log's path before anything else is judged.
+    try_log_file is called with the log's path before anything else is judged. guests: what guests may do if
+    the file has no guest-api.
     """
     warnings: list[str] = []
     path = parsed.text("config")
@@ -94,6 +97,8 @@ def build(
     settings |= _network(parsed, keys, network, warnings)
     settings |= _workers(parsed, keys)
     settings |= _access(parsed, keys)
+    if guests is not None and "guest_api" not in keys.model_fields_set:
+        settings["guest_api"] = guests
     return Config.of(settings), tuple(warnings)
 
 
@@ -139,7 +144,7 @@ def _try(try_log_file: Callable[[str], None], path: str) -> None:
     try:
         try_log_file(path)
     except OSError as error:
-        raise ConfigError(f"unable to open log file {path}: {os.strerror(error.errno or 0)}") from error
+        raise ConfigError(f"unable to open log file {path}: {error.strerror}") from error
 
 
 def _addresses(parsed: flags.Parsed, stack: StackKeys) -> Addresses:
@@ -161,6 +166,8 @@ def _notification(flag: str, key: str) -> str:
         raise ConfigError(f"invalid value for notification listen address: {error}") from None
     if url.scheme != "unix" or not url.path:
         raise ConfigError("notification listen address must be unix:// address")
+    if fault := socket_file.fault(unix_path(flag or key), relative=True):
+        raise ConfigError(f"invalid value for notification listen address: {fault}")
     return unix_path(flag or key)
 
 
@@ -225,8 +232,17 @@ def _network(parsed: flags.Parsed, keys: FileKeys, network: Addresses, warnings:
         "nat": stack.nat or {host: HOST_LOOPBACK},
         "gateway_virtual_ips": stack.gateway_virtual_ips or (host,),
         "udp_nat": _one_of("udp-nat", parsed.text("udp-nat") or keys.udp_nat, UDP_NATS),
-        "state_file": parsed.text("state-file") or keys.state_file,
+        "state_file": _state_file(parsed.text("state-file") or keys.state_file),
     }
+
+
+def _state_file(path: str) -> str:
+    """The path of the leases. It is replaced when they change, which a link would not survive."""
+    for name in (path, output_file.new_path(path)) if path else ():
+        if os.path.islink(name):
+            words = "is a symbolic link, which is not followed (allowed: a regular file)"
+            raise ConfigError(f"state file {flags.quote(name)} {words}")
+    return path
 
 
 def _workers(parsed: flags.Parsed, keys: FileKeys) -> Settings:

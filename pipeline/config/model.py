@@ -106,10 +106,15 @@ class GuestApi:
     """What guests may do through the gateway's port 80. Empty ``addresses`` or ``ports`` mean every one."""
 
     enabled: Flag = True
-    unix: Flag = True
+    unix: Flag = False
+    """Forwards of unix sockets of the host."""
     addresses: tuple[AnyNetwork, ...] = ()
     """Networks of host addresses on which a guest may open and close forwards."""
     ports: tuple[Ports, ...] = ()
+    ssh: Flag = False
+    """Forwards of unix sockets over ssh, with a key of the host. They need ``unix`` too."""
+    others: Flag = False
+    """Closing forwards that others opened, and opening forwards that lead to other guests."""
 
 
 Verdict = Annotated[str, one_of("allow", "deny")]

@@ -38,9 +38,11 @@ class Scalar(str):
 
 
 def _text(value: object) -> str:
-    if isinstance(value, Scalar):
-        return str.__str__(value)
-    raise ValueError("must be a text")
+    if not isinstance(value, Scalar):
+        raise ValueError("must be a text")
+    if "\0" in value:
+        raise ValueError("must be a text without NUL bytes")
+    return str.__str__(value)
 
 
 def _true(value: object) -> bool:

@@ -7,6 +7,7 @@ address. No traffic passes here.
 
 import asyncio
 import ipaddress
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Final, NamedTuple
 
@@ -19,10 +20,12 @@ from pipeline.control.ssh.socket_forward import SocketError, SocketForwards, hos
 from pipeline.control.workers import RefusedError, Request, RequestError
 from pipeline.go.text import GoError, parse_uint, split_host_port, split_scheme
 from pipeline.ipc import messages
-from pipeline.system import inet
+from pipeline.system import inet, socket_file
 
 WORKER: Final = "listen"
 _INET: Final = (*inet.TCP, *inet.UDP)
+HOST: Final = "host"
+"""``opened_by`` of a forward that the configuration or a client of the API on the host has opened."""
 MAX_FORWARDS: Final = 4096
 """Each one costs a descriptor of the listen worker, and a guest may ask for them."""
 
@@ -32,12 +35,13 @@ class ForwardError(Exception):
 
 
 class Forward(NamedTuple):
-    """One open forward, texts as asked for. The order of fields is that of the API's JSON."""
+    """One open forward, texts as asked for. opened_by: a guest's address, or HOST."""
 
     local: str
     remote: str
     protocol: str
     proxy_protocol: str = ""
+    opened_by: str = HOST
 
 
 def resolve_remote(remote: str, client: str) -> str:
@@ -46,13 +50,27 @@ def resolve_remote(remote: str, client: str) -> str:
     return remote if host else split_host_port(client)[0] + remote
 
 
+def leads_to(protocol: str, remote: str) -> tuple[str, bool]:
+    """The address of the guest that a forward leads to, and whether over ssh. Raises ForwardError."""
+    destination = _destination(protocol, remote)
+    if destination is not None:
+        return destination.ip, True
+    return _target(protocol, remote).removeprefix("tcp://").partition(":")[0], False
+
+
 class Forwarder:
     """All forwards. One change at a time: two requests for one address cannot both succeed."""
 
-    def __init__(self, request: Request, sockets: SocketForwards | None = None) -> None:
+    def __init__(
+        self,
+        request: Request,
+        sockets: SocketForwards | None = None,
+        log: structlog.typing.FilteringBoundLogger | None = None,
+    ) -> None:
         """sockets opens forwards that go over ssh; the listen worker opens all others."""
         self._request = request
-        self._sockets = sockets or SocketForwards(request, structlog.get_logger())
+        self._log = log or structlog.get_logger()
+        self._sockets = sockets or SocketForwards(request, self._log)
         self._forwards: dict[tuple[str, str], Forward] = {}
         self._numbered: dict[tuple[str, str], str] = {}
         """The local address of a forward with a service's name as the listen worker has it."""
@@ -64,11 +82,14 @@ class Forwarder:
         """Sorted by local address, then protocol."""
         return sorted(self._forwards.values(), key=lambda forward: (forward.local, forward.protocol))
 
-    async def expose(self, protocol: str, local: str, remote: str, proxy_protocol: str = "") -> None:
+    async def expose(
+        self, protocol: str, local: str, remote: str, proxy_protocol: str = "", *, opened_by: str = HOST
+    ) -> None:
         """Open a forward; remote has its host. ForwardError in the API's words, or RequestError.
 
         proxy_protocol: "v1" or "v2" lets the guest see the client's address, in a PROXY header.
         """
+        made = Forward(local, remote, protocol, proxy_protocol, opened_by)
         # Before the lock: a slow name server delays no other request.
         found = await self._found(protocol, local)
         async with self._lock:
@@ -84,8 +105,9 @@ class Forwarder:
                 if version:
                     raise ForwardError("proxy_protocol is not for forwards over ssh")
                 await self._open_socket(local, destination)
-                self._forwards[key] = Forward(local, remote, protocol, proxy_protocol)
+                self._forwards[key] = made
                 self._over_ssh.add(local)
+                self._report("forward opened", made, opened_by)
                 return
             numbered = _with_port_number(protocol, local)
             if any(
@@ -103,19 +125,33 @@ class Forwarder:
                 with suppress(RequestError):
                     await self._request(WORKER, messages.Unexpose(protocol, numbered))
                 raise
-            self._forwards[key] = Forward(local, remote, protocol, proxy_protocol)
+            self._forwards[key] = made
             if numbered != local:
                 self._numbered[key] = numbered
+            self._report("forward opened", made, opened_by)
 
-    async def unexpose(self, protocol: str, local: str) -> None:
-        """Close a forward; its connections live on. Errors as of expose."""
+    async def unexpose(
+        self,
+        protocol: str,
+        local: str,
+        *,
+        closed_by: str = HOST,
+        check: Callable[[Forward | None], None] = lambda _forward: None,
+    ) -> None:
+        """Close a forward; its connections live on. Errors as of expose.
+
+        check gets the forward, None if there is none. It raises an error of its own if it may not be closed.
+        """
         async with self._lock:
-            if (protocol, local) not in self._forwards:
+            forward = self._forwards.get((protocol, local))
+            check(forward)
+            if forward is None:
                 raise ForwardError("proxy not found")
             if protocol == "unix" and local in self._over_ssh:
                 await self._sockets.close(host_path(local))
                 self._over_ssh.discard(local)
                 del self._forwards[protocol, local]
+                self._report("forward closed", forward, closed_by)
                 return
             numbered = self._numbered.get((protocol, local), local)
             try:
@@ -124,6 +160,17 @@ class Forwarder:
                 raise ForwardError(str(error)) from None
             del self._forwards[protocol, local]
             self._numbered.pop((protocol, local), None)
+            self._report("forward closed", forward, closed_by)
+
+    def _report(self, event: str, forward: Forward, by: str) -> None:
+        who: dict[str, object] = {"operator": True} if by == HOST else {"guest": by}
+        self._log.info(
+            event,
+            protocol=forward.protocol,
+            local=forward.local,
+            remote=without_secrets(forward.remote),
+            **who,
+        )
 
     async def _found(self, protocol: str, local: str) -> list[str] | None:
         """The addresses of the host in local. None means that there is no name to look up.
@@ -144,9 +191,18 @@ class Forwarder:
 
     async def _open_socket(self, local: str, destination: Destination) -> None:
         try:
-            await self._sockets.open(host_path(local), destination)
+            path = host_path(local)
+            if fault := socket_file.fault(path):
+                raise ForwardError(f"listen unix {path}: bind: {fault}")
+            await self._sockets.open(path, destination)
         except SocketError as error:
             raise ForwardError(str(error)) from None
+
+
+def without_secrets(remote: str) -> str:
+    """A remote for the log and for guests. The URL of a forward over ssh may have a password."""
+    scheme, found, rest = remote.partition("://")
+    return f"{scheme}://{rest.partition('?')[0].rpartition('@')[2]}" if found else remote
 
 
 def _with_port_number(protocol: str, local: str) -> str:

@@ -1,15 +1,13 @@
 """Numbers for names: addresses of hosts and ports of services.
 
-The system's own lookup finds addresses. It blocks, so it runs in threads of its own. The event loop's
-getaddrinfo would not do: the loop waits for its threads at its end, and a silent name server would delay an
-orderly stop until the system gives up.
+The system's own lookup finds addresses. It blocks, so it runs in threads of its own (threads.py).
 """
 
 import asyncio
 import socket
-import threading
-from contextlib import suppress
 from typing import Final
+
+from pipeline.control.threads import Threads
 
 MAX_AT_ONCE: Final = 4
 """Threads. A guest may ask for names, and cannot have more threads than this."""
@@ -41,26 +39,17 @@ class Lookups:
     """All lookups of one event loop."""
 
     def __init__(self) -> None:
-        self._room = asyncio.Semaphore(MAX_AT_ONCE)
+        self._threads = Threads(MAX_AT_ONCE)
 
     async def addresses(self, host: str) -> list[str]:
         """The addresses in the system's order, none for an unknown name. Raises TimeoutError."""
-        loop = asyncio.get_running_loop()
-        answer: asyncio.Future[list[str]] = loop.create_future()
         async with asyncio.timeout(TIMEOUT):
-            await self._room.acquire()
-            threading.Thread(target=self._ask, args=(loop, host, answer), daemon=True).start()
-            return await answer
+            return await self._threads.run(lambda: _ask(host))
 
-    def _ask(self, loop: asyncio.AbstractEventLoop, host: str, answer: asyncio.Future[list[str]]) -> None:
-        try:
-            rows = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
-        except (OSError, ValueError):  # ValueError: it could not be the name of a host
-            rows = []
-        with suppress(RuntimeError):  # the loop has ended meanwhile
-            loop.call_soon_threadsafe(self._answer, answer, [str(row[4][0]) for row in rows])
 
-    def _answer(self, answer: asyncio.Future[list[str]], found: list[str]) -> None:
-        self._room.release()
-        if not answer.done():
-            answer.set_result(found)
+def _ask(host: str) -> list[str]:
+    try:
+        rows = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+    except (OSError, ValueError):  # ValueError: it could not be the name of a host
+        return []
+    return [str(row[4][0]) for row in rows]

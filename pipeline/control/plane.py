@@ -16,7 +16,7 @@ from pipeline.control.http.front import Front, TakeOver
 from pipeline.control.http.takeover import CONNECT, TUNNEL, Connect, Tunnel
 from pipeline.control.notify import CONNECTION_CLOSED, CONNECTION_ESTABLISHED, Notifier
 from pipeline.control.repeated import Repeated
-from pipeline.control.ssh.connection import Destination, read_key
+from pipeline.control.ssh.connection import Destination
 from pipeline.control.ssh.socket_forward import SocketForwards, host_path
 from pipeline.control.workers import Channel, Channels, Message, RequestError
 from pipeline.ipc import messages
@@ -54,17 +54,17 @@ class ControlPlane:
         )
         request = self._channels.request
         self._sockets = SocketForwards(request, self._log)
-        self._forwarder = Forwarder(request, self._sockets)
+        self._forwarder = Forwarder(request, self._sockets, self._log)
         self._not_handed_over = Repeated(self._log, "a guest's DNS connection cannot be handed over")
         self._counts: dict[str, int] = {}
         self._notifier = Notifier(config.links.notification, self._log, self._count)
         access = Access(self._log, token=token, guests=config.access.guest_api, count=self._count)
         description = openapi.document(version, token=bool(token))
         api = Api(self._forwarder, request, self._counters, self._log, access=access, description=description)
-        self._full = make_runner(api.full())
+        self._access = access
+        self._full = {browsers: make_runner(api.full(browsers=browsers)) for browsers in (False, True)}
+        """The endpoints on the host by whether browsers can reach them."""
         self._guest = make_runner(api.guest())
-        self._connect = Connect(request, self._log)
-        self._tunnel = Tunnel(request, self._log, access)
         self._fronts: list[Front] = []
         self._guest_front: Front | None = None
 
@@ -80,8 +80,8 @@ class ControlPlane:
 
     async def start(self) -> None:
         """Begin to notify, open the configured forwards. ForwardError names one that cannot be opened."""
-        await self._full.setup()
-        await self._guest.setup()
+        for runner in (*self._full.values(), self._guest):
+            await runner.setup()
         self._notifier.start()
         self._guest_front = Front(server_of(self._guest), {}, self._log)
         for forward in self._config.access.forwards:
@@ -91,10 +91,12 @@ class ControlPlane:
 
     def serve(self, listener: socket.socket, *, guests: bool) -> None:
         """Serve the API on a listening socket, which stays the caller's; with guests also /connect."""
-        paths: dict[str, TakeOver] = {TUNNEL: self._tunnel}
+        browsers = listener.family in (socket.AF_INET, socket.AF_INET6)
+        request, log, access = self._channels.request, self._log, self._access
+        paths: dict[str, TakeOver] = {TUNNEL: Tunnel(request, log, access, browsers=browsers)}
         if guests:
-            paths[CONNECT] = self._connect
-        front = Front(server_of(self._full), paths, self._log)
+            paths[CONNECT] = Connect(request, log, access, browsers=browsers)
+        front = Front(server_of(self._full[browsers]), paths, log)
         self._fronts.append(front)
         front.listen(listener)
 
@@ -108,8 +110,7 @@ class ControlPlane:
         """Make the configured sockets that lead into the guest. Raises SocketError, SshError."""
         guest = str(IPv4Address(self._config.network.device_ip))
         for forward in self._config.access.socket_forwards:
-            # Each attempt reads the key again. Reading it here reports at once a key that can never work.
-            await asyncio.to_thread(read_key, forward.identity)
+            await self._sockets.check_key(forward.identity)
             destination = Destination(forward.user, guest, forward.dest, forward.identity)
             await self._sockets.open(host_path(forward.socket), destination)
 
@@ -132,8 +133,8 @@ class ControlPlane:
                 await front.close()
         await self._sockets.close_all()
         await self._notifier.stop()
-        await self._full.cleanup()
-        await self._guest.cleanup()
+        for runner in (*self._full.values(), self._guest):
+            await runner.cleanup()
         self._channels.close()
 
     def _on_event(self, worker: str, event: Message, fds: list[int]) -> None:

@@ -20,7 +20,7 @@ from collections.abc import Iterator
 from typing import IO, Final, NamedTuple
 
 from pipeline import logs
-from pipeline.config.model import Config
+from pipeline.config.model import Config, GuestApi
 from pipeline.control.forwarder import ForwardError
 from pipeline.control.http.access import TokenError, read_token
 from pipeline.control.notify import HYPERVISOR_ERROR, READY
@@ -34,14 +34,14 @@ from pipeline.ipc.arena import SLOT_BYTES
 from pipeline.ipc.fabric import Fabric
 from pipeline.ipc.segment import SegmentError
 from pipeline.links import addresses, inherited, pcap, protocols, stdio
-from pipeline.system import descriptor_limit, socket_file
+from pipeline.system import descriptor_limit, output_file, socket_file
 from pipeline.topology import Layout, TopologyError
 
 STOP_TIMEOUT: Final = 1.0
 """Seconds that the workers have to end in order. After that the supervisor kills them."""
 NOTIFY_WAIT: Final = 0.2
 """Seconds between the end of the last guest and the end of the daemon, for notifications about the guest."""
-PID_FILE_MODE: Final = 0o666
+PID_FILE_MODE: Final = 0o644
 EXIT_OK: Final = 0
 EXIT_FAILED: Final = 1
 EXIT_QUIT: Final = 2
@@ -58,14 +58,17 @@ class Program(NamedTuple):
     """The program as which the daemon runs: gvtap-pipeline or gvtap-gvproxy.
 
     ``one_guest``: of a protocol in ONE_GUEST, serve only the first guest, and end when it leaves.
+    ``guests``: what guests may do through the API if the configuration has no guest-api.
     """
 
     name: str
     one_guest: bool = False
+    guests: GuestApi = GuestApi()
 
 
 OWN: Final = Program("gvtap-pipeline")
-GVPROXY: Final = Program("gvproxy", one_guest=True)
+GVPROXY: Final = Program("gvproxy", one_guest=True, guests=GuestApi(unix=True))
+"""The original's own clients open unix forwards from the guest, and none of them over ssh."""
 
 
 def run(config: Config, program: Program, version: str) -> int:
@@ -93,7 +96,7 @@ class Supervisor:
         self.log = logs.logger("supervisor")
         self.signals = signals.Signals()
         self.running: list[processes.Running] = []
-        self.paths: list[tuple[str, socket_file.Identity | None]] = []
+        self.files: list[socket_file.OwnFile] = []
         """Files to remove at the end. A file that another program has replaced stays."""
         self.listeners: list[socket.socket] = []
         self.inherited = inherited.Inherited(os.environ, os.getpid())
@@ -156,17 +159,19 @@ class Supervisor:
         if not path:
             return
         try:
-            # Non-blocking: a FIFO without a reader is then an error. Otherwise open() would wait for ever.
-            fd = os.open(
-                path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NONBLOCK | os.O_CLOEXEC, PID_FILE_MODE
-            )
-            with open(fd, "w", encoding="ascii") as file:
+            fd = output_file.open_file(path, PID_FILE_MODE, empty=True)
+            with open(fd, "wb", buffering=0) as file:
+                found = os.fstat(fd)
+                regular = stat.S_ISREG(found.st_mode) and output_file.descriptor(path) is None
+                if regular and found.st_uid == os.geteuid():
+                    # An earlier run may have left the file with another mode.
+                    output_file.set_mode(fd, PID_FILE_MODE)
                 # No newline, because podman does not strip the text.
-                file.write(str(os.getpid()))
+                file.write(str(os.getpid()).encode())
+                if regular:
+                    self._keep(path)
         except OSError as error:
             raise StartError(f"cannot write pid file {path}: {error.strerror}") from error
-        if stat.S_ISREG(os.stat(path).st_mode):
-            self._keep(path)
 
     # --- life -----------------------------------------------------------------------------
 
@@ -193,7 +198,7 @@ class Supervisor:
                 self._stop(str(error), EXIT_FAILED)
                 if not self.program.one_guest:
                     self.log.critical(str(error))
-        self._remove_paths()
+        self._remove_files()
         plane.stop_workers()
         await self._stop_workers()
         await plane.close()
@@ -271,7 +276,7 @@ class Supervisor:
 
     def _keep(self, path: str) -> None:
         """Note that this file must be removed at the end."""
-        self.paths.append((path, socket_file.identity(path)))
+        self.files.append(socket_file.OwnFile(path))
 
     def _stop(self, reason: str, status: int) -> None:
         """Begin the end of the daemon. The first call decides reason and status."""
@@ -361,7 +366,7 @@ class Supervisor:
         self._close_stdio()
         self._close_capture()
         # The segment stays mapped until the process ends, because the channels' bells have views of it.
-        self._remove_paths()
+        self._remove_files()
         self.signals.close()
 
     def _close_capture(self) -> None:
@@ -374,10 +379,10 @@ class Supervisor:
             os.close(fd)
         self.stdio = None
 
-    def _remove_paths(self) -> None:
-        for path, which in self.paths:
-            socket_file.remove(path, which)
-        self.paths.clear()
+    def _remove_files(self) -> None:
+        for file in self.files:
+            file.remove()
+        self.files.clear()
 
 
 def _traceback() -> str:

@@ -23,6 +23,8 @@ _INTEGER: Final = re.compile(
     re.ASCII,
 )
 _BASES: Final = {"hex": 16, "bin": 2, "oct": 8, "old": 8, "dec": 10}
+_LONGEST_INTEGER: Final = 300
+"""Characters. int() refuses thousands of digits with an error of another kind."""
 _INT_MIN: Final = -(2**63)
 _INT_MAX: Final = 2**63 - 1
 
@@ -133,6 +135,8 @@ def integer(text: str) -> int:
     if found is None:
         raise FlagError("parse error")
     base = found.lastgroup or "dec"
+    if len(text) > _LONGEST_INTEGER:
+        raise FlagError("value out of range")
     value = int(found[base].replace("_", ""), _BASES[base])
     if found["sign"] == "-":
         value = -value

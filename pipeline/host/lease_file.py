@@ -6,17 +6,16 @@ not understand, and does not change it.
 """
 
 import json
-import os
 import re
 import socket
 from collections.abc import Iterable
-from contextlib import suppress
 from math import isfinite
 from typing import Any, Final
 
-from pipeline.system import small_file
+from pipeline.system import output_file, small_file
 
 VERSION: Final = 1
+MODE: Final = 0o600
 ALLOWED: Final = (
     'allowed: {"version": 1, "leases": [{"ip": "192.168.127.3", "mac": "5a:94:ef:e4:0c:ee", "expires": 1}]}'
 )
@@ -76,15 +75,4 @@ def save(path: str, rows: Iterable[Row], wall_now: float) -> None:
         for address, mac, seconds in sorted(rows)
     ]
     text = json.dumps({"version": VERSION, "leases": leases}, indent=1) + "\n"
-    temporary = f"{path}.new"
-    # Non-blocking: an existing file of that name may be a FIFO.
-    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NONBLOCK | os.O_CLOEXEC, 0o600)
-    try:
-        with open(fd, "w", encoding="utf-8") as file:
-            file.write(text)
-        os.replace(temporary, path)
-    except OSError:
-        # On a full disk the new file is incomplete, and takes space.
-        with suppress(OSError):
-            os.unlink(temporary)
-        raise
+    output_file.replace(path, text.encode(), MODE)

@@ -33,7 +33,8 @@ def split(local: str) -> tuple[str, int]:
         raise ListenError(f"address {local}: too many colons in address")
     if not port.isascii() or not port.isdigit():
         raise ListenError(f"address {local}: unknown port {port!r}")
-    if int(port) > 65535:
+    # int() refuses thousands of digits.
+    if len(port) > 100 or int(port) > 65535:
         raise ListenError(f"address {port}: invalid port")
     return host, int(port)
 
@@ -68,6 +69,8 @@ def bind_unix(path: str) -> socket.socket:
 
     A socket file without a process that serves it is replaced. Anything else at path is an error and stays.
     """
+    if fault := socket_file.fault(path):
+        raise ListenError(f"listen unix {path}: bind: {fault}")
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         sock.setblocking(False)

@@ -92,8 +92,8 @@ def socket_path(url: str) -> str:
 
 
 def _bind_unix(path: str, kind: socket.SocketKind) -> socket.socket:
-    if not path:
-        raise ValueError("the path is missing")
+    if fault := socket_file.fault(path, relative=True):
+        raise ValueError(fault)
     try:
         sock = socket.socket(socket.AF_UNIX, kind)
     except OSError as error:

@@ -55,6 +55,10 @@ class Guest(NamedTuple):
     peer: str
     identity: str = ""
 
+    def opened_by(self) -> dict[str, str]:
+        """The identity for a log line, if it is known. Links come and go, so the log's rate goes by it."""
+        return {"opened_by": self.identity} if self.identity else {}
+
 
 class Owner(Protocol):
     """The object that owns the links (the ingress worker's Acceptors)."""

@@ -15,6 +15,7 @@ import stat
 from struct import Struct
 from typing import Final
 
+from pipeline.system import output_file
 from pipeline.system.outlet import Outlet
 
 SNAPLEN: Final = 262144
@@ -36,25 +37,30 @@ _MICROSECONDS: Final = 1_000_000
 def open_file(path: str) -> int:
     """A descriptor with the file's header in it. Raises OSError.
 
-    An existing file or socket is replaced. An existing FIFO or device is opened. A FIFO needs a reader.
+    An existing file or symbolic link is replaced, and the file that the link names stays. An existing FIFO,
+    character device or descriptor is opened (see pipeline.system.output_file). A FIFO needs a reader.
     """
+    shared = output_file.descriptor(path) is not None
+    if not shared and _is_replaced(path):
+        os.unlink(path)
+    fd = output_file.open_file(path, FILE_MODE)
     try:
-        mode = os.lstat(path).st_mode
-        written_into = stat.S_ISFIFO(mode) or stat.S_ISCHR(mode)
-        if not written_into:
-            os.unlink(path)
-    except FileNotFoundError:
-        written_into = False
-    # Without O_NONBLOCK the program would hang at the start if a FIFO is full or has no reader.
-    made = 0 if written_into else os.O_CREAT | os.O_EXCL
-    fd = os.open(path, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC | made, FILE_MODE)
-    try:
+        # If it blocked, the program would hang at the start if a FIFO is full.
+        os.set_blocking(fd, shared)
         os.write(fd, _FILE.pack(_MAGIC, 2, 4, 0, 0, SNAPLEN, LINKTYPE_ETHERNET))
+        os.set_blocking(fd, True)
     except OSError:
         os.close(fd)
         raise
-    os.set_blocking(fd, True)
     return fd
+
+
+def _is_replaced(path: str) -> bool:
+    try:
+        mode = os.lstat(path).st_mode
+    except FileNotFoundError:
+        return False
+    return stat.S_ISREG(mode) or stat.S_ISLNK(mode)
 
 
 class PcapWriter:

@@ -137,7 +137,7 @@ class Outlet:
         thread = threading.Thread(target=self._run, name="outlet", daemon=True)
         self._thread = thread
         try:
-            with _signals_blocked():
+            with signals_blocked():
                 thread.start()
         except RuntimeError:
             # The system cannot start a thread now. The next put() tries again.
@@ -204,7 +204,7 @@ class Outlet:
 
 
 @contextmanager
-def _signals_blocked() -> Iterator[None]:
+def signals_blocked() -> Iterator[None]:
     """Block all signals while a thread is started: it inherits the mask.
 
     Signals must reach the main thread, so that they end its sleep.

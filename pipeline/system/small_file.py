@@ -24,21 +24,36 @@ class FileError(Exception):
     """The kind or length of the file is not allowed. The text says what is allowed."""
 
 
-def read(path: str, *, pipes: bool = False) -> bytes:
+def read(path: str, max_bytes: int = 0, *, pipes: bool = False) -> bytes:
     """All bytes of a file. Raises OSError, FileError.
 
-    pipes: also read a terminal or a pipe, such as the shell's ``<(command)``. That waits for the writer.
+    max_bytes: of the file, MAX_BYTES by default. pipes: also read a terminal or a pipe, such as the shell's
+    ``<(command)``. That waits for the writer.
     """
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | (0 if pipes else getattr(os, "O_NONBLOCK", 0)))
+    max_bytes = max_bytes or MAX_BYTES
+    if "\0" in path:
+        raise FileError("its path has a NUL byte")
+    # Before it is opened: that alone may have an effect, as with a tape or a watchdog.
+    _check_kind(os.stat(path).st_mode, pipes)
+    waiting = 0 if pipes else getattr(os, "O_NONBLOCK", 0)
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | getattr(os, "O_NOCTTY", 0) | waiting)
     with open(fd, "rb", buffering=0) as file:
-        kind = stat.S_IFMT(os.fstat(fd).st_mode)
-        if kind == stat.S_IFDIR:
-            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
-        if kind != stat.S_IFREG and not (pipes and kind in (stat.S_IFIFO, stat.S_IFCHR)):
-            raise FileError(f"it is {_KINDS.get(kind, 'no file')} (allowed: a regular file)")
+        _check_kind(os.fstat(fd).st_mode, pipes)
         data = bytearray()
-        while piece := file.read(PIECE):
+        while piece := file.read(min(PIECE, max_bytes + 1)):
             data += piece
-            if len(data) > MAX_BYTES:
-                raise FileError(f"it is too long (allowed: {MAX_BYTES >> 20} MiB)")
+            if len(data) > max_bytes:
+                raise FileError(f"it is too long (allowed: {_size(max_bytes)})")
     return bytes(data)
+
+
+def _check_kind(mode: int, pipes: bool) -> None:
+    kind = stat.S_IFMT(mode)
+    if kind == stat.S_IFDIR:
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+    if kind != stat.S_IFREG and not (pipes and kind in (stat.S_IFIFO, stat.S_IFCHR)):
+        raise FileError(f"it is {_KINDS.get(kind, 'no file')} (allowed: a regular file)")
+
+
+def _size(count: int) -> str:
+    return f"{count >> 20} MiB" if count >> 20 else f"{count >> 10} KiB"

@@ -11,6 +11,10 @@ it, it holds an abstract socket name (unix(7)) made from the path. The other ins
 and fails with EADDRINUSE at once; it does not wait, since event loops call this. The kernel frees the name
 when its holder ends. Other programs do not know the name, and only Linux has such names. So the file is also
 compared right before it is removed.
+
+At its end a program removes the files that it made, but not the file of a successor at the same path. Device
+and inode identify a file. The system may use an inode number again as soon as nobody holds its file, so an
+OwnFile holds it with a descriptor.
 """
 
 import errno
@@ -24,6 +28,62 @@ from contextlib import contextmanager, suppress
 
 Identity = tuple[int, int]
 """Device and inode: they identify a file, whatever its name."""
+
+
+class OwnFile:
+    """A file that this program has made: a socket, or the pid file. remove() removes no other one."""
+
+    def __init__(self, path: str, *, bound: bool = False) -> None:
+        """Take the file that lies at path now. Call this right after making it.
+
+        bound: a socket of this process is bound there, and stays open until remove(). It holds the file, so
+        no descriptor is needed.
+        """
+        self._path = path
+        self._pin = -1
+        self._identity: Identity | None = None
+        pin = 0 if bound else getattr(os, "O_PATH", 0)
+        try:
+            if pin:
+                self._pin = os.open(path, pin | os.O_NOFOLLOW | os.O_CLOEXEC)
+                found = os.fstat(self._pin)
+                self._identity = found.st_dev, found.st_ino
+        except OSError:
+            # The file is gone already, or no descriptor is left. Then only the numbers are compared.
+            pin = 0
+        if not pin:
+            self._identity = identity(path)
+
+    def remove(self) -> bool:
+        """Remove the file unless another one has taken its place. Returns whether it was removed."""
+        removed = remove(self._path, self._identity)
+        self.forget()
+        return removed
+
+    def forget(self) -> None:
+        """Leave the file where it is."""
+        self._identity = None
+        if self._pin >= 0:
+            os.close(self._pin)
+            self._pin = -1
+
+
+def fault(path: str, *, relative: bool = False) -> str:
+    """What is wrong with a path that a client of the API or the user names, "" if nothing is.
+
+    A relative path means a file in the daemon's directory, which a client does not know. relative: it is
+    allowed. A NUL byte ends the path for the system, or begins an abstract name, which people write with
+    an @.
+    """
+    if "\0" in path:
+        return "the path has a NUL byte"
+    if path.startswith("/"):
+        return ""
+    if not path:
+        return "the path is missing"
+    if path.startswith("@"):
+        return "abstract names are not supported (allowed: an absolute path)"
+    return "" if relative else "the path is not absolute (allowed: an absolute path)"
 
 
 def bind(sock: socket.socket, path: str, mode: int) -> None:

@@ -105,3 +105,48 @@ def test_a_token_in_a_pipe_is_refused_as_it_would_be_read_twice(tmp_path: Path) 
     with pytest.raises(ConfigError, match=r"can't be read: it is a FIFO \(allowed: a regular file\)"):
         build("", tmp_path, "-api-token-file", f"/dev/fd/{reader}")
     os.close(reader)
+
+
+def test_a_guest_gets_no_sockets_of_the_host_by_default(tmp_path: Path) -> None:
+    made = build("", tmp_path).access.guest_api
+    assert (made.enabled, made.unix, made.ssh, made.others) == (True, False, False, False)
+    made = build("guest-api: {unix: true, ssh: yes, others: on}", tmp_path).access.guest_api
+    assert (made.unix, made.ssh, made.others) == (True, True, True)
+
+
+def test_a_program_may_let_guests_do_more_where_the_file_says_nothing(tmp_path: Path) -> None:
+    def built(text: str) -> GuestApi:
+        path = tmp_path / "config.yaml"
+        path.write_text(text)
+        words = ("-config", str(path))
+        parsed = flags.parse(options.START, words)
+        return merge.build(parsed, words, guests=GuestApi(unix=True))[0].access.guest_api
+
+    assert built("") == GuestApi(unix=True)
+    assert built("guest-api: {ports: [80]}") == GuestApi(ports=((80, 80),))
+
+
+@pytest.mark.parametrize("name", ["leases", "leases.new"])
+def test_a_state_file_that_is_a_symbolic_link_is_refused_at_the_start(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(ConfigError, match=rf"state file .*{name}. is a symbolic link, which is not followed"):
+        build(f"state-file: {tmp_path / 'leases'}", tmp_path)
+
+
+@pytest.mark.parametrize("key", ["log-file", "pid-file", "state-file", "notification", "listen"])
+def test_a_path_with_a_nul_byte_is_an_error_of_the_file(key: str, tmp_path: Path) -> None:
+    value = '["unix:///a\\0b"]' if key == "listen" else '"/a\\0b"'
+    with pytest.raises(ConfigError, match=f"{key}.*NUL"):
+        build(f"{key}: {value}", tmp_path)
+
+
+def test_a_number_of_5000_digits_is_out_of_range_and_no_traceback(tmp_path: Path) -> None:
+    for text in (
+        f"slots: {'9' * 5000}",
+        f"stack: {{mtu: {'9' * 5000}}}",
+        f"limits: {{max-macs: {'1' * 5000}}}",
+    ):
+        with pytest.raises(ConfigError, match="must be a whole number"):
+            build(text, tmp_path)
+    with pytest.raises(flags.FlagError, match="out of range"):
+        flags.parse(options.START, ["-mtu", "9" * 5000])

@@ -59,11 +59,19 @@ def refuse(text: str) -> Callable[[Any], Exception]:
 class Endpoint:
     """What a test holds: where the endpoint listens, and both its sides."""
 
-    def __init__(self, path: str, workers: Workers, front: Front, client: aiohttp.ClientSession) -> None:
+    def __init__(
+        self,
+        path: str,
+        workers: Workers,
+        front: Front,
+        client: aiohttp.ClientSession,
+        forwarder: Forwarder,
+    ) -> None:
         self.path = path
         self.workers = workers
         self.front = front
         self.client = client
+        self.forwarder = forwarder
 
     async def call(self, method: str, target: str, body: str | bytes | None = None) -> tuple[int, str]:
         """Status and text of one request by aiohttp's client."""
@@ -92,19 +100,21 @@ async def endpoint(
     *,
     guest: bool = False,
     connect: bool = True,
+    browsers: bool = False,
     timeout: float = 10.0,
     max_connections: int = 64,
     counters: Callable[[], Any] = dict,
     access: Access | None = None,
 ) -> AsyncIterator[Endpoint]:
-    """The endpoint, up for the time of the block."""
+    """The endpoint, up for the time of the block. browsers: with the rules of an endpoint on TCP."""
     workers = Workers()
-    api = Api(Forwarder(workers), workers, counters, LOG, access=access)
-    runner = make_runner(api.guest() if guest else api.full())
+    forwarder = Forwarder(workers)
+    api = Api(forwarder, workers, counters, LOG, access=access)
+    runner = make_runner(api.guest() if guest else api.full(browsers=browsers))
     await runner.setup()
-    take_overs = {} if guest else {TUNNEL: Tunnel(workers, LOG, access)}
+    take_overs = {} if guest else {TUNNEL: Tunnel(workers, LOG, access, browsers=browsers)}
     if connect and not guest:
-        take_overs[CONNECT] = Connect(workers, LOG)
+        take_overs[CONNECT] = Connect(workers, LOG, access, browsers=browsers)
     front = Front(server_of(runner), take_overs, LOG, timeout=timeout, max_connections=max_connections)
     path = str(tmp_path / "api.sock")
     listener = socket.socket(socket.AF_UNIX)
@@ -113,7 +123,7 @@ async def endpoint(
     front.listen(listener)
     session = aiohttp.ClientSession(connector=aiohttp.UnixConnector(path))
     try:
-        yield Endpoint(path, workers, front, session)
+        yield Endpoint(path, workers, front, session, forwarder)
     finally:
         await session.close()
         await front.close()

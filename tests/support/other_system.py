@@ -37,7 +37,7 @@ from tests.support import fake_kqueue
 LINUX: dict[ModuleType, str] = {
     select: "epoll|EPOLL.*",
     os: "eventfd.*|EFD_.*|memfd_create|MFD_.*|pidfd_open|PIDFD_.*|sched_.*|splice|SPLICE_.*|getrandom|GRND_.*"
-    "|copy_file_range|posix_fallocate|posix_fadvise|POSIX_FADV_.*|setns|unshare|CLONE_.*|getresuid|pipe2|accept4",
+    "|O_PATH|copy_file_range|posix_fallocate|posix_fadvise|POSIX_FADV_.*|setns|unshare|CLONE_.*|getresuid|pipe2|accept4",
     socket: "SOCK_CLOEXEC|SOCK_NONBLOCK|MSG_NOSIGNAL|MSG_CMSG_CLOEXEC|MSG_ERRQUEUE|MSG_MORE|MSG_CONFIRM"
     "|SO_DOMAIN|SO_PROTOCOL|SO_BINDTODEVICE|SO_MARK|SO_PEERCRED|SO_PASSCRED|SO_PRIORITY|SO_PEERSEC|SO_PASSSEC"
     "|SO_INCOMING_CPU|TCP_KEEPIDLE|TCP_QUICKACK|TCP_USER_TIMEOUT|TCP_CORK|TCP_DEFER_ACCEPT|TCP_LINGER2"

@@ -250,3 +250,65 @@ def test_at_the_end_a_file_of_another_program_stays(tmp_path: Path) -> None:
     assert path.read_text() == "theirs"
     assert socket_file.remove(str(path), socket_file.identity(str(path)))
     assert not socket_file.remove(str(path), mine)
+
+
+def test_a_successors_file_stays_even_if_it_has_the_number_of_ours(tmp_path: Path) -> None:
+    path = tmp_path / "s"
+    with bind("unix", path):
+        mine = socket_file.OwnFile(str(path))
+    # Our socket is closed, and its file is removed by hand: file systems give its number to the next file.
+    path.unlink()
+    with bind("unix", path):
+        assert not mine.remove()
+        assert path.exists()
+        theirs = socket_file.OwnFile(str(path))
+        assert theirs.remove()
+        assert not path.exists()
+        assert not theirs.remove()
+
+
+def test_an_own_file_holds_one_descriptor_until_it_is_removed(tmp_path: Path) -> None:
+    path = tmp_path / "s"
+    path.touch()
+    before = len(os.listdir("/proc/self/fd"))
+    mine = socket_file.OwnFile(str(path))
+    assert len(os.listdir("/proc/self/fd")) == before + 1
+    assert mine.remove()
+    assert len(os.listdir("/proc/self/fd")) == before
+    gone = socket_file.OwnFile(str(path))
+    assert not gone.remove()
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+@pytest.mark.parametrize(
+    ("path", "for_clients", "for_the_user"),
+    [
+        ("/run/app.sock", "", ""),
+        ("", "the path is missing", "the path is missing"),
+        ("app.sock", "the path is not absolute (allowed: an absolute path)", ""),
+        ("./app.sock", "the path is not absolute (allowed: an absolute path)", ""),
+        ("@app", *["abstract names are not supported (allowed: an absolute path)"] * 2),
+        ("\0app", *["the path has a NUL byte"] * 2),
+        ("/run/a\0b", *["the path has a NUL byte"] * 2),
+    ],
+)
+def test_what_is_wrong_with_a_path_is_said(path: str, for_clients: str, for_the_user: str) -> None:
+    assert socket_file.fault(path) == for_clients
+    assert socket_file.fault(path, relative=True) == for_the_user
+
+
+@pytest.mark.parametrize("path", ["", "app.sock", "@app", "\0app", "/tmp/a\0b"])
+def test_a_forward_needs_an_absolute_path_and_leaves_nothing_elsewhere(
+    path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(listener.ListenError, match=r"the path|abstract names"):
+        listener.bind_unix(path)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("url", ["unix://@app", "unix:///tmp/a%00b", "unix://%00app"])
+def test_the_command_line_takes_no_abstract_names(url: str) -> None:
+    parsed = flags.parse(options.START, ["-listen", url])
+    with pytest.raises(ConfigError, match=r"abstract names are not supported|NUL byte|missing path"):
+        merge.build(parsed)

@@ -1,30 +1,32 @@
 """Who may use the HTTP API: the token of the endpoints on the host, and what guests are allowed.
 
 Without a token file every client of an endpoint on the host may use it: the permissions of the socket's file
-protect it. ``/connect`` needs no token, since guests attach there. Guests have no token. The
-configuration says what they may ask of the forwarder, by default everything.
+protect it. ``/connect`` needs no token, since guests attach there. Web pages may use nothing (web_pages.py).
+Guests have no token. The configuration says what they may ask of the forwarder. A guest may not close a
+forward that somebody else opened, nor lead one to another guest: the forward of the host's port 2222 could
+lead to an impostor then.
 """
 
 import hmac
 import ipaddress
 import socket
-from collections.abc import Callable
-from time import monotonic
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import structlog
 
 from pipeline.config.model import GuestApi
+from pipeline.control.forwarder import Forward, leads_to
+from pipeline.control.http import web_pages
 from pipeline.control.lookup import port_number
 from pipeline.go.text import GoError, split_host_port
 from pipeline.system import inet, small_file
 
-LOG_SPACING: Final = 1.0
-"""Seconds between two log lines about refused requests: a refused client must not fill the log."""
 UNAUTHORIZED: Final = "unauthorized: this endpoint needs a bearer token"
 
 _UNAUTHORIZED: Final = "api_request_refused_token"
 _REFUSED: Final = "api_request_refused_guest"
+_WEB_PAGE: Final = "api_request_refused_web_page"
 
 
 class AccessError(Exception):
@@ -40,7 +42,7 @@ class TokenError(Exception):
 
 
 class Access:
-    """The two rules. ``count`` is called with a counter's name for each refusal."""
+    """The rules. ``count`` is called with a counter's name for each refusal."""
 
     def __init__(
         self,
@@ -50,14 +52,12 @@ class Access:
         guests: GuestApi | None = None,
         count: Callable[[str], None] | None = None,
     ) -> None:
-        """token: "" means that none is needed. guests: what guests may do, by default everything."""
+        """token: "" means that none is needed. guests: what guests may do, by default what GuestApi says."""
         self._log = log
         self._token = token.encode()
         self._guests = GuestApi() if guests is None else guests
         self._networks = [ipaddress.ip_network(text) for text in self._guests.addresses]
         self._count = count
-        self._log_at = 0.0
-        self._unlogged = 0
 
     def check_host(self, authorization: str, client: str) -> None:
         """Raise AccessError unless the Authorization header of a request on the host has the token."""
@@ -69,10 +69,45 @@ class Access:
             self._refuse(_UNAUTHORIZED, client, "no valid token")
             raise AccessError(401, UNAUTHORIZED)
 
+    def check_web_page(
+        self,
+        client: str,
+        hosts: Sequence[str],
+        origins: Sequence[str],
+        sites: Sequence[str],
+        *,
+        guest: bool = False,
+    ) -> None:
+        """Raise AccessError for a request that a web page may have sent (see web_pages.refusal)."""
+        if why := web_pages.refusal(hosts, origins, sites, guest=guest):
+            self._refuse(_WEB_PAGE, client, why)
+            raise AccessError(403, why)
+
     def check_guest(self, client: str) -> None:
         """Raise AccessError unless guests may use the forwarder at all."""
         if not self._guests.enabled:
             raise self._forbid(client, "guests may not use the port forwarder")
+
+    def check_guest_expose(self, client: str, protocol: str, local: str, remote: str) -> None:
+        """Raise AccessError unless this guest may open the forward, ForwardError for a remote that is wrong.
+
+        remote has its host.
+        """
+        address, over_ssh = leads_to(protocol, remote)
+        if over_ssh and not self._guests.ssh:
+            raise self._forbid(client, "guests may not forward over ssh")
+        self.check_guest_forward(client, protocol, local)
+        guest = guest_address(client)
+        if guest and not self._guests.others and address != guest:
+            raise self._forbid(client, f"guests may not forward to another address than their own, {address}")
+
+    def check_guest_unexpose(self, client: str, protocol: str, local: str, open_one: Forward | None) -> None:
+        """Raise AccessError unless this guest may close the forward. open_one: that one, if it is open."""
+        self.check_guest_forward(client, protocol, local)
+        if self._guests.others or open_one is None:
+            return
+        if open_one.opened_by != guest_address(client):
+            raise self._forbid(client, "guests may not close a forward that they have not opened")
 
     def check_guest_forward(self, client: str, protocol: str, local: str) -> None:
         """Raise AccessError unless guests may open or close a forward on this local address."""
@@ -113,12 +148,12 @@ class Access:
     def _refuse(self, counter: str, client: str, why: str) -> None:
         if self._count is not None:
             self._count(counter)
-        now = monotonic()
-        if now < self._log_at:
-            self._unlogged += 1
-            return
-        self._log.warning("API request refused", client=client, why=why, unlogged=self._unlogged)
-        self._log_at, self._unlogged = now + LOG_SPACING, 0
+        self._log.warning("API request refused", client=client, why=why)
+
+
+def guest_address(client: str) -> str:
+    """The address in a guest's ``ip:port``, "" for a client without one."""
+    return client.rpartition(":")[0]
 
 
 def read_token(path: str) -> str:

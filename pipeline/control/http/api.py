@@ -7,7 +7,7 @@ listens, and takeover.py takes connections over.
 
 import asyncio
 import posixpath
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final, TypeVar
 from urllib.parse import quote
 
@@ -15,10 +15,17 @@ import structlog
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
-from pipeline.control.forwarder import Forwarder, ForwardError, resolve_remote
+from pipeline.control.forwarder import (
+    HOST,
+    Forward,
+    Forwarder,
+    ForwardError,
+    resolve_remote,
+    without_secrets,
+)
 from pipeline.control.http import models, openapi, stats
-from pipeline.control.http.access import Access, AccessError
-from pipeline.control.http.connection import TIMEOUT, connection_of
+from pipeline.control.http.access import Access, AccessError, guest_address
+from pipeline.control.http.connection import TIMEOUT, TOO_LONG, connection_of
 from pipeline.control.http.takeover import CONNECT, TUNNEL
 from pipeline.control.workers import RefusedError, Request, RequestError
 from pipeline.go import text as gotext
@@ -26,6 +33,8 @@ from pipeline.go.text import GoError
 from pipeline.ipc import messages
 
 MAX_BODY: Final = 1 << 20
+GONE: Final = "gone:0"
+"""The client of a request whose connection has ended already. It is no guest's address."""
 
 _PATH_CHARS: Final = "/%:@!$&'()*+,;=-._~"
 """Characters that need no quoting in a path (RFC 3986 section 3.3)."""
@@ -70,9 +79,10 @@ class Api:
         self._counters = counters
         self._log = log
 
-    def full(self) -> web.Application:
-        """All paths, for endpoints on the host."""
-        app = self._application(self._for_hosts, guests=False)
+    def full(self, *, browsers: bool = False) -> web.Application:
+        """All paths, for endpoints on the host. browsers: they can reach it, as it is on TCP."""
+        guards = [self._for_browsers, self._for_hosts] if browsers else [self._for_hosts]
+        app = self._application(guards, guests=False)
         routes: dict[str, Handler] = {
             "/openapi.json": self._openapi,
             "/stats": self._stats,
@@ -95,10 +105,10 @@ class Api:
 
     def guest(self) -> web.Application:
         """Only the paths of the forwarder, for guests."""
-        return self._application(self._for_guests, guests=True)
+        return self._application([self._for_guests], guests=True)
 
-    def _application(self, guard: Middleware, *, guests: bool) -> web.Application:
-        app = web.Application(middlewares=[self._answer, guard, _clean_path], client_max_size=MAX_BODY)
+    def _application(self, guards: Sequence[Middleware], *, guests: bool) -> web.Application:
+        app = web.Application(middlewares=[self._answer, *guards, _clean_path], client_max_size=MAX_BODY)
         app[_GUESTS] = guests
         app.on_response_prepare.append(_trim_headers)
         app.router.add_route("*", "/services/forwarder/all", self._forwarder_all)
@@ -110,6 +120,8 @@ class Api:
     async def _answer(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         """Turn errors into texts, and tell the connection that its answer is decided."""
         try:
+            if request.rel_url.raw_path == TOO_LONG:
+                raise ApiError(431, "431 Request Header Fields Too Large")
             response = await handler(request)
         except (ApiError, AccessError) as error:
             response = _error(error.status, str(error))
@@ -137,18 +149,32 @@ class Api:
         return await handler(request)
 
     @web.middleware
-    async def _for_guests(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        self._access.check_guest(_client(request))
+    async def _for_browsers(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        self._access.check_web_page(_client(request), *_web_fields(request))
         return await handler(request)
 
-    def _check_forward(self, request: web.Request, protocol: str, local: str) -> None:
-        if request.app[_GUESTS]:
-            self._access.check_guest_forward(_client(request), protocol, local)
+    @web.middleware
+    async def _for_guests(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        client = _client(request)
+        self._access.check_web_page(client, *_web_fields(request), guest=True)
+        self._access.check_guest(client)
+        return await handler(request)
 
     # --- forwarder ----------------------------------------------------------------------
 
-    async def _forwarder_all(self, _request: web.Request) -> web.Response:
-        forwards = [models.Forward(**forward._asdict()) for forward in self._forwarder.all()]
+    async def _forwarder_all(self, request: web.Request) -> web.Response:
+        guest = guest_address(_client(request)) if request.app[_GUESTS] else ""
+        forwards = [
+            models.Forward(
+                local=forward.local,
+                remote=forward.remote
+                if guest in ("", forward.opened_by)
+                else without_secrets(forward.remote),
+                protocol=forward.protocol,
+                proxy_protocol=forward.proxy_protocol,
+            )
+            for forward in self._forwarder.all()
+        ]
         # gvproxy does not have proxy_protocol, so it is only there where it says something.
         return _json([forward.model_dump(exclude_defaults=True) for forward in forwards])
 
@@ -160,9 +186,14 @@ class Api:
                 remote = resolve_remote(remote, _client(request))
         except GoError as error:
             raise ApiError(400, str(error)) from None
-        self._check_forward(request, protocol, asked.local)
+        client, opened_by = _client(request), HOST
         try:
-            await self._forwarder.expose(protocol, asked.local, remote, asked.proxy_protocol)
+            if request.app[_GUESTS]:
+                self._access.check_guest_expose(client, protocol, asked.local, remote)
+                opened_by = guest_address(client)
+            await self._forwarder.expose(
+                protocol, asked.local, remote, asked.proxy_protocol, opened_by=opened_by
+            )
         except ForwardError as error:
             raise ApiError(500, str(error)) from None
         return web.Response()
@@ -170,9 +201,17 @@ class Api:
     async def _unexpose(self, request: web.Request) -> web.Response:
         asked = await _posted(request, models.UnexposeRequest)
         protocol = asked.protocol or "tcp"
-        self._check_forward(request, protocol, asked.local)
+        client = _client(request)
+
+        def check(forward: Forward | None) -> None:
+            self._access.check_guest_unexpose(client, protocol, asked.local, forward)
+
         try:
-            await self._forwarder.unexpose(protocol, asked.local)
+            if request.app[_GUESTS]:
+                closed_by = guest_address(client)
+                await self._forwarder.unexpose(protocol, asked.local, closed_by=closed_by, check=check)
+            else:
+                await self._forwarder.unexpose(protocol, asked.local)
         except ForwardError as error:
             raise ApiError(500, str(error)) from None
         return web.Response()
@@ -213,7 +252,13 @@ class Api:
 
 def _client(request: web.Request) -> str:
     connection = connection_of(request)
-    return connection.client if connection is not None else "@"
+    return connection.client if connection is not None else GONE
+
+
+def _web_fields(request: web.Request) -> tuple[list[str], list[str], list[str]]:
+    """All values of the fields that tell what a web page asks."""
+    headers = request.headers
+    return headers.getall("Host", []), headers.getall("Origin", []), headers.getall("Sec-Fetch-Site", [])
 
 
 async def _posted(request: web.Request, model: type[_R]) -> _R:
@@ -225,6 +270,9 @@ async def _posted(request: web.Request, model: type[_R]) -> _R:
             body = await request.read()
     except TimeoutError:
         raise ApiError(408, "the body did not come in time") from None
+    except (ConnectionError, web.RequestPayloadError):
+        # The client left, or what came is not encoded as the head says.
+        raise ApiError(400, "the body is not complete") from None
     try:
         return models.read(model, body)
     except GoError as error:

@@ -1,10 +1,12 @@
 """One connection that aiohttp serves, and aiohttp's runner with the deadlines of the control endpoints.
 
-aiohttp sees what hand_written.py makes of the requests.
+aiohttp sees what hand_written.py makes of the requests. It would answer a head that is too long with 400. So
+it gets another request in place of that one. api.py answers it with 431, after the earlier requests.
 """
 
 import asyncio
 import logging
+import secrets
 from collections.abc import Callable, Container
 from typing import Final
 
@@ -21,13 +23,20 @@ LINGER: Final = 1.0
 MAX_FIELDS: Final = MAX_HEAD // 4
 """Fields that a head of that length can have."""
 
+LINGER_BYTES: Final = 4 * 1024 * 1024
+"""Bytes that are read of an unwanted request, for the same purpose."""
+TOO_LONG: Final = f"/{secrets.token_hex()}"
+"""Path of the request that stands for one with a head that is too long. No client knows it."""
+_TOO_LONG_REQUEST: Final = f"GET {TOO_LONG} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode()
+
 Server = Callable[[], asyncio.Protocol]
 """Makes aiohttp's protocol for one connection."""
 
 _HTTP_LOG: Final = logging.getLogger("pipeline.control.http")
-# Nonsense from a client is answered and no event: a guest must not be able to fill the log.
+_FAULTS_OF_CLIENTS: Final = (HttpProcessingError, web.RequestPayloadError, ConnectionError)
+"""Nonsense, a body that is not encoded as its head says, a client that leaves: answered, and not an event."""
 _HTTP_LOG.addFilter(
-    lambda record: not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError))
+    lambda record: not (record.exc_info and isinstance(record.exc_info[1], _FAULTS_OF_CLIENTS))
 )
 
 
@@ -56,6 +65,9 @@ class Connection(asyncio.Protocol):
         self._timeout = timeout
         self._ended = ended
         self._stuck: asyncio.TimerHandle | None = None
+        self._unread = 0
+        self._refusal: asyncio.TimerHandle | None = None
+        self._refused = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Hand on, then play the head, before the socket is read."""
@@ -69,10 +81,14 @@ class Connection(asyncio.Protocol):
         self.answering = True
         if made := self._rewriter.feed(data):
             self._inner.data_received(made)
+        if self._rewriter.too_long and not self._refused:
+            self._refuse_soon(len(data))
 
     def eof_received(self) -> bool:
         """Keep a half-closed connection that waits for an answer. Close any other."""
         self.half_closed = True
+        if self._refusal is not None:
+            self._refuse()
         return self.answering
 
     def pause_writing(self) -> None:
@@ -88,8 +104,26 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Hand on."""
         self._calm()
+        if self._refusal is not None:
+            self._refusal.cancel()
         self._inner.connection_lost(exc)
         self._ended.set()
+
+    def _refuse_soon(self, count: int) -> None:
+        """Refuse the head when its end has come. A client that still sends may not see an answer."""
+        self._unread += count
+        if self._refusal is None:
+            self._refusal = asyncio.get_running_loop().call_later(LINGER, self._refuse)
+        if self._rewriter.ended or self._unread > LINGER_BYTES:
+            self._refuse()
+
+    def _refuse(self) -> None:
+        """Let aiohttp answer the head that is too long, once."""
+        if self._refusal is not None:
+            self._refusal.cancel()
+        if not self._refused:
+            self._refused = True
+            self._inner.data_received(_TOO_LONG_REQUEST)
 
     def _calm(self) -> None:
         if self._stuck is not None:

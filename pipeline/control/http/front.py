@@ -18,7 +18,7 @@ from typing import Final, NamedTuple
 
 import structlog
 
-from pipeline.control.http.connection import LINGER, TIMEOUT, Connection, Server
+from pipeline.control.http.connection import LINGER, LINGER_BYTES, TIMEOUT, Connection, Server
 from pipeline.control.http.head import Head, HeadError, HeadReader
 from pipeline.control.repeated import Repeated
 from pipeline.system import inet
@@ -26,7 +26,6 @@ from pipeline.system import inet
 MAX_CONNECTIONS: Final = 1024
 ACCEPT_PAUSE: Final = 0.1
 """Seconds without accepting after the system refused (out of descriptors)."""
-LINGER_BYTES: Final = 4 * 1024 * 1024
 PEEK_BYTES: Final = 16 * 1024
 
 
@@ -141,7 +140,7 @@ class Front:
                 head = reader.head() if rest is not None else None
         except HeadError as error:
             self._log.debug("bad request", client=client, error=str(error))
-            await self._refuse(loop, sock, error)
+            await close_with(sock, error.response(), self._log, self._timeout)
             return
         except TimeoutError:
             self._log.debug("no request within the time", client=client)
@@ -168,20 +167,28 @@ class Front:
         finally:
             transport.abort()
 
-    async def _refuse(self, loop: asyncio.AbstractEventLoop, sock: socket.socket, error: HeadError) -> None:
-        try:
-            async with asyncio.timeout(self._timeout):
-                await loop.sock_sendall(sock, error.response())
-                sock.shutdown(socket.SHUT_WR)
-            # A socket that is closed with bytes unread is reset, and the answer may be lost with it.
-            async with asyncio.timeout(LINGER):
-                left = LINGER_BYTES
-                while left > 0 and (piece := await loop.sock_recv(sock, PEEK_BYTES)):
-                    left -= len(piece)
-        except (OSError, TimeoutError) as failure:
-            self._log.debug("refusal not delivered", error=str(failure))
-        finally:
-            sock.close()
+
+async def close_with(
+    sock: socket.socket,
+    answer: bytes,
+    log: structlog.typing.FilteringBoundLogger,
+    timeout: float = TIMEOUT,
+) -> None:
+    """Write a last answer and close the socket. timeout: seconds to take the answer."""
+    loop = asyncio.get_running_loop()
+    try:
+        async with asyncio.timeout(timeout):
+            await loop.sock_sendall(sock, answer)
+            sock.shutdown(socket.SHUT_WR)
+        # A socket that is closed with bytes unread is reset, and the answer may be lost with it.
+        async with asyncio.timeout(LINGER):
+            left = LINGER_BYTES
+            while left > 0 and (piece := await loop.sock_recv(sock, PEEK_BYTES)):
+                left -= len(piece)
+    except (OSError, TimeoutError) as failure:
+        log.debug("refusal not delivered", error=str(failure))
+    finally:
+        sock.close()
 
 
 async def _read_head(

@@ -7,12 +7,13 @@ This module must count heads and bodies as aiohttp does, or it would open the do
 passes over a body with a Content-Length by its length. It does not read a Transfer-Encoding. After such a
 head nothing of the connection is changed any more, so chunk lines need their CR. Two different lengths, or
 a length beside an encoding, stay an error. h11 cannot do this: it does not keep the bytes that it read.
+A head over the limit is dropped, and so is everything after it. The connection answers it.
 """
 
 import re
 from typing import Final
 
-from pipeline.control.http.head import HeadError, HeadReader
+from pipeline.control.http.head import END, HeadError, HeadReader
 
 _REQUEST_LINE: Final = re.compile(rb"[!-~]+ [!-~\x80-\xff]+ HTTP/[0-9]\.[0-9]")
 _FIELD: Final = re.compile(rb"([!-9;-~]+):([^\r\n\0]*)")
@@ -22,10 +23,18 @@ _OPAQUE: Final = frozenset({b"transfer-encoding", b"upgrade"})
 
 
 class Rewriter:
-    """The requests of one connection. States: head -> body -> head ...; both -> as it comes, for good."""
+    """The requests of one connection.
+
+    States: head -> body -> head ...; both -> as it comes, for good; head -> too long, for good.
+    """
 
     def __init__(self, limit: int) -> None:
-        """limit: bytes of a head. A longer one goes on as it came."""
+        """limit: bytes of a head."""
+        self.too_long = False
+        """A head has more bytes."""
+        self.ended = False
+        """The end of that head has come."""
+        self._last = b""
         self._limit = limit
         self._reader = HeadReader(limit)
         self._body = 0
@@ -40,6 +49,9 @@ class Rewriter:
         """The bytes for aiohttp after these. A head comes as a whole."""
         done = bytearray()
         while data and not self._as_it_comes:
+            if self.too_long:
+                self._drop(data)
+                break
             if self._body:
                 done += data[: self._body]
                 passed = min(len(data), self._body)
@@ -50,15 +62,24 @@ class Rewriter:
                 if not reader.feed(data):
                     return bytes(done)
             except HeadError:
-                self._as_it_comes = True
-                return bytes(done + reader.data)
+                self.too_long = True
+                data = bytes(reader.data)
+                self._reader = HeadReader(self._limit)
+                continue
             data = data[reader.taken :]
             self._reader = HeadReader(self._limit)
             made, self._body = rewrite(bytes(reader.data))
             if self._body < 0:
                 self._as_it_comes, self._body = True, 0
             done += made
-        return bytes(done) + data
+        return bytes(done) + (b"" if self.too_long else data)
+
+    def _drop(self, data: bytes) -> None:
+        """Drop bytes of a head that is too long, and look for its end."""
+        data = self._last + data
+        self.ended = self.ended or END.search(data) is not None
+        # The end may straddle two pieces.
+        self._last = data[-2:]
 
 
 def rewrite(head: bytes) -> tuple[bytes, int]:

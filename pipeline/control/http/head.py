@@ -16,7 +16,8 @@ import h11
 MAX_HEAD: Final = 64 * 1024
 """Bytes of a head, its empty line and the empty lines before it included."""
 
-_END: Final = re.compile(rb"\n\r?\n")
+END: Final = re.compile(rb"\n\r?\n")
+"""The end of a head: an empty line, after the line before."""
 _FOLDED: Final = re.compile(rb"\n[ \t]")
 """A header line that continues the one before: obsolete (RFC 9112 section 5.2). h11 would join them."""
 _NOT_ASCII: Final = re.compile(rb"[\x80-\xff]")
@@ -51,6 +52,10 @@ class Head(NamedTuple):
     headers: tuple[tuple[str, str], ...]
     raw: bytes
 
+    def values(self, name: str) -> list[str]:
+        """All values of a header given in lower case."""
+        return [value for key, value in self.headers if key == name]
+
     def header(self, name: str) -> str:
         """The first value of a header given in lower case, "" when it is missing."""
         return next((value for key, value in self.headers if key == name), "")
@@ -76,7 +81,7 @@ class HeadReader:
         """Add a piece and return whether the head is complete. Raises HeadError beyond the limit."""
         self._size += len(piece)
         self.data += piece if self.data else piece.lstrip(b"\r\n")
-        found = _END.search(self.data, self._scan)
+        found = END.search(self.data, self._scan)
         end = found.end() if found is not None else len(self.data)
         beyond = len(self.data) - end
         if self._size - beyond > self._limit:

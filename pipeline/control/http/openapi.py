@@ -52,6 +52,7 @@ _WRITES: Final[Mapping[str, tuple[str, type[BaseModel], tuple[int, ...]]]] = {
 }
 _ERRORS: Final[Mapping[int, str]] = {
     400: "Not a POST, or the body is not such an object.",
+    403: "A web page may have sent it: see Host, Origin and Sec-Fetch-Site in docs/access.md.",
     401: "The token is missing or wrong.",
     408: "The body did not come in time.",
     413: "The body is too long.",
@@ -88,7 +89,7 @@ def document(version: str, *, token: bool) -> Json:
 
 def _operation(summary: str, answer: Json, errors: tuple[int, ...]) -> Json:
     responses: Json = {"200": answer}
-    for status in sorted(errors):
+    for status in sorted((*errors, 403)):
         responses[str(status)] = {
             "description": _ERRORS[status],
             "content": {"text/plain": {"schema": _TEXT}},

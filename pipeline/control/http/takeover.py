@@ -8,6 +8,7 @@ closes its socket as soon as the worker has its own.
 
 import asyncio
 import ipaddress
+from http import HTTPStatus
 from typing import Final
 from urllib.parse import parse_qs
 
@@ -15,7 +16,7 @@ import structlog
 
 from pipeline.control.http.access import Access, AccessError
 from pipeline.control.http.connection import TIMEOUT
-from pipeline.control.http.front import Taken
+from pipeline.control.http.front import Taken, close_with
 from pipeline.control.workers import Request, RequestError
 from pipeline.go.text import GoError, parse_uint
 from pipeline.ipc import messages
@@ -30,12 +31,28 @@ MAX_OFFLOAD_TEXT: Final = 200
 class Connect:
     """Hands guest links to the ingress worker, 2-byte little-endian framing."""
 
-    def __init__(self, request: Request, log: structlog.typing.FilteringBoundLogger) -> None:
+    def __init__(
+        self,
+        request: Request,
+        log: structlog.typing.FilteringBoundLogger,
+        access: Access | None = None,
+        *,
+        browsers: bool = False,
+    ) -> None:
+        """browsers: they can reach the endpoint."""
         self._request = request
         self._log = log
+        self._access = Access(log) if access is None else access
+        self._browsers = browsers
 
     async def __call__(self, taken: Taken) -> None:
-        """Attach the link. Close it if it cannot be attached."""
+        """Attach the link. Close it if it cannot be attached, and refuse a web page."""
+        try:
+            if self._browsers:
+                _check_web_page(self._access, taken)
+        except AccessError as error:
+            await close_with(taken.sock, _refusal(error), self._log)
+            return
         versions = taken.head.header(OFFLOAD_HEADER)[:MAX_OFFLOAD_TEXT]
         attach = messages.Attach(taken.rest, taken.client, "le16", versions or None)
         try:
@@ -50,42 +67,64 @@ class Tunnel:
     """Hands connections for guests to the listen worker."""
 
     def __init__(
-        self, request: Request, log: structlog.typing.FilteringBoundLogger, access: Access | None = None
+        self,
+        request: Request,
+        log: structlog.typing.FilteringBoundLogger,
+        access: Access | None = None,
+        *,
+        browsers: bool = False,
     ) -> None:
+        """browsers: they can reach the endpoint."""
         self._request = request
         self._log = log
         self._access = Access(log) if access is None else access
+        self._browsers = browsers
 
     async def __call__(self, taken: Taken) -> None:
         """Answer a bad query with 500. Answer any other with ``OK``, and connect it to the guest."""
         try:
+            if self._browsers:
+                _check_web_page(self._access, taken)
             self._access.check_host(taken.head.header("authorization"), taken.client)
             ip, port = _destination(taken.head.query)
         except GoError as error:
-            await self._answer(taken, _error_response("500 Internal Server Error", str(error)))
-            taken.sock.close()
+            answer = _error_response("500 Internal Server Error", str(error))
+            await close_with(taken.sock, answer, self._log)
             return
         except AccessError as error:
-            status = "401 Unauthorized\r\nWWW-Authenticate: Bearer"
-            await self._answer(taken, _error_response(status, str(error)))
-            taken.sock.close()
+            await close_with(taken.sock, _refusal(error), self._log)
             return
         try:
-            if await self._answer(taken, b"OK"):
+            if await self._confirm(taken):
                 await self._request("listen", messages.Tunnel(ip, port, taken.rest), [taken.sock])
         except RequestError as error:
             self._log.error("tunnel not opened", client=taken.client, to=f"{ip}:{port}", error=str(error))
         finally:
             taken.sock.close()
 
-    async def _answer(self, taken: Taken, answer: bytes) -> bool:
+    async def _confirm(self, taken: Taken) -> bool:
+        """Write the OK. Returns whether the client took it."""
         try:
             async with asyncio.timeout(TIMEOUT):
-                await asyncio.get_running_loop().sock_sendall(taken.sock, answer)
+                await asyncio.get_running_loop().sock_sendall(taken.sock, b"OK")
         except (OSError, TimeoutError) as error:
             self._log.debug("tunnel's client is gone", client=taken.client, error=str(error))
             return False
         return True
+
+
+def _check_web_page(access: Access, taken: Taken) -> None:
+    head = taken.head
+    access.check_web_page(
+        taken.client, head.values("host"), head.values("origin"), head.values("sec-fetch-site")
+    )
+
+
+def _refusal(error: AccessError) -> bytes:
+    status = f"{error.status} {HTTPStatus(error.status).phrase}"
+    if error.status == HTTPStatus.UNAUTHORIZED:
+        status += "\r\nWWW-Authenticate: Bearer"
+    return _error_response(status, str(error))
 
 
 def _destination(query: str) -> tuple[str, int]:

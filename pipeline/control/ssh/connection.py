@@ -19,14 +19,17 @@ from urllib.parse import parse_qs, unquote, urlsplit
 import asyncssh
 import structlog
 
+from pipeline.control.threads import Threads
 from pipeline.control.workers import Request, RequestError
 from pipeline.go.flags import quote
 from pipeline.go.text import GoError, parse_uint
 from pipeline.ipc import messages
-from pipeline.system import small_file
+from pipeline.system import small_file, socket_file
 
 SCHEME: Final = "ssh-tunnel"
 PORT: Final = 22
+MAX_KEY: Final = 64 * 1024
+"""Bytes of a file with a key."""
 KNOWN_HOSTS: Final = "~/.ssh/known_hosts"
 PATIENCE: Final = 60.0
 """Seconds for which a client waits for a guest that does not answer: a slow guest boots as long."""
@@ -83,6 +86,8 @@ def parse(remote: str) -> Destination:
     first = {name: values[0] for name, values in query.items()}
     if not first.get("key"):
         raise GoError("key not provided for unix-ssh connection")
+    if fault := socket_file.fault(first["key"]):
+        raise GoError(f"key {quote(first['key'])} for unix-ssh connection: {fault}")
     path = unquote(parts.path)
     if path in ("", "/"):
         raise GoError("remote uri must contain a path to a socket file")
@@ -99,9 +104,9 @@ def parse(remote: str) -> Destination:
 
 
 def read_key(path: str, passphrase: str = "") -> asyncssh.SSHKey:
-    """The private key in a file (OpenSSH or PEM). Raises SshError in the words of gvproxy. Blocks."""
+    """The private key in a regular file (OpenSSH or PEM). Raises SshError in the words of gvproxy. Blocks."""
     try:
-        return asyncssh.import_private_key(small_file.read(path), passphrase or None)
+        return asyncssh.import_private_key(small_file.read(path, MAX_KEY), passphrase or None)
     except OSError as error:
         words = os.strerror(error.errno or 0).lower()
         raise SshError(f"failed to parse identity {quote(path)}: open {path}: {words}") from error
@@ -166,7 +171,10 @@ class SshConnection:
         dial: Dial,
         log: structlog.typing.FilteringBoundLogger,
         patience: float = PATIENCE,
+        threads: Threads | None = None,
     ) -> None:
+        """threads: where keys are read."""
+        self._threads = threads or Threads(1)
         self._to = destination
         self._dial = dial
         self._log = log.bind(ssh=f"{destination.user}@{destination.ip}:{destination.port}")
@@ -267,14 +275,15 @@ class SshConnection:
         if not self._to.secure:
             return None
         try:
-            return await asyncio.to_thread(known_hosts, self._to, os.path.expanduser(KNOWN_HOSTS))
+            path = os.path.expanduser(KNOWN_HOSTS)
+            return await self._threads.run(lambda: known_hosts(self._to, path))
         except SshError as error:
             self._log.warning("the guest's host key is not checked", error=str(error))
             return None
 
     async def _connect(self, known: asyncssh.SSHKnownHosts | None) -> asyncssh.SSHClientConnection:
         to = self._to
-        key = await asyncio.to_thread(read_key, to.key, to.passphrase)
+        key = await self._threads.run(lambda: read_key(to.key, to.passphrase))
         sock = await self._dial(to.ip, to.port)
         try:
             async with asyncio.timeout(ATTEMPT_TIMEOUT):

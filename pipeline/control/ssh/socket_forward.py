@@ -16,7 +16,15 @@ from typing import Final, Protocol
 import asyncssh
 import structlog
 
-from pipeline.control.ssh.connection import Destination, SshConnection, SshError, Streams, dialler
+from pipeline.control.ssh.connection import (
+    Destination,
+    SshConnection,
+    SshError,
+    Streams,
+    dialler,
+    read_key,
+)
+from pipeline.control.threads import Threads
 from pipeline.control.workers import Request
 from pipeline.links.addresses import unix_path, words_of
 from pipeline.system import socket_file
@@ -24,6 +32,8 @@ from pipeline.system import socket_file
 MODE: Final = 0o600
 BACKLOG: Final = 128
 MAX_CLIENTS: Final = 1024
+MAX_READERS: Final = 4
+"""Keys that are read at once. A file system that does not answer holds its reader."""
 PIECE: Final = 64 * 1024
 
 
@@ -66,24 +76,31 @@ class SocketForward:
         self._connection = connection
         self._log = log.bind(socket=path)
         self._server: asyncio.Server | None = None
-        self._file: socket_file.Identity | None = None
+        self._file: socket_file.OwnFile | None = None
         self._clients: set[asyncio.Task[None]] = set()
 
     async def open(self) -> None:
         """Bind and accept. The file of an abandoned socket is replaced. Raises SocketError."""
         sock = _bind(self.path)
-        self._file = socket_file.identity(self.path)
-        # Assigned before the first await, so that close() finds it if this call is cancelled.
-        self._server = await asyncio.start_unix_server(
-            self._accept, sock=sock, limit=PIECE, backlog=BACKLOG, start_serving=False
-        )
+        file = socket_file.OwnFile(self.path, bound=True)
+        try:
+            # Assigned before the next await, so that close() finds it if this call is cancelled.
+            self._server = await asyncio.start_unix_server(
+                self._accept, sock=sock, limit=PIECE, backlog=BACKLOG, start_serving=False
+            )
+        except BaseException:
+            file.remove()
+            sock.close()
+            raise
+        self._file = file
         await self._server.start_serving()
 
     async def close(self) -> None:
         """Remove the socket, end all clients and the connection."""
         if self._server is not None:
+            if self._file is not None:
+                self._file.remove()
             self._server.close()
-            socket_file.remove(self.path, self._file)
             self._server = None
         for client in self._clients:
             client.cancel()
@@ -134,14 +151,20 @@ class SocketForwards:
         """request reaches the workers: guests are dialled through one of them."""
         self._dial = dialler(request)
         self._log = log
+        self._threads = Threads(MAX_READERS)
         self._forwards: dict[str, SocketForward] = {}
+
+    async def check_key(self, path: str) -> None:
+        """Raise SshError for a key that can never work. Each attempt to connect reads it again."""
+        await self._threads.run(lambda: read_key(path))
 
     async def open(self, path: str, destination: Destination) -> None:
         """Make a socket that leads to the guest's. Raises SocketError."""
-        forward = SocketForward(path, SshConnection(destination, self._dial, self._log), self._log)
+        connection = SshConnection(destination, self._dial, self._log, threads=self._threads)
+        forward = SocketForward(path, connection, self._log)
         try:
             await forward.open()
-        except asyncio.CancelledError:
+        except BaseException:
             await forward.close()
             raise
         self._forwards[path] = forward
@@ -170,6 +193,8 @@ async def _carry(
 
 
 def _bind(path: str) -> socket.socket:
+    if fault := socket_file.fault(path, relative=True):
+        raise SocketError(f"listen unix {path}: bind: {fault}")
     sock = socket.socket(socket.AF_UNIX)
     try:
         socket_file.bind(sock, path, MODE)

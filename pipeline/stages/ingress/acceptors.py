@@ -58,10 +58,11 @@ class Acceptors:
 
     def on_left(self, number: int, guest: Guest, error: LinkClosed) -> None:
         """A link of the stage is over and closed: because of its guest, unless close() was called before."""
-        log = self._worker.log
+        log, opened_by = self._worker.log, guest.opened_by()
         if not self._closed:
-            log.error(error.log_text(guest.peer), link=number, protocol=guest.protocol, peer=guest.peer)
-        log.info("guest disconnected", link=number, error=str(error))
+            text = error.log_text(guest.peer)
+            log.error(text, link=number, protocol=guest.protocol, peer=guest.peer, **opened_by)
+        log.info("guest disconnected", link=number, error=str(error), **opened_by)
         self._notify_left(guest, error)
 
     def _notify_left(self, guest: Guest, error: LinkClosed) -> None:

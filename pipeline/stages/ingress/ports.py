@@ -23,8 +23,10 @@ from pipeline.stages.ingress.capture import Capture
 from pipeline.stages.ingress.fairness import Fairness
 from pipeline.stages.ingress.guests import LINKS_PER_SECOND, MAX_LINKS, TOO_MANY, TOO_OFTEN, GuestNumbers
 from pipeline.stages.ingress.offload import VnetOffload
+from pipeline.stages.ingress.pressure import Pressure
 from pipeline.stages.ingress.shares import Shares
 from pipeline.stages.worker import Worker
+from pipeline.system.run_queue import RunQueue
 from pipeline.wire import offload
 from pipeline.wire.framing import Framing
 
@@ -137,7 +139,8 @@ class Ports:
         self._last_number = 0
         self.guests = GuestNumbers()
         self.fairness = fairness
-        self.shares = Shares(os.cpu_count() or 1)
+        self._run_queue = RunQueue()
+        self.shares = Shares(Pressure(os.cpu_count() or 1, self._run_queue.waited, lambda: worker.sleeps))
         self.by_number: dict[int, Port] = {}
         self.readable: dict[Port, None] = {}
         """Links that may have something to read: those first that have waited longest."""
@@ -215,6 +218,7 @@ class Ports:
         """End all links."""
         for port in list(self.by_number.values()):
             self.detach(port, LinkClosed("the daemon stops"))
+        self._run_queue.close()
 
     def _forget_guests(self, now: float) -> None:
         """Close the accounts of guests that are gone."""

@@ -10,23 +10,22 @@ in smaller bursts, so that the others wait less than a millisecond for one of it
 *Small work*. Bytes are worth time: a guest may cost PRICE_S for each byte that it sends or gets, but for the
 first SMALL_FRAME of each frame. Whatever it costs beyond that is small work: tiny frames, requests, frames
 that come to nothing. A flood consists of small work. It costs the host more than is measured here, since the
-kernel and the guest's monitor work for it too. So while another guest is active, all small work may take only
-a part of the machine's cores (PART). Guests that want more share it equally, and wait. A guest that sends one
-frame and waits for the answer is not a flood: its work counts less (UNHURRIED) as long as each read empties
-its socket. A guest that is alone is not limited.
+kernel and the guest's monitor work for it too. So while another guest is active and time is short
+(pipeline.stages.ingress.pressure), all small work gets only little of it. Guests that want more share it
+equally, and wait. A guest that sends one frame and waits for the answer is not a flood: its work counts less
+(UNHURRIED) as long as each read empties its socket. A guest that is alone is not limited.
 """
 
 from collections.abc import Iterable
 from typing import Final
 
 from pipeline.links.base import FULL_READ
+from pipeline.stages.ingress.pressure import Pressure
 
 PRICE_S: Final = 8e-9
 """Processor time that a byte of payload may cost in all workers: a core for a gigabit a second."""
 SMALL_FRAME: Final = 128
 """Bytes at the beginning of each frame that are worth nothing."""
-PART: Final = 0.125
-"""Part of the machine's cores that small work may take while other guests are active."""
 UNHURRIED: Final = 0.25
 """What counts of small work for a guest whose socket was empty after the last read."""
 SAVED_S: Final = 0.01
@@ -76,9 +75,8 @@ class Share:
 class Shares:
     """The accounts of all guests, by their numbers."""
 
-    def __init__(self, cores: int) -> None:
-        self._small = PART * cores
-        """Seconds of small work in a second."""
+    def __init__(self, pressure: Pressure) -> None:
+        self._pressure = pressure
         self._shares: dict[int, Share] = {}
         self.several = False
         """Whether more than one guest has links. Until then nothing is charged."""
@@ -138,7 +136,8 @@ class Shares:
         owing = self._owing
         if not owing:
             return
-        rate = self._small / len(owing)
+        self._pressure.look(now)
+        rate = self._pressure.small_s / len(owing)
         for guest, share in list(owing.items()):
             share.level += (now - share.counted_at) * rate
             share.counted_at = now
@@ -179,7 +178,7 @@ class Shares:
     def deadline(self, guests: Iterable[int], now: float) -> float:
         """When one of these guests, which have something to read, may be read; inf if none has to wait."""
         at = _NEVER
-        rate = self._small / max(len(self._owing), 1)
+        rate = self._pressure.small_s / max(len(self._owing), 1)
         for guest in guests:
             share = self._owing.get(guest)
             if share is not None and share.level < 0 and self._others_active(guest, now):

@@ -133,7 +133,13 @@ class IngressStage:
             return False
         self.steering.link_up(port.number, port.guest_number)
         self._look_at_guests()
-        self._worker.log.info("guest connected", link=port.number, protocol=guest.protocol, peer=guest.peer)
+        self._worker.log.info(
+            "guest connected",
+            link=port.number,
+            protocol=guest.protocol,
+            peer=guest.peer,
+            **guest.opened_by(),
+        )
         return True
 
     def _on_detached(self, port: Port, error: LinkClosed) -> None:

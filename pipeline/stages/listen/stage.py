@@ -82,7 +82,7 @@ class StreamForward(Forward):
         self.target = target
         self._worker = worker
         self._path = path
-        self._file = socket_file.identity(path) if path is not None else None
+        self._file = socket_file.OwnFile(path, bound=True) if path is not None else None
         self._accept = accept
         self._watched = False
 
@@ -101,9 +101,9 @@ class StreamForward(Forward):
     def close(self) -> None:
         """Close the listening socket and remove its socket file."""
         self.ignore()
-        self.sock.close()
-        if self._path is not None and not socket_file.remove(self._path, self._file):
+        if self._file is not None and not self._file.remove():
             self._worker.log.warning("socket file was gone already", path=self._path)
+        self.sock.close()
 
 
 class DatagramForward(Forward):
@@ -187,7 +187,6 @@ class ListenStage:
         target = Target(ipv4.addr_parse(host), port, proxy)
         self._forwards[key] = self._open(key, protocol, local, target, found)
         self._counts[_FORWARDS] = len(self._forwards)
-        self.worker.log.info("forward opened", protocol=protocol, local=local, remote=remote)
 
     def _open(self, key: str, protocol: str, local: str, target: Target, found: list[str] | None) -> Forward:
         if protocol in inet.UDP:
@@ -210,7 +209,6 @@ class ListenStage:
             raise listener.ListenError("proxy not found")
         forward.close()
         self._counts[_FORWARDS] = len(self._forwards)
-        self.worker.log.info("forward closed", protocol=protocol, local=local)
 
     # --- accepting ----------------------------------------------------------------------
 

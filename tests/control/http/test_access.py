@@ -1,16 +1,22 @@
 """Tokens of the host's endpoints and what guests may ask for, as rules and over HTTP."""
 
 import asyncio
+import contextlib
 import json
 import os
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import structlog
 
 from pipeline.config.model import GuestApi
+from pipeline.control.forwarder import Forwarder
 from pipeline.control.http.access import Access, AccessError, TokenError, read_token
-from tests.control.endpoint import endpoint
+from tests.control.endpoint import Workers, endpoint
 
 LOG = structlog.get_logger()
 EXPOSE, UNEXPOSE, ALL = (f"/services/forwarder/{name}" for name in ("expose", "unexpose", "all"))
@@ -43,8 +49,8 @@ def test_the_right_token_passes(header: str) -> None:
     ("rules", "protocol", "local", "allowed"),
     [
         (GuestApi(), "tcp", "0.0.0.0:80", True),
-        (GuestApi(), "unix", "/tmp/x", True),
-        (GuestApi(unix=False), "unix", "/tmp/x", False),
+        (GuestApi(), "unix", "/tmp/x", False),
+        (GuestApi(unix=True), "unix", "/tmp/x", True),
         (GuestApi(unix=False), "tcp", ":80", True),
         (GuestApi(ports=((1024, 65535),)), "tcp", ":80", False),
         (GuestApi(ports=((1024, 65535),)), "udp", ":8080", True),
@@ -156,3 +162,126 @@ def test_a_token_file_without_a_token_never_means_that_none_is_asked_for(
     os.mkfifo(path)
     with pytest.raises(TokenError, match="it is a FIFO"):
         read_token(str(path))
+
+
+TO_ITSELF = "192.168.127.2:80"
+ALL_RIGHTS = GuestApi(unix=True, ssh=True, others=True)
+SSH = "ssh-tunnel://root@192.168.127.2:22/run/s?key=/k"
+
+
+@pytest.mark.parametrize(
+    ("rules", "protocol", "remote", "why"),
+    [
+        (GuestApi(), "tcp", TO_ITSELF, ""),
+        (GuestApi(), "tcp", "192.168.127.3:80", "to another address than their own"),
+        (GuestApi(others=True), "tcp", "192.168.127.3:80", ""),
+        (GuestApi(), "unix", f"tcp://{TO_ITSELF}", "unix sockets"),
+        (GuestApi(unix=True), "unix", f"tcp://{TO_ITSELF}", ""),
+        (GuestApi(unix=True), "unix", "tcp://192.168.127.3:80", "to another address than their own"),
+        (GuestApi(unix=True), "unix", SSH, "over ssh"),
+        (GuestApi(ssh=True), "unix", SSH, "unix sockets"),
+        (GuestApi(unix=True, ssh=True), "unix", SSH, ""),
+        (GuestApi(unix=True, ssh=True), "unix", SSH.replace(".2:22", ".3"), "to another address"),
+        # Texts with two addresses: that of the guest is not the one that counts.
+        (GuestApi(unix=True), "unix", "tcp:192.168.127.3:80/://192.168.127.2", "to another address"),
+        (GuestApi(unix=True), "unix", "tcp://192.168.127.3:80/@192.168.127.2:80", "to another address"),
+        (
+            GuestApi(unix=True, ssh=True),
+            "unix",
+            "ssh-tunnel://192.168.127.2@192.168.127.3/s?key=/k",
+            "to anot",
+        ),
+        (
+            GuestApi(unix=True, ssh=True),
+            "unix",
+            "ssh-tunnel://u@192.168.127.3/@192.168.127.2?key=/k",
+            "to anot",
+        ),
+    ],
+)
+def test_a_guest_opens_forwards_to_itself_and_no_sockets_unless_it_may(
+    rules: GuestApi, protocol: str, remote: str, why: str
+) -> None:
+    access, counted = refusals(guests=rules)
+    local = "/run/x.sock" if protocol == "unix" else ":8080"
+    if why:
+        with pytest.raises(AccessError, match=why):
+            access.check_guest_expose("192.168.127.2:1", protocol, local, remote)
+    else:
+        access.check_guest_expose("192.168.127.2:1", protocol, local, remote)
+    assert counted == (["api_request_refused_guest"] if why else [])
+
+
+@contextlib.asynccontextmanager
+async def two_guests(tmp_path: Path, rules: GuestApi) -> AsyncIterator[Callable[..., Awaitable[int]]]:
+    """Requests of guests by their addresses: the status of each answer."""
+    async with endpoint(tmp_path, guest=True, access=Access(LOG, guests=rules)) as at:
+
+        async def ask(guest: str, target: str, **wish: str) -> int:
+            ours, theirs = socket.socketpair()
+            at.front.serve(theirs, f"{guest}:40000")
+            reader, writer = await asyncio.open_unix_connection(sock=ours)
+            body = json.dumps(wish).encode()
+            head = f"POST {target} HTTP/1.1\r\nHost: g\r\nConnection: close\r\nContent-Length: {len(body)}"
+            writer.write(head.encode() + b"\r\n\r\n" + body)
+            answer = await reader.read()
+            writer.close()
+            return int(answer.split(b" ", 2)[1])
+
+        yield ask
+
+
+def test_a_guest_cannot_close_the_forward_of_another_guest_or_of_the_host(tmp_path: Path) -> None:
+    async def run() -> None:
+        one, other = "192.168.127.2", "192.168.127.3"
+        async with two_guests(tmp_path, GuestApi()) as ask:
+            assert await ask(one, EXPOSE, local=":8080", remote=":80") == 200
+            assert await ask(other, UNEXPOSE, local=":8080") == 403
+            assert await ask(other, EXPOSE, local=":8081", remote=f"{one}:80") == 403
+            assert await ask(one, UNEXPOSE, local=":8080") == 200
+            assert await ask(one, UNEXPOSE, local=":8080") == 500, "proxy not found"
+        async with two_guests(tmp_path, GuestApi(others=True)) as ask:
+            assert await ask(other, EXPOSE, local=":8081", remote=f"{one}:80") == 200
+            assert await ask(one, UNEXPOSE, local=":8081") == 200
+
+    asyncio.run(run())
+
+
+def test_a_guest_does_not_see_the_keys_and_passwords_of_other_forwards(tmp_path: Path) -> None:
+    secret = "ssh-tunnel://u:s3cret@192.168.127.2/s?key=/k&passphrase=s3cret"
+
+    async def run() -> None:
+        async with endpoint(tmp_path, guest=True, access=Access(LOG, guests=ALL_RIGHTS)) as at:
+            paths = {name: str(tmp_path / name) for name in ("host", "192.168.127.2")}
+            for name, path in paths.items():
+                await at.forwarder.expose("unix", path, secret, opened_by=name)
+            ours, theirs = socket.socketpair()
+            at.front.serve(theirs, "192.168.127.2:40000")
+            reader, writer = await asyncio.open_unix_connection(sock=ours)
+            writer.write(f"GET {ALL} HTTP/1.0\r\n\r\n".encode())
+            answer = json.loads((await reader.read()).partition(b"\r\n\r\n")[2])
+            writer.close()
+            remotes = {forward["local"]: forward["remote"] for forward in answer}
+            hidden = "ssh-tunnel://192.168.127.2/s"
+            assert remotes == {paths["host"]: hidden, paths["192.168.127.2"]: secret}
+            for path in paths.values():
+                await at.forwarder.unexpose("unix", path)
+
+    asyncio.run(run())
+
+
+def test_the_log_of_forwards_has_no_password(tmp_path: Path) -> None:
+    async def run() -> None:
+        lines: list[dict[str, Any]] = []
+        log: Any = SimpleNamespace(info=lambda event, **details: lines.append({"event": event, **details}))
+        sockets: Any = SimpleNamespace(open=lambda *_: asyncio.sleep(0), close=lambda *_: asyncio.sleep(0))
+        forwarder = Forwarder(Workers(), sockets, log)
+        await forwarder.expose("unix", "/x", "ssh-tunnel://u:s3cret@1.2.3.4/s?key=/k&passphrase=s3cret")
+        await forwarder.unexpose("unix", "/x", closed_by="192.168.127.2")
+        opened = {"protocol": "unix", "local": "/x", "remote": "ssh-tunnel://1.2.3.4/s"}
+        assert lines == [
+            {"event": "forward opened", **opened, "operator": True},
+            {"event": "forward closed", **opened, "guest": "192.168.127.2"},
+        ]
+
+    asyncio.run(run())

@@ -72,10 +72,16 @@ def test_after_a_body_of_unknown_length_nothing_is_changed_any_more(field: bytes
     assert through(head + rest) == head.replace(b"\n", b"\r\n") + rest
 
 
-def test_a_head_beyond_the_limit_is_not_waited_for() -> None:
-    data = b"GET / HTTP/1.1\nX: " + b"y" * 200
-    assert through(data, limit=100) == data
-    assert through(data, 50, limit=100) == data
+@pytest.mark.parametrize("cuts", [(), (50,), (150,), (160, 225, 226), tuple(range(400))])
+def test_a_head_beyond_the_limit_is_dropped_with_all_that_follows(cuts: tuple[int, ...]) -> None:
+    head = b"GET / HTTP/1.1\nX: " + b"y" * 200
+    assert through(GET + head, *cuts, limit=100) == GET
+    assert through(GET + head + b"\n\n" + GET, *cuts, limit=100) == GET
+    for data, ended in ((head, False), (head + b"\n", False), (head + b"\n\nmore", True)):
+        rewriter = Rewriter(100)
+        edges = sorted({0, len(data), *(cut for cut in cuts if cut < len(data))})
+        assert b"".join(rewriter.feed(data[begin:end]) for begin, end in pairwise(edges)) == b""
+        assert (rewriter.too_long, rewriter.ended) == (True, ended)
 
 
 def test_the_length_of_a_body_is_known() -> None:

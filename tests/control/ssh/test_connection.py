@@ -341,3 +341,32 @@ def test_a_key_that_is_a_fifo_or_a_device_is_refused_and_not_waited_for(tmp_path
     to = ssh.Destination("user", "192.168.127.2", "/s", "key")
     with pytest.raises(ssh.SshError, match="it is a FIFO"):
         ssh.known_hosts(to, str(tmp_path / "key"))
+
+
+def test_a_key_of_more_than_64_kib_is_refused_before_it_is_read_whole(tmp_path: Path) -> None:
+    path = tmp_path / "key"
+    path.write_bytes(b"x" * ssh.MAX_KEY)
+    with pytest.raises(ssh.SshError, match=r"Invalid private key|Unrecognized"):
+        ssh.read_key(str(path))
+    with path.open("ab") as file:
+        file.truncate(1 << 40)
+    with pytest.raises(ssh.SshError, match=r"it is too long \(allowed: 64 KiB\)"):
+        ssh.read_key(str(path))
+
+
+@pytest.mark.parametrize("opened", ["/dev/zero", "fifo"])
+def test_a_key_of_another_kind_is_not_even_opened(
+    opened: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Opening alone may have an effect, as with a tape or a watchdog."""
+    os.mkfifo(tmp_path / "fifo")
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "open", None)
+        with pytest.raises(ssh.SshError, match="it is a"):
+            ssh.read_key(str(tmp_path / opened))
+
+
+@pytest.mark.parametrize("key", ["key", "@key", "./key", "%00", "/k%00"])
+def test_a_client_names_the_absolute_path_of_a_key(key: str) -> None:
+    with pytest.raises(GoError, match=r"for unix-ssh connection: (the path|abstract)"):
+        ssh.parse(f"ssh-tunnel://u@192.168.127.2/s?key={key}")

@@ -4,6 +4,7 @@ import pytest
 
 from pipeline.links.base import FULL_READ
 from pipeline.stages.ingress import shares
+from pipeline.stages.ingress.pressure import Pressure
 from pipeline.stages.ingress.shares import Shares
 
 FLOOD, HONEST, THIRD = 1, 2, 3
@@ -12,7 +13,7 @@ FRAME_S = 5e-6
 
 @pytest.fixture
 def both() -> Shares:
-    made = Shares(cores=2)
+    made = Shares(Pressure(2, lambda: None, lambda: 0))
     made.add(FLOOD, 0.0)
     made.add(HONEST, 0.0)
     return made
@@ -39,7 +40,7 @@ def run(made: Shares, until: float, active: tuple[int, ...], frame: int = 60, st
 
 def test_a_flood_of_small_frames_gets_its_part_while_another_guest_is_active(both: Shares) -> None:
     got = run(both, 2.0, (HONEST,))
-    assert 0.2 < got / 2.0 < 0.3, "an eighth of two cores"
+    assert 0.1 < got / 2.0 < 0.2, "the least that small work gets"
 
 
 def test_a_guest_alone_is_never_limited(both: Shares) -> None:
@@ -69,7 +70,7 @@ def test_two_floods_share_what_small_work_may_take(both: Shares) -> None:
             if both.may_read(guest, now):
                 both.charge(guest, 0.001, now)
                 spent[guest] += 0.001
-    assert 0.2 * now < spent[FLOOD] + spent[THIRD] < 0.3 * now
+    assert 0.1 * now < spent[FLOOD] + spent[THIRD] < 0.2 * now
     assert spent[THIRD] == pytest.approx(spent[FLOOD], abs=0.1)
 
 
@@ -93,7 +94,7 @@ def test_a_guest_that_waits_for_each_answer_pays_less(both: Shares) -> None:
 
 def test_a_guest_that_had_to_wait_is_looked_at_when_it_may_be_read(both: Shares) -> None:
     both.was_read(HONEST, 60, 1, 10.0)
-    both.charge(FLOOD, 0.03, 10.0)
+    both.charge(FLOOD, 0.02, 10.0)
     both.refill(10.0)
     assert not both.may_read(FLOOD, 10.0)
     assert both.may_read(HONEST, 10.0)

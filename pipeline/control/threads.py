@@ -1,0 +1,51 @@
+"""Threads for calls that block: a look-up in the system's resolver, reading a file that a client names.
+
+The event loop's own threads would not do: the loop waits for them at its end. A silent name server, or a file
+system that does not answer, would delay an orderly stop until the system gives up.
+"""
+
+import asyncio
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from typing import TypeVar
+
+_R = TypeVar("_R")
+
+
+class Threads:
+    """At most at_once calls run at a time, each in a thread of its own. Further callers wait."""
+
+    def __init__(self, at_once: int) -> None:
+        self._room = asyncio.Semaphore(at_once)
+
+    async def run(self, call: Callable[[], _R]) -> _R:
+        """What the call returns or raises. The thread of a cancelled caller goes on and keeps its place."""
+        loop = asyncio.get_running_loop()
+        answer: asyncio.Future[_R] = loop.create_future()
+
+        def deliver(result: _R | None, error: BaseException | None) -> None:
+            self._room.release()
+            if answer.done():
+                return
+            if error is not None:
+                answer.set_exception(error)
+            else:
+                answer.set_result(result)  # type: ignore[arg-type]
+
+        def work() -> None:
+            result, error = None, None
+            try:
+                result = call()
+            except BaseException as failure:
+                error = failure
+            with suppress(RuntimeError):  # the loop has ended meanwhile
+                loop.call_soon_threadsafe(deliver, result, error)
+
+        await self._room.acquire()
+        try:
+            threading.Thread(target=work, daemon=True).start()
+        except BaseException:
+            self._room.release()
+            raise
+        return await answer

@@ -1,0 +1,73 @@
+"""Small work is limited where time is short, and only there."""
+
+import pytest
+
+from pipeline.stages.ingress import pressure
+from pipeline.stages.ingress.pressure import LOOK_EVERY_S, Pressure
+
+CORES = 4
+FLOOR = pressure.LEAST_S
+
+
+class Played:
+    """A process whose waits and sleeps the test sets."""
+
+    def __init__(self) -> None:
+        self.waited: float | None = 0.0
+        self.sleeps = 0
+        self.now = 100.0
+        self.pressure = Pressure(CORES, lambda: self.waited, lambda: self.sleeps)
+        self.pressure.look(self.now)
+
+    def run(self, looks: int, waits: float = 0.0, sleeps: int = 1) -> float:
+        """Go on for that many looks, and wait and sleep in each. What small work may take then."""
+        for _ in range(looks):
+            self.now += 1.001 * LOOK_EVERY_S
+            if self.waited is not None:
+                self.waited += waits
+            self.sleeps += sleeps
+            self.pressure.look(self.now)
+        return self.pressure.small_s
+
+
+@pytest.fixture
+def played() -> Played:
+    return Played()
+
+
+def test_small_work_begins_at_the_floor(played: Played) -> None:
+    assert Pressure(CORES, lambda: 0.0, lambda: 0).small_s == FLOOR
+    assert Pressure(1, lambda: 0.0, lambda: 0).small_s == pressure.PART
+
+
+def test_small_work_may_take_all_cores_while_no_time_is_short(played: Played) -> None:
+    assert played.run(100) == CORES
+
+
+def test_waiting_for_a_core_brings_small_work_down_to_the_floor(played: Played) -> None:
+    played.run(100)
+    assert played.run(1, waits=0.2 * LOOK_EVERY_S) == CORES / 2
+    assert played.run(10, waits=0.2 * LOOK_EVERY_S) == FLOOR
+
+
+def test_a_worker_that_never_sleeps_has_no_time_left(played: Played) -> None:
+    played.run(100)
+    assert played.run(10, sleeps=0) == FLOOR
+    assert played.run(100) == CORES, "later it has"
+
+
+def test_a_short_wait_hurts_nobody(played: Played) -> None:
+    assert played.run(100, waits=0.05 * LOOK_EVERY_S) == CORES
+
+
+def test_where_the_system_counts_no_waits_the_floor_holds(played: Played) -> None:
+    played.waited = None
+    assert played.run(100) == FLOOR
+
+
+def test_looks_are_rare(played: Played) -> None:
+    before = played.run(1)
+    for _ in range(10):
+        played.now += LOOK_EVERY_S / 20
+        played.pressure.look(played.now)
+    assert played.pressure.small_s == before
