@@ -26,6 +26,8 @@ LINKS: Final = ("vpnkit", "qemu", "bess", "stdio", "vfkit")
 """Fields of Links that name where guests attach, beside /connect and ``further``."""
 STREAM_SCHEMES: Final = ("unix", "tcp", "tcp4", "tcp6", "vsock", "fd")
 """Where clients of the API and guests on byte streams may come; fd is a descriptor passed by a parent."""
+METRICS_SCHEMES: Final = ("unix", "tcp", "tcp4", "tcp6", "fd")
+"""Where monitors may come."""
 LINK_SCHEMES: Final[Mapping[str, tuple[str, ...]]] = {
     "qemu": STREAM_SCHEMES,
     "le16": STREAM_SCHEMES,
@@ -171,6 +173,7 @@ class Links:
 
     listen: tuple[str, ...]
     services: str
+    metrics: str  # URL
     notification: str  # path of the socket
     vpnkit: str
     qemu: str

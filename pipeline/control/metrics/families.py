@@ -28,8 +28,8 @@ POOLS: Final = (INGRESS, DEMUX, EGRESS, RESOLVER)
 CAUSE: Final = "cause"
 DIRECTION: Final = "direction"
 
-SCALES: Final[Mapping[str, float]] = {"microseconds": 1e-6, "millionths": 1e-6}
-"""Units of rows that are not base units of Prometheus, and their size in base units."""
+DIVISORS: Final[Mapping[str, int]] = {"microseconds": 1_000_000, "millionths": 1_000_000}
+"""Units of rows that are not base units of Prometheus, and how many of them one base unit has."""
 
 _BY_CAUSE: Final = re.compile(
     r"(?P<object>.+?)_(?P<event>dropped|refused|evicted|ignored|failed|paused|reset|closed)_(?P<cause>.+)"
@@ -123,9 +123,9 @@ class Series(NamedTuple):
     value: str
 
     @property
-    def scale(self) -> float:
-        """What one unit of the row is in base units."""
-        return SCALES.get(self.row.unit, 1.0)
+    def divisor(self) -> int:
+        """How many units of the row one base unit has."""
+        return DIVISORS.get(self.row.unit, 1)
 
 
 class Family(NamedTuple):

@@ -109,7 +109,7 @@ class _Page(Collector):
             for worker, values in self._readings.counters.items():
                 value = values.get(name, 0)
                 if value or self._readings.roles.get(worker) in roles:
-                    found.add_metric([worker, *filter(None, [series.value])], value * series.scale)
+                    found.add_metric([worker, *filter(None, [series.value])], value / series.divisor)
         return found
 
     def _histograms(self) -> Iterator[Metric]:
@@ -156,14 +156,14 @@ def _counter(name: str, *labels: str) -> CounterMetricFamily:
 
 def _buckets(row: histograms.Histogram, words: Sequence[int]) -> tuple[list[tuple[str, float]], float]:
     """Cumulative buckets by upper bound, and the sum, in base units."""
-    scale = 1e-6 if row.unit == histograms.SECONDS else 1.0
+    divisor = 1_000_000 if row.unit == histograms.SECONDS else 1
     *counts, total = words
     buckets: list[tuple[str, float]] = []
     so_far = 0
     for bound, count in zip((*row.bounds, None), counts, strict=True):
         so_far += count
-        buckets.append(("+Inf" if bound is None else repr(bound * scale), so_far))
-    return buckets, total * scale
+        buckets.append(("+Inf" if bound is None else repr(bound / divisor), so_far))
+    return buckets, total / divisor
 
 
 def page(readings: Readings) -> bytes:
