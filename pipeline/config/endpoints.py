@@ -18,7 +18,7 @@ from pipeline.system import inet, socket_file
 
 _VSOCK: Final = re.compile(r"([0-9]*:[0-9]+|[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12})", re.ASCII)
 
-_METRICS_HINT: Final = "allowed: host:port, unix:///path, or another URL of these schemes"
+_METRICS_HINT: Final = "allowed: host:port or unix:///path"
 
 
 def links_of(parsed: flags.Parsed, keys: FileKeys) -> dict[str, str]:

@@ -208,6 +208,21 @@ def test_an_idle_loop_never_looks_longer(clock: Clock) -> None:
     assert worker.looks == worker.sleeps == waiting.waits == 20
 
 
+def test_sleeping_and_looking_in_vain_are_idle_time(clock: Clock) -> None:
+    worker = Scripted("a", clock, [1, 1, 0])
+    began = clock.now
+    run(clock, worker, [BUSY_GAP / 2, 1.0])
+    # Only the looks right before the sleeps, after the announcement, belong to neither.
+    assert worker.idle_s == pytest.approx(clock.now - began, abs=3 * LOOK)
+    assert worker.idle_s > 1.0
+
+
+def test_workers_of_one_process_are_idle_together(clock: Clock) -> None:
+    workers = [Scripted("a", clock, []), Scripted("b", clock, [])]
+    Loop(Waiting(clock, [0.25], lambda: None), workers).sleep()
+    assert [worker.idle_s for worker in workers] == pytest.approx([0.25, 0.25], abs=3 * LOOK)
+
+
 @pytest.mark.parametrize("work", [[], [1] * 1000])
 def test_signals_are_looked_for_before_each_sleep_and_under_load(
     clock: Clock, monkeypatch: pytest.MonkeyPatch, work: list[int]
