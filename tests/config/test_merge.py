@@ -362,8 +362,8 @@ def test_a_configuration_that_never_ends_is_refused(monkeypatch: pytest.MonkeyPa
     ],
 )
 def test_metrics_are_an_address_or_a_url_by_flag_or_key(tmp_path: Path, text: str, url: str) -> None:
-    assert build("-metrics", text).links.metrics == url
+    assert build("-metrics", text)[0].links.metrics == url
     file = tmp_path / "config.yaml"
     file.write_text(f'metrics: "{text}"\n')
-    assert build("-config", str(file)).links.metrics == url
-    assert build("-config", str(file), "-metrics", "127.0.0.1:1").links.metrics == "tcp://127.0.0.1:1"
+    assert build("-config", str(file))[0].links.metrics == url
+    assert build("-config", str(file), "-metrics", "127.0.0.1:1")[0].links.metrics == "tcp://127.0.0.1:1"

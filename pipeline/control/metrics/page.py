@@ -40,7 +40,7 @@ Snapshot = Mapping[str, Mapping[str, int]]
 """{worker: {counter: value}}"""
 
 READINGS_HELP: Final[Mapping[str, str]] = {
-    "build": "What is running: version, Python, and whether the data path is compiled.",
+    "build": "what is running: version, Python, and whether the data path is compiled",
     "worker_slots": "slots of the worker's own pool",
     "ring_records": "records in the ring from one worker to another",
     "ring_capacity_records": "records that the ring can hold; what does not fit waits in the source",
