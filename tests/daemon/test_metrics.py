@@ -99,15 +99,25 @@ def test_a_guest_has_series_by_its_mac_address_while_it_is_there(daemon: LoneDae
     wait_for(lambda: size() is None, "the series is gone with the guest", 10)
 
 
-def test_a_worker_that_hangs_makes_the_daemon_unwell(daemon: LoneDaemon) -> None:
+@pytest.mark.parametrize("worker", ["resolver", "demux"])
+def test_a_worker_that_hangs_makes_the_daemon_unwell_and_leaves_the_metrics(
+    daemon: LoneDaemon, worker: str
+) -> None:
     pid = daemon.process.pid
     children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    resolver = int(children[list(Layout(64).names).index("resolver")])
-    os.kill(resolver, signal.SIGSTOP)
-    try:
-        assert get(daemon, "/healthz") == (503, "workers that do not answer: resolver\n")
-    finally:
-        os.kill(resolver, signal.SIGCONT)
+    hung = int(children[list(Layout(64).names).index(worker)])
+    with socket.socket(socket.AF_UNIX) as guest:
+        guest.connect(str(daemon.socket))
+        guest.sendall(b"POST /connect HTTP/1.1\r\nHost: x\r\n\r\n")
+        links = "gvtap_links", frozenset({("worker", "ingress")})
+        wait_for(lambda: samples(get(daemon, "/metrics")[1])[links] == 1, "the guest is there", 10)
+        os.kill(hung, signal.SIGSTOP)
+        try:
+            assert get(daemon, "/healthz") == (503, f"workers that do not answer: {worker}\n")
+            status, text = get(daemon, "/metrics")
+        finally:
+            os.kill(hung, signal.SIGCONT)
+    assert (status, samples(text)[links]) == (200, 1)
     wait_for(lambda: get(daemon, "/healthz") == (200, "ok\n"), "it is well again", 10)
 
 

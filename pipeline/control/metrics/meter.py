@@ -11,6 +11,7 @@ from pipeline import histograms, logs
 from pipeline.control.metrics.build import Build
 from pipeline.control.metrics.families import SUPERVISOR, writers
 from pipeline.control.metrics.page import Readings, Snapshot, name_guests, page
+from pipeline.control.repeated import Repeated
 from pipeline.control.workers import Request, RequestError
 from pipeline.ipc import messages
 from pipeline.ipc.fabric import Fabric
@@ -18,6 +19,8 @@ from pipeline.topology import DEMUX, INGRESS
 
 HEALTH_TIMEOUT: Final = 2.0
 """Seconds within which a worker that is well answers."""
+NAMES_TIMEOUT: Final = 1.0
+"""Seconds that a page waits for the names of guests."""
 
 
 class Meter:
@@ -36,7 +39,7 @@ class Meter:
         self._blocks = {name: fabric.counters(name) for name in fabric.layout.names}
         self._roles = {node.name: node.role for node in fabric.layout.nodes} | {SUPERVISOR: SUPERVISOR}
         self._pids = {**pids, SUPERVISOR: os.getpid()}
-        self._log = log
+        self._no_names = Repeated(log, "metrics without guests: demux does not answer")
         self._own: dict[str, int] = {}
         """The supervisor's own counters that are not 0."""
 
@@ -93,9 +96,10 @@ class Meter:
         return True
 
     async def _cam(self) -> dict[str, int]:
-        """The link of each MAC address; empty if demux does not answer: then no guest has a name."""
+        """The link of each MAC address; empty if demux does not answer: then the page has no guests."""
         try:
-            return messages.CamAnswer.decode(await self._request(DEMUX, messages.Cam())).cam
-        except RequestError as error:
-            self._log.warning("metrics without guests", error=str(error))
+            async with asyncio.timeout(NAMES_TIMEOUT):
+                return messages.CamAnswer.decode(await self._request(DEMUX, messages.Cam())).cam
+        except (RequestError, TimeoutError) as error:
+            self._no_names.warning(asyncio.get_running_loop().time(), error=repr(error))
             return {}

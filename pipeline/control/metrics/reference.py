@@ -6,8 +6,8 @@ python -m pipeline.control.metrics.reference      prints them
 from collections.abc import Iterator
 
 from pipeline import histograms
-from pipeline.control.metrics.families import FAMILIES, histogram_name, writers
-from pipeline.control.metrics.page import DIRECTION, PREFIX, READINGS_HELP
+from pipeline.control.metrics.families import DIRECTION, FAMILIES, PREFIX, histogram_name, writers
+from pipeline.control.metrics.page import READINGS_HELP
 
 READINGS_LABELS = {
     "build": ("gauge", "version, python, data_path"),
