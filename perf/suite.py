@@ -25,6 +25,8 @@ from perf.neighbours import table as neighbours_table
 from perf.peers import AGENT, AGENT_AUTO, PIPELINE_AUTO, installed
 
 PAGE = Path(__file__).resolve().parent / "RESULTS.md"
+COMPARED = report.RESULTS / "compared.md"
+"""Tables of perf.compare, kept by hand: they end the page."""
 
 
 class Part(NamedTuple):
@@ -98,6 +100,8 @@ def main(argv: list[str] | None = None) -> int:
             name = part.title.lower().replace(",", "").replace(" ", "-")
             plot.bars(part.title, figures, report.RESULTS / f"{name}.png")
             page.append(f"![{part.title}](results/{name}.png)\n")
+    if COMPARED.exists():
+        page.append(COMPARED.read_text())
     PAGE.write_text("\n".join(page))
     print(f"wrote {PAGE}", file=sys.stderr)
     return status
