@@ -9,7 +9,6 @@ from collections.abc import Callable
 from time import monotonic
 from typing import Final
 
-from pipeline.counter_block import BYTES_TO_GUEST, FRAMES_DROPPED, FRAMES_TO_GUEST
 from pipeline.counters import INDEX
 from pipeline.engines.offload.gso import Buffer
 from pipeline.engines.offload.gso_udp import UdpSegmenter
@@ -18,7 +17,7 @@ from pipeline.links.base import Link, LinkClosed
 from pipeline.links.listener import Guest
 from pipeline.links.offload import OffloadLink
 from pipeline.records.frames import ALL_LINKS
-from pipeline.stages.ingress.accounts import Accounts
+from pipeline.stages.ingress.accounts import Account, Accounts
 from pipeline.stages.ingress.capture import Capture
 from pipeline.stages.ingress.fairness import Fairness
 from pipeline.stages.ingress.guests import LINKS_PER_SECOND, MAX_LINKS, TOO_MANY, TOO_OFTEN, GuestNumbers
@@ -55,6 +54,7 @@ class Port:
     __slots__ = (
         "_counts",
         "_gathered",
+        "account",
         "framing",
         "gathered_bytes",
         "guest",
@@ -62,14 +62,14 @@ class Port:
         "link",
         "number",
         "offload",
-        "row",
         "segmenter",
     )
 
-    def __init__(self, number: int, guest_number: int, guest: Guest, counts: memoryview, row: int) -> None:
+    def __init__(
+        self, number: int, guest_number: int, guest: Guest, counts: memoryview, account: Account
+    ) -> None:
         self._counts = counts
-        self.row = row
-        """Index of the first word of its row in the counter block."""
+        self.account = account
         self.number = number
         self.guest_number = guest_number
         """Of the guest that this link belongs to (pipeline.stages.ingress.guests)."""
@@ -119,8 +119,8 @@ class Port:
             frames, length = segmenter.take_counts()
             self._counts[_FRAMES_OUT] += frames
             self._counts[_BYTES_OUT] += length
-            self._counts[self.row + FRAMES_TO_GUEST] += frames
-            self._counts[self.row + BYTES_TO_GUEST] += length
+            self.account.frames_to_guest += frames
+            self.account.bytes_to_guest += length
             segmenter.reset()
         return frames, length
 
@@ -135,7 +135,7 @@ class Ports:
         self._worker = worker
         self._counts = worker.counts
         self._on_detached = on_detached
-        self._accounts = Accounts(worker.counts)
+        self.accounts = Accounts(worker.counts)
         self._last_number = 0
         self.guests = GuestNumbers()
         self.fairness = fairness
@@ -157,7 +157,7 @@ class Ports:
             return None
         number = self._free_number()
         guest_number = self.guests.add_link(guest.identity)
-        port = Port(number, guest_number, guest, self._counts, self._accounts.open(number))
+        port = Port(number, guest_number, guest, self._counts, self.accounts.open(number))
         self.shares.add(port.guest_number, now)
         self.shares.several = len(self.guests) > 1
         self.by_number[port.number] = port
@@ -185,7 +185,7 @@ class Ports:
         link.close()
         self.readable.pop(port, None)
         del self.by_number[port.number]
-        self._accounts.close(port.row)
+        self.accounts.close(port.account)
         now = monotonic()
         self.guests.remove_link(port.guest_number, now)
         self.shares.several = len(self.guests) > 1
@@ -202,7 +202,7 @@ class Ports:
 
     def charge(self, port: Port, frames: int, now: float) -> None:
         """This many frames of a link's guest were dropped."""
-        self._counts[port.row + FRAMES_DROPPED] += frames
+        port.account.frames_dropped += frames
         self.fairness.charge(port.guest_number, frames, now)
 
     def is_empty(self, port: Port) -> None:

@@ -3,7 +3,6 @@
 from time import monotonic, thread_time
 from typing import Final
 
-from pipeline.counter_block import BYTES_FROM_GUEST, FRAMES_FROM_GUEST
 from pipeline.counters import INDEX
 from pipeline.engines.offload import gro
 from pipeline.engines.offload.burst import Item
@@ -173,8 +172,9 @@ class Receiver:
         count = sum([length for _, length in frames])
         self._counts[_FRAMES_IN] += len(frames)
         self._counts[_BYTES_IN] += count
-        self._counts[port.row + FRAMES_FROM_GUEST] += len(frames)
-        self._counts[port.row + BYTES_FROM_GUEST] += count
+        account = port.account
+        account.frames_from_guest += len(frames)
+        account.bytes_from_guest += count
         if self._shares.several:
             self._fairness.holds(port.guest_number, slot)
             self._shares.was_read(port.guest_number, count, len(frames), now)

@@ -58,6 +58,7 @@ class IngressStage:
             if self._acceptors.deadline() <= now:
                 self._acceptors.on_timer(now)
         work = self._receiver.read(now) + self._transmitter.send()
+        self.ports.accounts.write(now)
         if not work:
             self._card.release_idle()
             for port in self.ports.by_number.values():

@@ -6,13 +6,7 @@ from collections.abc import Iterator
 import pytest
 
 from pipeline.config import merge, options
-from pipeline.counter_block import (
-    BYTES_FROM_GUEST,
-    GUEST_ROWS,
-    OTHERS,
-    CounterBlock,
-    GuestRow,
-)
+from pipeline.counter_block import GUEST_ROWS, OTHERS, CounterBlock, GuestRow
 from pipeline.go import flags
 from pipeline.ipc.fabric import Fabric
 from pipeline.stages.ingress.accounts import Accounts
@@ -29,27 +23,45 @@ def block() -> CounterBlock:
 def test_a_row_begins_with_zeros_though_another_link_had_it(block: CounterBlock) -> None:
     accounts = Accounts(block.counts)
     for link in range(1, GUEST_ROWS + 1):
-        row = accounts.open(link)
-        block.counts[row + BYTES_FROM_GUEST] += 5
-        accounts.close(row)
+        account = accounts.open(link)
+        account.bytes_from_guest += 5
+        accounts.close(account)
     assert block.guests() == []
     accounts.open(99)
     assert block.guests() == [GuestRow(99, 0, 0, 0, 0, 0)]
 
 
+def test_rows_are_updated_once_a_second_and_nothing_is_counted_twice(block: CounterBlock) -> None:
+    accounts = Accounts(block.counts)
+    account = accounts.open(1)
+    accounts.write(10.0)
+    account.bytes_to_guest += 5
+    account.frames_dropped += 1
+    accounts.write(10.5)
+    assert block.guests() == [GuestRow(1, 0, 0, 0, 0, 0)]
+    accounts.write(11.0)
+    accounts.write(12.0)
+    account.bytes_to_guest += 2
+    accounts.write(13.0)
+    assert block.guests() == [GuestRow(1, 0, 0, 7, 0, 1)]
+
+
 def test_links_without_a_row_of_their_own_share_one(block: CounterBlock) -> None:
     accounts = Accounts(block.counts)
-    rows = [accounts.open(link) for link in range(1, GUEST_ROWS + 1)]
+    own = [accounts.open(link) for link in range(1, GUEST_ROWS + 1)]
     others = [accounts.open(1000), accounts.open(1001)]
-    for row in others:
-        block.counts[row + BYTES_FROM_GUEST] += 5
-    assert len(set(rows)) == GUEST_ROWS
+    for account in others:
+        account.bytes_from_guest += 5
+    accounts.write(1.0)
+    assert len({account.row for account in own}) == GUEST_ROWS
     assert len(block.guests()) == GUEST_ROWS + 1
     assert block.guests()[-1] == GuestRow(OTHERS, 10, 0, 0, 0, 0)
+    others[1].bytes_from_guest += 1
     accounts.close(others[0])
-    assert block.guests()[-1].link == OTHERS, "what it counted stays"
-    accounts.close(rows[3])
-    assert accounts.open(1002) == rows[3]
+    accounts.close(others[1])
+    assert block.guests()[-1] == GuestRow(OTHERS, 11, 0, 0, 0, 0), "what they counted stays"
+    accounts.close(own[3])
+    assert accounts.open(1002).row == own[3].row
 
 
 class Rig:
