@@ -50,6 +50,16 @@ check_signals: Final[Callable[[], int]] = ctypes.pythonapi.PyErr_CheckSignals
 compiled turn may have none of these. Without this call a process could go on in spite of a signal."""
 
 
+class Idle:
+    """How long a process had nothing to do: all its workers share one."""
+
+    __slots__ = ("seconds",)
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+        """In which it slept, or looked for work before it slept."""
+
+
 class Member(Protocol):
     """What the loop needs from a worker (pipeline.stages.worker.Worker has it)."""
 
@@ -58,7 +68,7 @@ class Member(Protocol):
     running: bool
     poller: Poller | None
     sleeps: int
-    idle_s: float
+    idle: "Idle"
     woken: bool
     has_peers_outside: bool
 
@@ -111,6 +121,9 @@ class Loop:
         self._back = list(back)
         self._busy_poll = busy_poll
         self._alone = len(workers) == 1
+        self._idle = Idle()
+        for worker in workers:
+            worker.idle = self._idle
         self._outsiders = [worker for worker in workers if worker.has_peers_outside]
         self._due_at = 0.0
         """The time at which all workers must breathe again, even if nothing woke them."""
@@ -167,7 +180,7 @@ class Loop:
         """Look for work until that time. Returns socket events (maybe none), or None if nothing came."""
         began = monotonic()
         found = self._look_until(until)
-        self._was_idle(monotonic() - began)
+        self._idle.seconds += monotonic() - began
         return found
 
     def _look_until(self, until: float) -> Events | None:
@@ -184,11 +197,6 @@ class Loop:
                 until = min(now + self._busy_poll, longest)
             yield_core()
         return None
-
-    def _was_idle(self, seconds: float) -> None:
-        """The process had nothing to do for so long."""
-        for worker in self._workers:
-            worker.idle_s += seconds
 
     def _poll(self) -> Events:
         """The socket events that are ready now."""
@@ -254,7 +262,7 @@ class Loop:
             worker.awake()
         if timeout > 0:
             self.slept = True
-            self._was_idle(monotonic() - began)
+            self._idle.seconds += monotonic() - began
             for worker in self._workers:
                 worker.sleeps += 1
         return events

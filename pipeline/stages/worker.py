@@ -26,7 +26,7 @@ from pipeline.ipc.poller import Poller, open_poller
 from pipeline.ipc.wake import EventfdWaiter
 from pipeline.stages import control_sockets
 from pipeline.stages.control_sockets import ControlSockets
-from pipeline.stages.loop import Loop
+from pipeline.stages.loop import Idle, Loop
 from pipeline.stages.protocol import Stage
 from pipeline.stages.rings import WorkerRings
 
@@ -74,10 +74,11 @@ class Worker:
         self.woken = True
         """Whether an event or a worker of the same process has woken this worker since its last breath."""
         self.sleeps = 0
-        self.idle_s = 0.0
-        """Seconds since the last _write_busy() in which the process slept, or looked for work in vain."""
+        self.idle = Idle()
+        """Of the process: its loop puts the one of all its workers here."""
         self._measured_at = -1.0
-        """The time of the last _write_busy()."""
+        """The time of the last _write_busy(), and how long the process was idle until then."""
+        self._idle_s = 0.0
         self._busy_us = 0
         self.control = ControlSockets(ports.name, control, ports.handoffs, self.log, self._dispatch)
         self._supervisor_pid = os.getppid()
@@ -344,14 +345,14 @@ class Worker:
     def _write_busy(self, now: float) -> None:
         """Write how long the process was busy in all, and its share of the time since the last call."""
         passed_us = int((now - self._measured_at) * 1e6)
-        idle_us = int(self.idle_s * 1e6)
+        idle_s = self.idle.seconds
         if self._measured_at >= 0.0 and passed_us > 0:
-            busy_us = min(max(passed_us - idle_us, 0), passed_us)
+            busy_us = min(max(passed_us - int((idle_s - self._idle_s) * 1e6), 0), passed_us)
             self._busy_us += busy_us
             self.counts[_BUSY] = self._busy_us
             self.counts[_BUSY_SHARE] = busy_us * 1_000_000 // passed_us
         self._measured_at = now
-        self.idle_s = 0.0
+        self._idle_s = idle_s
 
     def end(self) -> None:
         """Let the stage give back what it holds, and check the pool."""

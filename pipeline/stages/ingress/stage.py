@@ -28,7 +28,7 @@ from pipeline.system import peer
 from pipeline.wire import framing, offload
 
 TIMERS_EVERY_S: Final = 0.05
-"""How often a worker that never sleeps looks at the timers of listeners."""
+"""How often a worker that never sleeps looks at the timers of listeners and of accounts."""
 
 
 class IngressStage:
@@ -55,10 +55,10 @@ class IngressStage:
         """Links -> rings, rings -> links. Returns the number of bursts and records."""
         if now >= self._timers_at:
             self._timers_at = now + TIMERS_EVERY_S
+            self.ports.accounts.write(now)
             if self._acceptors.deadline() <= now:
                 self._acceptors.on_timer(now)
         work = self._receiver.read(now) + self._transmitter.send()
-        self.ports.accounts.write(now)
         if not work:
             self._card.release_idle()
             for port in self.ports.by_number.values():

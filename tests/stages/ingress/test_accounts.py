@@ -102,8 +102,9 @@ def test_frames_and_runts_of_a_guest_are_on_its_account_until_it_leaves(rig: Rig
     frame, runt = bytes(60), bytes(5)
     rig.guest.sendall(b"".join(len(data).to_bytes(2, "little") + data for data in (frame, runt, frame)))
     rig.breathe(1.0)
+    rig.breathe(2.0)
     (row,) = rig.rows()
     assert (row.bytes_from_guest, row.frames_from_guest, row.frames_dropped) == (125, 3, 1)
     rig.guest.shutdown(socket.SHUT_RDWR)
-    rig.breathe(2.0)
+    rig.breathe(2.1)
     assert rig.rows() == []
