@@ -108,7 +108,7 @@ def start(parsed: flags.Parsed, words: Sequence[str], program: supervisor.Progra
         return FAILED
     log = logs.logger("supervisor")
     for warning in warnings:
-        log.warning(warning)
+        log.warning(warning, kind="configuration warning")
     log.info(f"{program.name} version {version()}")
     try:
         return supervisor.run(config, program, version())

@@ -68,6 +68,11 @@ TABLE: Final[tuple[Counter, ...]] = (
         "events",
         "times a link was not read because too many of its frames had been dropped",
     ),
+    Counter(
+        "link_reads_paused_small_work",
+        "events",
+        "times a guest was not read because its small frames cost more than its part of the time",
+    ),
     Counter("link_handshake_failed", "links", "links refused for what they sent before the first frame"),
     Counter("link_refused_too_many", "links", "links refused because too many were open"),
     Counter("link_refused_too_often", "links", "links refused because their guest opens one after the other"),
@@ -352,6 +357,7 @@ TABLE: Final[tuple[Counter, ...]] = (
     Counter("nat_flow_refused_link_local", "flows", "flows to 169.254.0.0/16 while that is not allowed"),
     Counter("nat_flow_refused_loopback", "flows", "flows to 127.0.0.0/8"),
     Counter("nat_flow_refused_multicast", "flows", "flows to a multicast address"),
+    Counter("nat_flow_refused_own_port", "flows", "flows to a port of loopback on which the daemon listens"),
     Counter("nat_flow_refused_reserved", "flows", "flows to 0.0.0.0/8 or 240.0.0.0/4"),
     Counter("nat_flow_refused_unowned", "flows", "flows to an address of the subnet that no guest has"),
     # --- supervisor: HTTP API ---------------------------------------------------------

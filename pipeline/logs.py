@@ -6,8 +6,8 @@ so lines of several workers never mix. Standard library logging (asyncio, aiohtt
 level warning on. The file is not rotated or reopened.
 
 A guest can cause most events as often as it likes, so every kind of event has a rate (log_limits.py). A line
-over its rate is left out, and ``suppressed`` of the next such line has the count. Counts that no line has
-reported are in a summary, ``log lines left out``, a minute later and at the end. Lines of level critical have
+over its rate is left out, and ``suppressed`` of the next such line has the count. A minute later, and at the
+end, a summary (``log lines left out``) has the counts that no line has reported. Lines of level critical have
 no rate. At level debug the rates are much higher. Long values are cut at MAX_TEXT.
 
 Logging never blocks. Each process has a bounded queue and a thread that writes (system/outlet.py). A line
@@ -100,8 +100,9 @@ class _Forward(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         log = logger("supervisor").bind(logger=record.name)
-        # The text without its arguments is the kind: a guest may choose them.
-        text, kind = record.getMessage(), f"{record.name}: {record.msg}"
+        # The kind comes from the text without its arguments, since a guest may choose them. asyncio puts
+        # numbers of tasks into the text itself, so only its first words count.
+        text, kind = record.getMessage(), f"{record.name}: {_kind(str(record.msg))}"
         log.log(max(record.levelno, logging.DEBUG), text, exc_info=record.exc_info, kind=kind)
 
 
@@ -191,12 +192,12 @@ def _limit(_logger: Any, method: str, event: MutableMapping[str, Any]) -> Mutabl
 
 
 def _kind(text: str) -> str:
-    """The first words of an event. The others may be details, as in the texts that gvproxy has."""
+    """The first words of an event. Further words may be details, as in gvproxy's texts."""
     return " ".join(text.split(None, _KIND_WORDS)[:_KIND_WORDS])
 
 
 def _subject(event: Mapping[str, Any]) -> str:
-    """The guest or client of a line, "" if the line names none. The port of a client does not count."""
+    """The guest or client of a line, without its port. "" if the line names none."""
     for key in _SUBJECTS:
         name = str(event.get(key, ""))
         if key == "link" and name:
@@ -221,19 +222,22 @@ def _summarize_later() -> None:
 
 
 def _summarize() -> None:
-    """Report all lines that were left out and that no line has counted."""
+    """Report the lines that were left out and that no other line has reported."""
     global _summary
     if _summary is not None:
         _summary.cancel()
         _summary = None
     with _lock:
         pending = _limiter.take_pending()
-    for kind, count in pending.items():
-        logger(_source).warning("log lines left out", of=kind, suppressed=count)
+    for kind, (count, subjects) in pending.items():
+        names = {"most": ", ".join(f"{name} ({number})" for name, number in subjects.items())}
+        logger(_source).warning(
+            "log lines left out", of=kind, suppressed=count, **(names if subjects else {})
+        )
 
 
 def _forget_lines() -> None:
-    """Begin anew in a forked process: the parent reports its own lines."""
+    """Start with full buckets in a forked process. The parent reports the lines that it left out."""
     global _limiter, _lock, _summary
     _limiter, _lock, _summary = _limiter.anew(), threading.Lock(), None
 

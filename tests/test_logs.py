@@ -369,6 +369,7 @@ def test_what_was_left_out_is_reported_without_another_event(
         time.sleep(0.01)
     *_, last = [json.loads(line) for line in path.read_text().splitlines()]
     assert (last["event"], last["of"], last["suppressed"]) == ("log lines left out", "guest mac", 5)
+    assert last["most"] == "link 3 (5)"
 
 
 @pytest.mark.usefixtures("limited")
@@ -403,6 +404,21 @@ def test_standard_logging_has_rates_by_its_texts(tmp_path: Path) -> None:
     for number in range(1000):
         logging.getLogger("asyncio").error("bad %s", number)
     assert len(lines(path)) == 101
+
+
+@pytest.mark.usefixtures("limited")
+def test_lines_of_asyncio_with_numbers_in_them_do_not_use_up_the_kinds(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    logs.setup(str(path))
+    for number in range(1000):
+        logging.getLogger("asyncio").error(
+            f"Task exception was never retrieved\nfuture: <Task finished name='Task-{number}'>"
+        )
+    for name in ("worker died", "capture ended"):
+        logs.logger("x").error(name)
+    found = [line["event"] for line in lines(path)]
+    assert len(found) == 103
+    assert {"worker died", "capture ended"} < set(found)
 
 
 @pytest.mark.usefixtures("limited")

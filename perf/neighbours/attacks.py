@@ -44,6 +44,8 @@ TABLE = (
     Attack(IDLE, lambda _: [], links=0),
     Attack("one UDP flow", frames.udp_flows(1)),
     Attack("50 UDP flows", frames.udp_flows(50)),
+    Attack("UDP in small portions", frames.udp_flows(1), rate=100_000),
+    Attack("large and small UDP", frames.large_and_small),
     Attack("duplicate ACKs", frames.duplicate_acks, connection=True),
     Attack("malformed DNS", frames.malformed_dns),
     Attack("own names", frames.own_names),

@@ -111,6 +111,12 @@ def udp_flows(count: int) -> Callable[[Ports], list[bytes]]:
     return lambda ports: [datagram(HOST, 40000 + n, ports.sink, SMALL) for n in range(count)]
 
 
+def large_and_small(ports: Ports) -> list[bytes]:
+    """Datagrams of 1472 bytes that nobody asked for, and as many small ones."""
+    sizes = (bytes(1472), SMALL)
+    return [datagram(HOST, 40000, ports.sink, size) for size in sizes]
+
+
 def duplicate_acks(
     _: Ports, seq: int = 1001, ack: int = 1, ports: tuple[int, int] = (4000, 9)
 ) -> list[bytes]:

@@ -1,6 +1,6 @@
-"""Settings of access that must agree with each other or with a file: policy, token, PROXY protocol.
+"""Checks settings of access together or with a file: policy, token, PROXY protocol.
 
-keys.py has checked each value by itself.
+keys.py has checked each single value before.
 """
 
 import os
@@ -56,6 +56,6 @@ def with_proxy_protocol(
         keys = ", ".join(forward_key(forward) for forward in forwards if forward.protocol in inet.TCP)
         key = flags.quote(next(iter(left.values()))[0])
         raise ConfigError(
-            f"proxy-protocol: {key} is no TCP forward of stack.forwards (known: {keys or 'none'})"
+            f"proxy-protocol: {key} is not a TCP forward of stack.forwards (known: {keys or 'none'})"
         )
     return tuple(found)

@@ -1,7 +1,4 @@
-"""The addresses where guests and clients come: which are allowed for what, in gvproxy's order and words.
-
-Nothing is bound here.
-"""
+"""Checks the URLs of the sockets for guests and clients, in gvproxy's order and words. It binds nothing."""
 
 import os
 import re
@@ -75,7 +72,7 @@ def metrics_url(text: str) -> str:
 
 
 def check(url: str, what: str, schemes: tuple[str, ...]) -> None:
-    """Raise ConfigError, whose text begins with what, for a URL that is not of these schemes."""
+    """Raise ConfigError for a URL that is not of these schemes, or wrong. what: how the text begins."""
     try:
         parts = urlsplit(url)
         port = parts.port if parts.scheme in inet.TCP else None

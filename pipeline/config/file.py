@@ -1,9 +1,9 @@
-"""The YAML configuration file: reading it, and errors that say where.
+"""Reads the YAML configuration file. Errors name the key and its line.
 
-A scalar keeps its text until the schema (keys.py) says what it is. So a MAC address of digits
-(``10:11:11:11:11:11``) stays a text and is not taken for a number to base 60. A wrong value raises
-ConfigError, which names the key, its line and what is allowed. An unknown key is only reported, with the
-nearest known one, since gvproxy ignores it. merge.py merges the file with the flags.
+A scalar stays a text until the schema (keys.py) says what it is. So a MAC address of digits
+(``10:11:11:11:11:11``) does not become a number to base 60. A wrong value raises ConfigError, which says what
+is allowed. An unknown key is only reported, with the nearest known key, since gvproxy ignores it. merge.py
+merges the file with the flags.
 """
 
 import difflib
@@ -27,7 +27,7 @@ Data: TypeAlias = "Scalar | list[Data] | dict[str, Data]"
 
 
 class ConfigError(Exception):
-    """The configuration cannot be used; the text says where and what is allowed."""
+    """The configuration cannot be used. The text says where, and what is allowed."""
 
 
 class Document(NamedTuple):
@@ -144,7 +144,7 @@ def _unknown_keys(value: object, data: "Data", path: Path, document: Document) -
 
 
 def _fields(value: object) -> dict[str, str]:
-    """The field of each key that a map may have; none for other values."""
+    """The name of the field for each key that a map may have. Empty for other values."""
     if isinstance(value, Map):
         return {str(field.alias): name for name, field in type(value).model_fields.items()}
     if is_dataclass(value):

@@ -1,8 +1,9 @@
 """The layout of the YAML file: every key of gvproxy's file and ours, with its kind and default.
 
-The name of a field is the name of a setting: the field of a group of Config (model.py). Its alias is the key.
-So most settings need no further line between file and Config: merge.py has the others, such as those that
-have a default of their own, and shown.py writes a Config with the same rows. file.py reports other keys.
+The name of a field here is the name of a setting, and one of the groups of Config (model.py) has a field of
+the same name. The alias of the field is the key in the file. So most settings go from the file to Config
+without further code. merge.py has code for the others, such as those whose default depends on other settings.
+shown.py writes a Config with the same fields. file.py reports unknown keys.
 """
 
 from typing import Annotated, Any, Final, Self
@@ -52,7 +53,7 @@ class Map(BaseModel):
 
     @classmethod
     def of(cls, settings: Settings) -> Self:
-        """The map that holds these settings. A setting that is missing has its default."""
+        """The map that holds these settings. A missing setting has its default."""
         values: Settings = {}
         for name, field in cls.model_fields.items():
             if isinstance(field.default, Map):

@@ -11,9 +11,9 @@ MIB: Final = 1 << 20
 
 
 class Limit(NamedTuple):
-    """What a row says. ``key`` is the name in files and flags; ``low`` and ``high`` are allowed.
+    """One limit: its name, default and bounds. ``low`` and ``high`` are allowed.
 
-    ``counter`` grows when the limit is met.
+    ``help`` says what it bounds. ``counter`` grows when the limit is met.
     """
 
     name: str
@@ -30,13 +30,13 @@ class Limit(NamedTuple):
 
 
 def limit(default: int, low: int, high: int, help: str, counter: str) -> int:
-    """A row of Limits, as the default of its field."""
+    """A field of Limits with its default and its row."""
     return field(default=default, metadata={"row": (default, low, high, help, counter)})
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """The limits as set, each with its row."""
+    """The limits as set. Each field has its row as metadata."""
 
     max_tcp_flows: int = limit(
         16384,

@@ -1,11 +1,12 @@
-"""From flags and the YAML file to the one Config: merged, checked and completed.
+"""Makes the one Config from the flags and the YAML file: merges, checks and completes the settings.
 
-A key of the file is the setting of its name (keys.py). This module adds the settings that need more: a flag,
-a default that depends on others, or a check.
+Most settings come from the key of the same name in the file (keys.py). This module adds the settings that
+need more: a flag, a default that depends on others, or a check.
 
-Merging and the order of checks are gvproxy's: the file wins for the subnet and the three addresses, a flag
-wins elsewhere. Without a file the default mode adds zones, leases and the ssh forward. Only IPv4 subnets are
-served. Nothing is bound or opened here: the caller passes the function that tries the log file.
+Merging and the order of checks are gvproxy's. For the subnet and the three addresses the file wins over a
+flag. For all other settings the flag wins. Without a file, the default mode adds zones, leases and the ssh
+forward. Only IPv4 subnets are served. Nothing is bound here. The caller passes the function that tries the
+log file.
 """
 
 import difflib
@@ -66,11 +67,11 @@ def build(
     resolv_conf: str = default_mode.RESOLV_CONF,
     guests: GuestApi | None = None,
 ) -> tuple[Config, tuple[str, ...]]:
-    """Config and warnings from the parsed flags; words is the command line as typed.
+    """Config and warnings from the parsed flags. words: the command line as typed.
 
-    Checks run in gvproxy's order and stop at the first failure: ConfigError with its text.
-    try_log_file is called with the log's path before anything else is judged. guests: what guests may do if
-    the file has no guest-api.
+    Checks run in gvproxy's order. The first that fails raises ConfigError. try_log_file is called with the
+    path of the log before all checks but those of the file. guests: what guests may do if the file has no
+    guest-api.
     """
     warnings: list[str] = []
     path = parsed.text("config")
@@ -157,7 +158,7 @@ def _addresses(parsed: flags.Parsed, stack: StackKeys) -> Addresses:
 
 
 def _notification(flag: str, key: str) -> str:
-    # gvproxy takes the key as a path; a URL there is what people write.
+    # gvproxy takes the key as a path, but people write a URL there.
     if not flag and not key.startswith("unix://"):
         return key
     try:
@@ -243,7 +244,7 @@ def _network(parsed: flags.Parsed, keys: FileKeys, network: Addresses, warnings:
 
 
 def _state_file(path: str) -> str:
-    """The path of the leases. It is replaced when they change, which a link would not survive."""
+    """The path of the state file. Each write replaces the file, so a symbolic link would be lost."""
     for name in (path, output_file.new_path(path)) if path else ():
         if os.path.islink(name):
             words = "is a symbolic link, which is not followed (allowed: a regular file)"
@@ -264,7 +265,7 @@ def _workers(parsed: flags.Parsed, keys: FileKeys) -> Settings:
 
 
 def _number(parsed: flags.Parsed, name: str, allowed: tuple[int, int], unset: int = 0) -> int | None:
-    """The number of a flag; None where it is as configured."""
+    """The number of a flag, None if the flag leaves it as configured."""
     number = parsed.number(name)
     if number == unset:
         return None

@@ -8,6 +8,7 @@ import ipaddress
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Annotated, Final, get_type_hints
+from urllib.parse import urlsplit
 
 from pipeline.config.limits import Limits
 from pipeline.config.scalars import (
@@ -21,11 +22,12 @@ from pipeline.config.scalars import (
     Text,
     one_of,
 )
+from pipeline.system import inet
 
 LINKS: Final = ("vpnkit", "qemu", "bess", "stdio", "vfkit")
 """Fields of Links that name where guests attach, beside /connect and ``further``."""
 STREAM_SCHEMES: Final = ("unix", "tcp", "tcp4", "tcp6", "vsock", "fd")
-"""Where clients of the API and guests on byte streams may come; fd is a descriptor passed by a parent."""
+"""For clients of the API and for guests on byte streams. fd: a descriptor that the parent process passed."""
 METRICS_SCHEMES: Final = ("unix", "tcp", "tcp4", "tcp6", "fd")
 """Where monitors may come."""
 LINK_SCHEMES: Final[Mapping[str, tuple[str, ...]]] = {
@@ -35,7 +37,7 @@ LINK_SCHEMES: Final[Mapping[str, tuple[str, ...]]] = {
     "bess": ("unixpacket", "fd"),
     "vfkit": ("unixgram", "fd"),
 }
-"""Protocols that may stand before the + of ``links``, and schemes after it. ``-listen-NAME`` has the same."""
+"""Protocols before the + in ``links``, and the schemes allowed after it. ``-listen-NAME`` allows the same."""
 
 SEPARATE: Final = "separate"
 AUTO: Final = "auto"
@@ -51,7 +53,7 @@ OPEN: Final = "open"
 GUESTS: Final = (GUARDED, ISOLATED, OPEN)
 """What guests may send to each other: honest frames, nothing, or anything (pipeline.stages.demux.guard)."""
 WORKERS: Final = (1, 64)
-"""How many workers of one kind there may be."""
+"""The fewest and the most workers of one kind."""
 SLOTS: Final = (64, 1 << 16)
 BUSY_POLL: Final = (0, 50)
 """Microseconds that a worker looks for more work before it sleeps (pipeline.stages.loop)."""
@@ -71,7 +73,7 @@ class Record:
 
 @dataclass(frozen=True, slots=True)
 class Zone:
-    """A zone of the built-in name server; ``default_ip`` answers for names without a record, "" for none."""
+    """A zone of the built-in name server. ``default_ip``: of names without a record, "" for none."""
 
     name: Text = ""
     records: tuple[Record, ...] = ()
@@ -124,7 +126,7 @@ Verdict = Annotated[str, one_of("allow", "deny")]
 
 @dataclass(frozen=True, slots=True)
 class PolicyRule:
-    """One rule of the egress policy. An empty field means "any"; networks and names are one condition."""
+    """One rule of the egress policy. An empty field means "any". networks and names are one condition."""
 
     action: Verdict
     guests: tuple[Ipv4Network, ...] = ()
@@ -136,7 +138,7 @@ class PolicyRule:
 
 @dataclass(frozen=True, slots=True)
 class EgressPolicy:
-    """Where guests may connect to: the first rule that fits decides, else ``default``."""
+    """Where guests may connect to. The first rule that fits decides. If none fits, ``default`` does."""
 
     default: Verdict = "allow"
     rules: tuple[PolicyRule, ...] = ()
@@ -163,7 +165,7 @@ class Network:
 
     @property
     def reserved(self) -> frozenset[int]:
-        """Addresses that mean something else to the gateway than a guest."""
+        """Addresses that do not mean a guest, since the gateway answers for them."""
         return frozenset({self.host_ip, *self.gateway_virtual_ips, *self.nat})
 
 
@@ -181,6 +183,14 @@ class Links:
     stdio: str
     vfkit: str
     further: tuple[tuple[str, str], ...]  # (protocol, URL)
+
+    @property
+    def loopback_ports(self) -> frozenset[int]:
+        """The ports of all TCP sockets on loopback. They are for the host, and guests must not reach them."""
+        api = (*self.listen, self.services, self.metrics)
+        urls = (*api, self.vpnkit, self.qemu, *(url for _, url in self.further))
+        parts = [urlsplit(url) for url in urls if url.startswith("tcp")]
+        return frozenset(each.port for each in parts if each.port and inet.is_loopback(each.hostname or ""))
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,7 +230,7 @@ class Logging:
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """Everything the program was told. Empty texts mean "none"."""
+    """All settings. Empty texts mean "none"."""
 
     network: Network
     links: Links
@@ -231,7 +241,7 @@ class Config:
 
     @classmethod
     def of(cls, settings: Settings) -> "Config":
-        """A Config of settings by name, in whichever group they are. Ignores those without a field."""
+        """A Config made of settings by name. Each goes to the group that has it. Others are ignored."""
         groups = {
             name: group(**{each.name: settings[each.name] for each in fields(group)})
             for name, group in get_type_hints(cls).items()

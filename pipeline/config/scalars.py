@@ -1,8 +1,8 @@
-"""The single values that may stand in the YAML file: a check for each kind, as a type for pydantic.
+"""The kinds of single values in the YAML file. Each is a type for pydantic with a check.
 
 A check gets the text as it was written. It returns the value, or raises ValueError, which says what is
-allowed. A type whose value is not a text also says how it is written. keys.py and model.py put these types
-together to the schema.
+allowed. A type whose value is not a text also says how the value is written. keys.py and model.py make the
+schema from these types.
 """
 
 import ipaddress
@@ -26,7 +26,7 @@ Value = TypeVar("Value", str, bytes)
 
 
 class Scalar(str):
-    """The text of a scalar; ``plain`` says that it stood there without quotes."""
+    """The text of a scalar. ``plain``: it was written without quotes."""
 
     __slots__ = ("plain",)
     plain: bool

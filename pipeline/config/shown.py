@@ -1,4 +1,4 @@
-"""A Config as the keys of a file that gives it again, for ``config show``."""
+"""Writes a Config as the keys of a file, for ``config show``. Reading the file gives the same Config."""
 
 from typing import Final
 
@@ -41,7 +41,7 @@ def _written(keys: FileKeys) -> Keys:
 
 
 def _filled(keys: Keys, default: Keys) -> Keys:
-    """Without empty values, except where the default is not empty: there, false and 0 say something."""
+    """Leave out empty values, except where the default is not empty: false and 0 mean something there."""
     found: Keys = {}
     for key, value in keys.items():
         by_default = default.get(key, value)

@@ -1,4 +1,4 @@
-"""The addresses of the virtual network and its MTU: derived where nothing is set, else checked.
+"""The addresses of the virtual network and its MTU. What is set is checked, and the rest is derived.
 
 Texts and the order of checks are gvproxy's.
 """
@@ -32,7 +32,7 @@ def parse_subnet(text: str) -> ipaddress.IPv4Network:
 
 
 class Addresses(NamedTuple):
-    """The settings of these names. Others depend on them."""
+    """The settings of these names, on which other settings depend."""
 
     subnet: ipaddress.IPv4Network
     gateway_ip: int

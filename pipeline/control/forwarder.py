@@ -1,6 +1,6 @@
-"""The list of port forwards: it checks requests, refuses them in gvproxy's words, and knows what is open.
+"""The list of port forwards. It checks requests, and refuses them in gvproxy's words.
 
-The listen worker binds the address of a forward. socket_forward.py does so when the forward goes over ssh. A
+The listen worker binds the address of a forward. For a forward over ssh, ssh/socket_forward.py does so. A
 forward is in the list exactly when it is open there. Its key is its protocol and the text of its local
 address. No traffic passes here.
 """
@@ -13,6 +13,7 @@ from typing import Final, NamedTuple
 
 import structlog
 
+from pipeline.config.limits import Limits
 from pipeline.control.lookup import Lookups, port_number
 from pipeline.control.ssh import connection as ssh
 from pipeline.control.ssh.connection import Destination
@@ -26,12 +27,11 @@ WORKER: Final = "listen"
 _INET: Final = (*inet.TCP, *inet.UDP)
 HOST: Final = "host"
 """``opened_by`` of a forward that the configuration or a client of the API on the host has opened."""
-MAX_FORWARDS: Final = 4096
-"""Each one costs a descriptor of the listen worker, and a guest may ask for them."""
+MAX_FORWARDS: Final = Limits().max_forwards
 
 
 class ForwardError(Exception):
-    """A forward that cannot be opened or closed; the text is for the client."""
+    """A forward that cannot be opened or closed. The text is for the client."""
 
 
 class Forward(NamedTuple):
@@ -66,16 +66,23 @@ class Forwarder:
         request: Request,
         sockets: SocketForwards | None = None,
         log: structlog.typing.FilteringBoundLogger | None = None,
+        *,
+        max_forwards: int = MAX_FORWARDS,
     ) -> None:
-        """sockets opens forwards that go over ssh; the listen worker opens all others."""
+        """sockets opens forwards that go over ssh; the listen worker opens all others.
+
+        max_forwards: of all kinds. Each forward costs a descriptor, and a guest may ask for them.
+        """
+        self._max_forwards = max_forwards
         self._request = request
         self._log = log or structlog.get_logger()
         self._sockets = sockets or SocketForwards(request, self._log)
         self._forwards: dict[tuple[str, str], Forward] = {}
         self._numbered: dict[tuple[str, str], str] = {}
-        """The local address of a forward with a service's name as the listen worker has it."""
+        """The local address with a port number, of each forward whose port is a service's name."""
         self._over_ssh: set[str] = set()
-        self._lookups = Lookups()
+        self._lookups = {by_guest: Lookups() for by_guest in (False, True)}
+        """By whether a guest asks: names that nobody answers for must not hold up the host's requests."""
         self._lock = asyncio.Lock()
 
     def all(self) -> list[Forward]:
@@ -91,7 +98,7 @@ class Forwarder:
         """
         made = Forward(local, remote, protocol, proxy_protocol, opened_by)
         # Before the lock: a slow name server delays no other request.
-        found = await self._found(protocol, local)
+        found = await self._found(protocol, local, self._lookups[opened_by != HOST])
         async with self._lock:
             key = (protocol, local)
             if key in self._forwards:
@@ -99,8 +106,8 @@ class Forwarder:
             destination = _destination(protocol, remote)
             target = "" if destination is not None else _target(protocol, remote)
             version = _proxy_version(protocol, proxy_protocol)
-            if len(self._forwards) >= MAX_FORWARDS:
-                raise ForwardError(f"there are {MAX_FORWARDS} forwards already")
+            if len(self._forwards) >= self._max_forwards:
+                raise ForwardError(f"there are {self._max_forwards} forwards already")
             if destination is not None:
                 if version:
                     raise ForwardError("proxy_protocol is not for forwards over ssh")
@@ -172,7 +179,7 @@ class Forwarder:
             **who,
         )
 
-    async def _found(self, protocol: str, local: str) -> list[str] | None:
+    async def _found(self, protocol: str, local: str, lookups: Lookups) -> list[str] | None:
         """The addresses of the host in local. None means that there is no name to look up.
 
         An unknown name has no addresses. The worker refuses a text that is not an address at all.
@@ -184,10 +191,11 @@ class Forwarder:
         if not host or _is_number(host):
             return None
         try:
-            return await self._lookups.addresses(host)
-        except TimeoutError:
+            return await lookups.addresses(host)
+        except OSError as error:
             prefix = f"listen {protocol}: " if protocol in inet.TCP else ""
-            raise ForwardError(f"{prefix}lookup {host}: i/o timeout") from None
+            words = "i/o timeout" if isinstance(error, TimeoutError) else str(error.strerror)
+            raise ForwardError(f"{prefix}lookup {host}: {words}") from None
 
     async def _open_socket(self, local: str, destination: Destination) -> None:
         try:

@@ -10,7 +10,7 @@ from typing import Final
 from pipeline.control.threads import Threads
 
 MAX_AT_ONCE: Final = 4
-"""Threads. A guest may ask for names, and cannot have more threads than this."""
+"""Threads. A guest may ask for any number of names, but gets no more threads than this."""
 TIMEOUT: Final = 10.0
 """Seconds to wait for an answer. Its thread ends later, when the system gives up."""
 
@@ -23,7 +23,7 @@ LONGEST_SERVICE: Final = 64
 
 
 def port_number(protocol: str, text: str) -> int | None:
-    """A port from its number or its service's name (``nfs``); None for neither. protocol: tcp..., udp..."""
+    """The port of a number or a service's name (``nfs``), None for other texts. protocol: tcp..., udp..."""
     if text.isascii() and text.isdigit():
         return int(text) if len(text) <= LONGEST_SERVICE else None
     name = text.lower()

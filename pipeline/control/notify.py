@@ -1,8 +1,8 @@
 """Notifications: one connection to a unix socket for each event, one JSON object and a newline on it.
 
-Events stay in order, and no caller waits for the listener. An event is lost when the queue is full, when
-there is no listener, or when it takes no connection in time. A lost event is logged and counted, and not
-tried again.
+Events stay in order, and no caller waits for the listener. An event is lost if the queue is full, if there is
+no listener, or if the listener does not take it in time. A lost event is logged and counted. It is not sent
+again.
 """
 
 import asyncio
@@ -42,12 +42,12 @@ class Notifier:
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
-        """Begin to send; the event loop must run."""
+        """Start to send. The event loop must be running."""
         if self._path:
             self._task = asyncio.get_running_loop().create_task(self._run())
 
     def notify(self, kind: str, mac: str = "") -> None:
-        """Queue one event; mac is the guest's in text form, "" for events about no guest. Never waits."""
+        """Queue one event, without waiting. mac: of the guest, as text; "" for events not about a guest."""
         if not self._path:
             return
         event = {"notification_type": kind} | ({"mac_address": mac} if mac else {})

@@ -1,9 +1,10 @@
-"""The control plane put together: channels to the workers, the API's front doors, forwards, notifications."""
+"""The control plane: channels to the workers, front doors of the API, forwards and notifications."""
 
 import asyncio
 import socket
 from collections.abc import Callable, Mapping, Sequence
 from ipaddress import IPv4Address
+from typing import Final
 
 from aiohttp import web
 
@@ -27,6 +28,9 @@ from pipeline.ipc.channel import close_all
 from pipeline.ipc.fabric import Fabric
 from pipeline.topology import INGRESS, RESOLVER
 
+_MACHINES: Final = tuple(getattr(socket, name, None) for name in ("AF_VSOCK", "AF_HYPERV"))
+"""Families of sockets whose clients are virtual machines."""
+
 
 class ControlPlane:
     """The part of the supervisor that talks to workers, to API clients and to the notification socket."""
@@ -42,8 +46,8 @@ class ControlPlane:
     ) -> None:
         """controls: the supervisor's ends of the control sockets by worker. Needs a running event loop.
 
-        on_guest gets the events of ingress about the listeners of accept_guests(). meter: gets the way to the
-        workers here. token: the one that endpoints on the host ask for, "" for none.
+        on_guest: called with ingress' events about the listeners of accept_guests(). meter: gets the way to the
+        workers here. token: what endpoints on the host ask for, "" for nothing.
         """
         self._config = config
         self._on_guest = on_guest
@@ -56,7 +60,9 @@ class ControlPlane:
         )
         request = self._channels.request
         self._sockets = SocketForwards(request, self._log)
-        self._forwarder = Forwarder(request, self._sockets, self._log)
+        self._forwarder = Forwarder(
+            request, self._sockets, self._log, max_forwards=config.limits.max_forwards
+        )
         self._not_handed_over = Repeated(self._log, "a guest's DNS connection cannot be handed over")
         meter.connect(request)
         self._notifier = Notifier(config.links.notification, self._log, meter.count)
@@ -65,7 +71,7 @@ class ControlPlane:
         api = Api(self._forwarder, request, meter, self._log, access=access, description=description)
         self._access = access
         self._full = {browsers: make_runner(api.full(browsers=browsers)) for browsers in (False, True)}
-        """The endpoints on the host by whether browsers can reach them."""
+        """The API of endpoints on the host: one for those that browsers can reach, one for the others."""
         self._monitoring = {b: make_runner(api.monitoring(browsers=b)) for b in (False, True)}
         self._guest = make_runner(api.guest())
         self._fronts: list[Front] = []
@@ -76,7 +82,7 @@ class ControlPlane:
         return (*self._full.values(), *self._monitoring.values(), self._guest)
 
     async def start(self) -> None:
-        """Begin to notify, open the configured forwards. ForwardError names one that cannot be opened."""
+        """Start to notify, and open the configured forwards. Raises ForwardError, which names the forward."""
         for runner in self._runners:
             await runner.setup()
         self._notifier.start()
@@ -87,13 +93,21 @@ class ControlPlane:
             )
 
     def serve(self, listener: socket.socket, *, guests: bool) -> None:
-        """Serve the API on a listening socket, which stays the caller's; with guests also /connect."""
+        """Serve the API on a listening socket, which stays the caller's. guests: serve /connect too.
+
+        A client of a socket for guests that comes from a virtual machine (vsock) is a guest. It has the API
+        of the gateway's port 80.
+        """
         browsers = _is_tcp(listener)
+        only_guests = guests and listener.family in _MACHINES
         request, log, access = self._channels.request, self._log, self._access
-        paths: dict[str, TakeOver] = {TUNNEL: Tunnel(request, log, access, browsers=browsers)}
+        paths: dict[str, TakeOver] = {}
         if guests:
             paths[CONNECT] = Connect(request, log, access, browsers=browsers)
-        self._listen(Front(server_of(self._full[browsers]), paths, log), listener)
+        if not only_guests:
+            paths[TUNNEL] = Tunnel(request, log, access, browsers=browsers)
+        runner = self._guest if only_guests else self._full[browsers]
+        self._listen(Front(server_of(runner), paths, log), listener)
 
     def serve_metrics(self, listener: socket.socket) -> None:
         """Serve what monitors read, and nothing else, on a listening socket, which stays the caller's."""
@@ -111,7 +125,7 @@ class ControlPlane:
         await self._channels.request(INGRESS, messages.Open(protocol, once, dict(macs)), fds)
 
     async def forward_sockets(self) -> None:
-        """Make the configured sockets that lead into the guest. Raises SocketError, SshError."""
+        """Open the configured forwards over ssh. Raises SocketError, SshError."""
         guest = str(IPv4Address(self._config.network.device_ip))
         for forward in self._config.access.socket_forwards:
             await self._sockets.check_key(forward.identity)

@@ -1,6 +1,6 @@
-"""Log lines that a guest could cause as often as it likes: the first at once, then at most one a period.
+"""Log lines about events that a guest can cause at any rate: the first at once, then at most one a period.
 
-Each line says how often the event happened since the line before. There is no last line for a remainder.
+Each line has the number of events since the line before. Events after the last line are not reported.
 """
 
 from typing import Final

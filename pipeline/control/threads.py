@@ -1,10 +1,11 @@
 """Threads for calls that block: a look-up in the system's resolver, reading a file that a client names.
 
-The event loop's own threads would not do: the loop waits for them at its end. A silent name server, or a file
-system that does not answer, would delay an orderly stop until the system gives up.
+asyncio.to_thread() is not enough. At its end the event loop waits for those threads. A silent name server, or
+a file system that does not answer, would delay an orderly stop until the system gives up.
 """
 
 import asyncio
+import errno
 import threading
 from collections.abc import Callable
 from contextlib import suppress
@@ -20,7 +21,10 @@ class Threads:
         self._room = asyncio.Semaphore(at_once)
 
     async def run(self, call: Callable[[], _R]) -> _R:
-        """What the call returns or raises. The thread of a cancelled caller goes on and keeps its place."""
+        """Make the call in a thread. Returns or raises what the call does; OSError if there is no thread.
+
+        If the caller is cancelled, the thread goes on and keeps its place.
+        """
         loop = asyncio.get_running_loop()
         answer: asyncio.Future[_R] = loop.create_future()
 
@@ -45,7 +49,7 @@ class Threads:
         await self._room.acquire()
         try:
             threading.Thread(target=work, daemon=True).start()
-        except BaseException:
+        except RuntimeError as error:
             self._room.release()
-            raise
+            raise OSError(errno.EAGAIN, "the system gives no further thread") from error
         return await answer

@@ -1,8 +1,8 @@
 """The supervisor's side of the control sockets: requests with answers, and the workers' events.
 
 A request is a map with an ``id``. Its answer has the same ``id``, and ``error`` if the worker refused. A map
-with ``event`` and no id is an event. Descriptors travel beside both. pipeline.ipc.channel has the wire form;
-this module connects it to asyncio. It starts and stops no workers.
+with ``event`` and without ``id`` is an event. Descriptors travel with both. pipeline.ipc.channel has the wire
+form. This module connects it to asyncio. It starts and stops no workers.
 """
 
 import asyncio
@@ -22,11 +22,11 @@ TIMEOUT: Final = 5.0
 Message = dict[str, object]
 """A message as it came (see pipeline.ipc.messages)."""
 OnEvent = Callable[[str, Message, list[int]], None]
-"""Gets the worker's name, the event, and descriptors, which are its own then."""
+"""Called with the worker's name, the event, and descriptors, which the function owns then."""
 
 
 class RequestError(Exception):
-    """A request without an answer: the worker is gone, or silent."""
+    """There is no answer: the worker is gone, or it did not answer in time."""
 
 
 class RefusedError(RequestError):
@@ -34,17 +34,17 @@ class RefusedError(RequestError):
 
 
 class Request(Protocol):
-    """Asks one worker, as Channels.request does. The descriptors stay the caller's."""
+    """A function that asks one worker, such as Channels.request. The descriptors stay the caller's."""
 
     async def __call__(
         self, worker: str, op: messages.Request, fds: Sequence[int | HasFileno] = ()
     ) -> Message:
-        """The answer's map. Raises RefusedError with the worker's text, RequestError when there is none."""
+        """The answer's map. Raises RefusedError with the worker's text, RequestError without an answer."""
         ...
 
 
 class Channel:
-    """One worker's control socket. Make it while the event loop runs; it takes the socket over.
+    """One worker's control socket. It owns the socket, and needs a running event loop.
 
     notify is called after each message is sent: a worker that sleeps on a semaphore does not see its socket.
     on_end is called once, when the worker's end is closed.
@@ -96,7 +96,7 @@ class Channel:
         return message
 
     def send(self, message: messages.Request, fds: Sequence[int | HasFileno] = ()) -> None:
-        """Send a request without an answer. RequestError when the worker is gone or the message too long."""
+        """Send a request without an answer. RequestError if the worker is gone or the message is too long."""
         self._send(message.encode(), fds)
 
     def _send(self, message: Message, fds: Sequence[int | HasFileno]) -> None:
@@ -183,7 +183,7 @@ class Channels:
     async def request(
         self, worker: str, op: messages.Request, fds: Sequence[int | HasFileno] = (), timeout: float = TIMEOUT
     ) -> Message:
-        """Channel.request of that worker; RequestError when there is none."""
+        """Channel.request of that worker. RequestError if there is no such worker."""
         channel = self.channels.get(worker)
         if channel is None:
             raise RequestError(f"there is no worker {worker}")

@@ -173,9 +173,10 @@ class Supervisor:
                     # An earlier run may have left the file with another mode.
                     output_file.set_mode(fd, PID_FILE_MODE)
                 # No newline, because podman does not strip the text.
-                file.write(str(os.getpid()).encode())
+                content = str(os.getpid()).encode()
+                file.write(content)
                 if regular:
-                    self._keep(path)
+                    self.files.append(socket_file.OwnFile(path, content=content))
         except OSError as error:
             raise StartError(f"cannot write pid file {path}: {error.strerror}") from error
 
@@ -287,13 +288,9 @@ class Supervisor:
         return sock
 
     def _keep_path(self, url: str) -> None:
-        path = addresses.socket_path(url)
-        if path:
-            self._keep(path)
-
-    def _keep(self, path: str) -> None:
-        """Note that this file must be removed at the end."""
-        self.files.append(socket_file.OwnFile(path))
+        """Note that the socket file of this URL must be removed at the end, if the URL has one."""
+        if path := addresses.socket_path(url):
+            self.files.append(socket_file.OwnFile(path))
 
     def _stop(self, reason: str, status: int) -> None:
         """Begin the end of the daemon. The first call decides reason and status."""
@@ -398,7 +395,8 @@ class Supervisor:
 
     def _remove_files(self) -> None:
         for file in self.files:
-            file.remove()
+            if not file.remove() and os.path.lexists(file.path):
+                self.log.warning("file not removed: another program's, or not permitted", path=file.path)
         self.files.clear()
 
 

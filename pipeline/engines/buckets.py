@@ -15,6 +15,9 @@ class Buckets:
         self._levels: dict[Hashable, tuple[float, float]] = {}
         """By key: its tokens, and the time at which they were counted."""
 
+    def __len__(self) -> int:
+        return len(self._levels)
+
     def take(self, key: Hashable, now: float) -> bool:
         """Take a token. Returns False when there is none."""
         level = self.level(key, now)
@@ -40,3 +43,8 @@ class Buckets:
     def forget(self, key: Hashable) -> None:
         """Remove the key's bucket. If the key is used again, its bucket is full."""
         self._levels.pop(key, None)
+
+    def forget_full(self, now: float) -> None:
+        """Remove the buckets that are full again. A key that comes back soon does not gain by it."""
+        for key in [key for key in self._levels if self.level(key, now) >= self.burst]:
+            del self._levels[key]

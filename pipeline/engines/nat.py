@@ -9,7 +9,7 @@ an address that would be refused otherwise: the user has configured it.
 """
 
 import errno
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Set
 from ipaddress import IPv4Network
 from typing import Final, NamedTuple, Protocol
 
@@ -19,6 +19,7 @@ DNS_PORT: Final = 53
 API_PORT: Final = 80
 DHCP_PORT: Final = 67
 LINK_LOCAL: Final = "nat_flow_refused_link_local"
+OWN_PORT: Final = "nat_flow_refused_own_port"
 
 _TCP_SERVICES: Final[Mapping[int, str]] = {DNS_PORT: "dns", API_PORT: "api"}
 _UDP_SERVICES: Final[Mapping[int, str]] = {DNS_PORT: "dns", DHCP_PORT: "dhcp"}
@@ -62,8 +63,12 @@ class Nat:
         virtual: Iterable[int] = (),
         table: Mapping[int, int] | None = None,
         ec2_metadata_access: bool = False,
+        own_ports: Set[int] = frozenset(),
     ) -> None:
-        """network: the subnet's address. virtual: further addresses that the gateway answers ARP for."""
+        """network: the subnet's address. virtual: further addresses that the gateway answers ARP for.
+
+        own_ports: TCP ports of the host's loopback that no guest may reach, since the program listens there.
+        """
         self.mask = 0xFFFFFFFF << (32 - prefix_len) & 0xFFFFFFFF
         self.network = network & self.mask
         self.broadcast = self.network | ~self.mask & 0xFFFFFFFF
@@ -73,10 +78,13 @@ class Nat:
         # If several addresses are translated to one address of the host, guests see the first one.
         self._seen_as = {to: addr for addr, to in reversed(self.table.items())}
         self.ec2_metadata_access = ec2_metadata_access
+        self.own_ports = frozenset(own_ports)
 
     @classmethod
-    def from_config(cls, config: NatConfig, *, ec2_metadata_access: bool = False) -> "Nat":
-        """The rules that a configuration asks for."""
+    def from_config(
+        cls, config: NatConfig, *, ec2_metadata_access: bool = False, own_ports: Set[int] = frozenset()
+    ) -> "Nat":
+        """The rules that a configuration asks for. own_ports: as in Nat()."""
         return cls(
             network=int(config.subnet.network_address),
             prefix_len=config.subnet.prefixlen,
@@ -84,6 +92,7 @@ class Nat:
             virtual=config.gateway_virtual_ips,
             table=config.nat,
             ec2_metadata_access=ec2_metadata_access,
+            own_ports=own_ports,
         )
 
     def in_subnet(self, addr: int) -> bool:
@@ -92,7 +101,10 @@ class Nat:
 
     def tcp_target(self, remote_addr: int, port: int) -> Target:
         """Where a guest's SYN to this address and port goes."""
-        return self._target(_TCP_SERVICES, remote_addr, port)
+        target = self._target(_TCP_SERVICES, remote_addr, port)
+        if port in self.own_ports and ipv4.is_loopback(target.addr) and not target.refused:
+            return Target(target.addr, refused=OWN_PORT, errno=errno.ECONNREFUSED)
+        return target
 
     def udp_target(self, remote_addr: int, port: int) -> Target:
         """Where a guest's datagram to this address and port goes."""

@@ -7,7 +7,6 @@ Errors have the words that clients of gvproxy's API know:
 import errno
 import os
 import socket
-import stat
 from collections.abc import Sequence
 from typing import Final
 
@@ -79,7 +78,7 @@ def bind_unix(path: str) -> socket.socket:
     except OSError as error:
         sock.close()
         words = os.strerror(error.errno).lower() if error.errno else str(error)
-        if error.errno == errno.EADDRINUSE and not stat.S_ISSOCK(os.lstat(path).st_mode):
+        if error.errno == errno.EADDRINUSE and socket_file.is_other_file(path):
             words = "the path exists and is not a socket"
         raise ListenError(f"listen unix {path}: bind: {words}") from error
     return sock

@@ -1,8 +1,12 @@
 """What the records of each guest cost a worker, while several guests share it.
 
 The worker measures the processor time of each burst that it takes from ingress. Every record of such a burst
-names its link in the same place, and each record bears an equal part of the burst's time. Ingress hears the
-sums (WORK) and charges the guests (pipeline.stages.ingress.shares). With one guest, nothing is measured.
+names its link in the same place. Ingress hears the sums (WORK) and charges the guests
+(pipeline.stages.ingress.shares). With one guest, nothing is measured.
+
+The records of one burst may be of several links, and to read the clock for each of them would cost too much.
+So the meter remembers what a record of each link costs in bursts of that link alone, and divides the time of
+a mixed burst in proportion. Otherwise a guest would pay for the expensive records of another one.
 """
 
 from collections import Counter
@@ -16,6 +20,10 @@ from pipeline.records.kinds import RECORD_BYTES
 REPORT_NS: Final = 100_000
 """Time of one link that is worth a record."""
 MAX_NS: Final = 0xFFFFFFFF
+NEWEST: Final = 0.25
+"""Weight of the newest burst in what a record of a link costs."""
+MAX_LINKS: Final = 1024
+"""Links of which something is remembered. Links that are gone are not forgotten one by one."""
 
 _HALFWORDS: Final = RECORD_BYTES // 2
 _LINK_AT: Final = 1
@@ -30,13 +38,20 @@ class WorkMeter:
         self._ring = ingress
         self._spent: dict[int, int] = {}
         """Nanoseconds that ingress has not heard of, by link."""
+        self._each: dict[int, float] = {}
+        """Nanoseconds of a record, by link: an average over bursts of this link alone."""
         self.on = False
         """Whether bursts are measured."""
+
+    def __len__(self) -> int:
+        """Links of which something is remembered."""
+        return len(self._spent.keys() | self._each.keys())
 
     def switch(self, on: bool) -> None:
         """Measure from now on, or no more."""
         self.on = on
         self._spent.clear()
+        self._each.clear()
 
     def begin(self) -> int:
         """The processor time so far, ns; to be given to charge() after the burst."""
@@ -48,12 +63,19 @@ class WorkMeter:
 
     def add(self, links: list[int], spent: int) -> None:
         """This many nanoseconds went into records of these links, one for each record."""
-        if links.count(links[0]) == len(links):
-            self._add(links[0], spent)
-            return
-        each = spent // len(links)
-        for link, count in Counter(links).items():
-            self._add(link, each * count)
+        link = links[0]
+        average = spent / len(links)
+        if links.count(link) == len(links):
+            known = self._each.get(link, average)
+            self._each[link] = known + (average - known) * NEWEST
+            self._add(link, spent)
+        else:
+            costs = {link: count * self._each.get(link, average) for link, count in Counter(links).items()}
+            part = spent / max(sum(costs.values()), 1.0)
+            for link, cost in costs.items():
+                self._add(link, int(cost * part))
+        if len(self._spent) > MAX_LINKS or len(self._each) > MAX_LINKS:
+            self.switch(self.on)
 
     def _add(self, link: int, spent: int) -> None:
         total = self._spent.get(link, 0) + spent

@@ -41,6 +41,14 @@ def families(network: str) -> tuple[socket.AddressFamily, ...]:
     return _FAMILIES.get(network[-1:], _BOTH)
 
 
+def is_loopback(host: str) -> bool:
+    """Whether a host is localhost, or a numeric address of loopback."""
+    try:
+        return host.lower() == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
 def is_wildcard(host: str) -> bool:
     """Whether a host is the wildcard: empty, 0.0.0.0, ::, or another way to write one of them."""
     if not host:

@@ -1,4 +1,4 @@
-"""Opening a file to write into: the log, the pid file, the state file and a capture.
+"""Opens files to write into: the log, the pid file, the state file and a capture.
 
 Another user who can write to the directory could lead the daemon to a file of the daemon's own user. So
 this module does not follow a symbolic link at the path itself. It refuses a file that has a second name, and
@@ -49,7 +49,7 @@ def open_file(
     way = os.O_RDWR if kind == stat.S_IFIFO and read_fifo else os.O_WRONLY
     fd = os.open(path, way | flags | _SAFE)
     try:
-        # Once more: the path may lead to another file by now.
+        # Judge again: the path may lead to another file by now.
         if _judge(os.fstat(fd), path) == stat.S_IFREG and empty:
             os.ftruncate(fd, 0)
         os.set_blocking(fd, True)
@@ -85,9 +85,10 @@ def set_mode(fd: int, mode: int) -> None:
 
 
 def replace(path: str, data: bytes, mode: int) -> None:
-    """Replace a file as a whole, by a new one that is made beside it. Raises OSError; the old one stays then.
+    """Replace a file as a whole by a new one, which is made next to it. After an OSError the old one stays.
 
-    Half of a new file that an earlier call left is removed. Anything else at its path stays, and is an error.
+    An earlier call may have left half of a new file, which is removed. Anything else at that path stays and
+    is an error.
     """
     temporary = new_path(path)
     with suppress(FileNotFoundError):
@@ -106,7 +107,7 @@ def replace(path: str, data: bytes, mode: int) -> None:
 
 
 def new_path(path: str) -> str:
-    """Where replace() makes the new file."""
+    """The path at which replace() makes the new file."""
     return f"{path}.new"
 
 

@@ -3,8 +3,12 @@
 A peer is a process (unix sockets), a virtual machine (vsock) or an address (TCP). All links of one peer
 belong to one guest. One peer can open any number of links, so limits that protect guests from each other
 count peers.
+
+Over TCP the system does not say more than the address. A program may use any address of 127.0.0.0/8, and an
+IPv4 address in two forms. So all loopback addresses are one peer, and both forms of an address are one.
 """
 
+import ipaddress
 import os
 import socket
 from struct import Struct
@@ -17,9 +21,10 @@ _PID: Final = Struct("i")
 
 
 def identity(sock: socket.socket) -> str:
-    """The peer of a connected socket: ``process 12``, ``machine 3`` or ``address 10.0.0.7``; "" if unknown.
+    """The peer of a connected socket; "" if unknown.
 
-    The peer of a socket that this process or its parent has made is unknown.
+    It is ``process 12``, ``machine 3``, ``address 10.0.0.7`` or ``loopback``. The peer of a socket that this
+    process or its parent has made is unknown.
     """
     try:
         if sock.family == socket.AF_UNIX:
@@ -29,10 +34,17 @@ def identity(sock: socket.socket) -> str:
     except OSError:
         return ""
     if sock.family in (socket.AF_INET, socket.AF_INET6):
-        return f"address {peer[0]}"
+        return _host(peer[0])
     if sock.family == getattr(socket, "AF_VSOCK", None):
         return f"machine {peer[0]}"
     return ""
+
+
+def _host(text: str) -> str:
+    address = ipaddress.ip_address(text)
+    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
+        address = address.ipv4_mapped
+    return "loopback" if address.is_loopback else f"address {address}"
 
 
 def _peer_process(sock: socket.socket) -> int:

@@ -1,7 +1,7 @@
 """Reads a small file whole, without blocking and without filling the memory.
 
 A FIFO blocks its reader until a writer opens it, /dev/zero never ends, and a user may name the wrong path. So
-read() takes only regular files of bounded length. A caller may allow pipes too.
+read() takes only regular files of limited length. A caller may allow pipes too.
 """
 
 import errno
@@ -33,7 +33,7 @@ def read(path: str, max_bytes: int = 0, *, pipes: bool = False) -> bytes:
     max_bytes = max_bytes or MAX_BYTES
     if "\0" in path:
         raise FileError("its path has a NUL byte")
-    # Before it is opened: that alone may have an effect, as with a tape or a watchdog.
+    # Check before opening: opening alone has an effect on a tape or a watchdog.
     _check_kind(os.stat(path).st_mode, pipes)
     waiting = 0 if pipes else getattr(os, "O_NONBLOCK", 0)
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | getattr(os, "O_NOCTTY", 0) | waiting)
@@ -52,7 +52,7 @@ def _check_kind(mode: int, pipes: bool) -> None:
     if kind == stat.S_IFDIR:
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
     if kind != stat.S_IFREG and not (pipes and kind in (stat.S_IFIFO, stat.S_IFCHR)):
-        raise FileError(f"it is {_KINDS.get(kind, 'no file')} (allowed: a regular file)")
+        raise FileError(f"it is {_KINDS.get(kind, 'of an unknown kind')} (allowed: a regular file)")
 
 
 def _size(count: int) -> str:

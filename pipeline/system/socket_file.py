@@ -3,7 +3,7 @@
 ``bind`` replaces such an abandoned file. It does not replace a file on which a socket is bound, nor a file
 that is not a socket: then it fails with EADDRINUSE.
 
-To find out whether a socket is bound, this module connects a datagram socket to the path. That sends nothing,
+To find out whether a socket is bound, this module connects a datagram socket to the path. This sends nothing,
 and a listener does not notice it. The result is ECONNREFUSED exactly when no socket of any kind is bound.
 
 Two instances of this program may start at once and find the same abandoned file. While an instance replaces
@@ -12,9 +12,10 @@ and fails with EADDRINUSE at once; it does not wait, since event loops call this
 when its holder ends. Other programs do not know the name, and only Linux has such names. So the file is also
 compared right before it is removed.
 
-At its end a program removes the files that it made, but not the file of a successor at the same path. Device
-and inode identify a file. The system may use an inode number again as soon as nobody holds its file, so an
-OwnFile holds it with a descriptor.
+When a program ends, it removes the files that it made. It does not remove the file of a successor at the
+same path. Device and inode identify a file. The system may use an inode number again as soon as nobody holds
+its file, so an OwnFile holds it with a descriptor. A successor may also write into the file that it finds, as
+with a pid file. So an OwnFile may know what must be in the file.
 """
 
 import errno
@@ -26,6 +27,8 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
+from pipeline.system import small_file
+
 Identity = tuple[int, int]
 """Device and inode: they identify a file, whatever its name."""
 
@@ -33,13 +36,14 @@ Identity = tuple[int, int]
 class OwnFile:
     """A file that this program has made: a socket, or the pid file. remove() removes no other one."""
 
-    def __init__(self, path: str, *, bound: bool = False) -> None:
+    def __init__(self, path: str, *, bound: bool = False, content: bytes = b"") -> None:
         """Take the file that lies at path now. Call this right after making it.
 
         bound: a socket of this process is bound there, and stays open until remove(). It holds the file, so
-        no descriptor is needed.
+        no descriptor is needed. content: remove() leaves a file with other content. b"": any content will do.
         """
-        self._path = path
+        self.path = path
+        self._content = content
         self._pin = -1
         self._identity: Identity | None = None
         pin = 0 if bound else getattr(os, "O_PATH", 0)
@@ -55,8 +59,8 @@ class OwnFile:
             self._identity = identity(path)
 
     def remove(self) -> bool:
-        """Remove the file unless another one has taken its place. Returns whether it was removed."""
-        removed = remove(self._path, self._identity)
+        """Remove the file unless it has become another program's. Returns whether it was removed."""
+        removed = self._has_content() and remove(self.path, self._identity)
         self.forget()
         return removed
 
@@ -66,6 +70,14 @@ class OwnFile:
         if self._pin >= 0:
             os.close(self._pin)
             self._pin = -1
+
+    def _has_content(self) -> bool:
+        if not self._content:
+            return True
+        try:
+            return small_file.read(self.path, len(self._content)) == self._content
+        except (OSError, small_file.FileError):
+            return False
 
 
 def fault(path: str, *, relative: bool = False) -> str:
@@ -110,8 +122,8 @@ def is_abandoned(path: str) -> bool:
             probe.setblocking(False)
             probe.connect(path)
     except OSError as error:
-        # Bound are, with EPROTOTYPE, a socket of another type, with EPERM a connected datagram socket. With
-        # EACCES it is unknown.
+        # EPROTOTYPE: a socket of another type is bound. EPERM: a datagram socket that has a peer is bound.
+        # EACCES: unknown.
         return error.errno == errno.ECONNREFUSED
     return False
 
@@ -125,13 +137,24 @@ def identity(path: str) -> Identity | None:
     return found.st_dev, found.st_ino
 
 
+def is_other_file(path: str) -> bool:
+    """Whether there is a file at path that is not a socket."""
+    try:
+        return not stat.S_ISSOCK(os.lstat(path).st_mode)
+    except OSError:
+        return False
+
+
 def remove(path: str, which: Identity | None) -> bool:
-    """Remove the file at path if it is still ``which``. Returns whether it was removed."""
+    """Remove the file at path if it is still ``which``. Returns whether it was removed.
+
+    A file that the system does not let this process remove stays.
+    """
     if which is None or identity(path) != which:
         return False
     try:
         os.unlink(path)
-    except FileNotFoundError:
+    except OSError:
         return False
     return True
 

@@ -71,7 +71,7 @@ def test_without_the_keys_everything_is_allowed(tmp_path: Path) -> None:
         ("egress-policy: {rules: [{action: deny, names: ['a*.b']}]}", "must be a name such as example.com"),
         ("egress-policy: {rules: [{action: deny, ports: [1], protocols: [icmp]}]}", "icmp has no ports"),
         ("egress-policy: {rules: [{networks: [10.0.0.0/8]}]}", "egress-policy.rules[0].action"),
-        ('proxy-protocol: {"127.0.0.1:1": v1}', "is no TCP forward of stack.forwards"),
+        ('proxy-protocol: {"127.0.0.1:1": v1}', "is not a TCP forward of stack.forwards"),
         ('proxy-protocol: {"127.0.0.1:1": v3}', "must be v1 or v2"),
         ("stack: {dns: [{records: [{regexp: '(a'}]}]}", "must be a regular expression"),
         (r"stack: {dns: [{records: [{regexp: '(?=a)'}]}]}", "must be a regular expression"),

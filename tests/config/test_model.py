@@ -57,6 +57,21 @@ def test_what_is_empty_or_said_by_default_is_not_shown() -> None:
     assert shown["limits"]["max-closing-bytes"] == 0
 
 
+def test_the_ports_of_sockets_on_loopback_are_known() -> None:
+    words = (
+        "-listen",
+        "tcp://127.0.0.1:1",
+        "-services",
+        "tcp6://[::1]:2",
+        "-listen-qemu",
+        "tcp://localhost:3",
+    )
+    words += ("-link", "le16+tcp4://127.1.2.3:4", "-listen", "tcp://:5", "-listen", "tcp://10.0.0.1:6")
+    words += ("-listen", "unix:///a", "-listen-stdio", "tcp", "-metrics", "127.0.0.1:7")
+    assert build(*words).links.loopback_ports == {1, 2, 3, 4, 7}
+    assert build().links.loopback_ports == frozenset()
+
+
 def test_a_config_cannot_be_changed() -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
         build().network.mtu = 3  # type: ignore[misc]

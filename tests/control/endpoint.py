@@ -23,6 +23,7 @@ from pipeline.control.workers import RefusedError
 from pipeline.ipc import messages
 
 LOG = structlog.get_logger()
+GUEST = "192.168.127.2:40000"
 
 
 class Meter:
@@ -75,6 +76,13 @@ class Workers:
 def refuse(text: str) -> Callable[[Any], Exception]:
     """A worker's answer that is an error."""
     return lambda _op: RefusedError(text)
+
+
+class GuestFront(Front):
+    """A front whose clients are connections of the guest GUEST."""
+
+    def serve(self, sock: socket.socket, client: str | None = None) -> None:
+        super().serve(sock, GUEST if client is None else client)
 
 
 class Endpoint:
@@ -144,7 +152,8 @@ async def endpoint(
     take_overs = {} if guest else {TUNNEL: Tunnel(workers, LOG, access, browsers=browsers)}
     if connect and not guest:
         take_overs[CONNECT] = Connect(workers, LOG, access, browsers=browsers)
-    front = Front(server_of(runner), take_overs, LOG, timeout=timeout, max_connections=max_connections)
+    kind = GuestFront if guest else Front
+    front = kind(server_of(runner), take_overs, LOG, timeout=timeout, max_connections=max_connections)
     path = str(tmp_path / "api.sock")
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(path)

@@ -171,6 +171,34 @@ def test_a_name_is_looked_up_before_the_worker_gets_it(
     asyncio.run(run())
 
 
+def test_names_that_guests_ask_for_do_not_hold_up_the_hosts_requests(monkeypatch: pytest.MonkeyPatch) -> None:
+    over = threading.Event()
+
+    def lookup(host: str, *_: object, **__: object) -> list[Any]:
+        if host == "silent.example":
+            over.wait(10)
+        return [(socket.AF_INET, socket.SOCK_STREAM, 0, "", ("127.0.0.1", 0))]
+
+    monkeypatch.setattr(socket, "getaddrinfo", lookup)
+
+    async def run() -> None:
+        made = Forwarder(Workers())
+        waiting = [
+            asyncio.create_task(
+                made.expose("tcp", f"silent.example:{port}", "1.2.3.4:5", opened_by="1.2.3.4")
+            )
+            for port in range(1, 20)
+        ]
+        await asyncio.sleep(0.05)
+        async with asyncio.timeout(5):
+            await made.expose("tcp", "localhost:80", "1.2.3.4:5")
+        assert not any(task.done() for task in waiting)
+        over.set()
+        await asyncio.gather(*waiting)
+
+    asyncio.run(run())
+
+
 def test_a_name_server_that_is_silent_delays_only_who_asked_it(monkeypatch: pytest.MonkeyPatch) -> None:
     over = threading.Event()
 
@@ -219,11 +247,9 @@ def test_a_forward_that_is_not_there_is_not_found() -> None:
     asyncio.run(run())
 
 
-def test_forwards_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(forwarder, "MAX_FORWARDS", 2)
-
+def test_forwards_are_bounded() -> None:
     async def run() -> None:
-        made = Forwarder(Workers())
+        made = Forwarder(Workers(), max_forwards=2)
         await made.expose("tcp", ":1", "1.2.3.4:5")
         await made.expose("tcp", ":2", "1.2.3.4:5")
         with pytest.raises(ForwardError, match="there are 2 forwards already"):
@@ -259,7 +285,7 @@ class Sockets:
 
     async def open(self, path: str, destination: Destination) -> None:
         if path == "/taken":
-            raise SocketError("/taken exists and is no socket: it is not replaced")
+            raise SocketError("/taken exists and is not a socket: it is not replaced")
         self.open_now[path] = destination
 
     async def close(self, path: str) -> None:
@@ -293,7 +319,7 @@ def test_a_unix_socket_over_ssh_is_opened_listed_and_closed_without_the_worker()
     [
         ("/s", "ssh-tunnel://root@192.168.127.2/s", "key not provided for unix-ssh connection"),
         ("/s", "ssh-tunnel://root@192.168.127.2?key=/k", "remote uri must contain a path to a socket file"),
-        ("/taken", SSH_REMOTE, "/taken exists and is no socket: it is not replaced"),
+        ("/taken", SSH_REMOTE, "/taken exists and is not a socket: it is not replaced"),
     ],
 )
 def test_what_is_wrong_over_ssh_is_said_and_nothing_stays(local: str, remote: str, words: str) -> None:

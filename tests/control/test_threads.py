@@ -38,3 +38,21 @@ def test_a_call_that_hangs_holds_up_neither_the_loops_end_nor_more_than_its_plac
     # Would not come back if the loop waited for the threads.
     asyncio.run(run())
     free.set()
+
+
+def test_a_system_without_room_for_a_thread_is_an_error_and_costs_no_place(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refuse(_thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    async def work() -> None:
+        threads = Threads(1)
+        with monkeypatch.context() as patch:
+            patch.setattr(threading.Thread, "start", refuse)
+            with pytest.raises(OSError, match="no further thread"):
+                await threads.run(lambda: 1)
+        async with asyncio.timeout(5):
+            assert await threads.run(lambda: 2) == 2
+
+    asyncio.run(work())

@@ -74,6 +74,17 @@ def test_at_its_end_the_daemon_leaves_the_files_of_a_successor(tmp_path: Path) -
         daemon.wait_until_ready()
 
 
+def test_at_its_end_the_daemon_leaves_a_pid_file_that_a_successor_has_written_again(tmp_path: Path) -> None:
+    pid_path = tmp_path / "pid"
+    with LoneDaemon(tmp_path, "-pid-file", str(pid_path)) as daemon:
+        before = pid_path.stat().st_ino
+        pid_path.write_text("successor")
+        assert pid_path.stat().st_ino == before
+        daemon.stop()
+        assert pid_path.read_text() == "successor"
+    assert "file not removed" in daemon.errors()
+
+
 @pytest.mark.parametrize(("path", "kind"), [("/dev/stdout", "pipe"), ("/proc/self/fd/1", "file")])
 def test_the_log_may_go_to_a_descriptor_by_its_path(path: str, kind: str, tmp_path: Path) -> None:
     reader, writer = os.pipe()

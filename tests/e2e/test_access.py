@@ -98,3 +98,15 @@ def test_a_web_page_on_the_host_reaches_nothing_over_tcp(network: Network, outsi
             assert network.host.run(*page, url + path).stdout.endswith("\n403"), path
         assert daemon.gauge("api_request_refused_web_page")["supervisor"] == 4
         assert not daemon.events("guest connected")
+
+
+def test_a_guest_does_not_reach_the_api_of_the_host_over_the_hosts_loopback(
+    network: Network, outside: Servers
+) -> None:
+    with (
+        Daemon(network, "-listen", f"tcp://{LOCAL}:7000") as daemon,
+        Agent(network.guest, daemon.socket) as agent,
+    ):
+        answer = agent.guest.run("curl", "-sS", "-m", "5", "http://192.168.127.254:7000/leases", check=False)
+        assert answer.returncode == 7, "the connection is refused"
+        assert sum(daemon.gauge("nat_flow_refused_own_port").values()) == 1

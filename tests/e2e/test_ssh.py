@@ -154,7 +154,7 @@ def test_a_file_in_the_sockets_place_is_a_failure_and_stays(network: Network, ss
     gvproxy = Gvproxy(network, *forward_flags(sshd, path))
     gvproxy.start()
     assert gvproxy.wait() == 1
-    assert gvproxy.last_words() == f"gvproxy exiting: {path} exists and is no socket: it is not replaced"
+    assert gvproxy.last_words() == f"gvproxy exiting: {path} exists and is not a socket: it is not replaced"
     assert path.read_text() == "keep me"
     path.unlink()
 

@@ -36,6 +36,15 @@ def test_a_key_that_was_forgotten_begins_full() -> None:
     assert buckets.take(1, 0.0)
 
 
+def test_only_buckets_that_are_full_again_are_forgotten() -> None:
+    buckets = Buckets(10.0, 5.0)
+    buckets.charge(1, 25, 0.0)
+    buckets.take(2, 0.0)
+    buckets.forget_full(0.5)
+    assert buckets.level(1, 0.5) == -15.0
+    assert len(buckets) == 1
+
+
 @given(st.lists(st.floats(0, 1), max_size=60))
 def test_no_more_is_given_than_burst_and_rate_allow(pauses: list[float]) -> None:
     buckets = Buckets(20.0, 3.0)

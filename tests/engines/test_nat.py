@@ -1,6 +1,7 @@
 """What destinations of a guest mean on the host."""
 
 import errno
+from collections.abc import Set
 from ipaddress import IPv4Network
 from types import SimpleNamespace
 
@@ -8,7 +9,7 @@ import pytest
 from hypothesis import given
 
 from pipeline.counters import INDEX
-from pipeline.engines.nat import Nat, Target
+from pipeline.engines.nat import OWN_PORT, Nat, Target
 from pipeline.wire.ipv4 import addr_parse
 from tests.support.fuzz import addrs, u16
 
@@ -17,14 +18,16 @@ HOST = addr_parse("192.168.127.254")
 LOOPBACK = addr_parse("127.0.0.1")
 
 
-def nat(*, ec2_metadata_access: bool = False, **changes: object) -> Nat:
+def nat(*, ec2_metadata_access: bool = False, own_ports: Set[int] = frozenset(), **changes: object) -> Nat:
     config = {
         "subnet": IPv4Network("192.168.127.0/24"),
         "gateway_ip": GATEWAY,
         "gateway_virtual_ips": (HOST,),
         "nat": {HOST: LOOPBACK},
     }
-    return Nat.from_config(SimpleNamespace(**config | changes), ec2_metadata_access=ec2_metadata_access)
+    return Nat.from_config(
+        SimpleNamespace(**config | changes), ec2_metadata_access=ec2_metadata_access, own_ports=own_ports
+    )
 
 
 @pytest.mark.parametrize(
@@ -47,6 +50,14 @@ def test_services_live_on_the_gateways_address_alone(addr: str, port: int, tcp: 
 def test_the_host_address_means_the_hosts_loopback_on_every_port(port: int) -> None:
     assert nat().tcp_target(HOST, port) == Target(LOOPBACK)
     assert nat().udp_target(HOST, port) == Target(LOOPBACK)
+
+
+def test_a_port_on_which_the_program_listens_is_for_the_host_alone() -> None:
+    own = nat(own_ports={7000, 80})
+    assert own.tcp_target(HOST, 7000) == Target(LOOPBACK, refused=OWN_PORT, errno=errno.ECONNREFUSED)
+    assert own.tcp_target(HOST, 7001) == own.udp_target(HOST, 7000) == Target(LOOPBACK)
+    assert own.tcp_target(GATEWAY, 80).service == "api"
+    assert own.tcp_target(addr_parse("10.0.0.1"), 7000) == Target(addr_parse("10.0.0.1"))
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,7 @@
 """What records cost a worker, by the links that they came from."""
 
+import pytest
+
 from pipeline.records import kinds
 from pipeline.records.frames import Frame
 from pipeline.records.guests import LinkNotice, Work
@@ -30,10 +32,51 @@ def make() -> tuple[WorkMeter, Ring]:
     return meter, ring
 
 
-def test_each_record_bears_an_equal_part() -> None:
+def test_each_record_bears_an_equal_part_while_nothing_is_known() -> None:
     meter, ring = make()
     meter.add([1, 2, 2, 1, 2, 2], 600_000)
     assert sorted(ring.work) == [(1, 200_000), (2, 400_000)]
+
+
+def test_a_guest_does_not_pay_for_the_expensive_records_of_another_one() -> None:
+    meter, ring = make()
+    for _ in range(40):
+        meter.add([1] * 4, 4 * 200_000)
+        meter.add([2] * 4, 4 * 50_000)
+    ring.work.clear()
+    ring.free = 10
+    meter.add([1, 2, 1, 2], 500_000)
+    assert sorted(ring.work) == [(1, 400_000), (2, 100_000)]
+
+
+def test_what_records_cost_follows_the_newest_bursts() -> None:
+    meter, ring = make()
+    meter.add([1], 900_000)
+    meter.add([2], 300_000)
+    for _ in range(60):
+        meter.add([1], 300_000)
+    ring.work.clear()
+    ring.free = 10
+    meter.add([1, 2], 600_000)
+    assert sorted(ring.work) == [(1, 300_000), (2, pytest.approx(300_000, abs=1))]
+
+
+def test_links_that_come_and_go_leave_no_memory() -> None:
+    meter, ring = make()
+    for link in range(1, 20_000):
+        meter.add([link], 1000)
+        meter.add([link, link % 7 + 1], 1000)
+    assert len(meter) <= 2 * work_meter.MAX_LINKS
+    meter.add([7], work_meter.REPORT_NS)
+    assert ring.work[-1][0] == 7
+
+
+def test_a_burst_that_took_no_time_is_no_work() -> None:
+    meter, ring = make()
+    meter.add([1], 0)
+    meter.add([2], 0)
+    meter.add([1, 2], 100_000)
+    assert ring.work == []
 
 
 def test_little_work_adds_up_before_it_is_reported() -> None:

@@ -115,7 +115,7 @@ def test_what_is_no_socket_is_never_removed(tmp_path: Path, what: str) -> None:
             bind(scheme, path)
     with pytest.raises(listener.ListenError, match="exists and is not a socket"):
         listener.bind_unix(str(path))
-    with pytest.raises(SocketError, match="exists and is no socket"):
+    with pytest.raises(SocketError, match="exists and is not a socket"):
         socket_forward._bind(str(path))
     assert path.lstat() == before
 
@@ -265,6 +265,49 @@ def test_a_successors_file_stays_even_if_it_has_the_number_of_ours(tmp_path: Pat
         assert theirs.remove()
         assert not path.exists()
         assert not theirs.remove()
+
+
+def test_a_file_that_somebody_has_written_again_stays(tmp_path: Path) -> None:
+    path = tmp_path / "pid"
+    for content, removed in ((b"12", True), (b"13", False), (b"123", False), (b"", False)):
+        path.write_bytes(b"12")
+        mine = socket_file.OwnFile(str(path), content=b"12")
+        path.write_bytes(content)
+        assert mine.remove() == removed
+        assert path.exists() != removed
+
+
+def test_a_file_that_may_not_be_removed_stays_and_costs_no_descriptor(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_path: str) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    path = tmp_path / "s"
+    path.touch()
+    before = len(os.listdir("/proc/self/fd"))
+    mine = socket_file.OwnFile(str(path))
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "unlink", refuse)
+        assert not mine.remove()
+    assert path.exists()
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_a_file_that_vanishes_after_a_failed_bind_is_an_error_of_the_bind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "s"
+
+    def bind_in_use(*_: object) -> None:
+        """Another program removes its file after the system has refused ours."""
+        raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
+
+    monkeypatch.setattr(socket_file, "bind", bind_in_use)
+    with pytest.raises(listener.ListenError, match="address already in use"):
+        listener.bind_unix(str(path))
+    with pytest.raises(SocketError, match="address already in use"):
+        socket_forward._bind(str(path))
 
 
 def test_an_own_file_holds_one_descriptor_until_it_is_removed(tmp_path: Path) -> None:

@@ -1,10 +1,12 @@
-"""Who may use the HTTP API: the token of the endpoints on the host, and what guests are allowed.
+"""Who may use the HTTP API: the token of the endpoints on the host, and what guests may do.
 
-Without a token file every client of an endpoint on the host may use it: the permissions of the socket's file
-protect it. ``/connect`` needs no token, since guests attach there. Web pages may use nothing (web_pages.py).
+Without a token file, every client that can open an endpoint on the host may use it. The permissions of the
+socket's file protect it. ``/connect`` needs no token, since guests attach there. Web pages are refused
+(web_pages.py).
+
 Guests have no token. The configuration says what they may ask of the forwarder. A guest may not close a
-forward that somebody else opened, nor lead one to another guest: the forward of the host's port 2222 could
-lead to an impostor then.
+forward that somebody else opened, nor open one that leads to another guest. Otherwise a guest could make the
+host's port 2222 lead to itself.
 """
 
 import hmac
@@ -38,7 +40,7 @@ class AccessError(Exception):
 
 
 class TokenError(Exception):
-    """The token's file cannot be used; the text names it and says why."""
+    """The token's file cannot be used. The text names it and says why."""
 
 
 class Access:
@@ -75,11 +77,12 @@ class Access:
         hosts: Sequence[str],
         origins: Sequence[str],
         sites: Sequence[str],
+        agents: Sequence[str] = (),
         *,
         guest: bool = False,
     ) -> None:
         """Raise AccessError for a request that a web page may have sent (see web_pages.refusal)."""
-        if why := web_pages.refusal(hosts, origins, sites, guest=guest):
+        if why := web_pages.refusal(hosts, origins, sites, agents, guest=guest):
             self._refuse(_WEB_PAGE, client, why)
             raise AccessError(403, why)
 
@@ -97,8 +100,7 @@ class Access:
         if over_ssh and not self._guests.ssh:
             raise self._forbid(client, "guests may not forward over ssh")
         self.check_guest_forward(client, protocol, local)
-        guest = guest_address(client)
-        if guest and not self._guests.others and address != guest:
+        if not self._guests.others and address != guest_address(client):
             raise self._forbid(client, f"guests may not forward to another address than their own, {address}")
 
     def check_guest_unexpose(self, client: str, protocol: str, local: str, open_one: Forward | None) -> None:
@@ -121,7 +123,7 @@ class Access:
             host, port_text = split_host_port(local)
             number = port_number(protocol, port_text)
             port = -1 if number is None else number
-            # The address of a wildcard socket: a guest may use it only if it may use every address.
+            # No host means the wildcard.
             address = ipaddress.ip_address(host or inet.WILDCARDS[0])
         except (GoError, ValueError):
             raise self._forbid(client, f"guests may forward numeric addresses only, not {local}") from None

@@ -35,8 +35,10 @@ from pipeline.go.text import GoError
 from pipeline.ipc import messages
 
 MAX_BODY: Final = 1 << 20
+MAX_GUEST_BODY: Final = 16 * 1024
+"""Bytes. Parsing a body stops the event loop: 1 MiB of small lists takes a third of a second."""
 GONE: Final = "gone:0"
-"""The client of a request whose connection has ended already. It is no guest's address."""
+"""The client of a request whose connection has ended already. No guest has this address."""
 
 _PATH_CHARS: Final = "/%:@!$&'()*+,;=-._~"
 """Characters that need no quoting in a path (RFC 3986 section 3.3)."""
@@ -94,7 +96,7 @@ class Api:
         self._log = log
 
     def full(self, *, browsers: bool = False) -> web.Application:
-        """All paths, for endpoints on the host. browsers: they can reach it, as it is on TCP."""
+        """All paths, for endpoints on the host. browsers: they can reach it, since it is on TCP."""
         guards = [self._for_browsers, self._for_hosts] if browsers else [self._for_hosts]
         app = self._application(guards, guests=False)
         self._add_forwarder(app)
@@ -136,7 +138,8 @@ class Api:
         return {"/metrics": self._metrics, "/healthz": self._healthz, "/version": self._version}
 
     def _application(self, guards: Sequence[Middleware], *, guests: bool) -> web.Application:
-        app = web.Application(middlewares=[self._answer, *guards, _clean_path], client_max_size=MAX_BODY)
+        limit = MAX_GUEST_BODY if guests else MAX_BODY
+        app = web.Application(middlewares=[self._answer, *guards, _clean_path], client_max_size=limit)
         app[_GUESTS] = guests
         app.on_response_prepare.append(_trim_headers)
         return app
@@ -193,19 +196,19 @@ class Api:
     # --- forwarder ----------------------------------------------------------------------
 
     async def _forwarder_all(self, request: web.Request) -> web.Response:
-        guest = guest_address(_client(request)) if request.app[_GUESTS] else ""
+        reader = guest_address(_client(request)) if request.app[_GUESTS] else HOST
         forwards = [
             models.Forward(
                 local=forward.local,
                 remote=forward.remote
-                if guest in ("", forward.opened_by)
+                if reader in (HOST, forward.opened_by)
                 else without_secrets(forward.remote),
                 protocol=forward.protocol,
                 proxy_protocol=forward.proxy_protocol,
             )
             for forward in self._forwarder.all()
         ]
-        # gvproxy does not have proxy_protocol, so it is only there where it says something.
+        # gvproxy has no proxy_protocol. The key is left out where it is empty.
         return _json([forward.model_dump(exclude_defaults=True) for forward in forwards])
 
     async def _expose(self, request: web.Request) -> web.Response:
@@ -302,7 +305,7 @@ def _web_fields(request: web.Request) -> tuple[list[str], list[str], list[str]]:
 
 
 async def _posted(request: web.Request, model: type[_R]) -> _R:
-    """What a POST asks for. Raises ApiError."""
+    """The request in the body of a POST. Raises ApiError."""
     if request.method != "POST":
         raise ApiError(400, "post only")
     try:
@@ -347,7 +350,7 @@ def _cleaned(path: str) -> str:
 
 def _redirection(path: str, request: web.Request) -> web.Response:
     query = request.rel_url.raw_query_string
-    # Quoted: some clients take a backslash for a slash, and two of them for the name of a host.
+    # Quoted: some clients treat a backslash as a slash, and two of them as the start of a host's name.
     target = quote(path, safe=_PATH_CHARS) + (f"?{query}" if query else "")
     return web.Response(status=307, headers={"Location": target})
 

@@ -34,14 +34,15 @@ Server = Callable[[], asyncio.Protocol]
 
 _HTTP_LOG: Final = logging.getLogger("pipeline.control.http")
 _FAULTS_OF_CLIENTS: Final = (HttpProcessingError, web.RequestPayloadError, ConnectionError)
-"""Nonsense, a body that is not encoded as its head says, a client that leaves: answered, and not an event."""
+"""Errors that clients cause: the request is not HTTP, its body is not encoded as its head says, or the client
+leaves. They are answered, and they are not logged."""
 _HTTP_LOG.addFilter(
     lambda record: not (record.exc_info and isinstance(record.exc_info[1], _FAULTS_OF_CLIENTS))
 )
 
 
 class Connection(asyncio.Protocol):
-    """Between a transport and aiohttp's protocol. It plays the head and watches over the peer."""
+    """Between a transport and aiohttp's protocol. It hands on the head that the front door has read."""
 
     def __init__(
         self,
@@ -56,7 +57,7 @@ class Connection(asyncio.Protocol):
         self.take_overs = take_overs
         """Paths that a first request is taken over for on this endpoint."""
         self.answering = False
-        """A request is there and its answer is not decided yet."""
+        """A request has come, and its answer is not decided yet."""
         self.half_closed = False
         """The peer sends nothing more but may still read."""
         self._inner = inner
@@ -70,14 +71,14 @@ class Connection(asyncio.Protocol):
         self._refused = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Hand on, then play the head, before the socket is read."""
+        """Hand the transport on, then the head, before the socket is read."""
         assert isinstance(transport, asyncio.Transport)
         self._transport = transport
         self._inner.connection_made(transport)
         self.data_received(self._first)
 
     def data_received(self, data: bytes) -> None:
-        """Hand on, in the form that aiohttp takes."""
+        """Hand the bytes on, in the form that aiohttp takes."""
         self.answering = True
         if made := self._rewriter.feed(data):
             self._inner.data_received(made)
@@ -92,7 +93,7 @@ class Connection(asyncio.Protocol):
         return self.answering
 
     def pause_writing(self) -> None:
-        """The peer does not read: give it the time of one deadline."""
+        """The peer does not read. Abort the connection if it does not for one deadline."""
         self._stuck = asyncio.get_running_loop().call_later(self._timeout, self._transport.abort)
         self._inner.pause_writing()
 
@@ -102,7 +103,7 @@ class Connection(asyncio.Protocol):
         self._inner.resume_writing()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Hand on."""
+        """Hand the end on."""
         self._calm()
         if self._refusal is not None:
             self._refusal.cancel()
@@ -110,7 +111,7 @@ class Connection(asyncio.Protocol):
         self._ended.set()
 
     def _refuse_soon(self, count: int) -> None:
-        """Refuse the head when its end has come. A client that still sends may not see an answer."""
+        """Refuse the head when its end has come. A client that is still sending may not see the answer."""
         self._unread += count
         if self._refusal is None:
             self._refusal = asyncio.get_running_loop().call_later(LINGER, self._refuse)

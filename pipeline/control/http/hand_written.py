@@ -1,13 +1,14 @@
-"""Requests that people write by hand, made such as aiohttp takes them (RFC 9112 sections 2.2 and 6.3).
+"""Rewrites requests that people type by hand, so that aiohttp takes them (RFC 9112 sections 2.2 and 6.3).
 
-Lines that end in LF alone get their CR, and Content-Length fields that all say the same become one. The
-original takes both. A head that is odd in any other way goes on as it came, and so does all that follows it.
+Lines that end in LF alone get a CR. Several Content-Length fields with the same value become one. The
+original takes both. A head with any other fault passes unchanged, and so does everything after it.
 
-This module must count heads and bodies as aiohttp does, or it would open the door for smuggled requests. It
-passes over a body with a Content-Length by its length. It does not read a Transfer-Encoding. After such a
-head nothing of the connection is changed any more, so chunk lines need their CR. Two different lengths, or
-a length beside an encoding, stay an error. h11 cannot do this: it does not keep the bytes that it read.
-A head over the limit is dropped, and so is everything after it. The connection answers it.
+This module must count heads and bodies as aiohttp does. Otherwise a client could smuggle requests past it. It
+skips a body by its Content-Length. It does not read a Transfer-Encoding: after such a head it changes nothing
+more on the connection, so chunk lines need their CR. Two different lengths, or a length with an encoding,
+stay an error. h11 cannot do this, since it does not keep the bytes that it read.
+
+A head over the limit is dropped, and so is everything after it. connection.py has aiohttp answer it.
 """
 
 import re
@@ -25,15 +26,16 @@ _OPAQUE: Final = frozenset({b"transfer-encoding", b"upgrade"})
 class Rewriter:
     """The requests of one connection.
 
-    States: head -> body -> head ...; both -> as it comes, for good; head -> too long, for good.
+    States: head -> body -> head ... Both may become *as it comes*, and a head may become *too long*. These
+    two states last.
     """
 
     def __init__(self, limit: int) -> None:
         """limit: bytes of a head."""
         self.too_long = False
-        """A head has more bytes."""
+        """A head had more bytes than the limit."""
         self.ended = False
-        """The end of that head has come."""
+        """The end of the head that is too long has come."""
         self._last = b""
         self._limit = limit
         self._reader = HeadReader(limit)

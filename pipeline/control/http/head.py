@@ -1,9 +1,9 @@
 """The head of one HTTP/1.x request, collected before anything else may touch the socket (RFC 9112).
 
 Two paths of the control endpoints stop speaking HTTP after the request's empty line. The front door must not
-read beyond that line, so it collects the head itself. h11 then parses the complete head. Only what decides
-about the connection is judged: request line, header syntax, Host, and how long the body is said to be. No
-body is read. Lines may end in a lone LF.
+read beyond that line, so it collects the head itself. h11 then parses the complete head. It checks the
+request line, the syntax of the fields, Host, and the fields about the body's length. No body is read. Lines
+may end in a lone LF.
 """
 
 import re
@@ -29,7 +29,7 @@ _WORDS: Final = {
 
 
 class HeadError(Exception):
-    """The bytes are not a head that can be served. ``status`` is code and reason of the status line."""
+    """The bytes are not a head that can be served. ``status``: code and reason of the status line."""
 
     def __init__(self, code: int, detail: str = "") -> None:
         """detail: what the client is told besides the status."""
@@ -65,8 +65,8 @@ class HeadReader:
     """Collects one head from pieces of any size.
 
     States: collecting -> complete (feed returned True). While it collects, every byte fed belongs to the
-    head. Of the piece that completes it, ``taken`` bytes do. Empty lines before the request line are
-    dropped (RFC 9112 section 2.2).
+    head. ``taken`` says how many bytes of the last piece do. Empty lines before the request line are dropped
+    (RFC 9112 section 2.2).
     """
 
     def __init__(self, limit: int = MAX_HEAD) -> None:

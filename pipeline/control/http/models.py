@@ -3,8 +3,8 @@
 The models of requests check what a client sent. read() makes one of a body, with Go's words for a fault. All
 models also describe the API: openapi.py makes the schemas of /openapi.json from them.
 
-Keys of a request count in any case. null is the same as a missing key. Unknown keys are ignored, as in the
-original.
+Keys of a request may be in upper or lower case. null is the same as a missing key. Unknown keys are ignored,
+as in the original.
 """
 
 from typing import Annotated, Final, TypeVar

@@ -1,8 +1,8 @@
 """The description of the HTTP API at /openapi.json (OpenAPI 3.1), made from the tables below and models.py.
 
-It says what a client may rely on. Many paths take any method; the description names the one to use. Answers
-are text/plain, JSON ones too, as gvproxy's are. Their schema is given all the same, as ``x-json``. The two
-paths that stop speaking HTTP are described as far as OpenAPI has words for it.
+It says what a client may rely on. Many paths take any method, and the description names the one to use. All
+answers are text/plain, also those in JSON, as in gvproxy. ``x-json`` has the schema of an answer in JSON.
+OpenAPI has no words for a path that stops speaking HTTP, so the texts of the two such paths explain it.
 """
 
 from collections.abc import Mapping

@@ -115,9 +115,8 @@ class Tunnel:
 
 def _check_web_page(access: Access, taken: Taken) -> None:
     head = taken.head
-    access.check_web_page(
-        taken.client, head.values("host"), head.values("origin"), head.values("sec-fetch-site")
-    )
+    fields = (head.values(name) for name in ("host", "origin", "sec-fetch-site", "user-agent"))
+    access.check_web_page(taken.client, *fields)
 
 
 def _refusal(error: AccessError) -> bytes:

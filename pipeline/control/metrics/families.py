@@ -98,6 +98,7 @@ WRITERS: Final[Mapping[str, tuple[str, ...]]] = {
     "tcp_segment_dropped_truncated": (DEMUX,),
     "egress": (EGRESS,),
     "nat": (DEMUX, EGRESS),
+    "nat_flow_refused_own_port": (EGRESS,),
     "api": (SUPERVISOR,),
     "notifications": (SUPERVISOR,),
     "listen": (LISTEN,),

@@ -1,5 +1,6 @@
-"""An ssh connection to a guest, through the virtual network. It is made when wanted, and again when lost.
+"""An ssh connection to a guest through the virtual network.
 
+The first client opens it. The next client after a loss opens it again.
 The listen worker dials the guest and gets one end of a socketpair. asyncssh speaks on the other end. All
 clients of one destination share the connection; each has a channel to the guest's unix socket
 (direct-streamlocal@openssh.com). Each attempt reads the keys again. The host's ssh configuration and agent
@@ -32,7 +33,7 @@ MAX_KEY: Final = 64 * 1024
 """Bytes of a file with a key."""
 KNOWN_HOSTS: Final = "~/.ssh/known_hosts"
 PATIENCE: Final = 60.0
-"""Seconds for which a client waits for a guest that does not answer: a slow guest boots as long."""
+"""Seconds that a client waits for a guest that does not answer. A slow guest takes that long to boot."""
 ATTEMPT_TIMEOUT: Final = 10.0
 """Seconds from dialling until channels can be opened."""
 CHANNEL_TIMEOUT: Final = 10.0
@@ -46,7 +47,7 @@ CHANNEL_PAUSE: Final = 0.2
 """Tries to open a socket that is missing in the guest, and seconds between them."""
 
 Dial = Callable[[str, int], Awaitable[socket.socket]]
-"""A connection to the guest's ip and port; a guest that refuses ends it."""
+"""Opens a connection to a guest's IP address and port. The connection ends if the guest refuses it."""
 Streams = tuple[asyncssh.SSHReader[bytes], asyncssh.SSHWriter[bytes]]
 
 
@@ -55,7 +56,10 @@ class SshError(Exception):
 
 
 class Destination(NamedTuple):
-    """A unix socket in a guest and how to get there. key is a path; secure: check the host key, if known."""
+    """A unix socket in a guest and the way to it.
+
+    key: path of the private key. secure: check the guest's host key, if it is known.
+    """
 
     user: str
     ip: str
@@ -130,7 +134,7 @@ def known_hosts(to: Destination, path: str) -> asyncssh.SSHKnownHosts:
 
 
 def dialler(request: Request) -> Dial:
-    """Dials through the listen worker, as /tunnel does."""
+    """A Dial that connects through the listen worker, as /tunnel does."""
 
     async def dial(ip: str, port: int) -> socket.socket:
         ours, theirs = socket.socketpair()
@@ -148,7 +152,7 @@ def dialler(request: Request) -> Dial:
 
 
 class _Held:
-    """One ssh connection and how many channels are open on it."""
+    """One ssh connection, and the number of channels that are open on it."""
 
     def __init__(self, connection: asyncssh.SSHClientConnection) -> None:
         self.connection = connection
@@ -227,7 +231,7 @@ class SshConnection:
             self._held = None
 
     def _retire(self, held: _Held) -> None:
-        """Open no more channels on a connection. Open ones last until it is seen to be dead."""
+        """Open no more channels on a connection. Open ones last until ssh finds that it is dead."""
         held.retired = True
         if not held.channels:
             held.connection.abort()
@@ -265,6 +269,9 @@ class SshConnection:
             except (asyncssh.PermissionDenied, asyncssh.HostKeyNotVerifiable) as error:
                 # The guest answers. Waiting would not change its answer.
                 raise SshError(f"the guest refuses {self._to.user}: {error.reason}") from error
+            except ValueError as error:
+                # asyncssh does not take the user's name or the password (SASLprep, RFC 4013).
+                raise SshError(f"the guest cannot be asked: {error}") from error
             except (asyncssh.Error, RequestError, OSError, TimeoutError) as error:
                 if pause == FIRST_PAUSE:
                     self._log.info("guest does not answer ssh yet", error=str(error) or "silence")

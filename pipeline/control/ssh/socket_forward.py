@@ -1,15 +1,13 @@
 """Unix sockets on the host that lead to unix sockets in a guest, over ssh.
 
-A forward accepts clients as soon as it is opened, long before its guest is up. They wait then. Each client
-has a channel of its own, which carries bytes and the ends of both directions. A guest that never answers
-costs only its own clients. connection.py reaches the guest.
+A forward accepts clients as soon as it is open, long before its guest is up. These clients wait. Each client
+has a channel of its own, which carries the bytes of both directions and their ends. A guest that never
+answers delays only its own clients. connection.py reaches the guest.
 """
 
 import asyncio
 import errno
-import os
 import socket
-import stat
 from collections.abc import Awaitable, Callable
 from typing import Final, Protocol
 
@@ -33,12 +31,12 @@ MODE: Final = 0o600
 BACKLOG: Final = 128
 MAX_CLIENTS: Final = 1024
 MAX_READERS: Final = 4
-"""Keys that are read at once. A file system that does not answer holds its reader."""
+"""Keys that are read at once. A file system that does not answer blocks its reader."""
 PIECE: Final = 64 * 1024
 
 
 class SocketError(Exception):
-    """The socket cannot be made on the host; the text says why."""
+    """The socket cannot be made on the host. The text says why."""
 
 
 class Connection(Protocol):
@@ -69,7 +67,7 @@ def host_path(text: str) -> str:
 
 
 class SocketForward:
-    """One socket on the host. Made and used in one event loop; close() removes it."""
+    """One socket on the host, in one event loop. close() removes it."""
 
     def __init__(self, path: str, connection: Connection, log: structlog.typing.FilteringBoundLogger) -> None:
         self.path = path
@@ -171,11 +169,11 @@ class SocketForwards:
         self._log.info("socket forwarded", socket=path, to=destination.path, user=destination.user)
 
     async def close(self, path: str) -> None:
-        """Remove one, with its clients. KeyError if there is none."""
+        """Remove one forward and end its clients. KeyError if there is none."""
         await self._forwards.pop(path).close()
 
     async def close_all(self) -> None:
-        """Remove all."""
+        """Remove all forwards."""
         await asyncio.gather(*(self.close(path) for path in list(self._forwards)))
 
 
@@ -200,8 +198,8 @@ def _bind(path: str) -> socket.socket:
         socket_file.bind(sock, path, MODE)
     except OSError as error:
         sock.close()
-        if error.errno == errno.EADDRINUSE and not stat.S_ISSOCK(os.lstat(path).st_mode):
-            raise SocketError(f"{path} exists and is no socket: it is not replaced") from error
+        if error.errno == errno.EADDRINUSE and socket_file.is_other_file(path):
+            raise SocketError(f"{path} exists and is not a socket: it is not replaced") from error
         raise SocketError(f"listen unix {path}: bind: {words_of(error)}") from error
     sock.setblocking(False)
     return sock

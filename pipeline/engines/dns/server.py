@@ -284,9 +284,9 @@ class Dns(Generic[W]):
         """Several guests are active, at least until then: each client has a rate for questions upstream."""
         self._turns.crowded_until = until
 
-    def forget_client(self, client: Hashable) -> None:
-        """The client is gone; another one may have its name."""
-        self._turns.forget(client)
+    def on_client_gone(self, now: float) -> None:
+        """A client is gone."""
+        self._turns.on_client_gone(now)
 
     def deadline(self) -> float:
         """When expire() or next_forwards() is due; inf when no question waits for its turn."""

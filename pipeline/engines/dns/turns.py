@@ -97,9 +97,9 @@ class Turns(Generic[K]):
         waiting = [self._rates.ready_at(client, 1.0) for client in self._waiting if self._has_room(client)]
         return min([*waiting, self.crowded_until]) if waiting else _NEVER
 
-    def forget(self, client: Hashable) -> None:
-        """The client is gone. Its questions end as others do."""
-        self._rates.forget(client)
+    def on_client_gone(self, now: float) -> None:
+        """A client is gone. Its questions end as others do. If it comes back soon, it has no fresh rate."""
+        self._rates.forget_full(now)
 
     def _may_begin(self, client: Hashable, now: float) -> bool:
         crowded = now < self.crowded_until

@@ -97,7 +97,7 @@ class ServiceRates:
             raise WireError("dns_query_dropped_rate_limit")
         return True
 
-    def forget(self, guest: int) -> None:
-        """The guest has no link any more."""
-        self._dns.forget(guest)
-        self._dhcp.forget(guest)
+    def on_guest_gone(self, now: float) -> None:
+        """A guest has no link any more. If it comes back at once, it has no more than before."""
+        self._dns.forget_full(now)
+        self._dhcp.forget_full(now)

@@ -203,7 +203,7 @@ class DemuxStage:
         self.neighbors.forget_link(link)
         self.udp.forget_link(link)
         if guest not in self.links.values():
-            self.services.rates.forget(guest)
+            self.services.rates.on_guest_gone(self.now)
         self.bad_frames.forget(link)
         self.events.forget_link(link)
         for ring in (*self.network.tcp_out.rings, self.network.resolver_out):

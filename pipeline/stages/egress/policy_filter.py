@@ -13,8 +13,10 @@ from pipeline.wire import ipv4
 
 REFUSED: Final = errno.EACCES
 """The errno that stands for a refusal: guests read "administratively prohibited"."""
-LOG_SPACING: Final = 1.0
-"""Seconds between two log lines about refused flows, so that a guest cannot fill the log."""
+LOG_SPACING: Final = 10.0
+"""Seconds between two log lines about refused flows of one guest. The log writes no more (log_limits.py)."""
+MAX_LOGGED: Final = 1024
+"""Addresses of guests whose last line is remembered."""
 
 _REFUSED: Final = INDEX["egress_flow_refused_policy"]
 
@@ -27,8 +29,8 @@ class PolicyFilter:
         self.active = self.policy.active
         self._counts = worker.counts
         self._log = worker.log
-        self._log_at = 0.0
-        self._unlogged = 0
+        self._logged: dict[int, tuple[float, int]] = {}
+        """By guest: when its next line is due, and the refusals since its last line."""
 
     def learn(self, named: Named) -> None:
         """The gateway's name server told a guest an address for a name of the policy."""
@@ -44,15 +46,18 @@ class PolicyFilter:
         if self.policy.allows(guest, address, port, protocol, now):
             return False
         self._counts[_REFUSED] += 1
-        if now < self._log_at:
-            self._unlogged += 1
+        due, unlogged = self._logged.get(guest, (now, 0))
+        if now < due:
+            self._logged[guest] = due, unlogged + 1
             return True
+        if len(self._logged) >= MAX_LOGGED:
+            self._logged.clear()
+        self._logged[guest] = now + LOG_SPACING, 0
         self._log.warning(
             "flow refused by the egress policy",
             guest=ipv4.addr_text(guest),
             to=f"{ipv4.addr_text(address)}:{port}" if port else ipv4.addr_text(address),
             protocol=protocol,
-            unlogged=self._unlogged,
+            unlogged=unlogged,
         )
-        self._log_at, self._unlogged = now + LOG_SPACING, 0
         return True

@@ -46,7 +46,11 @@ class EgressStage:
 
     def __init__(self, worker: Worker, config: Config) -> None:
         ports = worker.ports
-        targets = Nat.from_config(config.network, ec2_metadata_access=config.access.ec2_metadata_access)
+        targets = Nat.from_config(
+            config.network,
+            ec2_metadata_access=config.access.ec2_metadata_access,
+            own_ports=config.links.loopback_ports,
+        )
         policy = PolicyFilter(worker, config.access.egress_policy)
         self.context = EgressContext(worker, targets, policy, config.workers.tcp_workers)
         self.connections = Connections(self.context, config, Opener(self.context, self._drain_demux))

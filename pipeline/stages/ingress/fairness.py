@@ -13,6 +13,7 @@ leaves holes, and waiting would stop every other flow. Then links are read, but 
 data only the acknowledgment goes on, so that no ACK waits for data. The guest sends the data again.
 """
 
+from collections import Counter
 from collections.abc import Collection
 from typing import Final
 
@@ -51,7 +52,8 @@ class Fairness:
         self._holders: dict[int, int] = {}
         """The guest whose bytes were last read into each slot, while there are several guests."""
         self._plenty_at = 0.0
-        self._waits = False
+        self.waits = False
+        """Whether no link is read for a moment, because few slots are free."""
         self.scarce = False
         """Whether data of segments are to be dropped."""
 
@@ -61,10 +63,10 @@ class Fairness:
         """Whether any link may be read now; sets ``scarce``. To be asked before links are read."""
         if self._pool.free_count > self._reserve:
             self._plenty_at = now
-            self.scarce = self._waits = False
+            self.scarce = self.waits = False
             return True
         self.scarce = now >= self._plenty_at + GRACE_S
-        self._waits = not self.scarce
+        self.waits = not self.scarce
         return self.scarce
 
     def holds(self, guest: int, slot: int) -> None:
@@ -72,16 +74,21 @@ class Fairness:
         if self._holders.get(slot) != guest:
             self._holders[slot] = guest
 
-    def has_slots(self, guest: int) -> bool:
-        """Whether a guest holds fewer slots than are free (a dynamic threshold, as in switches).
+    def forget_holders(self) -> None:
+        """A guest was alone, and nobody has noted its slots: what was known before is about other bytes."""
+        self._holders.clear()
+
+    def holding_too_many(self) -> set[int]:
+        """The guests that hold more slots than are free (a dynamic threshold, as in switches).
 
         So several guests that fill their slots still leave some to the next one.
         """
         free = self._pool.free_count
         if free * 2 >= self._pool.count:
-            return True
+            return set()
         refs = self._pool.refs
-        return sum([1 for slot, holder in self._holders.items() if holder == guest and refs(slot)]) <= free
+        held = Counter([holder for slot, holder in self._holders.items() if refs(slot)])
+        return {guest for guest, count in held.items() if count > free}
 
     def drop_data(self, items: Collection[Item]) -> None:
         """Leave only the bare acknowledgment of runs with data."""
@@ -131,7 +138,7 @@ class Fairness:
         """
         if not readable:
             return _NEVER
-        if self._waits:
+        if self.waits:
             return self._plenty_at + GRACE_S
         if not many or not self._paused:
             return _NEVER

@@ -152,7 +152,9 @@ class Ports:
         self._forget_guests(now)
         if reason := self.guests.refusal(guest.identity, now):
             self._counts[INDEX[reason]] += 1
-            self._worker.log.warning("guest refused", reason=_REFUSALS[reason], peer=guest.peer)
+            self._worker.log.warning(
+                "guest refused", reason=_REFUSALS[reason], peer=guest.peer, **guest.opened_by()
+            )
             link.close()
             return None
         number = self._free_number()

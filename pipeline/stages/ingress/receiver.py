@@ -17,12 +17,13 @@ from pipeline.topology import MAX_REFS
 
 READS_A_STEP: Final = 4
 """Bursts read from one link before the results are published; with several guests, rounds of one each."""
-STEP_S: Final = 0.0005
-"""Processor time after which the results are published, with several guests."""
+STEP_S: Final = 0.0003
+"""Work in all workers, about, after which the results are published, with several guests."""
 
 _BYTES_IN: Final = INDEX["link_bytes_from_guest"]
 _FRAMES_IN: Final = INDEX["link_frames_from_guest"]
 _PAUSED: Final = INDEX["link_reads_paused_no_slot"]
+_SMALL_WORK: Final = INDEX["link_reads_paused_small_work"]
 
 
 class Receiver:
@@ -48,8 +49,6 @@ class Receiver:
         self._capture = capture
         self.more = False
         """Whether a link had more than its share of the last read()."""
-        self._spent = 0.0
-        """Processor time of this step's reads, with several guests."""
 
     def read(self, now: float) -> int:
         """Read each link that may be read; the number of bursts."""
@@ -75,37 +74,48 @@ class Receiver:
         several = self._shares.several
         guests = {port.guest_number for port in readable}
         paused = self._fairness.deadline(guests, many=several)
-        return min(paused, self._shares.deadline(guests, monotonic())) if several else paused
+        if not several or self._fairness.waits:
+            return paused
+        return min(paused, self._shares.deadline(guests, monotonic()))
 
     def _read_in_turns(self, now: float) -> int:
         """Rounds in which each guest that may be read has its turn; the number of bursts."""
         ports, shares = self._ports, self._shares
         shares.refill(now)
+        self._counts[_SMALL_WORK] = shares.pauses
         work = 0
-        self._spent = 0.0
+        shares.expected = 0.0
         for _ in range(READS_A_STEP):
-            first: dict[int, Port] = {}
-            for port in ports.readable:
-                if port.guest_number not in first and self._may_read(port.guest_number, now):
-                    first[port.guest_number] = port
+            # A round in which nobody can be read must not count: it would cancel what guests owe each other.
+            if not self._has_room():
+                return work
+            turns = self._turns(now)
+            readable = len(ports.readable)
             bursts = 0
-            for guest in shares.order(first):
-                bursts += self._take_turn(first[guest], now)
-            if not bursts:
+            for guest in shares.order(turns):
+                bursts += self._take_turn(turns[guest], now)
+            # A link that was found empty hid the next link of its guest, which has no other event.
+            if not bursts and len(ports.readable) == readable:
                 return work
             work += bursts
-            if self._spent > STEP_S:
+            if shares.expected > STEP_S:
                 break
         self.more = True
         return work
 
-    def _may_read(self, guest: int, now: float) -> bool:
-        fairness = self._fairness
-        return (
-            self._shares.may_read(guest, now)
-            and fairness.may_read_guest(guest, now)
-            and fairness.has_slots(guest)
-        )
+    def _turns(self, now: float) -> dict[int, Port]:
+        """The guests that may be read, each with the link of it that has waited longest."""
+        first: dict[int, Port] = {}
+        for port in self._ports.readable:
+            first.setdefault(port.guest_number, port)
+        fairness, shares = self._fairness, self._shares
+        greedy = fairness.holding_too_many()
+        return {
+            guest: port
+            for guest, port in first.items()
+            # The pause comes first, so that one that is over ends even if the guest has to wait all the same.
+            if fairness.may_read_guest(guest, now) and shares.may_read(guest, now) and guest not in greedy
+        }
 
     def _take_turn(self, port: Port, now: float) -> int:
         """One read of a guest, which is charged for the time; the number of bursts."""
@@ -115,18 +125,20 @@ class Receiver:
         bursts = self._read_link(port, now, 1)
         if bursts:
             self._ports.was_read(port)
-        else:
+        elif port not in self._ports.readable:
             shares.is_empty(port.guest_number)
-        spent = thread_time() - began
-        shares.charge(port.guest_number, spent, now)
-        self._spent += spent
+        shares.charge(port.guest_number, thread_time() - began, now)
         return bursts
+
+    def _has_room(self) -> bool:
+        """Whether what is read now finds room on its way."""
+        return self._steering.room() > 0 and self._pool.refs_out <= MAX_REFS
 
     def _read_link(self, port: Port, now: float, most: int) -> int:
         """Read at most that many bursts of one link; how many it were."""
         link = port.link
         for count in range(most):
-            if self._steering.room() <= 0 or self._pool.refs_out > MAX_REFS:
+            if not self._has_room():
                 return count
             try:
                 burst = link.read_burst()

@@ -12,8 +12,12 @@ first SMALL_FRAME of each frame. Whatever it costs beyond that is small work: ti
 that come to nothing. A flood consists of small work. It costs the host more than is measured here, since the
 kernel and the guest's monitor work for it too. So while another guest is active and time is short
 (pipeline.stages.ingress.pressure), all small work gets only little of it. Guests that want more share it
-equally, and wait. A guest that sends one frame and waits for the answer is not a flood: its work counts less
-(UNHURRIED) as long as each read empties its socket. A guest that is alone is not limited.
+equally, and wait. A guest that is alone is not limited.
+
+*Unhurried guests*. A guest that sends one frame and waits for the answer is not a flood. So a frame counts
+less (UNHURRIED) if the read that brought it emptied the socket. That holds for UNHURRIED_FRAMES a second of a
+guest, which is as many as one exchange after the other brings. A flood that is sent in small portions, so
+that each read empties its socket, gains no more than these.
 """
 
 from collections.abc import Iterable
@@ -27,7 +31,13 @@ PRICE_S: Final = 8e-9
 SMALL_FRAME: Final = 128
 """Bytes at the beginning of each frame that are worth nothing."""
 UNHURRIED: Final = 0.25
-"""What counts of small work for a guest whose socket was empty after the last read."""
+"""What counts of small work for frames whose read emptied the socket."""
+UNHURRIED_FRAMES: Final = 8000
+"""Frames of a guest for which this holds, a second."""
+UNHURRIED_AT_ONCE: Final = 80
+"""Frames of a guest for which this holds at once."""
+AVERAGED: Final = 16
+"""Frames over which the price of work is averaged: other workers report it later than ingress reads."""
 SAVED_S: Final = 0.01
 """Time that a guest may save for small work: a short burst of it does not wait."""
 DEBT_S: Final = 0.05
@@ -36,7 +46,7 @@ ACTIVE_S: Final = 0.1
 """A guest is active for so long after something was read from it."""
 QUANTUM_S: Final = 0.0002
 """Time for each guest in a round."""
-BURST_S: Final = 0.0003
+BURST_S: Final = 0.0002
 """What one read of a guest may cost in all workers, about, while others are there."""
 LEAST_READ: Final = 4096
 """Bytes of one read, however much they cost."""
@@ -52,7 +62,17 @@ _REMEMBERED: Final = 262144
 class Share:
     """The account of one guest."""
 
-    __slots__ = ("bytes_read", "cost", "counted_at", "deficit", "factor", "level")
+    __slots__ = (
+        "_filled_at",
+        "_unhurried",
+        "bytes_read",
+        "cost",
+        "counted_at",
+        "deficit",
+        "factor",
+        "level",
+        "waits",
+    )
 
     def __init__(self, now: float) -> None:
         self.deficit = 0.0
@@ -60,16 +80,41 @@ class Share:
         self.level = SAVED_S
         """Time left for small work; negative: time that is owed."""
         self.factor = 1.0
-        """What counts of its work."""
+        """What counts of its work, on average."""
+        self.waits = False
+        """Whether it was not read when it was last looked at, because of what it owes."""
         self.counted_at = now
         self.cost = 0.0
         self.bytes_read = 0
+        self._unhurried = 0.0
+        """Frames that may still count less: a bucket of UNHURRIED_AT_ONCE, and the time of its level."""
+        self._filled_at = now
+
+    def was_read(self, count: int, frames: int, now: float) -> None:
+        """``count`` bytes in ``frames`` frames were read. Less than half of the limit emptied the socket."""
+        price = 1.0
+        if count < self.read_limit() >> 1:
+            fresh = (now - self._filled_at) * UNHURRIED_FRAMES
+            self._unhurried = min(self._unhurried + fresh, UNHURRIED_AT_ONCE)
+            self._filled_at = now
+            if frames <= self._unhurried:
+                self._unhurried -= frames
+                price = UNHURRIED
+        self.factor += (price - self.factor) * min(frames / AVERAGED, 1.0)
+        self.bytes_read += count
+        if self.bytes_read > _REMEMBERED:
+            self.bytes_read >>= 1
+            self.cost /= 2
 
     def read_limit(self) -> int:
         """Bytes of one read that cost about BURST_S."""
         if self.bytes_read < KNOWN_AFTER:
             return FIRST_READ
         return min(max(int(BURST_S * self.bytes_read / max(self.cost, 1e-9)), LEAST_READ), FULL_READ)
+
+    def expected_cost(self, count: int) -> float:
+        """Seconds that this many bytes will take in all workers, as far as it is known."""
+        return count * self.cost / self.bytes_read if self.bytes_read >= KNOWN_AFTER else 0.0
 
 
 class Shares:
@@ -82,6 +127,10 @@ class Shares:
         """Whether more than one guest has links. Until then nothing is charged."""
         self._owing: dict[int, Share] = {}
         """Guests that use what they have for small work."""
+        self.pauses = 0
+        """How often a guest had to begin to wait because of its small work."""
+        self.expected = 0.0
+        """Seconds that all workers will need, about, for what was read. The reader sets it to 0."""
         self._latest = 0
         self._latest_at = self._other_at = -_NEVER
         """Which guest was last read, when, and when one of the others was."""
@@ -98,19 +147,11 @@ class Shares:
     # --- accounts -----------------------------------------------------------------------------
 
     def was_read(self, guest: int, count: int, frames: int, now: float) -> None:
-        """``count`` bytes of a guest, in ``frames`` frames, were read: it is active, and they are worth time.
-
-        A read that is shorter than the guest's limit emptied its socket.
-        """
-        if guest != self._latest:
-            self._latest, self._other_at = guest, self._latest_at
-        self._latest_at = now
+        """``count`` bytes of a guest, in ``frames`` frames, were read. They are worth time."""
+        self._is_active(guest, now)
         share = self._shares[guest]
-        share.factor = UNHURRIED if count < share.read_limit() >> 1 else 1.0
-        share.bytes_read += count
-        if share.bytes_read > _REMEMBERED:
-            share.bytes_read >>= 1
-            share.cost /= 2
+        share.was_read(count, frames, now)
+        self.expected += share.expected_cost(count)
         self.credit(guest, count, frames)
 
     def credit(self, guest: int, count: int, frames: int) -> None:
@@ -148,12 +189,25 @@ class Shares:
     # --- turns -------------------------------------------------------------------------------
 
     def may_read(self, guest: int, now: float) -> bool:
-        """Whether a guest may be read: it owes no time, or no other guest is active."""
+        """Whether a guest with something to read may be read: it owes no time, or no other guest is active.
+
+        A guest that has to wait is active too: the others must not take it for one that is silent.
+        """
         share = self._owing.get(guest)
-        return share is None or share.level >= 0 or not self._others_active(guest, now)
+        if share is None:
+            return True
+        waits = share.level < 0 and self._others_active(guest, now)
+        if waits:
+            self._is_active(guest, now)
+            self.pauses += not share.waits
+        share.waits = waits
+        return not waits
 
     def order(self, guests: Iterable[int]) -> list[int]:
-        """Begin a round: the guests whose turn it is, those with most time left first."""
+        """Begin a round: the guests whose turn it is, those with most time left first.
+
+        guests: those that have waited longest come first. Among guests with the same time left they do here.
+        """
         shares = self._shares
         waiting = [(shares[guest], guest) for guest in guests]
         if not waiting:
@@ -162,8 +216,10 @@ class Shares:
         grant = QUANTUM_S if most > -QUANTUM_S else QUANTUM_S - most
         for share, _ in waiting:
             share.deficit = min(share.deficit + grant, QUANTUM_S)
-        ready = [(-share.deficit, guest) for share, guest in waiting if share.deficit > 0]
-        return [guest for _, guest in sorted(ready)]
+        ready = [
+            (-share.deficit, at, guest) for at, (share, guest) in enumerate(waiting) if share.deficit > 0
+        ]
+        return [guest for _, _, guest in sorted(ready)]
 
     def is_empty(self, guest: int) -> None:
         """A guest has nothing to read: it saves no time for later rounds."""
@@ -184,6 +240,11 @@ class Shares:
             if share is not None and share.level < 0 and self._others_active(guest, now):
                 at = min(at, share.counted_at - share.level / rate, self._others_at(guest) + ACTIVE_S)
         return at
+
+    def _is_active(self, guest: int, now: float) -> None:
+        if guest != self._latest:
+            self._latest, self._other_at = guest, self._latest_at
+        self._latest_at = now
 
     def _others_at(self, guest: int) -> float:
         return self._other_at if guest == self._latest else self._latest_at

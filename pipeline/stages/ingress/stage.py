@@ -155,5 +155,8 @@ class IngressStage:
         if several != self._shared:
             self._shared = several
             self.steering.report_shared(several)
+            self.fairness.forget_holders()
             for port in self.ports.by_number.values():
                 port.link.read_limit = FULL_READ
+            # A guest that had to wait for others is alone now, and no event says so.
+            self._receiver.more = True

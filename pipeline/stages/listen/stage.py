@@ -102,7 +102,7 @@ class StreamForward(Forward):
         """Close the listening socket and remove its socket file."""
         self.ignore()
         if self._file is not None and not self._file.remove():
-            self._worker.log.warning("socket file was gone already", path=self._path)
+            self._worker.log.warning("socket file not removed: it is gone or not ours", path=self._path)
         self.sock.close()
 
 

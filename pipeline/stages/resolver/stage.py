@@ -36,6 +36,8 @@ from pipeline.wire import ethernet, ipv4
 
 DHCP_PORT: Final = 67
 DNS_PORT: Final = 53
+UNKNOWN_GUESTS: Final = 0x10000
+"""Above the numbers of all guests, which have 16 bits."""
 CROWDED_S: Final = 1.0
 """Seconds from a question that came while several guests were active: until then it is crowded."""
 BURSTS_A_STEP: Final = 4
@@ -164,14 +166,17 @@ class ResolverStage:
             elif kind == kinds.LINK_DOWN:
                 link = LinkNotice.unpack(burst, at).link
                 self.dhcp.on_link_down(link)
-                guest = self.guests.pop(link, link)
+                guest = self.guests.pop(link, 0)
                 if guest not in self.guests.values():
-                    self.dns.forget_client(guest)
+                    self.dns.on_client_gone(now)
         return len(burst) // RECORD_BYTES
 
     def guest_of(self, link: int) -> int:
-        """The number of the guest that opened a link. Shares and turns are by guest."""
-        return self.guests.get(link, link)
+        """The number of the guest that opened a link. Shares and turns are by guest.
+
+        A link that is over already, or unknown, is a guest of its own: its number is no other guest's.
+        """
+        return self.guests.get(link, UNKNOWN_GUESTS + link)
 
     def _on_datagram(self, datagram: ServiceDatagram, now: float) -> None:
         ends = Ends.of(datagram.key)

@@ -16,6 +16,7 @@ import structlog
 from pipeline.config.model import GuestApi
 from pipeline.control.forwarder import Forwarder
 from pipeline.control.http.access import Access, AccessError, TokenError, read_token
+from pipeline.control.http.api import MAX_GUEST_BODY
 from tests.control.endpoint import Workers, endpoint
 
 LOG = structlog.get_logger()
@@ -121,6 +122,13 @@ def test_over_http_every_path_but_connect_asks_for_the_token(tmp_path: Path) -> 
             guest.close()
 
     asyncio.run(run())
+
+
+@pytest.mark.parametrize("client", ["@", ""])
+def test_a_client_without_an_address_has_no_guest_that_is_its_own(client: str) -> None:
+    access, _ = refusals(guests=GuestApi())
+    with pytest.raises(AccessError, match="another address than their own"):
+        access.check_guest_expose(client, "tcp", ":80", "192.168.127.2:80")
 
 
 def test_over_http_a_guest_is_told_what_it_may_not(tmp_path: Path) -> None:
@@ -229,6 +237,16 @@ async def two_guests(tmp_path: Path, rules: GuestApi) -> AsyncIterator[Callable[
             return int(answer.split(b" ", 2)[1])
 
         yield ask
+
+
+def test_a_guest_has_short_bodies_and_the_host_long_ones(tmp_path: Path) -> None:
+    async def run(guest: bool, status: int) -> None:
+        async with endpoint(tmp_path, guest=guest) as at:
+            forward = {"local": ":80", "remote": "192.168.127.2:80", "more": [[]] * MAX_GUEST_BODY}
+            assert (await at.call("POST", EXPOSE, json.dumps(forward)))[0] == status
+
+    asyncio.run(run(True, 413))
+    asyncio.run(run(False, 200))
 
 
 def test_a_guest_cannot_close_the_forward_of_another_guest_or_of_the_host(tmp_path: Path) -> None:

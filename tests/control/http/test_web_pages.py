@@ -120,6 +120,23 @@ def test_a_page_reaches_nothing_and_is_told_why(
     asyncio.run(run())
 
 
+@pytest.mark.parametrize("host", ["0.0.0.0:8080", "192.168.1.5:8080"])
+@pytest.mark.parametrize("target", ["/connect", "/tunnel?ip=192.168.127.2&port=22"])
+def test_an_image_of_a_page_takes_no_connection_over(target: str, host: str, tmp_path: Path) -> None:
+    """A GET has no Origin. Browsers send no Sec-Fetch-Site to an address that is not loopback."""
+
+    async def run() -> None:
+        async with on_tcp(tmp_path) as at:
+            agent = "User-Agent: Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0"
+            answer = await at.raw(request(target, f"Host: {host}", agent, method="GET"))
+            assert answer.startswith(b"HTTP/1.1 403 Forbidden\r\n")
+            assert at.workers.asked == []
+            answer = await at.raw(request("/stats", f"Host: {host}", agent, method="GET"))
+            assert answer.startswith(b"HTTP/1.1 200 OK\r\n"), "a user may look at it in a browser"
+
+    asyncio.run(run())
+
+
 @pytest.mark.parametrize("fields", PAGES)
 def test_a_later_request_of_a_page_is_refused_too(fields: tuple[str, ...], tmp_path: Path) -> None:
     async def run() -> None:

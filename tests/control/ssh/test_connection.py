@@ -101,6 +101,16 @@ def test_what_is_no_key_is_named(tmp_path: Path) -> None:
         ssh.read_key(str(path))
 
 
+def test_a_user_that_ssh_has_no_form_for_is_an_error_of_the_forward(guest: SshGuest) -> None:
+    async def work() -> None:
+        connection = SshConnection(guest.destination()._replace(user="\x01"), guest.dial, LOG)
+        with pytest.raises(SshError, match="the guest cannot be asked"):
+            await connection.open()
+        await connection.close()
+
+    run(work())
+
+
 # --- connections ---------------------------------------------------------------------------------
 
 

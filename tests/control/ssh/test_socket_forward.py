@@ -133,7 +133,7 @@ def test_an_old_socket_is_replaced_and_nothing_else_is(guest: SshGuest, tmp_path
         for name in ("precious", "link"):
             if name == "link":
                 (tmp_path / name).symlink_to(precious)
-            with pytest.raises(SocketError, match="exists and is no socket"):
+            with pytest.raises(SocketError, match="exists and is not a socket"):
                 await forward(guest, tmp_path / name).open()
         assert precious.read_text() == "keep"
         with pytest.raises(SocketError, match=r"listen unix .*/no/s: bind: no such file or directory"):

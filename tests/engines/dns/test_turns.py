@@ -140,10 +140,11 @@ def test_a_client_that_waits_for_room_has_no_deadline() -> None:
     assert turns.deadline() == float("inf")
 
 
-def test_a_client_that_is_gone_leaves_a_whole_rate_to_the_next() -> None:
+def test_a_client_that_comes_back_at_once_has_no_more_than_before() -> None:
     turns: Turns[int] = Turns(per_second=10)
     turns.crowded_until = 60.0
     assert started(turns, 0.0, 5) == 5
+    turns.on_client_gone(0.0)
     assert not turns.begin("busy", 0.0)
-    turns.forget("busy")
-    assert started(turns, 0.0, 5) == 5
+    turns.on_client_gone(10.0)
+    assert started(turns, 10.0, 9) == 5

@@ -39,10 +39,14 @@ class Rig(OneProcess):
         super().__init__((DEMUX,), max_dns_queries_per_second=100, max_dhcp_messages_per_second=10)
         self.ingress = self.neighbours["ingress"]
         self.guests = guests
-        for link, guest in guests.items():
-            self.ingress.push(DEMUX, LinkNotice.pack(kinds.LINK_UP, link, guest))
-            self.send(link, addr_parse("8.8.8.8"), 99)
+        for link in guests:
+            self.connect(link)
         self.answered()
+
+    def connect(self, link: int) -> None:
+        """A link comes, and sends something."""
+        self.ingress.push(DEMUX, LinkNotice.pack(kinds.LINK_UP, link, self.guests[link]))
+        self.send(link, addr_parse("8.8.8.8"), 99)
 
     def send(self, link: int, remote: int, port: int, *, mac: bytes = GATEWAY_MAC, count: int = 1) -> None:
         """Datagrams of one flow, merged by GRO."""
@@ -136,6 +140,18 @@ def test_datagrams_that_came_together_pass_together_and_later_ones_pay(rig: Rig)
     assert rig.ask(FLOODS, 100) == 10
 
 
+def test_a_guest_that_reconnects_has_no_more_than_before(rig: Rig) -> None:
+    assert rig.ask(FLOODS, 60) == DNS_BURST
+    for _ in range(3):
+        rig.leave(FLOODS)
+        rig.connect(FLOODS)
+        assert rig.ask(FLOODS, 20) == 0
+    rig.now += 1.0
+    rig.leave(QUIET)
+    rig.connect(QUIET)
+    assert rig.ask(FLOODS, 60) == DNS_BURST
+
+
 def test_what_exceeds_a_rate_counts_as_bad_frames(rig: Rig) -> None:
     rig.ask(FLOODS, DNS_BURST + 64)
     assert [(bad.link, bad.frames) for bad in rig.ingress.take(kinds.MISBEHAVED)] == [(FLOODS, 32)] * 2
@@ -170,13 +186,15 @@ def test_links_of_one_peer_have_one_rate_and_are_not_others_to_each_other() -> N
         assert rig.ask(FLOODS, 30) + rig.ask(7, 30) == DNS_BURST
         rig.now += ACTIVE_S
         assert rig.ask(FLOODS, 200) + rig.ask(7, 200) == 400
-        # The rate is the guest's as long as it has a link. Then its number may be another guest's.
+        # The rate is the guest's, however often its links come and go.
         rig.send(QUIET, GATEWAY, 99)
         assert rig.ask(7, 200) == DNS_BURST
         rig.leave(7)
         assert rig.ask(FLOODS, 10) == 0
         rig.leave(FLOODS)
         rig.ingress.push(DEMUX, LinkNotice.pack(kinds.LINK_UP, FLOODS, 1))
+        assert rig.ask(FLOODS, 10) == 0
+        rig.now += 1.0
         assert rig.ask(FLOODS, 200) == DNS_BURST
         rig.leave(FLOODS, QUIET)
         rig.at_home()

@@ -1,7 +1,6 @@
 """Fairness of ingress: when a link that is not read is looked at again, and that nobody spins meanwhile."""
 
 import contextlib
-import os
 import socket
 from collections import Counter
 from collections.abc import Iterator
@@ -9,19 +8,13 @@ from time import monotonic
 
 import pytest
 
-from pipeline.config import merge, options
 from pipeline.counters import INDEX
-from pipeline.go import flags
 from pipeline.ipc.arena import Pool
-from pipeline.ipc.fabric import Fabric
 from pipeline.records import kinds
-from pipeline.records.frames import Frame, Misbehaved
+from pipeline.records.frames import Frame
 from pipeline.records.kinds import RECORD_BYTES
-from pipeline.stages.ingress import shares
 from pipeline.stages.ingress.fairness import GRACE_S, Fairness
-from pipeline.stages.ingress.stage import IngressStage
-from pipeline.stages.worker import Worker
-from pipeline.topology import Layout
+from tests.support.ingress_rig import IngressRig
 
 NEVER = float("inf")
 RATE = 100
@@ -75,41 +68,39 @@ def test_the_wait_for_slots_ends_by_itself_only_for_links_with_something(
     assert fairness.scarce
 
 
-class Rig:
-    """The stage in its worker, with guests on socketpairs."""
-
-    def __init__(self) -> None:
-        config, _ = merge.build(flags.parse(options.START, []), [], resolv_conf=os.devnull)
-        self.fabric = Fabric.create(Layout(64, 1, 1))
-        self.worker = Worker(self.fabric.ports("ingress"), None)
-        self.stage = IngressStage(self.worker, config)
-        self.worker.adopt(self.stage)
-        self.demux = self.fabric.ports("demux").rings_out["ingress"]
-        self.rate = config.limits.max_bad_frames_per_second
-
-    def guest(self) -> socket.socket:
-        ours, theirs = socket.socketpair()
-        assert self.stage.on_control({"op": "attach", "head": b""}, [ours.detach()]) == {}
-        return theirs
-
-    def misbehaved(self, link: int) -> None:
-        self.demux.push(Misbehaved.pack(link, self.rate * 10))
-        self.demux.publish()
-
-    def turn(self) -> None:
-        assert self.worker.poller is not None
-        self.worker.poller.dispatch(self.worker.poller.poll(0, 64))
-        self.worker.breathe(monotonic())
-
-
 @pytest.fixture
-def rig() -> Iterator[Rig]:
-    rig = Rig()
+def rig() -> Iterator[IngressRig]:
+    rig = IngressRig()
     yield rig
-    rig.worker.end()
+    rig.end()
 
 
-def test_ingress_sleeps_when_its_only_guest_has_misbehaved(rig: Rig) -> None:
+def test_slots_that_others_use_again_while_nobody_notes_it_count_for_nobody(
+    fairness: Fairness, pool: Pool
+) -> None:
+    for _ in range(pool.count - 2):
+        fairness.holds(1, pool.alloc())
+    assert fairness.holding_too_many() == {1}
+    fairness.forget_holders()
+    assert not fairness.holding_too_many()
+
+
+def test_a_guest_that_was_away_holds_no_slots_when_it_is_back(rig: IngressRig) -> None:
+    stays, leaves = rig.guest(), rig.guest()
+    rig.turn()
+    for slot in range(rig.worker.pool.count):
+        rig.stage.fairness.holds(2, slot)
+    leaves.close()
+    rig.turn()
+    comes = rig.guest()
+    while rig.worker.pool.free_count > 4:
+        rig.worker.pool.alloc()
+    assert not rig.stage.fairness.holding_too_many()
+    for guest in (stays, comes):
+        guest.close()
+
+
+def test_ingress_sleeps_when_its_only_guest_has_misbehaved(rig: IngressRig) -> None:
     guest = rig.guest()
     rig.turn()
     rig.misbehaved(1)
@@ -122,7 +113,7 @@ def test_ingress_sleeps_when_its_only_guest_has_misbehaved(rig: Rig) -> None:
     guest.close()
 
 
-def test_ingress_sleeps_until_the_pause_of_a_guest_among_others_is_over(rig: Rig) -> None:
+def test_ingress_sleeps_until_the_pause_of_a_guest_among_others_is_over(rig: IngressRig) -> None:
     guests = [rig.guest(), rig.guest()]
     rig.turn()
     rig.misbehaved(1)
@@ -136,20 +127,22 @@ def test_ingress_sleeps_until_the_pause_of_a_guest_among_others_is_over(rig: Rig
         guest.close()
 
 
-def test_guests_take_turns_when_rings_have_little_room(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
-    # Only the turns are looked at here, not what small work may take.
-    monkeypatch.setattr(shares, "SAVED_S", 1000.0)
+def test_guests_take_turns_when_rings_have_little_room(rig: IngressRig) -> None:
     guests = [rig.guest(), rig.guest()]
     flood = (b"\x0e\x00" + bytes(14)) * 4000
     for guest in guests:
         guest.setblocking(False)
     demux = rig.fabric.ports("demux").rings_in["ingress"]
     taken = Counter[int]()
+    cut = dict.fromkeys(guests, 0)
     for _ in range(60):
         for guest in guests:
             with contextlib.suppress(BlockingIOError):
-                # (It may be cut in the middle of a frame, which then is one of other bytes.)
-                guest.send(flood)
+                # A frame that was cut goes on where it was.
+                cut[guest] += guest.send(flood[cut[guest] % 16 :])
+        # Only the turns are looked at here, not what small work may take.
+        for number in (1, 2):
+            rig.stage.ports.shares.credit(number, 1_000_000_000, 0)
         rig.turn()
         burst = demux.peek()
         for at in range(0, len(burst), RECORD_BYTES):
@@ -163,7 +156,7 @@ def test_guests_take_turns_when_rings_have_little_room(rig: Rig, monkeypatch: py
         guest.close()
 
 
-def test_a_report_about_a_guest_that_left_is_no_reason_to_wake(rig: Rig) -> None:
+def test_a_report_about_a_guest_that_left_is_no_reason_to_wake(rig: IngressRig) -> None:
     guests = [rig.guest(), rig.guest()]
     rig.turn()
     guests[0].close()
@@ -175,7 +168,7 @@ def test_a_report_about_a_guest_that_left_is_no_reason_to_wake(rig: Rig) -> None
     guests[1].close()
 
 
-def test_descriptors_of_requests_that_nobody_knows_are_closed(rig: Rig) -> None:
+def test_descriptors_of_requests_that_nobody_knows_are_closed(rig: IngressRig) -> None:
     ours, theirs = socket.socketpair()
     assert "error" in rig.stage.on_control({"op": "nonsense"}, [ours.detach()])
     assert theirs.recv(10) == b""

@@ -4,7 +4,7 @@ import pytest
 
 from pipeline.links.base import FULL_READ
 from pipeline.stages.ingress import shares
-from pipeline.stages.ingress.pressure import Pressure
+from pipeline.stages.ingress.pressure import LEAST_S, Pressure
 from pipeline.stages.ingress.shares import Shares
 
 FLOOD, HONEST, THIRD = 1, 2, 3
@@ -92,6 +92,54 @@ def test_a_guest_that_waits_for_each_answer_pays_less(both: Shares) -> None:
     assert patient > 3 * exchanges(False)
 
 
+def flood_in_small_portions(made: Shares, frames_a_second: float, frame_s: float, portion: int) -> float:
+    """Seconds of work a second of a flood that always sends less than a read may take, and never waits."""
+    now, spent, pause = 10.0, 0.0, portion / frames_a_second
+    while now < 14.0:
+        now += pause
+        made.was_read(HONEST, 60, 1, now)
+        made.refill(now)
+        if made.may_read(FLOOD, now):
+            made.was_read(FLOOD, 60 * portion, portion, now)
+            made.charge(FLOOD, frame_s * portion, now)
+            spent += frame_s * portion
+    return spent / 4.0
+
+
+@pytest.mark.parametrize("portion", [2, 8, 30])
+def test_a_flood_in_small_portions_gains_next_to_nothing(both: Shares, portion: int) -> None:
+    got = flood_in_small_portions(both, 190_000.0, FRAME_S, portion)
+    assert got < LEAST_S * 1.25
+
+
+def test_expensive_frames_one_by_one_are_worth_no_more_than_those_of_one_exchange_after_the_other(
+    both: Shares,
+) -> None:
+    got = flood_in_small_portions(both, 25_000.0, 40e-6, 1)
+    assert got < LEAST_S + 0.75 * shares.UNHURRIED_FRAMES * 40e-6 + 0.02
+
+
+def test_a_burst_in_small_portions_after_a_pause_does_not_count_less(both: Shares) -> None:
+    both.was_read(FLOOD, 60, 1, 0.0)
+    both.was_read(HONEST, 60, 1, 1000.0)
+    for _ in range(100):
+        both.was_read(FLOOD, 1800, 30, 1000.0)
+        both.charge(FLOOD, 30 * FRAME_S, 1000.0)
+    assert not both.may_read(FLOOD, 1000.0), "15 ms of work, of which 10 were saved"
+
+
+def test_a_guest_that_has_to_wait_is_no_silent_one(both: Shares) -> None:
+    both.was_read(HONEST, 60, 1, 10.0)
+    both.was_read(FLOOD, 60, 1, 10.0)
+    both.charge(HONEST, 5.0, 10.0)
+    both.charge(FLOOD, 5.0, 10.0)
+    now = 10.0
+    for _ in range(3):
+        now += shares.ACTIVE_S * 0.9
+        assert not both.may_read(HONEST, now)
+        assert not both.may_read(FLOOD, now), "the other waits, so this one must not take all"
+
+
 def test_a_guest_that_had_to_wait_is_looked_at_when_it_may_be_read(both: Shares) -> None:
     both.was_read(HONEST, 60, 1, 10.0)
     both.charge(FLOOD, 0.02, 10.0)
@@ -132,6 +180,11 @@ def test_turns_go_to_the_guest_with_most_time_left(both: Shares) -> None:
     assert both.order([FLOOD, HONEST]) == [FLOOD]
 
 
+def test_of_guests_with_the_same_time_left_the_one_that_has_waited_longest_comes_first(both: Shares) -> None:
+    assert both.order([HONEST, FLOOD]) == [HONEST, FLOOD]
+    assert both.order([FLOOD, HONEST]) == [FLOOD, HONEST]
+
+
 def test_somebody_always_has_a_turn(both: Shares) -> None:
     both.charge(FLOOD, 1.0, 0.0)
     both.charge(HONEST, 2.0, 0.0)
@@ -146,7 +199,7 @@ def test_a_guest_with_expensive_frames_is_read_in_small_pieces(both: Shares) -> 
         both.was_read(FLOOD, 4096, 1, 0.0)
         both.charge(FLOOD, 68 * FRAME_S, 0.0)
         both.was_read(HONEST, 65536, 1, 0.0)
-        both.charge(HONEST, 0.0001, 0.0)
+        both.charge(HONEST, 0.00005, 0.0)
     assert both.read_limit(FLOOD) == shares.LEAST_READ
     assert both.read_limit(HONEST) == FULL_READ
 

@@ -134,6 +134,16 @@ def test_links_that_one_peer_opens_share_what_one_guest_gets(rig: Rig) -> None:
 # --- DNS ----------------------------------------------------------------------------------
 
 
+def test_a_link_that_is_over_is_never_taken_for_another_guest(rig: Rig) -> None:
+    for link, guest in ((1, 2), (2, 1)):
+        rig.to_stage.push(LinkNotice.pack(kinds.LINK_UP, link, guest))
+    rig.to_stage.push(LinkNotice.pack(kinds.LINK_DOWN, 1, 2))
+    rig.to_stage.publish()
+    rig.breathe()
+    assert rig.stage.guest_of(2) == 1
+    assert rig.stage.guest_of(1) not in (1, 2)
+
+
 def test_local_names_hosts_and_upstream_are_answered(rig: Rig) -> None:
     assert texts(rig.ask("host.containers.internal")) == ["192.168.127.254"]
     assert texts(rig.ask("gateway.docker.internal")) == ["192.168.127.1"]

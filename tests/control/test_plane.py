@@ -1,0 +1,73 @@
+"""The endpoints of the control plane: which paths each kind of socket serves."""
+
+import asyncio
+import os
+import socket
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from pipeline.config import merge, options
+from pipeline.control.plane import ControlPlane
+from pipeline.go import flags
+
+FIELDS = b"Host: x\r\nConnection: close\r\n"
+EXPOSE = b"POST /services/forwarder/expose HTTP/1.1\r\n" + FIELDS + b"Content-Length: %d\r\n\r\n%s"
+BODY = b'{"local":"/tmp/x","remote":"tcp://192.168.127.2:80","protocol":"unix"}'
+GET = b"GET %s HTTP/1.1\r\n" + FIELDS + b"\r\n"
+
+
+class MachineSocket(socket.socket):
+    """A unix socket that says that it is for virtual machines, as tests dial no vsock address."""
+
+    family = socket.AF_VSOCK  # type: ignore[assignment]
+
+
+async def ask(path: str, request: bytes) -> bytes:
+    async with asyncio.timeout(20):
+        reader, writer = await asyncio.open_unix_connection(path)
+        writer.write(request)
+        answer = await reader.read()
+        writer.close()
+    return answer
+
+
+def statuses(tmp_path: Path, kind: type[socket.socket], *, guests: bool) -> list[bytes]:
+    """Statuses of an expose of a unix socket, of /leases, /tunnel and /connect, on a socket of this kind."""
+
+    async def run() -> list[bytes]:
+        config, _ = merge.build(flags.parse(options.START, ["-ssh-port", "-1"]), resolv_conf=os.devnull)
+        fabric: Any = SimpleNamespace(layout=SimpleNamespace(names=()))
+        plane = ControlPlane(config, fabric, {}, lambda _event: None, "1", "")
+        await plane.start()
+        path = str(tmp_path / "s")
+        with kind(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
+            listener.bind(path)
+            listener.listen()
+            plane.serve(listener, guests=guests)
+            requests = (
+                EXPOSE % (len(BODY), BODY),
+                *(GET % each for each in (b"/leases", b"/tunnel", b"/connect")),
+            )
+            answers = [await ask(path, request) for request in requests]
+            await plane.close()
+        return [answer[9:12] for answer in answers]
+
+    return asyncio.run(run())
+
+
+@pytest.mark.skipif(not hasattr(socket, "AF_VSOCK"), reason="vsock is Linux's")
+def test_a_machine_on_vsock_has_the_api_of_a_guest(tmp_path: Path) -> None:
+    # No worker is there: what is served fails with 500, and /connect closes without an answer.
+    assert statuses(tmp_path, MachineSocket, guests=True) == [b"403", b"404", b"404", b""]
+
+
+@pytest.mark.skipif(not hasattr(socket, "AF_VSOCK"), reason="vsock is Linux's")
+def test_services_on_vsock_are_the_whole_api(tmp_path: Path) -> None:
+    assert statuses(tmp_path, MachineSocket, guests=False) == [b"500", b"500", b"500", b"404"]
+
+
+def test_a_program_of_the_host_has_the_whole_api(tmp_path: Path) -> None:
+    assert statuses(tmp_path, socket.socket, guests=True) == [b"500", b"500", b"500", b""]

@@ -1,0 +1,50 @@
+"""Refusals of the egress policy: each is counted, and each guest has log lines of its own."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import structlog
+from structlog.testing import capture_logs
+
+from pipeline.config.model import EgressPolicy
+from pipeline.counters import INDEX, TABLE
+from pipeline.stages.egress import policy_filter
+from pipeline.stages.egress.policy_filter import LOG_SPACING, MAX_LOGGED, PolicyFilter
+from pipeline.wire.ipv4 import addr_parse
+
+NOISY, OTHER, TO = map(addr_parse, ("192.168.127.2", "192.168.127.3", "10.0.0.1"))
+
+
+def made() -> tuple[PolicyFilter, list[int]]:
+    counts = [0] * len(TABLE)
+    worker: Any = SimpleNamespace(counts=counts, log=structlog.get_logger())
+    return PolicyFilter(worker, EgressPolicy(default="deny")), counts
+
+
+def test_a_noisy_guest_hides_no_refusal_of_another_and_every_refusal_is_counted(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now = 100.0
+    monkeypatch.setattr(policy_filter, "monotonic", lambda: now)
+    judge, counts = made()
+    with capture_logs() as lines:
+        for _ in range(1000):
+            assert judge.refuses(NOISY, TO, 80, "tcp")
+        assert judge.refuses(OTHER, TO, 0, "icmp")
+        now += LOG_SPACING
+        assert judge.refuses(NOISY, TO, 443, "udp")
+    assert [(line["guest"], line["to"], line["unlogged"]) for line in lines] == [
+        ("192.168.127.2", "10.0.0.1:80", 0),
+        ("192.168.127.3", "10.0.0.1", 0),
+        ("192.168.127.2", "10.0.0.1:443", 999),
+    ]
+    assert counts[INDEX["egress_flow_refused_policy"]] == 1002
+
+
+def test_the_addresses_that_are_remembered_have_a_bound() -> None:
+    judge, _ = made()
+    with capture_logs():
+        for guest in range(3 * MAX_LOGGED + 1):
+            assert judge.refuses(guest, TO, 80, "tcp")
+    assert len(judge._logged) == 1

@@ -1,0 +1,115 @@
+"""Links are read in turns: nobody is forgotten, and ingress does not spin while somebody waits."""
+
+from collections.abc import Iterator
+from time import monotonic
+
+import pytest
+
+from pipeline.counters import INDEX
+from pipeline.links.base import LinkClosed
+from pipeline.stages.ingress import shares
+from tests.support.ingress_rig import FRAME, IngressRig
+
+NEVER = float("inf")
+
+
+@pytest.fixture
+def rig() -> Iterator[IngressRig]:
+    rig = IngressRig()
+    yield rig
+    rig.end()
+
+
+def test_an_empty_link_does_not_hide_the_next_link_of_its_guest(rig: IngressRig) -> None:
+    empty, first = rig.link_of("process 7")
+    full, second = rig.link_of("process 7")
+    _, other = rig.link_of("process 8")
+    rig.turn()
+    rig.turn()
+    assert not rig.stage.ports.readable
+    second.sendall(FRAME * 3)
+    rig.stage.ports.readable[empty] = rig.stage.ports.readable[full] = None
+    rig.turn()
+    if rig.stage.deadline() == 0.0:
+        rig.turn()
+    assert not rig.stage.ports.readable, "both were read until they were empty"
+    assert rig.taken() >= 3
+    for end in (first, second, other):
+        end.close()
+
+
+def test_a_pause_that_is_over_does_not_keep_ingress_awake_while_its_guest_owes_time(rig: IngressRig) -> None:
+    port, flood = rig.link_of("process 7")
+    _, honest = rig.link_of("process 8")
+    rig.turn()
+    honest.sendall(FRAME)
+    rig.turn()
+    rig.stage.fairness.charge(port.guest_number, rig.rate * 2, monotonic() - 100.0)
+    rig.worked(port.number, 1.0)
+    rig.turn()
+    flood.sendall(FRAME)
+    honest.sendall(FRAME)
+    rig.turn()
+    rig.turn()
+    assert port in rig.stage.ports.readable, "it has to wait for what it owes"
+    assert rig.worker.counts[INDEX["link_reads_paused_small_work"]] == 1
+    assert monotonic() < rig.stage.deadline() < monotonic() + 2 * shares.ACTIVE_S
+    flood.close()
+    honest.close()
+
+
+def test_a_guest_that_waited_for_another_one_is_read_when_that_one_is_gone(rig: IngressRig) -> None:
+    waiting, leaving = rig.guest(), rig.guest()
+    rig.turn()
+    leaving.sendall(FRAME)
+    rig.turn()
+    port, other = rig.stage.ports.by_number.values()
+    rig.worked(port.number, 1.0)
+    rig.turn()
+    waiting.sendall(FRAME)
+    leaving.sendall(FRAME)
+    rig.turn()
+    assert port in rig.stage.ports.readable
+    rig.turn()
+    rig.stage.ports.detach(other, LinkClosed("its socket broke while ingress sent to it"))
+    assert rig.stage.deadline() == 0.0, "no event will come"
+    rig.turn()
+    rig.turn()
+    assert port not in rig.stage.ports.readable
+    assert rig.stage.deadline() == NEVER
+    waiting.close()
+    leaving.close()
+
+
+def test_a_step_is_short_if_what_it_reads_is_work_for_others(rig: IngressRig) -> None:
+    port, flood = rig.link_of("process 7")
+    _, honest = rig.link_of("process 8")
+    rig.turn()
+    rig.turn()
+    accounts = rig.stage.ports.shares
+    accounts.was_read(port.guest_number, 70_000, 1000, monotonic())
+    accounts.charge(port.guest_number, 0.005, monotonic())
+    flood.sendall(FRAME * 3000)
+    rig.turn()
+    assert rig.taken() * len(FRAME) <= 2 * shares.LEAST_READ, "each read is 0.3 ms of work"
+    assert rig.stage.deadline() == 0.0, "the rest follows at once"
+    flood.close()
+    honest.close()
+
+
+def test_a_round_in_which_nobody_can_be_read_cancels_no_debt(rig: IngressRig) -> None:
+    (first, one), (second, two) = rig.link_of("process 7"), rig.link_of("process 8")
+    rig.turn()
+    rig.turn()
+    one.sendall(FRAME * 2000)
+    while rig.stage.steering.room() > 0:
+        rig.turn()
+    accounts = rig.stage.ports.shares
+    accounts.charge(first.guest_number, 0.0008, monotonic())
+    one.sendall(FRAME)
+    two.sendall(FRAME)
+    for _ in range(40):
+        rig.turn()
+    assert accounts.order([first.guest_number, second.guest_number]) == [second.guest_number]
+    one.close()
+    two.close()

@@ -1,0 +1,82 @@
+"""The ingress stage in its worker, with guests on socket pairs. The test turns the loop."""
+
+import gc
+import os
+import socket
+from time import monotonic
+
+from pipeline.config import merge, options
+from pipeline.go import flags
+from pipeline.ipc.fabric import Fabric
+from pipeline.links.listener import Guest
+from pipeline.links.stream import StreamLink
+from pipeline.records.frames import Misbehaved
+from pipeline.records.guests import Work
+from pipeline.records.kinds import RECORD_BYTES
+from pipeline.stages.ingress.ports import Port
+from pipeline.stages.ingress.stage import IngressStage
+from pipeline.stages.worker import Worker
+from pipeline.topology import Layout
+from pipeline.wire import framing
+
+FRAME = b"\x0e\x00" + bytes(14)
+"""The shortest frame, as it lies in the stream of a link."""
+
+
+class IngressRig:
+    """Ingress between links and rings. End it with ``end()``."""
+
+    def __init__(self) -> None:
+        config, _ = merge.build(flags.parse(options.START, []), [], resolv_conf=os.devnull)
+        self.fabric = Fabric.create(Layout(64, 1, 1))
+        self.worker = Worker(self.fabric.ports("ingress"), None)
+        self.stage = IngressStage(self.worker, config)
+        self.worker.adopt(self.stage)
+        self.demux = self.fabric.ports("demux").rings_out["ingress"]
+        self.rate = config.limits.max_bad_frames_per_second
+        # As in a worker's process: a collection of all that the tests hold would be charged to a guest.
+        gc.freeze()
+
+    def end(self) -> None:
+        """Close everything."""
+        self.worker.end()
+        gc.unfreeze()
+
+    def guest(self) -> socket.socket:
+        """A guest of /connect whose peer is unknown. Returns its end."""
+        ours, theirs = socket.socketpair()
+        assert self.stage.on_control({"op": "attach", "head": b""}, [ours.detach()]) == {}
+        return theirs
+
+    def link_of(self, identity: str) -> tuple[Port, socket.socket]:
+        """A link that this peer has opened, and its other end."""
+        ours, theirs = socket.socketpair()
+        link = StreamLink(ours, framing.LE16, self.worker.pool, self.worker.ports.arena.slots)
+        port = self.stage.ports.attach(Guest(link, framing.LE16, "connect", identity, identity))
+        assert port is not None
+        return port, theirs
+
+    def misbehaved(self, link: int) -> None:
+        """Demux reports ten seconds' worth of bad frames."""
+        self.demux.push(Misbehaved.pack(link, self.rate * 10))
+        self.demux.publish()
+
+    def worked(self, link: int, seconds: float) -> None:
+        """Demux reports work for a link."""
+        self.demux.push(Work.pack(link, int(seconds * 1e9)))
+        self.demux.publish()
+
+    def taken(self) -> int:
+        """Take what ingress has sent to demux. Returns the number of records."""
+        count = 0
+        for ring in (self.fabric.ports("demux").rings_in["ingress"],):
+            while burst := ring.peek():
+                count += len(burst) // RECORD_BYTES
+                ring.release(len(burst) // RECORD_BYTES)
+        return count
+
+    def turn(self) -> None:
+        """Deliver events and breathe."""
+        assert self.worker.poller is not None
+        self.worker.poller.dispatch(self.worker.poller.poll(0, 64))
+        self.worker.breathe(monotonic())
