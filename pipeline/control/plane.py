@@ -46,8 +46,8 @@ class ControlPlane:
     ) -> None:
         """controls: the supervisor's ends of the control sockets by worker. Needs a running event loop.
 
-        on_guest: called with ingress' events about the listeners of accept_guests(). meter: gets the way to the
-        workers here. token: what endpoints on the host ask for, "" for nothing.
+        on_guest: called with ingress' events about the listeners of accept_guests(). meter: gets a way to the
+        workers. token: what endpoints on the host ask for, "" for nothing.
         """
         self._config = config
         self._on_guest = on_guest
