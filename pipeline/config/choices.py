@@ -8,6 +8,8 @@ from typing import Final
 
 STREAM_SCHEMES: Final = ("unix", "tcp", "tcp4", "tcp6", "vsock", "fd")
 """Where clients of the API and guests on byte streams may come; fd is a descriptor passed by a parent."""
+METRICS_SCHEMES: Final = ("unix", "tcp", "tcp4", "tcp6", "fd")
+"""Where monitors may come."""
 LINK_SCHEMES: Final[Mapping[str, tuple[str, ...]]] = {
     "qemu": STREAM_SCHEMES,
     "le16": STREAM_SCHEMES,

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Final
 from urllib.parse import urlsplit
 
-from pipeline.config.choices import LINK_SCHEMES
+from pipeline.config.choices import LINK_SCHEMES, METRICS_SCHEMES
 from pipeline.config.errors import ConfigError
 from pipeline.config.keys import FileKeys
 from pipeline.config.model import LINKS
@@ -15,6 +15,8 @@ from pipeline.links.addresses import unix_path
 from pipeline.system import inet, socket_file
 
 _VSOCK: Final = re.compile(r"([0-9]*:[0-9]+|[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12})", re.ASCII)
+
+_METRICS_HINT: Final = "allowed: host:port or unix:///path"
 
 
 def links_of(parsed: flags.Parsed, keys: FileKeys) -> dict[str, str]:
@@ -51,6 +53,23 @@ def further_links(texts: Sequence[str]) -> tuple[tuple[str, str], ...]:
             _must_not_exist(url, scheme)
         found.append((protocol, url))
     return tuple(found)
+
+
+def metrics_url(text: str) -> str:
+    """The URL of the endpoint for monitors, from ``host:port`` or a URL; "" for none. Raises ConfigError."""
+    if not text:
+        return ""
+    url = text if "://" in text else f"tcp://{text}"
+    try:
+        check(url, "metrics", METRICS_SCHEMES)
+    except ConfigError as error:
+        raise ConfigError(f"{error}; {_METRICS_HINT}") from None
+    parts = urlsplit(url)
+    if parts.scheme in inet.TCP and not parts.hostname:
+        raise ConfigError(
+            f"metrics: address {parts.netloc}: missing host, such as 127.0.0.1; {_METRICS_HINT}"
+        )
+    return url
 
 
 def check(url: str, what: str, schemes: tuple[str, ...]) -> None:

@@ -7,7 +7,14 @@ lists the kinds of addresses from the table that checks them. merge.py says what
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-from pipeline.config.choices import GUESTS, LINK_SCHEMES, PLACEMENTS, STREAM_SCHEMES, UDP_NATS
+from pipeline.config.choices import (
+    GUESTS,
+    LINK_SCHEMES,
+    METRICS_SCHEMES,
+    PLACEMENTS,
+    STREAM_SCHEMES,
+    UDP_NATS,
+)
 from pipeline.go.flags import Flag
 
 _URLS: Final[Mapping[str, str]] = {
@@ -64,6 +71,7 @@ GVPROXY: Final[tuple[Flag, ...]] = (
 
 OWN: Final[tuple[Flag, ...]] = (
     Flag("link", "string", f"further place for guests, repeats: {_links()}", repeats=True),
+    Flag("metrics", "string", f"endpoint for Prometheus alone: host:port or {_urls(METRICS_SCHEMES)}"),
     Flag("tcp-workers", "int", "TCP worker processes; 0 means as configured, else 1"),
     Flag("egress-workers", "int", "worker processes for host sockets; 0 means as configured, else 1"),
     Flag(

@@ -12,8 +12,16 @@ from pipeline.config.model import Config, PortForward
 from pipeline.control.forwarder import Forwarder, ForwardError
 from pipeline.control.http.access import Access
 from pipeline.control.http.front import Front, TakeOver
-from pipeline.control.http.servers import BROWSERS, GUEST, HOST, Servers
+from pipeline.control.http.servers import (
+    BROWSERS,
+    BROWSERS_MONITORING,
+    GUEST,
+    HOST,
+    MONITORING,
+    Servers,
+)
 from pipeline.control.http.takeover import CAPTURE, CONNECT, TUNNEL, Capture, Connect, Tunnel
+from pipeline.control.metrics.meter import Meter
 from pipeline.control.notify import CONNECTION_CLOSED, CONNECTION_ESTABLISHED, Notifier
 from pipeline.control.repeated import Repeated
 from pipeline.control.ssh.destination import Destination, host_path
@@ -41,18 +49,17 @@ class ControlPlane:
         fabric: Fabric,
         controls: Mapping[str, socket.socket],
         on_guest: Callable[[messages.GuestEvent], None],
-        version: str,
+        meter: Meter,
         token: str,
     ) -> None:
         """controls: the supervisor's ends of the control sockets by worker. Needs a running event loop.
 
-        on_guest: called with ingress' events about the listeners of accept_guests(). version: of the program.
-        token: what endpoints on the host ask for, "" for nothing.
+        on_guest: called with ingress' events about the listeners of accept_guests(). meter: gets a way to the
+        workers. token: what endpoints on the host ask for, "" for nothing.
         """
         self._config = config
         self._on_guest = on_guest
         self._log = logs.logger("supervisor")
-        self._blocks = {name: fabric.counters(name) for name in fabric.layout.names}
         self._channels = Channels(
             {
                 name: Channel(name, sock, self._on_event, self._log, notify=fabric.bell(name).notify_control)
@@ -65,30 +72,21 @@ class ControlPlane:
             request, self._sockets, self._log, max_forwards=config.limits.max_forwards
         )
         self._not_handed_over = Repeated(self._log, "a guest's DNS connection cannot be handed over")
-        self._counts: dict[str, int] = {}
-        self._notifier = Notifier(config.links.notification, self._log, self._count)
-        self._access = Access(self._log, token=token, guests=config.access.guest_api, count=self._count)
-        self._servers = Servers(lambda: self._make_api(version, token=bool(token)))
+        meter.connect(request)
+        self._meter = meter
+        self._notifier = Notifier(config.links.notification, self._log, meter.count)
+        self._access = Access(self._log, token=token, guests=config.access.guest_api, count=meter.count)
+        self._servers = Servers(lambda: self._make_api(token=bool(token)))
         self._fronts: list[Front] = []
         self._guest_front: Front | None = None
 
-    def _make_api(self, version: str, *, token: bool) -> "Api":
+    def _make_api(self, *, token: bool) -> "Api":
         from pipeline.control.http import openapi  # noqa: PLC0415  see servers.py
         from pipeline.control.http.api import Api  # noqa: PLC0415
 
-        description = openapi.document(version, token=token)
+        description = openapi.document(self._meter.build.version, token=token)
         request, log, access = self._channels.request, self._log, self._access
-        return Api(self._forwarder, request, self._counters, log, access=access, description=description)
-
-    def _counters(self) -> dict[str, dict[str, int]]:
-        counts = {name: block.snapshot() for name, block in self._blocks.items()}
-        own = dict(self._counts)
-        if lost := logs.lost():
-            own["log_lines_dropped"] = lost
-        return counts | {"supervisor": own}
-
-    def _count(self, name: str) -> None:
-        self._counts[name] = self._counts.get(name, 0) + 1
+        return Api(self._forwarder, request, self._meter, log, access=access, description=description)
 
     async def start(self) -> None:
         """Start to notify, and open the configured forwards. Raises ForwardError, which names the forward."""
@@ -118,7 +116,7 @@ class ControlPlane:
         A client of a socket for guests that comes from a virtual machine (vsock) is a guest. It has the API
         of the gateway's port 80.
         """
-        browsers = listener.family in (socket.AF_INET, socket.AF_INET6)
+        browsers = _is_tcp(listener)
         only_guests = guests and listener.family in _MACHINES
         request, log, access = self._channels.request, self._log, self._access
         paths: dict[str, TakeOver] = {}
@@ -128,7 +126,14 @@ class ControlPlane:
             paths[TUNNEL] = Tunnel(request, log, access, browsers=browsers)
             paths[CAPTURE] = Capture(request, log, access, browsers=browsers)
         kind = GUEST if only_guests else BROWSERS if browsers else HOST
-        front = Front(self._servers.server(kind), paths, log)
+        self._listen(Front(self._servers.server(kind), paths, log), listener)
+
+    def serve_metrics(self, listener: socket.socket) -> None:
+        """Serve what monitors read, and nothing else, on a listening socket, which stays the caller's."""
+        kind = BROWSERS_MONITORING if _is_tcp(listener) else MONITORING
+        self._listen(Front(self._servers.server(kind), {}, self._log), listener)
+
+    def _listen(self, front: Front, listener: socket.socket) -> None:
         self._fronts.append(front)
         front.listen(listener)
 
@@ -191,6 +196,11 @@ class ControlPlane:
             case _:
                 close_all(fds)
                 self._log.warning("unknown event", worker=worker, name=event.get("event"))
+
+
+def _is_tcp(listener: socket.socket) -> bool:
+    """Whether browsers can reach it."""
+    return listener.family in (socket.AF_INET, socket.AF_INET6)
 
 
 def _proxy_text(forward: PortForward) -> str:

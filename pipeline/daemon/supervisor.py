@@ -24,6 +24,7 @@ from pipeline import logs
 from pipeline.config.model import Config, GuestApi
 from pipeline.control.forwarder import ForwardError
 from pipeline.control.http.access import TokenError, read_token
+from pipeline.control.metrics.meter import Meter
 from pipeline.control.notify import HYPERVISOR_ERROR, READY
 from pipeline.control.plane import ControlPlane
 from pipeline.control.ssh.destination import SocketError, SshError
@@ -133,7 +134,12 @@ class Supervisor:
         self._write_pid_file()
         workers = config.workers
         layout = Layout(workers.slots, workers.tcp_workers, workers.egress_workers)
-        for url in (*config.links.listen, config.links.services, *(url for _, url in self._guest_urls())):
+        for url in (
+            *config.links.listen,
+            config.links.services,
+            config.links.metrics,
+            *(url for _, url in self._guest_urls()),
+        ):
             if url.startswith(inherited.SCHEME):
                 self.inherited.claim(url)
         for name in self.inherited.unused():
@@ -203,8 +209,10 @@ class Supervisor:
         for worker in self.running:
             loop.add_reader(worker.process.sentinel, self._on_end, worker)
         controls = {name: sock for worker in self.running for name, sock in worker.controls.items()}
+        pids = {worker.name: worker.process.pid for worker in self.running}
+        meter = Meter(self.fabric, pids, self.version, self.log)
         self.plane = plane = ControlPlane(
-            self.config, self.fabric, controls, self._on_guest, self.version, self.token
+            self.config, self.fabric, controls, self._on_guest, meter, self.token
         )
         try:
             if not self._is_stopping() and await self._open_unless_stopped(plane):
@@ -265,20 +273,22 @@ class Supervisor:
         for url in config.links.listen:
             sock = self._listen(url)
             plane.serve(sock, guests=True)
-            self.log.info(f"listening {addresses.bound_url(url, sock)}")
+            self.log.info(f"listening {addresses.bound_url(sock, url)}")
         plane.notify(READY)
         if config.links.services:
             sock = self._listen(config.links.services)
             plane.serve(sock, guests=False)
-            bound = addresses.bound_url(config.links.services, sock)
+            bound = addresses.bound_url(sock, config.links.services)
             self.log.info(f"enabling services API. Listening {bound}")
+        if url := config.links.metrics:
+            self._serve_metrics(plane, url)
         try:
             for protocol, url in self._guest_urls():
                 sock = protocols.bind(protocol, url, self.inherited)
                 with sock:
                     self._keep_path(url)
                     await self._accept_guests(plane, protocol, [sock])
-                    bound = addresses.bound_url(url, sock)
+                    bound = addresses.bound_url(sock, url)
                 self.log.info(f"listening {bound}", protocol=protocol)
             if self.stdio is not None:
                 await self._accept_guests(plane, protocols.STDIO, self.stdio)
@@ -287,6 +297,13 @@ class Supervisor:
             raise
         self._close_stdio()
         await plane.forward_sockets()
+
+    def _serve_metrics(self, plane: ControlPlane, url: str) -> None:
+        listener = self._listen(url)
+        plane.serve_metrics(listener)
+        self.log.info("metrics", url=addresses.bound_url(listener, url))
+        if addresses.is_open_to_others(listener):
+            self.log.warning("everyone who reaches this address can read the metrics", url=url)
 
     async def _accept_guests(
         self, plane: ControlPlane, protocol: str, fds: list[socket.socket] | tuple[int, int]

@@ -15,6 +15,7 @@ anything else that exists, this is an error.
 """
 
 import errno
+import ipaddress
 import os
 import re
 import socket
@@ -75,6 +76,21 @@ def _bind(url: str, schemes: tuple[str, ...]) -> socket.socket:
         raise AddressError(f"cannot listen: {url}: {error}") from error
 
 
+def bound_url(sock: socket.socket, url: str) -> str:
+    """The URL with the port that the system chose, where it asked for port 0."""
+    parts = urlsplit(url)
+    if parts.scheme not in inet.TCP or parts.port:
+        return url
+    return f"{parts.scheme}://{parts.netloc.rpartition(':')[0]}:{sock.getsockname()[1]}"
+
+
+def is_open_to_others(sock: socket.socket) -> bool:
+    """Whether other machines may reach a listening socket: one for TCP that is not on the loopback."""
+    if sock.family not in (socket.AF_INET, socket.AF_INET6):
+        return False
+    return not ipaddress.ip_address(sock.getsockname()[0].partition("%")[0]).is_loopback
+
+
 def words_of(error: OSError) -> str:
     """The system's words for an error, in lower case as Go has them."""
     return os.strerror(error.errno).lower() if error.errno else str(error)
@@ -86,14 +102,6 @@ def privileged(error: OSError, port: int | None) -> str:
         return ""
     setting = f"net.ipv4.ip_unprivileged_port_start={port}"
     return f" (a port below 1024 needs CAP_NET_BIND_SERVICE, or sysctl {setting})"
-
-
-def bound_url(url: str, sock: socket.socket) -> str:
-    """The URL with the port that the system chose, where it asks for port 0."""
-    parts = urlsplit(url)
-    if parts.scheme not in inet.TCP or parts.port != 0:
-        return url
-    return f"{parts.scheme}://{parts.netloc.rpartition(':')[0]}:{sock.getsockname()[1]}"
 
 
 def unix_path(url: str) -> str:

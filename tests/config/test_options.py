@@ -6,12 +6,13 @@ from collections.abc import Sequence
 import pytest
 
 from pipeline.config import merge, options
-from pipeline.config.choices import LINK_SCHEMES, STREAM_SCHEMES
+from pipeline.config.choices import LINK_SCHEMES, METRICS_SCHEMES, STREAM_SCHEMES
 from pipeline.config.file import ConfigError
 from pipeline.go import flags
 
 SCHEMES = ("unix", "unixpacket", "unixgram", "tcp", "vsock", "fd")
 PLACES = [("listen", "", STREAM_SCHEMES), ("services", "", STREAM_SCHEMES)]
+PLACES += [("metrics", "", METRICS_SCHEMES)]
 PLACES += [(f"listen-{name}", "", LINK_SCHEMES[name]) for name in ("qemu", "vpnkit", "bess", "vfkit")]
 PLACES += [("link", f"{name}+", schemes) for name, schemes in LINK_SCHEMES.items()]
 

@@ -20,6 +20,9 @@ HOST: Final = "host"
 BROWSERS: Final = "browsers"
 """An endpoint on the host that they can reach."""
 GUEST: Final = "guest"
+MONITORING: Final = "monitoring"
+"""What monitors read, where browsers cannot reach it."""
+BROWSERS_MONITORING: Final = "monitoring, browsers"
 
 
 class Servers:
@@ -60,4 +63,9 @@ class Servers:
 
     def _application(self, kind: str) -> "Application":
         api = self._api = self._api or self._make_api()
-        return api.guest() if kind == GUEST else api.full(browsers=kind == BROWSERS)
+        browsers = kind in (BROWSERS, BROWSERS_MONITORING)
+        if kind == GUEST:
+            return api.guest()
+        if kind in (MONITORING, BROWSERS_MONITORING):
+            return api.monitoring(browsers=browsers)
+        return api.full(browsers=browsers)

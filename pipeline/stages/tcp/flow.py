@@ -77,8 +77,11 @@ class Guest:
 class Flow:
     """A connection: the engine's state, and what this worker keeps for it."""
 
-    def __init__(self, conn: Connection, key: FlowKey, guest: Guest, host: HostEnd) -> None:
+    def __init__(self, conn: Connection, key: FlowKey, guest: Guest, host: HostEnd, now: float) -> None:
         """The flow counts for its guest from begin() on."""
+        self.began_at = now
+        self.established = False
+        """Whether the handshake was ever complete."""
         self.conn = conn
         self.key = key
         self.guest = guest
@@ -98,6 +101,7 @@ class Flow:
 
     def opened(self) -> None:
         """The handshake is complete."""
+        self.established = True
         self.half_open = False
         self.guest.opened(self)
 
