@@ -29,6 +29,7 @@ complete -c gvtap-pipeline -o listen-stdio -r -d 'any value: frames on standard 
 complete -c gvtap-pipeline -o listen-vfkit -r -d 'endpoint for vfkit: unixgram:///path, fd://3, fd://name'
 complete -c gvtap-pipeline -o listen-vpnkit -r -d 'endpoint for hyperkit and vpnkit: unix:///path, tcp://host:port, tcp4://host:port, tcp6://host:port, vsock://[cid]:port, fd://3, fd://name'
 complete -c gvtap-pipeline -o log-file -r -F -d 'path of the log; it is emptied first'
+complete -c gvtap-pipeline -o metrics -r -d 'endpoint for Prometheus alone: host:port or unix:///path, tcp://host:port, tcp4://host:port, tcp6://host:port, fd://3, fd://name'
 complete -c gvtap-pipeline -o mtu -r -d 'MTU of the virtual network; 0 means that of the configuration file, else 1500'
 complete -c gvtap-pipeline -o notification -r -d 'socket that gets notifications: unix:///path'
 complete -c gvtap-pipeline -o pcap -r -F -d 'path of a packet capture; only without -config'
