@@ -83,8 +83,8 @@ def test_a_flag_like_no_other_gets_no_suggestion(capfd: pytest.CaptureFixture[st
         (["start", "-debug", "mtu=1400"], '"mtu=1400" is not a flag, did you mean -mtu=1400?'),
         (["start", "-debug", "true"], 'unexpected argument "true": a flag begins with a dash'),
         (["-listen", "unix:///s"], '"-listen" is a flag of start: gvtap-pipeline start -listen unix:///s'),
-        (["strat"], "unknown command: strat, did you mean start?"),
-        (["config", "chek", "f"], "unknown command: config chek f"),
+        (["staart"], "unknown command: staart, did you mean start?"),
+        (["config", "checks", "f"], "unknown command: config checks f"),
     ],
 )
 def test_a_word_in_the_wrong_place_is_explained(

@@ -33,6 +33,9 @@ MAX_FORWARDS: Final = Limits().max_forwards
 class ForwardError(Exception):
     """A forward that cannot be opened or closed. The text is for the client."""
 
+    advice = ""
+    """What helps, in brackets. It is not part of the text, which is the original's."""
+
 
 class Forward(NamedTuple):
     """One open forward, texts as asked for. opened_by: a guest's address, or HOST."""

@@ -98,7 +98,8 @@ class ControlPlane:
                     forward.protocol, forward.local, forward.remote, _proxy_text(forward)
                 )
             except ForwardError as error:
-                raise ForwardError(f"{error}{self._advice(forward, str(error))}") from None
+                error.advice = self._advice(forward, str(error))
+                raise
 
     def _advice(self, forward: PortForward, error: str) -> str:
         """What helps against a forward that cannot be opened, in brackets, or an empty text."""

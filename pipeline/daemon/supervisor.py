@@ -226,6 +226,8 @@ class Supervisor:
         ) as error:
             if not self._is_stopping():
                 text = f"{error}{descriptor_limit.advice(error)}"
+                if isinstance(error, ForwardError) and not self.program.one_guest:
+                    text += error.advice
                 self._stop(text, EXIT_FAILED)
                 if not self.program.one_guest:
                     self.log.critical(text)

@@ -95,7 +95,7 @@ def test_an_ipv6_address_without_brackets_is_shown_with_them(tmp_path: Path) -> 
 def test_the_port_that_the_system_chose_is_reported_and_works(tmp_path: Path) -> None:
     with LoneDaemon(tmp_path, "-listen", "tcp://127.0.0.1:0", "-services", "tcp://127.0.0.1:0") as daemon:
         wait_for(lambda: "waiting for clients..." in daemon.errors(), "the start", 20)
-        found = re.findall(r'[lL]istening tcp://127\.0\.0\.1:(\d+)"', daemon.errors())
+        found = re.findall(r'(?i)listening tcp://127\.0\.0\.1:(\d+)"', daemon.errors())
         assert len(found) == 2
         for port in found:
             socket.create_connection(("127.0.0.1", int(port)), 5).close()
@@ -137,7 +137,7 @@ def test_the_check_of_the_state_file_leaves_nothing(tmp_path: Path) -> None:
     ("text", "key"),
     [
         ("egres-policy: {default: deny}", "egres-policy, did you mean egress-policy?"),
-        ("egress-policy: {defualt: deny}", "egress-policy.defualt, did you mean default?"),
+        ("egress-policy: {defaults: deny}", "egress-policy.defaults, did you mean default?"),
         (
             "egress-policy: {rules: [{action: deny, network: [10.0.0.0/8]}]}",
             "egress-policy.rules[0].network, did you mean networks?",
