@@ -18,7 +18,7 @@ _BYTES = ("flags", "header_len", "hops_left", "type", "code", "protocol")
 _WORDS = ("link", "guest", "stride", "piece_size", "window", "mss", "guest_port", "identifier", "sequence")
 _BOOLEANS = (
     "vnet", "borrowed", "has_timestamps", "has_other_options", "sack_permitted", "after_steered", "both",
-    "final", "dont_fragment", "shared", "crowded",
+    "final", "dont_fragment", "shared", "crowded", "insists",
 )  # fmt: skip
 
 

@@ -8,11 +8,10 @@ coming back.
 from typing import Final
 
 from pipeline.engines.buckets import Buckets
+from pipeline.system.descriptor_limit import MAX_LINKS
 
 MAX_NUMBER: Final = 0xFFFF
 """Guests are numbered from 1, in 16 bits of a record."""
-MAX_LINKS: Final = 256
-"""Links of all guests."""
 SURE_LINKS: Final = 16
 """Links that a guest may have in any case. It may have more while as many are free."""
 LINKS_PER_SECOND: Final = 10.0
@@ -28,7 +27,9 @@ TOO_OFTEN: Final = "link_refused_too_often"
 class GuestNumbers:
     """The guests that have links, or had some a moment ago. A number is used again as late as possible."""
 
-    def __init__(self) -> None:
+    def __init__(self, max_links: int = MAX_LINKS) -> None:
+        """max_links: of all guests."""
+        self.max_links = max_links
         self._number_of: dict[str, int] = {}
         self._identity_of: dict[int, str] = {}
         self._links: dict[int, int] = {}
@@ -42,16 +43,24 @@ class GuestNumbers:
     def __len__(self) -> int:
         return len(self._links) - len(self._left_at)
 
+    def links(self) -> dict[int, int]:
+        """How many links each guest has, by its number. A guest without links is not there."""
+        return {number: count for number, count in self._links.items() if count}
+
+    def peers(self) -> dict[int, str]:
+        """The peer of each guest, by its number, as far as it is known."""
+        return dict(self._identity_of)
+
     def refusal(self, identity: str, now: float) -> str:
         """Why this peer may open no further link now: the name of a counter; "" if it may."""
-        if self._total >= MAX_LINKS:
+        if self._total >= self.max_links:
             return TOO_MANY
         number = self._number_of.get(identity, 0) if identity else 0
         if not number:
             return ""
         if not self._opened.take(number, now):
             return TOO_OFTEN
-        return TOO_MANY if self._links[number] >= max(SURE_LINKS, MAX_LINKS - self._total) else ""
+        return TOO_MANY if self._links[number] >= max(SURE_LINKS, self.max_links - self._total) else ""
 
     def add_link(self, identity: str) -> int:
         """The number of the guest that opened one more link."""

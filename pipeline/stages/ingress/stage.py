@@ -76,6 +76,7 @@ class IngressStage:
 
         ``attach``: a stream that /connect has taken over, with the bytes after its head.
         ``open``: sockets on which guests arrive, see pipeline.stages.ingress.acceptors.
+        ``guests``: the guests with links.
         ``capture``: a file with the head of a capture. Every frame is written to it from now on.
         """
         match messages.request_of(message):
@@ -87,6 +88,9 @@ class IngressStage:
             case messages.Capture() if fds:
                 self._capture.start(fds[0])
                 return {}
+            case messages.Guests():
+                guests = self.ports.guests
+                return messages.GuestsAnswer.of({"links": guests.links()}, guests.peers()).encode()
         close_all(fds)
         return {"error": f"ingress knows no request {message.get('op')!r}"}
 

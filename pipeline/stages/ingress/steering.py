@@ -235,8 +235,10 @@ class Steering:
             ring.push(Shared.pack(shared))
 
     def link_up(self, link: int, guest: int) -> None:
-        """A link of that guest is there."""
-        self._demux.push(LinkNotice.pack(kinds.LINK_UP, link, guest))
+        """A link of that guest is there. Each worker is told before it gets frames of the link."""
+        up = LinkNotice.pack(kinds.LINK_UP, link, guest)
+        for ring in (*self._shards, self._demux):
+            ring.push(up)
 
     def link_down(self, link: int, guest: int) -> None:
         """A guest is gone: nothing goes to it any more, and all workers that may know it are told."""
