@@ -8,12 +8,14 @@ from typing import Final
 
 from pipeline import logs
 from pipeline.config.model import Config, PortForward
+from pipeline.control.forward_shares import ForwardShares
 from pipeline.control.forwarder import Forwarder
+from pipeline.control.guests import GuestSums
 from pipeline.control.http import openapi
 from pipeline.control.http.access import Access
 from pipeline.control.http.api import Api
-from pipeline.control.http.connection import make_runner, server_of
-from pipeline.control.http.front import Front, TakeOver
+from pipeline.control.http.connection import Server, make_runner, server_of
+from pipeline.control.http.front import MAX_CONNECTIONS, Front, TakeOver
 from pipeline.control.http.takeover import CONNECT, TUNNEL, Connect, Tunnel
 from pipeline.control.notify import CONNECTION_CLOSED, CONNECTION_ESTABLISHED, Notifier
 from pipeline.control.repeated import Repeated
@@ -23,7 +25,11 @@ from pipeline.control.workers import Channel, Channels, Message, RequestError
 from pipeline.ipc import messages
 from pipeline.ipc.channel import close_all
 from pipeline.ipc.fabric import Fabric
-from pipeline.topology import INGRESS, RESOLVER
+from pipeline.system import descriptor_limit
+from pipeline.topology import INGRESS, LISTEN, RESOLVER
+
+CONNECTIONS_PART: Final = 4
+"""Connections of the API may have one part in this many of the descriptors, for each endpoint."""
 
 _MACHINES: Final = tuple(getattr(socket, name, None) for name in ("AF_VSOCK", "AF_HYPERV"))
 """Families of sockets whose clients are virtual machines."""
@@ -58,15 +64,24 @@ class ControlPlane:
         )
         request = self._channels.request
         self._sockets = SocketForwards(request, self._log)
-        self._forwarder = Forwarder(
-            request, self._sockets, self._log, max_forwards=config.limits.max_forwards
-        )
-        self._not_handed_over = Repeated(self._log, "a guest's DNS connection cannot be handed over")
         self._counts: dict[str, int] = {}
+        shares = ForwardShares(config.limits, self._count)
+        self._forwarder = Forwarder(request, self._sockets, self._log, shares)
+        self._not_handed_over = Repeated(self._log, "a guest's DNS connection cannot be handed over")
         self._notifier = Notifier(config.links.notification, self._log, self._count)
         access = Access(self._log, token=token, guests=config.access.guest_api, count=self._count)
         description = openapi.document(version, token=bool(token))
-        api = Api(self._forwarder, request, self._counters, self._log, access=access, description=description)
+        workers = [name for name in fabric.layout.names if name != LISTEN]
+        own = {"forwards": self._forwarder.sums, "api_connections": self._api_connections}
+        api = Api(
+            self._forwarder,
+            request,
+            self._counters,
+            self._log,
+            access=access,
+            description=description,
+            guests=GuestSums(request, workers, own),
+        )
         self._access = access
         self._full = {browsers: make_runner(api.full(browsers=browsers)) for browsers in (False, True)}
         """The API of endpoints on the host: one for those that browsers can reach, one for the others."""
@@ -81,6 +96,15 @@ class ControlPlane:
             own["log_lines_dropped"] = lost
         return counts | {"supervisor": own}
 
+    def _api_connections(self) -> dict[int, int]:
+        """How many connections each guest has to the API, by its number."""
+        return self._guest_front.seats.sums() if self._guest_front is not None else {}
+
+    def _front(self, server: Server, take_overs: Mapping[str, TakeOver]) -> Front:
+        descriptors = descriptor_limit.soft()
+        count = MAX_CONNECTIONS if descriptors < 0 else min(MAX_CONNECTIONS, descriptors // CONNECTIONS_PART)
+        return Front(server, take_overs, self._log, max_connections=max(1, count), count=self._count)
+
     def _count(self, name: str) -> None:
         self._counts[name] = self._counts.get(name, 0) + 1
 
@@ -89,7 +113,7 @@ class ControlPlane:
         for runner in (*self._full.values(), self._guest):
             await runner.setup()
         self._notifier.start()
-        self._guest_front = Front(server_of(self._guest), {}, self._log)
+        self._guest_front = self._front(server_of(self._guest), {})
         for forward in self._config.access.forwards:
             await self._forwarder.expose(
                 forward.protocol, forward.local, forward.remote, _proxy_text(forward)
@@ -110,7 +134,7 @@ class ControlPlane:
         if not only_guests:
             paths[TUNNEL] = Tunnel(request, log, access, browsers=browsers)
         runner = self._guest if only_guests else self._full[browsers]
-        front = Front(server_of(runner), paths, log)
+        front = self._front(server_of(runner), paths)
         self._fronts.append(front)
         front.listen(listener)
 
@@ -154,7 +178,7 @@ class ControlPlane:
     def _on_event(self, worker: str, event: Message, fds: list[int]) -> None:
         match messages.event_of(event):
             case messages.ServiceEvent(name="api") as service if self._guest_front is not None:
-                self._guest_front.serve(socket.socket(fileno=fds[0]), service.guest)
+                self._guest_front.serve(socket.socket(fileno=fds[0]), service.guest, service.number)
             case messages.ServiceEvent(name="dns") as service:
                 try:
                     request = messages.ServeTcp(service.guest, service.link)

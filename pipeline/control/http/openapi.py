@@ -34,6 +34,7 @@ _READS: Final[Mapping[str, tuple[str, type[BaseModel] | None]]] = {
     "/stats": ("Counters in the shape of gVisor's statistics.", models.Counters),
     "/metrics": ("All counters by worker, for Prometheus.", None),
     "/cam": ("MAC address to number of the guest's link.", models.Cam),
+    "/guests": ("What each guest has of all resources.", models.Guests),
     "/leases": ("IP address to MAC address, gateway and static leases included.", models.Leases),
     "/services/dhcp/leases": ("The same as /leases.", models.Leases),
     "/services/dns/all": ("The zones of the name server; null when there are none.", models.Zones),
