@@ -1,18 +1,21 @@
 """The command ``gvtap-pipeline``: parses the command line, builds a Config, runs the supervisor.
 
 ``start [flags]`` runs the network. ``config check FILE`` checks a configuration file. ``config show [flags]``
-prints the resulting configuration. ``-version`` prints the version. Exit codes: 0 after an orderly end or
+prints the resulting configuration. ``capture`` and ``extcap`` write frames of a running daemon.
+``-version`` prints the version. Exit codes: 0 after an orderly end or
 help, 1 if the configuration is wrong or the start fails, 2 for a wrong command line.
 """
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib import metadata
 from typing import Final
 
 import yaml
 
 from pipeline import logs
+from pipeline.client import capture, extcap
+from pipeline.client import options as client_options
 from pipeline.config import merge, options
 from pipeline.config.file import ConfigError
 from pipeline.config.shown import as_file
@@ -29,6 +32,8 @@ _SUMMARY: Final = f"""Usage of {PROGRAM}:
   {PROGRAM} start [flags]         run the network; -help lists the flags
   {PROGRAM} config check FILE     say what is wrong with a configuration file
   {PROGRAM} config show [flags]   print what flags and file come to, as a file
+  {PROGRAM} capture [flags]       write what guests send and get, of a running daemon
+  {PROGRAM} extcap [flags]        the same for Wireshark, which runs this command
   {PROGRAM} -version              print the version
 """
 
@@ -51,6 +56,10 @@ def main(words: Sequence[str] | None = None) -> int:
             return _check(path)
         case ["config", "show", *rest]:
             return _show(rest)
+        case ["capture", *rest]:
+            return _client("capture", client_options.CAPTURE, rest, capture.run)
+        case ["extcap", *rest]:
+            return _client("extcap", client_options.EXTCAP, rest, extcap.run)
         case ["-version" | "--version" | "version"]:
             print(f"{PROGRAM} version {version()}")
             return OK
@@ -114,6 +123,17 @@ def start(parsed: flags.Parsed, words: Sequence[str], program: supervisor.Progra
         return supervisor.run(config, program, version())
     finally:
         logs.flush()
+
+
+def _client(
+    command: str, table: Sequence[flags.Flag], words: Sequence[str], run: Callable[[flags.Parsed], int]
+) -> int:
+    """A command that asks a running daemon. Returns the exit code."""
+    version_flag = flags.Flag("version", "bool", "print the version and exit")
+    parsed = parse(
+        f"Usage of {PROGRAM} {command}:", (*table, version_flag), words, f"{PROGRAM} version {version()}"
+    )
+    return parsed if isinstance(parsed, int) else run(parsed)
 
 
 def _start(words: Sequence[str]) -> int:

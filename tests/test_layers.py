@@ -55,11 +55,13 @@ TABLE: dict[str, Row] = {
     ),
     # The supervisor's side. It reads no packet.
     "pipeline.control": Row(("go", "counters", "topology", "system", "ipc", "links", "config", "logs")),
+    # Commands that ask a running daemon.
+    "pipeline.client": Row(("go", "wire", "system", "links", "config")),
     "pipeline.daemon": Row(
         ("counters", "topology", "system", "ipc", "links", "config", "logs", "stages", "control")
     ),
     # The commands.
-    "pipeline": Row(("cli", "go", "system", "config", "logs", "daemon")),
+    "pipeline": Row(("cli", "go", "system", "config", "logs", "daemon", "client")),
     # The guest's agent ships alone, with the standard library.
     "guest": Row(("go", "wire"), tuple(sys.stdlib_module_names)),
 }

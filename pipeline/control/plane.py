@@ -16,7 +16,7 @@ from pipeline.control.http.access import Access
 from pipeline.control.http.api import Api
 from pipeline.control.http.connection import Server, make_runner, server_of
 from pipeline.control.http.front import MAX_CONNECTIONS, Front, TakeOver
-from pipeline.control.http.takeover import CONNECT, TUNNEL, Connect, Tunnel
+from pipeline.control.http.takeover import CAPTURE, CONNECT, TUNNEL, Capture, Connect, Tunnel
 from pipeline.control.notify import CONNECTION_CLOSED, CONNECTION_ESTABLISHED, Notifier
 from pipeline.control.repeated import Repeated
 from pipeline.control.ssh.connection import Destination
@@ -133,6 +133,7 @@ class ControlPlane:
             paths[CONNECT] = Connect(request, log, access, browsers=browsers)
         if not only_guests:
             paths[TUNNEL] = Tunnel(request, log, access, browsers=browsers)
+            paths[CAPTURE] = Capture(request, log, access, browsers=browsers)
         runner = self._guest if only_guests else self._full[browsers]
         front = self._front(server_of(runner), paths)
         self._fronts.append(front)

@@ -1,6 +1,6 @@
-"""ARP messages of the gateway (RFC 826): answers for its own addresses, requests for those of guests.
+"""The gateway's ARP messages (RFC 826): replies for its own addresses, and requests for guests' addresses.
 
-This engine keeps no table; neighbors/ learns from the messages. It makes whole Ethernet frames of 42 bytes,
+This engine keeps no table: neighbors/ learns from the messages. It makes whole Ethernet frames of 42 bytes,
 without padding.
 """
 
@@ -22,9 +22,9 @@ class ArpResponder:
     def answer(self, message: arp.Arp) -> bytes | None:
         """The unicast reply to a request for one of the own addresses; None for everything else.
 
-        A request for any other address gets no answer. So guests find each other, and a guest's probe for a
-        duplicate of its address finds none. A request that claims to come from an own address or from a
-        group gets no answer either: no station would receive it.
+        A request for any other address gets no answer. So guests find each other, and a guest that probes for
+        a duplicate of its address (RFC 5227) finds none. A request that claims to come from one of the
+        gateway's addresses or from a group gets no answer either: no station would receive it.
         """
         if message.op != arp.REQUEST or message.tpa not in self._own or message.spa in self._own:
             return None
@@ -35,13 +35,13 @@ class ArpResponder:
         )
 
     def request(self, target: int, mac: bytes = ethernet.BROADCAST) -> bytes:
-        """A request for target: to all stations, or to one whose MAC is being confirmed."""
+        """A request for target: a broadcast, or to the one station whose MAC is to be confirmed."""
         return ethernet.header(mac, self._mac, ethernet.TYPE_ARP) + arp.build(
             arp.REQUEST, self._mac, self._gateway, _EMPTY_MAC, target
         )
 
     def announcement(self, addr: int, mac: bytes) -> bytes:
-        """An announcement of a station's address on its behalf, to all stations (RFC 5227 section 3)."""
+        """An announcement of a station's address, sent on its behalf to all stations (RFC 5227 section 3)."""
         return ethernet.header(ethernet.BROADCAST, mac, ethernet.TYPE_ARP) + arp.build(
             arp.REQUEST, mac, addr, _EMPTY_MAC, addr
         )

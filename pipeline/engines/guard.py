@@ -1,6 +1,6 @@
-"""Port security: what no guest may send to other guests, read from the bytes of one frame.
+"""Port security: refuses frames that no guest may send to other guests.
 
-A guest may not act as the network's infrastructure. So these frames end here:
+A guest must not act as a part of the network's infrastructure. So these frames are refused:
 
 =====================  ==================================================================================
 DHCP server messages   UDP to port 68 (RFC 2131 section 4.1), UDP over IPv6 to port 546 (RFC 8415 section
@@ -13,12 +13,12 @@ unreadable headers     headers that are truncated, or whose chain is so long tha
                        above (RFC 7113 section 3; RFC 7610 section 5)
 =====================  ==================================================================================
 
-Tags with VLAN ID 0 or 1 are looked through. ID 0 means "no VLAN", and 1 is what a bridge takes untagged
-frames for (IEEE 802.1Q table 9-2), so a guest may take such a frame for an untagged one. Another VLAN is
-a network of its own: the gateway is not part of it, and its frames are not read.
+Frames with VLAN ID 0 or 1 are read like untagged ones, since a guest may take them for untagged ones. ID 0
+means "no VLAN", and ID 1 is the default of bridges for untagged frames (IEEE 802.1Q table 9-2). Another VLAN
+is a network of its own. The gateway is not part of it, and its frames are not read.
 
-Later fragments are not read: their first one has the ports and the type, and without it nothing is
-reassembled. The source addresses are the caller's business, who has the tables.
+Only first fragments are read. They have the ports and the type, and without them nothing is reassembled. The
+caller checks source addresses, since it has the tables.
 """
 
 from typing import Final
@@ -29,18 +29,18 @@ from pipeline.wire.errors import WireError
 _DHCPV6_CLIENT: Final = 546
 
 MAX_EXTENSIONS: Final = 8
-"""IPv6 extension headers that are read. No ordinary packet has more than four."""
+"""The most IPv6 extension headers that are read. No ordinary packet has more than four."""
 
 _ROUTES: Final = frozenset((icmp.REDIRECT, 9))
 """ICMP types: redirect, router advertisement."""
 _ROUTES_V6: Final = frozenset((134, 137))
-"""The same of ICMPv6."""
+"""The same types in ICMPv6."""
 _ICMPV6: Final = 58
 _IPV6_LEN: Final = 40
 _FRAGMENT: Final = 44
 _AUTHENTICATION: Final = 51
 _EXTENSIONS: Final = frozenset((0, 43, _FRAGMENT, _AUTHENTICATION, 60, 135, 139, 140))
-"""Extension headers. All but two have the common form of RFC 6564 section 4."""
+"""IPv6 extension headers. All but FRAGMENT and AUTHENTICATION have the form of RFC 6564 section 4."""
 _OFFSET_V4: Final = 0x1FFF
 _OFFSET_V6: Final = 0xFFF8
 _RESERVED_GROUPS: Final = b"\x01\x80\xc2\x00\x00"
@@ -60,9 +60,9 @@ def refuse_group(dst: bytes) -> None:
 
 
 def network_of(view: memoryview, off: int, end: int, ethertype: int) -> tuple[int, int]:
-    """(EtherType, offset after it) of the frame at off, looking through tags of VLAN 0 and 1.
+    """(EtherType, offset after it) of the frame at off, after tags of VLAN 0 and 1.
 
-    For a frame of another VLAN the EtherType is that of its tag. Raises WireError for too many tags.
+    For a frame of another VLAN, the EtherType is that of its tag. Raises WireError for too many tags.
     """
     at = off + ethernet.HEADER_LEN
     for _ in range(_MAX_TAGS):
@@ -84,7 +84,7 @@ def refuse_datagram(port: int) -> None:
 
 
 def refuse_ipv4(view: memoryview, at: int, end: int) -> int:
-    """The source address of the IPv4 packet in view[at:end], after which there may be padding.
+    """The source address of the IPv4 packet in view[at:end], which may end with padding.
 
     Raises WireError for one of the messages above.
     """
@@ -130,7 +130,7 @@ def refuse_ipv6(view: memoryview, at: int, end: int) -> None:
 
 
 def _refuse_port(view: memoryview, at: int, end: int, port: int) -> None:
-    """Raise WireError if the UDP header at ``at`` names the port as its destination, or is not there."""
+    """Raise WireError if the UDP header at ``at`` has this destination port, or is truncated."""
     if at + 4 > end:
         raise WireError(_UNREADABLE)
     if view[at + 2] << 8 | view[at + 3] == port:
@@ -138,7 +138,7 @@ def _refuse_port(view: memoryview, at: int, end: int, port: int) -> None:
 
 
 def _refuse_type(view: memoryview, at: int, end: int, types: frozenset[int]) -> None:
-    """Raise WireError if the ICMP message at ``at`` is one of these types, or is not there."""
+    """Raise WireError if the ICMP message at ``at`` has one of these types, or is truncated."""
     if at >= end:
         raise WireError(_UNREADABLE)
     if view[at] in types:

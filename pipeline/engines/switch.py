@@ -3,23 +3,23 @@
 The switch remembers on which link it saw each MAC address, and decides for each frame where it goes.
 Broadcast and multicast go to the gateway and to every other link. The switch drops a unicast frame for an
 unknown MAC and does not flood it, so that one guest cannot read another's lost traffic. A link's addresses
-are forgotten when the link goes down. When a link has as many as it may, the one that was unused for longest
-makes room.
+are forgotten when the link goes down. If a link has the most addresses that it may have, the one that was
+unused for longest makes room.
 
-A MAC that another link claims is contested for ANSWER_SECONDS. Until then the claimant's frames are dropped.
-Any frame of its station ends the contest, and the station keeps the MAC. A station that has IPv4 addresses
-is asked for a frame twice, by unicast ARP. If it sends none, the MAC moves to the claimant. A contest ends
-without effect when the link of the claimant goes down.
+A MAC that another link claims is contested for ANSWER_SECONDS. Meanwhile the claimant's frames are dropped.
+Any frame from the MAC's present link ends the contest, and the MAC stays there. If the station has IPv4
+addresses, it is asked for a frame twice, by unicast ARP. If no frame comes, the MAC moves to the claimant. A
+contest ends without effect if the claimant's link goes down.
 
-A second of silence proves little about a station that has no IPv4 address yet, or none since it booted
-again: a DHCP client waits for seconds between two messages. So for WIN_BACK_SECONDS the next frame of the
-old station takes the MAC back at once. The old link of a guest that really moved stays silent.
+A DHCP client may wait for seconds between two messages. So a second of silence proves little about a station
+that has no IPv4 address yet, or that has just booted again. For WIN_BACK_SECONDS after a MAC has moved, the
+next frame from the old link takes it back at once. If the guest has really moved, its old link stays silent.
 
-With ``newest_wins`` there are no contests: every frame moves its MAC to its link, as gvproxy's switch has it.
-Then also frames with the gateway's MAC pass, but teach nothing.
+With ``newest_wins`` there are no contests: every frame moves its MAC to its link, as in gvproxy's switch.
+Frames from the gateway's MAC then pass too, but are not learned.
 
-Hostile guests: the switch does not learn the gateway's MAC or group addresses. Each link has a bound on its
-addresses, on the contests that it begins and on its addresses that make room for others. A contest takes a
+Hostile guests: the switch does not learn the gateway's MAC or group addresses. Each link has bounds on its
+addresses, on the contests that it may begin, and on how often its addresses are replaced. A contest takes a
 second, so two links which both claim a MAC cause few events. A claim of the gateway's MAC is an event too,
 at most one in CLAIM_INTERVAL for each link.
 
@@ -36,19 +36,19 @@ from pipeline.wire.errors import WireError
 MAX_MACS_PER_LINK: Final = 256
 MAX_MACS: Final = 8192
 ANSWER_SECONDS: Final = 1.0
-"""How long the station on the old link has to send a frame."""
+"""How long the station on the MAC's present link has to send a frame."""
 QUESTIONS: Final = 2
-"""How often it is asked in that time: one ARP request may be lost."""
+"""How often it is asked in that time, since one ARP request may be lost."""
 ASK_AGAIN: Final = ANSWER_SECONDS / QUESTIONS
 """Seconds between two ARP requests to it."""
 WIN_BACK_SECONDS: Final = 600.0
-"""How long a station that was silent may take its MAC back. DHCP clients may pause for five minutes."""
+"""How long a station may take back a MAC that it lost. DHCP clients may pause for five minutes."""
 CONTESTS_PER_SECOND: Final = 16
 """MACs of other links that one link may claim in a second. Further claims change nothing."""
 UNUSED_SECONDS: Final = 5.0
-"""How long a MAC must have been silent before it makes room for another one of its link."""
+"""How long a MAC must have been unused before another one of its link may replace it."""
 REPLACED_PER_SECOND: Final = 16
-"""How often in a second the MACs of a full link are searched for an unused one."""
+"""How often in a second a full link is searched for an unused MAC."""
 CLAIM_INTERVAL: Final = 60.0
 """Seconds between two events about a link that claims the gateway's MAC."""
 
@@ -58,10 +58,9 @@ FLOOD: Final = -2
 
 
 class SwitchEvent(NamedTuple):
-    """A MAC was first seen on ``link``, moved there, or is gone from there.
+    """A MAC was first seen on ``link``, has moved there, or is gone from there.
 
-    Or the link claims a MAC that it does not have: the gateway's ("claimed"), or another link's
-    ("contested").
+    Or the link claims a MAC that is not its own: the gateway's ("claimed"), or another link's ("contested").
     """
 
     kind: Literal["seen", "moved", "gone", "claimed", "contested"]
@@ -79,7 +78,7 @@ class _Port:
         self.heard = heard
         """When its last frame came."""
         self.contested = False
-        """Whether another link claims the MAC and its station has sent no frame since."""
+        """Whether another link claims the MAC, and no frame has come from this link since."""
         self.asked_at = float("-inf")
         """When its station was last asked for a frame."""
         self.former = link
@@ -122,7 +121,7 @@ class Switch:
         self._ports: dict[bytes, _Port] = {}
         self._macs: dict[int, set[bytes]] = {}
         self._contests: dict[bytes, _Contest] = {}
-        """By MAC. The one that is due next is the first, since all wait equally long."""
+        """By MAC. The first one is due next, since all wait equally long."""
         self._events: list[SwitchEvent] = []
         self._claims: dict[int, float] = {}
         self.not_learned = 0
@@ -134,7 +133,7 @@ class Switch:
     def on_frame(self, dst: bytes, src: bytes, link: int, now: float) -> int:
         """Learn src on link, and decide where the frame goes.
 
-        Returns a link number (>= 0), TO_GATEWAY or FLOOD. Raises WireError when the frame is to be dropped.
+        Returns a link number (>= 0), TO_GATEWAY or FLOOD. Raises WireError if the frame must be dropped.
         """
         port = self._ports.get(src)
         if port is None or port.link != link:
@@ -183,7 +182,7 @@ class Switch:
         self._events.append(SwitchEvent("seen", mac, link))
 
     def _move(self, port: _Port, mac: bytes, link: int, now: float) -> bool:
-        """The MAC is on link from now on. False if link can have no more: then it stays where it is."""
+        """The MAC is on link from now on. False if link has no room for it: then it stays where it is."""
         if port.contested:
             self._end_contest(mac, port)
         if not self._has_room(link, now, new=False):
@@ -197,7 +196,7 @@ class Switch:
         return True
 
     def _has_room(self, link: int, now: float, *, new: bool) -> bool:
-        """Whether link may have one more MAC. One that it has not used for a while makes room."""
+        """Whether link may have one more MAC. If necessary, an unused MAC of the link makes room."""
         macs = self._macs.get(link, set())
         if len(macs) < self._max_per_link and not (new and len(self._ports) >= self._max):
             return True
@@ -246,7 +245,7 @@ class Switch:
                 continue
             port.contested = False
             former = port.link
-            # Two links that take it from each other do not end the right of the one that had it first.
+            # If two links take a MAC from each other, the first of them may still win it back.
             if self._move(port, mac, contest.claimant, now) and now >= port.win_back_until:
                 port.former = former
                 port.win_back_until = now + WIN_BACK_SECONDS
@@ -279,10 +278,10 @@ class Switch:
         return events
 
     def link_of(self, mac: bytes) -> int | None:
-        """The link on which a station was seen; None if it never was."""
+        """The link of a MAC; None if it is not in the table."""
         port = self._ports.get(mac)
         return port.link if port is not None else None
 
     def cam(self) -> dict[bytes, int]:
-        """A copy of the table: MAC to link."""
+        """A copy of the table: MAC -> link."""
         return {mac: port.link for mac, port in self._ports.items()}

@@ -1,8 +1,8 @@
-"""The host's own name service files: resolv.conf (which servers to ask) and hosts (which names are known).
+"""Reads the host's name service files: resolv.conf (upstream servers) and hosts (names and addresses).
 
-Both are looked at again at most once a second and read again when they changed: a VPN that comes
-up or a network that is left replaces them. What is read is bounded. Other sources of names
-(nsswitch modules, mDNS, NetBIOS) are not consulted.
+Both are checked at most once a second, and read again when they have changed: a new VPN or another network
+replaces them. The bytes read are bounded. Other sources of names (nsswitch modules, mDNS, NetBIOS) are not
+asked.
 """
 
 import os
@@ -15,12 +15,12 @@ RESOLV_CONF: Final = "/etc/resolv.conf"
 HOSTS: Final = "/etc/hosts"
 CHECK_SECONDS: Final = 1.0
 MAX_SERVERS: Final = 3
-"""As many as the C library uses."""
+"""The C library uses the same number."""
 MAX_RESOLV_CONF: Final = 64 * 1024
 MAX_HOSTS: Final = 8 << 20
 MAX_HOST_NAMES: Final = 1 << 18
 MAX_ADDRESSES: Final = 64
-"""Addresses of one name."""
+"""The most addresses of one name."""
 DNS_PORT: Final = 53
 
 
@@ -32,7 +32,7 @@ class Server(NamedTuple):
 
 
 class WatchedFile:
-    """A file whose content is wanted again whenever it is another one."""
+    """A file that is read again when it has changed."""
 
     def __init__(self, path: str, max_bytes: int) -> None:
         self.path = path
@@ -41,7 +41,7 @@ class WatchedFile:
         self._check_at = float("-inf")
 
     def changed(self, now: float) -> bool:
-        """Whether the file is not as it was at the last call that said so; true at the first call."""
+        """Whether the file has changed since this last returned True. The first call returns True."""
         if now < self._check_at:
             return False
         self._check_at = now + CHECK_SECONDS
@@ -61,7 +61,7 @@ class WatchedFile:
         return True
 
     def text(self) -> str:
-        """The content, up to max_bytes; empty when there is no such regular file."""
+        """The content, up to max_bytes; empty if it is not a regular file or cannot be read."""
         try:
             with open(self.path, "rb") as file:
                 if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
@@ -72,7 +72,7 @@ class WatchedFile:
 
 
 class ServerList:
-    """The servers of a resolv.conf, without those in ``exclude`` (our own addresses: no loops)."""
+    """The servers of a resolv.conf, except ``exclude``: our own addresses, which would make a loop."""
 
     def __init__(self, path: str = RESOLV_CONF, exclude: Collection[str] = (), port: int = DNS_PORT) -> None:
         self.servers: tuple[Server, ...] = ()
@@ -81,10 +81,10 @@ class ServerList:
         self._port = port
 
     def refresh(self, now: float) -> bool:
-        """Read the file again if it changed; whether the servers are others now."""
+        """Read the file again if it has changed. Returns whether the servers have changed."""
         if not self._file.changed(now):
             return False
-        # Without a server the C library asks this host.
+        # If the file names no server, the C library asks this host.
         names = parse_resolv_conf(self._file.text()) or ["127.0.0.1"]
         servers = tuple(
             server
@@ -97,14 +97,14 @@ class ServerList:
 
 
 class HostsFile:
-    """The names of a hosts file and their addresses, packed."""
+    """The names of a hosts file and their addresses (4 or 16 bytes)."""
 
     def __init__(self, path: str = HOSTS) -> None:
         self.names: dict[str, list[bytes]] = {}
         self._file = WatchedFile(path, MAX_HOSTS)
 
     def refresh(self, now: float) -> bool:
-        """Read the file again if it changed; whether the names are others now."""
+        """Read the file again if it has changed. Returns whether the names have changed."""
         if not self._file.changed(now):
             return False
         names = parse_hosts(self._file.text())
@@ -114,7 +114,7 @@ class HostsFile:
 
 
 def parse_resolv_conf(text: str) -> list[str]:
-    """The first MAX_SERVERS addresses behind ``nameserver``, as they stand there."""
+    """The first MAX_SERVERS addresses of ``nameserver`` lines, as text."""
     servers: list[str] = []
     for line in text.splitlines():
         words = line.split()
@@ -124,9 +124,9 @@ def parse_resolv_conf(text: str) -> list[str]:
 
 
 def server_of(name: str, port: int = DNS_PORT) -> Server | None:
-    """The server with an address as text (IPv6 also with a zone, ``fe80::1%eth0``); None if it is none."""
+    """The server with this address, perhaps with a zone (``fe80::1%eth0``). None if it is not an address."""
     try:
-        # A numeric address: nothing is looked up and nothing blocks.
+        # Only numeric addresses: this asks no name server and does not block.
         found = socket.getaddrinfo(name, port, type=socket.SOCK_DGRAM, flags=socket.AI_NUMERICHOST)
     except (OSError, UnicodeError):
         return None
@@ -135,7 +135,7 @@ def server_of(name: str, port: int = DNS_PORT) -> Server | None:
 
 
 def parse_hosts(text: str) -> dict[str, list[bytes]]:
-    """Names in lower case -> packed addresses in the file's order. Lines that make no sense are left out."""
+    """Names in lower case -> packed addresses in the file's order. Malformed lines are left out."""
     names: dict[str, list[bytes]] = {}
     for line in text.splitlines():
         words = line.partition("#")[0].split()

@@ -10,7 +10,7 @@ to              requests
 ==============  =========================================================================================
 any worker      Stop, Ping, Audit
 all but listen  Guests
-ingress         Attach (with a socket), Open (sockets), Capture (a file)
+ingress         Attach (with a socket), Open (sockets), Capture (a file), LiveCapture (a socket)
 demux           Cam, Neighbors
 tcp             Flows
 resolver        Leases, DnsAll, DnsAdd, ServeTcp (a socket)
@@ -168,6 +168,32 @@ class Capture(Request):
     """Write every frame to this file, which has the header of a capture already."""
 
     NAME = "capture"
+
+
+@dataclass(frozen=True, slots=True)
+class LiveCapture(Request):
+    """Write a pcapng capture of the frames that fit the filter to this socket, after the bytes of head.
+
+    guests, hosts, ports, protocols: entries of the filter (pipeline.engines.capture_filter).
+    drops: write the frames that ingress or demux dropped, and no others. snaplen: bytes kept of a frame.
+    """
+
+    NAME = "live_capture"
+    head: bytes
+    guests: list[str]
+    hosts: list[str]
+    ports: list[str]
+    protocols: list[str]
+    drops: bool
+    snaplen: int
+
+
+@dataclass(frozen=True, slots=True)
+class LiveCaptureAnswer(Answer):
+    """refused: why there is no capture, or None. busy: whether too many are running."""
+
+    busy: bool
+    refused: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -397,22 +423,8 @@ def _by_name(*known: type[_M]) -> dict[str, type[_M]]:
 
 
 _REQUESTS: Final = _by_name(
-    *(
-        Stop,
-        Ping,
-        Audit,
-        Guests,
-        Attach,
-        Open,
-        Capture,
-        Cam,
-        Neighbors,
-        Flows,
-        Leases,
-        DnsAll,
-        DnsAdd,
-        ServeTcp,
-    ),
+    *(Stop, Ping, Audit, Guests, Attach, Open, Capture, LiveCapture, Cam, Neighbors, Flows, Leases),
+    *(DnsAll, DnsAdd, ServeTcp),
     *(Expose, Unexpose, Tunnel, Accepted, UdpForward, UdpUnforward),
 )
 _EVENTS: Final = _by_name(GuestEvent, MacEvent, ServiceEvent)

@@ -14,7 +14,7 @@ from typing import Final
 
 from pipeline.links.addresses import words_of
 from pipeline.links.base import Link, SlotPool
-from pipeline.links.listener import READABLE, Guest, LinkResources, Listener, Owner, Poller, has_peer
+from pipeline.links.listener import READABLE, Arrival, LinkResources, Listener, Owner, Poller, has_peer
 from pipeline.links.stream import StreamLink
 from pipeline.system import inet, peer
 from pipeline.wire.framing import Framing
@@ -103,7 +103,7 @@ class AcceptingListener(Listener):
     def _attach(self, link: Link, framing: Framing | None, sock: socket.socket) -> None:
         # The peer of an inherited connection is unknown: the system names the process that made the pair.
         identity = "" if self._is_guest else peer.identity(sock)
-        self._owner.attach(Guest(link, framing, self.protocol, peer_text(sock), identity), self)
+        self._owner.attach(Arrival(link, framing, self.protocol, peer_text(sock), identity), self)
 
 
 class StreamListener(AcceptingListener):

@@ -18,7 +18,7 @@ from typing import Final
 
 from pipeline.links.addresses import words_of
 from pipeline.links.base import Link, LinkClosed
-from pipeline.links.listener import READABLE, Guest, LinkResources, Listener, Owner, Poller, has_peer
+from pipeline.links.listener import READABLE, Arrival, LinkResources, Listener, Owner, Poller, has_peer
 from pipeline.links.packet import PacketLink
 
 PROTOCOL: Final = "vfkit"
@@ -153,7 +153,7 @@ class VfkitListener(Listener):
         # The link closes its own descriptor. This one stays for the next guest.
         self._link = DatagramLink(sock.dup(), *self._resources)
         self._look_at = monotonic() + LOOK_INTERVAL
-        self._owner.attach(Guest(self._link, None, PROTOCOL, _text(peer)), self)
+        self._owner.attach(Arrival(self._link, None, PROTOCOL, _text(peer)), self)
 
 
 def _inode(peer: Address) -> tuple[int, int] | None:

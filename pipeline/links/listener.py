@@ -6,9 +6,9 @@ ingress worker, which owns the links. It never blocks, and it reports to an Owne
 
 ::
 
-    made (sockets only) --open()--> waiting --a guest--> Owner.attach(guest)
-                                       ^                        |
-                                       +------- on_left() ------+     unless it serves one guest only
+    made (sockets only) --open()--> waiting --a guest--> Owner.attach(arrival)
+                                       ^                         |
+                                       +------- on_left() -------+    unless it serves one guest only
 """
 
 import socket
@@ -41,8 +41,8 @@ class LinkResources(NamedTuple):
     mtu: int
 
 
-class Guest(NamedTuple):
-    """A link that is ready for frames.
+class Arrival(NamedTuple):
+    """A new link that is ready for frames, and who opened it.
 
     framing: None if each packet is a frame. peer: its name for the log, "@" for a socket without one.
     identity: the process, machine or address that opened the link (pipeline.system.peer), "" if unknown.
@@ -56,15 +56,15 @@ class Guest(NamedTuple):
     identity: str = ""
 
     def opened_by(self) -> dict[str, str]:
-        """The identity for a log line, if it is known. Links come and go, so the log's rate goes by it."""
+        """The identity for a log line, if it is known. The log's rates go by it, since links come and go."""
         return {"opened_by": self.identity} if self.identity else {}
 
 
 class Owner(Protocol):
     """The object that owns the links (the ingress worker's Acceptors)."""
 
-    def attach(self, guest: Guest, listener: "Listener") -> None:
-        """A guest arrived. The owner takes its link, and calls listener.on_left(link) when it has ended."""
+    def attach(self, arrival: Arrival, listener: "Listener") -> None:
+        """A link is ready. The owner takes it, and calls listener.on_left(link) when it has ended."""
 
     def hang_up(self, link: Link, text: str) -> None:
         """The listener found that a guest is gone: end its link as if the guest had closed it."""

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from pipeline.links.base import Buffer, Link
-from pipeline.links.listener import Guest, LinkResources, Listener, Owner, Poller
+from pipeline.links.listener import Arrival, LinkResources, Listener, Owner, Poller
 from pipeline.links.stream import StreamLink
 from pipeline.wire.framing import LE16
 
@@ -85,7 +85,7 @@ class StdioListener(Listener):
     def open(self, poller: Poller, resources: LinkResources, owner: Owner) -> None:
         """See Listener.open."""
         self._link = StdioLink(self._pair, resources)
-        owner.attach(Guest(self._link, LE16, PROTOCOL, PEER), self)
+        owner.attach(Arrival(self._link, LE16, PROTOCOL, PEER), self)
 
     def close(self) -> None:
         """See Listener.close."""

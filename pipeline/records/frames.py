@@ -3,7 +3,7 @@
 from struct import Struct
 from typing import Final
 
-from pipeline.records.kinds import FRAME, FRAME_OUT, MISBEHAVED
+from pipeline.records.kinds import DROPPED, FRAME, FRAME_OUT, MISBEHAVED, WATCH_DROPS
 
 ALL_LINKS: Final = 0xFFFF
 """Stands for all links, where a link's number is expected."""
@@ -16,6 +16,8 @@ _VNET: Final = 2
 _FRAME: Final = Struct("<BBH4xIII44x")  # kind, bits, link, slot, off, length
 _FRAME_OUT: Final = Struct("<BBH4xIII40xI")  # kind, bits, link, slot, off, length, except_link
 _MISBEHAVED: Final = Struct("<BxH56xI")  # kind, link, frames
+_WATCH_DROPS: Final = Struct("<B?62x")  # kind, on
+_DROPPED: Final = Struct("<B?HHHIIIII36x")  # kind, vnet, link, stride, reason, slot, off, length, last, count
 
 
 class Frame:
@@ -101,3 +103,77 @@ class Misbehaved:
     def pack(link: int, frames: int) -> bytes:
         """A record with these fields."""
         return _MISBEHAVED.pack(MISBEHAVED, link, frames)
+
+
+class WatchDrops:
+    """WATCH_DROPS: whether a capture of drops is running."""
+
+    def __init__(self, on: bool) -> None:
+        self.on = on
+
+    @staticmethod
+    def unpack(burst: memoryview, at: int) -> "WatchDrops":
+        """The record at burst[at:]."""
+        _, on = _WATCH_DROPS.unpack_from(burst, at)
+        return WatchDrops(on)
+
+    @staticmethod
+    def pack(on: bool) -> bytes:
+        """A record with this field."""
+        return _WATCH_DROPS.pack(WATCH_DROPS, on)
+
+
+class Dropped:
+    """DROPPED: ``count`` frames of the guest on ``link`` in one slot, which demux dropped.
+
+    The first begins at off, each further one stride bytes later. All have length bytes, but the last has
+    ``last``. vnet: right before each lies a virtio-net header, as in Frame. reason: index of the counter.
+    """
+
+    def __init__(
+        self,
+        vnet: bool,
+        link: int,
+        stride: int,
+        reason: int,
+        slot: int,
+        off: int,
+        length: int,
+        last: int,
+        count: int,
+    ) -> None:
+        self.vnet = vnet
+        self.link = link
+        self.stride = stride
+        self.reason = reason
+        self.slot = slot
+        self.off = off
+        self.length = length
+        self.last = last
+        self.count = count
+
+    @staticmethod
+    def unpack(burst: memoryview, at: int) -> "Dropped":
+        """The record at burst[at:]."""
+        _, vnet, link, stride, reason, slot, off, length, last, count = _DROPPED.unpack_from(burst, at)
+        return Dropped(vnet, link, stride, reason, slot, off, length, last, count)
+
+    def pack(self) -> bytes:
+        """The record of these frames."""
+        return _DROPPED.pack(
+            DROPPED,
+            self.vnet,
+            self.link,
+            self.stride,
+            self.reason,
+            self.slot,
+            self.off,
+            self.length,
+            self.last,
+            self.count,
+        )
+
+    def places(self) -> list[tuple[int, int]]:
+        """(offset, length) of each frame."""
+        places = [(self.off + number * self.stride, self.length) for number in range(self.count - 1)]
+        return [*places, (self.off + (self.count - 1) * self.stride, self.last)]

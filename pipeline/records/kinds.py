@@ -27,6 +27,7 @@ UDP_USED         UdpNotice       ingress -> demux                            -
 UDP_FRAGMENTED   UdpNotice       ingress -> demux                            -
 SHARED           Shared          ingress -> demux, ingress -> tcp,           -
                                  ingress -> egress
+WATCH_DROPS      WatchDrops      ingress -> demux                            -
 FRAME_OUT        FrameOut        demux -> ingress                            last
 TCP_OUT          TcpOut          tcp -> ingress                              stays
 UDP_OUT          UdpOut          demux -> ingress                            moves
@@ -34,6 +35,7 @@ UDP_TO_GUEST     UdpToGuest      egress -> ingress                           mov
 NEIGHBOR         Neighbor        demux -> ingress                            -
 NEIGHBOR_GONE    NeighborGone    demux -> ingress                            -
 MISBEHAVED       Misbehaved      demux -> ingress, tcp -> ingress            -
+DROPPED          Dropped         demux -> ingress                            moves
 WORK             Work            demux -> ingress, tcp -> ingress,           -
                                  egress -> ingress
 STEER_UDP        SteerUdp        demux -> ingress                            -
@@ -115,6 +117,8 @@ UDP_FRAGMENTED: Final = 19
 """This flow has fragments, so ingress sends all of it to demux from now on."""
 SHARED: Final = 44
 """There are several guests, so the reader measures what the records of each cost; or there is one only."""
+WATCH_DROPS: Final = 46
+"""Demux is to hand over the frames that it drops, for a capture of drops; or not any more."""
 
 # --- demux, tcp, egress -> ingress --------------------------------------------------------
 
@@ -132,6 +136,8 @@ NEIGHBOR_GONE: Final = 12
 """No guest has this address any more."""
 MISBEHAVED: Final = 14
 """Demux or tcp dropped frames of a guest. Ingress therefore reads its link more slowly."""
+DROPPED: Final = 47
+"""Frames of a guest that demux dropped. Ingress writes them into captures of drops."""
 WORK: Final = 45
 """A worker spent time on records of a link. Ingress charges the link's guest for it."""
 STEER_UDP: Final = 17
@@ -165,9 +171,9 @@ CONNECT_FAILED: Final = 32
 """The host did not accept the connection."""
 SOCKETS_USED_UP: Final = 43
 """No socket is left for a UDP flow of a guest. Tcp may end a half-open connection to free one."""
-GUEST_MOVED: Final = 46
+GUEST_MOVED: Final = 48
 """The guest of a connection is back, on another link."""
-ORPHANED: Final = 47
+ORPHANED: Final = 49
 """The link of a connection's guest is gone."""
 TO_HOST: Final = 33
 """Bytes of the guest for the host socket."""

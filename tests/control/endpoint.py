@@ -15,8 +15,8 @@ from pipeline.control.forwarder import Forwarder
 from pipeline.control.http.access import Access
 from pipeline.control.http.api import Api
 from pipeline.control.http.connection import make_runner, server_of
-from pipeline.control.http.front import Front
-from pipeline.control.http.takeover import CONNECT, TUNNEL, Connect, Tunnel
+from pipeline.control.http.front import Front, TakeOver
+from pipeline.control.http.takeover import CAPTURE, CONNECT, TUNNEL, Capture, Connect, Tunnel
 from pipeline.control.workers import RefusedError
 from pipeline.ipc import messages
 
@@ -121,7 +121,10 @@ async def endpoint(
     api = Api(forwarder, workers, counters, LOG, access=access)
     runner = make_runner(api.guest() if guest else api.full(browsers=browsers))
     await runner.setup()
-    take_overs = {} if guest else {TUNNEL: Tunnel(workers, LOG, access, browsers=browsers)}
+    take_overs: dict[str, TakeOver] = {}
+    if not guest:
+        take_overs[TUNNEL] = Tunnel(workers, LOG, access, browsers=browsers)
+        take_overs[CAPTURE] = Capture(workers, LOG, access, browsers=browsers)
     if connect and not guest:
         take_overs[CONNECT] = Connect(workers, LOG, access, browsers=browsers)
     kind = GuestFront if guest else Front

@@ -35,7 +35,7 @@ async def ask(path: str, request: bytes) -> bytes:
 
 
 def statuses(tmp_path: Path, kind: type[socket.socket], *, guests: bool) -> list[bytes]:
-    """Statuses of an expose of a unix socket, of /leases, /tunnel and /connect, on a socket of this kind."""
+    """Statuses of an expose of a unix socket, of /leases, /tunnel, /capture and /connect on such a socket."""
 
     async def run() -> list[bytes]:
         config, _ = merge.build(flags.parse(options.START, ["-ssh-port", "-1"]), resolv_conf=os.devnull)
@@ -49,7 +49,7 @@ def statuses(tmp_path: Path, kind: type[socket.socket], *, guests: bool) -> list
             plane.serve(listener, guests=guests)
             requests = (
                 EXPOSE % (len(BODY), BODY),
-                *(GET % each for each in (b"/leases", b"/tunnel", b"/connect")),
+                *(GET % each for each in (b"/leases", b"/tunnel", b"/capture", b"/connect")),
             )
             answers = [await ask(path, request) for request in requests]
             await plane.close()
@@ -61,13 +61,13 @@ def statuses(tmp_path: Path, kind: type[socket.socket], *, guests: bool) -> list
 @pytest.mark.skipif(not hasattr(socket, "AF_VSOCK"), reason="vsock is Linux's")
 def test_a_machine_on_vsock_has_the_api_of_a_guest(tmp_path: Path) -> None:
     # No worker is there: what is served fails with 500, and /connect closes without an answer.
-    assert statuses(tmp_path, MachineSocket, guests=True) == [b"403", b"404", b"404", b""]
+    assert statuses(tmp_path, MachineSocket, guests=True) == [b"403", b"404", b"404", b"404", b""]
 
 
 @pytest.mark.skipif(not hasattr(socket, "AF_VSOCK"), reason="vsock is Linux's")
 def test_services_on_vsock_are_the_whole_api(tmp_path: Path) -> None:
-    assert statuses(tmp_path, MachineSocket, guests=False) == [b"500", b"500", b"500", b"404"]
+    assert statuses(tmp_path, MachineSocket, guests=False) == [b"500", b"500", b"500", b"500", b"404"]
 
 
 def test_a_program_of_the_host_has_the_whole_api(tmp_path: Path) -> None:
-    assert statuses(tmp_path, socket.socket, guests=True) == [b"500", b"500", b"500", b""]
+    assert statuses(tmp_path, socket.socket, guests=True) == [b"500", b"500", b"500", b"500", b""]

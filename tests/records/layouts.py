@@ -15,10 +15,21 @@ U16: Final = 0xFFFF
 U32: Final = 0xFFFFFFFF
 
 _BYTES = ("flags", "header_len", "hops_left", "type", "code", "protocol")
-_WORDS = ("link", "guest", "stride", "piece_size", "window", "mss", "guest_port", "identifier", "sequence")
+_WORDS = (
+    "link",
+    "guest",
+    "stride",
+    "piece_size",
+    "window",
+    "mss",
+    "guest_port",
+    "identifier",
+    "sequence",
+    "reason",
+)
 _BOOLEANS = (
     "vnet", "borrowed", "has_timestamps", "has_other_options", "sack_permitted", "after_steered", "both",
-    "final", "dont_fragment", "shared", "crowded", "insists",
+    "final", "dont_fragment", "shared", "crowded", "insists", "on",
 )  # fmt: skip
 
 

@@ -8,7 +8,7 @@ from time import monotonic
 from pipeline.config import merge, options
 from pipeline.go import flags
 from pipeline.ipc.fabric import Fabric
-from pipeline.links.listener import Guest
+from pipeline.links.listener import Arrival
 from pipeline.links.stream import StreamLink
 from pipeline.records.frames import Misbehaved
 from pipeline.records.guests import Work
@@ -52,7 +52,7 @@ class IngressRig:
         """A link that this peer has opened, and its other end."""
         ours, theirs = socket.socketpair()
         link = StreamLink(ours, framing.LE16, self.worker.pool, self.worker.ports.arena.slots)
-        port = self.stage.ports.attach(Guest(link, framing.LE16, "connect", identity, identity))
+        port = self.stage.ports.attach(Arrival(link, framing.LE16, "connect", identity, identity))
         assert port is not None
         return port, theirs
 

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from pipeline.ipc.arena import SLOT_BYTES, Pool
 from pipeline.links.base import Link, LinkClosed
-from pipeline.links.listener import Guest, LinkResources, Listener
+from pipeline.links.listener import Arrival, LinkResources, Listener
 from tests.support.poller import Poller
 
 
@@ -16,7 +16,7 @@ class Owner:
         self.slots = [memoryview(bytearray(SLOT_BYTES)) for _ in range(slot_count)]
         self.pool = Pool(0, slot_count)
         self.resources = LinkResources(self.pool, self.slots, mtu)
-        self.guests: list[Guest] = []
+        self.guests: list[Arrival] = []
         self.hung_up: list[str] = []
         self.refused: list[tuple[str, str]] = []
         self.failed: list[str] = []
@@ -28,7 +28,7 @@ class Owner:
         listener.open(self.poller, self.resources, self)
         return listener
 
-    def attach(self, guest: Guest, listener: Listener) -> None:
+    def attach(self, guest: Arrival, listener: Listener) -> None:
         self.guests.append(guest)
 
     def hang_up(self, link: Link, text: str) -> None:
@@ -52,13 +52,13 @@ class Owner:
         """Deliver events until done() is true."""
         self.poller.run_until(done)
 
-    def guest(self) -> Guest:
+    def guest(self) -> Arrival:
         """Wait for a guest, which must be the only one."""
         self.wait(lambda: self.guests)
         assert len(self.guests) == 1
         return self.guests[0]
 
-    def frames(self, count: int, guest: Guest | None = None) -> list[bytes]:
+    def frames(self, count: int, guest: Arrival | None = None) -> list[bytes]:
         """The next ``count`` frames of the guest."""
         link = (guest or self.guest()).link
         found: list[bytes] = []
@@ -71,7 +71,7 @@ class Owner:
         self.wait(read)
         return found
 
-    def end_of(self, guest: Guest) -> str:
+    def end_of(self, guest: Arrival) -> str:
         """Read until the link ends. Returns its reason."""
         words: list[str] = []
 

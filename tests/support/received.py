@@ -19,6 +19,7 @@ _CARRIES: Final = frozenset(
         kinds.ICMP_REPLY,
         kinds.UDP_TO_GUEST,
         kinds.SERVICE_DATAGRAM,
+        kinds.DROPPED,
     )
 )
 """Kinds of record that pass on a reference to their slot. (FRAME_OUT does so unless it is borrowed.)"""

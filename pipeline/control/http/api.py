@@ -29,7 +29,7 @@ from pipeline.control.guests import GuestSums
 from pipeline.control.http import models, openapi, stats
 from pipeline.control.http.access import Access, AccessError, guest_address
 from pipeline.control.http.connection import TIMEOUT, TOO_LONG, connection_of
-from pipeline.control.http.takeover import CONNECT, TUNNEL
+from pipeline.control.http.takeover import CAPTURE, CONNECT, TUNNEL
 from pipeline.control.workers import RefusedError, Request, RequestError
 from pipeline.go import text as gotext
 from pipeline.go.text import GoError
@@ -105,6 +105,7 @@ class Api:
             "/services/dns": _redirect,
             "/services/forwarder": _redirect,
             TUNNEL: _not_first,
+            CAPTURE: _not_first,
             CONNECT: _not_first,
         }
         for path, handler in routes.items():

@@ -1,8 +1,8 @@
 """The description of the HTTP API at /openapi.json (OpenAPI 3.1), made from the tables below and models.py.
 
 It says what a client may rely on. Many paths take any method, and the description names the one to use. All
-answers are text/plain, also those in JSON, as in gvproxy. ``x-json`` has the schema of an answer in JSON.
-OpenAPI has no words for a path that stops speaking HTTP, so the texts of the two such paths explain it.
+answers but captures are text/plain, also those in JSON, as in gvproxy. ``x-json`` has the schema of an answer
+in JSON. OpenAPI has no words for a path that stops speaking HTTP, so the texts of these paths explain it.
 """
 
 from collections.abc import Mapping
@@ -41,6 +41,19 @@ _READS: Final[Mapping[str, tuple[str, type[BaseModel] | None]]] = {
     "/services/forwarder/all": ("Open forwards, sorted by local address and protocol.", models.Forwards),
     "/openapi.json": ("This description.", None),
 }
+_TEXTS: Final[Json] = {"type": "array", "items": {"type": "string"}}
+_CAPTURE_PARAMETERS: Final[tuple[tuple[str, str, Json], ...]] = (
+    ("guest", "A link's number, a MAC address or an IPv4 address. May be repeated.", _TEXTS),
+    ("host", "An address or a network, at either end. May be repeated.", _TEXTS),
+    ("port", "A port or a range, at either end. May be repeated.", _TEXTS),
+    ("protocol", "arp, icmp, tcp or udp. May be repeated.", _TEXTS),
+    ("drops", "1: only the frames that were dropped, with the cause.", {"type": "integer", "enum": [0, 1]}),
+    (
+        "snaplen",
+        "Bytes that are kept of a frame; 0 for all.",
+        {"type": "integer", "minimum": 0, "maximum": 262144},
+    ),
+)
 # path -> (summary, the body, statuses of errors)
 _WRITES: Final[Mapping[str, tuple[str, type[BaseModel], tuple[int, ...]]]] = {
     "/services/forwarder/expose": ("Open a forward to a guest.", models.ExposeRequest, (400, 408, 500)),
@@ -52,11 +65,12 @@ _WRITES: Final[Mapping[str, tuple[str, type[BaseModel], tuple[int, ...]]]] = {
     "/services/dns/add": ("Add a zone, or records to the one of that name.", models.ZoneRequest, (400, 408)),
 }
 _ERRORS: Final[Mapping[int, str]] = {
-    400: "Not a POST, or the body is not such an object.",
+    400: "Not a POST, the body is not such an object, or the query is wrong.",
     403: "A web page may have sent it: see Host, Origin and Sec-Fetch-Site in docs/access.md.",
     401: "The token is missing or wrong.",
     408: "The body did not come in time.",
     413: "The body is too long.",
+    429: "Too many captures are running.",
     500: "It cannot be done; the text says why.",
 }
 
@@ -76,6 +90,7 @@ def document(version: str, *, token: bool) -> Json:
         paths[path] = {"post": operation}
     paths["/tunnel"] = {"post": _tunnel(token)}
     paths["/connect"] = {"post": _connect()}
+    paths["/capture"] = {"get": _capture(token)}
     described: Json = {
         "openapi": "3.1.0",
         "info": {"title": "gvtap-pipeline", "version": version, "license": {"name": "Apache-2.0"}},
@@ -141,4 +156,21 @@ def _connect() -> Json:
     )
     operation["responses"]["404"] = {"description": "Guests cannot attach here."}
     operation["security"] = []
+    return operation
+
+
+def _capture(token: bool) -> Json:
+    answer = {
+        "description": "A pcapng capture, until the connection ends.",
+        "content": {"application/x-pcapng": {"schema": {"type": "string", "format": "binary"}}},
+    }
+    operation = _operation(
+        "Frames of guests that fit a filter. Must be the first request of its connection.",
+        answer,
+        (400, 429, 500, *((401,) if token else ())),
+    )
+    operation["parameters"] = [
+        {"name": name, "in": "query", "description": text, "schema": schema}
+        for name, text, schema in _CAPTURE_PARAMETERS
+    ]
     return operation

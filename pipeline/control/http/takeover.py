@@ -1,9 +1,10 @@
-"""The two paths after which a connection stops being HTTP: ``/connect`` and ``/tunnel``.
+"""The paths that are taken over from HTTP: ``/connect``, ``/tunnel`` and ``/capture``.
 
 ``/connect`` becomes a guest link: no answer is written, and frames follow in both directions.
 ``/tunnel?ip=A&port=N`` becomes a connection to a guest: the two bytes ``OK`` are written before the guest is
-dialled, then the socket goes to the listen worker. Neither path looks at method or body. This process
-closes its socket as soon as the worker has its own.
+dialled, then the socket goes to the listen worker. ``/capture`` is answered by ingress, which writes the
+head of the answer and then a capture that ends with the connection. No path looks at method or body. This
+process closes its socket as soon as the worker has its own.
 """
 
 import asyncio
@@ -23,9 +24,17 @@ from pipeline.ipc import messages
 
 CONNECT: Final = "/connect"
 TUNNEL: Final = "/tunnel"
+CAPTURE: Final = "/capture"
 OFFLOAD_HEADER: Final = "gvtap-offload"
 """Header of a request for /connect: the guest asks for an extension of the protocol (docs/offload.md)."""
 MAX_OFFLOAD_TEXT: Final = 200
+CAPTURE_KEYS: Final = ("guest", "host", "port", "protocol", "drops", "snaplen")
+MAX_SNAPLEN: Final = 262144
+MAX_CAPTURE_FIELDS: Final = 1024
+_CAPTURE_HEAD: Final = (
+    b"HTTP/1.1 200 OK\r\nContent-Type: application/x-pcapng\r\nX-Content-Type-Options: nosniff\r\n"
+    b"Connection: close\r\n\r\n"
+)
 
 
 class Connect:
@@ -111,6 +120,73 @@ class Tunnel:
             self._log.debug("tunnel's client is gone", client=taken.client, error=str(error))
             return False
         return True
+
+
+class Capture:
+    """Hands clients that want a capture to the ingress worker."""
+
+    def __init__(
+        self,
+        request: Request,
+        log: structlog.typing.FilteringBoundLogger,
+        access: Access | None = None,
+        *,
+        browsers: bool = False,
+    ) -> None:
+        """browsers: they can reach the endpoint."""
+        self._request = request
+        self._log = log
+        self._access = Access(log) if access is None else access
+        self._browsers = browsers
+
+    async def __call__(self, taken: Taken) -> None:
+        """Begin the capture. Answer a bad query with 400, one capture too many with 429."""
+        try:
+            if self._browsers:
+                _check_web_page(self._access, taken)
+            self._access.check_host(taken.head.header("authorization"), taken.client)
+            refused = await self._ask(capture_of(taken.head.query), taken)
+        except GoError as error:
+            refused = _error_response("400 Bad Request", str(error))
+        except AccessError as error:
+            refused = _refusal(error)
+        except RequestError as error:
+            self._log.error("capture not started", client=taken.client, error=str(error))
+            refused = _error_response("500 Internal Server Error", str(error))
+        if refused:
+            await close_with(taken.sock, refused, self._log)
+
+    async def _ask(self, ask: messages.LiveCapture, taken: Taken) -> bytes:
+        """Ask ingress. Returns the answer to a client that was refused, and nothing if it has its capture."""
+        found = await self._request("ingress", ask, [taken.sock])
+        answer = messages.LiveCaptureAnswer.decode(found)
+        if answer.refused is not None:
+            status = HTTPStatus.TOO_MANY_REQUESTS if answer.busy else HTTPStatus.BAD_REQUEST
+            return _error_response(f"{status.value} {status.phrase}", answer.refused)
+        taken.sock.close()
+        return b""
+
+
+def capture_of(query: str) -> messages.LiveCapture:
+    """The request for ingress in a query such as ``guest=192.168.127.2&port=53&port=80``. Raises GoError."""
+    try:
+        keys = parse_qs(query, keep_blank_values=True, max_num_fields=MAX_CAPTURE_FIELDS)
+    except ValueError:
+        raise GoError(f"too many keys (allowed: {MAX_CAPTURE_FIELDS})") from None
+    for key in keys:
+        if key not in CAPTURE_KEYS:
+            raise GoError(f"unknown key {key[:100]!r} (allowed: {', '.join(CAPTURE_KEYS)})")
+    drops = keys.get("drops", ["0"])[-1]
+    if drops not in ("0", "1"):
+        raise GoError(f"drops {drops[:100]!r} is wrong (allowed: 0, 1)")
+    text = keys.get("snaplen", ["0"])[-1]
+    snaplen = int(text) if text.isascii() and text.isdigit() and len(text) < 10 else -1
+    if not 0 <= snaplen <= MAX_SNAPLEN:
+        raise GoError(f"snaplen {text[:100]!r} is wrong (allowed: 1 to {MAX_SNAPLEN}, 0 for whole frames)")
+    guests, hosts, ports, protocols = (keys.get(key, []) for key in ("guest", "host", "port", "protocol"))
+    return messages.LiveCapture(
+        _CAPTURE_HEAD, guests, hosts, ports, protocols, drops == "1", snaplen or MAX_SNAPLEN
+    )
 
 
 def _check_web_page(access: Access, taken: Taken) -> None:

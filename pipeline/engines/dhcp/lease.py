@@ -1,4 +1,4 @@
-"""One DHCP lease: its state, how long it lasts, and for which guest it counts.
+"""One DHCP lease: its state, how long it lasts, and in which guest's share it counts.
 
 =========  ==================================================  =========================================
 lease      means                                               may go to another client
@@ -17,7 +17,7 @@ from typing import Final
 
 LEASE_SECONDS: Final = 3600
 LOAN_SECONDS: Final = 120
-"""A client renews after half of it, and asks all servers after seven eighths (RFC 2131 section 4.4.5)."""
+"""A client renews after half of that, and asks all servers after seven eighths (RFC 2131 section 4.4.5)."""
 OFFER_SECONDS: Final = 60
 
 OFFERED: Final = "offered"
@@ -35,18 +35,19 @@ SECONDS: Final[dict[str, float]] = {
 }
 
 NO_LINK: Final = 0
-"""The link of leases from a state file whose clients have not spoken yet. Links are numbered from 1."""
+"""In place of link and guest: the lease is from a state file, and its client has not sent a message yet.
+Links are numbered from 1."""
 GONE: Final = -1
-"""The link of leases that came over a link that is gone."""
+"""In place of link and guest: the link of the lease is gone."""
 BORROWER: Final = -2
-"""In place of a guest: the lease is beyond the share of the guest that has it."""
+"""In place of a guest: the lease is beyond the share of the guest that has it, so it is a loan."""
 
 
 class Lease:
     """A dynamic lease. ``expires``: when it may go to another client. ``link``: where its client asked last.
 
-    ``before``: another link that is still up, over which the lease came first. A guest may ask in the name
-    of another guest's client and leave. The lease then belongs to the first link again.
+    ``before``: another link that is still up, over which the lease was asked for first. A guest may ask in
+    the name of another guest's client, and leave. Then the lease belongs to the first link again.
 
     ``guest``: the guest in whose share the lease counts, or NO_LINK, GONE or BORROWER. ``ident``: the client
     identifier (option 61), empty if the client sends none.
@@ -65,7 +66,7 @@ class Lease:
 
     @property
     def owner(self) -> int:
-        """The link whose guest may give the lease up: the first one that is still up."""
+        """The link over which the lease may be given up: the first one that is still up."""
         return self.before or self.link
 
     @property
@@ -79,7 +80,7 @@ class Lease:
         self.expires = expires
 
     def count_for(self, guest: int, link: int) -> None:
-        """The client asked over this link. The lease is in the share of this guest now."""
+        """The client asked over this link. The lease counts in the share of this guest now."""
         self.guest = guest
         if link == self.link:
             return
@@ -90,7 +91,7 @@ class Lease:
         self.link = link
 
     def on_asked(self, link: int, ident: bytes) -> None:
-        """The client asked with this identifier. A link that is not the owner does not change it."""
+        """The client asked with this identifier over this link. It is kept if the link is the owner."""
         if link == self.owner:
             self.ident = ident
 

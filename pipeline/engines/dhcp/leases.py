@@ -1,26 +1,28 @@
 """Leases of the DHCP server: which client has which address, and which may get one (RFC 2131 section 4.3).
 
-A client is a hardware address. Each gets the lowest free address of the subnet and keeps it. A lease that
-expired, was released or was never confirmed (lease.py) stays with its client until another client needs it.
+A client is a hardware address. Each client gets the lowest free address of the subnet and keeps it. A lease
+that expired, was released or was never confirmed (lease.py) stays with its client until another client needs
+the address.
 
-**Shares.** A guest may make up any number of hardware addresses, so leases count for the guest over whose
-link they came. Each guest may have LEAST_OF_A_GUEST leases. Beyond that, it gets an address only while it has
-less than SHARE times the addresses that are left for others. So a guest that is alone has a share of three
-quarters of the subnet, and the next guest three quarters of the rest.
+**Shares.** A guest may make up any number of hardware addresses. So leases count for the guest whose link
+they were asked over. Each guest may have LEAST_OF_A_GUEST leases. Beyond that, it gets an address only while
+it has less than SHARE times the addresses that are left for others. So a guest that is alone has a share of
+three quarters of the subnet, and the next guest three quarters of the rest.
 
-**Loans.** A guest with its share may use what is free all the same, as loans: leases of LOAN_SECONDS that
-count for nobody. A lease is a promise until it ends, so a loan cannot be called back. It is not renewed while
-the reserve is not whole, or after a guest within its share found no address (for WISH_SECONDS). The server is
-silent then, and never sends NAK. So another guest waits for two minutes. Without loans it would have to wait
-for an hour, or the last quarter would never be used. A loan whose guest is within its share again becomes an
-ordinary lease when its client renews. BOOTP leases have no end, so they are never loans.
+**Loans.** A guest that has used up its share may still get free addresses as loans. A loan is a lease of
+LOAN_SECONDS that counts in no share. No lease can be called back before it ends. But a loan is not renewed
+while the reserve is not whole, nor for NO_LOANS_SECONDS after a guest within its share found no address. The
+server then does not answer, and never sends NAK. So another guest waits for two minutes. Without loans it
+would have to wait for an hour, or the last quarter would never be used. When the guest of a loan is within
+its share again, and the client renews, the loan becomes an ordinary lease. BOOTP leases do not expire, so
+they are never loans.
 
-**Reserve.** The last addresses are for guests without any: the first address of a guest is there at once.
+**Reserve.** The last addresses are for guests without any, so each guest gets its first address at once.
 
 **Guests that are gone.** A guest that reconnects has a new share. The leases of a link that is gone count for
-no guest, and stay with their clients. When no address is free, a new client gets the one of them that was
-bound longest ago. Leases from a state file, whose clients have not spoken yet, come last. Only guests with
-fewer than LEAST_OF_A_GUEST leases get these before they expire, again the oldest first.
+no guest, and stay with their clients. If no address is free, a new client gets the one of them that was bound
+longest ago. Leases from a state file, whose clients have not sent a message yet, come last. Before they
+expire, only guests with fewer than LEAST_OF_A_GUEST leases get these, again the oldest first.
 
 This module does not know messages.
 """
@@ -53,12 +55,12 @@ LEAST_OF_A_GUEST: Final = 8
 SHARE: Final = 3
 """Beyond that, a guest may have this many times the addresses that are left for others."""
 MAX_RESERVE: Final = 8
-"""Addresses for guests that have none; an eighth of a small subnet."""
-WISH_SECONDS: Final = 600.0
+"""Addresses in the reserve; fewer in a small subnet, an eighth of it."""
+NO_LOANS_SECONDS: Final = 600.0
 """How long there are no loans after a guest found no address. Some clients ask again only after 5 minutes."""
 
-NOBODY: Final = (GONE, BORROWER, NO_LINK)
-"""Leases in nobody's share are left for others."""
+IN_NO_SHARE: Final = (GONE, BORROWER, NO_LINK)
+"""Leases with one of these in place of a guest are in no share. They are left for others."""
 
 TOO_MANY: Final = "dhcp_message_dropped_too_many_of_guest"
 NO_ADDRESS: Final = "dhcp_message_dropped_no_address"
@@ -78,11 +80,11 @@ class LeaseConfig(Protocol):
     def dhcp_static_leases(self) -> Mapping[int, bytes]: ...
     @property
     def reserved(self) -> frozenset[int]:
-        """Addresses that no client gets, beside the gateway's, the network's and the broadcast one."""
+        """Addresses that no client gets, besides those of the gateway, the network and broadcast."""
 
 
 class Grant(NamedTuple):
-    """The address of a client, and for how many seconds; or 0, and the counter that says why."""
+    """A client's address, and the lease in seconds. Without an address (0): the counter that says why."""
 
     addr: int
     seconds: int = LEASE_SECONDS
@@ -90,7 +92,7 @@ class Grant(NamedTuple):
 
 
 def by_link(link: int) -> int:
-    """The guest of a link, where nothing else is known: each link is a guest of its own."""
+    """The number of a link's guest, if each link is a guest of its own."""
     return link
 
 
@@ -98,7 +100,7 @@ class Leases:
     """The leases of one subnet."""
 
     def __init__(self, config: LeaseConfig, guest_of: Callable[[int], int] = by_link) -> None:
-        """guest_of: the number of the guest that opened a link; above 0. Links of one peer share it."""
+        """guest_of: the number of the guest that opened a link, above 0. All links of a peer share it."""
         self._config = config
         self._guest_of = guest_of
         self._pool = Pool(config.subnet, config.reserved | {config.gateway_ip, *config.dhcp_static_leases})
@@ -106,13 +108,13 @@ class Leases:
         # A MAC with two static addresses gets the lower one, the same in every run.
         self._static = {mac: addr for addr, mac in sorted(config.dhcp_static_leases.items(), reverse=True)}
         self._leases: dict[bytes, Lease] = {}
-        # MACs by state, in the order in which their leases expire.
         self._by_state: dict[str, OrderedDict[bytes, None]] = {
             state: OrderedDict() for state in RECLAIM_ORDER
         }
+        """MACs by state, in the order in which their leases expire."""
         self._of_guest: dict[int, int] = {}
         """How many leases are in the share of each guest."""
-        self._wished_until = float("-inf")
+        self._no_loans_until = float("-inf")
 
     # --- what there is --------------------------------------------------------------------
 
@@ -132,8 +134,8 @@ class Leases:
     def export(self, now: float) -> list[tuple[int, bytes, float]]:
         """(address, MAC, seconds left) of the dynamic leases that clients use, for a state file.
 
-        A BOOTP client's lease has LEASE_SECONDS from the restart. The client must speak until then, so that
-        clients which a guest made up do not keep addresses over restarts.
+        A BOOTP client's lease has LEASE_SECONDS from the restart. If the client sends nothing in that time,
+        it may lose the address. So clients that a guest made up do not keep addresses over restarts.
         """
         return [
             (lease.addr, mac, min(max(0.0, lease.expires - now), LEASE_SECONDS))
@@ -143,7 +145,7 @@ class Leases:
         ]
 
     def restore(self, rows: Iterable[tuple[int, bytes, float]], now: float) -> int:
-        """Take over the result of export() from an earlier run, except rows that do not fit any more.
+        """Take over the result of export() from an earlier run, except rows that are not valid any more.
 
         Returns how many leases were taken over.
         """
@@ -173,26 +175,26 @@ class Leases:
             lease = self._new(mac, guest, link, state, now)
             if lease is None:
                 return self._refuse(guest, now)
-        elif not self._count_anew(lease, guest, link, state, now):
+        elif not self._recount(lease, guest, link, state, now):
             return Grant(0, 0, LOAN_OVER) if lease.is_lent else self._refuse(guest, now)
         lease.on_asked(link, ident)
-        # A client that starts again still has what was acknowledged.
+        # A DISCOVER of a client that starts again does not shorten a lease that was acknowledged.
         if state != OFFERED or lease.state not in (BOUND, LENT, BOOTP) or lease.expires <= now:
             held = LENT if state == BOUND and lease.is_lent else state
             self._move(mac, lease, held, now + SECONDS[held])
         return Grant(lease.addr, LOAN_SECONDS if lease.is_lent else LEASE_SECONDS)
 
     def turn_down(self, mac: bytes, link: int, now: float) -> None:
-        """The client took another server's offer, so ours is free. An acknowledged lease stays."""
+        """The client took another server's offer, so the offered address is free. A bound lease stays."""
         lease = self._leases.get(mac)
         if lease is not None and lease.state == OFFERED and link == lease.owner:
             self._move(mac, lease, RELEASED, now)
 
     def release(self, mac: bytes, addr: int, link: int, now: float) -> bool:
-        """The client does not need its address any more. Returns False if it is not the client's address.
+        """The client does not need its address any more. Returns False if the message is not the client's.
 
-        Another guest may write the client's hardware address into its message, and may even have asked in its
-        name. So only the link counts over which the lease was given.
+        Another guest may write the client's hardware address into a message, and may even have asked in its
+        name. So the message must come over the link that owns the lease.
         """
         lease = self._leases.get(mac)
         if lease is None or addr != lease.addr or link != lease.owner:
@@ -203,7 +205,7 @@ class Leases:
     def decline(self, mac: bytes, ident: bytes, addr: int, link: int, now: float) -> bool:
         """The client found its address in use. No client gets it for a while. False as in release().
 
-        A client sends the same identifier in all messages (RFC 2131 section 2). Another one does not count.
+        A client sends the same identifier in all messages (RFC 2131 section 2), so it must be that one.
         """
         lease = self._leases.get(mac)
         if lease is None or (addr, link, ident) != (lease.addr, lease.owner, lease.ident):
@@ -226,53 +228,53 @@ class Leases:
     def _refuse(self, guest: int, now: float) -> Grant:
         if self._is_full(guest, now):
             return Grant(0, 0, TOO_MANY)
-        self._wished_until = now + WISH_SECONDS
+        self._no_loans_until = now + NO_LOANS_SECONDS
         return Grant(0, 0, NO_ADDRESS)
 
     def _is_full(self, guest: int, now: float) -> bool:
-        """Whether the guest has its share of the addresses."""
+        """Whether the guest has used up its share of the addresses."""
         count = self._of_guest.get(guest, 0)
         if count < LEAST_OF_A_GUEST:
             return False
         wanted = count // SHARE + 1
-        left = self._pool.free_count(now) + sum(self._of_guest.get(nobody, 0) for nobody in NOBODY)
-        return left < wanted and left + self._expired(now, wanted - left, NOBODY) < wanted
+        left = self._pool.free_count(now) + sum(self._of_guest.get(each, 0) for each in IN_NO_SHARE)
+        return left < wanted and left + self._expired(now, wanted - left, IN_NO_SHARE) < wanted
 
     def _has_spare(self, now: float, used: int, restored: bool = False) -> bool:
-        """Whether the reserve is whole when ``used`` more addresses are used.
+        """Whether the reserve stays whole when ``used`` more addresses are used.
 
-        restored: leases of a state file may be used up as well.
+        restored: leases of a state file count as free too.
         """
         wanted = self._reserve + used
         spare = self._pool.free_count(now) + self._of_guest.get(GONE, 0)
-        apart: tuple[int, ...] = (GONE,)
+        excluded: tuple[int, ...] = (GONE,)
         if restored:
             spare += self._of_guest.get(NO_LINK, 0)
-            apart = (GONE, NO_LINK)
-        return spare >= wanted or spare + self._expired(now, wanted - spare, apart) >= wanted
+            excluded = (GONE, NO_LINK)
+        return spare >= wanted or spare + self._expired(now, wanted - spare, excluded) >= wanted
 
-    def _expired(self, now: float, enough: int, apart: tuple[int, ...]) -> int:
-        """How many leases may go to another client, without those of ``apart``. Counts up to enough."""
+    def _expired(self, now: float, enough: int, excluded: tuple[int, ...]) -> int:
+        """How many expired leases there are, except those of ``excluded``. Stops counting at ``enough``."""
         count = 0
         for state in RECLAIM_ORDER:
             for mac in self._by_state[state]:
                 lease = self._leases[mac]
                 if lease.expires > now or count >= enough:
                     break
-                if lease.guest not in apart:
+                if lease.guest not in excluded:
                     count += 1
         return count
 
     def _may_have_new(self, guest: int, now: float) -> bool:
-        """Whether one more address may be in a guest's share."""
+        """Whether a guest's share has room for one more address."""
         count = self._of_guest.get(guest, 0)
         if not count:
             return True
         return not self._is_full(guest, now) and self._has_spare(now, 1, count < LEAST_OF_A_GUEST)
 
     def _may_borrow(self, state: str, now: float, used: int) -> bool:
-        """Whether there may be a loan now, for which ``used`` more addresses are used (0 or 1)."""
-        return state != BOOTP and now >= self._wished_until and self._has_spare(now, used)
+        """Whether a loan is allowed now. used: how many more addresses it needs (0 or 1)."""
+        return state != BOOTP and now >= self._no_loans_until and self._has_spare(now, used)
 
     def _new(self, mac: bytes, guest: int, link: int, state: str, now: float) -> Lease | None:
         """A lease for a client that has none; None if there is no address for it."""
@@ -281,20 +283,20 @@ class Leases:
             addr = self._take_address(now, restored=self._of_guest.get(guest, 0) < LEAST_OF_A_GUEST)
         elif not (addr := self._reclaim(now, guest)) and self._may_borrow(state, now, 1):
             counts_for = BORROWER
-            # What clients of a link that is gone still hold is not for loans.
+            # Leases of links that are gone are not reclaimed for a loan before they expire.
             addr = self._pool.take(now) or self._reclaim(now)
         return self._add(mac, Lease(addr, link, counts_for, state)) if addr else None
 
-    def _count_anew(self, lease: Lease, guest: int, link: int, state: str, now: float) -> bool:
-        """A client asks for the lease that it has. Decide in whose share it is from now on.
+    def _recount(self, lease: Lease, guest: int, link: int, state: str, now: float) -> bool:
+        """A client asks for the lease that it has. Decide in whose share it counts from now on.
 
-        Returns False if the client gets no answer: its lease is in nobody's share, and others need it.
+        Returns False if the client gets no answer: its lease is in no share, and other guests need it.
         """
         if lease.guest == guest:
             self._count(lease, guest, link)
             return True
         if lease.guest > 0:
-            # Its guest has another link now. (A guest with two numbers has no more than the shares of both.)
+            # The client is at another guest now. The lease moves to that guest's share if it has room.
             if not self._is_full(guest, now):
                 self._count(lease, guest, link)
             return True
@@ -317,7 +319,7 @@ class Leases:
         return lease
 
     def _count(self, lease: Lease, guest: int, link: int) -> None:
-        """The lease is in the share of this guest from now on."""
+        """The lease counts in the share of this guest from now on."""
         tally.add(self._of_guest, lease.guest, -1)
         tally.add(self._of_guest, guest, 1)
         lease.count_for(guest, link)
@@ -335,10 +337,10 @@ class Leases:
         return lease.addr
 
     def _take_address(self, now: float, *, restored: bool) -> int:
-        """An address for a new client, 0 if there is none: the lowest free one, else one of another client.
+        """An address for a new client; 0 if there is none. The first of these that there is:
 
-        That is one whose client does not need it any more, else one of a link that is gone, else, with
-        ``restored``, one of the state file.
+        the lowest free address, one of an expired lease, one of a link that is gone, and with ``restored``,
+        one of the state file.
         """
         return (
             self._pool.take(now)
@@ -348,7 +350,7 @@ class Leases:
         )
 
     def _reclaim(self, now: float, guest: int | None = None) -> int:
-        """Take back an address that its client does not need any more, of this guest if given; else 0."""
+        """Take back the address of an expired lease; 0 if there is none. guest: only of this guest."""
         for state in RECLAIM_ORDER:
             for mac in self._by_state[state]:
                 lease = self._leases[mac]
@@ -359,7 +361,7 @@ class Leases:
         return 0
 
     def _reclaim_oldest(self, guest: int) -> int:
-        """Take back the address that was bound longest ago by a client of GONE or NO_LINK; else 0."""
+        """Take back the address of the oldest lease of GONE or NO_LINK; 0 if there is none."""
         if guest not in self._of_guest:
             return 0
         for state in RECLAIM_ORDER:

@@ -1,7 +1,7 @@
-"""The addresses of a subnet that clients may have: which are free, and which are kept back for a while.
+"""The dynamic addresses of a subnet: which are free, and which are kept back for a while.
 
-The lowest free address is given first. An address that a client found in use (DHCPDECLINE) is kept back, but
-only a quarter of the subnet and no more than MAX_DECLINED: a guest must not use up the subnet this way.
+The lowest free address is given first. An address that a client found in use (DHCPDECLINE) is kept back. At
+most a quarter of the subnet and MAX_DECLINED addresses are kept back, so that a guest cannot use it up.
 """
 
 import heapq
@@ -11,29 +11,29 @@ from ipaddress import IPv4Network
 from typing import Final
 
 DECLINE_SECONDS: Final = 600.0
-"""How long no client gets an address that a client found in use."""
+"""How long an address that a client found in use is kept back."""
 MAX_DECLINED: Final = 64
 MAX_TAKEN: Final = 16384
-"""Addresses that clients may have at a time: a large subnet must not mean a large table."""
+"""The most addresses that clients have at a time. It bounds the memory in a large subnet."""
 
 
 class Pool:
     """The dynamic addresses of one subnet, as ints."""
 
     def __init__(self, subnet: IPv4Network, never: Iterable[int]) -> None:
-        """never: addresses that no client gets."""
+        """never: addresses that no client may have."""
         self._network = int(subnet.network_address)
         self._broadcast = int(subnet.broadcast_address)
         self._never = frozenset(never)
         inside = sum(self._network < addr < self._broadcast for addr in self._never)
         self.capacity = min(MAX_TAKEN, max(0, self._broadcast - self._network - 1 - inside))
-        """How many clients there can be."""
+        """The most clients that can have an address at a time."""
         self._max_declined = min(MAX_DECLINED, subnet.num_addresses // 4)
         self._taken: set[int] = set()
         self._declined: OrderedDict[int, float] = OrderedDict()
-        """Until when an address is kept back, the first one first."""
+        """Addresses that are kept back, and until when. The first one to end comes first."""
         self._next = self._network + 1
-        """Addresses from here on were never given."""
+        """The first address that take() has not reached yet."""
         self._returned: list[int] = []
 
     def free_count(self, now: float) -> int:
@@ -42,7 +42,7 @@ class Pool:
         return self.capacity - len(self._taken) - declined
 
     def take(self, now: float) -> int:
-        """The lowest free address, else 0."""
+        """Take the lowest free address. Returns 0 if there is none."""
         while self._declined and next(iter(self._declined.values())) <= now:
             heapq.heappush(self._returned, self._declined.popitem(last=False)[0])
         if len(self._taken) >= MAX_TAKEN:
@@ -72,7 +72,7 @@ class Pool:
         heapq.heappush(self._returned, addr)
 
     def decline(self, addr: int, now: float) -> None:
-        """The client that has the address found it in use. Nobody gets it for DECLINE_SECONDS."""
+        """The client that has the address found it in use. No client gets it for DECLINE_SECONDS."""
         self._taken.remove(addr)
         self._declined[addr] = now + DECLINE_SECONDS
         while len(self._declined) > self._max_declined:

@@ -1,11 +1,11 @@
-"""DHCP and BOOTP server: what it answers to clients (RFC 2131, 2132, 3046, 3397, 951, 1534).
+"""The DHCP and BOOTP server (RFC 2131, 2132, 3046, 3397, 951, 1534).
 
 Sans-IO: messages and the time go in, replies come out. leases.py decides which client gets which address.
-The server ignores the address that a client asks for, and never sends NAK: it answers every client with its
-lease. It does not answer a message for another server.
+The server ignores the address that a client asks for: it answers every client with that client's lease, and
+never sends NAK. It does not answer a message for another server.
 
-A reply is never longer than its client accepts (option 57). If it would be, the server shortens the search
-list or leaves it out, then the relay information, but never the lease.
+A reply is never longer than its client accepts (option 57). If there is too little room, the server shortens
+or leaves out the search list, then the relay information, but never the lease.
 
 The server does not probe whether an address is in use.
 """
@@ -21,7 +21,7 @@ from pipeline.wire.errors import WireError
 MAX_ECHOED_OPTION: Final = 255
 """Bytes of the longest client identifier or relay information that is copied into a reply."""
 MAX_SEARCH_LIST: Final = 512
-"""Bytes of option 119, whatever a client accepts: the message stays one small datagram."""
+"""The most bytes of option 119, whatever a client accepts, so that a reply stays one small datagram."""
 MAX_MTU_OPTION: Final = 0xFFFF
 BROADCAST_ADDR: Final = 0xFFFFFFFF
 _OTHER_SERVER: Final = "dhcp_message_ignored_other_server"
@@ -152,8 +152,8 @@ class Dhcp:
     def _build(self, message: dhcp.Message, kind: int, addr: int, seconds: int) -> bytes:
         """A reply that the client accepts. Its options are in ascending order.
 
-        addr, seconds: the lease; 0 if there is none. The times of renewal (options 58 and 59) are left to the
-        client: it takes the half and seven eighths of these seconds.
+        addr, seconds: the lease; 0 if there is none. Options 58 and 59 are not sent. Clients then renew after
+        half and seven eighths of these seconds.
         """
         options = dict(self._options)
         options[dhcp.MESSAGE_TYPE] = bytes((kind,))
@@ -238,7 +238,7 @@ class Dhcp:
 
 
 def _ident(message: dhcp.Message) -> bytes:
-    """The client identifier; empty if there is none, or one that is too long to be kept."""
+    """The client identifier; empty if there is none, or if it is too long to be kept."""
     ident = message.options.get(dhcp.CLIENT_ID, b"")
     return ident if len(ident) <= MAX_ECHOED_OPTION else b""
 
@@ -257,7 +257,7 @@ def _ordered(options: Mapping[int, bytes], relay_info: bytes) -> dict[int, bytes
 
 
 def _search_list(domains: tuple[str, ...]) -> list[bytes]:
-    """The valid domains in wire form, from the first on, as many as fit into MAX_SEARCH_LIST bytes."""
+    """The first valid domains in wire form, as many as fit into MAX_SEARCH_LIST bytes."""
     found: list[bytes] = []
     size = 0
     for domain in domains:
@@ -271,7 +271,7 @@ def _search_list(domains: tuple[str, ...]) -> list[bytes]:
 
 
 def _fitting(names: list[bytes], room: int) -> bytes:
-    """The names from the first on, as many as fit into an option of room bytes."""
+    """The first names, as many as fit into an option of room bytes."""
     value = b""
     for name in names:
         if dhcp.option_len(value + name) > room:

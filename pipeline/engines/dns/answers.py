@@ -1,7 +1,7 @@
 """Reads the gateway's own DNS replies: the name that a guest asked for, its addresses, and their TTL.
 
-The egress policy needs this: it lets a guest use an address under a name only if the gateway gave it the
-address. A reply that cannot be read has no addresses.
+The egress policy needs this: it allows an address for a name only if the gateway has told the guest that
+address. A reply that cannot be parsed has no addresses.
 """
 
 from typing import Final, NamedTuple
@@ -18,14 +18,14 @@ _MAX_LABEL: Final = 63
 
 
 class Given(NamedTuple):
-    """IPv4 addresses, and how many seconds they belong to the name: the least TTL in the answer."""
+    """IPv4 addresses, and the seconds for which they belong to the name: the lowest TTL in the answer."""
 
     addresses: tuple[int, ...]
     ttl: int
 
 
 def asked(payload: bytes) -> list[bytes]:
-    """Labels of the first question's name. Empty when no question can be read."""
+    """The labels of the first question's name; empty if no question can be parsed."""
     labels = []
     at = _HEADER_LEN
     while at < len(payload) and payload[at]:

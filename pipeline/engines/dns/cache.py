@@ -1,7 +1,7 @@
-"""A cache for answers of upstream servers: each is kept as long as its TTLs allow.
+"""A cache for the answers of upstream servers. Each answer is kept as long as its TTLs allow.
 
-When there are too many answers, or too many bytes, the cache drops the least recently used one. It does not
-know messages: a key is any hashable value, and an answer is a Body of message.py.
+If there are too many answers, or too many bytes, the cache drops the least recently used answer. A key is any
+hashable value, and an answer is a Body (message.py).
 """
 
 from collections import OrderedDict
@@ -13,11 +13,11 @@ from pipeline.engines.dns.message import Body
 MAX_ENTRIES: Final = 4096
 MAX_BYTES: Final = 4 << 20
 ENTRY_BYTES: Final = 512
-"""About the bytes that an entry takes in addition to its records."""
+"""About how many bytes an entry takes in addition to its records."""
 
 
 class Cached(NamedTuple):
-    """An answer, its age in whole seconds, and until when it has this age and may be sent."""
+    """An answer, its age in whole seconds, and when that age ends."""
 
     body: Body
     age: int
@@ -37,7 +37,7 @@ class DnsCache:
         return len(self._entries)
 
     def get(self, key: Hashable, now: float) -> Cached | None:
-        """The answer; None when there is none, or its lifetime is over."""
+        """The answer; None if there is none, or if its lifetime is over."""
         entry = self._entries.get(key)
         if entry is None:
             return None
@@ -50,7 +50,7 @@ class DnsCache:
         return Cached(body, age, since + age + 1)
 
     def put(self, key: Hashable, body: Body, now: float) -> None:
-        """Keep an answer that came now, if it may be kept."""
+        """Keep an answer that came now, if its lifetime allows."""
         if key in self._entries:
             self._drop(key)
         size = _size(body)
@@ -62,7 +62,7 @@ class DnsCache:
             self._drop(next(iter(self._entries)))
 
     def clear(self) -> None:
-        """Forget everything: the host has other name servers now."""
+        """Forget all answers: the host has other name servers now."""
         self._entries.clear()
         self.held_bytes = 0
 

@@ -1,4 +1,4 @@
-"""Names that the host knows without asking a server: those of its hosts file, and localhost (RFC 6761)."""
+"""Answers names that the host knows without a server: those of its hosts file, and localhost (RFC 6761)."""
 
 import ipaddress
 from collections.abc import Mapping, Sequence
@@ -25,8 +25,8 @@ class Hosts:
     def replace(self, names: Mapping[str, Sequence[bytes]]) -> None:
         """The file has these names now: name -> addresses (4 or 16 bytes).
 
-        A name of one label with a loopback address is left out. It means the host itself, but a guest would
-        take it for the guest.
+        A loopback address of a name with one label is left out. It means the host, but in a guest it would
+        mean the guest.
         """
         self._addresses.clear()
         self._pointers.clear()
@@ -42,7 +42,7 @@ class Hosts:
                     self._pointers.setdefault(address, text)
 
     def answer(self, query: m.Query) -> Local | None:
-        """The answer to a query of class IN; None if the name is not known here."""
+        """The answer to a query of class IN; None if the name is not known."""
         labels, rdtype = query.labels, query.rdtype
         if labels and labels[-1].lower() == b"localhost":
             return _of_type(_LOCALHOST, rdtype)

@@ -1,9 +1,8 @@
-"""DNS messages as the gateway needs them (RFC 1035, 2181, 6891): queries of guests, replies to them.
+"""DNS messages (RFC 1035, 2181, 6891): parses queries of guests, and renders replies to them.
 
-A guest's query is parsed as far as its answer needs. Its question is kept byte for byte, because the reply
-repeats it. Of an upstream answer only the records are kept (``Body``, made in responses.py). Each guest's
-reply has its own id, flags, question, age of the TTLs, EDNS and truncation. render() adds these to the
-records.
+Only the parts of a query that its answer needs are parsed. The question is kept byte for byte, because the
+reply repeats it. Of an upstream answer only the records are kept (``Body``, made in responses.py). Each reply
+has its own id, flags, question, age of the TTLs, EDNS and truncation. render() adds these to the records.
 
 This module does not know zones, caches or guests. Hostile bytes cause no exception other than WireError.
 """
@@ -55,13 +54,13 @@ MAX_TCP: Final = 65535
 MAX_QUERY: Final = 4096
 """Bytes of the longest query. A longer one counts as malformed."""
 EDNS_PAYLOAD: Final = 1232
-"""UDP payload that we accept from guests and upstream servers: it avoids fragments on common paths."""
+"""UDP payload bytes that we accept from guests and upstream servers. It avoids fragments on common paths."""
 MAX_NAME_BYTES: Final = 255
 MAX_LABEL: Final = 63
 
 
 class Query(NamedTuple):
-    """One question. ``question``: its bytes as asked. ``labels``: of its name, without the root.
+    """One query. ``question``: its bytes as asked. ``labels``: those of its name, without the root.
 
     ``limit``: the most bytes of a reply. ``edns``: the query has an OPT record, so the reply gets one.
     ``dnssec``: the DO bit.
@@ -96,7 +95,7 @@ class Body(NamedTuple):
 
 
 class Malformed(NamedTuple):
-    """Not a query. ``reply``: the error to send, empty for none. ``counter`` counts it."""
+    """Not a valid query. ``reply``: the error to send; empty for none. ``counter`` counts it."""
 
     reply: bytes
     counter: str
@@ -145,7 +144,7 @@ def parse_query(wire: bytes, *, tcp: bool) -> Query | Malformed:
 
 
 class _Edns(NamedTuple):
-    """What the OPT record of a query says (RFC 6891 section 6.1)."""
+    """The fields of a query's OPT record (RFC 6891 section 6.1)."""
 
     payload: int
     version: int
@@ -153,9 +152,9 @@ class _Edns(NamedTuple):
 
 
 def _read_opt(wire: bytes, at: int) -> _Edns | None:
-    """The only record of a query, at ``at``, which is almost always an OPT record. Raises WireError.
+    """Read the only record of a query, at ``at``, which is almost always an OPT record. Raises WireError.
 
-    Nobody here reads its options, so only their lengths are checked. Bytes after the record are ignored.
+    The gateway uses no options, so only their lengths are checked. Bytes after the record are ignored.
     """
     if wire[at : at + len(_OPT_START)] != _OPT_START:
         return _read_records(wire)
@@ -172,7 +171,7 @@ def _read_opt(wire: bytes, at: int) -> _Edns | None:
 
 
 def _read_records(wire: bytes) -> _Edns | None:
-    """What the records after the question say, whatever they are. Raises WireError."""
+    """Read the records after the question, whatever their types are. Raises WireError."""
     try:
         message = dns.message.from_wire(wire, ignore_trailing=True)
     except (dns.exception.DNSException, ValueError, struct.error):
@@ -203,7 +202,7 @@ def read_name(wire: bytes, at: int) -> tuple[tuple[bytes, ...], int]:
 
 
 def text_wire(name: str) -> bytes:
-    """The wire form of a name without final dot, uncompressed; empty when DNS cannot carry the name."""
+    """The uncompressed wire form of a name without final dot; empty if DNS cannot carry the name."""
     labels = name.split(".")
     if not name.isascii() or len(name) + 2 > MAX_NAME_BYTES:
         return b""
@@ -213,7 +212,7 @@ def text_wire(name: str) -> bytes:
 
 
 def upstream_query(query: Query) -> bytes:
-    """The query to send upstream, with id 0. It is in lower case: all spellings are one question.
+    """The query to send upstream, with id 0. Its name is in lower case, so all spellings are one question.
 
     AD asks whether the answer's data is authentic (RFC 6840 section 5.7).
     """
@@ -231,7 +230,7 @@ def _opt(rcode: int, dnssec: bool) -> bytes:
 
 
 def render(query: Query, body: Body, age: int = 0) -> bytes:
-    """The reply to a guest. ``age``: seconds since the body came from upstream; its TTLs are lower by them.
+    """The reply to a guest. ``age``: seconds since the body came from upstream. They are taken off its TTLs.
 
     Records that do not fit query.limit are left out, from the last on. TC is set then, except when only
     additional data is missing (RFC 2181 section 9).

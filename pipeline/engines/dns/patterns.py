@@ -1,10 +1,10 @@
 r"""Patterns of DNS zones: RE2, whose syntax is that of Go's regexp package.
 
 The host writes a pattern, but guests choose the names that it is tried on. RE2 takes time linear in the
-name and at most MAX_MEMORY, whatever the pattern: ``(a+)+$`` does not stop the resolver.
+name's length and at most MAX_MEMORY, whatever the pattern is. So ``(a+)+$`` does not stop the resolver.
 
-A pattern matches anywhere in a name and in either case, as DNS names compare. Names have one character for
-each byte of a label, U+0000 to U+00FF. Error texts have Go's wording.
+A pattern matches anywhere in a name, and in either case, since DNS names have no case. A name has one
+character for each byte of its labels, U+0000 to U+00FF. Error texts have Go's wording.
 """
 
 import re
@@ -15,7 +15,7 @@ import re2
 MAX_PATTERN: Final = 512
 """Characters of a pattern."""
 MAX_MEMORY: Final = 1 << 20
-"""Bytes for the program of a pattern and the states that RE2 caches: ``.{1000}`` fits."""
+"""The most bytes for a pattern's program and the states that RE2 caches. ``.{1000}`` fits."""
 
 _OPTIONS: Final = re2.Options()
 _OPTIONS.case_sensitive = False

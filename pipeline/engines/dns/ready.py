@@ -1,18 +1,18 @@
-"""Replies that can be sent again as they are: guests ask the same question in the same bytes very often.
+"""Rendered replies by the bytes of their query: guests often ask the same question in the same bytes.
 
-A reply depends on the query's bytes after its id, on the zones, the hosts file and the cache, and on the age
-of TTLs in whole seconds. So it is kept under these bytes until a second is over, or for names of the gateway
-until its names change. The id is put before it again. A query that is answered from here is not parsed.
+A reply depends on the query's bytes after its id, and on the zones, the hosts file and the cache. TTLs become
+lower every second. So a reply from the cache is kept until its second is over. A reply with the gateway's own
+names is kept until these change. A query that is answered from here is not parsed: only the id is new.
 
-Only replies over UDP are kept: over TCP another length is allowed.
+Only replies over UDP are kept, since replies over TCP may be longer.
 """
 
 from typing import Final, NamedTuple
 
 MAX_REPLIES: Final = 1024
-"""The oldest one makes room."""
+"""The most replies that are kept. The oldest one makes room."""
 MAX_BYTES: Final = 2048
-"""Bytes of query and reply together. Longer ones are not kept, so all of them take 2 MiB at most."""
+"""Bytes of query and reply together. Longer ones are not kept, so all replies take at most 2 MiB."""
 ID_BYTES: Final = 2
 
 
@@ -46,12 +46,12 @@ class ReadyReplies:
             return
         replies = self._replies
         key = query[ID_BYTES:]
-        # It becomes the youngest, also if an older one has just run out.
+        # Remove an expired reply first, so that the new one becomes the youngest.
         replies.pop(key, None)
         replies[key] = _Ready(reply[ID_BYTES:], until, counter)
         if len(replies) > MAX_REPLIES:
             del replies[next(iter(replies))]
 
     def clear(self) -> None:
-        """Forget everything: zones, hosts file or name servers are others now."""
+        """Forget all replies: the zones, the hosts file or the name servers have changed."""
         self._replies.clear()

@@ -1,9 +1,9 @@
-"""Responses of upstream servers: is it an answer to the question, and which of its records are kept?
+"""Checks responses of upstream servers: does one answer the question, and which of its records are kept?
 
-The records are kept as they follow a question of the same length (``Body``). Most responses have no other
-types than A, AAAA, CNAME and SOA. Of these each name and length is checked here, and the bytes stay as they
-are: their compressed names point to the question or to records before. dnspython reads all other responses
-and writes them anew. It takes ten times as long.
+The records are kept as bytes that follow a question of the same length (``Body``). Most responses have only
+A, AAAA, CNAME and SOA records. For these, each name and length is checked here, and the bytes stay as they
+are: their compressed names point to the question or to earlier records. dnspython reads and rewrites all
+other responses, which takes ten times as long.
 """
 
 import struct
@@ -18,7 +18,7 @@ from pipeline.engines.dns.message import HEADER, RECORD, TAIL, Body, Query
 from pipeline.wire.errors import WireError
 
 DEAF_TTL: Final = 60
-"""Seconds for which an answer without OPT to a query with DO is kept: the server may have missed DO."""
+"""Seconds for which an answer without OPT to a query with DO is kept, since the server ignored DO."""
 
 _A: Final = 1
 _CNAME: Final = 5
@@ -35,7 +35,7 @@ _FOREVER: Final = 0xFFFFFFFF
 
 
 class _Found(NamedTuple):
-    """The records of a response, as in Body, and what decides how long they may be kept.
+    """The records of a response, as in Body, and the values that decide how long they may be kept.
 
     ``lowest``: the lowest TTL. ``answers``: the answer section has a record of the wanted type.
     ``negative``: the lowest negative TTL of a SOA record in the authority section, -1 without one. ``edns``:
@@ -55,10 +55,11 @@ class _Found(NamedTuple):
 
 
 def upstream_body(query: Query, wire: bytes, *, max_ttl: int, max_negative_ttl: int) -> Body:
-    """Check an upstream server's response to upstream_query() and keep its records.
+    """Check an upstream server's response to upstream_query(), and return its records.
 
-    A positive answer may be kept for its shortest TTL, a negative one for the time in its SOA record (RFC
-    2308 section 5), both within the bounds given. No other response may be kept. Raises WireError.
+    A positive answer may be cached for its shortest TTL. A negative one may be cached for the time in its SOA
+    record (RFC 2308 section 5). max_ttl and max_negative_ttl bound these times. No other response may be
+    cached. Raises WireError.
     """
     found = _read_common(query, wire) or _read_any(query, wire)
     lifetime = 0
@@ -77,7 +78,7 @@ def upstream_body(query: Query, wire: bytes, *, max_ttl: int, max_negative_ttl: 
 
 
 def _read_common(query: Query, wire: bytes) -> _Found | None:
-    """The records of a response of common types; None for dnspython to read it."""
+    """The records of a response that has only common types; None if dnspython must read it."""
     begin = HEADER.size + len(query.question)
     if len(wire) < begin:
         return None
@@ -105,7 +106,7 @@ def _read_common(query: Query, wire: bytes) -> _Found | None:
         if end > len(wire):
             return None
         if rdtype == m.TYPE_OPT:
-            # It is not kept, so it must be the last one: pointers of others count the bytes before them.
+            # OPT is not kept, so it must be the last record: pointers of later records would be wrong.
             if index != total - 1 or index < answers + authorities or wire[at]:
                 return None
             rcode |= ttl >> 24 << 4
@@ -129,7 +130,7 @@ def _read_common(query: Query, wire: bytes) -> _Found | None:
 
 
 def _is_sound(wire: bytes, rdtype: int, data: int, end: int) -> bool:
-    """Whether the data of a record, wire[data:end], is what its type says. False for types not known here."""
+    """Whether the data of a record, wire[data:end], is valid for its type. False for other types."""
     if rdtype == _A:
         return end - data == 4
     if rdtype == _AAAA:
@@ -175,7 +176,7 @@ def _name_end(wire: bytes, at: int) -> int:
 
 
 def _read_any(query: Query, wire: bytes) -> _Found:
-    """The records of a response as dnspython writes them. Raises WireError."""
+    """The records of a response as dnspython rewrites them. Raises WireError."""
     malformed = WireError("dns_upstream_response_malformed")
     try:
         message = dns.message.from_wire(wire, one_rr_per_rrset=True, ignore_trailing=True)
@@ -214,9 +215,9 @@ def _read_any(query: Query, wire: bytes) -> _Found:
 
 
 def _walk(wire: bytes, begin: int) -> tuple[tuple[int, int, int], tuple[int, ...], tuple[int, ...], int]:
-    """Counts, ends and places of TTLs (from begin on) of the records of a message, and the lowest TTL.
+    """The counts of a message's records, their ends and the places of their TTLs, and the lowest TTL.
 
-    The message must be one that dnspython has written: its lengths are not checked.
+    Offsets count from begin. The message must be written by dnspython, since lengths are not checked.
     """
     _, _, _, answers, authorities, additionals = HEADER.unpack_from(wire)
     ends = []

@@ -1,21 +1,22 @@
-"""The gateway's name server: what it answers itself, what it asks upstream, and which queries wait for that.
+"""The gateway's name server: it answers a guest's query itself, or forwards the question to upstream servers.
 
-Sans-IO. ``on_query`` gets a guest's message and decides::
+Sans-IO. ``on_query`` gets a guest's message and decides. The first case that holds counts::
 
-    asked in the same bytes .. Answer            (ready.py) without a look at the message
+    same bytes as before ..... Answer            (ready.py) the message is not parsed
     malformed ................ Answer (FORMERR, NOTIMP ...) or Ignored
+    AXFR and the like ........ Answer (REFUSED)
     a local zone's name ...... Answer            (zones.py)
     localhost, hosts file .... Answer            (hosts.py)
     in the cache ............. Answer            (cache.py)
-    the same is under way .... Joined            the query waits with the others
-    too many wait ............ Answer (SERVFAIL)   in all, or for this client
-    too much is under way .... Queued            in all, or for this client (turns.py)
+    too many queries wait .... Answer (SERVFAIL) in all, or of this client
+    question under way ....... Joined            the query waits for the same answer
+    too many under way ....... Queued            in all, or for this client (turns.py)
     else ..................... Forward           the caller asks upstream, then calls on_upstream
 
-``on_upstream`` makes the replies to all waiting queries of the upstream's response, or of its absence. The
-caller must call it exactly once for each Forward, with its key. Then it must call ``next_forwards``: an
-answer makes room for a waiting question. ``expire`` gives up queries that waited for too long. At
-``deadline()`` both are due. pipeline/host/upstream asks the servers, and retries.
+``on_upstream`` makes the replies to all queries that wait for the upstream's response. The caller must call
+it exactly once for each Forward, with its key. Then it must call ``next_forwards``, since an answer makes
+room for a waiting question. ``expire`` gives up queries that waited for too long. At ``deadline()`` both are
+due. pipeline/host/upstream asks the servers, and retries.
 """
 
 from collections import OrderedDict
@@ -33,17 +34,17 @@ from pipeline.engines.dns.zones import AAAA, ANY, PTR, A, Zone, Zones
 from pipeline.wire.errors import WireError
 
 MAX_WAITERS: Final = 8192
-"""Queries of guests that wait for an answer."""
+"""The most queries of guests that wait for an answer."""
 SHARED_WAITERS: Final = 4096
-"""A client's query may wait while fewer than these do, so one that is alone gets all of them."""
+"""A client's query may wait while fewer queries than these wait. So a client that is alone gets them all."""
 LEAST_WAITERS: Final = 256
 """Waiting queries that each client may have while there is any room."""
 QUEUE_SECONDS: Final = 4.0
 """How long a query waits for its question's turn. The guest gets an answer before its own 5 s are over."""
 MAX_ALIKE: Final = 128
-"""Queries of one client that wait for the same answer. All their replies are sent at once."""
+"""The most queries of one client that wait for the same answer. All their replies are sent at once."""
 MAX_EXPIRED: Final = 128
-"""Queries that one expire() gives up, since their replies are sent at once too."""
+"""The most queries that one expire() gives up. Their replies are sent at once too."""
 MAX_TTL: Final = 86400
 MAX_NEGATIVE_TTL: Final = 3600
 FAILURE_TTL: Final = 1
@@ -57,10 +58,10 @@ W = TypeVar("W", bound=Hashable)
 
 
 class Key(NamedTuple):
-    """What makes two questions equal: name in lower case (wire form), type, class, DO, CD and AD bits.
+    """Two questions with the same key are equal: name in lower case (wire form), type, class, DO, CD, AD.
 
-    A query without AD and DO gets an answer that does not say whether data is authentic (RFC 6840 section
-    5.8). So that answer does not serve a query with one of them.
+    The answer to a query without AD and DO does not say whether its data is authentic (RFC 6840 section 5.8).
+    So it does not serve a query with one of these bits.
     """
 
     name: bytes
@@ -91,7 +92,7 @@ class Forward(NamedTuple):
 
 
 class Joined(NamedTuple):
-    """Nothing to do: the answer to a question under way will serve this query too."""
+    """Nothing to do: this query waits for the answer to a question that is under way."""
 
     key: Key
     counter: str
@@ -114,10 +115,10 @@ Decision = Answer | Forward | Joined | Queued | Ignored
 
 
 class _Pending(Generic[W]):
-    """A question and its waiters: the query, the client and the time of each.
+    """A question and the queries that wait for its answer, each with its client and time.
 
-    ``begun``: whether the question is under way. ``client``: the one that began it. ``clients``: how many
-    queries wait, by client.
+    ``begun``: whether the question is under way. ``client``: the client whose turn it was. ``clients``: how
+    many queries wait, by client.
     """
 
     __slots__ = ("begun", "client", "clients", "query", "waiters")
@@ -140,14 +141,14 @@ class _Pending(Generic[W]):
         tally.add(self.clients, client, 1)
 
     def remove(self, waiter: W) -> tuple[m.Query, Hashable]:
-        """A query waits no more. Returns it with its client."""
+        """A query does not wait any more. Returns it with its client."""
         query, client, _ = self.waiters.pop(waiter)
         tally.add(self.clients, client, -1)
         return query, client
 
 
 class Dns(Generic[W]):
-    """The server. A waiter (W) is where the caller sends a reply; a client has bounds of its own."""
+    """The server. A waiter (W) says where to send a reply. A client is a guest, and has bounds of its own."""
 
     def __init__(
         self,
@@ -155,7 +156,7 @@ class Dns(Generic[W]):
         max_begun: int = turns.MAX_BEGUN,
         per_second: int = turns.MAX_PER_SECOND,
     ) -> None:
-        """max_begun: questions that may be under way upstream. per_second: those of a client, if crowded."""
+        """max_begun: the most questions under way. per_second: a client's rate, see set_crowded()."""
         self.zones = zones
         self.cache = DnsCache()
         self._ready = ReadyReplies()
@@ -163,7 +164,7 @@ class Dns(Generic[W]):
         self._pending: dict[Key, _Pending[W]] = {}
         self._turns: turns.Turns[Key] = turns.Turns(max_begun, per_second)
         self._queue: OrderedDict[tuple[Key, W], float] = OrderedDict()
-        """Queries whose question waits for its turn, and the time since which, the oldest first."""
+        """Queries whose question waits for its turn, and since when. The oldest comes first."""
         self._waiting = 0
         self._clients: dict[Hashable, int] = {}
         """Waiting queries by client."""
@@ -232,7 +233,7 @@ class Dns(Generic[W]):
     def _answer(self, wire: bytes, query: m.Query, cached: Cached, counter: str, tcp: bool) -> Answer:
         """Answer a query at once, and keep the reply for the next query with the same bytes.
 
-        A name that does not exist is seldom asked twice, and may be one of very many that a guest makes up.
+        Negative replies are not kept: a guest may make up any number of names that do not exist.
         """
         payload = m.render(query, cached.body, cached.age)
         if not tcp and cached.body.rcode == m.NOERROR:
@@ -256,7 +257,7 @@ class Dns(Generic[W]):
             return Joined(key, "dns_query_joined")
         if self._turns.begin(client, now):
             return self._forward(key, pending, client, now)
-        # Several clients may wait for it. The first whose turn comes begins it.
+        # Several clients may wait for this question. The first client that has a turn begins it.
         self._turns.wait(client, key)
         self._queue[key, waiter] = now
         return Queued(key, "dns_query_queued")
@@ -281,7 +282,7 @@ class Dns(Generic[W]):
         return forwards
 
     def set_crowded(self, until: float) -> None:
-        """Several guests are active, at least until then: each client has a rate for questions upstream."""
+        """Several guests are active. Until then, each client has a rate for questions upstream."""
         self._turns.crowded_until = until
 
     def on_client_gone(self, now: float) -> None:
@@ -314,9 +315,9 @@ class Dns(Generic[W]):
     # --- answers ------------------------------------------------------------------------
 
     def on_upstream(self, key: Key, wire: bytes | None, now: float) -> tuple[list[tuple[W, bytes]], str]:
-        """The response to a Forward came, or None in its place.
+        """The response to a Forward came. wire: None if no server has answered.
 
-        Returns (waiter, reply) for all waiting queries, and the counter for the result.
+        Returns (waiter, reply) for all waiting queries, and the name of the counter for the result.
         """
         pending = self._pending.get(key)
         if pending is None or not pending.begun:
@@ -341,7 +342,7 @@ class Dns(Generic[W]):
         return replies, counter
 
     def _own_answer(self, query: m.Query) -> m.Body | None:
-        """The gateway's own answer; None when it must ask upstream."""
+        """The gateway's own answer; None if it must ask upstream."""
         labels, rdtype = query.labels, query.rdtype
         local = self.zones.resolve(labels, rdtype)
         if local is None and query.rdclass == m.CLASS_IN:

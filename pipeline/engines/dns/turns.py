@@ -1,12 +1,12 @@
-"""Fair turns for DNS questions: which client may send one upstream now, and which is next.
+"""Fair turns for DNS questions: which client may ask a question upstream now, and which is next.
 
-A client is a guest. Any client may begin a question while fewer than SHARED are under way, so one that is
-alone gets all of these. A client with fewer than LEAST questions under way may begin one in any case, while
-fewer than MAX_BEGUN are. So other clients never wait for one that floods. Other questions wait, and clients
-take turns: one question each.
+A client is a guest. Any client may begin a question while fewer than SHARED are under way. So a client that
+is alone gets all of these. A client with fewer than LEAST questions under way may begin one while fewer than
+MAX_BEGUN are under way. So no client waits for another one that floods. All other questions wait, and clients
+take turns, with one question each.
 
-A question costs the machine a socket and much work, here and at the server. So while it is *crowded*, which
-means that several guests are active, a client also has a rate.
+A question costs a socket and much work, here and at the server. So each client also has a rate while several
+guests are active, which is called *crowded*.
 
 This module does not know messages. A question is any hashable key.
 """
@@ -19,16 +19,16 @@ from pipeline.engines import tally
 from pipeline.engines.buckets import Buckets
 
 MAX_BEGUN: Final = 1024
-"""Questions under way, if the system gives a socket for each."""
+"""The most questions under way, if the system allows a socket for each."""
 SHARED: Final = 512
-"""A client may begin a question while fewer than these are under way. At most four fifths of all."""
+"""Any client may begin a question while fewer are under way. At most four fifths of the bound on all."""
 LEAST: Final = 64
-"""Questions that each client may have under way while there is any room."""
+"""Questions that each client may have under way while fewer than MAX_BEGUN are under way."""
 
 MAX_PER_SECOND: Final = 1000
-"""Questions that a client may begin in a second while it is crowded."""
+"""Questions that a client may begin in a second while several guests are active."""
 BURST_S: Final = 0.5
-"""Seconds' worth of these that it may begin at once."""
+"""A client may begin the questions of this many seconds at once."""
 
 _NEVER: Final = float("inf")
 
@@ -43,9 +43,9 @@ class Turns(Generic[K]):
         self._shared = min(SHARED, max_begun * 4 // 5)
         self._rates = Buckets(per_second, max(1.0, per_second * BURST_S))
         self.crowded_until = -_NEVER
-        """Until when clients have a rate. The owner sets it."""
+        """The time until which clients have a rate. The owner sets it."""
         self._begun: dict[Hashable, int] = {}
-        """Questions under way by the client that began them."""
+        """Questions under way, by client."""
         self._total = 0
         self._waiting: OrderedDict[Hashable, OrderedDict[K, None]] = OrderedDict()
         """Clients in the order of their turns, each with its questions in order of arrival."""
@@ -67,7 +67,7 @@ class Turns(Generic[K]):
         self._count(client, -1)
 
     def wait(self, client: Hashable, question: K) -> None:
-        """The question waits for the client's turn. Nothing changes if it does so already."""
+        """The question waits for the client's turn. It may do so already."""
         self._waiting.setdefault(client, OrderedDict())[question] = None
 
     def leave(self, client: Hashable, question: K) -> None:
@@ -79,11 +79,11 @@ class Turns(Generic[K]):
                 del self._waiting[client]
 
     def next(self, now: float) -> tuple[Hashable, K] | None:
-        """Begin the next question. Returns it with its client; None while no question may begin."""
+        """Begin the next question. Returns (client, question); None while no question may begin."""
         for client, questions in self._waiting.items():
             if self._may_begin(client, now):
                 question, _ = questions.popitem(last=False)
-                # This ends the walk, so the order may change.
+                # The loop ends here, so the order may change.
                 if questions:
                     self._waiting.move_to_end(client)
                 else:
@@ -98,7 +98,7 @@ class Turns(Generic[K]):
         return min([*waiting, self.crowded_until]) if waiting else _NEVER
 
     def on_client_gone(self, now: float) -> None:
-        """A client is gone. Its questions end as others do. If it comes back soon, it has no fresh rate."""
+        """A client is gone. Its questions under way end like others. It gets no fresh rate by returning."""
         self._rates.forget_full(now)
 
     def _may_begin(self, client: Hashable, now: float) -> bool:

@@ -1,14 +1,14 @@
-"""Zones that the gateway answers itself: names, patterns and default addresses.
+"""Local DNS zones, which the gateway answers itself: names, patterns and default addresses.
 
-A name belongs to the first zone in the list that it lies below, not to the closest one. It belongs to the
-zone of exactly its own name only if it lies below no zone. Zones made for gvproxy expect this.
+A name belongs to the first zone in the list that it lies below, which may not be the closest one. If it lies
+below no zone, it belongs to the zone that has exactly its name. Zones made for gvproxy expect this.
 
-Inside the zone, the prefix of the name (the labels before the zone's) is compared with the records in
-order. The first record whose name is equal, or whose pattern matches, decides. Without one, the zone has a
-default address. A question about a name of a zone never goes upstream, whatever its type is.
+Inside the zone, the prefix of the name (the labels before the zone's) is compared with the records in order.
+The first record with an equal name, or with a pattern that matches, decides. If there is none, the answer is
+the zone's default address. A question about a name of a zone never goes upstream, whatever its type is.
 
-Names are compared without regard to case. Zones have no wildcards except patterns. They have addresses and,
-for the addresses of records, PTR; no other types. Wire formats are in message.py.
+Names are compared without regard to case. Zones have no wildcards except patterns. They have A and AAAA
+records, and PTR for the addresses of these. They have no other types. Wire formats are in message.py.
 """
 
 import ipaddress
@@ -19,7 +19,7 @@ from pipeline.engines.dns.patterns import Regexp, RegexpError
 
 MAX_ZONES: Final = 256
 MAX_RECORDS: Final = 1024
-"""Records of one zone."""
+"""The most records of one zone."""
 MAX_NAME: Final = 253
 
 A: Final = 1
@@ -38,7 +38,7 @@ class ZoneError(ValueError):
 
 
 class Record(NamedTuple):
-    """Names and their address: ``name`` as given, ``key`` to compare with, ``address`` 4, 16 or 0 bytes."""
+    """A name or pattern, and its address. ``key``: the name to compare. ``address``: 4, 16 or 0 bytes."""
 
     name: str
     key: str
@@ -163,7 +163,7 @@ class Zones:
             old = self._zones[at]
             records = zone.records + old.records
             if len(records) > MAX_RECORDS:
-                # A repeated record never decides. A client may add the same one at each start without end.
+                # A repeated record never decides. Some clients add the same records at each of their starts.
                 records = tuple({_identity(record): record for record in reversed(records)}.values())[::-1]
             if len(records) > MAX_RECORDS:
                 raise ZoneError(f"a zone has at most {MAX_RECORDS} records")
@@ -239,7 +239,7 @@ def _decide(zone: Zone, prefix: str, rdtype: int) -> Local:
         return Local(NOERROR)
     if zone.default:
         return Local(NOERROR, (zone.default,) if len(zone.default) == wanted else ())
-    # The zone itself exists, and so does a name without records that has another one below it (RFC 8020).
+    # The zone's own name exists. So does a name without a record if there is a record below it (RFC 8020).
     below = "." + prefix
     exists = prefix == "" or any(not record.regexp and record.key.endswith(below) for record in zone.records)
     return Local(NOERROR if exists else NXDOMAIN)

@@ -1,4 +1,4 @@
-"""What the neighbour table asks its owner to do: send ARP requests, and notify others of changes."""
+"""What the neighbour table asks its owner to do: send ARP requests, and report changes to other parts."""
 
 from typing import NamedTuple, Protocol
 
@@ -26,9 +26,9 @@ class Request(NamedTuple):
 
 
 class Learned(NamedTuple):
-    """The address is new, or moved. It is at (mac, link) now. waiting: what resolve() got meanwhile.
+    """The address is new, or has moved. It is at (mac, link) now. waiting: the waiters of resolve().
 
-    announce: it moved after a claim by ARP that no other guest has heard.
+    announce: it moved after a claim by ARP that did not reach the other guests.
     """
 
     addr: int
@@ -39,7 +39,7 @@ class Learned(NamedTuple):
 
 
 class Changed(NamedTuple):
-    """The address has another MAC on the same link, or another link where the newest packet wins.
+    """The address has another MAC on the same link; with ``newest_wins`` perhaps another link too.
 
     A guest can cause one of these with every packet.
     """
@@ -50,7 +50,7 @@ class Changed(NamedTuple):
 
 
 class Lost(NamedTuple):
-    """No station has the address, or none has it any more. What waited for it has failed."""
+    """No station has the address, or none has it any more. The waiters have failed."""
 
     addr: int
     waiting: tuple[Waiter, ...] = ()
@@ -59,14 +59,14 @@ class Lost(NamedTuple):
 class Contested(NamedTuple):
     """Another station claims addr while its owner, a guest or the gateway, seems to be alive.
 
-    At most one of these comes in CONTEST_INTERVAL.
+    At most one of these comes in CONTEST_INTERVAL for each address.
     """
 
     addr: int
     owner: bytes
     claimant: bytes
     link: int
-    """That of the claimant."""
+    """The claimant's link."""
 
 
 Action = Request | Learned | Changed | Lost | Contested

@@ -1,13 +1,13 @@
-"""The table's entries: an address with its state, and an address held for the owner of an earlier run.
+"""Entries of the neighbour table: an address with its state, and an address held for an earlier run's owner.
 
 ::
 
     state       means                             becomes
     INCOMPLETE  asked by broadcast, callers wait  KNOWN on a sign of life, else gone
-    KNOWN       a station showed this address     PROBE when contested, or used after
-                                                  REACHABLE_TIME without a sign of life
-    PROBE       usable, being asked by unicast    KNOWN on a sign of life; without one the
-                                                  claimant's when contested, else KNOWN again
+    KNOWN       a station uses this address       PROBE when contested, or when a caller needs it
+                                                  REACHABLE_TIME after the last sign of life
+    PROBE       usable; the owner is asked by     KNOWN on a sign of life; without one, KNOWN for
+                unicast                           the claimant if contested, else for the owner
 """
 
 from typing import Final
@@ -21,13 +21,13 @@ REQUEST_INTERVAL: Final = 1.0
 CONTEST_SECONDS: Final = 1.0
 """How long the owner of an address has to answer when a station on another link claims it."""
 CONTEST_REQUESTS: Final = 2
-"""How often the owner is asked meanwhile: one request may be lost."""
+"""How often the owner is asked in that time, since one request may be lost."""
 CONTEST_PAUSE: Final = 2.0
-"""Seconds from the begin of one contest to the next about the same address."""
+"""Seconds from the start of one contest to the next about the same address."""
 CONTEST_INTERVAL: Final = 10.0
 """Seconds between two events while a station keeps claiming an address."""
 HOLD_SECONDS: Final = 10.0
-"""How long an address is held at least for the owner of an earlier run: its link must come back first."""
+"""The least time for which an address is held for the owner of an earlier run: its link must come back."""
 
 INCOMPLETE: Final = "INCOMPLETE"
 KNOWN: Final = "KNOWN"
@@ -68,12 +68,12 @@ class Neighbor:
         self.claimant = (ethernet.ZERO, -1)
         """(MAC, link) of the station that gets the address if the owner stays silent; set by contest()."""
         self.announced = False
-        """Whether the claimant claims it by ARP, so that other stations should hear of it."""
+        """Whether the claimant claims it by ARP. Other guests must hear of it if the claim succeeds."""
         self.lost_at = _INF
         """When the owner loses a contest."""
         self.requests_left = 0
         self.timer = _INF
-        """When the next request is due, or the last one has failed."""
+        """When the next request is due, or, after the last one, when the wait for an answer ends."""
         self.waiting: list[Waiter] = []
         self._asked_at = -_INF
         """When the last contest began."""
@@ -100,7 +100,7 @@ class Neighbor:
         self.waiting.extend(waiters)
 
     def take_waiting(self) -> tuple[Waiter, ...]:
-        """Everything that waits for the address; it waits no longer."""
+        """Remove and return everything that waits for the address."""
         waiting, self.waiting = tuple(self.waiting), []
         return waiting
 
@@ -136,15 +136,15 @@ class Neighbor:
         return due
 
     def announce(self, mac: bytes, link: int) -> None:
-        """A station claims the address by ARP, which counts if it is the claimant."""
+        """A station claims the address by ARP. That counts if it is the claimant."""
         self.announced = self.announced or self.claimant == (mac, link)
 
     def contest_held(self) -> None:
-        """The address is held for another station, which is asked for it."""
+        """The address is held for another station, which is asked now."""
         self.contested = True
 
     def withdraw_claim(self) -> None:
-        """The claimant is gone: whether the owner answers makes no difference any more."""
+        """The claimant is gone. The owner keeps the address whether it answers or not."""
         self.contested = False
         self.lost_at = _INF
 
@@ -164,7 +164,7 @@ class Held:
         self._reported_at = -_INF
 
     def report_due(self, now: float) -> bool:
-        """Whether an event about a claim is due; it counts as made then."""
+        """Whether an event about a claim is due. If so, it counts as made now."""
         if now - self._reported_at < CONTEST_INTERVAL:
             return False
         self._reported_at = now

@@ -1,41 +1,43 @@
-"""Which guest has which IPv4 address: learns the (MAC, link) of each, confirms it and forgets it.
+"""The neighbour table: which guest has which IPv4 address. It learns, confirms and forgets addresses.
 
 This is the gateway's side of ARP as a state machine (RFC 826, RFC 4861 section 7.3 in spirit). The states
 are in entry.py. The table learns an address from ARP and from the source of IPv4 packets of the subnet. A
-packet to an unknown address waits for up to MAX_REQUESTS broadcasts. The table sends nothing itself: see
-take_actions(). The arp engine makes the messages.
+packet to an unknown address waits while the address is asked for by up to MAX_REQUESTS broadcasts. The table
+sends nothing itself: see take_actions(). The arp engine makes the messages.
 
-A silent guest keeps its address as long as its link is up and no other station wants it: a suspended machine
-must find its connections when it resumes.
+A silent guest keeps its address as long as its link is up and no other station wants it. So a suspended
+machine finds its connections when it resumes.
 
-Which station gets a contested address depends on the links. Within one link the newest claim holds at
-once: a guest may give its interface another MAC, or have a virtual one (VRRP), and harms only itself.
-Between two links the table asks the owner by unicast. The owner keeps the address if it gives any sign of
-life within CONTEST_SECONDS; until then the claimant's packets are dropped. If the owner stays silent, or
-its link goes down, the claimant gets the address. A station whose MAC the switch has moved was silent
-already, so its addresses follow without a contest. The MAC alone proves nothing: the switch lets frames pass
-whose MAC it has no room for. With ``newest_wins`` the newest claim holds at once between links too.
+A *contest* decides which station gets an address that two stations claim. Within one link there is none: the
+newest claim holds at once. A guest may give its interface another MAC, or have a virtual one (VRRP), and
+harms only itself. Between two links the table asks the owner by unicast. The owner keeps the address if it
+gives a sign of life within CONTEST_SECONDS. Until then the claimant's packets are dropped. If the owner stays
+silent, or its link goes down, the claimant gets the address. If the switch has moved the owner's MAC to the
+other link, the owner was silent already, and the address follows without a contest. The MAC in a frame alone
+proves nothing, since the switch also lets frames pass whose MAC it has no room for. With ``newest_wins`` the
+newest claim holds at once between links too.
 
 Hostile guests: no guest can claim an address of the gateway. A guest gets an address that is held for the
-owner of an earlier run (hold()) only after that owner was asked in vain. There are bounds on the addresses
-of a link, on all addresses, on waiting callers, and on the contests that one link may begin in a second.
+owner of an earlier run (hold()) only after that owner has not answered. There are bounds on the addresses of
+a link, on all addresses, on waiting callers, and on the contests that one link may begin in a second.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Final
 
 from pipeline.engines.buckets import Buckets
 from pipeline.engines.neighbors.actions import Action, Changed, Contested, Learned, Lost, Request, Waiter
+from pipeline.engines.neighbors.addresses import GuestAddresses
 from pipeline.engines.neighbors.entry import CONTEST_INTERVAL, INCOMPLETE, KNOWN, PROBE, Held, Neighbor
 from pipeline.wire import arp, ethernet
 from pipeline.wire.errors import WireError
 
 REACHABLE_TIME: Final = 30.0
-"""How long (seconds) one sign of life proves that a station is there."""
+"""Seconds for which one sign of life proves that a station is there."""
 CONTESTS_PER_SECOND: Final = 16
-"""Contests that one link may begin; claims beyond that are refused without asking the owner."""
+"""Contests that one link may begin. Claims beyond that are refused, and the owner is not asked."""
 MAX_ASKED: Final = 4
-"""Addresses of one station that ask_station() asks for: one answer is enough."""
+"""The most addresses of one station that ask_station() asks for. One answer is enough."""
 MAX_NEIGHBORS: Final = 8192
 MAX_NEIGHBORS_PER_LINK: Final = 256
 MAX_PENDING_ADDRS: Final = 256
@@ -49,24 +51,19 @@ class Neighbors:
 
     def __init__(
         self,
-        *,
-        network: int,
-        prefix_len: int,
-        own: Iterable[int],
+        addresses: GuestAddresses,
         gateway_mac: bytes,
+        *,
         max_neighbors: int = MAX_NEIGHBORS,
         max_per_link: int = MAX_NEIGHBORS_PER_LINK,
         link_of: Callable[[bytes], int | None] | None = None,
         newest_wins: bool = False,
     ) -> None:
-        """own: the gateway's address and its virtual addresses. No guest can have one of them.
+        """link_of(mac): the link on which the switch has seen a MAC; None if it has not.
 
-        link_of(mac): the link on which the switch has a MAC, if it has it. Without it, a MAC may be anywhere.
+        Without link_of, a MAC may be on any link.
         """
-        mask = 0xFFFFFFFF << (32 - prefix_len) & 0xFFFFFFFF
-        self._first = (network & mask) + 1
-        self._last = (network & mask | ~mask & 0xFFFFFFFF) - 1
-        self._own = frozenset(own)
+        self._addresses = addresses
         self._own_reported_at: dict[int, float] = {}
         """When the last event about a claim of each own address was made."""
         self._contests = Buckets(CONTESTS_PER_SECOND, CONTESTS_PER_SECOND)
@@ -78,8 +75,8 @@ class Neighbors:
         self._table: dict[int, Neighbor] = {}
         self._links: dict[int, dict[int, Neighbor]] = {}
         self._timed: dict[int, Neighbor] = {}
-        # None of these addresses is KNOWN.
         self._held: dict[int, Held] = {}
+        """Addresses of an earlier run. None of them is KNOWN."""
         self._deadline = _INF
         self._actions: list[Action] = []
 
@@ -89,10 +86,10 @@ class Neighbors:
     # --- learning -----------------------------------------------------------------------
 
     def learn(self, addr: int, mac: bytes, link: int, now: float, *, by_arp: bool = False) -> None:
-        """A packet from addr came from mac over link. Raises WireError when that cannot be.
+        """A packet from addr came from mac over link. Raises WireError if that station may not have addr.
 
-        The caller then drops the packet and counts the reason: an answer would go to another station, or to
-        none. by_arp: it is an ARP message, which other stations might learn from as well.
+        The caller then drops the packet and counts the reason. An answer would not reach this station.
+        by_arp: the packet is an ARP message, from which other guests would learn too.
         """
         neighbor = self._table.get(addr)
         if neighbor is not None and neighbor.mac == mac and neighbor.link == link:
@@ -148,18 +145,18 @@ class Neighbors:
             self.learn(message.spa, message.sha, link, now, by_arp=True)
 
     def _refuse_bad(self, addr: int, mac: bytes, link: int, now: float) -> None:
-        if addr in self._own:
+        if addr in self._addresses.own:
             if now - self._own_reported_at.get(addr, -_INF) >= CONTEST_INTERVAL:
                 self._own_reported_at[addr] = now
                 self._actions.append(Contested(addr, self._gateway_mac, mac, link))
             raise WireError("neighbor_claim_refused_gateway_address")
-        if not self._first <= addr <= self._last:
+        if not self._addresses.inside(addr):
             raise WireError("neighbor_claim_refused_outside_subnet")
         if mac[0] & 1 or mac in (ethernet.ZERO, self._gateway_mac):
             raise WireError("neighbor_claim_refused_bad_mac")
 
     def _contest(self, neighbor: Neighbor, mac: bytes, link: int, now: float, by_arp: bool) -> None:
-        """A station on another link shows the address. Raises WireError unless the owner has lost it."""
+        """A station on another link uses the address. Raises WireError unless the owner has lost it."""
         if now >= neighbor.lost_at:
             return
         if neighbor.may_be_contested(now) and self._contests.take(link, now):
@@ -171,7 +168,7 @@ class Neighbors:
         raise WireError("neighbor_claim_refused_address_taken")
 
     def _hand_over(self, neighbor: Neighbor, now: float) -> None:
-        """The owner lost the contest. The claimant gets the address without another packet from it."""
+        """The owner lost the contest. The claimant gets the address at once, before its next packet."""
         mac, link = neighbor.claimant
         try:
             self._make_room(link, now, new=False)
@@ -181,9 +178,9 @@ class Neighbors:
             self._place(neighbor, mac, link, now, announce=neighbor.announced)
 
     def ask_station(self, mac: bytes, link: int) -> bool:
-        """Send ARP requests for addresses of the station with that MAC; False if it has none on the link.
+        """Send ARP requests for addresses of the station with that MAC. False if it has none on the link.
 
-        The switch uses this when it wants to see a frame of the station. The table does not change.
+        The switch calls this when it wants to see a frame of the station. The table does not change.
         """
         of_link = self._links.get(link, {})
         asked = 0
@@ -196,11 +193,11 @@ class Neighbors:
     # --- addresses of an earlier run ------------------------------------------------------
 
     def hold(self, addr: int, mac: bytes, now: float) -> None:
-        """Keep addr for mac, which had it in an earlier run, until mac was asked for it in vain.
+        """Keep addr for mac, which had it in an earlier run, until mac was asked for it and did not answer.
 
-        This does nothing for an address that a station has shown already. The caller bounds their number.
+        This does nothing if a station uses the address already. The caller bounds the number of calls.
         """
-        if self.get(addr) is None and self._first <= addr <= self._last and addr not in self._own:
+        if self.get(addr) is None and self._addresses.may_have(addr):
             self._held[addr] = Held(mac, now)
 
     def unhold(self, addr: int, mac: bytes) -> None:
@@ -218,10 +215,10 @@ class Neighbors:
             self._drop(neighbor)
 
     def _check_held(self, addr: int, mac: bytes, link: int, now: float) -> None:
-        """mac shows a held address. Raises WireError if it is held for another station, which is asked."""
+        """mac uses a held address. Raises WireError if it is held for another station, which is asked."""
         held = self._held[addr]
         if held.mac == mac or held.mac in [known.mac for known in self._links.get(link, {}).values()]:
-            # Also when its owner is known on this very link: that harms no other guest.
+            # The owner itself, or another station on the owner's link: that harms no other guest.
             return
         neighbor = self._table.get(addr)
         if (neighbor is not None and neighbor.contested) or not self._contests.take(link, now):
@@ -229,9 +226,9 @@ class Neighbors:
         if held.report_due(now):
             self._actions.append(Contested(addr, held.mac, mac, link))
         if neighbor is not None:
-            # Callers wait for it: they are owed their three requests.
+            # Callers of resolve() wait for this address, so all of its MAX_REQUESTS are sent.
             neighbor.contest_held()
-        # Half of the requests are left for callers that look for a guest.
+        # Half of MAX_PENDING_ADDRS is left for callers of resolve().
         elif len(self._table) < self._max and len(self._timed) < MAX_PENDING_ADDRS // 2:
             neighbor = self._table[addr] = Neighbor(addr)
             neighbor.contest_held()
@@ -241,10 +238,10 @@ class Neighbors:
     # --- bounds ---------------------------------------------------------------------------
 
     def _make_room(self, link: int, now: float, new: bool) -> None:
-        """Forget an address so that link may have one more. Raises WireError when that would be unfair.
+        """Forget an address, if necessary, so that link may have one more. Raises WireError if none may go.
 
         A full link loses the address that was silent for longest. A full table takes one from the link with
-        most addresses, so that a guest that makes up addresses shuts out no other guest.
+        most addresses. So a guest that makes up addresses does not shut out other guests.
         """
         of_link = self._links.get(link, {})
         if len(of_link) >= self._max_per_link:
@@ -261,16 +258,16 @@ class Neighbors:
     # --- resolving ----------------------------------------------------------------------
 
     def get(self, addr: int) -> Neighbor | None:
-        """The neighbour as known right now. This sends no request."""
+        """The neighbour, if it is known now. This sends no request."""
         neighbor = self._table.get(addr)
         return None if neighbor is None or neighbor.state == INCOMPLETE else neighbor
 
     def resolve(self, addr: int, now: float, waiter: Waiter | None = None) -> Neighbor | None:
-        """The neighbour to send to, or None: then waiter comes back in Learned or Lost.
+        """The neighbour to send to. None if it is not known: then waiter comes back in Learned or Lost.
 
-        It may come back at once (with the next take_actions()), when addr cannot be a guest's or too many
-        callers wait. Without a waiter the caller just drops its packet. An address without a recent sign of
-        life is returned as known, and the table confirms it by unicast meanwhile.
+        Lost may come with the next take_actions(): if no guest may have addr, or if too many callers wait.
+        Without a waiter the caller drops its packet. An address without a recent sign of life is returned as
+        known, and the table confirms it by unicast.
         """
         neighbor = self._table.get(addr)
         if neighbor is not None and neighbor.state != INCOMPLETE:
@@ -280,7 +277,7 @@ class Neighbors:
         waiting = () if waiter is None else (waiter,)
         if neighbor is None:
             full = len(self._table) >= self._max or len(self._timed) >= MAX_PENDING_ADDRS
-            if full or addr in self._own or not self._first <= addr <= self._last:
+            if full or not self._addresses.may_have(addr):
                 self._actions.append(Lost(addr, waiting))
                 return None
             neighbor = self._table[addr] = Neighbor(addr)
@@ -301,7 +298,7 @@ class Neighbors:
         """Repeat the requests that are due, and give up addresses whose requests had no answer."""
         for neighbor in [n for n in self._timed.values() if n.timer <= now]:
             if self._table.get(neighbor.addr) is not neighbor:
-                continue  # It made room for another one just now.
+                continue  # _hand_over() has just dropped it to make room.
             if neighbor.requests_left:
                 self._request(neighbor, now)
             elif neighbor.state == PROBE and neighbor.contested:
@@ -367,12 +364,12 @@ class Neighbors:
         return bool(self._actions)
 
     def take_actions(self) -> list[Action]:
-        """What the owner has to send and to report since the last call, in order."""
+        """What the table's owner has to send and to report since the last call, in order."""
         actions, self._actions = self._actions, []
         return actions
 
     def snapshot(self) -> dict[int, tuple[bytes, int]]:
-        """Address to (MAC, link) of everything known."""
+        """Address -> (MAC, link) of all known neighbours."""
         return {n.addr: (n.mac, n.link) for n in self._table.values() if n.state != INCOMPLETE}
 
 

@@ -2,11 +2,11 @@
 
 **Silent servers.** A server that did not answer is asked only after the others, for AVOID_SECONDS.
 
-**Servers without EDNS.** Some drop a question with an OPT record, or refuse it, and answer the plain one.
-Such a server is marked, and is asked without OPT for a while. One guest's names must not take DNSSEC from
-all other guests that way. So it depends on what the server did how long it is marked:
+**Servers without EDNS.** Some servers drop or refuse a question with an OPT record, but answer the plain one.
+Such a server is marked, and is asked without OPT for a while. But one guest's names must not take DNSSEC from
+all other guests that way. So the time depends on the server's answer to the question with OPT:
 
-- FORMERR, NOTIMP and BADVERS say that it does not understand: PLAIN_SECONDS.
+- FORMERR, NOTIMP and BADVERS report that the server does not understand it. They mark it for PLAIN_SECONDS.
 - Silence, SERVFAIL and REFUSED may also mean a lost packet or a bad name. They do not mark a server that has
   answered with EDNS in the last PROOF_SECONDS. They mark any other server for DOUBT_SECONDS. Each further
   failure after such a mark doubles the time, up to PLAIN_SECONDS. A question with the DO bit ignores such a
@@ -21,15 +21,15 @@ from pipeline.host.name_files import Server
 AVOID_SECONDS: Final = 10.0
 """How long a server that did not answer is asked only after the others."""
 PLAIN_SECONDS: Final = 900.0
-"""How long a server that does not understand EDNS is asked without."""
+"""How long a server that reported that it does not understand EDNS is asked without it."""
 DOUBT_SECONDS: Final = 30.0
-"""How long, at first, if it did not say so but answered only the plain question."""
+"""How long, at first, a server that answered only the plain question is asked without EDNS."""
 PROOF_SECONDS: Final = 60.0
-"""How long a server that has answered with EDNS is taken to know it."""
+"""How long a server that has answered with EDNS counts as one that understands it."""
 
 
 class _Mark(NamedTuple):
-    """A server is asked without EDNS until then; ``sure``: it said itself that it does not understand."""
+    """A server is asked without EDNS until then. ``sure``: it reported that it does not understand EDNS."""
 
     until: float
     seconds: float
@@ -42,9 +42,9 @@ class ServerStates:
     def __init__(self) -> None:
         self._avoid: dict[Server, float] = {}
         self._plain: dict[Server, _Mark] = {}
-        """Servers to ask without EDNS. A mark that is over stays until EDNS works: the next one is longer."""
+        """Servers to ask without EDNS. An expired mark stays until EDNS works, since the next is longer."""
         self._proof: dict[Server, float] = {}
-        """Servers that have answered with EDNS, and until when they are taken to know it."""
+        """Servers that have answered with EDNS, and until when that counts."""
 
     def forget(self) -> None:
         """Forget all states: the host is in another network."""
@@ -55,7 +55,7 @@ class ServerStates:
     # --- silence --------------------------------------------------------------------------
 
     def best_first(self, servers: Sequence[Server], now: float) -> list[Server]:
-        """The servers, those last that did not answer lately."""
+        """The servers. Those that did not answer in the last AVOID_SECONDS come last."""
         return sorted(servers, key=lambda server: self._avoid.get(server, now) > now)
 
     def on_silence(self, server: Server, now: float) -> None:
@@ -74,7 +74,7 @@ class ServerStates:
         return mark is not None and mark.until > now and (mark.sure or not dnssec)
 
     def is_proven(self, server: Server, now: float) -> bool:
-        """Whether the server has answered with EDNS lately."""
+        """Whether the server has answered with EDNS in the last PROOF_SECONDS."""
         return self._proof.get(server, now) > now
 
     def on_edns_answer(self, server: Server, now: float) -> None:
@@ -83,15 +83,15 @@ class ServerStates:
         self._plain.pop(server, None)
 
     def on_plain_answer(self, server: Server, now: float, *, confused: bool) -> None:
-        """The server has answered the plain question, after one with EDNS that did not help.
+        """The server has answered the plain question, after it did not answer the one with EDNS.
 
-        confused: it said that it does not understand EDNS.
+        confused: it reported that it does not understand EDNS.
         """
         if confused:
             self._plain[server] = _Mark(now + PLAIN_SECONDS, PLAIN_SECONDS, sure=True)
             return
         last = self._plain.get(server)
-        # Of the failures of one time, only the first counts.
+        # While a mark holds, further failures do not count.
         if self.is_proven(server, now) or (last is not None and last.until > now):
             return
         before = 0.0 if last is None or last.sure else last.seconds

@@ -1,8 +1,8 @@
-"""Reports to ingress on which link and with which MAC each guest's address is reached.
+"""Reports to ingress the MAC and the link of each guest's address.
 
-A guest can give its address another MAC with every packet. While the ring to ingress is full, demux only
-notes the address. It reports the newest MAC when there is room. A guest that does not read its frames stops
-that ring, and its changes must not fill our memory.
+A guest can give its address another MAC with every packet, and can stop the ring to ingress by not reading
+its frames. Its changes must not fill our memory. So while the ring is full, demux only notes the address, and
+reports the newest MAC when there is room.
 """
 
 from typing import Final
@@ -19,17 +19,17 @@ _CHANGED: Final = INDEX["neighbor_mac_changed"]
 
 
 class Bindings:
-    """The reports about each address."""
+    """Sends these reports."""
 
     def __init__(self, network: Network) -> None:
         self._ring = network.ingress_out
         self._counts = network.counts
         self._neighbors = network.neighbors
         self.unreported: dict[int, None] = {}
-        """Addresses whose new MAC ingress does not know yet. Each is in the neighbour table, or was."""
+        """Addresses whose new MAC ingress does not know yet. Some may have left the neighbour table since."""
 
     def learned(self, addr: int, mac: bytes, link: int) -> None:
-        """The address is new, or is on another link. Later records in the ring rely on this one."""
+        """Report an address that is new or on another link, at once: later records in the ring rely on it."""
         self._ring.push(Neighbor.pack(kinds.NEIGHBOR, addr, mac, link))
 
     def changed(self, addr: int) -> None:

@@ -41,13 +41,13 @@ class DialRouter:
             self.counts[_NO_PORT] += 1
             self.fail(egress, dial)
             return
-        # Tcp knows which ports are in use. The allocator only has to come back to this one late.
+        # Tcp knows which ports are in use. The allocator only has to reuse this one as late as possible.
         self.ports.release(guest, port)
         ends = Ends(dial.guest_addr, dial.guest_port, self.gateway, port)
         self.tcp_out.push(DialRouted.pack(dial.flow, ends.key(), link, egress), ends)
 
     def fail(self, egress: int, dial: Dial) -> None:
-        """There will be no connection."""
+        """The dial has failed for good."""
         self.egress_out[egress].push(DialFailed.pack(dial.flow, final=True))
 
 

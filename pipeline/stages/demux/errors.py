@@ -1,8 +1,9 @@
-"""ICMP errors of guests about segments: demux checks them and passes them to the flow's tcp worker.
+"""ICMP errors of guests about TCP segments: demux checks them and passes them to the flow's tcp worker.
 
-A forged error must not reach another guest's connection (RFC 5927 section 4). So the quoted packet must have
-been sent to an address of the guest that reports the error, from the address that the error is sent to. The
-tcp worker checks the rest: whether there is such a connection, and what it has in flight.
+A forged error must not reach another guest's connection (RFC 5927 section 4). So demux reads the packet that
+the error quotes. Its destination must be an address of the guest that reports the error. Its source must be
+the address that the error is sent to. The tcp worker checks the rest: whether there is such a connection, and
+what it has in flight.
 """
 
 from typing import Final
@@ -21,7 +22,7 @@ _ABOUT_SEGMENTS: Final = frozenset((icmp.UNREACHABLE, icmp.TIME_EXCEEDED, icmp.P
 
 
 class GuestErrors:
-    """Makes GUEST_ERROR records of messages."""
+    """Makes GUEST_ERROR records of ICMP messages."""
 
     def __init__(self, network: Network) -> None:
         self.counts = network.counts

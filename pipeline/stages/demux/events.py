@@ -1,8 +1,8 @@
-"""What demux reports about guests' addresses: MACs that appear, move and go, claims and refused frames.
+"""Reports about guests' addresses: MACs that appear, move and go, contested addresses, and refused frames.
 
 The reports go to the log, to the counters, and to the supervisor, which notifies its clients of MACs. They
-are bounded. A move is counted each time, but reported once in REPORT_INTERVAL for each MAC. Whatever a guest
-does that it may not is one line for each link and cause in REFUSED_INTERVAL.
+are bounded. A move is counted each time, but reported once in REPORT_INTERVAL for each MAC. Forbidden claims
+and frames get one line in the log for each link and cause in REFUSED_INTERVAL.
 """
 
 from time import monotonic
@@ -16,9 +16,9 @@ from pipeline.stages.worker import Worker
 from pipeline.wire import ethernet, ipv4
 
 REPORT_INTERVAL: Final = 10.0
-"""Seconds in which two guests that move one address back and forth cause one report."""
+"""Seconds between two reports about moves of one MAC, which two guests may move back and forth."""
 REFUSED_INTERVAL: Final = 60.0
-"""Seconds between two lines about one link and one cause."""
+"""Seconds between two lines in the log about one link and one cause."""
 MAX_REPORTED: Final = 1024
 
 _MACS: Final = INDEX["switch_macs"]
@@ -37,7 +37,7 @@ class AddressEvents:
         self._reported: dict[bytes, float] = {}
         """When a move of each MAC was last reported."""
         self._refused: dict[int, dict[str, float]] = {}
-        """When each cause was last reported of a link."""
+        """By link: when each cause was last reported."""
 
     def report_switch(self) -> None:
         """Report everything that happened in the switch since the last call."""
@@ -53,7 +53,7 @@ class AddressEvents:
                 self._worker.log.warning("gateway mac claimed", mac=mac, link=event.link)
                 continue
             if event.kind == "contested":
-                # Not also a line about the move that may follow.
+                # _may_report() suppresses the line about the move that may follow.
                 if self._may_report_cause(event.link, "mac") and self._may_report(event.mac):
                     self._worker.log.warning("guest mac", change="contested", mac=mac, link=event.link)
                 continue
@@ -61,7 +61,7 @@ class AddressEvents:
                 counts[_MOVED] += 1
                 if not self._may_report(event.mac):
                     continue
-            # A move means: two machines have one MAC address, or one wants another's frames.
+            # A move is a warning: two machines have one MAC, or one of them wants the other's frames.
             log = self._worker.log.warning if event.kind == "moved" else self._worker.log.info
             log("guest mac", change=event.kind, mac=mac, link=event.link)
             self._worker.send_event(messages.MacEvent(event.kind, mac).encode())
@@ -86,7 +86,7 @@ class AddressEvents:
         return True
 
     def report_contested(self, action: Contested) -> None:
-        """Another station shows an address that belongs to a live guest or the gateway."""
+        """Another station uses an address that belongs to a live guest or to the gateway."""
         self._worker.counts[_CONTESTED] += 1
         cause = "gateway address" if action.owner == self._gateway_mac else "address"
         if self._may_report_cause(action.link, cause):
@@ -99,7 +99,7 @@ class AddressEvents:
             )
 
     def report_refused(self, cause: str, link: int, view: memoryview, begin: int) -> None:
-        """A frame, at ``begin`` of the view, was refused for a cause that no ordinary guest has."""
+        """The frame at ``begin`` of the view was refused for a cause that ordinary guests do not have."""
         if self._may_report_cause(link, cause):
             mac = view[begin + ethernet.MAC_LEN : begin + 2 * ethernet.MAC_LEN].tobytes()
             self._worker.log.warning(

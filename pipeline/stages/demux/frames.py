@@ -1,8 +1,8 @@
-"""Frames of guests: the switch decides which guest gets each, or whether the gateway does.
+"""Frames of guests: the switch decides whether another guest, all guests or the gateway get a frame.
 
-The guard judges what goes to other guests (guard.py). GRO made runs of most frames. Runs for the gateway go
-on as they are: TCP to the shard of its flow, datagrams to udp.py. Single frames for the gateway are ARP,
-which is answered here, and IPv4 (ip.py).
+The guard decides which frames other guests may get (guard.py). GRO made runs of most frames. Runs for the
+gateway go on as they are: TCP to the shard of its flow, datagrams to udp.py. Single frames for the gateway
+are ARP, which is answered here, and IPv4 (ip.py).
 """
 
 from contextlib import suppress
@@ -17,6 +17,7 @@ from pipeline.records.frames import ALL_LINKS, Frame
 from pipeline.records.guests import Neighbor
 from pipeline.records.tcp import TcpRange
 from pipeline.records.udp import HEADERS_LEN, UdpRange
+from pipeline.stages.demux.dropped import DroppedFrames, shape_of_frame
 from pipeline.stages.demux.guard import Guard
 from pipeline.stages.demux.ip import IpInput
 from pipeline.stages.demux.network import Network
@@ -30,9 +31,11 @@ _SWITCHED: Final = INDEX["switch_frames_forwarded"]
 
 
 class FrameInput:
-    """What ingress received from guests. A method that raises WireError leaves the caller the reference."""
+    """Handles frames of guests. If a method raises WireError, the caller still owns the reference."""
 
-    def __init__(self, network: Network, arp_responder: ArpResponder, ip: IpInput) -> None:
+    def __init__(
+        self, network: Network, arp_responder: ArpResponder, ip: IpInput, dropped: DroppedFrames
+    ) -> None:
         self.worker = network.worker
         self.counts = network.counts
         self.slots = network.slots
@@ -45,11 +48,12 @@ class FrameInput:
         self.tcp_out = network.tcp_out
         self.arp = arp_responder
         self.ip = ip
+        self.dropped = dropped
         self.udp = ip.udp
         self.rates = ip.udp.services.rates
 
     def on_tcp_range(self, run: TcpRange, record: bytes, now: float) -> None:
-        """Segments of one flow, which record is about."""
+        """TCP segments of one flow. record: the packed run, to be passed on."""
         begin = run.off - run.header_len
         dst, src, _ = ethernet.HEADER.unpack_from(self.slots[run.slot], begin)
         port = self.switch.on_frame(dst, src, run.link, now)
@@ -121,7 +125,7 @@ class FrameInput:
             self._on_arp(frame, src, now)
         else:
             self.counts[_OTHER_TYPE] += 1
-            self.worker.free(frame.slot)
+            self.dropped.take(_OTHER_TYPE, frame.link, frame.slot, shape_of_frame(frame))
 
     def _on_arp(self, frame: Frame, src: bytes, now: float) -> None:
         begin = frame.off + ethernet.HEADER_LEN
@@ -135,10 +139,10 @@ class FrameInput:
         self.worker.free(frame.slot)
 
     def on_heard(self, heard: Neighbor, now: float) -> None:
-        """Ingress sent packets past demux: learn what they would have taught. No packet is dropped."""
+        """Ingress steered packets past demux: learn from the report as from the packets themselves."""
         if heard.link not in self.links:
             return
         with suppress(WireError):
-            # Another guest may have claimed the MAC meanwhile. It must not keep what others send there.
+            # The frame ends a contest about the MAC. Else a claimant could take it from an active guest.
             self.switch.on_frame(self.gateway_mac, heard.mac, heard.link, now)
             self.neighbors.learn(heard.guest_addr, heard.mac, heard.link, now)

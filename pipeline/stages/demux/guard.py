@@ -1,12 +1,16 @@
-"""What a guest's frame must satisfy before another guest gets it, by the setting ``guests``.
+"""Port security between guests: decides whether another guest may get a frame, by the setting ``guests``.
 
-guarded: the IPv4 address of the sender, in IPv4 and in ARP, must be of the subnet and belong to the link. The
-neighbour table decides that, as for packets to the gateway: another live guest's address is contested, those
-of the gateway are nobody's. What a guest may not say to guests at all is in pipeline.engines.guard.
-isolated: no frame passes. open: every frame does.
+guarded
+    The sender's IPv4 address, in IPv4 and in ARP, must be of the subnet and belong to the link. The neighbour
+    table decides that, as for packets to the gateway. So a live guest's address is contested, and no guest
+    can have one of the gateway's. pipeline.engines.guard refuses frames that no guest may send to guests.
+isolated
+    No frame passes.
+open
+    Every frame passes.
 
-Demux judges the first frame of a run, whose headers are equal in all of its frames. What ingress steers past
-demux never goes to a guest.
+All frames of a run have equal headers, so demux judges its first frame. Packets that ingress steers past
+demux never go to a guest.
 """
 
 from typing import Final
@@ -29,14 +33,14 @@ REPORTED: Final = frozenset(
         "switch_frame_dropped_unreadable_headers",
     )
 )
-"""Causes that no ordinary guest has. Contests and claims of the gateway's addresses have reports of their own
-(pipeline.stages.demux.events)."""
+"""Counters of frames that no ordinary guest sends. The log reports them. Contests, and claims of the
+gateway's addresses, have reports of their own (pipeline.stages.demux.events)."""
 
 _ISOLATED: Final = INDEX["switch_frame_dropped_isolated"]
 
 
 class Guard:
-    """The judge of frames between guests. Methods raise WireError for a frame that no other guest may get."""
+    """Judges frames between guests. Methods raise WireError for a frame that no other guest may get."""
 
     def __init__(self, network: Network) -> None:
         self.counts = network.counts
@@ -48,7 +52,7 @@ class Guard:
         self.guarded = network.config.access.guests == GUARDED
 
     def may_flood(self, frames: int) -> bool:
-        """Whether frames to a group go to other guests. If not because of the setting, they are counted."""
+        """Whether frames to a group go to other guests. They are counted if the setting forbids it."""
         if len(self.links) < 2:
             return False
         if self.isolated:
@@ -93,7 +97,7 @@ class Guard:
             guard.refuse_ipv6(view, at, end)
 
     def _admit_source(self, addr: int, mac: bytes, link: int, now: float, by_arp: bool = False) -> None:
-        """The sender's address, which counts as a claim like any other. A sender without one passes."""
+        """Check the sender's address. It counts as a claim like any other. A sender without one passes."""
         if not addr:
             return
         try:
@@ -101,6 +105,6 @@ class Guard:
         except WireError as error:
             if error.reason == "neighbor_claim_refused_outside_subnet":
                 raise WireError("switch_frame_dropped_outside_source") from None
-            # A link with as many addresses as it may have: nobody else has this one.
+            # The link has as many addresses as it may have. No other guest has this one, so the frame passes.
             if error.reason != "neighbor_claim_refused_table_full":
                 raise

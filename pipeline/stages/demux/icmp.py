@@ -1,9 +1,9 @@
 """ICMP in demux: pings of the gateway, guests' pings of other hosts, and errors about guests' packets.
 
-Demux answers pings of the gateway. A guest's ping of another host goes to an egress worker, which the hash
-of the guest's address, the identifier and the host's address names. If the packet has no hop left, demux
-answers with "time exceeded", as any router does. Errors about segments go to tcp (errors.py). Demux counts
-and drops other messages.
+Demux answers pings of the gateway. A guest's ping of another host goes to an egress worker. A hash of the
+guest's address, the identifier and the host's address chooses the worker. If the packet's TTL runs out, demux
+answers with "time exceeded", as any router does. Errors about TCP segments go to tcp (errors.py). Demux
+counts and drops other messages.
 """
 
 from typing import Final, NoReturn
@@ -108,7 +108,7 @@ class IcmpDispatch:
         )
 
     def check_ttl(self, packet: Packet, now: float) -> None:
-        """Answer a routed packet that has no hop left; raises WireError then."""
+        """If the TTL of a routed packet runs out, answer it and raise WireError."""
         if packet.header.ttl > 1:
             return
         self._send(self.errors.time_exceeded(self.slots[packet.slot], packet.off, now, icmp.TTL_EXCEEDED))
@@ -122,7 +122,7 @@ class IcmpDispatch:
         raise WireError("ipv4_packet_dropped_unknown_protocol")
 
     def reassembly_exceeded(self, first: bytes, now: float) -> None:
-        """Tell the sender of a fragmented datagram that it was given up; first is its first fragment."""
+        """Tell the sender of a fragmented datagram that it was given up. first: its first fragment."""
         self._send(self.errors.time_exceeded(first, 0, now, icmp.REASSEMBLY_EXCEEDED))
 
     # --- host -> guest ------------------------------------------------------------------
@@ -154,7 +154,7 @@ class IcmpDispatch:
             self._send(self.errors.unreachable(quoted, 0, now, error.code, error.mtu, src=src))
 
     def refuse_flow(self, refused: Unreachable, now: float) -> None:
-        """Tell a guest that its flow cannot be."""
+        """Tell a guest by ICMP that its flow cannot be opened."""
         ends = Ends.of(refused.key)
         quoted = icmp_engine.quote_flow(
             ends.guest_addr,
@@ -167,7 +167,7 @@ class IcmpDispatch:
         self._send(self.errors.unreachable(quoted, 0, now, refused.code))
 
     def _send(self, packet: bytes | None) -> None:
-        """Send an ICMP error if the engine made one and its receiver is known, who has just sent a packet."""
+        """Send an ICMP error, if the engine made one and the MAC of its receiver is known."""
         if packet is None:
             return
         header = ipv4.parse(packet, 0, len(packet))

@@ -1,7 +1,7 @@
-"""The gateway's IPv4 input: packets of guests that GRO left alone, one by one.
+"""The gateway's IPv4 input: single packets of guests, which GRO did not merge into runs.
 
 Fragments are reassembled first. Then UDP goes to its flow or to the resolver, TCP to the shard of its flow,
-and ICMP is answered or passed on. A routed packet without hops left is answered with "time exceeded".
+and ICMP is answered or passed on. A routed packet whose TTL runs out is answered with "time exceeded".
 """
 
 from typing import Final
@@ -54,7 +54,7 @@ class IpInput:
         header = ipv4.parse(view, off, frame.off + frame.length)
         self.counts[_PACKETS] += 1
         if header.src:
-            # Only a DHCP client that has no address yet may send from 0.0.0.0.
+            # 0.0.0.0 is the source of a DHCP client without an address. It is not learned.
             self.neighbors.learn(header.src, mac, frame.link, now)
         if header.frag_off or header.flags & ipv4.FLAG_MF:
             whole = self.fragments.on_fragment(view, off, header, frame.link, now)
@@ -66,7 +66,7 @@ class IpInput:
         self._on_packet(Packet(header, frame.link, mac, frame.slot, off, partial), now)
 
     def _on_reassembled(self, whole: bytes, link: int, mac: bytes, now: float) -> None:
-        """Copy a reassembled packet into a slot of demux' own and treat it as if it had come whole."""
+        """Copy a reassembled packet into a slot of demux's own, and handle it like any other packet."""
         where = self.output.copy(whole)
         if where is None:
             return
@@ -98,7 +98,7 @@ class IpInput:
             self.icmp.refuse_protocol(packet, now)
 
     def _on_segment(self, packet: Packet) -> None:
-        """A TCP segment that GRO left alone: it has IP options, a TTL below 2, or came in fragments."""
+        """A single TCP segment: it has IP options, a TTL below 2, or came in fragments."""
         view = self.slots[packet.slot]
         header = packet.header
         segment = tcp.parse(view, packet.begin, packet.end)
@@ -134,7 +134,7 @@ class IpInput:
     # --- what the gateway refuses -----------------------------------------------------------
 
     def refuse_destination(self, addr: int) -> None:
-        """Drop a segment that must not even be answered with RST. Raises WireError."""
+        """Raises WireError for the destination of a segment that must be dropped without an RST."""
         if ipv4.is_multicast(addr) or addr in (ipv4.BROADCAST, self.targets.broadcast):
             raise WireError("ipv4_packet_dropped_group_destination")
         if ipv4.is_loopback(addr):

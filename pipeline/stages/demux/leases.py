@@ -1,13 +1,13 @@
-"""What demux learns from DHCP: which guest has an address that it has not used yet.
+"""What demux learns from DHCP: the address of a guest that has not used it yet.
 
-Between the server's ACK and the guest's first packet no guest has shown the address, and the first to show
-it would get it. So the address belongs to the holder of the lease from the ACK on. Another station gets it
-only if the holder does not answer a probe, as with any owner. Holders of leases from the state file have no
-link yet: demux keeps their addresses until they come back, or were asked for in vain.
+Between the server's ACK and the guest's first packet, another guest could use the address first and get it.
+So the address belongs to the client from the ACK on. Another station gets it only if the client does not
+answer ARP requests, as with any owner. Clients with leases from the state file have no link yet. Demux holds
+their addresses until they come back, or until they were asked and did not answer.
 
-The client's MAC in a request is only what the guest says. It counts if the switch has seen it on that link,
-and then like any other claim: an owner of the address on another link is asked first. An owner that had the
-address by an earlier lease is not asked: the server gives an address to another client only when that lease
+A guest can write any MAC into a request. It counts only if the switch has seen it on that link. Then it
+counts like any other claim: an owner of the address on another link is asked first. An owner that had the
+address by an earlier lease is not asked. The server gives an address to another client only when that lease
 is over.
 """
 
@@ -23,7 +23,7 @@ from pipeline.wire.errors import WireError
 
 
 class LeaseHolders:
-    """Reads the server's answers on their way to the guests, and its leases of an earlier run."""
+    """Reads the DHCP server's answers to guests, and its leases of an earlier run."""
 
     def __init__(self, worker: Worker, known: Neighbors, switch: Switch) -> None:
         self._slots = worker.ports.arena.slots
@@ -31,7 +31,7 @@ class LeaseHolders:
         self._neighbors = known
         self._switch = switch
         self._leased: dict[Addr, bytes] = {}
-        """Address -> MAC of the last client that was given it and was on that link."""
+        """Address -> MAC of the last client that got it and whose MAC was on the answer's link."""
 
     def on_answer(self, answer: ServiceDatagram, now: float) -> None:
         """The DHCP server sends a guest this message."""
@@ -49,9 +49,9 @@ class LeaseHolders:
         try:
             self._neighbors.learn(message.yiaddr, message.chaddr, answer.link, now)
         except WireError as error:
-            # The link has more addresses than it may, or a station on another link is asked for this one.
+            # The link has too many addresses, or a station on another link is asked first.
             self._counts[INDEX[error.reason]] += 1
 
     def on_restored(self, lease: Leased, now: float) -> None:
-        """The DHCP server took a lease over from its state file."""
+        """The DHCP server has read this lease from its state file."""
         self._neighbors.hold(lease.guest_addr, lease.mac, now)

@@ -1,8 +1,9 @@
-"""What all parts of demux share: the worker and its rings, the tables of guests, and the way out."""
+"""What all parts of demux have in common: the worker, its rings, the tables of guests, and the output."""
 
 from pipeline.config.model import OPEN, Config
 from pipeline.engines.flows import rss_hash
 from pipeline.engines.nat import Nat
+from pipeline.engines.neighbors.addresses import GuestAddresses
 from pipeline.engines.neighbors.table import Neighbors
 from pipeline.engines.switch import Switch
 from pipeline.ipc.ring import Producer
@@ -12,7 +13,7 @@ from pipeline.stages.worker import Worker
 
 
 class TcpShards:
-    """The rings to the tcp workers. RSS decides which of them has a flow."""
+    """The rings to the tcp workers. RSS decides which worker has a flow."""
 
     def __init__(self, rings: list[Producer]) -> None:
         self.rings = rings
@@ -40,11 +41,15 @@ class Network:
         """The addresses that the gateway answers ARP for."""
         self.targets = Nat.from_config(config.network, ec2_metadata_access=config.access.ec2_metadata_access)
         newest_wins = config.access.guests == OPEN
+        subnet = config.network.subnet
+        addresses = GuestAddresses(
+            int(subnet.network_address),
+            subnet.prefixlen,
+            self.own if newest_wins else (*self.own, config.network.host_ip),
+        )
         self.neighbors = Neighbors(
-            network=int(config.network.subnet.network_address),
-            prefix_len=config.network.subnet.prefixlen,
-            own=self.own if newest_wins else (*self.own, config.network.host_ip),
-            gateway_mac=config.network.gateway_mac,
+            addresses,
+            config.network.gateway_mac,
             max_neighbors=config.limits.max_neighbors,
             max_per_link=config.limits.max_neighbors_per_guest,
             link_of=lambda mac: self.switch.link_of(mac),
@@ -58,7 +63,7 @@ class Network:
             newest_wins=newest_wins,
         )
         self.links: dict[int, int] = {}
-        """The links that are there, and the number of the guest that opened each."""
+        """The number of the guest that opened each link. A link that is down is not here."""
         self.output = Output(worker, config.network.gateway_mac, config.network.mtu)
         self.ingress_out = ports.rings_out["ingress"]
         self.resolver_out = ports.rings_out["resolver"]

@@ -1,9 +1,9 @@
-"""What demux itself sends to guests: ARP and ICMP answers, datagrams, and frames of other guests.
+"""Sends demux's frames to guests, by way of ingress: ARP and ICMP, datagrams, and frames of other guests.
 
-Demux copies small frames into slots of its own pool. It does not copy datagrams that lie in another worker's
-slot: the reference moves on to ingress, which makes their headers. For a service's answer, demux writes
-the headers into the room before it. Only an answer or a ping that is longer than the MTU is copied, and
-cut into fragments.
+Demux copies small frames into slots of its own pool. It does not copy datagrams in another worker's slot: the
+reference moves on to ingress, which makes their headers. For an answer of DHCP or DNS, demux writes the
+headers into the room before it. Only an answer or a ping that is longer than the MTU is copied, and cut into
+fragments.
 """
 
 from typing import Final
@@ -78,7 +78,7 @@ class Output:
         self.ring.push(UdpOut.pack(key, run, link, mac))
 
     def service_datagram(self, link: int, mac: bytes, answer: ServiceDatagram) -> None:
-        """Send a service's answer. The reference moves on, or is freed after a copy.
+        """Send an answer of DHCP or DNS. The reference moves on, or is freed after a copy.
 
         The UDP checksum is complete for any guest: a DHCP client may read the packet from its interface,
         where no kernel completes it.

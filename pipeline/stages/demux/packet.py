@@ -1,10 +1,10 @@
-"""One whole IPv4 packet of a guest for the gateway, as it lies in a slot."""
+"""One whole IPv4 packet in a slot, which a guest sent to or through the gateway."""
 
 from pipeline.wire import ipv4
 
 
 class Packet:
-    """A packet that demux reads itself: GRO left it alone, or it was reassembled.
+    """A packet that demux reads itself: GRO did not merge it, or it was reassembled.
 
     link, mac: the guest that sent it.
     off: where its header begins. begin, end: where its payload begins and ends.

@@ -1,9 +1,9 @@
-"""How often a guest may ask DNS and DHCP while other guests are active.
+"""Limits how often a guest may ask DNS and DHCP while other guests are active.
 
 A question costs much more than a packet that is passed on: it goes to another process and back, and is
-parsed there. So each guest has a rate for each service. What exceeds it is dropped here, before it is parsed
-or flooded to other guests. It counts as a bad frame: a guest that floods is read more slowly
-(ingress/fairness.py). While no other guest is active, nobody waits, and a guest may ask as often as it can.
+parsed there. So each guest has a rate for each service. Demux drops what exceeds it, before it is parsed or
+flooded to other guests. A dropped question counts as a bad frame, so a guest that floods is read more slowly
+(ingress/fairness.py). While no other guest is active, a guest may ask as often as it likes.
 """
 
 from collections.abc import Mapping
@@ -18,24 +18,25 @@ from pipeline.wire import ipv4
 from pipeline.wire.errors import WireError
 
 ACTIVE_S: Final = 1.5 * REPORT_EVERY_S
-"""Seconds for which a guest is active after a frame. Demux hears of steered guests each REPORT_EVERY_S."""
+"""Seconds for which a guest counts as active after a frame. Ingress reports steered guests every
+REPORT_EVERY_S."""
 BURST_S: Final = 0.5
-"""Seconds' worth of questions that a guest may ask at once."""
+"""A guest may ask the questions of this many seconds at once."""
 
 _NEVER: Final = float("-inf")
 
 
 class Activity:
-    """Which guests were active lately: enough to know whether there are others beside a guest."""
+    """Remembers enough of the guests' last frames to know whether another guest is active."""
 
     def __init__(self, links: Mapping[int, int]) -> None:
         """links: the number of the guest that opened each link."""
         self._links = links
         self._last = 0
-        """The guest that was active last."""
+        """The guest with the latest frame."""
         self._last_at = _NEVER
         self._other_at = _NEVER
-        """When another guest than that one was active for the last time."""
+        """When any other guest had its latest frame."""
 
     def saw(self, link: int, now: float) -> None:
         """A frame of a link came."""
@@ -46,7 +47,7 @@ class Activity:
         self._last_at = now
 
     def has_others(self, guest: int, now: float) -> bool:
-        """Whether guests other than this one were active lately."""
+        """Whether any other guest is active."""
         at = self._other_at if guest == self._last else self._last_at
         return now - at < ACTIVE_S
 
@@ -77,8 +78,8 @@ class ServiceRates:
     def admit(self, port: int, link: int, count: int, now: float) -> bool:
         """Datagrams of a link are for a service. Returns whether other guests are active.
 
-        Raises WireError if the guest asks too often. Datagrams that came together pass together: those after
-        them pay for it.
+        Raises WireError if the guest asks too often. Datagrams that came together pass together, and all of
+        them are charged.
         """
         guest = self._links.get(link, 0)
         if not self._check(port, guest, now):
@@ -98,6 +99,6 @@ class ServiceRates:
         return True
 
     def on_guest_gone(self, now: float) -> None:
-        """A guest has no link any more. If it comes back at once, it has no more than before."""
+        """A guest has no link any more. If it comes back at once, it has no fresh rate."""
         self._dns.forget_full(now)
         self._dhcp.forget_full(now)

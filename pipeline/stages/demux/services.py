@@ -1,6 +1,6 @@
 """DHCP and DNS of the gateway: demux passes datagrams between the guests and the resolver.
 
-Demux also passes on what egress has to know about names, and reads DHCP's answers and leases (leases.py).
+Demux also passes NAMED records on to egress, and reads DHCP's answers and leases (leases.py).
 """
 
 from typing import Final
@@ -23,7 +23,7 @@ _NO_NEIGHBOR: Final = INDEX["udp_datagram_dropped_no_neighbor"]
 
 
 class Services:
-    """The ways to the resolver and back."""
+    """Passes datagrams to the resolver, and its records on to guests and egress."""
 
     def __init__(self, network: Network) -> None:
         self.worker = network.worker
@@ -37,9 +37,9 @@ class Services:
         self.holders = LeaseHolders(network.worker, network.neighbors, network.switch)
 
     def to_resolver(self, run: UdpRange, port: int, now: float) -> None:
-        """Pass datagrams on one by one. Several, which is rare, are copied: each needs its own reference.
+        """Pass datagrams on one by one. Several together are rare. They are copied, to get a reference each.
 
-        Raises WireError, while the caller owns the reference, if the guest asks too often.
+        Raises WireError if the guest asks too often. The caller then still owns the reference.
         """
         crowded = self.rates.admit(port, run.link, run.piece_count(), now)
         if run.length <= run.piece_size:
@@ -58,7 +58,7 @@ class Services:
         self.worker.free(run.slot)
 
     def on_resolver_burst(self, burst: memoryview, now: float) -> int:
-        """Answers of DHCP and DNS, names for egress, leases of an earlier run."""
+        """Records of the resolver: answers of DHCP and DNS, names for egress, leases of an earlier run."""
         for at in range(0, len(burst), RECORD_BYTES):
             kind = burst[at]
             if kind == kinds.SERVICE_DATAGRAM:

@@ -1,10 +1,10 @@
-"""The demux worker: looks at each frame of the guests and decides who gets it (layers 2 and 3).
+"""The demux worker: the network's Ethernet switch and the gateway's IP layer.
 
 Frames go through the switch first (frames.py): to another guest, to all guests, or to the gateway. The
-gateway answers ARP and pings, reassembles IPv4 fragments (ip.py, icmp.py), and passes datagrams to an
+gateway answers ARP and pings and reassembles IPv4 fragments (ip.py, icmp.py). It passes datagrams to an
 egress worker (udp.py) or to the resolver (services.py). RSS spreads TCP over the tcp workers; runs that GRO
-made in ingress are passed on as they are. Connections that the host opens to a guest find the guest here
-(dials.py).
+made in ingress are passed on as they are. For a connection that the host opens to a guest, demux finds the
+guest (dials.py).
 """
 
 from collections import Counter
@@ -18,15 +18,22 @@ from pipeline.ipc import messages
 from pipeline.records import kinds
 from pipeline.records.dials import Dial
 from pipeline.records.flows import flow_of
-from pipeline.records.frames import ALL_LINKS, Frame
+from pipeline.records.frames import ALL_LINKS, Frame, WatchDrops
 from pipeline.records.guests import LinkNotice, Neighbor, Shared
 from pipeline.records.icmp import EchoError, EchoReply, Unreachable
 from pipeline.records.kinds import RECORD_BYTES
 from pipeline.records.tcp import TcpRange
-from pipeline.records.udp import HEADERS_LEN, UdpData, UdpNotice, UdpRange
+from pipeline.records.udp import UdpData, UdpNotice, UdpRange
 from pipeline.stages.bad_frames import BadFrames
 from pipeline.stages.demux.bindings import Bindings
 from pipeline.stages.demux.dials import DialRouter
+from pipeline.stages.demux.dropped import (
+    DroppedFrames,
+    Shape,
+    shape_of_datagrams,
+    shape_of_frame,
+    shape_of_segments,
+)
 from pipeline.stages.demux.events import AddressEvents
 from pipeline.stages.demux.frames import FrameInput
 from pipeline.stages.demux.guard import REPORTED
@@ -41,7 +48,7 @@ from pipeline.wire import ethernet, ipv4
 from pipeline.wire.errors import WireError
 
 BURSTS_A_STEP: Final = 4
-"""Bursts of guests' frames before the other workers get their turn."""
+"""The most bursts of guests' frames in a step, before records of other workers are read."""
 
 _ARP_OUT: Final = INDEX["arp_requests_sent"]
 
@@ -64,12 +71,13 @@ class DemuxStage:
         self.udp = UdpDispatch(network, self.services)
         self.icmp = IcmpDispatch(network)
         self.ip = IpInput(network, self.udp, self.icmp)
-        self.frames = FrameInput(network, self.arp, self.ip)
+        self.dropped = DroppedFrames(network)
+        self.frames = FrameInput(network, self.arp, self.ip, self.dropped)
         self.dials = DialRouter(network)
         self.events = AddressEvents(worker, network.switch, config.network.gateway_mac)
         self.bindings = Bindings(network)
         self.announces = config.access.guests != ISOLATED
-        """Whether the other guests hear of an address that was handed over."""
+        """Whether demux announces an address that changed hands to the other guests."""
         self.bad_frames = BadFrames(network.ingress_out)
         self.meter = WorkMeter(network.ingress_out)
         self.ingress_in = ports.rings_in["ingress"]
@@ -84,7 +92,7 @@ class DemuxStage:
         """Serve the rings, then the timers. Returns the number of records."""
         self.now = now
         work = 0
-        # Bounded: what demux pushes must be published even while a guest sends without a pause.
+        # Bounded: demux must publish its records even while a guest sends without a pause.
         for _ in range(BURSTS_A_STEP):
             if not (burst := self.ingress_in.peek()):
                 break
@@ -93,9 +101,9 @@ class DemuxStage:
             if began:
                 self.meter.charge(burst, began)
             if self.neighbors.has_actions:
-                # A guest has just answered. What waited for it goes before what comes for it later.
+                # A guest has just answered. Packets that waited for it must be sent before later ones.
                 self._carry_out()
-            # Publish before the entries are released: ingress sends what follows straight to egress then.
+            # Publish before the entries are released: then ingress may steer later datagrams to egress.
             self.worker.publish()
             self.ingress_in.release(len(burst) // RECORD_BYTES)
         for egress, ring in enumerate(self.egress_in):
@@ -122,7 +130,7 @@ class DemuxStage:
         return work
 
     def deadline(self) -> float:
-        """The next time-out of an engine, as it was after the last work."""
+        """The next time-out of the engines, computed after the last work; 0 if ingress has sent more."""
         return 0.0 if self.ingress_in.pending() else self.due
 
     def _next_timeout(self) -> float:
@@ -146,32 +154,32 @@ class DemuxStage:
                 try:
                     self.frames.on_tcp_range(run, burst[at : at + RECORD_BYTES].tobytes(), now)
                 except WireError as error:
-                    self._drop(error.reason, run.link, run.slot, run.off - run.header_len, run.segments)
+                    self._drop(error.reason, run.link, run.slot, shape_of_segments(run), run.segments)
             elif kind == kinds.UDP_RANGE:
                 datagrams = UdpRange.unpack(burst, at)
                 saw(datagrams.link, now)
                 try:
                     self.frames.on_udp_range(datagrams, now)
                 except WireError as error:
-                    begin = datagrams.off - HEADERS_LEN
-                    self._drop(error.reason, datagrams.link, datagrams.slot, begin, datagrams.piece_count())
+                    shape, count = shape_of_datagrams(datagrams), datagrams.piece_count()
+                    self._drop(error.reason, datagrams.link, datagrams.slot, shape, count)
             elif kind == kinds.FRAME:
                 frame = Frame.unpack(burst, at)
                 saw(frame.link, now)
                 try:
                     self.frames.on_frame(frame, now)
                 except WireError as error:
-                    self._drop(error.reason, frame.link, frame.slot, frame.off, 1)
+                    self._drop(error.reason, frame.link, frame.slot, shape_of_frame(frame), 1)
             else:
                 self._on_notice(kind, burst, at, now)
         return len(burst) // RECORD_BYTES
 
-    def _drop(self, reason: str, link: int, slot: int, begin: int, frames: int) -> None:
-        """Frames of a guest go nowhere, the first of which is at ``begin`` of the slot."""
+    def _drop(self, reason: str, link: int, slot: int, shape: Shape, frames: int) -> None:
+        """Drop frames of a guest. ``shape`` says where they are in the slot."""
         self.counts[INDEX[reason]] += frames
         if reason in REPORTED:
-            self.events.report_refused(reason, link, self.network.slots[slot], begin)
-        self.worker.free(slot)
+            self.events.report_refused(reason, link, self.network.slots[slot], shape.off)
+        self.dropped.take(INDEX[reason], link, slot, shape)
         self.bad_frames.note(link, frames)
 
     def _on_notice(self, kind: int, burst: memoryview, at: int, now: float) -> None:
@@ -186,6 +194,8 @@ class DemuxStage:
             self.udp.on_unsteered(UdpNotice.unpack(burst, at).key, now)
         elif kind == kinds.SHARED:
             self.meter.switch(Shared.unpack(burst, at).shared)
+        elif kind == kinds.WATCH_DROPS:
+            self.dropped.watched = WatchDrops.unpack(burst, at).on
         elif kind == kinds.LINK_UP:
             up = LinkNotice.unpack(burst, at)
             self.links[up.link] = up.guest
@@ -236,7 +246,7 @@ class DemuxStage:
     # --- what the engines ask for ------------------------------------------------------------
 
     def _carry_out(self) -> None:
-        """Do what the neighbour table asks for, then report events and counters."""
+        """Carry out the actions of the neighbour table, then report events and counters."""
         for action in self.neighbors.take_actions():
             if isinstance(action, Request):
                 self.counts[_ARP_OUT] += 1
@@ -283,7 +293,7 @@ class DemuxStage:
         return {"error": f"demux knows no request {message.get('op')!r}"}
 
     def held(self) -> dict[str, int]:
-        """What demux holds for guests; all zero when no guest is there any more."""
+        """What demux holds for guests; all zero when no guest has a link any more."""
         return {
             "links": len(self.links),
             "macs": len(self.switch),
@@ -296,7 +306,7 @@ class DemuxStage:
         }
 
     def on_released(self, source: str, tags: list[int]) -> None:
-        """Peers give demux' slots back without a tag, so there is nothing to do."""
+        """Nothing to do: other workers return demux's slots without a tag."""
 
     def close(self) -> None:
         """Give back the slot that is being filled."""

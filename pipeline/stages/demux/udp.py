@@ -1,6 +1,6 @@
 """UDP flows: demux finds the flow of each datagram, and passes datagrams between guests and egress.
 
-The flow table (pipeline.engines.udp) is here. The host sockets are in egress. DHCP and DNS of the gateway
+Demux has the flow table (pipeline.engines.udp), and egress has the host sockets. DHCP and DNS of the gateway
 are not flows: their datagrams go to the resolver (services.py).
 """
 
@@ -97,7 +97,7 @@ class UdpDispatch:
             # The guest is back, or uses another link.
             self.flows.adopt(flow, run.link, self._guest_of(run.link))
         elif not flow.steered and self._may_steer(flow):
-            # The guest has more than one question: ingress sends what follows straight to the socket.
+            # This is not the flow's first datagram. Ingress sends the next ones straight to egress.
             flow.steer()
             self.ingress_out.push(SteerUdp.pack(flow.number, flow.key, flow.owner))
         if flow.remote_port == nat.DNS_PORT:
@@ -108,7 +108,7 @@ class UdpDispatch:
         )
 
     def _open(self, run: UdpRange, now: float) -> UdpFlow | None:
-        """Make the flow of these datagrams; None if they are for the resolver. Raises WireError."""
+        """Make the flow of these datagrams. None if they are for the resolver. Raises WireError."""
         ends = Ends.of(run.key)
         target = self.targets.udp_target(ends.remote_addr, ends.remote_port)
         broadcast = ends.remote_addr in (ipv4.BROADCAST, self.targets.broadcast)
@@ -132,14 +132,14 @@ class UdpDispatch:
     def _may_steer(self, flow: UdpFlow) -> bool:
         """Whether ingress may send the flow's datagrams past demux.
 
-        Flows of forwarded ports may not: their other half passes demux too. Nor may DNS, whose answers
-        demux counts. A guest that does not read its frames stops the ring to ingress, and its flows must
-        not fill our memory.
+        It may not do so for a flow of a forwarded port, whose other direction passes demux too. Nor for DNS,
+        whose answers demux counts. Nor while the ring to ingress is full: a guest can stop that ring by not
+        reading its frames, and its flows must not fill our memory.
         """
         return not flow.from_egress and flow.remote_port != nat.DNS_PORT and self.ingress_out.room() > 0
 
     def on_used_by_guest(self, key: FlowKey, now: float) -> None:
-        """Datagrams of a guest went past demux."""
+        """Ingress steered datagrams of a guest past demux, so the flow is in use."""
         flow = self.flows.find(key, now)
         if flow is not None:
             neighbor = self.neighbors.get(flow.guest_addr)
@@ -147,7 +147,7 @@ class UdpDispatch:
                 self.flows.adopt(flow, neighbor.link, self._guest_of(neighbor.link))
 
     def on_unsteered(self, key: FlowKey, now: float) -> None:
-        """The flow's next datagrams come after those that went past demux."""
+        """Ingress does not steer the flow any more. Its next datagrams must stay after the steered ones."""
         flow = self.flows.find(key, now)
         if flow is not None:
             flow.on_unsteered()
@@ -155,7 +155,7 @@ class UdpDispatch:
     # --- host -> guest ------------------------------------------------------------------
 
     def on_used_by_host(self, egress: int, number: int, now: float) -> None:
-        """Datagrams of the host went past demux. A silent guest is still confirmed by ARP."""
+        """Egress sent datagrams to the guest past demux. If the guest is silent, ARP confirms its address."""
         flow = self.flows.on_host_datagram(egress, number, now)
         if flow is not None:
             self.neighbors.resolve(flow.guest_addr, now)
@@ -179,7 +179,8 @@ class UdpDispatch:
         else:
             self.counts[_TOO_MANY_WAIT] += count
             self.worker.free(run.slot)
-        # A DNS client asks once from a port. A thousand names would be a thousand sockets for 90 s.
+        # A DNS client uses a new port for each question. A thousand names would keep a thousand sockets for
+        # 90 s, so the flow ends with its answers.
         if flow.remote_port == nat.DNS_PORT and not flow.from_egress and flow.on_answers(count):
             self.flows.finish(flow)
 
@@ -219,7 +220,7 @@ class UdpDispatch:
         if flow is not None and flow.steered:
             self.ingress_out.push(UnsteerUdp.pack(flow.number, flow.key))
         self.counts[_FLOWS] = len(self.flows)
-        # Datagrams on their way may have made egress open the flow anew. This comes after all of them.
+        # Datagrams on their way may have made egress open the flow again. This record comes after them.
         self.egress_out[egress].push(FlowNotice.pack(kinds.UDP_CLOSE, number))
 
     def forget_link(self, link: int, guest: int, *, last: bool) -> None:
@@ -235,7 +236,7 @@ class UdpDispatch:
         self.notify_closed()
 
     def notify_closed(self) -> None:
-        """Notify egress, and where needed ingress, of every flow that demux closed."""
+        """Notify egress of every flow that demux closed. If it was steered, notify ingress too."""
         for flow in self.flows.take_closed():
             self.egress_out[flow.owner].push(FlowNotice.pack(kinds.UDP_CLOSE, flow.number))
             if flow.steered:

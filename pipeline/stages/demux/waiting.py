@@ -1,8 +1,8 @@
-"""Counts egress' slots whose datagrams wait for an absent guest to answer ARP.
+"""Bounds the slots of egress whose datagrams wait for an absent guest to answer ARP.
 
-An absent guest keeps these slots for seconds, and the host's programs send on. Without a bound they would
-use up all slots, and egress could not read any connection. The bound counts slots, not bytes: a short
-datagram keeps its slot from going home just as a long one does.
+These datagrams wait for seconds, and the host's programs go on sending. Without a bound they would use up all
+slots, and egress could not read any connection. The bound counts slots, not bytes: a short datagram keeps its
+slot in use just as a long one does.
 """
 
 from typing import Final
@@ -10,9 +10,9 @@ from typing import Final
 from pipeline.engines import tally
 
 SHARE: Final = 16
-"""All waiting datagrams together keep one of SHARE slots, a seventh of what egress has."""
+"""All waiting datagrams together may use 1/SHARE of all slots, which is a seventh of egress's slots."""
 ADDRS: Final = 8
-"""One address keeps one of ADDRS of these, so a few absent guests leave some to one that has just started."""
+"""One address may use 1/ADDRS of these. So absent guests leave some to a guest that has just started."""
 
 
 class WaitingSlots:
@@ -50,7 +50,7 @@ class WaitingSlots:
         return True
 
     def remove(self, egress: int, addr: int, slot: int) -> None:
-        """One datagram that add() counted waits no more."""
+        """A datagram that add() counted does not wait any more."""
         tally.add(self._datagrams, (addr, slot), -1)
         if (addr, slot) not in self._datagrams:
             self._of_egress[egress] -= 1

@@ -1,4 +1,4 @@
-"""What connections, datagrams and pings of one egress worker share."""
+"""What the connections, datagrams and pings of one egress worker have in common."""
 
 from pipeline.engines.nat import Nat
 from pipeline.host.filler import SlotFiller
@@ -26,7 +26,7 @@ class EgressContext:
         self.targets = targets
         self.policy = policy
         self.filler = SlotFiller(worker.pool, SLOT_BYTES, HEADROOM, HEADER_ROOM)
-        """For datagrams and pings. Connections have fillers of their own, for each guest."""
+        """For datagrams and pings. The connections of each guest have fillers of their own."""
         self.bound = SocketBound(worker, self.tcp_out)
         self.notices = DemuxNotices(self.demux_out)
         self.numbers = FlowNumbers()

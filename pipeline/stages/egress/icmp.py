@@ -1,10 +1,10 @@
-"""Pings of guests beyond the gateway: one unprivileged ICMP socket for each guest, identifier and address.
+"""Guests' pings of hosts beyond the gateway, over unprivileged ICMP sockets.
 
-A request leaves with one hop less to live than it came with, and with its don't-fragment bit, so that
-traceroute and path-MTU discovery work through the gateway. Only replies, "time exceeded" and "fragmentation
-needed" go back: a host that is not there is silent. Where the system does not allow such sockets, egress
-logs that once and counts every request. Systems other than Linux report no errors to a socket, so there a
-traceroute sees the last hop alone.
+Each guest, identifier and pinged address has a socket of its own. Egress sends a request with its TTL less
+one and with its don't-fragment bit, so traceroute and path-MTU discovery work through the gateway. Only
+replies, "time exceeded" and "fragmentation needed" go back to the guest. If the system does not allow such
+sockets, egress logs that once and counts every request. Systems other than Linux report no ICMP errors to
+these sockets, so a traceroute sees only the last hop there.
 """
 
 import errno
@@ -24,11 +24,11 @@ from pipeline.stages.egress.sockets import GuestSocket
 from pipeline.wire import icmp, ipv4
 
 MAX_FLOWS: Final = 256
-"""Sockets of one egress worker; one more closes the one idle for longest."""
+"""Most sockets of one egress worker. One more closes the socket that is idle for longest."""
 MAX_FLOWS_PER_GUEST: Final = 64
-"""Of them, those of one guest address; one more closes one of this guest."""
+"""Most sockets of one guest address. One more closes a socket of this guest."""
 IDLE: Final = 10.0
-"""Seconds without a packet after which a socket is closed. Any ping has given up on what comes later."""
+"""Seconds without a packet after which a socket is closed. No ping waits longer for a reply."""
 READS: Final = 16
 MAX_MESSAGE: Final = 65515
 
@@ -58,7 +58,7 @@ class EchoFlow(GuestSocket):
         self.last_seen = monotonic()
         self._flows = flows
         self._path = (0, False)
-        """TTL and don't-fragment bit that the socket has."""
+        """The TTL and the don't-fragment bit that are set on the socket."""
         flows.add(self)
 
     def send(self, request: EchoRequest, message: memoryview) -> None:
@@ -133,7 +133,7 @@ class EchoSockets:
             self._counts[_FORWARDED] += 1
         except OSError as error:
             if error.errno == errno.EMSGSIZE and request.dont_fragment:
-                # The gateway itself is the router whose next hop is too narrow.
+                # The gateway is the router whose next hop has the smaller MTU.
                 mtu = host_icmp.path_mtu(flow.sock)
                 too_big = (icmp.UNREACHABLE, icmp.FRAGMENTATION_NEEDED, mtu, 0, request.sequence)
                 self._notify_error(flow, host_icmp.EchoError(*too_big))
@@ -212,7 +212,7 @@ class EchoSockets:
                 break
 
     def _read(self, flow: EchoFlow) -> bool:
-        """Read one reply. Whether there may be another."""
+        """Read one reply. Returns whether there may be another."""
         filler = self._filler
         if self._demux_out.room() <= 0 or not filler.place(MAX_MESSAGE):
             return self._discard(flow)
@@ -269,7 +269,7 @@ class EchoSockets:
         )
         self._demux_out.push(record.pack())
 
-    # --- flows come, are used and go ----------------------------------------------------------
+    # --- the table of flows -------------------------------------------------------------------
 
     def add(self, flow: EchoFlow) -> None:
         """A flow with a socket of its own begins."""
@@ -296,7 +296,7 @@ class EchoSockets:
             next(iter(self.flows.values())).close()
 
     def deadline(self) -> float:
-        """When the flow idle for longest is over."""
+        """When the flow that is idle for longest expires."""
         return next(iter(self.flows.values())).last_seen + IDLE if self.flows else float("inf")
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""What egress reports to demux about flows: those that are over, and those that a guest cannot have."""
+"""Egress's reports to demux about flows: which are over, and which could not be opened."""
 
 from pipeline.engines import refusal
 from pipeline.ipc.ring import Producer
@@ -10,19 +10,19 @@ from pipeline.wire import ipv4
 
 
 class DemuxNotices:
-    """Writes these records to the ring of demux."""
+    """Writes these reports to demux's ring."""
 
     def __init__(self, demux_out: Producer) -> None:
         self._demux_out = demux_out
 
     def notify_syn_failed(self, request: Connect, error: int) -> None:
-        """Demux is to tell the guest by ICMP why its SYN failed, where this errno has a message."""
+        """Let demux tell the guest by ICMP why its SYN failed, if ICMP has a message for this errno."""
         code = refusal.answer_to_syn(error)
         if code >= 0:
             self._demux_out.push(Unreachable.pack(request.key, ipv4.PROTO_TCP, code, request.syn_seq))
 
     def notify_datagram_failed(self, key: FlowKey, error: int) -> None:
-        """Demux is to tell the guest by ICMP why its datagram failed, where this errno has a message."""
+        """Let demux tell the guest by ICMP why its datagram failed, if ICMP has a message for this errno."""
         code = refusal.answer_to_datagram(error)
         if code >= 0:
             self._demux_out.push(Unreachable.pack(key, ipv4.PROTO_UDP, code))

@@ -1,11 +1,10 @@
-"""The flow numbers that an egress worker makes: of connections that it dials and of clients of UDP
-forwards."""
+"""Numbers for the flows that egress opens: connections that it dials, and clients of forwarded UDP ports."""
 
 from pipeline.records.flows import FLOW_FROM_EGRESS
 
 
 class FlowNumbers:
-    """Makes numbers that do not repeat before 2**31 others. One object serves all flows of the worker."""
+    """Makes the numbers. Each comes again after 2**31 others. One object serves all flows of the worker."""
 
     def __init__(self) -> None:
         self._last = 0

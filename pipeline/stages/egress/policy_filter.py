@@ -1,4 +1,4 @@
-"""The egress policy in the egress worker: it judges new flows, and counts and logs those that it refuses."""
+"""Applies the egress policy to each new flow, and counts and logs the flows that it refuses."""
 
 import errno
 from time import monotonic
@@ -12,17 +12,17 @@ from pipeline.stages.worker import Worker
 from pipeline.wire import ipv4
 
 REFUSED: Final = errno.EACCES
-"""The errno that stands for a refusal: guests read "administratively prohibited"."""
+"""The errno of a refusal. The guest gets the ICMP code "administratively prohibited"."""
 LOG_SPACING: Final = 10.0
 """Seconds between two log lines about refused flows of one guest. The log writes no more (log_limits.py)."""
 MAX_LOGGED: Final = 1024
-"""Addresses of guests whose last line is remembered."""
+"""The most guest addresses whose last line is remembered."""
 
 _REFUSED: Final = INDEX["egress_flow_refused_policy"]
 
 
 class PolicyFilter:
-    """Judges each new flow. While it is not ``active``, every flow is allowed and nobody need ask."""
+    """Judges each new flow. If it is not ``active``, it allows every flow, and callers need not ask."""
 
     def __init__(self, worker: Worker, policy: EgressPolicy) -> None:
         self.policy = Policy(policy)
@@ -37,7 +37,7 @@ class PolicyFilter:
         self.policy.learn(named.guest_addr, named.remote_addr, named.pattern, named.ttl_s, monotonic())
 
     def admits(self, guest: int, address: int, port: int, protocol: str) -> bool:
-        """Whether a guest may receive from an address that it has not sent to: if it could send there."""
+        """Whether a guest may receive from an address to which it sent nothing: if it could send there."""
         return self.policy.allows(guest, address, port, protocol, monotonic())
 
     def refuses(self, guest: int, address: int, port: int, protocol: str) -> bool:

@@ -1,12 +1,11 @@
-"""The egress worker: flows of guests <-> host sockets.
+"""The egress worker: it carries the guests' flows over ordinary host sockets.
 
-For each connection of a guest it opens a host connection, writes the guest's bytes there, straight out of
-the slots in which they arrived, and reads the host's bytes into slots of its own pool
-(pipeline.stages.egress.tcp.connections). Datagrams are in pipeline.stages.egress.udp.sockets, pings in .icmp.
+For each connection of a guest, egress opens a host connection (pipeline.stages.egress.tcp.connections). It
+writes the guest's bytes straight out of the slots in which they arrived. It reads the host's bytes into slots
+of its own pool. Datagrams are in pipeline.stages.egress.udp.sockets, pings in pipeline.stages.egress.icmp.
 
-Sockets are edge-triggered. Two rules keep a fast host from filling the memory: a flow reads on only while
-few of its references are out, and no socket is read while records for another worker do not fit into their
-ring.
+Sockets are edge-triggered. Two rules keep a fast host from filling the memory. A flow is read only while few
+of its references are in use. No socket is read while the records for another worker do not fit into its ring.
 """
 
 import socket
@@ -46,9 +45,9 @@ from pipeline.topology import DATA_CAPACITY
 BURSTS_A_STEP: Final = 8
 """Bursts of datagrams to take from demux before TCP has its turn again."""
 FEW_DATAGRAMS: Final = 2
-"""Datagrams of hosts in one step that are not a flood."""
+"""A step that read at most this many datagrams from hosts counts as a small read."""
 WHOLE_RING: Final = DATA_CAPACITY // BURST + 2
-"""Bursts that surely empty a ring of everything that it held when the first was taken."""
+"""Bursts that are enough to take everything that a ring held when the first was taken."""
 
 
 class EgressStage:
@@ -106,7 +105,7 @@ class EgressStage:
         return work
 
     def deadline(self) -> float:
-        """When there is something to do though nothing happens; 0 if there is more to read."""
+        """When the next step is due even without an event; 0 if there is more to read."""
         if self._demux_in.pending() or self._ingress_in.pending():
             return 0.0
         return min(self.connections.deadline(), self.udp.deadline(), self.icmp.deadline())
@@ -136,7 +135,7 @@ class EgressStage:
                 break
             until = ring.cons_idx + count
             if self._demux_in.pending():
-                # Published before: datagrams of a flow that began to go past demux after these.
+                # Earlier datagrams of these flows may have come through demux. It published them before.
                 work += self._drain_demux()
             work += self._take_steered(until)
         return work
@@ -215,7 +214,7 @@ class EgressStage:
     # --- what the stage holds -------------------------------------------------------------
 
     def on_released(self, source: str, tags: list[int]) -> None:
-        """References came home from a worker; each tag is the number of the flow that used one."""
+        """A worker returned references; each tag is the number of the flow that used one."""
         self.connections.on_released(source, tags)
 
     def held(self) -> dict[str, int]:

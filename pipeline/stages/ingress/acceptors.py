@@ -1,8 +1,8 @@
-"""The listeners of ingress: where guests arrive besides /connect, and which guest arrived through which.
+"""The listeners of ingress, through which guests open links. (Links of /connect come from the supervisor.)
 
 The supervisor hands over bound sockets with the request Open (pipeline.ipc.messages). It gets a GuestEvent
-when a guest leaves, or when no guest can arrive any more. The log also reports that a guest of /connect has
-left. This module knows no protocol (pipeline.links.protocols does) and keeps no links (ports does).
+when a link of a listener has ended, or when a listener has failed. The log reports the end of every link.
+This module knows no protocol (pipeline.links.protocols does) and keeps no links (ports.py does).
 """
 
 from collections.abc import Callable
@@ -12,23 +12,23 @@ from pipeline.counters import INDEX
 from pipeline.ipc import messages
 from pipeline.links import protocols
 from pipeline.links.base import Link, LinkClosed
-from pipeline.links.listener import Guest, LinkResources, Listener
+from pipeline.links.listener import Arrival, LinkResources, Listener
 from pipeline.stages.worker import Message, Worker
 
 _ACCEPT_FAILED: Final = INDEX["link_accept_failed"]
 
 
 class Acceptors:
-    """All listeners. To them it is the owner of the links (pipeline.links.listener.Owner)."""
+    """All listeners. For them, this object owns the links (pipeline.links.listener.Owner)."""
 
     def __init__(
         self,
         worker: Worker,
         resources: LinkResources,
-        add: Callable[[Guest], bool],
+        add: Callable[[Arrival], bool],
         remove: Callable[[Link, LinkClosed], None],
     ) -> None:
-        """add takes a guest, or closes it and returns False. remove ends a link."""
+        """add attaches a link, or closes it and returns False. remove ends a link."""
         self._worker = worker
         self._resources = resources
         self._add = add
@@ -48,7 +48,7 @@ class Acceptors:
         listener.open(self._worker, self._resources, self)
 
     def deadline(self) -> float:
-        """When a listener has something to do without an event."""
+        """When the first listener has something to do without an event."""
         return min((listener.deadline() for listener in self._listeners), default=float("inf"))
 
     def on_timer(self, now: float) -> None:
@@ -56,23 +56,23 @@ class Acceptors:
         for listener in list(self._listeners):
             listener.on_timer(now)
 
-    def on_left(self, number: int, guest: Guest, error: LinkClosed) -> None:
-        """A link of the stage is over and closed: because of its guest, unless close() was called before."""
-        log, opened_by = self._worker.log, guest.opened_by()
+    def on_left(self, number: int, arrival: Arrival, error: LinkClosed) -> None:
+        """A link has ended and is closed. Unless close() was called before, its guest has caused that."""
+        log, opened_by = self._worker.log, arrival.opened_by()
         if not self._closed:
-            text = error.log_text(guest.peer)
-            log.error(text, link=number, protocol=guest.protocol, peer=guest.peer, **opened_by)
+            text = error.log_text(arrival.peer)
+            log.error(text, link=number, protocol=arrival.protocol, peer=arrival.peer, **opened_by)
         log.info("guest disconnected", link=number, error=str(error), **opened_by)
-        self._notify_left(guest, error)
+        self._notify_left(arrival, error)
 
-    def _notify_left(self, guest: Guest, error: LinkClosed) -> None:
-        listener = self._listener_of.pop(guest.link, None)
+    def _notify_left(self, arrival: Arrival, error: LinkClosed) -> None:
+        listener = self._listener_of.pop(arrival.link, None)
         if listener is None:
             return
-        text = error.log_text(guest.peer)
-        left = messages.GuestEvent("left", listener.protocol, str(error), guest.peer, text)
+        text = error.log_text(arrival.peer)
+        left = messages.GuestEvent("left", listener.protocol, str(error), arrival.peer, text)
         self._worker.send_event(left.encode())
-        listener.on_left(guest.link)
+        listener.on_left(arrival.link)
 
     def close(self) -> None:
         """Close all listeners. Their links live on."""
@@ -84,11 +84,11 @@ class Acceptors:
 
     # --- what listeners report -----------------------------------------------------------
 
-    def attach(self, guest: Guest, listener: Listener) -> None:
+    def attach(self, arrival: Arrival, listener: Listener) -> None:
         """See pipeline.links.listener.Owner."""
-        self._listener_of[guest.link] = listener
-        if not self._add(guest):
-            self._notify_left(guest, LinkClosed("too many guests"))
+        self._listener_of[arrival.link] = listener
+        if not self._add(arrival):
+            self._notify_left(arrival, LinkClosed("too many guests"))
 
     def hang_up(self, link: Link, text: str) -> None:
         """See pipeline.links.listener.Owner."""

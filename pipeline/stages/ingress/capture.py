@@ -1,11 +1,10 @@
 """The capture of ingress: every frame of every guest link, both ways, as it is on a wire.
 
-A guest that offloads sends and gets frames in one piece. For the file they are cut and their checksums are
-completed, so that the capture looks as it would after a network card. The same is done for a guest whose
-virtio-net headers were stripped. Priority tags are gone. A frame from one guest to another
-is there twice, once on each link. A frame that is dropped later is there too. A capture that is not
-written as fast as frames pass lacks some, and they are counted. While no capture runs, a frame costs
-nothing here.
+A guest that offloads sends and gets super-segments. For the file they are cut and their checksums are
+completed, as a network card would do. The same is done for a guest whose virtio-net headers were stripped.
+Priority tags are removed. A frame from one guest to another is written twice, once for each link. A frame
+that is dropped later is written too. If the file cannot be written as fast as frames pass, frames are left
+out and counted. While no capture runs, a frame costs nothing here.
 """
 
 from collections.abc import Iterator
@@ -37,31 +36,27 @@ class Capture:
         self.active = False
 
     def start(self, fd: int) -> None:
-        """Write to this file, which has the head of a capture, from now on. It replaces an earlier one."""
+        """Write to this file from now on. It has the capture's file header. It replaces an earlier file."""
         self.close()
         self._writer = PcapWriter(fd)
         self._warned = False
         self.active = True
 
     def received(self, view: memoryview, frames: list[tuple[int, int]], vnet_len: int, features: int) -> None:
-        """Write what was read from a link: (off, len) of frames in a slot, each after its header if vnet_len.
+        """Write frames read from a link: (off, len) of each in a slot, after its header if vnet_len.
 
-        To be called when the frames have been judged and are not on their way yet: a checksum that is
-        completed here is complete for the next reader too.
+        Call this after the frames were judged and before they are passed on: it completes checksums in the
+        slot.
         """
         writer = self._writer
         if writer is None:
             return
         now = time()
         for off, length in frames:
-            if vnet_len:
-                for frame in _judged(view, off, length, features):
-                    writer.add(frame, now)
-            else:
-                stripped.complete(view, off, length)
+            if not vnet_len:
                 self._ident = self._ident + 1 & 0xFFFFFFFF
-                for part in stripped.cut(view[off : off + length], self._mtu, self._ident):
-                    writer.add(part, now)
+            for part in on_wire(view, off, length, vnet_len, features, self._mtu, self._ident):
+                writer.add(part, now)
         self._flush(writer)
 
     def sent(self, buffers: list[Buffer], form: Framing | None, vnet_len: int) -> None:
@@ -70,23 +65,12 @@ class Capture:
         if writer is None:
             return
         now = time()
-        if form is None:
-            for buffer in buffers:
-                writer.add(buffer, now)
-        else:
-            data = memoryview(b"".join(buffers))
-            for off, length in framing.split(data, 0, len(data), form)[0]:
-                frame = data[off + vnet_len : off + length]
-                if vnet_len:
-                    header = virtio_net.Header(*virtio_net.LONG.unpack_from(data, off))
-                    for made in _whole(frame, header):
-                        writer.add(made, now)
-                else:
-                    writer.add(frame, now)
+        for frame in sent_on_wire(buffers, form, vnet_len):
+            writer.add(frame, now)
         self._flush(writer)
 
     def drain(self, timeout: float) -> bool:
-        """Wait until all is written or has failed, at most timeout seconds; whether it is."""
+        """Wait until all is written or has failed, at most timeout seconds. Returns whether it is."""
         return self._writer is None or self._writer.drain(timeout)
 
     def close(self) -> None:
@@ -110,8 +94,37 @@ class Capture:
                 self._worker.log.warning("capture lacks frames, it is not written fast enough")
 
 
+def on_wire(
+    view: memoryview, off: int, length: int, vnet_len: int, features: int, mtu: int, ident: int
+) -> Iterator[Buffer | bytearray]:
+    """The frames on a wire that the frame of a guest at off stands for.
+
+    vnet_len: bytes of the virtio-net header before it. features: agreed on with the guest. ident: the
+    identification of IPv6 fragments. Completes a checksum in place if the header was stripped.
+    """
+    if vnet_len:
+        yield from _judged(view, off, length, features)
+    else:
+        stripped.complete(view, off, length)
+        yield from stripped.cut(view[off : off + length], mtu, ident)
+
+
+def sent_on_wire(buffers: list[Buffer], form: Framing | None, vnet_len: int) -> Iterator[Buffer | bytearray]:
+    """The frames on a wire that buffers of a segmenter stand for. form None: each is a frame."""
+    if form is None:
+        yield from buffers
+        return
+    data = memoryview(b"".join(buffers))
+    for off, length in framing.split(data, 0, len(data), form)[0]:
+        frame = data[off + vnet_len : off + length]
+        if vnet_len:
+            yield from _whole(frame, virtio_net.Header(*virtio_net.LONG.unpack_from(data, off)))
+        else:
+            yield frame
+
+
 def _judged(view: memoryview, off: int, length: int, features: int) -> Iterator[Buffer | bytearray]:
-    """The frames on a wire that a received frame stands for; the frame itself, if its header is not true."""
+    """The frames on a wire that a received frame stands for; the frame itself, if its header is invalid."""
     frame = view[off : off + length]
     fields = virtio_net.LONG.unpack_from(view, off - VNET_LEN)
     if fields[0] or fields[1]:
@@ -126,7 +139,7 @@ def _judged(view: memoryview, off: int, length: int, features: int) -> Iterator[
 
 
 def _whole(frame: memoryview, header: virtio_net.Header) -> Iterator[Buffer | bytearray]:
-    """The frames on a wire that a frame with a true header stands for."""
+    """The frames on a wire that a frame with a valid header stands for."""
     if not header.flags & virtio_net.NEEDS_CSUM:
         yield frame
     elif header.gso_type == virtio_net.GSO_NONE:

@@ -1,4 +1,4 @@
-"""Datagrams to guests in the ingress worker: headers for all, fragments for those longer than the MTU."""
+"""Makes the frames of datagrams to guests, in fragments if a datagram is longer than the MTU."""
 
 from typing import Final
 
@@ -22,11 +22,11 @@ class Datagrams:
         self._counts = worker.counts
         self._mtu = mtu
         self._longest = mtu - ipv4.HEADER_LEN - udp.HEADER_LEN
-        """Payload of a datagram that needs no fragments."""
+        """Payload bytes of the longest datagram that needs no fragments."""
         self._ident = 0
 
     def buffers(self, segmenter: UdpSegmenter, eth_header: bytes, ends: Ends, run: Run) -> list[Buffer]:
-        """The frames of a run of datagrams to the guest. ValueError if one does not fit the framing."""
+        """The frames of a run of datagrams to a guest. ValueError if the framing cannot carry one."""
         ident = self._ident
         self._ident = ident + run.piece_count() & 0xFFFF
         view = self._slots[run.slot]

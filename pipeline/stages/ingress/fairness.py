@@ -1,16 +1,14 @@
-"""When guests want more than there is: which link is read, and what of a frame is kept.
+"""Keeps a guest that sends bad frames, or fills the slots, from stopping other guests.
 
-Two resources run short at times, and one guest must not take either from another:
+*Bad frames.* A frame that is dropped costs as much as one that is used, and nothing slows down the guest that
+sends it. So frames that ingress drops, and those that demux and tcp report (MISBEHAVED), are charged to a
+bucket of the guest. While the bucket is empty and other guests have links, ingress does not read the guest's
+links. Their sockets fill up, so the guest waits.
 
-*Work.* A frame that is dropped costs as much as one that is used, and nothing slows down the guest
-that sends it. Frames that ingress drops, and those that demux and tcp report (MISBEHAVED), are
-charged to a bucket of the link. While the bucket is empty and other guests are there, ingress does not
-read the link. Its socket fills up, so the guest waits.
-
-*Slots.* While few are free, no link is read for a moment: that is backpressure and loses
-nothing. If no slot comes home meanwhile, the holder is a host that does not read, or a guest that
-leaves holes, and waiting would stop every other flow. Then links are read, but of segments with
-data only the acknowledgment goes on, so that no ACK waits for data. The guest sends the data again.
+*Slots.* While few slots are free, no link is read for GRACE_S. That is backpressure and loses nothing. If no
+slot is returned meanwhile, a host that does not read holds them, or a guest that leaves holes in its streams.
+Waiting longer would stop every other flow. So links are read, but of a segment with data only the
+acknowledgment goes on. No ACK waits for data, and the guest sends the data again.
 """
 
 from collections import Counter
@@ -25,9 +23,9 @@ from pipeline.records.tcp import TcpRange
 from pipeline.wire import tcp
 
 RESERVE: Final = 8
-"""Slots kept for reading acknowledgments when data hold all others."""
+"""Free slots that are kept for reading acknowledgments when data fill all others."""
 GRACE_S: Final = 0.005
-"""How long nothing is read before data are dropped."""
+"""Seconds for which no link is read before data are dropped."""
 BURST_S: Final = 0.25
 """Seconds' worth of bad frames, at the allowed rate, that a guest may send at once."""
 
@@ -38,7 +36,7 @@ _DATA_DROPPED: Final = INDEX["link_data_dropped_no_slot"]
 
 
 class Fairness:
-    """What the guests of ingress owe each other."""
+    """Decides which guests may be read, and when data are dropped."""
 
     def __init__(self, pool: Pool, counts: memoryview, bad_frames_per_second: int) -> None:
         self._pool = pool
@@ -48,19 +46,19 @@ class Fairness:
         self._wanted = bad_frames_per_second * BURST_S / 4
         """Tokens that an empty bucket must have again before its guest is read."""
         self._paused: dict[int, float] = {}
-        """Guests that are not read while there are others, and until when."""
+        """Guests that are not read while other guests have links, and until when."""
         self._holders: dict[int, int] = {}
         """The guest whose bytes were last read into each slot, while there are several guests."""
         self._plenty_at = 0.0
         self.waits = False
         """Whether no link is read for a moment, because few slots are free."""
         self.scarce = False
-        """Whether data of segments are to be dropped."""
+        """Whether the data of segments are to be dropped."""
 
     # --- slots ----------------------------------------------------------------------------
 
     def may_read(self, now: float) -> bool:
-        """Whether any link may be read now; sets ``scarce``. To be asked before links are read."""
+        """Whether any link may be read now. Also sets ``scarce``. Call this before links are read."""
         if self._pool.free_count > self._reserve:
             self._plenty_at = now
             self.scarce = self.waits = False
@@ -70,18 +68,18 @@ class Fairness:
         return self.scarce
 
     def holds(self, guest: int, slot: int) -> None:
-        """A guest's bytes lie in this slot now."""
+        """Bytes of this guest were read into this slot."""
         if self._holders.get(slot) != guest:
             self._holders[slot] = guest
 
     def forget_holders(self) -> None:
-        """A guest was alone, and nobody has noted its slots: what was known before is about other bytes."""
+        """A second guest is there. While the first was alone, holds() was not called: forget old holders."""
         self._holders.clear()
 
     def holding_too_many(self) -> set[int]:
         """The guests that hold more slots than are free (a dynamic threshold, as in switches).
 
-        So several guests that fill their slots still leave some to the next one.
+        So the next guest finds free slots even when several guests use all that they may.
         """
         free = self._pool.free_count
         if free * 2 >= self._pool.count:
@@ -91,14 +89,14 @@ class Fairness:
         return {guest for guest, count in held.items() if count > free}
 
     def drop_data(self, items: Collection[Item]) -> None:
-        """Leave only the bare acknowledgment of runs with data."""
+        """Turn runs with data into bare acknowledgments."""
         for item in items:
             if isinstance(item, TcpRange) and item.length:
                 self._counts[_DATA_DROPPED] += item.segments
                 item.length = item.stride = item.piece_size = 0
                 item.flags &= ~tcp.FIN
 
-    # --- work -----------------------------------------------------------------------------
+    # --- bad frames -----------------------------------------------------------------------
 
     def charge(self, guest: int, frames: int, now: float) -> None:
         """This many frames of a guest were dropped."""
@@ -108,13 +106,13 @@ class Fairness:
             self._counts[_MISBEHAVING] += 1
 
     def may_read_guest(self, guest: int, now: float) -> bool:
-        """Whether a guest may be read while there are others."""
+        """Whether a guest may be read while other guests have links."""
         until = self._paused.get(guest)
         if until is None:
             return True
         if now < until:
             return False
-        # What was still on its way when the pause began has been charged meanwhile.
+        # Frames that were on their way when the pause began have been charged meanwhile.
         again = self._buckets.ready_at(guest, self._wanted)
         if again > now:
             self._paused[guest] = again
@@ -132,9 +130,10 @@ class Fairness:
         return len(self._paused)
 
     def deadline(self, readable: Collection[int], *, many: bool) -> float:
-        """When a guest that is not read now may be read again; inf if none is waiting.
+        """When a guest that is not read now may be read again; inf if none waits.
 
-        readable: guests that have something to read. many: whether there are others, so that a pause holds.
+        readable: guests that have something to read. many: whether several guests have links. Without that,
+        a pause has no effect.
         """
         if not readable:
             return _NEVER

@@ -1,8 +1,7 @@
-"""Which links belong to one guest: those that one peer opened (pipeline.system.peer).
+"""Numbers the guests. All links that one peer opened belong to one guest (pipeline.system.peer).
 
-A guest has a number, and its limits and shares hold for all its links together. A link whose peer is unknown
-is a guest of its own. A peer keeps its number for a while after its last link, so that it gains nothing by
-coming back.
+A guest's limits and shares hold for all its links together. A link whose peer is unknown is a guest of its
+own. A peer keeps its number for KEPT_S after its last link, so it gains nothing by reconnecting.
 """
 
 from typing import Final
@@ -11,21 +10,21 @@ from pipeline.engines.buckets import Buckets
 from pipeline.system.descriptor_limit import MAX_LINKS
 
 MAX_NUMBER: Final = 0xFFFF
-"""Guests are numbered from 1, in 16 bits of a record."""
+"""Guests are numbered from 1. A record has 16 bits for the number."""
 SURE_LINKS: Final = 16
-"""Links that a guest may have in any case. It may have more while as many are free."""
+"""Links that each guest may have. It may have more while at least as many are free."""
 LINKS_PER_SECOND: Final = 10.0
 LINKS_AT_ONCE: Final = 2.0 * SURE_LINKS
 """Links that one peer may open, a second and at once."""
 KEPT_S: Final = 10.0
-"""How long a peer without links keeps its number."""
+"""Seconds for which a peer without links keeps its number."""
 
 TOO_MANY: Final = "link_refused_too_many"
 TOO_OFTEN: Final = "link_refused_too_often"
 
 
 class GuestNumbers:
-    """The guests that have links, or had some a moment ago. A number is used again as late as possible."""
+    """The guests that have links, or had some in the last KEPT_S. Numbers are reused as late as possible."""
 
     def __init__(self, max_links: int = MAX_LINKS) -> None:
         """max_links: of all guests."""
@@ -52,7 +51,7 @@ class GuestNumbers:
         return dict(self._identity_of)
 
     def refusal(self, identity: str, now: float) -> str:
-        """Why this peer may open no further link now: the name of a counter; "" if it may."""
+        """The name of the counter that says why this peer may not open another link now; "" if it may."""
         if self._total >= self.max_links:
             return TOO_MANY
         number = self._number_of.get(identity, 0) if identity else 0
@@ -63,7 +62,7 @@ class GuestNumbers:
         return TOO_MANY if self._links[number] >= max(SURE_LINKS, self.max_links - self._total) else ""
 
     def add_link(self, identity: str) -> int:
-        """The number of the guest that opened one more link."""
+        """Count one more link of this peer. Returns the number of its guest."""
         number = self._number_of.get(identity, 0) if identity else 0
         if not number:
             number = self._free_number()
@@ -84,7 +83,10 @@ class GuestNumbers:
             self._left_at[number] = now
 
     def expire(self, now: float) -> list[int]:
-        """The guests that are gone for good: without links, and unknown or away for KEPT_S."""
+        """Forget the guests that are gone. Returns their numbers.
+
+        A guest without links is gone after KEPT_S, and at once if its peer is unknown.
+        """
         gone = [
             number
             for number, left_at in self._left_at.items()

@@ -1,8 +1,8 @@
-"""Offload in the ingress worker: frames with virtio-net headers in, and out to links of either kind.
+"""Offload in the ingress worker: reads frames with virtio-net headers, and sends frames with or without them.
 
-What a header may say is judged by pipeline.engines.offload.vnet. A link without offload cannot take a
-super-segment or a partial checksum: pipeline.engines.offload.tso cuts and completes them before they are
-sent. pipeline.engines.offload.stripped cuts frames longer than the MTU, of guests whose header was stripped.
+pipeline.engines.offload.vnet judges the headers. A link without offload cannot take a super-segment or a
+partial checksum. pipeline.engines.offload.tso cuts and completes them before they are sent.
+pipeline.engines.offload.stripped cuts frames longer than the MTU that came without their header.
 """
 
 from typing import Final
@@ -38,7 +38,7 @@ class VnetOffload:
         self._placed = 0
 
     def begin(self, number: int, link: OffloadLink) -> UdpSegmenter:
-        """The guest of a link has agreed. The result makes its frames from now on."""
+        """The guest of a link has agreed to offload. Returns the segmenter that makes its frames now."""
         self._worker.counts[_AGREED] += 1
         self._worker.log.info("guest offloads", link=number, features=link.features)
         return UdpSegmenter(FRAMING, link.vnet_len)
@@ -46,7 +46,7 @@ class VnetOffload:
     def receive(
         self, number: int, link: OffloadLink, slot: int, frames: list[tuple[int, int]]
     ) -> tuple[list[Item], dict[str, int]]:
-        """vnet.receive() of what the link has read into a slot. The references of its records are taken."""
+        """vnet.receive() for frames that the link read into a slot. Takes a reference for each record."""
         self._placed = 0
         vnet.untag(self._slots[slot], frames)
         items, drops = vnet.receive(self._slots[slot], frames, number, slot, link.features, self._place)
@@ -75,7 +75,7 @@ class VnetOffload:
         self._filler.retire()
 
     def frames(self, out: FrameOut) -> list[Buffer]:
-        """What stands for a frame of another worker on every link: itself, or what it is cut into."""
+        """The frames to send for a frame of another worker: itself, or its parts if it exceeds the MTU."""
         frame = self._slots[out.slot][out.off : out.off + out.length]
         if out.vnet or out.length <= self._longest:
             return [frame]
@@ -105,7 +105,7 @@ class VnetOffload:
         raw = self._slots[out.slot][out.off - VNET_LEN : out.off].tobytes()
         header = virtio_net.Header(*virtio_net.LONG.unpack(raw))
         if not header.flags & virtio_net.NEEDS_CSUM:
-            # A sum the sender vouched for is in the frame, and the next guest may verify it.
+            # The frame has a complete checksum, which the receiving guest may verify.
             return segmenter.frame(frame)
         if to_vnet and header.gso_type != virtio_net.GSO_UDP_L4:
             return segmenter.frame(frame, virtio_net.build(header._replace(num_buffers=0), VNET_LEN))

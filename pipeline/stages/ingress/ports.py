@@ -1,7 +1,7 @@
-"""The guest links that are attached: what is gathered for each, its events, and its end.
+"""The links that are attached: their events, the frames that are gathered for each, and their end.
 
-A link is edge-triggered: an event makes it *readable*, and it stays so until a read finds nothing. What a
-link's socket does not take is copied by the link and sent when the socket has room again.
+A link is edge-triggered: an event makes it *readable*, and it stays so until a read finds nothing. A link
+copies the bytes that its socket does not take, and sends them when the socket has room again.
 """
 
 import os
@@ -14,7 +14,7 @@ from pipeline.engines.offload.gso import Buffer
 from pipeline.engines.offload.gso_udp import UdpSegmenter
 from pipeline.ipc import events as ev
 from pipeline.links.base import Link, LinkClosed
-from pipeline.links.listener import Guest
+from pipeline.links.listener import Arrival
 from pipeline.links.offload import OffloadLink
 from pipeline.records.frames import ALL_LINKS
 from pipeline.stages.ingress.capture import Capture
@@ -30,7 +30,7 @@ from pipeline.wire import offload
 from pipeline.wire.framing import Framing
 
 MAX_BACKLOG: Final = 1024 * 1024
-"""Copied bytes that may wait for a guest that does not read, while other guests do."""
+"""The most bytes that a link copies for a guest that does not read, while there are other links."""
 
 _LINK_EVENTS: Final = ev.READ | ev.WRITE | ev.READ_HANGUP | ev.EDGE
 _WRITE_EVENTS: Final = ev.WRITE | ev.EDGE
@@ -49,14 +49,14 @@ _REFUSALS: Final = {
 
 
 class Port:
-    """One attached guest link, and the buffers that are gathered for it."""
+    """One attached link, and the buffers that are gathered for it."""
 
     __slots__ = (
         "_counts",
         "_gathered",
+        "arrival",
         "framing",
         "gathered_bytes",
-        "guest",
         "guest_number",
         "link",
         "number",
@@ -64,41 +64,41 @@ class Port:
         "segmenter",
     )
 
-    def __init__(self, number: int, guest_number: int, guest: Guest, counts: memoryview) -> None:
+    def __init__(self, number: int, guest_number: int, arrival: Arrival, counts: memoryview) -> None:
         self._counts = counts
         self.number = number
         self.guest_number = guest_number
-        """Of the guest that this link belongs to (pipeline.stages.ingress.guests)."""
-        self.guest = guest
-        self.link: Link = guest.link
-        self.framing: Framing | None = guest.framing
-        self.segmenter = UdpSegmenter(guest.framing)
+        """The number of the guest that opened this link (pipeline.stages.ingress.guests)."""
+        self.arrival = arrival
+        self.link: Link = arrival.link
+        self.framing: Framing | None = arrival.framing
+        self.segmenter = UdpSegmenter(arrival.framing)
         self.offload: OffloadLink | None = None
-        """The link, once its guest has agreed to offload."""
+        """The link, once its guest has agreed to offload; else None."""
         self._gathered: list[Buffer] = []
         self.gathered_bytes = 0
         """About how many bytes wait for flush()."""
 
-    def begin_offload(self, card: VnetOffload) -> None:
+    def begin_offload(self, vnet: VnetOffload) -> None:
         """The guest's first record was ACCEPT: the frames after it have virtio-net headers."""
         assert isinstance(self.link, OffloadLink)
         self.offload = self.link
-        self.segmenter = card.begin(self.number, self.link)
+        self.segmenter = vnet.begin(self.number, self.link)
         self.framing = offload.FRAMING
 
     def is_full(self) -> bool:
-        """Whether the guest has not read for so long that further frames are dropped."""
+        """Whether the backlog of a guest that does not read is full, so that further frames are dropped."""
         return self.link.blocked and self.link.backlog_bytes >= MAX_BACKLOG
 
     def gather(self, buffers: list[Buffer], size: int) -> None:
-        """Buffers of the segmenter, about size bytes, go out with the next flush()."""
+        """Keep buffers of the segmenter, about size bytes, for the next flush()."""
         self._gathered += buffers
         self.gathered_bytes += size
 
     def flush(self, capture: Capture) -> tuple[int, int]:
-        """Send what is gathered; the numbers of frames and bytes. Raises LinkClosed.
+        """Send what is gathered. Returns the numbers of frames and bytes. Raises LinkClosed.
 
-        The memory of the buffers is free afterwards.
+        Afterwards the link does not need the memory of the buffers.
         """
         gathered = self._gathered
         self._gathered = []
@@ -120,12 +120,12 @@ class Port:
 
 
 class Ports:
-    """All attached links, by number. A number is used again as late as possible."""
+    """All attached links, by number. Numbers are reused as late as possible."""
 
     def __init__(
         self, worker: Worker, fairness: Fairness, on_detached: Callable[[Port, LinkClosed], None]
     ) -> None:
-        """on_detached hears of each link that is over, when it is closed and has no number any more."""
+        """on_detached is called for each link that has ended, after it was closed and its number is free."""
         self._worker = worker
         self._counts = worker.counts
         self._on_detached = on_detached
@@ -136,21 +136,21 @@ class Ports:
         self.shares = Shares(Pressure(os.cpu_count() or 1, self._run_queue.waited, lambda: worker.sleeps))
         self.by_number: dict[int, Port] = {}
         self.readable: dict[Port, None] = {}
-        """Links that may have something to read: those first that have waited longest."""
+        """Links that may have something to read. Those that have waited longest come first."""
 
-    def attach(self, guest: Guest) -> Port | None:
-        """Take a link; None when its guest may have no further one now, and it is closed."""
-        link = guest.link
+    def attach(self, arrival: Arrival) -> Port | None:
+        """Attach a link. None, and the link is closed, if its guest may not have another one now."""
+        link = arrival.link
         now = monotonic()
         self._forget_guests(now)
-        if reason := self.guests.refusal(guest.identity, now):
+        if reason := self.guests.refusal(arrival.identity, now):
             self._counts[INDEX[reason]] += 1
             self._worker.log.warning(
-                "guest refused", reason=_REFUSALS[reason], peer=guest.peer, **guest.opened_by()
+                "guest refused", reason=_REFUSALS[reason], peer=arrival.peer, **arrival.opened_by()
             )
             link.close()
             return None
-        port = Port(self._free_number(), self.guests.add_link(guest.identity), guest, self._counts)
+        port = Port(self._free_number(), self.guests.add_link(arrival.identity), arrival, self._counts)
         self.shares.add(port.guest_number, now)
         self.shares.several = len(self.guests) > 1
         self.by_number[port.number] = port
@@ -165,7 +165,7 @@ class Ports:
         return port
 
     def detach(self, port: Port, error: LinkClosed) -> None:
-        """End a link, unless it is over already."""
+        """End a link, unless it has ended already."""
         link = port.link
         if self.by_number.get(port.number) is not port:
             return
@@ -197,7 +197,7 @@ class Ports:
         self.readable.pop(port, None)
 
     def was_read(self, port: Port) -> None:
-        """A link was read: those that found no room come first the next time."""
+        """A link was read. It goes to the end of the queue, so links that were not read come first."""
         if port in self.readable:
             self.readable[port] = self.readable.pop(port)
 
@@ -234,7 +234,7 @@ class Ports:
             self._send_copied(port)
 
     def _send_copied(self, port: Port) -> bool:
-        """Send what the link has copied; False if that ended it."""
+        """Send what the link has copied. False if that ended the link."""
         try:
             port.link.flush()
         except LinkClosed as error:
@@ -244,6 +244,6 @@ class Ports:
 
 
 def count_drops(counts: memoryview, drops: dict[str, int]) -> None:
-    """Add frames that were dropped, by the name of their counter."""
+    """Count dropped frames. drops: how many, by the name of their counter."""
     for reason, dropped in drops.items():
         counts[INDEX[reason]] += dropped

@@ -1,9 +1,9 @@
-"""Whether small work of guests hurts: cores are short, or ingress never rests.
+"""Decides how much processor time the guests' small work may take: less while time is short.
 
-Small work (pipeline.stages.ingress.shares) is limited only as far as it takes time from other guests. Ingress
-looks at itself every LOOK_EVERY_S. If it waited for a core, or did not sleep once, time is short: what small
-work may take is halved, down to a floor. Else it grows again, slowly, until it is no limit. So two guests
-with many small frames use all cores, and a flood keeps the floor beside a guest that needs them.
+Small work (pipeline.stages.ingress.shares) is limited only if it takes time from other guests. So ingress
+looks at itself every LOOK_EVERY_S. Time is short if ingress waited for a core, or did not sleep once. Then
+the limit on small work is halved, down to a floor. Else the limit grows slowly, up to all cores. So two
+guests with many small frames can use all cores. A flood is held to the floor while others need the cores.
 """
 
 from collections.abc import Callable
@@ -11,21 +11,21 @@ from typing import Final
 
 LOOK_EVERY_S: Final = 0.02
 LONG_WAIT: Final = 0.1
-"""Part of the time in run queues from which on cores are short."""
+"""Time is short if ingress spent more than this part of it in a run queue."""
 SHRINK: Final = 0.5
 GROW: Final = 1.1
-LEAST_S: Final = 0.15
-PART: Final = 0.125
-"""The floor: this part of all cores, and at most LEAST_S of one, since a flood may hit one worker alone."""
+MAX_FLOOR_S: Final = 0.15
+FLOOR_PART: Final = 0.125
+"""The floor is this part of all cores, but at most MAX_FLOOR_S of one: a flood may hit a single worker."""
 
 
 class Pressure:
-    """What small work of all guests may take: ``small_s`` seconds of processor time in a second."""
+    """The limit on small work: all guests together may use ``small_s`` seconds of processor time a second."""
 
     def __init__(self, cores: int, waited: Callable[[], float | None], sleeps: Callable[[], int]) -> None:
         """waited: seconds that ingress waited for cores, None if unknown. sleeps: how often it slept."""
         self._cores = float(cores)
-        self._floor = min(PART * cores, LEAST_S)
+        self._floor = min(FLOOR_PART * cores, MAX_FLOOR_S)
         self._waited = waited
         self._sleeps = sleeps
         self._looked_at = 0.0
@@ -33,8 +33,8 @@ class Pressure:
         self._had_slept = 0
         self.small_s = self._floor
 
-    def look(self, now: float) -> None:
-        """Adapt ``small_s``, if it is time."""
+    def adapt(self, now: float) -> None:
+        """Adapt ``small_s``, at most once in LOOK_EVERY_S."""
         elapsed = now - self._looked_at
         if elapsed < LOOK_EVERY_S:
             return
@@ -49,7 +49,7 @@ class Pressure:
         rested = slept != self._had_slept
         self._had_slept = slept
         if waited is None:
-            # Unknown: only what is sure not to hurt is allowed.
+            # The system does not say. Stay at the floor, which hurts no guest.
             return True
         long = waited - self._had_waited > LONG_WAIT * elapsed
         self._had_waited = waited

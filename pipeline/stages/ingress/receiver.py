@@ -1,4 +1,4 @@
-"""From guests to rings: a link's bytes go into a slot, its frames through GRO, the records to workers."""
+"""From guests to rings: reads a link's bytes into a slot, merges frames by GRO, and pushes their records."""
 
 from time import monotonic, thread_time
 from typing import Final
@@ -7,8 +7,8 @@ from pipeline.counters import INDEX
 from pipeline.engines.offload import gro
 from pipeline.engines.offload.burst import Item
 from pipeline.links.base import LinkClosed
-from pipeline.stages.ingress.capture import Capture
 from pipeline.stages.ingress.fairness import Fairness
+from pipeline.stages.ingress.live import Captures
 from pipeline.stages.ingress.offload import VnetOffload
 from pipeline.stages.ingress.ports import Port, Ports, count_drops
 from pipeline.stages.ingress.steering import Steering
@@ -16,9 +16,10 @@ from pipeline.stages.worker import Worker
 from pipeline.topology import MAX_REFS
 
 READS_A_STEP: Final = 4
-"""Bursts read from one link before the results are published; with several guests, rounds of one each."""
+"""The most bursts of one link before the results are published. With several guests: the most rounds."""
 STEP_S: Final = 0.0003
-"""Work in all workers, about, after which the results are published, with several guests."""
+"""About how many seconds of work in all workers are read before the results are published, with several
+guests."""
 
 _BYTES_IN: Final = INDEX["link_bytes_from_guest"]
 _FRAMES_IN: Final = INDEX["link_frames_from_guest"]
@@ -35,8 +36,8 @@ class Receiver:
         ports: Ports,
         steering: Steering,
         fairness: Fairness,
-        card: VnetOffload,
-        capture: Capture,
+        vnet: VnetOffload,
+        captures: Captures,
     ) -> None:
         self._counts = worker.counts
         self._pool = worker.pool
@@ -45,13 +46,14 @@ class Receiver:
         self._shares = ports.shares
         self._steering = steering
         self._fairness = fairness
-        self._card = card
-        self._capture = capture
+        self._vnet = vnet
+        self._capture = captures.file
+        self._live = captures.live
         self.more = False
-        """Whether a link had more than its share of the last read()."""
+        """Whether the last read() left something in a link."""
 
     def read(self, now: float) -> int:
-        """Read each link that may be read; the number of bursts."""
+        """Read each link that may be read. Returns the number of bursts."""
         self.more = False
         ports = self._ports
         if not ports.readable or not self._fairness.may_read(now):
@@ -69,7 +71,7 @@ class Receiver:
         return work
 
     def deadline(self) -> float:
-        """When a guest that has something to read, and has to wait, may be read; inf if none has to."""
+        """When the first guest that has something to read, but must wait, may be read; inf if none waits."""
         readable = self._ports.readable
         several = self._shares.several
         guests = {port.guest_number for port in readable}
@@ -79,14 +81,14 @@ class Receiver:
         return min(paused, self._shares.deadline(guests, monotonic()))
 
     def _read_in_turns(self, now: float) -> int:
-        """Rounds in which each guest that may be read has its turn; the number of bursts."""
+        """Read in rounds: each guest that may be read has one turn in each. Returns the number of bursts."""
         ports, shares = self._ports, self._shares
         shares.refill(now)
         self._counts[_SMALL_WORK] = shares.pauses
         work = 0
         shares.expected = 0.0
         for _ in range(READS_A_STEP):
-            # A round in which nobody can be read must not count: it would cancel what guests owe each other.
+            # A round in which no guest can be read must not begin: it would cancel the guests' debts.
             if not self._has_room():
                 return work
             turns = self._turns(now)
@@ -94,7 +96,7 @@ class Receiver:
             bursts = 0
             for guest in shares.order(turns):
                 bursts += self._take_turn(turns[guest], now)
-            # A link that was found empty hid the next link of its guest, which has no other event.
+            # If a link was found empty, the next link of its guest may still have something to read.
             if not bursts and len(ports.readable) == readable:
                 return work
             work += bursts
@@ -104,7 +106,7 @@ class Receiver:
         return work
 
     def _turns(self, now: float) -> dict[int, Port]:
-        """The guests that may be read, each with the link of it that has waited longest."""
+        """The guests that may be read, each with its link that has waited longest."""
         first: dict[int, Port] = {}
         for port in self._ports.readable:
             first.setdefault(port.guest_number, port)
@@ -113,12 +115,12 @@ class Receiver:
         return {
             guest: port
             for guest, port in first.items()
-            # The pause comes first, so that one that is over ends even if the guest has to wait all the same.
+            # may_read_guest() comes first: it ends a pause that is over, even if the guest must still wait.
             if fairness.may_read_guest(guest, now) and shares.may_read(guest, now) and guest not in greedy
         }
 
     def _take_turn(self, port: Port, now: float) -> int:
-        """One read of a guest, which is charged for the time; the number of bursts."""
+        """Read a guest once, and charge it for the time. Returns the number of bursts."""
         shares = self._shares
         port.link.read_limit = shares.read_limit(port.guest_number)
         began = thread_time()
@@ -131,11 +133,11 @@ class Receiver:
         return bursts
 
     def _has_room(self) -> bool:
-        """Whether what is read now finds room on its way."""
+        """Whether the records of a read find room in the rings, and its slots may get more references."""
         return self._steering.room() > 0 and self._pool.refs_out <= MAX_REFS
 
     def _read_link(self, port: Port, now: float, most: int) -> int:
-        """Read at most that many bursts of one link; how many it were."""
+        """Read at most that many bursts of one link. Returns how many it read."""
         link = port.link
         for count in range(most):
             if not self._has_room():
@@ -147,14 +149,14 @@ class Receiver:
                 return count
             if burst is None:
                 if link.starved:
-                    # No slot is free. The link stays readable, and is read again when one is.
+                    # No slot is free. The link stays readable, and is read again when a slot is free.
                     self._counts[_PAUSED] += 1
                 else:
                     self._ports.is_empty(port)
                 return count
             slot, frames = burst
             if link.vnet_len and port.offload is None:
-                port.begin_offload(self._card)
+                port.begin_offload(self._vnet)
             if link.drops:
                 count_drops(self._counts, link.take_drops())
             if frames:
@@ -167,7 +169,7 @@ class Receiver:
         view = self._slots[slot]
         items: list[Item]
         if port.offload is not None:
-            items, drops = self._card.receive(port.number, port.offload, slot, frames)
+            items, drops = self._vnet.receive(port.number, port.offload, slot, frames)
         else:
             items, drops = gro.coalesce(view, frames, port.number, slot, link.verify)
             if items:
@@ -175,6 +177,8 @@ class Receiver:
         if self._capture.active:
             features = port.offload.features if port.offload is not None else 0
             self._capture.received(view, frames, link.vnet_len, features)
+        if self._live.passing or (drops and self._live.dropping):
+            self._show(port, slot, frames, items, drops)
         if self._fairness.scarce:
             self._fairness.drop_data(items)
         self._steering.pass_on(view, items, now)
@@ -187,3 +191,13 @@ class Receiver:
         if self._shares.several:
             self._fairness.holds(port.guest_number, slot)
             self._shares.was_read(port.guest_number, count, len(frames), now)
+
+    def _show(
+        self, port: Port, slot: int, frames: list[tuple[int, int]], items: list[Item], drops: dict[str, int]
+    ) -> None:
+        """Give frames to the captures that run."""
+        features = port.offload.features if port.offload is not None else 0
+        if self._live.passing:
+            self._live.received(port, slot, frames, items, features, bool(drops))
+        if drops and self._live.dropping:
+            self._live.refused(port, slot, frames, items, features)

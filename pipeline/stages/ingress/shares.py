@@ -1,23 +1,23 @@
-"""How guests share the workers: by the time that their frames cost, not by their number.
+"""How guests share the processor time of the workers.
 
-While several guests are there, each burst of a guest is charged to it: what ingress needed to read it, and
-what demux, tcp and egress report for the records made of it (WORK). Two rules use these times.
+While several guests have links, ingress charges each burst to its guest: the time that ingress needed to read
+it, and the times that demux, tcp and egress report for its records (WORK). Two rules use these times.
 
-*Turns* (deficit round robin). In each round every guest that has something to read gets the same time, and is
-read while it has time left. A guest that nobody waits for owes nothing. A guest with expensive frames is read
-in smaller bursts, so that the others wait less than a millisecond for one of its bursts.
+*Turns* (deficit round robin). In each round, every guest with something to read gets the same time, and is
+read while it has time left. If only one guest has something to read, its debt is cancelled. A guest with
+expensive frames is read in smaller bursts, so other guests wait less than a millisecond for one of them.
 
-*Small work*. Bytes are worth time: a guest may cost PRICE_S for each byte that it sends or gets, but for the
-first SMALL_FRAME of each frame. Whatever it costs beyond that is small work: tiny frames, requests, frames
-that come to nothing. A flood consists of small work. It costs the host more than is measured here, since the
-kernel and the guest's monitor work for it too. So while another guest is active and time is short
-(pipeline.stages.ingress.pressure), all small work gets only little of it. Guests that want more share it
-equally, and wait. A guest that is alone is not limited.
+*Small work* (a token bucket). Each byte that a guest sends or gets pays for PRICE_S of its time, except the
+first SMALL_FRAME bytes of each frame. Time beyond that is small work: tiny frames, requests, frames that are
+dropped. A flood consists of small work. It costs the host more than is measured here, since the kernel and
+the guest's machine monitor work for it too. So small work is limited while another guest is active and time
+is short (pipeline.stages.ingress.pressure). Buckets that are not full get equal parts of the time for small
+work. A guest whose bucket is empty is not read. A guest that is alone is not limited.
 
 *Unhurried guests*. A guest that sends one frame and waits for the answer is not a flood. So a frame counts
-less (UNHURRIED) if the read that brought it emptied the socket. That holds for UNHURRIED_FRAMES a second of a
-guest, which is as many as one exchange after the other brings. A flood that is sent in small portions, so
-that each read empties its socket, gains no more than these.
+less (UNHURRIED) if the read that brought it emptied the socket. That holds for UNHURRIED_FRAMES a second of
+each guest: an exchange of single frames brings no more. So a flood that is sent in small portions, each of
+which is read at once, gains little.
 """
 
 from collections.abc import Iterable
@@ -27,39 +27,39 @@ from pipeline.links.base import FULL_READ
 from pipeline.stages.ingress.pressure import Pressure
 
 PRICE_S: Final = 8e-9
-"""Processor time that a byte of payload may cost in all workers: a core for a gigabit a second."""
+"""Seconds of processor time, in all workers, that a byte pays for: one core for a gigabit a second."""
 SMALL_FRAME: Final = 128
-"""Bytes at the beginning of each frame that are worth nothing."""
+"""Bytes at the beginning of each frame that pay for nothing."""
 UNHURRIED: Final = 0.25
-"""What counts of small work for frames whose read emptied the socket."""
+"""The part of the work that counts for frames whose read emptied the socket."""
 UNHURRIED_FRAMES: Final = 8000
-"""Frames of a guest for which this holds, a second."""
+"""Frames of a guest a second for which only this part counts."""
 UNHURRIED_AT_ONCE: Final = 80
-"""Frames of a guest for which this holds at once."""
+"""Frames of a guest at once for which only this part counts."""
 AVERAGED: Final = 16
-"""Frames over which the price of work is averaged: other workers report it later than ingress reads."""
+"""Frames over which that part is averaged, since other workers report their work later than ingress reads."""
 SAVED_S: Final = 0.01
-"""Time that a guest may save for small work: a short burst of it does not wait."""
+"""Seconds of small work that a guest can save up, so that a short burst does not wait."""
 DEBT_S: Final = 0.05
-"""A guest waits no longer than for this much time that it used too much."""
+"""The most seconds that a guest can owe. This bounds how long it waits."""
 ACTIVE_S: Final = 0.1
-"""A guest is active for so long after something was read from it."""
+"""Seconds for which a guest counts as active after it was read."""
 QUANTUM_S: Final = 0.0002
-"""Time for each guest in a round."""
+"""Seconds of processor time for each guest in a round."""
 BURST_S: Final = 0.0002
-"""What one read of a guest may cost in all workers, about, while others are there."""
+"""About how many seconds one read of a guest may cost in all workers, while other guests have links."""
 LEAST_READ: Final = 4096
-"""Bytes of one read, however much they cost."""
+"""Bytes that one read may bring, however much they cost."""
 FIRST_READ: Final = 16384
-"""Bytes of one read while the costs of a guest are not known: until KNOWN_AFTER bytes."""
+"""Bytes of one read before a guest's costs are known, that is, for its first KNOWN_AFTER bytes."""
 KNOWN_AFTER: Final = 65536
 
 _NEVER: Final = float("inf")
 _REMEMBERED: Final = 262144
-"""Bytes after which older costs of a guest count half."""
+"""After this many bytes, a guest's older costs count half."""
 
 
-class Share:
+class Account:
     """The account of one guest."""
 
     __slots__ = (
@@ -69,29 +69,32 @@ class Share:
         "cost",
         "counted_at",
         "deficit",
-        "factor",
         "level",
         "waits",
+        "weight",
     )
 
     def __init__(self, now: float) -> None:
         self.deficit = 0.0
-        """Time left in this round; negative: more than its part was used."""
+        """Seconds left in this round. If negative, the guest used more than its part."""
         self.level = SAVED_S
-        """Time left for small work; negative: time that is owed."""
-        self.factor = 1.0
-        """What counts of its work, on average."""
+        """Seconds left in the bucket for small work. If negative, the guest owes them."""
+        self.weight = 1.0
+        """The part of its work that counts, on average: from UNHURRIED to 1."""
         self.waits = False
-        """Whether it was not read when it was last looked at, because of what it owes."""
+        """Whether may_read() refused the guest the last time, because it owes time for small work."""
         self.counted_at = now
         self.cost = 0.0
         self.bytes_read = 0
         self._unhurried = 0.0
-        """Frames that may still count less: a bucket of UNHURRIED_AT_ONCE, and the time of its level."""
+        """A token bucket: the frames for which only UNHURRIED counts. _filled_at: the time of its level."""
         self._filled_at = now
 
     def was_read(self, count: int, frames: int, now: float) -> None:
-        """``count`` bytes in ``frames`` frames were read. Less than half of the limit emptied the socket."""
+        """``count`` bytes in ``frames`` frames were read.
+
+        A read of less than half the limit has emptied the socket.
+        """
         price = 1.0
         if count < self.read_limit() >> 1:
             fresh = (now - self._filled_at) * UNHURRIED_FRAMES
@@ -100,20 +103,20 @@ class Share:
             if frames <= self._unhurried:
                 self._unhurried -= frames
                 price = UNHURRIED
-        self.factor += (price - self.factor) * min(frames / AVERAGED, 1.0)
+        self.weight += (price - self.weight) * min(frames / AVERAGED, 1.0)
         self.bytes_read += count
         if self.bytes_read > _REMEMBERED:
             self.bytes_read >>= 1
             self.cost /= 2
 
     def read_limit(self) -> int:
-        """Bytes of one read that cost about BURST_S."""
+        """Bytes that cost about BURST_S: the most that one read may bring."""
         if self.bytes_read < KNOWN_AFTER:
             return FIRST_READ
         return min(max(int(BURST_S * self.bytes_read / max(self.cost, 1e-9)), LEAST_READ), FULL_READ)
 
     def expected_cost(self, count: int) -> float:
-        """Seconds that this many bytes will take in all workers, as far as it is known."""
+        """Seconds that this many bytes will take in all workers; 0 while the guest's costs are not known."""
         return count * self.cost / self.bytes_read if self.bytes_read >= KNOWN_AFTER else 0.0
 
 
@@ -122,123 +125,125 @@ class Shares:
 
     def __init__(self, pressure: Pressure) -> None:
         self._pressure = pressure
-        self._shares: dict[int, Share] = {}
+        self._accounts: dict[int, Account] = {}
         self.several = False
         """Whether more than one guest has links. Until then nothing is charged."""
-        self._owing: dict[int, Share] = {}
-        """Guests that use what they have for small work."""
+        self._filling: dict[int, Account] = {}
+        """Accounts whose bucket for small work is not full. Only these are refilled."""
         self.pauses = 0
-        """How often a guest had to begin to wait because of its small work."""
+        """How often a guest began to wait because of its small work."""
         self.expected = 0.0
-        """Seconds that all workers will need, about, for what was read. The reader sets it to 0."""
+        """About how many seconds all workers will need for the bytes read. Receiver sets it to 0."""
         self._latest = 0
         self._latest_at = self._other_at = -_NEVER
-        """Which guest was last read, when, and when one of the others was."""
+        """Which guest was last read, when that was, and when any other guest was last read."""
 
     def add(self, guest: int, now: float) -> None:
-        """The first link of a guest is there."""
-        self._shares.setdefault(guest, Share(now))
+        """Open the account of a guest, unless it has one."""
+        self._accounts.setdefault(guest, Account(now))
 
     def remove(self, guest: int) -> None:
-        """The last link of a guest is over."""
-        self._shares.pop(guest, None)
-        self._owing.pop(guest, None)
+        """Close the account of a guest that is gone."""
+        self._accounts.pop(guest, None)
+        self._filling.pop(guest, None)
 
     # --- accounts -----------------------------------------------------------------------------
 
     def was_read(self, guest: int, count: int, frames: int, now: float) -> None:
-        """``count`` bytes of a guest, in ``frames`` frames, were read. They are worth time."""
+        """``count`` bytes of a guest, in ``frames`` frames, were read. It is active, and is credited."""
         self._is_active(guest, now)
-        share = self._shares[guest]
-        share.was_read(count, frames, now)
-        self.expected += share.expected_cost(count)
+        account = self._accounts[guest]
+        account.was_read(count, frames, now)
+        self.expected += account.expected_cost(count)
         self.credit(guest, count, frames)
 
     def credit(self, guest: int, count: int, frames: int) -> None:
-        """``frames`` frames with ``count`` bytes in all were carried for a guest."""
-        share = self._owing.get(guest)
-        if share is not None:
-            share.level += max(count - SMALL_FRAME * frames, 0) * PRICE_S
+        """Credit a guest for ``frames`` frames with ``count`` bytes in all that were carried for it."""
+        account = self._filling.get(guest)
+        if account is not None:
+            account.level += max(count - SMALL_FRAME * frames, 0) * PRICE_S
 
     def charge(self, guest: int, seconds: float, now: float) -> None:
-        """Frames of a guest cost this much processor time."""
-        share = self._shares.get(guest)
-        if share is None:
+        """Charge a guest for processor time that its frames cost."""
+        account = self._accounts.get(guest)
+        if account is None:
             return
-        share.deficit = max(share.deficit - seconds, -DEBT_S)
-        share.cost += seconds
-        if guest not in self._owing:
-            self._owing[guest] = share
-            share.counted_at = now
-        share.level = max(share.level - seconds * share.factor, -DEBT_S)
+        account.deficit = max(account.deficit - seconds, -DEBT_S)
+        account.cost += seconds
+        if guest not in self._filling:
+            self._filling[guest] = account
+            account.counted_at = now
+        account.level = max(account.level - seconds * account.weight, -DEBT_S)
 
     def refill(self, now: float) -> None:
-        """Give each guest that does small work its part of the time since the last call."""
-        owing = self._owing
-        if not owing:
+        """Put into each bucket its part of the time for small work since the last call."""
+        filling = self._filling
+        if not filling:
             return
-        self._pressure.look(now)
-        rate = self._pressure.small_s / len(owing)
-        for guest, share in list(owing.items()):
-            share.level += (now - share.counted_at) * rate
-            share.counted_at = now
-            if share.level >= SAVED_S:
-                share.level = SAVED_S
-                del owing[guest]
+        self._pressure.adapt(now)
+        rate = self._pressure.small_s / len(filling)
+        for guest, account in list(filling.items()):
+            account.level += (now - account.counted_at) * rate
+            account.counted_at = now
+            if account.level >= SAVED_S:
+                account.level = SAVED_S
+                del filling[guest]
 
     # --- turns -------------------------------------------------------------------------------
 
     def may_read(self, guest: int, now: float) -> bool:
         """Whether a guest with something to read may be read: it owes no time, or no other guest is active.
 
-        A guest that has to wait is active too: the others must not take it for one that is silent.
+        A guest that has to wait is active too. Else other guests would not be limited any more.
         """
-        share = self._owing.get(guest)
-        if share is None:
+        account = self._filling.get(guest)
+        if account is None:
             return True
-        waits = share.level < 0 and self._others_active(guest, now)
+        waits = account.level < 0 and self._others_active(guest, now)
         if waits:
             self._is_active(guest, now)
-            self.pauses += not share.waits
-        share.waits = waits
+            self.pauses += not account.waits
+        account.waits = waits
         return not waits
 
     def order(self, guests: Iterable[int]) -> list[int]:
-        """Begin a round: the guests whose turn it is, those with most time left first.
+        """Begin a round. Returns the guests that have a turn, those with most time left first.
 
-        guests: those that have waited longest come first. Among guests with the same time left they do here.
+        guests: in the order in which they have waited. Guests with the same time left keep that order.
         """
-        shares = self._shares
-        waiting = [(shares[guest], guest) for guest in guests]
+        accounts = self._accounts
+        waiting = [(accounts[guest], guest) for guest in guests]
         if not waiting:
             return []
-        most = max([share.deficit for share, _ in waiting])
+        most = max([account.deficit for account, _ in waiting])
         grant = QUANTUM_S if most > -QUANTUM_S else QUANTUM_S - most
-        for share, _ in waiting:
-            share.deficit = min(share.deficit + grant, QUANTUM_S)
+        for account, _ in waiting:
+            account.deficit = min(account.deficit + grant, QUANTUM_S)
         ready = [
-            (-share.deficit, at, guest) for at, (share, guest) in enumerate(waiting) if share.deficit > 0
+            (-account.deficit, at, guest)
+            for at, (account, guest) in enumerate(waiting)
+            if account.deficit > 0
         ]
         return [guest for _, _, guest in sorted(ready)]
 
     def is_empty(self, guest: int) -> None:
         """A guest has nothing to read: it saves no time for later rounds."""
-        share = self._shares.get(guest)
-        if share is not None:
-            share.deficit = min(share.deficit, 0.0)
+        account = self._accounts.get(guest)
+        if account is not None:
+            account.deficit = min(account.deficit, 0.0)
 
     def read_limit(self, guest: int) -> int:
-        """Bytes of one read of a guest while others are there."""
-        return self._shares[guest].read_limit()
+        """The most bytes that one read of a guest may bring while several guests have links."""
+        return self._accounts[guest].read_limit()
 
     def deadline(self, guests: Iterable[int], now: float) -> float:
-        """When one of these guests, which have something to read, may be read; inf if none has to wait."""
+        """When the first of these guests, which have something to read, may be read; inf if none waits."""
         at = _NEVER
-        rate = self._pressure.small_s / max(len(self._owing), 1)
+        rate = self._pressure.small_s / max(len(self._filling), 1)
         for guest in guests:
-            share = self._owing.get(guest)
-            if share is not None and share.level < 0 and self._others_active(guest, now):
-                at = min(at, share.counted_at - share.level / rate, self._others_at(guest) + ACTIVE_S)
+            account = self._filling.get(guest)
+            if account is not None and account.level < 0 and self._others_active(guest, now):
+                at = min(at, account.counted_at - account.level / rate, self._others_at(guest) + ACTIVE_S)
         return at
 
     def _is_active(self, guest: int, now: float) -> None:

@@ -1,8 +1,8 @@
-"""The ingress worker: guest links in and out (L1), the program's network card.
+"""The ingress worker: it reads and writes the guests' links. It does the work of a network card.
 
-In: all that a link has goes into a slot with one system call and is cut into frames. GRO
-makes runs of the TCP segments (receiver). Out: TCP ranges get their headers and are cut into segments
-(GSO), and demux' frames go as they are (transmitter).
+From a guest: one system call reads into a slot all that a link has. The bytes are cut into frames, and GRO
+merges TCP segments into runs (receiver.py). To a guest: TCP ranges get their headers and are cut into
+segments (GSO); demux's frames go as they are (transmitter.py).
 """
 
 import socket
@@ -12,12 +12,12 @@ from pipeline.config.model import Config
 from pipeline.ipc import messages
 from pipeline.ipc.channel import close_all
 from pipeline.links.base import FULL_READ, LinkClosed
-from pipeline.links.listener import Guest, LinkResources
+from pipeline.links.listener import Arrival, LinkResources
 from pipeline.links.offload import OffloadLink
 from pipeline.links.stream import StreamLink
 from pipeline.stages.ingress.acceptors import Acceptors
-from pipeline.stages.ingress.capture import Capture
 from pipeline.stages.ingress.fairness import Fairness
+from pipeline.stages.ingress.live import Captures
 from pipeline.stages.ingress.offload import VnetOffload
 from pipeline.stages.ingress.ports import Port, Ports
 from pipeline.stages.ingress.receiver import Receiver
@@ -28,7 +28,7 @@ from pipeline.system import peer
 from pipeline.wire import framing, offload
 
 TIMERS_EVERY_S: Final = 0.05
-"""How often a worker that never sleeps looks at the timers of listeners."""
+"""Seconds after which a worker that never sleeps looks at the timers of listeners again."""
 
 
 class IngressStage:
@@ -38,34 +38,34 @@ class IngressStage:
         self._worker = worker
         self._timers_at = 0.0
         self._shared = False
-        """Whether the other workers believe that there are several guests."""
+        """Whether the other workers were told that several guests have links."""
         self.steering = Steering(worker, config)
         self.fairness = Fairness(worker.pool, worker.counts, config.limits.max_bad_frames_per_second)
         self.ports = Ports(worker, self.fairness, self._on_detached)
-        self._card = VnetOffload(worker, config.network.mtu)
-        self._capture = Capture(worker, config.network.mtu)
-        self._receiver = Receiver(worker, self.ports, self.steering, self.fairness, self._card, self._capture)
+        self._vnet = VnetOffload(worker, config.network.mtu)
+        self.captures = Captures(worker, config.network.mtu, self.ports.by_number, self.steering)
+        self._receiver = Receiver(worker, self.ports, self.steering, self.fairness, self._vnet, self.captures)
         self._transmitter = Transmitter(
-            worker, config, self.ports, self.steering, self.fairness, self._card, self._capture
+            worker, config, self.ports, self.steering, self.fairness, self._vnet, self.captures
         )
         resources = LinkResources(worker.pool, worker.ports.arena.slots, config.network.mtu)
         self._acceptors = Acceptors(worker, resources, self._attach, self.ports.hang_up)
 
     def step(self, now: float) -> int:
-        """Links -> rings, rings -> links. Returns the number of bursts and records."""
+        """Links -> rings, then rings -> links. Returns the number of bursts and records."""
         if now >= self._timers_at:
             self._timers_at = now + TIMERS_EVERY_S
             if self._acceptors.deadline() <= now:
                 self._acceptors.on_timer(now)
         work = self._receiver.read(now) + self._transmitter.send()
         if not work:
-            self._card.release_idle()
+            self._vnet.release_idle()
             for port in self.ports.by_number.values():
                 port.link.release_idle()
         return work
 
     def deadline(self) -> float:
-        """Of listeners, and of links that are not read; at once when one had more than one step's share."""
+        """When a listener's timer is due or a waiting guest may be read; 0 if a link has more to read."""
         self._timers_at = 0.0
         if self._receiver.more:
             return 0.0
@@ -74,10 +74,11 @@ class IngressStage:
     def on_control(self, message: Message, fds: list[int]) -> Message:
         """Requests of the supervisor.
 
-        ``attach``: a stream that /connect has taken over, with the bytes after its head.
+        ``attach``: a stream that /connect has taken over, with the bytes after the request's head.
         ``open``: sockets on which guests arrive, see pipeline.stages.ingress.acceptors.
         ``guests``: the guests with links.
         ``capture``: a file with the head of a capture. Every frame is written to it from now on.
+        ``live_capture``: the socket of a client that wants a capture with a filter.
         """
         match messages.request_of(message):
             case messages.Attach() as ask if fds:
@@ -86,11 +87,14 @@ class IngressStage:
             case messages.Open() as ask if fds:
                 return self._acceptors.open(ask, fds)
             case messages.Capture() if fds:
-                self._capture.start(fds[0])
+                self.captures.file.start(fds[0])
                 return {}
             case messages.Guests():
                 guests = self.ports.guests
                 return messages.GuestsAnswer.of({"links": guests.links()}, guests.peers()).encode()
+            case messages.LiveCapture() as ask if fds:
+                close_all(fds[1:])
+                return self.captures.live.start(ask, fds[0]).encode()
         close_all(fds)
         return {"error": f"ingress knows no request {message.get('op')!r}"}
 
@@ -98,7 +102,7 @@ class IngressStage:
         """Nothing to do: ingress puts no tags on its slots."""
 
     def held(self) -> dict[str, int]:
-        """What ingress holds for guests: all zero when no guest is there and its flows are over."""
+        """What ingress holds for guests; all zero when no guest has a link and all flows are over."""
         return {
             "links": len(self.ports.by_number),
             "links_readable": len(self.ports.readable),
@@ -111,18 +115,19 @@ class IngressStage:
         """Close all links and listeners."""
         self._acceptors.close()
         self.ports.close()
-        self._capture.close()
-        self._card.close()
+        self.captures.file.close()
+        self.captures.live.close()
+        self._vnet.close()
 
     # --- guests -----------------------------------------------------------------------
 
     def _connect(self, sock: socket.socket, name: str, head: bytes, versions: str) -> None:
-        """Attach a guest of /connect. versions: of the offload extension, as in its request's header."""
+        """Attach a guest of /connect. versions: those of the offload extension in the request's header."""
         pool, slots = self._worker.pool, self._worker.ports.arena.slots
         offered = OffloadLink(sock, pool, slots, head) if offload.choose(versions) else None
         link = offered or StreamLink(sock, framing.LE16, pool, slots, head)
         if (
-            self._attach(Guest(link, framing.LE16, "connect", name, peer.identity(sock)))
+            self._attach(Arrival(link, framing.LE16, "connect", name, peer.identity(sock)))
             and offered is not None
         ):
             try:
@@ -130,30 +135,32 @@ class IngressStage:
             except LinkClosed as error:
                 self.ports.hang_up(offered, error)
 
-    def _attach(self, guest: Guest) -> bool:
-        """Take a guest; False when there are too many, and its link is closed."""
-        port = self.ports.attach(guest)
+    def _attach(self, arrival: Arrival) -> bool:
+        """Attach a link. False, and the link is closed, if its guest may not have another one now."""
+        port = self.ports.attach(arrival)
         if port is None:
             return False
         self.steering.link_up(port.number, port.guest_number)
-        self._look_at_guests()
+        self.captures.live.link_up(port)
+        self._update_shared()
         self._worker.log.info(
             "guest connected",
             link=port.number,
-            protocol=guest.protocol,
-            peer=guest.peer,
-            **guest.opened_by(),
+            protocol=arrival.protocol,
+            peer=arrival.peer,
+            **arrival.opened_by(),
         )
         return True
 
     def _on_detached(self, port: Port, error: LinkClosed) -> None:
-        """A guest is gone, and its link is closed."""
+        """A link has ended and is closed."""
         self.steering.link_down(port.number, port.guest_number)
-        self._look_at_guests()
-        self._acceptors.on_left(port.number, port.guest, error)
+        self.captures.live.link_down(port.number)
+        self._update_shared()
+        self._acceptors.on_left(port.number, port.arrival, error)
 
-    def _look_at_guests(self) -> None:
-        """One guest alone owes nobody anything. As soon as there are two, their work is measured."""
+    def _update_shared(self) -> None:
+        """With the second guest, the workers begin to measure what each guest costs. With one they stop."""
         several = self.ports.shares.several
         if several != self._shared:
             self._shared = several

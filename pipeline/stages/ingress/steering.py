@@ -1,12 +1,13 @@
-"""Receive steering: what demux has judged once goes past it, as with the flow rules of a network card.
+"""Receive steering: packets whose kind demux has judged before go past demux, as with a network card's flow
+rules.
 
-Demux says which guest has which address and MAC (NEIGHBOR), and which UDP flows there are (STEER_UDP).
-A run with exactly that Ethernet header and source address has nothing left to be judged: TCP
-goes to the shard that RSS names, datagrams of a known flow to the egress worker that has its socket.
-Everything else goes to demux, and so does a run for a destination that is refused without an answer.
+Demux reports the address and MAC of each guest (NEIGHBOR), and UDP flows that may be steered (STEER_UDP). A
+run with exactly that Ethernet header and source address needs no judging. TCP goes to the shard that RSS
+names. Datagrams of a known flow go to the egress worker that has its socket. Everything else goes to demux,
+and so does a run for a destination that is refused without an answer.
 
-Demux must not conclude that a guest is silent, or a flow idle, because it sees nothing of them. So steering
-reports each one that is in use, once in REPORT_EVERY_S.
+Demux does not see steered packets, and must not take their guest for silent or their flow for idle. So
+steering reports each guest and each flow in use, once in REPORT_EVERY_S.
 """
 
 from collections.abc import Sequence
@@ -22,7 +23,7 @@ from pipeline.ipc.ring import Producer
 from pipeline.records import kinds, udp
 from pipeline.records.addresses import Addr
 from pipeline.records.flows import Ends, FlowKey, flow_key
-from pipeline.records.frames import Frame
+from pipeline.records.frames import Frame, WatchDrops
 from pipeline.records.guests import LinkNotice, Neighbor, Shared
 from pipeline.records.tcp import TcpRange
 from pipeline.records.udp import UdpData, UdpNotice, UdpRange
@@ -30,7 +31,7 @@ from pipeline.stages.worker import Worker
 from pipeline.wire import ethernet, ipv4, tcp
 
 MAX_FRAGMENTED: Final = 256
-"""Flows with fragments that are remembered, in case demux allows steering them only after the fragments."""
+"""The most flows with fragments that are remembered, since demux may allow steering after the fragments."""
 
 _PACKETS: Final = INDEX["ipv4_packets_received"]
 _DATAGRAMS: Final = INDEX["udp_datagrams_from_guest"]
@@ -48,7 +49,7 @@ _FIRST_GROUP: Final = 0xE0000000
 
 
 class Whereabouts:
-    """Where an address of the virtual network is, as demux has said."""
+    """The MAC and the link of an address of the virtual network, as demux has reported them."""
 
     __slots__ = ("header", "link", "mac", "report_at", "sends")
 
@@ -56,9 +57,9 @@ class Whereabouts:
         self.mac = mac
         self.link = link
         self.header = ethernet.header(mac, gateway_mac, ethernet.TYPE_IPV4)
-        """Ethernet header of what goes there."""
+        """The Ethernet header of frames to this guest."""
         self.sends = gateway_mac + mac
-        """How the Ethernet header of what comes from there begins."""
+        """The first bytes of frames from this guest to the gateway."""
         self.report_at = 0.0
 
 
@@ -71,13 +72,13 @@ class Route:
         self.number = number
         self.ring = ring
         self.wait_for = wait_for
-        """Demux has to have taken this many records in all before datagrams may go past it, to keep their
-        order. 0 if they may."""
+        """To keep the order of datagrams, they go past demux only once demux has taken this many records in
+        all. 0 if it has."""
         self.report_at = 0.0
 
 
 class Steering:
-    """The rules, and the runs of all links."""
+    """The rules for steering, and the distribution of the runs of all links."""
 
     def __init__(self, worker: Worker, config: Config) -> None:
         rings = worker.ports.rings_out
@@ -91,17 +92,17 @@ class Steering:
         self.neighbors: dict[Addr, Whereabouts] = {}
         self.routes: dict[FlowKey, Route] = {}
         self.fragmented: dict[FlowKey, None] = {}
-        # With names in the policy a SYN must not overtake what demux tells egress about a name.
+        # If the policy has names, a SYN must not overtake the NAMED record that demux passes to egress.
         self._not_past = tcp.SYN if policy.patterns(config.access.egress_policy) else 0
 
     def room(self) -> int:
-        """Records that every ring still takes (see Producer.room)."""
+        """The number of records for which every ring has room (see Producer.room)."""
         return min([ring.room() for ring in self._rings])
 
     # --- runs ---------------------------------------------------------------------------
 
     def pass_on(self, view: memoryview, items: Sequence[Item], now: float) -> None:
-        """Push what GRO has made of the frames in the slot ``view``, each to its worker."""
+        """Push the records that GRO made of the frames in the slot ``view``, each to its worker."""
         push = self._demux.push
         neighbors = self.neighbors
         past = packets = 0
@@ -144,7 +145,8 @@ class Steering:
             self._counts[_PACKETS] += packets
 
     def _is_judged(self, view: memoryview, begin: int, neighbor: Whereabouts, remote: Addr) -> bool:
-        """Whether demux has nothing to judge: MACs and destination of the frame at ``begin`` are plain."""
+        """Whether demux need not judge the frame at ``begin``: the MACs are known, the destination is one
+        host."""
         return (
             view[begin : begin + _MACS_LEN] == neighbor.sends
             and remote < _FIRST_GROUP
@@ -161,7 +163,7 @@ class Steering:
         return shards[flow % len(shards)]
 
     def _to_socket(self, run: UdpRange, now: float) -> bool:
-        """Push datagrams to the worker that has their socket; False if demux has not named one."""
+        """Push datagrams to the egress worker that has their socket. False if they have to go to demux."""
         route = self.routes.get(run.key)
         if route is None or (route.wait_for and self._demux.cons_idx() < route.wait_for):
             return False
@@ -174,16 +176,16 @@ class Steering:
         return True
 
     def _hold_back(self, key: FlowKey) -> None:
-        """Datagrams of a flow go to demux now, which has to take them before later ones may go past it."""
+        """Datagrams of a flow go to demux now. Later ones may go past demux only when it has taken these."""
         route = self.routes.get(key)
         if route is not None:
             route.wait_for = self._demux.push_idx() + 1
 
     def _keep_order(self, view: memoryview, frame: Frame) -> None:
-        """Demux has to judge this frame. From now on the whole UDP flow that it belongs to goes to demux.
+        """Demux has to judge this frame. If it is of a UDP flow, the whole flow goes to demux from now on.
 
-        So fragments keep their place: the first of them says which flow it is. (A UDP_RANGE has none.)
-        A frame with the address of another link's guest does not count: any guest can forge such frames.
+        So fragments stay in order with other datagrams. The first fragment has the ports of the flow. A frame
+        with the address of another link's guest has no effect, since any guest can forge such frames.
         """
         head = bytes(view[frame.off : frame.off + min(frame.length, _MAX_HEADERS)])
         if len(head) < udp.HEADERS_LEN or head[12:14] != _IPV4 or head[23] != ipv4.PROTO_UDP:
@@ -204,7 +206,7 @@ class Steering:
             self._demux.push(UdpNotice.pack(kinds.UDP_FRAGMENTED, key))
 
     def _report(self, addr: Addr, neighbor: Whereabouts, now: float) -> None:
-        """Demux hears that a guest is in use."""
+        """Report to demux that a guest is active."""
         neighbor.report_at = now + kinds.REPORT_EVERY_S
         self._demux.push(Neighbor.pack(kinds.HEARD, addr, neighbor.mac, neighbor.link))
 
@@ -230,18 +232,22 @@ class Steering:
             del self.routes[key]
 
     def report_shared(self, shared: bool) -> None:
-        """There are several guests now, or only one: the other workers measure what each costs, or not."""
+        """Tell the other workers whether several guests have links. If so, they measure what each costs."""
         for ring in self._rings:
             ring.push(Shared.pack(shared))
 
+    def watch_drops(self, on: bool) -> None:
+        """A capture of drops is running now, or none is: demux hands over what it drops, or not."""
+        self._demux.push(WatchDrops.pack(on))
+
     def link_up(self, link: int, guest: int) -> None:
-        """A link of that guest is there. Each worker is told before it gets frames of the link."""
+        """Report a new link of that guest, to each worker before its first record about the link."""
         up = LinkNotice.pack(kinds.LINK_UP, link, guest)
         for ring in (*self._shards, self._demux):
             ring.push(up)
 
     def link_down(self, link: int, guest: int) -> None:
-        """A guest is gone: nothing goes to it any more, and all workers that may know it are told."""
+        """The link is gone. Forget its addresses, and report it to all workers that may know it."""
         for addr in [addr for addr, neighbor in self.neighbors.items() if neighbor.link == link]:
             del self.neighbors[addr]
         down = LinkNotice.pack(kinds.LINK_DOWN, link, guest)

@@ -1,11 +1,11 @@
-"""From rings to guests: records become frames, and one gather call for each guest sends those of a burst.
+"""From rings to guests: makes frames of records. One gather call for each link sends the frames of a burst.
 
-A ring entry is released when its bytes are in the socket, or copied. That is how its producer knows that
-the slot is free.
+A ring entry is released when its bytes are in the socket, or copied. That is how its producer knows that the
+slot is free.
 
-A guest that does not read: while it is the only guest, its records stay in the rings, which stops
-their producers (backpressure). With other guests on the same rings it must not stop those:
-what it does not take in time is dropped and counted, as a full queue of a network card would.
+If the only link does not take its frames, its records stay in the rings. That stops their producers
+(backpressure). If there are other links on the same rings, it must not stop those. Then frames that do not
+fit into its backlog are dropped and counted, as with the full queue of a network card.
 """
 
 from time import monotonic
@@ -13,30 +13,31 @@ from typing import Final
 
 from pipeline.config.model import Config
 from pipeline.counters import INDEX
+from pipeline.engines.offload.gso import Buffer
 from pipeline.ipc.ring import Consumer
 from pipeline.links.base import LinkClosed
 from pipeline.records import kinds
 from pipeline.records.flows import Ends
-from pipeline.records.frames import ALL_LINKS, FrameOut, Misbehaved
+from pipeline.records.frames import ALL_LINKS, Dropped, FrameOut, Misbehaved
 from pipeline.records.guests import Neighbor, NeighborGone, Work
 from pipeline.records.kinds import RECORD_BYTES
 from pipeline.records.run import Run
 from pipeline.records.tcp import TcpOut
 from pipeline.records.udp import SteerUdp, UdpOut, UdpToGuest, UnsteerUdp
-from pipeline.stages.ingress.capture import Capture
 from pipeline.stages.ingress.datagrams import Datagrams
 from pipeline.stages.ingress.fairness import Fairness
+from pipeline.stages.ingress.live import Captures
 from pipeline.stages.ingress.offload import VnetOffload
 from pipeline.stages.ingress.ports import Port, Ports
 from pipeline.stages.ingress.steering import Steering
 from pipeline.stages.worker import Worker
-from pipeline.wire import ethernet
+from pipeline.wire import ethernet, ipv4
 
 FLUSH_BYTES: Final = 256 * 1024
-"""Bytes gathered for one link before they are sent: also the most that a blocked link copies at once."""
+"""Bytes gathered for one link before they are sent. A blocked link copies no more at once."""
 _SEGMENT_COST: Final = 128
 _DATAGRAM_COST: Final = 64
-"""Bytes that headers are counted for."""
+"""Bytes that are counted for the headers of a TCP range, and of a datagram."""
 
 _BACKLOG_FULL: Final = INDEX["link_frame_dropped_backlog_full"]
 _NO_NEIGHBOR: Final = INDEX["link_frame_dropped_no_neighbor"]
@@ -54,8 +55,8 @@ class Transmitter:
         ports: Ports,
         steering: Steering,
         fairness: Fairness,
-        card: VnetOffload,
-        capture: Capture,
+        vnet: VnetOffload,
+        captures: Captures,
     ) -> None:
         self._worker = worker
         self._counts = worker.counts
@@ -64,8 +65,9 @@ class Transmitter:
         self._ports = ports
         self._steering = steering
         self._fairness = fairness
-        self._card = card
-        self._capture = capture
+        self._vnet = vnet
+        self._capture = captures.file
+        self._live = captures.live
         self._datagrams = Datagrams(worker, config.network.mtu)
         self._rings: list[Consumer] = list(worker.ports.rings_in.values())
         self._from_demux = worker.ports.rings_in["demux"]
@@ -75,10 +77,10 @@ class Transmitter:
         self._is_full = False
         """Whether FLUSH_BYTES are gathered for a port."""
         self._used: list[int] = []
-        """Slots to be given back when what is gathered has been sent."""
+        """Slots to be returned when the gathered frames have been sent."""
 
     def send(self) -> int:
-        """Send what is in the rings, as long as the guests take it; the number of records done with."""
+        """Send what is in the rings, as long as the links take it. Returns the number of records done."""
         work = 0
         for ring in self._rings:
             work += self._send_ring(ring)
@@ -88,7 +90,7 @@ class Transmitter:
         work = 0
         while burst := ring.peek():
             if ring is not self._from_demux and self._from_demux.pending():
-                # Published earlier: it may say where the guest is that this burst is for.
+                # Demux may have reported the MAC and link that this burst needs. It published that before.
                 work += self._send_ring(self._from_demux)
             count = len(burst) // RECORD_BYTES
             done = self._send_burst(burst)
@@ -99,7 +101,7 @@ class Transmitter:
         return work
 
     def _send_burst(self, burst: memoryview) -> int:
-        """Send the records of one ring; how many are done with (fewer if the only guest blocks)."""
+        """Send the records of one ring. Returns how many are done: fewer if the only link is blocked."""
         ports = self._ports.by_number
         alone = next(iter(ports.values())) if len(ports) == 1 else None
         if alone is not None and alone.link.blocked:
@@ -144,11 +146,12 @@ class Transmitter:
                 payload = self._slots[out.slot][out.off : out.off + length]
                 self._ident = self._ident + length // out.mss & 0xFFFF
             buffers = target.segmenter.segments(where.header, ends, out, payload, self._ident)
-            target.gather(buffers, length + _SEGMENT_COST)
-            self._gathered(target)
+            self._gather(target, buffers, length + _SEGMENT_COST)
+            if self._live.passing:
+                self._live.gathered(target, buffers, ipv4.PROTO_TCP, out.key)
 
     def _on_datagrams_to_guest(self, out: UdpToGuest) -> None:
-        """UDP_TO_GUEST: ingress knows where the guest is."""
+        """UDP_TO_GUEST: ingress looks up the guest's MAC and link."""
         ends = Ends.of(out.key)
         where = self._steering.neighbors.get(ends.guest_addr)
         target = self._ports.by_number.get(where.link) if where is not None else None
@@ -157,7 +160,7 @@ class Transmitter:
         self._on_datagrams(target, where.header if where is not None else b"", ends, out)
 
     def _on_datagrams(self, target: Port | None, eth_header: bytes, ends: Ends, run: Run) -> None:
-        """Datagrams whose guest is known: UDP_OUT, and UDP_TO_GUEST after the look-up."""
+        """Datagrams with a known MAC and link: UDP_OUT, and UDP_TO_GUEST after the look-up."""
         self._used.append(run.slot)
         count = run.piece_count()
         if target is None:
@@ -168,8 +171,9 @@ class Transmitter:
             except ValueError:
                 self._counts[_OVERSIZED] += count
                 return
-            target.gather(buffers, run.length + _DATAGRAM_COST * count)
-            self._gathered(target)
+            self._gather(target, buffers, run.length + _DATAGRAM_COST * count)
+            if self._live.passing:
+                self._live.gathered(target, buffers, ipv4.PROTO_UDP, ends.key())
 
     def _on_frame(self, out: FrameOut) -> None:
         """FRAME_OUT."""
@@ -183,33 +187,37 @@ class Transmitter:
         targets = [port for port in targets if self._may_gather(port)]
         if not targets:
             return
-        # Once for all targets: a flooded frame may have to be cut.
-        frames = self._card.frames(out)
+        # A frame that is too long is cut once for all targets.
+        frames = self._vnet.frames(out)
         for target in targets:
             try:
-                buffers = self._card.buffers(out, frames, target.offload is not None, target.segmenter)
+                buffers = self._vnet.buffers(out, frames, target.offload is not None, target.segmenter)
             except ValueError:
                 self._counts[_OVERSIZED] += 1
                 continue
-            target.gather(buffers, out.length)
-            self._gathered(target)
+            self._gather(target, buffers, out.length)
+            if self._live.passing:
+                self._live.gathered(target, buffers, 0, b"")
 
     def _may_gather(self, port: Port) -> bool:
-        """Whether the port takes another frame; else it is counted as dropped."""
+        """Whether the port takes another frame. If not, the frame is counted as dropped."""
         if port.link.blocked and len(self._ports.by_number) > 1 and port.is_full():
             self._counts[_BACKLOG_FULL] += 1
             return False
         return True
 
-    def _gathered(self, port: Port) -> None:
-        """Something was gathered for a port."""
+    def _gather(self, port: Port, buffers: list[Buffer], size: int) -> None:
+        """Buffers of about size bytes, all of one record, go out with the next flush of the port."""
+        port.gather(buffers, size)
         self._needs_flush[port] = None
         if port.gathered_bytes >= FLUSH_BYTES:
             self._is_full = True
 
     def _flush(self) -> None:
-        """Send what is gathered. What a socket does not take is copied by its link, so slots are free."""
+        """Send what is gathered. A link copies what its socket does not take, so the slots are free."""
         self._is_full = False
+        if self._live.passing:
+            self._live.flush()
         shares = self._ports.shares
         for port in self._needs_flush:
             try:
@@ -244,6 +252,10 @@ class Transmitter:
             port = self._ports.by_number.get(misbehaved.link)
             if port is not None:
                 self._fairness.charge(port.guest_number, misbehaved.frames, monotonic())
+        elif kind == kinds.DROPPED:
+            dropped = Dropped.unpack(burst, at)
+            self._live.dropped(dropped)
+            self._used.append(dropped.slot)
         elif kind == kinds.WORK:
             done = Work.unpack(burst, at)
             port = self._ports.by_number.get(done.link)

@@ -1,4 +1,4 @@
-"""How many sockets the resolver may have for questions upstream, where the system gives few descriptors."""
+"""How many sockets the resolver may use for questions upstream: fewer if there are few descriptors."""
 
 import sys
 from typing import Final
@@ -15,7 +15,7 @@ LEAST_SOCKETS: Final = 64
 
 
 def question_sockets() -> int:
-    """What DNS connections of guests leave over, but LEAST_SOCKETS in any case."""
+    """The most sockets for questions: those that guests' DNS connections leave, at least LEAST_SOCKETS."""
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft == resource.RLIM_INFINITY:
         return MAX_SOCKETS

@@ -1,8 +1,7 @@
-"""Keeps the DHCP leases in a state file: reads it at the start, writes it when a lease changed.
+"""Keeps the DHCP leases in a state file: reads it at the start, and writes it when a lease has changed.
 
-The resolver reports what it read to demux, so that no guest can take the address of one that is not back
-yet. A write may fail: a full disk, a missing directory. It is tried again, at first soon, then once a
-minute.
+The resolver reports the leases that it read to demux. So no guest can take the address of another guest that
+is not back yet. If a write fails, it is tried again: at first after SPACING, then less and less often.
 """
 
 from time import time
@@ -14,13 +13,13 @@ from pipeline.records.guests import Leased
 from pipeline.stages.worker import Worker
 
 SPACING: Final = 1.0
-"""Seconds from a change to the write: many guests that start together cause one write."""
+"""Seconds from a change to the write, so that many guests that start together cause one write."""
 LAST_RETRY: Final = 60.0
-"""The most seconds between two attempts to write. They begin with SPACING and double."""
+"""The most seconds between two attempts to write. The first wait is SPACING, and each wait doubles."""
 
 
 class LeaseKeeper:
-    """The state file of the DHCP server. Without a path nothing is kept."""
+    """The state file of the DHCP server. Without a path there is no file."""
 
     def __init__(self, worker: Worker, dhcp: Dhcp, path: str, now: float) -> None:
         self._worker = worker
@@ -36,7 +35,7 @@ class LeaseKeeper:
         try:
             rows = lease_file.load(self._path, time())
         except lease_file.LeaseFileError as error:
-            # Guests are served all the same. The file stays as it is, so that the user can repair it.
+            # Guests are served nevertheless. The file is not overwritten, so that the user can repair it.
             self._worker.log.error("leases not taken over", error=str(error))
             self._path = ""
             return

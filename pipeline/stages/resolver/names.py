@@ -1,7 +1,7 @@
-"""Reports to the egress workers which addresses a guest was told for names of the egress policy.
+"""Reports to the egress workers the addresses that a guest gets for names of the egress policy.
 
-The records go through demux, before the reply itself. So they reach egress before anything that the guest
-does with the reply. If the policy has no names, the resolver does not look at replies at all.
+The records (NAMED) go through demux before the reply itself. So they reach egress before any packet that the
+guest sends to these addresses. If the policy has no names, the resolver does not look into replies.
 """
 
 from pipeline.config.model import EgressPolicy

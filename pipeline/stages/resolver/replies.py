@@ -1,7 +1,7 @@
 """Sends the resolver's datagrams to guests, by way of demux.
 
-The payload lies in a slot of this worker's own pool. If there is no slot, or no room towards demux, the
-reply is dropped and counted: DHCP and DNS clients ask again.
+Each payload is copied into a slot of this worker's own pool. If no slot is free, or the backlog towards demux
+is full, the reply is dropped and counted. DHCP and DNS clients ask again.
 """
 
 from typing import Final
@@ -15,14 +15,14 @@ from pipeline.records.udp import HEADER_ROOM
 from pipeline.stages.worker import Worker
 
 MAX_BACKLOG: Final = 1024
-"""Replies that wait for room in the ring to demux."""
+"""The most replies that wait for room in the ring to demux."""
 
 _NO_SLOT: Final = INDEX["resolver_reply_dropped_no_slot"]
 _RING_FULL: Final = INDEX["resolver_reply_dropped_ring_full"]
 
 
 class Replies:
-    """The way to the guests."""
+    """Sends replies to guests."""
 
     def __init__(self, worker: Worker) -> None:
         self._counts = worker.counts

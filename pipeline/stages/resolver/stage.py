@@ -1,7 +1,7 @@
-"""The resolver worker: DHCP and DNS of the gateway.
+"""The resolver worker: the gateway's DHCP and DNS servers.
 
-Datagrams come from demux, and replies go back to it. DNS over TCP comes as sockets from the supervisor.
-pipeline.engines.dhcp and .dns decide what the answers are. pipeline.host.upstream asks upstream servers.
+Guests' datagrams come from demux, and replies go back to it. For DNS over TCP, the supervisor passes sockets.
+pipeline.engines.dhcp and pipeline.engines.dns make the answers. pipeline.host.upstream asks upstream servers.
 """
 
 import os
@@ -16,7 +16,7 @@ from pipeline.engines.dns import server as dns
 from pipeline.engines.dns.message import MAX_QUERY
 from pipeline.engines.dns.zones import ZoneError, parse_zone
 from pipeline.host import name_files
-from pipeline.host.upstream.resolver import MAX_ASKS, Upstream
+from pipeline.host.upstream.resolver import MAX_QUESTIONS, Upstream
 from pipeline.ipc import messages
 from pipeline.ipc.channel import close_all
 from pipeline.records import kinds
@@ -36,11 +36,11 @@ from pipeline.wire import ethernet, ipv4
 DHCP_PORT: Final = 67
 DNS_PORT: Final = 53
 UNKNOWN_GUESTS: Final = 0x10000
-"""Above the numbers of all guests, which have 16 bits."""
+"""Numbers from here on are not those of guests, which have 16 bits."""
 CROWDED_S: Final = 1.0
-"""Seconds from a question that came while several guests were active: until then it is crowded."""
+"""Seconds for which clients have a rate after a question that came while several guests were active."""
 BURSTS_A_STEP: Final = 4
-"""Bursts of guests' datagrams before the answers to them are published."""
+"""The most bursts of guests' datagrams before the answers to them are published."""
 
 _UNKNOWN_PORT: Final = INDEX["resolver_datagram_dropped_unknown_port"]
 _LEASES: Final = INDEX["dhcp_leases"]
@@ -75,7 +75,7 @@ class ResolverStage:
         hosts: str = name_files.HOSTS,
         dns_port: int = name_files.DNS_PORT,
     ) -> None:
-        """resolv_conf, hosts: the host's files; dns_port: where the servers named there listen."""
+        """resolv_conf, hosts: the host's files. dns_port: the port of the servers in resolv_conf."""
         self.worker = worker
         self.counts = worker.counts
         self.slots = worker.ports.arena.slots
@@ -88,10 +88,10 @@ class ResolverStage:
         sockets = question_sockets()
         self.dns: dns.Dns[Client] = dns.Dns(
             local_zones(config.network, worker.log),
-            min(MAX_ASKS, sockets),
+            min(MAX_QUESTIONS, sockets),
             config.limits.max_dns_questions_per_second,
         )
-        # A server with the gateway's address would be this program again.
+        # A server with the gateway's address would be this program itself.
         self.servers = name_files.ServerList(
             resolv_conf, {ipv4.addr_text(config.network.gateway_ip)}, dns_port
         )
@@ -111,7 +111,7 @@ class ResolverStage:
     def step(self, now: float) -> int:
         """Answer what came from demux and from upstream servers. Returns the number of messages."""
         work = 0
-        # Bounded: answers are published and servers heard even while a guest asks without a pause.
+        # Bounded: answers are published and servers are read even while a guest asks without a pause.
         for _ in range(BURSTS_A_STEP):
             if not (burst := self.demux_in.peek()):
                 break
@@ -126,7 +126,7 @@ class ResolverStage:
         if self.dns.deadline() <= now:
             work += self._give_up(now)
             self._ask_next(now)
-        # An answer may make a stream's next query ask again, and that may fail at once.
+        # A reply may let a connection go on with its next query. That query may fail at once.
         while results := self.upstream.take_results():
             work += len(results)
             for key, response in results:
@@ -144,7 +144,7 @@ class ResolverStage:
         return work
 
     def deadline(self) -> float:
-        """When a server has been silent, a connection idle, or a lease unwritten for too long."""
+        """When a time-out of the servers, queries, connections or the lease file is due."""
         if self.demux_in.pending():
             return 0.0
         return min(
@@ -168,9 +168,9 @@ class ResolverStage:
         return len(burst) // RECORD_BYTES
 
     def guest_of(self, link: int) -> int:
-        """The number of the guest that opened a link. Shares and turns are by guest.
+        """The number of the guest that opened a link. Each guest has one share and one turn.
 
-        A link that is over already, or unknown, is a guest of its own: its number is no other guest's.
+        A link that is down or unknown is a guest of its own, with a number that no other guest has.
         """
         return self.guests.get(link, UNKNOWN_GUESTS + link)
 
@@ -179,7 +179,7 @@ class ResolverStage:
         if datagram.crowded:
             self.dns.set_crowded(now + CROWDED_S)
         if ends.remote_port == DNS_PORT:
-            # One byte more than a query may have shows that it is too long.
+            # One byte more than a query may have is enough to see that it is too long.
             end = datagram.off + min(datagram.length, MAX_QUERY + 1)
             wire = bytes(self.slots[datagram.slot][datagram.off : end])
             self.worker.free(datagram.slot)
@@ -237,7 +237,7 @@ class ResolverStage:
     def _on_stream_query(self, wire: bytes, client: StreamClient, guest: int) -> bool:
         now = monotonic()
         if any(each != guest for each in self.guests.values()):
-            # Demux does not see what connections say, so every other guest may be active.
+            # Demux does not see questions over TCP. So every other guest counts as active.
             self.dns.set_crowded(now + CROWDED_S)
         return self._on_query(wire, client, guest, now, tcp=True)
 
@@ -267,7 +267,7 @@ class ResolverStage:
             self.streams.reply(client, payload)
 
     def _reload_files(self, now: float) -> None:
-        """Take over changes of the host's files. Answers of the previous servers are forgotten."""
+        """Read the host's files again if they have changed. Answers of the previous servers are forgotten."""
         if self.servers.refresh(now):
             self.dns.forget_answers()
             self.upstream.forget_servers()
@@ -306,7 +306,7 @@ class ResolverStage:
     # --- what the worker asks for ------------------------------------------------------------
 
     def held(self) -> dict[str, int]:
-        """What the resolver holds for guests; all zero when no guest is there any more. (Leases stay.)"""
+        """What the resolver holds for guests, except leases; all zero when no guest has a link any more."""
         return {
             "dns_connections": len(self.streams),
             "dns_pending": self.dns.pending_count,
@@ -314,7 +314,7 @@ class ResolverStage:
         }
 
     def on_released(self, source: str, tags: list[int]) -> None:
-        """Demux gives the resolver's slots back without a tag, so there is nothing to do."""
+        """Nothing to do: demux returns the resolver's slots without a tag."""
 
     def close(self) -> None:
         """Close all sockets, write the leases and give back the slot that is being filled."""

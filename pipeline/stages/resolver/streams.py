@@ -1,8 +1,8 @@
-"""DNS over TCP: guests' connections, each with bounds and an idle time.
+"""DNS over TCP: guests' connections, with bounds and an idle time.
 
-One guest may have all connections while no other guest wants one. Answers go out in the order in which they
+One guest may have all connections while no other guest wants one. Answers are sent in the order in which they
 come (RFC 7766 section 6.2.1.1). A connection ends after MAX_QUERIES queries, after IDLE seconds without a
-query, or when its guest leaves MAX_UNSENT bytes unread. The caller decides what the answers are.
+query, or when its guest leaves MAX_UNSENT bytes unread. The caller makes the answers.
 """
 
 import socket
@@ -18,9 +18,9 @@ from pipeline.ipc import events as ev
 
 MAX_CONNECTIONS: Final = 256
 LEAST_CONNECTIONS: Final = 16
-"""Connections that each guest may have. If all are taken, one of the guest with most is closed for it."""
+"""Connections that each guest may have. If all are in use, the guest with most connections loses one."""
 MAX_QUERIES: Final = 128
-"""Queries of one connection; then it ends."""
+"""Queries after which a connection ends."""
 FIRST_QUERY: Final = 2.0
 IDLE: Final = 8.0
 MAX_UNSENT: Final = 512 * 1024
@@ -34,14 +34,14 @@ _CONNECTIONS: Final = INDEX["dns_connections"]
 
 
 class StreamClient(NamedTuple):
-    """A query of a connection that waits for an answer."""
+    """A query over TCP that waits for an answer: the numbers of its connection and of the query."""
 
     connection: int
     query: int
 
 
 class _Connection:
-    """``addr``, ``guest``: address and number of the guest. ``waiting``: queries without an answer yet.
+    """``addr``, ``guest``: address and number of the guest. ``waiting``: the number of unanswered queries.
 
     ``expires``: when it is closed unless it is used.
     """
@@ -76,7 +76,7 @@ class _Connection:
         self.stream.send(payload)
 
     def wait_for(self, events: int) -> bool:
-        """Wait for these events from now on. Returns whether they are others than before."""
+        """Wait for these events from now on. Returns whether that is a change."""
         changed = events != self.events
         self.events = events
         return changed
@@ -107,14 +107,14 @@ class DnsStreams:
         return Counter(connection.guest for connection in self._connections.values())
 
     def guest_of(self, client: StreamClient) -> int:
-        """The address of the guest that asked; 0 when its connection is gone."""
+        """The address of the guest that asked; 0 if its connection is gone."""
         connection = self._connections.get(client.connection)
         return connection.addr if connection is not None else 0
 
     def serve(self, sock: socket.socket, addr: int, guest: int) -> None:
         """Take over a connection of the guest with this address and number.
 
-        When there are too many, one is closed. A guest with its share makes room with one of its own.
+        If there are too many connections, one is closed. A guest with LEAST_CONNECTIONS loses one of its own.
         """
         if len(self._connections) >= MAX_CONNECTIONS and not self._make_room(guest):
             self._counts[_REFUSED] += 1
@@ -203,7 +203,7 @@ class DnsStreams:
         )
 
     def _evict(self, among: list[_Connection]) -> bool:
-        """Close the least needed of these: one that has had an answer, the longest time ago."""
+        """Close one of these: first those that have asked, and of them the one that is idle for longest."""
         if not among:
             return False
         self._counts[_EVICTED] += 1

@@ -7,7 +7,7 @@ from pipeline.engines.dns.zones import ZoneError, Zones, parse_zone
 
 
 def local_zones(network: Network, log: FilteringBoundLogger) -> Zones:
-    """The configured zones. A zone with an error is logged and left out."""
+    """The configured zones. A zone with an error is left out and logged."""
     zones = Zones(subnet=(int(network.subnet.network_address), int(network.subnet.netmask)))
     for zone in network.dns_zones:
         records = [{"name": each.name, "ip": each.ip, "regexp": each.regexp} for each in zone.records]

@@ -104,3 +104,70 @@ def test_connect_hands_on_what_the_guest_asks_for(tmp_path: Path) -> None:
             writer.close()
 
     asyncio.run(run())
+
+
+def test_a_capture_is_asked_of_ingress_and_its_answer_is_all_that_the_client_sees(tmp_path: Path) -> None:
+    async def run() -> None:
+        async with endpoint(tmp_path) as at, asyncio.timeout(5):
+            at.workers.answers["live_capture"] = {"busy": False}
+            reader, writer = await at.open()
+            query = "guest=3&guest=192.168.127.2&port=53&protocol=udp&host=10.0.0.0/8&drops=1&snaplen=96"
+            writer.write(f"GET /capture?{query} HTTP/1.1\r\nHost: a\r\n\r\n".encode())
+            while not at.workers.socks:
+                await asyncio.sleep(0.002)
+            ((worker, op),) = at.workers.asked
+            assert worker == "ingress"
+            assert op.pop("head").startswith(b"HTTP/1.1 200 OK\r\nContent-Type: application/x-pcapng\r\n")
+            assert op == {
+                "op": "live_capture",
+                "guests": ["3", "192.168.127.2"],
+                "hosts": ["10.0.0.0/8"],
+                "ports": ["53"],
+                "protocols": ["udp"],
+                "drops": True,
+                "snaplen": 96,
+            }
+            ingress = at.workers.socks.pop()
+            ingress.send(b"a capture")
+            ingress.close()
+            assert await reader.read() == b"a capture"
+            writer.close()
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize(
+    ("query", "text"),
+    [
+        ("mac=1", "unknown key 'mac' (allowed: guest, host, port, protocol, drops, snaplen)"),
+        ("drops=yes", "drops 'yes' is wrong (allowed: 0, 1)"),
+        ("snaplen=-1", "snaplen '-1' is wrong (allowed: 1 to 262144, 0 for whole frames)"),
+        ("snaplen=262145", "snaplen '262145' is wrong (allowed: 1 to 262144, 0 for whole frames)"),
+        ("guest=1&" * 2000, "too many keys (allowed: 1024)"),
+    ],
+)
+def test_a_capture_with_a_bad_query_is_an_http_error(query: str, text: str, tmp_path: Path) -> None:
+    async def run() -> None:
+        async with endpoint(tmp_path) as at:
+            assert await at.call("GET", f"/capture?{query}") == (400, f"{text}\n")
+            assert at.workers.asked == []
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize(
+    ("answer", "status"),
+    [
+        ({"busy": True, "refused": "4 captures are running"}, 429),
+        ({"busy": False, "refused": "port '0' is wrong"}, 400),
+        (RequestError("worker ingress is gone"), 500),
+    ],
+)
+def test_a_capture_that_ingress_refuses_is_an_http_error(answer: object, status: int, tmp_path: Path) -> None:
+    async def run() -> None:
+        async with endpoint(tmp_path) as at:
+            at.workers.answers["live_capture"] = answer
+            text = answer["refused"] if isinstance(answer, dict) else str(answer)
+            assert await at.call("GET", "/capture") == (status, f"{text}\n")
+
+    asyncio.run(run())

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.engines.dhcp.lease import LOAN_SECONDS
-from pipeline.engines.dhcp.leases import WISH_SECONDS
+from pipeline.engines.dhcp.leases import NO_LOANS_SECONDS
 from pipeline.engines.dhcp.server import Dhcp, Reply
 from pipeline.wire import dhcp
 from tests.support.dhcp_clients import NETWORK, address, bootp, config, ignored, mac, message, parsed, send
@@ -97,7 +97,7 @@ def test_loans_are_given_again_when_nobody_has_asked_in_vain_for_a_while() -> No
     engine = alone()
     assert [bool(seconds(engine, n, now=10.0, link=2)) for n in (1000, 1001)] == [True, False]
     assert renewed(engine, 200.0) == []
-    assert len(renewed(engine, 10.0 + WISH_SECONDS)) == LOANS - 1
+    assert len(renewed(engine, 10.0 + NO_LOANS_SECONDS)) == LOANS - 1
 
 
 def test_a_guest_with_its_share_that_finds_no_address_does_not_end_loans() -> None:

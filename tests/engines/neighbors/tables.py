@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from pipeline.counters import INDEX
+from pipeline.engines.neighbors.addresses import GuestAddresses
 from pipeline.engines.neighbors.table import Neighbors
 from pipeline.wire.errors import WireError
 from pipeline.wire.ipv4 import addr_parse
@@ -18,7 +19,7 @@ INF = float("inf")
 
 
 def table(**changes: Any) -> Neighbors:
-    return Neighbors(network=NETWORK, prefix_len=24, own=(GATEWAY, HOST), gateway_mac=GATEWAY_MAC, **changes)
+    return Neighbors(GuestAddresses(NETWORK, 24, (GATEWAY, HOST)), GATEWAY_MAC, **changes)
 
 
 def with_one(confirmed: float = 0.0) -> Neighbors:

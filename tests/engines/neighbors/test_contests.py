@@ -3,6 +3,7 @@
 import pytest
 
 from pipeline.engines.neighbors.actions import Changed, Contested, Learned, Lost, Request
+from pipeline.engines.neighbors.addresses import GuestAddresses
 from pipeline.engines.neighbors.entry import CONTEST_PAUSE, CONTEST_SECONDS, HOLD_SECONDS
 from pipeline.engines.neighbors.table import CONTESTS_PER_SECOND, MAX_PENDING_ADDRS, Neighbors
 from pipeline.wire import arp, ethernet
@@ -138,7 +139,7 @@ def test_a_claimant_that_has_no_room_for_it_leaves_a_lost_address_to_nobody() ->
 
 
 def test_a_guest_that_claims_many_addresses_causes_few_questions() -> None:
-    known = Neighbors(network=addr_parse("10.0.0.0"), prefix_len=16, own=(), gateway_mac=GATEWAY_MAC)
+    known = Neighbors(GuestAddresses(addr_parse("10.0.0.0"), 16), GATEWAY_MAC)
     first = addr_parse("10.0.1.0")
     for n in range(250):
         known.learn(first + n, A, 0, 0.0)
@@ -174,9 +175,7 @@ def test_a_claimant_that_keeps_claiming_causes_one_event_in_an_interval_and_few_
 def test_the_owners_mac_on_another_link_takes_no_address_unless_the_switch_moved_it(
     where: int | None,
 ) -> None:
-    known = Neighbors(
-        network=NETWORK, prefix_len=24, own=(GATEWAY,), gateway_mac=GATEWAY_MAC, link_of=lambda _: where
-    )
+    known = Neighbors(GuestAddresses(NETWORK, 24, (GATEWAY,)), GATEWAY_MAC, link_of=lambda _: where)
     known.learn(ONE, A, 0, 0.0)
     known.take_actions()
     assert refused(known, ONE, A, 1, 5.0) == "address_taken"
@@ -191,9 +190,7 @@ def test_the_owners_mac_on_another_link_takes_no_address_unless_the_switch_moved
 
 
 def test_an_address_follows_a_mac_that_the_switch_moved() -> None:
-    known = Neighbors(
-        network=NETWORK, prefix_len=24, own=(GATEWAY,), gateway_mac=GATEWAY_MAC, link_of=lambda _: 1
-    )
+    known = Neighbors(GuestAddresses(NETWORK, 24, (GATEWAY,)), GATEWAY_MAC, link_of=lambda _: 1)
     known.learn(ONE, A, 0, 0.0)
     known.learn(ONE, A, 1, 5.0)
     assert known.snapshot() == {ONE: (A, 1)}

@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from pipeline.engines.neighbors import table as neighbors
 from pipeline.engines.neighbors.actions import Changed, Contested, Learned, Lost, Request
+from pipeline.engines.neighbors.addresses import GuestAddresses
 from pipeline.engines.neighbors.entry import CONTEST_INTERVAL
 from pipeline.engines.neighbors.table import Neighbors
 from pipeline.wire import arp, ethernet
@@ -195,7 +196,7 @@ def test_callers_for_one_address_are_bounded() -> None:
 
 
 def test_addresses_being_asked_for_are_bounded() -> None:
-    known = Neighbors(network=addr_parse("10.0.0.0"), prefix_len=16, own=(), gateway_mac=GATEWAY_MAC)
+    known = Neighbors(GuestAddresses(addr_parse("10.0.0.0"), 16), GATEWAY_MAC)
     first = addr_parse("10.0.1.0")
     for n in range(1000):
         known.resolve(first + n, 0.0, n)

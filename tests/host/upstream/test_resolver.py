@@ -10,7 +10,7 @@ import dns.rrset
 import pytest
 
 from pipeline.host.name_files import Server
-from pipeline.host.upstream import ask, resolver, servers
+from pipeline.host.upstream import question, resolver, servers
 from tests.support.upstream_rig import Rig, address, code, response, run, truncated
 
 
@@ -90,7 +90,7 @@ def test_dead_server_gives_no_result_within_five_seconds(rig: Rig) -> None:
     rig.advance(0.11)
     assert rig.results == {"t": None}
     rig.settle()
-    assert len(rig.fakes[0].queries) == ask.MAX_TRIES
+    assert len(rig.fakes[0].queries) == question.MAX_TRIES
 
 
 def test_second_server_is_asked_when_the_first_is_silent_and_first_from_then_on(pair: Rig) -> None:
@@ -134,7 +134,7 @@ def test_deadline_is_that_of_the_next_try_or_end_of_any_ask(rig: Rig) -> None:
     assert rig.result("a") is not None
     assert rig.upstream.deadline() == began + 0.25 + resolver.RETRY
     # "b" is asked again before "c", and so on, until both have no try left.
-    for _ in range(1, ask.MAX_TRIES):
+    for _ in range(1, question.MAX_TRIES):
         for _ in ("b", "c"):
             due = rig.upstream.deadline()
             rig.advance(due - rig.now)
@@ -267,7 +267,7 @@ def test_ask_that_began_later_may_end_earlier(rig: Rig) -> None:
 
 
 def test_asks_under_way_are_bounded(rig: Rig) -> None:
-    for n in range(resolver.MAX_ASKS):
+    for n in range(resolver.MAX_QUESTIONS):
         rig.ask(str(n))
     assert not rig.results
     rig.ask("one more")

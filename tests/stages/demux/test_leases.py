@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from pipeline.counters import INDEX
+from pipeline.engines.neighbors.addresses import GuestAddresses
 from pipeline.engines.neighbors.table import Neighbors
 from pipeline.engines.switch import Switch
 from pipeline.ipc.arena import SLOT_BYTES
@@ -31,10 +32,8 @@ class Rig:
         self.slot = memoryview(bytearray(SLOT_BYTES))
         self.counts = [0] * len(INDEX)
         self.neighbors = Neighbors(
-            network=addr_parse("192.168.127.0"),
-            prefix_len=24,
-            own=[GATEWAY],
-            gateway_mac=GATEWAY_MAC,
+            GuestAddresses(addr_parse("192.168.127.0"), 24, [GATEWAY]),
+            GATEWAY_MAC,
             max_per_link=max_per_link,
         )
         self.switch = Switch(GATEWAY_MAC)

@@ -10,7 +10,7 @@ from pipeline.counters import INDEX
 from pipeline.ipc import messages
 from pipeline.ipc.arena import SLOT_BYTES, Pool
 from pipeline.links.base import Link, LinkClosed
-from pipeline.links.listener import Guest, LinkResources, Listener
+from pipeline.links.listener import Arrival, LinkResources, Listener
 from pipeline.stages.ingress.acceptors import Acceptors
 from tests.support.poller import Poller
 
@@ -24,7 +24,7 @@ class Stage:
         self.events: list[dict[str, Any]] = []
         self.lines: list[str] = []
         self.told: list[tuple[str, dict[str, Any]]] = []
-        self.guests: list[Guest] = []
+        self.guests: list[Arrival] = []
         self._room_for = room_for
         worker: Any = SimpleNamespace(
             register=self.poller.register,
@@ -44,7 +44,7 @@ class Stage:
         self.lines.append(event)
         self.told.append((event, fields))
 
-    def _add(self, guest: Guest) -> bool:
+    def _add(self, guest: Arrival) -> bool:
         if len(self.guests) >= self._room_for:
             guest.link.close()
             return False
@@ -98,7 +98,7 @@ def test_one_guest_too_many_is_told_as_left() -> None:
 def test_a_guest_of_connect_is_seen_off_in_the_log_alone() -> None:
     stage = Stage()
     link: Any = object()
-    stage.acceptors.on_left(7, Guest(link, None, "connect", "@"), LinkClosed("EOF"))
+    stage.acceptors.on_left(7, Arrival(link, None, "connect", "@"), LinkClosed("EOF"))
     assert stage.events == []
     fields = {"link": 7, "protocol": "connect", "peer": "@"}
     assert stage.told == [("cannot receive packets from @, disconnecting: EOF", fields)]
@@ -108,7 +108,7 @@ def test_a_guest_that_the_daemons_end_cuts_off_is_no_error() -> None:
     stage = Stage()
     link: Any = object()
     stage.acceptors.close()
-    stage.acceptors.on_left(7, Guest(link, None, "connect", "@"), LinkClosed("the daemon stops"))
+    stage.acceptors.on_left(7, Arrival(link, None, "connect", "@"), LinkClosed("the daemon stops"))
     assert stage.told == []
     assert stage.lines == ["guest disconnected"]
 

@@ -6,7 +6,7 @@ from pipeline.stages.ingress import pressure
 from pipeline.stages.ingress.pressure import LOOK_EVERY_S, Pressure
 
 CORES = 4
-FLOOR = pressure.LEAST_S
+FLOOR = pressure.MAX_FLOOR_S
 
 
 class Played:
@@ -17,7 +17,7 @@ class Played:
         self.sleeps = 0
         self.now = 100.0
         self.pressure = Pressure(CORES, lambda: self.waited, lambda: self.sleeps)
-        self.pressure.look(self.now)
+        self.pressure.adapt(self.now)
 
     def run(self, looks: int, waits: float = 0.0, sleeps: int = 1) -> float:
         """Go on for that many looks, and wait and sleep in each. What small work may take then."""
@@ -26,7 +26,7 @@ class Played:
             if self.waited is not None:
                 self.waited += waits
             self.sleeps += sleeps
-            self.pressure.look(self.now)
+            self.pressure.adapt(self.now)
         return self.pressure.small_s
 
 
@@ -37,7 +37,7 @@ def played() -> Played:
 
 def test_small_work_begins_at_the_floor(played: Played) -> None:
     assert Pressure(CORES, lambda: 0.0, lambda: 0).small_s == FLOOR
-    assert Pressure(1, lambda: 0.0, lambda: 0).small_s == pressure.PART
+    assert Pressure(1, lambda: 0.0, lambda: 0).small_s == pressure.FLOOR_PART
 
 
 def test_small_work_may_take_all_cores_while_no_time_is_short(played: Played) -> None:
@@ -69,5 +69,5 @@ def test_looks_are_rare(played: Played) -> None:
     before = played.run(1)
     for _ in range(10):
         played.now += LOOK_EVERY_S / 20
-        played.pressure.look(played.now)
+        played.pressure.adapt(played.now)
     assert played.pressure.small_s == before

@@ -4,7 +4,7 @@ import pytest
 
 from pipeline.links.base import FULL_READ
 from pipeline.stages.ingress import shares
-from pipeline.stages.ingress.pressure import LEAST_S, Pressure
+from pipeline.stages.ingress.pressure import MAX_FLOOR_S, Pressure
 from pipeline.stages.ingress.shares import Shares
 
 FLOOD, HONEST, THIRD = 1, 2, 3
@@ -109,14 +109,14 @@ def flood_in_small_portions(made: Shares, frames_a_second: float, frame_s: float
 @pytest.mark.parametrize("portion", [2, 8, 30])
 def test_a_flood_in_small_portions_gains_next_to_nothing(both: Shares, portion: int) -> None:
     got = flood_in_small_portions(both, 190_000.0, FRAME_S, portion)
-    assert got < LEAST_S * 1.25
+    assert got < MAX_FLOOR_S * 1.25
 
 
 def test_expensive_frames_one_by_one_are_worth_no_more_than_those_of_one_exchange_after_the_other(
     both: Shares,
 ) -> None:
     got = flood_in_small_portions(both, 25_000.0, 40e-6, 1)
-    assert got < LEAST_S + 0.75 * shares.UNHURRIED_FRAMES * 40e-6 + 0.02
+    assert got < MAX_FLOOR_S + 0.75 * shares.UNHURRIED_FRAMES * 40e-6 + 0.02
 
 
 def test_a_burst_in_small_portions_after_a_pause_does_not_count_less(both: Shares) -> None:

@@ -1,13 +1,13 @@
-"""Connections that are over for the guest, and whose host has not taken all bytes yet."""
+"""Connections that the guest has closed, while their host has not taken all bytes yet."""
 
 from itertools import takewhile
 from typing import Final, Generic, TypeVar
 
 CLOSING_FLOW_BYTES: Final = 65536
-"""What such a connection is charged beside its bytes: for its socket, and for what the system keeps in it."""
+"""Bytes charged for such a connection on top of its queue, for the socket and the kernel's buffers."""
 CLOSING_PATIENCE: Final = 180.0
-"""Seconds that its host may take nothing. Linux waits about as long when a peer's window stays closed and no
-process has the socket any more."""
+"""Seconds for which its host may take nothing. Linux waits about as long for an orphaned socket whose peer
+keeps its window closed."""
 
 F = TypeVar("F")
 
@@ -15,9 +15,9 @@ F = TypeVar("F")
 class ClosingFlows(Generic[F]):
     """Bounds these connections: their bytes, their sockets, and how long they wait.
 
-    A host that never reads would keep them for ever, and no limit of a guest bounds them any more. As Linux
-    does with sockets that have no process, egress resets some to make room, and each whose host took nothing
-    for long. It begins with those whose hosts took nothing for longest.
+    A host that never reads would keep them for ever, and the guest's own limits no longer count them. So
+    egress resets each connection whose host took nothing for CLOSING_PATIENCE. If there are too many, it
+    resets those whose hosts took nothing for longest. Linux does the same with orphaned sockets.
     """
 
     def __init__(self, max_bytes: int, max_flows: int) -> None:
@@ -25,18 +25,18 @@ class ClosingFlows(Generic[F]):
         self._max_flows = max_flows
         self._bytes = 0
         self._flows: dict[F, tuple[int, float]] = {}
-        """What each is charged, and since when its host takes nothing; the longest time first."""
+        """The bytes charged for each, and since when its host takes nothing. The oldest comes first."""
 
     def __len__(self) -> int:
         return len(self._flows)
 
     @property
     def charged_bytes(self) -> int:
-        """What all of them are charged."""
+        """The bytes charged for all of them."""
         return self._bytes
 
     def wait(self, flow: F, queued_bytes: int, sent: int, now: float) -> list[F]:
-        """The host took ``sent`` bytes and left some. Returns the flows to reset; flow may be one of them."""
+        """The host took ``sent`` bytes and left some. Returns flows to reset, perhaps this one among them."""
         if not sent and flow in self._flows:
             return []
         self.remove(flow)
@@ -66,6 +66,6 @@ class ClosingFlows(Generic[F]):
         return float("inf")
 
     def remove(self, flow: F) -> None:
-        """The flow is over. One that does not wait is not an error."""
+        """The flow is over. A flow that is not in the table is ignored."""
         charged, _ = self._flows.pop(flow, (0, 0.0))
         self._bytes -= charged

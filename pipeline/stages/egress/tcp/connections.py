@@ -1,7 +1,7 @@
-"""The TCP half of egress: connections that guests ask for, and those that host clients bring.
+"""The TCP half of egress: connections that guests open, and those that host clients open to guests.
 
-This file reads the records of tcp. Flow has what happens to a connection, HostReads what is read from its
-host, and HostWrites what is written there.
+This file dispatches the records of tcp. flow.py has the states of a connection, reads.py reads from host
+sockets, and writes.py writes to them.
 """
 
 import socket
@@ -42,7 +42,7 @@ from pipeline.stages.egress.tcp.writes import HostWrites
 from pipeline.topology import INGRESS
 
 CLOSING_PART: Final = 4
-"""Connections that are over may have one part in this many of the sockets."""
+"""Connections in state CLOSING may have 1/CLOSING_PART of the sockets."""
 
 _ACCEPTED: Final = INDEX["egress_connection_accepted"]
 _FLOWS: Final = INDEX["egress_flows"]
@@ -68,7 +68,7 @@ class Connections:
         self._closing: ClosingFlows[Flow] = ClosingFlows(
             config.limits.max_closing_bytes, context.bound.limit // CLOSING_PART
         )
-        # Where sleepers do not look for more, waking them ahead gains nothing.
+        # Without busy-polling, a worker that wakes early would only go back to sleep.
         prewakes = INGRESS if config.workers.busy_poll else ""
         self.flows = FlowTable(context, self._dials, self._closing, prewakes)
         self._reads = HostReads(context, self.flows)
@@ -77,7 +77,7 @@ class Connections:
     # --- the step ---------------------------------------------------------------------------
 
     def write(self, now: float) -> None:
-        """Write to host sockets, and give up what has waited too long."""
+        """Write to host sockets, and give up dials that have waited too long."""
         self._writes.write(now)
         if self._dials.deadline() <= now:
             self._give_up_dialling(now)
@@ -87,11 +87,11 @@ class Connections:
         return self._reads.read_ready(now)
 
     def on_small_read(self, now: float) -> None:
-        """A flow of datagrams had little to read: steps are short while it goes on."""
+        """UDP sockets had little to read. That counts as a small flow, so the next steps are short."""
         self._reads.on_small_read(now)
 
     def deadline(self) -> float:
-        """When there is something to do though nothing happens; 0 if there is more to read."""
+        """When the next step is due even without an event; 0 if there is more to read."""
         if self.flows.turns.more:
             return 0.0
         return min(self._writes.deadline(), self._dials.deadline())
@@ -114,7 +114,7 @@ class Connections:
                 if flow is not None:
                     flow.enqueue(run)
                 else:
-                    # The host's side has ended first, and what tcp sends meanwhile is void.
+                    # The host's side has ended. Tcp sent these bytes before it heard of that.
                     self._worker.free(run.slot)
                 continue
             if kind == CONNECT:
@@ -145,7 +145,7 @@ class Connections:
             flow.guest_moved(self._shares.of(GuestMoved.unpack(burst, at).guest))
         elif kind == DIAL_FAILED and (
             DialFailed.unpack(burst, at).final
-            # Else the port is still in use towards this guest: demux takes the next one.
+            # Not final: this port of the gateway is in use towards the guest. Demux tries the next one.
             or not self._dials.try_next(flow.number)
         ):
             flow.close(reset=False)
@@ -160,7 +160,7 @@ class Connections:
         flow = Flow(self.flows, request.flow, shard, HostStream(sock, self._slots), share, request)
         if host_tcp.is_connected(sock):
             flow.connected()
-            # The guest waits for nothing that follows here.
+            # The guest waits for CONNECTED, not for tune().
             self._worker.publish()
         host_tcp.tune(sock)
 
@@ -170,7 +170,7 @@ class Connections:
         """Dial a guest for a connection that listen accepted. head: what the guest gets first."""
         host_tcp.tune(sock)
         number = self._numbers.next()
-        # Whose share it needs, and which shard has it, is known when the guest has answered.
+        # The guest's share and the shard are known only when the guest has answered.
         Flow(self.flows, number, 0, HostStream(sock, self._slots, head), self._shares.of(0))
         self._worker.counts[_ACCEPTED] += 1
         self._dials.add(number, addr, port)
@@ -183,7 +183,7 @@ class Connections:
 
     def _give_up_dialling(self, now: float) -> None:
         for number in self._dials.overdue(now):
-            # The guest has not answered, so the shard is not known. The other shards do not know the number.
+            # The guest has not answered, so the shard is not known. Shards without this number ignore ABORT.
             for ring in self._tcp_out:
                 ring.push(FlowNotice.pack(ABORT, number))
             self.dial_failed(number)
@@ -191,7 +191,7 @@ class Connections:
     # --- slots, the end -----------------------------------------------------------------------
 
     def on_released(self, source: str, tags: list[int]) -> None:
-        """References came home from a worker; each tag is the number of the flow that used one."""
+        """A worker returned references; each tag is the number of the flow that used one."""
         by_key = self.flows.by_key
         base = int(source[3:]) << 32 if source.startswith("tcp") else 0
         for number in tags:
@@ -219,7 +219,7 @@ class Connections:
         return self._shares.sums()
 
     def release_idle(self) -> None:
-        """Give back slots that are only kept to fill them on."""
+        """Give back slots that are kept only to be filled further."""
         self._shares.release_idle()
 
     def close(self) -> None:

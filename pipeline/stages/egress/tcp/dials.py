@@ -1,9 +1,9 @@
-"""Connections that egress dials for host clients: which port of the gateway they try, and how long they
-wait.
+"""Connections that egress dials to guests for host clients: how many ports of the gateway it tries, and how
+long it waits.
 
-A guest has ten seconds to answer, as with gvproxy, for a forwarded port and for /tunnel. The guest's TCP
-alone would try for two minutes. The wait ends earlier when no guest has the address (ARP), or when the
-guest refuses.
+A guest has ten seconds to answer a forwarded port or /tunnel, as with gvproxy. TCP's own retransmissions
+would go on for two minutes. The wait ends earlier when no guest has the address (ARP), or when the guest
+refuses.
 """
 
 from itertools import takewhile
@@ -19,7 +19,7 @@ MAX_TRIES: Final = 65
 
 
 class _Attempt:
-    """Where a connection goes, and how many ports of the gateway it has tried."""
+    """The guest's end of a dialled connection, and how many ports of the gateway were tried."""
 
     def __init__(self, guest_addr: Addr, guest_port: int) -> None:
         self.guest_addr = guest_addr
@@ -28,7 +28,7 @@ class _Attempt:
 
 
 class PendingDials:
-    """Dialled connections that no guest has accepted, by flow number. All wait equally long."""
+    """Dialled connections that no guest has accepted yet, by flow number. All wait for PATIENCE_S."""
 
     def __init__(self, demux_out: Producer) -> None:
         self._demux_out = demux_out
@@ -47,9 +47,9 @@ class PendingDials:
         self.try_next(number)
 
     def try_next(self, number: int) -> bool:
-        """Ask for the connection from the next port of the gateway. False if it has tried enough.
+        """Ask demux for the next port of the gateway. False after MAX_TRIES ports.
 
-        The wait goes on, it does not begin again.
+        A new port does not prolong the wait.
         """
         attempt = self._attempts[number]
         attempt.tries += 1
@@ -59,12 +59,12 @@ class PendingDials:
         return True
 
     def remove(self, number: int) -> None:
-        """The guest has answered, or the flow is over. A number that waits for nothing is not an error."""
+        """The guest has answered, or the flow is over. An unknown number is ignored."""
         self._attempts.pop(number, None)
         self._until.pop(number, None)
 
     def overdue(self, now: float) -> list[int]:
-        """Those that have waited long enough. The wait of new ones begins."""
+        """The numbers whose wait is over. Also starts the wait of new dials."""
         for number in self._new:
             if number in self._attempts:
                 self._until[number] = now + PATIENCE_S

@@ -1,4 +1,4 @@
-"""One TCP connection of egress: its states, and what makes it pass from one to the next."""
+"""One TCP connection in egress: its host socket, its states and their transitions."""
 
 import errno
 from contextlib import suppress
@@ -62,7 +62,7 @@ class Flow(GuestSocket):
         share: Share,
         request: Connect | None = None,
     ) -> None:
-        """request: what a guest asked for. Without one the flow is dialled; its shard is not known yet."""
+        """request: the guest's CONNECT. None for a dialled flow, whose shard is not known yet."""
         super().__init__(share.guest)
         self.key = number if number & FLOW_FROM_EGRESS else shard << 32 | number
         self.number = number
@@ -72,13 +72,13 @@ class Flow(GuestSocket):
         self.credit = ReadCredit()
         self.state = DIALLING if request is None else CONNECTING
         self.chunk = MAX_READ if request is None else read_chunk(request.mss)
-        """How many bytes one read may bring."""
+        """The most bytes of one read."""
         self.read_finished = False
         self._request = request
         self._flows = flows
         self.used_at = flows.now
         self._hung_up = False
-        """The host closed both directions in order: nobody will read what the guest sends."""
+        """The host closed both directions in order, so it will not read what the guest sends."""
         share.join()
         flows.add(self)
         if request is not None:
@@ -167,7 +167,7 @@ class Flow(GuestSocket):
     def _host_ended(self) -> bool:
         """The socket reports an end of both directions, or an error. Returns whether that broke the flow.
 
-        What the host sent before is read first, so an error after those bytes is left to the read.
+        Bytes that the host sent before are read first. An error after them is left to that read.
         """
         if self.read_finished and host_tcp.finish(self.stream.sock):
             self.broken()
@@ -198,7 +198,7 @@ class Flow(GuestSocket):
     # --- what tcp reports -------------------------------------------------------------------
 
     def enqueue(self, run: Run) -> None:
-        """Take over bytes of the guest, with their reference."""
+        """Queue bytes of the guest for the host. Takes over their reference."""
         self.stream.enqueue(run)
         self.used_at = self._flows.now
         self._flows.needs_flush[self] = None
@@ -209,25 +209,25 @@ class Flow(GuestSocket):
         self._flows.needs_flush[self] = None
 
     def on_window(self, window: int) -> None:
-        """The guest's window changed much."""
+        """Tcp reports the guest's window, which has changed by much."""
         self.credit.on_window(window)
         if self.stream.readable:
             self._flows.turns.add(self)
 
     def returned(self) -> None:
-        """A reference of the flow came home."""
+        """A reference of the flow was returned."""
         self.credit.returned()
         if self.stream.readable:
             self._flows.turns.returned(self)
 
     def guest_closed(self) -> None:
-        """The guest's connection is over. What it sent before may still wait for the host socket."""
+        """The guest's connection is over. Bytes that it sent may still wait for the host socket."""
         if self.state == OPEN:
             self.state = CLOSING
         self.finish_writing()
 
     def guest_aborted(self) -> None:
-        """The guest's connection was reset. The host gets what it takes now of the bytes sent before."""
+        """The guest's connection was reset. Of the queued bytes, the host gets what its socket takes now."""
         with suppress(OSError):
             self._flows.counts[_TO_HOST] += self.stream.flush(self._flows.worker.free)
         self.close(reset=self.state != DIALLING)
@@ -235,7 +235,7 @@ class Flow(GuestSocket):
     # --- the end ----------------------------------------------------------------------------
 
     def close(self, *, reset: bool) -> None:
-        """Forget the flow and close its socket, with a RST or in order. Nothing is reported to tcp."""
+        """Forget the flow and close its socket, with RST or FIN. Nothing is reported to tcp."""
         sock = self.stream.sock
         worker = self._flows.worker
         self.stream.discard(worker.free)
@@ -257,9 +257,9 @@ class Flow(GuestSocket):
 
 
 class FlowTable:
-    """All connections of one egress worker, what is to be done for which, and what they all use.
+    """All connections of one egress worker, their pending work, and what they have in common.
 
-    Flows enter themselves. Readers and writers (HostReads, HostWrites) take them out again.
+    A flow puts itself into the queues of pending work. HostReads and HostWrites take it out.
     """
 
     def __init__(
@@ -269,7 +269,7 @@ class FlowTable:
         closing: ClosingFlows[Flow],
         prewakes: str,
     ) -> None:
-        """prewakes: the worker to wake ahead when a host has answered, or ""."""
+        """prewakes: the worker to wake early when a host has answered, or ""."""
         self.worker = context.worker
         self.counts = context.counts
         self.tcp_out = context.tcp_out
@@ -282,9 +282,9 @@ class FlowTable:
         self.by_key: dict[int, Flow] = {}
         self.turns: ReadTurns[Flow] = ReadTurns()
         self.needs_flush: dict[Flow, None] = {}
-        """Flows with bytes for the host, or its FIN, that nobody has tried to write yet."""
+        """Flows with bytes or a FIN for the host that HostWrites has not tried to write yet."""
         self.stalled: dict[Flow, float] = {}
-        """Flows whose host socket left bytes in slots, and since when; the longest time first."""
+        """Flows whose host socket left bytes in slots, and since when. The oldest comes first."""
         self._notices = context.notices
         self._prewakes = prewakes
 
@@ -292,12 +292,12 @@ class FlowTable:
         return len(self.by_key)
 
     def add(self, flow: Flow) -> None:
-        """A new flow. One that is CONNECTING may be closed for others."""
+        """Enter a new flow. In state CONNECTING it may be closed for another flow."""
         self.by_key[flow.key] = flow
         self.bound.opened(flow, evictable=flow.state == CONNECTING)
 
     def remove(self, flow: Flow) -> None:
-        """The flow is over. In needs_flush it stays until that is emptied: somebody may just walk over it."""
+        """The flow is over. It stays in needs_flush until HostWrites clears that: it may be iterating now."""
         self.turns.remove(flow)
         self.stalled.pop(flow, None)
         self.closing.remove(flow)
@@ -306,20 +306,20 @@ class FlowTable:
         del self.by_key[flow.key]
 
     def prewake(self) -> None:
-        """A host has answered: whoever is last on the way to the guest wakes up meanwhile."""
+        """A host has answered: wake ingress now, so that it is awake when tcp is done."""
         self.worker.prewake(self._prewakes)
 
     def notify_connect_failed(
         self, shard: int, request: Connect, error: int, make_way: int = MAKE_WAY_NO
     ) -> None:
-        """Tell tcp, and demux where the guest is owed an ICMP message instead of a reset."""
+        """Report the failure to tcp, and to demux if the guest gets an ICMP message for it."""
         self.counts[_FAILED] += 1
         self.tcp_out[shard].push(ConnectFailed.pack(request.flow, error, make_way))
         self._notices.notify_syn_failed(request, error)
 
 
 def read_chunk(mss: int) -> int:
-    """How many bytes one read may bring: as many whole segments of mss bytes as fit into 64 KiB."""
+    """The most bytes of one read: as many whole segments of mss bytes as fit into 64 KiB."""
     if not 0 < mss < MAX_READ:
         return MAX_READ
     return MAX_READ // mss * mss

@@ -1,4 +1,4 @@
-"""Opens the host sockets of connections that guests ask for: by the NAT table, the policy and the bound."""
+"""Opens host sockets for guests' connections, if the NAT table, the policy and the bound on sockets allow."""
 
 import errno
 import socket
@@ -21,7 +21,7 @@ class Opener:
     """Opens host sockets for the connections that guests ask for."""
 
     def __init__(self, context: EgressContext, read_names: Callable[[], object]) -> None:
-        """read_names: read what demux has sent, since that may be NAMED records for the policy."""
+        """read_names: reads demux's ring, which may hold NAMED records for the policy."""
         self._worker = context.worker
         self._targets = context.targets
         self._policy = context.policy
@@ -36,7 +36,7 @@ class Opener:
             self._worker.counts[INDEX[target.refused]] += 1
             return None, target.errno
         if self._policy.active and not target.service:
-            # The resolver's NAMED was published before the guest's SYN was: it is in demux' ring.
+            # The resolver's NAMED was published before the guest could send this SYN. It is in demux's ring.
             self._read_names()
             if self._policy.refuses(ends.guest_addr, ends.remote_addr, ends.remote_port, "tcp"):
                 return None, REFUSED
@@ -70,7 +70,7 @@ def open_service(worker: Worker, name: str, guest: str, request: Connect) -> tup
                 messages.ServiceEvent(name, guest, request.link, request.guest).encode(), [theirs]
             )
         except OSError as error:
-            # The message would have to wait, and there is no descriptor to keep its socket with.
+            # The message cannot go now, and no descriptor is free to keep its socket until it can.
             ours.close()
             return None, error.errno or errno.EMFILE
     return ours, 0

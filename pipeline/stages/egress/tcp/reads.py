@@ -1,11 +1,11 @@
-"""What egress reads from the host sockets of connections, and when: shares of guests, turns, slots.
+"""Reads from the host sockets of connections: which flow reads when, and how much.
 
-A flow reads while its guest's share of the pool allows (share.py). Once its guest holds a good part of the
-pool, it reads no more than the guest's window takes (pipeline.host.credit).
+A flow reads while its guest's share of the pool allows it (share.py). Once its guest holds a quarter of the
+pool, a flow reads no more than the guest's window takes (pipeline.host.credit).
 
-Where there are fewer cores than processes, a flow with much to read keeps all of them busy, and each byte
-of a small flow waits for its turn at every process on its way. While there are small flows, a step is
-short, and egress gives its core away before the next step.
+If there are fewer cores than processes, a bulk flow keeps all cores busy. The bytes of a small flow then wait
+at every process on their way. So while there are small flows, a step reads little, and egress yields its core
+before the next step.
 """
 
 from typing import Final
@@ -18,17 +18,17 @@ from pipeline.stages.egress.tcp.share import TIGHT_READ
 from pipeline.stages.loop import yield_core
 
 READS_A_STEP: Final = 8
-"""Reads in one step over all flows, before the results are published."""
+"""Reads in one step, of all flows together, before the results are published."""
 READS_A_FLOW: Final = 2
-"""Reads of one flow in a row, while others have something to read as well."""
+"""Reads of one flow in a row, while other flows have something to read."""
 SMALL_READ: Final = 4096
-"""A read of no more bytes is a small one."""
+"""A read of at most this many bytes is small."""
 SHORT_STEP: Final = 2 * SMALL_READ
-"""Bytes that end a step while there are small flows: one read of a big flow does."""
+"""Bytes after which a step ends while there are small flows. One read of a bulk flow exceeds them."""
 SMALL_FLOW_S: Final = 0.2
-"""Small reads that are closer together belong to small flows."""
+"""Seconds. While small reads are no further apart, there are small flows."""
 SMALL_FLOW_AGE_S: Final = 0.05
-"""Small flows count once they have lasted this long. The first few words of a big transfer do not."""
+"""Seconds for which there must be small reads before they count. A bulk flow also begins with some."""
 NO_FLOW: Final = -1
 
 _FROM_HOST: Final = INDEX["egress_bytes_from_host"]
@@ -51,18 +51,18 @@ class HostReads:
         self._free_seen = 0
 
     def on_small_read(self, now: float) -> None:
-        """A small flow read something. It waits behind all that is read from now on."""
+        """A small flow read something. Its bytes wait for all that was read before."""
         if now - self._small_at > SMALL_FLOW_S:
             self._small_since = now
         self._small_at = now
 
     def _step_bytes(self, now: float) -> int:
-        """How many bytes one step may bring, about."""
+        """About how many bytes one step may read."""
         small_at = self._small_at
         if now - small_at > SMALL_FLOW_S or small_at - self._small_since < SMALL_FLOW_AGE_S:
             return READS_A_STEP * MAX_READ
         if self._turns.more:
-            # What the last step has read is published. The next stages get it before there is more.
+            # The reads of the last step are published. The next stages handle them before there is more.
             yield_core()
         return SHORT_STEP
 
@@ -73,7 +73,7 @@ class HostReads:
         turns.more = False
         free = self._pool.free_count
         if free > self._free_seen:
-            # Slots came home, perhaps without a flow's tag: those of datagrams have none.
+            # Slots were returned, perhaps without a flow's tag: those of datagrams have none.
             turns.wake()
         if not turns.ready:
             self._free_seen = free
@@ -90,7 +90,7 @@ class HostReads:
             if flow.state != OPEN:
                 turns.pass_on(flow)
                 continue
-            # Alone it may have the whole step, which then passes more on at once.
+            # A flow that is alone may use the whole step. Tcp then gets more at once.
             count, size = self._take_turn(flow, READS_A_FLOW if turns.ready else READS_A_STEP, left, now)
             reads += count
             left -= size
@@ -98,8 +98,7 @@ class HostReads:
         return reads
 
     def _take_turn(self, flow: Flow, max_reads: int, max_bytes: int, now: float) -> tuple[int, int]:
-        """Read from one flow, and put it where it belongs then. Returns how many reads and bytes those
-        were."""
+        """Read from one flow, then queue it as ready or waiting. Returns the number of reads and of bytes."""
         turns = self._turns
         reads = size = 0
         chunk = self._may_read(flow)
@@ -119,7 +118,7 @@ class HostReads:
         return reads, size
 
     def _may_read(self, flow: Flow) -> int:
-        """How many bytes the next read of a flow may bring; 0 when it must wait for what it has out."""
+        """The most bytes of a flow's next read; 0 if the flow must wait until references are returned."""
         share = flow.share
         max_refs = share.may_hold()
         if not max_refs:
@@ -132,7 +131,7 @@ class HostReads:
         return flow.credit.room(flow.chunk, max_refs)
 
     def _read(self, flow: Flow, chunk: int) -> int:
-        """One read of at most chunk bytes, passed on to tcp. Returns how many bytes came, 0 for nothing."""
+        """Read at most chunk bytes and pass them on to tcp. Returns how many there were."""
         if not flow.share.place(chunk):
             self._counts[_PAUSED] += 1
             self._turns.wait(flow)
@@ -147,7 +146,7 @@ class HostReads:
         return max(count, 0)
 
     def _pass_to_tcp(self, flow: Flow, chunk: int) -> int:
-        """Read to where the share found room, and tell tcp of bytes. Returns as HostStream.read()."""
+        """Read to where the share found room, and give the bytes to tcp. Returns as HostStream.read()."""
         filler = flow.share.placed
         slot, off = filler.slot, filler.off
         count = flow.stream.read(self._slots[slot][off : off + chunk])
@@ -160,9 +159,9 @@ class HostReads:
         return count
 
     def read_remaining(self, flow: Flow) -> None:
-        """A write found the connection reset: read what its host sent before that, as far as there is room.
+        """A write found the connection reset. Read what the host sent before that, as far as there is room.
 
-        An end that is found after those bytes is not one, since the write has taken the error.
+        An end of file after those bytes does not mean FIN: the write has taken the socket's error.
         """
         while not flow.read_finished and (chunk := self._may_read(flow)) and flow.share.place(chunk):
             try:

@@ -2,14 +2,14 @@
 
 A guest that opens connections and acknowledges nothing keeps the slots of all of them for as long as it
 likes. So each guest has fillers of its own, which keep the slots of guests apart. A guest may hold twice as
-many slots as are free (the dynamic threshold of Choudhury and Hahne): a single guest gets two thirds of the
-pool, and for every further guest something is left.
+many slots as are free (the dynamic threshold of Choudhury and Hahne). A single guest gets two thirds of the
+pool, and every further guest finds free slots.
 
-Among the flows of a guest the rule is the same. Each may hold a part of what is left to the guest. Once the
-guest holds a quarter of the pool, each holds no more than its window takes. When the share is used up, a
-flow that holds nothing may still read a little. So hundreds of receivers that have stopped reading do not
-stop one that goes on. A flow that finds no room waits until slots come home; flows of other guests do not
-wait.
+The flows of a guest follow the same rule: each may hold a part of the slots that are left to the guest. Once
+the guest holds a quarter of the pool, each flow holds no more than its window takes. When the share is used
+up, a flow that holds nothing may still read a little. So one receiver goes on although hundreds of others
+have stopped reading. A flow that finds no room waits until slots are returned. Flows of other guests do not
+wait for that.
 """
 
 from typing import Final
@@ -22,13 +22,13 @@ SHARE_OF_FREE: Final = 2
 MAX_FLOW_REFS: Final = 32
 MIN_FLOW_REFS: Final = 2
 PART_OF_REMAINING: Final = 4
-"""A flow may hold one part in this many of the slots that are left to its guest."""
+"""A flow may hold 1/PART_OF_REMAINING of the slots that are left to its guest."""
 PLENTY_PART: Final = 4
-"""While a guest holds less than one part in this many of the pool, its windows do not matter."""
+"""While a guest holds no more than 1/PLENTY_PART of the pool, its flows may read beyond their windows."""
 TIGHT_SLOTS: Final = 4
-"""With fewer slots left to it, a guest's flows read a little at a time."""
+"""If a guest has fewer slots left, its flows read TIGHT_READ bytes at a time."""
 EXTRA_SLOTS: Final = 8
-"""Slots over its share that a guest may take for that."""
+"""Slots beyond its share that a guest may take for these reads."""
 TIGHT_READ: Final = 1024
 """Bytes of such a read."""
 
@@ -49,7 +49,7 @@ class Share:
         self._filler = filler
         self._small = small
         self._slots: set[int] = set()
-        """Slots that this guest's reads went to. Some may be home again, see _sweep()."""
+        """Slots that this guest's reads went to. Some may be free again, see _sweep()."""
 
     def join(self) -> None:
         """One more flow counts for this guest."""
@@ -75,16 +75,16 @@ class Share:
         return len(self._slots) <= bound
 
     def may_hold(self) -> int:
-        """References that one flow of the guest may have out now; 0 when it may read only a little."""
+        """References that one flow of the guest may hold now; 0 if it may read only TIGHT_READ bytes."""
         remaining = self.remaining()
         if remaining < TIGHT_SLOTS:
             return 0
         return min(MAX_FLOW_REFS, max(MIN_FLOW_REFS, remaining // PART_OF_REMAINING))
 
     def place(self, room: int) -> bool:
-        """Find room for a read, in the filler ``placed``. False: over the share, or no slot is free.
+        """Find room for a read, in the filler ``placed``. False if the share is used up or no slot is free.
 
-        Small reads have slots of their own: many of them stay for long, and would keep large ones.
+        Small reads have slots of their own. Many wait for long, and would pin slots with large reads.
         """
         filler = self._small if room <= FLOOR else self._filler
         self.placed = filler
@@ -99,8 +99,8 @@ class Share:
         return True
 
     def release_idle(self) -> bool:
-        """Give back slots that the share keeps only to fill them on. Whether the guest has nothing any
-        more."""
+        """Give back slots that are kept only to be filled further. Returns whether the guest has no flow and
+        no slot."""
         self._filler.release_idle()
         self._small.release_idle()
         if self._flows:
@@ -119,7 +119,7 @@ class Share:
         self._small.retire()
 
     def _sweep(self) -> None:
-        """Forget slots that came home, or went to another guest since."""
+        """Forget slots that are free again, or that hold bytes of another guest since."""
         refs, owners = self._pool.refs, self._owners
         self._slots = {slot for slot in self._slots if refs(slot) and owners[slot] is self}
 
@@ -151,10 +151,9 @@ class Shares:
         return SlotFiller(self._pool, self._slot_bytes, self._headroom, self._gap)
 
     def release_idle(self) -> None:
-        """Give back the slots that shares keep only to fill them on, and forget guests that have nothing.
+        """Give back slots that are kept only to be filled further. Forget guests without a flow and a slot.
 
-        A link that is down would be no sign of that: a connection that its guest asked for just before comes
-        later.
+        LINK_DOWN would be too early for that: a CONNECT of the guest may still be on its way.
         """
         for guest in [guest for guest, share in self._shares.items() if share.release_idle()]:
             del self._shares[guest]

@@ -8,26 +8,26 @@ F = TypeVar("F", bound=GuestSocket)
 
 
 class ReadTurns(Generic[F]):
-    """Flows with something to read, in the order of their turns, and those that found no room for it.
+    """Flows with something to read: those that are ready, and those that wait for slots.
 
-    ======= ==================================================== ===============================
-    a flow  is there since                                       leaves when
-    ======= ==================================================== ===============================
-    ready   its host socket has something, or it was woken       its turn comes
-    waiting it had its turn and found no slot                    slots came home: one of each
-                                                                 guest becomes ready at a time
-    ======= ==================================================== ===============================
+    ======= ============================================= ============================================
+    state   begins when                                   ends when
+    ======= ============================================= ============================================
+    ready   the host socket has bytes, or a slot was      the flow's turn comes
+            returned
+    waiting the flow had its turn and found no slot       slots were returned: one flow of each guest
+                                                          becomes ready
+    ======= ============================================= ============================================
 
-    Of the flows of a guest that wait, one is tried at a time. When it has found room, or is over, it passes
-    the turn on to the next.
+    When that flow has found room, or is over, the next waiting flow of its guest becomes ready.
     """
 
     def __init__(self) -> None:
         self.ready: dict[F, None] = {}
         self.more = False
-        """Whether there is something to read although nothing new happens."""
+        """Whether the next step has something to read even without an event."""
         self._waiting: dict[int, dict[F, None]] = {}
-        """By guest, the flow that waits for longest first. No dict here is empty."""
+        """By guest. The flow that waits for longest comes first. No inner dict is empty."""
 
     @property
     def waiting_count(self) -> int:
@@ -39,7 +39,7 @@ class ReadTurns(Generic[F]):
         self.ready[flow] = None
 
     def returned(self, flow: F) -> None:
-        """Slots of a flow with something to read came home: it need not wait."""
+        """Slots of a flow with something to read were returned: it need not wait."""
         self._stop_waiting(flow)
         self.ready[flow] = None
 
@@ -53,15 +53,15 @@ class ReadTurns(Generic[F]):
         return waiting is not None and flow in waiting
 
     def wake(self) -> None:
-        """Slots came home: one flow of each guest that waits is ready."""
+        """Slots were returned: one waiting flow of each guest becomes ready."""
         for guest in list(self._waiting):
             self.ready[self._take_waiting(guest)] = None
 
     def pass_on(self, flow: F) -> None:
-        """The flow found room, or needs none any more: the next of its guest is ready."""
+        """The flow found room, or needs none any more: the next waiting flow of its guest becomes ready."""
         if flow.guest in self._waiting:
             self.ready[self._take_waiting(flow.guest)] = None
-            # The turn that is on may not come to it, and nothing else need happen.
+            # The current step may not reach it, and perhaps no event starts another step.
             self.more = True
 
     def remove(self, flow: F) -> None:

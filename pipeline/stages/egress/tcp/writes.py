@@ -1,7 +1,7 @@
-"""What egress writes to the host sockets of connections, and what becomes of bytes that a host does not take.
+"""Writes to the host sockets of connections, and keeps the bytes that a host does not take.
 
-Bytes that a host leaves in slots for SPILL_AFTER_S are copied elsewhere, since everybody's frames need
-slots. A connection that is over for the guest waits for its host as long as closing.py allows.
+All guests need slots. So bytes that a host leaves in slots for SPILL_AFTER_S are copied elsewhere. A
+connection that the guest has closed waits for its host as long as closing.py allows.
 """
 
 from typing import Final
@@ -22,7 +22,7 @@ _CLOSING_STUCK: Final = INDEX["egress_connection_reset_closing_stuck"]
 
 
 class HostWrites:
-    """Writes to the host sockets that take something, and watches those that do not."""
+    """Writes to host sockets, and watches those that take nothing."""
 
     def __init__(
         self, context: EgressContext, flows: FlowTable, reads: HostReads, max_flow_refs: int
@@ -35,7 +35,7 @@ class HostWrites:
         self._max_flow_refs = max_flow_refs
 
     def write(self, now: float) -> None:
-        """Write what sockets take, and do what is due for those that take nothing."""
+        """Write what sockets take. Spill or reset connections whose sockets took nothing for too long."""
         flows = self._flows
         if flows.closing.deadline() <= now:
             self._end_closing(now)
@@ -45,7 +45,7 @@ class HostWrites:
             self._spill_stalled(now)
 
     def deadline(self) -> float:
-        """When write() has something to do though nothing happens."""
+        """When write() is due even without an event."""
         stalled = self._flows.stalled
         spill_at = next(iter(stalled.values())) + SPILL_AFTER_S if stalled else float("inf")
         return min(spill_at, self._flows.closing.deadline())
@@ -91,10 +91,10 @@ class HostWrites:
             self._counts[_SPILLED] += flow.stream.spill(self._free)
 
     def _end_closing(self, now: float) -> None:
-        """Reset connections that are over and have waited too long for their hosts, after a last try.
+        """Reset closing connections that have waited too long for their hosts, after a last try to write.
 
         The system reports a socket as writable only when a good part of its buffer is free. So a host that
-        reads slowly may have taken some bytes although nobody was told.
+        reads slowly may have taken some bytes without an event.
         """
         flows = self._flows
         for flow in flows.closing.due(now):

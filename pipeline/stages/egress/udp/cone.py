@@ -1,12 +1,12 @@
-"""UDP sockets with ``udp-nat: full-cone``: one for each port of a guest, through which everybody may
-answer.
+"""UDP sockets with ``udp-nat: full-cone``: one for each port of a guest, through which any host may answer.
 
 RFC 4787 calls this endpoint-independent mapping (REQ-1) and filtering (section 5). All flows that a guest
-has from one of its ports share a *cone*, a socket that is not connected. So everybody sees one address of
-the guest. A *stranger* is a remote to which the guest has not sent anything; its datagrams reach the guest
+has from one of its ports share a *cone*, a socket that is not connected. So every host sees the same address
+of the guest. A *stranger* is a remote to which the guest has not sent anything. Its datagrams reach the guest
 with their true source. TFTP, SIP and STUN need that.
 
-- A cone lives as long as one of its flows. Demux bounds and ends flows as always, and strangers renew none.
+- A cone lives as long as one of its flows. Demux bounds and ends flows as always. Strangers' datagrams do not
+  renew a flow.
 - A stranger must have an address that the guest could reach, by the NAT table and by the egress policy.
 - An ICMP error is passed on and ends nothing (RFC 5508 REQ-8): a peer may open its own side later.
 - The system chooses the port. A guest must not be able to take a certain port of the host.
@@ -65,7 +65,7 @@ class Cone(DatagramSocket):
         self._guest_addr, self._guest_port = place
         self._cones = cones
         self._by_source: dict[int, DatagramFlow] = {}
-        """By where answers come from. Two addresses of the NAT table may be one: then the later flow."""
+        """By the source of answers. If two addresses of the NAT table mean one host, it is the later flow."""
         self._has_errors = False
 
     # --- guest -> host ------------------------------------------------------------------
@@ -79,7 +79,7 @@ class Cone(DatagramSocket):
         return flow
 
     def send(self, flow: DatagramFlow, pieces: Sequence[memoryview], size: int) -> None:
-        """Send datagrams. As a rule an error is about an earlier one, to anybody, and these may go."""
+        """Send datagrams. An error is mostly about an earlier datagram of any flow, so these are retried."""
         sent = 0
         lost = SEND_FAILED
         for _ in range(TRIES):
@@ -116,7 +116,7 @@ class Cone(DatagramSocket):
         return length, ipv4.addr_parse(str(address[0])) << 16 | int(address[1])
 
     def flow_from(self, source: int, count: int) -> DatagramFlow | None:
-        """The flow of a remote, or one that demux does not know for a stranger that the guest could reach."""
+        """The flow of a remote. For a stranger that the guest could reach, a flow unknown to demux."""
         flow = self._by_source.get(source)
         return flow if flow is not None else self._from_stranger(source, count)
 
@@ -136,7 +136,7 @@ class Cone(DatagramSocket):
     # --- errors and ends ------------------------------------------------------------------
 
     def on_read_error(self, error: OSError) -> bool:
-        """An error about a datagram that the guest sent: the others go on."""
+        """An error about a datagram that the guest sent. The other flows go on."""
         self._take_errors()
         return True
 

@@ -1,4 +1,4 @@
-"""UDP sockets that are connected to the one remote of their flow: only that remote may answer the guest.
+"""UDP sockets that are connected to the remote of their one flow: only that remote may answer the guest.
 
 RFC 4787 calls this address- and port-dependent mapping and filtering. It is the default.
 """
@@ -34,7 +34,7 @@ class ConnectedSocket(DatagramSocket):
         return flow
 
     def send(self, flow: DatagramFlow, pieces: Sequence[memoryview], size: int) -> None:
-        """Send datagrams. An error may be about earlier ones; either way the remote does not listen."""
+        """Send datagrams. An error, even one about earlier datagrams, means that the remote is not there."""
         counts = self.context.counts
         lost = SOCKET_FULL
         failed = 0
@@ -50,7 +50,7 @@ class ConnectedSocket(DatagramSocket):
             flow.fail(failed)
 
     def receive(self, view: memoryview) -> tuple[int, int]:
-        """Read one datagram; nobody but the remote can have sent it."""
+        """Read one datagram. Only the remote can have sent it."""
         return self.sock.recv_into(view), 0
 
     def flow_from(self, source: int, count: int) -> DatagramFlow | None:

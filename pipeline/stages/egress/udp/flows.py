@@ -1,12 +1,12 @@
-"""UDP flows of guests and their host sockets, whatever socket a flow has.
+"""UDP flows of guests and their host sockets: what both kinds of socket have in common.
 
-A *flow* is what a guest sends to one remote, and what comes back. Demux gives it its number and counts its
-time (pipeline.engines.udp). Its *socket* is of one of two kinds, which ``udp-nat`` chooses:
+A *flow* is what a guest sends to one remote, and what comes back. Demux numbers flows and ends idle ones
+(pipeline.engines.udp). ``udp-nat`` chooses the kind of *socket*:
 
-- connected to the remote, and of this flow alone (pipeline.stages.egress.udp.connected);
+- connected to the remote, and used by one flow (pipeline.stages.egress.udp.connected);
 - not connected, and shared by all flows of one port of the guest (pipeline.stages.egress.udp.cone).
 
-Here is what both kinds have in common. Reading is in pipeline.stages.egress.udp.reader.
+Reading is in pipeline.stages.egress.udp.reader.
 """
 
 import errno
@@ -49,21 +49,21 @@ class DatagramFlow:
         source: int = 0,
         address: udp_local.Address | None = None,
     ) -> None:
-        """source: where answers come from on the host, address << 16 | port. address: the same for
+        """source: the source of answers, as the host sees it: address << 16 | port. address: the same for
         sendto()."""
         self.socket = sock
         self.number = number
         self.key = key
         self.source = source
         self.address = address
-        # Demux counts the answers to DNS questions. The other answers go past it.
+        # Demux counts the answers to DNS questions. Other answers do not pass demux.
         self.past_demux = number == NO_NUMBER or Ends.of(key).remote_port != nat.DNS_PORT
         self._notify_at = 0.0
 
     def on_answer(self, now: float) -> None:
         """Datagrams of the remote are on their way to the guest."""
         if self.number == NO_NUMBER:
-            # What strangers send keeps nothing alive.
+            # A stranger's datagrams do not renew a flow.
             return
         self.socket.use(now)
         if self.past_demux and now >= self._notify_at:
@@ -71,7 +71,7 @@ class DatagramFlow:
             self.socket.context.notices.notify_udp_answered(self.number)
 
     def fail(self, error: int) -> None:
-        """The host cannot serve the flow: the guest is told by ICMP. Its next datagram opens another flow."""
+        """The host cannot serve the flow. Demux tells the guest, whose next datagram opens another flow."""
         self.socket.context.notices.notify_datagram_failed(self.key, error)
         self.end()
 
@@ -86,7 +86,7 @@ class DatagramFlow:
 
 
 class DatagramTable:
-    """All UDP flows of guests of one egress worker. Flows and sockets enter and leave by themselves."""
+    """All UDP flows of guests of one egress worker. Flows and sockets add and remove themselves."""
 
     def __init__(self) -> None:
         self.flows_by_id: dict[int, DatagramFlow] = {}
@@ -107,49 +107,52 @@ class DatagramSocket(GuestSocket):
         self.flows: dict[int, DatagramFlow] = {}
         """By number."""
         self.longest = TYPICAL_BYTES
-        """Bytes of the longest datagram of the last read: what the next read expects."""
+        """Bytes of the longest datagram of the last read. The next read is prepared for that length."""
         self._table = table
         self._used_at = now
         context.bound.opened(self)
         context.worker.register(sock.fileno(), _EVENTS, self.on_event)
 
-    # --- what the kinds of socket do differently ---------------------------------------------
+    # --- what each kind of socket does in its own way -----------------------------------------
 
     def open_flow(self, number: int, key: FlowKey, host_addr: Addr) -> DatagramFlow:
-        """A new flow of this socket. host_addr: what the remote's address is on the host."""
+        """A new flow of this socket. host_addr: the remote's address as the host sees it."""
         raise NotImplementedError
 
     def send(self, flow: DatagramFlow, pieces: Sequence[memoryview], size: int) -> None:
-        """Send datagrams of a flow, all of size bytes but for a shorter last. Counts what became of them."""
+        """Send datagrams of a flow, and count them. All have size bytes; the last may be shorter."""
         raise NotImplementedError
 
     def before_read(self) -> None:
-        """Reading begins."""
+        """Called before each series of reads."""
 
     def receive(self, view: memoryview) -> tuple[int, int]:
-        """Read one datagram to view: its length, and its source if the socket has several. Raises OSError."""
+        """Read one datagram into view. Returns its length, and its source if the socket is not connected.
+
+        Raises OSError.
+        """
         raise NotImplementedError
 
     def flow_from(self, source: int, count: int) -> DatagramFlow | None:
-        """The flow of count datagrams from this source. None if the guest may not have them; counts them."""
+        """The flow of count datagrams from this source. None, and counted, if the guest may not get them."""
         raise NotImplementedError
 
     def on_read_error(self, error: OSError) -> bool:
-        """A read raised this error. Whether reading goes on."""
+        """A read raised this error. Returns whether reading goes on."""
         raise NotImplementedError
 
     def on_event(self, events: int) -> None:
         """The poller has events of the socket."""
         self.readable()
 
-    # --- what all do -----------------------------------------------------------------------
+    # --- what both kinds do alike -----------------------------------------------------------
 
     def readable(self) -> None:
         """The socket has something to read."""
         self._table.ready[self] = None
 
     def expect(self, longest: int) -> None:
-        """The next read is expected to bring datagrams of up to that length."""
+        """Prepare the next read for datagrams of up to that length."""
         self.longest = longest
 
     def use(self, now: float) -> bool:
@@ -191,14 +194,14 @@ class DatagramSockets:
     """Decides which flows share a socket."""
 
     def socket_for(self, guest: int, ends: Ends, host_addr: Addr, now: float) -> DatagramSocket:
-        """The socket for a new flow of this guest. Raises OSError where there may be no other one."""
+        """The socket for a new flow of this guest. Raises OSError if it cannot be opened."""
         raise NotImplementedError
 
 
 def open_socket(
     context: EgressContext, guest: int, prepare: Callable[[socket.socket], object]
 ) -> socket.socket:
-    """A datagram socket for this guest, which prepare() has bound or connected. Raises OSError."""
+    """A datagram socket for this guest, bound or connected by prepare(). Raises OSError."""
     sock = context.bound.datagram_socket(guest, _new_socket)
     if sock is None:
         raise OSError(errno.EMFILE, "too many sockets of guests")

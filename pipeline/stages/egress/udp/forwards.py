@@ -1,8 +1,8 @@
-"""Forwarded UDP ports in the egress worker: host clients, each a flow to the same guest address.
+"""Forwarded UDP ports in the egress worker: each host client is a flow to the same guest address.
 
-Demux counts the time of these flows too, but their numbers are made here. A client is an address of a host,
-and the address of ours that it speaks to. On a wildcard one client may use several of ours; each is a flow,
-and is answered from its own.
+Egress numbers these flows; demux ends them when they are idle. A client is a remote address together with
+the local address to which it sends. On a wildcard socket, one host may send to several local addresses. Each
+of them is a flow of its own, and answers leave from that local address.
 """
 
 import errno
@@ -34,25 +34,25 @@ READS_A_PORT: Final = 16
 
 _EVENTS: Final = ev.READ | ev.EDGE
 _NOT_OURS: Final = frozenset({errno.EINVAL, errno.EADDRNOTAVAIL, errno.ENETUNREACH})
-"""What a system says to an answer from an address that the host does not have any more."""
+"""The errnos of an answer from a local address that the host does not have any more."""
 _FROM_HOST: Final = INDEX["egress_datagrams_from_host"]
 _TOO_MANY_CLIENTS: Final = INDEX["egress_datagram_dropped_too_many_clients"]
 _PAUSED: Final = INDEX["egress_reads_paused_no_slot"]
 
 Place = tuple[udp_local.Address, udp_local.Control]
-"""A client's address, and the control messages that make answers come from the address that it spoke to."""
+"""A client's address, and the control messages that make answers leave from the right local address."""
 
 
 class UdpForward:
     """A forwarded host port."""
 
     def __init__(self, forwards: "UdpForwards", name: str, sock: socket.socket, key: FlowKey) -> None:
-        """key: of its flows; of that only the guest's end is set."""
+        """key: of its flows. Only the guest's end of it is set."""
         self.name = name
         self.sock = sock
         self.key = key
         self.tells_local = udp_local.ask_if_wildcard(sock)
-        """The socket has several addresses, and says of each datagram to which it came."""
+        """Whether the socket has several local addresses, and reports to which one each datagram came."""
         self.clients: dict[Place, int] = {}
         """Flow numbers."""
         self._forwards = forwards
@@ -77,14 +77,14 @@ class Client:
         self.forward = forward
         self.place = place
         self.answers_from_own = bool(place[1])
-        """Whether its answers come from the address that it spoke to. Else the system chooses one."""
+        """Whether answers leave from the local address to which it sent. Else the system chooses one."""
 
 
 class UdpForwards:
     """All forwarded UDP ports of one egress worker."""
 
     def __init__(self, context: EgressContext, sender: host_udp.Sender, max_clients: int) -> None:
-        """max_clients: of one port."""
+        """max_clients: the most host clients of one port."""
         self._worker = context.worker
         self._counts = context.counts
         self._slots = context.slots
@@ -105,7 +105,7 @@ class UdpForwards:
     # --- guest -> host ------------------------------------------------------------------
 
     def to_host(self, number: int, pieces: Sequence[memoryview], size: int) -> None:
-        """Send answers of the guest, all of size bytes but for a shorter last, to the client of a flow."""
+        """Send answers of the guest to the client of a flow. All have size bytes; the last may be shorter."""
         client = self.clients_by_id.get(number)
         if client is None:
             self._counts[NO_SOCKET] += len(pieces)
@@ -152,7 +152,7 @@ class UdpForwards:
         filler = self._filler
         for count in range(READS_A_PORT):
             if not filler.place(MAX_DATAGRAM):
-                # The next slot that comes home wakes the worker.
+                # The next slot that is returned wakes the worker.
                 self._counts[_PAUSED] += 1
                 return count, True
             slot, off = filler.slot, filler.off
@@ -174,7 +174,7 @@ class UdpForwards:
         return READS_A_PORT, True
 
     def _flow_of(self, forward: UdpForward, place: Place) -> int:
-        """The number of a client's flow; 0 if there may be no more clients."""
+        """The number of a client's flow; 0 if the port has too many clients."""
         number = forward.clients.get(place, 0)
         if not number:
             if len(forward.clients) >= self._max_clients:
@@ -201,7 +201,7 @@ class UdpForwards:
             del client.forward.clients[client.place]
 
     def remove(self, name: str) -> None:
-        """Stop serving a port, and end its flows. A name that nobody knows is not an error."""
+        """Stop serving a port, and end its flows. An unknown name is ignored."""
         forward = self._forwards.pop(name, None)
         if forward is None:
             return

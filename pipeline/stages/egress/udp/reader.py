@@ -1,8 +1,7 @@
-"""Reads datagrams of host sockets into slots, many with one system call where the system can, and delivers
-them.
+"""Reads datagrams from host sockets into slots, and passes them on to guests.
 
-Datagrams of one read lie in rows of one slot. Those of one flow that follow each other and have the same
-length are one run, and so one record.
+Where the system can, one system call reads many. The datagrams of one read lie in rows of one slot. Datagrams
+of one flow that follow each other and have the same length are one run, and so one record.
 """
 
 from typing import Final
@@ -17,14 +16,14 @@ from pipeline.stages.egress.context import EgressContext
 from pipeline.stages.egress.udp.flows import DatagramFlow, DatagramSocket, DatagramTable
 
 READS_A_SOCKET: Final = 128
-"""Datagrams to take from one socket in a step, about."""
+"""About how many datagrams to take from one socket in a step."""
 CALLS_A_SOCKET: Final = 16
-"""System calls for that at most: long datagrams come one by one."""
+"""The most system calls for these. Long datagrams are read one by one."""
 CHUNKS: Final = ((192, 128), (1536, 45))
-"""(bytes, rows): a read into rows of so many bytes, and the most rows of it. A longer datagram continues
-elsewhere. An Ethernet brings none above the second number, and a slot takes no more rows."""
+"""(bytes of a row, most rows) of a read: one for short datagrams, one for any that an Ethernet carries. A
+slot has no room for more rows of the second kind. The rest of a longer datagram goes to a separate buffer."""
 MIN_READ: Final = 8192
-"""With less room left in a slot, reading many begins a fresh one."""
+"""Bytes of room that a read of many datagrams needs. With less left in a slot, it begins a new one."""
 
 _FROM_HOST: Final = INDEX["egress_datagrams_from_host"]
 _NO_SLOT: Final = INDEX["egress_datagram_dropped_no_slot"]
@@ -32,10 +31,10 @@ _PAUSED: Final = INDEX["egress_reads_paused_no_slot"]
 
 
 class _Rows:
-    """The datagrams of one read. Number i begins at off + i * pitch of the slot, and has lengths[i] bytes."""
+    """The datagrams of one read. Datagram i has lengths[i] bytes, at off + i * pitch of the slot."""
 
     def __init__(self, slot: int, off: int, pitch: int, chunk: int, lengths: list[int]) -> None:
-        """chunk: bytes that fit into a row."""
+        """chunk: the bytes of a datagram that fit into its row."""
         self.slot = slot
         self.off = off
         self.pitch = pitch
@@ -43,8 +42,7 @@ class _Rows:
         self.lengths = lengths
 
     def run(self, first: int, count: int) -> Run:
-        """Datagrams first to first + count - 1 as one run: all have the same length, the last may be
-        shorter."""
+        """Datagrams first to first + count - 1 as one run. All have one length; the last may be shorter."""
         size = self.lengths[first]
         off = self.off + first * self.pitch
         if count == 1:
@@ -54,7 +52,7 @@ class _Rows:
 
 
 class DatagramReader:
-    """Reads from the sockets of UDP flows that have something, and passes it on to guests."""
+    """Reads from the sockets of UDP flows, and passes the datagrams on to guests."""
 
     def __init__(self, context: EgressContext, table: DatagramTable, *, sources: bool) -> None:
         """sources: the sockets are not connected, so each datagram has a source of its own."""
@@ -67,9 +65,9 @@ class DatagramReader:
         self._table = table
         self._sources = sources
         self.more = False
-        """Whether a socket had more than its share of the last step."""
+        """Whether a socket had more datagrams than one step may read."""
         self._receivers: list[host_udp.Receiver] = []
-        """For datagrams of growing length."""
+        """One for each row of CHUNKS, the shortest first."""
         if host_udp.can_receive_many():
             self._receivers = [host_udp.Receiver(rows, chunk, sources=sources) for chunk, rows in CHUNKS]
 
@@ -86,7 +84,8 @@ class DatagramReader:
         return count
 
     def _read(self, sock: DatagramSocket, now: float) -> tuple[int, bool]:
-        """One datagram, then many at a time. Returns how many, and whether there may be more."""
+        """Read a socket, many datagrams at a time if they are short. Returns how many, and whether there may
+        be more."""
         sock.before_read()
         count = calls = 0
         while count < READS_A_SOCKET and calls < CALLS_A_SOCKET:
@@ -104,7 +103,7 @@ class DatagramReader:
                     return count, False
                 continue
             if not got:
-                # The next slot that comes home wakes the worker.
+                # The next slot that is returned wakes the worker.
                 self._counts[_PAUSED] += 1
                 return count, True
             count += got
@@ -115,14 +114,14 @@ class DatagramReader:
         return count, True
 
     def _receiver_for(self, length: int) -> host_udp.Receiver | None:
-        """What reads many datagrams of that length in place. None if they are too long for that."""
+        """The receiver whose rows hold datagrams of that length. None if they are too long."""
         for receiver in self._receivers:
             if length <= receiver.chunk:
                 return receiver
         return None
 
     def _read_one(self, sock: DatagramSocket, now: float) -> tuple[int, int]:
-        """Read a datagram of any length: (1, 1), or (0, 1) when there is no slot. Raises OSError."""
+        """Read one datagram of any length: (1, 1), or (0, 1) when there is no slot. Raises OSError."""
         filler = self._filler
         if not filler.place(MAX_DATAGRAM):
             return 0, 1
@@ -164,7 +163,7 @@ class DatagramReader:
     def _deliver_by_source(
         self, sock: DatagramSocket, rows: _Rows, receiver: host_udp.Receiver, now: float
     ) -> None:
-        """Deliver datagrams in their order, those of one source that follow each other together."""
+        """Deliver datagrams in their order. Those of one source that follow each other go together."""
         sources = receiver.sources(len(rows.lengths))
         begin = 0
         while begin < len(sources):
@@ -198,8 +197,7 @@ class DatagramReader:
     def _deliver_long(
         self, flow: DatagramFlow, rows: _Rows, index: int, tail: memoryview, now: float
     ) -> None:
-        """Deliver a datagram that was longer than its row, after copying it to where it has room in one
-        piece."""
+        """Deliver a datagram that was longer than its row. It is copied to where it fits in one piece."""
         filler = self._filler
         chunk, length = rows.chunk, rows.lengths[index]
         if not filler.place(length):

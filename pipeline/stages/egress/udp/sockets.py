@@ -1,7 +1,7 @@
 """The UDP half of egress: flows of guests, and forwarded ports.
 
-Records are read here. How flows have sockets is in pipeline.stages.egress.udp.flows and .reader; forwarded
-ports are in pipeline.stages.egress.udp.forwards. Demux numbers the flows of guests and counts their time.
+This file dispatches the records. Flows and their sockets are in flows.py, reading in reader.py, and forwarded
+ports in forwards.py. Demux numbers the flows of guests and ends idle ones.
 """
 
 import errno
@@ -22,7 +22,7 @@ class UdpSockets:
     """All UDP sockets of one egress worker."""
 
     def __init__(self, context: EgressContext, max_clients: int, *, full_cone: bool) -> None:
-        """max_clients: host clients that one forwarded port may have. full_cone: as ``udp-nat`` has it."""
+        """max_clients: of one forwarded port. full_cone: whether ``udp-nat`` is full-cone."""
         self._context = context
         self.table = DatagramTable()
         self._reader = DatagramReader(context, self.table, sources=full_cone)
@@ -33,7 +33,7 @@ class UdpSockets:
     # --- guest -> host ------------------------------------------------------------------
 
     def on_steered(self, data: UdpData, now: float) -> None:
-        """Datagrams that went past demux. If their flow is over, they do not open it again."""
+        """Datagrams that ingress steered past demux. If their flow is over, they do not open it again."""
         if data.flow in self.table.flows_by_id:
             self.to_host(data, now)
         else:
@@ -57,7 +57,7 @@ class UdpSockets:
         context.worker.free(data.slot)
 
     def _open(self, data: UdpData, now: float) -> DatagramFlow | None:
-        """A new flow, or None: then the guest is told by ICMP where that has a message for it."""
+        """A new flow. None if it cannot be opened: demux then tells the guest, if ICMP has a message."""
         context = self._context
         ends = Ends.of(data.key)
         target = context.targets.udp_target(ends.remote_addr, ends.remote_port)
@@ -84,7 +84,7 @@ class UdpSockets:
     # --- host -> guest ------------------------------------------------------------------
 
     def read_ready(self, now: float) -> int:
-        """Read datagrams from sockets that have some, a bounded number of each. Returns how many."""
+        """Read a bounded number of datagrams from each socket that has some. Returns how many."""
         context = self._context
         if not (self.table.ready or self.forwards.ready):
             return 0
@@ -99,7 +99,7 @@ class UdpSockets:
     # --- ends -------------------------------------------------------------------------
 
     def close(self, number: int) -> None:
-        """Demux has ended the flow. One that is over already is not an error."""
+        """Demux has ended the flow. A flow that is over already is ignored."""
         if number & FLOW_FROM_EGRESS:
             self.forwards.close(number)
         elif (flow := self.table.flows_by_id.get(number)) is not None:

@@ -9,8 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.host.name_files import Server
-from pipeline.host.upstream import ask as questions
-from pipeline.host.upstream.ask import Ask, Try
+from pipeline.host.upstream.question import MISMATCH, Attempt, Question
 from tests.support.upstream_rig import Rig, address, response, run
 
 
@@ -71,23 +70,23 @@ SERVER = Server(int(socket.AF_INET), ("127.0.0.1", 53))
 @given(st.one_of(st.binary(max_size=80), st.binary(max_size=40).map(lambda tail: b"ab\x80\0\0\1" + tail)))
 def test_any_bytes_have_a_code_or_do_not_fit(data: bytes) -> None:
     with socket.socket() as sock:
-        attempt = Try(SERVER, b"ab", sock, edns=True, over_tcp=False)
-        code = Ask("t", asked(), [SERVER], 1.0).rcode_of(attempt, data)
-    assert code == questions.MISFIT or 0 <= code < 4096
+        attempt = Attempt(SERVER, b"ab", sock, edns=True, over_tcp=False)
+        code = Question("t", asked(), [SERVER], 1.0).rcode_of(attempt, data)
+    assert code == MISMATCH or 0 <= code < 4096
 
 
 def test_a_question_without_edns_is_the_same_without_its_opt_record() -> None:
-    ask = Ask("t", asked(), [SERVER], 1.0)
-    with_opt = dns.message.from_wire(ask.wire(b"ab", edns=True))
-    without = dns.message.from_wire(ask.wire(b"ab", edns=False))
+    question = Question("t", asked(), [SERVER], 1.0)
+    with_opt = dns.message.from_wire(question.wire(b"ab", edns=True))
+    without = dns.message.from_wire(question.wire(b"ab", edns=False))
     assert (with_opt.id, with_opt.edns, without.id, without.edns) == (0x6162, 0, 0x6162, -1)
     assert with_opt.question == without.question
 
 
 def test_servers_are_asked_in_turn_without_those_that_do_not_help() -> None:
     other = Server(int(socket.AF_INET), ("127.0.0.2", 53))
-    ask = Ask("t", asked(), [SERVER, other], 1.0)
-    assert ask.take_server() == SERVER
-    assert not ask.has_no_help_of(SERVER)
-    assert [ask.take_server() for _ in range(3)] == [other, other, None]
-    assert ask.has_no_help_of(other)
+    question = Question("t", asked(), [SERVER, other], 1.0)
+    assert question.take_server() == SERVER
+    assert not question.give_up(SERVER)
+    assert [question.take_server() for _ in range(3)] == [other, other, None]
+    assert question.give_up(other)

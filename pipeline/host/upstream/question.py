@@ -1,8 +1,8 @@
-"""One question to upstream servers: the tries that it has made, and which response counts.
+"""One question to upstream servers: its attempts, and which response counts.
 
-A response counts only if it has the id and the question of its try. (That it comes from the server that was
-asked, to the port from which it was asked, is the business of a connected socket.) This module knows of a
-message no more than header, question and BADVERS, and sends nothing.
+A response counts only if it has the id and the question of its attempt. The connected socket of the attempt
+checks the addresses and ports. This module reads only the header, the question and BADVERS of a message. It
+sends nothing.
 """
 
 import socket
@@ -24,9 +24,9 @@ REFUSED: Final = 5
 BADVERS: Final = 16
 UNHELPFUL: Final = frozenset({FORMERR, SERVFAIL, NOTIMP, REFUSED, BADVERS})
 CONFUSED: Final = frozenset({FORMERR, NOTIMP, BADVERS})
-"""Codes of a server that does not understand the question. The others may mean the name."""
-MISFIT: Final = -1
-"""In place of a code: the message is not a response to the try."""
+"""Codes of a server that does not understand the question. Other codes may be about the name."""
+MISMATCH: Final = -1
+"""In place of a code: the message is not a response to the attempt."""
 
 _HEADER: Final = Struct("!HHHHHH")
 _OPT_START: Final = b"\0\0\x29"
@@ -38,8 +38,8 @@ _TRUNCATED: Final = 0x0200
 T = TypeVar("T", bound=Hashable)
 
 
-class Try:
-    """One question to one server over a socket of its own."""
+class Attempt:
+    """One question to one server, over a socket of its own."""
 
     __slots__ = ("edns", "ident", "over_tcp", "server", "sock")
 
@@ -53,10 +53,10 @@ class Try:
         self.over_tcp = over_tcp
 
 
-class Ask(Generic[T]):
-    """A question until its result. ``token``: the owner's name for it. ``deadline``: when it ends.
+class Question(Generic[T]):
+    """A question until its result. ``token``: the owner's key for it. ``deadline``: when it ends.
 
-    ``fallback``: the result if nothing better comes.
+    ``fallback``: the result if no better response comes.
     """
 
     __slots__ = (
@@ -75,11 +75,11 @@ class Ask(Generic[T]):
     )
 
     def __init__(self, token: T, query: bytes, servers: list[Server], deadline: float) -> None:
-        """query: id 0, one question, an OPT record of OPT_BYTES at its end. servers: in this order."""
+        """query: with id 0, one question, and OPT_BYTES of OPT record at its end. servers: asked in turn."""
         self.token = token
         self.deadline = deadline
-        self.tries: list[Try] = []
-        """Those that are open."""
+        self.tries: list[Attempt] = []
+        """Attempts that are open."""
         self.fallback: bytes | None = None
         self._query = query
         self._servers = servers
@@ -90,23 +90,23 @@ class Ask(Generic[T]):
         self._plain: set[Server] = set()
         """Servers that were asked without EDNS."""
         self._confused: set[Server] = set()
-        """Servers that said that they do not understand EDNS."""
+        """Servers that reported that they do not understand the question with EDNS."""
         self._unhelpful: set[Server] = set()
-        """Servers that have nothing better to say."""
+        """Servers that answered with an unhelpful code and are not asked again."""
 
-    # --- tries ------------------------------------------------------------------------------
+    # --- attempts ---------------------------------------------------------------------------
 
     @property
     def has_tries_left(self) -> bool:
-        """Whether another try may begin."""
+        """Whether another attempt may begin."""
         return self._tries_left > 0
 
     def next_server(self) -> Server:
-        """The server of the next try: the servers in turn."""
+        """The server of the next attempt. Servers take turns."""
         return self._servers[(MAX_TRIES - self._tries_left) % len(self._servers)]
 
     def take_server(self) -> Server | None:
-        """The server of a try that begins now. None when no server is left that may help."""
+        """The server of an attempt that begins now. None if no server is left that may help."""
         while self._tries_left:
             server = self.next_server()
             self._tries_left -= 1
@@ -115,7 +115,7 @@ class Ask(Generic[T]):
         return None
 
     def no_more_tries(self) -> None:
-        """No further try begins."""
+        """Begin no further attempt."""
         self._tries_left = 0
 
     def edns_for(self, server: Server, states: ServerStates, now: float) -> bool:
@@ -123,7 +123,8 @@ class Ask(Generic[T]):
         dnssec = self._wants_dnssec()
         if server in self._plain or states.is_plain(server, now, dnssec=dnssec):
             return False
-        # Without OPT there are no signatures: a server that is known to send them may have lost a packet.
+        # A plain question gets no signatures. If the server has answered with EDNS before, perhaps a packet
+        # was lost, so it is asked with EDNS once more.
         patient = dnssec and states.is_proven(server, now)
         return self._with_edns.get(server, 0) < (2 if patient else 1)
 
@@ -132,11 +133,11 @@ class Ask(Generic[T]):
         return server in self._plain
 
     def is_open_at(self, server: Server) -> bool:
-        """Whether a try at the server is open."""
+        """Whether an attempt at this server is open."""
         return any(attempt.server == server for attempt in self.tries)
 
-    def began(self, attempt: Try) -> None:
-        """A try over UDP has begun."""
+    def began(self, attempt: Attempt) -> None:
+        """An attempt over UDP has begun."""
         if attempt.edns:
             self._with_edns[attempt.server] = self._with_edns.get(attempt.server, 0) + 1
         else:
@@ -148,18 +149,18 @@ class Ask(Generic[T]):
         return ident + (query[2:] if edns else query[2:10] + b"\0\0" + query[12:-OPT_BYTES])
 
     def _wants_dnssec(self) -> bool:
-        """Whether the query's OPT record, its end, has the DO bit."""
+        """Whether the OPT record at the end of the query has the DO bit."""
         return bool(self._query[-4] & 0x80)
 
     # --- responses --------------------------------------------------------------------------
 
-    def rcode_of(self, attempt: Try, response: bytes) -> int:
-        """The response code of a response to this try; MISFIT for anything else."""
+    def rcode_of(self, attempt: Attempt, response: bytes) -> int:
+        """The response code of a response to this attempt; MISMATCH for any other message."""
         if len(response) < _HEADER.size or response[:2] != attempt.ident:
-            return MISFIT
+            return MISMATCH
         _, flags, questions, answers, authorities, additionals = _HEADER.unpack_from(response)
         if flags & (_RESPONSE | _OPCODE) != _RESPONSE:
-            return MISFIT
+            return MISMATCH
         rcode: int = flags & 15
         question = self._query[_HEADER.size : -OPT_BYTES] if questions else b""
         end = _HEADER.size + len(question)
@@ -167,30 +168,30 @@ class Ask(Generic[T]):
         # Names compare without regard to case; type and class (the last 4 bytes) do not.
         same = theirs[:-4].lower() == question[:-4].lower() and theirs[-4:] == question[-4:]
         if not same or questions > 1:
-            return MISFIT
-        # A response with BADVERS has no records but its OPT, in which the upper bits of the code stand.
+            return MISMATCH
+        # A response with BADVERS has only an OPT record, which has the upper bits of the code.
         if not answers and not authorities and additionals and response[end : end + 3] == _OPT_START:
             rcode |= int.from_bytes(response[end + 5 : end + 6], "big") << 4
-        # Some servers send no question back with an unhelpful code.
-        return rcode if questions or rcode in UNHELPFUL else MISFIT
+        # Some servers leave out the question in a response with an unhelpful code.
+        return rcode if questions or rcode in UNHELPFUL else MISMATCH
 
-    def on_refusal(self, attempt: Try, response: bytes, rcode: int) -> None:
-        """A server answered a try over UDP with an unhelpful code."""
+    def on_refusal(self, attempt: Attempt, response: bytes, rcode: int) -> None:
+        """A server answered an attempt over UDP with an unhelpful code."""
         server = attempt.server
         if rcode != BADVERS and self._fallback_from in (None, server):
-            # Of one server, the answer to the simpler question counts.
+            # Of two answers of one server, the later one counts. It is the answer to the plain question.
             self.fallback = response
             self._fallback_from = server
         if attempt.edns and rcode in CONFUSED:
             self._confused.add(server)
 
-    def has_no_help_of(self, server: Server) -> bool:
-        """Give a server up. Returns whether it was the last one."""
+    def give_up(self, server: Server) -> bool:
+        """Do not ask this server again. Returns whether it was the last one."""
         self._unhelpful.add(server)
         return len(self._unhelpful) == len(self._servers)
 
-    def teach(self, states: ServerStates, attempt: Try, now: float) -> None:
-        """The server of this try has answered: remember whether it understands EDNS."""
+    def teach(self, states: ServerStates, attempt: Attempt, now: float) -> None:
+        """The server of this attempt has answered. Remember in states whether it understands EDNS."""
         server = attempt.server
         if attempt.edns:
             states.on_edns_answer(server, now)
@@ -199,5 +200,5 @@ class Ask(Generic[T]):
 
 
 def is_truncated(response: bytes) -> bool:
-    """Whether a response, whose header is whole, has the TC bit."""
+    """Whether a response has the TC bit. Its header must be whole."""
     return bool(response[2] & _TRUNCATED >> 8)

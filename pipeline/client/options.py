@@ -1,0 +1,40 @@
+"""The flags of the commands that ask a running daemon."""
+
+from typing import Final
+
+from pipeline.go.flags import Flag
+
+API: Final[tuple[Flag, ...]] = (
+    Flag(
+        "api", "string", "the daemon's API: unix:///path, tcp://host:port; else $GVTAP_API, else of -config"
+    ),
+    Flag("config", "string", "configuration file of the daemon, which names its API and its token"),
+    Flag("api-token-file", "string", "file with the token that the API asks for; none if empty"),
+)
+FILTER: Final[tuple[Flag, ...]] = (
+    Flag("guest", "string", "only this guest, repeats: link number, MAC address, IPv4 address", repeats=True),
+    Flag("host", "string", "only frames from or to this address or network, repeats", repeats=True),
+    Flag("port", "string", "only this port or range low-high, at either end, repeats", repeats=True),
+    Flag("protocol", "string", "only this protocol, repeats: arp, icmp, tcp, udp", repeats=True),
+    Flag("drops", "bool", "only frames that ingress or demux dropped, each with the cause as a comment"),
+    Flag("snaplen", "int", "bytes that are kept of a frame; 0 for whole frames"),
+)
+CAPTURE: Final[tuple[Flag, ...]] = (
+    *API,
+    *FILTER,
+    Flag("w", "string", "file that gets the capture; - means standard output", default="-"),
+    Flag("ring-size", "string", "begin another file after this size, such as 500k, 64M, 2G; needs -w FILE"),
+    Flag("ring-files", "int", "keep this number of files and remove the oldest; 0 keeps all"),
+)
+EXTCAP: Final[tuple[Flag, ...]] = (
+    *API,
+    *FILTER,
+    Flag("extcap-interfaces", "bool", "list the interfaces: all guests, and each guest"),
+    Flag("extcap-version", "string", "version of Wireshark; ignored"),
+    Flag("extcap-interface", "string", "the interface that the other flags are about"),
+    Flag("extcap-dlts", "bool", "name the link type of the interface"),
+    Flag("extcap-config", "bool", "list the settings of the interface"),
+    Flag("extcap-capture-filter", "string", "Wireshark's capture filter; it must be empty"),
+    Flag("capture", "bool", "capture"),
+    Flag("fifo", "string", "file that gets the capture"),
+)
