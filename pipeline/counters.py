@@ -1,9 +1,9 @@
 """The table of all counters, with their units and meanings.
 
 The code, ``/stats``, the Prometheus page and the documentation take a counter from its row here. The row's
-position is the counter's index in each worker's block of shared memory (CounterBlock). Only the worker
+position is the counter's index in each worker's block of shared memory (counter_block.py). Only the worker
 writes its block; every process may read it. A name is ``<layer>_<object>_<event>``. The name of a drop ends
-with its cause.
+with its cause. histograms.py is the table of histograms.
 """
 
 from typing import Final, NamedTuple
@@ -22,6 +22,10 @@ TABLE: Final[tuple[Counter, ...]] = (
     # --- every worker -----------------------------------------------------------------
     Counter("worker_breaths", "breaths", "turns of the worker's loop"),
     Counter("worker_sleeps", "sleeps", "times the worker waited for input"),
+    Counter(
+        "worker_busy", "microseconds", "time in which the worker's process neither slept nor looked for work"
+    ),
+    Counter("worker_busy_share", "millionths", "share of the last second in which it was busy", "gauge"),
     Counter("worker_slots_free", "slots", "free slots of the worker's own pool", "gauge"),
     Counter("worker_slot_refs_out", "references", "references to slots of the pool that are in use", "gauge"),
     Counter("worker_messages_lost", "messages", "control messages lost at the limit of open descriptors"),
@@ -472,28 +476,3 @@ TABLE: Final[tuple[Counter, ...]] = (
 )
 
 INDEX: Final[dict[str, int]] = {row.name: index for index, row in enumerate(TABLE)}
-
-
-class CounterBlock:
-    """One worker's counters in shared memory: ``counts[INDEX[name]] += n``.
-
-    ``counts`` is a memoryview of 64-bit words. Hot code looks the index up once, at import, and adds in
-    place. Other code calls ``add``.
-    """
-
-    BYTES: Final = (len(TABLE) * 8 + 63) // 64 * 64
-
-    def __init__(self, buf: memoryview) -> None:
-        self.counts = buf[: len(TABLE) * 8].cast("Q")
-
-    def add(self, name: str, n: int = 1) -> None:
-        """Add n to the counter. Raises KeyError if the table has no such row."""
-        self.counts[INDEX[name]] += n
-
-    def set(self, name: str, value: int) -> None:
-        """Set the gauge to a value."""
-        self.counts[INDEX[name]] = value
-
-    def snapshot(self) -> dict[str, int]:
-        """All counters of this block by name."""
-        return dict(zip(INDEX, self.counts.tolist(), strict=True))

@@ -5,7 +5,8 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from pipeline.counters import INDEX, TABLE, CounterBlock
+from pipeline.counter_block import CounterBlock
+from pipeline.counters import INDEX, TABLE
 
 ROOT = Path(__file__).resolve().parent.parent
 NAME = re.compile(r"[a-z][a-z0-9]*(_[a-z0-9]+)+")

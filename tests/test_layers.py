@@ -36,13 +36,15 @@ TABLE: dict[str, Row] = {
     "pipeline.records": Row((), PURE),
     "pipeline.go": Row((), (*PURE, "json")),
     "pipeline.counters": Row((), PURE),
+    "pipeline.histograms": Row(("counters",), (*PURE, "bisect")),
+    "pipeline.counter_block": Row(("counters", "histograms"), PURE),
     # Questions to the operating system that know nothing of this program.
     "pipeline.system": Row(()),
     "pipeline.topology": Row(("records",), (*PURE, "dataclasses")),
     # State machines without I/O.
     "pipeline.engines": Row(("wire", "records"), None, (*OUTSIDE, "dns.resolver", "dns.asyncresolver")),
     # The operating system.
-    "pipeline.ipc": Row(("records", "counters", "topology")),
+    "pipeline.ipc": Row(("records", "counters", "counter_block", "topology")),
     "pipeline.links": Row(("wire", "records", "system", "ipc")),
     "pipeline.host": Row(("records", "system", "ipc")),
     # What the user asked for. Patterns and addresses are checked by the code that will use them.
@@ -51,10 +53,18 @@ TABLE: dict[str, Row] = {
     "pipeline.logs": Row(("counters", "log_limits", "system")),
     # One worker process in each folder.
     "pipeline.stages": Row(
-        ("wire", "records", "counters", "topology", "system", "engines", "ipc", "links", "host", "config")
+        (
+            *("wire", "records", "counters", "histograms", "counter_block", "topology"),
+            *("system", "engines", "ipc", "links", "host", "config"),
+        )
     ),
     # The supervisor's side. It reads no packet.
-    "pipeline.control": Row(("go", "counters", "topology", "system", "ipc", "links", "config", "logs")),
+    "pipeline.control": Row(
+        (
+            *("go", "counters", "histograms", "counter_block", "topology"),
+            *("system", "ipc", "links", "config", "logs"),
+        )
+    ),
     # Commands that ask a running daemon.
     "pipeline.client": Row(("go", "wire", "system", "links", "config")),
     "pipeline.daemon": Row(

@@ -8,12 +8,14 @@ from urllib.parse import urlsplit
 
 from pipeline.config.file import ConfigError
 from pipeline.config.keys import FileKeys
-from pipeline.config.model import LINK_SCHEMES, LINKS
+from pipeline.config.model import LINK_SCHEMES, LINKS, METRICS_SCHEMES
 from pipeline.go import flags
 from pipeline.links.addresses import unix_path
 from pipeline.system import inet, socket_file
 
 _VSOCK: Final = re.compile(r"([0-9]*:[0-9]+|[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12})", re.ASCII)
+
+_METRICS_HINT: Final = "allowed: host:port or unix:///path"
 
 
 def links_of(parsed: flags.Parsed, keys: FileKeys) -> dict[str, str]:
@@ -50,6 +52,23 @@ def further_links(texts: Sequence[str]) -> tuple[tuple[str, str], ...]:
             _must_not_exist(url, scheme)
         found.append((protocol, url))
     return tuple(found)
+
+
+def metrics_url(text: str) -> str:
+    """The URL of the endpoint for monitors, from ``host:port`` or a URL; "" for none. Raises ConfigError."""
+    if not text:
+        return ""
+    url = text if "://" in text else f"tcp://{text}"
+    try:
+        check(url, "metrics", METRICS_SCHEMES)
+    except ConfigError as error:
+        raise ConfigError(f"{error}; {_METRICS_HINT}") from None
+    parts = urlsplit(url)
+    if parts.scheme in inet.TCP and not parts.hostname:
+        raise ConfigError(
+            f"metrics: address {parts.netloc}: missing host, such as 127.0.0.1; {_METRICS_HINT}"
+        )
+    return url
 
 
 def check(url: str, what: str, schemes: tuple[str, ...]) -> None:

@@ -108,6 +108,7 @@ class FileKeys(Map):
 
     listen: tuple[Text, ...] = ()
     services: Text = ""
+    metrics: Text = ""
     notification: Text = ""
     log_level: Text = ""
     log_file: Text = ""

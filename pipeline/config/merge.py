@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 
 from pipeline.config import default_mode, derived, limits
 from pipeline.config.access import check_policy, check_token_file, with_proxy_protocol
-from pipeline.config.endpoints import check, further_links, links_of
+from pipeline.config.endpoints import check, further_links, links_of, metrics_url
 from pipeline.config.file import ConfigError, read
 from pipeline.config.keys import FileKeys, StackKeys
 from pipeline.config.model import (
@@ -185,7 +185,13 @@ def _listeners(parsed: flags.Parsed, keys: FileKeys) -> Settings:
     for url in (*listen, *filter(None, [services])):
         check(url, "cannot listen", STREAM_SCHEMES)
     further = further_links((*keys.further, *parsed.lists["link"]))
-    return {"socket_forwards": socket_forwards, "listen": listen, "services": services, "further": further}
+    return {
+        "socket_forwards": socket_forwards,
+        "listen": listen,
+        "services": services,
+        "metrics": metrics_url(parsed.text("metrics") or keys.metrics),
+        "further": further,
+    }
 
 
 def _socket_forwards(parsed: flags.Parsed, keys: Sequence[SocketForward]) -> tuple[SocketForward, ...]:

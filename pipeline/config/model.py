@@ -28,6 +28,8 @@ LINKS: Final = ("vpnkit", "qemu", "bess", "stdio", "vfkit")
 """Fields of Links that name where guests attach, beside /connect and ``further``."""
 STREAM_SCHEMES: Final = ("unix", "tcp", "tcp4", "tcp6", "vsock", "fd")
 """For clients of the API and for guests on byte streams. fd: a descriptor that the parent process passed."""
+METRICS_SCHEMES: Final = ("unix", "tcp", "tcp4", "tcp6", "fd")
+"""Where monitors may come."""
 LINK_SCHEMES: Final[Mapping[str, tuple[str, ...]]] = {
     "qemu": STREAM_SCHEMES,
     "le16": STREAM_SCHEMES,
@@ -173,6 +175,7 @@ class Links:
 
     listen: tuple[str, ...]
     services: str
+    metrics: str  # URL
     notification: str  # path of the socket
     vpnkit: str
     qemu: str
@@ -184,7 +187,8 @@ class Links:
     @property
     def loopback_ports(self) -> frozenset[int]:
         """The ports of all TCP sockets on loopback. They are for the host, and guests must not reach them."""
-        urls = (*self.listen, self.services, self.vpnkit, self.qemu, *(url for _, url in self.further))
+        api = (*self.listen, self.services, self.metrics)
+        urls = (*api, self.vpnkit, self.qemu, *(url for _, url in self.further))
         parts = [urlsplit(url) for url in urls if url.startswith("tcp")]
         return frozenset(each.port for each in parts if each.port and inet.is_loopback(each.hostname or ""))
 

@@ -7,7 +7,7 @@ lists the kinds of addresses from the table that checks them. merge.py says what
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-from pipeline.config.model import LINK_SCHEMES, STREAM_SCHEMES
+from pipeline.config.model import LINK_SCHEMES, METRICS_SCHEMES, STREAM_SCHEMES
 from pipeline.go.flags import Flag
 
 _URLS: Final[Mapping[str, str]] = {
@@ -64,6 +64,7 @@ GVPROXY: Final[tuple[Flag, ...]] = (
 
 OWN: Final[tuple[Flag, ...]] = (
     Flag("link", "string", f"further place for guests, repeats: {_links()}", repeats=True),
+    Flag("metrics", "string", f"endpoint for Prometheus alone: host:port or {_urls(METRICS_SCHEMES)}"),
     Flag("tcp-workers", "int", "TCP worker processes; 0 means as configured, else 1"),
     Flag("egress-workers", "int", "worker processes for host sockets; 0 means as configured, else 1"),
     Flag("api-token-file", "string", "file with the token that the API on the host asks for; none if empty"),

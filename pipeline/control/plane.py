@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from ipaddress import IPv4Address
 from typing import Final
 
+from aiohttp import web
+
 from pipeline import logs
 from pipeline.config.model import Config, PortForward
 from pipeline.control.forward_shares import ForwardShares
@@ -17,6 +19,7 @@ from pipeline.control.http.api import Api
 from pipeline.control.http.connection import Server, make_runner, server_of
 from pipeline.control.http.front import MAX_CONNECTIONS, Front, TakeOver
 from pipeline.control.http.takeover import CAPTURE, CONNECT, TUNNEL, Capture, Connect, Tunnel
+from pipeline.control.metrics.meter import Meter
 from pipeline.control.notify import CONNECTION_CLOSED, CONNECTION_ESTABLISHED, Notifier
 from pipeline.control.repeated import Repeated
 from pipeline.control.ssh.connection import Destination
@@ -44,18 +47,17 @@ class ControlPlane:
         fabric: Fabric,
         controls: Mapping[str, socket.socket],
         on_guest: Callable[[messages.GuestEvent], None],
-        version: str,
+        meter: Meter,
         token: str,
     ) -> None:
         """controls: the supervisor's ends of the control sockets by worker. Needs a running event loop.
 
-        on_guest: called with ingress' events about the listeners of accept_guests(). version: of the program.
-        token: what endpoints on the host ask for, "" for nothing.
+        on_guest: called with ingress' events about the listeners of accept_guests(). meter: gets a way to the
+        workers. token: what endpoints on the host ask for, "" for nothing.
         """
         self._config = config
         self._on_guest = on_guest
         self._log = logs.logger("supervisor")
-        self._blocks = {name: fabric.counters(name) for name in fabric.layout.names}
         self._channels = Channels(
             {
                 name: Channel(name, sock, self._on_event, self._log, notify=fabric.bell(name).notify_control)
@@ -64,37 +66,31 @@ class ControlPlane:
         )
         request = self._channels.request
         self._sockets = SocketForwards(request, self._log)
-        self._counts: dict[str, int] = {}
-        shares = ForwardShares(config.limits, self._count)
+        self._meter = meter
+        shares = ForwardShares(config.limits, meter.count)
         self._forwarder = Forwarder(request, self._sockets, self._log, shares)
         self._not_handed_over = Repeated(self._log, "a guest's DNS connection cannot be handed over")
-        self._notifier = Notifier(config.links.notification, self._log, self._count)
-        access = Access(self._log, token=token, guests=config.access.guest_api, count=self._count)
-        description = openapi.document(version, token=bool(token))
+        meter.connect(request)
+        self._notifier = Notifier(config.links.notification, self._log, meter.count)
+        access = Access(self._log, token=token, guests=config.access.guest_api, count=meter.count)
+        description = openapi.document(meter.build.version, token=bool(token))
         workers = [name for name in fabric.layout.names if name != LISTEN]
         own = {"forwards": self._forwarder.sums, "api_connections": self._api_connections}
+        sums = GuestSums(request, workers, own)
         api = Api(
-            self._forwarder,
-            request,
-            self._counters,
-            self._log,
-            access=access,
-            description=description,
-            guests=GuestSums(request, workers, own),
+            self._forwarder, request, meter, self._log, access=access, description=description, guests=sums
         )
         self._access = access
         self._full = {browsers: make_runner(api.full(browsers=browsers)) for browsers in (False, True)}
         """The API of endpoints on the host: one for those that browsers can reach, one for the others."""
+        self._monitoring = {b: make_runner(api.monitoring(browsers=b)) for b in (False, True)}
         self._guest = make_runner(api.guest())
         self._fronts: list[Front] = []
         self._guest_front: Front | None = None
 
-    def _counters(self) -> dict[str, dict[str, int]]:
-        counts = {name: block.snapshot() for name, block in self._blocks.items()}
-        own = dict(self._counts)
-        if lost := logs.lost():
-            own["log_lines_dropped"] = lost
-        return counts | {"supervisor": own}
+    @property
+    def _runners(self) -> tuple[web.AppRunner, ...]:
+        return (*self._full.values(), *self._monitoring.values(), self._guest)
 
     def _api_connections(self) -> dict[int, int]:
         """How many connections each guest has to the API, by its number."""
@@ -103,14 +99,11 @@ class ControlPlane:
     def _front(self, server: Server, take_overs: Mapping[str, TakeOver]) -> Front:
         descriptors = descriptor_limit.soft()
         count = MAX_CONNECTIONS if descriptors < 0 else min(MAX_CONNECTIONS, descriptors // CONNECTIONS_PART)
-        return Front(server, take_overs, self._log, max_connections=max(1, count), count=self._count)
-
-    def _count(self, name: str) -> None:
-        self._counts[name] = self._counts.get(name, 0) + 1
+        return Front(server, take_overs, self._log, max_connections=max(1, count), count=self._meter.count)
 
     async def start(self) -> None:
         """Start to notify, and open the configured forwards. Raises ForwardError, which names the forward."""
-        for runner in (*self._full.values(), self._guest):
+        for runner in self._runners:
             await runner.setup()
         self._notifier.start()
         self._guest_front = self._front(server_of(self._guest), {})
@@ -125,7 +118,7 @@ class ControlPlane:
         A client of a socket for guests that comes from a virtual machine (vsock) is a guest. It has the API
         of the gateway's port 80.
         """
-        browsers = listener.family in (socket.AF_INET, socket.AF_INET6)
+        browsers = _is_tcp(listener)
         only_guests = guests and listener.family in _MACHINES
         request, log, access = self._channels.request, self._log, self._access
         paths: dict[str, TakeOver] = {}
@@ -135,7 +128,14 @@ class ControlPlane:
             paths[TUNNEL] = Tunnel(request, log, access, browsers=browsers)
             paths[CAPTURE] = Capture(request, log, access, browsers=browsers)
         runner = self._guest if only_guests else self._full[browsers]
-        front = self._front(server_of(runner), paths)
+        self._listen(self._front(server_of(runner), paths), listener)
+
+    def serve_metrics(self, listener: socket.socket) -> None:
+        """Serve what monitors read, and nothing else, on a listening socket, which stays the caller's."""
+        runner = self._monitoring[_is_tcp(listener)]
+        self._listen(self._front(server_of(runner), {}), listener)
+
+    def _listen(self, front: Front, listener: socket.socket) -> None:
         self._fronts.append(front)
         front.listen(listener)
 
@@ -172,7 +172,7 @@ class ControlPlane:
                 await front.close()
         await self._sockets.close_all()
         await self._notifier.stop()
-        for runner in (*self._full.values(), self._guest):
+        for runner in self._runners:
             await runner.cleanup()
         self._channels.close()
 
@@ -199,6 +199,11 @@ class ControlPlane:
             case _:
                 close_all(fds)
                 self._log.warning("unknown event", worker=worker, name=event.get("event"))
+
+
+def _is_tcp(listener: socket.socket) -> bool:
+    """Whether browsers can reach it."""
+    return listener.family in (socket.AF_INET, socket.AF_INET6)
 
 
 def _proxy_text(forward: PortForward) -> str:

@@ -23,6 +23,7 @@ from pipeline import logs
 from pipeline.config.model import Config, GuestApi
 from pipeline.control.forwarder import ForwardError
 from pipeline.control.http.access import TokenError, read_token
+from pipeline.control.metrics.meter import Meter
 from pipeline.control.notify import HYPERVISOR_ERROR, READY
 from pipeline.control.plane import ControlPlane
 from pipeline.control.ssh.connection import SshError
@@ -123,7 +124,12 @@ class Supervisor:
         self._write_pid_file()
         workers = config.workers
         layout = Layout(workers.slots, workers.tcp_workers, workers.egress_workers)
-        for url in (*config.links.listen, config.links.services, *(url for _, url in self._guest_urls())):
+        for url in (
+            *config.links.listen,
+            config.links.services,
+            config.links.metrics,
+            *(url for _, url in self._guest_urls()),
+        ):
             if url.startswith(inherited.SCHEME):
                 self.inherited.claim(url)
         for name in self.inherited.unused():
@@ -184,8 +190,10 @@ class Supervisor:
         for worker in self.running:
             loop.add_reader(worker.process.sentinel, self._on_end, worker)
         controls = {name: sock for worker in self.running for name, sock in worker.controls.items()}
+        pids = {worker.name: worker.process.pid for worker in self.running}
+        meter = Meter(self.fabric, pids, self.version, self.log)
         self.plane = plane = ControlPlane(
-            self.config, self.fabric, controls, self._on_guest, self.version, self.token
+            self.config, self.fabric, controls, self._on_guest, meter, self.token
         )
         try:
             if not self._is_stopping() and await self._open_unless_stopped(plane):
@@ -239,6 +247,8 @@ class Supervisor:
         if config.links.services:
             plane.serve(self._listen(config.links.services), guests=False)
             self.log.info(f"enabling services API. Listening {config.links.services}")
+        if url := config.links.metrics:
+            self._serve_metrics(plane, url)
         try:
             for protocol, url in self._guest_urls():
                 sock = protocols.bind(protocol, url, self.inherited)
@@ -253,6 +263,13 @@ class Supervisor:
             raise
         self._close_stdio()
         await plane.forward_sockets()
+
+    def _serve_metrics(self, plane: ControlPlane, url: str) -> None:
+        listener = self._listen(url)
+        plane.serve_metrics(listener)
+        self.log.info("metrics", url=addresses.bound_url(listener, url))
+        if addresses.is_open_to_others(listener):
+            self.log.warning("everyone who reaches this address can read the metrics", url=url)
 
     async def _accept_guests(
         self, plane: ControlPlane, protocol: str, fds: list[socket.socket] | tuple[int, int]

@@ -13,9 +13,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from pipeline.counters import CounterBlock
+from pipeline.counter_block import CounterBlock
 from pipeline.ipc.arena import SLOT_BYTES, Arena, Pool
-from pipeline.ipc.ring import Consumer, Producer, SlotConsumer, SlotProducer, ring_bytes
+from pipeline.ipc.ring import Consumer, Producer, SlotConsumer, SlotProducer, depth, ring_bytes
 from pipeline.ipc.segment import Segment
 from pipeline.ipc.socket_pair import socket_pair
 from pipeline.ipc.wake import BELL_BYTES, Bell, EventfdWaiter, Waiter, lone_waiter
@@ -162,6 +162,10 @@ class Fabric:
     def _ring(self, edge: Edge) -> memoryview:
         at = self.plan.ring_offsets[edge]
         return self.segment.buf[at : at + ring_bytes(edge.capacity, edge.entry_bytes)]
+
+    def ring_depths(self) -> dict[Edge, int]:
+        """The number of records in each ring that carries records."""
+        return {edge: depth(self._ring(edge), edge.capacity) for edge in self.layout.edges}
 
     def rings_in_use(self) -> Iterator[str]:
         """A text about each ring that is not empty. Exact only while the workers are idle."""

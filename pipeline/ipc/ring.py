@@ -71,6 +71,14 @@ def ring_bytes(capacity: int, entry_bytes: int) -> int:
     return HEADER_BYTES + (capacity * entry_bytes + LINE - 1) // LINE * LINE
 
 
+def depth(buf: memoryview, capacity: int) -> int:
+    """Entries in a ring of capacity entries now. For readers that have neither of its ends."""
+    index = buf[:HEADER_BYTES].cast("Q")
+    # In this order: the other one could give a negative number while entries pass.
+    released = index[_CONS]
+    return min(index[_PROD] - released, capacity)
+
+
 def _parts(buf: memoryview, capacity: int, entry_bytes: int) -> tuple[memoryview, memoryview]:
     """A ring's counters (as 64-bit words) and its entries (as bytes)."""
     if capacity <= 0 or capacity & (capacity - 1):

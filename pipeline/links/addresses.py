@@ -15,6 +15,7 @@ anything else that exists, this is an error.
 """
 
 import errno
+import ipaddress
 import os
 import re
 import socket
@@ -70,6 +71,21 @@ def _bind(url: str, schemes: tuple[str, ...]) -> socket.socket:
         raise AddressError(f"cannot listen: listen {scheme} {where}: bind: {words_of(error)}") from error
     except ValueError as error:
         raise AddressError(f"cannot listen: {url}: {error}") from error
+
+
+def bound_url(sock: socket.socket, url: str) -> str:
+    """The URL with the port that the system chose, where it asked for port 0."""
+    parts = urlsplit(url)
+    if parts.scheme not in inet.TCP or parts.port:
+        return url
+    return f"{parts.scheme}://{parts.netloc.rpartition(':')[0]}:{sock.getsockname()[1]}"
+
+
+def is_open_to_others(sock: socket.socket) -> bool:
+    """Whether other machines may reach a listening socket: one for TCP that is not on the loopback."""
+    if sock.family not in (socket.AF_INET, socket.AF_INET6):
+        return False
+    return not ipaddress.ip_address(sock.getsockname()[0].partition("%")[0]).is_loopback
 
 
 def words_of(error: OSError) -> str:

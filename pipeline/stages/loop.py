@@ -50,6 +50,16 @@ check_signals: Final[Callable[[], int]] = ctypes.pythonapi.PyErr_CheckSignals
 compiled turn may have none of these. Without this call a process could go on in spite of a signal."""
 
 
+class Idle:
+    """How long a process had nothing to do: all its workers share one."""
+
+    __slots__ = ("seconds",)
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+        """In which it slept, or looked for work before it slept."""
+
+
 class Member(Protocol):
     """What the loop needs from a worker (pipeline.stages.worker.Worker has it)."""
 
@@ -58,6 +68,7 @@ class Member(Protocol):
     running: bool
     poller: Poller | None
     sleeps: int
+    idle: "Idle"
     woken: bool
     has_peers_outside: bool
 
@@ -110,6 +121,9 @@ class Loop:
         self._back = list(back)
         self._busy_poll = busy_poll
         self._alone = len(workers) == 1
+        self._idle = Idle()
+        for worker in workers:
+            worker.idle = self._idle
         self._outsiders = [worker for worker in workers if worker.has_peers_outside]
         self._due_at = 0.0
         """The time at which all workers must breathe again, even if nothing woke them."""
@@ -164,6 +178,12 @@ class Loop:
 
     def _look(self, until: float) -> Events | None:
         """Look for work until that time. Returns socket events (maybe none), or None if nothing came."""
+        began = monotonic()
+        found = self._look_until(until)
+        self._idle.seconds += monotonic() - began
+        return found
+
+    def _look_until(self, until: float) -> Events | None:
         longest = until + BUSY_GAP
         while (now := monotonic()) < until:
             for worker in self._outsiders:
@@ -222,7 +242,8 @@ class Loop:
         self.slept = False
         for worker in self._workers:
             timeout = min(timeout, worker.may_sleep())
-        self._due_at = monotonic() + timeout
+        began = monotonic()
+        self._due_at = began + timeout
         if timeout <= 0:
             return self._poll()
         outsiders = self._outsiders
@@ -241,6 +262,7 @@ class Loop:
             worker.awake()
         if timeout > 0:
             self.slept = True
+            self._idle.seconds += monotonic() - began
             for worker in self._workers:
                 worker.sleeps += 1
         return events

@@ -26,7 +26,7 @@ from pipeline.ipc.poller import Poller, open_poller
 from pipeline.ipc.wake import EventfdWaiter
 from pipeline.stages import control_sockets
 from pipeline.stages.control_sockets import ControlSockets
-from pipeline.stages.loop import Loop
+from pipeline.stages.loop import Idle, Loop
 from pipeline.stages.protocol import Stage
 from pipeline.stages.rings import WorkerRings
 
@@ -39,6 +39,8 @@ _SLOT_MASK: Final = (1 << TAG_SHIFT) - 1
 
 _BREATHS: Final = INDEX["worker_breaths"]
 _SLEEPS: Final = INDEX["worker_sleeps"]
+_BUSY: Final = INDEX["worker_busy"]
+_BUSY_SHARE: Final = INDEX["worker_busy_share"]
 _SLOTS_FREE: Final = INDEX["worker_slots_free"]
 _SLOT_REFS_OUT: Final = INDEX["worker_slot_refs_out"]
 _MESSAGES_LOST: Final = INDEX["worker_messages_lost"]
@@ -72,6 +74,12 @@ class Worker:
         self.woken = True
         """Whether an event or a worker of the same process has woken this worker since its last breath."""
         self.sleeps = 0
+        self.idle = Idle()
+        """Of the process: its loop puts the one of all its workers here."""
+        self._measured_at = -1.0
+        """The time of the last _write_busy(), and how long the process was idle until then."""
+        self._idle_s = 0.0
+        self._busy_us = 0
         self.control = ControlSockets(ports.name, control, ports.handoffs, self.log, self._dispatch)
         self._supervisor_pid = os.getppid()
         self._waiter = ports.bell.waiter
@@ -316,6 +324,7 @@ class Worker:
     def _keep_house(self, now: float) -> None:
         self._housekeeping_at = now + HOUSEKEEPING
         self._write_gauges()
+        self._write_busy(now)
         self.control.log_lost()
         self.check_parent()
         self.control.flush()
@@ -332,6 +341,18 @@ class Worker:
         if pool is not None:
             counts[_SLOTS_FREE] = pool.free_count
             counts[_SLOT_REFS_OUT] = pool.refs_out
+
+    def _write_busy(self, now: float) -> None:
+        """Write how long the process was busy in all, and its share of the time since the last call."""
+        passed_us = int((now - self._measured_at) * 1e6)
+        idle_s = self.idle.seconds
+        if self._measured_at >= 0.0 and passed_us > 0:
+            busy_us = min(max(passed_us - int((idle_s - self._idle_s) * 1e6), 0), passed_us)
+            self._busy_us += busy_us
+            self.counts[_BUSY] = self._busy_us
+            self.counts[_BUSY_SHARE] = busy_us * 1_000_000 // passed_us
+        self._measured_at = now
+        self._idle_s = idle_s
 
     def end(self) -> None:
         """Let the stage give back what it holds, and check the pool."""

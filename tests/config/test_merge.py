@@ -349,3 +349,21 @@ def test_a_configuration_that_never_ends_is_refused(monkeypatch: pytest.MonkeyPa
     assert refusal("-config", "/dev/zero") == (
         "failed to read config file: /dev/zero: it is too long (allowed: 3 MiB)"
     )
+
+
+@pytest.mark.parametrize(
+    "text, url",
+    [
+        ("127.0.0.1:9100", "tcp://127.0.0.1:9100"),
+        ("[::1]:0", "tcp://[::1]:0"),
+        ("unix:///run/m.sock", "unix:///run/m.sock"),
+        ("tcp6://[::1]:9100", "tcp6://[::1]:9100"),
+        ("", ""),
+    ],
+)
+def test_metrics_are_an_address_or_a_url_by_flag_or_key(tmp_path: Path, text: str, url: str) -> None:
+    assert build("-metrics", text)[0].links.metrics == url
+    file = tmp_path / "config.yaml"
+    file.write_text(f'metrics: "{text}"\n')
+    assert build("-config", str(file))[0].links.metrics == url
+    assert build("-config", str(file), "-metrics", "127.0.0.1:1")[0].links.metrics == "tcp://127.0.0.1:1"

@@ -7,11 +7,12 @@ import pytest
 
 from pipeline.config import merge, options
 from pipeline.config.file import ConfigError
-from pipeline.config.model import LINK_SCHEMES, STREAM_SCHEMES
+from pipeline.config.model import LINK_SCHEMES, METRICS_SCHEMES, STREAM_SCHEMES
 from pipeline.go import flags
 
 SCHEMES = ("unix", "unixpacket", "unixgram", "tcp", "vsock", "fd")
 PLACES = [("listen", "", STREAM_SCHEMES), ("services", "", STREAM_SCHEMES)]
+PLACES += [("metrics", "", METRICS_SCHEMES)]
 PLACES += [(f"listen-{name}", "", LINK_SCHEMES[name]) for name in ("qemu", "vpnkit", "bess", "vfkit")]
 PLACES += [("link", f"{name}+", schemes) for name, schemes in LINK_SCHEMES.items()]
 

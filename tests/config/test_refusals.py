@@ -81,6 +81,19 @@ PREFIX = "failed to validate configuration IPs: "
         (["-services", "tcp://a"], "cannot listen: address a: missing port in address"),
         (["-services", "fd://"], "cannot listen: fd://: descriptors have the form fd://3 or fd://name"),
         (
+            ["-metrics", "9100"],
+            "metrics: address 9100: missing port in address; allowed: host:port or unix:///path",
+        ),
+        (
+            ["-metrics", ":9100"],
+            "metrics: address :9100: missing host, such as 127.0.0.1; allowed: host:port or unix:///path",
+        ),
+        (
+            ["-metrics", "vsock://:9100"],
+            'metrics: unexpected scheme: "vsock://:9100" '
+            "(allowed: unix://, tcp://, tcp4://, tcp6://, fd://); allowed: host:port or unix:///path",
+        ),
+        (
             ["-link", "unix:///s"],
             'link: "unix:///s" must begin with a protocol (allowed: qemu+, le16+, vpnkit+, bess+, vfkit+)',
         ),

@@ -17,11 +17,32 @@ from pipeline.control.http.api import Api
 from pipeline.control.http.connection import make_runner, server_of
 from pipeline.control.http.front import Front, TakeOver
 from pipeline.control.http.takeover import CAPTURE, CONNECT, TUNNEL, Capture, Connect, Tunnel
+from pipeline.control.metrics.build import Build
+from pipeline.control.metrics.page import Readings, Snapshot, page
 from pipeline.control.workers import RefusedError
 from pipeline.ipc import messages
 
 LOG = structlog.get_logger()
 GUEST = "192.168.127.2:40000"
+
+
+class Meter:
+    """What /stats, /metrics, /healthz and /version show."""
+
+    build = Build("1.2.3", "3.11.2", "plain")
+
+    def __init__(self, counts: Snapshot | None = None, silent: Sequence[str] = ()) -> None:
+        self.counts = counts or {}
+        self.silent = list(silent)
+
+    def counters(self) -> Snapshot:
+        return self.counts
+
+    async def page(self) -> bytes:
+        return page(Readings(self.build, {}, self.counts))
+
+    async def silent_workers(self) -> list[str]:
+        return self.silent
 
 
 class Workers:
@@ -110,16 +131,24 @@ async def endpoint(
     guest: bool = False,
     connect: bool = True,
     browsers: bool = False,
+    monitoring: bool = False,
     timeout: float = 10.0,
     max_connections: int = 64,
-    counters: Callable[[], Any] = dict,
+    meter: Meter | None = None,
     access: Access | None = None,
 ) -> AsyncIterator[Endpoint]:
-    """The endpoint, up for the time of the block. browsers: with the rules of an endpoint on TCP."""
+    """The endpoint, up for the time of the block.
+
+    browsers: with the rules of an endpoint on TCP. monitoring: the one that has no API.
+    """
     workers = Workers()
     forwarder = Forwarder(workers)
-    api = Api(forwarder, workers, counters, LOG, access=access)
-    runner = make_runner(api.guest() if guest else api.full(browsers=browsers))
+    api = Api(forwarder, workers, meter or Meter(), LOG, access=access)
+    if monitoring:
+        app = api.monitoring(browsers=browsers)
+    else:
+        app = api.guest() if guest else api.full(browsers=browsers)
+    runner = make_runner(app)
     await runner.setup()
     take_overs: dict[str, TakeOver] = {}
     if not guest:

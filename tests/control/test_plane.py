@@ -8,11 +8,14 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import structlog
 
 from pipeline.config import merge, options
+from pipeline.control.metrics.meter import Meter
 from pipeline.control.plane import ControlPlane
 from pipeline.go import flags
 
+LOG = structlog.get_logger()
 FIELDS = b"Host: x\r\nConnection: close\r\n"
 EXPOSE = b"POST /services/forwarder/expose HTTP/1.1\r\n" + FIELDS + b"Content-Length: %d\r\n\r\n%s"
 BODY = b'{"local":"/tmp/x","remote":"tcp://192.168.127.2:80","protocol":"unix"}'
@@ -39,8 +42,8 @@ def statuses(tmp_path: Path, kind: type[socket.socket], *, guests: bool) -> list
 
     async def run() -> list[bytes]:
         config, _ = merge.build(flags.parse(options.START, ["-ssh-port", "-1"]), resolv_conf=os.devnull)
-        fabric: Any = SimpleNamespace(layout=SimpleNamespace(names=()))
-        plane = ControlPlane(config, fabric, {}, lambda _event: None, "1", "")
+        fabric: Any = SimpleNamespace(layout=SimpleNamespace(names=(), nodes=()))
+        plane = ControlPlane(config, fabric, {}, lambda _event: None, Meter(fabric, {}, "1", LOG), "")
         await plane.start()
         path = str(tmp_path / "s")
         with kind(socket.AF_UNIX, socket.SOCK_STREAM) as listener:

@@ -14,6 +14,7 @@ import pytest
 from pipeline.wire import arp, dhcp, ethernet, icmp, ipv4, tcp
 from tests.support.daemon import Daemon
 from tests.support.frames import GATEWAY_MAC
+from tests.support.metrics import counted as read_counters
 from tests.support.netns import INTERNET_ADDR, Network, wait_for
 from tests.support.raw_guest import GATEWAY, RawGuest, Stream
 from tests.support.servers import DATA, DNS, EARLY, ECHO, UDP_ECHO, Servers
@@ -77,13 +78,9 @@ def counted(hostile_daemon: Daemon) -> Callable[[str], int]:
     def total(name: str) -> int:
         return sum(hostile_daemon.gauge(name).values())
 
-    before: dict[str, int] = {}
-    text = hostile_daemon.api("/metrics")[1].decode()
-    for line in text.splitlines():
-        if line.startswith("gvtap_") and "{worker=" in line:
-            name = line[6 : line.index("{")].removesuffix("_total")
-            before[name] = before.get(name, 0) + int(float(line.rsplit(" ", 1)[1]))
-    return lambda name: total(name) - before.get(name, 0)
+    rows = read_counters(hostile_daemon.api("/metrics")[1].decode()).items()
+    before = {name: sum(values.values()) for name, values in rows}
+    return lambda name: total(name) - before[name]
 
 
 # --- TCP -----------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ import pytest
 
 from tests.support.agent import GUEST_ADDR, Agent
 from tests.support.daemon import Daemon
+from tests.support.metrics import counted
 from tests.support.netns import INTERNET_ADDR, Namespace, Network, wait_for
 
 pytestmark = [
@@ -74,12 +75,11 @@ def no_room(namespace: Namespace) -> int:
 def dropped(daemon: Daemon) -> dict[str, int]:
     """What the daemon says it lost of datagrams or frames, by the counter."""
     kinds = ("udp_datagram_dropped", "egress_datagram_dropped", "link_frame_dropped", "link_data_dropped")
-    found: dict[str, int] = {}
-    for line in daemon.api("/metrics")[1].decode().splitlines():
-        name, _, value = line.removeprefix("gvtap_").rpartition(" ")
-        if name.startswith(kinds) and float(value):
-            found[name] = int(float(value))
-    return found
+    return {
+        name: sum(values.values())
+        for name, values in counted(daemon.api("/metrics")[1].decode()).items()
+        if name.startswith(kinds) and any(values.values())
+    }
 
 
 def check(daemon: Daemon, outcome: dict[str, Any], receiver: Namespace, to_guest: bool) -> None:

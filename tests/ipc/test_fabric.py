@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis.strategies import integers
 
-from pipeline.counters import CounterBlock
+from pipeline.counter_block import CounterBlock
 from pipeline.ipc.arena import SLOT_BYTES, Pool
 from pipeline.ipc.fabric import PAGE, Fabric, Plan, audit_pools
 from pipeline.ipc.ring import ring_bytes

@@ -1,6 +1,7 @@
 """Reports of dropped frames, and who is read when slots or patience run out: with a pool and no links."""
 
-from pipeline.counters import INDEX, CounterBlock
+from pipeline.counter_block import CounterBlock
+from pipeline.counters import INDEX
 from pipeline.ipc.arena import Pool
 from pipeline.ipc.ring import Producer, ring_bytes
 from pipeline.records.flows import flow_key

@@ -7,7 +7,7 @@ import structlog
 
 from pipeline.ipc.poller import Poller
 from pipeline.stages import loop as loop_module
-from pipeline.stages.loop import BUSY_GAP, Loop
+from pipeline.stages.loop import BUSY_GAP, Idle, Loop
 
 BUSY_POLL = 50e-6
 LOOK = 1e-5
@@ -38,6 +38,7 @@ class Scripted:
         self.running = True
         self.woken = False
         self.sleeps = self.breaths = self.looks = 0
+        self.idle = Idle()
         self.input_at_look = 0
         """Which look finds an input, from 1; none if 0."""
         self.prewakes: list[bool] = []
@@ -205,6 +206,21 @@ def test_an_idle_loop_never_looks_longer(clock: Clock) -> None:
     worker = Scripted("a", clock, [])
     waiting = run(clock, worker, [0.1] * 20)
     assert worker.looks == worker.sleeps == waiting.waits == 20
+
+
+def test_sleeping_and_looking_in_vain_are_idle_time(clock: Clock) -> None:
+    worker = Scripted("a", clock, [1, 1, 0])
+    began = clock.now
+    run(clock, worker, [BUSY_GAP / 2, 1.0])
+    # Only the looks right before the sleeps, after the announcement, belong to neither.
+    assert worker.idle.seconds == pytest.approx(clock.now - began, abs=3 * LOOK)
+    assert worker.idle.seconds > 1.0
+
+
+def test_workers_of_one_process_are_idle_together(clock: Clock) -> None:
+    workers = [Scripted("a", clock, []), Scripted("b", clock, [])]
+    Loop(Waiting(clock, [0.25], lambda: None), workers).sleep()
+    assert [worker.idle.seconds for worker in workers] == pytest.approx([0.25, 0.25], abs=3 * LOOK)
 
 
 @pytest.mark.parametrize("work", [[], [1] * 1000])

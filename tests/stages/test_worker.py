@@ -342,3 +342,5 @@ def test_an_idle_worker_sleeps_and_wakes_only_for_housekeeping(spawn: Spawn, nam
     counts = child.counters.snapshot()
     assert 2 <= counts["worker_breaths"] <= 8
     assert counts["worker_sleeps"] >= 1
+    assert counts["worker_busy_share"] < 500_000
+    assert 0 < counts["worker_busy"] < 2_000_000

@@ -14,7 +14,6 @@ directory. The end of the block stops it with SIGTERM, and asserts:
 import http.client
 import json
 import os
-import re
 import signal
 import socket
 import subprocess
@@ -26,8 +25,10 @@ from typing import Any
 
 from perf import compiled
 from perf.processes import own_cpu_seconds
+from pipeline.control.metrics.families import SUPERVISOR, writers
 from pipeline.daemon import placement
 from pipeline.topology import Layout
+from tests.support.metrics import counted
 from tests.support.netns import Namespace, Network, shared_memory, wait_for
 
 READY = "waiting for clients..."
@@ -170,6 +171,7 @@ class Daemon:
         if self.process.poll() is not None:
             raise AssertionError(f"ended early with {self.process.returncode}\n{self.log_text()}")
         self.wait_for_free_slots()
+        self.check_counters()
         workers = self.workers()
         began = time.monotonic()
         self.process.send_signal(signal.SIGTERM)
@@ -214,9 +216,18 @@ class Daemon:
 
     def gauge(self, name: str) -> dict[str, int]:
         """The values of a counter by worker, from /metrics."""
-        text = self.api("/metrics")[1].decode()
-        found = re.findall(rf'^gvtap_{name}(?:_total)?{{worker="([^"]+)"}} (\S+)$', text, re.MULTILINE)
-        return {worker: int(float(value)) for worker, value in found}
+        return counted(self.api("/metrics")[1].decode())[name]
+
+    def check_counters(self) -> None:
+        """Assert that each worker counted only what WRITERS says it may count."""
+        roles = {node.name: node.role for node in self.layout.nodes} | {SUPERVISOR: SUPERVISOR}
+        wrong = [
+            f"{worker} counted {name}"
+            for name, values in counted(self.api("/metrics")[1].decode()).items()
+            for worker, value in values.items()
+            if value and roles[worker] not in writers(name)
+        ]
+        assert not wrong, wrong
 
     def cpu_seconds(self) -> dict[str, float]:
         """User plus system time of each worker process and of the supervisor so far."""

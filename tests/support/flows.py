@@ -41,7 +41,7 @@ def flow_of(link: GuestLink, number: int = 1) -> Flow:
 def flow_with(conn: Connection, link: GuestLink, number: int, egress: int = 0) -> Flow:
     """A flow of this connection. Its host end pushes records to no ring."""
     ring: Any = SimpleNamespace(push=lambda _record: None)
-    return Flow(conn, flow_key(1, 1, 2, number), link, HostEnd(number, egress, ring))
+    return Flow(conn, flow_key(1, 1, 2, number), link, HostEnd(number, egress, ring), 0.0)
 
 
 def data(at: int, length: int, slot: int) -> Segment:

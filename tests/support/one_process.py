@@ -14,6 +14,7 @@ from types import TracebackType
 from typing import Any, Final, Self
 
 from pipeline.config import merge, options
+from pipeline.control.metrics.families import writers
 from pipeline.counters import INDEX
 from pipeline.go import flags
 from pipeline.ipc.fabric import Fabric, audit_pools
@@ -275,8 +276,17 @@ class OneProcess:
     def at_home(self) -> None:
         """Let the longest timer pass, after all guests have left. Assert that all references are home."""
         self.advance(LONGEST)
-        found = self.problems()
+        found = [*self.problems(), *self.strange_counts()]
         assert not found, "\n".join(found)
+
+    def strange_counts(self) -> list[str]:
+        """A text about each counter that a worker counted although WRITERS does not say so."""
+        return [
+            f"{node.name} counted {name}"
+            for node in self.layout.nodes
+            for name, value in self.fabric.counters(node.name).snapshot().items()
+            if value and node.role not in writers(name)
+        ]
 
     def close(self) -> None:
         """End all workers in order, and close the sockets that the test has opened."""

@@ -7,8 +7,8 @@ listens, and takeover.py takes connections over.
 
 import asyncio
 import posixpath
-from collections.abc import Callable, Sequence
-from typing import Final, TypeVar
+from collections.abc import Sequence
+from typing import Final, Protocol, TypeVar
 from urllib.parse import quote
 
 import structlog
@@ -30,6 +30,8 @@ from pipeline.control.http import models, openapi, stats
 from pipeline.control.http.access import Access, AccessError, guest_address
 from pipeline.control.http.connection import TIMEOUT, TOO_LONG, connection_of
 from pipeline.control.http.takeover import CAPTURE, CONNECT, TUNNEL
+from pipeline.control.metrics.build import Build
+from pipeline.control.metrics.page import CONTENT_TYPE
 from pipeline.control.workers import RefusedError, Request, RequestError
 from pipeline.go import text as gotext
 from pipeline.go.text import GoError
@@ -49,7 +51,7 @@ _R = TypeVar("_R", bound=models.Request)
 _GUESTS: Final = web.AppKey("guests", bool)
 """Whether an application serves the gateway's port 80."""
 _PLAIN: Final = {"Content-Type": "text/plain; charset=utf-8"}
-_PROMETHEUS: Final = {"Content-Type": "text/plain; version=0.0.4; charset=utf-8"}
+_READING: Final = frozenset({"GET", "HEAD"})
 
 
 class ApiError(Exception):
@@ -60,17 +62,29 @@ class ApiError(Exception):
         self.status = status
 
 
-class Api:
-    """The handlers, over the forwarder, the workers and the counters.
+class Meter(Protocol):
+    """What the program counts, and how it is (pipeline.control.metrics.meter.Meter)."""
 
-    counters gives each worker's counters by name: {worker: {counter: value}}.
-    """
+    build: Build
+
+    def counters(self) -> stats.Snapshot:
+        """Each worker's counters by name: {worker: {counter: value}}."""
+
+    async def page(self) -> bytes:
+        """The page of ``/metrics``."""
+
+    async def silent_workers(self) -> list[str]:
+        """The workers that do not answer."""
+
+
+class Api:
+    """The handlers, over the forwarder, the workers and the counters."""
 
     def __init__(
         self,
         forwarder: Forwarder,
         request: Request,
-        counters: Callable[[], stats.Snapshot],
+        meter: Meter,
         log: structlog.typing.FilteringBoundLogger,
         *,
         access: Access | None = None,
@@ -82,7 +96,7 @@ class Api:
         self._description = openapi.document("", token=False) if description is None else description
         self._forwarder = forwarder
         self._request = request
-        self._counters = counters
+        self._meter = meter
         self._guests = guests or GuestSums(request, ("ingress",), {})
         self._log = log
 
@@ -90,10 +104,11 @@ class Api:
         """All paths, for endpoints on the host. browsers: they can reach it, since it is on TCP."""
         guards = [self._for_browsers, self._for_hosts] if browsers else [self._for_hosts]
         app = self._application(guards, guests=False)
+        self._add_forwarder(app)
         routes: dict[str, Handler] = {
+            **self._probes(),
             "/openapi.json": self._openapi,
             "/stats": self._stats,
-            "/metrics": self._metrics,
             "/cam": self._cam,
             "/guests": self._guests_all,
             "/leases": self._leases,
@@ -114,17 +129,32 @@ class Api:
 
     def guest(self) -> web.Application:
         """Only the paths of the forwarder, for guests."""
-        return self._application([self._for_guests], guests=True)
+        app = self._application([self._for_guests], guests=True)
+        self._add_forwarder(app)
+        return app
+
+    def monitoring(self, *, browsers: bool = False) -> web.Application:
+        """Only what monitors read, without a token. browsers: they can reach it, as it is on TCP."""
+        guards = [self._for_browsers, _read_only] if browsers else [_read_only]
+        app = self._application(guards, guests=False)
+        for path, handler in self._probes().items():
+            app.router.add_route("*", path, handler)
+        return app
+
+    def _probes(self) -> dict[str, Handler]:
+        return {"/metrics": self._metrics, "/healthz": self._healthz, "/version": self._version}
 
     def _application(self, guards: Sequence[Middleware], *, guests: bool) -> web.Application:
         limit = MAX_GUEST_BODY if guests else MAX_BODY
         app = web.Application(middlewares=[self._answer, *guards, _clean_path], client_max_size=limit)
         app[_GUESTS] = guests
         app.on_response_prepare.append(_trim_headers)
+        return app
+
+    def _add_forwarder(self, app: web.Application) -> None:
         app.router.add_route("*", "/services/forwarder/all", self._forwarder_all)
         app.router.add_route("*", "/services/forwarder/expose", self._expose)
         app.router.add_route("*", "/services/forwarder/unexpose", self._unexpose)
-        return app
 
     @web.middleware
     async def _answer(self, request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -255,13 +285,23 @@ class Api:
     # --- counters ---------------------------------------------------------------------------
 
     async def _stats(self, _request: web.Request) -> web.Response:
-        return _json(stats.gvisor(self._counters()))
+        return _json(stats.gvisor(self._meter.counters()))
 
     async def _openapi(self, _request: web.Request) -> web.Response:
         return web.json_response(self._description)
 
+    # --- for monitors -----------------------------------------------------------------------
+
     async def _metrics(self, _request: web.Request) -> web.Response:
-        return web.Response(body=stats.prometheus(self._counters()), headers=_PROMETHEUS)
+        return web.Response(body=await self._meter.page(), headers={"Content-Type": CONTENT_TYPE})
+
+    async def _healthz(self, _request: web.Request) -> web.Response:
+        if silent := await self._meter.silent_workers():
+            raise ApiError(503, f"workers that do not answer: {', '.join(silent)}")
+        return web.Response(body=b"ok\n", headers=_PLAIN)
+
+    async def _version(self, _request: web.Request) -> web.Response:
+        return _json(models.Version(**self._meter.build._asdict()).model_dump())
 
 
 def _client(request: web.Request) -> str:
@@ -298,6 +338,13 @@ async def _posted(request: web.Request, model: type[_R]) -> _R:
         return models.read(model, body)
     except GoError as error:
         raise ApiError(400, str(error)) from None
+
+
+@web.middleware
+async def _read_only(request: web.Request, handler: Handler) -> web.StreamResponse:
+    if request.method not in _READING:
+        raise web.HTTPMethodNotAllowed(request.method, _READING)
+    return await handler(request)
 
 
 async def _redirect(request: web.Request) -> web.Response:

@@ -135,5 +135,15 @@ class Counters(RootModel[dict[str, "int | Counters"]]):
     """Numbers in objects of any depth."""
 
 
+class Version(BaseModel):
+    """What is running."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    version: str = Field(description='of the installed package, or "unknown"')
+    python: str
+    data_path: Annotated[str, WithJsonSchema({"enum": ["compiled", "plain"]})]
+
+
 REQUESTS: Final = (ExposeRequest, UnexposeRequest, ZoneRequest)
-ANSWERS: Final = (Forwards, Zones, Leases, Cam, Guests, Counters)
+ANSWERS: Final = (Forwards, Zones, Leases, Cam, Guests, Counters, Version)

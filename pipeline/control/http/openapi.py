@@ -32,7 +32,9 @@ SCHEMAS: Final[Mapping[str, Json]] = _schemas()
 # path -> (summary, the answer, None for plain text)
 _READS: Final[Mapping[str, tuple[str, type[BaseModel] | None]]] = {
     "/stats": ("Counters in the shape of gVisor's statistics.", models.Counters),
-    "/metrics": ("All counters by worker, for Prometheus.", None),
+    "/metrics": ("What docs/metrics.md lists, for Prometheus.", None),
+    "/healthz": ("The text ok, if every worker answers within two seconds.", None),
+    "/version": ("Version, Python, and whether the data path is compiled.", models.Version),
     "/cam": ("MAC address to number of the guest's link.", models.Cam),
     "/guests": ("What each guest has of all resources.", models.Guests),
     "/leases": ("IP address to MAC address, gateway and static leases included.", models.Leases),
@@ -64,6 +66,7 @@ _WRITES: Final[Mapping[str, tuple[str, type[BaseModel], tuple[int, ...]]]] = {
     ),
     "/services/dns/add": ("Add a zone, or records to the one of that name.", models.ZoneRequest, (400, 408)),
 }
+_READ_ERRORS: Final[Mapping[str, tuple[int, ...]]] = {"/healthz": (503,)}
 _ERRORS: Final[Mapping[int, str]] = {
     400: "Not a POST, the body is not such an object, or the query is wrong.",
     403: "A web page may have sent it: see Host, Origin and Sec-Fetch-Site in docs/access.md.",
@@ -72,6 +75,7 @@ _ERRORS: Final[Mapping[int, str]] = {
     413: "The body is too long.",
     429: "Too many captures are running.",
     500: "It cannot be done; the text says why.",
+    503: "A worker does not answer; the text names it.",
 }
 
 
@@ -79,7 +83,8 @@ def document(version: str, *, token: bool) -> Json:
     """The description of an endpoint on the host. token: whether requests need one."""
     paths: dict[str, Json] = {}
     for path, (summary, answer) in _READS.items():
-        paths[path] = {"get": _operation(summary, _answer(answer, path), (401,) if token else ())}
+        errors = (*_READ_ERRORS.get(path, ()), *((401,) if token else ()))
+        paths[path] = {"get": _operation(summary, _answer(answer, path), errors)}
     for path, (summary, body, statuses) in _WRITES.items():
         operation = _operation(summary, _nothing(), (*statuses, 413, *((401,) if token else ())))
         operation["requestBody"] = {

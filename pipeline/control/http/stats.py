@@ -1,23 +1,17 @@
-"""The counters for clients: gvproxy's ``/stats`` object and the Prometheus page.
+"""The counters for clients of gvproxy: the object of ``/stats``.
 
-``/stats`` has exactly the shape of gVisor's statistics, so that any reader finds its fields. _SOURCES says
-which of our counters fill them; all others are 0. The Prometheus page has every counter of every worker under
-its own name. Nothing is counted here.
+It has exactly the shape of gVisor's statistics, so that any reader finds its fields. _SOURCES says which of
+our counters fill them; all others are 0. Nothing is counted here. pipeline.control.metrics makes the page for
+Prometheus.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any, Final
-
-from prometheus_client import CollectorRegistry, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
-from prometheus_client.registry import Collector
 
 from pipeline import counters
 
 Snapshot = Mapping[str, Mapping[str, int]]
 """{worker: {counter: value}}"""
-
-PREFIX: Final = "gvtap_"
 
 _ICMP4: Final = (
     "DstUnreachable EchoReply EchoRequest InfoReply InfoRequest ParamProblem Redirect SrcQuench TimeExceeded "
@@ -155,26 +149,3 @@ def gvisor(snapshot: Snapshot) -> dict[str, Any]:
 
 def _sorted(tree: dict[str, Any]) -> dict[str, Any]:
     return {key: _sorted(tree[key]) if isinstance(tree[key], dict) else tree[key] for key in sorted(tree)}
-
-
-class _Page(Collector):
-    """One scrape: a family for each counter, a sample for each worker."""
-
-    def __init__(self, snapshot: Snapshot) -> None:
-        self._snapshot = snapshot
-
-    def collect(self) -> Iterator[Metric]:
-        """All families in the table's order."""
-        for row in counters.TABLE:
-            kind = GaugeMetricFamily if row.kind == "gauge" else CounterMetricFamily
-            family = kind(PREFIX + row.name, f"{row.help} ({row.unit})", labels=["worker"])
-            for worker, values in self._snapshot.items():
-                family.add_metric([worker], values.get(row.name, 0))
-            yield family
-
-
-def prometheus(snapshot: Snapshot) -> bytes:
-    """The page of ``/metrics``, text format 0.0.4."""
-    registry = CollectorRegistry(auto_describe=False)
-    registry.register(_Page(snapshot))
-    return generate_latest(registry)

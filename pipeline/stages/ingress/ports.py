@@ -23,6 +23,7 @@ from pipeline.stages.ingress.guests import LINKS_PER_SECOND, TOO_MANY, TOO_OFTEN
 from pipeline.stages.ingress.offload import VnetOffload
 from pipeline.stages.ingress.pressure import Pressure
 from pipeline.stages.ingress.shares import Shares
+from pipeline.stages.ingress.traffic import LinkTraffic, TrafficRows
 from pipeline.stages.worker import Worker
 from pipeline.system import descriptor_limit
 from pipeline.system.run_queue import RunQueue
@@ -62,10 +63,14 @@ class Port:
         "number",
         "offload",
         "segmenter",
+        "traffic",
     )
 
-    def __init__(self, number: int, guest_number: int, arrival: Arrival, counts: memoryview) -> None:
+    def __init__(
+        self, number: int, guest_number: int, arrival: Arrival, counts: memoryview, traffic: LinkTraffic
+    ) -> None:
         self._counts = counts
+        self.traffic = traffic
         self.number = number
         self.guest_number = guest_number
         """The number of the guest that opened this link (pipeline.stages.ingress.guests)."""
@@ -115,6 +120,8 @@ class Port:
             frames, length = segmenter.take_counts()
             self._counts[_FRAMES_OUT] += frames
             self._counts[_BYTES_OUT] += length
+            self.traffic.frames_to_guest += frames
+            self.traffic.bytes_to_guest += length
             segmenter.reset()
         return frames, length
 
@@ -129,6 +136,7 @@ class Ports:
         self._worker = worker
         self._counts = worker.counts
         self._on_detached = on_detached
+        self.traffic = TrafficRows(worker.counts)
         self._last_number = 0
         self.guests = GuestNumbers(descriptor_limit.links())
         self.fairness = fairness
@@ -150,7 +158,9 @@ class Ports:
             )
             link.close()
             return None
-        port = Port(self._free_number(), self.guests.add_link(arrival.identity), arrival, self._counts)
+        number = self._free_number()
+        guest_number = self.guests.add_link(arrival.identity)
+        port = Port(number, guest_number, arrival, self._counts, self.traffic.open(number))
         self.shares.add(port.guest_number, now)
         self.shares.several = len(self.guests) > 1
         self.by_number[port.number] = port
@@ -178,6 +188,7 @@ class Ports:
         link.close()
         self.readable.pop(port, None)
         del self.by_number[port.number]
+        self.traffic.close(port.traffic)
         now = monotonic()
         self.guests.remove_link(port.guest_number, now)
         self.shares.several = len(self.guests) > 1
@@ -191,6 +202,11 @@ class Ports:
         for port in list(self.by_number.values()):
             if port.link is link:
                 self.detach(port, error)
+
+    def charge(self, port: Port, frames: int, now: float) -> None:
+        """This many frames of a link's guest were dropped."""
+        port.traffic.frames_dropped += frames
+        self.fairness.charge(port.guest_number, frames, now)
 
     def is_empty(self, port: Port) -> None:
         """A read found nothing: the link waits for its next event."""

@@ -184,10 +184,13 @@ class Receiver:
         self._steering.pass_on(view, items, now)
         if drops:
             count_drops(self._counts, drops)
-            self._fairness.charge(port.guest_number, sum(drops.values()), now)
+            self._ports.charge(port, sum(drops.values()), now)
         count = sum([length for _, length in frames])
         self._counts[_FRAMES_IN] += len(frames)
         self._counts[_BYTES_IN] += count
+        traffic = port.traffic
+        traffic.frames_from_guest += len(frames)
+        traffic.bytes_from_guest += count
         if self._shares.several:
             self._fairness.holds(port.guest_number, slot)
             self._shares.was_read(port.guest_number, count, len(frames), now)

@@ -28,7 +28,7 @@ from pipeline.system import peer
 from pipeline.wire import framing, offload
 
 TIMERS_EVERY_S: Final = 0.05
-"""Seconds after which a worker that never sleeps looks at the timers of listeners again."""
+"""Seconds after which a worker that never sleeps looks at timers of listeners and at rows of traffic."""
 
 
 class IngressStage:
@@ -55,6 +55,7 @@ class IngressStage:
         """Links -> rings, then rings -> links. Returns the number of bursts and records."""
         if now >= self._timers_at:
             self._timers_at = now + TIMERS_EVERY_S
+            self.ports.traffic.write(now)
             if self._acceptors.deadline() <= now:
                 self._acceptors.on_timer(now)
         work = self._receiver.read(now) + self._transmitter.send()

@@ -251,7 +251,7 @@ class Transmitter:
             misbehaved = Misbehaved.unpack(burst, at)
             port = self._ports.by_number.get(misbehaved.link)
             if port is not None:
-                self._fairness.charge(port.guest_number, misbehaved.frames, monotonic())
+                self._ports.charge(port, misbehaved.frames, monotonic())
         elif kind == kinds.DROPPED:
             dropped = Dropped.unpack(burst, at)
             self._live.dropped(dropped)

@@ -15,6 +15,7 @@ from pipeline.engines.dhcp.server import Dhcp, Reply
 from pipeline.engines.dns import server as dns
 from pipeline.engines.dns.message import MAX_QUERY
 from pipeline.engines.dns.zones import ZoneError, parse_zone
+from pipeline.histograms import BY_NAME
 from pipeline.host import name_files
 from pipeline.host.upstream.resolver import MAX_QUESTIONS, Upstream
 from pipeline.ipc import messages
@@ -50,6 +51,7 @@ _WAITED: Final = INDEX["dns_query_refused_waited_too_long"]
 _CACHED: Final = INDEX["dns_cache_entries"]
 _FORGED: Final = INDEX["dns_upstream_response_ignored"]
 _OVER_TCP: Final = INDEX["dns_upstream_asked_over_tcp"]
+_UPSTREAM_TIME: Final = BY_NAME["dns_upstream"]
 
 
 class UdpClient(NamedTuple):
@@ -102,6 +104,8 @@ class ResolverStage:
         self.streams = DnsStreams(worker, self.counts, self._on_stream_query, monotonic)
         self.leases = LeaseKeeper(worker, self.dhcp, config.network.state_file, monotonic())
         self.names = NameReports(config.access.egress_policy, worker.ports.rings_out["demux"])
+        self._asked_at: dict[dns.Key, float] = {}
+        """When each question was sent upstream that has no result yet."""
         self._failing = False
         self._reload_files(monotonic())
         self.counts[_LEASES] = self.dhcp.lease_count
@@ -219,6 +223,7 @@ class ResolverStage:
         return not isinstance(decision, dns.Ignored)
 
     def _ask(self, forward: dns.Forward, now: float) -> None:
+        self._asked_at.setdefault(forward.key, now)
         self.upstream.ask(forward.key, forward.payload, now, forward.since)
 
     def _ask_next(self, now: float) -> None:
@@ -244,6 +249,9 @@ class ResolverStage:
     def _on_result(self, key: dns.Key, response: bytes | None, now: float) -> None:
         replies, counter = self.dns.on_upstream(key, response, now)
         self.counts[INDEX[counter]] += 1
+        asked_at = self._asked_at.pop(key, now)
+        if response is not None:
+            _UPSTREAM_TIME.observe_seconds(self.counts, now - asked_at)
         for client, payload in replies:
             self._reply(client, payload)
         if (response is None) != self._failing:

@@ -24,6 +24,7 @@ from pipeline.stages.tcp.eviction import Eviction
 from pipeline.stages.tcp.flow import Flow, Guest, GuestLink
 from pipeline.stages.tcp.guests import Guests
 from pipeline.stages.tcp.host_end import FlowNumbers, HostEnd, egress_of
+from pipeline.stages.tcp.measures import measure_end
 from pipeline.stages.tcp.memory import ReceiveMemory
 from pipeline.stages.tcp.orphans import Orphans
 from pipeline.stages.tcp.out_of_order import OutOfOrder
@@ -118,7 +119,7 @@ class Connections:
             self._evict(self._eviction.oldest_half_open(guest), now)
         conn = Connection.passive(self._tcp, segment, self._isn(key, now), now)
         egress = egress_of(key, len(self._egress_out))
-        return self._add(conn, key, on_link, self._host_end(self._numbers.next(self.by_id), egress))
+        return self._add(conn, key, on_link, self._host_end(self._numbers.next(self.by_id), egress), now)
 
     def dial(self, dial: DialRouted, now: float) -> None:
         """The host begins a connection to a guest. If this is not possible, egress gets DIAL_FAILED."""
@@ -131,7 +132,7 @@ class Connections:
             self._egress_out[dial.egress].push(DialFailed.pack(dial.flow, final=True))
             return
         conn = Connection.active(self._tcp, self._isn(dial.key, now), now)
-        self.flush_later(self._add(conn, dial.key, link, self._host_end(dial.flow, dial.egress)))
+        self.flush_later(self._add(conn, dial.key, link, self._host_end(dial.flow, dial.egress), now))
 
     def _host_end(self, number: int, egress: int) -> HostEnd:
         return HostEnd(number, egress, self._egress_out[egress])
@@ -142,8 +143,8 @@ class Connections:
             self._isn_key, ends.guest_addr, ends.guest_port, ends.remote_addr, ends.remote_port, now
         )
 
-    def _add(self, conn: Connection, key: FlowKey, link: GuestLink, host: HostEnd) -> Flow:
-        flow = Flow(conn, key, link, host)
+    def _add(self, conn: Connection, key: FlowKey, link: GuestLink, host: HostEnd, now: float) -> Flow:
+        flow = Flow(conn, key, link, host, now)
         self.by_key[key] = self.by_id[host.id] = flow
         self.guests.add(flow)
         self._counts[_OPENED] += 1
@@ -152,10 +153,12 @@ class Connections:
 
     # --- the end ----------------------------------------------------------------------------
 
-    def remove(self, flow: Flow) -> None:
+    def remove(self, flow: Flow, now: float) -> None:
         """Forget a connection that has ended, with everything that it holds."""
         if self.by_id.pop(flow.host.id, None) is None:
             return  # it was evicted while this burst was processed
+        if flow.established:
+            measure_end(flow, self._counts, now)
         if self.by_key.get(flow.key) is flow:
             del self.by_key[flow.key]
         self._eviction.forget(flow)
@@ -206,7 +209,7 @@ class Connections:
                 for segment in flow.conn.transmit(now, 1):
                     self._ingress_out.push(records.outgoing(flow.key, segment))
             self.act(flow, now)
-        self.remove(flow)
+        self.remove(flow, now)
         return True
 
     # --- guests that leave and come back ----------------------------------------------------

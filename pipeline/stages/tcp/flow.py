@@ -110,8 +110,11 @@ class GuestLink:
 class Flow:
     """A connection: the engine's state, and what this worker keeps for it."""
 
-    def __init__(self, conn: Connection, key: FlowKey, link: GuestLink, host: HostEnd) -> None:
+    def __init__(self, conn: Connection, key: FlowKey, link: GuestLink, host: HostEnd, now: float) -> None:
         """The flow counts for its guest from begin() on."""
+        self.began_at = now
+        self.established = False
+        """Whether the handshake was ever complete."""
         self.conn = conn
         self.key = key
         self.link = link
@@ -134,6 +137,7 @@ class Flow:
 
     def opened(self) -> None:
         """The handshake is complete."""
+        self.established = True
         self.half_open = False
         self.guest.opened(self)
 

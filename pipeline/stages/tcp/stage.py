@@ -162,7 +162,7 @@ class TcpStage:
         connections = self.connections
         flow = connections.by_key.get(run.key)
         if flow is not None and run.flags & wire_tcp.SYN and flow.conn.accepts_reuse(segment):
-            connections.remove(flow)
+            connections.remove(flow, now)
             flow = None
         if flow is not None:
             self._on_segment(flow, run, segment, now)
@@ -314,7 +314,7 @@ class TcpStage:
                 if conn.wants_transmit and not gone:
                     connections.flush_later(flow)
             if gone:
-                connections.remove(flow)
+                connections.remove(flow, now)
             else:
                 flow.arm(connections.timers)
         return sent

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.control.workers import RequestError
-from tests.control.endpoint import Endpoint, endpoint, refuse
+from tests.control.endpoint import Endpoint, Meter, endpoint, refuse
 
 EXPOSE = "/services/forwarder/expose"
 UNEXPOSE = "/services/forwarder/unexpose"
@@ -232,14 +232,14 @@ def test_a_body_that_never_comes_is_given_up(tmp_path: Path, monkeypatch: pytest
 
 
 def test_counters_are_shown_in_both_forms(tmp_path: Path) -> None:
-    counters = {"ingress": {"link_bytes_from_guest": 7}, "demux": {"link_bytes_from_guest": 1}}
+    meter = Meter({"ingress": {"link_bytes_from_guest": 7}, "demux": {"link_bytes_from_guest": 1}})
 
     async def run() -> None:
-        async with endpoint(tmp_path, counters=lambda: counters) as at:
+        async with endpoint(tmp_path, meter=meter) as at:
             _, text = await at.call("GET", "/stats")
             assert json.loads(text)["BytesReceived"] == 8
             status, text = await at.call("GET", "/metrics")
             assert status == 200
-            assert 'gvtap_link_bytes_from_guest_total{worker="ingress"} 7.0\n' in text
+            assert 'gvtap_link_bytes_total{direction="from_guest",worker="ingress"} 7.0\n' in text
 
     asyncio.run(run())

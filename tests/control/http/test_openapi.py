@@ -26,7 +26,7 @@ from pipeline.control.http import openapi
 from pipeline.control.http.api import Api
 from pipeline.control.http.connection import make_runner, server_of
 from pipeline.control.http.front import Front
-from tests.control.endpoint import Workers
+from tests.control.endpoint import Meter, Workers
 
 LOG = structlog.get_logger()
 EXAMPLES = 100
@@ -45,7 +45,7 @@ def url() -> Iterator[str]:
     workers.answers["dns_all"] = {"zones": ZONES}
 
     async def start() -> tuple[Any, Front]:
-        runner = make_runner(Api(Forwarder(workers), workers, dict, LOG).full())
+        runner = make_runner(Api(Forwarder(workers), workers, Meter(), LOG).full())
         await runner.setup()
         front = Front(server_of(runner), {}, LOG)
         front.listen(listener)
@@ -71,7 +71,7 @@ def described(*, token: bool = False) -> dict[str, Any]:
 
 
 def test_every_route_is_described_and_no_other() -> None:
-    app = Api(Forwarder(Workers()), Workers(), dict, LOG).full()
+    app = Api(Forwarder(Workers()), Workers(), Meter(), LOG).full()
     routes = {route.resource.canonical for route in app.router.routes() if route.resource is not None}
     # These only point elsewhere.
     directories = {"/services", *(f"/services/{name}" for name in ("dhcp", "dns", "forwarder"))}

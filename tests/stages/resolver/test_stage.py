@@ -13,6 +13,7 @@ import dns.rcode
 import pytest
 import structlog
 
+from pipeline.histograms import BY_NAME
 from pipeline.ipc.arena import HEADROOM
 from pipeline.records import kinds
 from pipeline.records.guests import LinkNotice
@@ -386,3 +387,16 @@ def test_replies_of_one_step_share_a_slot_with_room_for_headers(rig: Rig) -> Non
     assert rig.worker.pool.count - rig.worker.pool.free_count == 1
     found = sorted((record["off"], len(payload)) for record, payload in rig.replies())
     assert all(later - (off + length) >= 64 for (off, length), (later, _) in pairwise(found))
+
+
+def upstream_times(rig: Rig) -> int:
+    *buckets, _ = rig.worker.ports.counters.histogram(BY_NAME["dns_upstream"])
+    return sum(buckets)
+
+
+def test_the_time_of_an_upstream_answer_is_counted_and_of_a_cached_one_not(rig: Rig) -> None:
+    rig.ask("a.example")
+    assert upstream_times(rig) == 1
+    rig.ask("a.example")
+    rig.ask("nas.home")
+    assert (rig.upstream.queries, upstream_times(rig)) == (1, 1)

@@ -2,9 +2,11 @@
 
 import errno
 from contextlib import suppress
+from time import monotonic
 from typing import Final
 
 from pipeline.counters import INDEX
+from pipeline.histograms import BY_NAME
 from pipeline.host import tcp as host_tcp
 from pipeline.host.credit import ReadCredit
 from pipeline.host.stream import HostStream
@@ -37,6 +39,7 @@ _OPENED: Final = INDEX["egress_connection_opened"]
 _FAILED: Final = INDEX["egress_connection_failed"]
 _RESET: Final = INDEX["egress_connection_reset_by_host"]
 _TO_HOST: Final = INDEX["egress_bytes_to_host"]
+_CONNECT_TIME: Final = BY_NAME["tcp_connect"]
 
 
 class Flow(GuestSocket):
@@ -75,6 +78,7 @@ class Flow(GuestSocket):
         """The most bytes of one read."""
         self.read_finished = False
         self._request = request
+        self._began_at = monotonic()
         self._flows = flows
         self.used_at = flows.now
         self._hung_up = False
@@ -92,6 +96,7 @@ class Flow(GuestSocket):
         flows.bound.keep(self)
         self.state = OPEN
         flows.counts[_OPENED] += 1
+        _CONNECT_TIME.observe_seconds(flows.counts, monotonic() - self._began_at)
         self._notify(CONNECTED)
         flows.prewake()
 

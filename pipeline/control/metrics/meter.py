@@ -1,0 +1,105 @@
+"""Reads what the workers count, and asks whether they answer: all that ``/metrics`` and ``/healthz`` show."""
+
+import asyncio
+import os
+from collections.abc import Mapping
+from typing import Final
+
+import structlog
+
+from pipeline import histograms, logs
+from pipeline.control.metrics.build import Build
+from pipeline.control.metrics.families import SUPERVISOR, writers
+from pipeline.control.metrics.page import Readings, Snapshot, name_guests, page
+from pipeline.control.repeated import Repeated
+from pipeline.control.workers import Request, RequestError
+from pipeline.ipc import messages
+from pipeline.ipc.fabric import Fabric
+from pipeline.topology import DEMUX, INGRESS
+
+HEALTH_TIMEOUT: Final = 2.0
+"""Seconds within which a worker that is well answers."""
+NAMES_TIMEOUT: Final = 1.0
+"""Seconds that a page waits for the names of guests."""
+
+
+class Meter:
+    """The counters of all workers and of the supervisor."""
+
+    def __init__(
+        self,
+        fabric: Fabric,
+        pids: Mapping[str, int],
+        version: str,
+        log: structlog.typing.FilteringBoundLogger,
+    ) -> None:
+        """pids: of the worker processes by name. version: of the program. connect() comes before page()."""
+        self.build = Build.of(version)
+        self._fabric = fabric
+        self._blocks = {name: fabric.counters(name) for name in fabric.layout.names}
+        self._roles = {node.name: node.role for node in fabric.layout.nodes} | {SUPERVISOR: SUPERVISOR}
+        self._pids = {**pids, SUPERVISOR: os.getpid()}
+        self._no_names = Repeated(log, "metrics without guests: demux does not answer")
+        self._own: dict[str, int] = {}
+        """The supervisor's own counters that are not 0."""
+
+    def connect(self, request: Request) -> None:
+        """Requests go to the workers this way."""
+        self._request = request
+
+    def count(self, name: str) -> None:
+        """Add 1 to a counter of the supervisor."""
+        self._own[name] = self._own.get(name, 0) + 1
+
+    def counters(self) -> Snapshot:
+        """Every counter of every worker."""
+        own = dict(self._own)
+        if lost := logs.lost():
+            own["log_lines_dropped"] = lost
+        return {name: block.snapshot() for name, block in self._blocks.items()} | {SUPERVISOR: own}
+
+    async def page(self) -> bytes:
+        """The page of ``/metrics``."""
+        rows = self._blocks[INGRESS].guests()
+        return page(
+            Readings(
+                build=self.build,
+                roles=self._roles,
+                counters=self.counters(),
+                histograms={
+                    name: {
+                        row.name: block.histogram(row)
+                        for row in histograms.TABLE
+                        if self._roles[name] in writers(row.name)
+                    }
+                    for name, block in self._blocks.items()
+                },
+                rings=self._fabric.ring_depths(),
+                slots={home: span.slot_count for home, span in self._fabric.layout.pools.items()},
+                guests=name_guests(rows, await self._cam()) if rows else {},
+                pids=self._pids,
+            )
+        )
+
+    async def silent_workers(self) -> list[str]:
+        """The workers that do not answer in time. Each of the others has taken a breath."""
+        names = list(self._blocks)
+        well = await asyncio.gather(*(self._answers(name) for name in names))
+        return [name for name, answered in zip(names, well, strict=True) if not answered]
+
+    async def _answers(self, worker: str) -> bool:
+        try:
+            async with asyncio.timeout(HEALTH_TIMEOUT):
+                await self._request(worker, messages.Ping())
+        except (RequestError, TimeoutError):
+            return False
+        return True
+
+    async def _cam(self) -> dict[str, int]:
+        """The link of each MAC address; empty if demux does not answer: then the page has no guests."""
+        try:
+            async with asyncio.timeout(NAMES_TIMEOUT):
+                return messages.CamAnswer.decode(await self._request(DEMUX, messages.Cam())).cam
+        except (RequestError, TimeoutError) as error:
+            self._no_names.warning(asyncio.get_running_loop().time(), error=repr(error))
+            return {}
