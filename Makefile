@@ -63,6 +63,7 @@ stress: packages setup ## ten million messages over rings, 10^5 schedules and 10
 	$(PYTEST) -m stress --timeout=3600 $(ARGS)
 	TRANSFER_MIB=5 $(PYTEST) -k two_hundred tests/e2e/test_transfer.py $(ARGS)
 	CHURN_SECONDS=30 $(PYTEST) tests/e2e/test_churn.py $(ARGS)
+	CHURN_SECONDS=600 $(PYTEST) -s --timeout=1800 tests/e2e/test_churn_guests.py $(ARGS)
 	FUZZ_FRAMES=10000000 PERF_CHECK=1 $(PYTEST) -s --timeout=3600 tests/e2e/test_fuzzed_frames.py $(ARGS)
 
 fuzz: setup ## property tests with many more examples, then two fuzzers for FUZZ_SECONDS each

@@ -249,6 +249,7 @@ TABLE: Final[tuple[Counter, ...]] = (
         "flows",
         "connections without a complete handshake that made room in a limit, or for a socket",
     ),
+    Counter("tcp_flow_evicted_over_share", "flows", "silent connections reset for guests below their share"),
     Counter("tcp_flow_evicted_time_wait", "flows", "connections in TIME-WAIT that made room for new ones"),
     Counter(
         "tcp_flow_lost_out_of_order",
@@ -338,6 +339,8 @@ TABLE: Final[tuple[Counter, ...]] = (
         "flows",
         "idle UDP flows, pings and unanswered connections whose sockets were closed for other flows",
     ),
+    Counter("egress_flow_evicted_guest_gone", "flows", "connections of gone guests reset for other flows"),
+    Counter("egress_flow_evicted_over_share", "flows", "silent connections reset for guests below a share"),
     Counter(
         "egress_flow_refused_too_many_sockets",
         "flows",
@@ -361,6 +364,11 @@ TABLE: Final[tuple[Counter, ...]] = (
     Counter("nat_flow_refused_reserved", "flows", "flows to 0.0.0.0/8 or 240.0.0.0/4"),
     Counter("nat_flow_refused_unowned", "flows", "flows to an address of the subnet that no guest has"),
     # --- supervisor: HTTP API ---------------------------------------------------------
+    Counter("api_connection_evicted", "connections", "connections of the API closed for those of others"),
+    Counter("api_connection_refused_too_many", "connections", "connections refused: all are in use"),
+    Counter("api_forward_refused_share", "requests", "forwards of guests beyond their share"),
+    Counter("api_forward_refused_rate", "requests", "forwards that guests open and close too often"),
+    Counter("api_forward_closed", "forwards", "forwards of guests closed for others"),
     Counter("api_request_refused_guest", "requests", "requests of guests that the setting guest-api forbids"),
     Counter(
         "api_request_refused_web_page", "requests", "requests that a web page in a browser may have sent"

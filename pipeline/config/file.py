@@ -42,7 +42,19 @@ def read(text: str) -> tuple[FileKeys, tuple[str, ...]]:
         keys = adapter().validate_python(document.data)
     except ValidationError as errors:
         raise ConfigError("; ".join(_problem(error, document) for error in errors.errors())) from None
-    return keys, tuple(_unknown_keys(keys, document.data, (), document))
+    notes = tuple(_unknown_keys(keys, document.data, (), document))
+    _name_settings(keys, document.data)
+    return keys, notes
+
+
+def _name_settings(keys: Map, data: dict[str, Data]) -> None:
+    """Note in each map which of its settings the file names."""
+    names = {name: data[key] for key, name in _fields(keys).items() if key in data}
+    object.__setattr__(keys, "named", frozenset(names))  # it is not a field, so the map is still the same
+    for name, inner in names.items():
+        value = getattr(keys, name)
+        if isinstance(value, Map) and isinstance(inner, dict):
+            _name_settings(value, inner)
 
 
 def parse(text: str) -> Document:

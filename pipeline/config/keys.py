@@ -43,6 +43,9 @@ def dashed(name: str) -> str:
 class Map:
     """A map of the file that holds settings. A key has dashes where its setting has underscores."""
 
+    named: ClassVar[frozenset[str]] = frozenset()
+    """The settings of this map that the file names. file.py sets it."""
+
     # For pydantic, where a file is read (schema.py).
     __pydantic_config__: ClassVar[dict[str, object]] = {"alias_generator": dashed}
 

@@ -52,6 +52,13 @@ class Limits:
         "of them, those of one guest",
         "tcp_syn_dropped_too_many_flows_of_guest",
     )
+    max_orphan_seconds: int = limit(
+        120,
+        1,
+        1 << 20,
+        "seconds that TCP connections of a guest whose link is gone wait for it to come back",
+        "tcp_flow_ended_guest_gone",
+    )
     max_half_open_per_guest: int = limit(
         1024,
         1,
@@ -120,12 +127,10 @@ class Limits:
         8192,
         1,
         1 << 20,
-        "UDP flows; the one idle for longest makes room",
+        "UDP flows; of the guest with most, the one idle for longest makes room",
         "udp_flow_evicted",
     )
-    max_udp_flows_per_guest: int = limit(
-        2048, 1, 1 << 20, "of them, those of one guest address", "udp_flow_evicted"
-    )
+    max_udp_flows_per_guest: int = limit(6144, 1, 1 << 20, "of them, those of one guest", "udp_flow_evicted")
     max_udp_flows_per_second: int = limit(
         1000,
         1,
@@ -229,6 +234,20 @@ class Limits:
     )
     max_forwards: int = limit(
         4096, 1, 65536, "forwarded ports that may be open", "listen_forward_refused_too_many"
+    )
+    max_forwards_of_guests: int = limit(
+        1024,
+        1,
+        65536,
+        "forwarded ports that guests have opened; never more than a quarter of the descriptors",
+        "api_forward_refused_share",
+    )
+    max_forward_changes_per_second: int = limit(
+        50,
+        1,
+        1 << 20,
+        "forwards that one guest may open and close, a second",
+        "api_forward_refused_rate",
     )
     max_bad_frames_per_second: int = limit(
         10000,

@@ -11,11 +11,11 @@ log file.
 
 import difflib
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from typing import Final
 from urllib.parse import urlsplit
 
-from pipeline.config import default_mode, limits
+from pipeline.config import default_mode, derived, limits
 from pipeline.config.access import check_policy, check_token_file, with_proxy_protocol
 from pipeline.config.choices import GUESTS, PLACEMENTS, SEPARATE, STREAM_SCHEMES, UDP_NATS
 from pipeline.config.endpoints import check, further_links, links_of, metrics_url
@@ -35,7 +35,7 @@ from pipeline.config.scalars import split_network
 from pipeline.config.subnet import DEFAULT_MTU, Addresses, addresses, checked_mtu
 from pipeline.go import flags
 from pipeline.links.addresses import unix_path
-from pipeline.system import output_file, small_file, socket_file
+from pipeline.system import memory, output_file, small_file, socket_file
 from pipeline.wire import ethernet, ipv4
 
 GATEWAY_MAC: Final = ethernet.mac_parse("5a:94:ef:e4:0c:dd")
@@ -90,7 +90,9 @@ def build(
     else:
         settings |= default_mode.settings(parsed, network, resolv_conf)
     settings |= _listeners(parsed, keys)
-    settings |= _limits(parsed)
+    given = _limits(parsed)
+    set_limits: Set[str] = keys.limits.named  # type: ignore[attr-defined]  # made at run time
+    settings |= derived.limits({*given, *set_limits}, memory.available_bytes()) | given
     settings |= _network(parsed, keys, network, warnings)
     settings |= _workers(parsed, keys)
     settings |= _access(parsed, keys)

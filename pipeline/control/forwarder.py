@@ -7,6 +7,7 @@ address. No traffic passes here.
 
 import asyncio
 import ipaddress
+from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Final, NamedTuple
@@ -14,6 +15,8 @@ from typing import Final, NamedTuple
 import structlog
 
 from pipeline.config.limits import Limits
+from pipeline.control import forward_shares
+from pipeline.control.forward_shares import ForwardShares
 from pipeline.control.lookup import Lookups, port_number
 from pipeline.control.ssh import destination as ssh
 from pipeline.control.ssh.destination import Destination, SocketError, SshError, host_path
@@ -27,7 +30,6 @@ WORKER: Final = "listen"
 _INET: Final = (*inet.TCP, *inet.UDP)
 HOST: Final = "host"
 """``opened_by`` of a forward that the configuration or a client of the API on the host has opened."""
-MAX_FORWARDS: Final = Limits().max_forwards
 
 
 class ForwardError(Exception):
@@ -37,14 +39,32 @@ class ForwardError(Exception):
     """What helps, in brackets. It is not part of the text, which is the original's."""
 
 
+class TooManyError(ForwardError):
+    """A forward of a guest beyond its share or its rate."""
+
+
+class Owner(NamedTuple):
+    """Who opens or closes a forward: a guest by its address and number, or the host."""
+
+    address: str = HOST
+    guest: int = forward_shares.HOST
+
+
+THE_HOST: Final = Owner()
+
+
 class Forward(NamedTuple):
-    """One open forward, texts as asked for. opened_by: a guest's address, or HOST."""
+    """One open forward, texts as asked for.
+
+    opened_by: a guest's address, or HOST. guest: the number of this guest.
+    """
 
     local: str
     remote: str
     protocol: str
     proxy_protocol: str = ""
     opened_by: str = HOST
+    guest: int = forward_shares.HOST
 
 
 def resolve_remote(remote: str, client: str) -> str:
@@ -69,14 +89,10 @@ class Forwarder:
         request: Request,
         sockets: SocketForwards | None = None,
         log: structlog.typing.FilteringBoundLogger | None = None,
-        *,
-        max_forwards: int = MAX_FORWARDS,
+        shares: ForwardShares | None = None,
     ) -> None:
-        """sockets opens forwards that go over ssh; the listen worker opens all others.
-
-        max_forwards: of all kinds. Each forward costs a descriptor, and a guest may ask for them.
-        """
-        self._max_forwards = max_forwards
+        """sockets opens forwards that go over ssh; the listen worker opens all others."""
+        self._shares = shares or ForwardShares(Limits(), lambda _name: None)
         self._request = request
         self._log = log or structlog.get_logger()
         self._sockets = sockets or SocketForwards(request, self._log)
@@ -93,15 +109,16 @@ class Forwarder:
         return sorted(self._forwards.values(), key=lambda forward: (forward.local, forward.protocol))
 
     async def expose(
-        self, protocol: str, local: str, remote: str, proxy_protocol: str = "", *, opened_by: str = HOST
+        self, protocol: str, local: str, remote: str, proxy_protocol: str = "", *, owner: Owner = THE_HOST
     ) -> None:
         """Open a forward; remote has its host. ForwardError in the API's words, or RequestError.
 
         proxy_protocol: "v1" or "v2" lets the guest see the client's address, in a PROXY header.
         """
-        made = Forward(local, remote, protocol, proxy_protocol, opened_by)
+        self._check_rate(owner)
+        made = Forward(local, remote, protocol, proxy_protocol, owner.address, owner.guest)
         # Before the lock: a slow name server delays no other request.
-        found = await self._found(protocol, local, self._lookups[opened_by != HOST])
+        found = await self._found(protocol, local, self._lookups[owner.address != HOST])
         async with self._lock:
             key = (protocol, local)
             if key in self._forwards:
@@ -109,15 +126,14 @@ class Forwarder:
             destination = _destination(protocol, remote)
             target = "" if destination is not None else _target(protocol, remote)
             version = _proxy_version(protocol, proxy_protocol)
-            if len(self._forwards) >= self._max_forwards:
-                raise ForwardError(f"there are {self._max_forwards} forwards already")
+            await self._make_room(owner)
             if destination is not None:
                 if version:
                     raise ForwardError("proxy_protocol is not for forwards over ssh")
                 await self._open_socket(local, destination)
                 self._forwards[key] = made
                 self._over_ssh.add(local)
-                self._report("forward opened", made, opened_by)
+                self._report("forward opened", made, owner.address)
                 return
             numbered = _with_port_number(protocol, local)
             if any(
@@ -138,39 +154,68 @@ class Forwarder:
             self._forwards[key] = made
             if numbered != local:
                 self._numbered[key] = numbered
-            self._report("forward opened", made, opened_by)
+            self._report("forward opened", made, owner.address)
 
     async def unexpose(
         self,
         protocol: str,
         local: str,
         *,
-        closed_by: str = HOST,
+        owner: Owner = THE_HOST,
         check: Callable[[Forward | None], None] = lambda _forward: None,
     ) -> None:
         """Close a forward; its connections live on. Errors as of expose.
 
         check gets the forward, None if there is none. It raises an error of its own if it may not be closed.
         """
+        self._check_rate(owner)
         async with self._lock:
             forward = self._forwards.get((protocol, local))
             check(forward)
             if forward is None:
                 raise ForwardError("proxy not found")
-            if protocol == "unix" and local in self._over_ssh:
-                await self._sockets.close(host_path(local))
-                self._over_ssh.discard(local)
-                del self._forwards[protocol, local]
-                self._report("forward closed", forward, closed_by)
-                return
+            await self._close(forward, owner.address)
+
+    def sums(self) -> dict[int, int]:
+        """How many forwards each guest has, by its number."""
+        return Counter(forward.guest for forward in self._forwards.values() if forward.guest > 0)
+
+    async def _close(self, forward: Forward, closed_by: str) -> None:
+        protocol, local = forward.protocol, forward.local
+        if protocol == "unix" and local in self._over_ssh:
+            await self._sockets.close(host_path(local))
+            self._over_ssh.discard(local)
+        else:
             numbered = self._numbered.get((protocol, local), local)
             try:
                 await self._request(WORKER, messages.Unexpose(protocol, numbered))
             except RefusedError as error:
                 raise ForwardError(str(error)) from None
-            del self._forwards[protocol, local]
             self._numbered.pop((protocol, local), None)
-            self._report("forward closed", forward, closed_by)
+        del self._forwards[protocol, local]
+        self._report("forward closed", forward, closed_by)
+
+    def _check_rate(self, owner: Owner) -> None:
+        if refusal := self._shares.refuses_change(owner.guest, asyncio.get_running_loop().time()):
+            raise TooManyError(refusal)
+
+    async def _make_room(self, owner: Owner) -> None:
+        """Close another forward if there are as many as there may be. Raises ForwardError if none may be."""
+        forwards = self._forwards.values()
+        change = self._shares.refuses(owner.guest, forwards)
+        if change.refusal:
+            raise TooManyError(change.refusal)
+        if not change.full:
+            return
+        if owner.guest == forward_shares.HOST:
+            victim = self._shares.to_close_for_host(forwards)
+        else:
+            answer = messages.GuestsAnswer.decode(await self._request("ingress", messages.Guests()))
+            victim = self._shares.to_close_for_guest(forwards, {int(number) for number in answer.guests})
+        if victim is None:
+            raise ForwardError(f"there are {len(forwards)} forwards already")
+        assert isinstance(victim, Forward)
+        await self._close(victim, HOST)
 
     def _report(self, event: str, forward: Forward, by: str) -> None:
         who: dict[str, object] = {"operator": True} if by == HOST else {"guest": by}

@@ -9,9 +9,12 @@ from typing import TYPE_CHECKING, Final
 
 from pipeline import logs
 from pipeline.config.model import Config, PortForward
+from pipeline.control.forward_shares import ForwardShares
 from pipeline.control.forwarder import Forwarder, ForwardError
+from pipeline.control.guests import GuestSums
 from pipeline.control.http.access import Access
-from pipeline.control.http.front import Front, TakeOver
+from pipeline.control.http.connection import Server
+from pipeline.control.http.front import MAX_CONNECTIONS, Front, TakeOver
 from pipeline.control.http.servers import (
     BROWSERS,
     BROWSERS_MONITORING,
@@ -31,11 +34,14 @@ from pipeline.ipc import messages
 from pipeline.ipc.channel import close_all
 from pipeline.ipc.fabric import Fabric
 from pipeline.links import addresses
-from pipeline.topology import INGRESS, RESOLVER
+from pipeline.system import descriptor_limit
+from pipeline.topology import INGRESS, LISTEN, RESOLVER
 
 if TYPE_CHECKING:
     from pipeline.control.http.api import Api
 
+CONNECTIONS_PART: Final = 4
+"""Connections of the API may have one part in this many of the descriptors, for each endpoint."""
 _MACHINES: Final = tuple(getattr(socket, name, None) for name in ("AF_VSOCK", "AF_HYPERV"))
 """Families of sockets whose clients are virtual machines."""
 
@@ -68,14 +74,16 @@ class ControlPlane:
         )
         request = self._channels.request
         self._sockets = SocketForwards(request, self._log)
-        self._forwarder = Forwarder(
-            request, self._sockets, self._log, max_forwards=config.limits.max_forwards
-        )
+        self._meter = meter
+        shares = ForwardShares(config.limits, meter.count)
+        self._forwarder = Forwarder(request, self._sockets, self._log, shares)
         self._not_handed_over = Repeated(self._log, "a guest's DNS connection cannot be handed over")
         meter.connect(request)
-        self._meter = meter
         self._notifier = Notifier(config.links.notification, self._log, meter.count)
         self._access = Access(self._log, token=token, guests=config.access.guest_api, count=meter.count)
+        workers = [name for name in fabric.layout.names if name != LISTEN]
+        own = {"forwards": self._forwarder.sums, "api_connections": self._api_connections}
+        self._sums = GuestSums(request, workers, own)
         self._servers = Servers(lambda: self._make_api(token=bool(token)))
         self._fronts: list[Front] = []
         self._guest_front: Front | None = None
@@ -86,12 +94,29 @@ class ControlPlane:
 
         description = openapi.document(self._meter.build.version, token=token)
         request, log, access = self._channels.request, self._log, self._access
-        return Api(self._forwarder, request, self._meter, log, access=access, description=description)
+        return Api(
+            self._forwarder,
+            request,
+            self._meter,
+            log,
+            access=access,
+            description=description,
+            guests=self._sums,
+        )
+
+    def _api_connections(self) -> dict[int, int]:
+        """How many connections each guest has to the API, by its number."""
+        return self._guest_front.seats.sums() if self._guest_front is not None else {}
+
+    def _front(self, server: Server, take_overs: Mapping[str, TakeOver]) -> Front:
+        descriptors = descriptor_limit.soft()
+        count = MAX_CONNECTIONS if descriptors < 0 else min(MAX_CONNECTIONS, descriptors // CONNECTIONS_PART)
+        return Front(server, take_overs, self._log, max_connections=max(1, count), count=self._meter.count)
 
     async def start(self) -> None:
         """Start to notify, and open the configured forwards. Raises ForwardError, which names the forward."""
         self._notifier.start()
-        self._guest_front = Front(self._servers.server(GUEST), {}, self._log)
+        self._guest_front = self._front(self._servers.server(GUEST), {})
         for forward in self._config.access.forwards:
             try:
                 await self._forwarder.expose(
@@ -127,12 +152,12 @@ class ControlPlane:
             paths[TUNNEL] = Tunnel(request, log, access, browsers=browsers)
             paths[CAPTURE] = Capture(request, log, access, browsers=browsers)
         kind = GUEST if only_guests else BROWSERS if browsers else HOST
-        self._listen(Front(self._servers.server(kind), paths, log), listener)
+        self._listen(self._front(self._servers.server(kind), paths), listener)
 
     def serve_metrics(self, listener: socket.socket) -> None:
         """Serve what monitors read, and nothing else, on a listening socket, which stays the caller's."""
         kind = BROWSERS_MONITORING if _is_tcp(listener) else MONITORING
-        self._listen(Front(self._servers.server(kind), {}, self._log), listener)
+        self._listen(self._front(self._servers.server(kind), {}), listener)
 
     def _listen(self, front: Front, listener: socket.socket) -> None:
         self._fronts.append(front)
@@ -177,7 +202,7 @@ class ControlPlane:
     def _on_event(self, worker: str, event: Message, fds: list[int]) -> None:
         match messages.event_of(event):
             case messages.ServiceEvent(name="api") as service if self._guest_front is not None:
-                self._guest_front.serve(socket.socket(fileno=fds[0]), service.guest)
+                self._guest_front.serve(socket.socket(fileno=fds[0]), service.guest, service.number)
             case messages.ServiceEvent(name="dns") as service:
                 try:
                     request = messages.ServeTcp(service.guest, service.link)

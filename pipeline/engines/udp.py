@@ -14,7 +14,8 @@ closes a flow with close().
 
 A flow is idle after ``idle`` seconds without a datagram in either direction. RFC 4787 REQ-5 asks for 120 s or
 more. gvproxy uses 90 s, and so does this table. The idle time is exact to RENEWAL_STEP. When a bound is
-reached, the flow that has been idle for longest is evicted, if possible one of the same guest.
+reached, a flow of the guest with most flows is evicted, the one that has been idle for longest. A guest that
+asks pays itself, unless another guest has more flows.
 """
 
 from collections import OrderedDict
@@ -28,7 +29,7 @@ IDLE: Final = 90.0
 """Seconds without a datagram after which a flow is closed."""
 RENEWAL_STEP: Final = 1.0
 """Seconds. The idle time is renewed at most this often, so most datagrams do not reorder the table."""
-MAX_UDP_FLOWS_PER_GUEST: Final = 2048
+MAX_UDP_FLOWS_PER_GUEST: Final = 6144
 MAX_UDP_FLOWS: Final = 8192
 
 
@@ -55,10 +56,12 @@ class UdpFlow:
         "_after_steered",
         "_unanswered",
         "from_egress",
+        "guest",
         "guest_addr",
         "guest_port",
         "key",
         "last_seen",
+        "link",
         "number",
         "owner",
         "remote_addr",
@@ -67,9 +70,12 @@ class UdpFlow:
         "unique",
     )
 
-    def __init__(self, number: int, owner: int, key: FlowKey, now: float) -> None:
+    def __init__(self, number: int, owner: int, key: FlowKey, link: int, guest: int, now: float) -> None:
+        """link, guest: of the guest, with the number of the guest that opened the link."""
         ends = Ends.of(key)
         self.number = number
+        self.link = link
+        self.guest = guest
         self.owner = owner
         self.unique = _unique(owner, number)
         """A number that is unique in the table. Two owners may have assigned the same number."""
@@ -138,6 +144,7 @@ class UdpFlows:
         # By UdpFlow.unique, the least recently used first.
         self._by_age: OrderedDict[int, UdpFlow] = OrderedDict()
         self._by_guest: dict[int, OrderedDict[int, UdpFlow]] = {}
+        """By the guest's number."""
         self._closed: list[UdpFlow] = []
         self.evicted = 0
         """Flows closed because a bound was reached (the caller counts ``udp_flow_evicted``)."""
@@ -152,8 +159,8 @@ class UdpFlows:
             self._renew(flow, now)
         return flow
 
-    def on_guest_datagram(self, key: FlowKey, now: float) -> UdpFlow:
-        """The flow of a guest's datagram. Makes one if there is none."""
+    def on_guest_datagram(self, key: FlowKey, link: int, guest: int, now: float) -> UdpFlow:
+        """The flow of a datagram of this guest. Makes one if there is none."""
         flow = self.find(key, now)
         if flow is not None:
             return flow
@@ -162,7 +169,8 @@ class UdpFlows:
             spread = rss_hash(ends.guest_addr, ends.guest_port, 0, 0)
         else:
             spread = rss_hash(ends.guest_addr, ends.guest_port, ends.remote_addr, ends.remote_port)
-        return self._add(UdpFlow(self._numbers.next(self._by_age), spread % self._egress_count, key, now))
+        number = self._numbers.next(self._by_age)
+        return self._add(UdpFlow(number, spread % self._egress_count, key, link, guest, now))
 
     def on_host_datagram(self, owner: int, number: int, now: float) -> UdpFlow | None:
         """The flow of a datagram that the owner received; None if the flow is closed."""
@@ -172,16 +180,16 @@ class UdpFlows:
         return flow
 
     def on_dial(
-        self, owner: int, number: int, guest_addr: int, guest_port: int, gateway: int, now: float
+        self, owner: int, number: int, to: FlowKey, link: int, guest: int, now: float
     ) -> UdpFlow | None:
-        """The flow of a datagram from a forwarded port. Makes one if there is none.
+        """A new flow of a datagram from a forwarded port.
 
-        The guest sees the datagrams as coming from a port of ``gateway``. Returns None when no port is left
-        for flows to this port of the guest.
+        to: the guest's address and port, and the gateway's address. The guest sees the datagrams as coming
+        from a port of the gateway. link, guest: as for UdpFlow; 0 while nobody knows. Returns None when no
+        port is left for flows to this port of the guest.
         """
-        flow = self.on_host_datagram(owner, number, now)
-        if flow is not None:
-            return flow
+        ends = Ends.of(to)
+        guest_addr, guest_port, gateway = ends.guest_addr, ends.guest_port, ends.remote_addr
         where = (guest_addr, guest_port)
         skipped = []
         while (port := self._ports.allocate(where)) is not None:
@@ -192,7 +200,7 @@ class UdpFlows:
             skipped.append(port)
         for unusable in skipped:
             self._ports.release(where, unusable)
-        return None if port is None else self._add(UdpFlow(number, owner, key, now))
+        return None if port is None else self._add(UdpFlow(number, owner, key, link, guest, now))
 
     def close(self, owner: int, number: int) -> UdpFlow | None:
         """The owner closed this flow. Returns None if it is closed already: both sides may close at once."""
@@ -206,11 +214,23 @@ class UdpFlows:
         self._remove(flow)
         self._closed.append(flow)
 
-    def forget_guest(self, guest_addr: int) -> None:
-        """Close all flows of a guest that is gone."""
-        for flow in list(self._by_guest.get(guest_addr, {}).values()):
+    def adopt(self, flow: UdpFlow, link: int, guest: int) -> None:
+        """The flow belongs to this guest, or goes on over another link of it."""
+        if flow.unique not in self._by_age:
+            return
+        self._leave_guest(flow)
+        flow.link, flow.guest = link, guest
+        self._by_guest.setdefault(guest, OrderedDict())[flow.unique] = flow
+
+    def forget_link(self, link: int, guest: int) -> None:
+        """Close all flows of a link that is gone, of this guest."""
+        for flow in [flow for flow in self._by_guest.get(guest, {}).values() if flow.link == link]:
             self._remove(flow)
             self._closed.append(flow)
+
+    def sums(self) -> dict[int, int]:
+        """How many flows each guest has, by its number."""
+        return {guest: len(flows) for guest, flows in self._by_guest.items()}
 
     def expire(self, now: float) -> int:
         """Close the flows that were idle for too long. Returns their number. Costs O(1) for each."""
@@ -238,14 +258,16 @@ class UdpFlows:
         return closed
 
     def _add(self, flow: UdpFlow) -> UdpFlow:
-        of_guest = self._by_guest.get(flow.guest_addr)
+        of_guest = self._by_guest.get(flow.guest)
         if of_guest is not None and len(of_guest) >= self._max_per_guest:
             self._evict(next(iter(of_guest.values())))
         elif len(self._by_key) >= self._max:
-            self._evict(next(iter(self._by_age.values())))
+            most = max(self._by_guest.values(), key=len)
+            payer = of_guest if of_guest is not None and len(of_guest) == len(most) else most
+            self._evict(next(iter(payer.values())))
         self._by_key[flow.key] = flow
         self._by_age[flow.unique] = flow
-        self._by_guest.setdefault(flow.guest_addr, OrderedDict())[flow.unique] = flow
+        self._by_guest.setdefault(flow.guest, OrderedDict())[flow.unique] = flow
         return flow
 
     def _evict(self, flow: UdpFlow) -> None:
@@ -256,17 +278,20 @@ class UdpFlows:
     def _renew(self, flow: UdpFlow, now: float) -> None:
         flow.seen(now)
         self._by_age.move_to_end(flow.unique)
-        self._by_guest[flow.guest_addr].move_to_end(flow.unique)
+        self._by_guest[flow.guest].move_to_end(flow.unique)
 
     def _remove(self, flow: UdpFlow) -> None:
         del self._by_key[flow.key]
         del self._by_age[flow.unique]
-        of_guest = self._by_guest[flow.guest_addr]
-        del of_guest[flow.unique]
-        if not of_guest:
-            del self._by_guest[flow.guest_addr]
+        self._leave_guest(flow)
         if flow.from_egress:
             self._ports.release((flow.guest_addr, flow.guest_port), flow.remote_port)
+
+    def _leave_guest(self, flow: UdpFlow) -> None:
+        of_guest = self._by_guest[flow.guest]
+        del of_guest[flow.unique]
+        if not of_guest:
+            del self._by_guest[flow.guest]
 
 
 def _unique(owner: int, number: int) -> int:

@@ -9,6 +9,7 @@ answer has no name. An optional field that is None is left out. A message may ca
 to              requests
 ==============  =========================================================================================
 any worker      Stop, Ping, Audit
+all but listen  Guests
 ingress         Attach (with a socket), Open (sockets), Capture (a file), LiveCapture (a socket)
 demux           Cam, Neighbors
 tcp             Flows
@@ -208,6 +209,34 @@ class GuestEvent(Event):
     """The text for the log about a guest that left."""
 
 
+@dataclass(frozen=True, slots=True)
+class Guests(Request):
+    """Report what each guest has of this worker."""
+
+    NAME = "guests"
+
+
+@dataclass(frozen=True, slots=True)
+class GuestsAnswer(Answer):
+    """guests: by the guest's number, as text, what it has: a number by kind. Ingress names all guests.
+
+    peers: of ingress: by number, which process, machine or address the guest is.
+    """
+
+    guests: dict[str, dict[str, int]]
+    peers: dict[str, str] | None = None
+
+    @staticmethod
+    def of(sums: Mapping[str, Mapping[int, int]], peers: Mapping[int, str] | None = None) -> "GuestsAnswer":
+        """The answer from a number for each guest, by kind."""
+        guests: dict[str, dict[str, int]] = {}
+        for kind, by_guest in sums.items():
+            for guest, number in by_guest.items():
+                guests.setdefault(str(guest), {})[kind] = number
+        texts = None if peers is None else {str(guest): peer for guest, peer in peers.items()}
+        return GuestsAnswer(guests, texts)
+
+
 # --- demux, tcp -------------------------------------------------------------------------------------
 
 
@@ -374,12 +403,16 @@ class UdpUnforward(Request):
 
 @dataclass(frozen=True, slots=True)
 class ServiceEvent(Event):
-    """A guest has connected to a service of the gateway, with this socket. guest: ``address:port``."""
+    """A guest has connected to a service of the gateway, with this socket.
+
+    guest: ``address:port``. number: of the guest that opened the link.
+    """
 
     NAME = "service"
     name: str
     guest: str
     link: int
+    number: int
 
 
 _M = TypeVar("_M", Request, Event)
@@ -390,8 +423,8 @@ def _by_name(*known: type[_M]) -> dict[str, type[_M]]:
 
 
 _REQUESTS: Final = _by_name(
-    *(Stop, Ping, Audit, Attach, Open, Capture, LiveCapture, Cam, Neighbors, Flows, Leases, DnsAll, DnsAdd),
-    ServeTcp,
+    *(Stop, Ping, Audit, Guests, Attach, Open, Capture, LiveCapture, Cam, Neighbors, Flows, Leases),
+    *(DnsAll, DnsAdd, ServeTcp),
     *(Expose, Unexpose, Tunnel, Accepted, UdpForward, UdpUnforward),
 )
 _EVENTS: Final = _by_name(GuestEvent, MacEvent, ServiceEvent)

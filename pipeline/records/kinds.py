@@ -16,9 +16,12 @@ FRAME            Frame           ingress -> demux                            mov
 TCP_RANGE        TcpRange        ingress -> demux, ingress -> tcp,           moves
                                  demux -> tcp
 UDP_RANGE        UdpRange        ingress -> demux                            moves
-LINK_UP          LinkNotice      ingress -> demux, demux -> resolver         -
+LINK_UP          LinkNotice      ingress -> demux, ingress -> tcp,           -
+                                 demux -> tcp, demux -> egress,
+                                 demux -> resolver
 LINK_DOWN        LinkNotice      ingress -> demux, ingress -> tcp,           -
-                                 demux -> tcp, demux -> resolver
+                                 demux -> tcp, demux -> egress,
+                                 demux -> resolver
 HEARD            Neighbor        ingress -> demux                            -
 UDP_USED         UdpNotice       ingress -> demux                            -
 UDP_FRAGMENTED   UdpNotice       ingress -> demux                            -
@@ -42,6 +45,8 @@ DIAL             Dial            egress -> demux                             -
 DIAL_ROUTED      DialRouted      demux -> tcp                                -
 DIAL_FAILED      DialFailed      demux -> egress, tcp -> egress              -
 GUEST_ANSWERED   GuestAnswered   tcp -> egress                               -
+GUEST_MOVED      GuestMoved      tcp -> egress                               -
+ORPHANED         FlowNotice      tcp -> egress                               -
 CONNECT          Connect         tcp -> egress                               -
 CONNECTED        FlowNotice      egress -> tcp                               -
 CONNECT_FAILED   ConnectFailed   egress -> tcp                               -
@@ -101,7 +106,7 @@ TCP_RANGE: Final = 2
 UDP_RANGE: Final = 5
 """Datagrams of one flow of a guest, merged by GRO, with verified checksums."""
 LINK_UP: Final = 3
-"""A guest has connected a link."""
+"""A guest has connected a link. Tcp gets it from ingress and from demux, before their records of the link."""
 LINK_DOWN: Final = 4
 """A link is gone. Ingress and demux each send it after their last record about that link."""
 HEARD: Final = 7
@@ -166,6 +171,10 @@ CONNECT_FAILED: Final = 32
 """The host did not accept the connection."""
 SOCKETS_USED_UP: Final = 43
 """No socket is left for a UDP flow of a guest. Tcp may end a half-open connection to free one."""
+GUEST_MOVED: Final = 48
+"""The guest of a connection is back, on another link."""
+ORPHANED: Final = 49
+"""The link of a connection's guest is gone."""
 TO_HOST: Final = 33
 """Bytes of the guest for the host socket."""
 TAKEN: Final = 34

@@ -1,7 +1,7 @@
 """Records about one TCP connection between tcp (the guest's side) and egress (the host socket).
 
 They open the connection, carry its bytes in both directions, and end it. Each has the number of its flow.
-CONNECTED, ABORT and CLOSED have nothing else: they are FlowNotices (pipeline.records.flows).
+CONNECTED, ORPHANED, ABORT and CLOSED have nothing else: they are FlowNotices (pipeline.records.flows).
 """
 
 from struct import Struct
@@ -12,6 +12,7 @@ from pipeline.records.kinds import (
     CONNECT,
     CONNECT_FAILED,
     GUEST_ANSWERED,
+    GUEST_MOVED,
     SHUTDOWN,
     SOCKETS_USED_UP,
     TAKEN,
@@ -21,10 +22,11 @@ from pipeline.records.kinds import (
 )
 from pipeline.records.run import Run
 
-_CONNECT: Final = Struct("<BxH2xH16xII16x12s4x")  # kind, link, mss, flow, syn_seq, key
-_ANSWERED: Final = Struct("<BxH2xH16xI36x")  # kind, link, mss, flow
+_CONNECT: Final = Struct("<B?HHH16xII16x12s4x")  # kind, insists, link, guest, mss, flow, syn_seq, key
+_ANSWERED: Final = Struct("<B3xHH16xI36x")  # kind, guest, mss, flow
+_MOVED: Final = Struct("<B3xH18xI36x")  # kind, guest, flow
 _FAILED: Final = Struct("<B15xI4xI32xI")  # kind, make_way, flow, error
-_USED_UP: Final = Struct("<BxH12xI44x")  # kind, link, make_way
+_USED_UP: Final = Struct("<B3xH10xI44x")  # kind, guest, make_way
 _TO_HOST: Final = Struct("<B3xHHIIIII36x")  # kind, stride, piece_size, slot, off, length, skip, flow
 _TO_GUEST: Final = Struct("<B7xIII4xI36x")  # kind, slot, off, length, flow
 _AMOUNT: Final = Struct("<B15xI4xI36x")  # kind, count or window, flow
@@ -41,50 +43,76 @@ MAKE_WAY_ANY: Final = 2
 class Connect:
     """CONNECT: open a connection from the host for a guest.
 
-    mss: payload bytes of a segment towards the guest. syn_seq: the sequence number of the guest's SYN. An
-    ICMP error about the connection quotes it.
+    guest: the number of the guest on ``link``. mss: payload bytes of a segment towards the guest. syn_seq:
+    the sequence number of the guest's SYN. An ICMP error about the connection quotes it. insists: no
+    half-open connection can make way. If the guest has fewer sockets than its share, another guest loses one.
     """
 
-    def __init__(self, flow: int, key: FlowKey, link: int, mss: int, syn_seq: int) -> None:
+    def __init__(
+        self, flow: int, key: FlowKey, link: int, guest: int, mss: int, syn_seq: int, insists: bool
+    ) -> None:
         self.flow = flow
         self.key = key
         self.link = link
+        self.guest = guest
         self.mss = mss
         self.syn_seq = syn_seq
+        self.insists = insists
 
     @staticmethod
     def unpack(burst: memoryview, at: int) -> "Connect":
         """The record at burst[at:]."""
-        _, link, mss, flow, syn_seq, key = _CONNECT.unpack_from(burst, at)
-        return Connect(flow, key, link, mss, syn_seq)
+        _, insists, link, guest, mss, flow, syn_seq, key = _CONNECT.unpack_from(burst, at)
+        return Connect(flow, key, link, guest, mss, syn_seq, insists)
 
     @staticmethod
-    def pack(flow: int, key: FlowKey, link: int, mss: int, syn_seq: int) -> bytes:
+    def pack(
+        flow: int, key: FlowKey, link: int, guest: int, mss: int, syn_seq: int, insists: bool = False
+    ) -> bytes:
         """A record with these fields."""
-        return _CONNECT.pack(CONNECT, link, mss, flow, syn_seq, key)
+        return _CONNECT.pack(CONNECT, insists, link, guest, mss, flow, syn_seq, key)
 
 
 class GuestAnswered:
-    """GUEST_ANSWERED: the guest on ``link`` accepted the connection that egress dialled.
+    """GUEST_ANSWERED: the guest with this number accepted the connection that egress dialled.
 
     mss: as in Connect.
     """
 
-    def __init__(self, flow: int, link: int, mss: int) -> None:
+    def __init__(self, flow: int, guest: int, mss: int) -> None:
         self.flow = flow
-        self.link = link
+        self.guest = guest
         self.mss = mss
 
     @staticmethod
     def unpack(burst: memoryview, at: int) -> "GuestAnswered":
         """The record at burst[at:]."""
-        _, link, mss, flow = _ANSWERED.unpack_from(burst, at)
-        return GuestAnswered(flow, link, mss)
+        _, guest, mss, flow = _ANSWERED.unpack_from(burst, at)
+        return GuestAnswered(flow, guest, mss)
 
     @staticmethod
-    def pack(flow: int, link: int, mss: int) -> bytes:
+    def pack(flow: int, guest: int, mss: int) -> bytes:
         """A record with these fields."""
-        return _ANSWERED.pack(GUEST_ANSWERED, link, mss, flow)
+        return _ANSWERED.pack(GUEST_ANSWERED, guest, mss, flow)
+
+
+class GuestMoved:
+    """GUEST_MOVED: the guest of a flow is back on another link. ``guest`` is its number now."""
+
+    def __init__(self, flow: int, guest: int) -> None:
+        self.flow = flow
+        self.guest = guest
+
+    @staticmethod
+    def unpack(burst: memoryview, at: int) -> "GuestMoved":
+        """The record at burst[at:]."""
+        _, guest, flow = _MOVED.unpack_from(burst, at)
+        return GuestMoved(flow, guest)
+
+    @staticmethod
+    def pack(flow: int, guest: int) -> bytes:
+        """A record with these fields."""
+        return _MOVED.pack(GUEST_MOVED, guest, flow)
 
 
 class ConnectFailed:
@@ -111,22 +139,22 @@ class ConnectFailed:
 
 
 class SocketsUsedUp:
-    """SOCKETS_USED_UP: no socket is left for a UDP flow of the guest on ``link``. make_way: MAKE_WAY_*."""
+    """SOCKETS_USED_UP: no socket is left for a UDP flow of this guest. make_way: MAKE_WAY_*."""
 
-    def __init__(self, link: int, make_way: int) -> None:
-        self.link = link
+    def __init__(self, guest: int, make_way: int) -> None:
+        self.guest = guest
         self.make_way = make_way
 
     @staticmethod
     def unpack(burst: memoryview, at: int) -> "SocketsUsedUp":
         """The record at burst[at:]."""
-        _, link, make_way = _USED_UP.unpack_from(burst, at)
-        return SocketsUsedUp(link, make_way)
+        _, guest, make_way = _USED_UP.unpack_from(burst, at)
+        return SocketsUsedUp(guest, make_way)
 
     @staticmethod
-    def pack(link: int, make_way: int) -> bytes:
+    def pack(guest: int, make_way: int) -> bytes:
         """A record with these fields."""
-        return _USED_UP.pack(SOCKETS_USED_UP, link, make_way)
+        return _USED_UP.pack(SOCKETS_USED_UP, guest, make_way)
 
 
 class ToHost(Run):

@@ -16,6 +16,22 @@ WANTED: Final = 65536
 MODEST: Final = 10240
 """OPEN_MAX of macOS. Its hard limit is "unlimited", but setrlimit() refuses more than this."""
 
+MAX_LINKS: Final = 256
+LINKS_PART: Final = 8
+"""Links of guests may have one part in this many of the descriptors, and never more than MAX_LINKS."""
+
+
+def soft() -> int:
+    """The soft limit of this process; -1 if there is none."""
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return -1 if limit == resource.RLIM_INFINITY else limit
+
+
+def links() -> int:
+    """How many links guests may have with the limit of this process."""
+    limit = soft()
+    return MAX_LINKS if limit < 0 else max(1, min(MAX_LINKS, limit // LINKS_PART))
+
 
 NEEDED: Final = 128
 """What the program has open without any guest, and some more."""

@@ -33,6 +33,8 @@ def identity(sock: socket.socket) -> str:
         peer = sock.getpeername()
     except OSError:
         return ""
+    if not isinstance(peer, tuple):
+        return ""
     if sock.family in (socket.AF_INET, socket.AF_INET6):
         return _host(peer[0])
     if sock.family == getattr(socket, "AF_VSOCK", None):

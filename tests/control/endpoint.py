@@ -57,6 +57,7 @@ class Workers:
                 "leases": {"192.168.127.2": "5a:94:ef:e4:0c:ee", "192.168.127.1": "5a:94:ef:e4:0c:dd"}
             },
             "dns_all": {"zones": []},
+            "guests": {"guests": {"3": {"links": 1}}, "peers": {"3": "process 12"}},
         }
 
     async def __call__(

@@ -8,8 +8,10 @@ from typing import Any, cast
 
 import pytest
 
+from pipeline.config.limits import Limits
 from pipeline.control import forwarder
-from pipeline.control.forwarder import Forward, Forwarder, ForwardError
+from pipeline.control.forward_shares import ForwardShares
+from pipeline.control.forwarder import THE_HOST, Forward, Forwarder, ForwardError, Owner, TooManyError
 from pipeline.control.ssh.destination import Destination, SocketError
 from pipeline.control.ssh.forwards import SocketForwards
 from pipeline.control.workers import RefusedError, RequestError
@@ -185,7 +187,7 @@ def test_names_that_guests_ask_for_do_not_hold_up_the_hosts_requests(monkeypatch
         made = Forwarder(Workers())
         waiting = [
             asyncio.create_task(
-                made.expose("tcp", f"silent.example:{port}", "1.2.3.4:5", opened_by="1.2.3.4")
+                made.expose("tcp", f"silent.example:{port}", "1.2.3.4:5", owner=Owner("1.2.3.4", 1))
             )
             for port in range(1, 20)
         ]
@@ -249,11 +251,81 @@ def test_a_forward_that_is_not_there_is_not_found() -> None:
 
 def test_forwards_are_bounded() -> None:
     async def run() -> None:
-        made = Forwarder(Workers(), max_forwards=2)
+        made = Forwarder(Workers(), shares=ForwardShares(Limits(max_forwards=2), lambda _name: None))
         await made.expose("tcp", ":1", "1.2.3.4:5")
         await made.expose("tcp", ":2", "1.2.3.4:5")
         with pytest.raises(ForwardError, match="there are 2 forwards already"):
             await made.expose("tcp", ":3", "1.2.3.4:5")
+
+    asyncio.run(run())
+
+
+def limited(workers: Workers, **changed: int) -> Forwarder:
+    """With these limits, and without one on the rate."""
+    limits = Limits(**{"max_forward_changes_per_second": 1 << 20} | changed)
+    return Forwarder(workers, shares=ForwardShares(limits, lambda _name: None))
+
+
+async def fill(made: Forwarder, owner: Owner, count: int, port: int = 1) -> int:
+    """Open so many forwards, or as many as there may be. Returns how many."""
+    for number in range(count):
+        try:
+            await made.expose("tcp", f"1.1.{owner.guest}.{number}:{port}", "1.2.3.4:5", owner=owner)
+        except ForwardError:
+            return number
+    return count
+
+
+def test_a_guest_leaves_forwards_to_others_and_to_the_host() -> None:
+    async def run() -> None:
+        made = limited(Workers(), max_forwards=400, max_forwards_of_guests=300)
+        assert await fill(made, Owner("192.168.127.2", 1), 1000) == 200, "twice as many as are left"
+        assert await fill(made, Owner("192.168.127.3", 2), 1000) == 67
+        assert await fill(made, Owner("192.168.127.4", 3), 16) == 16
+        assert await fill(made, THE_HOST, 110) == 110
+        assert made.sums() == {1: 200, 2: 67, 3: 16}
+
+    asyncio.run(run())
+
+
+def test_the_host_gets_a_forward_of_the_guest_with_most() -> None:
+    async def run() -> None:
+        made = limited(Workers(), max_forwards=20, max_forwards_of_guests=20)
+        assert await fill(made, Owner("a", 1), 12) == 12
+        assert await fill(made, Owner("b", 2), 8) == 8
+        assert await fill(made, THE_HOST, 6) == 6
+        assert made.sums() == {1: 7, 2: 7}
+        assert await fill(made, THE_HOST, 50, port=2) == 14
+        assert made.sums() == {}
+
+    asyncio.run(run())
+
+
+def test_a_guest_within_its_share_gets_the_forward_of_one_that_is_gone() -> None:
+    async def run() -> None:
+        workers = Workers()
+        made = limited(workers, max_forwards_of_guests=20)
+        assert await fill(made, Owner("a", 1), 12) == 12
+        assert await fill(made, Owner("b", 2), 8) == 8
+        workers.answers["guests"] = {"guests": {"1": {"links": 1}, "2": {"links": 1}, "3": {"links": 1}}}
+        assert await fill(made, Owner("c", 3), 1) == 0, "both are there"
+        workers.answers["guests"] = {"guests": {"2": {"links": 1}, "3": {"links": 1}}}
+        assert await fill(made, Owner("c", 3), 5) == 5
+        assert made.sums() == {1: 7, 2: 8, 3: 5}
+        assert made.all()[0].local == "1.1.1.10:1", "the oldest went first"
+
+    asyncio.run(run())
+
+
+def test_a_guest_may_not_open_and_close_without_pause() -> None:
+    async def run() -> None:
+        made = limited(Workers(), max_forward_changes_per_second=5)
+        guest = Owner("a", 1)
+        assert await fill(made, guest, 50) == 10
+        with pytest.raises(TooManyError, match="a guest may open and close 5 forwards a second"):
+            await made.unexpose("tcp", "1.1.1.0:1", owner=guest)
+        assert await fill(made, Owner("b", 2), 10) == 10
+        assert await fill(made, THE_HOST, 100) == 100
 
     asyncio.run(run())
 

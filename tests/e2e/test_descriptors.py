@@ -7,7 +7,7 @@ import pytest
 from pipeline.wire import ipv4, tcp
 from tests.support.daemon import Daemon
 from tests.support.netns import BLACK_HOLE_ADDR, INTERNET_ADDR, Network, wait_for
-from tests.support.raw_guest import RawGuest
+from tests.support.raw_guest import RawGuest, Stream
 from tests.support.servers import ECHO, UDP_ECHO, Servers
 
 pytestmark = pytest.mark.e2e
@@ -75,3 +75,45 @@ def test_handshakes_that_a_guest_never_completes_leave_the_next_connection_a_des
     guest.receive()
     assert guest.connect(INTERNET, 4000, ECHO).echoes(b"a connection")
     assert stream.echoes(b"still there")
+
+
+def open_many(guest: RawGuest, count: int, first_port: int) -> list[Stream]:
+    """Open connections in one burst. Returns those that were answered."""
+    ports = range(first_port, first_port + count)
+    guest.send(*(guest.segment(INTERNET, port, ECHO, 1000, flags=tcp.SYN) for port in ports))
+    streams = []
+    for got in guest.tcp(guest.receive(1.0)):
+        if got.header.flags & (tcp.SYN | tcp.ACK) == tcp.SYN | tcp.ACK:
+            seq = got.header.seq + 1 & 0xFFFFFFFF
+            streams.append(Stream(guest, INTERNET, got.header.dst_port, ECHO, 1001, seq, 65535))
+    guest.send(*(stream.segment() for stream in streams))
+    return streams
+
+
+def test_connections_of_guests_that_vanished_make_room_at_once(scarce: Daemon) -> None:
+    for number in range(10, 18):
+        with RawGuest(scarce.qemu_socket, number) as vanishing:
+            assert open_many(vanishing, 30, 20000)
+            wait_for(lambda: not vanishing.receive(0.1), "quiet")
+    with RawGuest(scarce.qemu_socket, 7) as guest:
+        streams = open_many(guest, 100, 30000)
+        assert len(streams) == 100
+        assert all(stream.echoes(b"mine") for stream in streams[::10])
+        assert echoed(guest, 1)
+    assert scarce.gauge("egress_flow_evicted_guest_gone")["egress0"] > 0
+    assert scarce.gauge("egress_flow_evicted_over_share")["egress0"] == 0
+
+
+def test_a_guest_with_all_sockets_gives_silent_connections_to_one_below_its_share(
+    scarce: Daemon, guest: RawGuest
+) -> None:
+    busy = guest.connect(INTERNET, 4000, ECHO)
+    while open_many(guest, 50, 20000 + 50 * scarce.gauge("tcp_flow_opened")["tcp0"]):
+        pass
+    with RawGuest(scarce.qemu_socket, 8) as other:
+        for port in range(5000, 5010):
+            assert busy.echoes(b"not idle")
+            assert other.connect(INTERNET, port, ECHO).echoes(b"mine")
+        assert echoed(other, 1)
+        assert busy.echoes(b"still there")
+    assert scarce.gauge("egress_flow_evicted_over_share")["egress0"] >= 10

@@ -25,7 +25,7 @@ EVERY = [
     messages.GuestEvent("left", "qemu", "EOF", "@", "bye"),
     messages.GuestEvent("failed", "qemu", "no"),
     messages.MacEvent("seen", "02:00:00:00:00:01"),
-    messages.ServiceEvent("dns", "192.168.127.2:1", 7),
+    messages.ServiceEvent("dns", "192.168.127.2:1", 7, 3),
 ]
 
 

@@ -29,7 +29,7 @@ _WORDS = (
 )
 _BOOLEANS = (
     "vnet", "borrowed", "has_timestamps", "has_other_options", "sack_permitted", "after_steered", "both",
-    "final", "dont_fragment", "shared", "crowded", "on",
+    "final", "dont_fragment", "shared", "crowded", "insists", "on",
 )  # fmt: skip
 
 

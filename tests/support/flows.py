@@ -8,7 +8,7 @@ from pipeline.engines.tcp.connection import Connection
 from pipeline.engines.tcp.segment import Segment
 from pipeline.records.flows import flow_key
 from pipeline.records.run import Run
-from pipeline.stages.tcp.flow import Flow, Guest
+from pipeline.stages.tcp.flow import Flow, Guest, GuestLink
 from pipeline.stages.tcp.host_end import HostEnd
 from pipeline.wire.tcp import ACK, SYN
 
@@ -24,19 +24,24 @@ def half_open_connection() -> Connection:
     return conn
 
 
-def flow_of(guest: Guest, number: int = 1) -> Flow:
+def on_link(guest: Guest) -> GuestLink:
+    """A link of the guest."""
+    return GuestLink(guest.number, guest)
+
+
+def flow_of(link: GuestLink, number: int = 1) -> Flow:
     """An open connection. It does not count for its guest yet."""
     conn = half_open_connection()
     conn.on_segment(Segment(101, 501, ACK, 65535, 0, None, 0, 0, False), 0.0)
     conn.transmit(0.0, 1)
     conn.take_actions()
-    return flow_with(conn, guest, number)
+    return flow_with(conn, link, number)
 
 
-def flow_with(conn: Connection, guest: Guest, number: int, egress: int = 0) -> Flow:
+def flow_with(conn: Connection, link: GuestLink, number: int, egress: int = 0) -> Flow:
     """A flow of this connection. Its host end pushes records to no ring."""
     ring: Any = SimpleNamespace(push=lambda _record: None)
-    return Flow(conn, flow_key(1, 1, 2, number), guest, HostEnd(number, egress, ring), 0.0)
+    return Flow(conn, flow_key(1, 1, 2, number), link, HostEnd(number, egress, ring), 0.0)
 
 
 def data(at: int, length: int, slot: int) -> Segment:

@@ -32,6 +32,8 @@ CLASSES: dict[int, type] = {
     kinds.DIAL_ROUTED: dials.DialRouted,
     kinds.DIAL_FAILED: dials.DialFailed,
     kinds.GUEST_ANSWERED: streams.GuestAnswered,
+    kinds.GUEST_MOVED: streams.GuestMoved,
+    kinds.ORPHANED: flows.FlowNotice,
     kinds.CONNECT: streams.Connect,
     kinds.CONNECTED: flows.FlowNotice,
     kinds.CONNECT_FAILED: streams.ConnectFailed,

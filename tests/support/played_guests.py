@@ -147,10 +147,12 @@ class GuestStream:
 class Guest:
     """One guest: a link with one MAC and one address."""
 
-    def __init__(self, card: "Card", number: int) -> None:
-        """number: of its link. Its address ends in number + 1."""
+    def __init__(self, card: "Card", number: int, peer: int = 0) -> None:
+        """number: of its link. Its address ends in number + 1. peer: the number of the guest, by default
+        that of its link."""
         self.card = card
         self.link = number
+        self.peer = peer or number
         self.mac = bytes((0x5A, 0x94, 0xEF, 0, 0, number))
         self.addr = GATEWAY + number
         self.to_gateway = ethernet.header(GATEWAY_MAC, self.mac, ethernet.TYPE_IPV4)
@@ -169,7 +171,7 @@ class Guest:
         """Whether all TCP segments for it are ignored, as if they were lost."""
         self._frames: list[bytes] = []
         self._port = FIRST_PORT
-        card.steering.link_up(number, number)
+        card.steering.link_up(number, self.peer)
 
     @property
     def now(self) -> float:
@@ -203,12 +205,12 @@ class Guest:
         self.up = False
         self.streams.clear()
         self._frames.clear()
-        self.card.steering.link_down(self.link, self.link)
+        self.card.steering.link_down(self.link, self.peer)
 
     def replug(self, number: int) -> None:
         """Move to another link, with all open connections: the old link goes down."""
-        self.card.steering.link_down(self.link, self.link)
-        self.link = number
+        self.card.steering.link_down(self.link, self.peer)
+        self.link = self.peer = number
         self.card.by_link[number] = self
         self.card.steering.link_up(number, number)
 
@@ -297,9 +299,9 @@ class Card(Neighbour):
         self.steers = True
         """Whether runs of known flows go past demux. If not, everything goes to demux."""
 
-    def guest(self, number: int = 1) -> Guest:
-        """Make a new guest on the link ``number``."""
-        guest = Guest(self, number)
+    def guest(self, number: int = 1, peer: int = 0) -> Guest:
+        """Make a new guest on the link ``number``. peer: as for Guest."""
+        guest = Guest(self, number, peer)
         self.guests[guest.addr] = self.by_link[number] = guest
         return guest
 

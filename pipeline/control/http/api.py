@@ -20,9 +20,12 @@ from pipeline.control.forwarder import (
     Forward,
     Forwarder,
     ForwardError,
+    Owner,
+    TooManyError,
     resolve_remote,
     without_secrets,
 )
+from pipeline.control.guests import GuestSums
 from pipeline.control.http import models, openapi, stats
 from pipeline.control.http.access import Access, AccessError, guest_address
 from pipeline.control.http.connection import TIMEOUT, TOO_LONG
@@ -87,6 +90,7 @@ class Api:
         *,
         access: Access | None = None,
         description: openapi.Json | None = None,
+        guests: GuestSums | None = None,
     ) -> None:
         """access: by default every client may do everything. description: the answer of /openapi.json."""
         self._access = Access(log) if access is None else access
@@ -94,6 +98,7 @@ class Api:
         self._forwarder = forwarder
         self._request = request
         self._meter = meter
+        self._guests = guests or GuestSums(request, ("ingress",), {})
         self._log = log
 
     def full(self, *, browsers: bool = False) -> web.Application:
@@ -106,6 +111,7 @@ class Api:
             "/openapi.json": self._openapi,
             "/stats": self._stats,
             "/cam": self._cam,
+            "/guests": self._guests_all,
             "/leases": self._leases,
             "/services/dhcp/leases": self._leases,
             "/services/dns/all": self._dns_all,
@@ -221,14 +227,14 @@ class Api:
                 remote = resolve_remote(remote, _client(request))
         except GoError as error:
             raise ApiError(400, str(error)) from None
-        client, opened_by = _client(request), HOST
+        client, owner = _client(request), Owner()
         try:
             if request.app[_GUESTS]:
                 self._access.check_guest_expose(client, protocol, asked.local, remote)
-                opened_by = guest_address(client)
-            await self._forwarder.expose(
-                protocol, asked.local, remote, asked.proxy_protocol, opened_by=opened_by
-            )
+                owner = _owner(request)
+            await self._forwarder.expose(protocol, asked.local, remote, asked.proxy_protocol, owner=owner)
+        except TooManyError as error:
+            raise ApiError(429, str(error)) from None
         except ForwardError as error:
             raise ApiError(500, str(error)) from None
         return web.Response()
@@ -243,10 +249,11 @@ class Api:
 
         try:
             if request.app[_GUESTS]:
-                closed_by = guest_address(client)
-                await self._forwarder.unexpose(protocol, asked.local, closed_by=closed_by, check=check)
+                await self._forwarder.unexpose(protocol, asked.local, owner=_owner(request), check=check)
             else:
                 await self._forwarder.unexpose(protocol, asked.local)
+        except TooManyError as error:
+            raise ApiError(429, str(error)) from None
         except ForwardError as error:
             raise ApiError(500, str(error)) from None
         return web.Response()
@@ -256,6 +263,9 @@ class Api:
     async def _cam(self, _request: web.Request) -> web.Response:
         answer = messages.CamAnswer.decode(await self._request("demux", messages.Cam()))
         return _json(dict(sorted(answer.cam.items())))
+
+    async def _guests_all(self, _request: web.Request) -> web.Response:
+        return _json(await self._guests.all())
 
     async def _leases(self, _request: web.Request) -> web.Response:
         answer = messages.LeasesAnswer.decode(await self._request("resolver", messages.Leases()))
@@ -298,6 +308,13 @@ class Api:
 def _client(request: web.Request) -> str:
     connection = connection_of(request)
     return connection.client if connection is not None else GONE
+
+
+def _owner(request: web.Request) -> Owner:
+    """The guest that sent a request through the gateway's port 80."""
+    connection = connection_of(request)
+    guest = connection.guest if connection is not None else 0
+    return Owner(guest_address(_client(request)), guest)
 
 
 def _web_fields(request: web.Request) -> tuple[list[str], list[str], list[str]]:

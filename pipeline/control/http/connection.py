@@ -40,7 +40,10 @@ class Connection(asyncio.Protocol):
         take_overs: Container[str],
         timeout: float,
         ended: asyncio.Event,
+        guest: int = 0,
     ) -> None:
+        """guest: the number of the guest whose connection it is; 0 for clients on the host."""
+        self.guest = guest
         self.client = client
         self.take_overs = take_overs
         """Paths that a first request is taken over for on this endpoint."""
@@ -57,6 +60,10 @@ class Connection(asyncio.Protocol):
         self._unread = 0
         self._refusal: asyncio.TimerHandle | None = None
         self._refused = False
+
+    def is_answering(self) -> bool:
+        """Whether a request is there and its answer is not decided yet."""
+        return self.answering
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Hand the transport on, then the head, before the socket is read."""

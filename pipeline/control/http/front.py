@@ -5,28 +5,32 @@ it from then on. aiohttp serves any other connection: it gets the head first, th
 The front door peeks at the socket, so the bytes after the head are still there. Where a socket cannot be
 peeked at, they are handed over as ``rest``.
 
-Everything is bounded: size and time of a head, the number of connections, and the time that a peer may
-leave an answer unread. aiohttp serves the later requests of a connection too. A take-over path is not
-served there (api.py says so to the client).
+Everything is bounded: size and time of a head, the number of connections (pipeline.control.http.seats), and
+the time that a peer may leave an answer unread. aiohttp serves the later requests of a connection too. A
+take-over path is not served there (api.py says so to the client).
 """
 
 import asyncio
 import errno
 import socket
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from contextlib import suppress
 from typing import Final, NamedTuple
 
 import structlog
 
 from pipeline.control.http.connection import LINGER, LINGER_BYTES, TIMEOUT, Connection, Server
 from pipeline.control.http.head import FRAMES, Head, HeadError, HeadReader
+from pipeline.control.http.seats import Seat, Seats
 from pipeline.control.repeated import Repeated
-from pipeline.system import inet
+from pipeline.system import inet, peer
 
 MAX_CONNECTIONS: Final = 1024
 ACCEPT_PAUSE: Final = 0.1
 """Seconds without accepting after the system refused (out of descriptors)."""
 PEEK_BYTES: Final = 16 * 1024
+MACHINE: Final = "machine "
+"""A virtual machine that connects over vsock is a guest. Its number here is its address (CID), negative."""
 
 
 class Taken(NamedTuple):
@@ -59,15 +63,18 @@ class Front:
         *,
         timeout: float = TIMEOUT,
         max_connections: int = MAX_CONNECTIONS,
+        count: Callable[[str], None] = lambda _name: None,
     ) -> None:
+        """count: called with the name of a counter."""
         self._server = server
         self._take_overs = take_overs
         self._log = log
         self._refused = Repeated(log, "connection refused, too many")
         self._not_accepted = Repeated(log, "accept failed")
         self._timeout = timeout
-        self._max_connections = max_connections
+        self._count = count
         self._connections: set[asyncio.Task[None]] = set()
+        self.seats = Seats(max_connections)
         self._listeners: set[asyncio.Task[None]] = set()
         self._room = asyncio.Event()
         self._room.set()
@@ -77,19 +84,33 @@ class Front:
         listener.setblocking(False)
         self._start(self._accept(listener), self._listeners)
 
-    def serve(self, sock: socket.socket, client: str | None = None) -> None:
+    def serve(self, sock: socket.socket, client: str | None = None, guest: int = 0) -> None:
         """Serve one connection, whose socket is the front's now.
 
-        client is the peer's address for api.py, by default that of the socket.
-        A connection beyond the bound is closed at once.
+        client is the peer's address for api.py, by default that of the socket. guest: the number of the guest
+        whose connection it is; 0 for clients on the host. At the bound another connection ends, or this one
+        is refused.
         """
         sock.setblocking(False)
-        if len(self._connections) >= self._max_connections:
-            self._refused.warning(asyncio.get_running_loop().time(), client=client)
-            sock.close()
-            return
-        self._start(self._serve_and_close(sock, client), self._connections)
-        if len(self._connections) >= self._max_connections:
+        owner = f"guest {guest}" if guest else peer.identity(sock) or "unknown"
+        if owner.startswith(MACHINE):
+            guest = -int(owner.removeprefix(MACHINE))
+        seat = Seat(owner, guest, _nothing)
+        if self.seats.full:
+            other = self.seats.make_room(seat.owner)
+            if other is None:
+                self._count("api_connection_refused_too_many")
+                self._refused.warning(asyncio.get_running_loop().time(), client=client)
+                sock.close()
+                return
+            self._count("api_connection_evicted")
+            other.end()
+        self.seats.add(seat)
+        task = self._start(self._serve_and_close(sock, client, seat), self._connections)
+        # A task that is cancelled before its first step closes nothing itself.
+        task.add_done_callback(lambda done: sock.close() if done.cancelled() else None)
+        seat.end = task.cancel
+        if self.seats.full:
             self._room.clear()
 
     async def close(self) -> None:
@@ -99,10 +120,11 @@ class Front:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    def _start(self, work: Coroutine[None, None, None], group: set[asyncio.Task[None]]) -> None:
+    def _start(self, work: Coroutine[None, None, None], group: set[asyncio.Task[None]]) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(work)
         group.add(task)
         task.add_done_callback(self._done)
+        return task
 
     def _done(self, task: asyncio.Task[None]) -> None:
         self._listeners.discard(task)
@@ -114,24 +136,33 @@ class Front:
     async def _accept(self, listener: socket.socket) -> None:
         loop = asyncio.get_running_loop()
         while True:
-            # Wait for room first: a connection in the backlog costs nothing.
-            await self._room.wait()
             try:
                 sock, _ = await loop.sock_accept(listener)
             except OSError as error:
                 self._not_accepted.warning(loop.time(), error=str(error))
                 await asyncio.sleep(ACCEPT_PAUSE)
                 continue
+            try:
+                # Wait for room: the next connections are in the backlog, where they cost nothing.
+                while self.seats.full and not self.seats.has_idle():
+                    with suppress(TimeoutError):
+                        async with asyncio.timeout(ACCEPT_PAUSE):
+                            await self._room.wait()
+            except BaseException:
+                sock.close()
+                raise
             self.serve(sock)
 
-    async def _serve_and_close(self, sock: socket.socket, client: str | None) -> None:
+    async def _serve_and_close(self, sock: socket.socket, client: str | None, seat: Seat) -> None:
         try:
-            await self._serve(sock, client if client is not None else peer_text(sock))
+            await self._serve(sock, client if client is not None else peer_text(sock), seat)
         except BaseException:
             sock.close()
             raise
+        finally:
+            self.seats.remove(seat)
 
-    async def _serve(self, sock: socket.socket, client: str) -> None:
+    async def _serve(self, sock: socket.socket, client: str, seat: Seat) -> None:
         loop = asyncio.get_running_loop()
         reader = HeadReader()
         try:
@@ -156,17 +187,28 @@ class Front:
             return
         take_over = self._take_overs.get(head.path)
         if take_over is not None:
+            seat.is_busy = _busy
             await take_over(Taken(sock, head, rest, client))
             return
         ended = asyncio.Event()
         inner = await self._server()
-        transport, _ = await loop.connect_accepted_socket(
-            lambda: Connection(inner, head.raw + rest, client, self._take_overs, self._timeout, ended), sock
+        connection = Connection(
+            inner, head.raw + rest, client, self._take_overs, self._timeout, ended, seat.guest
         )
+        seat.is_busy = connection.is_answering
+        transport, _ = await loop.connect_accepted_socket(lambda: connection, sock)
         try:
             await ended.wait()
         finally:
             transport.abort()
+
+
+def _nothing() -> None:
+    """There is nothing to end yet."""
+
+
+def _busy() -> bool:
+    return True
 
 
 async def close_with(
@@ -243,11 +285,12 @@ async def _readable(loop: asyncio.AbstractEventLoop, sock: socket.socket) -> Non
 def peer_text(sock: socket.socket) -> str:
     """The peer's address as Go writes it: ``ip:port``, ``vm(cid):port``, "@" for unnamed unix sockets."""
     try:
-        peer = sock.getpeername()
+        address = sock.getpeername()
     except OSError:
         return "@"
     if sock.family in (socket.AF_INET, socket.AF_INET6):
-        return inet.endpoint(peer)
-    if isinstance(peer, tuple):
-        return f"vm({peer[0]}):{peer[1]}"
-    return (peer.decode("utf-8", "replace") if isinstance(peer, bytes) else peer).replace("\0", "@") or "@"
+        return inet.endpoint(address)
+    if isinstance(address, tuple):
+        return f"vm({address[0]}):{address[1]}"
+    text = address.decode("utf-8", "replace") if isinstance(address, bytes) else address
+    return text.replace("\0", "@") or "@"

@@ -127,6 +127,10 @@ class Cam(RootModel[dict[str, int]]):
     """MAC address to number of the guest's link."""
 
 
+class Guests(RootModel[list[dict[str, int | str]]]):
+    """For each guest its number, its peer, and sums by kind: links, flows, sockets, forwards and others."""
+
+
 class Counters(RootModel[dict[str, "int | Counters"]]):
     """Numbers in objects of any depth."""
 
@@ -142,4 +146,4 @@ class Version(BaseModel):
 
 
 REQUESTS: Final = (ExposeRequest, UnexposeRequest, ZoneRequest)
-ANSWERS: Final = (Forwards, Zones, Leases, Cam, Counters, Version)
+ANSWERS: Final = (Forwards, Zones, Leases, Cam, Guests, Counters, Version)

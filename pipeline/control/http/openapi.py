@@ -36,6 +36,7 @@ _READS: Final[Mapping[str, tuple[str, type[BaseModel] | None]]] = {
     "/healthz": ("The text ok, if every worker answers within two seconds.", None),
     "/version": ("Version, Python, and whether the data path is compiled.", models.Version),
     "/cam": ("MAC address to number of the guest's link.", models.Cam),
+    "/guests": ("What each guest has of all resources.", models.Guests),
     "/leases": ("IP address to MAC address, gateway and static leases included.", models.Leases),
     "/services/dhcp/leases": ("The same as /leases.", models.Leases),
     "/services/dns/all": ("The zones of the name server; null when there are none.", models.Zones),

@@ -27,7 +27,7 @@ expire, only guests with fewer than LEAST_OF_A_GUEST leases get these, again the
 This module does not know messages.
 """
 
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable, Mapping
 from ipaddress import IPv4Network
 from typing import Final, NamedTuple, Protocol
@@ -160,6 +160,10 @@ class Leases:
         return count
 
     # --- what clients ask for --------------------------------------------------------------
+
+    def sums(self) -> dict[int, int]:
+        """How many leases each guest has, by its number, loans included."""
+        return Counter(self._guest_of(lease.link) for lease in self._leases.values() if lease.link > 0)
 
     def give(self, mac: bytes, ident: bytes, link: int, state: str, now: float) -> Grant:
         """Give a client its address, perhaps a new one. ident: its identifier (option 61), or empty."""

@@ -80,6 +80,10 @@ class Dhcp:
         """Address -> MAC of the gateway, of the static leases and of every client that has an address."""
         return self._leases.by_addr()
 
+    def sums(self) -> dict[int, int]:
+        """How many leases each guest has, by its number, loans included."""
+        return self._leases.sums()
+
     def export(self, now: float) -> list[tuple[int, bytes, float]]:
         """The leases for a state file: (address, MAC, seconds left)."""
         return self._leases.export(now)

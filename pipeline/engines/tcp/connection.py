@@ -106,6 +106,11 @@ class Connection(Tcb):
         """Payload of a full segment to the guest."""
         return self.snd.snd_mss
 
+    @property
+    def last_received_at(self) -> float:
+        """When the guest sent the last segment."""
+        return self.probing.last_received_at
+
     def holds_bytes(self) -> bool:
         """Whether the connection holds handles, of unacknowledged or out-of-order bytes."""
         return bool(self.snd.chunks or self.rcv.reassembly.ranges)

@@ -7,6 +7,7 @@ made in ingress are passed on as they are. For a connection that the host opens 
 guest (dials.py).
 """
 
+from collections import Counter
 from typing import Final
 
 from pipeline.config.choices import ISOLATED
@@ -199,26 +200,28 @@ class DemuxStage:
         elif kind == kinds.LINK_UP:
             up = LinkNotice.unpack(burst, at)
             self.links[up.link] = up.guest
-            self.network.resolver_out.push(LinkNotice.pack(kinds.LINK_UP, up.link, up.guest))
+            self._report_link(kinds.LINK_UP, up)
         elif kind == kinds.LINK_DOWN:
             down = LinkNotice.unpack(burst, at)
             self._on_link_down(down.link, down.guest)
+            self._report_link(kinds.LINK_DOWN, down)
+
+    def _report_link(self, kind: int, notice: LinkNotice) -> None:
+        network = self.network
+        for ring in (*network.tcp_out.rings, *network.egress_out, network.resolver_out):
+            ring.push(LinkNotice.pack(kind, notice.link, notice.guest))
 
     def _on_link_down(self, link: int, guest: int) -> None:
         self.links.pop(link, None)
         self.switch.forget_link(link)
         self.ip.forget_link(link)
-        for addr, (_, where) in self.neighbors.snapshot().items():
-            if where == link:
-                self.udp.forget_guest(addr)
         self.neighbors.forget_link(link)
-        self.udp.forget_link(link)
-        if guest not in self.links.values():
+        last = guest not in self.links.values()
+        self.udp.forget_link(link, guest, last=last)
+        if last:
             self.services.rates.on_guest_gone(self.now)
         self.bad_frames.forget(link)
         self.events.forget_link(link)
-        for ring in (*self.network.tcp_out.rings, self.network.resolver_out):
-            ring.push(LinkNotice.pack(kinds.LINK_DOWN, link, guest))
 
     # --- from egress --------------------------------------------------------------------
 
@@ -273,8 +276,14 @@ class DemuxStage:
     # --- what the worker asks for ------------------------------------------------------------
 
     def on_control(self, message: Message, fds: list[int]) -> Message:
-        """Requests ``cam`` (MAC to link) and ``neighbors`` (address to MAC)."""
+        """Requests ``cam`` (MAC to link), ``neighbors`` (address to MAC) and ``guests``."""
         match messages.request_of(message):
+            case messages.Guests():
+                addresses = Counter(
+                    self.links.get(link, link) for _, link in self.neighbors.snapshot().values()
+                )
+                sums = {"addresses": addresses, "udp_flows": self.udp.flows.sums()}
+                return messages.GuestsAnswer.of(sums).encode()
             case messages.Cam():
                 cam = {ethernet.mac_text(mac): link for mac, link in self.switch.cam().items()}
                 return messages.CamAnswer(cam).encode()

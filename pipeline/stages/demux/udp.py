@@ -45,6 +45,7 @@ class UdpDispatch:
         self.neighbors = network.neighbors
         self.targets = network.targets
         self.gateway = config.network.gateway_ip
+        self.links = network.links
         self.services = services
         self.flows = UdpFlows(
             PortAllocator(secrets.randbits(16)),
@@ -92,6 +93,9 @@ class UdpDispatch:
             if flow is None:
                 self.services.to_resolver(run, Ends.of(run.key).remote_port, now)
                 return
+        elif flow.link != run.link:
+            # The guest is back, or uses another link.
+            self.flows.adopt(flow, run.link, self._guest_of(run.link))
         elif not flow.steered and self._may_steer(flow):
             # This is not the flow's first datagram. Ingress sends the next ones straight to egress.
             flow.steer()
@@ -114,11 +118,16 @@ class UdpDispatch:
             raise WireError(target.refused)
         if not ends.guest_addr:
             raise WireError("udp_datagram_dropped_no_source_address")
-        if not self.new_flows.take(run.link, now):
+        guest = self._guest_of(run.link)
+        if not self.new_flows.take(guest, now):
             raise WireError("udp_datagram_dropped_flow_rate")
-        flow = self.flows.on_guest_datagram(run.key, now)
+        flow = self.flows.on_guest_datagram(run.key, run.link, guest, now)
         self.counts[_FLOWS] = len(self.flows)
         return flow
+
+    def _guest_of(self, link: int) -> int:
+        """The number of the guest that opened a link. An unknown link is a guest of its own."""
+        return self.links.get(link, link)
 
     def _may_steer(self, flow: UdpFlow) -> bool:
         """Whether ingress may send the flow's datagrams past demux.
@@ -131,7 +140,11 @@ class UdpDispatch:
 
     def on_used_by_guest(self, key: FlowKey, now: float) -> None:
         """Ingress steered datagrams of a guest past demux, so the flow is in use."""
-        self.flows.find(key, now)
+        flow = self.flows.find(key, now)
+        if flow is not None:
+            neighbor = self.neighbors.get(flow.guest_addr)
+            if neighbor is not None and neighbor.link != flow.link:
+                self.flows.adopt(flow, neighbor.link, self._guest_of(neighbor.link))
 
     def on_unsteered(self, key: FlowKey, now: float) -> None:
         """Ingress does not steer the flow any more. Its next datagrams must stay after the steered ones."""
@@ -149,12 +162,9 @@ class UdpDispatch:
 
     def on_host_datagrams(self, egress: int, run: UdpData, now: float) -> None:
         """Datagrams that egress received. The first of a forwarded port opens its flow."""
-        flow: UdpFlow | None
-        if run.flow & FLOW_FROM_EGRESS:
-            ends = Ends.of(run.key)
-            flow = self.flows.on_dial(egress, run.flow, ends.guest_addr, ends.guest_port, self.gateway, now)
-        else:
-            flow = self.flows.on_host_datagram(egress, run.flow, now)
+        flow = self.flows.on_host_datagram(egress, run.flow, now)
+        if flow is None and run.flow & FLOW_FROM_EGRESS:
+            flow = self._dial(egress, run, now)
         if flow is None:
             self.counts[_NO_FLOW] += 1
             self.worker.free(run.slot)
@@ -174,6 +184,15 @@ class UdpDispatch:
         if flow.remote_port == nat.DNS_PORT and not flow.from_egress and flow.on_answers(count):
             self.flows.finish(flow)
 
+    def _dial(self, egress: int, run: UdpData, now: float) -> UdpFlow | None:
+        """A new flow of a forwarded port; None if the gateway has no port left for it."""
+        ends = Ends.of(run.key)
+        to = flow_key(ends.guest_addr, ends.guest_port, self.gateway, 0)
+        neighbor = self.neighbors.get(ends.guest_addr)
+        # If nobody knows the guest yet, it gets the flow when it has answered.
+        link = neighbor.link if neighbor is not None else 0
+        return self.flows.on_dial(egress, run.flow, to, link, self._guest_of(link), now)
+
     def send_waiting(self, waiting: "_WaitingDatagrams") -> None:
         """The guest that these datagrams waited for has answered."""
         neighbor = self.neighbors.get(waiting.addr)
@@ -182,7 +201,10 @@ class UdpDispatch:
             return
         self.waiting.remove(waiting.egress, waiting.addr, waiting.run.slot)
         self.counts[_SENT] += waiting.run.piece_count()
-        self.output.datagrams(neighbor.link, neighbor.mac, waiting.key, waiting.run)
+        flow = waiting.flow
+        if flow.link != neighbor.link:
+            self.flows.adopt(flow, neighbor.link, self._guest_of(neighbor.link))
+        self.output.datagrams(neighbor.link, neighbor.mac, flow.key, waiting.run)
 
     def drop_waiting(self, waiting: "_WaitingDatagrams") -> None:
         """No guest has the address that these datagrams waited for."""
@@ -201,13 +223,11 @@ class UdpDispatch:
         # Datagrams on their way may have made egress open the flow again. This record comes after them.
         self.egress_out[egress].push(FlowNotice.pack(kinds.UDP_CLOSE, number))
 
-    def forget_link(self, link: int) -> None:
-        """The link is gone; another guest will get its number."""
-        self.new_flows.forget(link)
-
-    def forget_guest(self, guest_addr: int) -> None:
-        """The guest's link is gone."""
-        self.flows.forget_guest(guest_addr)
+    def forget_link(self, link: int, guest: int, *, last: bool) -> None:
+        """A link of this guest is gone. last: it was the guest's last one."""
+        self.flows.forget_link(link, guest)
+        if last:
+            self.new_flows.forget(guest)
 
     def expire(self, now: float) -> None:
         """Close the flows that were idle for too long."""
@@ -236,7 +256,7 @@ class _WaitingDatagrams:
         self.dispatch = dispatch
         self.egress = egress
         self.addr = flow.guest_addr
-        self.key = flow.key
+        self.flow = flow
         self.run = run
 
     def on_resolved(self, link: int) -> None:

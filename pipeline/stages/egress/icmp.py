@@ -49,9 +49,9 @@ Key = tuple[Addr, int, Addr]
 class EchoFlow(GuestSocket):
     """One pinger's socket."""
 
-    def __init__(self, flows: "EchoSockets", key: Key, sock: socket.socket, link: int, ident: int) -> None:
+    def __init__(self, flows: "EchoSockets", key: Key, sock: socket.socket, guest: int, ident: int) -> None:
         """ident: the identifier to use towards the host; 0 where the system chooses it."""
-        super().__init__(link)
+        super().__init__(guest)
         self.key = key
         self.sock = sock
         self.ident = ident
@@ -120,7 +120,7 @@ class EchoSockets:
         key = (request.guest_addr, request.identifier, request.remote_addr)
         flow = self.flows.get(key)
         if flow is None:
-            flow = self._open(key, request.link)
+            flow = self._open(key, self._bound.guest_of(request.link))
         if flow is not None:
             self._send(flow, request)
         self._worker.free(request.slot)
@@ -140,7 +140,7 @@ class EchoSockets:
             else:
                 self._counts[_SEND_FAILED] += 1
 
-    def _open(self, key: Key, link: int) -> EchoFlow | None:
+    def _open(self, key: Key, guest: int) -> EchoFlow | None:
         guest_addr, _, remote_addr = key
         target = self._context.targets.icmp_target(remote_addr)
         if target.refused:
@@ -152,7 +152,7 @@ class EchoSockets:
         self._make_room(guest_addr)
         addr = ipv4.addr_text(target.addr)
         try:
-            sock = self._bound.datagram_socket(link, lambda: host_icmp.open_echo(addr))
+            sock = self._bound.datagram_socket(guest, lambda: host_icmp.open_echo(addr))
         except OSError as error:
             if error.errno in host_icmp.NOT_PERMITTED:
                 self._counts[_NOT_PERMITTED] += 1
@@ -162,7 +162,7 @@ class EchoSockets:
             return None
         if sock is None:
             return None
-        return EchoFlow(self, key, sock, link, self._free_ident())
+        return EchoFlow(self, key, sock, guest, self._free_ident())
 
     def _free_ident(self) -> int:
         """An identifier that no flow has; 0 where sockets have their own."""

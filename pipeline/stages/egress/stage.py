@@ -18,9 +18,19 @@ from pipeline.ipc import messages
 from pipeline.ipc.channel import close_all
 from pipeline.ipc.ring import BURST
 from pipeline.records.flows import flow_of
-from pipeline.records.guests import Shared
+from pipeline.records.guests import LinkNotice, Shared
 from pipeline.records.icmp import EchoRequest
-from pipeline.records.kinds import DIAL_FAILED, ICMP_ECHO, NAMED, RECORD_BYTES, SHARED, UDP_CLOSE, UDP_DATA
+from pipeline.records.kinds import (
+    DIAL_FAILED,
+    ICMP_ECHO,
+    LINK_DOWN,
+    LINK_UP,
+    NAMED,
+    RECORD_BYTES,
+    SHARED,
+    UDP_CLOSE,
+    UDP_DATA,
+)
 from pipeline.records.services import Named
 from pipeline.records.udp import UdpData
 from pipeline.stages.egress.context import EgressContext
@@ -73,6 +83,7 @@ class EgressStage:
         """Rings -> sockets, then sockets -> rings. Returns the number of records and reads."""
         self._now = now
         connections = self.connections
+        connections.flows.now = now
         work = 0
         for shard, ring in enumerate(self._tcp_in):
             while burst := ring.peek():
@@ -169,6 +180,11 @@ class EgressStage:
                 self.connections.dial_failed(flow_of(burst, at))
             elif kind == ICMP_ECHO:
                 self.icmp.to_host(EchoRequest.unpack(burst, at))
+            elif kind == LINK_UP:
+                up = LinkNotice.unpack(burst, at)
+                self.context.bound.link_up(up.link, up.guest)
+            elif kind == LINK_DOWN:
+                self.context.bound.link_down(LinkNotice.unpack(burst, at).link)
             elif kind == NAMED:
                 self.context.policy.learn(Named.unpack(burst, at))
         return len(burst) // RECORD_BYTES
@@ -176,7 +192,10 @@ class EgressStage:
     # --- requests of listen -------------------------------------------------------------------
 
     def on_control(self, message: dict[str, object], fds: list[int]) -> dict[str, object]:
-        """Requests of listen: ``accepted`` and ``udp_forward`` (each with a socket), ``udp_unforward``."""
+        """Requests of listen: ``accepted`` and ``udp_forward`` (each with a socket), ``udp_unforward``.
+
+        Of the supervisor: ``guests``.
+        """
         match messages.request_of(message):
             case messages.Accepted() as ask:
                 self.connections.accepted(socket.socket(fileno=fds[0]), ask.addr, ask.port, ask.first)
@@ -184,6 +203,9 @@ class EgressStage:
             case messages.UdpForward() as ask:
                 self.udp.forwards.add(ask.key, socket.socket(fileno=fds[0]), ask.addr, ask.port)
                 return {"ok": True}
+            case messages.Guests():
+                sums = {"sockets": self.context.bound.sums(), "slots": self.connections.slots()}
+                return messages.GuestsAnswer.of(sums).encode()
             case messages.UdpUnforward() as ask:
                 self.udp.forwards.remove(ask.key)
                 return {"ok": True}

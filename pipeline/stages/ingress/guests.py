@@ -7,11 +7,10 @@ own. A peer keeps its number for KEPT_S after its last link, so it gains nothing
 from typing import Final
 
 from pipeline.engines.buckets import Buckets
+from pipeline.system.descriptor_limit import MAX_LINKS
 
 MAX_NUMBER: Final = 0xFFFF
 """Guests are numbered from 1. A record has 16 bits for the number."""
-MAX_LINKS: Final = 256
-"""The most links of all guests together."""
 SURE_LINKS: Final = 16
 """Links that each guest may have. It may have more while at least as many are free."""
 LINKS_PER_SECOND: Final = 10.0
@@ -27,7 +26,9 @@ TOO_OFTEN: Final = "link_refused_too_often"
 class GuestNumbers:
     """The guests that have links, or had some in the last KEPT_S. Numbers are reused as late as possible."""
 
-    def __init__(self) -> None:
+    def __init__(self, max_links: int = MAX_LINKS) -> None:
+        """max_links: of all guests."""
+        self.max_links = max_links
         self._number_of: dict[str, int] = {}
         self._identity_of: dict[int, str] = {}
         self._links: dict[int, int] = {}
@@ -41,16 +42,24 @@ class GuestNumbers:
     def __len__(self) -> int:
         return len(self._links) - len(self._left_at)
 
+    def links(self) -> dict[int, int]:
+        """How many links each guest has, by its number. A guest without links is not there."""
+        return {number: count for number, count in self._links.items() if count}
+
+    def peers(self) -> dict[int, str]:
+        """The peer of each guest, by its number, as far as it is known."""
+        return dict(self._identity_of)
+
     def refusal(self, identity: str, now: float) -> str:
         """The name of the counter that says why this peer may not open another link now; "" if it may."""
-        if self._total >= MAX_LINKS:
+        if self._total >= self.max_links:
             return TOO_MANY
         number = self._number_of.get(identity, 0) if identity else 0
         if not number:
             return ""
         if not self._opened.take(number, now):
             return TOO_OFTEN
-        return TOO_MANY if self._links[number] >= max(SURE_LINKS, MAX_LINKS - self._total) else ""
+        return TOO_MANY if self._links[number] >= max(SURE_LINKS, self.max_links - self._total) else ""
 
     def add_link(self, identity: str) -> int:
         """Count one more link of this peer. Returns the number of its guest."""

@@ -19,12 +19,13 @@ from pipeline.links.offload import OffloadLink
 from pipeline.records.frames import ALL_LINKS
 from pipeline.stages.ingress.capture import Capture
 from pipeline.stages.ingress.fairness import Fairness
-from pipeline.stages.ingress.guests import LINKS_PER_SECOND, MAX_LINKS, TOO_MANY, TOO_OFTEN, GuestNumbers
+from pipeline.stages.ingress.guests import LINKS_PER_SECOND, TOO_MANY, TOO_OFTEN, GuestNumbers
 from pipeline.stages.ingress.offload import VnetOffload
 from pipeline.stages.ingress.pressure import Pressure
 from pipeline.stages.ingress.shares import Shares
 from pipeline.stages.ingress.traffic import LinkTraffic, TrafficRows
 from pipeline.stages.worker import Worker
+from pipeline.system import descriptor_limit
 from pipeline.system.run_queue import RunQueue
 from pipeline.wire import offload
 from pipeline.wire.framing import Framing
@@ -43,7 +44,7 @@ _CONNECTED: Final = INDEX["link_guest_connected"]
 _DISCONNECTED: Final = INDEX["link_guest_disconnected"]
 _LINKS: Final = INDEX["link_guests"]
 _REFUSALS: Final = {
-    TOO_MANY: f"of {MAX_LINKS} links, too few are free",
+    TOO_MANY: "too few links are free",
     TOO_OFTEN: f"it opens more than {LINKS_PER_SECOND:.0f} links a second",
 }
 
@@ -137,7 +138,7 @@ class Ports:
         self._on_detached = on_detached
         self.traffic = TrafficRows(worker.counts)
         self._last_number = 0
-        self.guests = GuestNumbers()
+        self.guests = GuestNumbers(descriptor_limit.links())
         self.fairness = fairness
         self._run_queue = RunQueue()
         self.shares = Shares(Pressure(os.cpu_count() or 1, self._run_queue.waited, lambda: worker.sleeps))

@@ -77,6 +77,7 @@ class IngressStage:
 
         ``attach``: a stream that /connect has taken over, with the bytes after the request's head.
         ``open``: sockets on which guests arrive, see pipeline.stages.ingress.acceptors.
+        ``guests``: the guests with links.
         ``capture``: a file with the head of a capture. Every frame is written to it from now on.
         ``live_capture``: the socket of a client that wants a capture with a filter.
         """
@@ -89,6 +90,9 @@ class IngressStage:
             case messages.Capture() if fds:
                 self.captures.file.start(fds[0])
                 return {}
+            case messages.Guests():
+                guests = self.ports.guests
+                return messages.GuestsAnswer.of({"links": guests.links()}, guests.peers()).encode()
             case messages.LiveCapture() as ask if fds:
                 close_all(fds[1:])
                 return self.captures.live.start(ask, fds[0]).encode()

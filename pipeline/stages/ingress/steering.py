@@ -241,8 +241,10 @@ class Steering:
         self._demux.push(WatchDrops.pack(on))
 
     def link_up(self, link: int, guest: int) -> None:
-        """Report a new link of that guest to demux."""
-        self._demux.push(LinkNotice.pack(kinds.LINK_UP, link, guest))
+        """Report a new link of that guest, to each worker before its first record about the link."""
+        up = LinkNotice.pack(kinds.LINK_UP, link, guest)
+        for ring in (*self._shards, self._demux):
+            ring.push(up)
 
     def link_down(self, link: int, guest: int) -> None:
         """The link is gone. Forget its addresses, and report it to all workers that may know it."""

@@ -287,12 +287,15 @@ class ResolverStage:
     # --- control --------------------------------------------------------------------------
 
     def on_control(self, message: Message, fds: list[int]) -> Message | None:
-        """Requests of the supervisor: leases, dns_all, dns_add, serve_tcp (with a socket)."""
+        """Requests of the supervisor: leases, guests, dns_all, dns_add, serve_tcp (with a socket)."""
         match messages.request_of(message):
             case messages.Leases():
                 leases = self.dhcp.leases().items()
                 texts = {ipv4.addr_text(addr): ethernet.mac_text(mac) for addr, mac in leases}
                 return messages.LeasesAnswer(texts).encode()
+            case messages.Guests():
+                sums = {"leases": self.dhcp.sums(), "dns_connections": self.streams.sums()}
+                return messages.GuestsAnswer.of(sums).encode()
             case messages.DnsAll():
                 return messages.DnsAllAnswer(self.dns.zones.as_list()).encode()
             case messages.DnsAdd() as ask:

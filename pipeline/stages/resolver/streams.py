@@ -6,6 +6,7 @@ query, or when its guest leaves MAX_UNSENT bytes unread. The caller makes the an
 """
 
 import socket
+from collections import Counter
 from collections.abc import Callable
 from typing import Final, NamedTuple
 
@@ -100,6 +101,10 @@ class DnsStreams:
 
     def __len__(self) -> int:
         return len(self._connections)
+
+    def sums(self) -> dict[int, int]:
+        """How many connections each guest has, by its number."""
+        return Counter(connection.guest for connection in self._connections.values())
 
     def guest_of(self, client: StreamClient) -> int:
         """The address of the guest that asked; 0 if its connection is gone."""

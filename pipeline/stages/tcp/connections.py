@@ -13,14 +13,15 @@ from pipeline.engines.tcp import actions, isn
 from pipeline.engines.tcp.config import TcpConfig
 from pipeline.engines.tcp.connection import Connection
 from pipeline.engines.tcp.segment import Segment
-from pipeline.engines.tcp.state import SYN_RECEIVED, TIME_WAIT
+from pipeline.engines.tcp.state import ESTABLISHED, SYN_RECEIVED, TIME_WAIT
 from pipeline.engines.timing_wheel import TimingWheel
 from pipeline.records.addresses import Addr
 from pipeline.records.dials import DialFailed, DialRouted
 from pipeline.records.flows import Ends, FlowKey
 from pipeline.records.run import Run
+from pipeline.stages.tcp import records
 from pipeline.stages.tcp.eviction import Eviction
-from pipeline.stages.tcp.flow import Flow, Guest
+from pipeline.stages.tcp.flow import Flow, Guest, GuestLink
 from pipeline.stages.tcp.guests import Guests
 from pipeline.stages.tcp.host_end import FlowNumbers, HostEnd, egress_of
 from pipeline.stages.tcp.measures import measure_end
@@ -36,6 +37,7 @@ _OPENED: Final = INDEX["tcp_flow_opened"]
 _EVICTED: Final = INDEX["tcp_flow_evicted_time_wait"]
 _HALF_OPEN_EVICTED: Final = INDEX["tcp_flow_evicted_half_open"]
 _GUEST_GONE: Final = INDEX["tcp_flow_ended_guest_gone"]
+_SHARE_EVICTED: Final = INDEX["tcp_flow_evicted_over_share"]
 _DIAL_REFUSED: Final = INDEX["tcp_dial_failed_too_many_flows"]
 
 
@@ -46,6 +48,7 @@ class Connections:
         ports, workers = worker.ports, config.workers
         self._free = worker.free
         self._counts = worker.counts
+        self._ingress_out = ports.rings_out["ingress"]
         self._egress_out = [ports.rings_out[f"egress{i}"] for i in range(workers.egress_workers)]
         self._tcp = TcpConfig(
             mtu=config.network.mtu,
@@ -66,8 +69,9 @@ class Connections:
             min(config.limits.max_out_of_order_slots, max(workers.slots // 4 // workers.tcp_workers, 4)),
             MAX_REFS // 2 // workers.tcp_workers,
         )
-        self.releases = Releases(worker, ports.rings_out["ingress"])
-        self._orphans = Orphans()
+        self.releases = Releases(worker, self._ingress_out)
+        self._orphans = Orphans(config.limits.max_orphan_seconds)
+        self._memory_freed_at = 0.0
         self._eviction = Eviction(self.guests, self._orphans)
 
     def __len__(self) -> int:
@@ -84,6 +88,7 @@ class Connections:
             "orphans": len(self._orphans),
             "releasing": len(self.releases),
             "guests": len(self.guests),
+            "links": self.guests.links,
             "guests_flows": self.guests.flows,
             "guests_bytes": self.memory.held_bytes,
             "out_of_order": len(self.out_of_order),
@@ -105,7 +110,8 @@ class Connections:
 
     def on_syn(self, key: FlowKey, segment: Segment, link: int, now: float) -> Flow | None:
         """A guest begins a connection. Returns None, and counts it, if a limit refuses it."""
-        guest = self.guests.get(link)
+        on_link = self.guests.link(link)
+        guest = on_link.guest
         if reason := self.guests.refuses_syn(guest, now) or self._full(guest, now):
             self._counts[INDEX[reason]] += 1
             return None
@@ -113,20 +119,20 @@ class Connections:
             self._evict(self._eviction.oldest_half_open(guest), now)
         conn = Connection.passive(self._tcp, segment, self._isn(key, now), now)
         egress = egress_of(key, len(self._egress_out))
-        return self._add(conn, key, guest, self._host_end(self._numbers.next(self.by_id), egress), now)
+        return self._add(conn, key, on_link, self._host_end(self._numbers.next(self.by_id), egress), now)
 
     def dial(self, dial: DialRouted, now: float) -> None:
         """The host begins a connection to a guest. If this is not possible, egress gets DIAL_FAILED."""
         if dial.key in self.by_key:
             self._egress_out[dial.egress].push(DialFailed.pack(dial.flow, final=False))
             return
-        guest = self.guests.get(dial.link)
-        if self._full(guest, now):
+        link = self.guests.link(dial.link)
+        if self._full(link.guest, now):
             self._counts[_DIAL_REFUSED] += 1
             self._egress_out[dial.egress].push(DialFailed.pack(dial.flow, final=True))
             return
         conn = Connection.active(self._tcp, self._isn(dial.key, now), now)
-        self.flush_later(self._add(conn, dial.key, guest, self._host_end(dial.flow, dial.egress), now))
+        self.flush_later(self._add(conn, dial.key, link, self._host_end(dial.flow, dial.egress), now))
 
     def _host_end(self, number: int, egress: int) -> HostEnd:
         return HostEnd(number, egress, self._egress_out[egress])
@@ -137,8 +143,8 @@ class Connections:
             self._isn_key, ends.guest_addr, ends.guest_port, ends.remote_addr, ends.remote_port, now
         )
 
-    def _add(self, conn: Connection, key: FlowKey, guest: Guest, host: HostEnd, now: float) -> Flow:
-        flow = Flow(conn, key, guest, host, now)
+    def _add(self, conn: Connection, key: FlowKey, link: GuestLink, host: HostEnd, now: float) -> Flow:
+        flow = Flow(conn, key, link, host, now)
         self.by_key[key] = self.by_id[host.id] = flow
         self.guests.add(flow)
         self._counts[_OPENED] += 1
@@ -163,13 +169,13 @@ class Connections:
         flow.disarm(self.timers)
         self._counts[_FLOWS] = len(self.by_key)
 
-    def make_way(self, egress: int, link: int, make_way: int, now: float, flow: Flow | None = None) -> bool:
-        """Egress has no socket for a flow of the guest on ``link``: end a connection to free one.
+    def make_way(self, egress: int, guest: int, make_way: int, now: float, flow: Flow | None = None) -> bool:
+        """Egress has no socket for a flow of this guest: end a half-open connection to free one.
 
         make_way: MAKE_WAY_OWN or MAKE_WAY_ANY. flow: the connection that needs the socket; None for UDP.
         Returns whether a connection was ended.
         """
-        return self._evict(self._eviction.for_socket(egress, link, make_way, flow), now)
+        return self._evict(self._eviction.for_socket(egress, guest, make_way, flow), now)
 
     def _full(self, guest: Guest, now: float) -> str:
         """The counter of the limit that one more connection exceeds; "" if it is allowed.
@@ -182,14 +188,26 @@ class Connections:
         return reason
 
     def _evict(self, flow: Flow | None, now: float) -> bool:
-        """End a connection to make room for another one. False if flow is None. Its guest gets no segment."""
+        """End a connection to make room for another one. False if flow is None.
+
+        Only the guest of an established connection is told: it gets a reset.
+        """
         if flow is None:
             return False
         if self._eviction.in_time_wait(flow):
             self._counts[_EVICTED] += 1
-        else:
-            self._counts[_HALF_OPEN_EVICTED if flow.half_open else _GUEST_GONE] += 1
+        elif flow.link.gone or flow.half_open:
+            self._counts[_GUEST_GONE if flow.link.gone else _HALF_OPEN_EVICTED] += 1
             flow.conn.on_guest_gone(now)
+            self.act(flow, now)
+        else:
+            self._counts[_SHARE_EVICTED] += 1
+            flow.host.abort()
+            flow.conn.on_host_reset(now)
+            # A guest that does not read must not fill our memory with resets.
+            if self._ingress_out.room() > 0:
+                for segment in flow.conn.transmit(now, 1):
+                    self._ingress_out.push(records.outgoing(flow.key, segment))
             self.act(flow, now)
         self.remove(flow, now)
         return True
@@ -198,26 +216,41 @@ class Connections:
 
     def link_down(self, link: int, now: float) -> None:
         """Ingress or demux reports that a link is down. When both have, its guest is gone."""
-        guest = self.guests.link_down(link)
-        if guest is None:
+        gone = self.guests.link_down(link)
+        if gone is None:
             return
-        # A guest may have completed a handshake in this burst. half_open is updated only later.
-        waiting = [flow for flow in guest.half_open if flow.conn.state == SYN_RECEIVED]
-        for flow in waiting:
-            # Otherwise it would keep its host socket for a minute. A guest that comes back repeats its SYN.
-            self._give_up(flow, now)
-        if guest.flows > len(waiting):
-            given_up = set(waiting)
-            left = [flow for flow in self.by_id.values() if flow.guest is guest and flow not in given_up]
+        left = []
+        for flow in gone.guest.flows:
+            if flow.link is not gone:
+                continue
+            # A guest may have completed a handshake in this burst. half_open is updated only later.
+            if flow.half_open and flow.conn.state == SYN_RECEIVED:
+                # It would keep its host socket for a minute. A guest that comes back repeats its SYN.
+                self._give_up(flow, now)
+            else:
+                left.append(flow)
+                if flow.conn.state >= ESTABLISHED:
+                    flow.host.orphaned()
+        if left:
             self._orphans.add(left, now)
 
     def come_back(self, addr: Addr, link: int) -> None:
         """A guest whose link was gone has sent a frame on another link, which now gets its connections."""
-        guest = self.guests.get(link)
+        back = self.guests.link(link)
         for flow in self._orphans.of(addr):
-            self.memory.move(flow, guest)
-            flow.move(guest)
             self._orphans.remove(flow)
+            if flow.guest is not back.guest:
+                self.memory.move(flow, back.guest)
+            self.guests.move(flow, back)
+
+    def _free_memory_of_orphans(self, now: float) -> None:
+        """End orphans whose hosts do not read, if memory is short for all guests. At most once a second."""
+        if now < self._memory_freed_at + 1.0 or not self.memory.all_pressed:
+            return
+        self._memory_freed_at = now
+        for orphan in self._orphans.with_untaken_bytes():
+            self._orphans.remove(orphan)
+            self._give_up(orphan, now)
 
     def _give_up(self, flow: Flow, now: float) -> None:
         """End a connection whose guest is gone."""
@@ -270,11 +303,11 @@ class Connections:
                 assert isinstance(run, Run)
                 self._free(run.slot)
             elif isinstance(action, actions.Connect):
-                host.connect(flow.key, flow.guest.link, conn.snd_mss, conn.irs)
+                host.connect(flow.key, flow.link.number, flow.guest.number, conn.snd_mss, conn.irs)
             elif isinstance(action, actions.Established):
                 flow.opened()
                 if action.active:
-                    host.guest_answered(flow.guest.link, conn.snd_mss)
+                    host.guest_answered(flow.guest.number, conn.snd_mss)
             elif isinstance(action, actions.HostShutdown):
                 host.shutdown()
             elif isinstance(action, actions.HostReset):
@@ -287,4 +320,6 @@ class Connections:
                 self._eviction.enter_time_wait(flow)
         if delivered:
             self.memory.charge(flow, delivered, now)
+            if flow.guest.pressed and self._orphans:
+                self._free_memory_of_orphans(now)
         return gone

@@ -1,6 +1,14 @@
 """Chooses the connection that a tcp worker ends at a limit, when another one needs its place or host socket.
 
-While its guest is there, a connection whose handshake is complete is never chosen, except in TIME-WAIT.
+The first of these that there is makes place for a new connection:
+
+1. A connection in TIME-WAIT, which is over.
+2. An orphan, whose guest is gone: of the guest that left first.
+3. A half-open connection: of the guest with most, the oldest.
+4. If the new connection's guest has fewer connections than its share, an established one. It belongs to the
+   guest with most connections. The guest has sent nothing over it for longest.
+
+At the limit of one guest these are connections of that guest, and an established one never ends.
 """
 
 from pipeline.records.streams import MAKE_WAY_ANY
@@ -38,26 +46,31 @@ class Eviction:
     def for_place(self, guest: Guest, reason: str) -> Flow | None:
         """The connection to end so that ``guest`` can have one more. reason: the counter of the limit.
 
-        It is in TIME-WAIT, else half-open, else a connection whose guest is gone. None if there is none.
+        None if there is none.
         """
         others = reason == TOO_MANY_FLOWS
         for flow in self._time_wait:
             if others or flow.guest is guest:
                 return flow
+        orphan = self._orphans.first() if others else self._orphans.first_of(guest)
+        if orphan is not None:
+            return orphan
         half_open = self._guests.half_open_to_end(guest, others=others)
-        if half_open is not None:
+        if half_open is not None or not others:
             return half_open
-        return self._orphans.first() if others else None
+        payer = self._guests.most_above_share(guest)
+        return payer.longest_silent() if payer is not None else None
 
     def oldest_half_open(self, guest: Guest) -> Flow | None:
         """The oldest connection of the guest whose handshake is not complete."""
         return self._guests.half_open_to_end(guest, others=False)
 
-    def for_socket(self, egress: int, link: int, make_way: int, flow: Flow | None) -> Flow | None:
-        """The connection to end so that egress has a socket for a flow of the guest on ``link``.
+    def for_socket(self, egress: int, guest: int, make_way: int, flow: Flow | None) -> Flow | None:
+        """The half-open connection to end so that egress has a socket for a flow of this guest.
 
-        make_way: MAKE_WAY_OWN or MAKE_WAY_ANY. flow: the connection that needs the socket; None for UDP.
+        Egress ends orphans and established connections itself. make_way: MAKE_WAY_OWN or MAKE_WAY_ANY.
+        flow: the connection that needs the socket; None for UDP.
         """
         return self._guests.half_open_to_end(
-            self._guests.known(link), others=make_way == MAKE_WAY_ANY, egress=egress, but=flow
+            self._guests.known(guest), others=make_way == MAKE_WAY_ANY, egress=egress, but=flow
         )

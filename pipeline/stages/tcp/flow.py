@@ -1,9 +1,11 @@
-"""One TCP connection of the tcp worker (Flow), and the guest to which it belongs (Guest).
+"""One TCP connection of the tcp worker (Flow), its link (GuestLink), and its guest (Guest).
 
-A guest is a link: a machine that uses many addresses is still one guest. A connection from the host belongs
-to the guest that is dialled, even before this guest answers.
+A guest is a peer that opened links (pipeline.system.peer): a machine that uses many addresses or links is
+still one guest. A connection from the host belongs to the guest that is dialled, even before this guest
+answers.
 """
 
+from heapq import nsmallest
 from typing import Final
 
 from pipeline.engines.tcp.connection import Connection
@@ -13,24 +15,29 @@ from pipeline.stages.tcp.host_end import HostEnd
 
 LINK_DOWN_REPORTERS: Final = 2
 """LINK_DOWN arrives once from ingress and once from demux, each after the link's last frame on that ring. The
-guest is gone when both have arrived."""
+link is gone when both have arrived."""
+
+CANDIDATES: Final = 32
+"""Connections that one look finds. With a look for each, a guest could make another one's loss costly."""
 
 
 class Guest:
     """The connections and the memory of one guest in this worker."""
 
-    def __init__(self, link: int) -> None:
-        self.link = link
-        self.flows = 0
-        self.gone = False
-        """Whether its link is down, so that no more frames come."""
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.links = 0
+        """Links that this worker knows. A guest without links is gone."""
+        self.flows: dict[Flow, None] = {}
+        """All its connections, oldest first."""
         self.half_open: dict[Flow, None] = {}
         """Connections that the guest began and whose handshake is not complete, oldest first."""
         self.held_bytes = 0
         """Bytes received in order that the host has not taken yet."""
         self.pressed = False
         """Whether its receive windows must shrink, because too many bytes are held."""
-        self._link_downs = 0
+        self._silent: list[Flow] = []
+        """Some of its connections, the one that is silent for longest last. See longest_silent()."""
         self._syn_tokens = 0.0
         self._filled_at = float("-inf")
 
@@ -44,12 +51,6 @@ class Guest:
         self._syn_tokens = tokens - 1.0
         return True
 
-    def link_down(self) -> bool:
-        """Ingress or demux reports that the link is down. Returns whether both have reported it."""
-        self._link_downs += 1
-        self.gone = self._link_downs >= LINK_DOWN_REPORTERS
-        return self.gone
-
     def hold(self, count: int, pressed_at: int, all_pressed: bool) -> None:
         """count more bytes wait for hosts. A negative count means fewer.
 
@@ -59,32 +60,65 @@ class Guest:
         self.pressed = all_pressed or self.held_bytes > pressed_at
 
     def join(self, flow: "Flow") -> None:
-        """A connection of this guest begins, or moves here from a link that is gone."""
-        self.flows += 1
+        """A connection of this guest begins, or moves here from a guest that is gone."""
+        self.flows[flow] = None
         if flow.half_open:
             self.half_open[flow] = None
 
     def leave(self, flow: "Flow") -> None:
-        """A connection has ended, or moves to another link."""
-        self.flows -= 1
+        """A connection has ended, or moves to another guest."""
+        self.flows.pop(flow, None)
         self.opened(flow)
 
     def opened(self, flow: "Flow") -> None:
         """A connection is not half-open any more: its handshake is complete, or it has ended."""
         self.half_open.pop(flow, None)
 
+    def longest_silent(self) -> "Flow | None":
+        """The connection from which the guest has sent nothing for longest; None if it has none.
+
+        A look at all of them finds CANDIDATES. Later calls use these up, unless they have sent since.
+        """
+        while self._silent:
+            flow = self._silent.pop()
+            if flow in self.flows and flow.conn.last_received_at == flow.silent_since:
+                return flow
+        found = nsmallest(CANDIDATES, self.flows, key=_last_received_at)
+        for flow in found:
+            flow.silent_since = flow.conn.last_received_at
+        self._silent = found[:0:-1]
+        return found[0] if found else None
+
+
+class GuestLink:
+    """A link of a guest. A guest that comes back has another one."""
+
+    def __init__(self, number: int, guest: Guest) -> None:
+        self.number = number
+        self.guest = guest
+        self.gone = False
+        """Whether the link is down, so that no more frames come."""
+        self._downs = 0
+
+    def down(self) -> bool:
+        """Ingress or demux reports that the link is down. Returns whether both have reported it."""
+        self._downs += 1
+        self.gone = self._downs >= LINK_DOWN_REPORTERS
+        return self.gone
+
 
 class Flow:
     """A connection: the engine's state, and what this worker keeps for it."""
 
-    def __init__(self, conn: Connection, key: FlowKey, guest: Guest, host: HostEnd, now: float) -> None:
+    def __init__(self, conn: Connection, key: FlowKey, link: GuestLink, host: HostEnd, now: float) -> None:
         """The flow counts for its guest from begin() on."""
         self.began_at = now
         self.established = False
         """Whether the handshake was ever complete."""
         self.conn = conn
         self.key = key
-        self.guest = guest
+        self.link = link
+        self.guest = link.guest
         self.host = host
         self.half_open = not conn.is_active
         """Whether the guest began the connection and has not completed the handshake."""
@@ -92,6 +126,8 @@ class Flow:
         """Whether the receive window is limited because memory is short."""
         self.timer_at = float("inf")
         """The time of its entry in the timing wheel, at or before the deadline; negative after disarm()."""
+        self.silent_since = 0.0
+        """When the guest had last sent something, at the last look of Guest.longest_silent()."""
 
     # --- its guest --------------------------------------------------------------------------
 
@@ -105,11 +141,13 @@ class Flow:
         self.half_open = False
         self.guest.opened(self)
 
-    def move(self, guest: Guest) -> None:
+    def move(self, link: GuestLink) -> None:
         """The guest has come back on another link, and the connection goes on there."""
         self.guest.leave(self)
-        self.guest = guest
-        guest.join(self)
+        self.link = link
+        self.guest = link.guest
+        self.guest.join(self)
+        self.host.guest_moved(self.guest.number)
 
     def end(self) -> None:
         """Stop counting the connection for its guest."""
@@ -145,3 +183,7 @@ class Flow:
         """Remove the timer for good. A later flush in this step does not arm it again."""
         timers.cancel(self)
         self.timer_at = -1.0
+
+
+def _last_received_at(flow: Flow) -> float:
+    return flow.conn.last_received_at

@@ -6,9 +6,8 @@ limit on               what happens at the limit
 SYNs a second          The SYN is dropped. An honest guest sends it again.
 sockets of egress      Egress first closes an idle flow. Otherwise the oldest half-open connection ends.
 half-open connections  The guest's oldest half-open connection ends.
-connections            The oldest connection in TIME-WAIT ends (of the guest, or of any guest), else the
-                       oldest half-open one. If there is none, the SYN is dropped. A host's client of a
-                       forwarded port is reset.
+connections            Another connection ends (pipeline.stages.tcp.eviction). If there is none to end, the
+                       SYN is dropped. A host's client of a forwarded port is reset.
 =====================  =====================================================================
 
 pipeline.stages.tcp.eviction chooses the connection that is ended. Limits on memory are in
@@ -19,7 +18,7 @@ from typing import Final
 
 from pipeline.config.limits import Limits
 from pipeline.engines.tcp.state import SYN_RECEIVED
-from pipeline.stages.tcp.flow import Flow, Guest
+from pipeline.stages.tcp.flow import Flow, Guest, GuestLink
 
 TOO_MANY_FLOWS: Final = "tcp_syn_dropped_too_many_flows"
 TOO_MANY_FLOWS_OF_GUEST: Final = "tcp_syn_dropped_too_many_flows_of_guest"
@@ -27,30 +26,54 @@ SYN_RATE: Final = "tcp_syn_dropped_rate_limit"
 
 
 class Guests:
-    """All guests of one tcp worker, by link."""
+    """All guests of one tcp worker, by number, and their links."""
 
     def __init__(self, limits: Limits) -> None:
         self._max_flows = limits.max_tcp_flows
         self._max_flows_of_guest = limits.max_tcp_flows_per_guest
         self._max_half_open = limits.max_half_open_per_guest
         self._syns_per_second = float(limits.max_syns_per_second)
+        self._links: dict[int, GuestLink] = {}
         self._guests: dict[int, Guest] = {}
+        """Guests that have a link or a connection."""
         self.flows = 0
         """The number of connections of all guests, including guests that are gone."""
 
-    def get(self, link: int) -> Guest:
-        """The guest on a link. A new guest is remembered."""
-        guest = self._guests.get(link)
-        if guest is None:
-            guest = self._guests[link] = Guest(link)
-        return guest
-
-    def known(self, link: int) -> Guest:
-        """The same, but a new guest is not remembered, since its link may already be gone."""
-        return self._guests.get(link) or Guest(link)
-
     def __len__(self) -> int:
         return len(self._guests)
+
+    @property
+    def links(self) -> int:
+        """The number of links."""
+        return len(self._links)
+
+    def link_up(self, link: int, guest: int) -> GuestLink:
+        """The guest with this number has opened a link. Ingress and demux both report it."""
+        found = self._links.get(link)
+        if found is None:
+            account = self._guests.get(guest)
+            if account is None:
+                account = self._guests[guest] = Guest(guest)
+            account.links += 1
+            found = self._links[link] = GuestLink(link, account)
+        return found
+
+    def link(self, link: int) -> GuestLink:
+        """The link with this number. An unknown one is a guest of its own."""
+        return self._links.get(link) or self.link_up(link, link)
+
+    def known(self, guest: int) -> Guest:
+        """The guest with this number. An unknown one is not remembered, since it may already be gone."""
+        return self._guests.get(guest) or Guest(guest)
+
+    def sums(self) -> dict[str, dict[int, int]]:
+        """What each guest has, by kind and by the guest's number."""
+        guests = self._guests.items()
+        return {
+            "tcp_flows": {number: len(guest.flows) for number, guest in guests},
+            "half_open": {number: len(guest.half_open) for number, guest in guests},
+            "receive_bytes": {number: guest.held_bytes for number, guest in guests},
+        }
 
     def refuses_syn(self, guest: Guest, now: float) -> str:
         """The counter of the limit on SYNs that this one exceeds; "" if it is allowed. Call full() next."""
@@ -62,7 +85,7 @@ class Guests:
         The caller may end another connection instead, of the guest or of any guest. Then it may go on without
         another call.
         """
-        if guest.flows >= self._max_flows_of_guest:
+        if len(guest.flows) >= self._max_flows_of_guest:
             return TOO_MANY_FLOWS_OF_GUEST
         if self.flows >= self._max_flows:
             return TOO_MANY_FLOWS
@@ -101,6 +124,19 @@ class Guests:
                     return flow
         return None
 
+    def most_above_share(self, asker: Guest) -> Guest | None:
+        """The guest that must give a connection to ``asker``; None if ``asker`` has its share already.
+
+        The share is an equal part of the limit for each guest with connections. A guest may have more while
+        nobody else needs them.
+        """
+        others = [guest for guest in self._guests.values() if guest.flows and guest is not asker]
+        share = self._max_flows // (len(others) + 1)
+        if len(asker.flows) >= share or not others:
+            return None
+        most = max(others, key=_flow_count)
+        return most if len(most.flows) > share else None
+
     def add(self, flow: Flow) -> None:
         """Count a new connection."""
         self.flows += 1
@@ -110,11 +146,28 @@ class Guests:
         """Stop counting a connection that has ended."""
         flow.end()
         self.flows -= 1
+        self._forget_if_gone(flow.guest)
 
-    def link_down(self, link: int) -> Guest | None:
-        """Ingress or demux reports that a link is down. Returns its guest after both reports, else None."""
-        guest = self.get(link)
-        if not guest.link_down():
+    def move(self, flow: Flow, link: GuestLink) -> None:
+        """A guest is back on this link, and the connection goes on there."""
+        before = flow.guest
+        flow.move(link)
+        self._forget_if_gone(before)
+
+    def link_down(self, link: int) -> GuestLink | None:
+        """Ingress or demux reports that a link is down. Returns it after both reports, else None."""
+        found = self.link(link)
+        if not found.down():
             return None
-        del self._guests[link]
-        return guest
+        del self._links[link]
+        found.guest.links -= 1
+        self._forget_if_gone(found.guest)
+        return found
+
+    def _forget_if_gone(self, guest: Guest) -> None:
+        if not guest.links and not guest.flows and self._guests.get(guest.number) is guest:
+            del self._guests[guest.number]
+
+
+def _flow_count(guest: Guest) -> int:
+    return len(guest.flows)

@@ -11,9 +11,9 @@ from typing import Final
 from pipeline.engines.flows import rss_hash
 from pipeline.ipc.ring import Producer
 from pipeline.records.flows import FLOW_FROM_EGRESS, Ends, FlowKey, FlowNotice
-from pipeline.records.kinds import ABORT, CLOSED
+from pipeline.records.kinds import ABORT, CLOSED, ORPHANED
 from pipeline.records.run import Run
-from pipeline.records.streams import Connect, GuestAnswered, Shutdown, ToHost, Window
+from pipeline.records.streams import Connect, GuestAnswered, GuestMoved, Shutdown, ToHost, Window
 
 UNKNOWN_WINDOW: Final = 65536
 """The guest's window that egress assumes until it gets a WINDOW record."""
@@ -56,16 +56,31 @@ class HostEnd:
         self.id = flow_id(egress, number)
         self.open = True
         """Whether egress knows the flow."""
+        self.insists = False
+        """Whether the last connect() insisted on a socket."""
         self._ring = ring
         self._window = UNKNOWN_WINDOW
 
-    def connect(self, key: FlowKey, link: int, mss: int, syn_seq: int) -> None:
+    def connect(
+        self, key: FlowKey, link: int, guest: int, mss: int, syn_seq: int, *, insists: bool = False
+    ) -> None:
         """Ask egress to connect to the host. The arguments are the fields of Connect."""
-        self._ring.push(Connect.pack(self.number, key, link, mss, syn_seq))
+        self.insists = insists
+        self._ring.push(Connect.pack(self.number, key, link, guest, mss, syn_seq, insists))
 
-    def guest_answered(self, link: int, mss: int) -> None:
-        """Report that the guest on ``link`` accepted the connection that egress asked for."""
-        self._ring.push(GuestAnswered.pack(self.number, link, mss))
+    def guest_answered(self, guest: int, mss: int) -> None:
+        """Report that the guest with this number accepted the connection that egress asked for."""
+        self._ring.push(GuestAnswered.pack(self.number, guest, mss))
+
+    def guest_moved(self, guest: int) -> None:
+        """Report that the guest of the flow is back, with this number."""
+        if self.open:
+            self._ring.push(GuestMoved.pack(self.number, guest))
+
+    def orphaned(self) -> None:
+        """Report that the link of the flow's guest is gone."""
+        if self.open:
+            self._ring.push(FlowNotice.pack(ORPHANED, self.number))
 
     def deliver(self, run: Run, skip: int, length: int) -> bool:
         """Pass on bytes of the guest, with the reference to their slot. False if egress has left the flow."""

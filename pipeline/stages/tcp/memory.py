@@ -36,6 +36,11 @@ class ReceiveMemory:
         self._pressed_at = self._max_bytes // 2
         self._guest_pressed_at = self._max_guest_bytes // 4
 
+    @property
+    def all_pressed(self) -> bool:
+        """Whether every guest's windows shrink."""
+        return self.held_bytes > self._pressed_at
+
     def charge(self, flow: Flow, count: int, now: float) -> None:
         """count more bytes of the connection wait for the host. Its window shrinks if memory is short."""
         guest = flow.guest

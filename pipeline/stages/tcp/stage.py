@@ -28,7 +28,15 @@ from pipeline.records.flows import Ends, FlowKey, flow_of
 from pipeline.records.guests import LinkNotice, Shared
 from pipeline.records.icmp import GuestError
 from pipeline.records.kinds import RECORD_BYTES
-from pipeline.records.streams import MAKE_WAY_NO, ConnectFailed, Shutdown, SocketsUsedUp, Taken, ToGuest
+from pipeline.records.streams import (
+    MAKE_WAY_ANY,
+    MAKE_WAY_NO,
+    ConnectFailed,
+    Shutdown,
+    SocketsUsedUp,
+    Taken,
+    ToGuest,
+)
 from pipeline.records.tcp import TcpRange
 from pipeline.stages.bad_frames import BadFrames
 from pipeline.stages.tcp import icmp, records
@@ -123,6 +131,9 @@ class TcpStage:
                 self._on_range(TcpRange.unpack(burst, at), now)
             elif kind == kinds.DIAL_ROUTED:
                 self.connections.dial(DialRouted.unpack(burst, at), now)
+            elif kind == kinds.LINK_UP:
+                up = LinkNotice.unpack(burst, at)
+                self.connections.guests.link_up(up.link, up.guest)
             elif kind == kinds.LINK_DOWN:
                 self.connections.link_down(LinkNotice.unpack(burst, at).link, now)
             elif kind == kinds.SHARED:
@@ -169,7 +180,7 @@ class TcpStage:
         length = run.length
         if guest.pressed and length and (fits := connections.memory.fits(flow, run.seq, length)) < length:
             segment = self._cut(flow, run, segment, fits)
-        elif guest.gone:
+        elif flow.link.gone:
             connections.come_back(Ends.of(run.key).guest_addr, run.link)
         conn = flow.conn
         reason = conn.on_segment(segment, now)
@@ -232,7 +243,7 @@ class TcpStage:
             self.worker.free(piece.slot, piece.flow)
         elif kind == kinds.SOCKETS_USED_UP:
             need = SocketsUsedUp.unpack(burst, at)
-            self.connections.make_way(egress, need.link, need.make_way, now)
+            self.connections.make_way(egress, need.guest, need.make_way, now)
 
     def _on_flow_record(self, flow: Flow, burst: memoryview, at: int, now: float) -> bool:
         """Handle a record about a connection. Returns whether the connection needs a flush."""
@@ -259,15 +270,16 @@ class TcpStage:
         return True
 
     def _on_connect_failed(self, flow: Flow, failure: ConnectFailed, now: float) -> bool:
-        host, conn, link = flow.host, flow.conn, flow.guest.link
-        if (
-            failure.make_way != MAKE_WAY_NO
-            and conn.state == SYN_RECEIVED
-            and self.connections.make_way(host.egress, link, failure.make_way, now, flow)
-        ):
-            # Egress had no socket for this connection. Another connection has ended, so it can try again.
-            host.connect(flow.key, link, conn.snd_mss, conn.irs)
-            return False
+        host, conn, guest = flow.host, flow.conn, flow.guest.number
+        way = failure.make_way
+        if way != MAKE_WAY_NO and conn.state == SYN_RECEIVED:
+            # Egress had no socket for this connection. If another connection has ended, it tries again.
+            # If none can end here, another guest may lose an established one: egress decides that.
+            ended = self.connections.make_way(host.egress, guest, way, now, flow)
+            if ended or (way == MAKE_WAY_ANY and not host.insists):
+                mss, irs = conn.snd_mss, conn.irs
+                host.connect(flow.key, flow.link.number, guest, mss, irs, insists=not ended)
+                return False
         host.forget()
         conn.on_connect_failed(now, reset=refusal.answer_to_syn(failure.error) == refusal.RESET)
         return True
@@ -321,7 +333,9 @@ class TcpStage:
     # --- for the worker ---------------------------------------------------------------------
 
     def on_control(self, message: dict[str, object], fds: list[int]) -> dict[str, object]:
-        """Answer the request ``flows``: a printable snapshot of every connection."""
+        """Answer ``flows`` with a printable snapshot of every connection, and ``guests`` with sums."""
+        if isinstance(messages.request_of(message), messages.Guests):
+            return messages.GuestsAnswer.of(self.connections.guests.sums()).encode()
         if isinstance(messages.request_of(message), messages.Flows):
             flows = [flow.conn.snapshot() for flow in self.connections.by_id.values()]
             return messages.FlowsAnswer(flows).encode()

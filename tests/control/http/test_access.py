@@ -14,7 +14,7 @@ import pytest
 import structlog
 
 from pipeline.config.model import GuestApi
-from pipeline.control.forwarder import Forwarder
+from pipeline.control.forwarder import Forwarder, Owner
 from pipeline.control.http.access import Access, AccessError, TokenError, read_token
 from pipeline.control.http.api import MAX_GUEST_BODY
 from tests.control.endpoint import Workers, endpoint
@@ -272,7 +272,7 @@ def test_a_guest_does_not_see_the_keys_and_passwords_of_other_forwards(tmp_path:
         async with endpoint(tmp_path, guest=True, access=Access(LOG, guests=ALL_RIGHTS)) as at:
             paths = {name: str(tmp_path / name) for name in ("host", "192.168.127.2")}
             for name, path in paths.items():
-                await at.forwarder.expose("unix", path, secret, opened_by=name)
+                await at.forwarder.expose("unix", path, secret, owner=Owner(name))
             ours, theirs = socket.socketpair()
             at.front.serve(theirs, "192.168.127.2:40000")
             reader, writer = await asyncio.open_unix_connection(sock=ours)
@@ -295,7 +295,7 @@ def test_the_log_of_forwards_has_no_password(tmp_path: Path) -> None:
         sockets: Any = SimpleNamespace(open=lambda *_: asyncio.sleep(0), close=lambda *_: asyncio.sleep(0))
         forwarder = Forwarder(Workers(), sockets, log)
         await forwarder.expose("unix", "/x", "ssh-tunnel://u:s3cret@1.2.3.4/s?key=/k&passphrase=s3cret")
-        await forwarder.unexpose("unix", "/x", closed_by="192.168.127.2")
+        await forwarder.unexpose("unix", "/x", owner=Owner("192.168.127.2"))
         opened = {"protocol": "unix", "local": "/x", "remote": "ssh-tunnel://1.2.3.4/s"}
         assert lines == [
             {"event": "forward opened", **opened, "operator": True},

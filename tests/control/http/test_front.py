@@ -5,8 +5,6 @@ import contextlib
 import socket
 from itertools import pairwise
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -256,45 +254,6 @@ def test_a_client_that_does_not_read_is_cut_off(tmp_path: Path) -> None:
             await until(lambda: len(at.front._connections) == 1)
             await until(lambda: not at.front._connections)
             sock.close()
-
-    asyncio.run(run())
-
-
-def test_connections_are_bounded_and_the_backlog_waits(tmp_path: Path) -> None:
-    async def run() -> None:
-        async with endpoint(tmp_path, max_connections=2) as at, asyncio.timeout(5):
-            held = [await at.open() for _ in range(2)]
-            await until(lambda: len(at.front._connections) == 2)
-            waiting = asyncio.ensure_future(at.raw(CLOSE))
-            await asyncio.sleep(0.05)
-            assert not waiting.done()
-            ours, theirs = socket.socketpair()
-            at.front.serve(theirs, "192.168.127.2:1")
-            ours.setblocking(False)
-            assert ours.recv(10) == b""
-            ours.close()
-            for _, writer in held:
-                writer.close()
-            assert (await waiting).endswith(b"[]\n")
-
-    asyncio.run(run())
-
-
-def test_connections_over_the_bound_do_not_fill_the_log(tmp_path: Path) -> None:
-    async def run() -> None:
-        lines: list[str] = []
-        log: Any = SimpleNamespace(warning=lambda event, **_: lines.append(event))
-        async with endpoint(tmp_path, max_connections=1) as at, asyncio.timeout(5):
-            at.front._refused._log = log
-            _, writer = await at.open()
-            await until(lambda: len(at.front._connections) == 1)
-            for number in range(100):
-                ours, theirs = socket.socketpair()
-                at.front.serve(theirs, f"192.168.127.2:{number}")
-                assert ours.recv(10) == b""
-                ours.close()
-            writer.close()
-        assert lines == ["connection refused, too many"]
 
     asyncio.run(run())
 

@@ -34,7 +34,7 @@ class Egress(OneProcess):
     def connect(self, number: int, port: int = 0, remote: int = HOST) -> None:
         """A guest asks for a connection, by default to the listener."""
         key = flow_key(GATEWAY + 1, 1000 + number, remote, port or self.listener.getsockname()[1])
-        self.tcp.push("egress0", Connect.pack(number, key, link=1, mss=1460, syn_seq=0))
+        self.tcp.push("egress0", Connect.pack(number, key, link=1, guest=1, mss=1460, syn_seq=0))
 
     def open(self, number: int) -> socket.socket:
         """The host's end of a connection that stands."""
@@ -233,7 +233,7 @@ def test_records_of_a_flow_that_nobody_knows_give_their_slots_back(egress: Egres
         egress.to_host(9, b"void")
     for kind in (kinds.SHUTDOWN, kinds.CLOSED, kinds.ABORT):
         egress.notify(kind, 9)
-    for record in (Window.pack(9, 0), GuestAnswered.pack(9, link=1, mss=0), DialFailed.pack(9, final=False)):
+    for record in (Window.pack(9, 0), GuestAnswered.pack(9, guest=1, mss=0), DialFailed.pack(9, final=False)):
         egress.tcp.push("egress0", record)
     egress.demux.push("egress0", DialFailed.pack(FLOW_FROM_EGRESS | 9, final=True))
     egress.demux.push("egress0", FlowNotice.pack(kinds.UDP_CLOSE, 9))

@@ -57,11 +57,11 @@ class Rig:
         self.later = 0.0
         """Seconds by which the stage's clock is ahead."""
 
-    def ask(self, remote: int, port: int) -> None:
+    def ask(self, remote: int, port: int, link: int = LINK) -> None:
         """A guest opens a TCP connection. Nothing happens before the next turn."""
         self.number += 1
         key = flow_key(GUEST, 40000 + self.number, remote, port)
-        self.tcp.push(Connect.pack(self.number, key, LINK, mss=1460, syn_seq=0))
+        self.tcp.push(Connect.pack(self.number, key, link, link, mss=1460, syn_seq=0))
         self.tcp.publish()
 
     def connect(self, port: int, count: int = 1) -> None:
@@ -164,7 +164,13 @@ def test_a_connection_to_a_service_goes_to_the_supervisor(rig: Rig) -> None:
     rig.ask(GATEWAY, 80)
     rig.turn()
     ((event, (fd,)),) = rig.supervisor.receive()
-    assert event == {"event": "service", "name": "api", "guest": "192.168.127.2:40001", "link": LINK}
+    assert event == {
+        "event": "service",
+        "name": "api",
+        "guest": "192.168.127.2:40001",
+        "link": LINK,
+        "number": LINK,
+    }
     os.close(fd)
     assert rig.failures() == []
 
@@ -199,9 +205,12 @@ def test_a_service_socket_that_cannot_wait_for_the_supervisor_is_a_failed_connec
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> Iterator[Rig]:
     """The stage with room for three sockets. Pings use UDP sockets, since the system may refuse ICMP ones."""
-    monkeypatch.setattr(resource, "getrlimit", lambda _: (RESERVE + 3, RESERVE + 3))
+    # An eighth is for links.
+    soft = RESERVE + 9 + 3
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (soft, soft))
     monkeypatch.setattr(host_icmp, "open_echo", lambda _: socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
     with _running() as rig:
+        assert rig.stage.context.bound.limit == 3
         yield rig
 
 
@@ -332,11 +341,17 @@ def test_a_guest_with_most_sockets_takes_none_of_others(small: Rig, server: int,
     assert small.ways() == [MAKE_WAY_OWN] * 3
 
 
-def test_a_guest_with_few_sockets_may_have_one_of_a_half_open_connection(
+def test_a_guest_at_its_share_may_have_the_socket_of_a_half_open_connection(
     small: Rig, server: int, udp_port: int
 ) -> None:
     small.connect(server, 3)
     small.datagram(1, udp_port, OTHER)
+    assert (small.open(), small.ways()) == ((2, 1, 0), []), "below its share, that of an established one"
+    small.stage.udp.close(1)
+    small.ask(HOST, server, OTHER)
+    small.turn()
+    small.datagram(1, udp_port, OTHER)
+    assert small.open() == (3, 0, 0)
     assert small.ways() == [MAKE_WAY_ANY]
     assert small.closed() == [1], "demux must forget the flow, so that the next datagram tries again"
 

@@ -14,6 +14,7 @@ from pipeline.stages.tcp.connections import Connections
 from pipeline.wire.tcp import ACK, RST
 from tests.support.one_process import OneProcess
 from tests.support.played_guests import Card, Guest, GuestStream
+from tests.support.received import Received
 
 
 class Shard(OneProcess):
@@ -71,7 +72,12 @@ class Shard(OneProcess):
 
     def kinds(self) -> list[int]:
         """What tcp has told egress since the last call, but for windows."""
-        return [record.kind for record in self.egress.take() if record.kind != kinds.WINDOW]
+        return [record.kind for record in self.told()]
+
+    def told(self) -> list[Received]:
+        """The same records. What demux says about links is not among them."""
+        others = (kinds.WINDOW, kinds.LINK_UP, kinds.LINK_DOWN)
+        return [record for record in self.egress.take() if record.kind not in others]
 
     def out(self) -> int:
         """References to slots of egress that have not come home."""
@@ -105,7 +111,7 @@ def test_a_port_is_used_again_in_the_very_burst_that_resets_its_connection(shard
     stream.pump()
     again = shard.guest.connect(80, own_port=stream.port)
     shard.settle()
-    told = {record.kind: record.flow for record in shard.egress.take()}
+    told = {record.kind: record.flow for record in shard.told()}
     assert told[kinds.ABORT] == number
     shard.tell(kinds.CONNECTED, told[kinds.CONNECT])
     shard.settle()
@@ -299,7 +305,7 @@ def test_the_connections_of_a_guest_that_is_gone_end_and_give_back_what_they_hel
     shard.advance(orphans.COMES_BACK_S + 1)
     assert shard.out() == 0
     assert not shard.connections
-    assert shard.kinds() == [kinds.ABORT]
+    assert shard.kinds() == [kinds.ORPHANED, kinds.ABORT]
 
 
 @pytest.mark.parametrize("link", [2, 1], ids=["another number", "the same number, used again"])
@@ -313,7 +319,7 @@ def test_a_guest_that_comes_back_on_another_link_keeps_its_connections(shard: Sh
         shard.taken(number, len(b"I am back"))
         shard.advance(orphans.COMES_BACK_S + 1)
     assert len(shard.connections) == 2
-    assert {flow.guest.link for flow in shard.connections.by_key.values()} == {link}
+    assert {flow.link.number for flow in shard.connections.by_key.values()} == {link}
     for one in (stream, idle):
         assert not one.failed
         one.reset()
@@ -338,8 +344,8 @@ def test_a_connection_completed_in_the_burst_in_which_its_link_goes_down_waits_f
     shard.breathe("tcp0")
     assert shard.connections.held()["orphans"] == 1
     shard.settle()
-    told = [(record.kind, record.flow) for record in shard.egress.take() if record.kind != kinds.WINDOW]
-    assert told == [(kinds.ABORT, unanswered)], "egress has not answered that one"
+    told = [(record.kind, record.flow) for record in shard.told()]
+    assert told == [(kinds.ORPHANED, number), (kinds.ABORT, unanswered)], "egress has not answered that one"
     assert shard.counter("tcp0", "tcp_flow_ended_guest_gone") == 1
     stream.send(b"I am back")
     shard.settle()
@@ -356,7 +362,7 @@ def test_the_idle_connections_of_a_guest_that_is_gone_wait_until_their_place_is_
         card = shard.guest.card
         shard.guest.leave()
         shard.settle()
-        shard.advance(10 * orphans.COMES_BACK_S)
+        shard.advance(3 * orphans.COMES_BACK_S)
         assert len(shard.connections) == 2
         shard.kinds()
         shard.guest = card.guest(2)
@@ -364,6 +370,79 @@ def test_the_idle_connections_of_a_guest_that_is_gone_wait_until_their_place_is_
         assert len(shard.connections) == 2
         assert shard.counter("tcp0", "tcp_flow_ended_guest_gone") == 1
         shard.guest.leave()
+
+
+def test_the_connections_of_a_guest_that_does_not_come_back_end_by_age() -> None:
+    with Shard(max_orphan_seconds=60) as shard:
+        shard.open()
+        shard.guest.leave()
+        shard.advance(59.0)
+        assert len(shard.connections) == 1
+        shard.advance(2.0)
+        shard.kinds()
+        shard.at_home()
+
+
+def test_an_orphan_makes_place_before_a_half_open_connection_of_a_living_guest() -> None:
+    with Shard(max_tcp_flows=3) as shard:
+        shard.open()
+        card = shard.guest.card
+        shard.guest.leave()
+        shard.guest = card.guest(2)
+        shard.ask()
+        shard.ask()
+        shard.open()
+        assert shard.counter("tcp0", "tcp_flow_ended_guest_gone") == 1
+        assert shard.counter("tcp0", "tcp_flow_evicted_half_open") == 0
+        shard.guest.leave()
+        shard.advance(orphans.COMES_BACK_S)
+
+
+def test_a_guest_below_its_share_takes_the_place_of_the_most_silent_connection_of_another() -> None:
+    with Shard(max_tcp_flows=4) as shard:
+        hog = shard.guest
+        (busy, _), (silent, _), *_ = [shard.open() for _ in range(4)]
+        shard.advance(5.0)
+        for stream in hog.streams.values():
+            if stream is not silent:
+                stream.send(b"I am here")
+        shard.settle()
+        shard.kinds()
+        shard.guest = hog.card.guest(2)
+        shard.open()
+        assert silent.failed, "both ends are told"
+        assert not busy.failed
+        assert shard.counter("tcp0", "tcp_flow_evicted_over_share") == 1
+        shard.open()
+        assert len(shard.connections) == 4
+        third = shard.guest.connect(80)
+        shard.settle()
+        assert shard.counter("tcp0", "tcp_syn_dropped_too_many_flows") == 1, "each has its share now"
+        assert not third.established
+        hog.leave()
+        shard.guest.leave()
+
+
+def test_orphans_whose_hosts_do_not_read_end_when_memory_is_short() -> None:
+    mib = 1 << 20
+    with Shard(max_receive_memory=mib, max_receive_memory_per_guest=mib) as shard:
+        unread, _ = shard.open()
+        shard.open()
+        unread.send(bytes(100_000))
+        shard.advance(2.0)
+        card = shard.guest.card
+        shard.guest.leave()
+        shard.settle()
+        shard.guest = card.guest(2)
+        streams = [shard.open()[0] for _ in range(8)]
+        assert shard.counter("tcp0", "tcp_flow_ended_guest_gone") == 0
+        for stream in streams:
+            stream.send(bytes(60_000))
+        shard.advance(2.0)
+        assert shard.counter("tcp0", "tcp_flow_ended_guest_gone") == 1, "the idle one waits"
+        shard.egress.take()
+        shard.guest.leave()
+        shard.at_home()
 
 
 def test_one_gone_guest_may_keep_slots_and_not_two() -> None:

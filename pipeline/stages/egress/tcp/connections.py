@@ -21,12 +21,14 @@ from pipeline.records.kinds import (
     CONNECT,
     DIAL_FAILED,
     GUEST_ANSWERED,
+    GUEST_MOVED,
+    ORPHANED,
     RECORD_BYTES,
     SHUTDOWN,
     TO_HOST,
     WINDOW,
 )
-from pipeline.records.streams import MAKE_WAY_NO, Connect, GuestAnswered, ToHost, Window
+from pipeline.records.streams import MAKE_WAY_NO, Connect, GuestAnswered, GuestMoved, ToHost, Window
 from pipeline.records.udp import HEADER_ROOM
 from pipeline.stages.egress.context import EgressContext
 from pipeline.stages.egress.sockets import NO_DESCRIPTOR
@@ -136,7 +138,11 @@ class Connections:
             flow.guest_aborted()
         elif kind == GUEST_ANSWERED:
             answer = GuestAnswered.unpack(burst, at)
-            flow.guest_answered(shard, self._shares.of(answer.link), answer.mss)
+            flow.guest_answered(shard, self._shares.of(answer.guest), answer.mss)
+        elif kind == ORPHANED:
+            flow.orphaned()
+        elif kind == GUEST_MOVED:
+            flow.guest_moved(self._shares.of(GuestMoved.unpack(burst, at).guest))
         elif kind == DIAL_FAILED and (
             DialFailed.unpack(burst, at).final
             # Not final: this port of the gateway is in use towards the guest. Demux tries the next one.
@@ -147,10 +153,10 @@ class Connections:
     def _connect(self, shard: int, request: Connect) -> None:
         sock, error = self._opener.open(request)
         if sock is None:
-            make_way = self._bound.way(request.link) if error in NO_DESCRIPTOR else MAKE_WAY_NO
+            make_way = self._bound.way(request.guest) if error in NO_DESCRIPTOR else MAKE_WAY_NO
             self.flows.notify_connect_failed(shard, request, error, make_way)
             return
-        share = self._shares.of(request.link)
+        share = self._shares.of(request.guest)
         flow = Flow(self.flows, request.flow, shard, HostStream(sock, self._slots), share, request)
         if host_tcp.is_connected(sock):
             flow.connected()
@@ -207,6 +213,10 @@ class Connections:
             "closing_bytes": self._closing.charged_bytes,
             "shares": len(self._shares),
         }
+
+    def slots(self) -> dict[int, int]:
+        """How many slots each guest holds, by its number."""
+        return self._shares.sums()
 
     def release_idle(self) -> None:
         """Give back slots that are kept only to be filled further."""

@@ -66,7 +66,7 @@ class Flow(GuestSocket):
         request: Connect | None = None,
     ) -> None:
         """request: the guest's CONNECT. None for a dialled flow, whose shard is not known yet."""
-        super().__init__(share.link)
+        super().__init__(share.guest)
         self.key = number if number & FLOW_FROM_EGRESS else shard << 32 | number
         self.number = number
         self.shard = shard
@@ -80,6 +80,7 @@ class Flow(GuestSocket):
         self._request = request
         self._began_at = monotonic()
         self._flows = flows
+        self.used_at = flows.now
         self._hung_up = False
         """The host closed both directions in order, so it will not read what the guest sends."""
         share.join()
@@ -104,21 +105,39 @@ class Flow(GuestSocket):
         flows = self._flows
         flows.dials.remove(self.number)
         self.shard = shard
-        self.share.leave()
-        self.share = share
-        share.join()
-        old_link = self.link
-        self.link = share.link
-        flows.bound.moved(self, old_link)
+        self.guest_moved(share)
         self.chunk = read_chunk(mss)
         self.state = OPEN
         if self.stream.head:
             self.readable()
         self._register()
 
+    def orphaned(self) -> None:
+        """The link of the guest is gone. Any other flow may have the socket until the guest is back."""
+        self._flows.bound.orphaned(self)
+
+    def guest_moved(self, share: Share) -> None:
+        """The connection belongs to the guest with this share now, which may be back on another link."""
+        turns = self._flows.turns
+        turns.remove(self)
+        self.share.leave()
+        self.share = share
+        share.join()
+        self._flows.bound.moved(self, share.guest)
+        if self.stream.readable and self.state == OPEN:
+            turns.add(self)
+
     def evict(self) -> None:
-        """Another flow needs the socket. The guest is told nothing, as if its SYN were lost."""
-        self._fail(errno.ETIMEDOUT)
+        """Another flow needs the socket.
+
+        The guest of a connection that its host has not answered is told nothing, as if its SYN were lost.
+        """
+        if self.state == CONNECTING:
+            self._fail(errno.ETIMEDOUT)
+            return
+        if self.state == OPEN:
+            self._notify(ABORT)
+        self.close(reset=True)
 
     def _fail(self, error: int) -> None:
         if self._request is not None:
@@ -186,6 +205,7 @@ class Flow(GuestSocket):
     def enqueue(self, run: Run) -> None:
         """Queue bytes of the guest for the host. Takes over their reference."""
         self.stream.enqueue(run)
+        self.used_at = self._flows.now
         self._flows.needs_flush[self] = None
 
     def finish_writing(self) -> None:
@@ -262,6 +282,8 @@ class FlowTable:
         self.bound = context.bound
         self.dials = dials
         self.closing = closing
+        self.now = 0.0
+        """The time of this step."""
         self.by_key: dict[int, Flow] = {}
         self.turns: ReadTurns[Flow] = ReadTurns()
         self.needs_flush: dict[Flow, None] = {}

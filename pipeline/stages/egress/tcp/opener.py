@@ -40,22 +40,23 @@ class Opener:
             self._read_names()
             if self._policy.refuses(ends.guest_addr, ends.remote_addr, ends.remote_port, "tcp"):
                 return None, REFUSED
-        if self._bound.refuses(request.link):
+        insists = request.insists
+        if self._bound.refuses(request.guest, insists=insists):
             return None, errno.EMFILE
-        sock, error = self._try(target, ends, request.link)
-        if error in NO_DESCRIPTOR and self._bound.make_room(request.link):
-            sock, error = self._try(target, ends, request.link)
+        sock, error = self._try(target, ends, request)
+        if error in NO_DESCRIPTOR and self._bound.make_room(request.guest, insists=insists):
+            sock, error = self._try(target, ends, request)
         return sock, error
 
-    def _try(self, target: nat.Target, ends: Ends, link: int) -> tuple[socket.socket | None, int]:
+    def _try(self, target: nat.Target, ends: Ends, request: Connect) -> tuple[socket.socket | None, int]:
         if target.service:
             guest = f"{ipv4.addr_text(ends.guest_addr)}:{ends.guest_port}"
-            return open_service(self._worker, target.service, guest, link)
+            return open_service(self._worker, target.service, guest, request)
         return host_tcp.connect(ipv4.addr_text(target.addr), ends.remote_port)
 
 
-def open_service(worker: Worker, name: str, guest: str, link: int) -> tuple[socket.socket | None, int]:
-    """Connect a guest (``address:port``, on link) to a service; the supervisor gets the other end.
+def open_service(worker: Worker, name: str, guest: str, request: Connect) -> tuple[socket.socket | None, int]:
+    """Connect a guest (``address:port``) to a service; the supervisor gets the other end.
 
     Returns as pipeline.host.tcp.connect(): the socket (tune() it) and 0, or None and an errno.
     """
@@ -65,7 +66,9 @@ def open_service(worker: Worker, name: str, guest: str, link: int) -> tuple[sock
         return None, error.errno or errno.EMFILE
     with theirs:
         try:
-            worker.send_event(messages.ServiceEvent(name, guest, link).encode(), [theirs])
+            worker.send_event(
+                messages.ServiceEvent(name, guest, request.link, request.guest).encode(), [theirs]
+            )
         except OSError as error:
             # The message cannot go now, and no descriptor is free to keep its socket until it can.
             ours.close()

@@ -153,6 +153,7 @@ class HostReads:
         if count > 0:
             filler.commit(count)
             flow.credit.sent(count)
+            flow.used_at = self._flows.now
             self._counts[_FROM_HOST] += count
             self._tcp_out[flow.shard].push(ToGuest.pack(flow.number, slot, off, count))
         return count

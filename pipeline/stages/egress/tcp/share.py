@@ -37,10 +37,10 @@ class Share:
     """One guest's part of the pool."""
 
     def __init__(
-        self, link: int, pool: Pool, filler: SlotFiller, small: SlotFiller, owners: dict[int, "Share"]
+        self, guest: int, pool: Pool, filler: SlotFiller, small: SlotFiller, owners: dict[int, "Share"]
     ) -> None:
         """owners: the shares of all guests, by the slot that they fill or filled last."""
-        self.link = link
+        self.guest = guest
         self.placed = filler
         """The filler in which place() found room."""
         self._flows = 0
@@ -108,6 +108,11 @@ class Share:
         self._sweep()
         return not self._slots
 
+    def slots(self) -> int:
+        """How many slots the guest holds."""
+        self._sweep()
+        return len(self._slots)
+
     def retire(self) -> None:
         """Give back the slots that are being filled."""
         self._filler.retire()
@@ -120,7 +125,7 @@ class Share:
 
 
 class Shares:
-    """The shares of all guests, by link."""
+    """The shares of all guests, by number."""
 
     def __init__(self, pool: Pool, slot_bytes: int, headroom: int, gap: int) -> None:
         """headroom and gap as for SlotFiller."""
@@ -134,12 +139,12 @@ class Shares:
     def __len__(self) -> int:
         return len(self._shares)
 
-    def of(self, link: int) -> Share:
-        """The share of the guest on link."""
-        share = self._shares.get(link)
+    def of(self, guest: int) -> Share:
+        """The share of the guest with this number."""
+        share = self._shares.get(guest)
         if share is None:
             filler, small = self._new_filler(), self._new_filler()
-            share = self._shares[link] = Share(link, self._pool, filler, small, self._owners)
+            share = self._shares[guest] = Share(guest, self._pool, filler, small, self._owners)
         return share
 
     def _new_filler(self) -> SlotFiller:
@@ -150,8 +155,12 @@ class Shares:
 
         LINK_DOWN would be too early for that: a CONNECT of the guest may still be on its way.
         """
-        for link in [link for link, share in self._shares.items() if share.release_idle()]:
-            del self._shares[link]
+        for guest in [guest for guest, share in self._shares.items() if share.release_idle()]:
+            del self._shares[guest]
+
+    def sums(self) -> dict[int, int]:
+        """How many slots each guest holds, by its number."""
+        return {guest: share.slots() for guest, share in self._shares.items()}
 
     def retire(self) -> None:
         """Give back every slot that is being filled."""

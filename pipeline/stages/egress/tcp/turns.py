@@ -27,7 +27,7 @@ class ReadTurns(Generic[F]):
         self.more = False
         """Whether the next step has something to read even without an event."""
         self._waiting: dict[int, dict[F, None]] = {}
-        """By link. The flow that waits for longest comes first. No inner dict is empty."""
+        """By guest. The flow that waits for longest comes first. No inner dict is empty."""
 
     @property
     def waiting_count(self) -> int:
@@ -45,22 +45,22 @@ class ReadTurns(Generic[F]):
 
     def wait(self, flow: F) -> None:
         """The flow found no room."""
-        self._waiting.setdefault(flow.link, {})[flow] = None
+        self._waiting.setdefault(flow.guest, {})[flow] = None
 
     def waits(self, flow: F) -> bool:
         """Whether the flow waits for slots."""
-        waiting = self._waiting.get(flow.link)
+        waiting = self._waiting.get(flow.guest)
         return waiting is not None and flow in waiting
 
     def wake(self) -> None:
         """Slots were returned: one waiting flow of each guest becomes ready."""
-        for link in list(self._waiting):
-            self.ready[self._take_waiting(link)] = None
+        for guest in list(self._waiting):
+            self.ready[self._take_waiting(guest)] = None
 
     def pass_on(self, flow: F) -> None:
         """The flow found room, or needs none any more: the next waiting flow of its guest becomes ready."""
-        if flow.link in self._waiting:
-            self.ready[self._take_waiting(flow.link)] = None
+        if flow.guest in self._waiting:
+            self.ready[self._take_waiting(flow.guest)] = None
             # The current step may not reach it, and perhaps no event starts another step.
             self.more = True
 
@@ -72,14 +72,14 @@ class ReadTurns(Generic[F]):
             del self.ready[flow]
             self.pass_on(flow)
 
-    def _take_waiting(self, link: int) -> F:
-        flow = next(iter(self._waiting[link]))
+    def _take_waiting(self, guest: int) -> F:
+        flow = next(iter(self._waiting[guest]))
         self._stop_waiting(flow)
         return flow
 
     def _stop_waiting(self, flow: F) -> None:
-        waiting = self._waiting.get(flow.link)
+        waiting = self._waiting.get(flow.guest)
         if waiting is not None and flow in waiting:
             del waiting[flow]
             if not waiting:
-                del self._waiting[flow.link]
+                del self._waiting[flow.guest]

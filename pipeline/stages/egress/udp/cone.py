@@ -56,12 +56,12 @@ class Cone(DatagramSocket):
         context: EgressContext,
         table: DatagramTable,
         sock: socket.socket,
-        link: int,
+        guest: int,
         now: float,
         place: Place,
         cones: "Cones",
     ) -> None:
-        super().__init__(context, table, sock, link, now)
+        super().__init__(context, table, sock, guest, now)
         self._guest_addr, self._guest_port = place
         self._cones = cones
         self._by_source: dict[int, DatagramFlow] = {}
@@ -172,13 +172,13 @@ class Cones(DatagramSockets):
     def __len__(self) -> int:
         return len(self._cones)
 
-    def socket_for(self, link: int, ends: Ends, host_addr: Addr, now: float) -> DatagramSocket:
+    def socket_for(self, guest: int, ends: Ends, host_addr: Addr, now: float) -> DatagramSocket:
         """The cone of the guest's port."""
         place = (ends.guest_addr, ends.guest_port)
         cone = self._cones.get(place)
         if cone is None:
-            sock = open_socket(self._context, link, _bind)
-            cone = Cone(self._context, self._table, sock, link, now, place, self)
+            sock = open_socket(self._context, guest, _bind)
+            cone = Cone(self._context, self._table, sock, guest, now, place, self)
             self._cones[place] = cone
         return cone
 

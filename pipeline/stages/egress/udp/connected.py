@@ -73,8 +73,8 @@ class ConnectedSockets(DatagramSockets):
         self._context = context
         self._table = table
 
-    def socket_for(self, link: int, ends: Ends, host_addr: Addr, now: float) -> DatagramSocket:
+    def socket_for(self, guest: int, ends: Ends, host_addr: Addr, now: float) -> DatagramSocket:
         """A new socket, connected to the remote."""
         address = (ipv4.addr_text(host_addr), ends.remote_port)
-        sock = open_socket(self._context, link, lambda made: made.connect(address))
-        return ConnectedSocket(self._context, self._table, sock, link, now)
+        sock = open_socket(self._context, guest, lambda made: made.connect(address))
+        return ConnectedSocket(self._context, self._table, sock, guest, now)

@@ -99,9 +99,9 @@ class DatagramSocket(GuestSocket):
     """A host socket of one or several UDP flows. Open as long as it has a flow."""
 
     def __init__(
-        self, context: EgressContext, table: DatagramTable, sock: socket.socket, link: int, now: float
+        self, context: EgressContext, table: DatagramTable, sock: socket.socket, guest: int, now: float
     ) -> None:
-        super().__init__(link)
+        super().__init__(guest)
         self.context = context
         self.sock = sock
         self.flows: dict[int, DatagramFlow] = {}
@@ -155,11 +155,13 @@ class DatagramSocket(GuestSocket):
         """Prepare the next read for datagrams of up to that length."""
         self.longest = longest
 
-    def use(self, now: float) -> None:
-        """A datagram of a flow went either way."""
-        if now - self._used_at >= USED_AGAIN_S:
-            self._used_at = now
-            self.context.bound.used(self)
+    def use(self, now: float) -> bool:
+        """A datagram of a flow went either way. Returns whether it was the first one for a while."""
+        if now - self._used_at < USED_AGAIN_S:
+            return False
+        self._used_at = now
+        self.context.bound.used(self)
+        return True
 
     def add(self, flow: DatagramFlow) -> None:
         """A flow of this socket begins."""
@@ -191,16 +193,16 @@ class DatagramSocket(GuestSocket):
 class DatagramSockets:
     """Decides which flows share a socket."""
 
-    def socket_for(self, link: int, ends: Ends, host_addr: Addr, now: float) -> DatagramSocket:
-        """The socket for a new flow of the guest on link. Raises OSError if it cannot be opened."""
+    def socket_for(self, guest: int, ends: Ends, host_addr: Addr, now: float) -> DatagramSocket:
+        """The socket for a new flow of this guest. Raises OSError if it cannot be opened."""
         raise NotImplementedError
 
 
 def open_socket(
-    context: EgressContext, link: int, prepare: Callable[[socket.socket], object]
+    context: EgressContext, guest: int, prepare: Callable[[socket.socket], object]
 ) -> socket.socket:
-    """A datagram socket for the guest on link, bound or connected by prepare(). Raises OSError."""
-    sock = context.bound.datagram_socket(link, _new_socket)
+    """A datagram socket for this guest, bound or connected by prepare(). Raises OSError."""
+    sock = context.bound.datagram_socket(guest, _new_socket)
     if sock is None:
         raise OSError(errno.EMFILE, "too many sockets of guests")
     try:

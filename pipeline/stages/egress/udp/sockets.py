@@ -51,7 +51,8 @@ class UdpSockets:
             if flow is None:
                 flow = self._open(data, now)
             if flow is not None:
-                flow.socket.use(now)
+                if flow.socket.use(now):
+                    context.bound.adopt(flow.socket, data.link)
                 flow.socket.send(flow, pieces, data.piece_size)
         context.worker.free(data.slot)
 
@@ -71,7 +72,7 @@ class UdpSockets:
             error = REFUSED
         else:
             try:
-                sock = self._sockets.socket_for(data.link, ends, target.addr, now)
+                sock = self._sockets.socket_for(context.bound.guest_of(data.link), ends, target.addr, now)
                 return sock.open_flow(data.flow, data.key, target.addr)
             except OSError as failure:
                 context.counts[NO_SOCKET] += 1

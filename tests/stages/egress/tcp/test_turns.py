@@ -4,10 +4,10 @@ from pipeline.stages.egress.sockets import GuestSocket
 from pipeline.stages.egress.tcp.turns import ReadTurns
 
 
-def made(count: int, link: int = 1) -> tuple[ReadTurns[GuestSocket], list[GuestSocket]]:
+def made(count: int, guest: int = 1) -> tuple[ReadTurns[GuestSocket], list[GuestSocket]]:
     """Flows of one guest that all wait."""
     turns: ReadTurns[GuestSocket] = ReadTurns()
-    flows = [GuestSocket(link) for _ in range(count)]
+    flows = [GuestSocket(guest) for _ in range(count)]
     for flow in flows:
         turns.wait(flow)
     return turns, flows

@@ -1,0 +1,48 @@
+"""What each guest has of all workers and of the supervisor, for the path /guests of the API."""
+
+from collections.abc import Callable, Iterable, Mapping
+
+from pipeline.control.workers import Request
+from pipeline.ipc import messages
+
+Sums = Mapping[int, int]
+"""A number for each guest, by the guest's number."""
+
+
+class GuestSums:
+    """Asks all workers."""
+
+    def __init__(
+        self, request: Request, workers: Iterable[str], own: Mapping[str, Callable[[], Sums]]
+    ) -> None:
+        """workers: that have something of guests. own: what the supervisor has, by kind."""
+        self._request = request
+        self._workers = tuple(workers)
+        self._own = own
+
+    async def all(self) -> list[dict[str, object]]:
+        """For each guest its number, its peer, its links, and the sum of each kind. Raises RequestError.
+
+        A guest without links is gone. It is listed as long as something of it is left.
+        """
+        peers: dict[str, str] = {}
+        found: dict[str, dict[str, int]] = {}
+        for worker in self._workers:
+            answer = messages.GuestsAnswer.decode(await self._request(worker, messages.Guests()))
+            peers.update(answer.peers or {})
+            _add(found, answer.guests)
+        own = {kind: sums() for kind, sums in self._own.items()}
+        _add(found, messages.GuestsAnswer.of(own).guests)
+        kinds = sorted({kind for sums in found.values() for kind in sums} | {"links"})
+        return [
+            {"guest": int(guest), "peer": peers.get(guest, "")}
+            | {kind: found[guest].get(kind, 0) for kind in kinds}
+            for guest in sorted(found, key=int)
+        ]
+
+
+def _add(found: dict[str, dict[str, int]], more: Mapping[str, Mapping[str, int]]) -> None:
+    for guest, sums in more.items():
+        of_guest = found.setdefault(guest, {})
+        for kind, number in sums.items():
+            of_guest[kind] = of_guest.get(kind, 0) + number
