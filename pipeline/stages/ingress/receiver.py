@@ -11,6 +11,7 @@ from pipeline.stages.ingress.fairness import Fairness
 from pipeline.stages.ingress.live import Captures
 from pipeline.stages.ingress.offload import VnetOffload
 from pipeline.stages.ingress.ports import Port, Ports, count_drops
+from pipeline.stages.ingress.shares import small_frames
 from pipeline.stages.ingress.steering import Steering
 from pipeline.stages.worker import Worker
 from pipeline.topology import MAX_REFS
@@ -193,7 +194,7 @@ class Receiver:
         traffic.bytes_from_guest += count
         if self._shares.several:
             self._fairness.holds(port.guest_number, slot)
-            self._shares.was_read(port.guest_number, count, len(frames), now)
+            self._shares.was_read(port.guest_number, count, len(frames), small_frames(frames), now)
 
     def _show(
         self, port: Port, slot: int, frames: list[tuple[int, int]], items: list[Item], drops: dict[str, int]

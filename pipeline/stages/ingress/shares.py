@@ -7,11 +7,12 @@ it, and the times that demux, tcp and egress report for its records (WORK). Two 
 read while it has time left. If only one guest has something to read, its debt is cancelled. A guest with
 expensive frames is read in smaller bursts, so other guests wait less than a millisecond for one of them.
 
-*Small work* (a token bucket). Each byte that a guest sends or gets pays for PRICE_S of its time, except the
-first SMALL_FRAME bytes of each frame. Time beyond that is small work: tiny frames, requests, frames that are
-dropped. A flood consists of small work. It costs the host more than is measured here, since the kernel and
-the guest's machine monitor work for it too. So small work is limited while another guest is active and time
-is short (pipeline.stages.ingress.pressure). Buckets that are not full get equal parts of the time for small
+*Small work* (a token bucket). Time counts as small work by the length of the frames that it went into: all of
+it for the smallest frames, none for frames of LARGE_FRAME bytes and more (``smallness``). A flood consists of
+small frames, or of small ones among large ones. It costs the host more than is measured here, since the
+kernel and the guest's machine monitor work for it too. Acknowledgments of a download are small too; the bytes
+that a guest gets pay for them (PRICE_S). Small work is limited while another guest is active and time is
+short (pipeline.stages.ingress.pressure). Buckets that are not full get equal parts of the time for small
 work. A guest whose bucket is empty is not read. A guest that is alone is not limited.
 
 *Unhurried guests*. A guest that sends one frame and waits for the answer is not a flood. So a frame counts
@@ -20,16 +21,18 @@ each guest: an exchange of single frames brings no more. So a flood that is sent
 which is read at once, gains little.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 from pipeline.links.base import FULL_READ
 from pipeline.stages.ingress.pressure import Pressure
 
-PRICE_S: Final = 8e-9
-"""Seconds of processor time, in all workers, that a byte pays for: one core for a gigabit a second."""
-SMALL_FRAME: Final = 128
-"""Bytes at the beginning of each frame that pay for nothing."""
+PRICE_S: Final = 1.5e-9
+"""Seconds that a byte to the guest pays for: about four times what its acknowledgments cost."""
+LARGE_FRAME: Final = 1000
+"""A frame of n bytes counts as 1 - n / LARGE_FRAME small frames."""
+MIXED: Final = 1000
+"""Frames over which the part of small ones is averaged: more than workers hold of one guest."""
 UNHURRIED: Final = 0.25
 """The part of the work that counts for frames whose read emptied the socket."""
 UNHURRIED_FRAMES: Final = 8000
@@ -59,6 +62,11 @@ _REMEMBERED: Final = 262144
 """After this many bytes, a guest's older costs count half."""
 
 
+def small_frames(frames: Sequence[tuple[int, int]]) -> float:
+    """How many of the frames (offset, length) are small, where a longer one counts less."""
+    return sum([LARGE_FRAME - length for _, length in frames if length < LARGE_FRAME]) / LARGE_FRAME
+
+
 class Account:
     """The account of one guest."""
 
@@ -70,6 +78,7 @@ class Account:
         "counted_at",
         "deficit",
         "level",
+        "smallness",
         "waits",
         "weight",
     )
@@ -81,6 +90,8 @@ class Account:
         """Seconds left in the bucket for small work. If negative, the guest owes them."""
         self.weight = 1.0
         """The part of its work that counts, on average: from UNHURRIED to 1."""
+        self.smallness = 1.0
+        """The part of its work that is small work, on average: from 0 to 1."""
         self.waits = False
         """Whether may_read() refused the guest the last time, because it owes time for small work."""
         self.counted_at = now
@@ -90,8 +101,8 @@ class Account:
         """A token bucket: the frames for which only UNHURRIED counts. _filled_at: the time of its level."""
         self._filled_at = now
 
-    def was_read(self, count: int, frames: int, now: float) -> None:
-        """``count`` bytes in ``frames`` frames were read.
+    def was_read(self, count: int, frames: int, small: float, now: float) -> None:
+        """``count`` bytes in ``frames`` frames were read, ``small`` of them small (see small_frames()).
 
         A read of less than half the limit has emptied the socket.
         """
@@ -104,6 +115,8 @@ class Account:
                 self._unhurried -= frames
                 price = UNHURRIED
         self.weight += (price - self.weight) * min(frames / AVERAGED, 1.0)
+        if frames:
+            self.smallness += (small / frames - self.smallness) * min(frames / MIXED, 1.0)
         self.bytes_read += count
         if self.bytes_read > _REMEMBERED:
             self.bytes_read >>= 1
@@ -149,19 +162,18 @@ class Shares:
 
     # --- accounts -----------------------------------------------------------------------------
 
-    def was_read(self, guest: int, count: int, frames: int, now: float) -> None:
-        """``count`` bytes of a guest, in ``frames`` frames, were read. It is active, and is credited."""
+    def was_read(self, guest: int, count: int, frames: int, small: float, now: float) -> None:
+        """``count`` bytes of a guest were read, in ``frames`` frames, ``small`` of them small."""
         self._is_active(guest, now)
         account = self._accounts[guest]
-        account.was_read(count, frames, now)
+        account.was_read(count, frames, small, now)
         self.expected += account.expected_cost(count)
-        self.credit(guest, count, frames)
 
-    def credit(self, guest: int, count: int, frames: int) -> None:
-        """Credit a guest for ``frames`` frames with ``count`` bytes in all that were carried for it."""
+    def credit(self, guest: int, count: int) -> None:
+        """Credit a guest for ``count`` bytes that were sent to it."""
         account = self._filling.get(guest)
         if account is not None:
-            account.level += max(count - SMALL_FRAME * frames, 0) * PRICE_S
+            account.level += count * PRICE_S
 
     def charge(self, guest: int, seconds: float, now: float) -> None:
         """Charge a guest for processor time that its frames cost."""
@@ -173,7 +185,7 @@ class Shares:
         if guest not in self._filling:
             self._filling[guest] = account
             account.counted_at = now
-        account.level = max(account.level - seconds * account.weight, -DEBT_S)
+        account.level = max(account.level - seconds * account.weight * account.smallness, -DEBT_S)
 
     def refill(self, now: float) -> None:
         """Put into each bucket its part of the time for small work since the last call."""

@@ -221,9 +221,9 @@ class Transmitter:
         shares = self._ports.shares
         for port in self._needs_flush:
             try:
-                frames, length = port.flush(self._capture)
+                _, length = port.flush(self._capture)
                 if shares.several:
-                    shares.credit(port.guest_number, length, frames)
+                    shares.credit(port.guest_number, length)
             except LinkClosed as error:
                 self._ports.detach(port, error)
         self._needs_flush.clear()

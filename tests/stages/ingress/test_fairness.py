@@ -142,7 +142,7 @@ def test_guests_take_turns_when_rings_have_little_room(rig: IngressRig) -> None:
                 cut[guest] += guest.send(flood[cut[guest] % 16 :])
         # Only the turns are looked at here, not what small work may take.
         for number in (1, 2):
-            rig.stage.ports.shares.credit(number, 1_000_000_000, 0)
+            rig.stage.ports.shares.credit(number, 1_000_000_000)
         rig.turn()
         burst = demux.peek()
         for at in range(0, len(burst), RECORD_BYTES):

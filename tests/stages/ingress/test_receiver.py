@@ -87,7 +87,7 @@ def test_a_step_is_short_if_what_it_reads_is_work_for_others(rig: IngressRig) ->
     rig.turn()
     rig.turn()
     accounts = rig.stage.ports.shares
-    accounts.was_read(port.guest_number, 70_000, 1000, monotonic())
+    accounts.was_read(port.guest_number, 70_000, 1000, 930.0, monotonic())
     accounts.charge(port.guest_number, 0.005, monotonic())
     flood.sendall(FRAME * 3000)
     rig.turn()

@@ -25,13 +25,14 @@ def run(made: Shares, until: float, active: tuple[int, ...], frame: int = 60, st
     while now < until:
         now += step
         for guest in active:
-            made.was_read(guest, 60, 1, now)
+            made.was_read(guest, 60, 1, 0.94, now)
         left = step
         made.refill(now)
         while left > 0 and made.may_read(FLOOD, now):
             count = made.read_limit(FLOOD)
             cost = count // frame * FRAME_S
-            made.was_read(FLOOD, count, count // frame, now)
+            frames = count // frame
+            made.was_read(FLOOD, count, frames, frames * max(1 - frame / 1000, 0), now)
             made.charge(FLOOD, cost, now)
             left -= cost
             spent += cost
@@ -47,15 +48,30 @@ def test_a_guest_alone_is_never_limited(both: Shares) -> None:
     assert run(both, 1.0, ()) > 0.98
 
 
-def test_large_frames_are_worth_their_time(both: Shares) -> None:
+def test_large_frames_are_no_small_work(both: Shares) -> None:
+    for _ in range(20):
+        both.was_read(FLOOD, 1_500_000, 1000, 0.0, 0.0)
     assert run(both, 1.0, (HONEST,), frame=1500) > 0.98
 
 
-def test_the_first_bytes_of_each_frame_are_worth_nothing(both: Shares) -> None:
-    both.was_read(HONEST, 60, 1, 10.0)
-    both.charge(FLOOD, 0.02, 10.0)
-    both.credit(FLOOD, 60 * 100_000, 100_000)
-    assert not both.may_read(FLOOD, 10.0)
+def test_small_frames_among_large_ones_are_small_work(both: Shares) -> None:
+    now = spent = 0.0
+    while now < 2.0:
+        now += 0.001
+        both.was_read(HONEST, 60, 1, 0.94, now)
+        both.refill(now)
+        for _ in range(20):
+            if both.may_read(FLOOD, now):
+                both.was_read(FLOOD, 64_000, 82, 38.5, now)
+                both.charge(FLOOD, 5e-5, now)
+                spent += 5e-5
+    assert spent / now < 2.5 * MAX_FLOOR_S
+
+
+def test_how_small_a_frame_is() -> None:
+    assert shares.small_frames([]) == 0.0
+    assert shares.small_frames([(0, 0), (10, 250)]) == 1.75
+    assert shares.small_frames([(0, 1000), (2000, 65000)]) == 0.0
 
 
 def test_two_floods_share_what_small_work_may_take(both: Shares) -> None:
@@ -64,7 +80,7 @@ def test_two_floods_share_what_small_work_may_take(both: Shares) -> None:
     now, spent = 0.0, {FLOOD: 0.0, THIRD: 0.0}
     while now < 3.0:
         now += 0.001
-        both.was_read(HONEST, 60, 1, now)
+        both.was_read(HONEST, 60, 1, 0.94, now)
         both.refill(now)
         for guest in spent:
             if both.may_read(guest, now):
@@ -79,10 +95,10 @@ def test_a_guest_that_waits_for_each_answer_pays_less(both: Shares) -> None:
         now = 10.0 if empties_its_socket else 20.0
         count = 0
         for _ in range(100_000):
-            both.was_read(HONEST, 60, 1, now)
+            both.was_read(HONEST, 60, 1, 0.94, now)
             both.refill(now)
             if both.may_read(FLOOD, now):
-                both.was_read(FLOOD, 60 if empties_its_socket else both.read_limit(FLOOD), 1, now)
+                both.was_read(FLOOD, 60 if empties_its_socket else both.read_limit(FLOOD), 1, 0.94, now)
                 both.charge(FLOOD, 1e-3, now)
                 count += 1
             now += 1e-5
@@ -97,10 +113,10 @@ def flood_in_small_portions(made: Shares, frames_a_second: float, frame_s: float
     now, spent, pause = 10.0, 0.0, portion / frames_a_second
     while now < 14.0:
         now += pause
-        made.was_read(HONEST, 60, 1, now)
+        made.was_read(HONEST, 60, 1, 0.94, now)
         made.refill(now)
         if made.may_read(FLOOD, now):
-            made.was_read(FLOOD, 60 * portion, portion, now)
+            made.was_read(FLOOD, 60 * portion, portion, 0.94 * portion, now)
             made.charge(FLOOD, frame_s * portion, now)
             spent += frame_s * portion
     return spent / 4.0
@@ -109,7 +125,7 @@ def flood_in_small_portions(made: Shares, frames_a_second: float, frame_s: float
 @pytest.mark.parametrize("portion", [2, 8, 30])
 def test_a_flood_in_small_portions_gains_next_to_nothing(both: Shares, portion: int) -> None:
     got = flood_in_small_portions(both, 190_000.0, FRAME_S, portion)
-    assert got < MAX_FLOOR_S * 1.25
+    assert got < MAX_FLOOR_S * 1.35
 
 
 def test_expensive_frames_one_by_one_are_worth_no_more_than_those_of_one_exchange_after_the_other(
@@ -120,17 +136,17 @@ def test_expensive_frames_one_by_one_are_worth_no_more_than_those_of_one_exchang
 
 
 def test_a_burst_in_small_portions_after_a_pause_does_not_count_less(both: Shares) -> None:
-    both.was_read(FLOOD, 60, 1, 0.0)
-    both.was_read(HONEST, 60, 1, 1000.0)
+    both.was_read(FLOOD, 60, 1, 0.94, 0.0)
+    both.was_read(HONEST, 60, 1, 0.94, 1000.0)
     for _ in range(100):
-        both.was_read(FLOOD, 1800, 30, 1000.0)
+        both.was_read(FLOOD, 1800, 30, 28.2, 1000.0)
         both.charge(FLOOD, 30 * FRAME_S, 1000.0)
     assert not both.may_read(FLOOD, 1000.0), "15 ms of work, of which 10 were saved"
 
 
 def test_a_guest_that_has_to_wait_is_no_silent_one(both: Shares) -> None:
-    both.was_read(HONEST, 60, 1, 10.0)
-    both.was_read(FLOOD, 60, 1, 10.0)
+    both.was_read(HONEST, 60, 1, 0.94, 10.0)
+    both.was_read(FLOOD, 60, 1, 0.94, 10.0)
     both.charge(HONEST, 5.0, 10.0)
     both.charge(FLOOD, 5.0, 10.0)
     now = 10.0
@@ -141,7 +157,7 @@ def test_a_guest_that_has_to_wait_is_no_silent_one(both: Shares) -> None:
 
 
 def test_a_guest_that_had_to_wait_is_looked_at_when_it_may_be_read(both: Shares) -> None:
-    both.was_read(HONEST, 60, 1, 10.0)
+    both.was_read(HONEST, 60, 1, 0.94, 10.0)
     both.charge(FLOOD, 0.02, 10.0)
     both.refill(10.0)
     assert not both.may_read(FLOOD, 10.0)
@@ -154,8 +170,8 @@ def test_a_guest_that_had_to_wait_is_looked_at_when_it_may_be_read(both: Shares)
 
 
 def test_a_wait_ends_when_no_other_guest_is_active_any_more(both: Shares) -> None:
-    both.was_read(HONEST, 60, 1, 10.0)
-    both.was_read(FLOOD, 60, 1, 10.0)
+    both.was_read(HONEST, 60, 1, 0.94, 10.0)
+    both.was_read(FLOOD, 60, 1, 0.94, 10.0)
     both.charge(FLOOD, 5.0, 10.0)
     again = both.deadline([FLOOD], 10.0)
     assert again == pytest.approx(10.0 + shares.ACTIVE_S)
@@ -163,10 +179,10 @@ def test_a_wait_ends_when_no_other_guest_is_active_any_more(both: Shares) -> Non
 
 
 def test_bytes_that_a_guest_gets_are_worth_time_too(both: Shares) -> None:
-    both.was_read(HONEST, 60, 1, 10.0)
+    both.was_read(HONEST, 60, 1, 0.94, 10.0)
     both.charge(FLOOD, 0.03, 10.0)
     assert not both.may_read(FLOOD, 10.0)
-    both.credit(FLOOD, 10_000_000, 1000)
+    both.credit(FLOOD, 40_000_000)
     assert both.may_read(FLOOD, 10.0)
 
 
@@ -196,9 +212,9 @@ def test_somebody_always_has_a_turn(both: Shares) -> None:
 def test_a_guest_with_expensive_frames_is_read_in_small_pieces(both: Shares) -> None:
     assert both.read_limit(FLOOD) == shares.FIRST_READ, "not known yet"
     for _ in range(200):
-        both.was_read(FLOOD, 4096, 1, 0.0)
+        both.was_read(FLOOD, 4096, 1, 0.0, 0.0)
         both.charge(FLOOD, 68 * FRAME_S, 0.0)
-        both.was_read(HONEST, 65536, 1, 0.0)
+        both.was_read(HONEST, 65536, 1, 0.0, 0.0)
         both.charge(HONEST, 0.00005, 0.0)
     assert both.read_limit(FLOOD) == shares.LEAST_READ
     assert both.read_limit(HONEST) == FULL_READ
@@ -208,7 +224,7 @@ def test_a_guest_that_is_gone_leaves_no_account(both: Shares) -> None:
     both.charge(FLOOD, 1.0, 0.0)
     both.remove(FLOOD)
     both.charge(FLOOD, 1.0, 0.0)
-    both.credit(FLOOD, 10, 1)
+    both.credit(FLOOD, 10)
     both.is_empty(FLOOD)
     both.refill(1.0)
     assert both.may_read(HONEST, 1.0)
