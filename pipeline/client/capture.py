@@ -34,8 +34,6 @@ class _StoppedError(Exception):
 def run(parsed: flags.Parsed) -> int:
     """The command with the flags of options.CAPTURE. Returns the exit code."""
     try:
-        if parsed.arguments:
-            raise api.ApiError(f"unexpected argument {parsed.arguments[0]!r} (allowed: flags)")
         found = api.find(parsed)
         _check_files(parsed)
         stream(found, query(parsed), lambda: _sink(parsed))
