@@ -74,7 +74,7 @@ TABLE: dict[str, Row] = {
     # The supervisor's side. It reads no packet.
     "pipeline.control": Row(
         (
-            *("go", "counters", "histograms", "counter_block", "topology"),
+            *("release", "go", "counters", "histograms", "counter_block", "topology"),
             *("system", "ipc", "links", "config", "logs"),
         )
     ),

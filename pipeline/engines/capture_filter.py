@@ -145,10 +145,6 @@ class Filter:
         for text in protocols:
             self._protocols |= _protocol(text)
 
-    def wants_all(self) -> bool:
-        """Whether every frame fits."""
-        return self._any_guest and not (self._hosts or self._ports or self._protocols)
-
     def wants_link(self, link: int) -> bool:
         """Whether frames of this link may fit."""
         return self._any_guest or link in self._links or bool(self._macs or self._addresses)

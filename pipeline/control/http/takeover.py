@@ -37,8 +37,8 @@ _CAPTURE_HEAD: Final = (
 )
 
 
-class Connect:
-    """Hands guest links to the ingress worker, 2-byte little-endian framing."""
+class _Handler:
+    """What all take-overs have: the way to the workers, and the check of a client."""
 
     def __init__(
         self,
@@ -54,11 +54,21 @@ class Connect:
         self._access = Access(log) if access is None else access
         self._browsers = browsers
 
+    def _check_browser(self, taken: Taken) -> None:
+        """Refuse a web page, where browsers can reach the endpoint. Raises AccessError."""
+        if self._browsers:
+            head = taken.head
+            fields = (head.values(name) for name in ("host", "origin", "sec-fetch-site", "user-agent"))
+            self._access.check_web_page(taken.client, *fields)
+
+
+class Connect(_Handler):
+    """Hands guest links to the ingress worker, 2-byte little-endian framing."""
+
     async def __call__(self, taken: Taken) -> None:
         """Attach the link. Close it if it cannot be attached, and refuse a web page."""
         try:
-            if self._browsers:
-                _check_web_page(self._access, taken)
+            self._check_browser(taken)
         except AccessError as error:
             await close_with(taken.sock, _refusal(error), self._log)
             return
@@ -72,28 +82,13 @@ class Connect:
             taken.sock.close()
 
 
-class Tunnel:
+class Tunnel(_Handler):
     """Hands connections for guests to the listen worker."""
-
-    def __init__(
-        self,
-        request: Request,
-        log: structlog.typing.FilteringBoundLogger,
-        access: Access | None = None,
-        *,
-        browsers: bool = False,
-    ) -> None:
-        """browsers: they can reach the endpoint."""
-        self._request = request
-        self._log = log
-        self._access = Access(log) if access is None else access
-        self._browsers = browsers
 
     async def __call__(self, taken: Taken) -> None:
         """Answer a bad query with 500. Answer any other with ``OK``, and connect it to the guest."""
         try:
-            if self._browsers:
-                _check_web_page(self._access, taken)
+            self._check_browser(taken)
             self._access.check_host(taken.head.header("authorization"), taken.client)
             ip, port = _destination(taken.head.query)
         except GoError as error:
@@ -122,28 +117,13 @@ class Tunnel:
         return True
 
 
-class Capture:
+class Capture(_Handler):
     """Hands clients that want a capture to the ingress worker."""
-
-    def __init__(
-        self,
-        request: Request,
-        log: structlog.typing.FilteringBoundLogger,
-        access: Access | None = None,
-        *,
-        browsers: bool = False,
-    ) -> None:
-        """browsers: they can reach the endpoint."""
-        self._request = request
-        self._log = log
-        self._access = Access(log) if access is None else access
-        self._browsers = browsers
 
     async def __call__(self, taken: Taken) -> None:
         """Begin the capture. Answer a bad query with 400, one capture too many with 429."""
         try:
-            if self._browsers:
-                _check_web_page(self._access, taken)
+            self._check_browser(taken)
             self._access.check_host(taken.head.header("authorization"), taken.client)
             refused = await self._ask(capture_of(taken.head.query), taken)
         except GoError as error:
@@ -187,12 +167,6 @@ def capture_of(query: str) -> messages.LiveCapture:
     return messages.LiveCapture(
         _CAPTURE_HEAD, guests, hosts, ports, protocols, drops == "1", snaplen or MAX_SNAPLEN
     )
-
-
-def _check_web_page(access: Access, taken: Taken) -> None:
-    head = taken.head
-    fields = (head.values(name) for name in ("host", "origin", "sec-fetch-site", "user-agent"))
-    access.check_web_page(taken.client, *fields)
 
 
 def _refusal(error: AccessError) -> bytes:

@@ -1,16 +1,12 @@
 """What is running: the program's version, the Python that runs it, and whether its data path is compiled."""
 
-import platform
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
-from pipeline.ipc import ring
-
-COMPILED: Final = "compiled"
-PLAIN: Final = "plain"
+from pipeline import release
 
 
 class Build(NamedTuple):
-    """version: "unknown" if the package is not installed. data_path: COMPILED or PLAIN."""
+    """version: "unknown" if the package is not installed. data_path: as pipeline.release has it."""
 
     version: str
     python: str
@@ -19,4 +15,4 @@ class Build(NamedTuple):
     @classmethod
     def of(cls, version: str) -> "Build":
         """The build of this process."""
-        return cls(version, platform.python_version(), PLAIN if ring.__file__.endswith(".py") else COMPILED)
+        return cls(version, release.python(), release.data_path())

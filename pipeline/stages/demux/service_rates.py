@@ -11,6 +11,7 @@ from typing import Final
 
 from pipeline.config.limits import Limits
 from pipeline.engines import nat
+from pipeline.engines.activity import Activity
 from pipeline.engines.buckets import Buckets
 from pipeline.records.flows import Ends
 from pipeline.records.kinds import REPORT_EVERY_S
@@ -23,47 +24,23 @@ REPORT_EVERY_S."""
 BURST_S: Final = 0.5
 """A guest may ask the questions of this many seconds at once."""
 
-_NEVER: Final = float("-inf")
-
-
-class Activity:
-    """Remembers enough of the guests' last frames to know whether another guest is active."""
-
-    def __init__(self, links: Mapping[int, int]) -> None:
-        """links: the number of the guest that opened each link."""
-        self._links = links
-        self._last = 0
-        """The guest with the latest frame."""
-        self._last_at = _NEVER
-        self._other_at = _NEVER
-        """When any other guest had its latest frame."""
-
-    def saw(self, link: int, now: float) -> None:
-        """A frame of a link came."""
-        guest = self._links.get(link, 0)
-        if guest != self._last:
-            self._last = guest
-            self._other_at = self._last_at
-        self._last_at = now
-
-    def has_others(self, guest: int, now: float) -> bool:
-        """Whether any other guest is active."""
-        at = self._other_at if guest == self._last else self._last_at
-        return now - at < ACTIVE_S
-
 
 class ServiceRates:
     """The rates of all guests, by the number of the guest."""
 
     def __init__(self, limits: Limits, gateway: int, links: Mapping[int, int]) -> None:
         """links: the number of the guest that opened each link."""
-        self.activity = Activity(links)
+        self._activity = Activity(ACTIVE_S)
         self._gateway = gateway
         self._links = links
         self._dns = Buckets(limits.max_dns_queries_per_second, limits.max_dns_queries_per_second * BURST_S)
         self._dhcp = Buckets(
             limits.max_dhcp_messages_per_second, max(1.0, limits.max_dhcp_messages_per_second * BURST_S)
         )
+
+    def saw(self, link: int, now: float) -> None:
+        """A frame of a link came."""
+        self._activity.saw(self._links.get(link, 0), now)
 
     def check(self, ends: Ends, link: int, now: float) -> None:
         """Datagrams of a link came. Raises WireError if its guest asks this service too often."""
@@ -89,7 +66,7 @@ class ServiceRates:
 
     def _check(self, port: int, guest: int, now: float) -> bool:
         """Whether other guests are active. Raises WireError if they are and the guest asks too often."""
-        if not self.activity.has_others(guest, now):
+        if not self._activity.has_others(guest, now):
             return False
         if port == nat.DHCP_PORT:
             if self._dhcp.level(guest, now) < 1.0:

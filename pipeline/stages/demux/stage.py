@@ -146,7 +146,7 @@ class DemuxStage:
     # --- from ingress -------------------------------------------------------------------
 
     def _on_guest_burst(self, burst: memoryview, now: float) -> int:
-        saw = self.services.rates.activity.saw
+        saw = self.services.rates.saw
         for at in range(0, len(burst), RECORD_BYTES):
             kind = burst[at]
             if kind == kinds.TCP_RANGE:
@@ -187,7 +187,7 @@ class DemuxStage:
         """A record of ingress without frames."""
         if kind == kinds.HEARD:
             heard = Neighbor.unpack(burst, at)
-            self.services.rates.activity.saw(heard.link, now)
+            self.services.rates.saw(heard.link, now)
             self.frames.on_heard(heard, now)
         elif kind == kinds.UDP_USED:
             self.udp.on_used_by_guest(UdpNotice.unpack(burst, at).key, now)

@@ -100,8 +100,8 @@ class Port:
         self._gathered += buffers
         self.gathered_bytes += size
 
-    def flush(self, capture: Capture) -> tuple[int, int]:
-        """Send what is gathered. Returns the numbers of frames and bytes. Raises LinkClosed.
+    def flush(self, capture: Capture) -> int:
+        """Send what is gathered. Returns the number of bytes. Raises LinkClosed.
 
         Afterwards the link does not need the memory of the buffers.
         """
@@ -123,7 +123,7 @@ class Port:
             self.traffic.frames_to_guest += frames
             self.traffic.bytes_to_guest += length
             segmenter.reset()
-        return frames, length
+        return length
 
 
 class Ports:

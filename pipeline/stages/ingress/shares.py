@@ -24,6 +24,7 @@ which is read at once, gains little.
 from collections.abc import Iterable, Sequence
 from typing import Final
 
+from pipeline.engines.activity import Activity
 from pipeline.links.base import FULL_READ
 from pipeline.stages.ingress.pressure import Pressure
 
@@ -147,9 +148,7 @@ class Shares:
         """How often a guest began to wait because of its small work."""
         self.expected = 0.0
         """About how many seconds all workers will need for the bytes read. Receiver sets it to 0."""
-        self._latest = 0
-        self._latest_at = self._other_at = -_NEVER
-        """Which guest was last read, when that was, and when any other guest was last read."""
+        self._activity = Activity(ACTIVE_S)
 
     def add(self, guest: int, now: float) -> None:
         """Open the account of a guest, unless it has one."""
@@ -164,7 +163,7 @@ class Shares:
 
     def was_read(self, guest: int, count: int, frames: int, small: float, now: float) -> None:
         """``count`` bytes of a guest were read, in ``frames`` frames, ``small`` of them small."""
-        self._is_active(guest, now)
+        self._activity.saw(guest, now)
         account = self._accounts[guest]
         account.was_read(count, frames, small, now)
         self.expected += account.expected_cost(count)
@@ -211,9 +210,9 @@ class Shares:
         account = self._filling.get(guest)
         if account is None:
             return True
-        waits = account.level < 0 and self._others_active(guest, now)
+        waits = account.level < 0 and self._activity.has_others(guest, now)
         if waits:
-            self._is_active(guest, now)
+            self._activity.saw(guest, now)
             self.pauses += not account.waits
         account.waits = waits
         return not waits
@@ -254,17 +253,6 @@ class Shares:
         rate = self._pressure.small_s / max(len(self._filling), 1)
         for guest in guests:
             account = self._filling.get(guest)
-            if account is not None and account.level < 0 and self._others_active(guest, now):
-                at = min(at, account.counted_at - account.level / rate, self._others_at(guest) + ACTIVE_S)
+            if account is not None and account.level < 0 and self._activity.has_others(guest, now):
+                at = min(at, account.counted_at - account.level / rate, self._activity.others_end_at(guest))
         return at
-
-    def _is_active(self, guest: int, now: float) -> None:
-        if guest != self._latest:
-            self._latest, self._other_at = guest, self._latest_at
-        self._latest_at = now
-
-    def _others_at(self, guest: int) -> float:
-        return self._other_at if guest == self._latest else self._latest_at
-
-    def _others_active(self, guest: int, now: float) -> bool:
-        return self._others_at(guest) > now - ACTIVE_S

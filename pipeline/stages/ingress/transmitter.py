@@ -221,7 +221,7 @@ class Transmitter:
         shares = self._ports.shares
         for port in self._needs_flush:
             try:
-                _, length = port.flush(self._capture)
+                length = port.flush(self._capture)
                 if shares.several:
                     shares.credit(port.guest_number, length)
             except LinkClosed as error:

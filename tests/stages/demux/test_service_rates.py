@@ -9,7 +9,7 @@ from pipeline.records.flows import flow_key
 from pipeline.records.frames import Frame
 from pipeline.records.guests import LinkNotice, Neighbor
 from pipeline.records.udp import HEADERS_LEN, UdpRange
-from pipeline.stages.demux.service_rates import ACTIVE_S, Activity
+from pipeline.stages.demux.service_rates import ACTIVE_S
 from pipeline.topology import DEMUX
 from pipeline.wire import ethernet, ipv4, udp
 from pipeline.wire.ipv4 import addr_parse
@@ -198,18 +198,3 @@ def test_links_of_one_peer_have_one_rate_and_are_not_others_to_each_other() -> N
         assert rig.ask(FLOODS, 200) == DNS_BURST
         rig.leave(FLOODS, QUIET)
         rig.at_home()
-
-
-def test_activity_of_many_guests() -> None:
-    links = {1: 10, 2: 20, 3: 30}
-    activity = Activity(links)
-    assert not activity.has_others(10, 0.0)
-    for now, link in enumerate((1, 2, 1, 1)):
-        activity.saw(link, 0.1 * now)
-    assert activity.has_others(10, 0.1 + ACTIVE_S - 0.01)
-    assert not activity.has_others(10, 0.1 + ACTIVE_S)
-    assert activity.has_others(20, 0.3 + ACTIVE_S - 0.01)
-    assert activity.has_others(30, 0.3 + ACTIVE_S - 0.01)
-    activity.saw(3, 5.0)
-    assert activity.has_others(10, 5.1)
-    assert not activity.has_others(30, 5.1)
