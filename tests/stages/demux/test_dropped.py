@@ -5,7 +5,6 @@ from collections.abc import Iterator
 import pytest
 
 from pipeline.counters import TABLE
-from pipeline.engines.offload import gro
 from pipeline.records import kinds
 from pipeline.records.flows import flow_key
 from pipeline.records.frames import WatchDrops
@@ -14,6 +13,7 @@ from pipeline.records.udp import UdpRange
 from pipeline.stages.demux import dropped
 from pipeline.topology import DEMUX
 from pipeline.wire import ethernet
+from tests.support import bursts
 from tests.support.frames import FROM_GUEST, GATEWAY_MAC, GUEST, REMOTE, tcp_frame, udp_frame
 from tests.support.one_process import Neighbour, OneProcess
 from tests.support.received import Received
@@ -53,19 +53,7 @@ class Rig(OneProcess):
 
     def send(self, *frames: bytes) -> None:
         """One burst of frames, through GRO."""
-        slot = self.ingress.worker.pool.alloc()
-        view = self.ingress.slots[slot]
-        places = []
-        off = 256
-        for frame in frames:
-            view[off : off + len(frame)] = frame
-            places.append((off, len(frame)))
-            off += len(frame) + 4
-        items, _ = gro.coalesce(view, places, LINK, slot)
-        self.ingress.worker.pool.ref(slot, len(items))
-        for item in items:
-            self.ingress.push(DEMUX, item.pack())
-        self.ingress.worker.free(slot)
+        bursts.push(self.ingress, LINK, frames)
         self.settle()
 
 

@@ -5,7 +5,6 @@ from typing import Any
 
 import pytest
 
-from pipeline.engines.offload import gro
 from pipeline.ipc.ring import Producer
 from pipeline.records import kinds
 from pipeline.records.flows import flow_key
@@ -15,6 +14,7 @@ from pipeline.records.udp import UdpRange
 from pipeline.stages.worker import Worker
 from pipeline.topology import DEMUX
 from pipeline.wire import arp, ethernet, ipv4
+from tests.support import bursts
 from tests.support.attempts import (
     GATEWAY,
     HOST,
@@ -73,20 +73,7 @@ class Rig(OneProcess):
 
     def send(self, link: int, *frames: bytes) -> None:
         """One burst of frames from a link, through GRO."""
-        slot = self.card.worker.pool.alloc()
-        view = self.card.slots[slot]
-        places = []
-        off = 256
-        for frame in frames:
-            view[off : off + len(frame)] = frame
-            places.append((off, len(frame)))
-            off += len(frame) + 4
-        items, drops = gro.coalesce(view, places, link, slot)
-        assert not drops
-        self.card.worker.pool.ref(slot, len(items))
-        for item in items:
-            self.card.push(DEMUX, item.pack())
-        self.card.worker.free(slot)
+        assert not bursts.push(self.card, link, frames)
         self.settle()
 
     def for_link(self, link: int) -> list[bytes]:
