@@ -24,6 +24,7 @@ from pipeline.control.http.servers import (
     Servers,
 )
 from pipeline.control.http.takeover import CAPTURE, CONNECT, TUNNEL, Capture, Connect, Tunnel
+from pipeline.control.hub import Hub
 from pipeline.control.metrics.meter import Meter
 from pipeline.control.notify import CONNECTION_CLOSED, CONNECTION_ESTABLISHED, Notifier
 from pipeline.control.repeated import Repeated
@@ -72,6 +73,7 @@ class ControlPlane:
                 for name, sock in controls.items()
             }
         )
+        self.hub = Hub(self._channels.send_all, self._log)
         request = self._channels.request
         self._sockets = SocketForwards(request, self._log)
         self._meter = meter
@@ -102,6 +104,7 @@ class ControlPlane:
             access=access,
             description=description,
             guests=self._sums,
+            hub=self.hub,
         )
 
     def _api_connections(self) -> dict[int, int]:
@@ -187,7 +190,7 @@ class ControlPlane:
 
     def stop_workers(self) -> None:
         """Ask all workers to end, except those that are gone already."""
-        self._channels.stop()
+        self._channels.send_all(messages.Stop())
 
     async def close(self) -> None:
         """End every connection of the API and the channels to the workers."""
@@ -217,6 +220,8 @@ class ControlPlane:
                 self._notifier.notify(CONNECTION_CLOSED, gone.mac)
             case messages.MacEvent():
                 return
+            case messages.HappenedEvent() as happened:
+                self.hub.on_worker(worker, happened)
             case messages.GuestEvent() as guest:
                 self._on_guest(guest)
             case _:

@@ -8,7 +8,7 @@ answer has no name. An optional field that is None is left out. A message may ca
 ==============  =========================================================================================
 to              requests
 ==============  =========================================================================================
-any worker      Stop, Ping, Audit
+any worker      Stop, Ping, Audit, Watch
 all but listen  Guests
 ingress         Attach (with a socket), Open (sockets), Capture (a file), LiveCapture (a socket)
 demux           Cam, Neighbors
@@ -136,6 +136,26 @@ class AuditAnswer(Answer):
     refs_out: int
     wrong: str | None
     held: dict[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Watch(Request):
+    """From now on, report the events of these kinds (pipeline.events), and no others."""
+
+    NAME = "watch"
+    kinds: list[str]
+
+
+@dataclass(frozen=True, slots=True)
+class HappenedEvent(Event):
+    """Events that were asked for with Watch. Each is a kind, a time (seconds since 1970) and its fields.
+
+    lost: how many others there were since the last message of this kind.
+    """
+
+    NAME = "happened"
+    events: list[list[object]]
+    lost: int
 
 
 # --- ingress ----------------------------------------------------------------------------------------
@@ -423,11 +443,11 @@ def _by_name(*known: type[_M]) -> dict[str, type[_M]]:
 
 
 _REQUESTS: Final = _by_name(
-    *(Stop, Ping, Audit, Guests, Attach, Open, Capture, LiveCapture, Cam, Neighbors, Flows, Leases),
+    *(Stop, Ping, Audit, Watch, Guests, Attach, Open, Capture, LiveCapture, Cam, Neighbors, Flows, Leases),
     *(DnsAll, DnsAdd, ServeTcp),
     *(Expose, Unexpose, Tunnel, Accepted, UdpForward, UdpUnforward),
 )
-_EVENTS: Final = _by_name(GuestEvent, MacEvent, ServiceEvent)
+_EVENTS: Final = _by_name(HappenedEvent, GuestEvent, MacEvent, ServiceEvent)
 
 
 def request_of(found: Mapping[str, object]) -> Request | None:

@@ -17,6 +17,7 @@ from pipeline.control.http.api import Api
 from pipeline.control.http.front import Front, TakeOver
 from pipeline.control.http.runner import make_runner, server_of
 from pipeline.control.http.takeover import CAPTURE, CONNECT, TUNNEL, Capture, Connect, Tunnel
+from pipeline.control.hub import Hub
 from pipeline.control.metrics.build import Build
 from pipeline.control.metrics.page import Readings, Snapshot, page
 from pipeline.control.workers import RefusedError
@@ -136,6 +137,7 @@ async def endpoint(
     max_connections: int = 64,
     meter: Meter | None = None,
     access: Access | None = None,
+    hub: Hub | None = None,
 ) -> AsyncIterator[Endpoint]:
     """The endpoint, up for the time of the block.
 
@@ -143,7 +145,7 @@ async def endpoint(
     """
     workers = Workers()
     forwarder = Forwarder(workers)
-    api = Api(forwarder, workers, meter or Meter(), LOG, access=access)
+    api = Api(forwarder, workers, meter or Meter(), LOG, access=access, hub=hub)
     if monitoring:
         app = api.monitoring(browsers=browsers)
     else:

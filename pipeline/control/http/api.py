@@ -26,11 +26,12 @@ from pipeline.control.forwarder import (
     without_secrets,
 )
 from pipeline.control.guests import GuestSums
-from pipeline.control.http import models, openapi, stats
+from pipeline.control.http import event_stream, models, openapi, stats
 from pipeline.control.http.access import Access, AccessError, guest_address
 from pipeline.control.http.connection import TIMEOUT, TOO_LONG
 from pipeline.control.http.runner import connection_of
 from pipeline.control.http.takeover import CAPTURE, CONNECT, TUNNEL
+from pipeline.control.hub import Hub, TooManyReadersError
 from pipeline.control.metrics.build import Build
 from pipeline.control.metrics.page import CONTENT_TYPE
 from pipeline.control.workers import RefusedError, Request, RequestError
@@ -91,14 +92,19 @@ class Api:
         access: Access | None = None,
         description: openapi.Json | None = None,
         guests: GuestSums | None = None,
+        hub: Hub | None = None,
     ) -> None:
-        """access: by default every client may do everything. description: the answer of /openapi.json."""
+        """access: by default every client may do everything. description: the answer of /openapi.json.
+
+        hub: by default one that no worker reports to.
+        """
         self._access = Access(log) if access is None else access
         self._description = openapi.document("", token=False) if description is None else description
         self._forwarder = forwarder
         self._request = request
         self._meter = meter
         self._guests = guests or GuestSums(request, ("ingress",), {})
+        self._hub = Hub(lambda _watch: None, log) if hub is None else hub
         self._log = log
 
     def full(self, *, browsers: bool = False) -> web.Application:
@@ -112,6 +118,7 @@ class Api:
             "/stats": self._stats,
             "/cam": self._cam,
             "/guests": self._guests_all,
+            "/events": self._events,
             "/leases": self._leases,
             "/services/dhcp/leases": self._leases,
             "/services/dns/all": self._dns_all,
@@ -282,6 +289,16 @@ class Api:
         except RefusedError as error:
             raise ApiError(400, str(error)) from None
         return web.Response()
+
+    async def _events(self, request: web.Request) -> web.StreamResponse:
+        if request.method not in _READING:
+            raise ApiError(405, "only GET and HEAD")
+        try:
+            return await event_stream.serve(request, self._hub)
+        except event_stream.QueryError as error:
+            raise ApiError(400, str(error)) from None
+        except TooManyReadersError as error:
+            raise ApiError(503, str(error)) from None
 
     # --- counters ---------------------------------------------------------------------------
 

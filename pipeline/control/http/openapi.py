@@ -43,6 +43,7 @@ _READS: Final[Mapping[str, tuple[str, type[BaseModel] | None]]] = {
     "/services/forwarder/all": ("Open forwards, sorted by local address and protocol.", models.Forwards),
     "/openapi.json": ("This description.", None),
 }
+_KINDS: Final = "Kinds of events (docs/events.md), separated by commas; without it all of them."
 _TEXTS: Final[Json] = {"type": "array", "items": {"type": "string"}}
 _CAPTURE_PARAMETERS: Final[tuple[tuple[str, str, Json], ...]] = (
     ("guest", "A link's number, a MAC address or an IPv4 address. May be repeated.", _TEXTS),
@@ -75,7 +76,7 @@ _ERRORS: Final[Mapping[int, str]] = {
     413: "The body is too long.",
     429: "Too many captures are running.",
     500: "It cannot be done; the text says why.",
-    503: "A worker does not answer; the text names it.",
+    503: "A worker does not answer, or too many clients read events; the text says which.",
 }
 
 
@@ -96,6 +97,7 @@ def document(version: str, *, token: bool) -> Json:
     paths["/tunnel"] = {"post": _tunnel(token)}
     paths["/connect"] = {"post": _connect()}
     paths["/capture"] = {"get": _capture(token)}
+    paths["/events"] = {"get": _events(token)}
     described: Json = {
         "openapi": "3.1.0",
         "info": {"title": "gvtap-pipeline", "version": version, "license": {"name": "Apache-2.0"}},
@@ -178,4 +180,18 @@ def _capture(token: bool) -> Json:
         {"name": name, "in": "query", "description": text, "schema": schema}
         for name, text, schema in _CAPTURE_PARAMETERS
     ]
+    return operation
+
+
+def _events(token: bool) -> Json:
+    answer = {
+        "description": "Server-sent events, until the connection ends. data is one JSON object.",
+        "content": {"text/event-stream": {"schema": _TEXT}},
+    }
+    operation = _operation(
+        "What happens, as it happens: an event for each guest, lease, question and flow.",
+        answer,
+        (400, 503, *((401,) if token else ())),
+    )
+    operation["parameters"] = [{"name": "kinds", "in": "query", "description": _KINDS, "schema": _TEXT}]
     return operation

@@ -1,0 +1,13 @@
+"""All kinds of events."""
+
+from collections.abc import Mapping
+from typing import Final
+
+from pipeline.events import network
+from pipeline.events.kind import Kind
+
+TABLE: Final[tuple[Kind, ...]] = (*network.KINDS,)
+KINDS: Final[Mapping[str, Kind]] = {kind.name: kind for kind in TABLE}
+PUBLISHED: Final = frozenset(kind.name for kind in TABLE if kind.published)
+NAME_OF: Final[Mapping[str, str]] = {kind.text: kind.name for kind in TABLE if kind.text}
+"""The kind of a line of the log, by its text."""
