@@ -1,6 +1,6 @@
 """How often the log may report the same kind of event. No guest can make the log grow faster.
 
-A *kind* is the first words of an event. A *subject* is the guest or client that a line is about. Two token
+A *kind* is that of pipeline.events; for lines of libraries, the first words. A *subject* is the guest or client that a line is about. Two token
 buckets judge a line: that of its kind and subject, then that of its kind alone. The bucket of the kind bounds
 the log, since a guest can appear as many subjects. The bucket of the subject leaves lines to other guests.
 

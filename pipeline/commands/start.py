@@ -43,12 +43,12 @@ def _start(parsed: flags.Parsed, words: Sequence[str], program: supervisor.Progr
         if opened:
             # Write the error to the log file too, for users who read only this file.
             logs.setup(opened[0])
-            logs.logger("supervisor").critical(str(error))
+            logs.logger("supervisor").critical(str(error), kind="start-failed")
             logs.flush()
         return FAILED
     log = logs.logger("supervisor")
     for warning in warnings:
-        log.warning(warning)
+        log.warning(warning, kind="setting-doubtful")
     _report_version(program.name)
     try:
         return supervisor.run(config, program, release.version())
@@ -58,6 +58,11 @@ def _start(parsed: flags.Parsed, words: Sequence[str], program: supervisor.Progr
 
 def _report_version(program: str) -> None:
     log = logs.logger("supervisor")
-    log.info(f"{program} version {release.version()}", data_path=release.data_path(), python=release.python())
+    log.info(
+        f"{program} version {release.version()}",
+        kind="version",
+        data_path=release.data_path(),
+        python=release.python(),
+    )
     if reason := release.why_plain():
         log.warning("the data path is plain Python and needs three times the CPU", reason=reason)

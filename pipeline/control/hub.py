@@ -18,6 +18,7 @@ import structlog
 
 from pipeline.events.table import KINDS, PUBLISHED
 from pipeline.ipc import messages
+from pipeline.logs import OPERATOR
 
 MAX_QUEUES: Final = 16
 """Readers of events at the same time."""
@@ -61,10 +62,14 @@ class Hub:
         """Whether a subscriber or the log wants events of this kind now."""
         return kind in self.wanted or self._log.is_enabled_for(KINDS[kind].level)
 
-    def report(self, kind: str, **fields: object) -> None:
-        """Log an event of the supervisor that has happened now, and publish it."""
+    def report(self, kind: str, *, operator: bool = False, **fields: object) -> None:
+        """Log an event of the supervisor that has happened now, and publish it.
+
+        operator: it came through the API on the host, so the log has other rates (pipeline.logs.OPERATOR).
+        """
         row = KINDS[kind]
-        self._log.log(row.level, row.text, **fields)
+        rates = {OPERATOR: True} if operator else {}
+        self._log.log(row.level, row.text, **rates, **fields)
         self.publish(kind, fields)
 
     def publish(

@@ -25,6 +25,7 @@ from pipeline.control.http.servers import (
 )
 from pipeline.control.http.takeover import CAPTURE, CONNECT, TUNNEL, Capture, Connect, Tunnel
 from pipeline.control.hub import Hub
+from pipeline.control.limit_reports import LimitReports
 from pipeline.control.metrics.meter import Meter
 from pipeline.control.notify import CONNECTION_CLOSED, CONNECTION_ESTABLISHED, Notifier
 from pipeline.control.repeated import Repeated
@@ -78,9 +79,10 @@ class ControlPlane:
         self._sockets = SocketForwards(request, self._log)
         self._meter = meter
         shares = ForwardShares(config.limits, meter.count)
-        self._forwarder = Forwarder(request, self._sockets, self._log, shares)
+        self._forwarder = Forwarder(request, self._sockets, self.hub, shares)
         self._not_handed_over = Repeated(self._log, "a guest's DNS connection cannot be handed over")
         meter.connect(request)
+        self._limits = LimitReports(meter.counters, self.hub)
         self._notifier = Notifier(config.links.notification, self._log, meter.count)
         self._access = Access(self._log, token=token, guests=config.access.guest_api, count=meter.count)
         workers = [name for name in fabric.layout.names if name != LISTEN]
@@ -119,6 +121,7 @@ class ControlPlane:
     async def start(self) -> None:
         """Start to notify, and open the configured forwards. Raises ForwardError, which names the forward."""
         self._notifier.start()
+        self._limits.start()
         self._guest_front = self._front(self._servers.server(GUEST), {})
         for forward in self._config.access.forwards:
             try:
@@ -194,6 +197,7 @@ class ControlPlane:
 
     async def close(self) -> None:
         """End every connection of the API and the channels to the workers."""
+        self._limits.stop()
         for front in (*self._fronts, self._guest_front):
             if front is not None:
                 await front.close()

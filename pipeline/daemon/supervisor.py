@@ -230,7 +230,7 @@ class Supervisor:
                     text += error.advice
                 self._stop(text, EXIT_FAILED)
                 if not self.program.one_guest:
-                    self.log.critical(text)
+                    self.log.critical(text, kind="start-failed")
         self._remove_files()
         self.manager.notify(STOPPING)
         plane.stop_workers()
@@ -239,7 +239,7 @@ class Supervisor:
         self.log.info("stopped", status=self.status)
         if self.program.one_guest:
             # The last line has gvproxy's words, because scripts look for them.
-            self.log.error(f"{self.program.name} exiting: {self.reason}")
+            self.log.error(f"{self.program.name} exiting: {self.reason}", kind="original-exit")
         return self.status
 
     def _report_alive(self) -> None:
@@ -275,13 +275,13 @@ class Supervisor:
         for url in config.links.listen:
             sock = self._listen(url)
             plane.serve(sock, guests=True)
-            self.log.info(f"listening {addresses.bound_url(sock, url)}")
+            self.log.info(f"listening {addresses.bound_url(sock, url)}", kind="listening")
         plane.notify(READY)
         if config.links.services:
             sock = self._listen(config.links.services)
             plane.serve(sock, guests=False)
             bound = addresses.bound_url(sock, config.links.services)
-            self.log.info(f"enabling services API. Listening {bound}")
+            self.log.info(f"enabling services API. Listening {bound}", kind="listening")
         if url := config.links.metrics:
             self._serve_metrics(plane, url)
         try:
@@ -291,7 +291,7 @@ class Supervisor:
                     self._keep_path(url)
                     await self._accept_guests(plane, protocol, [sock])
                     bound = addresses.bound_url(sock, url)
-                self.log.info(f"listening {bound}", protocol=protocol)
+                self.log.info(f"listening {bound}", kind="listening", protocol=protocol)
             if self.stdio is not None:
                 await self._accept_guests(plane, protocols.STDIO, self.stdio)
         except addresses.AddressError:
@@ -371,6 +371,12 @@ class Supervisor:
         assert self.plane is not None
         protocol, error = event.protocol, event.error
         failed = event.change == "failed"
+        if event.text and self.program.one_guest:
+            # Scripts look for the original's words.
+            opened_by = {"opened_by": event.opened_by} if event.opened_by else {}
+            self.log.error(
+                event.text, kind="original-guest-gone", protocol=protocol, peer=event.peer, **opened_by
+            )
         if failed or protocol == protocols.STDIO:
             self.plane.notify(HYPERVISOR_ERROR)
         ends = self.program.one_guest and protocol in ONE_GUEST

@@ -3,10 +3,10 @@
 from collections.abc import Mapping
 from typing import Final
 
-from pipeline.events import network
+from pipeline.events import network, supervisor, workers
 from pipeline.events.kind import Kind
 
-TABLE: Final[tuple[Kind, ...]] = (*network.KINDS,)
+TABLE: Final[tuple[Kind, ...]] = (*network.KINDS, *workers.KINDS, *supervisor.KINDS)
 KINDS: Final[Mapping[str, Kind]] = {kind.name: kind for kind in TABLE}
 PUBLISHED: Final = frozenset(kind.name for kind in TABLE if kind.published)
 NAME_OF: Final[Mapping[str, str]] = {kind.text: kind.name for kind in TABLE if kind.text}

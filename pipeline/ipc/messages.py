@@ -218,7 +218,10 @@ class LiveCaptureAnswer(Answer):
 
 @dataclass(frozen=True, slots=True)
 class GuestEvent(Event):
-    """change: "left" when a guest has left, "failed" when a listener can accept no more guests."""
+    """change: "left" when a guest has left, "failed" when a listener can accept no more guests.
+
+    text: the original's line about a guest that left. opened_by: who opened its link, if that is known.
+    """
 
     NAME = "guest"
     change: str
@@ -226,7 +229,7 @@ class GuestEvent(Event):
     error: str
     peer: str | None = None
     text: str | None = None
-    """The text for the log about a guest that left."""
+    opened_by: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

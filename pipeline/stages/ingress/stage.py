@@ -144,8 +144,9 @@ class IngressStage:
         self.steering.link_up(port.number, port.guest_number)
         self.captures.live.link_up(port)
         self._update_shared()
-        self._worker.log.info(
-            "guest connected",
+        self._worker.events.report(
+            "guest-connected",
+            guest=port.guest_number,
             link=port.number,
             protocol=arrival.protocol,
             peer=arrival.peer,

@@ -15,6 +15,7 @@ from pipeline.engines.dhcp.server import Dhcp, Reply
 from pipeline.engines.dns import server as dns
 from pipeline.engines.dns.message import MAX_QUERY
 from pipeline.engines.dns.zones import ZoneError, parse_zone
+from pipeline.events.network import GATEWAY, UPSTREAM
 from pipeline.histograms import BY_NAME
 from pipeline.host import name_files
 from pipeline.host.upstream.resolver import MAX_QUESTIONS, Upstream
@@ -29,6 +30,7 @@ from pipeline.stages.resolver.descriptors import question_sockets
 from pipeline.stages.resolver.leases import LeaseKeeper
 from pipeline.stages.resolver.names import NameReports
 from pipeline.stages.resolver.replies import Replies
+from pipeline.stages.resolver.reports import QUESTION, SOURCES, report_answer, report_lease
 from pipeline.stages.resolver.streams import DnsStreams, StreamClient
 from pipeline.stages.resolver.zones import local_zones
 from pipeline.stages.worker import Message, Worker
@@ -205,6 +207,9 @@ class ResolverStage:
         self.counts[INDEX[outcome.counter]] += 1
         self.counts[_LEASES] = self.dhcp.lease_count
         self.leases.on_change(now)
+        if outcome.change is not None:
+            guest = self.guest_of(datagram.link)
+            report_lease(self.worker.events, outcome.change, guest, datagram.link, outcome.counter)
         if isinstance(outcome, Reply):
             key = flow_key(outcome.guest_addr, outcome.guest_port, self.gateway, DHCP_PORT)
             self.replies.send(datagram.link, key, outcome.payload)
@@ -217,7 +222,7 @@ class ResolverStage:
         decision = self.dns.on_query(wire, client, guest, now, tcp=tcp)
         self.counts[INDEX[decision.counter]] += 1
         if isinstance(decision, dns.Answer):
-            self._reply(client, decision.payload)
+            self._reply(client, decision.payload, SOURCES.get(decision.counter, GATEWAY))
         elif isinstance(decision, dns.Forward):
             self._ask(decision, now)
         return not isinstance(decision, dns.Ignored)
@@ -236,7 +241,7 @@ class ResolverStage:
         replies = self.dns.expire(now)
         self.counts[_WAITED] += len(replies)
         for client, payload in replies:
-            self._reply(client, payload)
+            self._reply(client, payload, GATEWAY)
         return len(replies)
 
     def _on_stream_query(self, wire: bytes, client: StreamClient, guest: int) -> bool:
@@ -253,7 +258,7 @@ class ResolverStage:
         if response is not None:
             _UPSTREAM_TIME.observe_seconds(self.counts, now - asked_at)
         for client, payload in replies:
-            self._reply(client, payload)
+            self._reply(client, payload, UPSTREAM, now - asked_at)
         if (response is None) != self._failing:
             self._failing = response is None
             servers = [server.address[0] for server in self.servers.servers]
@@ -262,17 +267,33 @@ class ResolverStage:
             else:
                 self.worker.log.info("upstream name servers answer again", servers=servers)
 
-    def _reply(self, client: Client, payload: bytes) -> None:
-        if self.names.wanted:
-            if isinstance(client, UdpClient):
-                guest_addr = Ends.of(client.key).guest_addr
-            else:
-                guest_addr = self.streams.guest_of(client)
-            self.names.on_reply(guest_addr, payload)
+    def _reply(self, client: Client, payload: bytes, source: str, seconds: float | None = None) -> None:
+        """Answer a query. source, seconds: see the event question-answered."""
+        events = self.worker.events
+        if self.names.wanted or events.wants(QUESTION):
+            address, guest = self._asker(client)
+            if self.names.wanted:
+                self.names.on_reply(address, payload)
+            if events.wants(QUESTION):
+                report_answer(
+                    events,
+                    payload,
+                    guest=guest,
+                    address=address,
+                    transport="udp" if isinstance(client, UdpClient) else "tcp",
+                    source=source,
+                    seconds=seconds,
+                )
         if isinstance(client, UdpClient):
             self.replies.send(client.link, client.key, payload)
         else:
             self.streams.reply(client, payload)
+
+    def _asker(self, client: Client) -> tuple[int, int]:
+        """Address and number of the guest that asked; zeros if its connection is gone."""
+        if isinstance(client, UdpClient):
+            return Ends.of(client.key).guest_addr, self.guest_of(client.link)
+        return self.streams.asker(client)
 
     def _reload_files(self, now: float) -> None:
         """Read the host's files again if they have changed. Answers of the previous servers are forgotten."""

@@ -40,9 +40,14 @@ from pipeline.stages.egress.tcp.reads import HostReads
 from pipeline.stages.egress.tcp.share import Shares
 from pipeline.stages.egress.tcp.writes import HostWrites
 from pipeline.topology import INGRESS
+from pipeline.wire.ipv4 import addr_text
 
 CLOSING_PART: Final = 4
 """Connections in state CLOSING may have 1/CLOSING_PART of the sockets."""
+
+NO_GUEST: Final = "no guest has this address"
+REFUSED: Final = "the guest refused the connection"
+TIMEOUT: Final = "the guest did not answer in time"
 
 _ACCEPTED: Final = INDEX["egress_connection_accepted"]
 _FLOWS: Final = INDEX["egress_flows"]
@@ -148,6 +153,7 @@ class Connections:
             # Not final: this port of the gateway is in use towards the guest. Demux tries the next one.
             or not self._dials.try_next(flow.number)
         ):
+            self._report_unreachable(flow.number, REFUSED)
             flow.close(reset=False)
 
     def _connect(self, shard: int, request: Connect) -> None:
@@ -177,16 +183,27 @@ class Connections:
 
     def dial_failed(self, number: int) -> None:
         """Demux found no guest with the dialled address: the host client sees its connection end."""
+        self._end_dial(number, NO_GUEST)
+
+    def _end_dial(self, number: int, reason: str) -> None:
         flow = self.flows.by_key.get(number)
         if flow is not None:
+            self._report_unreachable(number, reason)
             flow.close(reset=False)
+
+    def _report_unreachable(self, number: int, reason: str) -> None:
+        events = self._worker.events
+        target = self._dials.target(number)
+        if target is not None and events.wants("forward-unreachable"):
+            addr, port = target
+            events.report("forward-unreachable", address=addr_text(addr), port=port, reason=reason)
 
     def _give_up_dialling(self, now: float) -> None:
         for number in self._dials.overdue(now):
             # The guest has not answered, so the shard is not known. Shards without this number ignore ABORT.
             for ring in self._tcp_out:
                 ring.push(FlowNotice.pack(ABORT, number))
-            self.dial_failed(number)
+            self._end_dial(number, TIMEOUT)
 
     # --- slots, the end -----------------------------------------------------------------------
 

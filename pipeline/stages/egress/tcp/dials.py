@@ -58,6 +58,11 @@ class PendingDials:
         self._demux_out.push(Dial.pack(number, attempt.guest_addr, attempt.guest_port))
         return True
 
+    def target(self, number: int) -> tuple[Addr, int] | None:
+        """Address and port of the guest; None if the dial is over."""
+        attempt = self._attempts.get(number)
+        return (attempt.guest_addr, attempt.guest_port) if attempt is not None else None
+
     def remove(self, number: int) -> None:
         """The guest has answered, or the flow is over. An unknown number is ignored."""
         self._attempts.pop(number, None)
