@@ -42,6 +42,7 @@ if _rich is None:
 else:
     sys.modules["rich"] = _rich
 
+from pipeline import log_forms  # noqa: E402
 from pipeline.events.table import NAME_OF  # noqa: E402
 from pipeline.log_limits import DEBUG_KIND, DEBUG_SUBJECT, Limiter  # noqa: E402
 from pipeline.system import output_file  # noqa: E402
@@ -63,7 +64,6 @@ FILE_MODE: Final = 0o600
 """Of a log file that is created here. Lines name guests, and the hosts that they reach."""
 LEVELS: Final = {"critical": 50, "error": 40, "warning": 30, "info": 20, "debug": 10}
 
-_FIRST: Final = ("time", "level", "event", "kind", "worker", "pid")
 _KIND_WORDS: Final = 3
 _SUBJECTS: Final = ("opened_by", "guest", "client", "peer", "link")
 """Keys that name the guest or client of a line, the best name first. A guest that comes again has another
@@ -80,7 +80,8 @@ def _dropped_line(count: int) -> bytes:
         "worker": _source,
         "pid": os.getpid(),
     }
-    return json.dumps({**line, "count": count}).encode() + b"\n"
+    priority = f"<{log_forms.PRIORITIES['warning']}>" if _for_journal else ""
+    return (priority + json.dumps({**line, "count": count})).encode() + b"\n"
 
 
 _outlet: Final = Outlet(MAX_QUEUED, notice=_dropped_line)
@@ -88,6 +89,8 @@ _source = "supervisor"
 """The worker whose lines this process writes."""
 _file = ("", STDERR)
 """Path and descriptor of the log file, "" for standard error."""
+_for_journal = False
+"""Whether the descriptor of the log is systemd's journal."""
 _limiter = Limiter()
 _lock = threading.Lock()
 _summary: threading.Timer | None = None
@@ -153,11 +156,11 @@ def reopen() -> None:
     os.close(new)
 
 
-def setup(log_file: str = "", level: str = "info", *, debug: bool = False) -> None:
+def setup(log_file: str = "", level: str = "info") -> None:
     """Send all further lines to log_file, or to standard error for "".
 
-    Call this before the workers are forked, since they inherit the set-up. debug: use the readable form if
-    the output is a terminal. Raises OSError.
+    Call this before the workers are forked, since they inherit the set-up. Lines for a terminal are readable,
+    but those for a log_file never are. Raises OSError.
     """
     global _limiter
     if level == "debug":
@@ -165,14 +168,14 @@ def setup(log_file: str = "", level: str = "info", *, debug: bool = False) -> No
     fd = STDERR
     if log_file:
         fd = _open(log_file)
-    global _file
+    global _file, _for_journal
     _file = (log_file, fd)
-    console = debug and not log_file and os.isatty(fd)
-    render: list[structlog.typing.Processor] = (
-        [structlog.dev.ConsoleRenderer(colors=True, timestamp_key="time")]
-        if console
-        else [_in_order, structlog.processors.JSONRenderer(default=str, ensure_ascii=False)]
-    )
+    _for_journal = log_forms.in_journal(fd)
+    render: structlog.typing.Processor = log_forms.json_line
+    if _for_journal:
+        render = log_forms.journal_line
+    elif not log_file and os.isatty(fd):
+        render = log_forms.readable_line(colors=log_forms.has_colors())
     structlog.configure(
         processors=[
             _limit,
@@ -180,7 +183,7 @@ def setup(log_file: str = "", level: str = "info", *, debug: bool = False) -> No
             _stamp,
             structlog.processors.format_exc_info,
             _cut,
-            *render,
+            render,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(LEVELS[level]),
         logger_factory=lambda *_: Line(fd),
@@ -202,11 +205,6 @@ def _stamp(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> Mutab
     event["time"] = datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
     event["pid"] = os.getpid()
     return event
-
-
-def _in_order(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    ordered = {key: event.pop(key) for key in _FIRST if key in event}
-    return {**ordered, **event}
 
 
 def _cut(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:

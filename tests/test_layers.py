@@ -64,7 +64,8 @@ TABLE: dict[str, Row] = {
     # What the user asked for. Patterns and addresses are checked by the code that will use them.
     "pipeline.config": Row(("go", "wire", "system", "engines", "links")),
     "pipeline.log_limits": Row((), PURE),
-    "pipeline.logs": Row(("counters", "events", "log_limits", "system")),
+    "pipeline.log_forms": Row((), ("os", "structlog", "collections", "typing")),
+    "pipeline.logs": Row(("counters", "events", "log_forms", "log_limits", "system")),
     # One worker process in each folder.
     "pipeline.stages": Row(
         (

@@ -36,8 +36,7 @@ def _start(parsed: flags.Parsed, words: Sequence[str], program: supervisor.Progr
 
     try:
         config, warnings = merge.build(parsed, words, try_log_file=try_log_file, guests=program.guests)
-        level = config.logging.log_level
-        logs.setup(config.logging.log_file, level, debug=level == "debug")
+        logs.setup(config.logging.log_file, config.logging.log_level)
     except (ConfigError, OSError) as error:
         logs.fatal(str(error), program.name)
         if opened:

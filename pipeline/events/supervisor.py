@@ -254,9 +254,7 @@ SSH: Final = (
         user="user in the guest",
     ),
     logged("ssh-connected", INFO, "ssh connection opened", "The guest's ssh server has let the gateway in."),
-    logged(
-        "ssh-lost", INFO, "ssh connection lost", "It is opened again when needed.", error=_ERROR
-    ),
+    logged("ssh-lost", INFO, "ssh connection lost", "It is opened again when needed.", error=_ERROR),
     logged(
         *("ssh-silent", INFO, "guest does not answer ssh yet"),
         "The guest has perhaps not started. The gateway tries again.",

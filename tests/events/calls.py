@@ -21,7 +21,7 @@ OF_EVERY_LINE = {"kind", "operator", "worker", "pid", "exc_info", "rate"}
 
 
 class Call(NamedTuple):
-    """One call. text, kind: "" if it varies, or is not given. open: it has more fields than its source shows."""
+    """One call. text, kind: "" if it varies or is missing. open: it has more fields than its source shows."""
 
     place: str
     level: int
