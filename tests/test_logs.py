@@ -346,7 +346,7 @@ def test_what_was_left_out_is_reported_without_another_event(
     path = tmp_path / "log"
     logs.setup(str(path))
     for _ in range(15):
-        logs.logger("demux").warning("guest mac", link=3)
+        logs.logger("demux").warning("guest mac", kind="guest-mac-contested", link=3)
     deadline = time.monotonic() + 10
     while "left out" not in path.read_text():
         assert time.monotonic() < deadline

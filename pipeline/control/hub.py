@@ -69,7 +69,7 @@ class Hub:
         """
         row = KINDS[kind]
         rates = {OPERATOR: True} if operator else {}
-        self._log.log(row.level, row.text, **rates, **fields)
+        self._log.log(row.level, row.text, kind=kind, **rates, **fields)
         self.publish(kind, fields)
 
     def publish(

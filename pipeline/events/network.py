@@ -47,6 +47,31 @@ GUESTS: Final = (
     ),
 )
 
+_OF_MAC: Final = {"change": "seen, gone, moved or contested", "mac": _MAC, "link": _LINK}
+
+MACS: Final = (
+    published(
+        *("guest-mac-seen", INFO, "guest mac"),
+        "A MAC address sends its first frame on a link.",
+        **_OF_MAC,
+    ),
+    published(
+        *("guest-mac-gone", INFO, "guest mac"),
+        "The link of a MAC address has ended.",
+        **_OF_MAC,
+    ),
+    published(
+        *("guest-mac-moved", WARNING, "guest mac"),
+        "A MAC address has moved to another link. Two machines have it, or one wants the other's frames.",
+        **_OF_MAC,
+    ),
+    published(
+        *("guest-mac-contested", WARNING, "guest mac"),
+        "A guest sends frames with the MAC address of another guest, which is asked whether it is there.",
+        **_OF_MAC,
+    ),
+)
+
 _LEASE: Final = {"guest": _GUEST, "link": _LINK, "mac": _MAC, "address": _ADDRESS, "host_name": _HOST_NAME}
 
 DHCP: Final = (
@@ -140,4 +165,4 @@ LIMITS: Final = (
     ),
 )
 
-KINDS: Final[tuple[Kind, ...]] = (*GUESTS, *DHCP, *DNS, *FORWARDS, *LIMITS)
+KINDS: Final[tuple[Kind, ...]] = (*GUESTS, *MACS, *DHCP, *DNS, *FORWARDS, *LIMITS)

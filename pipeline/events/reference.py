@@ -10,6 +10,7 @@ from pipeline.events.kind import LEVEL_NAMES, Kind
 
 CHAPTERS = (
     ("Guests", network.GUESTS),
+    ("MAC addresses", network.MACS),
     ("Leases", network.DHCP),
     ("Names", network.DNS),
     ("Forwards", network.FORWARDS),

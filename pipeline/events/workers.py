@@ -78,13 +78,6 @@ GUESTS: Final = (
         link=_LINK,
     ),
     logged(
-        *("guest-mac-contested", WARNING, "guest mac"),
-        "A guest sends frames with the MAC address of another guest.",
-        change="contested",
-        mac=_MAC,
-        link=_LINK,
-    ),
-    logged(
         *("address-contested", WARNING, "address contested"),
         "A guest claims an IPv4 address that another guest or the gateway has.",
         guest="the address",

@@ -57,7 +57,7 @@ class Reporter:
         """Report an event that has happened now. fields: plain values (see pipeline.events)."""
         if kind in self._logged:
             row = KINDS[kind]
-            self._log.log(row.level, row.text, **fields)
+            self._log.log(row.level, row.text, kind=kind, **fields)
         if kind in self._watched:
             self._add([kind, time(), fields])
 

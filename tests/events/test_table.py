@@ -18,10 +18,11 @@ def name_of(call: Call) -> str:
     return call.kind or NAME_OF.get(call.text, "")
 
 
-def test_names_and_texts_are_unique() -> None:
+def test_names_are_unique_and_so_are_texts_of_lines() -> None:
     assert len(KINDS) == len(TABLE)
-    texts = [kind.text for kind in TABLE if kind.text]
+    texts = [kind.text for kind in TABLE if kind.text and not kind.published]
     assert len(set(texts)) == len(texts)
+    assert {kind.text for kind in TABLE if kind.published}.isdisjoint(texts)
 
 
 @pytest.mark.parametrize("kind", TABLE, ids=lambda kind: kind.name)

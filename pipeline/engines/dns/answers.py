@@ -78,8 +78,8 @@ def summary(payload: bytes, most: int) -> Summary:
         record.address for rrset in message.answer for record in rrset if isinstance(record, (A, AAAA))
     ]
     return Summary(
-        question.name.to_text() if question else "",
-        dns.rdatatype.to_text(question.rdtype) if question else "",
+        question.name.to_text() if question is not None else "",
+        dns.rdatatype.to_text(question.rdtype) if question is not None else "",
         dns.rcode.to_text(message.rcode()),
         sum(len(rrset) for rrset in message.answer),
         addresses[:most],

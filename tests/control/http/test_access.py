@@ -303,8 +303,14 @@ def test_the_log_of_forwards_has_no_password(tmp_path: Path) -> None:
         await forwarder.unexpose("unix", "/x", owner=Owner("192.168.127.2"))
         opened = {"protocol": "unix", "local": "/x", "remote": "ssh-tunnel://1.2.3.4/s"}
         assert lines == [
-            {"level": INFO, "event": "forward opened", **opened, "operator": True},
-            {"level": INFO, "event": "forward closed", **opened, "guest": "192.168.127.2"},
+            {"level": INFO, "event": "forward opened", "kind": "forward-opened", **opened, "operator": True},
+            {
+                "level": INFO,
+                "event": "forward closed",
+                "kind": "forward-closed",
+                **opened,
+                "guest": "192.168.127.2",
+            },
         ]
 
     asyncio.run(run())
