@@ -45,6 +45,7 @@ from pipeline.wire.ipv4 import addr_text
 CLOSING_PART: Final = 4
 """Connections in state CLOSING may have 1/CLOSING_PART of the sockets."""
 
+NO_ROOM: Final = "too many connections to this guest"
 NO_GUEST: Final = "no guest has this address"
 REFUSED: Final = "the guest refused the connection"
 TIMEOUT: Final = "the guest did not answer in time"
@@ -140,6 +141,7 @@ class Connections:
         elif kind == CLOSED:
             flow.guest_closed()
         elif kind == ABORT:
+            self._report_unreachable(flow.number, REFUSED)
             flow.guest_aborted()
         elif kind == GUEST_ANSWERED:
             answer = GuestAnswered.unpack(burst, at)
@@ -153,7 +155,7 @@ class Connections:
             # Not final: this port of the gateway is in use towards the guest. Demux tries the next one.
             or not self._dials.try_next(flow.number)
         ):
-            self._report_unreachable(flow.number, REFUSED)
+            self._report_unreachable(flow.number, NO_ROOM)
             flow.close(reset=False)
 
     def _connect(self, shard: int, request: Connect) -> None:
@@ -192,6 +194,7 @@ class Connections:
             flow.close(reset=False)
 
     def _report_unreachable(self, number: int, reason: str) -> None:
+        """Report that a dial has failed. Does nothing if the guest has answered, or has opened the flow."""
         events = self._worker.events
         target = self._dials.target(number)
         if target is not None and events.wants("forward-unreachable"):
