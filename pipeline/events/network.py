@@ -39,6 +39,7 @@ GUESTS: Final = (
     published(
         *("guest-gone", INFO, "guest disconnected"),
         "A guest's link has ended.",
+        guest=_GUEST,
         link=_LINK,
         protocol=_PROTOCOL,
         peer=_PEER,
@@ -158,7 +159,7 @@ LIMITS: Final = (
     ),
     published(
         *("limit-met", DEBUG, "limit met"),
-        "A limit had its usual effect, which costs nobody anything: queries wait, or bytes are copied.",
+        "A limit had its usual effect: queries wait, bytes are copied, or flows of a guest that left end.",
         key="the configuration key",
         counter="the counter of the limit (docs/metrics.md)",
         count="by how much it grew since the last event about this limit",

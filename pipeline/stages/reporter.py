@@ -65,13 +65,20 @@ class Reporter:
         """Send the events that wait."""
         if not self.waiting:
             return
-        if self._control.backlog >= MAX_BACKLOG:
-            self._lost += len(self._events)
-        else:
-            self._control.send_event(messages.HappenedEvent(self._events, self._lost).encode())
-            self._lost = 0
-        self._events = []
+        events, self._events = self._events, []
         self.waiting = False
+        if self._control.backlog >= MAX_BACKLOG or not self._send(events):
+            self._lost += len(events)
+        else:
+            self._lost = 0
+
+    def _send(self, events: list[list[object]]) -> bool:
+        try:
+            self._control.send_event(messages.HappenedEvent(events, self._lost).encode())
+        except OSError:
+            # A long message needs a descriptor, and none is left.
+            return False
+        return True
 
     def keep_house(self) -> None:
         """A second has passed: send what waits, and allow RATE further events."""

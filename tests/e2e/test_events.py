@@ -77,7 +77,7 @@ def test_a_session_at_debug_is_in_the_log(network: Network, outside: Servers) ->
         (gone,) = lines(daemon, "guest-gone")
         assert (connected["level"], lease["level"], gone["level"]) == ("info", "info", "info")
         assert (lease["mac"], lease["address"], lease["seconds"]) == (GUEST_MAC, GUEST_ADDR, 3600)
-        assert connected["guest"] == lease["guest"]
+        assert connected["guest"] == lease["guest"] == gone["guest"]
         assert connected["link"] == lease["link"] == gone["link"]
         asked = [line for line in lines(daemon, "question-answered") if line["type"] == "A"]
         found = [(line["name"], line["rcode"], line["addresses"], line["source"]) for line in asked]

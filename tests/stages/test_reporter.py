@@ -1,5 +1,7 @@
 """A worker's events: who gets them, in which batches, and what is lost."""
 
+import errno
+import os
 import socket
 from collections.abc import Iterator
 from typing import Any
@@ -112,6 +114,22 @@ def test_a_supervisor_that_does_not_read_costs_no_memory(rig: Rig) -> None:
     rig.reporter.flush()
     (batch,) = rig.received()
     assert batch.lost > RATE
+
+
+def test_a_batch_that_cannot_be_sent_is_lost_and_counted(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_descriptor(*_: object) -> None:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    rig.reporter.watch(["lease-given"])
+    with monkeypatch.context() as patch:
+        patch.setattr(rig.control, "send_event", no_descriptor)
+        rig.lease()
+        rig.lease()
+        rig.reporter.flush()
+    rig.lease()
+    rig.reporter.flush()
+    (batch,) = rig.received()
+    assert (len(batch.events), batch.lost) == (1, 2)
 
 
 def test_what_waits_is_forgotten_when_the_last_subscriber_leaves(rig: Rig) -> None:

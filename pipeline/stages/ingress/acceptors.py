@@ -56,10 +56,14 @@ class Acceptors:
         for listener in list(self._listeners):
             listener.on_timer(now)
 
-    def on_left(self, number: int, arrival: Arrival, error: LinkClosed) -> None:
-        """A link has ended and is closed. Unless close() was called before, its guest has caused that."""
+    def on_left(self, number: int, guest: int, arrival: Arrival, error: LinkClosed) -> None:
+        """A link has ended and is closed. Unless close() was called before, its guest has caused that.
+
+        number, guest: the numbers of the link and of its guest.
+        """
         self._worker.events.report(
             "guest-gone",
+            guest=guest,
             link=number,
             protocol=arrival.protocol,
             peer=arrival.peer,

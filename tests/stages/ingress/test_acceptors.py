@@ -53,7 +53,7 @@ class Stage:
         (guest,) = (guest for guest in self.guests if guest.link is link)
         self.guests.remove(guest)
         link.close()
-        self.acceptors.on_left(1, guest, error)
+        self.acceptors.on_left(1, 5, guest, error)
 
 
 def left(error: str, peer: str = "@", protocol: str = "qemu") -> dict[str, Any]:
@@ -77,7 +77,7 @@ def test_a_guest_comes_in_and_its_leaving_is_told() -> None:
     assert stage.events == []
     stage.remove(guest.link, LinkClosed("EOF"))
     assert stage.events == [left("EOF")]
-    fields = {"link": 1, "protocol": "qemu", "peer": "@", "error": "EOF"}
+    fields = {"guest": 5, "link": 1, "protocol": "qemu", "peer": "@", "error": "EOF"}
     assert stage.reports.reported == [("guest-gone", fields)]
     stage.acceptors.close()
     theirs.close()
@@ -95,7 +95,7 @@ def test_one_guest_too_many_is_told_as_left() -> None:
 def test_the_leaving_of_a_guest_of_connect_is_told_too() -> None:
     stage = Stage()
     link: Any = object()
-    stage.acceptors.on_left(7, Arrival(link, None, "connect", "@", "process 12"), LinkClosed("EOF"))
+    stage.acceptors.on_left(7, 5, Arrival(link, None, "connect", "@", "process 12"), LinkClosed("EOF"))
     assert stage.events == [{**left("EOF", protocol="connect"), "opened_by": "process 12"}]
     (fields,) = stage.reports.of("guest-gone")
     assert (fields["link"], fields["opened_by"]) == (7, "process 12")
@@ -105,7 +105,7 @@ def test_a_guest_that_the_daemons_end_cuts_off_is_no_error() -> None:
     stage = Stage()
     link: Any = object()
     stage.acceptors.close()
-    stage.acceptors.on_left(7, Arrival(link, None, "connect", "@"), LinkClosed("the daemon stops"))
+    stage.acceptors.on_left(7, 5, Arrival(link, None, "connect", "@"), LinkClosed("the daemon stops"))
     assert stage.events == []
     assert len(stage.reports.of("guest-gone")) == 1
 
