@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence, Set
 from typing import Final
 from urllib.parse import urlsplit
 
-from pipeline.config import default_mode, derived, limits
+from pipeline.config import default_mode, derived, limits, outside
 from pipeline.config.access import check_policy, check_token_file, with_proxy_protocol
 from pipeline.config.choices import GUESTS, PLACEMENTS, SEPARATE, STREAM_SCHEMES, UDP_NATS
 from pipeline.config.endpoints import check, further_links, links_of, metrics_url
@@ -96,9 +96,12 @@ def build(
     settings |= _network(parsed, keys, network, warnings)
     settings |= _workers(parsed, keys)
     settings |= _access(parsed, keys)
+    settings |= outside.settings(parsed, keys, network.gateway_ip)
     if guests is not None and keys.guest_api is NO_GUEST_API:
         settings["guest_api"] = guests
-    return Config.of(settings), tuple(warnings)
+    config = Config.of(settings)
+    outside.check_together(config)
+    return config, tuple(warnings)
 
 
 def read_file(path: str) -> tuple[FileKeys, tuple[str, ...]]:

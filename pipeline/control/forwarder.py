@@ -90,8 +90,14 @@ class Forwarder:
         sockets: SocketForwards | None = None,
         log: structlog.typing.FilteringBoundLogger | None = None,
         shares: ForwardShares | None = None,
+        *,
+        udp: bool = True,
     ) -> None:
-        """sockets opens forwards that go over ssh; the listen worker opens all others."""
+        """sockets opens forwards that go over ssh; the listen worker opens all others.
+
+        udp: whether forwards of UDP are allowed.
+        """
+        self._udp = udp
         self._shares = shares or ForwardShares(Limits(), lambda _name: None)
         self._request = request
         self._log = log or structlog.get_logger()
@@ -116,6 +122,8 @@ class Forwarder:
         proxy_protocol: "v1" or "v2" lets the guest see the client's address, in a PROXY header.
         """
         self._check_rate(owner)
+        if protocol in inet.UDP and not self._udp:
+            raise ForwardError("udp is switched off for guests (disable: [udp])")
         made = Forward(local, remote, protocol, proxy_protocol, owner.address, owner.guest)
         # Before the lock: a slow name server delays no other request.
         found = await self._found(protocol, local, self._lookups[owner.address != HOST])

@@ -8,6 +8,7 @@ from ipaddress import IPv4Address
 from typing import TYPE_CHECKING, Final
 
 from pipeline import logs
+from pipeline.config.choices import UDP
 from pipeline.config.model import Config, PortForward
 from pipeline.control.forward_shares import ForwardShares
 from pipeline.control.forwarder import Forwarder, ForwardError
@@ -76,7 +77,8 @@ class ControlPlane:
         self._sockets = SocketForwards(request, self._log)
         self._meter = meter
         shares = ForwardShares(config.limits, meter.count)
-        self._forwarder = Forwarder(request, self._sockets, self._log, shares)
+        udp = UDP not in config.access.disable
+        self._forwarder = Forwarder(request, self._sockets, self._log, shares, udp=udp)
         self._not_handed_over = Repeated(self._log, "a guest's DNS connection cannot be handed over")
         meter.connect(request)
         self._notifier = Notifier(config.links.notification, self._log, meter.count)

@@ -36,7 +36,7 @@ from pipeline.ipc.arena import SLOT_BYTES
 from pipeline.ipc.fabric import Fabric
 from pipeline.ipc.segment import SegmentError
 from pipeline.links import addresses, inherited, pcap, protocols, stdio
-from pipeline.system import descriptor_limit, output_file, socket_file
+from pipeline.system import descriptor_limit, outbound, output_file, socket_file
 from pipeline.system.service_manager import ALIVE, STOPPING, ServiceManager
 from pipeline.system.service_manager import READY as READY_FOR_MANAGER
 from pipeline.topology import Layout, TopologyError
@@ -128,6 +128,10 @@ class Supervisor:
         except (TokenError, SshError) as error:
             raise StartError(str(error)) from error
         self._check_state_file()
+        try:
+            outbound.check(config.network.outbound_address, config.network.outbound_interface)
+        except outbound.OutboundError as error:
+            raise StartError(str(error)) from error
         reachable = config.links.listen or config.links.stdio or any(self._guest_urls())
         if not reachable and not self.program.one_guest:
             self.log.warning("no guest can attach: start has neither -listen nor another flag for links")

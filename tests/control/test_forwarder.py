@@ -444,3 +444,16 @@ def test_a_service_without_a_port_keeps_the_known_words() -> None:
         assert workers.asked[0][1]["local"] == "127.0.0.1:nothing"
 
     asyncio.run(run())
+
+
+@pytest.mark.parametrize("protocol", ["udp", "udp4", "udp6"])
+def test_forwards_of_udp_are_refused_where_udp_is_switched_off(protocol: str) -> None:
+    async def run() -> None:
+        workers = Workers()
+        made = Forwarder(workers, udp=False)
+        with pytest.raises(ForwardError, match=r"^udp is switched off for guests \(disable: \[udp\]\)$"):
+            await made.expose(protocol, ":53", "192.168.127.2:53")
+        assert workers.asked == []
+        await made.expose("tcp", ":53", "192.168.127.2:53")
+
+    asyncio.run(run())

@@ -69,8 +69,8 @@ class DemuxStage:
         self.output = network.output
         self.arp = ArpResponder(config.network.gateway_mac, config.network.gateway_ip, network.own)
         self.services = Services(network)
-        self.udp = UdpDispatch(network, self.services)
         self.icmp = IcmpDispatch(network)
+        self.udp = UdpDispatch(network, self.services, self.icmp)
         self.ip = IpInput(network, self.udp, self.icmp)
         self.dropped = DroppedFrames(network)
         self.frames = FrameInput(network, self.arp, self.ip, self.dropped)
