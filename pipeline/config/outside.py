@@ -48,7 +48,7 @@ def check_together(config: Config) -> None:
     if UDP in access.disable:
         for forward in access.forwards:
             if forward.protocol in inet.UDP:
-                raise ConfigError(f"stack.forwards: {flags.quote(forward_key(forward))} is udp, {_off(UDP)}")
+                raise ConfigError(f"forward {flags.quote(forward_key(forward))} is for udp, {_off(UDP)}")
     _check_zone(network.guest_names, network.dns_zones)
 
 

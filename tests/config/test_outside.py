@@ -111,7 +111,7 @@ def test_a_wrong_value_is_named_with_its_key_and_what_is_allowed(
         ),
         (
             'disable: [udp]\nstack: {forwards: {"udp:127.0.0.1:53": "192.168.127.2:53"}}',
-            'stack.forwards: "udp:127.0.0.1:53" is udp, which disable: [udp] switches off',
+            'forward "udp:127.0.0.1:53" is for udp, which disable: [udp] switches off',
         ),
         ("dns-servers: [192.168.127.1]", 'dns-servers: "192.168.127.1:53" is the gateway'),
         (
