@@ -161,6 +161,11 @@ SERVICES: Final = (
         servers=_SERVERS,
     ),
     logged(
+        *("name-server-left-out", ERROR, "a name server is left out"),
+        "A name server of the settings cannot be used.",
+        servers="all name servers of the settings",
+    ),
+    logged(
         *("name-servers-silent", WARNING, "no upstream name server answers"),
         "No server has answered a question.",
         servers=_SERVERS,
