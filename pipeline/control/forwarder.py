@@ -15,6 +15,7 @@ from typing import Final, NamedTuple
 import structlog
 
 from pipeline.config.limits import Limits
+from pipeline.config.model import PortForward
 from pipeline.control import forward_shares
 from pipeline.control.forward_shares import ForwardShares
 from pipeline.control.lookup import Lookups, port_number
@@ -155,6 +156,16 @@ class Forwarder:
             if numbered != local:
                 self._numbered[key] = numbered
             self._report("forward opened", made, owner.address)
+
+    async def expose_configured(self, forward: PortForward) -> None:
+        """Open a forward of the configuration. Errors as of expose."""
+        await self.expose(forward.protocol, forward.local, forward.remote, _proxy_text(forward))
+
+    def is_open(self, forward: PortForward) -> bool:
+        """Whether a forward of the configuration is open as it is configured."""
+        found = self._forwards.get((forward.protocol, forward.local))
+        configured = Forward(forward.local, forward.remote, forward.protocol, _proxy_text(forward))
+        return found == configured
 
     async def unexpose(
         self,
@@ -298,6 +309,10 @@ def _target(protocol: str, remote: str) -> str:
         case "npipe":
             raise ForwardError("named pipes are not supported by this platform")
     raise ForwardError(f"unknown protocol {protocol}")
+
+
+def _proxy_text(forward: PortForward) -> str:
+    return f"v{forward.proxy_protocol}" if forward.proxy_protocol else ""
 
 
 def _proxy_version(protocol: str, text: str) -> int:

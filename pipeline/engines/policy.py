@@ -7,6 +7,9 @@ while that answer is valid. Answers of other name servers do not count.
 
 The policy checks the address that the guest sends to, before any translation. It does not track connections:
 an allowed connection stays open after the DNS answer has expired.
+
+replace() sets other rules while the program runs. A pattern keeps its number as long as the program runs. So
+a name that one worker reports with the old rules means the same to another worker with the new ones.
 """
 
 from collections import OrderedDict
@@ -19,6 +22,8 @@ MAX_NAMED: Final = 16384
 """The most pairs of guest and named address. One more replaces the oldest."""
 MIN_VALID: Final = 5.0
 """Seconds for which an answer is valid at least: a guest needs time to use an answer with TTL 0."""
+
+_LONG_AGO: Final = float("-inf")
 
 Ports = tuple[tuple[int, int], ...]
 
@@ -49,18 +54,32 @@ class PolicyConfig(Protocol):
     def rules(self) -> Sequence[RuleConfig]: ...
 
 
-def patterns(config: PolicyConfig) -> tuple[str, ...]:
-    """All name patterns of the rules. A pattern's index is its number in all workers."""
-    return tuple(dict.fromkeys(name for rule in config.rules for name in rule.names))
+def patterns(config: PolicyConfig, before: Sequence[str] = ()) -> tuple[str, ...]:
+    """All name patterns of the rules, after those of earlier rules.
+
+    A pattern's index is its number in all workers, since all get the same policies in the same order.
+    """
+    return tuple(dict.fromkeys([*before, *(name for rule in config.rules for name in rule.names)]))
 
 
 class Names:
     """Finds the patterns that a name fits: ``example.com``, or ``*.example.com`` for all names below it."""
 
     def __init__(self, config: PolicyConfig) -> None:
+        self._patterns: tuple[str, ...] = ()
         self._exact: dict[str, int] = {}
         self._below: dict[str, int] = {}
-        for number, pattern in enumerate(patterns(config)):
+        self.replace(config)
+
+    def replace(self, config: PolicyConfig) -> None:
+        """Find the patterns of other rules from now on."""
+        self._patterns = patterns(config, self._patterns)
+        self._exact.clear()
+        self._below.clear()
+        wanted = set(patterns(config))
+        for number, pattern in enumerate(self._patterns):
+            if pattern not in wanted:
+                continue
             if pattern.startswith("*."):
                 self._below[pattern[2:]] = number
             else:
@@ -93,7 +112,17 @@ class Policy:
     """The rules, and the current names of addresses."""
 
     def __init__(self, config: PolicyConfig, max_named: int = MAX_NAMED) -> None:
-        numbers = {pattern: number for number, pattern in enumerate(patterns(config))}
+        self._patterns: tuple[str, ...] = ()
+        self._rules: list[_Rule] = []
+        self._default = True
+        self._max_named = max_named
+        self._named: OrderedDict[tuple[int, int], dict[int, float]] = OrderedDict()
+        self.replace(config)
+
+    def replace(self, config: PolicyConfig) -> None:
+        """Apply other rules from now on. The names of addresses stay known."""
+        self._patterns = patterns(config, self._patterns)
+        numbers = {pattern: number for number, pattern in enumerate(self._patterns)}
         self._default = config.default == "allow"
         self._rules = [
             _Rule(
@@ -106,8 +135,6 @@ class Policy:
             )
             for rule in config.rules
         ]
-        self._max_named = max_named
-        self._named: OrderedDict[tuple[int, int], dict[int, float]] = OrderedDict()
 
     @property
     def active(self) -> bool:
@@ -131,6 +158,10 @@ class Policy:
             if self._fits(rule, guest, address, port, protocol, now):
                 return rule.allow
         return self._default
+
+    def still_allows(self, guest: int, address: int, port: int, protocol: str) -> bool:
+        """Whether a flow that is open may go on. A name counts although its answer may have expired."""
+        return self.allows(guest, address, port, protocol, _LONG_AGO)
 
     def _fits(self, rule: _Rule, guest: int, address: int, port: int, protocol: str, now: float) -> bool:
         if rule.protocols and protocol not in rule.protocols:

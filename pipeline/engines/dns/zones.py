@@ -12,7 +12,7 @@ records, and PTR for the addresses of these. They have no other types. Wire form
 """
 
 import ipaddress
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Final, NamedTuple
 
 from pipeline.engines.dns.patterns import Regexp, RegexpError
@@ -174,6 +174,9 @@ class Zones:
                 if record.key and record.regexp is None and record.address:
                     full = f"{record.key}.{each.key}" if each.key else record.key
                     self._pointers.setdefault(record.address, full)
+
+    def __iter__(self) -> Iterator[Zone]:
+        return iter(self._zones)
 
     def resolve(self, labels: Sequence[bytes], rdtype: int) -> Local | None:
         """The answer for a name (labels without the root) and type; None when no zone has the name."""

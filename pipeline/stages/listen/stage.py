@@ -175,6 +175,10 @@ class ListenStage:
             close_all(fds)
         return {"ok": True}
 
+    def reload(self, config: Config) -> None:
+        """See Stage.reload: the limit on forwards. The supervisor opens and closes forwards by request."""
+        self._max_forwards = config.limits.max_forwards
+
     def _expose(self, protocol: str, local: str, remote: str, proxy: int, found: list[str] | None) -> None:
         """found: the addresses of the host in ``local``, if that is a name."""
         key = f"{protocol} {local}"

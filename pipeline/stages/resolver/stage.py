@@ -30,7 +30,7 @@ from pipeline.stages.resolver.leases import LeaseKeeper
 from pipeline.stages.resolver.names import NameReports
 from pipeline.stages.resolver.replies import Replies
 from pipeline.stages.resolver.streams import DnsStreams, StreamClient
-from pipeline.stages.resolver.zones import local_zones
+from pipeline.stages.resolver.zones import LocalZones
 from pipeline.stages.worker import Message, Worker
 from pipeline.wire import ethernet, ipv4
 
@@ -88,8 +88,9 @@ class ResolverStage:
         self.gateway = config.network.gateway_ip
         self.dhcp = Dhcp(config.network, self.guest_of)
         sockets = question_sockets()
+        self.zones = LocalZones()
         self.dns: dns.Dns[Client] = dns.Dns(
-            local_zones(config.network, worker.log),
+            self.zones.first(config.network, worker.log),
             min(MAX_QUESTIONS, sockets),
             config.limits.max_dns_questions_per_second,
         )
@@ -300,7 +301,9 @@ class ResolverStage:
                 return messages.DnsAllAnswer(self.dns.zones.as_list()).encode()
             case messages.DnsAdd() as ask:
                 try:
-                    self.dns.add_zone(parse_zone(ask.zone))
+                    zone = parse_zone(ask.zone)
+                    self.dns.add_zone(zone)
+                    self.zones.added(zone)
                 except ZoneError as error:
                     return {"error": str(error)}
                 return {}
@@ -310,6 +313,16 @@ class ResolverStage:
                 return {}
         close_all(fds)
         return {"error": f"resolver knows no request {message.get('op')!r} like this"}
+
+    def reload(self, config: Config) -> None:
+        """See Stage.reload: zones, search list, the policy's names, and the rate of questions.
+
+        Raises ZoneError for a wrong zone, before anything has changed.
+        """
+        self.dns.set_zones(self.zones.of(config.network))
+        self.dns.set_rate(config.limits.max_dns_questions_per_second)
+        self.dhcp.set_search_domains(config.network.dns_search_domains)
+        self.names.replace(config.access.egress_policy)
 
     # --- what the worker asks for ------------------------------------------------------------
 
