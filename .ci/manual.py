@@ -53,7 +53,7 @@ PIPELINE: Final = Program(
         ("help", "", "List the commands."),
     ),
     (
-        ("0", "After an orderly end: SIGINT, SIGTERM, SIGHUP."),
+        ("0", "After an orderly end: SIGINT, SIGTERM, and SIGHUP without a configuration file."),
         ("1", "If the configuration is wrong, the start fails, or a worker process ends."),
         ("2", "If the command line is wrong, and after SIGQUIT."),
     ),

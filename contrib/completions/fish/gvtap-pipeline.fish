@@ -21,7 +21,7 @@ complete -c gvtap-pipeline -o gatewayIP -r -d 'address of the gateway; the first
 complete -c gvtap-pipeline -o guests -r -a 'guarded isolated open' -d 'what guests may send each other: guarded, honest frames; isolated, nothing; or open, anything'
 complete -c gvtap-pipeline -o hostIP -r -d 'address that stands for the host; the last usable one of the subnet if empty'
 complete -c gvtap-pipeline -o limit -r -d 'name=number, repeats: one of the limits of the configuration file'
-complete -c gvtap-pipeline -o link -r -d 'further place for guests, repeats: qemu+, le16+, vpnkit+ with unix:///path, tcp://host:port, tcp4://host:port, tcp6://host:port, vsock://[cid]:port, fd://3, fd://name; bess+ with unixpacket:///path, fd://3, fd://name; vfkit+ with unixgram:///path, fd://3, fd://name'
+complete -c gvtap-pipeline -o link -r -d 'further place for guests, repeats: qemu+, le16+, vpnkit+ with unix:///path, tcp://host:port, tcp4://host:port, tcp6://host:port, vsock://[cid]:port, fd://3, fd://name; bess+ with unixpacket:///path, fd://3, fd://name; vfkit+ with unixgram:///path, fd://3, fd://name; fd+ with unix:///path, fd://3, fd://name'
 complete -c gvtap-pipeline -o listen -r -d 'control endpoint, repeats: unix:///path, tcp://host:port, tcp4://host:port, tcp6://host:port, vsock://[cid]:port, fd://3, fd://name'
 complete -c gvtap-pipeline -o listen-bess -r -d 'endpoint for packet sockets: unixpacket:///path, fd://3, fd://name'
 complete -c gvtap-pipeline -o listen-qemu -r -d 'endpoint for QEMU\'s stream sockets: unix:///path, tcp://host:port, tcp4://host:port, tcp6://host:port, vsock://[cid]:port, fd://3, fd://name'
