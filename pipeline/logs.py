@@ -157,7 +157,8 @@ def setup(log_file: str = "", level: str = "info", *, debug: bool = False) -> No
     the output is a terminal. Raises OSError.
     """
     global _limiter
-    _limiter = _limiter_for(level)
+    if level == "debug":
+        _limiter = _limiter_for(level)
     _set_base(level)
     fd = STDERR
     if log_file:

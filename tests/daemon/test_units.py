@@ -16,7 +16,7 @@ NAMES = ("gvtap-pipeline.service", "gvtap-pipeline@.service")
 EXPOSURE = 13
 """The most that `systemd-analyze security` may find, in tenths."""
 HARMLESS = ("mbind",)
-"""Calls that the filter refuses, and whose callers go on: the linear algebra of numpy asks for near memory."""
+"""Calls that the filter refuses, and whose callers go on. numpy's linear algebra asks for near memory."""
 
 pytestmark = pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="needs systemd-analyze")
 
