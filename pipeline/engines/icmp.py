@@ -110,9 +110,9 @@ class IcmpErrors:
 
     def set_rate(self, per_second: float, burst: float) -> None:
         """Change the rate and the burst of errors."""
+        self._tokens += burst - self._burst
         self._per_second = per_second
         self._burst = burst
-        self._tokens = min(self._tokens, burst)
 
     def unreachable(
         self,

@@ -28,6 +28,35 @@ def test_without_rules_everything_is_allowed_and_nothing_need_be_asked() -> None
     assert not policy("deny").allows(GUEST, WEB, 1, "tcp", 0.0)
 
 
+def test_a_pattern_keeps_its_number_when_the_rules_are_replaced() -> None:
+    rules = [PolicyRule("allow", names=(name,)) for name in ("a.test", "*.b.test", "c.test")]
+    one, two = EgressPolicy("deny", tuple(rules[:2])), EgressPolicy("deny", tuple(rules[:0:-1]))
+    names, made = Names(one), Policy(one)
+    assert names.match([b"x", b"b", b"test"]) == [1]
+    made.learn(GUEST, TEN, 1, 60.0, now=0.0)
+    made.learn(GUEST, WEB, 0, 60.0, now=0.0)
+    names.replace(two)
+    made.replace(two)
+    assert [names.match(labels) for labels in ([b"x", b"b", b"test"], [b"c", b"test"], [b"a", b"test"])] == [
+        [1],
+        [2],
+        [],
+    ]
+    assert made.allows(GUEST, TEN, 1, "tcp", 1.0), "what is known of an address stays known"
+    assert not made.allows(GUEST, WEB, 1, "tcp", 1.0), "no rule has this name any more"
+    names.replace(EgressPolicy())
+    assert not names
+    assert names.match([b"c", b"test"]) == []
+
+
+def test_an_open_flow_may_go_on_although_the_answer_with_its_name_has_expired() -> None:
+    made = policy("deny", PolicyRule("allow", names=("a.test",)))
+    made.learn(GUEST, WEB, 0, 10.0, now=0.0)
+    assert not made.allows(GUEST, WEB, 1, "tcp", 11.0)
+    assert made.still_allows(GUEST, WEB, 1, "tcp")
+    assert not made.still_allows(OTHER, WEB, 1, "tcp")
+
+
 @pytest.mark.parametrize(
     ("rule", "fits", "does_not"),
     [

@@ -29,9 +29,9 @@ class OutOfOrder:
         return len(self._holders)
 
     def set_max_slots(self, max_slots: int) -> None:
-        """Change the limit on slots. They are counted with the next new range."""
+        """Change the limit on slots. What exceeds a lower one goes with the next new range."""
+        self._until_count += max_slots - self.max_slots
         self.max_slots = max_slots
-        self._until_count = 0
 
     def holds(self, flow: Flow) -> bool:
         """Whether the connection held such data at the last call of note()."""

@@ -305,3 +305,18 @@ def test_questions_to_a_name_server_are_answered_by_way_of_demux(
     (record,) = rig.read()
     assert (record.kind, record.says.flow, record.says.length) == (kinds.UDP_DATA, 1, 6)
     rig.pool.unref(record.says.slot)
+
+
+def test_a_new_policy_ends_the_flows_that_it_forbids_and_tells_the_guest(made: Any) -> None:
+    rig = made()
+    one, other = rig.server(HOST), rig.server(SECOND)
+    rig.send(1, place(HOST, one), b"a")
+    rig.send(2, place(SECOND, other), b"b")
+    assert rig.context.policy.replace(POLICIES[1])
+    assert rig.udp.end_forbidden() == 1
+    assert list(rig.flows) == [1]
+    unreachable, closed = rig.records[-2:]
+    assert unreachable.says.code == icmp.ADMINISTRATIVELY_PROHIBITED
+    assert (closed.kind, closed.says.flow) == (kinds.UDP_CLOSE, 2)
+    assert rig.count("egress_flow_closed_policy") == 1
+    assert not rig.context.policy.replace(POLICIES[1]), "the same policy is no change"
