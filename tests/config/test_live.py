@@ -1,5 +1,6 @@
 """What a file that is read again comes to: keys that change, and keys that keep their values."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -68,3 +69,10 @@ def test_a_file_is_read_again_although_its_sockets_exist(tmp_path: Path) -> None
     with pytest.raises(ConfigError, match="already exists"):
         merge.build(parsed, words)
     assert merge.build(parsed, words, again=True)[0] == first
+
+
+def test_the_documentation_names_every_key_that_may_change() -> None:
+    text = (Path(__file__).resolve().parents[2] / "docs" / "reload.md").read_text()
+    keys = {key for name, key in KEYS if name in LIVE and not key.startswith("limits.")}
+    documented = set(re.findall(r"`([\w.-]+)`", "".join(re.findall(r"^\| (`.+?) \|", text, re.MULTILINE))))
+    assert keys | {"limits", "proxy-protocol"} == documented - {"-link"}
