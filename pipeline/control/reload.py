@@ -2,7 +2,7 @@
 
 Three things may refuse: a forward whose address is in use, a socket over ssh, and a zone that does not fit
 beside those of the API. They come first, and what was done before a refusal is undone. Nothing after them may
-refuse. A worker replaces its settings between two breaths, and all workers get them at the same time.
+refuse. A worker replaces its settings between two breaths.
 
 Forwards and zones that came through the API stay. A forward of the file that changes is closed and opened
 again. Connections of a forward that is closed go on, as with the API.
@@ -10,7 +10,7 @@ again. Connections of a forward that is closed go on, as with the API.
 
 import asyncio
 import pickle
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from contextlib import AsyncExitStack
 from functools import partial
 from ipaddress import IPv4Address
@@ -27,7 +27,7 @@ from pipeline.control.ssh.forwards import SocketForwards
 from pipeline.control.workers import Channels, RequestError
 from pipeline.ipc import messages
 from pipeline.system import inet
-from pipeline.topology import RESOLVER
+from pipeline.topology import INGRESS, RESOLVER
 
 TRIES: Final = 20
 """How often a UDP port is bound that was just closed: an egress worker closes it a little later."""
@@ -72,11 +72,16 @@ class LiveSettings:
         self._config = config
         access.set_guests(config.access.guest_api)
         shares.set_limits(config.limits)
-        others = [name for name in self._channels.channels if name != RESOLVER]
+        # Ingress lets no SYN overtake a name, if the policy has names. So it is asked before egress.
+        await self._tell([INGRESS], ask)
+        await self._tell([name for name in self._channels.channels if name not in (RESOLVER, INGRESS)], ask)
+
+    async def _tell(self, workers: Sequence[str], ask: messages.Reload) -> None:
+        """Give these workers the settings, at the same time. They do not refuse."""
         answers = await asyncio.gather(
-            *(self._channels.request(name, ask) for name in others), return_exceptions=True
+            *(self._channels.request(name, ask) for name in workers), return_exceptions=True
         )
-        for name, answer in zip(others, answers, strict=True):
+        for name, answer in zip(workers, answers, strict=True):
             if isinstance(answer, BaseException):
                 self._log.error("a worker has not taken the new settings", of=name, error=str(answer))
 
@@ -89,9 +94,13 @@ class LiveSettings:
         wanted = {_key(forward): forward for forward in after}
         gone = [forward for forward in before if wanted.get(_key(forward)) != forward]
         for forward in gone:
-            if self._forwarder.is_open(forward):
+            if not self._forwarder.is_open(forward):
+                continue
+            try:
                 await self._forwarder.unexpose(forward.protocol, forward.local)
-                undo.push_async_callback(self._undo, forward_key(forward), partial(self._open, forward))
+            except (ForwardError, RequestError) as error:
+                raise ReloadError(f"stack.forwards: {forward_key(forward)}: {error}") from None
+            undo.push_async_callback(self._undo, forward_key(forward), partial(self._open, forward))
         for forward in after:
             if self._forwarder.is_open(forward):
                 continue
@@ -137,7 +146,7 @@ class LiveSettings:
             undo.push_async_callback(self._undo, forward.socket, partial(self._sockets.close, path))
 
     async def open_socket(self, forward: SocketForward) -> None:
-        """Open a configured forward over ssh. Raises SocketError, SshError."""
+        """Open a configured forward over ssh. Raises SocketError, SshError, OSError."""
         guest = str(IPv4Address(self._config.network.device_ip))
         await self._sockets.check_key(forward.identity)
         destination = Destination(forward.user, guest, forward.dest, forward.identity)

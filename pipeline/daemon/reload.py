@@ -67,15 +67,17 @@ class Reloader:
                 await self._reload()
             except (ConfigError, ReloadError, OSError) as error:
                 self._log.error("configuration not reloaded: nothing has changed", error=str(error))
+            except Exception as error:  # a fault here must not end what guests use, nor the next reload
+                self._log.exception("reload failed", error=str(error))
             finally:
                 self._manager.notify(READY)
 
     async def _reload(self) -> None:
         read, warnings = await self._threads.run(self._reread)
-        for warning in warnings:
-            self._log.warning(warning)
         new = reloaded(self._config, read)
         await self._apply(new.config)
+        for warning in warnings:
+            self._log.warning(warning)
         self._config = new.config
         logs.set_level(new.config.logging.log_level)
         if new.kept:

@@ -8,12 +8,13 @@ while that answer is valid. Answers of other name servers do not count.
 The policy checks the address that the guest sends to, before any translation. It does not track connections:
 an allowed connection stays open after the DNS answer has expired.
 
-replace() sets other rules while the program runs. A pattern keeps its number as long as the program runs. So
-a name that one worker reports with the old rules means the same to another worker with the new ones.
+replace() sets other rules while the program runs. Workers get new rules one after the other. So what one
+worker reports to another about a pattern must not depend on the rules: its number is a hash of its text.
 """
 
 from collections import OrderedDict
 from collections.abc import Sequence
+from hashlib import blake2b
 from typing import Final, NamedTuple, Protocol
 
 from netaddr import IPAddress, IPNetwork, IPSet
@@ -54,36 +55,33 @@ class PolicyConfig(Protocol):
     def rules(self) -> Sequence[RuleConfig]: ...
 
 
-def patterns(config: PolicyConfig, before: Sequence[str] = ()) -> tuple[str, ...]:
-    """All name patterns of the rules, after those of earlier rules.
+def has_names(config: PolicyConfig) -> bool:
+    """Whether any rule is about names."""
+    return any(rule.names for rule in config.rules)
 
-    A pattern's index is its number in all workers, since all get the same policies in the same order.
-    """
-    return tuple(dict.fromkeys([*before, *(name for rule in config.rules for name in rule.names)]))
+
+def number_of(pattern: str) -> int:
+    """The number of a name pattern, in all workers and under all rules: 64 bits of a hash."""
+    return int.from_bytes(blake2b(pattern.encode(), digest_size=8).digest(), "big")
 
 
 class Names:
     """Finds the patterns that a name fits: ``example.com``, or ``*.example.com`` for all names below it."""
 
     def __init__(self, config: PolicyConfig) -> None:
-        self._patterns: tuple[str, ...] = ()
         self._exact: dict[str, int] = {}
         self._below: dict[str, int] = {}
         self.replace(config)
 
     def replace(self, config: PolicyConfig) -> None:
         """Find the patterns of other rules from now on."""
-        self._patterns = patterns(config, self._patterns)
         self._exact.clear()
         self._below.clear()
-        wanted = set(patterns(config))
-        for number, pattern in enumerate(self._patterns):
-            if pattern not in wanted:
-                continue
+        for pattern in (name for rule in config.rules for name in rule.names):
             if pattern.startswith("*."):
-                self._below[pattern[2:]] = number
+                self._below[pattern[2:]] = number_of(pattern)
             else:
-                self._exact[pattern] = number
+                self._exact[pattern] = number_of(pattern)
 
     def __bool__(self) -> bool:
         return bool(self._exact or self._below)
@@ -112,7 +110,6 @@ class Policy:
     """The rules, and the current names of addresses."""
 
     def __init__(self, config: PolicyConfig, max_named: int = MAX_NAMED) -> None:
-        self._patterns: tuple[str, ...] = ()
         self._rules: list[_Rule] = []
         self._default = True
         self._max_named = max_named
@@ -121,15 +118,13 @@ class Policy:
 
     def replace(self, config: PolicyConfig) -> None:
         """Apply other rules from now on. The names of addresses stay known."""
-        self._patterns = patterns(config, self._patterns)
-        numbers = {pattern: number for number, pattern in enumerate(self._patterns)}
         self._default = config.default == "allow"
         self._rules = [
             _Rule(
                 rule.action == "allow",
                 _set(rule.guests),
                 _set(rule.networks),
-                frozenset(numbers[name] for name in rule.names),
+                frozenset(map(number_of, rule.names)),
                 rule.ports,
                 frozenset(rule.protocols),
             )

@@ -295,7 +295,8 @@ class Worker:
 
     def _dispatch(self, message: Message, fds: list[int]) -> Message | None:
         """Serve one control message. The stage gets those that concern only it."""
-        match messages.request_of(message):
+        request = messages.request_of(message)
+        match request:
             case messages.Stop():
                 self.stop()
                 return {}
@@ -303,9 +304,9 @@ class Worker:
                 return {}
             case messages.Audit():
                 return self._audit()
-            case messages.Reload() as ask:
-                return self._reload(ask)
         try:
+            if isinstance(request, messages.Reload):
+                return self._reload(request)
             return self.stage.on_control(message, fds)
         except Exception as error:  # one bad request must not end the worker and all its flows
             self.log.exception("control request failed", op=message.get("op"), error=str(error))

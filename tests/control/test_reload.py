@@ -61,7 +61,7 @@ def test_the_resolver_may_refuse_so_it_comes_first_and_all_others_follow() -> No
     async def run() -> None:
         rig = Rig()
         await rig.change(max_forwards=3, guest_api=GuestApi(enabled=False))
-        assert rig.reloads()[0] == "resolver"
+        assert rig.reloads()[:2] == ["resolver", "ingress"]
         assert sorted(rig.reloads()) == sorted(NAMES)
         for _, op in rig.workers.asked:
             config = pickle.loads(op["config"])
@@ -139,6 +139,21 @@ def test_a_refusal_leaves_everything_as_it_was(refuser: str) -> None:
         rig.workers.answers = {}
         await rig.change(forwards=(THREE,))
         assert rig.opened() == [(THREE.local, THREE.remote)]
+
+    asyncio.run(run())
+
+
+def test_a_forward_that_cannot_be_closed_is_a_refusal() -> None:
+    async def run() -> None:
+        rig = Rig(ONE, TWO)
+        await rig.start()
+        gone = RequestError("worker listen did not answer unexpose within 5 s")
+        rig.workers.answers["unexpose"] = lambda op: gone if op["local"] == TWO.local else {"ok": True}
+        with pytest.raises(
+            ReloadError, match=r"^stack\.forwards: 127\.0\.0\.1:9002: worker listen did not answer"
+        ):
+            await rig.change(forwards=())
+        assert rig.opened() == [(ONE.local, ONE.remote), (TWO.local, TWO.remote)]
 
     asyncio.run(run())
 

@@ -1,4 +1,4 @@
-"""A stage that was given other limits is equal to one that was made with them."""
+"""A stage that was given other settings is equal to one that was made with them."""
 
 import inspect
 import os
@@ -9,7 +9,7 @@ import pytest
 
 from pipeline.config import limits, merge, options
 from pipeline.config.limits import Limits
-from pipeline.config.model import Config
+from pipeline.config.model import Config, EgressPolicy, PolicyRule
 from pipeline.daemon.placement import Group
 from pipeline.daemon.processes import make_loop
 from pipeline.go import flags
@@ -32,6 +32,14 @@ def other_limits() -> dict[str, int]:
 
 def config(**settings: object) -> Config:
     return changed(merge.build(flags.parse(options.START, []), resolv_conf=os.devnull)[0], **settings)
+
+
+NAMED = PolicyRule("allow", names=("example.com",))
+OTHERS: dict[str, object] = {
+    **other_limits(),
+    "egress_policy": EgressPolicy("deny", (NAMED,)),
+    "dns_search_domains": ("example.com",),
+}
 
 
 class Made:
@@ -101,7 +109,7 @@ def test_after_a_reload_every_number_is_as_if_the_stage_had_been_made_with_it(ma
     }
     assert missing == {}, "limits that no stage has"
     for worker in made["reloaded"].workers.values():
-        worker.stage.reload(config(**other_limits()))
+        worker.stage.reload(config(**OTHERS))
     numbers = made["reloaded"].numbers()
     wrong = {path: (numbers[path], other[path]) for path in depends if numbers[path] != other[path]}
     assert wrong == {}
