@@ -75,7 +75,7 @@ class Reloadable:
         before = len(self.daemon.events(outcome))
         self._path.write_text("\n".join(lines))
         self.daemon.process.send_signal(signal.SIGHUP)
-        found = wait_for(lambda: self.daemon.events(outcome)[before:], outcome)
+        found = wait_for(lambda: self.daemon.events(outcome)[before:], outcome, 30)
         return dict(found[0])
 
     def zones(self) -> list[str]:
