@@ -8,6 +8,7 @@ from ipaddress import IPv4Address
 from typing import TYPE_CHECKING, Final
 
 from pipeline import logs
+from pipeline.config.choices import UDP
 from pipeline.config.model import Config, PortForward
 from pipeline.control.forward_shares import ForwardShares
 from pipeline.control.forwarder import Forwarder, ForwardError
@@ -76,7 +77,8 @@ class ControlPlane:
         self._sockets = SocketForwards(request, self._log)
         self._meter = meter
         self._shares = ForwardShares(config.limits, meter.count)
-        self._forwarder = Forwarder(request, self._sockets, self._log, self._shares)
+        udp = UDP not in config.access.disable
+        self._forwarder = Forwarder(request, self._sockets, self._log, self._shares, udp=udp)
         self._live = LiveSettings(config, self._channels, self._forwarder, self._sockets, self._log)
         self._not_handed_over = Repeated(self._log, "a guest's DNS connection cannot be handed over")
         meter.connect(request)
@@ -130,7 +132,7 @@ class ControlPlane:
         port = forward.local.rpartition(":")[2]
         guest = IPv4Address(self._config.network.device_ip)
         if error.endswith("address already in use") and forward.remote == f"{guest}:22":
-            return " (-ssh-port sets another port, -1 none; in a file it is a key of stack.forwards)"
+            return " (-ssh-port sets another port, -1 none; or it is of -forward, or a key of stack.forwards)"
         if error.endswith("permission denied") and port.isdigit() and int(port) < 1024:
             return addresses.privileged(PermissionError(errno.EACCES, ""), int(port))
         return ""

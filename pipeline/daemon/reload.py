@@ -11,6 +11,7 @@ from contextlib import suppress
 import structlog
 
 from pipeline import logs
+from pipeline.config import outside
 from pipeline.config.errors import ConfigError
 from pipeline.config.live import reloaded
 from pipeline.config.model import Config
@@ -75,6 +76,7 @@ class Reloader:
     async def _reload(self) -> None:
         read, warnings = await self._threads.run(self._reread)
         new = reloaded(self._config, read)
+        outside.check_together(new.config)
         await self._apply(new.config)
         for warning in warnings:
             self._log.warning(warning)

@@ -18,13 +18,15 @@ class LocalZones:
         self._added.add(zone)
 
     def first(self, network: Network, log: FilteringBoundLogger) -> Zones:
-        """The zones at the start. One with an error is left out and logged."""
+        """The zones at the start, then that of guests' names. One with an error is left out and logged."""
         zones = _empty(network)
         for zone in network.dns_zones:
             try:
                 zones.add(_parsed(zone))
             except ZoneError as error:
                 log.error("zone left out", zone=zone.name, error=str(error))
+        if network.guest_names:
+            zones.ensure(network.guest_names)
         return zones
 
     def of(self, network: Network) -> Zones:
@@ -36,10 +38,12 @@ class LocalZones:
             except ZoneError as error:
                 raise ZoneError(f"stack.dns[{index}]: {error}") from None
         try:
+            if network.guest_names:
+                zones.ensure(network.guest_names)
             for each in self._added:
                 zones.add(each)
         except ZoneError as error:
-            raise ZoneError(f"stack.dns: with the zones that the API has added, {error}") from None
+            raise ZoneError(f"stack.dns: with guests' names and what the API has added, {error}") from None
         return zones
 
 
