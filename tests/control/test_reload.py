@@ -96,6 +96,20 @@ def other(forward: PortForward) -> PortForward:
     return PortForward(forward.protocol, forward.local, "192.168.127.3:80")
 
 
+def test_a_forward_whose_port_the_system_chose_stays_and_closes_like_others() -> None:
+    async def run() -> None:
+        any_port = PortForward("tcp", "127.0.0.1:0", "192.168.127.2:80")
+        rig = Rig(any_port)
+        rig.workers.answers["expose"] = {"port": 40001}
+        await rig.start()
+        await rig.change(forwards=(any_port,))
+        assert rig.opened() == [("127.0.0.1:40001", any_port.remote)]
+        await rig.change(forwards=())
+        assert rig.opened() == []
+
+    asyncio.run(run())
+
+
 def test_a_forward_that_a_client_has_closed_opens_again_and_one_it_has_taken_over_stays() -> None:
     async def run() -> None:
         rig = Rig(ONE, TWO)

@@ -442,3 +442,14 @@ def test_after_a_reload_names_of_the_new_policy_are_reported(rig: Rig) -> None:
     assert rig.stage.names.wanted
     rig.stage.reload(rig.config)
     assert not rig.stage.names.wanted
+
+
+def test_after_a_reload_guests_names_are_still_answered(tmp_path: Path) -> None:
+    rig = Rig(tmp_path, ["-guest-names", "vm.internal"])
+    rig.stage.reload(changed(rig.config, dns_zones=(Zone("other.test."),)))
+    shown = [str(zone["Name"]) for zone in rig.stage.dns.zones.as_list()]
+    assert shown == ["other.test.", "vm.internal."]
+    assert rig.stage.guest_names.names is not None
+    rig.stage.guest_names.names.addresses["web"] = bytes([192, 168, 127, 2])
+    assert texts(rig.ask("web.vm.internal")) == ["192.168.127.2"]
+    rig.close()
