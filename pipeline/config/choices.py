@@ -16,6 +16,7 @@ LINK_SCHEMES: Final[Mapping[str, tuple[str, ...]]] = {
     "vpnkit": STREAM_SCHEMES,
     "bess": ("unixpacket", "fd"),
     "vfkit": ("unixgram", "fd"),
+    "fd": ("unix", "fd"),
 }
 """Protocols that may stand before the + of ``links``, and schemes after it. ``-listen-NAME`` has the same."""
 

@@ -17,6 +17,7 @@ from typing import Final, NamedTuple
 import structlog
 
 from pipeline.config.limits import Limits
+from pipeline.config.model import PortForward
 from pipeline.control import forward_shares
 from pipeline.control.forward_shares import ForwardShares
 from pipeline.control.hub import Hub
@@ -188,6 +189,19 @@ class Forwarder:
             self._numbered[protocol, made.local] = name
         return made
 
+    async def expose_configured(self, forward: PortForward) -> None:
+        """Open a forward of the configuration. Errors as of expose."""
+        await self.expose(forward.protocol, forward.local, forward.remote, _proxy_text(forward))
+
+    def is_open(self, forward: PortForward) -> bool:
+        """Whether a forward of the configuration is open as it is configured."""
+        configured = Forward(forward.local, forward.remote, forward.protocol, _proxy_text(forward))
+        # If the system chose the port, the list has the forward under that one.
+        return any(
+            each._replace(local=each.asked or each.local, asked="") == configured
+            for each in self._forwards.values()
+        )
+
     async def unexpose(
         self,
         protocol: str,
@@ -347,6 +361,10 @@ def _target(protocol: str, remote: str) -> str:
         case "npipe":
             raise ForwardError("named pipes are not supported by this platform")
     raise ForwardError(f"unknown protocol {protocol}")
+
+
+def _proxy_text(forward: PortForward) -> str:
+    return f"v{forward.proxy_protocol}" if forward.proxy_protocol else ""
 
 
 def _proxy_version(protocol: str, text: str) -> int:

@@ -29,8 +29,8 @@ from pipeline.control.hub import Hub
 from pipeline.control.limit_reports import LimitReports
 from pipeline.control.metrics.meter import Meter
 from pipeline.control.notify import CONNECTION_CLOSED, CONNECTION_ESTABLISHED, Notifier
+from pipeline.control.reload import LiveSettings
 from pipeline.control.repeated import Repeated
-from pipeline.control.ssh.destination import Destination, host_path
 from pipeline.control.ssh.forwards import SocketForwards
 from pipeline.control.workers import Channel, Channels, Message, RequestError
 from pipeline.ipc import messages
@@ -79,9 +79,10 @@ class ControlPlane:
         request = self._channels.request
         self._sockets = SocketForwards(request, self._log)
         self._meter = meter
-        shares = ForwardShares(config.limits, meter.count)
+        self._shares = ForwardShares(config.limits, meter.count)
         udp = UDP not in config.access.disable
-        self._forwarder = Forwarder(request, self._sockets, self.hub, shares, udp=udp)
+        self._forwarder = Forwarder(request, self._sockets, self.hub, self._shares, udp=udp)
+        self._live = LiveSettings(config, self._channels, self._forwarder, self._sockets, self._log)
         self._not_handed_over = Repeated(self._log, "a guest's DNS connection cannot be handed over")
         meter.connect(request)
         self._limits = LimitReports(meter.counters, self.hub)
@@ -127,9 +128,7 @@ class ControlPlane:
         self._guest_front = self._front(self._servers.server(GUEST), {})
         for forward in self._config.access.forwards:
             try:
-                await self._forwarder.expose(
-                    forward.protocol, forward.local, forward.remote, _proxy_text(forward)
-                )
+                await self._forwarder.expose_configured(forward)
             except ForwardError as error:
                 error.advice = self._advice(forward, str(error))
                 raise
@@ -179,11 +178,12 @@ class ControlPlane:
 
     async def forward_sockets(self) -> None:
         """Open the configured forwards over ssh. Raises SocketError, SshError."""
-        guest = str(IPv4Address(self._config.network.device_ip))
         for forward in self._config.access.socket_forwards:
-            await self._sockets.check_key(forward.identity)
-            destination = Destination(forward.user, guest, forward.dest, forward.identity)
-            await self._sockets.open(host_path(forward.socket), destination)
+            await self._live.open_socket(forward)
+
+    async def reload(self, config: Config) -> None:
+        """Give all workers and the API these settings. Raises ReloadError if they are refused."""
+        await self._live.change(config, self._access, self._shares)
 
     async def capture(self, fd: int) -> None:
         """Have all frames written to a capture file, whose descriptor stays the caller's."""
@@ -238,7 +238,3 @@ class ControlPlane:
 def _is_tcp(listener: socket.socket) -> bool:
     """Whether browsers can reach it."""
     return listener.family in (socket.AF_INET, socket.AF_INET6)
-
-
-def _proxy_text(forward: PortForward) -> str:
-    return f"v{forward.proxy_protocol}" if forward.proxy_protocol else ""

@@ -20,6 +20,7 @@ CHAPTERS = (
     ("Workers: DHCP, DNS and forwards", workers.SERVICES),
     ("Workers: start and end", workers.LIFE),
     ("Supervisor: start and end", supervisor.LIFE),
+    ("Supervisor: reload", supervisor.RELOAD),
     ("Supervisor: the log", supervisor.LOG),
     ("Supervisor: workers", supervisor.WORKERS),
     ("Supervisor: the API", supervisor.API),

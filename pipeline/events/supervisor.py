@@ -77,6 +77,42 @@ LIFE: Final = (
     logged("original-exit", ERROR, "", "gvtap-gvproxy: the original's last line."),
 )
 
+RELOAD: Final = (
+    logged(
+        *("reloaded", INFO, "configuration reloaded"),
+        "SIGHUP: the settings of the file are in force.",
+        changed="the keys that have changed",
+    ),
+    logged(
+        *("reload-refused", ERROR, "configuration not reloaded: nothing has changed"),
+        "SIGHUP: the file has a mistake, or a setting cannot be applied.",
+        error=_ERROR,
+    ),
+    logged(
+        *("reload-keys-kept", WARNING, "keys that cannot change while the program runs keep their values"),
+        "SIGHUP: some changes need a new start.",
+        keys="the keys",
+    ),
+    logged(
+        *("reload-failed", ERROR, "reload failed"),
+        "SIGHUP met an error of this program.",
+        error=_ERROR,
+        exception="the traceback",
+    ),
+    logged(
+        *("reload-worker-failed", ERROR, "a worker has not taken the new settings"),
+        "A worker goes on with its old settings.",
+        of="name of the worker",
+        error=_ERROR,
+    ),
+    logged(
+        *("reload-forward-lost", ERROR, "a forward cannot be as it was"),
+        "A reload was refused, and a forward that it had changed cannot be restored.",
+        forward="the forward",
+        error=_ERROR,
+    ),
+)
+
 LOG: Final = (
     logged("log-reopened", INFO, "log reopened", "The log file was opened again after SIGUSR1."),
     logged(
@@ -282,4 +318,4 @@ SSH: Final = (
     ),
 )
 
-KINDS: Final[tuple[Kind, ...]] = (*LIFE, *LOG, *WORKERS, *API, *SSH)
+KINDS: Final[tuple[Kind, ...]] = (*LIFE, *RELOAD, *LOG, *WORKERS, *API, *SSH)

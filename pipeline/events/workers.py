@@ -101,6 +101,11 @@ GUESTS: Final = (
         unlogged="how many further ones were refused since the last line about this guest",
     ),
     logged(
+        *("flows-ended-by-policy", WARNING, "flows ended by the new egress policy"),
+        "A reload has changed the egress policy.",
+        count="flows that it forbids",
+    ),
+    logged(
         "pings-not-forwarded",
         WARNING,
         "pings of guests are not forwarded: this system allows no unprivileged ICMP sockets",

@@ -29,11 +29,8 @@ class Reporter:
     def __init__(self, log: structlog.typing.FilteringBoundLogger, control: ControlSockets) -> None:
         self._log = log
         self._control = control
-        self._logged: frozenset[str] = frozenset(
-            kind.name for kind in KINDS.values() if log.is_enabled_for(kind.level)
-        )
         self._watched: frozenset[str] = frozenset()
-        self._wanted: frozenset[str] = self._logged
+        self.check_levels()
         self._events: list[list[object]] = []
         self._room = RATE
         self._lost = 0
@@ -52,6 +49,13 @@ class Reporter:
             self._events = []
             self._lost = 0
             self.waiting = False
+
+    def check_levels(self) -> None:
+        """Look again at which levels the log writes: they may have changed."""
+        self._logged: frozenset[str] = frozenset(
+            kind.name for kind in KINDS.values() if self._log.is_enabled_for(kind.level)
+        )
+        self._wanted: frozenset[str] = self._logged | self._watched
 
     def report(self, kind: str, **fields: object) -> None:
         """Report an event that has happened now. fields: plain values (see pipeline.events)."""

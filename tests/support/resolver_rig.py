@@ -114,10 +114,10 @@ class Rig:
         assert pool is not None
         self.ingress = pool
         self.given = 0
-        config = merge.build(flags.parse(options.START, words), words, resolv_conf=os.devnull)[0]
+        self.config = merge.build(flags.parse(options.START, words), words, resolv_conf=os.devnull)[0]
         self.stage = ResolverStage(
             self.worker,  # type: ignore[arg-type]
-            config,
+            self.config,
             resolv_conf=str(tmp_path / "resolv.conf"),
             hosts=str(tmp_path / "hosts"),
             dns_port=self.upstream.port,

@@ -102,6 +102,10 @@ class Dhcp:
             self._options[dhcp.INTERFACE_MTU] = config.mtu.to_bytes(2, "big")
         self._search_list = _search_list(config.dns_search_domains)
 
+    def set_search_domains(self, domains: tuple[str, ...]) -> None:
+        """Change the search list. A client gets the new one with its next lease or renewal."""
+        self._search_list = _search_list(domains)
+
     @property
     def lease_count(self) -> int:
         """Dynamic and static leases."""

@@ -12,7 +12,7 @@ records, and PTR for the addresses of these. They have no other types. Wire form
 """
 
 import ipaddress
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Final, NamedTuple
 
 from pipeline.engines.dns.patterns import Regexp, RegexpError
@@ -178,6 +178,9 @@ class Zones:
                 if record.key and record.regexp is None and record.address:
                     full = f"{record.key}.{each.key}" if each.key else record.key
                     self._pointers.setdefault(record.address, full)
+
+    def __iter__(self) -> Iterator[Zone]:
+        return iter(self._zones)
 
     def ensure(self, key: str) -> None:
         """Add an empty zone of this name, unless there is one. Raises ZoneError."""

@@ -8,6 +8,7 @@ counts and drops other messages.
 
 from typing import Final, NoReturn
 
+from pipeline.config.limits import Limits
 from pipeline.counters import INDEX
 from pipeline.engines import icmp as icmp_engine
 from pipeline.engines import nat, refusal
@@ -39,9 +40,8 @@ class IcmpDispatch:
         self.targets = network.targets
         self.egress_out = network.egress_out
         self.guest_errors = GuestErrors(network)
-        per_second = float(network.config.limits.max_icmp_errors_per_second)
         self.errors = icmp_engine.IcmpErrors(
-            config.gateway_ip, int(config.subnet.broadcast_address), per_second, per_second / 2
+            config.gateway_ip, int(config.subnet.broadcast_address), *_rate(network.config.limits)
         )
         self.answered_here = frozenset(
             addr
@@ -53,6 +53,10 @@ class IcmpDispatch:
             )
         )
         """Addresses whose pings the gateway answers: its own, except those that stand for another host."""
+
+    def set_limits(self, limits: Limits) -> None:
+        """Change the rate of errors."""
+        self.errors.set_rate(*_rate(limits))
 
     def update_counters(self) -> None:
         """Write the errors that were not sent because of the rate limit."""
@@ -186,3 +190,9 @@ class IcmpDispatch:
         if neighbor is not None:
             payload = memoryview(packet)[header.ihl :]
             self.output.packet(neighbor.link, neighbor.mac, ipv4.PROTO_ICMP, header.src, header.dst, payload)
+
+
+def _rate(limits: Limits) -> tuple[float, float]:
+    """Errors a second, and at once."""
+    per_second = float(limits.max_icmp_errors_per_second)
+    return per_second, per_second / 2

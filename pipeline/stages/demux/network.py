@@ -74,3 +74,9 @@ class Network:
         self.resolver_out = ports.rings_out["resolver"]
         self.egress_out = [ports.rings_out[f"egress{i}"] for i in range(config.workers.egress_workers)]
         self.tcp_out = TcpShards([ports.rings_out[f"tcp{i}"] for i in range(config.workers.tcp_workers)])
+
+    def reload(self, config: Config) -> None:
+        """Change the limits on addresses and MACs."""
+        limits = config.limits
+        self.neighbors.set_bounds(limits.max_neighbors, limits.max_neighbors_per_guest)
+        self.switch.set_bounds(limits.max_macs_per_guest, limits.max_macs)

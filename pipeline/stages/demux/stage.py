@@ -292,6 +292,15 @@ class DemuxStage:
                 return messages.NeighborsAnswer(macs).encode()
         return {"error": f"demux knows no request {message.get('op')!r}"}
 
+    def reload(self, config: Config) -> None:
+        """See Stage.reload: the limits."""
+        limits = config.limits
+        self.network.reload(config)
+        self.services.rates.set_limits(limits)
+        self.udp.set_limits(limits)
+        self.icmp.set_limits(limits)
+        self.ip.set_limits(limits)
+
     def held(self) -> dict[str, int]:
         """What demux holds for guests; all zero when no guest has a link any more."""
         return {

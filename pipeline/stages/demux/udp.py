@@ -8,6 +8,7 @@ import secrets
 from typing import Final
 
 from pipeline.config.choices import FULL_CONE
+from pipeline.config.limits import Limits
 from pipeline.counters import INDEX
 from pipeline.engines import nat, refusal
 from pipeline.engines.buckets import Buckets
@@ -63,6 +64,11 @@ class UdpDispatch:
         )
         self.egress_out = network.egress_out
         self.ingress_out = network.ingress_out
+
+    def set_limits(self, limits: Limits) -> None:
+        """Change the limits on flows."""
+        self.flows.set_bounds(limits.max_udp_flows_per_guest, limits.max_udp_flows)
+        self.new_flows.set_rate(limits.max_udp_flows_per_second, limits.max_udp_flows_per_second)
 
     # --- guest -> host ------------------------------------------------------------------
 

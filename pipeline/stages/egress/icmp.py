@@ -300,6 +300,16 @@ class EchoSockets:
         """When the flow that is idle for longest expires."""
         return next(iter(self.flows.values())).last_seen + IDLE if self.flows else float("inf")
 
+    def end_forbidden(self) -> int:
+        """End the pings that the policy, which is new, forbids. Returns how many pingers had one."""
+        ended = 0
+        for flow in list(self.flows.values()):
+            guest_addr, _, remote_addr = flow.key
+            if self._context.policy.ends(guest_addr, remote_addr, 0, "icmp"):
+                flow.close()
+                ended += 1
+        return ended
+
     def close(self) -> None:
         """Close every socket, since the worker ends."""
         for flow in list(self.flows.values()):

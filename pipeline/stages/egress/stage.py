@@ -215,6 +215,15 @@ class EgressStage:
         close_all(fds)
         return {"error": f"egress knows no request {message.get('op')!r}"}
 
+    def reload(self, config: Config) -> None:
+        """See Stage.reload: limits and policy. Open flows that a new policy forbids end at once."""
+        self.connections.set_limits(config.limits)
+        self.udp.forwards.set_max_clients(config.limits.max_udp_clients_per_forward)
+        if not self.context.policy.replace(config.access.egress_policy):
+            return
+        if ended := self.connections.end_forbidden() + self.udp.end_forbidden() + self.icmp.end_forbidden():
+            self.context.worker.log.warning("flows ended by the new egress policy", count=ended)
+
     # --- what the stage holds -------------------------------------------------------------
 
     def on_released(self, source: str, tags: list[int]) -> None:

@@ -34,7 +34,7 @@ from pipeline.stages.resolver.names import NameReports
 from pipeline.stages.resolver.replies import Replies
 from pipeline.stages.resolver.reports import QUESTION, SOURCES, report_answer, report_lease
 from pipeline.stages.resolver.streams import DnsStreams, StreamClient
-from pipeline.stages.resolver.zones import local_zones
+from pipeline.stages.resolver.zones import LocalZones
 from pipeline.stages.worker import Message, Worker
 from pipeline.system import outbound
 from pipeline.wire import ethernet, ipv4
@@ -91,7 +91,8 @@ class ResolverStage:
         self.guests: dict[int, int] = {}
         """The number of the guest that opened each link. Links of one peer are one guest."""
         self.gateway = config.network.gateway_ip
-        zones = local_zones(config.network, worker.log)
+        self.zones = LocalZones()
+        zones = self.zones.first(config.network, worker.log)
         self.guest_names = GuestNames(config.network.guest_names, zones, self.counts)
         has_dns = DNS not in config.access.disable
         self.dhcp = Dhcp(config.network, self.guest_of, names=self.guest_names.names, has_dns=has_dns)
@@ -352,7 +353,9 @@ class ResolverStage:
                 return messages.DnsAllAnswer(self.dns.zones.as_list()).encode()
             case messages.DnsAdd() as ask:
                 try:
-                    self.dns.add_zone(parse_zone(ask.zone))
+                    zone = parse_zone(ask.zone)
+                    self.dns.add_zone(zone)
+                    self.zones.added(zone)
                 except ZoneError as error:
                     return {"error": str(error)}
                 return {}
@@ -362,6 +365,18 @@ class ResolverStage:
                 return {}
         close_all(fds)
         return {"error": f"resolver knows no request {message.get('op')!r} like this"}
+
+    def reload(self, config: Config) -> None:
+        """See Stage.reload: zones, search list, the policy's names, and the rate of questions.
+
+        Raises ZoneError for a wrong zone, before anything has changed.
+        """
+        zones = self.zones.of(config.network)
+        self.guest_names.attach(zones)
+        self.dns.set_zones(zones)
+        self.dns.set_rate(config.limits.max_dns_questions_per_second)
+        self.dhcp.set_search_domains(config.network.dns_search_domains)
+        self.names.replace(config.access.egress_policy)
 
     # --- what the worker asks for ------------------------------------------------------------
 

@@ -308,6 +308,21 @@ def test_questions_to_a_name_server_are_answered_by_way_of_demux(
     rig.pool.unref(record.says.slot)
 
 
+def test_a_new_policy_ends_the_flows_that_it_forbids_and_tells_the_guest(made: Any) -> None:
+    rig = made()
+    one, other = rig.server(HOST), rig.server(SECOND)
+    rig.send(1, place(HOST, one), b"a")
+    rig.send(2, place(SECOND, other), b"b")
+    assert rig.context.policy.replace(POLICIES[1])
+    assert rig.udp.end_forbidden() == 1
+    assert list(rig.flows) == [1]
+    unreachable, closed = rig.records[-2:]
+    assert unreachable.says.code == icmp.ADMINISTRATIVELY_PROHIBITED
+    assert (closed.kind, closed.says.flow) == (kinds.UDP_CLOSE, 2)
+    assert rig.count("egress_flow_closed_policy") == 1
+    assert not rig.context.policy.replace(POLICIES[1]), "the same policy is no change"
+
+
 def test_the_hosts_loopback_is_reached_from_loopback_whatever_the_outbound_is(made: Any) -> None:
     rig = made(outbound=Outbound("192.0.2.1", "no-such0"))
     server = rig.server()
