@@ -55,7 +55,7 @@ class Reporter:
         self._logged: frozenset[str] = frozenset(
             kind.name for kind in KINDS.values() if self._log.is_enabled_for(kind.level)
         )
-        self._wanted: frozenset[str] = self._logged | self._watched
+        self._wanted = self._logged | self._watched
 
     def report(self, kind: str, **fields: object) -> None:
         """Report an event that has happened now. fields: plain values (see pipeline.events)."""

@@ -63,6 +63,12 @@ def test_kinds_below_the_level_of_the_log_are_not_wanted(rig: Rig) -> None:
     assert Rig(DEBUG).reporter.wants("question-answered")
 
 
+def test_another_level_of_the_log_counts_once_it_is_checked(rig: Rig) -> None:
+    rig.reporter._log = Rig(DEBUG).reporter._log
+    rig.reporter.check_levels()
+    assert rig.reporter.wants("question-answered")
+
+
 def test_a_subscriber_gets_its_kinds_at_any_level_of_the_log(rig: Rig) -> None:
     rig.reporter.watch(["question-answered"])
     assert rig.reporter.wants("question-answered")
