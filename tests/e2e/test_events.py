@@ -99,7 +99,7 @@ def test_without_debug_a_subscriber_gets_what_the_log_leaves_out(network: Networ
         everything = Reader(daemon.socket)
         leases = Reader(daemon.socket, "?kinds=lease-given")
         session(network, daemon)
-        daemon.expose("127.0.0.1:0", f"{GUEST_ADDR}:80")
+        daemon.expose("127.0.0.1:9011", f"{GUEST_ADDR}:80")
         wait_for(lambda: "forward-opened" in everything.kinds(), "the forward", 10)
         order = [kind for kind in everything.kinds() if kind in SESSION]
         assert list(dict.fromkeys(order)) == SESSION
