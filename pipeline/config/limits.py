@@ -152,7 +152,7 @@ class Limits:
         256,
         1,
         65536,
-        "of them, those behind one guest link",
+        "of them, those of one guest",
         "switch_mac_dropped_table_full",
     )
     max_neighbors: int = limit(
@@ -166,7 +166,7 @@ class Limits:
         256,
         1,
         65536,
-        "of them, those behind one guest link",
+        "of them, those of one guest",
         "neighbor_claim_refused_table_full",
     )
     max_fragmented: int = limit(

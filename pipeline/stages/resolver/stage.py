@@ -22,7 +22,7 @@ from pipeline.ipc import messages
 from pipeline.ipc.channel import close_all
 from pipeline.records import kinds
 from pipeline.records.flows import Ends, FlowKey, flow_key
-from pipeline.records.guests import LinkNotice
+from pipeline.records.guests import UNKNOWN_GUESTS, LinkNotice
 from pipeline.records.kinds import RECORD_BYTES
 from pipeline.records.services import ServiceDatagram
 from pipeline.stages.resolver.descriptors import question_sockets
@@ -36,8 +36,6 @@ from pipeline.wire import ethernet, ipv4
 
 DHCP_PORT: Final = 67
 DNS_PORT: Final = 53
-UNKNOWN_GUESTS: Final = 0x10000
-"""Numbers from here on are not those of guests, which have 16 bits."""
 CROWDED_S: Final = 1.0
 """Seconds for which clients have a rate after a question that came while several guests were active."""
 BURSTS_A_STEP: Final = 4
