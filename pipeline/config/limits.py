@@ -208,7 +208,7 @@ class Limits:
         5000,
         2,
         1 << 20,
-        "DNS queries of one guest over UDP, a second, while other guests are active",
+        "DNS queries of one guest, a second, while other guests are active",
         "dns_query_dropped_rate_limit",
     )
     max_dns_questions_per_second: int = limit(
