@@ -312,6 +312,7 @@ class DemuxStage:
             "waiting_datagrams": len(self.udp.waiting),
             "waiting_addresses": self.udp.waiting.addresses,
             "unreported_addresses": len(self.bindings.unreported),
+            "links_with_bad_frames": len(self.bad_frames),
         }
 
     def on_released(self, source: str, tags: list[int]) -> None:
