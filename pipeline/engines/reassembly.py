@@ -198,6 +198,10 @@ class Reassembler:
     def __len__(self) -> int:
         return len(self._datagrams)
 
+    def sums(self) -> dict[int, int]:
+        """How many partial datagrams each source has."""
+        return {source: len(datagrams) for source, datagrams in self._by_source.items()}
+
     @property
     def held_bytes(self) -> int:
         """Bytes that the bounds count: the payload kept, and FRAGMENT_OVERHEAD for each fragment."""

@@ -320,6 +320,10 @@ class Switch:
         port = self._ports.get(mac)
         return port.link if port is not None else None
 
+    def sums(self) -> dict[int, int]:
+        """How many MACs each guest has."""
+        return {guest: len(macs) for guest, macs in self._macs.items()}
+
     def cam(self) -> dict[bytes, int]:
         """A copy of the table: MAC -> link."""
         return {mac: port.link for mac, port in self._ports.items()}

@@ -387,6 +387,10 @@ class Neighbors:
         actions, self._actions = self._actions, []
         return actions
 
+    def sums(self) -> dict[int, int]:
+        """How many known addresses each guest has."""
+        return {guest: len(of_guest) for guest, of_guest in self._guests.items()}
+
     def snapshot(self) -> dict[int, tuple[bytes, int]]:
         """Address -> (MAC, link) of all known neighbours."""
         return {n.addr: (n.mac, n.link) for n in self._table.values() if n.state != INCOMPLETE}

@@ -7,7 +7,6 @@ made in ingress are passed on as they are. For a connection that the host opens 
 guest (dials.py).
 """
 
-from collections import Counter
 from typing import Final
 
 from pipeline.config.choices import ISOLATED
@@ -287,10 +286,12 @@ class DemuxStage:
         """Requests ``cam`` (MAC to link), ``neighbors`` (address to MAC) and ``guests``."""
         match messages.request_of(message):
             case messages.Guests():
-                addresses = Counter(
-                    self.network.guest_of(link) for _, link in self.neighbors.snapshot().values()
-                )
-                sums = {"addresses": addresses, "udp_flows": self.udp.flows.sums()}
+                sums = {
+                    "macs": self.switch.sums(),
+                    "addresses": self.neighbors.sums(),
+                    "fragmented_datagrams": self.ip.fragments.sums(),
+                    "udp_flows": self.udp.flows.sums(),
+                }
                 return messages.GuestsAnswer.of(sums).encode()
             case messages.Cam():
                 cam = {ethernet.mac_text(mac): link for mac, link in self.switch.cam().items()}
