@@ -139,6 +139,11 @@ class Switch:
         self.not_learned = 0
         """Frames whose source was not learned because of a bound (``switch_mac_dropped_table_full``)."""
 
+    def set_bounds(self, max_macs_per_guest: int, max_macs: int) -> None:
+        """Change the bounds. MACs that are known already stay."""
+        self._max_per_guest = max_macs_per_guest
+        self._max = max_macs
+
     def __len__(self) -> int:
         return len(self._ports)
 
@@ -319,10 +324,6 @@ class Switch:
         """The link of a MAC; None if it is not in the table."""
         port = self._ports.get(mac)
         return port.link if port is not None else None
-
-    def sums(self) -> dict[int, int]:
-        """How many MACs each guest has."""
-        return {guest: len(macs) for guest, macs in self._macs.items()}
 
     def cam(self) -> dict[bytes, int]:
         """A copy of the table: MAC -> link."""

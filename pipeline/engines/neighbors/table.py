@@ -93,6 +93,11 @@ class Neighbors:
     def __len__(self) -> int:
         return len(self._table)
 
+    def set_bounds(self, max_neighbors: int, max_per_guest: int) -> None:
+        """Change the bounds. Addresses that are known already stay."""
+        self._max = max_neighbors
+        self._max_per_guest = max_per_guest
+
     # --- learning -----------------------------------------------------------------------
 
     def learn(self, addr: int, mac: bytes, link: int, now: float, *, by_arp: bool = False) -> None:
@@ -386,10 +391,6 @@ class Neighbors:
         """What the table's owner has to send and to report since the last call, in order."""
         actions, self._actions = self._actions, []
         return actions
-
-    def sums(self) -> dict[int, int]:
-        """How many known addresses each guest has."""
-        return {guest: len(of_guest) for guest, of_guest in self._guests.items()}
 
     def snapshot(self) -> dict[int, tuple[bytes, int]]:
         """Address -> (MAC, link) of all known neighbours."""

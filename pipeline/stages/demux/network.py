@@ -41,7 +41,11 @@ class Network:
         self.slots = ports.arena.slots
         self.own = (config.network.gateway_ip, *config.network.gateway_virtual_ips)
         """The addresses that the gateway answers ARP for."""
-        self.targets = Nat.from_config(config.network, ec2_metadata_access=config.access.ec2_metadata_access)
+        self.targets = Nat.from_config(
+            config.network,
+            ec2_metadata_access=config.access.ec2_metadata_access,
+            disable=config.access.disable,
+        )
         newest_wins = config.access.guests == OPEN
         subnet = config.network.subnet
         addresses = GuestAddresses(
@@ -77,3 +81,9 @@ class Network:
     def guest_of(self, link: int) -> int:
         """The number of the guest that opened a link. Each guest has one share of a bounded resource."""
         return self.links.get(link, UNKNOWN_GUESTS + link)
+
+    def reload(self, config: Config) -> None:
+        """Change the limits on addresses and MACs."""
+        limits = config.limits
+        self.neighbors.set_bounds(limits.max_neighbors, limits.max_neighbors_per_guest)
+        self.switch.set_bounds(limits.max_macs_per_guest, limits.max_macs)

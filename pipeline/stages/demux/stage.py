@@ -25,6 +25,7 @@ from pipeline.records.kinds import RECORD_BYTES
 from pipeline.records.tcp import TcpRange
 from pipeline.records.udp import UdpData, UdpNotice, UdpRange
 from pipeline.stages.bad_frames import BadFrames
+from pipeline.stages.demux import guest_report
 from pipeline.stages.demux.bindings import Bindings
 from pipeline.stages.demux.dials import DialRouter
 from pipeline.stages.demux.dropped import (
@@ -68,8 +69,8 @@ class DemuxStage:
         self.output = network.output
         self.arp = ArpResponder(config.network.gateway_mac, config.network.gateway_ip, network.own)
         self.services = Services(network)
-        self.udp = UdpDispatch(network, self.services)
         self.icmp = IcmpDispatch(network)
+        self.udp = UdpDispatch(network, self.services, self.icmp)
         self.ip = IpInput(network, self.udp, self.icmp)
         self.dropped = DroppedFrames(network)
         self.frames = FrameInput(network, self.arp, self.ip, self.dropped)
@@ -286,21 +287,27 @@ class DemuxStage:
         """Requests ``cam`` (MAC to link), ``neighbors`` (address to MAC) and ``guests``."""
         match messages.request_of(message):
             case messages.Guests():
-                sums = {
-                    "macs": self.switch.sums(),
-                    "addresses": self.neighbors.sums(),
-                    "fragmented_datagrams": self.ip.fragments.sums(),
-                    "udp_flows": self.udp.flows.sums(),
-                }
-                return messages.GuestsAnswer.of(sums).encode()
+                found = guest_report.answer(
+                    self.links, self.switch.cam(), self.neighbors.snapshot(), self.udp.flows.sums()
+                )
+                return found.encode()
             case messages.Cam():
                 cam = {ethernet.mac_text(mac): link for mac, link in self.switch.cam().items()}
                 return messages.CamAnswer(cam).encode()
             case messages.Neighbors():
-                found = self.neighbors.snapshot().items()
-                macs = {ipv4.addr_text(addr): ethernet.mac_text(mac) for addr, (mac, _) in found}
+                neighbors = self.neighbors.snapshot().items()
+                macs = {ipv4.addr_text(addr): ethernet.mac_text(mac) for addr, (mac, _) in neighbors}
                 return messages.NeighborsAnswer(macs).encode()
         return {"error": f"demux knows no request {message.get('op')!r}"}
+
+    def reload(self, config: Config) -> None:
+        """See Stage.reload: the limits."""
+        limits = config.limits
+        self.network.reload(config)
+        self.services.rates.set_limits(limits)
+        self.udp.set_limits(limits)
+        self.icmp.set_limits(limits)
+        self.ip.set_limits(limits)
 
     def held(self) -> dict[str, int]:
         """What demux holds for guests; all zero when no guest has a link any more."""
