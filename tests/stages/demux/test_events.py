@@ -36,7 +36,7 @@ class Told:
             log=SimpleNamespace(warning=line("warning")),
             events=SimpleNamespace(report=self._report),
         )
-        self.switch = Switch(GATEWAY_MAC, max_macs_per_link=2)
+        self.switch = Switch(GATEWAY_MAC, max_macs_per_guest=2)
         self.witness = AddressEvents(self.worker, self.switch, GATEWAY_MAC)
 
     def _report(self, kind: str, **about: Any) -> None:
