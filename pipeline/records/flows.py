@@ -56,7 +56,7 @@ def flow_of(burst: memoryview, at: int) -> int:
 
 
 class FlowNotice:
-    """CONNECTED, ABORT, CLOSED, UDP_ANSWERED or UDP_CLOSE: something happened to a flow.
+    """CONNECTED, ABORT, EVICTED, ORPHANED, CLOSED, UDP_ANSWERED or UDP_CLOSE: something happened to a flow.
 
     Only the kind says what. A reader needs flow_of() alone.
     """
@@ -71,5 +71,5 @@ class FlowNotice:
 
     @staticmethod
     def pack(kind: int, flow: int) -> bytes:
-        """A notice of one of the five kinds."""
+        """A notice of one of these kinds."""
         return _NOTICE.pack(kind, flow)

@@ -12,6 +12,7 @@ from typing import Final
 
 import structlog
 
+from pipeline.events.flows import COMPLETED
 from pipeline.events.table import KINDS, PUBLISHED
 from pipeline.ipc import messages
 from pipeline.stages.control_sockets import ControlSockets
@@ -29,8 +30,8 @@ class Reporter:
     def __init__(self, log: structlog.typing.FilteringBoundLogger, control: ControlSockets) -> None:
         self._log = log
         self._control = control
-        self._logged: frozenset[str] = frozenset(
-            kind.name for kind in KINDS.values() if log.is_enabled_for(kind.level)
+        self._logged: frozenset[str] = (
+            frozenset(kind.name for kind in KINDS.values() if log.is_enabled_for(kind.level)) - COMPLETED
         )
         self._watched: frozenset[str] = frozenset()
         self._wanted: frozenset[str] = self._logged

@@ -276,7 +276,7 @@ class DemuxStage:
     # --- what the worker asks for ------------------------------------------------------------
 
     def on_control(self, message: Message, fds: list[int]) -> Message:
-        """Requests ``cam`` (MAC to link), ``neighbors`` (address to MAC) and ``guests``."""
+        """Requests ``cam`` (MAC to link), ``neighbors`` (address to MAC and guest) and ``guests``."""
         match messages.request_of(message):
             case messages.Guests():
                 addresses = Counter(
@@ -289,8 +289,11 @@ class DemuxStage:
                 return messages.CamAnswer(cam).encode()
             case messages.Neighbors():
                 found = self.neighbors.snapshot().items()
-                macs = {ipv4.addr_text(addr): ethernet.mac_text(mac) for addr, (mac, _) in found}
-                return messages.NeighborsAnswer(macs).encode()
+                guests: dict[str, list[str | int]] = {
+                    ipv4.addr_text(addr): [ethernet.mac_text(mac), self.links.get(link, link)]
+                    for addr, (mac, link) in found
+                }
+                return messages.NeighborsAnswer(guests).encode()
         return {"error": f"demux knows no request {message.get('op')!r}"}
 
     def held(self) -> dict[str, int]:

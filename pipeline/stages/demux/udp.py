@@ -21,12 +21,14 @@ from pipeline.stages.demux.network import Network
 from pipeline.stages.demux.packet import Packet
 from pipeline.stages.demux.services import Services
 from pipeline.stages.demux.waiting import WaitingSlots
+from pipeline.stages.flow_reports import FlowReports
 from pipeline.wire import ipv4, udp
 from pipeline.wire.errors import WireError
 
 _RECEIVED: Final = INDEX["udp_datagrams_from_guest"]
 _SENT: Final = INDEX["udp_datagrams_to_guest"]
 _FLOWS: Final = INDEX["udp_flows"]
+_RATE: Final = "udp_datagram_dropped_flow_rate"
 _NO_FLOW: Final = INDEX["udp_datagram_dropped_no_flow"]
 _NO_NEIGHBOR: Final = INDEX["udp_datagram_dropped_no_neighbor"]
 _TOO_MANY_WAIT: Final = INDEX["udp_datagram_dropped_too_many_waiting"]
@@ -40,6 +42,7 @@ class UdpDispatch:
         config = network.config
         self.worker = network.worker
         self.counts = network.counts
+        self.reports = FlowReports(network.worker.events)
         self.slots = network.slots
         self.output = network.output
         self.neighbors = network.neighbors
@@ -114,13 +117,15 @@ class UdpDispatch:
         broadcast = ends.remote_addr in (ipv4.BROADCAST, self.targets.broadcast)
         if target.service or (broadcast and ends.remote_port == nat.DHCP_PORT):
             return None
+        guest = self._guest_of(run.link)
         if target.refused:
+            self.reports.refused("udp", guest, ends, rule=target.refused, error=target.errno)
             raise WireError(target.refused)
         if not ends.guest_addr:
             raise WireError("udp_datagram_dropped_no_source_address")
-        guest = self._guest_of(run.link)
         if not self.new_flows.take(guest, now):
-            raise WireError("udp_datagram_dropped_flow_rate")
+            self.reports.refused("udp", guest, ends, limit=_RATE)
+            raise WireError(_RATE)
         flow = self.flows.on_guest_datagram(run.key, run.link, guest, now)
         self.counts[_FLOWS] = len(self.flows)
         return flow

@@ -12,7 +12,7 @@ from pipeline.host.credit import ReadCredit
 from pipeline.host.stream import HostStream
 from pipeline.ipc import events as ev
 from pipeline.records.flows import FLOW_FROM_EGRESS, FlowNotice
-from pipeline.records.kinds import ABORT, CONNECTED
+from pipeline.records.kinds import ABORT, CONNECTED, EVICTED
 from pipeline.records.run import Run
 from pipeline.records.streams import MAKE_WAY_NO, Connect, ConnectFailed, Shutdown
 from pipeline.stages.egress.context import EgressContext
@@ -136,7 +136,7 @@ class Flow(GuestSocket):
             self._fail(errno.ETIMEDOUT)
             return
         if self.state == OPEN:
-            self._notify(ABORT)
+            self._notify(EVICTED)
         self.close(reset=True)
 
     def _fail(self, error: int) -> None:
@@ -315,11 +315,14 @@ class FlowTable:
         self.worker.prewake(self._prewakes)
 
     def notify_connect_failed(
-        self, shard: int, request: Connect, error: int, make_way: int = MAKE_WAY_NO
+        self, shard: int, request: Connect, error: int, make_way: int = MAKE_WAY_NO, refused: bool = False
     ) -> None:
-        """Report the failure to tcp, and to demux if the guest gets an ICMP message for it."""
+        """Report the failure to tcp, and to demux if the guest gets an ICMP message for it.
+
+        refused: a rule forbids the connection.
+        """
         self.counts[_FAILED] += 1
-        self.tcp_out[shard].push(ConnectFailed.pack(request.flow, error, make_way))
+        self.tcp_out[shard].push(ConnectFailed.pack(request.flow, error, make_way, refused))
         self._notices.notify_syn_failed(request, error)
 
 
