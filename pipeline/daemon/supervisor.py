@@ -22,6 +22,7 @@ from typing import IO, Final, NamedTuple
 
 from pipeline import logs
 from pipeline.config.model import Config, GuestApi
+from pipeline.control.flows.flow_log import FlowLog
 from pipeline.control.forwarder import ForwardError
 from pipeline.control.http.access import TokenError, read_token
 from pipeline.control.metrics.meter import Meter
@@ -107,6 +108,7 @@ class Supervisor:
         self.manager = ServiceManager(os.environ, os.getpid())
         self.stdio: tuple[int, int] | None = None
         self.capture = -1
+        self.flow_log: FlowLog | None = None
         self.token = ""
         self.fabric: Fabric | None = None
         self.plane: ControlPlane | None = None
@@ -151,6 +153,11 @@ class Supervisor:
                 self.capture = pcap.open_file(path)
             except OSError as error:
                 raise StartError(f"cannot write capture {path}: {error.strerror}") from error
+        if path := config.logging.flow_log:
+            try:
+                self.flow_log = FlowLog(path)
+            except OSError as error:
+                raise StartError(f"cannot write flow log {path}: {error.strerror}") from error
         groups = placement.plan(workers.placement, layout, os.cpu_count() or 1)
         try:
             self.fabric = Fabric.create(layout, [group.members for group in groups])
@@ -161,6 +168,7 @@ class Supervisor:
             ) from error
         private = [*self.signals.fds, *self.inherited.sockets, *(self.stdio or ())]
         private += [self.capture] if self.capture >= 0 else []
+        private += [self.flow_log.fileno()] if self.flow_log is not None else []
         self.running = processes.start(self.fabric, groups, config, private)
 
     def _check_state_file(self) -> None:
@@ -212,7 +220,7 @@ class Supervisor:
         pids = {worker.name: worker.process.pid for worker in self.running}
         meter = Meter(self.fabric, pids, self.version, self.log)
         self.plane = plane = ControlPlane(
-            self.config, self.fabric, controls, self._on_guest, meter, self.token
+            self.config, self.fabric, controls, self._on_guest, meter, self.token, self.flow_log
         )
         try:
             if not self._is_stopping() and await self._open_unless_stopped(plane):
@@ -350,6 +358,7 @@ class Supervisor:
     def _on_signal(self, number: signal.Signals) -> None:
         if number == signal.SIGUSR1:
             logs.reopen()
+            self._reopen_flow_log()
             self._signal_workers(number)
             self.log.info("log reopened")
             return
@@ -360,6 +369,14 @@ class Supervisor:
             logs.raw(_traceback())
             self._signal_workers(number)
         self._stop("signal caught", EXIT_QUIT if number == signal.SIGQUIT else EXIT_OK)
+
+    def _reopen_flow_log(self) -> None:
+        if self.flow_log is not None:
+            try:
+                self.flow_log.reopen()
+            except OSError as error:
+                path = self.config.logging.flow_log
+                self.log.error("flow log cannot be opened again", path=path, error=error.strerror)
 
     def _signal_workers(self, number: signal.Signals) -> None:
         for worker in self.running:
@@ -431,6 +448,8 @@ class Supervisor:
         self.inherited.close()
         self._close_stdio()
         self._close_capture()
+        if self.flow_log is not None:
+            self.flow_log.close()
         # The segment stays mapped until the process ends, because the channels' bells have views of it.
         self._remove_files()
         self.signals.close()

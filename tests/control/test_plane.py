@@ -42,7 +42,8 @@ def statuses(tmp_path: Path, kind: type[socket.socket], *, guests: bool) -> list
 
     async def run() -> list[bytes]:
         config, _ = merge.build(flags.parse(options.START, ["-ssh-port", "-1"]), resolv_conf=os.devnull)
-        fabric: Any = SimpleNamespace(layout=SimpleNamespace(names=(), nodes=()))
+        layout = SimpleNamespace(names=(), nodes=(), shards=lambda _role: ())
+        fabric: Any = SimpleNamespace(layout=layout)
         plane = ControlPlane(config, fabric, {}, lambda _event: None, Meter(fabric, {}, "1", LOG), "")
         await plane.start()
         path = str(tmp_path / "s")
