@@ -8,6 +8,7 @@ from ipaddress import IPv4Address
 from typing import TYPE_CHECKING, Final
 
 from pipeline import logs
+from pipeline.config.choices import UDP
 from pipeline.config.model import Config, PortForward
 from pipeline.control.flows.flow_log import FlowLog
 from pipeline.control.flows.live import LiveFlows
@@ -85,7 +86,8 @@ class ControlPlane:
         self._sockets = SocketForwards(request, self._log)
         self._meter = meter
         shares = ForwardShares(config.limits, meter.count)
-        self._forwarder = Forwarder(request, self._sockets, self.hub, shares)
+        udp = UDP not in config.access.disable
+        self._forwarder = Forwarder(request, self._sockets, self.hub, shares, udp=udp)
         self._not_handed_over = Repeated(self._log, "a guest's DNS connection cannot be handed over")
         meter.connect(request)
         self._limits = LimitReports(meter.counters, self.hub)
@@ -152,7 +154,7 @@ class ControlPlane:
         port = forward.local.rpartition(":")[2]
         guest = IPv4Address(self._config.network.device_ip)
         if error.endswith("address already in use") and forward.remote == f"{guest}:22":
-            return " (-ssh-port sets another port, -1 none; in a file it is a key of stack.forwards)"
+            return " (-ssh-port sets another port, -1 none; or it is of -forward, or a key of stack.forwards)"
         if error.endswith("permission denied") and port.isdigit() and int(port) < 1024:
             return addresses.privileged(PermissionError(errno.EACCES, ""), int(port))
         return ""

@@ -18,10 +18,12 @@ import socket
 import stat
 import tempfile
 from collections.abc import Iterator
+from time import monotonic
 from typing import IO, Final, NamedTuple
 
 from pipeline import logs
 from pipeline.config.model import Config, GuestApi
+from pipeline.control.facts import Facts, Process
 from pipeline.control.flows.flow_log import FlowLog
 from pipeline.control.forwarder import ForwardError
 from pipeline.control.http.access import TokenError, read_token
@@ -37,7 +39,7 @@ from pipeline.ipc.arena import SLOT_BYTES
 from pipeline.ipc.fabric import Fabric
 from pipeline.ipc.segment import SegmentError
 from pipeline.links import addresses, inherited, pcap, protocols, stdio
-from pipeline.system import descriptor_limit, output_file, socket_file
+from pipeline.system import descriptor_limit, outbound, output_file, socket_file
 from pipeline.system.service_manager import ALIVE, STOPPING, ServiceManager
 from pipeline.system.service_manager import READY as READY_FOR_MANAGER
 from pipeline.topology import Layout, TopologyError
@@ -130,6 +132,10 @@ class Supervisor:
         except (TokenError, SshError) as error:
             raise StartError(str(error)) from error
         self._check_state_file()
+        try:
+            outbound.check(config.network.outbound_address, config.network.outbound_interface)
+        except outbound.OutboundError as error:
+            raise StartError(str(error)) from error
         reachable = config.links.listen or config.links.stdio or any(self._guest_urls())
         if not reachable and not self.program.one_guest:
             self.log.warning("no guest can attach: start has neither -listen nor another flag for links")
@@ -217,8 +223,9 @@ class Supervisor:
         for worker in self.running:
             loop.add_reader(worker.process.sentinel, self._on_end, worker)
         controls = {name: sock for worker in self.running for name, sock in worker.controls.items()}
-        pids = {worker.name: worker.process.pid for worker in self.running}
-        meter = Meter(self.fabric, pids, self.version, self.log)
+        running = [Process(each.name, each.process.pid, tuple(each.controls)) for each in self.running]
+        facts = Facts.of(self.config, running, monotonic())
+        meter = Meter(self.fabric, facts, self.version, self.log)
         self.plane = plane = ControlPlane(
             self.config, self.fabric, controls, self._on_guest, meter, self.token, self.flow_log
         )

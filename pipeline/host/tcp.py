@@ -9,6 +9,7 @@ import struct
 from typing import Final
 
 from pipeline.records.dials import NO_CLIENT, Client
+from pipeline.system.outbound import Outbound
 
 KEEPALIVE_IDLE_S: Final = 60
 IOV_MAX: Final = 512
@@ -25,8 +26,8 @@ _PORT: Final = struct.Struct("!H")
 _IN_PROGRESS: Final = frozenset({errno.EINPROGRESS, errno.EWOULDBLOCK, errno.EAGAIN})
 
 
-def connect(address: str, port: int) -> tuple[socket.socket | None, int]:
-    """Begin a connection to address:port, without blocking.
+def connect(address: str, port: int, outbound: Outbound | None = None) -> tuple[socket.socket | None, int]:
+    """Begin a connection to address:port, without blocking. outbound: what to bind the socket to.
 
     Returns (socket, 0) if the connection is in progress or established. The caller then calls tune(), waits
     until the socket is writable, and calls finish(). Returns (None, errno) if the connection failed at once.
@@ -37,6 +38,12 @@ def connect(address: str, port: int) -> tuple[socket.socket | None, int]:
         return None, error.errno or errno.EIO
     if not _NON_BLOCKING:
         sock.setblocking(False)
+    if outbound is not None:
+        try:
+            outbound.bind(sock, address)
+        except OSError as error:
+            sock.close()
+            return None, error.errno or errno.EIO
     result = sock.connect_ex((address, port))
     if result and result not in _IN_PROGRESS:
         sock.close()

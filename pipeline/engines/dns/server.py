@@ -194,6 +194,10 @@ class Dns(Generic[W]):
         self._ready.clear()
         self.zones.add(zone)
 
+    def on_guest_names(self) -> None:
+        """A name of a guest came or went."""
+        self._ready.clear()
+
     def forget_answers(self) -> None:
         """Forget the answers of upstream servers: the host has other servers now."""
         self._ready.clear()

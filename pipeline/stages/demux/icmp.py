@@ -10,6 +10,7 @@ from typing import Final, NoReturn
 
 from pipeline.counters import INDEX
 from pipeline.engines import icmp as icmp_engine
+from pipeline.engines import nat, refusal
 from pipeline.engines.flows import rss_hash
 from pipeline.records.flows import Ends
 from pipeline.records.icmp import EchoError, EchoReply, EchoRequest, Unreachable
@@ -43,7 +44,13 @@ class IcmpDispatch:
             config.gateway_ip, int(config.subnet.broadcast_address), per_second, per_second / 2
         )
         self.answered_here = frozenset(
-            addr for addr in network.own if addr not in config.nat or ipv4.is_loopback(config.nat[addr])
+            addr
+            for addr in network.own
+            if addr not in config.nat
+            or (
+                ipv4.is_loopback(config.nat[addr])
+                and network.targets.icmp_target(addr).refused != nat.HOST_LOOPBACK_OFF
+            )
         )
         """Addresses whose pings the gateway answers: its own, except those that stand for another host."""
 
@@ -77,9 +84,13 @@ class IcmpDispatch:
 
     def _pass_ping_on(self, packet: Packet, message: icmp.Message, now: float) -> None:
         header = packet.header
-        refused = self.targets.icmp_target(header.dst).refused
-        if refused:
-            raise WireError(refused)
+        target = self.targets.icmp_target(header.dst)
+        if target.refused:
+            if target.refused in nat.SWITCHED_OFF:
+                view = self.slots[packet.slot]
+                code = refusal.answer_to_datagram(target.errno)
+                self._send(self.errors.unreachable(view, packet.off, now, code))
+            raise WireError(target.refused)
         if not header.src:
             raise WireError("icmp_message_dropped_not_for_us")
         self.check_ttl(packet, now)

@@ -40,7 +40,11 @@ class Network:
         self.slots = ports.arena.slots
         self.own = (config.network.gateway_ip, *config.network.gateway_virtual_ips)
         """The addresses that the gateway answers ARP for."""
-        self.targets = Nat.from_config(config.network, ec2_metadata_access=config.access.ec2_metadata_access)
+        self.targets = Nat.from_config(
+            config.network,
+            ec2_metadata_access=config.access.ec2_metadata_access,
+            disable=config.access.disable,
+        )
         newest_wins = config.access.guests == OPEN
         subnet = config.network.subnet
         addresses = GuestAddresses(

@@ -9,14 +9,16 @@ from typing import Final
 
 from pipeline.config.choices import FULL_CONE
 from pipeline.counters import INDEX
-from pipeline.engines import nat
+from pipeline.engines import nat, refusal
 from pipeline.engines.buckets import Buckets
 from pipeline.engines.flows import PortAllocator
 from pipeline.engines.udp import UdpFlow, UdpFlows
 from pipeline.records import kinds
 from pipeline.records.flows import FLOW_FROM_EGRESS, Ends, FlowKey, FlowNotice, flow_key
+from pipeline.records.icmp import Unreachable
 from pipeline.records.run import Run
 from pipeline.records.udp import SteerUdp, UdpData, UdpRange, UnsteerUdp
+from pipeline.stages.demux.icmp import IcmpDispatch
 from pipeline.stages.demux.network import Network
 from pipeline.stages.demux.packet import Packet
 from pipeline.stages.demux.services import Services
@@ -38,7 +40,7 @@ _EVICTED: Final = INDEX["udp_flow_evicted"]
 class UdpDispatch:
     """The flows between guests and egress."""
 
-    def __init__(self, network: Network, services: Services) -> None:
+    def __init__(self, network: Network, services: Services, icmp: IcmpDispatch) -> None:
         config = network.config
         self.worker = network.worker
         self.counts = network.counts
@@ -50,6 +52,7 @@ class UdpDispatch:
         self.gateway = config.network.gateway_ip
         self.links = network.links
         self.services = services
+        self.icmp = icmp
         self.flows = UdpFlows(
             PortAllocator(secrets.randbits(16)),
             config.workers.egress_workers,
@@ -120,6 +123,9 @@ class UdpDispatch:
         guest = self._guest_of(run.link)
         if target.refused:
             self.reports.refused("udp", guest, ends, rule=target.refused, error=target.errno)
+            if target.refused in nat.SWITCHED_OFF:
+                code = refusal.answer_to_datagram(target.errno)
+                self.icmp.refuse_flow(Unreachable(run.key, ipv4.PROTO_UDP, code, 0), now)
             raise WireError(target.refused)
         if not ends.guest_addr:
             raise WireError("udp_datagram_dropped_no_source_address")

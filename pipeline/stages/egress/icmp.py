@@ -185,8 +185,9 @@ class EchoSockets:
             return None
         self._make_room(guest_addr)
         addr = ipv4.addr_text(target.addr)
+        outbound = self._context.outbound
         try:
-            sock = self._bound.datagram_socket(guest, lambda: host_icmp.open_echo(addr))
+            sock = self._bound.datagram_socket(guest, lambda: host_icmp.open_echo(addr, outbound))
         except OSError as error:
             if error.errno in host_icmp.NOT_PERMITTED:
                 self._counts[_NOT_PERMITTED] += 1

@@ -42,6 +42,7 @@ from pipeline.stages.egress.tcp.opener import Opener
 from pipeline.stages.egress.udp.sockets import UdpSockets
 from pipeline.stages.work_meter import WorkMeter
 from pipeline.stages.worker import Worker
+from pipeline.system import outbound
 from pipeline.topology import DATA_CAPACITY
 
 BURSTS_A_STEP: Final = 8
@@ -61,9 +62,11 @@ class EgressStage:
             config.network,
             ec2_metadata_access=config.access.ec2_metadata_access,
             own_ports=config.links.loopback_ports,
+            disable=config.access.disable,
         )
         policy = PolicyFilter(worker, config.access.egress_policy)
-        self.context = EgressContext(worker, targets, policy, config.workers.tcp_workers)
+        source = outbound.of(config.network.outbound_address, config.network.outbound_interface)
+        self.context = EgressContext(worker, targets, policy, config.workers.tcp_workers, source)
         self.connections = Connections(self.context, config, Opener(self.context, self._drain_demux))
         self.udp = UdpSockets(
             self.context,

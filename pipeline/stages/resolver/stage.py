@@ -9,6 +9,7 @@ import socket
 from time import monotonic
 from typing import Final, NamedTuple
 
+from pipeline.config.choices import DNS
 from pipeline.config.model import Config
 from pipeline.counters import INDEX
 from pipeline.engines.dhcp.server import Dhcp, Reply
@@ -27,6 +28,7 @@ from pipeline.records.guests import LinkNotice
 from pipeline.records.kinds import RECORD_BYTES
 from pipeline.records.services import ServiceDatagram
 from pipeline.stages.resolver.descriptors import question_sockets
+from pipeline.stages.resolver.guest_names import GuestNames
 from pipeline.stages.resolver.leases import LeaseKeeper
 from pipeline.stages.resolver.names import NameReports
 from pipeline.stages.resolver.replies import Replies
@@ -35,6 +37,7 @@ from pipeline.stages.resolver.streams import DnsStreams, StreamClient
 from pipeline.stages.resolver.told import ToldNames
 from pipeline.stages.resolver.zones import local_zones
 from pipeline.stages.worker import Message, Worker
+from pipeline.system import outbound
 from pipeline.wire import ethernet, ipv4
 
 DHCP_PORT: Final = 67
@@ -89,20 +92,35 @@ class ResolverStage:
         self.guests: dict[int, int] = {}
         """The number of the guest that opened each link. Links of one peer are one guest."""
         self.gateway = config.network.gateway_ip
-        self.dhcp = Dhcp(config.network, self.guest_of)
+        zones = local_zones(config.network, worker.log)
+        self.guest_names = GuestNames(config.network.guest_names, zones, self.counts)
+        has_dns = DNS not in config.access.disable
+        self.dhcp = Dhcp(config.network, self.guest_of, names=self.guest_names.names, has_dns=has_dns)
         sockets = question_sockets()
         self.dns: dns.Dns[Client] = dns.Dns(
-            local_zones(config.network, worker.log),
+            zones,
             min(MAX_QUESTIONS, sockets),
             config.limits.max_dns_questions_per_second,
         )
-        # A server with the gateway's address would be this program itself.
-        self.servers = name_files.ServerList(
-            resolv_conf, {ipv4.addr_text(config.network.gateway_ip)}, dns_port
-        )
+        self.servers: name_files.FixedServers | name_files.ServerList
+        if config.network.dns_servers:
+            self.servers = name_files.FixedServers(config.network.dns_servers)
+            if len(self.servers.servers) < len(config.network.dns_servers):
+                # The zone of a link-local address is not an interface of this host.
+                worker.log.error("a name server is left out", servers=config.network.dns_servers)
+        else:
+            # A server with the gateway's address would be this program itself.
+            self.servers = name_files.ServerList(
+                resolv_conf, {ipv4.addr_text(config.network.gateway_ip)}, dns_port
+            )
         self.hosts = name_files.HostsFile(hosts)
         self.upstream: Upstream[dns.Key] = Upstream(
-            worker, lambda: self.servers.servers, monotonic, os.urandom, sockets
+            worker,
+            lambda: self.servers.servers,
+            monotonic,
+            os.urandom,
+            sockets,
+            outbound.of(config.network.outbound_address, config.network.outbound_interface),
         )
         self.streams = DnsStreams(worker, self.counts, self._on_stream_query, monotonic)
         self.leases = LeaseKeeper(worker, self.dhcp, config.network.state_file, monotonic())
@@ -111,7 +129,8 @@ class ResolverStage:
         self._asked_at: dict[dns.Key, float] = {}
         """When each question was sent upstream that has no result yet."""
         self._failing = False
-        self._reload_files(monotonic())
+        if has_dns:
+            self._reload_files(monotonic())
         self.counts[_LEASES] = self.dhcp.lease_count
 
     # --- the step -----------------------------------------------------------------------
@@ -131,6 +150,8 @@ class ResolverStage:
             self.streams.expire(now)
         if self.leases.deadline() <= now:
             self.leases.save(now)
+        if self.guest_names.deadline() <= now:
+            self._update_guest_names("", now)
         if self.dns.deadline() <= now:
             work += self._give_up(now)
             self._ask_next(now)
@@ -156,7 +177,11 @@ class ResolverStage:
         if self.demux_in.pending():
             return 0.0
         return min(
-            self.upstream.deadline(), self.dns.deadline(), self.streams.deadline(), self.leases.deadline()
+            self.upstream.deadline(),
+            self.dns.deadline(),
+            self.streams.deadline(),
+            self.leases.deadline(),
+            self.guest_names.deadline(),
         )
 
     def _on_burst(self, burst: memoryview, now: float) -> int:
@@ -170,6 +195,7 @@ class ResolverStage:
             elif kind == kinds.LINK_DOWN:
                 link = LinkNotice.unpack(burst, at).link
                 self.dhcp.on_link_down(link)
+                self._update_guest_names("", now)
                 guest = self.guests.pop(link, 0)
                 if guest not in self.guests.values():
                     self.dns.on_client_gone(now)
@@ -212,9 +238,14 @@ class ResolverStage:
         if outcome.change is not None:
             guest = self.guest_of(datagram.link)
             report_lease(self.worker.events, outcome.change, guest, datagram.link, outcome.counter)
+        self._update_guest_names(self.dhcp.name_refusal, now)
         if isinstance(outcome, Reply):
             key = flow_key(outcome.guest_addr, outcome.guest_port, self.gateway, DHCP_PORT)
             self.replies.send(datagram.link, key, outcome.payload)
+
+    def _update_guest_names(self, refusal: str, now: float) -> None:
+        if self.guest_names.update(refusal, now):
+            self.dns.on_guest_names()
 
     # --- DNS ------------------------------------------------------------------------------
 

@@ -7,7 +7,7 @@ from pipeline.engines.dns.zones import ZoneError, Zones, parse_zone
 
 
 def local_zones(network: Network, log: FilteringBoundLogger) -> Zones:
-    """The configured zones. A zone with an error is left out and logged."""
+    """The configured zones, then that of guests' names. A zone with an error is left out and logged."""
     zones = Zones(subnet=(int(network.subnet.network_address), int(network.subnet.netmask)))
     for zone in network.dns_zones:
         records = [{"name": each.name, "ip": each.ip, "regexp": each.regexp} for each in zone.records]
@@ -15,4 +15,6 @@ def local_zones(network: Network, log: FilteringBoundLogger) -> Zones:
             zones.add(parse_zone({"name": zone.name, "records": records, "defaultIP": zone.default_ip}))
         except ZoneError as error:
             log.error("zone left out", zone=zone.name, error=str(error))
+    if network.guest_names:
+        zones.ensure(network.guest_names)
     return zones

@@ -75,8 +75,9 @@ class Rig:
         self.context = EgressContext(worker, targets, policy, config.workers.tcp_workers)
         self.echo = EchoSockets(self.context)
 
-    def open(self, address: str) -> socket.socket:
+    def open(self, address: str, outbound: object) -> socket.socket:
         assert address
+        assert outbound is None
         if self.error is not None:
             raise self.error
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)

@@ -27,6 +27,7 @@ class Opener:
         self._policy = context.policy
         self._bound = context.bound
         self._reports = context.reports
+        self._outbound = context.outbound
         self._read_names = read_names
 
     def open(self, request: Connect) -> tuple[socket.socket | None, int, bool]:
@@ -59,7 +60,7 @@ class Opener:
         if target.service:
             guest = f"{ipv4.addr_text(ends.guest_addr)}:{ends.guest_port}"
             return open_service(self._worker, target.service, guest, request)
-        return host_tcp.connect(ipv4.addr_text(target.addr), ends.remote_port)
+        return host_tcp.connect(ipv4.addr_text(target.addr), ends.remote_port, self._outbound)
 
 
 def open_service(worker: Worker, name: str, guest: str, request: Connect) -> tuple[socket.socket | None, int]:
