@@ -161,6 +161,11 @@ SERVICES: Final = (
         servers=_SERVERS,
     ),
     logged(
+        *("name-server-left-out", ERROR, "a name server is left out"),
+        "Its address has the zone of an interface that the host does not have.",
+        servers=_SERVERS,
+    ),
+    logged(
         *("name-servers-silent", WARNING, "no upstream name server answers"),
         "No server has answered a question.",
         servers=_SERVERS,
