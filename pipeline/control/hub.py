@@ -11,8 +11,9 @@ import asyncio
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from time import time
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, Protocol
 
 import structlog
 
@@ -36,6 +37,19 @@ class Happened(NamedTuple):
     fields: Mapping[str, object]
     lost: int = 0
 
+    def as_object(self) -> dict[str, object]:
+        """The event as an object of JSON, with the time in UTC (ISO 8601)."""
+        at = datetime.fromtimestamp(self.at, UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+        found = {"time": at, "kind": self.kind, "worker": self.worker, **self.fields}
+        return {**found, "lost": self.lost} if self.lost else found
+
+
+class Completer(Protocol):
+    """A function that completes events of workers, and publishes them itself."""
+
+    def __call__(self, kind: str, fields: Mapping[str, object], *, at: float, worker: str, lost: int) -> None:
+        """The arguments are those of Hub.publish()."""
+
 
 Subscriber = Callable[[Happened], None]
 
@@ -57,6 +71,11 @@ class Hub:
         self.wanted: frozenset[str] = frozenset()
         """The kinds that subscribers want now."""
         self._queues = 0
+        self._completers: dict[str, Completer] = {}
+
+    def complete(self, kinds: Iterable[str], completer: Completer) -> None:
+        """Call completer with each event of a worker of these kinds, instead of publishing it."""
+        self._completers.update(dict.fromkeys(kinds, completer))
 
     def wants(self, kind: str) -> bool:
         """Whether a subscriber or the log wants events of this kind now."""
@@ -95,7 +114,8 @@ class Hub:
         for event in message.events:
             match event:
                 case [str() as kind, float() as at, dict() as fields]:
-                    self.publish(kind, fields, at=at, worker=worker, lost=lost)
+                    publish = self._completers.get(kind, self.publish)
+                    publish(kind, fields, at=at, worker=worker, lost=lost)
                     lost = 0
 
     def subscribe(self, kinds: Iterable[str], subscriber: Subscriber) -> Callable[[], None]:

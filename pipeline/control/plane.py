@@ -10,6 +10,9 @@ from typing import TYPE_CHECKING, Final
 from pipeline import logs
 from pipeline.config.choices import UDP
 from pipeline.config.model import Config, PortForward
+from pipeline.control.flows.flow_log import FlowLog
+from pipeline.control.flows.live import LiveFlows
+from pipeline.control.flows.reports import FlowEvents
 from pipeline.control.forward_shares import ForwardShares
 from pipeline.control.forwarder import Forwarder, ForwardError
 from pipeline.control.guests import GuestSums
@@ -33,12 +36,14 @@ from pipeline.control.reload import LiveSettings
 from pipeline.control.repeated import Repeated
 from pipeline.control.ssh.forwards import SocketForwards
 from pipeline.control.workers import Channel, Channels, Message, RequestError
+from pipeline.events.flows import COMPLETED
+from pipeline.events.kind import DEBUG
 from pipeline.ipc import messages
 from pipeline.ipc.channel import close_all
 from pipeline.ipc.fabric import Fabric
 from pipeline.links import addresses
 from pipeline.system import descriptor_limit
-from pipeline.topology import INGRESS, LISTEN, RESOLVER
+from pipeline.topology import EGRESS, INGRESS, LISTEN, RESOLVER, TCP
 
 if TYPE_CHECKING:
     from pipeline.control.http.api import Api
@@ -60,11 +65,12 @@ class ControlPlane:
         on_guest: Callable[[messages.GuestEvent], None],
         meter: Meter,
         token: str,
+        flow_log: FlowLog | None = None,
     ) -> None:
         """controls: the supervisor's ends of the control sockets by worker. Needs a running event loop.
 
         on_guest: called with ingress' events about the listeners of accept_guests(). meter: gets a way to the
-        workers. token: what endpoints on the host ask for, "" for nothing.
+        workers. token: what endpoints on the host ask for, "" for nothing. flow_log: stays the caller's.
         """
         self._config = config
         self._on_guest = on_guest
@@ -91,6 +97,14 @@ class ControlPlane:
         workers = [name for name in fabric.layout.names if name != LISTEN]
         own = {"forwards": self._forwarder.sums, "api_connections": self._api_connections}
         self._sums = GuestSums(request, workers, own)
+        self._flow_events = FlowEvents(request, self.hub, self._log)
+        if self._log.is_enabled_for(DEBUG):
+            self._flow_events.log_each()
+        if flow_log is not None:
+            # Flows that open are needed too: when a flow ends its guest may be gone, with its MAC address.
+            self.hub.subscribe(COMPLETED, flow_log.write)
+            meter.include("flow_log_lines_dropped", lambda: flow_log.lost)
+        self._flows = LiveFlows(request, fabric.layout.shards(TCP), fabric.layout.shards(EGRESS))
         self._servers = Servers(lambda: self._make_api(token=bool(token)))
         self._fronts: list[Front] = []
         self._guest_front: Front | None = None
@@ -110,6 +124,7 @@ class ControlPlane:
             description=description,
             guests=self._sums,
             hub=self.hub,
+            flows=self._flows,
         )
 
     def _api_connections(self) -> dict[int, int]:
@@ -200,6 +215,7 @@ class ControlPlane:
     async def close(self) -> None:
         """End every connection of the API and the channels to the workers."""
         self._limits.stop()
+        await self._flow_events.stop()
         for front in (*self._fronts, self._guest_front):
             if front is not None:
                 await front.close()

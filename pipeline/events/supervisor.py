@@ -122,6 +122,17 @@ LOG: Final = (
         error=_ERROR,
     ),
     logged(
+        *("flow-log-not-reopened", ERROR, "flow log cannot be opened again"),
+        "The old file stays.",
+        path=_PATH,
+        error=_ERROR,
+    ),
+    logged(
+        *("flows-without-names", WARNING, "flows are reported without names"),
+        "A worker has not told the supervisor what it knows of guests and names.",
+        error=_ERROR,
+    ),
+    logged(
         *("log-lines-left-out", WARNING, "log lines left out"),
         "Lines over the log's rates (docs/limits.md), which no other line has reported.",
         of="kind of the lines",

@@ -12,6 +12,7 @@ from typing import Final
 
 import structlog
 
+from pipeline.events.flows import COMPLETED
 from pipeline.events.table import KINDS, PUBLISHED
 from pipeline.ipc import messages
 from pipeline.stages.control_sockets import ControlSockets
@@ -52,9 +53,9 @@ class Reporter:
 
     def check_levels(self) -> None:
         """Look again at which levels the log writes: they may have changed."""
-        self._logged: frozenset[str] = frozenset(
-            kind.name for kind in KINDS.values() if self._log.is_enabled_for(kind.level)
-        )
+        written = frozenset(kind.name for kind in KINDS.values() if self._log.is_enabled_for(kind.level))
+        # The supervisor completes the others, and writes them.
+        self._logged: frozenset[str] = written - COMPLETED
         self._wanted = self._logged | self._watched
 
     def report(self, kind: str, **fields: object) -> None:

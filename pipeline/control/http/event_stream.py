@@ -10,7 +10,6 @@ import asyncio
 import json
 from collections.abc import Iterable
 from contextlib import suppress
-from datetime import UTC, datetime
 from typing import Final
 
 from aiohttp import web
@@ -79,9 +78,5 @@ async def _next(queue: Queue) -> bytes:
 
 def encoded(happened: Happened) -> bytes:
     """One event as it is sent."""
-    at = datetime.fromtimestamp(happened.at, UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
-    data = {"time": at, "kind": happened.kind, "worker": happened.worker, **happened.fields}
-    if happened.lost:
-        data["lost"] = happened.lost
-    text = json.dumps(data, default=str)
+    text = json.dumps(happened.as_object(), default=str)
     return f"event: {happened.kind}\ndata: {text}\n\n".encode()

@@ -11,6 +11,7 @@ from typing import Any, Final
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
+from pipeline.control.flows.query import FlowQuery
 from pipeline.control.http import models
 
 Json = dict[str, Any]
@@ -38,6 +39,7 @@ _READS: Final[Mapping[str, tuple[str, type[BaseModel] | None]]] = {
     "/version": ("Version, Python, and whether the data path is compiled.", models.Version),
     "/cam": ("MAC address to number of the guest's link.", models.Cam),
     "/guests": ("What each guest has of all resources.", models.Guests),
+    "/flows": ("Open flows of all guests.", models.Flows),
     "/leases": ("IP address to MAC address, gateway and static leases included.", models.Leases),
     "/services/dhcp/leases": ("The same as /leases.", models.Leases),
     "/services/dns/all": ("The zones of the name server; null when there are none.", models.Zones),
@@ -72,10 +74,11 @@ _WRITES: Final[Mapping[str, tuple[str, type[BaseModel], tuple[int, ...]]]] = {
     ),
     "/services/dns/add": ("Add a zone, or records to the one of that name.", models.ZoneRequest, (400, 408)),
 }
-_READ_ERRORS: Final[Mapping[str, tuple[int, ...]]] = {"/healthz": (503,)}
+_READ_ERRORS: Final[Mapping[str, tuple[int, ...]]] = {"/healthz": (503,), "/flows": (400,)}
 _ERRORS: Final[Mapping[int, str]] = {
     400: "Not a POST, the body is not such an object, or the query is wrong.",
     403: "A web page may have sent it: see Host, Origin and Sec-Fetch-Site in docs/access.md.",
+    404: "There is no such flow.",
     401: "The token is missing or wrong.",
     408: "The body did not come in time.",
     413: "The body is too long.",
@@ -103,6 +106,8 @@ def document(version: str, *, token: bool) -> Json:
     paths["/connect"] = {"post": _connect()}
     paths["/capture"] = {"get": _capture(token)}
     paths["/events"] = {"get": _events(token)}
+    paths["/flows"]["get"]["parameters"] = _flow_parameters()
+    paths["/flows/{id}"] = {"delete": _end_flow(token)}
     described: Json = {
         "openapi": "3.1.0",
         "info": {"title": "gvtap-pipeline", "version": version, "license": {"name": "Apache-2.0"}},
@@ -205,4 +210,25 @@ def _events(token: bool) -> Json:
         (400, 503, *((401,) if token else ())),
     )
     operation["parameters"] = [{"name": "kinds", "in": "query", "description": _KINDS, "schema": _TEXT}]
+    return operation
+
+
+def _flow_parameters() -> list[Json]:
+    """The keys of a query for /flows, as its model has them."""
+    properties: Json = FlowQuery.model_json_schema()["properties"]
+    parameters = []
+    for name, schema in properties.items():
+        described = {key: value for key, value in schema.items() if key not in ("title", "description")}
+        text = schema["description"]
+        parameters.append({"name": name, "in": "query", "description": text, "schema": described})
+    return parameters
+
+
+def _end_flow(token: bool) -> Json:
+    operation = _operation(
+        "End a flow: a TCP connection is reset towards guest and host.",
+        {"description": "Done; the answer is empty."},
+        (404, *((401,) if token else ())),
+    )
+    operation["parameters"] = [{"name": "id", "in": "path", "required": True, "schema": _TEXT}]
     return operation

@@ -21,7 +21,7 @@ from pipeline.events.network import GATEWAY, UPSTREAM
 from pipeline.histograms import BY_NAME
 from pipeline.host import name_files
 from pipeline.host.upstream.resolver import MAX_QUESTIONS, Upstream
-from pipeline.ipc import messages
+from pipeline.ipc import flow_messages, messages
 from pipeline.ipc.channel import close_all
 from pipeline.records import kinds
 from pipeline.records.flows import Ends, FlowKey, flow_key
@@ -35,6 +35,7 @@ from pipeline.stages.resolver.names import NameReports
 from pipeline.stages.resolver.replies import Replies
 from pipeline.stages.resolver.reports import QUESTION, SOURCES, report_answer, report_lease
 from pipeline.stages.resolver.streams import DnsStreams, StreamClient
+from pipeline.stages.resolver.told import ToldNames
 from pipeline.stages.resolver.zones import LocalZones
 from pipeline.stages.worker import Message, Worker
 from pipeline.system import outbound
@@ -130,6 +131,7 @@ class ResolverStage:
         self.streams = DnsStreams(worker, self.counts, self._on_stream_query, monotonic)
         self.leases = LeaseKeeper(worker, self.dhcp, config.network.state_file, monotonic())
         self.names = NameReports(config.access.egress_policy, worker.ports.rings_out["demux"])
+        self.told = ToldNames()
         self._asked_at: dict[dns.Key, float] = {}
         """When each question was sent upstream that has no result yet."""
         self._failing = False
@@ -315,20 +317,20 @@ class ResolverStage:
     def _reply(self, client: Client, payload: bytes, source: str, seconds: float | None = None) -> None:
         """Answer a query. source, seconds: see the event question-answered."""
         events = self.worker.events
-        if self.names.wanted or events.wants(QUESTION):
-            address, guest = self._asker(client)
-            if self.names.wanted:
-                self.names.on_reply(address, payload)
-            if events.wants(QUESTION):
-                report_answer(
-                    events,
-                    payload,
-                    guest=guest,
-                    address=address,
-                    transport="udp" if isinstance(client, UdpClient) else "tcp",
-                    source=source,
-                    seconds=seconds,
-                )
+        address, guest = self._asker(client)
+        self.told.on_reply(address, payload)
+        if self.names.wanted:
+            self.names.on_reply(address, payload)
+        if events.wants(QUESTION):
+            report_answer(
+                events,
+                payload,
+                guest=guest,
+                address=address,
+                transport="udp" if isinstance(client, UdpClient) else "tcp",
+                source=source,
+                seconds=seconds,
+            )
         if isinstance(client, UdpClient):
             self.replies.send(client.link, client.key, payload)
         else:
@@ -353,7 +355,7 @@ class ResolverStage:
     # --- control --------------------------------------------------------------------------
 
     def on_control(self, message: Message, fds: list[int]) -> Message | None:
-        """Requests of the supervisor: leases, guests, dns_all, dns_add, serve_tcp (with a socket)."""
+        """Requests of the supervisor: leases, guests, names, dns_all, dns_add, serve_tcp (with a socket)."""
         match messages.request_of(message):
             case messages.Leases():
                 leases = self.dhcp.leases().items()
@@ -362,6 +364,11 @@ class ResolverStage:
             case messages.Guests():
                 sums = {"leases": self.dhcp.sums(), "dns_connections": self.streams.sums()}
                 return messages.GuestsAnswer.of(sums).encode()
+            case flow_messages.Names() as ask:
+                parsed = [[ipv4.addr_parse(text) for text in pair] for pair in ask.pairs]
+                return flow_messages.NamesAnswer(
+                    [self.told.name(guest, host) for guest, host in parsed]
+                ).encode()
             case messages.DnsAll():
                 return messages.DnsAllAnswer(self.dns.zones.as_list()).encode()
             case messages.DnsAdd() as ask:

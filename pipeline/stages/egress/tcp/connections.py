@@ -179,10 +179,10 @@ class Connections:
             flow.close(reset=False)
 
     def _connect(self, shard: int, request: Connect) -> None:
-        sock, error = self._opener.open(request)
+        sock, error, refused = self._opener.open(request)
         if sock is None:
             make_way = self._bound.way(request.guest) if error in NO_DESCRIPTOR else MAKE_WAY_NO
-            self.flows.notify_connect_failed(shard, request, error, make_way)
+            self.flows.notify_connect_failed(shard, request, error, make_way, refused)
             return
         share = self._shares.of(request.guest)
         flow = Flow(self.flows, request.flow, shard, HostStream(sock, self._slots), share, request)
@@ -201,7 +201,7 @@ class Connections:
         # The guest's share and the shard are known only when the guest has answered.
         Flow(self.flows, number, 0, HostStream(sock, self._slots, head), self._shares.of(0))
         self._worker.counts[_ACCEPTED] += 1
-        self._dials.add(number, addr, port)
+        self._dials.add(number, addr, port, host_tcp.client_of(sock))
 
     def dial_failed(self, number: int) -> None:
         """Demux found no guest with the dialled address: the host client sees its connection end."""
