@@ -34,6 +34,7 @@ _SUMMARY: Final = f"""Usage of {PROGRAM}:
   {PROGRAM} -version              print the version
 """
 _COMMANDS: Final = ("start", "config", "capture", "extcap", "version", "help")
+_CONFIG_COMMANDS: Final = ("check", "show", "schema")
 _VERSION: Final = flags.Flag("version", "bool", "print the version and exit")
 
 
@@ -123,7 +124,7 @@ def _config(words: Sequence[str]) -> int:
             parsed = parse("config show", rest)
             return parsed if isinstance(parsed, int) else config.show(parsed, rest)
         case _:
-            sys.stderr.write(f"unknown command: {' '.join(['config', *words])}\n{_SUMMARY}")
+            sys.stderr.write(f"{_unknown_config(words)}\n{_SUMMARY}")
             return MISUSED
 
 
@@ -149,6 +150,18 @@ def _unknown(words: Sequence[str]) -> str:
     if word.lstrip("-").partition("=")[0] in (flag.name for flag in options.START):
         return f"{flags.quote(word)} is a flag of start: {PROGRAM} start {' '.join(words)}"
     return f"unknown command: {' '.join(words)}{_nearest(word, _COMMANDS)}"
+
+
+def _unknown_config(words: Sequence[str]) -> str:
+    """What is wrong with the words after config."""
+    match words:
+        case []:
+            return f"config needs a command: {', '.join(_CONFIG_COMMANDS)}"
+        case ["check", *files]:
+            return f"config check takes one file, not {len(files)}"
+        case ["schema", *_]:
+            return "config schema takes no arguments"
+    return f"unknown command: {' '.join(['config', *words])}{_nearest(words[0], _CONFIG_COMMANDS, 'config ')}"
 
 
 def _nearest(word: str, known: Sequence[str], prefix: str = "") -> str:
