@@ -175,7 +175,8 @@ SHOWN = {
         "guest-api: {enabled: false, unix: true, ssh: true, others: true, addresses: [127.0.0.0/8], "
         "ports: [80]}\n"
         "egress-policy: {default: deny, rules: [{action: allow, guests: [192.168.127.2], "
-        "networks: [10.0.0.0/8], names: ['*.example.com'], ports: [443, 8000-8100], protocols: [tcp, udp]}]}\n"
+        "networks: [10.0.0.0/8], names: ['*.example.com'], ports: [443, 8000-8100], "
+        "protocols: [tcp, udp]}]}\n"
     ),
     "logging": "log-level: debug\nlog-file: /l\npid-file: /p\nstack: {debug: true, capture-file: /c}\n",
 }
