@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 from pipeline.config.choices import (
+    DISABLED,
+    FORWARD_FORM,
     GUESTS,
     LINK_SCHEMES,
     METRICS_SCHEMES,
@@ -71,6 +73,7 @@ GVPROXY: Final[tuple[Flag, ...]] = (
 
 OWN: Final[tuple[Flag, ...]] = (
     Flag("link", "string", f"further place for guests, repeats: {_links()}", repeats=True),
+    Flag("forward", "string", f"port of the host for a guest, repeats: {FORWARD_FORM}", repeats=True),
     Flag("metrics", "string", f"endpoint for Prometheus alone: host:port or {_urls(METRICS_SCHEMES)}"),
     Flag("tcp-workers", "int", "TCP worker processes; 0 means as configured, else 1"),
     Flag("egress-workers", "int", "worker processes for host sockets; 0 means as configured, else 1"),
@@ -99,6 +102,22 @@ OWN: Final[tuple[Flag, ...]] = (
         "what guests may send each other: guarded, honest frames; isolated, nothing; or open, anything",
         words=GUESTS,
     ),
+    Flag(
+        "disable",
+        "string",
+        "what no guest has, repeats: the gateway's dns, udp, icmp (pings), or host-loopback",
+        repeats=True,
+        words=DISABLED,
+    ),
+    Flag(
+        "dns-server",
+        "string",
+        "name server to ask, repeats: an IP address, perhaps with a port; those of resolv.conf if empty",
+        repeats=True,
+    ),
+    Flag("guest-names", "string", "zone that gets the host names which guests send by DHCP; none if empty"),
+    Flag("outbound-address", "string", "IPv4 address of this host from which guests' traffic leaves"),
+    Flag("outbound-interface", "string", "network interface through which guests' traffic leaves"),
     Flag("slots", "int", "slots of 72 KiB in shared memory; 0 means as configured, else 512"),
     Flag(
         "busy-poll",

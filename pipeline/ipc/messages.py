@@ -8,7 +8,7 @@ answer has no name. An optional field that is None is left out. A message may ca
 ==============  =========================================================================================
 to              requests
 ==============  =========================================================================================
-any worker      Stop, Ping, Audit
+any worker      Stop, Ping, Audit, Reload
 all but listen  Guests
 ingress         Attach (with a socket), Open (sockets), Capture (a file), LiveCapture (a socket)
 demux           Cam, Neighbors
@@ -125,6 +125,14 @@ class Audit(Request):
 
 
 @dataclass(frozen=True, slots=True)
+class Reload(Request):
+    """Use these settings from now on, as far as they can change. config: a pickled Config."""
+
+    NAME = "reload"
+    config: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class AuditAnswer(Answer):
     """slots, free: of the worker's pool. refs_out: references to them. wrong: an inconsistency, or None.
 
@@ -220,11 +228,14 @@ class Guests(Request):
 class GuestsAnswer(Answer):
     """guests: by the guest's number, as text, what it has: a number by kind. Ingress names all guests.
 
-    peers: of ingress: by number, which process, machine or address the guest is.
+    peers: of ingress: by number, which process, machine or address the guest is. macs, ips: of demux: by
+    number, the guest's MAC and IPv4 addresses.
     """
 
     guests: dict[str, dict[str, int]]
     peers: dict[str, str] | None = None
+    macs: dict[str, list[str]] | None = None
+    ips: dict[str, list[str]] | None = None
 
     @staticmethod
     def of(sums: Mapping[str, Mapping[int, int]], peers: Mapping[int, str] | None = None) -> "GuestsAnswer":
@@ -344,7 +355,10 @@ class ServeTcp(Request):
 
 @dataclass(frozen=True, slots=True)
 class Expose(Request):
-    """Open a port forward. proxy: version of the PROXY header. found: addresses of local's host name."""
+    """Open a port forward. proxy: version of the PROXY header. found: addresses of local's host name.
+
+    name: the local address by which Unexpose names the forward, if that is not ``local``.
+    """
 
     NAME = "expose"
     protocol: str
@@ -352,6 +366,14 @@ class Expose(Request):
     remote: str
     proxy: int | None = None
     found: list[str] | None = None
+    name: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ExposeAnswer(Answer):
+    """port: the bound port of the host; None for a unix socket."""
+
+    port: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -423,7 +445,7 @@ def _by_name(*known: type[_M]) -> dict[str, type[_M]]:
 
 
 _REQUESTS: Final = _by_name(
-    *(Stop, Ping, Audit, Guests, Attach, Open, Capture, LiveCapture, Cam, Neighbors, Flows, Leases),
+    *(Stop, Ping, Audit, Reload, Guests, Attach, Open, Capture, LiveCapture, Cam, Neighbors, Flows, Leases),
     *(DnsAll, DnsAdd, ServeTcp),
     *(Expose, Unexpose, Tunnel, Accepted, UdpForward, UdpUnforward),
 )

@@ -6,6 +6,10 @@ from typing import Final
 from pipeline.records.addresses import Addr, mac_bytes, mac_numbers
 from pipeline.records.kinds import LEASED, NEIGHBOR_GONE, SHARED, WORK
 
+UNKNOWN_GUESTS: Final = 0x10000
+"""Numbers from here on are not those of guests, which have 16 bits. A link that no LINK_UP has named counts
+as the guest UNKNOWN_GUESTS + link."""
+
 _LINK: Final = Struct("<BxHH58x")  # kind, link, guest
 _NEIGHBOR: Final = Struct("<BxH24xIH14xI12x")  # kind, link, MAC (two numbers), guest_addr
 _GONE: Final = Struct("<B47xI12x")  # kind, guest_addr

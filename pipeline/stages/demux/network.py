@@ -9,6 +9,7 @@ from pipeline.engines.neighbors.table import Neighbors
 from pipeline.engines.switch import Switch
 from pipeline.ipc.ring import Producer
 from pipeline.records.flows import Ends
+from pipeline.records.guests import UNKNOWN_GUESTS
 from pipeline.stages.demux.output import Output
 from pipeline.stages.worker import Worker
 
@@ -40,7 +41,11 @@ class Network:
         self.slots = ports.arena.slots
         self.own = (config.network.gateway_ip, *config.network.gateway_virtual_ips)
         """The addresses that the gateway answers ARP for."""
-        self.targets = Nat.from_config(config.network, ec2_metadata_access=config.access.ec2_metadata_access)
+        self.targets = Nat.from_config(
+            config.network,
+            ec2_metadata_access=config.access.ec2_metadata_access,
+            disable=config.access.disable,
+        )
         newest_wins = config.access.guests == OPEN
         subnet = config.network.subnet
         addresses = GuestAddresses(
@@ -52,8 +57,9 @@ class Network:
             addresses,
             config.network.gateway_mac,
             max_neighbors=config.limits.max_neighbors,
-            max_per_link=config.limits.max_neighbors_per_guest,
+            max_per_guest=config.limits.max_neighbors_per_guest,
             link_of=lambda mac: self.switch.link_of(mac),
+            guest_of=self.guest_of,
             newest_wins=newest_wins,
         )
         self.switch = Switch(
@@ -61,6 +67,7 @@ class Network:
             config.limits.max_macs_per_guest,
             config.limits.max_macs,
             self.neighbors.ask_station,
+            guest_of=self.guest_of,
             newest_wins=newest_wins,
         )
         self.links: dict[int, int] = {}
@@ -70,3 +77,13 @@ class Network:
         self.resolver_out = ports.rings_out["resolver"]
         self.egress_out = [ports.rings_out[f"egress{i}"] for i in range(config.workers.egress_workers)]
         self.tcp_out = TcpShards([ports.rings_out[f"tcp{i}"] for i in range(config.workers.tcp_workers)])
+
+    def guest_of(self, link: int) -> int:
+        """The number of the guest that opened a link. Each guest has one share of a bounded resource."""
+        return self.links.get(link, UNKNOWN_GUESTS + link)
+
+    def reload(self, config: Config) -> None:
+        """Change the limits on addresses and MACs."""
+        limits = config.limits
+        self.neighbors.set_bounds(limits.max_neighbors, limits.max_neighbors_per_guest)
+        self.switch.set_bounds(limits.max_macs_per_guest, limits.max_macs)

@@ -7,7 +7,6 @@ made in ingress are passed on as they are. For a connection that the host opens 
 guest (dials.py).
 """
 
-from collections import Counter
 from typing import Final
 
 from pipeline.config.choices import ISOLATED
@@ -26,6 +25,7 @@ from pipeline.records.kinds import RECORD_BYTES
 from pipeline.records.tcp import TcpRange
 from pipeline.records.udp import UdpData, UdpNotice, UdpRange
 from pipeline.stages.bad_frames import BadFrames
+from pipeline.stages.demux import guest_report
 from pipeline.stages.demux.bindings import Bindings
 from pipeline.stages.demux.dials import DialRouter
 from pipeline.stages.demux.dropped import (
@@ -69,8 +69,8 @@ class DemuxStage:
         self.output = network.output
         self.arp = ArpResponder(config.network.gateway_mac, config.network.gateway_ip, network.own)
         self.services = Services(network)
-        self.udp = UdpDispatch(network, self.services)
         self.icmp = IcmpDispatch(network)
+        self.udp = UdpDispatch(network, self.services, self.icmp)
         self.ip = IpInput(network, self.udp, self.icmp)
         self.dropped = DroppedFrames(network)
         self.frames = FrameInput(network, self.arp, self.ip, self.dropped)
@@ -212,16 +212,24 @@ class DemuxStage:
             ring.push(LinkNotice.pack(kind, notice.link, notice.guest))
 
     def _on_link_down(self, link: int, guest: int) -> None:
-        self.links.pop(link, None)
+        # The switch and the neighbour table still ask whose link it was.
         self.switch.forget_link(link)
-        self.ip.forget_link(link)
         self.neighbors.forget_link(link)
+        self.links.pop(link, None)
         last = guest not in self.links.values()
         self.udp.forget_link(link, guest, last=last)
         if last:
-            self.services.rates.on_guest_gone(self.now)
+            self._on_guest_gone(guest)
         self.bad_frames.forget(link)
         self.events.forget_link(link)
+
+    def _on_guest_gone(self, guest: int) -> None:
+        """The last link of a guest is gone."""
+        now = self.now
+        self.switch.on_guest_gone(now)
+        self.neighbors.on_guest_gone(now)
+        self.ip.forget_guest(guest, now)
+        self.services.rates.on_guest_gone(now)
 
     # --- from egress --------------------------------------------------------------------
 
@@ -279,19 +287,27 @@ class DemuxStage:
         """Requests ``cam`` (MAC to link), ``neighbors`` (address to MAC) and ``guests``."""
         match messages.request_of(message):
             case messages.Guests():
-                addresses = Counter(
-                    self.links.get(link, link) for _, link in self.neighbors.snapshot().values()
+                found = guest_report.answer(
+                    self.links, self.switch.cam(), self.neighbors.snapshot(), self.udp.flows.sums()
                 )
-                sums = {"addresses": addresses, "udp_flows": self.udp.flows.sums()}
-                return messages.GuestsAnswer.of(sums).encode()
+                return found.encode()
             case messages.Cam():
                 cam = {ethernet.mac_text(mac): link for mac, link in self.switch.cam().items()}
                 return messages.CamAnswer(cam).encode()
             case messages.Neighbors():
-                found = self.neighbors.snapshot().items()
-                macs = {ipv4.addr_text(addr): ethernet.mac_text(mac) for addr, (mac, _) in found}
+                neighbors = self.neighbors.snapshot().items()
+                macs = {ipv4.addr_text(addr): ethernet.mac_text(mac) for addr, (mac, _) in neighbors}
                 return messages.NeighborsAnswer(macs).encode()
         return {"error": f"demux knows no request {message.get('op')!r}"}
+
+    def reload(self, config: Config) -> None:
+        """See Stage.reload: the limits."""
+        limits = config.limits
+        self.network.reload(config)
+        self.services.rates.set_limits(limits)
+        self.udp.set_limits(limits)
+        self.icmp.set_limits(limits)
+        self.ip.set_limits(limits)
 
     def held(self) -> dict[str, int]:
         """What demux holds for guests; all zero when no guest has a link any more."""
@@ -304,6 +320,7 @@ class DemuxStage:
             "waiting_datagrams": len(self.udp.waiting),
             "waiting_addresses": self.udp.waiting.addresses,
             "unreported_addresses": len(self.bindings.unreported),
+            "links_with_bad_frames": len(self.bad_frames),
         }
 
     def on_released(self, source: str, tags: list[int]) -> None:

@@ -9,8 +9,10 @@ import socket
 from time import monotonic
 from typing import Final, NamedTuple
 
+from pipeline.config.choices import DNS
 from pipeline.config.model import Config
 from pipeline.counters import INDEX
+from pipeline.engines.buckets import Buckets
 from pipeline.engines.dhcp.server import Dhcp, Reply
 from pipeline.engines.dns import server as dns
 from pipeline.engines.dns.message import MAX_QUERY
@@ -22,22 +24,24 @@ from pipeline.ipc import messages
 from pipeline.ipc.channel import close_all
 from pipeline.records import kinds
 from pipeline.records.flows import Ends, FlowKey, flow_key
-from pipeline.records.guests import LinkNotice
+from pipeline.records.guests import UNKNOWN_GUESTS, LinkNotice
 from pipeline.records.kinds import RECORD_BYTES
 from pipeline.records.services import ServiceDatagram
 from pipeline.stages.resolver.descriptors import question_sockets
+from pipeline.stages.resolver.guest_names import GuestNames
 from pipeline.stages.resolver.leases import LeaseKeeper
 from pipeline.stages.resolver.names import NameReports
 from pipeline.stages.resolver.replies import Replies
 from pipeline.stages.resolver.streams import DnsStreams, StreamClient
-from pipeline.stages.resolver.zones import local_zones
+from pipeline.stages.resolver.zones import LocalZones
 from pipeline.stages.worker import Message, Worker
+from pipeline.system import outbound
 from pipeline.wire import ethernet, ipv4
 
 DHCP_PORT: Final = 67
 DNS_PORT: Final = 53
-UNKNOWN_GUESTS: Final = 0x10000
-"""Numbers from here on are not those of guests, which have 16 bits."""
+BURST_S: Final = 0.5
+"""A guest may ask the queries of this many seconds at once, as in pipeline.stages.demux.service_rates."""
 CROWDED_S: Final = 1.0
 """Seconds for which clients have a rate after a question that came while several guests were active."""
 BURSTS_A_STEP: Final = 4
@@ -45,6 +49,7 @@ BURSTS_A_STEP: Final = 4
 
 _UNKNOWN_PORT: Final = INDEX["resolver_datagram_dropped_unknown_port"]
 _LEASES: Final = INDEX["dhcp_leases"]
+_OVER_RATE: Final = INDEX["dns_query_dropped_rate_limit"]
 _PENDING: Final = INDEX["dns_pending"]
 _QUEUED: Final = INDEX["dns_queued"]
 _WAITED: Final = INDEX["dns_query_refused_waited_too_long"]
@@ -86,20 +91,39 @@ class ResolverStage:
         self.guests: dict[int, int] = {}
         """The number of the guest that opened each link. Links of one peer are one guest."""
         self.gateway = config.network.gateway_ip
-        self.dhcp = Dhcp(config.network, self.guest_of)
+        self.zones = LocalZones()
+        zones = self.zones.first(config.network, worker.log)
+        self.guest_names = GuestNames(config.network.guest_names, zones, self.counts)
+        has_dns = DNS not in config.access.disable
+        self.dhcp = Dhcp(config.network, self.guest_of, names=self.guest_names.names, has_dns=has_dns)
         sockets = question_sockets()
         self.dns: dns.Dns[Client] = dns.Dns(
-            local_zones(config.network, worker.log),
+            zones,
             min(MAX_QUESTIONS, sockets),
             config.limits.max_dns_questions_per_second,
         )
-        # A server with the gateway's address would be this program itself.
-        self.servers = name_files.ServerList(
-            resolv_conf, {ipv4.addr_text(config.network.gateway_ip)}, dns_port
-        )
+        self.rates = Buckets(0.0, 0.0)
+        """What is left of each guest's rate of queries for TCP. Demux limits queries over UDP."""
+        self._set_query_rate(config)
+        self.servers: name_files.FixedServers | name_files.ServerList
+        if config.network.dns_servers:
+            self.servers = name_files.FixedServers(config.network.dns_servers)
+            if len(self.servers.servers) < len(config.network.dns_servers):
+                # The zone of a link-local address is not an interface of this host.
+                worker.log.error("a name server is left out", servers=config.network.dns_servers)
+        else:
+            # A server with the gateway's address would be this program itself.
+            self.servers = name_files.ServerList(
+                resolv_conf, {ipv4.addr_text(config.network.gateway_ip)}, dns_port
+            )
         self.hosts = name_files.HostsFile(hosts)
         self.upstream: Upstream[dns.Key] = Upstream(
-            worker, lambda: self.servers.servers, monotonic, os.urandom, sockets
+            worker,
+            lambda: self.servers.servers,
+            monotonic,
+            os.urandom,
+            sockets,
+            outbound.of(config.network.outbound_address, config.network.outbound_interface),
         )
         self.streams = DnsStreams(worker, self.counts, self._on_stream_query, monotonic)
         self.leases = LeaseKeeper(worker, self.dhcp, config.network.state_file, monotonic())
@@ -107,7 +131,8 @@ class ResolverStage:
         self._asked_at: dict[dns.Key, float] = {}
         """When each question was sent upstream that has no result yet."""
         self._failing = False
-        self._reload_files(monotonic())
+        if has_dns:
+            self._reload_files(monotonic())
         self.counts[_LEASES] = self.dhcp.lease_count
 
     # --- the step -----------------------------------------------------------------------
@@ -127,6 +152,8 @@ class ResolverStage:
             self.streams.expire(now)
         if self.leases.deadline() <= now:
             self.leases.save(now)
+        if self.guest_names.deadline() <= now:
+            self._update_guest_names("", now)
         if self.dns.deadline() <= now:
             work += self._give_up(now)
             self._ask_next(now)
@@ -152,7 +179,11 @@ class ResolverStage:
         if self.demux_in.pending():
             return 0.0
         return min(
-            self.upstream.deadline(), self.dns.deadline(), self.streams.deadline(), self.leases.deadline()
+            self.upstream.deadline(),
+            self.dns.deadline(),
+            self.streams.deadline(),
+            self.leases.deadline(),
+            self.guest_names.deadline(),
         )
 
     def _on_burst(self, burst: memoryview, now: float) -> int:
@@ -166,9 +197,11 @@ class ResolverStage:
             elif kind == kinds.LINK_DOWN:
                 link = LinkNotice.unpack(burst, at).link
                 self.dhcp.on_link_down(link)
+                self._update_guest_names("", now)
                 guest = self.guests.pop(link, 0)
                 if guest not in self.guests.values():
                     self.dns.on_client_gone(now)
+                    self.rates.forget_full(now)
         return len(burst) // RECORD_BYTES
 
     def guest_of(self, link: int) -> int:
@@ -188,7 +221,10 @@ class ResolverStage:
             wire = bytes(self.slots[datagram.slot][datagram.off : end])
             self.worker.free(datagram.slot)
             client = UdpClient(datagram.link, datagram.key, wire[:2])
-            self._on_query(wire, client, self.guest_of(datagram.link), now, tcp=False)
+            guest = self.guest_of(datagram.link)
+            if datagram.crowded:
+                self.rates.charge(guest, 1, now)
+            self._on_query(wire, client, guest, now, tcp=False)
             return
         if ends.remote_port == DHCP_PORT:
             self._on_dhcp(datagram, ends, now)
@@ -205,9 +241,14 @@ class ResolverStage:
         self.counts[INDEX[outcome.counter]] += 1
         self.counts[_LEASES] = self.dhcp.lease_count
         self.leases.on_change(now)
+        self._update_guest_names(self.dhcp.name_refusal, now)
         if isinstance(outcome, Reply):
             key = flow_key(outcome.guest_addr, outcome.guest_port, self.gateway, DHCP_PORT)
             self.replies.send(datagram.link, key, outcome.payload)
+
+    def _update_guest_names(self, refusal: str, now: float) -> None:
+        if self.guest_names.update(refusal, now):
+            self.dns.on_guest_names()
 
     # --- DNS ------------------------------------------------------------------------------
 
@@ -240,10 +281,14 @@ class ResolverStage:
         return len(replies)
 
     def _on_stream_query(self, wire: bytes, client: StreamClient, guest: int) -> bool:
+        """Decide on a query over TCP, as _on_query(). Beside other guests, a guest has a rate for them."""
         now = monotonic()
         if any(each != guest for each in self.guests.values()):
-            # Demux does not see questions over TCP. So every other guest counts as active.
+            # Demux does not see queries over TCP. So every other guest counts as active.
             self.dns.set_crowded(now + CROWDED_S)
+            if not self.rates.take(guest, now):
+                self.counts[_OVER_RATE] += 1
+                return False
         return self._on_query(wire, client, guest, now, tcp=True)
 
     def _on_result(self, key: dns.Key, response: bytes | None, now: float) -> None:
@@ -300,7 +345,9 @@ class ResolverStage:
                 return messages.DnsAllAnswer(self.dns.zones.as_list()).encode()
             case messages.DnsAdd() as ask:
                 try:
-                    self.dns.add_zone(parse_zone(ask.zone))
+                    zone = parse_zone(ask.zone)
+                    self.dns.add_zone(zone)
+                    self.zones.added(zone)
                 except ZoneError as error:
                     return {"error": str(error)}
                 return {}
@@ -310,6 +357,23 @@ class ResolverStage:
                 return {}
         close_all(fds)
         return {"error": f"resolver knows no request {message.get('op')!r} like this"}
+
+    def reload(self, config: Config) -> None:
+        """See Stage.reload: zones, search list, the policy's names, and the rate of questions.
+
+        Raises ZoneError for a wrong zone, before anything has changed.
+        """
+        zones = self.zones.of(config.network)
+        self.guest_names.attach(zones)
+        self.dns.set_zones(zones)
+        self.dns.set_rate(config.limits.max_dns_questions_per_second)
+        self._set_query_rate(config)
+        self.dhcp.set_search_domains(config.network.dns_search_domains)
+        self.names.replace(config.access.egress_policy)
+
+    def _set_query_rate(self, config: Config) -> None:
+        per_second = config.limits.max_dns_queries_per_second
+        self.rates.set_rate(per_second, per_second * BURST_S)
 
     # --- what the worker asks for ------------------------------------------------------------
 

@@ -135,7 +135,9 @@ class TcpStage:
                 up = LinkNotice.unpack(burst, at)
                 self.connections.guests.link_up(up.link, up.guest)
             elif kind == kinds.LINK_DOWN:
-                self.connections.link_down(LinkNotice.unpack(burst, at).link, now)
+                link = LinkNotice.unpack(burst, at).link
+                self.connections.link_down(link, now)
+                self.bad_frames.forget(link)
             elif kind == kinds.SHARED:
                 self.meter.switch(Shared.unpack(burst, at).shared)
             else:
@@ -341,12 +343,16 @@ class TcpStage:
             return messages.FlowsAnswer(flows).encode()
         return {"error": f"tcp knows no request {message.get('op')!r}"}
 
+    def reload(self, config: Config) -> None:
+        """See Stage.reload: the limits."""
+        self.connections.reload(config)
+
     def on_released(self, source: str, tags: list[int]) -> None:
         """A tcp worker owns no slots."""
 
     def held(self) -> dict[str, int]:
         """See Stage.held."""
-        return self.connections.held()
+        return {**self.connections.held(), "links_with_bad_frames": len(self.bad_frames)}
 
     def close(self) -> None:
         """Do nothing: the shared memory ends with the daemon."""
