@@ -159,7 +159,8 @@ SHOWN = {
         "vpnKitUUIDMacAddresses: {u: '5a:94:ef:e4:0c:02'}, ec2MetadataAccess: true, "
         "dns: [{name: z., defaultIP: 10.1.0.4, records: [{name: b, ip: fd00::2}, "
         "{regexp: 'c.*', ip: 10.1.0.3}]}]}\n"
-        "udp-nat: full-cone\nstate-file: /var/lib/leases.json\n"
+        "udp-nat: full-cone\nstate-file: /var/lib/leases.json\ndns-servers: [10.0.0.1, '[fd00::1]:5353']\n"
+        "outbound-address: 10.9.9.9\noutbound-interface: eth0\nguest-names: vm.internal\n"
     ),
     "links": (
         "listen: [unix:///a, vsock://:1024]\nservices: unix:///s\nmetrics: 127.0.0.1:9100\nnotification: /n\n"
@@ -171,14 +172,14 @@ SHOWN = {
         "stack: {forwards: {'127.0.0.1:8080': '192.168.127.2:80', 'udp:127.0.0.1:53': '192.168.127.2:53'}}\n"
         "forwards: [{socket: /s, dest: /d, user: core, identity: IDENTITY}]\n"
         "ec2-metadata-access: true\nproxy-protocol: {'127.0.0.1:8080': v2}\n"
-        "api-token-file: TOKEN\nguests: isolated\n"
+        "api-token-file: TOKEN\nguests: isolated\ndisable: [icmp, host-loopback]\n"
         "guest-api: {enabled: false, unix: true, ssh: true, others: true, addresses: [127.0.0.0/8], "
         "ports: [80]}\n"
         "egress-policy: {default: deny, rules: [{action: allow, guests: [192.168.127.2], "
         "networks: [10.0.0.0/8], names: ['*.example.com'], ports: [443, 8000-8100], "
         "protocols: [tcp, udp]}]}\n"
     ),
-    "logging": "log-level: debug\nlog-file: /l\npid-file: /p\nstack: {debug: true, capture-file: /c}\n",
+    "logging": "log-level: debug\nlog-file: /l\npid-file: /p\nflow-log: /f\nstack: {debug: true, capture-file: /c}\n",
 }
 """A file for each group of Config, in which no value of the group is the default."""
 
