@@ -76,6 +76,7 @@ class PolicyFilter:
             guest=ipv4.addr_text(guest),
             to=f"{ipv4.addr_text(address)}:{port}" if port else ipv4.addr_text(address),
             protocol=protocol,
+            rule=rule,
             unlogged=unlogged,
         )
         return rule
