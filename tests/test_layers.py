@@ -36,7 +36,7 @@ class Row(NamedTuple):
     never: tuple[str, ...] = ()
 
 
-PURE = ("array", "collections", "enum", "re", "struct", "typing")
+PURE = ("array", "collections", "enum", "ipaddress", "re", "struct", "typing")
 OUTSIDE = (
     "asyncio", "logging", "mmap", "multiprocess", "multiprocessing", "os", "posix_ipc", "random", "secrets",
     "select", "selectors", "signal", "socket", "structlog", "subprocess", "threading", "time",

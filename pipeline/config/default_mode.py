@@ -6,7 +6,7 @@ from pipeline.config.errors import ConfigError
 from pipeline.config.model import PortForward, Record, Settings, Zone
 from pipeline.config.subnet import Addresses
 from pipeline.go import flags
-from pipeline.wire import ethernet, ipv4
+from pipeline.wire import ethernet, ip
 
 GUEST_MAC: Final = ethernet.mac_parse("5a:94:ef:e4:0c:ee")
 VPNKIT_UUID: Final = "c3d68012-0208-11ea-9fd7-f2189899ab08"
@@ -18,7 +18,7 @@ def settings(parsed: flags.Parsed, network: Addresses, resolv_conf: str) -> Sett
     port = parsed.number("ssh-port")
     if port != -1 and not 1024 <= port <= 65535:
         raise ConfigError("ssh-port value must be between 1024 and 65535")
-    gateway, device, host = map(ipv4.addr_text, (network.gateway_ip, network.device_ip, network.host_ip))
+    gateway, device, host = map(ip.text, (network.gateway_ip, network.device_ip, network.host_ip))
     records = (Record("gateway", gateway), Record("host", host))
     return {
         "capture_file": parsed.text("pcap"),

@@ -36,10 +36,10 @@ from pipeline.config.subnet import DEFAULT_MTU, Addresses, addresses, checked_mt
 from pipeline.go import flags
 from pipeline.links.addresses import unix_path
 from pipeline.system import memory, output_file, small_file, socket_file
-from pipeline.wire import ethernet, ipv4
+from pipeline.wire import ethernet, ip
 
 GATEWAY_MAC: Final = ethernet.mac_parse("5a:94:ef:e4:0c:dd")
-HOST_LOOPBACK: Final = ipv4.addr_parse("127.0.0.1")
+HOST_LOOPBACK: Final = ip.parse_ipv4("127.0.0.1")
 
 LEVELS: Final[Mapping[str, str]] = {
     "critical": "critical",

@@ -4,7 +4,6 @@ import asyncio
 import errno
 import socket
 from collections.abc import Callable, Mapping, Sequence
-from ipaddress import IPv4Address
 from typing import TYPE_CHECKING, Final
 
 from pipeline import logs
@@ -36,6 +35,7 @@ from pipeline.ipc.fabric import Fabric
 from pipeline.links import addresses
 from pipeline.system import descriptor_limit
 from pipeline.topology import INGRESS, LISTEN, RESOLVER
+from pipeline.wire import ip
 
 if TYPE_CHECKING:
     from pipeline.control.http.api import Api
@@ -129,7 +129,7 @@ class ControlPlane:
     def _advice(self, forward: PortForward, error: str) -> str:
         """What helps against a forward that cannot be opened, in brackets, or an empty text."""
         port = forward.local.rpartition(":")[2]
-        guest = IPv4Address(self._config.network.device_ip)
+        guest = ip.text(self._config.network.device_ip)
         if error.endswith("address already in use") and forward.remote == f"{guest}:22":
             return " (-ssh-port sets another port, -1 none; in a file it is a key of stack.forwards)"
         if error.endswith("permission denied") and port.isdigit() and int(port) < 1024:
@@ -171,7 +171,7 @@ class ControlPlane:
 
     async def forward_sockets(self) -> None:
         """Open the configured forwards over ssh. Raises SocketError, SshError."""
-        guest = str(IPv4Address(self._config.network.device_ip))
+        guest = ip.text(self._config.network.device_ip)
         for forward in self._config.access.socket_forwards:
             await self._sockets.check_key(forward.identity)
             destination = Destination(forward.user, guest, forward.dest, forward.identity)

@@ -8,13 +8,13 @@ sends GUEST_ANSWERED (pipeline.records.streams) to egress. If not, tcp or demux 
 from struct import Struct
 from typing import Final
 
-from pipeline.records.addresses import Addr
+from pipeline.records.addresses import Addr, addr_bytes, addr_of
 from pipeline.records.flows import FlowKey
 from pipeline.records.kinds import DIAL, DIAL_FAILED, DIAL_ROUTED
 
-_DIAL: Final = Struct("<B23xI20xI6xH4x")  # kind, flow, guest_addr, guest_port
-_ROUTED: Final = Struct("<BxH20xI20x12sI")  # kind, link, flow, key, egress
-_FAILED: Final = Struct("<B23xI32x?3x")  # kind, flow, final
+_DIAL: Final = Struct("<B23xI20x16s18xH12x")  # kind, flow, guest_addr, guest_port
+_ROUTED: Final = Struct("<BxH20xI20x36sI8x")  # kind, link, flow, key, egress
+_FAILED: Final = Struct("<B23xI32x?35x")  # kind, flow, final
 
 
 class Dial:
@@ -29,12 +29,12 @@ class Dial:
     def unpack(burst: memoryview, at: int) -> "Dial":
         """The record at burst[at:]."""
         _, flow, guest_addr, guest_port = _DIAL.unpack_from(burst, at)
-        return Dial(flow, guest_addr, guest_port)
+        return Dial(flow, addr_of(guest_addr), guest_port)
 
     @staticmethod
     def pack(flow: int, guest_addr: Addr, guest_port: int) -> bytes:
         """A record with these fields."""
-        return _DIAL.pack(DIAL, flow, guest_addr, guest_port)
+        return _DIAL.pack(DIAL, flow, addr_bytes(guest_addr), guest_port)
 
 
 class DialRouted:

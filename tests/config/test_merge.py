@@ -19,8 +19,7 @@ from pipeline.config.shown import as_file
 from pipeline.engines.dns.zones import ZoneError, parse_zone
 from pipeline.links import addresses
 from pipeline.system import small_file
-from pipeline.wire import ethernet
-from pipeline.wire.ipv4 import addr_text
+from pipeline.wire import ethernet, ip
 from tests.config.built import build, refusal
 
 
@@ -30,7 +29,7 @@ def test_the_default_mode_is_gvproxys() -> None:
     assert config.network.mtu == 1500
     assert str(config.network.subnet) == "192.168.127.0/24"
     network = config.network
-    texts = [addr_text(ip) for ip in (network.gateway_ip, network.device_ip, network.host_ip)]
+    texts = [ip.text(ip) for ip in (network.gateway_ip, network.device_ip, network.host_ip)]
     assert texts == ["192.168.127.1", "192.168.127.2", "192.168.127.254"]
     assert ethernet.mac_text(config.network.gateway_mac) == "5a:94:ef:e4:0c:dd"
     records = (Record("gateway", "192.168.127.1"), Record("host", "192.168.127.254"))
@@ -39,7 +38,7 @@ def test_the_default_mode_is_gvproxys() -> None:
         Zone("docker.internal.", records),
     )
     assert config.access.forwards == (PortForward("tcp", "127.0.0.1:2222", "192.168.127.2:22"),)
-    assert {addr_text(ip): addr_text(to) for ip, to in config.network.nat.items()} == {
+    assert {ip.text(ip): ip.text(to) for ip, to in config.network.nat.items()} == {
         "192.168.127.254": "127.0.0.1"
     }
     assert config.network.gateway_virtual_ips == (config.network.host_ip,)
@@ -62,7 +61,7 @@ def test_the_default_mode_is_gvproxys() -> None:
 def test_addresses_derive_from_the_subnet(subnet: str, expected: list[str]) -> None:
     config, _ = build("-subnet", subnet)
     network = config.network
-    assert [addr_text(ip) for ip in (network.gateway_ip, network.device_ip, network.host_ip)] == expected
+    assert [ip.text(ip) for ip in (network.gateway_ip, network.device_ip, network.host_ip)] == expected
     assert config.access.forwards[0].remote == f"{expected[1]}:22"
     assert list(config.network.nat) == [int(ipaddress.IPv4Address(expected[2]))]
 
@@ -73,9 +72,9 @@ def test_the_file_wins_for_addresses_and_flags_fill_the_rest(file) -> None:
         "-config", path, "-subnet", "10.2.0.0/24", "-gatewayIP", "10.2.0.7", "-deviceIP", "10.1.0.77"
     )
     assert str(config.network.subnet) == "10.1.0.0/24"
-    assert addr_text(config.network.gateway_ip) == "10.1.0.9"
-    assert addr_text(config.network.device_ip) == "10.1.0.77"
-    assert addr_text(config.network.host_ip) == "10.1.0.254"
+    assert ip.text(config.network.gateway_ip) == "10.1.0.9"
+    assert ip.text(config.network.device_ip) == "10.1.0.77"
+    assert ip.text(config.network.host_ip) == "10.1.0.254"
 
 
 def test_flags_win_elsewhere(file) -> None:

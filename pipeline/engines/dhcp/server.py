@@ -15,7 +15,7 @@ from typing import Final, NamedTuple, Protocol
 
 from pipeline.engines.dhcp.lease import BOOTP, BOUND, OFFERED
 from pipeline.engines.dhcp.leases import LeaseConfig, Leases, by_link
-from pipeline.wire import dhcp
+from pipeline.wire import dhcp, ip
 from pipeline.wire.errors import WireError
 
 MAX_ECHOED_OPTION: Final = 255
@@ -23,7 +23,6 @@ MAX_ECHOED_OPTION: Final = 255
 MAX_SEARCH_LIST: Final = 512
 """The most bytes of option 119, whatever a client accepts, so that a reply stays one small datagram."""
 MAX_MTU_OPTION: Final = 0xFFFF
-BROADCAST_ADDR: Final = 0xFFFFFFFF
 _OTHER_SERVER: Final = "dhcp_message_ignored_other_server"
 
 
@@ -60,7 +59,7 @@ class Dhcp:
         """guest_of: the number of the guest that opened a link; above 0."""
         self._config = config
         self._leases = Leases(config, guest_of)
-        gateway = config.gateway_ip.to_bytes(4, "big")
+        gateway = ip.ipv4_bytes(config.gateway_ip)
         self._options: dict[int, bytes] = {
             dhcp.SUBNET_MASK: config.subnet.netmask.packed,
             dhcp.ROUTER: gateway,
@@ -147,7 +146,7 @@ class Dhcp:
         if not grant.addr:
             return Ignored(grant.refusal)
         payload = self._build(message, kind, grant.addr, grant.seconds)
-        return Reply(payload, guest_addr or BROADCAST_ADDR, guest_port, counter)
+        return Reply(payload, guest_addr or ip.BROADCAST, guest_port, counter)
 
     def _build(self, message: dhcp.Message, kind: int, addr: int, seconds: int) -> bytes:
         """A reply that the client accepts. Its options are in ascending order.
@@ -216,12 +215,12 @@ class Dhcp:
                 giaddr=message.giaddr,
             )
         )
-        return Reply(payload, guest_addr or BROADCAST_ADDR, guest_port, "dhcp_bootp_reply_sent")
+        return Reply(payload, guest_addr or ip.BROADCAST, guest_port, "dhcp_bootp_reply_sent")
 
     def _inform(self, message: dhcp.Message, guest_addr: int, guest_port: int) -> Reply:
         """Answer with the parameters, without an address and without a lease (RFC 2131 section 4.3.5)."""
         payload = self._build(message, dhcp.ACK, 0, 0)
-        return Reply(payload, guest_addr or message.ciaddr or BROADCAST_ADDR, guest_port, "dhcp_ack_sent")
+        return Reply(payload, guest_addr or message.ciaddr or ip.BROADCAST, guest_port, "dhcp_ack_sent")
 
     def _decline(self, message: dhcp.Message, mac: bytes, link: int, now: float) -> Ignored:
         """DECLINE (RFC 2131 section 4.3.3). It counts only from the lease's own client."""

@@ -11,7 +11,7 @@ import dns.message
 import dns.rdatatype
 from dns.rdtypes.IN.A import A
 
-from pipeline.wire import ipv4
+from pipeline.wire import ip
 
 _HEADER_LEN: Final = 12
 _MAX_LABEL: Final = 63
@@ -44,7 +44,7 @@ def given(payload: bytes) -> Given:
     except dns.exception.DNSException:
         return Given((), 0)
     found = [
-        ipv4.addr_parse(record.address)
+        ip.parse_ipv4(record.address)
         for rrset in message.answer
         if rrset.rdtype == dns.rdatatype.A
         for record in rrset

@@ -16,7 +16,7 @@ from pipeline.records.icmp import EchoError, EchoReply, EchoRequest, Unreachable
 from pipeline.stages.demux.errors import GuestErrors
 from pipeline.stages.demux.network import Network
 from pipeline.stages.demux.packet import Packet
-from pipeline.wire import icmp, ipv4
+from pipeline.wire import icmp, ip, ipv4
 from pipeline.wire.errors import WireError
 
 _ECHO: Final = INDEX["icmp_echo_answered"]
@@ -40,10 +40,10 @@ class IcmpDispatch:
         self.guest_errors = GuestErrors(network)
         per_second = float(network.config.limits.max_icmp_errors_per_second)
         self.errors = icmp_engine.IcmpErrors(
-            config.gateway_ip, int(config.subnet.broadcast_address), per_second, per_second / 2
+            config.gateway_ip, network.targets.broadcast, per_second, per_second / 2
         )
         self.answered_here = frozenset(
-            addr for addr in network.own if addr not in config.nat or ipv4.is_loopback(config.nat[addr])
+            addr for addr in network.own if addr not in config.nat or ip.is_loopback(config.nat[addr])
         )
         """Addresses whose pings the gateway answers: its own, except those that stand for another host."""
 
@@ -102,9 +102,7 @@ class IcmpDispatch:
         """Whether the gateway routes the packet: it is not for the gateway or a group, and has a sender."""
         dst = header.dst
         return bool(header.src) and not (
-            dst in self.targets.own
-            or dst in (ipv4.BROADCAST, self.targets.broadcast)
-            or ipv4.is_multicast(dst)
+            dst in self.targets.own or dst in (ip.BROADCAST, self.targets.broadcast) or ip.is_multicast(dst)
         )
 
     def check_ttl(self, packet: Packet, now: float) -> None:

@@ -45,7 +45,7 @@ from pipeline.stages.demux.services import Services
 from pipeline.stages.demux.udp import UdpDispatch
 from pipeline.stages.work_meter import WorkMeter
 from pipeline.stages.worker import Message, Worker
-from pipeline.wire import ethernet, ipv4
+from pipeline.wire import ethernet, ip
 from pipeline.wire.errors import WireError
 
 BURSTS_A_STEP: Final = 4
@@ -289,7 +289,7 @@ class DemuxStage:
                 return messages.CamAnswer(cam).encode()
             case messages.Neighbors():
                 found = self.neighbors.snapshot().items()
-                macs = {ipv4.addr_text(addr): ethernet.mac_text(mac) for addr, (mac, _) in found}
+                macs = {ip.text(addr): ethernet.mac_text(mac) for addr, (mac, _) in found}
                 return messages.NeighborsAnswer(macs).encode()
         return {"error": f"demux knows no request {message.get('op')!r}"}
 

@@ -21,7 +21,7 @@ from pipeline.records.addresses import Addr
 from pipeline.records.icmp import EchoError, EchoReply, EchoRequest
 from pipeline.stages.egress.context import EgressContext
 from pipeline.stages.egress.sockets import GuestSocket
-from pipeline.wire import icmp, ipv4
+from pipeline.wire import icmp, ip
 
 MAX_FLOWS: Final = 256
 """Most sockets of one egress worker. One more closes the socket that is idle for longest."""
@@ -150,7 +150,7 @@ class EchoSockets:
         if policy.active and policy.refuses(guest_addr, remote_addr, 0, "icmp"):
             return None
         self._make_room(guest_addr)
-        addr = ipv4.addr_text(target.addr)
+        addr = ip.text(target.addr)
         try:
             sock = self._bound.datagram_socket(guest, lambda: host_icmp.open_echo(addr))
         except OSError as error:

@@ -22,7 +22,7 @@ from pipeline.ipc.channel import close_all
 from pipeline.links import addresses
 from pipeline.stages.worker import Worker
 from pipeline.system import inet, socket_file
-from pipeline.wire import ipv4, proxy_protocol
+from pipeline.wire import ip, proxy_protocol
 
 ACCEPTS_A_STEP: Final = 64
 EXHAUSTED_PAUSE: Final = 0.2
@@ -163,7 +163,7 @@ class ListenStage:
                 case messages.Unexpose() as ask:
                     self._unexpose(ask.protocol, ask.local)
                 case messages.Tunnel() as ask if fds:
-                    target = Target(ipv4.addr_parse(ask.ip), ask.port)
+                    target = Target(ip.parse_ipv4(ask.ip), ask.port)
                     self._hand_over(socket.socket(fileno=fds.pop(0)), target, ask.head or b"")
                 case _:
                     return {"error": f"listen knows no request {message.get('op')!r}"}
@@ -184,7 +184,7 @@ class ListenStage:
             self._counts[_TOO_MANY] += 1
             raise listener.ListenError(f"{self._max_forwards} ports are forwarded already")
         host, port = listener.split(remote.removeprefix("tcp://"))
-        target = Target(ipv4.addr_parse(host), port, proxy)
+        target = Target(ip.parse_ipv4(host), port, proxy)
         self._forwards[key] = self._open(key, protocol, local, target, found)
         self._counts[_FORWARDS] = len(self._forwards)
 

@@ -32,7 +32,7 @@ from pipeline.stages.resolver.replies import Replies
 from pipeline.stages.resolver.streams import DnsStreams, StreamClient
 from pipeline.stages.resolver.zones import local_zones
 from pipeline.stages.worker import Message, Worker
-from pipeline.wire import ethernet, ipv4
+from pipeline.wire import ethernet, ip
 
 DHCP_PORT: Final = 67
 DNS_PORT: Final = 53
@@ -94,9 +94,7 @@ class ResolverStage:
             config.limits.max_dns_questions_per_second,
         )
         # A server with the gateway's address would be this program itself.
-        self.servers = name_files.ServerList(
-            resolv_conf, {ipv4.addr_text(config.network.gateway_ip)}, dns_port
-        )
+        self.servers = name_files.ServerList(resolv_conf, {ip.text(config.network.gateway_ip)}, dns_port)
         self.hosts = name_files.HostsFile(hosts)
         self.upstream: Upstream[dns.Key] = Upstream(
             worker, lambda: self.servers.servers, monotonic, os.urandom, sockets
@@ -291,7 +289,7 @@ class ResolverStage:
         match messages.request_of(message):
             case messages.Leases():
                 leases = self.dhcp.leases().items()
-                texts = {ipv4.addr_text(addr): ethernet.mac_text(mac) for addr, mac in leases}
+                texts = {ip.text(addr): ethernet.mac_text(mac) for addr, mac in leases}
                 return messages.LeasesAnswer(texts).encode()
             case messages.Guests():
                 sums = {"leases": self.dhcp.sums(), "dns_connections": self.streams.sums()}
@@ -305,7 +303,7 @@ class ResolverStage:
                     return {"error": str(error)}
                 return {}
             case messages.ServeTcp() as ask if len(fds) == 1:
-                addr = ipv4.addr_parse(ask.guest.rpartition(":")[0])
+                addr = ip.parse_ipv4(ask.guest.rpartition(":")[0])
                 self.streams.serve(socket.socket(fileno=fds[0]), addr, self.guest_of(ask.link))
                 return {}
         close_all(fds)

@@ -24,13 +24,12 @@ from pipeline.stages.egress.context import EgressContext
 from pipeline.stages.egress.icmp import EchoSockets
 from pipeline.stages.egress.policy_filter import PolicyFilter
 from pipeline.topology import Layout
-from pipeline.wire import icmp
-from pipeline.wire.ipv4 import addr_parse
+from pipeline.wire import icmp, ip
 from tests.support.layouts import decode
 from tests.support.poller import Poller
 
-GUEST = addr_parse("192.168.127.2")
-TARGET = addr_parse("203.0.113.9")
+GUEST = ip.parse_ipv4("192.168.127.2")
+TARGET = ip.parse_ipv4("203.0.113.9")
 
 
 class FakeWorker(Poller):
@@ -263,7 +262,7 @@ def test_the_policy_and_the_address_rules_hold_for_pings(make: Callable[..., Rig
     rig = make("egress-policy: {rules: [{action: deny, networks: [203.0.113.0/24], protocols: [icmp]}]}")
     rig.ping()
     assert rig.count("egress_flow_refused_policy") == 1
-    rig.ping(remote=addr_parse("127.0.0.2"))
+    rig.ping(remote=ip.parse_ipv4("127.0.0.2"))
     assert rig.count("nat_flow_refused_loopback") == 1
-    rig.ping(remote=addr_parse("198.51.100.1"))
+    rig.ping(remote=ip.parse_ipv4("198.51.100.1"))
     assert rig.count("icmp_echo_forwarded") == 1

@@ -35,7 +35,7 @@ from pipeline.stages.egress.udp.flows import (
     open_socket,
     sent_before,
 )
-from pipeline.wire import ipv4
+from pipeline.wire import ip
 
 ERRORS_A_TIME: Final = 16
 TRIES: Final = 3
@@ -73,7 +73,7 @@ class Cone(DatagramSocket):
     def open_flow(self, number: int, key: FlowKey, host_addr: Addr) -> DatagramFlow:
         """One more remote to which the guest sends from this port."""
         port = Ends.of(key).remote_port
-        flow = DatagramFlow(self, number, key, host_addr << 16 | port, (ipv4.addr_text(host_addr), port))
+        flow = DatagramFlow(self, number, key, host_addr << 16 | port, (ip.text(host_addr), port))
         self._by_source[flow.source] = flow
         self.add(flow)
         return flow
@@ -113,7 +113,7 @@ class Cone(DatagramSocket):
     def receive(self, view: memoryview) -> tuple[int, int]:
         """Read one datagram."""
         length, address = self.sock.recvfrom_into(view)
-        return length, ipv4.addr_parse(str(address[0])) << 16 | int(address[1])
+        return length, ip.parse_ipv4(str(address[0])) << 16 | int(address[1])
 
     def flow_from(self, source: int, count: int) -> DatagramFlow | None:
         """The flow of a remote. For a stranger that the guest could reach, a flow unknown to demux."""
@@ -144,7 +144,7 @@ class Cone(DatagramSocket):
         """Tell the guest what became of its datagrams. Returns how many errors there were."""
         found, taken = udp_errors.errors(self.sock, ERRORS_A_TIME)
         for address, port, error in found:
-            flow = self._by_source.get(ipv4.addr_parse(address) << 16 | port)
+            flow = self._by_source.get(ip.parse_ipv4(address) << 16 | port)
             if flow is not None:
                 self.context.notices.notify_datagram_failed(flow.key, error)
         return taken

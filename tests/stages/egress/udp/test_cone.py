@@ -16,13 +16,13 @@ from pipeline.records.flows import Ends, flow_key
 from pipeline.records.udp import UdpData
 from pipeline.stages.egress.policy_filter import PolicyFilter
 from pipeline.stages.egress.udp.sockets import UdpSockets
-from pipeline.wire import icmp, ipv4
+from pipeline.wire import icmp, ip
 from tests.support.egress_rig import EgressRig, Sent
 from tests.support.netns import wait_for
 
-GUEST = ipv4.addr_parse("192.168.127.2")
-HOST = ipv4.addr_parse("192.168.127.254")
-SECOND = ipv4.addr_parse("192.168.127.253")
+GUEST = ip.parse_ipv4("192.168.127.2")
+HOST = ip.parse_ipv4("192.168.127.254")
+SECOND = ip.parse_ipv4("192.168.127.253")
 ALIASES = {HOST: "127.0.0.1", SECOND: "127.0.0.2"}
 PORT = 40000
 
@@ -31,8 +31,8 @@ class Rig(EgressRig):
     """UdpSockets with full cone; servers are on the loopback, which the guest has as .254 and .253."""
 
     def __init__(self, policy: EgressPolicy) -> None:
-        table = {addr: ipv4.addr_parse(text) for addr, text in ALIASES.items()}
-        gateway = ipv4.addr_parse("192.168.127.1")
+        table = {addr: ip.parse_ipv4(text) for addr, text in ALIASES.items()}
+        gateway = ip.parse_ipv4("192.168.127.1")
         targets = nat.Nat(network=HOST, prefix_len=24, gateway=gateway, table=table)
         super().__init__(targets, lambda worker: PolicyFilter(worker, policy))
         self.udp = UdpSockets(self.context, 10, full_cone=True)
