@@ -59,7 +59,7 @@ TABLE: dict[str, Row] = {
     # The operating system.
     "pipeline.ipc": Row(("records", "counters", "counter_block", "topology")),
     "pipeline.links": Row(("wire", "records", "system", "ipc")),
-    "pipeline.host": Row(("records", "system", "ipc")),
+    "pipeline.host": Row(("records", "wire.ip", "system", "ipc")),
     # What the user asked for. Patterns and addresses are checked by the code that will use them.
     "pipeline.config": Row(("go", "wire", "system", "engines", "links")),
     "pipeline.log_limits": Row((), PURE),
@@ -74,7 +74,7 @@ TABLE: dict[str, Row] = {
     # The supervisor's side. It reads no packet.
     "pipeline.control": Row(
         (
-            *("release", "go", "counters", "histograms", "counter_block", "topology"),
+            *("release", "go", "wire.ip", "counters", "histograms", "counter_block", "topology"),
             *("system", "ipc", "links", "config", "logs"),
         )
     ),

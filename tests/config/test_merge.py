@@ -1,6 +1,5 @@
 """Merging, derived addresses, the default mode and the order and words of refusals."""
 
-import ipaddress
 import json
 import os
 from pathlib import Path
@@ -29,7 +28,7 @@ def test_the_default_mode_is_gvproxys() -> None:
     assert config.network.mtu == 1500
     assert str(config.network.subnet) == "192.168.127.0/24"
     network = config.network
-    texts = [ip.text(ip) for ip in (network.gateway_ip, network.device_ip, network.host_ip)]
+    texts = [ip.text(addr) for addr in (network.gateway_ip, network.device_ip, network.host_ip)]
     assert texts == ["192.168.127.1", "192.168.127.2", "192.168.127.254"]
     assert ethernet.mac_text(config.network.gateway_mac) == "5a:94:ef:e4:0c:dd"
     records = (Record("gateway", "192.168.127.1"), Record("host", "192.168.127.254"))
@@ -38,11 +37,11 @@ def test_the_default_mode_is_gvproxys() -> None:
         Zone("docker.internal.", records),
     )
     assert config.access.forwards == (PortForward("tcp", "127.0.0.1:2222", "192.168.127.2:22"),)
-    assert {ip.text(ip): ip.text(to) for ip, to in config.network.nat.items()} == {
+    assert {ip.text(addr): ip.text(to) for addr, to in config.network.nat.items()} == {
         "192.168.127.254": "127.0.0.1"
     }
     assert config.network.gateway_virtual_ips == (config.network.host_ip,)
-    assert {ip: ethernet.mac_text(mac) for ip, mac in config.network.dhcp_static_leases.items()} == {
+    assert {addr: ethernet.mac_text(mac) for addr, mac in config.network.dhcp_static_leases.items()} == {
         config.network.device_ip: "5a:94:ef:e4:0c:ee"
     }
     assert list(config.network.vpnkit_macs) == ["c3d68012-0208-11ea-9fd7-f2189899ab08"]
@@ -61,9 +60,9 @@ def test_the_default_mode_is_gvproxys() -> None:
 def test_addresses_derive_from_the_subnet(subnet: str, expected: list[str]) -> None:
     config, _ = build("-subnet", subnet)
     network = config.network
-    assert [ip.text(ip) for ip in (network.gateway_ip, network.device_ip, network.host_ip)] == expected
+    assert [ip.text(addr) for addr in (network.gateway_ip, network.device_ip, network.host_ip)] == expected
     assert config.access.forwards[0].remote == f"{expected[1]}:22"
-    assert list(config.network.nat) == [int(ipaddress.IPv4Address(expected[2]))]
+    assert list(config.network.nat) == [ip.parse_ipv4(expected[2])]
 
 
 def test_the_file_wins_for_addresses_and_flags_fill_the_rest(file) -> None:
@@ -125,12 +124,12 @@ def test_a_file_switches_the_default_mode_off(file) -> None:
     assert config.network.dns_zones == ()
     assert config.network.dhcp_static_leases == {}
     assert config.logging.capture_file == ""
-    assert config.network.nat == {config.network.host_ip: 0x7F000001}
+    assert config.network.nat == {config.network.host_ip: ip.parse_ipv4("127.0.0.1")}
 
 
 def test_an_empty_nat_map_is_the_default_too(file) -> None:
     config, _ = build("-config", file("stack: {nat: {}}"))
-    assert config.network.nat == {config.network.host_ip: 0x7F000001}
+    assert config.network.nat == {config.network.host_ip: ip.parse_ipv4("127.0.0.1")}
 
 
 def test_minus_one_means_no_ssh_port() -> None:

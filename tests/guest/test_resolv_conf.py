@@ -293,6 +293,7 @@ def test_owners_of_another_network_are_not_asked(stub: Path, monkeypatch: pytest
 IN_NAMESPACE = f"""
 import logging
 from guest.resolv_conf import ResolvConf
+from pipeline.wire import ip
 logging.basicConfig()
 names = ResolvConf({AUTO!r}, "tap0")
 names.set([ip.from_ipv4(0xC0A87F01)])
