@@ -14,9 +14,13 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from guest import agent  # noqa: E402
+from pipeline import sub_commands  # noqa: E402
 from pipeline.config import options  # noqa: E402
 from pipeline.go.flags import Flag  # noqa: E402
+from pipeline.sub_commands import Command  # noqa: E402
 
+MOST: Final = 8
+"""Commands."""
 WIDTH: Final = 66
 """Of a line of a page. mandoc wants at most 80 bytes, and an escaped dash has two."""
 DATE: Final = "November 29, 2026"
@@ -24,13 +28,13 @@ DATE: Final = "November 29, 2026"
 
 
 class Program(NamedTuple):
-    """What a page says of a program. ``commands``: words, argument and what it does."""
+    """What a page says of a program. ``flags``: of a program without sub-commands."""
 
     name: str
     title: str
     text: str
-    flags: Sequence[Flag]
-    commands: Sequence[tuple[str, str, str]] = ()
+    flags: Sequence[Flag] = ()
+    commands: Sequence[Command] = ()
     exits: Sequence[tuple[str, str]] = ()
 
 
@@ -41,20 +45,18 @@ PIPELINE: Final = Program(
     "It opens host sockets for their connections. "
     "Frames arrive on the sockets that the flags name. "
     "The guest is 192.168.127.2, the gateway 192.168.127.1 and the host 192.168.127.254.",
-    options.START,
-    (
-        ("start", "flags", "Run the network."),
-        ("config check", "file", "Report what is wrong with a configuration file."),
-        ("config show", "flags", "Print what flags and file come to, as a file."),
-        ("config schema", "", "Print the JSON schema of a configuration file."),
-        ("capture", "flags", "Write what guests send and get, of a running daemon."),
-        ("extcap", "flags", "The same for Wireshark, which runs this command."),
-        ("version", "", "Print the version, how the data path was built, and the version of Python."),
-        ("help", "", "List the commands."),
+    commands=(
+        *sub_commands.COMMANDS,
+        Command("version", "print the version, how the data path was built, and the version of Python", ""),
+        Command("help", "list the commands", ""),
     ),
-    (
+    exits=(
         ("0", "After an orderly end: SIGINT, SIGTERM, SIGHUP."),
-        ("1", "If the configuration is wrong, the start fails, or a worker process ends."),
+        (
+            "1",
+            "If the configuration is wrong, the start fails, a worker process ends or does not answer, "
+            "or a daemon cannot be asked or refuses.",
+        ),
         ("2", "If the command line is wrong, and after SIGQUIT."),
     ),
 )
@@ -99,6 +101,23 @@ def paragraph(text: str) -> list[str]:
     return [escaped(sentence) for sentence in re.split(r"(?<=[.:!?]) (?=[A-Z])", text)]
 
 
+def groups(program: Program) -> list[tuple[list[str], list[Flag]]]:
+    """The flags of a program, and the sub-commands that have them: those of the same commands together."""
+    commands: dict[Flag, list[str]] = {}
+    for command in program.commands:
+        for flag in command.flags:
+            commands.setdefault(flag, []).append(command.name)
+    found: dict[tuple[str, ...], list[Flag]] = {}
+    for flag, names in commands.items():
+        found.setdefault(tuple(names), []).append(flag)
+    return [(list(names), flags) for names, flags in found.items()]
+
+
+def enumeration(names: Sequence[str]) -> str:
+    """``a, b and c``."""
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+
+
 def flag_lines(flags: Sequence[Flag]) -> list[str]:
     """The list of flags, sorted by name."""
     lines = [".Bl -tag -width Ds"]
@@ -114,23 +133,30 @@ def page(program: Program) -> str:
     """The man page."""
     lines = [f".Dd {DATE}", f".Dt {program.name.upper()} 1", ".Os", ".Sh NAME"]
     lines += [f".Nm {program.name}", f".Nd {escaped(program.title)}", ".Sh SYNOPSIS"]
-    for words, argument, _ in program.commands:
-        tail = f".Op Ar {argument}" if argument == "flags" else f".Ar {argument}" if argument else ""
-        lines += [f".Nm {program.name}", f".Cm {words}", *([tail] if tail else [])]
+    for command in program.commands:
+        lines += [f".Nm {program.name}", f".Cm {command.name}"]
+        lines += [".Op Ar flags"] if command.flags else []
+        lines += [f".Ar {command.argument.lower()}"] if command.argument else []
     if not program.commands:
         lines += [f".Nm {program.name}", ".Op Ar flags"]
     lines += [".Sh DESCRIPTION", *paragraph(program.text)]
     if program.commands:
         lines += [".Pp", "The commands are:", ".Bl -tag -width Ds"]
-        for words, _, text in program.commands:
-            lines += [f".It Cm {words}", escaped(text)]
+        for command in program.commands:
+            lines += [f".It Cm {command.name}", escaped(f"{command.help[0].upper()}{command.help[1:]}.")]
         lines.append(".El")
     lines += [
         ".Pp",
         "A flag has one dash or two.",
         "A value is the next word, or follows an equals sign.",
     ]
-    lines += ["The flags are:", *flag_lines(program.flags), ".Sh EXIT STATUS", ".Bl -tag -width Ds"]
+    if program.flags:
+        lines += ["The flags are:", *flag_lines(program.flags)]
+    for names, flags in groups(program):
+        # The version is a flag of nearly all commands: the page need not list them.
+        who = "most commands" if len(names) > MOST else enumeration(names)
+        lines += [".Pp", escaped(f"The flags of {who} are:"), *flag_lines(flags)]
+    lines += [".Sh EXIT STATUS", ".Bl -tag -width Ds"]
     for status, text in program.exits:
         lines += [f".It {status}", escaped(text)]
     return "\n".join([*lines, ".El"]) + "\n"
@@ -146,34 +172,45 @@ def function(program: Program) -> str:
 
 def first_words(program: Program) -> list[str]:
     """The sub-commands, each once."""
-    return list(dict.fromkeys(words.split()[0] for words, _, _ in program.commands))
+    return list(dict.fromkeys(command.name.split()[0] for command in program.commands))
 
 
 def second_words(program: Program) -> dict[str, str]:
     """What may follow each sub-command that has parts."""
     found: dict[str, str] = {}
-    for words, _, _ in program.commands:
-        first, _, second = words.partition(" ")
+    for command in program.commands:
+        first, _, second = command.name.partition(" ")
         if second:
             found[first] = f"{found.get(first, '')} {second}".lstrip()
     return found
 
 
+def tables(program: Program) -> dict[str, list[Flag]]:
+    """The flags after each first word, sorted by name. Without sub-commands the word is ``*``."""
+    if program.flags:
+        return {"*": sorted(program.flags)}
+    found: dict[str, dict[str, Flag]] = {}
+    for command in program.commands:
+        first = found.setdefault(command.name.split()[0], {})
+        first.update({flag.name: flag for flag in command.flags})
+    return {first: sorted(flags.values()) for first, flags in found.items() if flags}
+
+
+def values(flag: Flag) -> str:
+    """What compgen offers for the value of a flag, "" for nothing."""
+    if flag.is_file:
+        return "-f"
+    return f'-W "{" ".join(flag.words)}"' if flag.words else ""
+
+
 def bash(program: Program) -> str:
     """The completion of a program for bash."""
-    flags = sorted(program.flags)
     offer = 'COMPREPLY=($(compgen {} -- "$word")); return'
     lines = [
         f"{function(program)}() {{",
         "    local word=${COMP_WORDS[COMP_CWORD]} before=${COMP_WORDS[COMP_CWORD-1]}",
         "    COMPREPLY=()",
-        "    case $before in",
     ]
-    for flag in flags:
-        if flag.words or flag.is_file:
-            choice = "-f" if flag.is_file else f'-W "{" ".join(flag.words)}"'
-            lines.append(f"    -{flag.name}|--{flag.name}) {offer.format(choice)} ;;")
-    lines.append("    esac")
     if program.commands:
         choice = f'-W "{" ".join(first_words(program))}"'
         lines.append(f'    if [ "$COMP_CWORD" = 1 ]; then {offer.format(choice)}; fi')
@@ -181,8 +218,15 @@ def bash(program: Program) -> str:
             choice = f'-W "{second}"'
             lines.append(f'    if [ "$COMP_CWORD:$before" = 2:{first} ]; then {offer.format(choice)}; fi')
         lines.append(f'    if [ "$before" = check ]; then {offer.format("-f")}; fi')
-    names = " ".join(f"-{flag.name}" for flag in flags)
-    lines += [f'    COMPREPLY=($(compgen -W "{names}" -- "$word"))', "}"]
+    lines.append("    case ${COMP_WORDS[1]} in")
+    for first, flags in tables(program).items():
+        lines += [f"    {first})", "        case $before in"]
+        for flag in flags:
+            if choice := values(flag):
+                lines.append(f"        -{flag.name}|--{flag.name}) {offer.format(choice)} ;;")
+        names = " ".join(f"-{flag.name}" for flag in flags)
+        lines += ["        esac", f'        COMPREPLY=($(compgen -W "{names}" -- "$word")) ;;']
+    lines += ["    esac", "}"]
     return "\n".join([*lines, f"complete -F {function(program)} {program.name}"]) + "\n"
 
 
@@ -193,31 +237,36 @@ def fish(program: Program) -> str:
     lines += [f"{start} -n __fish_use_subcommand -a {first}" for first in first_words(program)]
     for first, second in second_words(program).items():
         lines.append(f"{start} -n '__fish_seen_subcommand_from {first}' -a '{second}'")
-    for flag in sorted(program.flags):
-        more = " -r" if flag.kind != "bool" else ""
-        more += " -F" if flag.is_file else f" -a '{' '.join(flag.words)}'" if flag.words else ""
-        text = flag.help.replace("\\", "\\\\").replace("'", "\\'")
-        lines.append(f"complete -c {program.name} -o {flag.name}{more} -d '{text}'")
+    for first, flags in tables(program).items():
+        where = "" if first == "*" else f" -n '__fish_seen_subcommand_from {first}'"
+        for flag in flags:
+            more = " -r" if flag.kind != "bool" else ""
+            more += " -F" if flag.is_file else f" -a '{' '.join(flag.words)}'" if flag.words else ""
+            text = flag.help.replace("\\", "\\\\").replace("'", "\\'")
+            lines.append(f"{start}{where} -o {flag.name}{more} -d '{text}'")
     return "\n".join(lines) + "\n"
 
 
 def zsh(program: Program) -> str:
     """The completion of a program for zsh."""
-    lines = [f"#compdef {program.name}", "", "local -a flags", "flags=("]
-    for flag in sorted(program.flags):
-        text = re.sub(r"([\[\]:'\\])", r"\\\1", flag.help).replace("\\'", "'\\''")
-        choice = "_files" if flag.is_file else f"({' '.join(flag.words)})" if flag.words else " "
-        values = f":{flag.kind}:{choice}"
-        star = "'*'" if flag.repeats else ""
-        lines.append(f"    {star}'-{flag.name}[{text}]{'' if flag.kind == 'bool' else values}'")
-    lines.append(")")
+    lines = [f"#compdef {program.name}", "", "local -a flags"]
     if program.commands:
         lines.append(f"if (( CURRENT == 2 )); then compadd {' '.join(first_words(program))}; return; fi")
         for first, second in second_words(program).items():
             asked = f"[[ $CURRENT:${{words[2]}} == 3:{first} ]]"
             lines.append(f"if {asked}; then compadd {second}; return; fi")
         lines.append("if [[ ${words[3]} == check ]]; then _files; return; fi")
-    return "\n".join([*lines, "_arguments $flags"]) + "\n"
+    lines.append("case ${words[2]} in")
+    for first, flags in tables(program).items():
+        lines += [f"{first})", "flags=("]
+        for flag in flags:
+            text = re.sub(r"([\[\]:'\\])", r"\\\1", flag.help).replace("\\'", "'\\''")
+            choice = "_files" if flag.is_file else f"({' '.join(flag.words)})" if flag.words else " "
+            value = f":{flag.kind}:{choice}"
+            star = "'*'" if flag.repeats else ""
+            lines.append(f"    {star}'-{flag.name}[{text}]{'' if flag.kind == 'bool' else value}'")
+        lines.append(") ;;")
+    return "\n".join([*lines, "esac", "_arguments $flags"]) + "\n"
 
 
 def files() -> dict[str, str]:

@@ -1,11 +1,8 @@
 """The command ``gvtap-pipeline``: finds the sub-command, parses its flags, and loads the code that runs it.
 
-``start [flags]`` runs the network. ``config check FILE`` checks a configuration file. ``config show [flags]``
-prints the resulting configuration, ``config schema`` the JSON schema of the file. ``capture`` and ``extcap``
-write frames of a running daemon. ``-version`` prints the version. Exit codes: 0 after an orderly end or help,
-1 if the configuration is wrong or the start fails, 2 for a wrong command line.
-
-The module of a sub-command is loaded when it runs. So help and version need none of the daemon's libraries.
+sub_commands.py has the table of sub-commands. ``-version`` prints the version. Exit codes: 0 after an orderly
+end or help, 1 if the configuration is wrong, the start fails, or a daemon cannot be asked, is not well or
+refuses, 2 for a wrong command line.
 """
 
 import difflib
@@ -14,9 +11,9 @@ from collections.abc import Sequence
 from typing import Final
 
 from pipeline import release
-from pipeline.client import options as client_options
 from pipeline.config import options
 from pipeline.go import flags
+from pipeline.sub_commands import COMMANDS, Command, find
 from pipeline.system import standard_files
 
 PROGRAM: Final = release.PROGRAM
@@ -24,131 +21,98 @@ OK: Final = 0
 FAILED: Final = 1
 MISUSED: Final = 2
 
-_SUMMARY: Final = f"""Usage of {PROGRAM}:
-  {PROGRAM} start [flags]         run the network; -help lists the flags
-  {PROGRAM} config check FILE     say what is wrong with a configuration file
-  {PROGRAM} config show [flags]   print what flags and file come to, as a file
-  {PROGRAM} config schema         print the JSON schema of a configuration file
-  {PROGRAM} capture [flags]       write what guests send and get, of a running daemon
-  {PROGRAM} extcap [flags]        the same for Wireshark, which runs this command
-  {PROGRAM} -version              print the version
-"""
-_COMMANDS: Final = ("start", "config", "capture", "extcap", "version", "help")
-_VERSION: Final = flags.Flag("version", "bool", "print the version and exit")
+_FIRST_WORDS: Final = (*dict.fromkeys(command.name.split()[0] for command in COMMANDS), "version", "help")
 
 
 def main(words: Sequence[str] | None = None) -> int:
     """Run a command line (by default sys.argv without the program's name). Returns the exit code."""
     words = list(sys.argv[1:] if words is None else words)
     standard_files.open_closed()
+    if (found := find(words)) is not None:
+        return _run(*found)
     match words:
-        case ["start", *rest]:
-            return _start(rest)
-        case ["config", *rest]:
-            return _config(rest)
-        case ["capture", *rest]:
-            return _capture(rest)
-        case ["extcap", *rest]:
-            return _extcap(rest)
         case ["-version" | "--version" | "version"]:
             print(release.line(PROGRAM))
             return OK
         case ["-h" | "-help" | "--help" | "--h" | "help"]:
-            sys.stdout.write(_SUMMARY)
+            sys.stdout.write(summary())
             return OK
         case _:
             sys.stderr.write(f"{_unknown(words)}\n" if words else "")
-            sys.stderr.write(_SUMMARY)
+            sys.stderr.write(summary())
             return MISUSED
 
 
-def parse(
-    command: str, words: Sequence[str], table: Sequence[flags.Flag] = options.START
-) -> flags.Parsed | int:
-    """Parse the flags of a sub-command. Returns an exit code instead after help, version or misuse."""
-    names = [flag.name for flag in table]
+def summary() -> str:
+    """The text of -help: a line for each sub-command."""
+    rows = [(command.usage, command.help) for command in COMMANDS]
+    rows.append(("-version", "print the version"))
+    width = max(len(usage) for usage, _ in rows)
+    lines = [f"  {PROGRAM} {usage:<{width}}  {text}" for usage, text in rows]
+    end = f"'{PROGRAM} COMMAND -help' lists the flags of a command"
+    return "\n".join([f"Usage of {PROGRAM}:", *lines, end]) + "\n"
+
+
+def _run(command: Command, words: Sequence[str]) -> int:
+    names = [flag.name for flag in command.flags]
     try:
-        parsed = flags.parse(table, words)
-        # Wireshark decides what follows its flags.
-        if command != "extcap":
-            _check_arguments(parsed, names)
+        parsed = _parse(command, words)
+        if not command.lenient and not command.arity:
+            _check_arguments(parsed.arguments, names)
     except flags.HelpRequestError:
-        sys.stdout.write(flags.usage(f"Usage of {PROGRAM} {command}:", table))
+        sys.stdout.write(_help(command))
         return OK
     except flags.FlagError as error:
-        sys.stderr.write(f"{error}{_hint(error, names)}\n'{PROGRAM} {command} -help' lists the flags\n")
+        hint = _nearest(error.name, names, "-") if isinstance(error, flags.UnknownFlagError) else ""
+        sys.stderr.write(f"{error}{hint}\n'{PROGRAM} {command.name} -help' lists the flags\n")
         return MISUSED
-    if parsed.true("version"):
+    if "version" in names and parsed.true("version"):
         print(release.line(PROGRAM))
         return OK
-    return parsed
+    if command.arity and not command.takes(parsed.arguments):
+        given = f"{len(parsed.arguments)} words" if parsed.arguments else "none"
+        sys.stderr.write(f"{command.name} needs {command.argument}, not {given}\n")
+        sys.stderr.write(f"Usage of {PROGRAM} {command.usage}\n")
+        return MISUSED
+    return command.load()(parsed, words)
 
 
-def _capture(words: Sequence[str]) -> int:
-    parsed = parse("capture", words, (*client_options.CAPTURE, _VERSION))
-    if isinstance(parsed, int):
+def _parse(command: Command, words: Sequence[str]) -> flags.Parsed:
+    """Parse the flags. If the command takes words, flags may follow them. Raises as flags.parse()."""
+    parsed = flags.parse(command.flags, words)
+    if not command.arity:
         return parsed
-    from pipeline.client import capture  # noqa: PLC0415  only this command needs it
-
-    return capture.run(parsed)
-
-
-def _extcap(words: Sequence[str]) -> int:
-    parsed = parse("extcap", words, (*client_options.EXTCAP, _VERSION))
-    if isinstance(parsed, int):
-        return parsed
-    from pipeline.client import extcap  # noqa: PLC0415  only this command needs it
-
-    return extcap.run(parsed)
+    left, arguments = list(words), []
+    while parsed.arguments:
+        arguments.append(left.pop(len(left) - len(parsed.arguments)))
+        parsed = flags.parse(command.flags, left)
+    return parsed._replace(arguments=tuple(arguments))
 
 
-def _start(words: Sequence[str]) -> int:
-    parsed = parse("start", words)
-    if isinstance(parsed, int):
-        return parsed
-    from pipeline.commands import start  # noqa: PLC0415  only this command needs the daemon
-
-    return start.pipeline(parsed, words)
+def _help(command: Command) -> str:
+    argument = f" {command.argument}" if command.argument else ""
+    return flags.usage(f"Usage of {PROGRAM} {command.name}{argument}:", command.flags)
 
 
-def _config(words: Sequence[str]) -> int:
-    from pipeline.commands import config  # noqa: PLC0415  only this command needs the schema
-
-    match words:
-        case ["check", path]:
-            return config.check(path)
-        case ["schema"]:
-            return config.schema()
-        case ["show", *rest]:
-            parsed = parse("config show", rest)
-            return parsed if isinstance(parsed, int) else config.show(parsed, rest)
-        case _:
-            sys.stderr.write(f"unknown command: {' '.join(['config', *words])}\n{_SUMMARY}")
-            return MISUSED
-
-
-def _check_arguments(parsed: flags.Parsed, names: Sequence[str]) -> None:
-    """Refuse a word that is not a flag: most often its dash is missing."""
-    if not parsed.arguments:
+def _check_arguments(words: Sequence[str], names: Sequence[str]) -> None:
+    """Raise FlagError for a word that is not a flag. Most often its dash is missing."""
+    if not words:
         return
-    word = parsed.arguments[0]
+    word = words[0]
     if word.partition("=")[0] in names:
         raise flags.FlagError(f"{flags.quote(word)} is not a flag, did you mean -{word}?")
     raise flags.FlagError(f"unexpected argument {flags.quote(word)}: a flag begins with a dash")
 
 
-def _hint(error: flags.FlagError, names: Sequence[str]) -> str:
-    if not isinstance(error, flags.UnknownFlagError):
-        return ""
-    return _nearest(error.name, names, "-")
-
-
 def _unknown(words: Sequence[str]) -> str:
-    """What is wrong with a line whose first word is not a sub-command."""
+    """What is wrong with a line that does not begin with a sub-command."""
     word = words[0]
+    known = tuple(command.name for command in COMMANDS)
+    if word in _FIRST_WORDS:
+        return f"unknown command: {' '.join(words)}{_nearest(' '.join(words[:2]), known)}"
     if word.lstrip("-").partition("=")[0] in (flag.name for flag in options.START):
         return f"{flags.quote(word)} is a flag of start: {PROGRAM} start {' '.join(words)}"
-    return f"unknown command: {' '.join(words)}{_nearest(word, _COMMANDS)}"
+    return f"unknown command: {' '.join(words)}{_nearest(word, _FIRST_WORDS)}"
 
 
 def _nearest(word: str, known: Sequence[str], prefix: str = "") -> str:

@@ -84,7 +84,7 @@ def test_a_flag_like_no_other_gets_no_suggestion(capfd: pytest.CaptureFixture[st
         (["start", "-debug", "true"], 'unexpected argument "true": a flag begins with a dash'),
         (["-listen", "unix:///s"], '"-listen" is a flag of start: gvtap-pipeline start -listen unix:///s'),
         (["staart"], "unknown command: staart, did you mean start?"),
-        (["config", "checks", "f"], "unknown command: config checks f"),
+        (["config", "checks", "f"], "unknown command: config checks f, did you mean config check?"),
     ],
 )
 def test_a_word_in_the_wrong_place_is_explained(

@@ -9,6 +9,8 @@ from types import ModuleType
 import pytest
 
 from guest import agent
+from pipeline import sub_commands
+from pipeline.client import options as client_options
 from pipeline.config import options
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -59,16 +61,19 @@ def test_a_page_shows_every_flag() -> None:
     argv = ["mandoc", "-Tascii", "-O", "width=200", CONTRIB / "man" / "gvtap-pipeline.1"]
     done = subprocess.run(argv, capture_output=True, check=True)
     text = subprocess.run(["col", "-b"], input=done.stdout, capture_output=True, check=True).stdout.decode()
-    assert all(f"     -{flag.name}" in text for flag in options.START)
+    assert all(f"     -{flag.name}" in text for command in sub_commands.COMMANDS for flag in command.flags)
 
 
 def test_bash_offers_commands_flags_and_values() -> None:
-    assert offered("gvtap-pipeline", "") == {"start", "config", "capture", "extcap", "version", "help"}
+    words = {command.name.split()[0] for command in sub_commands.COMMANDS}
+    assert offered("gvtap-pipeline", "") == words | {"version", "help"}
     assert offered("gvtap-pipeline", "config", "s") == {"show", "schema"}
     assert offered("gvtap-pipeline", "start", "-listen-") == {
         f"-{flag.name}" for flag in options.START if flag.name.startswith("listen-")
     }
     assert offered("gvtap-pipeline", "start", "-placement", "") == {"separate", "auto"}
+    assert offered("gvtap-pipeline", "flows", "-") == {f"-{flag.name}" for flag in client_options.FLOWS}
+    assert offered("gvtap-pipeline", "flows", "-sort", "") == {"bytes", "age", "idle"}
     assert "LICENSE" in offered("gvtap-pipeline", "config", "check", "LIC")
     assert "LICENSE" in offered("gvtap-gvproxy", "-config", "LIC")
     assert offered("gvtap-guest", "-") == {f"-{flag.name}" for flag in agent.FLAGS}

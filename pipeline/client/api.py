@@ -1,16 +1,17 @@
 """The connection of a command to the API of a running daemon: where it is, and one request.
 
 The address is that of ``-api``, else of the environment variable GVTAP_API, else the first control endpoint
-of the file that ``-config`` names.
+of the file that ``-config`` names, else the socket at one of the usual places.
 """
 
 import http.client
 import json
 import os
 import socket
-from collections.abc import Sequence
+import stat
+from collections.abc import Mapping, Sequence
 from typing import Final, NamedTuple
-from urllib.parse import urlencode, urlsplit
+from urllib.parse import quote, urlencode, urlsplit
 
 from pipeline.config import merge, options
 from pipeline.config.errors import ConfigError
@@ -23,11 +24,19 @@ TIMEOUT: Final = 10.0
 """Seconds to connect, and to get the head of an answer."""
 MAX_TEXT: Final = 4096
 """Bytes of an error's text that are shown."""
+MAX_ANSWER: Final = 64 << 20
+"""Bytes of an answer in JSON."""
 ALLOWED: Final = "unix:///path, tcp://host:port"
+USUAL: Final = "gvtap-pipeline/api.sock"
+"""Where a daemon has its API by convention, below $XDG_RUNTIME_DIR or /run. contrib/systemd uses it."""
 
 
 class ApiError(Exception):
     """The daemon cannot be asked, or refuses. The text says why."""
+
+
+class RefusedError(ApiError):
+    """The daemon has answered with another status than 200."""
 
 
 class Answer(NamedTuple):
@@ -55,16 +64,36 @@ class Api:
 
     def get(self, path: str, fields: Sequence[tuple[str, str]] = ()) -> Answer:
         """The answer to GET, whose body has not been read. Raises ApiError unless its status is 200."""
-        headers = {"Authorization": f"Bearer {self._token}"} if self._token else {}
         query = f"?{urlencode(fields)}" if fields else ""
+        return self._ask("GET", f"{path}{query}")
+
+    def post(self, path: str, body: Mapping[str, str]) -> object:
+        """The JSON that POST is answered with, None if the answer is empty. Raises ApiError."""
+        return self._json(self._ask("POST", path, json.dumps(body)), path)
+
+    def read(self, path: str, fields: Sequence[tuple[str, str]] = ()) -> object:
+        """The JSON at a path, None if it is empty. Raises ApiError."""
+        return self._json(self.get(path, fields), path)
+
+    def table(self, path: str, fields: Sequence[tuple[str, str]] = ()) -> dict[str, object]:
+        """The JSON object at a path. Raises ApiError."""
+        found = self.read(path, fields)
+        if not isinstance(found, dict):
+            raise ApiError(f"{self.url}{path} has no JSON object")
+        return found
+
+    def _ask(self, method: str, target: str, body: str | None = None) -> Answer:
+        headers = {"Authorization": f"Bearer {self._token}"} if self._token else {}
+        if body is not None:
+            headers["Content-Type"] = "application/json"
         connection = http.client.HTTPConnection("localhost")
         try:
             connection.sock = sock = self._connect()
-            connection.request("GET", f"{path}{query}", headers=headers)
+            connection.request(method, target, body, headers)
             response = connection.getresponse()
             if response.status != 200:
                 text = response.read(MAX_TEXT).decode("utf-8", "replace").strip()
-                raise ApiError(text or f"{self.url} answers {response.status} {response.reason}")
+                raise RefusedError(self._refusal(response, text, target))
         except (OSError, http.client.HTTPException) as error:
             connection.close()
             raise ApiError(f"cannot ask the daemon at {self.url}: {error}") from error
@@ -73,15 +102,24 @@ class Api:
             raise
         return Answer(response, sock)
 
-    def table(self, path: str) -> dict[str, object]:
-        """The JSON object at a path. Raises ApiError."""
-        with self.get(path).response as response:
+    def _refusal(self, response: http.client.HTTPResponse, text: str, target: str) -> str:
+        """What an answer with another status than 200 means."""
+        if response.status == 404 and text == "404 page not found":
+            return (
+                f"the daemon at {self.url} has no {target.partition('?')[0]}: it is older than this program"
+            )
+        advice = " (use -api-token-file FILE)" if response.status == 401 else ""
+        return f"{text or f'{self.url} answers {response.status} {response.reason}'}{advice}"
+
+    def _json(self, answer: Answer, path: str) -> object:
+        with answer.response as response:
             try:
-                found = json.loads(response.read())
-            except (OSError, ValueError, http.client.HTTPException) as error:
+                text = response.read(MAX_ANSWER + 1)
+                if len(text) > MAX_ANSWER:
+                    raise ApiError(f"{self.url}{path}: the answer is longer than {MAX_ANSWER} bytes")
+                found: object = json.loads(text) if text else None
+            except (OSError, ValueError, http.client.HTTPException, RecursionError) as error:
                 raise ApiError(f"{self.url}{path} has no JSON: {error}") from error
-        if not isinstance(found, dict):
-            raise ApiError(f"{self.url}{path} has no JSON object")
         return found
 
     def _connect(self) -> socket.socket:
@@ -114,9 +152,28 @@ def find(parsed: flags.Parsed) -> Api:
             if not usable:
                 raise ApiError(f"-config {path} names no control endpoint (allowed: {ALLOWED}): use -api")
             url = usable[0]
-    if not url:
-        raise ApiError(f"where is the daemon? Use -api URL ({ALLOWED}), -config FILE or ${VARIABLE}")
+    if not url and not (url := _usual()):
+        missing = f"no socket at {' or '.join(_usual_places())}"
+        raise ApiError(
+            f"where is the daemon? Use -api URL ({ALLOWED}), -config FILE or ${VARIABLE}; {missing}"
+        )
     return Api(url, _token(token_file))
+
+
+def _usual_places() -> list[str]:
+    runtime = os.environ.get("XDG_RUNTIME_DIR", "")
+    return [os.path.join(directory, USUAL) for directory in (runtime, "/run") if directory]
+
+
+def _usual() -> str:
+    """The URL of the socket at the first of the usual places that has one, "" if none has."""
+    for path in _usual_places():
+        try:
+            if stat.S_ISSOCK(os.stat(path).st_mode):
+                return f"unix://{quote(path)}"
+        except OSError:
+            continue
+    return ""
 
 
 def _token(path: str) -> str:

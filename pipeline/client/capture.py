@@ -31,7 +31,7 @@ class _StoppedError(Exception):
     """A signal asks for the end."""
 
 
-def run(parsed: flags.Parsed) -> int:
+def run(parsed: flags.Parsed, _words: Sequence[str]) -> int:
     """The command with the flags of options.CAPTURE. Returns the exit code."""
     try:
         found = api.find(parsed)

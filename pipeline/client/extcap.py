@@ -9,6 +9,7 @@ If no daemon answers, there is only the interface of all guests, and the exit co
 """
 
 import sys
+from collections.abc import Sequence
 from typing import Final
 
 from pipeline.client import api, capture, files
@@ -31,7 +32,7 @@ _SETTINGS: Final = (
 """Flag, words, type and help of each setting that Wireshark shows."""
 
 
-def run(parsed: flags.Parsed) -> int:
+def run(parsed: flags.Parsed, _words: Sequence[str]) -> int:
     """The command with the flags of options.EXTCAP. Returns the exit code."""
     try:
         if parsed.true("extcap-interfaces"):

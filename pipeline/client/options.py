@@ -4,12 +4,37 @@ from typing import Final
 
 from pipeline.go.flags import Flag
 
+SORTS: Final = ("bytes", "age", "idle")
+"""Orders of the list of flows."""
+PROTOCOLS: Final = ("tcp", "udp", "icmp")
+"""Protocols of flows."""
 API: Final[tuple[Flag, ...]] = (
     Flag(
-        "api", "string", "the daemon's API: unix:///path, tcp://host:port; else $GVTAP_API, else of -config"
+        "api",
+        "string",
+        "the daemon's API: unix:///path, tcp://host:port; else $GVTAP_API, else of -config, else the usual "
+        "socket",
     ),
-    Flag("config", "string", "configuration file of the daemon, which names its API and its token"),
-    Flag("api-token-file", "string", "file with the token that the API asks for; none if empty"),
+    Flag(
+        "config",
+        "string",
+        "configuration file of the daemon, which names its API and its token",
+        is_file=True,
+    ),
+    Flag(
+        "api-token-file", "string", "file with the token that the API asks for; none if empty", is_file=True
+    ),
+    Flag("version", "bool", "print the version and exit"),
+)
+SHOW: Final[tuple[Flag, ...]] = (*API, Flag("json", "bool", "print JSON, for scripts"))
+FLOWS: Final[tuple[Flag, ...]] = (
+    *SHOW,
+    Flag("guest", "string", "only flows of this guest: its number, MAC or IPv4 address"),
+    Flag("protocol", "string", "only flows of this protocol", words=PROTOCOLS),
+    Flag("host", "string", "only flows with this address or name outside"),
+    Flag("port", "int", "only flows with this port; 0 for all"),
+    Flag("limit", "int", "list at most this number of flows", default=1000),
+    Flag("sort", "string", "order, largest first", default="bytes", words=SORTS),
 )
 FILTER: Final[tuple[Flag, ...]] = (
     Flag("guest", "string", "only this guest, repeats: link number, MAC address, IPv4 address", repeats=True),

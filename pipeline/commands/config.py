@@ -18,11 +18,11 @@ OK: Final = 0
 FAILED: Final = 1
 
 
-def check(path: str) -> int:
+def check(parsed: flags.Parsed, _words: Sequence[str]) -> int:
     """Write each problem as a line to standard error. An unknown key counts as a problem: a likely typo."""
+    (path,) = parsed.arguments
     try:
-        parsed = flags.parse(options.START, ["-config", path])
-        _, warnings = merge.build(parsed)
+        _, warnings = merge.build(flags.parse(options.START, ["-config", path]))
     except ConfigError as error:
         sys.stderr.write(f"{path}: {error}\n")
         return FAILED
@@ -47,7 +47,7 @@ def show(parsed: flags.Parsed, words: Sequence[str]) -> int:
     return OK
 
 
-def schema() -> int:
+def schema(_parsed: flags.Parsed, _words: Sequence[str]) -> int:
     """Print the JSON schema of a configuration file, for editors and checkers."""
     json.dump(json_schema(), sys.stdout, indent=2)
     print()

@@ -19,6 +19,9 @@ LINK_SCHEMES: Final[Mapping[str, tuple[str, ...]]] = {
 }
 """Protocols that may stand before the + of ``links``, and schemes after it. ``-listen-NAME`` has the same."""
 
+FORWARD_FORM: Final = "[HOST:]PORT[-PORT]:[GUEST:]PORT[-PORT][/udp]"
+"""The word that means a port forward (pipeline.config.forward_words)."""
+
 SEPARATE: Final = "separate"
 AUTO: Final = "auto"
 PLACEMENTS: Final = (SEPARATE, AUTO)

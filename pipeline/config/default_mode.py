@@ -13,18 +13,24 @@ VPNKIT_UUID: Final = "c3d68012-0208-11ea-9fd7-f2189899ab08"
 RESOLV_CONF: Final = "/etc/resolv.conf"
 
 
-def settings(parsed: flags.Parsed, network: Addresses, resolv_conf: str) -> Settings:
-    """The settings by name. Raises ConfigError."""
+def forwards(parsed: flags.Parsed, network: Addresses) -> tuple[PortForward, ...]:
+    """The forward to the first guest's ssh, unless -ssh-port is -1. Raises ConfigError."""
     port = parsed.number("ssh-port")
-    if port != -1 and not 1024 <= port <= 65535:
+    if port == -1:
+        return ()
+    if not 1024 <= port <= 65535:
         raise ConfigError("ssh-port value must be between 1024 and 65535")
-    gateway, device, host = map(ip.text, (network.gateway_ip, network.device_ip, network.host_ip))
+    return (PortForward("tcp", f"127.0.0.1:{port}", f"{ip.text(network.device_ip)}:22"),)
+
+
+def settings(parsed: flags.Parsed, network: Addresses, resolv_conf: str) -> Settings:
+    """The other settings by name."""
+    gateway, host = map(ip.text, (network.gateway_ip, network.host_ip))
     records = (Record("gateway", gateway), Record("host", host))
     return {
         "capture_file": parsed.text("pcap"),
         "dns_zones": tuple(Zone(name, records) for name in ("containers.internal.", "docker.internal.")),
         "dns_search_domains": search_domains(resolv_conf),
-        "forwards": () if port == -1 else (PortForward("tcp", f"127.0.0.1:{port}", f"{device}:22"),),
         "dhcp_static_leases": {network.device_ip: GUEST_MAC},
         "vpnkit_macs": {VPNKIT_UUID: GUEST_MAC},
     }

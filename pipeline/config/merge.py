@@ -10,12 +10,13 @@ log file.
 """
 
 import difflib
+import ipaddress
 import os
 from collections.abc import Callable, Mapping, Sequence, Set
 from typing import Final
 from urllib.parse import urlsplit
 
-from pipeline.config import default_mode, derived, limits
+from pipeline.config import default_mode, derived, forward_words, limits
 from pipeline.config.access import check_policy, check_token_file, with_proxy_protocol
 from pipeline.config.choices import GUESTS, PLACEMENTS, SEPARATE, STREAM_SCHEMES, UDP_NATS
 from pipeline.config.endpoints import check, further_links, links_of, metrics_url
@@ -30,6 +31,7 @@ from pipeline.config.model import (
     PortForward,
     Settings,
     SocketForward,
+    forward_key,
 )
 from pipeline.config.scalars import split_network
 from pipeline.config.subnet import DEFAULT_MTU, Addresses, addresses, checked_mtu
@@ -85,10 +87,9 @@ def build(
         warnings.append("stack.debug has no effect: packets are not written to the log")
     if path and any(word in ("-ssh-port", "--ssh-port") for word in words):
         warnings.append("-ssh-port is ignored when -config is given: use stack.forwards")
-    if path:
-        settings["forwards"] = with_proxy_protocol(_forwards(keys.stack), keys.proxy_protocol)
-    else:
+    if not path:
         settings |= default_mode.settings(parsed, network, resolv_conf)
+    settings["forwards"] = _forwards(parsed, keys, network)
     settings |= _listeners(parsed, keys)
     given = _limits(parsed)
     set_limits: Set[str] = keys.limits.named  # type: ignore[attr-defined]  # made at run time
@@ -173,8 +174,30 @@ def _notification(flag: str, key: str) -> str:
     return unix_path(flag or key)
 
 
-def _forwards(stack: StackKeys) -> list[PortForward]:
-    return [PortForward(*split_network(key), remote) for key, remote in stack.forwards.items()]
+def _forwards(parsed: flags.Parsed, keys: FileKeys, network: Addresses) -> tuple[PortForward, ...]:
+    """The forwards of the file or of the default mode, and those of -forward, which win."""
+    if parsed.text("config"):
+        own = tuple(PortForward(*split_network(key), to) for key, to in keys.stack.forwards.items())
+    else:
+        own = default_mode.forwards(parsed, network)
+    given: dict[str, PortForward] = {}
+    for word in parsed.lists["forward"]:
+        try:
+            found = forward_words.forwards(word, ip.text(network.device_ip))
+        except forward_words.WordError as error:
+            raise ConfigError(f"forward: {error}") from None
+        address = found[0].remote.partition(":")[0]
+        if ipaddress.IPv4Address(address) not in network.subnet:
+            raise ConfigError(
+                f"forward: {flags.quote(word)}: {address} is not in the subnet {network.subnet} of the guests"
+            )
+        for forward in found:
+            key = forward_key(forward)
+            if key in given:
+                raise ConfigError(f"forward: {flags.quote(word)}: {key} stands twice (allowed: once)")
+            given[key] = forward
+    kept = [forward for forward in own if forward_key(forward) not in given]
+    return with_proxy_protocol([*kept, *given.values()], keys.proxy_protocol)
 
 
 def _listeners(parsed: flags.Parsed, keys: FileKeys) -> Settings:

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 from pipeline.config.choices import (
+    FORWARD_FORM,
     GUESTS,
     LINK_SCHEMES,
     METRICS_SCHEMES,
@@ -71,6 +72,7 @@ GVPROXY: Final[tuple[Flag, ...]] = (
 
 OWN: Final[tuple[Flag, ...]] = (
     Flag("link", "string", f"further place for guests, repeats: {_links()}", repeats=True),
+    Flag("forward", "string", f"port of the host for a guest, repeats: {FORWARD_FORM}", repeats=True),
     Flag("metrics", "string", f"endpoint for Prometheus alone: host:port or {_urls(METRICS_SCHEMES)}"),
     Flag("tcp-workers", "int", "TCP worker processes; 0 means as configured, else 1"),
     Flag("egress-workers", "int", "worker processes for host sockets; 0 means as configured, else 1"),

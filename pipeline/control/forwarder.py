@@ -1,5 +1,7 @@
 """The list of port forwards. It checks requests, and refuses them in gvproxy's words.
 
+If the port of a local address is 0, the system chooses one. The list then has the chosen port.
+
 The listen worker binds the address of a forward. For a forward over ssh, ssh/socket_forward.py does so. A
 forward is in the list exactly when it is open there. Its key is its protocol and the text of its local
 address. No traffic passes here.
@@ -56,7 +58,8 @@ THE_HOST: Final = Owner()
 class Forward(NamedTuple):
     """One open forward, texts as asked for.
 
-    opened_by: a guest's address, or HOST. guest: the number of this guest.
+    opened_by: a guest's address, or HOST. guest: the number of this guest. asked: the local address with port
+    0 that the client asked for, if the system chose the port of ``local``.
     """
 
     local: str
@@ -65,6 +68,7 @@ class Forward(NamedTuple):
     proxy_protocol: str = ""
     opened_by: str = HOST
     guest: int = forward_shares.HOST
+    asked: str = ""
 
 
 def resolve_remote(remote: str, client: str) -> str:
@@ -98,7 +102,12 @@ class Forwarder:
         self._sockets = sockets or SocketForwards(request, self._log)
         self._forwards: dict[tuple[str, str], Forward] = {}
         self._numbered: dict[tuple[str, str], str] = {}
-        """The local address with a port number, of each forward whose port is a service's name."""
+        """The local address for the worker, of each forward where it differs from the list's.
+
+        The port may be a service's name, or the system has chosen it.
+        """
+        self._chosen = 0
+        """How many forwards had a port that the system chooses. Makes a name for each."""
         self._over_ssh: set[str] = set()
         self._lookups = {by_guest: Lookups() for by_guest in (False, True)}
         """By whether a guest asks: names that nobody answers for must not hold up the host's requests."""
@@ -110,7 +119,7 @@ class Forwarder:
 
     async def expose(
         self, protocol: str, local: str, remote: str, proxy_protocol: str = "", *, owner: Owner = THE_HOST
-    ) -> None:
+    ) -> Forward:
         """Open a forward; remote has its host. ForwardError in the API's words, or RequestError.
 
         proxy_protocol: "v1" or "v2" lets the guest see the client's address, in a PROXY header.
@@ -134,27 +143,41 @@ class Forwarder:
                 self._forwards[key] = made
                 self._over_ssh.add(local)
                 self._report("forward opened", made, owner.address)
-                return
-            numbered = _with_port_number(protocol, local)
-            if any(
-                kind == protocol and self._numbered.get((kind, text), text) == numbered
-                for kind, text in self._forwards
-            ):
-                raise ForwardError(f"listen {protocol} {local}: bind: address already in use")
-            asked = messages.Expose(protocol, numbered, target, proxy=version or None, found=found)
-            try:
-                await self._request(WORKER, asked)
-            except RefusedError as error:
-                raise ForwardError(str(error)) from None
-            except RequestError:
-                # The worker may still open it. It serves requests in order, so this one closes it again.
-                with suppress(RequestError):
-                    await self._request(WORKER, messages.Unexpose(protocol, numbered))
-                raise
-            self._forwards[key] = made
-            if numbered != local:
-                self._numbered[key] = numbered
+                return made
+            made = await self._open(made, target, version or None, found)
             self._report("forward opened", made, owner.address)
+            return made
+
+    async def _open(
+        self, made: Forward, target: str, version: int | None, found: list[str] | None
+    ) -> Forward:
+        """Have the worker open a forward. Returns it as listed: if its port was 0, with the chosen port."""
+        protocol, local = made.protocol, made.local
+        numbered = name = _with_port_number(protocol, local)
+        if any_port := protocol in _INET and _is_any_port(numbered):
+            self._chosen += 1
+            name = f"{numbered} {self._chosen}"
+        elif any(
+            kind == protocol and self._numbered.get((kind, text), text) == numbered
+            for kind, text in self._forwards
+        ):
+            raise ForwardError(f"listen {protocol} {local}: bind: address already in use")
+        asked = messages.Expose(protocol, numbered, target, version, found, name if any_port else None)
+        try:
+            answer = messages.ExposeAnswer.decode(await self._request(WORKER, asked))
+        except RefusedError as error:
+            raise ForwardError(str(error)) from None
+        except RequestError:
+            # The worker may still open it. It serves requests in order, so this one closes it again.
+            with suppress(RequestError):
+                await self._request(WORKER, messages.Unexpose(protocol, name))
+            raise
+        if any_port and answer.port:
+            made = made._replace(local=f"{local.rpartition(':')[0]}:{answer.port}", asked=local)
+        self._forwards[protocol, made.local] = made
+        if name != made.local:
+            self._numbered[protocol, made.local] = name
+        return made
 
     async def unexpose(
         self,
@@ -166,15 +189,26 @@ class Forwarder:
     ) -> None:
         """Close a forward; its connections live on. Errors as of expose.
 
-        check gets the forward, None if there is none. It raises an error of its own if it may not be closed.
+        A forward whose port the system chose is also found by the address that its owner asked for, if it is
+        the only one of these. check gets the forward, None if there is none. It raises an error of its own if
+        it may not be closed.
         """
         self._check_rate(owner)
         async with self._lock:
-            forward = self._forwards.get((protocol, local))
+            forward = self._forwards.get((protocol, local)) or self._asked_for(protocol, local, owner)
             check(forward)
             if forward is None:
                 raise ForwardError("proxy not found")
             await self._close(forward, owner.address)
+
+    def _asked_for(self, protocol: str, local: str, owner: Owner) -> Forward | None:
+        wanted = (protocol, local, owner.address)
+        found = [
+            forward
+            for forward in self._forwards.values()
+            if (forward.protocol, forward.asked, forward.opened_by) == wanted
+        ]
+        return found[0] if len(found) == 1 else None
 
     def sums(self) -> dict[int, int]:
         """How many forwards each guest has, by its number."""
@@ -268,6 +302,11 @@ def _with_port_number(protocol: str, local: str) -> str:
         return local
     number = port_number(protocol, port)
     return local if number is None else f"{host}{colon}{number}"
+
+
+def _is_any_port(local: str) -> bool:
+    port = local.rpartition(":")[2]
+    return port.isascii() and port.isdigit() and not port.strip("0")
 
 
 def _is_number(host: str) -> bool:

@@ -21,21 +21,30 @@ class GuestSums:
         self._own = own
 
     async def all(self) -> list[dict[str, object]]:
-        """For each guest its number, its peer, its links, and the sum of each kind. Raises RequestError.
+        """For each guest its number, peer and addresses, and the sum of each kind. Raises RequestError.
 
         A guest without links is gone. It is listed as long as something of it is left.
         """
         peers: dict[str, str] = {}
+        macs: dict[str, list[str]] = {}
+        ips: dict[str, list[str]] = {}
         found: dict[str, dict[str, int]] = {}
         for worker in self._workers:
             answer = messages.GuestsAnswer.decode(await self._request(worker, messages.Guests()))
             peers.update(answer.peers or {})
+            macs.update(answer.macs or {})
+            ips.update(answer.ips or {})
             _add(found, answer.guests)
         own = {kind: sums() for kind, sums in self._own.items()}
         _add(found, messages.GuestsAnswer.of(own).guests)
         kinds = sorted({kind for sums in found.values() for kind in sums} | {"links"})
         return [
-            {"guest": int(guest), "peer": peers.get(guest, "")}
+            {
+                "guest": int(guest),
+                "peer": peers.get(guest, ""),
+                "mac_addresses": macs.get(guest, []),
+                "ip_addresses": ips.get(guest, []),
+            }
             | {kind: found[guest].get(kind, 0) for kind in kinds}
             for guest in sorted(found, key=int)
         ]

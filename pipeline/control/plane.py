@@ -131,7 +131,7 @@ class ControlPlane:
         port = forward.local.rpartition(":")[2]
         guest = ip.text(self._config.network.device_ip)
         if error.endswith("address already in use") and forward.remote == f"{guest}:22":
-            return " (-ssh-port sets another port, -1 none; in a file it is a key of stack.forwards)"
+            return " (-ssh-port sets another port, -1 none; or it is of -forward, or a key of stack.forwards)"
         if error.endswith("permission denied") and port.isdigit() and int(port) < 1024:
             return addresses.privileged(PermissionError(errno.EACCES, ""), int(port))
         return ""

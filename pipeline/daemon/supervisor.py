@@ -18,10 +18,12 @@ import socket
 import stat
 import tempfile
 from collections.abc import Iterator
+from time import monotonic
 from typing import IO, Final, NamedTuple
 
 from pipeline import logs
 from pipeline.config.model import Config, GuestApi
+from pipeline.control.facts import Facts, Process
 from pipeline.control.forwarder import ForwardError
 from pipeline.control.http.access import TokenError, read_token
 from pipeline.control.metrics.meter import Meter
@@ -209,8 +211,9 @@ class Supervisor:
         for worker in self.running:
             loop.add_reader(worker.process.sentinel, self._on_end, worker)
         controls = {name: sock for worker in self.running for name, sock in worker.controls.items()}
-        pids = {worker.name: worker.process.pid for worker in self.running}
-        meter = Meter(self.fabric, pids, self.version, self.log)
+        running = [Process(each.name, each.process.pid, tuple(each.controls)) for each in self.running]
+        facts = Facts.of(self.config, running, monotonic())
+        meter = Meter(self.fabric, facts, self.version, self.log)
         self.plane = plane = ControlPlane(
             self.config, self.fabric, controls, self._on_guest, meter, self.token
         )

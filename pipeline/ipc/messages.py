@@ -220,11 +220,14 @@ class Guests(Request):
 class GuestsAnswer(Answer):
     """guests: by the guest's number, as text, what it has: a number by kind. Ingress names all guests.
 
-    peers: of ingress: by number, which process, machine or address the guest is.
+    peers: of ingress: by number, which process, machine or address the guest is. macs, ips: of demux: by
+    number, the guest's MAC and IPv4 addresses.
     """
 
     guests: dict[str, dict[str, int]]
     peers: dict[str, str] | None = None
+    macs: dict[str, list[str]] | None = None
+    ips: dict[str, list[str]] | None = None
 
     @staticmethod
     def of(sums: Mapping[str, Mapping[int, int]], peers: Mapping[int, str] | None = None) -> "GuestsAnswer":
@@ -344,7 +347,10 @@ class ServeTcp(Request):
 
 @dataclass(frozen=True, slots=True)
 class Expose(Request):
-    """Open a port forward. proxy: version of the PROXY header. found: addresses of local's host name."""
+    """Open a port forward. proxy: version of the PROXY header. found: addresses of local's host name.
+
+    name: the local address by which Unexpose names the forward, if that is not ``local``.
+    """
 
     NAME = "expose"
     protocol: str
@@ -352,6 +358,14 @@ class Expose(Request):
     remote: str
     proxy: int | None = None
     found: list[str] | None = None
+    name: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ExposeAnswer(Answer):
+    """port: the bound port of the host; None for a unix socket."""
+
+    port: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

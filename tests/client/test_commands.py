@@ -1,7 +1,6 @@
 """The commands capture and extcap, with an API that the test plays."""
 
 import socket
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,64 +9,26 @@ import pytest
 from pipeline import cli
 from pipeline.client import api
 from pipeline.wire import pcapng
+from tests.support.fake_api import FakeApi
 from tests.support.live_capture import read
 
 CAPTURED = pcapng.section_header("gvtap-pipeline") + pcapng.interface_description("link1", "", b"", 65535)
-JSON = {
-    "/cam": '{"5a:94:ef:e4:0c:ee": 1, "02:00:00:00:00:01": 2, "nonsense}{value=x": 3}',
-    "/leases": '{"192.168.127.2": "5a:94:ef:e4:0c:ee"}',
-}
-
-
-class Server:
-    """Answers each connection once, and remembers the requests."""
-
-    def __init__(self, path: Path, family: int = socket.AF_UNIX) -> None:
-        """path: of the unix socket. With AF_INET the port of ``url`` is chosen by the system."""
-        self.requests: list[str] = []
-        self.status = "200 OK"
-        self.body = CAPTURED
-        self._listener = socket.socket(family)
-        self._listener.bind(str(path) if family == socket.AF_UNIX else ("127.0.0.1", 0))
-        self._listener.listen()
-        where = self._listener.getsockname()
-        self.url = f"unix://{path}" if family == socket.AF_UNIX else f"tcp://127.0.0.1:{where[1]}"
-        self._family, self._where = family, where
-        self._thread = threading.Thread(target=self._run, daemon=True)
-        self._thread.start()
-
-    def _run(self) -> None:
-        while True:
-            try:
-                sock, _ = self._listener.accept()
-            except OSError:
-                return
-            with sock:
-                head = sock.recv(65536).decode()
-                if not head:
-                    return
-                self.requests.append(head)
-                target = head.split(" ")[1]
-                body = JSON[target].encode() if target in JSON else self.body
-                sock.sendall(f"HTTP/1.1 {self.status}\r\nConnection: close\r\n\r\n".encode() + body)
-
-    def close(self) -> None:
-        """End the thread."""
-        with socket.socket(self._family) as last:
-            last.connect(self._where)
-        self._thread.join()
-        self._listener.close()
+CAM = {"5a:94:ef:e4:0c:ee": 1, "02:00:00:00:00:01": 2, "nonsense}{value=x": 3}
+LEASES = {"192.168.127.2": "5a:94:ef:e4:0c:ee"}
 
 
 @pytest.fixture
-def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeApi]:
     monkeypatch.delenv(api.VARIABLE, raising=False)
-    made = Server(tmp_path / "api.sock")
+    made = FakeApi(tmp_path / "api.sock")
+    made.body = CAPTURED
+    made.says("/cam", CAM)
+    made.says("/leases", LEASES)
     yield made
     made.close()
 
 
-def test_capture_asks_for_what_its_flags_say(server: Server, tmp_path: Path) -> None:
+def test_capture_asks_for_what_its_flags_say(server: FakeApi, tmp_path: Path) -> None:
     out, token = tmp_path / "out", tmp_path / "token"
     token.write_text("secret\n")
     argv = ["-guest", "1", "-guest", "2", "--port=80", "-protocol", "tcp", "-host", "10.0.0.0/8", "-drops"]
@@ -81,7 +42,7 @@ def test_capture_asks_for_what_its_flags_say(server: Server, tmp_path: Path) -> 
 
 
 def test_the_api_is_that_of_the_configuration_or_of_the_environment(
-    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    server: FakeApi, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = tmp_path / "config.yaml"
     config.write_text(f"listen: ['vsock://:1024', '{server.url}']\n")
@@ -92,7 +53,8 @@ def test_the_api_is_that_of_the_configuration_or_of_the_environment(
 
 
 def test_the_api_may_be_on_tcp(tmp_path: Path) -> None:
-    server = Server(tmp_path, socket.AF_INET)
+    server = FakeApi(tmp_path, socket.AF_INET)
+    server.body = CAPTURED
     assert cli.main(["capture", "-api", server.url, "-w", str(tmp_path / "a")]) == 0
     server.close()
     assert "Host: localhost\r\n" in server.requests[0], "an endpoint on TCP takes no other name"
@@ -126,7 +88,7 @@ def test_a_word_that_is_not_a_flag_is_an_error_of_usage(capsys: pytest.CaptureFi
 
 
 def test_the_text_of_a_refusal_is_shown_and_no_file_is_made(
-    server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    server: FakeApi, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     server.status, server.body = "429 Too Many Requests", b"4 captures are running\n"
     assert cli.main(["capture", "-api", server.url, "-w", str(tmp_path / "a")]) == 1
@@ -134,7 +96,7 @@ def test_the_text_of_a_refusal_is_shown_and_no_file_is_made(
     assert not (tmp_path / "a").exists()
 
 
-def test_extcap_lists_all_guests_and_each(server: Server, capsys: pytest.CaptureFixture[str]) -> None:
+def test_extcap_lists_all_guests_and_each(server: FakeApi, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["extcap", "--extcap-interfaces", "--api", server.url]) == 0
     assert capsys.readouterr().out.splitlines()[1:] == [
         "interface {value=gvtap}{display=gvtap: all guests}",
@@ -160,7 +122,7 @@ def test_extcap_names_link_type_and_settings(capsys: pytest.CaptureFixture[str])
     assert lines[0].endswith("{default=unix:///a}")
 
 
-def test_extcap_captures_one_guest_into_the_fifo(server: Server, tmp_path: Path) -> None:
+def test_extcap_captures_one_guest_into_the_fifo(server: FakeApi, tmp_path: Path) -> None:
     fifo = tmp_path / "fifo"
     argv = ["--extcap-interface", "gvtap-5a94efe40cee", "--capture", "--fifo", str(fifo), "--host", ""]
     assert cli.main(["extcap", "--api", server.url, *argv]) == 0

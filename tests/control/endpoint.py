@@ -11,6 +11,7 @@ from typing import Any
 import aiohttp
 import structlog
 
+from pipeline.control.facts import Facts, Process
 from pipeline.control.forwarder import Forwarder
 from pipeline.control.http.access import Access
 from pipeline.control.http.api import Api
@@ -30,6 +31,17 @@ class Meter:
     """What /stats, /metrics, /healthz and /version show."""
 
     build = Build("1.2.3", "3.11.2", "plain")
+    facts = Facts(
+        started=0.0,
+        processes=(Process("data", 12, ("ingress", "demux")), Process("side", 13, ("resolver",))),
+        placement="auto",
+        subnet="192.168.127.0/24",
+        mtu=1500,
+        gateway="192.168.127.1",
+        guest="192.168.127.2",
+        host="192.168.127.254",
+        endpoints=(("listen", "unix:///tmp/network.sock"),),
+    )
 
     def __init__(self, counts: Snapshot | None = None, silent: Sequence[str] = ()) -> None:
         self.counts = counts or {}

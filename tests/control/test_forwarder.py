@@ -107,6 +107,53 @@ def test_the_workers_words_are_kept_and_nothing_is_listed() -> None:
     asyncio.run(run())
 
 
+def test_a_port_that_the_system_chooses_is_listed_and_closes_the_forward() -> None:
+    async def run() -> None:
+        workers = Workers()
+        made = Forwarder(workers)
+        for port in (40001, 40002):
+            workers.answers["expose"] = {"ok": True, "port": port}
+            opened = await made.expose("udp", ":0", "1.2.3.4:5")
+            assert (opened.local, opened.asked) == (f":{port}", ":0")
+        assert [forward.local for forward in made.all()] == [":40001", ":40002"]
+        names = [op["name"] for _, op in workers.asked]
+        assert len(set(names)) == 2
+        with pytest.raises(ForwardError, match=r"^proxy not found$"):
+            await made.unexpose("udp", ":0")
+        await made.unexpose("udp", ":40001")
+        assert workers.asked[-1][1] == {"op": "unexpose", "protocol": "udp", "local": names[0]}
+        with pytest.raises(ForwardError, match=r"^proxy not found$"):
+            await made.unexpose("udp", ":0", owner=Owner("192.168.127.9", 9))
+        await made.unexpose("udp", ":0")
+        assert workers.asked[-1][1]["local"] == names[1]
+        assert made.all() == []
+
+    asyncio.run(run())
+
+
+def test_a_forward_whose_answer_is_late_is_closed_by_its_name() -> None:
+    async def run() -> None:
+        workers = Workers()
+        workers.answers["expose"] = lambda _op: RequestError("worker listen did not answer")
+        with pytest.raises(RequestError):
+            await Forwarder(workers).expose("tcp", "127.0.0.1:0", "1.2.3.4:5")
+        (_, opened), (_, closed) = workers.asked
+        assert closed == {"op": "unexpose", "protocol": "tcp", "local": opened["name"]}
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize(("protocol", "local"), [("unix", "/tmp/a:0"), ("tcp", ":10"), ("tcp", ":")])
+def test_other_local_addresses_have_no_name_of_their_own(protocol: str, local: str) -> None:
+    async def run() -> None:
+        workers = Workers()
+        remote = "tcp://1.2.3.4:5" if protocol == "unix" else "1.2.3.4:5"
+        assert (await Forwarder(workers).expose(protocol, local, remote)).asked == ""
+        assert "name" not in workers.asked[0][1]
+
+    asyncio.run(run())
+
+
 def test_a_silent_worker_is_not_the_clients_fault() -> None:
     async def run() -> None:
         workers = Workers()
@@ -234,7 +281,7 @@ def test_of_two_requests_for_one_address_at_once_one_is_refused() -> None:
         results = await asyncio.gather(
             *(made.expose("tcp", "127.0.0.1:9090", "1.2.3.4:5") for _ in range(2)), return_exceptions=True
         )
-        assert [str(result) for result in results if result is not None] == [
+        assert [str(result) for result in results if not isinstance(result, Forward)] == [
             "proxy already running for tcp on 127.0.0.1:9090"
         ]
 

@@ -11,6 +11,7 @@ from pipeline.ipc import messages
 def test_sums_of_workers_are_added_for_each_guest() -> None:
     answers = {
         "ingress": messages.GuestsAnswer.of({"links": {3: 2, 11: 1}}, {3: "process 12"}),
+        "demux": messages.GuestsAnswer({}, macs={"3": ["5a:94:ef:e4:0c:ee"]}, ips={"11": ["192.168.127.9"]}),
         "egress0": messages.GuestsAnswer.of({"sockets": {3: 5, 4: 1}}),
         "egress1": messages.GuestsAnswer.of({"sockets": {3: 7}}),
     }
@@ -20,8 +21,10 @@ def test_sums_of_workers_are_added_for_each_guest() -> None:
         return answers[worker].encode()
 
     found = asyncio.run(GuestSums(request, answers, {"forwards": lambda: {11: 4}}).all())
+    names: dict[str, Any] = {"peer": "", "mac_addresses": [], "ip_addresses": []}
+    known = {"peer": "process 12", "mac_addresses": ["5a:94:ef:e4:0c:ee"], "ip_addresses": []}
     assert found == [
-        {"guest": 3, "peer": "process 12", "forwards": 0, "links": 2, "sockets": 12},
-        {"guest": 4, "peer": "", "forwards": 0, "links": 0, "sockets": 1},
-        {"guest": 11, "peer": "", "forwards": 4, "links": 1, "sockets": 0},
+        {"guest": 3, **known, "forwards": 0, "links": 2, "sockets": 12},
+        {"guest": 4, **names, "forwards": 0, "links": 0, "sockets": 1},
+        {"guest": 11, **names, "ip_addresses": ["192.168.127.9"], "forwards": 4, "links": 1, "sockets": 0},
     ]

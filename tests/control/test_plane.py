@@ -11,6 +11,7 @@ import pytest
 import structlog
 
 from pipeline.config import merge, options
+from pipeline.control.facts import Facts
 from pipeline.control.metrics.meter import Meter
 from pipeline.control.plane import ControlPlane
 from pipeline.go import flags
@@ -43,7 +44,8 @@ def statuses(tmp_path: Path, kind: type[socket.socket], *, guests: bool) -> list
     async def run() -> list[bytes]:
         config, _ = merge.build(flags.parse(options.START, ["-ssh-port", "-1"]), resolv_conf=os.devnull)
         fabric: Any = SimpleNamespace(layout=SimpleNamespace(names=(), nodes=()))
-        plane = ControlPlane(config, fabric, {}, lambda _event: None, Meter(fabric, {}, "1", LOG), "")
+        meter = Meter(fabric, Facts.of(config, [], 0.0), "1", LOG)
+        plane = ControlPlane(config, fabric, {}, lambda _event: None, meter, "")
         await plane.start()
         path = str(tmp_path / "s")
         with kind(socket.AF_UNIX, socket.SOCK_STREAM) as listener:

@@ -23,15 +23,13 @@ from pipeline.control.forwarder import (
     Owner,
     TooManyError,
     resolve_remote,
-    without_secrets,
 )
 from pipeline.control.guests import GuestSums
-from pipeline.control.http import models, openapi, stats
+from pipeline.control.http import forward_answers, models, openapi, stats, status
 from pipeline.control.http.access import Access, AccessError, guest_address
 from pipeline.control.http.connection import TIMEOUT, TOO_LONG
 from pipeline.control.http.runner import connection_of
 from pipeline.control.http.takeover import CAPTURE, CONNECT, TUNNEL
-from pipeline.control.metrics.build import Build
 from pipeline.control.metrics.page import CONTENT_TYPE
 from pipeline.control.workers import RefusedError, Request, RequestError
 from pipeline.go import text as gotext
@@ -63,19 +61,11 @@ class ApiError(Exception):
         self.status = status
 
 
-class Meter(Protocol):
+class Meter(status.Meter, Protocol):
     """What the program counts, and how it is (pipeline.control.metrics.meter.Meter)."""
-
-    build: Build
-
-    def counters(self) -> stats.Snapshot:
-        """Each worker's counters by name: {worker: {counter: value}}."""
 
     async def page(self) -> bytes:
         """The page of ``/metrics``."""
-
-    async def silent_workers(self) -> list[str]:
-        """The workers that do not answer."""
 
 
 class Api:
@@ -112,6 +102,7 @@ class Api:
             "/stats": self._stats,
             "/cam": self._cam,
             "/guests": self._guests_all,
+            "/status": self._status,
             "/leases": self._leases,
             "/services/dhcp/leases": self._leases,
             "/services/dns/all": self._dns_all,
@@ -205,19 +196,8 @@ class Api:
 
     async def _forwarder_all(self, request: web.Request) -> web.Response:
         reader = guest_address(_client(request)) if request.app[_GUESTS] else HOST
-        forwards = [
-            models.Forward(
-                local=forward.local,
-                remote=forward.remote
-                if reader in (HOST, forward.opened_by)
-                else without_secrets(forward.remote),
-                protocol=forward.protocol,
-                proxy_protocol=forward.proxy_protocol,
-            )
-            for forward in self._forwarder.all()
-        ]
-        # gvproxy has no proxy_protocol. The key is left out where it is empty.
-        return _json([forward.model_dump(exclude_defaults=True) for forward in forwards])
+        shown = [forward_answers.shown(forward, reader) for forward in self._forwarder.all()]
+        return _json([each.model_dump(exclude_defaults=True) for each in shown])
 
     async def _expose(self, request: web.Request) -> web.Response:
         asked = await _posted(request, models.ExposeRequest)
@@ -232,12 +212,17 @@ class Api:
             if request.app[_GUESTS]:
                 self._access.check_guest_expose(client, protocol, asked.local, remote)
                 owner = _owner(request)
-            await self._forwarder.expose(protocol, asked.local, remote, asked.proxy_protocol, owner=owner)
+            opened = await self._forwarder.expose(
+                protocol, asked.local, remote, asked.proxy_protocol, owner=owner
+            )
         except TooManyError as error:
             raise ApiError(429, str(error)) from None
         except ForwardError as error:
             raise ApiError(500, str(error)) from None
-        return web.Response()
+        # gvproxy's answer is empty, also if it was asked for port 0.
+        if not opened.asked:
+            return web.Response()
+        return _json(forward_answers.shown(opened, HOST).model_dump(exclude_defaults=True))
 
     async def _unexpose(self, request: web.Request) -> web.Response:
         asked = await _posted(request, models.UnexposeRequest)
@@ -282,6 +267,13 @@ class Api:
         except RefusedError as error:
             raise ApiError(400, str(error)) from None
         return web.Response()
+
+    async def _status(self, _request: web.Request) -> web.Response:
+        # People copy the status into reports: it has no password of a forward over ssh.
+        nobody = forward_answers.NOBODY
+        forwards = [forward_answers.shown(each, nobody) for each in self._forwarder.all()]
+        found = await status.read(self._meter, self._request, forwards)
+        return _json(found.model_dump(exclude_defaults=True))
 
     # --- counters ---------------------------------------------------------------------------
 

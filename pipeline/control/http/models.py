@@ -127,8 +127,8 @@ class Cam(RootModel[dict[str, int]]):
     """MAC address to number of the guest's link."""
 
 
-class Guests(RootModel[list[dict[str, int | str]]]):
-    """For each guest its number, its peer, and sums by kind: links, flows, sockets, forwards and others."""
+class Guests(RootModel[list[dict[str, int | str | list[str]]]]):
+    """For each guest its number, peer and addresses, and sums by kind: links, flows, sockets and others."""
 
 
 class Counters(RootModel[dict[str, "int | Counters"]]):
@@ -145,5 +145,67 @@ class Version(BaseModel):
     data_path: Annotated[str, WithJsonSchema({"enum": ["compiled", "plain"]})]
 
 
+class WorkerState(BaseModel):
+    """One worker. Several may share a process."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    worker: str
+    process: str
+    pid: int
+    answers: bool = Field(description="whether it answered within two seconds")
+    busy: float = Field(description="share of the last second in which it was busy, 0 to 1")
+
+
+class NetworkAddresses(BaseModel):
+    """The virtual network."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    subnet: str
+    mtu: int
+    gateway: str
+    guest: str = Field(description="the first guest's address; forwards without an address lead to it")
+    host: str
+
+
+class Endpoint(BaseModel):
+    """A socket of the daemon."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    use: str = Field(description="listen, services, metrics, or the protocol of guests")
+    url: str
+
+
+class OpenFlows(BaseModel):
+    """Flows that are open, by protocol."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    tcp: int
+    udp: int
+    icmp: int
+
+
+class Status(Version):
+    """The state of the daemon."""
+
+    pid: int
+    uptime_seconds: float
+    placement: str
+    network: NetworkAddresses
+    endpoints: list[Endpoint]
+    workers: list[WorkerState]
+    guests: int | None = Field(description="guests with a link; null if ingress does not answer")
+    links: int
+    leases: int
+    flows: OpenFlows
+    bytes_from_guests: int
+    bytes_to_guests: int
+    forwards: list[Forward]
+    drops: dict[str, int] = Field(description="what was dropped, by counter; only those that are not 0")
+
+
 REQUESTS: Final = (ExposeRequest, UnexposeRequest, ZoneRequest)
-ANSWERS: Final = (Forwards, Zones, Leases, Cam, Guests, Counters, Version)
+ANSWERS: Final = (Forwards, Zones, Leases, Cam, Guests, Counters, Version, Status)

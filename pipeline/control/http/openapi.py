@@ -34,6 +34,7 @@ _READS: Final[Mapping[str, tuple[str, type[BaseModel] | None]]] = {
     "/stats": ("Counters in the shape of gVisor's statistics.", models.Counters),
     "/metrics": ("What docs/metrics.md lists, for Prometheus.", None),
     "/healthz": ("The text ok, if every worker answers within two seconds.", None),
+    "/status": ("Version, uptime, workers, sums of what is open, forwards and drops.", models.Status),
     "/version": ("Version, Python, and whether the data path is compiled.", models.Version),
     "/cam": ("MAC address to number of the guest's link.", models.Cam),
     "/guests": ("What each guest has of all resources.", models.Guests),
@@ -58,7 +59,11 @@ _CAPTURE_PARAMETERS: Final[tuple[tuple[str, str, Json], ...]] = (
 )
 # path -> (summary, the body, statuses of errors)
 _WRITES: Final[Mapping[str, tuple[str, type[BaseModel], tuple[int, ...]]]] = {
-    "/services/forwarder/expose": ("Open a forward to a guest.", models.ExposeRequest, (400, 408, 500)),
+    "/services/forwarder/expose": (
+        "Open a forward to a guest. With port 0 in local the system chooses a port.",
+        models.ExposeRequest,
+        (400, 408, 500),
+    ),
     "/services/forwarder/unexpose": (
         "Close a forward; its connections live on.",
         models.UnexposeRequest,
@@ -86,7 +91,7 @@ def document(version: str, *, token: bool) -> Json:
         errors = (*_READ_ERRORS.get(path, ()), *((401,) if token else ()))
         paths[path] = {"get": _operation(summary, _answer(answer, path), errors)}
     for path, (summary, body, statuses) in _WRITES.items():
-        operation = _operation(summary, _nothing(), (*statuses, 413, *((401,) if token else ())))
+        operation = _operation(summary, _done(path), (*statuses, 413, *((401,) if token else ())))
         operation["requestBody"] = {
             "required": True,
             "description": "Any Content-Type will do. Names of keys without regard to case.",
@@ -127,8 +132,14 @@ def _answer(model: type[BaseModel] | None, path: str) -> Json:
     return {"description": "JSON", "content": content, "x-json": _ref(model)}
 
 
-def _nothing() -> Json:
-    return {"description": "Done; the answer is empty."}
+def _done(path: str) -> Json:
+    if path != "/services/forwarder/expose":
+        return {"description": "Done; the answer is empty."}
+    return {
+        "description": "Done; the answer is empty. With port 0 it is the open forward, with its port.",
+        "content": {"text/plain": {"schema": _TEXT}},
+        "x-json": _ref(models.Forward),
+    }
 
 
 def _ref(model: type[BaseModel]) -> Json:

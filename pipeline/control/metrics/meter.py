@@ -2,12 +2,12 @@
 
 import asyncio
 import os
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Final
 
 import structlog
 
 from pipeline import histograms, logs
+from pipeline.control.facts import Facts
 from pipeline.control.metrics.build import Build
 from pipeline.control.metrics.families import SUPERVISOR, writers
 from pipeline.control.repeated import Repeated
@@ -31,16 +31,17 @@ class Meter:
     def __init__(
         self,
         fabric: Fabric,
-        pids: Mapping[str, int],
+        facts: Facts,
         version: str,
         log: structlog.typing.FilteringBoundLogger,
     ) -> None:
-        """pids: of the worker processes by name. version: of the program. connect() comes before page()."""
+        """version: of the program. connect() comes before page()."""
         self.build = Build.of(version)
+        self.facts = facts
         self._fabric = fabric
         self._blocks = {name: fabric.counters(name) for name in fabric.layout.names}
         self._roles = {node.name: node.role for node in fabric.layout.nodes} | {SUPERVISOR: SUPERVISOR}
-        self._pids = {**pids, SUPERVISOR: os.getpid()}
+        self._pids = {process.name: process.pid for process in facts.processes} | {SUPERVISOR: os.getpid()}
         self._no_names = Repeated(log, "metrics without guests: demux does not answer")
         self._own: dict[str, int] = {}
         """The supervisor's own counters that are not 0."""

@@ -7,7 +7,6 @@ made in ingress are passed on as they are. For a connection that the host opens 
 guest (dials.py).
 """
 
-from collections import Counter
 from typing import Final
 
 from pipeline.config.choices import ISOLATED
@@ -26,6 +25,7 @@ from pipeline.records.kinds import RECORD_BYTES
 from pipeline.records.tcp import TcpRange
 from pipeline.records.udp import UdpData, UdpNotice, UdpRange
 from pipeline.stages.bad_frames import BadFrames
+from pipeline.stages.demux import guest_report
 from pipeline.stages.demux.bindings import Bindings
 from pipeline.stages.demux.dials import DialRouter
 from pipeline.stages.demux.dropped import (
@@ -279,17 +279,16 @@ class DemuxStage:
         """Requests ``cam`` (MAC to link), ``neighbors`` (address to MAC) and ``guests``."""
         match messages.request_of(message):
             case messages.Guests():
-                addresses = Counter(
-                    self.links.get(link, link) for _, link in self.neighbors.snapshot().values()
+                found = guest_report.answer(
+                    self.links, self.switch.cam(), self.neighbors.snapshot(), self.udp.flows.sums()
                 )
-                sums = {"addresses": addresses, "udp_flows": self.udp.flows.sums()}
-                return messages.GuestsAnswer.of(sums).encode()
+                return found.encode()
             case messages.Cam():
                 cam = {ethernet.mac_text(mac): link for mac, link in self.switch.cam().items()}
                 return messages.CamAnswer(cam).encode()
             case messages.Neighbors():
-                found = self.neighbors.snapshot().items()
-                macs = {ip.text(addr): ethernet.mac_text(mac) for addr, (mac, _) in found}
+                neighbors = self.neighbors.snapshot().items()
+                macs = {ip.text(addr): ethernet.mac_text(mac) for addr, (mac, _) in neighbors}
                 return messages.NeighborsAnswer(macs).encode()
         return {"error": f"demux knows no request {message.get('op')!r}"}
 

@@ -50,9 +50,10 @@ class Target(NamedTuple):
 class Forward:
     """A bound local address. Its clients reach a port of a guest."""
 
-    def __init__(self, key: str) -> None:
-        """key: protocol and local address."""
+    def __init__(self, key: str, port: int | None) -> None:
+        """key: protocol and local address. port: the bound port of the host, None for a unix socket."""
         self.key = key
+        self.port = port
 
     def watch(self) -> None:
         """Accept connections from now on."""
@@ -77,7 +78,7 @@ class StreamForward(Forward):
         accept: Callable[["StreamForward"], None],
     ) -> None:
         """path: of a unix socket, else None. accept: called when connections wait."""
-        super().__init__(key)
+        super().__init__(key, None if path is not None else sock.getsockname()[1])
         self.sock = sock
         self.target = target
         self._worker = worker
@@ -111,7 +112,7 @@ class DatagramForward(Forward):
 
     def __init__(self, worker: Worker, key: str, sock: socket.socket, target: Target, egress: str) -> None:
         """Pass sock to the egress worker ``egress``, and close it here. OSError as in Worker.send_peer."""
-        super().__init__(key)
+        super().__init__(key, sock.getsockname()[1])
         self._worker = worker
         self._egress = egress
         message = messages.UdpForward(key, target.addr, target.port)
@@ -159,7 +160,7 @@ class ListenStage:
         try:
             match messages.request_of(message):
                 case messages.Expose() as ask:
-                    self._expose(ask.protocol, ask.local, ask.remote, ask.proxy or 0, ask.found)
+                    return {"ok": True, **messages.ExposeAnswer(self._expose(ask)).encode()}
                 case messages.Unexpose() as ask:
                     self._unexpose(ask.protocol, ask.local)
                 case messages.Tunnel() as ask if fds:
@@ -175,20 +176,23 @@ class ListenStage:
             close_all(fds)
         return {"ok": True}
 
-    def _expose(self, protocol: str, local: str, remote: str, proxy: int, found: list[str] | None) -> None:
-        """found: the addresses of the host in ``local``, if that is a name."""
-        key = f"{protocol} {local}"
+    def _expose(self, ask: messages.Expose) -> int | None:
+        """Open a forward. Returns its port of the host, None for a unix socket."""
+        key = f"{ask.protocol} {ask.name or ask.local}"
         if key in self._forwards:
             raise listener.ListenError("proxy already running")
         if len(self._forwards) >= self._max_forwards:
             self._counts[_TOO_MANY] += 1
             raise listener.ListenError(f"{self._max_forwards} ports are forwarded already")
-        host, port = listener.split(remote.removeprefix("tcp://"))
-        target = Target(ip.parse_ipv4(host), port, proxy)
-        self._forwards[key] = self._open(key, protocol, local, target, found)
+        host, port = listener.split(ask.remote.removeprefix("tcp://"))
+        target = Target(ip.parse_ipv4(host), port, ask.proxy or 0)
+        opened = self._open(key, ask.protocol, ask.local, target, ask.found)
+        self._forwards[key] = opened
         self._counts[_FORWARDS] = len(self._forwards)
+        return opened.port
 
     def _open(self, key: str, protocol: str, local: str, target: Target, found: list[str] | None) -> Forward:
+        """found: the addresses of the host in ``local``, if that is a name."""
         if protocol in inet.UDP:
             sock = listener.bind_inet(protocol, local, found)
             return DatagramForward(self.worker, key, sock, target, self._pick_egress())

@@ -288,6 +288,21 @@ def test_a_guest_does_not_see_the_keys_and_passwords_of_other_forwards(tmp_path:
     asyncio.run(run())
 
 
+def test_the_status_has_no_password_and_the_list_of_forwards_has(tmp_path: Path) -> None:
+    secret = "ssh-tunnel://u:s3cret@192.168.127.2/s?key=/k&passphrase=s3cret"
+
+    async def run() -> None:
+        async with endpoint(tmp_path) as at:
+            path = str(tmp_path / "s")
+            await at.forwarder.expose("unix", path, secret)
+            (shown,) = json.loads((await at.call("GET", "/status"))[1])["forwards"]
+            assert shown == {"local": path, "remote": "ssh-tunnel://192.168.127.2/s", "protocol": "unix"}
+            assert json.loads((await at.call("GET", ALL))[1])[0]["remote"] == secret
+            await at.forwarder.unexpose("unix", path)
+
+    asyncio.run(run())
+
+
 def test_the_log_of_forwards_has_no_password(tmp_path: Path) -> None:
     async def run() -> None:
         lines: list[dict[str, Any]] = []

@@ -3,6 +3,7 @@
 import asyncio
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -90,6 +91,49 @@ def test_forwards_come_and_go(tmp_path: Path) -> None:
             assert await at.call("GET", ALL) == (200, "[]\n")
 
     asyncio.run(run())
+
+
+def test_a_port_that_the_system_chose_is_answered_and_listed(tmp_path: Path) -> None:
+    async def run() -> None:
+        async with endpoint(tmp_path) as at:
+            at.workers.answers["expose"] = {"ok": True, "port": 40123}
+            body = '{"local":"127.0.0.1:0","remote":"192.168.127.2:80"}'
+            opened = {"local": "127.0.0.1:40123", "remote": "192.168.127.2:80", "protocol": "tcp"}
+            status, text = await at.call("POST", EXPOSE, body)
+            assert (status, json.loads(text)) == (200, opened)
+            assert json.loads((await at.call("GET", ALL))[1]) == [opened]
+            assert await at.call("POST", UNEXPOSE, '{"local":"127.0.0.1:40123"}') == (200, "")
+            assert await at.call("GET", ALL) == (200, "[]\n")
+
+    asyncio.run(run())
+
+
+def test_the_status_comes_although_workers_are_silent(tmp_path: Path) -> None:
+    async def run() -> tuple[dict[str, Any], dict[str, Any]]:
+        counts = {
+            "ingress": {"link_guests": 1, "link_bytes_from_guest": 7, "worker_busy_share": 250_000},
+            "demux": {"udp_flows": 2, "udp_datagram_dropped_truncated": 3},
+            "tcp0": {"tcp_flows": 4, "tcp_segment_dropped_paws": 0},
+        }
+        meter = Meter(counts, silent=["demux"])
+        async with endpoint(tmp_path, meter=meter) as at:
+            assert await at.call("POST", EXPOSE, GOOD) == (200, "")
+            one = json.loads((await at.call("GET", "/status"))[1])
+            at.workers.answers["guests"] = lambda _op: RequestError("worker ingress is gone")
+            return one, json.loads((await at.call("GET", "/status"))[1])
+
+    one, other = asyncio.run(run())
+    assert (one["guests"], other["guests"]) == (1, None)
+    assert one["workers"] == [
+        {"worker": "ingress", "process": "data", "pid": 12, "answers": True, "busy": 0.25},
+        {"worker": "demux", "process": "data", "pid": 12, "answers": False, "busy": 0.0},
+        {"worker": "resolver", "process": "side", "pid": 13, "answers": True, "busy": 0.0},
+    ]
+    assert one["flows"] == {"tcp": 4, "udp": 2, "icmp": 0}
+    assert one["drops"] == {"udp_datagram_dropped_truncated": 3}
+    assert (one["version"], one["links"], one["bytes_from_guests"]) == ("1.2.3", 1, 7)
+    assert one["network"]["guest"] == "192.168.127.2"
+    assert [forward["local"] for forward in one["forwards"]] == ["127.0.0.1:9090"]
 
 
 def test_the_words_of_workers_reach_the_client(tmp_path: Path) -> None:

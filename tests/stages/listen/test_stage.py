@@ -14,6 +14,7 @@ import pytest
 from pipeline.config import merge, options
 from pipeline.counters import INDEX
 from pipeline.go import flags
+from pipeline.ipc import messages
 from pipeline.ipc.channel import ControlChannel
 from pipeline.ipc.fabric import Fabric
 from pipeline.stages.listen.stage import BUSY_PAUSE, EXHAUSTED_PAUSE, ListenStage
@@ -47,9 +48,9 @@ class Rig:
 
     debug = info
 
-    def expose(self, protocol: str = "unix", local: str = "") -> dict[str, object]:
-        message = {"op": "expose", "protocol": protocol, "local": local or self.path}
-        return self.stage.on_control({**message, "remote": "192.168.127.2:80"}, [])
+    def expose(self, protocol: str = "unix", local: str = "", name: str | None = None) -> dict[str, object]:
+        ask = messages.Expose(protocol, local or self.path, "192.168.127.2:80", name=name)
+        return self.stage.on_control(ask.encode(), [])
 
     def connect(self, count: int) -> None:
         for _ in range(count):
@@ -106,6 +107,20 @@ def test_a_url_as_local_address_names_the_socket_that_it_means(rig: Rig, tmp_pat
     assert {path.name for path in tmp_path.iterdir()} == {"a b", "c%20d"}
 
 
+@pytest.mark.parametrize("protocol", ["tcp", "udp"])
+def test_the_answer_has_the_port_and_the_forward_has_its_name(rig: Rig, protocol: str) -> None:
+    ports = [rig.expose(protocol, "127.0.0.1:0", f"127.0.0.1:0 {number}")["port"] for number in (1, 2)]
+    assert len({*ports, 0, None}) == 4
+    kind = socket.SOCK_STREAM if protocol == "tcp" else socket.SOCK_DGRAM
+    with socket.socket(type=kind) as taken, pytest.raises(OSError, match="in use"):
+        taken.bind(("127.0.0.1", ports[1]))
+    unknown = rig.stage.on_control(messages.Unexpose(protocol, f"127.0.0.1:{ports[0]}").encode(), [])
+    assert unknown == {"error": "proxy not found"}
+    close = messages.Unexpose(protocol, "127.0.0.1:0 1").encode()
+    assert rig.stage.on_control(close, []) == {"ok": True}
+    assert rig.count("listen_forwards") == 1
+
+
 def test_a_burst_that_egress_does_not_take_waits_in_the_backlog(rig: Rig) -> None:
     rig.expose()
     rig.connect(900)
@@ -146,7 +161,7 @@ def test_a_connection_that_cannot_wait_for_want_of_descriptors_is_closed(
         theirs.close()
         answer = rig.expose("udp", "127.0.0.1:0")
         assert answer == {"error": "expose: Too many open files"}
-    assert rig.expose("udp", "127.0.0.1:0") == {"ok": True}, "nothing is left of the failed one"
+    assert "error" not in rig.expose("udp", "127.0.0.1:0"), "nothing is left of the failed one"
     for _, fds in rig.egress.receive():
         for fd in fds:
             os.close(fd)

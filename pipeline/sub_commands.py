@@ -1,0 +1,119 @@
+"""The sub-commands of gvtap-pipeline as a table: words, flags, and the function that runs each.
+
+The command line, its help, the man page and the completions come from this table. A function is named by its
+module, which is loaded when the command runs. So help and version need none of the daemon's libraries.
+"""
+
+import pkgutil
+from collections.abc import Callable, Sequence
+from typing import Final, NamedTuple
+
+from pipeline.client import options as client_options
+from pipeline.config import options
+from pipeline.go.flags import Flag, Parsed
+
+Run = Callable[[Parsed, Sequence[str]], int]
+"""Runs a command: the parsed line, and its words as typed. Returns the exit code."""
+
+ANY_NUMBER: Final = -1
+
+
+class Command(NamedTuple):
+    """A sub-command.
+
+    ``name``: one word or two. ``argument``: what its words are, "" if it takes none. ``arity``: how many,
+    ANY_NUMBER for one and more. ``place``: ``module:function``. ``lenient``: words that are not flags are
+    ignored.
+    """
+
+    name: str
+    help: str
+    place: str
+    flags: tuple[Flag, ...] = ()
+    argument: str = ""
+    arity: int = 0
+    lenient: bool = False
+
+    @property
+    def usage(self) -> str:
+        """The command with the form of what follows it."""
+        flags = "[flags]" if self.flags else ""
+        return " ".join(filter(None, (self.name, flags, self.argument)))
+
+    def takes(self, words: Sequence[str]) -> bool:
+        """Whether the number of words that are not flags is right."""
+        return bool(words) if self.arity == ANY_NUMBER else len(words) == self.arity
+
+    def load(self) -> Run:
+        """The function that runs the command."""
+        run: Run = pkgutil.resolve_name(self.place)
+        return run
+
+
+COMMANDS: Final = (
+    Command("start", "run the network", "pipeline.commands.start:pipeline", options.START),
+    Command(
+        "config check",
+        "say what is wrong with a configuration file",
+        "pipeline.commands.config:check",
+        argument="FILE",
+        arity=1,
+    ),
+    Command(
+        "config show",
+        "print what flags and file come to, as a file",
+        "pipeline.commands.config:show",
+        options.START,
+    ),
+    Command(
+        "config schema", "print the JSON schema of a configuration file", "pipeline.commands.config:schema"
+    ),
+    Command(
+        "status",
+        "print how a running daemon is: workers, sockets, forwards, drops",
+        "pipeline.client.show:status",
+        client_options.SHOW,
+    ),
+    Command("guests", "list the guests", "pipeline.client.show:guests", client_options.SHOW),
+    Command("flows", "list open connections", "pipeline.client.show:flows", client_options.FLOWS),
+    Command("leases", "list the addresses of guests", "pipeline.client.show:leases", client_options.SHOW),
+    Command(
+        "expose",
+        "open forwards to a guest, such as 8080:80; the words are those of start -forward",
+        "pipeline.client.forwards:expose",
+        client_options.SHOW,
+        "FORWARD...",
+        ANY_NUMBER,
+    ),
+    Command(
+        "unexpose",
+        "close forwards; the guest's side may be left out: 8080",
+        "pipeline.client.forwards:unexpose",
+        client_options.SHOW,
+        "FORWARD...",
+        ANY_NUMBER,
+    ),
+    Command(
+        "capture",
+        "write what guests send and get, of a running daemon",
+        "pipeline.client.capture:run",
+        client_options.CAPTURE,
+    ),
+    Command(
+        "extcap",
+        "the same for Wireshark, which runs this command",
+        "pipeline.client.extcap:run",
+        client_options.EXTCAP,
+        # Wireshark decides what follows its flags.
+        lenient=True,
+    ),
+)
+
+
+def find(words: Sequence[str]) -> tuple[Command, Sequence[str]] | None:
+    """The command that a line begins with, and the words after its name."""
+    for command in COMMANDS:
+        name = command.name.split()
+        if list(words[: len(name)]) == name:
+            return command, words[len(name) :]
+    return None
