@@ -1,10 +1,10 @@
 """What does not change while the daemon runs: its processes, its network and its sockets, for /status."""
 
 from collections.abc import Sequence
-from ipaddress import IPv4Address
 from typing import NamedTuple
 
 from pipeline.config.model import LINKS, Config
+from pipeline.wire import ip
 
 
 class Process(NamedTuple):
@@ -42,8 +42,8 @@ class Facts(NamedTuple):
             config.workers.placement,
             str(network.subnet),
             network.mtu,
-            str(IPv4Address(network.gateway_ip)),
-            str(IPv4Address(network.device_ip)),
-            str(IPv4Address(network.host_ip)),
+            ip.text(network.gateway_ip),
+            ip.text(network.device_ip),
+            ip.text(network.host_ip),
             tuple((use, url) for use, url in endpoints if url),
         )
