@@ -51,7 +51,7 @@ PIPELINE: Final = Program(
         Command("help", "list the commands", ""),
     ),
     exits=(
-        ("0", "After an orderly end: SIGINT, SIGTERM, SIGHUP."),
+        ("0", "After an orderly end: SIGINT, SIGTERM, and SIGHUP without a configuration file."),
         (
             "1",
             "If the configuration is wrong, the start fails, a worker process ends or does not answer, "

@@ -347,6 +347,7 @@ TABLE: Final[tuple[Counter, ...]] = (
         "flows refused at the limit of open descriptors, because no other flow could be closed",
     ),
     Counter("egress_flow_refused_policy", "flows", "flows that the egress policy forbids"),
+    Counter("egress_flow_closed_policy", "flows", "open flows that a new egress policy forbids"),
     Counter("icmp_echo_dropped_not_permitted", "messages", "pings while the host allows no ICMP sockets"),
     Counter("icmp_echo_dropped_send_failed", "messages", "pings that the host could not send"),
     Counter("icmp_echo_flow_evicted", "flows", "idle ping sockets closed for others"),
@@ -356,13 +357,21 @@ TABLE: Final[tuple[Counter, ...]] = (
     Counter("icmp_error_forwarded", "messages", "ICMP errors about pings passed on to guests"),
     Counter("icmp_reply_dropped_no_room", "messages", "answers to pings while no slot was free"),
     Counter("nat_flow_refused_broadcast", "flows", "flows to a broadcast address"),
+    Counter("nat_flow_refused_dns_off", "flows", "flows to port 53 of the gateway while disable has dns"),
     Counter("nat_flow_refused_gateway_port", "flows", "flows to a port of the gateway without a service"),
+    Counter(
+        "nat_flow_refused_host_loopback_off",
+        "flows",
+        "flows and pings to the host's loopback while disable has host-loopback",
+    ),
+    Counter("nat_flow_refused_icmp_off", "flows", "pings of other hosts while disable has icmp"),
     Counter("nat_flow_refused_link_local", "flows", "flows to 169.254.0.0/16 while that is not allowed"),
     Counter("nat_flow_refused_loopback", "flows", "flows to 127.0.0.0/8"),
     Counter("nat_flow_refused_multicast", "flows", "flows to a multicast address"),
     Counter("nat_flow_refused_own_port", "flows", "flows to a port of loopback on which the daemon listens"),
     Counter("nat_flow_refused_reserved", "flows", "flows to 0.0.0.0/8 or 240.0.0.0/4"),
     Counter("nat_flow_refused_unowned", "flows", "flows to an address of the subnet that no guest has"),
+    Counter("nat_flow_refused_udp_off", "flows", "flows of datagrams to hosts while disable has udp"),
     # --- supervisor: HTTP API ---------------------------------------------------------
     Counter("api_connection_evicted", "connections", "connections of the API closed for those of others"),
     Counter("api_connection_refused_too_many", "connections", "connections refused: all are in use"),
@@ -395,6 +404,18 @@ TABLE: Final[tuple[Counter, ...]] = (
     Counter(
         "dhcp_decline_dropped_not_holder", "messages", "DHCP declines of an address the client does not hold"
     ),
+    Counter(
+        "dhcp_host_name_refused_invalid",
+        "names",
+        "host names of clients that are not one label of letters and digits",
+    ),
+    Counter(
+        "dhcp_host_name_refused_taken",
+        "names",
+        "host names of clients that the configuration or another client has, or that no client may have",
+    ),
+    Counter("dhcp_host_name_refused_too_many", "names", "host names of clients beyond what is kept"),
+    Counter("dhcp_host_names", "names", "clients whose host name the name server answers for now", "gauge"),
     Counter("dhcp_leases", "leases", "addresses given out, static ones included", "gauge"),
     Counter("dhcp_message_dropped_bad_chaddr", "messages", "DHCP messages without a usable hardware address"),
     Counter("dhcp_message_dropped_bad_header", "messages", "DHCP messages of unknown op"),

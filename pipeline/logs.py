@@ -81,6 +81,7 @@ _source = "supervisor"
 _file = ("", STDERR)
 """Path and descriptor of the log file, "" for standard error."""
 _limiter = Limiter()
+_level = "info"
 _lock = threading.Lock()
 _summary: threading.Timer | None = None
 if hasattr(os, "register_at_fork"):
@@ -105,6 +106,10 @@ class Line:
         _outlet.put(self._fd, text.encode("utf-8", "backslashreplace") + b"\n")
 
     debug = info = warning = error = critical = msg
+
+
+class _Leveled(structlog.make_filtering_bound_logger(logging.INFO)):  # type: ignore[misc]
+    """The class of all loggers. Its base decides which levels are written (_set_base)."""
 
 
 class _Forward(logging.Handler):
@@ -153,7 +158,8 @@ def setup(log_file: str = "", level: str = "info", *, debug: bool = False) -> No
     """
     global _limiter
     if level == "debug":
-        _limiter = Limiter(DEBUG_SUBJECT, DEBUG_KIND)
+        _limiter = _limiter_for(level)
+    _set_base(level)
     fd = STDERR
     if log_file:
         fd = _open(log_file)
@@ -174,15 +180,37 @@ def setup(log_file: str = "", level: str = "info", *, debug: bool = False) -> No
             _cut,
             *render,
         ],
-        wrapper_class=structlog.make_filtering_bound_logger(LEVELS[level]),
+        wrapper_class=_Leveled,
         logger_factory=lambda *_: Line(fd),
         cache_logger_on_first_use=True,
     )
     root = logging.getLogger()
     root.handlers[:] = [_Forward()]
-    root.setLevel(logging.DEBUG if level == "debug" else logging.WARNING)
     # At level debug asyncio logs every selector event. These are not about guests.
     logging.getLogger("asyncio").setLevel(logging.WARNING)
+
+
+def set_level(level: str) -> None:
+    """Change the level of this process, also for loggers that exist."""
+    global _limiter
+    if level == _level:
+        return
+    _summarize()  # the rates of another level begin with full buckets
+    with _lock:
+        _limiter = _limiter_for(level)
+    _set_base(level)
+
+
+def _limiter_for(level: str) -> Limiter:
+    return Limiter(DEBUG_SUBJECT, DEBUG_KIND) if level == "debug" else Limiter()
+
+
+def _set_base(level: str) -> None:
+    # The class of all loggers gets another base. So a line below the level costs no more than a call.
+    global _level
+    _level = level
+    _Leveled.__bases__ = (structlog.make_filtering_bound_logger(LEVELS[level]),)
+    logging.getLogger().setLevel(logging.DEBUG if level == "debug" else logging.WARNING)
 
 
 def logger(worker: str) -> structlog.typing.FilteringBoundLogger:

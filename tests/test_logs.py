@@ -39,6 +39,22 @@ def lines(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
+def test_the_level_changes_for_loggers_that_exist(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    logs.setup(str(path))
+    before = structlog.get_logger().bind(worker="tcp0")
+    before.debug("no")
+    logs.set_level("debug")
+    before.debug("yes")
+    logs.set_level("error")
+    before.info("no")
+    logs.logger("x").warning("no")
+    before.error("yes")
+    logs.set_level("info")
+    before.info("yes")
+    assert [line["event"] for line in lines(path)] == ["yes"] * 3
+
+
 def test_a_line_is_one_json_object_with_its_first_keys_in_order(tmp_path: Path) -> None:
     path = tmp_path / "log"
     logs.setup(str(path))

@@ -1,6 +1,7 @@
 """Runs the network: from a parsed command line to the end of the daemon."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Final
 
 from pipeline import logs, release
@@ -50,8 +51,11 @@ def _start(parsed: flags.Parsed, words: Sequence[str], program: supervisor.Progr
     for warning in warnings:
         log.warning(warning)
     _report_version(program.name)
+    # gvproxy has no reload, and without a file there is nothing to read again.
+    reloads = program is supervisor.OWN and parsed.text("config")
+    reread = partial(merge.build, parsed, words, guests=program.guests, again=True) if reloads else None
     try:
-        return supervisor.run(config, program, release.version())
+        return supervisor.run(config, program, release.version(), reread)
     finally:
         logs.flush()
 

@@ -16,6 +16,7 @@ LINK_SCHEMES: Final[Mapping[str, tuple[str, ...]]] = {
     "vpnkit": STREAM_SCHEMES,
     "bess": ("unixpacket", "fd"),
     "vfkit": ("unixgram", "fd"),
+    "fd": ("unix", "fd"),
 }
 """Protocols that may stand before the + of ``links``, and schemes after it. ``-listen-NAME`` has the same."""
 
@@ -30,6 +31,12 @@ SYMMETRIC: Final = "symmetric"
 FULL_CONE: Final = "full-cone"
 UDP_NATS: Final = (SYMMETRIC, FULL_CONE)
 """Hosts that may answer a guest's datagram: its destination, or all (pipeline.stages.egress.udp.cone)."""
+DNS: Final = "dns"
+UDP: Final = "udp"
+ICMP: Final = "icmp"
+HOST_LOOPBACK: Final = "host-loopback"
+DISABLED: Final = (DNS, UDP, ICMP, HOST_LOOPBACK)
+"""What may be switched off for all guests (pipeline.engines.nat)."""
 GUARDED: Final = "guarded"
 ISOLATED: Final = "isolated"
 OPEN: Final = "open"

@@ -19,18 +19,23 @@ _VSOCK: Final = re.compile(r"([0-9]*:[0-9]+|[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[
 _METRICS_HINT: Final = "allowed: host:port or unix:///path"
 
 
-def links_of(parsed: flags.Parsed, keys: FileKeys) -> dict[str, str]:
-    """The URL of each of LINKS, "" for none. Raises ConfigError."""
+def links_of(parsed: flags.Parsed, keys: FileKeys, *, bound: bool = False) -> dict[str, str]:
+    """The URL of each of LINKS, "" for none. Raises ConfigError.
+
+    bound: the sockets are bound already, so their files may exist.
+    """
     links = {name: parsed.text(f"listen-{name}") or getattr(keys.interfaces, name) for name in LINKS}
     if links["qemu"]:
         check(links["qemu"], "invalid value for qemu listen address", LINK_SCHEMES["qemu"])
-        _must_not_exist(links["qemu"], "unix")
+        if not bound:
+            _must_not_exist(links["qemu"], "unix")
     for name, scheme in (("bess", "unixpacket"), ("vfkit", "unixgram")):
         url = links[name]
         if url:
             if not url.startswith(tuple(f"{allowed}://" for allowed in LINK_SCHEMES[name])):
                 raise ConfigError(f"{name} listen address must be {scheme}:// address")
-            _must_not_exist(url, scheme)
+            if not bound:
+                _must_not_exist(url, scheme)
     if links["vpnkit"]:
         check(links["vpnkit"], "invalid value for vpnkit listen address", LINK_SCHEMES["vpnkit"])
     for one, other in (("qemu", "vpnkit"), ("bess", "vpnkit"), ("qemu", "bess")):
@@ -39,8 +44,8 @@ def links_of(parsed: flags.Parsed, keys: FileKeys) -> dict[str, str]:
     return links
 
 
-def further_links(texts: Sequence[str]) -> tuple[tuple[str, str], ...]:
-    """Protocol and URL of each ``protocol+url``. Raises ConfigError."""
+def further_links(texts: Sequence[str], *, bound: bool = False) -> tuple[tuple[str, str], ...]:
+    """Protocol and URL of each ``protocol+url``. Raises ConfigError. bound: as for links_of()."""
     found = []
     for text in texts:
         protocol, plus, url = text.partition("+")
@@ -49,7 +54,7 @@ def further_links(texts: Sequence[str]) -> tuple[tuple[str, str], ...]:
             allowed = ", ".join(f"{name}+" for name in LINK_SCHEMES)
             raise ConfigError(f"link: {flags.quote(text)} must begin with a protocol (allowed: {allowed})")
         check(url, f"link: {protocol}", schemes)
-        for scheme in ("unix", "unixpacket", "unixgram"):
+        for scheme in () if bound else ("unix", "unixpacket", "unixgram"):
             _must_not_exist(url, scheme)
         found.append((protocol, url))
     return tuple(found)

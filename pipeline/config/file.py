@@ -133,7 +133,16 @@ def path_text(path: Path) -> str:
     return text
 
 
-_SECURITY: Final = ("egress-policy", "guest-api", "api-token-file", "guests", "ec2-metadata-access")
+_SECURITY: Final = (
+    "egress-policy",
+    "guest-api",
+    "api-token-file",
+    "guests",
+    "ec2-metadata-access",
+    "disable",
+    "outbound-address",
+    "outbound-interface",
+)
 """Keys that restrict what guests and clients may do. The network must not start without one of them."""
 
 

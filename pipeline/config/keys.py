@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, fields, make_dataclass
 from typing import Annotated, ClassVar, Final, Self
 
 from pipeline.config import limits
-from pipeline.config.choices import GUARDED, GUESTS, SYMMETRIC, UDP_NATS
+from pipeline.config.choices import DISABLED, GUARDED, GUESTS, SYMMETRIC, UDP_NATS
 from pipeline.config.model import (
     BUSY_POLL,
     SLOTS,
@@ -24,10 +24,14 @@ from pipeline.config.model import (
 from pipeline.config.scalars import (
     Flag,
     GuestAddress,
+    GuestZone,
+    Interface,
     Ip,
     LocalAddress,
     Mac,
+    NameServer,
     OptionalMac,
+    SourceAddress,
     Text,
     number,
     one_of,
@@ -149,4 +153,9 @@ class FileKeys(Map):
     egress_policy: EgressPolicy = NO_POLICY
     udp_nat: Annotated[str, one_of(*UDP_NATS)] = SYMMETRIC
     guests: Annotated[str, one_of(*GUESTS)] = GUARDED
+    disable: tuple[Annotated[str, one_of(*DISABLED)], ...] = ()
+    dns_servers: tuple[NameServer, ...] = ()
+    guest_names: GuestZone = ""
+    outbound_address: SourceAddress = ""
+    outbound_interface: Interface = ""
     proxy_protocol: dict[LocalAddress, Annotated[str, one_of("v1", "v2")]] = field(default_factory=dict)

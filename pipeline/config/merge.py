@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping, Sequence, Set
 from typing import Final
 from urllib.parse import urlsplit
 
-from pipeline.config import default_mode, derived, forward_words, limits
+from pipeline.config import default_mode, derived, forward_words, limits, outside
 from pipeline.config.access import check_policy, check_token_file, with_proxy_protocol
 from pipeline.config.choices import GUESTS, PLACEMENTS, SEPARATE, STREAM_SCHEMES, UDP_NATS
 from pipeline.config.endpoints import check, further_links, links_of, metrics_url
@@ -64,16 +64,17 @@ def build(
     try_log_file: Callable[[str], None] | None = None,
     resolv_conf: str = default_mode.RESOLV_CONF,
     guests: GuestApi | None = None,
+    again: bool = False,
 ) -> tuple[Config, tuple[str, ...]]:
     """Config and warnings from the parsed flags. words: the command line as typed.
 
     Checks run in gvproxy's order. The first that fails raises ConfigError. try_log_file is called with the
     path of the log before all checks but those of the file. guests: what guests may do if the file has no
-    guest-api.
+    guest-api. again: the program runs with these flags already, and has bound its sockets.
     """
     warnings: list[str] = []
     path = parsed.text("config")
-    keys, notes = read_file(path) if path else (FileKeys(), ())
+    keys, notes = read_file(path, pipes=not again) if path else (FileKeys(), ())
     warnings += (f"{path}: {note}" for note in notes)
     settings = keys.settings()
     settings |= _logging(parsed, keys, warnings)
@@ -82,7 +83,7 @@ def build(
     network = _addresses(parsed, keys.stack)
     settings |= network._asdict()
     settings["notification"] = _notification(parsed.text("notification"), keys.notification)
-    settings |= links_of(parsed, keys)
+    settings |= links_of(parsed, keys, bound=again)
     if keys.stack.stack_debug:
         warnings.append("stack.debug has no effect: packets are not written to the log")
     if path and any(word in ("-ssh-port", "--ssh-port") for word in words):
@@ -90,22 +91,28 @@ def build(
     if not path:
         settings |= default_mode.settings(parsed, network, resolv_conf)
     settings["forwards"] = _forwards(parsed, keys, network)
-    settings |= _listeners(parsed, keys)
+    settings |= _listeners(parsed, keys, bound=again)
     given = _limits(parsed)
     set_limits: Set[str] = keys.limits.named  # type: ignore[attr-defined]  # made at run time
     settings |= derived.limits({*given, *set_limits}, memory.available_bytes()) | given
     settings |= _network(parsed, keys, network, warnings)
     settings |= _workers(parsed, keys)
     settings |= _access(parsed, keys)
+    settings |= outside.settings(parsed, keys, network.gateway_ip)
     if guests is not None and keys.guest_api is NO_GUEST_API:
         settings["guest_api"] = guests
-    return Config.of(settings), tuple(warnings)
+    config = Config.of(settings)
+    outside.check_together(config)
+    return config, tuple(warnings)
 
 
-def read_file(path: str) -> tuple[FileKeys, tuple[str, ...]]:
-    """The configuration file and notes about unknown keys. Raises ConfigError."""
+def read_file(path: str, *, pipes: bool = True) -> tuple[FileKeys, tuple[str, ...]]:
+    """The configuration file and notes about unknown keys. Raises ConfigError.
+
+    pipes: also read a pipe, which can be read only once.
+    """
     try:
-        text = small_file.read(path, pipes=True).decode("utf-8")
+        text = small_file.read(path, pipes=pipes).decode("utf-8")
     except OSError as error:
         words = os.strerror(error.errno or 0).lower()
         raise ConfigError(f"failed to read config file: open {path}: {words}") from error
@@ -200,13 +207,13 @@ def _forwards(parsed: flags.Parsed, keys: FileKeys, network: Addresses) -> tuple
     return with_proxy_protocol([*kept, *given.values()], keys.proxy_protocol)
 
 
-def _listeners(parsed: flags.Parsed, keys: FileKeys) -> Settings:
+def _listeners(parsed: flags.Parsed, keys: FileKeys, *, bound: bool) -> Settings:
     socket_forwards = _socket_forwards(parsed, keys.socket_forwards)
     listen = parsed.lists["listen"] or keys.listen
     services = parsed.text("services") or keys.services
     for url in (*listen, *filter(None, [services])):
         check(url, "cannot listen", STREAM_SCHEMES)
-    further = further_links((*keys.further, *parsed.lists["link"]))
+    further = further_links((*keys.further, *parsed.lists["link"]), bound=bound)
     return {
         "socket_forwards": socket_forwards,
         "listen": listen,

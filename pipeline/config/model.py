@@ -138,6 +138,10 @@ class Network:
     vpnkit_macs: Mapping[str, bytes]
     udp_nat: str = SYMMETRIC  # one of UDP_NATS
     state_file: str = ""  # keeps the leases
+    dns_servers: tuple[str, ...] = ()  # "address:port" each; none: those of resolv.conf
+    guest_names: str = ""  # the zone that has guests' host names
+    outbound_address: str = ""  # the source of sockets for guests; none: as routes have it
+    outbound_interface: str = ""
 
     @property
     def reserved(self) -> frozenset[int]:
@@ -191,6 +195,7 @@ class Access:
     guest_api: GuestApi = GuestApi()
     egress_policy: EgressPolicy = EgressPolicy()
     guests: str = GUARDED  # one of GUESTS
+    disable: tuple[str, ...] = ()  # of DISABLED
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 from pipeline.config.choices import (
+    DISABLED,
     FORWARD_FORM,
     GUESTS,
     LINK_SCHEMES,
@@ -101,6 +102,22 @@ OWN: Final[tuple[Flag, ...]] = (
         "what guests may send each other: guarded, honest frames; isolated, nothing; or open, anything",
         words=GUESTS,
     ),
+    Flag(
+        "disable",
+        "string",
+        "what no guest has, repeats: the gateway's dns, udp, icmp (pings), or host-loopback",
+        repeats=True,
+        words=DISABLED,
+    ),
+    Flag(
+        "dns-server",
+        "string",
+        "name server to ask, repeats: an IP address, perhaps with a port; those of resolv.conf if empty",
+        repeats=True,
+    ),
+    Flag("guest-names", "string", "zone that gets the host names which guests send by DHCP; none if empty"),
+    Flag("outbound-address", "string", "IPv4 address of this host from which guests' traffic leaves"),
+    Flag("outbound-interface", "string", "network interface through which guests' traffic leaves"),
     Flag("slots", "int", "slots of 72 KiB in shared memory; 0 means as configured, else 512"),
     Flag(
         "busy-poll",

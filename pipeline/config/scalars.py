@@ -19,6 +19,14 @@ _TRUE: Final = frozenset({"true", "True", "TRUE", "yes", "Yes", "YES", "on", "On
 _FALSE: Final = frozenset({"false", "False", "FALSE", "no", "No", "NO", "off", "Off", "OFF", "n", "N"})
 _LABEL: Final = "[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?"
 _NAME: Final = re.compile(rf"(\*\.)?{_LABEL}(\.{_LABEL})*")
+_INTERFACE: Final = re.compile(r"[!-.0-9;-~]{1,15}", re.ASCII)
+"""Linux allows neither spaces nor a slash, and a colon means an alias."""
+_SERVER: Final = re.compile(r"(?:([0-9.]+)|\[([^\[\]]+)\])(?::([0-9]{1,5}))?", re.ASCII)
+_HOST_LABEL: Final = "[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?"
+_HOST_NAME: Final = re.compile(rf"{_HOST_LABEL}(\.{_HOST_LABEL})*")
+MAX_INTERFACE: Final = 15
+MAX_ZONE: Final = 189
+"""Characters of a zone, so that a label of 63 and a dot fit before it into a name of 253."""
 _NETWORKS: Final = ("udp", "udp4", "udp6", "tcp", "tcp4", "tcp6")
 
 
@@ -96,6 +104,48 @@ def _ipv4(value: object) -> int:
         return ip.parse_ipv4(_text(value))
     except ValueError:
         raise ValueError("must be an IPv4 address such as 192.168.127.2") from None
+
+
+def source_address(value: object) -> str:
+    """An IPv4 address from which sockets may reach other hosts. This and the next three raise ValueError."""
+    text = _text(value)
+    address = ipaddress.IPv4Address(text) if is_ipv4(text) else None
+    if address is None or address.is_loopback or address.is_multicast or not 0 < address.packed[0] < 0xF0:
+        raise ValueError("must be an IPv4 address of this host other than loopback")
+    return text
+
+
+def interface(value: object) -> str:
+    """The name of a network interface, which need not exist."""
+    text = _text(value)
+    if not _INTERFACE.fullmatch(text) or text in (".", ".."):
+        raise ValueError(f"must be the name of a network interface, at most {MAX_INTERFACE} characters")
+    return text
+
+
+def name_server(value: object) -> str:
+    """``10.0.0.1``, ``10.0.0.1:5353``, ``fd00::1`` or ``[fd00::1]:53``. Returns it with brackets and port."""
+    text = _text(value)
+    found = _SERVER.fullmatch(text)
+    host, port = (found[1] or found[2], found[3] or "53") if found else (text, "53")
+    try:
+        address = ipaddress.ip_address(host)
+        if found is None and address.version == 4:
+            raise ValueError
+    except ValueError:
+        address = None
+    usable = address is not None and not address.is_multicast and not address.is_unspecified
+    if not usable or not 1 <= int(port) <= 65535:
+        raise ValueError("must be an IP address with a port or without, such as 10.0.0.1 or [fd00::1]:5353")
+    return f"[{host}]:{int(port)}" if ":" in host else f"{host}:{int(port)}"
+
+
+def zone_name(value: object) -> str:
+    """The name of a zone of hosts (RFC 1123 section 2.1), in lower case and without the last dot."""
+    text = _text(value).rstrip(".").lower()
+    if len(text) > MAX_ZONE or not _HOST_NAME.fullmatch(text):
+        raise ValueError("must be the name of a zone such as vm.internal")
+    return text
 
 
 def _any_ip(value: object) -> str:
@@ -209,6 +259,12 @@ Ip = Annotated[int, Check(_ipv4, ip.text)]
 Mac = Annotated[bytes, Check(_mac, ethernet.mac_text)]
 OptionalMac = Annotated[bytes, Check(_optional(_mac, b""), ethernet.mac_text)]
 OptionalAnyIp = Annotated[str, Check(_optional(_any_ip, ""))]
+SourceAddress = Annotated[str, Check(_optional(source_address, ""))]
+"""The address of sockets that go out, or an empty text."""
+Interface = Annotated[str, Check(_optional(interface, ""))]
+NameServer = Annotated[str, Check(name_server)]
+"""Address and port, the address in brackets if it is of IPv6."""
+GuestZone = Annotated[str, Check(_optional(zone_name, ""))]
 Pattern = Annotated[str, Check(_regexp)]
 AnyNetwork = Annotated[str, Check(_network)]
 Ipv4Network = Annotated[str, Check(_ipv4_network)]

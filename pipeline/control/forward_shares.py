@@ -46,15 +46,19 @@ class ForwardShares:
 
     def __init__(self, limits: Limits, count: Callable[[str], None]) -> None:
         """count: called with the name of a counter."""
+        self._count = count
+        self.set_limits(limits)
+        self._tokens: OrderedDict[int, tuple[float, float]] = OrderedDict()
+        """By guest: changes that it may make at once, and when they were counted. At most 2 s' worth."""
+
+    def set_limits(self, limits: Limits) -> None:
+        """Set the limits. Forwards that exceed lower ones stay."""
         self.max_forwards = limits.max_forwards
         self.max_of_guests = min(limits.max_forwards_of_guests, limits.max_forwards)
         descriptors = descriptor_limit.soft()
         if descriptors >= 0:
             self.max_of_guests = max(1, min(self.max_of_guests, descriptors // DESCRIPTORS_PART))
-        self._count = count
         self._rate = limits.max_forward_changes_per_second
-        self._tokens: OrderedDict[int, tuple[float, float]] = OrderedDict()
-        """By guest: changes that it may make at once, and when they were counted. At most 2 s' worth."""
 
     def refuses_change(self, guest: int, now: float) -> str:
         """Why the guest may open or close no forward now; "" if it may, as the host always does."""

@@ -17,6 +17,7 @@ from typing import Final, NamedTuple
 import structlog
 
 from pipeline.config.limits import Limits
+from pipeline.config.model import PortForward
 from pipeline.control import forward_shares
 from pipeline.control.forward_shares import ForwardShares
 from pipeline.control.lookup import Lookups, port_number
@@ -94,8 +95,14 @@ class Forwarder:
         sockets: SocketForwards | None = None,
         log: structlog.typing.FilteringBoundLogger | None = None,
         shares: ForwardShares | None = None,
+        *,
+        udp: bool = True,
     ) -> None:
-        """sockets opens forwards that go over ssh; the listen worker opens all others."""
+        """sockets opens forwards that go over ssh; the listen worker opens all others.
+
+        udp: whether forwards of UDP are allowed.
+        """
+        self._udp = udp
         self._shares = shares or ForwardShares(Limits(), lambda _name: None)
         self._request = request
         self._log = log or structlog.get_logger()
@@ -125,6 +132,8 @@ class Forwarder:
         proxy_protocol: "v1" or "v2" lets the guest see the client's address, in a PROXY header.
         """
         self._check_rate(owner)
+        if protocol in inet.UDP and not self._udp:
+            raise ForwardError("udp is switched off for guests (disable: [udp])")
         made = Forward(local, remote, protocol, proxy_protocol, owner.address, owner.guest)
         # Before the lock: a slow name server delays no other request.
         found = await self._found(protocol, local, self._lookups[owner.address != HOST])
@@ -178,6 +187,19 @@ class Forwarder:
         if name != made.local:
             self._numbered[protocol, made.local] = name
         return made
+
+    async def expose_configured(self, forward: PortForward) -> None:
+        """Open a forward of the configuration. Errors as of expose."""
+        await self.expose(forward.protocol, forward.local, forward.remote, _proxy_text(forward))
+
+    def is_open(self, forward: PortForward) -> bool:
+        """Whether a forward of the configuration is open as it is configured."""
+        configured = Forward(forward.local, forward.remote, forward.protocol, _proxy_text(forward))
+        # If the system chose the port, the list has the forward under that one.
+        return any(
+            each._replace(local=each.asked or each.local, asked="") == configured
+            for each in self._forwards.values()
+        )
 
     async def unexpose(
         self,
@@ -337,6 +359,10 @@ def _target(protocol: str, remote: str) -> str:
         case "npipe":
             raise ForwardError("named pipes are not supported by this platform")
     raise ForwardError(f"unknown protocol {protocol}")
+
+
+def _proxy_text(forward: PortForward) -> str:
+    return f"v{forward.proxy_protocol}" if forward.proxy_protocol else ""
 
 
 def _proxy_version(protocol: str, text: str) -> int:

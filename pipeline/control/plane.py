@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Final
 
 from pipeline import logs
+from pipeline.config.choices import UDP
 from pipeline.config.model import Config, PortForward
 from pipeline.control.forward_shares import ForwardShares
 from pipeline.control.forwarder import Forwarder, ForwardError
@@ -25,8 +26,8 @@ from pipeline.control.http.servers import (
 from pipeline.control.http.takeover import CAPTURE, CONNECT, TUNNEL, Capture, Connect, Tunnel
 from pipeline.control.metrics.meter import Meter
 from pipeline.control.notify import CONNECTION_CLOSED, CONNECTION_ESTABLISHED, Notifier
+from pipeline.control.reload import LiveSettings
 from pipeline.control.repeated import Repeated
-from pipeline.control.ssh.destination import Destination, host_path
 from pipeline.control.ssh.forwards import SocketForwards
 from pipeline.control.workers import Channel, Channels, Message, RequestError
 from pipeline.ipc import messages
@@ -75,8 +76,10 @@ class ControlPlane:
         request = self._channels.request
         self._sockets = SocketForwards(request, self._log)
         self._meter = meter
-        shares = ForwardShares(config.limits, meter.count)
-        self._forwarder = Forwarder(request, self._sockets, self._log, shares)
+        self._shares = ForwardShares(config.limits, meter.count)
+        udp = UDP not in config.access.disable
+        self._forwarder = Forwarder(request, self._sockets, self._log, self._shares, udp=udp)
+        self._live = LiveSettings(config, self._channels, self._forwarder, self._sockets, self._log)
         self._not_handed_over = Repeated(self._log, "a guest's DNS connection cannot be handed over")
         meter.connect(request)
         self._notifier = Notifier(config.links.notification, self._log, meter.count)
@@ -119,9 +122,7 @@ class ControlPlane:
         self._guest_front = self._front(self._servers.server(GUEST), {})
         for forward in self._config.access.forwards:
             try:
-                await self._forwarder.expose(
-                    forward.protocol, forward.local, forward.remote, _proxy_text(forward)
-                )
+                await self._forwarder.expose_configured(forward)
             except ForwardError as error:
                 error.advice = self._advice(forward, str(error))
                 raise
@@ -171,11 +172,12 @@ class ControlPlane:
 
     async def forward_sockets(self) -> None:
         """Open the configured forwards over ssh. Raises SocketError, SshError."""
-        guest = ip.text(self._config.network.device_ip)
         for forward in self._config.access.socket_forwards:
-            await self._sockets.check_key(forward.identity)
-            destination = Destination(forward.user, guest, forward.dest, forward.identity)
-            await self._sockets.open(host_path(forward.socket), destination)
+            await self._live.open_socket(forward)
+
+    async def reload(self, config: Config) -> None:
+        """Give all workers and the API these settings. Raises ReloadError if they are refused."""
+        await self._live.change(config, self._access, self._shares)
 
     async def capture(self, fd: int) -> None:
         """Have all frames written to a capture file, whose descriptor stays the caller's."""
@@ -227,7 +229,3 @@ class ControlPlane:
 def _is_tcp(listener: socket.socket) -> bool:
     """Whether browsers can reach it."""
     return listener.family in (socket.AF_INET, socket.AF_INET6)
-
-
-def _proxy_text(forward: PortForward) -> str:
-    return f"v{forward.proxy_protocol}" if forward.proxy_protocol else ""

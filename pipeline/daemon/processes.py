@@ -124,7 +124,7 @@ def make_loop(
     workers: dict[str, Worker] = {}
     poller: Poller | None = None
     for name in group.members:
-        worker = Worker(fabric.ports(name), controls.get(name), poller=poller)
+        worker = Worker(fabric.ports(name), controls.get(name), poller=poller, on_reload=_on_reload)
         poller = worker.poller
         worker.adopt(_STAGES[fabric.layout.node(name).role](worker, config))
         workers[name] = worker
@@ -134,3 +134,7 @@ def make_loop(
     busy_poll = config.workers.busy_poll * 1e-6
     loop = Loop(fabric.waiters[group.members[0]], list(workers.values()), back, busy_poll)
     return loop, workers
+
+
+def _on_reload(config: Config) -> None:
+    logs.set_level(config.logging.log_level)

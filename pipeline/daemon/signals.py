@@ -1,6 +1,7 @@
 """Collects the signals that the daemon acts on, so that it does so at a safe time.
 
-SIGINT, SIGTERM, SIGHUP and SIGQUIT end it. SIGUSR1 has the log reopened. SIGUSR2 means nothing.
+SIGINT, SIGTERM and SIGQUIT end it. So does SIGHUP, unless it has a configuration file to read again. SIGUSR1
+has the log reopened. SIGUSR2 means nothing.
 
 The interpreter writes the number of each signal into a pipe. The supervisor's event loop reads the pipe when
 it runs. So a signal during the start is not lost, and does not leave a half-made file. A second signal during
@@ -18,24 +19,21 @@ from typing import Final
 _MAX_READ: Final = 4096
 
 
-def ending() -> tuple[signal.Signals, ...]:
-    """The signals that end the daemon. (A function: Windows lacks some, but imports this file.)"""
-    return signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT
-
-
 def handled() -> tuple[signal.Signals, ...]:
-    """All signals that the daemon handles."""
-    return *ending(), signal.SIGUSR1, signal.SIGUSR2
+    """All signals that the daemon handles. (A function: Windows lacks some, but imports this file.)"""
+    ending = signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT
+    return *ending, signal.SIGUSR1, signal.SIGUSR2
 
 
 class Signals:
     """Handles these signals for the life of the process. The main thread makes it."""
 
-    def __init__(self) -> None:
-        # A program that nohup started ignores SIGHUP. A shell starts `program &` of a script with SIGINT and
-        # SIGQUIT ignored, but who sends these by number means them.
+    def __init__(self, *, reloads: bool = False) -> None:
+        """reloads: SIGHUP does not end the program."""
+        # A program that nohup started ignores a SIGHUP that would end it. A shell starts `program &` of a
+        # script with SIGINT and SIGQUIT ignored, but who sends these by number means them.
         self._numbers = list(handled())
-        if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:
+        if not reloads and signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:
             self._numbers.remove(signal.SIGHUP)
         self.fds = os.pipe()
         """The read end and the write end of the pipe. A forked process must close both."""

@@ -4,10 +4,11 @@ The supervisor does not touch packets. It is an asyncio program that talks to th
 sockets. It binds sockets in gvproxy's order, after it has started whatever serves them. So a socket works as
 soon as its file exists.
 
-If a worker ends on its own, the daemon ends with status 1. SIGINT, SIGTERM and SIGHUP end it with status 0.
-SIGQUIT ends it with status 2 and prints a traceback of every process. After SIGUSR1 all processes open the
-log again. The supervisor acts on a signal that comes during the start after it has forked the workers. From
-then on it can undo everything in order.
+If a worker ends on its own, the daemon ends with status 1. SIGINT and SIGTERM end it with status 0, and so
+does SIGHUP, unless there is a configuration file to read again (reload.py). SIGQUIT ends it with status 2 and
+prints a traceback of every process. After SIGUSR1 all processes open the log again. The supervisor acts on a
+signal that comes during the start after it has forked the workers. From then on it can undo everything in
+order.
 """
 
 import asyncio
@@ -33,12 +34,13 @@ from pipeline.control.ssh.destination import SocketError, SshError
 from pipeline.control.ssh.forwards import check_library
 from pipeline.control.workers import RequestError
 from pipeline.daemon import placement, processes, signals
+from pipeline.daemon.reload import Reloader, Reread
 from pipeline.ipc import messages
 from pipeline.ipc.arena import SLOT_BYTES
 from pipeline.ipc.fabric import Fabric
 from pipeline.ipc.segment import SegmentError
 from pipeline.links import addresses, inherited, pcap, protocols, stdio
-from pipeline.system import descriptor_limit, output_file, socket_file
+from pipeline.system import descriptor_limit, outbound, output_file, socket_file
 from pipeline.system.service_manager import ALIVE, STOPPING, ServiceManager
 from pipeline.system.service_manager import READY as READY_FOR_MANAGER
 from pipeline.topology import Layout, TopologyError
@@ -77,9 +79,12 @@ GVPROXY: Final = Program("gvproxy", one_guest=True, guests=GuestApi(unix=True))
 """The original's own clients open unix forwards from the guest, and none of them over ssh."""
 
 
-def run(config: Config, program: Program, version: str) -> int:
-    """Run the daemon until it has to stop. Returns the exit status. version: for the API."""
-    supervisor = Supervisor(config, program, version)
+def run(config: Config, program: Program, version: str, reread: Reread | None = None) -> int:
+    """Run the daemon until it has to stop. Returns the exit status.
+
+    version: for the API. reread: reads the configuration again after SIGHUP. Without it, SIGHUP ends it.
+    """
+    supervisor = Supervisor(config, program, version, reread)
     try:
         supervisor.start()
     except (StartError, addresses.AddressError, TopologyError, OSError) as error:
@@ -95,12 +100,14 @@ def run(config: Config, program: Program, version: str) -> int:
 class Supervisor:
     """One run of the daemon."""
 
-    def __init__(self, config: Config, program: Program, version: str) -> None:
+    def __init__(self, config: Config, program: Program, version: str, reread: Reread | None = None) -> None:
         self.config = config
         self.program = program
         self.version = version
         self.log = logs.logger("supervisor")
-        self.signals = signals.Signals()
+        self.reread = reread
+        self.reloader: Reloader | None = None
+        self.signals = signals.Signals(reloads=reread is not None)
         self.running: list[processes.Running] = []
         self.files: list[socket_file.OwnFile] = []
         """Files to remove at the end. A file that another program has replaced stays."""
@@ -130,6 +137,10 @@ class Supervisor:
         except (TokenError, SshError) as error:
             raise StartError(str(error)) from error
         self._check_state_file()
+        try:
+            outbound.check(config.network.outbound_address, config.network.outbound_interface)
+        except outbound.OutboundError as error:
+            raise StartError(str(error)) from error
         reachable = config.links.listen or config.links.stdio or any(self._guest_urls())
         if not reachable and not self.program.one_guest:
             self.log.warning("no guest can attach: start has neither -listen nor another flag for links")
@@ -217,11 +228,15 @@ class Supervisor:
         self.plane = plane = ControlPlane(
             self.config, self.fabric, controls, self._on_guest, meter, self.token
         )
+        if self.reread is not None:
+            self.reloader = Reloader(self.config, self.reread, plane.reload, self.manager, self.log)
         try:
             if not self._is_stopping() and await self._open_unless_stopped(plane):
                 self.log.info("waiting for clients...", processes=len(self.running))
                 self.manager.notify(READY_FOR_MANAGER)
                 self._report_alive()
+                if self.reloader is not None:
+                    self.reloader.start()
             await self.stopping.wait()
         except (
             *(ForwardError, RequestError, SocketError, SshError),
@@ -234,6 +249,8 @@ class Supervisor:
                 self._stop(text, EXIT_FAILED)
                 if not self.program.one_guest:
                     self.log.critical(text)
+        if self.reloader is not None:
+            await self.reloader.stop()
         self._remove_files()
         self.manager.notify(STOPPING)
         plane.stop_workers()
@@ -358,6 +375,9 @@ class Supervisor:
             return
         self.log.info("signal caught", signal=number.name)
         if number == signal.SIGUSR2:
+            return
+        if number == signal.SIGHUP and self.reloader is not None:
+            self.reloader.request()
             return
         if number == signal.SIGQUIT:
             logs.raw(_traceback())

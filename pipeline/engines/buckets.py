@@ -18,6 +18,11 @@ class Buckets:
     def __len__(self) -> int:
         return len(self._levels)
 
+    def set_rate(self, per_second: float, burst: float) -> None:
+        """Change the rate. A bucket with more tokens than the new burst has the burst."""
+        self.per_second = per_second
+        self.burst = burst
+
     def take(self, key: Hashable, now: float) -> bool:
         """Take a token. Returns False when there is none."""
         level = self.level(key, now)

@@ -108,6 +108,12 @@ class IcmpErrors:
         self.suppressed = 0
         """Errors not sent because of the rate limit (counter ``icmp_error_dropped_rate_limit``)."""
 
+    def set_rate(self, per_second: float, burst: float) -> None:
+        """Change the rate and the burst of errors."""
+        self._tokens += burst - self._burst
+        self._per_second = per_second
+        self._burst = burst
+
     def unreachable(
         self,
         view: memoryview | bytes,

@@ -5,11 +5,12 @@ keeps the address that the guest sent to, so answers come from that address. Dat
 (``udp-nat: full-cone``) are translated back with the same table.
 
 The gateway's services are checked first, then the table, then the refusals. So an entry of the table allows
-an address that would be refused otherwise: the user has configured it.
+an address that would be refused otherwise: the user has configured it. What the setting ``disable`` switches
+off is refused in any case.
 """
 
 import errno
-from collections.abc import Iterable, Mapping, Set
+from collections.abc import Collection, Iterable, Mapping, Set
 from ipaddress import IPv4Network
 from typing import Final, NamedTuple, Protocol
 
@@ -20,6 +21,12 @@ API_PORT: Final = 80
 DHCP_PORT: Final = 67
 LINK_LOCAL: Final = "nat_flow_refused_link_local"
 OWN_PORT: Final = "nat_flow_refused_own_port"
+DNS_OFF: Final = "nat_flow_refused_dns_off"
+UDP_OFF: Final = "nat_flow_refused_udp_off"
+ICMP_OFF: Final = "nat_flow_refused_icmp_off"
+HOST_LOOPBACK_OFF: Final = "nat_flow_refused_host_loopback_off"
+SWITCHED_OFF: Final = frozenset({DNS_OFF, UDP_OFF, ICMP_OFF, HOST_LOOPBACK_OFF})
+"""Refusals by the setting ``disable``. The guest always gets an answer, as from the egress policy."""
 
 _TCP_SERVICES: Final[Mapping[int, str]] = {DNS_PORT: "dns", API_PORT: "api"}
 _UDP_SERVICES: Final[Mapping[int, str]] = {DNS_PORT: "dns", DHCP_PORT: "dhcp"}
@@ -64,15 +71,31 @@ class Nat:
         table: Mapping[int, int] | None = None,
         ec2_metadata_access: bool = False,
         own_ports: Set[int] = frozenset(),
+        disable: Collection[str] = (),
     ) -> None:
         """network: the subnet's address. virtual: further addresses that the gateway answers ARP for.
 
         own_ports: TCP ports of the host's loopback that no guest may reach, since the program listens there.
+        disable: what is switched off: "dns", "udp", "icmp", "host-loopback".
         """
         self.network, self.broadcast = ip.prefix(network, prefix_len)
         self.gateway = gateway
         self.own = frozenset((gateway, *virtual))
         self.table = dict(table or {})
+        loopback_off = "host-loopback" in disable
+        self._translated = {
+            addr: Target(to, refused=HOST_LOOPBACK_OFF, errno=errno.EACCES)
+            if loopback_off and _is_loopback(to)
+            else Target(to)
+            for addr, to in self.table.items()
+        }
+        """What the table says, and what is switched off, for each address in it."""
+        self._tcp_services, self._udp_services = dict(_TCP_SERVICES), dict(_UDP_SERVICES)
+        self._dns_off = "dns" in disable
+        if self._dns_off:
+            del self._tcp_services[DNS_PORT], self._udp_services[DNS_PORT]
+        self._udp_off = "udp" in disable
+        self._icmp_off = "icmp" in disable
         # If several addresses are translated to one address of the host, guests see the first one.
         self._seen_as = {to: addr for addr, to in reversed(self.table.items())}
         self.ec2_metadata_access = ec2_metadata_access
@@ -80,9 +103,14 @@ class Nat:
 
     @classmethod
     def from_config(
-        cls, config: NatConfig, *, ec2_metadata_access: bool = False, own_ports: Set[int] = frozenset()
+        cls,
+        config: NatConfig,
+        *,
+        ec2_metadata_access: bool = False,
+        own_ports: Set[int] = frozenset(),
+        disable: Collection[str] = (),
     ) -> "Nat":
-        """The rules that a configuration asks for. own_ports: as in Nat()."""
+        """The rules that a configuration asks for. own_ports, disable: as in Nat()."""
         return cls(
             network=ip.of(config.subnet.network_address),
             prefix_len=config.subnet.prefixlen,
@@ -91,6 +119,7 @@ class Nat:
             table=config.nat,
             ec2_metadata_access=ec2_metadata_access,
             own_ports=own_ports,
+            disable=disable,
         )
 
     def in_subnet(self, addr: int) -> bool:
@@ -99,19 +128,26 @@ class Nat:
 
     def tcp_target(self, remote_addr: int, port: int) -> Target:
         """Where a guest's SYN to this address and port goes."""
-        target = self._target(_TCP_SERVICES, remote_addr, port)
+        target = self._target(self._tcp_services, remote_addr, port)
         if port in self.own_ports and ip.is_loopback(target.addr) and not target.refused:
             return Target(target.addr, refused=OWN_PORT, errno=errno.ECONNREFUSED)
         return target
 
     def udp_target(self, remote_addr: int, port: int) -> Target:
         """Where a guest's datagram to this address and port goes."""
-        return self._target(_UDP_SERVICES, remote_addr, port)
+        target = self._target(self._udp_services, remote_addr, port)
+        if self._udp_off and not (target.service or target.refused):
+            return Target(target.addr, refused=UDP_OFF, errno=errno.EACCES)
+        return target
 
     def icmp_target(self, remote_addr: int) -> Target:
         """Where a guest's echo request to this address goes. Link-local addresses may always be pinged."""
         target = self._target({}, remote_addr, 0)
-        return Target(remote_addr) if target.refused == LINK_LOCAL else target
+        if target.refused == LINK_LOCAL:
+            target = Target(remote_addr)
+        if self._icmp_off and not target.refused:
+            return Target(target.addr, refused=ICMP_OFF, errno=errno.EACCES)
+        return target
 
     def seen_as(self, host_addr: int) -> int:
         """The address that guests use for an address of the host: the table's entry for it, or itself."""
@@ -120,8 +156,10 @@ class Nat:
     def _target(self, services: Mapping[int, str], addr: int, port: int) -> Target:
         if addr == self.gateway and port in services:
             return Target(addr, service=services[port])
-        if addr in self.table:
-            return Target(self.table[addr])
+        if addr in self._translated:
+            return self._translated[addr]
+        if addr == self.gateway and port == DNS_PORT and self._dns_off:
+            return Target(addr, refused=DNS_OFF, errno=errno.ECONNREFUSED)
         reason, error = self.refusal(addr)
         return Target(addr, refused=reason, errno=error)
 
@@ -144,3 +182,8 @@ class Nat:
             # 0.0.0.0 would reach the host's own loopback. 240.0.0.0/4 is reserved.
             return "nat_flow_refused_reserved", errno.ENETUNREACH
         return "", 0
+
+
+def _is_loopback(addr: int) -> bool:
+    """Whether a host socket to this address reaches the host's own loopback. 0.0.0.0 does too."""
+    return ip.is_loopback(addr) or addr == 0

@@ -7,10 +7,14 @@ while that answer is valid. Answers of other name servers do not count.
 
 The policy checks the address that the guest sends to, before any translation. It does not track connections:
 an allowed connection stays open after the DNS answer has expired.
+
+replace() sets other rules while the program runs. Workers get new rules one after the other. So what one
+worker reports to another about a pattern must not depend on the rules: its number is a hash of its text.
 """
 
 from collections import OrderedDict
 from collections.abc import Sequence
+from hashlib import blake2b
 from typing import Final, NamedTuple, Protocol
 
 from netaddr import IPAddress, IPNetwork, IPSet
@@ -21,6 +25,8 @@ MAX_NAMED: Final = 16384
 """The most pairs of guest and named address. One more replaces the oldest."""
 MIN_VALID: Final = 5.0
 """Seconds for which an answer is valid at least: a guest needs time to use an answer with TTL 0."""
+
+_LONG_AGO: Final = float("-inf")
 
 Ports = tuple[tuple[int, int], ...]
 
@@ -51,9 +57,14 @@ class PolicyConfig(Protocol):
     def rules(self) -> Sequence[RuleConfig]: ...
 
 
-def patterns(config: PolicyConfig) -> tuple[str, ...]:
-    """All name patterns of the rules. A pattern's index is its number in all workers."""
-    return tuple(dict.fromkeys(name for rule in config.rules for name in rule.names))
+def has_names(config: PolicyConfig) -> bool:
+    """Whether any rule is about names."""
+    return any(rule.names for rule in config.rules)
+
+
+def number_of(pattern: str) -> int:
+    """The number of a name pattern, in all workers and under all rules: 64 bits of a hash."""
+    return int.from_bytes(blake2b(pattern.encode(), digest_size=8).digest(), "big")
 
 
 class Names:
@@ -62,11 +73,17 @@ class Names:
     def __init__(self, config: PolicyConfig) -> None:
         self._exact: dict[str, int] = {}
         self._below: dict[str, int] = {}
-        for number, pattern in enumerate(patterns(config)):
+        self.replace(config)
+
+    def replace(self, config: PolicyConfig) -> None:
+        """Find the patterns of other rules from now on."""
+        self._exact.clear()
+        self._below.clear()
+        for pattern in (name for rule in config.rules for name in rule.names):
             if pattern.startswith("*."):
-                self._below[pattern[2:]] = number
+                self._below[pattern[2:]] = number_of(pattern)
             else:
-                self._exact[pattern] = number
+                self._exact[pattern] = number_of(pattern)
 
     def __bool__(self) -> bool:
         return bool(self._exact or self._below)
@@ -95,21 +112,26 @@ class Policy:
     """The rules, and the current names of addresses."""
 
     def __init__(self, config: PolicyConfig, max_named: int = MAX_NAMED) -> None:
-        numbers = {pattern: number for number, pattern in enumerate(patterns(config))}
+        self._rules: list[_Rule] = []
+        self._default = True
+        self._max_named = max_named
+        self._named: OrderedDict[tuple[int, int], dict[int, float]] = OrderedDict()
+        self.replace(config)
+
+    def replace(self, config: PolicyConfig) -> None:
+        """Apply other rules from now on. The names of addresses stay known."""
         self._default = config.default == "allow"
         self._rules = [
             _Rule(
                 rule.action == "allow",
                 _set(rule.guests),
                 _set(rule.networks),
-                frozenset(numbers[name] for name in rule.names),
+                frozenset(map(number_of, rule.names)),
                 rule.ports,
                 frozenset(rule.protocols),
             )
             for rule in config.rules
         ]
-        self._max_named = max_named
-        self._named: OrderedDict[tuple[int, int], dict[int, float]] = OrderedDict()
 
     @property
     def active(self) -> bool:
@@ -133,6 +155,10 @@ class Policy:
             if self._fits(rule, guest, address, port, protocol, now):
                 return rule.allow
         return self._default
+
+    def still_allows(self, guest: int, address: int, port: int, protocol: str) -> bool:
+        """Whether a flow that is open may go on. A name counts although its answer may have expired."""
+        return self.allows(guest, address, port, protocol, _LONG_AGO)
 
     def _fits(self, rule: _Rule, guest: int, address: int, port: int, protocol: str, now: float) -> bool:
         if rule.protocols and protocol not in rule.protocols:

@@ -128,6 +128,15 @@ class Reassembler:
         self.evicted = 0
         """Datagrams dropped because of a bound (counter ``ipv4_datagram_dropped_reassembly_full``)."""
 
+    def set_bounds(
+        self, *, max_datagrams: int, max_datagrams_per_source: int, max_bytes: int, max_bytes_per_source: int
+    ) -> None:
+        """Change the bounds. What exceeds lower ones goes when the next fragment comes."""
+        self._max_datagrams = max_datagrams
+        self._max_per_source = max_datagrams_per_source
+        self._max_bytes = max_bytes
+        self._max_bytes_per_source = max_bytes_per_source
+
     def on_fragment(
         self, view: memoryview | bytes, off: int, header: ipv4.Header, source: int, now: float
     ) -> bytes | None:

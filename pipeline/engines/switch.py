@@ -127,6 +127,11 @@ class Switch:
         self.not_learned = 0
         """Frames whose source was not learned because of a bound (``switch_mac_dropped_table_full``)."""
 
+    def set_bounds(self, max_macs_per_link: int, max_macs: int) -> None:
+        """Change the bounds. MACs that are known already stay."""
+        self._max_per_link = max_macs_per_link
+        self._max = max_macs
+
     def __len__(self) -> int:
         return len(self._ports)
 

@@ -152,6 +152,11 @@ class UdpFlows:
     def __len__(self) -> int:
         return len(self._by_key)
 
+    def set_bounds(self, max_per_guest: int, max_flows: int) -> None:
+        """Change the bounds. Flows that exceed lower ones stay, but each new one ends another."""
+        self._max_per_guest = max_per_guest
+        self._max = max_flows
+
     def find(self, key: FlowKey, now: float) -> UdpFlow | None:
         """The flow of a guest's datagram, which renews it; None if there is none yet."""
         flow = self._by_key.get(key)

@@ -17,6 +17,7 @@ from contextlib import suppress
 from struct import Struct
 from typing import Final, NamedTuple
 
+from pipeline.system.outbound import Outbound
 from pipeline.wire import ip
 
 HEADER_LEN: Final = 8
@@ -68,8 +69,8 @@ class EchoError(NamedTuple):
     seq: int
 
 
-def open_echo(address: str) -> socket.socket:
-    """A non-blocking socket connected to address. Raises OSError.
+def open_echo(address: str, outbound: Outbound | None = None) -> socket.socket:
+    """A non-blocking socket connected to address, and bound to outbound before. Raises OSError.
 
     An errno in NOT_PERMITTED means that this process can never have such a socket.
     """
@@ -81,6 +82,8 @@ def open_echo(address: str) -> socket.socket:
         elif sys.platform == "darwin":
             with suppress(OSError):  # reply_in() also skips the header itself
                 sock.setsockopt(socket.IPPROTO_IP, _IP_STRIPHDR, 1)
+        if outbound is not None:
+            outbound.bind(sock, address)
         sock.connect((address, 0))
     except OSError:
         sock.close()

@@ -8,7 +8,7 @@ asked.
 import os
 import socket
 import stat
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Final, NamedTuple
 
 RESOLV_CONF: Final = "/etc/resolv.conf"
@@ -94,6 +94,26 @@ class ServerList:
         changed = servers != self.servers
         self.servers = servers
         return changed
+
+
+class FixedServers:
+    """Servers that the configuration names."""
+
+    def __init__(self, places: Sequence[str]) -> None:
+        """places: numeric addresses with ports, those of IPv6 in brackets."""
+        found = (place.rpartition(":") for place in places)
+        self.servers = tuple(
+            server
+            for host, _, port in found
+            if (server := server_of(host.strip("[]"), int(port))) is not None
+        )
+        self._is_read = False
+
+    def refresh(self, now: float) -> bool:
+        """Whether this is the first call: the servers never change."""
+        first = not self._is_read
+        self._is_read = True
+        return first
 
 
 class HostsFile:

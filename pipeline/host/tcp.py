@@ -8,6 +8,8 @@ import socket
 import struct
 from typing import Final
 
+from pipeline.system.outbound import Outbound
+
 KEEPALIVE_IDLE_S: Final = 60
 IOV_MAX: Final = 512
 """The most pieces of one sendmsg call. Linux accepts up to 1024."""
@@ -21,8 +23,8 @@ _LINGER_OFF: Final = struct.pack("ii", 0, 0)
 _IN_PROGRESS: Final = frozenset({errno.EINPROGRESS, errno.EWOULDBLOCK, errno.EAGAIN})
 
 
-def connect(address: str, port: int) -> tuple[socket.socket | None, int]:
-    """Begin a connection to address:port, without blocking.
+def connect(address: str, port: int, outbound: Outbound | None = None) -> tuple[socket.socket | None, int]:
+    """Begin a connection to address:port, without blocking. outbound: what to bind the socket to.
 
     Returns (socket, 0) if the connection is in progress or established. The caller then calls tune(), waits
     until the socket is writable, and calls finish(). Returns (None, errno) if the connection failed at once.
@@ -33,6 +35,12 @@ def connect(address: str, port: int) -> tuple[socket.socket | None, int]:
         return None, error.errno or errno.EIO
     if not _NON_BLOCKING:
         sock.setblocking(False)
+    if outbound is not None:
+        try:
+            outbound.bind(sock, address)
+        except OSError as error:
+            sock.close()
+            return None, error.errno or errno.EIO
     result = sock.connect_ex((address, port))
     if result and result not in _IN_PROGRESS:
         sock.close()

@@ -8,7 +8,7 @@ answer has no name. An optional field that is None is left out. A message may ca
 ==============  =========================================================================================
 to              requests
 ==============  =========================================================================================
-any worker      Stop, Ping, Audit
+any worker      Stop, Ping, Audit, Reload
 all but listen  Guests
 ingress         Attach (with a socket), Open (sockets), Capture (a file), LiveCapture (a socket)
 demux           Cam, Neighbors
@@ -122,6 +122,14 @@ class Audit(Request):
     """Check and count the worker's slots."""
 
     NAME = "audit"
+
+
+@dataclass(frozen=True, slots=True)
+class Reload(Request):
+    """Use these settings from now on, as far as they can change. config: a pickled Config."""
+
+    NAME = "reload"
+    config: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -437,7 +445,7 @@ def _by_name(*known: type[_M]) -> dict[str, type[_M]]:
 
 
 _REQUESTS: Final = _by_name(
-    *(Stop, Ping, Audit, Guests, Attach, Open, Capture, LiveCapture, Cam, Neighbors, Flows, Leases),
+    *(Stop, Ping, Audit, Reload, Guests, Attach, Open, Capture, LiveCapture, Cam, Neighbors, Flows, Leases),
     *(DnsAll, DnsAdd, ServeTcp),
     *(Expose, Unexpose, Tunnel, Accepted, UdpForward, UdpUnforward),
 )

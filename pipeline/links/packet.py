@@ -7,10 +7,9 @@ card to segment sends packets of 64 KiB, whatever the MTU (pipeline.engines.offl
 """
 
 import errno
-import socket
 from collections import deque
 from collections.abc import Sequence
-from typing import Final
+from typing import Final, Protocol
 
 from pipeline.links.addresses import words_of
 from pipeline.links.base import (
@@ -38,12 +37,23 @@ _FULL: Final = frozenset((errno.EAGAIN, errno.ENOBUFS))
 """The queue is full. Linux reports EAGAIN, macOS reports ENOBUFS."""
 
 
+class PacketSocket(Protocol):
+    """What a link needs of its socket, as socket.socket has it."""
+
+    def setblocking(self, flag: bool, /) -> None: ...
+    def recv_into(self, buffer: memoryview, /) -> int: ...
+    def recvmsg_into(self, buffers: Sequence[memoryview], /) -> tuple[int, object, int, object]: ...
+    def send(self, data: Buffer, /) -> int: ...
+    def fileno(self) -> int: ...
+    def close(self) -> None: ...
+
+
 class PacketLink(Link):
     """A guest on a socket that preserves packet boundaries. The link owns the socket."""
 
     def __init__(
         self,
-        sock: socket.socket,
+        sock: PacketSocket,
         pool: SlotPool,
         slots: list[memoryview],
         mtu: int = 1500,

@@ -8,13 +8,14 @@ import socket
 from collections.abc import Mapping
 from typing import Final, NamedTuple
 
-from pipeline.links import addresses, datagram, seqpacket, stdio, vpnkit
+from pipeline.links import addresses, datagram, passed, seqpacket, stdio, vpnkit
 from pipeline.links.accepting import StreamListener
 from pipeline.links.addresses import AddressError
 from pipeline.links.datagram import VfkitListener
 from pipeline.links.inherited import SCHEME as FD
 from pipeline.links.inherited import Inherited
 from pipeline.links.listener import Listener
+from pipeline.links.passed import PassedListener
 from pipeline.links.stdio import StdioListener
 from pipeline.links.vpnkit import VpnkitListener
 from pipeline.system import inet
@@ -27,6 +28,8 @@ BESS: Final = seqpacket.PROTOCOL
 VFKIT: Final = datagram.PROTOCOL
 VPNKIT: Final = vpnkit.PROTOCOL
 STDIO: Final = stdio.PROTOCOL
+PASSED: Final = passed.PROTOCOL
+"""Other programs pass the guests' sockets on this one."""
 
 
 class Form(NamedTuple):
@@ -43,6 +46,7 @@ FORMS: Final[Mapping[str, Form]] = {
     VPNKIT: _STREAM,
     BESS: Form(socket.SOCK_SEQPACKET, ("unixpacket",)),
     VFKIT: Form(socket.SOCK_DGRAM, ("unixgram",)),
+    PASSED: Form(socket.SOCK_STREAM, ("unix",)),
 }
 
 _KIND_NAMES: Final = {
@@ -96,4 +100,6 @@ def make(
             return VfkitListener(sock, once)
         case "vpnkit":
             return VpnkitListener(sock, macs, once)
+        case "fd":
+            return PassedListener(sock, once)
     return StreamListener(protocol, sock, framing.QEMU if protocol == QEMU else framing.LE16, once)

@@ -84,7 +84,7 @@ class StreamLink(Link):
         super().__init__()
         sock.setblocking(False)
         if isinstance(sock, socket.socket):
-            _tune(sock)
+            tune(sock)
         self._sock = sock
         self._recv_into = sock.recv_into
         self._framing = form
@@ -257,7 +257,7 @@ class StreamLink(Link):
         self._sock.close()
 
 
-def _tune(sock: socket.socket) -> None:
+def tune(sock: socket.socket) -> None:
     """Ask for larger buffers on a local stream, and switch off Nagle on TCP, which sizes its own buffers."""
     # The link works without these options. If the system refuses them, it is only slower.
     with suppress(OSError):

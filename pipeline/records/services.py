@@ -8,7 +8,7 @@ from pipeline.records.flows import FlowKey
 from pipeline.records.kinds import NAMED, SERVICE_DATAGRAM
 
 _DATAGRAM: Final = Struct("<B?H4xIII28x36s12x")  # kind, crowded, link, slot, off, length, key
-_NAMED: Final = Struct("<B27xI16x16s16s4xI8x")  # kind, ttl_s, guest_addr, remote_addr, pattern
+_NAMED: Final = Struct("<B27xI16x16s16sQ8x")  # kind, ttl_s, guest_addr, remote_addr, pattern
 
 
 class ServiceDatagram:
@@ -45,7 +45,7 @@ class ServiceDatagram:
 class Named:
     """NAMED: for ttl_s seconds the policy treats ``remote_addr`` as a name, for one guest only.
 
-    pattern: the number of the policy's pattern that this name matches (pipeline.engines.policy).
+    pattern: the number of the policy's pattern that this name matches, 64 bits (pipeline.engines.policy).
     """
 
     def __init__(self, guest_addr: Addr, remote_addr: Addr, pattern: int, ttl_s: int) -> None:

@@ -2,6 +2,7 @@
 
 from typing import Protocol
 
+from pipeline.config.model import Config
 from pipeline.stages.control_sockets import Message
 
 
@@ -27,6 +28,13 @@ class Stage(Protocol):
 
         If the result is None, the stage calls ``Worker.reply`` later. The worker logs an exception, and sends
         {"error": text} as the answer.
+        """
+        ...
+
+    def reload(self, config: Config) -> None:
+        """Use these settings from now on, as far as they can change (pipeline.config.live).
+
+        Only the resolver may refuse: it raises ValueError, and then nothing has changed.
         """
         ...
 

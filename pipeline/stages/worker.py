@@ -10,6 +10,7 @@ protocol.
 """
 
 import os
+import pickle
 import socket
 from collections.abc import Callable, Mapping, Sequence
 from time import monotonic
@@ -17,6 +18,7 @@ from typing import Final, TypeAlias
 
 import structlog
 
+from pipeline.config.model import Config
 from pipeline.counters import INDEX
 from pipeline.ipc import events, messages
 from pipeline.ipc.arena import Pool
@@ -56,13 +58,15 @@ class Worker:
         ports: WorkerPorts,
         control: socket.socket | None,
         poller: Poller | None = None,
+        on_reload: Callable[[Config], object] = lambda _config: None,
     ) -> None:
         """control: this worker's end of its control socket. The present parent is the supervisor.
 
         poller: the poller of the process, if it has one. Otherwise the worker makes one, if its waiter is a
-        descriptor.
+        descriptor. on_reload: called with settings that the stage uses from now on.
         """
         self.ports = ports
+        self._on_reload = on_reload
         self.name = ports.name
         self.index = ports.index
         self.counts = ports.counters.counts
@@ -291,7 +295,8 @@ class Worker:
 
     def _dispatch(self, message: Message, fds: list[int]) -> Message | None:
         """Serve one control message. The stage gets those that concern only it."""
-        match messages.request_of(message):
+        request = messages.request_of(message)
+        match request:
             case messages.Stop():
                 self.stop()
                 return {}
@@ -300,10 +305,23 @@ class Worker:
             case messages.Audit():
                 return self._audit()
         try:
+            if isinstance(request, messages.Reload):
+                return self._reload(request)
             return self.stage.on_control(message, fds)
         except Exception as error:  # one bad request must not end the worker and all its flows
             self.log.exception("control request failed", op=message.get("op"), error=str(error))
             return {"error": str(error) or type(error).__name__}
+
+    def _reload(self, ask: messages.Reload) -> Message:
+        """Serve the request ``reload``. A refusal is the error of the answer."""
+        config = pickle.loads(ask.config)  # of the supervisor, which has forked this process
+        assert isinstance(config, Config)
+        try:
+            self.stage.reload(config)
+        except ValueError as error:
+            return {"error": str(error)}
+        self._on_reload(config)
+        return {}
 
     def _audit(self) -> Message:
         """The answer to the request ``audit``: what the stage holds, and whether the pool is consistent."""

@@ -1,15 +1,17 @@
-"""Reports to systemd, or another manager of services: ready, stopping, alive (sd_notify(3)).
+"""Reports to systemd, or another manager of services: ready, reloading, stopping, alive (sd_notify(3)).
 
 A manager passes the address of a datagram socket in NOTIFY_SOCKET. Without it nothing is sent. A message that
 cannot be sent is lost: the program does not depend on its manager.
 """
 
 import socket
+import time
 from collections.abc import MutableMapping
 from contextlib import suppress
 from typing import Final
 
 READY: Final = "READY=1"
+RELOADING: Final = "RELOADING=1"
 STOPPING: Final = "STOPPING=1"
 ALIVE: Final = "WATCHDOG=1"
 
@@ -29,6 +31,10 @@ class ServiceManager:
         limit = int(microseconds) / 1e6 if meant and path and microseconds.isdecimal() else 0.0
         self.alive_every = limit / 2
         """Seconds between two messages ALIVE; 0 if the manager does not want any."""
+
+    def reloading(self) -> None:
+        """Report that a reload begins. READY ends it. systemd ignores a message without the time."""
+        self.notify(f"{RELOADING}\nMONOTONIC_USEC={time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000}")
 
     def notify(self, state: str) -> None:
         """Send one of the messages above."""

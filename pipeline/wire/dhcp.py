@@ -45,6 +45,7 @@ PAD: Final = 0
 SUBNET_MASK: Final = 1
 ROUTER: Final = 3
 DNS_SERVER: Final = 6
+HOST_NAME: Final = 12
 DOMAIN_NAME: Final = 15
 INTERFACE_MTU: Final = 26
 REQUESTED_ADDRESS: Final = 50

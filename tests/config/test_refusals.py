@@ -95,7 +95,8 @@ PREFIX = "failed to validate configuration IPs: "
         ),
         (
             ["-link", "unix:///s"],
-            'link: "unix:///s" must begin with a protocol (allowed: qemu+, le16+, vpnkit+, bess+, vfkit+)',
+            'link: "unix:///s" must begin with a protocol '
+            "(allowed: qemu+, le16+, vpnkit+, bess+, vfkit+, fd+)",
         ),
         (
             ["-link", "bess+unix:///s"],

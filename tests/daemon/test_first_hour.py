@@ -120,6 +120,17 @@ def test_a_low_port_without_the_right_names_the_right() -> None:
 # --- files and descriptors ---------------------------------------------------------------------------
 
 
+def test_an_outbound_address_of_another_host_stops_the_start(tmp_path: Path) -> None:
+    words = "cannot assign requested address (allowed: an address of this host)"
+    said = refused(tmp_path, "-outbound-address", "192.0.2.1")
+    assert said == f"outbound-address 192.0.2.1: {words}"
+
+
+def test_an_unknown_outbound_interface_stops_the_start(tmp_path: Path) -> None:
+    said = refused(tmp_path, "-outbound-interface", "no-such0")
+    assert said.startswith("outbound-interface no-such0: there is no such interface (allowed: ")
+
+
 @pytest.mark.parametrize(
     ("name", "words"), [("no/such/leases", "No such file or directory"), ("", "Is a directory")]
 )

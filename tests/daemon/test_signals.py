@@ -2,19 +2,19 @@
 
 import json
 import os
-import shutil
 import signal
 import socket
 import subprocess
-import sys
+import time
 from pathlib import Path
 
 import pytest
 
+from pipeline.config.choices import AUTO, SEPARATE
+from pipeline.daemon.placement import plan
+from pipeline.topology import Layout
 from tests.support.lone_daemon import LoneDaemon
 from tests.support.netns import wait_for
-
-UNITS = Path(__file__).resolve().parents[2] / "contrib" / "systemd"
 
 
 def test_sigint_ends_a_daemon_that_a_script_started_in_the_background(tmp_path: Path) -> None:
@@ -67,11 +67,77 @@ def test_sigusr2_means_nothing(tmp_path: Path) -> None:
         assert daemon.ask(b"GET /leases HTTP/1.0\r\n\r\n").startswith(b"HTTP/1.0 200")
 
 
-def test_workers_have_names_in_ps(tmp_path: Path) -> None:
-    with LoneDaemon(tmp_path) as daemon:
-        names = {Path(f"/proc/{pid}/comm").read_text().strip() for pid in workers(daemon.process.pid)}
-        roles = ("ingress", "demux", "tcp0", "egress0", "resolver", "listen")
-        assert names == {f"gvtap-{role}" for role in roles}
+@pytest.mark.parametrize(
+    ("kind", "names"),
+    [
+        (SEPARATE, {"ingress", "demux", "tcp0", "egress0", "resolver", "listen"}),
+        (AUTO, {group.name for group in plan(AUTO, Layout(64, 1, 1), os.cpu_count() or 1)}),
+    ],
+)
+def test_workers_have_names_in_ps(tmp_path: Path, kind: str, names: set[str]) -> None:
+    with LoneDaemon(tmp_path, "-placement", kind) as daemon:
+        pid = str(daemon.process.pid)
+        shown = subprocess.run(
+            ["ps", "-o", "comm=", "--ppid", pid], capture_output=True, text=True, check=True
+        )
+        assert set(shown.stdout.split()) == {f"gvtap-{name}" for name in names}
+
+
+def test_without_a_file_sighup_ends_it(tmp_path: Path) -> None:
+    with LoneDaemon(tmp_path, preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL)) as daemon:
+        daemon.process.send_signal(signal.SIGHUP)
+        assert daemon.process.wait(10) == 0
+        assert not daemon.socket.exists()
+        daemon.stop = lambda: None  # type: ignore[method-assign]  # it has ended
+
+
+def test_with_a_file_sighup_reloads_although_nohup_has_it_ignored(tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text("egress-policy: {default: deny}")
+    flags = ("-config", str(path))
+    with LoneDaemon(
+        tmp_path, *flags, preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    ) as daemon:
+        path.write_text("log-level: debug")
+        daemon.process.send_signal(signal.SIGHUP)
+        line = wait_for(lambda: events(daemon, "configuration reloaded"), "the reload", 10)[0]
+        assert line["changed"] == "log-level, egress-policy"
+    # Every process has the new level: workers say so at their end.
+    assert {line["worker"] for line in events(daemon, "worker stopped")} >= {"ingress", "tcp0", "resolver"}
+
+
+def test_signals_during_a_reload_cause_one_more_with_the_last_file(tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    path.touch()
+    with LoneDaemon(tmp_path, "-config", str(path)) as daemon:
+        for count in range(20):
+            path.write_text(f"limits: {{max-tcp-flows: {count + 1}}}")
+            daemon.process.send_signal(signal.SIGHUP)
+        path.write_text("egress-policy: {default: deny}")
+        daemon.process.send_signal(signal.SIGHUP)
+
+        def settled() -> bool:
+            return any(
+                "egress-policy" in line["changed"] for line in events(daemon, "configuration reloaded")
+            )
+
+        wait_for(settled, "the last file counts", 20)
+
+
+def test_a_file_that_can_be_read_only_once_is_not_read_again(tmp_path: Path) -> None:
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    daemon = LoneDaemon(tmp_path, "-config", str(fifo))
+    daemon.start()
+    try:
+        fifo.write_text("log-level: info")
+        daemon.wait_until_ready()
+        daemon.process.send_signal(signal.SIGHUP)
+        found = wait_for(lambda: events(daemon, "configuration not reloaded: nothing has changed"), "it", 10)
+        assert found[0]["error"].endswith("it is a FIFO (allowed: a regular file)")
+        daemon.stop()
+    finally:
+        daemon.kill()
 
 
 def test_a_manager_hears_ready_alive_and_stopping(tmp_path: Path) -> None:
@@ -94,16 +160,30 @@ def test_a_manager_hears_ready_alive_and_stopping(tmp_path: Path) -> None:
         assert heard == b"STOPPING=1"
 
 
-@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="needs systemd-analyze")
-@pytest.mark.parametrize("name", ["gvtap-pipeline.service", "gvtap-pipeline@.service"])
-def test_systemd_takes_the_units(name: str, tmp_path: Path) -> None:
-    text = (UNITS / name).read_text()
-    # The program need not be installed here. verify checks that it is.
-    unit = tmp_path / name.replace("@", "@one")
-    unit.write_text(text.replace("/usr/local/bin/gvtap-pipeline", sys.executable))
-    unit.write_text(unit.read_text().replace("Documentation=man:gvtap-pipeline(1)\n", ""))
-    done = subprocess.run(["systemd-analyze", "verify", "--man=no", unit], capture_output=True, text=True)
-    assert (done.returncode, done.stdout + done.stderr) == (0, "")
+def test_a_manager_hears_of_a_reload(tmp_path: Path) -> None:
+    path, config = tmp_path / "notify", tmp_path / "config.yaml"
+    config.touch()
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(path))
+        manager.settimeout(10)
+        env = {**os.environ, "NOTIFY_SOCKET": str(path)}
+        with LoneDaemon(tmp_path, "-config", str(config), env=env) as daemon:
+            assert manager.recv(100) == b"READY=1"
+            for text in ("", "egres-policy: {}"):
+                config.write_text(text)
+                before = time.clock_gettime_ns(time.CLOCK_MONOTONIC)
+                daemon.process.send_signal(signal.SIGHUP)
+                first, second = manager.recv(100).decode().split("\n")
+                assert first == "RELOADING=1"
+                name, _, at = second.partition("=")
+                assert name == "MONOTONIC_USEC"
+                assert before // 1000 <= int(at) <= time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
+                assert manager.recv(100) == b"READY=1"
+
+
+def events(daemon: LoneDaemon, event: str) -> list[dict[str, str]]:
+    lines = [json.loads(line) for line in daemon.errors().splitlines() if line.endswith("}")]
+    return [line for line in lines if line["event"] == event]
 
 
 def drain(sock: socket.socket) -> None:

@@ -92,6 +92,40 @@ def test_guests_on_links_of_different_kinds_reach_each_other(network: Network, o
     assert not packets.exists()
 
 
+@pytest.mark.parametrize("kind", foreign.PASSED)
+def test_guests_whose_sockets_are_passed_to_the_running_daemon(
+    network: Network, outside: Servers, kind: str
+) -> None:
+    path = network.directory / "fd.sock"
+    with Daemon(network, "-link", f"fd+unix://{path}") as daemon:
+        assert path.stat().st_mode & 0o777 == 0o600
+        for _ in range(2):
+            with (
+                foreign.passed(network.guest, kind, path) as one,
+                foreign.passed(network.guests[1], kind, path, **OTHER) as two,
+            ):
+                move_data(one)
+                two.ping("192.168.127.2")
+            wait_for(lambda: not macs(daemon), "the guests are missed", 20)
+        connected = daemon.events("guest connected")
+        assert {line["protocol"] for line in connected} == {"fd"}
+        assert len({line["opened_by"] for line in connected}) == 4, "each process is a guest"
+    assert not path.exists()
+
+
+def test_a_passed_descriptor_that_is_not_a_link_is_refused(network: Network) -> None:
+    path = network.directory / "fd.sock"
+    with Daemon(network, "-link", f"fd+unix://{path}") as daemon, path.with_suffix(".txt").open("w") as file:
+        client = socket.socket(socket.AF_UNIX)
+        client.settimeout(10)
+        client.connect(str(path))
+        socket.send_fds(client, [b"\0"], [file.fileno()])
+        assert client.recv(1) == b""
+        (line,) = wait_for(lambda: daemon.events("guest refused"), "the line")
+        assert line["reason"] == "passed descriptor: the descriptor is not a socket"
+        assert daemon.gauge("link_handshake_failed")["ingress"] == 1
+
+
 def test_sockets_passed_as_systemd_does_are_listened_on(network: Network, outside: Servers) -> None:
     daemon = Daemon(network, "-listen", "fd://api", "-listen-qemu", "fd://vm", name="passed")
     paths = {name: network.directory / f"passed-{name}.sock" for name in ("api", "vm", "more")}

@@ -1,7 +1,7 @@
 """What destinations of a guest mean on the host."""
 
 import errno
-from collections.abc import Set
+from collections.abc import Collection, Set
 from ipaddress import IPv4Network
 from types import SimpleNamespace
 
@@ -9,7 +9,16 @@ import pytest
 from hypothesis import given
 
 from pipeline.counters import INDEX
-from pipeline.engines.nat import OWN_PORT, Nat, Target
+from pipeline.engines.nat import (
+    DNS_OFF,
+    HOST_LOOPBACK_OFF,
+    ICMP_OFF,
+    OWN_PORT,
+    SWITCHED_OFF,
+    UDP_OFF,
+    Nat,
+    Target,
+)
 from pipeline.wire import ip
 from tests.support.fuzz import addrs, u16
 
@@ -18,7 +27,13 @@ HOST = ip.parse_ipv4("192.168.127.254")
 LOOPBACK = ip.parse_ipv4("127.0.0.1")
 
 
-def nat(*, ec2_metadata_access: bool = False, own_ports: Set[int] = frozenset(), **changes: object) -> Nat:
+def nat(
+    *,
+    ec2_metadata_access: bool = False,
+    own_ports: Set[int] = frozenset(),
+    disable: Collection[str] = (),
+    **changes: object,
+) -> Nat:
     config = {
         "subnet": IPv4Network("192.168.127.0/24"),
         "gateway_ip": GATEWAY,
@@ -26,7 +41,10 @@ def nat(*, ec2_metadata_access: bool = False, own_ports: Set[int] = frozenset(),
         "nat": {HOST: LOOPBACK},
     }
     return Nat.from_config(
-        SimpleNamespace(**config | changes), ec2_metadata_access=ec2_metadata_access, own_ports=own_ports
+        SimpleNamespace(**config | changes),
+        ec2_metadata_access=ec2_metadata_access,
+        own_ports=own_ports,
+        disable=disable,
     )
 
 
@@ -143,3 +161,60 @@ def test_an_address_of_the_host_is_seen_as_what_the_table_translates_to_it() -> 
     )
     assert nat.seen_as(loopback) == first
     assert nat.seen_as(ip.parse_ipv4("192.0.2.1")) == ip.parse_ipv4("192.0.2.1")
+
+
+# --- what is switched off -------------------------------------------------------------------
+
+
+def test_the_hosts_loopback_is_refused_under_every_address_that_means_it() -> None:
+    other, wildcard, elsewhere = map(ip.parse_ipv4, ("192.168.127.253", "10.0.0.1", "10.0.0.2"))
+    table = {
+        HOST: LOOPBACK,
+        other: ip.parse_ipv4("127.8.8.8"),
+        wildcard: 0,
+        elsewhere: ip.parse_ipv4("10.9.9.9"),
+    }
+    off = nat(nat=table, gateway_virtual_ips=(HOST, other), disable={"host-loopback"})
+    for addr in (HOST, other, wildcard):
+        for target in (off.tcp_target(addr, 53), off.udp_target(addr, 53), off.icmp_target(addr)):
+            assert (target.refused, target.errno) == (HOST_LOOPBACK_OFF, errno.EACCES)
+    for text in ("127.0.0.1", "127.255.255.254", "0.0.0.0", "0.0.0.1"):
+        addr = ip.parse_ipv4(text)
+        assert off.tcp_target(addr, 80).refused
+        assert off.udp_target(addr, 80).refused
+        assert off.icmp_target(addr).refused
+    assert off.tcp_target(elsewhere, 80) == Target(ip.parse_ipv4("10.9.9.9"))
+    assert off.tcp_target(GATEWAY, 53).service == "dns"
+
+
+def test_without_udp_only_services_of_the_gateway_take_datagrams() -> None:
+    off = nat(disable={"udp"})
+    for text in ("192.168.127.254", "8.8.8.8", "169.254.169.254"):
+        assert off.udp_target(ip.parse_ipv4(text), 53).errno
+    target = off.udp_target(ip.parse_ipv4("8.8.8.8"), 53)
+    assert (target.refused, target.errno) == (UDP_OFF, errno.EACCES)
+    assert [off.udp_target(GATEWAY, port).service for port in (53, 67)] == ["dns", "dhcp"]
+    assert off.udp_target(ip.parse_ipv4("224.0.0.251"), 5353).refused == "nat_flow_refused_multicast"
+    assert off.tcp_target(ip.parse_ipv4("8.8.8.8"), 53) == off.icmp_target(ip.parse_ipv4("8.8.8.8"))
+
+
+def test_without_icmp_no_other_host_is_pinged() -> None:
+    off = nat(disable={"icmp"})
+    for text in ("8.8.8.8", "169.254.7.7"):
+        assert off.icmp_target(ip.parse_ipv4(text)).refused == ICMP_OFF
+        assert not off.tcp_target(ip.parse_ipv4("8.8.8.8"), 1).refused
+
+
+def test_without_dns_the_gateways_port_53_is_closed_and_other_name_servers_are_not() -> None:
+    off = nat(disable={"dns"})
+    for target in (off.tcp_target(GATEWAY, 53), off.udp_target(GATEWAY, 53)):
+        assert (target.service, target.refused, target.errno) == ("", DNS_OFF, errno.ECONNREFUSED)
+    assert off.tcp_target(GATEWAY, 80).service == "api"
+    assert off.udp_target(GATEWAY, 67).service == "dhcp"
+    assert off.udp_target(ip.parse_ipv4("8.8.8.8"), 53) == Target(ip.parse_ipv4("8.8.8.8"))
+    assert off.udp_target(HOST, 53) == Target(LOOPBACK)
+
+
+@pytest.mark.parametrize("name", sorted(SWITCHED_OFF))
+def test_each_refusal_has_a_counter(name: str) -> None:
+    assert name in INDEX

@@ -12,7 +12,14 @@ from pipeline.links.addresses import AddressError
 from pipeline.links.inherited import Inherited
 from tests.support.owner import Owner
 
-SCHEMES = {"qemu": "unix", "le16": "unix", "vpnkit": "unix", "bess": "unixpacket", "vfkit": "unixgram"}
+SCHEMES = {
+    "qemu": "unix",
+    "le16": "unix",
+    "vpnkit": "unix",
+    "bess": "unixpacket",
+    "vfkit": "unixgram",
+    "fd": "unix",
+}
 
 
 @pytest.mark.parametrize(("protocol", "scheme"), SCHEMES.items())

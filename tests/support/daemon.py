@@ -237,7 +237,12 @@ class Daemon:
         }
 
     def __enter__(self) -> "Daemon":
-        self.start()
+        try:
+            self.start()
+        except BaseException:
+            # One that is late would be in the way of the next test.
+            self.kill()
+            raise
         return self
 
     def __exit__(

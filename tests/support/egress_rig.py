@@ -9,6 +9,7 @@ from pipeline.ipc.arena import SLOT_BYTES, Pool
 from pipeline.records import kinds
 from pipeline.records.run import Run
 from pipeline.stages.egress.context import EgressContext
+from pipeline.system.outbound import Outbound
 from tests.support.layouts import decode
 
 SLOTS = 8
@@ -25,7 +26,12 @@ class Sent:
 class EgressRig:
     """What the parts of egress need from a worker."""
 
-    def __init__(self, targets: Any, make_policy: Callable[[Any], Any] | None = None) -> None:
+    def __init__(
+        self,
+        targets: Any,
+        make_policy: Callable[[Any], Any] | None = None,
+        outbound: Outbound | None = None,
+    ) -> None:
         """make_policy: makes the policy, given the worker. Without it every flow is allowed."""
         self.pool = Pool(0, SLOTS)
         self.slots = [memoryview(bytearray(SLOT_BYTES)) for _ in range(SLOTS)]
@@ -48,7 +54,7 @@ class EgressRig:
             log=SimpleNamespace(warning=lambda *_, **__: None),
         )
         policy: Any = make_policy(self.worker) if make_policy else SimpleNamespace(active=False)
-        self.context = EgressContext(self.worker, targets, policy, tcp_workers=0)
+        self.context = EgressContext(self.worker, targets, policy, 0, outbound)
 
     def fill(self, payloads: list[bytes], stride: int = 1500) -> Run:
         """Put datagrams into a slot, with one reference. All but the last must have the same length."""

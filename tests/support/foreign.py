@@ -1,6 +1,7 @@
 """Guests without our agent: another program carries frames between a tap in a namespace and the daemon.
 
     python -m tests.support.foreign le16|vpnkit SOCKET TAP      frames with a 2-byte length before each
+    python -m tests.support.foreign fd-KIND SOCKET TAP          passes one end of a socket pair, as Lima does
 
 socat carries packets (bess) and datagrams (vfkit). tests.support.frame_shim carries QEMU's stream.
 """
@@ -105,6 +106,14 @@ def stream(guest: Namespace, protocol: str, path: Path, **where: str) -> Foreign
     )
 
 
+def passed(guest: Namespace, kind: str, path: Path, **where: str) -> Foreign:
+    """A guest whose socket this module passes to the daemon. kind: one of PASSED."""
+    return stream(guest, f"fd-{kind}", path, **where)
+
+
+PASSED = {"stream": socket.SOCK_STREAM, "packets": socket.SOCK_SEQPACKET, "datagrams": socket.SOCK_DGRAM}
+
+
 # --- the program --------------------------------------------------------------------------
 
 
@@ -116,19 +125,37 @@ def _shake_hands(sock: socket.socket) -> None:
     assert len(sock.recv(framing.VPNKIT_REPLY_LEN, socket.MSG_WAITALL)) == framing.VPNKIT_REPLY_LEN
 
 
-def _carry(sock: socket.socket, tap: int) -> None:
+def _pass(client: socket.socket, kind: str) -> socket.socket:
+    """Pass one end of a new socket pair. Returns the other end, and closes the client's connection."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, PASSED[kind])
+    socket.send_fds(client, [b"\0"], [theirs.fileno()])
+    theirs.close()
+    client.close()
+    return ours
+
+
+def _carry_packets(sock: socket.socket, tap: int) -> None:
+    while True:
+        readable, _, _ = select.select([tap, sock], [], [])
+        if tap in readable:
+            sock.send(os.read(tap, framing.MAX_FRAME))
+        if sock in readable:
+            _deliver(tap, sock.recv(framing.MAX_FRAME))
+
+
+def _carry(sock: socket.socket, tap: int, form: framing.Framing = framing.LE16) -> None:
     received = b""
     while True:
         readable, _, _ = select.select([tap, sock], [], [])
         if tap in readable:
             frame = os.read(tap, framing.MAX_FRAME)
-            sock.sendall(framing.LE16.prefix.pack(len(frame)) + frame)
+            sock.sendall(form.prefix.pack(len(frame)) + frame)
         if sock in readable:
             data = sock.recv(1 << 17)
             if not data:
                 return
             received += data
-            whole, rest = framing.split(received, 0, len(received), framing.LE16)
+            whole, rest = framing.split(received, 0, len(received), form)
             for off, length in whole:
                 _deliver(tap, received[off : off + length])
             received = received[rest:]
@@ -148,6 +175,13 @@ def main() -> None:
     protocol, path, name = sys.argv[1:]
     sock = socket.socket(socket.AF_UNIX)
     sock.connect(path)
+    if protocol.startswith("fd-"):
+        kind = protocol.removeprefix("fd-")
+        sock = _pass(sock, kind)
+        tap = Tap.open(name).fd
+        if kind == "stream":
+            _carry(sock, tap, framing.QEMU)
+        _carry_packets(sock, tap)
     if protocol == "vpnkit":
         _shake_hands(sock)
     _carry(sock, Tap.open(name).fd)

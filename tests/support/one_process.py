@@ -14,6 +14,7 @@ from types import TracebackType
 from typing import Any, Final, Self
 
 from pipeline.config import merge, options
+from pipeline.config.model import Config
 from pipeline.control.metrics.families import writers
 from pipeline.counters import INDEX
 from pipeline.go import flags
@@ -83,6 +84,9 @@ class Neighbour:
 
     def on_released(self, source: str, tags: list[int]) -> None:
         """Slots of the played worker were freed."""
+
+    def reload(self, config: Config) -> None:
+        """A played worker has no settings."""
 
     def held(self) -> dict[str, int]:
         """Nothing is held for guests: what it keeps belongs to the test."""

@@ -91,9 +91,16 @@ class Upstream:
 class Rig:
     """The stage, demux's ends of its rings, and guests' connections."""
 
-    def __init__(self, tmp_path: Path, words: list[str]) -> None:
+    def __init__(
+        self,
+        tmp_path: Path,
+        words: list[str],
+        resolv_conf: str = "nameserver 192.168.127.1\nnameserver 127.0.0.1\n",
+    ) -> None:
+        """words: flags. "{port}" in one is the port of the name server."""
         self.upstream = Upstream()
-        (tmp_path / "resolv.conf").write_text("nameserver 192.168.127.1\nnameserver 127.0.0.1\n")
+        words = [word.format(port=self.upstream.port) for word in words]
+        (tmp_path / "resolv.conf").write_text(resolv_conf)
         (tmp_path / "hosts").write_text("10.9.9.9 nas.home\n")
         self.fabric = Fabric.create(Layout(slots=64))
         self.worker = FakeWorker(self.fabric)
@@ -105,10 +112,10 @@ class Rig:
         assert pool is not None
         self.ingress = pool
         self.given = 0
-        config = merge.build(flags.parse(options.START, words), words, resolv_conf=os.devnull)[0]
+        self.config = merge.build(flags.parse(options.START, words), words, resolv_conf=os.devnull)[0]
         self.stage = ResolverStage(
             self.worker,  # type: ignore[arg-type]
-            config,
+            self.config,
             resolv_conf=str(tmp_path / "resolv.conf"),
             hosts=str(tmp_path / "hosts"),
             dns_port=self.upstream.port,

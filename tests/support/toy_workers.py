@@ -11,6 +11,7 @@ from collections.abc import Callable
 from math import inf
 from typing import Any
 
+from pipeline.config.model import Config
 from pipeline.ipc import wake
 from pipeline.ipc.channel import ControlChannel
 from pipeline.ipc.fabric import Fabric
@@ -36,6 +37,9 @@ class Toy:
         return {"error": f"no request {message.get('op')!r}"}
 
     def on_released(self, source: str, tags: list[int]) -> None:
+        pass
+
+    def reload(self, config: Config) -> None:
         pass
 
     def held(self) -> dict[str, int]:

@@ -1,6 +1,7 @@
 """Messages to the manager of services."""
 
 import os
+import re
 import socket
 from pathlib import Path
 
@@ -19,6 +20,13 @@ def test_a_message_reaches_the_manager(tmp_path: Path, abstract: bool) -> None:
         ServiceManager(environ, 1).notify(READY)
         assert manager.recv(100) == b"READY=1"
         assert environ == {"HOME": "/"}
+
+
+def test_a_reload_is_reported_with_its_time(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(tmp_path / "notify"))
+        ServiceManager({"NOTIFY_SOCKET": str(tmp_path / "notify")}, 1).reloading()
+        assert re.fullmatch(rb"RELOADING=1\nMONOTONIC_USEC=[0-9]+", manager.recv(100))
 
 
 def test_without_a_manager_nothing_happens(tmp_path: Path) -> None:

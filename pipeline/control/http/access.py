@@ -57,9 +57,13 @@ class Access:
         """token: "" means that none is needed. guests: what guests may do, by default what GuestApi says."""
         self._log = log
         self._token = token.encode()
-        self._guests = GuestApi() if guests is None else guests
-        self._networks = [ipaddress.ip_network(text) for text in self._guests.addresses]
+        self.set_guests(GuestApi() if guests is None else guests)
         self._count = count
+
+    def set_guests(self, guests: GuestApi) -> None:
+        """What guests may do from now on. Forwards that they have opened stay."""
+        self._guests = guests
+        self._networks = [ipaddress.ip_network(text) for text in guests.addresses]
 
     def check_host(self, authorization: str, client: str) -> None:
         """Raise AccessError unless the Authorization header of a request on the host has the token."""

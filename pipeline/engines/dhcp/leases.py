@@ -99,10 +99,19 @@ def by_link(link: int) -> int:
 class Leases:
     """The leases of one subnet."""
 
-    def __init__(self, config: LeaseConfig, guest_of: Callable[[int], int] = by_link) -> None:
-        """guest_of: the number of the guest that opened a link, above 0. All links of a peer share it."""
+    def __init__(
+        self,
+        config: LeaseConfig,
+        guest_of: Callable[[int], int] = by_link,
+        on_end: Callable[[bytes], object] | None = None,
+    ) -> None:
+        """guest_of: the number of the guest that opened a link, above 0. All links of a peer share it.
+
+        on_end: called with a client's MAC when its lease ends before its time, or moves to another link.
+        """
         self._config = config
         self._guest_of = guest_of
+        self._on_end = on_end
         self._pool = Pool(config.subnet, config.reserved | {config.gateway_ip, *config.dhcp_static_leases})
         self._reserve = min(MAX_RESERVE, self._pool.capacity // 8)
         # A MAC with two static addresses gets the lower one, the same in every run.
@@ -184,6 +193,11 @@ class Leases:
             self._move(mac, lease, held, now + SECONDS[held])
         return Grant(lease.addr, LOAN_SECONDS if lease.is_lent else LEASE_SECONDS)
 
+    def is_owner(self, mac: bytes, link: int) -> bool:
+        """Whether a client's lease may be changed over this link. A static lease may be changed over any."""
+        lease = self._leases.get(mac)
+        return lease.owner == link if lease is not None else mac in self._static
+
     def turn_down(self, mac: bytes, link: int, now: float) -> None:
         """The client took another server's offer, so the offered address is free. A bound lease stays."""
         lease = self._leases.get(mac)
@@ -200,6 +214,7 @@ class Leases:
         if lease is None or addr != lease.addr or link != lease.owner:
             return False
         self._move(mac, lease, RELEASED, now)
+        self._notify_end(mac)
         return True
 
     def decline(self, mac: bytes, ident: bytes, addr: int, link: int, now: float) -> bool:
@@ -215,8 +230,12 @@ class Leases:
 
     def on_link_down(self, link: int) -> None:
         """A guest's link is gone. Another guest may get its number."""
-        for lease in self._leases.values():
-            if not lease.link_down(link):
+        for mac, lease in self._leases.items():
+            owner = lease.owner
+            changed = lease.link_down(link)
+            if lease.owner not in (owner, GONE):
+                self._notify_end(mac)
+            if not changed:
                 continue
             if lease.link == GONE:
                 self._count(lease, GONE, GONE)
@@ -324,6 +343,10 @@ class Leases:
         tally.add(self._of_guest, guest, 1)
         lease.count_for(guest, link)
 
+    def _notify_end(self, mac: bytes) -> None:
+        if self._on_end is not None:
+            self._on_end(mac)
+
     def _move(self, mac: bytes, lease: Lease, state: str, expires: float) -> None:
         self._by_state[lease.state].pop(mac, None)
         self._by_state[state][mac] = None
@@ -332,6 +355,7 @@ class Leases:
     def _forget(self, mac: bytes) -> int:
         """The client has no lease any more. Returns its address."""
         lease = self._leases.pop(mac)
+        self._notify_end(mac)
         tally.add(self._of_guest, lease.guest, -1)
         del self._by_state[lease.state][mac]
         return lease.addr

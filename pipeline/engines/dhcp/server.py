@@ -15,6 +15,7 @@ from typing import Final, NamedTuple, Protocol
 
 from pipeline.engines.dhcp.lease import BOOTP, BOUND, OFFERED
 from pipeline.engines.dhcp.leases import LeaseConfig, Leases, by_link
+from pipeline.engines.dhcp.names import HostNames
 from pipeline.wire import dhcp, ip
 from pipeline.wire.errors import WireError
 
@@ -55,20 +56,39 @@ class DhcpConfig(LeaseConfig, Protocol):
 class Dhcp:
     """The server of one subnet."""
 
-    def __init__(self, config: DhcpConfig, guest_of: Callable[[int], int] = by_link) -> None:
-        """guest_of: the number of the guest that opened a link; above 0."""
+    def __init__(
+        self,
+        config: DhcpConfig,
+        guest_of: Callable[[int], int] = by_link,
+        *,
+        names: HostNames | None = None,
+        has_dns: bool = True,
+    ) -> None:
+        """guest_of: the number of the guest that opened a link; above 0. names: where clients' names go.
+
+        has_dns: whether the gateway has a name server.
+        """
         self._config = config
-        self._leases = Leases(config, guest_of)
+        self._guest_of = guest_of
+        self._names = names
+        self._leases = Leases(config, guest_of, names.on_end if names is not None else None)
+        self.name_refusal = ""
+        """The counter for the name in the last message, if that was refused; else empty."""
         gateway = ip.ipv4_bytes(config.gateway_ip)
         self._options: dict[int, bytes] = {
             dhcp.SUBNET_MASK: config.subnet.netmask.packed,
             dhcp.ROUTER: gateway,
-            dhcp.DNS_SERVER: gateway,
             dhcp.SERVER_ID: gateway,
         }
+        if has_dns:
+            self._options[dhcp.DNS_SERVER] = gateway
         if 0 < config.mtu <= MAX_MTU_OPTION:
             self._options[dhcp.INTERFACE_MTU] = config.mtu.to_bytes(2, "big")
         self._search_list = _search_list(config.dns_search_domains)
+
+    def set_search_domains(self, domains: tuple[str, ...]) -> None:
+        """Change the search list. A client gets the new one with its next lease or renewal."""
+        self._search_list = _search_list(domains)
 
     @property
     def lease_count(self) -> int:
@@ -94,6 +114,8 @@ class Dhcp:
     def on_link_down(self, link: int) -> None:
         """A guest's link is gone. Another guest may get its number."""
         self._leases.on_link_down(link)
+        if self._names is not None:
+            self._names.on_link_down(link)
 
     # --- messages -----------------------------------------------------------------------
 
@@ -108,6 +130,7 @@ class Dhcp:
         now: float,
     ) -> Reply | Ignored:
         """Handle the UDP payload view[off:end] that came over link from guest_addr:guest_port."""
+        self.name_refusal = ""
         try:
             message = dhcp.parse(view, off, end)
         except WireError as error:
@@ -145,6 +168,10 @@ class Dhcp:
         grant = self._leases.give(mac, _ident(message), link, state, now)
         if not grant.addr:
             return Ignored(grant.refusal)
+        if kind == dhcp.ACK and self._names is not None and self._leases.is_owner(mac, link):
+            name = message.options.get(dhcp.HOST_NAME, b"")
+            guest, until = self._guest_of(link), now + grant.seconds
+            self.name_refusal = self._names.on_ack(mac, grant.addr, link, guest, name, until)
         payload = self._build(message, kind, grant.addr, grant.seconds)
         return Reply(payload, guest_addr or ip.BROADCAST, guest_port, counter)
 
@@ -233,6 +260,8 @@ class Dhcp:
         """RELEASE (RFC 2131 section 4.3.4)."""
         if self._leases.release(mac, message.ciaddr, link, now):
             return Ignored("dhcp_release_accepted")
+        if self._names is not None and self._leases.is_owner(mac, link):
+            self._names.on_release(mac, message.ciaddr, link)
         return Ignored("dhcp_release_dropped_not_holder")
 
 

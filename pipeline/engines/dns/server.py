@@ -194,6 +194,19 @@ class Dns(Generic[W]):
         self._ready.clear()
         self.zones.add(zone)
 
+    def set_zones(self, zones: Zones) -> None:
+        """Replace all zones."""
+        self._ready.clear()
+        self.zones = zones
+
+    def set_rate(self, per_second: int) -> None:
+        """Change each client's rate of questions, see set_crowded()."""
+        self._turns.set_rate(per_second)
+
+    def on_guest_names(self) -> None:
+        """A name of a guest came or went."""
+        self._ready.clear()
+
     def forget_answers(self) -> None:
         """Forget the answers of upstream servers: the host has other servers now."""
         self._ready.clear()

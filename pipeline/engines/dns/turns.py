@@ -55,6 +55,10 @@ class Turns(Generic[K]):
         """Questions under way."""
         return self._total
 
+    def set_rate(self, per_second: int) -> None:
+        """Change each client's rate."""
+        self._rates.set_rate(per_second, max(1.0, per_second * BURST_S))
+
     def begin(self, client: Hashable, now: float) -> bool:
         """Begin a question of the client if it may. Returns False if the client must wait for its turn."""
         if client in self._waiting or not self._may_begin(client, now):

@@ -12,7 +12,7 @@ records, and PTR for the addresses of these. They have no other types. Wire form
 """
 
 import ipaddress
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Final, NamedTuple
 
 from pipeline.engines.dns.patterns import Regexp, RegexpError
@@ -144,6 +144,10 @@ class Zones:
         self._zones: list[Zone] = []
         self._index: dict[str, int] = {}
         self._pointers: dict[bytes, str] = {}
+        self._guest_zone = -1
+        """The index of the zone that has guests' names; -1 for none."""
+        self._guest_names: Mapping[str, bytes] = {}
+        self._guest_pointers: Mapping[bytes, str] = {}
         for zone in zones:
             self.add(zone)
 
@@ -175,6 +179,28 @@ class Zones:
                     full = f"{record.key}.{each.key}" if each.key else record.key
                     self._pointers.setdefault(record.address, full)
 
+    def __iter__(self) -> Iterator[Zone]:
+        return iter(self._zones)
+
+    def ensure(self, key: str) -> None:
+        """Add an empty zone of this name, unless there is one. Raises ZoneError."""
+        if key not in self._index:
+            self.add(Zone(f"{key}.", key, ()))
+
+    def add_guests(self, key: str, names: Mapping[str, bytes], pointers: Mapping[bytes, str]) -> None:
+        """Let a zone also have guests' names, which count where no record does. ensure() has made the zone.
+
+        names: label -> IPv4 address. pointers: IPv4 address -> name. Both are read at each question.
+        """
+        self._guest_zone = self._index[key]
+        self._guest_names = names
+        self._guest_pointers = pointers
+
+    def has_record(self, key: str, prefix: str) -> bool:
+        """Whether a record of a zone decides for the name with this prefix."""
+        at = self._index.get(key)
+        return at is not None and any(record.matches(prefix) for record in self._zones[at].records)
+
     def resolve(self, labels: Sequence[bytes], rdtype: int) -> Local | None:
         """The answer for a name (labels without the root) and type; None when no zone has the name."""
         parts = [_label_text(label) for label in labels]
@@ -192,7 +218,8 @@ class Zones:
             if apex is None:
                 return None
             best = apex
-        return _decide(self._zones[best], prefix, rdtype)
+        guest = self._guest_names.get(prefix, b"") if best == self._guest_zone else b""
+        return _decide(self._zones[best], prefix, rdtype, guest)
 
     def _reverse(self, parts: list[str], rdtype: int) -> Local | None:
         octets = parts[-3::-1]
@@ -202,7 +229,7 @@ class Zones:
         network, mask = self._subnet
         if int.from_bytes(address, "big") & mask != network & mask:
             return None
-        pointer = self._pointers.get(address, "")
+        pointer = self._pointers.get(address, "") or self._guest_pointers.get(address, "")
         if not pointer:
             return Local(NXDOMAIN)
         return Local(NOERROR, pointer=pointer if rdtype in (PTR, ANY) else "")
@@ -215,16 +242,23 @@ class Zones:
                 "Records": [
                     {"Name": record.name, "IP": _address_text(record.address)}
                     | ({"Regexp": record.regexp.pattern} if record.regexp else {})
-                    for record in zone.records
+                    for record in (*zone.records, *self._guest_records(at))
                 ],
                 "DefaultIP": _address_text(zone.default),
             }
-            for zone in self._zones
+            for at, zone in enumerate(self._zones)
         ]
 
+    def _guest_records(self, at: int) -> list[Record]:
+        names = self._guest_names if at == self._guest_zone else {}
+        return [Record(label, label, address) for label, address in names.items()]
 
-def _decide(zone: Zone, prefix: str, rdtype: int) -> Local:
-    """The answer for a name with this prefix before the zone's name ("": the zone itself)."""
+
+def _decide(zone: Zone, prefix: str, rdtype: int, guest: bytes) -> Local:
+    """The answer for a name with this prefix before the zone's name ("": the zone itself).
+
+    guest: the address of the guest with that name, or empty.
+    """
     wanted = _BYTES_OF.get(rdtype, -1)
     found = False
     for record in zone.records:
@@ -237,6 +271,8 @@ def _decide(zone: Zone, prefix: str, rdtype: int) -> Local:
             break
     if found:
         return Local(NOERROR)
+    if guest:
+        return Local(NOERROR, (guest,) if len(guest) == wanted else ())
     if zone.default:
         return Local(NOERROR, (zone.default,) if len(zone.default) == wanted else ())
     # The zone's own name exists. So does a name without a record if there is a record below it (RFC 8020).

@@ -83,6 +83,11 @@ class Neighbors:
     def __len__(self) -> int:
         return len(self._table)
 
+    def set_bounds(self, max_neighbors: int, max_per_link: int) -> None:
+        """Change the bounds. Addresses that are known already stay."""
+        self._max = max_neighbors
+        self._max_per_link = max_per_link
+
     # --- learning -----------------------------------------------------------------------
 
     def learn(self, addr: int, mac: bytes, link: int, now: float, *, by_arp: bool = False) -> None:

@@ -32,6 +32,7 @@ from pipeline.host.name_files import Server
 from pipeline.host.upstream.question import MISMATCH, UNHELPFUL, Attempt, Question, T, is_truncated
 from pipeline.host.upstream.servers import ServerStates
 from pipeline.ipc import events as ev
+from pipeline.system.outbound import Outbound
 
 BUDGET: Final = 4.5
 """Seconds after which a question ends without a result. A guest gets SERVFAIL before its own 5 s are over."""
@@ -74,10 +75,12 @@ class Upstream(Generic[T]):
         clock: Callable[[], float],
         random_bytes: Callable[[int], bytes],
         max_sockets: int = MAX_SOCKETS,
+        outbound: Outbound | None = None,
     ) -> None:
         """servers: those to ask now, best first. clock: monotonic seconds. random_bytes: as os.urandom.
 
-        max_sockets: the most sockets, and the most questions, if the system allows few descriptors.
+        max_sockets: the most sockets, and the most questions, if the system allows few descriptors. outbound:
+        what sockets are bound to.
         """
         self.ignored = 0
         """Responses that did not match their attempt."""
@@ -87,6 +90,7 @@ class Upstream(Generic[T]):
         self._servers = servers
         self._clock = clock
         self._random = random_bytes
+        self._outbound = outbound
         self._max_sockets = min(MAX_SOCKETS, max_sockets)
         self._max_questions = min(MAX_QUESTIONS, max_sockets)
         self._states = ServerStates()
@@ -186,8 +190,7 @@ class Upstream(Generic[T]):
         sock = None
         ident = self._random(2)
         try:
-            sock = socket.socket(server.family, socket.SOCK_DGRAM)
-            sock.setblocking(False)
+            sock = self._new_socket(server, socket.SOCK_DGRAM)
             sock.connect(server.address)
             sock.send(question.wire(ident, edns=edns))
         except OSError as error:
@@ -200,6 +203,18 @@ class Upstream(Generic[T]):
         question.began(attempt)
         self._open(question, attempt, ev.READ, lambda _events: self._on_datagrams(question, attempt))
         return True
+
+    def _new_socket(self, server: Server, kind: socket.SocketKind) -> socket.socket:
+        """A non-blocking socket for this server. Raises OSError."""
+        sock = socket.socket(server.family, kind)
+        try:
+            sock.setblocking(False)
+            if self._outbound is not None:
+                self._outbound.bind(sock, str(server.address[0]))
+        except OSError:
+            sock.close()
+            raise
+        return sock
 
     def _open(
         self, question: Question[T], attempt: Attempt, events: int, on_event: Callable[[int], object]
@@ -274,8 +289,7 @@ class Upstream(Generic[T]):
         self.over_tcp += 1
         sock = None
         try:
-            sock = socket.socket(truncated.server.family, socket.SOCK_STREAM)
-            sock.setblocking(False)
+            sock = self._new_socket(truncated.server, socket.SOCK_STREAM)
             error = sock.connect_ex(truncated.server.address)
             if error not in (0, errno.EINPROGRESS):
                 raise OSError(error, "connect")

@@ -8,8 +8,10 @@ counts and drops other messages.
 
 from typing import Final, NoReturn
 
+from pipeline.config.limits import Limits
 from pipeline.counters import INDEX
 from pipeline.engines import icmp as icmp_engine
+from pipeline.engines import nat, refusal
 from pipeline.engines.flows import rss_hash
 from pipeline.records.flows import Ends
 from pipeline.records.icmp import EchoError, EchoReply, EchoRequest, Unreachable
@@ -38,14 +40,23 @@ class IcmpDispatch:
         self.targets = network.targets
         self.egress_out = network.egress_out
         self.guest_errors = GuestErrors(network)
-        per_second = float(network.config.limits.max_icmp_errors_per_second)
         self.errors = icmp_engine.IcmpErrors(
-            config.gateway_ip, network.targets.broadcast, per_second, per_second / 2
+            config.gateway_ip, network.targets.broadcast, *_rate(network.config.limits)
         )
         self.answered_here = frozenset(
-            addr for addr in network.own if addr not in config.nat or ip.is_loopback(config.nat[addr])
+            addr
+            for addr in network.own
+            if addr not in config.nat
+            or (
+                ip.is_loopback(config.nat[addr])
+                and network.targets.icmp_target(addr).refused != nat.HOST_LOOPBACK_OFF
+            )
         )
         """Addresses whose pings the gateway answers: its own, except those that stand for another host."""
+
+    def set_limits(self, limits: Limits) -> None:
+        """Change the rate of errors."""
+        self.errors.set_rate(*_rate(limits))
 
     def update_counters(self) -> None:
         """Write the errors that were not sent because of the rate limit."""
@@ -77,9 +88,13 @@ class IcmpDispatch:
 
     def _pass_ping_on(self, packet: Packet, message: icmp.Message, now: float) -> None:
         header = packet.header
-        refused = self.targets.icmp_target(header.dst).refused
-        if refused:
-            raise WireError(refused)
+        target = self.targets.icmp_target(header.dst)
+        if target.refused:
+            if target.refused in nat.SWITCHED_OFF:
+                view = self.slots[packet.slot]
+                code = refusal.answer_to_datagram(target.errno)
+                self._send(self.errors.unreachable(view, packet.off, now, code))
+            raise WireError(target.refused)
         if not header.src:
             raise WireError("icmp_message_dropped_not_for_us")
         self.check_ttl(packet, now)
@@ -173,3 +188,9 @@ class IcmpDispatch:
         if neighbor is not None:
             payload = memoryview(packet)[header.ihl :]
             self.output.packet(neighbor.link, neighbor.mac, ipv4.PROTO_ICMP, header.src, header.dst, payload)
+
+
+def _rate(limits: Limits) -> tuple[float, float]:
+    """Errors a second, and at once."""
+    per_second = float(limits.max_icmp_errors_per_second)
+    return per_second, per_second / 2

@@ -6,6 +6,7 @@ and ICMP is answered or passed on. A routed packet whose TTL runs out is answere
 
 from typing import Final
 
+from pipeline.config.limits import Limits
 from pipeline.counters import INDEX
 from pipeline.engines.buckets import Buckets
 from pipeline.engines.offload import stripped
@@ -39,13 +40,19 @@ class IpInput:
         self.tcp_out = network.tcp_out
         self.udp = udp
         self.icmp = icmp
-        self.fragments = Reassembler(
-            max_datagrams=config.limits.max_fragmented,
-            max_datagrams_per_source=config.limits.max_fragmented_per_guest,
-            max_bytes=config.limits.max_fragment_bytes,
-            max_bytes_per_source=config.limits.max_fragment_bytes_per_guest,
+        self.fragments = Reassembler()
+        self.answers = Buckets(0.0, 0.0)
+        self.set_limits(config.limits)
+
+    def set_limits(self, limits: Limits) -> None:
+        """Set the limits on fragments and on answers."""
+        self.fragments.set_bounds(
+            max_datagrams=limits.max_fragmented,
+            max_datagrams_per_source=limits.max_fragmented_per_guest,
+            max_bytes=limits.max_fragment_bytes,
+            max_bytes_per_source=limits.max_fragment_bytes_per_guest,
         )
-        self.answers = Buckets(config.limits.max_answers_per_second, config.limits.max_answers_per_second)
+        self.answers.set_rate(limits.max_answers_per_second, limits.max_answers_per_second)
 
     def on_frame(self, frame: Frame, mac: bytes, now: float) -> None:
         """A frame with an IPv4 packet. Raises WireError while the caller owns the reference."""

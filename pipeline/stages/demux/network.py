@@ -41,7 +41,11 @@ class Network:
         self.slots = ports.arena.slots
         self.own = (config.network.gateway_ip, *config.network.gateway_virtual_ips)
         """The addresses that the gateway answers ARP for."""
-        self.targets = Nat.from_config(config.network, ec2_metadata_access=config.access.ec2_metadata_access)
+        self.targets = Nat.from_config(
+            config.network,
+            ec2_metadata_access=config.access.ec2_metadata_access,
+            disable=config.access.disable,
+        )
         newest_wins = config.access.guests == OPEN
         subnet = config.network.subnet
         addresses = GuestAddresses(
@@ -71,3 +75,9 @@ class Network:
         self.resolver_out = ports.rings_out["resolver"]
         self.egress_out = [ports.rings_out[f"egress{i}"] for i in range(config.workers.egress_workers)]
         self.tcp_out = TcpShards([ports.rings_out[f"tcp{i}"] for i in range(config.workers.tcp_workers)])
+
+    def reload(self, config: Config) -> None:
+        """Change the limits on addresses and MACs."""
+        limits = config.limits
+        self.neighbors.set_bounds(limits.max_neighbors, limits.max_neighbors_per_guest)
+        self.switch.set_bounds(limits.max_macs_per_guest, limits.max_macs)

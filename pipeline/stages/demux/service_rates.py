@@ -33,10 +33,13 @@ class ServiceRates:
         self._activity = Activity(ACTIVE_S)
         self._gateway = gateway
         self._links = links
-        self._dns = Buckets(limits.max_dns_queries_per_second, limits.max_dns_queries_per_second * BURST_S)
-        self._dhcp = Buckets(
-            limits.max_dhcp_messages_per_second, max(1.0, limits.max_dhcp_messages_per_second * BURST_S)
-        )
+        self._dns = Buckets(*_dns_rate(limits))
+        self._dhcp = Buckets(*_dhcp_rate(limits))
+
+    def set_limits(self, limits: Limits) -> None:
+        """Change the rates."""
+        self._dns.set_rate(*_dns_rate(limits))
+        self._dhcp.set_rate(*_dhcp_rate(limits))
 
     def saw(self, link: int, now: float) -> None:
         """A frame of a link came."""
@@ -79,3 +82,15 @@ class ServiceRates:
         """A guest has no link any more. If it comes back at once, it has no fresh rate."""
         self._dns.forget_full(now)
         self._dhcp.forget_full(now)
+
+
+def _dns_rate(limits: Limits) -> tuple[float, float]:
+    """Questions a second, and at once."""
+    rate = float(limits.max_dns_queries_per_second)
+    return rate, rate * BURST_S
+
+
+def _dhcp_rate(limits: Limits) -> tuple[float, float]:
+    """Messages a second, and at once."""
+    rate = float(limits.max_dhcp_messages_per_second)
+    return rate, max(1.0, rate * BURST_S)

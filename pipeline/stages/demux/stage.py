@@ -69,8 +69,8 @@ class DemuxStage:
         self.output = network.output
         self.arp = ArpResponder(config.network.gateway_mac, config.network.gateway_ip, network.own)
         self.services = Services(network)
-        self.udp = UdpDispatch(network, self.services)
         self.icmp = IcmpDispatch(network)
+        self.udp = UdpDispatch(network, self.services, self.icmp)
         self.ip = IpInput(network, self.udp, self.icmp)
         self.dropped = DroppedFrames(network)
         self.frames = FrameInput(network, self.arp, self.ip, self.dropped)
@@ -291,6 +291,15 @@ class DemuxStage:
                 macs = {ip.text(addr): ethernet.mac_text(mac) for addr, (mac, _) in neighbors}
                 return messages.NeighborsAnswer(macs).encode()
         return {"error": f"demux knows no request {message.get('op')!r}"}
+
+    def reload(self, config: Config) -> None:
+        """See Stage.reload: the limits."""
+        limits = config.limits
+        self.network.reload(config)
+        self.services.rates.set_limits(limits)
+        self.udp.set_limits(limits)
+        self.icmp.set_limits(limits)
+        self.ip.set_limits(limits)
 
     def held(self) -> dict[str, int]:
         """What demux holds for guests; all zero when no guest has a link any more."""

@@ -8,20 +8,23 @@ import secrets
 from typing import Final
 
 from pipeline.config.choices import FULL_CONE
+from pipeline.config.limits import Limits
 from pipeline.counters import INDEX
-from pipeline.engines import nat
+from pipeline.engines import nat, refusal
 from pipeline.engines.buckets import Buckets
 from pipeline.engines.flows import PortAllocator
 from pipeline.engines.udp import UdpFlow, UdpFlows
 from pipeline.records import kinds
 from pipeline.records.flows import FLOW_FROM_EGRESS, Ends, FlowKey, FlowNotice, flow_key
+from pipeline.records.icmp import Unreachable
 from pipeline.records.run import Run
 from pipeline.records.udp import SteerUdp, UdpData, UdpRange, UnsteerUdp
+from pipeline.stages.demux.icmp import IcmpDispatch
 from pipeline.stages.demux.network import Network
 from pipeline.stages.demux.packet import Packet
 from pipeline.stages.demux.services import Services
 from pipeline.stages.demux.waiting import WaitingSlots
-from pipeline.wire import ip, udp
+from pipeline.wire import ip, ipv4, udp
 from pipeline.wire.errors import WireError
 
 _RECEIVED: Final = INDEX["udp_datagrams_from_guest"]
@@ -36,7 +39,7 @@ _EVICTED: Final = INDEX["udp_flow_evicted"]
 class UdpDispatch:
     """The flows between guests and egress."""
 
-    def __init__(self, network: Network, services: Services) -> None:
+    def __init__(self, network: Network, services: Services, icmp: IcmpDispatch) -> None:
         config = network.config
         self.worker = network.worker
         self.counts = network.counts
@@ -47,6 +50,7 @@ class UdpDispatch:
         self.gateway = config.network.gateway_ip
         self.links = network.links
         self.services = services
+        self.icmp = icmp
         self.flows = UdpFlows(
             PortAllocator(secrets.randbits(16)),
             config.workers.egress_workers,
@@ -60,6 +64,11 @@ class UdpDispatch:
         )
         self.egress_out = network.egress_out
         self.ingress_out = network.ingress_out
+
+    def set_limits(self, limits: Limits) -> None:
+        """Change the limits on flows."""
+        self.flows.set_bounds(limits.max_udp_flows_per_guest, limits.max_udp_flows)
+        self.new_flows.set_rate(limits.max_udp_flows_per_second, limits.max_udp_flows_per_second)
 
     # --- guest -> host ------------------------------------------------------------------
 
@@ -115,6 +124,9 @@ class UdpDispatch:
         if target.service or (broadcast and ends.remote_port == nat.DHCP_PORT):
             return None
         if target.refused:
+            if target.refused in nat.SWITCHED_OFF:
+                code = refusal.answer_to_datagram(target.errno)
+                self.icmp.refuse_flow(Unreachable(run.key, ipv4.PROTO_UDP, code, 0), now)
             raise WireError(target.refused)
         if not ends.guest_addr:
             raise WireError("udp_datagram_dropped_no_source_address")

@@ -9,12 +9,20 @@ from pipeline.stages.egress.numbers import FlowNumbers
 from pipeline.stages.egress.policy_filter import PolicyFilter
 from pipeline.stages.egress.sockets import SocketBound
 from pipeline.stages.worker import Worker
+from pipeline.system.outbound import Outbound
 
 
 class EgressContext:
     """The worker with its rings and slots, the rules for flows, and the bound on sockets."""
 
-    def __init__(self, worker: Worker, targets: Nat, policy: PolicyFilter, tcp_workers: int) -> None:
+    def __init__(
+        self,
+        worker: Worker,
+        targets: Nat,
+        policy: PolicyFilter,
+        tcp_workers: int,
+        outbound: Outbound | None = None,
+    ) -> None:
         rings_out = worker.ports.rings_out
         self.worker = worker
         self.counts = worker.counts
@@ -25,6 +33,8 @@ class EgressContext:
         """By shard."""
         self.targets = targets
         self.policy = policy
+        self.outbound = outbound
+        """What sockets to other hosts are bound to; None if the system chooses."""
         self.filler = SlotFiller(worker.pool, SLOT_BYTES, HEADROOM, HEADER_ROOM)
         """For datagrams and pings. The connections of each guest have fillers of their own."""
         self.bound = SocketBound(worker, self.tcp_out)

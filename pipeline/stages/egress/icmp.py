@@ -151,8 +151,9 @@ class EchoSockets:
             return None
         self._make_room(guest_addr)
         addr = ip.text(target.addr)
+        outbound = self._context.outbound
         try:
-            sock = self._bound.datagram_socket(guest, lambda: host_icmp.open_echo(addr))
+            sock = self._bound.datagram_socket(guest, lambda: host_icmp.open_echo(addr, outbound))
         except OSError as error:
             if error.errno in host_icmp.NOT_PERMITTED:
                 self._counts[_NOT_PERMITTED] += 1
@@ -298,6 +299,16 @@ class EchoSockets:
     def deadline(self) -> float:
         """When the flow that is idle for longest expires."""
         return next(iter(self.flows.values())).last_seen + IDLE if self.flows else float("inf")
+
+    def end_forbidden(self) -> int:
+        """End the pings that the policy, which is new, forbids. Returns how many pingers had one."""
+        ended = 0
+        for flow in list(self.flows.values()):
+            guest_addr, _, remote_addr = flow.key
+            if self._context.policy.ends(guest_addr, remote_addr, 0, "icmp"):
+                flow.close()
+                ended += 1
+        return ended
 
     def close(self) -> None:
         """Close every socket, since the worker ends."""

@@ -19,18 +19,28 @@ MAX_LOGGED: Final = 1024
 """The most guest addresses whose last line is remembered."""
 
 _REFUSED: Final = INDEX["egress_flow_refused_policy"]
+_ENDED: Final = INDEX["egress_flow_closed_policy"]
 
 
 class PolicyFilter:
     """Judges each new flow. If it is not ``active``, it allows every flow, and callers need not ask."""
 
     def __init__(self, worker: Worker, policy: EgressPolicy) -> None:
+        self._config = policy
         self.policy = Policy(policy)
         self.active = self.policy.active
         self._counts = worker.counts
         self._log = worker.log
         self._logged: dict[int, tuple[float, int]] = {}
         """By guest: when its next line is due, and the refusals since its last line."""
+
+    def replace(self, policy: EgressPolicy) -> bool:
+        """Judge by this policy from now on. Returns whether it is another one."""
+        changed = policy != self._config
+        self._config = policy
+        self.policy.replace(policy)
+        self.active = self.policy.active
+        return changed
 
     def learn(self, named: Named) -> None:
         """The gateway's name server told a guest an address for a name of the policy."""
@@ -39,6 +49,13 @@ class PolicyFilter:
     def admits(self, guest: int, address: int, port: int, protocol: str) -> bool:
         """Whether a guest may receive from an address to which it sent nothing: if it could send there."""
         return self.policy.allows(guest, address, port, protocol, monotonic())
+
+    def ends(self, guest: int, address: int, port: int, protocol: str) -> bool:
+        """Whether the policy, which is new, forbids a flow that is open. Counts it. The caller ends it."""
+        if self.policy.still_allows(guest, address, port, protocol):
+            return False
+        self._counts[_ENDED] += 1
+        return True
 
     def refuses(self, guest: int, address: int, port: int, protocol: str) -> bool:
         """Whether the policy forbids a flow. Counts and logs the refusal."""

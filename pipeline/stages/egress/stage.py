@@ -41,6 +41,7 @@ from pipeline.stages.egress.tcp.opener import Opener
 from pipeline.stages.egress.udp.sockets import UdpSockets
 from pipeline.stages.work_meter import WorkMeter
 from pipeline.stages.worker import Worker
+from pipeline.system import outbound
 from pipeline.topology import DATA_CAPACITY
 
 BURSTS_A_STEP: Final = 8
@@ -60,9 +61,11 @@ class EgressStage:
             config.network,
             ec2_metadata_access=config.access.ec2_metadata_access,
             own_ports=config.links.loopback_ports,
+            disable=config.access.disable,
         )
         policy = PolicyFilter(worker, config.access.egress_policy)
-        self.context = EgressContext(worker, targets, policy, config.workers.tcp_workers)
+        source = outbound.of(config.network.outbound_address, config.network.outbound_interface)
+        self.context = EgressContext(worker, targets, policy, config.workers.tcp_workers, source)
         self.connections = Connections(self.context, config, Opener(self.context, self._drain_demux))
         self.udp = UdpSockets(
             self.context,
@@ -211,6 +214,15 @@ class EgressStage:
                 return {"ok": True}
         close_all(fds)
         return {"error": f"egress knows no request {message.get('op')!r}"}
+
+    def reload(self, config: Config) -> None:
+        """See Stage.reload: limits and policy. Open flows that a new policy forbids end at once."""
+        self.connections.set_limits(config.limits)
+        self.udp.forwards.set_max_clients(config.limits.max_udp_clients_per_forward)
+        if not self.context.policy.replace(config.access.egress_policy):
+            return
+        if ended := self.connections.end_forbidden() + self.udp.end_forbidden() + self.icmp.end_forbidden():
+            self.context.worker.log.warning("flows ended by the new egress policy", count=ended)
 
     # --- what the stage holds -------------------------------------------------------------
 

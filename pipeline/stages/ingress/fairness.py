@@ -55,6 +55,11 @@ class Fairness:
         self.scarce = False
         """Whether the data of segments are to be dropped."""
 
+    def set_rate(self, bad_frames_per_second: int) -> None:
+        """Change how many bad frames a guest may send in a second."""
+        self._buckets.set_rate(bad_frames_per_second, bad_frames_per_second * BURST_S)
+        self._wanted = bad_frames_per_second * BURST_S / 4
+
     # --- slots ----------------------------------------------------------------------------
 
     def may_read(self, now: float) -> bool:

@@ -99,6 +99,11 @@ class IngressStage:
         close_all(fds)
         return {"error": f"ingress knows no request {message.get('op')!r}"}
 
+    def reload(self, config: Config) -> None:
+        """See Stage.reload: the rate of bad frames, and which segments pass demux."""
+        self.steering.reload(config)
+        self.fairness.set_rate(config.limits.max_bad_frames_per_second)
+
     def on_released(self, source: str, tags: list[int]) -> None:
         """Nothing to do: ingress puts no tags on its slots."""
 

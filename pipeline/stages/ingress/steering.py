@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from struct import Struct
 from typing import Final
 
-from pipeline.config.model import Config
+from pipeline.config.model import Config, EgressPolicy
 from pipeline.counters import INDEX
 from pipeline.engines import policy
 from pipeline.engines.flows import rss_hash
@@ -92,8 +92,11 @@ class Steering:
         self.neighbors: dict[Addr, Whereabouts] = {}
         self.routes: dict[FlowKey, Route] = {}
         self.fragmented: dict[FlowKey, None] = {}
-        # If the policy has names, a SYN must not overtake the NAMED record that demux passes to egress.
-        self._not_past = tcp.SYN if policy.patterns(config.access.egress_policy) else 0
+        self._not_past = _not_past(config.access.egress_policy)
+
+    def reload(self, config: Config) -> None:
+        """Follow a new egress policy."""
+        self._not_past = _not_past(config.access.egress_policy)
 
     def room(self) -> int:
         """The number of records for which every ring has room (see Producer.room)."""
@@ -253,3 +256,11 @@ class Steering:
         down = LinkNotice.pack(kinds.LINK_DOWN, link, guest)
         for ring in (*self._shards, self._demux):
             ring.push(down)
+
+
+def _not_past(rules: EgressPolicy) -> int:
+    """The flags of segments that go through demux.
+
+    If the policy has names, a SYN must not overtake the NAMED record that demux passes to egress.
+    """
+    return tcp.SYN if policy.has_names(rules) else 0

@@ -176,6 +176,10 @@ class ListenStage:
             close_all(fds)
         return {"ok": True}
 
+    def reload(self, config: Config) -> None:
+        """See Stage.reload: the limit on forwards. The supervisor opens and closes forwards by request."""
+        self._max_forwards = config.limits.max_forwards
+
     def _expose(self, ask: messages.Expose) -> int | None:
         """Open a forward. Returns its port of the host, None for a unix socket."""
         key = f"{ask.protocol} {ask.name or ask.local}"

@@ -19,6 +19,11 @@ class NameReports:
         self._demux_out = demux_out
         self.wanted = bool(self._names)
 
+    def replace(self, policy: EgressPolicy) -> None:
+        """Report the names of this policy from now on."""
+        self._names.replace(policy)
+        self.wanted = bool(self._names)
+
     def on_reply(self, guest_addr: int, payload: bytes) -> None:
         """This reply is about to be sent to a guest."""
         patterns = self._names.match(answers.asked(payload))

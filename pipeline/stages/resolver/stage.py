@@ -9,6 +9,7 @@ import socket
 from time import monotonic
 from typing import Final, NamedTuple
 
+from pipeline.config.choices import DNS
 from pipeline.config.model import Config
 from pipeline.counters import INDEX
 from pipeline.engines.dhcp.server import Dhcp, Reply
@@ -26,12 +27,14 @@ from pipeline.records.guests import LinkNotice
 from pipeline.records.kinds import RECORD_BYTES
 from pipeline.records.services import ServiceDatagram
 from pipeline.stages.resolver.descriptors import question_sockets
+from pipeline.stages.resolver.guest_names import GuestNames
 from pipeline.stages.resolver.leases import LeaseKeeper
 from pipeline.stages.resolver.names import NameReports
 from pipeline.stages.resolver.replies import Replies
 from pipeline.stages.resolver.streams import DnsStreams, StreamClient
-from pipeline.stages.resolver.zones import local_zones
+from pipeline.stages.resolver.zones import LocalZones
 from pipeline.stages.worker import Message, Worker
+from pipeline.system import outbound
 from pipeline.wire import ethernet, ip
 
 DHCP_PORT: Final = 67
@@ -86,18 +89,34 @@ class ResolverStage:
         self.guests: dict[int, int] = {}
         """The number of the guest that opened each link. Links of one peer are one guest."""
         self.gateway = config.network.gateway_ip
-        self.dhcp = Dhcp(config.network, self.guest_of)
+        self.zones = LocalZones()
+        zones = self.zones.first(config.network, worker.log)
+        self.guest_names = GuestNames(config.network.guest_names, zones, self.counts)
+        has_dns = DNS not in config.access.disable
+        self.dhcp = Dhcp(config.network, self.guest_of, names=self.guest_names.names, has_dns=has_dns)
         sockets = question_sockets()
         self.dns: dns.Dns[Client] = dns.Dns(
-            local_zones(config.network, worker.log),
+            zones,
             min(MAX_QUESTIONS, sockets),
             config.limits.max_dns_questions_per_second,
         )
-        # A server with the gateway's address would be this program itself.
-        self.servers = name_files.ServerList(resolv_conf, {ip.text(config.network.gateway_ip)}, dns_port)
+        self.servers: name_files.FixedServers | name_files.ServerList
+        if config.network.dns_servers:
+            self.servers = name_files.FixedServers(config.network.dns_servers)
+            if len(self.servers.servers) < len(config.network.dns_servers):
+                # The zone of a link-local address is not an interface of this host.
+                worker.log.error("a name server is left out", servers=config.network.dns_servers)
+        else:
+            # A server with the gateway's address would be this program itself.
+            self.servers = name_files.ServerList(resolv_conf, {ip.text(config.network.gateway_ip)}, dns_port)
         self.hosts = name_files.HostsFile(hosts)
         self.upstream: Upstream[dns.Key] = Upstream(
-            worker, lambda: self.servers.servers, monotonic, os.urandom, sockets
+            worker,
+            lambda: self.servers.servers,
+            monotonic,
+            os.urandom,
+            sockets,
+            outbound.of(config.network.outbound_address, config.network.outbound_interface),
         )
         self.streams = DnsStreams(worker, self.counts, self._on_stream_query, monotonic)
         self.leases = LeaseKeeper(worker, self.dhcp, config.network.state_file, monotonic())
@@ -105,7 +124,8 @@ class ResolverStage:
         self._asked_at: dict[dns.Key, float] = {}
         """When each question was sent upstream that has no result yet."""
         self._failing = False
-        self._reload_files(monotonic())
+        if has_dns:
+            self._reload_files(monotonic())
         self.counts[_LEASES] = self.dhcp.lease_count
 
     # --- the step -----------------------------------------------------------------------
@@ -125,6 +145,8 @@ class ResolverStage:
             self.streams.expire(now)
         if self.leases.deadline() <= now:
             self.leases.save(now)
+        if self.guest_names.deadline() <= now:
+            self._update_guest_names("", now)
         if self.dns.deadline() <= now:
             work += self._give_up(now)
             self._ask_next(now)
@@ -150,7 +172,11 @@ class ResolverStage:
         if self.demux_in.pending():
             return 0.0
         return min(
-            self.upstream.deadline(), self.dns.deadline(), self.streams.deadline(), self.leases.deadline()
+            self.upstream.deadline(),
+            self.dns.deadline(),
+            self.streams.deadline(),
+            self.leases.deadline(),
+            self.guest_names.deadline(),
         )
 
     def _on_burst(self, burst: memoryview, now: float) -> int:
@@ -164,6 +190,7 @@ class ResolverStage:
             elif kind == kinds.LINK_DOWN:
                 link = LinkNotice.unpack(burst, at).link
                 self.dhcp.on_link_down(link)
+                self._update_guest_names("", now)
                 guest = self.guests.pop(link, 0)
                 if guest not in self.guests.values():
                     self.dns.on_client_gone(now)
@@ -203,9 +230,14 @@ class ResolverStage:
         self.counts[INDEX[outcome.counter]] += 1
         self.counts[_LEASES] = self.dhcp.lease_count
         self.leases.on_change(now)
+        self._update_guest_names(self.dhcp.name_refusal, now)
         if isinstance(outcome, Reply):
             key = flow_key(outcome.guest_addr, outcome.guest_port, self.gateway, DHCP_PORT)
             self.replies.send(datagram.link, key, outcome.payload)
+
+    def _update_guest_names(self, refusal: str, now: float) -> None:
+        if self.guest_names.update(refusal, now):
+            self.dns.on_guest_names()
 
     # --- DNS ------------------------------------------------------------------------------
 
@@ -298,7 +330,9 @@ class ResolverStage:
                 return messages.DnsAllAnswer(self.dns.zones.as_list()).encode()
             case messages.DnsAdd() as ask:
                 try:
-                    self.dns.add_zone(parse_zone(ask.zone))
+                    zone = parse_zone(ask.zone)
+                    self.dns.add_zone(zone)
+                    self.zones.added(zone)
                 except ZoneError as error:
                     return {"error": str(error)}
                 return {}
@@ -308,6 +342,18 @@ class ResolverStage:
                 return {}
         close_all(fds)
         return {"error": f"resolver knows no request {message.get('op')!r} like this"}
+
+    def reload(self, config: Config) -> None:
+        """See Stage.reload: zones, search list, the policy's names, and the rate of questions.
+
+        Raises ZoneError for a wrong zone, before anything has changed.
+        """
+        zones = self.zones.of(config.network)
+        self.guest_names.attach(zones)
+        self.dns.set_zones(zones)
+        self.dns.set_rate(config.limits.max_dns_questions_per_second)
+        self.dhcp.set_search_domains(config.network.dns_search_domains)
+        self.names.replace(config.access.egress_policy)
 
     # --- what the worker asks for ------------------------------------------------------------
 

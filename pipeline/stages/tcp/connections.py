@@ -5,6 +5,7 @@ end. A connection that has something to do is in ``needs_flush``. The stage flus
 """
 
 import secrets
+from dataclasses import replace
 from typing import Final
 
 from pipeline.config.model import Config
@@ -66,7 +67,7 @@ class Connections:
         self.guests = Guests(config.limits)
         self.memory = ReceiveMemory(config.limits, config.network.mtu)
         self.out_of_order = OutOfOrder(
-            min(config.limits.max_out_of_order_slots, max(workers.slots // 4 // workers.tcp_workers, 4)),
+            _out_of_order_slots(config),
             MAX_REFS // 2 // workers.tcp_workers,
         )
         self.releases = Releases(worker, self._ingress_out)
@@ -93,6 +94,19 @@ class Connections:
             "guests_bytes": self.memory.held_bytes,
             "out_of_order": len(self.out_of_order),
         }
+
+    def reload(self, config: Config) -> None:
+        """Change the limits. Connections that are open keep their bounds of out-of-order data."""
+        limits = config.limits
+        self._tcp = replace(
+            self._tcp,
+            max_reassembly_bytes=limits.max_reassembly_bytes,
+            max_reassembly_ranges=limits.max_reassembly_ranges,
+        )
+        self.guests.set_limits(limits)
+        self.memory.set_limits(limits)
+        self.out_of_order.set_max_slots(_out_of_order_slots(config))
+        self._orphans.set_max_age(limits.max_orphan_seconds)
 
     # --- what needs a flush -----------------------------------------------------------------
 
@@ -323,3 +337,9 @@ class Connections:
             if flow.guest.pressed and self._orphans:
                 self._free_memory_of_orphans(now)
         return gone
+
+
+def _out_of_order_slots(config: Config) -> int:
+    """The slots that out-of-order data of one worker may hold."""
+    workers = config.workers
+    return min(config.limits.max_out_of_order_slots, max(workers.slots // 4 // workers.tcp_workers, 4))

@@ -47,6 +47,13 @@ class Guests:
         """The number of links."""
         return len(self._links)
 
+    def set_limits(self, limits: Limits) -> None:
+        """Change the limits. Connections that exceed lower ones stay."""
+        self._max_flows = limits.max_tcp_flows
+        self._max_flows_of_guest = limits.max_tcp_flows_per_guest
+        self._max_half_open = limits.max_half_open_per_guest
+        self._syns_per_second = float(limits.max_syns_per_second)
+
     def link_up(self, link: int, guest: int) -> GuestLink:
         """The guest with this number has opened a link. Ingress and demux both report it."""
         found = self._links.get(link)

@@ -36,6 +36,13 @@ class ReceiveMemory:
         self._pressed_at = self._max_bytes // 2
         self._guest_pressed_at = self._max_guest_bytes // 4
 
+    def set_limits(self, limits: Limits) -> None:
+        """Change the limits. Bytes beyond lower ones stay until their hosts take them."""
+        self._max_bytes = limits.max_receive_memory
+        self._max_guest_bytes = min(limits.max_receive_memory_per_guest, limits.max_receive_memory)
+        self._pressed_at = self._max_bytes // 2
+        self._guest_pressed_at = self._max_guest_bytes // 4
+
     @property
     def all_pressed(self) -> bool:
         """Whether every guest's windows shrink."""

@@ -36,6 +36,10 @@ class Orphans:
     def __len__(self) -> int:
         return len(self._ends_at)
 
+    def set_max_age(self, max_age: float) -> None:
+        """Change the age at which an orphan ends. Those that are orphans now keep theirs."""
+        self._max_age = max_age
+
     def add(self, flows: Iterable[Flow], now: float) -> None:
         """A guest is gone. flows: its connections. Earlier orphans that hold bytes end now."""
         for flow in self._check_at:

@@ -28,6 +28,11 @@ class OutOfOrder:
         """The number of connections that hold such data."""
         return len(self._holders)
 
+    def set_max_slots(self, max_slots: int) -> None:
+        """Change the limit on slots. What exceeds a lower one goes with the next new range."""
+        self._until_count += max_slots - self.max_slots
+        self.max_slots = max_slots
+
     def holds(self, flow: Flow) -> bool:
         """Whether the connection held such data at the last call of note()."""
         return flow in self._holders

@@ -341,6 +341,10 @@ class TcpStage:
             return messages.FlowsAnswer(flows).encode()
         return {"error": f"tcp knows no request {message.get('op')!r}"}
 
+    def reload(self, config: Config) -> None:
+        """See Stage.reload: the limits."""
+        self.connections.reload(config)
+
     def on_released(self, source: str, tags: list[int]) -> None:
         """A tcp worker owns no slots."""
 

@@ -265,3 +265,56 @@ def test_any_name_has_an_outcome_and_no_name_of_a_zone_goes_elsewhere(
     table = default_zones()
     table.resolve(labels, rdtype)
     assert table.resolve([*labels, b"Docker", b"internal"], rdtype) is not None
+
+
+# --- guests' names ------------------------------------------------------------------------
+
+
+def test_a_guests_name_counts_where_no_record_decides() -> None:
+    rows = [record("db", "10.0.0.1"), record("six", "fd00::1"), record(regexp="^x[0-9]+$", ip="10.0.0.2")]
+    table = zones(("vm.internal.", rows, "10.9.9.9"))
+    names = {"web": bytes((192, 168, 127, 3)), "db": bytes(4), "six": bytes(4), "x1": bytes(4)}
+    pointers = {bytes((192, 168, 127, 3)): "web.vm.internal"}
+    table.add_guests("vm.internal", names, pointers)
+    assert ask(table, "WEB.vm.internal") == "192.168.127.3"
+    assert ask(table, "web.vm.internal", ANY) == "192.168.127.3"
+    assert ask(table, "web.vm.internal", AAAA) == "empty"
+    assert ask(table, "db.vm.internal") == "10.0.0.1"
+    assert ask(table, "six.vm.internal") == "empty"
+    assert ask(table, "x1.vm.internal") == "10.0.0.2"
+    assert ask(table, "a.web.vm.internal") == "10.9.9.9"
+    assert ask(table, "web") == "elsewhere"
+    assert ask(table, "3.127.168.192.in-addr.arpa", PTR) == "web.vm.internal"
+    assert [table.has_record("vm.internal", label) for label in ("db", "x77", "web")] == [True, True, False]
+    names.clear()
+    pointers.clear()
+    assert ask(table, "web.vm.internal") == "10.9.9.9"
+    assert ask(table, "3.127.168.192.in-addr.arpa", PTR) == "nxdomain"
+
+
+def test_guests_names_may_have_a_zone_of_their_own_and_are_listed() -> None:
+    table = default_zones()
+    table.ensure("vm")
+    table.add_guests("vm", {"web": bytes((192, 168, 127, 3))}, {})
+    assert ask(table, "web.vm") == "192.168.127.3"
+    assert ask(table, "other.vm") == "nxdomain"
+    assert ask(table, "vm") == "empty"
+    assert ask(table, "web.containers.internal") == "nxdomain"
+    assert not table.has_record("vm", "gateway")
+    assert table.as_list()[-1] == {
+        "Name": "vm.",
+        "Records": [{"Name": "web", "IP": "192.168.127.3"}],
+        "DefaultIP": "",
+    }
+
+
+def test_a_record_that_is_added_later_wins_over_a_guest() -> None:
+    table = default_zones()
+    table.ensure("vm")
+    table.add_guests("vm", {"web": bytes(4)}, {bytes((192, 168, 127, 3)): "web.vm"})
+    table.add(
+        parse_zone({"Name": "vm.", "Records": [record("web", "192.168.127.3"), record("a", "192.168.127.3")]})
+    )
+    assert ask(table, "web.vm") == "192.168.127.3"
+    table.add(parse_zone({"Name": "vm.", "Records": [record("first", "192.168.127.3")]}))
+    assert ask(table, "3.127.168.192.in-addr.arpa", PTR) == "first.vm"

@@ -1,6 +1,7 @@
 """The demux stage alone: what it passes on from single frames, and what it holds for guests."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -8,7 +9,7 @@ from pipeline.records import kinds
 from pipeline.records.frames import Frame
 from pipeline.records.guests import LinkNotice
 from pipeline.topology import DEMUX
-from pipeline.wire import ethernet, icmp, ipv4
+from pipeline.wire import ethernet, icmp, ip, ipv4
 from tests.support.frames import FROM_GUEST, GUEST, GUEST_MAC, REMOTE, udp_frame
 from tests.support.one_process import OneProcess
 
@@ -18,8 +19,8 @@ LINK = 5
 class Rig(OneProcess):
     """Demux is real; the test is the guest behind LINK."""
 
-    def __init__(self) -> None:
-        super().__init__((DEMUX,))
+    def __init__(self, **settings: Any) -> None:
+        super().__init__((DEMUX,), **settings)
         self.ingress = self.neighbours["ingress"]
         self.ingress.push(DEMUX, LinkNotice.pack(kinds.LINK_UP, LINK, LINK))
 
@@ -45,9 +46,9 @@ def rig() -> Iterator[Rig]:
         yield rig
 
 
-def ping() -> bytes:
+def ping(to: int = REMOTE) -> bytes:
     message = icmp.build(icmp.ECHO_REQUEST, 0, 7 << 16 | 1, b"payload")
-    header = ipv4.build(ipv4.HEADER_LEN + len(message), 0, 64, ipv4.PROTO_ICMP, GUEST, REMOTE)
+    header = ipv4.build(ipv4.HEADER_LEN + len(message), 0, 64, ipv4.PROTO_ICMP, GUEST, to)
     return FROM_GUEST + header + message
 
 
@@ -80,3 +81,61 @@ def test_frames_of_one_guest_for_a_group_reach_the_others_and_not_itself(rig: Ri
     (record,) = rig.ingress.take(kinds.FRAME_OUT)
     assert record.length == len(header) + len(b"to all others")
     assert rig.counter(DEMUX, "demux_frame_dropped_unknown_ethertype") == 1
+
+
+# --- what is switched off -------------------------------------------------------------------
+
+GATEWAY, HOST = map(ip.parse_ipv4, ("192.168.127.1", "192.168.127.254"))
+PROHIBITED, CLOSED = icmp.ADMINISTRATIVELY_PROHIBITED, icmp.PORT_UNREACHABLE
+
+
+@pytest.mark.parametrize(
+    ("word", "frame", "counter", "code"),
+    [
+        ("udp", udp_frame(b"x"), "udp_off", PROHIBITED),
+        ("udp", udp_frame(b"x", dst=HOST), "udp_off", PROHIBITED),
+        ("icmp", ping(), "icmp_off", PROHIBITED),
+        ("host-loopback", udp_frame(b"x", dst=HOST), "host_loopback_off", PROHIBITED),
+        ("host-loopback", ping(HOST), "host_loopback_off", PROHIBITED),
+        ("dns", udp_frame(b"x", dst=GATEWAY, dport=53), "dns_off", CLOSED),
+    ],
+)
+def test_what_is_switched_off_is_counted_and_told_the_guest(
+    word: str, frame: bytes, counter: str, code: int
+) -> None:
+    with Rig(disable=(word,)) as rig:
+        rig.ingress.keeps = True
+        rig.from_guest(frame)
+        assert not rig.neighbours["egress0"].take()[1:], "nothing but the link's notice"
+        assert not rig.neighbours["resolver"].take()[1:]
+        (record,) = rig.ingress.take(kinds.FRAME_OUT)
+        error = rig.ingress.data(record)[ethernet.HEADER_LEN :]
+        header = ipv4.parse(error, 0, len(error))
+        message = icmp.parse(error, header.ihl, len(error))
+        assert (header.src, header.dst) == (GATEWAY, GUEST)
+        assert (message.type, message.code) == (icmp.UNREACHABLE, code)
+        quoted = error[header.ihl + icmp.HEADER_LEN :]
+        destination = slice(16, 20)
+        assert quoted[destination] == frame[ethernet.HEADER_LEN :][destination]
+        assert rig.counter("demux", f"nat_flow_refused_{counter}") == 1
+        rig.ingress.give_back(record)
+        rig.leave()
+        rig.at_home()
+
+
+@pytest.mark.parametrize("addr", [GATEWAY, HOST])
+def test_the_gateway_answers_its_own_pings_without_icmp_to_other_hosts(addr: int) -> None:
+    with Rig(disable=("icmp",)) as rig:
+        rig.from_guest(ping(addr))
+        assert rig.counter("demux", "icmp_echo_answered") == 1
+        rig.leave()
+        rig.at_home()
+
+
+def test_dhcp_and_dns_of_the_gateway_go_on_without_udp() -> None:
+    with Rig(disable=("udp",)) as rig:
+        rig.from_guest(udp_frame(b"x", dst=GATEWAY, dport=53))
+        rig.from_guest(udp_frame(b"x", dst=ip.BROADCAST, dport=67))
+        assert len(rig.neighbours["resolver"].take(kinds.SERVICE_DATAGRAM)) == 2
+        rig.leave()
+        rig.at_home()

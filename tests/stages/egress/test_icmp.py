@@ -12,6 +12,7 @@ import pytest
 import structlog
 
 from pipeline.config import merge, options
+from pipeline.config.model import EgressPolicy, PolicyRule
 from pipeline.counters import INDEX
 from pipeline.engines import nat
 from pipeline.go import flags
@@ -71,8 +72,9 @@ class Rig:
         self.context = EgressContext(worker, targets, policy, config.workers.tcp_workers)
         self.echo = EchoSockets(self.context)
 
-    def open(self, address: str) -> socket.socket:
+    def open(self, address: str, outbound: object) -> socket.socket:
         assert address
+        assert outbound is None
         if self.error is not None:
             raise self.error
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
@@ -266,3 +268,14 @@ def test_the_policy_and_the_address_rules_hold_for_pings(make: Callable[..., Rig
     assert rig.count("nat_flow_refused_loopback") == 1
     rig.ping(remote=ip.parse_ipv4("198.51.100.1"))
     assert rig.count("icmp_echo_forwarded") == 1
+
+
+def test_a_new_policy_ends_the_pings_that_it_forbids(make: Callable[..., Rig]) -> None:
+    rig = make()
+    rig.ping()
+    rig.ping(remote=ip.parse_ipv4("198.51.100.1"))
+    rule = PolicyRule("deny", networks=("203.0.113.0/24",), protocols=("icmp",))
+    rig.context.policy.replace(EgressPolicy("allow", (rule,)))
+    assert rig.echo.end_forbidden() == 1
+    assert [key[2] for key in rig.echo.flows] == [ip.parse_ipv4("198.51.100.1")]
+    assert rig.count("egress_flow_closed_policy") == 1

@@ -208,7 +208,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> Iterator[Rig]:
     # An eighth is for links.
     soft = RESERVE + 9 + 3
     monkeypatch.setattr(resource, "getrlimit", lambda _: (soft, soft))
-    monkeypatch.setattr(host_icmp, "open_echo", lambda _: socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+    monkeypatch.setattr(host_icmp, "open_echo", lambda *_: socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
     with _running() as rig:
         assert rig.stage.context.bound.limit == 3
         yield rig

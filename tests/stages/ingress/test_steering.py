@@ -16,6 +16,7 @@ from pipeline.stages.ingress.steering import MAX_FRAGMENTED, Steering
 from pipeline.wire import ethernet, ip, ipv4
 from pipeline.wire import udp as wire_udp
 from pipeline.wire.tcp import ACK, SYN
+from tests.support.configured import changed
 from tests.support.frames import GATEWAY_MAC, tcp_frame, udp_frame
 from tests.support.network import Network
 from tests.support.one_process import Neighbour, OneProcess
@@ -242,6 +243,12 @@ def test_a_syn_waits_for_what_demux_says_about_names() -> None:
     with made.one:
         assert made.went(tcp(flags=SYN)) == ["demux"]
         assert made.went(tcp()) == [shard()]
+        made.steering.reload(changed(made.one.config, egress_policy=EgressPolicy()))
+        assert made.went(tcp(flags=SYN)) == [shard()]
+        made.steering.reload(
+            changed(made.one.config, egress_policy=EgressPolicy(default="deny", rules=(rule,)))
+        )
+        assert made.went(tcp(flags=SYN)) == ["demux"]
 
 
 def test_a_guest_that_demux_does_not_see_keeps_its_address_and_its_flows() -> None:

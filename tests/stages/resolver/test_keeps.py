@@ -6,6 +6,7 @@ from time import monotonic
 
 import pytest
 
+from pipeline.engines.policy import number_of
 from pipeline.records.guests import Leased
 from pipeline.records.kinds import RECORD_BYTES
 from pipeline.records.services import Named, ServiceDatagram
@@ -50,7 +51,7 @@ def test_addresses_of_a_named_destination_are_told_before_the_guest_is(tmp_path:
     named = found[:-1]
     assert {record.remote_addr for record in named} == {ip.parse_ipv4("10.1.2.3") + n for n in range(rows)}
     for record in named:
-        assert (record.guest_addr, record.pattern) == (GUEST, 1)
+        assert (record.guest_addr, record.pattern) == (GUEST, number_of("*.example.com"))
         assert 0 < record.ttl_s <= 60
     rig.send(query("www.example.net"), 53)
     assert [type(record) for record in records(rig)] == [ServiceDatagram]

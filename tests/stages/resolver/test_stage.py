@@ -13,12 +13,15 @@ import dns.rcode
 import pytest
 import structlog
 
+from pipeline.config.model import Config, EgressPolicy, PolicyRule, Record, Zone
+from pipeline.engines.dns.zones import ZoneError
 from pipeline.histograms import BY_NAME
 from pipeline.ipc.arena import HEADROOM
 from pipeline.records import kinds
 from pipeline.records.guests import LinkNotice
 from pipeline.stages.resolver import replies
 from pipeline.wire import dhcp
+from tests.support.configured import changed
 from tests.support.poller import LIMIT
 from tests.support.resolver_rig import BROADCAST, GATEWAY, GUEST, Rig, query, texts
 
@@ -400,3 +403,53 @@ def test_the_time_of_an_upstream_answer_is_counted_and_of_a_cached_one_not(rig: 
     rig.ask("a.example")
     rig.ask("nas.home")
     assert (rig.upstream.queries, upstream_times(rig)) == (1, 1)
+
+
+def test_a_reload_replaces_the_zones_of_the_file_and_keeps_those_of_the_api(rig: Rig) -> None:
+    def zones(*found: Zone) -> Config:
+        return changed(rig.config, dns_zones=found)
+
+    def shown() -> list[str]:
+        return [str(zone["Name"]) for zone in rig.stage.dns.zones.as_list()]
+
+    rig.stage.reload(zones(Zone("file.test.", (Record("x", "192.0.2.1"),))))
+    added = {"Name": "file.test.", "Records": [{"Name": "y", "IP": "192.0.2.2"}]}
+    rig.stage.on_control({"op": "dns_add", "zone": added}, [])
+    rig.stage.on_control({"op": "dns_add", "zone": {"Name": "api.test."}}, [])
+    assert shown() == ["file.test.", "api.test."]
+    rig.stage.reload(zones(Zone("other.test.")))
+    assert shown() == ["other.test.", "file.test.", "api.test."]
+    (found,) = [zone for zone in rig.stage.dns.zones.as_list() if zone["Name"] == "file.test."]
+    assert found["Records"] == [{"Name": "y", "IP": "192.0.2.2"}]
+
+
+def test_a_reload_with_a_wrong_zone_changes_nothing(rig: Rig) -> None:
+    before = rig.stage.dns.zones.as_list()
+    wrong = changed(
+        rig.config,
+        dns_zones=(Zone("fine."), Zone("a" * 300)),
+        egress_policy=EgressPolicy("deny", (PolicyRule("allow", names=("a.test",)),)),
+    )
+    with pytest.raises(ZoneError, match=r"^stack\.dns\[1\]: zone name is longer than 253 characters$"):
+        rig.stage.reload(wrong)
+    assert rig.stage.dns.zones.as_list() == before
+    assert not rig.stage.names.wanted
+
+
+def test_after_a_reload_names_of_the_new_policy_are_reported(rig: Rig) -> None:
+    rule = PolicyRule("allow", names=("www.example.com",))
+    rig.stage.reload(changed(rig.config, egress_policy=EgressPolicy("deny", (rule,))))
+    assert rig.stage.names.wanted
+    rig.stage.reload(rig.config)
+    assert not rig.stage.names.wanted
+
+
+def test_after_a_reload_guests_names_are_still_answered(tmp_path: Path) -> None:
+    rig = Rig(tmp_path, ["-guest-names", "vm.internal"])
+    rig.stage.reload(changed(rig.config, dns_zones=(Zone("other.test."),)))
+    shown = [str(zone["Name"]) for zone in rig.stage.dns.zones.as_list()]
+    assert shown == ["other.test.", "vm.internal."]
+    assert rig.stage.guest_names.names is not None
+    rig.stage.guest_names.names.addresses["web"] = bytes([192, 168, 127, 2])
+    assert texts(rig.ask("web.vm.internal")) == ["192.168.127.2"]
+    rig.close()

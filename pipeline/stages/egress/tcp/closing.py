@@ -30,6 +30,10 @@ class ClosingFlows(Generic[F]):
     def __len__(self) -> int:
         return len(self._flows)
 
+    def set_max_bytes(self, max_bytes: int) -> None:
+        """Change the bound on bytes. It holds from the next wait() on."""
+        self._max_bytes = max_bytes
+
     @property
     def charged_bytes(self) -> int:
         """The bytes charged for all of them."""

@@ -7,6 +7,7 @@ sockets, and writes.py writes to them.
 import socket
 from typing import Final
 
+from pipeline.config.limits import Limits
 from pipeline.config.model import Config
 from pipeline.counters import INDEX
 from pipeline.host import tcp as host_tcp
@@ -61,6 +62,8 @@ class Connections:
         self._slots = context.slots
         self._shares = Shares(context.worker.pool, SLOT_BYTES, HEADROOM, HEADER_ROOM)
         self._bound = context.bound
+        self._targets = context.targets
+        self._policy = context.policy
         self._numbers = context.numbers
         self._opener = opener
         self._tcp_out = context.tcp_out
@@ -73,6 +76,23 @@ class Connections:
         self.flows = FlowTable(context, self._dials, self._closing, prewakes)
         self._reads = HostReads(context, self.flows)
         self._writes = HostWrites(context, self.flows, self._reads, config.limits.max_slots_per_flow)
+
+    def set_limits(self, limits: Limits) -> None:
+        """Change the limits."""
+        self._closing.set_max_bytes(limits.max_closing_bytes)
+        self._writes.set_max_flow_refs(limits.max_slots_per_flow)
+
+    def end_forbidden(self) -> int:
+        """Reset the guests' connections that the policy, which is new, forbids. Returns how many."""
+        ended = 0
+        for flow in list(self.flows.by_key.values()):
+            ends = flow.ends
+            if ends is None or self._targets.tcp_target(ends.remote_addr, ends.remote_port).service:
+                continue
+            if self._policy.ends(ends.guest_addr, ends.remote_addr, ends.remote_port, "tcp"):
+                flow.forbid()
+                ended += 1
+        return ended
 
     # --- the step ---------------------------------------------------------------------------
 

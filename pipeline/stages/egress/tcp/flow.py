@@ -11,11 +11,12 @@ from pipeline.host import tcp as host_tcp
 from pipeline.host.credit import ReadCredit
 from pipeline.host.stream import HostStream
 from pipeline.ipc import events as ev
-from pipeline.records.flows import FLOW_FROM_EGRESS, FlowNotice
+from pipeline.records.flows import FLOW_FROM_EGRESS, Ends, FlowNotice
 from pipeline.records.kinds import ABORT, CONNECTED
 from pipeline.records.run import Run
 from pipeline.records.streams import MAKE_WAY_NO, Connect, ConnectFailed, Shutdown
 from pipeline.stages.egress.context import EgressContext
+from pipeline.stages.egress.policy_filter import REFUSED
 from pipeline.stages.egress.sockets import GuestSocket
 from pipeline.stages.egress.tcp.closing import ClosingFlows
 from pipeline.stages.egress.tcp.dials import PendingDials
@@ -88,6 +89,11 @@ class Flow(GuestSocket):
         if request is not None:
             self._register()
 
+    @property
+    def ends(self) -> Ends | None:
+        """Both ends of a connection that the guest asked for; None if a host client did."""
+        return None if self._request is None else Ends.of(self._request.key)
+
     # --- the connection is established, or not ------------------------------------------
 
     def connected(self) -> None:
@@ -132,8 +138,16 @@ class Flow(GuestSocket):
 
         The guest of a connection that its host has not answered is told nothing, as if its SYN were lost.
         """
+        self._cut(errno.ETIMEDOUT)
+
+    def forbid(self) -> None:
+        """A new egress policy forbids the connection. Both its ends are reset."""
+        self._cut(REFUSED)
+
+    def _cut(self, error: int) -> None:
+        """Reset both ends. error: what the guest is told if the host has not answered yet."""
         if self.state == CONNECTING:
-            self._fail(errno.ETIMEDOUT)
+            self._fail(error)
             return
         if self.state == OPEN:
             self._notify(ABORT)

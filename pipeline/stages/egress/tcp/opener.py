@@ -26,6 +26,7 @@ class Opener:
         self._targets = context.targets
         self._policy = context.policy
         self._bound = context.bound
+        self._outbound = context.outbound
         self._read_names = read_names
 
     def open(self, request: Connect) -> tuple[socket.socket | None, int]:
@@ -52,7 +53,7 @@ class Opener:
         if target.service:
             guest = f"{ip.text(ends.guest_addr)}:{ends.guest_port}"
             return open_service(self._worker, target.service, guest, request)
-        return host_tcp.connect(ip.text(target.addr), ends.remote_port)
+        return host_tcp.connect(ip.text(target.addr), ends.remote_port, self._outbound)
 
 
 def open_service(worker: Worker, name: str, guest: str, request: Connect) -> tuple[socket.socket | None, int]:

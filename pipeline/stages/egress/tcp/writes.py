@@ -34,6 +34,10 @@ class HostWrites:
         self._reads = reads
         self._max_flow_refs = max_flow_refs
 
+    def set_max_flow_refs(self, max_flow_refs: int) -> None:
+        """Change how many references one flow may keep."""
+        self._max_flow_refs = max_flow_refs
+
     def write(self, now: float) -> None:
         """Write what sockets take. Spill or reset connections whose sockets took nothing for too long."""
         flows = self._flows

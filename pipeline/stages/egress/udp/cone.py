@@ -35,6 +35,7 @@ from pipeline.stages.egress.udp.flows import (
     open_socket,
     sent_before,
 )
+from pipeline.system.outbound import Outbound
 from pipeline.wire import ip
 
 ERRORS_A_TIME: Final = 16
@@ -44,8 +45,8 @@ TRIES: Final = 3
 _FOREIGN: Final = INDEX["egress_datagram_dropped_foreign_source"]
 _POLICY: Final = INDEX["egress_datagram_dropped_policy"]
 
-Place = tuple[Addr, int]
-"""Address and port of a guest."""
+Place = tuple[Addr, int, bool]
+"""Address and port of a guest, and whether the socket is bound to the outbound address or interface."""
 
 
 class Cone(DatagramSocket):
@@ -62,7 +63,8 @@ class Cone(DatagramSocket):
         cones: "Cones",
     ) -> None:
         super().__init__(context, table, sock, guest, now)
-        self._guest_addr, self._guest_port = place
+        self._guest_addr, self._guest_port, _ = place
+        self._place = place
         self._cones = cones
         self._by_source: dict[int, DatagramFlow] = {}
         """By the source of answers. If two addresses of the NAT table mean one host, it is the later flow."""
@@ -157,7 +159,7 @@ class Cone(DatagramSocket):
 
     def close(self) -> None:
         """Close the socket."""
-        self._cones.remove((self._guest_addr, self._guest_port))
+        self._cones.remove(self._place)
         super().close()
 
 
@@ -173,11 +175,15 @@ class Cones(DatagramSockets):
         return len(self._cones)
 
     def socket_for(self, guest: int, ends: Ends, host_addr: Addr, now: float) -> DatagramSocket:
-        """The cone of the guest's port."""
-        place = (ends.guest_addr, ends.guest_port)
+        """The cone of the guest's port. If it has an outbound, a second cone is for the host's loopback."""
+        outbound = self._context.outbound
+        is_bound = outbound is not None and outbound.is_for(ip.text(host_addr))
+        place = (ends.guest_addr, ends.guest_port, is_bound)
         cone = self._cones.get(place)
         if cone is None:
-            sock = open_socket(self._context, guest, _bind)
+            source = _source(outbound, is_bound=is_bound)
+            host = ip.text(host_addr)
+            sock = open_socket(self._context, guest, host, lambda made: _prepare(made, source))
             cone = Cone(self._context, self._table, sock, guest, now, place, self)
             self._cones[place] = cone
         return cone
@@ -187,6 +193,17 @@ class Cones(DatagramSockets):
         del self._cones[place]
 
 
-def _bind(sock: socket.socket) -> None:
+def _source(outbound: Outbound | None, *, is_bound: bool) -> str:
+    """The address to bind a cone to; empty if the outbound has done that. is_bound: whether it is for it."""
+    if outbound is None:
+        return "0.0.0.0"
+    if not is_bound:
+        # Only the host itself may answer what went to its loopback.
+        return "127.0.0.1"
+    return "" if outbound.address else "0.0.0.0"
+
+
+def _prepare(sock: socket.socket, source: str) -> None:
     udp_errors.watch(sock)
-    sock.bind(("0.0.0.0", 0))
+    if source:
+        sock.bind((source, 0))

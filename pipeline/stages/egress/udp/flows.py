@@ -199,9 +199,12 @@ class DatagramSockets:
 
 
 def open_socket(
-    context: EgressContext, guest: int, prepare: Callable[[socket.socket], object]
+    context: EgressContext, guest: int, destination: str, prepare: Callable[[socket.socket], object]
 ) -> socket.socket:
-    """A datagram socket for this guest, bound or connected by prepare(). Raises OSError."""
+    """A datagram socket for this guest, bound or connected by prepare(). Raises OSError.
+
+    destination: an address that it will send to.
+    """
     sock = context.bound.datagram_socket(guest, _new_socket)
     if sock is None:
         raise OSError(errno.EMFILE, "too many sockets of guests")
@@ -209,6 +212,8 @@ def open_socket(
         sock.setblocking(False)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, SOCKET_BUFFER_BYTES)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SOCKET_BUFFER_BYTES)
+        if context.outbound is not None:
+            context.outbound.bind(sock, destination)
         prepare(sock)
     except OSError:
         sock.close()

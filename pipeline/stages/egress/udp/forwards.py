@@ -102,6 +102,10 @@ class UdpForwards:
         self.more = False
         """Whether a port had more than its share of the last step."""
 
+    def set_max_clients(self, max_clients: int) -> None:
+        """Change the most host clients of one port. Those that are there stay."""
+        self._max_clients = max_clients
+
     # --- guest -> host ------------------------------------------------------------------
 
     def to_host(self, number: int, pieces: Sequence[memoryview], size: int) -> None:

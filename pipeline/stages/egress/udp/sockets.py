@@ -96,6 +96,17 @@ class UdpSockets:
         """0 if there is more to read at once."""
         return 0.0 if self._reader.more or self.forwards.more else float("inf")
 
+    def end_forbidden(self) -> int:
+        """End the guests' flows that the policy, which is new, forbids. Returns how many."""
+        policy = self._context.policy
+        ended = 0
+        for flow in list(self.table.flows_by_id.values()):
+            ends = Ends.of(flow.key)
+            if policy.ends(ends.guest_addr, ends.remote_addr, ends.remote_port, "udp"):
+                flow.fail(REFUSED)
+                ended += 1
+        return ended
+
     # --- ends -------------------------------------------------------------------------
 
     def close(self, number: int) -> None:

@@ -16,6 +16,7 @@ from pipeline.records.flows import Ends, flow_key
 from pipeline.records.udp import UdpData
 from pipeline.stages.egress.policy_filter import PolicyFilter
 from pipeline.stages.egress.udp.sockets import UdpSockets
+from pipeline.system.outbound import Outbound
 from pipeline.wire import icmp, ip
 from tests.support.egress_rig import EgressRig, Sent
 from tests.support.netns import wait_for
@@ -30,11 +31,11 @@ PORT = 40000
 class Rig(EgressRig):
     """UdpSockets with full cone; servers are on the loopback, which the guest has as .254 and .253."""
 
-    def __init__(self, policy: EgressPolicy) -> None:
+    def __init__(self, policy: EgressPolicy, outbound: Outbound | None = None) -> None:
         table = {addr: ip.parse_ipv4(text) for addr, text in ALIASES.items()}
         gateway = ip.parse_ipv4("192.168.127.1")
         targets = nat.Nat(network=HOST, prefix_len=24, gateway=gateway, table=table)
-        super().__init__(targets, lambda worker: PolicyFilter(worker, policy))
+        super().__init__(targets, lambda worker: PolicyFilter(worker, policy), outbound)
         self.udp = UdpSockets(self.context, 10, full_cone=True)
         self.flows = self.udp.table.flows_by_id
         self.servers: list[socket.socket] = []
@@ -94,8 +95,8 @@ def made(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Ite
         monkeypatch.setattr(host_udp, "can_receive_many", lambda: False)
     rigs: list[Rig] = []
 
-    def make(policy: EgressPolicy | None = None) -> Rig:
-        rigs.append(Rig(policy or EgressPolicy()))
+    def make(policy: EgressPolicy | None = None, outbound: Outbound | None = None) -> Rig:
+        rigs.append(Rig(policy or EgressPolicy(), outbound))
         return rigs[-1]
 
     yield make
@@ -305,3 +306,32 @@ def test_questions_to_a_name_server_are_answered_by_way_of_demux(
     (record,) = rig.read()
     assert (record.kind, record.says.flow, record.says.length) == (kinds.UDP_DATA, 1, 6)
     rig.pool.unref(record.says.slot)
+
+
+def test_a_new_policy_ends_the_flows_that_it_forbids_and_tells_the_guest(made: Any) -> None:
+    rig = made()
+    one, other = rig.server(HOST), rig.server(SECOND)
+    rig.send(1, place(HOST, one), b"a")
+    rig.send(2, place(SECOND, other), b"b")
+    assert rig.context.policy.replace(POLICIES[1])
+    assert rig.udp.end_forbidden() == 1
+    assert list(rig.flows) == [1]
+    unreachable, closed = rig.records[-2:]
+    assert unreachable.says.code == icmp.ADMINISTRATIVELY_PROHIBITED
+    assert (closed.kind, closed.says.flow) == (kinds.UDP_CLOSE, 2)
+    assert rig.count("egress_flow_closed_policy") == 1
+    assert not rig.context.policy.replace(POLICIES[1]), "the same policy is no change"
+
+
+def test_the_hosts_loopback_is_reached_from_loopback_whatever_the_outbound_is(made: Any) -> None:
+    rig = made(outbound=Outbound("192.0.2.1", "no-such0"))
+    server = rig.server()
+    rig.send(1, place(HOST, server), b"hello")
+    data, source = server.recvfrom(100)
+    assert (data, source[0]) == (b"hello", "127.0.0.1")
+    server.sendto(b"answer", source)
+    wait_for(lambda: [row[3] for row in rig.datagrams()] == [b"answer"], "the answer")
+    # Nothing goes elsewhere without the outbound, not even from the same port.
+    rig.send(2, (ip.parse_ipv4("198.51.100.1"), 9), b"lost")
+    assert rig.cones() == 1
+    assert rig.count("egress_datagram_dropped_no_socket") == 1

@@ -1,0 +1,163 @@
+"""Gives the running program other settings: forwards, then all workers, then the supervisor's own parts.
+
+Three things may refuse: a forward whose address is in use, a socket over ssh, and a zone that does not fit
+beside those of the API. They come first, and what was done before a refusal is undone. Nothing after them may
+refuse. A worker replaces its settings between two breaths.
+
+Forwards and zones that came through the API stay. A forward of the file that changes is closed and opened
+again. Connections of a forward that is closed go on, as with the API.
+"""
+
+import asyncio
+import pickle
+from collections.abc import Awaitable, Callable, Collection, Sequence
+from contextlib import AsyncExitStack
+from functools import partial
+from typing import Final
+
+import structlog
+
+from pipeline.config.model import Config, PortForward, SocketForward, forward_key
+from pipeline.control.forward_shares import ForwardShares
+from pipeline.control.forwarder import Forwarder, ForwardError
+from pipeline.control.http.access import Access
+from pipeline.control.ssh.destination import Destination, SocketError, SshError, host_path
+from pipeline.control.ssh.forwards import SocketForwards
+from pipeline.control.workers import Channels, RequestError
+from pipeline.ipc import messages
+from pipeline.system import inet
+from pipeline.topology import INGRESS, RESOLVER
+from pipeline.wire import ip
+
+TRIES: Final = 20
+"""How often a UDP port is bound that was just closed: an egress worker closes it a little later."""
+TRY_AGAIN_S: Final = 0.05
+
+_IN_USE: Final = "address already in use"
+
+
+class ReloadError(Exception):
+    """The new settings are refused. Nothing has changed. The text names the key."""
+
+
+class LiveSettings:
+    """The settings that the supervisor's parts and the workers have now."""
+
+    def __init__(
+        self,
+        config: Config,
+        channels: Channels,
+        forwarder: Forwarder,
+        sockets: SocketForwards,
+        log: structlog.typing.FilteringBoundLogger,
+    ) -> None:
+        self._config = config
+        self._channels = channels
+        self._forwarder = forwarder
+        self._sockets = sockets
+        self._log = log
+
+    async def change(self, config: Config, access: Access, shares: ForwardShares) -> None:
+        """Use these settings from now on. Raises ReloadError if they are refused."""
+        before = self._config
+        ask = messages.Reload(pickle.dumps(config))
+        async with AsyncExitStack() as undo:
+            await self._change_ports(before.access.forwards, config.access.forwards, undo)
+            await self._change_sockets(before.access.socket_forwards, config.access.socket_forwards, undo)
+            try:
+                await self._channels.request(RESOLVER, ask)
+            except RequestError as error:
+                raise ReloadError(str(error)) from None
+            undo.pop_all()
+        self._config = config
+        access.set_guests(config.access.guest_api)
+        shares.set_limits(config.limits)
+        # Ingress lets no SYN overtake a name, if the policy has names. So it is asked before egress.
+        await self._tell([INGRESS], ask)
+        await self._tell([name for name in self._channels.channels if name not in (RESOLVER, INGRESS)], ask)
+
+    async def _tell(self, workers: Sequence[str], ask: messages.Reload) -> None:
+        """Give these workers the settings, at the same time. They do not refuse."""
+        answers = await asyncio.gather(
+            *(self._channels.request(name, ask) for name in workers), return_exceptions=True
+        )
+        for name, answer in zip(workers, answers, strict=True):
+            if isinstance(answer, BaseException):
+                self._log.error("a worker has not taken the new settings", of=name, error=str(answer))
+
+    # --- forwards of ports ------------------------------------------------------------------
+
+    async def _change_ports(
+        self, before: Collection[PortForward], after: Collection[PortForward], undo: AsyncExitStack
+    ) -> None:
+        """Close the forwards that are gone or have changed, then open what is not open."""
+        wanted = {_key(forward): forward for forward in after}
+        gone = [forward for forward in before if wanted.get(_key(forward)) != forward]
+        for forward in gone:
+            if not self._forwarder.is_open(forward):
+                continue
+            try:
+                await self._forwarder.unexpose(forward.protocol, forward.local)
+            except (ForwardError, RequestError) as error:
+                raise ReloadError(f"stack.forwards: {forward_key(forward)}: {error}") from None
+            undo.push_async_callback(self._undo, forward_key(forward), partial(self._open, forward))
+        for forward in after:
+            if self._forwarder.is_open(forward):
+                continue
+            try:
+                await self._open(forward)
+            except (ForwardError, RequestError) as error:
+                raise ReloadError(f"stack.forwards: {forward_key(forward)}: {error}") from None
+            undo.push_async_callback(
+                self._undo,
+                forward_key(forward),
+                partial(self._forwarder.unexpose, forward.protocol, forward.local),
+            )
+
+    async def _open(self, forward: PortForward) -> None:
+        """Open a forward. A UDP port that was just closed may need a moment."""
+        for tries in range(TRIES, 0, -1):
+            try:
+                await self._forwarder.expose_configured(forward)
+            except ForwardError as error:
+                if tries == 1 or forward.protocol not in inet.UDP or not str(error).endswith(_IN_USE):
+                    raise
+                await asyncio.sleep(TRY_AGAIN_S)
+            else:
+                return
+
+    # --- forwards of sockets over ssh -------------------------------------------------------
+
+    async def _change_sockets(
+        self, before: Collection[SocketForward], after: Collection[SocketForward], undo: AsyncExitStack
+    ) -> None:
+        for forward in before:
+            if forward not in after:
+                await self._sockets.close(host_path(forward.socket))
+                undo.push_async_callback(self._undo, forward.socket, partial(self.open_socket, forward))
+        for forward in after:
+            if forward in before:
+                continue
+            try:
+                await self.open_socket(forward)
+            except (SocketError, SshError, OSError) as error:
+                raise ReloadError(f"forwards: {forward.socket}: {error}") from None
+            path = host_path(forward.socket)
+            undo.push_async_callback(self._undo, forward.socket, partial(self._sockets.close, path))
+
+    async def open_socket(self, forward: SocketForward) -> None:
+        """Open a configured forward over ssh. Raises SocketError, SshError, OSError."""
+        guest = ip.text(self._config.network.device_ip)
+        await self._sockets.check_key(forward.identity)
+        destination = Destination(forward.user, guest, forward.dest, forward.identity)
+        await self._sockets.open(host_path(forward.socket), destination)
+
+    async def _undo(self, what: str, step: Callable[[], Awaitable[None]]) -> None:
+        try:
+            await step()
+        except (ForwardError, RequestError, SocketError, SshError, OSError) as error:
+            self._log.error("a forward cannot be as it was", forward=what, error=str(error))
+
+
+def _key(forward: PortForward) -> tuple[str, str]:
+    return forward.protocol, forward.local
