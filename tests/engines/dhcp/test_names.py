@@ -58,7 +58,7 @@ def test_a_client_has_its_name_when_its_lease_is_acknowledged(server: Server) ->
     assert server.shown() == {"web": 3}
     assert server.names.take_changed()
     assert not server.names.take_changed()
-    assert server.names.pointers == {(NETWORK + 3).to_bytes(4, "big"): "web.vm.internal"}
+    assert server.names.pointers == {ip.ipv4_bytes(NETWORK + 3): "web.vm.internal"}
 
 
 def test_a_static_client_has_its_name_too(server: Server) -> None:
@@ -151,9 +151,7 @@ def test_a_name_goes_when_its_address_goes_to_another_client() -> None:
     server.ask(9, b"vm9", now=4000.0)
     assert server.shown()["vm9"] == 2
     assert "vm0" not in server.shown()
-    send(
-        server.dhcp, message(dhcp.DECLINE, mac(9), {dhcp.REQUESTED_ADDRESS: (NETWORK + 2).to_bytes(4, "big")})
-    )
+    send(server.dhcp, message(dhcp.DECLINE, mac(9), {dhcp.REQUESTED_ADDRESS: ip.ipv4_bytes(NETWORK + 2)}))
     assert "vm9" not in server.shown()
 
 
