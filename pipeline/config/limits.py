@@ -152,7 +152,7 @@ class Limits:
         256,
         1,
         65536,
-        "of them, those behind one guest link",
+        "of them, those of one guest",
         "switch_mac_dropped_table_full",
     )
     max_neighbors: int = limit(
@@ -166,7 +166,7 @@ class Limits:
         256,
         1,
         65536,
-        "of them, those behind one guest link",
+        "of them, those of one guest",
         "neighbor_claim_refused_table_full",
     )
     max_fragmented: int = limit(
@@ -208,7 +208,7 @@ class Limits:
         5000,
         2,
         1 << 20,
-        "DNS queries of one guest over UDP, a second, while other guests are active",
+        "DNS queries of one guest, a second, while other guests are active",
         "dns_query_dropped_rate_limit",
     )
     max_dns_questions_per_second: int = limit(

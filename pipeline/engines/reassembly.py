@@ -11,8 +11,9 @@ make overlapping fragments. It ignores an exact repetition, because networks dup
     condemned  only the key is kept                        timed out
     (whole and timed out are not kept)
 
-The timer starts with the first fragment and is not renewed (RFC 1122 section 3.3.2). When a bound is reached,
-the oldest datagram of the same source is dropped.
+The timer starts with the first fragment and is not renewed (RFC 1122 section 3.3.2). When a source reaches
+its bound, its oldest datagram is dropped. When all sources together reach a bound, the source with most loses
+its oldest datagram. So sources that fill the memory leave a share to the next one.
 """
 
 from collections import OrderedDict
@@ -103,7 +104,7 @@ class _Datagram:
 
 
 class Reassembler:
-    """All partial datagrams of the virtual network. Bounds hold for all, and for each source (a link)."""
+    """All partial datagrams of the virtual network. Bounds hold for all, and for each source (a guest)."""
 
     def __init__(
         self,
@@ -218,16 +219,22 @@ class Reassembler:
         if of_source and len(of_source) >= self._max_per_source:
             self._evict(of_source)
         elif len(self._datagrams) >= self._max_datagrams:
-            self._evict(of_source or self._datagrams)
+            largest = max(self._by_source.values(), key=len)
+            self._evict(of_source if of_source and len(of_source) >= len(largest) else largest)
         datagram = _Datagram(source, now + self._timeout)
         self._datagrams[key] = datagram
         self._by_source.setdefault(source, OrderedDict())[key] = datagram
         return datagram
 
     def _make_room(self, source: int) -> None:
-        """Drop the oldest datagrams of the source, perhaps the one that just grew, until the bounds hold."""
-        while self._cost > self._max_bytes or self._cost_of.get(source, 0) > self._max_bytes_per_source:
-            self._evict(self._by_source.get(source) or self._datagrams)
+        """Drop the oldest datagrams of the source or of the largest one, until the bounds hold.
+
+        One of them may be the datagram that just grew.
+        """
+        while self._cost_of.get(source, 0) > self._max_bytes_per_source:
+            self._evict(self._by_source[source])
+        while self._cost > self._max_bytes:
+            self._evict(self._by_source[max(self._cost_of, key=self._cost_of.__getitem__)])
 
     def _evict(self, of: OrderedDict[Key, _Datagram]) -> None:
         key, datagram = next(iter(of.items()))

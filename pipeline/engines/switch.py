@@ -3,8 +3,9 @@
 The switch remembers on which link it saw each MAC address, and decides for each frame where it goes.
 Broadcast and multicast go to the gateway and to every other link. The switch drops a unicast frame for an
 unknown MAC and does not flood it, so that one guest cannot read another's lost traffic. A link's addresses
-are forgotten when the link goes down. If a link has the most addresses that it may have, the one that was
-unused for longest makes room.
+are forgotten when the link goes down. If a guest has the most addresses that it may have, on all its links
+together, the one that was unused for longest makes room. In a full table, the guest with most addresses
+makes room.
 
 A MAC that another link claims is contested for ANSWER_SECONDS. Meanwhile the claimant's frames are dropped.
 Any frame from the MAC's present link ends the contest, and the MAC stays there. If the station has IPv4
@@ -18,8 +19,8 @@ next frame from the old link takes it back at once. If the guest has really move
 With ``newest_wins`` there are no contests: every frame moves its MAC to its link, as in gvproxy's switch.
 Frames from the gateway's MAC then pass too, but are not learned.
 
-Hostile guests: the switch does not learn the gateway's MAC or group addresses. Each link has bounds on its
-addresses, on the contests that it may begin, and on how often its addresses are replaced. A contest takes a
+Hostile guests: the switch does not learn the gateway's MAC or group addresses. Each guest has bounds on its
+addresses, on the contests that it may begin, and on how often it replaces addresses. A contest takes a
 second, so two links which both claim a MAC cause few events. A claim of the gateway's MAC is an event too,
 at most one in CLAIM_INTERVAL for each link.
 
@@ -33,7 +34,7 @@ from pipeline.engines.buckets import Buckets
 from pipeline.wire import ethernet
 from pipeline.wire.errors import WireError
 
-MAX_MACS_PER_LINK: Final = 256
+MAX_MACS_PER_GUEST: Final = 256
 MAX_MACS: Final = 8192
 ANSWER_SECONDS: Final = 1.0
 """How long the station on the MAC's present link has to send a frame."""
@@ -44,11 +45,11 @@ ASK_AGAIN: Final = ANSWER_SECONDS / QUESTIONS
 WIN_BACK_SECONDS: Final = 600.0
 """How long a station may take back a MAC that it lost. DHCP clients may pause for five minutes."""
 CONTESTS_PER_SECOND: Final = 16
-"""MACs of other links that one link may claim in a second. Further claims change nothing."""
+"""MACs of other links that one guest may claim in a second. Further claims change nothing."""
 UNUSED_SECONDS: Final = 5.0
-"""How long a MAC must have been unused before another one of its link may replace it."""
+"""How long a MAC must have been unused before another one of its guest may replace it."""
 REPLACED_PER_SECOND: Final = 16
-"""How often in a second a full link is searched for an unused MAC."""
+"""How often in a second a guest may make the switch search for a MAC that makes room."""
 CLAIM_INTERVAL: Final = 60.0
 """Seconds between two events about a link that claims the gateway's MAC."""
 
@@ -66,6 +67,11 @@ class SwitchEvent(NamedTuple):
     kind: Literal["seen", "moved", "gone", "claimed", "contested"]
     mac: bytes
     link: int
+
+
+def _alone(link: int) -> int:
+    """Each link is a guest of its own."""
+    return link
 
 
 class _Port:
@@ -104,22 +110,28 @@ class Switch:
     def __init__(
         self,
         gateway_mac: bytes,
-        max_macs_per_link: int = MAX_MACS_PER_LINK,
+        max_macs_per_guest: int = MAX_MACS_PER_GUEST,
         max_macs: int = MAX_MACS,
         ask: Callable[[bytes, int], object] | None = None,
         *,
+        guest_of: Callable[[int], int] = _alone,
         newest_wins: bool = False,
     ) -> None:
-        """ask(mac, link): send ARP requests to the station, if it has an address to ask for."""
+        """ask(mac, link): send ARP requests to the station, if it has an address to ask for.
+
+        guest_of(link): the number of the guest that opened the link. It stays the same until forget_link().
+        """
         self._ask = ask
+        self._guest_of = guest_of
         self._newest_wins = newest_wins
         self._may_claim = Buckets(CONTESTS_PER_SECOND, CONTESTS_PER_SECOND)
         self._may_replace = Buckets(REPLACED_PER_SECOND, REPLACED_PER_SECOND)
         self._gateway_mac = gateway_mac
-        self._max_per_link = max_macs_per_link
+        self._max_per_guest = max_macs_per_guest
         self._max = max_macs
         self._ports: dict[bytes, _Port] = {}
         self._macs: dict[int, set[bytes]] = {}
+        """By guest, on all its links."""
         self._contests: dict[bytes, _Contest] = {}
         """By MAC. The first one is due next, since all wait equally long."""
         self._events: list[SwitchEvent] = []
@@ -127,9 +139,9 @@ class Switch:
         self.not_learned = 0
         """Frames whose source was not learned because of a bound (``switch_mac_dropped_table_full``)."""
 
-    def set_bounds(self, max_macs_per_link: int, max_macs: int) -> None:
+    def set_bounds(self, max_macs_per_guest: int, max_macs: int) -> None:
         """Change the bounds. MACs that are known already stay."""
-        self._max_per_link = max_macs_per_link
+        self._max_per_guest = max_macs_per_guest
         self._max = max_macs
 
     def __len__(self) -> int:
@@ -178,47 +190,61 @@ class Switch:
                 old.win_back_until = float("-inf")
                 return
             raise WireError("switch_frame_dropped_moving_source")
-        if not self._has_room(link, now, new=True):
+        guest = self._guest_of(link)
+        if not self._has_room(guest, now, new=True):
             # The frame itself is still delivered. Only unicast from other guests will not reach this MAC.
             self.not_learned += 1
             return
-        self._macs.setdefault(link, set()).add(mac)
+        self._macs.setdefault(guest, set()).add(mac)
         self._ports[mac] = _Port(link, now)
         self._events.append(SwitchEvent("seen", mac, link))
 
     def _move(self, port: _Port, mac: bytes, link: int, now: float) -> bool:
-        """The MAC is on link from now on. False if link has no room for it: then it stays where it is."""
+        """The MAC is on link from now on. If its guest has no room for it, return False."""
         if port.contested:
             self._end_contest(mac, port)
-        if not self._has_room(link, now, new=False):
-            self.not_learned += 1
-            return False
-        self._macs[port.link].discard(mac)
-        self._macs.setdefault(link, set()).add(mac)
+        before, guest = self._guest_of(port.link), self._guest_of(link)
+        if guest != before:
+            if not self._has_room(guest, now, new=False):
+                self.not_learned += 1
+                return False
+            self._remove(mac, before)
+            self._macs.setdefault(guest, set()).add(mac)
         port.link = link
         port.heard = now
         self._events.append(SwitchEvent("moved", mac, link))
         return True
 
-    def _has_room(self, link: int, now: float, *, new: bool) -> bool:
-        """Whether link may have one more MAC. If necessary, an unused MAC of the link makes room."""
-        macs = self._macs.get(link, set())
-        if len(macs) < self._max_per_link and not (new and len(self._ports) >= self._max):
+    def _has_room(self, guest: int, now: float, *, new: bool) -> bool:
+        """Whether the guest may have one more MAC. If necessary, another MAC makes room.
+
+        A guest with as many as it may have replaces one that it does not use. In a full table, the guest with
+        most MACs loses one, whether it uses it or not, so that nobody can fill the table.
+        """
+        macs = self._macs.get(guest, set())
+        is_full = new and len(self._ports) >= self._max
+        if len(macs) < self._max_per_guest and not is_full:
             return True
-        if not macs or not self._may_replace.take(link, now):
+        if not self._may_replace.take(guest, now):
             return False
-        oldest = min([(self._ports[mac].heard, mac) for mac in macs])
-        if now - oldest[0] < UNUSED_SECONDS:
+        used = now - UNUSED_SECONDS
+        if len(macs) < self._max_per_guest:
+            largest = max(self._macs.values(), key=len, default=macs)
+            if len(largest) > len(macs) + 1:
+                macs, used = largest, now
+        heard, oldest = min([(self._ports[mac].heard, mac) for mac in macs], default=(now, b""))
+        if not macs or heard > used:
             return False
-        macs.discard(oldest[1])
-        self._forget(oldest[1], link)
+        self._forget(oldest)
         return True
 
     # --- contests -----------------------------------------------------------------------
 
     def _contest(self, port: _Port, mac: bytes, link: int, now: float) -> None:
         """The link claims a MAC of another link, whose station is asked for a frame."""
-        if port.contested or now - port.asked_at < ASK_AGAIN or not self._may_claim.take(link, now):
+        if port.contested or now - port.asked_at < ASK_AGAIN:
+            return
+        if not self._may_claim.take(self._guest_of(link), now):
             return
         port.contested = True
         self._events.append(SwitchEvent("contested", mac, link))
@@ -260,22 +286,34 @@ class Switch:
     def forget_link(self, link: int) -> None:
         """The link is gone, and with it every MAC on it and every claim of it."""
         self._claims.pop(link, None)
-        self._may_claim.forget(link)
-        self._may_replace.forget(link)
         for mac in [mac for mac, contest in self._contests.items() if contest.claimant == link]:
             self._end_contest(mac, self._ports[mac])
-        for mac in sorted(self._macs.pop(link, ())):
-            self._forget(mac, link)
+        of_guest = self._macs.get(self._guest_of(link), ())
+        for mac in sorted([mac for mac in of_guest if self._ports[mac].link == link]):
+            self._forget(mac)
         for port in self._ports.values():
             if port.former == link:
                 # Another guest may get the number of this link.
                 port.win_back_until = float("-inf")
 
-    def _forget(self, mac: bytes, link: int) -> None:
-        if self._ports[mac].contested:
+    def on_guest_gone(self, now: float) -> None:
+        """A guest has no link any more. If it comes back at once, it may not claim and replace more."""
+        self._may_claim.forget_full(now)
+        self._may_replace.forget_full(now)
+
+    def _forget(self, mac: bytes) -> None:
+        port = self._ports.pop(mac)
+        if port.contested:
             del self._contests[mac]
-        del self._ports[mac]
-        self._events.append(SwitchEvent("gone", mac, link))
+        self._remove(mac, self._guest_of(port.link))
+        self._events.append(SwitchEvent("gone", mac, port.link))
+
+    def _remove(self, mac: bytes, guest: int) -> None:
+        """The guest does not have the MAC any more."""
+        macs = self._macs[guest]
+        macs.discard(mac)
+        if not macs:
+            del self._macs[guest]
 
     def take_events(self) -> list[SwitchEvent]:
         """The events since the last call."""

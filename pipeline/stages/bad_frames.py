@@ -18,6 +18,11 @@ class BadFrames:
         """ingress: the ring to ingress."""
         self._ring = ingress
         self._counts: dict[int, int] = {}
+        """Frames that ingress has not heard of, by link."""
+
+    def __len__(self) -> int:
+        """Links of which something is remembered."""
+        return len(self._counts)
 
     def note(self, link: int, frames: int = 1) -> None:
         """Count dropped frames of a link. After REPORT frames, send a record to ingress.
@@ -32,5 +37,5 @@ class BadFrames:
         self._counts[link] = count
 
     def forget(self, link: int) -> None:
-        """The link is gone."""
+        """The link is gone; another guest will get its number."""
         self._counts.pop(link, None)

@@ -29,10 +29,14 @@ ADDRESSES = 200
 INTERNET = ip.parse_ipv4(INTERNET_ADDR)
 LOCAL = "127.0.0.1"
 REST_SECONDS = 20.0
+SERVED_SECONDS = 10.0
+"""How long a guest waits for its first connection, on a busy machine."""
 SLACK = 4
 """Descriptors that come and go at rest: a request of the API, a question upstream."""
-GROWTH_KIB = 16 * 1024
-"""Memory that caches and allocators may have kept when all guests are gone."""
+LEVEL = 1.1 if SECONDS > 300 else 1.5
+"""How much more of anything there may be in the second half of the run than in the first half."""
+LEVEL_KIB = 1024
+"""How much more memory there may be. It rises for minutes, but ever more slowly (docs/decisions.md)."""
 
 
 @dataclass
@@ -71,6 +75,19 @@ def _memory_kib(pid: int, row: str) -> int:
         return sum(int(line.split()[1]) for line in rollup if line.startswith(f"{row}:"))
 
 
+def established(guest: RawGuest) -> list[Stream]:
+    """Connections whose hosts have answered. Others may still belong to an earlier guest with its address."""
+    streams: list[Stream] = []
+    deadline = time.monotonic() + SERVED_SECONDS
+    while not streams and time.monotonic() < deadline:
+        for got in guest.tcp(guest.receive(0.5)):
+            if got.header.flags & tcp.SYN:
+                seq = got.header.seq + 1 & 0xFFFFFFFF
+                streams.append(Stream(guest, INTERNET, got.header.dst_port, ECHO, 1001, seq, 65535))
+    assert streams, "the daemon serves this guest"
+    return streams
+
+
 def live_and_vanish(daemon: Daemon, number: int) -> None:
     """One guest: connections, datagrams, names and a forward. Most of it is open when the link ends."""
     with RawGuest(daemon.qemu_socket, 10 + number % ADDRESSES) as guest:
@@ -79,12 +96,7 @@ def live_and_vanish(daemon: Daemon, number: int) -> None:
         guest.send(*(guest.datagram(INTERNET, 6000 + n, UDP_ECHO) for n in range(DATAGRAM_FLOWS)))
         for name in ("gateway.containers.internal", f"churn{number}.test", "host.containers.internal"):
             guest.send(guest.datagram(GATEWAY, 5353, 53, dns.message.make_query(name, "A").to_wire()))
-        streams = []
-        for got in guest.tcp(guest.receive(0.5)):
-            if got.header.flags & tcp.SYN:
-                seq = got.header.seq + 1 & 0xFFFFFFFF
-                streams.append(Stream(guest, INTERNET, got.header.dst_port, ECHO, 1001, seq, 65535))
-        assert streams, "the daemon serves this guest"
+        streams = established(guest)
         # A connection that holds bytes for its guest ends earlier than an idle one.
         for stream in streams[1:]:
             guest.send(stream.segment())
@@ -120,10 +132,13 @@ def test_guests_that_come_and_vanish_leave_nothing(network: Network, outside: Se
         after = usage(daemon, began, guests)
         print("\n" + "\n".join(one.line() for one in (before, *samples, after)))
         assert after.udp_flows == 0
-        assert after.anon_kib <= before.anon_kib + GROWTH_KIB
         # From when the first connections have ended by age, there are never more.
         level = [one for one in samples if one.seconds > ORPHAN_SECONDS + 2]
         half = len(level) // 2
         first, second = level[:half], level[half:]
-        assert max(one.tcp_flows for one in second) <= 1.5 * max(one.tcp_flows for one in first)
-        assert max(one.descriptors for one in second) <= 1.5 * max(one.descriptors for one in first)
+        bound = CONNECTIONS * 2 + LEVEL * max(one.tcp_flows for one in first)
+        assert max(one.tcp_flows for one in second) <= bound
+        bound = CONNECTIONS * 2 + LEVEL * max(one.descriptors for one in first)
+        assert max(one.descriptors for one in second) <= bound
+        most_kib = max(one.anon_kib for one in first) + LEVEL_KIB
+        assert max(one.anon_kib for one in (*second, after)) <= most_kib

@@ -131,7 +131,9 @@ def test_runts_cost_one_counter_and_giants_the_link(daemon: Daemon, agent: Agent
         wait_for(lambda: sum(daemon.gauge("link_frame_dropped_runt").values()) == 14, "runts are counted", 4)
         sock.sendall((131073).to_bytes(4, "big") + bytes(100))
         sock.settimeout(5)
-        assert sock.recv(1) == b""
+        # The other guest's kernel may have sent something to everybody before the link ended.
+        while sock.recv(4096):
+            continue
     assert counted(daemon, "link_frame_dropped_oversized", "ingress") == 1
     (line,) = daemon.events("guest disconnected")
     assert line["error"] == "invalid packet size: 131073 is negative or exceeds maximum 131072"

@@ -226,6 +226,31 @@ def test_bytes_are_bounded_for_each_source_and_overall() -> None:
     assert target.evicted == 8
 
 
+def test_sources_that_fill_the_table_leave_datagrams_to_the_next_one() -> None:
+    target = Reassembler(max_datagrams=8, max_datagrams_per_source=4)
+    for source in (1, 2):
+        for ident in range(4):
+            put(target, fragment(b"A" * 8, 0, True, ident=ident), 0.0, source=source)
+    for ident in range(3):
+        put(target, fragment(b"A" * 8, 0, True, ident=ident), 1.0, source=3)
+    assert (len(target), target.evicted) == (8, 3)
+    wholes = [put(target, fragment(b"B" * 8, 8, False, ident=ident), 2.0, source=3) for ident in range(3)]
+    assert None not in wholes
+
+
+def test_sources_that_fill_the_memory_leave_bytes_to_the_next_one() -> None:
+    piece = 1000 + FRAGMENT_OVERHEAD
+    target = Reassembler(max_bytes_per_source=4 * piece, max_bytes=8 * piece)
+    for source in (1, 2):
+        for ident in range(4):
+            put(target, fragment(b"A" * 1000, 0, True, ident=ident), 0.0, source=source)
+    for ident in range(3):
+        put(target, fragment(b"A" * 1000, 0, True, ident=ident), 1.0, source=3)
+    assert (target.held_bytes, target.evicted) == (8 * piece, 3)
+    wholes = [put(target, fragment(b"B" * 1000, 1000, False, ident=n), 2.0, source=3) for n in range(3)]
+    assert None not in wholes
+
+
 def test_a_source_that_goes_takes_what_it_began_along() -> None:
     target = Reassembler()
     put(target, fragment(b"A" * 8, 0, True, ident=1))

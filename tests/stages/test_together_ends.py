@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import pytest
 
 from pipeline.engines import fragmentation
-from pipeline.wire import icmp, ipv4, udp
+from pipeline.wire import icmp, ipv4, tcp, udp
 from tests.support.network import Network, receive
 from tests.support.played_guests import HOST, GuestStream
 
@@ -439,4 +439,18 @@ def test_datagrams_under_way_to_a_flow_that_is_over_open_no_socket(one: Network)
     assert not one.stages["egress0"].held()["udp_flows"]
     assert len(one.stages["demux"].udp.flows) == 0
     assert not one.card.steering.routes
+    one.everybody_leaves()
+
+
+def test_a_guest_that_leaves_after_bad_frames_is_forgotten(one: Network) -> None:
+    guest = one.card.guest()
+    stream, host = one.open(guest)
+    stream.reset()
+    one.settle()
+    # To a connection that is over, and from an address that no guest may have.
+    stream.say(tcp.ACK)
+    guest.send(guest.to_gateway + ipv4.build(ipv4.HEADER_LEN, 0, 64, 99, HOST, HOST))
+    one.settle()
+    assert [one.held_by(name)["links_with_bad_frames"] for name in ("demux", "tcp0")] == [1, 1]
+    host.close()
     one.everybody_leaves()

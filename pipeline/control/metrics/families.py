@@ -107,7 +107,7 @@ WRITERS: Final[Mapping[str, tuple[str, ...]]] = {
     "dhcp": (RESOLVER,),
     "dhcp_message_dropped_rate_limit": (DEMUX,),
     "dns": (RESOLVER,),
-    "dns_query_dropped_rate_limit": (DEMUX,),
+    "dns_query_dropped_rate_limit": (DEMUX, RESOLVER),
     "resolver": (RESOLVER,),
     # Histograms.
     "tcp_connect": (EGRESS,),

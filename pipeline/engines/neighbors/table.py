@@ -19,7 +19,8 @@ newest claim holds at once between links too.
 
 Hostile guests: no guest can claim an address of the gateway. A guest gets an address that is held for the
 owner of an earlier run (hold()) only after that owner has not answered. There are bounds on the addresses of
-a link, on all addresses, on waiting callers, and on the contests that one link may begin in a second.
+a guest on all its links, on all addresses, on waiting callers, and on the contests that one guest may begin
+in a second.
 """
 
 from collections.abc import Callable
@@ -35,15 +36,20 @@ from pipeline.wire.errors import WireError
 REACHABLE_TIME: Final = 30.0
 """Seconds for which one sign of life proves that a station is there."""
 CONTESTS_PER_SECOND: Final = 16
-"""Contests that one link may begin. Claims beyond that are refused, and the owner is not asked."""
+"""Contests that one guest may begin. Claims beyond that are refused, and the owner is not asked."""
 MAX_ASKED: Final = 4
 """The most addresses of one station that ask_station() asks for. One answer is enough."""
 MAX_NEIGHBORS: Final = 8192
-MAX_NEIGHBORS_PER_LINK: Final = 256
+MAX_NEIGHBORS_PER_GUEST: Final = 256
 MAX_PENDING_ADDRS: Final = 256
 MAX_PENDING_PER_ADDR: Final = 64
 
 _INF: Final = float("inf")
+
+
+def _alone(link: int) -> int:
+    """Each link is a guest of its own."""
+    return link
 
 
 class Neighbors:
@@ -55,13 +61,15 @@ class Neighbors:
         gateway_mac: bytes,
         *,
         max_neighbors: int = MAX_NEIGHBORS,
-        max_per_link: int = MAX_NEIGHBORS_PER_LINK,
+        max_per_guest: int = MAX_NEIGHBORS_PER_GUEST,
         link_of: Callable[[bytes], int | None] | None = None,
+        guest_of: Callable[[int], int] = _alone,
         newest_wins: bool = False,
     ) -> None:
         """link_of(mac): the link on which the switch has seen a MAC; None if it has not.
 
         Without link_of, a MAC may be on any link.
+        guest_of(link): the number of the guest that opened the link. It stays the same until forget_link().
         """
         self._addresses = addresses
         self._own_reported_at: dict[int, float] = {}
@@ -69,11 +77,13 @@ class Neighbors:
         self._contests = Buckets(CONTESTS_PER_SECOND, CONTESTS_PER_SECOND)
         self._gateway_mac = gateway_mac
         self._link_of = link_of
+        self._guest_of = guest_of
         self._newest_wins = newest_wins
         self._max = max_neighbors
-        self._max_per_link = max_per_link
+        self._max_per_guest = max_per_guest
         self._table: dict[int, Neighbor] = {}
-        self._links: dict[int, dict[int, Neighbor]] = {}
+        self._guests: dict[int, dict[int, Neighbor]] = {}
+        """The known ones of each guest, on all its links."""
         self._timed: dict[int, Neighbor] = {}
         self._held: dict[int, Held] = {}
         """Addresses of an earlier run. None of them is KNOWN."""
@@ -83,10 +93,10 @@ class Neighbors:
     def __len__(self) -> int:
         return len(self._table)
 
-    def set_bounds(self, max_neighbors: int, max_per_link: int) -> None:
+    def set_bounds(self, max_neighbors: int, max_per_guest: int) -> None:
         """Change the bounds. Addresses that are known already stay."""
         self._max = max_neighbors
-        self._max_per_link = max_per_link
+        self._max_per_guest = max_per_guest
 
     # --- learning -----------------------------------------------------------------------
 
@@ -112,32 +122,31 @@ class Neighbors:
                 self._contest(neighbor, mac, link, now, by_arp)
         if addr in self._held and not self._newest_wins:
             self._check_held(addr, mac, link, now)
-        self._make_room(link, now, new=neighbor is None)
+        self._make_room(neighbor, link, now)
         if neighbor is None:
             neighbor = self._table[addr] = Neighbor(addr)
         self._place(neighbor, mac, link, now)
 
     def _change(self, neighbor: Neighbor, mac: bytes, link: int, now: float) -> None:
         """A known address is at (mac, link) now, without a contest."""
-        if neighbor.link != link:
-            self._make_room(link, now, new=False)
-            self._unlink(neighbor)
-            self._links.setdefault(link, {})[neighbor.addr] = neighbor
-        neighbor.move(mac, link, now)
-        self._settle(neighbor)
+        self._make_room(neighbor, link, now)
+        self._move(neighbor, mac, link, now)
         self._actions.append(Changed(neighbor.addr, mac, link))
 
     def _place(
         self, neighbor: Neighbor, mac: bytes, link: int, now: float, *, announce: bool = False
     ) -> None:
         """The address is at (mac, link) from now on, wherever it was."""
-        if neighbor.state != INCOMPLETE:
-            self._unlink(neighbor)
         self._held.pop(neighbor.addr, None)
-        neighbor.move(mac, link, now)
-        self._links.setdefault(link, {})[neighbor.addr] = neighbor
-        self._settle(neighbor)
+        self._move(neighbor, mac, link, now)
         self._actions.append(Learned(neighbor.addr, mac, link, neighbor.take_waiting(), announce))
+
+    def _move(self, neighbor: Neighbor, mac: bytes, link: int, now: float) -> None:
+        if neighbor.state != INCOMPLETE:
+            self._remove(neighbor)
+        neighbor.move(mac, link, now)
+        self._guests.setdefault(self._guest_of(link), {})[neighbor.addr] = neighbor
+        self._settle(neighbor)
 
     def on_arp(self, message: arp.Arp, src: bytes, link: int, now: float) -> None:
         """Learn from the sender fields of an ARP message in a frame from src. Raises WireError like learn().
@@ -164,7 +173,7 @@ class Neighbors:
         """A station on another link uses the address. Raises WireError unless the owner has lost it."""
         if now >= neighbor.lost_at:
             return
-        if neighbor.may_be_contested(now) and self._contests.take(link, now):
+        if neighbor.may_be_contested(now) and self._contests.take(self._guest_of(link), now):
             if neighbor.contest(mac, link, now):
                 self._actions.append(Contested(neighbor.addr, neighbor.mac, mac, link))
             self._ask(neighbor, PROBE, now)
@@ -176,7 +185,7 @@ class Neighbors:
         """The owner lost the contest. The claimant gets the address at once, before its next packet."""
         mac, link = neighbor.claimant
         try:
-            self._make_room(link, now, new=False)
+            self._make_room(neighbor, link, now)
         except WireError:
             self._drop(neighbor)
         else:
@@ -187,13 +196,9 @@ class Neighbors:
 
         The switch calls this when it wants to see a frame of the station. The table does not change.
         """
-        of_link = self._links.get(link, {})
-        asked = 0
-        for neighbor in of_link.values():
-            if neighbor.mac == mac and asked < MAX_ASKED:
-                asked += 1
-                self._actions.append(Request(neighbor.addr, mac, link))
-        return asked > 0
+        addrs = [neighbor.addr for neighbor in self._on_link(link) if neighbor.mac == mac]
+        self._actions += [Request(addr, mac, link) for addr in addrs[:MAX_ASKED]]
+        return len(addrs) > 0
 
     # --- addresses of an earlier run ------------------------------------------------------
 
@@ -222,11 +227,12 @@ class Neighbors:
     def _check_held(self, addr: int, mac: bytes, link: int, now: float) -> None:
         """mac uses a held address. Raises WireError if it is held for another station, which is asked."""
         held = self._held[addr]
-        if held.mac == mac or held.mac in [known.mac for known in self._links.get(link, {}).values()]:
+        if held.mac == mac or held.mac in [known.mac for known in self._on_link(link)]:
             # The owner itself, or another station on the owner's link: that harms no other guest.
             return
         neighbor = self._table.get(addr)
-        if (neighbor is not None and neighbor.contested) or not self._contests.take(link, now):
+        contested = neighbor is not None and neighbor.contested
+        if contested or not self._contests.take(self._guest_of(link), now):
             raise WireError("neighbor_claim_refused_address_taken")
         if held.report_due(now):
             self._actions.append(Contested(addr, held.mac, mac, link))
@@ -242,21 +248,25 @@ class Neighbors:
 
     # --- bounds ---------------------------------------------------------------------------
 
-    def _make_room(self, link: int, now: float, new: bool) -> None:
-        """Forget an address, if necessary, so that link may have one more. Raises WireError if none may go.
+    def _make_room(self, neighbor: Neighbor | None, link: int, now: float) -> None:
+        """Forget an address, if necessary, so that ``neighbor`` may be on link. None: an address without an
+        entry. Raises WireError if no address may go.
 
-        A full link loses the address that was silent for longest. A full table takes one from the link with
-        most addresses. So a guest that makes up addresses does not shut out other guests.
+        A guest with as many as it may have loses the address that was silent for longest. A full table takes
+        one from the guest with most addresses. So a guest that makes up addresses does not shut out others.
         """
-        of_link = self._links.get(link, {})
-        if len(of_link) >= self._max_per_link:
-            oldest = min(of_link.values(), key=_confirmed)
+        guest = self._guest_of(link)
+        of_guest = self._guests.get(guest, {})
+        if neighbor is not None and neighbor.addr in of_guest:
+            return
+        if len(of_guest) >= self._max_per_guest:
+            oldest = min(of_guest.values(), key=_confirmed)
             if now - oldest.confirmed < REACHABLE_TIME:
                 raise WireError("neighbor_claim_refused_table_full")
             self._drop(oldest)
-        elif new and len(self._table) >= self._max:
-            largest = max(self._links.values(), key=len, default=of_link)
-            if len(largest) <= len(of_link) + 1:
+        elif neighbor is None and len(self._table) >= self._max:
+            largest = max(self._guests.values(), key=len, default=of_guest)
+            if len(largest) <= len(of_guest) + 1:
                 raise WireError("neighbor_claim_refused_table_full")
             self._drop(min(largest.values(), key=_confirmed))
 
@@ -338,11 +348,10 @@ class Neighbors:
 
     def forget_link(self, link: int) -> None:
         """The link is gone, and with it every address on it."""
-        self._contests.forget(link)
         for neighbor in self._timed.values():
             if neighbor.contested and neighbor.claimant[1] == link and neighbor.state == PROBE:
                 neighbor.withdraw_claim()
-        for neighbor in list(self._links.get(link, {}).values()):
+        for neighbor in self._on_link(link):
             if neighbor.contested:
                 self._hand_over(neighbor, neighbor.contest_begun_at())
             else:
@@ -352,14 +361,24 @@ class Neighbors:
         del self._table[neighbor.addr]
         self._timed.pop(neighbor.addr, None)
         if neighbor.state != INCOMPLETE:
-            self._unlink(neighbor)
+            self._remove(neighbor)
         self._actions.append(Lost(neighbor.addr, tuple(neighbor.waiting)))
 
-    def _unlink(self, neighbor: Neighbor) -> None:
-        of_link = self._links[neighbor.link]
-        del of_link[neighbor.addr]
-        if not of_link:
-            del self._links[neighbor.link]
+    def on_guest_gone(self, now: float) -> None:
+        """A guest has no link any more. If it comes back at once, it may not begin more contests."""
+        self._contests.forget_full(now)
+
+    def _remove(self, neighbor: Neighbor) -> None:
+        """The guest does not have the address any more."""
+        guest = self._guest_of(neighbor.link)
+        of_guest = self._guests[guest]
+        del of_guest[neighbor.addr]
+        if not of_guest:
+            del self._guests[guest]
+
+    def _on_link(self, link: int) -> list[Neighbor]:
+        """The known ones on a link."""
+        return [each for each in self._guests.get(self._guest_of(link), {}).values() if each.link == link]
 
     # --- results --------------------------------------------------------------------------
 

@@ -40,6 +40,7 @@ class IpInput:
         self.tcp_out = network.tcp_out
         self.udp = udp
         self.icmp = icmp
+        self.guest_of = network.guest_of
         self.fragments = Reassembler()
         self.answers = Buckets(0.0, 0.0)
         self.set_limits(config.limits)
@@ -64,7 +65,7 @@ class IpInput:
             # 0.0.0.0 is the source of a DHCP client without an address. It is not learned.
             self.neighbors.learn(header.src, mac, frame.link, now)
         if header.frag_off or header.flags & ipv4.FLAG_MF:
-            whole = self.fragments.on_fragment(view, off, header, frame.link, now)
+            whole = self.fragments.on_fragment(view, off, header, self.guest_of(frame.link), now)
             self.worker.free(frame.slot)
             if whole is not None:
                 self._on_reassembled(whole, frame.link, mac, now)
@@ -149,7 +150,7 @@ class IpInput:
 
     def limit_answers(self, link: int, now: float) -> None:
         """Bound how many pings and ARP requests of a guest are answered in a second. Raises WireError."""
-        if not self.answers.take(link, now):
+        if not self.answers.take(self.guest_of(link), now):
             raise WireError("demux_message_dropped_rate_limit")
 
     # --- time and ends ----------------------------------------------------------------------
@@ -172,7 +173,7 @@ class IpInput:
         self.counts[_EVICTED] = self.fragments.evicted
         self.icmp.update_counters()
 
-    def forget_link(self, link: int) -> None:
-        """The link is gone; another guest will get its number."""
-        self.answers.forget(link)
-        self.fragments.forget(link)
+    def forget_guest(self, guest: int, now: float) -> None:
+        """A guest has no link any more. If it comes back at once, it has no fresh rate of answers."""
+        self.answers.forget_full(now)
+        self.fragments.forget(guest)

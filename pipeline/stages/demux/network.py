@@ -9,6 +9,7 @@ from pipeline.engines.neighbors.table import Neighbors
 from pipeline.engines.switch import Switch
 from pipeline.ipc.ring import Producer
 from pipeline.records.flows import Ends
+from pipeline.records.guests import UNKNOWN_GUESTS
 from pipeline.stages.demux.output import Output
 from pipeline.stages.worker import Worker
 from pipeline.wire import ip
@@ -57,8 +58,9 @@ class Network:
             addresses,
             config.network.gateway_mac,
             max_neighbors=config.limits.max_neighbors,
-            max_per_link=config.limits.max_neighbors_per_guest,
+            max_per_guest=config.limits.max_neighbors_per_guest,
             link_of=lambda mac: self.switch.link_of(mac),
+            guest_of=self.guest_of,
             newest_wins=newest_wins,
         )
         self.switch = Switch(
@@ -66,6 +68,7 @@ class Network:
             config.limits.max_macs_per_guest,
             config.limits.max_macs,
             self.neighbors.ask_station,
+            guest_of=self.guest_of,
             newest_wins=newest_wins,
         )
         self.links: dict[int, int] = {}
@@ -75,6 +78,10 @@ class Network:
         self.resolver_out = ports.rings_out["resolver"]
         self.egress_out = [ports.rings_out[f"egress{i}"] for i in range(config.workers.egress_workers)]
         self.tcp_out = TcpShards([ports.rings_out[f"tcp{i}"] for i in range(config.workers.tcp_workers)])
+
+    def guest_of(self, link: int) -> int:
+        """The number of the guest that opened a link. Each guest has one share of a bounded resource."""
+        return self.links.get(link, UNKNOWN_GUESTS + link)
 
     def reload(self, config: Config) -> None:
         """Change the limits on addresses and MACs."""

@@ -212,16 +212,24 @@ class DemuxStage:
             ring.push(LinkNotice.pack(kind, notice.link, notice.guest))
 
     def _on_link_down(self, link: int, guest: int) -> None:
-        self.links.pop(link, None)
+        # The switch and the neighbour table still ask whose link it was.
         self.switch.forget_link(link)
-        self.ip.forget_link(link)
         self.neighbors.forget_link(link)
+        self.links.pop(link, None)
         last = guest not in self.links.values()
         self.udp.forget_link(link, guest, last=last)
         if last:
-            self.services.rates.on_guest_gone(self.now)
+            self._on_guest_gone(guest)
         self.bad_frames.forget(link)
         self.events.forget_link(link)
+
+    def _on_guest_gone(self, guest: int) -> None:
+        """The last link of a guest is gone."""
+        now = self.now
+        self.switch.on_guest_gone(now)
+        self.neighbors.on_guest_gone(now)
+        self.ip.forget_guest(guest, now)
+        self.services.rates.on_guest_gone(now)
 
     # --- from egress --------------------------------------------------------------------
 
@@ -312,6 +320,7 @@ class DemuxStage:
             "waiting_datagrams": len(self.udp.waiting),
             "waiting_addresses": self.udp.waiting.addresses,
             "unreported_addresses": len(self.bindings.unreported),
+            "links_with_bad_frames": len(self.bad_frames),
         }
 
     def on_released(self, source: str, tags: list[int]) -> None:

@@ -12,6 +12,7 @@ from typing import Final, NamedTuple
 from pipeline.config.choices import DNS
 from pipeline.config.model import Config
 from pipeline.counters import INDEX
+from pipeline.engines.buckets import Buckets
 from pipeline.engines.dhcp.server import Dhcp, Reply
 from pipeline.engines.dns import server as dns
 from pipeline.engines.dns.message import MAX_QUERY
@@ -23,7 +24,7 @@ from pipeline.ipc import messages
 from pipeline.ipc.channel import close_all
 from pipeline.records import kinds
 from pipeline.records.flows import Ends, FlowKey, flow_key
-from pipeline.records.guests import LinkNotice
+from pipeline.records.guests import UNKNOWN_GUESTS, LinkNotice
 from pipeline.records.kinds import RECORD_BYTES
 from pipeline.records.services import ServiceDatagram
 from pipeline.stages.resolver.descriptors import question_sockets
@@ -39,8 +40,8 @@ from pipeline.wire import ethernet, ip
 
 DHCP_PORT: Final = 67
 DNS_PORT: Final = 53
-UNKNOWN_GUESTS: Final = 0x10000
-"""Numbers from here on are not those of guests, which have 16 bits."""
+BURST_S: Final = 0.5
+"""A guest may ask the queries of this many seconds at once, as in pipeline.stages.demux.service_rates."""
 CROWDED_S: Final = 1.0
 """Seconds for which clients have a rate after a question that came while several guests were active."""
 BURSTS_A_STEP: Final = 4
@@ -48,6 +49,7 @@ BURSTS_A_STEP: Final = 4
 
 _UNKNOWN_PORT: Final = INDEX["resolver_datagram_dropped_unknown_port"]
 _LEASES: Final = INDEX["dhcp_leases"]
+_OVER_RATE: Final = INDEX["dns_query_dropped_rate_limit"]
 _PENDING: Final = INDEX["dns_pending"]
 _QUEUED: Final = INDEX["dns_queued"]
 _WAITED: Final = INDEX["dns_query_refused_waited_too_long"]
@@ -100,6 +102,9 @@ class ResolverStage:
             min(MAX_QUESTIONS, sockets),
             config.limits.max_dns_questions_per_second,
         )
+        self.rates = Buckets(0.0, 0.0)
+        """What is left of each guest's rate of queries for TCP. Demux limits queries over UDP."""
+        self._set_query_rate(config)
         self.servers: name_files.FixedServers | name_files.ServerList
         if config.network.dns_servers:
             self.servers = name_files.FixedServers(config.network.dns_servers)
@@ -194,6 +199,7 @@ class ResolverStage:
                 guest = self.guests.pop(link, 0)
                 if guest not in self.guests.values():
                     self.dns.on_client_gone(now)
+                    self.rates.forget_full(now)
         return len(burst) // RECORD_BYTES
 
     def guest_of(self, link: int) -> int:
@@ -213,7 +219,10 @@ class ResolverStage:
             wire = bytes(self.slots[datagram.slot][datagram.off : end])
             self.worker.free(datagram.slot)
             client = UdpClient(datagram.link, datagram.key, wire[:2])
-            self._on_query(wire, client, self.guest_of(datagram.link), now, tcp=False)
+            guest = self.guest_of(datagram.link)
+            if datagram.crowded:
+                self.rates.charge(guest, 1, now)
+            self._on_query(wire, client, guest, now, tcp=False)
             return
         if ends.remote_port == DHCP_PORT:
             self._on_dhcp(datagram, ends, now)
@@ -270,10 +279,14 @@ class ResolverStage:
         return len(replies)
 
     def _on_stream_query(self, wire: bytes, client: StreamClient, guest: int) -> bool:
+        """Decide on a query over TCP, as _on_query(). Beside other guests, a guest has a rate for them."""
         now = monotonic()
         if any(each != guest for each in self.guests.values()):
-            # Demux does not see questions over TCP. So every other guest counts as active.
+            # Demux does not see queries over TCP. So every other guest counts as active.
             self.dns.set_crowded(now + CROWDED_S)
+            if not self.rates.take(guest, now):
+                self.counts[_OVER_RATE] += 1
+                return False
         return self._on_query(wire, client, guest, now, tcp=True)
 
     def _on_result(self, key: dns.Key, response: bytes | None, now: float) -> None:
@@ -352,8 +365,13 @@ class ResolverStage:
         self.guest_names.attach(zones)
         self.dns.set_zones(zones)
         self.dns.set_rate(config.limits.max_dns_questions_per_second)
+        self._set_query_rate(config)
         self.dhcp.set_search_domains(config.network.dns_search_domains)
         self.names.replace(config.access.egress_policy)
+
+    def _set_query_rate(self, config: Config) -> None:
+        per_second = config.limits.max_dns_queries_per_second
+        self.rates.set_rate(per_second, per_second * BURST_S)
 
     # --- what the worker asks for ------------------------------------------------------------
 

@@ -135,7 +135,9 @@ class TcpStage:
                 up = LinkNotice.unpack(burst, at)
                 self.connections.guests.link_up(up.link, up.guest)
             elif kind == kinds.LINK_DOWN:
-                self.connections.link_down(LinkNotice.unpack(burst, at).link, now)
+                link = LinkNotice.unpack(burst, at).link
+                self.connections.link_down(link, now)
+                self.bad_frames.forget(link)
             elif kind == kinds.SHARED:
                 self.meter.switch(Shared.unpack(burst, at).shared)
             else:
@@ -350,7 +352,7 @@ class TcpStage:
 
     def held(self) -> dict[str, int]:
         """See Stage.held."""
-        return self.connections.held()
+        return {**self.connections.held(), "links_with_bad_frames": len(self.bad_frames)}
 
     def close(self) -> None:
         """Do nothing: the shared memory ends with the daemon."""

@@ -60,7 +60,7 @@ def test_a_virtual_mac_of_a_guest_takes_its_other_address_at_once() -> None:
 
 
 def test_a_guest_with_a_full_part_of_the_table_may_change_its_mac() -> None:
-    known = table(max_per_link=1)
+    known = table(max_per_guest=1)
     known.learn(ONE, A, 0, 0.0)
     known.learn(ONE, B, 0, 0.1)
     assert known.snapshot() == {ONE: (B, 0)}
@@ -128,7 +128,7 @@ def test_an_address_that_has_just_changed_hands_is_not_contested_back_at_once() 
 
 
 def test_a_claimant_that_has_no_room_for_it_leaves_a_lost_address_to_nobody() -> None:
-    known = table(max_per_link=1)
+    known = table(max_per_guest=1)
     known.learn(ONE, A, 0, 5.0)
     known.learn(TWO, B, 1, 5.0)
     refused(known, ONE, B, 1, 5.0)
@@ -367,7 +367,7 @@ def test_where_the_newest_wins_nothing_is_held() -> None:
 
 
 def test_where_the_newest_wins_links_keep_their_bounds_and_the_gateway_its_addresses() -> None:
-    known = table(newest_wins=True, max_per_link=1)
+    known = table(newest_wins=True, max_per_guest=1)
     known.learn(ONE, A, 0, 0.0)
     known.learn(TWO, B, 1, 0.0)
     assert refused(known, ONE, B, 1, 1.0) == "table_full"

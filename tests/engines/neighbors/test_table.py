@@ -1,5 +1,7 @@
 """Which guest has which address."""
 
+from collections import Counter
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -209,8 +211,8 @@ def test_addresses_being_asked_for_are_bounded() -> None:
     assert known.take_actions()[-1] == Request(first)
 
 
-def test_a_link_has_a_bound_and_pays_for_it_with_its_silent_addresses() -> None:
-    known = table(max_per_link=2)
+def test_a_guest_has_a_bound_and_pays_for_it_with_its_silent_addresses() -> None:
+    known = table(max_per_guest=2)
     known.learn(ONE, A, 0, 0.0)
     known.learn(TWO, A, 0, 20.0)
     known.take_actions()
@@ -219,6 +221,48 @@ def test_a_link_has_a_bound_and_pays_for_it_with_its_silent_addresses() -> None:
     assert known.take_actions() == [Lost(ONE), Learned(TWO + 1, A, 0)]
     known.learn(ONE, B, 1, 31.0)
     assert known.snapshot() == {ONE: (B, 1), TWO: (A, 0), TWO + 1: (A, 0)}
+
+
+def pairs(link: int) -> int:
+    """The guest of a link, where each guest has opened two."""
+    return link // 2
+
+
+def test_the_bound_of_a_guest_holds_for_all_its_links_together() -> None:
+    known = table(max_per_guest=2, guest_of=pairs)
+    known.learn(ONE, A, 0, 0.0)
+    known.learn(TWO, B, 1, 20.0)
+    known.take_actions()
+    assert refused(known, TWO + 1, B, 1, 29.0) == "table_full"
+    known.learn(TWO + 1, A, 2, 29.0)
+    known.learn(TWO + 2, B, 1, 31.0)
+    assert known.take_actions() == [Learned(TWO + 1, A, 2), Lost(ONE), Learned(TWO + 2, B, 1)]
+    known.forget_link(0)
+    assert known.snapshot() == {TWO: (B, 1), TWO + 1: (A, 2), TWO + 2: (B, 1)}
+    known.forget_link(1)
+    assert known.snapshot() == {TWO + 1: (A, 2)}
+
+
+def test_an_address_moves_between_two_links_of_a_guest_that_has_as_many_as_it_may() -> None:
+    known = table(max_per_guest=1, guest_of=pairs)
+    known.learn(ONE, A, 0, 0.0)
+    assert refused(known, ONE, B, 1, 31.0) == "address_taken"
+    known.on_timer(31.5)
+    known.on_timer(32.0)
+    assert known.snapshot() == {ONE: (B, 1)}
+    assert refused(known, ONE, A, 0, 40.0) == "address_taken"
+    known.forget_link(1)
+    assert known.snapshot() == {ONE: (A, 0)}
+
+
+def test_in_a_full_table_the_guest_with_most_addresses_makes_room_whatever_links_it_has() -> None:
+    known = table(max_neighbors=4, guest_of=pairs)
+    for n in range(4):
+        known.learn(TWO + n, A, n % 2, float(n))
+    for n in range(2):
+        known.learn(TWO + 10 + n, B, 2 + n, 4.0)
+    assert refused(known, TWO + 12, B, 3, 4.0) == "table_full"
+    assert known.snapshot() == {TWO + 2: (A, 0), TWO + 3: (A, 1), TWO + 10: (B, 2), TWO + 11: (B, 3)}
 
 
 def test_in_a_full_table_the_link_with_most_addresses_makes_room() -> None:
@@ -244,11 +288,12 @@ STEPS = st.lists(
 )
 
 
-@given(STEPS)
+@given(STEPS, st.booleans())
 def test_actions_tell_the_table_and_every_caller_is_answered_once(
-    steps: list[tuple[str, int, bytes, int, float]],
+    steps: list[tuple[str, int, bytes, int, float]], paired: bool
 ) -> None:
-    known = table(max_neighbors=4, max_per_link=2)
+    guest_of = pairs if paired else int
+    known = table(max_neighbors=4, max_per_guest=2, guest_of=guest_of)
     model: dict[int, tuple[bytes, int]] = {}
     waiting: set[int] = set()
     now = 0.0
@@ -268,6 +313,7 @@ def test_actions_tell_the_table_and_every_caller_is_answered_once(
                     model.pop(action.addr, None)
         assert known.snapshot() == model
         assert len(model) <= 4
+        assert max(Counter(guest_of(link) for _, link in model.values()).values(), default=0) <= 2
 
     for number, (step, host, mac, link, wait) in enumerate(steps):
         now += wait

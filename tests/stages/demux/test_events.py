@@ -33,7 +33,7 @@ class Told:
             send_event=self.events.append,
             log=SimpleNamespace(info=line("info"), warning=line("warning")),
         )
-        self.switch = Switch(GATEWAY_MAC, max_macs_per_link=2)
+        self.switch = Switch(GATEWAY_MAC, max_macs_per_guest=2)
         self.witness = AddressEvents(self.worker, self.switch, GATEWAY_MAC)
 
     def frame(self, src: bytes, link: int, now: float) -> None:

@@ -27,13 +27,13 @@ THIEF = bytes.fromhex("5a94efe40c66")
 class Rig:
     """The engines of demux that know addresses; the resolver by hand."""
 
-    def __init__(self, max_per_link: int = 10) -> None:
+    def __init__(self, max_per_guest: int = 10) -> None:
         self.slot = memoryview(bytearray(SLOT_BYTES))
         self.counts = [0] * len(INDEX)
         self.neighbors = Neighbors(
             GuestAddresses(ip.parse_ipv4("192.168.127.0"), 24, [GATEWAY]),
             GATEWAY_MAC,
-            max_per_link=max_per_link,
+            max_per_guest=max_per_guest,
         )
         self.switch = Switch(GATEWAY_MAC)
         ports = SimpleNamespace(arena=SimpleNamespace(slots=[self.slot]))
@@ -156,7 +156,7 @@ def test_an_address_of_the_state_file_that_the_server_gave_away_is_its_new_holde
 
 
 def test_a_link_with_all_the_addresses_it_may_have_gets_no_more_by_dhcp() -> None:
-    rig = Rig(max_per_link=1)
+    rig = Rig(max_per_guest=1)
     rig.seen(HOLDER, 1)
     rig.answer(dhcp.ACK, HOLDER, 1)
     rig.answer(dhcp.ACK, HOLDER, 1, addr=ADDR + 1)

@@ -127,6 +127,23 @@ def test_ingress_sleeps_until_the_pause_of_a_guest_among_others_is_over(rig: Ing
         guest.close()
 
 
+def test_all_links_of_a_guest_pay_for_the_bad_frames_of_one(rig: IngressRig) -> None:
+    (bad, first), (good, second) = rig.link_of("process 7"), rig.link_of("process 7")
+    other, third = rig.link_of("process 8")
+    rig.turn()
+    rig.turn()
+    rig.misbehaved(bad.number)
+    rig.turn()
+    for end in (second, third):
+        end.sendall(b"\x0e\x00" + bytes(14))
+    for _ in range(3):
+        rig.turn()
+    assert (good.traffic.frames_from_guest, other.traffic.frames_from_guest) == (0, 1)
+    assert monotonic() + 1 < rig.stage.deadline() < NEVER
+    for end in (first, second, third):
+        end.close()
+
+
 def test_guests_take_turns_when_rings_have_little_room(rig: IngressRig) -> None:
     guests = [rig.guest(), rig.guest()]
     flood = (b"\x0e\x00" + bytes(14)) * 4000

@@ -71,6 +71,53 @@ def test_half_closed_connection_gets_its_answers_and_then_the_end(rig: Rig) -> N
     assert rig.count("dns_connections") == 0
 
 
+def report(rig: Rig, kind: int, link: int, guest: int) -> None:
+    """Demux reports a link of a guest."""
+    rig.to_stage.push(LinkNotice.pack(kind, link, guest))
+    rig.to_stage.publish()
+    rig.breathe()
+
+
+def flood(rig: Rig, count: int) -> tuple[int, float]:
+    """Ask that many queries at once over TCP. Returns the number of answers, and seconds."""
+    began = monotonic()
+    with rig.connect() as sock:
+        dropped = rig.count("dns_query_dropped_rate_limit")
+        sock.send(framed(*(query("host.containers.internal", ident=n) for n in range(count))))
+        sock.shutdown(socket.SHUT_WR)
+        rig.breathe()
+        dropped = rig.count("dns_query_dropped_rate_limit") - dropped
+        assert len(received(rig, sock, count - dropped)) == count - dropped
+        assert is_closed(rig, sock), "what was dropped keeps no connection open"
+    return count - dropped, monotonic() - began
+
+
+def test_beside_another_guest_queries_have_a_rate(tmp_path: Path) -> None:
+    rig = Rig(tmp_path, ["-limit", "max-dns-queries-per-second=100"])
+    report(rig, kinds.LINK_UP, 3, 1)
+    report(rig, kinds.LINK_UP, 4, 1)
+    assert flood(rig, 120)[0] == 120, "two links of one guest"
+    report(rig, kinds.LINK_UP, 5, 2)
+    answers, seconds = flood(rig, 120)
+    assert 50 <= answers <= 51 + 100 * seconds
+    report(rig, kinds.LINK_DOWN, 5, 2)
+    assert flood(rig, 120)[0] == 120
+    rig.close()
+
+
+def test_queries_over_udp_leave_less_of_the_rate_to_tcp(tmp_path: Path) -> None:
+    rig = Rig(tmp_path, ["-limit", "max-dns-queries-per-second=100"])
+    report(rig, kinds.LINK_UP, 3, 1)
+    report(rig, kinds.LINK_UP, 5, 2)
+    began = monotonic()
+    for ident in range(40):
+        rig.send(query("host.containers.internal", ident=ident), 53, crowded=True)
+        rig.reply()
+    answers, _ = flood(rig, 120)
+    assert 10 <= answers <= 11 + 100 * (monotonic() - began)
+    rig.close()
+
+
 def test_connection_ends_after_its_last_query(rig: Rig) -> None:
     with rig.connect() as sock:
         sock.send(framed(*(query("host.containers.internal", ident=n) for n in range(140))))
