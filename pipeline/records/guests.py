@@ -10,11 +10,11 @@ UNKNOWN_GUESTS: Final = 0x10000
 """Numbers from here on are not those of guests, which have 16 bits. A link that no LINK_UP has named counts
 as the guest UNKNOWN_GUESTS + link."""
 
-_LINK: Final = Struct("<BxHH58x")  # kind, link, guest
-_NEIGHBOR: Final = Struct("<BxH24xIH14xI12x")  # kind, link, MAC (two numbers), guest_addr
-_GONE: Final = Struct("<B47xI12x")  # kind, guest_addr
-_SHARED: Final = Struct("<B?62x")  # kind, shared
-_WORK: Final = Struct("<BxH56xI")  # kind, link, nanoseconds
+_LINK: Final = Struct("<BxHH90x")  # kind, link, guest
+_NEIGHBOR: Final = Struct("<BxH24xIH14x16s32x")  # kind, link, MAC (two numbers), guest_addr
+_GONE: Final = Struct("<B47x16s32x")  # kind, guest_addr
+_SHARED: Final = Struct("<B?94x")  # kind, shared
+_WORK: Final = Struct("<BxH56xI32x")  # kind, link, nanoseconds
 
 
 class LinkNotice:
