@@ -10,7 +10,7 @@ ARGS ?=
 FUZZ_SECONDS ?= 300
 
 .DEFAULT_GOAL := help
-.PHONY: help setup packages machine run check fmt lint type test unit stress fuzz e2e bench figures compiled wheel manual agent perf demo fresh peers clean
+.PHONY: help setup packages machine run check fmt lint type test unit stress fuzz e2e bench figures compiled wheel manual agent perf demo fresh images peers clean
 
 help: ## list the verbs
 	@grep -E '^[a-z0-9]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -43,7 +43,7 @@ fmt: setup ## format the sources
 lint: setup ## ruff and codespell
 	$(BIN)/ruff check $(SOURCES)
 	$(BIN)/ruff format --check $(SOURCES)
-	$(BIN)/codespell $(SOURCES) docs .ci/* *.md Makefile
+	$(BIN)/codespell $(SOURCES) docs contrib examples .ci/* *.md Makefile
 
 type: setup ## mypy --strict
 	$(BIN)/mypy
@@ -107,6 +107,9 @@ demo: setup ## a guest in a namespace: ping, a name, pages both ways, iperf3 bot
 
 fresh: ## demo and test on a machine that has nothing: in a minimal root, with debootstrap (as root)
 	@.ci/fresh $(if $(ARGS),"$(ARGS)")
+
+images: ## build and run the images of contrib/containers, from a minimal root (as root, with buildah)
+	@.ci/images
 
 clean: ## remove the virtual environment and everything tools left
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist *.egg-info

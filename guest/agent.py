@@ -89,8 +89,21 @@ class Options(NamedTuple):
     offload: bool
 
 
+def _check_words(parsed: flags.Parsed) -> None:
+    """Refuse a word that is not a flag, and a URL that the agent would dial in vain for ever."""
+    if parsed.arguments:
+        word = flags.quote(parsed.arguments[0])
+        raise flags.FlagError(f"unexpected argument {word}: a flag begins with a dash")
+    url = parsed.text("url")
+    try:
+        link.check(url)
+    except link.LinkError as error:
+        raise flags.FlagError(f"invalid value {flags.quote(url)} for flag -url: {error}") from None
+
+
 def options_from(parsed: flags.Parsed) -> Options:
     """Check the values of the flags. Raises flags.FlagError."""
+    _check_words(parsed)
     mac_text, address_text, choice = parsed.text("mac"), parsed.text("address"), parsed.text("dhcp")
     address = prefix = gateway = 0
     try:
@@ -242,7 +255,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     signal.signal(signal.SIGINT, _terminate)
     existing = _existing_interface(options.stop_if_exist)
     if existing:
-        LOG.info("interface %s prevented this program to run", existing)
+        LOG.info("interface %s prevented this program to run (-stop-if-exist)", existing)
         return 0
     while True:
         try:

@@ -59,6 +59,15 @@ class Link:
             self._child.wait()
 
 
+def check(url: str) -> None:
+    """Raise LinkError, which says what is allowed, if the URL cannot name a host."""
+    parts = urlsplit(url)
+    if parts.scheme == "vsock":
+        _vsock_address(parts.netloc)
+    elif parts.scheme not in ("unix", "stdio") or not parts.path:
+        raise LinkError("it must be vsock://CID:PORT/connect, unix:///path or stdio:/program")
+
+
 def dial(url: str, headers: Mapping[str, str] = NO_HEADERS) -> Link:
     """Open the link that url names, and send the request. headers: further header lines.
 
@@ -85,7 +94,7 @@ def _vsock_address(netloc: str) -> tuple[int, int]:
         cid = int(cid_text) if cid_text else socket.VMADDR_CID_HOST
         port = int(port_text) if colon else DEFAULT_VSOCK_PORT
     except ValueError:
-        raise LinkError(f"cannot connect to host: bad vsock address {netloc!r}") from None
+        raise LinkError(f"bad vsock address {netloc!r}: it must be CID:PORT, two numbers") from None
     return cid, port
 
 

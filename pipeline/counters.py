@@ -32,6 +32,7 @@ TABLE: Final[tuple[Counter, ...]] = (
     Counter(
         "log_lines_dropped", "lines", "log lines lost because the log took no more, or could not be written"
     ),
+    Counter("flow_log_lines_dropped", "lines", "lines of the flow log lost, as those of the log"),
     # --- links and ingress --------------------------------------------------------
     Counter(
         "capture_frames_dropped",

@@ -1,8 +1,9 @@
 """How often the log may report the same kind of event. No guest can make the log grow faster.
 
-A *kind* is the first words of an event. A *subject* is the guest or client that a line is about. Two token
-buckets judge a line: that of its kind and subject, then that of its kind alone. The bucket of the kind bounds
-the log, since a guest can appear as many subjects. The bucket of the subject leaves lines to other guests.
+A *kind* is one of pipeline.events, or the first words of a line of a library. A *subject* is the guest or
+client that a line is about. Two token buckets judge a line: that of its kind and subject, then that of its
+kind alone. The bucket of the kind bounds the log, since a guest can appear as many subjects. The bucket of
+the subject leaves lines to other guests.
 
 Half of a kind's tokens are for *first lines*: the first FIRST_LINES lines about a subject, also after QUIET
 seconds without an event. So these lines are written while any number of other guests never stop. A guest that

@@ -1,9 +1,14 @@
 """Logging: one JSON object a line, or a readable form on a terminal.
 
-Every line has ``time`` (UTC, ISO 8601), ``level``, ``event``, ``worker`` and ``pid``, then the details of the
-event (``guest``, ``flow``, ``error``, ...). All processes write to one descriptor, each line with one write,
-so lines of several workers never mix. Standard library logging (asyncio, aiohttp) goes the same way from
-level warning on. reopen() opens the file again after a program has moved it away.
+Every line has ``time`` (UTC, ISO 8601), ``level``, ``event``, ``kind``, ``worker`` and ``pid``, then the
+details of the event (``guest``, ``flow``, ``error``, ...). ``event`` is a text for people. ``kind`` is a
+stable name: pipeline.events has the table of all kinds and their fields. All processes write to one
+descriptor, each line with one write, so lines of several workers never mix. Standard library logging
+(asyncio, aiohttp) goes the same way from level warning on. reopen() opens the file again after a program has
+moved it away.
+
+On a terminal the lines have a readable form, with colours unless NO_COLOR is set. If standard error is the
+journal of systemd, each line begins with its priority (sd-daemon(3)).
 
 A guest can cause most events as often as it likes, so every kind of event has a rate (log_limits.py). A line
 over its rate is left out, and ``suppressed`` of the next such line has the count. A minute later, and at the
@@ -37,6 +42,8 @@ if _rich is None:
 else:
     sys.modules["rich"] = _rich
 
+from pipeline import log_forms  # noqa: E402
+from pipeline.events.table import NAME_OF  # noqa: E402
 from pipeline.log_limits import DEBUG_KIND, DEBUG_SUBJECT, Limiter  # noqa: E402
 from pipeline.system import output_file  # noqa: E402
 from pipeline.system.outlet import Outlet, signals_blocked  # noqa: E402
@@ -57,10 +64,10 @@ FILE_MODE: Final = 0o600
 """Of a log file that is created here. Lines name guests, and the hosts that they reach."""
 LEVELS: Final = {"critical": 50, "error": 40, "warning": 30, "info": 20, "debug": 10}
 
-_FIRST: Final = ("time", "level", "event", "worker", "pid")
 _KIND_WORDS: Final = 3
-_SUBJECTS: Final = ("guest", "opened_by", "client", "peer", "link")
-"""Keys that name the guest or client of a line, the best name first."""
+_SUBJECTS: Final = ("opened_by", "guest", "client", "peer", "link")
+"""Keys that name the guest or client of a line, the best name first. A guest that comes again has another
+number, but the same opener."""
 
 
 def _dropped_line(count: int) -> bytes:
@@ -69,10 +76,12 @@ def _dropped_line(count: int) -> bytes:
         "time": now,
         "level": "warning",
         "event": "log lines dropped",
+        "kind": "log-lines-dropped",
         "worker": _source,
         "pid": os.getpid(),
     }
-    return json.dumps({**line, "count": count}).encode() + b"\n"
+    priority = f"<{log_forms.PRIORITIES['warning']}>" if _for_journal else ""
+    return (priority + json.dumps({**line, "count": count})).encode() + b"\n"
 
 
 _outlet: Final = Outlet(MAX_QUEUED, notice=_dropped_line)
@@ -80,6 +89,8 @@ _source = "supervisor"
 """The worker whose lines this process writes."""
 _file = ("", STDERR)
 """Path and descriptor of the log file, "" for standard error."""
+_for_journal = False
+"""Whether the descriptor of the log is systemd's journal."""
 _limiter = Limiter()
 _level = "info"
 _lock = threading.Lock()
@@ -117,10 +128,10 @@ class _Forward(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         log = logger("supervisor").bind(logger=record.name)
-        # The kind comes from the text without its arguments, since a guest may choose them. asyncio puts
+        # The rate goes by the text without its arguments, since a guest may choose them. asyncio puts
         # numbers of tasks into the text itself, so only its first words count.
-        text, kind = record.getMessage(), f"{record.name}: {_kind(str(record.msg))}"
-        log.log(max(record.levelno, logging.DEBUG), text, exc_info=record.exc_info, kind=kind)
+        text, rate = record.getMessage(), f"{record.name}: {_first_words(str(record.msg))}"
+        log.log(max(record.levelno, logging.DEBUG), text, exc_info=record.exc_info, kind="library", rate=rate)
 
 
 def try_file(path: str) -> None:
@@ -150,11 +161,11 @@ def reopen() -> None:
     os.close(new)
 
 
-def setup(log_file: str = "", level: str = "info", *, debug: bool = False) -> None:
+def setup(log_file: str = "", level: str = "info") -> None:
     """Send all further lines to log_file, or to standard error for "".
 
-    Call this before the workers are forked, since they inherit the set-up. debug: use the readable form if
-    the output is a terminal. Raises OSError.
+    Call this before the workers are forked, since they inherit the set-up. Lines for a terminal are readable,
+    but those for a log_file never are. Raises OSError.
     """
     global _limiter
     if level == "debug":
@@ -163,14 +174,14 @@ def setup(log_file: str = "", level: str = "info", *, debug: bool = False) -> No
     fd = STDERR
     if log_file:
         fd = _open(log_file)
-    global _file
+    global _file, _for_journal
     _file = (log_file, fd)
-    console = debug and not log_file and os.isatty(fd)
-    render: list[structlog.typing.Processor] = (
-        [structlog.dev.ConsoleRenderer(colors=True, timestamp_key="time")]
-        if console
-        else [_in_order, structlog.processors.JSONRenderer(default=str, ensure_ascii=False)]
-    )
+    _for_journal = log_forms.in_journal(fd)
+    render: structlog.typing.Processor = log_forms.json_line
+    if _for_journal:
+        render = log_forms.journal_line
+    elif not log_file and os.isatty(fd):
+        render = log_forms.readable_line(colors=log_forms.has_colors())
     structlog.configure(
         processors=[
             _limit,
@@ -178,7 +189,7 @@ def setup(log_file: str = "", level: str = "info", *, debug: bool = False) -> No
             _stamp,
             structlog.processors.format_exc_info,
             _cut,
-            *render,
+            render,
         ],
         wrapper_class=_Leveled,
         logger_factory=lambda *_: Line(fd),
@@ -224,11 +235,6 @@ def _stamp(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> Mutab
     return event
 
 
-def _in_order(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    ordered = {key: event.pop(key) for key in _FIRST if key in event}
-    return {**ordered, **event}
-
-
 def _cut(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
     for key, value in event.items():
         longest = MAX_TRACEBACK if key == "exception" else MAX_TEXT
@@ -242,11 +248,14 @@ def _cut(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> Mutable
 
 def _limit(_logger: Any, method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
     operator = event.pop(OPERATOR, False)
-    kind = event.pop("kind", None) or _kind(str(event.get("event")))
+    text = str(event.get("event"))
+    if name := event.get("kind") or NAME_OF.get(text):
+        event["kind"] = name
+    rate = event.pop("rate", None) or name or _first_words(text)
     if method == "critical":
         return event
     with _lock:
-        before = _limiter.admit(kind, _subject(event), monotonic(), operator=operator)
+        before = _limiter.admit(rate, _subject(event), monotonic(), operator=operator)
     if before < 0:
         _summarize_later()
         raise structlog.DropEvent
@@ -255,8 +264,8 @@ def _limit(_logger: Any, method: str, event: MutableMapping[str, Any]) -> Mutabl
     return event
 
 
-def _kind(text: str) -> str:
-    """The first words of an event. Further words may be details, as in gvproxy's texts."""
+def _first_words(text: str) -> str:
+    """What the lines of one kind have in common. Further words of a text may be details."""
     return " ".join(text.split(None, _KIND_WORDS)[:_KIND_WORDS])
 
 
@@ -316,7 +325,7 @@ def fatal(text: str, program: str = "gvtap-pipeline") -> None:
     if os.isatty(STDERR):
         raw(f"{program}: {text}\n")
     else:
-        logger("supervisor").critical(text)
+        logger("supervisor").critical(text, kind="start-failed")
     flush()
 
 

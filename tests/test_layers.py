@@ -48,6 +48,7 @@ TABLE: dict[str, Row] = {
     "pipeline.records": Row((), PURE),
     "pipeline.go": Row((), (*PURE, "json")),
     "pipeline.counters": Row((), PURE),
+    "pipeline.events": Row((), PURE),
     "pipeline.histograms": Row(("counters",), (*PURE, "bisect")),
     "pipeline.counter_block": Row(("counters", "histograms"), PURE),
     # Questions to the operating system that know nothing of this program.
@@ -62,18 +63,19 @@ TABLE: dict[str, Row] = {
     # What the user asked for. Patterns and addresses are checked by the code that will use them.
     "pipeline.config": Row(("go", "wire", "system", "engines", "links")),
     "pipeline.log_limits": Row((), PURE),
-    "pipeline.logs": Row(("counters", "log_limits", "system")),
+    "pipeline.log_forms": Row((), ("os", "structlog", "collections", "typing")),
+    "pipeline.logs": Row(("counters", "events", "log_forms", "log_limits", "system")),
     # One worker process in each folder.
     "pipeline.stages": Row(
         (
-            *("wire", "records", "counters", "histograms", "counter_block", "topology"),
+            *("wire", "records", "counters", "histograms", "counter_block", "events", "topology"),
             *("system", "engines", "ipc", "links", "host", "config"),
         )
     ),
     # The supervisor's side. It reads no packet.
     "pipeline.control": Row(
         (
-            *("release", "go", "wire.ip", "counters", "histograms", "counter_block", "topology"),
+            *("release", "go", "counters", "histograms", "counter_block", "events", "topology"),
             *("system", "ipc", "links", "config", "logs"),
         )
     ),

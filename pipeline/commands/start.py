@@ -37,19 +37,18 @@ def _start(parsed: flags.Parsed, words: Sequence[str], program: supervisor.Progr
 
     try:
         config, warnings = merge.build(parsed, words, try_log_file=try_log_file, guests=program.guests)
-        level = config.logging.log_level
-        logs.setup(config.logging.log_file, level, debug=level == "debug")
+        logs.setup(config.logging.log_file, config.logging.log_level)
     except (ConfigError, OSError) as error:
         logs.fatal(str(error), program.name)
         if opened:
             # Write the error to the log file too, for users who read only this file.
             logs.setup(opened[0])
-            logs.logger("supervisor").critical(str(error))
+            logs.logger("supervisor").critical(str(error), kind="start-failed")
             logs.flush()
         return FAILED
     log = logs.logger("supervisor")
     for warning in warnings:
-        log.warning(warning)
+        log.warning(warning, kind="setting-doubtful")
     _report_version(program.name)
     # gvproxy has no reload, and without a file there is nothing to read again.
     reloads = program is supervisor.OWN and parsed.text("config")
@@ -62,6 +61,11 @@ def _start(parsed: flags.Parsed, words: Sequence[str], program: supervisor.Progr
 
 def _report_version(program: str) -> None:
     log = logs.logger("supervisor")
-    log.info(f"{program} version {release.version()}", data_path=release.data_path(), python=release.python())
+    log.info(
+        f"{program} version {release.version()}",
+        kind="version",
+        data_path=release.data_path(),
+        python=release.python(),
+    )
     if reason := release.why_plain():
         log.warning("the data path is plain Python and needs three times the CPU", reason=reason)

@@ -135,6 +135,7 @@ class FileKeys(Map):
     notification: Text = ""
     log_level: Text = ""
     log_file: Text = ""
+    flow_log: Text = ""
     pid_file: Text = ""
     ec2_metadata_access: Flag = False
     interfaces: InterfaceKeys = InterfaceKeys()

@@ -136,6 +136,7 @@ def _logging(parsed: flags.Parsed, keys: FileKeys, warnings: list[str]) -> Setti
     return {
         "log_level": _level("debug" if parsed.true("debug") else keys.log_level or "info", warnings),
         "log_file": parsed.text("log-file") or keys.log_file,
+        "flow_log": parsed.text("flow-log") or keys.flow_log,
         "pid_file": parsed.text("pid-file") or keys.pid_file,
     }
 

@@ -204,6 +204,7 @@ class Logging:
 
     log_level: str  # one of critical, error, warning, info, debug
     log_file: str
+    flow_log: str
     pid_file: str
     capture_file: str
     stack_debug: bool

@@ -35,7 +35,8 @@ class Check:
     """A kind of value. pydantic finds this object in Annotated, and calls its two methods.
 
     ``read``: makes the value, or raises ValueError. ``written``: the text of a value that is not a text.
-    ``schema``: what the kind allows, in JSON Schema's words.
+    ``schema``: what the kind allows, in JSON Schema's words. It has none for some checks: the host bits of a
+    network, the syntax of RE2, the order of a range of ports.
     """
 
     read: Callable[[object], object]
@@ -53,6 +54,8 @@ class Check:
 
     def __get_pydantic_json_schema__(self, core: Any, handler: Any) -> dict[str, object]:
         """The JSON schema of the value as it stands in a file."""
+        if "anyOf" in self.schema:
+            return dict(self.schema)
         if self.written is not None:
             return {"type": "string", **self.schema}
         return {**handler(core), **self.schema}
@@ -253,23 +256,44 @@ def is_ipv4(text: str) -> bool:
     return True
 
 
-Text = Annotated[str, Check(_text)]
+_OCTET: Final = "(25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])"
+_IPV4: Final = rf"{_OCTET}(\.{_OCTET}){{3}}"
+_ANY_SCALAR: Final = {"type": ["string", "number", "boolean", "null"]}
+"""Any scalar is read as the text that it is written as, such as a file called 0x10."""
+_IPV4_SCHEMA: Final = {"pattern": f"^{_IPV4}$"}
+_IPV6_SHAPE: Final = "[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*"
+_PORT: Final = "[0-9]{1,5}"
+_IPV4_NETWORK: Final = rf"{_IPV4}(/(3[0-2]|[12]?[0-9]|{_IPV4}))?"
+
+
+def _pattern(*patterns: str) -> dict[str, str]:
+    return {"pattern": f"^({'|'.join(patterns)})$"}
+
+
+Text = Annotated[str, Check(_text, schema=_ANY_SCALAR)]
 Flag = Annotated[bool, Check(_true)]
-Ip = Annotated[int, Check(_ipv4, ip.text)]
-Mac = Annotated[bytes, Check(_mac, ethernet.mac_text)]
-OptionalMac = Annotated[bytes, Check(_optional(_mac, b""), ethernet.mac_text)]
-OptionalAnyIp = Annotated[str, Check(_optional(_any_ip, ""))]
-SourceAddress = Annotated[str, Check(_optional(source_address, ""))]
+Ip = Annotated[int, Check(_ipv4, ip.text, _IPV4_SCHEMA)]
+Mac = Annotated[bytes, Check(_mac, ethernet.mac_text, _pattern(ethernet.MAC_PATTERN))]
+OptionalMac = Annotated[
+    bytes, Check(_optional(_mac, b""), ethernet.mac_text, _pattern("", ethernet.MAC_PATTERN))
+]
+OptionalAnyIp = Annotated[str, Check(_optional(_any_ip, ""), schema=_pattern("", _IPV4, _IPV6_SHAPE))]
+SourceAddress = Annotated[str, Check(_optional(source_address, ""), schema=_pattern("", _IPV4))]
 """The address of sockets that go out, or an empty text."""
 Interface = Annotated[str, Check(_optional(interface, ""))]
 NameServer = Annotated[str, Check(name_server)]
 """Address and port, the address in brackets if it is of IPv6."""
 GuestZone = Annotated[str, Check(_optional(zone_name, ""))]
 Pattern = Annotated[str, Check(_regexp)]
-AnyNetwork = Annotated[str, Check(_network)]
-Ipv4Network = Annotated[str, Check(_ipv4_network)]
-Ports = Annotated[tuple[int, int], Check(_ports, _port_text)]
+AnyNetwork = Annotated[
+    str, Check(_network, schema=_pattern(_IPV4_NETWORK, rf"{_IPV6_SHAPE}(/[0-9]{{1,3}})?"))
+]
+Ipv4Network = Annotated[str, Check(_ipv4_network, schema=_pattern(_IPV4_NETWORK))]
+_ANY_CASE_NAME: Final = _NAME.pattern.replace("a-z", "a-zA-Z")
+_ONE_PORT: Final = {"type": "integer", "minimum": 0, "maximum": 65535}
+_PORTS_SCHEMA: Final = {"anyOf": [_ONE_PORT, {"type": "string", **_pattern(f"{_PORT}(-{_PORT})?")}]}
+Ports = Annotated[tuple[int, int], Check(_ports, _port_text, _PORTS_SCHEMA)]
 """First and last port."""
-NamePattern = Annotated[str, Check(_name_pattern)]
-GuestAddress = Annotated[str, Check(_guest_address)]
-LocalAddress = Annotated[str, Check(_local_address)]
+NamePattern = Annotated[str, Check(_name_pattern, schema={"pattern": f"^{_ANY_CASE_NAME}[.]*$"})]
+GuestAddress = Annotated[str, Check(_guest_address, schema={"pattern": f"^{_IPV4}:{_PORT}$"})]
+LocalAddress = Annotated[str, Check(_local_address, schema={"pattern": f":{_PORT}$"})]

@@ -20,6 +20,7 @@ from pipeline.config.limits import Limits
 from pipeline.config.model import PortForward
 from pipeline.control import forward_shares
 from pipeline.control.forward_shares import ForwardShares
+from pipeline.control.hub import Hub
 from pipeline.control.lookup import Lookups, port_number
 from pipeline.control.ssh import destination as ssh
 from pipeline.control.ssh.destination import Destination, SocketError, SshError, host_path
@@ -93,20 +94,20 @@ class Forwarder:
         self,
         request: Request,
         sockets: SocketForwards | None = None,
-        log: structlog.typing.FilteringBoundLogger | None = None,
+        hub: Hub | None = None,
         shares: ForwardShares | None = None,
         *,
         udp: bool = True,
     ) -> None:
-        """sockets opens forwards that go over ssh; the listen worker opens all others.
+        """sockets opens forwards over ssh; the listen worker opens all others. hub: gets the events.
 
         udp: whether forwards of UDP are allowed.
         """
         self._udp = udp
         self._shares = shares or ForwardShares(Limits(), lambda _name: None)
         self._request = request
-        self._log = log or structlog.get_logger()
-        self._sockets = sockets or SocketForwards(request, self._log)
+        self._hub = hub or Hub(lambda _watch: None, structlog.get_logger())
+        self._sockets = sockets or SocketForwards(request, structlog.get_logger())
         self._forwards: dict[tuple[str, str], Forward] = {}
         self._numbered: dict[tuple[str, str], str] = {}
         """The local address for the worker, of each forward where it differs from the list's.
@@ -151,10 +152,10 @@ class Forwarder:
                 await self._open_socket(local, destination)
                 self._forwards[key] = made
                 self._over_ssh.add(local)
-                self._report("forward opened", made, owner.address)
+                self._report("forward-opened", made, owner.address)
                 return made
             made = await self._open(made, target, version or None, found)
-            self._report("forward opened", made, owner.address)
+            self._report("forward-opened", made, owner.address)
             return made
 
     async def _open(
@@ -249,7 +250,7 @@ class Forwarder:
                 raise ForwardError(str(error)) from None
             self._numbered.pop((protocol, local), None)
         del self._forwards[protocol, local]
-        self._report("forward closed", forward, closed_by)
+        self._report("forward-closed", forward, closed_by)
 
     def _check_rate(self, owner: Owner) -> None:
         if refusal := self._shares.refuses_change(owner.guest, asyncio.get_running_loop().time()):
@@ -273,10 +274,11 @@ class Forwarder:
         assert isinstance(victim, Forward)
         await self._close(victim, HOST)
 
-    def _report(self, event: str, forward: Forward, by: str) -> None:
-        who: dict[str, object] = {"operator": True} if by == HOST else {"guest": by}
-        self._log.info(
-            event,
+    def _report(self, kind: str, forward: Forward, by: str) -> None:
+        who = {} if by == HOST else {"guest": by}
+        self._hub.report(
+            kind,
+            operator=by == HOST,
             protocol=forward.protocol,
             local=forward.local,
             remote=without_secrets(forward.remote),

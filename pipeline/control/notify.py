@@ -81,7 +81,8 @@ class Notifier:
             except (OSError, TimeoutError) as error:
                 self._count(_LOST)
                 self._log.error(
-                    f"failed to send notification: cannot dial notification socket: {error or 'timed out'}"
+                    f"failed to send notification: cannot dial notification socket: {error or 'timed out'}",
+                    kind="notification-failed",
                 )
             finally:
                 self._queue.task_done()

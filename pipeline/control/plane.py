@@ -9,6 +9,9 @@ from typing import TYPE_CHECKING, Final
 from pipeline import logs
 from pipeline.config.choices import UDP
 from pipeline.config.model import Config, PortForward
+from pipeline.control.flows.flow_log import FlowLog
+from pipeline.control.flows.live import LiveFlows
+from pipeline.control.flows.reports import FlowEvents
 from pipeline.control.forward_shares import ForwardShares
 from pipeline.control.forwarder import Forwarder, ForwardError
 from pipeline.control.guests import GuestSums
@@ -24,18 +27,22 @@ from pipeline.control.http.servers import (
     Servers,
 )
 from pipeline.control.http.takeover import CAPTURE, CONNECT, TUNNEL, Capture, Connect, Tunnel
+from pipeline.control.hub import Hub
+from pipeline.control.limit_reports import LimitReports
 from pipeline.control.metrics.meter import Meter
 from pipeline.control.notify import CONNECTION_CLOSED, CONNECTION_ESTABLISHED, Notifier
 from pipeline.control.reload import LiveSettings
 from pipeline.control.repeated import Repeated
 from pipeline.control.ssh.forwards import SocketForwards
 from pipeline.control.workers import Channel, Channels, Message, RequestError
+from pipeline.events.flows import COMPLETED
+from pipeline.events.kind import DEBUG
 from pipeline.ipc import messages
 from pipeline.ipc.channel import close_all
 from pipeline.ipc.fabric import Fabric
 from pipeline.links import addresses
 from pipeline.system import descriptor_limit
-from pipeline.topology import INGRESS, LISTEN, RESOLVER
+from pipeline.topology import EGRESS, INGRESS, LISTEN, RESOLVER, TCP
 from pipeline.wire import ip
 
 if TYPE_CHECKING:
@@ -58,11 +65,12 @@ class ControlPlane:
         on_guest: Callable[[messages.GuestEvent], None],
         meter: Meter,
         token: str,
+        flow_log: FlowLog | None = None,
     ) -> None:
         """controls: the supervisor's ends of the control sockets by worker. Needs a running event loop.
 
         on_guest: called with ingress' events about the listeners of accept_guests(). meter: gets a way to the
-        workers. token: what endpoints on the host ask for, "" for nothing.
+        workers. token: what endpoints on the host ask for, "" for nothing. flow_log: stays the caller's.
         """
         self._config = config
         self._on_guest = on_guest
@@ -73,20 +81,30 @@ class ControlPlane:
                 for name, sock in controls.items()
             }
         )
+        self.hub = Hub(self._channels.send_all, self._log)
         request = self._channels.request
         self._sockets = SocketForwards(request, self._log)
         self._meter = meter
         self._shares = ForwardShares(config.limits, meter.count)
         udp = UDP not in config.access.disable
-        self._forwarder = Forwarder(request, self._sockets, self._log, self._shares, udp=udp)
+        self._forwarder = Forwarder(request, self._sockets, self.hub, self._shares, udp=udp)
         self._live = LiveSettings(config, self._channels, self._forwarder, self._sockets, self._log)
         self._not_handed_over = Repeated(self._log, "a guest's DNS connection cannot be handed over")
         meter.connect(request)
+        self._limits = LimitReports(meter.counters, self.hub)
         self._notifier = Notifier(config.links.notification, self._log, meter.count)
         self._access = Access(self._log, token=token, guests=config.access.guest_api, count=meter.count)
         workers = [name for name in fabric.layout.names if name != LISTEN]
         own = {"forwards": self._forwarder.sums, "api_connections": self._api_connections}
         self._sums = GuestSums(request, workers, own)
+        self._flow_events = FlowEvents(request, self.hub, self._log)
+        if self._log.is_enabled_for(DEBUG):
+            self._flow_events.log_each()
+        if flow_log is not None:
+            # Flows that open are needed too: when a flow ends its guest may be gone, with its MAC address.
+            self.hub.subscribe(COMPLETED, flow_log.write)
+            meter.include("flow_log_lines_dropped", lambda: flow_log.lost)
+        self._flows = LiveFlows(request, fabric.layout.shards(TCP), fabric.layout.shards(EGRESS))
         self._servers = Servers(lambda: self._make_api(token=bool(token)))
         self._fronts: list[Front] = []
         self._guest_front: Front | None = None
@@ -105,6 +123,8 @@ class ControlPlane:
             access=access,
             description=description,
             guests=self._sums,
+            hub=self.hub,
+            flows=self._flows,
         )
 
     def _api_connections(self) -> dict[int, int]:
@@ -119,6 +139,7 @@ class ControlPlane:
     async def start(self) -> None:
         """Start to notify, and open the configured forwards. Raises ForwardError, which names the forward."""
         self._notifier.start()
+        self._limits.start()
         self._guest_front = self._front(self._servers.server(GUEST), {})
         for forward in self._config.access.forwards:
             try:
@@ -189,10 +210,12 @@ class ControlPlane:
 
     def stop_workers(self) -> None:
         """Ask all workers to end, except those that are gone already."""
-        self._channels.stop()
+        self._channels.send_all(messages.Stop())
 
     async def close(self) -> None:
         """End every connection of the API and the channels to the workers."""
+        self._limits.stop()
+        await self._flow_events.stop()
         for front in (*self._fronts, self._guest_front):
             if front is not None:
                 await front.close()
@@ -219,6 +242,8 @@ class ControlPlane:
                 self._notifier.notify(CONNECTION_CLOSED, gone.mac)
             case messages.MacEvent():
                 return
+            case messages.HappenedEvent() as happened:
+                self.hub.on_worker(worker, happened)
             case messages.GuestEvent() as guest:
                 self._on_guest(guest)
             case _:

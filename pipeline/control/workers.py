@@ -189,11 +189,11 @@ class Channels:
             raise RequestError(f"there is no worker {worker}")
         return await channel.request(op, fds, timeout)
 
-    def stop(self) -> None:
-        """Ask all workers to end, except those that are gone."""
+    def send_all(self, op: messages.Request) -> None:
+        """Send a request without an answer to all workers, except those that are gone."""
         for channel in self.channels.values():
             with suppress(RequestError):
-                channel.send(messages.Stop())
+                channel.send(op)
 
     def close(self) -> None:
         """Close all."""

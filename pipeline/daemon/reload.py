@@ -79,7 +79,7 @@ class Reloader:
         outside.check_together(new.config)
         await self._apply(new.config)
         for warning in warnings:
-            self._log.warning(warning)
+            self._log.warning(warning, kind="setting-doubtful")
         self._config = new.config
         logs.set_level(new.config.logging.log_level)
         if new.kept:

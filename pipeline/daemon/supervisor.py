@@ -12,19 +12,17 @@ order.
 """
 
 import asyncio
-import faulthandler
 import os
 import signal
 import socket
-import stat
-import tempfile
 from collections.abc import Iterator
 from time import monotonic
-from typing import IO, Final, NamedTuple
+from typing import Final, NamedTuple
 
 from pipeline import logs
 from pipeline.config.model import Config, GuestApi
 from pipeline.control.facts import Facts, Process
+from pipeline.control.flows.flow_log import FlowLog
 from pipeline.control.forwarder import ForwardError
 from pipeline.control.http.access import TokenError, read_token
 from pipeline.control.metrics.meter import Meter
@@ -34,13 +32,14 @@ from pipeline.control.ssh.destination import SocketError, SshError
 from pipeline.control.ssh.forwards import check_library
 from pipeline.control.workers import RequestError
 from pipeline.daemon import placement, processes, signals
+from pipeline.daemon.own_files import OwnFiles
 from pipeline.daemon.reload import Reloader, Reread
 from pipeline.ipc import messages
 from pipeline.ipc.arena import SLOT_BYTES
 from pipeline.ipc.fabric import Fabric
 from pipeline.ipc.segment import SegmentError
 from pipeline.links import addresses, inherited, pcap, protocols, stdio
-from pipeline.system import descriptor_limit, outbound, output_file, socket_file
+from pipeline.system import descriptor_limit, outbound, output_file, stacks
 from pipeline.system.service_manager import ALIVE, STOPPING, ServiceManager
 from pipeline.system.service_manager import READY as READY_FOR_MANAGER
 from pipeline.topology import Layout, TopologyError
@@ -49,7 +48,6 @@ STOP_TIMEOUT: Final = 1.0
 """Seconds that the workers have to end in order. After that the supervisor kills them."""
 NOTIFY_WAIT: Final = 0.2
 """Seconds between the end of the last guest and the end of the daemon, for notifications about the guest."""
-PID_FILE_MODE: Final = 0o644
 EXIT_OK: Final = 0
 EXIT_FAILED: Final = 1
 EXIT_QUIT: Final = 2
@@ -109,13 +107,13 @@ class Supervisor:
         self.reloader: Reloader | None = None
         self.signals = signals.Signals(reloads=reread is not None)
         self.running: list[processes.Running] = []
-        self.files: list[socket_file.OwnFile] = []
-        """Files to remove at the end. A file that another program has replaced stays."""
+        self.files = OwnFiles(self.log)
         self.listeners: list[socket.socket] = []
         self.inherited = inherited.Inherited(os.environ, os.getpid())
         self.manager = ServiceManager(os.environ, os.getpid())
         self.stdio: tuple[int, int] | None = None
         self.capture = -1
+        self.flow_log: FlowLog | None = None
         self.token = ""
         self.fabric: Fabric | None = None
         self.plane: ControlPlane | None = None
@@ -144,7 +142,11 @@ class Supervisor:
         reachable = config.links.listen or config.links.stdio or any(self._guest_urls())
         if not reachable and not self.program.one_guest:
             self.log.warning("no guest can attach: start has neither -listen nor another flag for links")
-        self._write_pid_file()
+        try:
+            self.files.write_pid(config.logging.pid_file)
+        except OSError as error:
+            path = config.logging.pid_file
+            raise StartError(f"cannot write pid file {path}: {error.strerror}") from error
         workers = config.workers
         layout = Layout(workers.slots, workers.tcp_workers, workers.egress_workers)
         for url in (
@@ -164,6 +166,11 @@ class Supervisor:
                 self.capture = pcap.open_file(path)
             except OSError as error:
                 raise StartError(f"cannot write capture {path}: {error.strerror}") from error
+        if path := config.logging.flow_log:
+            try:
+                self.flow_log = FlowLog(path)
+            except OSError as error:
+                raise StartError(f"cannot write flow log {path}: {error.strerror}") from error
         groups = placement.plan(workers.placement, layout, os.cpu_count() or 1)
         try:
             self.fabric = Fabric.create(layout, [group.members for group in groups])
@@ -174,6 +181,7 @@ class Supervisor:
             ) from error
         private = [*self.signals.fds, *self.inherited.sockets, *(self.stdio or ())]
         private += [self.capture] if self.capture >= 0 else []
+        private += [self.flow_log.fileno()] if self.flow_log is not None else []
         self.running = processes.start(self.fabric, groups, config, private)
 
     def _check_state_file(self) -> None:
@@ -192,26 +200,6 @@ class Supervisor:
                 yield protocol, url
         yield from self.config.links.further
 
-    def _write_pid_file(self) -> None:
-        path = self.config.logging.pid_file
-        if not path:
-            return
-        try:
-            fd = output_file.open_file(path, PID_FILE_MODE, empty=True)
-            with open(fd, "wb", buffering=0) as file:
-                found = os.fstat(fd)
-                regular = stat.S_ISREG(found.st_mode) and output_file.descriptor(path) is None
-                if regular and found.st_uid == os.geteuid():
-                    # An earlier run may have left the file with another mode.
-                    output_file.set_mode(fd, PID_FILE_MODE)
-                # No newline, because podman does not strip the text.
-                content = str(os.getpid()).encode()
-                file.write(content)
-                if regular:
-                    self.files.append(socket_file.OwnFile(path, content=content))
-        except OSError as error:
-            raise StartError(f"cannot write pid file {path}: {error.strerror}") from error
-
     # --- life -----------------------------------------------------------------------------
 
     async def watch(self) -> int:
@@ -226,7 +214,7 @@ class Supervisor:
         facts = Facts.of(self.config, running, monotonic())
         meter = Meter(self.fabric, facts, self.version, self.log)
         self.plane = plane = ControlPlane(
-            self.config, self.fabric, controls, self._on_guest, meter, self.token
+            self.config, self.fabric, controls, self._on_guest, meter, self.token, self.flow_log
         )
         if self.reread is not None:
             self.reloader = Reloader(self.config, self.reread, plane.reload, self.manager, self.log)
@@ -248,10 +236,10 @@ class Supervisor:
                     text += error.advice
                 self._stop(text, EXIT_FAILED)
                 if not self.program.one_guest:
-                    self.log.critical(text)
+                    self.log.critical(text, kind="start-failed")
         if self.reloader is not None:
             await self.reloader.stop()
-        self._remove_files()
+        self.files.remove_all()
         self.manager.notify(STOPPING)
         plane.stop_workers()
         await self._stop_workers()
@@ -259,7 +247,7 @@ class Supervisor:
         self.log.info("stopped", status=self.status)
         if self.program.one_guest:
             # The last line has gvproxy's words, because scripts look for them.
-            self.log.error(f"{self.program.name} exiting: {self.reason}")
+            self.log.error(f"{self.program.name} exiting: {self.reason}", kind="original-exit")
         return self.status
 
     def _report_alive(self) -> None:
@@ -295,23 +283,23 @@ class Supervisor:
         for url in config.links.listen:
             sock = self._listen(url)
             plane.serve(sock, guests=True)
-            self.log.info(f"listening {addresses.bound_url(sock, url)}")
+            self.log.info(f"listening {addresses.bound_url(sock, url)}", kind="listening")
         plane.notify(READY)
         if config.links.services:
             sock = self._listen(config.links.services)
             plane.serve(sock, guests=False)
             bound = addresses.bound_url(sock, config.links.services)
-            self.log.info(f"enabling services API. Listening {bound}")
+            self.log.info(f"enabling services API. Listening {bound}", kind="listening")
         if url := config.links.metrics:
             self._serve_metrics(plane, url)
         try:
             for protocol, url in self._guest_urls():
                 sock = protocols.bind(protocol, url, self.inherited)
                 with sock:
-                    self._keep_path(url)
+                    self.files.keep(addresses.socket_path(url))
                     await self._accept_guests(plane, protocol, [sock])
                     bound = addresses.bound_url(sock, url)
-                self.log.info(f"listening {bound}", protocol=protocol)
+                self.log.info(f"listening {bound}", kind="listening", protocol=protocol)
             if self.stdio is not None:
                 await self._accept_guests(plane, protocols.STDIO, self.stdio)
         except addresses.AddressError:
@@ -339,14 +327,9 @@ class Supervisor:
             protocols.check_kind(sock, socket.SOCK_STREAM, url)
         else:
             sock = addresses.listen(url)
-        self._keep_path(url)
+        self.files.keep(addresses.socket_path(url))
         self.listeners.append(sock)
         return sock
-
-    def _keep_path(self, url: str) -> None:
-        """Note that the socket file of this URL must be removed at the end, if the URL has one."""
-        if path := addresses.socket_path(url):
-            self.files.append(socket_file.OwnFile(path))
 
     def _stop(self, reason: str, status: int) -> None:
         """Begin the end of the daemon. The first call decides reason and status."""
@@ -370,6 +353,7 @@ class Supervisor:
     def _on_signal(self, number: signal.Signals) -> None:
         if number == signal.SIGUSR1:
             logs.reopen()
+            self._reopen_flow_log()
             self._signal_workers(number)
             self.log.info("log reopened")
             return
@@ -380,9 +364,17 @@ class Supervisor:
             self.reloader.request()
             return
         if number == signal.SIGQUIT:
-            logs.raw(_traceback())
+            logs.raw(stacks.traceback())
             self._signal_workers(number)
         self._stop("signal caught", EXIT_QUIT if number == signal.SIGQUIT else EXIT_OK)
+
+    def _reopen_flow_log(self) -> None:
+        if self.flow_log is not None:
+            try:
+                self.flow_log.reopen()
+            except OSError as error:
+                path = self.config.logging.flow_log
+                self.log.error("flow log cannot be opened again", path=path, error=error.strerror)
 
     def _signal_workers(self, number: signal.Signals) -> None:
         for worker in self.running:
@@ -394,6 +386,12 @@ class Supervisor:
         assert self.plane is not None
         protocol, error = event.protocol, event.error
         failed = event.change == "failed"
+        if event.text and self.program.one_guest:
+            # Scripts look for the original's words.
+            opened_by = {"opened_by": event.opened_by} if event.opened_by else {}
+            self.log.error(
+                event.text, kind="original-guest-gone", protocol=protocol, peer=event.peer, **opened_by
+            )
         if failed or protocol == protocols.STDIO:
             self.plane.notify(HYPERVISOR_ERROR)
         ends = self.program.one_guest and protocol in ONE_GUEST
@@ -448,8 +446,10 @@ class Supervisor:
         self.inherited.close()
         self._close_stdio()
         self._close_capture()
+        if self.flow_log is not None:
+            self.flow_log.close()
         # The segment stays mapped until the process ends, because the channels' bells have views of it.
-        self._remove_files()
+        self.files.remove_all()
         self.signals.close()
 
     def _close_capture(self) -> None:
@@ -461,27 +461,3 @@ class Supervisor:
         for fd in self.stdio or ():
             os.close(fd)
         self.stdio = None
-
-    def _remove_files(self) -> None:
-        for file in self.files:
-            if not file.remove() and os.path.lexists(file.path):
-                self.log.warning("file not removed: another program's, or not permitted", path=file.path)
-        self.files.clear()
-
-
-def _traceback() -> str:
-    """The stack of each thread. Goes through a file, since standard error may be a pipe that is full."""
-    try:
-        with _nameless_file() as file:
-            faulthandler.dump_traceback(file)
-            file.seek(0)
-            return file.read().decode("utf-8", "replace")
-    except OSError as error:
-        return f"no traceback of the supervisor: {error}\n"
-
-
-def _nameless_file() -> IO[bytes]:
-    """A file without a name: in memory if possible, since there may be no directory for temporary files."""
-    if hasattr(os, "memfd_create"):
-        return open(os.memfd_create("traceback"), "w+b")
-    return tempfile.TemporaryFile()

@@ -151,10 +151,14 @@ class Policy:
 
     def allows(self, guest: int, address: int, port: int, protocol: str, now: float) -> bool:
         """Whether a guest may reach an address. protocol: "tcp", "udp" or "icmp" (which has no port)."""
-        for rule in self._rules:
+        return not self.refusal(guest, address, port, protocol, now)
+
+    def refusal(self, guest: int, address: int, port: int, protocol: str, now: float) -> str:
+        """What forbids a guest to reach an address, as a path in the configuration; "" if it is allowed."""
+        for index, rule in enumerate(self._rules):
             if self._fits(rule, guest, address, port, protocol, now):
-                return rule.allow
-        return self._default
+                return "" if rule.allow else f"egress-policy.rules[{index}]"
+        return "" if self._default else "egress-policy.default"
 
     def still_allows(self, guest: int, address: int, port: int, protocol: str) -> bool:
         """Whether a flow that is open may go on. A name counts although its answer may have expired."""

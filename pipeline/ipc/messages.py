@@ -8,97 +8,27 @@ answer has no name. An optional field that is None is left out. A message may ca
 ==============  =========================================================================================
 to              requests
 ==============  =========================================================================================
-any worker      Stop, Ping, Audit, Reload
+any worker      Stop, Ping, Audit, Reload, Watch
 all but listen  Guests
 ingress         Attach (with a socket), Open (sockets), Capture (a file), LiveCapture (a socket)
 demux           Cam, Neighbors
-tcp             Flows
-resolver        Leases, DnsAll, DnsAdd, ServeTcp (a socket)
+tcp             FlowIds, Flows, EndFlow
+resolver        Names, Leases, DnsAll, DnsAdd, ServeTcp (a socket)
 listen          Expose, Unexpose, Tunnel (a socket)
-egress          of listen: Accepted (a socket), UdpForward (a socket), UdpUnforward
+egress          FlowIds, Flows, EndFlow; of listen: Accepted (a socket), UdpForward (a socket), UdpUnforward
 ==============  =========================================================================================
 """
 
 from collections.abc import Mapping
-from dataclasses import MISSING, dataclass, fields
-from types import UnionType
-from typing import ClassVar, Final, Self, TypeVar, get_args, get_origin, get_type_hints
+from dataclasses import dataclass
+from typing import Final, TypeVar
 
-
-class MessageError(ValueError):
-    """A map is not a valid message of the expected class."""
-
-
-class Message:
-    """Base of all messages. A map is this message if it has ``NAME`` under ``KEY``."""
-
-    __slots__ = ()
-    KEY: ClassVar[str] = ""
-    NAME: ClassVar[str] = ""
-
-    def encode(self) -> dict[str, object]:
-        """The map."""
-        found: dict[str, object] = {self.KEY: self.NAME} if self.KEY else {}
-        for name, (_, needed) in _kinds(type(self)).items():
-            value = getattr(self, name)
-            if needed or value is not None:
-                found[name] = value
-        return found
-
-    @classmethod
-    def decode(cls, found: Mapping[str, object]) -> Self:
-        """The message in a map. Raises MessageError for a missing field, or one of another type."""
-        values = {}
-        for name, (kinds, needed) in _kinds(cls).items():
-            value = found.get(name)
-            if value is None and not needed:
-                continue
-            if not isinstance(value, kinds):
-                raise MessageError(f"{cls.__name__}: {name} is {value!r}")
-            values[name] = value
-        return cls(**values)
-
-
-class Request(Message):
-    """A message to a worker, which answers it."""
-
-    __slots__ = ()
-    KEY = "op"
-
-
-class Event(Message):
-    """A message from a worker to the supervisor. It is not answered."""
-
-    __slots__ = ()
-    KEY = "event"
-
-
-class Answer(Message):
-    """A worker's answer to a request."""
-
-    __slots__ = ()
-
-
-_Kinds = dict[str, tuple[tuple[type, ...], bool]]
-_found_kinds: Final[dict[type[Message], _Kinds]] = {}
-
-
-def _kinds(cls: type[Message]) -> _Kinds:
-    """For each field of a class: its possible types in a map, and whether it is required."""
-    kinds = _found_kinds.get(cls)
-    if kinds is None:
-        hints = get_type_hints(cls)
-        kinds = _found_kinds[cls] = {
-            row.name: (_types(hints[row.name]), row.default is MISSING)
-            for row in fields(cls)  # type: ignore[arg-type]  # every message is a dataclass
-        }
-    return kinds
-
-
-def _types(hint: type) -> tuple[type, ...]:
-    parts = get_args(hint) if isinstance(hint, UnionType) else (hint,)
-    return tuple(get_origin(part) or part for part in parts)
-
+from pipeline.ipc import flow_messages
+from pipeline.ipc.message import Answer as Answer
+from pipeline.ipc.message import Event as Event
+from pipeline.ipc.message import Message as Message
+from pipeline.ipc.message import MessageError as MessageError
+from pipeline.ipc.message import Request as Request
 
 # --- requests to any worker ---------------------------------------------------------------------
 
@@ -144,6 +74,26 @@ class AuditAnswer(Answer):
     refs_out: int
     wrong: str | None
     held: dict[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Watch(Request):
+    """From now on, report the events of these kinds (pipeline.events), and no others."""
+
+    NAME = "watch"
+    kinds: list[str]
+
+
+@dataclass(frozen=True, slots=True)
+class HappenedEvent(Event):
+    """Events that were asked for with Watch. Each is a kind, a time (seconds since 1970) and its fields.
+
+    lost: how many others there were since the last message of this kind.
+    """
+
+    NAME = "happened"
+    events: list[list[object]]
+    lost: int
 
 
 # --- ingress ----------------------------------------------------------------------------------------
@@ -206,7 +156,10 @@ class LiveCaptureAnswer(Answer):
 
 @dataclass(frozen=True, slots=True)
 class GuestEvent(Event):
-    """change: "left" when a guest has left, "failed" when a listener can accept no more guests."""
+    """change: "left" when a guest has left, "failed" when a listener can accept no more guests.
+
+    text: the original's line about a guest that left. opened_by: who opened its link, if that is known.
+    """
 
     NAME = "guest"
     change: str
@@ -214,7 +167,7 @@ class GuestEvent(Event):
     error: str
     peer: str | None = None
     text: str | None = None
-    """The text for the log about a guest that left."""
+    opened_by: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -274,9 +227,9 @@ class Neighbors(Request):
 
 @dataclass(frozen=True, slots=True)
 class NeighborsAnswer(Answer):
-    """neighbors: MAC address by IPv4 address."""
+    """neighbors: MAC address and number of the guest, by IPv4 address."""
 
-    neighbors: dict[str, str]
+    neighbors: dict[str, list[str | int]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -286,20 +239,6 @@ class MacEvent(Event):
     NAME = "mac"
     change: str
     mac: str
-
-
-@dataclass(frozen=True, slots=True)
-class Flows(Request):
-    """Report all TCP connections."""
-
-    NAME = "flows"
-
-
-@dataclass(frozen=True, slots=True)
-class FlowsAnswer(Answer):
-    """flows: one snapshot for each connection, of plain values."""
-
-    flows: list[dict[str, object]]
 
 
 # --- resolver ---------------------------------------------------------------------------------------
@@ -445,11 +384,12 @@ def _by_name(*known: type[_M]) -> dict[str, type[_M]]:
 
 
 _REQUESTS: Final = _by_name(
-    *(Stop, Ping, Audit, Reload, Guests, Attach, Open, Capture, LiveCapture, Cam, Neighbors, Flows, Leases),
+    *(Stop, Ping, Audit, Reload, Watch, Guests, Attach, Open, Capture, LiveCapture, Cam, Neighbors, Leases),
+    *(flow_messages.FlowIds, flow_messages.Flows, flow_messages.EndFlow, flow_messages.Names),
     *(DnsAll, DnsAdd, ServeTcp),
     *(Expose, Unexpose, Tunnel, Accepted, UdpForward, UdpUnforward),
 )
-_EVENTS: Final = _by_name(GuestEvent, MacEvent, ServiceEvent)
+_EVENTS: Final = _by_name(HappenedEvent, GuestEvent, MacEvent, ServiceEvent)
 
 
 def request_of(found: Mapping[str, object]) -> Request | None:

@@ -67,9 +67,9 @@ def flow_of(burst: memoryview, at: int) -> int:
 
 
 class FlowNotice:
-    """CONNECTED, ABORT, CLOSED, UDP_ANSWERED or UDP_CLOSE: something happened to a flow.
+    """A record that says with its kind alone what happened to a flow, such as CONNECTED or ABORT.
 
-    Only the kind says what. A reader needs flow_of() alone.
+    A reader needs flow_of() alone.
     """
 
     def __init__(self, flow: int) -> None:
@@ -82,5 +82,5 @@ class FlowNotice:
 
     @staticmethod
     def pack(kind: int, flow: int) -> bytes:
-        """A notice of one of the five kinds."""
+        """A notice of one of these kinds."""
         return _NOTICE.pack(kind, flow)

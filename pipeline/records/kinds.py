@@ -57,6 +57,8 @@ TO_GUEST         ToGuest         egress -> tcp                               mov
 WINDOW           Window          tcp -> egress                               -
 SHUTDOWN         Shutdown        tcp -> egress, egress -> tcp                -
 ABORT            FlowNotice      tcp -> egress, egress -> tcp                -
+EVICTED          FlowNotice      egress -> tcp                               -
+FORBIDDEN        FlowNotice      egress -> tcp                               -
 CLOSED           FlowNotice      tcp -> egress                               -
 UDP_DATA         UdpData         ingress -> egress, demux -> egress,         moves
                                  egress -> demux
@@ -187,6 +189,10 @@ SHUTDOWN: Final = 36
 """One direction of the stream ends after the bytes sent so far: a FIN of the guest, or EOF of the host."""
 ABORT: Final = 37
 """The other side was reset, refused or is gone. The reader forgets the flow."""
+EVICTED: Final = 50
+"""As ABORT. The host socket made room for another flow."""
+FORBIDDEN: Final = 51
+"""As ABORT. A new egress policy forbids the connection."""
 CLOSED: Final = 38
 """Both directions have ended, and tcp has forgotten the flow. Egress still writes what it has queued."""
 

@@ -1,7 +1,7 @@
 """Records about one TCP connection between tcp (the guest's side) and egress (the host socket).
 
 They open the connection, carry its bytes in both directions, and end it. Each has the number of its flow.
-CONNECTED, ORPHANED, ABORT and CLOSED have nothing else: they are FlowNotices (pipeline.records.flows).
+CONNECTED, ORPHANED, ABORT, EVICTED, FORBIDDEN and CLOSED have nothing else: they are FlowNotices (flows.py).
 """
 
 from struct import Struct
@@ -25,7 +25,7 @@ from pipeline.records.run import Run
 _CONNECT: Final = Struct("<B?HHH16xII16x36s12x")  # kind, insists, link, guest, mss, flow, syn_seq, key
 _ANSWERED: Final = Struct("<B3xHH16xI68x")  # kind, guest, mss, flow
 _MOVED: Final = Struct("<B3xH18xI68x")  # kind, guest, flow
-_FAILED: Final = Struct("<B15xI4xI32xI32x")  # kind, make_way, flow, error
+_FAILED: Final = Struct("<B15xI?3xI32xI32x")  # kind, make_way, refused, flow, error
 _USED_UP: Final = Struct("<B3xH10xI76x")  # kind, guest, make_way
 _TO_HOST: Final = Struct("<B3xHHIIIII68x")  # kind, stride, piece_size, slot, off, length, skip, flow
 _TO_GUEST: Final = Struct("<B7xIII4xI68x")  # kind, slot, off, length, flow
@@ -119,23 +119,25 @@ class ConnectFailed:
     """CONNECT_FAILED: the connection to the host could not be opened.
 
     error: the errno of the attempt. make_way: MAKE_WAY_*, whether a half-open connection may end for it.
+    refused: a rule forbids the connection.
     """
 
-    def __init__(self, flow: int, error: int, make_way: int) -> None:
+    def __init__(self, flow: int, error: int, make_way: int, refused: bool = False) -> None:
         self.flow = flow
         self.error = error
         self.make_way = make_way
+        self.refused = refused
 
     @staticmethod
     def unpack(burst: memoryview, at: int) -> "ConnectFailed":
         """The record at burst[at:]."""
-        _, make_way, flow, error = _FAILED.unpack_from(burst, at)
-        return ConnectFailed(flow, error, make_way)
+        _, make_way, refused, flow, error = _FAILED.unpack_from(burst, at)
+        return ConnectFailed(flow, error, make_way, refused)
 
     @staticmethod
-    def pack(flow: int, error: int, make_way: int = MAKE_WAY_NO) -> bytes:
+    def pack(flow: int, error: int, make_way: int = MAKE_WAY_NO, refused: bool = False) -> bytes:
         """A record with these fields."""
-        return _FAILED.pack(CONNECT_FAILED, make_way, flow, error)
+        return _FAILED.pack(CONNECT_FAILED, make_way, refused, flow, error)
 
 
 class SocketsUsedUp:

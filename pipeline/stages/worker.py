@@ -30,6 +30,7 @@ from pipeline.stages import control_sockets
 from pipeline.stages.control_sockets import ControlSockets
 from pipeline.stages.loop import Idle, Loop
 from pipeline.stages.protocol import Stage
+from pipeline.stages.reporter import Reporter
 from pipeline.stages.rings import WorkerRings
 
 HOUSEKEEPING: Final = 1.0
@@ -85,6 +86,7 @@ class Worker:
         self._idle_s = 0.0
         self._busy_us = 0
         self.control = ControlSockets(ports.name, control, ports.handoffs, self.log, self._dispatch)
+        self.events = Reporter(self.log, self.control)
         self._supervisor_pid = os.getppid()
         self._waiter = ports.bell.waiter
         if poller is None and isinstance(self._waiter, EventfdWaiter):
@@ -215,6 +217,8 @@ class Worker:
 
     def may_sleep(self) -> float:
         """Seconds until the stage's deadline, or until a waiting control message must be sent again."""
+        if self.events.waiting:
+            self.events.flush()
         rings = self._rings
         if rings.producers_here:
             if not self.woken and rings.has_room_again():
@@ -304,6 +308,9 @@ class Worker:
                 return {}
             case messages.Audit():
                 return self._audit()
+            case messages.Watch() as watch:
+                self.events.watch(watch.kinds)
+                return {}
         try:
             if isinstance(request, messages.Reload):
                 return self._reload(request)
@@ -321,6 +328,7 @@ class Worker:
         except ValueError as error:
             return {"error": str(error)}
         self._on_reload(config)
+        self.events.check_levels()
         return {}
 
     def _audit(self) -> Message:
@@ -344,6 +352,7 @@ class Worker:
         self._write_gauges()
         self._write_busy(now)
         self.control.log_lost()
+        self.events.keep_house()
         self.check_parent()
         self.control.flush()
         if self.poller is None:
@@ -382,5 +391,6 @@ class Worker:
         pool = self.ports.pool
         if pool is not None and (wrong := pool.audit()) is not None:
             self.log.error("pool is inconsistent", error=wrong)
+        self.events.flush()
         self.control.close()
         self.log.debug("worker stopped")

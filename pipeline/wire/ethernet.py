@@ -42,7 +42,8 @@ _TAG_TYPES: Final = frozenset((TYPE_VLAN, TYPE_SERVICE_VLAN))
 _TAG: Final = Struct("!HH")
 _VLAN_ID: Final = 0x0FFF
 _GROUP_BIT: Final = 0x01
-_MAC_TEXT: Final = re.compile(r"[0-9a-fA-F]{2}(?::[0-9a-fA-F]{2}){5}|[0-9a-fA-F]{2}(?:-[0-9a-fA-F]{2}){5}")
+MAC_PATTERN: Final = "[0-9a-fA-F]{2}(?::[0-9a-fA-F]{2}){5}|[0-9a-fA-F]{2}(?:-[0-9a-fA-F]{2}){5}"
+_MAC_TEXT: Final = re.compile(MAC_PATTERN)
 
 
 def parse_header(view: memoryview | bytes, off: int, end: int) -> tuple[bytes, bytes, int]:

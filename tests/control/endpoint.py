@@ -18,13 +18,22 @@ from pipeline.control.http.api import Api
 from pipeline.control.http.front import Front, TakeOver
 from pipeline.control.http.runner import make_runner, server_of
 from pipeline.control.http.takeover import CAPTURE, CONNECT, TUNNEL, Capture, Connect, Tunnel
+from pipeline.control.hub import Hub
 from pipeline.control.metrics.build import Build
 from pipeline.control.metrics.page import Readings, Snapshot, page
 from pipeline.control.workers import RefusedError
 from pipeline.ipc import messages
+from pipeline.ipc.flow_rows import IN, OUT, FlowRow
 
 LOG = structlog.get_logger()
 GUEST = "192.168.127.2:40000"
+_TCP = FlowRow(7, "tcp", OUT, 3, "192.168.127.2", 40000, "93.184.216.34", 443, "established", 2.0, 0.5)
+_IN = FlowRow(8, "udp", IN, 0, "192.168.127.2", 53, "127.0.0.1", 5353, "open", 1.0, 1.0)
+ROWS = {
+    7: list(_TCP._replace(bytes_from_guest=10, bytes_to_guest=99, connect=0.25, retransmissions=0)),
+    8: list(_IN._replace(packets_from_guest=1)),
+}
+"""The flows of every tcp and every egress worker."""
 
 
 class Meter:
@@ -69,6 +78,11 @@ class Workers:
                 "leases": {"192.168.127.2": "5a:94:ef:e4:0c:ee", "192.168.127.1": "5a:94:ef:e4:0c:dd"}
             },
             "dns_all": {"zones": []},
+            "flow_ids": lambda op: {"numbers": [7, 8]},
+            "flows": lambda op: {"flows": [ROWS[number] for number in op["numbers"] if number in ROWS]},
+            "end_flow": lambda op: {"found": op["number"] == 7},
+            "neighbors": {"neighbors": {"192.168.127.2": ["5a:94:ef:e4:0c:ee", 3]}},
+            "names": lambda op: {"names": ["www.example.com"] + [""] * (len(op["pairs"]) - 1)},
             "guests": {"guests": {"3": {"links": 1}}, "peers": {"3": "process 12"}},
         }
 
@@ -148,6 +162,7 @@ async def endpoint(
     max_connections: int = 64,
     meter: Meter | None = None,
     access: Access | None = None,
+    hub: Hub | None = None,
 ) -> AsyncIterator[Endpoint]:
     """The endpoint, up for the time of the block.
 
@@ -155,7 +170,7 @@ async def endpoint(
     """
     workers = Workers()
     forwarder = Forwarder(workers)
-    api = Api(forwarder, workers, meter or Meter(), LOG, access=access)
+    api = Api(forwarder, workers, meter or Meter(), LOG, access=access, hub=hub)
     if monitoring:
         app = api.monitoring(browsers=browsers)
     else:

@@ -43,7 +43,8 @@ def statuses(tmp_path: Path, kind: type[socket.socket], *, guests: bool) -> list
 
     async def run() -> list[bytes]:
         config, _ = merge.build(flags.parse(options.START, ["-ssh-port", "-1"]), resolv_conf=os.devnull)
-        fabric: Any = SimpleNamespace(layout=SimpleNamespace(names=(), nodes=()))
+        layout = SimpleNamespace(names=(), nodes=(), shards=lambda _role: ())
+        fabric: Any = SimpleNamespace(layout=layout)
         meter = Meter(fabric, Facts.of(config, [], 0.0), "1", LOG)
         plane = ControlPlane(config, fabric, {}, lambda _event: None, meter, "")
         await plane.start()

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.control.workers import Channel, Channels, RefusedError, RequestError
-from pipeline.ipc.messages import Request
+from pipeline.ipc.messages import Request, Stop
 
 LOG = structlog.get_logger()
 
@@ -270,7 +270,7 @@ def test_all_workers_are_asked_to_end_beside_one_that_is_gone() -> None:
     async def run() -> None:
         gone, there = Peer(), Peer()
         gone.close()
-        Channels({"tcp0": gone.channel, "demux": there.channel}).stop()
+        Channels({"tcp0": gone.channel, "demux": there.channel}).send_all(Stop())
         assert (await there.receive())[0] == {"op": "stop"}
         there.close()
 

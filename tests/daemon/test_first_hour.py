@@ -57,10 +57,10 @@ def test_the_agent_on_the_socket_of_qemu_is_told_its_place(tmp_path: Path) -> No
             agent.connect(str(path))
             agent.sendall(b"POST /connect HTTP/1.1\r\nHost: \r\nContent-Length: 0\r\n\r\n")
             assert agent.recv(1) == b""
-        wait_for(lambda: lines(daemon, "error"), "the error", 5)
-        (line,) = lines(daemon, "error")
-        assert "invalid packet size: 1347375956" in line["event"]
-        assert '("POST": an HTTP request, whose place is -listen)' in line["event"]
+        wait_for(lambda: '"guest-gone"' in daemon.errors(), "the end of the link", 5)
+        (line,) = [line for line in lines(daemon, "info") if line["kind"] == "guest-gone"]
+        assert "invalid packet size: 1347375956" in line["error"]
+        assert '("POST": an HTTP request, whose place is -listen)' in line["error"]
 
 
 def test_a_start_without_links_warns(tmp_path: Path) -> None:

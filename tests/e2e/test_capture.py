@@ -111,7 +111,7 @@ def test_a_reader_that_leaves_ends_the_capture_and_not_the_network(
         out, _ = reader.communicate(timeout=30)
         assert "DHCP" in out
         assert agent.run("transfer", INTERNET_ADDR, DATA, MIB, MIB)["errors"] == []
-        assert [line["error"] for line in daemon.events("capture ended")] == ["Broken pipe"]
+        assert [line["error"] for line in daemon.events("capture file ended")] == ["Broken pipe"]
     daemon.stop()
 
 

@@ -106,8 +106,8 @@ class Run:
 @pytest.mark.parametrize(
     "place",
     [
-        ("pipeline.daemon.supervisor", "Supervisor._write_pid_file", "before"),
-        ("pipeline.daemon.supervisor", "Supervisor._write_pid_file", "behind"),
+        ("pipeline.daemon.own_files", "OwnFiles.write_pid", "before"),
+        ("pipeline.daemon.own_files", "OwnFiles.write_pid", "behind"),
         ("pipeline.daemon.processes", "start", "before"),
         ("pipeline.daemon.processes", "start", "behind"),
         ("pipeline.daemon.supervisor", "ControlPlane", "before"),

@@ -55,6 +55,17 @@ def test_numbers_are_those_of_go() -> None:
         (["-mtu", "99999999999999999999"], "flag -mtu: value out of range"),
         (["-mtu", " 5"], 'invalid value " 5" for flag -mtu: parse error'),
         (["-mac", 'a"b'], 'invalid value "a\\"b" for flag -mac: not a MAC address'),
+        (["url", "unix:///a"], 'unexpected argument "url": a flag begins with a dash'),
+        (
+            ["-url", "http://a/"],
+            'invalid value "http://a/" for flag -url: '
+            "it must be vsock://CID:PORT/connect, unix:///path or stdio:/program",
+        ),
+        (["-url", "unix://"], 'invalid value "unix://" for flag -url: it must be vsock://CID:PORT/connect'),
+        (
+            ["-url", "vsock://host:1"],
+            "invalid value \"vsock://host:1\" for flag -url: bad vsock address 'host:1': it must be CID:PORT",
+        ),
     ],
 )
 def test_a_wrong_value_is_told_as_go_tells_it(
@@ -103,7 +114,7 @@ def test_an_existing_interface_ends_it_with_status_0() -> None:
         [sys.executable, "-m", "guest.agent", "-stop-if-exist", "nosuch,lo"], capture_output=True, text=True
     )
     assert done.returncode == 0
-    assert 'msg="interface lo prevented this program to run"' in done.stderr
+    assert 'msg="interface lo prevented this program to run (-stop-if-exist)"' in done.stderr
 
 
 def test_it_runs_on_the_standard_library_alone() -> None:

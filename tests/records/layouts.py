@@ -31,7 +31,7 @@ _WORDS = (
 )
 _BOOLEANS = (
     "vnet", "borrowed", "has_timestamps", "has_other_options", "sack_permitted", "after_steered", "both",
-    "final", "dont_fragment", "shared", "crowded", "insists", "on",
+    "final", "dont_fragment", "shared", "crowded", "insists", "on", "refused",
 )  # fmt: skip
 
 
@@ -41,6 +41,8 @@ def _extremes(cls: type, name: str) -> tuple[Any, Any]:
         return False, True
     if name == "key":
         return bytes(36), b"\xff" * 36
+    if name == "client":
+        return bytes(18), b"\xff" * 18
     if name == "mac":
         return bytes(6), b"\xff" * 6
     if name == "window_scale":

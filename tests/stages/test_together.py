@@ -13,6 +13,7 @@ from pipeline.engines.tcp.connection import Connection
 from pipeline.engines.tcp.state import TIME_WAIT
 from pipeline.records.flows import flow_key
 from pipeline.records.kinds import LINK_DOWN, LINK_UP, SERVICE_DATAGRAM
+from pipeline.stages.egress.tcp.flow import Flow as HostFlow
 from pipeline.stages.tcp.flow import Flow
 from pipeline.wire.tcp import ACK, FIN, RST
 from tests.support.network import Make, Network, pattern, receive
@@ -390,3 +391,31 @@ def test_a_guest_that_vanishes_with_all_open_leaves_nothing_in_the_end(network: 
     one.at_home()
     one.nothing_open()
     assert hung_up_on(dialled)
+
+
+def test_connections_that_are_over_leave_no_reference_cycles(network: Make) -> None:
+    """Python looks for cycles seldom (COLLECT_AFTER of the loop), so a cycle would keep memory for long."""
+
+    def flows() -> int:
+        return sum(isinstance(found, Flow | HostFlow) for found in gc.get_objects())
+
+    one = network()
+    guest = one.card.guest()
+    gc.collect()
+    before = flows()
+    gc.disable()
+    try:
+        for reset in (True, False):
+            stream, sock = one.open(guest)
+            assert flows() == before + 2
+            if reset:
+                stream.reset()
+            else:
+                stream.finish()
+            sock.close()
+            one.settle()
+        one.advance(120.0)
+        assert flows() == before
+    finally:
+        gc.enable()
+    one.everybody_leaves()

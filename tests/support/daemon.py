@@ -266,10 +266,9 @@ class Daemon:
 
 
 def errors(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Log lines of level error or worse, except those about guests that left (gvproxy has that level)."""
-    left = "cannot receive packets from "
+    """Log lines of level error or worse, except gvproxy's about guests that left."""
     bad = [line for line in lines if line["level"] in ("error", "critical")]
-    return [line for line in bad if not line["event"].startswith(left)]
+    return [line for line in bad if line.get("kind") != "original-guest-gone"]
 
 
 def program(system: str = "", *, plain: bool = False) -> list[str]:

@@ -10,6 +10,7 @@ from pipeline.records import kinds
 from pipeline.records.run import Run
 from pipeline.stages.egress.context import EgressContext
 from pipeline.system.outbound import Outbound
+from tests.support.flow_reports import ALL, Wanted
 from tests.support.layouts import decode
 
 SLOTS = 8
@@ -41,7 +42,9 @@ class EgressRig:
         self.callbacks: dict[int, Any] = {}
         """The callbacks of registered descriptors."""
         ring = SimpleNamespace(push=lambda record: self.records.append(Sent(record)), room=lambda: 100)
+        self.events = Wanted(*ALL)
         self.worker: Any = SimpleNamespace(
+            events=self.events,
             pool=self.pool,
             counts=self.counts,
             index=0,

@@ -44,6 +44,8 @@ CLASSES: dict[int, type] = {
     kinds.WINDOW: streams.Window,
     kinds.SHUTDOWN: streams.Shutdown,
     kinds.ABORT: flows.FlowNotice,
+    kinds.EVICTED: flows.FlowNotice,
+    kinds.FORBIDDEN: flows.FlowNotice,
     kinds.CLOSED: flows.FlowNotice,
     kinds.UDP_DATA: udp.UdpData,
     kinds.UDP_ANSWERED: flows.FlowNotice,

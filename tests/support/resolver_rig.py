@@ -22,6 +22,7 @@ from pipeline.records.services import ServiceDatagram
 from pipeline.stages.resolver.stage import ResolverStage
 from pipeline.topology import Layout
 from pipeline.wire import ip
+from tests.support.events import Events
 from tests.support.layouts import decode
 from tests.support.poller import LIMIT, Poller
 
@@ -39,6 +40,7 @@ class FakeWorker(Poller):
         self.counts = self.ports.counters.counts
         self.pool = self.ports.pool
         self.log = structlog.get_logger()
+        self.events = Events()
         self.freed: list[int] = []
 
     def free(self, slot: int, tag: int = 0) -> None:

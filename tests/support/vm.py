@@ -122,8 +122,11 @@ def _busybox() -> Path | None:
 # --- initrd ---------------------------------------------------------------------------------
 
 
-def _initrd(files: dict[str, bytes]) -> bytes:
-    """A gzipped cpio archive (newc) of directories, busybox, the modules, init and `files` (by path)."""
+def initrd(files: dict[str, bytes]) -> bytes:
+    """A gzipped cpio archive (newc) of directories, busybox, the modules, init and `files` (by path).
+
+    A file of `files` replaces one of the same path.
+    """
     kept, busybox = kernel(), _busybox()
     assert kept is not None
     assert busybox is not None
@@ -181,7 +184,7 @@ class Machine:
         self._program = program
         self._namespace = namespace
         self._initrd = directory / "initrd.gz"
-        self._initrd.write_bytes(_initrd(files or {}))
+        self._initrd.write_bytes(initrd(files or {}))
         self._device = [
             "-netdev",
             f"{netdev},id=vlan",

@@ -15,6 +15,8 @@ import structlog
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
+from pipeline.control.flows import query as flow_query
+from pipeline.control.flows.live import LiveFlows
 from pipeline.control.forwarder import (
     HOST,
     Forward,
@@ -25,11 +27,12 @@ from pipeline.control.forwarder import (
     resolve_remote,
 )
 from pipeline.control.guests import GuestSums
-from pipeline.control.http import forward_answers, models, openapi, stats, status
+from pipeline.control.http import event_stream, forward_answers, models, openapi, stats, status
 from pipeline.control.http.access import Access, AccessError, guest_address
 from pipeline.control.http.connection import TIMEOUT, TOO_LONG
 from pipeline.control.http.runner import connection_of
 from pipeline.control.http.takeover import CAPTURE, CONNECT, TUNNEL
+from pipeline.control.hub import Hub, TooManyReadersError
 from pipeline.control.metrics.page import CONTENT_TYPE
 from pipeline.control.workers import RefusedError, Request, RequestError
 from pipeline.go import text as gotext
@@ -81,14 +84,21 @@ class Api:
         access: Access | None = None,
         description: openapi.Json | None = None,
         guests: GuestSums | None = None,
+        hub: Hub | None = None,
+        flows: LiveFlows | None = None,
     ) -> None:
-        """access: by default every client may do everything. description: the answer of /openapi.json."""
+        """access: by default every client may do everything. description: the answer of /openapi.json.
+
+        hub: by default one that no worker reports to. flows: by default of one worker of each kind.
+        """
         self._access = Access(log) if access is None else access
         self._description = openapi.document("", token=False) if description is None else description
         self._forwarder = forwarder
         self._request = request
         self._meter = meter
         self._guests = guests or GuestSums(request, ("ingress",), {})
+        self._hub = Hub(lambda _watch: None, log) if hub is None else hub
+        self._flows = flows or LiveFlows(request, ("tcp0",), ("egress0",))
         self._log = log
 
     def full(self, *, browsers: bool = False) -> web.Application:
@@ -102,6 +112,9 @@ class Api:
             "/stats": self._stats,
             "/cam": self._cam,
             "/guests": self._guests_all,
+            "/flows": self._flows_all,
+            "/flows/{id}": self._end_flow,
+            "/events": self._events,
             "/status": self._status,
             "/leases": self._leases,
             "/services/dhcp/leases": self._leases,
@@ -266,6 +279,35 @@ class Api:
             await self._request("resolver", messages.DnsAdd(asked.model_dump(by_alias=True)))
         except RefusedError as error:
             raise ApiError(400, str(error)) from None
+        return web.Response()
+
+    async def _events(self, request: web.Request) -> web.StreamResponse:
+        if request.method not in _READING:
+            raise ApiError(405, "only GET and HEAD")
+        try:
+            return await event_stream.serve(request, self._hub)
+        except event_stream.QueryError as error:
+            raise ApiError(400, str(error)) from None
+        except TooManyReadersError as error:
+            raise ApiError(503, str(error)) from None
+
+    # --- flows --------------------------------------------------------------------------------
+
+    async def _flows_all(self, request: web.Request) -> web.Response:
+        if request.method not in _READING:
+            raise ApiError(405, "only GET and HEAD")
+        try:
+            flows, total = await self._flows.find(flow_query.read(request.query.items()))
+        except flow_query.QueryError as error:
+            raise ApiError(400, str(error)) from None
+        return _json({"flows": flows, "total": total})
+
+    async def _end_flow(self, request: web.Request) -> web.Response:
+        if request.method != "DELETE":
+            raise ApiError(405, "only DELETE")
+        name = request.match_info["id"]
+        if not await self._flows.end(name):
+            raise ApiError(404, f"there is no flow {name[:100]!r}")
         return web.Response()
 
     async def _status(self, _request: web.Request) -> web.Response:

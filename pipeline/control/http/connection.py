@@ -51,6 +51,7 @@ class Connection(asyncio.Protocol):
         """A request has come, and its answer is not decided yet."""
         self.half_closed = False
         """The peer sends nothing more but may still read."""
+        self._on_lost: Callable[[], None] | None = None
         self._inner = inner
         self._first = first
         self._rewriter = Rewriter(MAX_HEAD)
@@ -60,6 +61,10 @@ class Connection(asyncio.Protocol):
         self._unread = 0
         self._refusal: asyncio.TimerHandle | None = None
         self._refused = False
+
+    def on_lost(self, call: Callable[[], None]) -> None:
+        """Call this function when the connection is lost. For an answer that has no end of its own."""
+        self._on_lost = call
 
     def is_answering(self) -> bool:
         """Whether a request is there and its answer is not decided yet."""
@@ -103,6 +108,8 @@ class Connection(asyncio.Protocol):
         if self._refusal is not None:
             self._refusal.cancel()
         self._inner.connection_lost(exc)
+        if self._on_lost is not None:
+            self._on_lost()
         self._ended.set()
 
     def _refuse_soon(self, count: int) -> None:

@@ -170,8 +170,10 @@ class Front:
                 rest = await _read_head(loop, sock, reader)
                 head = reader.head() if rest is not None else None
         except HeadError as error:
-            report = self._log.warning if error.detail == FRAMES else self._log.debug
-            report("bad request", client=client, error=str(error))
+            if error.detail == FRAMES:
+                self._log.warning("bad request", client=client, error=str(error))
+            else:
+                self._log.debug("malformed request", client=client, error=str(error))
             await close_with(sock, error.response(), self._log, self._timeout)
             return
         except TimeoutError:

@@ -7,7 +7,7 @@ Keys of a request may be in upper or lower case. null is the same as a missing k
 as in the original.
 """
 
-from typing import Annotated, Final, TypeVar
+from typing import Annotated, Final, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, RootModel, ValidationError, WithJsonSchema, model_validator
 from pydantic_core import ErrorDetails
@@ -131,6 +131,46 @@ class Guests(RootModel[list[dict[str, int | str | list[str]]]]):
     """For each guest its number, peer and addresses, and sums by kind: links, flows, sockets and others."""
 
 
+_Seconds = Annotated[float, Field(ge=0)]
+_Count = Annotated[int, Field(ge=0)]
+
+
+class Flow(BaseModel):
+    """An open flow: a TCP connection, the datagrams or the pings of a guest and one other end."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    id: str = Field(description="worker and number; names the flow as long as it lives")
+    protocol: Literal["tcp", "udp", "icmp"]
+    direction: Literal["out", "in"] = Field(description="out: the guest opened it; in: a client of a forward")
+    guest: int = Field(description="the guest's number, as in /guests")
+    guest_mac: str | None
+    guest_address: str
+    guest_port: int = Field(description="icmp: the identifier")
+    address: str = Field(description='the other end as the guest sees it; in: the client, "" if it has none')
+    port: int
+    name: str | None = Field(description="DNS name for which the guest got the address from the gateway")
+    state: str = Field(description="tcp: of RFC 9293, in lower case; else open")
+    age_seconds: _Seconds
+    idle_seconds: _Seconds
+    bytes_from_guest: _Count
+    bytes_to_guest: _Count = Field(description="tcp: acknowledged by the guest")
+    packets_from_guest: _Count
+    packets_to_guest: _Count
+    connect_seconds: _Seconds | None = Field(description="time until the other end answered; only tcp")
+    min_rtt_seconds: _Seconds | None = Field(description="smallest round-trip time to the guest; only tcp")
+    retransmissions: _Count | None = Field(description="segments sent to the guest again; only tcp")
+
+
+class Flows(BaseModel):
+    """Open flows."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    flows: list[Flow]
+    total: _Count = Field(description="how many would fit without the limit")
+
+
 class Counters(RootModel[dict[str, "int | Counters"]]):
     """Numbers in objects of any depth."""
 
@@ -208,4 +248,4 @@ class Status(Version):
 
 
 REQUESTS: Final = (ExposeRequest, UnexposeRequest, ZoneRequest)
-ANSWERS: Final = (Forwards, Zones, Leases, Cam, Guests, Counters, Version, Status)
+ANSWERS: Final = (Forwards, Zones, Leases, Cam, Guests, Flows, Counters, Version, Status)

@@ -11,6 +11,7 @@ from typing import Any, Final
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
+from pipeline.control.flows.query import FlowQuery
 from pipeline.control.http import models
 
 Json = dict[str, Any]
@@ -38,12 +39,14 @@ _READS: Final[Mapping[str, tuple[str, type[BaseModel] | None]]] = {
     "/version": ("Version, Python, and whether the data path is compiled.", models.Version),
     "/cam": ("MAC address to number of the guest's link.", models.Cam),
     "/guests": ("What each guest has of all resources.", models.Guests),
+    "/flows": ("Open flows of all guests.", models.Flows),
     "/leases": ("IP address to MAC address, gateway and static leases included.", models.Leases),
     "/services/dhcp/leases": ("The same as /leases.", models.Leases),
     "/services/dns/all": ("The zones of the name server; null when there are none.", models.Zones),
     "/services/forwarder/all": ("Open forwards, sorted by local address and protocol.", models.Forwards),
     "/openapi.json": ("This description.", None),
 }
+_KINDS: Final = "Kinds of events (docs/events.md), separated by commas; without it all of them."
 _TEXTS: Final[Json] = {"type": "array", "items": {"type": "string"}}
 _CAPTURE_PARAMETERS: Final[tuple[tuple[str, str, Json], ...]] = (
     ("guest", "A link's number, a MAC address or an IPv4 address. May be repeated.", _TEXTS),
@@ -71,16 +74,17 @@ _WRITES: Final[Mapping[str, tuple[str, type[BaseModel], tuple[int, ...]]]] = {
     ),
     "/services/dns/add": ("Add a zone, or records to the one of that name.", models.ZoneRequest, (400, 408)),
 }
-_READ_ERRORS: Final[Mapping[str, tuple[int, ...]]] = {"/healthz": (503,)}
+_READ_ERRORS: Final[Mapping[str, tuple[int, ...]]] = {"/healthz": (503,), "/flows": (400,)}
 _ERRORS: Final[Mapping[int, str]] = {
     400: "Not a POST, the body is not such an object, or the query is wrong.",
     403: "A web page may have sent it: see Host, Origin and Sec-Fetch-Site in docs/access.md.",
+    404: "There is no such flow.",
     401: "The token is missing or wrong.",
     408: "The body did not come in time.",
     413: "The body is too long.",
     429: "Too many captures are running.",
     500: "It cannot be done; the text says why.",
-    503: "A worker does not answer; the text names it.",
+    503: "A worker does not answer, or too many clients read events; the text says which.",
 }
 
 
@@ -101,6 +105,9 @@ def document(version: str, *, token: bool) -> Json:
     paths["/tunnel"] = {"post": _tunnel(token)}
     paths["/connect"] = {"post": _connect()}
     paths["/capture"] = {"get": _capture(token)}
+    paths["/events"] = {"get": _events(token)}
+    paths["/flows"]["get"]["parameters"] = _flow_parameters()
+    paths["/flows/{id}"] = {"delete": _end_flow(token)}
     described: Json = {
         "openapi": "3.1.0",
         "info": {"title": "gvtap-pipeline", "version": version, "license": {"name": "Apache-2.0"}},
@@ -189,4 +196,39 @@ def _capture(token: bool) -> Json:
         {"name": name, "in": "query", "description": text, "schema": schema}
         for name, text, schema in _CAPTURE_PARAMETERS
     ]
+    return operation
+
+
+def _events(token: bool) -> Json:
+    answer = {
+        "description": "Server-sent events, until the connection ends. data is one JSON object.",
+        "content": {"text/event-stream": {"schema": _TEXT}},
+    }
+    operation = _operation(
+        "What happens, as it happens: an event for each guest, lease, question and flow.",
+        answer,
+        (400, 503, *((401,) if token else ())),
+    )
+    operation["parameters"] = [{"name": "kinds", "in": "query", "description": _KINDS, "schema": _TEXT}]
+    return operation
+
+
+def _flow_parameters() -> list[Json]:
+    """The keys of a query for /flows, as its model has them."""
+    properties: Json = FlowQuery.model_json_schema()["properties"]
+    parameters = []
+    for name, schema in properties.items():
+        described = {key: value for key, value in schema.items() if key not in ("title", "description")}
+        text = schema["description"]
+        parameters.append({"name": name, "in": "query", "description": text, "schema": described})
+    return parameters
+
+
+def _end_flow(token: bool) -> Json:
+    operation = _operation(
+        "End a flow: a TCP connection is reset towards guest and host.",
+        {"description": "Done; the answer is empty."},
+        (404, *((401,) if token else ())),
+    )
+    operation["parameters"] = [{"name": "id", "in": "path", "required": True, "schema": _TEXT}]
     return operation

@@ -72,6 +72,7 @@ WRITERS: Final[Mapping[str, tuple[str, ...]]] = {
     "worker_slots": POOLS,
     "worker_slot_refs": POOLS,
     "log": (*WORKERS, SUPERVISOR),
+    "flow_log": (SUPERVISOR,),
     "capture": (INGRESS, DEMUX),
     "link": (INGRESS,),
     "arp": (DEMUX,),

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 import structlog
@@ -45,10 +46,15 @@ class Meter:
         self._no_names = Repeated(log, "metrics without guests: demux does not answer")
         self._own: dict[str, int] = {}
         """The supervisor's own counters that are not 0."""
+        self._included: dict[str, Callable[[], int]] = {}
 
     def connect(self, request: Request) -> None:
         """Requests go to the workers this way."""
         self._request = request
+
+    def include(self, name: str, read: Callable[[], int]) -> None:
+        """A counter of the supervisor that another object keeps. read: returns its value."""
+        self._included[name] = read
 
     def count(self, name: str) -> None:
         """Add 1 to a counter of the supervisor."""
@@ -57,6 +63,7 @@ class Meter:
     def counters(self) -> "Snapshot":
         """Every counter of every worker."""
         own = dict(self._own)
+        own.update((name, value) for name, read in self._included.items() if (value := read()))
         if lost := logs.lost():
             own["log_lines_dropped"] = lost
         return {name: block.snapshot() for name, block in self._blocks.items()} | {SUPERVISOR: own}

@@ -74,6 +74,10 @@ class Lease:
         """Whether the lease is a loan."""
         return self.guest == BORROWER
 
+    def is_held(self, now: float) -> bool:
+        """Whether a client was told that it has the lease now."""
+        return self.state in (BOUND, LENT, BOOTP) and self.expires > now
+
     def move(self, state: str, expires: float) -> None:
         """The client asked for the lease, or gave it up."""
         self.state = state

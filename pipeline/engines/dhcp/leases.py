@@ -84,11 +84,15 @@ class LeaseConfig(Protocol):
 
 
 class Grant(NamedTuple):
-    """A client's address, and the lease in seconds. Without an address (0): the counter that says why."""
+    """A client's address, and the lease in seconds. Without an address (0): the counter that says why.
+
+    fresh: the client did not have this lease on this link before.
+    """
 
     addr: int
     seconds: int = LEASE_SECONDS
     refusal: str = ""
+    fresh: bool = True
 
 
 def by_link(link: int) -> int:
@@ -116,6 +120,8 @@ class Leases:
         self._reserve = min(MAX_RESERVE, self._pool.capacity // 8)
         # A MAC with two static addresses gets the lower one, the same in every run.
         self._static = {mac: addr for addr, mac in sorted(config.dhcp_static_leases.items(), reverse=True)}
+        self._static_links: dict[bytes, int] = {}
+        """The link over which each static lease was taken last."""
         self._leases: dict[bytes, Lease] = {}
         self._by_state: dict[str, OrderedDict[bytes, None]] = {
             state: OrderedDict() for state in RECLAIM_ORDER
@@ -177,9 +183,10 @@ class Leases:
     def give(self, mac: bytes, ident: bytes, link: int, state: str, now: float) -> Grant:
         """Give a client its address, perhaps a new one. ident: its identifier (option 61), or empty."""
         if static := self._static.get(mac):
-            return Grant(static)
+            return Grant(static, fresh=self._is_first_static(mac, link, state))
         guest = self._guest_of(link)
         lease = self._leases.get(mac)
+        fresh = lease is None or lease.link != link or not lease.is_held(now)
         if lease is None:
             lease = self._new(mac, guest, link, state, now)
             if lease is None:
@@ -188,10 +195,17 @@ class Leases:
             return Grant(0, 0, LOAN_OVER) if lease.is_lent else self._refuse(guest, now)
         lease.on_asked(link, ident)
         # A DISCOVER of a client that starts again does not shorten a lease that was acknowledged.
-        if state != OFFERED or lease.state not in (BOUND, LENT, BOOTP) or lease.expires <= now:
+        if state != OFFERED or not lease.is_held(now):
             held = LENT if state == BOUND and lease.is_lent else state
             self._move(mac, lease, held, now + SECONDS[held])
-        return Grant(lease.addr, LOAN_SECONDS if lease.is_lent else LEASE_SECONDS)
+        return Grant(lease.addr, LOAN_SECONDS if lease.is_lent else LEASE_SECONDS, fresh=fresh)
+
+    def _is_first_static(self, mac: bytes, link: int, state: str) -> bool:
+        """Whether the client takes its static lease on this link for the first time."""
+        first = self._static_links.get(mac) != link
+        if state != OFFERED:
+            self._static_links[mac] = link
+        return first
 
     def is_owner(self, mac: bytes, link: int) -> bool:
         """Whether a client's lease may be changed over this link. A static lease may be changed over any."""

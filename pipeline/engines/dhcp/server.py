@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Final, NamedTuple, Protocol
 
 from pipeline.engines.dhcp.lease import BOOTP, BOUND, OFFERED
-from pipeline.engines.dhcp.leases import LeaseConfig, Leases, by_link
+from pipeline.engines.dhcp.leases import Grant, LeaseConfig, Leases, by_link
 from pipeline.engines.dhcp.names import HostNames
 from pipeline.wire import dhcp, ip
 from pipeline.wire.errors import WireError
@@ -27,6 +27,19 @@ MAX_MTU_OPTION: Final = 0xFFFF
 _OTHER_SERVER: Final = "dhcp_message_ignored_other_server"
 
 
+class Change(NamedTuple):
+    """What a message did to a lease: the kind of the event (pipeline.events.network.DHCP).
+
+    addr: 0 if none is known. seconds: of the lease, 0 without a lease. host_name: option 12, empty if none.
+    """
+
+    kind: str
+    mac: bytes
+    addr: int
+    seconds: int
+    host_name: bytes
+
+
 class Reply(NamedTuple):
     """A message for the client: UDP payload, destination address and port. ``counter`` counts it."""
 
@@ -34,12 +47,14 @@ class Reply(NamedTuple):
     guest_addr: int
     guest_port: int
     counter: str
+    change: Change | None = None
 
 
 class Ignored(NamedTuple):
     """There is no reply. ``counter`` names the reason."""
 
     counter: str
+    change: Change | None = None
 
 
 class DhcpConfig(LeaseConfig, Protocol):
@@ -167,13 +182,14 @@ class Dhcp:
                 return Ignored("dhcp_message_ignored_unknown_type")
         grant = self._leases.give(mac, _ident(message), link, state, now)
         if not grant.addr:
-            return Ignored(grant.refusal)
+            return _refused(message, mac, grant)
         if kind == dhcp.ACK and self._names is not None and self._leases.is_owner(mac, link):
             name = message.options.get(dhcp.HOST_NAME, b"")
             guest, until = self._guest_of(link), now + grant.seconds
             self.name_refusal = self._names.on_ack(mac, grant.addr, link, guest, name, until)
         payload = self._build(message, kind, grant.addr, grant.seconds)
-        return Reply(payload, guest_addr or ip.BROADCAST, guest_port, counter)
+        change = None if state == OFFERED else _given(message, mac, grant)
+        return Reply(payload, guest_addr or ip.BROADCAST, guest_port, counter, change)
 
     def _build(self, message: dhcp.Message, kind: int, addr: int, seconds: int) -> bytes:
         """A reply that the client accepts. Its options are in ascending order.
@@ -225,7 +241,7 @@ class Dhcp:
             return Ignored(_OTHER_SERVER)
         grant = self._leases.give(mac, _ident(message), link, BOOTP, now)
         if not grant.addr:
-            return Ignored(grant.refusal)
+            return _refused(message, mac, grant)
         options = {code: value for code, value in self._options.items() if code != dhcp.SERVER_ID}
         relay_info = self._relay_info(message, dhcp.MIN_LEN - _message_len(options))
         payload = dhcp.build(
@@ -242,7 +258,8 @@ class Dhcp:
                 giaddr=message.giaddr,
             )
         )
-        return Reply(payload, guest_addr or ip.BROADCAST, guest_port, "dhcp_bootp_reply_sent")
+        change = _given(message, mac, grant._replace(seconds=0))
+        return Reply(payload, guest_addr or ip.BROADCAST, guest_port, "dhcp_bootp_reply_sent", change)
 
     def _inform(self, message: dhcp.Message, guest_addr: int, guest_port: int) -> Reply:
         """Answer with the parameters, without an address and without a lease (RFC 2131 section 4.3.5)."""
@@ -253,16 +270,31 @@ class Dhcp:
         """DECLINE (RFC 2131 section 4.3.3). It counts only from the lease's own client."""
         addr = message.option_addr(dhcp.REQUESTED_ADDRESS)
         if self._leases.decline(mac, _ident(message), addr, link, now):
-            return Ignored("dhcp_decline_accepted")
+            return Ignored("dhcp_decline_accepted", _changed("lease-declined", message, mac, addr))
         return Ignored("dhcp_decline_dropped_not_holder")
 
     def _release(self, message: dhcp.Message, mac: bytes, link: int, now: float) -> Ignored:
         """RELEASE (RFC 2131 section 4.3.4)."""
         if self._leases.release(mac, message.ciaddr, link, now):
-            return Ignored("dhcp_release_accepted")
+            change = _changed("lease-released", message, mac, message.ciaddr)
+            return Ignored("dhcp_release_accepted", change)
         if self._names is not None and self._leases.is_owner(mac, link):
             self._names.on_release(mac, message.ciaddr, link)
         return Ignored("dhcp_release_dropped_not_holder")
+
+
+def _changed(kind: str, message: dhcp.Message, mac: bytes, addr: int, seconds: int = 0) -> Change:
+    return Change(kind, mac, addr, seconds, message.options.get(dhcp.HOST_NAME, b""))
+
+
+def _given(message: dhcp.Message, mac: bytes, grant: Grant) -> Change:
+    kind = "lease-given" if grant.fresh else "lease-renewed"
+    return _changed(kind, message, mac, grant.addr, grant.seconds)
+
+
+def _refused(message: dhcp.Message, mac: bytes, grant: Grant) -> Ignored:
+    addr = message.option_addr(dhcp.REQUESTED_ADDRESS)
+    return Ignored(grant.refusal, _changed("lease-refused", message, mac, addr))
 
 
 def _ident(message: dhcp.Message) -> bytes:

@@ -4,17 +4,30 @@ The egress policy needs this: it allows an address for a name only if the gatewa
 address. A reply that cannot be parsed has no addresses.
 """
 
+import struct
 from typing import Final, NamedTuple
 
 import dns.exception
 import dns.message
+import dns.rcode
 import dns.rdatatype
 from dns.rdtypes.IN.A import A
+from dns.rdtypes.IN.AAAA import AAAA
 
 from pipeline.wire import ip
 
 _HEADER_LEN: Final = 12
 _MAX_LABEL: Final = 63
+
+
+class Summary(NamedTuple):
+    """A reply for people: name and type of its question, response code, and what the answer section has."""
+
+    name: str
+    rdtype: str
+    rcode: str
+    records: int
+    addresses: list[str]
 
 
 class Given(NamedTuple):
@@ -51,3 +64,23 @@ def given(payload: bytes) -> Given:
         if isinstance(record, A)
     ]
     return Given(tuple(found), min((rrset.ttl for rrset in message.answer), default=0))
+
+
+def summary(payload: bytes, most: int) -> Summary:
+    """What a reply says. most: addresses. A name has the final dot; "" if no question can be parsed."""
+    try:
+        message = dns.message.from_wire(payload)
+    except (dns.exception.DNSException, ValueError, struct.error):
+        rcode = dns.rcode.to_text(payload[3] & 15) if len(payload) >= _HEADER_LEN else ""  # type: ignore[arg-type]
+        return Summary("", "", rcode, 0, [])
+    question = message.question[0] if message.question else None
+    addresses = [
+        record.address for rrset in message.answer for record in rrset if isinstance(record, (A, AAAA))
+    ]
+    return Summary(
+        question.name.to_text() if question is not None else "",
+        dns.rdatatype.to_text(question.rdtype) if question is not None else "",
+        dns.rcode.to_text(message.rcode()),
+        sum(len(rrset) for rrset in message.answer),
+        addresses[:most],
+    )

@@ -15,6 +15,7 @@ from typing import Final
 
 from pipeline.engines.tcp import closing, handshake
 from pipeline.engines.tcp.actions import Discard
+from pipeline.engines.tcp.ending import HOST_RESET
 from pipeline.engines.tcp.receiver import acceptable
 from pipeline.engines.tcp.segment import Segment
 from pipeline.engines.tcp.seq import HALF, MASK
@@ -129,7 +130,7 @@ def _take_text(c: Tcb, seg: Segment, start: int, now: float) -> str | None:
     if length and c.host_closed and start + length > rcv.rcv_nxt and not rcv.fin_received:
         # RFC 1122 4.2.2.13, RFC 9293 3.10.7.4: the host will never read this.
         _discard(c, seg)
-        c.finish(tell_host=False, tell_guest=True)
+        c.finish(HOST_RESET, tell_host=False, tell_guest=True)
         return "tcp_segment_dropped_host_closed"
     if length and state in (ESTABLISHED, FIN_WAIT_1, FIN_WAIT_2):
         return rcv.text(start, length, seg.buf, seg.seg_count, now)

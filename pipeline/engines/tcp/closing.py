@@ -4,6 +4,7 @@ RFC 9293 sections 3.6, 3.10.4, 3.10.7; RFC 6191 (reuse of TIME-WAIT). Tcb.finish
 """
 
 from pipeline.engines.tcp.actions import HOST_SHUTDOWN, Outgoing
+from pipeline.engines.tcp.ending import GUEST_FIN, GUEST_RESET, HOST_FIN
 from pipeline.engines.tcp.segment import Segment, seg_len
 from pipeline.engines.tcp.seq import MASK, lt, unwrap
 from pipeline.engines.tcp.state import (
@@ -41,7 +42,7 @@ def reset_for(seg: Segment) -> Outgoing | None:
 
 def guest_reset(c: Tcb) -> None:
     """An acceptable RST arrived."""
-    c.finish(tell_host=True, tell_guest=False)
+    c.finish(GUEST_RESET, tell_host=True, tell_guest=False)
 
 
 def host_ended(c: Tcb) -> None:
@@ -49,6 +50,7 @@ def host_ended(c: Tcb) -> None:
     if c.snd.fin_queued or c.state in (CLOSED, TIME_WAIT):
         return
     c.snd.enqueue_fin()
+    c.fin_first(HOST_FIN)
     if c.state == ESTABLISHED:
         c.enter(FIN_WAIT_1)
     elif c.state == CLOSE_WAIT:
@@ -62,6 +64,7 @@ def host_ended(c: Tcb) -> None:
 def fin_taken(c: Tcb, now: float) -> None:
     """All bytes before the guest's FIN have arrived (RFC 9293 3.10.7.4, eighth)."""
     c.agenda.actions.append(HOST_SHUTDOWN)
+    c.fin_first(GUEST_FIN)
     state = c.state
     if state in (SYN_RECEIVED, ESTABLISHED):
         c.enter(CLOSE_WAIT)
@@ -81,7 +84,7 @@ def fin_acknowledged(c: Tcb, now: float) -> None:
     elif state == CLOSING:
         _enter_time_wait(c, now)
     elif state == LAST_ACK:
-        c.finish(tell_host=False, tell_guest=False)
+        c.finish(c.end, tell_host=False, tell_guest=False)
 
 
 def limit_fin_wait_2(c: Tcb, now: float) -> None:

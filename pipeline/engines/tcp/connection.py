@@ -25,6 +25,7 @@ from typing import Self
 from pipeline.engines.tcp import arrival, closing, handshake, icmp_errors, transmit
 from pipeline.engines.tcp.actions import CONNECT, Action, Discard, Outgoing, Release
 from pipeline.engines.tcp.config import TcpConfig
+from pipeline.engines.tcp.ending import CONNECT_FAILED, GUEST_GONE, HOST_RESET, TIMED_OUT
 from pipeline.engines.tcp.reassembly import Reassembly
 from pipeline.engines.tcp.segment import Segment
 from pipeline.engines.tcp.snapshot import snapshot
@@ -111,6 +112,28 @@ class Connection(Tcb):
         """When the guest sent the last segment."""
         return self.probing.last_received_at
 
+    @property
+    def last_active_at(self) -> float:
+        """When either side sent the last segment."""
+        return max(self.probing.last_received_at, self.snd.last_sent_at)
+
+    @property
+    def bytes_from_guest(self) -> int:
+        """Bytes received in order. The sequence numbers tell, so nothing is counted."""
+        rcv = self.rcv
+        return max(rcv.rcv_nxt - rcv.irs - (2 if rcv.fin_received else 1), 0)
+
+    @property
+    def bytes_to_guest(self) -> int:
+        """Bytes that the guest has acknowledged."""
+        snd = self.snd
+        return max(min(snd.snd_una, snd.queue_end) - snd.iss - 1, 0)
+
+    @property
+    def retransmissions(self) -> int:
+        """Segments that were sent again, SYNs among them."""
+        return self.snd.resent + self.opening.syn_retransmits
+
     def holds_bytes(self) -> bool:
         """Whether the connection holds handles, of unacknowledged or out-of-order bytes."""
         return bool(self.snd.chunks or self.rcv.reassembly.ranges)
@@ -131,7 +154,7 @@ class Connection(Tcb):
     def on_connect_failed(self, now: float, reset: bool = True) -> None:
         """The host socket could not connect. reset: reset the guest. Else the stage may send ICMP."""
         if self.state == SYN_RECEIVED and not self.host_connected:
-            self.finish(tell_host=False, tell_guest=reset)
+            self.finish(CONNECT_FAILED, tell_host=False, tell_guest=reset)
 
     def on_host_data(self, buf: object, off: int, length: int, now: float) -> None:
         """Queue bytes [off, off + length) of buf for the guest. A Release returns buf."""
@@ -156,13 +179,16 @@ class Connection(Tcb):
         self.host_closed = True
         closing.limit_fin_wait_2(self, now)
 
-    def on_guest_gone(self, now: float) -> None:
-        """The guest has gone: reset the host socket. Nothing is sent to the guest."""
-        self.finish(tell_host=True, tell_guest=False)
+    def on_guest_gone(self, now: float, end: int = GUEST_GONE) -> None:
+        """The guest has gone: reset the host socket. Nothing is sent to the guest. end: see ending.py."""
+        self.finish(end, tell_host=True, tell_guest=False)
 
-    def on_host_reset(self, now: float) -> None:
-        """The host socket was reset, or the stage gives up (ABORT, RFC 9293 3.10.5): reset the guest."""
-        self.finish(tell_host=False, tell_guest=True)
+    def on_host_reset(self, now: float, end: int = HOST_RESET) -> None:
+        """The host socket was reset, or the stage gives up (ABORT, RFC 9293 3.10.5): reset the guest.
+
+        end: why (ending.py).
+        """
+        self.finish(end, tell_host=False, tell_guest=True)
 
     def on_taken(self, n: int, now: float) -> None:
         """The host took n more of the delivered bytes."""
@@ -267,7 +293,7 @@ class Connection(Tcb):
             self._time_out()
         if agenda.timers[LINGER] <= now:
             # In SYN-RECEIVED the host's connect() has not answered.
-            self.finish(tell_host=self.state == SYN_RECEIVED, tell_guest=False)
+            self.finish(TIMED_OUT, tell_host=self.state == SYN_RECEIVED, tell_guest=False)
 
     def _retransmit(self, now: float) -> bool:
         """The RTO timer expired. Returns False if the guest counts as dead and must be reset."""
@@ -275,7 +301,7 @@ class Connection(Tcb):
             return self.recovery.retransmission_timeout(self.probing.last_received_at, now)
         limit = self.cfg.syn_retries if self.is_active else self.cfg.synack_retries
         if self.opening.syn_retransmits >= limit:
-            self.finish(tell_host=True, tell_guest=False)
+            self.finish(TIMED_OUT, tell_host=True, tell_guest=False)
             return True
         self.opening.syn_timed_out()
         self.rtt.back_off()
@@ -285,4 +311,4 @@ class Connection(Tcb):
 
     def _time_out(self) -> None:
         """The guest is dead or unreachable: reset both sides."""
-        self.finish(tell_host=True, tell_guest=True)
+        self.finish(TIMED_OUT, tell_host=True, tell_guest=True)

@@ -18,6 +18,7 @@ soft errors, which do not end connections (MUST-56, RFC 5461 section 4).
 from typing import Final
 
 from pipeline.engines.tcp.config import IP_TCP_HEADER_BYTES, MIN_MSS
+from pipeline.engines.tcp.ending import UNREACHABLE
 from pipeline.engines.tcp.state import ESTABLISHED, SYN_SENT
 from pipeline.engines.tcp.tcb import Tcb
 from pipeline.wire.tcp_options import TIMESTAMPS_LEN
@@ -53,5 +54,5 @@ def unreachable(c: Tcb, number: int, hard: bool) -> str | None:
         return FOREIGN
     if c.state != SYN_SENT or not hard:
         return SOFT
-    c.finish(tell_host=True, tell_guest=False)
+    c.finish(UNREACHABLE, tell_host=True, tell_guest=False)
     return None

@@ -47,6 +47,7 @@ class Sender:
         "last_sent_at",
         "max_snd_wnd",
         "queue_end",
+        "resent",
         "send_end",
         "send_index",
         "snd_mss",
@@ -79,6 +80,8 @@ class Sender:
         self.fin_queued = False
         self.board = Scoreboard(self.iss + 1, cfg.max_sent_ranges)
         self.last_sent_at = now
+        self.resent = 0
+        """Segments that were sent again."""
 
     # --- the queue ---------------------------------------------------------------------
 
@@ -175,6 +178,10 @@ class Sender:
         self.snd_nxt = snd_nxt
         self.send_index = send_index
         self.last_sent_at = now
+
+    def resend(self, segments: int) -> None:
+        """These are sent again."""
+        self.resent += segments
 
     def retransmitted(self, now: float) -> None:
         """Lost ranges were sent again, as far as the windows allow."""

@@ -25,6 +25,7 @@ from pipeline.engines.tcp.challenges import Challenges
 from pipeline.engines.tcp.config import DEFAULT_MSS, IP_TCP_HEADER_BYTES, MIN_MSS, TcpConfig
 from pipeline.engines.tcp.congestion import Congestion
 from pipeline.engines.tcp.cubic import Cubic
+from pipeline.engines.tcp.ending import NOT_ENDED
 from pipeline.engines.tcp.newreno import NewReno
 from pipeline.engines.tcp.opening import Opening
 from pipeline.engines.tcp.options import Options
@@ -50,6 +51,7 @@ class Tcb:
         "cc",
         "cfg",
         "challenges",
+        "end",
         "host_closed",
         "host_connected",
         "is_active",
@@ -68,6 +70,8 @@ class Tcb:
     def __init__(self, cfg: TcpConfig, state: int, active: bool, iss: int, now: float) -> None:
         self.cfg = cfg
         self.state = state
+        self.end = NOT_ENDED
+        """Why the connection ended, or which side sent its FIN first (ending.py)."""
         self.is_active = active
         self.host_connected = active
         self.host_closed = False
@@ -90,6 +94,11 @@ class Tcb:
     def enter(self, state: int) -> None:
         """The connection changes its state."""
         self.state = state
+
+    def fin_first(self, end: int) -> None:
+        """A side has ended its direction: GUEST_FIN or HOST_FIN. Only the first one is kept."""
+        if self.end == NOT_ENDED:
+            self.end = end
 
     def set_mss(self, mss: int) -> None:
         """Set the MSS for sending, within MIN_MSS and what our own link takes (RFC 9293 3.7.1)."""
@@ -116,15 +125,18 @@ class Tcb:
             self.agenda.transmit_begins()
         return out
 
-    def finish(self, tell_host: bool, tell_guest: bool) -> None:
+    def finish(self, end: int, tell_host: bool, tell_guest: bool) -> None:
         """End the connection now, in any state: free all handles and stop the timers.
 
+        end: why (ending.py). If both directions had ended with FINs, the first of these stays the reason.
         tell_host: add HostReset. tell_guest: queue a reset, and add Gone when transmit() has returned it.
         Without a reset, add Gone at once.
         """
         state = self.state
         if state == CLOSED:
             return
+        if state not in (CLOSING, LAST_ACK, TIME_WAIT):
+            self.end = end
         self.give_back()
         self.state = CLOSED
         agenda = self.agenda

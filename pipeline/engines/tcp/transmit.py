@@ -212,6 +212,7 @@ def _resend(c: Tcb, burst: Burst, start: int, end: int, chunk_index: int, limit:
     mss = burst.mss
     queue_end = c.snd.queue_end
     if start >= queue_end:
+        c.snd.resend(1)
         burst.add(start, ACK | FIN, None, 0, 0)
         return 1
     chunk = c.snd.chunks[chunk_index]
@@ -228,6 +229,7 @@ def _resend(c: Tcb, burst: Burst, start: int, end: int, chunk_index: int, limit:
         if chunk.end == queue_end and end > queue_end:
             flags |= FIN
             covered += 1
+    c.snd.resend((size + mss - 1) // mss)
     burst.add(start, flags, chunk.buf, chunk.off + start - chunk.start, size)
     return covered
 

@@ -44,7 +44,7 @@ class DialRouter:
         # Tcp knows which ports are in use. The allocator only has to reuse this one as late as possible.
         self.ports.release(guest, port)
         ends = Ends(dial.guest_addr, dial.guest_port, self.gateway, port)
-        self.tcp_out.push(DialRouted.pack(dial.flow, ends.key(), link, egress), ends)
+        self.tcp_out.push(DialRouted.pack(dial.flow, ends.key(), link, egress, dial.client), ends)
 
     def fail(self, egress: int, dial: Dial) -> None:
         """The dial has failed for good."""

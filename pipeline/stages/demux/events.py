@@ -25,6 +25,13 @@ _MACS: Final = INDEX["switch_macs"]
 _MOVED: Final = INDEX["switch_mac_moved"]
 _NOT_LEARNED: Final = INDEX["switch_mac_dropped_table_full"]
 _CONTESTED: Final = INDEX["neighbor_claims_contested"]
+_KINDS: Final = {
+    "seen": "guest-mac-seen",
+    "gone": "guest-mac-gone",
+    "moved": "guest-mac-moved",
+    "contested": "guest-mac-contested",
+}
+"""The kinds of events about MAC addresses, by what happened."""
 
 
 class AddressEvents:
@@ -55,16 +62,17 @@ class AddressEvents:
             if event.kind == "contested":
                 # _may_report() suppresses the line about the move that may follow.
                 if self._may_report_cause(event.link, "mac") and self._may_report(event.mac):
-                    self._worker.log.warning("guest mac", change="contested", mac=mac, link=event.link)
+                    self._report_mac(event.kind, mac, event.link)
                 continue
             if event.kind == "moved":
                 counts[_MOVED] += 1
                 if not self._may_report(event.mac):
                     continue
-            # A move is a warning: two machines have one MAC, or one of them wants the other's frames.
-            log = self._worker.log.warning if event.kind == "moved" else self._worker.log.info
-            log("guest mac", change=event.kind, mac=mac, link=event.link)
+            self._report_mac(event.kind, mac, event.link)
             self._worker.send_event(messages.MacEvent(event.kind, mac).encode())
+
+    def _report_mac(self, change: str, mac: str, link: int) -> None:
+        self._worker.events.report(_KINDS[change], change=change, mac=mac, link=link)
 
     def _may_report(self, mac: bytes) -> bool:
         """Whether a move of this address may be reported again."""

@@ -284,7 +284,7 @@ class DemuxStage:
     # --- what the worker asks for ------------------------------------------------------------
 
     def on_control(self, message: Message, fds: list[int]) -> Message:
-        """Requests ``cam`` (MAC to link), ``neighbors`` (address to MAC) and ``guests``."""
+        """Requests ``cam`` (MAC to link), ``neighbors`` (address to MAC and guest) and ``guests``."""
         match messages.request_of(message):
             case messages.Guests():
                 found = guest_report.answer(
@@ -296,8 +296,11 @@ class DemuxStage:
                 return messages.CamAnswer(cam).encode()
             case messages.Neighbors():
                 neighbors = self.neighbors.snapshot().items()
-                macs = {ip.text(addr): ethernet.mac_text(mac) for addr, (mac, _) in neighbors}
-                return messages.NeighborsAnswer(macs).encode()
+                guests: dict[str, list[str | int]] = {
+                    ip.text(addr): [ethernet.mac_text(mac), self.links.get(link, link)]
+                    for addr, (mac, link) in neighbors
+                }
+                return messages.NeighborsAnswer(guests).encode()
         return {"error": f"demux knows no request {message.get('op')!r}"}
 
     def reload(self, config: Config) -> None:

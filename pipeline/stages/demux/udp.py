@@ -24,12 +24,14 @@ from pipeline.stages.demux.network import Network
 from pipeline.stages.demux.packet import Packet
 from pipeline.stages.demux.services import Services
 from pipeline.stages.demux.waiting import WaitingSlots
+from pipeline.stages.flow_reports import FlowReports
 from pipeline.wire import ip, ipv4, udp
 from pipeline.wire.errors import WireError
 
 _RECEIVED: Final = INDEX["udp_datagrams_from_guest"]
 _SENT: Final = INDEX["udp_datagrams_to_guest"]
 _FLOWS: Final = INDEX["udp_flows"]
+_RATE: Final = "udp_datagram_dropped_flow_rate"
 _NO_FLOW: Final = INDEX["udp_datagram_dropped_no_flow"]
 _NO_NEIGHBOR: Final = INDEX["udp_datagram_dropped_no_neighbor"]
 _TOO_MANY_WAIT: Final = INDEX["udp_datagram_dropped_too_many_waiting"]
@@ -43,6 +45,7 @@ class UdpDispatch:
         config = network.config
         self.worker = network.worker
         self.counts = network.counts
+        self.reports = FlowReports(network.worker.events)
         self.slots = network.slots
         self.output = network.output
         self.neighbors = network.neighbors
@@ -123,16 +126,18 @@ class UdpDispatch:
         broadcast = ends.remote_addr in (ip.BROADCAST, self.targets.broadcast)
         if target.service or (broadcast and ends.remote_port == nat.DHCP_PORT):
             return None
+        guest = self._guest_of(run.link)
         if target.refused:
+            self.reports.refused("udp", guest, ends, rule=target.refused, error=target.errno)
             if target.refused in nat.SWITCHED_OFF:
                 code = refusal.answer_to_datagram(target.errno)
                 self.icmp.refuse_flow(Unreachable(run.key, ipv4.PROTO_UDP, code, 0), now)
             raise WireError(target.refused)
         if not ends.guest_addr:
             raise WireError("udp_datagram_dropped_no_source_address")
-        guest = self._guest_of(run.link)
         if not self.new_flows.take(guest, now):
-            raise WireError("udp_datagram_dropped_flow_rate")
+            self.reports.refused("udp", guest, ends, limit=_RATE)
+            raise WireError(_RATE)
         flow = self.flows.on_guest_datagram(run.key, run.link, guest, now)
         self.counts[_FLOWS] = len(self.flows)
         return flow

@@ -8,6 +8,7 @@ from pipeline.stages.egress.notices import DemuxNotices
 from pipeline.stages.egress.numbers import FlowNumbers
 from pipeline.stages.egress.policy_filter import PolicyFilter
 from pipeline.stages.egress.sockets import SocketBound
+from pipeline.stages.flow_reports import FlowReports
 from pipeline.stages.worker import Worker
 from pipeline.system.outbound import Outbound
 
@@ -40,3 +41,4 @@ class EgressContext:
         self.bound = SocketBound(worker, self.tcp_out)
         self.notices = DemuxNotices(self.demux_out)
         self.numbers = FlowNumbers()
+        self.reports = FlowReports(worker.events)

@@ -17,10 +17,15 @@ from typing import Final
 from pipeline.counters import INDEX
 from pipeline.host import icmp as host_icmp
 from pipeline.ipc import events as ev
+from pipeline.ipc.flow_rows import GATEWAY, OUT, FlowRow
 from pipeline.records.addresses import Addr
+from pipeline.records.flows import Ends
 from pipeline.records.icmp import EchoError, EchoReply, EchoRequest
 from pipeline.stages.egress.context import EgressContext
+from pipeline.stages.egress.policy_filter import REFUSED
 from pipeline.stages.egress.sockets import GuestSocket
+from pipeline.stages.egress.traffic import Traffic
+from pipeline.stages.flow_reports import LIMIT, POLICY, TOO_MANY_SOCKETS
 from pipeline.wire import icmp, ip
 
 MAX_FLOWS: Final = 256
@@ -31,6 +36,9 @@ IDLE: Final = 10.0
 """Seconds without a packet after which a socket is closed. No ping waits longer for a reply."""
 READS: Final = 16
 MAX_MESSAGE: Final = 65515
+
+FIRST_NUMBER: Final = 1 << 32
+"""Numbers of ping flows begin here. Those of UDP flows have 32 bits."""
 
 _SEQUENCE_OFF: Final = 6
 _FORWARDED: Final = INDEX["icmp_echo_forwarded"]
@@ -52,10 +60,11 @@ class EchoFlow(GuestSocket):
     def __init__(self, flows: "EchoSockets", key: Key, sock: socket.socket, guest: int, ident: int) -> None:
         """ident: the identifier to use towards the host; 0 where the system chooses it."""
         super().__init__(guest)
+        self.number = flows.next_number()
         self.key = key
         self.sock = sock
         self.ident = ident
-        self.last_seen = monotonic()
+        self.traffic = Traffic(monotonic())
         self._flows = flows
         self._path = (0, False)
         """The TTL and the don't-fragment bit that are set on the socket."""
@@ -78,9 +87,14 @@ class EchoFlow(GuestSocket):
             # The kernel reports an error about an earlier request here. This one has not been sent.
             self.sock.send(data)
 
-    def use(self) -> None:
-        """A packet went either way."""
-        self.last_seen = monotonic()
+    def asked(self, length: int) -> None:
+        """The guest sent a request of this many bytes."""
+        self.traffic.from_guest(1, length, monotonic())
+        self._flows.used(self)
+
+    def answered(self, length: int) -> None:
+        """A reply is on its way to the guest."""
+        self.traffic.to_guest(1, length, monotonic())
         self._flows.used(self)
 
     def on_event(self, events: int) -> None:
@@ -89,7 +103,22 @@ class EchoFlow(GuestSocket):
 
     def evict(self) -> None:
         """Another flow needs the socket."""
+        self.end(LIMIT)
+
+    def delete(self) -> None:
+        """An operator ends the flow."""
+        self.end("deleted")
+
+    def end(self, reason: str) -> None:
+        """Close the socket, and report it. reason: see docs/flows.md."""
+        self._flows.report_end(self, reason)
         self.close()
+
+    def row(self, now: float) -> FlowRow:
+        """See Traffic. The guest's port is the identifier of its pings."""
+        guest_addr, identifier, remote_addr = self.key
+        ends = Ends(guest_addr, identifier, remote_addr, 0)
+        return self.traffic.counted(self.number, "icmp", OUT, self.guest, ends, now)
 
     def close(self) -> None:
         """Close the socket."""
@@ -110,6 +139,7 @@ class EchoSockets:
         self._bound = context.bound
         self.flows: OrderedDict[Key, EchoFlow] = OrderedDict()
         """The one idle for longest first."""
+        self._opened = 0
         self._warned = False
         self._last_ident = int.from_bytes(os.urandom(2), "big")
 
@@ -126,7 +156,7 @@ class EchoSockets:
         self._worker.free(request.slot)
 
     def _send(self, flow: EchoFlow, request: EchoRequest) -> None:
-        flow.use()
+        flow.asked(request.length)
         begin, end = request.off, request.off + request.length
         try:
             flow.send(request, self._slots[request.slot][begin:end])
@@ -141,13 +171,17 @@ class EchoSockets:
                 self._counts[_SEND_FAILED] += 1
 
     def _open(self, key: Key, guest: int) -> EchoFlow | None:
-        guest_addr, _, remote_addr = key
+        guest_addr, identifier, remote_addr = key
+        ends = Ends(guest_addr, identifier, remote_addr, 0)
+        reports = self._context.reports
         target = self._context.targets.icmp_target(remote_addr)
         if target.refused:
             self._counts[INDEX[target.refused]] += 1
+            reports.refused("icmp", guest, ends, rule=target.refused, error=target.errno)
             return None
         policy = self._context.policy
-        if policy.active and policy.refuses(guest_addr, remote_addr, 0, "icmp"):
+        if policy.active and (rule := policy.refuses(guest_addr, remote_addr, 0, "icmp")):
+            reports.refused("icmp", guest, ends, rule=rule, error=REFUSED)
             return None
         self._make_room(guest_addr)
         addr = ip.text(target.addr)
@@ -160,10 +194,21 @@ class EchoSockets:
                 self._warn(error)
             else:
                 self._counts[_SEND_FAILED] += 1
+            reports.not_opened("icmp", guest, ends, error.errno or errno.EIO)
             return None
         if sock is None:
+            reports.refused("icmp", guest, ends, limit=TOO_MANY_SOCKETS, error=errno.EMFILE)
             return None
-        return EchoFlow(self, key, sock, guest, self._free_ident())
+        flow = EchoFlow(self, key, sock, guest, self._free_ident())
+        if reports.wants_opened():
+            reports.opened(flow.row(monotonic()))
+        return flow
+
+    def report_end(self, flow: EchoFlow, reason: str) -> None:
+        """A flow ends for this reason."""
+        reports = self._context.reports
+        if reports.wants_ended():
+            reports.closed(flow.row(monotonic())._replace(state="closed"), GATEWAY, reason)
 
     def _free_ident(self) -> int:
         """An identifier that no flow has; 0 where sockets have their own."""
@@ -185,7 +230,7 @@ class EchoSockets:
         else:
             return
         self._counts[_EVICTED] += 1
-        oldest.close()
+        oldest.end(LIMIT)
 
     def _warn(self, error: OSError) -> None:
         if not self._warned:
@@ -230,7 +275,7 @@ class EchoSockets:
         if start < 0:
             return True
         filler.commit(length)
-        flow.use()
+        flow.answered(length - start)
         self._counts[_REPLIED] += 1
         guest_addr, identifier, remote_addr = flow.key
         at = start + _SEQUENCE_OFF
@@ -272,6 +317,11 @@ class EchoSockets:
 
     # --- the table of flows -------------------------------------------------------------------
 
+    def next_number(self) -> int:
+        """The number of a new flow."""
+        self._opened += 1
+        return FIRST_NUMBER + self._opened
+
     def add(self, flow: EchoFlow) -> None:
         """A flow with a socket of its own begins."""
         self.flows[flow.key] = flow
@@ -294,11 +344,11 @@ class EchoSockets:
     def expire(self, now: float) -> None:
         """Close what has been idle for too long."""
         while self.flows and self.deadline() <= now:
-            next(iter(self.flows.values())).close()
+            next(iter(self.flows.values())).end("idle")
 
     def deadline(self) -> float:
         """When the flow that is idle for longest expires."""
-        return next(iter(self.flows.values())).last_seen + IDLE if self.flows else float("inf")
+        return next(iter(self.flows.values())).traffic.last_at + IDLE if self.flows else float("inf")
 
     def end_forbidden(self) -> int:
         """End the pings that the policy, which is new, forbids. Returns how many pingers had one."""
@@ -306,7 +356,7 @@ class EchoSockets:
         for flow in list(self.flows.values()):
             guest_addr, _, remote_addr = flow.key
             if self._context.policy.ends(guest_addr, remote_addr, 0, "icmp"):
-                flow.close()
+                flow.end(POLICY)
                 ended += 1
         return ended
 

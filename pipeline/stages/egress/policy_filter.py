@@ -57,16 +57,17 @@ class PolicyFilter:
         self._counts[_ENDED] += 1
         return True
 
-    def refuses(self, guest: int, address: int, port: int, protocol: str) -> bool:
-        """Whether the policy forbids a flow. Counts and logs the refusal."""
+    def refuses(self, guest: int, address: int, port: int, protocol: str) -> str:
+        """What forbids a flow (Policy.refusal), "" if it is allowed. Counts and logs the refusal."""
         now = monotonic()
-        if self.policy.allows(guest, address, port, protocol, now):
-            return False
+        rule = self.policy.refusal(guest, address, port, protocol, now)
+        if not rule:
+            return ""
         self._counts[_REFUSED] += 1
         due, unlogged = self._logged.get(guest, (now, 0))
         if now < due:
             self._logged[guest] = due, unlogged + 1
-            return True
+            return rule
         if len(self._logged) >= MAX_LOGGED:
             self._logged.clear()
         self._logged[guest] = now + LOG_SPACING, 0
@@ -77,4 +78,4 @@ class PolicyFilter:
             protocol=protocol,
             unlogged=unlogged,
         )
-        return True
+        return rule

@@ -27,6 +27,7 @@ from typing import Final
 from pipeline.counters import INDEX
 from pipeline.ipc.ring import Producer
 from pipeline.records.streams import MAKE_WAY_ANY, MAKE_WAY_OWN, SocketsUsedUp
+from pipeline.stages.flow_reports import TOO_MANY_SOCKETS
 from pipeline.stages.worker import Worker
 from pipeline.system import descriptor_limit
 
@@ -39,7 +40,7 @@ CANDIDATES: Final = 32
 NO_DESCRIPTOR: Final = frozenset({errno.EMFILE, errno.ENFILE})
 """The errnos of a system that has no descriptor, although the limit is not reached."""
 
-_TOO_MANY: Final = INDEX["egress_flow_refused_too_many_sockets"]
+_TOO_MANY: Final = INDEX[TOO_MANY_SOCKETS]
 _EVICTED: Final = INDEX["egress_flow_evicted_too_many_sockets"]
 _GUEST_GONE: Final = INDEX["egress_flow_evicted_guest_gone"]
 _OVER_SHARE: Final = INDEX["egress_flow_evicted_over_share"]
@@ -134,6 +135,10 @@ class SocketBound:
     def guest_of(self, link: int) -> int:
         """The number of the guest that opened a link. An unknown link is a guest of its own."""
         return self._links.get(link, link)
+
+    def is_here(self, guest: int) -> bool:
+        """Whether the guest with this number has a link."""
+        return guest in self._links.values()
 
     # --- what owners of sockets report ------------------------------------------------------
 

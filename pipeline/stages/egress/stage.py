@@ -14,7 +14,7 @@ from typing import Final
 from pipeline.config.choices import FULL_CONE
 from pipeline.config.model import Config
 from pipeline.engines.nat import Nat
-from pipeline.ipc import messages
+from pipeline.ipc import flow_messages, messages
 from pipeline.ipc.channel import close_all
 from pipeline.ipc.ring import BURST
 from pipeline.records.flows import flow_of
@@ -36,6 +36,7 @@ from pipeline.records.udp import UdpData
 from pipeline.stages.egress.context import EgressContext
 from pipeline.stages.egress.icmp import EchoSockets
 from pipeline.stages.egress.policy_filter import PolicyFilter
+from pipeline.stages.egress.rows import FlowRows
 from pipeline.stages.egress.tcp.connections import Connections
 from pipeline.stages.egress.tcp.opener import Opener
 from pipeline.stages.egress.udp.sockets import UdpSockets
@@ -73,6 +74,7 @@ class EgressStage:
             full_cone=config.network.udp_nat == FULL_CONE,
         )
         self.icmp = EchoSockets(self.context)
+        self._rows = FlowRows(self.udp, self.icmp)
         self._tcp_in = [ports.rings_in[f"tcp{index}"] for index in range(config.workers.tcp_workers)]
         self._demux_in = ports.rings_in["demux"]
         self._ingress_in = ports.rings_in["ingress"]
@@ -197,7 +199,7 @@ class EgressStage:
     def on_control(self, message: dict[str, object], fds: list[int]) -> dict[str, object]:
         """Requests of listen: ``accepted`` and ``udp_forward`` (each with a socket), ``udp_unforward``.
 
-        Of the supervisor: ``guests``.
+        Of the supervisor: ``guests``, ``flow_ids``, ``flows`` and ``end_flow``.
         """
         match messages.request_of(message):
             case messages.Accepted() as ask:
@@ -209,6 +211,12 @@ class EgressStage:
             case messages.Guests():
                 sums = {"sockets": self.context.bound.sums(), "slots": self.connections.slots()}
                 return messages.GuestsAnswer.of(sums).encode()
+            case flow_messages.FlowIds():
+                return flow_messages.FlowIdsAnswer(self._rows.numbers()).encode()
+            case flow_messages.Flows() as ask:
+                return flow_messages.FlowsAnswer(self._rows.of_numbers(ask.numbers)).encode()
+            case flow_messages.EndFlow() as ask:
+                return flow_messages.EndFlowAnswer(self._rows.end(ask.number)).encode()
             case messages.UdpUnforward() as ask:
                 self.udp.forwards.remove(ask.key)
                 return {"ok": True}

@@ -1,7 +1,7 @@
 """The listeners of ingress, through which guests open links. (Links of /connect come from the supervisor.)
 
 The supervisor hands over bound sockets with the request Open (pipeline.ipc.messages). It gets a GuestEvent
-when a link of a listener has ended, or when a listener has failed. The log reports the end of every link.
+when a link has ended, or when a listener has failed.
 This module knows no protocol (pipeline.links.protocols does) and keeps no links (ports.py does).
 """
 
@@ -56,23 +56,31 @@ class Acceptors:
         for listener in list(self._listeners):
             listener.on_timer(now)
 
-    def on_left(self, number: int, arrival: Arrival, error: LinkClosed) -> None:
-        """A link has ended and is closed. Unless close() was called before, its guest has caused that."""
-        log, opened_by = self._worker.log, arrival.opened_by()
-        if not self._closed:
-            text = error.log_text(arrival.peer)
-            log.error(text, link=number, protocol=arrival.protocol, peer=arrival.peer, **opened_by)
-        log.info("guest disconnected", link=number, error=str(error), **opened_by)
+    def on_left(self, number: int, guest: int, arrival: Arrival, error: LinkClosed) -> None:
+        """A link has ended and is closed. Unless close() was called before, its guest has caused that.
+
+        number, guest: the numbers of the link and of its guest.
+        """
+        self._worker.events.report(
+            "guest-gone",
+            guest=guest,
+            link=number,
+            protocol=arrival.protocol,
+            peer=arrival.peer,
+            error=str(error),
+            **arrival.opened_by(),
+        )
         self._notify_left(arrival, error)
 
     def _notify_left(self, arrival: Arrival, error: LinkClosed) -> None:
-        listener = self._listener_of.pop(arrival.link, None)
-        if listener is None:
+        if self._closed:
             return
         text = error.log_text(arrival.peer)
-        left = messages.GuestEvent("left", listener.protocol, str(error), arrival.peer, text)
+        opened_by = arrival.identity or None
+        left = messages.GuestEvent("left", arrival.protocol, str(error), arrival.peer, text, opened_by)
         self._worker.send_event(left.encode())
-        listener.on_left(arrival.link)
+        if listener := self._listener_of.pop(arrival.link, None):
+            listener.on_left(arrival.link)
 
     def close(self) -> None:
         """Close all listeners. Their links live on."""

@@ -84,7 +84,7 @@ class Capture:
         try:
             dropped = writer.flush()
         except OSError as error:
-            self._worker.log.error("capture ended", error=error.strerror)
+            self._worker.log.error("capture file ended", error=error.strerror)
             self.close()
             return
         if dropped:

@@ -149,8 +149,9 @@ class IngressStage:
         self.steering.link_up(port.number, port.guest_number)
         self.captures.live.link_up(port)
         self._update_shared()
-        self._worker.log.info(
-            "guest connected",
+        self._worker.events.report(
+            "guest-connected",
+            guest=port.guest_number,
             link=port.number,
             protocol=arrival.protocol,
             peer=arrival.peer,
@@ -163,7 +164,7 @@ class IngressStage:
         self.steering.link_down(port.number, port.guest_number)
         self.captures.live.link_down(port.number)
         self._update_shared()
-        self._acceptors.on_left(port.number, port.arrival, error)
+        self._acceptors.on_left(port.number, port.guest_number, port.arrival, error)
 
     def _update_shared(self) -> None:
         """With the second guest, the workers begin to measure what each guest costs. With one they stop."""

@@ -17,10 +17,11 @@ from pipeline.engines.dhcp.server import Dhcp, Reply
 from pipeline.engines.dns import server as dns
 from pipeline.engines.dns.message import MAX_QUERY
 from pipeline.engines.dns.zones import ZoneError, parse_zone
+from pipeline.events.network import GATEWAY, UPSTREAM
 from pipeline.histograms import BY_NAME
 from pipeline.host import name_files
 from pipeline.host.upstream.resolver import MAX_QUESTIONS, Upstream
-from pipeline.ipc import messages
+from pipeline.ipc import flow_messages, messages
 from pipeline.ipc.channel import close_all
 from pipeline.records import kinds
 from pipeline.records.flows import Ends, FlowKey, flow_key
@@ -32,7 +33,9 @@ from pipeline.stages.resolver.guest_names import GuestNames
 from pipeline.stages.resolver.leases import LeaseKeeper
 from pipeline.stages.resolver.names import NameReports
 from pipeline.stages.resolver.replies import Replies
+from pipeline.stages.resolver.reports import QUESTION, SOURCES, report_answer, report_lease
 from pipeline.stages.resolver.streams import DnsStreams, StreamClient
+from pipeline.stages.resolver.told import ToldNames
 from pipeline.stages.resolver.zones import LocalZones
 from pipeline.stages.worker import Message, Worker
 from pipeline.system import outbound
@@ -126,6 +129,7 @@ class ResolverStage:
         self.streams = DnsStreams(worker, self.counts, self._on_stream_query, monotonic)
         self.leases = LeaseKeeper(worker, self.dhcp, config.network.state_file, monotonic())
         self.names = NameReports(config.access.egress_policy, worker.ports.rings_out["demux"])
+        self.told = ToldNames()
         self._asked_at: dict[dns.Key, float] = {}
         """When each question was sent upstream that has no result yet."""
         self._failing = False
@@ -239,6 +243,9 @@ class ResolverStage:
         self.counts[INDEX[outcome.counter]] += 1
         self.counts[_LEASES] = self.dhcp.lease_count
         self.leases.on_change(now)
+        if outcome.change is not None:
+            guest = self.guest_of(datagram.link)
+            report_lease(self.worker.events, outcome.change, guest, datagram.link, outcome.counter)
         self._update_guest_names(self.dhcp.name_refusal, now)
         if isinstance(outcome, Reply):
             key = flow_key(outcome.guest_addr, outcome.guest_port, self.gateway, DHCP_PORT)
@@ -256,7 +263,7 @@ class ResolverStage:
         decision = self.dns.on_query(wire, client, guest, now, tcp=tcp)
         self.counts[INDEX[decision.counter]] += 1
         if isinstance(decision, dns.Answer):
-            self._reply(client, decision.payload)
+            self._reply(client, decision.payload, SOURCES.get(decision.counter, GATEWAY))
         elif isinstance(decision, dns.Forward):
             self._ask(decision, now)
         return not isinstance(decision, dns.Ignored)
@@ -275,7 +282,7 @@ class ResolverStage:
         replies = self.dns.expire(now)
         self.counts[_WAITED] += len(replies)
         for client, payload in replies:
-            self._reply(client, payload)
+            self._reply(client, payload, GATEWAY)
         return len(replies)
 
     def _on_stream_query(self, wire: bytes, client: StreamClient, guest: int) -> bool:
@@ -296,7 +303,7 @@ class ResolverStage:
         if response is not None:
             _UPSTREAM_TIME.observe_seconds(self.counts, now - asked_at)
         for client, payload in replies:
-            self._reply(client, payload)
+            self._reply(client, payload, UPSTREAM, now - asked_at)
         if (response is None) != self._failing:
             self._failing = response is None
             servers = [server.address[0] for server in self.servers.servers]
@@ -305,17 +312,33 @@ class ResolverStage:
             else:
                 self.worker.log.info("upstream name servers answer again", servers=servers)
 
-    def _reply(self, client: Client, payload: bytes) -> None:
+    def _reply(self, client: Client, payload: bytes, source: str, seconds: float | None = None) -> None:
+        """Answer a query. source, seconds: see the event question-answered."""
+        events = self.worker.events
+        address, guest = self._asker(client)
+        self.told.on_reply(address, payload)
         if self.names.wanted:
-            if isinstance(client, UdpClient):
-                guest_addr = Ends.of(client.key).guest_addr
-            else:
-                guest_addr = self.streams.guest_of(client)
-            self.names.on_reply(guest_addr, payload)
+            self.names.on_reply(address, payload)
+        if events.wants(QUESTION):
+            report_answer(
+                events,
+                payload,
+                guest=guest,
+                address=address,
+                transport="udp" if isinstance(client, UdpClient) else "tcp",
+                source=source,
+                seconds=seconds,
+            )
         if isinstance(client, UdpClient):
             self.replies.send(client.link, client.key, payload)
         else:
             self.streams.reply(client, payload)
+
+    def _asker(self, client: Client) -> tuple[int, int]:
+        """Address and number of the guest that asked; zeros if its connection is gone."""
+        if isinstance(client, UdpClient):
+            return Ends.of(client.key).guest_addr, self.guest_of(client.link)
+        return self.streams.asker(client)
 
     def _reload_files(self, now: float) -> None:
         """Read the host's files again if they have changed. Answers of the previous servers are forgotten."""
@@ -330,7 +353,7 @@ class ResolverStage:
     # --- control --------------------------------------------------------------------------
 
     def on_control(self, message: Message, fds: list[int]) -> Message | None:
-        """Requests of the supervisor: leases, guests, dns_all, dns_add, serve_tcp (with a socket)."""
+        """Requests of the supervisor: leases, guests, names, dns_all, dns_add, serve_tcp (with a socket)."""
         match messages.request_of(message):
             case messages.Leases():
                 leases = self.dhcp.leases().items()
@@ -339,6 +362,11 @@ class ResolverStage:
             case messages.Guests():
                 sums = {"leases": self.dhcp.sums(), "dns_connections": self.streams.sums()}
                 return messages.GuestsAnswer.of(sums).encode()
+            case flow_messages.Names() as ask:
+                parsed = [[ip.parse_ipv4(text) for text in pair] for pair in ask.pairs]
+                return flow_messages.NamesAnswer(
+                    [self.told.name(guest, host) for guest, host in parsed]
+                ).encode()
             case messages.DnsAll():
                 return messages.DnsAllAnswer(self.dns.zones.as_list()).encode()
             case messages.DnsAdd() as ask:

@@ -106,10 +106,10 @@ class DnsStreams:
         """How many connections each guest has, by its number."""
         return Counter(connection.guest for connection in self._connections.values())
 
-    def guest_of(self, client: StreamClient) -> int:
-        """The address of the guest that asked; 0 if its connection is gone."""
+    def asker(self, client: StreamClient) -> tuple[int, int]:
+        """Address and number of the guest that asked; zeros if its connection is gone."""
         connection = self._connections.get(client.connection)
-        return connection.addr if connection is not None else 0
+        return (connection.addr, connection.guest) if connection is not None else (0, 0)
 
     def serve(self, sock: socket.socket, addr: int, guest: int) -> None:
         """Take over a connection of the guest with this address and number.

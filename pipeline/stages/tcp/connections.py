@@ -10,7 +10,7 @@ from typing import Final
 
 from pipeline.config.model import Config
 from pipeline.counters import INDEX
-from pipeline.engines.tcp import actions, isn
+from pipeline.engines.tcp import actions, ending, isn
 from pipeline.engines.tcp.config import TcpConfig
 from pipeline.engines.tcp.connection import Connection
 from pipeline.engines.tcp.segment import Segment
@@ -22,7 +22,7 @@ from pipeline.records.flows import Ends, FlowKey
 from pipeline.records.run import Run
 from pipeline.stages.tcp import records
 from pipeline.stages.tcp.eviction import Eviction
-from pipeline.stages.tcp.flow import Flow, Guest, GuestLink
+from pipeline.stages.tcp.flow import Flow, Guest
 from pipeline.stages.tcp.guests import Guests
 from pipeline.stages.tcp.host_end import FlowNumbers, HostEnd, egress_of
 from pipeline.stages.tcp.measures import measure_end
@@ -30,6 +30,7 @@ from pipeline.stages.tcp.memory import ReceiveMemory
 from pipeline.stages.tcp.orphans import Orphans
 from pipeline.stages.tcp.out_of_order import OutOfOrder
 from pipeline.stages.tcp.releases import Releases
+from pipeline.stages.tcp.reports import TcpReports
 from pipeline.stages.worker import Worker
 from pipeline.topology import MAX_REFS
 
@@ -73,6 +74,7 @@ class Connections:
         self.releases = Releases(worker, self._ingress_out)
         self._orphans = Orphans(config.limits.max_orphan_seconds)
         self._memory_freed_at = 0.0
+        self._reports = TcpReports(worker)
         self._eviction = Eviction(self.guests, self._orphans)
 
     def __len__(self) -> int:
@@ -128,12 +130,14 @@ class Connections:
         guest = on_link.guest
         if reason := self.guests.refuses_syn(guest, now) or self._full(guest, now):
             self._counts[INDEX[reason]] += 1
+            self._reports.refused(key, guest.number, reason)
             return None
         if self.guests.too_many_half_open(guest):
             self._evict(self._eviction.oldest_half_open(guest), now)
         conn = Connection.passive(self._tcp, segment, self._isn(key, now), now)
         egress = egress_of(key, len(self._egress_out))
-        return self._add(conn, key, on_link, self._host_end(self._numbers.next(self.by_id), egress), now)
+        host = self._host_end(self._numbers.next(self.by_id), egress)
+        return self._add(Flow(conn, key, on_link, host, now))
 
     def dial(self, dial: DialRouted, now: float) -> None:
         """The host begins a connection to a guest. If this is not possible, egress gets DIAL_FAILED."""
@@ -146,7 +150,8 @@ class Connections:
             self._egress_out[dial.egress].push(DialFailed.pack(dial.flow, final=True))
             return
         conn = Connection.active(self._tcp, self._isn(dial.key, now), now)
-        self.flush_later(self._add(conn, dial.key, link, self._host_end(dial.flow, dial.egress), now))
+        host = self._host_end(dial.flow, dial.egress)
+        self.flush_later(self._add(Flow(conn, dial.key, link, host, now, dial.client)))
 
     def _host_end(self, number: int, egress: int) -> HostEnd:
         return HostEnd(number, egress, self._egress_out[egress])
@@ -157,9 +162,8 @@ class Connections:
             self._isn_key, ends.guest_addr, ends.guest_port, ends.remote_addr, ends.remote_port, now
         )
 
-    def _add(self, conn: Connection, key: FlowKey, link: GuestLink, host: HostEnd, now: float) -> Flow:
-        flow = Flow(conn, key, link, host, now)
-        self.by_key[key] = self.by_id[host.id] = flow
+    def _add(self, flow: Flow) -> Flow:
+        self.by_key[flow.key] = self.by_id[flow.host.id] = flow
         self.guests.add(flow)
         self._counts[_OPENED] += 1
         self._counts[_FLOWS] = len(self.by_key)
@@ -173,6 +177,8 @@ class Connections:
             return  # it was evicted while this burst was processed
         if flow.established:
             measure_end(flow, self._counts, now)
+        if not self._eviction.in_time_wait(flow):
+            self._reports.ended(flow, now)
         if self.by_key.get(flow.key) is flow:
             del self.by_key[flow.key]
         self._eviction.forget(flow)
@@ -190,6 +196,16 @@ class Connections:
         Returns whether a connection was ended.
         """
         return self._evict(self._eviction.for_socket(egress, guest, make_way, flow), now)
+
+    def end(self, number: int, now: float) -> bool:
+        """An operator ends the connection with this number. False if there is none."""
+        flow = self.by_id.get(number)
+        if flow is None:
+            return False
+        flow.host.abort()
+        flow.conn.on_host_reset(now, ending.DELETED)
+        self.flush_later(flow)
+        return True
 
     def _full(self, guest: Guest, now: float) -> str:
         """The counter of the limit that one more connection exceeds; "" if it is allowed.
@@ -212,12 +228,12 @@ class Connections:
             self._counts[_EVICTED] += 1
         elif flow.link.gone or flow.half_open:
             self._counts[_GUEST_GONE if flow.link.gone else _HALF_OPEN_EVICTED] += 1
-            flow.conn.on_guest_gone(now)
+            flow.conn.on_guest_gone(now, ending.GUEST_GONE if flow.link.gone else ending.LIMIT)
             self.act(flow, now)
         else:
             self._counts[_SHARE_EVICTED] += 1
             flow.host.abort()
-            flow.conn.on_host_reset(now)
+            flow.conn.on_host_reset(now, ending.LIMIT)
             # A guest that does not read must not fill our memory with resets.
             if self._ingress_out.room() > 0:
                 for segment in flow.conn.transmit(now, 1):
@@ -319,7 +335,8 @@ class Connections:
             elif isinstance(action, actions.Connect):
                 host.connect(flow.key, flow.link.number, flow.guest.number, conn.snd_mss, conn.irs)
             elif isinstance(action, actions.Established):
-                flow.opened()
+                flow.opened(now)
+                self._reports.opened(flow, now)
                 if action.active:
                     host.guest_answered(flow.guest.number, conn.snd_mss)
             elif isinstance(action, actions.HostShutdown):
@@ -332,6 +349,7 @@ class Connections:
             host.close()
             if not gone and self.by_id.get(host.id) is flow:
                 self._eviction.enter_time_wait(flow)
+                self._reports.ended(flow, now)
         if delivered:
             self.memory.charge(flow, delivered, now)
             if flow.guest.pressed and self._orphans:

@@ -10,6 +10,7 @@ from typing import Final
 
 from pipeline.engines.tcp.connection import Connection
 from pipeline.engines.timing_wheel import TimingWheel
+from pipeline.records.dials import NO_CLIENT, Client
 from pipeline.records.flows import FlowKey
 from pipeline.stages.tcp.host_end import HostEnd
 
@@ -17,6 +18,7 @@ LINK_DOWN_REPORTERS: Final = 2
 """LINK_DOWN arrives once from ingress and once from demux, each after the link's last frame on that ring. The
 link is gone when both have arrived."""
 
+NOT_YET: Final = -1.0
 CANDIDATES: Final = 32
 """Connections that one look finds. With a look for each, a guest could make another one's loss costly."""
 
@@ -110,9 +112,26 @@ class GuestLink:
 class Flow:
     """A connection: the engine's state, and what this worker keeps for it."""
 
-    def __init__(self, conn: Connection, key: FlowKey, link: GuestLink, host: HostEnd, now: float) -> None:
-        """The flow counts for its guest from begin() on."""
+    def __init__(
+        self,
+        conn: Connection,
+        key: FlowKey,
+        link: GuestLink,
+        host: HostEnd,
+        now: float,
+        client: Client = NO_CLIENT,
+    ) -> None:
+        """The flow counts for its guest from begin() on. client: of a connection that the host opens."""
         self.began_at = now
+        self.connected_at = NOT_YET
+        """When the end that did not begin the connection had answered."""
+        self.packets_from_guest = 0
+        self.packets_to_guest = 0
+        self.client = client
+        self.errno = 0
+        """Why the host socket could not connect."""
+        self.refused = False
+        """Whether egress refused the connection, and has reported that."""
         self.established = False
         """Whether the handshake was ever complete."""
         self.conn = conn
@@ -129,15 +148,36 @@ class Flow:
         self.silent_since = 0.0
         """When the guest had last sent something, at the last look of Guest.longest_silent()."""
 
+    # --- its packets -------------------------------------------------------------------------
+
+    def received(self, segments: int) -> None:
+        """The guest sent a run of this many segments."""
+        self.packets_from_guest += segments
+
+    def sent(self, segments: int) -> None:
+        """Ingress will cut what was sent now into this many segments."""
+        self.packets_to_guest += segments
+
     # --- its guest --------------------------------------------------------------------------
 
     def begin(self) -> None:
         """Count the connection as one of its guest."""
         self.guest.join(self)
 
-    def opened(self) -> None:
+    def connected(self, now: float) -> None:
+        """The host has answered, of a connection that the guest began."""
+        self.connected_at = now
+
+    def connect_failed(self, error: int, refused: bool) -> None:
+        """The host socket could not connect, for this errno. refused: egress did not try."""
+        self.errno = error
+        self.refused = refused
+
+    def opened(self, now: float) -> None:
         """The handshake is complete."""
         self.established = True
+        if self.connected_at == NOT_YET:
+            self.connected_at = now
         self.half_open = False
         self.guest.opened(self)
 

@@ -20,6 +20,5 @@ def measure_end(flow: Flow, counts: memoryview, now: float) -> None:
     _DURATION.observe_seconds(counts, now - flow.began_at)
     if conn.rtt.min_rtt > 0.0:
         _RTT.observe_seconds(counts, conn.rtt.min_rtt)
-    # SYNs and FINs have sequence numbers, too. A FIN is at most one byte too much, a SYN is subtracted.
-    _FROM_GUEST.observe(counts, max(conn.rcv.rcv_nxt - conn.rcv.irs - 1, 0))
-    _TO_GUEST.observe(counts, max(conn.snd.snd_una - conn.snd.iss - 1, 0))
+    _FROM_GUEST.observe(counts, conn.bytes_from_guest)
+    _TO_GUEST.observe(counts, conn.bytes_to_guest)

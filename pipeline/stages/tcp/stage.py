@@ -11,17 +11,18 @@ Bytes of the host stay in their slots until the guest has acknowledged them, and
 last record that names them (pipeline.stages.tcp.releases).
 """
 
+from time import monotonic
 from typing import Final
 
 from pipeline.config.model import Config
 from pipeline.counters import INDEX
 from pipeline.engines import refusal
-from pipeline.engines.tcp import actions
+from pipeline.engines.tcp import actions, ending
 from pipeline.engines.tcp.connection import opens, reset_for
 from pipeline.engines.tcp.segment import Segment
 from pipeline.engines.tcp.seq import diff
 from pipeline.engines.tcp.state import SYN_RECEIVED
-from pipeline.ipc import messages
+from pipeline.ipc import flow_messages, messages
 from pipeline.records import kinds
 from pipeline.records.dials import DialRouted
 from pipeline.records.flows import Ends, FlowKey, flow_of
@@ -39,7 +40,7 @@ from pipeline.records.streams import (
 )
 from pipeline.records.tcp import TcpRange
 from pipeline.stages.bad_frames import BadFrames
-from pipeline.stages.tcp import icmp, records
+from pipeline.stages.tcp import icmp, records, rows
 from pipeline.stages.tcp.connections import Connections
 from pipeline.stages.tcp.flow import Flow
 from pipeline.stages.tcp.host_end import flow_id
@@ -184,6 +185,7 @@ class TcpStage:
             segment = self._cut(flow, run, segment, fits)
         elif flow.link.gone:
             connections.come_back(Ends.of(run.key).guest_addr, run.link)
+        flow.received(run.segments)
         conn = flow.conn
         reason = conn.on_segment(segment, now)
         if reason is not None:
@@ -265,10 +267,15 @@ class TcpStage:
                 conn.on_host_eof(now)
         elif kind == kinds.CONNECTED:
             conn.on_connected(now)
+            flow.connected(now)
         elif kind == kinds.CONNECT_FAILED:
             return self._on_connect_failed(flow, ConnectFailed.unpack(burst, at), now)
         elif kind == kinds.ABORT:
-            self._on_abort(flow, now)
+            self._on_abort(flow, ending.HOST_RESET, now)
+        elif kind == kinds.EVICTED:
+            self._on_abort(flow, ending.LIMIT, now)
+        elif kind == kinds.FORBIDDEN:
+            self._on_abort(flow, ending.FORBIDDEN, now)
         return True
 
     def _on_connect_failed(self, flow: Flow, failure: ConnectFailed, now: float) -> bool:
@@ -283,16 +290,19 @@ class TcpStage:
                 host.connect(flow.key, flow.link.number, guest, mss, irs, insists=not ended)
                 return False
         host.forget()
+        flow.connect_failed(failure.error, failure.refused)
         conn.on_connect_failed(now, reset=refusal.answer_to_syn(failure.error) == refusal.RESET)
         return True
 
-    def _on_abort(self, flow: Flow, now: float) -> None:
+    def _on_abort(self, flow: Flow, end: int, now: float) -> None:
         flow.host.forget()
         conn = flow.conn
         if conn.wants_transmit and (room := self.ingress_out.room()) > 0:
             # Send what the host sent before its reset, as far as the guest's window allows now.
             self._transmit(flow, room, now)
-        conn.on_host_reset(now)
+        # Egress resets a connection that it dialled when it has waited enough for the guest.
+        waited = conn.is_active and not flow.established
+        conn.on_host_reset(now, ending.TIMED_OUT if waited else end)
 
     # --- to ingress -------------------------------------------------------------------------
 
@@ -324,8 +334,11 @@ class TcpStage:
     def _transmit(self, flow: Flow, room: int, now: float) -> int:
         """Send at most ``room`` ranges of a connection. Returns how many were sent."""
         outs = flow.conn.transmit(now, min(room, MAX_RANGES_A_TURN))
+        segments = 0
         for out in outs:
+            segments += 1 if out.length <= out.mss else (out.length + out.mss - 1) // out.mss
             self._push_out(flow.key, out)
+        flow.sent(segments)
         return len(outs)
 
     def _push_out(self, key: FlowKey, out: actions.Outgoing) -> None:
@@ -335,12 +348,17 @@ class TcpStage:
     # --- for the worker ---------------------------------------------------------------------
 
     def on_control(self, message: dict[str, object], fds: list[int]) -> dict[str, object]:
-        """Answer ``flows`` with a printable snapshot of every connection, and ``guests`` with sums."""
-        if isinstance(messages.request_of(message), messages.Guests):
-            return messages.GuestsAnswer.of(self.connections.guests.sums()).encode()
-        if isinstance(messages.request_of(message), messages.Flows):
-            flows = [flow.conn.snapshot() for flow in self.connections.by_id.values()]
-            return messages.FlowsAnswer(flows).encode()
+        """Requests ``guests`` (sums), ``flow_ids``, ``flows`` (some of them) and ``end_flow``."""
+        connections = self.connections
+        match messages.request_of(message):
+            case messages.Guests():
+                return messages.GuestsAnswer.of(connections.guests.sums()).encode()
+            case flow_messages.FlowIds():
+                return flow_messages.FlowIdsAnswer(list(connections.by_id)).encode()
+            case flow_messages.Flows() as ask:
+                return flow_messages.FlowsAnswer(rows.of_numbers(connections.by_id, ask.numbers)).encode()
+            case flow_messages.EndFlow() as ask:
+                return flow_messages.EndFlowAnswer(connections.end(ask.number, monotonic())).encode()
         return {"error": f"tcp knows no request {message.get('op')!r}"}
 
     def reload(self, config: Config) -> None:

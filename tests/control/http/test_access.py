@@ -17,6 +17,8 @@ from pipeline.config.model import GuestApi
 from pipeline.control.forwarder import Forwarder, Owner
 from pipeline.control.http.access import Access, AccessError, TokenError, read_token
 from pipeline.control.http.api import MAX_GUEST_BODY
+from pipeline.control.hub import Hub
+from pipeline.events.kind import INFO
 from tests.control.endpoint import Workers, endpoint
 
 LOG = structlog.get_logger()
@@ -306,15 +308,24 @@ def test_the_status_has_no_password_and_the_list_of_forwards_has(tmp_path: Path)
 def test_the_log_of_forwards_has_no_password(tmp_path: Path) -> None:
     async def run() -> None:
         lines: list[dict[str, Any]] = []
-        log: Any = SimpleNamespace(info=lambda event, **details: lines.append({"event": event, **details}))
+        log: Any = SimpleNamespace(
+            log=lambda level, event, **details: lines.append({"level": level, "event": event, **details})
+        )
         sockets: Any = SimpleNamespace(open=lambda *_: asyncio.sleep(0), close=lambda *_: asyncio.sleep(0))
-        forwarder = Forwarder(Workers(), sockets, log)
+        hub = Hub(lambda _watch: None, log)
+        forwarder = Forwarder(Workers(), sockets, hub)
         await forwarder.expose("unix", "/x", "ssh-tunnel://u:s3cret@1.2.3.4/s?key=/k&passphrase=s3cret")
         await forwarder.unexpose("unix", "/x", owner=Owner("192.168.127.2"))
         opened = {"protocol": "unix", "local": "/x", "remote": "ssh-tunnel://1.2.3.4/s"}
         assert lines == [
-            {"event": "forward opened", **opened, "operator": True},
-            {"event": "forward closed", **opened, "guest": "192.168.127.2"},
+            {"level": INFO, "event": "forward opened", "kind": "forward-opened", **opened, "operator": True},
+            {
+                "level": INFO,
+                "event": "forward closed",
+                "kind": "forward-closed",
+                **opened,
+                "guest": "192.168.127.2",
+            },
         ]
 
     asyncio.run(run())

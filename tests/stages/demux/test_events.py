@@ -8,6 +8,8 @@ import pytest
 from pipeline.counters import INDEX
 from pipeline.engines.neighbors.actions import Contested
 from pipeline.engines.switch import Switch
+from pipeline.events.kind import LEVEL_NAMES
+from pipeline.events.table import KINDS
 from pipeline.stages.demux import events as demux_events
 from pipeline.stages.demux.events import AddressEvents
 from pipeline.wire import ip
@@ -31,10 +33,16 @@ class Told:
         self.worker: Any = SimpleNamespace(
             counts=self.counts,
             send_event=self.events.append,
-            log=SimpleNamespace(info=line("info"), warning=line("warning")),
+            log=SimpleNamespace(warning=line("warning")),
+            events=SimpleNamespace(report=self._report),
         )
         self.switch = Switch(GATEWAY_MAC, max_macs_per_guest=2)
         self.witness = AddressEvents(self.worker, self.switch, GATEWAY_MAC)
+
+    def _report(self, kind: str, **about: Any) -> None:
+        row = KINDS[kind]
+        assert set(about) == set(row.fields)
+        self.lines.append((LEVEL_NAMES[row.level], row.text, about))
 
     def frame(self, src: bytes, link: int, now: float) -> None:
         """A guest sends; what comes of it is told."""

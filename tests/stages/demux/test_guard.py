@@ -5,6 +5,8 @@ from typing import Any
 
 import pytest
 
+from pipeline.events.kind import WARNING
+from pipeline.events.table import KINDS
 from pipeline.ipc.ring import Producer
 from pipeline.records import kinds
 from pipeline.records.flows import flow_key
@@ -316,6 +318,12 @@ def test_an_attempt_is_one_line_of_the_log_a_minute(
     monkeypatch.setattr("pipeline.stages.demux.events.monotonic", lambda: clock[0])
     log = rig.workers[DEMUX].log
     monkeypatch.setattr(log, "warning", lambda event, **about: lines.append((event, about)))
+
+    def report(kind: str, **about: Any) -> None:
+        if KINDS[kind].level == WARNING:
+            lines.append((KINDS[kind].text, about))
+
+    monkeypatch.setattr(rig.workers[DEMUX].events, "report", report)
     for _ in range(20):
         rig.send(1, attempt.frame)
     if attempt.cause in SILENT:

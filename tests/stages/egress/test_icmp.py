@@ -18,14 +18,16 @@ from pipeline.engines import nat
 from pipeline.go import flags
 from pipeline.host import icmp as host_icmp
 from pipeline.ipc.fabric import Fabric
+from pipeline.ipc.flow_rows import CLOSED, OPENED, REFUSED
 from pipeline.records import kinds
 from pipeline.records.icmp import EchoRequest
 from pipeline.stages.egress import icmp as egress_icmp
 from pipeline.stages.egress.context import EgressContext
-from pipeline.stages.egress.icmp import EchoSockets
+from pipeline.stages.egress.icmp import FIRST_NUMBER, IDLE, EchoSockets
 from pipeline.stages.egress.policy_filter import PolicyFilter
 from pipeline.topology import Layout
 from pipeline.wire import icmp, ip
+from tests.support.flow_reports import ALL, Wanted
 from tests.support.layouts import decode
 from tests.support.poller import Poller
 
@@ -44,6 +46,7 @@ class FakeWorker(Poller):
         self.pool = pool
         self.counts = self.ports.counters.counts
         self.log = structlog.get_logger()
+        self.events = Wanted(*ALL)
         self.freed: list[int] = []
 
     def free(self, slot: int, tag: int = 0) -> None:
@@ -279,3 +282,26 @@ def test_a_new_policy_ends_the_pings_that_it_forbids(make: Callable[..., Rig]) -
     assert rig.echo.end_forbidden() == 1
     assert [key[2] for key in rig.echo.flows] == [ip.parse_ipv4("198.51.100.1")]
     assert rig.count("egress_flow_closed_policy") == 1
+
+
+def test_pings_are_a_flow_from_the_first_to_idleness(make: Callable[..., Rig]) -> None:
+    rig = make()
+    rig.ping(ident=7, seq=1)
+    rig.ping(ident=7, seq=2)
+    ((kind, opened),) = rig.worker.events.got
+    assert (kind, opened.flow.protocol, opened.flow.guest_port) == (OPENED, "icmp", 7)
+    assert opened.flow.address == ip.text(TARGET)
+    (flow,) = rig.echo.flows.values()
+    row = flow.row(flow.traffic.last_at + 1.0)
+    assert (row.packets_from_guest, row.bytes_from_guest, row.idle, row.state) == (2, 30, 1.0, "open")
+    rig.echo.expire(flow.traffic.last_at + IDLE)
+    kind, closed = rig.worker.events.got[-1]
+    assert (kind, closed.ended_by, closed.reason) == (CLOSED, "gateway", "idle")
+    assert closed.flow.number == opened.flow.number >= FIRST_NUMBER
+
+
+def test_a_refused_ping_names_its_rule(make: Callable[..., Rig]) -> None:
+    rig = make("egress-policy: {default: deny}")
+    rig.ping(ident=7, seq=1)
+    ((kind, refused),) = rig.worker.events.got
+    assert (kind, refused.rule, refused.reason) == (REFUSED, "egress-policy.default", "policy")

@@ -12,6 +12,7 @@ from pipeline.ipc.arena import SLOT_BYTES, Pool
 from pipeline.links.base import Link, LinkClosed
 from pipeline.links.listener import Arrival, LinkResources, Listener
 from pipeline.stages.ingress.acceptors import Acceptors
+from tests.support.events import Events
 from tests.support.poller import Poller
 
 
@@ -23,7 +24,7 @@ class Stage:
         self.counts = [0] * len(INDEX)
         self.events: list[dict[str, Any]] = []
         self.lines: list[str] = []
-        self.told: list[tuple[str, dict[str, Any]]] = []
+        self.reports = Events()
         self.guests: list[Arrival] = []
         self._room_for = room_for
         worker: Any = SimpleNamespace(
@@ -31,18 +32,14 @@ class Stage:
             unregister=self.poller.unregister,
             counts=self.counts,
             send_event=self.events.append,
-            log=SimpleNamespace(
-                info=lambda event, **_: self.lines.append(event),
-                warning=lambda event, **_: self.lines.append(event),
-                error=self._on_error,
-            ),
+            log=SimpleNamespace(warning=self._on_line, error=self._on_line),
+            events=self.reports,
         )
         slots = [memoryview(bytearray(SLOT_BYTES)) for _ in range(4)]
         self.acceptors = Acceptors(worker, LinkResources(Pool(0, 4), slots, 1500), self._add, self.remove)
 
-    def _on_error(self, event: str, **fields: Any) -> None:
+    def _on_line(self, event: str, **_fields: Any) -> None:
         self.lines.append(event)
-        self.told.append((event, fields))
 
     def _add(self, guest: Arrival) -> bool:
         if len(self.guests) >= self._room_for:
@@ -56,12 +53,12 @@ class Stage:
         (guest,) = (guest for guest in self.guests if guest.link is link)
         self.guests.remove(guest)
         link.close()
-        self.acceptors.on_left(1, guest, error)
+        self.acceptors.on_left(1, 5, guest, error)
 
 
-def left(error: str, peer: str = "@") -> dict[str, Any]:
+def left(error: str, peer: str = "@", protocol: str = "qemu") -> dict[str, Any]:
     text = f"cannot receive packets from {peer}, disconnecting: {error}"
-    told = {"event": "guest", "change": "left", "protocol": "qemu", "peer": peer}
+    told = {"event": "guest", "change": "left", "protocol": protocol, "peer": peer}
     return {**told, "error": error, "text": text}
 
 
@@ -80,8 +77,8 @@ def test_a_guest_comes_in_and_its_leaving_is_told() -> None:
     assert stage.events == []
     stage.remove(guest.link, LinkClosed("EOF"))
     assert stage.events == [left("EOF")]
-    fields = {"link": 1, "protocol": "qemu", "peer": "@"}
-    assert stage.told == [("cannot receive packets from @, disconnecting: EOF", fields)]
+    fields = {"guest": 5, "link": 1, "protocol": "qemu", "peer": "@", "error": "EOF"}
+    assert stage.reports.reported == [("guest-gone", fields)]
     stage.acceptors.close()
     theirs.close()
 
@@ -91,26 +88,26 @@ def test_one_guest_too_many_is_told_as_left() -> None:
     fd, theirs = connection()
     stage.acceptors.open(messages.Open("qemu"), [fd])
     assert stage.events == [left("too many guests")]
-    assert stage.told == []
+    assert stage.reports.reported == []
     assert theirs.recv(1) == b""
 
 
-def test_a_guest_of_connect_is_seen_off_in_the_log_alone() -> None:
+def test_the_leaving_of_a_guest_of_connect_is_told_too() -> None:
     stage = Stage()
     link: Any = object()
-    stage.acceptors.on_left(7, Arrival(link, None, "connect", "@"), LinkClosed("EOF"))
-    assert stage.events == []
-    fields = {"link": 7, "protocol": "connect", "peer": "@"}
-    assert stage.told == [("cannot receive packets from @, disconnecting: EOF", fields)]
+    stage.acceptors.on_left(7, 5, Arrival(link, None, "connect", "@", "process 12"), LinkClosed("EOF"))
+    assert stage.events == [{**left("EOF", protocol="connect"), "opened_by": "process 12"}]
+    (fields,) = stage.reports.of("guest-gone")
+    assert (fields["link"], fields["opened_by"]) == (7, "process 12")
 
 
 def test_a_guest_that_the_daemons_end_cuts_off_is_no_error() -> None:
     stage = Stage()
     link: Any = object()
     stage.acceptors.close()
-    stage.acceptors.on_left(7, Arrival(link, None, "connect", "@"), LinkClosed("the daemon stops"))
-    assert stage.told == []
-    assert stage.lines == ["guest disconnected"]
+    stage.acceptors.on_left(7, 5, Arrival(link, None, "connect", "@"), LinkClosed("the daemon stops"))
+    assert stage.events == []
+    assert len(stage.reports.of("guest-gone")) == 1
 
 
 def test_who_is_refused_is_counted_and_what_breaks_is_told() -> None:

@@ -36,8 +36,8 @@ def test_half_open_connections_count_until_their_handshake_is_over() -> None:
     for flow in flows:
         of.add(flow)
     assert of.too_many_half_open(guest)
-    flows[0].opened()
-    flows[0].opened()
+    flows[0].opened(0.0)
+    flows[0].opened(0.0)
     assert not of.too_many_half_open(guest)
     of.remove(flows[1])
     assert (guest.half_open, len(guest.flows), of.flows) == ({}, 1, 1)
@@ -78,7 +78,7 @@ def test_a_guest_takes_no_half_open_connection_of_one_that_has_hardly_more() -> 
     of.remove(mine[0])
     of.remove(mine[1])
     for flow in list(of.link(2).guest.half_open):
-        flow.opened()
+        flow.opened(0.0)
     assert of.half_open_to_end(of.link(1).guest) is None, "the only one of another guest"
 
 

@@ -41,9 +41,15 @@ from pipeline.stages.egress.tcp.reads import HostReads
 from pipeline.stages.egress.tcp.share import Shares
 from pipeline.stages.egress.tcp.writes import HostWrites
 from pipeline.topology import INGRESS
+from pipeline.wire import ip
 
 CLOSING_PART: Final = 4
 """Connections in state CLOSING may have 1/CLOSING_PART of the sockets."""
+
+NO_ROOM: Final = "too many connections to this guest"
+NO_GUEST: Final = "no guest has this address"
+REFUSED: Final = "the guest refused the connection"
+TIMEOUT: Final = "the guest did not answer in time"
 
 _ACCEPTED: Final = INDEX["egress_connection_accepted"]
 _FLOWS: Final = INDEX["egress_flows"]
@@ -155,6 +161,7 @@ class Connections:
         elif kind == CLOSED:
             flow.guest_closed()
         elif kind == ABORT:
+            self._report_unreachable(flow.number, REFUSED)
             flow.guest_aborted()
         elif kind == GUEST_ANSWERED:
             answer = GuestAnswered.unpack(burst, at)
@@ -168,13 +175,14 @@ class Connections:
             # Not final: this port of the gateway is in use towards the guest. Demux tries the next one.
             or not self._dials.try_next(flow.number)
         ):
+            self._report_unreachable(flow.number, NO_ROOM)
             flow.close(reset=False)
 
     def _connect(self, shard: int, request: Connect) -> None:
-        sock, error = self._opener.open(request)
+        sock, error, refused = self._opener.open(request)
         if sock is None:
             make_way = self._bound.way(request.guest) if error in NO_DESCRIPTOR else MAKE_WAY_NO
-            self.flows.notify_connect_failed(shard, request, error, make_way)
+            self.flows.notify_connect_failed(shard, request, error, make_way, refused)
             return
         share = self._shares.of(request.guest)
         flow = Flow(self.flows, request.flow, shard, HostStream(sock, self._slots), share, request)
@@ -193,20 +201,32 @@ class Connections:
         # The guest's share and the shard are known only when the guest has answered.
         Flow(self.flows, number, 0, HostStream(sock, self._slots, head), self._shares.of(0))
         self._worker.counts[_ACCEPTED] += 1
-        self._dials.add(number, addr, port)
+        self._dials.add(number, addr, port, host_tcp.client_of(sock))
 
     def dial_failed(self, number: int) -> None:
         """Demux found no guest with the dialled address: the host client sees its connection end."""
+        self._end_dial(number, NO_GUEST)
+
+    def _end_dial(self, number: int, reason: str) -> None:
         flow = self.flows.by_key.get(number)
         if flow is not None:
+            self._report_unreachable(number, reason)
             flow.close(reset=False)
+
+    def _report_unreachable(self, number: int, reason: str) -> None:
+        """Report that a dial has failed. Does nothing if the guest has answered, or has opened the flow."""
+        events = self._worker.events
+        target = self._dials.target(number)
+        if target is not None and events.wants("forward-unreachable"):
+            addr, port = target
+            events.report("forward-unreachable", address=ip.text(addr), port=port, reason=reason)
 
     def _give_up_dialling(self, now: float) -> None:
         for number in self._dials.overdue(now):
             # The guest has not answered, so the shard is not known. Shards without this number ignore ABORT.
             for ring in self._tcp_out:
                 ring.push(FlowNotice.pack(ABORT, number))
-            self.dial_failed(number)
+            self._end_dial(number, TIMEOUT)
 
     # --- slots, the end -----------------------------------------------------------------------
 

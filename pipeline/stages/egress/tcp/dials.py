@@ -11,7 +11,7 @@ from typing import Final
 
 from pipeline.ipc.ring import Producer
 from pipeline.records.addresses import Addr
-from pipeline.records.dials import Dial
+from pipeline.records.dials import Client, Dial
 
 PATIENCE_S: Final = 10.0
 MAX_TRIES: Final = 65
@@ -21,9 +21,10 @@ MAX_TRIES: Final = 65
 class _Attempt:
     """The guest's end of a dialled connection, and how many ports of the gateway were tried."""
 
-    def __init__(self, guest_addr: Addr, guest_port: int) -> None:
+    def __init__(self, guest_addr: Addr, guest_port: int, client: Client) -> None:
         self.guest_addr = guest_addr
         self.guest_port = guest_port
+        self.client = client
         self.tries = 0
 
 
@@ -40,9 +41,9 @@ class PendingDials:
     def __len__(self) -> int:
         return len(self._attempts)
 
-    def add(self, number: int, guest_addr: Addr, guest_port: int) -> None:
-        """Ask demux for a connection to that port of a guest."""
-        self._attempts[number] = _Attempt(guest_addr, guest_port)
+    def add(self, number: int, guest_addr: Addr, guest_port: int, client: Client) -> None:
+        """Ask demux for a connection to that port of a guest, for this client."""
+        self._attempts[number] = _Attempt(guest_addr, guest_port, client)
         self._new.append(number)
         self.try_next(number)
 
@@ -55,8 +56,13 @@ class PendingDials:
         attempt.tries += 1
         if attempt.tries > MAX_TRIES:
             return False
-        self._demux_out.push(Dial.pack(number, attempt.guest_addr, attempt.guest_port))
+        self._demux_out.push(Dial.pack(number, attempt.guest_addr, attempt.guest_port, attempt.client))
         return True
+
+    def target(self, number: int) -> tuple[Addr, int] | None:
+        """Address and port of the guest; None if the dial is over."""
+        attempt = self._attempts.get(number)
+        return (attempt.guest_addr, attempt.guest_port) if attempt is not None else None
 
     def remove(self, number: int) -> None:
         """The guest has answered, or the flow is over. An unknown number is ignored."""

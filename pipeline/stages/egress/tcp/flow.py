@@ -12,7 +12,7 @@ from pipeline.host.credit import ReadCredit
 from pipeline.host.stream import HostStream
 from pipeline.ipc import events as ev
 from pipeline.records.flows import FLOW_FROM_EGRESS, Ends, FlowNotice
-from pipeline.records.kinds import ABORT, CONNECTED
+from pipeline.records.kinds import ABORT, CONNECTED, EVICTED, FORBIDDEN
 from pipeline.records.run import Run
 from pipeline.records.streams import MAKE_WAY_NO, Connect, ConnectFailed, Shutdown
 from pipeline.stages.egress.context import EgressContext
@@ -138,19 +138,19 @@ class Flow(GuestSocket):
 
         The guest of a connection that its host has not answered is told nothing, as if its SYN were lost.
         """
-        self._cut(errno.ETIMEDOUT)
+        self._cut(EVICTED, errno.ETIMEDOUT)
 
     def forbid(self) -> None:
         """A new egress policy forbids the connection. Both its ends are reset."""
-        self._cut(REFUSED)
+        self._cut(FORBIDDEN, REFUSED)
 
-    def _cut(self, error: int) -> None:
-        """Reset both ends. error: what the guest is told if the host has not answered yet."""
+    def _cut(self, kind: int, error: int) -> None:
+        """Reset both ends. kind: the record for tcp. error: for a guest whose host has not answered yet."""
         if self.state == CONNECTING:
             self._fail(error)
             return
         if self.state == OPEN:
-            self._notify(ABORT)
+            self._notify(kind)
         self.close(reset=True)
 
     def _fail(self, error: int) -> None:
@@ -329,11 +329,14 @@ class FlowTable:
         self.worker.prewake(self._prewakes)
 
     def notify_connect_failed(
-        self, shard: int, request: Connect, error: int, make_way: int = MAKE_WAY_NO
+        self, shard: int, request: Connect, error: int, make_way: int = MAKE_WAY_NO, refused: bool = False
     ) -> None:
-        """Report the failure to tcp, and to demux if the guest gets an ICMP message for it."""
+        """Report the failure to tcp, and to demux if the guest gets an ICMP message for it.
+
+        refused: a rule forbids the connection.
+        """
         self.counts[_FAILED] += 1
-        self.tcp_out[shard].push(ConnectFailed.pack(request.flow, error, make_way))
+        self.tcp_out[shard].push(ConnectFailed.pack(request.flow, error, make_way, refused))
         self._notices.notify_syn_failed(request, error)
 
 

@@ -26,28 +26,35 @@ class Opener:
         self._targets = context.targets
         self._policy = context.policy
         self._bound = context.bound
+        self._reports = context.reports
         self._outbound = context.outbound
         self._read_names = read_names
 
-    def open(self, request: Connect) -> tuple[socket.socket | None, int]:
-        """As pipeline.host.tcp.connect(): the socket and 0, or None and an errno."""
+    def open(self, request: Connect) -> tuple[socket.socket | None, int, bool]:
+        """As pipeline.host.tcp.connect(): the socket and 0, or None and an errno.
+
+        The last part of the result says whether a rule forbids the connection, which is reported then.
+        """
         ends = Ends.of(request.key)
         target = self._targets.tcp_target(ends.remote_addr, ends.remote_port)
         if target.refused:
             self._worker.counts[INDEX[target.refused]] += 1
-            return None, target.errno
+            self._reports.refused("tcp", request.guest, ends, rule=target.refused, error=target.errno)
+            return None, target.errno, True
         if self._policy.active and not target.service:
             # The resolver's NAMED was published before the guest could send this SYN. It is in demux's ring.
             self._read_names()
-            if self._policy.refuses(ends.guest_addr, ends.remote_addr, ends.remote_port, "tcp"):
-                return None, REFUSED
+            rule = self._policy.refuses(ends.guest_addr, ends.remote_addr, ends.remote_port, "tcp")
+            if rule:
+                self._reports.refused("tcp", request.guest, ends, rule=rule, error=REFUSED)
+                return None, REFUSED, True
         insists = request.insists
         if self._bound.refuses(request.guest, insists=insists):
-            return None, errno.EMFILE
+            return None, errno.EMFILE, False
         sock, error = self._try(target, ends, request)
         if error in NO_DESCRIPTOR and self._bound.make_room(request.guest, insists=insists):
             sock, error = self._try(target, ends, request)
-        return sock, error
+        return sock, error, False
 
     def _try(self, target: nat.Target, ends: Ends, request: Connect) -> tuple[socket.socket | None, int]:
         if target.service:

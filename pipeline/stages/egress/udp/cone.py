@@ -72,10 +72,11 @@ class Cone(DatagramSocket):
 
     # --- guest -> host ------------------------------------------------------------------
 
-    def open_flow(self, number: int, key: FlowKey, host_addr: Addr) -> DatagramFlow:
+    def open_flow(self, number: int, key: FlowKey, host_addr: Addr, now: float) -> DatagramFlow:
         """One more remote to which the guest sends from this port."""
         port = Ends.of(key).remote_port
-        flow = DatagramFlow(self, number, key, host_addr << 16 | port, (ip.text(host_addr), port))
+        address = ip.text(host_addr), port
+        flow = DatagramFlow(self, number, key, now, host_addr << 16 | port, address)
         self._by_source[flow.source] = flow
         self.add(flow)
         return flow
@@ -133,7 +134,7 @@ class Cone(DatagramSocket):
         if context.policy.active and not context.policy.admits(self._guest_addr, remote, port, "udp"):
             context.counts[_POLICY] += count
             return None
-        return DatagramFlow(self, NO_NUMBER, flow_key(self._guest_addr, self._guest_port, remote, port))
+        return DatagramFlow(self, NO_NUMBER, flow_key(self._guest_addr, self._guest_port, remote, port), 0.0)
 
     # --- errors and ends ------------------------------------------------------------------
 

@@ -27,9 +27,9 @@ from pipeline.wire import ip
 class ConnectedSocket(DatagramSocket):
     """The socket of one flow."""
 
-    def open_flow(self, number: int, key: FlowKey, host_addr: Addr) -> DatagramFlow:
+    def open_flow(self, number: int, key: FlowKey, host_addr: Addr, now: float) -> DatagramFlow:
         """The one flow of this socket."""
-        flow = DatagramFlow(self, number, key)
+        flow = DatagramFlow(self, number, key, now)
         self.add(flow)
         return flow
 

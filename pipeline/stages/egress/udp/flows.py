@@ -12,18 +12,25 @@ Reading is in pipeline.stages.egress.udp.reader.
 import errno
 import socket
 from collections.abc import Callable, Sequence
+from time import monotonic
 from typing import Final
 
 from pipeline.counters import INDEX
 from pipeline.engines import nat
+from pipeline.engines.udp import IDLE, RENEWAL_STEP
 from pipeline.host import udp as host_udp
 from pipeline.host import udp_local
 from pipeline.ipc import events as ev
+from pipeline.ipc.flow_rows import GATEWAY, HOST, OUT, FlowRow
 from pipeline.records.addresses import Addr
 from pipeline.records.flows import Ends, FlowKey
 from pipeline.records.kinds import REPORT_EVERY_S
+from pipeline.records.run import Run
 from pipeline.stages.egress.context import EgressContext
+from pipeline.stages.egress.policy_filter import REFUSED
 from pipeline.stages.egress.sockets import USED_AGAIN_S, GuestSocket
+from pipeline.stages.egress.traffic import Traffic
+from pipeline.stages.flow_reports import ERROR, LIMIT, POLICY
 
 SOCKET_BUFFER_BYTES: Final = 1 << 20
 TYPICAL_BYTES: Final = 1472
@@ -38,7 +45,7 @@ SOCKET_FULL: Final = INDEX["egress_datagram_dropped_socket_full"]
 NO_SOCKET: Final = INDEX["egress_datagram_dropped_no_socket"]
 
 
-class DatagramFlow:
+class DatagramFlow(Traffic):
     """What a guest exchanges with one remote."""
 
     def __init__(
@@ -46,11 +53,13 @@ class DatagramFlow:
         sock: "DatagramSocket",
         number: int,
         key: FlowKey,
+        now: float,
         source: int = 0,
         address: udp_local.Address | None = None,
     ) -> None:
         """source: the source of answers, as the host sees it: address << 16 | port. address: the same for
         sendto()."""
+        super().__init__(now)
         self.socket = sock
         self.number = number
         self.key = key
@@ -60,8 +69,9 @@ class DatagramFlow:
         self.past_demux = number == NO_NUMBER or Ends.of(key).remote_port != nat.DNS_PORT
         self._notify_at = 0.0
 
-    def on_answer(self, now: float) -> None:
+    def on_answer(self, run: Run, now: float) -> None:
         """Datagrams of the remote are on their way to the guest."""
+        self.to_guest(run.piece_count(), run.length, now)
         if self.number == NO_NUMBER:
             # A stranger's datagrams do not renew a flow.
             return
@@ -73,16 +83,45 @@ class DatagramFlow:
     def fail(self, error: int) -> None:
         """The host cannot serve the flow. Demux tells the guest, whose next datagram opens another flow."""
         self.socket.context.notices.notify_datagram_failed(self.key, error)
-        self.end()
+        self.end(HOST, ERROR, error)
 
-    def end(self) -> None:
-        """Close the flow and tell demux."""
+    def forbid(self) -> None:
+        """A new egress policy forbids the flow. Demux tells the guest."""
+        self.socket.context.notices.notify_datagram_failed(self.key, REFUSED)
+        self.end(GATEWAY, POLICY)
+
+    def end(self, by: str, reason: str, error: int = 0) -> None:
+        """Close the flow and tell demux. by, reason: see docs/flows.md."""
+        self._report_end(by, reason, error)
         self.socket.remove(self)
         self.socket.context.notices.notify_udp_closed(self.number)
 
     def close(self) -> None:
         """Demux has ended the flow."""
+        self._report_end(GATEWAY, "", 0)
         self.socket.remove(self)
+
+    def row(self, now: float) -> FlowRow:
+        """See Traffic."""
+        return self.counted(self.number, "udp", OUT, self.socket.guest, Ends.of(self.key), now)
+
+    def _report_end(self, by: str, reason: str, error: int) -> None:
+        """reason: "" if demux ended the flow, which does not say why."""
+        context = self.socket.context
+        if context.reports.wants_ended():
+            row = self.row(monotonic())
+            if not reason:
+                reason = why_ended(row, here=context.bound.is_here(self.socket.guest))
+            context.reports.closed(row._replace(state="closed"), by, reason, error)
+
+
+def why_ended(row: FlowRow, *, here: bool) -> str:
+    """Why demux has ended a flow. here: whether its guest is."""
+    if row.idle >= IDLE - 2 * RENEWAL_STEP:
+        return "idle"
+    if row.port == nat.DNS_PORT:
+        return "fin"  # All questions are answered.
+    return LIMIT if here else "orphan"
 
 
 class DatagramTable:
@@ -115,7 +154,7 @@ class DatagramSocket(GuestSocket):
 
     # --- what each kind of socket does in its own way -----------------------------------------
 
-    def open_flow(self, number: int, key: FlowKey, host_addr: Addr) -> DatagramFlow:
+    def open_flow(self, number: int, key: FlowKey, host_addr: Addr, now: float) -> DatagramFlow:
         """A new flow of this socket. host_addr: the remote's address as the host sees it."""
         raise NotImplementedError
 
@@ -177,7 +216,7 @@ class DatagramSocket(GuestSocket):
     def evict(self) -> None:
         """Another flow needs the socket."""
         for flow in list(self.flows.values()):
-            flow.end()
+            flow.end(GATEWAY, LIMIT)
 
     def close(self) -> None:
         """Close the socket, which has no flow any more."""

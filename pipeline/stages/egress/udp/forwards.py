@@ -8,6 +8,7 @@ of them is a flow of its own, and answers leave from that local address.
 import errno
 import socket
 from collections.abc import Sequence
+from time import monotonic
 from typing import Final
 
 from pipeline.counters import INDEX
@@ -15,11 +16,13 @@ from pipeline.host import udp as host_udp
 from pipeline.host import udp_local
 from pipeline.host.udp import MAX_DATAGRAM
 from pipeline.ipc import events as ev
+from pipeline.ipc.flow_rows import GATEWAY, IN, FlowRow
 from pipeline.records.addresses import Addr
-from pipeline.records.flows import FlowKey, flow_key
+from pipeline.records.flows import Ends, FlowKey, flow_key
 from pipeline.records.run import Run
 from pipeline.records.udp import UdpData
 from pipeline.stages.egress.context import EgressContext
+from pipeline.stages.egress.traffic import Traffic
 from pipeline.stages.egress.udp.flows import (
     NO_SOCKET,
     SEND_FAILED,
@@ -27,6 +30,7 @@ from pipeline.stages.egress.udp.flows import (
     TO_HOST,
     send_pieces,
     sent_before,
+    why_ended,
 )
 
 READS_A_PORT: Final = 16
@@ -70,14 +74,22 @@ class UdpForward:
         return length, (address, ())
 
 
-class Client:
+class Client(Traffic):
     """One host client of a forward."""
 
-    def __init__(self, forward: UdpForward, place: Place) -> None:
+    def __init__(self, forward: UdpForward, number: int, place: Place, now: float) -> None:
+        super().__init__(now)
+        self.number = number
         self.forward = forward
         self.place = place
         self.answers_from_own = bool(place[1])
         """Whether answers leave from the local address to which it sent. Else the system chooses one."""
+
+    def row(self, now: float) -> FlowRow:
+        """See Traffic. Egress does not know the number of the guest."""
+        address = self.place[0]
+        row = self.counted(self.number, "udp", IN, 0, Ends.of(self.forward.key), now)
+        return row._replace(address=str(address[0]), port=int(address[1]))
 
 
 class UdpForwards:
@@ -91,6 +103,7 @@ class UdpForwards:
         self._filler = context.filler
         self._numbers = context.numbers
         self._notices = context.notices
+        self._reports = context.reports
         self._demux_out = context.demux_out
         self._sender = sender
         self._max_clients = max_clients
@@ -108,12 +121,13 @@ class UdpForwards:
 
     # --- guest -> host ------------------------------------------------------------------
 
-    def to_host(self, number: int, pieces: Sequence[memoryview], size: int) -> None:
+    def to_host(self, number: int, pieces: Sequence[memoryview], size: int, now: float) -> None:
         """Send answers of the guest to the client of a flow. All have size bytes; the last may be shorter."""
         client = self.clients_by_id.get(number)
         if client is None:
             self._counts[NO_SOCKET] += len(pieces)
             return
+        client.from_guest(len(pieces), (len(pieces) - 1) * size + len(pieces[-1]), now)
         sent = failed = 0
         try:
             sent = self._send(client, pieces, size)
@@ -140,18 +154,18 @@ class UdpForwards:
 
     # --- host -> guest ------------------------------------------------------------------
 
-    def read_ready(self) -> int:
+    def read_ready(self, now: float) -> int:
         """Read datagrams from ports that have some, a bounded number of each. Returns how many."""
         self.more = False
         count = 0
         for forward in list(self.ready):
-            got, keep = self._read(forward)
+            got, keep = self._read(forward, now)
             count += got
             if not keep:
                 self.ready.pop(forward, None)
         return count
 
-    def _read(self, forward: UdpForward) -> tuple[int, bool]:
+    def _read(self, forward: UdpForward, now: float) -> tuple[int, bool]:
         """Read datagrams of a port. Returns how many, and whether there may be more."""
         filler = self._filler
         for count in range(READS_A_PORT):
@@ -168,8 +182,9 @@ class UdpForwards:
                 # An ICMP error for a datagram sent to a client that is gone. The port goes on.
                 self._counts[SEND_FAILED] += 1
                 continue
-            number = self._flow_of(forward, place)
+            number = self._flow_of(forward, place, now)
             if number:
+                self.clients_by_id[number].to_guest(1, length, now)
                 filler.commit(length)
                 self._counts[_FROM_HOST] += 1
                 run = Run(slot, off, length, 0, length)
@@ -177,7 +192,7 @@ class UdpForwards:
         self.more = True
         return READS_A_PORT, True
 
-    def _flow_of(self, forward: UdpForward, place: Place) -> int:
+    def _flow_of(self, forward: UdpForward, place: Place, now: float) -> int:
         """The number of a client's flow; 0 if the port has too many clients."""
         number = forward.clients.get(place, 0)
         if not number:
@@ -186,7 +201,9 @@ class UdpForwards:
                 return 0
             number = self._numbers.next()
             forward.clients[place] = number
-            self.clients_by_id[number] = Client(forward, place)
+            client = self.clients_by_id[number] = Client(forward, number, place, now)
+            if self._reports.wants_opened():
+                self._reports.opened(client.row(now))
         return number
 
     # --- begin and end ------------------------------------------------------------------
@@ -200,17 +217,34 @@ class UdpForwards:
 
     def close(self, number: int) -> None:
         """Demux has ended a client's flow."""
-        client = self.clients_by_id.pop(number, None)
+        client = self.clients_by_id.get(number)
         if client is not None:
-            del client.forward.clients[client.place]
+            self._end(client, "")
+
+    def _end(self, client: Client, reason: str) -> None:
+        """reason: see docs/flows.md; "" if demux ended the flow, which does not say why."""
+        del self.clients_by_id[client.number]
+        client.forward.clients.pop(client.place, None)
+        if self._reports.wants_ended():
+            row = client.row(monotonic())._replace(state="closed")
+            self._reports.closed(row, GATEWAY, reason or why_ended(row, here=True))
+
+    def end(self, number: int) -> bool:
+        """An operator ends a client's flow. False if there is none with this number."""
+        client = self.clients_by_id.get(number)
+        if client is None:
+            return False
+        self._end(client, "deleted")
+        self._notices.notify_udp_closed(number)
+        return True
 
     def remove(self, name: str) -> None:
         """Stop serving a port, and end its flows. An unknown name is ignored."""
         forward = self._forwards.pop(name, None)
         if forward is None:
             return
-        for number in forward.clients.values():
-            del self.clients_by_id[number]
+        for number in list(forward.clients.values()):
+            self._end(self.clients_by_id[number], "fin")
             self._notices.notify_udp_closed(number)
         forward.clients.clear()
         self.ready.pop(forward, None)

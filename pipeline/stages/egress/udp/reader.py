@@ -217,4 +217,4 @@ class DatagramReader:
             self._ingress_out.push(UdpToGuest.pack(flow.key, run))
         else:
             self._demux_out.push(UdpData.pack(flow.number, flow.key, run, link=0))
-        flow.on_answer(now)
+        flow.on_answer(run, now)

@@ -7,6 +7,7 @@ ports in forwards.py. Demux numbers the flows of guests and ends idle ones.
 import errno
 
 from pipeline.counters import INDEX
+from pipeline.ipc.flow_rows import GATEWAY
 from pipeline.records.flows import FLOW_FROM_EGRESS, Ends
 from pipeline.records.udp import UdpData
 from pipeline.stages.egress.context import EgressContext
@@ -45,7 +46,7 @@ class UdpSockets:
         context = self._context
         pieces = data.views(context.slots[data.slot])
         if data.flow & FLOW_FROM_EGRESS:
-            self.forwards.to_host(data.flow, pieces, data.piece_size)
+            self.forwards.to_host(data.flow, pieces, data.piece_size, now)
         else:
             flow = self.table.flows_by_id.get(data.flow)
             if flow is None:
@@ -53,6 +54,7 @@ class UdpSockets:
             if flow is not None:
                 if flow.socket.use(now):
                     context.bound.adopt(flow.socket, data.link)
+                flow.from_guest(len(pieces), data.length, now)
                 flow.socket.send(flow, pieces, data.piece_size)
         context.worker.free(data.slot)
 
@@ -65,18 +67,25 @@ class UdpSockets:
             context.counts[INDEX[target.refused]] += 1
             context.notices.notify_udp_closed(data.flow)
             return None
-        error = 0
-        if context.policy.active and context.policy.refuses(
-            ends.guest_addr, ends.remote_addr, ends.remote_port, "udp"
-        ):
+        guest = context.bound.guest_of(data.link)
+        rule = ""
+        if context.policy.active:
+            rule = context.policy.refuses(ends.guest_addr, ends.remote_addr, ends.remote_port, "udp")
+        if rule:
             error = REFUSED
+            context.reports.refused("udp", guest, ends, rule=rule, error=error)
         else:
             try:
-                sock = self._sockets.socket_for(context.bound.guest_of(data.link), ends, target.addr, now)
-                return sock.open_flow(data.flow, data.key, target.addr)
+                sock = self._sockets.socket_for(guest, ends, target.addr, now)
+                flow = sock.open_flow(data.flow, data.key, target.addr, now)
             except OSError as failure:
                 context.counts[NO_SOCKET] += 1
                 error = failure.errno or errno.EIO
+                context.reports.not_opened("udp", guest, ends, error)
+            else:
+                if context.reports.wants_opened():
+                    context.reports.opened(flow.row(now))
+                return flow
         context.notices.notify_datagram_failed(data.key, error)
         context.notices.notify_udp_closed(data.flow)
         return None
@@ -90,7 +99,7 @@ class UdpSockets:
             return 0
         if context.demux_out.room() <= 0 or context.ingress_out.room() <= 0:
             return 0
-        return self._reader.read_ready(now) + self.forwards.read_ready()
+        return self._reader.read_ready(now) + self.forwards.read_ready(now)
 
     def deadline(self) -> float:
         """0 if there is more to read at once."""
@@ -103,7 +112,7 @@ class UdpSockets:
         for flow in list(self.table.flows_by_id.values()):
             ends = Ends.of(flow.key)
             if policy.ends(ends.guest_addr, ends.remote_addr, ends.remote_port, "udp"):
-                flow.fail(REFUSED)
+                flow.forbid()
                 ended += 1
         return ended
 
@@ -115,6 +124,16 @@ class UdpSockets:
             self.forwards.close(number)
         elif (flow := self.table.flows_by_id.get(number)) is not None:
             flow.close()
+
+    def end(self, number: int) -> bool:
+        """An operator ends a flow. False if there is none with this number."""
+        if number & FLOW_FROM_EGRESS:
+            return self.forwards.end(number)
+        flow = self.table.flows_by_id.get(number)
+        if flow is None:
+            return False
+        flow.end(GATEWAY, "deleted")
+        return True
 
     def held(self) -> dict[str, int]:
         """How many of each thing there is for guests."""

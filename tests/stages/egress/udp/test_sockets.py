@@ -9,9 +9,11 @@ import pytest
 
 from pipeline.engines.nat import Target
 from pipeline.host import udp as host_udp
+from pipeline.ipc.flow_rows import CLOSED, OPENED, FlowRow
 from pipeline.records import kinds
 from pipeline.records.flows import flow_key
 from pipeline.records.udp import UdpData
+from pipeline.stages.egress.udp.flows import why_ended
 from pipeline.stages.egress.udp.sockets import UdpSockets
 from pipeline.wire import ip
 from tests.support.egress_rig import SLOTS, EgressRig, Sent
@@ -166,3 +168,32 @@ def test_a_refused_run_tells_the_guest_and_ends_the_flow(rig: Rig) -> None:
     # Once, or twice where the first of several datagrams is refused before the next is sent.
     assert said in ([kinds.UNREACHABLE, kinds.UDP_CLOSE], [kinds.UNREACHABLE, kinds.UDP_CLOSE] * 2)
     assert not rig.flows
+
+
+def test_datagrams_are_a_flow_that_counts_both_ways(rig: Rig) -> None:
+    rig.send([b"question", b"short"])
+    rig.received()
+    rig.payloads(rig.answer(numbered(100, 3)))
+    flow = rig.udp.table.flows_by_id[1]
+    row = flow.row(flow.last_at + 2.0)
+    assert (row.packets_from_guest, row.bytes_from_guest) == (2, 13)
+    assert (row.packets_to_guest, row.bytes_to_guest) == (3, 300)
+    assert (row.direction, row.state, row.idle) == ("out", "open", 2.0)
+    assert [kind for kind, _ in rig.events.got] == [OPENED]
+
+
+@pytest.mark.parametrize(
+    ("idle", "here", "reason"), [(100.0, True, "idle"), (1.0, True, "limit"), (1.0, False, "orphan")]
+)
+def test_demux_ends_a_flow_for_a_reason(idle: float, here: bool, reason: str) -> None:
+    row = FlowRow(1, "udp", "out", 1, "192.168.127.2", 1, "1.2.3.4", 2, idle=idle)
+    assert why_ended(row, here=here) == reason
+    assert why_ended(row._replace(port=53, idle=1.0), here=here) == "fin"
+
+
+def test_an_operator_ends_a_flow_once(rig: Rig) -> None:
+    rig.send([b"question"])
+    assert rig.udp.end(1)
+    assert not rig.udp.end(1)
+    kind, report = rig.events.got[-1]
+    assert (kind, report.ended_by, report.reason) == (CLOSED, "gateway", "deleted")

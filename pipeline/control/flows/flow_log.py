@@ -1,0 +1,70 @@
+"""The flow log: a line of JSON for each flow that has ended, failed or was refused, at any level of the log.
+
+The lines have the fields of the events (docs/events.md). Writing never blocks (pipeline.system.outlet). A
+line that does not fit, or that cannot be written, is lost and counted. The next line that fits follows a line
+``{"kind": "flow-log-lines-lost", "count": N}``.
+"""
+
+import json
+import os
+from typing import Final
+
+from pipeline.control.hub import Happened
+from pipeline.events.flows import EVERY_END
+from pipeline.system import output_file
+from pipeline.system.outlet import Outlet
+
+FILE_MODE: Final = 0o600
+"""Lines name guests, and the hosts that they reach."""
+MAX_QUEUED: Final = 1 << 20
+"""Bytes of lines that may wait."""
+LAST_WAIT: Final = 0.5
+"""Seconds that the program waits at its end for its last lines to be written."""
+
+
+class FlowLog:
+    """The open file. It receives events as a subscriber of the hub."""
+
+    def __init__(self, path: str) -> None:
+        """Raises OSError."""
+        self._path = path
+        self._fd = _open(path)
+        self._outlet = Outlet(MAX_QUEUED, notice=_lost_line)
+
+    def write(self, happened: Happened) -> None:
+        """Queue the line of an event, unless a flow has only opened."""
+        if happened.kind not in EVERY_END:
+            return
+        line = json.dumps(happened.as_object(), default=str, separators=(",", ":"))
+        self._outlet.put(self._fd, line.encode() + b"\n")
+
+    @property
+    def lost(self) -> int:
+        """Lines that were lost so far."""
+        return self._outlet.lost
+
+    def fileno(self) -> int:
+        """The descriptor, which a forked process must close."""
+        return self._fd
+
+    def reopen(self) -> None:
+        """Open the file again: another program has moved it away. Raises OSError; the old file stays then."""
+        if output_file.descriptor(self._path) is not None:
+            return
+        new = _open(self._path)
+        # The number stays, so lines that wait go to the new file.
+        os.dup2(new, self._fd, inheritable=False)
+        os.close(new)
+
+    def close(self) -> None:
+        """Write what waits, and close the file. If the thread still writes, the file stays open."""
+        if self._outlet.stop_thread(LAST_WAIT):
+            os.close(self._fd)
+
+
+def _open(path: str) -> int:
+    return output_file.open_file(path, FILE_MODE, append=True, read_fifo=True)
+
+
+def _lost_line(count: int) -> bytes:
+    return json.dumps({"kind": "flow-log-lines-lost", "count": count}).encode() + b"\n"

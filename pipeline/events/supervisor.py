@@ -1,0 +1,332 @@
+"""The lines that the supervisor writes to the log, and no subscriber gets."""
+
+from typing import Final
+
+from pipeline.events.kind import CRITICAL, DEBUG, ERROR, INFO, WARNING, Kind, logged
+
+_ERROR: Final = "what went wrong"
+_CLIENT: Final = "address of the client"
+_PATH: Final = "path of the file"
+_REQUEST: Final = "path of the request"
+_TIMES: Final = "how often since the last line"
+
+LIFE: Final = (
+    logged(
+        *("version", INFO, ""),
+        "The first line of a run: name and version of the program.",
+        data_path="compiled or plain",
+        python="version of Python",
+    ),
+    logged(
+        *("plain-data-path", WARNING, "the data path is plain Python and needs three times the CPU"),
+        "The package was installed without its compiled part.",
+        reason="why",
+    ),
+    logged("setting-doubtful", WARNING, "", "Something in the settings has no effect, or not a good one."),
+    logged(
+        "no-way-for-guests",
+        WARNING,
+        "no guest can attach: start has neither -listen nor another flag for links",
+        "The daemon serves nobody.",
+    ),
+    logged(
+        *("descriptor-not-used", WARNING, "a passed descriptor is not used"),
+        "The service manager passed a socket that no setting names.",
+        descriptor="name of the descriptor",
+    ),
+    logged(
+        *("listening", INFO, ""),
+        "An endpoint or a listener for guests is open. The text has its address.",
+        protocol="protocol of the links; missing for an endpoint",
+    ),
+    logged("metrics-served", INFO, "metrics", "The endpoint for metrics is open.", url="its address"),
+    logged(
+        *("metrics-open", WARNING, "everyone who reaches this address can read the metrics"),
+        "The endpoint for metrics has an address that others can reach.",
+        url="the address",
+    ),
+    logged(
+        *("ready", INFO, "waiting for clients..."),
+        "Everything is open.",
+        processes="number of the worker processes",
+    ),
+    logged("signal-caught", INFO, "signal caught", "A signal came that ends the daemon.", signal="its name"),
+    logged("stopped", INFO, "stopped", "All workers have ended.", status="exit status of the daemon"),
+    logged("start-failed", CRITICAL, "", "The daemon cannot start. The text says why."),
+    logged(
+        *("worker-died", ERROR, "worker died"),
+        "A worker process has ended, and the daemon ends with it.",
+        exitcode="its status; negative for a signal",
+    ),
+    logged(
+        *("worker-killed", ERROR, "worker did not stop in time"),
+        "A worker process was killed at the end of the daemon.",
+    ),
+    logged(
+        *("file-left", WARNING, "file not removed: another program's, or not permitted"),
+        "A socket or pid file stays.",
+        path=_PATH,
+    ),
+    logged(
+        *("original-guest-gone", ERROR, ""),
+        "gvtap-gvproxy: the original's line about a guest that left.",
+        protocol="protocol of the link",
+        peer="address of the socket at the other end",
+        opened_by="process or machine that opened the link",
+    ),
+    logged("original-exit", ERROR, "", "gvtap-gvproxy: the original's last line."),
+)
+
+RELOAD: Final = (
+    logged(
+        *("reloaded", INFO, "configuration reloaded"),
+        "SIGHUP: the settings of the file are in force.",
+        changed="the keys that have changed",
+    ),
+    logged(
+        *("reload-refused", ERROR, "configuration not reloaded: nothing has changed"),
+        "SIGHUP: the file has a mistake, or a setting cannot be applied.",
+        error=_ERROR,
+    ),
+    logged(
+        *("reload-keys-kept", WARNING, "keys that cannot change while the program runs keep their values"),
+        "SIGHUP: some changes need a new start.",
+        keys="the keys",
+    ),
+    logged(
+        *("reload-failed", ERROR, "reload failed"),
+        "SIGHUP met an error of this program.",
+        error=_ERROR,
+        exception="the traceback",
+    ),
+    logged(
+        *("reload-worker-failed", ERROR, "a worker has not taken the new settings"),
+        "A worker goes on with its old settings.",
+        of="name of the worker",
+        error=_ERROR,
+    ),
+    logged(
+        *("reload-forward-lost", ERROR, "a forward cannot be as it was"),
+        "A reload was refused, and a forward that it had changed cannot be restored.",
+        forward="the forward",
+        error=_ERROR,
+    ),
+)
+
+LOG: Final = (
+    logged("log-reopened", INFO, "log reopened", "The log file was opened again after SIGUSR1."),
+    logged(
+        *("log-not-reopened", ERROR, "log file cannot be opened again"),
+        "The old file stays.",
+        path=_PATH,
+        error=_ERROR,
+    ),
+    logged(
+        *("flow-log-not-reopened", ERROR, "flow log cannot be opened again"),
+        "The old file stays.",
+        path=_PATH,
+        error=_ERROR,
+    ),
+    logged(
+        *("flows-without-names", WARNING, "flows are reported without names"),
+        "A worker has not told the supervisor what it knows of guests and names.",
+        error=_ERROR,
+    ),
+    logged(
+        *("log-lines-left-out", WARNING, "log lines left out"),
+        "Lines over the log's rates (docs/limits.md), which no other line has reported.",
+        of="kind of the lines",
+        suppressed="their number",
+        most="the guests or clients with most of them",
+    ),
+    logged(
+        *("log-lines-dropped", WARNING, "log lines dropped"),
+        "The log took no lines for some time.",
+        count="lines lost",
+    ),
+    logged(
+        *("library", WARNING, ""),
+        "A line of a library: asyncio, aiohttp and others.",
+        logger="the library's name for its log",
+        exception="the traceback",
+    ),
+)
+
+WORKERS: Final = (
+    logged(
+        *("control-message-unreadable", ERROR, "control message cannot be read"),
+        "A worker has sent what is no message.",
+        error=_ERROR,
+    ),
+    logged(
+        *("event-failed", ERROR, "event failed"),
+        "A worker's message met an error of this program.",
+        failed="name of the message",
+        error=_ERROR,
+        exception="the traceback",
+    ),
+    logged(
+        *("event-unknown", WARNING, "unknown event"),
+        "A worker has sent a message that the supervisor does not know.",
+        name="name of the message",
+    ),
+    logged(
+        *("event-lost", WARNING, "no descriptor left for an event"),
+        "A worker's message is lost with its socket.",
+        lost="name of the message",
+        times=_TIMES,
+    ),
+    logged(
+        *("answer-late", WARNING, "answer came too late"),
+        "A worker has answered after the time for its answer.",
+        id="number of the request",
+    ),
+    logged(
+        *("dns-connection-lost", WARNING, "a guest's DNS connection cannot be handed over"),
+        "The resolver cannot take a connection.",
+        error=_ERROR,
+        times=_TIMES,
+    ),
+    logged(
+        *("metrics-without-guests", WARNING, "metrics without guests: demux does not answer"),
+        "A page of metrics lacks the series by guest.",
+        error=_ERROR,
+        times=_TIMES,
+    ),
+)
+
+API: Final = (
+    logged(
+        *("api-refused", WARNING, "API request refused"),
+        "A client may not do what it asked for (docs/access.md).",
+        client=_CLIENT,
+        why="the rule",
+    ),
+    logged(
+        *("api-request-failed", ERROR, "request of the API failed"),
+        "A worker could not do what a client asked for.",
+        path=_REQUEST,
+        error=_ERROR,
+    ),
+    logged(
+        *("api-failed", ERROR, "API failed"),
+        "A request met an error of this program.",
+        path=_REQUEST,
+        error=_ERROR,
+        exception="the traceback",
+    ),
+    logged(
+        *("api-bad-request", WARNING, "bad request"),
+        "What a client sends is not HTTP, but frames: it takes the endpoint for another one.",
+        client=_CLIENT,
+        error=_ERROR,
+    ),
+    logged(
+        *("api-malformed-request", DEBUG, "malformed request"),
+        "What a client sends is not HTTP.",
+        client=_CLIENT,
+        error=_ERROR,
+    ),
+    logged(
+        *("api-no-request", DEBUG, "no request within the time"),
+        "A client has connected, and sends no whole request.",
+        client=_CLIENT,
+    ),
+    logged(
+        *("api-connection-lost", DEBUG, "connection lost"),
+        "A client has left before its request was complete.",
+        client=_CLIENT,
+        error=_ERROR,
+    ),
+    logged(
+        *("api-connection-refused", WARNING, "connection refused, too many"),
+        "An endpoint has no place for another connection.",
+        client=_CLIENT,
+        times=_TIMES,
+    ),
+    logged(
+        *("api-connection-failed", ERROR, "control connection failed"),
+        "A connection met an error of this program.",
+        error=_ERROR,
+    ),
+    logged(
+        *("api-refusal-not-delivered", DEBUG, "refusal not delivered"),
+        "A client did not read why its request was refused.",
+        error=_ERROR,
+    ),
+    logged(
+        *("guest-not-attached", ERROR, "guest link not attached"),
+        "A request for /connect failed.",
+        client=_CLIENT,
+        error=_ERROR,
+    ),
+    logged(
+        *("tunnel-not-opened", ERROR, "tunnel not opened"),
+        "A request for /tunnel failed.",
+        client=_CLIENT,
+        to="address and port of the guest",
+        error=_ERROR,
+    ),
+    logged(
+        *("tunnel-client-gone", DEBUG, "tunnel's client is gone"),
+        "A client has left before it had its tunnel.",
+        client=_CLIENT,
+        error=_ERROR,
+    ),
+    logged(
+        *("capture-not-started", ERROR, "capture not started"),
+        "A request for /capture failed.",
+        client=_CLIENT,
+        error=_ERROR,
+    ),
+    logged(
+        *("notification-dropped", WARNING, "unable to send notification"),
+        "Too many notifications wait.",
+        notification="its type",
+    ),
+    logged(
+        *("notifications-lost", WARNING, "notifications lost at the end"),
+        "The daemon has ended before all notifications were sent.",
+        count="their number",
+    ),
+    logged("notification-failed", ERROR, "", "A notification cannot be sent. The text says why."),
+)
+
+SSH: Final = (
+    logged(
+        *("socket-forwarded", INFO, "socket forwarded"),
+        "A socket of the host leads to one in the guest over ssh.",
+        socket="path on the host",
+        to="path in the guest",
+        user="user in the guest",
+    ),
+    logged("ssh-connected", INFO, "ssh connection opened", "The guest's ssh server has let the gateway in."),
+    logged("ssh-lost", INFO, "ssh connection lost", "It is opened again when needed.", error=_ERROR),
+    logged(
+        *("ssh-silent", INFO, "guest does not answer ssh yet"),
+        "The guest has perhaps not started. The gateway tries again.",
+        error=_ERROR,
+    ),
+    logged(
+        *("ssh-key-unchecked", WARNING, "the guest's host key is not checked"),
+        "There is no file with known keys.",
+        error=_ERROR,
+    ),
+    logged(
+        *("ssh-client-refused", WARNING, "client refused, too many"),
+        "A forwarded socket has no place for another client.",
+        clients="how many there are",
+    ),
+    logged(
+        *("ssh-client-not-connected", ERROR, "client not connected to the guest"),
+        "A client of a forwarded socket has no connection to the guest.",
+        error=_ERROR,
+    ),
+    logged(
+        *("ssh-client-lost", DEBUG, "client's connection broke"),
+        "A client of a forwarded socket, or its guest, is gone.",
+        error=_ERROR,
+    ),
+)
+
+KINDS: Final[tuple[Kind, ...]] = (*LIFE, *RELOAD, *LOG, *WORKERS, *API, *SSH)

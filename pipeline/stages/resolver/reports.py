@@ -1,0 +1,58 @@
+"""The events of the resolver: leases and answered questions."""
+
+from typing import Final
+
+from pipeline.engines.dhcp.server import Change
+from pipeline.engines.dns import answers
+from pipeline.events.network import CACHE, MAX_ADDRESSES, ZONE
+from pipeline.stages.reporter import Reporter
+from pipeline.wire import ethernet, ip
+
+QUESTION: Final = "question-answered"
+SOURCES: Final = {"dns_query_answered_local": ZONE, "dns_query_answered_from_cache": CACHE}
+"""Where an answer comes from that the name server gives at once, by its counter."""
+
+
+def report_lease(events: Reporter, change: Change, guest: int, link: int, counter: str) -> None:
+    """A DHCP message has changed a lease. counter: of the outcome."""
+    if not events.wants(change.kind):
+        return
+    fields: dict[str, object] = {
+        "guest": guest,
+        "link": link,
+        "mac": ethernet.mac_text(change.mac),
+        "address": ip.text(change.addr) if change.addr else None,
+        "host_name": change.host_name.decode("utf-8", "backslashreplace") or None,
+    }
+    if change.kind in ("lease-given", "lease-renewed"):
+        fields["seconds"] = change.seconds or None
+    elif change.kind == "lease-refused":
+        fields["reason"] = counter
+    events.report(change.kind, **fields)
+
+
+def report_answer(
+    events: Reporter,
+    payload: bytes,
+    *,
+    guest: int,
+    address: int,
+    transport: str,
+    source: str,
+    seconds: float | None,
+) -> None:
+    """The reply ``payload`` is about to be sent to a guest with this number and address."""
+    found = answers.summary(payload, MAX_ADDRESSES)
+    events.report(
+        QUESTION,
+        guest=guest,
+        guest_address=ip.text(address),
+        transport=transport,
+        name=found.name,
+        type=found.rdtype,
+        rcode=found.rcode,
+        answers=found.records,
+        addresses=found.addresses,
+        source=source,
+        seconds=None if seconds is None else round(seconds, 6),
+    )
