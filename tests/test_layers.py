@@ -75,7 +75,7 @@ TABLE: dict[str, Row] = {
     # The supervisor's side. It reads no packet.
     "pipeline.control": Row(
         (
-            *("release", "go", "counters", "histograms", "counter_block", "events", "topology"),
+            *("release", "go", "wire.ip", "counters", "histograms", "counter_block", "events", "topology"),
             *("system", "ipc", "links", "config", "logs"),
         )
     ),

@@ -179,7 +179,9 @@ SHOWN = {
         "networks: [10.0.0.0/8], names: ['*.example.com'], ports: [443, 8000-8100], "
         "protocols: [tcp, udp]}]}\n"
     ),
-    "logging": "log-level: debug\nlog-file: /l\npid-file: /p\nflow-log: /f\nstack: {debug: true, capture-file: /c}\n",
+    "logging": (
+        "log-level: debug\nlog-file: /l\npid-file: /p\nflow-log: /f\nstack: {debug: true, capture-file: /c}\n"
+    ),
 }
 """A file for each group of Config, in which no value of the group is the default."""
 

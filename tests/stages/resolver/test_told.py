@@ -14,7 +14,7 @@ HOST = ip.parse_ipv4("203.0.113.9")
 def reply(name: str, *addresses: int) -> bytes:
     message = dns.message.make_response(dns.message.make_query(name, "A"))
     for address in addresses:
-        text = ".".join(map(str, address.to_bytes(4, "big")))
+        text = ip.text(address)
         message.answer.append(dns.rrset.from_text(f"{name}.", 30, "IN", "A", text))
     return message.to_wire()
 
