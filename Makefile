@@ -4,13 +4,13 @@ PYTHON ?= $(shell .ci/python)
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
-SOURCES := pipeline guest perf tests setup.py .ci/agent.py .ci/manual.py
+SOURCES := pipeline guest perf tests setup.py .ci/agent.py .ci/manual.py .ci/screenshot.py
 PYTEST := $(BIN)/pytest
 ARGS ?=
 FUZZ_SECONDS ?= 300
 
 .DEFAULT_GOAL := help
-.PHONY: help setup packages machine run check fmt lint type test unit stress fuzz e2e bench figures compiled wheel manual agent perf demo fresh images peers clean
+.PHONY: help setup packages machine run check fmt lint type test unit stress fuzz e2e bench figures compiled wheel manual picture agent perf demo fresh images peers clean
 
 help: ## list the verbs
 	@grep -E '^[a-z0-9]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -88,6 +88,9 @@ wheel: setup ## source distribution and wheel in dist/, the wheel compiled where
 
 manual: setup ## man pages and shell completions in contrib, from the tables of flags
 	$(BIN)/python .ci/manual.py
+
+picture: setup ## docs/top.svg, the screen of gvtap-pipeline top
+	$(BIN)/python .ci/screenshot.py
 
 agent: ## the guest's agent in one file, build/gvtap-guest.pyz, for guests with Python alone
 	$(PYTHON) .ci/agent.py build/gvtap-guest.pyz

@@ -25,6 +25,7 @@ LATE_IMPORTS = {
     "pipeline.control.plane": "the same",
     "pipeline.control.metrics.meter": "prometheus_client, when a monitor asks",
     "pipeline.control.ssh.forwards": "asyncssh, which is an extra",
+    "pipeline.client.top.command": "textual, which is an extra",
 }
 """Modules that import in functions, and what: libraries that cost much and that many users never need."""
 

@@ -5,6 +5,7 @@ complete -c gvtap-pipeline -n __fish_use_subcommand -a status
 complete -c gvtap-pipeline -n __fish_use_subcommand -a guests
 complete -c gvtap-pipeline -n __fish_use_subcommand -a flows
 complete -c gvtap-pipeline -n __fish_use_subcommand -a leases
+complete -c gvtap-pipeline -n __fish_use_subcommand -a top
 complete -c gvtap-pipeline -n __fish_use_subcommand -a expose
 complete -c gvtap-pipeline -n __fish_use_subcommand -a unexpose
 complete -c gvtap-pipeline -n __fish_use_subcommand -a capture
@@ -126,6 +127,11 @@ complete -c gvtap-pipeline -n '__fish_seen_subcommand_from leases' -o api-token-
 complete -c gvtap-pipeline -n '__fish_seen_subcommand_from leases' -o config -r -F -d 'configuration file of the daemon, which names its API and its token'
 complete -c gvtap-pipeline -n '__fish_seen_subcommand_from leases' -o json -d 'print JSON, for scripts'
 complete -c gvtap-pipeline -n '__fish_seen_subcommand_from leases' -o version -d 'print the version and exit'
+complete -c gvtap-pipeline -n '__fish_seen_subcommand_from top' -o api -r -d 'the daemon\'s API: unix:///path, tcp://host:port; else $GVTAP_API, else of -config, else the usual socket'
+complete -c gvtap-pipeline -n '__fish_seen_subcommand_from top' -o api-token-file -r -F -d 'file with the token that the API asks for; none if empty'
+complete -c gvtap-pipeline -n '__fish_seen_subcommand_from top' -o config -r -F -d 'configuration file of the daemon, which names its API and its token'
+complete -c gvtap-pipeline -n '__fish_seen_subcommand_from top' -o interval -r -d 'seconds from one poll to the next, 0.2 to 3600'
+complete -c gvtap-pipeline -n '__fish_seen_subcommand_from top' -o version -d 'print the version and exit'
 complete -c gvtap-pipeline -n '__fish_seen_subcommand_from expose' -o api -r -d 'the daemon\'s API: unix:///path, tcp://host:port; else $GVTAP_API, else of -config, else the usual socket'
 complete -c gvtap-pipeline -n '__fish_seen_subcommand_from expose' -o api-token-file -r -F -d 'file with the token that the API asks for; none if empty'
 complete -c gvtap-pipeline -n '__fish_seen_subcommand_from expose' -o config -r -F -d 'configuration file of the daemon, which names its API and its token'
