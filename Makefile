@@ -65,6 +65,9 @@ stress: packages setup ## ten million messages over rings, 10^5 schedules and 10
 	CHURN_SECONDS=30 $(PYTEST) tests/e2e/test_churn.py $(ARGS)
 	CHURN_SECONDS=600 $(PYTEST) -s --timeout=1800 tests/e2e/test_churn_guests.py $(ARGS)
 	FUZZ_FRAMES=10000000 PERF_CHECK=1 $(PYTEST) -s --timeout=3600 tests/e2e/test_fuzzed_frames.py $(ARGS)
+	.ci/packages ci
+	$(PYTEST) tests/examples $(ARGS)
+	$(MAKE) --no-print-directory images
 
 fuzz: setup ## property tests with many more examples, then two fuzzers for FUZZ_SECONDS each
 	$(PYTEST) --hypothesis-profile=fuzz --timeout=3600 -m 'not e2e and not vm' tests/wire tests/engines tests/guest $(ARGS)
