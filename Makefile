@@ -4,13 +4,13 @@ PYTHON ?= $(shell .ci/python)
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
-SOURCES := pipeline guest perf tests setup.py .ci/agent.py .ci/manual.py .ci/screenshot.py
+SOURCES := pipeline guest perf tests setup.py .ci/agent.py .ci/manual.py .ci/screenshot.py .ci/web_screenshots.py
 PYTEST := $(BIN)/pytest
 ARGS ?=
 FUZZ_SECONDS ?= 300
 
 .DEFAULT_GOAL := help
-.PHONY: help setup packages machine run check fmt lint type test unit stress fuzz e2e bench figures compiled wheel manual picture agent perf demo fresh images peers clean
+.PHONY: help setup packages machine run check fmt lint type test unit stress fuzz e2e bench figures compiled wheel manual picture screenshots agent perf demo fresh images peers clean
 
 help: ## list the verbs
 	@grep -E '^[a-z0-9]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -97,6 +97,9 @@ picture: setup ## docs/top.svg, the screen of gvtap-pipeline top
 
 agent: ## the guest's agent in one file, build/gvtap-guest.pyz, for guests with Python alone
 	$(PYTHON) .ci/agent.py build/gvtap-guest.pyz
+
+screenshots: packages setup ## pictures of the web page in docs/, with namespace guests and Chromium
+	$(BIN)/python .ci/web_screenshots.py
 
 perf: packages setup compiled ## all measurements beside the peers, with figures; see perf/README.md
 	@$(BIN)/python -c 'import matplotlib' 2>/dev/null || $(BIN)/pip install --quiet --editable '.[perf]' || \
