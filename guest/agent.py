@@ -32,6 +32,7 @@ from guest.resolv_conf import AUTO, NONE, ResolvConf
 from guest.tap import Tap
 from pipeline.go import flags
 from pipeline.go.flags import Flag
+from pipeline.wire import ip
 from pipeline.wire.errors import WireError
 from pipeline.wire.ethernet import mac_parse
 from pipeline.wire.framing import LE16
@@ -118,8 +119,9 @@ def options_from(parsed: flags.Parsed) -> Options:
     if address_text:
         try:
             own = ipaddress.IPv4Interface(address_text)
-            address, prefix = int(own.ip), own.network.prefixlen
-            gateway = int(ipaddress.IPv4Address(parsed.text("gateway") or int(own.network[0]) + 1))
+            address, prefix = ip.of(own.ip), own.network.prefixlen
+            first = ipaddress.IPv4Address(parsed.text("gateway") or int(own.network[0]) + 1)
+            gateway = ip.of(first)
         except ValueError as error:
             raise flags.FlagError(
                 f"invalid value {flags.quote(address_text)} for flag -address: {error}"
@@ -177,11 +179,11 @@ def _set_up(tap: Tap, options: Options, resolv_conf: ResolvConf) -> None:
     with doing(f"bring {tap.name} up"):
         tap.set_up()
     if options.address:
-        address = ipaddress.IPv4Address(options.address)
+        address = ip.text(options.address)
         with doing(f"give {tap.name} the address {address}/{options.prefix}"):
             netlink.set_address(tap.name, options.address, options.prefix)
         resolv_conf.set([options.gateway])
-        gateway = ipaddress.IPv4Address(options.gateway)
+        gateway = ip.text(options.gateway)
         attempt(f"route by {gateway}", lambda: netlink.set_default_route(tap.name, options.gateway))
 
 

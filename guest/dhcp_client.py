@@ -31,11 +31,10 @@ from guest.resolv_conf import AUTO, ResolvConf
 from guest.tap import mac_of
 from pipeline.go import flags
 from pipeline.go.flags import Flag
-from pipeline.wire import dhcp, ipv4, udp
+from pipeline.wire import dhcp, ip, ipv4, udp
 from pipeline.wire.checksum import word_sum
 from pipeline.wire.errors import WireError
 from pipeline.wire.ethernet import BROADCAST, TYPE_IPV4
-from pipeline.wire.ipv4 import addr_text
 
 PROGRAM: Final = "gvtap-guest dhcp"
 LOG: Final = logging.getLogger("gvtap-guest.dhcp")
@@ -80,7 +79,7 @@ class Port:
             self._sock = self._bound(address) if address else self._raw()
             self._address = address
         except OSError as error:
-            LOG.warning("cannot bind to port %d of %s: %s", dhcp.CLIENT_PORT, addr_text(address), error)
+            LOG.warning("cannot bind to port %d of %s: %s", dhcp.CLIENT_PORT, ip.text(address), error)
             self._sock = self._raw()
 
     def send(self, message: dhcp.Message, server: int) -> None:
@@ -88,9 +87,9 @@ class Port:
         payload = dhcp.build(message)
         try:
             if self._address:
-                self._sock.sendto(payload, (addr_text(server or ipv4.BROADCAST), dhcp.SERVER_PORT))
+                self._sock.sendto(payload, (ip.text(server or ip.BROADCAST), dhcp.SERVER_PORT))
             else:
-                packet = _packet(payload, ipv4.BROADCAST)
+                packet = _packet(payload, ip.BROADCAST)
                 self._sock.sendto(packet, (self._interface, TYPE_IPV4, 0, 0, BROADCAST))
         except OSError as error:
             if error.errno not in _SEND_LOSSES:
@@ -119,7 +118,7 @@ class Port:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, self._interface.encode())
-            sock.bind((addr_text(address), dhcp.CLIENT_PORT))
+            sock.bind((ip.text(address), dhcp.CLIENT_PORT))
         except OSError:
             sock.close()
             raise
@@ -135,14 +134,14 @@ def _packet(payload: bytes, dst: int) -> bytes:
 
 def _message_of(packet: bytes) -> dhcp.Message | None:
     """The DHCP message in an IPv4 packet for port 68, or None for other packets. Raises WireError."""
-    ip = ipv4.parse(packet, 0, len(packet))
-    if ip.proto != ipv4.PROTO_UDP or ip.frag_off or ip.flags & ipv4.FLAG_MF:
+    network = ipv4.parse(packet, 0, len(packet))
+    if network.proto != ipv4.PROTO_UDP or network.frag_off or network.flags & ipv4.FLAG_MF:
         return None
-    header = udp.parse(packet, ip.ihl, ip.total_len)
+    header = udp.parse(packet, network.ihl, network.total_len)
     if header.dst_port != dhcp.CLIENT_PORT:
         return None
-    udp.verify(memoryview(packet), ip.ihl, header, ip.src, ip.dst)
-    return dhcp.parse(packet, ip.ihl + udp.HEADER_LEN, ip.ihl + header.length)
+    udp.verify(memoryview(packet), network.ihl, header, network.src, network.dst)
+    return dhcp.parse(packet, network.ihl + udp.HEADER_LEN, network.ihl + header.length)
 
 
 def configure(interface: str, lease: Lease, resolv_conf: ResolvConf) -> None:
@@ -154,10 +153,10 @@ def configure(interface: str, lease: Lease, resolv_conf: ResolvConf) -> None:
     resolv_conf.set(lease.dns, lease.search)
     if lease.router:
         attempt(
-            f"route by {addr_text(lease.router)}", lambda: netlink.set_default_route(interface, lease.router)
+            f"route by {ip.text(lease.router)}", lambda: netlink.set_default_route(interface, lease.router)
         )
     LOG.info(
-        "%s has %s/%d until %.0f s from now", interface, addr_text(lease.address), lease.prefix, lease.seconds
+        "%s has %s/%d until %.0f s from now", interface, ip.text(lease.address), lease.prefix, lease.seconds
     )
 
 
@@ -165,7 +164,7 @@ def unconfigure(interface: str, lease: Lease, resolv_conf: ResolvConf) -> None:
     """Undo configure(), because the lease has ended."""
     resolv_conf.restore()
     attempt(
-        f"remove {addr_text(lease.address)}",
+        f"remove {ip.text(lease.address)}",
         lambda: netlink.remove_address(interface, lease.address, lease.prefix),
     )
 

@@ -14,7 +14,7 @@ import math
 from collections.abc import Callable
 from typing import Final, NamedTuple
 
-from pipeline.wire import dhcp
+from pipeline.wire import dhcp, ip
 from pipeline.wire.dhcp import Message
 
 FIRST_RETRY_SECONDS: Final = 1.0
@@ -155,8 +155,8 @@ class Client:
             self._discover(now)
             return
         options = {
-            dhcp.REQUESTED_ADDRESS: self._offer.address.to_bytes(4, "big"),
-            dhcp.SERVER_ID: self._offer.server.to_bytes(4, "big"),
+            dhcp.REQUESTED_ADDRESS: ip.ipv4_bytes(self._offer.address),
+            dhcp.SERVER_ID: ip.ipv4_bytes(self._offer.server),
         }
         self._actions.append(Send(self._message(dhcp.REQUEST, options, now), 0))
         self._retry_later(now)
@@ -218,9 +218,9 @@ def _lease(message: Message) -> Lease | None:
     dns = options.get(dhcp.DNS_SERVER, b"")
     return Lease(
         address=message.yiaddr,
-        prefix=(message.option_addr(dhcp.SUBNET_MASK) or DEFAULT_MASK).bit_count(),
+        prefix=(ip.to_ipv4(message.option_addr(dhcp.SUBNET_MASK)) or DEFAULT_MASK).bit_count(),
         router=message.option_addr(dhcp.ROUTER),
-        dns=tuple(int.from_bytes(dns[at : at + 4], "big") for at in range(0, len(dns) - 3, 4)),
+        dns=tuple(ip.from_ipv4(int.from_bytes(dns[at : at + 4], "big")) for at in range(0, len(dns) - 3, 4)),
         # RFC 3397 section 2: a search list replaces the domain name.
         search=parse_search_list(options.get(dhcp.DOMAIN_SEARCH, b""))
         or parse_domain_names(options.get(dhcp.DOMAIN_NAME, b"")),

@@ -10,6 +10,8 @@ import socket
 from struct import Struct
 from typing import Final
 
+from pipeline.wire import ip
+
 _NETLINK_ROUTE: Final = 0
 _RTM_NEWLINK: Final = 16
 _RTM_NEWADDR: Final = 20
@@ -44,7 +46,7 @@ _U32: Final = Struct("=I")
 
 
 def set_address(interface: str, address: int, prefix: int) -> None:
-    """Add an IPv4 address (a 32-bit integer) to the interface, with prefix length and broadcast address."""
+    """Add an IPv4 address (pipeline.wire.ip) to the interface, with prefix length and broadcast address."""
     _address(_RTM_NEWADDR, _NLM_F_CREATE | _NLM_F_REPLACE, interface, address, prefix)
 
 
@@ -59,7 +61,7 @@ def set_default_route(interface: str, gateway: int) -> None:
     message = _RTMSG.pack(
         socket.AF_INET, 0, 0, 0, _RT_TABLE_MAIN, _RTPROT_DHCP, _RT_SCOPE_UNIVERSE, _RTN_UNICAST, 0
     )
-    message += _attribute(_RTA_GATEWAY, gateway.to_bytes(4, "big")) + _attribute(_RTA_OIF, _U32.pack(index))
+    message += _attribute(_RTA_GATEWAY, ip.ipv4_bytes(gateway)) + _attribute(_RTA_OIF, _U32.pack(index))
     _request(_RTM_NEWROUTE, _NLM_F_CREATE | _NLM_F_REPLACE, message)
 
 
@@ -72,11 +74,12 @@ def set_mtu(interface: str, mtu: int) -> None:
 
 def _address(operation: int, flags: int, interface: str, address: int, prefix: int) -> None:
     index = socket.if_nametoindex(interface)
-    packed = address.to_bytes(4, "big")
+    bits = ip.to_ipv4(address)
+    packed = bits.to_bytes(4, "big")
     message = _IFADDR.pack(socket.AF_INET, prefix, 0, _RT_SCOPE_UNIVERSE, index)
     message += _attribute(_IFA_LOCAL, packed) + _attribute(_IFA_ADDRESS, packed)
     if prefix < 31:  # RFC 3021: a /31 has no broadcast address
-        broadcast = address | (0xFFFFFFFF >> prefix)
+        broadcast = bits | (0xFFFFFFFF >> prefix)
         message += _attribute(_IFA_BROADCAST, broadcast.to_bytes(4, "big"))
     _request(operation, flags, message)
 

@@ -28,7 +28,6 @@ point.
 
 import contextlib
 import errno
-import ipaddress
 import logging
 import os
 import re
@@ -39,6 +38,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from guest.optional import attempt
+from pipeline.wire import ip
 
 LOG: Final = logging.getLogger("gvtap-guest")
 
@@ -69,13 +69,13 @@ class ResolvConf:
         self._file = ""  # the real path of the file that this object has written
 
     def set(self, servers: Sequence[int], search: Sequence[str] = ()) -> None:
-        """Write servers (IPv4 addresses as integers) and search domains. Without servers, call restore()."""
+        """Write servers (see pipeline.wire.ip) and search domains. Without servers, call restore()."""
         if self._choice in ("", NONE):
             return
         if not servers:
             self.restore()
             return
-        addresses = [str(ipaddress.IPv4Address(server)) for server in servers]
+        addresses = [ip.text(server) for server in servers]
         if self._choice == AUTO and is_of_another_network(self._path):
             LOG.warning(
                 "%s may belong to another network namespace and is left alone "

@@ -144,8 +144,7 @@ def measure(place: World, host_addr: str, options: argparse.Namespace) -> list[R
         ports = dict(zip(("tcp", "crr", "udp"), server.popen.stdout.readline().decode().split(), strict=True))
         for kind in ("tcp", "udp"):
             result = latency.exchange(place, kind, (host_addr, ports[kind]), options.seconds)
-            for part in ("p50", "p99"):
-                rows.append((f"{kind} round trip {part}", "µs", result[f"{part}_us"], False))
+            rows += [(f"{kind} round trip {p}", "µs", result[f"{p}_us"], False) for p in ("p50", "p99")]
         result = latency.exchange(place, "crr", (host_addr, ports["crr"]), options.seconds)
         rows.append(("connect-request-close", "1/s", result["per_second"], True))
     finally:

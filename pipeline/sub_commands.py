@@ -78,6 +78,12 @@ COMMANDS: Final = (
     Command("flows", "list open connections", "pipeline.client.show:flows", client_options.FLOWS),
     Command("leases", "list the addresses of guests", "pipeline.client.show:leases", client_options.SHOW),
     Command(
+        "top",
+        "watch guests, flows, workers and drops with their rates",
+        "pipeline.client.top.command:run",
+        client_options.TOP,
+    ),
+    Command(
         "expose",
         "open forwards to a guest, such as 8080:80; the words are those of start -forward",
         "pipeline.client.forwards:expose",

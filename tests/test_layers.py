@@ -25,6 +25,7 @@ LATE_IMPORTS = {
     "pipeline.control.plane": "the same",
     "pipeline.control.metrics.meter": "prometheus_client, when a monitor asks",
     "pipeline.control.ssh.forwards": "asyncssh, which is an extra",
+    "pipeline.client.top.command": "textual, which is an extra",
 }
 """Modules that import in functions, and what: libraries that cost much and that many users never need."""
 
@@ -35,7 +36,7 @@ class Row(NamedTuple):
     never: tuple[str, ...] = ()
 
 
-PURE = ("array", "collections", "enum", "re", "struct", "typing")
+PURE = ("array", "collections", "enum", "ipaddress", "re", "struct", "typing")
 OUTSIDE = (
     "asyncio", "logging", "mmap", "multiprocess", "multiprocessing", "os", "posix_ipc", "random", "secrets",
     "select", "selectors", "signal", "socket", "structlog", "subprocess", "threading", "time",
@@ -59,7 +60,7 @@ TABLE: dict[str, Row] = {
     # The operating system.
     "pipeline.ipc": Row(("records", "counters", "counter_block", "topology")),
     "pipeline.links": Row(("wire", "records", "system", "ipc")),
-    "pipeline.host": Row(("records", "system", "ipc")),
+    "pipeline.host": Row(("records", "wire.ip", "system", "ipc")),
     # What the user asked for. Patterns and addresses are checked by the code that will use them.
     "pipeline.config": Row(("go", "wire", "system", "engines", "links")),
     "pipeline.log_limits": Row((), PURE),
@@ -75,7 +76,7 @@ TABLE: dict[str, Row] = {
     # The supervisor's side. It reads no packet.
     "pipeline.control": Row(
         (
-            *("release", "go", "counters", "histograms", "counter_block", "events", "topology"),
+            *("release", "go", "wire.ip", "counters", "histograms", "counter_block", "events", "topology"),
             *("system", "ipc", "links", "config", "logs"),
         )
     ),

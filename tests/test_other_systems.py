@@ -17,12 +17,12 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.wire import ipv4
+from pipeline.wire import ip
 from tests.support.daemon import errors
 from tests.support.netns import ROOT, shared_memory, wait_for
 from tests.support.raw_guest import RawGuest
 
-HOST = ipv4.addr_parse("192.168.127.254")
+HOST = ip.parse_ipv4("192.168.127.254")
 """Stands for the host's 127.0.0.1."""
 READY = '"waiting for clients..."'
 SECONDS = 30.0

@@ -26,11 +26,12 @@ from pipeline.records.kinds import RECORD_BYTES, TCP_RANGE, TO_HOST
 from pipeline.records.run import Run
 from pipeline.records.streams import ToHost
 from pipeline.records.tcp import TcpRange
+from pipeline.wire import ip
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 BURST: Final = 32
-GUEST: Final = 0xC0A87F09
-HOST: Final = 0xC0A87FFE
+GUEST: Final = ip.from_ipv4(0xC0A87F09)
+HOST: Final = ip.from_ipv4(0xC0A87FFE)
 KEY: Final = flow_key(GUEST, 40000, HOST, 80)
 FLOWS: Final[dict[FlowKey, int]] = {KEY: 7}
 
@@ -107,6 +108,7 @@ def measure(rounds: int, calls: int) -> dict[str, float]:
 _SETUP: Final = """
 from setuptools import setup
 from mypyc.build import mypycify
+
 from pathlib import Path
 records = [str(path) for path in sorted(Path("pipeline/records").glob("[a-z]*.py"))]
 loops = ["perf/micro/records.py"]

@@ -24,12 +24,12 @@ from pipeline.daemon.processes import make_loop
 from pipeline.go import flags
 from pipeline.ipc.fabric import Fabric
 from pipeline.topology import INGRESS, Layout
-from pipeline.wire import ethernet, ipv4, tcp, tcp_options, udp
+from pipeline.wire import ethernet, ip, ipv4, tcp, tcp_options, udp
 from tests.support import tcp_segments
 
 GUEST_MAC = bytes.fromhex("5a94efe40cee")
-GUEST = ipv4.addr_parse("192.168.127.9")
-HOST = ipv4.addr_parse("192.168.127.254")
+GUEST = ip.parse_ipv4("192.168.127.9")
+HOST = ip.parse_ipv4("192.168.127.254")
 GUEST_PORT = 40000
 WINDOW = 500
 

@@ -13,17 +13,17 @@ from struct import Struct
 from typing import NamedTuple
 
 from perf.peers import GUEST_MAC
-from pipeline.wire import arp, dhcp, ethernet, ipv4, tcp, tcp_options, udp, virtio_net
+from pipeline.wire import arp, dhcp, ethernet, ip, ipv4, tcp, tcp_options, udp, virtio_net
 from tests.support import tcp_segments
 
 MAC = bytes.fromhex("5a94ef0000c8")
-ADDR = ipv4.addr_parse("192.168.127.200")
+ADDR = ip.parse_ipv4("192.168.127.200")
 NEIGHBOUR_MAC = ethernet.mac_parse(GUEST_MAC)
-NEIGHBOUR = ipv4.addr_parse("192.168.127.2")
+NEIGHBOUR = ip.parse_ipv4("192.168.127.2")
 GATEWAY_MAC = ethernet.mac_parse("5a:94:ef:e4:0c:dd")
-GATEWAY = ipv4.addr_parse("192.168.127.1")
-HOST = ipv4.addr_parse("192.168.127.254")
-SILENT = ipv4.addr_parse("198.51.100.99")
+GATEWAY = ip.parse_ipv4("192.168.127.1")
+HOST = ip.parse_ipv4("192.168.127.254")
+SILENT = ip.parse_ipv4("198.51.100.99")
 """Behind the host's default route, where nobody answers ARP."""
 
 SMALL = bytes(18)
@@ -194,7 +194,7 @@ def discovers(_: Ports) -> list[bytes]:
         body = dhcp.build(dhcp.Message(dhcp.BOOT_REQUEST, n, client, options))
         header = udp.build(68, 67, udp.HEADER_LEN + len(body))
         total = ipv4.HEADER_LEN + len(header) + len(body)
-        made.append(head + ipv4.build(total, n, 64, ipv4.PROTO_UDP, 0, ipv4.BROADCAST) + header + body)
+        made.append(head + ipv4.build(total, n, 64, ipv4.PROTO_UDP, 0, ip.BROADCAST) + header + body)
     return made
 
 

@@ -71,6 +71,14 @@ class Api:
         """The JSON that POST is answered with, None if the answer is empty. Raises ApiError."""
         return self._json(self._ask("POST", path, json.dumps(body)), path)
 
+    def delete(self, path: str) -> None:
+        """Ask for DELETE. Raises ApiError."""
+        self._json(self._ask("DELETE", path), path)
+
+    def text(self, path: str, fields: Sequence[tuple[str, str]] = ()) -> str:
+        """The text at a path, such as /metrics. Raises ApiError."""
+        return self._body(self.get(path, fields), path).decode("utf-8", "replace")
+
     def read(self, path: str, fields: Sequence[tuple[str, str]] = ()) -> object:
         """The JSON at a path, None if it is empty. Raises ApiError."""
         return self._json(self.get(path, fields), path)
@@ -112,15 +120,26 @@ class Api:
         return f"{text or f'{self.url} answers {response.status} {response.reason}'}{advice}"
 
     def _json(self, answer: Answer, path: str) -> object:
+        text = self._body(answer, path)
+        try:
+            found: object = json.loads(text) if text else None
+        except (ValueError, RecursionError) as error:
+            raise ApiError(f"{self.url}{path} has no JSON: {error}") from error
+        return found
+
+    def _body(self, answer: Answer, path: str) -> bytes:
+        """The whole body."""
         with answer.response as response:
             try:
-                text = response.read(MAX_ANSWER + 1)
-                if len(text) > MAX_ANSWER:
-                    raise ApiError(f"{self.url}{path}: the answer is longer than {MAX_ANSWER} bytes")
-                found: object = json.loads(text) if text else None
-            except (OSError, ValueError, http.client.HTTPException, RecursionError) as error:
-                raise ApiError(f"{self.url}{path} has no JSON: {error}") from error
-        return found
+                body = response.read(MAX_ANSWER + 1)
+                missing = response.length
+            except (OSError, http.client.HTTPException) as error:
+                raise ApiError(f"{self.url}{path}: the answer is not complete: {error}") from error
+        if len(body) > MAX_ANSWER:
+            raise ApiError(f"{self.url}{path}: the answer is longer than {MAX_ANSWER} bytes")
+        if missing:
+            raise ApiError(f"{self.url}{path}: {missing} bytes of the answer are missing")
+        return body
 
     def _connect(self) -> socket.socket:
         if self._parts.scheme != "unix":

@@ -36,6 +36,10 @@ FLOWS: Final[tuple[Flag, ...]] = (
     Flag("limit", "int", "list at most this number of flows", default=1000),
     Flag("sort", "string", "order, largest first", default="bytes", words=SORTS),
 )
+TOP: Final[tuple[Flag, ...]] = (
+    *API,
+    Flag("interval", "string", "seconds from one poll to the next, 0.2 to 3600", default="2"),
+)
 FILTER: Final[tuple[Flag, ...]] = (
     Flag("guest", "string", "only this guest, repeats: link number, MAC address, IPv4 address", repeats=True),
     Flag("host", "string", "only frames from or to this address or network, repeats", repeats=True),

@@ -194,8 +194,8 @@ def _drops(drops: Record) -> list[tuple[str, str]]:
 def _guest(guest: Record) -> tuple[str, ...]:
     return (
         guest.text("guest"),
-        _first(guest.texts("ip_addresses")),
-        _first(guest.texts("mac_addresses")),
+        first(guest.texts("ip_addresses")),
+        first(guest.texts("mac_addresses")),
         guest.text("peer") or "gone",
         guest.text("links"),
         guest.text("tcp_flows") or "0",
@@ -204,7 +204,7 @@ def _guest(guest: Record) -> tuple[str, ...]:
     )
 
 
-def _first(texts: list[str]) -> str:
+def first(texts: list[str]) -> str:
     """The first text, and how many more there are."""
     if not texts:
         return UNKNOWN
@@ -216,9 +216,9 @@ def _flow(flow: Record, *, human: bool) -> tuple[str, ...]:
     return (
         flow.text("id"),
         flow.text("protocol"),
-        _address(flow.text("guest_address"), flow.text("guest_port")),
+        address(flow.text("guest_address"), flow.text("guest_port")),
         arrow,
-        _address(flow.text("name") or flow.text("address"), flow.text("port")),
+        address(flow.text("name") or flow.text("address"), flow.text("port")),
         flow.text("state"),
         _time(flow.number("age_seconds"), human=human),
         _time(flow.number("idle_seconds"), human=human),
@@ -227,8 +227,11 @@ def _flow(flow: Record, *, human: bool) -> tuple[str, ...]:
     )
 
 
-def _address(host: str, port: str) -> str:
-    return f"{host}:{port}" if port else host
+def address(host: str, port: str) -> str:
+    """An address with its port, if it has one."""
+    if not port:
+        return host
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def _time(seconds: float, *, human: bool) -> str:

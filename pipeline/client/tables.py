@@ -18,7 +18,8 @@ class Column(NamedTuple):
     """``shrinks_to``: fewest characters on a narrow terminal, 0 if it is never cut.
 
     ``keeps_end``: it is cut at the beginning. ``optional``: it is left out where the table does not fit
-    otherwise, the highest number first. 0 for never.
+    otherwise. The highest number goes first, all columns of one number together. 0 for never. ``least``: it
+    has this number of characters whatever is in it, so that it stands still while its texts change.
     """
 
     title: str
@@ -26,6 +27,15 @@ class Column(NamedTuple):
     shrinks_to: int = 0
     keeps_end: bool = False
     optional: int = 0
+    least: int = 0
+
+
+class Fitted(NamedTuple):
+    """A table whose texts have the width of their column. ``shown``: the numbers of the columns it has."""
+
+    shown: list[int]
+    titles: list[str]
+    rows: list[list[str]]
 
 
 def terminal_width() -> int:
@@ -35,18 +45,27 @@ def terminal_width() -> int:
 
 def table(columns: Sequence[Column], rows: Sequence[Sequence[str]], width: int = 0) -> str:
     """The lines of a table. width: of the terminal; 0 for as wide as need be."""
+    found = fit(columns, rows, width)
+    return "".join(GAP.join(line).rstrip() + "\n" for line in (found.titles, *found.rows))
+
+
+def fit(columns: Sequence[Column], rows: Sequence[Sequence[str]], width: int = 0) -> Fitted:
+    """Make a table fit, with GAP between columns. width: as table() has it."""
     clean = [[printable(cell) for cell in row] for row in rows]
     sizes = [
-        max(len(column.title), *(len(row[at]) for row in clean)) if clean else len(column.title)
+        max(column.least, len(column.title), *(len(row[at]) for row in clean))
+        if clean
+        else max(column.least, len(column.title))
         for at, column in enumerate(columns)
     ]
     shown = list(range(len(columns)))
     if width:
-        shown = _fit(columns, sizes, width)
-    lines = [[column.title for column in columns], *clean]
-    return "".join(
-        GAP.join(_cell(line[at], sizes[at], columns[at]) for at in shown).rstrip() + "\n" for line in lines
+        shown = _shrink(columns, sizes, width)
+    titles, *cells = (
+        [_cell(line[at], sizes[at], columns[at]) for at in shown]
+        for line in ([column.title for column in columns], *clean)
     )
+    return Fitted(shown, titles, cells)
 
 
 def printable(text: str) -> str:
@@ -54,7 +73,7 @@ def printable(text: str) -> str:
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
 
 
-def _fit(columns: Sequence[Column], sizes: list[int], width: int) -> list[int]:
+def _shrink(columns: Sequence[Column], sizes: list[int], width: int) -> list[int]:
     """Shrink sizes. Returns the columns that are shown."""
     shown = list(range(len(columns)))
     wanted = list(sizes)
@@ -70,7 +89,8 @@ def _fit(columns: Sequence[Column], sizes: list[int], width: int) -> list[int]:
         optional = [at for at in shown if columns[at].optional]
         if excess <= 0 or not optional:
             return shown
-        shown.remove(max(optional, key=lambda at: columns[at].optional))
+        number = max(columns[at].optional for at in optional)
+        shown = [at for at in shown if columns[at].optional != number]
 
 
 def _cell(text: str, size: int, column: Column) -> str:

@@ -6,7 +6,7 @@ from pipeline.config.errors import ConfigError
 from pipeline.config.model import PortForward, Record, Settings, Zone
 from pipeline.config.subnet import Addresses
 from pipeline.go import flags
-from pipeline.wire import ethernet, ipv4
+from pipeline.wire import ethernet, ip
 
 GUEST_MAC: Final = ethernet.mac_parse("5a:94:ef:e4:0c:ee")
 VPNKIT_UUID: Final = "c3d68012-0208-11ea-9fd7-f2189899ab08"
@@ -20,12 +20,12 @@ def forwards(parsed: flags.Parsed, network: Addresses) -> tuple[PortForward, ...
         return ()
     if not 1024 <= port <= 65535:
         raise ConfigError("ssh-port value must be between 1024 and 65535")
-    return (PortForward("tcp", f"127.0.0.1:{port}", f"{ipv4.addr_text(network.device_ip)}:22"),)
+    return (PortForward("tcp", f"127.0.0.1:{port}", f"{ip.text(network.device_ip)}:22"),)
 
 
 def settings(parsed: flags.Parsed, network: Addresses, resolv_conf: str) -> Settings:
     """The other settings by name."""
-    gateway, host = map(ipv4.addr_text, (network.gateway_ip, network.host_ip))
+    gateway, host = map(ip.text, (network.gateway_ip, network.host_ip))
     records = (Record("gateway", gateway), Record("host", host))
     return {
         "capture_file": parsed.text("pcap"),

@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 from pipeline.config import default_mode, derived, forward_words, limits, outside
 from pipeline.config.access import check_policy, check_token_file, with_proxy_protocol
 from pipeline.config.choices import GUESTS, PLACEMENTS, SEPARATE, STREAM_SCHEMES, UDP_NATS
-from pipeline.config.endpoints import check, further_links, links_of, metrics_url
+from pipeline.config.endpoints import check, further_links, links_of, metrics_url, web_url
 from pipeline.config.errors import ConfigError
 from pipeline.config.keys import NO_GUEST_API, FileKeys, StackKeys
 from pipeline.config.model import (
@@ -38,10 +38,10 @@ from pipeline.config.subnet import DEFAULT_MTU, Addresses, addresses, checked_mt
 from pipeline.go import flags
 from pipeline.links.addresses import unix_path
 from pipeline.system import memory, output_file, small_file, socket_file
-from pipeline.wire import ethernet, ipv4
+from pipeline.wire import ethernet, ip
 
 GATEWAY_MAC: Final = ethernet.mac_parse("5a:94:ef:e4:0c:dd")
-HOST_LOOPBACK: Final = ipv4.addr_parse("127.0.0.1")
+HOST_LOOPBACK: Final = ip.parse_ipv4("127.0.0.1")
 
 LEVELS: Final[Mapping[str, str]] = {
     "critical": "critical",
@@ -191,7 +191,7 @@ def _forwards(parsed: flags.Parsed, keys: FileKeys, network: Addresses) -> tuple
     given: dict[str, PortForward] = {}
     for word in parsed.lists["forward"]:
         try:
-            found = forward_words.forwards(word, ipv4.addr_text(network.device_ip))
+            found = forward_words.forwards(word, ip.text(network.device_ip))
         except forward_words.WordError as error:
             raise ConfigError(f"forward: {error}") from None
         address = found[0].remote.partition(":")[0]
@@ -220,6 +220,7 @@ def _listeners(parsed: flags.Parsed, keys: FileKeys, *, bound: bool) -> Settings
         "listen": listen,
         "services": services,
         "metrics": metrics_url(parsed.text("metrics") or keys.metrics),
+        "web": web_url(parsed.text("web") or keys.web),
         "further": further,
     }
 

@@ -14,7 +14,7 @@ from pipeline.config.scalars import Scalar, interface, name_server, source_addre
 from pipeline.engines.dns.zones import MAX_ZONES
 from pipeline.go import flags
 from pipeline.system import inet
-from pipeline.wire import ipv4
+from pipeline.wire import ip
 
 MAX_SERVERS: Final = 4
 """The most name servers: one question is sent at most that often (pipeline.host.upstream)."""
@@ -79,7 +79,7 @@ def _servers(texts: Sequence[str], gateway: int) -> tuple[str, ...]:
     servers = tuple(dict.fromkeys(texts))
     if len(servers) > MAX_SERVERS:
         raise ConfigError(f"dns-servers: at most {MAX_SERVERS} servers are allowed, not {len(servers)}")
-    own = ipv4.addr_text(gateway)
+    own = ip.text(gateway)
     for server in servers:
         if server.rpartition(":")[0] == own:
             raise ConfigError(f"dns-servers: {flags.quote(server)} is the gateway, which would ask itself")

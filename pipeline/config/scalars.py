@@ -13,7 +13,7 @@ from typing import Annotated, Any, Final
 
 from pipeline.engines.dns.patterns import Regexp, RegexpError
 from pipeline.go import flags
-from pipeline.wire import ethernet, ipv4
+from pipeline.wire import ethernet, ip
 
 _TRUE: Final = frozenset({"true", "True", "TRUE", "yes", "Yes", "YES", "on", "On", "ON", "y", "Y"})
 _FALSE: Final = frozenset({"false", "False", "FALSE", "no", "No", "NO", "off", "Off", "OFF", "n", "N"})
@@ -104,7 +104,7 @@ def number(low: int, high: int) -> Check:
 
 def _ipv4(value: object) -> int:
     try:
-        return ipv4.addr_parse(_text(value))
+        return ip.parse_ipv4(_text(value))
     except ValueError:
         raise ValueError("must be an IPv4 address such as 192.168.127.2") from None
 
@@ -272,7 +272,7 @@ def _pattern(*patterns: str) -> dict[str, str]:
 
 Text = Annotated[str, Check(_text, schema=_ANY_SCALAR)]
 Flag = Annotated[bool, Check(_true)]
-Ip = Annotated[int, Check(_ipv4, ipv4.addr_text, _IPV4_SCHEMA)]
+Ip = Annotated[int, Check(_ipv4, ip.text, _IPV4_SCHEMA)]
 Mac = Annotated[bytes, Check(_mac, ethernet.mac_text, _pattern(ethernet.MAC_PATTERN))]
 OptionalMac = Annotated[
     bytes, Check(_optional(_mac, b""), ethernet.mac_text, _pattern("", ethernet.MAC_PATTERN))

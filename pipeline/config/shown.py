@@ -5,7 +5,7 @@ from typing import Final
 from pipeline.config.keys import FileKeys
 from pipeline.config.model import Config, Settings, forward_key
 from pipeline.config.schema import adapter
-from pipeline.wire import ipv4
+from pipeline.wire import ip
 
 Keys = dict[str, object]
 
@@ -18,9 +18,9 @@ def as_file(config: Config) -> Keys:
     network, forwards = config.network, config.access.forwards
     in_other_words: Settings = {
         "subnet": str(network.subnet),
-        "gateway_ip": ipv4.addr_text(network.gateway_ip),
-        "device_ip": ipv4.addr_text(network.device_ip),
-        "host_ip": ipv4.addr_text(network.host_ip),
+        "gateway_ip": ip.text(network.gateway_ip),
+        "device_ip": ip.text(network.device_ip),
+        "host_ip": ip.text(network.host_ip),
         "further": tuple(f"{protocol}+{url}" for protocol, url in config.links.further),
         "forwards": {forward_key(forward): forward.remote for forward in forwards},
         "proxy_protocol": {

@@ -9,6 +9,7 @@ from typing import Final, NamedTuple
 
 from pipeline.config.errors import ConfigError
 from pipeline.config.scalars import is_ipv4
+from pipeline.wire import ip
 
 DEFAULT_MTU: Final = 1500
 MIN_MTU: Final = 68
@@ -56,14 +57,14 @@ def addresses(subnet_text: str, gateway: str, device: str, host: str) -> Address
     for text, offset in usable.values():
         if text and not is_ipv4(text):
             raise ConfigError(f"{prefix}invalid IP address: {text}")
-        ip = ipaddress.IPv4Address(text) if text else subnet.network_address + offset
-        if ip not in subnet:
-            raise ConfigError(f"{prefix}IP ({ip}) not in subnet ({subnet_text})")
-        if ip == subnet.network_address:
-            raise ConfigError(f"{prefix}IP must not be address of subnet: {ip}")
-        if ip == subnet.broadcast_address:
-            raise ConfigError(f"{prefix}IP must not be broadcast address: {ip}")
-        found.append(int(ip))
+        address = ipaddress.IPv4Address(text) if text else subnet.network_address + offset
+        if address not in subnet:
+            raise ConfigError(f"{prefix}IP ({address}) not in subnet ({subnet_text})")
+        if address == subnet.network_address:
+            raise ConfigError(f"{prefix}IP must not be address of subnet: {address}")
+        if address == subnet.broadcast_address:
+            raise ConfigError(f"{prefix}IP must not be broadcast address: {address}")
+        found.append(ip.of(address))
     if len(set(found)) < len(found):
         raise ConfigError(f"{prefix}IP addresses need to be distinct")
     return Addresses(subnet, *found)

@@ -1,10 +1,10 @@
 """What does not change while the daemon runs: its processes, its network and its sockets, for /status."""
 
 from collections.abc import Sequence
-from ipaddress import IPv4Address
 from typing import NamedTuple
 
 from pipeline.config.model import LINKS, Config
+from pipeline.wire import ip
 
 
 class Process(NamedTuple):
@@ -33,7 +33,7 @@ class Facts(NamedTuple):
         """The facts about a daemon with this configuration."""
         network, links = config.network, config.links
         endpoints = [("listen", url) for url in links.listen]
-        endpoints += [("services", links.services), ("metrics", links.metrics)]
+        endpoints += [("services", links.services), ("metrics", links.metrics), ("web", links.web)]
         endpoints += [(name, getattr(links, name)) for name in LINKS]
         endpoints += links.further
         return cls(
@@ -42,8 +42,8 @@ class Facts(NamedTuple):
             config.workers.placement,
             str(network.subnet),
             network.mtu,
-            str(IPv4Address(network.gateway_ip)),
-            str(IPv4Address(network.device_ip)),
-            str(IPv4Address(network.host_ip)),
+            ip.text(network.gateway_ip),
+            ip.text(network.device_ip),
+            ip.text(network.host_ip),
             tuple((use, url) for use, url in endpoints if url),
         )

@@ -4,7 +4,6 @@ import asyncio
 import errno
 import socket
 from collections.abc import Callable, Mapping, Sequence
-from ipaddress import IPv4Address
 from typing import TYPE_CHECKING, Final
 
 from pipeline import logs
@@ -44,6 +43,7 @@ from pipeline.ipc.fabric import Fabric
 from pipeline.links import addresses
 from pipeline.system import descriptor_limit
 from pipeline.topology import EGRESS, INGRESS, LISTEN, RESOLVER, TCP
+from pipeline.wire import ip
 
 if TYPE_CHECKING:
     from pipeline.control.http.api import Api
@@ -151,7 +151,7 @@ class ControlPlane:
     def _advice(self, forward: PortForward, error: str) -> str:
         """What helps against a forward that cannot be opened, in brackets, or an empty text."""
         port = forward.local.rpartition(":")[2]
-        guest = IPv4Address(self._config.network.device_ip)
+        guest = ip.text(self._config.network.device_ip)
         if error.endswith("address already in use") and forward.remote == f"{guest}:22":
             return " (-ssh-port sets another port, -1 none; or it is of -forward, or a key of stack.forwards)"
         if error.endswith("permission denied") and port.isdigit() and int(port) < 1024:
@@ -180,6 +180,17 @@ class ControlPlane:
         """Serve what monitors read, and nothing else, on a listening socket, which stays the caller's."""
         kind = BROWSERS_MONITORING if _is_tcp(listener) else MONITORING
         self._listen(self._front(self._servers.server(kind), {}), listener)
+
+    def serve_web(self, listener: socket.socket, on_token: Callable[[str], None]) -> None:
+        """Serve the page for browsers on a listening socket, which stays the caller's.
+
+        on_token: called with each token that opens the page.
+        """
+        from pipeline.control.web.login import Login  # noqa: PLC0415  not without -web
+
+        login = Login(listener.getsockname()[1], on_token)
+        self._listen(self._front(self._servers.page(login), {}), listener)
+        login.renew()
 
     def _listen(self, front: Front, listener: socket.socket) -> None:
         self._fronts.append(front)

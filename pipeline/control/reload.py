@@ -13,7 +13,6 @@ import pickle
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from contextlib import AsyncExitStack
 from functools import partial
-from ipaddress import IPv4Address
 from typing import Final
 
 import structlog
@@ -28,6 +27,7 @@ from pipeline.control.workers import Channels, RequestError
 from pipeline.ipc import messages
 from pipeline.system import inet
 from pipeline.topology import INGRESS, RESOLVER
+from pipeline.wire import ip
 
 TRIES: Final = 20
 """How often a UDP port is bound that was just closed: an egress worker closes it a little later."""
@@ -147,7 +147,7 @@ class LiveSettings:
 
     async def open_socket(self, forward: SocketForward) -> None:
         """Open a configured forward over ssh. Raises SocketError, SshError, OSError."""
-        guest = str(IPv4Address(self._config.network.device_ip))
+        guest = ip.text(self._config.network.device_ip)
         await self._sockets.check_key(forward.identity)
         destination = Destination(forward.user, guest, forward.dest, forward.identity)
         await self._sockets.open(host_path(forward.socket), destination)

@@ -15,7 +15,7 @@ import re
 from collections.abc import Sequence
 from typing import Final
 
-from pipeline.wire import arp, ethernet, ipv4
+from pipeline.wire import arp, ethernet, ip, ipv4
 
 HEAD_BYTES: Final = 14 + 8 + 60 + 4
 """Bytes of a frame that a filter may look at: Ethernet with two tags, the longest IPv4 header, ports."""
@@ -49,15 +49,14 @@ class FilterError(ValueError):
 class Head:
     """What a filter knows of a frame.
 
-    version: 4 or 6, 0 without addresses. protocol: of IP, ARP or NOTHING. src_port, dst_port: -1 if absent.
+    src, dst: see pipeline.wire.ip. protocol: of IP, ARP or NOTHING. src_port, dst_port: -1 if absent.
     """
 
-    __slots__ = ("dst", "dst_mac", "dst_port", "protocol", "src", "src_mac", "src_port", "version")
+    __slots__ = ("dst", "dst_mac", "dst_port", "protocol", "src", "src_mac", "src_port")
 
     def __init__(self, dst_mac: bytes, src_mac: bytes) -> None:
         self.dst_mac = dst_mac
         self.src_mac = src_mac
-        self.version = 0
         self.protocol = NOTHING
         self.src = 0
         self.dst = 0
@@ -78,20 +77,18 @@ def read(view: memoryview | bytes, off: int, end: int) -> Head:
     elif kind == ethernet.TYPE_IPV6:
         _read_ipv6(head, view, at, end)
     elif kind == ethernet.TYPE_ARP and end - at >= arp.LEN:
-        head.version = 4
         head.protocol = ARP
-        head.src = int.from_bytes(view[at + 14 : at + 18], "big")
-        head.dst = int.from_bytes(view[at + 24 : at + 28], "big")
+        head.src = ip.from_ipv4(int.from_bytes(view[at + 14 : at + 18], "big"))
+        head.dst = ip.from_ipv4(int.from_bytes(view[at + 24 : at + 28], "big"))
     return head
 
 
 def _read_ipv4(head: Head, view: memoryview | bytes, at: int, end: int) -> None:
     if end - at < ipv4.HEADER_LEN or view[at] >> 4 != 4:
         return
-    head.version = 4
     head.protocol = view[at + 9]
-    head.src = int.from_bytes(view[at + 12 : at + 16], "big")
-    head.dst = int.from_bytes(view[at + 16 : at + 20], "big")
+    head.src = ip.from_ipv4(int.from_bytes(view[at + 12 : at + 16], "big"))
+    head.dst = ip.from_ipv4(int.from_bytes(view[at + 16 : at + 20], "big"))
     length = (view[at] & 15) * 4
     if length >= ipv4.HEADER_LEN and not (view[at + 6] << 8 | view[at + 7]) & _OFFSET:
         _read_ports(head, view, at + length, end)
@@ -100,7 +97,6 @@ def _read_ipv4(head: Head, view: memoryview | bytes, at: int, end: int) -> None:
 def _read_ipv6(head: Head, view: memoryview | bytes, at: int, end: int) -> None:
     if end - at < _IPV6_LEN or view[at] >> 4 != 6:
         return
-    head.version = 6
     head.protocol = view[at + 6]
     head.src = int.from_bytes(view[at + 8 : at + 24], "big")
     head.dst = int.from_bytes(view[at + 24 : at + 40], "big")
@@ -172,7 +168,7 @@ class Filter:
         if link in self._links:
             return True
         mac, address = (head.src_mac, head.src) if from_guest else (head.dst_mac, head.dst)
-        if mac in self._macs or (head.version == 4 and address in self._addresses):
+        if mac in self._macs or address in self._addresses:
             if from_guest and link not in self._seen_on:
                 self._seen_on.add(link)
                 self._learned = True
@@ -183,17 +179,14 @@ class Filter:
         return any(low <= port <= high for low, high in self._ports)
 
     def _has_host(self, head: Head) -> bool:
-        for version, network, mask in self._hosts:
-            if head.version == version and (head.src & mask == network or head.dst & mask == network):
-                return True
-        return False
+        return any(ip.inside(head.src, *ends) or ip.inside(head.dst, *ends) for ends in self._hosts)
 
     def _add_guest(self, text: str) -> None:
         try:
             if _LINK.fullmatch(text):
                 self._links.add(int(text))
             elif "." in text:
-                self._addresses.add(int(ipaddress.IPv4Address(text)))
+                self._addresses.add(ip.of(ipaddress.IPv4Address(text)))
             else:
                 self._macs.add(ethernet.mac_parse(text))
         except ValueError:
@@ -201,14 +194,13 @@ class Filter:
             raise FilterError(f"guest {text[:100]!r} is wrong (allowed: {allowed})") from None
 
 
-def _host(text: str) -> tuple[int, int, int]:
-    """(IP version, network, mask) of an address or a network."""
+def _host(text: str) -> tuple[int, int]:
+    """The first and the last address of a network, or twice one address."""
     try:
-        network = ipaddress.ip_network(text, strict=False)
+        return ip.network(text)
     except ValueError:
         allowed = "an IPv4 or IPv6 address, or a network such as 10.0.0.0/8"
         raise FilterError(f"host {text[:100]!r} is wrong (allowed: {allowed})") from None
-    return network.version, int(network.network_address), int(network.netmask)
 
 
 def _port_range(text: str) -> tuple[int, int]:

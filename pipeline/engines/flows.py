@@ -13,6 +13,7 @@ EPHEMERAL_LAST: Final = 65535
 """The dynamic ports of RFC 6335 section 6."""
 
 _MASK: Final = 0xFFFFFFFF
+_PRIME: Final = 0xFFFFFFFB
 
 
 def rss_hash(guest_addr: int, guest_port: int, remote_addr: int, remote_port: int) -> int:
@@ -20,9 +21,11 @@ def rss_hash(guest_addr: int, guest_port: int, remote_addr: int, remote_port: in
 
     The hash is not secret. A guest can steer all its flows to one shard, and mostly slows itself.
     """
+    # An address of 128 bits counts modulo a prime below 2**32.
+    guest, remote = guest_addr % _PRIME, remote_addr % _PRIME
     # Multiply by odd constants to carry each field into the high bits. Then fold the high bits into the low
     # ones twice: ports differ in their low bits, and a modulus uses the low bits.
-    mixed = guest_addr * 0x9E3779B1 ^ remote_addr * 0x85EBCA77 ^ (guest_port << 16 | remote_port) * 0xC2B2AE3D
+    mixed = guest * 0x9E3779B1 ^ remote * 0x85EBCA77 ^ (guest_port << 16 | remote_port) * 0xC2B2AE3D
     mixed = (mixed ^ mixed >> 29) * 0x27D4EB2F & 0xFFFFFFFFFFFFFFFF
     return (mixed ^ mixed >> 32) & _MASK
 

@@ -23,7 +23,7 @@ caller checks source addresses, since it has the tables.
 
 from typing import Final
 
-from pipeline.wire import dhcp, ethernet, icmp, ipv4
+from pipeline.wire import dhcp, ethernet, icmp, ip, ipv4
 from pipeline.wire.errors import WireError
 
 _DHCPV6_CLIENT: Final = 546
@@ -91,7 +91,7 @@ def refuse_ipv4(view: memoryview, at: int, end: int) -> int:
     if end - at < ipv4.HEADER_LEN or view[at] >> 4 != 4:
         raise WireError(_UNREADABLE)
     begin = at + (view[at] & 15) * 4
-    src = int.from_bytes(view[at + 12 : at + 16], "big")
+    src = ip.from_ipv4(int.from_bytes(view[at + 12 : at + 16], "big"))
     proto = view[at + 9]
     if (view[at + 6] << 8 | view[at + 7]) & _OFFSET_V4:
         return src

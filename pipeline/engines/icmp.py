@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from struct import Struct
 from typing import Final
 
-from pipeline.wire import icmp, ipv4, udp
+from pipeline.wire import icmp, ip, ipv4, udp
 from pipeline.wire.errors import WireError
 
 ERRORS_PER_SECOND: Final = 100.0
@@ -143,7 +143,7 @@ class IcmpErrors:
         return self._packet(quoted, icmp.build_time_exceeded(code, quoted), src)
 
     def _packet(self, quoted: bytes, message: bytes, src: int | None) -> bytes:
-        guest, _ = _ADDRS.unpack_from(quoted, _IP_ADDRS)
+        guest = ip.from_ipv4(_ADDRS.unpack_from(quoted, _IP_ADDRS)[0])
         self._ident = (self._ident + 1) & 0xFFFF
         origin = self._gateway if src is None else src
         return (
@@ -186,4 +186,4 @@ class IcmpErrors:
 
 def _is_host(addr: int) -> bool:
     """Whether addr can be one host's: not in 0/8, 240/4 or loopback, and not a group or broadcast."""
-    return 0 < addr >> 24 < 224 and not ipv4.is_loopback(addr)
+    return 0 < ip.to_ipv4(addr) >> 24 < 224 and not ip.is_loopback(addr)

@@ -14,7 +14,7 @@ from collections.abc import Collection, Iterable, Mapping, Set
 from ipaddress import IPv4Network
 from typing import Final, NamedTuple, Protocol
 
-from pipeline.wire import ipv4
+from pipeline.wire import ip
 
 DNS_PORT: Final = 53
 API_PORT: Final = 80
@@ -46,7 +46,7 @@ class Target(NamedTuple):
 
 
 class NatConfig(Protocol):
-    """The part of the configuration that Nat needs. Addresses are ints."""
+    """The part of the configuration that Nat needs."""
 
     @property
     def subnet(self) -> IPv4Network: ...
@@ -78,9 +78,7 @@ class Nat:
         own_ports: TCP ports of the host's loopback that no guest may reach, since the program listens there.
         disable: what is switched off: "dns", "udp", "icmp", "host-loopback".
         """
-        self.mask = 0xFFFFFFFF << (32 - prefix_len) & 0xFFFFFFFF
-        self.network = network & self.mask
-        self.broadcast = self.network | ~self.mask & 0xFFFFFFFF
+        self.network, self.broadcast = ip.prefix(network, prefix_len)
         self.gateway = gateway
         self.own = frozenset((gateway, *virtual))
         self.table = dict(table or {})
@@ -114,7 +112,7 @@ class Nat:
     ) -> "Nat":
         """The rules that a configuration asks for. own_ports, disable: as in Nat()."""
         return cls(
-            network=int(config.subnet.network_address),
+            network=ip.of(config.subnet.network_address),
             prefix_len=config.subnet.prefixlen,
             gateway=config.gateway_ip,
             virtual=config.gateway_virtual_ips,
@@ -126,12 +124,12 @@ class Nat:
 
     def in_subnet(self, addr: int) -> bool:
         """Whether addr is in the guests' subnet (its first and last address included)."""
-        return addr & self.mask == self.network
+        return self.network <= addr <= self.broadcast
 
     def tcp_target(self, remote_addr: int, port: int) -> Target:
         """Where a guest's SYN to this address and port goes."""
         target = self._target(self._tcp_services, remote_addr, port)
-        if port in self.own_ports and ipv4.is_loopback(target.addr) and not target.refused:
+        if port in self.own_ports and ip.is_loopback(target.addr) and not target.refused:
             return Target(target.addr, refused=OWN_PORT, errno=errno.ECONNREFUSED)
         return target
 
@@ -169,18 +167,18 @@ class Nat:
         """(counter name, errno) if a guest may not reach addr, else ("", 0)."""
         if addr in self.own:
             return "nat_flow_refused_gateway_port", errno.ECONNREFUSED
-        if ipv4.is_multicast(addr):
+        if ip.is_multicast(addr):
             return "nat_flow_refused_multicast", errno.ENETUNREACH
-        if addr in (ipv4.BROADCAST, self.broadcast):
+        if addr in (ip.BROADCAST, self.broadcast):
             return "nat_flow_refused_broadcast", errno.ENETUNREACH
         if self.in_subnet(addr):
             return "nat_flow_refused_unowned", errno.EHOSTUNREACH
-        if ipv4.is_loopback(addr):
+        if ip.is_loopback(addr):
             return "nat_flow_refused_loopback", errno.ENETUNREACH
-        if ipv4.is_link_local(addr) and not self.ec2_metadata_access:
+        if ip.is_link_local(addr) and not self.ec2_metadata_access:
             # Clients that look for a cloud's metadata server give up at once after a reset.
             return LINK_LOCAL, errno.ECONNREFUSED
-        if addr >> 24 == 0 or addr >> 28 == 0xF:
+        if ip.to_ipv4(addr) >> 24 == 0 or ip.to_ipv4(addr) >> 28 == 0xF:
             # 0.0.0.0 would reach the host's own loopback. 240.0.0.0/4 is reserved.
             return "nat_flow_refused_reserved", errno.ENETUNREACH
         return "", 0
@@ -188,4 +186,4 @@ class Nat:
 
 def _is_loopback(addr: int) -> bool:
     """Whether a host socket to this address reaches the host's own loopback. 0.0.0.0 does too."""
-    return ipv4.is_loopback(addr) or addr == 0
+    return ip.is_loopback(addr) or addr == 0

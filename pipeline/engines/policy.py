@@ -19,6 +19,8 @@ from typing import Final, NamedTuple, Protocol
 
 from netaddr import IPAddress, IPNetwork, IPSet
 
+from pipeline.wire import ip
+
 MAX_NAMED: Final = 16384
 """The most pairs of guest and named address. One more replaces the oldest."""
 MIN_VALID: Final = 5.0
@@ -167,14 +169,18 @@ class Policy:
             return False
         if rule.ports and (protocol == "icmp" or not any(low <= port <= high for low, high in rule.ports)):
             return False
-        if rule.guests is not None and IPAddress(guest, 4) not in rule.guests:
+        if rule.guests is not None and _ip(guest) not in rule.guests:
             return False
         if rule.networks is None and not rule.names:
             return True
-        if rule.networks is not None and IPAddress(address, 4) in rule.networks:
+        if rule.networks is not None and _ip(address) in rule.networks:
             return True
         names = self._named.get((guest, address), {})
         return any(number in rule.names and expires > now for number, expires in names.items())
+
+
+def _ip(addr: int) -> IPAddress:
+    return IPAddress(ip.to_ipv4(addr), 4) if ip.is_ipv4(addr) else IPAddress(addr, 6)
 
 
 def _set(networks: Sequence[str]) -> IPSet | None:

@@ -18,6 +18,7 @@ from struct import Struct
 from typing import Final, NamedTuple
 
 from pipeline.system.outbound import Outbound
+from pipeline.wire import ip
 
 HEADER_LEN: Final = 8
 ECHO_REPLY: Final = 0
@@ -151,5 +152,5 @@ def errors(sock: socket.socket, limit: int) -> Iterator[EchoError]:
             _, origin, icmp_type, code, _, info, _ = _EXTENDED_ERROR.unpack_from(value)
             if origin != _ORIGIN_ICMP or len(data) < HEADER_LEN:
                 continue
-            offender = int.from_bytes(value[_OFFENDER_OFF : _OFFENDER_OFF + 4], "big")
+            offender = ip.from_ipv4(int.from_bytes(value[_OFFENDER_OFF : _OFFENDER_OFF + 4], "big"))
             yield EchoError(icmp_type, code, info & 0xFFFF, offender, _SEQ.unpack_from(data, _SEQ_OFF)[0])

@@ -7,12 +7,12 @@ not understand, and does not change it.
 
 import json
 import re
-import socket
 from collections.abc import Iterable
 from math import isfinite
 from typing import Any, Final
 
 from pipeline.system import output_file, small_file
+from pipeline.wire import ip
 
 VERSION: Final = 1
 MODE: Final = 0o600
@@ -55,20 +55,19 @@ def load(path: str, wall_now: float) -> list[Row]:
 
 
 def _row(lease: Any, wall_now: float) -> Row:
-    ip, mac, expires = lease["ip"], lease["mac"], lease["expires"]
-    if not isinstance(ip, str) or not isinstance(mac, str) or not _MAC.fullmatch(mac):
-        raise ValueError(f"bad address {ip!r} or MAC address {mac!r}")
+    address, mac, expires = lease["ip"], lease["mac"], lease["expires"]
+    if not isinstance(address, str) or not isinstance(mac, str) or not _MAC.fullmatch(mac):
+        raise ValueError(f"bad address {address!r} or MAC address {mac!r}")
     if isinstance(expires, bool) or not isinstance(expires, int | float) or not isfinite(expires):
         raise ValueError(f"bad time {expires!r}")
-    address = int.from_bytes(socket.inet_pton(socket.AF_INET, ip), "big")
-    return address, bytes.fromhex(mac.replace(":", "")), float(expires) - wall_now
+    return ip.parse_ipv4(address), bytes.fromhex(mac.replace(":", "")), float(expires) - wall_now
 
 
 def save(path: str, rows: Iterable[Row], wall_now: float) -> None:
     """Replace the file. Raises OSError if that fails. The old file then stays."""
     leases = [
         {
-            "ip": socket.inet_ntoa(address.to_bytes(4, "big")),
+            "ip": ip.text(address),
             "mac": mac.hex(":"),
             "expires": round(wall_now + seconds),
         }

@@ -16,6 +16,7 @@ from typing import Final
 import numpy as np
 
 from pipeline.host.udp_local import Address, Control
+from pipeline.wire import ip
 
 MAX_DATAGRAM: Final = 65507
 """Bytes: 65535 less the IPv4 and UDP headers."""
@@ -233,7 +234,7 @@ class Receiver:
         names = self._names[:count]
         ports = names[:, 2:4].view(">u2")[:, 0]
         addrs = names[:, 4:8].view(">u4")[:, 0]
-        found: list[int] = (addrs.astype("u8") << 16 | ports).tolist()
+        found: list[int] = ((addrs.astype("u8") | ip.MAPPED) << 16 | ports).tolist()
         return found
 
     def tail(self, row: int, length: int) -> memoryview:

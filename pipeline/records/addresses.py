@@ -3,11 +3,20 @@
 from typing import TypeAlias
 
 Addr: TypeAlias = int
-"""An IP address as a number, in host order. 0 means that there is none.
+"""An IP address of either family as a number (pipeline.wire.ip). 0 means that there is none.
 
-All are IPv4 today. An IPv6 address would be a number of 128 bits: code that only compares, stores or passes
-on an Addr would not change. Only the layouts of this package know how many bytes an address takes.
+Only the layouts of this package know how many bytes an address takes.
 """
+
+
+def addr_bytes(addr: Addr) -> bytes:
+    """The 16 bytes of an address in a record: its number, with the least significant byte first."""
+    return addr.to_bytes(16, "little")
+
+
+def addr_of(raw: bytes) -> Addr:
+    """The address in these bytes: the inverse of addr_bytes()."""
+    return int.from_bytes(raw, "little")
 
 
 def mac_numbers(mac: bytes) -> tuple[int, int]:

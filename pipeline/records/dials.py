@@ -8,13 +8,13 @@ sends GUEST_ANSWERED (pipeline.records.streams) to egress. If not, tcp or demux 
 from struct import Struct
 from typing import Final, TypeAlias
 
-from pipeline.records.addresses import Addr
+from pipeline.records.addresses import Addr, addr_bytes, addr_of
 from pipeline.records.flows import FlowKey
 from pipeline.records.kinds import DIAL, DIAL_FAILED, DIAL_ROUTED
 
-_DIAL: Final = Struct("<B23xI18s2xI6xH4x")  # kind, flow, client, guest_addr, guest_port
-_ROUTED: Final = Struct("<BxH20xI18s2x12sI")  # kind, link, flow, client, key, egress
-_FAILED: Final = Struct("<B23xI32x?3x")  # kind, flow, final
+_DIAL: Final = Struct("<B23xI18s2x16s18xH12x")  # kind, flow, client, guest_addr, guest_port
+_ROUTED: Final = Struct("<BxH20xI18s2x36sI8x")  # kind, link, flow, client, key, egress
+_FAILED: Final = Struct("<B23xI32x?35x")  # kind, flow, final
 Client: TypeAlias = bytes
 """The program that opened a connection to a guest: 16 bytes of IPv6 address, in which IPv4 is mapped, and the
 port in network order. It only tells an operator who it is."""
@@ -35,12 +35,12 @@ class Dial:
     def unpack(burst: memoryview, at: int) -> "Dial":
         """The record at burst[at:]."""
         _, flow, client, guest_addr, guest_port = _DIAL.unpack_from(burst, at)
-        return Dial(flow, guest_addr, guest_port, client)
+        return Dial(flow, addr_of(guest_addr), guest_port, client)
 
     @staticmethod
     def pack(flow: int, guest_addr: Addr, guest_port: int, client: Client = NO_CLIENT) -> bytes:
         """A record with these fields."""
-        return _DIAL.pack(DIAL, flow, client, guest_addr, guest_port)
+        return _DIAL.pack(DIAL, flow, client, addr_bytes(guest_addr), guest_port)
 
 
 class DialRouted:

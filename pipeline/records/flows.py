@@ -1,6 +1,6 @@
 """How records name a flow (a TCP connection or a UDP association): by its two ends, or by a number.
 
-A *flow key* is the two ends as 12 bytes, exactly as a record holds them. Tables of flows use it as their key:
+A *flow key* is the two ends as 36 bytes, exactly as a record holds them. Tables of flows use it as their key:
 a look-up decodes nothing, and bytes hash faster than a tuple of numbers. ``Ends`` has the same in fields.
 
 A *flow number* is shorter. Demux, a tcp shard or an egress worker (FLOW_FROM_EGRESS) assigns it. Two workers
@@ -18,10 +18,12 @@ FLOW_FROM_EGRESS: Final = 0x80000000
 FlowKey: TypeAlias = bytes
 """The ends of a flow as a record holds them. Only this module makes one or looks inside."""
 
-_KEY: Final = Struct("<IIHH")  # guest_addr, remote_addr, remote_port, guest_port
+# guest_addr, remote_addr (each as two words, the low one first), remote_port, guest_port
+_KEY: Final = Struct("<QQQQHH")
+_WORD: Final = 0xFFFFFFFFFFFFFFFF
 _FLOW_AT: Final = 24
 _FLOW: Final = Struct("<I")
-_NOTICE: Final = Struct("<B23xI36x")  # kind, flow
+_NOTICE: Final = Struct("<B23xI68x")  # kind, flow
 
 
 class Ends:
@@ -36,17 +38,26 @@ class Ends:
     @staticmethod
     def of(key: FlowKey) -> "Ends":
         """The ends in a key."""
-        guest_addr, remote_addr, remote_port, guest_port = _KEY.unpack(key)
+        guest_addr: int
+        guest_high: int
+        remote_addr: int
+        remote_high: int
+        guest_addr, guest_high, remote_addr, remote_high, remote_port, guest_port = _KEY.unpack(key)
+        if guest_high or remote_high:
+            guest_addr |= guest_high << 64
+            remote_addr |= remote_high << 64
         return Ends(guest_addr, guest_port, remote_addr, remote_port)
 
     def key(self) -> FlowKey:
         """The key of these ends."""
-        return _KEY.pack(self.guest_addr, self.remote_addr, self.remote_port, self.guest_port)
+        return flow_key(self.guest_addr, self.guest_port, self.remote_addr, self.remote_port)
 
 
 def flow_key(guest_addr: Addr, guest_port: int, remote_addr: Addr, remote_port: int) -> FlowKey:
     """The key of a flow, without an object for its ends."""
-    return _KEY.pack(guest_addr, remote_addr, remote_port, guest_port)
+    return _KEY.pack(
+        guest_addr & _WORD, guest_addr >> 64, remote_addr & _WORD, remote_addr >> 64, remote_port, guest_port
+    )
 
 
 def flow_of(burst: memoryview, at: int) -> int:

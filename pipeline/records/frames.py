@@ -13,11 +13,11 @@ NO_LINK: Final = 0
 _BORROWED: Final = 1
 _VNET: Final = 2
 
-_FRAME: Final = Struct("<BBH4xIII44x")  # kind, bits, link, slot, off, length
-_FRAME_OUT: Final = Struct("<BBH4xIII40xI")  # kind, bits, link, slot, off, length, except_link
-_MISBEHAVED: Final = Struct("<BxH56xI")  # kind, link, frames
-_WATCH_DROPS: Final = Struct("<B?62x")  # kind, on
-_DROPPED: Final = Struct("<B?HHHIIIII36x")  # kind, vnet, link, stride, reason, slot, off, length, last, count
+_FRAME: Final = Struct("<BBH4xIII76x")  # kind, bits, link, slot, off, length
+_FRAME_OUT: Final = Struct("<BBH4xIII40xI32x")  # kind, bits, link, slot, off, length, except_link
+_MISBEHAVED: Final = Struct("<BxH56xI32x")  # kind, link, frames
+_WATCH_DROPS: Final = Struct("<B?94x")  # kind, on
+_DROPPED: Final = Struct("<B?HHHIIIII68x")  # kind, vnet, link, stride, reason, slot, off, length, last, count
 
 
 class Frame:

@@ -3,18 +3,18 @@
 from struct import Struct
 from typing import Final
 
-from pipeline.records.addresses import Addr, mac_bytes, mac_numbers
+from pipeline.records.addresses import Addr, addr_bytes, addr_of, mac_bytes, mac_numbers
 from pipeline.records.kinds import LEASED, NEIGHBOR_GONE, SHARED, WORK
 
 UNKNOWN_GUESTS: Final = 0x10000
 """Numbers from here on are not those of guests, which have 16 bits. A link that no LINK_UP has named counts
 as the guest UNKNOWN_GUESTS + link."""
 
-_LINK: Final = Struct("<BxHH58x")  # kind, link, guest
-_NEIGHBOR: Final = Struct("<BxH24xIH14xI12x")  # kind, link, MAC (two numbers), guest_addr
-_GONE: Final = Struct("<B47xI12x")  # kind, guest_addr
-_SHARED: Final = Struct("<B?62x")  # kind, shared
-_WORK: Final = Struct("<BxH56xI")  # kind, link, nanoseconds
+_LINK: Final = Struct("<BxHH90x")  # kind, link, guest
+_NEIGHBOR: Final = Struct("<BxH24xIH14x16s32x")  # kind, link, MAC (two numbers), guest_addr
+_GONE: Final = Struct("<B47x16s32x")  # kind, guest_addr
+_SHARED: Final = Struct("<B?94x")  # kind, shared
+_WORK: Final = Struct("<BxH56xI32x")  # kind, link, nanoseconds
 
 
 class LinkNotice:
@@ -92,13 +92,13 @@ class Neighbor:
     def unpack(burst: memoryview, at: int) -> "Neighbor":
         """The record at burst[at:]."""
         _, link, high, low, guest_addr = _NEIGHBOR.unpack_from(burst, at)
-        return Neighbor(guest_addr, mac_bytes(high, low), link)
+        return Neighbor(addr_of(guest_addr), mac_bytes(high, low), link)
 
     @staticmethod
     def pack(kind: int, guest_addr: Addr, mac: bytes, link: int) -> bytes:
         """A record of one of the two kinds."""
         high, low = mac_numbers(mac)
-        return _NEIGHBOR.pack(kind, link, high, low, guest_addr)
+        return _NEIGHBOR.pack(kind, link, high, low, addr_bytes(guest_addr))
 
 
 class NeighborGone:
@@ -111,12 +111,12 @@ class NeighborGone:
     def unpack(burst: memoryview, at: int) -> "NeighborGone":
         """The record at burst[at:]."""
         _, guest_addr = _GONE.unpack_from(burst, at)
-        return NeighborGone(guest_addr)
+        return NeighborGone(addr_of(guest_addr))
 
     @staticmethod
     def pack(guest_addr: Addr) -> bytes:
         """A record with this field."""
-        return _GONE.pack(NEIGHBOR_GONE, guest_addr)
+        return _GONE.pack(NEIGHBOR_GONE, addr_bytes(guest_addr))
 
 
 class Leased:
@@ -130,10 +130,10 @@ class Leased:
     def unpack(burst: memoryview, at: int) -> "Leased":
         """The record at burst[at:]."""
         _, _, high, low, guest_addr = _NEIGHBOR.unpack_from(burst, at)
-        return Leased(guest_addr, mac_bytes(high, low))
+        return Leased(addr_of(guest_addr), mac_bytes(high, low))
 
     @staticmethod
     def pack(guest_addr: Addr, mac: bytes) -> bytes:
         """A record with these fields."""
         high, low = mac_numbers(mac)
-        return _NEIGHBOR.pack(LEASED, 0, high, low, guest_addr)
+        return _NEIGHBOR.pack(LEASED, 0, high, low, addr_bytes(guest_addr))

@@ -3,18 +3,18 @@
 from struct import Struct
 from typing import Final
 
-from pipeline.records.addresses import Addr
+from pipeline.records.addresses import Addr, addr_bytes, addr_of
 from pipeline.records.flows import FlowKey
 from pipeline.records.kinds import GUEST_ERROR, ICMP_ECHO, ICMP_ERROR, ICMP_REPLY, UNREACHABLE
 
 # kind, link, slot, off, length, guest_addr, remote_addr, sequence, identifier, hops_left, dont_fragment
-_ECHO: Final = Struct("<BxH4xIII28xIIHHB?2x")
+_ECHO: Final = Struct("<BxH4xIII28x16s16sHHB?10x")
 # kind, slot, off, length, guest_addr, remote_addr, sequence, identifier
-_REPLY: Final = Struct("<B7xIII28xIIHH4x")
+_REPLY: Final = Struct("<B7xIII28x16s16sHH12x")
 # kind, offender, mtu, guest_addr, remote_addr, sequence, identifier, code, type
-_ECHO_ERROR: Final = Struct("<B27xII12xIIHHBB2x")
-_GUEST_ERROR: Final = Struct("<BxH24xII12x12sBB2x")  # kind, link, seq, mtu, key, code, type
-_UNREACHABLE: Final = Struct("<B27xI16x12sBB2x")  # kind, syn_seq, key, code, protocol
+_ECHO_ERROR: Final = Struct("<B11x16sI16x16s16sHHBB10x")
+_GUEST_ERROR: Final = Struct("<BxH24xII12x36sBB10x")  # kind, link, seq, mtu, key, code, type
+_UNREACHABLE: Final = Struct("<B27xI16x36sBB10x")  # kind, syn_seq, key, code, protocol
 
 
 class EchoRequest:
@@ -65,7 +65,16 @@ class EchoRequest:
             dont_fragment,
         ) = _ECHO.unpack_from(burst, at)
         return EchoRequest(
-            slot, off, length, guest_addr, remote_addr, identifier, sequence, hops_left, dont_fragment, link
+            slot,
+            off,
+            length,
+            addr_of(guest_addr),
+            addr_of(remote_addr),
+            identifier,
+            sequence,
+            hops_left,
+            dont_fragment,
+            link,
         )
 
     def pack(self) -> bytes:
@@ -76,8 +85,8 @@ class EchoRequest:
             self.slot,
             self.off,
             self.length,
-            self.guest_addr,
-            self.remote_addr,
+            addr_bytes(self.guest_addr),
+            addr_bytes(self.remote_addr),
             self.sequence,
             self.identifier,
             self.hops_left,
@@ -113,7 +122,7 @@ class EchoReply:
     def unpack(burst: memoryview, at: int) -> "EchoReply":
         """The record at burst[at:]."""
         _, slot, off, length, guest_addr, remote_addr, sequence, identifier = _REPLY.unpack_from(burst, at)
-        return EchoReply(slot, off, length, guest_addr, remote_addr, identifier, sequence)
+        return EchoReply(slot, off, length, addr_of(guest_addr), addr_of(remote_addr), identifier, sequence)
 
     def pack(self) -> bytes:
         """The record of this reply."""
@@ -122,8 +131,8 @@ class EchoReply:
             self.slot,
             self.off,
             self.length,
-            self.guest_addr,
-            self.remote_addr,
+            addr_bytes(self.guest_addr),
+            addr_bytes(self.remote_addr),
             self.sequence,
             self.identifier,
         )
@@ -162,16 +171,25 @@ class EchoError:
         (_, offender, mtu, guest_addr, remote_addr, sequence, identifier, code, type_) = (
             _ECHO_ERROR.unpack_from(burst, at)
         )
-        return EchoError(guest_addr, remote_addr, identifier, sequence, type_, code, offender, mtu)
+        return EchoError(
+            addr_of(guest_addr),
+            addr_of(remote_addr),
+            identifier,
+            sequence,
+            type_,
+            code,
+            addr_of(offender),
+            mtu,
+        )
 
     def pack(self) -> bytes:
         """The record of this error."""
         return _ECHO_ERROR.pack(
             ICMP_ERROR,
-            self.offender,
+            addr_bytes(self.offender),
             self.mtu,
-            self.guest_addr,
-            self.remote_addr,
+            addr_bytes(self.guest_addr),
+            addr_bytes(self.remote_addr),
             self.sequence,
             self.identifier,
             self.code,

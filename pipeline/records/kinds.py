@@ -1,8 +1,8 @@
 """The messages between worker processes: all kinds of record, each with its writers and readers.
 
-A *record* is 64 bytes on a ring, one cache line. Its first byte is its kind. The kind decides the layout of
-the other 63. Each layout is a class of this package, with an ``unpack`` for the reader and a ``pack`` for the
-writer. A record does not carry payload: it describes bytes in a *slot* of shared memory.
+A *record* is 96 bytes on a ring. Its first byte is its kind. The kind decides the layout of the other 95.
+Each layout is a class of this package, with an ``unpack`` for the reader and a ``pack`` for the writer. A
+record does not carry payload: it describes bytes in a *slot* of shared memory.
 
 A *reference* keeps the worker that allocated a slot from using it again. A reference has one owner. In the
 last column, *moves* means that the reader of the record owns it from then on. *Stays* means that the writer
@@ -91,7 +91,7 @@ does not use are zero.
 
 from typing import Final
 
-RECORD_BYTES: Final = 64
+RECORD_BYTES: Final = 96
 SLOT_ENTRY_BYTES: Final = 8
 """Bytes of an entry on a free ring: one slot number."""
 NO_SLOT: Final = 0xFFFFFFFF

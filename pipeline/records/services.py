@@ -3,12 +3,12 @@
 from struct import Struct
 from typing import Final
 
-from pipeline.records.addresses import Addr
+from pipeline.records.addresses import Addr, addr_bytes, addr_of
 from pipeline.records.flows import FlowKey
 from pipeline.records.kinds import NAMED, SERVICE_DATAGRAM
 
-_DATAGRAM: Final = Struct("<B?H4xIII28x12s4x")  # kind, crowded, link, slot, off, length, key
-_NAMED: Final = Struct("<B27xI16xIIQ")  # kind, ttl_s, guest_addr, remote_addr, pattern
+_DATAGRAM: Final = Struct("<B?H4xIII28x36s12x")  # kind, crowded, link, slot, off, length, key
+_NAMED: Final = Struct("<B27xI16x16s16sQ8x")  # kind, ttl_s, guest_addr, remote_addr, pattern
 
 
 class ServiceDatagram:
@@ -58,9 +58,9 @@ class Named:
     def unpack(burst: memoryview, at: int) -> "Named":
         """The record at burst[at:]."""
         _, ttl_s, guest_addr, remote_addr, pattern = _NAMED.unpack_from(burst, at)
-        return Named(guest_addr, remote_addr, pattern, ttl_s)
+        return Named(addr_of(guest_addr), addr_of(remote_addr), pattern, ttl_s)
 
     @staticmethod
     def pack(guest_addr: Addr, remote_addr: Addr, pattern: int, ttl_s: int) -> bytes:
         """A record with these fields."""
-        return _NAMED.pack(NAMED, ttl_s, guest_addr, remote_addr, pattern)
+        return _NAMED.pack(NAMED, ttl_s, addr_bytes(guest_addr), addr_bytes(remote_addr), pattern)

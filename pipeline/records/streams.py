@@ -22,15 +22,15 @@ from pipeline.records.kinds import (
 )
 from pipeline.records.run import Run
 
-_CONNECT: Final = Struct("<B?HHH16xII16x12s4x")  # kind, insists, link, guest, mss, flow, syn_seq, key
-_ANSWERED: Final = Struct("<B3xHH16xI36x")  # kind, guest, mss, flow
-_MOVED: Final = Struct("<B3xH18xI36x")  # kind, guest, flow
-_FAILED: Final = Struct("<B15xI?3xI32xI")  # kind, make_way, refused, flow, error
-_USED_UP: Final = Struct("<B3xH10xI44x")  # kind, guest, make_way
-_TO_HOST: Final = Struct("<B3xHHIIIII36x")  # kind, stride, piece_size, slot, off, length, skip, flow
-_TO_GUEST: Final = Struct("<B7xIII4xI36x")  # kind, slot, off, length, flow
-_AMOUNT: Final = Struct("<B15xI4xI36x")  # kind, count or window, flow
-_SHUTDOWN: Final = Struct("<B23xI32x?3x")  # kind, flow, both
+_CONNECT: Final = Struct("<B?HHH16xII16x36s12x")  # kind, insists, link, guest, mss, flow, syn_seq, key
+_ANSWERED: Final = Struct("<B3xHH16xI68x")  # kind, guest, mss, flow
+_MOVED: Final = Struct("<B3xH18xI68x")  # kind, guest, flow
+_FAILED: Final = Struct("<B15xI?3xI32xI32x")  # kind, make_way, refused, flow, error
+_USED_UP: Final = Struct("<B3xH10xI76x")  # kind, guest, make_way
+_TO_HOST: Final = Struct("<B3xHHIIIII68x")  # kind, stride, piece_size, slot, off, length, skip, flow
+_TO_GUEST: Final = Struct("<B7xIII4xI68x")  # kind, slot, off, length, flow
+_AMOUNT: Final = Struct("<B15xI4xI68x")  # kind, count or window, flow
+_SHUTDOWN: Final = Struct("<B23xI32x?35x")  # kind, flow, both
 
 MAKE_WAY_NO: Final = 0
 """The failure has another cause than a lack of sockets."""

@@ -15,7 +15,7 @@ _OTHER_OPTIONS: Final = 2
 _VNET: Final = 4
 # kind, flags, link, stride, piece_size, slot, off, length, segments, seq, ack, window, ts_val, ts_ecr, key,
 # header_len, bits
-_RANGE: Final = Struct("<BBHHHIII4xIIIIII12sBBxx")
+_RANGE: Final = Struct("<BBHHHIII4xIIIIII36sBB10x")
 
 _OUT_TIMESTAMPS: Final = 0x01
 _OUT_SACK_SHIFT: Final = 1
@@ -24,7 +24,7 @@ _OUT_WINDOW_SCALE: Final = 0x10
 _OUT_WINDOW_SCALE_SHIFT: Final = 8
 # kind, flags, window, bits, mss, slot, off, length, first SACK block, seq, ack, second block's left edge,
 # ts_val, ts_ecr, key, second block's right edge. Without data, slot and off may hold a third block.
-_OUT: Final = Struct("<BBHHHIIIIIIIIII12sI")
+_OUT: Final = Struct("<BBHHHIIIIIIIIII36sI8x")
 MAX_SACK_WITH_DATA: Final = 2
 MAX_SACK: Final = 3
 """SACK blocks that a TCP_OUT without payload has room for."""

@@ -17,15 +17,15 @@ HEADERS_LEN: Final = 42
 HEADER_ROOM: Final = 64
 """Bytes before each payload from egress or the resolver. The worker that makes headers may overwrite them."""
 
-_RANGE: Final = Struct("<BxHHHIII28x12s?3x")  # kind, link, stride, piece_size, slot, off, length, key, vnet
+_RANGE: Final = Struct("<BxHHHIII28x36s?11x")  # kind, link, stride, piece_size, slot, off, length, key, vnet
 # kind, link, stride, piece_size, slot, off, length, flow, key, after_steered
-_DATA: Final = Struct("<BxHHHIII4xI20x12s?3x")
+_DATA: Final = Struct("<BxHHHIII4xI20x36s?11x")
 # kind, link, stride, piece_size, slot, off, length, MAC (two numbers), key
-_OUT: Final = Struct("<BxHHHIII8xIH14x12s4x")
-_TO_GUEST: Final = Struct("<B3xHHIII28x12s4x")  # kind, stride, piece_size, slot, off, length, key
-_STEER: Final = Struct("<B23xI20x12sI")  # kind, flow, key, egress
-_UNSTEER: Final = Struct("<B23xI20x12s4x")  # kind, flow, key
-_NOTICE: Final = Struct("<B47x12s4x")  # kind, key
+_OUT: Final = Struct("<BxHHHIII8xIH14x36s12x")
+_TO_GUEST: Final = Struct("<B3xHHIII28x36s12x")  # kind, stride, piece_size, slot, off, length, key
+_STEER: Final = Struct("<B23xI20x36sI8x")  # kind, flow, key, egress
+_UNSTEER: Final = Struct("<B23xI20x36s12x")  # kind, flow, key
+_NOTICE: Final = Struct("<B47x36s12x")  # kind, key
 
 
 class UdpRange(Run):

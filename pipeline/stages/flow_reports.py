@@ -10,7 +10,7 @@ from typing import Final
 from pipeline.ipc.flow_rows import CLOSED, FAILED, GATEWAY, OPENED, OUT, REFUSED, FlowReport, FlowRow
 from pipeline.records.flows import Ends
 from pipeline.stages.reporter import Reporter
-from pipeline.wire import ipv4
+from pipeline.wire import ip
 
 POLICY: Final = "policy"
 LIMIT: Final = "limit"
@@ -73,9 +73,9 @@ def _asked(protocol: str, guest: int, ends: Ends) -> FlowRow:
         protocol=protocol,
         direction=OUT,
         guest=guest,
-        guest_address=ipv4.addr_text(ends.guest_addr),
+        guest_address=ip.text(ends.guest_addr),
         guest_port=ends.guest_port,
-        address=ipv4.addr_text(ends.remote_addr),
+        address=ip.text(ends.remote_addr),
         port=ends.remote_port,
         state="closed",
     )

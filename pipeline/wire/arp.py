@@ -9,6 +9,7 @@
 from struct import Struct
 from typing import Final, NamedTuple
 
+from pipeline.wire import ip
 from pipeline.wire.errors import WireError
 
 FIXED: Final = Struct("!HHBBH6sI6sI")
@@ -22,7 +23,7 @@ _IPV4: Final = 0x0800
 
 
 class Arp(NamedTuple):
-    """Hardware (6 bytes) and protocol (IPv4 int) addresses of sender and target. op: REQUEST or REPLY."""
+    """Hardware (6 bytes) and IP addresses of sender and target. op: REQUEST or REPLY."""
 
     op: int
     sha: bytes
@@ -41,9 +42,9 @@ def parse(view: memoryview | bytes, off: int, end: int) -> Arp:
     htype, ptype, hlen, plen, op, sha, spa, tha, tpa = FIXED.unpack_from(view, off)
     if htype != _ETHERNET or ptype != _IPV4 or hlen != 6 or plen != 4 or op not in (REQUEST, REPLY):
         raise WireError("arp_message_dropped_unsupported")
-    return Arp(op, sha, spa, tha, tpa)
+    return Arp(op, sha, ip.from_ipv4(spa), tha, ip.from_ipv4(tpa))
 
 
 def build(op: int, sha: bytes, spa: int, tha: bytes, tpa: int) -> bytes:
     """The 28 bytes of a message, without Ethernet header or padding."""
-    return FIXED.pack(_ETHERNET, _IPV4, 6, 4, op, sha, spa, tha, tpa)
+    return FIXED.pack(_ETHERNET, _IPV4, 6, 4, op, sha, ip.to_ipv4(spa), tha, ip.to_ipv4(tpa))

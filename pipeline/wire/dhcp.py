@@ -16,6 +16,7 @@ from collections.abc import Iterable, Mapping
 from struct import Struct
 from typing import Final, NamedTuple
 
+from pipeline.wire import ip
 from pipeline.wire.cursor import Cursor
 from pipeline.wire.errors import WireError
 
@@ -70,7 +71,7 @@ _BAD_OPTIONS: Final = "dhcp_message_dropped_bad_options"
 
 
 class Message(NamedTuple):
-    """One message. Addresses are IPv4 ints. ``chaddr`` has ``hlen`` bytes, ``secs`` is in seconds.
+    """One message. Addresses: see pipeline.wire.ip. ``chaddr`` has ``hlen`` bytes, ``secs`` is in seconds.
 
     ``options`` keeps the order in which codes first occur, and does not contain OVERLOAD. ``sname`` is the
     name of a server, or empty when the field holds options.
@@ -110,7 +111,7 @@ class Message(NamedTuple):
     def option_addr(self, code: int) -> int:
         """The first address in an option; 0 when the option is absent or malformed."""
         value = self.options.get(code, b"")
-        return int.from_bytes(value[:4], "big") if len(value) >= 4 else 0
+        return ip.from_ipv4(int.from_bytes(value[:4], "big")) if len(value) >= 4 else 0
 
 
 def parse(view: memoryview | bytes, off: int, end: int) -> Message:
@@ -137,6 +138,7 @@ def parse(view: memoryview | bytes, off: int, end: int) -> Message:
     if op not in (BOOT_REQUEST, BOOT_REPLY) or hlen > _MAX_CHADDR or (op == BOOT_REPLY and cookie != COOKIE):
         raise WireError("dhcp_message_dropped_bad_header")
     server_name = sname.rstrip(b"\0")
+    ciaddr, yiaddr, siaddr, giaddr = map(ip.from_ipv4, (ciaddr, yiaddr, siaddr, giaddr))
     if cookie != COOKIE:
         # A BOOTP client may have anything here (RFC 951 section 3).
         return Message(
@@ -180,10 +182,7 @@ def build(message: Message, min_len: int = MIN_LEN) -> bytes:
             message.xid,
             message.secs,
             message.flags,
-            message.ciaddr,
-            message.yiaddr,
-            message.siaddr,
-            message.giaddr,
+            *map(ip.to_ipv4, (message.ciaddr, message.yiaddr, message.siaddr, message.giaddr)),
             message.chaddr,
             message.sname,
             b"",

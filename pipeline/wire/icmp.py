@@ -14,7 +14,7 @@ from struct import Struct
 from typing import Final, NamedTuple
 
 from pipeline.wire import checksum as inet
-from pipeline.wire import ipv4
+from pipeline.wire import ip, ipv4
 from pipeline.wire.errors import WireError
 
 FIXED: Final = Struct("!BBHI")
@@ -95,7 +95,7 @@ def parse_quoted(view: memoryview | bytes, off: int, end: int) -> Quoted:
     if first >> 4 != 4 or ihl < ipv4.HEADER_LEN or frag & 0x1FFF or end - begin < ihl + _L4.size:
         raise WireError("icmp_error_dropped_bad_quote")
     src_port, dst_port, seq = _L4.unpack_from(view, begin + ihl)
-    return Quoted(total_len, proto, src, dst, src_port, dst_port, seq)
+    return Quoted(total_len, proto, ip.from_ipv4(src), ip.from_ipv4(dst), src_port, dst_port, seq)
 
 
 def build(kind: int, code: int, rest: int, data: bytes | memoryview = b"") -> bytes:

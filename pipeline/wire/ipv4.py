@@ -1,7 +1,6 @@
-"""The IPv4 header (RFC 791), and addresses as text.
+"""The IPv4 header (RFC 791).
 
-An address is an int of 32 bits. Its most significant byte is the first in text and on the wire. parse() skips
-options. build() makes headers without options.
+Addresses are numbers as in pipeline.wire.ip. parse() skips options. build() makes headers without options.
 
 ::
 
@@ -12,6 +11,7 @@ options. build() makes headers without options.
 from struct import Struct
 from typing import Final, NamedTuple
 
+from pipeline.wire import ip
 from pipeline.wire.errors import WireError
 
 FIXED: Final = Struct("!BBHHHBBHII")
@@ -26,9 +26,6 @@ FLAG_MF: Final = 1
 FLAG_DF: Final = 2
 
 DEFAULT_TTL: Final = 64
-BROADCAST: Final = 0xFFFFFFFF
-
-_MAX_OCTET: Final = 255
 
 
 class Header(NamedTuple):
@@ -63,7 +60,9 @@ def parse(view: memoryview | bytes, off: int, end: int) -> Header:
         raise WireError("ipv4_packet_dropped_truncated")
     if int.from_bytes(view[off : off + ihl], "big") % 0xFFFF:
         raise WireError("ipv4_packet_dropped_bad_checksum")
-    return Header(ihl, tos, total_len, ident, frag >> 13 & 3, (frag & 0x1FFF) << 3, ttl, proto, src, dst)
+    flags, frag_off = frag >> 13 & 3, (frag & 0x1FFF) << 3
+    ends = ip.from_ipv4(src), ip.from_ipv4(dst)
+    return Header(ihl, tos, total_len, ident, flags, frag_off, ttl, proto, *ends)
 
 
 def build(
@@ -83,6 +82,7 @@ def build(
     total_len: header and payload. flags: FLAG_DF | FLAG_MF. frag_off: bytes, a multiple of 8. Raises
     struct.error when a field does not fit, which is a bug of the caller.
     """
+    src, dst = ip.to_ipv4(src), ip.to_ipv4(dst)
     frag = flags << 13 | frag_off >> 3
     total = (
         0x4500
@@ -100,40 +100,3 @@ def build(
     # The sum contains 0x4500, so it is never the zero of an empty buffer.
     field = 0xFFFF - (total % 0xFFFF or 0xFFFF)
     return FIXED.pack(0x45, tos, total_len, ident, frag, ttl, proto, field, src, dst)
-
-
-def addr_text(addr: int) -> str:
-    """Dotted quad."""
-    return f"{addr >> 24}.{addr >> 16 & 255}.{addr >> 8 & 255}.{addr & 255}"
-
-
-def addr_parse(text: str) -> int:
-    """The address in a text like ``192.168.127.1``. Raises ValueError, also for leading zeros."""
-    value = 0
-    parts = text.split(".")
-    if len(parts) != 4:
-        raise ValueError(f"invalid IP address: {text}")
-    for part in parts:
-        # C libraries read a number with a leading zero as octal.
-        if not (part.isascii() and part.isdigit()) or (part[0] == "0" and len(part) > 1) or len(part) > 3:
-            raise ValueError(f"invalid IP address: {text}")
-        octet = int(part)
-        if octet > _MAX_OCTET:
-            raise ValueError(f"invalid IP address: {text}")
-        value = value << 8 | octet
-    return value
-
-
-def is_multicast(addr: int) -> bool:
-    """224.0.0.0/4."""
-    return addr >> 28 == 0xE
-
-
-def is_loopback(addr: int) -> bool:
-    """127.0.0.0/8."""
-    return addr >> 24 == 127
-
-
-def is_link_local(addr: int) -> bool:
-    """169.254.0.0/16 (RFC 3927)."""
-    return addr >> 16 == 0xA9FE

@@ -13,6 +13,7 @@ import pytest
 
 from pipeline import cli
 from pipeline.client import api
+from pipeline.client.show import address
 from tests.support.fake_api import FakeApi
 
 STATUS: dict[str, Any] = {
@@ -204,6 +205,19 @@ def test_flows_in_a_pipe_have_every_column(server: FakeApi, capsys: pytest.Captu
         f"udp-7 udp 192.168.127.2:40000 <- 127.0.0.1:5555 open {numbers}",
     ]
     assert err == ""
+
+
+@pytest.mark.parametrize(
+    ("host", "port", "text"),
+    [
+        ("192.0.2.1", "80", "192.0.2.1:80"),
+        ("2001:db8::1", "80", "[2001:db8::1]:80"),
+        ("2001:db8::1", "", "2001:db8::1"),
+        ("", "0", ":0"),
+    ],
+)
+def test_addresses_of_both_families_can_be_told_from_their_port(host: str, port: str, text: str) -> None:
+    assert address(host, port) == text
 
 
 def test_flows_fit_a_terminal_of_80_columns(server: FakeApi) -> None:

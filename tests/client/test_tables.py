@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.client import units
-from pipeline.client.tables import Column, table
+from pipeline.client.tables import Column, fit, table
 
 COLUMNS = (
     Column("ID", optional=1),
@@ -37,6 +37,19 @@ def test_a_narrow_terminal_gets_shorter_texts_and_then_fewer_columns() -> None:
         "b        open   12345678",
     ]
     assert table(COLUMNS, ROWS, 5).splitlines()[1] == "a-rat…  es…         7", "numbers stay whole"
+
+
+def test_columns_of_one_number_go_together() -> None:
+    columns = (Column("A"), Column("UP", optional=1), Column("DOWN", optional=1), Column("B"))
+    assert table(columns, [], 14) == "A  UP  DOWN  B\n"
+    assert table(columns, [], 13) == "A  B\n"
+
+
+def test_a_column_with_a_least_width_stands_still() -> None:
+    columns = (Column("A", right=True, least=4), Column("B"))
+    assert table(columns, [("1", "b")]) == "   A  B\n   1  b\n"
+    assert table(columns, [("10000", "b")]) == "    A  B\n10000  b\n"
+    assert fit(columns, []).titles == ["   A", "B"]
 
 
 def test_a_column_may_keep_the_end_of_its_texts() -> None:

@@ -1,6 +1,5 @@
 """Merging, derived addresses, the default mode and the order and words of refusals."""
 
-import ipaddress
 import json
 import os
 from pathlib import Path
@@ -19,8 +18,7 @@ from pipeline.config.shown import as_file
 from pipeline.engines.dns.zones import ZoneError, parse_zone
 from pipeline.links import addresses
 from pipeline.system import small_file
-from pipeline.wire import ethernet
-from pipeline.wire.ipv4 import addr_text
+from pipeline.wire import ethernet, ip
 from tests.config.built import build, refusal
 
 
@@ -30,7 +28,7 @@ def test_the_default_mode_is_gvproxys() -> None:
     assert config.network.mtu == 1500
     assert str(config.network.subnet) == "192.168.127.0/24"
     network = config.network
-    texts = [addr_text(ip) for ip in (network.gateway_ip, network.device_ip, network.host_ip)]
+    texts = [ip.text(addr) for addr in (network.gateway_ip, network.device_ip, network.host_ip)]
     assert texts == ["192.168.127.1", "192.168.127.2", "192.168.127.254"]
     assert ethernet.mac_text(config.network.gateway_mac) == "5a:94:ef:e4:0c:dd"
     records = (Record("gateway", "192.168.127.1"), Record("host", "192.168.127.254"))
@@ -39,11 +37,11 @@ def test_the_default_mode_is_gvproxys() -> None:
         Zone("docker.internal.", records),
     )
     assert config.access.forwards == (PortForward("tcp", "127.0.0.1:2222", "192.168.127.2:22"),)
-    assert {addr_text(ip): addr_text(to) for ip, to in config.network.nat.items()} == {
+    assert {ip.text(addr): ip.text(to) for addr, to in config.network.nat.items()} == {
         "192.168.127.254": "127.0.0.1"
     }
     assert config.network.gateway_virtual_ips == (config.network.host_ip,)
-    assert {ip: ethernet.mac_text(mac) for ip, mac in config.network.dhcp_static_leases.items()} == {
+    assert {addr: ethernet.mac_text(mac) for addr, mac in config.network.dhcp_static_leases.items()} == {
         config.network.device_ip: "5a:94:ef:e4:0c:ee"
     }
     assert list(config.network.vpnkit_macs) == ["c3d68012-0208-11ea-9fd7-f2189899ab08"]
@@ -62,9 +60,9 @@ def test_the_default_mode_is_gvproxys() -> None:
 def test_addresses_derive_from_the_subnet(subnet: str, expected: list[str]) -> None:
     config, _ = build("-subnet", subnet)
     network = config.network
-    assert [addr_text(ip) for ip in (network.gateway_ip, network.device_ip, network.host_ip)] == expected
+    assert [ip.text(addr) for addr in (network.gateway_ip, network.device_ip, network.host_ip)] == expected
     assert config.access.forwards[0].remote == f"{expected[1]}:22"
-    assert list(config.network.nat) == [int(ipaddress.IPv4Address(expected[2]))]
+    assert list(config.network.nat) == [ip.parse_ipv4(expected[2])]
 
 
 def test_the_file_wins_for_addresses_and_flags_fill_the_rest(file) -> None:
@@ -73,9 +71,9 @@ def test_the_file_wins_for_addresses_and_flags_fill_the_rest(file) -> None:
         "-config", path, "-subnet", "10.2.0.0/24", "-gatewayIP", "10.2.0.7", "-deviceIP", "10.1.0.77"
     )
     assert str(config.network.subnet) == "10.1.0.0/24"
-    assert addr_text(config.network.gateway_ip) == "10.1.0.9"
-    assert addr_text(config.network.device_ip) == "10.1.0.77"
-    assert addr_text(config.network.host_ip) == "10.1.0.254"
+    assert ip.text(config.network.gateway_ip) == "10.1.0.9"
+    assert ip.text(config.network.device_ip) == "10.1.0.77"
+    assert ip.text(config.network.host_ip) == "10.1.0.254"
 
 
 def test_flags_win_elsewhere(file) -> None:
@@ -126,12 +124,12 @@ def test_a_file_switches_the_default_mode_off(file) -> None:
     assert config.network.dns_zones == ()
     assert config.network.dhcp_static_leases == {}
     assert config.logging.capture_file == ""
-    assert config.network.nat == {config.network.host_ip: 0x7F000001}
+    assert config.network.nat == {config.network.host_ip: ip.parse_ipv4("127.0.0.1")}
 
 
 def test_an_empty_nat_map_is_the_default_too(file) -> None:
     config, _ = build("-config", file("stack: {nat: {}}"))
-    assert config.network.nat == {config.network.host_ip: 0x7F000001}
+    assert config.network.nat == {config.network.host_ip: ip.parse_ipv4("127.0.0.1")}
 
 
 def test_minus_one_means_no_ssh_port() -> None:
@@ -367,3 +365,36 @@ def test_metrics_are_an_address_or_a_url_by_flag_or_key(tmp_path: Path, text: st
     file.write_text(f'metrics: "{text}"\n')
     assert build("-config", str(file))[0].links.metrics == url
     assert build("-config", str(file), "-metrics", "127.0.0.1:1")[0].links.metrics == "tcp://127.0.0.1:1"
+
+
+@pytest.mark.parametrize("text", ["127.0.0.1:8080", "[::1]:0", "localhost:1", "127.9.9.9:65535"])
+def test_the_web_page_has_an_address_of_loopback_by_flag_or_key(tmp_path: Path, text: str) -> None:
+    assert build("-web", text)[0].links.web == f"tcp://{text}"
+    assert build("-web", f"tcp://{text}")[0].links.web == f"tcp://{text}"
+    file = tmp_path / "config.yaml"
+    file.write_text(f'web: "{text}"\n')
+    assert build("-config", str(file))[0].links.web == f"tcp://{text}"
+    assert build("-config", str(file), "-web", "127.0.0.1:1")[0].links.web == "tcp://127.0.0.1:1"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "8080",
+        ":8080",
+        "0.0.0.0:80",
+        "[::]:80",
+        "192.168.1.1:80",
+        "host.example:80",
+        "127.0.0.1",
+        "127.0.0.1:x",
+    ]
+    + ["http://127.0.0.1:80", "unix:///run/web.sock", "a@127.0.0.1:80", "127.0.0.1:80/x", "127.0.0.1:99999"],
+)
+def test_no_other_address_is_taken_for_the_web_page(text: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        build("-web", text)
+    assert str(caught.value) == (
+        f'web: "{text}" is not an address of this host alone; '
+        "allowed: 127.0.0.1:port, [::1]:port or localhost:port"
+    )

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 import dns.message
 import pytest
 
-from pipeline.wire import ipv4, tcp
+from pipeline.wire import ip, tcp
 from tests.support.daemon import Daemon
 from tests.support.netns import INTERNET_ADDR, Network, wait_for
 from tests.support.raw_guest import GATEWAY, RawGuest, Stream
@@ -26,7 +26,7 @@ KEPT = 4
 DATAGRAM_FLOWS = 6
 SAMPLES = 20
 ADDRESSES = 200
-INTERNET = ipv4.addr_parse(INTERNET_ADDR)
+INTERNET = ip.parse_ipv4(INTERNET_ADDR)
 LOCAL = "127.0.0.1"
 REST_SECONDS = 20.0
 SERVED_SECONDS = 10.0

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from pipeline.wire import ipv4, tcp
+from pipeline.wire import ip, tcp
 from tests.support.daemon import Daemon
 from tests.support.netns import BLACK_HOLE_ADDR, INTERNET_ADDR, Network, wait_for
 from tests.support.raw_guest import RawGuest, Stream
@@ -14,8 +14,8 @@ pytestmark = pytest.mark.e2e
 
 DESCRIPTORS = 256
 FLOWS = 400
-INTERNET = ipv4.addr_parse(INTERNET_ADDR)
-SILENT = ipv4.addr_parse(BLACK_HOLE_ADDR)
+INTERNET = ip.parse_ipv4(INTERNET_ADDR)
+SILENT = ip.parse_ipv4(BLACK_HOLE_ADDR)
 
 
 @pytest.fixture

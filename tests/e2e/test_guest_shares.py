@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from pipeline.wire import ipv4, tcp
+from pipeline.wire import ip, tcp
 from tests.support.daemon import Daemon
 from tests.support.netns import INTERNET_ADDR, Network, wait_for
 from tests.support.raw_guest import GATEWAY, RawGuest, Stream
@@ -13,7 +13,7 @@ from tests.support.servers import ECHO, UDP_ECHO, Servers
 
 pytestmark = pytest.mark.e2e
 
-INTERNET = ipv4.addr_parse(INTERNET_ADDR)
+INTERNET = ip.parse_ipv4(INTERNET_ADDR)
 API = 80
 
 

@@ -11,7 +11,7 @@ from struct import pack_into
 
 import pytest
 
-from pipeline.wire import arp, dhcp, ethernet, icmp, ipv4, tcp
+from pipeline.wire import arp, dhcp, ethernet, icmp, ip, ipv4, tcp
 from tests.support.daemon import Daemon
 from tests.support.frames import GATEWAY_MAC
 from tests.support.metrics import counted as read_counters
@@ -21,8 +21,8 @@ from tests.support.servers import DATA, DNS, EARLY, ECHO, UDP_ECHO, Servers
 
 pytestmark = pytest.mark.e2e
 
-INTERNET = ipv4.addr_parse(INTERNET_ADDR)
-SILENT = ipv4.addr_parse("198.18.0.99")
+INTERNET = ip.parse_ipv4(INTERNET_ADDR)
+SILENT = ip.parse_ipv4("198.18.0.99")
 CLOSED_PORT = 9
 MAX_HALF_OPEN = 20
 MAX_SYNS = 200
@@ -384,11 +384,11 @@ def test_dhcp_starvation_by_a_guest_that_reconnects_leaves_a_lease_to_the_next(
 def _ask(client: RawGuest, mac: bytes, kind: int, addr: int = 0) -> bytes:
     options = {dhcp.MESSAGE_TYPE: bytes([kind])}
     if addr:
-        options[dhcp.REQUESTED_ADDRESS] = addr.to_bytes(4, "big")
-        options[dhcp.SERVER_ID] = GATEWAY.to_bytes(4, "big")
+        options[dhcp.REQUESTED_ADDRESS] = ip.ipv4_bytes(addr)
+        options[dhcp.SERVER_ID] = ip.ipv4_bytes(GATEWAY)
     message = dhcp.build(dhcp.Message(dhcp.BOOT_REQUEST, int.from_bytes(mac[2:], "big"), mac, options))
     return ethernet.header(ethernet.BROADCAST, client.mac, ethernet.TYPE_IPV4) + (
-        _from_nowhere(client.datagram(ipv4.BROADCAST, 68, 67, message)[14:])
+        _from_nowhere(client.datagram(ip.BROADCAST, 68, 67, message)[14:])
     )
 
 

@@ -8,9 +8,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from pipeline.wire import arp, ethernet, offload, tcp
+from pipeline.wire import arp, ethernet, ip, offload, tcp
 from pipeline.wire.framing import LE16, connect_request, prefix
-from pipeline.wire.ipv4 import addr_parse
 from pipeline.wire.virtio_net import GSO_TCPV4, LONG_LEN, NEEDS_CSUM, Header, build, parse
 from tests.support import traffic
 from tests.support.agent import GATEWAY_ADDR, GUEST_ADDR, Agent
@@ -221,7 +220,7 @@ class RawGuest:
 def test_a_hostile_header_is_counted_and_the_link_goes_on(daemon: Daemon) -> None:
     guest = RawGuest(daemon)
     guest.agree()
-    _, frame = super_segment(1, bytes(3000), 1448, dst=addr_parse(INTERNET_ADDR))
+    _, frame = super_segment(1, bytes(3000), 1448, dst=ip.parse_ipv4(INTERNET_ADDR))
     hostile = [
         Header(NEEDS_CSUM, GSO_TCPV4, 54, 1448, 0xFFFF, 0xFFFF),
         Header(NEEDS_CSUM, GSO_TCPV4, 0xFFFF, 1448, 34, 16),
@@ -267,4 +266,4 @@ def test_a_guest_that_does_not_take_the_offer_speaks_the_original_framing(daemon
 
 def arp_for_gateway() -> bytes:
     """Who has the gateway's address?"""
-    return arp.build(arp.REQUEST, GUEST_MAC, GUEST, bytes(6), addr_parse(GATEWAY_ADDR))
+    return arp.build(arp.REQUEST, GUEST_MAC, GUEST, bytes(6), ip.parse_ipv4(GATEWAY_ADDR))

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from pipeline.wire import arp, ethernet, ipv4
+from pipeline.wire import arp, ethernet, ip
 from tests.support.agent import GATEWAY_ADDR, GUEST_ADDR, GUEST_MAC, Agent, run_client
 from tests.support.attempts import Station, arp_frame, attempts, evasions, ping
 from tests.support.daemon import Daemon
@@ -27,7 +27,7 @@ MIB = 1 << 20
 MACS = (GUEST_MAC, "5a:94:ef:e4:0c:98", "5a:94:ef:e4:0c:99")
 ADDRS = (GUEST_ADDR, "192.168.127.3", "192.168.127.4")
 VICTIM, THIRD, THIEF = (
-    Station(bytes.fromhex(mac.replace(":", "")), ipv4.addr_parse(addr))
+    Station(bytes.fromhex(mac.replace(":", "")), ip.parse_ipv4(addr))
     for mac, addr in zip(MACS, ADDRS, strict=True)
 )
 GATEWAY_MAC = "5a:94:ef:e4:0c:dd"
@@ -198,7 +198,7 @@ def test_no_attempt_reaches_another_guest_and_each_is_counted_and_reported_once(
 def test_a_guest_whose_mac_and_address_are_claimed_all_the_time_loses_nothing(guarded: Guests) -> None:
     stolen = [
         arp_frame(arp.REPLY, VICTIM, VICTIM.mac, ethernet.BROADCAST, VICTIM.addr),
-        ping(THIEF.addr, ipv4.addr_parse(GATEWAY_ADDR), VICTIM.mac, bytes.fromhex("5a94efe40cdd")),
+        ping(THIEF.addr, ip.parse_ipv4(GATEWAY_ADDR), VICTIM.mac, bytes.fromhex("5a94efe40cdd")),
         arp_frame(arp.REPLY, (THIEF.mac, VICTIM.addr), THIEF.mac, ethernet.BROADCAST, VICTIM.addr),
     ]
     with Card(guarded.thief) as thief:
@@ -243,7 +243,7 @@ def test_isolated_guests_see_nothing_of_each_other_and_reach_everything_else(iso
 
 
 def test_open_guests_are_what_the_original_has_and_believe_a_thief(unguarded: Guests) -> None:
-    claim = arp_frame(arp.REPLY, (THIEF.mac, ipv4.addr_parse(GATEWAY_ADDR)), THIEF.mac, VICTIM.mac, 0)
+    claim = arp_frame(arp.REPLY, (THIEF.mac, ip.parse_ipv4(GATEWAY_ADDR)), THIEF.mac, VICTIM.mac, 0)
     with Card(unguarded.thief) as thief:
         for _ in range(3):
             # The kernel does not change an entry that is younger than a second.
@@ -322,7 +322,7 @@ def test_a_vrrp_address_moves_to_the_guest_that_becomes_master(guarded: Guests, 
             guest.run("sh", "-c", f"echo 1 > {settings}/arp_ignore; echo 2 > {settings}/arp_announce")
         guest.ip("address", "add", f"{VIRTUAL_ADDR}/32", "dev", interface)
         src = bytes.fromhex(mac.replace(":", "")) if virtual_mac else own.mac
-        addr = ipv4.addr_parse(VIRTUAL_ADDR)
+        addr = ip.parse_ipv4(VIRTUAL_ADDR)
         with Card(guest) as card:
             card.send(arp_frame(arp.REPLY, (src, addr), src, ethernet.BROADCAST, addr))
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from pipeline.wire import arp, ethernet, ipv4
+from pipeline.wire import arp, ethernet, ip
 from tests.support.agent import GUEST_ADDR, GUEST_MAC, Agent
 from tests.support.daemon import Daemon
 from tests.support.netns import INTERNET_ADDR, Namespace, wait_for
@@ -46,9 +46,9 @@ def send(guest: Namespace, *frames: bytes) -> None:
 
 def claim(src: str, addr: str) -> bytes:
     """A gratuitous ARP message: addr is at src."""
-    ip = ipv4.addr_parse(addr)
+    own = ip.parse_ipv4(addr)
     return ethernet.header(ethernet.BROADCAST, mac(src), ethernet.TYPE_ARP) + arp.build(
-        arp.REPLY, mac(src), ip, ethernet.BROADCAST, ip
+        arp.REPLY, mac(src), own, ethernet.BROADCAST, own
     )
 
 

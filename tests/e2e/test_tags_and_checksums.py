@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from pipeline.wire import arp, ethernet, icmp, ipv4, tcp
+from pipeline.wire import arp, ethernet, icmp, ip, ipv4, tcp
 from tests.support.daemon import Daemon
 from tests.support.netns import INTERNET_ADDR, Network, wait_for
 from tests.support.offload import left_out
@@ -13,7 +13,7 @@ from tests.support.servers import UDP_ECHO, Servers
 
 pytestmark = pytest.mark.e2e
 
-INTERNET = ipv4.addr_parse(INTERNET_ADDR)
+INTERNET = ip.parse_ipv4(INTERNET_ADDR)
 CLOSED_PORT = 9
 
 
@@ -163,7 +163,7 @@ def test_what_goes_to_another_guest_has_its_checksum_and_fits_the_mtu(
     assert other.receive(2.0)
     to_other = ethernet.header(other.mac, guest.mac, ethernet.TYPE_IPV4)
     to_group = ethernet.header(bytes.fromhex("01005e0000fb"), guest.mac, ethernet.TYPE_IPV4)
-    group = ipv4.addr_parse("224.0.0.251")
+    group = ip.parse_ipv4("224.0.0.251")
     whole = to_other + guest.datagram(other.addr, 4000, 4001, b"w" * 100)[14:]
     options = guest.packet(ipv4.PROTO_UDP, other.addr, whole[34:], options=b"\1\1\1\0")
     multicast = to_group + guest.datagram(group, 5353, 5353, b"m" * 100)[14:]

@@ -4,7 +4,7 @@ import socket
 
 import pytest
 
-from pipeline.wire import ethernet, ipv4, tcp
+from pipeline.wire import ethernet, ip, ipv4, tcp
 from tests.support.agent import GUEST_ADDR, GUEST_MAC, Agent
 from tests.support.daemon import Daemon
 from tests.support.frames import GATEWAY_MAC, tcp_frame
@@ -22,8 +22,8 @@ def send_syns(agent: Agent, src: str, dst: str) -> list[bytes]:
         1000,
         flags=tcp.SYN,
         ack=0,
-        src=ipv4.addr_parse(src),
-        dst=ipv4.addr_parse(dst),
+        src=ip.parse_ipv4(src),
+        dst=ip.parse_ipv4(dst),
         eth_header=to_gateway,
     )
 

@@ -5,13 +5,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.engines.arp import ArpResponder
-from pipeline.wire import arp, ethernet
-from pipeline.wire.ipv4 import addr_parse
+from pipeline.wire import arp, ethernet, ip
 from tests.support.fuzz import addrs, macs
 
 MAC = bytes.fromhex("5a94efe40cdd")
 GUEST_MAC = bytes.fromhex("5a94efe40cee")
-GATEWAY, HOST, GUEST = map(addr_parse, ("192.168.127.1", "192.168.127.254", "192.168.127.2"))
+GATEWAY, HOST, GUEST = map(ip.parse_ipv4, ("192.168.127.1", "192.168.127.254", "192.168.127.2"))
 
 
 def responder() -> ArpResponder:
@@ -42,7 +41,7 @@ def test_a_probe_for_the_gateways_address_is_told_of_the_conflict() -> None:
 
 @pytest.mark.parametrize("target", ["192.168.127.2", "192.168.127.3", "8.8.8.8", "0.0.0.0"])
 def test_other_addresses_get_no_answer(target: str) -> None:
-    assert responder().answer(request(addr_parse(target))) is None
+    assert responder().answer(request(ip.parse_ipv4(target))) is None
 
 
 @pytest.mark.parametrize(

@@ -7,15 +7,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.engines.flows import PortAllocator, rss_hash
+from pipeline.wire import ip
 from tests.support.fuzz import addrs, u16
 
-GUEST, REMOTE = 0xC0A87F02, 0x08080808
+GUEST, REMOTE = ip.from_ipv4(0xC0A87F02), ip.from_ipv4(0x08080808)
 FAMILIES = {
     "guest ports in a row": [(GUEST, 32768 + n, REMOTE, 443) for n in range(4096)],
     "every second guest port": [(GUEST, 32768 + 2 * n, REMOTE, 443) for n in range(4096)],
     "remote addresses in a row": [(GUEST, 40000, REMOTE + n, 443) for n in range(4096)],
     "remote ports in a row": [(GUEST, 40000, REMOTE, n) for n in range(4096)],
-    "guests in a row": [(0xC0A80000 + n, 40000, REMOTE, 80) for n in range(4096)],
+    "guests in a row": [(ip.from_ipv4(0xC0A80000) + n, 40000, REMOTE, 80) for n in range(4096)],
     "both ports together": [(GUEST, 40000 + n, REMOTE, 5000 + n) for n in range(4096)],
 }
 
@@ -38,7 +39,7 @@ def test_the_hash_is_32_bits_and_a_function_of_its_arguments(a: int, p: int, b: 
 
 def test_the_hash_is_the_same_in_every_process() -> None:
     # A golden value: workers of one program compute it independently of each other.
-    assert rss_hash(0xC0A87F02, 40000, 0x08080808, 443) == 0x995D408D
+    assert rss_hash(ip.from_ipv4(0xC0A87F02), 40000, ip.from_ipv4(0x08080808), 443) == 0x09C4FECC
 
 
 def test_ports_of_one_key_differ_until_all_are_out() -> None:

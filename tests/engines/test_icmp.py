@@ -5,13 +5,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.engines import icmp as engine
-from pipeline.wire import checksum, icmp, ipv4
+from pipeline.wire import checksum, icmp, ip, ipv4
 from pipeline.wire.errors import WireError
-from pipeline.wire.ipv4 import addr_parse
 from tests.support.fuzz import u16
 
 GATEWAY, HOST, GUEST, FAR, BROADCAST = map(
-    addr_parse, ("192.168.127.1", "192.168.127.254", "192.168.127.2", "8.8.8.8", "192.168.127.255")
+    ip.parse_ipv4, ("192.168.127.1", "192.168.127.254", "192.168.127.2", "8.8.8.8", "192.168.127.255")
 )
 OWN = frozenset((GATEWAY, HOST))
 
@@ -45,7 +44,7 @@ def test_only_own_addresses_answer_echo(dst: int, want: bool) -> None:
 
 @pytest.mark.parametrize(
     "changes",
-    [{"flags": ipv4.FLAG_MF}, {"frag_off": 8}, {"src": 0}, {"src": ipv4.BROADCAST}, {"src": 0xE0000001},
+    [{"flags": ipv4.FLAG_MF}, {"frag_off": 8}, {"src": 0}, {"src": ip.BROADCAST}, {"src": 0xE0000001},
      {"src": 0x7F000001}],
 )  # fmt: skip
 def test_fragments_and_impossible_senders_get_no_echo(changes: dict[str, int]) -> None:
@@ -139,10 +138,10 @@ def test_an_error_about_an_echo_request_but_not_about_an_empty_icmp_packet() -> 
     "changes",
     [
         {"frag_off": 8},
-        {"dst": ipv4.BROADCAST},
+        {"dst": ip.BROADCAST},
         {"dst": BROADCAST},
         {"dst": 0xE00000FB},
-        {"src": ipv4.BROADCAST},
+        {"src": ip.BROADCAST},
         {"src": BROADCAST},
         {"src": 0xE00000FB},
         {"src": 0},

@@ -19,12 +19,12 @@ from pipeline.engines.nat import (
     Nat,
     Target,
 )
-from pipeline.wire.ipv4 import addr_parse
+from pipeline.wire import ip
 from tests.support.fuzz import addrs, u16
 
-GATEWAY = addr_parse("192.168.127.1")
-HOST = addr_parse("192.168.127.254")
-LOOPBACK = addr_parse("127.0.0.1")
+GATEWAY = ip.parse_ipv4("192.168.127.1")
+HOST = ip.parse_ipv4("192.168.127.254")
+LOOPBACK = ip.parse_ipv4("127.0.0.1")
 
 
 def nat(
@@ -60,8 +60,8 @@ def nat(
     ],
 )
 def test_services_live_on_the_gateways_address_alone(addr: str, port: int, tcp: str, udp: str) -> None:
-    assert nat().tcp_target(addr_parse(addr), port).service == tcp
-    assert nat().udp_target(addr_parse(addr), port).service == udp
+    assert nat().tcp_target(ip.parse_ipv4(addr), port).service == tcp
+    assert nat().udp_target(ip.parse_ipv4(addr), port).service == udp
 
 
 @pytest.mark.parametrize("port", [1, 53, 80, 65535])
@@ -75,14 +75,14 @@ def test_a_port_on_which_the_program_listens_is_for_the_host_alone() -> None:
     assert own.tcp_target(HOST, 7000) == Target(LOOPBACK, refused=OWN_PORT, errno=errno.ECONNREFUSED)
     assert own.tcp_target(HOST, 7001) == own.udp_target(HOST, 7000) == Target(LOOPBACK)
     assert own.tcp_target(GATEWAY, 80).service == "api"
-    assert own.tcp_target(addr_parse("10.0.0.1"), 7000) == Target(addr_parse("10.0.0.1"))
+    assert own.tcp_target(ip.parse_ipv4("10.0.0.1"), 7000) == Target(ip.parse_ipv4("10.0.0.1"))
 
 
 @pytest.mark.parametrize(
     "addr", ["1.1.1.1", "10.0.0.1", "192.168.126.11", "192.168.128.1", "223.255.255.254"]
 )
 def test_other_addresses_are_dialled_as_they_are(addr: str) -> None:
-    value = addr_parse(addr)
+    value = ip.parse_ipv4(addr)
     assert nat().tcp_target(value, 443) == nat().udp_target(value, 443) == Target(value)
 
 
@@ -107,7 +107,7 @@ def test_other_addresses_are_dialled_as_they_are(addr: str) -> None:
     ],
 )
 def test_what_is_refused_has_a_reason_and_an_errno(addr: str, reason: str, error: int) -> None:
-    value = addr_parse(addr)
+    value = ip.parse_ipv4(addr)
     want = Target(value, refused=f"nat_flow_refused_{reason}", errno=error)
     assert nat().tcp_target(value, 22) == want
     assert nat().udp_target(value, 22) == want
@@ -115,21 +115,21 @@ def test_what_is_refused_has_a_reason_and_an_errno(addr: str, reason: str, error
 
 
 def test_link_local_addresses_may_be_pinged() -> None:
-    value = addr_parse("169.254.7.7")
+    value = ip.parse_ipv4("169.254.7.7")
     assert nat().icmp_target(value) == Target(value)
 
 
 def test_metadata_access_opens_link_local_addresses() -> None:
-    value = addr_parse("169.254.169.254")
+    value = ip.parse_ipv4("169.254.169.254")
     assert nat(ec2_metadata_access=True).tcp_target(value, 80) == Target(value)
     assert nat(ec2_metadata_access=True).udp_target(value, 80) == Target(value)
 
 
 def test_an_entry_of_the_table_wins_over_every_refusal() -> None:
-    metadata = addr_parse("169.254.169.254")
-    table = {GATEWAY: LOOPBACK, metadata: addr_parse("10.9.9.9")}
+    metadata = ip.parse_ipv4("169.254.169.254")
+    table = {GATEWAY: LOOPBACK, metadata: ip.parse_ipv4("10.9.9.9")}
     rules = nat(nat=table)
-    assert rules.tcp_target(metadata, 80) == Target(addr_parse("10.9.9.9"))
+    assert rules.tcp_target(metadata, 80) == Target(ip.parse_ipv4("10.9.9.9"))
     assert rules.tcp_target(GATEWAY, 22) == Target(LOOPBACK)
     assert rules.tcp_target(GATEWAY, 53).service == "dns"
 
@@ -151,53 +151,58 @@ def test_every_destination_has_exactly_one_meaning(addr: int, port: int) -> None
 
 def test_an_address_of_the_host_is_seen_as_what_the_table_translates_to_it() -> None:
     first, second, loopback = (
-        addr_parse(text) for text in ("192.168.127.254", "192.168.127.253", "127.0.0.1")
+        ip.parse_ipv4(text) for text in ("192.168.127.254", "192.168.127.253", "127.0.0.1")
     )
     nat = Nat(
         network=first,
         prefix_len=24,
-        gateway=addr_parse("192.168.127.1"),
+        gateway=ip.parse_ipv4("192.168.127.1"),
         table={first: loopback, second: loopback},
     )
     assert nat.seen_as(loopback) == first
-    assert nat.seen_as(addr_parse("192.0.2.1")) == addr_parse("192.0.2.1")
+    assert nat.seen_as(ip.parse_ipv4("192.0.2.1")) == ip.parse_ipv4("192.0.2.1")
 
 
 # --- what is switched off -------------------------------------------------------------------
 
 
 def test_the_hosts_loopback_is_refused_under_every_address_that_means_it() -> None:
-    other, wildcard, elsewhere = map(addr_parse, ("192.168.127.253", "10.0.0.1", "10.0.0.2"))
-    table = {HOST: LOOPBACK, other: addr_parse("127.8.8.8"), wildcard: 0, elsewhere: addr_parse("10.9.9.9")}
+    other, wildcard, elsewhere = map(ip.parse_ipv4, ("192.168.127.253", "10.0.0.1", "10.0.0.2"))
+    table = {
+        HOST: LOOPBACK,
+        other: ip.parse_ipv4("127.8.8.8"),
+        wildcard: 0,
+        elsewhere: ip.parse_ipv4("10.9.9.9"),
+    }
     off = nat(nat=table, gateway_virtual_ips=(HOST, other), disable={"host-loopback"})
     for addr in (HOST, other, wildcard):
         for target in (off.tcp_target(addr, 53), off.udp_target(addr, 53), off.icmp_target(addr)):
             assert (target.refused, target.errno) == (HOST_LOOPBACK_OFF, errno.EACCES)
     for text in ("127.0.0.1", "127.255.255.254", "0.0.0.0", "0.0.0.1"):
-        addr = addr_parse(text)
+        addr = ip.parse_ipv4(text)
         assert off.tcp_target(addr, 80).refused
         assert off.udp_target(addr, 80).refused
         assert off.icmp_target(addr).refused
-    assert off.tcp_target(elsewhere, 80) == Target(addr_parse("10.9.9.9"))
+    assert off.tcp_target(elsewhere, 80) == Target(ip.parse_ipv4("10.9.9.9"))
     assert off.tcp_target(GATEWAY, 53).service == "dns"
 
 
 def test_without_udp_only_services_of_the_gateway_take_datagrams() -> None:
     off = nat(disable={"udp"})
     for text in ("192.168.127.254", "8.8.8.8", "169.254.169.254"):
-        assert off.udp_target(addr_parse(text), 53).errno
-    target = off.udp_target(addr_parse("8.8.8.8"), 53)
+        assert off.udp_target(ip.parse_ipv4(text), 53).errno
+    target = off.udp_target(ip.parse_ipv4("8.8.8.8"), 53)
     assert (target.refused, target.errno) == (UDP_OFF, errno.EACCES)
     assert [off.udp_target(GATEWAY, port).service for port in (53, 67)] == ["dns", "dhcp"]
-    assert off.udp_target(addr_parse("224.0.0.251"), 5353).refused == "nat_flow_refused_multicast"
-    assert off.tcp_target(addr_parse("8.8.8.8"), 53) == off.icmp_target(addr_parse("8.8.8.8"))
+    assert off.udp_target(ip.parse_ipv4("224.0.0.251"), 5353).refused == "nat_flow_refused_multicast"
+    assert off.tcp_target(ip.parse_ipv4("8.8.8.8"), 53) == off.icmp_target(ip.parse_ipv4("8.8.8.8"))
 
 
 def test_without_icmp_no_other_host_is_pinged() -> None:
     off = nat(disable={"icmp"})
     for text in ("8.8.8.8", "169.254.7.7"):
-        assert off.icmp_target(addr_parse(text)).refused == ICMP_OFF
-        assert not off.tcp_target(addr_parse("8.8.8.8"), 1).refused
+        assert off.icmp_target(ip.parse_ipv4(text)).refused == ICMP_OFF
+        assert not off.tcp_target(ip.parse_ipv4("8.8.8.8"), 1).refused
 
 
 def test_without_dns_the_gateways_port_53_is_closed_and_other_name_servers_are_not() -> None:
@@ -206,7 +211,7 @@ def test_without_dns_the_gateways_port_53_is_closed_and_other_name_servers_are_n
         assert (target.service, target.refused, target.errno) == ("", DNS_OFF, errno.ECONNREFUSED)
     assert off.tcp_target(GATEWAY, 80).service == "api"
     assert off.udp_target(GATEWAY, 67).service == "dhcp"
-    assert off.udp_target(addr_parse("8.8.8.8"), 53) == Target(addr_parse("8.8.8.8"))
+    assert off.udp_target(ip.parse_ipv4("8.8.8.8"), 53) == Target(ip.parse_ipv4("8.8.8.8"))
     assert off.udp_target(HOST, 53) == Target(LOOPBACK)
 
 

@@ -8,12 +8,12 @@ from hypothesis import strategies as st
 
 from pipeline.config.model import EgressPolicy, PolicyRule
 from pipeline.engines.policy import MIN_VALID, Names, Policy, number_of
-from pipeline.wire.ipv4 import addr_parse
+from pipeline.wire import ip
 
-GUEST = addr_parse("192.168.127.2")
-OTHER = addr_parse("192.168.127.3")
-TEN = addr_parse("10.1.2.3")
-WEB = addr_parse("203.0.113.9")
+GUEST = ip.parse_ipv4("192.168.127.2")
+OTHER = ip.parse_ipv4("192.168.127.3")
+TEN = ip.parse_ipv4("10.1.2.3")
+WEB = ip.parse_ipv4("203.0.113.9")
 
 
 def policy(default: str, *rules: PolicyRule, **options: Any) -> Policy:

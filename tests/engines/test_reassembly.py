@@ -6,11 +6,11 @@ from hypothesis import strategies as st
 
 from pipeline.counters import INDEX
 from pipeline.engines.reassembly import FRAGMENT_OVERHEAD, REASSEMBLY_TIMEOUT, Expired, Reassembler
-from pipeline.wire import checksum, ipv4
+from pipeline.wire import checksum, ip, ipv4
 from pipeline.wire.errors import WireError
 from tests.support.fuzz import parsed
 
-SRC, DST = 0xC0A87F02, 0x08080808
+SRC, DST = ip.from_ipv4(0xC0A87F02), ip.from_ipv4(0x08080808)
 LINK = 0
 INF = float("inf")
 

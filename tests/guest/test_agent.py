@@ -12,8 +12,7 @@ import pytest
 from guest import agent as program
 from guest.agent import FLAGS, options_from
 from pipeline.go import flags
-from pipeline.wire import dhcp
-from pipeline.wire.ipv4 import addr_parse
+from pipeline.wire import dhcp, ip
 from tests.support.agent import Agent, address, default_route, link_mtu
 from tests.support.fake_host import FakeHost
 from tests.support.netns import Namespace, Network, wait_for
@@ -36,9 +35,9 @@ def test_defaults_are_those_of_gvforwarder() -> None:
 
 def test_a_static_address_switches_dhcp_off_and_knows_its_gateway() -> None:
     made = options("-address", "10.1.2.3/16")
-    assert (made.dhcp, made.address, made.prefix) == ("none", addr_parse("10.1.2.3"), 16)
-    assert made.gateway == addr_parse("10.1.0.1")
-    assert options("-address=10.1.2.3/16", "-gateway", "10.1.9.9").gateway == addr_parse("10.1.9.9")
+    assert (made.dhcp, made.address, made.prefix) == ("none", ip.parse_ipv4("10.1.2.3"), 16)
+    assert made.gateway == ip.parse_ipv4("10.1.0.1")
+    assert options("-address=10.1.2.3/16", "-gateway", "10.1.9.9").gateway == ip.parse_ipv4("10.1.9.9")
 
 
 def test_a_preexisting_interface_gets_no_dhcp() -> None:
@@ -204,7 +203,7 @@ class TestInANamespace:
             wait_for(lambda: len(host.messages) > 3, "two renewals", 8)
             assert [message.kind for message in host.messages[:2]] == [dhcp.DISCOVER, dhcp.REQUEST]
             for renewal in host.messages[2:]:
-                assert (renewal.kind, renewal.ciaddr) == (dhcp.REQUEST, addr_parse("192.168.127.2"))
+                assert (renewal.kind, renewal.ciaddr) == (dhcp.REQUEST, ip.parse_ipv4("192.168.127.2"))
 
     def test_a_static_address_needs_no_server(self, guest: Namespace, host: FakeHost) -> None:
         flags = ("-address", "192.168.127.9/24", "-link-mtu", "1400", "-resolv-conf", "/etc/resolv.conf")

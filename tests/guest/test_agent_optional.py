@@ -20,8 +20,7 @@ from guest.dhcp_client import configure, unconfigure
 from guest.dhcp_states import Lease
 from guest.resolv_conf import NONE, ResolvConf
 from guest.tap import Tap
-from pipeline.wire import dhcp
-from pipeline.wire.ipv4 import addr_parse
+from pipeline.wire import dhcp, ip
 from tests.support.agent import Agent, address, default_route, link_mtu
 from tests.support.fake_host import FakeHost
 from tests.support.netns import Namespace, Network, wait_for
@@ -29,13 +28,13 @@ from tests.support.netns import Namespace, Network, wait_for
 OLD = "# the guest's own\nnameserver 10.9.9.9\n"
 STATIC = ("-address", "192.168.127.2/24")
 LEASE = Lease(
-    address=addr_parse("192.168.127.2"),
+    address=ip.parse_ipv4("192.168.127.2"),
     prefix=24,
-    router=addr_parse("192.168.127.1"),
+    router=ip.parse_ipv4("192.168.127.1"),
     dns=(),
     search=(),
     mtu=1500,
-    server=addr_parse("192.168.127.1"),
+    server=ip.parse_ipv4("192.168.127.1"),
     seconds=60.0,
 )
 

@@ -4,7 +4,7 @@ import pytest
 
 from guest import dhcp_client
 from guest.dhcp_client import _message_of, _packet
-from pipeline.wire import dhcp, ipv4, udp
+from pipeline.wire import dhcp, ip, ipv4, udp
 from pipeline.wire.dhcp import Message
 from pipeline.wire.errors import WireError
 
@@ -18,33 +18,38 @@ def to_client(packet: bytes) -> bytes:
 
 
 def test_a_request_is_a_valid_packet_from_no_address_to_everybody() -> None:
-    packet = _packet(PAYLOAD, ipv4.BROADCAST)
-    ip = ipv4.parse(packet, 0, len(packet))
-    assert (ip.src, ip.dst, ip.proto, ip.total_len) == (0, ipv4.BROADCAST, ipv4.PROTO_UDP, len(packet))
+    packet = _packet(PAYLOAD, ip.BROADCAST)
+    network = ipv4.parse(packet, 0, len(packet))
+    assert (network.src, network.dst, network.proto, network.total_len) == (
+        0,
+        ip.BROADCAST,
+        ipv4.PROTO_UDP,
+        len(packet),
+    )
     header = udp.parse(packet, 20, len(packet))
-    udp.verify(memoryview(packet), 20, header, ip.src, ip.dst)
+    udp.verify(memoryview(packet), 20, header, network.src, network.dst)
     assert (header.src_port, header.dst_port) == (68, 67)
 
 
 def test_a_packet_for_the_client_port_is_read() -> None:
-    message = _message_of(to_client(_packet(PAYLOAD, ipv4.BROADCAST)))
+    message = _message_of(to_client(_packet(PAYLOAD, ip.BROADCAST)))
     assert message is not None
     assert message.xid == 7
 
 
 def test_packets_for_other_ports_are_passed_over() -> None:
-    assert _message_of(_packet(PAYLOAD, ipv4.BROADCAST)) is None
+    assert _message_of(_packet(PAYLOAD, ip.BROADCAST)) is None
 
 
 def test_a_broken_packet_is_a_wire_error() -> None:
-    packet = bytearray(_packet(PAYLOAD, ipv4.BROADCAST))
+    packet = bytearray(_packet(PAYLOAD, ip.BROADCAST))
     packet[10] ^= 1
     with pytest.raises(WireError):
         _message_of(bytes(packet))
 
 
 def test_a_wrong_udp_checksum_is_a_wire_error() -> None:
-    packet = bytearray(to_client(_packet(PAYLOAD, ipv4.BROADCAST)))
+    packet = bytearray(to_client(_packet(PAYLOAD, ip.BROADCAST)))
     packet[26] = 1
     with pytest.raises(WireError):
         _message_of(bytes(packet))

@@ -19,20 +19,19 @@ from guest.dhcp_states import (
     parse_domain_names,
     parse_search_list,
 )
-from pipeline.wire import dhcp
+from pipeline.wire import dhcp, ip
 from pipeline.wire.dhcp import Message
-from pipeline.wire.ipv4 import addr_parse
 
 MAC = bytes.fromhex("5a94efe40cee")
-SERVER = addr_parse("192.168.127.1")
-ADDRESS = addr_parse("192.168.127.2")
+SERVER = ip.parse_ipv4("192.168.127.1")
+ADDRESS = ip.parse_ipv4("192.168.127.2")
 OPTIONS = {
     dhcp.SUBNET_MASK: bytes((255, 255, 255, 0)),
-    dhcp.ROUTER: SERVER.to_bytes(4, "big"),
-    dhcp.DNS_SERVER: SERVER.to_bytes(4, "big"),
+    dhcp.ROUTER: ip.ipv4_bytes(SERVER),
+    dhcp.DNS_SERVER: ip.ipv4_bytes(SERVER),
     dhcp.INTERFACE_MTU: (1500).to_bytes(2, "big"),
     dhcp.LEASE_TIME: (3600).to_bytes(4, "big"),
-    dhcp.SERVER_ID: SERVER.to_bytes(4, "big"),
+    dhcp.SERVER_ID: ip.ipv4_bytes(SERVER),
     dhcp.DOMAIN_SEARCH: dhcp.build_search_list(["example.org", "crc.testing"]),
 }
 LEASE = Lease(ADDRESS, 24, SERVER, (SERVER,), ("example.org", "crc.testing"), 1500, SERVER, 3600.0)

@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 
 from guest import netlink
-from pipeline.wire.ipv4 import addr_parse
+from pipeline.wire import ip
 from tests.support.netns import Namespace, Network
 
-ADDRESS = addr_parse("192.168.127.2")
-GATEWAY = addr_parse("192.168.127.1")
+ADDRESS = ip.parse_ipv4("192.168.127.2")
+GATEWAY = ip.parse_ipv4("192.168.127.1")
 
 pytestmark = pytest.mark.e2e
 
@@ -59,7 +59,7 @@ def test_the_default_route_replaces_the_one_before(guest: Namespace) -> None:
 def test_a_gateway_outside_the_network_is_the_kernels_error(guest: Namespace) -> None:
     guest.call(lambda: netlink.set_address("veth0", ADDRESS, 24))
     with pytest.raises(OSError) as caught:
-        guest.call(lambda: netlink.set_default_route("veth0", addr_parse("10.0.0.1")))
+        guest.call(lambda: netlink.set_default_route("veth0", ip.parse_ipv4("10.0.0.1")))
     assert caught.value.errno == errno.ENETUNREACH
 
 

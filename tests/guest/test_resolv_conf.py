@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 
 from guest import resolv_conf
 from guest.resolv_conf import AUTO, NONE, ResolvConf
-from pipeline.wire.ipv4 import addr_parse
+from pipeline.wire import ip
 from tests.support.netns import Network
 
-SERVERS = (addr_parse("192.168.127.1"), addr_parse("10.0.0.1"))
+SERVERS = (ip.parse_ipv4("192.168.127.1"), ip.parse_ipv4("10.0.0.1"))
 OLD = b"# mine\nsearch home.test\nnameserver 10.9.9.9\n"
 TOOL = """#!/bin/sh
 echo "$(basename $0) $*" >> {record}
@@ -293,9 +293,10 @@ def test_owners_of_another_network_are_not_asked(stub: Path, monkeypatch: pytest
 IN_NAMESPACE = f"""
 import logging
 from guest.resolv_conf import ResolvConf
+from pipeline.wire import ip
 logging.basicConfig()
 names = ResolvConf({AUTO!r}, "tap0")
-names.set([0xC0A87F01])
+names.set([ip.from_ipv4(0xC0A87F01)])
 print(open("/etc/resolv.conf").read(), end="")
 names.restore()
 """

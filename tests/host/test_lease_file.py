@@ -11,8 +11,12 @@ import pytest
 from pipeline.host import lease_file
 from pipeline.host.lease_file import LeaseFileError
 from pipeline.system import output_file, small_file
+from pipeline.wire import ip
 
-ROWS = [(0xC0A87F03, bytes.fromhex("020000000001"), 1800.0), (0xC0A87F02, bytes.fromhex("5a94efe40cee"), 0.0)]
+ROWS = [
+    (ip.from_ipv4(0xC0A87F03), bytes.fromhex("020000000001"), 1800.0),
+    (ip.from_ipv4(0xC0A87F02), bytes.fromhex("5a94efe40cee"), 0.0),
+]
 
 
 def test_what_was_saved_is_loaded_with_the_time_that_passed_taken_off(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from perf.neighbours.measure import chosen, main
 from perf.neighbours.table import Turn, figures, table
 from pipeline.engines.dns import message
 from pipeline.engines.offload import vnet
-from pipeline.wire import arp, dhcp, ethernet, ipv4, offload, tcp, udp, virtio_net
+from pipeline.wire import arp, dhcp, ethernet, ip, ipv4, offload, tcp, udp, virtio_net
 from pipeline.wire.errors import WireError
 from pipeline.wire.framing import split
 
@@ -144,7 +144,7 @@ def test_discovers_are_broadcast_by_different_clients() -> None:
         for off, length in places:
             header, found, payload = datagram(bytes(burst.data[off : off + length]))
             parsed = dhcp.parse(payload, 0, len(payload))
-            assert (header.dst, found.dst_port, parsed.kind) == (ipv4.BROADCAST, 67, dhcp.DISCOVER)
+            assert (header.dst, found.dst_port, parsed.kind) == (ip.BROADCAST, 67, dhcp.DISCOVER)
             assert parsed.chaddr[0] == 2
             clients.add(parsed.chaddr)
         assert len(clients) == sum(ready[each % len(ready)].frames for each in range(number + 1))

@@ -13,8 +13,10 @@ from tests.support.layouts import CLASSES, fields_of
 U8: Final = 0xFF
 U16: Final = 0xFFFF
 U32: Final = 0xFFFFFFFF
+U128: Final = (1 << 128) - 1
 
 _BYTES = ("flags", "header_len", "hops_left", "type", "code", "protocol")
+_ADDRESSES = ("guest_addr", "remote_addr", "offender")
 _WORDS = (
     "link",
     "guest",
@@ -38,7 +40,7 @@ def _extremes(cls: type, name: str) -> tuple[Any, Any]:
     if name in _BOOLEANS:
         return False, True
     if name == "key":
-        return bytes(12), b"\xff" * 12
+        return bytes(36), b"\xff" * 36
     if name == "client":
         return bytes(18), b"\xff" * 18
     if name == "mac":
@@ -49,6 +51,8 @@ def _extremes(cls: type, name: str) -> tuple[Any, Any]:
         return (), ((U32, U32),) * MAX_SACK
     if (cls.__name__, name) == ("Window", "window"):
         return 0, U32
+    if name in _ADDRESSES:
+        return 0, U128
     return 0, U8 if name in _BYTES else U16 if name in _WORDS else U32
 
 

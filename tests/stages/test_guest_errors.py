@@ -27,7 +27,7 @@ from pipeline.stages.tcp.flow import Flow
 from pipeline.stages.tcp.stage import TcpStage
 from pipeline.stages.worker import Worker
 from pipeline.topology import Layout
-from pipeline.wire import arp, ethernet, icmp, ipv4, tcp
+from pipeline.wire import arp, ethernet, icmp, ip, ipv4, tcp
 from tests.support.configured import changed
 from tests.support.frames import FROM_GUEST, GATEWAY_MAC, GUEST, GUEST_MAC, REMOTE, tcp_frame
 from tests.support.received import Received
@@ -36,8 +36,8 @@ SHARDS = ("tcp0", "tcp1")
 LINK, OTHER_LINK = 1, 2
 OTHER_MAC = bytes.fromhex("5a94efe40c99")
 FROM_OTHER = ethernet.header(GATEWAY_MAC, OTHER_MAC, ethernet.TYPE_IPV4)
-OTHER = ipv4.addr_parse("192.168.127.9")
-GATEWAY = ipv4.addr_parse("192.168.127.1")
+OTHER = ip.parse_ipv4("192.168.127.9")
+GATEWAY = ip.parse_ipv4("192.168.127.1")
 MTU = 1000
 DATA_BYTES = 14600
 

@@ -7,7 +7,7 @@ import pytest
 
 from pipeline.engines.neighbors.entry import CONTEST_SECONDS
 from pipeline.records.kinds import SERVICE_DATAGRAM
-from pipeline.wire import arp, dhcp, ethernet, ipv4
+from pipeline.wire import arp, dhcp, ethernet, ip
 from tests.support.dhcp_clients import message
 from tests.support.frames import GATEWAY_MAC, udp_frame
 from tests.support.network import Network
@@ -194,7 +194,7 @@ def test_a_full_table_of_macs_lets_nobody_take_the_address_of_a_live_guest(limit
 def test_a_guest_without_an_address_is_not_shut_out_by_one_that_takes_its_mac(one: Network) -> None:
     guest, thief = one.card.guest(1), one.card.guest(2)
     discover = udp_frame(
-        message(dhcp.DISCOVER, guest.mac), sport=68, dport=67, src=0, dst=ipv4.BROADCAST,
+        message(dhcp.DISCOVER, guest.mac), sport=68, dport=67, src=0, dst=ip.BROADCAST,
         eth_header=ethernet.header(ethernet.BROADCAST, guest.mac, ethernet.TYPE_IPV4),
     )  # fmt: skip
     thief.addr += 100

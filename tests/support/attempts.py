@@ -7,13 +7,13 @@ The same attempts are made at demux alone (tests/stages/demux/test_guard.py) and
 from struct import pack
 from typing import Final, NamedTuple
 
-from pipeline.wire import arp, checksum, dhcp, ethernet, icmp, ipv4, udp
+from pipeline.wire import arp, checksum, dhcp, ethernet, icmp, ip, ipv4, udp
 from tests.support.dhcp_clients import message
 from tests.support.frames import GATEWAY_MAC, tcp_frame, udp_frame
 
-GATEWAY: Final = ipv4.addr_parse("192.168.127.1")
-HOST: Final = ipv4.addr_parse("192.168.127.254")
-OUTSIDE: Final = ipv4.addr_parse("198.18.0.2")
+GATEWAY: Final = ip.parse_ipv4("192.168.127.1")
+HOST: Final = ip.parse_ipv4("192.168.127.254")
+OUTSIDE: Final = ip.parse_ipv4("198.18.0.2")
 MARK: Final = b"gvp-attempt"
 """In every attempt that carries data: how a receiver knows it."""
 
@@ -64,7 +64,7 @@ def arp_frame(op: int, sender: tuple[bytes, int], src: bytes, dst: bytes, target
 def redirect(src: int, victim: Station, mac: bytes, via: int) -> bytes:
     """An ICMP redirect: OUTSIDE is reached through ``via``."""
     quoted = ipv4.build(36, 1, 64, ipv4.PROTO_UDP, victim.addr, OUTSIDE) + udp.build(5000, 7000, 16)
-    body = icmp.build(icmp.REDIRECT, 1, via, quoted)
+    body = icmp.build(icmp.REDIRECT, 1, ip.to_ipv4(via), quoted)
     return icmp_frame(body, src, victim.addr, mac, victim.mac)
 
 
@@ -143,7 +143,7 @@ def attempts(thief: Station, victim: Station, third: Station) -> list[Attempt]:
         Attempt("ping-from-outside", ping(OUTSIDE, victim.addr, mac, dst), OUTSIDE_SOURCE),
         Attempt("segment-from-outside", tcp_frame(1, MARK, src=OUTSIDE, **stream), OUTSIDE_SOURCE),
         Attempt("datagram-from-outside", udp_frame(MARK, src=OUTSIDE, **stream), OUTSIDE_SOURCE),
-        Attempt("dhcp-offer", dhcp_offer(victim, thief, everybody, ipv4.BROADCAST), DHCP),
+        Attempt("dhcp-offer", dhcp_offer(victim, thief, everybody, ip.BROADCAST), DHCP),
         Attempt("icmp-redirect", redirect(thief.addr, victim, mac, thief.addr), ROUTES),
         Attempt("router-advertisement", ipv6_frame(58, router_advertisement(), mac, ALL_NODES_MAC), ROUTES),
         Attempt("dhcpv6-advertise", ipv6_frame(17, dhcpv6(), mac, ALL_NODES_MAC), DHCP),
@@ -215,7 +215,7 @@ def honest(sender: Station, receiver: Station) -> dict[str, bytes]:
     }
     sent = {
         "src": 0,
-        "dst": ipv4.BROADCAST,
+        "dst": ip.BROADCAST,
         "eth_header": ethernet.header(everybody, mac, ethernet.TYPE_IPV4),
     }
     return {

@@ -6,13 +6,12 @@ from ipaddress import IPv4Network
 from pipeline.config.model import Network
 from pipeline.counters import INDEX
 from pipeline.engines.dhcp.server import Dhcp, Ignored, Reply
-from pipeline.wire import dhcp
-from pipeline.wire.ipv4 import addr_parse
+from pipeline.wire import dhcp, ip
 
-GATEWAY = addr_parse("192.168.127.1")
-GUEST = addr_parse("192.168.127.2")
-HOST = addr_parse("192.168.127.254")
-NETWORK = addr_parse("192.168.127.0")
+GATEWAY = ip.parse_ipv4("192.168.127.1")
+GUEST = ip.parse_ipv4("192.168.127.2")
+HOST = ip.parse_ipv4("192.168.127.254")
+NETWORK = ip.parse_ipv4("192.168.127.0")
 GATEWAY_MAC = bytes.fromhex("5a94efe40cdd")
 GUEST_MAC = bytes.fromhex("5a94efe40cee")
 
@@ -83,4 +82,4 @@ def bootp(n: int, *, cookie: bool = True, sname: bytes = b"", **fields: int) -> 
 
 
 def decline(n: int, last: int) -> bytes:
-    return message(dhcp.DECLINE, mac(n), {dhcp.REQUESTED_ADDRESS: (NETWORK + last).to_bytes(4, "big")})
+    return message(dhcp.DECLINE, mac(n), {dhcp.REQUESTED_ADDRESS: ip.ipv4_bytes(NETWORK + last)})

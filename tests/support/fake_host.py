@@ -6,15 +6,14 @@ import threading
 from pathlib import Path
 from types import TracebackType
 
-from pipeline.wire import dhcp, ethernet, framing, ipv4, udp
+from pipeline.wire import dhcp, ethernet, framing, ip, ipv4, udp
 from pipeline.wire.checksum import word_sum
 from pipeline.wire.dhcp import Message
 from pipeline.wire.framing import LE16
-from pipeline.wire.ipv4 import addr_parse
 
 GATEWAY_MAC = bytes.fromhex("5a94efe40cdd")
-GATEWAY = addr_parse("192.168.127.1")
-ADDRESS = addr_parse("192.168.127.2")
+GATEWAY = ip.parse_ipv4("192.168.127.1")
+ADDRESS = ip.parse_ipv4("192.168.127.2")
 
 
 class FakeHost:
@@ -98,7 +97,7 @@ class FakeHost:
     def _answer(self, request: Message, client: bytes) -> None:
         self.messages.append(request)
         kind = dhcp.OFFER if request.kind == dhcp.DISCOVER else dhcp.ACK
-        gateway = GATEWAY.to_bytes(4, "big")
+        gateway = ip.ipv4_bytes(GATEWAY)
         options = {
             dhcp.MESSAGE_TYPE: bytes((kind,)),
             dhcp.SUBNET_MASK: bytes((255, 255, 255, 0)),
@@ -114,7 +113,7 @@ class FakeHost:
                 dhcp.BOOT_REPLY, request.xid, request.chaddr, options, yiaddr=ADDRESS, ciaddr=request.ciaddr
             )
         )
-        target, mac = (request.ciaddr, client) if request.ciaddr else (ipv4.BROADCAST, ethernet.BROADCAST)
+        target, mac = (request.ciaddr, client) if request.ciaddr else (ip.BROADCAST, ethernet.BROADCAST)
         header = udp.build_checked(
             GATEWAY, target, dhcp.SERVER_PORT, dhcp.CLIENT_PORT, len(payload), word_sum(payload)
         )

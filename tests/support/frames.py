@@ -1,12 +1,12 @@
 """Whole Ethernet frames for tests, made by the plain wire modules one at a time, and slots full of them."""
 
-from pipeline.wire import checksum, ethernet, ipv4, tcp, tcp_options, udp
+from pipeline.wire import checksum, ethernet, ip, ipv4, tcp, tcp_options, udp
 from tests.support import tcp_segments
 
 GATEWAY_MAC = bytes.fromhex("5a94efe40cdd")
 GUEST_MAC = bytes.fromhex("5a94efe40cee")
-GUEST = ipv4.addr_parse("192.168.127.2")
-REMOTE = ipv4.addr_parse("93.184.216.34")
+GUEST = ip.parse_ipv4("192.168.127.2")
+REMOTE = ip.parse_ipv4("93.184.216.34")
 FROM_GUEST = ethernet.header(GATEWAY_MAC, GUEST_MAC, ethernet.TYPE_IPV4)
 TO_GUEST = ethernet.header(GUEST_MAC, GATEWAY_MAC, ethernet.TYPE_IPV4)
 SLOT_BYTES = 73728

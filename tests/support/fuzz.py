@@ -6,11 +6,12 @@ from typing import TypeVar
 from hypothesis import strategies as st
 
 from pipeline.counters import INDEX
+from pipeline.wire import ip
 from pipeline.wire.errors import WireError
 
 T = TypeVar("T")
 
-addrs = st.integers(0, 0xFFFFFFFF)
+addrs = st.integers(0, 0xFFFFFFFF).map(ip.from_ipv4)
 u8 = st.integers(0, 0xFF)
 u16 = st.integers(0, 0xFFFF)
 u32 = st.integers(0, 0xFFFFFFFF)

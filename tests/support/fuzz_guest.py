@@ -16,7 +16,7 @@ import sys
 import threading
 import time
 
-from pipeline.wire import arp, checksum, dhcp, ethernet, icmp, ipv4, tcp, tcp_options
+from pipeline.wire import arp, checksum, dhcp, ethernet, icmp, ip, ipv4, tcp, tcp_options
 from pipeline.wire.framing import QEMU
 from tests.support.frames import tcp_frame
 from tests.support.netns import INTERNET_ADDR
@@ -31,7 +31,7 @@ _L4_SUM_AT = {ipv4.PROTO_TCP: 16, ipv4.PROTO_UDP: 6, ipv4.PROTO_ICMP: 2}
 
 def bases(guest: RawGuest) -> list[bytes]:
     """Valid frames: one of each kind, and several of TCP."""
-    internet = ipv4.addr_parse(INTERNET_ADDR)
+    internet = ip.parse_ipv4(INTERNET_ADDR)
     broadcast = ethernet.header(ethernet.BROADCAST, guest.mac, ethernet.TYPE_ARP)
     discover = dhcp.Message(dhcp.BOOT_REQUEST, 7, guest.mac, {dhcp.MESSAGE_TYPE: bytes([dhcp.DISCOVER])})
     question = b"\x12\x34\x01\0\0\1\0\0\0\0\0\0\3www\7example\4test\0\0\1\0\1"
@@ -40,7 +40,7 @@ def bases(guest: RawGuest) -> list[bytes]:
     sack = tcp_options.build(True, 1, 2, ((100, 200), (300, 400)))
     made = [
         broadcast + arp.build(arp.REQUEST, guest.mac, guest.addr, bytes(6), GATEWAY),
-        guest.datagram(ipv4.BROADCAST, 68, 67, dhcp.build(discover)),
+        guest.datagram(ip.BROADCAST, 68, 67, dhcp.build(discover)),
         guest.datagram(GATEWAY, 2000, 53, question),
         guest.datagram(internet, 2001, UDP_ECHO, b"echo" * 20),
         guest.packet(ipv4.PROTO_ICMP, GATEWAY, ping),

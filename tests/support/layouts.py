@@ -61,7 +61,7 @@ CLASSES: dict[int, type] = {
 
 
 def decode(record: bytes | memoryview) -> Any:
-    """A record of 64 bytes, of any kind, as an object of its class."""
+    """A record, of any kind, as an object of its class."""
     cls: Any = CLASSES[record[0]]
     return cls.unpack(memoryview(record), 0)
 

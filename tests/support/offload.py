@@ -1,6 +1,6 @@
 """Frames of a kernel that leaves segmentation and checksums to its card, with their virtio-net headers."""
 
-from pipeline.wire import checksum, ethernet, ipv4, tcp, udp
+from pipeline.wire import checksum, ethernet, ip, ipv4, tcp, udp
 from pipeline.wire.virtio_net import (
     GSO_NONE,
     GSO_TCPV4,
@@ -20,7 +20,7 @@ SLOT_BYTES = 73728
 
 def partial(src: int, dst: int, proto: int, length: int) -> bytes:
     """The content of the checksum field for the card: the sum of the pseudo-header, not inverted."""
-    pseudo = src.to_bytes(4, "big") + dst.to_bytes(4, "big") + bytes((0, proto)) + length.to_bytes(2, "big")
+    pseudo = ip.ipv4_bytes(src) + ip.ipv4_bytes(dst) + bytes((0, proto)) + length.to_bytes(2, "big")
     return folded(pseudo).to_bytes(2, "big")
 
 

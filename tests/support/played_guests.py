@@ -22,15 +22,15 @@ from pipeline.records.tcp import TcpOut
 from pipeline.records.udp import SteerUdp, UdpOut, UdpToGuest, UnsteerUdp
 from pipeline.stages.ingress.steering import Steering
 from pipeline.stages.worker import Worker
-from pipeline.wire import arp, ethernet, icmp, ipv4
+from pipeline.wire import arp, ethernet, icmp, ip, ipv4
 from pipeline.wire.tcp import SYN
 from tests.support.frames import GATEWAY_MAC, udp_frame
 from tests.support.one_process import Neighbour, OneProcess
 from tests.support.received import Received
 from tests.support.segments import Pair, packets_of
 
-GATEWAY: Final = ipv4.addr_parse("192.168.127.1")
-HOST: Final = ipv4.addr_parse("192.168.127.254")
+GATEWAY: Final = ip.parse_ipv4("192.168.127.1")
+HOST: Final = ip.parse_ipv4("192.168.127.254")
 """The guests' address for the host's 127.0.0.1."""
 FIRST_PORT: Final = 30000
 RANGES: Final = 16

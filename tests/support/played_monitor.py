@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from guest import link
-from pipeline.wire import dhcp, ethernet, ipv4, udp
+from pipeline.wire import dhcp, ethernet, ip, ipv4, udp
 from pipeline.wire.errors import WireError
 from pipeline.wire.framing import LE16
 from tests.support.frames import udp_frame
@@ -40,7 +40,7 @@ def offered(frames: Iterator[bytes]) -> str:
         except WireError:
             continue
         if message.kind == dhcp.OFFER:
-            return ipv4.addr_text(message.yiaddr)
+            return ip.text(message.yiaddr)
     raise SystemExit("no DHCPOFFER")
 
 

@@ -9,11 +9,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple
 
-from pipeline.wire import ethernet, framing, ipv4, tcp, tcp_options, udp
+from pipeline.wire import ethernet, framing, ip, ipv4, tcp, tcp_options, udp
 from pipeline.wire.framing import QEMU
 from tests.support import frames
 
-GATEWAY = ipv4.addr_parse("192.168.127.1")
+GATEWAY = ip.parse_ipv4("192.168.127.1")
 QUIET_SECONDS = 0.3
 
 
@@ -49,7 +49,7 @@ class RawGuest:
 
     def __init__(self, path: Path, number: int) -> None:
         self.mac = bytes((0x5A, 0x94, 0xEF, 0, 0, number))
-        self.addr = ipv4.addr_parse(f"192.168.127.{number}")
+        self.addr = ip.parse_ipv4(f"192.168.127.{number}")
         self.to_gateway = ethernet.header(frames.GATEWAY_MAC, self.mac, ethernet.TYPE_IPV4)
         self.sock = _connected_by_another_process(path)
         self._received = bytearray()

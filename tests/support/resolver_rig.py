@@ -21,14 +21,14 @@ from pipeline.records.kinds import RECORD_BYTES
 from pipeline.records.services import ServiceDatagram
 from pipeline.stages.resolver.stage import ResolverStage
 from pipeline.topology import Layout
-from pipeline.wire.ipv4 import addr_parse
+from pipeline.wire import ip
 from tests.support.events import Events
 from tests.support.layouts import decode
 from tests.support.poller import LIMIT, Poller
 
-GATEWAY = addr_parse("192.168.127.1")
-GUEST = addr_parse("192.168.127.2")
-BROADCAST = 0xFFFFFFFF
+GATEWAY = ip.parse_ipv4("192.168.127.1")
+GUEST = ip.parse_ipv4("192.168.127.2")
+BROADCAST = ip.BROADCAST
 
 
 class FakeWorker(Poller):

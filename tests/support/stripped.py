@@ -33,7 +33,7 @@ from guest.dhcp_states import Bind, Client, Send
 from guest.offload import TUNSETOFFLOAD
 from guest.tap import IFF_NO_PI, IFF_TAP, IFF_VNET_HDR, Tap
 from pipeline.engines.reassembly import Reassembler
-from pipeline.wire import dhcp, ethernet, framing, ipv4, virtio_net
+from pipeline.wire import dhcp, ethernet, framing, ip, ipv4, virtio_net
 from pipeline.wire.errors import WireError
 from pipeline.wire.framing import QEMU
 from tests.support.agent import address, default_route, run_client
@@ -191,7 +191,7 @@ def _acquire(name: str, mac: bytes) -> None:
             client.on_timer(time.monotonic())
             for action in client.take_actions():
                 if isinstance(action, Send):
-                    server = ipv4.addr_text(action.server or ipv4.BROADCAST)
+                    server = ip.text(action.server or ip.BROADCAST)
                     with contextlib.suppress(OSError):
                         sock.sendto(dhcp.build(action.message), (server, dhcp.SERVER_PORT))
                 elif isinstance(action, Bind):

@@ -24,7 +24,7 @@ from pipeline.engines.tcp.actions import Outgoing
 from pipeline.engines.tcp.config import TcpConfig
 from pipeline.engines.tcp.connection import Connection, opens, reset_for
 from pipeline.engines.tcp.segment import Segment
-from pipeline.wire import arp, ethernet, ipv4
+from pipeline.wire import arp, ethernet, ip
 from pipeline.wire.errors import WireError
 from tests.support.netns import Namespace, wait_for
 from tests.support.segments import Pair, packets_of, segment_of
@@ -203,7 +203,7 @@ class TapEngine:
         return min(due, flow.resume_at) if flow.untaken else due
 
     def _dial(self, port: int, plan: Plan, outcome: Outcome, now: float) -> None:
-        pair = Pair(ipv4.addr_parse(ENGINE_ADDR), ipv4.addr_parse(KERNEL_ADDR), next(_PORTS), port)
+        pair = Pair(ip.parse_ipv4(ENGINE_ADDR), ip.parse_ipv4(KERNEL_ADDR), next(_PORTS), port)
         conn = Connection.active(self.cfg, self._isn(pair, now), now)
         self._flows[pair] = _Flow(conn, pair, plan, outcome)
 
@@ -263,7 +263,7 @@ class TapEngine:
     def _answer_arp(self, view: memoryview) -> None:
         with contextlib.suppress(WireError):
             asked = arp.parse(view, ethernet.HEADER_LEN, len(view))
-            ours = ipv4.addr_parse(ENGINE_ADDR)
+            ours = ip.parse_ipv4(ENGINE_ADDR)
             if asked.op == arp.REQUEST and asked.tpa == ours:
                 body = arp.build(arp.REPLY, ENGINE_MAC, ours, asked.sha, asked.spa)
                 self._write(ethernet.header(asked.sha, ENGINE_MAC, ethernet.TYPE_ARP) + body)

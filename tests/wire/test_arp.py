@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.wire import arp
+from pipeline.wire import arp, ip
 from pipeline.wire.errors import WireError
 from tests.support.fuzz import addrs, macs, mutations, parsed, windows
 
@@ -13,7 +13,7 @@ GOLDEN = bytes.fromhex("0001080006040002 5a94efe40cdd c0a87f01 5a94efe40cee c0a8
 
 def test_the_reply_for_the_gateway_byte_for_byte() -> None:
     gateway, guest = bytes.fromhex("5a94efe40cdd"), bytes.fromhex("5a94efe40cee")
-    assert arp.build(arp.REPLY, gateway, 0xC0A87F01, guest, 0xC0A87F02) == GOLDEN
+    assert arp.build(arp.REPLY, gateway, ip.from_ipv4(0xC0A87F01), guest, ip.from_ipv4(0xC0A87F02)) == GOLDEN
 
 
 @given(st.sampled_from([arp.REQUEST, arp.REPLY]), macs, addrs, macs, addrs, st.binary(max_size=18))

@@ -3,7 +3,7 @@
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from pipeline.wire import checksum
+from pipeline.wire import checksum, ip
 from tests.support.fuzz import addrs, u16
 
 
@@ -53,5 +53,5 @@ def test_a_changed_byte_does_not_verify(data: bytes, where: int, change: int) ->
 def test_the_pseudo_header_sums_as_the_twelve_bytes_of_rfc_768(
     src: int, dst: int, proto: int, length: int
 ) -> None:
-    header = src.to_bytes(4, "big") + dst.to_bytes(4, "big") + bytes((0, proto)) + length.to_bytes(2, "big")
+    header = ip.ipv4_bytes(src) + ip.ipv4_bytes(dst) + bytes((0, proto)) + length.to_bytes(2, "big")
     assert checksum.fold(checksum.pseudo_header(src, dst, proto, length)) == by_definition(header)

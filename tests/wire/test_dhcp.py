@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.wire import dhcp
+from pipeline.wire import dhcp, ip
 from pipeline.wire.errors import WireError
 from tests.support.fuzz import addrs, mutations, parsed, u8, u16, u32, windows
 
@@ -32,7 +32,7 @@ OFFER = dhcp.Message(
     0x12345678,
     bytes.fromhex("5a94efe40cee"),
     {dhcp.SUBNET_MASK: b"\xff\xff\xff\0", dhcp.MESSAGE_TYPE: b"\x02", dhcp.SERVER_ID: b"\xc0\xa8\x7f\x01"},
-    yiaddr=0xC0A87F02,
+    yiaddr=ip.from_ipv4(0xC0A87F02),
 )
 
 
@@ -56,7 +56,7 @@ def test_the_fixed_fields_lie_where_rfc_2131_has_them() -> None:
 
 def test_kind_and_addresses_of_options() -> None:
     assert OFFER.kind == dhcp.OFFER
-    assert OFFER.option_addr(dhcp.SERVER_ID) == 0xC0A87F01
+    assert OFFER.option_addr(dhcp.SERVER_ID) == ip.from_ipv4(0xC0A87F01)
     assert OFFER.option_addr(dhcp.REQUESTED_ADDRESS) == 0
     odd = OFFER._replace(options={dhcp.MESSAGE_TYPE: b"\x02\x03", dhcp.SERVER_ID: b"\x01"})
     assert (odd.kind, odd.option_addr(dhcp.SERVER_ID)) == (0, 0)

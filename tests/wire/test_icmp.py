@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.wire import icmp, ipv4
+from pipeline.wire import icmp, ip, ipv4
 from pipeline.wire.errors import WireError
 from tests.support.fuzz import mutations, parsed, u8, u16, u32, windows
 
@@ -35,13 +35,14 @@ def test_errors_quote_what_they_are_about() -> None:
     assert got.type in icmp.ERRORS
 
 
-QUOTE = ipv4.build(1500, 7, 63, ipv4.PROTO_TCP, 1, 2) + bytes.fromhex("1f40 9c40 89abcdef")
+GATEWAY, GUEST = ip.parse_ipv4("192.168.127.1"), ip.parse_ipv4("192.168.127.2")
+QUOTE = ipv4.build(1500, 7, 63, ipv4.PROTO_TCP, GATEWAY, GUEST) + bytes.fromhex("1f40 9c40 89abcdef")
 
 
 def test_an_error_tells_the_segment_that_it_is_about() -> None:
     message = b"-" + icmp.build_unreachable(icmp.FRAGMENTATION_NEEDED, QUOTE + b"more", mtu=1400)
     quoted = icmp.parse_quoted(memoryview(message), 1, len(message))
-    assert quoted == icmp.Quoted(1500, ipv4.PROTO_TCP, 1, 2, 8000, 40000, 0x89ABCDEF)
+    assert quoted == icmp.Quoted(1500, ipv4.PROTO_TCP, GATEWAY, GUEST, 8000, 40000, 0x89ABCDEF)
     options = bytes((0x46,)) + QUOTE[1:20] + b"\1\1\1\0" + QUOTE[20:]
     message = icmp.build_time_exceeded(icmp.TTL_EXCEEDED, options)
     assert icmp.parse_quoted(message, 0, len(message)) == quoted

@@ -4,11 +4,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.wire import checksum, ipv4
+from pipeline.wire import checksum, ip, ipv4
 from pipeline.wire.errors import WireError
 from tests.support.fuzz import addrs, mutations, parsed, u8, u16, windows
 
-VALID = ipv4.build(28, 7, 64, ipv4.PROTO_UDP, 0xC0A87F02, 0x08080808, flags=ipv4.FLAG_DF) + bytes(8)
+VALID = ipv4.build(
+    28, 7, 64, ipv4.PROTO_UDP, ip.from_ipv4(0xC0A87F02), ip.from_ipv4(0x08080808), flags=ipv4.FLAG_DF
+) + bytes(8)
 
 
 def with_checksum(header: bytearray) -> bytes:
@@ -90,7 +92,7 @@ def test_a_header_cut_short_is_truncated() -> None:
 
 @given(addrs)
 def test_address_text_comes_back(addr: int) -> None:
-    assert ipv4.addr_parse(ipv4.addr_text(addr)) == addr
+    assert ip.parse_ipv4(ip.text(addr)) == addr
 
 
 @pytest.mark.parametrize(
@@ -99,7 +101,7 @@ def test_address_text_comes_back(addr: int) -> None:
 )  # fmt: skip
 def test_other_text_is_no_address(text: str) -> None:
     with pytest.raises(ValueError, match="invalid IP address"):
-        ipv4.addr_parse(text)
+        ip.parse_ipv4(text)
 
 
 @pytest.mark.parametrize(
@@ -116,7 +118,7 @@ def test_other_text_is_no_address(text: str) -> None:
     ],
 )
 def test_kinds_of_addresses(text: str, multicast: bool, loopback: bool, link_local: bool) -> None:
-    addr = ipv4.addr_parse(text)
-    assert ipv4.is_multicast(addr) == multicast
-    assert ipv4.is_loopback(addr) == loopback
-    assert ipv4.is_link_local(addr) == link_local
+    addr = ip.parse_ipv4(text)
+    assert ip.is_multicast(addr) == multicast
+    assert ip.is_loopback(addr) == loopback
+    assert ip.is_link_local(addr) == link_local

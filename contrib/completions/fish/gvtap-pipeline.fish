@@ -5,6 +5,7 @@ complete -c gvtap-pipeline -n __fish_use_subcommand -a status
 complete -c gvtap-pipeline -n __fish_use_subcommand -a guests
 complete -c gvtap-pipeline -n __fish_use_subcommand -a flows
 complete -c gvtap-pipeline -n __fish_use_subcommand -a leases
+complete -c gvtap-pipeline -n __fish_use_subcommand -a top
 complete -c gvtap-pipeline -n __fish_use_subcommand -a expose
 complete -c gvtap-pipeline -n __fish_use_subcommand -a unexpose
 complete -c gvtap-pipeline -n __fish_use_subcommand -a capture
@@ -56,6 +57,7 @@ complete -c gvtap-pipeline -n '__fish_seen_subcommand_from start' -o subnet -r -
 complete -c gvtap-pipeline -n '__fish_seen_subcommand_from start' -o tcp-workers -r -d 'TCP worker processes; 0 means as configured, else 1'
 complete -c gvtap-pipeline -n '__fish_seen_subcommand_from start' -o udp-nat -r -a 'symmetric full-cone' -d 'who may answer datagrams of guests: symmetric, only whom they were for, or full-cone, all'
 complete -c gvtap-pipeline -n '__fish_seen_subcommand_from start' -o version -d 'print the version and exit'
+complete -c gvtap-pipeline -n '__fish_seen_subcommand_from start' -o web -r -d 'a page for browsers on this host: 127.0.0.1:port, [::1]:port or localhost:port'
 complete -c gvtap-pipeline -n '__fish_seen_subcommand_from config' -o api-token-file -r -F -d 'file with the token that the API on the host asks for; none if empty'
 complete -c gvtap-pipeline -n '__fish_seen_subcommand_from config' -o busy-poll -r -d 'microseconds to look for more work before sleeping, 0 to 50; -1 means as configured, else 50'
 complete -c gvtap-pipeline -n '__fish_seen_subcommand_from config' -o config -r -F -d 'path of a YAML configuration file'
@@ -100,6 +102,7 @@ complete -c gvtap-pipeline -n '__fish_seen_subcommand_from config' -o subnet -r 
 complete -c gvtap-pipeline -n '__fish_seen_subcommand_from config' -o tcp-workers -r -d 'TCP worker processes; 0 means as configured, else 1'
 complete -c gvtap-pipeline -n '__fish_seen_subcommand_from config' -o udp-nat -r -a 'symmetric full-cone' -d 'who may answer datagrams of guests: symmetric, only whom they were for, or full-cone, all'
 complete -c gvtap-pipeline -n '__fish_seen_subcommand_from config' -o version -d 'print the version and exit'
+complete -c gvtap-pipeline -n '__fish_seen_subcommand_from config' -o web -r -d 'a page for browsers on this host: 127.0.0.1:port, [::1]:port or localhost:port'
 complete -c gvtap-pipeline -n '__fish_seen_subcommand_from status' -o api -r -d 'the daemon\'s API: unix:///path, tcp://host:port; else $GVTAP_API, else of -config, else the usual socket'
 complete -c gvtap-pipeline -n '__fish_seen_subcommand_from status' -o api-token-file -r -F -d 'file with the token that the API asks for; none if empty'
 complete -c gvtap-pipeline -n '__fish_seen_subcommand_from status' -o config -r -F -d 'configuration file of the daemon, which names its API and its token'
@@ -126,6 +129,11 @@ complete -c gvtap-pipeline -n '__fish_seen_subcommand_from leases' -o api-token-
 complete -c gvtap-pipeline -n '__fish_seen_subcommand_from leases' -o config -r -F -d 'configuration file of the daemon, which names its API and its token'
 complete -c gvtap-pipeline -n '__fish_seen_subcommand_from leases' -o json -d 'print JSON, for scripts'
 complete -c gvtap-pipeline -n '__fish_seen_subcommand_from leases' -o version -d 'print the version and exit'
+complete -c gvtap-pipeline -n '__fish_seen_subcommand_from top' -o api -r -d 'the daemon\'s API: unix:///path, tcp://host:port; else $GVTAP_API, else of -config, else the usual socket'
+complete -c gvtap-pipeline -n '__fish_seen_subcommand_from top' -o api-token-file -r -F -d 'file with the token that the API asks for; none if empty'
+complete -c gvtap-pipeline -n '__fish_seen_subcommand_from top' -o config -r -F -d 'configuration file of the daemon, which names its API and its token'
+complete -c gvtap-pipeline -n '__fish_seen_subcommand_from top' -o interval -r -d 'seconds from one poll to the next, 0.2 to 3600'
+complete -c gvtap-pipeline -n '__fish_seen_subcommand_from top' -o version -d 'print the version and exit'
 complete -c gvtap-pipeline -n '__fish_seen_subcommand_from expose' -o api -r -d 'the daemon\'s API: unix:///path, tcp://host:port; else $GVTAP_API, else of -config, else the usual socket'
 complete -c gvtap-pipeline -n '__fish_seen_subcommand_from expose' -o api-token-file -r -F -d 'file with the token that the API asks for; none if empty'
 complete -c gvtap-pipeline -n '__fish_seen_subcommand_from expose' -o config -r -F -d 'configuration file of the daemon, which names its API and its token'

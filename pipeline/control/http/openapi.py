@@ -39,6 +39,7 @@ _READS: Final[Mapping[str, tuple[str, type[BaseModel] | None]]] = {
         "Version, uptime, workers, sums of what is open, forwards, drops, refusals.",
         models.Status,
     ),
+    "/traffic": ("What each ring between workers has carried, and each guest's link.", models.Traffic),
     "/version": ("Version, Python, and whether the data path is compiled.", models.Version),
     "/cam": ("MAC address to number of the guest's link.", models.Cam),
     "/guests": ("What each guest has of all resources.", models.Guests),

@@ -21,6 +21,7 @@ from typing import Final
 
 from pipeline.engines import tally
 from pipeline.engines.dhcp.lease import GONE
+from pipeline.wire import ip
 
 MAX_NAMES: Final = 1024
 MAX_OF_A_GUEST: Final = 64
@@ -91,7 +92,7 @@ class HostNames:
         until: when the lease ends. Returns the counter of a refusal, or an empty text.
         """
         holder = self._holders.get(mac)
-        packed = addr.to_bytes(4, "big")
+        packed = ip.ipv4_bytes(addr)
         if holder is not None:
             if holder.link not in (GONE, link):
                 return ""
@@ -128,7 +129,7 @@ class HostNames:
     def on_release(self, mac: bytes, addr: int, link: int) -> None:
         """A client with a static lease gave its address back over this link."""
         holder = self._holders.get(mac)
-        if holder is not None and holder.link == link and holder.addr == addr.to_bytes(4, "big"):
+        if holder is not None and holder.link == link and holder.addr == ip.ipv4_bytes(addr):
             self.on_end(mac)
 
     def on_link_down(self, link: int) -> None:

@@ -10,6 +10,8 @@ from collections.abc import Iterable
 from ipaddress import IPv4Network
 from typing import Final
 
+from pipeline.wire import ip
+
 DECLINE_SECONDS: Final = 600.0
 """How long an address that a client found in use is kept back."""
 MAX_DECLINED: Final = 64
@@ -18,12 +20,12 @@ MAX_TAKEN: Final = 16384
 
 
 class Pool:
-    """The dynamic addresses of one subnet, as ints."""
+    """The dynamic addresses of one subnet."""
 
     def __init__(self, subnet: IPv4Network, never: Iterable[int]) -> None:
         """never: addresses that no client may have."""
-        self._network = int(subnet.network_address)
-        self._broadcast = int(subnet.broadcast_address)
+        self._network = ip.of(subnet.network_address)
+        self._broadcast = ip.of(subnet.broadcast_address)
         self._never = frozenset(never)
         inside = sum(self._network < addr < self._broadcast for addr in self._never)
         self.capacity = min(MAX_TAKEN, max(0, self._broadcast - self._network - 1 - inside))

@@ -16,7 +16,7 @@ from typing import Final, NamedTuple, Protocol
 from pipeline.engines.dhcp.lease import BOOTP, BOUND, OFFERED
 from pipeline.engines.dhcp.leases import Grant, LeaseConfig, Leases, by_link
 from pipeline.engines.dhcp.names import HostNames
-from pipeline.wire import dhcp
+from pipeline.wire import dhcp, ip
 from pipeline.wire.errors import WireError
 
 MAX_ECHOED_OPTION: Final = 255
@@ -24,7 +24,6 @@ MAX_ECHOED_OPTION: Final = 255
 MAX_SEARCH_LIST: Final = 512
 """The most bytes of option 119, whatever a client accepts, so that a reply stays one small datagram."""
 MAX_MTU_OPTION: Final = 0xFFFF
-BROADCAST_ADDR: Final = 0xFFFFFFFF
 _OTHER_SERVER: Final = "dhcp_message_ignored_other_server"
 
 
@@ -90,7 +89,7 @@ class Dhcp:
         self._leases = Leases(config, guest_of, names.on_end if names is not None else None)
         self.name_refusal = ""
         """The counter for the name in the last message, if that was refused; else empty."""
-        gateway = config.gateway_ip.to_bytes(4, "big")
+        gateway = ip.ipv4_bytes(config.gateway_ip)
         self._options: dict[int, bytes] = {
             dhcp.SUBNET_MASK: config.subnet.netmask.packed,
             dhcp.ROUTER: gateway,
@@ -190,7 +189,7 @@ class Dhcp:
             self.name_refusal = self._names.on_ack(mac, grant.addr, link, guest, name, until)
         payload = self._build(message, kind, grant.addr, grant.seconds)
         change = None if state == OFFERED else _given(message, mac, grant)
-        return Reply(payload, guest_addr or BROADCAST_ADDR, guest_port, counter, change)
+        return Reply(payload, guest_addr or ip.BROADCAST, guest_port, counter, change)
 
     def _build(self, message: dhcp.Message, kind: int, addr: int, seconds: int) -> bytes:
         """A reply that the client accepts. Its options are in ascending order.
@@ -260,12 +259,12 @@ class Dhcp:
             )
         )
         change = _given(message, mac, grant._replace(seconds=0))
-        return Reply(payload, guest_addr or BROADCAST_ADDR, guest_port, "dhcp_bootp_reply_sent", change)
+        return Reply(payload, guest_addr or ip.BROADCAST, guest_port, "dhcp_bootp_reply_sent", change)
 
     def _inform(self, message: dhcp.Message, guest_addr: int, guest_port: int) -> Reply:
         """Answer with the parameters, without an address and without a lease (RFC 2131 section 4.3.5)."""
         payload = self._build(message, dhcp.ACK, 0, 0)
-        return Reply(payload, guest_addr or message.ciaddr or BROADCAST_ADDR, guest_port, "dhcp_ack_sent")
+        return Reply(payload, guest_addr or message.ciaddr or ip.BROADCAST, guest_port, "dhcp_ack_sent")
 
     def _decline(self, message: dhcp.Message, mac: bytes, link: int, now: float) -> Ignored:
         """DECLINE (RFC 2131 section 4.3.3). It counts only from the lease's own client."""

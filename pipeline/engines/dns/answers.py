@@ -14,7 +14,7 @@ import dns.rdatatype
 from dns.rdtypes.IN.A import A
 from dns.rdtypes.IN.AAAA import AAAA
 
-from pipeline.wire import ipv4
+from pipeline.wire import ip
 
 _HEADER_LEN: Final = 12
 _MAX_LABEL: Final = 63
@@ -57,7 +57,7 @@ def given(payload: bytes) -> Given:
     except dns.exception.DNSException:
         return Given((), 0)
     found = [
-        ipv4.addr_parse(record.address)
+        ip.parse_ipv4(record.address)
         for rrset in message.answer
         if rrset.rdtype == dns.rdatatype.A
         for record in rrset

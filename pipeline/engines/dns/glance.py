@@ -10,6 +10,7 @@ import dns.exception
 import dns.name
 
 from pipeline.engines.dns.answers import asked
+from pipeline.wire import ip
 
 _HEADER_LEN: Final = 12
 _COUNTS: Final = struct.Struct("!4x2H4x")
@@ -52,7 +53,7 @@ def addresses(payload: bytes) -> list[int]:
             rdtype, rdclass, _, length = _RECORD.unpack_from(payload, at)
             at += _RECORD.size
             if rdtype == _A and rdclass == _IN and length == 4 and at + 4 <= len(payload):
-                found.append(int.from_bytes(payload[at : at + 4], "big"))
+                found.append(ip.from_ipv4(int.from_bytes(payload[at : at + 4], "big")))
             at += length
     except (struct.error, IndexError):
         return found

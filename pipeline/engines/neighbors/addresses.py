@@ -2,15 +2,17 @@
 
 from collections.abc import Iterable
 
+from pipeline.wire import ip
+
 
 class GuestAddresses:
     """Says of an IPv4 address whether a guest of one subnet may have it."""
 
     def __init__(self, network: int, prefix_len: int, own: Iterable[int] = ()) -> None:
         """own: the gateway's address and its virtual addresses."""
-        mask = 0xFFFFFFFF << (32 - prefix_len) & 0xFFFFFFFF
-        self._first = (network & mask) + 1
-        self._last = (network & mask | ~mask & 0xFFFFFFFF) - 1
+        first, last = ip.prefix(network, prefix_len)
+        self._first = first + 1
+        self._last = last - 1
         self.own = frozenset(own)
 
     def inside(self, addr: int) -> bool:

@@ -49,7 +49,7 @@ from pipeline.records.flows import flow_key
 from pipeline.records.frames import Frame
 from pipeline.records.tcp import TcpRange
 from pipeline.records.udp import HEADERS_LEN as UDP_HEADERS_LEN
-from pipeline.wire import ethernet, tcp
+from pipeline.wire import ethernet, ip, tcp
 from pipeline.wire.ipv4 import PROTO_UDP
 
 _TIMED: Final = TCP_HEADERS_LEN + 12
@@ -223,7 +223,7 @@ class _Segments:
             stride=0,
             piece_size=length,
             link=burst.link,
-            key=flow_key(src, src_port, dst, dst_port),
+            key=flow_key(ip.from_ipv4(src), src_port, ip.from_ipv4(dst), dst_port),
             flags=ack_word >> 16 & 0xFF,
             segments=1,
             seq=seq,

@@ -34,6 +34,7 @@ from pipeline.engines.offload.headers import (
 from pipeline.records.flows import flow_key
 from pipeline.records.udp import HEADERS_LEN as UDP_HEADERS_LEN
 from pipeline.records.udp import UdpRange
+from pipeline.wire import ip
 from pipeline.wire.ipv4 import PROTO_UDP
 
 # Ethernet header, version and TOS (pre) | total length | (ident) | fragment field, TTL, protocol (frag_ttl) |
@@ -96,7 +97,7 @@ def add(burst: Burst, index: int) -> int:
     if tail and (reason := _wrong(view, off + rows * stride, tail + UDP_LEN + IPV4_LEN, burst.verify)):
         bad[rows] = reason
     src, dst, src_port, dst_port = ENDS.unpack(flow)
-    key = flow_key(src, src_port, dst, dst_port)
+    key = flow_key(ip.from_ipv4(src), src_port, ip.from_ipv4(dst), dst_port)
     begin = 0
     for end in (*sorted(bad), count):
         number = end - begin

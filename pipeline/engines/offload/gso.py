@@ -40,7 +40,7 @@ from pipeline.engines.offload.headers import (
 )
 from pipeline.records.flows import Ends
 from pipeline.records.tcp import TcpOut
-from pipeline.wire import framing, ipv4, tcp, tcp_options, virtio_net
+from pipeline.wire import framing, ip, ipv4, tcp, tcp_options, virtio_net
 from pipeline.wire.ipv4 import PROTO_TCP
 
 SCRATCH_BYTES: Final = 512 * 1024
@@ -143,8 +143,8 @@ class _Range:
             DF,
             _TTL_TCP,
             ipv4_check,
-            src,
-            dst,
+            ip.to_ipv4(src),
+            ip.to_ipv4(dst),
             src_port,
             dst_port,
             seq,

@@ -26,7 +26,7 @@ from pipeline.engines.offload.headers import (
 from pipeline.records.flows import Ends
 from pipeline.records.run import Run
 from pipeline.records.udp import HEADERS_LEN as UDP_HEADERS_LEN
-from pipeline.wire import ipv4, virtio_net
+from pipeline.wire import ip, ipv4, virtio_net
 from pipeline.wire.ipv4 import PROTO_UDP
 
 # Ethernet | version, TOS, length, ident, fragment, TTL and protocol, checksum, src, dst |
@@ -137,8 +137,8 @@ def _headers(eth_header: bytes, ends: Ends, length: int, ident: int, summed: boo
         0,
         _TTL_UDP,
         ipv4_check,
-        src,
-        dst,
+        ip.to_ipv4(src),
+        ip.to_ipv4(dst),
         ends.remote_port,
         ends.guest_port,
         length + UDP_LEN,

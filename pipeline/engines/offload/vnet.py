@@ -54,7 +54,7 @@ from pipeline.records.frames import Frame
 from pipeline.records.tcp import TcpRange
 from pipeline.records.udp import HEADERS_LEN as UDP_HEADERS_LEN
 from pipeline.records.udp import UdpRange
-from pipeline.wire import ethernet, offload, tcp, virtio_net
+from pipeline.wire import ethernet, ip, offload, tcp, virtio_net
 from pipeline.wire.errors import WireError
 from pipeline.wire.ipv4 import PROTO_TCP, PROTO_UDP
 from pipeline.wire.virtio_net import (
@@ -207,7 +207,7 @@ class _Received:
                 stride=size if payload > size else 0,
                 piece_size=min(size, payload),
                 link=self._link,
-                key=flow_key(src, src_port, dst, dst_port),
+                key=flow_key(ip.from_ipv4(src), src_port, ip.from_ipv4(dst), dst_port),
                 vnet=True,
             )
         )

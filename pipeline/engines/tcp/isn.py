@@ -11,7 +11,7 @@ from typing import Final
 
 from pipeline.engines.tcp.seq import MASK
 
-_TUPLE: Final = Struct("!IIHH")
+_TUPLE: Final = Struct("!16s16sHH")
 _WORD: Final = Struct("!I")
 
 
@@ -19,6 +19,7 @@ def initial_sequence_number(
     secret: bytes, guest_addr: int, guest_port: int, remote_addr: int, remote_port: int, now: float
 ) -> int:
     """The ISN of a connection that is opened at ``now`` (monotonic seconds). secret: 1 to 64 bytes."""
-    pair = _TUPLE.pack(guest_addr, remote_addr, guest_port, remote_port)
+    guest, remote = guest_addr.to_bytes(16, "big"), remote_addr.to_bytes(16, "big")
+    pair = _TUPLE.pack(guest, remote, guest_port, remote_port)
     (keyed,) = _WORD.unpack(blake2b(pair, digest_size=4, key=secret).digest())
     return (int(now * 250_000) + int(keyed)) & MASK

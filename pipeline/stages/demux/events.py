@@ -13,7 +13,7 @@ from pipeline.engines import switch
 from pipeline.engines.neighbors.actions import Contested
 from pipeline.ipc import messages
 from pipeline.stages.worker import Worker
-from pipeline.wire import ethernet, ipv4
+from pipeline.wire import ethernet, ip
 
 REPORT_INTERVAL: Final = 10.0
 """Seconds between two reports about moves of one MAC, which two guests may move back and forth."""
@@ -100,7 +100,7 @@ class AddressEvents:
         if self._may_report_cause(action.link, cause):
             self._worker.log.warning(
                 "address contested",
-                guest=ipv4.addr_text(action.addr),
+                guest=ip.text(action.addr),
                 owner=ethernet.mac_text(action.owner),
                 claimant=ethernet.mac_text(action.claimant),
                 link=action.link,

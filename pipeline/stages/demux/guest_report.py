@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from pipeline.ipc import messages
-from pipeline.wire import ethernet, ipv4
+from pipeline.wire import ethernet, ip
 
 MAX_NAMES: Final = 16
 """Addresses of one kind that are reported for a guest. It may have made up hundreds."""
@@ -28,7 +28,7 @@ def answer(
     ips: dict[str, list[str]] = {}
     for addr in sorted(neighbors):
         _, link = neighbors[addr]
-        _add(ips, links.get(link, link), ipv4.addr_text(addr))
+        _add(ips, links.get(link, link), ip.text(addr))
     addresses = Counter(links.get(link, link) for _, link in neighbors.values())
     sums = messages.GuestsAnswer.of({"addresses": addresses, "udp_flows": udp_flows})
     return messages.GuestsAnswer(sums.guests, None, macs, ips)

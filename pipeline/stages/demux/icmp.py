@@ -18,7 +18,7 @@ from pipeline.records.icmp import EchoError, EchoReply, EchoRequest, Unreachable
 from pipeline.stages.demux.errors import GuestErrors
 from pipeline.stages.demux.network import Network
 from pipeline.stages.demux.packet import Packet
-from pipeline.wire import icmp, ipv4
+from pipeline.wire import icmp, ip, ipv4
 from pipeline.wire.errors import WireError
 
 _ECHO: Final = INDEX["icmp_echo_answered"]
@@ -41,14 +41,14 @@ class IcmpDispatch:
         self.egress_out = network.egress_out
         self.guest_errors = GuestErrors(network)
         self.errors = icmp_engine.IcmpErrors(
-            config.gateway_ip, int(config.subnet.broadcast_address), *_rate(network.config.limits)
+            config.gateway_ip, network.targets.broadcast, *_rate(network.config.limits)
         )
         self.answered_here = frozenset(
             addr
             for addr in network.own
             if addr not in config.nat
             or (
-                ipv4.is_loopback(config.nat[addr])
+                ip.is_loopback(config.nat[addr])
                 and network.targets.icmp_target(addr).refused != nat.HOST_LOOPBACK_OFF
             )
         )
@@ -117,9 +117,7 @@ class IcmpDispatch:
         """Whether the gateway routes the packet: it is not for the gateway or a group, and has a sender."""
         dst = header.dst
         return bool(header.src) and not (
-            dst in self.targets.own
-            or dst in (ipv4.BROADCAST, self.targets.broadcast)
-            or ipv4.is_multicast(dst)
+            dst in self.targets.own or dst in (ip.BROADCAST, self.targets.broadcast) or ip.is_multicast(dst)
         )
 
     def check_ttl(self, packet: Packet, now: float) -> None:

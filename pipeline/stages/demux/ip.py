@@ -18,7 +18,7 @@ from pipeline.stages.demux.icmp import IcmpDispatch
 from pipeline.stages.demux.network import Network
 from pipeline.stages.demux.packet import Packet
 from pipeline.stages.demux.udp import UdpDispatch
-from pipeline.wire import ethernet, icmp, ipv4, offload, tcp, tcp_options, virtio_net
+from pipeline.wire import ethernet, icmp, ip, ipv4, offload, tcp, tcp_options, virtio_net
 from pipeline.wire.errors import WireError
 
 _PACKETS: Final = INDEX["ipv4_packets_received"]
@@ -143,9 +143,9 @@ class IpInput:
 
     def refuse_destination(self, addr: int) -> None:
         """Raises WireError for the destination of a segment that must be dropped without an RST."""
-        if ipv4.is_multicast(addr) or addr in (ipv4.BROADCAST, self.targets.broadcast):
+        if ip.is_multicast(addr) or addr in (ip.BROADCAST, self.targets.broadcast):
             raise WireError("ipv4_packet_dropped_group_destination")
-        if ipv4.is_loopback(addr):
+        if ip.is_loopback(addr):
             raise WireError("ipv4_packet_dropped_loopback_destination")
 
     def limit_answers(self, link: int, now: float) -> None:

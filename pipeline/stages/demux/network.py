@@ -12,6 +12,7 @@ from pipeline.records.flows import Ends
 from pipeline.records.guests import UNKNOWN_GUESTS
 from pipeline.stages.demux.output import Output
 from pipeline.stages.worker import Worker
+from pipeline.wire import ip
 
 
 class TcpShards:
@@ -49,7 +50,7 @@ class Network:
         newest_wins = config.access.guests == OPEN
         subnet = config.network.subnet
         addresses = GuestAddresses(
-            int(subnet.network_address),
+            ip.of(subnet.network_address),
             subnet.prefixlen,
             self.own if newest_wins else (*self.own, config.network.host_ip),
         )

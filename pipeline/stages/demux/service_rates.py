@@ -15,7 +15,7 @@ from pipeline.engines.activity import Activity
 from pipeline.engines.buckets import Buckets
 from pipeline.records.flows import Ends
 from pipeline.records.kinds import REPORT_EVERY_S
-from pipeline.wire import ipv4
+from pipeline.wire import ip
 from pipeline.wire.errors import WireError
 
 ACTIVE_S: Final = 1.5 * REPORT_EVERY_S
@@ -51,7 +51,7 @@ class ServiceRates:
         if port == nat.DNS_PORT:
             if ends.remote_addr != self._gateway:
                 return
-        elif port != nat.DHCP_PORT or ends.remote_addr not in (ipv4.BROADCAST, self._gateway):
+        elif port != nat.DHCP_PORT or ends.remote_addr not in (ip.BROADCAST, self._gateway):
             return
         self._check(port, self._links.get(link, 0), now)
 

@@ -16,7 +16,7 @@ from pipeline.records.udp import UdpRange
 from pipeline.stages.demux.leases import LeaseHolders
 from pipeline.stages.demux.network import Network
 from pipeline.stages.demux.service_rates import ServiceRates
-from pipeline.wire import ethernet, ipv4
+from pipeline.wire import ethernet, ip
 
 _SENT: Final = INDEX["udp_datagrams_to_guest"]
 _NO_NEIGHBOR: Final = INDEX["udp_datagram_dropped_no_neighbor"]
@@ -75,7 +75,7 @@ class Services:
         ends = Ends.of(answer.key)
         if ends.remote_port == nat.DHCP_PORT:
             self.holders.on_answer(answer, now)
-        if ends.guest_addr == ipv4.BROADCAST:
+        if ends.guest_addr == ip.BROADCAST:
             link, mac = answer.link, ethernet.BROADCAST
         else:
             neighbor = self.neighbors.get(ends.guest_addr)

@@ -45,7 +45,7 @@ from pipeline.stages.demux.services import Services
 from pipeline.stages.demux.udp import UdpDispatch
 from pipeline.stages.work_meter import WorkMeter
 from pipeline.stages.worker import Message, Worker
-from pipeline.wire import ethernet, ipv4
+from pipeline.wire import ethernet, ip
 from pipeline.wire.errors import WireError
 
 BURSTS_A_STEP: Final = 4
@@ -297,7 +297,7 @@ class DemuxStage:
             case messages.Neighbors():
                 neighbors = self.neighbors.snapshot().items()
                 guests: dict[str, list[str | int]] = {
-                    ipv4.addr_text(addr): [ethernet.mac_text(mac), self.links.get(link, link)]
+                    ip.text(addr): [ethernet.mac_text(mac), self.links.get(link, link)]
                     for addr, (mac, link) in neighbors
                 }
                 return messages.NeighborsAnswer(guests).encode()

@@ -25,7 +25,7 @@ from pipeline.stages.demux.packet import Packet
 from pipeline.stages.demux.services import Services
 from pipeline.stages.demux.waiting import WaitingSlots
 from pipeline.stages.flow_reports import FlowReports
-from pipeline.wire import ipv4, udp
+from pipeline.wire import ip, ipv4, udp
 from pipeline.wire.errors import WireError
 
 _RECEIVED: Final = INDEX["udp_datagrams_from_guest"]
@@ -123,7 +123,7 @@ class UdpDispatch:
         """Make the flow of these datagrams. None if they are for the resolver. Raises WireError."""
         ends = Ends.of(run.key)
         target = self.targets.udp_target(ends.remote_addr, ends.remote_port)
-        broadcast = ends.remote_addr in (ipv4.BROADCAST, self.targets.broadcast)
+        broadcast = ends.remote_addr in (ip.BROADCAST, self.targets.broadcast)
         if target.service or (broadcast and ends.remote_port == nat.DHCP_PORT):
             return None
         guest = self._guest_of(run.link)

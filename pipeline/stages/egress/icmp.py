@@ -26,7 +26,7 @@ from pipeline.stages.egress.policy_filter import REFUSED
 from pipeline.stages.egress.sockets import GuestSocket
 from pipeline.stages.egress.traffic import Traffic
 from pipeline.stages.flow_reports import LIMIT, POLICY, TOO_MANY_SOCKETS
-from pipeline.wire import icmp, ipv4
+from pipeline.wire import icmp, ip
 
 MAX_FLOWS: Final = 256
 """Most sockets of one egress worker. One more closes the socket that is idle for longest."""
@@ -184,7 +184,7 @@ class EchoSockets:
             reports.refused("icmp", guest, ends, rule=rule, error=REFUSED)
             return None
         self._make_room(guest_addr)
-        addr = ipv4.addr_text(target.addr)
+        addr = ip.text(target.addr)
         outbound = self._context.outbound
         try:
             sock = self._bound.datagram_socket(guest, lambda: host_icmp.open_echo(addr, outbound))

@@ -9,7 +9,7 @@ from pipeline.counters import INDEX
 from pipeline.engines.policy import Policy
 from pipeline.records.services import Named
 from pipeline.stages.worker import Worker
-from pipeline.wire import ipv4
+from pipeline.wire import ip
 
 REFUSED: Final = errno.EACCES
 """The errno of a refusal. The guest gets the ICMP code "administratively prohibited"."""
@@ -73,8 +73,8 @@ class PolicyFilter:
         self._logged[guest] = now + LOG_SPACING, 0
         self._log.warning(
             "flow refused by the egress policy",
-            guest=ipv4.addr_text(guest),
-            to=f"{ipv4.addr_text(address)}:{port}" if port else ipv4.addr_text(address),
+            guest=ip.text(guest),
+            to=f"{ip.text(address)}:{port}" if port else ip.text(address),
             protocol=protocol,
             rule=rule,
             unlogged=unlogged,

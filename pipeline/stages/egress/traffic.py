@@ -2,7 +2,7 @@
 
 from pipeline.ipc.flow_rows import FlowRow
 from pipeline.records.flows import Ends
-from pipeline.wire import ipv4
+from pipeline.wire import ip
 
 
 class Traffic:
@@ -42,9 +42,9 @@ class Traffic:
             protocol=protocol,
             direction=direction,
             guest=guest,
-            guest_address=ipv4.addr_text(ends.guest_addr),
+            guest_address=ip.text(ends.guest_addr),
             guest_port=ends.guest_port,
-            address=ipv4.addr_text(ends.remote_addr),
+            address=ip.text(ends.remote_addr),
             port=ends.remote_port,
             state="open",
             age=now - self.began_at,

@@ -28,7 +28,7 @@ from pipeline.records.guests import LinkNotice, Neighbor, Shared
 from pipeline.records.tcp import TcpRange
 from pipeline.records.udp import UdpData, UdpNotice, UdpRange
 from pipeline.stages.worker import Worker
-from pipeline.wire import ethernet, ipv4, tcp
+from pipeline.wire import ethernet, ip, ipv4, tcp
 
 MAX_FRAGMENTED: Final = 256
 """The most flows with fragments that are remembered, since demux may allow steering after the fragments."""
@@ -44,7 +44,7 @@ _FRAG_OFF: Final = 0x1FFF
 _ADDRESSES: Final = Struct("!II")
 _PORTS: Final = Struct("!HH")
 _MACS_LEN: Final = 12
-_FIRST_GROUP: Final = 0xE0000000
+_FIRST_GROUP: Final = ip.MAPPED | 0xE0000000
 """Multicast, reserved and broadcast addresses begin here."""
 
 
@@ -84,7 +84,7 @@ class Steering:
         rings = worker.ports.rings_out
         self._counts = worker.counts
         self._gateway_mac = config.network.gateway_mac
-        self._broadcast = int(config.network.subnet.broadcast_address)
+        self._broadcast = ip.of(config.network.subnet.broadcast_address)
         self._demux = rings["demux"]
         self._shards = [rings[f"tcp{i}"] for i in range(config.workers.tcp_workers)]
         self._egress = [rings[f"egress{i}"] for i in range(config.workers.egress_workers)]
@@ -153,7 +153,7 @@ class Steering:
         return (
             view[begin : begin + _MACS_LEN] == neighbor.sends
             and remote < _FIRST_GROUP
-            and not ipv4.is_loopback(remote)
+            and not ip.is_loopback(remote)
             and remote != self._broadcast
         )
 
@@ -196,7 +196,7 @@ class Steering:
         ports = 14 + (head[14] & 15) * 4
         if (head[20] << 8 | head[21]) & _FRAG_OFF or ports + 4 > len(head):
             return
-        src, dst = _ADDRESSES.unpack_from(head, 26)
+        src, dst = map(ip.from_ipv4, _ADDRESSES.unpack_from(head, 26))
         src_port, dst_port = _PORTS.unpack_from(head, ports)
         neighbor = self.neighbors.get(src)
         if neighbor is not None and neighbor.link != frame.link:

@@ -22,7 +22,7 @@ from pipeline.ipc.channel import close_all
 from pipeline.links import addresses
 from pipeline.stages.worker import Worker
 from pipeline.system import inet, socket_file
-from pipeline.wire import ipv4, proxy_protocol
+from pipeline.wire import ip, proxy_protocol
 
 ACCEPTS_A_STEP: Final = 64
 EXHAUSTED_PAUSE: Final = 0.2
@@ -164,7 +164,7 @@ class ListenStage:
                 case messages.Unexpose() as ask:
                     self._unexpose(ask.protocol, ask.local)
                 case messages.Tunnel() as ask if fds:
-                    target = Target(ipv4.addr_parse(ask.ip), ask.port)
+                    target = Target(ip.parse_ipv4(ask.ip), ask.port)
                     self._hand_over(socket.socket(fileno=fds.pop(0)), target, ask.head or b"")
                 case _:
                     return {"error": f"listen knows no request {message.get('op')!r}"}
@@ -189,7 +189,7 @@ class ListenStage:
             self._counts[_TOO_MANY] += 1
             raise listener.ListenError(f"{self._max_forwards} ports are forwarded already")
         host, port = listener.split(ask.remote.removeprefix("tcp://"))
-        target = Target(ipv4.addr_parse(host), port, ask.proxy or 0)
+        target = Target(ip.parse_ipv4(host), port, ask.proxy or 0)
         opened = self._open(key, ask.protocol, ask.local, target, ask.found)
         self._forwards[key] = opened
         self._counts[_FORWARDS] = len(self._forwards)

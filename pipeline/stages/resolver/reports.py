@@ -6,7 +6,7 @@ from pipeline.engines.dhcp.server import Change
 from pipeline.engines.dns import answers
 from pipeline.events.network import CACHE, MAX_ADDRESSES, ZONE
 from pipeline.stages.reporter import Reporter
-from pipeline.wire import ethernet, ipv4
+from pipeline.wire import ethernet, ip
 
 QUESTION: Final = "question-answered"
 SOURCES: Final = {"dns_query_answered_local": ZONE, "dns_query_answered_from_cache": CACHE}
@@ -21,7 +21,7 @@ def report_lease(events: Reporter, change: Change, guest: int, link: int, counte
         "guest": guest,
         "link": link,
         "mac": ethernet.mac_text(change.mac),
-        "address": ipv4.addr_text(change.addr) if change.addr else None,
+        "address": ip.text(change.addr) if change.addr else None,
         "host_name": change.host_name.decode("utf-8", "backslashreplace") or None,
     }
     if change.kind in ("lease-given", "lease-renewed"):
@@ -46,7 +46,7 @@ def report_answer(
     events.report(
         QUESTION,
         guest=guest,
-        guest_address=ipv4.addr_text(address),
+        guest_address=ip.text(address),
         transport=transport,
         name=found.name,
         type=found.rdtype,

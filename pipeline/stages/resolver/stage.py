@@ -39,7 +39,7 @@ from pipeline.stages.resolver.told import ToldNames
 from pipeline.stages.resolver.zones import LocalZones
 from pipeline.stages.worker import Message, Worker
 from pipeline.system import outbound
-from pipeline.wire import ethernet, ipv4
+from pipeline.wire import ethernet, ip
 
 DHCP_PORT: Final = 67
 DNS_PORT: Final = 53
@@ -116,9 +116,7 @@ class ResolverStage:
                 worker.log.error("a name server is left out", servers=config.network.dns_servers)
         else:
             # A server with the gateway's address would be this program itself.
-            self.servers = name_files.ServerList(
-                resolv_conf, {ipv4.addr_text(config.network.gateway_ip)}, dns_port
-            )
+            self.servers = name_files.ServerList(resolv_conf, {ip.text(config.network.gateway_ip)}, dns_port)
         self.hosts = name_files.HostsFile(hosts)
         self.upstream: Upstream[dns.Key] = Upstream(
             worker,
@@ -359,13 +357,13 @@ class ResolverStage:
         match messages.request_of(message):
             case messages.Leases():
                 leases = self.dhcp.leases().items()
-                texts = {ipv4.addr_text(addr): ethernet.mac_text(mac) for addr, mac in leases}
+                texts = {ip.text(addr): ethernet.mac_text(mac) for addr, mac in leases}
                 return messages.LeasesAnswer(texts).encode()
             case messages.Guests():
                 sums = {"leases": self.dhcp.sums(), "dns_connections": self.streams.sums()}
                 return messages.GuestsAnswer.of(sums).encode()
             case flow_messages.Names() as ask:
-                parsed = [[ipv4.addr_parse(text) for text in pair] for pair in ask.pairs]
+                parsed = [[ip.parse_ipv4(text) for text in pair] for pair in ask.pairs]
                 return flow_messages.NamesAnswer(
                     [self.told.name(guest, host) for guest, host in parsed]
                 ).encode()
@@ -380,7 +378,7 @@ class ResolverStage:
                     return {"error": str(error)}
                 return {}
             case messages.ServeTcp() as ask if len(fds) == 1:
-                addr = ipv4.addr_parse(ask.guest.rpartition(":")[0])
+                addr = ip.parse_ipv4(ask.guest.rpartition(":")[0])
                 self.streams.serve(socket.socket(fileno=fds[0]), addr, self.guest_of(ask.link))
                 return {}
         close_all(fds)

@@ -9,7 +9,7 @@ from pipeline.host.tcp import client_text
 from pipeline.ipc.flow_rows import IN, OUT, FlowRow
 from pipeline.records.flows import Ends
 from pipeline.stages.tcp.flow import NOT_YET, Flow
-from pipeline.wire import ipv4
+from pipeline.wire import ip
 
 _STATES: Final = tuple(name.lower() for name in STATE_NAMES)
 
@@ -21,13 +21,13 @@ def of_flow(flow: Flow, now: float) -> FlowRow:
     if conn.is_active:
         address, port = client_text(flow.client)
     else:
-        address, port = ipv4.addr_text(ends.remote_addr), ends.remote_port
+        address, port = ip.text(ends.remote_addr), ends.remote_port
     return FlowRow(
         number=flow.host.id,
         protocol="tcp",
         direction=IN if conn.is_active else OUT,
         guest=flow.guest.number,
-        guest_address=ipv4.addr_text(ends.guest_addr),
+        guest_address=ip.text(ends.guest_addr),
         guest_port=ends.guest_port,
         address=address,
         port=port,

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from pipeline.engines.dhcp import pool
 from pipeline.engines.dhcp.server import Dhcp, Reply
-from pipeline.wire import dhcp
+from pipeline.wire import dhcp, ip
 from tests.support.dhcp_clients import (
     GATEWAY,
     GATEWAY_MAC,
@@ -120,7 +120,7 @@ def test_a_decline_with_another_client_identifier_is_not_the_holders() -> None:
     send(engine, message(dhcp.REQUEST, mac(1), ident))
     # Another guest that asks in the client's name does not change it.
     send(engine, message(dhcp.REQUEST, mac(1), {dhcp.CLIENT_ID: b"theirs"}), link=2)
-    asked = {dhcp.REQUESTED_ADDRESS: (NETWORK + 3).to_bytes(4, "big")}
+    asked = {dhcp.REQUESTED_ADDRESS: ip.ipv4_bytes(NETWORK + 3)}
     for options in (asked, asked | {dhcp.CLIENT_ID: b"theirs"}):
         wrong = send(engine, message(dhcp.DECLINE, mac(1), options))
         assert ignored(wrong) == "dhcp_decline_dropped_not_holder"
@@ -173,14 +173,15 @@ def test_declining_everything_does_not_use_up_the_subnet() -> None:
 
 
 def test_table_is_bounded_in_a_large_subnet() -> None:
-    engine = Dhcp(config(subnet=IPv4Network("10.0.0.0/8"), gateway_ip=(10 << 24) + 1, dhcp_static_leases={}))
+    gateway = ip.parse_ipv4("10.0.0.1")
+    engine = Dhcp(config(subnet=IPv4Network("10.0.0.0/8"), gateway_ip=gateway, dhcp_static_leases={}))
     for n in range(pool.MAX_TAKEN):
         # The last eight are for guests without an address.
         link = n // 8 + 1 if n < pool.MAX_TAKEN - 8 else 10000 + n
         assert send(engine, message(dhcp.REQUEST, mac(n)), link=link).counter == "dhcp_ack_sent"
     late = message(dhcp.REQUEST, mac(70000))
     assert ignored(send(engine, late, link=5000)) == "dhcp_message_dropped_no_address"
-    assert parsed(send(engine, late, now=3600.0, link=5000)).yiaddr == (10 << 24) + 2
+    assert parsed(send(engine, late, now=3600.0, link=5000)).yiaddr == ip.parse_ipv4("10.0.0.2")
     assert len(engine.leases()) == pool.MAX_TAKEN + 1
 
 
@@ -446,7 +447,7 @@ def test_no_address_ever_has_two_holders(events: list[tuple[int, int, int, float
         now += wait
         if link <= 0:
             engine.on_link_down(1 - link)
-        wish = {dhcp.REQUESTED_ADDRESS: (NETWORK + last).to_bytes(4, "big")}
+        wish = {dhcp.REQUESTED_ADDRESS: ip.ipv4_bytes(NETWORK + last)}
         outcome = send(
             engine, message(kind, mac(client), wish, ciaddr=NETWORK + last), now=now, link=abs(link) + 1
         )

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from pipeline.engines.dhcp.lease import LOAN_SECONDS
 from pipeline.engines.dhcp.leases import NO_LOANS_SECONDS
 from pipeline.engines.dhcp.server import Dhcp, Reply
-from pipeline.wire import dhcp
+from pipeline.wire import dhcp, ip
 from tests.support.dhcp_clients import NETWORK, address, bootp, config, ignored, mac, message, parsed, send
 
 SHARE = 189
@@ -194,7 +194,7 @@ def test_no_address_has_two_holders_whatever_clients_do(
         if link <= 0:
             engine.on_link_down(1 - link)
             continue
-        wish = {dhcp.REQUESTED_ADDRESS: (NETWORK + last).to_bytes(4, "big")}
+        wish = {dhcp.REQUESTED_ADDRESS: ip.ipv4_bytes(NETWORK + last)}
         outcome = send(engine, message(kind, mac(client), wish, ciaddr=NETWORK + last), now=now, link=link)
         leases = engine.leases()
         assert len(set(leases.values())) == len(leases)

@@ -9,8 +9,7 @@ from hypothesis import strategies as st
 from pipeline.engines.dhcp import names
 from pipeline.engines.dhcp.names import INVALID, MAX_NAMES, MAX_OF_A_GUEST, TAKEN, TOO_MANY, HostNames
 from pipeline.engines.dhcp.server import Dhcp
-from pipeline.wire import dhcp
-from pipeline.wire.ipv4 import addr_text
+from pipeline.wire import dhcp, ip
 from tests.support.dhcp_clients import GUEST_MAC, NETWORK, config, mac, message, send, small
 
 
@@ -59,7 +58,7 @@ def test_a_client_has_its_name_when_its_lease_is_acknowledged(server: Server) ->
     assert server.shown() == {"web": 3}
     assert server.names.take_changed()
     assert not server.names.take_changed()
-    assert server.names.pointers == {(NETWORK + 3).to_bytes(4, "big"): "web.vm.internal"}
+    assert server.names.pointers == {ip.ipv4_bytes(NETWORK + 3): "web.vm.internal"}
 
 
 def test_a_static_client_has_its_name_too(server: Server) -> None:
@@ -152,9 +151,7 @@ def test_a_name_goes_when_its_address_goes_to_another_client() -> None:
     server.ask(9, b"vm9", now=4000.0)
     assert server.shown()["vm9"] == 2
     assert "vm0" not in server.shown()
-    send(
-        server.dhcp, message(dhcp.DECLINE, mac(9), {dhcp.REQUESTED_ADDRESS: (NETWORK + 2).to_bytes(4, "big")})
-    )
+    send(server.dhcp, message(dhcp.DECLINE, mac(9), {dhcp.REQUESTED_ADDRESS: ip.ipv4_bytes(NETWORK + 2)}))
     assert "vm9" not in server.shown()
 
 
@@ -232,6 +229,6 @@ def test_whatever_clients_do_both_maps_agree_and_each_name_has_one_holder(
             server.dhcp.on_link_down(link)
         shown = server.shown()
         assert set(shown) <= {"a", "b"}
-        leased = {addr_text(addr) for addr in server.dhcp.leases()}
+        leased = {ip.text(addr) for addr in server.dhcp.leases()}
         assert all(f"192.168.127.{last}" in leased for last in shown.values())
         assert not shown or server.names.deadline() > now

@@ -7,8 +7,7 @@ from hypothesis import strategies as st
 from pipeline.counters import INDEX
 from pipeline.engines.dhcp import server
 from pipeline.engines.dhcp.server import Dhcp, Ignored, Reply
-from pipeline.wire import dhcp
-from pipeline.wire.ipv4 import addr_parse
+from pipeline.wire import dhcp, ip
 from tests.support.dhcp_clients import (
     GATEWAY,
     GATEWAY_MAC,
@@ -57,12 +56,12 @@ def test_ack_differs_from_the_offer_in_its_type_only() -> None:
 def test_all_options_stand_in_order_with_relay_information_last() -> None:
     engine = Dhcp(config(dns_search_domains=("corp.example", "a.b.")))
     asked = {dhcp.CLIENT_ID: b"\x01abc", dhcp.RELAY_INFO: b"\x01\x02xy", dhcp.PARAMETER_LIST: b"\x01\x77"}
-    reply = parsed(send(engine, message(dhcp.DISCOVER, options=asked, giaddr=5)))
+    reply = parsed(send(engine, message(dhcp.DISCOVER, options=asked, giaddr=HOST)))
     assert list(reply.options) == [1, 3, 6, 26, 51, 53, 54, 61, 119, 82]
     assert reply.options[61] == b"\x01abc"
     assert reply.options[82] == b"\x01\x02xy"
     assert reply.options[119] == b"\x04corp\x07example\x00\x01a\x01b\x00"
-    assert reply.giaddr == 5
+    assert reply.giaddr == HOST
 
 
 @pytest.mark.parametrize(
@@ -175,7 +174,8 @@ def test_overlong_echoed_options_are_left_out() -> None:
 
 
 @pytest.mark.parametrize(
-    "source, destination", [(0, 0xFFFFFFFF), (GUEST, GUEST), (addr_parse("10.0.0.9"), addr_parse("10.0.0.9"))]
+    "source, destination",
+    [(ip.NOTHING, ip.BROADCAST), (GUEST, GUEST), (ip.parse_ipv4("10.0.0.9"), ip.parse_ipv4("10.0.0.9"))],
 )
 def test_reply_goes_to_the_source_or_to_all(source: int, destination: int) -> None:
     reply = send(Dhcp(config()), message(dhcp.REQUEST, ciaddr=source), source, 6800)
@@ -186,7 +186,7 @@ def test_reply_goes_to_the_source_or_to_all(source: int, destination: int) -> No
 
 def test_requested_address_is_not_looked_at_and_never_refused() -> None:
     engine = Dhcp(config())
-    wish = {dhcp.REQUESTED_ADDRESS: (NETWORK + 77).to_bytes(4, "big")}
+    wish = {dhcp.REQUESTED_ADDRESS: ip.ipv4_bytes(NETWORK + 77)}
     assert parsed(send(engine, message(dhcp.REQUEST, mac(1), wish))).yiaddr == NETWORK + 3
 
 
@@ -205,7 +205,7 @@ def test_inform_gets_the_parameters_without_a_lease() -> None:
 
 
 def chosen(n: int, addr: int, kind: int = dhcp.REQUEST, **fields: int) -> bytes:
-    return message(kind, mac(n), {dhcp.SERVER_ID: addr.to_bytes(4, "big")}, **fields)
+    return message(kind, mac(n), {dhcp.SERVER_ID: ip.ipv4_bytes(addr)}, **fields)
 
 
 def test_request_that_names_another_server_is_not_answered_and_frees_the_offer() -> None:
@@ -241,8 +241,8 @@ def test_release_and_decline_for_another_server_leave_the_lease(kind: int) -> No
     engine = Dhcp(small())
     assert address(engine, 1) == 2
     options = {
-        dhcp.SERVER_ID: HOST.to_bytes(4, "big"),
-        dhcp.REQUESTED_ADDRESS: (NETWORK + 2).to_bytes(4, "big"),
+        dhcp.SERVER_ID: ip.ipv4_bytes(HOST),
+        dhcp.REQUESTED_ADDRESS: ip.ipv4_bytes(NETWORK + 2),
     }
     payload = message(kind, mac(1), options, ciaddr=NETWORK + 2)
     assert ignored(send(engine, payload)) == "dhcp_message_ignored_other_server"

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.engines.dns import answers
-from pipeline.wire.ipv4 import addr_parse
+from pipeline.wire import ip
 
 
 def reply(*rows: tuple[str, int, str, str]) -> bytes:
@@ -23,7 +23,7 @@ def test_the_addresses_are_the_names_for_the_least_ttl_on_the_way() -> None:
         ("cdn.example.net.", 300, "AAAA", "2001:db8::1"),
     )
     assert answers.asked(wire) == [b"www", b"example", b"com"]
-    assert answers.given(wire) == ((addr_parse("203.0.113.9"),), 30)
+    assert answers.given(wire) == ((ip.parse_ipv4("203.0.113.9"),), 30)
 
 
 def test_an_empty_answer_gives_nothing() -> None:

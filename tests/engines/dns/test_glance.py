@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.engines.dns import answers, glance
-from pipeline.wire.ipv4 import addr_parse
+from pipeline.wire import ip
 
 NAMES = st.sampled_from(["www.example.com.", "a.b.c.example.net.", "x."])
 ROWS = st.one_of(
@@ -27,7 +27,7 @@ def reply(*rows: tuple[str, str, str], name: str = "WWW.example.com") -> bytes:
 def test_the_name_that_was_asked_has_all_addresses_of_the_answer() -> None:
     wire = reply(("www.example.com.", "CNAME", "x."), ("x.", "A", "203.0.113.9"), ("x.", "A", "10.0.0.1"))
     assert glance.name_asked(wire) == "www.example.com"
-    assert glance.addresses(wire) == [addr_parse("203.0.113.9"), addr_parse("10.0.0.1")]
+    assert glance.addresses(wire) == [ip.parse_ipv4("203.0.113.9"), ip.parse_ipv4("10.0.0.1")]
 
 
 def test_strange_bytes_of_a_name_are_escaped() -> None:

@@ -14,7 +14,7 @@ from pipeline.counters import INDEX
 from pipeline.engines.dns import server, turns
 from pipeline.engines.dns.server import Answer, Dns, Forward, Ignored, Joined, Queued
 from pipeline.engines.dns.zones import Zones, parse_zone
-from pipeline.wire.ipv4 import addr_parse
+from pipeline.wire import ip
 
 SOA = ("example.com.", 60, "IN", "SOA", "ns. root. 1 2 3 4 20")
 
@@ -22,7 +22,7 @@ SOA = ("example.com.", 60, "IN", "SOA", "ns. root. 1 2 3 4 20")
 def engine() -> Dns[Any]:
     records = [{"Name": "gateway", "IP": "192.168.127.1"}, {"Name": "host", "IP": "192.168.127.254"}]
     zone = parse_zone({"Name": "containers.internal.", "Records": records})
-    return Dns(Zones([zone], (addr_parse("192.168.127.0"), 0xFFFFFF00)))
+    return Dns(Zones([zone], (ip.parse_ipv4("192.168.127.0"), 0xFFFFFF00)))
 
 
 def with_hosts() -> Dns[Any]:

@@ -7,13 +7,13 @@ import pytest
 from pipeline.counters import INDEX
 from pipeline.engines.neighbors.addresses import GuestAddresses
 from pipeline.engines.neighbors.table import Neighbors
+from pipeline.wire import ip
 from pipeline.wire.errors import WireError
-from pipeline.wire.ipv4 import addr_parse
 
 GATEWAY_MAC = bytes.fromhex("5a94efe40cdd")
 A, B = bytes.fromhex("5a94efe40cee"), bytes.fromhex("5a94efe40cef")
 NETWORK, GATEWAY, HOST, ONE, TWO = map(
-    addr_parse, ("192.168.127.0", "192.168.127.1", "192.168.127.254", "192.168.127.2", "192.168.127.3")
+    ip.parse_ipv4, ("192.168.127.0", "192.168.127.1", "192.168.127.254", "192.168.127.2", "192.168.127.3")
 )
 INF = float("inf")
 

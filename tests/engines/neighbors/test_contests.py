@@ -6,9 +6,8 @@ from pipeline.engines.neighbors.actions import Changed, Contested, Learned, Lost
 from pipeline.engines.neighbors.addresses import GuestAddresses
 from pipeline.engines.neighbors.entry import CONTEST_PAUSE, CONTEST_SECONDS, HOLD_SECONDS
 from pipeline.engines.neighbors.table import CONTESTS_PER_SECOND, MAX_PENDING_ADDRS, Neighbors
-from pipeline.wire import arp, ethernet
+from pipeline.wire import arp, ethernet, ip
 from pipeline.wire.errors import WireError
-from pipeline.wire.ipv4 import addr_parse
 from tests.engines.neighbors.tables import (
     GATEWAY,
     GATEWAY_MAC,
@@ -139,8 +138,8 @@ def test_a_claimant_that_has_no_room_for_it_leaves_a_lost_address_to_nobody() ->
 
 
 def test_a_guest_that_claims_many_addresses_causes_few_questions() -> None:
-    known = Neighbors(GuestAddresses(addr_parse("10.0.0.0"), 16), GATEWAY_MAC)
-    first = addr_parse("10.0.1.0")
+    known = Neighbors(GuestAddresses(ip.parse_ipv4("10.0.0.0"), 16), GATEWAY_MAC)
+    first = ip.parse_ipv4("10.0.1.0")
     for n in range(250):
         known.learn(first + n, A, 0, 0.0)
     known.take_actions()

@@ -11,9 +11,8 @@ from pipeline.engines.neighbors.actions import Changed, Contested, Learned, Lost
 from pipeline.engines.neighbors.addresses import GuestAddresses
 from pipeline.engines.neighbors.entry import CONTEST_INTERVAL
 from pipeline.engines.neighbors.table import Neighbors
-from pipeline.wire import arp, ethernet
+from pipeline.wire import arp, ethernet, ip
 from pipeline.wire.errors import WireError
-from pipeline.wire.ipv4 import addr_parse
 from tests.engines.neighbors.tables import (
     GATEWAY,
     GATEWAY_MAC,
@@ -57,7 +56,7 @@ def test_a_packet_teaches_its_source_once() -> None:
         (NETWORK + 255, A, "outside_subnet"),
         (NETWORK - 1, A, "outside_subnet"),
         (0, A, "outside_subnet"),
-        (addr_parse("8.8.8.8"), A, "outside_subnet"),
+        (ip.parse_ipv4("8.8.8.8"), A, "outside_subnet"),
         (ONE, GATEWAY_MAC, "bad_mac"),
         (ONE, ethernet.BROADCAST, "bad_mac"),
         (ONE, ethernet.ZERO, "bad_mac"),
@@ -172,7 +171,7 @@ def test_a_silent_neighbour_nobody_contests_is_kept() -> None:
     assert known.take_actions() == [Request(ONE, A, 0)]
 
 
-@pytest.mark.parametrize("addr", [GATEWAY, HOST, NETWORK, NETWORK + 255, addr_parse("8.8.8.8")])
+@pytest.mark.parametrize("addr", [GATEWAY, HOST, NETWORK, NETWORK + 255, ip.parse_ipv4("8.8.8.8")])
 def test_an_address_that_is_no_guests_fails_at_once(addr: int) -> None:
     known = table()
     assert known.resolve(addr, 0.0, "caller") is None
@@ -198,8 +197,8 @@ def test_callers_for_one_address_are_bounded() -> None:
 
 
 def test_addresses_being_asked_for_are_bounded() -> None:
-    known = Neighbors(GuestAddresses(addr_parse("10.0.0.0"), 16), GATEWAY_MAC)
-    first = addr_parse("10.0.1.0")
+    known = Neighbors(GuestAddresses(ip.parse_ipv4("10.0.0.0"), 16), GATEWAY_MAC)
+    first = ip.parse_ipv4("10.0.1.0")
     for n in range(1000):
         known.resolve(first + n, 0.0, n)
     actions = known.take_actions()

@@ -25,13 +25,14 @@ from pipeline.engines.tcp.actions import (
 from pipeline.engines.tcp.config import TcpConfig
 from pipeline.engines.tcp.connection import Connection, opens, reset_for
 from pipeline.engines.tcp.segment import Segment
+from pipeline.wire import ip
 from pipeline.wire.errors import WireError
 from pipeline.wire.tcp import SYN
 from tests.support.segments import Pair, packets_of, segment_of
 
 MAX_HANDLES = 16
 """Handles a host has queued at most, as the stage bounds them."""
-_PAIR = Pair(0x0A000001, 0x0A000002, 1000, 2000)
+_PAIR = Pair(ip.from_ipv4(0x0A000001), ip.from_ipv4(0x0A000002), 1000, 2000)
 
 
 class Stretch(NamedTuple):

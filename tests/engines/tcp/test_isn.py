@@ -2,9 +2,10 @@
 
 from pipeline.engines.tcp.isn import initial_sequence_number as isn
 from pipeline.engines.tcp.seq import diff
+from pipeline.wire import ip
 
 KEY = b"0123456789abcdef"
-PAIR = (0xC0A87F02, 40000, 0x01020304, 80)
+PAIR = (ip.from_ipv4(0xC0A87F02), 40000, ip.from_ipv4(0x01020304), 80)
 
 
 def test_numbers_of_one_pair_grow_four_microseconds_apart() -> None:

@@ -12,7 +12,7 @@ from pipeline.events.kind import LEVEL_NAMES
 from pipeline.events.table import KINDS
 from pipeline.stages.demux import events as demux_events
 from pipeline.stages.demux.events import AddressEvents
-from pipeline.wire import ipv4
+from pipeline.wire import ip
 from pipeline.wire.errors import WireError
 from tests.support.frames import GATEWAY_MAC, GUEST_MAC
 
@@ -116,7 +116,7 @@ def test_a_full_table_is_counted(told: Told) -> None:
 
 
 def test_a_contested_address_is_a_warning_with_both_macs(told: Told) -> None:
-    told.witness.report_contested(Contested(ipv4.addr_parse("192.168.127.2"), GUEST_MAC, OTHER_MAC, 4))
+    told.witness.report_contested(Contested(ip.parse_ipv4("192.168.127.2"), GUEST_MAC, OTHER_MAC, 4))
     assert told.count("neighbor_claims_contested") == 1
     (line,) = told.lines
     assert line == (

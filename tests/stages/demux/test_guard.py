@@ -15,7 +15,7 @@ from pipeline.records.guests import LinkNotice
 from pipeline.records.udp import UdpRange
 from pipeline.stages.worker import Worker
 from pipeline.topology import DEMUX
-from pipeline.wire import arp, ethernet, ipv4
+from pipeline.wire import arp, ethernet, ip
 from tests.support import bursts
 from tests.support.attempts import (
     GATEWAY,
@@ -209,7 +209,7 @@ def test_a_run_never_hides_a_forged_frame_among_honest_ones(rig: Rig) -> None:
     rig.send(1, *burst, *datagrams)
     got = rig.for_link(2)
     assert len(got) == 18
-    assert not {frame[26:30] for frame in got} - {THIEF.addr.to_bytes(4, "big")}
+    assert not {frame[26:30] for frame in got} - {ip.ipv4_bytes(THIEF.addr)}
 
 
 def test_a_super_segment_of_datagrams_to_dhcp_clients_is_dropped(rig: Rig) -> None:
@@ -343,7 +343,7 @@ def test_an_attempt_is_one_line_of_the_log_a_minute(
 
 
 def test_addresses_of_the_subnet_itself_are_no_guests(rig: Rig) -> None:
-    for addr in (ipv4.addr_parse("192.168.127.0"), ipv4.addr_parse("192.168.127.255"), ipv4.BROADCAST):
+    for addr in (ip.parse_ipv4("192.168.127.0"), ip.parse_ipv4("192.168.127.255"), ip.BROADCAST):
         rig.send(1, ping(addr, VICTIM.addr, THIEF.mac, VICTIM.mac))
     assert rig.for_link(2) == []
     assert rig.counter(DEMUX, "switch_frame_dropped_outside_source") == 3

@@ -9,12 +9,11 @@ from pipeline.records import kinds
 from pipeline.records.frames import ALL_LINKS, Frame
 from pipeline.records.guests import LinkNotice
 from pipeline.topology import DEMUX
-from pipeline.wire import arp, ethernet, ipv4
-from pipeline.wire.ipv4 import addr_parse
+from pipeline.wire import arp, ethernet, ip, ipv4
 from tests.support.frames import GATEWAY_MAC, REMOTE
 from tests.support.one_process import OneProcess
 
-GATEWAY = addr_parse("192.168.127.1")
+GATEWAY = ip.parse_ipv4("192.168.127.1")
 GUESTS = {5: 1, 6: 1, 7: 1, 8: 2}
 """The guest of each link."""
 LINKS = [5, 6, 7]
@@ -28,7 +27,7 @@ def mac_of(station: int) -> bytes:
 
 
 def addr_of(station: int) -> int:
-    return addr_parse(f"192.168.127.{station}")
+    return ip.parse_ipv4(f"192.168.127.{station}")
 
 
 class Rig(OneProcess):

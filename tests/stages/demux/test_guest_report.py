@@ -1,6 +1,7 @@
 """What demux reports of each guest for the path /guests."""
 
 from pipeline.stages.demux import guest_report
+from pipeline.wire import ip
 
 
 def test_addresses_of_all_links_of_a_guest_stand_together() -> None:
@@ -8,7 +9,10 @@ def test_addresses_of_all_links_of_a_guest_stand_together() -> None:
     answer = guest_report.answer(
         links={1: 7, 2: 7, 3: 9},
         cam={macs[0]: 1, macs[1]: 2, macs[2]: 3},
-        neighbors={0xC0A87F03: (macs[1], 2), 0xC0A87F02: (macs[0], 1)},
+        neighbors={
+            ip.parse_ipv4("192.168.127.3"): (macs[1], 2),
+            ip.parse_ipv4("192.168.127.2"): (macs[0], 1),
+        },
         udp_flows={9: 4},
     )
     assert answer.macs == {"7": ["02:00:00:00:00:00", "02:00:00:00:00:01"], "9": ["02:00:00:00:00:02"]}

@@ -13,12 +13,11 @@ from pipeline.ipc.arena import SLOT_BYTES
 from pipeline.records.guests import Leased
 from pipeline.records.services import ServiceDatagram
 from pipeline.stages.demux.leases import LeaseHolders
-from pipeline.wire import dhcp
+from pipeline.wire import dhcp, ip
 from pipeline.wire.errors import WireError
-from pipeline.wire.ipv4 import addr_parse
 
-ADDR = addr_parse("192.168.127.5")
-GATEWAY = addr_parse("192.168.127.1")
+ADDR = ip.parse_ipv4("192.168.127.5")
+GATEWAY = ip.parse_ipv4("192.168.127.1")
 GATEWAY_MAC = bytes.fromhex("5a94efe40cdd")
 HOLDER = bytes.fromhex("5a94efe40c05")
 NO_KEY = bytes(12)
@@ -32,7 +31,7 @@ class Rig:
         self.slot = memoryview(bytearray(SLOT_BYTES))
         self.counts = [0] * len(INDEX)
         self.neighbors = Neighbors(
-            GuestAddresses(addr_parse("192.168.127.0"), 24, [GATEWAY]),
+            GuestAddresses(ip.parse_ipv4("192.168.127.0"), 24, [GATEWAY]),
             GATEWAY_MAC,
             max_per_guest=max_per_guest,
         )

@@ -11,12 +11,11 @@ from pipeline.records.guests import LinkNotice, Neighbor
 from pipeline.records.udp import HEADERS_LEN, UdpRange
 from pipeline.stages.demux.service_rates import ACTIVE_S
 from pipeline.topology import DEMUX
-from pipeline.wire import ethernet, ipv4, udp
-from pipeline.wire.ipv4 import addr_parse
+from pipeline.wire import ethernet, ip, ipv4, udp
 from tests.support.frames import GATEWAY_MAC
 from tests.support.one_process import OneProcess
 
-GATEWAY = addr_parse("192.168.127.1")
+GATEWAY = ip.parse_ipv4("192.168.127.1")
 FLOODS, QUIET = 5, 6
 """Two links."""
 DNS_BURST, DHCP_BURST = 50, 5
@@ -28,7 +27,7 @@ def mac_of(link: int) -> bytes:
 
 
 def addr_of(link: int) -> int:
-    return addr_parse(f"192.168.127.{10 + link}")
+    return ip.parse_ipv4(f"192.168.127.{10 + link}")
 
 
 class Rig(OneProcess):
@@ -46,11 +45,11 @@ class Rig(OneProcess):
     def connect(self, link: int) -> None:
         """A link comes, and sends something."""
         self.ingress.push(DEMUX, LinkNotice.pack(kinds.LINK_UP, link, self.guests[link]))
-        self.send(link, addr_parse("8.8.8.8"), 99)
+        self.send(link, ip.parse_ipv4("8.8.8.8"), 99)
 
     def send(self, link: int, remote: int, port: int, *, mac: bytes = GATEWAY_MAC, count: int = 1) -> None:
         """Datagrams of one flow, merged by GRO."""
-        src = 0 if remote == ipv4.BROADCAST else addr_of(link)
+        src = 0 if remote == ip.BROADCAST else addr_of(link)
         one = ethernet.header(mac, mac_of(link), ethernet.TYPE_IPV4) + bytes(28) + b"question"
         slot = self.ingress.fill(one * count)
         run = UdpRange(
@@ -79,7 +78,7 @@ class Rig(OneProcess):
     def discover(self, link: int, count: int) -> int:
         """DHCP messages of a guest; how many reach the resolver."""
         for _ in range(count):
-            self.send(link, ipv4.BROADCAST, 67, mac=ethernet.BROADCAST)
+            self.send(link, ip.BROADCAST, 67, mac=ethernet.BROADCAST)
         return self.answered()
 
     def leave(self, *links: int) -> None:
@@ -177,7 +176,7 @@ def test_frames_that_gro_leaves_alone_have_the_same_rate(rig: Rig) -> None:
 def test_questions_to_other_servers_are_flows_as_all_others(rig: Rig) -> None:
     rig.ask(FLOODS, DNS_BURST)
     for _ in range(10):
-        rig.send(FLOODS, addr_parse("8.8.8.8"), 53)
+        rig.send(FLOODS, ip.parse_ipv4("8.8.8.8"), 53)
     assert len(rig.neighbours["egress0"].take(kinds.UDP_DATA)) >= 10
 
 

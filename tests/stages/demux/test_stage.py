@@ -9,7 +9,7 @@ from pipeline.records import kinds
 from pipeline.records.frames import Frame
 from pipeline.records.guests import LinkNotice
 from pipeline.topology import DEMUX
-from pipeline.wire import ethernet, icmp, ipv4
+from pipeline.wire import ethernet, icmp, ip, ipv4
 from tests.support.frames import FROM_GUEST, GUEST, GUEST_MAC, REMOTE, udp_frame
 from tests.support.one_process import OneProcess
 
@@ -85,7 +85,7 @@ def test_frames_of_one_guest_for_a_group_reach_the_others_and_not_itself(rig: Ri
 
 # --- what is switched off -------------------------------------------------------------------
 
-GATEWAY, HOST = map(ipv4.addr_parse, ("192.168.127.1", "192.168.127.254"))
+GATEWAY, HOST = map(ip.parse_ipv4, ("192.168.127.1", "192.168.127.254"))
 PROHIBITED, CLOSED = icmp.ADMINISTRATIVELY_PROHIBITED, icmp.PORT_UNREACHABLE
 
 
@@ -135,7 +135,7 @@ def test_the_gateway_answers_its_own_pings_without_icmp_to_other_hosts(addr: int
 def test_dhcp_and_dns_of_the_gateway_go_on_without_udp() -> None:
     with Rig(disable=("udp",)) as rig:
         rig.from_guest(udp_frame(b"x", dst=GATEWAY, dport=53))
-        rig.from_guest(udp_frame(b"x", dst=ipv4.BROADCAST, dport=67))
+        rig.from_guest(udp_frame(b"x", dst=ip.BROADCAST, dport=67))
         assert len(rig.neighbours["resolver"].take(kinds.SERVICE_DATAGRAM)) == 2
         rig.leave()
         rig.at_home()

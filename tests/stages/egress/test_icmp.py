@@ -26,14 +26,13 @@ from pipeline.stages.egress.context import EgressContext
 from pipeline.stages.egress.icmp import FIRST_NUMBER, IDLE, EchoSockets
 from pipeline.stages.egress.policy_filter import PolicyFilter
 from pipeline.topology import Layout
-from pipeline.wire import icmp, ipv4
-from pipeline.wire.ipv4 import addr_parse
+from pipeline.wire import icmp, ip
 from tests.support.flow_reports import ALL, Wanted
 from tests.support.layouts import decode
 from tests.support.poller import Poller
 
-GUEST = addr_parse("192.168.127.2")
-TARGET = addr_parse("203.0.113.9")
+GUEST = ip.parse_ipv4("192.168.127.2")
+TARGET = ip.parse_ipv4("203.0.113.9")
 
 
 class FakeWorker(Poller):
@@ -268,20 +267,20 @@ def test_the_policy_and_the_address_rules_hold_for_pings(make: Callable[..., Rig
     rig = make("egress-policy: {rules: [{action: deny, networks: [203.0.113.0/24], protocols: [icmp]}]}")
     rig.ping()
     assert rig.count("egress_flow_refused_policy") == 1
-    rig.ping(remote=addr_parse("127.0.0.2"))
+    rig.ping(remote=ip.parse_ipv4("127.0.0.2"))
     assert rig.count("nat_flow_refused_loopback") == 1
-    rig.ping(remote=addr_parse("198.51.100.1"))
+    rig.ping(remote=ip.parse_ipv4("198.51.100.1"))
     assert rig.count("icmp_echo_forwarded") == 1
 
 
 def test_a_new_policy_ends_the_pings_that_it_forbids(make: Callable[..., Rig]) -> None:
     rig = make()
     rig.ping()
-    rig.ping(remote=addr_parse("198.51.100.1"))
+    rig.ping(remote=ip.parse_ipv4("198.51.100.1"))
     rule = PolicyRule("deny", networks=("203.0.113.0/24",), protocols=("icmp",))
     rig.context.policy.replace(EgressPolicy("allow", (rule,)))
     assert rig.echo.end_forbidden() == 1
-    assert [key[2] for key in rig.echo.flows] == [addr_parse("198.51.100.1")]
+    assert [key[2] for key in rig.echo.flows] == [ip.parse_ipv4("198.51.100.1")]
     assert rig.count("egress_flow_closed_policy") == 1
 
 
@@ -291,7 +290,7 @@ def test_pings_are_a_flow_from_the_first_to_idleness(make: Callable[..., Rig]) -
     rig.ping(ident=7, seq=2)
     ((kind, opened),) = rig.worker.events.got
     assert (kind, opened.flow.protocol, opened.flow.guest_port) == (OPENED, "icmp", 7)
-    assert opened.flow.address == ipv4.addr_text(TARGET)
+    assert opened.flow.address == ip.text(TARGET)
     (flow,) = rig.echo.flows.values()
     row = flow.row(flow.traffic.last_at + 1.0)
     assert (row.packets_from_guest, row.bytes_from_guest, row.idle, row.state) == (2, 30, 1.0, "open")

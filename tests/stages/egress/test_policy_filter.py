@@ -11,9 +11,9 @@ from pipeline.config.model import EgressPolicy
 from pipeline.counters import INDEX, TABLE
 from pipeline.stages.egress import policy_filter
 from pipeline.stages.egress.policy_filter import LOG_SPACING, MAX_LOGGED, PolicyFilter
-from pipeline.wire.ipv4 import addr_parse
+from pipeline.wire import ip
 
-NOISY, OTHER, TO = map(addr_parse, ("192.168.127.2", "192.168.127.3", "10.0.0.1"))
+NOISY, OTHER, TO = map(ip.parse_ipv4, ("192.168.127.2", "192.168.127.3", "10.0.0.1"))
 
 
 def made() -> tuple[PolicyFilter, list[int]]:

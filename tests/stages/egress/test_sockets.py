@@ -28,15 +28,15 @@ from pipeline.stages.egress.sockets import RESERVE
 from pipeline.stages.egress.stage import EgressStage
 from pipeline.stages.worker import Worker
 from pipeline.topology import Layout
-from pipeline.wire.ipv4 import addr_parse
+from pipeline.wire import ip
 from tests.stages.conftest import Exhaust
 from tests.support.layouts import decode
 
-GUEST = addr_parse("192.168.127.2")
+GUEST = ip.parse_ipv4("192.168.127.2")
 LINK = 5
 OTHER = 6
-GATEWAY = addr_parse("192.168.127.1")
-HOST = addr_parse("192.168.127.254")
+GATEWAY = ip.parse_ipv4("192.168.127.1")
+HOST = ip.parse_ipv4("192.168.127.254")
 
 
 class Rig:

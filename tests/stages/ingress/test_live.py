@@ -20,7 +20,7 @@ from pipeline.stages.ingress import live, live_writer
 from pipeline.stages.ingress.stage import IngressStage
 from pipeline.stages.worker import Worker
 from pipeline.topology import Layout
-from pipeline.wire import offload
+from pipeline.wire import ip, offload
 from pipeline.wire.virtio_net import LONG_LEN
 from tests.support.frames import TO_GUEST, tcp_frame, udp_frame
 from tests.support.live_capture import FROM_GUEST as INBOUND
@@ -322,7 +322,9 @@ def test_flows_without_end_do_not_fill_the_memory(rig: Rig, monkeypatch: pytest.
 def test_a_guest_by_address_gets_its_broadcasts_once_it_has_sent(rig: Rig) -> None:
     guest = rig.guest()
     client = Client(rig, guests=["192.168.127.2"])
-    offer = udp_frame(b"x", src=0x0A000001, dst=0xFFFFFFFF, eth_header=b"\xff" * 6 + TO_GUEST[6:])
+    offer = udp_frame(
+        b"x", src=ip.from_ipv4(0x0A000001), dst=ip.BROADCAST, eth_header=b"\xff" * 6 + TO_GUEST[6:]
+    )
     rig.to_guest(1, offer)
     rig.send(guest, udp_frame(b"here"))
     rig.to_guest(1, offer)

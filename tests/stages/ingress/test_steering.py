@@ -13,7 +13,7 @@ from pipeline.engines.offload import gro
 from pipeline.records import kinds
 from pipeline.records.flows import flow_key
 from pipeline.stages.ingress.steering import MAX_FRAGMENTED, Steering
-from pipeline.wire import ethernet, ipv4
+from pipeline.wire import ethernet, ip, ipv4
 from pipeline.wire import udp as wire_udp
 from pipeline.wire.tcp import ACK, SYN
 from tests.support.configured import changed
@@ -21,8 +21,8 @@ from tests.support.frames import GATEWAY_MAC, tcp_frame, udp_frame
 from tests.support.network import Network
 from tests.support.one_process import Neighbour, OneProcess
 
-GUEST = ipv4.addr_parse("192.168.127.5")
-SERVER = ipv4.addr_parse("192.0.2.7")
+GUEST = ip.parse_ipv4("192.168.127.5")
+SERVER = ip.parse_ipv4("192.0.2.7")
 MAC = bytes.fromhex("5a94ef000005")
 OTHER_MAC = bytes.fromhex("5a94ef000006")
 LINK = 3
@@ -105,11 +105,11 @@ def test_segments_of_a_known_guest_go_to_the_shard_that_demux_would_choose(rig: 
         (tcp(header=ethernet.header(GATEWAY_MAC, OTHER_MAC, ethernet.TYPE_IPV4)), LINK),
         (tcp(header=ethernet.header(OTHER_MAC, MAC, ethernet.TYPE_IPV4)), LINK),
         (tcp(header=ethernet.header(ethernet.BROADCAST, MAC, ethernet.TYPE_IPV4)), LINK),
-        (tcp(dst=ipv4.addr_parse("127.0.0.1")), LINK),
-        (tcp(dst=ipv4.addr_parse("224.0.0.1")), LINK),
-        (tcp(dst=ipv4.addr_parse("240.0.0.1")), LINK),
-        (tcp(dst=ipv4.BROADCAST), LINK),
-        (tcp(dst=ipv4.addr_parse("192.168.127.255")), LINK),
+        (tcp(dst=ip.parse_ipv4("127.0.0.1")), LINK),
+        (tcp(dst=ip.parse_ipv4("224.0.0.1")), LINK),
+        (tcp(dst=ip.parse_ipv4("240.0.0.1")), LINK),
+        (tcp(dst=ip.BROADCAST), LINK),
+        (tcp(dst=ip.parse_ipv4("192.168.127.255")), LINK),
         (udp(), LINK),
     ],
     ids=[

@@ -20,6 +20,7 @@ from pipeline.ipc.fabric import Fabric
 from pipeline.stages.listen.stage import BUSY_PAUSE, EXHAUSTED_PAUSE, ListenStage
 from pipeline.stages.worker import Worker
 from pipeline.topology import Layout
+from pipeline.wire import ip
 from tests.stages.conftest import Exhaust
 
 
@@ -93,7 +94,7 @@ def test_connections_go_to_egress_with_their_guest(rig: Rig) -> None:
     rig.connect(1)
     rig.turn()
     ((message, (fd,)),) = rig.egress.receive()
-    assert message == {"op": "accepted", "addr": 0xC0A87F02, "port": 80, "first": b""}
+    assert message == {"op": "accepted", "addr": ip.from_ipv4(0xC0A87F02), "port": 80, "first": b""}
     os.write(fd, b"hello")
     assert rig.clients[0].recv(10) == b"hello"
     os.close(fd)

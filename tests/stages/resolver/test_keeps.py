@@ -10,8 +10,7 @@ from pipeline.engines.policy import number_of
 from pipeline.records.guests import Leased
 from pipeline.records.kinds import RECORD_BYTES
 from pipeline.records.services import Named, ServiceDatagram
-from pipeline.wire import dhcp
-from pipeline.wire.ipv4 import addr_parse
+from pipeline.wire import dhcp, ip
 from tests.stages.resolver.test_stage import discover
 from tests.support.layouts import decode
 from tests.support.poller import LIMIT
@@ -50,7 +49,7 @@ def test_addresses_of_a_named_destination_are_told_before_the_guest_is(tmp_path:
     found = records(rig)
     assert [type(record) for record in found] == [*[Named] * rows, ServiceDatagram]
     named = found[:-1]
-    assert {record.remote_addr for record in named} == {addr_parse("10.1.2.3") + n for n in range(rows)}
+    assert {record.remote_addr for record in named} == {ip.parse_ipv4("10.1.2.3") + n for n in range(rows)}
     for record in named:
         assert (record.guest_addr, record.pattern) == (GUEST, number_of("*.example.com"))
         assert 0 < record.ttl_s <= 60
@@ -66,7 +65,9 @@ def test_over_tcp_the_guest_is_the_one_of_the_connection(tmp_path: Path) -> None
     sock = rig.connect("192.168.127.9:4000")
     sock.send(framed(query("www.example.com")))
     found = records(rig)
-    assert [(type(record), record.guest_addr) for record in found] == [(Named, addr_parse("192.168.127.9"))]
+    assert [(type(record), record.guest_addr) for record in found] == [
+        (Named, ip.parse_ipv4("192.168.127.9"))
+    ]
     sock.close()
     rig.close()
 
@@ -101,8 +102,8 @@ def test_demux_is_told_the_leases_that_were_taken_over(tmp_path: Path) -> None:
     rig = Rig(tmp_path, ["-state-file", str(path)])
     told = [(type(record), record.guest_addr, record.mac) for record in records(rig)]
     assert sorted(told, key=lambda each: each[1]) == [
-        (Leased, addr_parse("192.168.127.5"), bytes.fromhex("020000000005")),
-        (Leased, addr_parse("192.168.127.9"), bytes.fromhex("020000000009")),
+        (Leased, ip.parse_ipv4("192.168.127.5"), bytes.fromhex("020000000005")),
+        (Leased, ip.parse_ipv4("192.168.127.9"), bytes.fromhex("020000000009")),
     ]
     rig.close()
 

@@ -5,16 +5,16 @@ import dns.rrset
 
 from pipeline.stages.resolver import told
 from pipeline.stages.resolver.told import ToldNames
-from pipeline.wire.ipv4 import addr_parse
+from pipeline.wire import ip
 
-GUEST, OTHER = addr_parse("192.168.127.2"), addr_parse("192.168.127.3")
-HOST = addr_parse("203.0.113.9")
+GUEST, OTHER = ip.parse_ipv4("192.168.127.2"), ip.parse_ipv4("192.168.127.3")
+HOST = ip.parse_ipv4("203.0.113.9")
 
 
 def reply(name: str, *addresses: int) -> bytes:
     message = dns.message.make_response(dns.message.make_query(name, "A"))
     for address in addresses:
-        text = ".".join(map(str, address.to_bytes(4, "big")))
+        text = ip.text(address)
         message.answer.append(dns.rrset.from_text(f"{name}.", 30, "IN", "A", text))
     return message.to_wire()
 

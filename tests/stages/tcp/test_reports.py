@@ -13,6 +13,7 @@ from pipeline.ipc.flow_rows import CLOSED, FAILED, REFUSED, FlowReport
 from pipeline.records.flows import flow_key
 from pipeline.stages.tcp.flow import Flow, Guest
 from pipeline.stages.tcp.reports import TcpReports
+from pipeline.wire import ip
 from tests.support.flow_reports import ALL, Wanted
 from tests.support.flows import flow_of, flow_with, on_link
 
@@ -83,7 +84,11 @@ def test_what_egress_refused_is_not_reported_twice() -> None:
 
 def test_a_syn_over_a_limit_is_refused() -> None:
     events = Wanted(*ALL)
-    reports(events).refused(flow_key(0xC0A87F02, 40000, 0x01020304, 80), 3, "tcp_syn_dropped_rate_limit")
+    reports(events).refused(
+        flow_key(ip.parse_ipv4("192.168.127.2"), 40000, ip.parse_ipv4("1.2.3.4"), 80),
+        3,
+        "tcp_syn_dropped_rate_limit",
+    )
     ((kind, report),) = events.got
     assert (kind, report.limit, report.reason) == (REFUSED, "tcp_syn_dropped_rate_limit", "limit")
     assert (report.flow.guest_address, report.flow.address, report.flow.port) == (

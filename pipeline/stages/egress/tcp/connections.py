@@ -41,7 +41,7 @@ from pipeline.stages.egress.tcp.reads import HostReads
 from pipeline.stages.egress.tcp.share import Shares
 from pipeline.stages.egress.tcp.writes import HostWrites
 from pipeline.topology import INGRESS
-from pipeline.wire.ipv4 import addr_text
+from pipeline.wire import ip
 
 CLOSING_PART: Final = 4
 """Connections in state CLOSING may have 1/CLOSING_PART of the sockets."""
@@ -219,7 +219,7 @@ class Connections:
         target = self._dials.target(number)
         if target is not None and events.wants("forward-unreachable"):
             addr, port = target
-            events.report("forward-unreachable", address=addr_text(addr), port=port, reason=reason)
+            events.report("forward-unreachable", address=ip.text(addr), port=port, reason=reason)
 
     def _give_up_dialling(self, now: float) -> None:
         for number in self._dials.overdue(now):

@@ -14,7 +14,7 @@ from pipeline.stages.egress.context import EgressContext
 from pipeline.stages.egress.policy_filter import REFUSED
 from pipeline.stages.egress.sockets import NO_DESCRIPTOR
 from pipeline.stages.worker import Worker
-from pipeline.wire import ipv4
+from pipeline.wire import ip
 
 
 class Opener:
@@ -58,9 +58,9 @@ class Opener:
 
     def _try(self, target: nat.Target, ends: Ends, request: Connect) -> tuple[socket.socket | None, int]:
         if target.service:
-            guest = f"{ipv4.addr_text(ends.guest_addr)}:{ends.guest_port}"
+            guest = f"{ip.text(ends.guest_addr)}:{ends.guest_port}"
             return open_service(self._worker, target.service, guest, request)
-        return host_tcp.connect(ipv4.addr_text(target.addr), ends.remote_port, self._outbound)
+        return host_tcp.connect(ip.text(target.addr), ends.remote_port, self._outbound)
 
 
 def open_service(worker: Worker, name: str, guest: str, request: Connect) -> tuple[socket.socket | None, int]:

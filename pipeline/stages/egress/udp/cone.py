@@ -36,7 +36,7 @@ from pipeline.stages.egress.udp.flows import (
     sent_before,
 )
 from pipeline.system.outbound import Outbound
-from pipeline.wire import ipv4
+from pipeline.wire import ip
 
 ERRORS_A_TIME: Final = 16
 TRIES: Final = 3
@@ -75,7 +75,7 @@ class Cone(DatagramSocket):
     def open_flow(self, number: int, key: FlowKey, host_addr: Addr, now: float) -> DatagramFlow:
         """One more remote to which the guest sends from this port."""
         port = Ends.of(key).remote_port
-        address = ipv4.addr_text(host_addr), port
+        address = ip.text(host_addr), port
         flow = DatagramFlow(self, number, key, now, host_addr << 16 | port, address)
         self._by_source[flow.source] = flow
         self.add(flow)
@@ -116,7 +116,7 @@ class Cone(DatagramSocket):
     def receive(self, view: memoryview) -> tuple[int, int]:
         """Read one datagram."""
         length, address = self.sock.recvfrom_into(view)
-        return length, ipv4.addr_parse(str(address[0])) << 16 | int(address[1])
+        return length, ip.parse_ipv4(str(address[0])) << 16 | int(address[1])
 
     def flow_from(self, source: int, count: int) -> DatagramFlow | None:
         """The flow of a remote. For a stranger that the guest could reach, a flow unknown to demux."""
@@ -147,7 +147,7 @@ class Cone(DatagramSocket):
         """Tell the guest what became of its datagrams. Returns how many errors there were."""
         found, taken = udp_errors.errors(self.sock, ERRORS_A_TIME)
         for address, port, error in found:
-            flow = self._by_source.get(ipv4.addr_parse(address) << 16 | port)
+            flow = self._by_source.get(ip.parse_ipv4(address) << 16 | port)
             if flow is not None:
                 self.context.notices.notify_datagram_failed(flow.key, error)
         return taken
@@ -178,12 +178,12 @@ class Cones(DatagramSockets):
     def socket_for(self, guest: int, ends: Ends, host_addr: Addr, now: float) -> DatagramSocket:
         """The cone of the guest's port. If it has an outbound, a second cone is for the host's loopback."""
         outbound = self._context.outbound
-        is_bound = outbound is not None and outbound.is_for(ipv4.addr_text(host_addr))
+        is_bound = outbound is not None and outbound.is_for(ip.text(host_addr))
         place = (ends.guest_addr, ends.guest_port, is_bound)
         cone = self._cones.get(place)
         if cone is None:
             source = _source(outbound, is_bound=is_bound)
-            host = ipv4.addr_text(host_addr)
+            host = ip.text(host_addr)
             sock = open_socket(self._context, guest, host, lambda made: _prepare(made, source))
             cone = Cone(self._context, self._table, sock, guest, now, place, self)
             self._cones[place] = cone

@@ -21,7 +21,7 @@ from pipeline.stages.egress.udp.flows import (
     open_socket,
     sent_before,
 )
-from pipeline.wire import ipv4
+from pipeline.wire import ip
 
 
 class ConnectedSocket(DatagramSocket):
@@ -75,6 +75,6 @@ class ConnectedSockets(DatagramSockets):
 
     def socket_for(self, guest: int, ends: Ends, host_addr: Addr, now: float) -> DatagramSocket:
         """A new socket, connected to the remote."""
-        address = (ipv4.addr_text(host_addr), ends.remote_port)
+        address = (ip.text(host_addr), ends.remote_port)
         sock = open_socket(self._context, guest, address[0], lambda made: made.connect(address))
         return ConnectedSocket(self._context, self._table, sock, guest, now)

@@ -17,13 +17,13 @@ from pipeline.records.udp import UdpData
 from pipeline.stages.egress.policy_filter import PolicyFilter
 from pipeline.stages.egress.udp.sockets import UdpSockets
 from pipeline.system.outbound import Outbound
-from pipeline.wire import icmp, ipv4
+from pipeline.wire import icmp, ip
 from tests.support.egress_rig import EgressRig, Sent
 from tests.support.netns import wait_for
 
-GUEST = ipv4.addr_parse("192.168.127.2")
-HOST = ipv4.addr_parse("192.168.127.254")
-SECOND = ipv4.addr_parse("192.168.127.253")
+GUEST = ip.parse_ipv4("192.168.127.2")
+HOST = ip.parse_ipv4("192.168.127.254")
+SECOND = ip.parse_ipv4("192.168.127.253")
 ALIASES = {HOST: "127.0.0.1", SECOND: "127.0.0.2"}
 PORT = 40000
 
@@ -32,8 +32,8 @@ class Rig(EgressRig):
     """UdpSockets with full cone; servers are on the loopback, which the guest has as .254 and .253."""
 
     def __init__(self, policy: EgressPolicy, outbound: Outbound | None = None) -> None:
-        table = {addr: ipv4.addr_parse(text) for addr, text in ALIASES.items()}
-        gateway = ipv4.addr_parse("192.168.127.1")
+        table = {addr: ip.parse_ipv4(text) for addr, text in ALIASES.items()}
+        gateway = ip.parse_ipv4("192.168.127.1")
         targets = nat.Nat(network=HOST, prefix_len=24, gateway=gateway, table=table)
         super().__init__(targets, lambda worker: PolicyFilter(worker, policy), outbound)
         self.udp = UdpSockets(self.context, 10, full_cone=True)
@@ -332,6 +332,6 @@ def test_the_hosts_loopback_is_reached_from_loopback_whatever_the_outbound_is(ma
     server.sendto(b"answer", source)
     wait_for(lambda: [row[3] for row in rig.datagrams()] == [b"answer"], "the answer")
     # Nothing goes elsewhere without the outbound, not even from the same port.
-    rig.send(2, (ipv4.addr_parse("198.51.100.1"), 9), b"lost")
+    rig.send(2, (ip.parse_ipv4("198.51.100.1"), 9), b"lost")
     assert rig.cones() == 1
     assert rig.count("egress_datagram_dropped_no_socket") == 1

@@ -10,6 +10,7 @@ from pipeline.host import udp as host_udp
 from pipeline.ipc.flow_rows import CLOSED, OPENED
 from pipeline.records.flows import FLOW_FROM_EGRESS, Ends
 from pipeline.stages.egress.udp.forwards import UdpForwards
+from pipeline.wire import ip
 from tests.support.egress_rig import EgressRig
 
 MAX_CLIENTS = 4
@@ -26,7 +27,7 @@ class Rig(EgressRig):
         self.made = UdpForwards(self.context, sender, MAX_CLIENTS)
         sock = listener.bind_inet("udp", local)
         self.port = sock.getsockname()[1]
-        self.made.add("k", sock, 0xC0A87F02, 53)
+        self.made.add("k", sock, ip.from_ipv4(0xC0A87F02), 53)
         self.clients: list[socket.socket] = []
 
     def client(self) -> socket.socket:
@@ -45,7 +46,7 @@ class Rig(EgressRig):
         self.payloads(found)
         for record in found:
             ends = Ends.of(record.says.key)
-            assert (ends.guest_addr, ends.guest_port, record.says.link) == (0xC0A87F02, 53, 0)
+            assert (ends.guest_addr, ends.guest_port, record.says.link) == (ip.from_ipv4(0xC0A87F02), 53, 0)
         return [record.says.flow - FLOW for record in found]
 
 

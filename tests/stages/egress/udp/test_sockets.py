@@ -15,11 +15,11 @@ from pipeline.records.flows import flow_key
 from pipeline.records.udp import UdpData
 from pipeline.stages.egress.udp.flows import why_ended
 from pipeline.stages.egress.udp.sockets import UdpSockets
-from pipeline.wire import ipv4
+from pipeline.wire import ip
 from tests.support.egress_rig import SLOTS, EgressRig, Sent
 
-LOCAL = ipv4.addr_parse("127.0.0.1")
-GUEST = ipv4.addr_parse("192.168.127.2")
+LOCAL = ip.parse_ipv4("127.0.0.1")
+GUEST = ip.parse_ipv4("192.168.127.2")
 
 
 class Rig(EgressRig):

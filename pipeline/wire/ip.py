@@ -1,0 +1,110 @@
+"""IP addresses of both families: as numbers, and as text.
+
+An address has one type everywhere. An IPv6 address is its number of 128 bits. An IPv4 address is the number
+of its IPv4-mapped IPv6 address ``::ffff:a.b.c.d`` (RFC 4291 section 2.5.5.2). So an IPv4 address that a guest
+spells as a mapped one is the same number, and no rule can be gone around with it. Numbers of IPv4 addresses
+stay below 2**48, which compiled code holds without an object.
+
+0 means that there is no address. On the wire it is 0.0.0.0 or ``::``.
+
+Modulo 0xffff, the number of an address is the sum of its 16-bit words. That also holds for a mapped address
+and its four bytes. So checksums need not know the family.
+"""
+
+import ipaddress
+from typing import Final
+
+NOTHING: Final = 0
+"""No address."""
+MAPPED: Final = 0xFFFF_0000_0000
+"""The number of ``::ffff:0.0.0.0``."""
+BROADCAST: Final = MAPPED | 0xFFFFFFFF
+"""255.255.255.255"""
+
+_IPV4_BITS: Final = 0xFFFFFFFF
+_MAX_OCTET: Final = 255
+
+
+def of(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> int:
+    """The number of an address that the standard library has parsed."""
+    return from_ipv4(int(address)) if isinstance(address, ipaddress.IPv4Address) else int(address)
+
+
+def from_ipv4(bits: int) -> int:
+    """The address of these 32 bits."""
+    return bits | MAPPED if bits else NOTHING
+
+
+def to_ipv4(addr: int) -> int:
+    """The 32 bits of an IPv4 address, or of no address."""
+    return addr & _IPV4_BITS
+
+
+def ipv4_bytes(addr: int) -> bytes:
+    """The four bytes of an IPv4 address, or of no address, as on the wire."""
+    return to_ipv4(addr).to_bytes(4, "big")
+
+
+def is_ipv4(addr: int) -> bool:
+    """Whether this is an IPv4 address."""
+    return addr >> 32 == 0xFFFF
+
+
+def text(addr: int) -> str:
+    """The address as text: dotted, or as RFC 5952 has it. ``0.0.0.0`` for no address."""
+    if addr and not is_ipv4(addr):
+        return str(ipaddress.IPv6Address(addr))
+    return f"{addr >> 24 & 255}.{addr >> 16 & 255}.{addr >> 8 & 255}.{addr & 255}"
+
+
+def parse_ipv4(text: str) -> int:
+    """The address in a text like ``192.168.127.1``. Raises ValueError, also for leading zeros."""
+    value = 0
+    parts = text.split(".")
+    if len(parts) != 4:
+        raise ValueError(f"invalid IP address: {text}")
+    for part in parts:
+        # C libraries read a number with a leading zero as octal.
+        if not (part.isascii() and part.isdigit()) or (part[0] == "0" and len(part) > 1) or len(part) > 3:
+            raise ValueError(f"invalid IP address: {text}")
+        octet = int(part)
+        if octet > _MAX_OCTET:
+            raise ValueError(f"invalid IP address: {text}")
+        value = value << 8 | octet
+    return from_ipv4(value)
+
+
+def prefix(addr: int, length: int) -> tuple[int, int]:
+    """The first and the last address of the network of ``addr``. length: of its prefix, as in its family."""
+    host_bits = (32 if is_ipv4(addr) else 128) - length
+    first = addr >> host_bits << host_bits
+    return first, first | (1 << host_bits) - 1
+
+
+def network(text: str) -> tuple[int, int]:
+    """The first and the last address of a network such as ``10.0.0.0/8``, or twice one address.
+
+    Bits after the prefix are ignored. Raises ValueError.
+    """
+    found = ipaddress.ip_network(text, strict=False)
+    return of(found[0]), of(found[-1])
+
+
+def inside(addr: int, first: int, last: int) -> bool:
+    """Whether the network with these ends has the address. No IPv6 network has an IPv4 address."""
+    return first <= addr <= last and is_ipv4(addr) == is_ipv4(last)
+
+
+def is_multicast(addr: int) -> bool:
+    """224.0.0.0/4."""
+    return addr >> 28 == 0xFFFFE
+
+
+def is_loopback(addr: int) -> bool:
+    """127.0.0.0/8."""
+    return addr >> 24 == 0xFFFF7F
+
+
+def is_link_local(addr: int) -> bool:
+    """169.254.0.0/16 (RFC 3927)."""
+    return addr >> 16 == 0xFFFFA9FE
