@@ -5,6 +5,7 @@
   /metrics      one scrape a second, from the endpoint of -metrics
   /events       a subscriber to all kinds
   /capture      one capture with a filter (--filter); the default fits none of the flows that are measured
+  the web page  what its overview and its list of flows ask for, once a second
 
 *Alone* is the same program without these. A turn measures both, one right after the other, and every second
 turn in the other order. The readers run on the same machine, so their CPU is part of the cost. A ratio over 1
@@ -33,7 +34,9 @@ from perf.namespaces import World
 from perf.peers import ROOT
 
 ALONE, OBSERVED = "alone", "observed"
-SCRAPE_SPACING = 1.0  # seconds
+SPACING = 1.0  # seconds between two scrapes, and between two polls of the page
+PAGE = ("/status", "/traffic", "/flows?limit=300")
+"""What pipeline/control/web/static asks for. There is no browser, since its own CPU is not the cost."""
 PATIENCE = 10.0  # seconds for an answer of the daemon
 AIMS = {"tcp up": 0.97, "tcp down": 0.97, "tcp round trip p50": 0.95, "udp round trip p50": 0.95}
 """The least ratio of a row that is wanted. connect-request-close has none: each is a line of the flow log."""
@@ -47,15 +50,15 @@ class Observers:
 
     def __init__(self, directory: Path, capture_filter: str) -> None:
         """directory: where the daemon's sockets are. Raises MeasurementError, OSError."""
-        self._metrics = directory / "metrics.sock"
         self._ends = threading.Event()
-        self._scrapes = 0
         self._faults: list[str] = []
         api, targets = directory / "api.sock", ("/events", f"/capture?{capture_filter}")
         self._streams = {target: request(api, target) for target in targets}
         self._read_bytes = dict.fromkeys(targets, 0)
         self._threads = [threading.Thread(target=self._read, args=(target,)) for target in targets]
-        self._threads.append(threading.Thread(target=self._scrape))
+        self._polled = dict.fromkeys(("/metrics", *PAGE), 0)
+        polls = ((directory / "metrics.sock", ("/metrics",)), (api, PAGE))
+        self._threads += [threading.Thread(target=self._poll, args=words) for words in polls]
         for thread in self._threads:
             thread.start()
 
@@ -67,16 +70,16 @@ class Observers:
         if not self._ends.is_set():
             self._faults.append(f"{target} has ended")
 
-    def _scrape(self) -> None:
-        while not self._ends.wait(SCRAPE_SPACING):
-            try:
-                sock, answer = request(self._metrics, "/metrics")
-                with sock, answer:
-                    answer.read()
-            except (OSError, report.MeasurementError) as error:
-                self._faults.append(f"/metrics: {error}")
-                return
-            self._scrapes += 1
+    def _poll(self, path: Path, targets: Sequence[str]) -> None:
+        while not self._ends.wait(SPACING):
+            for target in targets:
+                try:
+                    sock, answer = request(path, target)
+                    with sock, answer:
+                        self._polled[target] += len(answer.read())
+                except (OSError, http.client.HTTPException, report.MeasurementError) as error:
+                    self._faults.append(f"{target}: {error}")
+                    return
 
     def stop(self) -> None:
         """End all. Raises MeasurementError if something was not observed."""
@@ -89,10 +92,10 @@ class Observers:
         for sock, answer in self._streams.values():
             answer.close()
             sock.close()
-        unread = [target for target, count in self._read_bytes.items() if not count]
-        faults = self._faults + [f"nothing came from {target}" for target in unread]
-        if faults or not self._scrapes:
-            raise report.MeasurementError(f"not observed: {', '.join(faults) or 'no scrape'}")
+        read = self._read_bytes | self._polled
+        faults = self._faults + [f"nothing came from {target}" for target in read if not read[target]]
+        if faults:
+            raise report.MeasurementError(f"not observed: {', '.join(faults)}")
 
 
 def request(path: Path, target: str) -> tuple[socket.socket, http.client.HTTPResponse]:

@@ -19,6 +19,7 @@ from urllib.parse import urlencode
 
 import pytest
 
+from tests.support import page
 from tests.support.netns import Namespace, Network, wait_for
 from tests.support.page import Command, Done, Shell, sections
 
@@ -31,13 +32,33 @@ PARTS = sections(PAGE.read_text())
 INSTALL, GUEST, GRAFANA, WIRESHARK, BANDWIDTH, RULE, REMOVE = PARTS
 MOST = 9
 """Commands of one part."""
-PROGRAMS = ("prometheus", "promtool", "tshark", "curl", "git")
+KEYS = "(sleep 5; printf 2; sleep 5; while printf q 2> /dev/null; do sleep 1; done)"
+"""Shows the flows in `top`, and quits."""
+PROGRAMS = ("prometheus", "promtool", "tshark", "curl", "git", "script")
 
 Ran = dict[str, list[Done]]
 
 
 def test_each_part_has_fewer_than_ten_commands() -> None:
     assert {part: len(found) for part, found in PARTS.items() if len(found) > MOST} == {}
+
+
+@pytest.mark.parametrize(
+    ("text", "fails"), [("false", False), ("true", True), ("gvtap-pipelin status", False), ("exit 0", False)]
+)
+def test_a_command_that_does_not_do_what_the_page_says_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, fails: bool
+) -> None:
+    monkeypatch.setattr(page, "HESITATION", 0.0)
+    with Shell((), os.environ, tmp_path) as shell:
+        assert shell.run(Command("echo a \\\n  b", False, False, False)).output == "a b\n"
+        with pytest.raises(AssertionError, match=text):
+            shell.run(Command(text, False, fails, False))
+
+
+def test_commands_are_lines_with_those_that_belong_to_them() -> None:
+    block = "one \\\n  two\ncat > file <<END\nthree\nEND\n\nfour\n"
+    assert list(page.commands(block)) == ["one \\\n  two", "cat > file <<END\nthree\nEND", "four"]
 
 
 def environment(directory: Path) -> dict[str, str]:
@@ -114,6 +135,9 @@ class Reader:
         if command.guest:
             self._guest = self._guest or self._shell("ip", "netns", "exec", BOX)
             return self._guest.run(command)
+        if command.terminal:
+            screen = f"script -qefc 'stty cols 100 rows 30; {command.text}' /dev/null"
+            command = command._replace(text=f"{KEYS} | TERM=xterm {screen}")
         done = self._host.run(command)
         if "-m venv" in command.text:
             self._lend_packages()
@@ -135,6 +159,7 @@ def ran(network: Network, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         if shutil.which(name) is None:
             pytest.skip(f"needs {name}")
     pytest.importorskip("setuptools_scm")
+    pytest.importorskip("textual")
     try:
         with ExitStack() as stack:
             home = tmp_path_factory.mktemp("o")
@@ -184,9 +209,10 @@ def test_wireshark_gets_one_guests_frames(ran: tuple[Ran, Network]) -> None:
 
 def test_the_download_is_the_first_flow_and_ends_when_deleted(ran: tuple[Ran, Network]) -> None:
     done, _ = ran
-    first, second, *_, log = outputs(done, BANDWIDTH)
-    for text in (first, second):
-        assert re.search(r"^ID .*\ntcp0-\d+ +tcp +192\.168\.127\.2:\d+ +-> +192\.168\.127\.254:8000 ", text)
+    screen, first, second, *_, log = outputs(done, BANDWIDTH)
+    assert "192.168.127.254:8000" in screen
+    assert re.match(r"ID .*\n(tcp0-\d+) +tcp +192\.168\.127\.2:\d+ +-> +192\.168\.127\.254:8000 ", first)
+    assert json.loads(second)["flows"][0]["port"] == 8000
     ended = json.loads(log)
     assert (ended["port"], ended["reason"]) == (8000, "deleted")
     assert ended["bytes_to_guest"] > 1_000_000

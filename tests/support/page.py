@@ -1,7 +1,7 @@
 """The commands of a page of docs/, and shells that run them as a reader does.
 
 A fenced block with the word `sh` has commands for the host, one with `sh guest` for the guest. If the word
-`fails` follows, each command of the block must fail.
+`fails` follows, each command of the block must fail. With `terminal` a command runs in a terminal.
 """
 
 import os
@@ -24,11 +24,12 @@ _HEREDOC = re.compile(r"<<'?(\w+)'?")
 
 
 class Command(NamedTuple):
-    """One command. guest: where it runs."""
+    """One command, with the words of its block."""
 
     text: str
     guest: bool
     fails: bool
+    terminal: bool
 
 
 class Done(NamedTuple):
@@ -45,8 +46,9 @@ def sections(page: str) -> dict[str, list[Command]]:
         made = []
         for block in _FENCE.finditer(part):
             words = set(block["words"].split())
-            assert words <= {"guest", "fails"}, block["words"]
-            made += [Command(text, "guest" in words, "fails" in words) for text in commands(block["text"])]
+            assert words <= set(Command._fields[1:]), block["words"]
+            marks = [mark in words for mark in Command._fields[1:]]
+            made += [Command(text, *marks) for text in commands(block["text"])]
         if made:
             found[part.partition("\n")[0]] = made
     return found
