@@ -21,7 +21,7 @@ class GuestSums:
         self._own = own
 
     async def all(self) -> list[dict[str, object]]:
-        """For each guest its number, peer and addresses, and the sum of each kind. Raises RequestError.
+        """For each guest its number, opener and addresses, and the sum of each kind. Raises RequestError.
 
         A guest without links is gone. It is listed as long as something of it is left.
         """
@@ -41,7 +41,7 @@ class GuestSums:
         return [
             {
                 "guest": int(guest),
-                "peer": peers.get(guest, ""),
+                "opened_by": peers.get(guest, ""),
                 "mac_addresses": macs.get(guest, []),
                 "ip_addresses": ips.get(guest, []),
             }
