@@ -41,9 +41,8 @@ def run(parsed: flags.Parsed, _words: Sequence[str]) -> int:
         found = api.find(parsed)
         stream(found, query(parsed), lambda: _sink(parsed))
     except OSError as error:
-        sys.stderr.write(
-            f"{PROGRAM}: cannot write {error.filename or parsed.text('w')}: {api.cause(error)}\n"
-        )
+        where = f"cannot write {error.filename}: " if error.filename else ""
+        sys.stderr.write(f"{PROGRAM}: {where}{api.cause(error)}\n")
         return FAILED
     except (api.ApiError, pcapng.BlockError) as error:
         sys.stderr.write(f"{PROGRAM}: {error}\n")

@@ -132,6 +132,8 @@ def _mistakes(errors: ValidationError, document: Document) -> ConfigError:
 
 def _remove(data: dict[str, Data], loc: Path) -> None:
     """Remove what is at loc. An item of a list goes with its list."""
+    if not loc:
+        return
     *above, last = loc[: next((at for at, step in enumerate(loc) if isinstance(step, int)), len(loc))]
     for step in above:
         inner = data.get(str(step))
