@@ -65,7 +65,7 @@ FILE_MODE: Final = 0o600
 LEVELS: Final = {"critical": 50, "error": 40, "warning": 30, "info": 20, "debug": 10}
 
 _KIND_WORDS: Final = 3
-_SUBJECTS: Final = ("opened_by", "guest", "client", "peer", "link")
+_SUBJECTS: Final = ("opened_by", "guest", "guest_address", "client", "peer", "link")
 """Keys that name the guest or client of a line, the best name first. A guest that comes again has another
 number, but the same opener."""
 

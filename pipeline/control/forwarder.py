@@ -275,7 +275,7 @@ class Forwarder:
         await self._close(victim, HOST)
 
     def _report(self, kind: str, forward: Forward, by: str) -> None:
-        who = {} if by == HOST else {"guest": by}
+        who = {} if by == HOST else {"guest_address": by}
         self._hub.report(
             kind,
             operator=by == HOST,

@@ -128,7 +128,7 @@ class Cam(RootModel[dict[str, int]]):
 
 
 class Guests(RootModel[list[dict[str, int | str | list[str]]]]):
-    """For each guest its number, peer and addresses, and sums by kind: links, flows, sockets and others."""
+    """For each guest its number, opener and addresses, and sums by kind: links, flows, sockets and others."""
 
 
 _Seconds = Annotated[float, Field(ge=0)]

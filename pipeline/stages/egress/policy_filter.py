@@ -73,7 +73,7 @@ class PolicyFilter:
         self._logged[guest] = now + LOG_SPACING, 0
         self._log.warning(
             "flow refused by the egress policy",
-            guest=ip.text(guest),
+            guest_address=ip.text(guest),
             to=f"{ip.text(address)}:{port}" if port else ip.text(address),
             protocol=protocol,
             rule=rule,
