@@ -13,6 +13,7 @@ import yaml
 from pipeline import cli, release
 from pipeline.config.model import Config
 from pipeline.daemon import supervisor
+from pipeline.daemon.reload import Reread
 
 
 @pytest.fixture(autouse=True)
@@ -29,7 +30,7 @@ def _restored() -> Iterator[None]:
 def started(monkeypatch: pytest.MonkeyPatch) -> list[Config]:
     configs: list[Config] = []
 
-    def run(config: Config, program: supervisor.Program, version: str) -> int:
+    def run(config: Config, program: supervisor.Program, version: str, reread: Reread | None) -> int:
         assert (program.name, version) == ("gvtap-pipeline", release.version())
         configs.append(config)
         return 7
