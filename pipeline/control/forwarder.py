@@ -225,6 +225,9 @@ class Forwarder:
             await self._close(forward, owner.address)
 
     def _asked_for(self, protocol: str, local: str, owner: Owner) -> Forward | None:
+        if not local:
+            # It is the ``asked`` of all forwards whose port the client chose.
+            return None
         wanted = (protocol, local, owner.address)
         found = [
             forward

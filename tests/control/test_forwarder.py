@@ -296,6 +296,17 @@ def test_a_forward_that_is_not_there_is_not_found() -> None:
     asyncio.run(run())
 
 
+def test_no_address_closes_no_forward() -> None:
+    async def run() -> None:
+        made = Forwarder(Workers())
+        await made.expose("tcp", "127.0.0.1:1", "1.2.3.4:5")
+        with pytest.raises(ForwardError, match=r"^proxy not found$"):
+            await made.unexpose("tcp", "")
+        assert len(made.all()) == 1
+
+    asyncio.run(run())
+
+
 def test_forwards_are_bounded() -> None:
     async def run() -> None:
         made = Forwarder(Workers(), shares=ForwardShares(Limits(max_forwards=2), lambda _name: None))
