@@ -98,8 +98,7 @@ class ControlPlane:
         own = {"forwards": self._forwarder.sums, "api_connections": self._api_connections}
         self._sums = GuestSums(request, workers, own)
         self._flow_events = FlowEvents(request, self.hub, self._log)
-        if self._log.is_enabled_for(DEBUG):
-            self._flow_events.log_each()
+        self._flow_events.log_each(on=self._log.is_enabled_for(DEBUG))
         if flow_log is not None:
             # Flows that open are needed too: when a flow ends its guest may be gone, with its MAC address.
             self.hub.subscribe(COMPLETED, flow_log.write)
@@ -199,6 +198,7 @@ class ControlPlane:
     async def reload(self, config: Config) -> None:
         """Give all workers and the API these settings. Raises ReloadError if they are refused."""
         await self._live.change(config, self._access, self._shares)
+        self._flow_events.log_each(on=config.logging.log_level == "debug")
 
     async def capture(self, fd: int) -> None:
         """Have all frames written to a capture file, whose descriptor stays the caller's."""
