@@ -10,7 +10,6 @@ from heapq import nlargest
 from typing import TYPE_CHECKING, Final
 
 from pipeline.control.flows import known
-from pipeline.control.flows.known import Known
 from pipeline.control.flows.shown import Shown, shown
 from pipeline.control.workers import Request
 from pipeline.ipc import flow_messages
@@ -44,10 +43,9 @@ class LiveFlows:
         best: list[Shown] = []
         total = 0
         async with self._turn:
-            guests = await known.ask_guests(self._request)
             for worker in self._asked(query):
                 async for rows in self._parts(worker):
-                    facts = Known(guests, await known.ask_names(self._request, known.pairs(rows)))
+                    facts = await known.ask(self._request, rows)
                     fitting = [flow for row in rows if query.fits(flow := shown(worker, row, facts))]
                     total += len(fitting)
                     best = nlargest(query.limit, best + fitting, key=_ORDERS[query.sort])
