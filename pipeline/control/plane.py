@@ -111,19 +111,16 @@ class ControlPlane:
     def _make_api(self, *, token: bool) -> "Api":
         from pipeline.control.http import openapi  # noqa: PLC0415  see servers.py
         from pipeline.control.http.api import Api  # noqa: PLC0415
+        from pipeline.control.http.observation import Observation  # noqa: PLC0415
 
-        description = openapi.document(self._meter.build.version, token=token)
-        request, log, access = self._channels.request, self._log, self._access
         return Api(
             self._forwarder,
-            request,
+            self._channels.request,
             self._meter,
-            log,
-            access=access,
-            description=description,
-            guests=self._sums,
-            hub=self.hub,
-            flows=self._flows,
+            Observation(self.hub, self._flows, self._sums),
+            self._log,
+            access=self._access,
+            description=openapi.document(self._meter.build.version, token=token),
         )
 
     def _api_connections(self) -> dict[int, int]:

@@ -13,9 +13,10 @@ The server does not probe whether an address is in use.
 from collections.abc import Callable, Iterable, Mapping
 from typing import Final, NamedTuple, Protocol
 
-from pipeline.engines.dhcp.lease import BOOTP, BOUND, OFFERED
-from pipeline.engines.dhcp.leases import Grant, LeaseConfig, Leases, by_link
+from pipeline.engines.dhcp.lease import BOOTP, BOUND, OFFERED, Grant
+from pipeline.engines.dhcp.leases import LeaseConfig, Leases
 from pipeline.engines.dhcp.names import HostNames
+from pipeline.engines.guest_of import by_link
 from pipeline.wire import dhcp, ip
 from pipeline.wire.errors import WireError
 
