@@ -7,7 +7,7 @@ listens, and takeover.py takes connections over.
 
 import asyncio
 import posixpath
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final, Protocol, TypeVar
 from urllib.parse import quote
 
@@ -24,7 +24,7 @@ from pipeline.control.forwarder import (
     TooManyError,
     resolve_remote,
 )
-from pipeline.control.http import answers, forward_answers, models, openapi, stats, status
+from pipeline.control.http import answers, forward_answers, models, openapi, stats, status, traffic
 from pipeline.control.http.access import Access, AccessError, guest_address
 from pipeline.control.http.answers import PLAIN, READING, ApiError
 from pipeline.control.http.connection import TIMEOUT, TOO_LONG
@@ -50,8 +50,11 @@ _R = TypeVar("_R", bound=models.Request)
 _GUESTS: Final = web.AppKey("guests", bool)
 """Whether an application serves the gateway's port 80."""
 
+WebFields = tuple[list[str], list[str], list[str]]
+"""All values of Host, Origin and Sec-Fetch-Site."""
 
-class Meter(status.Meter, Protocol):
+
+class Meter(status.Meter, traffic.Meter, Protocol):
     """What the program counts, and how it is (pipeline.control.metrics.meter.Meter)."""
 
     async def page(self) -> bytes:
@@ -73,7 +76,8 @@ class Api:
         description: openapi.Json | None = None,
     ) -> None:
         """access: by default every client may do everything. description: the answer of /openapi.json."""
-        self._access = Access(log) if access is None else access
+        self.access = Access(log) if access is None else access
+        """Who may do what."""
         self._description = openapi.document("", token=False) if description is None else description
         self._forwarder = forwarder
         self._request = request
@@ -88,11 +92,11 @@ class Api:
         self._add_forwarder(app)
         routes: dict[str, Handler] = {
             **self._probes(),
-            **self._observation.routes(),
+            **self._live(),
+            **self._observation.streams(),
             "/openapi.json": self._openapi,
             "/stats": self._stats,
             "/cam": self._cam,
-            "/status": self._status,
             "/leases": self._leases,
             "/services/dhcp/leases": self._leases,
             "/services/dns/all": self._dns_all,
@@ -123,6 +127,26 @@ class Api:
             app.router.add_route("*", path, handler)
         return app
 
+    def page(
+        self, check: Callable[[web.Request, str, WebFields], None], own: Mapping[str, Handler]
+    ) -> web.Application:
+        """What the web page asks. check: raises AccessError, gets the client too. own: the page's paths."""
+
+        @web.middleware
+        async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
+            check(request, _client(request), _web_fields(request))
+            return await handler(request)
+
+        app = self._application([guard], guests=False)
+        # The list of forwards is that of /status, which has no password of a forward over ssh.
+        for path, handler in {**self._live(), **self._changes(), **own}.items():
+            app.router.add_route("*", path, handler)
+        return app
+
+    def _live(self) -> dict[str, Handler]:
+        """What changes while the daemon runs."""
+        return {"/status": self._status, "/traffic": self._traffic, **self._observation.lists()}
+
     def _probes(self) -> dict[str, Handler]:
         return {"/metrics": self._metrics, "/healthz": self._healthz, "/version": self._version}
 
@@ -135,8 +159,12 @@ class Api:
 
     def _add_forwarder(self, app: web.Application) -> None:
         app.router.add_route("*", "/services/forwarder/all", self._forwarder_all)
-        app.router.add_route("*", "/services/forwarder/expose", self._expose)
-        app.router.add_route("*", "/services/forwarder/unexpose", self._unexpose)
+        for path, handler in self._changes().items():
+            app.router.add_route("*", path, handler)
+
+    def _changes(self) -> dict[str, Handler]:
+        """What opens and closes forwards."""
+        return {"/services/forwarder/expose": self._expose, "/services/forwarder/unexpose": self._unexpose}
 
     @web.middleware
     async def _answer(self, request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -167,19 +195,19 @@ class Api:
 
     @web.middleware
     async def _for_hosts(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        self._access.check_host(request.headers.get("Authorization", ""), _client(request))
+        self.access.check_host(request.headers.get("Authorization", ""), _client(request))
         return await handler(request)
 
     @web.middleware
     async def _for_browsers(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        self._access.check_web_page(_client(request), *_web_fields(request))
+        self.access.check_web_page(_client(request), *_web_fields(request))
         return await handler(request)
 
     @web.middleware
     async def _for_guests(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         client = _client(request)
-        self._access.check_web_page(client, *_web_fields(request), guest=True)
-        self._access.check_guest(client)
+        self.access.check_web_page(client, *_web_fields(request), guest=True)
+        self.access.check_guest(client)
         return await handler(request)
 
     # --- forwarder ----------------------------------------------------------------------
@@ -200,7 +228,7 @@ class Api:
         client, owner = _client(request), Owner()
         try:
             if request.app[_GUESTS]:
-                self._access.check_guest_expose(client, protocol, asked.local, remote)
+                self.access.check_guest_expose(client, protocol, asked.local, remote)
                 owner = _owner(request)
             opened = await self._forwarder.expose(
                 protocol, asked.local, remote, asked.proxy_protocol, owner=owner
@@ -220,7 +248,7 @@ class Api:
         client = _client(request)
 
         def check(forward: Forward | None) -> None:
-            self._access.check_guest_unexpose(client, protocol, asked.local, forward)
+            self.access.check_guest_unexpose(client, protocol, asked.local, forward)
 
         try:
             if request.app[_GUESTS]:
@@ -262,6 +290,9 @@ class Api:
         found = await status.read(self._meter, self._request, forwards)
         return answers.json(found.model_dump(exclude_defaults=True))
 
+    async def _traffic(self, _request: web.Request) -> web.Response:
+        return answers.json((await traffic.read(self._meter)).model_dump())
+
     # --- counters ---------------------------------------------------------------------------
 
     async def _stats(self, _request: web.Request) -> web.Response:
@@ -296,7 +327,7 @@ def _owner(request: web.Request) -> Owner:
     return Owner(guest_address(_client(request)), guest)
 
 
-def _web_fields(request: web.Request) -> tuple[list[str], list[str], list[str]]:
+def _web_fields(request: web.Request) -> WebFields:
     """All values of the fields that tell what a web page asks."""
     headers = request.headers
     return headers.getall("Host", []), headers.getall("Origin", []), headers.getall("Sec-Fetch-Site", [])

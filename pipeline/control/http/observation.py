@@ -19,14 +19,13 @@ class Observation:
         self._flows = flows
         self._guests = guests
 
-    def routes(self) -> dict[str, Handler]:
-        """Each handler by its path."""
-        return {
-            "/guests": self._guests_all,
-            "/flows": self._flows_all,
-            "/flows/{id}": self._end_flow,
-            "/events": self._events,
-        }
+    def lists(self) -> dict[str, Handler]:
+        """The handlers that list what is there, or end it, by path."""
+        return {"/guests": self._guests_all, "/flows": self._flows_all, "/flows/{id}": self._end_flow}
+
+    def streams(self) -> dict[str, Handler]:
+        """The handlers whose answer has no end, by path."""
+        return {"/events": self._events}
 
     async def _guests_all(self, _request: web.Request) -> web.Response:
         return answers.json(await self._guests.all())
