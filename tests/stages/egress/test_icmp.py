@@ -71,7 +71,7 @@ class Rig:
         self.pool = self.worker.pool
         worker: Any = self.worker
         policy = PolicyFilter(worker, config.access.egress_policy)
-        targets = nat.Nat.from_config(config.network)
+        targets = nat.Nat(config.network)
         self.context = EgressContext(worker, targets, policy, config.workers.tcp_workers)
         self.echo = EchoSockets(self.context)
 
