@@ -13,7 +13,8 @@ from pipeline.control.flows.flow_log import FlowLog
 from pipeline.control.flows.live import LiveFlows
 from pipeline.control.flows.reports import FlowEvents
 from pipeline.control.forward_shares import ForwardShares
-from pipeline.control.forwarder import Forwarder, ForwardError
+from pipeline.control.forward_texts import ForwardError
+from pipeline.control.forwarder import Forwarder
 from pipeline.control.guests import GuestSums
 from pipeline.control.http.access import Access
 from pipeline.control.http.connection import Server

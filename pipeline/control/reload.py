@@ -19,7 +19,8 @@ import structlog
 
 from pipeline.config.model import Config, PortForward, SocketForward, forward_key
 from pipeline.control.forward_shares import ForwardShares
-from pipeline.control.forwarder import Forwarder, ForwardError
+from pipeline.control.forward_texts import ForwardError
+from pipeline.control.forwarder import Forwarder
 from pipeline.control.http.access import Access
 from pipeline.control.ssh.destination import Destination, SocketError, SshError, host_path
 from pipeline.control.ssh.forwards import SocketForwards

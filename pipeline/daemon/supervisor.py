@@ -23,7 +23,7 @@ from pipeline import logs
 from pipeline.config.model import Config, GuestApi
 from pipeline.control.facts import Facts, Process
 from pipeline.control.flows.flow_log import FlowLog
-from pipeline.control.forwarder import ForwardError
+from pipeline.control.forward_texts import ForwardError
 from pipeline.control.http.access import TokenError, read_token
 from pipeline.control.metrics.meter import Meter
 from pipeline.control.notify import HYPERVISOR_ERROR, READY

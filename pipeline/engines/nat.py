@@ -71,7 +71,7 @@ class Nat:
         own_ports: Set[int] = frozenset(),
         disable: Collection[str] = (),
     ) -> None:
-        """own_ports: TCP ports of the host's loopback that no guest may reach, since the program listens there.
+        """own_ports: TCP ports of the host's loopback on which the program listens. No guest may reach them.
 
         disable: what is switched off: "dns", "udp", "icmp", "host-loopback".
         """

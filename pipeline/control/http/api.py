@@ -15,14 +15,13 @@ import structlog
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
+from pipeline.control.forward_texts import ForwardError, resolve_remote
 from pipeline.control.forwarder import (
     HOST,
     Forward,
     Forwarder,
-    ForwardError,
     Owner,
     TooManyError,
-    resolve_remote,
 )
 from pipeline.control.http import answers, forward_answers, models, openapi, stats, status, traffic
 from pipeline.control.http.access import Access, AccessError, guest_address
