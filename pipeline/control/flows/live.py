@@ -37,19 +37,22 @@ class LiveFlows:
     async def find(self, query: "FlowQuery") -> tuple[list[Shown], int]:
         """The flows that a client asks for, and how many would fit without its limit. Raises RequestError.
 
-        A flow that begins meanwhile may be missing. Flows beyond the limit are not kept, since there may be
-        ten times as many.
+        A flow that begins meanwhile may be missing. At most twice as many flows as the limit are kept, since
+        there may be ten times as many.
         """
         best: list[Shown] = []
         total = 0
+        order = _ORDERS[query.sort]
         async with self._turn:
             for worker in self._asked(query):
                 async for rows in self._parts(worker):
                     facts = await known.ask(self._request, rows)
                     fitting = [flow for row in rows if query.fits(flow := shown(worker, row, facts))]
                     total += len(fitting)
-                    best = nlargest(query.limit, best + fitting, key=_ORDERS[query.sort])
-        return best, total
+                    best += fitting
+                    if len(best) > 2 * query.limit:
+                        best = nlargest(query.limit, best, key=order)
+        return nlargest(query.limit, best, key=order), total
 
     async def end(self, name: str) -> bool:
         """End the flow with this id. False if there is none. Raises RequestError."""
