@@ -65,6 +65,7 @@ def stream(found: api.Api, fields: Sequence[tuple[str, str]], open_sink: Callabl
         with answer.response as response:
             sink = open_sink()
             signals.ends(answer.sock)
+            sink.watch(lambda: _end(answer.sock))
             try:
                 while piece := _read(response):
                     sink.write(piece)
@@ -80,6 +81,12 @@ def _read(response: http.client.HTTPResponse) -> bytes:
         return response.read1(PIECE)
     except (ConnectionError, http.client.HTTPException):
         return b""  # the daemon has ended
+
+
+def _end(sock: socket.socket) -> None:
+    """Let the capture come to its end, after what has arrived."""
+    with suppress(OSError):  # the daemon has closed it
+        sock.shutdown(socket.SHUT_RD)
 
 
 def _check_files(parsed: flags.Parsed) -> None:
@@ -131,5 +138,4 @@ class _Signals:
         sock, self._sock = self._sock, None
         if sock is None:
             raise _StoppedError
-        with suppress(OSError):  # the daemon has closed it
-            sock.shutdown(socket.SHUT_RD)
+        _end(sock)

@@ -60,7 +60,7 @@ _FORWARDS: Final = (
     Column("PROTOCOL"),
     Column("LEADS TO", shrinks_to=20),
 )
-_DROPS: Final = (Column("DROPPED", right=True), Column("CAUSE"))
+_DROPS: Final = (Column("TIMES", right=True), Column("DROPPED OR REFUSED"))
 
 
 def status(parsed: flags.Parsed, _words: Sequence[str]) -> int:

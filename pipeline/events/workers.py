@@ -98,6 +98,7 @@ GUESTS: Final = (
         guest="IPv4 address of the guest",
         to="where to",
         protocol="tcp, udp or icmp",
+        rule="egress-policy.rules[N] (the first rule is 0) or egress-policy.default",
         unlogged="how many further ones were refused since the last line about this guest",
     ),
     logged(

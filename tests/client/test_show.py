@@ -126,9 +126,9 @@ def test_status_in_a_pipe_has_exact_numbers(server: FakeApi, capsys: pytest.Capt
         "FORWARD         PROTOCOL  LEADS TO",
         "127.0.0.1:2222  tcp       192.168.127.2:22",
         "",
-        "DROPPED  CAUSE",
-        "     20  tcp_segment_dropped_paws",
-        "      3  udp_datagram_dropped_truncated",
+        "TIMES  DROPPED OR REFUSED",
+        "   20  tcp_segment_dropped_paws",
+        "    3  udp_datagram_dropped_truncated",
     ]
 
 

@@ -244,7 +244,9 @@ class Status(Version):
     bytes_from_guests: int
     bytes_to_guests: int
     forwards: list[Forward]
-    drops: dict[str, int] = Field(description="what was dropped, by counter; only those that are not 0")
+    drops: dict[str, int] = Field(
+        description="what was dropped or refused, by counter; only those that are not 0"
+    )
 
 
 class RingTraffic(BaseModel):

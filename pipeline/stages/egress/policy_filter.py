@@ -76,6 +76,7 @@ class PolicyFilter:
             guest=ip.text(guest),
             to=f"{ip.text(address)}:{port}" if port else ip.text(address),
             protocol=protocol,
+            rule=rule,
             unlogged=unlogged,
         )
         return rule

@@ -39,6 +39,7 @@ def test_a_noisy_guest_hides_no_refusal_of_another_and_every_refusal_is_counted(
         ("192.168.127.3", "10.0.0.1", 0),
         ("192.168.127.2", "10.0.0.1:443", 999),
     ]
+    assert {line["rule"] for line in lines} == {"egress-policy.default"}
     assert counts[INDEX["egress_flow_refused_policy"]] == 1002
 
 
