@@ -17,9 +17,7 @@ from collections.abc import Sequence
 from hashlib import blake2b
 from typing import Final, NamedTuple, Protocol
 
-from netaddr import IPAddress, IPNetwork, IPSet
-
-from pipeline.wire import ip
+from pipeline.engines.networks import Networks
 
 MAX_NAMED: Final = 16384
 """The most pairs of guest and named address. One more replaces the oldest."""
@@ -101,8 +99,8 @@ class Names:
 
 class _Rule(NamedTuple):
     allow: bool
-    guests: IPSet | None
-    networks: IPSet | None
+    guests: Networks | None
+    networks: Networks | None
     names: frozenset[int]
     ports: Ports
     protocols: frozenset[str]
@@ -124,8 +122,8 @@ class Policy:
         self._rules = [
             _Rule(
                 rule.action == "allow",
-                _set(rule.guests),
-                _set(rule.networks),
+                Networks(rule.guests) if rule.guests else None,
+                Networks(rule.networks) if rule.networks else None,
                 frozenset(map(number_of, rule.names)),
                 rule.ports,
                 frozenset(rule.protocols),
@@ -169,19 +167,11 @@ class Policy:
             return False
         if rule.ports and (protocol == "icmp" or not any(low <= port <= high for low, high in rule.ports)):
             return False
-        if rule.guests is not None and _ip(guest) not in rule.guests:
+        if rule.guests is not None and guest not in rule.guests:
             return False
         if rule.networks is None and not rule.names:
             return True
-        if rule.networks is not None and _ip(address) in rule.networks:
+        if rule.networks is not None and address in rule.networks:
             return True
         names = self._named.get((guest, address), {})
         return any(number in rule.names and expires > now for number, expires in names.items())
-
-
-def _ip(addr: int) -> IPAddress:
-    return IPAddress(ip.to_ipv4(addr), 4) if ip.is_ipv4(addr) else IPAddress(addr, 6)
-
-
-def _set(networks: Sequence[str]) -> IPSet | None:
-    return IPSet(IPNetwork(text) for text in networks) if networks else None

@@ -40,7 +40,7 @@ def nat(
         "gateway_virtual_ips": (HOST,),
         "nat": {HOST: LOOPBACK},
     }
-    return Nat.from_config(
+    return Nat(
         SimpleNamespace(**config | changes),
         ec2_metadata_access=ec2_metadata_access,
         own_ports=own_ports,
@@ -153,14 +153,9 @@ def test_an_address_of_the_host_is_seen_as_what_the_table_translates_to_it() -> 
     first, second, loopback = (
         ip.parse_ipv4(text) for text in ("192.168.127.254", "192.168.127.253", "127.0.0.1")
     )
-    nat = Nat(
-        network=first,
-        prefix_len=24,
-        gateway=ip.parse_ipv4("192.168.127.1"),
-        table={first: loopback, second: loopback},
-    )
-    assert nat.seen_as(loopback) == first
-    assert nat.seen_as(ip.parse_ipv4("192.0.2.1")) == ip.parse_ipv4("192.0.2.1")
+    rules = nat(nat={first: loopback, second: loopback})
+    assert rules.seen_as(loopback) == first
+    assert rules.seen_as(ip.parse_ipv4("192.0.2.1")) == ip.parse_ipv4("192.0.2.1")
 
 
 # --- what is switched off -------------------------------------------------------------------

@@ -14,7 +14,7 @@ from pipeline.wire import ip
 REFUSED: Final = errno.EACCES
 """The errno of a refusal. The guest gets the ICMP code "administratively prohibited"."""
 LOG_SPACING: Final = 10.0
-"""Seconds between two log lines about refused flows of one guest. The log writes no more (log_limits.py)."""
+"""Seconds between two log lines about refused flows of one guest (see also pipeline.log.limits)."""
 MAX_LOGGED: Final = 1024
 """The most guest addresses whose last line is remembered."""
 
