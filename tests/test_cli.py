@@ -162,7 +162,7 @@ def test_check_has_a_line_for_each_wrong_value_and_for_each_unknown_key(
     file = tmp_path / "c.yaml"
     file.write_text(
         "stack: {mtu: x, mtv: 1}\nlisen: []\nlisten: a\n"
-        "egress-policy: {defalt: deny, rules: [{action: maybe, nets: []}]}\nguest-apis: {}\n"
+        "egress-policy: {defaultt: deny, rules: [{action: maybe, nets: []}]}\nguest-apis: {}\n"
     )
     assert cli.main(["config", "check", str(file)]) == 1
     starts = [
@@ -172,7 +172,7 @@ def test_check_has_a_line_for_each_wrong_value_and_for_each_unknown_key(
         "line 2: unknown key lisen, did you mean listen?",
         "line 5: unknown key guest-apis, did you mean guest-api? (a restriction would be missing)",
         "line 1: unknown key stack.mtv, did you mean mtu?",
-        "line 4: unknown key egress-policy.defalt, did you mean default? (a restriction would be missing)",
+        "line 4: unknown key egress-policy.defaultt, did you mean default? (a restriction would be missing)",
     ]
     lines = capfd.readouterr().err.splitlines()
     assert len(lines) == len(starts)
