@@ -1,22 +1,16 @@
 """The table of all counters, with their units and meanings.
 
-The code, ``/stats``, the Prometheus page and the documentation take a counter from its row here. The row's
-position is the counter's index in each worker's block of shared memory (counter_block.py). Only the worker
-writes its block; every process may read it. A name is ``<layer>_<object>_<event>``. The name of a drop ends
-with its cause. histograms.py is the table of histograms.
+The code, ``/stats``, the Prometheus page and the documentation take a counter from its row here. Parts of the
+table have files of their own (counter_tables/). The row's position is the counter's index in each worker's
+block of shared memory (counter_block.py). Only the worker writes its block; every process may read it. A name
+is ``<layer>_<object>_<event>``. The name of a drop ends with its cause. histograms.py is the table of
+histograms.
 """
 
-from typing import Final, NamedTuple
+from typing import Final
 
-
-class Counter(NamedTuple):
-    """One row. kind: "counter" (it only grows) or "gauge" (a level)."""
-
-    name: str
-    unit: str
-    help: str
-    kind: str = "counter"
-
+from pipeline.counter_tables.ipv6 import IPV6
+from pipeline.counter_tables.row import Counter
 
 TABLE: Final[tuple[Counter, ...]] = (
     # --- every worker -----------------------------------------------------------------
@@ -85,7 +79,9 @@ TABLE: Final[tuple[Counter, ...]] = (
         "demux_frame_dropped_no_slot", "frames", "frames of the gateway not sent because no slot was free"
     ),
     Counter(
-        "demux_message_dropped_rate_limit", "messages", "pings and ARP requests over max-answers-per-second"
+        "demux_message_dropped_rate_limit",
+        "messages",
+        "pings, ARP and ND requests over max-answers-per-second",
     ),
     Counter("dhcp_message_dropped_rate_limit", "messages", "DHCP messages over max-dhcp-messages-per-second"),
     Counter("dns_query_dropped_rate_limit", "messages", "DNS queries over max-dns-queries-per-second"),
@@ -211,6 +207,7 @@ TABLE: Final[tuple[Counter, ...]] = (
     Counter("udp_datagram_dropped_bad_length", "datagrams", "UDP datagrams whose length is impossible"),
     Counter("udp_datagram_dropped_truncated", "datagrams", "UDP datagrams shorter than a UDP header"),
     Counter("udp_flow_evicted", "flows", "idle UDP flows that made room for others"),
+    *IPV6,
     # --- tcp ------------------------------------------------------------------------
     Counter(
         "tcp_dial_failed_no_port",

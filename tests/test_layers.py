@@ -48,7 +48,8 @@ TABLE: dict[str, Row] = {
     "pipeline.wire": Row((), PURE),
     "pipeline.records": Row((), PURE),
     "pipeline.go": Row((), (*PURE, "json")),
-    "pipeline.counters": Row((), PURE),
+    "pipeline.counter_tables": Row((), PURE),
+    "pipeline.counters": Row(("counter_tables",), PURE),
     "pipeline.events": Row((), PURE),
     "pipeline.histograms": Row(("counters",), (*PURE, "bisect")),
     "pipeline.counter_block": Row(("counters", "histograms"), PURE),
@@ -75,8 +76,8 @@ TABLE: dict[str, Row] = {
     # The supervisor's side. It reads no packet.
     "pipeline.control": Row(
         (
-            *("release", "go", "wire.ip", "counters", "histograms", "counter_block", "events", "topology"),
-            *("system", "ipc", "links", "config", "logs"),
+            *("release", "go", "wire.ip", "counters", "counter_tables", "histograms", "counter_block"),
+            *("events", "topology", "system", "ipc", "links", "config", "logs"),
         )
     ),
     # Commands that ask a running daemon.

@@ -37,6 +37,10 @@ ICMP: Final = "icmp"
 HOST_LOOPBACK: Final = "host-loopback"
 DISABLED: Final = (DNS, UDP, ICMP, HOST_LOOPBACK)
 """What may be switched off for all guests (pipeline.engines.nat)."""
+OFF: Final = "off"
+ON: Final = "on"
+IPV6: Final = (OFF, ON)
+"""Whether guests have IPv6 (pipeline.config.ipv6)."""
 GUARDED: Final = "guarded"
 ISOLATED: Final = "isolated"
 OPEN: Final = "open"

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, fields, make_dataclass
 from typing import Annotated, ClassVar, Final, Self
 
 from pipeline.config import limits
-from pipeline.config.choices import DISABLED, GUARDED, GUESTS, SYMMETRIC, UDP_NATS
+from pipeline.config.choices import DISABLED, GUARDED, GUESTS, IPV6, OFF, SYMMETRIC, UDP_NATS
 from pipeline.config.model import (
     BUSY_POLL,
     SLOTS,
@@ -27,6 +27,7 @@ from pipeline.config.scalars import (
     GuestZone,
     Interface,
     Ip,
+    Ipv6Prefix,
     LocalAddress,
     Mac,
     NameServer,
@@ -35,6 +36,7 @@ from pipeline.config.scalars import (
     Text,
     number,
     one_of,
+    switch,
 )
 
 
@@ -111,6 +113,14 @@ class StackKeys(Map):
     stack_ec2_metadata_access: Flag = field(default=False, metadata=_key("ec2MetadataAccess"))
 
 
+@dataclass(frozen=True)
+class Ipv6Keys(Map):
+    """IPv6 of guests."""
+
+    ipv6_enabled: Annotated[str, switch(*IPV6)] = field(default=OFF, metadata=_key("enabled"))
+    ipv6_prefix: Ipv6Prefix = field(default="", metadata=_key("prefix"))
+
+
 LimitKeys: Final[type[Map]] = make_dataclass(
     "LimitKeys",
     [
@@ -153,6 +163,7 @@ class FileKeys(Map):
     state_file: Text = ""
     guest_api: GuestApi = NO_GUEST_API
     egress_policy: EgressPolicy = NO_POLICY
+    ipv6: Ipv6Keys = Ipv6Keys()
     udp_nat: Annotated[str, one_of(*UDP_NATS)] = SYMMETRIC
     guests: Annotated[str, one_of(*GUESTS)] = GUARDED
     disable: tuple[Annotated[str, one_of(*DISABLED)], ...] = ()

@@ -159,7 +159,7 @@ class Limits:
         8192,
         1,
         1 << 20,
-        "guests' IPv4 addresses that are known",
+        "guests' addresses that are known",
         "neighbor_claim_refused_table_full",
     )
     max_neighbors_per_guest: int = limit(
@@ -201,7 +201,7 @@ class Limits:
         2000,
         1,
         1 << 20,
-        "pings and ARP requests of one guest answered or sent on, a second",
+        "pings, ARP and ND requests of one guest answered or sent on, a second",
         "demux_message_dropped_rate_limit",
     )
     max_dns_queries_per_second: int = limit(

@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping, Sequence, Set
 from typing import Final
 from urllib.parse import urlsplit
 
-from pipeline.config import default_mode, derived, forward_words, limits, outside
+from pipeline.config import default_mode, derived, forward_words, ipv6, limits, outside
 from pipeline.config.access import check_policy, check_token_file, with_proxy_protocol
 from pipeline.config.choices import GUESTS, PLACEMENTS, SEPARATE, STREAM_SCHEMES, UDP_NATS
 from pipeline.config.endpoints import check, further_links, links_of, metrics_url, web_url
@@ -266,13 +266,17 @@ def _limits(parsed: flags.Parsed) -> Settings:
 
 def _network(parsed: flags.Parsed, keys: FileKeys, network: Addresses, warnings: list[str]) -> Settings:
     stack, host = keys.stack, network.host_ip
+    mtu = checked_mtu(parsed.number("mtu") or stack.mtu or DEFAULT_MTU, warnings)
+    mac = stack.gateway_mac or GATEWAY_MAC
+    enabled, prefix = keys.ipv6.ipv6_enabled, keys.ipv6.ipv6_prefix
     return {
-        "mtu": checked_mtu(parsed.number("mtu") or stack.mtu or DEFAULT_MTU, warnings),
-        "gateway_mac": stack.gateway_mac or GATEWAY_MAC,
+        "mtu": mtu,
+        "gateway_mac": mac,
         "nat": stack.nat or {host: HOST_LOOPBACK},
         "gateway_virtual_ips": stack.gateway_virtual_ips or (host,),
         "udp_nat": _one_of("udp-nat", parsed.text("udp-nat") or keys.udp_nat, UDP_NATS),
         "state_file": _state_file(parsed.text("state-file") or keys.state_file),
+        **ipv6.settings(parsed.text("ipv6"), enabled, prefix, mac, network.subnet, mtu),
     }
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, fields
 from typing import Annotated, Final, get_type_hints
 from urllib.parse import urlsplit
 
-from pipeline.config.choices import GUARDED, SYMMETRIC
+from pipeline.config.choices import GUARDED, OFF, ON, SYMMETRIC
 from pipeline.config.limits import Limits
 from pipeline.config.scalars import (
     AnyNetwork,
@@ -24,6 +24,7 @@ from pipeline.config.scalars import (
     one_of,
 )
 from pipeline.system import inet
+from pipeline.wire import ip
 
 LINKS: Final = ("vpnkit", "qemu", "bess", "stdio", "vfkit")
 """Fields of Links that name where guests attach, beside /connect and ``further``."""
@@ -142,11 +143,18 @@ class Network:
     guest_names: str = ""  # the zone that has guests' host names
     outbound_address: str = ""  # the source of sockets for guests; none: as routes have it
     outbound_interface: str = ""
+    ipv6_enabled: str = OFF  # one of IPV6
+    ipv6_prefix: str = ""  # a /64; not empty while IPv6 is on
 
     @property
     def reserved(self) -> frozenset[int]:
         """Addresses that do not mean a guest, since the gateway answers for them."""
         return frozenset({self.host_ip, *self.gateway_virtual_ips, *self.nat})
+
+    @property
+    def ipv6_first(self) -> int:
+        """The first address of the /64 of guests; 0 while IPv6 is off."""
+        return ip.network(self.ipv6_prefix)[0] if self.ipv6_enabled == ON else 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ from pipeline.config.choices import (
     DISABLED,
     FORWARD_FORM,
     GUESTS,
+    IPV6,
     LINK_SCHEMES,
     METRICS_SCHEMES,
     PLACEMENTS,
@@ -104,6 +105,7 @@ OWN: Final[tuple[Flag, ...]] = (
         "what guests may send each other: guarded, honest frames; isolated, nothing; or open, anything",
         words=GUESTS,
     ),
+    Flag("ipv6", "string", "whether guests have IPv6; off if empty", words=IPV6),
     Flag(
         "disable",
         "string",

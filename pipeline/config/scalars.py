@@ -27,6 +27,10 @@ _HOST_NAME: Final = re.compile(rf"{_HOST_LABEL}(\.{_HOST_LABEL})*")
 MAX_INTERFACE: Final = 15
 MAX_ZONE: Final = 189
 """Characters of a zone, so that a label of 63 and a dot fit before it into a name of 253."""
+IPV6_PREFIX_LEN: Final = 64
+"""Bits of the prefix. Hosts make the other 64 bits of their addresses (RFC 4291 section 2.5.1)."""
+_UNICAST: Final = frozenset((0xFC, 0xFD, *range(0x20, 0x40)))
+"""First bytes of unique local and of global unicast addresses."""
 _NETWORKS: Final = ("udp", "udp4", "udp6", "tcp", "tcp4", "tcp6")
 
 
@@ -188,6 +192,32 @@ def one_of(*words: str) -> Check:
     return Check(check, schema={"enum": list(words)})
 
 
+def switch(*words: str) -> Check:
+    """One of these texts. As YAML 1.1 has it, false and no mean off, and true and yes mean on."""
+
+    def check(value: object) -> str:
+        if isinstance(value, Scalar) and value.plain and value in _TRUE | _FALSE:
+            return "on" if value in _TRUE else "off"
+        text = _text(value)
+        if text not in words:
+            raise ValueError(f"must be {' or '.join(words)}")
+        return text
+
+    return Check(check, schema={"anyOf": [{"enum": list(words)}, {"type": "boolean"}]})
+
+
+def ipv6_prefix(value: object) -> str:
+    """The /64 of guests: of a unique local network, or of a global one. Raises ValueError."""
+    text = _text(value)
+    try:
+        found = ipaddress.IPv6Network(text)
+    except ValueError:
+        found = None
+    if found is None or found.prefixlen != IPV6_PREFIX_LEN or int(found[0]) >> 120 not in _UNICAST:
+        raise ValueError("must be a /64 of fc00::/7 or 2000::/3 such as fd12:3456:789a:1::/64")
+    return str(found)
+
+
 def _network(value: object) -> str:
     try:
         return str(ipaddress.ip_network(_text(value)))
@@ -283,6 +313,13 @@ SourceAddress = Annotated[str, Check(_optional(source_address, ""), schema=_patt
 Interface = Annotated[str, Check(_optional(interface, ""))]
 NameServer = Annotated[str, Check(name_server)]
 """Address and port, the address in brackets if it is of IPv6."""
+Ipv6Prefix = Annotated[
+    str,
+    Check(
+        _optional(ipv6_prefix, ""),
+        schema=_pattern("", "([fF][cCdD][0-9A-Fa-f]{2}|[23][0-9A-Fa-f]{3}):[0-9A-Fa-f:]*/64"),
+    ),
+]
 GuestZone = Annotated[str, Check(_optional(zone_name, ""))]
 Pattern = Annotated[str, Check(_regexp)]
 AnyNetwork = Annotated[

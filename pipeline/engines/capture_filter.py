@@ -7,7 +7,7 @@ fits only an empty list.
 
 A guest is a link's number, a MAC address or an IPv4 address. A frame belongs to a guest if it is on that
 link, or if the guest's end of it has that address. Frames to a group address belong to the guests that have
-sent from the link. A fragment that is not the first has no ports. IPv6 extension headers are not read.
+sent from the link. A fragment that is not the first has no ports.
 """
 
 import ipaddress
@@ -15,10 +15,12 @@ import re
 from collections.abc import Sequence
 from typing import Final
 
-from pipeline.wire import arp, ethernet, ip, ipv4
+from pipeline.wire import arp, ethernet, ip, ipv4, ipv6
+from pipeline.wire.errors import WireError
 
-HEAD_BYTES: Final = 14 + 8 + 60 + 4
-"""Bytes of a frame that a filter may look at: Ethernet with two tags, the longest IPv4 header, ports."""
+HEAD_BYTES: Final = 14 + 8 + ipv6.HEADER_LEN + 192 + 4
+"""Bytes of a frame that a filter may look at: Ethernet with two tags, IPv6 with 192 bytes of extension
+headers, ports. The longest IPv4 header is shorter."""
 MAX_ENTRIES: Final = 64
 """Entries of one list."""
 
@@ -35,7 +37,6 @@ PROTOCOLS: Final[dict[str, frozenset[int]]] = {
 """Names of protocols and their numbers (ICMP: both versions)."""
 
 _WITH_PORTS: Final = frozenset({6, 17})
-_IPV6_LEN: Final = 40
 _OFFSET: Final = 0x1FFF
 _PORT: Final = re.compile(r"([0-9]{1,5})(?:-([0-9]{1,5}))?", re.ASCII)
 _LINK: Final = re.compile(r"[0-9]{1,5}", re.ASCII)
@@ -95,12 +96,17 @@ def _read_ipv4(head: Head, view: memoryview | bytes, at: int, end: int) -> None:
 
 
 def _read_ipv6(head: Head, view: memoryview | bytes, at: int, end: int) -> None:
-    if end - at < _IPV6_LEN or view[at] >> 4 != 6:
+    if end - at < ipv6.HEADER_LEN or view[at] >> 4 != 6:
         return
-    head.protocol = view[at + 6]
     head.src = int.from_bytes(view[at + 8 : at + 24], "big")
     head.dst = int.from_bytes(view[at + 24 : at + 40], "big")
-    _read_ports(head, view, at + _IPV6_LEN, end)
+    try:
+        upper = ipv6.walk(view, at + ipv6.HEADER_LEN, end, view[at + 6])
+    except WireError:
+        return
+    head.protocol = upper.proto
+    if not upper.frag_off:
+        _read_ports(head, view, upper.off, end)
 
 
 def _read_ports(head: Head, view: memoryview | bytes, at: int, end: int) -> None:

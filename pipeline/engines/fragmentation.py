@@ -1,8 +1,8 @@
-"""Cuts an IPv4 packet that is longer than the MTU into fragments (RFC 791 section 2.3)."""
+"""Cuts packets that are longer than the MTU into fragments (RFC 791 section 2.3, RFC 8200 section 4.5)."""
 
 from collections.abc import Iterator
 
-from pipeline.wire import ipv4
+from pipeline.wire import ipv4, ipv6
 
 
 def packets(
@@ -31,3 +31,17 @@ def packets(
             tos=tos,
         )
         yield header, part
+
+
+def ipv6_packets(
+    proto: int, src: int, dst: int, payload: memoryview | bytes, ident: int, mtu: int
+) -> Iterator[tuple[bytes, memoryview | bytes]]:
+    """(headers, payload) of each fragment of an IPv6 packet. ident: 32 bits."""
+    room = (mtu - ipv6.HEADER_LEN - ipv6.FRAGMENT_HEADER_LEN) // 8 * 8
+    length = len(payload)
+    for off in range(0, length, room):
+        part = payload[off : off + room]
+        header = ipv6.build(
+            ipv6.FRAGMENT_HEADER_LEN + len(part), ipv6.PROTO_FRAGMENT, ipv6.DEFAULT_HOP_LIMIT, src, dst
+        )
+        yield header + ipv6.build_fragment(proto, off, off + room < length, ident), part

@@ -23,26 +23,16 @@ caller checks source addresses, since it has the tables.
 
 from typing import Final
 
-from pipeline.wire import dhcp, ethernet, icmp, ip, ipv4
+from pipeline.wire import dhcp, ethernet, icmp, icmpv6, ip, ipv4, ipv6
 from pipeline.wire.errors import WireError
 
 _DHCPV6_CLIENT: Final = 546
 
-MAX_EXTENSIONS: Final = 8
-"""The most IPv6 extension headers that are read. No ordinary packet has more than four."""
-
 _ROUTES: Final = frozenset((icmp.REDIRECT, 9))
 """ICMP types: redirect, router advertisement."""
-_ROUTES_V6: Final = frozenset((134, 137))
+_ROUTES_V6: Final = frozenset((icmpv6.ROUTER_ADVERTISEMENT, icmpv6.REDIRECT))
 """The same types in ICMPv6."""
-_ICMPV6: Final = 58
-_IPV6_LEN: Final = 40
-_FRAGMENT: Final = 44
-_AUTHENTICATION: Final = 51
-_EXTENSIONS: Final = frozenset((0, 43, _FRAGMENT, _AUTHENTICATION, 60, 135, 139, 140))
-"""IPv6 extension headers. All but FRAGMENT and AUTHENTICATION have the form of RFC 6564 section 4."""
 _OFFSET_V4: Final = 0x1FFF
-_OFFSET_V6: Final = 0xFFF8
 _RESERVED_GROUPS: Final = b"\x01\x80\xc2\x00\x00"
 _TAGS: Final = frozenset((ethernet.TYPE_VLAN, ethernet.TYPE_SERVICE_VLAN))
 _VLAN_ID: Final = 0x0FFF
@@ -102,31 +92,20 @@ def refuse_ipv4(view: memoryview, at: int, end: int) -> int:
     return src
 
 
-def refuse_ipv6(view: memoryview, at: int, end: int) -> None:
-    """Raise WireError for one of the messages above in the IPv6 packet in view[at:end]."""
-    if end - at < _IPV6_LEN:
+def refuse_ipv6(view: memoryview, at: int, end: int) -> ipv6.Upper:
+    """What the IPv6 packet in view[at:end] carries. Raises WireError for one of the messages above."""
+    if end - at < ipv6.HEADER_LEN:
         raise WireError(_UNREADABLE)
-    proto = view[at + 6]
-    at += _IPV6_LEN
-    for _ in range(MAX_EXTENSIONS):
-        if proto not in _EXTENSIONS:
-            break
-        if at + 8 > end:
-            raise WireError(_UNREADABLE)
-        length = 8
-        if proto == _AUTHENTICATION:
-            length = (view[at + 1] + 2) * 4
-        elif proto != _FRAGMENT:
-            length = (view[at + 1] + 1) * 8
-        elif (view[at + 2] << 8 | view[at + 3]) & _OFFSET_V6:
-            return
-        proto, at = view[at], at + length
-    else:
-        raise WireError(_UNREADABLE)
-    if proto == ipv4.PROTO_UDP:
-        _refuse_port(view, at, end, _DHCPV6_CLIENT)
-    elif proto == _ICMPV6:
-        _refuse_type(view, at, end, _ROUTES_V6)
+    try:
+        upper = ipv6.walk(view, at + ipv6.HEADER_LEN, end, view[at + 6])
+    except WireError:
+        raise WireError(_UNREADABLE) from None
+    if not upper.frag_off:
+        if upper.proto == ipv4.PROTO_UDP:
+            _refuse_port(view, upper.off, end, _DHCPV6_CLIENT)
+        elif upper.proto == ipv6.PROTO_ICMPV6:
+            _refuse_type(view, upper.off, end, _ROUTES_V6)
+    return upper
 
 
 def _refuse_port(view: memoryview, at: int, end: int, port: int) -> None:

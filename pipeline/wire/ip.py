@@ -96,8 +96,8 @@ def inside(addr: int, first: int, last: int) -> bool:
 
 
 def is_multicast(addr: int) -> bool:
-    """224.0.0.0/4."""
-    return addr >> 28 == 0xFFFFE
+    """224.0.0.0/4 or ff00::/8."""
+    return addr >> 28 == 0xFFFFE or addr >> 120 == 0xFF
 
 
 def is_loopback(addr: int) -> bool:

@@ -47,6 +47,10 @@ GOOD = [
     "egress-policy: {rules: [{action: allow, names: ['*.example.com', Example.ORG., a_b]}]}",
     "egress-policy: {rules: [{action: allow, names: ~}]}",
     "guest-api: {enabled: false, unix: on, addresses: [127.0.0.0/8, '::1', 'fd00::/8'], ports: [1024-65535]}",
+    "ipv6: {enabled: on}",
+    "ipv6: {enabled: 'off', prefix: 'fd12:3456:789a:1::/64'}",
+    "ipv6: {enabled: no, prefix: ''}",
+    "ipv6: {enabled: ~, prefix: '2001:db8::/64'}",
     "udp-nat: full-cone\nguests: isolated\nproxy-protocol: {'127.0.0.1:80': v2}",
     "limits: {max-tcp-flows: 1, max-closing-bytes: 0}",
 ]
@@ -93,6 +97,14 @@ BAD = [
     "egress-policy: {rules: [{action: allow, names: ['a b']}]}",
     "guest-api: {addresses: [here]}",
     "udp-nat: cone",
+    "ipv6: on",
+    "ipv6: {enabled: maybe}",
+    "ipv6: {enabled: 'yes'}",
+    "ipv6: {prefix: 'fd00::/48'}",
+    "ipv6: {prefix: 'fd00::1'}",
+    "ipv6: {prefix: 'fe80::/64'}",
+    "ipv6: {prefix: '64:ff9b::/64'}",
+    "ipv6: {prefix: 10.0.0.0/24}",
     "guests: none",
     "proxy-protocol: {'127.0.0.1:80': v3}",
     "proxy-protocol: {'80': v1}",
@@ -102,6 +114,8 @@ ONLY_THE_PROGRAM = [
     "egress-policy: {rules: [{action: allow, networks: [10.0.0.1/8]}]}",
     "egress-policy: {rules: [{action: allow, ports: [9-8]}]}",
     "stack: {dns: [{name: a., records: [{regexp: 'crc-('}]}]}",
+    "ipv6: {prefix: 'fd00::1/64'}",
+    "ipv6: {prefix: 'fd00:::/64'}",
     "stack: {forwards: {'127.0.0.1:65536': '192.168.127.2:22'}}",
 ]
 """JSON Schema cannot say what is wrong here."""
@@ -161,6 +175,7 @@ SHOWN = {
         "{regexp: 'c.*', ip: 10.1.0.3}]}]}\n"
         "udp-nat: full-cone\nstate-file: /var/lib/leases.json\ndns-servers: [10.0.0.1, '[fd00::1]:5353']\n"
         "outbound-address: 10.9.9.9\noutbound-interface: eth0\nguest-names: vm.internal\n"
+        "ipv6: {enabled: on, prefix: 'fd12:3456:789a:1::/64'}\n"
     ),
     "links": (
         "listen: [unix:///a, vsock://:1024]\nservices: unix:///s\nmetrics: 127.0.0.1:9100\n"

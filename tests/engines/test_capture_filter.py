@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from pipeline.engines import capture_filter
 from pipeline.engines.capture_filter import ARP, HEAD_BYTES, NOTHING, Filter, FilterError, read
-from pipeline.wire import arp, ethernet, ipv4
+from pipeline.wire import arp, ethernet, ipv4, ipv6
 from tests.support.frames import (
     FROM_GUEST,
     GATEWAY_MAC,
@@ -51,6 +51,15 @@ def test_a_protocol_leaves_its_frames_alone(name: str) -> None:
     for protocol in ("arp", "icmp", "tcp", "udp"):
         assert fits(Filter(protocols=[protocol]), FRAMES[name]) == name.startswith(protocol)
     assert fits(Filter(), FRAMES[name])
+
+
+def test_ports_after_extension_headers_are_read_unless_it_is_a_later_fragment() -> None:
+    ports = (40000).to_bytes(2, "big") + (53).to_bytes(2, "big") + bytes(4)
+    options = bytes((44, 0)) + bytes(6)
+    for offset, is_read in ((0, True), (8, False)):
+        frame = ipv6_frame(60, options + ipv6.build_fragment(17, offset, True, 1) + ports)
+        assert fits(Filter(protocols=["udp"]), frame)
+        assert fits(Filter(ports=["53"]), frame) is is_read
 
 
 def test_one_entry_of_each_list_must_fit() -> None:

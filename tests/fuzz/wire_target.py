@@ -14,7 +14,9 @@ from pipeline.wire import (
     ethernet,
     framing,
     icmp,
+    icmpv6,
     ipv4,
+    ipv6,
     tcp,
     tcp_options,
     udp,
@@ -59,6 +61,18 @@ def _icmp(view: memoryview) -> None:
     message = icmp.parse(view, 0, len(view))
     if message.type in icmp.ERRORS:
         icmp.parse_quoted(view, 0, len(view))
+
+
+def _ipv6(view: memoryview) -> None:
+    """A packet, and its message of neighbour discovery whether its checksum is right or not."""
+    header = ipv6.parse(view, 0, len(view))
+    end = ipv6.HEADER_LEN + header.payload_len
+    upper = ipv6.walk(view, ipv6.HEADER_LEN, end, header.next_header)
+    assert ipv6.HEADER_LEN <= upper.off <= end <= len(view)
+    if end - upper.off >= icmpv6.HEADER_LEN and view[upper.off] in icmpv6.FROM_HOSTS:
+        found = icmpv6.parse_discovery(view, upper.off, end, header)
+        assert len(found.mac) in (0, 6)
+    icmpv6.parse(view, upper.off, end, header.src, header.dst)
 
 
 def _udp(view: memoryview) -> None:
@@ -147,4 +161,5 @@ TARGETS = (
     _segment,
     _gro,
     _dns,
+    _ipv6,
 )

@@ -18,6 +18,7 @@ from collections.abc import Mapping
 from typing import Final, NamedTuple
 
 from pipeline import counters, histograms
+from pipeline.counter_tables.row import Counter
 from pipeline.topology import DEMUX, EGRESS, INGRESS, LISTEN, RESOLVER, TCP
 
 PREFIX: Final = "gvtap_"
@@ -86,6 +87,10 @@ WRITERS: Final[Mapping[str, tuple[str, ...]]] = {
     "ipv4_fragments_sent": (INGRESS, DEMUX),
     "ipv4_packets_received": (INGRESS, DEMUX),
     "ipv4_packet_dropped_bad_checksum": (INGRESS, DEMUX),
+    "ipv6": (DEMUX,),
+    "nd": (DEMUX,),
+    "router": (DEMUX,),
+    "icmpv6": (DEMUX,),
     "icmp": (DEMUX,),
     "icmp_echo": (EGRESS,),
     "icmp_echo_answered": (DEMUX,),
@@ -116,13 +121,13 @@ WRITERS: Final[Mapping[str, tuple[str, ...]]] = {
 """First words of a row's name -> the roles that can change it. The longest entry wins."""
 
 
-_ACRONYMS: Final = frozenset({"api", "arp", "dhcp", "dns", "icmp", "mac", "nat", "tcp", "udp"})
+_ACRONYMS: Final = frozenset({"api", "arp", "dhcp", "dns", "icmp", "mac", "nat", "nd", "tcp", "udp"})
 
 
 class Series(NamedTuple):
     """One row of the table as a part of a family. label: its name and value, "" if it has none."""
 
-    row: counters.Counter
+    row: Counter
     label: str
     value: str
 
@@ -164,7 +169,7 @@ def plural(name: str) -> str:
     return f"{name}es" if name.endswith("echo") else f"{name}s"
 
 
-def place(row: counters.Counter) -> tuple[str, str, str]:
+def place(row: Counter) -> tuple[str, str, str]:
     """The family of a row, without prefix, and its label and value."""
     if row.name in IRREGULAR:
         return IRREGULAR[row.name]

@@ -1,4 +1,4 @@
-"""What the neighbour table asks its owner to do: send ARP requests, and report changes to other parts."""
+"""What the neighbour table asks its owner to do: send requests for addresses, and report changes."""
 
 from typing import NamedTuple, Protocol
 
@@ -18,7 +18,7 @@ class Waiter(Protocol):
 
 
 class Request(NamedTuple):
-    """Send an ARP request for addr: by broadcast to all links (link -1), or to one station on its link."""
+    """Ask for addr, by ARP or neighbour discovery: all stations (link -1), or one station on its link."""
 
     addr: int
     mac: bytes = ethernet.BROADCAST
@@ -28,7 +28,7 @@ class Request(NamedTuple):
 class Learned(NamedTuple):
     """The address is new, or has moved. It is at (mac, link) now. waiting: the waiters of resolve().
 
-    announce: it moved after a claim by ARP that did not reach the other guests.
+    announce: it moved after a claim by ARP or neighbour discovery that did not reach the other guests.
     """
 
     addr: int

@@ -2,22 +2,42 @@
 
 from collections.abc import Iterable
 
-from pipeline.wire import ip
+from pipeline.wire import ip, ipv6
+
+
+class Ipv6Addresses:
+    """The IPv6 addresses of a network: a /64 and the link-local ones."""
+
+    def __init__(self, prefix: int, mac: bytes) -> None:
+        """prefix: the first address of the /64. mac: the gateway's."""
+        self.prefix = prefix
+        self.gateway = prefix | 1
+        self.link_local = ipv6.link_local(mac)
+        """The address from which the gateway asks and advertises (RFC 4861 section 6.1.2)."""
+        self.own = frozenset((prefix, self.gateway, self.link_local))
+        """The gateway's addresses. The first of the /64 means any router of it (RFC 4291 section 2.6.1)."""
+
+    def inside(self, addr: int) -> bool:
+        """Whether addr is an address of this network."""
+        return addr >> 64 == self.prefix >> 64 or addr >> 64 == self.link_local >> 64
 
 
 class GuestAddresses:
-    """Says of an IPv4 address whether a guest of one subnet may have it."""
+    """Says of an address whether a guest of one network may have it."""
 
-    def __init__(self, network: int, prefix_len: int, own: Iterable[int] = ()) -> None:
-        """own: the gateway's address and its virtual addresses."""
+    def __init__(
+        self, network: int, prefix_len: int, own: Iterable[int] = (), v6: Ipv6Addresses | None = None
+    ) -> None:
+        """own: the gateway's address and its virtual addresses. v6: None if guests have no IPv6."""
         first, last = ip.prefix(network, prefix_len)
         self._first = first + 1
         self._last = last - 1
-        self.own = frozenset(own)
+        self._v6 = v6
+        self.own = frozenset(own) if v6 is None else v6.own.union(own)
 
     def inside(self, addr: int) -> bool:
-        """Whether addr is a host address of the subnet."""
-        return self._first <= addr <= self._last
+        """Whether addr is a host address of the subnet, or an IPv6 address of the network."""
+        return self._first <= addr <= self._last or (self._v6 is not None and self._v6.inside(addr))
 
     def may_have(self, addr: int) -> bool:
         """Whether a guest may have addr."""

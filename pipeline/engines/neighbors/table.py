@@ -1,9 +1,10 @@
-"""The neighbour table: which guest has which IPv4 address. It learns, confirms and forgets addresses.
+"""The neighbour table: which guest has which address. It learns, confirms and forgets addresses.
 
-This is the gateway's side of ARP as a state machine (RFC 826, RFC 4861 section 7.3 in spirit). The states
-are in entry.py. The table learns an address from ARP and from the source of IPv4 packets of the subnet. A
-packet to an unknown address waits while the address is asked for by up to MAX_REQUESTS broadcasts. The table
-sends nothing itself: see take_actions(). The arp engine makes the messages.
+This is the gateway's side of ARP and of neighbour discovery as a state machine (RFC 826, RFC 4861 section
+7.3 in spirit). The states are in entry.py. The table learns an address from ARP, from neighbour discovery,
+and from the source of packets of the network. A packet to an unknown address waits while the address is asked
+for by up to MAX_REQUESTS requests to all stations. The table sends nothing itself: see take_actions(). The
+engines arp and neighbor_discovery make the messages.
 
 A silent guest keeps its address as long as its link is up and no other station wants it. So a suspended
 machine finds its connections when it resumes.
@@ -100,7 +101,7 @@ class Neighbors:
         """A packet from addr came from mac over link. Raises WireError if that station may not have addr.
 
         The caller then drops the packet and counts the reason. An answer would not reach this station.
-        by_arp: the packet is an ARP message, from which other guests would learn too.
+        by_arp: the packet is a message of ARP or neighbour discovery. Other guests would learn from it too.
         """
         neighbor = self._table.get(addr)
         if neighbor is not None and neighbor.mac == mac and neighbor.link == link:
@@ -188,13 +189,17 @@ class Neighbors:
             self._place(neighbor, mac, link, now, announce=neighbor.announced)
 
     def ask_station(self, mac: bytes, link: int) -> bool:
-        """Send ARP requests for addresses of the station with that MAC. False if it has none on the link.
+        """Send requests for addresses of the station with that MAC. False if it has none on the link.
 
         The switch calls this when it wants to see a frame of the station. The table does not change.
         """
-        addrs = [neighbor.addr for neighbor in self._on_link(link) if neighbor.mac == mac]
+        addrs = self.addresses_of(mac, link)
         self._actions += [Request(addr, mac, link) for addr in addrs[:MAX_ASKED]]
         return len(addrs) > 0
+
+    def addresses_of(self, mac: bytes, link: int) -> list[int]:
+        """The known addresses of the station with that MAC on the link."""
+        return [neighbor.addr for neighbor in self._on_link(link) if neighbor.mac == mac]
 
     # --- addresses of an earlier run ------------------------------------------------------
 

@@ -2,7 +2,7 @@
 
 The guard decides which frames other guests may get (guard.py). GRO made runs of most frames. Runs for the
 gateway go on as they are: TCP to the shard of its flow, datagrams to udp.py. Single frames for the gateway
-are ARP, which is answered here, and IPv4 (ip.py).
+are ARP, which is answered here, IPv4 (ip.py) and IPv6 (ipv6.py).
 """
 
 from contextlib import suppress
@@ -20,8 +20,9 @@ from pipeline.records.udp import HEADERS_LEN, UdpRange
 from pipeline.stages.demux.dropped import DroppedFrames, shape_of_frame
 from pipeline.stages.demux.guard import Guard
 from pipeline.stages.demux.ip import IpInput
+from pipeline.stages.demux.ipv6 import Ipv6Input
 from pipeline.stages.demux.network import Network
-from pipeline.wire import arp, ethernet
+from pipeline.wire import arp, ethernet, ipv6
 from pipeline.wire.errors import WireError
 
 _ARP_IN: Final = INDEX["arp_messages_received"]
@@ -34,8 +35,14 @@ class FrameInput:
     """Handles frames of guests. If a method raises WireError, the caller still owns the reference."""
 
     def __init__(
-        self, network: Network, arp_responder: ArpResponder, ip: IpInput, dropped: DroppedFrames
+        self,
+        network: Network,
+        arp_responder: ArpResponder,
+        ip: IpInput,
+        ipv6_input: Ipv6Input | None,
+        dropped: DroppedFrames,
     ) -> None:
+        """ipv6_input: None while IPv6 is off."""
         self.worker = network.worker
         self.counts = network.counts
         self.slots = network.slots
@@ -48,6 +55,7 @@ class FrameInput:
         self.tcp_out = network.tcp_out
         self.arp = arp_responder
         self.ip = ip
+        self.ipv6 = ipv6_input
         self.dropped = dropped
         self.udp = ip.udp
         self.rates = ip.udp.services.rates
@@ -116,13 +124,15 @@ class FrameInput:
                 self.guard.admit_frame(frame, dst, src, ethertype, now)
                 self.counts[_SWITCHED] += 1
                 self.output.frame(ALL_LINKS, view[frame.off : end], except_link=frame.link)
-            if dst != ethernet.BROADCAST:
+            if dst != ethernet.BROADCAST and not (self.ipv6 is not None and ipv6.is_group_mac(dst)):
                 self.worker.free(frame.slot)
                 return
         if ethertype == ethernet.TYPE_IPV4:
             self.ip.on_frame(frame, src, now)
         elif ethertype == ethernet.TYPE_ARP:
             self._on_arp(frame, src, now)
+        elif ethertype == ethernet.TYPE_IPV6 and self.ipv6 is not None:
+            self.ipv6.on_frame(frame, src, now)
         else:
             self.counts[_OTHER_TYPE] += 1
             self.dropped.take(_OTHER_TYPE, frame.link, frame.slot, shape_of_frame(frame))

@@ -4,7 +4,7 @@ from pipeline.config.choices import OPEN
 from pipeline.config.model import Config
 from pipeline.engines.flows import rss_hash
 from pipeline.engines.nat import Nat
-from pipeline.engines.neighbors.addresses import GuestAddresses
+from pipeline.engines.neighbors.addresses import GuestAddresses, Ipv6Addresses
 from pipeline.engines.neighbors.table import Neighbors
 from pipeline.engines.switch import Switch
 from pipeline.ipc.ring import Producer
@@ -49,10 +49,14 @@ class Network:
         )
         newest_wins = config.access.guests == OPEN
         subnet = config.network.subnet
+        prefix = config.network.ipv6_first
+        self.ipv6 = Ipv6Addresses(prefix, config.network.gateway_mac) if prefix else None
+        """None while IPv6 is off."""
         addresses = GuestAddresses(
             ip.of(subnet.network_address),
             subnet.prefixlen,
             self.own if newest_wins else (*self.own, config.network.host_ip),
+            self.ipv6,
         )
         self.neighbors = Neighbors(
             addresses,

@@ -1,4 +1,4 @@
-"""Sends demux's frames to guests, by way of ingress: ARP and ICMP, datagrams, and frames of other guests.
+"""Sends demux's frames to guests, by way of ingress: ARP, ICMP, datagrams, and frames of other guests.
 
 Demux copies small frames into slots of its own pool. It does not copy datagrams in another worker's slot: the
 reference moves on to ingress, which makes their headers. For an answer of DHCP or DNS, demux writes the
@@ -19,10 +19,11 @@ from pipeline.records.services import ServiceDatagram
 from pipeline.records.tcp import TcpRange
 from pipeline.records.udp import HEADERS_LEN, UdpOut, UdpRange
 from pipeline.stages.worker import Worker
-from pipeline.wire import checksum, ethernet, ipv4, udp
+from pipeline.wire import checksum, ethernet, ip, ipv4, ipv6, udp
 
 _NO_SLOT: Final = INDEX["demux_frame_dropped_no_slot"]
 _FRAGMENTS: Final = INDEX["ipv4_fragments_sent"]
+_FRAGMENTS_V6: Final = INDEX["ipv6_fragments_sent"]
 
 
 class Output:
@@ -66,8 +67,8 @@ class Output:
         header = ethernet.header(mac, self.gateway_mac, ethernet.TYPE_IPV4)
         self.ident = (self.ident + 1) & 0xFFFF
         cut = [*fragmentation.packets(proto, src, dst, payload, self.ident, self.mtu, tos)]
-        for ip, part in cut:
-            self.frame(link, b"".join((header, ip, part)))
+        for ip_header, part in cut:
+            self.frame(link, b"".join((header, ip_header, part)))
         if len(cut) > 1:
             self.counts[_FRAGMENTS] += len(cut)
 
@@ -88,10 +89,13 @@ class Output:
         src, dst = ends.remote_addr, ends.guest_addr
         view = self.slots[slot]
         payload = view[off : off + length]
-        total = ipv4.HEADER_LEN + udp.HEADER_LEN + length
         header = udp.build_checked(
             src, dst, ends.remote_port, ends.guest_port, length, checksum.word_sum(payload)
         )
+        if not ip.is_ipv4(src):
+            self._ipv6_datagram(link, mac, answer, ends, header)
+            return
+        total = ipv4.HEADER_LEN + udp.HEADER_LEN + length
         if total > self.mtu:
             self.packet(link, mac, ipv4.PROTO_UDP, src, dst, b"".join((header, payload)))
             self.worker.free(slot)
@@ -106,6 +110,30 @@ class Output:
             )
         )
         self.ring.push(FrameOut.pack(link, slot, begin, length + HEADERS_LEN))
+
+    def _ipv6_datagram(
+        self, link: int, mac: bytes, answer: ServiceDatagram, ends: Ends, udp_header: bytes
+    ) -> None:
+        """The same for an answer over IPv6."""
+        slot, off, length = answer.slot, answer.off, answer.length
+        src, dst = ends.remote_addr, ends.guest_addr
+        view = self.slots[slot]
+        frame_header = ethernet.header(mac, self.gateway_mac, ethernet.TYPE_IPV6)
+        total = ipv6.HEADER_LEN + udp.HEADER_LEN + length
+        self.ident = (self.ident + 1) & 0xFFFF
+        if total > self.mtu:
+            whole = b"".join((udp_header, view[off : off + length]))
+            for headers, part in fragmentation.ipv6_packets(
+                ipv4.PROTO_UDP, src, dst, whole, self.ident, self.mtu
+            ):
+                self.counts[_FRAGMENTS_V6] += 1
+                self.frame(link, b"".join((frame_header, headers, part)))
+            self.worker.free(slot)
+            return
+        header = ipv6.build(udp.HEADER_LEN + length, ipv4.PROTO_UDP, ipv6.DEFAULT_HOP_LIMIT, src, dst)
+        begin = off - ethernet.HEADER_LEN - total + length
+        view[begin:off] = b"".join((frame_header, header, udp_header))
+        self.ring.push(FrameOut.pack(link, slot, begin, off + length - begin))
 
     # --- frames of one guest for another --------------------------------------------------
 

@@ -1,10 +1,10 @@
 """The demux worker: the network's Ethernet switch and the gateway's IP layer.
 
 Frames go through the switch first (frames.py): to another guest, to all guests, or to the gateway. The
-gateway answers ARP and pings and reassembles IPv4 fragments (ip.py, icmp.py). It passes datagrams to an
-egress worker (udp.py) or to the resolver (services.py). RSS spreads TCP over the tcp workers; runs that GRO
-made in ingress are passed on as they are. For a connection that the host opens to a guest, demux finds the
-guest (dials.py).
+gateway answers ARP, neighbour discovery and pings, and reassembles IPv4 fragments (ip.py, icmp.py, ipv6.py).
+It passes datagrams to an egress worker (udp.py) or to the resolver (services.py). RSS spreads TCP over the
+tcp workers; runs that GRO made in ingress are passed on as they are. For a connection that the host opens to
+a guest, demux finds the guest (dials.py).
 """
 
 from typing import Final
@@ -40,18 +40,20 @@ from pipeline.stages.demux.frames import FrameInput
 from pipeline.stages.demux.guard import REPORTED
 from pipeline.stages.demux.icmp import IcmpDispatch
 from pipeline.stages.demux.ip import IpInput
+from pipeline.stages.demux.ipv6 import Ipv6Input
 from pipeline.stages.demux.network import Network
 from pipeline.stages.demux.services import Services
 from pipeline.stages.demux.udp import UdpDispatch
 from pipeline.stages.work_meter import WorkMeter
 from pipeline.stages.worker import Message, Worker
-from pipeline.wire import ethernet
+from pipeline.wire import ethernet, ip
 from pipeline.wire.errors import WireError
 
 BURSTS_A_STEP: Final = 4
 """The most bursts of guests' frames in a step, before records of other workers are read."""
 
 _ARP_OUT: Final = INDEX["arp_requests_sent"]
+_ND_OUT: Final = INDEX["nd_solicitations_sent"]
 
 
 class DemuxStage:
@@ -73,7 +75,9 @@ class DemuxStage:
         self.udp = UdpDispatch(network, self.services, self.icmp)
         self.ip = IpInput(network, self.udp, self.icmp)
         self.dropped = DroppedFrames(network)
-        self.frames = FrameInput(network, self.arp, self.ip, self.dropped)
+        self.ipv6 = Ipv6Input(network, network.ipv6, self.ip, self.dropped) if network.ipv6 else None
+        """None while IPv6 is off."""
+        self.frames = FrameInput(network, self.arp, self.ip, self.ipv6, self.dropped)
         self.dials = DialRouter(network)
         self.events = AddressEvents(worker, network.switch, config.network.gateway_mac)
         self.bindings = Bindings(network)
@@ -120,6 +124,8 @@ class DemuxStage:
             self.switch.on_timer(now)
             self.ip.expire(now)
             self.udp.expire(now)
+            if self.ipv6 is not None:
+                self.ipv6.discovery.on_timer(now)
             self._carry_out()
             self.due = self._next_timeout()
         elif work:
@@ -141,6 +147,7 @@ class DemuxStage:
             self.ip.deadline(),
             self.udp.deadline(),
             self.bindings.deadline(self.now),
+            float("inf") if self.ipv6 is None else self.ipv6.discovery.deadline(),
         )
 
     # --- from ingress -------------------------------------------------------------------
@@ -200,6 +207,8 @@ class DemuxStage:
         elif kind == kinds.LINK_UP:
             up = LinkNotice.unpack(burst, at)
             self.links[up.link] = up.guest
+            if self.ipv6 is not None:
+                self.ipv6.discovery.on_link_up(up.link, now)
             self._report_link(kinds.LINK_UP, up)
         elif kind == kinds.LINK_DOWN:
             down = LinkNotice.unpack(burst, at)
@@ -258,15 +267,12 @@ class DemuxStage:
         """Carry out the actions of the neighbour table, then report events and counters."""
         for action in self.neighbors.take_actions():
             if isinstance(action, Request):
-                self.counts[_ARP_OUT] += 1
-                frame = self.arp.request(action.addr, action.mac)
-                self.output.frame(ALL_LINKS if action.link < 0 else action.link, frame)
+                self._ask(action)
             elif isinstance(action, Learned):
                 self.bindings.learned(action.addr, action.mac, action.link)
                 if action.announce and self.announces:
                     # The claimant's own announcements were dropped while the address was contested.
-                    announcement = self.arp.announcement(action.addr, action.mac)
-                    self.output.frame(ALL_LINKS, announcement, except_link=action.link)
+                    self._announce(action)
                 for waiter in action.waiting:
                     waiter.on_resolved(action.link)
             elif isinstance(action, Changed):
@@ -280,6 +286,24 @@ class DemuxStage:
         self.bindings.report_changes()
         self.events.report_switch()
         self.ip.update_counters()
+
+    def _ask(self, request: Request) -> None:
+        """Send a request for an address, by ARP or neighbour discovery."""
+        if self.ipv6 is None or ip.is_ipv4(request.addr):
+            self.counts[_ARP_OUT] += 1
+            frame = self.arp.request(request.addr, request.mac)
+        else:
+            self.counts[_ND_OUT] += 1
+            frame = self.ipv6.discovery.messages.request(request.addr, request.mac)
+        self.output.frame(ALL_LINKS if request.link < 0 else request.link, frame)
+
+    def _announce(self, moved: Learned) -> None:
+        """Announce an address that moved to the other guests."""
+        if self.ipv6 is None or ip.is_ipv4(moved.addr):
+            frame = self.arp.announcement(moved.addr, moved.mac)
+        else:
+            frame = self.ipv6.discovery.messages.announcement(moved.addr, moved.mac)
+        self.output.frame(ALL_LINKS, frame, except_link=moved.link)
 
     # --- what the worker asks for ------------------------------------------------------------
 
@@ -306,6 +330,8 @@ class DemuxStage:
         self.udp.set_limits(limits)
         self.icmp.set_limits(limits)
         self.ip.set_limits(limits)
+        if self.ipv6 is not None:
+            self.ipv6.discovery.set_search_domains(config.network.dns_search_domains)
 
     def held(self) -> dict[str, int]:
         """What demux holds for guests; all zero when no guest has a link any more."""

@@ -1,0 +1,164 @@
+"""The IPv6 header (RFC 8200), the extension headers after it, and addresses that have a meaning (RFC 4291).
+
+Addresses are numbers as in pipeline.wire.ip. An IPv4-mapped address in an IPv6 header would be the number of
+an IPv4 address, so parse() refuses it: such packets must not appear on a link (RFC 4942 section 2.2).
+
+::
+
+    0                          4            6            7          8    24   40
+    ver|traffic class|flow     payload_len  next_header  hop_limit  src  dst  extension headers
+
+All extension headers but Fragment and Authentication begin with the type of the next header and their length
+in units of 8 bytes, the first unit not counted (RFC 6564 section 4).
+"""
+
+from struct import Struct
+from typing import Final, NamedTuple
+
+from pipeline.wire import ip
+from pipeline.wire.errors import WireError
+
+FIXED: Final = Struct("!IHBB16s16s")
+HEADER_LEN: Final = FIXED.size
+FRAGMENT_HEADER: Final = Struct("!BxHI")
+FRAGMENT_HEADER_LEN: Final = FRAGMENT_HEADER.size
+MIN_MTU: Final = 1280
+"""Every link must carry packets of this many bytes (RFC 8200 section 5)."""
+MAX_EXTENSIONS: Final = 8
+"""The most extension headers that are read. No ordinary packet has more than four."""
+DEFAULT_HOP_LIMIT: Final = 64
+
+PROTO_FRAGMENT: Final = 44
+PROTO_ICMPV6: Final = 58
+
+ALL_NODES: Final = 0xFF02 << 112 | 1
+"""ff02::1"""
+
+_ROUTING: Final = 43
+_AUTHENTICATION: Final = 51
+_EXTENSIONS: Final = frozenset((0, _ROUTING, PROTO_FRAGMENT, _AUTHENTICATION, 60, 135, 139, 140))
+"""Hop-by-hop, routing, fragment, authentication, destination, mobility (RFC 6275), HIP, Shim6."""
+_LINK_LOCAL: Final = 0xFE80 << 112
+_SOLICITED_NODE: Final = 0xFF02 << 112 | 0x1_FF00_0000
+_GROUP_MAC: Final = b"\x33\x33"
+_MORE: Final = 1
+_OFFSET: Final = 0xFFF8
+
+
+class Header(NamedTuple):
+    """The fixed header. ``payload_len``: bytes after it, extension headers included."""
+
+    traffic_class: int
+    flow_label: int
+    payload_len: int
+    next_header: int
+    hop_limit: int
+    src: int
+    dst: int
+
+
+class Upper(NamedTuple):
+    """What comes after the extension headers: a header of protocol ``proto`` at offset ``off``.
+
+    has_fragment: there is a Fragment header. frag_off: its offset in bytes. more: further fragments follow.
+    Only the first fragment has the header of ``proto`` at ``off``.
+    is_routed: a Routing header names further hops, so this is not the packet's last destination.
+    """
+
+    proto: int
+    off: int
+    has_fragment: bool
+    frag_off: int
+    more: bool
+    is_routed: bool
+
+
+def parse(view: memoryview | bytes, off: int, end: int) -> Header:
+    """Read the header at view[off:end]. The packet ends at ``off + HEADER_LEN + payload_len``.
+
+    The bytes after that are Ethernet padding. Raises WireError, also for addresses that no packet on a link
+    may have: a group as its source, or an IPv4-mapped one.
+    """
+    if end - off < HEADER_LEN or end > len(view) or off < 0:
+        raise WireError("ipv6_packet_dropped_truncated")
+    first, payload_len, next_header, hop_limit, src_bytes, dst_bytes = FIXED.unpack_from(view, off)
+    if first >> 28 != 6:
+        raise WireError("ipv6_packet_dropped_bad_version")
+    if payload_len > end - off - HEADER_LEN:
+        raise WireError("ipv6_packet_dropped_truncated")
+    src = int.from_bytes(src_bytes, "big")
+    dst = int.from_bytes(dst_bytes, "big")
+    if ip.is_multicast(src) or ip.is_ipv4(src) or ip.is_ipv4(dst):
+        raise WireError("ipv6_packet_dropped_bad_address")
+    return Header(first >> 20 & 0xFF, first & 0xFFFFF, payload_len, next_header, hop_limit, src, dst)
+
+
+def walk(view: memoryview | bytes, at: int, end: int, proto: int) -> Upper:
+    """Skip the extension headers in view[at:end]. proto: the type of the first one.
+
+    After a Fragment header with an offset there is payload, which is not read. Raises WireError for a header
+    that does not end in the packet, and for more than MAX_EXTENSIONS of them.
+    """
+    has_fragment, more, is_routed = False, False, False
+    frag_off = 0
+    extensions = 0
+    while proto in _EXTENSIONS and not frag_off:
+        if extensions == MAX_EXTENSIONS:
+            raise WireError("ipv6_packet_dropped_too_many_headers")
+        if at + 8 > end:
+            raise WireError("ipv6_packet_dropped_truncated")
+        extensions += 1
+        length = 8
+        if proto == _AUTHENTICATION:
+            length = (view[at + 1] + 2) * 4
+        elif proto == PROTO_FRAGMENT:
+            field = view[at + 2] << 8 | view[at + 3]
+            has_fragment, more, frag_off = True, field & _MORE != 0, field & _OFFSET
+        else:
+            length = (view[at + 1] + 1) * 8
+            is_routed = is_routed or (proto == _ROUTING and view[at + 3] != 0)
+        proto, at = view[at], at + length
+    if at > end:
+        raise WireError("ipv6_packet_dropped_truncated")
+    return Upper(proto, at, has_fragment, frag_off, more, is_routed)
+
+
+def build(payload_len: int, next_header: int, hop_limit: int, src: int, dst: int) -> bytes:
+    """The 40 bytes of a header with traffic class and flow label 0. payload_len: with extension headers."""
+    return FIXED.pack(
+        6 << 28,
+        payload_len,
+        next_header,
+        hop_limit,
+        src.to_bytes(16, "big"),
+        dst.to_bytes(16, "big"),
+    )
+
+
+def build_fragment(next_header: int, frag_off: int, more: bool, ident: int) -> bytes:
+    """The 8 bytes of a Fragment header. frag_off: bytes, a multiple of 8. ident: 32 bits."""
+    return FRAGMENT_HEADER.pack(next_header, frag_off | more, ident)
+
+
+# --- addresses ----------------------------------------------------------------------------
+
+
+def link_local(mac: bytes) -> int:
+    """The link-local address that a MAC address makes (RFC 4291 appendix A)."""
+    eui = bytes((mac[0] ^ 2,)) + mac[1:3] + b"\xff\xfe" + mac[3:]
+    return _LINK_LOCAL | int.from_bytes(eui, "big")
+
+
+def solicited_node(addr: int) -> int:
+    """The group in which the owner of an address hears questions about it (RFC 4291 section 2.7.1)."""
+    return _SOLICITED_NODE | addr & 0xFFFFFF
+
+
+def group_mac(addr: int) -> bytes:
+    """The MAC address of a group (RFC 2464 section 7)."""
+    return _GROUP_MAC + (addr & 0xFFFFFFFF).to_bytes(4, "big")
+
+
+def is_group_mac(mac: bytes) -> bool:
+    """Whether frames to this MAC address are for a group of IPv6."""
+    return mac[:2] == _GROUP_MAC

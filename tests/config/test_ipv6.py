@@ -1,0 +1,63 @@
+"""IPv6 of guests: off by default, and a prefix that is the same at every start."""
+
+import ipaddress
+
+import pytest
+import yaml
+
+from pipeline.config.errors import ConfigError
+from pipeline.config.shown import as_file
+from pipeline.wire import ip
+from tests.config.built import build, refusal
+
+ULA = ipaddress.IPv6Network("fd00::/8")
+
+
+def prefix_of(*words: str) -> ipaddress.IPv6Network:
+    made, _ = build("-ipv6", "on", *words)
+    return ipaddress.IPv6Network(made.network.ipv6_prefix)
+
+
+def test_it_is_off_by_default_and_then_there_is_no_prefix() -> None:
+    network = build()[0].network
+    assert (network.ipv6_enabled, network.ipv6_prefix, network.ipv6_first) == ("off", "", 0)
+
+
+def test_the_derived_prefix_is_a_unique_local_64_and_the_same_each_time() -> None:
+    found = prefix_of()
+    assert found.subnet_of(ULA)
+    assert found.prefixlen == 64
+    assert found == prefix_of()
+    assert build("-ipv6", "on")[0].network.ipv6_first == ip.of(found[0])
+
+
+def test_another_subnet_or_another_gateway_has_another_prefix(file) -> None:
+    path = file("stack: {gatewayMacAddress: '5a:94:ef:e4:0c:01'}")
+    assert len({prefix_of(), prefix_of("-subnet", "10.1.0.0/24"), prefix_of("-config", path)}) == 3
+
+
+def test_a_prefix_of_the_file_wins_and_reads_back(file) -> None:
+    path = file("ipv6: {enabled: on, prefix: '2001:db8:7::/64'}")
+    made, warnings = build("-config", path)
+    assert warnings == ()
+    assert ip.text(made.network.ipv6_first) == "2001:db8:7::"
+    assert build("-config", file(yaml.safe_dump(as_file(made))))[0] == made
+
+
+def test_the_flag_wins_over_the_file(file) -> None:
+    path = file("ipv6: {enabled: on, prefix: '2001:db8:7::/64'}")
+    made, _ = build("-config", path, "-ipv6", "off")
+    assert made.network.ipv6_first == 0
+    assert made.network.ipv6_prefix == "2001:db8:7::/64"
+
+
+@pytest.mark.parametrize("prefix", ["fd00::/63", "ff02::/64", "fe80::/64", "::/64", "10.0.0.0/8", "x"])
+def test_prefixes_of_which_guests_cannot_make_addresses_are_refused(file, prefix: str) -> None:
+    with pytest.raises(ConfigError, match=r"ipv6\.prefix: must be a /64 of fc00::/7 or 2000::/3"):
+        build("-config", file(f"ipv6: {{prefix: '{prefix}'}}"))
+
+
+def test_other_words_and_a_too_small_mtu_are_refused() -> None:
+    assert refusal("-ipv6", "maybe") == "ipv6 must be one of off, on, not 'maybe'"
+    assert refusal("-ipv6", "on", "-mtu", "1279") == "ipv6 needs an MTU of at least 1280, not 1279"
+    assert build("-ipv6", "on", "-mtu", "1280")[0].network.mtu == 1280
