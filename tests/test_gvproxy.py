@@ -15,7 +15,7 @@ from pipeline.daemon import supervisor
 def started(monkeypatch: pytest.MonkeyPatch) -> list[Config]:
     configs: list[Config] = []
 
-    def run(config: Config, program: supervisor.Program, _version: str) -> int:
+    def run(config: Config, program: supervisor.Program, _version: str, _reread: object) -> int:
         assert program == supervisor.GVPROXY
         configs.append(config)
         return 0

@@ -134,7 +134,8 @@ def _remove(data: dict[str, Data], loc: Path) -> None:
     """Remove what is at loc. An item of a list goes with its list."""
     if not loc:
         return
-    *above, last = loc[: next((at for at, step in enumerate(loc) if isinstance(step, int)), len(loc))]
+    first_item = next((at for at, step in enumerate(loc) if isinstance(step, int)), len(loc))
+    *above, last = loc[:first_item]
     for step in above:
         inner = data.get(str(step))
         if not isinstance(inner, dict):
