@@ -28,7 +28,6 @@ from pipeline.records.flows import FlowKey
 from pipeline.records.frames import Dropped, Frame
 from pipeline.records.run import Run
 from pipeline.records.tcp import TcpRange
-from pipeline.records.udp import HEADERS_LEN, UdpRange
 from pipeline.stages.ingress.capture import Capture, on_wire, sent_on_wire
 from pipeline.stages.ingress.live_writer import LiveWriter
 from pipeline.stages.ingress.ports import Port
@@ -206,10 +205,10 @@ class LiveCaptures:
                 only_runs = False
                 continue
             if isinstance(item, TcpRange):
-                proto, header_len = PROTO_TCP, item.header_len
+                proto = PROTO_TCP
             else:
-                proto, header_len = PROTO_UDP, HEADERS_LEN
-            begin = item.off - header_len
+                proto = PROTO_UDP
+            begin = item.off - item.header_len
             fitting = self._of_flow(view, begin, port.number, proto, item.key)
             spans[begin] = (begin + _span(item), fitting)
             if fitting:
@@ -359,14 +358,11 @@ def _runs(items: list[Item], slot: int) -> dict[int, int]:
     for item in items:
         if item.slot != slot:
             continue
-        if isinstance(item, TcpRange):
+        if isinstance(item, Frame):
+            found[item.off] = item.off
+        else:
             begin = item.off - item.header_len
             found[begin] = begin + _span(item)
-        elif isinstance(item, UdpRange):
-            begin = item.off - HEADERS_LEN
-            found[begin] = begin + _span(item)
-        else:
-            found[item.off] = item.off
     return found
 
 

@@ -138,7 +138,7 @@ class Steering:
                 if neighbor is None or neighbor.link == item.link:
                     if (
                         neighbor is not None
-                        and self._is_judged(view, item.off - udp.HEADERS_LEN, neighbor, ends.remote_addr)
+                        and self._is_judged(view, item.off - item.header_len, neighbor, ends.remote_addr)
                         and self._to_socket(item, now)
                     ):
                         past += 1
