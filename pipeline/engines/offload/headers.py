@@ -35,14 +35,9 @@ L4_OFF: Final = 34
 IPV4_LEN: Final = 20
 IPV6_LEN: Final = 40
 
-TCP_SEQ_OFF: Final = 38
-TCP_FLAGS_OFF: Final = 47
-TCP_CHECK_OFF: Final = 50
 TCP_HEADERS_LEN: Final = 54
 """Bytes of all three headers, without TCP options."""
 
-UDP_LENGTH_OFF: Final = 38
-UDP_CHECK_OFF: Final = 40
 UDP_HEADERS_LEN: Final = 42
 """Bytes of all three headers."""
 
@@ -61,6 +56,7 @@ UDP_HEADERS_LEN6: Final = 62
 TCP_SEQ: Final = 4
 TCP_FLAGS: Final = 13
 TCP_CHECK: Final = 16
+UDP_LENGTH: Final = 4
 UDP_CHECK: Final = 6
 UDP_LEN: Final = 8
 """Bytes of the UDP header."""

@@ -66,9 +66,12 @@ class LiveCapture:
 class LiveCaptures:
     """The captures that run now. While there are none, ``passing`` and ``dropping`` are False."""
 
-    def __init__(self, worker: Worker, mtu: int, ports: dict[int, Port], steering: Steering) -> None:
-        """ports: the links by number. steering tells demux of captures of drops."""
+    def __init__(
+        self, worker: Worker, mtu: int, ports: dict[int, Port], steering: Steering, *, ipv6: bool = False
+    ) -> None:
+        """ports: the links by number. steering tells demux of captures of drops. ipv6: as in coalesce()."""
         self._worker = worker
+        self._ipv6 = ipv6
         self._mtu = mtu
         self._ports = ports
         self._steering = steering
@@ -273,7 +276,7 @@ class LiveCaptures:
                 continue
             if off in runs:
                 last = runs[off]
-            elif reason := _refusal(view, off, length, vnet_len, features, port.link.verify):
+            elif reason := self._refusal(view, off, length, vnet_len, features, port.link.verify):
                 self._write_drop(port.number, view[off : off + length], now, reason)
         self.flush()
 
@@ -351,6 +354,23 @@ class LiveCaptures:
         if missing:
             self._worker.counts[_MISSING] += missing
 
+    def _refusal(
+        self, view: memoryview, off: int, length: int, vnet_len: int, features: int, verify: bool
+    ) -> str:
+        """Why GRO or the offload drops this frame: the name of a counter, "" if neither does."""
+        if vnet_len:
+            fields = virtio_net.LONG.unpack_from(view, off - VNET_LEN)
+            if fields[0] or fields[1]:
+                try:
+                    verdict = vnet.judge(view, off, length, fields, features, self._ipv6)
+                except WireError as error:
+                    return error.reason
+                if verdict >= vnet.CUT:
+                    return ""  # its parts went on
+                verify = verdict == vnet.VERIFY
+        _, drops = gro.coalesce(view, [(off, length)], 0, 0, verify, vnet_len > 0, self._ipv6)
+        return next(iter(drops), "")
+
 
 def _runs(items: list[Item], slot: int) -> dict[int, int]:
     """Where the first frame of each record in the slot begins, and where the last does."""
@@ -370,22 +390,6 @@ def _span(run: Run) -> int:
     return (run.piece_count() - 1) * run.stride
 
 
-def _refusal(view: memoryview, off: int, length: int, vnet_len: int, features: int, verify: bool) -> str:
-    """Why GRO or the offload drops this frame: the name of a counter, "" if neither does."""
-    if vnet_len:
-        fields = virtio_net.LONG.unpack_from(view, off - VNET_LEN)
-        if fields[0] or fields[1]:
-            try:
-                verdict = vnet.judge(view, off, length, fields, features)
-            except WireError as error:
-                return error.reason
-            if verdict >= vnet.CUT:
-                return ""  # its parts went on
-            verify = verdict == vnet.VERIFY
-    _, drops = gro.coalesce(view, [(off, length)], 0, 0, verify, vnet_len > 0)
-    return next(iter(drops), "")
-
-
 def _first_bytes(buffers: list[Buffer], count: int, single: bool) -> bytes:
     """The first bytes of the first frame. single: each buffer is a frame."""
     first = bytes(buffers[0][:count])
@@ -400,6 +404,8 @@ def _first_bytes(buffers: list[Buffer], count: int, single: bool) -> bytes:
 class Captures:
     """The capture of the configuration (-pcap), and those of clients."""
 
-    def __init__(self, worker: Worker, mtu: int, ports: dict[int, Port], steering: Steering) -> None:
+    def __init__(
+        self, worker: Worker, mtu: int, ports: dict[int, Port], steering: Steering, *, ipv6: bool = False
+    ) -> None:
         self.file = Capture(worker, mtu)
-        self.live = LiveCaptures(worker, mtu, ports, steering)
+        self.live = LiveCaptures(worker, mtu, ports, steering, ipv6=ipv6)
