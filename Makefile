@@ -4,13 +4,13 @@ PYTHON ?= $(shell .ci/python)
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
-SOURCES := pipeline guest perf tests setup.py .ci/agent.py .ci/manual.py .ci/screenshot.py
+SOURCES := pipeline guest perf tests setup.py .ci/agent.py .ci/manual.py .ci/screenshot.py .ci/web_screenshots.py
 PYTEST := $(BIN)/pytest
 ARGS ?=
 FUZZ_SECONDS ?= 300
 
 .DEFAULT_GOAL := help
-.PHONY: help setup packages machine run check fmt lint type test unit stress fuzz e2e bench figures compiled wheel manual picture agent perf demo fresh images peers clean
+.PHONY: help setup packages machine run check fmt lint type test unit stress fuzz e2e bench figures compiled wheel manual picture screenshots agent perf demo fresh images peers clean
 
 help: ## list the verbs
 	@grep -E '^[a-z0-9]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -65,6 +65,9 @@ stress: packages setup ## ten million messages over rings, 10^5 schedules and 10
 	CHURN_SECONDS=30 $(PYTEST) tests/e2e/test_churn.py $(ARGS)
 	CHURN_SECONDS=600 $(PYTEST) -s --timeout=1800 tests/e2e/test_churn_guests.py $(ARGS)
 	FUZZ_FRAMES=10000000 PERF_CHECK=1 $(PYTEST) -s --timeout=3600 tests/e2e/test_fuzzed_frames.py $(ARGS)
+	.ci/packages ci
+	$(PYTEST) tests/examples $(ARGS)
+	$(MAKE) --no-print-directory images
 
 fuzz: setup ## property tests with many more examples, then two fuzzers for FUZZ_SECONDS each
 	$(PYTEST) --hypothesis-profile=fuzz --timeout=3600 -m 'not e2e and not vm' tests/wire tests/engines tests/guest $(ARGS)
@@ -94,6 +97,9 @@ picture: setup ## docs/top.svg, the screen of gvtap-pipeline top
 
 agent: ## the guest's agent in one file, build/gvtap-guest.pyz, for guests with Python alone
 	$(PYTHON) .ci/agent.py build/gvtap-guest.pyz
+
+screenshots: packages setup ## pictures of the web page in docs/, with namespace guests and Chromium
+	$(BIN)/python .ci/web_screenshots.py
 
 perf: packages setup compiled ## all measurements beside the peers, with figures; see perf/README.md
 	@$(BIN)/python -c 'import matplotlib' 2>/dev/null || $(BIN)/pip install --quiet --editable '.[perf]' || \

@@ -17,6 +17,8 @@ from pipeline.system import inet, socket_file
 _VSOCK: Final = re.compile(r"([0-9]*:[0-9]+|[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12})", re.ASCII)
 
 _METRICS_HINT: Final = "allowed: host:port or unix:///path"
+_TCP: Final = "tcp://"
+_WEB_HINT: Final = "allowed: 127.0.0.1:port, [::1]:port or localhost:port"
 
 
 def links_of(parsed: flags.Parsed, keys: FileKeys, *, bound: bool = False) -> dict[str, str]:
@@ -75,6 +77,24 @@ def metrics_url(text: str) -> str:
             f"metrics: address {parts.netloc}: missing host, such as 127.0.0.1; {_METRICS_HINT}"
         )
     return url
+
+
+def web_url(text: str) -> str:
+    """The URL of the web page, from ``host:port`` or this URL; "" for none. Raises ConfigError.
+
+    Only loopback will do: the page is not encrypted, and it can open ports of the host.
+    """
+    if not text:
+        return ""
+    address = text.removeprefix(_TCP)
+    try:
+        parts = urlsplit(f"//{address}")
+        port, host = parts.port, parts.hostname or ""
+    except ValueError:
+        port, host = None, ""
+    if port is None or not inet.is_loopback(host) or parts.netloc != address or "@" in address:
+        raise ConfigError(f"web: {flags.quote(text)} is not an address of this host alone; {_WEB_HINT}")
+    return f"{_TCP}{address}"
 
 
 def check(url: str, what: str, schemes: tuple[str, ...]) -> None:

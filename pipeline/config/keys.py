@@ -132,6 +132,7 @@ class FileKeys(Map):
     listen: tuple[Text, ...] = ()
     services: Text = ""
     metrics: Text = ""
+    web: Text = ""
     notification: Text = ""
     log_level: Text = ""
     log_file: Text = ""

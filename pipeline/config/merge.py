@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 from pipeline.config import default_mode, derived, forward_words, limits, outside
 from pipeline.config.access import check_policy, check_token_file, with_proxy_protocol
 from pipeline.config.choices import GUESTS, PLACEMENTS, SEPARATE, STREAM_SCHEMES, UDP_NATS
-from pipeline.config.endpoints import check, further_links, links_of, metrics_url
+from pipeline.config.endpoints import check, further_links, links_of, metrics_url, web_url
 from pipeline.config.errors import ConfigError
 from pipeline.config.keys import NO_GUEST_API, FileKeys, StackKeys
 from pipeline.config.model import (
@@ -220,6 +220,7 @@ def _listeners(parsed: flags.Parsed, keys: FileKeys, *, bound: bool) -> Settings
         "listen": listen,
         "services": services,
         "metrics": metrics_url(parsed.text("metrics") or keys.metrics),
+        "web": web_url(parsed.text("web") or keys.web),
         "further": further,
     }
 

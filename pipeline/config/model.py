@@ -156,6 +156,7 @@ class Links:
     listen: tuple[str, ...]
     services: str
     metrics: str  # URL
+    web: str  # URL of a loopback address
     notification: str  # path of the socket
     vpnkit: str
     qemu: str
@@ -167,7 +168,7 @@ class Links:
     @property
     def loopback_ports(self) -> frozenset[int]:
         """The ports of all TCP sockets on loopback. They are for the host, and guests must not reach them."""
-        api = (*self.listen, self.services, self.metrics)
+        api = (*self.listen, self.services, self.metrics, self.web)
         urls = (*api, self.vpnkit, self.qemu, *(url for _, url in self.further))
         parts = [urlsplit(url) for url in urls if url.startswith("tcp")]
         return frozenset(each.port for each in parts if each.port and inet.is_loopback(each.hostname or ""))

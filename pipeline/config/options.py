@@ -75,6 +75,7 @@ OWN: Final[tuple[Flag, ...]] = (
     Flag("link", "string", f"further place for guests, repeats: {_links()}", repeats=True),
     Flag("forward", "string", f"port of the host for a guest, repeats: {FORWARD_FORM}", repeats=True),
     Flag("metrics", "string", f"endpoint for Prometheus alone: host:port or {_urls(METRICS_SCHEMES)}"),
+    Flag("web", "string", "a page for browsers on this host: 127.0.0.1:port, [::1]:port or localhost:port"),
     Flag("flow-log", "string", "path of a log with a line for each flow that has ended", is_file=True),
     Flag("tcp-workers", "int", "TCP worker processes; 0 means as configured, else 1"),
     Flag("egress-workers", "int", "worker processes for host sockets; 0 means as configured, else 1"),

@@ -33,7 +33,7 @@ class Facts(NamedTuple):
         """The facts about a daemon with this configuration."""
         network, links = config.network, config.links
         endpoints = [("listen", url) for url in links.listen]
-        endpoints += [("services", links.services), ("metrics", links.metrics)]
+        endpoints += [("services", links.services), ("metrics", links.metrics), ("web", links.web)]
         endpoints += [(name, getattr(links, name)) for name in LINKS]
         endpoints += links.further
         return cls(

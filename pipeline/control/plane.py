@@ -181,6 +181,17 @@ class ControlPlane:
         kind = BROWSERS_MONITORING if _is_tcp(listener) else MONITORING
         self._listen(self._front(self._servers.server(kind), {}), listener)
 
+    def serve_web(self, listener: socket.socket, on_token: Callable[[str], None]) -> None:
+        """Serve the page for browsers on a listening socket, which stays the caller's.
+
+        on_token: called with each token that opens the page.
+        """
+        from pipeline.control.web.login import Login  # noqa: PLC0415  not without -web
+
+        login = Login(listener.getsockname()[1], on_token)
+        self._listen(self._front(self._servers.page(login), {}), listener)
+        login.renew()
+
     def _listen(self, front: Front, listener: socket.socket) -> None:
         self._fronts.append(front)
         front.listen(listener)

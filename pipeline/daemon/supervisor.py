@@ -292,6 +292,8 @@ class Supervisor:
             self.log.info(f"enabling services API. Listening {bound}", kind="listening")
         if url := config.links.metrics:
             self._serve_metrics(plane, url)
+        if url := config.links.web:
+            self._serve_web(plane, url)
         try:
             for protocol, url in self._guest_urls():
                 sock = protocols.bind(protocol, url, self.inherited)
@@ -314,6 +316,12 @@ class Supervisor:
         self.log.info("metrics", url=addresses.bound_url(listener, url))
         if addresses.is_open_to_others(listener):
             self.log.warning("everyone who reaches this address can read the metrics", url=url)
+
+    def _serve_web(self, plane: ControlPlane, url: str) -> None:
+        listener = self._listen(url)
+        page = addresses.bound_url(listener, url).replace("tcp://", "http://", 1)
+        # The token stands after a #, so no browser sends it with a request (pipeline.control.web.login).
+        plane.serve_web(listener, lambda token: self.log.info("web page", url=f"{page}/#token={token}"))
 
     async def _accept_guests(
         self, plane: ControlPlane, protocol: str, fds: list[socket.socket] | tuple[int, int]

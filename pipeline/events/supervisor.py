@@ -41,6 +41,11 @@ LIFE: Final = (
     ),
     logged("metrics-served", INFO, "metrics", "The endpoint for metrics is open.", url="its address"),
     logged(
+        *("web-page", INFO, "web page"),
+        "The web page is open, or a browser has used the last address.",
+        url="its address, with a token that works once",
+    ),
+    logged(
         *("metrics-open", WARNING, "everyone who reaches this address can read the metrics"),
         "The endpoint for metrics has an address that others can reach.",
         url="the address",

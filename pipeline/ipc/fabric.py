@@ -15,7 +15,7 @@ from typing import Final
 
 from pipeline.counter_block import CounterBlock
 from pipeline.ipc.arena import SLOT_BYTES, Arena, Pool
-from pipeline.ipc.ring import Consumer, Producer, SlotConsumer, SlotProducer, depth, ring_bytes
+from pipeline.ipc.ring import Consumer, Producer, SlotConsumer, SlotProducer, depth, passed, ring_bytes
 from pipeline.ipc.segment import Segment
 from pipeline.ipc.socket_pair import socket_pair
 from pipeline.ipc.wake import BELL_BYTES, Bell, EventfdWaiter, Waiter, lone_waiter
@@ -166,6 +166,10 @@ class Fabric:
     def ring_depths(self) -> dict[Edge, int]:
         """The number of records in each ring that carries records."""
         return {edge: depth(self._ring(edge), edge.capacity) for edge in self.layout.edges}
+
+    def rings_passed(self) -> dict[Edge, int]:
+        """The number of records that each of these rings has carried since the start."""
+        return {edge: passed(self._ring(edge)) for edge in self.layout.edges}
 
     def rings_in_use(self) -> Iterator[str]:
         """A text about each ring that is not empty. Exact only while the workers are idle."""

@@ -79,6 +79,11 @@ def depth(buf: memoryview, capacity: int) -> int:
     return min(index[_PROD] - released, capacity)
 
 
+def passed(buf: memoryview) -> int:
+    """Entries published in a ring since it was made. For readers that have neither of its ends."""
+    return buf[:HEADER_BYTES].cast("Q")[_PROD]
+
+
 def _parts(buf: memoryview, capacity: int, entry_bytes: int) -> tuple[memoryview, memoryview]:
     """A ring's counters (as 64-bit words) and its entries (as bytes)."""
     if capacity <= 0 or capacity & (capacity - 1):

@@ -365,3 +365,36 @@ def test_metrics_are_an_address_or_a_url_by_flag_or_key(tmp_path: Path, text: st
     file.write_text(f'metrics: "{text}"\n')
     assert build("-config", str(file))[0].links.metrics == url
     assert build("-config", str(file), "-metrics", "127.0.0.1:1")[0].links.metrics == "tcp://127.0.0.1:1"
+
+
+@pytest.mark.parametrize("text", ["127.0.0.1:8080", "[::1]:0", "localhost:1", "127.9.9.9:65535"])
+def test_the_web_page_has_an_address_of_loopback_by_flag_or_key(tmp_path: Path, text: str) -> None:
+    assert build("-web", text)[0].links.web == f"tcp://{text}"
+    assert build("-web", f"tcp://{text}")[0].links.web == f"tcp://{text}"
+    file = tmp_path / "config.yaml"
+    file.write_text(f'web: "{text}"\n')
+    assert build("-config", str(file))[0].links.web == f"tcp://{text}"
+    assert build("-config", str(file), "-web", "127.0.0.1:1")[0].links.web == "tcp://127.0.0.1:1"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "8080",
+        ":8080",
+        "0.0.0.0:80",
+        "[::]:80",
+        "192.168.1.1:80",
+        "host.example:80",
+        "127.0.0.1",
+        "127.0.0.1:x",
+    ]
+    + ["http://127.0.0.1:80", "unix:///run/web.sock", "a@127.0.0.1:80", "127.0.0.1:80/x", "127.0.0.1:99999"],
+)
+def test_no_other_address_is_taken_for_the_web_page(text: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        build("-web", text)
+    assert str(caught.value) == (
+        f'web: "{text}" is not an address of this host alone; '
+        "allowed: 127.0.0.1:port, [::1]:port or localhost:port"
+    )

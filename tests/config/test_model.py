@@ -70,7 +70,8 @@ def test_the_ports_of_sockets_on_loopback_are_known() -> None:
     )
     words += ("-link", "le16+tcp4://127.1.2.3:4", "-listen", "tcp://:5", "-listen", "tcp://10.0.0.1:6")
     words += ("-listen", "unix:///a", "-listen-stdio", "tcp", "-metrics", "127.0.0.1:7")
-    assert build(*words).links.loopback_ports == {1, 2, 3, 4, 7}
+    words += ("-web", "[::1]:8")
+    assert build(*words).links.loopback_ports == {1, 2, 3, 4, 7, 8}
     assert build().links.loopback_ports == frozenset()
 
 

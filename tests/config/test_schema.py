@@ -30,7 +30,7 @@ GOOD = [
     "listen: [~]",
     "log-file: 0x10\npid-file: 7\nstack: {dnsSearchDomains: [1.0, ~, true]}",
     "slots: 0x100\nstack: {mtu: 1_500, debug: yes, ec2MetadataAccess: TRUE}",
-    "busy-poll: 0\nmetrics: 127.0.0.1:9100",
+    "busy-poll: 0\nmetrics: 127.0.0.1:9100\nweb: 127.0.0.1:0",
     "interfaces: {qemu: unix:///q, vfkit: unixgram:///v, bess: unixpacket:///b, stdio: accept, vpnkit: unix:///h}",
     "links: [qemu+tcp://127.0.0.1:1]\nforwards: [{socket: /s, dest: /d, user: core, identity: /k}]",
     "stack: {subnet: 10.0.0.0/24, gatewayIP: 10.0.0.1, gatewayMacAddress: '5A-94-EF-E4-0C-DD'}",
@@ -163,7 +163,8 @@ SHOWN = {
         "outbound-address: 10.9.9.9\noutbound-interface: eth0\nguest-names: vm.internal\n"
     ),
     "links": (
-        "listen: [unix:///a, vsock://:1024]\nservices: unix:///s\nmetrics: 127.0.0.1:9100\nnotification: /n\n"
+        "listen: [unix:///a, vsock://:1024]\nservices: unix:///s\nmetrics: 127.0.0.1:9100\n"
+        "web: localhost:8080\nnotification: /n\n"
         "interfaces: {vpnkit: unix:///h}\nlinks: [qemu+tcp://127.0.0.1:1, vfkit+unixgram:///v]\n"
     ),
     "workers": "placement: auto\ntcp-workers: 2\negress-workers: 3\nslots: 1024\nbusy-poll: 0\n",

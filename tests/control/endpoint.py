@@ -21,9 +21,13 @@ from pipeline.control.http.takeover import CAPTURE, CONNECT, TUNNEL, Capture, Co
 from pipeline.control.hub import Hub
 from pipeline.control.metrics.build import Build
 from pipeline.control.metrics.page import Readings, Snapshot, page
+from pipeline.control.web.login import Login
+from pipeline.control.web.site import Site
 from pipeline.control.workers import RefusedError
+from pipeline.counter_block import GuestRow
 from pipeline.ipc import messages
 from pipeline.ipc.flow_rows import IN, OUT, FlowRow
+from pipeline.topology import Edge
 
 LOG = structlog.get_logger()
 GUEST = "192.168.127.2:40000"
@@ -61,6 +65,12 @@ class Meter:
 
     async def page(self) -> bytes:
         return page(Readings(self.build, {}, self.counts))
+
+    def rings(self) -> dict[Edge, tuple[int, int]]:
+        return {Edge("ingress", "demux", 1024, 64): (12, 3)}
+
+    async def guest_rows(self) -> dict[str, GuestRow]:
+        return {"5a:94:ef:e4:0c:ee": GuestRow(1, 1000, 10, 2000, 20, 5)}
 
     async def silent_workers(self) -> list[str]:
         return self.silent
@@ -163,25 +173,28 @@ async def endpoint(
     meter: Meter | None = None,
     access: Access | None = None,
     hub: Hub | None = None,
+    login: Login | None = None,
 ) -> AsyncIterator[Endpoint]:
     """The endpoint, up for the time of the block.
 
-    browsers: with the rules of an endpoint on TCP. monitoring: the one that has no API.
+    browsers: with the rules of an endpoint on TCP. monitoring: the one that has no API. login: the web page.
     """
     workers = Workers()
     forwarder = Forwarder(workers)
     api = Api(forwarder, workers, meter or Meter(), LOG, access=access, hub=hub)
-    if monitoring:
+    if login is not None:
+        app = Site(api.access, login).application(api)
+    elif monitoring:
         app = api.monitoring(browsers=browsers)
     else:
         app = api.guest() if guest else api.full(browsers=browsers)
     runner = make_runner(app)
     await runner.setup()
     take_overs: dict[str, TakeOver] = {}
-    if not guest:
+    if not guest and login is None:
         take_overs[TUNNEL] = Tunnel(workers, LOG, access, browsers=browsers)
         take_overs[CAPTURE] = Capture(workers, LOG, access, browsers=browsers)
-    if connect and not guest:
+    if connect and not guest and login is None:
         take_overs[CONNECT] = Connect(workers, LOG, access, browsers=browsers)
     kind = GuestFront if guest else Front
     front = kind(server_of(runner), take_overs, LOG, timeout=timeout, max_connections=max_connections)

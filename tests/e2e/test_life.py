@@ -20,17 +20,17 @@ pytestmark = pytest.mark.e2e
 
 IDLE_SECONDS = 10.0
 IDLE_SHARE = 0.002
-START_SECONDS = 1.5
+START_CPU_SECONDS = 1.5
 MIB = 1 << 20
 
 
-def test_start_to_ready_takes_less_than_a_second_and_a_half(network: Network) -> None:
+def test_the_start_of_all_processes_takes_little_processor_time(network: Network) -> None:
     times = []
     for _ in range(3):
         with Daemon(network) as daemon:
-            times.append(daemon.start_seconds)
-    # The best of three: a busy machine may be slow at any one of them.
-    assert min(times) < START_SECONDS, times
+            times.append(sum(daemon.cpu_seconds().values()))
+    # Processor time, since a busy machine is slow. The least of three, since its caches are cold too.
+    assert min(times) < START_CPU_SECONDS, times
 
 
 def test_an_idle_daemon_and_an_idle_guest_use_no_cpu(daemon: Daemon, agent: Agent) -> None:

@@ -72,6 +72,19 @@ def test_a_burst_over_the_ring_end_comes_out_in_order_in_two_peeks(start: int) -
     assert producer.prod_idx == start + CAPACITY + 5
 
 
+def test_a_reader_without_an_end_sees_how_many_entries_have_passed_and_how_many_wait() -> None:
+    buf = memoryview(bytearray(ring_bytes(8, 64)))
+    producer, consumer = Producer(buf, 8, 64), Consumer(buf, 8, 64)
+    for number in range(15):
+        producer.push(record(number))
+        producer.publish()
+        take(consumer)
+    producer.push(record(15))
+    assert (ring_module.passed(buf), ring_module.depth(buf, 8)) == (15, 0)
+    producer.publish()
+    assert (ring_module.passed(buf), ring_module.depth(buf, 8)) == (16, 1)
+
+
 def test_a_full_ring_keeps_the_rest_in_the_backlog_and_loses_nothing() -> None:
     producer, consumer = pair()
     for number in range(CAPACITY + 3):

@@ -75,6 +75,11 @@ class Access:
             self._refuse(_UNAUTHORIZED, client, "no valid token")
             raise AccessError(401, UNAUTHORIZED)
 
+    def refuse_session(self, client: str, why: str) -> AccessError:
+        """Count and log a request without a session of the web page. Returns the error to raise."""
+        self._refuse(_UNAUTHORIZED, client, why)
+        return AccessError(401, why)
+
     def check_web_page(
         self,
         client: str,

@@ -7,7 +7,7 @@ listens, and takeover.py takes connections over.
 
 import asyncio
 import posixpath
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final, Protocol, TypeVar
 from urllib.parse import quote
 
@@ -27,7 +27,7 @@ from pipeline.control.forwarder import (
     resolve_remote,
 )
 from pipeline.control.guests import GuestSums
-from pipeline.control.http import event_stream, forward_answers, models, openapi, stats, status
+from pipeline.control.http import event_stream, forward_answers, models, openapi, stats, status, traffic
 from pipeline.control.http.access import Access, AccessError, guest_address
 from pipeline.control.http.connection import TIMEOUT, TOO_LONG
 from pipeline.control.http.runner import connection_of
@@ -53,7 +53,10 @@ _R = TypeVar("_R", bound=models.Request)
 _GUESTS: Final = web.AppKey("guests", bool)
 """Whether an application serves the gateway's port 80."""
 _PLAIN: Final = {"Content-Type": "text/plain; charset=utf-8"}
-_READING: Final = frozenset({"GET", "HEAD"})
+READING: Final = frozenset({"GET", "HEAD"})
+
+WebFields = tuple[list[str], list[str], list[str]]
+"""All values of Host, Origin and Sec-Fetch-Site."""
 
 
 class ApiError(Exception):
@@ -64,7 +67,7 @@ class ApiError(Exception):
         self.status = status
 
 
-class Meter(status.Meter, Protocol):
+class Meter(status.Meter, traffic.Meter, Protocol):
     """What the program counts, and how it is (pipeline.control.metrics.meter.Meter)."""
 
     async def page(self) -> bytes:
@@ -91,7 +94,8 @@ class Api:
 
         hub: by default one that no worker reports to. flows: by default of one worker of each kind.
         """
-        self._access = Access(log) if access is None else access
+        self.access = Access(log) if access is None else access
+        """Who may do what."""
         self._description = openapi.document("", token=False) if description is None else description
         self._forwarder = forwarder
         self._request = request
@@ -108,14 +112,11 @@ class Api:
         self._add_forwarder(app)
         routes: dict[str, Handler] = {
             **self._probes(),
+            **self._live(),
             "/openapi.json": self._openapi,
             "/stats": self._stats,
             "/cam": self._cam,
-            "/guests": self._guests_all,
-            "/flows": self._flows_all,
-            "/flows/{id}": self._end_flow,
             "/events": self._events,
-            "/status": self._status,
             "/leases": self._leases,
             "/services/dhcp/leases": self._leases,
             "/services/dns/all": self._dns_all,
@@ -146,6 +147,32 @@ class Api:
             app.router.add_route("*", path, handler)
         return app
 
+    def page(
+        self, check: Callable[[web.Request, str, WebFields], None], own: Mapping[str, Handler]
+    ) -> web.Application:
+        """What the web page asks. check: raises AccessError, gets the client too. own: the page's paths."""
+
+        @web.middleware
+        async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
+            check(request, _client(request), _web_fields(request))
+            return await handler(request)
+
+        app = self._application([guard], guests=False)
+        # The list of forwards is that of /status, which has no password of a forward over ssh.
+        for path, handler in {**self._live(), **self._changes(), **own}.items():
+            app.router.add_route("*", path, handler)
+        return app
+
+    def _live(self) -> dict[str, Handler]:
+        """What changes while the daemon runs."""
+        return {
+            "/status": self._status,
+            "/traffic": self._traffic,
+            "/guests": self._guests_all,
+            "/flows": self._flows_all,
+            "/flows/{id}": self._end_flow,
+        }
+
     def _probes(self) -> dict[str, Handler]:
         return {"/metrics": self._metrics, "/healthz": self._healthz, "/version": self._version}
 
@@ -158,8 +185,12 @@ class Api:
 
     def _add_forwarder(self, app: web.Application) -> None:
         app.router.add_route("*", "/services/forwarder/all", self._forwarder_all)
-        app.router.add_route("*", "/services/forwarder/expose", self._expose)
-        app.router.add_route("*", "/services/forwarder/unexpose", self._unexpose)
+        for path, handler in self._changes().items():
+            app.router.add_route("*", path, handler)
+
+    def _changes(self) -> dict[str, Handler]:
+        """What opens and closes forwards."""
+        return {"/services/forwarder/expose": self._expose, "/services/forwarder/unexpose": self._unexpose}
 
     @web.middleware
     async def _answer(self, request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -190,19 +221,19 @@ class Api:
 
     @web.middleware
     async def _for_hosts(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        self._access.check_host(request.headers.get("Authorization", ""), _client(request))
+        self.access.check_host(request.headers.get("Authorization", ""), _client(request))
         return await handler(request)
 
     @web.middleware
     async def _for_browsers(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        self._access.check_web_page(_client(request), *_web_fields(request))
+        self.access.check_web_page(_client(request), *_web_fields(request))
         return await handler(request)
 
     @web.middleware
     async def _for_guests(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         client = _client(request)
-        self._access.check_web_page(client, *_web_fields(request), guest=True)
-        self._access.check_guest(client)
+        self.access.check_web_page(client, *_web_fields(request), guest=True)
+        self.access.check_guest(client)
         return await handler(request)
 
     # --- forwarder ----------------------------------------------------------------------
@@ -223,7 +254,7 @@ class Api:
         client, owner = _client(request), Owner()
         try:
             if request.app[_GUESTS]:
-                self._access.check_guest_expose(client, protocol, asked.local, remote)
+                self.access.check_guest_expose(client, protocol, asked.local, remote)
                 owner = _owner(request)
             opened = await self._forwarder.expose(
                 protocol, asked.local, remote, asked.proxy_protocol, owner=owner
@@ -243,7 +274,7 @@ class Api:
         client = _client(request)
 
         def check(forward: Forward | None) -> None:
-            self._access.check_guest_unexpose(client, protocol, asked.local, forward)
+            self.access.check_guest_unexpose(client, protocol, asked.local, forward)
 
         try:
             if request.app[_GUESTS]:
@@ -282,7 +313,7 @@ class Api:
         return web.Response()
 
     async def _events(self, request: web.Request) -> web.StreamResponse:
-        if request.method not in _READING:
+        if request.method not in READING:
             raise ApiError(405, "only GET and HEAD")
         try:
             return await event_stream.serve(request, self._hub)
@@ -294,7 +325,7 @@ class Api:
     # --- flows --------------------------------------------------------------------------------
 
     async def _flows_all(self, request: web.Request) -> web.Response:
-        if request.method not in _READING:
+        if request.method not in READING:
             raise ApiError(405, "only GET and HEAD")
         try:
             flows, total = await self._flows.find(flow_query.read(request.query.items()))
@@ -316,6 +347,9 @@ class Api:
         forwards = [forward_answers.shown(each, nobody) for each in self._forwarder.all()]
         found = await status.read(self._meter, self._request, forwards)
         return _json(found.model_dump(exclude_defaults=True))
+
+    async def _traffic(self, _request: web.Request) -> web.Response:
+        return _json((await traffic.read(self._meter)).model_dump())
 
     # --- counters ---------------------------------------------------------------------------
 
@@ -351,7 +385,7 @@ def _owner(request: web.Request) -> Owner:
     return Owner(guest_address(_client(request)), guest)
 
 
-def _web_fields(request: web.Request) -> tuple[list[str], list[str], list[str]]:
+def _web_fields(request: web.Request) -> WebFields:
     """All values of the fields that tell what a web page asks."""
     headers = request.headers
     return headers.getall("Host", []), headers.getall("Origin", []), headers.getall("Sec-Fetch-Site", [])
@@ -377,8 +411,8 @@ async def _posted(request: web.Request, model: type[_R]) -> _R:
 
 @web.middleware
 async def _read_only(request: web.Request, handler: Handler) -> web.StreamResponse:
-    if request.method not in _READING:
-        raise web.HTTPMethodNotAllowed(request.method, _READING)
+    if request.method not in READING:
+        raise web.HTTPMethodNotAllowed(request.method, READING)
     return await handler(request)
 
 

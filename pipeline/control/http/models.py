@@ -247,5 +247,39 @@ class Status(Version):
     drops: dict[str, int] = Field(description="what was dropped, by counter; only those that are not 0")
 
 
+class RingTraffic(BaseModel):
+    """What one ring between two workers carries."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    source: str
+    target: str
+    records: int = Field(description="records that it has carried since the start")
+    waiting: int = Field(description="records in it now")
+    capacity: int
+
+
+class GuestTraffic(BaseModel):
+    """What one guest's link sent and got since it came up, Ethernet headers included."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    mac: str = Field(description="the first MAC address of the link; other: of the links beyond the first 64")
+    bytes_from_guest: int
+    bytes_to_guest: int
+    frames_from_guest: int
+    frames_to_guest: int
+    frames_dropped: int = Field(description="frames that were dropped because they were bad")
+
+
+class Traffic(BaseModel):
+    """What passes through the pipeline."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    rings: list[RingTraffic]
+    guests: list[GuestTraffic]
+
+
 REQUESTS: Final = (ExposeRequest, UnexposeRequest, ZoneRequest)
-ANSWERS: Final = (Forwards, Zones, Leases, Cam, Guests, Flows, Counters, Version, Status)
+ANSWERS: Final = (Forwards, Zones, Leases, Cam, Guests, Flows, Counters, Version, Status, Traffic)

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from aiohttp.web import Application, AppRunner
 
     from pipeline.control.http.api import Api
+    from pipeline.control.web.login import Login
 
 HOST: Final = "host"
 """An endpoint on the host that browsers cannot reach."""
@@ -22,6 +23,8 @@ BROWSERS: Final = "browsers"
 GUEST: Final = "guest"
 MONITORING: Final = "monitoring"
 """What monitors read, where browsers cannot reach it."""
+WEB: Final = "web"
+"""The page for browsers."""
 BROWSERS_MONITORING: Final = "monitoring, browsers"
 
 
@@ -32,6 +35,7 @@ class Servers:
         """make_api is called when the first request comes."""
         self._make_api = make_api
         self._api: Api | None = None
+        self._login: Login | None = None
         self._runners: dict[str, AppRunner] = {}
         self._lock = asyncio.Lock()
 
@@ -44,6 +48,11 @@ class Servers:
             return server()
 
         return make
+
+    def page(self, login: "Login") -> Server:
+        """Makes the protocol of a connection to the web page, of which there is one."""
+        self._login = login
+        return self.server(WEB)
 
     async def close(self) -> None:
         """End all of them."""
@@ -64,6 +73,10 @@ class Servers:
     def _application(self, kind: str) -> "Application":
         api = self._api = self._api or self._make_api()
         browsers = kind in (BROWSERS, BROWSERS_MONITORING)
+        if kind == WEB and self._login is not None:
+            from pipeline.control.web.site import Site  # noqa: PLC0415  not without -web
+
+            return Site(api.access, self._login).application(api)
         if kind == GUEST:
             return api.guest()
         if kind in (MONITORING, BROWSERS_MONITORING):

@@ -11,11 +11,13 @@ from pipeline import histograms, logs
 from pipeline.control.facts import Facts
 from pipeline.control.metrics.build import Build
 from pipeline.control.metrics.families import SUPERVISOR, writers
+from pipeline.control.metrics.guest_rows import name_guests
 from pipeline.control.repeated import Repeated
 from pipeline.control.workers import Request, RequestError
+from pipeline.counter_block import GuestRow
 from pipeline.ipc import messages
 from pipeline.ipc.fabric import Fabric
-from pipeline.topology import DEMUX, INGRESS
+from pipeline.topology import DEMUX, INGRESS, Edge
 
 if TYPE_CHECKING:
     from pipeline.control.metrics.page import Snapshot
@@ -71,9 +73,8 @@ class Meter:
     async def page(self) -> bytes:
         """The page of ``/metrics``."""
         # prometheus_client is loaded when a monitor asks.
-        from pipeline.control.metrics.page import Readings, name_guests, page  # noqa: PLC0415
+        from pipeline.control.metrics.page import Readings, page  # noqa: PLC0415
 
-        rows = self._blocks[INGRESS].guests()
         return page(
             Readings(
                 build=self.build,
@@ -89,10 +90,20 @@ class Meter:
                 },
                 rings=self._fabric.ring_depths(),
                 slots={home: span.slot_count for home, span in self._fabric.layout.pools.items()},
-                guests=name_guests(rows, await self._cam()) if rows else {},
+                guests=await self.guest_rows(),
                 pids=self._pids,
             )
         )
+
+    async def guest_rows(self) -> dict[str, GuestRow]:
+        """What each guest sent and got, by the MAC address of its link."""
+        rows = self._blocks[INGRESS].guests()
+        return name_guests(rows, await self._cam()) if rows else {}
+
+    def rings(self) -> dict[Edge, tuple[int, int]]:
+        """For each ring: the records that it has carried since the start, and those in it now."""
+        depths = self._fabric.ring_depths()
+        return {edge: (count, depths[edge]) for edge, count in self._fabric.rings_passed().items()}
 
     async def silent_workers(self) -> list[str]:
         """The workers that do not answer in time. Each of the others has taken a breath."""

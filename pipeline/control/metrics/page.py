@@ -29,13 +29,10 @@ from pipeline.control.metrics.families import (
     histogram_name,
     writers,
 )
-from pipeline.counter_block import OTHERS, GuestRow
+from pipeline.counter_block import GuestRow
 from pipeline.topology import Edge
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
-OTHER_GUESTS: Final = "other"
-"""The label ``guest`` of the links that share a row."""
-
 Snapshot = Mapping[str, Mapping[str, int]]
 """{worker: {counter: value}}"""
 
@@ -66,17 +63,6 @@ class Readings(NamedTuple):
     slots: Mapping[str, int] = {}
     guests: Mapping[str, GuestRow] = {}
     pids: Mapping[str, int] = {}
-
-
-def name_guests(rows: Sequence[GuestRow], cam: Mapping[str, int]) -> dict[str, GuestRow]:
-    """The rows by the first MAC address of their link. cam: the link of each MAC address.
-
-    A link without a MAC address has sent nothing that counts. Links that share a row are OTHER_GUESTS.
-    """
-    macs: dict[int, str] = {OTHERS: OTHER_GUESTS}
-    for mac, link in cam.items():
-        macs.setdefault(link, mac)
-    return {macs[row.link]: row for row in rows if row.link in macs}
 
 
 class _Page(Collector):

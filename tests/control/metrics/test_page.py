@@ -11,7 +11,8 @@ from pipeline import counters, histograms
 from pipeline.control.metrics import page as pages
 from pipeline.control.metrics.build import Build
 from pipeline.control.metrics.families import SUPERVISOR, writers
-from pipeline.control.metrics.page import OTHER_GUESTS, Readings, name_guests
+from pipeline.control.metrics.guest_rows import OTHER_GUESTS, name_guests
+from pipeline.control.metrics.page import Readings
 from pipeline.counter_block import OTHERS, GuestRow
 from pipeline.topology import Layout
 from tests.support.metrics import counted, promtool, samples
