@@ -38,11 +38,14 @@ from pipeline.engines.offload.headers import (
     DROP_RUNT,
     ETHERNET_LEN,
     IPV6_NEXT_OFF,
+    L4_OFF6,
     MAX_STRIDE,
     PROTO_OFF,
     TCP_HEADERS_LEN,
+    TCP_HEADERS_LEN6,
     TYPE_OFF,
     UDP_HEADERS_LEN,
+    UDP_HEADERS_LEN6,
 )
 from pipeline.engines.offload.layouts import IPV4, IPV6, Layout
 from pipeline.records.flows import FlowKey
@@ -53,6 +56,8 @@ from pipeline.wire.ipv4 import PROTO_UDP
 
 _TIMES: Final = Struct("!4xII")
 _TIMES_FORM: Final = b"\x01\x01\x08\x0a"
+_GROUP: Final = 1
+"""The bit of a MAC address's first byte that says that it is a group's."""
 _TYPE_IPV6: Final = ethernet.TYPE_IPV6 >> 8
 """The first byte of IPv6's EtherType. No other EtherType that GRO knows begins with it."""
 
@@ -103,12 +108,16 @@ def coalesce(
     count = len(frames)
     while index < count:
         off, length = frames[index]
-        if ipv6 and length > IPV6.l4_off and view[off + TYPE_OFF] == _TYPE_IPV6:
+        if ipv6 and length > L4_OFF6 and view[off + TYPE_OFF] == _TYPE_IPV6:
             if segments6 is None:
                 segments6 = _Segments(IPV6, burst)
-            taken = segments6.add(index) if length >= IPV6.tcp_headers_len else 0
-            if not taken and length >= IPV6.udp_headers_len and view[off + IPV6_NEXT_OFF] == PROTO_UDP:
-                taken = gro_udp.add(IPV6, burst, index)
+            taken = 0
+            # Packets to groups have a meaning on the link. Demux judges each of them.
+            if not view[off] & _GROUP:
+                if length >= TCP_HEADERS_LEN6:
+                    taken = segments6.add(index)
+                if not taken and length >= UDP_HEADERS_LEN6 and view[off + IPV6_NEXT_OFF] == PROTO_UDP:
+                    taken = gro_udp.add(IPV6, burst, index)
         else:
             taken = segments.add(index) if length >= TCP_HEADERS_LEN else 0
             if not taken and length >= UDP_HEADERS_LEN and view[off + PROTO_OFF] == PROTO_UDP:
@@ -184,7 +193,7 @@ class _Segments:
         end = total + layout.counted_off
         payload = end - header_len
         if (
-            not layout.is_plain(pre)
+            pre[12:15] not in layout.plain
             or hops not in layout.plain_hops
             or header_len < layout.tcp_headers_len
             or payload < 0

@@ -313,7 +313,8 @@ def _is_plain_ipv6(view: memoryview, off: int, length: int) -> bool:
     return (
         view[off + IPV6_NEXT_OFF] in _CSUM_OFFSETS
         and payload_len + L4_OFF6 == length
-        and IPV6.is_plain(view[off : off + ETHERNET_LEN + 1].tobytes())
+        and not view[off] & 1
+        and view[off + TYPE_OFF : off + TYPE_OFF + 3].tobytes() in IPV6.plain
         and bool(_key_of(IPV6, view, off))
     )
 

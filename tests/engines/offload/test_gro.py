@@ -9,8 +9,6 @@ from collections import Counter
 from typing import Any, NamedTuple
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from pipeline.counters import INDEX
 from pipeline.engines.offload import gro, headers
@@ -30,11 +28,10 @@ from tests.support.frames import (
     tcp_frame6,
     timestamps,
 )
+from tests.support.gro_bursts import Flow
 from tests.support.layouts import decode
 from tests.support.offload import left_out
 
-TAG = bytes.fromhex("8100a000")
-OTHER_VLAN = bytes.fromhex("8100a005")
 BOTH = pytest.mark.parametrize("family", FAMILIES.values(), ids=FAMILIES)
 BAD_CHECKSUMS = (headers.DROP_IPV4_CHECKSUM, headers.DROP_TCP_CHECKSUM)
 
@@ -210,197 +207,6 @@ def check_collapsed(
             assert 0 < (latest.ack - segment.ack) % 2**32 < 2**31
             latest = segment
     assert not missing
-
-
-# --- bursts of every kind -------------------------------------------------------------
-
-
-class Step(NamedTuple):
-    """One frame of a made-up burst: what it changes against the flow's last."""
-
-    flow: int
-    what: str
-    size: int
-    repeat: int
-
-
-STEPS = (
-    "data", "data", "data", "data", "short", "psh", "ack", "ack", "dup", "window", "sack", "time", "fin",
-    "syn", "gap", "old", "ttl", "last-hop", "tos", "mac", "no-df", "ece", "pad", "bad-tcp", "bad-ip", "udp",
-    "arp", "runt", "tiny", "ip-options", "fragment", "bad-offset", "long-total", "short-total", "reserved",
-    "back", "partial", "partial", "tag", "tag-partial", "vlan",
-)  # fmt: skip
-WITH_DATA = (
-    "data", "psh", "gap", "old", "ttl", "last-hop", "tos", "mac", "no-df", "ece", "bad-tcp", "bad-ip",
-    "partial", "tag", "tag-partial", "vlan",
-)  # fmt: skip
-
-
-class Flow:
-    """A sender that remembers where it was, so that steps mostly continue each other."""
-
-    def __init__(self, number: int, timed: bool, family: str = "IPv4") -> None:
-        self.family = FAMILIES[family]
-        self.is_ipv6 = family == "IPv6"
-        self.seq = 0xFFFFFF00
-        self.ack = 0xFFFFF000
-        self.wnd = 500
-        self.ts = 7 if timed else 0
-        self.sport = 40000 + number
-        self.ident = 0
-
-    def make(self, what: str, size: int) -> bytes:
-        options = timestamps(self.ts, 3) if self.ts else b""
-        keys: dict[str, int | bytes] = {}
-        payload = b""
-        flags = tcp.ACK
-        if what in WITH_DATA:
-            payload = bytes([self.seq & 0xFF]) * size
-        if what == "short":
-            payload = b"s" * max(1, size // 2)
-        if what == "ack":
-            self.ack += 1448
-        if what == "back":
-            self.ack -= 999
-        if what == "window":
-            self.wnd += 1
-        if what == "time":
-            self.ts += 1
-            payload = b"t" * size
-            options = timestamps(self.ts, 3)
-        if what == "sack":
-            options = tcp_options.build(bool(self.ts), self.ts, 3, ((5, 9), (20, 30)))
-        self.seq += {"gap": 100, "old": -100}.get(what, 0)
-        hops = {"ttl": 63, "last-hop": 1}.get(what, 64)
-        tos = 3 if what == "tos" else 0
-        if self.is_ipv6:
-            # A flow label takes the place of DF.
-            keys |= {"hops": hops, "traffic_class": tos, "label": int(what == "no-df")}
-        else:
-            ip_flags = {"no-df": 0, "fragment": ipv4.FLAG_MF}.get(what, ipv4.FLAG_DF)
-            keys |= {"ttl": hops, "tos": tos, "ident": self.ident, "ip_flags": ip_flags}
-        keys["eth_header"] = self.family.to_guest if what == "mac" else self.family.from_guest
-        keys["pad_to"] = self.family.tcp_len + 6 if what == "pad" else 0
-        flags |= {"psh": tcp.PSH, "fin": tcp.FIN, "syn": tcp.SYN, "ece": tcp.ECE}.get(what, 0)
-        self.ident += 1
-        frame = bytearray(
-            self.family.tcp_frame(
-                self.seq & 0xFFFFFFFF, payload, flags=flags, ack=self.ack & 0xFFFFFFFF, wnd=self.wnd,
-                options=options, sport=self.sport, **keys,
-            )
-        )  # fmt: skip
-        self.seq += len(payload)
-        return bytes(spoil(frame, what))
-
-
-def spoil_ipv6(frame: bytearray, what: str) -> None:
-    """Break the IPv6 header in the way of the step."""
-    if what in ("udp", "ip-options", "fragment"):
-        frame[20] = {"udp": 17, "ip-options": 0, "fragment": 44}[what]
-    elif what == "tiny":
-        del frame[70:]
-    elif what == "bad-offset":
-        frame[66] = 0xF0
-    elif what == "long-total":
-        frame[18] = 0x77
-    elif what == "short-total":
-        frame[18:20] = bytes((0, 19))
-    elif what == "reserved":
-        frame[14] = 0x50
-    elif what == "bad-ip":
-        frame[22:38] = bytes(10) + b"\xff\xff\x7f\0\0\1"
-    elif what == "window":
-        frame[38:40] = b"\xfe\x80"
-
-
-def spoil(frame: bytearray, what: str) -> bytearray:
-    """Break a good frame in the way of the step."""
-    if frame[12] == 0x86:
-        spoil_ipv6(frame, what)
-        if what not in ("bad-tcp", "arp", "runt"):
-            what = what if "partial" in what or "tag" in what or what == "vlan" else ""
-    if what == "bad-tcp":
-        frame[-1] ^= 1
-    elif what == "bad-ip":
-        frame[24] ^= 1
-    elif what == "udp":
-        frame[23] = 17
-    elif what == "arp":
-        frame[12:14] = b"\x08\x06"
-    elif what == "runt":
-        del frame[13:]
-    elif what == "tiny":
-        del frame[50:]
-    elif what == "ip-options":
-        frame[14] = 0x46
-    elif what == "bad-offset":
-        frame[46] = 0xF0
-    elif what == "long-total":
-        frame[16] = 0x77
-    elif what == "short-total":
-        frame[16:18] = bytes((0, 39))
-    elif what == "reserved":
-        frame[20] |= 0x80
-    if "partial" in what:
-        frame[:] = left_out(bytes(frame))
-    if "tag" in what or what == "vlan":
-        frame[12:12] = OTHER_VLAN if what == "vlan" else TAG
-    return frame
-
-
-BURSTS = st.lists(
-    st.builds(
-        Step,
-        st.integers(0, 4),
-        st.sampled_from(STEPS),
-        st.sampled_from([1, 7, 100, 100, 100, 600]),
-        st.sampled_from([1, 1, 2, 5, 14]),
-    ),
-    max_size=9,
-)
-
-
-@given(
-    steps=BURSTS,
-    timed=st.booleans(),
-    begin=st.integers(0, 3),
-    gaps=st.sampled_from([[2], [4], [0], [3], [4, 4, 9], [6, 4, 4, 4, 4, 4, 4]]),
-    verify=st.booleans(),
-)
-@settings(max_examples=600, deadline=None)
-def test_expanding_the_records_gives_what_the_plain_walk_says(
-    steps: list[Step], timed: bool, begin: int, gaps: list[int], verify: bool
-) -> None:
-    flows = [Flow(number, timed, "IPv4" if number < 3 else "IPv6") for number in range(5)]
-    frames = [flows[step.flow].make(step.what, step.size) for step in steps for _ in range(step.repeat)]
-    size = begin + sum(map(len, frames)) + len(frames) * max(gaps)
-    view, places = slot_of(frames, begin, gaps, size)
-    if frames and size == places[-1][0] + places[-1][1]:
-        assert len(view) == places[-1][0] + len(frames[-1]), "a frame may end where the memory ends"
-    check(view, places, verify)
-
-
-@given(data=st.binary(max_size=3000), cuts=st.lists(st.integers(1, 120), max_size=40))
-@settings(deadline=None)
-def test_any_bytes_are_judged_without_an_exception(data: bytes, cuts: list[int]) -> None:
-    places, off = [], 0
-    for cut in cuts:
-        if off + cut <= len(data):
-            places.append((off, cut))
-            off += cut
-    check(memoryview(bytearray(data)), places)
-
-
-@BOTH
-def test_random_damage_to_a_uniform_burst_is_found_frame_by_frame(family: Family) -> None:
-    rng = random.Random(5)
-    for _ in range(150):
-        frames = [family.tcp_frame(i * 1000, rng.randbytes(1000), options=timestamps()) for i in range(30)]
-        view, places = slot_of(frames)
-        for _ in range(rng.randint(1, 3)):
-            off, length = rng.choice(places)
-            view[off + rng.randrange(length)] ^= 1 << rng.randrange(8)
-        check(view, places)
 
 
 # --- what must merge, and what must not ---------------------------------------------------
