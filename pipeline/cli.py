@@ -32,10 +32,13 @@ def main(words: Sequence[str] | None = None) -> int:
         return _run(*found)
     match words:
         case ["-version" | "--version" | "version"]:
-            print(release.line(PROGRAM))
+            standard_files.write(f"{release.line(PROGRAM)}\n")
             return OK
         case ["-h" | "-help" | "--help" | "--h" | "help"]:
-            sys.stdout.write(summary())
+            standard_files.write(summary())
+            return OK
+        case [word, *_, "-h" | "-help" | "--help" | "--h"] if word in _FIRST_WORDS:
+            standard_files.write(summary())
             return OK
         case _:
             sys.stderr.write(f"{_unknown(words)}\n" if words else "")
@@ -60,14 +63,14 @@ def _run(command: Command, words: Sequence[str]) -> int:
         if not command.lenient and not command.arity:
             _check_arguments(parsed.arguments, names)
     except flags.HelpRequestError:
-        sys.stdout.write(_help(command))
+        standard_files.write(_help(command))
         return OK
     except flags.FlagError as error:
         hint = _nearest(error.name, names, "-") if isinstance(error, flags.UnknownFlagError) else ""
         sys.stderr.write(f"{error}{hint}\n'{PROGRAM} {command.name} -help' lists the flags\n")
         return MISUSED
     if "version" in names and parsed.true("version"):
-        print(release.line(PROGRAM))
+        standard_files.write(f"{release.line(PROGRAM)}\n")
         return OK
     if command.arity and not command.takes(parsed.arguments):
         given = f"{len(parsed.arguments)} words" if parsed.arguments else "none"

@@ -10,7 +10,7 @@ moved it away.
 On a terminal the lines have a readable form, with colours unless NO_COLOR is set. If standard error is the
 journal of systemd, each line begins with its priority (sd-daemon(3)).
 
-A guest can cause most events as often as it likes, so every kind of event has a rate (log_limits.py). A line
+A guest can cause most events as often as it likes, so every kind of event has a rate (log/limits.py). A line
 over its rate is left out, and ``suppressed`` of the next such line has the count. A minute later, and at the
 end, a summary (``log lines left out``) has the counts that no line has reported. Lines of level critical have
 no rate. At level debug the rates are much higher. Long values are cut at MAX_TEXT.
@@ -26,10 +26,10 @@ import logging
 import os
 import sys
 import threading
-from collections.abc import Callable, Mapping, MutableMapping
+from collections.abc import Callable
 from datetime import UTC, datetime
 from time import monotonic
-from typing import Any, Final, cast
+from typing import Final, cast
 
 # Where rich is installed structlog loads it, for tracebacks that this log does not have. That costs 4 MB and
 # 25 ms. structlog does without if it cannot be imported.
@@ -42,9 +42,9 @@ if _rich is None:
 else:
     sys.modules["rich"] = _rich
 
-from pipeline import log_forms  # noqa: E402
 from pipeline.events.table import NAME_OF  # noqa: E402
-from pipeline.log_limits import DEBUG_KIND, DEBUG_SUBJECT, Limiter  # noqa: E402
+from pipeline.log import forms  # noqa: E402
+from pipeline.log.limits import DEBUG_KIND, DEBUG_SUBJECT, Limiter  # noqa: E402
 from pipeline.system import output_file  # noqa: E402
 from pipeline.system.outlet import Outlet, signals_blocked  # noqa: E402
 
@@ -65,7 +65,7 @@ FILE_MODE: Final = 0o600
 LEVELS: Final = {"critical": 50, "error": 40, "warning": 30, "info": 20, "debug": 10}
 
 _KIND_WORDS: Final = 3
-_SUBJECTS: Final = ("opened_by", "guest", "client", "peer", "link")
+_SUBJECTS: Final = ("opened_by", "guest", "guest_address", "client", "peer", "link")
 """Keys that name the guest or client of a line, the best name first. A guest that comes again has another
 number, but the same opener."""
 
@@ -80,7 +80,7 @@ def _dropped_line(count: int) -> bytes:
         "worker": _source,
         "pid": os.getpid(),
     }
-    priority = f"<{log_forms.PRIORITIES['warning']}>" if _for_journal else ""
+    priority = f"<{forms.PRIORITIES['warning']}>" if _for_journal else ""
     return (priority + json.dumps({**line, "count": count})).encode() + b"\n"
 
 
@@ -176,12 +176,12 @@ def setup(log_file: str = "", level: str = "info") -> None:
         fd = _open(log_file)
     global _file, _for_journal
     _file = (log_file, fd)
-    _for_journal = log_forms.in_journal(fd)
-    render: structlog.typing.Processor = log_forms.json_line
+    _for_journal = forms.in_journal(fd)
+    render: structlog.typing.Processor = forms.json_line
     if _for_journal:
-        render = log_forms.journal_line
+        render = forms.journal_line
     elif not log_file and os.isatty(fd):
-        render = log_forms.readable_line(colors=log_forms.has_colors())
+        render = forms.readable_line(colors=forms.has_colors())
     structlog.configure(
         processors=[
             _limit,
@@ -229,13 +229,13 @@ def logger(worker: str) -> structlog.typing.FilteringBoundLogger:
     return cast(structlog.typing.FilteringBoundLogger, structlog.get_logger(worker=worker))
 
 
-def _stamp(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+def _stamp(_logger: object, _method: str, event: forms.Event) -> forms.Event:
     event["time"] = datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
     event["pid"] = os.getpid()
     return event
 
 
-def _cut(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+def _cut(_logger: object, _method: str, event: forms.Event) -> forms.Event:
     for key, value in event.items():
         longest = MAX_TRACEBACK if key == "exception" else MAX_TEXT
         if isinstance(value, str) and len(value) > longest:
@@ -246,7 +246,7 @@ def _cut(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> Mutable
 # --- how often ------------------------------------------------------------------------------------
 
 
-def _limit(_logger: Any, method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+def _limit(_logger: object, method: str, event: forms.Event) -> forms.Event:
     operator = event.pop(OPERATOR, False)
     text = str(event.get("event"))
     if name := event.get("kind") or NAME_OF.get(text):
@@ -269,7 +269,7 @@ def _first_words(text: str) -> str:
     return " ".join(text.split(None, _KIND_WORDS)[:_KIND_WORDS])
 
 
-def _subject(event: Mapping[str, Any]) -> str:
+def _subject(event: forms.Event) -> str:
     """The guest or client of a line, without its port. "" if the line names none."""
     for key in _SUBJECTS:
         name = str(event.get(key, ""))

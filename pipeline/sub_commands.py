@@ -70,7 +70,7 @@ COMMANDS: Final = (
     ),
     Command(
         "status",
-        "print how a running daemon is: workers, sockets, forwards, drops",
+        "print how a running daemon is: workers, sockets, forwards, drops and refusals",
         "pipeline.client.show:status",
         client_options.SHOW,
     ),

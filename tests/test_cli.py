@@ -3,6 +3,8 @@
 import json
 import logging
 import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -29,7 +31,7 @@ def _restored() -> Iterator[None]:
 def started(monkeypatch: pytest.MonkeyPatch) -> list[Config]:
     configs: list[Config] = []
 
-    def run(config: Config, program: supervisor.Program, version: str) -> int:
+    def run(config: Config, program: supervisor.Program, version: str, _reread: object = None) -> int:
         assert (program.name, version) == ("gvtap-pipeline", release.version())
         configs.append(config)
         return 7
@@ -95,7 +97,9 @@ def test_a_word_in_the_wrong_place_is_explained(
     assert started == []
 
 
-@pytest.mark.parametrize("words", [["start", "-h"], ["start", "--help"], ["-h"], ["--help"], ["help"]])
+@pytest.mark.parametrize(
+    "words", [["start", "-h"], ["start", "--help"], ["config", "-help"], ["-h"], ["--help"], ["help"]]
+)
 def test_help_goes_to_standard_output_with_code_0(
     words: list[str], capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -150,6 +154,43 @@ def test_check_names_what_is_wrong(
     out, err = capfd.readouterr()
     assert out == ""
     assert expected in err
+
+
+def test_check_has_a_line_for_each_wrong_value_and_for_each_unknown_key(
+    capfd: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    file = tmp_path / "c.yaml"
+    file.write_text(
+        "stack: {mtu: x, mtv: 1}\nlisen: []\nlisten: a\n"
+        "egress-policy: {defaultt: deny, rules: [{action: maybe, nets: []}]}\nguest-apis: {}\n"
+    )
+    assert cli.main(["config", "check", str(file)]) == 1
+    starts = [
+        "line 1: stack.mtu: must be a whole number",
+        "line 3: listen: must be a list",
+        "line 4: egress-policy.rules[0].action: must be allow or deny",
+        "line 2: unknown key lisen, did you mean listen?",
+        "line 5: unknown key guest-apis, did you mean guest-api? (a restriction would be missing)",
+        "line 1: unknown key stack.mtv, did you mean mtu?",
+        "line 4: unknown key egress-policy.defaultt, did you mean default? (a restriction would be missing)",
+    ]
+    lines = capfd.readouterr().err.splitlines()
+    assert len(lines) == len(starts)
+    for line, start in zip(lines, starts, strict=True):
+        assert line.startswith(f"{file}: {start}")
+
+
+@pytest.mark.parametrize(
+    "words", [["help"], ["-version"], ["start", "-help"], ["config", "schema"], ["config", "show"]]
+)
+def test_a_reader_that_has_left_is_no_traceback(words: list[str]) -> None:
+    ours, theirs = os.pipe()
+    os.close(ours)
+    done = subprocess.run(
+        [sys.executable, "-m", "pipeline", *words], stdout=theirs, stderr=subprocess.PIPE, timeout=60
+    )
+    os.close(theirs)
+    assert (done.returncode, done.stderr) == (0, b"")
 
 
 def test_show_prints_the_merged_result_as_a_file(capfd: pytest.CaptureFixture[str], tmp_path: Path) -> None:

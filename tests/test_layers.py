@@ -63,9 +63,8 @@ TABLE: dict[str, Row] = {
     "pipeline.host": Row(("records", "wire.icmp", "wire.ip", "system", "ipc")),
     # What the user asked for. Patterns and addresses are checked by the code that will use them.
     "pipeline.config": Row(("go", "wire", "system", "engines", "links")),
-    "pipeline.log_limits": Row((), PURE),
-    "pipeline.log_forms": Row((), ("os", "structlog", "collections", "typing")),
-    "pipeline.logs": Row(("counters", "events", "log_forms", "log_limits", "system")),
+    "pipeline.log": Row((), ("os", "structlog", *PURE)),
+    "pipeline.logs": Row(("counters", "events", "log", "system")),
     # One worker process in each folder.
     "pipeline.stages": Row(
         (

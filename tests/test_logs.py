@@ -16,7 +16,7 @@ import pytest
 import structlog
 
 from pipeline import logs
-from pipeline.log_limits import Limiter, Rate
+from pipeline.log.limits import Limiter, Rate
 
 UNLIMITED = Rate(1 << 30, 1.0)
 

@@ -46,6 +46,11 @@ class Answer(NamedTuple):
     sock: socket.socket
 
 
+def cause(error: Exception) -> str:
+    """What went wrong, without Python's number of it."""
+    return (isinstance(error, OSError) and error.strerror) or str(error)
+
+
 class Api:
     """One daemon's API."""
 
@@ -104,7 +109,7 @@ class Api:
                 raise RefusedError(self._refusal(response, text, target))
         except (OSError, http.client.HTTPException) as error:
             connection.close()
-            raise ApiError(f"cannot ask the daemon at {self.url}: {error}") from error
+            raise ApiError(f"cannot ask the daemon at {self.url}: {cause(error)}") from error
         except ApiError:
             connection.close()
             raise
@@ -134,7 +139,7 @@ class Api:
                 body = response.read(MAX_ANSWER + 1)
                 missing = response.length
             except (OSError, http.client.HTTPException) as error:
-                raise ApiError(f"{self.url}{path}: the answer is not complete: {error}") from error
+                raise ApiError(f"{self.url}{path}: the answer is not complete: {cause(error)}") from error
         if len(body) > MAX_ANSWER:
             raise ApiError(f"{self.url}{path}: the answer is longer than {MAX_ANSWER} bytes")
         if missing:

@@ -23,6 +23,7 @@ from pipeline.wire import pcapng
 PIECE: Final = 256 * 1024
 STDOUT: Final = 1
 FAILED: Final = 1
+MISUSED: Final = 2
 PROGRAM: Final = "gvtap-pipeline capture"
 _SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
 
@@ -33,11 +34,17 @@ class _StoppedError(Exception):
 
 def run(parsed: flags.Parsed, _words: Sequence[str]) -> int:
     """The command with the flags of options.CAPTURE. Returns the exit code."""
+    if fault := _wrong_files(parsed):
+        sys.stderr.write(f"{PROGRAM}: {fault}\n")
+        return MISUSED
     try:
         found = api.find(parsed)
-        _check_files(parsed)
         stream(found, query(parsed), lambda: _sink(parsed))
-    except (api.ApiError, OSError, pcapng.BlockError) as error:
+    except OSError as error:
+        where = f"cannot write {error.filename}: " if error.filename else ""
+        sys.stderr.write(f"{PROGRAM}: {where}{api.cause(error)}\n")
+        return FAILED
+    except (api.ApiError, pcapng.BlockError) as error:
         sys.stderr.write(f"{PROGRAM}: {error}\n")
         return FAILED
     return 0
@@ -65,6 +72,7 @@ def stream(found: api.Api, fields: Sequence[tuple[str, str]], open_sink: Callabl
         with answer.response as response:
             sink = open_sink()
             signals.ends(answer.sock)
+            sink.watch(lambda: _end(answer.sock))
             try:
                 while piece := _read(response):
                     sink.write(piece)
@@ -82,21 +90,29 @@ def _read(response: http.client.HTTPResponse) -> bytes:
         return b""  # the daemon has ended
 
 
-def _check_files(parsed: flags.Parsed) -> None:
+def _end(sock: socket.socket) -> None:
+    """Let the capture come to its end, after what has arrived."""
+    with suppress(OSError):  # the daemon has closed it
+        sock.shutdown(socket.SHUT_RD)
+
+
+def _wrong_files(parsed: flags.Parsed) -> str:
+    """What is wrong with the flags of files, "" if nothing is."""
     path, ring, kept = parsed.text("w"), parsed.text("ring-size"), parsed.number("ring-files")
     if kept < 0:
-        raise api.ApiError(f"-ring-files {kept} is wrong (allowed: 1 and more, 0 to keep all)")
+        return f"-ring-files {kept} is wrong (allowed: 1 and more, 0 to keep all)"
     if kept and not ring:
-        raise api.ApiError("-ring-files needs -ring-size")
+        return "-ring-files needs -ring-size"
+    if ring and path == "-":
+        return "-ring-size needs -w FILE"
     if ring:
-        if path == "-":
-            raise api.ApiError("-ring-size needs -w FILE")
         try:
             files.size(ring)
         except ValueError as error:
-            raise api.ApiError(f"-ring-size {error}") from None
+            return f"-ring-size {error}"
     elif path == "-" and stat.S_ISCHR(os.fstat(STDOUT).st_mode) and os.isatty(STDOUT):
-        raise api.ApiError("standard output is a terminal: use -w FILE, or a pipe")
+        return "standard output is a terminal: use -w FILE, or a pipe"
+    return ""
 
 
 def _sink(parsed: flags.Parsed) -> files.Sink:
@@ -131,5 +147,4 @@ class _Signals:
         sock, self._sock = self._sock, None
         if sock is None:
             raise _StoppedError
-        with suppress(OSError):  # the daemon has closed it
-            sock.shutdown(socket.SHUT_RD)
+        _end(sock)

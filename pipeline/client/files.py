@@ -7,8 +7,11 @@ the mode 0600, and replace what is there.
 
 import os
 import re
+import select
 import stat
+import threading
 from collections import deque
+from collections.abc import Callable
 from pathlib import PurePath
 from typing import Final, Protocol
 
@@ -31,6 +34,10 @@ class Sink(Protocol):
 
     def write(self, data: bytes) -> None:
         """Write bytes. Raises OSError, pcapng.BlockError."""
+        ...
+
+    def watch(self, left: Callable[[], None]) -> None:
+        """Have ``left`` called, from another thread, when the reader of a pipe leaves. Files have none."""
         ...
 
     def close(self) -> None:
@@ -69,9 +76,23 @@ class Stream:
         """See Sink."""
         write_all(self._fd, data)
 
+    def watch(self, left: Callable[[], None]) -> None:
+        """See Sink."""
+        mode = os.fstat(self._fd).st_mode
+        if stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode):
+            threading.Thread(target=_await_hang_up, args=(self._fd, left), daemon=True).start()
+
     def close(self) -> None:
         """See Sink."""
         os.close(self._fd)
+
+
+def _await_hang_up(fd: int, left: Callable[[], None]) -> None:
+    """Call ``left`` when nobody reads the other end of a pipe or socket."""
+    poll = select.poll()
+    poll.register(fd, 0)  # errors and hang-ups are always reported
+    poll.poll()
+    left()
 
 
 class Ring:
@@ -113,6 +134,9 @@ class Ring:
             blocks.append(block)
         self._rest = data[at:]
         write_all(self._fd, b"".join(blocks))
+
+    def watch(self, left: Callable[[], None]) -> None:
+        """See Sink."""
 
     def close(self) -> None:
         """See Sink. A block that is not whole is left out."""

@@ -30,11 +30,13 @@ SHOW: Final[tuple[Flag, ...]] = (*API, Flag("json", "bool", "print JSON, for scr
 FLOWS: Final[tuple[Flag, ...]] = (
     *SHOW,
     Flag("guest", "string", "only flows of this guest: its number, MAC or IPv4 address"),
-    Flag("protocol", "string", "only flows of this protocol", words=PROTOCOLS),
+    Flag("protocol", "string", f"only flows of this protocol: {', '.join(PROTOCOLS)}", words=PROTOCOLS),
     Flag("host", "string", "only flows with this address or name outside"),
     Flag("port", "int", "only flows with this port; 0 for all"),
     Flag("limit", "int", "list at most this number of flows", default=1000),
-    Flag("sort", "string", "order, largest first", default="bytes", words=SORTS),
+    Flag(
+        "sort", "string", f"what puts a flow first: the most {', '.join(SORTS)}", default="bytes", words=SORTS
+    ),
 )
 TOP: Final[tuple[Flag, ...]] = (
     *API,

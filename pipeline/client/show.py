@@ -14,6 +14,7 @@ from pipeline.client import api, options, units
 from pipeline.client.records import UNKNOWN, Record, records
 from pipeline.client.tables import Column, printable, table, terminal_width
 from pipeline.go import flags
+from pipeline.system import standard_files
 
 PROGRAM: Final = "gvtap-pipeline"
 OK: Final = 0
@@ -28,7 +29,7 @@ _GUESTS: Final = (
     Column("GUEST", right=True),
     Column("ADDRESS"),
     Column("MAC"),
-    Column("PEER", shrinks_to=12),
+    Column("OPENED BY", shrinks_to=12),
     Column("LINKS", right=True, optional=2),
     Column("TCP", right=True),
     Column("UDP", right=True),
@@ -60,7 +61,7 @@ _FORWARDS: Final = (
     Column("PROTOCOL"),
     Column("LEADS TO", shrinks_to=20),
 )
-_DROPS: Final = (Column("DROPPED", right=True), Column("CAUSE"))
+_DROPS: Final = (Column("TIMES", right=True), Column("DROPPED OR REFUSED"))
 
 
 def status(parsed: flags.Parsed, _words: Sequence[str]) -> int:
@@ -130,8 +131,7 @@ def ask(command: str, parsed: flags.Parsed, show: Callable[[api.Api, int], int])
     try:
         return show(api.find(parsed), terminal_width())
     except BrokenPipeError:
-        # The reader, such as head, has enough. Python must not try to write the rest at its end.
-        sys.stdout = open("/dev/null", "w", encoding="utf-8")  # noqa: SIM115  it stays until the end
+        standard_files.discard_output()  # the reader, such as head, has enough
         return OK
     except KeyboardInterrupt:
         return INTERRUPTED
@@ -161,10 +161,10 @@ def status_text(state: Record, width: int) -> str:
         ("addresses", ", ".join(f"{name} {network.text(name)}" for name in ("gateway", "guest", "host"))),
         ("guests", f"{numbers['guests']}, with {numbers['links']} links and {numbers['leases']} leases"),
         ("flows", kinds),
-        ("sent", _size(state.number("bytes_from_guests"), human=human)),
-        ("received", _size(state.number("bytes_to_guests"), human=human)),
+        ("from guests", _size(state.number("bytes_from_guests"), human=human)),
+        ("to guests", _size(state.number("bytes_to_guests"), human=human)),
     )
-    lines = "".join(f"{name:<9}  {printable(value)}\n" for name, value in facts)
+    lines = "".join(f"{name:<11}  {printable(value)}\n" for name, value in facts)
     parts = (
         (_ENDPOINTS, [(each.text("use"), each.text("url")) for each in state.records("endpoints")]),
         (_WORKERS, [_worker(each) for each in state.records("workers")]),
@@ -196,7 +196,7 @@ def _guest(guest: Record) -> tuple[str, ...]:
         guest.text("guest"),
         first(guest.texts("ip_addresses")),
         first(guest.texts("mac_addresses")),
-        guest.text("peer") or "gone",
+        guest.text("opened_by") or "gone",
         guest.text("links"),
         guest.text("tcp_flows") or "0",
         guest.text("udp_flows") or "0",

@@ -13,6 +13,7 @@ from pipeline.config.errors import ConfigError
 from pipeline.config.schema import json_schema
 from pipeline.config.shown import as_file
 from pipeline.go import flags
+from pipeline.system import standard_files
 
 OK: Final = 0
 FAILED: Final = 1
@@ -24,13 +25,13 @@ def check(parsed: flags.Parsed, _words: Sequence[str]) -> int:
     try:
         _, warnings = merge.build(flags.parse(options.START, ["-config", path]))
     except ConfigError as error:
-        sys.stderr.write(f"{path}: {error}\n")
+        sys.stderr.writelines(f"{path}: {problem}\n" for problem in error.problems)
         return FAILED
     for warning in warnings:
         sys.stderr.write(f"{warning}\n")
     if warnings:
         return FAILED
-    print(f"{path}: ok")
+    standard_files.write(f"{path}: ok\n")
     return OK
 
 
@@ -43,12 +44,11 @@ def show(parsed: flags.Parsed, words: Sequence[str]) -> int:
         return FAILED
     for warning in warnings:
         sys.stderr.write(f"{release.PROGRAM}: {warning}\n")
-    yaml.safe_dump(as_file(config), sys.stdout, sort_keys=False, allow_unicode=True)
+    standard_files.write(yaml.safe_dump(as_file(config), sort_keys=False, allow_unicode=True))
     return OK
 
 
 def schema(_parsed: flags.Parsed, _words: Sequence[str]) -> int:
     """Print the JSON schema of a configuration file, for editors and checkers."""
-    json.dump(json_schema(), sys.stdout, indent=2)
-    print()
+    standard_files.write(f"{json.dumps(json_schema(), indent=2)}\n")
     return OK

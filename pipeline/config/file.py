@@ -36,15 +36,18 @@ class Document(NamedTuple):
 
 
 def read(text: str) -> tuple[FileKeys, tuple[str, ...]]:
-    """The file's content and a note for each unknown key. Raises ConfigError."""
+    """The file's content and a note for each unknown key. Raises ConfigError, which has all mistakes."""
     document = parse(text)
     try:
         keys = adapter().validate_python(document.data)
     except ValidationError as errors:
-        raise ConfigError("; ".join(_problem(error, document) for error in errors.errors())) from None
-    notes = tuple(_unknown_keys(keys, document.data, (), document))
+        raise _mistakes(errors, document) from None
+    unknown = _unknown_keys(keys, document.data, (), document)
+    if any(each.restricts for each in unknown):
+        text = next(f"yaml: {each.text}" for each in unknown if each.restricts)
+        raise ConfigError(text, [each.text for each in unknown])
     _name_settings(keys, document.data)
-    return keys, notes
+    return keys, tuple(each.text for each in unknown)
 
 
 def _name_settings(keys: Map, data: dict[str, Data]) -> None:
@@ -114,7 +117,34 @@ _EXPECTED: Final = {
 }
 
 
-def _problem(error: ErrorDetails, document: Document) -> str:
+def _mistakes(errors: ValidationError, document: Document) -> ConfigError:
+    """The error that names all wrong values by their lines. Its problems have the unknown keys too."""
+    wrong = sorted(_problem(error, document) for error in errors.errors())
+    text = "; ".join(f"yaml: {problem}" for _, problem in wrong)
+    for error in errors.errors():
+        _remove(document.data, tuple(step for step in error["loc"] if step != "[key]"))
+    try:
+        unknown = _unknown_keys(adapter().validate_python(document.data), document.data, (), document)
+    except ValidationError:
+        unknown = []
+    return ConfigError(text, [*(problem for _, problem in wrong), *(each.text for each in unknown)])
+
+
+def _remove(data: dict[str, Data], loc: Path) -> None:
+    """Remove what is at loc. An item of a list goes with its list."""
+    if not loc:
+        return
+    *above, last = loc[: next((at for at, step in enumerate(loc) if isinstance(step, int)), len(loc))]
+    for step in above:
+        inner = data.get(str(step))
+        if not isinstance(inner, dict):
+            return
+        data = inner
+    data.pop(str(last), None)
+
+
+def _problem(error: ErrorDetails, document: Document) -> tuple[int, str]:
+    """The line of a wrong value, and what is wrong with it."""
     # A bad key of a map has the place (..., key, "[key]").
     path: Path = tuple(step for step in error["loc"] if step != "[key]")
     line = next((document.lines[path[:n]] for n in range(len(path), -1, -1) if path[:n] in document.lines), 1)
@@ -122,7 +152,7 @@ def _problem(error: ErrorDetails, document: Document) -> str:
     expected = str(cause) if cause is not None else _EXPECTED.get(error["type"], error["msg"])
     found = error["input"]
     shown = f", not {flags.quote(found)}" if isinstance(found, str) else ""
-    return f"yaml: line {line}: {path_text(path)}: {expected}{shown}"
+    return line, f"line {line}: {path_text(path)}: {expected}{shown}"
 
 
 def path_text(path: Path) -> str:
@@ -146,14 +176,15 @@ _SECURITY: Final = (
 """Keys that restrict what guests and clients may do. The network must not start without one of them."""
 
 
-def _check_security(path: Path, near: str, note: str) -> None:
-    """Raise ConfigError for an unknown key that may be one of _SECURITY, or that stands in one."""
-    if near in _SECURITY or path[0] in _SECURITY:
-        raise ConfigError(f"yaml: {note} (a restriction would be missing)")
+class Unknown(NamedTuple):
+    """An unknown key. restricts: it may be one of _SECURITY, or it stands in one."""
+
+    text: str
+    restricts: bool
 
 
-def _unknown_keys(value: object, data: "Data", path: Path, document: Document) -> list[str]:
-    """A note for each key of data that value has no field for."""
+def _unknown_keys(value: object, data: "Data", path: Path, document: Document) -> list[Unknown]:
+    """Each key of data that value has no field for."""
     if isinstance(value, tuple) and isinstance(data, list):
         pairs = enumerate(zip(value, data, strict=True))
         return [note for at, (item, its) in pairs for note in _unknown_keys(item, its, (*path, at), document)]
@@ -169,8 +200,8 @@ def _unknown_keys(value: object, data: "Data", path: Path, document: Document) -
         near = difflib.get_close_matches(key, names, n=1, cutoff=0.5)
         hint = f", did you mean {near[0]}?" if near else f"; known here: {', '.join(sorted(names))}"
         note = f"line {document.lines.get(where, 1)}: unknown key {path_text(where)}{hint}"
-        _check_security(where, near[0] if near else "", note)
-        notes.append(note)
+        restricts = where[0] in _SECURITY or bool(near and near[0] in _SECURITY)
+        notes.append(Unknown(f"{note} (a restriction would be missing)" if restricts else note, restricts))
     return notes + deeper
 
 

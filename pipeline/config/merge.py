@@ -126,7 +126,7 @@ def read_file(path: str, *, pipes: bool = True) -> tuple[FileKeys, tuple[str, ..
     try:
         return read(text)
     except ConfigError as error:
-        raise ConfigError(f"failed to parse configuration: {error}") from error
+        raise ConfigError(f"failed to parse configuration: {error}", error.problems) from error
 
 
 # --- the groups of settings, in the order of the checks -------------------------------------

@@ -8,7 +8,6 @@ address. No traffic passes here.
 """
 
 import asyncio
-import ipaddress
 from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
@@ -19,14 +18,15 @@ import structlog
 from pipeline.config.limits import Limits
 from pipeline.config.model import PortForward
 from pipeline.control import forward_shares
+from pipeline.control import forward_texts as texts
 from pipeline.control.forward_shares import ForwardShares
+from pipeline.control.forward_texts import ForwardError
 from pipeline.control.hub import Hub
-from pipeline.control.lookup import Lookups, port_number
-from pipeline.control.ssh import destination as ssh
+from pipeline.control.lookup import Lookups
 from pipeline.control.ssh.destination import Destination, SocketError, SshError, host_path
 from pipeline.control.ssh.forwards import SocketForwards
 from pipeline.control.workers import RefusedError, Request, RequestError
-from pipeline.go.text import GoError, parse_uint, split_host_port, split_scheme
+from pipeline.go.text import GoError, split_host_port
 from pipeline.ipc import messages
 from pipeline.system import inet, socket_file
 
@@ -34,13 +34,6 @@ WORKER: Final = "listen"
 _INET: Final = (*inet.TCP, *inet.UDP)
 HOST: Final = "host"
 """``opened_by`` of a forward that the configuration or a client of the API on the host has opened."""
-
-
-class ForwardError(Exception):
-    """A forward that cannot be opened or closed. The text is for the client."""
-
-    advice = ""
-    """What helps, in brackets. It is not part of the text, which is the original's."""
 
 
 class TooManyError(ForwardError):
@@ -71,20 +64,6 @@ class Forward(NamedTuple):
     opened_by: str = HOST
     guest: int = forward_shares.HOST
     asked: str = ""
-
-
-def resolve_remote(remote: str, client: str) -> str:
-    """The remote of a tcp or udp forward: an empty host means the client's own. Raises GoError."""
-    host, _ = split_host_port(remote)
-    return remote if host else split_host_port(client)[0] + remote
-
-
-def leads_to(protocol: str, remote: str) -> tuple[str, bool]:
-    """The address of the guest that a forward leads to, and whether over ssh. Raises ForwardError."""
-    destination = _destination(protocol, remote)
-    if destination is not None:
-        return destination.ip, True
-    return _target(protocol, remote).removeprefix("tcp://").partition(":")[0], False
 
 
 class Forwarder:
@@ -142,9 +121,9 @@ class Forwarder:
             key = (protocol, local)
             if key in self._forwards:
                 raise ForwardError(f"proxy already running for {protocol} on {local}")
-            destination = _destination(protocol, remote)
-            target = "" if destination is not None else _target(protocol, remote)
-            version = _proxy_version(protocol, proxy_protocol)
+            destination = texts.destination(protocol, remote)
+            target = "" if destination is not None else texts.target(protocol, remote)
+            version = texts.proxy_version(protocol, proxy_protocol)
             await self._make_room(owner)
             if destination is not None:
                 if version:
@@ -163,8 +142,8 @@ class Forwarder:
     ) -> Forward:
         """Have the worker open a forward. Returns it as listed: if its port was 0, with the chosen port."""
         protocol, local = made.protocol, made.local
-        numbered = name = _with_port_number(protocol, local)
-        if any_port := protocol in _INET and _is_any_port(numbered):
+        numbered = name = texts.with_port_number(protocol, local)
+        if any_port := protocol in _INET and texts.is_any_port(numbered):
             self._chosen += 1
             name = f"{numbered} {self._chosen}"
         elif any(
@@ -191,11 +170,11 @@ class Forwarder:
 
     async def expose_configured(self, forward: PortForward) -> None:
         """Open a forward of the configuration. Errors as of expose."""
-        await self.expose(forward.protocol, forward.local, forward.remote, _proxy_text(forward))
+        await self.expose(forward.protocol, forward.local, forward.remote, texts.proxy_text(forward))
 
     def is_open(self, forward: PortForward) -> bool:
         """Whether a forward of the configuration is open as it is configured."""
-        configured = Forward(forward.local, forward.remote, forward.protocol, _proxy_text(forward))
+        configured = Forward(forward.local, forward.remote, forward.protocol, texts.proxy_text(forward))
         # If the system chose the port, the list has the forward under that one.
         return any(
             each._replace(local=each.asked or each.local, asked="") == configured
@@ -225,6 +204,9 @@ class Forwarder:
             await self._close(forward, owner.address)
 
     def _asked_for(self, protocol: str, local: str, owner: Owner) -> Forward | None:
+        if not local:
+            # It is the ``asked`` of all forwards whose port the client chose.
+            return None
         wanted = (protocol, local, owner.address)
         found = [
             forward
@@ -275,13 +257,13 @@ class Forwarder:
         await self._close(victim, HOST)
 
     def _report(self, kind: str, forward: Forward, by: str) -> None:
-        who = {} if by == HOST else {"guest": by}
+        who = {} if by == HOST else {"guest_address": by}
         self._hub.report(
             kind,
             operator=by == HOST,
             protocol=forward.protocol,
             local=forward.local,
-            remote=without_secrets(forward.remote),
+            remote=texts.without_secrets(forward.remote),
             **who,
         )
 
@@ -294,7 +276,7 @@ class Forwarder:
             host = split_host_port(local)[0] if protocol in _INET else ""
         except GoError:
             return None
-        if not host or _is_number(host):
+        if not host or texts.is_number(host):
             return None
         try:
             return await lookups.addresses(host)
@@ -311,92 +293,3 @@ class Forwarder:
             await self._sockets.open(path, destination)
         except (SocketError, SshError) as error:
             raise ForwardError(str(error)) from None
-
-
-def without_secrets(remote: str) -> str:
-    """A remote for the log and for guests. The URL of a forward over ssh may have a password."""
-    scheme, found, rest = remote.partition("://")
-    return f"{scheme}://{rest.partition('?')[0].rpartition('@')[2]}" if found else remote
-
-
-def _with_port_number(protocol: str, local: str) -> str:
-    """The local address with a number for its service's name. The worker refuses unknown names."""
-    host, colon, port = local.rpartition(":")
-    if not protocol.startswith(("tcp", "udp")) or port.isdigit():
-        return local
-    number = port_number(protocol, port)
-    return local if number is None else f"{host}{colon}{number}"
-
-
-def _is_any_port(local: str) -> bool:
-    port = local.rpartition(":")[2]
-    return port.isascii() and port.isdigit() and not port.strip("0")
-
-
-def _is_number(host: str) -> bool:
-    try:
-        ipaddress.ip_address(host)
-    except ValueError:
-        return False
-    return True
-
-
-def _destination(protocol: str, remote: str) -> Destination | None:
-    """The destination of a forward over ssh, None for any other forward."""
-    if protocol != "unix" or not remote.startswith(f"{ssh.SCHEME}://"):
-        return None
-    try:
-        return ssh.parse(remote)
-    except GoError as error:
-        raise ForwardError(str(error)) from None
-
-
-def _target(protocol: str, remote: str) -> str:
-    """The remote as the listen worker takes it: ``ip:port``, for unix ``tcp://ip:port``."""
-    match protocol:
-        case "tcp" | "tcp4" | "tcp6" | "udp" | "udp4" | "udp6":
-            return _guest_address(protocol, remote)
-        case "unix":
-            return f"tcp://{_unix_target(remote)}"
-        case "npipe":
-            raise ForwardError("named pipes are not supported by this platform")
-    raise ForwardError(f"unknown protocol {protocol}")
-
-
-def _proxy_text(forward: PortForward) -> str:
-    return f"v{forward.proxy_protocol}" if forward.proxy_protocol else ""
-
-
-def _proxy_version(protocol: str, text: str) -> int:
-    if text not in ("", "v1", "v2"):
-        raise ForwardError(f"unknown proxy_protocol {text} (allowed: v1, v2)")
-    if text and protocol in inet.UDP:
-        raise ForwardError("proxy_protocol is for connections, not for udp")
-    return int(text[1:]) if text else 0
-
-
-def _unix_target(remote: str) -> str:
-    try:
-        scheme, rest = split_scheme(remote)
-    except GoError as error:
-        raise ForwardError(f"failed to parse remote uri :{remote} : {error}") from None
-    if scheme != "tcp":
-        raise ForwardError(f"remote protocol for unix forwarder is not implemented: {scheme}")
-    return _guest_address(scheme, rest.removeprefix("//").partition("/")[0])
-
-
-def _guest_address(protocol: str, text: str) -> str:
-    host, colon, port_text = text.partition(":")
-    if not colon or ":" in port_text:
-        raise ForwardError("invalid remote addr")
-    # The original takes only numbers here, and its error texts are about them.
-    named = None if port_text.isdigit() else port_number(protocol, port_text)
-    try:
-        port = parse_uint(port_text, 16) if named is None else named
-    except GoError as error:
-        raise ForwardError(str(error)) from None
-    try:
-        ip = ipaddress.IPv4Address(host)
-    except ValueError:
-        raise ForwardError(f"invalid remote addr: {host} is not an IPv4 address") from None
-    return f"{ip}:{port}"

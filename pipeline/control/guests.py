@@ -1,10 +1,26 @@
 """What each guest has of all workers and of the supervisor, for the path /guests of the API."""
 
 from collections.abc import Callable, Iterable, Mapping
+from typing import Final
 
 from pipeline.control.workers import Request
 from pipeline.ipc import messages
 
+KINDS: Final = (
+    "addresses",
+    "api_connections",
+    "dns_connections",
+    "forwards",
+    "half_open",
+    "leases",
+    "links",
+    "receive_bytes",
+    "slots",
+    "sockets",
+    "tcp_flows",
+    "udp_flows",
+)
+"""What is always listed, so that scripts find it while all guests have nothing of it."""
 Sums = Mapping[int, int]
 """A number for each guest, by the guest's number."""
 
@@ -21,7 +37,7 @@ class GuestSums:
         self._own = own
 
     async def all(self) -> list[dict[str, object]]:
-        """For each guest its number, peer and addresses, and the sum of each kind. Raises RequestError.
+        """For each guest its number, opener and addresses, and the sum of each kind. Raises RequestError.
 
         A guest without links is gone. It is listed as long as something of it is left.
         """
@@ -37,11 +53,11 @@ class GuestSums:
             _add(found, answer.guests)
         own = {kind: sums() for kind, sums in self._own.items()}
         _add(found, messages.GuestsAnswer.of(own).guests)
-        kinds = sorted({kind for sums in found.values() for kind in sums} | {"links"})
+        kinds = sorted({kind for sums in found.values() for kind in sums}.union(KINDS))
         return [
             {
                 "guest": int(guest),
-                "peer": peers.get(guest, ""),
+                "opened_by": peers.get(guest, ""),
                 "mac_addresses": macs.get(guest, []),
                 "ip_addresses": ips.get(guest, []),
             }

@@ -13,7 +13,8 @@ from pipeline.control.flows.flow_log import FlowLog
 from pipeline.control.flows.live import LiveFlows
 from pipeline.control.flows.reports import FlowEvents
 from pipeline.control.forward_shares import ForwardShares
-from pipeline.control.forwarder import Forwarder, ForwardError
+from pipeline.control.forward_texts import ForwardError
+from pipeline.control.forwarder import Forwarder
 from pipeline.control.guests import GuestSums
 from pipeline.control.http.access import Access
 from pipeline.control.http.connection import Server
@@ -98,8 +99,7 @@ class ControlPlane:
         own = {"forwards": self._forwarder.sums, "api_connections": self._api_connections}
         self._sums = GuestSums(request, workers, own)
         self._flow_events = FlowEvents(request, self.hub, self._log)
-        if self._log.is_enabled_for(DEBUG):
-            self._flow_events.log_each()
+        self._flow_events.log_each(on=self._log.is_enabled_for(DEBUG))
         if flow_log is not None:
             # Flows that open are needed too: when a flow ends its guest may be gone, with its MAC address.
             self.hub.subscribe(COMPLETED, flow_log.write)
@@ -112,19 +112,16 @@ class ControlPlane:
     def _make_api(self, *, token: bool) -> "Api":
         from pipeline.control.http import openapi  # noqa: PLC0415  see servers.py
         from pipeline.control.http.api import Api  # noqa: PLC0415
+        from pipeline.control.http.observation import Observation  # noqa: PLC0415
 
-        description = openapi.document(self._meter.build.version, token=token)
-        request, log, access = self._channels.request, self._log, self._access
         return Api(
             self._forwarder,
-            request,
+            self._channels.request,
             self._meter,
-            log,
-            access=access,
-            description=description,
-            guests=self._sums,
-            hub=self.hub,
-            flows=self._flows,
+            Observation(self.hub, self._flows, self._sums),
+            self._log,
+            access=self._access,
+            description=openapi.document(self._meter.build.version, token=token),
         )
 
     def _api_connections(self) -> dict[int, int]:
@@ -210,6 +207,7 @@ class ControlPlane:
     async def reload(self, config: Config) -> None:
         """Give all workers and the API these settings. Raises ReloadError if they are refused."""
         await self._live.change(config, self._access, self._shares)
+        self._flow_events.log_each(on=config.logging.log_level == "debug")
 
     async def capture(self, fd: int) -> None:
         """Have all frames written to a capture file, whose descriptor stays the caller's."""

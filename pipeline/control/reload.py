@@ -19,11 +19,12 @@ import structlog
 
 from pipeline.config.model import Config, PortForward, SocketForward, forward_key
 from pipeline.control.forward_shares import ForwardShares
-from pipeline.control.forwarder import Forwarder, ForwardError
+from pipeline.control.forward_texts import ForwardError
+from pipeline.control.forwarder import Forwarder
 from pipeline.control.http.access import Access
 from pipeline.control.ssh.destination import Destination, SocketError, SshError, host_path
 from pipeline.control.ssh.forwards import SocketForwards
-from pipeline.control.workers import Channels, RequestError
+from pipeline.control.workers import Channels, RefusedError, RequestError
 from pipeline.ipc import messages
 from pipeline.system import inet
 from pipeline.topology import INGRESS, RESOLVER
@@ -66,7 +67,11 @@ class LiveSettings:
             await self._change_sockets(before.access.socket_forwards, config.access.socket_forwards, undo)
             try:
                 await self._channels.request(RESOLVER, ask)
+            except RefusedError as error:
+                raise ReloadError(str(error)) from None
             except RequestError as error:
+                # It may still take them. It serves requests in order, so this one gives it the old ones back.
+                await self._tell([RESOLVER], messages.Reload(pickle.dumps(before)))
                 raise ReloadError(str(error)) from None
             undo.pop_all()
         self._config = config

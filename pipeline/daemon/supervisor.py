@@ -23,7 +23,7 @@ from pipeline import logs
 from pipeline.config.model import Config, GuestApi
 from pipeline.control.facts import Facts, Process
 from pipeline.control.flows.flow_log import FlowLog
-from pipeline.control.forwarder import ForwardError
+from pipeline.control.forward_texts import ForwardError
 from pipeline.control.http.access import TokenError, read_token
 from pipeline.control.metrics.meter import Meter
 from pipeline.control.notify import HYPERVISOR_ERROR, READY
@@ -147,30 +147,39 @@ class Supervisor:
         except OSError as error:
             path = config.logging.pid_file
             raise StartError(f"cannot write pid file {path}: {error.strerror}") from error
-        workers = config.workers
-        layout = Layout(workers.slots, workers.tcp_workers, workers.egress_workers)
-        for url in (
-            *config.links.listen,
-            config.links.services,
-            config.links.metrics,
-            *(url for _, url in self._guest_urls()),
-        ):
+        self._claim_inherited()
+        if config.links.stdio:
+            self.stdio = stdio.take()
+        self._open_outputs()
+        self._fork()
+
+    def _claim_inherited(self) -> None:
+        """Take the sockets that a parent has passed for URLs of the configuration."""
+        links = self.config.links
+        guests = (url for _, url in self._guest_urls())
+        for url in (*links.listen, links.services, links.metrics, *guests):
             if url.startswith(inherited.SCHEME):
                 self.inherited.claim(url)
         for name in self.inherited.unused():
             self.log.warning("a passed descriptor is not used", descriptor=name)
-        if config.links.stdio:
-            self.stdio = stdio.take()
-        if path := config.logging.capture_file:
+
+    def _open_outputs(self) -> None:
+        """Open the capture and the flow log, if there are any. Raises StartError."""
+        if path := self.config.logging.capture_file:
             try:
                 self.capture = pcap.open_file(path)
             except OSError as error:
                 raise StartError(f"cannot write capture {path}: {error.strerror}") from error
-        if path := config.logging.flow_log:
+        if path := self.config.logging.flow_log:
             try:
                 self.flow_log = FlowLog(path)
             except OSError as error:
                 raise StartError(f"cannot write flow log {path}: {error.strerror}") from error
+
+    def _fork(self) -> None:
+        """Make the shared memory, and start the workers. Raises StartError, OSError."""
+        config, workers = self.config, self.config.workers
+        layout = Layout(workers.slots, workers.tcp_workers, workers.egress_workers)
         groups = placement.plan(workers.placement, layout, os.cpu_count() or 1)
         try:
             self.fabric = Fabric.create(layout, [group.members for group in groups])

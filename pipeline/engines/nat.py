@@ -13,7 +13,7 @@ goes (RFC 6146), or is refused like it. Only the gateway's services are not ther
 """
 
 import errno
-from collections.abc import Collection, Iterable, Mapping, Set
+from collections.abc import Collection, Mapping, Set
 from ipaddress import IPv4Network
 from typing import Final, NamedTuple, Protocol
 
@@ -56,7 +56,9 @@ class NatConfig(Protocol):
     @property
     def gateway_ip(self) -> int: ...
     @property
-    def gateway_virtual_ips(self) -> tuple[int, ...]: ...
+    def gateway_virtual_ips(self) -> tuple[int, ...]:
+        """Further addresses that the gateway answers ARP for."""
+
     @property
     def nat(self) -> Mapping[int, int]: ...
 
@@ -66,12 +68,8 @@ class Nat:
 
     def __init__(
         self,
+        config: NatConfig,
         *,
-        network: int,
-        prefix_len: int,
-        gateway: int,
-        virtual: Iterable[int] = (),
-        table: Mapping[int, int] | None = None,
         ec2_metadata_access: bool = False,
         own_ports: Set[int] = frozenset(),
         disable: Collection[str] = (),
@@ -79,20 +77,20 @@ class Nat:
         prefix_len6: int = 64,
         gateway6: int = 0,
     ) -> None:
-        """network: the subnet's address. virtual: further addresses that the gateway answers for.
+        """own_ports: TCP ports of the host's loopback on which the program listens. No guest may reach them.
 
         network6, gateway6: the guests' IPv6 network and the gateway's address in it; 0 without IPv6.
-
-        own_ports: TCP ports of the host's loopback that no guest may reach, since the program listens there.
         disable: what is switched off: "dns", "udp", "icmp", "host-loopback".
         """
-        self.network, self.broadcast = ip.prefix(network, prefix_len)
+        self.network, self.broadcast = ip.prefix(
+            ip.of(config.subnet.network_address), config.subnet.prefixlen
+        )
         self.network6, self.last6 = ip.prefix(network6, prefix_len6) if network6 else (0, 0)
-        self.gateway = gateway
-        self.gateways = frozenset({gateway, gateway6} if gateway6 else {gateway})
+        self.gateway = config.gateway_ip
+        self.gateways = frozenset({self.gateway, gateway6} if gateway6 else {self.gateway})
         """The addresses at which the gateway's services are."""
-        self.own = frozenset((*self.gateways, *virtual))
-        self.table = dict(table or {})
+        self.own = frozenset((*self.gateways, *config.gateway_virtual_ips))
+        self.table = dict(config.nat)
         loopback_off = "host-loopback" in disable
         self._translated = {
             addr: Target(to, refused=HOST_LOOPBACK_OFF, errno=errno.EACCES)
@@ -111,27 +109,6 @@ class Nat:
         self._seen_as = {to: addr for addr, to in reversed(self.table.items())}
         self.ec2_metadata_access = ec2_metadata_access
         self.own_ports = frozenset(own_ports)
-
-    @classmethod
-    def from_config(
-        cls,
-        config: NatConfig,
-        *,
-        ec2_metadata_access: bool = False,
-        own_ports: Set[int] = frozenset(),
-        disable: Collection[str] = (),
-    ) -> "Nat":
-        """The rules that a configuration asks for. own_ports, disable: as in Nat()."""
-        return cls(
-            network=ip.of(config.subnet.network_address),
-            prefix_len=config.subnet.prefixlen,
-            gateway=config.gateway_ip,
-            virtual=config.gateway_virtual_ips,
-            table=config.nat,
-            ec2_metadata_access=ec2_metadata_access,
-            own_ports=own_ports,
-            disable=disable,
-        )
 
     def in_subnet(self, addr: int) -> bool:
         """Whether addr is in the guests' subnet of its family (the first and last address included)."""

@@ -6,8 +6,8 @@ the names. An address has a name only for the guest that received it from the ga
 while that answer is valid. Answers of other name servers do not count.
 
 The policy checks the address that the guest sends to, before any translation. An address of 64:ff9b::/96
-counts as the IPv4 address in it. The policy does not track connections:
-an allowed connection stays open after the DNS answer has expired.
+counts as the IPv4 address in it. The policy does not track connections: an allowed connection stays open
+after the DNS answer has expired.
 
 replace() sets other rules while the program runs. Workers get new rules one after the other. So what one
 worker reports to another about a pattern must not depend on the rules: its number is a hash of its text.
@@ -18,8 +18,7 @@ from collections.abc import Sequence
 from hashlib import blake2b
 from typing import Final, NamedTuple, Protocol
 
-from netaddr import IPAddress, IPNetwork, IPSet
-
+from pipeline.engines.networks import Networks
 from pipeline.wire import ip
 
 MAX_NAMED: Final = 16384
@@ -102,8 +101,8 @@ class Names:
 
 class _Rule(NamedTuple):
     allow: bool
-    guests: IPSet | None
-    networks: IPSet | None
+    guests: Networks | None
+    networks: Networks | None
     names: frozenset[int]
     ports: Ports
     protocols: frozenset[str]
@@ -125,8 +124,8 @@ class Policy:
         self._rules = [
             _Rule(
                 rule.action == "allow",
-                _set(rule.guests),
-                _set(rule.networks),
+                Networks(rule.guests) if rule.guests else None,
+                Networks(rule.networks) if rule.networks else None,
                 frozenset(map(number_of, rule.names)),
                 rule.ports,
                 frozenset(rule.protocols),
@@ -171,19 +170,11 @@ class Policy:
             return False
         if rule.ports and (protocol == "icmp" or not any(low <= port <= high for low, high in rule.ports)):
             return False
-        if rule.guests is not None and _ip(guest) not in rule.guests:
+        if rule.guests is not None and guest not in rule.guests:
             return False
         if rule.networks is None and not rule.names:
             return True
-        if rule.networks is not None and _ip(address) in rule.networks:
+        if rule.networks is not None and address in rule.networks:
             return True
         names = self._named.get((guest, address), {})
         return any(number in rule.names and expires > now for number, expires in names.items())
-
-
-def _ip(addr: int) -> IPAddress:
-    return IPAddress(ip.to_ipv4(addr), 4) if ip.is_ipv4(addr) else IPAddress(addr, 6)
-
-
-def _set(networks: Sequence[str]) -> IPSet | None:
-    return IPSet(IPNetwork(text) for text in networks) if networks else None

@@ -31,6 +31,7 @@ from collections.abc import Callable
 from typing import Final, Literal, NamedTuple
 
 from pipeline.engines.buckets import Buckets
+from pipeline.engines.guest_of import by_link
 from pipeline.wire import ethernet
 from pipeline.wire.errors import WireError
 
@@ -67,11 +68,6 @@ class SwitchEvent(NamedTuple):
     kind: Literal["seen", "moved", "gone", "claimed", "contested"]
     mac: bytes
     link: int
-
-
-def _alone(link: int) -> int:
-    """Each link is a guest of its own."""
-    return link
 
 
 class _Port:
@@ -114,7 +110,7 @@ class Switch:
         max_macs: int = MAX_MACS,
         ask: Callable[[bytes, int], object] | None = None,
         *,
-        guest_of: Callable[[int], int] = _alone,
+        guest_of: Callable[[int], int] = by_link,
         newest_wins: bool = False,
     ) -> None:
         """ask(mac, link): send ARP requests to the station, if it has an address to ask for.

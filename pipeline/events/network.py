@@ -130,7 +130,7 @@ FORWARDS: Final = (
         protocol=_FORWARD,
         local=_LOCAL,
         remote=_REMOTE,
-        guest="address of the guest that asked for it; missing if the host did",
+        guest_address="address of the guest that asked for it; missing if the host did",
     ),
     published(
         *("forward-closed", INFO, "forward closed"),
@@ -138,7 +138,7 @@ FORWARDS: Final = (
         protocol=_FORWARD,
         local=_LOCAL,
         remote=_REMOTE,
-        guest="address of the guest that asked for it; missing if the host did",
+        guest_address="address of the guest that asked for it; missing if the host did",
     ),
     published(
         *("forward-unreachable", DEBUG, "forward cannot reach its guest"),

@@ -80,7 +80,7 @@ GUESTS: Final = (
     logged(
         *("address-contested", WARNING, "address contested"),
         "A guest claims an IPv4 address that another guest or the gateway has.",
-        guest="the address",
+        address="the address",
         owner="MAC address of the owner",
         claimant="MAC address of the other one",
         link="number of the claimant's link",
@@ -95,9 +95,10 @@ GUESTS: Final = (
     logged(
         *("flow-refused-by-policy", WARNING, "flow refused by the egress policy"),
         "The egress policy forbids a connection, flow or ping of a guest.",
-        guest="IPv4 address of the guest",
+        guest_address="IPv4 address of the guest",
         to="where to",
         protocol="tcp, udp or icmp",
+        rule="egress-policy.rules[N] (the first rule is 0) or egress-policy.default",
         unlogged="how many further ones were refused since the last line about this guest",
     ),
     logged(

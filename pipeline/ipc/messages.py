@@ -220,14 +220,15 @@ class CamAnswer(Answer):
 
 @dataclass(frozen=True, slots=True)
 class Neighbors(Request):
-    """Report the guests' addresses."""
+    """Report which guests have these addresses."""
 
     NAME = "neighbors"
+    addresses: list[str]
 
 
 @dataclass(frozen=True, slots=True)
 class NeighborsAnswer(Answer):
-    """neighbors: MAC address and number of the guest, by IPv4 address."""
+    """neighbors: MAC address and number of the guest, by address. Unknown addresses are left out."""
 
     neighbors: dict[str, list[str | int]]
 

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from time import monotonic
 from typing import Final
 
-from pipeline.links.addresses import words_of
+from pipeline.links.addresses import unix_text, words_of
 from pipeline.links.base import Link, SlotPool
 from pipeline.links.listener import READABLE, Arrival, LinkResources, Listener, Owner, Poller, has_peer
 from pipeline.links.stream import StreamLink
@@ -155,6 +155,4 @@ def peer_text(sock: socket.socket) -> str:
     if isinstance(name, tuple):
         # A vsock address is a pair of numbers: CID and port.
         return inet.endpoint(name) if isinstance(name[0], str) else ":".join(str(part) for part in name[:2])
-    return (name.decode("utf-8", "replace") if isinstance(name, bytes) else str(name)).replace(
-        "\0", "@"
-    ) or "@"
+    return unix_text(name)

@@ -110,6 +110,14 @@ def unix_path(url: str) -> str:
     return unquote(parts.netloc + parts.path)
 
 
+def unix_text(name: str | bytes) -> str:
+    """The address of a unix socket for logs and messages, "@" if it has none.
+
+    The system may have a path that is not UTF-8, and an abstract name begins with NUL.
+    """
+    return os.fsencode(name).decode("utf-8", "replace").replace("\0", "@") or "@"
+
+
 def socket_path(url: str) -> str:
     """The socket file that binding url creates, "" if it creates none."""
     parts = urlsplit(url)

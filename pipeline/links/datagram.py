@@ -16,7 +16,7 @@ from contextlib import suppress
 from time import monotonic
 from typing import Final
 
-from pipeline.links.addresses import words_of
+from pipeline.links.addresses import unix_text, words_of
 from pipeline.links.base import Link, LinkClosed
 from pipeline.links.listener import READABLE, Arrival, LinkResources, Listener, Owner, Poller, has_peer
 from pipeline.links.packet import PacketLink
@@ -153,12 +153,12 @@ class VfkitListener(Listener):
         # The link closes its own descriptor. This one stays for the next guest.
         self._link = DatagramLink(sock.dup(), *self._resources)
         self._look_at = monotonic() + LOOK_INTERVAL
-        self._owner.attach(Arrival(self._link, None, PROTOCOL, _text(peer)), self)
+        self._owner.attach(Arrival(self._link, None, PROTOCOL, unix_text(peer)), self)
 
 
 def _inode(peer: Address) -> tuple[int, int] | None:
     """The device and inode of a socket's file now; None for an abstract name, or if there is no file."""
-    if _text(peer).startswith("@"):
+    if unix_text(peer).startswith("@"):
         return None
     try:
         found = os.stat(peer)
@@ -186,7 +186,3 @@ def _disconnect(sock: socket.socket) -> bool:
     """
     ctypes.CDLL(None).connect(sock.fileno(), bytes(16), 16)
     return not has_peer(sock)
-
-
-def _text(peer: Address) -> str:
-    return (peer.decode("utf-8", "replace") if isinstance(peer, bytes) else peer).replace("\0", "@")

@@ -80,8 +80,8 @@ class Reporter:
     def _send(self, events: list[list[object]]) -> bool:
         try:
             self._control.send_event(messages.HappenedEvent(events, self._lost).encode())
-        except OSError:
-            # A long message needs a descriptor, and none is left.
+        except (OSError, ValueError):
+            # A long message needs a descriptor, and none is left. Or a field has lone surrogates.
             return False
         return True
 

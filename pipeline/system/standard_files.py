@@ -27,3 +27,17 @@ def open_closed() -> list[str]:
     sys.stdout = sys.stdout or open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
     sys.stderr = sys.stderr or open(2, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
     return closed
+
+
+def write(text: str) -> None:
+    """Write to standard output. If its reader, such as head, has left, nothing is written."""
+    try:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        discard_output()
+
+
+def discard_output() -> None:
+    """Forget what standard output holds. Python would try to write it at its end."""
+    sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115  it stays until the end

@@ -1,6 +1,7 @@
 """Files of a capture: their bounds, and what a ring keeps."""
 
 import os
+import threading
 from pathlib import Path
 
 import pytest
@@ -101,3 +102,22 @@ def test_all_bytes_are_written_to_a_pipe() -> None:
     assert os.read(reader, 2000) == b"x" * 1000
     os.close(reader)
     os.close(writer)
+
+
+def test_a_reader_that_leaves_a_pipe_is_noticed_before_anything_is_written() -> None:
+    reader, writer = os.pipe()
+    left = threading.Event()
+    stream = Stream(writer)
+    stream.watch(left.set)
+    assert not left.wait(0.05)
+    os.close(reader)
+    assert left.wait(10)
+    stream.close()
+
+
+def test_a_file_has_no_reader_that_could_leave(tmp_path: Path) -> None:
+    before = threading.active_count()
+    stream = Stream(files.open_capture(str(tmp_path / "trace")))
+    stream.watch(lambda: pytest.fail("nobody has left"))
+    assert threading.active_count() == before
+    stream.close()

@@ -106,15 +106,15 @@ def on_terminal(server: FakeApi, columns: int, *words: str) -> list[str]:
 def test_status_in_a_pipe_has_exact_numbers(server: FakeApi, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["status"]) == 0
     assert capsys.readouterr().out.splitlines() == [
-        "version    1.2.3, compiled, Python 3.11.2",
-        "uptime     3725.25",
-        "process    11, placement auto",
-        "network    192.168.127.0/24, MTU 1500",
-        "addresses  gateway 192.168.127.1, guest 192.168.127.2, host 192.168.127.254",
-        "guests     1, with 2 links and 3 leases",
-        "flows      4 tcp, 5 udp, 0 icmp",
-        "sent       1234567",
-        "received   98",
+        "version      1.2.3, compiled, Python 3.11.2",
+        "uptime       3725.25",
+        "process      11, placement auto",
+        "network      192.168.127.0/24, MTU 1500",
+        "addresses    gateway 192.168.127.1, guest 192.168.127.2, host 192.168.127.254",
+        "guests       1, with 2 links and 3 leases",
+        "flows        4 tcp, 5 udp, 0 icmp",
+        "from guests  1234567",
+        "to guests    98",
         "",
         "SOCKET  URL",
         "listen  unix:///run/gvtap-pipeline/api.sock",
@@ -126,16 +126,16 @@ def test_status_in_a_pipe_has_exact_numbers(server: FakeApi, capsys: pytest.Capt
         "FORWARD         PROTOCOL  LEADS TO",
         "127.0.0.1:2222  tcp       192.168.127.2:22",
         "",
-        "DROPPED  CAUSE",
-        "     20  tcp_segment_dropped_paws",
-        "      3  udp_datagram_dropped_truncated",
+        "TIMES  DROPPED OR REFUSED",
+        "   20  tcp_segment_dropped_paws",
+        "    3  udp_datagram_dropped_truncated",
     ]
 
 
 def test_status_on_a_terminal_has_human_units(server: FakeApi) -> None:
     lines = on_terminal(server, 80, "status")
-    assert "uptime     1h2m" in lines
-    assert "sent       1.2 MB" in lines
+    assert "uptime       1h2m" in lines
+    assert "from guests  1.2 MB" in lines
     assert max(map(len, lines)) <= 80
 
 
@@ -156,14 +156,14 @@ def test_a_silent_worker_makes_status_fail(server: FakeApi, capsys: pytest.Captu
     assert cli.main(["status"]) == 1
     out, err = capsys.readouterr()
     assert "ingress  data      12  silent   26%" in out
-    assert "guests     -, with 2 links and 3 leases" in out
+    assert "guests       -, with 2 links and 3 leases" in out
     assert err == "gvtap-pipeline status: workers that do not answer: ingress\n"
 
 
 def test_guests_are_listed(server: FakeApi, capsys: pytest.CaptureFixture[str]) -> None:
     known = {
         "guest": 1,
-        "peer": "process 4242",
+        "opened_by": "process 4242",
         "mac_addresses": ["5a:94:ef:e4:0c:ee"],
         "ip_addresses": ["192.168.127.2", "192.168.127.9"],
         "links": 1,
@@ -171,10 +171,10 @@ def test_guests_are_listed(server: FakeApi, capsys: pytest.CaptureFixture[str]) 
         "udp_flows": 3,
         "forwards": 2,
     }
-    server.says("/guests", [known, {"guest": 10, "peer": "", "links": 0}])
+    server.says("/guests", [known, {"guest": 10, "opened_by": "", "links": 0}])
     assert cli.main(["guests"]) == 0
     assert capsys.readouterr().out.splitlines() == [
-        "GUEST  ADDRESS           MAC                PEER          LINKS  TCP  UDP  FORWARDS",
+        "GUEST  ADDRESS           MAC                OPENED BY     LINKS  TCP  UDP  FORWARDS",
         "    1  192.168.127.2 +1  5a:94:ef:e4:0c:ee  process 4242      1   12    3         2",
         "   10  -                 -                  gone              0    0    0         0",
     ]

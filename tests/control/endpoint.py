@@ -12,10 +12,13 @@ import aiohttp
 import structlog
 
 from pipeline.control.facts import Facts, Process
+from pipeline.control.flows.live import LiveFlows
 from pipeline.control.forwarder import Forwarder
+from pipeline.control.guests import GuestSums
 from pipeline.control.http.access import Access
 from pipeline.control.http.api import Api
 from pipeline.control.http.front import Front, TakeOver
+from pipeline.control.http.observation import Observation
 from pipeline.control.http.runner import make_runner, server_of
 from pipeline.control.http.takeover import CAPTURE, CONNECT, TUNNEL, Capture, Connect, Tunnel
 from pipeline.control.hub import Hub
@@ -160,6 +163,12 @@ class Endpoint:
         return answer
 
 
+def observation(workers: Workers, hub: Hub | None = None) -> Observation:
+    """Of these workers. hub: by default one that no worker reports to."""
+    flows = LiveFlows(workers, ("tcp0",), ("egress0",))
+    return Observation(hub or Hub(lambda _watch: None, LOG), flows, GuestSums(workers, ("ingress",), {}))
+
+
 @contextlib.asynccontextmanager
 async def endpoint(
     tmp_path: Path,
@@ -181,7 +190,7 @@ async def endpoint(
     """
     workers = Workers()
     forwarder = Forwarder(workers)
-    api = Api(forwarder, workers, meter or Meter(), LOG, access=access, hub=hub)
+    api = Api(forwarder, workers, meter or Meter(), observation(workers, hub), LOG, access=access)
     if login is not None:
         app = Site(api.access, login).application(api)
     elif monitoring:

@@ -9,9 +9,10 @@ from typing import Any, cast
 import pytest
 
 from pipeline.config.limits import Limits
-from pipeline.control import forwarder
+from pipeline.control import forward_texts
 from pipeline.control.forward_shares import ForwardShares
-from pipeline.control.forwarder import THE_HOST, Forward, Forwarder, ForwardError, Owner, TooManyError
+from pipeline.control.forward_texts import ForwardError
+from pipeline.control.forwarder import THE_HOST, Forward, Forwarder, Owner, TooManyError
 from pipeline.control.ssh.destination import Destination, SocketError
 from pipeline.control.ssh.forwards import SocketForwards
 from pipeline.control.workers import RefusedError, RequestError
@@ -288,10 +289,14 @@ def test_of_two_requests_for_one_address_at_once_one_is_refused() -> None:
     asyncio.run(run())
 
 
-def test_a_forward_that_is_not_there_is_not_found() -> None:
+@pytest.mark.parametrize("local", [":1", ""])
+def test_a_forward_that_is_not_there_is_not_found(local: str) -> None:
     async def run() -> None:
+        made = Forwarder(Workers())
+        await made.expose("tcp", ":2", "1.2.3.4:5")
         with pytest.raises(ForwardError, match=r"^proxy not found$"):
-            await Forwarder(Workers()).unexpose("tcp", ":1")
+            await made.unexpose("tcp", local)
+        assert len(made.all()) == 1
 
     asyncio.run(run())
 
@@ -385,12 +390,12 @@ def test_a_guest_may_not_open_and_close_without_pause() -> None:
     ],
 )
 def test_an_empty_host_is_the_clients(remote: str, client: str, expected: str) -> None:
-    assert forwarder.resolve_remote(remote, client) == expected
+    assert forward_texts.resolve_remote(remote, client) == expected
 
 
 def test_an_empty_host_over_a_unix_socket_is_refused() -> None:
     with pytest.raises(GoError, match=r"^address @: missing port in address$"):
-        forwarder.resolve_remote(":8080", "@")
+        forward_texts.resolve_remote(":8080", "@")
 
 
 # --- over ssh --------------------------------------------------------------------------------------

@@ -4,7 +4,8 @@ import asyncio
 
 import pytest
 
-from pipeline.control.forwarder import Forwarder, ForwardError
+from pipeline.control.forward_texts import ForwardError
+from pipeline.control.forwarder import Forwarder
 from tests.control.endpoint import Workers
 
 

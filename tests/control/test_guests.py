@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Sequence
 from typing import Any
 
-from pipeline.control.guests import GuestSums
+from pipeline.control.guests import KINDS, GuestSums
 from pipeline.ipc import messages
 
 
@@ -21,8 +21,16 @@ def test_sums_of_workers_are_added_for_each_guest() -> None:
         return answers[worker].encode()
 
     found = asyncio.run(GuestSums(request, answers, {"forwards": lambda: {11: 4}}).all())
-    names: dict[str, Any] = {"peer": "", "mac_addresses": [], "ip_addresses": []}
-    known = {"peer": "process 12", "mac_addresses": ["5a:94:ef:e4:0c:ee"], "ip_addresses": []}
+    names: dict[str, Any] = dict.fromkeys(KINDS, 0) | {
+        "opened_by": "",
+        "mac_addresses": [],
+        "ip_addresses": [],
+    }
+    known = dict.fromkeys(KINDS, 0) | {
+        "opened_by": "process 12",
+        "mac_addresses": ["5a:94:ef:e4:0c:ee"],
+        "ip_addresses": [],
+    }
     assert found == [
         {"guest": 3, **known, "forwards": 0, "links": 2, "sockets": 12},
         {"guest": 4, **names, "forwards": 0, "links": 0, "sockets": 1},

@@ -157,6 +157,25 @@ def test_a_refusal_leaves_everything_as_it_was(refuser: str) -> None:
     asyncio.run(run())
 
 
+def test_a_resolver_whose_answer_is_late_gets_the_old_settings_back() -> None:
+    async def run() -> None:
+        rig = Rig(ONE)
+        await rig.start()
+        late = [RequestError("worker resolver did not answer reload within 5 s")]
+        rig.workers.answers["reload"] = lambda _op: late.pop() if late else {"ok": True}
+        with pytest.raises(ReloadError, match="did not answer"):
+            await rig.change(max_forwards=3)
+        assert rig.reloads() == ["resolver", "resolver"]
+        limits = [
+            pickle.loads(op["config"]).limits.max_forwards
+            for _, op in rig.workers.asked
+            if op["op"] == "reload"
+        ]
+        assert limits == [3, rig.config.limits.max_forwards]
+
+    asyncio.run(run())
+
+
 def test_a_forward_that_cannot_be_closed_is_a_refusal() -> None:
     async def run() -> None:
         rig = Rig(ONE, TWO)

@@ -68,7 +68,7 @@ def test_the_sums_of_each_guest(limited: Daemon) -> None:
         mine, others = guests(limited)
         assert (mine["links"], mine["tcp_flows"], mine["udp_flows"], mine["sockets"]) == (1, 1, 1, 2)
         assert (others["links"], others["tcp_flows"], others["sockets"]) == (1, 0, 0)
-        assert str(mine["peer"]).startswith("process ")
+        assert str(mine["opened_by"]).startswith("process ")
         assert mine["guest"] != others["guest"]
     wait_for(lambda: [one["links"] for one in guests(limited)] == [0], "gone, but for its connection")
     assert guests(limited)[0]["tcp_flows"] == 1

@@ -110,6 +110,18 @@ def test_a_reader_that_does_not_read_loses_frames_and_guests_go_on(daemon: Daemo
     wait_for(lambda: daemon.events("capture ended")[-1]["missing"] > 0, "frames are missing", 10)
 
 
+def test_the_command_ends_when_its_reader_leaves_while_no_frame_passes(daemon: Daemon, agent: Agent) -> None:
+    before = len(daemon.events("capture started"))
+    argv = [*daemon.command, "capture", "-api", f"unix://{daemon.socket}", "-port", "1"]
+    process = daemon.namespace.popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    wait_for(lambda: len(daemon.events("capture started")) > before, "the capture runs", 10)
+    assert process.stdout is not None
+    assert process.stderr is not None
+    process.stdout.close()
+    assert process.wait(10) == 0
+    assert process.stderr.read() == b""
+
+
 def test_the_fifth_capture_is_refused_and_a_place_comes_free(daemon: Daemon, agent: Agent) -> None:
     directory = daemon.network.directory
     begun = [Capture(daemon, directory / f"many{number}.pcapng", "-port", "1") for number in range(4)]

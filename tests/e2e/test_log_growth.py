@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import pytest
 
-from pipeline.log_limits import KIND
+from pipeline.log.limits import KIND
 from pipeline.wire import ethernet
 from tests.support.agent import GATEWAY_ADDR, Agent
 from tests.support.daemon import Daemon

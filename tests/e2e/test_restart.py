@@ -155,7 +155,7 @@ def test_another_guest_cannot_have_the_address_of_one_that_is_not_back_yet(
             thief.send(thief.segment(thief.addr + 1, 4000, ECHO, 1, flags=tcp.SYN))
             wait_for(lambda: daemon.gauge(TAKEN)["demux"] == 1, "the claim is refused")
             (line,) = daemon.events("address contested")
-            assert (line["guest"], line["owner"]) == (addr, SECOND)
+            assert (line["address"], line["owner"]) == (addr, SECOND)
             link.start()
             wait_for(lambda: len(daemon.events("guest connected")) == 3, "the guest's link is back")
             daemon.expose("127.0.0.1:9000", f"{addr}:{ECHO}")

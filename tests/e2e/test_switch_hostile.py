@@ -73,7 +73,7 @@ def test_the_gateways_addresses_cannot_be_taken(
     send(other.guest, *[claim(OTHER_MAC, addr)] * 20)
     assert counted(daemon, "neighbor_claim_refused_gateway_address") == 20
     (line,) = daemon.events("address contested")
-    assert (line["guest"], line["owner"], line["claimant"]) == (addr, GATEWAY_MAC, OTHER_MAC)
+    assert (line["address"], line["owner"], line["claimant"]) == (addr, GATEWAY_MAC, OTHER_MAC)
     agent.guest.run("ping", "-n", "-c", "1", "-W", "2", addr)
 
 
@@ -85,7 +85,7 @@ def test_another_guests_address_cannot_be_taken_while_it_lives(
     send(other.guest, *[claim(OTHER_MAC, GUEST_ADDR)] * 20)
     assert counted(daemon, "neighbor_claim_refused_address_taken") == 20
     (line,) = daemon.events("address contested")
-    assert (line["guest"], line["owner"], line["claimant"]) == (GUEST_ADDR, GUEST_MAC, OTHER_MAC)
+    assert (line["address"], line["owner"], line["claimant"]) == (GUEST_ADDR, GUEST_MAC, OTHER_MAC)
     assert agent.run("transfer", INTERNET_ADDR, DATA, MIB, MIB)["errors"] == []
 
 

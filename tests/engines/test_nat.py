@@ -40,7 +40,7 @@ def nat(
         "gateway_virtual_ips": (HOST,),
         "nat": {HOST: LOOPBACK},
     }
-    return Nat.from_config(
+    return Nat(
         SimpleNamespace(**config | changes),
         ec2_metadata_access=ec2_metadata_access,
         own_ports=own_ports,
@@ -120,16 +120,16 @@ HOST6 = NETWORK6 | 254
 LOOPBACK6 = ip.parse("::1")
 
 
-def nat6(
-    *, table: dict[int, int] | None = None, metadata: bool = False, disable: Collection[str] = ()
-) -> Nat:
+def nat6(*, metadata: bool = False, disable: Collection[str] = ()) -> Nat:
     """The rules of a gateway with both families."""
+    config = {
+        "subnet": IPv4Network("192.168.127.0/24"),
+        "gateway_ip": GATEWAY,
+        "gateway_virtual_ips": (HOST, HOST6),
+        "nat": {HOST: LOOPBACK, HOST6: LOOPBACK6},
+    }
     return Nat(
-        network=GATEWAY,
-        prefix_len=24,
-        gateway=GATEWAY,
-        virtual=(HOST, HOST6),
-        table={HOST: LOOPBACK, HOST6: LOOPBACK6},
+        SimpleNamespace(**config),
         ec2_metadata_access=metadata,
         own_ports={7000},
         disable=disable,
@@ -245,14 +245,9 @@ def test_an_address_of_the_host_is_seen_as_what_the_table_translates_to_it() -> 
     first, second, loopback = (
         ip.parse_ipv4(text) for text in ("192.168.127.254", "192.168.127.253", "127.0.0.1")
     )
-    nat = Nat(
-        network=first,
-        prefix_len=24,
-        gateway=ip.parse_ipv4("192.168.127.1"),
-        table={first: loopback, second: loopback},
-    )
-    assert nat.seen_as(loopback) == first
-    assert nat.seen_as(ip.parse_ipv4("192.0.2.1")) == ip.parse_ipv4("192.0.2.1")
+    rules = nat(nat={first: loopback, second: loopback})
+    assert rules.seen_as(loopback) == first
+    assert rules.seen_as(ip.parse_ipv4("192.0.2.1")) == ip.parse_ipv4("192.0.2.1")
 
 
 # --- what is switched off -------------------------------------------------------------------

@@ -10,6 +10,9 @@ from typing import Any
 
 import pytest
 
+from pipeline.ipc import messages
+from pipeline.ipc.channel import ControlChannel
+from pipeline.ipc.socket_pair import socket_pair
 from pipeline.links.accepting import PAUSE, StreamListener, peer_text
 from pipeline.links.seqpacket import bess_listener
 from pipeline.wire.framing import LE16, QEMU
@@ -150,6 +153,24 @@ def test_peers_are_named_for_the_log() -> None:
     assert peer_text(one) == "@"
     one.close()
     two.close()
+
+
+def test_a_peer_at_a_path_that_is_not_utf_8_can_be_reported(tmp_path: Path) -> None:
+    path = os.fsencode(tmp_path) + b"/\xff"
+    with socket.socket(socket.AF_UNIX) as server, socket.socket(socket.AF_UNIX) as client:
+        server.bind(str(tmp_path / "s"))
+        server.listen()
+        client.bind(path)
+        client.connect(str(tmp_path / "s"))
+        accepted, _ = server.accept()
+        with accepted:
+            assert peer_text(accepted) == f"{tmp_path}/\N{REPLACEMENT CHARACTER}"
+            event = messages.GuestEvent("left", "qemu", "gone", peer_text(accepted))
+            ours, theirs = socket_pair()
+            with ours, theirs:
+                ControlChannel(ours).send(event.encode())
+                ((found, _),) = ControlChannel(theirs).receive()
+    assert found == event.encode()
 
 
 @pytest.mark.parametrize("opened", [False, True])

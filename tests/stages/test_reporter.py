@@ -138,6 +138,17 @@ def test_a_batch_that_cannot_be_sent_is_lost_and_counted(rig: Rig, monkeypatch: 
     assert (len(batch.events), batch.lost) == (1, 2)
 
 
+def test_a_text_that_no_message_can_carry_is_lost_and_the_worker_goes_on(rig: Rig) -> None:
+    rig.reporter.watch(["lease-given"])
+    rig.lease(host_name="\udcff")
+    rig.reporter.flush()
+    rig.lease(host_name="web")
+    rig.reporter.flush()
+    (batch,) = rig.received()
+    assert [event[2]["host_name"] for event in batch.events] == ["web"]
+    assert batch.lost == 1
+
+
 def test_what_waits_is_forgotten_when_the_last_subscriber_leaves(rig: Rig) -> None:
     rig.reporter.watch(["lease-given"])
     rig.lease()

@@ -72,7 +72,7 @@ def guests(_seconds: float = 0) -> list[dict[str, Any]]:
     return [
         {
             "guest": number,
-            "peer": peer,
+            "opened_by": peer,
             "mac_addresses": [mac],
             "ip_addresses": [address],
             "links": 1,

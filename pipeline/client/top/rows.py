@@ -25,7 +25,7 @@ GUESTS: Final = (
     Column("GUEST", right=True),
     Column("ADDRESS", least=13),
     Column("MAC", optional=4),
-    Column("PEER", shrinks_to=10, optional=2),
+    Column("OPENED BY", shrinks_to=10, optional=2),
     Column("LINKS", right=True, optional=6),
     Column("TCP", right=True, least=4),
     Column("UDP", right=True, least=4),
@@ -93,10 +93,10 @@ def guest_row(guest: Record, counters: dict[Counter, float], rate: RateOf) -> Ro
     sums = [counters.get((key, direction), 0) for direction in DIRECTIONS]
     rates = [rate((key, direction)) for direction in DIRECTIONS]
     names = first(guest.texts("ip_addresses")), first(guest.texts("mac_addresses"))
-    peer = guest.text("peer") or "gone"
+    opener = guest.text("opened_by") or "gone"
     counts = [guest.number(name) for name in ("links", "tcp_flows", "udp_flows")]
     cells = (
-        *(key, *names, peer),
+        *(key, *names, opener),
         *(f"{count:.0f}" for count in counts),
         *(units.size(count) for count in sums),
         *(rate_text(each) for each in rates),
@@ -104,7 +104,7 @@ def guest_row(guest: Record, counters: dict[Counter, float], rate: RateOf) -> Ro
     order: tuple[float | str, ...] = (
         guest.number("guest"),
         *names,
-        peer,
+        opener,
         *counts,
         *sums,
         *(_order(each) for each in rates),

@@ -5,7 +5,8 @@ client of the API wants, and one client's requests come after those of another.
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from heapq import nlargest
 from typing import TYPE_CHECKING, Final
 
 from pipeline.control.flows import known
@@ -36,14 +37,22 @@ class LiveFlows:
     async def find(self, query: "FlowQuery") -> tuple[list[Shown], int]:
         """The flows that a client asks for, and how many would fit without its limit. Raises RequestError.
 
-        A flow that begins meanwhile may be missing.
+        A flow that begins meanwhile may be missing. At most twice as many flows as the limit are kept, since
+        there may be ten times as many.
         """
+        best: list[Shown] = []
+        total = 0
+        order = _ORDERS[query.sort]
         async with self._turn:
-            found = [(worker, row) for worker in self._asked(query) for row in await self._rows(worker)]
-            facts = await known.ask(self._request, (row for _, row in found))
-        flows = [flow for worker, row in found if query.fits(flow := shown(worker, row, facts))]
-        flows.sort(key=_ORDERS[query.sort], reverse=True)
-        return flows[: query.limit], len(flows)
+            for worker in self._asked(query):
+                async for rows in self._parts(worker):
+                    facts = await known.ask(self._request, rows)
+                    fitting = [flow for row in rows if query.fits(flow := shown(worker, row, facts))]
+                    total += len(fitting)
+                    best += fitting
+                    if len(best) > 2 * query.limit:
+                        best = nlargest(query.limit, best, key=order)
+        return nlargest(query.limit, best, key=order), total
 
     async def end(self, name: str) -> bool:
         """End the flow with this id. False if there is none. Raises RequestError."""
@@ -61,15 +70,14 @@ class LiveFlows:
             return (*self._tcp_workers, *self._egress_workers)
         return self._tcp_workers if query.protocol == "tcp" else self._egress_workers
 
-    async def _rows(self, worker: str) -> list[FlowRow]:
+    async def _parts(self, worker: str) -> AsyncIterator[list[FlowRow]]:
+        """The flows of a worker, ROWS_A_REQUEST at a time."""
         answer = flow_messages.FlowIdsAnswer.decode(await self._request(worker, flow_messages.FlowIds()))
         numbers = answer.numbers[:MOST_OF_WORKER]
-        rows: list[FlowRow] = []
         for at in range(0, len(numbers), ROWS_A_REQUEST):
             ask = flow_messages.Flows(numbers[at : at + ROWS_A_REQUEST])
             part = flow_messages.FlowsAnswer.decode(await self._request(worker, ask))
-            rows += [row_of(found) for found in part.flows]
-        return rows
+            yield [row_of(found) for found in part.flows]
 
 
 def _bytes(flow: Shown) -> float:

@@ -8,7 +8,7 @@ by then the guest may be gone.
 import asyncio
 import errno
 from collections import OrderedDict, deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Final, NamedTuple
 
 import structlog
@@ -50,11 +50,17 @@ class FlowEvents:
         self._task: asyncio.Task[None] | None = None
         self._open: OrderedDict[tuple[str, int], Known] = OrderedDict()
         """What is known of an open flow."""
+        self._end_log: Callable[[], None] | None = None
+        """Ends the lines of the log, if there are any."""
         hub.complete(COMPLETED, self.on_report)
 
-    def log_each(self) -> None:
-        """Write a line of the log for each event. For level debug."""
-        self._hub.subscribe(COMPLETED, self._log_one)
+    def log_each(self, *, on: bool) -> None:
+        """Whether to write a line of the log for each event from now on. For level debug."""
+        if on and self._end_log is None:
+            self._end_log = self._hub.subscribe(COMPLETED, self._log_one)
+        elif not on and self._end_log is not None:
+            self._end_log()
+            self._end_log = None
 
     def _log_one(self, happened: Happened) -> None:
         row = KINDS[happened.kind]

@@ -18,7 +18,8 @@ from typing import Final
 import structlog
 
 from pipeline.config.model import GuestApi
-from pipeline.control.forwarder import Forward, leads_to
+from pipeline.control.forward_texts import leads_to
+from pipeline.control.forwarder import Forward
 from pipeline.control.http import web_pages
 from pipeline.control.lookup import port_number
 from pipeline.go.text import GoError, split_host_port

@@ -15,27 +15,23 @@ import structlog
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
-from pipeline.control.flows import query as flow_query
-from pipeline.control.flows.live import LiveFlows
+from pipeline.control.forward_texts import ForwardError, resolve_remote
 from pipeline.control.forwarder import (
     HOST,
     Forward,
     Forwarder,
-    ForwardError,
     Owner,
     TooManyError,
-    resolve_remote,
 )
-from pipeline.control.guests import GuestSums
-from pipeline.control.http import event_stream, forward_answers, models, openapi, stats, status, traffic
+from pipeline.control.http import answers, forward_answers, models, openapi, stats, status, traffic
 from pipeline.control.http.access import Access, AccessError, guest_address
+from pipeline.control.http.answers import PLAIN, READING, ApiError
 from pipeline.control.http.connection import TIMEOUT, TOO_LONG
+from pipeline.control.http.observation import Observation
 from pipeline.control.http.runner import connection_of
 from pipeline.control.http.takeover import CAPTURE, CONNECT, TUNNEL
-from pipeline.control.hub import Hub, TooManyReadersError
 from pipeline.control.metrics.page import CONTENT_TYPE
 from pipeline.control.workers import RefusedError, Request, RequestError
-from pipeline.go import text as gotext
 from pipeline.go.text import GoError
 from pipeline.ipc import messages
 
@@ -52,19 +48,9 @@ _R = TypeVar("_R", bound=models.Request)
 
 _GUESTS: Final = web.AppKey("guests", bool)
 """Whether an application serves the gateway's port 80."""
-_PLAIN: Final = {"Content-Type": "text/plain; charset=utf-8"}
-READING: Final = frozenset({"GET", "HEAD"})
 
 WebFields = tuple[list[str], list[str], list[str]]
 """All values of Host, Origin and Sec-Fetch-Site."""
-
-
-class ApiError(Exception):
-    """An answer that is an error: HTTP status and text."""
-
-    def __init__(self, status: int, text: str) -> None:
-        super().__init__(text)
-        self.status = status
 
 
 class Meter(status.Meter, traffic.Meter, Protocol):
@@ -82,27 +68,20 @@ class Api:
         forwarder: Forwarder,
         request: Request,
         meter: Meter,
+        observation: Observation,
         log: structlog.typing.FilteringBoundLogger,
         *,
         access: Access | None = None,
         description: openapi.Json | None = None,
-        guests: GuestSums | None = None,
-        hub: Hub | None = None,
-        flows: LiveFlows | None = None,
     ) -> None:
-        """access: by default every client may do everything. description: the answer of /openapi.json.
-
-        hub: by default one that no worker reports to. flows: by default of one worker of each kind.
-        """
+        """access: by default every client may do everything. description: the answer of /openapi.json."""
         self.access = Access(log) if access is None else access
         """Who may do what."""
         self._description = openapi.document("", token=False) if description is None else description
         self._forwarder = forwarder
         self._request = request
         self._meter = meter
-        self._guests = guests or GuestSums(request, ("ingress",), {})
-        self._hub = Hub(lambda _watch: None, log) if hub is None else hub
-        self._flows = flows or LiveFlows(request, ("tcp0",), ("egress0",))
+        self._observation = observation
         self._log = log
 
     def full(self, *, browsers: bool = False) -> web.Application:
@@ -113,10 +92,10 @@ class Api:
         routes: dict[str, Handler] = {
             **self._probes(),
             **self._live(),
+            **self._observation.streams(),
             "/openapi.json": self._openapi,
             "/stats": self._stats,
             "/cam": self._cam,
-            "/events": self._events,
             "/leases": self._leases,
             "/services/dhcp/leases": self._leases,
             "/services/dns/all": self._dns_all,
@@ -165,13 +144,7 @@ class Api:
 
     def _live(self) -> dict[str, Handler]:
         """What changes while the daemon runs."""
-        return {
-            "/status": self._status,
-            "/traffic": self._traffic,
-            "/guests": self._guests_all,
-            "/flows": self._flows_all,
-            "/flows/{id}": self._end_flow,
-        }
+        return {"/status": self._status, "/traffic": self._traffic, **self._observation.lists()}
 
     def _probes(self) -> dict[str, Handler]:
         return {"/metrics": self._metrics, "/healthz": self._healthz, "/version": self._version}
@@ -200,18 +173,18 @@ class Api:
                 raise ApiError(431, "431 Request Header Fields Too Large")
             response = await handler(request)
         except (ApiError, AccessError) as error:
-            response = _error(error.status, str(error))
+            response = answers.error(error.status, str(error))
             if error.status == 401:
                 response.headers["WWW-Authenticate"] = "Bearer"
         except RequestError as error:
             self._log.error("request of the API failed", path=request.path, error=str(error))
-            response = _error(500, str(error))
+            response = answers.error(500, str(error))
         except web.HTTPException as error:
             text = "404 page not found" if error.status == 404 else str(error.reason).lower()
-            response = error if error.status < 400 else _error(error.status, text)
+            response = error if error.status < 400 else answers.error(error.status, text)
         except Exception as error:  # one broken answer must not end the control plane
             self._log.exception("API failed", path=request.path, error=str(error))
-            response = _error(500, "internal error")
+            response = answers.error(500, "internal error")
         connection = connection_of(request)
         if connection is not None:
             connection.answering = False
@@ -241,7 +214,7 @@ class Api:
     async def _forwarder_all(self, request: web.Request) -> web.Response:
         reader = guest_address(_client(request)) if request.app[_GUESTS] else HOST
         shown = [forward_answers.shown(forward, reader) for forward in self._forwarder.all()]
-        return _json([each.model_dump(exclude_defaults=True) for each in shown])
+        return answers.json([each.model_dump(exclude_defaults=True) for each in shown])
 
     async def _expose(self, request: web.Request) -> web.Response:
         asked = await _posted(request, models.ExposeRequest)
@@ -266,7 +239,7 @@ class Api:
         # gvproxy's answer is empty, also if it was asked for port 0.
         if not opened.asked:
             return web.Response()
-        return _json(forward_answers.shown(opened, HOST).model_dump(exclude_defaults=True))
+        return answers.json(forward_answers.shown(opened, HOST).model_dump(exclude_defaults=True))
 
     async def _unexpose(self, request: web.Request) -> web.Response:
         asked = await _posted(request, models.UnexposeRequest)
@@ -291,18 +264,15 @@ class Api:
 
     async def _cam(self, _request: web.Request) -> web.Response:
         answer = messages.CamAnswer.decode(await self._request("demux", messages.Cam()))
-        return _json(dict(sorted(answer.cam.items())))
-
-    async def _guests_all(self, _request: web.Request) -> web.Response:
-        return _json(await self._guests.all())
+        return answers.json(dict(sorted(answer.cam.items())))
 
     async def _leases(self, _request: web.Request) -> web.Response:
         answer = messages.LeasesAnswer.decode(await self._request("resolver", messages.Leases()))
-        return _json(dict(sorted(answer.leases.items())))
+        return answers.json(dict(sorted(answer.leases.items())))
 
     async def _dns_all(self, _request: web.Request) -> web.Response:
         answer = messages.DnsAllAnswer.decode(await self._request("resolver", messages.DnsAll()))
-        return _json(answer.zones or None)
+        return answers.json(answer.zones or None)
 
     async def _dns_add(self, request: web.Request) -> web.Response:
         asked = await _posted(request, models.ZoneRequest)
@@ -312,49 +282,20 @@ class Api:
             raise ApiError(400, str(error)) from None
         return web.Response()
 
-    async def _events(self, request: web.Request) -> web.StreamResponse:
-        if request.method not in READING:
-            raise ApiError(405, "only GET and HEAD")
-        try:
-            return await event_stream.serve(request, self._hub)
-        except event_stream.QueryError as error:
-            raise ApiError(400, str(error)) from None
-        except TooManyReadersError as error:
-            raise ApiError(503, str(error)) from None
-
-    # --- flows --------------------------------------------------------------------------------
-
-    async def _flows_all(self, request: web.Request) -> web.Response:
-        if request.method not in READING:
-            raise ApiError(405, "only GET and HEAD")
-        try:
-            flows, total = await self._flows.find(flow_query.read(request.query.items()))
-        except flow_query.QueryError as error:
-            raise ApiError(400, str(error)) from None
-        return _json({"flows": flows, "total": total})
-
-    async def _end_flow(self, request: web.Request) -> web.Response:
-        if request.method != "DELETE":
-            raise ApiError(405, "only DELETE")
-        name = request.match_info["id"]
-        if not await self._flows.end(name):
-            raise ApiError(404, f"there is no flow {name[:100]!r}")
-        return web.Response()
-
     async def _status(self, _request: web.Request) -> web.Response:
         # People copy the status into reports: it has no password of a forward over ssh.
         nobody = forward_answers.NOBODY
         forwards = [forward_answers.shown(each, nobody) for each in self._forwarder.all()]
         found = await status.read(self._meter, self._request, forwards)
-        return _json(found.model_dump(exclude_defaults=True))
+        return answers.json(found.model_dump(exclude_defaults=True))
 
     async def _traffic(self, _request: web.Request) -> web.Response:
-        return _json((await traffic.read(self._meter)).model_dump())
+        return answers.json((await traffic.read(self._meter)).model_dump())
 
     # --- counters ---------------------------------------------------------------------------
 
     async def _stats(self, _request: web.Request) -> web.Response:
-        return _json(stats.gvisor(self._meter.counters()))
+        return answers.json(stats.gvisor(self._meter.counters()))
 
     async def _openapi(self, _request: web.Request) -> web.Response:
         return web.json_response(self._description)
@@ -367,10 +308,10 @@ class Api:
     async def _healthz(self, _request: web.Request) -> web.Response:
         if silent := await self._meter.silent_workers():
             raise ApiError(503, f"workers that do not answer: {', '.join(silent)}")
-        return web.Response(body=b"ok\n", headers=_PLAIN)
+        return web.Response(body=b"ok\n", headers=PLAIN)
 
     async def _version(self, _request: web.Request) -> web.Response:
-        return _json(models.Version(**self._meter.build._asdict()).model_dump())
+        return answers.json(models.Version(**self._meter.build._asdict()).model_dump())
 
 
 def _client(request: web.Request) -> str:
@@ -447,20 +388,8 @@ async def _not_first(request: web.Request) -> web.Response:
     connection = connection_of(request)
     if connection is None or request.path not in connection.take_overs:
         raise web.HTTPNotFound
-    response = _error(400, "only the first request of a connection can be taken over: open a new one")
+    response = answers.error(400, "only the first request of a connection can be taken over: open a new one")
     response.force_close()
-    return response
-
-
-def _json(value: object) -> web.Response:
-    return web.Response(body=gotext.dumps(value).encode("utf-8", "replace"), headers=_PLAIN)
-
-
-def _error(status: int, text: str) -> web.Response:
-    headers = {**_PLAIN, "X-Content-Type-Options": "nosniff"}
-    response = web.Response(status=status, body=f"{text}\n".encode("utf-8", "replace"), headers=headers)
-    if status == 408:
-        response.force_close()
     return response
 
 

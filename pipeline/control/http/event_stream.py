@@ -51,10 +51,9 @@ async def serve(request: web.Request, hub: Hub) -> web.StreamResponse:
     if request.method == "HEAD":
         await response.prepare(request)
         return response
-    with hub.queue(kinds) as queue:
+    with hub.queue(kinds) as queue, suppress(ConnectionError):
         await response.prepare(request)
-        with suppress(ConnectionError):
-            await _stream(request, response, queue)
+        await _stream(request, response, queue)
     return response
 
 

@@ -2,7 +2,8 @@
 
 from typing import Final
 
-from pipeline.control.forwarder import HOST, Forward, without_secrets
+from pipeline.control.forward_texts import without_secrets
+from pipeline.control.forwarder import HOST, Forward
 from pipeline.control.http import models
 
 NOBODY: Final = "nobody"

@@ -23,6 +23,7 @@ from pipeline.control.http.connection import LINGER, LINGER_BYTES, TIMEOUT, Conn
 from pipeline.control.http.head import FRAMES, Head, HeadError, HeadReader
 from pipeline.control.http.seats import Seat, Seats
 from pipeline.control.repeated import Repeated
+from pipeline.links.addresses import unix_text
 from pipeline.system import inet, peer
 
 MAX_CONNECTIONS: Final = 1024
@@ -294,5 +295,4 @@ def peer_text(sock: socket.socket) -> str:
         return inet.endpoint(address)
     if isinstance(address, tuple):
         return f"vm({address[0]}):{address[1]}"
-    text = address.decode("utf-8", "replace") if isinstance(address, bytes) else address
-    return text.replace("\0", "@") or "@"
+    return unix_text(address)

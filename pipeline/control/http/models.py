@@ -128,7 +128,7 @@ class Cam(RootModel[dict[str, int]]):
 
 
 class Guests(RootModel[list[dict[str, int | str | list[str]]]]):
-    """For each guest its number, peer and addresses, and sums by kind: links, flows, sockets and others."""
+    """For each guest its number, opener and addresses, and sums by kind: links, flows, sockets and others."""
 
 
 _Seconds = Annotated[float, Field(ge=0)]
@@ -244,7 +244,9 @@ class Status(Version):
     bytes_from_guests: int
     bytes_to_guests: int
     forwards: list[Forward]
-    drops: dict[str, int] = Field(description="what was dropped, by counter; only those that are not 0")
+    drops: dict[str, int] = Field(
+        description="what was dropped or refused, by counter; only those that are not 0"
+    )
 
 
 class RingTraffic(BaseModel):

@@ -35,7 +35,10 @@ _READS: Final[Mapping[str, tuple[str, type[BaseModel] | None]]] = {
     "/stats": ("Counters in the shape of gVisor's statistics.", models.Counters),
     "/metrics": ("What docs/metrics.md lists, for Prometheus.", None),
     "/healthz": ("The text ok, if every worker answers within two seconds.", None),
-    "/status": ("Version, uptime, workers, sums of what is open, forwards and drops.", models.Status),
+    "/status": (
+        "Version, uptime, workers, sums of what is open, forwards, drops, refusals.",
+        models.Status,
+    ),
     "/traffic": ("What each ring between workers has carried, and each guest's link.", models.Traffic),
     "/version": ("Version, Python, and whether the data path is compiled.", models.Version),
     "/cam": ("MAC address to number of the guest's link.", models.Cam),

@@ -20,7 +20,7 @@ from pipeline.topology import INGRESS
 
 TIMEOUT: Final = 2.0
 """Seconds that ingress has to name the guests."""
-DROPS: Final = tuple(row.name for row in counters.TABLE if "_dropped_" in row.name)
+DROPS: Final = tuple(row.name for row in counters.TABLE if "_dropped_" in row.name or "_refused_" in row.name)
 _ONE: Final = 1_000_000
 """The counter worker_busy_share has millionths."""
 

@@ -12,7 +12,8 @@ from typing import Final
 from aiohttp import web
 
 from pipeline.control.http.access import Access
-from pipeline.control.http.api import READING, Api, WebFields
+from pipeline.control.http.answers import READING
+from pipeline.control.http.api import Api, WebFields
 from pipeline.control.web.login import Login
 
 SESSION: Final = "/session"

@@ -13,7 +13,7 @@ bootp      a BOOTP request was answered                        when its link is 
 A BOOTP client never renews, so its lease does not expire.
 """
 
-from typing import Final
+from typing import Final, NamedTuple
 
 LEASE_SECONDS: Final = 3600
 LOAN_SECONDS: Final = 120
@@ -41,6 +41,18 @@ GONE: Final = -1
 """In place of link and guest: the link of the lease is gone."""
 BORROWER: Final = -2
 """In place of a guest: the lease is beyond the share of the guest that has it, so it is a loan."""
+
+
+class Grant(NamedTuple):
+    """A client's address, and the lease in seconds. Without an address (0): the counter that says why.
+
+    fresh: the client did not have this lease on this link before.
+    """
+
+    addr: int
+    seconds: int = LEASE_SECONDS
+    refusal: str = ""
+    fresh: bool = True
 
 
 class Lease:

@@ -30,7 +30,7 @@ This module does not know messages.
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable, Mapping
 from ipaddress import IPv4Network
-from typing import Final, NamedTuple, Protocol
+from typing import Final, Protocol
 
 from pipeline.engines import tally
 from pipeline.engines.dhcp.lease import (
@@ -46,9 +46,11 @@ from pipeline.engines.dhcp.lease import (
     RECLAIM_ORDER,
     RELEASED,
     SECONDS,
+    Grant,
     Lease,
 )
 from pipeline.engines.dhcp.pool import Pool
+from pipeline.engines.guest_of import by_link
 
 LEAST_OF_A_GUEST: Final = 8
 """Dynamic leases that each guest may have while more than the reserve is left."""
@@ -81,23 +83,6 @@ class LeaseConfig(Protocol):
     @property
     def reserved(self) -> frozenset[int]:
         """Addresses that no client gets, besides those of the gateway, the network and broadcast."""
-
-
-class Grant(NamedTuple):
-    """A client's address, and the lease in seconds. Without an address (0): the counter that says why.
-
-    fresh: the client did not have this lease on this link before.
-    """
-
-    addr: int
-    seconds: int = LEASE_SECONDS
-    refusal: str = ""
-    fresh: bool = True
-
-
-def by_link(link: int) -> int:
-    """The number of a link's guest, if each link is a guest of its own."""
-    return link
 
 
 class Leases:

@@ -13,9 +13,10 @@ The server does not probe whether an address is in use.
 from collections.abc import Callable, Iterable, Mapping
 from typing import Final, NamedTuple, Protocol
 
-from pipeline.engines.dhcp.lease import BOOTP, BOUND, OFFERED
-from pipeline.engines.dhcp.leases import Grant, LeaseConfig, Leases, by_link
+from pipeline.engines.dhcp.lease import BOOTP, BOUND, OFFERED, Grant
+from pipeline.engines.dhcp.leases import LeaseConfig, Leases
 from pipeline.engines.dhcp.names import HostNames
+from pipeline.engines.guest_of import by_link
 from pipeline.wire import dhcp, ip
 from pipeline.wire.errors import WireError
 
@@ -274,11 +275,13 @@ class Dhcp:
         return Ignored("dhcp_decline_dropped_not_holder")
 
     def _release(self, message: dhcp.Message, mac: bytes, link: int, now: float) -> Ignored:
-        """RELEASE (RFC 2131 section 4.3.4)."""
+        """RELEASE (RFC 2131 section 4.3.4). It also ends the client's name."""
         if self._leases.release(mac, message.ciaddr, link, now):
+            # Leases has called HostNames.on_end().
             change = _changed("lease-released", message, mac, message.ciaddr)
             return Ignored("dhcp_release_accepted", change)
         if self._names is not None and self._leases.is_owner(mac, link):
+            # A static lease cannot be released, but its client has left.
             self._names.on_release(mac, message.ciaddr, link)
         return Ignored("dhcp_release_dropped_not_holder")
 

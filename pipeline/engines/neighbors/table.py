@@ -27,6 +27,7 @@ from collections.abc import Callable
 from typing import Final
 
 from pipeline.engines.buckets import Buckets
+from pipeline.engines.guest_of import by_link
 from pipeline.engines.neighbors.actions import Action, Changed, Contested, Learned, Lost, Request, Waiter
 from pipeline.engines.neighbors.addresses import GuestAddresses
 from pipeline.engines.neighbors.entry import CONTEST_INTERVAL, INCOMPLETE, KNOWN, PROBE, Held, Neighbor
@@ -47,11 +48,6 @@ MAX_PENDING_PER_ADDR: Final = 64
 _INF: Final = float("inf")
 
 
-def _alone(link: int) -> int:
-    """Each link is a guest of its own."""
-    return link
-
-
 class Neighbors:
     """The neighbours of one virtual network."""
 
@@ -63,7 +59,7 @@ class Neighbors:
         max_neighbors: int = MAX_NEIGHBORS,
         max_per_guest: int = MAX_NEIGHBORS_PER_GUEST,
         link_of: Callable[[bytes], int | None] | None = None,
-        guest_of: Callable[[int], int] = _alone,
+        guest_of: Callable[[int], int] = by_link,
         newest_wins: bool = False,
     ) -> None:
         """link_of(mac): the link on which the switch has seen a MAC; None if it has not.

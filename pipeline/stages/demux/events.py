@@ -100,7 +100,7 @@ class AddressEvents:
         if self._may_report_cause(action.link, cause):
             self._worker.log.warning(
                 "address contested",
-                guest=ip.text(action.addr),
+                address=ip.text(action.addr),
                 owner=ethernet.mac_text(action.owner),
                 claimant=ethernet.mac_text(action.claimant),
                 link=action.link,

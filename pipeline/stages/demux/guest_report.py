@@ -1,9 +1,10 @@
-"""What each guest has of demux, and by which addresses it is known, for the path /guests of the API."""
+"""What the supervisor asks demux about guests: what they have here, and by which addresses they are known."""
 
-from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from heapq import nsmallest
 from typing import Final
 
+from pipeline.engines.neighbors.table import Neighbors
 from pipeline.ipc import messages
 from pipeline.wire import ethernet, ip
 
@@ -22,19 +23,29 @@ def answer(
     links: the guest of each link. cam: the link of each MAC address. neighbors: MAC address and link of each
     IPv4 address. udp_flows: of each guest.
     """
-    macs: dict[str, list[str]] = {}
+    macs: dict[int, list[bytes]] = {}
     for mac, link in cam.items():
-        _add(macs, links.get(link, link), ethernet.mac_text(mac))
-    ips: dict[str, list[str]] = {}
-    for addr in sorted(neighbors):
-        _, link = neighbors[addr]
-        _add(ips, links.get(link, link), ip.text(addr))
-    addresses = Counter(links.get(link, link) for _, link in neighbors.values())
-    sums = messages.GuestsAnswer.of({"addresses": addresses, "udp_flows": udp_flows})
-    return messages.GuestsAnswer(sums.guests, None, macs, ips)
+        macs.setdefault(links.get(link, link), []).append(mac)
+    addrs: dict[int, list[int]] = {}
+    for addr, (_, link) in neighbors.items():
+        addrs.setdefault(links.get(link, link), []).append(addr)
+    counts = {guest: len(found) for guest, found in addrs.items()}
+    return messages.GuestsAnswer(
+        messages.GuestsAnswer.of({"addresses": counts, "udp_flows": udp_flows}).guests,
+        None,
+        {str(guest): [ethernet.mac_text(mac) for mac in found[:MAX_NAMES]] for guest, found in macs.items()},
+        {
+            str(guest): [ip.text(addr) for addr in nsmallest(MAX_NAMES, found)]
+            for guest, found in addrs.items()
+        },
+    )
 
 
-def _add(texts: dict[str, list[str]], guest: int, text: str) -> None:
-    found = texts.setdefault(str(guest), [])
-    if len(found) < MAX_NAMES:
-        found.append(text)
+def neighbors(links: Mapping[int, int], table: Neighbors, wanted: Iterable[str]) -> messages.NeighborsAnswer:
+    """The answer to Neighbors. links: the guest of each link. wanted: addresses. Raises ValueError."""
+    found: dict[str, list[str | int]] = {}
+    for text in wanted:
+        neighbor = table.get(ip.parse_ipv4(text))
+        if neighbor is not None:
+            found[text] = [ethernet.mac_text(neighbor.mac), links.get(neighbor.link, neighbor.link)]
+    return messages.NeighborsAnswer(found)

@@ -18,6 +18,7 @@ from pipeline.records.icmp import EchoError, EchoReply, EchoRequest, Unreachable
 from pipeline.stages.demux.errors import GuestErrors
 from pipeline.stages.demux.network import Network
 from pipeline.stages.demux.packet import Packet
+from pipeline.stages.flow_reports import FlowReports
 from pipeline.wire import icmp, ip, ipv4
 from pipeline.wire.errors import WireError
 
@@ -38,7 +39,9 @@ class IcmpDispatch:
         self.output = network.output
         self.neighbors = network.neighbors
         self.targets = network.targets
+        self.links = network.links
         self.egress_out = network.egress_out
+        self.reports = FlowReports(network.worker.events)
         self.guest_errors = GuestErrors(network)
         self.errors = icmp_engine.IcmpErrors(
             config.gateway_ip, network.targets.broadcast, *_rate(network.config.limits)
@@ -90,6 +93,9 @@ class IcmpDispatch:
         header = packet.header
         target = self.targets.icmp_target(header.dst)
         if target.refused:
+            guest = self.links.get(packet.link, packet.link)
+            ends = Ends(header.src, message.rest >> 16, header.dst, 0)
+            self.reports.refused("icmp", guest, ends, rule=target.refused, error=target.errno)
             if target.refused in nat.SWITCHED_OFF:
                 view = self.slots[packet.slot]
                 code = refusal.answer_to_datagram(target.errno)

@@ -42,7 +42,7 @@ class Network:
         self.slots = ports.arena.slots
         self.own = (config.network.gateway_ip, *config.network.gateway_virtual_ips)
         """The addresses that the gateway answers ARP for."""
-        self.targets = Nat.from_config(
+        self.targets = Nat(
             config.network,
             ec2_metadata_access=config.access.ec2_metadata_access,
             disable=config.access.disable,

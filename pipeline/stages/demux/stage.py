@@ -45,7 +45,7 @@ from pipeline.stages.demux.services import Services
 from pipeline.stages.demux.udp import UdpDispatch
 from pipeline.stages.work_meter import WorkMeter
 from pipeline.stages.worker import Message, Worker
-from pipeline.wire import ethernet, ip
+from pipeline.wire import ethernet
 from pipeline.wire.errors import WireError
 
 BURSTS_A_STEP: Final = 4
@@ -284,7 +284,7 @@ class DemuxStage:
     # --- what the worker asks for ------------------------------------------------------------
 
     def on_control(self, message: Message, fds: list[int]) -> Message:
-        """Requests ``cam`` (MAC to link), ``neighbors`` (address to MAC and guest) and ``guests``."""
+        """Requests ``cam`` (MAC to link), ``neighbors`` (which guests have addresses) and ``guests``."""
         match messages.request_of(message):
             case messages.Guests():
                 found = guest_report.answer(
@@ -294,13 +294,8 @@ class DemuxStage:
             case messages.Cam():
                 cam = {ethernet.mac_text(mac): link for mac, link in self.switch.cam().items()}
                 return messages.CamAnswer(cam).encode()
-            case messages.Neighbors():
-                neighbors = self.neighbors.snapshot().items()
-                guests: dict[str, list[str | int]] = {
-                    ip.text(addr): [ethernet.mac_text(mac), self.links.get(link, link)]
-                    for addr, (mac, link) in neighbors
-                }
-                return messages.NeighborsAnswer(guests).encode()
+            case messages.Neighbors() as ask:
+                return guest_report.neighbors(self.links, self.neighbors, ask.addresses).encode()
         return {"error": f"demux knows no request {message.get('op')!r}"}
 
     def reload(self, config: Config) -> None:

@@ -2,8 +2,9 @@
 
 Each guest, identifier and pinged address has a socket of its own. Egress sends a request with its TTL less
 one and with its don't-fragment bit, so traceroute and path-MTU discovery work through the gateway. Only
-replies, "time exceeded" and "fragmentation needed" go back to the guest. If the system does not allow such
-sockets, egress logs that once and counts every request. Systems other than Linux report no ICMP errors to
+replies, "time exceeded" and "fragmentation needed" go back to the guest, and the error "administratively
+prohibited" if a rule refuses the ping. If the system does not allow such sockets, egress logs that once and
+counts every request. Systems other than Linux report no ICMP errors to
 these sockets, so a traceroute sees only the last hop there.
 """
 
@@ -15,6 +16,7 @@ from time import monotonic
 from typing import Final
 
 from pipeline.counters import INDEX
+from pipeline.engines import refusal
 from pipeline.host import icmp as host_icmp
 from pipeline.ipc import events as ev
 from pipeline.ipc.flow_rows import GATEWAY, OUT, FlowRow
@@ -152,7 +154,7 @@ class EchoSockets:
         key = (request.guest_addr, request.identifier, request.remote_addr)
         flow = self.flows.get(key)
         if flow is None:
-            flow = self._open(key, self._bound.guest_of(request.link))
+            flow = self._open(key, self._bound.guest_of(request.link), request.sequence)
         if flow is not None:
             self._send(flow, request)
         self._worker.free(request.slot)
@@ -168,11 +170,12 @@ class EchoSockets:
                 # The gateway is the router whose next hop has the smaller MTU.
                 mtu = host_icmp.path_mtu(flow.sock)
                 too_big = (icmp.UNREACHABLE, icmp.FRAGMENTATION_NEEDED, mtu, 0, request.sequence)
-                self._notify_error(flow, host_icmp.EchoError(*too_big))
+                self._forward_error(flow, host_icmp.EchoError(*too_big))
             else:
                 self._counts[_SEND_FAILED] += 1
 
-    def _open(self, key: Key, guest: int) -> EchoFlow | None:
+    def _open(self, key: Key, guest: int, sequence: int) -> EchoFlow | None:
+        """The flow of an echo request with this sequence number; None if there is no socket for it."""
         guest_addr, identifier, remote_addr = key
         ends = Ends(guest_addr, identifier, remote_addr, 0)
         reports = self._context.reports
@@ -184,6 +187,8 @@ class EchoSockets:
         policy = self._context.policy
         if policy.active and (rule := policy.refuses(guest_addr, remote_addr, 0, "icmp")):
             reports.refused("icmp", guest, ends, rule=rule, error=REFUSED)
+            code = refusal.answer_to_datagram(REFUSED)
+            self._notify_error(key, host_icmp.EchoError(icmp.UNREACHABLE, code, 0, 0, sequence))
             return None
         self._make_room(guest_addr)
         addr = ip.text(target.addr)
@@ -254,7 +259,7 @@ class EchoSockets:
                 if error.type == icmp.TIME_EXCEEDED or (
                     error.type == icmp.UNREACHABLE and error.code == icmp.FRAGMENTATION_NEEDED
                 ):
-                    self._notify_error(flow, error)
+                    self._forward_error(flow, error)
         for _ in range(READS):
             if not self._read(flow):
                 break
@@ -301,10 +306,14 @@ class EchoSockets:
         self._counts[_NO_ROOM] += 1
         return True
 
-    def _notify_error(self, flow: EchoFlow, error: host_icmp.EchoError) -> None:
-        """Tell demux about an error, which it passes on to the guest."""
-        guest_addr, identifier, remote_addr = flow.key
+    def _forward_error(self, flow: EchoFlow, error: host_icmp.EchoError) -> None:
+        """Forward an error of the way to the pinged host."""
         self._counts[_ERRORS] += 1
+        self._notify_error(flow.key, error)
+
+    def _notify_error(self, key: Key, error: host_icmp.EchoError) -> None:
+        """Tell demux about an error, which it passes on to the guest."""
+        guest_addr, identifier, remote_addr = key
         offender = ip.as_seen_from(error.offender, guest_addr) if error.offender else 0
         record = EchoError(
             guest_addr=guest_addr,

@@ -14,7 +14,7 @@ from pipeline.wire import ip
 REFUSED: Final = errno.EACCES
 """The errno of a refusal. The guest gets the ICMP code "administratively prohibited"."""
 LOG_SPACING: Final = 10.0
-"""Seconds between two log lines about refused flows of one guest. The log writes no more (log_limits.py)."""
+"""Seconds between two log lines about refused flows of one guest (see also pipeline.log.limits)."""
 MAX_LOGGED: Final = 1024
 """The most guest addresses whose last line is remembered."""
 
@@ -73,9 +73,10 @@ class PolicyFilter:
         self._logged[guest] = now + LOG_SPACING, 0
         self._log.warning(
             "flow refused by the egress policy",
-            guest=ip.text(guest),
+            guest_address=ip.text(guest),
             to=f"{ip.text(address)}:{port}" if port else ip.text(address),
             protocol=protocol,
+            rule=rule,
             unlogged=unlogged,
         )
         return rule

@@ -58,7 +58,7 @@ class EgressStage:
 
     def __init__(self, worker: Worker, config: Config) -> None:
         ports = worker.ports
-        targets = Nat.from_config(
+        targets = Nat(
             config.network,
             ec2_metadata_access=config.access.ec2_metadata_access,
             own_ports=config.links.loopback_ports,

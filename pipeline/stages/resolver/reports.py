@@ -48,7 +48,7 @@ def report_answer(
         guest=guest,
         guest_address=ip.text(address),
         transport=transport,
-        name=found.name,
+        name=found.name[:-1] or found.name,  # without the dot at its end, as the names of flows
         type=found.rdtype,
         rcode=found.rcode,
         answers=found.records,

@@ -378,8 +378,10 @@ class ResolverStage:
                     return {"error": str(error)}
                 return {}
             case messages.ServeTcp() as ask if len(fds) == 1:
+                # The socket first: then it is closed if the address is wrong.
+                sock = socket.socket(fileno=fds[0])
                 addr = ip.parse_ipv4(ask.guest.rpartition(":")[0])
-                self.streams.serve(socket.socket(fileno=fds[0]), addr, self.guest_of(ask.link))
+                self.streams.serve(sock, addr, self.guest_of(ask.link))
                 return {}
         close_all(fds)
         return {"error": f"resolver knows no request {message.get('op')!r} like this"}

@@ -1,6 +1,7 @@
 """Flows from played workers: collected in small parts, completed, filtered, sorted and ended."""
 
 import asyncio
+import gc
 from collections.abc import Sequence
 from typing import Any
 
@@ -67,6 +68,27 @@ def test_a_worker_is_asked_for_few_flows_at_a_time() -> None:
     parts = [len(ask["numbers"]) for _, ask in played.asked if ask["op"] == "flows"]
     assert sum(parts) == 1000
     assert max(parts) == live.ROWS_A_REQUEST
+
+
+def test_flows_beyond_the_limit_do_not_stay() -> None:
+    rows = [row(number + 1, bytes_from_guest=number) for number in range(2000)]
+
+    async def run() -> int:
+        played = Played(tcp0=rows, egress0=[])
+        most = 0
+
+        async def count(worker: str, op: messages.Request, fds: Sequence[Any] = ()) -> dict[str, Any]:
+            nonlocal most
+            most = max(
+                most, sum(1 for each in gc.get_objects() if type(each) is dict and "idle_seconds" in each)
+            )
+            return await played(worker, op, fds)
+
+        found, total = await LiveFlows(count, ("tcp0",), ("egress0",)).find(read([("limit", "3")]))
+        assert ([flow["id"] for flow in found], total) == (["tcp0-2000", "tcp0-1999", "tcp0-1998"], 2000)
+        return most
+
+    assert asyncio.run(run()) <= 3 + live.ROWS_A_REQUEST
 
 
 def test_clients_of_the_api_take_turns() -> None:

@@ -146,6 +146,29 @@ def test_the_end_publishes_what_waits() -> None:
     run(test)
 
 
+def test_the_log_has_flows_only_as_long_as_it_has_level_debug() -> None:
+    async def test(rig: Rig) -> None:
+        rig.flows = FlowEvents(rig, rig.hub, structlog.get_logger())
+        with structlog.testing.capture_logs() as lines:
+            for on, count in ((False, 0), (True, 1), (True, 2), (False, 2), (True, 3)):
+                rig.flows.log_each(on=on)
+                rig.report(OPENED, FlowReport(ROW))
+                await rig.settle()
+                assert len(lines) == count
+        assert {line["event"] for line in lines} == {"flow opened"}
+
+    run(test)
+
+
+def test_without_the_log_no_worker_reports_flows() -> None:
+    watched: list[list[str]] = []
+    hub = Hub(lambda watch: watched.append(watch.kinds), structlog.get_logger())
+    flows = FlowEvents(Rig(), hub, structlog.get_logger())
+    flows.log_each(on=True)
+    flows.log_each(on=False)
+    assert watched == [sorted(COMPLETED), []]
+
+
 def test_a_report_of_something_else_is_ignored() -> None:
     async def test(rig: Rig) -> None:
         rig.hub.on_worker("tcp0", messages.HappenedEvent([[CLOSED, 1.0, {}]], 0))

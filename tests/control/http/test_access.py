@@ -324,7 +324,7 @@ def test_the_log_of_forwards_has_no_password(tmp_path: Path) -> None:
                 "event": "forward closed",
                 "kind": "forward-closed",
                 **opened,
-                "guest": "192.168.127.2",
+                "guest_address": "192.168.127.2",
             },
         ]
 

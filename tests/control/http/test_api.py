@@ -114,6 +114,7 @@ def test_the_status_comes_although_workers_are_silent(tmp_path: Path) -> None:
             "ingress": {"link_guests": 1, "link_bytes_from_guest": 7, "worker_busy_share": 250_000},
             "demux": {"udp_flows": 2, "udp_datagram_dropped_truncated": 3},
             "tcp0": {"tcp_flows": 4, "tcp_segment_dropped_paws": 0},
+            "egress0": {"egress_flow_refused_policy": 5},
         }
         meter = Meter(counts, silent=["demux"])
         async with endpoint(tmp_path, meter=meter) as at:
@@ -130,7 +131,7 @@ def test_the_status_comes_although_workers_are_silent(tmp_path: Path) -> None:
         {"worker": "resolver", "process": "side", "pid": 13, "answers": True, "busy": 0.0},
     ]
     assert one["flows"] == {"tcp": 4, "udp": 2, "icmp": 0}
-    assert one["drops"] == {"udp_datagram_dropped_truncated": 3}
+    assert one["drops"] == {"udp_datagram_dropped_truncated": 3, "egress_flow_refused_policy": 5}
     assert (one["version"], one["links"], one["bytes_from_guests"]) == ("1.2.3", 1, 7)
     assert one["network"]["guest"] == "192.168.127.2"
     assert [forward["local"] for forward in one["forwards"]] == ["127.0.0.1:9090"]

@@ -26,7 +26,7 @@ from pipeline.control.http import openapi
 from pipeline.control.http.api import Api
 from pipeline.control.http.front import Front
 from pipeline.control.http.runner import make_runner, server_of
-from tests.control.endpoint import Meter, Workers
+from tests.control.endpoint import Meter, Workers, observation
 
 LOG = structlog.get_logger()
 EXAMPLES = 100
@@ -45,7 +45,7 @@ def url() -> Iterator[str]:
     workers.answers["dns_all"] = {"zones": ZONES}
 
     async def start() -> tuple[Any, Front]:
-        runner = make_runner(Api(Forwarder(workers), workers, Meter(), LOG).full())
+        runner = make_runner(Api(Forwarder(workers), workers, Meter(), observation(workers), LOG).full())
         await runner.setup()
         front = Front(server_of(runner), {}, LOG)
         front.listen(listener)
@@ -71,7 +71,8 @@ def described(*, token: bool = False) -> dict[str, Any]:
 
 
 def test_every_route_is_described_and_no_other() -> None:
-    app = Api(Forwarder(Workers()), Workers(), Meter(), LOG).full()
+    workers = Workers()
+    app = Api(Forwarder(workers), workers, Meter(), observation(workers), LOG).full()
     routes = {route.resource.canonical for route in app.router.routes() if route.resource is not None}
     # These only point elsewhere.
     directories = {"/services", *(f"/services/{name}" for name in ("dhcp", "dns", "forwarder"))}

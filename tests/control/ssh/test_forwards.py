@@ -7,7 +7,8 @@ import sys
 import pytest
 import structlog
 
-from pipeline.control.forwarder import Forwarder, ForwardError
+from pipeline.control.forward_texts import ForwardError
+from pipeline.control.forwarder import Forwarder
 from pipeline.control.ssh import forwards
 from pipeline.control.ssh.destination import SshError
 from tests.control.endpoint import Workers

@@ -73,6 +73,17 @@ def test_a_static_client_has_its_name_too(server: Server) -> None:
     assert server.shown() == {}
 
 
+def test_an_accepted_release_ends_the_name(server: Server) -> None:
+    server.ask(1, b"web")
+    release = message(dhcp.RELEASE, mac(1), ciaddr=NETWORK + 3)
+    assert send(server.dhcp, release, link=2).counter == "dhcp_release_dropped_not_holder"
+    assert server.shown() == {"web": 3}
+    assert send(server.dhcp, release).counter == "dhcp_release_accepted"
+    assert server.shown() == {}
+    assert server.ask(2, b"web") == ""
+    assert list(server.shown()) == ["web"]
+
+
 def test_the_name_may_have_the_zone(server: Server) -> None:
     server.ask(1, b"one.VM.Internal")
     server.ask(2, b"two.vm.internal.")

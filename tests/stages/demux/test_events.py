@@ -122,5 +122,10 @@ def test_a_contested_address_is_a_warning_with_both_macs(told: Told) -> None:
     assert line == (
         "warning",
         "address contested",
-        {"guest": "192.168.127.2", "owner": "5a:94:ef:e4:0c:ee", "claimant": "5a:94:ef:e4:0c:99", "link": 4},
+        {
+            "address": "192.168.127.2",
+            "owner": "5a:94:ef:e4:0c:ee",
+            "claimant": "5a:94:ef:e4:0c:99",
+            "link": 4,
+        },
     )

@@ -5,11 +5,14 @@ from typing import Any
 
 import pytest
 
+from pipeline.ipc.flow_rows import REFUSED
 from pipeline.records import kinds
 from pipeline.records.frames import Frame
 from pipeline.records.guests import LinkNotice
+from pipeline.stages.flow_reports import FlowReports
 from pipeline.topology import DEMUX
 from pipeline.wire import ethernet, icmp, ip, ipv4
+from tests.support.flow_reports import Wanted
 from tests.support.frames import FROM_GUEST, GUEST, GUEST_MAC, REMOTE, udp_frame
 from tests.support.one_process import OneProcess
 
@@ -139,3 +142,19 @@ def test_dhcp_and_dns_of_the_gateway_go_on_without_udp() -> None:
         assert len(rig.neighbours["resolver"].take(kinds.SERVICE_DATAGRAM)) == 2
         rig.leave()
         rig.at_home()
+
+
+@pytest.mark.parametrize(
+    ("word", "frame", "protocol", "counter"),
+    [("icmp", ping(), "icmp", "icmp_off"), ("udp", udp_frame(b"x"), "udp", "udp_off")],
+)
+def test_a_refused_ping_or_datagram_is_an_event(word: str, frame: bytes, protocol: str, counter: str) -> None:
+    with Rig(disable=(word,)) as rig:
+        events = Wanted(REFUSED)
+        demux = rig.stages[DEMUX]
+        demux.icmp.reports = demux.udp.reports = FlowReports(events)
+        rig.from_guest(frame)
+        ((kind, report),) = events.got
+        assert (kind, report.rule, report.limit) == (REFUSED, f"nat_flow_refused_{counter}", "")
+        assert (report.flow.protocol, report.flow.guest) == (protocol, LINK)
+        assert (report.flow.guest_address, report.flow.address) == (ip.text(GUEST), ip.text(REMOTE))

@@ -20,7 +20,7 @@ from pipeline.host import icmp as host_icmp
 from pipeline.ipc.fabric import Fabric
 from pipeline.ipc.flow_rows import CLOSED, OPENED, REFUSED
 from pipeline.records import kinds
-from pipeline.records.icmp import EchoRequest
+from pipeline.records.icmp import EchoError, EchoRequest
 from pipeline.stages.egress import icmp as egress_icmp
 from pipeline.stages.egress.context import EgressContext
 from pipeline.stages.egress.icmp import FIRST_NUMBER, IDLE, EchoSockets
@@ -71,7 +71,7 @@ class Rig:
         self.pool = self.worker.pool
         worker: Any = self.worker
         policy = PolicyFilter(worker, config.access.egress_policy)
-        targets = nat.Nat.from_config(config.network)
+        targets = nat.Nat(config.network)
         self.context = EgressContext(worker, targets, policy, config.workers.tcp_workers)
         self.echo = EchoSockets(self.context)
 
@@ -305,3 +305,14 @@ def test_a_refused_ping_names_its_rule(make: Callable[..., Rig]) -> None:
     rig.ping(ident=7, seq=1)
     ((kind, refused),) = rig.worker.events.got
     assert (kind, refused.rule, refused.reason) == (REFUSED, "egress-policy.default", "policy")
+
+
+def test_the_guest_learns_that_the_policy_refuses_its_ping(make: Callable[..., Rig]) -> None:
+    rig = make("egress-policy: {default: deny}")
+    rig.ping(ident=7, seq=5)
+    (record,) = rig.ring.queue
+    error = EchoError.unpack(memoryview(record), 0)
+    assert (error.type, error.code) == (icmp.UNREACHABLE, icmp.ADMINISTRATIVELY_PROHIBITED)
+    assert (error.guest_addr, error.remote_addr) == (GUEST, TARGET)
+    assert (error.identifier, error.sequence, error.offender, error.mtu) == (7, 5, 0, 0)
+    assert rig.count("icmp_error_forwarded") == 0

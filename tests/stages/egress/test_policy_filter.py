@@ -34,11 +34,12 @@ def test_a_noisy_guest_hides_no_refusal_of_another_and_every_refusal_is_counted(
         assert judge.refuses(OTHER, TO, 0, "icmp")
         now += LOG_SPACING
         assert judge.refuses(NOISY, TO, 443, "udp")
-    assert [(line["guest"], line["to"], line["unlogged"]) for line in lines] == [
+    assert [(line["guest_address"], line["to"], line["unlogged"]) for line in lines] == [
         ("192.168.127.2", "10.0.0.1:80", 0),
         ("192.168.127.3", "10.0.0.1", 0),
         ("192.168.127.2", "10.0.0.1:443", 999),
     ]
+    assert {line["rule"] for line in lines} == {"egress-policy.default"}
     assert counts[INDEX["egress_flow_refused_policy"]] == 1002
 
 

@@ -96,7 +96,7 @@ def test_an_answer_has_its_source(rig: Rig) -> None:
     rig.ask("gateway.containers.internal")
     assert [fields["source"] for fields in answered(rig)] == ["upstream", "cache", "zone"]
     first, second, third = answered(rig)
-    assert (first["name"], first["type"], first["rcode"]) == ("www.example.com.", "A", "NOERROR")
+    assert (first["name"], first["type"], first["rcode"]) == ("www.example.com", "A", "NOERROR")
     assert (first["answers"], first["addresses"]) == (1, ["10.1.2.3"])
     assert first["seconds"] >= 0
     assert (second["seconds"], third["seconds"]) == (None, None)

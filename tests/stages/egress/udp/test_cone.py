@@ -4,6 +4,8 @@ import errno
 import socket
 import time
 from collections.abc import Iterator
+from ipaddress import IPv4Network
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -36,8 +38,13 @@ class Rig(EgressRig):
 
     def __init__(self, policy: EgressPolicy, outbound: Outbound | None = None) -> None:
         table = {addr: ip.parse(text) for addr, text in ALIASES.items()}
-        gateway = ip.parse_ipv4("192.168.127.1")
-        targets = nat.Nat(network=HOST, prefix_len=24, gateway=gateway, network6=HOST6, table=table)
+        network = SimpleNamespace(
+            subnet=IPv4Network("192.168.127.0/24"),
+            gateway_ip=ip.parse_ipv4("192.168.127.1"),
+            gateway_virtual_ips=(),
+            nat=table,
+        )
+        targets = nat.Nat(network, network6=HOST6)
         super().__init__(targets, lambda worker: PolicyFilter(worker, policy), outbound)
         self.udp = UdpSockets(self.context, 10, full_cone=True)
         self.flows = self.udp.table.flows_by_id

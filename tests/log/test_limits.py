@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.log_limits import (
+from pipeline.log.limits import (
     KIND,
     MAX_KINDS,
     MAX_SUBJECTS,

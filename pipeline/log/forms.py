@@ -27,13 +27,13 @@ def has_colors() -> bool:
     return not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
 
-def json_line(logger: Any, method: str, event: Event) -> str:
+def json_line(logger: object, method: str, event: Event) -> str:
     """One JSON object, its first keys in order."""
     ordered = {key: event.pop(key) for key in _FIRST if key in event}
     return str(_JSON(logger, method, {**ordered, **event}))
 
 
-def journal_line(logger: Any, method: str, event: Event) -> str:
+def journal_line(logger: object, method: str, event: Event) -> str:
     """The same, after its priority (sd-daemon(3))."""
     priority = PRIORITIES[event["level"]]
     return f"<{priority}>{json_line(logger, method, event)}"
@@ -43,7 +43,7 @@ def readable_line(*, colors: bool) -> structlog.typing.Processor:
     """The function that makes a line for people. Parts of it may come from a guest."""
     render = structlog.dev.ConsoleRenderer(colors=colors, timestamp_key="time")
 
-    def line(logger: Any, method: str, event: Event) -> str:
+    def line(logger: object, method: str, event: Event) -> str:
         event.pop("kind", None)
         for key, value in event.items():
             if isinstance(value, str):

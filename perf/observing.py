@@ -1,0 +1,212 @@
+"""Measures what it costs to observe the daemon: throughput and round trips, observed and not, in turns.
+
+*Observed* means all of this at once:
+  -flow-log     a line for each flow that ends
+  /metrics      one scrape a second, from the endpoint of -metrics
+  /events       a subscriber to all kinds
+  /capture      one capture with a filter (--filter); the default fits none of the flows that are measured
+  the web page  what its overview and its list of flows ask for, once a second
+
+*Alone* is the same program without these. A turn measures both, one right after the other, and every second
+turn in the other order. The readers run on the same machine, so their CPU is part of the cost. A ratio over 1
+means that the observed daemon is better, also in rows where lower figures are better.
+
+    python -m perf.observing --seconds 2 --repeat 9
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import http.client
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from perf import iperf, latency, report
+from perf import options as shared
+from perf.namespaces import World
+from perf.peers import ROOT
+
+ALONE, OBSERVED = "alone", "observed"
+SPACING = 1.0  # seconds between two scrapes, and between two polls of the page
+PAGE = ("/status", "/traffic", "/flows?limit=300")
+"""What pipeline/control/web/static asks for. There is no browser, since its own CPU is not the cost."""
+PATIENCE = 10.0  # seconds for an answer of the daemon
+AIMS = {"tcp up": 0.97, "tcp down": 0.97, "tcp round trip p50": 0.95, "udp round trip p50": 0.95}
+"""The least ratio of a row that is wanted. connect-request-close has none: each is a line of the flow log."""
+
+Row = tuple[str, str, float, bool]
+"""Name, unit, value, and whether higher is better."""
+
+
+class Observers:
+    """Everything that looks at the daemon: threads of this process, which sleep until something comes."""
+
+    def __init__(self, directory: Path, capture_filter: str) -> None:
+        """directory: where the daemon's sockets are. Raises MeasurementError, OSError."""
+        self._ends = threading.Event()
+        self._faults: list[str] = []
+        api, targets = directory / "api.sock", ("/events", f"/capture?{capture_filter}")
+        self._streams = {target: request(api, target) for target in targets}
+        self._read_bytes = dict.fromkeys(targets, 0)
+        self._threads = [threading.Thread(target=self._read, args=(target,)) for target in targets]
+        self._polled = dict.fromkeys(("/metrics", *PAGE), 0)
+        polls = ((directory / "metrics.sock", ("/metrics",)), (api, PAGE))
+        self._threads += [threading.Thread(target=self._poll, args=words) for words in polls]
+        for thread in self._threads:
+            thread.start()
+
+    def _read(self, target: str) -> None:
+        _, answer = self._streams[target]
+        with contextlib.suppress(OSError, http.client.HTTPException):
+            while piece := answer.read1(1 << 16):
+                self._read_bytes[target] += len(piece)
+        if not self._ends.is_set():
+            self._faults.append(f"{target} has ended")
+
+    def _poll(self, path: Path, targets: Sequence[str]) -> None:
+        while not self._ends.wait(SPACING):
+            for target in targets:
+                try:
+                    sock, answer = request(path, target)
+                    with sock, answer:
+                        self._polled[target] += len(answer.read())
+                except (OSError, http.client.HTTPException, report.MeasurementError) as error:
+                    self._faults.append(f"{target}: {error}")
+                    return
+
+    def stop(self) -> None:
+        """End all. Raises MeasurementError if something was not observed."""
+        self._ends.set()
+        for sock, _ in self._streams.values():
+            with contextlib.suppress(OSError):
+                sock.shutdown(socket.SHUT_RDWR)
+        for thread in self._threads:
+            thread.join()
+        for sock, answer in self._streams.values():
+            answer.close()
+            sock.close()
+        read = self._read_bytes | self._polled
+        faults = self._faults + [f"nothing came from {target}" for target in read if not read[target]]
+        if faults:
+            raise report.MeasurementError(f"not observed: {', '.join(faults)}")
+
+
+def request(path: Path, target: str) -> tuple[socket.socket, http.client.HTTPResponse]:
+    """The answer to GET on a unix socket, whose body has not been read. MeasurementError unless it is 200."""
+    sock = socket.socket(socket.AF_UNIX)
+    sock.settimeout(PATIENCE)
+    sock.connect(str(path))
+    connection = http.client.HTTPConnection("localhost")
+    connection.sock = sock
+    connection.request("GET", target)
+    answer = connection.getresponse()
+    if answer.status != 200:
+        raise report.MeasurementError(f"{target}: {answer.status} {answer.read(300)!r}")
+    sock.settimeout(None)
+    return sock, answer
+
+
+@contextlib.contextmanager
+def observed(directory: Path, capture_filter: str) -> Iterator[None]:
+    """Observe during the block the daemon that has the flags(). Raises MeasurementError if that failed."""
+    observers = Observers(directory, capture_filter)
+    try:
+        yield
+    finally:
+        observers.stop()
+    if not (directory / "flows.log").read_text():
+        raise report.MeasurementError("the flow log is empty")
+
+
+def flags(directory: Path) -> list[str]:
+    """Those of a daemon that is observed."""
+    return [
+        *("-services", f"unix://{directory}/api.sock"),
+        *("-metrics", f"unix://{directory}/metrics.sock"),
+        *("-flow-log", str(directory / "flows.log")),
+    ]
+
+
+def measure(place: World, host_addr: str, options: argparse.Namespace) -> list[Row]:
+    """Every row once."""
+    rows: list[Row] = []
+    for direction in ("up", "down"):
+        value, unit, _ = iperf.measure(place, host_addr, direction, options)
+        rows.append((f"tcp {direction}", unit, value, True))
+    argv = [sys.executable, "-m", "perf.exchange", "serve", "127.0.0.1"]
+    server = place.host.spawn(argv, subprocess.PIPE, cwd=ROOT)
+    try:
+        assert server.popen.stdout is not None
+        ports = dict(zip(("tcp", "crr", "udp"), server.popen.stdout.readline().decode().split(), strict=True))
+        for kind in ("tcp", "udp"):
+            result = latency.exchange(place, kind, (host_addr, ports[kind]), options.seconds)
+            rows += [(f"{kind} round trip {p}", "µs", result[f"{p}_us"], False) for p in ("p50", "p99")]
+        result = latency.exchange(place, "crr", (host_addr, ports["crr"]), options.seconds)
+        rows.append(("connect-request-close", "1/s", result["per_second"], True))
+    finally:
+        server.stop(0.5)
+    return rows
+
+
+def run(how: str, options: argparse.Namespace) -> list[Row]:
+    """Start a daemon, ALONE or OBSERVED, and measure it."""
+    with contextlib.ExitStack() as stack:
+        directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="perf-")))
+        extra = flags(directory) if how == OBSERVED else []
+        settings = argparse.Namespace(**{**vars(options), "daemon_option": [*options.daemon_option, *extra]})
+        place = stack.enter_context(shared.place(settings))
+        (peer,) = shared.LINKS[options.link]
+        endpoint = stack.enter_context(shared.start(settings, peer, place, options.mtu))
+        if how == OBSERVED:
+            stack.enter_context(observed(directory, options.filter))
+        return measure(place, endpoint.host_addr, options)
+
+
+def table(figures: Sequence[report.Figure]) -> str:
+    """Medians, the median of the turns' ratios, and whether it is what is wanted."""
+    rows = []
+    cells = {(figure.what, figure.peer): figure for figure in figures}
+    for what in dict.fromkeys(figure.what for figure in figures):
+        alone, with_observers = cells[what, ALONE], cells[what, OBSERVED]
+        ratio = statistics.median(
+            b / a if alone.higher_is_better else a / b
+            for a, b in zip(alone.samples, with_observers.samples, strict=True)
+        )
+        aim = AIMS.get(what)
+        verdict = "" if aim is None else f"{aim:.2f}: {'yes' if ratio >= aim else 'NO'}"
+        medians = (f"{figure.median:.4g}" for figure in (alone, with_observers))
+        rows.append([what, alone.unit, *medians, f"{ratio:.3f}", verdict])
+    return report.grid(["", "unit", ALONE, OBSERVED, "ratio of the turns", "at least"], rows, left=(0, 1))
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description="What it costs to observe this program.")
+    parser.add_argument("--mtu", type=int, default=1500)
+    parser.add_argument("--filter", default="port=53", help="of the capture, as in /capture?...")
+    shared.add(parser, seconds=2, repeat=5)
+    options = parser.parse_args(argv)
+    if options.peers != "auto" or options.link == "both":
+        parser.error("only this program is measured, on one --link: qemu or agent")
+    options.parallel, options.udp = 1, False
+    samples = report.Samples()
+    for turn in range(options.repeat):
+        order = (ALONE, OBSERVED) if turn % 2 == 0 else (OBSERVED, ALONE)
+        with samples.attempt():
+            found = {how: run(how, options) for how in order}
+            for how in (ALONE, OBSERVED):
+                words = ", ".join(f"{what} {value:.4g}" for what, _, value, _ in found[how])
+                print(f"[{turn + 1}/{options.repeat}] {how}: {words}", file=sys.stderr, flush=True)
+                for what, unit, value, better in found[how]:
+                    samples.add(what, how, unit, value, higher_is_better=better)
+    return samples.finish("observing", shared.settings(options), table)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
