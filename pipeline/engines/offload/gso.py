@@ -22,11 +22,11 @@ from typing import Final, TypeAlias
 import numpy as np
 
 from pipeline.engines.offload import checksum as inet
-from pipeline.engines.offload.gso_headers import BY_PEER, LATER, MAX_ROWS, NUMBERS, TcpHeaders, tcp_headers
+from pipeline.engines.offload.gso_headers import BY_PEER, LATER, MAX_ROWS, NUMBERS, TcpHeaders, TcpHeaders6
 from pipeline.engines.offload.headers import TCP_CHECK, TCP_FLAGS, TCP_SEQ
 from pipeline.records.flows import Ends
 from pipeline.records.tcp import TcpOut
-from pipeline.wire import framing, tcp, tcp_options, virtio_net
+from pipeline.wire import framing, ip, tcp, tcp_options, virtio_net
 from pipeline.wire.ipv4 import PROTO_TCP
 
 SCRATCH_BYTES: Final = 512 * 1024
@@ -118,7 +118,11 @@ class Segmenter:
         first frame. The MSS is limited to what a packet and the framing can carry.
         """
         length = len(payload)
-        made = tcp_headers(eth_header, ends, out, options_of(out), ident)
+        options = options_of(out)
+        if ip.is_ipv4(ends.guest_addr):
+            made = TcpHeaders(eth_header, ends, out, options, ident)
+        else:
+            made = TcpHeaders6(eth_header, ends, out, options, ident)
         room = min(made.room, self._max_frame - made.header_len)
         mss = min(out.mss, room)
         flags = out.flags

@@ -203,13 +203,6 @@ class TcpHeaders6(TcpHeaders):
         """All IPv6 headers of a range are equal."""
 
 
-def tcp_headers(eth_header: bytes, ends: Ends, out: TcpOut, options: bytes, ident: int) -> TcpHeaders:
-    """The headers of a range, in the family of its guest."""
-    if ip.is_ipv4(ends.guest_addr):
-        return TcpHeaders(eth_header, ends, out, options, ident)
-    return TcpHeaders6(eth_header, ends, out, options, ident)
-
-
 def addresses6(ends: Ends) -> bytes:
     """Source and destination of an IPv6 packet to the guest."""
     return ends.remote_addr.to_bytes(16, "big") + ends.guest_addr.to_bytes(16, "big")
