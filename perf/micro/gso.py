@@ -6,24 +6,26 @@ from collections.abc import Callable
 
 from perf.timing import report
 from pipeline.engines.offload.gso import Buffer, Segmenter
+from pipeline.records.flows import Ends
 from pipeline.wire import framing, tcp
-from tests.support.frames import TO_GUEST, timestamps
-from tests.support.ranges import ENDS, range_of
+from tests.support.frames import FAMILIES, Family, timestamps
+from tests.support.ranges import IPV4, range_of
 
 SLOT = memoryview(bytearray(os.urandom(73728)))
 
 
 def ranges(
-    segmenter: Segmenter, length: int, mss: int, options: bytes = b"", frames: int = 0
+    segmenter: Segmenter, length: int, mss: int, options: bytes = b"", frames: int = 0, family: Family = IPV4
 ) -> Callable[[], object]:
     """A call that cuts length bytes of payload into segments of mss, or into ``frames`` frames."""
     payload = SLOT[256 : 256 + length]
 
     out = range_of(length, 0xFFFFF000, 1, tcp.ACK | tcp.PSH, 500, options, mss)
+    ends = Ends(family.guest, 40000, family.remote, 80)
 
     def work() -> list[Buffer]:
         segmenter.reset()
-        return segmenter.segments(TO_GUEST, ENDS, out, payload, 7)
+        return segmenter.segments(family.to_guest, ends, out, payload, 7)
 
     wanted = frames or -(-length // mss) or 1
     before = segmenter.frame_count
@@ -37,6 +39,7 @@ def main() -> int:
     """Measure and print."""
     stream, packets, big = Segmenter(framing.QEMU), Segmenter(None), Segmenter(framing.QEMU, 12)
     times = timestamps()
+    ipv6 = FAMILIES["IPv6"]
     return report(
         "micro/gso",
         __doc__,
@@ -50,6 +53,9 @@ def main() -> int:
             "65536_by_1448_datagrams": ranges(packets, 65536, 1448, times),
             "65468_in_one": ranges(stream, 65468, 65468, times),
             "65160_virtio": ranges(big, 45 * 1448, 1448, times, 1),
+            "ipv6_one_1440": ranges(stream, 1440, 1440, family=ipv6),
+            "ipv6_65536_by_1428": ranges(stream, 65536, 1428, times, family=ipv6),
+            "ipv6_64260_virtio": ranges(big, 45 * 1428, 1428, times, 1, family=ipv6),
         },
     )
 

@@ -7,6 +7,9 @@ keeps the address that the guest sent to, so answers come from that address. Dat
 The gateway's services are checked first, then the table, then the refusals. So an entry of the table allows
 an address that would be refused otherwise: the user has configured it. What the setting ``disable`` switches
 off is refused in any case.
+
+Addresses of both families follow the same rules. An address of 64:ff9b::/96 goes where the IPv4 address in it
+goes (RFC 6146), or is refused like it. Only the gateway's services are not there under such an address.
 """
 
 import errno
@@ -70,16 +73,23 @@ class Nat:
         ec2_metadata_access: bool = False,
         own_ports: Set[int] = frozenset(),
         disable: Collection[str] = (),
+        network6: int = 0,
+        prefix_len6: int = 64,
+        gateway6: int = 0,
     ) -> None:
         """own_ports: TCP ports of the host's loopback on which the program listens. No guest may reach them.
 
+        network6, gateway6: the guests' IPv6 network and the gateway's address in it; 0 without IPv6.
         disable: what is switched off: "dns", "udp", "icmp", "host-loopback".
         """
         self.network, self.broadcast = ip.prefix(
             ip.of(config.subnet.network_address), config.subnet.prefixlen
         )
+        self.network6, self.last6 = ip.prefix(network6, prefix_len6) if network6 else (0, 0)
         self.gateway = config.gateway_ip
-        self.own = frozenset((config.gateway_ip, *config.gateway_virtual_ips))
+        self.gateways = frozenset({self.gateway, gateway6} if gateway6 else {self.gateway})
+        """The addresses at which the gateway's services are."""
+        self.own = frozenset((*self.gateways, *config.gateway_virtual_ips))
         self.table = dict(config.nat)
         loopback_off = "host-loopback" in disable
         self._translated = {
@@ -101,8 +111,8 @@ class Nat:
         self.own_ports = frozenset(own_ports)
 
     def in_subnet(self, addr: int) -> bool:
-        """Whether addr is in the guests' subnet (its first and last address included)."""
-        return self.network <= addr <= self.broadcast
+        """Whether addr is in the guests' subnet of its family (the first and last address included)."""
+        return self.network <= addr <= self.broadcast or self.network6 <= addr <= self.last6 != 0
 
     def tcp_target(self, remote_addr: int, port: int) -> Target:
         """Where a guest's SYN to this address and port goes."""
@@ -119,10 +129,10 @@ class Nat:
         return target
 
     def icmp_target(self, remote_addr: int) -> Target:
-        """Where a guest's echo request to this address goes. Link-local addresses may always be pinged."""
+        """Where a guest's echo request to this address goes. Metadata addresses may always be pinged."""
         target = self._target({}, remote_addr, 0)
-        if target.refused == LINK_LOCAL:
-            target = Target(remote_addr)
+        if target.refused == LINK_LOCAL and ip.is_metadata(target.addr):
+            target = Target(target.addr)
         if self._icmp_off and not target.refused:
             return Target(target.addr, refused=ICMP_OFF, errno=errno.EACCES)
         return target
@@ -132,17 +142,20 @@ class Nat:
         return self._seen_as.get(host_addr, host_addr)
 
     def _target(self, services: Mapping[int, str], addr: int, port: int) -> Target:
-        if addr == self.gateway and port in services:
+        if addr in self.gateways and port in services:
             return Target(addr, service=services[port])
         if addr in self._translated:
             return self._translated[addr]
-        if addr == self.gateway and port == DNS_PORT and self._dns_off:
+        addr = ip.embedded(addr)
+        if addr in self._translated:
+            return self._translated[addr]
+        if addr in self.gateways and port == DNS_PORT and self._dns_off:
             return Target(addr, refused=DNS_OFF, errno=errno.ECONNREFUSED)
         reason, error = self.refusal(addr)
         return Target(addr, refused=reason, errno=error)
 
     def refusal(self, addr: int) -> tuple[str, int]:
-        """(counter name, errno) if a guest may not reach addr, else ("", 0)."""
+        """(counter name, errno) if a guest may not reach addr, else ("", 0). addr: see ip.embedded()."""
         if addr in self.own:
             return "nat_flow_refused_gateway_port", errno.ECONNREFUSED
         if ip.is_multicast(addr):
@@ -153,11 +166,14 @@ class Nat:
             return "nat_flow_refused_unowned", errno.EHOSTUNREACH
         if ip.is_loopback(addr):
             return "nat_flow_refused_loopback", errno.ENETUNREACH
-        if ip.is_link_local(addr) and not self.ec2_metadata_access:
+        if ip.is_metadata(addr):
             # Clients that look for a cloud's metadata server give up at once after a reset.
+            return ("", 0) if self.ec2_metadata_access else (LINK_LOCAL, errno.ECONNREFUSED)
+        if ip.is_link_local(addr):
+            # No router forwards fe80::/10 (RFC 4291 section 2.5.6).
             return LINK_LOCAL, errno.ECONNREFUSED
-        if ip.to_ipv4(addr) >> 24 == 0 or ip.to_ipv4(addr) >> 28 == 0xF:
-            # 0.0.0.0 would reach the host's own loopback. 240.0.0.0/4 is reserved.
+        if ip.is_reserved(addr):
+            # 0.0.0.0 and :: would reach the host's own loopback.
             return "nat_flow_refused_reserved", errno.ENETUNREACH
         return "", 0
 

@@ -5,8 +5,9 @@ holds. Networks and names together are one condition: the destination is in one 
 the names. An address has a name only for the guest that received it from the gateway's DNS service, and only
 while that answer is valid. Answers of other name servers do not count.
 
-The policy checks the address that the guest sends to, before any translation. It does not track connections:
-an allowed connection stays open after the DNS answer has expired.
+The policy checks the address that the guest sends to, before any translation. An address of 64:ff9b::/96
+counts as the IPv4 address in it. The policy does not track connections: an allowed connection stays open
+after the DNS answer has expired.
 
 replace() sets other rules while the program runs. Workers get new rules one after the other. So what one
 worker reports to another about a pattern must not depend on the rules: its number is a hash of its text.
@@ -18,6 +19,7 @@ from hashlib import blake2b
 from typing import Final, NamedTuple, Protocol
 
 from pipeline.engines.networks import Networks
+from pipeline.wire import ip
 
 MAX_NAMED: Final = 16384
 """The most pairs of guest and named address. One more replaces the oldest."""
@@ -138,7 +140,7 @@ class Policy:
 
     def learn(self, guest: int, address: int, pattern: int, ttl: float, now: float) -> None:
         """The gateway answered a guest that a name of this pattern has this address for ttl seconds."""
-        key = (guest, address)
+        key = (guest, ip.embedded(address))
         names = self._named.pop(key, None)
         if names is None:
             names = {}
@@ -153,6 +155,7 @@ class Policy:
 
     def refusal(self, guest: int, address: int, port: int, protocol: str, now: float) -> str:
         """What forbids a guest to reach an address, as a path in the configuration; "" if it is allowed."""
+        address = ip.embedded(address)
         for index, rule in enumerate(self._rules):
             if self._fits(rule, guest, address, port, protocol, now):
                 return "" if rule.allow else f"egress-policy.rules[{index}]"

@@ -8,7 +8,7 @@ number.
 errno of the host's connect()            answer                              the guest's program
 =======================================  ==================================  =====================
 ECONNREFUSED, ECONNRESET, EPIPE          reset                               ECONNREFUSED
-ENETUNREACH, ENETDOWN                    ICMP 3/0 network unreachable        ENETUNREACH
+ENETUNREACH, ENETDOWN, EAFNOSUPPORT      ICMP 3/0 network unreachable        ENETUNREACH
 EHOSTUNREACH, EHOSTDOWN                  ICMP 3/1 host unreachable           EHOSTUNREACH
 EACCES, EPERM                            ICMP 3/13 prohibited                EHOSTUNREACH
 ETIMEDOUT, and lack of resources         none: the guest repeats its SYN     ETIMEDOUT, or success
@@ -31,6 +31,7 @@ _ANSWERS: Final = {
     errno.ECONNRESET: RESET,
     errno.EPIPE: RESET,
     errno.ENETUNREACH: icmp.NET_UNREACHABLE,
+    errno.EAFNOSUPPORT: icmp.NET_UNREACHABLE,
     errno.ENETDOWN: icmp.NET_UNREACHABLE,
     errno.EHOSTUNREACH: icmp.HOST_UNREACHABLE,
     errno.EHOSTDOWN: icmp.HOST_UNREACHABLE,

@@ -1,8 +1,11 @@
-"""Pings through unprivileged ICMP sockets of the host (SOCK_DGRAM, IPPROTO_ICMP).
+"""Pings through unprivileged ICMP sockets of the host (SOCK_DGRAM with IPPROTO_ICMP or IPPROTO_ICMPV6).
 
 On Linux the groups in ``net.ipv4.ping_group_range`` may open such a socket. The kernel gives each socket an
 identifier of its own, and writes it into the requests. The socket gets only the replies with its identifier,
 so one socket serves one pinger. ICMP errors come through the socket's error queue, with their sender.
+
+Everything but the type of a message is the same in both families. So this module speaks ICMP of IPv4 with its
+caller, and translates types and codes for an IPv6 socket (RFC 7915 section 5.2).
 
 On macOS every user may open such a socket. But a socket gets the replies for all pingers of its peer, some
 with their IP header. So the owner of the socket chooses an identifier (``with_ident``, ``reply_in``). macOS
@@ -17,11 +20,13 @@ from contextlib import suppress
 from struct import Struct
 from typing import Final, NamedTuple
 
+from pipeline.system import inet
 from pipeline.system.outbound import Outbound
-from pipeline.wire import ip
+from pipeline.wire import icmp, ip
 
 HEADER_LEN: Final = 8
-ECHO_REPLY: Final = 0
+ECHO_REQUEST6: Final = 128
+ECHO_REPLY6: Final = 129
 
 OWN_IDENT: Final = sys.platform == "linux"
 """Whether the system gives each socket an identifier of its own, and only the replies with it."""
@@ -43,21 +48,31 @@ _IP_DONTFRAG: Final = 28
 _IP_MTU_DISCOVER: Final = 10
 _IP_RECVERR: Final = 11
 _IP_MTU: Final = 14
+# linux/in6.h
+_IPV6_MTU_DISCOVER: Final = 23
+_IPV6_MTU: Final = 24
+_IPV6_RECVERR: Final = 25
 _PMTUDISC_DONT: Final = 0
 _PMTUDISC_DO: Final = 2
-_ORIGIN_ICMP: Final = 2
+_MESSAGES: Final = {(socket.IPPROTO_IP, _IP_RECVERR): 2, (socket.IPPROTO_IPV6, _IPV6_RECVERR): 3}
+"""By level and kind of a control message: the origin that means ICMP, or ICMPv6."""
+_TIME_EXCEEDED6: Final = 3
+_TOO_BIG6: Final = 2
 _EXTENDED_ERROR: Final = Struct("=IBBBBII")
 _SEQ: Final = Struct("!H")
+_REST: Final = Struct("!I")
 _SEQ_OFF: Final = 6
 _IDENT_OFF: Final = 4
 _CHECKSUM_OFF: Final = 2
 _IPV4: Final = 4
-_OFFENDER_OFF: Final = _EXTENDED_ERROR.size + 4
+_OFFENDER: Final = slice(_EXTENDED_ERROR.size + 4, _EXTENDED_ERROR.size + 8)
+_OFFENDER6: Final = slice(_EXTENDED_ERROR.size + 8, _EXTENDED_ERROR.size + 24)
+"""Where struct sockaddr_in and sockaddr_in6 have the address."""
 _CONTROL_BYTES: Final = 256
 
 
 class EchoError(NamedTuple):
-    """An ICMP error about a request.
+    """An ICMP error about a request. type, code: as in ICMP of IPv4.
 
     mtu: of the next hop. offender: the sender of the error. seq: the sequence number of the request.
     """
@@ -72,14 +87,21 @@ class EchoError(NamedTuple):
 def open_echo(address: str, outbound: Outbound | None = None) -> socket.socket:
     """A non-blocking socket connected to address, and bound to outbound before. Raises OSError.
 
+    address: numeric, of either family.
+
     An errno in NOT_PERMITTED means that this process can never have such a socket.
     """
-    sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM, socket.IPPROTO_ICMP)
+    family = inet.family_of(address)
+    is_ipv6 = family == socket.AF_INET6
+    proto = socket.IPPROTO_ICMPV6 if is_ipv6 else socket.IPPROTO_ICMP
+    sock = socket.socket(family, socket.SOCK_DGRAM, proto)
     try:
         sock.setblocking(False)
-        if sys.platform == "linux":
+        if sys.platform == "linux" and is_ipv6:
+            sock.setsockopt(socket.IPPROTO_IPV6, _IPV6_RECVERR, 1)
+        elif sys.platform == "linux":
             sock.setsockopt(socket.IPPROTO_IP, _IP_RECVERR, 1)
-        elif sys.platform == "darwin":
+        elif sys.platform == "darwin" and not is_ipv6:
             with suppress(OSError):  # reply_in() also skips the header itself
                 sock.setsockopt(socket.IPPROTO_IP, _IP_STRIPHDR, 1)
         if outbound is not None:
@@ -92,7 +114,16 @@ def open_echo(address: str, outbound: Outbound | None = None) -> socket.socket:
 
 
 def set_path(sock: socket.socket, ttl: int, *, dont_fragment: bool) -> None:
-    """Set TTL and "don't fragment" of the next requests. A system without the latter ignores it."""
+    """Set TTL and "don't fragment" of the next requests. A system without the latter ignores it.
+
+    IPv6 has no such bit: only the sender fragments a packet, and the kernel does so for a guest's long ping.
+    """
+    if sock.family == socket.AF_INET6:
+        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_UNICAST_HOPS, ttl)
+        if sys.platform == "linux":
+            discover = _PMTUDISC_DO if dont_fragment else _PMTUDISC_DONT
+            sock.setsockopt(socket.IPPROTO_IPV6, _IPV6_MTU_DISCOVER, discover)
+        return
     sock.setsockopt(socket.IPPROTO_IP, socket.IP_TTL, ttl)
     if sys.platform == "linux":
         discover = _PMTUDISC_DO if dont_fragment else _PMTUDISC_DONT
@@ -104,10 +135,25 @@ def set_path(sock: socket.socket, ttl: int, *, dont_fragment: bool) -> None:
 
 def path_mtu(sock: socket.socket) -> int:
     """The path MTU to the peer of a connected socket, as the host knows it; 0 if the system hides it."""
-    return sock.getsockopt(socket.IPPROTO_IP, _IP_MTU) if sys.platform == "linux" else 0
+    if sys.platform != "linux":
+        return 0
+    if sock.family == socket.AF_INET6:
+        return sock.getsockopt(socket.IPPROTO_IPV6, _IPV6_MTU)
+    return sock.getsockopt(socket.IPPROTO_IP, _IP_MTU)
 
 
-def with_ident(message: memoryview, ident: int) -> bytes:
+def request_for(sock: socket.socket, message: memoryview) -> memoryview | bytes:
+    """A guest's echo request with the type that this socket sends. The kernel completes its checksum.
+
+    Only a request to an IPv4 host that the guest names by an IPv6 address is changed.
+    """
+    wanted = ECHO_REQUEST6 if sock.family == socket.AF_INET6 else icmp.ECHO_REQUEST
+    if message[0] == wanted:
+        return message
+    return icmp.build(wanted, 0, _REST.unpack_from(message, _IDENT_OFF)[0], message[HEADER_LEN:])
+
+
+def with_ident(message: memoryview | bytes, ident: int) -> bytes:
     """A copy of an ICMP message with another identifier, its checksum updated (RFC 1624 equation 3)."""
     copy = bytearray(message)
     (before,) = _SEQ.unpack_from(copy, _IDENT_OFF)
@@ -126,7 +172,7 @@ def reply_in(packet: memoryview, ident: int) -> int:
     ident 0: do not compare the identifier, since the system has done so.
     """
     start = (packet[0] & 15) * 4 if len(packet) and packet[0] >> 4 == _IPV4 else 0
-    if len(packet) < start + HEADER_LEN or packet[start] != ECHO_REPLY:
+    if len(packet) < start + HEADER_LEN or packet[start] not in (icmp.ECHO_REPLY, ECHO_REPLY6):
         return -1
     if ident and _SEQ.unpack_from(packet, start + _IDENT_OFF)[0] != ident:
         return -1
@@ -147,10 +193,23 @@ def errors(sock: socket.socket, limit: int) -> Iterator[EchoError]:
             # The queue is empty.
             return
         for level, kind, value in ancillary:
-            if level != socket.IPPROTO_IP or kind != _IP_RECVERR or len(value) < _OFFENDER_OFF + 4:
+            place = _OFFENDER if level == socket.IPPROTO_IP else _OFFENDER6
+            if (level, kind) not in _MESSAGES or len(value) < place.stop:
                 continue
             _, origin, icmp_type, code, _, info, _ = _EXTENDED_ERROR.unpack_from(value)
-            if origin != _ORIGIN_ICMP or len(data) < HEADER_LEN:
+            if origin != _MESSAGES[level, kind] or len(data) < HEADER_LEN:
                 continue
-            offender = ip.from_ipv4(int.from_bytes(value[_OFFENDER_OFF : _OFFENDER_OFF + 4], "big"))
-            yield EchoError(icmp_type, code, info & 0xFFFF, offender, _SEQ.unpack_from(data, _SEQ_OFF)[0])
+            if level == socket.IPPROTO_IPV6:
+                icmp_type, code = _as_icmp(icmp_type, code)
+                offender = int.from_bytes(value[place], "big")
+            else:
+                offender = ip.from_ipv4(int.from_bytes(value[place], "big"))
+            mtu = min(info, 0xFFFF)
+            yield EchoError(icmp_type, code, mtu, offender, _SEQ.unpack_from(data, _SEQ_OFF)[0])
+
+
+def _as_icmp(icmp_type: int, code: int) -> tuple[int, int]:
+    """Type and code in ICMP of IPv4 for an error of ICMPv6."""
+    if icmp_type == _TIME_EXCEEDED6:
+        return icmp.TIME_EXCEEDED, code
+    return icmp.UNREACHABLE, icmp.FRAGMENTATION_NEEDED if icmp_type == _TOO_BIG6 else icmp.NET_UNREACHABLE

@@ -9,6 +9,7 @@ import struct
 from typing import Final
 
 from pipeline.records.dials import NO_CLIENT, Client
+from pipeline.system import inet
 from pipeline.system.outbound import Outbound
 
 KEEPALIVE_IDLE_S: Final = 60
@@ -27,13 +28,15 @@ _IN_PROGRESS: Final = frozenset({errno.EINPROGRESS, errno.EWOULDBLOCK, errno.EAG
 
 
 def connect(address: str, port: int, outbound: Outbound | None = None) -> tuple[socket.socket | None, int]:
-    """Begin a connection to address:port, without blocking. outbound: what to bind the socket to.
+    """Begin a connection to address:port, without blocking. address: numeric, of either family.
+
+    outbound: what to bind the socket to.
 
     Returns (socket, 0) if the connection is in progress or established. The caller then calls tune(), waits
     until the socket is writable, and calls finish(). Returns (None, errno) if the connection failed at once.
     """
     try:
-        sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM | _NON_BLOCKING)
+        sock = socket.socket(inet.family_of(address), socket.SOCK_STREAM | _NON_BLOCKING)
     except OSError as error:
         return None, error.errno or errno.EIO
     if not _NON_BLOCKING:

@@ -11,6 +11,7 @@ import socket
 import struct
 import sys
 from collections.abc import Sequence
+from ipaddress import IPv6Address
 from typing import Final
 
 import numpy as np
@@ -18,8 +19,10 @@ import numpy as np
 from pipeline.host.udp_local import Address, Control
 from pipeline.wire import ip
 
-MAX_DATAGRAM: Final = 65507
-"""Bytes: 65535 less the IPv4 and UDP headers."""
+MAX_DATAGRAM: Final = 65527
+"""Bytes: 65535 less the UDP header. IPv6 carries that much, IPv4 20 bytes less."""
+MAX_SEGMENTED: Final = 65507
+"""Bytes of the datagrams of one call, in all: 65535 less the IPv4 and UDP headers."""
 MAX_SEGMENTS: Final = 64
 """The most datagrams of one call. This is UDP_MAX_SEGMENTS of Linux up to 6.8."""
 
@@ -65,7 +68,7 @@ class Sender:
         All pieces have size bytes, except that the last may be shorter. Raises SendError if a datagram cannot
         be sent. Its ``sent`` is the number of datagrams sent before that one.
         """
-        step = min(MAX_SEGMENTS, MAX_DATAGRAM // size) if size else 1
+        step = min(MAX_SEGMENTS, MAX_SEGMENTED // size) if size else 1
         sent = 0
         count = len(pieces)
         while sent < count:
@@ -157,7 +160,8 @@ def can_receive_many() -> bool:
     return sys.platform == "linux" and hasattr(ctypes.CDLL(None), "recvmmsg")
 
 
-_NAME_BYTES: Final = 16
+_NAME_BYTES: Final = 28
+"""struct sockaddr_in6. struct sockaddr_in has 16."""
 
 
 class Receiver:
@@ -168,7 +172,7 @@ class Receiver:
     """
 
     def __init__(self, rows: int, chunk: int, *, sources: bool = False) -> None:
-        """Requires can_receive_many(). sources: read the source address of each datagram too (IPv4 only)."""
+        """Requires can_receive_many(). sources: read the source address of each datagram too."""
         libc = ctypes.CDLL(None, use_errno=True)
         self.rows = rows
         self.chunk = chunk
@@ -187,7 +191,6 @@ class Receiver:
             tail.length = self._tail_bytes
             message.header.iov = iovecs_at + 2 * row * ctypes.sizeof(_Iovec)
             message.header.iov_count = 2
-        # struct sockaddr_in. Every source has the same length, so the system leaves name_length as it is.
         self._names = np.zeros((rows if sources else 0, _NAME_BYTES), "u1")
         for message, name in zip(self._messages, self._names, strict=False):
             message.header.name = name.ctypes.data
@@ -202,6 +205,14 @@ class Receiver:
             "u4",
             memoryview(self._messages).cast("B"),
             _Message.length.offset,
+            (ctypes.sizeof(_Message),),
+        )
+        self._has_sources = sources
+        self._name_lengths = np.ndarray(
+            (rows,),
+            "u4",
+            memoryview(self._messages).cast("B"),
+            _Header.name_length.offset,
             (ctypes.sizeof(_Message),),
         )
         self._numbers = np.arange(rows, dtype=word)
@@ -222,6 +233,9 @@ class Receiver:
             self._stride = stride
             self._steps = self._numbers * stride
         np.add(self._steps, origin + off, self._bases)
+        if self._has_sources:
+            # The last read may have been of a socket of the other family, and has left its lengths.
+            self._name_lengths[:] = _NAME_BYTES
         count = self._call(fd, self._address, rows, socket.MSG_DONTWAIT, None)
         if count < 0:
             number = ctypes.get_errno()
@@ -232,6 +246,11 @@ class Receiver:
     def sources(self, count: int) -> list[int]:
         """The sources of the first count datagrams of the last read, each as address << 16 | port."""
         names = self._names[:count]
+        if names[0, :2].view("=u2")[0] == socket.AF_INET6:
+            return [
+                ip.of(IPv6Address(row[8:24].tobytes())) << 16 | int(row[2]) << 8 | int(row[3])
+                for row in names
+            ]
         ports = names[:, 2:4].view(">u2")[:, 0]
         addrs = names[:, 4:8].view(">u4")[:, 0]
         found: list[int] = ((addrs.astype("u8") | ip.MAPPED) << 16 | ports).tolist()

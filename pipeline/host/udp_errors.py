@@ -1,7 +1,8 @@
 """Reads ICMP errors about datagrams that an unconnected UDP socket has sent.
 
 A connected socket always reports such an error. An unconnected socket reports it only on Linux, with
-IP_RECVERR. The next call on the socket then fails once, and the socket's error queue has the details.
+IP_RECVERR or IPV6_RECVERR. The next call on the socket then fails once, and the socket's error queue has the
+details.
 """
 
 import socket
@@ -11,7 +12,9 @@ from typing import Final
 
 # linux/in.h, linux/errqueue.h
 _IP_RECVERR: Final = 11
-_ORIGIN_ICMP: Final = 2
+_IPV6_RECVERR: Final = 25
+_MESSAGES: Final = {(socket.IPPROTO_IP, _IP_RECVERR): 2, (socket.IPPROTO_IPV6, _IPV6_RECVERR): 3}
+"""By level and kind of a control message: the origin that means ICMP, or ICMPv6."""
 _EXTENDED_ERROR: Final = struct.Struct("=IBBBBII")
 _CONTROL_BYTES: Final = 256
 
@@ -20,9 +23,12 @@ Error = tuple[str, int, int]
 
 
 def watch(sock: socket.socket) -> None:
-    """Have the system queue the errors of an IPv4 socket for errors(). Raises OSError if Linux refuses."""
+    """Have the system queue the errors of a socket for errors(). Raises OSError if Linux refuses."""
     if sys.platform == "linux":
-        sock.setsockopt(socket.IPPROTO_IP, _IP_RECVERR, 1)
+        if sock.family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, _IPV6_RECVERR, 1)
+        else:
+            sock.setsockopt(socket.IPPROTO_IP, _IP_RECVERR, 1)
 
 
 def errors(sock: socket.socket, limit: int) -> tuple[list[Error], int]:
@@ -37,9 +43,9 @@ def errors(sock: socket.socket, limit: int) -> tuple[list[Error], int]:
             # The queue is empty.
             return found, taken
         for level, kind, value in ancillary:
-            if level != socket.IPPROTO_IP or kind != _IP_RECVERR or len(value) < _EXTENDED_ERROR.size:
+            if (level, kind) not in _MESSAGES or len(value) < _EXTENDED_ERROR.size:
                 continue
             number, origin, *_ = _EXTENDED_ERROR.unpack_from(value)
-            if origin == _ORIGIN_ICMP and address:
+            if origin == _MESSAGES[level, kind] and address:
                 found.append((str(address[0]), int(address[1]), number))
     return found, limit

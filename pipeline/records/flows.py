@@ -60,6 +60,13 @@ def flow_key(guest_addr: Addr, guest_port: int, remote_addr: Addr, remote_port: 
     )
 
 
+def flow_key_of_halves(
+    guest_high: int, guest_low: int, guest_port: int, remote_high: int, remote_low: int, remote_port: int
+) -> FlowKey:
+    """The same for addresses in two halves of 64 bits, which need no number of 128 bits."""
+    return _KEY.pack(guest_low, guest_high, remote_low, remote_high, remote_port, guest_port)
+
+
 def flow_of(burst: memoryview, at: int) -> int:
     """The flow number of the record at burst[at:]. All kinds that have one have it at the same offset."""
     number: int = _FLOW.unpack_from(burst, at + _FLOW_AT)[0]

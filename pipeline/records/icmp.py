@@ -141,8 +141,8 @@ class EchoReply:
 class EchoError:
     """ICMP_ERROR: an ICMP error came back for a ping.
 
-    type, code: of the error. offender: the address of the router that sent it, 0 for the gateway. mtu: of the
-    next hop, or 0.
+    type, code: of the error, as in ICMP of IPv4, also if the guest speaks ICMPv6. offender: the address of
+    the router that sent it, in the guest's family; 0 for the gateway. mtu: of the next hop, or 0.
     """
 
     def __init__(

@@ -42,8 +42,8 @@ class TcpRange(Run):
     segments: number of segments on the wire.
     seq: of the first byte. ack, window: of the last segment. window: as in the header, not scaled.
     ts_val, ts_ecr: of the timestamps option if has_timestamps; else 0.
-    header_len: bytes of the Ethernet, IPv4 (20) and TCP headers, 54 to 94, equal in all segments. Frame i of
-    a run with payload begins at off - header_len + i * stride.
+    header_len: bytes of the Ethernet, IP (20 or 40) and TCP headers, 54 to 114, equal in all segments. Frame
+    i of a run with payload begins at off - header_len + i * stride.
     has_timestamps: the options are exactly NOP, NOP, timestamps.
     has_other_options: there are other options, such as a SYN's or SACK blocks. They lie in the slot, right
     before off.

@@ -13,11 +13,12 @@ from pipeline.records.kinds import STEER_UDP, UDP_DATA, UDP_OUT, UDP_RANGE, UDP_
 from pipeline.records.run import Run
 
 HEADERS_LEN: Final = 42
-"""Bytes of Ethernet, IPv4 (20) and UDP header before each datagram of a UDP_RANGE."""
+"""Bytes of Ethernet, IPv4 (20) and UDP header."""
 HEADER_ROOM: Final = 64
 """Bytes before each payload from egress or the resolver. The worker that makes headers may overwrite them."""
 
-_RANGE: Final = Struct("<BxHHHIII28x36s?11x")  # kind, link, stride, piece_size, slot, off, length, key, vnet
+# kind, link, stride, piece_size, slot, off, length, key, vnet, header_len
+_RANGE: Final = Struct("<BxHHHIII28x36s?B10x")
 # kind, link, stride, piece_size, slot, off, length, flow, key, after_steered
 _DATA: Final = Struct("<BxHHHIII4xI20x36s?11x")
 # kind, link, stride, piece_size, slot, off, length, MAC (two numbers), key
@@ -31,9 +32,9 @@ _NOTICE: Final = Struct("<B47x36s12x")  # kind, key
 class UdpRange(Run):
     """UDP_RANGE: datagrams of one flow of a guest on ``link``.
 
-    The frame of each begins HEADERS_LEN bytes before its payload. vnet: right before each frame lies a
-    virtio-net header, as in Frame. If also stride = piece_size, all datagrams are one frame: a super-segment
-    with the headers before the first.
+    The frame of each begins header_len bytes before its payload: Ethernet, IP and UDP. vnet: right before
+    each frame lies a virtio-net header, as in Frame. If also stride = piece_size, all datagrams are one
+    frame: a super-segment with the headers before the first.
     """
 
     def __init__(
@@ -46,17 +47,19 @@ class UdpRange(Run):
         link: int,
         key: FlowKey,
         vnet: bool,
+        header_len: int = HEADERS_LEN,
     ) -> None:
         super().__init__(slot, off, length, stride, piece_size)
         self.link = link
         self.key = key
         self.vnet = vnet
+        self.header_len = header_len
 
     @staticmethod
     def unpack(burst: memoryview, at: int) -> "UdpRange":
         """The record at burst[at:]."""
-        _, link, stride, piece_size, slot, off, length, key, vnet = _RANGE.unpack_from(burst, at)
-        return UdpRange(slot, off, length, stride, piece_size, link, key, vnet)
+        _, link, stride, piece_size, slot, off, length, key, vnet, header_len = _RANGE.unpack_from(burst, at)
+        return UdpRange(slot, off, length, stride, piece_size, link, key, vnet, header_len)
 
     def pack(self) -> bytes:
         """The record of these datagrams."""
@@ -70,6 +73,7 @@ class UdpRange(Run):
             self.length,
             self.key,
             self.vnet,
+            self.header_len,
         )
 
 

@@ -41,6 +41,11 @@ def families(network: str) -> tuple[socket.AddressFamily, ...]:
     return _FAMILIES.get(network[-1:], _BOTH)
 
 
+def family_of(address: str) -> socket.AddressFamily:
+    """The family of a numeric address."""
+    return socket.AF_INET6 if ":" in address else socket.AF_INET
+
+
 def is_loopback(host: str) -> bool:
     """Whether a host is localhost, or a numeric address of loopback."""
     try:

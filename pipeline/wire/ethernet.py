@@ -17,6 +17,7 @@ import re
 from struct import Struct
 from typing import Final
 
+from pipeline.wire import ip
 from pipeline.wire.errors import WireError
 
 HEADER: Final = Struct("!6s6sH")
@@ -95,6 +96,11 @@ def network_header(view: memoryview | bytes | bytearray, off: int, end: int) -> 
 def header(dst: bytes, src: bytes, ethertype: int) -> bytes:
     """The 14 bytes before the payload."""
     return HEADER.pack(dst, src, ethertype)
+
+
+def type_of(addr: int) -> int:
+    """The EtherType of packets to this IP address."""
+    return TYPE_IPV4 if ip.is_ipv4(addr) else TYPE_IPV6
 
 
 def is_group(mac: bytes) -> bool:

@@ -20,9 +20,13 @@ MAPPED: Final = 0xFFFF_0000_0000
 """The number of ``::ffff:0.0.0.0``."""
 BROADCAST: Final = MAPPED | 0xFFFFFFFF
 """255.255.255.255"""
+NAT64: Final = 0x64FF9B << 96
+"""64:ff9b::, the first address of the prefix that embeds IPv4 addresses (RFC 6052 section 2.1)."""
 
 _IPV4_BITS: Final = 0xFFFFFFFF
 _MAX_OCTET: Final = 255
+_LOOPBACK6: Final = 1
+_EC2_METADATA6: Final = 0xFD000EC2 << 96 | 0x254
 
 
 def of(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> int:
@@ -55,6 +59,16 @@ def text(addr: int) -> str:
     if addr and not is_ipv4(addr):
         return str(ipaddress.IPv6Address(addr))
     return f"{addr >> 24 & 255}.{addr >> 16 & 255}.{addr >> 8 & 255}.{addr & 255}"
+
+
+def parse(text: str) -> int:
+    """The address in a text of either family, as socket calls return it: a zone (``%eth0``) is left out.
+
+    Raises ValueError.
+    """
+    if ":" in text:
+        return int(ipaddress.IPv6Address(text.partition("%")[0]))
+    return parse_ipv4(text)
 
 
 def parse_ipv4(text: str) -> int:
@@ -95,16 +109,46 @@ def inside(addr: int, first: int, last: int) -> bool:
     return first <= addr <= last and is_ipv4(addr) == is_ipv4(last)
 
 
+def embedded(addr: int) -> int:
+    """The IPv4 address that an address of 64:ff9b::/96 stands for (RFC 6052). Any other address is returned.
+
+    Rules judge the result, so that no rule can be gone around with the other spelling.
+    """
+    return from_ipv4(addr & _IPV4_BITS) if addr >> 32 == NAT64 >> 32 else addr
+
+
+def as_seen_from(addr: int, guest_addr: int) -> int:
+    """How a guest's address of the other family names this address: the inverse of embedded()."""
+    if is_ipv4(addr) and not is_ipv4(guest_addr):
+        return NAT64 | addr & _IPV4_BITS
+    return addr
+
+
 def is_multicast(addr: int) -> bool:
     """224.0.0.0/4 or ff00::/8."""
     return addr >> 28 == 0xFFFFE or addr >> 120 == 0xFF
 
 
 def is_loopback(addr: int) -> bool:
-    """127.0.0.0/8."""
-    return addr >> 24 == 0xFFFF7F
+    """127.0.0.0/8 or ::1."""
+    return addr >> 24 == 0xFFFF7F or addr == _LOOPBACK6
 
 
 def is_link_local(addr: int) -> bool:
-    """169.254.0.0/16 (RFC 3927)."""
-    return addr >> 16 == 0xFFFFA9FE
+    """169.254.0.0/16 (RFC 3927) or fe80::/10."""
+    return addr >> 16 == 0xFFFFA9FE or addr >> 118 == 0xFE80 >> 6
+
+
+def is_metadata(addr: int) -> bool:
+    """Where clouds have their metadata service: 169.254.0.0/16 or fd00:ec2::254."""
+    return addr >> 16 == 0xFFFFA9FE or addr == _EC2_METADATA6
+
+
+def is_reserved(addr: int) -> bool:
+    """No address, 0.0.0.0/8, 240.0.0.0/4, or ::/8 without 64:ff9b::/96 (RFC 4291 section 2.4, RFC 8215).
+
+    ::/8 has many ways to embed an IPv4 address. No host of the Internet has an address in it.
+    """
+    if is_ipv4(addr):
+        return addr >> 24 == 0xFFFF00 or addr >> 28 == 0xFFFFF
+    return addr >> 120 == 0 and addr >> 32 != NAT64 >> 32

@@ -5,8 +5,9 @@ import pytest
 from pipeline.engines.offload import gro, headers
 from pipeline.records.frames import Frame
 from pipeline.wire import checksum
-from tests.engines.offload.test_gro import OTHER_VLAN, TAG, check, full_burst
+from tests.engines.offload.test_gro import check, full_burst
 from tests.support.frames import FROM_GUEST, slot_of, tcp_frame
+from tests.support.gro_bursts import OTHER_VLAN, TAG
 from tests.support.offload import left_out
 
 SERVICE_TAG = bytes.fromhex("88a8e000")

@@ -114,6 +114,98 @@ def test_what_is_refused_has_a_reason_and_an_errno(addr: str, reason: str, error
     assert want.refused in INDEX
 
 
+NETWORK6 = ip.parse("fd12:3456:789a::")
+GATEWAY6 = NETWORK6 | 1
+HOST6 = NETWORK6 | 254
+LOOPBACK6 = ip.parse("::1")
+
+
+def nat6(*, metadata: bool = False, disable: Collection[str] = ()) -> Nat:
+    """The rules of a gateway with both families."""
+    config = {
+        "subnet": IPv4Network("192.168.127.0/24"),
+        "gateway_ip": GATEWAY,
+        "gateway_virtual_ips": (HOST, HOST6),
+        "nat": {HOST: LOOPBACK, HOST6: LOOPBACK6},
+    }
+    return Nat(
+        SimpleNamespace(**config),
+        ec2_metadata_access=metadata,
+        own_ports={7000},
+        disable=disable,
+        network6=NETWORK6,
+        gateway6=GATEWAY6,
+    )
+
+
+def test_both_gateways_have_the_services_and_both_host_addresses_mean_loopback() -> None:
+    rules = nat6()
+    for gateway in (GATEWAY, GATEWAY6):
+        assert rules.tcp_target(gateway, 53).service == rules.udp_target(gateway, 53).service == "dns"
+        assert rules.tcp_target(gateway, 80).service == "api"
+        assert nat6(disable={"dns"}).tcp_target(gateway, 53).refused == DNS_OFF
+    assert rules.tcp_target(HOST6, 22) == Target(LOOPBACK6)
+    assert rules.tcp_target(HOST6, 7000).refused == OWN_PORT
+    assert rules.seen_as(LOOPBACK6) == HOST6
+    assert nat6(disable={"host-loopback"}).tcp_target(HOST6, 22).refused == HOST_LOOPBACK_OFF
+
+
+@pytest.mark.parametrize(
+    "addr, reason, error",
+    [
+        ("fd12:3456:789a::1", "gateway_port", errno.ECONNREFUSED),
+        ("fd12:3456:789a::2", "unowned", errno.EHOSTUNREACH),
+        ("fd12:3456:789a::", "unowned", errno.EHOSTUNREACH),
+        ("fd12:3456:789a:0:ffff:ffff:ffff:ffff", "unowned", errno.EHOSTUNREACH),
+        ("::1", "loopback", errno.ENETUNREACH),
+        ("::", "reserved", errno.ENETUNREACH),
+        ("::127.0.0.1", "reserved", errno.ENETUNREACH),
+        ("64:ff9b:1::7f00:1", "reserved", errno.ENETUNREACH),
+        ("fe80::1", "link_local", errno.ECONNREFUSED),
+        ("febf::1", "link_local", errno.ECONNREFUSED),
+        ("fd00:ec2::254", "link_local", errno.ECONNREFUSED),
+        ("ff02::1", "multicast", errno.ENETUNREACH),
+        ("ff0e::1", "multicast", errno.ENETUNREACH),
+    ],
+)
+def test_ipv6_destinations_are_refused_like_their_counterparts(addr: str, reason: str, error: int) -> None:
+    value = ip.parse(addr)
+    want = Target(value, refused=f"nat_flow_refused_{reason}", errno=error)
+    assert nat6().tcp_target(value, 22) == nat6().udp_target(value, 22) == want
+
+
+@pytest.mark.parametrize("addr", ["2001:db8::1", "fd12:3456:789b::1", "fd00:ec2::253", "2606:4700::1111"])
+def test_other_ipv6_addresses_are_dialled_as_they_are(addr: str) -> None:
+    value = ip.parse(addr)
+    assert nat6().tcp_target(value, 443) == nat6().udp_target(value, 443) == Target(value)
+    assert nat6().icmp_target(value) == Target(value)
+
+
+@given(addrs, u16)
+def test_an_embedded_address_goes_where_the_ipv4_address_goes(addr: int, port: int) -> None:
+    rules = nat6()
+    spelt = ip.NAT64 | ip.to_ipv4(addr)
+    assert rules.icmp_target(spelt) == rules.icmp_target(addr)
+    for find in (rules.tcp_target, rules.udp_target):
+        if not find(addr, port).service:
+            assert find(spelt, port) == find(addr, port)
+
+
+def test_the_gateways_services_are_not_at_an_embedded_address() -> None:
+    target = nat6().udp_target(ip.NAT64 | ip.to_ipv4(GATEWAY), 53)
+    assert (target.service, target.refused) == ("", "nat_flow_refused_gateway_port")
+    assert nat6().tcp_target(ip.NAT64 | ip.to_ipv4(HOST), 22) == Target(LOOPBACK)
+
+
+def test_metadata_access_opens_the_service_of_both_families_and_not_the_link() -> None:
+    for text in ("169.254.169.254", "fd00:ec2::254", "64:ff9b::169.254.169.254"):
+        value = ip.parse(text)
+        assert nat6(metadata=True).tcp_target(value, 80) == Target(ip.embedded(value))
+        assert nat6().icmp_target(value) == Target(ip.embedded(value))
+    assert nat6(metadata=True).tcp_target(ip.parse("fe80::1"), 80).refused
+    assert nat6().icmp_target(ip.parse("fe80::1")).refused
+
+
 def test_link_local_addresses_may_be_pinged() -> None:
     value = ip.parse_ipv4("169.254.7.7")
     assert nat().icmp_target(value) == Target(value)

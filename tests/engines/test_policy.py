@@ -72,6 +72,17 @@ def test_every_condition_of_a_rule_must_hold(rule: PolicyRule, fits: Any, does_n
     assert does_not is None or made.allows(*does_not, 0.0)
 
 
+def test_an_embedded_address_is_judged_as_the_ipv4_address_in_it() -> None:
+    spelt = ip.as_seen_from(TEN, ip.parse("fd00::2"))
+    rules = (PolicyRule("allow", networks=("::/0",)), PolicyRule("allow", names=("a.test",)))
+    made = policy("deny", *rules)
+    assert made.allows(GUEST, ip.parse("2001:db8::1"), 1, "tcp", 0.0)
+    assert not made.allows(GUEST, spelt, 1, "tcp", 0.0)
+    made.learn(GUEST, spelt, number_of("a.test"), 60.0, now=0.0)
+    assert made.allows(GUEST, spelt, 1, "tcp", 1.0)
+    assert made.allows(GUEST, TEN, 1, "tcp", 1.0)
+
+
 def test_the_first_rule_that_fits_decides() -> None:
     made = policy("deny", PolicyRule("allow", networks=("10.1.0.0/16",)), PolicyRule("deny"))
     assert made.allows(GUEST, TEN, 80, "tcp", 0.0)

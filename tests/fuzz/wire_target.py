@@ -134,14 +134,14 @@ def _gro(view: memoryview) -> None:
     """Frames of lengths that the first bytes name, checksums vouched for so that more gets further."""
     if len(view) <= MAX_FRAMES:
         return
-    verify = bool(view[0] & 1)
+    verify, ipv6 = bool(view[0] & 1), bool(view[0] & 2)
     frames, at = [], MAX_FRAMES
     for length in view[1:MAX_FRAMES]:
         if at >= len(view):
             break
         frames.append((at, min(length, len(view) - at)))
         at += length
-    items, drops = gro.coalesce(view, frames, verify=verify)
+    items, drops = gro.coalesce(view, frames, verify=verify, ipv6=ipv6)
     assert len(items) + sum(drops.values()) <= len(frames)
     assert all(reason in INDEX for reason in drops)
 

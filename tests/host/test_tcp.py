@@ -9,7 +9,9 @@ import socket
 
 import pytest
 
+from pipeline.engines import refusal
 from pipeline.host import tcp
+from pipeline.wire import icmp
 
 
 def wait_writable(sock: socket.socket) -> None:
@@ -18,9 +20,13 @@ def wait_writable(sock: socket.socket) -> None:
     assert poll.poll(5000)
 
 
-def test_connect_to_a_listener_stands_without_an_error() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        sock, error = tcp.connect(*server.getsockname())
+LOOPBACKS = [(socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1")]
+
+
+@pytest.mark.parametrize("family, address", LOOPBACKS, ids=["IPv4", "IPv6"])
+def test_connect_to_a_listener_stands_without_an_error(family: int, address: str) -> None:
+    with socket.create_server((address, 0), family=family) as server:
+        sock, error = tcp.connect(address, server.getsockname()[1])
         assert sock is not None
         assert error == 0
         wait_writable(sock)
@@ -28,15 +34,25 @@ def test_connect_to_a_listener_stands_without_an_error() -> None:
         sock.close()
 
 
-def test_connect_to_a_closed_port_is_refused() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        address = server.getsockname()
-    sock, error = tcp.connect(*address)
+@pytest.mark.parametrize("family, address", LOOPBACKS, ids=["IPv4", "IPv6"])
+def test_connect_to_a_closed_port_is_refused(family: int, address: str) -> None:
+    with socket.create_server((address, 0), family=family) as server:
+        port = server.getsockname()[1]
+    sock, error = tcp.connect(address, port)
     if sock is not None:
         wait_writable(sock)
         error = tcp.finish(sock)
         sock.close()
     assert error == errno.ECONNREFUSED
+
+
+def test_a_system_without_a_family_reports_its_errno(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: int) -> socket.socket:
+        raise OSError(errno.EAFNOSUPPORT, "no IPv6")
+
+    monkeypatch.setattr(socket, "socket", refuse)
+    assert tcp.connect("2001:db8::1", 80) == (None, errno.EAFNOSUPPORT)
+    assert refusal.answer_to_syn(errno.EAFNOSUPPORT) == icmp.NET_UNREACHABLE
 
 
 def test_reset_is_seen_as_a_reset_by_the_peer() -> None:

@@ -8,6 +8,8 @@ import pytest
 
 from pipeline.host import udp
 from pipeline.host.udp import Receiver, Sender, SendError, runs
+from pipeline.system import inet
+from pipeline.wire import ip
 
 Pair = tuple[socket.socket, socket.socket]
 DATA = memoryview(bytes(range(251)) * 300)
@@ -163,6 +165,28 @@ def test_the_tail_of_a_long_datagram_is_kept(pair: Pair, size: int) -> None:
     assert receiver.receive(ours.fileno(), view, 0, 100, 4) == [5, size, 6]
     assert bytes(view[100:200]) + bytes(receiver.tail(1, size)) == DATA[:size]
     assert view[200:206] == b"behind"
+
+
+@needs_recvmmsg
+def test_each_datagram_has_its_source_in_either_family() -> None:
+    view = memoryview(bytearray(400))
+    receiver = Receiver(4, 100, sources=True)
+    # One receiver serves sockets of both families, in any order.
+    for address in ("127.0.0.1", "::1", "127.0.0.1", "::1"):
+        family = inet.family_of(address)
+        with (
+            socket.socket(family, socket.SOCK_DGRAM) as ours,
+            socket.socket(family, socket.SOCK_DGRAM) as one,
+            socket.socket(family, socket.SOCK_DGRAM) as other,
+        ):
+            for sock in (ours, one, other):
+                sock.bind((address, 0))
+            for sender in (one, other, one):
+                sender.sendto(b"x", ours.getsockname())
+            assert receiver.receive(ours.fileno(), view, 0, 100, 4) == [1, 1, 1]
+            assert receiver.sources(3) == [
+                ip.parse(address) << 16 | sender.getsockname()[1] for sender in (one, other, one)
+            ]
 
 
 @needs_recvmmsg

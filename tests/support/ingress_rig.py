@@ -26,11 +26,11 @@ FRAME = b"\x0e\x00" + bytes(14)
 class IngressRig:
     """Ingress between links and rings. End it with ``end()``."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, ipv6: bool = False) -> None:
         config, _ = merge.build(flags.parse(options.START, []), [], resolv_conf=os.devnull)
         self.fabric = Fabric.create(Layout(64, 1, 1))
         self.worker = Worker(self.fabric.ports("ingress"), None)
-        self.stage = IngressStage(self.worker, config)
+        self.stage = IngressStage(self.worker, config, ipv6=ipv6)
         self.worker.adopt(self.stage)
         self.demux = self.fabric.ports("demux").rings_out["ingress"]
         self.rate = config.limits.max_bad_frames_per_second
@@ -68,12 +68,16 @@ class IngressRig:
 
     def taken(self) -> int:
         """Take what ingress has sent to demux. Returns the number of records."""
-        count = 0
-        for ring in (self.fabric.ports("demux").rings_in["ingress"],):
-            while burst := ring.peek():
-                count += len(burst) // RECORD_BYTES
-                ring.release(len(burst) // RECORD_BYTES)
-        return count
+        return len(self.kinds())
+
+    def kinds(self) -> list[int]:
+        """The kinds of the records that ingress has sent to demux, which are taken."""
+        found: list[int] = []
+        ring = self.fabric.ports("demux").rings_in["ingress"]
+        while burst := ring.peek():
+            found += burst[::RECORD_BYTES]
+            ring.release(len(burst) // RECORD_BYTES)
+        return found
 
     def turn(self) -> None:
         """Deliver events and breathe."""

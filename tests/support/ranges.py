@@ -4,9 +4,10 @@ from pipeline.engines.offload.gso import Buffer, Segmenter
 from pipeline.records.flows import Ends
 from pipeline.records.tcp import TcpOut
 from pipeline.wire import tcp_options
-from tests.support.frames import GUEST, REMOTE, TO_GUEST
+from tests.support.frames import FAMILIES, Family
 
-ENDS = Ends(GUEST, 40000, REMOTE, 80)
+IPV4 = FAMILIES["IPv4"]
+ENDS = Ends(IPV4.guest, 40000, IPV4.remote, 80)
 
 
 def range_of(length: int, seq: int, ack: int, flags: int, window: int, options: bytes, mss: int) -> TcpOut:
@@ -41,7 +42,9 @@ def cut(
     options: bytes,
     mss: int,
     ident: int,
+    family: Family = IPV4,
 ) -> list[Buffer]:
-    """The buffers for a range from REMOTE to GUEST."""
+    """The buffers for a range from the remote to the guest."""
     out = range_of(len(payload), seq, ack, flags, window, options, mss)
-    return segmenter.segments(TO_GUEST, ENDS, out, payload, ident)
+    ends = Ends(family.guest, 40000, family.remote, 80)
+    return segmenter.segments(family.to_guest, ends, out, payload, ident)

@@ -1,23 +1,25 @@
 """Generic receive offload (GRO): merges the TCP segments of a burst into few records, as a network card does.
 
 The input is a slot and the places of whole Ethernet frames in it. The output is one record for each run of
-consecutive in-order segments of a TCP/IPv4 flow, with verified checksums. Each other frame gets a record of
+consecutive in-order segments of a TCP flow, with verified checksums. Each other frame gets a record of
 its own. A run stays where it was received. Every segment keeps its headers in the slot, and the record has
 the stride of the payload pieces (pipeline.records.tcp.TcpRange). pipeline.engines.offload.gro_udp merges UDP
 datagrams in the same way.
 
 Segments merge only if these are equal: Ethernet header, type of service, DF, TTL, addresses, ports,
-acknowledgment number, window, and all bytes of the options. ACK must be the only flag. The sequence numbers
-must follow each other, and the frames must lie at an equal stride. Only the last segment may be shorter or
-have PSH. Pure ACKs of one flow collapse into the latest one, if it moves the acknowledgment forward. A
-duplicate ACK (RFC 5681) and an ACK with SACK blocks (RFC 2018) stay alone, and ACKs do not collapse across
-them.
+acknowledgment number, window, and all bytes of the options. In IPv6 it is traffic class, flow label and hop
+limit. pipeline.engines.offload.layouts has what differs between the families. ACK must be the only flag. The
+sequence numbers must follow each other, and the frames must lie at an equal stride. Only the last segment may
+be shorter or have PSH. Pure ACKs of one flow collapse into the latest one, if it moves the acknowledgment
+forward. A duplicate ACK (RFC 5681) and an ACK with SACK blocks (RFC 2018) stay alone, and ACKs do not
+collapse across them.
 
 Partial checksums are completed (pipeline.engines.offload.gro_sums). Priority tags (pipeline.wire.ethernet)
 are removed, and the frames then merge like others.
 
-All else becomes a FRAME, and demux decides about it: other protocols, IP options, fragments, impossible
-lengths, packets without a hop left. This module does not track connections, and keeps no state between calls.
+All else becomes a FRAME, and demux decides about it: other protocols, IP options, extension headers,
+fragments, impossible lengths, packets without a hop left, IPv6 to groups and of link-local addresses. This
+module does not track connections, and keeps no state between calls.
 
 A burst of one flow is an array of equal rows. So numpy compares all headers with the first, checks the
 sequence numbers and sums all frames in a few operations. The other frames are unpacked one by one.
@@ -34,38 +36,31 @@ from pipeline.engines.offload.burst import Burst, Item
 from pipeline.engines.offload.gro_sums import MAX_ROWS, Sums
 from pipeline.engines.offload.headers import (
     DROP_RUNT,
-    ENDS,
     ETHERNET_LEN,
-    L4_OFF,
+    IPV6_NEXT_OFF,
+    L4_OFF6,
     MAX_STRIDE,
-    MIN_TTL,
-    PLAIN_IPV4,
     PROTO_OFF,
     TCP_HEADERS_LEN,
-    TCP_SEQ_OFF,
+    TCP_HEADERS_LEN6,
     TYPE_OFF,
+    UDP_HEADERS_LEN,
+    UDP_HEADERS_LEN6,
 )
-from pipeline.records.flows import flow_key
+from pipeline.engines.offload.layouts import IPV4, IPV6, Layout
+from pipeline.records.flows import FlowKey
 from pipeline.records.frames import Frame
 from pipeline.records.tcp import TcpRange
-from pipeline.records.udp import HEADERS_LEN as UDP_HEADERS_LEN
-from pipeline.wire import ethernet, ip, tcp
+from pipeline.wire import ethernet, tcp
 from pipeline.wire.ipv4 import PROTO_UDP
 
-_TIMED: Final = TCP_HEADERS_LEN + 12
-"""Bytes of the three headers with the timestamps option in its usual form (NOP, NOP, timestamps)."""
-
-# Ethernet header, version and TOS (pre) | total length | (ident) | fragment field, TTL, protocol (frag_ttl) |
-# (checksum) | addresses and ports (flow) | sequence number | ack, offset, flags, window (ack_word) |
-# (checksum, urgent) | the first 12 bytes of options
-_HEAD: Final = Struct("!16sHxx4sxx12sIQ4x12s")
-_HEAD_LEN: Final = TCP_HEADERS_LEN + 12
 _TIMES: Final = Struct("!4xII")
 _TIMES_FORM: Final = b"\x01\x01\x08\x0a"
+_GROUP: Final = 1
+"""The bit of a MAC address's first byte that says that it is a group's."""
+_TYPE_IPV6: Final = ethernet.TYPE_IPV6 >> 8
+"""The first byte of IPv6's EtherType. No other EtherType that GRO knows begins with it."""
 
-_PLAIN_FRAG_TTL: Final = frozenset(bytes((df, 0, ttl, 6)) for df in (0, 0x40) for ttl in range(MIN_TTL, 256))
-"""Fragment field, TTL and protocol of a segment that may merge: TCP, not a fragment, a hop left.
-A look-up in a set is not slower than a mask and a comparison."""
 _FLAGS: Final = 0xFFF
 """Flags and reserved bits. A segment with a reserved bit is never merged."""
 _PSH: Final = tcp.PSH << 16
@@ -81,11 +76,7 @@ _MIN_BULK_ROWS: Final = 8
 _WORD: Final = inet.WORD
 _BIG4: Final = np.dtype(">u4")
 _NUMBERS: Final = np.arange(1, MAX_ROWS + 1, dtype="u4")
-# The words of the headers that must be equal in a run: all but ident, checksums and sequence number.
-_EQUAL: Final = np.full((TCP_HEADERS_LEN + tcp.MAX_OPTIONS_LEN) // 2, 0xFFFF, _WORD)
-_EQUAL[[9, 12, 19, 20, 25]] = 0
 
-_head = _HEAD.unpack_from
 _ndarray = np.ndarray
 _or = np.bitwise_or.reduce
 
@@ -97,26 +88,40 @@ def coalesce(
     slot: int = 0,
     verify: bool = True,
     vnet: bool = False,
+    ipv6: bool = False,
 ) -> tuple[list[Item], dict[str, int]]:
     """Merge the frames at [(off, len), ...] of the slot ``view``. Offsets rise, and frames do not overlap.
 
     verify: False if TCP checksums need no check (virtio-net); IPv4's are always verified. vnet: a virtio-net
-    header lies before each frame, and the caller has removed the tags (pipeline.engines.offload.vnet).
+    header lies before each frame, and the caller has removed the tags (pipeline.engines.offload.vnet). ipv6:
+    merge IPv6 packets too; else each is a FRAME.
 
     Returns (records in order of arrival, {drop counter: number of frames}). Each record holds one reference
     to the slot. Removing a tag changes ``frames``. Completing a checksum changes the slot. Whatever the bytes
     are, nothing is raised.
     """
     burst = Burst(view, frames, link, slot, verify, vnet)
-    segments = _Segments(burst)
+    segments = _Segments(IPV4, burst)
+    segments6: _Segments | None = None
     untagged = vnet
     index = 0
     count = len(frames)
     while index < count:
         off, length = frames[index]
-        taken = segments.add(index) if length >= TCP_HEADERS_LEN else 0
-        if not taken and length >= UDP_HEADERS_LEN and view[off + PROTO_OFF] == PROTO_UDP:
-            taken = gro_udp.add(burst, index)
+        if ipv6 and length > L4_OFF6 and view[off + TYPE_OFF] == _TYPE_IPV6:
+            if segments6 is None:
+                segments6 = _Segments(IPV6, burst)
+            taken = 0
+            # Packets to groups have a meaning on the link. Demux judges each of them.
+            if not view[off] & _GROUP:
+                if length >= TCP_HEADERS_LEN6:
+                    taken = segments6.add(index)
+                if not taken and length >= UDP_HEADERS_LEN6 and view[off + IPV6_NEXT_OFF] == PROTO_UDP:
+                    taken = gro_udp.add(IPV6, burst, index)
+        else:
+            taken = segments.add(index) if length >= TCP_HEADERS_LEN else 0
+            if not taken and length >= UDP_HEADERS_LEN and view[off + PROTO_OFF] == PROTO_UDP:
+                taken = gro_udp.add(IPV4, burst, index)
         if taken:
             index += taken
         elif not untagged and length > ETHERNET_LEN and view[off + TYPE_OFF] in ethernet.TAG_FIRST_BYTES:
@@ -124,14 +129,19 @@ def coalesce(
             untagged = True
             _untag(view, frames, index)
             segments.sums.forget()
+            if segments6 is not None:
+                segments6.sums.forget()
         else:
             index += 1
             if length >= ETHERNET_LEN:
                 burst.items.append(Frame(link, slot, off, length, vnet))
             else:
                 burst.drop(DROP_RUNT)
-    if segments.superseded:
-        return [item for at, item in enumerate(burst.items) if at not in segments.superseded], burst.drops
+    superseded = segments.superseded
+    if segments6 is not None:
+        superseded |= segments6.superseded
+    if superseded:
+        return [item for at, item in enumerate(burst.items) if at not in superseded], burst.drops
     return burst.items, burst.drops
 
 
@@ -145,48 +155,53 @@ def _untag(view: memoryview, frames: list[tuple[int, int]], first: int) -> None:
 
 
 class _Segments:
-    """The TCP segments of a burst.
+    """The TCP segments of a burst, of one family.
 
-    The methods pass on the headers of a segment as _HEAD unpacks them: ``pre``, ``frag_ttl``, ``flow``,
-    ``ack_word``, ``options`` (see the comment on _HEAD).
+    The methods pass on the headers of a segment as the layout unpacks them: ``pre``, ``hops``, ``flow``,
+    ``ack_word``, ``options`` (see pipeline.engines.offload.layouts).
     """
 
-    __slots__ = ("_acks", "_bulk", "_burst", "_frames", "_view", "sums", "superseded")
+    __slots__ = ("_acks", "_bulk", "_burst", "_frames", "_layout", "_view", "sums", "superseded")
 
-    def __init__(self, burst: Burst) -> None:
+    def __init__(self, layout: Layout, burst: Burst) -> None:
+        self._layout = layout
         self._burst = burst
         self._view = burst.view
         self._frames = burst.frames
         self._bulk = True
         """Whether numpy found enough equal headers the last time."""
         self._acks: dict[bytes, tuple[int, TcpRange, bytes, bytes]] = {}
-        """The latest pure ACK of each flow: (index in items, record, pre, frag_ttl)."""
-        self.sums = Sums(burst.view, burst.frames, burst.verify)
+        """The latest pure ACK of each flow: (index in items, record, pre, hops)."""
+        self.sums = Sums(layout, burst.view, burst.frames, burst.verify)
         self.superseded: set[int] = set()
         """Indices of pure ACKs in items that collapsed into a later one."""
 
     def add(self, index: int) -> int:
-        """Add the run that begins with frames[index], of at least TCP_HEADERS_LEN bytes.
+        """Add the run that begins with frames[index], of at least as many bytes as the headers have.
 
         Returns the number of frames in the run, 0 if this one is not a plain TCP segment.
         """
         view = self._view
+        layout = self._layout
         off, length = self._frames[index]
-        if off + _HEAD_LEN <= len(view):
-            pre, total, frag_ttl, flow, seq, ack_word, options = _head(view, off)
+        if off + layout.timed <= len(view):
+            pre, total, hops, flow, seq, ack_word, options = layout.tcp_head(view, off)
         else:
-            pre, total, frag_ttl, flow, seq, ack_word, options = _head(
-                view[off:].tobytes().ljust(_HEAD_LEN, b"\0")
-            )
-        header_len = L4_OFF + (ack_word >> 26 & 0x3C)
-        payload = total + ETHERNET_LEN - header_len
+            copy = view[off:].tobytes().ljust(layout.timed, b"\0")
+            pre, total, hops, flow, seq, ack_word, options = layout.tcp_head(copy, 0)
+        header_len = layout.l4_off + (ack_word >> 26 & 0x3C)
+        end = total + layout.counted_off
+        payload = end - header_len
         if (
-            pre[12:15] != PLAIN_IPV4
-            or frag_ttl not in _PLAIN_FRAG_TTL
-            or header_len < TCP_HEADERS_LEN
+            pre[12:15] not in layout.plain
+            or hops not in layout.plain_hops
+            or header_len < layout.tcp_headers_len
             or payload < 0
-            or total + ETHERNET_LEN > length
+            or end > length
         ):
+            return 0
+        key = layout.key(flow)
+        if not key:
             return 0
         burst = self._burst
         sums = self.sums
@@ -194,27 +209,26 @@ class _Segments:
         if (index >= sums.end or total != sums.total or sums.bad) and (reason := sums.wrong(index, total)):
             burst.drop(reason)
             return 1
-        run = self._run(off + header_len, payload, header_len, flow, seq, ack_word, options)
+        run = self._run(off + header_len, payload, header_len, key, seq, ack_word, options)
         only_ack = ack_word >> 16 & _FLAGS == tcp.ACK
         if only_ack and not payload and not run.has_other_options:
-            return self._add_ack(run, index, pre, frag_ttl, flow, ack_word)
+            return self._add_ack(run, index, pre, hops, flow, ack_word)
         if self._acks:
             self._acks.pop(flow, None)
         if only_ack and payload and index + 1 < len(self._frames):
-            self._extend(run, index, pre, frag_ttl, flow, ack_word, options)
+            self._extend(run, index, pre, hops, flow, ack_word, options)
         burst.items.append(run)
         return run.segments if payload else 1
 
     def _run(
-        self, off: int, length: int, header_len: int, flow: bytes, seq: int, ack_word: int, options: bytes
+        self, off: int, length: int, header_len: int, key: FlowKey, seq: int, ack_word: int, options: bytes
     ) -> TcpRange:
         """A run of one segment, whose payload is at ``off``."""
-        timed = header_len == _TIMED and options[:4] == _TIMES_FORM
+        timed = header_len == self._layout.timed and options[:4] == _TIMES_FORM
         if timed:
             ts_val, ts_ecr = _TIMES.unpack(options)
         else:
             ts_val = ts_ecr = 0
-        src, dst, src_port, dst_port = ENDS.unpack(flow)
         burst = self._burst
         return TcpRange(
             slot=burst.slot,
@@ -223,7 +237,7 @@ class _Segments:
             stride=0,
             piece_size=length,
             link=burst.link,
-            key=flow_key(ip.from_ipv4(src), src_port, ip.from_ipv4(dst), dst_port),
+            key=key,
             flags=ack_word >> 16 & 0xFF,
             segments=1,
             seq=seq,
@@ -233,18 +247,16 @@ class _Segments:
             ts_ecr=ts_ecr,
             header_len=header_len,
             has_timestamps=timed,
-            has_other_options=not timed and header_len != TCP_HEADERS_LEN,
+            has_other_options=not timed and header_len != self._layout.tcp_headers_len,
             vnet=burst.vnet,
         )
 
-    def _add_ack(
-        self, run: TcpRange, index: int, pre: bytes, frag_ttl: bytes, flow: bytes, ack_word: int
-    ) -> int:
+    def _add_ack(self, run: TcpRange, index: int, pre: bytes, hops: bytes, flow: bytes, ack_word: int) -> int:
         """Add the pure ACK of frames[index] and those that collapse with it. Returns their number."""
         items = self._burst.items
         known = self._acks.pop(flow, None) if self._acks else None
         if known is not None:
-            at, earlier, known_pre, known_frag_ttl = known
+            at, earlier, known_pre, known_hops = known
             advance = run.ack - earlier.ack & _MASK
             if not advance:
                 # A duplicate ACK stays alone.
@@ -255,19 +267,17 @@ class _Segments:
                 and run.seq == earlier.seq
                 and run.header_len == earlier.header_len
                 and pre == known_pre
-                and frag_ttl == known_frag_ttl
+                and hops == known_hops
             ):
                 self.superseded.add(at)
                 run.segments += earlier.segments
-        taken = (
-            self._collapse(run, index, pre, frag_ttl, flow, ack_word) if index + 1 < len(self._frames) else 1
-        )
-        self._acks[flow] = len(items), run, pre, frag_ttl
+        taken = self._collapse(run, index, pre, hops, flow, ack_word) if index + 1 < len(self._frames) else 1
+        self._acks[flow] = len(items), run, pre, hops
         items.append(run)
         return taken
 
     def _collapse(
-        self, run: TcpRange, index: int, pre: bytes, frag_ttl: bytes, flow: bytes, ack_word: int
+        self, run: TcpRange, index: int, pre: bytes, hops: bytes, flow: bytes, ack_word: int
     ) -> int:
         """Collapse the pure ACK of frames[index] and those right after it that move the acknowledgment on.
 
@@ -278,25 +288,26 @@ class _Segments:
         sums = self.sums
         seq = run.seq
         header_len = run.header_len
-        limit = len(view) - _HEAD_LEN
+        layout = self._layout
+        timed = layout.timed
+        head_of = layout.tcp_head
+        limit = len(view) - timed
         latest = index
         options = b""
         for later in range(index + 1, len(frames)):
             off, length = frames[later]
             if length < header_len or off > limit:
                 break
-            next_pre, total, next_frag_ttl, next_flow, next_seq, next_ack_word, next_options = _head(
-                view, off
-            )
+            next_pre, total, next_hops, next_flow, next_seq, next_ack_word, next_options = head_of(view, off)
             if (
                 next_flow != flow
                 or next_seq != seq
-                or total + ETHERNET_LEN != header_len
+                or total + layout.counted_off != header_len
                 or (next_ack_word ^ ack_word) & _OFFSET_FLAGS
                 or not 0 < (next_ack_word >> 32) - (ack_word >> 32) & _MASK < _HALF
                 or next_pre != pre
-                or next_frag_ttl != frag_ttl
-                or (header_len == _TIMED and next_options[:4] != _TIMES_FORM)
+                or next_hops != hops
+                or (header_len == timed and next_options[:4] != _TIMES_FORM)
                 or ((later >= sums.end or total != sums.total or sums.bad) and sums.wrong(later, total))
             ):
                 break
@@ -308,7 +319,7 @@ class _Segments:
             run.off = frames[latest][0] + header_len
             run.ack = ack_word >> 32
             run.window = ack_word & 0xFFFF
-            if header_len == _TIMED:
+            if header_len == timed:
                 run.ts_val, run.ts_ecr = _TIMES.unpack(options)
         return latest - index + 1
 
@@ -317,7 +328,7 @@ class _Segments:
         run: TcpRange,
         index: int,
         pre: bytes,
-        frag_ttl: bytes,
+        hops: bytes,
         flow: bytes,
         ack_word: int,
         options: bytes,
@@ -329,8 +340,13 @@ class _Segments:
         header_len = run.header_len
         size = run.piece_size
         first = run.off - header_len
-        if header_len != _TIMED:
-            options = view[first + TCP_HEADERS_LEN : first + header_len].tobytes()
+        layout = self._layout
+        counted_off = layout.counted_off
+        options_off = layout.tcp_headers_len
+        head_of = layout.tcp_head
+        limit = len(view) - layout.timed
+        if header_len != layout.timed:
+            options = view[first + options_off : first + header_len].tobytes()
         stride = frames[index + 1][0] - first
         number = 1
         missing = 0
@@ -343,22 +359,20 @@ class _Segments:
             if at == len(frames):
                 break
             next_off, next_length = frames[at]
-            if next_off != off or next_length < header_len or off + _HEAD_LEN > len(view):
+            if next_off != off or next_length < header_len or off > limit:
                 break
-            next_pre, total, next_frag_ttl, next_flow, next_seq, next_ack_word, next_options = _head(
-                view, off
-            )
+            next_pre, total, next_hops, next_flow, next_seq, next_ack_word, next_options = head_of(view, off)
             if next_seq != run.seq + number * size & _MASK or next_flow != flow:
                 break
-            if next_pre != pre or next_frag_ttl != frag_ttl:
+            if next_pre != pre or next_hops != hops:
                 break
             if next_ack_word != ack_word and next_ack_word != ack_word | _PSH:
                 break
-            payload = total + ETHERNET_LEN - header_len
-            if not 0 < payload <= size or total + ETHERNET_LEN > next_length:
+            payload = total + counted_off - header_len
+            if not 0 < payload <= size or total + counted_off > next_length:
                 break
-            if header_len != _TIMED:
-                next_options = view[off + TCP_HEADERS_LEN : off + header_len].tobytes()
+            if header_len != layout.timed:
+                next_options = view[off + options_off : off + header_len].tobytes()
             if next_options != options or (
                 (at >= sums.end or total != sums.total or sums.bad) and sums.wrong(at, total)
             ):
@@ -382,10 +396,10 @@ class _Segments:
         first = run.off - run.header_len
         off = first + number * stride
         table = _ndarray((count, words), _WORD, view, off, (stride, 2))
-        different = (table ^ _ndarray((words,), _WORD, view, first)) & _EQUAL[:words]
+        different = (table ^ _ndarray((words,), _WORD, view, first)) & self._layout.tcp_equal[:words]
         wanted = _NUMBERS[:count] * size
         wanted += run.seq + (number - 1) * size & _MASK
-        wanted ^= _ndarray((count,), _BIG4, view, off + TCP_SEQ_OFF, (stride,))
+        wanted ^= _ndarray((count,), _BIG4, view, off + self._layout.seq_off, (stride,))
         wanted |= _or(different, 1)
         wrong = wanted.nonzero()[0]
         rows = int(wrong[0]) if len(wrong) else count

@@ -2,159 +2,52 @@
 
 The payload of a single segment is not copied: its buffers are the headers and the caller's view. The equal
 segments of a longer range are copied to scratch memory with their headers and length prefixes. There numpy
-makes all headers and checksums (RFC 9293, RFC 791) in a few operations. On a link with virtio-net headers
+makes all headers and checksums (RFC 9293, 791, 8200) in a few operations. On a link with virtio-net headers
 (pipeline.wire.virtio_net) the guest's kernel does the cutting and the checksums instead.
 
 ::
 
-    stream     prefix | Ethernet 14 | IPv4 20 | TCP 20 + options | payload     repeated
+    stream     prefix | Ethernet 14 | IP 20/40 | TCP 20 + options | payload    repeated
     virtio     prefix | virtio-net 10/12 | the same headers      | payload up to 64 KiB
-    datagrams           Ethernet 14 | IPv4 20 | TCP 20 + options | payload     one buffer a frame
+    datagrams           Ethernet 14 | IP 20/40 | TCP 20 + options | payload    one buffer a frame
 
 All segments of a range have the same acknowledgment number, window and options. Only the last has PSH and
-FIN. DF is set, and the IPv4 identification counts up (RFC 6864 would allow any). The TCP engine has decided
-what may be sent and how large a segment may be.
+FIN. Of IPv4, DF is set, and the identification counts up (RFC 6864 would allow any). The TCP engine has
+decided what may be sent and how large a segment may be.
 """
 
 from collections.abc import Callable
-from struct import Struct
 from typing import Final, TypeAlias
 
 import numpy as np
 
 from pipeline.engines.offload import checksum as inet
-from pipeline.engines.offload.headers import (
-    ADDRESSES_OFF,
-    DF,
-    ETHERNET_LEN,
-    IDENT_OFF,
-    IPV4_CHECK_OFF,
-    IPV4_LEN,
-    L4_OFF,
-    TCP_CHECK,
-    TCP_CHECK_OFF,
-    TCP_FLAGS_OFF,
-    TCP_HEADERS_LEN,
-    TCP_SEQ_OFF,
-    VERSION,
-)
+from pipeline.engines.offload.gso_headers import BY_PEER, LATER, MAX_ROWS, NUMBERS, TcpHeaders, TcpHeaders6
+from pipeline.engines.offload.headers import TCP_CHECK, TCP_FLAGS, TCP_SEQ
 from pipeline.records.flows import Ends
 from pipeline.records.tcp import TcpOut
-from pipeline.wire import framing, ip, ipv4, tcp, tcp_options, virtio_net
+from pipeline.wire import framing, ip, tcp, tcp_options, virtio_net
 from pipeline.wire.ipv4 import PROTO_TCP
 
 SCRATCH_BYTES: Final = 512 * 1024
 """Room for the frames of several ranges. For a range that does not fit, new memory is allocated."""
 MIN_ROWS: Final = 4
 """From this number of equal frames on, numpy is faster than making them one by one."""
-MAX_ROWS: Final = 4096
-"""The most frames that are made in one operation."""
 
 Buffer: TypeAlias = bytes | memoryview
 
 _COPY_BYTES: Final = 512
 """A payload up to this length is copied after its headers: another buffer in a system call costs more."""
 
-# Ethernet | version, TOS, length, ident, fragment, TTL and protocol, checksum, src, dst |
-# ports, seq, ack, offset and flags, window, checksum, urgent
-_HEADERS: Final = Struct("!14sHHHHHHIIHHIIHHHH")
-_IPV4_TCP_LEN: Final = TCP_HEADERS_LEN - ETHERNET_LEN
-_TTL_TCP: Final = ipv4.DEFAULT_TTL << 8 | PROTO_TCP
 _LAST_ONLY: Final = tcp.PSH | tcp.FIN
 _MODULUS: Final = inet.MODULUS
-_MASK: Final = 0xFFFFFFFF
-_BY_PEER: Final = -1
-"""Stands for a payload sum: the guest completes the TCP checksum. Write only the pseudo-header's sum."""
-_LATER: Final = -2
-"""Stands for a payload sum: the TCP checksum is computed later. Write zero."""
 ZERO: Final = _MODULUS << 16
 """A zero in ones' complement that is at least as large as any sum of a packet. Subtract sums from it."""
 
 _U1: Final = np.dtype("u1")
-_BIG2: Final = np.dtype(">u2")
 _BIG4: Final = np.dtype(">u4")
-_NUMBERS: Final = np.arange(MAX_ROWS, dtype="u4")
 
 _ndarray = np.ndarray
-_pack = _HEADERS.pack
-
-
-class _Range:
-    """The state of one segments() call: the fields that all frames share, and those of the next frame."""
-
-    __slots__ = (
-        "ack",
-        "dst",
-        "dst_port",
-        "eth_header",
-        "ident",
-        "options",
-        "seq",
-        "src",
-        "src_port",
-        "window",
-    )
-
-    def __init__(self, eth_header: bytes, ends: Ends, out: TcpOut, options: bytes, ident: int) -> None:
-        self.eth_header = eth_header
-        self.src = ends.remote_addr
-        self.dst = ends.guest_addr
-        self.src_port = ends.remote_port
-        self.dst_port = ends.guest_port
-        self.ack = out.ack
-        self.window = out.window
-        self.options = options
-        self.seq = out.seq
-        self.ident = ident
-
-    def advance(self, frames: int, length: int) -> None:
-        """Move on after frames with length bytes of payload in all."""
-        self.seq = self.seq + length & _MASK
-        self.ident = self.ident + frames & 0xFFFF
-
-    def headers(self, flags: int, length: int, payload_sum: int) -> bytes:
-        """All headers and options of the next segment, which has length bytes of payload.
-
-        payload_sum: the sum of the payload's words, _BY_PEER or _LATER. Fields of 32 bits are added whole:
-        2**16 is 1 modulo 0xffff.
-        """
-        options = self.options
-        src, dst, src_port, dst_port = self.src, self.dst, self.src_port, self.dst_port
-        seq, ack, window, ident = self.seq, self.ack, self.window, self.ident
-        total = _IPV4_TCP_LEN + len(options) + length
-        offset_flags = (tcp.HEADER_LEN + len(options)) << 10 | flags
-        addresses = src + dst
-        ipv4_check = -(VERSION + total + ident + DF + _TTL_TCP + addresses) % _MODULUS
-        check = addresses + PROTO_TCP + total - IPV4_LEN
-        if payload_sum >= 0:
-            check += src_port + dst_port + seq + ack + offset_flags + window + payload_sum
-            if options:
-                check += int.from_bytes(options, "big")
-            check = -check % _MODULUS
-        elif payload_sum == _BY_PEER:
-            check = check % _MODULUS or _MODULUS
-        else:
-            check = 0
-        packed: bytes = _pack(
-            self.eth_header,
-            VERSION,
-            total,
-            ident,
-            DF,
-            _TTL_TCP,
-            ipv4_check,
-            ip.to_ipv4(src),
-            ip.to_ipv4(dst),
-            src_port,
-            dst_port,
-            seq,
-            ack,
-            offset_flags,
-            window,
-            check,
-            0,
-        )
-        return packed + options
 
 
 class Segmenter:
@@ -222,12 +115,15 @@ class Segmenter:
         """The buffers for a range, from the remote end to the guest. A datagram link gets one for each frame.
 
         eth_header: 14 bytes. payload: the bytes of ``out``, or empty. ident: the IPv4 identification of the
-        first frame. The MSS is limited to what IPv4 and the framing can carry.
+        first frame. The MSS is limited to what a packet and the framing can carry.
         """
         length = len(payload)
         options = options_of(out)
-        made = _Range(eth_header, ends, out, options, ident)
-        room = min(ipv4.MAX_TOTAL_LEN - _IPV4_TCP_LEN, self._max_frame - TCP_HEADERS_LEN) - len(options)
+        if ip.is_ipv4(ends.guest_addr):
+            made = TcpHeaders(eth_header, ends, out, options, ident)
+        else:
+            made = TcpHeaders6(eth_header, ends, out, options, ident)
+        room = min(made.room, self._max_frame - made.header_len)
         mss = min(out.mss, room)
         flags = out.flags
         if length <= mss:
@@ -250,27 +146,27 @@ class Segmenter:
             begin = end
         return buffers
 
-    def _segment(self, made: _Range, flags: int, payload: memoryview | bytes, mss: int) -> list[Buffer]:
+    def _segment(self, made: TcpHeaders, flags: int, payload: memoryview | bytes, mss: int) -> list[Buffer]:
         """The next frame. On a virtio-net link the guest cuts a payload that is longer than mss."""
         length = len(payload)
         if self._vnet_len:
-            head = self._vnet_header(TCP_HEADERS_LEN + len(made.options), mss if length > mss else 0)
-            head += made.headers(flags, length, _BY_PEER)
+            head = self._vnet_header(made, mss if length > mss else 0)
+            head += made.headers(flags, length, BY_PEER)
         else:
             payload_sum = inet.word_sum(payload, 0, length) * inet.SWAP if length else 0
             head = made.headers(flags, length, payload_sum)
         made.advance(1, length)
         return self._join(head, payload)
 
-    def _vnet_header(self, header_len: int, gso_size: int) -> bytes:
+    def _vnet_header(self, made: TcpHeaders, gso_size: int) -> bytes:
         """The virtio-net header of a segment: complete the checksum, cut at gso_size (0: do not cut)."""
         return virtio_net.build(
             virtio_net.Header(
                 flags=virtio_net.NEEDS_CSUM,
-                gso_type=virtio_net.GSO_TCPV4 if gso_size else virtio_net.GSO_NONE,
-                hdr_len=header_len,
+                gso_type=made.gso_type if gso_size else virtio_net.GSO_NONE,
+                hdr_len=made.header_len,
                 gso_size=gso_size,
-                csum_start=L4_OFF,
+                csum_start=made.l4_off,
                 csum_offset=TCP_CHECK,
             ),
             self._vnet_len,
@@ -299,32 +195,32 @@ class Segmenter:
         return scratch, at
 
     def _rows(
-        self, made: _Range, flags: int, last_flags: int, payload: memoryview | bytes, mss: int, count: int
+        self, made: TcpHeaders, flags: int, last_flags: int, payload: memoryview | bytes, mss: int, count: int
     ) -> list[Buffer]:
         """The next count frames, each with mss bytes of payload, as rows of one array in scratch memory."""
-        header_len = TCP_HEADERS_LEN + len(made.options)
-        head_len = self._prefix_len + header_len
-        frame_len = header_len + mss
+        head_len = self._prefix_len + made.header_len
+        frame_len = made.header_len + mss
         pitch = head_len + mss
         scratch, at = self._room(count * pitch)
         rows = _ndarray((count, pitch), _U1, scratch, at)
         # Every row gets the headers of the first frame. Then the fields that differ are written.
-        head = self._prefix(frame_len) + made.headers(flags, mss, _LATER)
+        head = self._prefix(frame_len) + made.headers(flags, mss, LATER)
         rows[:, :head_len] = _ndarray((head_len,), _U1, head)
         rows[:, head_len:] = _ndarray((count, mss), _U1, payload)
         frame = at + self._prefix_len
+        l4_off = made.l4_off
         if last_flags != flags:
-            scratch[frame + (count - 1) * pitch + TCP_FLAGS_OFF] = last_flags
-        column = _NUMBERS[:count] * mss
+            scratch[frame + (count - 1) * pitch + l4_off + TCP_FLAGS] = last_flags
+        column = NUMBERS[:count] * mss
         column += made.seq
-        _ndarray((count,), _BIG4, scratch, frame + TCP_SEQ_OFF, (pitch,))[:] = column
-        covered = VERSION + frame_len - ETHERNET_LEN + DF + _TTL_TCP + made.src + made.dst
-        number_rows(scratch, frame, pitch, count, made.ident, covered)
+        _ndarray((count,), _BIG4, scratch, frame + l4_off + TCP_SEQ, (pitch,))[:] = column
+        made.number_rows(scratch, frame, pitch, count, mss)
         # The sum of the addresses, the TCP header and the payload. Protocol and length complete it.
-        column = inet.row_sums(scratch, frame + ADDRESSES_OFF, pitch, count, frame_len - ADDRESSES_OFF)
-        column = (ZERO - (PROTO_TCP + frame_len - L4_OFF) * inet.SWAP % _MODULUS) - column
+        summed = made.addresses_off
+        column = inet.row_sums(scratch, frame + summed, pitch, count, frame_len - summed)
+        column = (ZERO - (PROTO_TCP + frame_len - l4_off) * inet.SWAP % _MODULUS) - column
         column %= _MODULUS
-        _ndarray((count,), inet.WORD, scratch, frame + TCP_CHECK_OFF, (pitch,))[:] = column
+        _ndarray((count,), inet.WORD, scratch, frame + l4_off + TCP_CHECK, (pitch,))[:] = column
         made.advance(count, count * mss)
         return self._of_rows(scratch, at, pitch, count, frame_len)
 
@@ -346,20 +242,6 @@ def options_of(out: TcpOut) -> bytes:
     if not out.has_timestamps and not out.sack:
         return b""
     return tcp_options.build(out.has_timestamps, out.ts_val, out.ts_ecr, out.sack)
-
-
-def number_rows(scratch: memoryview, frame: int, pitch: int, count: int, ident: int, covered: int) -> None:
-    """Write the IPv4 identifications and checksums of count frames.
-
-    The first begins at ``frame``, and they are pitch bytes apart. ident: of the first. covered: the sum of
-    the other words of the header, which all frames share.
-    """
-    column = _NUMBERS[:count] + ident
-    column &= 0xFFFF
-    _ndarray((count,), _BIG2, scratch, frame + IDENT_OFF, (pitch,))[:] = column
-    column = (_MODULUS + -covered % _MODULUS) - column
-    column %= _MODULUS
-    _ndarray((count,), _BIG2, scratch, frame + IPV4_CHECK_OFF, (pitch,))[:] = column
 
 
 def _no_prefix(_length: int) -> bytes:

@@ -1,10 +1,11 @@
 """Makes UDP datagrams for guests, ready for one system call: the UDP half of pipeline.engines.offload.gso.
 
 Equal datagrams at an equal stride in a slot are copied to scratch memory with their headers. There numpy
-makes all headers and checksums (RFC 768, RFC 791) in a few operations. The long payload of a single datagram
-is not copied. This module does not cut datagrams. The caller fragments those that are longer than the MTU.
+makes all headers and checksums (RFC 768, 791, 8200) in a few operations. The long payload of a single
+datagram is not copied. This module does not cut datagrams. The caller fragments those that are longer than
+the MTU.
 
-The identification counts up and DF is not set. On a virtio-net link the guest's kernel completes the
+Of IPv4, the identification counts up and DF is not set. On a virtio-net link the guest's kernel completes the
 checksum: every frame has a virtio-net header that says so.
 """
 
@@ -14,31 +15,39 @@ from typing import Final
 import numpy as np
 
 from pipeline.engines.offload import checksum as inet
-from pipeline.engines.offload.gso import MAX_ROWS, MIN_ROWS, ZERO, Buffer, Segmenter, number_rows
+from pipeline.engines.offload.gso import MIN_ROWS, ZERO, Buffer, Segmenter
+from pipeline.engines.offload.gso_headers import MAX_ROWS, addresses6, number_rows
 from pipeline.engines.offload.headers import (
+    ADDRESSES6_OFF,
     ADDRESSES_OFF,
     L4_OFF,
+    L4_OFF6,
     UDP_CHECK,
-    UDP_CHECK_OFF,
+    UDP_HEADERS_LEN,
+    UDP_HEADERS_LEN6,
     UDP_LEN,
     VERSION,
+    VERSION6,
 )
 from pipeline.records.flows import Ends
 from pipeline.records.run import Run
-from pipeline.records.udp import HEADERS_LEN as UDP_HEADERS_LEN
 from pipeline.wire import ip, ipv4, virtio_net
 from pipeline.wire.ipv4 import PROTO_UDP
 
 # Ethernet | version, TOS, length, ident, fragment, TTL and protocol, checksum, src, dst |
 # ports, length, checksum
 _HEADERS: Final = Struct("!14sHHHHHHIIHHHH")
+# Ethernet | version, traffic class and flow label, payload length, next header and hop limit, addresses | UDP
+_HEADERS6: Final = Struct("!14sIHH32sHHHH")
 _IPV4_UDP_LEN: Final = 28
 _TTL_UDP: Final = ipv4.DEFAULT_TTL << 8 | PROTO_UDP
+_UDP_HOPS: Final = PROTO_UDP << 8 | ipv4.DEFAULT_TTL
 _MODULUS: Final = inet.MODULUS
 _U1: Final = np.dtype("u1")
 
 _ndarray = np.ndarray
 _pack = _HEADERS.pack
+_pack6 = _HEADERS6.pack
 
 
 class UdpSegmenter(Segmenter):
@@ -55,7 +64,8 @@ class UdpSegmenter(Segmenter):
         too long for the framing.
         """
         off, length, size = run.off, run.length, run.piece_size
-        if min(size, length) + UDP_HEADERS_LEN > self._max_frame or (length > size and not size):
+        headers_len = UDP_HEADERS_LEN if ip.is_ipv4(ends.guest_addr) else UDP_HEADERS_LEN6
+        if min(size, length) + headers_len > self._max_frame or (length > size and not size):
             raise ValueError(f"a datagram of {min(size, length)} bytes does not fit this framing")
         if length <= size:
             return self._datagram(eth_header, ends, view[off : off + length], ident)
@@ -86,7 +96,7 @@ class UdpSegmenter(Segmenter):
             check = -(check + inet.word_sum(payload, 0, length) * inet.SWAP) % _MODULUS or _MODULUS
         head = _headers(eth_header, ends, length, ident, True, check)
         if self._vnet_len:
-            head = _PARTIAL[self._vnet_len] + head
+            head = _partial(self._vnet_len, len(head)) + head
         return self._join(head, payload)
 
     def _datagram_rows(
@@ -96,37 +106,66 @@ class UdpSegmenter(Segmenter):
         vnet_len = self._vnet_len
         size = run.piece_size
         udp_len = size + UDP_LEN
-        frame_len = size + UDP_HEADERS_LEN
         addresses = ends.remote_addr + ends.guest_addr
         check = ((addresses + PROTO_UDP + udp_len) % _MODULUS or _MODULUS) if vnet_len else 0
+        headers = _headers(eth_header, ends, size, 0, False, check)
+        headers_len = len(headers)
+        frame_len = headers_len + size
         head = self._prefix(vnet_len + frame_len)
         if vnet_len:
-            head += _PARTIAL[vnet_len]
-        head += _headers(eth_header, ends, size, 0, False, check)
+            head += _partial(vnet_len, headers_len)
+        head += headers
         head_len = len(head)
         pitch = head_len + size
         scratch, at = self._room(count * pitch)
         rows = _ndarray((count, pitch), _U1, scratch, at)
         rows[:, :head_len] = _ndarray((head_len,), _U1, head)
         rows[:, head_len:] = _ndarray((count, size), _U1, view, run.off + first * run.stride, (run.stride, 1))
-        frame = at + head_len - UDP_HEADERS_LEN
-        number_rows(
-            scratch, frame, pitch, count, ident, VERSION + size + _IPV4_UDP_LEN + _TTL_UDP + addresses
-        )
+        frame = at + head_len - headers_len
+        summed = ADDRESSES6_OFF
+        if headers_len == UDP_HEADERS_LEN:
+            summed = ADDRESSES_OFF
+            covered = VERSION + size + _IPV4_UDP_LEN + _TTL_UDP + addresses
+            number_rows(scratch, frame, pitch, count, ident, covered)
         if not vnet_len:
             # The sum of the addresses, the UDP header and the payload. Protocol and length complete it.
-            sums = inet.row_sums(scratch, frame + ADDRESSES_OFF, pitch, count, frame_len - ADDRESSES_OFF)
+            sums = inet.row_sums(scratch, frame + summed, pitch, count, frame_len - summed)
             sums = (ZERO - (PROTO_UDP + udp_len) * inet.SWAP % _MODULUS) - sums
             sums %= _MODULUS
             # A field of zero means that there is no checksum.
             sums[sums == 0] = _MODULUS
-            _ndarray((count,), inet.WORD, scratch, frame + UDP_CHECK_OFF, (pitch,))[:] = sums
+            field = frame + headers_len - UDP_LEN + UDP_CHECK
+            _ndarray((count,), inet.WORD, scratch, field, (pitch,))[:] = sums
         return self._of_rows(scratch, at, pitch, count, frame_len)
+
+
+def frame6(eth_header: bytes, ends: Ends, payload: memoryview) -> bytes:
+    """A whole frame with one IPv6 datagram, of any length."""
+    length = len(payload)
+    udp_len = length + UDP_LEN
+    check = ends.remote_addr + ends.guest_addr + PROTO_UDP + udp_len
+    check += ends.remote_port + ends.guest_port + udp_len
+    check = -(check + inet.word_sum(payload, 0, length) * inet.SWAP) % _MODULUS or _MODULUS
+    return _headers(eth_header, ends, length, 0, False, check) + payload
 
 
 def _headers(eth_header: bytes, ends: Ends, length: int, ident: int, summed: bool, check: int) -> bytes:
     """The headers of a datagram of length bytes. summed: compute the IPv4 checksum, else leave it zero."""
     src, dst = ends.remote_addr, ends.guest_addr
+    if not ip.is_ipv4(dst):
+        udp_len = length + UDP_LEN
+        made: bytes = _pack6(
+            eth_header,
+            VERSION6,
+            udp_len,
+            _UDP_HOPS,
+            addresses6(ends),
+            ends.remote_port,
+            ends.guest_port,
+            udp_len,
+            check,
+        )
+        return made
     total = length + _IPV4_UDP_LEN
     ipv4_check = -(VERSION + total + ident + _TTL_UDP + src + dst) % _MODULUS if summed else 0
     packed: bytes = _pack(
@@ -148,9 +187,14 @@ def _headers(eth_header: bytes, ends: Ends, length: int, ident: int, summed: boo
 
 
 _PARTIAL: Final = {
-    vnet_len: virtio_net.build(
-        virtio_net.Header(flags=virtio_net.NEEDS_CSUM, csum_start=L4_OFF, csum_offset=UDP_CHECK), vnet_len
+    vnet_len << 8 | l4_off + UDP_LEN: virtio_net.build(
+        virtio_net.Header(flags=virtio_net.NEEDS_CSUM, csum_start=l4_off, csum_offset=UDP_CHECK), vnet_len
     )
     for vnet_len in (virtio_net.SHORT_LEN, virtio_net.LONG_LEN)
+    for l4_off in (L4_OFF, L4_OFF6)
 }
-"""The virtio-net header of a datagram whose checksum the guest completes, by the header's length."""
+
+
+def _partial(vnet_len: int, headers_len: int) -> bytes:
+    """The virtio-net header, of vnet_len bytes, of a datagram whose checksum the guest completes."""
+    return _PARTIAL[vnet_len << 8 | headers_len]

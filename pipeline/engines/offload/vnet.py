@@ -9,21 +9,22 @@ header and frame                                            result
 ==========================================================  ======================================
 all zero                                                    as without a header: sums are verified
 DATA_VALID                                                  the sender has verified: nothing to do
-NEEDS_CSUM, TCP or UDP, plain IPv4                          unchanged; no reader here sums the frame
+NEEDS_CSUM, TCP or UDP, plain                               unchanged; no reader here sums the frame
 NEEDS_CSUM, anything else, UDP to a group, no hop left      completed in place, header zeroed
-super-segment of TCP, plain IPv4                            one range; unchanged for other guests
-super-segment of TCP over IPv6                              an unchanged frame for other guests
-super-segment of UDP, plain IPv4, not to a group            one run of datagrams; cut for other guests
+super-segment of TCP, plain                                 one range; unchanged for other guests
+super-segment of TCP over IPv6, not plain or IPv6 is off    an unchanged frame for other guests
+super-segment of UDP, plain, not to a group                 one run of datagrams; cut for other guests
 super-segment of TCP after IPv4 options, any other of UDP   cut into frames at once
-super-segment over IPv4 without a hop left (TTL 0 or 1)     the same: demux answers it
+super-segment without a hop left (TTL 0 or 1)               the same: demux answers it
 a type not agreed on, or fields that contradict the frame   dropped and counted
 ==========================================================  ======================================
 
 Before that, untag() removes the priority tags of a frame. The offsets in the header then count from the new
 start.
 
-*Plain IPv4* is a header of 20 bytes, and the packet is not a fragment. The virtio-net header has 12 bytes and
-lies right before each frame. It stays there for the worker that forwards the frame (``vnet`` in
+*Plain* is IPv4 with a header of 20 bytes that is not a fragment, and IPv6 as GRO merges it
+(pipeline.engines.offload.layouts). While IPv6 is off, no IPv6 packet is plain. The virtio-net header has 12
+bytes and lies right before each frame. It stays there for the worker that forwards the frame (``vnet`` in
 pipeline.records). num_buffers is ignored. hdr_len is a hint that must not exceed the frame.
 """
 
@@ -34,12 +35,13 @@ from typing import Final, TypeAlias
 from pipeline.engines.offload import gro, tso
 from pipeline.engines.offload.burst import Item
 from pipeline.engines.offload.headers import (
-    ADDRESSES_OFF,
-    ENDS,
     ETHERNET_LEN,
     FRAGMENT,
-    IPV6_LEN,
+    HOP_LIMIT_OFF,
+    IPV6_LENGTH_OFF,
+    IPV6_NEXT_OFF,
     L4_OFF,
+    L4_OFF6,
     MIN_TTL,
     PROTO_OFF,
     TCP_CHECK,
@@ -47,14 +49,14 @@ from pipeline.engines.offload.headers import (
     TYPE_OFF,
     UDP_CHECK,
     UDP_LEN,
-    UDP_LENGTH_OFF,
+    UDP_LENGTH,
 )
-from pipeline.records.flows import flow_key
+from pipeline.engines.offload.layouts import IPV4, IPV6, Layout
+from pipeline.records.flows import FlowKey
 from pipeline.records.frames import Frame
 from pipeline.records.tcp import TcpRange
-from pipeline.records.udp import HEADERS_LEN as UDP_HEADERS_LEN
 from pipeline.records.udp import UdpRange
-from pipeline.wire import ethernet, ip, offload, tcp, virtio_net
+from pipeline.wire import ethernet, offload, tcp, virtio_net
 from pipeline.wire.errors import WireError
 from pipeline.wire.ipv4 import PROTO_TCP, PROTO_UDP
 from pipeline.wire.virtio_net import (
@@ -86,10 +88,8 @@ _GSO_SIZE: Final = Struct("<H")
 _GSO_SIZE_OFF: Final = 4
 # Destination | EtherType | IPv4: version and length, total length, fragment field, TTL and protocol
 _FRAME: Final = Struct("!6s6xHBxH2xHH")
-_IPV6_L4: Final = ETHERNET_LEN + IPV6_LEN
-_IPV6_PAYLOAD_OFF: Final = ETHERNET_LEN + 4
-_IPV6_NEXT_OFF: Final = ETHERNET_LEN + 6
 _BIG2: Final = Struct("!H")
+_PORTS_LEN: Final = 4
 _CSUM_OFFSETS: Final = {PROTO_TCP: TCP_CHECK, PROTO_UDP: UDP_CHECK}
 _CSUM_OFFSETS_BY_TTL: Final = {
     ttl << 8 | proto: offset for proto, offset in _CSUM_OFFSETS.items() for ttl in range(MIN_TTL, 256)
@@ -124,14 +124,21 @@ def untag(view: memoryview, frames: list[tuple[int, int]]) -> None:
 
 
 def receive(
-    view: memoryview, frames: list[tuple[int, int]], link: int, slot: int, features: int, place: Place
+    view: memoryview,
+    frames: list[tuple[int, int]],
+    link: int,
+    slot: int,
+    features: int,
+    place: Place,
+    ipv6: bool = False,
 ) -> tuple[list[Item], dict[str, int]]:
     """gro.coalesce() for frames [(off, len)] with a header in the 12 bytes before each.
 
-    features: what was agreed on (pipeline.wire.offload). A record with slot number ``slot`` holds a reference
-    to it. Any other record holds the reference that place() took. Whatever the bytes are, nothing is raised.
+    features: what was agreed on (pipeline.wire.offload). ipv6: as in coalesce(). A record with slot number
+    ``slot`` holds a reference to it. Any other record holds the reference that place() took. Whatever the
+    bytes are, nothing is raised.
     """
-    received = _Received(view, link, slot)
+    received = _Received(view, link, slot, ipv6)
     group: list[tuple[int, int]] = []
     verify = True
     supers = False
@@ -140,7 +147,7 @@ def receive(
         verdict = VERIFY
         if fields[0] or fields[1]:
             try:
-                verdict = judge(view, off, length, fields, features)
+                verdict = judge(view, off, length, fields, features, ipv6)
             except WireError as error:
                 received.drop(error.reason, 1)
                 continue
@@ -166,7 +173,8 @@ def receive(
 class _Received:
     """The records and drops that one call of receive() has made so far."""
 
-    def __init__(self, view: memoryview, link: int, slot: int) -> None:
+    def __init__(self, view: memoryview, link: int, slot: int, ipv6: bool) -> None:
+        self._ipv6 = ipv6
         self._view = view
         self._link = link
         self._slot = slot
@@ -179,7 +187,7 @@ class _Received:
 
     def add_group(self, frames: list[tuple[int, int]], verify: bool, supers: bool) -> None:
         """Add what GRO makes of frames. verify: as in coalesce(). supers: some are super-segments."""
-        found, dropped = gro.coalesce(self._view, frames, self._link, self._slot, verify, True)
+        found, dropped = gro.coalesce(self._view, frames, self._link, self._slot, verify, True, self._ipv6)
         if supers:
             for item in found:
                 if isinstance(item, TcpRange):
@@ -197,18 +205,20 @@ class _Received:
 
     def add_datagrams(self, off: int, length: int, size: int) -> None:
         """Add a super-segment of datagrams of size bytes, as a run without gaps between the payloads."""
-        payload = length - UDP_HEADERS_LEN
-        src, dst, src_port, dst_port = ENDS.unpack_from(self._view, off + ADDRESSES_OFF)
+        layout = _layout_of(self._view, off)
+        headers_len = layout.udp_headers_len
+        payload = length - headers_len
         self.items.append(
             UdpRange(
                 slot=self._slot,
-                off=off + UDP_HEADERS_LEN,
+                off=off + headers_len,
                 length=payload,
                 stride=size if payload > size else 0,
                 piece_size=min(size, payload),
                 link=self._link,
-                key=flow_key(ip.from_ipv4(src), src_port, ip.from_ipv4(dst), dst_port),
+                key=_key_of(layout, self._view, off),
                 vnet=True,
+                header_len=headers_len,
             )
         )
 
@@ -223,7 +233,7 @@ class _Received:
                 self.items.append(Frame(self._link, slot, off, len(made), False))
 
 
-def judge(view: memoryview, off: int, length: int, header: Fields, features: int) -> int:
+def judge(view: memoryview, off: int, length: int, header: Fields, features: int, ipv6: bool = False) -> int:
     """What to do with the frame at off, whose header is not all zero: VERIFY, VOUCHED, CUT or DATAGRAMS.
 
     May complete a checksum in place and zero the header. Raises WireError for a header that contradicts its
@@ -239,7 +249,7 @@ def judge(view: memoryview, off: int, length: int, header: Fields, features: int
     if csum_start < ETHERNET_LEN or csum_start + csum_offset + 2 > length or length < L4_OFF:
         raise WireError(DROP_BAD)
     if gso_type != GSO_NONE:
-        return _judge_super(view, off, length, header, features)
+        return _judge_super(view, off, length, header, features, ipv6)
     dst, ethertype, version, total, fragment, ttl_proto = _unpack_frame(view, off)
     plain = (
         ethertype == ethernet.TYPE_IPV4
@@ -253,39 +263,70 @@ def judge(view: memoryview, off: int, length: int, header: Fields, features: int
             raise WireError(DROP_BAD)
         if csum_offset == TCP_CHECK or not dst[0] & 1:
             return VOUCHED
+    elif ipv6 and ethertype == ethernet.TYPE_IPV6 and _is_plain_ipv6(view, off, length):
+        if csum_start != L4_OFF6 or csum_offset != _CSUM_OFFSETS[view[off + IPV6_NEXT_OFF]]:
+            raise WireError(DROP_BAD)
+        return VOUCHED
     tso.complete(view[off : off + length], csum_start, csum_offset)
     view[off - VNET_LEN : off] = bytes(VNET_LEN)
     return VERIFY
 
 
-def _judge_super(view: memoryview, off: int, length: int, header: Fields, features: int) -> int:
+def _judge_super(view: memoryview, off: int, length: int, header: Fields, features: int, ipv6: bool) -> int:
     """The same as judge() for a super-segment. Its checksum field is known to be inside the frame."""
     gso_type, start = header[1], header[4]
     ethertype = view[off + TYPE_OFF] << 8 | view[off + TYPE_OFF + 1]
+    plain = False
     if ethertype == ethernet.TYPE_IPV4:
         wanted = _wanted_over_ipv4(view, off, length, gso_type, start)
         proto, last_hop = view[off + PROTO_OFF], view[off + TTL_OFF] < MIN_TTL
+        plain = start == L4_OFF
     elif ethertype == ethernet.TYPE_IPV6:
         wanted = _wanted_over_ipv6(view, off, length, gso_type, start)
-        if start == _IPV6_L4:
-            proto = view[off + _IPV6_NEXT_OFF]
+        if start == L4_OFF6:
+            proto = view[off + IPV6_NEXT_OFF]
         else:
             # There are extension headers. The guest's kernel has parsed them, so its type is trusted.
             proto = PROTO_UDP if gso_type == GSO_UDP_L4 else PROTO_TCP
-        last_hop = False
+        last_hop = ipv6 and view[off + HOP_LIMIT_OFF] < MIN_TTL
+        plain = ipv6 and start == L4_OFF6 and _is_plain_ipv6(view, off, length)
     else:
         raise WireError(DROP_BAD)
     to_group = bool(view[off] & 1)
     if not wanted & features or not _fits(view, off, length, header, proto, to_group):
         raise WireError(DROP_BAD)
     if gso_type == GSO_UDP_L4:
-        if start != L4_OFF or ethertype != ethernet.TYPE_IPV4 or to_group or last_hop:
+        if not plain or to_group or last_hop:
             return CUT
-        udp_len: int = _BIG2.unpack_from(view, off + UDP_LENGTH_OFF)[0]
+        udp_len: int = _BIG2.unpack_from(view, off + start + UDP_LENGTH)[0]
         return DATAGRAMS if udp_len == length - start else CUT
-    if gso_type == GSO_TCPV4 and (start != L4_OFF or last_hop):
+    if last_hop or (gso_type == GSO_TCPV4 and not plain):
         return CUT
     return VOUCHED
+
+
+def _is_plain_ipv6(view: memoryview, off: int, length: int) -> bool:
+    """Whether GRO merges the frame at off, of at least L4_OFF bytes, if it is one of IPv6."""
+    if length < L4_OFF6 + UDP_LEN or view[off + HOP_LIMIT_OFF] < MIN_TTL:
+        return False
+    payload_len: int = _BIG2.unpack_from(view, off + IPV6_LENGTH_OFF)[0]
+    return (
+        view[off + IPV6_NEXT_OFF] in _CSUM_OFFSETS
+        and payload_len + L4_OFF6 == length
+        and not view[off] & 1
+        and view[off + TYPE_OFF : off + TYPE_OFF + 3].tobytes() in IPV6.plain
+        and bool(_key_of(IPV6, view, off))
+    )
+
+
+def _layout_of(view: memoryview, off: int) -> Layout:
+    """The layout of a plain packet."""
+    return IPV6 if view[off + TYPE_OFF] == ethernet.TYPE_IPV6 >> 8 else IPV4
+
+
+def _key_of(layout: Layout, view: memoryview, off: int) -> FlowKey:
+    """The key of the flow of the frame at off. Empty if demux has to judge it."""
+    return layout.key(view[off + layout.addresses_off : off + layout.l4_off + _PORTS_LEN].tobytes())
 
 
 def _wanted_over_ipv4(view: memoryview, off: int, length: int, gso_type: int, start: int) -> int:
@@ -305,10 +346,10 @@ def _wanted_over_ipv4(view: memoryview, off: int, length: int, gso_type: int, st
 
 def _wanted_over_ipv6(view: memoryview, off: int, length: int, gso_type: int, start: int) -> int:
     """The same over IPv6."""
-    if length < _IPV6_L4 or view[off + ETHERNET_LEN] >> 4 != 6 or start < _IPV6_L4:
+    if length < L4_OFF6 or view[off + ETHERNET_LEN] >> 4 != 6 or start < L4_OFF6:
         raise WireError(DROP_BAD)
-    payload_len: int = _BIG2.unpack_from(view, off + _IPV6_PAYLOAD_OFF)[0]
-    if payload_len + _IPV6_L4 != length:
+    payload_len: int = _BIG2.unpack_from(view, off + IPV6_LENGTH_OFF)[0]
+    if payload_len + L4_OFF6 != length:
         raise WireError(DROP_BAD)
     return {GSO_TCPV6: offload.TSO6, GSO_UDP_L4: offload.USO6}.get(gso_type, 0)
 

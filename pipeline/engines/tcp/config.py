@@ -7,7 +7,10 @@ in bytes.
 from dataclasses import dataclass
 from typing import Final, Literal
 
-IP_TCP_HEADER_BYTES: Final = 40
+IPV4_TCP_HEADER_BYTES: Final = 40
+IPV6_TCP_HEADER_BYTES: Final = 60
+MIN_IPV6_MTU: Final = 1280
+"""Every link of IPv6 carries packets of this length (RFC 8200 section 5)."""
 MIN_MSS: Final = 88
 """The least MSS (as in Linux). A peer that asks for a smaller one would cost too much CPU for each byte."""
 DEFAULT_MSS: Final = 536
@@ -21,7 +24,9 @@ class TcpConfig:
     """The settings. They are checked here, once; the engine does not check them again."""
 
     mtu: int = 1500
-    """The longest IPv4 packet in both directions on the guest's link. Our MSS is 40 less."""
+    """The longest IP packet in both directions on the guest's link. Our MSS is header_bytes less."""
+    header_bytes: int = IPV4_TCP_HEADER_BYTES
+    """Bytes of the IP and TCP headers, without options: 40 over IPv4, 60 over IPv6."""
     initial_receive_window: int = 256 * 1024
     max_receive_window: int = 4 * 1024 * 1024
     """Autotuning never makes the receive window larger than this."""
@@ -70,8 +75,8 @@ class TcpConfig:
     """The least time between two ACKs that answer out-of-window segments without data."""
 
     def __post_init__(self) -> None:
-        if not IP_TCP_HEADER_BYTES + MIN_MSS <= self.mtu <= 65535:
-            raise ValueError(f"mtu {self.mtu} is outside {IP_TCP_HEADER_BYTES + MIN_MSS}..65535")
+        if not self.header_bytes + MIN_MSS <= self.mtu <= 65535:
+            raise ValueError(f"mtu {self.mtu} is outside {self.header_bytes + MIN_MSS}..65535")
         if not 0 < self.initial_receive_window <= self.max_receive_window <= MAX_WINDOW:
             raise ValueError(
                 f"receive windows {self.initial_receive_window}, {self.max_receive_window} "
@@ -87,7 +92,7 @@ class TcpConfig:
     @property
     def rcv_mss(self) -> int:
         """The MSS option that we send: the MTU without IP and TCP headers (RFC 6691)."""
-        return self.mtu - IP_TCP_HEADER_BYTES
+        return self.mtu - self.header_bytes
 
     @property
     def window_shift(self) -> int:

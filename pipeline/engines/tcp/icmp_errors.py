@@ -17,7 +17,7 @@ soft errors, which do not end connections (MUST-56, RFC 5461 section 4).
 
 from typing import Final
 
-from pipeline.engines.tcp.config import IP_TCP_HEADER_BYTES, MIN_MSS
+from pipeline.engines.tcp.config import MIN_MSS
 from pipeline.engines.tcp.ending import UNREACHABLE
 from pipeline.engines.tcp.state import ESTABLISHED, SYN_SENT
 from pipeline.engines.tcp.tcb import Tcb
@@ -37,7 +37,7 @@ def fragmentation_needed(c: Tcb, number: int, mtu: int) -> str | None:
         return FOREIGN
     if c.state < ESTABLISHED or not c.recovery.believes_path_mtu():
         return IGNORED
-    mss = max(mtu - IP_TCP_HEADER_BYTES, MIN_MSS)
+    mss = max(mtu - c.cfg.header_bytes, MIN_MSS)
     if mss >= c.snd.snd_mss + (TIMESTAMPS_LEN if c.options.ts_ok else 0):
         return IGNORED
     c.set_mss(mss)

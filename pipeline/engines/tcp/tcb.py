@@ -22,7 +22,7 @@ from typing import Final
 from pipeline.engines.tcp.actions import GONE, HOST_RESET, Outgoing
 from pipeline.engines.tcp.agenda import Agenda
 from pipeline.engines.tcp.challenges import Challenges
-from pipeline.engines.tcp.config import DEFAULT_MSS, IP_TCP_HEADER_BYTES, MIN_MSS, TcpConfig
+from pipeline.engines.tcp.config import DEFAULT_MSS, MIN_MSS, TcpConfig
 from pipeline.engines.tcp.congestion import Congestion
 from pipeline.engines.tcp.cubic import Cubic
 from pipeline.engines.tcp.ending import NOT_ENDED
@@ -102,7 +102,7 @@ class Tcb:
 
     def set_mss(self, mss: int) -> None:
         """Set the MSS for sending, within MIN_MSS and what our own link takes (RFC 9293 3.7.1)."""
-        mss = min(max(mss, MIN_MSS), self.cfg.mtu - IP_TCP_HEADER_BYTES)
+        mss = min(max(mss, MIN_MSS), self.cfg.mtu - self.cfg.header_bytes)
         self.snd.set_mss(mss - TIMESTAMPS_LEN if self.options.ts_ok else mss)
         self.cc.set_mss(self.snd.snd_mss)
 

@@ -11,7 +11,7 @@ from typing import Final, NamedTuple
 from pipeline.counters import INDEX
 from pipeline.records.frames import Dropped, Frame
 from pipeline.records.tcp import TcpRange
-from pipeline.records.udp import HEADERS_LEN, UdpRange
+from pipeline.records.udp import UdpRange
 from pipeline.stages.demux.network import Network
 
 SHARE: Final = 16
@@ -38,22 +38,23 @@ def shape_of_frame(frame: Frame) -> Shape:
 
 def shape_of_segments(run: TcpRange) -> Shape:
     """Of the frames of a run of segments."""
-    return _shape(run, run.header_len, run.piece_count(), run.vnet)
+    return _shape(run)
 
 
 def shape_of_datagrams(run: UdpRange) -> Shape:
     """Of the frames of a run of datagrams."""
     if run.vnet and run.stride and run.stride == run.piece_size:
         # A super-segment is one frame.
-        length = HEADERS_LEN + run.length
-        return Shape(run.off - HEADERS_LEN, length, length, 0, 1, True)
-    return _shape(run, HEADERS_LEN, run.piece_count(), run.vnet)
+        length = run.header_len + run.length
+        return Shape(run.off - run.header_len, length, length, 0, 1, True)
+    return _shape(run)
 
 
-def _shape(run: TcpRange | UdpRange, header_len: int, count: int, vnet: bool) -> Shape:
+def _shape(run: TcpRange | UdpRange) -> Shape:
+    header_len, count = run.header_len, run.piece_count()
     last = run.length - (count - 1) * run.piece_size
     length = run.piece_size if count > 1 else last
-    return Shape(run.off - header_len, header_len + length, header_len + last, run.stride, count, vnet)
+    return Shape(run.off - header_len, header_len + length, header_len + last, run.stride, count, run.vnet)
 
 
 class DroppedFrames:

@@ -16,7 +16,7 @@ from pipeline.records.flows import Ends
 from pipeline.records.frames import ALL_LINKS, Frame
 from pipeline.records.guests import Neighbor
 from pipeline.records.tcp import TcpRange
-from pipeline.records.udp import HEADERS_LEN, UdpRange
+from pipeline.records.udp import UdpRange
 from pipeline.stages.demux.dropped import DroppedFrames, shape_of_frame
 from pipeline.stages.demux.guard import Guard
 from pipeline.stages.demux.ip import IpInput
@@ -82,7 +82,7 @@ class FrameInput:
         """Datagrams of one flow."""
         ends = Ends.of(run.key)
         self.rates.check(ends, run.link, now)
-        begin = run.off - HEADERS_LEN
+        begin = run.off - run.header_len
         view = self.slots[run.slot]
         dst, src, _ = ethernet.HEADER.unpack_from(view, begin)
         port = self.switch.on_frame(dst, src, run.link, now)
@@ -97,7 +97,7 @@ class FrameInput:
                 self.guard.admit_datagrams(run.key, src, run.link, now)
                 self.counts[_SWITCHED] += count
                 for start, end in run.piece_bounds():
-                    self.output.frame(ALL_LINKS, view[start - HEADERS_LEN : end], except_link=run.link)
+                    self.output.frame(ALL_LINKS, view[start - run.header_len : end], except_link=run.link)
             if dst != ethernet.BROADCAST:
                 self.worker.free(run.slot)
                 return

@@ -143,7 +143,7 @@ class Output:
 
     def pass_run(self, link: int, run: TcpRange | UdpRange) -> None:
         """Send a guest's frames to another guest, one by one. The reference moves on with the last."""
-        header_len = run.header_len if isinstance(run, TcpRange) else HEADERS_LEN
+        header_len = run.header_len
         if run.stride == run.piece_size:
             # One frame, a super-segment of datagrams.
             bounds = [(run.off, run.off + run.length)]

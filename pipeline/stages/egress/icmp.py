@@ -78,7 +78,9 @@ class EchoFlow(GuestSocket):
         if self._path != path:
             host_icmp.set_path(self.sock, request.hops_left, dont_fragment=request.dont_fragment)
             self._path = path
-        data = host_icmp.with_ident(message, self.ident) if self.ident else message
+        data = host_icmp.request_for(self.sock, message)
+        if self.ident:
+            data = host_icmp.with_ident(data, self.ident)
         try:
             self.sock.send(data)
         except BlockingIOError:
@@ -312,6 +314,7 @@ class EchoSockets:
     def _notify_error(self, key: Key, error: host_icmp.EchoError) -> None:
         """Tell demux about an error, which it passes on to the guest."""
         guest_addr, identifier, remote_addr = key
+        offender = ip.as_seen_from(error.offender, guest_addr) if error.offender else 0
         record = EchoError(
             guest_addr=guest_addr,
             remote_addr=remote_addr,
@@ -319,7 +322,7 @@ class EchoSockets:
             sequence=error.seq,
             type=error.type,
             code=error.code,
-            offender=error.offender,
+            offender=offender,
             mtu=error.mtu,
         )
         self._demux_out.push(record.pack())

@@ -28,7 +28,6 @@ from pipeline.records.flows import FlowKey
 from pipeline.records.frames import Dropped, Frame
 from pipeline.records.run import Run
 from pipeline.records.tcp import TcpRange
-from pipeline.records.udp import HEADERS_LEN, UdpRange
 from pipeline.stages.ingress.capture import Capture, on_wire, sent_on_wire
 from pipeline.stages.ingress.live_writer import LiveWriter
 from pipeline.stages.ingress.ports import Port
@@ -67,9 +66,12 @@ class LiveCapture:
 class LiveCaptures:
     """The captures that run now. While there are none, ``passing`` and ``dropping`` are False."""
 
-    def __init__(self, worker: Worker, mtu: int, ports: dict[int, Port], steering: Steering) -> None:
-        """ports: the links by number. steering tells demux of captures of drops."""
+    def __init__(
+        self, worker: Worker, mtu: int, ports: dict[int, Port], steering: Steering, *, ipv6: bool = False
+    ) -> None:
+        """ports: the links by number. steering tells demux of captures of drops. ipv6: as in coalesce()."""
         self._worker = worker
+        self._ipv6 = ipv6
         self._mtu = mtu
         self._ports = ports
         self._steering = steering
@@ -206,10 +208,10 @@ class LiveCaptures:
                 only_runs = False
                 continue
             if isinstance(item, TcpRange):
-                proto, header_len = PROTO_TCP, item.header_len
+                proto = PROTO_TCP
             else:
-                proto, header_len = PROTO_UDP, HEADERS_LEN
-            begin = item.off - header_len
+                proto = PROTO_UDP
+            begin = item.off - item.header_len
             fitting = self._of_flow(view, begin, port.number, proto, item.key)
             spans[begin] = (begin + _span(item), fitting)
             if fitting:
@@ -274,7 +276,7 @@ class LiveCaptures:
                 continue
             if off in runs:
                 last = runs[off]
-            elif reason := _refusal(view, off, length, vnet_len, features, port.link.verify):
+            elif reason := self._refusal(view, off, length, vnet_len, features, port.link.verify):
                 self._write_drop(port.number, view[off : off + length], now, reason)
         self.flush()
 
@@ -352,6 +354,23 @@ class LiveCaptures:
         if missing:
             self._worker.counts[_MISSING] += missing
 
+    def _refusal(
+        self, view: memoryview, off: int, length: int, vnet_len: int, features: int, verify: bool
+    ) -> str:
+        """Why GRO or the offload drops this frame: the name of a counter, "" if neither does."""
+        if vnet_len:
+            fields = virtio_net.LONG.unpack_from(view, off - VNET_LEN)
+            if fields[0] or fields[1]:
+                try:
+                    verdict = vnet.judge(view, off, length, fields, features, self._ipv6)
+                except WireError as error:
+                    return error.reason
+                if verdict >= vnet.CUT:
+                    return ""  # its parts went on
+                verify = verdict == vnet.VERIFY
+        _, drops = gro.coalesce(view, [(off, length)], 0, 0, verify, vnet_len > 0, self._ipv6)
+        return next(iter(drops), "")
+
 
 def _runs(items: list[Item], slot: int) -> dict[int, int]:
     """Where the first frame of each record in the slot begins, and where the last does."""
@@ -359,35 +378,16 @@ def _runs(items: list[Item], slot: int) -> dict[int, int]:
     for item in items:
         if item.slot != slot:
             continue
-        if isinstance(item, TcpRange):
+        if isinstance(item, Frame):
+            found[item.off] = item.off
+        else:
             begin = item.off - item.header_len
             found[begin] = begin + _span(item)
-        elif isinstance(item, UdpRange):
-            begin = item.off - HEADERS_LEN
-            found[begin] = begin + _span(item)
-        else:
-            found[item.off] = item.off
     return found
 
 
 def _span(run: Run) -> int:
     return (run.piece_count() - 1) * run.stride
-
-
-def _refusal(view: memoryview, off: int, length: int, vnet_len: int, features: int, verify: bool) -> str:
-    """Why GRO or the offload drops this frame: the name of a counter, "" if neither does."""
-    if vnet_len:
-        fields = virtio_net.LONG.unpack_from(view, off - VNET_LEN)
-        if fields[0] or fields[1]:
-            try:
-                verdict = vnet.judge(view, off, length, fields, features)
-            except WireError as error:
-                return error.reason
-            if verdict >= vnet.CUT:
-                return ""  # its parts went on
-            verify = verdict == vnet.VERIFY
-    _, drops = gro.coalesce(view, [(off, length)], 0, 0, verify, vnet_len > 0)
-    return next(iter(drops), "")
 
 
 def _first_bytes(buffers: list[Buffer], count: int, single: bool) -> bytes:
@@ -404,6 +404,8 @@ def _first_bytes(buffers: list[Buffer], count: int, single: bool) -> bytes:
 class Captures:
     """The capture of the configuration (-pcap), and those of clients."""
 
-    def __init__(self, worker: Worker, mtu: int, ports: dict[int, Port], steering: Steering) -> None:
+    def __init__(
+        self, worker: Worker, mtu: int, ports: dict[int, Port], steering: Steering, *, ipv6: bool = False
+    ) -> None:
         self.file = Capture(worker, mtu)
-        self.live = LiveCaptures(worker, mtu, ports, steering)
+        self.live = LiveCaptures(worker, mtu, ports, steering, ipv6=ipv6)

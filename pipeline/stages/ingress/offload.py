@@ -27,7 +27,9 @@ _AGREED: Final = INDEX["link_guest_offload"]
 class VnetOffload:
     """The offload of all links of one ingress worker."""
 
-    def __init__(self, worker: Worker, mtu: int) -> None:
+    def __init__(self, worker: Worker, mtu: int, *, ipv6: bool = False) -> None:
+        """ipv6: whether IPv6 packets for the gateway become ranges."""
+        self._ipv6 = ipv6
         self._worker = worker
         self._mtu = mtu
         self._longest = mtu + ethernet.HEADER_LEN
@@ -49,7 +51,9 @@ class VnetOffload:
         """vnet.receive() for frames that the link read into a slot. Takes a reference for each record."""
         self._placed = 0
         vnet.untag(self._slots[slot], frames)
-        items, drops = vnet.receive(self._slots[slot], frames, number, slot, link.features, self._place)
+        items, drops = vnet.receive(
+            self._slots[slot], frames, number, slot, link.features, self._place, self._ipv6
+        )
         count = len(items) - self._placed
         if count:
             self._worker.pool.ref(slot, count)

@@ -39,7 +39,11 @@ class Receiver:
         fairness: Fairness,
         vnet: VnetOffload,
         captures: Captures,
+        *,
+        ipv6: bool = False,
     ) -> None:
+        """ipv6: whether IPv6 packets for the gateway become ranges."""
+        self._ipv6 = ipv6
         self._counts = worker.counts
         self._pool = worker.pool
         self._slots = worker.ports.arena.slots
@@ -172,7 +176,7 @@ class Receiver:
         if port.offload is not None:
             items, drops = self._vnet.receive(port.number, port.offload, slot, frames)
         else:
-            items, drops = gro.coalesce(view, frames, port.number, slot, link.verify)
+            items, drops = gro.coalesce(view, frames, port.number, slot, link.verify, False, self._ipv6)
             if items:
                 self._pool.ref(slot, len(items))
         if self._capture.active:

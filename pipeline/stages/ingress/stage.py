@@ -34,7 +34,8 @@ TIMERS_EVERY_S: Final = 0.05
 class IngressStage:
     """All guest links of the daemon."""
 
-    def __init__(self, worker: Worker, config: Config) -> None:
+    def __init__(self, worker: Worker, config: Config, *, ipv6: bool = False) -> None:
+        """ipv6: whether IPv6 packets for the gateway become ranges, as those of IPv4 do."""
         self._worker = worker
         self._timers_at = 0.0
         self._shared = False
@@ -42,9 +43,11 @@ class IngressStage:
         self.steering = Steering(worker, config)
         self.fairness = Fairness(worker.pool, worker.counts, config.limits.max_bad_frames_per_second)
         self.ports = Ports(worker, self.fairness, self._on_detached)
-        self._vnet = VnetOffload(worker, config.network.mtu)
-        self.captures = Captures(worker, config.network.mtu, self.ports.by_number, self.steering)
-        self._receiver = Receiver(worker, self.ports, self.steering, self.fairness, self._vnet, self.captures)
+        self._vnet = VnetOffload(worker, config.network.mtu, ipv6=ipv6)
+        self.captures = Captures(worker, config.network.mtu, self.ports.by_number, self.steering, ipv6=ipv6)
+        self._receiver = Receiver(
+            worker, self.ports, self.steering, self.fairness, self._vnet, self.captures, ipv6=ipv6
+        )
         self._transmitter = Transmitter(
             worker, config, self.ports, self.steering, self.fairness, self._vnet, self.captures
         )

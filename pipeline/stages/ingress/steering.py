@@ -22,7 +22,7 @@ from pipeline.engines.offload.burst import Item
 from pipeline.ipc.ring import Producer
 from pipeline.records import kinds, udp
 from pipeline.records.addresses import Addr
-from pipeline.records.flows import Ends, FlowKey, flow_key
+from pipeline.records.flows import Ends, FlowKey
 from pipeline.records.frames import Frame, WatchDrops
 from pipeline.records.guests import LinkNotice, Neighbor, Shared
 from pipeline.records.tcp import TcpRange
@@ -38,14 +38,21 @@ _DATAGRAMS: Final = INDEX["udp_datagrams_from_guest"]
 _STEERED: Final = INDEX["link_runs_steered"]
 
 _IPV4: Final = b"\x08\x00"
+_IPV6: Final = b"\x86\xdd"
 _MAX_HEADERS: Final = 14 + 60 + 8
-"""Bytes of Ethernet, the longest IPv4 header, and UDP."""
+"""Bytes of Ethernet, the longest IPv4 header, and UDP. IPv6 and a Fragment header take less."""
+_IPV6_END: Final = 14 + 40
+_FRAGMENT_HEADER: Final = 44
+_FRAG_OFF6: Final = 0xFFF8
 _FRAG_OFF: Final = 0x1FFF
 _ADDRESSES: Final = Struct("!II")
 _PORTS: Final = Struct("!HH")
 _MACS_LEN: Final = 12
 _FIRST_GROUP: Final = ip.MAPPED | 0xE0000000
-"""Multicast, reserved and broadcast addresses begin here."""
+"""Multicast, reserved and broadcast addresses of IPv4 begin here."""
+_FIRST_IPV6: Final = ip.BROADCAST + 1
+_FIRST_LINK_LOCAL: Final = 0xFE80 << 112
+"""Link-local and multicast addresses of IPv6 begin here."""
 
 
 class Whereabouts:
@@ -53,10 +60,10 @@ class Whereabouts:
 
     __slots__ = ("header", "link", "mac", "report_at", "sends")
 
-    def __init__(self, mac: bytes, link: int, gateway_mac: bytes) -> None:
+    def __init__(self, mac: bytes, link: int, gateway_mac: bytes, ethertype: int) -> None:
         self.mac = mac
         self.link = link
-        self.header = ethernet.header(mac, gateway_mac, ethernet.TYPE_IPV4)
+        self.header = ethernet.header(mac, gateway_mac, ethertype)
         """The Ethernet header of frames to this guest."""
         self.sends = gateway_mac + mac
         """The first bytes of frames from this guest to the gateway."""
@@ -131,7 +138,7 @@ class Steering:
                 if neighbor is None or neighbor.link == item.link:
                     if (
                         neighbor is not None
-                        and self._is_judged(view, item.off - udp.HEADERS_LEN, neighbor, ends.remote_addr)
+                        and self._is_judged(view, item.off - item.header_len, neighbor, ends.remote_addr)
                         and self._to_socket(item, now)
                     ):
                         past += 1
@@ -152,7 +159,7 @@ class Steering:
         host."""
         return (
             view[begin : begin + _MACS_LEN] == neighbor.sends
-            and remote < _FIRST_GROUP
+            and (remote < _FIRST_GROUP or _FIRST_IPV6 <= remote < _FIRST_LINK_LOCAL)
             and not ip.is_loopback(remote)
             and remote != self._broadcast
         )
@@ -190,18 +197,13 @@ class Steering:
         So fragments stay in order with other datagrams. The first fragment has the ports of the flow. A frame
         with the address of another link's guest has no effect, since any guest can forge such frames.
         """
-        head = bytes(view[frame.off : frame.off + min(frame.length, _MAX_HEADERS)])
-        if len(head) < udp.HEADERS_LEN or head[12:14] != _IPV4 or head[23] != ipv4.PROTO_UDP:
+        ends = _ends_of(bytes(view[frame.off : frame.off + min(frame.length, _MAX_HEADERS)]))
+        if ends is None:
             return
-        ports = 14 + (head[14] & 15) * 4
-        if (head[20] << 8 | head[21]) & _FRAG_OFF or ports + 4 > len(head):
-            return
-        src, dst = map(ip.from_ipv4, _ADDRESSES.unpack_from(head, 26))
-        src_port, dst_port = _PORTS.unpack_from(head, ports)
-        neighbor = self.neighbors.get(src)
+        neighbor = self.neighbors.get(ends.guest_addr)
         if neighbor is not None and neighbor.link != frame.link:
             return
-        key = flow_key(src, src_port, dst, dst_port)
+        key = ends.key()
         self.fragmented[key] = None
         if len(self.fragmented) > MAX_FRAGMENTED:
             del self.fragmented[next(iter(self.fragmented))]
@@ -217,7 +219,7 @@ class Steering:
 
     def learn(self, addr: Addr, mac: bytes, link: int) -> None:
         """The guest with this address has this MAC, and is on this link."""
-        self.neighbors[addr] = Whereabouts(mac, link, self._gateway_mac)
+        self.neighbors[addr] = Whereabouts(mac, link, self._gateway_mac, ethernet.type_of(addr))
 
     def forget(self, addr: Addr) -> None:
         """No guest has this address any more."""
@@ -256,6 +258,30 @@ class Steering:
         down = LinkNotice.pack(kinds.LINK_DOWN, link, guest)
         for ring in (*self._shards, self._demux):
             ring.push(down)
+
+
+def _ends_of(head: bytes) -> Ends | None:
+    """The flow of a datagram or of its first fragment. head: the first _MAX_HEADERS bytes of its frame."""
+    if len(head) < udp.HEADERS_LEN:
+        return None
+    if head[12:14] == _IPV4 and head[23] == ipv4.PROTO_UDP:
+        src, dst = map(ip.from_ipv4, _ADDRESSES.unpack_from(head, 26))
+        ports = 14 + (head[14] & 15) * 4
+        frag_off = (head[20] << 8 | head[21]) & _FRAG_OFF
+    elif head[12:14] == _IPV6 and len(head) >= _IPV6_END + 8:
+        src, dst = (int.from_bytes(head[begin : begin + 16], "big") for begin in (22, 38))
+        ports, proto, frag_off = _IPV6_END, head[20], 0
+        if proto == _FRAGMENT_HEADER:
+            proto, frag_off = head[_IPV6_END], (head[_IPV6_END + 2] << 8 | head[_IPV6_END + 3]) & _FRAG_OFF6
+            ports += 8
+        if proto != ipv4.PROTO_UDP:
+            return None
+    else:
+        return None
+    if frag_off or ports + 4 > len(head):
+        return None
+    src_port, dst_port = _PORTS.unpack_from(head, ports)
+    return Ends(src, src_port, dst, dst_port)
 
 
 def _not_past(rules: EgressPolicy) -> int:

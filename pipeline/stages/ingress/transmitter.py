@@ -118,8 +118,9 @@ class Transmitter:
                 self._on_frame(FrameOut.unpack(burst, at))
             elif kind == kinds.UDP_OUT:
                 out = UdpOut.unpack(burst, at)
-                header = ethernet.header(out.mac, self._gateway_mac, ethernet.TYPE_IPV4)
-                self._on_datagrams(ports.get(out.link), header, Ends.of(out.key), out)
+                ends = Ends.of(out.key)
+                header = ethernet.header(out.mac, self._gateway_mac, ethernet.type_of(ends.guest_addr))
+                self._on_datagrams(ports.get(out.link), header, ends, out)
             else:
                 self._on_notice(kind, burst, at)
             if self._is_full:

@@ -11,7 +11,7 @@ from typing import Final
 from pipeline.config.model import Config
 from pipeline.counters import INDEX
 from pipeline.engines.tcp import actions, ending, isn
-from pipeline.engines.tcp.config import TcpConfig
+from pipeline.engines.tcp.config import IPV6_TCP_HEADER_BYTES, MIN_IPV6_MTU, TcpConfig
 from pipeline.engines.tcp.connection import Connection
 from pipeline.engines.tcp.segment import Segment
 from pipeline.engines.tcp.state import ESTABLISHED, SYN_RECEIVED, TIME_WAIT
@@ -33,6 +33,7 @@ from pipeline.stages.tcp.releases import Releases
 from pipeline.stages.tcp.reports import TcpReports
 from pipeline.stages.worker import Worker
 from pipeline.topology import MAX_REFS
+from pipeline.wire import ip
 
 _FLOWS: Final = INDEX["tcp_flows"]
 _OPENED: Final = INDEX["tcp_flow_opened"]
@@ -57,6 +58,9 @@ class Connections:
             max_reassembly_bytes=config.limits.max_reassembly_bytes,
             max_reassembly_ranges=config.limits.max_reassembly_ranges,
         )
+        mtu6 = max(config.network.mtu, MIN_IPV6_MTU)
+        self._tcp6 = replace(self._tcp, mtu=mtu6, header_bytes=IPV6_TCP_HEADER_BYTES)
+        """For connections over IPv6, whose segments have longer headers."""
         self._isn_key = secrets.token_bytes(16)
         self._numbers = FlowNumbers()
         self.by_key: dict[FlowKey, Flow] = {}
@@ -100,10 +104,13 @@ class Connections:
     def reload(self, config: Config) -> None:
         """Change the limits. Connections that are open keep their bounds of out-of-order data."""
         limits = config.limits
-        self._tcp = replace(
-            self._tcp,
-            max_reassembly_bytes=limits.max_reassembly_bytes,
-            max_reassembly_ranges=limits.max_reassembly_ranges,
+        self._tcp, self._tcp6 = (
+            replace(
+                settings,
+                max_reassembly_bytes=limits.max_reassembly_bytes,
+                max_reassembly_ranges=limits.max_reassembly_ranges,
+            )
+            for settings in (self._tcp, self._tcp6)
         )
         self.guests.set_limits(limits)
         self.memory.set_limits(limits)
@@ -134,7 +141,7 @@ class Connections:
             return None
         if self.guests.too_many_half_open(guest):
             self._evict(self._eviction.oldest_half_open(guest), now)
-        conn = Connection.passive(self._tcp, segment, self._isn(key, now), now)
+        conn = Connection.passive(self._config_of(key), segment, self._isn(key, now), now)
         egress = egress_of(key, len(self._egress_out))
         host = self._host_end(self._numbers.next(self.by_id), egress)
         return self._add(Flow(conn, key, on_link, host, now))
@@ -149,9 +156,13 @@ class Connections:
             self._counts[_DIAL_REFUSED] += 1
             self._egress_out[dial.egress].push(DialFailed.pack(dial.flow, final=True))
             return
-        conn = Connection.active(self._tcp, self._isn(dial.key, now), now)
+        conn = Connection.active(self._config_of(dial.key), self._isn(dial.key, now), now)
         host = self._host_end(dial.flow, dial.egress)
         self.flush_later(self._add(Flow(conn, dial.key, link, host, now, dial.client)))
+
+    def _config_of(self, key: FlowKey) -> TcpConfig:
+        """The settings of the engine for a connection between these ends."""
+        return self._tcp if ip.is_ipv4(Ends.of(key).guest_addr) else self._tcp6
 
     def _host_end(self, number: int, egress: int) -> HostEnd:
         return HostEnd(number, egress, self._egress_out[egress])

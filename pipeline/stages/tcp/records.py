@@ -4,12 +4,14 @@ from typing import Final
 
 from pipeline.engines.tcp import actions
 from pipeline.engines.tcp.segment import Segment
-from pipeline.records.flows import FlowKey
+from pipeline.records.flows import Ends, FlowKey
 from pipeline.records.kinds import NO_SLOT
 from pipeline.records.tcp import TcpOut, TcpRange
-from pipeline.wire import ethernet, ipv4, tcp, tcp_options
+from pipeline.wire import ip, tcp, tcp_options
 
-_OPTIONS_OFF: Final = ethernet.HEADER_LEN + ipv4.HEADER_LEN + tcp.HEADER_LEN
+_OPTIONS_OFF: Final = 54
+_OPTIONS_OFF6: Final = 74
+"""Bytes of Ethernet, IP and TCP header before the options."""
 
 
 def segment(run: TcpRange) -> Segment:
@@ -37,7 +39,8 @@ def segment_with_options(run: TcpRange, slot: memoryview) -> Segment:
 
     GRO does not merge such segments. So the options lie right before the payload of the run.
     """
-    options = tcp_options.parse(slot, run.off - run.header_len + _OPTIONS_OFF, run.off)
+    before = _OPTIONS_OFF if ip.is_ipv4(Ends.of(run.key).guest_addr) else _OPTIONS_OFF6
+    options = tcp_options.parse(slot, run.off - run.header_len + before, run.off)
     mss, wscale, sack_permitted, sack, ts_val, ts_ecr, has_ts = options
     return Segment(
         run.seq,

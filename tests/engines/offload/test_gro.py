@@ -9,22 +9,30 @@ from collections import Counter
 from typing import Any, NamedTuple
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from pipeline.counters import INDEX
 from pipeline.engines.offload import gro, headers
 from pipeline.records.flows import Ends
 from pipeline.records.frames import Frame
 from pipeline.records.tcp import TcpRange
-from pipeline.wire import ethernet, ipv4, tcp, tcp_options
+from pipeline.wire import ethernet, ip, ipv4, tcp, tcp_options
 from pipeline.wire.errors import WireError
-from tests.support.frames import FROM_GUEST, GUEST, REMOTE, TO_GUEST, slot_of, tcp_frame, timestamps
+from tests.support.frames import (
+    FAMILIES,
+    FROM_GUEST6,
+    GUEST,
+    REMOTE,
+    Family,
+    slot_of,
+    tcp_frame,
+    tcp_frame6,
+    timestamps,
+)
+from tests.support.gro_bursts import Flow
 from tests.support.layouts import decode
 from tests.support.offload import left_out
 
-TAG = bytes.fromhex("8100a000")
-OTHER_VLAN = bytes.fromhex("8100a005")
+BOTH = pytest.mark.parametrize("family", FAMILIES.values(), ids=FAMILIES)
 BAD_CHECKSUMS = (headers.DROP_IPV4_CHECKSUM, headers.DROP_TCP_CHECKSUM)
 
 
@@ -45,29 +53,27 @@ def judge(view: memoryview, off: int, length: int, verify: bool = True) -> Segme
     end = off + length
     if length < ethernet.HEADER_LEN:
         return headers.DROP_RUNT
-    if view[off + 12 : off + 14] != b"\x08\x00" or length < 54 or view[off + 14] != 0x45:
+    found = (
+        plain_ipv6(view, off, length)
+        if view[off + 12 : off + 14] == b"\x86\xdd"
+        else plain(view, off, length)
+    )
+    if found is None:
         return None
-    start = off + ethernet.HEADER_LEN
-    proto_frag = (view[start + 9], int.from_bytes(view[start + 6 : start + 8], "big") & 0xBFFF)
-    total = int.from_bytes(view[start + 2 : start + 4], "big")
-    offset = (view[start + 32] >> 4) * 4
-    if proto_frag != (ipv4.PROTO_TCP, 0) or total > end - start or not 20 <= offset <= total - 20:
-        return None
-    if view[start + 8] <= 1:
-        # No hop left: demux answers.
+    segment_off, end, src, dst = found
+    if end - segment_off < 20 or not 20 <= (view[segment_off + 12] >> 4) * 4 <= end - segment_off:
         return None
     try:
-        ip = ipv4.parse(view, start, end)
-        segment_off = start + ipv4.HEADER_LEN
-        end = start + ip.total_len
+        if view[off + 12 : off + 14] == b"\x08\x00":
+            ipv4.parse(view, off + 14, off + length)
         header = tcp.parse(view, segment_off, end)
         if verify:
-            tcp.verify(view, segment_off, end, ip.src, ip.dst)
+            tcp.verify(view, segment_off, end, src, dst)
     except WireError as error:
         return error.reason
     data = segment_off + header.header_len
     return Segment(
-        (bytes(view[off:start]), ip.src, ip.dst, header.src_port << 16 | header.dst_port),
+        (bytes(view[off : off + 14]), src, dst, header.src_port << 16 | header.dst_port),
         header.flags,
         header.seq,
         header.ack,
@@ -77,12 +83,44 @@ def judge(view: memoryview, off: int, length: int, verify: bool = True) -> Segme
     )
 
 
+Place = tuple[int, int, int, int]
+"""Where the segment begins and ends, and the addresses."""
+
+
+def plain(view: memoryview, off: int, length: int) -> Place | None:
+    """The segment of an IPv4 packet that GRO may merge; None for any other."""
+    if length < 54 or view[off + 12 : off + 15] != b"\x08\x00\x45":
+        return None
+    start = off + 14
+    proto_frag = (view[start + 9], int.from_bytes(view[start + 6 : start + 8], "big") & 0xBFFF)
+    total = int.from_bytes(view[start + 2 : start + 4], "big")
+    # With no hop left, demux answers.
+    if proto_frag != (ipv4.PROTO_TCP, 0) or total > length - 14 or view[start + 8] <= 1:
+        return None
+    src, dst = (ip.from_ipv4(int.from_bytes(view[at : at + 4], "big")) for at in (start + 12, start + 16))
+    return start + 20, start + total, src, dst
+
+
+def plain_ipv6(view: memoryview, off: int, length: int) -> Place | None:
+    """The same for IPv6. Demux judges packets to groups, and of addresses that are not routed."""
+    if length < 74 or view[off + 14] >> 4 != 6 or view[off] & 1:
+        return None
+    size = int.from_bytes(view[off + 18 : off + 20], "big")
+    if view[off + 20] != ipv4.PROTO_TCP or view[off + 21] <= 1 or size > length - 54:
+        return None
+    src, dst = (int.from_bytes(view[at : at + 16], "big") for at in (off + 22, off + 38))
+    if any(ip.is_ipv4(addr) or addr >> 32 == 0 or addr >> 118 == 0xFE80 >> 6 for addr in (src, dst)):
+        return None
+    return off + 54, off + 54 + size, src, dst
+
+
 def expand(view: memoryview, record: TcpRange) -> dict[int, Segment]:
     """The segments a TCP_RANGE describes in the slot, by the offset of their frames."""
     header_len = record.header_len
     frame_off = record.off - header_len
     assert record.skip == 0
-    options = bytes(view[frame_off + 54 : record.off])
+    fixed = 74 if view[frame_off + 12] == 0x86 else 54
+    options = bytes(view[frame_off + fixed : record.off])
     parsed = tcp_options.NONE
     if record.has_timestamps:
         assert not record.has_other_options
@@ -118,7 +156,7 @@ def expand(view: memoryview, record: TcpRange) -> dict[int, Segment]:
 
 def check(view: memoryview, frames: list[tuple[int, int]], verify: bool = True) -> list[Any]:
     """Coalesce, compare with the plain walk, return the records."""
-    items, drops = gro.coalesce(view, frames, 3, 7, verify)
+    items, drops = gro.coalesce(view, frames, 3, 7, verify, ipv6=True)
     records: list[Any] = [*items]
     assert all(vars(decode(item.pack())) == vars(item) for item in items)
     truth = {off: judge(view, off, length, verify) for off, length in frames}
@@ -171,175 +209,21 @@ def check_collapsed(
     assert not missing
 
 
-# --- bursts of every kind -------------------------------------------------------------
-
-
-class Step(NamedTuple):
-    """One frame of a made-up burst: what it changes against the flow's last."""
-
-    flow: int
-    what: str
-    size: int
-    repeat: int
-
-
-STEPS = (
-    "data", "data", "data", "data", "short", "psh", "ack", "ack", "dup", "window", "sack", "time", "fin",
-    "syn", "gap", "old", "ttl", "last-hop", "tos", "mac", "no-df", "ece", "pad", "bad-tcp", "bad-ip", "udp",
-    "arp", "runt", "tiny", "ip-options", "fragment", "bad-offset", "long-total", "short-total", "reserved",
-    "back", "partial", "partial", "tag", "tag-partial", "vlan",
-)  # fmt: skip
-WITH_DATA = (
-    "data", "psh", "gap", "old", "ttl", "last-hop", "tos", "mac", "no-df", "ece", "bad-tcp", "bad-ip",
-    "partial", "tag", "tag-partial", "vlan",
-)  # fmt: skip
-
-
-class Flow:
-    """A sender that remembers where it was, so that steps mostly continue each other."""
-
-    def __init__(self, number: int, timed: bool) -> None:
-        self.seq = 0xFFFFFF00
-        self.ack = 0xFFFFF000
-        self.wnd = 500
-        self.ts = 7 if timed else 0
-        self.sport = 40000 + number
-        self.ident = 0
-
-    def make(self, what: str, size: int) -> bytes:
-        options = timestamps(self.ts, 3) if self.ts else b""
-        keys: dict[str, int | bytes] = {}
-        payload = b""
-        flags = tcp.ACK
-        if what in WITH_DATA:
-            payload = bytes([self.seq & 0xFF]) * size
-        if what == "short":
-            payload = b"s" * max(1, size // 2)
-        if what == "ack":
-            self.ack += 1448
-        if what == "back":
-            self.ack -= 999
-        if what == "window":
-            self.wnd += 1
-        if what == "time":
-            self.ts += 1
-            payload = b"t" * size
-            options = timestamps(self.ts, 3)
-        if what == "sack":
-            options = tcp_options.build(bool(self.ts), self.ts, 3, ((5, 9), (20, 30)))
-        self.seq += {"gap": 100, "old": -100}.get(what, 0)
-        keys["ttl"] = {"ttl": 63, "last-hop": 1}.get(what, 64)
-        keys["tos"] = 3 if what == "tos" else 0
-        keys["ip_flags"] = {"no-df": 0, "fragment": ipv4.FLAG_MF}.get(what, ipv4.FLAG_DF)
-        keys["eth_header"] = TO_GUEST if what == "mac" else FROM_GUEST
-        keys["pad_to"] = 60 if what == "pad" else 0
-        flags |= {"psh": tcp.PSH, "fin": tcp.FIN, "syn": tcp.SYN, "ece": tcp.ECE}.get(what, 0)
-        self.ident += 1
-        frame = bytearray(
-            tcp_frame(
-                self.seq & 0xFFFFFFFF, payload, flags=flags, ack=self.ack & 0xFFFFFFFF, wnd=self.wnd,
-                options=options, sport=self.sport, ident=self.ident, **keys,
-            )
-        )  # fmt: skip
-        self.seq += len(payload)
-        return bytes(spoil(frame, what))
-
-
-def spoil(frame: bytearray, what: str) -> bytearray:
-    """Break a good frame in the way of the step."""
-    if what == "bad-tcp":
-        frame[-1] ^= 1
-    elif what == "bad-ip":
-        frame[24] ^= 1
-    elif what == "udp":
-        frame[23] = 17
-    elif what == "arp":
-        frame[12:14] = b"\x08\x06"
-    elif what == "runt":
-        del frame[13:]
-    elif what == "tiny":
-        del frame[50:]
-    elif what == "ip-options":
-        frame[14] = 0x46
-    elif what == "bad-offset":
-        frame[46] = 0xF0
-    elif what == "long-total":
-        frame[16] = 0x77
-    elif what == "short-total":
-        frame[16:18] = bytes((0, 39))
-    elif what == "reserved":
-        frame[20] |= 0x80
-    if "partial" in what:
-        frame[:] = left_out(bytes(frame))
-    if "tag" in what or what == "vlan":
-        frame[12:12] = OTHER_VLAN if what == "vlan" else TAG
-    return frame
-
-
-BURSTS = st.lists(
-    st.builds(
-        Step,
-        st.integers(0, 2),
-        st.sampled_from(STEPS),
-        st.sampled_from([1, 7, 100, 100, 100, 600]),
-        st.sampled_from([1, 1, 2, 5, 14]),
-    ),
-    max_size=9,
-)
-
-
-@given(
-    steps=BURSTS,
-    timed=st.booleans(),
-    begin=st.integers(0, 3),
-    gaps=st.sampled_from([[2], [4], [0], [3], [4, 4, 9], [6, 4, 4, 4, 4, 4, 4]]),
-    verify=st.booleans(),
-)
-@settings(max_examples=400, deadline=None)
-def test_expanding_the_records_gives_what_the_plain_walk_says(
-    steps: list[Step], timed: bool, begin: int, gaps: list[int], verify: bool
-) -> None:
-    flows = [Flow(number, timed) for number in range(3)]
-    frames = [flows[step.flow].make(step.what, step.size) for step in steps for _ in range(step.repeat)]
-    size = begin + sum(map(len, frames)) + len(frames) * max(gaps)
-    view, places = slot_of(frames, begin, gaps, size)
-    if frames and size == places[-1][0] + places[-1][1]:
-        assert len(view) == places[-1][0] + len(frames[-1]), "a frame may end where the memory ends"
-    check(view, places, verify)
-
-
-@given(data=st.binary(max_size=3000), cuts=st.lists(st.integers(1, 120), max_size=40))
-@settings(deadline=None)
-def test_any_bytes_are_judged_without_an_exception(data: bytes, cuts: list[int]) -> None:
-    places, off = [], 0
-    for cut in cuts:
-        if off + cut <= len(data):
-            places.append((off, cut))
-            off += cut
-    check(memoryview(bytearray(data)), places)
-
-
-def test_random_damage_to_a_uniform_burst_is_found_frame_by_frame() -> None:
-    rng = random.Random(5)
-    for _ in range(150):
-        frames = [tcp_frame(i * 1000, rng.randbytes(1000), options=timestamps(), ident=i) for i in range(30)]
-        view, places = slot_of(frames)
-        for _ in range(rng.randint(1, 3)):
-            off, length = rng.choice(places)
-            view[off + rng.randrange(length)] ^= 1 << rng.randrange(8)
-        check(view, places)
-
-
 # --- what must merge, and what must not ---------------------------------------------------
 
 
-def full_burst(count: int = 44, size: int = 1448, last_flags: int = tcp.ACK, last: int = 1448) -> list[bytes]:
+def full_burst(
+    count: int = 44,
+    size: int = 1448,
+    last_flags: int = tcp.ACK,
+    last: int = 1448,
+    family: Family = FAMILIES["IPv4"],
+) -> list[bytes]:
     return [
-        tcp_frame(
+        family.tcp_frame(
             i * size + 0xFFFFF000 & 0xFFFFFFFF,
             bytes([i]) * (last if i == count - 1 else size),
             options=timestamps(),
-            ident=i,
             flags=last_flags if i == count - 1 else tcp.ACK,
         )
         for i in range(count)
@@ -350,13 +234,18 @@ def full_burst(count: int = 44, size: int = 1448, last_flags: int = tcp.ACK, las
 @pytest.mark.parametrize("last", [1448, 1, 1447])
 @pytest.mark.parametrize("last_flags", [tcp.ACK, tcp.ACK | tcp.PSH])
 @pytest.mark.parametrize("gap", [0, 2, 4])
-def test_a_burst_of_one_flow_is_one_record(count: int, last: int, last_flags: int, gap: int) -> None:
-    view, places = slot_of(full_burst(count, 1448, last_flags, last), gaps=gap)
+@BOTH
+def test_a_burst_of_one_flow_is_one_record(
+    count: int, last: int, last_flags: int, gap: int, family: Family
+) -> None:
+    view, places = slot_of(full_burst(count, 1448, last_flags, last, family), gaps=gap)
     (record,) = check(view, places)
     assert record.segments == count
     assert record.length == (count - 1) * 1448 + last
     assert record.flags == last_flags
-    assert record.stride == (0 if count == 1 else 1514 + gap)
+    assert record.stride == (0 if count == 1 else family.tcp_len + 12 + 1448 + gap)
+    assert record.header_len == family.tcp_len + 12
+    assert Ends.of(record.key).guest_addr == family.guest
 
 
 def test_a_push_ends_a_run_and_the_next_begins_one() -> None:
@@ -374,8 +263,9 @@ def test_a_largest_frame_is_one_record() -> None:
 
 
 @pytest.mark.parametrize("what", ["gap", "time", "ttl", "last-hop", "tos", "mac", "no-df", "ece"])
-def test_a_run_never_crosses(what: str) -> None:
-    flow = Flow(0, True)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_run_never_crosses(what: str, family: str) -> None:
+    flow = Flow(0, True, family)
     frames = [flow.make("data", 100) for _ in range(12)]
     frames.append(flow.make(what, 100))
     frames += [flow.make("data", 100) for _ in range(12)]
@@ -394,6 +284,71 @@ def test_unequal_strides_do_not_merge() -> None:
     frames = [tcp_frame(i * 100, b"x" * 100) for i in range(3)]
     view, places = slot_of(frames, gaps=[4, 4, 8])
     assert [record.segments for record in check(view, places)] == [2, 1]
+
+
+@pytest.mark.parametrize("count", [1, 3, 9, 44])
+@pytest.mark.parametrize("size", [1448, 99, 1])
+def test_ipv6_segments_without_checksum_are_completed_and_merge(count: int, size: int) -> None:
+    frames = full_burst(count, size, last=size, family=FAMILIES["IPv6"])
+    view, places = slot_of([left_out(frame) for frame in frames])
+    (record,) = check(view, places)
+    assert record.segments == count
+    assert [bytes(view[off : off + length]) for off, length in places] == frames
+
+
+def test_only_ipv6_segments_of_a_stretch_are_completed() -> None:
+    good = [tcp_frame6(5 + 99 * i, b"x" * 99) for i in range(4)]
+    others = []
+    for at, value in ((20, 17), (12, 0x08), (14, 0x50), (19, 200)):
+        other = bytearray(left_out(good[0]))
+        other[at] = value
+        others.append(bytes(other))
+    view, places = slot_of([*good, *others])
+    gro.coalesce(view, places, ipv6=True)
+    assert [bytes(view[off : off + length]) for off, length in places] == [*good, *others]
+
+
+def test_frames_of_both_families_in_turns_keep_their_order() -> None:
+    frames = [family.tcp_frame(i * 100, b"x" * 100) for i in range(9) for family in FAMILIES.values()]
+    assert [record.header_len for record in check(*slot_of(frames))] == [54, 74] * 9
+
+
+def test_pure_acks_of_both_families_collapse_each() -> None:
+    frames = [family.tcp_frame(9, ack=1000 * i) for i in range(5) for family in FAMILIES.values()]
+    found = [(record.segments, record.header_len) for record in check(*slot_of(frames))]
+    assert found == [(5, 54), (5, 74)]
+
+
+@pytest.mark.parametrize(
+    "field",
+    [
+        {"eth_header": b"\x33\x33" + FROM_GUEST6[2:]},
+        {"src": ip.parse("fe80::2")},
+        {"dst": ip.parse("febf::1")},
+        {"src": ip.parse("::")},
+        {"dst": ip.parse("::1")},
+        {"dst": ip.parse("::ffff:127.0.0.1")},
+        {"src": ip.parse("192.168.127.2")},
+    ],
+    ids=[
+        "to a group",
+        "from link-local",
+        "to link-local",
+        "from no address",
+        "to loopback",
+        "to mapped",
+        "from mapped",
+    ],
+)
+def test_ipv6_packets_that_are_not_routed_are_frames_for_demux(field: dict[str, Any]) -> None:
+    frames = [tcp_frame6(i * 100, b"x" * 100, **field) for i in range(9)]
+    assert [type(record) for record in check(*slot_of(frames))] == [Frame] * 9
+
+
+def test_with_ipv6_off_its_packets_are_frames_for_demux() -> None:
+    frames = full_burst(9, family=FAMILIES["IPv6"])
+    items, drops = gro.coalesce(*slot_of(frames))
+    assert ([type(item) for item in items], drops) == ([Frame] * 9, {})
 
 
 def test_interleaved_flows_keep_their_order() -> None:

@@ -2,7 +2,7 @@
 
 import random
 from collections import Counter
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 from hypothesis import given, settings
@@ -14,14 +14,30 @@ from pipeline.records.flows import Ends
 from pipeline.records.frames import Frame
 from pipeline.records.tcp import TcpRange
 from pipeline.records.udp import UdpRange
-from pipeline.wire import ipv4, udp
+from pipeline.wire import ip, ipv4, udp
 from pipeline.wire.errors import WireError
-from tests.support.frames import FROM_GUEST, GUEST, REMOTE, TO_GUEST, slot_of, tcp_frame, udp_frame
+from tests.support.frames import (
+    FAMILIES,
+    FROM_GUEST,
+    FROM_GUEST6,
+    GUEST,
+    GUEST6,
+    REMOTE,
+    REMOTE6,
+    TO_GUEST,
+    TO_GUEST6,
+    Family,
+    slot_of,
+    tcp_frame,
+    udp_frame,
+    udp_frame6,
+)
 from tests.support.layouts import decode
 from tests.support.offload import left_out
 
 DATA = random.Random(5).randbytes(4000)
 TAG = bytes.fromhex("8100a000")
+BOTH = pytest.mark.parametrize("family", FAMILIES.values(), ids=FAMILIES)
 BAD_CHECKSUMS = (headers.DROP_IPV4_CHECKSUM, headers.DROP_UDP_CHECKSUM)
 
 
@@ -39,8 +55,32 @@ def whole(view: memoryview, places: list[tuple[int, int]]) -> list[bytes]:
     return [bytes(view[off : off + length]) for off, length in places]
 
 
+def judge_ipv6(view: memoryview, off: int, length: int, verify: bool) -> Datagram | str | None:
+    """The same for IPv6."""
+    if length < 62 or view[off + 14] >> 4 != 6 or view[off + 20] != 17 or view[off + 21] < 2 or view[off] & 1:
+        return None
+    size = int.from_bytes(view[off + 18 : off + 20], "big")
+    src, dst = (int.from_bytes(view[at : at + 16], "big") for at in (off + 22, off + 38))
+    if size > length - 54 or size < 8 or size != int.from_bytes(view[off + 58 : off + 60], "big"):
+        return None
+    if any(ip.is_ipv4(addr) or addr >> 32 == 0 or addr >> 118 == 0xFE80 >> 6 for addr in (src, dst)):
+        return None
+    header = udp.parse(view, off + 54, off + 54 + size)
+    if verify:
+        if not header.checksum:
+            return headers.DROP_UDP_CHECKSUM
+        try:
+            udp.verify(view, off + 54, header, src, dst)
+        except WireError as error:
+            return error.reason
+    payload = bytes(view[off + 62 : off + 54 + size])
+    return Datagram(bytes(view[off : off + 14]), src, dst, header.src_port << 16 | header.dst_port, payload)
+
+
 def judge(view: memoryview, off: int, length: int, verify: bool = True) -> Datagram | str | None:
     """The plain walk: a datagram, None for a frame that demux shall see, or the name of a drop."""
+    if view[off + 12 : off + 14] == b"\x86\xdd":
+        return judge_ipv6(view, off, length, verify)
     start, end = off + 14, off + length
     if length < 42 or view[off + 12 : off + 15] != b"\x08\x00\x45" or view[start + 9] != 17:
         return None
@@ -62,7 +102,7 @@ def judge(view: memoryview, off: int, length: int, verify: bool = True) -> Datag
 
 def check(view: memoryview, frames: list[tuple[int, int]], verify: bool = True) -> list[tuple[int, UdpRange]]:
     """Coalesce, compare with the plain walk; (number of datagrams, record) of each run."""
-    items, drops = gro.coalesce(view, frames, 3, 7, verify)
+    items, drops = gro.coalesce(view, frames, 3, 7, verify, ipv6=True)
     truth = {off: judge(view, off, length, verify) for off, length in frames}
     assert drops == Counter(verdict for verdict in truth.values() if isinstance(verdict, str))
     said: dict[int, Datagram | None] = {}
@@ -88,9 +128,9 @@ def check(view: memoryview, frames: list[tuple[int, int]], verify: bool = True) 
             begin = off + index * stride
             part = min(size, left)
             left -= part
-            assert begin - 42 > max(said, default=-1), "records are in order of arrival"
-            said[begin - 42] = Datagram(
-                bytes(view[begin - 42 : begin - 28]),
+            assert begin - item.header_len > max(said, default=-1), "records are in order of arrival"
+            said[begin - item.header_len] = Datagram(
+                bytes(view[begin - item.header_len :][:14]),
                 ends.guest_addr,
                 ends.remote_addr,
                 ports,
@@ -106,16 +146,18 @@ def numbers(frames: list[bytes], **how: object) -> list[int]:
     return [number for number, _ in check(*slot_of(frames, **how))]  # type: ignore[arg-type]
 
 
-def test_equal_datagrams_are_one_run_and_the_last_may_be_shorter() -> None:
-    frames = [udp_frame(DATA[i : i + 1400], ident=i) for i in range(20)]
-    assert numbers([*frames, udp_frame(b"end")]) == [21]
-    assert numbers([*frames, udp_frame(DATA[:1401])]) == [20, 1]
+@BOTH
+def test_equal_datagrams_are_one_run_and_the_last_may_be_shorter(family: Family) -> None:
+    frames = [family.udp_frame(DATA[i : i + 1400]) for i in range(20)]
+    assert numbers([*frames, family.udp_frame(b"end")]) == [21]
+    assert numbers([*frames, family.udp_frame(DATA[:1401])]) == [20, 1]
 
 
 @pytest.mark.parametrize("count", range(1, 12))
 @pytest.mark.parametrize("size", [1, 2, 17, 18, 64, 1472])
-def test_any_number_of_any_size_merges(count: int, size: int) -> None:
-    assert numbers([udp_frame(DATA[i : i + size], ident=i) for i in range(count)]) == [count]
+@BOTH
+def test_any_number_of_any_size_merges(count: int, size: int, family: Family) -> None:
+    assert numbers([family.udp_frame(DATA[i : i + size]) for i in range(count)]) == [count]
 
 
 def test_more_than_one_chunk_of_headers_is_compared() -> None:
@@ -135,6 +177,41 @@ def test_a_datagram_that_differs_is_by_itself(changed: dict[str, int], at: int) 
     frames = [udp_frame(DATA[:100]) for _ in range(10)]
     frames[at] = udp_frame(DATA[:100], **changed)  # type: ignore[arg-type]
     assert numbers(frames) == [number for number in (at, 1, 9 - at) if number]
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [{"dport": 1}, {"dst": REMOTE6 + 1}, {"src": GUEST6 + 1}, {"hops": 3}, {"traffic_class": 4}, {"label": 1},
+     {"eth_header": TO_GUEST6}],
+    ids=str,
+)  # fmt: skip
+@pytest.mark.parametrize("at", [0, 1, 5, 9])
+def test_an_ipv6_datagram_that_differs_is_by_itself(changed: dict[str, Any], at: int) -> None:
+    frames = [udp_frame6(DATA[:100]) for _ in range(10)]
+    frames[at] = udp_frame6(DATA[:100], **changed)
+    assert numbers(frames) == [number for number in (at, 1, 9 - at) if number]
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [{"hops": 1}, {"hops": 0}, {"src": ip.parse("fe80::1")}, {"dst": ip.parse("::ffff:10.0.0.1")},
+     {"eth_header": b"\x33\x33" + FROM_GUEST6[2:]}],
+    ids=["last hop", "no hop", "link-local", "mapped", "to a group"],
+)  # fmt: skip
+def test_ipv6_datagrams_that_are_not_routed_are_left_to_demux(changed: dict[str, Any]) -> None:
+    assert numbers([udp_frame6(b"x"), *[udp_frame6(b"x", **changed)] * 5, udp_frame6(b"x")]) == [1, 1]
+
+
+@pytest.mark.parametrize("count", [1, 2, 9])
+def test_without_a_checksum_an_ipv6_datagram_is_wrong(count: int) -> None:
+    """RFC 8200 section 8.1."""
+    view, places = slot_of([udp_frame6(DATA[:80], summed=False)] * count)
+    assert gro.coalesce(view, places, ipv6=True) == ([], {headers.DROP_UDP_CHECKSUM: count})
+
+
+def test_with_ipv6_off_its_datagrams_are_left_to_demux() -> None:
+    items, drops = gro.coalesce(*slot_of([udp_frame6(b"x")] * 5))
+    assert ([type(item) for item in items], drops) == ([Frame] * 5, {})
 
 
 def test_flows_that_alternate_do_not_merge() -> None:
@@ -178,19 +255,24 @@ def test_a_wrong_checksum_costs_its_datagram_and_no_other(bad: list[int], where:
 
 @pytest.mark.parametrize("count", [1, 2, 4, 9, 40])
 @pytest.mark.parametrize("tail", [0, 7])
-def test_datagrams_without_checksum_are_completed_and_merge_as_others_do(count: int, tail: int) -> None:
-    frames = [udp_frame(DATA[i : i + 1400], ident=i) for i in range(count)]
-    frames += [udp_frame(DATA[:tail])] if tail else []
+@BOTH
+def test_datagrams_without_checksum_are_completed_and_merge_as_others_do(
+    count: int, tail: int, family: Family
+) -> None:
+    frames = [family.udp_frame(DATA[i : i + 1400]) for i in range(count)]
+    frames += [family.udp_frame(DATA[:tail])] if tail else []
     view, places = slot_of([left_out(frame) for frame in frames])
     assert [number for number, _ in check(view, places)] == [len(frames)]
     assert whole(view, places) == frames
 
 
 @pytest.mark.parametrize("count", [1, 5])
-def test_a_completed_checksum_of_zero_is_written_as_all_ones(count: int) -> None:
-    first = udp_frame(b"x" * 8 + b"\0\0")
-    frame = udp_frame(b"x" * 8 + first[40:42])
-    assert frame[40:42] == b"\xff\xff"
+@BOTH
+def test_a_completed_checksum_of_zero_is_written_as_all_ones(count: int, family: Family) -> None:
+    field = slice(family.l4_off + 6, family.l4_off + 8)
+    first = family.udp_frame(b"x" * 8 + b"\0\0")
+    frame = family.udp_frame(b"x" * 8 + first[field])
+    assert frame[field] == b"\xff\xff"
     view, places = slot_of([left_out(frame)] * count)
     assert [number for number, _ in check(view, places)] == [count]
     assert whole(view, places) == [frame] * count
@@ -267,25 +349,25 @@ STEP = st.tuples(
     st.sampled_from([0, 1, 20, 21, 100, 600]),  # bytes
     st.integers(1, 9),  # times
     st.sampled_from(["", "", "", "flip", "plain", "pad", "cut", "tcp", "partial", "partial", "tag"]),
+    st.sampled_from([*FAMILIES.values()]),
 )
 
 
 @given(st.lists(STEP, min_size=1, max_size=9), st.sampled_from([4, 2, [4, 4, 6]]), st.data())
 @settings(max_examples=300, deadline=None)
 def test_any_burst_says_what_the_plain_walk_says(
-    steps: list[tuple[int, int, int, str]], gaps: list[int] | int, data: st.DataObject
+    steps: list[tuple[int, int, int, str, Family]], gaps: list[int] | int, data: st.DataObject
 ) -> None:
     frames = []
-    for flow, size, times, what in steps:
+    for flow, size, times, what, family in steps:
         for number in range(times):
             at = len(frames) + number
             frame = bytearray(
-                udp_frame(
+                family.udp_frame(
                     DATA[at : at + size],
                     sport=flow + 1,
-                    ident=at,
                     summed=what != "plain",
-                    pad_to=64 if what == "pad" else 0,
+                    pad_to=family.udp_len + 22 if what == "pad" else 0,
                 )
             )
             if what == "flip":
@@ -293,25 +375,26 @@ def test_any_burst_says_what_the_plain_walk_says(
             elif what == "cut":
                 del frame[data.draw(st.integers(1, len(frame))) :]
             elif what == "tcp":
-                frame = bytearray(tcp_frame(at, DATA[:size]))
+                frame = bytearray(family.tcp_frame(at, DATA[:size]))
             elif what == "partial":
                 frame = bytearray(left_out(bytes(frame)))
             elif what == "tag":
                 frame[12:12] = TAG
             frames.append(bytes(frame))
     view, places = slot_of(frames, gaps=gaps)
-    items, _ = gro.coalesce(view, places)
+    items, _ = gro.coalesce(view, places, ipv6=True)
     if not any(isinstance(item, TcpRange) for item in items) and all(length >= 14 for _, length in places):
         check(view, places)
 
 
-@given(st.binary(min_size=42, max_size=200), st.booleans())
-@settings(max_examples=200, deadline=None)
-def test_nothing_is_raised_whatever_the_bytes_are(noise: bytes, verify: bool) -> None:
-    head = udp_frame(noise[42:])[:38]
-    frame = head[: noise[0] % 39] + noise[noise[0] % 39 :]
+@given(st.binary(min_size=62, max_size=200), st.booleans(), st.sampled_from([*FAMILIES.values()]))
+@settings(max_examples=300, deadline=None)
+def test_nothing_is_raised_whatever_the_bytes_are(noise: bytes, verify: bool, family: Family) -> None:
+    most = family.l4_off + 4
+    head = family.udp_frame(noise[family.udp_len :])[:most]
+    frame = head[: noise[0] % (most + 1)] + noise[noise[0] % (most + 1) :]
     view, places = slot_of([frame] * 7, size=256 + 7 * (len(frame) + 4))
-    gro.coalesce(view, places, verify=verify)
+    gro.coalesce(view, places, verify=verify, ipv6=True)
 
 
 def test_the_guest_is_the_sender_of_a_run() -> None:

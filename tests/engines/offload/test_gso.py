@@ -2,6 +2,7 @@
 
 import random
 from struct import Struct
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -10,30 +11,37 @@ from hypothesis import strategies as st
 from pipeline.engines.offload.gro import coalesce
 from pipeline.engines.offload.gso import Segmenter
 from pipeline.records.tcp import TcpRange
-from pipeline.wire import checksum, ethernet, framing, ipv4, tcp, tcp_options, virtio_net
-from tests.support import tcp_segments
-from tests.support.frames import GUEST, REMOTE, TO_GUEST, timestamps
-from tests.support.ranges import cut
+from pipeline.wire import checksum, ethernet, framing, tcp, tcp_options, virtio_net
+from tests.support.frames import FAMILIES, Family, timestamps
+from tests.support.ranges import IPV4, cut
 
 DATA = random.Random(3).randbytes(80000)
 
 
 def plain(
-    payload: bytes, seq: int, ack: int, flags: int, window: int, options: bytes, mss: int, ident: int
+    payload: bytes,
+    seq: int,
+    ack: int,
+    flags: int,
+    window: int,
+    options: bytes,
+    mss: int,
+    ident: int,
+    family: Family = IPV4,
 ) -> list[bytes]:
     """The frames of a range, written one by one."""
     frames = []
     begins = range(0, len(payload), mss) if payload else (0,)
     for number, begin in enumerate(begins):
         last = begin == begins[-1]
-        segment = tcp_segments.segment(
-            REMOTE, GUEST, 80, 40000, (seq + begin) % 2**32, ack,
-            flags if last else flags & ~(tcp.PSH | tcp.FIN), window, options, payload[begin : begin + mss],
+        numbered = {"ident": (ident + number) % 65536} if family is IPV4 else {}
+        frames.append(
+            family.tcp_frame(
+                (seq + begin) % 2**32, payload[begin : begin + mss], ack=ack, wnd=window, options=options,
+                flags=flags if last else flags & ~(tcp.PSH | tcp.FIN), sport=80, dport=40000,
+                src=family.remote, dst=family.guest, eth_header=family.to_guest, **numbered,
+            )
         )  # fmt: skip
-        header = ipv4.build(
-            20 + len(segment), (ident + number) % 65536, 64, ipv4.PROTO_TCP, REMOTE, GUEST, flags=ipv4.FLAG_DF
-        )
-        frames.append(TO_GUEST + header + segment)
     return frames
 
 
@@ -49,6 +57,7 @@ RANGES = st.fixed_dictionaries(
         "options": OPTIONS,
         "mss": st.sampled_from([1, 2, 3, 100, 101, 1448, 1460, 9001, 65480]),
         "ident": st.sampled_from([0, 1, 65500, 65535]),
+        "family": st.sampled_from([*FAMILIES.values()]),
     }
 )
 LENGTHS = st.one_of(st.integers(0, 300), st.integers(0, 20000))
@@ -63,7 +72,7 @@ def payload_at(data: bytes, off: int, length: int, mss: int) -> memoryview:
 )
 @settings(max_examples=300, deadline=None)
 def test_a_stream_gets_the_plain_writers_bytes(
-    fields: dict[str, int], length: int, off: int, prefix: framing.Framing
+    fields: dict[str, Any], length: int, off: int, prefix: framing.Framing
 ) -> None:
     payload = payload_at(DATA, off, length, fields["mss"])
     segmenter = Segmenter(prefix, scratch_bytes=1 << 16)
@@ -76,29 +85,33 @@ def test_a_stream_gets_the_plain_writers_bytes(
 
 @given(fields=RANGES, length=LENGTHS, off=st.integers(0, 5))
 @settings(max_examples=150, deadline=None)
-def test_a_datagram_link_gets_one_buffer_a_frame(fields: dict[str, int], length: int, off: int) -> None:
+def test_a_datagram_link_gets_one_buffer_a_frame(fields: dict[str, Any], length: int, off: int) -> None:
     payload = payload_at(DATA, off, length, fields["mss"])
     buffers = cut(Segmenter(None), payload, **fields)
     assert list(map(bytes, buffers)) == plain(bytes(payload), **fields)
 
 
+@pytest.mark.parametrize("family", FAMILIES.values(), ids=FAMILIES)
 @pytest.mark.parametrize("fill", [b"\0", b"\xff"])
-@pytest.mark.parametrize("mss", [1448, 1447, 65495])
-def test_payloads_of_one_value_have_the_right_zero_in_the_checksum(fill: bytes, mss: int) -> None:
+@pytest.mark.parametrize("mss", [1448, 1447, 65475])
+def test_payloads_of_one_value_have_the_right_zero_in_the_checksum(
+    fill: bytes, mss: int, family: Family
+) -> None:
     for ident in range(0, 65536, 4099):
-        fields = (7, 9, tcp.ACK, 1, b"", mss, ident)
+        fields = (7, 9, tcp.ACK, 1, b"", mss, ident, family)
         payload = fill * 65536
         sent = cut(Segmenter(None), payload, *fields)
         assert list(map(bytes, sent)) == plain(payload, *fields)
 
 
-def test_every_checksum_value_is_the_plain_one() -> None:
+@pytest.mark.parametrize("family", FAMILIES.values(), ids=FAMILIES)
+def test_every_checksum_value_is_the_plain_one(family: Family) -> None:
     """Both zeros of ones' complement included: the window runs through all values."""
     segmenter = Segmenter(None)
     payload = memoryview(DATA)[:400]
     for window in range(0, 65536, 7):
-        sent = cut(segmenter, payload, 7, 9, tcp.ACK, window, b"", 100, window)
-        assert list(map(bytes, sent)) == plain(bytes(payload), 7, 9, tcp.ACK, window, b"", 100, window)
+        fields = (7, 9, tcp.ACK, window, b"", 100, window, family)
+        assert list(map(bytes, cut(segmenter, payload, *fields))) == plain(bytes(payload), *fields)
         segmenter.reset()
 
 
@@ -124,7 +137,7 @@ def complete(header: virtio_net.Header, frame: bytes) -> bytes:
 @given(fields=RANGES, length=st.integers(0, 65600), vnet_len=st.sampled_from([10, 12]))
 @settings(max_examples=80, deadline=None)
 def test_a_virtio_peer_gets_big_frames_that_it_can_finish(
-    fields: dict[str, int], length: int, vnet_len: int
+    fields: dict[str, Any], length: int, vnet_len: int
 ) -> None:
     fields["mss"] = max(fields["mss"], 100)
     payload = memoryview(DATA)[:length]
@@ -132,12 +145,16 @@ def test_a_virtio_peer_gets_big_frames_that_it_can_finish(
     sent = b"".join(cut(segmenter, payload, **fields))
     frames = unpack_virtio(sent, vnet_len, framing.QEMU.prefix)
     mss, options = fields["mss"], fields["options"]
-    room = (65495 - len(options)) // mss * mss if mss <= 65495 - len(options) else 65495 - len(options)
+    family = fields["family"]
+    most = 65535 + ethernet.HEADER_LEN - family.tcp_len - len(options)
+    room = most // mss * mss if mss <= most else most
+    gso_type = virtio_net.GSO_TCPV4 if family is IPV4 else virtio_net.GSO_TCPV6
     assert [complete(*frame) for frame in frames] == plain(bytes(payload), **{**fields, "mss": room})
     for header, frame in frames:
         big = len(frame) - header.hdr_len > mss
-        assert (header.gso_type, header.gso_size) == ((virtio_net.GSO_TCPV4, mss) if big else (0, 0))
-        assert header.hdr_len == 54 + len(options)
+        assert (header.gso_type, header.gso_size) == ((gso_type, mss) if big else (0, 0))
+        assert header.hdr_len == family.tcp_len + len(options)
+        assert (header.csum_start, header.csum_offset) == (family.l4_off, 16)
 
 
 def test_one_segment_is_not_copied() -> None:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from pipeline.engines.tcp.config import TcpConfig
+from pipeline.engines.tcp.config import IPV6_TCP_HEADER_BYTES, TcpConfig
 
 
 @pytest.mark.parametrize(
@@ -34,3 +34,4 @@ def test_window_shift_is_the_smallest_that_fits(window: int, shift: int) -> None
 def test_our_mss_leaves_room_for_both_headers() -> None:
     assert TcpConfig(mtu=1500).rcv_mss == 1460
     assert TcpConfig(mtu=65520).rcv_mss == 65480
+    assert TcpConfig(mtu=1500, header_bytes=IPV6_TCP_HEADER_BYTES).rcv_mss == 1440

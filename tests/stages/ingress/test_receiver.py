@@ -7,7 +7,9 @@ import pytest
 
 from pipeline.counters import INDEX
 from pipeline.links.base import LinkClosed
+from pipeline.records import kinds
 from pipeline.stages.ingress import shares
+from tests.support.frames import tcp_frame6, udp_frame6
 from tests.support.ingress_rig import FRAME, IngressRig
 
 NEVER = float("inf")
@@ -113,3 +115,17 @@ def test_a_round_in_which_nobody_can_be_read_cancels_no_debt(rig: IngressRig) ->
     assert accounts.order([first.guest_number, second.guest_number]) == [second.guest_number]
     one.close()
     two.close()
+
+
+@pytest.mark.parametrize("ipv6", [False, True])
+def test_packets_of_ipv6_become_ranges_only_while_it_is_on(ipv6: bool) -> None:
+    rig = IngressRig(ipv6=ipv6)
+    guest = rig.guest()
+    rig.turn()
+    rig.kinds()
+    frames = [tcp_frame6(i * 100, b"x" * 100) for i in range(3)] + [udp_frame6(b"x" * 50)] * 2
+    guest.sendall(b"".join(len(frame).to_bytes(2, "little") + frame for frame in frames))
+    rig.turn()
+    assert rig.kinds() == ([kinds.TCP_RANGE, kinds.UDP_RANGE] if ipv6 else [kinds.FRAME] * 5)
+    guest.close()
+    rig.end()

@@ -17,7 +17,7 @@ from pipeline.wire import ethernet, ip, ipv4
 from pipeline.wire import udp as wire_udp
 from pipeline.wire.tcp import ACK, SYN
 from tests.support.configured import changed
-from tests.support.frames import GATEWAY_MAC, tcp_frame, udp_frame
+from tests.support.frames import GATEWAY_MAC, tcp_frame, tcp_frame6, udp_frame, udp_frame6
 from tests.support.network import Network
 from tests.support.one_process import Neighbour, OneProcess
 
@@ -52,7 +52,7 @@ class Rig:
         """(worker, record) of everything that one frame leads to."""
         ingress = self.one.neighbours["ingress"]
         slot = ingress.fill(frame)
-        items, drops = gro.coalesce(ingress.slots[slot], [(256, len(frame))], link, slot)
+        items, drops = gro.coalesce(ingress.slots[slot], [(256, len(frame))], link, slot, ipv6=True)
         assert not drops
         assert len(items) == 1
         self.steering.pass_on(ingress.slots[slot], items, self.now)
@@ -268,3 +268,53 @@ def test_a_guest_that_demux_does_not_see_keeps_its_address_and_its_flows() -> No
         one.settle()
         host.close()
         one.everybody_leaves()
+
+
+# --- IPv6 ---------------------------------------------------------------------------------
+
+GUEST6 = ip.parse("fd00::5")
+SERVER6 = ip.parse("2001:db8::7")
+FLOW6 = flow_key(GUEST6, 40000, SERVER6, 9000)
+FROM_GUEST6 = ethernet.header(GATEWAY_MAC, MAC, ethernet.TYPE_IPV6)
+
+
+def tcp6(dst: int = SERVER6, src: int = GUEST6, header: bytes = FROM_GUEST6) -> bytes:
+    return tcp_frame6(1, b"data", src=src, dst=dst, sport=40000, dport=80, eth_header=header)
+
+
+def udp6(payload: bytes = b"data") -> bytes:
+    return udp_frame6(payload, src=GUEST6, dst=SERVER6, sport=40000, dport=9000, eth_header=FROM_GUEST6)
+
+
+def fragment6(off: int, *, proto: int = ipv4.PROTO_UDP) -> bytes:
+    """A fragment of a datagram, with a Fragment header (RFC 8200 section 4.5)."""
+    frame = udp6(bytes(100))
+    header = bytes((proto, 0)) + (off | 1).to_bytes(2, "big") + bytes(4)
+    length = (len(frame) - 54 + len(header)).to_bytes(2, "big")
+    return frame[:18] + length + bytes((44,)) + frame[21:54] + header + frame[54:]
+
+
+def test_ipv6_segments_of_a_known_guest_go_to_the_shard_that_demux_would_choose(rig: Rig) -> None:
+    rig.steering.learn(GUEST6, MAC, LINK)
+    for dst in (SERVER6, ip.parse("64:ff9b::8.8.8.8"), ip.parse("fd00::1")):
+        assert rig.went(tcp6(dst)) == [f"tcp{rss_hash(GUEST6, 40000, dst, 80) % 2}"]
+    assert rig.went(tcp6(src=GUEST6 + 1)) == ["demux"]
+    assert rig.went(tcp6(header=ethernet.header(GATEWAY_MAC, OTHER_MAC, ethernet.TYPE_IPV6))) == ["demux"]
+    for text in ("fe80::1", "ff02::1", "fec0::1", "::1"):
+        assert rig.went(tcp6(ip.parse(text))) == ["demux"]
+    assert rig.steering.neighbors[GUEST6].header[12:] == b"\x86\xdd"
+    assert rig.steering.neighbors[GUEST].header[12:] == b"\x08\x00"
+
+
+def test_ipv6_datagrams_of_a_flow_go_to_its_socket_until_there_are_fragments(rig: Rig) -> None:
+    rig.steering.learn(GUEST6, MAC, LINK)
+    rig.steering.steer(FLOW6, 77, 1)
+    assert rig.went(udp6()) == ["egress1"]
+    # Neither tells which flow it is of.
+    assert rig.went(fragment6(8)) == ["demux"]
+    assert rig.went(fragment6(0, proto=ipv4.PROTO_TCP)) == ["demux"]
+    assert rig.went(udp6()) == ["egress1"]
+    assert [record.kind for _, record in rig.pass_on(fragment6(0))] == [kinds.UDP_FRAGMENTED, kinds.FRAME]
+    assert rig.went(udp6()) == ["demux"]
+    rig.steering.steer(FLOW6, 77, 1)
+    assert rig.went(udp6()) == ["demux"]

@@ -35,6 +35,7 @@ from pipeline.stages.egress.udp.flows import (
     open_socket,
     sent_before,
 )
+from pipeline.system import inet
 from pipeline.system.outbound import Outbound
 from pipeline.wire import ip
 
@@ -45,8 +46,9 @@ TRIES: Final = 3
 _FOREIGN: Final = INDEX["egress_datagram_dropped_foreign_source"]
 _POLICY: Final = INDEX["egress_datagram_dropped_policy"]
 
-Place = tuple[Addr, int, bool]
-"""Address and port of a guest, and whether the socket is bound to the outbound address or interface."""
+Place = tuple[Addr, int, bool, bool]
+"""Address and port of a guest, whether the socket is bound to the outbound address or interface, and whether
+it is for IPv4 hosts. A guest reaches those under 64:ff9b::/96 from its IPv6 address too."""
 
 
 class Cone(DatagramSocket):
@@ -63,7 +65,7 @@ class Cone(DatagramSocket):
         cones: "Cones",
     ) -> None:
         super().__init__(context, table, sock, guest, now)
-        self._guest_addr, self._guest_port, _ = place
+        self._guest_addr, self._guest_port, _, _ = place
         self._place = place
         self._cones = cones
         self._by_source: dict[int, DatagramFlow] = {}
@@ -116,7 +118,7 @@ class Cone(DatagramSocket):
     def receive(self, view: memoryview) -> tuple[int, int]:
         """Read one datagram."""
         length, address = self.sock.recvfrom_into(view)
-        return length, ip.parse_ipv4(str(address[0])) << 16 | int(address[1])
+        return length, ip.parse(str(address[0])) << 16 | int(address[1])
 
     def flow_from(self, source: int, count: int) -> DatagramFlow | None:
         """The flow of a remote. For a stranger that the guest could reach, a flow unknown to demux."""
@@ -126,7 +128,7 @@ class Cone(DatagramSocket):
     def _from_stranger(self, source: int, count: int) -> DatagramFlow | None:
         context = self.context
         host_addr, port = source >> 16, source & 0xFFFF
-        remote = context.targets.seen_as(host_addr)
+        remote = ip.as_seen_from(context.targets.seen_as(host_addr), self._guest_addr)
         target = context.targets.udp_target(remote, port)
         if target.service or target.refused or target.addr != host_addr or not port:
             context.counts[_FOREIGN] += count
@@ -147,7 +149,7 @@ class Cone(DatagramSocket):
         """Tell the guest what became of its datagrams. Returns how many errors there were."""
         found, taken = udp_errors.errors(self.sock, ERRORS_A_TIME)
         for address, port, error in found:
-            flow = self._by_source.get(ip.parse_ipv4(address) << 16 | port)
+            flow = self._by_source.get(ip.parse(address) << 16 | port)
             if flow is not None:
                 self.context.notices.notify_datagram_failed(flow.key, error)
         return taken
@@ -178,12 +180,12 @@ class Cones(DatagramSockets):
     def socket_for(self, guest: int, ends: Ends, host_addr: Addr, now: float) -> DatagramSocket:
         """The cone of the guest's port. If it has an outbound, a second cone is for the host's loopback."""
         outbound = self._context.outbound
-        is_bound = outbound is not None and outbound.is_for(ip.text(host_addr))
-        place = (ends.guest_addr, ends.guest_port, is_bound)
+        host = ip.text(host_addr)
+        is_bound = outbound is not None and outbound.is_for(host)
+        place = (ends.guest_addr, ends.guest_port, is_bound, ip.is_ipv4(host_addr))
         cone = self._cones.get(place)
         if cone is None:
-            source = _source(outbound, is_bound=is_bound)
-            host = ip.text(host_addr)
+            source = _source(outbound, inet.family_of(host), is_bound=is_bound)
             sock = open_socket(self._context, guest, host, lambda made: _prepare(made, source))
             cone = Cone(self._context, self._table, sock, guest, now, place, self)
             self._cones[place] = cone
@@ -194,14 +196,16 @@ class Cones(DatagramSockets):
         del self._cones[place]
 
 
-def _source(outbound: Outbound | None, *, is_bound: bool) -> str:
+def _source(outbound: Outbound | None, family: int, *, is_bound: bool) -> str:
     """The address to bind a cone to; empty if the outbound has done that. is_bound: whether it is for it."""
+    wildcard, loopback = ("0.0.0.0", "127.0.0.1") if family == socket.AF_INET else ("::", "::1")
     if outbound is None:
-        return "0.0.0.0"
+        return wildcard
     if not is_bound:
         # Only the host itself may answer what went to its loopback.
-        return "127.0.0.1"
-    return "" if outbound.address else "0.0.0.0"
+        return loopback
+    # An outbound address is IPv4's.
+    return "" if outbound.address and family == socket.AF_INET else wildcard
 
 
 def _prepare(sock: socket.socket, source: str) -> None:

@@ -31,6 +31,7 @@ from pipeline.stages.egress.policy_filter import REFUSED
 from pipeline.stages.egress.sockets import USED_AGAIN_S, GuestSocket
 from pipeline.stages.egress.traffic import Traffic
 from pipeline.stages.flow_reports import ERROR, LIMIT, POLICY
+from pipeline.system import inet
 
 SOCKET_BUFFER_BYTES: Final = 1 << 20
 TYPICAL_BYTES: Final = 1472
@@ -244,11 +245,15 @@ def open_socket(
 
     destination: an address that it will send to.
     """
-    sock = context.bound.datagram_socket(guest, _new_socket)
+    family = inet.family_of(destination)
+    sock = context.bound.datagram_socket(guest, lambda: socket.socket(family, socket.SOCK_DGRAM))
     if sock is None:
         raise OSError(errno.EMFILE, "too many sockets of guests")
     try:
         sock.setblocking(False)
+        if family == socket.AF_INET6:
+            # IPv4 hosts cannot answer through it as ::ffff:0:0/96.
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, SOCKET_BUFFER_BYTES)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SOCKET_BUFFER_BYTES)
         if context.outbound is not None:
@@ -258,10 +263,6 @@ def open_socket(
         sock.close()
         raise
     return sock
-
-
-def _new_socket() -> socket.socket:
-    return socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
 
 
 def send_pieces(

@@ -18,6 +18,7 @@ from pipeline.records.flows import Ends, flow_key
 from pipeline.records.udp import UdpData
 from pipeline.stages.egress.policy_filter import PolicyFilter
 from pipeline.stages.egress.udp.sockets import UdpSockets
+from pipeline.system import inet
 from pipeline.system.outbound import Outbound
 from pipeline.wire import icmp, ip
 from tests.support.egress_rig import EgressRig, Sent
@@ -26,7 +27,9 @@ from tests.support.netns import wait_for
 GUEST = ip.parse_ipv4("192.168.127.2")
 HOST = ip.parse_ipv4("192.168.127.254")
 SECOND = ip.parse_ipv4("192.168.127.253")
-ALIASES = {HOST: "127.0.0.1", SECOND: "127.0.0.2"}
+GUEST6 = ip.parse("fd00::2")
+HOST6 = ip.parse("fd00::fe")
+ALIASES = {HOST: "127.0.0.1", SECOND: "127.0.0.2", HOST6: "::1"}
 PORT = 40000
 
 
@@ -34,31 +37,37 @@ class Rig(EgressRig):
     """UdpSockets with full cone; servers are on the loopback, which the guest has as .254 and .253."""
 
     def __init__(self, policy: EgressPolicy, outbound: Outbound | None = None) -> None:
-        table = {addr: ip.parse_ipv4(text) for addr, text in ALIASES.items()}
+        table = {addr: ip.parse(text) for addr, text in ALIASES.items()}
         network = SimpleNamespace(
             subnet=IPv4Network("192.168.127.0/24"),
             gateway_ip=ip.parse_ipv4("192.168.127.1"),
             gateway_virtual_ips=(),
             nat=table,
         )
-        targets = nat.Nat(network)
+        targets = nat.Nat(network, network6=HOST6)
         super().__init__(targets, lambda worker: PolicyFilter(worker, policy), outbound)
         self.udp = UdpSockets(self.context, 10, full_cone=True)
         self.flows = self.udp.table.flows_by_id
         self.servers: list[socket.socket] = []
 
     def server(self, addr: int = HOST) -> socket.socket:
-        sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        sock = socket.socket(inet.family_of(ALIASES[addr]), socket.SOCK_DGRAM)
         sock.bind((ALIASES[addr], 0))
         sock.settimeout(10)
         self.servers.append(sock)
         return sock
 
     def send(
-        self, number: int, to: tuple[int, int], *payloads: bytes, port: int = PORT, steered: bool = False
+        self,
+        number: int,
+        to: tuple[int, int],
+        *payloads: bytes,
+        port: int = PORT,
+        steered: bool = False,
+        guest: int = GUEST,
     ) -> None:
         """Datagrams of the guest, all of one length but for a shorter last."""
-        key = flow_key(GUEST, port, *to)
+        key = flow_key(guest, port, *to)
         record = memoryview(UdpData.pack(number, key, self.fill(list(payloads)), link=1))
         if steered:
             self.udp.on_steered(UdpData.unpack(record, 0), time.monotonic())
@@ -74,12 +83,12 @@ class Rig(EgressRig):
             self.udp.read_ready(time.monotonic())
         return [record for record in self.records[before:] if record.kind != kinds.UDP_ANSWERED]
 
-    def datagrams(self) -> list[tuple[int, int, int, bytes]]:
+    def datagrams(self, guest: int = GUEST) -> list[tuple[int, int, int, bytes]]:
         """(remote's address and port, guest's port, payload) of what has come. References are given back."""
         found = []
         for record in self.read():
             ends = Ends.of(record.says.key)
-            assert ends.guest_addr == GUEST
+            assert ends.guest_addr == guest
             where = (ends.remote_addr, ends.remote_port, ends.guest_port)
             found += [(*where, payload) for payload in self.payloads([record])]
         return found
@@ -145,6 +154,47 @@ def test_an_answer_from_another_port_and_another_host_reaches_the_guest_with_its
         (*place(SECOND, other_host), PORT, b"more"),
         (*place(HOST, one), PORT, b"own"),
     ]
+
+
+def test_a_port_of_an_ipv6_address_has_a_cone_for_each_family_of_hosts(rig: Rig) -> None:
+    one, stranger, old = rig.server(HOST6), rig.server(HOST6), rig.server(HOST)
+    spelt = ip.as_seen_from(HOST, GUEST6)
+    rig.send(1, place(HOST6, one), b"a", guest=GUEST6)
+    rig.send(2, place(spelt, old), b"b", guest=GUEST6)
+    (_, seen), (_, seen_by_old) = one.recvfrom(10), old.recvfrom(10)
+    assert rig.cones() == 2
+    one.sendto(b"own", seen)
+    stranger.sendto(b"more", seen)
+    assert rig.datagrams(GUEST6) == [
+        (*place(HOST6, one), PORT, b"own"),
+        (*place(HOST6, stranger), PORT, b"more"),
+    ]
+    # The cone for IPv4 hosts has answers, also of strangers, under 64:ff9b::/96.
+    second = rig.server(SECOND)
+    old.sendto(b"old", seen_by_old)
+    second.sendto(b"second", seen_by_old)
+    assert rig.datagrams(GUEST6) == [
+        (*place(spelt, old), PORT, b"old"),
+        (*place(ip.as_seen_from(SECOND, GUEST6), second), PORT, b"second"),
+    ]
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.sendto(b"IPv4 to the IPv6 cone", ("127.0.0.1", seen[1]))
+        assert rig.datagrams(GUEST6) == []
+
+
+def test_a_refused_datagram_of_an_ipv6_flow_is_reported_and_ends_nothing(rig: Rig) -> None:
+    one, gone = rig.server(HOST6), rig.server(HOST6)
+    to_gone = place(HOST6, gone)
+    gone.close()
+    rig.send(1, place(HOST6, one), b"a", guest=GUEST6)
+    rig.send(2, to_gone, b"b", guest=GUEST6)
+    found: list[Sent] = []
+    wait_for(lambda: found.extend(rig.read()) or found, "the error")
+    (failed,) = found
+    assert failed.kind == kinds.UNREACHABLE
+    assert Ends.of(failed.says.key).remote_port == to_gone[1]
+    assert failed.says.code == icmp.PORT_UNREACHABLE
+    assert sorted(rig.flows) == [1, 2]
 
 
 def test_strangers_do_not_renew_a_flow_and_remotes_do(rig: Rig) -> None:
@@ -328,6 +378,13 @@ def test_a_new_policy_ends_the_flows_that_it_forbids_and_tells_the_guest(made: A
     assert (closed.kind, closed.says.flow) == (kinds.UDP_CLOSE, 2)
     assert rig.count("egress_flow_closed_policy") == 1
     assert not rig.context.policy.replace(POLICIES[1]), "the same policy is no change"
+
+
+def test_the_hosts_loopback_of_ipv6_is_reached_whatever_the_outbound_is(made: Any) -> None:
+    rig = made(outbound=Outbound("192.0.2.1", "no-such0"))
+    one = rig.server(HOST6)
+    rig.send(1, place(HOST6, one), b"a", guest=GUEST6)
+    assert one.recvfrom(10)[1][0] == "::1"
 
 
 def test_the_hosts_loopback_is_reached_from_loopback_whatever_the_outbound_is(made: Any) -> None:

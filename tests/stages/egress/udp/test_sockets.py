@@ -15,26 +15,33 @@ from pipeline.records.flows import flow_key
 from pipeline.records.udp import UdpData
 from pipeline.stages.egress.udp.flows import why_ended
 from pipeline.stages.egress.udp.sockets import UdpSockets
+from pipeline.system import inet
 from pipeline.wire import ip
 from tests.support.egress_rig import SLOTS, EgressRig, Sent
 
-LOCAL = ip.parse_ipv4("127.0.0.1")
-GUEST = ip.parse_ipv4("192.168.127.2")
+PLACES = {
+    "IPv4": ("192.168.127.2", "127.0.0.1", "127.0.0.1"),
+    "IPv6": ("fd00::2", "::1", "::1"),
+    "NAT64": ("fd00::2", "64:ff9b::127.0.0.1", "127.0.0.1"),
+}
+"""For each family: the guest, the host as the guest names it, and the host."""
 
 
 class Rig(EgressRig):
     """UdpSockets, and a host socket for it to talk to."""
 
-    def __init__(self) -> None:
-        targets: Any = SimpleNamespace(udp_target=lambda addr, port: Target(addr))
+    def __init__(self, family: str) -> None:
+        guest, remote, host = PLACES[family]
+        self.guest, self.remote = ip.parse(guest), ip.parse(remote)
+        targets: Any = SimpleNamespace(udp_target=lambda addr, port: Target(ip.embedded(addr)))
         super().__init__(targets)
         self.udp = UdpSockets(self.context, 10, full_cone=False)
         self.flows = self.udp.table.flows_by_id
-        self.host = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        self.host.bind(("127.0.0.1", 0))
+        self.host = socket.socket(inet.family_of(host), socket.SOCK_DGRAM)
+        self.host.bind((host, 0))
         self.host.setblocking(False)
         self.port = self.host.getsockname()[1]
-        self.key = flow_key(GUEST, 40000, LOCAL, self.port)
+        self.key = flow_key(self.guest, 40000, self.remote, self.port)
 
     def send(self, payloads: list[bytes], stride: int = 1500) -> None:
         """A run of the guest's to the host socket."""
@@ -71,12 +78,17 @@ class Rig(EgressRig):
         self.retire()
 
 
+@pytest.fixture(params=PLACES)
+def family(request: pytest.FixtureRequest) -> Any:
+    return request.param
+
+
 @pytest.fixture(params=["with the system's help", "one by one"])
-def rig(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Any:
+def rig(request: pytest.FixtureRequest, family: str, monkeypatch: pytest.MonkeyPatch) -> Any:
     if request.param == "one by one":
         monkeypatch.setattr(host_udp, "can_segment", lambda: False)
         monkeypatch.setattr(host_udp, "can_receive_many", lambda: False)
-    made = Rig()
+    made = Rig(family)
     yield made
     made.close()
 
@@ -120,8 +132,8 @@ def test_what_the_host_answers_is_described_datagram_by_datagram(rig: Rig, name:
 
 
 @pytest.mark.skipif(not host_udp.can_receive_many(), reason="no recvmmsg here")
-def test_equal_answers_need_few_records() -> None:
-    rig = Rig()
+def test_equal_answers_need_few_records(family: str) -> None:
+    rig = Rig(family)
     rig.send([b"question"])
     records = rig.answer(numbered(1000, 30))
     assert len(records) == 1
