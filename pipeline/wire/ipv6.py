@@ -19,7 +19,7 @@ from pipeline.wire import ip
 from pipeline.wire.errors import WireError
 
 FIXED: Final = Struct("!IHBB16s16s")
-HEADER_LEN: Final = FIXED.size
+HEADER_LEN: Final[int] = FIXED.size
 FRAGMENT_HEADER: Final = Struct("!BxHI")
 FRAGMENT_HEADER_LEN: Final = FRAGMENT_HEADER.size
 MIN_MTU: Final = 1280
