@@ -25,7 +25,7 @@ HALVES = (
     ("records", "wire", "engines", "engines/neighbors", "engines/tcp", "engines/offload"),
 )
 """Packages that frames pass, in two parts that are compiled side by side. The first uses the second."""
-PLAIN = ("host/[ilnpru]*", "ipc/messages", "wire/[dp]*")
+PLAIN = ("host/[ilnpru]*", "ipc/*message*", "ipc/flow_rows", "wire/[dp]*")
 """Modules of these that are not worth the time. host/udp could not be compiled either (ctypes)."""
 COMMANDS = {"bdist_wheel", "build", "build_ext", "install"}
 
