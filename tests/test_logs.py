@@ -4,7 +4,6 @@ import contextlib
 import json
 import logging
 import os
-import select
 import threading
 import time
 from collections.abc import Iterator
@@ -17,6 +16,7 @@ import structlog
 
 from pipeline import logs
 from pipeline.log.limits import Limiter, Rate
+from tests.support.ready import readable
 
 UNLIMITED = Rate(1 << 30, 1.0)
 
@@ -161,7 +161,7 @@ def read_all(fd: int, until: str) -> str:
     """Read a pipe until a text is there."""
     text = ""
     while until not in text:
-        assert select.select([fd], [], [], 10)[0], text
+        assert readable(fd, 10), text
         text += os.read(fd, 1 << 20).decode()
     return text
 

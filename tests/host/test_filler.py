@@ -1,6 +1,6 @@
 """SlotFiller: short reads share a slot, each with a reference of its own."""
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.host.filler import SlotFiller
@@ -44,6 +44,7 @@ def test_retire_gives_the_slot_back() -> None:
     assert pool.free_count == 1
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(1, 900), st.integers(0, 900)), max_size=60))
 def test_commits_never_overlap_and_all_references_are_counted(reads: list[tuple[int, int]]) -> None:
     pool = Pool(3, 100)

@@ -1,5 +1,6 @@
 """What several tests of stages need: forked toy workers, networks in one process, one without descriptors."""
 
+import gc
 import os
 import resource
 from collections.abc import Callable, Iterator
@@ -67,3 +68,11 @@ def network() -> Iterator[Make]:
     yield make
     for one in made:
         one.close()
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _usual_collections() -> Iterator[None]:
+    """A worker's loop that a test runs in this process makes Python's collections rare."""
+    before = gc.get_threshold()
+    yield
+    gc.set_threshold(*before)

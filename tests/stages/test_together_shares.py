@@ -1,6 +1,5 @@
 """demux, tcp and egress together: whose socket makes room when there is none left."""
 
-import select
 import socket
 
 import pytest
@@ -8,6 +7,7 @@ import pytest
 from pipeline.records.kinds import REPORT_EVERY_S
 from tests.support.network import Make, Network
 from tests.support.played_guests import Guest, GuestStream
+from tests.support.ready import readable
 
 Pair = tuple[GuestStream, socket.socket]
 
@@ -183,7 +183,7 @@ def test_a_udp_flow_goes_on_when_its_guest_is_back_before_its_old_link_is_down(
             peers.add(server.recvfrom(10)[1])
         guest.datagram(port, b"hello")
         one.advance(2 * REPORT_EVERY_S)
-    while server in select.select([server], [], [], 0)[0]:
+    while readable(server, 0):
         peers.add(server.recvfrom(10)[1])
     one.card.steering.link_down(1, 1)
     one.settle()

@@ -12,6 +12,7 @@ import pytest
 from pipeline.ipc import channel
 from pipeline.ipc.fabric import Fabric
 from pipeline.stages.worker import Message, Worker
+from tests.support.ready import readable
 from tests.support.toy_workers import LIMIT, Child, Spawn, Toy
 
 BOTH_KINDS = pytest.mark.parametrize("name", ["demux", "ingress"])
@@ -301,7 +302,6 @@ def test_workers_end_when_the_supervisor_is_killed(fabric: Fabric) -> None:
     os.kill(supervisor, signal.SIGKILL)
     os.waitpid(supervisor, 0)
     # The pipe ends when the last process that inherited it does.
-    ready, _, _ = select.select([read_end], [], [], LIMIT)
-    assert ready
+    assert readable(read_end, LIMIT)
     assert os.read(read_end, 1) == b""
     os.close(read_end)

@@ -1,7 +1,6 @@
 """A guest without a kernel. It sends and receives frames on the daemon's QEMU socket, with a minimal TCP."""
 
 import os
-import select
 import socket
 import time
 from collections.abc import Iterator
@@ -12,6 +11,7 @@ from typing import NamedTuple
 from pipeline.wire import ethernet, framing, ip, ipv4, tcp, tcp_options, udp
 from pipeline.wire.framing import QEMU
 from tests.support import frames
+from tests.support.ready import readable
 
 GATEWAY = ip.parse_ipv4("192.168.127.1")
 QUIET_SECONDS = 0.3
@@ -63,7 +63,7 @@ class RawGuest:
     def receive(self, quiet: float = QUIET_SECONDS) -> list[bytes]:
         """Receive frames until none has come for ``quiet`` seconds; after the first one, a fifth of that."""
         found: list[bytes] = []
-        while select.select([self.sock], [], [], quiet if not found else quiet / 5)[0]:
+        while readable(self.sock, quiet if not found else quiet / 5):
             data = self.sock.recv(1 << 20)
             if not data:
                 break

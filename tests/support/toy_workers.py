@@ -1,7 +1,6 @@
 """Minimal stages and their forked workers, for tests that play the supervisor."""
 
 import os
-import select
 import signal
 import socket
 import time
@@ -16,6 +15,7 @@ from pipeline.ipc import wake
 from pipeline.ipc.channel import ControlChannel
 from pipeline.ipc.fabric import Fabric
 from pipeline.stages.worker import Message, Worker
+from tests.support.ready import readable
 
 LIMIT = 15.0
 """Seconds after which a test fails, if something has not happened that should happen at once."""
@@ -86,7 +86,7 @@ class Child:
     def next_message(self) -> tuple[dict[str, Any], list[int]]:
         until = time.monotonic() + LIMIT
         while not self.inbox:
-            ready, _, _ = select.select([self.channel], [], [], max(until - time.monotonic(), 0))
+            ready = readable(self.channel, max(until - time.monotonic(), 0))
             assert ready, f"{self.name} says nothing"
             self.inbox.extend(self.channel.receive())
             assert self.inbox or not self.channel.ended, f"{self.name} is gone"
