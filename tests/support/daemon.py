@@ -60,6 +60,7 @@ class Daemon:
             *("-ssh-port", str(ssh_port), *flags),
         ]
         self.command = program(system, plain=plain)
+        self.start_seconds = 0.0
         self.expect_errors = False
         """A test sets this if it provokes log lines of level error or worse."""
         self._process: subprocess.Popen[bytes] | None = None
@@ -68,11 +69,13 @@ class Daemon:
     def start(self) -> None:
         """Start the daemon, and wait until its log says that it is ready."""
         self._shared_memory = shared_memory()
+        began = time.monotonic()
         with self.log_path.open("wb") as log:
             self._process = self.namespace.popen(
                 [*self.command, "start", *self.flags], stdin=subprocess.DEVNULL, stdout=log, stderr=log
             )
         wait_for(self._is_ready, "the daemon is ready", READY_SECONDS, 0.01)
+        self.start_seconds = time.monotonic() - began
 
     def _is_ready(self) -> bool:
         if self.process.poll() is not None:
