@@ -143,7 +143,8 @@ def test_a_signal_soon_after_the_pid_file_is_there_ends_it_in_order(
         run.check_end(delay)
 
 
-@ENDS
+# With a file, SIGHUP would be a reload.
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
 def test_a_signal_waits_for_no_name_server(network: Network, number: signal.Signals, tmp_path: Path) -> None:
     file = tmp_path / "slow.yaml"
     file.write_text(
