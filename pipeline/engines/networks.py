@@ -16,34 +16,26 @@ class Networks:
 
     def __init__(self, texts: Iterable[str]) -> None:
         """texts: addresses, or networks such as ``10.0.0.0/8``. Raises ValueError."""
-        # Each family has its own list: as numbers, IPv4 addresses lie within ::/0.
-        self._ipv4 = _Ranges()
-        self._ipv6 = _Ranges()
         try:
-            networks = [netaddr.IPNetwork(text) for text in texts]
+            # As IPv4-mapped addresses, IPv4 networks have the numbers of pipeline.wire.ip.
+            networks = [netaddr.IPNetwork(text).ipv6() for text in texts]
         except netaddr.AddrFormatError as error:
             raise ValueError(str(error)) from None
-        for network in netaddr.cidr_merge(networks):
-            if network.version == 4:
-                self._ipv4.add(ip.MAPPED | network.first, ip.MAPPED | network.last)
-            else:
-                self._ipv6.add(network.first, network.last)
+        # Each family has its own list: as numbers, IPv4 addresses lie within ::/0.
+        self._ipv4 = _Ranges([each for each in networks if ip.is_ipv4(each.first) and ip.is_ipv4(each.last)])
+        self._ipv6 = _Ranges(networks)
 
     def __contains__(self, addr: int) -> bool:
         return addr in (self._ipv4 if ip.is_ipv4(addr) else self._ipv6)
 
 
 class _Ranges:
-    """Ranges of addresses of one family, in ascending order, that do not overlap."""
+    """Ranges of addresses in ascending order that do not overlap."""
 
-    def __init__(self) -> None:
-        self._firsts: list[int] = []
-        self._lasts: list[int] = []
-
-    def add(self, first: int, last: int) -> None:
-        """Add a range above all others."""
-        self._firsts.append(first)
-        self._lasts.append(last)
+    def __init__(self, networks: list[netaddr.IPNetwork]) -> None:
+        merged = netaddr.cidr_merge(networks)
+        self._firsts = [network.first for network in merged]
+        self._lasts = [network.last for network in merged]
 
     def __contains__(self, addr: int) -> bool:
         at = bisect_right(self._firsts, addr) - 1

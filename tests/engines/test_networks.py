@@ -49,6 +49,12 @@ def test_families_do_not_mix() -> None:
     assert ip.NOTHING not in Networks(["0.0.0.0/0", "10.0.0.0/8"])
 
 
+def test_a_mapped_network_is_the_ipv4_network() -> None:
+    networks = Networks(["::ffff:10.0.0.0/104", "::ffff:192.0.2.1"])
+    wanted = {"10.0.0.0": True, "10.255.255.255": True, "11.0.0.0": False, "192.0.2.1": True, "::1": False}
+    assert {text: ip.parse(text) in networks for text in wanted} == wanted
+
+
 def test_the_empty_set_has_nothing_and_a_wrong_text_is_an_error() -> None:
     assert ip.parse_ipv4("10.0.0.1") not in Networks([])
     with pytest.raises(ValueError, match="10"):
