@@ -1,10 +1,9 @@
 """Whole Ethernet frames for tests, made by the plain wire modules one at a time, and slots full of them."""
 
 from collections.abc import Callable
-from struct import Struct
 from typing import NamedTuple
 
-from pipeline.wire import checksum, ethernet, ip, ipv4, tcp, tcp_options, udp
+from pipeline.wire import checksum, ethernet, ip, ipv4, ipv6, tcp, tcp_options, udp
 from tests.support import tcp_segments
 
 GATEWAY_MAC = bytes.fromhex("5a94efe40cdd")
@@ -15,7 +14,6 @@ GUEST6 = ip.parse("fd12:3456:789a::2")
 REMOTE6 = ip.parse("2606:2800:220:1:248:1893:25c8:1946")
 FROM_GUEST6 = ethernet.header(GATEWAY_MAC, GUEST_MAC, ethernet.TYPE_IPV6)
 TO_GUEST6 = ethernet.header(GUEST_MAC, GATEWAY_MAC, ethernet.TYPE_IPV6)
-_IPV6 = Struct("!IHBB")
 FROM_GUEST = ethernet.header(GATEWAY_MAC, GUEST_MAC, ethernet.TYPE_IPV4)
 TO_GUEST = ethernet.header(GUEST_MAC, GATEWAY_MAC, ethernet.TYPE_IPV4)
 SLOT_BYTES = 73728
@@ -38,9 +36,7 @@ def ipv6_header(
 ) -> bytes:
     """An IPv6 header without extension headers (RFC 8200 section 3)."""
     first = 6 << 28 | traffic_class << 20 | label
-    return (
-        _IPV6.pack(first, payload_len, next_header, hops) + src.to_bytes(16, "big") + dst.to_bytes(16, "big")
-    )
+    return first.to_bytes(4, "big") + ipv6.build(payload_len, next_header, hops, src, dst)[4:]
 
 
 def tcp_frame6(

@@ -1,7 +1,7 @@
 """IPv6 frames of guests for tests: pings, datagrams, and messages of neighbour discovery."""
 
-from pipeline.wire import checksum, ethernet, icmpv6, ipv4, ipv6, udp
-from tests.support.frames import GATEWAY_MAC
+from pipeline.wire import ethernet, icmpv6, ipv6
+from tests.support.frames import GATEWAY_MAC, udp_frame6
 
 ALL_ROUTERS = 0xFF02 << 112 | 2
 """ff02::2"""
@@ -45,20 +45,8 @@ def router_solicitation(src: int, mac: bytes) -> bytes:
 
 
 def udp_frame(
-    payload: bytes,
-    src: int,
-    dst: int,
-    mac: bytes,
-    *,
-    dport: int = 53,
-    sport: int = 40000,
-    summed: bool = True,
+    payload: bytes, src: int, dst: int, mac: bytes, *, dport: int = 53, summed: bool = True
 ) -> bytes:
     """A datagram for the gateway's MAC. summed False: without a checksum, which IPv6 does not allow."""
-    sport = 40000
-    length = udp.HEADER_LEN + len(payload)
-    head = udp.build(sport, dport, length)
-    if summed:
-        head = udp.build_checked(src, dst, sport, dport, len(payload), checksum.word_sum(payload))
-    header = ipv6.build(length, ipv4.PROTO_UDP, 64, src, dst)
-    return ethernet.header(GATEWAY_MAC, mac, ethernet.TYPE_IPV6) + header + head + payload
+    header = ethernet.header(GATEWAY_MAC, mac, ethernet.TYPE_IPV6)
+    return udp_frame6(payload, dport=dport, src=src, dst=dst, eth_header=header, summed=summed)
