@@ -3,7 +3,15 @@
 from collections.abc import Hashable
 from typing import Final
 
+QUESTIONS_AT_ONCE_S: Final = 0.5
+"""A guest may ask a service the questions of this many seconds at once."""
+
 _LONG_AGO: Final = float("-inf")
+
+
+def for_questions(per_second: float) -> tuple[float, float]:
+    """The rate and the burst of buckets for questions to a service. At least one question may come."""
+    return per_second, max(1.0, per_second * QUESTIONS_AT_ONCE_S)
 
 
 class Buckets:

@@ -16,7 +16,7 @@ from collections.abc import Hashable
 from typing import Final, Generic, TypeVar
 
 from pipeline.engines import tally
-from pipeline.engines.buckets import Buckets
+from pipeline.engines.buckets import Buckets, for_questions
 
 MAX_BEGUN: Final = 1024
 """The most questions under way, if the system allows a socket for each."""
@@ -27,8 +27,6 @@ LEAST: Final = 64
 
 MAX_PER_SECOND: Final = 1000
 """Questions that a client may begin in a second while several guests are active."""
-BURST_S: Final = 0.5
-"""A client may begin the questions of this many seconds at once."""
 
 _NEVER: Final = float("inf")
 
@@ -41,7 +39,7 @@ class Turns(Generic[K]):
     def __init__(self, max_begun: int = MAX_BEGUN, per_second: int = MAX_PER_SECOND) -> None:
         self._most = max_begun
         self._shared = min(SHARED, max_begun * 4 // 5)
-        self._rates = Buckets(per_second, max(1.0, per_second * BURST_S))
+        self._rates = Buckets(*for_questions(per_second))
         self.crowded_until = -_NEVER
         """The time until which clients have a rate. The owner sets it."""
         self._begun: dict[Hashable, int] = {}
@@ -57,7 +55,7 @@ class Turns(Generic[K]):
 
     def set_rate(self, per_second: int) -> None:
         """Change each client's rate."""
-        self._rates.set_rate(per_second, max(1.0, per_second * BURST_S))
+        self._rates.set_rate(*for_questions(per_second))
 
     def begin(self, client: Hashable, now: float) -> bool:
         """Begin a question of the client if it may. Returns False if the client must wait for its turn."""

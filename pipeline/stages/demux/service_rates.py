@@ -12,7 +12,7 @@ from typing import Final
 from pipeline.config.limits import Limits
 from pipeline.engines import nat
 from pipeline.engines.activity import Activity
-from pipeline.engines.buckets import Buckets
+from pipeline.engines.buckets import Buckets, for_questions
 from pipeline.records.flows import Ends
 from pipeline.records.kinds import REPORT_EVERY_S
 from pipeline.wire import ip
@@ -21,8 +21,6 @@ from pipeline.wire.errors import WireError
 ACTIVE_S: Final = 1.5 * REPORT_EVERY_S
 """Seconds for which a guest counts as active after a frame. Ingress reports steered guests every
 REPORT_EVERY_S."""
-BURST_S: Final = 0.5
-"""A guest may ask the questions of this many seconds at once."""
 
 
 class ServiceRates:
@@ -33,13 +31,13 @@ class ServiceRates:
         self._activity = Activity(ACTIVE_S)
         self._gateway = gateway
         self._links = links
-        self._dns = Buckets(*_dns_rate(limits))
-        self._dhcp = Buckets(*_dhcp_rate(limits))
+        self._dns = Buckets(*for_questions(limits.max_dns_queries_per_second))
+        self._dhcp = Buckets(*for_questions(limits.max_dhcp_messages_per_second))
 
     def set_limits(self, limits: Limits) -> None:
         """Change the rates."""
-        self._dns.set_rate(*_dns_rate(limits))
-        self._dhcp.set_rate(*_dhcp_rate(limits))
+        self._dns.set_rate(*for_questions(limits.max_dns_queries_per_second))
+        self._dhcp.set_rate(*for_questions(limits.max_dhcp_messages_per_second))
 
     def saw(self, link: int, now: float) -> None:
         """A frame of a link came."""
@@ -82,15 +80,3 @@ class ServiceRates:
         """A guest has no link any more. If it comes back at once, it has no fresh rate."""
         self._dns.forget_full(now)
         self._dhcp.forget_full(now)
-
-
-def _dns_rate(limits: Limits) -> tuple[float, float]:
-    """Questions a second, and at once."""
-    rate = float(limits.max_dns_queries_per_second)
-    return rate, rate * BURST_S
-
-
-def _dhcp_rate(limits: Limits) -> tuple[float, float]:
-    """Messages a second, and at once."""
-    rate = float(limits.max_dhcp_messages_per_second)
-    return rate, max(1.0, rate * BURST_S)

@@ -12,7 +12,7 @@ from typing import Final, NamedTuple
 from pipeline.config.choices import DNS
 from pipeline.config.model import Config
 from pipeline.counters import INDEX
-from pipeline.engines.buckets import Buckets
+from pipeline.engines.buckets import Buckets, for_questions
 from pipeline.engines.dhcp.server import Dhcp, Reply
 from pipeline.engines.dns import server as dns
 from pipeline.engines.dns.message import MAX_QUERY
@@ -43,8 +43,6 @@ from pipeline.wire import ethernet, ip
 
 DHCP_PORT: Final = 67
 DNS_PORT: Final = 53
-BURST_S: Final = 0.5
-"""A guest may ask the queries of this many seconds at once, as in pipeline.stages.demux.service_rates."""
 CROWDED_S: Final = 1.0
 """Seconds for which clients have a rate after a question that came while several guests were active."""
 BURSTS_A_STEP: Final = 4
@@ -105,9 +103,8 @@ class ResolverStage:
             min(MAX_QUESTIONS, sockets),
             config.limits.max_dns_questions_per_second,
         )
-        self.rates = Buckets(0.0, 0.0)
+        self.rates = Buckets(*for_questions(config.limits.max_dns_queries_per_second))
         """What is left of each guest's rate of queries for TCP. Demux limits queries over UDP."""
-        self._set_query_rate(config)
         self.servers: name_files.FixedServers | name_files.ServerList
         if config.network.dns_servers:
             self.servers = name_files.FixedServers(config.network.dns_servers)
@@ -395,13 +392,9 @@ class ResolverStage:
         self.guest_names.attach(zones)
         self.dns.set_zones(zones)
         self.dns.set_rate(config.limits.max_dns_questions_per_second)
-        self._set_query_rate(config)
+        self.rates.set_rate(*for_questions(config.limits.max_dns_queries_per_second))
         self.dhcp.set_search_domains(config.network.dns_search_domains)
         self.names.replace(config.access.egress_policy)
-
-    def _set_query_rate(self, config: Config) -> None:
-        per_second = config.limits.max_dns_queries_per_second
-        self.rates.set_rate(per_second, per_second * BURST_S)
 
     # --- what the worker asks for ------------------------------------------------------------
 
