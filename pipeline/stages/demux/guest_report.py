@@ -21,7 +21,7 @@ def answer(
     """The answer to Guests.
 
     links: the guest of each link. cam: the link of each MAC address. neighbors: MAC address and link of each
-    IPv4 address. udp_flows: of each guest.
+    address. udp_flows: of each guest.
     """
     macs: dict[int, list[bytes]] = {}
     for mac, link in cam.items():
@@ -45,7 +45,7 @@ def neighbors(links: Mapping[int, int], table: Neighbors, wanted: Iterable[str])
     """The answer to Neighbors. links: the guest of each link. wanted: addresses. Raises ValueError."""
     found: dict[str, list[str | int]] = {}
     for text in wanted:
-        neighbor = table.get(ip.parse_ipv4(text))
+        neighbor = table.get(ip.parse(text))
         if neighbor is not None:
             found[text] = [ethernet.mac_text(neighbor.mac), links.get(neighbor.link, neighbor.link)]
     return messages.NeighborsAnswer(found)

@@ -360,7 +360,7 @@ class ResolverStage:
                 sums = {"leases": self.dhcp.sums(), "dns_connections": self.streams.sums()}
                 return messages.GuestsAnswer.of(sums).encode()
             case flow_messages.Names() as ask:
-                parsed = [[ip.parse_ipv4(text) for text in pair] for pair in ask.pairs]
+                parsed = [[ip.parse(text) for text in pair] for pair in ask.pairs]
                 return flow_messages.NamesAnswer(
                     [self.told.name(guest, host) for guest, host in parsed]
                 ).encode()

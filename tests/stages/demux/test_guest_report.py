@@ -38,5 +38,6 @@ def test_only_addresses_that_are_asked_for_and_known_are_answered() -> None:
     table.learn(two, mac, 2, 0.0)
     table.resolve(three, 0.0)
     wanted = [ip.text(addr) for addr in (one, three)]
+    wanted.append("fd12:3456:789a::2")
     answer = guest_report.neighbors({1: 7}, table, wanted)
     assert answer.neighbors == {"192.168.127.2": ["02:00:00:00:00:01", 7]}

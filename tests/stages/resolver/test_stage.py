@@ -159,6 +159,12 @@ def test_local_names_hosts_and_upstream_are_answered(rig: Rig) -> None:
     assert rig.count("dns_cache_entries") == 1
 
 
+def test_an_ipv6_address_among_others_costs_them_no_name(rig: Rig) -> None:
+    rig.ask("www.example.com")
+    pairs = [["fd12:3456:789a::2", "2606:2800:220:1::1946"], ["192.168.127.2", "10.1.2.3"]]
+    assert rig.request({"op": "names", "pairs": pairs}) == {"names": ["", "www.example.com"]}
+
+
 def test_own_address_in_resolv_conf_is_not_asked(rig: Rig) -> None:
     assert [server.address[0] for server in rig.stage.servers.servers] == ["127.0.0.1"]
 
