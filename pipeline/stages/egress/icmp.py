@@ -4,8 +4,8 @@ Each guest, identifier and pinged address has a socket of its own. Egress sends 
 one and with its don't-fragment bit, so traceroute and path-MTU discovery work through the gateway. Only
 replies, "time exceeded" and "fragmentation needed" go back to the guest, and the error "administratively
 prohibited" if a rule refuses the ping. If the system does not allow such sockets, egress logs that once and
-counts every request. Systems other than Linux report no ICMP errors to
-these sockets, so a traceroute sees only the last hop there.
+counts every request. Systems other than Linux report no ICMP errors to these sockets, so a traceroute sees
+only the last hop there.
 """
 
 import errno
