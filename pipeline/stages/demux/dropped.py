@@ -36,9 +36,12 @@ def shape_of_frame(frame: Frame) -> Shape:
     return Shape(frame.off, frame.length, frame.length, 0, 1, frame.vnet)
 
 
-def shape_of_segments(run: TcpRange) -> Shape:
-    """Of the frames of a run of segments."""
-    return _shape(run)
+def shape_of_segments(run: TcpRange | UdpRange) -> Shape:
+    """Of the frames of a run of segments, or of datagrams with a header each."""
+    header_len, count = run.header_len, run.piece_count()
+    last = run.length - (count - 1) * run.piece_size
+    length = run.piece_size if count > 1 else last
+    return Shape(run.off - header_len, header_len + length, header_len + last, run.stride, count, run.vnet)
 
 
 def shape_of_datagrams(run: UdpRange) -> Shape:
@@ -47,14 +50,7 @@ def shape_of_datagrams(run: UdpRange) -> Shape:
         # A super-segment is one frame.
         length = run.header_len + run.length
         return Shape(run.off - run.header_len, length, length, 0, 1, True)
-    return _shape(run)
-
-
-def _shape(run: TcpRange | UdpRange) -> Shape:
-    header_len, count = run.header_len, run.piece_count()
-    last = run.length - (count - 1) * run.piece_size
-    length = run.piece_size if count > 1 else last
-    return Shape(run.off - header_len, header_len + length, header_len + last, run.stride, count, run.vnet)
+    return shape_of_segments(run)
 
 
 class DroppedFrames:
