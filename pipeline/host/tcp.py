@@ -11,6 +11,7 @@ from typing import Final
 from pipeline.records.dials import NO_CLIENT, Client
 from pipeline.system import inet
 from pipeline.system.outbound import Outbound
+from pipeline.wire import ip
 
 KEEPALIVE_IDLE_S: Final = 60
 IOV_MAX: Final = 512
@@ -22,7 +23,6 @@ _NON_BLOCKING: Final[int] = getattr(socket, "SOCK_NONBLOCK", 0)
 """Makes a socket non-blocking without a further call. 0 on systems that lack it."""
 _LINGER_RESET: Final = struct.pack("ii", 1, 0)
 _LINGER_OFF: Final = struct.pack("ii", 0, 0)
-_MAPPED: Final = bytes(10) + b"\xff\xff"
 _PORT: Final = struct.Struct("!H")
 _IN_PROGRESS: Final = frozenset({errno.EINPROGRESS, errno.EWOULDBLOCK, errno.EAGAIN})
 
@@ -80,12 +80,9 @@ def tune(sock: socket.socket) -> None:
 def client_of(sock: socket.socket) -> Client:
     """The peer of an accepted connection. NO_CLIENT without an address, or if the peer is gone already."""
     try:
-        if sock.family == socket.AF_INET:
-            host, port = sock.getpeername()
-            return _MAPPED + socket.inet_aton(host) + _PORT.pack(port)
-        if sock.family == socket.AF_INET6:
+        if sock.family in (socket.AF_INET, socket.AF_INET6):
             host, port = sock.getpeername()[:2]
-            return socket.inet_pton(socket.AF_INET6, host.partition("%")[0]) + _PORT.pack(port)
+            return ip.parse(host).to_bytes(16, "big") + _PORT.pack(port)
     except OSError:
         return NO_CLIENT
     return NO_CLIENT
@@ -93,12 +90,9 @@ def client_of(sock: socket.socket) -> Client:
 
 def client_text(client: Client) -> tuple[str, int]:
     """The address and the port of a client as texts show them. The address of NO_CLIENT is empty."""
-    address, port = client[:16], _PORT.unpack_from(client, 16)[0]
     if client == NO_CLIENT:
         return "", 0
-    if address.startswith(_MAPPED):
-        return socket.inet_ntoa(address[12:]), port
-    return socket.inet_ntop(socket.AF_INET6, address), port
+    return ip.text(int.from_bytes(client[:16], "big")), _PORT.unpack_from(client, 16)[0]
 
 
 def is_connected(sock: socket.socket) -> bool:

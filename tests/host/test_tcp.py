@@ -35,6 +35,27 @@ def test_connect_to_a_listener_stands_without_an_error(family: int, address: str
 
 
 @pytest.mark.parametrize("family, address", LOOPBACKS, ids=["IPv4", "IPv6"])
+def test_a_client_has_one_text_whatever_socket_accepted_it(family: int, address: str) -> None:
+    # The socket for both families sees IPv4 clients with mapped addresses.
+    with (
+        socket.create_server(("::", 0), family=socket.AF_INET6, dualstack_ipv6=True) as both,
+        socket.create_server((address, 0), family=family) as one,
+    ):
+        for server in (both, one):
+            with socket.create_connection((address, server.getsockname()[1])) as client:
+                accepted, _ = server.accept()
+                with accepted:
+                    seen = tcp.client_text(tcp.client_of(accepted))
+                assert seen == (address, client.getsockname()[1])
+
+
+def test_a_client_without_an_address_has_no_text() -> None:
+    one, other = socket.socketpair()
+    with one, other:
+        assert tcp.client_text(tcp.client_of(one)) == ("", 0)
+
+
+@pytest.mark.parametrize("family, address", LOOPBACKS, ids=["IPv4", "IPv6"])
 def test_connect_to_a_closed_port_is_refused(family: int, address: str) -> None:
     with socket.create_server((address, 0), family=family) as server:
         port = server.getsockname()[1]
