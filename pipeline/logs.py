@@ -139,26 +139,18 @@ def try_file(path: str) -> None:
     os.close(output_file.open_file(path, FILE_MODE, empty=True, read_fifo=True))
 
 
-def _open(path: str) -> int:
-    return output_file.open_file(path, FILE_MODE, append=True, read_fifo=True)
-
-
 def reopen() -> None:
     """Open the log file of this process again: another program has moved the old one away.
 
     If that fails, the old file stays. Standard error and descriptors of a parent are never opened again.
     """
     path, fd = _file
-    if not path or output_file.descriptor(path) is not None:
+    if not path:
         return
     try:
-        new = _open(path)
+        output_file.reopen(path, fd, FILE_MODE)
     except OSError as error:
         logger(_source).error("log file cannot be opened again", path=path, error=error.strerror)
-        return
-    # The number stays, so lines that wait go to the new file.
-    os.dup2(new, fd, inheritable=False)
-    os.close(new)
 
 
 def setup(log_file: str = "", level: str = "info") -> None:
@@ -173,7 +165,7 @@ def setup(log_file: str = "", level: str = "info") -> None:
     _set_base(level)
     fd = STDERR
     if log_file:
-        fd = _open(log_file)
+        fd = output_file.open_file(log_file, FILE_MODE, append=True, read_fifo=True)
     global _file, _for_journal
     _file = (log_file, fd)
     _for_journal = forms.in_journal(fd)

@@ -59,6 +59,19 @@ def open_file(
     return fd
 
 
+def reopen(path: str, fd: int, mode: int) -> None:
+    """Open a file again that grows: another program has moved it away. fd: its descriptor, which stays.
+
+    A path that names a descriptor is left alone. Raises OSError; the old file stays then.
+    """
+    if descriptor(path) is not None:
+        return
+    new = open_file(path, mode, append=True, read_fifo=True)
+    # The number stays, so lines that wait go to the new file.
+    os.dup2(new, fd, inheritable=False)
+    os.close(new)
+
+
 def create(path: str, mode: int, *, append: bool = False) -> int:
     """A descriptor of a new file with exactly this mode. Raises OSError, FileExistsError among them."""
     made = os.O_WRONLY | os.O_CREAT | os.O_EXCL | (os.O_APPEND if append else 0) | _SAFE

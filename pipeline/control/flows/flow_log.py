@@ -28,7 +28,7 @@ class FlowLog:
     def __init__(self, path: str) -> None:
         """Raises OSError."""
         self._path = path
-        self._fd = _open(path)
+        self._fd = output_file.open_file(path, FILE_MODE, append=True, read_fifo=True)
         self._outlet = Outlet(MAX_QUEUED, notice=_lost_line)
 
     def write(self, happened: Happened) -> None:
@@ -49,21 +49,12 @@ class FlowLog:
 
     def reopen(self) -> None:
         """Open the file again: another program has moved it away. Raises OSError; the old file stays then."""
-        if output_file.descriptor(self._path) is not None:
-            return
-        new = _open(self._path)
-        # The number stays, so lines that wait go to the new file.
-        os.dup2(new, self._fd, inheritable=False)
-        os.close(new)
+        output_file.reopen(self._path, self._fd, FILE_MODE)
 
     def close(self) -> None:
         """Write what waits, and close the file. If the thread still writes, the file stays open."""
         if self._outlet.stop_thread(LAST_WAIT):
             os.close(self._fd)
-
-
-def _open(path: str) -> int:
-    return output_file.open_file(path, FILE_MODE, append=True, read_fifo=True)
 
 
 def _lost_line(count: int) -> bytes:
