@@ -193,10 +193,7 @@ def _drops(drops: Record) -> list[tuple[str, str]]:
 
 def _guest(guest: Record) -> tuple[str, ...]:
     return (
-        guest.text("guest"),
-        first(guest.texts("ip_addresses")),
-        first(guest.texts("mac_addresses")),
-        guest.text("opened_by") or "gone",
+        *guest_texts(guest),
         guest.text("links"),
         guest.text("tcp_flows") or "0",
         guest.text("udp_flows") or "0",
@@ -204,7 +201,17 @@ def _guest(guest: Record) -> tuple[str, ...]:
     )
 
 
-def first(texts: list[str]) -> str:
+def guest_texts(guest: Record) -> tuple[str, ...]:
+    """Number, addresses, MAC addresses and opener of a guest."""
+    return (
+        guest.text("guest"),
+        _first(guest.texts("ip_addresses")),
+        _first(guest.texts("mac_addresses")),
+        guest.text("opened_by") or "gone",
+    )
+
+
+def _first(texts: list[str]) -> str:
     """The first text, and how many more there are."""
     if not texts:
         return UNKNOWN
@@ -212,18 +219,24 @@ def first(texts: list[str]) -> str:
 
 
 def _flow(flow: Record, *, human: bool) -> tuple[str, ...]:
-    arrow = "<-" if flow.text("direction") == "in" else "->"
     return (
-        flow.text("id"),
-        flow.text("protocol"),
-        address(flow.text("guest_address"), flow.text("guest_port")),
-        arrow,
-        address(flow.text("name") or flow.text("address"), flow.text("port")),
-        flow.text("state"),
+        *flow_texts(flow),
         _time(flow.number("age_seconds"), human=human),
         _time(flow.number("idle_seconds"), human=human),
         _size(flow.number("bytes_from_guest"), human=human),
         _size(flow.number("bytes_to_guest"), human=human),
+    )
+
+
+def flow_texts(flow: Record) -> tuple[str, ...]:
+    """Identifier, protocol, guest, direction, peer and state of a flow."""
+    return (
+        flow.text("id"),
+        flow.text("protocol"),
+        address(flow.text("guest_address"), flow.text("guest_port")),
+        "<-" if flow.text("direction") == "in" else "->",
+        address(flow.text("name") or flow.text("address"), flow.text("port")),
+        flow.text("state"),
     )
 
 

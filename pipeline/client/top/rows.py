@@ -5,7 +5,7 @@ from typing import Final, NamedTuple
 
 from pipeline.client import units
 from pipeline.client.records import UNKNOWN, Record
-from pipeline.client.show import address, first
+from pipeline.client.show import flow_texts, guest_texts
 from pipeline.client.tables import Column
 from pipeline.client.top.samples import Ring, Samples
 
@@ -92,11 +92,11 @@ def guest_row(guest: Record, counters: dict[Counter, float], rate: RateOf) -> Ro
     key = guest.text("guest")
     sums = [counters.get((key, direction), 0) for direction in DIRECTIONS]
     rates = [rate((key, direction)) for direction in DIRECTIONS]
-    names = first(guest.texts("ip_addresses")), first(guest.texts("mac_addresses"))
-    opener = guest.text("opened_by") or "gone"
+    _, *names = guest_texts(guest)
     counts = [guest.number(name) for name in ("links", "tcp_flows", "udp_flows")]
     cells = (
-        *(key, *names, opener),
+        key,
+        *names,
         *(f"{count:.0f}" for count in counts),
         *(units.size(count) for count in sums),
         *(rate_text(each) for each in rates),
@@ -104,7 +104,6 @@ def guest_row(guest: Record, counters: dict[Counter, float], rate: RateOf) -> Ro
     order: tuple[float | str, ...] = (
         guest.number("guest"),
         *names,
-        opener,
         *counts,
         *sums,
         *(_order(each) for each in rates),
@@ -124,10 +123,7 @@ def flow_counters(flows: Iterable[Record]) -> dict[Counter, float]:
 def flow_row(flow: Record, rate: RateOf) -> Row:
     """A row of FLOWS."""
     key = flow.text("id")
-    guest = address(flow.text("guest_address"), flow.text("guest_port"))
-    peer = address(flow.text("name") or flow.text("address"), flow.text("port"))
-    arrow = "<-" if flow.text("direction") == "in" else "->"
-    texts = (key, flow.text("protocol"), guest, arrow, peer, flow.text("state"))
+    texts = flow_texts(flow)
     times = [flow.number(f"{name}_seconds") for name in ("age", "idle")]
     sums = [flow.number(f"bytes_{direction}") for direction in DIRECTIONS]
     up, down = (rate((key, direction)) for direction in DIRECTIONS)
