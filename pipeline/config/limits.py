@@ -173,7 +173,7 @@ class Limits:
         256,
         1,
         65536,
-        "IPv4 datagrams that wait for fragments",
+        "IP packets that wait for fragments",
         "ipv4_datagram_dropped_reassembly_full",
     )
     max_fragmented_per_guest: int = limit(

@@ -16,6 +16,7 @@ CHECK: Final = 5.0
 PERIOD: Final = 60.0
 """Seconds between two events about one limit."""
 WITHOUT_KEY: Final = (
+    "ipv6_datagram_dropped_reassembly_full",
     "link_refused_too_many",
     "link_refused_too_often",
     "egress_flow_refused_too_many_sockets",

@@ -18,6 +18,30 @@ IPV6: Final[tuple[Counter, ...]] = (
     Counter("nd_messages_received", "messages", "well-formed messages of neighbor discovery from guests"),
     Counter("nd_solicitations_sent", "messages", "neighbor solicitations for a guest's address"),
     Counter("router_advertisements_sent", "messages", "router advertisements sent to one guest or to all"),
+    Counter(
+        "ipv6_datagram_dropped_reassembly_full", "packets", "partial IPv6 packets that made room for others"
+    ),
+    Counter("ipv6_datagram_dropped_reassembly_timeout", "packets", "IPv6 packets not whole in time"),
+    Counter(
+        "ipv6_fragment_dropped_bad_length",
+        "fragments",
+        "IPv6 fragments that are empty or not a multiple of 8",
+    ),
+    Counter("ipv6_fragment_dropped_duplicate", "fragments", "exact repetitions of an IPv6 fragment"),
+    Counter(
+        "ipv6_fragment_dropped_incomplete_headers",
+        "fragments",
+        "first fragments of IPv6 packets without all headers up to the upper layer",
+    ),
+    Counter(
+        "ipv6_fragment_dropped_overlap", "fragments", "IPv6 fragments that contradict others of their packet"
+    ),
+    Counter(
+        "ipv6_fragment_dropped_too_long", "fragments", "IPv6 fragments that end after the longest packet"
+    ),
+    Counter(
+        "ipv6_fragment_dropped_too_many", "fragments", "fragments of IPv6 packets cut in too many pieces"
+    ),
     Counter("icmpv6_message_dropped_bad_checksum", "messages", "ICMPv6 messages with a wrong checksum"),
     Counter("icmpv6_message_dropped_truncated", "messages", "ICMPv6 messages shorter than 8 bytes"),
     Counter(

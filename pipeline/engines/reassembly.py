@@ -1,8 +1,10 @@
-"""Reassembly of IPv4 fragments (RFC 791), robust against hostile senders.
+"""Reassembly of fragments of both families (RFC 791, RFC 8200 section 4.5), robust against hostile senders.
 
-The reassembler copies fragments out of their slots and returns one whole packet. If two fragments overlap, it
-drops their datagram and all its later fragments, as RFC 5722 requires for IPv6: an honest sender does not
-make overlapping fragments. It ignores an exact repetition, because networks duplicate packets.
+The reassembler copies fragments out of their slots and returns one whole packet. pipeline.wire.fragment knows
+what differs by family. If two fragments overlap, the reassembler drops their packet and all its later
+fragments (RFC 8200; RFC 5722): an honest sender does not make overlapping fragments. It ignores an exact
+repetition, because networks duplicate packets. A fragment that is a whole packet waits for nobody, even if
+other fragments have the same identification (RFC 6946 section 4).
 
 ::
 
@@ -19,38 +21,48 @@ its oldest datagram. So sources that fill the memory leave a share to the next o
 from collections import OrderedDict
 from typing import Final, NamedTuple
 
-from pipeline.wire import ipv4
+from pipeline.wire import fragment
 from pipeline.wire.errors import WireError
 
-REASSEMBLY_TIMEOUT: Final = 30.0
 MAX_DATAGRAMS: Final = 256
 MAX_DATAGRAMS_PER_SOURCE: Final = 64
 MAX_BYTES: Final = 8 * 1024 * 1024
 MAX_BYTES_PER_SOURCE: Final = 1024 * 1024
 MAX_FRAGMENTS: Final = 128
-"""The most fragments of one datagram: enough for 64 KiB at the smallest MTU of IPv4 hosts (576)."""
+"""The most fragments of one datagram: enough for 64 KiB at the smallest MTU of IPv4 hosts (576).
+
+No fragment but an empty one is too small: RFC 8200 names no least size.
+"""
 
 FRAGMENT_OVERHEAD: Final = 128
-"""Bytes that the bounds count for each fragment in addition to its payload."""
+"""Bytes that the bounds count for each fragment in addition to its payload, or those of a longer head."""
 
 Key = tuple[int, int, int, int, int]
 
 
 class Expired(NamedTuple):
-    """A datagram that timed out. packet: its first fragment, or b"" if that has not arrived."""
+    """A datagram that timed out. packet: its first fragment, or b"" if that has not arrived.
+
+    reason: the name of the counter.
+    """
 
     packet: bytes
     source: int
+    reason: str
 
 
 class _Datagram:
-    __slots__ = ("cost", "deadline", "header", "pieces", "received", "size", "source")
+    __slots__ = (
+        "cost", "deadline", "family", "head", "next_header_at", "pieces", "received", "size", "source"
+    )  # fmt: skip
 
-    def __init__(self, source: int, deadline: float) -> None:
+    def __init__(self, family: fragment.Family, source: int, now: float) -> None:
+        self.family = family
         self.source = source
-        self.deadline = deadline
-        self.header = b""
-        """The IPv4 header of the first fragment, options included."""
+        self.deadline = now + family.lifetime
+        self.head = b""
+        """What lies before the payload of the first fragment."""
+        self.next_header_at = 0
         self.pieces: dict[int, bytes] | None = {}
         """Payload by offset; None once condemned."""
         self.received = 0
@@ -75,9 +87,10 @@ class _Datagram:
         if last:
             self.size = frag_off + len(piece)
 
-    def begin(self, header: bytes) -> None:
-        """The first fragment has arrived, with this header."""
-        self.header = header
+    def begin(self, head: bytes, next_header_at: int) -> None:
+        """The first fragment has arrived, with this head."""
+        self.head = head
+        self.next_header_at = next_header_at
 
     def charge(self, cost: int) -> None:
         """Count cost more bytes for the datagram."""
@@ -86,21 +99,13 @@ class _Datagram:
     def condemn(self) -> None:
         """Keep nothing of the datagram, and accept no further fragment of it."""
         self.pieces = None
-        self.header = b""
+        self.head = b""
 
     def whole(self) -> bytes:
         """The whole packet, after all fragments have arrived. Raises WireError when it is too long."""
         pieces = self.pieces or {}
         payload = b"".join(pieces[start] for start in sorted(pieces))
-        head = bytearray(self.header)
-        if len(head) + len(payload) > ipv4.MAX_TOTAL_LEN:
-            # This happens only when the first fragment had more options than the last.
-            raise WireError("ipv4_fragment_dropped_too_long")
-        head[2:4] = (len(head) + len(payload)).to_bytes(2, "big")
-        head[6:8] = b"\0\0"
-        head[10:12] = b"\0\0"
-        head[10:12] = (0xFFFF - int.from_bytes(head, "big") % 0xFFFF).to_bytes(2, "big")
-        return bytes(head) + payload
+        return fragment.join(self.head, self.next_header_at, payload)
 
 
 class Reassembler:
@@ -108,26 +113,25 @@ class Reassembler:
 
     def __init__(
         self,
-        timeout: float = REASSEMBLY_TIMEOUT,
         max_datagrams: int = MAX_DATAGRAMS,
         max_datagrams_per_source: int = MAX_DATAGRAMS_PER_SOURCE,
         max_bytes: int = MAX_BYTES,
         max_bytes_per_source: int = MAX_BYTES_PER_SOURCE,
         max_fragments: int = MAX_FRAGMENTS,
     ) -> None:
-        self._timeout = timeout
         self._max_datagrams = max_datagrams
         self._max_per_source = max_datagrams_per_source
         self._max_bytes = max_bytes
         self._max_bytes_per_source = max_bytes_per_source
         self._max_fragments = max_fragments
-        # Oldest first: every datagram has the same time to live.
-        self._datagrams: OrderedDict[Key, _Datagram] = OrderedDict()
+        self._datagrams: dict[Key, _Datagram] = {}
+        # By their time to live, and then oldest first.
+        self._by_lifetime: dict[float, OrderedDict[Key, _Datagram]] = {}
         self._by_source: dict[int, OrderedDict[Key, _Datagram]] = {}
         self._cost_of: dict[int, int] = {}
         self._cost = 0
-        self.evicted = 0
-        """Datagrams dropped because of a bound (counter ``ipv4_datagram_dropped_reassembly_full``)."""
+        self.evicted = {family.full: 0 for family in fragment.FAMILIES}
+        """Datagrams dropped because of a bound, by the name of their counter."""
 
     def set_bounds(
         self, *, max_datagrams: int, max_datagrams_per_source: int, max_bytes: int, max_bytes_per_source: int
@@ -139,65 +143,75 @@ class Reassembler:
         self._max_bytes_per_source = max_bytes_per_source
 
     def on_fragment(
-        self, view: memoryview | bytes, off: int, header: ipv4.Header, source: int, now: float
+        self, view: memoryview | bytes, off: int, piece: fragment.Piece, source: int, now: float
     ) -> bytes | None:
-        """Add the fragment whose parsed header is at view[off:].
+        """Add the fragment whose header is at view[off:].
 
         Returns the whole packet when this was the last fragment missing, else None. The packet has the
-        header of the first fragment without the fragment fields. Raises WireError when the fragment is
+        head of the first fragment without the fragment fields. Raises WireError when the fragment is
         dropped, and perhaps its datagram with it.
         """
-        begin = off + header.ihl
-        length = header.total_len - header.ihl
-        more = header.flags & ipv4.FLAG_MF
-        frag_off = header.frag_off
-        if length == 0 or (more and length % 8):
-            raise WireError("ipv4_fragment_dropped_bad_length")
-        if header.ihl + frag_off + length > ipv4.MAX_TOTAL_LEN:
-            raise WireError("ipv4_fragment_dropped_too_long")
-        key = (source, header.src, header.dst, header.proto, header.ident)
+        if not piece.frag_off and not piece.more:
+            return fragment.join(
+                bytes(view[off : piece.begin]), piece.next_header_at, bytes(view[piece.begin : piece.end])
+            )
+        key = (source, piece.src, piece.dst, piece.proto, piece.ident)
         datagram = self._datagrams.get(key)
         if datagram is None:
-            datagram = self._start(key, source, now)
+            datagram = self._start(key, piece.family, source, now)
+        if not self._add(datagram, view, off, piece):
+            self._make_room(source)
+            return None
+        self._remove(key, datagram)
+        return datagram.whole()
+
+    def _add(self, datagram: _Datagram, view: memoryview | bytes, off: int, piece: fragment.Piece) -> bool:
+        """Keep the fragment. Returns whether all have arrived now. Raises WireError."""
+        family, frag_off, begin = piece.family, piece.frag_off, piece.begin
         pieces = datagram.pieces
         if pieces is None:
-            raise WireError("ipv4_fragment_dropped_overlap")
-        if frag_off in pieces and pieces[frag_off] == view[begin : begin + length]:
-            raise WireError("ipv4_fragment_dropped_duplicate")
+            raise WireError(family.overlap)
+        payload = bytes(view[begin : piece.end])
+        if pieces.get(frag_off) == payload:
+            raise WireError(family.duplicate)
         if len(pieces) >= self._max_fragments:
             self._condemn(datagram)
-            raise WireError("ipv4_fragment_dropped_too_many")
-        if datagram.overlaps(frag_off, length, not more):
+            raise WireError(family.too_many)
+        if datagram.overlaps(frag_off, len(payload), not piece.more):
             self._condemn(datagram)
-            raise WireError("ipv4_fragment_dropped_overlap")
-        if frag_off == 0:
-            datagram.begin(bytes(view[off:begin]))
-        datagram.add(pieces, frag_off, bytes(view[begin : begin + length]), not more)
-        self._charge(datagram, length + FRAGMENT_OVERHEAD)
-        if datagram.received == datagram.size:
-            self._remove(key, datagram)
-            return datagram.whole()
-        self._make_room(source)
-        return None
+            raise WireError(family.overlap)
+        overhead = FRAGMENT_OVERHEAD
+        if not frag_off:
+            datagram.begin(bytes(view[off:begin]), piece.next_header_at)
+            overhead = max(overhead, begin - off)
+        datagram.add(pieces, frag_off, payload, not piece.more)
+        self._charge(datagram, len(payload) + overhead)
+        return datagram.received == datagram.size
 
     def expire(self, now: float) -> list[Expired]:
-        """Drop datagrams that are too old. About one with a first fragment, send time exceeded (RFC 792)."""
+        """Drop datagrams that are too old. About one with a first fragment, send time exceeded.
+
+        RFC 792; RFC 4443 section 3.3.
+        """
         expired = []
-        while self._datagrams:
-            key, datagram = next(iter(self._datagrams.items()))
-            if datagram.deadline > now:
-                break
-            self._remove(key, datagram)
-            first = datagram.pieces.get(0, b"") if datagram.pieces else b""
-            packet = datagram.header + first if first else b""
-            expired.append(Expired(packet, datagram.source))
+        for waiting in self._by_lifetime.values():
+            while waiting:
+                key, datagram = next(iter(waiting.items()))
+                if datagram.deadline > now:
+                    break
+                self._remove(key, datagram)
+                first = datagram.pieces.get(0, b"") if datagram.pieces else b""
+                packet = datagram.head + first if first else b""
+                expired.append(Expired(packet, datagram.source, datagram.family.timeout))
         return expired
 
     def deadline(self) -> float:
         """When the next datagram times out; inf when there is none."""
-        if not self._datagrams:
-            return float("inf")
-        return next(iter(self._datagrams.values())).deadline
+        found = float("inf")
+        for waiting in self._by_lifetime.values():
+            if waiting:
+                found = min(found, next(iter(waiting.values())).deadline)
+        return found
 
     def forget(self, source: int) -> None:
         """The source is gone: drop its partial datagrams."""
@@ -209,20 +223,21 @@ class Reassembler:
 
     @property
     def held_bytes(self) -> int:
-        """Bytes that the bounds count: the payload kept, and FRAGMENT_OVERHEAD for each fragment."""
+        """Bytes that the bounds count: the payload kept, and the overhead of each fragment."""
         return self._cost
 
     # --- bounds -------------------------------------------------------------------------
 
-    def _start(self, key: Key, source: int, now: float) -> _Datagram:
+    def _start(self, key: Key, family: fragment.Family, source: int, now: float) -> _Datagram:
         of_source = self._by_source.get(source)
         if of_source and len(of_source) >= self._max_per_source:
             self._evict(of_source)
         elif len(self._datagrams) >= self._max_datagrams:
             largest = max(self._by_source.values(), key=len)
             self._evict(of_source if of_source and len(of_source) >= len(largest) else largest)
-        datagram = _Datagram(source, now + self._timeout)
+        datagram = _Datagram(family, source, now)
         self._datagrams[key] = datagram
+        self._by_lifetime.setdefault(family.lifetime, OrderedDict())[key] = datagram
         self._by_source.setdefault(source, OrderedDict())[key] = datagram
         return datagram
 
@@ -239,7 +254,7 @@ class Reassembler:
     def _evict(self, of: OrderedDict[Key, _Datagram]) -> None:
         key, datagram = next(iter(of.items()))
         self._remove(key, datagram)
-        self.evicted += 1
+        self.evicted[datagram.family.full] += 1
 
     def _charge(self, datagram: _Datagram, cost: int) -> None:
         datagram.charge(cost)
@@ -252,6 +267,7 @@ class Reassembler:
 
     def _remove(self, key: Key, datagram: _Datagram) -> None:
         del self._datagrams[key]
+        del self._by_lifetime[datagram.family.lifetime][key]
         of_source = self._by_source[datagram.source]
         del of_source[key]
         self._charge(datagram, -datagram.cost)

@@ -16,7 +16,7 @@ from struct import Struct
 from typing import Final, NamedTuple
 
 from pipeline.wire import ip
-from pipeline.wire.errors import WireError
+from pipeline.wire.errors import HeaderError, WireError
 
 FIXED: Final = Struct("!IHBB16s16s")
 HEADER_LEN: Final[int] = FIXED.size
@@ -27,6 +27,14 @@ MIN_MTU: Final = 1280
 MAX_EXTENSIONS: Final = 8
 """The most extension headers that are read. No ordinary packet has more than four."""
 DEFAULT_HOP_LIMIT: Final = 64
+MAX_PAYLOAD_LEN: Final = 0xFFFF
+
+PAYLOAD_LEN_AT: Final = 4
+NEXT_HEADER_AT: Final = 6
+"""Offsets of these fields in the fixed header."""
+
+INCOMPLETE_CHAIN: Final = 3
+"""Code of a parameter problem: a first fragment has not all headers (RFC 7112 section 5)."""
 
 PROTO_FRAGMENT: Final = 44
 PROTO_ICMPV6: Final = 58
@@ -63,6 +71,9 @@ class Upper(NamedTuple):
     has_fragment: there is a Fragment header. frag_off: its offset in bytes. more: further fragments follow.
     Only the first fragment has the header of ``proto`` at ``off``.
     is_routed: a Routing header names further hops, so this is not the packet's last destination.
+    named_at: where the Next Header field is that names ``proto``.
+    ident: of the Fragment header. fragment_at: where it is. fragment_named_at: where the Next Header field
+    is that names it. The three are 0 without a Fragment header.
     """
 
     proto: int
@@ -71,6 +82,10 @@ class Upper(NamedTuple):
     frag_off: int
     more: bool
     is_routed: bool
+    named_at: int
+    ident: int
+    fragment_at: int
+    fragment_named_at: int
 
 
 def parse(view: memoryview | bytes, off: int, end: int) -> Header:
@@ -94,33 +109,46 @@ def parse(view: memoryview | bytes, off: int, end: int) -> Header:
 
 
 def walk(view: memoryview | bytes, at: int, end: int, proto: int) -> Upper:
-    """Skip the extension headers in view[at:end]. proto: the type of the first one.
+    """Skip the extension headers in view[at:end], after a fixed header. proto: the type of the first one.
 
-    After a Fragment header with an offset there is payload, which is not read. Raises WireError for a header
-    that does not end in the packet, and for more than MAX_EXTENSIONS of them.
+    After a Fragment header with an offset there is payload, which is not read. An atomic fragment may have
+    a second Fragment header, which then counts (RFC 6946 section 4). Raises WireError for a header that does
+    not end in the packet, and for more than MAX_EXTENSIONS of them. In a first fragment this is a
+    HeaderError (RFC 7112 section 5), and so is a fragment in it.
     """
     has_fragment, more, is_routed = False, False, False
-    frag_off = 0
+    frag_off, ident, fragment_at, fragment_named_at = 0, 0, 0, 0
+    named_at = at - HEADER_LEN + NEXT_HEADER_AT
     extensions = 0
     while proto in _EXTENSIONS and not frag_off:
         if extensions == MAX_EXTENSIONS:
             raise WireError("ipv6_packet_dropped_too_many_headers")
-        if at + 8 > end:
-            raise WireError("ipv6_packet_dropped_truncated")
+        if at + 8 > end or (more and proto == PROTO_FRAGMENT):
+            raise _incomplete(more)
         extensions += 1
         length = 8
         if proto == _AUTHENTICATION:
             length = (view[at + 1] + 2) * 4
         elif proto == PROTO_FRAGMENT:
-            field = view[at + 2] << 8 | view[at + 3]
+            _, field, ident = FRAGMENT_HEADER.unpack_from(view, at)
             has_fragment, more, frag_off = True, field & _MORE != 0, field & _OFFSET
+            fragment_at, fragment_named_at = at, named_at
         else:
             length = (view[at + 1] + 1) * 8
             is_routed = is_routed or (proto == _ROUTING and view[at + 3] != 0)
-        proto, at = view[at], at + length
+        proto, named_at, at = view[at], at, at + length
     if at > end:
-        raise WireError("ipv6_packet_dropped_truncated")
-    return Upper(proto, at, has_fragment, frag_off, more, is_routed)
+        raise _incomplete(more)
+    return Upper(
+        proto, at, has_fragment, frag_off, more, is_routed, named_at, ident, fragment_at, fragment_named_at
+    )
+
+
+def _incomplete(first_fragment: bool) -> WireError:
+    """The error for headers that do not all lie in the packet."""
+    if first_fragment:
+        return HeaderError("ipv6_fragment_dropped_incomplete_headers", INCOMPLETE_CHAIN, 0)
+    return WireError("ipv6_packet_dropped_truncated")
 
 
 def build(payload_len: int, next_header: int, hop_limit: int, src: int, dst: int) -> bytes:

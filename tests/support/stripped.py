@@ -33,7 +33,7 @@ from guest.dhcp_states import Bind, Client, Send
 from guest.offload import TUNSETOFFLOAD
 from guest.tap import IFF_NO_PI, IFF_TAP, IFF_VNET_HDR, Tap
 from pipeline.engines.reassembly import Reassembler
-from pipeline.wire import dhcp, ethernet, framing, ip, ipv4, virtio_net
+from pipeline.wire import dhcp, ethernet, fragment, framing, ip, ipv4, virtio_net
 from pipeline.wire.errors import WireError
 from pipeline.wire.framing import QEMU
 from tests.support.agent import address, default_route, run_client
@@ -171,7 +171,9 @@ class _Card:
         header = ipv4.parse(frame, begin, len(frame))
         if header.proto != ipv4.PROTO_UDP or not (header.frag_off or header.flags & ipv4.FLAG_MF):
             return frame
-        packet = self._fragments.on_fragment(frame, begin, header, 0, time.monotonic())
+        packet = self._fragments.on_fragment(
+            frame, begin, fragment.from_ipv4(begin, header), 0, time.monotonic()
+        )
         if packet is None:
             return None
         length = len(packet) - ipv4.HEADER_LEN

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.wire import ip, ipv6
-from pipeline.wire.errors import WireError
+from pipeline.wire.errors import HeaderError, WireError
 from tests.support.fuzz import macs, mutations, parsed, u8, u16, u32, windows
 
 
@@ -94,18 +94,54 @@ def test_a_chain_of_all_forms_is_skipped() -> None:
         + plain(44)
         + ipv6.build_fragment(UDP, 0, True, 7)
     )  # fmt: skip
-    assert walk(chain, HOP_BY_HOP) == (UDP, 1 + len(chain), True, 0, True, False)
+    last = 1 + len(chain) - 8
+    found = walk(chain, HOP_BY_HOP)
+    assert found == (UDP, 1 + len(chain), True, 0, True, False, last, 7, last, last - 8)
+
+
+@pytest.mark.parametrize("headers", range(3))
+def test_the_fields_that_name_the_upper_header_and_the_fragment_header_are_found(headers: int) -> None:
+    chain = plain(DESTINATION) * headers + ipv6.build_fragment(DESTINATION, 0, True, 7) + plain(UDP)
+    if headers:
+        chain = plain(DESTINATION) * (headers - 1) + plain(44) + chain[8 * headers :]
+    packet = ipv6.build(len(chain), DESTINATION if headers else 44, 64, SRC, DST) + chain
+    found = ipv6.walk(packet, 40, len(packet), packet[6])
+    assert (found.proto, packet[found.named_at], found.named_at) == (UDP, UDP, len(packet) - 8)
+    assert packet[found.fragment_named_at] == 44
+    assert found.fragment_named_at == (6 if not headers else 32 + 8 * headers)
+    assert found.fragment_at == 40 + 8 * headers
 
 
 @given(u16.map(lambda n: n // 8 * 8), st.booleans(), u32)
 def test_a_fragment_header_is_read_as_it_was_built(off: int, more: bool, ident: int) -> None:
     found = walk(ipv6.build_fragment(UDP, off, more, ident), 44)
-    assert found == (UDP, 9, True, off, more, False)
+    assert found == (UDP, 9, True, off, more, False, 1, ident, 1, 1 - 40 + 6)
 
 
 def test_what_follows_the_header_of_a_later_fragment_is_not_a_header() -> None:
     found = walk(ipv6.build_fragment(DESTINATION, 8, False, 1), 44)
     assert (found.proto, found.off) == (DESTINATION, 9)
+
+
+@pytest.mark.parametrize("rest", [b"", bytes(7), bytes((UDP, 1)) + bytes(6)])
+@pytest.mark.parametrize("more", [False, True])
+def test_rfc_7112_section_5_a_first_fragment_has_all_headers(rest: bytes, more: bool) -> None:
+    with pytest.raises(WireError) as caught:
+        walk(ipv6.build_fragment(DESTINATION, 0, more, 1) + rest, 44)
+    if more:
+        assert caught.value.reason == "ipv6_fragment_dropped_incomplete_headers"
+        assert isinstance(caught.value, HeaderError)
+        assert (caught.value.code, caught.value.pointer) == (3, 0)
+    else:
+        assert caught.value.reason == "ipv6_packet_dropped_truncated"
+
+
+def test_a_fragment_may_be_in_an_atomic_fragment_but_not_in_a_first_one() -> None:
+    inner = ipv6.build_fragment(UDP, 8, True, 9)
+    found = walk(ipv6.build_fragment(44, 0, False, 1) + inner, 44)
+    assert (found.frag_off, found.more, found.ident, found.fragment_at) == (8, True, 9, 9)
+    with pytest.raises(HeaderError, match="ipv6_fragment_dropped_incomplete_headers"):
+        walk(ipv6.build_fragment(44, 0, True, 1) + inner, 44)
 
 
 @pytest.mark.parametrize("left", [0, 1])

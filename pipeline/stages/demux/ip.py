@@ -18,12 +18,10 @@ from pipeline.stages.demux.icmp import IcmpDispatch
 from pipeline.stages.demux.network import Network
 from pipeline.stages.demux.packet import Packet
 from pipeline.stages.demux.udp import UdpDispatch
-from pipeline.wire import ethernet, icmp, ip, ipv4, offload, tcp, tcp_options, virtio_net
+from pipeline.wire import ethernet, fragment, icmp, ip, ipv4, offload, tcp, tcp_options, virtio_net
 from pipeline.wire.errors import WireError
 
 _PACKETS: Final = INDEX["ipv4_packets_received"]
-_EVICTED: Final = INDEX["ipv4_datagram_dropped_reassembly_full"]
-_EXPIRED: Final = INDEX["ipv4_datagram_dropped_reassembly_timeout"]
 
 
 class IpInput:
@@ -65,7 +63,8 @@ class IpInput:
             # 0.0.0.0 is the source of a DHCP client without an address. It is not learned.
             self.neighbors.learn(header.src, mac, frame.link, now)
         if header.frag_off or header.flags & ipv4.FLAG_MF:
-            whole = self.fragments.on_fragment(view, off, header, self.guest_of(frame.link), now)
+            piece = fragment.from_ipv4(off, header)
+            whole = self.fragments.on_fragment(view, off, piece, self.guest_of(frame.link), now)
             self.worker.free(frame.slot)
             if whole is not None:
                 self._on_reassembled(whole, frame.link, mac, now)
@@ -164,13 +163,14 @@ class IpInput:
         if self.fragments.deadline() > now:
             return
         for expired in self.fragments.expire(now):
-            self.counts[_EXPIRED] += 1
+            self.counts[INDEX[expired.reason]] += 1
             if expired.packet:
                 self.icmp.reassembly_exceeded(expired.packet, now)
 
     def update_counters(self) -> None:
         """Write what the engines count."""
-        self.counts[_EVICTED] = self.fragments.evicted
+        for counter, evicted in self.fragments.evicted.items():
+            self.counts[INDEX[counter]] = evicted
         self.icmp.update_counters()
 
     def forget_guest(self, guest: int, now: float) -> None:

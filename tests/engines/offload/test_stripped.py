@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from pipeline.engines.offload import stripped
 from pipeline.engines.reassembly import Reassembler
-from pipeline.wire import checksum, ethernet, ipv4, tcp, udp
+from pipeline.wire import checksum, ethernet, fragment, ipv4, tcp, udp
 from tests.support import tcp_segments
 from tests.support.frames import FROM_GUEST, GUEST, REMOTE, tcp_frame, timestamps, udp_frame
 from tests.support.offload import folded, ipv4_header, left_out
@@ -188,7 +188,8 @@ def test_a_datagram_longer_than_the_mtu_becomes_fragments(summed: bool, options:
         assert packet is None
         assert len(part) <= 1514
         assert part[:14] == FROM_GUEST
-        packet = fragments.on_fragment(part, 14, ipv4.parse(part, 14, len(part)), 0, 0.0)
+        piece = fragment.from_ipv4(14, ipv4.parse(part, 14, len(part)))
+        packet = fragments.on_fragment(part, 14, piece, 0, 0.0)
     expected = bytearray(frame[14:])
     end = (frame[14] & 15) * 4
     # Fragments of a card have no DF.
