@@ -1,16 +1,23 @@
-"""ICMP messages of the gateway (RFC 792, RFC 1122 section 3.2.2): echo replies, and errors about packets.
+"""ICMP messages of the gateway (RFC 792, RFC 1122 section 3.2.2; RFC 4443): echo replies, and errors.
 
-The gateway sends no error about an ICMP error, or about a fragment other than the first. It sends none about
-a packet to a group or broadcast address, or from a source that is not a single host. A token bucket limits
-the rate of errors (RFC 1812 section 4.3.2.8).
+The version of the offending packet decides the family of an error. The gateway sends no error about an ICMP
+error or a redirect. It sends none about a packet to a group or broadcast address, or from a source that is
+not a single host. A token bucket limits the rate of errors (RFC 1812 section 4.3.2.8, RFC 4443 section
+2.4 f).
+
+::
+
+                                      ICMP              ICMPv6
+    about a fragment but the first    no                yes, unless it may be of an ICMPv6 error
+    about a packet to a group         no                only "packet too big" and "unknown option"
+    quotes                            header, 8 bytes   what fits into a packet of 1280 bytes
 """
 
-from collections.abc import Iterable
-from struct import Struct
-from typing import Final
+from collections.abc import Container
+from typing import Final, NamedTuple
 
-from pipeline.wire import icmp, ip, ipv4, udp
-from pipeline.wire.errors import WireError
+from pipeline.wire import icmp, icmpv6, ip, ipv4, ipv6, udp
+from pipeline.wire.errors import HeaderError, WireError
 
 ERRORS_PER_SECOND: Final = 100.0
 ERRORS_BURST: Final = 50.0
@@ -18,58 +25,59 @@ QUOTED_BYTES: Final = 8
 """Bytes of the offending packet's payload that an error quotes after its IP header (RFC 792)."""
 
 MIN_MTU: Final = 68
-"""Every hop accepts packets of this many bytes (RFC 791 section 3.2)."""
+"""Every hop accepts IPv4 packets of this many bytes (RFC 791 section 3.2)."""
 PLATEAUS: Final = (65535, 32000, 17914, 8166, 4352, 2002, 1492, 1006, 508, 296, MIN_MTU)
 """Usual MTUs of links (RFC 1191 table 7-1)."""
 
-_ADDRS: Final = Struct("!II")
-_IP_ADDRS: Final = 12
+_IPV4: Final = 4
 
 
-def is_answerable_echo(header: ipv4.Header, message: icmp.Message, own: Iterable[int]) -> bool:
-    """Whether the whole (reassembled) packet is an echo request to one of the gateway's addresses."""
-    return (
-        message.type == icmp.ECHO_REQUEST
-        and message.code == 0
-        and header.dst in own
-        and not header.frag_off
-        and not header.flags & ipv4.FLAG_MF
-        and _is_host(header.src)
-    )
+class Error(NamedTuple):
+    """An error to send. proto: PROTO_ICMP or PROTO_ICMPV6. message: with its checksum, without IP header."""
+
+    src: int
+    dst: int
+    proto: int
+    message: bytes
 
 
-def echo_reply(view: memoryview | bytes, off: int, header: ipv4.Header) -> bytes:
-    """The reply to the echo request whose IPv4 header is at off, as a new IP packet.
+def is_answerable_echo(
+    message: icmp.Message | icmpv6.Message, src: int, dst: int, own: Container[int]
+) -> bool:
+    """Whether a message is an echo request from a host to one of the gateway's addresses.
 
-    The request must satisfy is_answerable_echo(). The reply has the same identifier, sequence number,
-    payload, TOS and IP identification (RFC 1122 section 3.2.2.6), but no IP options.
+    src, dst: of its packet, which is whole. Its family is that of src.
     """
-    begin = off + header.ihl
+    request = icmp.ECHO_REQUEST if ip.is_ipv4(src) else icmpv6.ECHO_REQUEST
+    return message.type == request and message.code == 0 and dst in own and _is_host(src)
+
+
+def echo_reply(view: memoryview | bytes, begin: int, end: int, src: int, dst: int) -> bytes:
+    """The message that answers the echo request in view[begin:end]. src, dst: of the request.
+
+    The request must satisfy is_answerable_echo(). The reply has the same identifier, sequence number and data
+    (RFC 1122 section 3.2.2.6, RFC 4443 section 4.2).
+    """
     _, _, _, rest = icmp.FIXED.unpack_from(view, begin)
-    message = icmp.build(icmp.ECHO_REPLY, 0, rest, view[begin + icmp.HEADER_LEN : off + header.total_len])
-    return (
-        ipv4.build(
-            ipv4.HEADER_LEN + len(message),
-            header.ident,
-            ipv4.DEFAULT_TTL,
-            ipv4.PROTO_ICMP,
-            header.dst,
-            header.src,
-            tos=header.tos,
-        )
-        + message
-    )
+    data = view[begin + icmp.HEADER_LEN : end]
+    if ip.is_ipv4(src):
+        return icmp.build(icmp.ECHO_REPLY, 0, rest, data)
+    return icmpv6.build(icmpv6.ECHO_REPLY, 0, rest, dst, src, data)
 
 
-def next_hop_mtu(named: int, total_len: int) -> int:
-    """The MTU that a "fragmentation needed" message asks for, about a packet of total_len bytes.
+def next_hop_mtu(named: int, quoted: icmp.Quoted) -> int:
+    """The MTU that "fragmentation needed" or "packet too big" asks for, about the quoted packet.
 
     named: the MTU in the message. Routers older than RFC 1191 send 0. Then the result is the next smaller
-    usual MTU (sections 5 and 7). Raises WireError when no hop can have this MTU, or when the packet is not
-    longer than it (RFC 5927 section 7.2).
+    usual MTU (sections 5 and 7). Raises WireError when no hop can have this MTU (RFC 8201 section 4), or when
+    the packet is not longer than it (RFC 5927 section 7.2).
     """
-    mtu = named or next((size for size in PLATEAUS if size < total_len), 0)
-    if not MIN_MTU <= mtu < total_len:
+    total_len = quoted.total_len
+    mtu, least = named, ipv6.MIN_MTU
+    if ip.is_ipv4(quoted.src):
+        mtu = named or next((size for size in PLATEAUS if size < total_len), 0)
+        least = MIN_MTU
+    if not least <= mtu < total_len:
         raise WireError("icmp_error_dropped_bad_mtu")
     return mtu
 
@@ -78,17 +86,22 @@ def quote_flow(src: int, dst: int, proto: int, src_port: int, dst_port: int, thi
     """A packet of a flow for an error to quote, where the guest's packet itself was not kept.
 
     It has an IP header and the 8 bytes by which the guest's stack finds its socket: the ports and, for TCP,
-    the sequence number ``third``. src: the guest's address.
+    the sequence number ``third``. src: the guest's address, which decides the family.
     """
     if proto == ipv4.PROTO_UDP:
         head = udp.build(src_port, dst_port, udp.HEADER_LEN)
     else:
         head = (src_port << 48 | dst_port << 32 | third).to_bytes(QUOTED_BYTES, "big")
-    return ipv4.build(ipv4.HEADER_LEN + QUOTED_BYTES, 0, ipv4.DEFAULT_TTL, proto, src, dst) + head
+    if ip.is_ipv4(src):
+        return ipv4.build(ipv4.HEADER_LEN + QUOTED_BYTES, 0, ipv4.DEFAULT_TTL, proto, src, dst) + head
+    return ipv6.build(QUOTED_BYTES, proto, ipv6.DEFAULT_HOP_LIMIT, src, dst) + head
 
 
 class IcmpErrors:
-    """Makes ICMP errors as whole IP packets. Their source is the gateway, if the caller names no other."""
+    """Makes ICMP errors of both families. Their source is the gateway, if the caller names no other.
+
+    Each method raises WireError if the packet has no header of its version.
+    """
 
     def __init__(
         self,
@@ -96,15 +109,20 @@ class IcmpErrors:
         broadcast: int,
         per_second: float = ERRORS_PER_SECOND,
         burst: float = ERRORS_BURST,
+        ipv6_gateway: int = ip.NOTHING,
     ) -> None:
-        """broadcast: the subnet's directed broadcast address."""
+        """broadcast: the subnet's directed broadcast address.
+
+        ipv6_gateway: the gateway's address in the guests' prefix. Without one, there are no errors about IPv6
+        packets.
+        """
         self._gateway = gateway
+        self._ipv6_gateway = ipv6_gateway
         self._broadcast = broadcast
         self._per_second = per_second
         self._burst = burst
         self._tokens = burst
         self._filled_at = 0.0
-        self._ident = 0
         self.suppressed = 0
         """Errors not sent because of the rate limit (counter ``icmp_error_dropped_rate_limit``)."""
 
@@ -122,68 +140,109 @@ class IcmpErrors:
         code: int,
         mtu: int = 0,
         src: int | None = None,
-    ) -> bytes | None:
+    ) -> Error | None:
         """Destination unreachable (code of wire.icmp) about the packet at view[off:], or None.
 
         view: has the whole packet, or what quote_flow() made. mtu: for FRAGMENTATION_NEEDED. src: the source
-        address of the error.
+        address of the error. wire.icmpv6 has what the code becomes about an IPv6 packet.
         """
-        quoted = self._quote(view, off, now)
-        if quoted is None:
-            return None
-        return self._packet(quoted, icmp.build_unreachable(code, quoted, mtu), src)
+        if _is_ipv4(view, off):
+            return self._about_ipv4(view, off, now, icmp.Says(icmp.UNREACHABLE, code, mtu & 0xFFFF), src)
+        named_at = _walk(view, off).named_at - off if code == icmp.PROTOCOL_UNREACHABLE else 0
+        return self._about_ipv6(view, off, now, icmpv6.unreachable(code, mtu, named_at), src)
 
     def time_exceeded(
         self, view: memoryview | bytes, off: int, now: float, code: int, src: int | None = None
-    ) -> bytes | None:
-        """Time exceeded about the packet at view[off:], or None."""
-        quoted = self._quote(view, off, now)
-        if quoted is None:
-            return None
-        return self._packet(quoted, icmp.build_time_exceeded(code, quoted), src)
+    ) -> Error | None:
+        """Time exceeded about the packet at view[off:], or None. Both families have the same codes."""
+        if _is_ipv4(view, off):
+            return self._about_ipv4(view, off, now, icmp.Says(icmp.TIME_EXCEEDED, code, 0), src)
+        return self._about_ipv6(view, off, now, icmp.Says(icmpv6.TIME_EXCEEDED, code, 0), src)
 
-    def _packet(self, quoted: bytes, message: bytes, src: int | None) -> bytes:
-        guest = ip.from_ipv4(_ADDRS.unpack_from(quoted, _IP_ADDRS)[0])
-        self._ident = (self._ident + 1) & 0xFFFF
-        origin = self._gateway if src is None else src
-        return (
-            ipv4.build(
-                ipv4.HEADER_LEN + len(message),
-                self._ident,
-                ipv4.DEFAULT_TTL,
-                ipv4.PROTO_ICMP,
-                origin,
-                guest,
-            )
-            + message
-        )
+    def parameter_problem(
+        self, view: memoryview | bytes, off: int, now: float, error: HeaderError, src: int | None = None
+    ) -> Error | None:
+        """Tell the sender of the IPv6 packet at view[off:] what is wrong with its headers, or None."""
+        says = icmp.Says(icmpv6.PARAMETER_PROBLEM, error.code, error.pointer)
+        return self._about_ipv6(view, off, now, says, src)
 
-    def _quote(self, view: memoryview | bytes, off: int, now: float) -> bytes | None:
-        """Header and 8 bytes of the offending packet; None when no error may be sent about it."""
+    def _about_ipv4(
+        self, view: memoryview | bytes, off: int, now: float, says: icmp.Says, src: int | None
+    ) -> Error | None:
         header = ipv4.parse(view, off, len(view))
         if header.frag_off or not _is_host(header.src) or not _is_host(header.dst):
             return None
         if self._broadcast in (header.src, header.dst):
             return None
-        payload = off + header.ihl
-        if header.proto == ipv4.PROTO_ICMP and (
-            header.total_len <= header.ihl or view[payload] in icmp.ERRORS
-        ):
+        payload, end = off + header.ihl, off + header.total_len
+        if header.proto == ipv4.PROTO_ICMP and (payload >= end or view[payload] in icmp.ERRORS):
             return None
         if not self._take_token(now):
-            self.suppressed += 1
             return None
-        return bytes(view[off : min(payload + QUOTED_BYTES, off + header.total_len)])
+        quoted = view[off : min(payload + QUOTED_BYTES, end)]
+        message = icmp.build(says.type, says.code, says.rest, quoted)
+        return Error(self._gateway if src is None else src, header.src, ipv4.PROTO_ICMP, message)
+
+    def _about_ipv6(
+        self, view: memoryview | bytes, off: int, now: float, says: icmp.Says, src: int | None
+    ) -> Error | None:
+        """The rules of RFC 4443 section 2.4 e."""
+        header = ipv6.parse(view, off, len(view))
+        if not self._ipv6_gateway or not _is_host(header.src):
+            return None
+        if ip.is_multicast(header.dst) and says[:2] not in _ABOUT_GROUPS:
+            return None
+        end = off + ipv6.HEADER_LEN + header.payload_len
+        if _may_be_error(view, off, end) or not self._take_token(now):
+            return None
+        origin = self._ipv6_gateway if src is None else src
+        message = icmpv6.build_error(says, view[off:end], origin, header.src)
+        return Error(origin, header.src, ipv6.PROTO_ICMPV6, message)
 
     def _take_token(self, now: float) -> bool:
+        """Whether the rate permits one more error. Counts it if not."""
         self._tokens = min(self._burst, self._tokens + (now - self._filled_at) * self._per_second)
         self._filled_at = now
         if self._tokens < 1.0:
+            self.suppressed += 1
             return False
         self._tokens -= 1.0
         return True
 
 
+_ABOUT_GROUPS: Final = frozenset(
+    ((icmpv6.PACKET_TOO_BIG, 0), (icmpv6.PARAMETER_PROBLEM, icmpv6.UNKNOWN_OPTION))
+)
+"""Types and codes of errors that may be about packets to a group: path MTU discovery needs the first one."""
+
+
+def _is_ipv4(view: memoryview | bytes, off: int) -> bool:
+    return view[off] >> 4 == _IPV4
+
+
+def _walk(view: memoryview | bytes, off: int) -> ipv6.Upper:
+    header = ipv6.parse(view, off, len(view))
+    begin = off + ipv6.HEADER_LEN
+    return ipv6.walk(view, begin, begin + header.payload_len, header.next_header)
+
+
+def _may_be_error(view: memoryview | bytes, off: int, end: int) -> bool:
+    """Whether the IPv6 packet in view[off:end] is an ICMPv6 error or redirect, or a part of one."""
+    try:
+        upper = _walk(view, off)
+    except WireError:
+        # Its headers do not end in it, so it has no ICMPv6 header.
+        return False
+    if upper.proto != ipv6.PROTO_ICMPV6:
+        return False
+    return upper.frag_off != 0 or upper.off >= end or icmpv6.is_error(view[upper.off])
+
+
 def _is_host(addr: int) -> bool:
-    """Whether addr can be one host's: not in 0/8, 240/4 or loopback, and not a group or broadcast."""
-    return 0 < ip.to_ipv4(addr) >> 24 < 224 and not ip.is_loopback(addr)
+    """Whether addr can be one host's.
+
+    It is no group, broadcast, loopback or unspecified address, and in IPv4 not in 0/8 or 240/4.
+    """
+    if ip.is_ipv4(addr):
+        return 0 < ip.to_ipv4(addr) >> 24 < 224 and not ip.is_loopback(addr)
+    return bool(addr) and not ip.is_multicast(addr) and not ip.is_loopback(addr)

@@ -63,8 +63,16 @@ def parse(view: memoryview | bytes, off: int, end: int) -> Message:
     return message
 
 
+class Says(NamedTuple):
+    """What an error of either family says, before the packet that it quotes."""
+
+    type: int
+    code: int
+    rest: int
+
+
 class Quoted(NamedTuple):
-    """The part of the offending packet that every error quotes: its IP header and the 8 bytes after it.
+    """The part of the offending packet that every error quotes: its IP headers and the 8 bytes after them.
 
     seq: TCP's sequence number. In a quoted UDP datagram these four bytes are length and checksum.
     """

@@ -1,4 +1,4 @@
-"""ICMPv6 messages: echo (RFC 4443), neighbour discovery and router advertisements (RFC 4861, RFC 8106).
+"""ICMPv6: echo and errors (RFC 4443), neighbour discovery and router advertisements (RFC 4861, RFC 8106).
 
 The first eight bytes are as in ICMP, and ``rest`` is again the *rest of the header* as one integer. In an
 echo it is identifier << 16 | sequence number. The checksum covers a pseudo-header with the addresses.
@@ -6,6 +6,10 @@ echo it is identifier << 16 | sequence number. The checksum covers a pseudo-head
 ::
 
     type  message                 rest                          after it
+    1     unreachable             0                             the offending packet
+    2     packet too big          MTU of the next hop           the same
+    3     time exceeded           0                             the same
+    4     parameter problem       offset of the wrong field     the same
     128   echo request            identifier, sequence          data
     129   echo reply              the same                      the same
     133   router solicitation     0                             options
@@ -20,13 +24,17 @@ from struct import Struct
 from typing import Final, NamedTuple
 
 from pipeline.wire import checksum as inet
-from pipeline.wire import ethernet, ip, ipv6
+from pipeline.wire import ethernet, icmp, ip, ipv6
 from pipeline.wire.errors import WireError
 from pipeline.wire.ipv6 import PROTO_ICMPV6
 
 FIXED: Final = Struct("!BBHI")
 HEADER_LEN: Final = FIXED.size
 
+UNREACHABLE: Final = 1
+PACKET_TOO_BIG: Final = 2
+TIME_EXCEEDED: Final = 3
+PARAMETER_PROBLEM: Final = 4
 ECHO_REQUEST: Final = 128
 ECHO_REPLY: Final = 129
 ROUTER_SOLICITATION: Final = 133
@@ -34,6 +42,33 @@ ROUTER_ADVERTISEMENT: Final = 134
 NEIGHBOR_SOLICITATION: Final = 135
 NEIGHBOR_ADVERTISEMENT: Final = 136
 REDIRECT: Final = 137
+
+NO_ROUTE: Final = 0
+PROHIBITED: Final = 1
+ADDRESS_UNREACHABLE: Final = 3
+PORT_UNREACHABLE: Final = 4
+SOURCE_POLICY_FAILED: Final = 5
+REJECT_ROUTE: Final = 6
+
+HOPS_EXCEEDED: Final = 0
+REASSEMBLY_EXCEEDED: Final = 1
+
+WRONG_FIELD: Final = 0
+UNKNOWN_NEXT_HEADER: Final = 1
+UNKNOWN_OPTION: Final = 2
+
+MAX_QUOTED: Final = ipv6.MIN_MTU - ipv6.HEADER_LEN - HEADER_LEN
+"""The most bytes of the offending packet that an error quotes (RFC 4443 section 2.4 c)."""
+
+CODES: Final = {
+    icmp.NET_UNREACHABLE: NO_ROUTE,
+    icmp.HOST_UNREACHABLE: ADDRESS_UNREACHABLE,
+    icmp.PORT_UNREACHABLE: PORT_UNREACHABLE,
+    icmp.NET_PROHIBITED: PROHIBITED,
+    icmp.HOST_PROHIBITED: PROHIBITED,
+    icmp.ADMINISTRATIVELY_PROHIBITED: PROHIBITED,
+}
+"""The code of an unreachable message for that of ICMP. It is NO_ROUTE for others (RFC 7915 section 4.2)."""
 
 FROM_HOSTS: Final = frozenset((ROUTER_SOLICITATION, NEIGHBOR_SOLICITATION, NEIGHBOR_ADVERTISEMENT))
 """Messages of neighbour discovery that hosts send, and that parse_discovery() reads."""
@@ -65,7 +100,10 @@ _PREFIX_OPTION: Final = Struct("!BBBBII4x16s")  # type, length, prefix length, f
 _MTU_OPTION: Final = Struct("!BBxxI")
 _LIST_OPTION: Final = Struct("!BBxxI")  # type, length, lifetime
 
+_L4: Final = Struct("!HHI")
+
 _MALFORMED: Final = "nd_message_dropped_malformed"
+_BAD_QUOTE: Final = "icmp_error_dropped_bad_quote"
 
 
 class Message(NamedTuple):
@@ -92,6 +130,54 @@ def build(kind: int, code: int, rest: int, src: int, dst: int, data: bytes | mem
     total = inet.pseudo_header(src, dst, PROTO_ICMPV6, HEADER_LEN + len(data))
     total += (kind << 8 | code) + (rest >> 16) + (rest & 0xFFFF) + inet.word_sum(data)
     return FIXED.pack(kind, code, inet.finish(total), rest) + bytes(data)
+
+
+# --- errors ---------------------------------------------------------------------------------
+
+
+def unreachable(code: int, mtu: int, named_at: int) -> icmp.Says:
+    """What ICMPv6 says instead of "destination unreachable" with this code of ICMP.
+
+    mtu: for "fragmentation needed". named_at: offset of the Next Header field in the offending packet that
+    names its protocol; for "protocol unreachable".
+    """
+    if code == icmp.FRAGMENTATION_NEEDED:
+        return icmp.Says(PACKET_TOO_BIG, 0, max(mtu, ipv6.MIN_MTU))
+    if code == icmp.PROTOCOL_UNREACHABLE:
+        return icmp.Says(PARAMETER_PROBLEM, UNKNOWN_NEXT_HEADER, named_at)
+    return icmp.Says(UNREACHABLE, CODES.get(code, NO_ROUTE), 0)
+
+
+def is_error(kind: int) -> bool:
+    """Whether a message of this type reports an error, or is a redirect: no error is sent about it."""
+    return kind < ECHO_REQUEST or kind == REDIRECT
+
+
+def build_error(says: icmp.Says, quoted: bytes | memoryview, src: int, dst: int) -> bytes:
+    """A whole error message. quoted: the offending packet, of which MAX_QUOTED bytes fit."""
+    return build(says.type, says.code, says.rest, src, dst, quoted[:MAX_QUOTED])
+
+
+def parse_quoted(view: memoryview | bytes, off: int, end: int) -> icmp.Quoted:
+    """Read the packet that the error message view[off:end] quotes, up to 8 bytes after its headers.
+
+    Raises WireError when the packet is not IPv6, is too short, is not the first fragment, has addresses of
+    IPv4, or is on its way through a Routing header.
+    """
+    begin = off + HEADER_LEN
+    if end - begin < ipv6.HEADER_LEN or end > len(view) or view[begin] >> 4 != 6:
+        raise WireError(_BAD_QUOTE)
+    _, payload_len, proto, _, src_bytes, dst_bytes = ipv6.FIXED.unpack_from(view, begin)
+    src = int.from_bytes(src_bytes, "big")
+    dst = int.from_bytes(dst_bytes, "big")
+    try:
+        upper = ipv6.walk(view, begin + ipv6.HEADER_LEN, end, proto)
+    except WireError:
+        raise WireError(_BAD_QUOTE) from None
+    if upper.frag_off or upper.is_routed or end - upper.off < _L4.size or ip.is_ipv4(src) or ip.is_ipv4(dst):
+        raise WireError(_BAD_QUOTE)
+    src_port, dst_port, seq = _L4.unpack_from(view, upper.off)
+    return icmp.Quoted(ipv6.HEADER_LEN + payload_len, upper.proto, src, dst, src_port, dst_port, seq)
 
 
 # --- neighbour discovery --------------------------------------------------------------------

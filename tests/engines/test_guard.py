@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.engines import guard
-from pipeline.wire import ethernet, ipv4
+from pipeline.wire import ethernet, ipv4, ipv6
 from pipeline.wire.errors import WireError
 from tests.support.attempts import GATEWAY, Station, attempts, evasions, honest
 from tests.support.fuzz import mutations, parsed
@@ -76,3 +76,12 @@ def test_a_datagram_without_its_ports_is_refused(length: int) -> None:
             judge(frame)
     else:
         assert judge(frame) == A.addr
+
+
+def test_a_fragment_in_a_first_fragment_is_unreadable() -> None:
+    """Its receiver would see the message behind both headers. The later header has an offset to hide it."""
+    headers = ipv6.build_fragment(ipv6.PROTO_FRAGMENT, 0, True, 7) + ipv6.build_fragment(58, 8, True, 8)
+    packet = ipv6.build(len(headers) + 8, ipv6.PROTO_FRAGMENT, 64, 0xFE80 << 112 | 1, ipv6.ALL_NODES)
+    frame = ethernet.header(B.mac, A.mac, ethernet.TYPE_IPV6) + packet + headers + bytes(8)
+    with pytest.raises(WireError, match="switch_frame_dropped_unreadable_headers"):
+        judge(frame)

@@ -12,6 +12,7 @@ from pipeline.wire import (
     arp,
     dhcp,
     ethernet,
+    fragment,
     framing,
     icmp,
     icmpv6,
@@ -64,11 +65,19 @@ def _icmp(view: memoryview) -> None:
 
 
 def _ipv6(view: memoryview) -> None:
-    """A packet, and its message of neighbour discovery whether its checksum is right or not."""
+    """A packet: a fragment, or an ICMPv6 message whether its checksum is right or not."""
     header = ipv6.parse(view, 0, len(view))
     end = ipv6.HEADER_LEN + header.payload_len
     upper = ipv6.walk(view, ipv6.HEADER_LEN, end, header.next_header)
     assert ipv6.HEADER_LEN <= upper.off <= end <= len(view)
+    if upper.has_fragment:
+        piece = fragment.from_ipv6(0, header, upper)
+        assert ipv6.HEADER_LEN < piece.begin <= piece.end == end
+        head, payload = bytes(view[: piece.begin]), bytes(view[piece.begin : end])
+        assert len(fragment.join(head, piece.next_header_at, payload)) == end - ipv6.FRAGMENT_HEADER_LEN
+        return
+    if end > upper.off and icmpv6.is_error(view[upper.off]):
+        icmpv6.parse_quoted(view, upper.off, end)
     if end - upper.off >= icmpv6.HEADER_LEN and view[upper.off] in icmpv6.FROM_HOSTS:
         found = icmpv6.parse_discovery(view, upper.off, end, header)
         assert len(found.mac) in (0, 6)

@@ -46,7 +46,7 @@ class GuestErrors:
             raise WireError("icmp_error_dropped_foreign_flow")
         mtu = 0
         if message.type == icmp.UNREACHABLE and message.code == icmp.FRAGMENTATION_NEEDED:
-            mtu = icmp_engine.next_hop_mtu(message.rest & 0xFFFF, quoted.total_len)
+            mtu = icmp_engine.next_hop_mtu(message.rest & 0xFFFF, quoted)
         self.counts[_RECEIVED] += 1
         ends = Ends(quoted.dst, quoted.dst_port, quoted.src, quoted.src_port)
         record = GuestError.pack(

@@ -69,7 +69,8 @@ class IcmpDispatch:
 
     def on_guest_message(self, packet: Packet, message: icmp.Message, now: float) -> None:
         """Answer a guest's message, or pass it on. Raises WireError while the caller owns the reference."""
-        if icmp_engine.is_answerable_echo(packet.header, message, self.answered_here):
+        header = packet.header
+        if icmp_engine.is_answerable_echo(message, header.src, header.dst, self.answered_here):
             self._answer(packet)
         elif message.type == icmp.ECHO_REQUEST and not message.code:
             self._pass_ping_on(packet, message, now)
@@ -82,10 +83,10 @@ class IcmpDispatch:
         """Answer a ping of the gateway."""
         header = packet.header
         self.counts[_ECHO] += 1
-        reply = icmp_engine.echo_reply(self.slots[packet.slot], packet.off, header)
-        payload = memoryview(reply)[ipv4.HEADER_LEN :]
+        view = self.slots[packet.slot]
+        reply = icmp_engine.echo_reply(view, packet.begin, packet.end, header.src, header.dst)
         self.output.packet(
-            packet.link, packet.mac, ipv4.PROTO_ICMP, header.dst, header.src, payload, tos=header.tos
+            packet.link, packet.mac, ipv4.PROTO_ICMP, header.dst, header.src, reply, tos=header.tos
         )
         self.worker.free(packet.slot)
 
@@ -185,15 +186,13 @@ class IcmpDispatch:
         )
         self._send(self.errors.unreachable(quoted, 0, now, refused.code))
 
-    def _send(self, packet: bytes | None) -> None:
+    def _send(self, error: icmp_engine.Error | None) -> None:
         """Send an ICMP error, if the engine made one and the MAC of its receiver is known."""
-        if packet is None:
+        if error is None:
             return
-        header = ipv4.parse(packet, 0, len(packet))
-        neighbor = self.neighbors.get(header.dst)
+        neighbor = self.neighbors.get(error.dst)
         if neighbor is not None:
-            payload = memoryview(packet)[header.ihl :]
-            self.output.packet(neighbor.link, neighbor.mac, ipv4.PROTO_ICMP, header.src, header.dst, payload)
+            self.output.packet(neighbor.link, neighbor.mac, error.proto, error.src, error.dst, error.message)
 
 
 def _rate(limits: Limits) -> tuple[float, float]:
