@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from pipeline.counters import INDEX
 from pipeline.engines.reassembly import FRAGMENT_OVERHEAD, Expired, Reassembler
-from pipeline.wire import ipv4, ipv6
+from pipeline.wire import ipv4
 from pipeline.wire.errors import WireError
 from tests.support.fragments import (
     ENDS,
@@ -18,6 +18,7 @@ from tests.support.fragments import (
     V4,
     V6,
     cut,
+    ends_of,
     fragment_of,
     payload_of,
     piece_of,
@@ -48,15 +49,6 @@ def timeout(family: int) -> str:
 
 def evicted(target: Reassembler) -> int:
     return sum(target.evicted.values())
-
-
-def ends_of(packet: bytes) -> tuple[int, int, int]:
-    """Source, destination and protocol."""
-    if packet[0] >> 4 == V4:
-        header = ipv4.parse(packet, 0, len(packet))
-        return header.src, header.dst, header.proto
-    found = ipv6.parse(packet, 0, len(packet))
-    return found.src, found.dst, found.next_header
 
 
 def is_empty(target: Reassembler) -> bool:

@@ -89,3 +89,12 @@ def payload_of(packet: bytes) -> bytes:
     upper = ipv6.walk(packet, 40, len(packet), found.next_header)
     assert not upper.has_fragment
     return packet[upper.off :]
+
+
+def ends_of(packet: bytes) -> tuple[int, int, int]:
+    """Source, destination and protocol of a whole packet."""
+    if packet[0] >> 4 == V4:
+        header = ipv4.parse(packet, 0, len(packet))
+        return header.src, header.dst, header.proto
+    found = ipv6.parse(packet, 0, len(packet))
+    return found.src, found.dst, found.next_header
