@@ -2,8 +2,8 @@
 
 A word is ``[HOST:]PORTS:[GUEST:]PORTS[/PROTOCOL]``. PORTS is a port, or a range such as ``8000-8010`` with
 as many ports on both sides. HOST is an address or a name of the host: without it 127.0.0.1, and every address
-if it is empty (``:8080:80``). GUEST is an IPv4 address: without it the first guest's. PROTOCOL is tcp, or one
-of PROTOCOLS. Port 0 of the host means that the system chooses a port.
+if it is empty (``:8080:80``). GUEST is an address, an IPv6 one in brackets: without it the first guest's.
+PROTOCOL is tcp, or one of PROTOCOLS. Port 0 of the host means that the system chooses a port.
 """
 
 import ipaddress
@@ -12,7 +12,7 @@ from typing import Final, NamedTuple
 
 from pipeline.config.choices import FORWARD_FORM
 from pipeline.config.model import PortForward
-from pipeline.config.scalars import is_ipv4
+from pipeline.config.scalars import is_bracketed_ipv6, is_ipv4
 from pipeline.go import flags
 from pipeline.system import inet
 
@@ -25,7 +25,8 @@ _HOST: Final = r"(?:(?P<host>\[[^\[\]/]*\]|[^\[\]/:]*):)?"
 _PORTS: Final = r"[0-9]{1,5}(?:-[0-9]{1,5})?"
 _LOCAL: Final = re.compile(rf"{_HOST}(?P<ports>{_PORTS})", re.ASCII)
 _FORWARD: Final = re.compile(
-    rf"{_HOST}(?P<ports>{_PORTS}):(?:(?P<guest>[0-9.]*\.[0-9.]*):)?(?P<guest_ports>{_PORTS})", re.ASCII
+    rf"{_HOST}(?P<ports>{_PORTS}):(?:(?P<guest>[0-9.]*\.[0-9.]*|\[[^\[\]/]*\]):)?(?P<guest_ports>{_PORTS})",
+    re.ASCII,
 )
 _HOST_NAME: Final = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*\.?", re.ASCII)
 
@@ -51,8 +52,11 @@ def forwards(word: str, guest: str) -> list[PortForward]:
     if found is None:
         raise WordError(f"{flags.quote(word)} is not a forward (allowed: {FORWARD_FORM}, such as 8080:80)")
     remote = found["guest"] or guest
-    if found["guest"] and not is_ipv4(remote):
-        raise WordError(f"{flags.quote(word)}: {remote} is not an IPv4 address of a guest")
+    if found["guest"] and not (is_ipv4(remote) or is_bracketed_ipv6(remote)):
+        raise WordError(
+            f"{flags.quote(word)}: {remote} is not an address of a guest (allowed: an IPv4 address, or an "
+            "IPv6 address in brackets)"
+        )
     ports, guest_ports = _range(word, found["ports"]), _range(word, found["guest_ports"])
     if len(ports) != len(guest_ports):
         sizes = f"{len(ports)} ports of the host and {len(guest_ports)} of the guest"

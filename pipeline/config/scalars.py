@@ -155,6 +155,16 @@ def zone_name(value: object) -> str:
     return text
 
 
+def _ipv6(value: object) -> int:
+    try:
+        found = ipaddress.IPv6Address(_text(value))
+    except ValueError:
+        found = None
+    if found is None or found.scope_id is not None or found.ipv4_mapped is not None:
+        raise ValueError("must be an IPv6 address such as fd12:3456:789a:1::1")
+    return int(found)
+
+
 def _any_ip(value: object) -> str:
     text = _text(value)
     try:
@@ -258,8 +268,9 @@ def _optional(check: Callable[[object], object], nothing: object) -> Callable[[o
 def _guest_address(value: object) -> str:
     text = _text(value)
     host, colon, port = text.rpartition(":")
-    if not colon or not is_ipv4(host) or not re.fullmatch(r"[0-9]{1,5}", port) or int(port) > 65535:
-        raise ValueError("must be the guest's address and port such as 192.168.127.2:22")
+    is_address = is_bracketed_ipv6(host) if host.startswith("[") else is_ipv4(host)
+    if not colon or not is_address or not re.fullmatch(r"[0-9]{1,5}", port) or int(port) > 65535:
+        raise ValueError("must be the guest's address and port such as 192.168.127.2:22 or [fd00::2]:22")
     return text
 
 
@@ -275,6 +286,16 @@ def split_network(text: str) -> tuple[str, str]:
     """(network, ``host:port``) of a key of stack.forwards. ``tcp4:80`` is port 80 of a host of that name."""
     network, _, local = text.partition(":")
     return (network, local) if network in _NETWORKS and ":" in local else ("tcp", text)
+
+
+def is_bracketed_ipv6(text: str) -> bool:
+    """Whether text is an IPv6 address without a zone, in brackets."""
+    try:
+        return ipaddress.IPv6Address(text.removeprefix("[").removesuffix("]")).scope_id is None and (
+            text.startswith("[") and text.endswith("]")
+        )
+    except ValueError:
+        return False
 
 
 def is_ipv4(text: str) -> bool:
@@ -313,6 +334,10 @@ SourceAddress = Annotated[str, Check(_optional(source_address, ""), schema=_patt
 Interface = Annotated[str, Check(_optional(interface, ""))]
 NameServer = Annotated[str, Check(name_server)]
 """Address and port, the address in brackets if it is of IPv6."""
+OptionalIpv6 = Annotated[
+    int, Check(_optional(_ipv6, 0), lambda addr: ip.text(addr) if addr else "", _pattern("", _IPV6_SHAPE))
+]
+"""A number as in pipeline.wire.ip, or 0."""
 Ipv6Prefix = Annotated[
     str,
     Check(
@@ -332,5 +357,7 @@ _PORTS_SCHEMA: Final = {"anyOf": [_ONE_PORT, {"type": "string", **_pattern(f"{_P
 Ports = Annotated[tuple[int, int], Check(_ports, _port_text, _PORTS_SCHEMA)]
 """First and last port."""
 NamePattern = Annotated[str, Check(_name_pattern, schema={"pattern": f"^{_ANY_CASE_NAME}[.]*$"})]
-GuestAddress = Annotated[str, Check(_guest_address, schema={"pattern": f"^{_IPV4}:{_PORT}$"})]
+GuestAddress = Annotated[
+    str, Check(_guest_address, schema={"pattern": rf"^({_IPV4}|\[{_IPV6_SHAPE}\]):{_PORT}$"})
+]
 LocalAddress = Annotated[str, Check(_local_address, schema={"pattern": f":{_PORT}$"})]

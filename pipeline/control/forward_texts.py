@@ -8,6 +8,7 @@ from pipeline.control.ssh import destination as ssh
 from pipeline.control.ssh.destination import Destination
 from pipeline.go.text import GoError, parse_uint, split_host_port, split_scheme
 from pipeline.system import inet
+from pipeline.wire import ip
 
 
 class ForwardError(Exception):
@@ -20,7 +21,10 @@ class ForwardError(Exception):
 def resolve_remote(remote: str, client: str) -> str:
     """The remote of a tcp or udp forward: an empty host means the client's own. Raises GoError."""
     host, _ = split_host_port(remote)
-    return remote if host else split_host_port(client)[0] + remote
+    if host:
+        return remote
+    own, _ = split_host_port(client)
+    return f"[{own}]{remote}" if ":" in own else own + remote
 
 
 def leads_to(protocol: str, remote: str) -> tuple[str, bool]:
@@ -28,7 +32,7 @@ def leads_to(protocol: str, remote: str) -> tuple[str, bool]:
     over_ssh = destination(protocol, remote)
     if over_ssh is not None:
         return over_ssh.ip, True
-    return target(protocol, remote).removeprefix("tcp://").partition(":")[0], False
+    return target(protocol, remote).removeprefix("tcp://").rpartition(":")[0].strip("[]"), False
 
 
 def without_secrets(remote: str) -> str:
@@ -72,7 +76,7 @@ def destination(protocol: str, remote: str) -> Destination | None:
 
 
 def target(protocol: str, remote: str) -> str:
-    """The remote as the listen worker takes it: ``ip:port``, for unix ``tcp://ip:port``.
+    """The remote as the listen worker takes it: ``ip:port`` or ``[ip]:port``, for unix after ``tcp://``.
 
     Raises ForwardError.
     """
@@ -111,8 +115,9 @@ def _unix_target(remote: str) -> str:
 
 
 def _guest_address(protocol: str, text: str) -> str:
-    host, colon, port_text = text.partition(":")
-    if not colon or ":" in port_text:
+    host, colon, port_text = text.rpartition(":")
+    bracketed = host.startswith("[") and host.endswith("]")
+    if not colon or (":" in host and not bracketed):
         raise ForwardError("invalid remote addr")
     # The original takes only numbers here, and its error texts are about them.
     named = None if port_text.isdigit() else port_number(protocol, port_text)
@@ -121,7 +126,8 @@ def _guest_address(protocol: str, text: str) -> str:
     except GoError as error:
         raise ForwardError(str(error)) from None
     try:
-        ip = ipaddress.IPv4Address(host)
+        found = ipaddress.IPv6Address(host[1:-1]) if bracketed else ipaddress.IPv4Address(host)
     except ValueError:
-        raise ForwardError(f"invalid remote addr: {host} is not an IPv4 address") from None
-    return f"{ip}:{port}"
+        family = "IPv6" if bracketed else "IPv4"
+        raise ForwardError(f"invalid remote addr: {host} is not an {family} address") from None
+    return ip.host_port(ip.of(found), port)

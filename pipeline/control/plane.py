@@ -43,7 +43,7 @@ from pipeline.ipc.channel import close_all
 from pipeline.ipc.fabric import Fabric
 from pipeline.links import addresses
 from pipeline.system import descriptor_limit
-from pipeline.topology import EGRESS, INGRESS, LISTEN, RESOLVER, TCP
+from pipeline.topology import DEMUX, EGRESS, INGRESS, LISTEN, RESOLVER, TCP
 from pipeline.wire import ip
 
 if TYPE_CHECKING:
@@ -51,6 +51,8 @@ if TYPE_CHECKING:
 
 CONNECTIONS_PART: Final = 4
 """Connections of the API may have one part in this many of the descriptors, for each endpoint."""
+WITHDRAW_TIMEOUT: Final = 0.2
+"""Seconds that demux has to withdraw the default route at the end."""
 _MACHINES: Final = tuple(getattr(socket, name, None) for name in ("AF_VSOCK", "AF_HYPERV"))
 """Families of sockets whose clients are virtual machines."""
 
@@ -216,6 +218,14 @@ class ControlPlane:
     def notify(self, kind: str) -> None:
         """Send a notification that is not about a guest."""
         self._notifier.notify(kind)
+
+    async def withdraw_route(self) -> bool:
+        """Tell guests that the gateway is no default router of IPv6 any more. Returns whether demux did."""
+        try:
+            await self._channels.request(DEMUX, messages.WithdrawRoute(), timeout=WITHDRAW_TIMEOUT)
+        except RequestError:
+            return False
+        return True
 
     def stop_workers(self) -> None:
         """Ask all workers to end, except those that are gone already."""

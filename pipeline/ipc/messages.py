@@ -234,6 +234,13 @@ class NeighborsAnswer(Answer):
 
 
 @dataclass(frozen=True, slots=True)
+class WithdrawRoute(Request):
+    """The program ends: tell guests that the gateway is no default router any more."""
+
+    NAME = "withdraw_route"
+
+
+@dataclass(frozen=True, slots=True)
 class MacEvent(Event):
     """A guest's MAC address was "seen", is "gone", or has "moved" to another link."""
 
@@ -337,21 +344,27 @@ class Tunnel(Request):
 
 @dataclass(frozen=True, slots=True)
 class Accepted(Request):
-    """Connect this accepted socket to a guest. first: bytes to send to the guest before the socket's."""
+    """Connect this accepted socket to a guest. first: bytes to send to the guest before the socket's.
+
+    addr: as in a record (pipeline.records.addresses), since numbers of messages have 64 bits.
+    """
 
     NAME = "accepted"
-    addr: int
+    addr: bytes
     port: int
     first: bytes
 
 
 @dataclass(frozen=True, slots=True)
 class UdpForward(Request):
-    """Forward datagrams between this bound socket and a guest. key: a name for UdpUnforward."""
+    """Forward datagrams between this bound socket and a guest. key: a name for UdpUnforward.
+
+    addr: as in Accepted.
+    """
 
     NAME = "udp_forward"
     key: str
-    addr: int
+    addr: bytes
     port: int
 
 
@@ -386,6 +399,7 @@ def _by_name(*known: type[_M]) -> dict[str, type[_M]]:
 
 _REQUESTS: Final = _by_name(
     *(Stop, Ping, Audit, Reload, Watch, Guests, Attach, Open, Capture, LiveCapture, Cam, Neighbors, Leases),
+    WithdrawRoute,
     *(flow_messages.FlowIds, flow_messages.Flows, flow_messages.EndFlow, flow_messages.Names),
     *(DnsAll, DnsAdd, ServeTcp),
     *(Expose, Unexpose, Tunnel, Accepted, UdpForward, UdpUnforward),

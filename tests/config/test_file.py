@@ -73,8 +73,8 @@ WRONG = [
     ),
     (
         "stack: {forwards: {'127.0.0.1:22': guest}}",
-        "line 1: stack.forwards.127.0.0.1:22: must be the guest's address and port such as 192.168.127.2:22, "
-        'not "guest"',
+        "line 1: stack.forwards.127.0.0.1:22: must be the guest's address and port such as 192.168.127.2:22 "
+        'or [fd00::2]:22, not "guest"',
     ),
     (
         "stack: {forwards: {ssh: '192.168.127.2:22'}}",

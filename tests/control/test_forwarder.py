@@ -64,7 +64,9 @@ def test_the_listen_worker_is_asked_and_the_list_echoes(protocol: str, remote: s
     ("protocol", "remote", "words"),
     [
         ("tcp", "1.2.3.4", "invalid remote addr"),
-        ("tcp", "[::1]:80", "invalid remote addr"),
+        ("tcp", "fd00::2:80", "invalid remote addr"),
+        ("tcp", "[fd00::2]", "invalid remote addr"),
+        ("tcp", "[1.2.3.4]:80", "invalid remote addr: [1.2.3.4] is not an IPv6 address"),
         ("udp", "1.2.3.4:x", 'strconv.ParseUint: parsing "x": invalid syntax'),
         ("udp", "1.2.3.4:65536", 'strconv.ParseUint: parsing "65536": value out of range'),
         ("tcp", "example.com:80", "invalid remote addr: example.com is not an IPv4 address"),

@@ -80,7 +80,7 @@ def _names_guest(text: str) -> bool:
     if (text.isascii() and text.isdigit()) or _MAC.fullmatch(text):
         return True
     try:
-        ipaddress.IPv4Address(text)
+        ipaddress.ip_address(text)
     except ValueError:
         return False
     return True

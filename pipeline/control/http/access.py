@@ -164,8 +164,8 @@ class Access:
 
 
 def guest_address(client: str) -> str:
-    """The address in a guest's ``ip:port``, "" for a client without one."""
-    return client.rpartition(":")[0]
+    """The address in a guest's ``ip:port`` or ``[ip]:port``, "" for a client without one."""
+    return client.rpartition(":")[0].strip("[]")
 
 
 def read_token(path: str) -> str:

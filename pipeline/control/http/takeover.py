@@ -183,7 +183,7 @@ def _destination(query: str) -> tuple[str, int]:
         raise GoError("ip is mandatory")
     port = parse_uint(keys.get("port", [""])[0], 16)
     try:
-        return str(ipaddress.IPv4Address(ip)), port
+        return str(ipaddress.ip_address(ip)), port
     except ValueError:
         raise GoError(f"invalid IP address: {ip}") from None
 

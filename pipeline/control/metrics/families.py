@@ -88,6 +88,8 @@ WRITERS: Final[Mapping[str, tuple[str, ...]]] = {
     "ipv4_packets_received": (INGRESS, DEMUX),
     "ipv4_packet_dropped_bad_checksum": (INGRESS, DEMUX),
     "ipv6": (DEMUX,),
+    "ipv6_fragments_sent": (INGRESS, DEMUX),
+    "ipv6_packets_received": (INGRESS, DEMUX),
     "nd": (DEMUX,),
     "router": (DEMUX,),
     "icmpv6": (DEMUX,),

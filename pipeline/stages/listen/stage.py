@@ -20,6 +20,7 @@ from pipeline.ipc import events as ev
 from pipeline.ipc import messages
 from pipeline.ipc.channel import close_all
 from pipeline.links import addresses
+from pipeline.records.addresses import addr_bytes
 from pipeline.stages.worker import Worker
 from pipeline.system import inet, socket_file
 from pipeline.wire import ip, proxy_protocol
@@ -115,7 +116,7 @@ class DatagramForward(Forward):
         super().__init__(key, sock.getsockname()[1])
         self._worker = worker
         self._egress = egress
-        message = messages.UdpForward(key, target.addr, target.port)
+        message = messages.UdpForward(key, addr_bytes(target.addr), target.port)
         with sock:
             worker.send_peer(egress, message.encode(), [sock])
 
@@ -164,7 +165,7 @@ class ListenStage:
                 case messages.Unexpose() as ask:
                     self._unexpose(ask.protocol, ask.local)
                 case messages.Tunnel() as ask if fds:
-                    target = Target(ip.parse_ipv4(ask.ip), ask.port)
+                    target = Target(ip.parse(ask.ip), ask.port)
                     self._hand_over(socket.socket(fileno=fds.pop(0)), target, ask.head or b"")
                 case _:
                     return {"error": f"listen knows no request {message.get('op')!r}"}
@@ -189,7 +190,7 @@ class ListenStage:
             self._counts[_TOO_MANY] += 1
             raise listener.ListenError(f"{self._max_forwards} ports are forwarded already")
         host, port = listener.split(ask.remote.removeprefix("tcp://"))
-        target = Target(ip.parse_ipv4(host), port, ask.proxy or 0)
+        target = Target(ip.parse(host), port, ask.proxy or 0)
         opened = self._open(key, ask.protocol, ask.local, target, ask.found)
         self._forwards[key] = opened
         self._counts[_FORWARDS] = len(self._forwards)
@@ -262,7 +263,7 @@ class ListenStage:
 
         Closes sock in any case. OSError as in Worker.send_peer.
         """
-        message = messages.Accepted(target.addr, target.port, head)
+        message = messages.Accepted(addr_bytes(target.addr), target.port, head)
         with sock:
             self.worker.send_peer(self._pick_egress(), message.encode(), [sock])
 

@@ -17,6 +17,7 @@ from pipeline.go import flags
 from pipeline.ipc import messages
 from pipeline.ipc.channel import ControlChannel
 from pipeline.ipc.fabric import Fabric
+from pipeline.records.addresses import addr_bytes
 from pipeline.stages.listen.stage import BUSY_PAUSE, EXHAUSTED_PAUSE, ListenStage
 from pipeline.stages.worker import Worker
 from pipeline.topology import Layout
@@ -94,7 +95,12 @@ def test_connections_go_to_egress_with_their_guest(rig: Rig) -> None:
     rig.connect(1)
     rig.turn()
     ((message, (fd,)),) = rig.egress.receive()
-    assert message == {"op": "accepted", "addr": ip.from_ipv4(0xC0A87F02), "port": 80, "first": b""}
+    assert message == {
+        "op": "accepted",
+        "addr": addr_bytes(ip.from_ipv4(0xC0A87F02)),
+        "port": 80,
+        "first": b"",
+    }
     os.write(fd, b"hello")
     assert rig.clients[0].recv(10) == b"hello"
     os.close(fd)
