@@ -39,8 +39,8 @@ DISABLED: Final = (DNS, UDP, ICMP, HOST_LOOPBACK)
 """What may be switched off for all guests (pipeline.engines.nat)."""
 OFF: Final = "off"
 ON: Final = "on"
-IPV6: Final = (OFF, ON)
-"""Whether guests have IPv6 (pipeline.config.ipv6)."""
+IPV6: Final = (OFF, ON, AUTO)
+"""Whether guests have IPv6 (pipeline.config.ipv6). AUTO: with a default route only while the host has one."""
 GUARDED: Final = "guarded"
 ISOLATED: Final = "isolated"
 OPEN: Final = "open"

@@ -1,30 +1,41 @@
-"""The settings of IPv6: whether guests have it, and the /64 of their addresses."""
+"""The settings of IPv6: whether guests have it, the /64 of their addresses, and the gateway's in it."""
 
 import hashlib
 import ipaddress
 from typing import Final
 
-from pipeline.config.choices import IPV6, ON
+from pipeline.config.choices import IPV6, OFF
 from pipeline.config.errors import ConfigError
+from pipeline.config.keys import Ipv6Keys
 from pipeline.config.model import Settings
-from pipeline.wire import ipv6
+from pipeline.wire import ip, ipv6
 
+GATEWAY: Final = 1
+HOST: Final = 0xFE
+"""The last bits of the gateway's address, and of the one that means the host. 0xfe is 254, as over IPv4."""
 _LOCAL: Final = 0xFD << 120
 _GLOBAL_ID_BYTES: Final = 5
 
 
-def settings(
-    flag: str, key: str, prefix: str, mac: bytes, subnet: ipaddress.IPv4Network, mtu: int
-) -> Settings:
-    """The settings by name. flag: wins over ``key``. prefix: of the file, or empty. Raises ConfigError."""
-    enabled = flag or key
+def settings(flag: str, keys: Ipv6Keys, mac: bytes, subnet: ipaddress.IPv4Network, mtu: int) -> Settings:
+    """The settings by name. flag: wins over the key ``enabled``. Raises ConfigError."""
+    enabled = flag or keys.ipv6_enabled
     if enabled not in IPV6:
         raise ConfigError(f"ipv6 must be one of {', '.join(IPV6)}, not {enabled!r}")
-    if enabled == ON and mtu < ipv6.MIN_MTU:
+    found = {"ipv6_enabled": enabled, "ipv6_prefix": keys.ipv6_prefix}
+    if enabled == OFF:
+        return {**found, "ipv6_gateway": 0, "ipv6_host": 0}
+    if mtu < ipv6.MIN_MTU:
         raise ConfigError(f"ipv6 needs an MTU of at least {ipv6.MIN_MTU}, not {mtu}")
-    if enabled == ON and not prefix:
-        prefix = str(derived_prefix(mac, subnet))
-    return {"ipv6_enabled": enabled, "ipv6_prefix": prefix}
+    prefix = keys.ipv6_prefix or str(derived_prefix(mac, subnet))
+    first, last = ip.network(prefix)
+    gateway, host = keys.ipv6_gateway or first | GATEWAY, keys.ipv6_host or first | HOST
+    for key, addr in (("gateway", gateway), ("host", host)):
+        if not first < addr <= last:
+            raise ConfigError(f"ipv6.{key}: {ip.text(addr)} must be in {prefix}, and not its first address")
+    if gateway == host:
+        raise ConfigError(f"ipv6.host: {ip.text(host)} is the gateway's address (allowed: another one)")
+    return {**found, "ipv6_prefix": prefix, "ipv6_gateway": gateway, "ipv6_host": host}
 
 
 def derived_prefix(mac: bytes, subnet: ipaddress.IPv4Network) -> ipaddress.IPv6Network:

@@ -31,6 +31,7 @@ from pipeline.config.scalars import (
     LocalAddress,
     Mac,
     NameServer,
+    OptionalIpv6,
     OptionalMac,
     SourceAddress,
     Text,
@@ -119,6 +120,8 @@ class Ipv6Keys(Map):
 
     ipv6_enabled: Annotated[str, switch(*IPV6)] = field(default=OFF, metadata=_key("enabled"))
     ipv6_prefix: Ipv6Prefix = field(default="", metadata=_key("prefix"))
+    ipv6_gateway: OptionalIpv6 = field(default=0, metadata=_key("gateway"))
+    ipv6_host: OptionalIpv6 = field(default=0, metadata=_key("host"))
 
 
 LimitKeys: Final[type[Map]] = make_dataclass(

@@ -194,8 +194,8 @@ def _forwards(parsed: flags.Parsed, keys: FileKeys, network: Addresses) -> tuple
             found = forward_words.forwards(word, ip.text(network.device_ip))
         except forward_words.WordError as error:
             raise ConfigError(f"forward: {error}") from None
-        address = found[0].remote.partition(":")[0]
-        if ipaddress.IPv4Address(address) not in network.subnet:
+        address = found[0].remote.rpartition(":")[0]
+        if "[" not in address and ipaddress.IPv4Address(address) not in network.subnet:
             raise ConfigError(
                 f"forward: {flags.quote(word)}: {address} is not in the subnet {network.subnet} of the guests"
             )
@@ -268,7 +268,6 @@ def _network(parsed: flags.Parsed, keys: FileKeys, network: Addresses, warnings:
     stack, host = keys.stack, network.host_ip
     mtu = checked_mtu(parsed.number("mtu") or stack.mtu or DEFAULT_MTU, warnings)
     mac = stack.gateway_mac or GATEWAY_MAC
-    enabled, prefix = keys.ipv6.ipv6_enabled, keys.ipv6.ipv6_prefix
     return {
         "mtu": mtu,
         "gateway_mac": mac,
@@ -276,7 +275,7 @@ def _network(parsed: flags.Parsed, keys: FileKeys, network: Addresses, warnings:
         "gateway_virtual_ips": stack.gateway_virtual_ips or (host,),
         "udp_nat": _one_of("udp-nat", parsed.text("udp-nat") or keys.udp_nat, UDP_NATS),
         "state_file": _state_file(parsed.text("state-file") or keys.state_file),
-        **ipv6.settings(parsed.text("ipv6"), enabled, prefix, mac, network.subnet, mtu),
+        **ipv6.settings(parsed.text("ipv6"), keys.ipv6, mac, network.subnet, mtu),
     }
 
 

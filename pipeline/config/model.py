@@ -10,12 +10,11 @@ from dataclasses import dataclass, field, fields
 from typing import Annotated, Final, get_type_hints
 from urllib.parse import urlsplit
 
-from pipeline.config.choices import GUARDED, OFF, ON, SYMMETRIC
+from pipeline.config.choices import GUARDED, OFF, SYMMETRIC
 from pipeline.config.limits import Limits
 from pipeline.config.scalars import (
     AnyNetwork,
     Flag,
-    Ipv4Network,
     NamePattern,
     OptionalAnyIp,
     Pattern,
@@ -106,8 +105,8 @@ class PolicyRule:
     """One rule of the egress policy. An empty field means "any". networks and names are one condition."""
 
     action: Verdict
-    guests: tuple[Ipv4Network, ...] = ()
-    networks: tuple[Ipv4Network, ...] = ()
+    guests: tuple[AnyNetwork, ...] = ()
+    networks: tuple[AnyNetwork, ...] = ()
     names: tuple[NamePattern, ...] = ()
     ports: tuple[Ports, ...] = ()
     protocols: tuple[Annotated[str, one_of("tcp", "udp", "icmp")], ...] = ()
@@ -145,6 +144,8 @@ class Network:
     outbound_interface: str = ""
     ipv6_enabled: str = OFF  # one of IPV6
     ipv6_prefix: str = ""  # a /64; not empty while IPv6 is on
+    ipv6_gateway: int = 0  # 0 while IPv6 is off
+    ipv6_host: int = 0  # means the host's ::1; 0 while IPv6 is off
 
     @property
     def reserved(self) -> frozenset[int]:
@@ -154,7 +155,7 @@ class Network:
     @property
     def ipv6_first(self) -> int:
         """The first address of the /64 of guests; 0 while IPv6 is off."""
-        return ip.network(self.ipv6_prefix)[0] if self.ipv6_enabled == ON else 0
+        return ip.network(self.ipv6_prefix)[0] if self.ipv6_enabled != OFF else 0
 
 
 @dataclass(frozen=True, slots=True)

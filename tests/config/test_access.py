@@ -67,7 +67,7 @@ def test_without_the_keys_everything_is_allowed(tmp_path: Path) -> None:
         ("guest-api: {ports: [80-70]}", "guest-api.ports[0]: must be a port or a range"),
         ("guest-api: {addresses: [localhost]}", "guest-api.addresses[0]: must be an address or a network"),
         ("egress-policy: {default: maybe}", 'must be allow or deny, not "maybe"'),
-        ("egress-policy: {rules: [{action: deny, networks: ['::1']}]}", "must be an IPv4 address or network"),
+        ("egress-policy: {rules: [{action: deny, networks: ['::1/']}]}", "must be an address or a network"),
         ("egress-policy: {rules: [{action: deny, names: ['a*.b']}]}", "must be a name such as example.com"),
         ("egress-policy: {rules: [{action: deny, ports: [1], protocols: [icmp]}]}", "icmp has no ports"),
         ("egress-policy: {rules: [{networks: [10.0.0.0/8]}]}", "egress-policy.rules[0].action"),

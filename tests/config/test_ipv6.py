@@ -58,6 +58,34 @@ def test_prefixes_of_which_guests_cannot_make_addresses_are_refused(file, prefix
 
 
 def test_other_words_and_a_too_small_mtu_are_refused() -> None:
-    assert refusal("-ipv6", "maybe") == "ipv6 must be one of off, on, not 'maybe'"
+    assert refusal("-ipv6", "maybe") == "ipv6 must be one of off, on, auto, not 'maybe'"
     assert refusal("-ipv6", "on", "-mtu", "1279") == "ipv6 needs an MTU of at least 1280, not 1279"
     assert build("-ipv6", "on", "-mtu", "1280")[0].network.mtu == 1280
+
+
+def test_gateway_and_host_are_addresses_of_the_prefix(file) -> None:
+    made, _ = build("-ipv6", "auto")
+    network = made.network
+    assert (network.ipv6_gateway, network.ipv6_host) == (network.ipv6_first | 1, network.ipv6_first | 0xFE)
+    path = file(
+        "ipv6: {enabled: auto, prefix: '2001:db8:7::/64', gateway: '2001:db8:7::53', host: '2001:db8:7::99'}"
+    )
+    made, _ = build("-config", path)
+    assert ip.text(made.network.ipv6_gateway) == "2001:db8:7::53"
+    assert ip.text(made.network.ipv6_host) == "2001:db8:7::99"
+    assert build("-config", file(yaml.safe_dump(as_file(made))))[0] == made
+
+
+@pytest.mark.parametrize(
+    ("keys", "words"),
+    [
+        ("gateway: 'fd00::1'", r"ipv6\.gateway: fd00::1 must be in fd12:3456:789a:1::/64, and not its first"),
+        ("host: 'fd12:3456:789a:1::'", r"ipv6\.host: fd12:3456:789a:1:: must be in .* and not its first"),
+        ("host: 'fd12:3456:789a:1::1'", r"ipv6\.host: fd12:3456:789a:1::1 is the gateway's address"),
+        ("host: '10.0.0.1'", r"ipv6\.host: must be an IPv6 address"),
+        ("host: '::ffff:10.0.0.1'", r"ipv6\.host: must be an IPv6 address"),
+    ],
+)
+def test_wrong_addresses_of_gateway_and_host_are_refused(file, keys: str, words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        build("-config", file(f"ipv6: {{enabled: on, prefix: 'fd12:3456:789a:1::/64', {keys}}}"))
