@@ -14,7 +14,7 @@ worker reports to another about a pattern must not depend on the rules: its numb
 """
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from hashlib import blake2b
 from typing import Final, NamedTuple, Protocol
 
@@ -99,6 +99,9 @@ class Names:
         return found
 
 
+_NO_NAMES: Final[Mapping[int, float]] = {}
+
+
 class _Rule(NamedTuple):
     allow: bool
     guests: Networks | None
@@ -111,10 +114,17 @@ class _Rule(NamedTuple):
 class Policy:
     """The rules, and the current names of addresses."""
 
-    def __init__(self, config: PolicyConfig, max_named: int = MAX_NAMED) -> None:
+    def __init__(
+        self,
+        config: PolicyConfig,
+        max_named: int = MAX_NAMED,
+        addresses_of: Callable[[int], Collection[int]] = lambda addr: (addr,),
+    ) -> None:
+        """addresses_of: all addresses of the station that has one (pipeline.engines.stations)."""
         self._rules: list[_Rule] = []
         self._default = True
         self._max_named = max_named
+        self._addresses_of = addresses_of
         self._named: OrderedDict[tuple[int, int], dict[int, float]] = OrderedDict()
         self.replace(config)
 
@@ -156,8 +166,9 @@ class Policy:
     def refusal(self, guest: int, address: int, port: int, protocol: str, now: float) -> str:
         """What forbids a guest to reach an address, as a path in the configuration; "" if it is allowed."""
         address = ip.embedded(address)
+        guests = self._addresses_of(guest)
         for index, rule in enumerate(self._rules):
-            if self._fits(rule, guest, address, port, protocol, now):
+            if self._fits(rule, guests, address, port, protocol, now):
                 return "" if rule.allow else f"egress-policy.rules[{index}]"
         return "" if self._default else "egress-policy.default"
 
@@ -165,16 +176,22 @@ class Policy:
         """Whether a flow that is open may go on. A name counts although its answer may have expired."""
         return self.allows(guest, address, port, protocol, _LONG_AGO)
 
-    def _fits(self, rule: _Rule, guest: int, address: int, port: int, protocol: str, now: float) -> bool:
+    def _fits(
+        self, rule: _Rule, guests: Collection[int], address: int, port: int, protocol: str, now: float
+    ) -> bool:
+        """Whether the rule is about such a flow of a station with the addresses ``guests``."""
         if rule.protocols and protocol not in rule.protocols:
             return False
         if rule.ports and (protocol == "icmp" or not any(low <= port <= high for low, high in rule.ports)):
             return False
-        if rule.guests is not None and guest not in rule.guests:
+        if rule.guests is not None and not any(guest in rule.guests for guest in guests):
             return False
         if rule.networks is None and not rule.names:
             return True
         if rule.networks is not None and address in rule.networks:
             return True
-        names = self._named.get((guest, address), {})
-        return any(number in rule.names and expires > now for number, expires in names.items())
+        return any(
+            number in rule.names and expires > now
+            for guest in guests
+            for number, expires in self._named.get((guest, address), _NO_NAMES).items()
+        )

@@ -1,4 +1,4 @@
-"""Reports to ingress the MAC and the link of each guest's address.
+"""Reports to ingress the MAC and the link of each guest's address. With IPv6, egress gets the reports too.
 
 A guest can give its address another MAC with every packet, and can stop the ring to ingress by not reading
 its frames. Its changes must not fill our memory. So while the ring is full, demux only notes the address, and
@@ -23,6 +23,8 @@ class Bindings:
 
     def __init__(self, network: Network) -> None:
         self._ring = network.ingress_out
+        self._rings = [self._ring, *(network.egress_out if network.ipv6 is not None else ())]
+        """Egress has to know which addresses are one guest's, since rules may name any of them."""
         self._counts = network.counts
         self._neighbors = network.neighbors
         self.unreported: dict[int, None] = {}
@@ -30,7 +32,9 @@ class Bindings:
 
     def learned(self, addr: int, mac: bytes, link: int) -> None:
         """Report an address that is new or on another link, at once: later records in the ring rely on it."""
-        self._ring.push(Neighbor.pack(kinds.NEIGHBOR, addr, mac, link))
+        record = Neighbor.pack(kinds.NEIGHBOR, addr, mac, link)
+        for ring in self._rings:
+            ring.push(record)
 
     def changed(self, addr: int) -> None:
         """The address has another MAC on the same link. report_changes() sends it."""
@@ -40,7 +44,9 @@ class Bindings:
     def lost(self, addr: int) -> None:
         """No guest has the address any more."""
         self.unreported.pop(addr, None)
-        self._ring.push(NeighborGone.pack(addr))
+        record = NeighborGone.pack(addr)
+        for ring in self._rings:
+            ring.push(record)
 
     def report_changes(self) -> None:
         """Report changed MACs as far as the ring has room."""

@@ -11,15 +11,12 @@ from pipeline.records import kinds
 from pipeline.records.flows import Ends
 from pipeline.records.guests import Leased
 from pipeline.records.kinds import RECORD_BYTES
-from pipeline.records.services import Named, ServiceDatagram
+from pipeline.records.services import ServiceDatagram
 from pipeline.records.udp import UdpRange
 from pipeline.stages.demux.leases import LeaseHolders
 from pipeline.stages.demux.network import Network
 from pipeline.stages.demux.service_rates import ServiceRates
 from pipeline.wire import ethernet, ip
-
-MAX_NAMED_FOR: Final = 4
-"""IPv4 addresses of a station for which a name counts that it asked for over IPv6."""
 
 _SENT: Final = INDEX["udp_datagrams_to_guest"]
 _NO_NEIGHBOR: Final = INDEX["udp_datagram_dropped_no_neighbor"]
@@ -34,10 +31,9 @@ class Services:
         self.slots = network.slots
         self.output = network.output
         self.neighbors = network.neighbors
-        self.has_ipv6 = network.ipv6 is not None
         self.resolver_out = network.resolver_out
         self.egress_out = network.egress_out
-        self.rates = ServiceRates(network.config.limits, network.config.network.gateway_ip, network.links)
+        self.rates = ServiceRates(network.config.limits, network.targets.gateways, network.links)
         self.holders = LeaseHolders(network.worker, network.neighbors, network.switch)
 
     def to_resolver(self, run: UdpRange, port: int, now: float) -> None:
@@ -68,31 +64,11 @@ class Services:
             if kind == kinds.SERVICE_DATAGRAM:
                 self._on_answer(ServiceDatagram.unpack(burst, at), now)
             elif kind == kinds.NAMED:
-                self._pass_name_on(burst[at : at + RECORD_BYTES].tobytes())
+                for ring in self.egress_out:
+                    ring.push(burst[at : at + RECORD_BYTES].tobytes())
             elif kind == kinds.LEASED:
                 self.holders.on_restored(Leased.unpack(burst, at), now)
         return len(burst) // RECORD_BYTES
-
-    def _pass_name_on(self, record: bytes) -> None:
-        """A guest was told the address of a name. It may ask over IPv6, and connect over IPv4."""
-        records = [record]
-        if self.has_ipv6:
-            named = Named.unpack(memoryview(record), 0)
-            records += [
-                Named.pack(addr, named.remote_addr, named.pattern, named.ttl_s)
-                for addr in self._ipv4_addresses(named.guest_addr)
-            ]
-        for ring in self.egress_out:
-            for each in records:
-                ring.push(each)
-
-    def _ipv4_addresses(self, addr: int) -> list[int]:
-        """IPv4 addresses of the station that has this IPv6 address, at most MAX_NAMED_FOR."""
-        neighbor = None if ip.is_ipv4(addr) else self.neighbors.get(addr)
-        if neighbor is None:
-            return []
-        found = self.neighbors.addresses_of(neighbor.mac, neighbor.link)
-        return [each for each in found if ip.is_ipv4(each)][:MAX_NAMED_FOR]
 
     def _on_answer(self, answer: ServiceDatagram, now: float) -> None:
         ends = Ends.of(answer.key)

@@ -1,12 +1,14 @@
 """Applies the egress policy to each new flow, and counts and logs the flows that it refuses."""
 
 import errno
+from collections.abc import Mapping
 from time import monotonic
 from typing import Final
 
 from pipeline.config.model import EgressPolicy
 from pipeline.counters import INDEX
 from pipeline.engines.policy import Policy
+from pipeline.engines.stations import Stations
 from pipeline.records.services import Named
 from pipeline.stages.worker import Worker
 from pipeline.wire import ip
@@ -18,6 +20,8 @@ LOG_SPACING: Final = 10.0
 MAX_LOGGED: Final = 1024
 """The most guest addresses whose last line is remembered."""
 
+NO_LEASES: Final[Mapping[int, bytes]] = {}
+
 _REFUSED: Final = INDEX["egress_flow_refused_policy"]
 _ENDED: Final = INDEX["egress_flow_closed_policy"]
 
@@ -25,9 +29,11 @@ _ENDED: Final = INDEX["egress_flow_closed_policy"]
 class PolicyFilter:
     """Judges each new flow. If it is not ``active``, it allows every flow, and callers need not ask."""
 
-    def __init__(self, worker: Worker, policy: EgressPolicy) -> None:
+    def __init__(self, worker: Worker, policy: EgressPolicy, static: Mapping[int, bytes] = NO_LEASES) -> None:
+        """static: the static leases."""
+        self.stations = Stations(static)
         self._config = policy
-        self.policy = Policy(policy)
+        self.policy = Policy(policy, addresses_of=self.stations.addresses_of)
         self.active = self.policy.active
         self._counts = worker.counts
         self._log = worker.log
@@ -74,7 +80,7 @@ class PolicyFilter:
         self._log.warning(
             "flow refused by the egress policy",
             guest_address=ip.text(guest),
-            to=f"{ip.text(address)}:{port}" if port else ip.text(address),
+            to=ip.host_port(address, port) if port else ip.text(address),
             protocol=protocol,
             rule=rule,
             unlogged=unlogged,

@@ -1,0 +1,54 @@
+"""Which addresses belong to one station: a guest has addresses of both families, and many of IPv6.
+
+Rules name a guest by one of its addresses. They hold for the whole station, so no guest goes around a rule
+with another address of its own.
+"""
+
+from collections.abc import Collection, Mapping
+
+Station = tuple[bytes, int]
+"""MAC address and link."""
+
+
+class Stations:
+    """The addresses of all stations, as demux has reported them."""
+
+    def __init__(self, static: Mapping[int, bytes]) -> None:
+        """static: the MAC of each address of a static lease. Its station has it from the start."""
+        self._static: dict[bytes, set[int]] = {}
+        for addr, mac in static.items():
+            self._static.setdefault(mac, set()).add(addr)
+        self._station_of: dict[int, Station] = {}
+        self._addresses: dict[Station, set[int]] = {}
+
+    def __len__(self) -> int:
+        return len(self._station_of)
+
+    def learn(self, addr: int, mac: bytes, link: int) -> None:
+        """The station with this MAC on this link has the address, and no other one."""
+        self.forget(addr)
+        station = (mac, link)
+        self._station_of[addr] = station
+        self._addresses.setdefault(station, set()).add(addr)
+
+    def forget(self, addr: int) -> None:
+        """No station has the address any more."""
+        station = self._station_of.pop(addr, None)
+        if station is not None:
+            of_station = self._addresses[station]
+            of_station.discard(addr)
+            if not of_station:
+                del self._addresses[station]
+
+    def forget_link(self, link: int) -> None:
+        """All stations of the link are gone."""
+        for addr in [addr for addr, station in self._station_of.items() if station[1] == link]:
+            self.forget(addr)
+
+    def addresses_of(self, addr: int) -> Collection[int]:
+        """All addresses of the station that has this one, this one among them."""
+        station = self._station_of.get(addr)
+        if station is None:
+            return (addr,)
+        found, static = self._addresses[station], self._static.get(station[0])
+        return found | static if static else found

@@ -1,0 +1,55 @@
+"""Which addresses are one station's, and what that means for rules about guests."""
+
+from pipeline.config.model import EgressPolicy, PolicyRule
+from pipeline.engines.policy import Policy, number_of
+from pipeline.engines.stations import Stations
+from pipeline.wire import ip
+
+ONE, OTHER = b"\x5a\x94\xef\0\0\1", b"\x5a\x94\xef\0\0\2"
+V4, V6, LATER, FOREIGN = map(ip.parse, ("192.168.127.2", "fd00::2", "fd00::3", "fd00::9"))
+OUTSIDE = ip.parse("2001:db8::1")
+
+
+def test_addresses_of_one_mac_on_one_link_are_one_stations() -> None:
+    stations = Stations({})
+    for addr in (V4, V6):
+        stations.learn(addr, ONE, 1)
+    stations.learn(FOREIGN, OTHER, 1)
+    assert set(stations.addresses_of(V6)) == set(stations.addresses_of(V4)) == {V4, V6}
+    assert set(stations.addresses_of(LATER)) == {LATER}, "nobody is known there"
+    stations.learn(V6, ONE, 2)
+    assert set(stations.addresses_of(V6)) == {V6}, "another link is another station"
+    stations.forget(V6)
+    stations.forget_link(1)
+    assert len(stations) == 0
+    assert set(stations.addresses_of(V4)) == {V4}
+
+
+def test_a_static_lease_is_its_stations_before_it_is_used() -> None:
+    stations = Stations({V4: ONE})
+    stations.learn(V6, ONE, 1)
+    assert set(stations.addresses_of(V6)) == {V4, V6}
+    stations.forget(V6)
+    assert set(stations.addresses_of(V6)) == {V6}
+
+
+def test_a_rule_about_a_guest_holds_for_all_its_addresses() -> None:
+    rules = (PolicyRule("deny", guests=("192.168.127.2",)),)
+    stations = Stations({})
+    policy = Policy(EgressPolicy("allow", rules), addresses_of=stations.addresses_of)
+    assert policy.allows(V6, OUTSIDE, 80, "tcp", 0.0)
+    stations.learn(V4, ONE, 1)
+    stations.learn(V6, ONE, 1)
+    assert policy.refusal(V6, OUTSIDE, 80, "tcp", 0.0) == "egress-policy.rules[0]"
+    assert policy.allows(FOREIGN, OUTSIDE, 80, "tcp", 0.0)
+
+
+def test_a_name_asked_for_over_one_family_counts_for_the_other() -> None:
+    rules = (PolicyRule("allow", names=("example.test",)),)
+    stations = Stations({})
+    policy = Policy(EgressPolicy("deny", rules), addresses_of=stations.addresses_of)
+    stations.learn(V4, ONE, 1)
+    stations.learn(V6, ONE, 1)
+    policy.learn(V4, OUTSIDE, number_of("example.test"), 60, 0.0)
+    assert policy.allows(V6, OUTSIDE, 443, "tcp", 1.0)
+    assert not policy.allows(FOREIGN, OUTSIDE, 443, "tcp", 1.0)
